@@ -1,0 +1,83 @@
+"""dashpot: stochastic-gradient methods for PyTorch as one design space.
+
+    g -> coupled decay -> filter -> denominator -> change-level decay -> robust clip -> numerator x schedule -> w
+
+Import as `dp`. Optimizers are classes (`dp.AdamW`), a method as a value is a `dp.Recipe` of stages, and schedules are pure
+functions of the step (`dp.schedules`).
+"""
+
+from dashpot import clip, functional, mappings, schedules, stages
+from dashpot.autosgm import AutoSGM
+from dashpot.design_methods import NAG, QHM, SGM, CenteredAdam, HeavyBall, QHAdam
+from dashpot.errors import ArgumentError, DashpotError, DataError, RunError
+from dashpot.optim import Optimizer
+from dashpot.param_groups import ParamGroups, param_groups
+from dashpot.recipe import Diff, Recipe, diff
+from dashpot.schedules import Schedule, Scheduler, Window
+from dashpot.stages import (
+    CenteredMoment,
+    ChangeDecay,
+    CoupledDecay,
+    DecoupledDecay,
+    Filter,
+    HuberClip,
+    HuberParcor,
+    MomentRate,
+    NesterovMoment,
+    Parcor,
+    SecondMoment,
+    Stage,
+    elementwise,
+    per_tensor,
+)
+from dashpot.torch_methods import SGD, Adam, AdamW, NAdam, RMSprop
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "NAG",
+    "QHM",
+    "SGD",
+    "SGM",
+    "Adam",
+    "AdamW",
+    "ArgumentError",
+    "AutoSGM",
+    "CenteredAdam",
+    "CenteredMoment",
+    "ChangeDecay",
+    "CoupledDecay",
+    "DashpotError",
+    "DataError",
+    "DecoupledDecay",
+    "Diff",
+    "Filter",
+    "HeavyBall",
+    "HuberClip",
+    "HuberParcor",
+    "MomentRate",
+    "NAdam",
+    "NesterovMoment",
+    "Optimizer",
+    "ParamGroups",
+    "Parcor",
+    "QHAdam",
+    "RMSprop",
+    "Recipe",
+    "RunError",
+    "Schedule",
+    "Scheduler",
+    "SecondMoment",
+    "Stage",
+    "Window",
+    "__version__",
+    "clip",
+    "diff",
+    "elementwise",
+    "functional",
+    "mappings",
+    "param_groups",
+    "per_tensor",
+    "schedules",
+    "stages",
+]

@@ -1,0 +1,171 @@
+"""The command line: each command reads its options and calls one function of the library."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, CycloptsError, Parameter
+
+from dashpot import methods, schedules, tasks
+from dashpot.comparison import DEFAULT_METHODS, Interrupted, Study, entry, known_entries, run_study, summarise, write_report
+from dashpot.comparison.progress import progress_for
+from dashpot.constraints import unknown
+from dashpot.errors import ArgumentError, DashpotError
+
+__all__ = ["run"]
+
+app = App(
+    name="dashpot",
+    help="Stochastic-gradient methods for PyTorch: train, compare, report.",
+    help_format="plaintext",
+    default_parameter=Parameter(negative=()),
+)
+
+DEBUG = "--debug"
+
+TaskName = Annotated[str | None, Parameter(help="Name of a task (see `dashpot tasks`), or path/to/file.py:function.")]
+TaskOption = Annotated[str | None, Parameter(name="--task", help="The same as an option.")]
+Epochs = Annotated[int | None, Parameter(help="Epochs of every run; the task's own number by default.")]
+Schedule = Annotated[str | None, Parameter(help="Learning-rate schedule over the whole run, e.g. cosine or 1cycle.")]
+DataDir = Annotated[Path | None, Parameter(help="Folder to look for data sets in first.")]
+Threads = Annotated[int | None, Parameter(help="Threads torch computes with.")]
+Out = Annotated[Path | None, Parameter(help="Folder for records and report; an interrupted comparison continues there.")]
+Seeds = Annotated[int, Parameter(help="Number of seeds; seed k gives every method the same weights and batches.")]
+
+
+@app.command
+def compare(
+    name: TaskName = None,
+    /,
+    *,
+    task: TaskOption = None,
+    methods: Annotated[str | None, Parameter(help="Methods, separated by commas; a standard list by default.")] = None,
+    seeds: Seeds = 3,
+    epochs: Epochs = None,
+    lr: Annotated[
+        list[str] | None, Parameter(help="METHOD=VALUE, any number of times.", consume_multiple=True)
+    ] = None,
+    schedule: Schedule = None,
+    out: Out = None,
+    data_dir: DataDir = None,
+    threads: Threads = None,
+) -> None:
+    """Train a list of methods on one task, over several seeds, and write records, a summary and a report."""
+    chosen = _task(name, task, data_dir)
+    names = list(DEFAULT_METHODS) if methods is None else methods.split(",")
+    rates = _rates(lr or [], names)
+    entries = tuple(entry(method, chosen.name, lr=rates.get(method), schedule=schedule) for method in names)
+    if seeds < 1:
+        raise ArgumentError(f"compare: --seeds must be an integer in [1, inf), got {seeds}.")
+    study = Study(chosen, entries, tuple(range(seeds)), chosen.epochs if epochs is None else epochs, threads)
+    _compare(study, out or Path("runs") / f"compare-{_file_name(chosen.name)}")
+
+
+@app.command
+def train(
+    name: TaskName = None,
+    /,
+    *,
+    optimizer: Annotated[str, Parameter(help="Name of a method (see `dashpot methods`).")],
+    task: TaskOption = None,
+    lr: Annotated[float | None, Parameter(help="Base learning rate; tuned for the task by default.")] = None,
+    schedule: Schedule = None,
+    epochs: Epochs = None,
+    seed: Annotated[int, Parameter(help="Of the weights, the batch order and the training noise.")] = 0,
+    data_dir: DataDir = None,
+    threads: Threads = None,
+) -> None:
+    """Train one method and print accuracy and loss of every epoch; nothing is written."""
+    from dashpot.comparison.single import train_one
+
+    chosen = _task(name, task, data_dir)
+    line = entry(optimizer, chosen.name, lr=lr, schedule=schedule)
+    train_one(chosen, line, chosen.epochs if epochs is None else epochs, seed, threads=threads)
+
+
+@app.command
+def report(folder: Path, /) -> None:
+    """Write the report of a comparison again, from its records only."""
+    print(f"Report: {write_report(folder)}")
+
+
+@app.command
+def demo(*, out: Out = None, data_dir: DataDir = None) -> None:
+    """Compare the standard methods on real data in a few minutes."""
+    from dashpot.comparison.demo import demo_study
+
+    print("Looking for Fashion-MNIST ...", flush=True)
+    study, reason = demo_study(data_dir)
+    print(reason)
+    _compare(study, out or Path("demo") / study.task.name)
+
+
+@app.command
+def reproduce(
+    name: Annotated[str, Parameter(help="What to repeat: fashion-mnist.")],
+    /,
+    *,
+    rows: Annotated[str | None, Parameter(help="Rows of the table, separated by commas; all by default.")] = None,
+    seeds: Seeds = 3,
+    out: Out = None,
+    data_dir: DataDir = None,
+    threads: Threads = None,
+) -> None:
+    """Repeat a published table with dashpot's optimizers and print both side by side."""
+    from dashpot.comparison.published import ROWS
+    from dashpot.comparison.reproduction import reproduce as repeat
+
+    if name != "fashion-mnist":
+        raise unknown("table", name, ["fashion-mnist"])
+    path = repeat(
+        out or Path("runs") / "reproduce-fashion-mnist",
+        tuple(ROWS) if rows is None else tuple(rows.split(",")),
+        seeds,
+        data_dir=data_dir,
+        threads=threads,
+        progress=lambda: progress_for(sys.stdout),
+        command=_command(),
+    )
+    print(f"Table: {path}")
+
+
+@app.command(name="methods")
+def list_methods() -> None:
+    """List the methods."""
+    _list({name: methods.get(name).__doc__ for name in methods.METHODS})
+    variants = [name for name in known_entries() if name not in methods.METHODS]
+    print(f"Variants: {', '.join(variants)} (AutoSGM with that learning-rate numerator).")
+
+
+@app.command(name="tasks")
+def list_tasks() -> None:
+    """List the tasks that come with dashpot."""
+    _list(tasks.DESCRIPTIONS)
+
+
+@app.command(name="schedules")
+def list_schedules() -> None:
+    """List the names that --schedule takes."""
+    print("\n".join(schedules.NAMES))
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run one command line and return its exit code; every message about the caller's mistake is one sentence."""
+    debug = DEBUG in argv
+    try:
+        app([word for word in argv if word != DEBUG], exit_on_error=False, result_action="return_value")
+    except CycloptsError:
+        return 2
+    except DashpotError as error:
+        if debug:
+            raise
+        print(error, file=sys.stderr)
+        return 2
+    except (Interrupted, KeyboardInterrupt) as stop:
+        print(f"\n{stop or 'Stopped.'}", file=sys.stderr)
+        return 130
+    return 0

@@ -1,0 +1,86 @@
+"""Gradient clipping as pure functions: the norm over many tensors, the factor that brings it down, and values.
+
+Source: torch.nn.utils.clip_grad_norm_ and clip_grad_value_, whose numbers these reproduce; nothing is changed in place.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from dashpot.constraints import POSITIVE, check
+from dashpot.errors import ArgumentError
+
+__all__ = ["clip_by_norm", "clip_by_value", "norm_factor", "total_norm"]
+
+_GUARD = 1e-6  # torch's: keeps the factor finite for a zero norm
+
+
+def total_norm(gradients: Iterable[Tensor], norm_type: float = 2.0) -> Tensor:
+    """The p-norm of all elements together, 0-d; 0 for no gradients.
+
+    gradients
+        tensors of any shapes.
+    norm_type
+        p > 0, or infinity for the largest absolute value.
+
+    >>> total_norm([torch.tensor([3.0]), torch.tensor([[4.0]])])
+    tensor(5.)
+    """
+    if not (isinstance(norm_type, (int, float)) and norm_type > 0):
+        raise ArgumentError(f"total_norm: norm_type must be a positive number or infinity, got {norm_type!r}.")
+    norms = [torch.linalg.vector_norm(g, norm_type) for g in gradients]
+    if not norms:
+        return torch.tensor(0.0)
+    return torch.linalg.vector_norm(torch.stack([n.to(norms[0].device) for n in norms]), norm_type)
+
+
+def norm_factor(norm: Tensor, max_norm: float) -> Tensor:
+    """min(1, max_norm/(norm + 1e-6)): what every gradient is multiplied by.
+
+    >>> norm_factor(torch.tensor(0.5), max_norm=1.0)
+    tensor(1.)
+    """
+    check("norm_factor", "max_norm", max_norm, POSITIVE)
+    return (max_norm / (norm + _GUARD)).clamp(max=1.0)
+
+
+def clip_by_norm(
+    gradients: Sequence[Tensor], max_norm: float, norm_type: float = 2.0, *, error_if_nonfinite: bool = False
+) -> tuple[list[Tensor], Tensor]:
+    """New gradients with total norm at most `max_norm`, and the norm before.
+
+    gradients
+        tensors of any shapes.
+    max_norm
+        positive.
+    norm_type
+        p > 0 or infinity.
+    error_if_nonfinite
+        raise `ArgumentError` for a norm that is nan or infinite. Otherwise one infinite entry makes every finite one 0 and
+        itself nan, and one nan makes all nan, as in torch.
+
+    >>> clipped, norm = clip_by_norm([torch.tensor([3.0]), torch.tensor([4.0])], max_norm=2.5)
+    >>> [round(g.item(), 4) for g in clipped], norm.item()
+    ([1.5, 2.0], 5.0)
+    """
+    norm = total_norm(gradients, norm_type)
+    if error_if_nonfinite and not math.isfinite(norm.item()):
+        raise ArgumentError(f"clip_by_norm: the gradients' norm must be finite, got {norm.item()}.")
+    factor = norm_factor(norm, max_norm)
+    return [g * factor.to(g.device) for g in gradients], norm
+
+
+def clip_by_value(gradients: Sequence[Tensor], limit: float) -> list[Tensor]:
+    """New gradients with every element cut to [-limit, limit]; nan stays nan.
+
+    >>> clip_by_value([torch.tensor([-2.0, 0.5])], limit=1.0)
+    [tensor([-1.0000,  0.5000])]
+    """
+    check("clip_by_value", "limit", limit, POSITIVE)
+    return [g.clamp(-limit, limit) for g in gradients]
+
+

@@ -1,0 +1,37 @@
+"""Comparing methods: paired runs, records, summary and report.
+
+A comparison is a `Study`; `run_study` trains what its folder does not hold yet, `summarise` and `write_report` read records only.
+"""
+
+from dashpot.comparison.defaults import DEFAULT_METHODS, default_lr
+from dashpot.comparison.entries import Entry, entry, known_entries
+from dashpot.comparison.folder import Folder
+from dashpot.comparison.interrupt import Interrupted
+from dashpot.comparison.progress import Lines, Live, Progress, Silent
+from dashpot.comparison.records import Run, read_run
+from dashpot.comparison.report import write_report
+from dashpot.comparison.runner import run_study
+from dashpot.comparison.study import Study
+from dashpot.comparison.summary import Row, Summary, summarise
+
+__all__ = [
+    "DEFAULT_METHODS",
+    "Entry",
+    "Folder",
+    "Interrupted",
+    "Lines",
+    "Live",
+    "Progress",
+    "Row",
+    "Run",
+    "Silent",
+    "Study",
+    "Summary",
+    "default_lr",
+    "entry",
+    "known_entries",
+    "read_run",
+    "run_study",
+    "summarise",
+    "write_report",
+]

@@ -1,0 +1,75 @@
+"""Curves from records: what a chart draws, as plain arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from dashpot.comparison.records import Run
+
+__all__ = ["Band", "changes", "score_band", "smooth", "smoothed_loss", "thin"]
+
+Array = npt.NDArray[np.float64]
+
+
+class Band(NamedTuple):
+    """A mean over seeds with the lowest and the highest, against steps."""
+
+    steps: Array
+    mean: Array
+    low: Array
+    high: Array
+
+
+def smooth(values: Sequence[float], window: int) -> Array:
+    """Centred moving average; near the ends the window shrinks to what is there.
+
+    >>> smooth([0.0, 3.0, 6.0, 3.0], window=3).tolist()
+    [1.5, 3.0, 4.0, 4.5]
+    """
+    kernel = np.ones(min(window | 1, 2 * len(values) - 1))
+    half = len(kernel) // 2
+    total = np.convolve(values, kernel)[half : half + len(values)]
+    count = np.convolve(np.ones(len(values)), kernel)[half : half + len(values)]
+    return total / count
+
+
+def smoothed_loss(runs: Sequence[Run], window: int) -> Array:
+    """The smoothed training loss, averaged over the runs as far as all of them go."""
+    length = min(len(run.loss) for run in runs)
+    return np.mean([smooth(run.loss, window)[:length] for run in runs], axis=0)
+
+
+def score_band(runs: Sequence[Run], phase: str, metric: str) -> Band:
+    """Mean, lowest and highest of `metric` after each epoch that all runs have finished."""
+    length = min(len(run.epochs) for run in runs)
+    values = np.array([[epoch[phase][metric] for epoch in run.epochs[:length]] for run in runs])
+    steps = np.array([epoch["steps"] for epoch in runs[0].epochs[:length]], dtype=float)
+    return Band(steps, values.mean(axis=0), values.min(axis=0), values.max(axis=0))
+
+
+def thin(values: Array, points: int) -> tuple[Array, Array]:
+    """Steps (from 1) and values at no more than about `points` of them, both ends kept.
+
+    >>> steps, values = thin(np.arange(5.0), points=3)
+    >>> steps.tolist(), values.tolist()
+    ([1.0, 3.0, 5.0], [0.0, 2.0, 4.0])
+    """
+    chosen = np.unique(np.linspace(0, len(values) - 1, min(points, len(values))).round().astype(int))
+    return chosen + 1.0, values[chosen]
+
+
+def changes(values: Sequence[float]) -> tuple[Array, Array]:
+    """Steps (from 1) and values where the value changes, with both ends: a constant becomes two points.
+
+    >>> steps, values = changes([0.1, 0.1, 0.1, 0.05])
+    >>> steps.tolist(), values.tolist()
+    ([1.0, 3.0, 4.0], [0.1, 0.1, 0.05])
+    """
+    array = np.asarray(values, dtype=float)
+    keep = np.ones(len(array), dtype=bool)
+    keep[1:-1] = (array[1:-1] != array[:-2]) | (array[1:-1] != array[2:])
+    return np.flatnonzero(keep) + 1.0, array[keep]

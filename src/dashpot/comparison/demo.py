@@ -1,0 +1,30 @@
+"""The demonstration: the default comparison, short, on real data, with a word on every stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dashpot import tasks
+from dashpot.comparison.defaults import DEFAULT_METHODS
+from dashpot.comparison.entries import entry
+from dashpot.comparison.study import Study
+from dashpot.errors import DataError
+
+__all__ = ["demo_study"]
+
+EPOCHS = 2
+
+
+def demo_study(data_dir: Path | None = None) -> tuple[Study, str]:
+    """The study of `dashpot demo`, and a sentence that says on which data it runs and why.
+
+    Fashion-MNIST where it is found or can be downloaded, else the digits in the package.
+    """
+    try:
+        task = tasks.get("fashion-mnist", data_dir=data_dir)
+        reason = "Fashion-MNIST is here: 60 000 training and 10 000 test images."
+    except DataError as error:
+        task = tasks.get("digits")
+        reason = f"{error} The demonstration therefore runs on the digits that come with dashpot."
+    entries = tuple(entry(name, task.name) for name in DEFAULT_METHODS)
+    return Study(task, entries, seeds=(0,), epochs=EPOCHS), reason

@@ -1,0 +1,115 @@
+"""The charts of a comparison as plotly figures, for a report or a notebook.
+
+Every trace carries `meta = {"method": ..., "role": ...}`, by which a page can recolour it or switch a method off everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dashpot.comparison.curves import changes, score_band, smoothed_loss, thin
+from dashpot.comparison.palette import Style, styles_for
+from dashpot.comparison.records import Run
+from dashpot.errors import RunError
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+__all__ = ["loss_figure", "lr_figure", "score_figure"]
+
+POINTS = 400
+HOVER = "%{y:.4g}"
+
+
+def loss_figure(runs: Sequence[Run]) -> Figure:
+    """Training loss of every step: the mean over seeds of a moving average (a fiftieth of the run), raw steps faint behind."""
+    figure = _figure("steps", "training loss")
+    figure.update_yaxes(type="log")
+    methods, styles = _by_method(runs), _styles(runs)
+    for name, group in methods.items():
+        for run in group:
+            _add(figure, name, "raw", styles[name], *thin(np.asarray(run.loss), POINTS), hoverinfo="skip")
+    for name, group in methods.items():
+        whole = [run for run in group if run.loss and run.status != "diverged"]
+        if whole:
+            window = max(1, max(len(run.loss) for run in whole) // 50)
+            _add(figure, name, "line", styles[name], *thin(smoothed_loss(whole, window), POINTS), hovertemplate=HOVER)
+        _add_divergences(figure, name, styles[name], group)
+    return figure
+
+
+def score_figure(runs: Sequence[Run], phase: str, metric: str) -> Figure:
+    """`metric` after each epoch: the mean over seeds, with a band from the lowest seed to the highest."""
+    figure = _figure("steps", f"{phase} {metric}")
+    methods, styles = _by_method([run for run in runs if run.epochs and run.status != "diverged"]), _styles(runs)
+    bands = {name: score_band(group, phase, metric) for name, group in methods.items()}
+    for name, band in bands.items():
+        if len(methods[name]) > 1:
+            x, y = np.concatenate([band.steps, band.steps[::-1]]), np.concatenate([band.low, band.high[::-1]])
+            _add(figure, name, "band", styles[name], x, y, hoverinfo="skip")
+    for name, band in bands.items():
+        _add(figure, name, "line", styles[name], band.steps, band.mean, mode="lines+markers", hovertemplate=HOVER)
+    return figure
+
+
+def lr_figure(runs: Sequence[Run]) -> Figure:
+    """The learning rate each step used, of the first run of each method."""
+    figure = _figure("steps", "learning rate")
+    methods, styles = _by_method([run for run in runs if run.lr]), _styles(runs)
+    if all(min(run.lr) > 0 for group in methods.values() for run in group):
+        figure.update_yaxes(type="log")
+    for name, group in methods.items():
+        _add(figure, name, "line", styles[name], *changes(group[0].lr), hovertemplate=HOVER)
+    return figure
+
+
+def _figure(x: str, y: str) -> Figure:
+    try:
+        import plotly.graph_objects as go
+    except ImportError as error:
+        raise RunError("Charts need plotly: pip install 'dashpot[plot]'.") from error
+    figure = go.Figure()
+    figure.update_layout(
+        template="none",
+        showlegend=False,
+        hovermode="x unified",
+        xaxis={"title": {"text": x}, "rangemode": "tozero"},
+        yaxis={"title": {"text": y}, "automargin": True},
+        margin={"l": 56, "r": 12, "t": 12, "b": 44},
+    )
+    return figure
+
+
+def _add(figure: Figure, name: str, role: str, style: Style, x: Any, y: Any, **options: Any) -> None:
+    """One trace; its role decides how strong it is: the line, the faint raw steps, or the band."""
+    look: dict[str, dict[str, Any]] = {
+        "line": {"line": {"color": style.light, "width": 2, "dash": style.dash}},
+        "raw": {"line": {"color": style.light, "width": 1}, "opacity": 0.12},
+        "band": {"line": {"width": 0}, "fill": "toself", "fillcolor": style.light, "opacity": 0.16},
+        "diverged": {"marker": {"color": style.light, "symbol": "x-thin", "size": 10, "line": {"width": 2, "color": style.light}}},
+    }
+    options = {"mode": "markers" if role == "diverged" else "lines", **look[role], **options}
+    figure.add_scatter(x=x.tolist(), y=y.tolist(), name=name, meta={"method": name, "role": role}, **options)
+
+
+def _add_divergences(figure: Figure, name: str, style: Style, runs: Sequence[Run]) -> None:
+    """A cross at the last finite loss of every run that diverged."""
+    ends = [run for run in runs if run.status == "diverged" and len(run.loss) > 1]
+    if ends:
+        x, y = np.array([len(run.loss) - 1.0 for run in ends]), np.array([run.loss[-2] for run in ends])
+        _add(figure, name, "diverged", style, x, y, hovertemplate="diverged after this step")
+
+
+def _by_method(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    methods: dict[str, list[Run]] = {}
+    for run in runs:
+        methods.setdefault(run.entry, []).append(run)
+    return methods
+
+
+def _styles(runs: Sequence[Run]) -> dict[str, Style]:
+    """Styles by all methods of the study, so that no chart's choice of runs changes a colour."""
+    return styles_for(_by_method(runs))

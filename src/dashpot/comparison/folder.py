@@ -1,0 +1,123 @@
+"""The output folder of a comparison: who owns it, where its files are, and what may not be mixed in it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dashpot.comparison.records import Run, encode, read_run
+from dashpot.errors import RunError
+from dashpot.training.files import make_folder, write_text
+
+__all__ = ["Folder", "differences"]
+
+SHOWN = 6
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Paths and rules of one output folder: `study.json`, `runs/ENTRY-seedN.jsonl`, `report.html`."""
+
+    path: Path
+
+    def record(self, entry: str, seed: int) -> Path:
+        """The record of one run."""
+        return self.path / "runs" / f"{entry}-seed{seed}.jsonl"
+
+    def checkpoint(self, entry: str, seed: int) -> Path:
+        """The checkpoint of one unfinished run."""
+        return self.path / "runs" / f"{entry}-seed{seed}.ckpt"
+
+    def claim(self, settings: dict[str, Any], command: str | None) -> None:
+        """Make the folder and note its settings, or check that it already holds a comparison with the same ones.
+
+        Raises:
+            RunError: the folder belongs to other settings (each difference is named), or cannot be written.
+        """
+        if (self.path / "study.json").exists():
+            found = differences(self.study()["settings"], json.loads(encode(settings)))
+            if found:
+                more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+                raise RunError(
+                    f"{self.path} holds a comparison with other settings: {'; '.join(found[:SHOWN])}{more}. "
+                    "Nothing was changed; choose another folder or the same settings."
+                )
+        elif self.path.is_dir() and any(self.path.iterdir()):
+            raise RunError(f"{self.path} is not empty and holds no study.json; choose another folder.")
+        make_folder(self.path / "runs")
+        if not (self.path / "study.json").exists():
+            study = {"format": 1, "command": command, "settings": settings}
+            write_text(self.path / "study.json", json.dumps(json.loads(encode(study)), indent=2) + "\n")
+
+    def study(self) -> dict[str, Any]:
+        """The contents of `study.json`.
+
+        Raises:
+            RunError: it is missing or damaged.
+        """
+        path = self.path / "study.json"
+        try:
+            study = json.loads(path.read_text(encoding="utf-8"))
+            study["settings"]["methods"], study["settings"]["seeds"]  # noqa: B018 - the parts every reader needs
+        except OSError as error:
+            raise RunError(f"{self.path} holds no comparison: cannot read study.json ({error.strerror}).") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{path} is damaged; restore it, or choose another folder.") from error
+        return study
+
+    def runs(self) -> list[Run]:
+        """Every run that has begun, in the order of the study: methods as listed, then seeds.
+
+        Raises:
+            RunError: a record is damaged.
+        """
+        settings = self.study()["settings"]
+        paths = [self.record(name, seed) for name in settings["methods"] for seed in settings["seeds"]]
+        return [read_run(path) for path in paths if path.exists()]
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep a second process out of the folder for as long as the block lasts.
+
+        Raises:
+            RunError: another process is running in this folder.
+        """
+        try:
+            import fcntl
+        except ImportError:  # Windows has no flock; there the user alone keeps two processes apart
+            yield
+            return
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise RunError(f"Another process is running in {self.path}; wait for it, or choose another folder.") from error
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def differences(there: Any, here: Any, path: str = "") -> list[str]:
+    """What differs between two pieces of plain data, one phrase each.
+
+    >>> differences({"epochs": 2, "seeds": [0]}, {"epochs": 3, "seeds": [0]})
+    ['epochs is 2 there and 3 here']
+    """
+    if isinstance(there, dict) and isinstance(here, dict):
+        found = []
+        for key in [*there, *(key for key in here if key not in there)]:
+            place = f"{path}.{key}" if path else key
+            if key not in here:
+                found.append(f"{place} is only there")
+            elif key not in there:
+                found.append(f"{place} is only here")
+            else:
+                found += differences(there[key], here[key], place)
+        return found
+    return [] if there == here else [f"{path} is {json.dumps(there)} there and {json.dumps(here)} here"]

@@ -1,0 +1,69 @@
+"""One colour and line style for each method, the same in every chart and report.
+
+Hues follow Okabe and Ito's colour-blind-safe set, darkened for white paper and lightened for a dark screen. Methods of one
+family share a hue and differ by the dash of the line, so that no pair is told apart by a hard colour difference alone.
+Source: M. Okabe and K. Ito, Color Universal Design, 2008.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+__all__ = ["STYLES", "Style", "styles_for"]
+
+
+class Style(NamedTuple):
+    """Colour on a light and on a dark page, and the dash of the line as plotly names it."""
+
+    light: str
+    dark: str
+    dash: str = "solid"
+
+
+GREY = ("#5b6370", "#a3adbb")
+ORANGE = ("#b96f00", "#f0a73a")
+VERMILION = ("#c2410c", "#fb7d4b")
+PURPLE = ("#a83e7f", "#e78fc2")
+BLUE = ("#0a62a8", "#5aa9ee")
+SKY = ("#1487b8", "#7fd0f5")
+GREEN = ("#087f5b", "#35c796")
+
+STYLES: dict[str, Style] = {
+    "sgd": Style(*GREY),
+    "heavy-ball": Style(*ORANGE),
+    "nag": Style(*VERMILION, "dash"),
+    "qhm": Style(*ORANGE, "dot"),
+    "rmsprop": Style(*PURPLE),
+    "adam": Style(*BLUE),
+    "adamw": Style(*SKY, "dash"),
+    "nadam": Style(*BLUE, "dot"),
+    "qhadam": Style(*SKY, "dashdot"),
+    "centered-adam": Style(*PURPLE, "dash"),
+    "autosgm": Style(*GREEN),
+    "autosgm-0": Style(*GREEN),
+    "autosgm-1": Style(*GREEN, "dash"),
+    "autosgm-2": Style(*GREEN, "longdash"),
+    "autosgm-3": Style(*GREEN, "dot"),
+    "autosgm-4": Style(*GREEN, "dashdot"),
+}
+"""Fixed styles of the methods dashpot knows."""
+
+SPARE = [Style(*hue, dash) for dash in ("longdashdot", "longdash") for hue in (VERMILION, BLUE, GREEN, PURPLE, GREY)]
+
+
+def styles_for(names: Iterable[str]) -> dict[str, Style]:
+    """A style for each name: the fixed one, or the next spare one for a method of the user's own.
+
+    >>> styles_for(["adam", "mine"])["mine"].dash
+    'longdashdot'
+    """
+    styles: dict[str, Style] = {}
+    spare = 0
+    for name in names:
+        if name in STYLES:
+            styles[name] = STYLES[name]
+        else:
+            styles[name] = SPARE[spare % len(SPARE)]
+            spare += 1
+    return styles

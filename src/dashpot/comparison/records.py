@@ -1,0 +1,145 @@
+"""Records: one JSON-lines file a run, written as the run goes, readable after any interruption.
+
+Lines, in order, each an object with a `kind`:
+
+* `header`: format version, entry, seed, optimizer (call and recipe), task with its configuration, versions, machine, command;
+* `steps`: loss and learning rate of every step of one epoch (`lr` is one number where it did not change);
+* `epoch`: steps so far, means of the train and evaluation phase, CPU and wall seconds of training;
+* `resumed`: where an interrupted run went on, and with which versions;
+* `end`: `status` is `done` or `diverged`, the latter with the step and its loss.
+
+Numbers that are not finite are written as the strings "nan", "inf" and "-inf", so every line is strict JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dashpot.errors import RunError
+from dashpot.training import Epoch
+
+__all__ = ["FORMAT", "Run", "encode", "epoch_lines", "read_run"]
+
+FORMAT = 1
+
+
+@dataclass
+class Run:
+    """One run as its record tells it; `end` is None while it is unfinished."""
+
+    path: Path
+    header: dict[str, Any]
+    loss: list[float] = field(default_factory=list)
+    lr: list[float] = field(default_factory=list)
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+    end: dict[str, Any] | None = None
+
+    @property
+    def entry(self) -> str:
+        """Name of the method as compared."""
+        return self.header["entry"]
+
+    @property
+    def seed(self) -> int:
+        """Seed of the initial weights, the batch order and the training noise."""
+        return self.header["seed"]
+
+    @property
+    def status(self) -> str:
+        """`done`, `diverged` or `unfinished`."""
+        return "unfinished" if self.end is None else self.end["status"]
+
+
+def encode(line: dict[str, Any]) -> str:
+    """One line of a record, strict JSON without spaces.
+
+    >>> encode({"kind": "steps", "loss": [0.5, float("nan")]})
+    '{"kind":"steps","loss":[0.5,"nan"]}'
+    """
+    return json.dumps(_strict(line), separators=(",", ":"), allow_nan=False)
+
+
+def epoch_lines(epoch: Epoch) -> str:
+    """The `steps` and `epoch` lines of one epoch; a diverged epoch has no means, so only its steps and its end."""
+    steps = {
+        "kind": "steps",
+        "first": epoch.steps - len(epoch.loss),
+        "loss": epoch.loss,
+        "lr": epoch.lr[0] if len(set(epoch.lr)) == 1 else epoch.lr,
+    }
+    if epoch.diverged is not None:
+        end = {"kind": "end", "status": "diverged", "step": epoch.diverged.step, "loss": epoch.diverged.label}
+        return encode(steps) + "\n" + encode(end)
+    measured = {
+        "kind": "epoch",
+        "epoch": epoch.number,
+        "steps": epoch.steps,
+        "train": epoch.train,
+        "eval": epoch.evaluation,
+        "cpu_s": round(epoch.cpu_s, 4),
+        "wall_s": round(epoch.wall_s, 4),
+    }
+    return encode(steps) + "\n" + encode(measured)
+
+
+def read_run(path: Path) -> Run:
+    """Read one record; a last line that an interruption cut short is left out.
+
+    Raises:
+        RunError: the file cannot be read, is damaged before its last line, or is of another format.
+    """
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise RunError(f"Cannot read the record {path}: {error.strerror}.") from error
+    complete = text[: text.rfind(b"\n") + 1].splitlines()
+    try:
+        header = json.loads(complete[0])
+        if header["kind"] != "header":
+            raise ValueError("no header")
+    except (ValueError, IndexError, KeyError, TypeError) as error:
+        raise RunError(f"The record {path} is damaged: its first line is not a header.") from error
+    if header.get("format") != FORMAT:
+        raise RunError(f"The record {path} is of format {header.get('format')!r}; this version reads format {FORMAT}.")
+    run = Run(path, header)
+    for number, line in enumerate(complete[1:], start=2):
+        try:
+            _take(run, json.loads(line))
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunError(f"The record {path} is damaged at line {number}.") from error
+    return run
+
+
+def _take(run: Run, line: dict[str, Any]) -> None:
+    """Add one line after the header to `run`."""
+    kind = line["kind"]
+    if run.end is not None:
+        raise ValueError("a line after the end")
+    if kind == "steps":
+        if line["first"] != len(run.loss):
+            raise ValueError("steps out of order")
+        run.loss += [float(loss) for loss in line["loss"]]
+        run.lr += line["lr"] if isinstance(line["lr"], list) else [line["lr"]] * len(line["loss"])
+    elif kind == "epoch":
+        for phase in ("train", "eval"):
+            line[phase] = {name: float(value) for name, value in line[phase].items()}
+        run.epochs.append(line)
+    elif kind == "end":
+        run.end = line
+    elif kind != "resumed":
+        raise ValueError(f"unknown kind {kind!r}")
+
+
+def _strict(value: Any) -> Any:
+    """`value` with tuples as lists and numbers that are not finite as strings."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {key: _strict(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_strict(item) for item in value]
+    return value

@@ -1,0 +1,121 @@
+"""Repeating the published Fashion-MNIST table through our optimizers, several seeds beside the single published runs."""
+
+from __future__ import annotations
+
+import datetime
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from dashpot import tasks
+from dashpot.comparison.entries import Entry
+from dashpot.comparison.environment import machine, versions
+from dashpot.comparison.progress import Progress
+from dashpot.comparison.published import ROWS, PublishedRow
+from dashpot.comparison.records import Run
+from dashpot.comparison.runner import run_study
+from dashpot.comparison.study import Study
+from dashpot.comparison.table import markdown_table
+from dashpot.constraints import unknown
+from dashpot.training.files import write_text
+
+__all__ = ["reproduce"]
+
+HEADER = ("row", "epoch", "train accuracy (loss)", "published", "eval accuracy (loss)", "published", "difference")
+
+
+def reproduce(
+    out: Path,
+    rows: Sequence[str] = tuple(ROWS),
+    seeds: int = 3,
+    *,
+    data_dir: Path | None = None,
+    threads: int | None = None,
+    progress: Callable[[], Progress] | None = None,
+    say: Callable[[str], None] = print,
+    command: str | None = None,
+) -> Path:
+    """Run rows of the published table and write `results.md` with our figures beside theirs.
+
+    Every row is a study of its own in `out`, so an interrupted reproduction goes on where it stopped.
+
+    Args:
+        out: folder for the records and `results.md`.
+        rows: keys of `dashpot.comparison.published.ROWS`.
+        seeds: number of seeds, from 0.
+        data_dir: where to look for Fashion-MNIST first.
+        threads: threads torch computes with.
+        progress: makes what is told of each row's training.
+        say: told the heading and the table of each row.
+        command: the command that repeats it, noted in the table.
+
+    Raises:
+        ArgumentError: no such row.
+        DataError: Fashion-MNIST cannot be had.
+        RunError: a record cannot be read or written.
+    """
+    for key in rows:
+        if key not in ROWS:
+            raise unknown("row", key, ROWS)
+    task = tasks.get("fashion-mnist", data_dir=data_dir)
+    sections = []
+    for key in rows:
+        row = ROWS[key]
+        say(f"Row {key}: {row.label}")
+        entry = Entry(f"row-{key}", row.make, row.lr, row.options, row.schedule)
+        study = Study(task, (entry,), tuple(range(seeds)), row.epochs, threads)
+        runs = run_study(study, out / key, progress=progress() if progress else None, command=command)
+        sections.append((key, row, runs))
+        say(markdown_table(HEADER, table_rows(key, row, runs)))
+    write_text(out / "results.md", _document(sections, seeds, command))
+    return out / "results.md"
+
+
+def table_rows(key: str, row: PublishedRow, runs: Sequence[Run]) -> list[list[str]]:
+    """One line an epoch: mean and standard deviation over seeds, what was published, the difference in accuracy."""
+    lines = []
+    for index, (train_accuracy, train_loss, accuracy, loss) in enumerate(row.figures):
+        reached = [run.epochs[index] for run in runs if len(run.epochs) > index]
+        train = [epoch["train"] for epoch in reached]
+        evaluation = [epoch["eval"] for epoch in reached]
+        ours = _spread(evaluation, "accuracy")
+        lines.append(
+            [
+                key,
+                str(index + 1),
+                f"{_spread(train, 'accuracy')} ({_spread(train, 'loss')})",
+                f"{train_accuracy:.3f} ({train_loss:.3f})",
+                f"{ours} ({_spread(evaluation, 'loss')})",
+                f"{accuracy:.3f} ({loss:.3f})",
+                _difference(evaluation, accuracy),
+            ]
+        )
+    return lines
+
+
+def _spread(means: Sequence[dict[str, float]], metric: str) -> str:
+    values = [mean[metric] for mean in means]
+    if not values:
+        return "-"
+    return f"{statistics.fmean(values):.3f}" + (f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else "")
+
+
+def _difference(means: Sequence[dict[str, float]], published: float) -> str:
+    return f"{statistics.fmean(mean['accuracy'] for mean in means) - published:+.3f}" if means else "-"
+
+
+def _document(sections: Sequence[tuple[str, PublishedRow, Sequence[Run]]], seeds: int, command: str | None) -> str:
+    rows = [line for key, row, runs in sections for line in table_rows(key, row, runs)]
+    labels = "\n".join(f"- {key}: {row.label}." for key, row, _ in sections)
+    diverged = sum(run.status == "diverged" for _, _, runs in sections for run in runs)
+    return "\n\n".join(
+        [
+            f"Ours: mean ± standard deviation over {seeds} seeds; published: one run. Diverged runs: {diverged}.",
+            labels,
+            markdown_table(HEADER, rows),
+            f"Command: `{command or 'dashpot.comparison.reproduction.reproduce(...)'}`\n\n"
+            f"Date: {datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d}. "
+            f"Versions: {', '.join(f'{name} {version}' for name, version in versions().items())}. "
+            "Machine: {processor}, {cores} cores, {threads} threads, {system}.".format(**machine()),
+        ]
+    ) + "\n"

@@ -1,0 +1,53 @@
+"""Tables of text: aligned columns for a terminal, and the same as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+__all__ = ["markdown_table", "score_text", "text_table"]
+
+
+def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns padded to their widest cell: the first to the left, the others to the right.
+
+    >>> print(text_table(["method", "accuracy"], [["adam", "0.8771"], ["sgd", "0.84"]]))
+    method  accuracy
+    ------  --------
+    adam      0.8771
+    sgd         0.84
+    """
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    lines = [header, ["-" * width for width in widths], *rows]
+    return "\n".join("  ".join(_pad(cell, width, i) for i, (cell, width) in enumerate(zip(line, widths, strict=True))).rstrip() for line in lines)
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The same as a Markdown table.
+
+    >>> print(markdown_table(["method", "accuracy"], [["adam", "0.8771"]]))
+    | method | accuracy |
+    |:--|--:|
+    | adam | 0.8771 |
+    """
+    rule = "|:--|" + "--:|" * (len(header) - 1)
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in [header, *rows]]
+    return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def score_text(means: Mapping[str, float]) -> str:
+    """Accuracy with the loss in brackets, as published tables print them; the loss alone where there is no accuracy.
+
+    >>> score_text({"loss": 0.3351, "accuracy": 0.8771}), score_text({"loss": 0.3351})
+    ('.877 (.335)', '0.3351')
+    """
+    if "accuracy" in means:
+        return f"{_short(means['accuracy'])} ({_short(means['loss'])})"
+    return f"{means['loss']:.4g}"
+
+
+def _short(value: float) -> str:
+    return f"{value:.3f}".removeprefix("0")
+
+
+def _pad(cell: str, width: int, column: int) -> str:
+    return cell.ljust(width) if column == 0 else cell.rjust(width)

@@ -1,0 +1,213 @@
+"""Allowed values as data: one check, one error sentence, and the source of the bad-input tests.
+
+A constraint answers three questions: does it allow a value, how is it written in a sentence, and which values does it
+refuse. The same objects stand in dataclass fields (`scalar`, `choice`, `flag`, ...) and in the table `ARGUMENTS`, which
+holds the range of every hyperparameter that optimizers share by name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+
+from dashpot.errors import ArgumentError
+
+__all__ = ["ARGUMENTS", "Interval", "OneOf", "Optional", "Pair", "Scalar", "check", "check_fields", "unknown"]
+
+Scalar: TypeAlias = "float | Tensor"
+"""A hyperparameter: a Python number, or a 0-d tensor where it changes on the device or is mapped over."""
+
+
+class Constraint(Protocol):
+    """What every constraint can say of itself."""
+
+    def allows(self, value: Any) -> bool: ...
+
+    def refused(self) -> list[Any]: ...
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A number between `low` and `high`; `closed` tells which ends belong to it.
+
+    >>> str(Interval(0, 1, "left")), Interval(0, 1, "left").allows(1.0)
+    ('a number in [0, 1)', False)
+    """
+
+    low: float = -math.inf
+    high: float = math.inf
+    closed: str = "neither"
+    integer: bool = False
+
+    def __str__(self) -> str:
+        left = "[" if self.closed in ("left", "both") else "("
+        right = "]" if self.closed in ("right", "both") else ")"
+        noun = "an integer" if self.integer else "a number"
+        return f"{noun} in {left}{self.low:g}, {self.high:g}{right}"
+
+    def allows(self, value: Any) -> bool:
+        if isinstance(value, Tensor):
+            return _scalar_tensor(value) and (_unreadable(value) or self.allows(value.item()))
+        kinds = int if self.integer else (int, float)
+        if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value):
+            return False
+        above = value >= self.low if self.closed in ("left", "both") else value > self.low
+        below = value <= self.high if self.closed in ("right", "both") else value < self.high
+        return above and below
+
+    def refused(self) -> list[Any]:
+        values: list[Any] = [math.nan, math.inf, -math.inf, "0.1", None, True, (0.1,)]
+        if math.isfinite(self.low):
+            values.append(self.low - 1)
+            if self.closed not in ("left", "both"):
+                values.append(self.low)
+        if math.isfinite(self.high):
+            values.append(self.high + 1)
+            if self.closed not in ("right", "both"):
+                values.append(self.high)
+        if self.integer:
+            values.append(1.5)
+        return values
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """One of a few values, `bool` included (`True` is not the number 1 here)."""
+
+    values: tuple[Any, ...]
+
+    def __str__(self) -> str:
+        return "one of " + ", ".join(repr(v) for v in self.values)
+
+    def allows(self, value: Any) -> bool:
+        return any(type(value) is type(v) and value == v for v in self.values)
+
+    def refused(self) -> list[Any]:
+        return ["no such choice", 17, None if None not in self.values else 3.5]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A tuple or list of two values, each allowed by `item`."""
+
+    item: Interval
+
+    def __str__(self) -> str:
+        return f"a pair, each {self.item}"
+
+    def allows(self, value: Any) -> bool:
+        return isinstance(value, (tuple, list)) and len(value) == 2 and all(self.item.allows(v) for v in value)
+
+    def refused(self) -> list[Any]:
+        good = 0.5
+        return [good, (good,), (good, good, good), "ab", *[(good, bad) for bad in self.item.refused()]]
+
+
+@dataclass(frozen=True)
+class Optional:
+    """`None`, or what `inner` allows."""
+
+    inner: Interval | OneOf | Pair
+
+    def __str__(self) -> str:
+        return f"None or {self.inner}"
+
+    def allows(self, value: Any) -> bool:
+        return value is None or self.inner.allows(value)
+
+    def refused(self) -> list[Any]:
+        return [value for value in self.inner.refused() if value is not None]
+
+
+def _scalar_tensor(value: Tensor) -> bool:
+    return value.numel() == 1 and not value.is_complex() and value.dtype != torch.bool
+
+
+def _unreadable(value: Tensor) -> bool:
+    """Reading the number would fail or stall: it is being mapped over, lies on `meta`, or is on a device that must not wait."""
+    return torch._C._functorch.is_functorch_wrapped_tensor(value) or value.device.type != "cpu"
+
+
+def check(owner: str, name: str, value: Any, allowed: Constraint) -> None:
+    """Raise `ArgumentError` unless `allowed` allows `value`.
+
+    >>> check("Adam", "lr", -1.0, ARGUMENTS["lr"])
+    Traceback (most recent call last):
+    dashpot.errors.ArgumentError: Adam: lr must be a number in [0, inf), got -1.0.
+    """
+    if not allowed.allows(value):
+        raise ArgumentError(f"{owner}: {name} must be {allowed}, got {value!r}.")
+
+
+def field(default: Any, allowed: Constraint) -> Any:
+    """A dataclass field that carries its constraint; `check_fields` reads it."""
+    if default is dataclasses.MISSING:
+        return dataclasses.field(metadata={"allowed": allowed})
+    return dataclasses.field(default=default, metadata={"allowed": allowed})
+
+
+def check_fields(value: Any) -> None:
+    """Check every constrained field of a dataclass instance; its class name is the owner in the sentence."""
+    for item in dataclasses.fields(value):
+        allowed = item.metadata.get("allowed")
+        if allowed is not None:
+            check(type(value).__name__, item.name, getattr(value, item.name), allowed)
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> ArgumentError:
+    """The error for a name that is not in `known`, with the nearest one suggested.
+
+    >>> print(unknown("method", "adamm", ["adam", "sgd"]))
+    Unknown method 'adamm': did you mean 'adam'? Known: adam, sgd.
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    hint = f" did you mean {near[0]!r}?" if near else ""
+    return ArgumentError(f"Unknown {kind} {name!r}:{hint} Known: {', '.join(names)}.")
+
+
+NONNEGATIVE = Interval(0, math.inf, "left")
+POSITIVE = Interval(0, math.inf)
+POLE = Interval(0, 1, "left")
+ZERO = Interval(-math.inf, 1)
+FLAG = OneOf((False, True))
+
+ARGUMENTS: Mapping[str, Constraint] = {
+    "lr": NONNEGATIVE,
+    "betas": Pair(POLE),
+    "momentum": POLE,
+    "pole": POLE,
+    "zero": ZERO,
+    "gain": Optional(NONNEGATIVE),
+    "nu": Interval(0, 1, "both"),
+    "nus": Pair(Interval(0, 1, "both")),
+    "alpha": POLE,
+    "beta": POLE,
+    "eps": NONNEGATIVE,
+    "weight_decay": NONNEGATIVE,
+    "momentum_decay": NONNEGATIVE,
+    "dampening": Interval(0, 1, "both"),
+    "nesterov": FLAG,
+    "centered": FLAG,
+    "maximize": FLAG,
+    "debias": OneOf((False, True, "exact")),
+    "adaptive": FLAG,
+    "beta_n": POLE,
+    "beta_a": POLE,
+    "numerator": OneOf((0, 1, 2, 3, 4)),
+    "decoupled_weight_decay": FLAG,
+    "differentiable": FLAG,
+    "foreach": OneOf((None, False, True)),
+    "fused": OneOf((None, False, True)),
+    "decay": OneOf(("coupled", "change")),
+    "decay_scale": OneOf(("lr", "schedule", "constant")),
+    "uncentered_steps": Interval(0, math.inf, "left", integer=True),
+}
+"""The allowed values of every hyperparameter, by the name all methods share."""

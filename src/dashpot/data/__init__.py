@@ -1,0 +1,10 @@
+"""Data sets in memory: found or downloaded, checked, decoded once, and cut into batches."""
+
+from __future__ import annotations
+
+from dashpot.data import digits, fashion_mnist
+from dashpot.data.batches import Batches, Stream
+from dashpot.data.images import Images
+from dashpot.data.seeding import SEED, generator, seeded
+
+__all__ = ["SEED", "Batches", "Images", "Stream", "digits", "fashion_mnist", "generator", "seeded"]

@@ -1,0 +1,73 @@
+"""Files that are never half-written and never thrown away."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+__all__ = ["keep_aside", "sha256", "write_atomically"]
+
+
+def sha256(content: bytes) -> str:
+    """The SHA-256 checksum of `content` in hexadecimal.
+
+    >>> sha256(b"dashpot")[:16]
+    '1f98ac7350d105c2'
+    """
+    return hashlib.sha256(content).hexdigest()
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Let `write` fill a file that appears at `path` complete, or not at all.
+
+    The bytes go to a temporary file in the same folder, reach the disk, and then take the place of `path` in one step.
+    If anything fails, a full disk included, the temporary file is removed and an older `path` stays as it was.
+
+    Args:
+        path: the file to make; its folder is made where it is missing.
+        write: is given the open binary file; what it returns is ignored.
+
+    Raises:
+        OSError: the folder or the file cannot be written.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> write_atomically(folder / "note", lambda file: file.write(b"whole"))
+    >>> (folder / "note").read_bytes(), len(list(folder.iterdir()))
+    (b'whole', 1)
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def keep_aside(path: Path) -> Path:
+    """Rename a damaged file so that it is out of the way but not lost; the new name ends in `.damaged`.
+
+    >>> import tempfile
+    >>> file = Path(tempfile.mkdtemp()) / "labels.gz"
+    >>> for content in (b"first", b"second"):
+    ...     _ = file.write_bytes(content)
+    ...     print(keep_aside(file).name)
+    labels.gz.damaged
+    labels.gz.damaged-2
+    """
+    aside = path.with_name(f"{path.name}.damaged")
+    copies = 1
+    while aside.exists():
+        copies += 1
+        aside = path.with_name(f"{path.name}.damaged-{copies}")
+    return path.rename(aside)

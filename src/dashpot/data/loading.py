@@ -1,0 +1,81 @@
+"""Loading an idx data set from the first place that has it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from dashpot.data import decoded
+from dashpot.data.download import download
+from dashpot.data.idx_dataset import IdxDataset, read
+from dashpot.data.images import Images
+from dashpot.data.locate import cache_folder, find, user_folder
+from dashpot.errors import DataError
+
+__all__ = ["load_idx"]
+
+
+def load_idx(dataset: IdxDataset, data_dir: str | os.PathLike[str] | None = None) -> Images:
+    """The arrays of `dataset`: from the user's folder, the cache, the system, or a download, in this order.
+
+    A user's folder is read and checked every time, so that a file damaged there is always reported.
+
+    Raises:
+        DataError: see `dashpot.data.fashion_mnist.load`.
+    """
+    folder = user_folder(data_dir)
+    paths = find(dataset, folder, dataset.folders) if folder is not None else {}
+    if paths:
+        missing = [file.name for key, file in dataset.files.items() if key not in paths]
+        if missing:
+            place = next(iter(paths.values())).parent
+            raise DataError(f"{dataset.title} in {place} is incomplete: {', '.join(missing)} (.gz) is missing.")
+        return _read(dataset, paths, ours=False)
+    cache = cache_folder() / dataset.name
+    copy = cache / "decoded.npz"
+    images = decoded.load(copy, dataset)
+    if images is None:
+        images = _originals(dataset, cache)
+        decoded.store(copy, images)
+    return images
+
+
+def _originals(dataset: IdxDataset, cache: Path) -> Images:
+    cached = find(dataset, cache)
+    if len(cached) == len(dataset.files):
+        return _read(dataset, cached, ours=True)
+    system = find(dataset, dataset.system)
+    if len(system) == len(dataset.files):
+        return _read(dataset, system, ours=False)
+    with _writable(cache) as folder:
+        fetched = download(dataset, [key for key in dataset.files if key not in cached], folder)
+        return _read(dataset, cached | fetched, ours=True)
+
+
+def _read(dataset: IdxDataset, paths: Mapping[str, Path], *, ours: bool) -> Images:
+    return Images(**{key: read(paths[key], file, ours=ours) for key, file in dataset.files.items()})
+
+
+@contextmanager
+def _writable(folder: Path) -> Iterator[Path]:
+    """`folder` if files can be made in it, else a temporary one."""
+    fault = _refusal(folder)
+    if fault is None:
+        yield folder
+        return
+    decoded.say_once(f"Downloads are not kept ({folder}: {fault}); this run is unaffected.")
+    with tempfile.TemporaryDirectory() as temporary:
+        yield Path(temporary)
+
+
+def _refusal(folder: Path) -> str | None:
+    """Why no file can be made in `folder`, or None."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return None
+    except OSError as error:
+        return error.strerror or str(error)

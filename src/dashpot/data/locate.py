@@ -1,0 +1,62 @@
+"""Where data sets are looked for: the user's folder, the cache, the system."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from dashpot.data.idx_dataset import IdxDataset
+from dashpot.errors import DataError
+
+__all__ = ["VARIABLE", "cache_folder", "find", "user_folder"]
+
+VARIABLE = "DASHPOT_DATA"
+"""The environment variable that names a data folder."""
+
+
+def cache_folder() -> Path:
+    """The per-user cache: `~/.cache/dashpot`, or where the system or `XDG_CACHE_HOME` puts caches.
+
+    The same folder as `pooch.os_cache("dashpot")`, worked out here because the base install has no pooch.
+    """
+    home = Path.home()
+    if sys.platform == "darwin":
+        return home / "Library" / "Caches" / "dashpot"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local") / "dashpot" / "dashpot" / "Cache"
+    return Path(os.environ.get("XDG_CACHE_HOME", "").strip() or home / ".cache") / "dashpot"
+
+
+def user_folder(data_dir: str | os.PathLike[str] | None) -> Path | None:
+    """The folder the user named: `data_dir`, else the environment variable `DASHPOT_DATA`, else None.
+
+    Raises:
+        DataError: it is not a folder.
+    """
+    named = data_dir if data_dir is not None else os.environ.get(VARIABLE) or None
+    if named is None:
+        return None
+    folder = Path(named).expanduser()
+    if not folder.is_dir():
+        origin = f"the environment variable {VARIABLE}" if data_dir is None else "data_dir (--data-dir)"
+        raise DataError(f"The data folder {str(named)!r} given by {origin} is not a folder.")
+    return folder
+
+
+def find(dataset: IdxDataset, folder: Path, inside: Iterable[str] = ("",)) -> dict[str, Path]:
+    """The files of `dataset` in the first of the places `inside` `folder` that has any; empty where none has.
+
+    Each file counts as `name.gz` or, unpacked, as `name`. The answer may lack some of the files.
+    """
+    for place in inside:
+        found: dict[str, Path] = {}
+        for key, file in dataset.files.items():
+            candidates = (folder / place / f"{file.name}.gz", folder / place / file.name)
+            path = next((path for path in candidates if path.is_file()), None)
+            if path is not None:
+                found[key] = path
+        if found:
+            return found
+    return {}

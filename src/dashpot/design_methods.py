@@ -1,0 +1,313 @@
+"""Points of the design space that torch.optim has no class for, and SGM, the general point."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dashpot import presets
+from dashpot.constraints import Scalar
+from dashpot.errors import ArgumentError
+from dashpot.optim import Optimizer
+from dashpot.recipe import Recipe
+from dashpot.schedules import Schedule
+from dashpot.stages.base import Stage
+
+__all__ = ["NAG", "QHM", "SGM", "CenteredAdam", "HeavyBall", "QHAdam"]
+
+Schedules = Schedule | Mapping[str, Schedule] | None
+
+
+class HeavyBall(Optimizer):
+    """Polyak's heavy ball: v <- pole v + g + weight_decay w, w <- w - lr v.
+
+    The DC gain is 1/(1 - pole): the effective learning rate is lr/(1 - pole).
+
+    params
+        parameters, groups or (name, parameter) pairs.
+    lr, weight_decay
+        >= 0.
+    pole
+        in [0, 1); kept in the groups under torch's key `momentum`, so that schedulers can cycle it.
+    maximize
+        ascend: the gradient is negated, the decay is not.
+    differentiable
+        record the step for autograd.
+    schedule
+        see `dashpot.Optimizer`.
+
+    Raises `ArgumentError` for a value outside its range.
+
+    Source: Polyak (1964); equal to torch.optim.SGD(momentum=pole).
+
+    >>> import torch, dashpot as dp
+    >>> dp.diff(dp.HeavyBall([torch.zeros(1)], lr=0.1), dp.SGD([torch.zeros(1)], lr=0.1, momentum=0.9))
+    no difference
+    """
+
+    preset = staticmethod(presets.heavy_ball)
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Scalar = 1e-2,
+        pole: Scalar = 0.9,
+        *,
+        weight_decay: Scalar = 0.0,
+        maximize: bool = False,
+        differentiable: bool = False,
+        schedule: Schedules = None,
+    ) -> None:
+        settings = {"lr": lr, "momentum": pole, "weight_decay": weight_decay}
+        super().__init__(params, {**settings, "maximize": maximize, "differentiable": differentiable}, schedule)
+
+
+class NAG(Optimizer):
+    """Nesterov's accelerated gradient: b <- pole b + g, w <- w - lr (g + pole b).
+
+    The filter's zero is at pole/(1 + pole), its DC gain 1/(1 - pole).
+
+    params, lr, pole, weight_decay, maximize, differentiable, schedule
+        as in `HeavyBall`.
+
+    Raises `ArgumentError` for a value outside its range.
+
+    Source: Nesterov (1983); equal to torch.optim.SGD(momentum=pole, nesterov=True).
+
+    >>> import torch, dashpot as dp
+    >>> dp.diff(dp.HeavyBall([torch.zeros(1)]), dp.NAG([torch.zeros(1)]))
+    Filter.zero: 0.0 | 0.4736842105263158
+    Filter.gain: 1.0 | 1.9
+    """
+
+    preset = staticmethod(presets.nag)
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Scalar = 1e-2,
+        pole: Scalar = 0.9,
+        *,
+        weight_decay: Scalar = 0.0,
+        maximize: bool = False,
+        differentiable: bool = False,
+        schedule: Schedules = None,
+    ) -> None:
+        settings = {"lr": lr, "momentum": pole, "weight_decay": weight_decay}
+        super().__init__(params, {**settings, "maximize": maximize, "differentiable": differentiable}, schedule)
+
+
+class QHM(Optimizer):
+    """Quasi-hyperbolic momentum: m <- pole m + (1 - pole) g, w <- w - lr ((1 - nu) g + nu m).
+
+    Unit DC gain: the effective learning rate is lr. nu = 1 is averaged momentum, nu = pole Nesterov's zero, nu = 0 plain.
+
+    params, lr, pole, weight_decay, maximize, differentiable, schedule
+        as in `HeavyBall`; lr is 1/(1 - pole) times a heavy ball's.
+    nu
+        in [0, 1].
+    debias
+        divide by 1 - nu pole^t: a constant gradient comes out unchanged from the first step.
+
+    Raises `ArgumentError` for a value outside its range.
+
+    Source: Ma and Yarats, arXiv 1810.06801.
+
+    >>> import torch, dashpot as dp
+    >>> dp.QHM([torch.zeros(1)], lr=1.0, pole=0.5, nu=0.5).recipe.stages[1].zero
+    0.3333333333333333
+    """
+
+    preset = staticmethod(presets.qhm)
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Scalar = 1e-1,
+        pole: Scalar = 0.999,
+        nu: Scalar = 0.7,
+        *,
+        weight_decay: Scalar = 0.0,
+        debias: bool = False,
+        maximize: bool = False,
+        differentiable: bool = False,
+        schedule: Schedules = None,
+    ) -> None:
+        settings = {"lr": lr, "momentum": pole, "nu": nu, "weight_decay": weight_decay, "debias": debias}
+        super().__init__(params, {**settings, "maximize": maximize, "differentiable": differentiable}, schedule)
+
+
+class QHAdam(Optimizer):
+    """QHAdam: Adam with a share of the raw gradient above and of its square below.
+
+        w <- w (1 - lr weight_decay) - lr ((1 - nu1) g + nu1 m^) / (sqrt((1 - nu2) g^2 + nu2 s^) + eps)
+
+    params
+        parameters, groups or (name, parameter) pairs.
+    lr, eps, weight_decay
+        >= 0; the decay is AdamW's.
+    betas
+        pair in [0, 1).
+    nus
+        pair in [0, 1]; (1, 1) is AdamW, (beta1, 1) Nesterov's zero.
+    maximize, differentiable, schedule
+        as in `HeavyBall`.
+
+    Raises `ArgumentError` for a value outside its range.
+
+    Source: Ma and Yarats, arXiv 1810.06801.
+
+    >>> import torch, dashpot as dp
+    >>> dp.diff(dp.QHAdam([torch.zeros(1)], betas=(0.9, 0.999), nus=(1.0, 1.0)), dp.AdamW([torch.zeros(1)]))
+    Filter.normalise: 'memory' | 'exact'
+    DecoupledDecay: - | DecoupledDecay(weight_decay=0.01)
+    """
+
+    preset = staticmethod(presets.qhadam)
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Scalar = 1e-3,
+        betas: tuple[Scalar, Scalar] = (0.995, 0.999),
+        nus: tuple[Scalar, Scalar] = (0.7, 1.0),
+        eps: float = 1e-8,
+        *,
+        weight_decay: Scalar = 0.0,
+        maximize: bool = False,
+        differentiable: bool = False,
+        schedule: Schedules = None,
+    ) -> None:
+        settings = {"lr": lr, "betas": betas, "nus": nus, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, {**settings, "maximize": maximize, "differentiable": differentiable}, schedule)
+
+
+class CenteredAdam(Optimizer):
+    """Adam over the gradient's standard deviation instead of its root mean square.
+
+        w <- w (1 - lr weight_decay) - lr m^ / (sqrt(max(s^ - m^^2, 0)) + eps)
+
+    params
+        parameters, groups or (name, parameter) pairs.
+    lr, eps, weight_decay
+        >= 0; the decay is AdamW's. A larger eps than Adam's is wise: the deviation can be close to zero.
+    betas
+        pair in [0, 1). With different poles s^ - m^^2 can be negative; it is cut at zero.
+    uncentered_steps
+        integer >= 0: while t is below it the root mean square is used, because s^ = m^^2 exactly at t = 1.
+    maximize, differentiable, schedule
+        as in `HeavyBall`.
+
+    Raises `ArgumentError` for a value outside its range.
+
+    Source: the TTIC 31230 lecture notes.
+
+    >>> import torch, dashpot as dp
+    >>> dp.CenteredAdam([torch.zeros(1)]).recipe.stages[1].mean
+    'direction'
+    """
+
+    preset = staticmethod(presets.centered_adam)
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Scalar = 1e-3,
+        betas: tuple[Scalar, Scalar] = (0.9, 0.999),
+        eps: float = 1e-8,
+        *,
+        weight_decay: Scalar = 0.0,
+        uncentered_steps: int = 10,
+        maximize: bool = False,
+        differentiable: bool = False,
+        schedule: Schedules = None,
+    ) -> None:
+        settings = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        settings |= {"uncentered_steps": uncentered_steps, "maximize": maximize, "differentiable": differentiable}
+        super().__init__(params, settings, schedule)
+
+
+class SGM(Optimizer):
+    """The general point: any stages, in the order of the line.
+
+        g -> coupled decay -> filter -> denominator -> change-level decay -> robust clip -> numerator -> decoupled decay -> w
+
+    params
+        parameters, groups or (name, parameter) pairs.
+    lr
+        >= 0.
+    filter, rate, decay, robust
+        a stage or a sequence of stages each (see `dashpot.stages`), or None for nothing. They are put in the order of the
+        line; `SGM.from_recipe` keeps an order of your own.
+    maximize, differentiable, schedule
+        as in `HeavyBall`.
+
+    The groups hold every numeric setting of the stages under its own name (`zero`, `eps`, `beta`, ...; the pole under
+    torch's `momentum`), so that groups can differ and schedulers can reach all of them.
+
+    Raises `ArgumentError` for a value outside its range or something that is not a stage.
+
+    >>> import torch, dashpot as dp
+    >>> w = torch.ones(2, requires_grad=True)
+    >>> dp.SGM([w], lr=0.1, decay=dp.DecoupledDecay(0.01), filter=dp.Filter(0.9, zero=0.5)).recipe
+    Recipe(Filter(pole=0.9, zero=0.5), DecoupledDecay(weight_decay=0.01), lr=0.1)
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Scalar = 1e-2,
+        *,
+        filter: Stage | Sequence[Stage] | None = None,
+        rate: Stage | Sequence[Stage] | None = None,
+        decay: Stage | Sequence[Stage] | None = None,
+        robust: Stage | Sequence[Stage] | None = None,
+        maximize: bool = False,
+        differentiable: bool = False,
+        schedule: Schedules = None,
+    ) -> None:
+        parts = {"filter": filter, "rate": rate, "decay": decay, "robust": robust}
+        stages = [stage for name, part in parts.items() for stage in _as_stages(name, part)]
+        recipe = Recipe(*sorted(stages, key=lambda stage: stage.place), lr=lr)
+        self._start(params, recipe, maximize, differentiable, schedule)
+
+    @classmethod
+    def from_recipe(cls, params: Any, recipe: Recipe, *, maximize: bool = False, differentiable: bool = False) -> SGM:
+        """An optimizer for a recipe as it stands: its order of stages, its lr, its schedules.
+
+        >>> import torch, dashpot as dp
+        >>> w = torch.ones(2, requires_grad=True)
+        >>> dp.SGM.from_recipe([w], dp.AdamW.recipe_for(lr=0.1)).lr_at()
+        0.1
+        """
+        optimizer = cls.__new__(cls)
+        optimizer._start(params, recipe, maximize, differentiable, dict(recipe.schedule))
+        return optimizer
+
+    def _start(
+        self, params: Any, recipe: Recipe, maximize: bool, differentiable: bool, schedule: Schedules
+    ) -> None:
+        self._template = recipe.with_settings(schedule=None)
+        settings = {"lr": recipe.lr, **{_group_key(name): value for name, value in recipe.settings().items()}}
+        super().__init__(params, {**settings, "maximize": maximize, "differentiable": differentiable}, schedule)
+
+    def _settings(self, group: Mapping[str, Any]) -> dict[str, Any]:
+        return {"lr": group["lr"], **{key: group[key] for key in map(_group_key, self._template.settings())}}
+
+    def _build(self, settings: dict[str, Any]) -> Recipe:
+        values = {name: settings[_group_key(name)] for name in self._template.settings()}
+        return self._template.with_settings(lr=settings["lr"], **values)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_template": self._template}
+
+
+def _group_key(setting: str) -> str:
+    return "momentum" if setting == "pole" else setting
+
+
+def _as_stages(name: str, part: Any) -> tuple[Stage, ...]:
+    stages = () if part is None else (part,) if isinstance(part, Stage) else part
+    if not isinstance(stages, Sequence) or not all(isinstance(stage, Stage) for stage in stages):
+        raise ArgumentError(f"SGM: {name} must be None, a Stage or a sequence of Stages, got {part!r}.")
+    return tuple(stages)

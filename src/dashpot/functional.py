@@ -1,0 +1,77 @@
+"""The functional form: the same stages and the same engine, without an optimizer object.
+
+Pure functions, so that `torch.func.vmap` runs many learning rates in one process and `torch.func.grad` differentiates
+through a whole training run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from dashpot.engine.eager import advance, new_slots
+from dashpot.errors import ArgumentError
+from dashpot.recipe import Recipe
+from dashpot.stages.base import Clock
+
+__all__ = ["init", "update"]
+
+
+def init(recipe: Recipe, params: Mapping[str, Tensor] | Sequence[Tensor] | Tensor) -> Any:
+    """Fresh state, shaped like `params`: for each tensor a dict of slots.
+
+    recipe
+        the method.
+    params
+        real tensors: one, a sequence, or a mapping by name.
+
+    >>> import torch, dashpot as dp
+    >>> recipe = dp.Recipe(dp.Filter(pole=0.9), lr=0.1)
+    >>> init(recipe, {"w": torch.zeros(2)})
+    {'w': {'momentum_buffer': tensor([0., 0.])}}
+    """
+    if isinstance(params, Mapping):
+        return {name: init(recipe, p) for name, p in params.items()}
+    if not isinstance(params, Tensor):
+        return [init(recipe, p) for p in params]
+    if params.is_complex():
+        raise ArgumentError("init: the functional form takes real tensors, got a complex one; use torch.view_as_real.")
+    return new_slots(recipe, params)
+
+
+def update(recipe: Recipe, params: Any, grads: Any, state: Any, step: int) -> tuple[Any, Any]:
+    """One step of every tensor: (new params, new state). Nothing is changed in place.
+
+    recipe
+        the method; its `lr` and any other setting may be a tensor that is mapped over or differentiated.
+    params, grads, state
+        alike in structure: one tensor, a sequence or a mapping; `state` as `init` made it.
+    step
+        steps done before this one: 0, 1, 2, ...
+
+    Sixteen learning rates at once, each with its own weights and state:
+
+    >>> import torch, dashpot as dp
+    >>> recipe = dp.AdamW.recipe_for(lr=1e-3)
+    >>> w = torch.ones(3)
+    >>> def first_step(lr):
+    ...     return update(recipe.with_settings(lr=lr), w, 2 * w, init(recipe, w), 0)[0]
+    >>> torch.func.vmap(first_step)(torch.linspace(0.1, 0.3, 16)).shape
+    torch.Size([16, 3])
+    """
+    now, factor = recipe.at(step)
+    clock = Clock(t=step + 1, lr=now.lr, factor=factor, window=factor)
+    return _update(now, now.scalars(clock), clock, params, grads, state)
+
+
+def _update(recipe: Recipe, scalars: tuple[Any, ...], clock: Clock, params: Any, grads: Any, state: Any) -> Any:
+    if isinstance(params, Mapping):
+        both = {k: _update(recipe, scalars, clock, params[k], grads[k], state[k]) for k in params}
+        return {k: v[0] for k, v in both.items()}, {k: v[1] for k, v in both.items()}
+    if not isinstance(params, Tensor):
+        pairs = [_update(recipe, scalars, clock, *item) for item in zip(params, grads, state, strict=True)]
+        return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    new, slots = advance(recipe, scalars, clock, params, grads, state)
+    return new, {**state, **slots}

@@ -1,0 +1,63 @@
+"""Reading and writing one hyperparameter of a parameter group by its common name.
+
+torch keeps the pole of the gradient filter under `momentum` (SGD, RMSprop) or as the first of `betas` (Adam and its
+kin). A schedule should not care: `pole` and `momentum` name the same knob in every group, `betas[1]` one entry of a pair.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, MutableMapping
+from typing import Any
+
+from dashpot.errors import ArgumentError
+
+__all__ = ["locate", "read", "write"]
+
+_ENTRY = re.compile(r"(\w+)\[(\d)\]")
+
+
+def locate(group: Mapping[str, Any], name: str) -> tuple[str, int | None]:
+    """The group key and, for an entry of a pair, the index that `name` stands for.
+
+    >>> locate({"lr": 0.1, "betas": (0.9, 0.999)}, "pole"), locate({"momentum": 0.9}, "pole")
+    (('betas', 0), ('momentum', None))
+    """
+    entry = _ENTRY.fullmatch(name)
+    if entry and entry[1] in group and int(entry[2]) < len(group[entry[1]]):
+        return entry[1], int(entry[2])
+    if name in group:
+        return name, None
+    if name in ("pole", "momentum"):
+        for key, index in (("momentum", None), ("betas", 0)):
+            if key in group:
+                return key, index
+    known = ", ".join(key for key in group if key not in ("params", "param_names"))
+    raise ArgumentError(f"The parameter group has no hyperparameter {name!r}; it has {known}.")
+
+
+def read(group: Mapping[str, Any], name: str) -> Any:
+    """The value of `name` in `group`.
+
+    >>> read({"betas": (0.9, 0.999)}, "betas[1]")
+    0.999
+    """
+    key, index = locate(group, name)
+    return group[key] if index is None else group[key][index]
+
+
+def write(group: MutableMapping[str, Any], name: str, value: Any) -> None:
+    """Set `name` in `group`; a pair is replaced by a new tuple, never edited in place.
+
+    >>> group = {"betas": (0.9, 0.999)}
+    >>> write(group, "momentum", 0.85)
+    >>> group
+    {'betas': (0.85, 0.999)}
+    """
+    key, index = locate(group, name)
+    if index is None:
+        group[key] = value
+    else:
+        pair = list(group[key])
+        pair[index] = value
+        group[key] = tuple(pair)

@@ -1,0 +1,200 @@
+"""From each momentum method's own parameters to (pole, zero, gain), and back.
+
+All rows use H(z) = gain (1 - zero z^-1)/(1 - pole z^-1) and the step w <- w - lr v.
+
+| method                      | parameters   | pole | zero                       | gain     |
+|-----------------------------|--------------|------|----------------------------|----------|
+| plain                       | -            | 0    | 0                          | 1        |
+| averaged momentum (EMA)     | beta         | beta | 0                          | 1 - beta |
+| heavy ball, torch momentum  | mu           | mu   | 0                          | 1        |
+| torch momentum, dampening   | mu, tau      | mu   | 0                          | 1 - tau  |
+| Nesterov, torch             | mu           | mu   | mu/(1 + mu)                | 1 + mu   |
+| QHM                         | beta, nu     | beta | (1-nu) beta/(1 - nu beta)  | 1-nu beta|
+
+torch's dampening lets the first gradient in with weight 1, a transient (tau mu^(t-1) g_1) that no gain describes.
+
+Sources: Ma and Yarats, arXiv 1810.06801; torch.optim.SGD; Somefun, AutoSGM.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from dashpot.constraints import ARGUMENTS, Interval, Scalar, check
+from dashpot.errors import ArgumentError
+from dashpot.stages.filter import unit_gain
+
+__all__ = [
+    "Point",
+    "averaging_length",
+    "ema",
+    "heavy_ball",
+    "low_noise_zero",
+    "momentum_correction",
+    "nesterov",
+    "pole_of_length",
+    "qhm",
+    "to_ema",
+    "to_heavy_ball",
+    "to_nesterov",
+    "to_qhm",
+]
+
+_SAME = 1e-12  # relative: two closed forms of one number differ by a few roundings
+
+
+class Point(NamedTuple):
+    """A point of the filter plane."""
+
+    pole: Scalar
+    zero: Scalar
+    gain: Scalar
+
+    @property
+    def dc_gain(self) -> Scalar:
+        """Output for a constant input 1: gain (1 - zero)/(1 - pole). The effective learning rate is lr times this.
+
+        >>> heavy_ball(0.75).dc_gain, ema(0.75).dc_gain
+        (4.0, 1.0)
+        """
+        return self.gain / unit_gain(self.pole, self.zero)
+
+
+def ema(beta: Scalar) -> Point:
+    """Averaged momentum, m = beta m + (1 - beta) g.
+
+    >>> ema(0.75)
+    Point(pole=0.75, zero=0.0, gain=0.25)
+    """
+    check("ema", "beta", beta, ARGUMENTS["beta"])
+    return Point(beta, 0.0, 1 - beta)
+
+
+def heavy_ball(momentum: Scalar, dampening: Scalar = 0.0) -> Point:
+    """Heavy ball as torch writes it, v = momentum v + (1 - dampening) g.
+
+    >>> heavy_ball(0.9)
+    Point(pole=0.9, zero=0.0, gain=1.0)
+    """
+    check("heavy_ball", "momentum", momentum, ARGUMENTS["momentum"])
+    check("heavy_ball", "dampening", dampening, ARGUMENTS["dampening"])
+    return Point(momentum, 0.0, 1 - dampening)
+
+
+def nesterov(momentum: Scalar) -> Point:
+    """Nesterov's method as torch writes it, g + momentum v after v = momentum v + g.
+
+    >>> nesterov(1.0 / 3)
+    Point(pole=0.3333333333333333, zero=0.25, gain=1.3333333333333333)
+    """
+    check("nesterov", "momentum", momentum, ARGUMENTS["momentum"])
+    return Point(momentum, momentum / (1 + momentum), 1 + momentum)
+
+
+def qhm(beta: Scalar, nu: Scalar) -> Point:
+    """Quasi-hyperbolic momentum, (1 - nu) g + nu m. nu = 1 is `ema`, nu = beta Nesterov's zero, nu = 0 plain.
+
+    >>> qhm(0.5, 0.5)
+    Point(pole=0.5, zero=0.3333333333333333, gain=0.75)
+    """
+    check("qhm", "beta", beta, ARGUMENTS["beta"])
+    check("qhm", "nu", nu, ARGUMENTS["nu"])
+    return Point(beta, (1 - nu) * beta / (1 - nu * beta), 1 - nu * beta)
+
+
+def to_ema(point: Point) -> tuple[float, float]:
+    """(beta, factor): `point` is `ema(beta)` with lr times `factor`.
+
+    >>> to_ema(heavy_ball(0.75))
+    (0.75, 4.0)
+    """
+    _need_zero("to_ema", point, 0.0)
+    return float(point.pole), float(point.dc_gain)
+
+
+def to_heavy_ball(point: Point) -> tuple[float, float]:
+    """(momentum, factor): `point` is `heavy_ball(momentum)` with lr times `factor`.
+
+    >>> to_heavy_ball(ema(0.75))
+    (0.75, 0.25)
+    """
+    _need_zero("to_heavy_ball", point, 0.0)
+    return float(point.pole), float(point.gain)
+
+
+def to_nesterov(point: Point) -> tuple[float, float]:
+    """(momentum, factor): `point` is `nesterov(momentum)` with lr times `factor`.
+
+    >>> to_nesterov(qhm(0.5, 0.5))
+    (0.5, 0.5)
+    """
+    _need_zero("to_nesterov", point, point.pole / (1 + point.pole))
+    return float(point.pole), float(point.gain / (1 + point.pole))
+
+
+def to_qhm(point: Point) -> tuple[float, float, float]:
+    """(beta, nu, factor): `point` is `qhm(beta, nu)` with lr times `factor`; nu = (pole - zero)/(pole (1 - zero)).
+
+    Raises `ArgumentError` for a pole of 0, where nu has no effect and cannot be told.
+
+    >>> beta, nu, factor = to_qhm(nesterov(0.9))
+    >>> round(beta, 12), round(nu, 12), round(factor, 12)
+    (0.9, 0.9, 10.0)
+    """
+    if point.pole == 0:
+        raise ArgumentError(f"to_qhm: pole must be a number in (0, 1), got {point.pole!r}.")
+    nu = (point.pole - point.zero) / (point.pole * (1 - point.zero))
+    return float(point.pole), float(nu), float(point.dc_gain)
+
+
+def _need_zero(owner: str, point: Point, zero: Scalar) -> None:
+    if not math.isclose(float(point.zero), float(zero), rel_tol=_SAME, abs_tol=_SAME):
+        raise ArgumentError(f"{owner}: zero must be {float(zero):g} for pole {point.pole!r}, got {point.zero!r}.")
+
+
+def pole_of_length(length: Scalar) -> Scalar:
+    """The pole of an average over about `length` >= 1 samples, 1 - 1/length; 1 is no averaging.
+
+    >>> pole_of_length(4)
+    0.75
+    """
+    check("pole_of_length", "length", length, Interval(1, closed="left"))
+    return 1 - 1 / length
+
+
+def averaging_length(pole: Scalar) -> Scalar:
+    """The number of samples N = 1/(1 - pole) that an average with this pole remembers.
+
+    >>> averaging_length(0.75)
+    4.0
+    """
+    check("averaging_length", "pole", pole, ARGUMENTS["pole"])
+    return 1 / (1 - pole)
+
+
+def low_noise_zero(pole: float) -> float:
+    """AutoSGM's recommended zero, 1 - sqrt(2 (1 - pole)); it makes the noise gain (1-pole)(1+zero)/(1+pole).
+
+    pole
+        in [1/2, 1), where the zero is not negative.
+
+    >>> round(low_noise_zero(0.9), 4)
+    0.5528
+    """
+    check("low_noise_zero", "pole", pole, Interval(0.5, 1, "left"))
+    return 1 - math.sqrt(2 * (1 - pole))
+
+
+def momentum_correction(lr: float, previous_lr: float) -> float:
+    """Factor on the buffer when lr sits inside it, v = mu v + lr g, and lr changes: lr/previous_lr.
+
+    With it the slide form of momentum equals torch's v = mu v + g for a varying rate. Source: Goyal et al.,
+    arXiv 1706.02677.
+
+    >>> momentum_correction(0.05, previous_lr=0.1)
+    0.5
+    """
+    check("momentum_correction", "previous_lr", previous_lr, Interval(0))
+    check("momentum_correction", "lr", lr, ARGUMENTS["lr"])
+    return lr / previous_lr

@@ -1,0 +1,38 @@
+"""The named methods by the names the command line and the comparison use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from dashpot.autosgm import AutoSGM
+from dashpot.constraints import unknown
+from dashpot.design_methods import NAG, QHM, CenteredAdam, HeavyBall, QHAdam
+from dashpot.optim import Optimizer
+from dashpot.torch_methods import SGD, Adam, AdamW, NAdam, RMSprop
+
+__all__ = ["METHODS", "get"]
+
+METHODS: Mapping[str, type[Optimizer]] = {
+    "sgd": SGD,
+    "heavy-ball": HeavyBall,
+    "nag": NAG,
+    "qhm": QHM,
+    "rmsprop": RMSprop,
+    "adam": Adam,
+    "adamw": AdamW,
+    "nadam": NAdam,
+    "qhadam": QHAdam,
+    "centered-adam": CenteredAdam,
+    "autosgm": AutoSGM,
+}
+
+
+def get(name: str) -> type[Optimizer]:
+    """The optimizer class of a method; an unknown name raises `ArgumentError` with the nearest one.
+
+    >>> get("adamw").__name__
+    'AdamW'
+    """
+    if name not in METHODS:
+        raise unknown("method", name, METHODS)
+    return METHODS[name]

@@ -1,0 +1,253 @@
+"""The torch.optim.Optimizer subclass: parameter groups, closure, hooks, state. No maths here."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dashpot import knobs, state_dicts
+from dashpot.constraints import ARGUMENTS, check
+from dashpot.engine.eager import new_slots, step_tensor
+from dashpot.errors import ArgumentError
+from dashpot.recipe import Recipe, lr_in_force, schedules_by_name
+from dashpot.schedules import Schedule
+from dashpot.stages.base import Clock
+
+__all__ = ["Optimizer"]
+
+# Groups keep every setting under the name that torch's schedulers write to.
+_STORED_AS = {"pole": "momentum"}
+_UNSUPPORTED = {
+    "amsgrad": "its running maximum is not a point of this design space; torch.optim has it",
+    "capturable": "the eager engine counts steps on the host; leave it off",
+}
+
+
+class _Work(NamedTuple):
+    """One parameter's part of a step, complete before anything is written."""
+
+    p: Tensor
+    grad: Tensor
+    recipe: Recipe
+    clock: Clock
+    scalars: tuple[Any, ...]
+
+
+class Optimizer(torch.optim.Optimizer):
+    """Base of every dashpot optimizer: a method (a function from settings to a `Recipe`) run over parameter groups.
+
+    params
+        parameters, parameter groups or (name, parameter) pairs, as for any torch optimizer. With names, state is matched
+        by name on load.
+    defaults
+        the settings of groups that do not have their own.
+    schedule
+        a `Schedule` for lr or a mapping from setting names to schedules; a function of the optimizer's step count, so
+        that resuming or rebuilding changes nothing. torch schedulers work as well, on the groups.
+
+    Every group can have its own settings, also while training: they are read at each step. Raises `ArgumentError` for a
+    bad setting, a sparse gradient, or a gradient of another dtype, device or shape, before anything is written.
+    """
+
+    preset: ClassVar[Callable[..., Recipe]]
+
+    def __init__(
+        self, params: Any, defaults: dict[str, Any], schedule: Schedule | Mapping[str, Schedule] | None = None
+    ) -> None:
+        self._schedule = schedules_by_name(type(self).__name__, schedule)
+        self._recipes: dict[Any, Recipe] = {}
+        self._check_settings(defaults)
+        super().__init__(params, defaults)
+
+    # ---- settings ---------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def recipe_for(cls, **settings: Any) -> Recipe:
+        """The recipe of this method for given settings, without an optimizer; the rest are the method's defaults.
+
+        >>> import dashpot as dp
+        >>> dp.RMSprop.recipe_for(lr=0.01, momentum=0.9).stages[-1]
+        Filter(pole=0.9, zero=0.0, gain=1.0, normalise='none', start='zero', slot='momentum_buffer')
+        """
+        return cls.preset(**{_STORED_AS.get(name, name): value for name, value in settings.items()})
+
+    @property
+    def recipe(self) -> Recipe:
+        """The method of the first parameter group as a frozen value, schedules included."""
+        return self._recipe_of(self.param_groups[0]).with_settings(schedule=self._schedule)
+
+    @property
+    def schedule(self) -> dict[str, Schedule]:
+        """The schedules given at construction, by setting name."""
+        return dict(self._schedule)
+
+    def lr_at(self, group: int = 0) -> float:
+        """The learning rate the next step of a parameter group will use: its lr times the schedule's factor.
+
+        >>> import torch, dashpot as dp
+        >>> dp.SGD([torch.zeros(1, requires_grad=True)], lr=0.5).lr_at()
+        0.5
+        """
+        factor, lr = lr_in_force(self._schedule.get("lr"), self.param_groups[group]["lr"], self.steps_done())
+        return float(lr) * factor
+
+    def steps_done(self) -> int:
+        """Steps taken so far: the largest count of any parameter. Schedules are functions of it."""
+        return max((_count(state) for state in self.state.values()), default=0)
+
+    def _settings(self, group: Mapping[str, Any]) -> dict[str, Any]:
+        names = inspect.signature(type(self).preset).parameters
+        return {name: group[name] for name in names}
+
+    def _build(self, settings: dict[str, Any]) -> Recipe:
+        return type(self).preset(**settings)
+
+    def _recipe_of(self, group: Mapping[str, Any], settings: dict[str, Any] | None = None) -> Recipe:
+        """The recipe for a group's present settings; checked and built once for each set of values."""
+        settings = self._settings(group) if settings is None else settings
+        if any(isinstance(value, Tensor) for value in settings.values()):
+            return self._build(settings)
+        key = tuple(tuple(value) if isinstance(value, list) else value for value in settings.values())
+        if key not in self._recipes:
+            self._check_settings(settings)
+            if len(self._recipes) > 64:  # a schedule makes a new recipe at every step
+                self._recipes.clear()
+            self._recipes[key] = self._build(settings)
+        return self._recipes[key]
+
+    def _check_settings(self, settings: Mapping[str, Any]) -> None:
+        owner = type(self).__name__
+        for name, value in settings.items():
+            if name in ARGUMENTS:
+                check(owner, name, value, ARGUMENTS[name])
+            if name in _UNSUPPORTED and value:
+                raise ArgumentError(f"{owner}: {name}=True is not supported: {_UNSUPPORTED[name]}.")
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group with its own settings; nothing changes if one of them is bad.
+
+        param_group
+            a dict with `params` and any settings; `pole` may be written for `momentum`.
+        """
+        if not isinstance(param_group, dict):
+            raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
+        group = {_STORED_AS.get(key, key) if "momentum" in self.defaults else key: v for key, v in param_group.items()}
+        settings = {**self.defaults, **{key: value for key, value in group.items() if key in self.defaults}}
+        self._check_settings(settings)
+        for caution in self._recipe_of(settings).cautions():
+            warnings.warn(caution, stacklevel=3)
+        super().add_param_group(group)
+        group = self.param_groups[-1]
+        for p in group["params"]:
+            if not (p.is_floating_point() or p.is_complex()):
+                self.param_groups.pop()
+                raise ArgumentError(f"{type(self).__name__}: parameters must be real or complex floats, got {p.dtype}.")
+
+    # ---- step -------------------------------------------------------------------------------------------------------
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Take one step; parameters without a gradient stay as they are.
+
+        closure
+            a function that clears the gradients, computes the loss, calls backward and returns the loss; it is called
+            with gradients enabled and its value is returned.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        with torch.set_grad_enabled(bool(self.defaults["differentiable"])):
+            done = self.steps_done() if self._schedule else 0
+            for work in [work for group in self.param_groups for work in self._plan(group, done)]:
+                self._run(work)
+        return loss
+
+    def _plan(self, group: dict[str, Any], done: int) -> Iterator[_Work]:
+        """What the step will do to a group. Everything that can be refused is refused here, before anything is written."""
+        params = [p for p in group["params"] if p.grad is not None]
+        if not params:
+            return
+        for p in params:
+            self._check_gradient(p)
+        recipe, factor, window = self._in_force(group, done)
+        prepared: dict[int, tuple[Clock, tuple[Any, ...]]] = {}
+        for p in params:
+            t = _count(self.state.get(p, {})) + 1
+            if t not in prepared:
+                clock = Clock(t, recipe.lr, factor, window)
+                prepared[t] = clock, recipe.scalars(clock)
+            grad = -p.grad if self._ascends(group) else p.grad
+            yield _Work(p, grad, recipe, *prepared[t])
+
+    def _in_force(self, group: Mapping[str, Any], done: int) -> tuple[Recipe, Any, Any]:
+        """(recipe, factor on lr, share of the highest rate) of a group for the step after `done` steps."""
+        settings = self._settings(group)
+        for name, schedule in self._schedule.items():
+            if name != "lr":
+                knobs.write(settings, name, schedule.value(knobs.read(settings, name), done))
+        factor, settings["lr"] = lr_in_force(self._schedule.get("lr"), settings["lr"], done)
+        highest = group.get("max_lr", group.get("initial_lr", group["lr"]))
+        moved = settings["lr"] / highest if "initial_lr" in group and highest else 1.0
+        return self._recipe_of(group, settings), factor, factor * moved
+
+    def _ascends(self, group: Mapping[str, Any]) -> bool:
+        return bool(group["maximize"])
+
+    def _check_gradient(self, p: Tensor) -> None:
+        grad, owner = p.grad, type(self).__name__
+        assert grad is not None
+        if grad.layout != torch.strided:
+            raise ArgumentError(f"{owner}: gradients must be dense, got layout {grad.layout} for shape {tuple(p.shape)}.")
+        for name in ("dtype", "device", "shape"):
+            if getattr(grad, name) != getattr(p, name):
+                raise ArgumentError(
+                    f"{owner}: a gradient's {name} must be its parameter's {getattr(p, name)}, got {getattr(grad, name)}."
+                )
+
+    def _run(self, work: _Work) -> None:
+        state = self.state[work.p]
+        if any(slot.key not in state for slot in work.recipe.slots):
+            for key, value in new_slots(work.recipe, work.p).items():
+                state.setdefault(key, value)
+        state["step"] = state_dicts.step_tensor(work.clock.t)
+        step_tensor(work.recipe, work.scalars, work.clock, work.p, work.grad, state)
+
+    # ---- state and text ---------------------------------------------------------------------------------------------
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Load state that this class or its torch counterpart saved.
+
+        state_dict
+            as returned by `state_dict()`. Where both sides have parameter names, state is matched by name, else by
+            position. State keeps the dtype it was saved in. Raises `ArgumentError` when names, shapes or settings do not
+            fit, before anything changes.
+        """
+        with state_dicts.faithful_load(self, self._check_settings):
+            super().load_state_dict(dict(state_dict))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_schedule": self._schedule, "_recipes": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:
+            for name, value in self.defaults.items():
+                group.setdefault(name, value)
+
+    def __repr__(self) -> str:
+        lines = [f"{type(self).__name__}("]
+        for index, group in enumerate(self.param_groups):
+            count = sum(p.numel() for p in group["params"])
+            lines.append(f"  group {index}: {len(group['params'])} tensors, {count} elements")
+            lines.append(f"    {self._recipe_of(group).with_settings(schedule=self._schedule)!r}")
+        return "\n".join([*lines, ")"])
+
+
+def _count(state: Mapping[str, Any]) -> int:
+    """Steps taken by a parameter, from its state. Old torch checkpoints hold plain numbers; torch's SGD holds none."""
+    return int(state["step"]) if "step" in state else int(any(isinstance(v, Tensor) for v in state.values()))

@@ -1,0 +1,165 @@
+"""Each named method as one expression: the stages in the order in which they act.
+
+The maths is in the docstrings; v is the direction, the step is w <- w - lr v, and g the gradient.
+"""
+
+from __future__ import annotations
+
+from dashpot import mappings
+from dashpot.constraints import Scalar
+from dashpot.numeric import is_number
+from dashpot.recipe import Recipe
+from dashpot.stages import (
+    CenteredMoment,
+    CoupledDecay,
+    DecoupledDecay,
+    Filter,
+    NesterovMoment,
+    SecondMoment,
+    Stage,
+)
+
+__all__ = [
+    "adam",
+    "adamw",
+    "centered_adam",
+    "heavy_ball",
+    "nadam",
+    "nag",
+    "qhadam",
+    "qhm",
+    "rmsprop",
+    "sgd",
+]
+
+
+def sgd(
+    lr: Scalar = 1e-3,
+    momentum: Scalar = 0.0,
+    dampening: Scalar = 0.0,
+    weight_decay: Scalar = 0.0,
+    nesterov: bool = False,
+) -> Recipe:
+    """torch.optim.SGD: v = momentum v + (1 - dampening) g, first v = g; Nesterov steps along g + momentum v."""
+    return Recipe(CoupledDecay(weight_decay), *_torch_momentum(momentum, dampening, nesterov), lr=lr)
+
+
+def _torch_momentum(momentum: Scalar, dampening: Scalar, is_nesterov: bool) -> tuple[Stage, ...]:
+    """No filter, and no memory, for a momentum of exactly zero; otherwise torch's buffer."""
+    if is_number(momentum) and momentum == 0:
+        return ()
+    if is_nesterov:
+        return (Filter(**mappings.nesterov(momentum)._asdict(), normalise="none"),)
+    start = "zero" if is_number(dampening) and dampening == 0 else "first"
+    return (Filter(momentum, gain=1 - dampening, normalise="none", start=start),)
+
+
+def heavy_ball(lr: Scalar = 1e-2, momentum: Scalar = 0.9, weight_decay: Scalar = 0.0) -> Recipe:
+    """Polyak's heavy ball: v = momentum v + g."""
+    return Recipe(CoupledDecay(weight_decay), Filter(momentum, gain=1.0, normalise="none"), lr=lr)
+
+
+def nag(lr: Scalar = 1e-2, momentum: Scalar = 0.9, weight_decay: Scalar = 0.0) -> Recipe:
+    """Nesterov's accelerated gradient: b = momentum b + g, v = g + momentum b; zero = momentum/(1 + momentum)."""
+    return Recipe(CoupledDecay(weight_decay), Filter(**mappings.nesterov(momentum)._asdict(), normalise="none"), lr=lr)
+
+
+def qhm(
+    lr: Scalar = 1e-1,
+    momentum: Scalar = 0.999,
+    nu: Scalar = 0.7,
+    weight_decay: Scalar = 0.0,
+    debias: bool = False,
+) -> Recipe:
+    """Quasi-hyperbolic momentum: m = beta m + (1 - beta) g, v = (1 - nu) g + nu m (over 1 - nu beta^t if debiased)."""
+    return Recipe(CoupledDecay(weight_decay), _quasi_hyperbolic(momentum, nu, debias), lr=lr)
+
+
+def _quasi_hyperbolic(beta: Scalar, nu: Scalar, debias: bool) -> Filter:
+    point = mappings.qhm(beta, nu)
+    return Filter(point.pole, point.zero, normalise="exact" if debias else "none", slot="exp_avg")
+
+
+def rmsprop(
+    lr: Scalar = 1e-2,
+    alpha: Scalar = 0.99,
+    eps: Scalar = 1e-8,
+    weight_decay: Scalar = 0.0,
+    momentum: Scalar = 0.0,
+    centered: bool = False,
+) -> Recipe:
+    """torch.optim.RMSprop: g over sqrt(s) + eps, s = alpha s + (1 - alpha) g^2 uncorrected; then heavy ball."""
+    if centered:
+        denominator = CenteredMoment(alpha, eps, average="plain", uncentered_steps=0, slot="square_avg")
+    else:
+        denominator = SecondMoment(alpha, eps, average="plain", slot="square_avg")
+    return Recipe(CoupledDecay(weight_decay), denominator, *_torch_momentum(momentum, 0.0, False), lr=lr)
+
+
+def adam(
+    lr: Scalar = 1e-3,
+    betas: tuple[Scalar, Scalar] = (0.9, 0.999),
+    eps: Scalar = 1e-8,
+    weight_decay: Scalar = 0.0,
+    decoupled_weight_decay: bool = False,
+) -> Recipe:
+    """Adam: debiased first moment over the root of the debiased second, decay coupled to the gradient."""
+    if decoupled_weight_decay:
+        return adamw(lr, betas, eps, weight_decay)
+    return Recipe(CoupledDecay(weight_decay), *_adam_ratio(betas, eps), lr=lr)
+
+
+def adamw(
+    lr: Scalar = 1e-3,
+    betas: tuple[Scalar, Scalar] = (0.9, 0.999),
+    eps: Scalar = 1e-8,
+    weight_decay: Scalar = 1e-2,
+    decay_scale: str = "lr",
+) -> Recipe:
+    """AdamW: Adam with the decay taken from the weight, w (1 - lr weight_decay), beside the step."""
+    return Recipe(*_adam_ratio(betas, eps), DecoupledDecay(weight_decay, decay_scale), lr=lr)
+
+
+def _adam_ratio(betas: tuple[Scalar, Scalar], eps: Scalar) -> tuple[Stage, ...]:
+    return Filter(betas[0], slot="exp_avg"), SecondMoment(betas[1], eps)
+
+
+def nadam(
+    lr: Scalar = 2e-3,
+    betas: tuple[Scalar, Scalar] = (0.9, 0.999),
+    eps: Scalar = 1e-8,
+    weight_decay: Scalar = 0.0,
+    momentum_decay: Scalar = 4e-3,
+    decoupled_weight_decay: bool = False,
+) -> Recipe:
+    """torch.optim.NAdam: Adam with the first moment read one step ahead."""
+    ratio = NesterovMoment(betas[0], momentum_decay), SecondMoment(betas[1], eps)
+    if decoupled_weight_decay:
+        return Recipe(*ratio, DecoupledDecay(weight_decay), lr=lr)
+    return Recipe(CoupledDecay(weight_decay), *ratio, lr=lr)
+
+
+def qhadam(
+    lr: Scalar = 1e-3,
+    betas: tuple[Scalar, Scalar] = (0.995, 0.999),
+    nus: tuple[Scalar, Scalar] = (0.7, 1.0),
+    eps: Scalar = 1e-8,
+    weight_decay: Scalar = 0.0,
+) -> Recipe:
+    """QHAdam: numerator (1 - nu_1) g + nu_1 m^, denominator sqrt((1 - nu_2) g^2 + nu_2 s^) + eps, both debiased."""
+    point = mappings.qhm(betas[0], nus[0])
+    numerator = Filter(point.pole, point.zero, normalise="memory", slot="exp_avg")
+    return Recipe(numerator, SecondMoment(betas[1], eps, nu=nus[1]), DecoupledDecay(weight_decay), lr=lr)
+
+
+def centered_adam(
+    lr: Scalar = 1e-3,
+    betas: tuple[Scalar, Scalar] = (0.9, 0.999),
+    eps: Scalar = 1e-8,
+    weight_decay: Scalar = 0.0,
+    uncentered_steps: int = 10,
+) -> Recipe:
+    """Adam over the standard deviation, sqrt(s^ - m^^2) + eps, with the uncentred root in the first steps."""
+    denominator = CenteredMoment(betas[1], eps, mean="direction", uncentered_steps=uncentered_steps)
+    return Recipe(Filter(betas[0], slot="exp_avg"), denominator, DecoupledDecay(weight_decay), lr=lr)
+

@@ -1,0 +1,110 @@
+"""Schedules that stay level or go down for ever: constant, inverse time, steps, exponential."""
+
+from __future__ import annotations
+
+import bisect
+import math
+from dataclasses import MISSING, dataclass
+
+from dashpot.constraints import Interval, Optional, field
+from dashpot.errors import ArgumentError
+from dashpot.schedules.ranges import FACTOR, STEPS, Increasing
+from dashpot.schedules.schedule import Schedule
+
+__all__ = ["Constant", "Exponential", "InverseTime", "MultiStep", "StepDecay"]
+
+
+@dataclass(frozen=True)
+class Constant(Schedule):
+    """The same factor at every step: F = factor, in [0, inf).
+
+    Source: torch.optim.lr_scheduler.ConstantLR while it lasts; `Sequence` says what comes after.
+
+    >>> Constant().table(3)
+    [1.0, 1.0, 1.0]
+    """
+
+    factor: float = field(1.0, Interval(0, math.inf, "left"))
+
+    def _at(self, step: int) -> float:
+        return self.factor
+
+
+@dataclass(frozen=True)
+class InverseTime(Schedule):
+    """F = 1 / (1 + rate s), or a staircase of it: F = 1 / (1 + rate floor(s / interval)).
+
+    Arguments
+        rate: in [0, inf), per step; per interval where there is one.
+        interval: number of steps between two changes; None changes at every step.
+
+    The base value in front is the *initial* one. Multiplying the current value instead would compound.
+    Source: Robbins and Monro, "A Stochastic Approximation Method", 1951.
+
+    >>> InverseTime(rate=1.0).table(4), InverseTime(rate=1.0, interval=2).table(4)
+    ([1.0, 0.5, 0.3333333333333333, 0.25], [1.0, 1.0, 0.5, 0.5])
+    """
+
+    rate: float = field(MISSING, Interval(0, math.inf, "left"))
+    interval: int | None = field(None, Optional(STEPS))
+
+    def _at(self, step: int) -> float:
+        return 1 / (1 + self.rate * (step if self.interval is None else step // self.interval))
+
+
+@dataclass(frozen=True)
+class StepDecay(Schedule):
+    """F = factor^floor(s / every): multiplied by `factor` > 0 once in `every` steps.
+
+    Source: torch.optim.lr_scheduler.StepLR.
+
+    >>> StepDecay(factor=0.5, every=2).table(5)
+    [1.0, 1.0, 0.5, 0.5, 0.25]
+    """
+
+    factor: float = field(MISSING, FACTOR)
+    every: int = field(MISSING, STEPS)
+
+    def _at(self, step: int) -> float:
+        return _power(self, self.factor, step // self.every)
+
+
+@dataclass(frozen=True)
+class MultiStep(Schedule):
+    """F = factor^m, m the number of milestones <= s: multiplied by `factor` > 0 at each milestone.
+
+    `milestones` are steps, positive and increasing. Source: torch.optim.lr_scheduler.MultiStepLR.
+
+    >>> MultiStep(milestones=(2, 3), factor=0.1).table(5)
+    [1.0, 1.0, 0.1, 0.010000000000000002, 0.010000000000000002]
+    """
+
+    milestones: tuple[int, ...] = field(MISSING, Increasing())
+    factor: float = field(0.1, FACTOR)
+
+    def _at(self, step: int) -> float:
+        return _power(self, self.factor, bisect.bisect_right(self.milestones, step))
+
+
+@dataclass(frozen=True)
+class Exponential(Schedule):
+    """F = factor^s. A factor above 1 grows, as the learning-rate finder does with 1.3.
+
+    A step at which the factor no longer fits a float raises `ArgumentError`.
+    Source: torch.optim.lr_scheduler.ExponentialLR.
+
+    >>> Exponential(0.5).table(4)
+    [1.0, 0.5, 0.25, 0.125]
+    """
+
+    factor: float = field(MISSING, FACTOR)
+
+    def _at(self, step: int) -> float:
+        return _power(self, self.factor, step)
+
+
+def _power(schedule: Schedule, factor: float, times: int) -> float:
+    try:
+        return float(factor) ** times
+    except OverflowError:
+        raise ArgumentError(f"{schedule!r}: {factor!r} to the power {times} is larger than any float.") from None

@@ -1,0 +1,29 @@
+"""From one value to another along a curve: the one place where ramps and cosines are written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+__all__ = ["EASES", "cosine", "linear"]
+
+
+def linear(start: float, end: float, q: float) -> float:
+    """The straight line from `start` (q = 0) to `end` (q = 1); both ends are met exactly.
+
+    >>> linear(1.0, 0.1, 0.5)
+    0.55
+    """
+    return (1 - q) * start + q * end
+
+
+def cosine(start: float, end: float, q: float) -> float:
+    """Half a period of a cosine from `start` (q = 0) to `end` (q = 1): end + (start - end) (1 + cos(pi q)) / 2.
+
+    >>> round(cosine(1.0, 0.0, 0.25), 4)
+    0.8536
+    """
+    return linear(start, end, (1 - math.cos(math.pi * q)) / 2)
+
+
+EASES: Mapping[str, Callable[[float, float, float], float]] = {"cosine": cosine, "linear": linear}

@@ -1,0 +1,32 @@
+"""The picture of a schedule."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dashpot.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+    from dashpot.schedules.schedule import Schedule
+
+__all__ = ["figure"]
+
+
+def figure(schedule: Schedule, steps: int, base: float) -> Figure:
+    """The value in force over the first `steps` steps; each is drawn as the flat stretch during which it holds."""
+    try:
+        import plotly.graph_objects as go
+    except ImportError as error:
+        raise ArgumentError("Plotting a schedule needs plotly: pip install 'dashpot[plot]'.") from error
+    values = schedule.table(steps) if schedule.absolute else [base * factor for factor in schedule.table(steps)]
+    drawn = go.Figure(go.Scatter(y=values, mode="lines", line={"shape": "hv", "width": 2}))
+    quantity = "value" if schedule.absolute or base != 1.0 else "factor"
+    drawn.update_layout(
+        title={"text": repr(schedule), "font": {"size": 14}},
+        xaxis_title="steps done",
+        yaxis={"title": quantity, "rangemode": "tozero"},
+        template="plotly_white",
+    )
+    return drawn

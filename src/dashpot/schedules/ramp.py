@@ -1,0 +1,139 @@
+"""Schedules that lead from one value to another in a given number of steps, then stay; and the exponential warm-up."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import MISSING, dataclass
+
+from dashpot.constraints import Interval, OneOf, field
+from dashpot.schedules import ease
+from dashpot.schedules.ranges import FACTOR, FRACTION, POLE, STEPS
+from dashpot.schedules.schedule import Schedule
+
+__all__ = ["Cosine", "CosineRestarts", "ExponentialWarmup", "Linear", "LinearWarmup", "Polynomial"]
+
+
+@dataclass(frozen=True)
+class Linear(Schedule):
+    """F = start + (end - start) min(1, s / steps): a straight line, then level.
+
+    `start` and `end` are factors in [0, inf). Source: torch.optim.lr_scheduler.LinearLR.
+
+    >>> Linear(start=1.0, end=0.0, steps=4).table(6)
+    [1.0, 0.75, 0.5, 0.25, 0.0, 0.0]
+    """
+
+    start: float = field(MISSING, Interval(0, math.inf, "left"))
+    end: float = field(MISSING, Interval(0, math.inf, "left"))
+    steps: int = field(MISSING, STEPS)
+
+    def _at(self, step: int) -> float:
+        return ease.linear(self.start, self.end, min(step, self.steps) / self.steps)
+
+
+@dataclass(frozen=True)
+class LinearWarmup(Schedule):
+    """F = start + (1 - start) min(1, s / steps): up to the base value in a straight line, then level.
+
+    `start` in [0, 1] is the factor of the first step; with 0 that step does nothing.
+    Source: Goyal et al., "Accurate, Large Minibatch SGD", 2017.
+
+    >>> LinearWarmup(steps=4, start=0.2).table(6)
+    [0.2, 0.4, 0.6, 0.8, 1.0, 1.0]
+    """
+
+    steps: int = field(MISSING, STEPS)
+    start: float = field(0.01, FRACTION)
+
+    def _at(self, step: int) -> float:
+        return ease.linear(self.start, 1.0, min(step, self.steps) / self.steps)
+
+
+@dataclass(frozen=True)
+class ExponentialWarmup(Schedule):
+    """F = 1 - rho^(s + 1), rho in [0, 1): quickly at first, never quite 1; 95 % after about 3 / (1 - rho) steps.
+
+    Source: ESGD-M.
+
+    >>> [round(ExponentialWarmup(rho=0.99)(step), 3) for step in (0, 99, 299)]
+    [0.01, 0.634, 0.951]
+    """
+
+    rho: float = field(0.99, POLE)
+
+    def _at(self, step: int) -> float:
+        return 1 - self.rho ** (step + 1)
+
+
+@dataclass(frozen=True)
+class Polynomial(Schedule):
+    """F = floor + (1 - floor) (1 - min(1, s / steps))^power: down to the floor, then level.
+
+    `power` > 0 (1 is the straight line), `floor` in [0, 1]. Source: torch.optim.lr_scheduler.PolynomialLR.
+
+    >>> Polynomial(steps=4, power=2).table(6)
+    [1.0, 0.5625, 0.25, 0.0625, 0.0, 0.0]
+    """
+
+    steps: int = field(MISSING, STEPS)
+    power: float = field(1.0, FACTOR)
+    floor: float = field(0.0, FRACTION)
+
+    def _at(self, step: int) -> float:
+        return ease.linear(self.floor, 1.0, (1 - min(step, self.steps) / self.steps) ** self.power)
+
+
+@dataclass(frozen=True)
+class Cosine(Schedule):
+    """F = floor + (1 - floor) (1 + cos(pi s / steps)) / 2: down to the floor along half a cosine.
+
+    Arguments
+        steps: number of steps until the floor is reached.
+        floor: in [0, 1].
+        after: what follows. "hold" stays at the floor; "rise" goes up and down again with the period 2 `steps`, as
+            torch.optim.lr_scheduler.CosineAnnealingLR does. `CosineRestarts` jumps back to 1.
+
+    Source: Loshchilov and Hutter, "SGDR", 2017.
+
+    >>> [round(factor, 3) for factor in Cosine(steps=4).table(7)]
+    [1.0, 0.854, 0.5, 0.146, 0.0, 0.0, 0.0]
+    >>> [round(factor, 3) for factor in Cosine(steps=4, after="rise").table(7)]
+    [1.0, 0.854, 0.5, 0.146, 0.0, 0.146, 0.5]
+    """
+
+    steps: int = field(MISSING, STEPS)
+    floor: float = field(0.0, FRACTION)
+    after: str = field("hold", OneOf(("hold", "rise")))
+
+    def _at(self, step: int) -> float:
+        place = min(step, self.steps) if self.after == "hold" else step % (2 * self.steps)
+        return ease.cosine(1.0, self.floor, place / self.steps)
+
+
+@dataclass(frozen=True)
+class CosineRestarts(Schedule):
+    """The cosine from 1 towards the floor again and again; cycle i = 0, 1, ... takes first * mult^i steps.
+
+    Arguments
+        first: number of steps of the first cycle.
+        mult: integer >= 1; with 1 all cycles are equal and this is `Window("raised-cosine", first)`.
+        floor: in [0, 1]; each cycle ends one step short of it.
+
+    Source: torch.optim.lr_scheduler.CosineAnnealingWarmRestarts.
+
+    >>> [round(factor, 3) for factor in CosineRestarts(first=2, mult=2).table(7)]
+    [1.0, 0.5, 1.0, 0.854, 0.5, 0.146, 1.0]
+    """
+
+    first: int = field(MISSING, STEPS)
+    mult: int = field(1, STEPS)
+    floor: float = field(0.0, FRACTION)
+
+    def _at(self, step: int) -> float:
+        length = self.first
+        if self.mult == 1:
+            step %= length
+        while step >= length:
+            step -= length
+            length *= self.mult
+        return ease.cosine(1.0, self.floor, step / length)

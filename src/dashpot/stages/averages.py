@@ -1,0 +1,57 @@
+"""The four ways to average a sequence with a pole, as the scalars of one step.
+
+    q_t = keep q_{t-1} + add x_t,        average_t = hold q_{t-1} + direct x_t
+
+| kind       | keep            | add           | average          | starts as                                    |
+|------------|-----------------|---------------|------------------|----------------------------------------------|
+| "debiased" | beta            | 1 - beta      | q_t/(1 - beta^t) | the mean, exactly unbiased (Adam)            |
+| "plain"    | beta            | 1 - beta      | q_t              | zero: too small for about 1/(1-beta) steps   |
+| "first"    | beta (0 at t=1) | 1-beta (1)    | q_t              | the first sample                             |
+| "running"  | 1 - 1/min(t, N) | 1/min(t, N)   | q_t              | the arithmetic mean until t = N = 1/(1-beta) |
+
+Sources: Kingma and Ba, arXiv 1412.6980 ("debiased"); the TTIC 31230 lecture notes ("running").
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from dashpot.constraints import Scalar
+from dashpot.numeric import minimum, where
+
+__all__ = ["AVERAGES", "Weights", "running_pole", "weights"]
+
+AVERAGES = ("debiased", "plain", "first", "running")
+
+
+class Weights(NamedTuple):
+    """The scalars of one averaging step: `keep` and `add` for the state, `hold` and `direct` for the average."""
+
+    keep: Scalar
+    add: Scalar
+    hold: Scalar
+    direct: Scalar
+
+
+def weights(kind: str, beta: Scalar, t: Any) -> Weights:
+    """The weights of step `t` = 1, 2, ... for a pole `beta` in [0, 1).
+
+    >>> weights("debiased", 0.5, 1)
+    Weights(keep=0.5, add=0.5, hold=1.0, direct=1.0)
+    >>> weights("running", 0.5, 3)
+    Weights(keep=0.5, add=0.5, hold=0.5, direct=0.5)
+    """
+    keep, add = beta, 1 - beta
+    if kind == "debiased":
+        return Weights(keep, add, keep / (1 - beta**t), add / (1 - beta**t))
+    if kind == "first":
+        keep, add = where(t > 1, keep, 0.0), where(t > 1, add, 1.0)
+    if kind == "running":
+        keep = running_pole(beta, t)
+        add = 1 - keep
+    return Weights(keep, add, keep, add)
+
+
+def running_pole(beta: Scalar, t: Any) -> Scalar:
+    """The pole that makes an average arithmetic until t = N = 1/(1 - beta): 1 - 1/min(t, N)."""
+    return 1 - 1 / minimum(t, 1 / (1 - beta))

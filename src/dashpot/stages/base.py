@@ -1,0 +1,177 @@
+"""What a stage is: a pure function of (signal, slots, scalars), with its state declared beside the maths."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections import namedtuple
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+
+from torch import Tensor
+
+from dashpot.constraints import Scalar, check_fields, unknown
+
+__all__ = ["Clock", "Context", "Signal", "Slot", "Stage", "elementwise", "per_tensor"]
+
+
+class Signal(NamedTuple):
+    """What travels down the line of stages. Only the fields a stage changes are replaced.
+
+    `w` is the weight before the step, `g` the gradient (after coupled decay), `d` the denominator so far, `v` the
+    direction (filtered and divided), `rate` the learning-rate numerator (one number per tensor, before the schedule),
+    `shrink` the share of `w` that decoupled decay takes away (None: no such decay).
+    """
+
+    w: Tensor
+    g: Tensor
+    d: Tensor | float
+    v: Tensor
+    rate: Scalar
+    shrink: Scalar | None
+
+
+class Clock(NamedTuple):
+    """The scalars every stage may ask for.
+
+    `t` counts the optimizer steps of this parameter, the present one included: 1, 2, ... `lr` is the base learning rate
+    and `factor` the schedule's multiple of it. `window` is the share of the highest rate that is in force, whoever set
+    it: `factor`, times lr/initial_lr where a torch scheduler moves lr.
+    """
+
+    t: Any
+    lr: Scalar
+    factor: Scalar = 1.0
+    window: Scalar = 1.0
+
+
+class Context(Protocol):
+    """The only door to other elements of a tensor, so that an engine can make it a segment or mesh reduction."""
+
+    def mean(self, x: Tensor) -> Tensor: ...
+
+    def norm(self, x: Tensor) -> Tensor: ...
+
+
+class Slot(NamedTuple):
+    """One piece of state: `name` inside the stage, `key` in `optimizer.state[p]`."""
+
+    name: str
+    key: str
+    shape: Literal["elementwise", "per_tensor"]
+    initial: float
+
+
+def elementwise(name: str, key: str | None = None, initial: float = 0.0) -> Slot:
+    """A slot with one number for each element of the parameter."""
+    return Slot(name, key or name, "elementwise", initial)
+
+
+def per_tensor(name: str, key: str | None = None, initial: float = 0.0) -> Slot:
+    """A slot with one number for the whole parameter."""
+    return Slot(name, key or name, "per_tensor", initial)
+
+
+@lru_cache(maxsize=None)
+def _record(kind: str, names: tuple[str, ...]) -> Any:
+    return namedtuple(kind, names)  # noqa: PYI024 - the fields are known only at run time
+
+
+class Stage(ABC):
+    """One idea of an update rule. Subclass it as a frozen dataclass whose fields are the settings.
+
+    Numeric fields are data: they may change between steps. Every other field is structure and stays. A stage never sees
+    an optimizer or a parameter group and never reads a tensor's value.
+
+    A user's own stage, complete (the direction's sign, as in sign descent, with a slot that counts sign changes):
+
+    >>> import torch, dashpot as dp
+    >>> from dataclasses import dataclass
+    >>> @dataclass(frozen=True)
+    ... class Sign(dp.Stage):
+    ...     slots = (dp.elementwise("last"), dp.elementwise("flips"))
+    ...     def apply(self, x, s, c, ctx):
+    ...         sign = x.v.sign()
+    ...         return x._replace(v=sign), s._replace(last=sign, flips=s.flips + (sign * s.last < 0))
+    >>> w = torch.tensor([1.0, -1.0], requires_grad=True)
+    >>> opt = dp.SGM.from_recipe([w], dp.Recipe(Sign(), lr=0.25))
+    >>> (w * w).sum().backward(); opt.step(); w.tolist()
+    [0.75, -0.75]
+    """
+
+    slots: ClassVar[tuple[Slot, ...]] | Any = ()
+    """The state this stage keeps; a class attribute, or a property where it depends on the settings."""
+
+    place: ClassVar[int] = 2
+    """Where `SGM` puts the stage: 0 coupled decay, 1 filter, 2 denominator, 3 change-level decay, 4 robust clip,
+    5 numerator, 6 decoupled decay."""
+
+    registry: ClassVar[dict[str, type[Stage]]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        Stage.registry[cls.label()] = cls
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    @classmethod
+    def label(cls) -> str:
+        """The name in saved recipes: the class name, with the module in front for a user's own stage."""
+        return cls.__name__ if cls.__module__.startswith("dashpot.") else f"{cls.__module__}.{cls.__qualname__}"
+
+    @classmethod
+    def numeric(cls) -> tuple[str, ...]:
+        """The names of the fields that are data (annotated `Scalar` or `float`)."""
+        fields = dataclasses.fields(cls)  # pyright: ignore[reportArgumentType] - every stage is a dataclass
+        return tuple(f.name for f in fields if "Scalar" in str(f.type) or str(f.type) in ("float", "<class 'float'>"))
+
+    def scalars(self, clock: Clock) -> Mapping[str, Any]:
+        """This step's numbers, as `c` in `apply`; by default the numeric fields as they are."""
+        del clock
+        return {name: getattr(self, name) for name in self.numeric()}
+
+    def idle(self) -> bool:
+        """True when the settings make this stage do nothing, so that its arithmetic can be left out."""
+        return False
+
+    def caution(self) -> str | None:
+        """A sentence about settings that are legal but surprising; the optimizer warns with it once."""
+        return None
+
+    @abstractmethod
+    def apply(self, x: Signal, s: Any, c: Any, ctx: Context) -> tuple[Signal, Any]:
+        """The maths: from the signal `x` and the slots `s` to the new ones, with this step's scalars `c`."""
+
+    def prepare(self, clock: Clock) -> Any:
+        """`scalars(clock)` as a named tuple: what an engine passes to `apply`."""
+        values = self.scalars(clock)
+        return _record("Scalars", tuple(values))(*values.values())
+
+    def read(self, state: Mapping[str, Tensor]) -> Any:
+        """The slots of this stage out of a parameter's state, as a named tuple."""
+        return _record("State", tuple(slot.name for slot in self.slots))(*(state[slot.key] for slot in self.slots))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data: the class under `stage`, then every field."""
+        fields = dataclasses.fields(self)  # pyright: ignore[reportArgumentType]
+        return {"stage": self.label(), **{f.name: _plain(getattr(self, f.name)) for f in fields}}
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Stage:
+        """The stage that `to_dict` described; a user's own stage must have been imported."""
+        settings = dict(data)
+        name = settings.pop("stage")
+        if name not in Stage.registry:
+            raise unknown("stage", name, Stage.registry)
+        return Stage.registry[name](**settings)
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, Tensor) else value
+
+
+def replace(stage: Stage, **changes: Any) -> Stage:
+    """A copy of `stage` with some settings changed, checked like a new one."""
+    return dataclasses.replace(stage, **changes)  # pyright: ignore[reportType]

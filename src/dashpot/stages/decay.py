@@ -1,0 +1,119 @@
+"""Weight decay: coupled to the gradient, decoupled and scaled by the rate, or at the level of the parameter change."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dashpot.constraints import ARGUMENTS, Scalar, field
+from dashpot.errors import ArgumentError
+from dashpot.numeric import is_number
+from dashpot.stages.base import Clock, Context, Signal, Stage
+
+__all__ = ["ChangeDecay", "CoupledDecay", "DecoupledDecay"]
+
+
+class _Decay(Stage):
+    def idle(self) -> bool:
+        # A decay of exactly zero leaves the arithmetic out: it keeps -0.0, and 0 * inf out of the weights.
+        return is_number(self.weight_decay) and self.weight_decay == 0  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@dataclass(frozen=True)
+class CoupledDecay(_Decay):
+    """L2 regularisation: g <- g + weight_decay w, before every filter and moment.
+
+    weight_decay
+        >= 0: the gradient of (weight_decay/2) |w|^2.
+
+    Source: torch.optim.SGD, RMSprop and Adam (`weight_decay`); AutoSGM level 0.
+    """
+
+    weight_decay: Scalar = field(0.0, ARGUMENTS["weight_decay"])
+    place = 0
+
+    def apply(self, x: Signal, s: Any, c: Any, ctx: Context) -> tuple[Signal, Any]:
+        del ctx
+        g = x.g + c.weight_decay * x.w
+        return x._replace(g=g, v=g), s
+
+
+@dataclass(frozen=True)
+class DecoupledDecay(_Decay):
+    """Decay beside the gradient: w <- w (1 - s weight_decay) with the step taken from the old w.
+
+    weight_decay
+        >= 0.
+    scale
+        what s is: "lr" the full rate of the step, lr times numerator times schedule (AdamW); "schedule" the schedule's
+        factor alone, so that lr can be tuned without touching the regularisation; "constant" 1.
+
+    A share s weight_decay of 1 or more overshoots zero (warning), of 2 or more diverges (`ArgumentError`).
+
+    Source: Loshchilov and Hutter, arXiv 1711.05101; torch.optim.AdamW ("lr").
+    """
+
+    weight_decay: Scalar = field(0.01, ARGUMENTS["weight_decay"])
+    scale: str = field("lr", ARGUMENTS["decay_scale"])
+    place = 6
+
+    def scalars(self, clock: Clock) -> Mapping[str, Any]:
+        share = _share(self.weight_decay, self.scale, clock)
+        _refuse_overshoot(share * clock.lr if self.scale == "lr" else share)
+        return {"share": share}
+
+    def apply(self, x: Signal, s: Any, c: Any, ctx: Context) -> tuple[Signal, Any]:
+        del ctx
+        share = c.share * x.rate if self.scale == "lr" else c.share
+        return x._replace(shrink=share if x.shrink is None else x.shrink + share), s
+
+
+@dataclass(frozen=True)
+class ChangeDecay(_Decay):
+    """Decay added to the direction after filter and denominator: v <- v + factor weight_decay w.
+
+    weight_decay
+        >= 0.
+    factor
+        the filter's unit gain (1 - pole)/(1 - zero) in AutoSGM: with pole 0.9 and zero 0 the decay acts with a tenth of
+        `weight_decay`, so AutoSGM's 1e-2 is AdamW's 1e-3.
+    scale
+        "lr": as AutoSGM, times the full rate of the step and seen by the numerators; "schedule" and "constant": taken
+        from w beside the step, times the schedule's factor or nothing.
+
+    Source: Somefun, AutoSGM (level 1).
+    """
+
+    weight_decay: Scalar = field(0.0, ARGUMENTS["weight_decay"])
+    factor: Scalar = field(1.0, ARGUMENTS["lr"])
+    scale: str = field("lr", ARGUMENTS["decay_scale"])
+    place = 3
+
+    def scalars(self, clock: Clock) -> Mapping[str, Any]:
+        decay = self.factor * self.weight_decay
+        if self.scale == "lr":
+            return {"decay": decay}
+        share = _share(decay, self.scale, clock)
+        _refuse_overshoot(share)
+        return {"decay": share}
+
+    def apply(self, x: Signal, s: Any, c: Any, ctx: Context) -> tuple[Signal, Any]:
+        del ctx
+        if self.scale == "lr":
+            return x._replace(v=x.v + c.decay * x.w), s
+        return x._replace(shrink=c.decay if x.shrink is None else x.shrink + c.decay), s
+
+
+def _share(decay: Scalar, scale: str, clock: Clock) -> Scalar:
+    scales = {"lr": clock.factor, "schedule": clock.window, "constant": 1.0}
+    return decay * scales[scale]
+
+
+def _refuse_overshoot(share: Scalar) -> None:
+    if not is_number(share) or share < 1:
+        return
+    if share >= 2:
+        raise ArgumentError(f"Decoupled weight decay: the share taken per step must be below 2 (unstable), got {share:g}.")
+    warnings.warn(f"Decoupled weight decay takes {share:g} times the weight per step and overshoots zero.", stacklevel=2)

@@ -1,0 +1,135 @@
+"""Denominators: the second moment of the gradient, about zero or about its mean, and where eps goes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dashpot.constraints import ARGUMENTS, OneOf, Scalar, field
+from dashpot.numeric import where
+from dashpot.stages.averages import AVERAGES, weights
+from dashpot.stages.base import Clock, Context, Signal, Slot, Stage, elementwise
+
+__all__ = ["CenteredMoment", "SecondMoment", "over"]
+
+
+def over(v: Tensor, d: Tensor | float) -> Tensor:
+    """v / d, with 0/0 = 0 where `v` is exactly zero: an element that never had a gradient does not move."""
+    return torch.where(v == 0, v, v / d)
+
+
+def divided(x: Signal, d: Tensor) -> Signal:
+    """The signal with its direction divided by `d`, which joins the denominators before it."""
+    return x._replace(d=x.d * d, v=over(x.v, d))
+
+
+def _root(square: Tensor, eps: Scalar, inside: bool) -> Tensor:
+    return torch.sqrt(square + eps) if inside else torch.sqrt(square) + eps
+
+
+@dataclass(frozen=True)
+class SecondMoment(Stage):
+    """Divide by the root mean square of the gradient: RMSProp, Adam.
+
+        s_t = beta s_{t-1} + (1 - beta) g_t^2,        d_t = sqrt(s_t) + eps
+
+    beta
+        in [0, 1): the average's memory is about 1/(1 - beta) steps.
+    eps, eps_mode
+        eps >= 0, added "outside" the root (torch), "inside" it, or to the "gradient": before squaring, signed, and again
+        after the root (AutoSGM). Inside acts like outside with sqrt(eps): the two are never interchangeable.
+    average
+        how the average starts: "debiased" (Adam), "plain" (torch's RMSprop), "first" (at g_1^2), "running"
+        (arithmetic mean until t = 1/(1 - beta)).
+    nu
+        in [0, 1]: share of the average in the mean square; the rest is the present g^2 (QHAdam). 1 is the average alone.
+    scale
+        factor on the mean square, 1 except to reproduce AutoSGM's `eta_in_second_moment`.
+    slot
+        key of the average in the optimizer's state.
+
+    With eps = 0 an element whose gradients were all zero gets the update 0, where torch gives NaN.
+
+    Source: Kingma and Ba, arXiv 1412.6980; torch.optim.Adam and RMSprop.
+    """
+
+    beta: Scalar = field(0.999, ARGUMENTS["beta"])
+    eps: Scalar = field(1e-8, ARGUMENTS["eps"])
+    eps_mode: str = field("outside", OneOf(("outside", "inside", "gradient")))
+    average: str = field("debiased", OneOf(AVERAGES))
+    nu: Scalar = field(1.0, ARGUMENTS["nu"])
+    scale: Scalar = field(1.0, ARGUMENTS["lr"])
+    slot: str = "exp_avg_sq"
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        return (elementwise("square", self.slot),)
+
+    def scalars(self, clock: Clock) -> Mapping[str, Any]:
+        w = weights(self.average, self.beta, clock.t)
+        hold = self.scale * self.nu * w.hold
+        direct = self.scale * (self.nu * w.direct + (1 - self.nu))
+        return {"keep": w.keep, "add": w.add, "hold": hold, "direct": direct, "eps": self.eps}
+
+    def apply(self, x: Signal, s: Any, c: Any, ctx: Context) -> tuple[Signal, Any]:
+        del ctx
+        g = x.g + c.eps if self.eps_mode == "gradient" else x.g
+        new = g * g
+        d = _root(c.hold * s.square + c.direct * new, c.eps, self.eps_mode == "inside")
+        return divided(x, d), s._replace(square=c.keep * s.square + c.add * new)
+
+
+@dataclass(frozen=True)
+class CenteredMoment(Stage):
+    """Divide by the spread of the gradient about its mean: centred RMSprop, centred Adam.
+
+        var_t = max(E[g^2] - E[g]^2, 0),        d_t = sqrt(var_t) + eps
+
+    beta, eps, eps_mode, average
+        as in `SecondMoment` ("outside" or "inside").
+    mean
+        "average": E[g] is a second average with the same pole, kept in the slot `grad_avg`; "direction": E[g] is the
+        direction as it arrives, the debiased first moment where a `Filter` with zero 0 stands before (no extra slot).
+    power
+        "std" divides by the standard deviation; "variance" divides by the variance (+ eps), the step a noise analysis
+        of stochastic gradients gives.
+    uncentered_steps
+        the mean is left out while t < uncentered_steps: at the first steps E[g^2] - E[g]^2 is close to zero and the
+        step would be huge. 0 switches the guard off (torch's centred RMSprop).
+
+    Source: torch.optim.RMSprop(centered=True); the TTIC 31230 lecture notes.
+    """
+
+    beta: Scalar = field(0.999, ARGUMENTS["beta"])
+    eps: Scalar = field(1e-8, ARGUMENTS["eps"])
+    eps_mode: str = field("outside", OneOf(("outside", "inside")))
+    average: str = field("debiased", OneOf(AVERAGES))
+    mean: str = field("average", OneOf(("average", "direction")))
+    power: str = field("std", OneOf(("std", "variance")))
+    uncentered_steps: int = field(10, ARGUMENTS["uncentered_steps"])
+    slot: str = "exp_avg_sq"
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        square = elementwise("square", self.slot)
+        return (square, elementwise("mean", "grad_avg")) if self.mean == "average" else (square,)
+
+    def scalars(self, clock: Clock) -> Mapping[str, Any]:
+        centre = where(clock.t < self.uncentered_steps, 0.0, 1.0)
+        return {**weights(self.average, self.beta, clock.t)._asdict(), "eps": self.eps, "centre": centre}
+
+    def apply(self, x: Signal, s: Any, c: Any, ctx: Context) -> tuple[Signal, Any]:
+        del ctx
+        new = x.g * x.g
+        mean = x.v
+        if self.mean == "average":
+            mean = c.hold * s.mean + c.direct * x.g
+            s = s._replace(mean=c.keep * s.mean + c.add * x.g)
+        variance = (c.hold * s.square + c.direct * new - c.centre * (mean * mean)).clamp_min(0)
+        s = s._replace(square=c.keep * s.square + c.add * new)
+        d = variance + c.eps if self.power == "variance" else _root(variance, c.eps, self.eps_mode == "inside")
+        return divided(x, d), s

@@ -1,0 +1,71 @@
+"""Measuring a model on the evaluation data of its problem."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from dashpot.errors import ArgumentError
+from dashpot.tasks.task import Problem
+
+__all__ = ["accuracy", "evaluate"]
+
+
+def accuracy(output: Tensor, target: Tensor) -> Tensor:
+    """The number of rows of `output`, shape (batch, classes), whose largest entry is at the index in `target`.
+
+    >>> accuracy(torch.tensor([[0.1, 0.9], [0.8, 0.2]]), torch.tensor([1, 1]))
+    tensor(1)
+    """
+    return (output.argmax(dim=1) == target).sum()
+
+
+def evaluate(problem: Problem, model: nn.Module | None = None) -> dict[str, float]:
+    """The mean loss and the mean of every metric over the evaluation data.
+
+    Runs in evaluation mode and without gradients, and puts the mode of every submodule back. The mean is over examples:
+    a short last batch counts for what it holds. The numbers are read from the device once, at the end.
+
+    Args:
+        problem: gives the data, the loss, the metrics and, unless `model` is given, the model.
+        model: another model to measure, such as an average of weights.
+
+    Returns:
+        "loss" and every key of `problem.metrics`, each a Python float.
+
+    Raises:
+        ArgumentError: the problem has no evaluation data.
+
+    >>> from dashpot.tasks import get
+    >>> problem = get("saddle").build(seed=0)
+    >>> evaluate(problem)
+    {'loss': 0.75}
+    """
+    if problem.evaluation is None:
+        raise ArgumentError("evaluate: the problem has no evaluation data (Problem.evaluation is None).")
+    model = problem.model if model is None else model
+    rows, counts = [], []
+    with torch.no_grad(), _evaluation_mode(model):
+        for x, y in problem.evaluation:
+            output = model(x)
+            loss = problem.loss(output, y)
+            sums = [loss * len(x), *(metric(output, y) for metric in problem.metrics.values())]
+            rows.append(torch.stack([value.to(loss.dtype) for value in sums]))
+            counts.append(len(x))
+    # Summed as Python floats: a float32 sum over many batches would lose digits.
+    totals = [sum(column) for column in zip(*torch.stack(rows).tolist(), strict=True)]
+    return {name: total / sum(counts) for name, total in zip(["loss", *problem.metrics], totals, strict=True)}
+
+
+@contextmanager
+def _evaluation_mode(model: nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -1,0 +1,61 @@
+"""Writing records and checkpoints: whole or not at all, and on the disk before anything relies on them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from dashpot.data.files import write_atomically
+from dashpot.errors import RunError
+
+__all__ = ["append_line", "make_folder", "write_bytes", "write_text"]
+
+
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
+    """Write a file in one piece; an older one stays as it was until the new one is complete.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    try:
+        write_atomically(path, lambda stream: stream.write(content))
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """`write_bytes` of a text in UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def append_line(path: Path, line: str) -> int:
+    """Add a line to a file and wait until it is on the disk; return the file's length in bytes.
+
+    Raises:
+        RunError: it cannot be written; a part of the line may then be at the end of the file.
+    """
+    try:
+        with path.open("ab") as stream:
+            stream.write(line.encode() + b"\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+            return stream.tell()
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def make_folder(path: Path) -> Path:
+    """Create a folder, and those above it, where it is missing.
+
+    Raises:
+        RunError: it cannot be created.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    return path
+
+
+def _unwritable(path: Path, error: OSError) -> RunError:
+    return RunError(f"Cannot write {path}: {error.strerror or error}; what was finished before is kept.")
