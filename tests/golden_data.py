@@ -1,7 +1,7 @@
 """Reading tests/golden: numbers recorded from the original implementations in float64 (see its README)."""
 
 import json
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -9,7 +9,7 @@ import torch
 FOLDER = Path(__file__).parent / "golden"
 
 
-@lru_cache(maxsize=None)
+@cache
 def load(name):
     """One golden file as plain data."""
     return json.loads((FOLDER / f"{name}.json").read_text())
@@ -17,7 +17,9 @@ def load(name):
 
 def cases(*names):
     """(id, problem, case) of every case in the named files; a problem id belongs to its file."""
-    return [(case["id"], load(name)["problems"][case["problem"]], case) for name in names for case in load(name)["cases"]]
+    return [
+        (case["id"], load(name)["problems"][case["problem"]], case) for name in names for case in load(name)["cases"]
+    ]
 
 
 def start(problem):

@@ -2,8 +2,8 @@
 
     g -> coupled decay -> filter -> denominator -> change-level decay -> robust clip -> numerator x schedule -> w
 
-Import as `dp`. Optimizers are classes (`dp.AdamW`), a method as a value is a `dp.Recipe` of stages, and schedules are pure
-functions of the step (`dp.schedules`).
+Import as `dp`. Optimizers are classes (`dp.AdamW`), a method as a value is a `dp.Recipe` of stages, and schedules are
+pure functions of the step (`dp.schedules`).
 """
 
 from dashpot import clip, functional, mappings, schedules, stages

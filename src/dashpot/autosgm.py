@@ -131,7 +131,7 @@ def _numerator(numerator: int, beta_n: Scalar, beta_a: Scalar) -> list[Stage]:
 
 
 def _unset(gain: Scalar) -> bool:
-    return is_number(gain) and gain == 0
+    return is_number(gain) and bool(gain == 0)
 
 
 class AutoSGM(Optimizer):
@@ -148,16 +148,16 @@ class AutoSGM(Optimizer):
         (adaptive, lr, numerator): `adaptive` False is a constant rate; lr >= 0 is the trust region; `numerator` is 0
         constant, 1 partial correlation, 2 the same Huberised, 3 moment, 4 constant with a Huberised prefilter.
     beta_cfg
-        (beta_n, beta_a, pole, zero, gain, debias): poles of the numerator's and the denominator's averages; pole in [0, 1)
-        and zero < 1 of the filter; `gain` its input constant (0: 1 - pole), without effect while `debias` is on. `debias`
-        divides by 1 - pole^t, which for zero != 0 overshoots by up to 1/(1 - pole^2) at t = 2 (as the original);
-        "exact" does not.
+        (beta_n, beta_a, pole, zero, gain, debias): poles of the numerator's and the denominator's averages; pole in
+        [0, 1) and zero < 1 of the filter; `gain` its input constant (0: 1 - pole), without effect while `debias` is on.
+        `debias` divides by 1 - pole^t, which for zero != 0 overshoots by up to 1/(1 - pole^2) at t = 2 (as the
+        original); "exact" does not.
     rc_cfg
         (shape, sequence, floor, order, half, epochs, steps per epoch, unit, flat top): the window; see
         `dashpot.Window.from_rc_cfg`. In words: `schedule`.
     wd_cfg
-        (weight_decay, level): level 0 is `decay="coupled"`, 1 is "change". At change level the decay acts with the factor
-        (1 - pole)/(1 - zero), a tenth for pole 0.9 and zero 0: 1e-2 here is 1e-3 for AdamW.
+        (weight_decay, level): level 0 is `decay="coupled"`, 1 is "change". At change level the decay acts with the
+        factor (1 - pole)/(1 - zero), a tenth for pole 0.9 and zero 0: 1e-2 here is 1e-3 for AdamW.
     eps_cfg
         (eps,).
     maximize

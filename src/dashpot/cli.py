@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import App, CycloptsError, Parameter
 
 from dashpot import methods, schedules, tasks
-from dashpot.comparison import DEFAULT_METHODS, Interrupted, Study, entry, known_entries, run_study, summarise, write_report
+from dashpot.comparison import (
+    DEFAULT_METHODS,
+    Interrupted,
+    Study,
+    entry,
+    known_entries,
+    run_study,
+    summarise,
+    write_report,
+)
 from dashpot.comparison.progress import progress_for
 from dashpot.constraints import unknown
 from dashpot.errors import ArgumentError, DashpotError
@@ -21,6 +30,7 @@ __all__ = ["run"]
 app = App(
     name="dashpot",
     help="Stochastic-gradient methods for PyTorch: train, compare, report.",
+    help_epilogue="Any command takes --debug: an error then shows where it came from.",
     help_format="plaintext",
     default_parameter=Parameter(negative=()),
 )
@@ -33,7 +43,9 @@ Epochs = Annotated[int | None, Parameter(help="Epochs of every run; the task's o
 Schedule = Annotated[str | None, Parameter(help="Learning-rate schedule over the whole run, e.g. cosine or 1cycle.")]
 DataDir = Annotated[Path | None, Parameter(help="Folder to look for data sets in first.")]
 Threads = Annotated[int | None, Parameter(help="Threads torch computes with.")]
-Out = Annotated[Path | None, Parameter(help="Folder for records and report; an interrupted comparison continues there.")]
+Out = Annotated[
+    Path | None, Parameter(help="Folder for records and report; an interrupted comparison continues there.")
+]
 Seeds = Annotated[int, Parameter(help="Number of seeds; seed k gives every method the same weights and batches.")]
 
 
@@ -46,9 +58,7 @@ def compare(
     methods: Annotated[str | None, Parameter(help="Methods, separated by commas; a standard list by default.")] = None,
     seeds: Seeds = 3,
     epochs: Epochs = None,
-    lr: Annotated[
-        list[str] | None, Parameter(help="METHOD=VALUE, any number of times.", consume_multiple=True)
-    ] = None,
+    lr: Annotated[list[str] | None, Parameter(help="METHOD=VALUE, any number of times.", consume_multiple=True)] = None,
     schedule: Schedule = None,
     out: Out = None,
     data_dir: DataDir = None,
@@ -144,7 +154,8 @@ def list_methods() -> None:
 @app.command(name="tasks")
 def list_tasks() -> None:
     """List the tasks that come with dashpot."""
-    _list(tasks.DESCRIPTIONS)
+    print("\n".join(tasks.names()))
+    print("path/to/file.py:function  a task of your own: a function that returns a dashpot.tasks.Task")
 
 
 @app.command(name="schedules")
@@ -169,3 +180,52 @@ def run(argv: Sequence[str]) -> int:
         print(f"\n{stop or 'Stopped.'}", file=sys.stderr)
         return 130
     return 0
+
+
+def _compare(study: Study, out: Path) -> None:
+    """Run a study, print its summary and write its report."""
+    methods, seeds = len(study.entries), len(study.seeds)
+    print(
+        f"Comparing {methods} methods on {study.task.name}: {study.epochs} epochs, {seeds} seeds, "
+        f"{methods * seeds} runs, kept in {out}.",
+        flush=True,
+    )
+    runs = run_study(study, out, progress=progress_for(sys.stdout), command=_command())
+    print(f"\n{summarise(runs).text()}\n", flush=True)
+    print(f"Report: {write_report(out)}")
+
+
+def _task(name: str | None, option: str | None, data_dir: Path | None) -> tasks.Task:
+    """The task, named by position or by option."""
+    if (name is None) == (option is None):
+        raise ArgumentError("Name one task, such as digits, or give --task path/to/file.py:function.")
+    return tasks.get(name or option or "", data_dir=data_dir)
+
+
+def _rates(items: Sequence[str], names: Sequence[str]) -> dict[str, float]:
+    """`METHOD=VALUE` items as a mapping; the methods must be among those compared."""
+    rates = {}
+    for item in items:
+        method, _, value = item.partition("=")
+        try:
+            rates[method] = float(value)
+        except ValueError as error:
+            raise ArgumentError(f"--lr must be METHOD=VALUE with a number, got {item!r}.") from error
+        if method not in names:
+            raise unknown("method in --lr", method, names)
+    return rates
+
+
+def _file_name(task: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in task)
+
+
+def _command() -> str:
+    """The command line as typed, to be kept in records and repeated."""
+    return shlex.join(["dashpot", *sys.argv[1:]])
+
+
+def _list(descriptions: Mapping[str, str | None]) -> None:
+    width = max(map(len, descriptions))
+    for name, text in descriptions.items():
+        print(f"{name:<{width}}  {(text or '').strip().splitlines()[0]}")

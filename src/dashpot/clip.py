@@ -60,8 +60,8 @@ def clip_by_norm(
     norm_type
         p > 0 or infinity.
     error_if_nonfinite
-        raise `ArgumentError` for a norm that is nan or infinite. Otherwise one infinite entry makes every finite one 0 and
-        itself nan, and one nan makes all nan, as in torch.
+        raise `ArgumentError` for a norm that is nan or infinite. Otherwise one infinite entry makes every finite one 0
+        and itself nan, and one nan makes all nan, as in torch.
 
     >>> clipped, norm = clip_by_norm([torch.tensor([3.0]), torch.tensor([4.0])], max_norm=2.5)
     >>> [round(g.item(), 4) for g in clipped], norm.item()
@@ -82,5 +82,3 @@ def clip_by_value(gradients: Sequence[Tensor], limit: float) -> list[Tensor]:
     """
     check("clip_by_value", "limit", limit, POSITIVE)
     return [g.clamp(-limit, limit) for g in gradients]
-
-

@@ -131,8 +131,14 @@ def _scalar_tensor(value: Tensor) -> bool:
 
 
 def _unreadable(value: Tensor) -> bool:
-    """Reading the number would fail or stall: it is being mapped over, lies on `meta`, or is on a device that must not wait."""
-    return torch._C._functorch.is_functorch_wrapped_tensor(value) or value.device.type != "cpu"
+    """Reading the number would fail (it is mapped over, or on `meta`) or make a device wait."""
+    return value.device.type != "cpu" or _is_mapped(value)
+
+
+def _is_mapped(value: Tensor) -> bool:
+    # The one private torch function in this package; without it a mapped number would be checked by reading it.
+    functorch = getattr(torch._C, "_functorch", None)
+    return functorch is not None and functorch.is_functorch_wrapped_tensor(value)
 
 
 def check(owner: str, name: str, value: Any, allowed: Constraint) -> None:

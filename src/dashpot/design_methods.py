@@ -100,7 +100,8 @@ class NAG(Optimizer):
 class QHM(Optimizer):
     """Quasi-hyperbolic momentum: m <- pole m + (1 - pole) g, w <- w - lr ((1 - nu) g + nu m).
 
-    Unit DC gain: the effective learning rate is lr. nu = 1 is averaged momentum, nu = pole Nesterov's zero, nu = 0 plain.
+    Unit DC gain: the effective learning rate is lr. nu = 1 is averaged momentum, nu = pole Nesterov's zero, nu = 0
+    plain.
 
     params, lr, pole, weight_decay, maximize, differentiable, schedule
         as in `HeavyBall`; lr is 1/(1 - pole) times a heavy ball's.
@@ -230,15 +231,16 @@ class CenteredAdam(Optimizer):
 class SGM(Optimizer):
     """The general point: any stages, in the order of the line.
 
-        g -> coupled decay -> filter -> denominator -> change-level decay -> robust clip -> numerator -> decoupled decay -> w
+        g -> coupled decay -> filter -> denominator -> change-level decay -> robust clip -> numerator
+          -> decoupled decay -> w
 
     params
         parameters, groups or (name, parameter) pairs.
     lr
         >= 0.
     filter, rate, decay, robust
-        a stage or a sequence of stages each (see `dashpot.stages`), or None for nothing. They are put in the order of the
-        line; `SGM.from_recipe` keeps an order of your own.
+        a stage or a sequence of stages each (see `dashpot.stages`), or None for nothing. They are put in the order of
+        the line; `SGM.from_recipe` keeps an order of your own.
     maximize, differentiable, schedule
         as in `HeavyBall`.
 
@@ -284,9 +286,7 @@ class SGM(Optimizer):
         optimizer._start(params, recipe, maximize, differentiable, dict(recipe.schedule))
         return optimizer
 
-    def _start(
-        self, params: Any, recipe: Recipe, maximize: bool, differentiable: bool, schedule: Schedules
-    ) -> None:
+    def _start(self, params: Any, recipe: Recipe, maximize: bool, differentiable: bool, schedule: Schedules) -> None:
         self._template = recipe.with_settings(schedule=None)
         settings = {"lr": recipe.lr, **{_group_key(name): value for name, value in recipe.settings().items()}}
         super().__init__(params, {**settings, "maximize": maximize, "differentiable": differentiable}, schedule)

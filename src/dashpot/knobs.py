@@ -1,7 +1,8 @@
 """Reading and writing one hyperparameter of a parameter group by its common name.
 
 torch keeps the pole of the gradient filter under `momentum` (SGD, RMSprop) or as the first of `betas` (Adam and its
-kin). A schedule should not care: `pole` and `momentum` name the same knob in every group, `betas[1]` one entry of a pair.
+kin). A schedule should not care: `pole` and `momentum` name the same knob in every group, `betas[1]` one entry of a
+pair.
 """
 
 from __future__ import annotations

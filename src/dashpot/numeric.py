@@ -1,7 +1,7 @@
 """Scalar arithmetic that works alike on Python numbers and on 0-d tensors.
 
-A stage turns its settings and the step number into a few scalars. They are Python floats in the eager engine and tensors
-where a setting is mapped over (`torch.func.vmap`) or differentiated, so a comparison must not be an `if`.
+A stage turns its settings and the step number into a few scalars. They are Python floats in the eager engine and
+tensors where a setting is mapped over (`torch.func.vmap`) or differentiated, so a comparison must not be an `if`.
 """
 
 from __future__ import annotations

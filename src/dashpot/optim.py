@@ -42,8 +42,8 @@ class Optimizer(torch.optim.Optimizer):
     """Base of every dashpot optimizer: a method (a function from settings to a `Recipe`) run over parameter groups.
 
     params
-        parameters, parameter groups or (name, parameter) pairs, as for any torch optimizer. With names, state is matched
-        by name on load.
+        parameters, parameter groups or (name, parameter) pairs, as for any torch optimizer. With names, state is
+        matched by name on load.
     defaults
         the settings of groups that do not have their own.
     schedule
@@ -168,7 +168,7 @@ class Optimizer(torch.optim.Optimizer):
         return loss
 
     def _plan(self, group: dict[str, Any], done: int) -> Iterator[_Work]:
-        """What the step will do to a group. Everything that can be refused is refused here, before anything is written."""
+        """What the step will do to a group. Whatever can be refused is refused here, before anything is written."""
         params = [p for p in group["params"] if p.grad is not None]
         if not params:
             return
@@ -202,11 +202,14 @@ class Optimizer(torch.optim.Optimizer):
         grad, owner = p.grad, type(self).__name__
         assert grad is not None
         if grad.layout != torch.strided:
-            raise ArgumentError(f"{owner}: gradients must be dense, got layout {grad.layout} for shape {tuple(p.shape)}.")
+            raise ArgumentError(
+                f"{owner}: gradients must be dense, got layout {grad.layout} for shape {tuple(p.shape)}."
+            )
         for name in ("dtype", "device", "shape"):
             if getattr(grad, name) != getattr(p, name):
                 raise ArgumentError(
-                    f"{owner}: a gradient's {name} must be its parameter's {getattr(p, name)}, got {getattr(grad, name)}."
+                    f"{owner}: a gradient's {name} must be its parameter's, {getattr(p, name)}, "
+                    f"got {getattr(grad, name)}."
                 )
 
     def _run(self, work: _Work) -> None:
@@ -224,8 +227,8 @@ class Optimizer(torch.optim.Optimizer):
 
         state_dict
             as returned by `state_dict()`. Where both sides have parameter names, state is matched by name, else by
-            position. State keeps the dtype it was saved in. Raises `ArgumentError` when names, shapes or settings do not
-            fit, before anything changes.
+            position. State keeps the dtype it was saved in. Raises `ArgumentError` when names, shapes or settings do
+            not fit, before anything changes.
         """
         with state_dicts.faithful_load(self, self._check_settings):
             super().load_state_dict(dict(state_dict))

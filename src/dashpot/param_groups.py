@@ -73,8 +73,8 @@ def param_groups(
     settings
         further settings for both groups, e.g. `lr=1e-3`.
 
-    Every trainable parameter lands in exactly one group, with its name, so that optimizer state is saved by name. Raises
-    `ArgumentError` for a tied parameter or a model without trainable parameters.
+    Every trainable parameter lands in exactly one group, with its name, so that optimizer state is saved by name.
+    Raises `ArgumentError` for a tied parameter or a model without trainable parameters.
 
     >>> import dashpot as dp
     >>> groups = param_groups(nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3)), weight_decay=0.01)
@@ -95,8 +95,8 @@ def param_groups(
         if id(parameter) in owners:
             if not allow_tied:
                 raise ArgumentError(
-                    f"param_groups: {name!r} and {owners[id(parameter)]!r} are one tied parameter; pass allow_tied=True "
-                    "to treat it as the first."
+                    f"param_groups: {name!r} and {owners[id(parameter)]!r} are one tied parameter; "
+                    "pass allow_tied=True to treat it as the first."
                 )
             continue
         owners[id(parameter)] = name

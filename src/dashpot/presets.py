@@ -162,4 +162,3 @@ def centered_adam(
     """Adam over the standard deviation, sqrt(s^ - m^^2) + eps, with the uncentred root in the first steps."""
     denominator = CenteredMoment(betas[1], eps, mean="direction", uncentered_steps=uncentered_steps)
     return Recipe(Filter(betas[0], slot="exp_avg"), denominator, DecoupledDecay(weight_decay), lr=lr)
-

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from torch import Tensor
 
 from dashpot.constraints import ARGUMENTS, Scalar, check
 from dashpot.errors import ArgumentError
 from dashpot.schedules import Schedule
-from dashpot.stages.base import Clock, Slot, Stage
+from dashpot.stages.base import Clock, Slot, Stage, replaced
 
 __all__ = ["Diff", "Recipe", "diff"]
 
@@ -27,8 +27,8 @@ class Recipe:
     lr
         base learning rate, >= 0: a number or a 0-d tensor.
     schedule
-        a `Schedule` for lr, or a mapping from the names of settings (`lr`, `pole`, `zero`, `weight_decay`, `eps`, ...) to
-        schedules. Pure functions of the step count.
+        a `Schedule` for lr, or a mapping from the names of settings (`lr`, `pole`, `zero`, `weight_decay`, `eps`, ...)
+        to schedules. Pure functions of the step count.
 
     A recipe is immutable and hashable, prints as an expression that pastes back, and converts to plain data and back.
 
@@ -126,7 +126,7 @@ class Recipe:
             if name not in places:
                 raise ArgumentError(f"Recipe: no setting {name!r}; it has lr, schedule, {', '.join(places)}.")
             index, field = places[name]
-            stages[index] = dataclasses.replace(stages[index], **{field: value})  # pyright: ignore[reportType]
+            stages[index] = replaced(stages[index], **{field: value})
         return Recipe(*stages, lr=lr, schedule=schedule)
 
     def at(self, step: int) -> tuple[Recipe, float]:
@@ -136,7 +136,7 @@ class Recipe:
         schedule = dict(self.schedule)
         lr_schedule = schedule.pop("lr", None)
         settings = self.settings()
-        values = {name: item.value(settings[name], step) for name, item in schedule.items()}
+        values = {name: item.value(cast(float, settings[name]), step) for name, item in schedule.items()}
         factor, lr = lr_in_force(lr_schedule, self.lr, step)
         return self.with_settings(lr=lr, schedule=None, **values), factor
 
@@ -191,7 +191,9 @@ def _refuse_shared_slots(slots: tuple[Slot, ...]) -> None:
     keys = [slot.key for slot in slots]
     for key in keys:
         if keys.count(key) > 1:
-            raise ArgumentError(f"Recipe: two stages keep their state under {key!r}; give one of them another slot name.")
+            raise ArgumentError(
+                f"Recipe: two stages keep their state under {key!r}; give one of them another slot name."
+            )
 
 
 def _number(value: Scalar) -> Any:

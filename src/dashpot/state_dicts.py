@@ -20,7 +20,9 @@ def step_tensor(t: Any) -> Tensor:
 
 
 @contextmanager
-def faithful_load(optimizer: torch.optim.Optimizer, check_settings: Callable[[Mapping[str, Any]], None]) -> Iterator[None]:
+def faithful_load(
+    optimizer: torch.optim.Optimizer, check_settings: Callable[[Mapping[str, Any]], None]
+) -> Iterator[None]:
     """While open, `optimizer.load_state_dict` matches by name, refuses what does not fit, and keeps dtypes.
 
     torch's own loading goes by position and casts state to the parameter's dtype. Both are mended through its hooks: a

@@ -336,9 +336,7 @@ class NAdam(Optimizer):
         super().__init__(params, settings, schedule)
 
 
-def _flags(
-    maximize: bool, foreach: bool | None, differentiable: bool, *fused: bool | None
-) -> dict[str, bool | None]:
+def _flags(maximize: bool, foreach: bool | None, differentiable: bool, *fused: bool | None) -> dict[str, bool | None]:
     """torch's implementation flags, under its names, so that groups pass both ways between torch and dashpot."""
     flags = {"maximize": maximize, "foreach": foreach, "differentiable": differentiable}
     return {**flags, "fused": fused[0]} if fused else flags

@@ -166,7 +166,7 @@ def test_a_description_may_leave_out_what_has_a_default():
 
 
 def test_a_second_schedule_of_the_same_name_is_refused():
-    with pytest.raises(ArgumentError, match="named 'Cosine' exists already, in dashpot.schedules.ramp"):
+    with pytest.raises(ArgumentError, match=r"named 'Cosine' exists already, in dashpot\.schedules\.ramp"):
         type("Cosine", (sch.Schedule,), {})
     assert sch.Schedule.registry["Cosine"] is sch.Cosine
 

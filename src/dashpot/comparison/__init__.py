@@ -1,6 +1,7 @@
 """Comparing methods: paired runs, records, summary and report.
 
-A comparison is a `Study`; `run_study` trains what its folder does not hold yet, `summarise` and `write_report` read records only.
+A comparison is a `Study`. `run_study` trains what its folder does not hold yet; `summarise` and `write_report` read
+records only.
 """
 
 from dashpot.comparison.defaults import DEFAULT_METHODS, default_lr

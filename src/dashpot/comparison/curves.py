@@ -32,7 +32,7 @@ def smooth(values: Sequence[float], window: int) -> Array:
     """
     kernel = np.ones(min(window | 1, 2 * len(values) - 1))
     half = len(kernel) // 2
-    total = np.convolve(values, kernel)[half : half + len(values)]
+    total = np.convolve(np.asarray(values, dtype=np.float64), kernel)[half : half + len(values)]
     count = np.convolve(np.ones(len(values)), kernel)[half : half + len(values)]
     return total / count
 
@@ -69,7 +69,7 @@ def changes(values: Sequence[float]) -> tuple[Array, Array]:
     >>> steps.tolist(), values.tolist()
     ([1.0, 3.0, 4.0], [0.1, 0.1, 0.05])
     """
-    array = np.asarray(values, dtype=float)
+    array = np.asarray(values, dtype=np.float64)
     keep = np.ones(len(array), dtype=bool)
     keep[1:-1] = (array[1:-1] != array[:-2]) | (array[1:-1] != array[2:])
     return np.flatnonzero(keep) + 1.0, array[keep]

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import torch
 
-__all__ = ["machine", "versions"]
+from dashpot.constraints import Interval, Optional, check
+
+__all__ = ["machine", "torch_threads", "versions"]
 
 
 def versions() -> dict[str, str]:
@@ -39,6 +44,23 @@ def machine() -> dict[str, str | int]:
         "threads": torch.get_num_threads(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
     }
+
+
+@contextmanager
+def torch_threads(count: int | None) -> Iterator[None]:
+    """Let torch compute with `count` threads within the block; None leaves its setting.
+
+    >>> with torch_threads(1):
+    ...     torch.get_num_threads()
+    1
+    """
+    check("torch", "threads", count, Optional(Interval(1, math.inf, "left", integer=True)))
+    before = torch.get_num_threads()
+    torch.set_num_threads(before if count is None else count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _dashpot() -> str:

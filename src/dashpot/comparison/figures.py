@@ -1,6 +1,6 @@
 """The charts of a comparison as plotly figures, for a report or a notebook.
 
-Every trace carries `meta = {"method": ..., "role": ...}`, by which a page can recolour it or switch a method off everywhere.
+Every trace carries `meta = {"method": ..., "role": ...}`, by which a page recolours it or switches a method off.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ HOVER = "%{y:.4g}"
 
 
 def loss_figure(runs: Sequence[Run]) -> Figure:
-    """Training loss of every step: the mean over seeds of a moving average (a fiftieth of the run), raw steps faint behind."""
+    """Training loss: the mean over seeds of a moving average over a fiftieth of the run, single steps faint behind."""
     figure = _figure("steps", "training loss")
     figure.update_yaxes(type="log")
     methods, styles = _by_method(runs), _styles(runs)
     for name, group in methods.items():
         for run in group:
-            _add(figure, name, "raw", styles[name], *thin(np.asarray(run.loss), POINTS), hoverinfo="skip")
+            _add(figure, name, "raw", styles[name], thin(np.asarray(run.loss), POINTS), hoverinfo="skip")
     for name, group in methods.items():
         whole = [run for run in group if run.loss and run.status != "diverged"]
         if whole:
             window = max(1, max(len(run.loss) for run in whole) // 50)
-            _add(figure, name, "line", styles[name], *thin(smoothed_loss(whole, window), POINTS), hovertemplate=HOVER)
+            _add(figure, name, "line", styles[name], thin(smoothed_loss(whole, window), POINTS), hovertemplate=HOVER)
         _add_divergences(figure, name, styles[name], group)
     return figure
 
@@ -49,9 +49,9 @@ def score_figure(runs: Sequence[Run], phase: str, metric: str) -> Figure:
     for name, band in bands.items():
         if len(methods[name]) > 1:
             x, y = np.concatenate([band.steps, band.steps[::-1]]), np.concatenate([band.low, band.high[::-1]])
-            _add(figure, name, "band", styles[name], x, y, hoverinfo="skip")
+            _add(figure, name, "band", styles[name], (x, y), hoverinfo="skip")
     for name, band in bands.items():
-        _add(figure, name, "line", styles[name], band.steps, band.mean, mode="lines+markers", hovertemplate=HOVER)
+        _add(figure, name, "line", styles[name], (band.steps, band.mean), mode="lines+markers", hovertemplate=HOVER)
     return figure
 
 
@@ -62,7 +62,7 @@ def lr_figure(runs: Sequence[Run]) -> Figure:
     if all(min(run.lr) > 0 for group in methods.values() for run in group):
         figure.update_yaxes(type="log")
     for name, group in methods.items():
-        _add(figure, name, "line", styles[name], *changes(group[0].lr), hovertemplate=HOVER)
+        _add(figure, name, "line", styles[name], changes(group[0].lr), hovertemplate=HOVER)
     return figure
 
 
@@ -83,16 +83,19 @@ def _figure(x: str, y: str) -> Figure:
     return figure
 
 
-def _add(figure: Figure, name: str, role: str, style: Style, x: Any, y: Any, **options: Any) -> None:
+def _add(figure: Figure, name: str, role: str, style: Style, points: tuple[Any, Any], **options: Any) -> None:
     """One trace; its role decides how strong it is: the line, the faint raw steps, or the band."""
     look: dict[str, dict[str, Any]] = {
         "line": {"line": {"color": style.light, "width": 2, "dash": style.dash}},
         "raw": {"line": {"color": style.light, "width": 1}, "opacity": 0.12},
         "band": {"line": {"width": 0}, "fill": "toself", "fillcolor": style.light, "opacity": 0.16},
-        "diverged": {"marker": {"color": style.light, "symbol": "x-thin", "size": 10, "line": {"width": 2, "color": style.light}}},
+        "diverged": {
+            "marker": {"color": style.light, "symbol": "x-thin", "size": 10, "line": {"width": 2, "color": style.light}}
+        },
     }
     options = {"mode": "markers" if role == "diverged" else "lines", **look[role], **options}
-    figure.add_scatter(x=x.tolist(), y=y.tolist(), name=name, meta={"method": name, "role": role}, **options)
+    x, y = (axis.tolist() for axis in points)
+    figure.add_scatter(x=x, y=y, name=name, meta={"method": name, "role": role}, **options)
 
 
 def _add_divergences(figure: Figure, name: str, style: Style, runs: Sequence[Run]) -> None:
@@ -100,7 +103,7 @@ def _add_divergences(figure: Figure, name: str, style: Style, runs: Sequence[Run
     ends = [run for run in runs if run.status == "diverged" and len(run.loss) > 1]
     if ends:
         x, y = np.array([len(run.loss) - 1.0 for run in ends]), np.array([run.loss[-2] for run in ends])
-        _add(figure, name, "diverged", style, x, y, hovertemplate="diverged after this step")
+        _add(figure, name, "diverged", style, (x, y), hovertemplate="diverged after this step")
 
 
 def _by_method(runs: Sequence[Run]) -> dict[str, list[Run]]:

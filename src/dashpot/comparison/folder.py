@@ -63,7 +63,7 @@ class Folder:
         path = self.path / "study.json"
         try:
             study = json.loads(path.read_text(encoding="utf-8"))
-            study["settings"]["methods"], study["settings"]["seeds"]  # noqa: B018 - the parts every reader needs
+            _ = study["settings"]["methods"], study["settings"]["seeds"]
         except OSError as error:
             raise RunError(f"{self.path} holds no comparison: cannot read study.json ({error.strerror}).") from error
         except (ValueError, KeyError, TypeError) as error:
@@ -97,7 +97,9 @@ class Folder:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                raise RunError(f"Another process is running in {self.path}; wait for it, or choose another folder.") from error
+                raise RunError(
+                    f"Another process is running in {self.path}; wait for it, or choose another folder."
+                ) from error
             yield
         finally:
             os.close(descriptor)

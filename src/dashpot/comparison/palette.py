@@ -1,7 +1,9 @@
 """One colour and line style for each method, the same in every chart and report.
 
-Hues follow Okabe and Ito's colour-blind-safe set, darkened for white paper and lightened for a dark screen. Methods of one
-family share a hue and differ by the dash of the line, so that no pair is told apart by a hard colour difference alone.
+Hues follow Okabe and Ito's colour-blind-safe set, darkened for white paper and lightened for a dark screen. Methods of
+one family share a hue and differ by the dash of the line, so that no pair is told apart by a hard colour difference
+alone.
+
 Source: M. Okabe and K. Ito, Color Universal Design, 2008.
 """
 

@@ -2,7 +2,7 @@
 
 Lines, in order, each an object with a `kind`:
 
-* `header`: format version, entry, seed, optimizer (call and recipe), task with its configuration, versions, machine, command;
+* `header`: format version, entry, seed, optimizer (call, recipe), task and its configuration, versions, machine, command;
 * `steps`: loss and learning rate of every step of one epoch (`lr` is one number where it did not change);
 * `epoch`: steps so far, means of the train and evaluation phase, CPU and wall seconds of training;
 * `resumed`: where an interrupted run went on, and with which versions;
@@ -96,30 +96,26 @@ def read_run(path: Path) -> Run:
         text = path.read_bytes()
     except OSError as error:
         raise RunError(f"Cannot read the record {path}: {error.strerror}.") from error
-    complete = text[: text.rfind(b"\n") + 1].splitlines()
-    try:
-        header = json.loads(complete[0])
-        if header["kind"] != "header":
-            raise ValueError("no header")
-    except (ValueError, IndexError, KeyError, TypeError) as error:
-        raise RunError(f"The record {path} is damaged: its first line is not a header.") from error
-    if header.get("format") != FORMAT:
-        raise RunError(f"The record {path} is of format {header.get('format')!r}; this version reads format {FORMAT}.")
-    run = Run(path, header)
-    for number, line in enumerate(complete[1:], start=2):
+    run = Run(path, {})
+    for number, line in enumerate(text[: text.rfind(b"\n") + 1].splitlines(), start=1):
         try:
             _take(run, json.loads(line))
         except (ValueError, KeyError, TypeError) as error:
-            raise RunError(f"The record {path} is damaged at line {number}.") from error
+            raise RunError(f"The record {path} is damaged at line {number}; delete it to repeat that run.") from error
+    if not run.header:
+        raise RunError(f"The record {path} is damaged: it has no header; delete it to repeat that run.")
     return run
 
 
 def _take(run: Run, line: dict[str, Any]) -> None:
-    """Add one line after the header to `run`."""
+    """Add one line to `run`."""
     kind = line["kind"]
-    if run.end is not None:
-        raise ValueError("a line after the end")
-    if kind == "steps":
+    if (kind == "header") == bool(run.header) or run.end is not None:
+        raise ValueError("the header is not the first line, or the end not the last")
+    if kind == "header":
+        _check_format(run.path, line["format"])
+        run.header = line
+    elif kind == "steps":
         if line["first"] != len(run.loss):
             raise ValueError("steps out of order")
         run.loss += [float(loss) for loss in line["loss"]]
@@ -132,6 +128,11 @@ def _take(run: Run, line: dict[str, Any]) -> None:
         run.end = line
     elif kind != "resumed":
         raise ValueError(f"unknown kind {kind!r}")
+
+
+def _check_format(path: Path, found: Any) -> None:
+    if found != FORMAT:
+        raise RunError(f"The record {path} is of format {found!r}; this version of dashpot reads format {FORMAT}.")
 
 
 def _strict(value: Any) -> Any:

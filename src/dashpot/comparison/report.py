@@ -59,7 +59,12 @@ def _charts(runs: Sequence[Run], summary: Summary) -> list[Chart]:
         ),
         Chart("train-loss", "Training loss", window, loss_figure(runs)),
         *(
-            Chart(f"other-{name}", f"{_phase(summary.score.phase)} {name}", band, score_figure(runs, summary.score.phase, name))
+            Chart(
+                f"other-{name}",
+                f"{_phase(summary.score.phase)} {name}",
+                band,
+                score_figure(runs, summary.score.phase, name),
+            )
             for name in metrics[1:]
         ),
         Chart("lr", "Learning rate", "The rate each step used.", lr_figure(runs)),

@@ -1,4 +1,4 @@
-"""Repeating the published Fashion-MNIST table through our optimizers, several seeds beside the single published runs."""
+"""Repeating the published Fashion-MNIST table with our optimizers: several seeds beside the single published runs."""
 
 from __future__ import annotations
 
@@ -108,14 +108,17 @@ def _document(sections: Sequence[tuple[str, PublishedRow, Sequence[Run]]], seeds
     rows = [line for key, row, runs in sections for line in table_rows(key, row, runs)]
     labels = "\n".join(f"- {key}: {row.label}." for key, row, _ in sections)
     diverged = sum(run.status == "diverged" for _, _, runs in sections for run in runs)
-    return "\n\n".join(
-        [
-            f"Ours: mean ± standard deviation over {seeds} seeds; published: one run. Diverged runs: {diverged}.",
-            labels,
-            markdown_table(HEADER, rows),
-            f"Command: `{command or 'dashpot.comparison.reproduction.reproduce(...)'}`\n\n"
-            f"Date: {datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d}. "
-            f"Versions: {', '.join(f'{name} {version}' for name, version in versions().items())}. "
-            "Machine: {processor}, {cores} cores, {threads} threads, {system}.".format(**machine()),
-        ]
-    ) + "\n"
+    return (
+        "\n\n".join(
+            [
+                f"Ours: mean ± standard deviation over {seeds} seeds; published: one run. Diverged runs: {diverged}.",
+                labels,
+                markdown_table(HEADER, rows),
+                f"Command: `{command or 'dashpot.comparison.reproduction.reproduce(...)'}`\n\n"
+                f"Date: {datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d}. "
+                f"Versions: {', '.join(f'{name} {version}' for name, version in versions().items())}. "
+                "Machine: {processor}, {cores} cores, {threads} threads, {system}.".format(**machine()),
+            ]
+        )
+        + "\n"
+    )

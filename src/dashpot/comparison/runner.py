@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import datetime
-import hashlib
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from dashpot.comparison.environment import machine, versions
+from dashpot.comparison.environment import torch_threads, versions
 from dashpot.comparison.folder import Folder
+from dashpot.comparison.header import header
 from dashpot.comparison.interrupt import Interrupted, interruptible
 from dashpot.comparison.progress import Progress, Silent
-from dashpot.comparison.records import FORMAT, Run, encode, epoch_lines, read_run
-from dashpot.comparison.study import Plan, Study, describe
+from dashpot.comparison.records import Run, encode, epoch_lines, read_run
+from dashpot.comparison.study import Plan, Study
 from dashpot.errors import RunError
-from dashpot.tasks import Problem
 from dashpot.training import Epoch, load_checkpoint, save_checkpoint, train
 from dashpot.training.files import append_line, write_text
 
@@ -30,7 +27,9 @@ __all__ = ["run_study"]
 def run_study(study: Study, out: Path, *, progress: Progress | None = None, command: str | None = None) -> list[Run]:
     """Train every run of `study` that `out` does not hold yet, and return all records.
 
-    A run continues from its last finished epoch and ends with the numbers it would have had without the interruption.
+    An interrupted run goes on from its last finished epoch and ends with the numbers it would have had without the
+    interruption, on the same machine, versions and number of threads. (A model that draws from Python's or numpy's
+    global generators is outside this promise; torch's are saved.)
 
     Args:
         study: what to compare.
@@ -39,6 +38,7 @@ def run_study(study: Study, out: Path, *, progress: Progress | None = None, comm
         command: the command that repeats the study, kept in the records.
 
     Raises:
+        ArgumentError: an optimizer refuses its settings; nothing is written then.
         RunError: the folder is of another study or of another program, in use, or not writable.
         Interrupted: Ctrl-C; everything up to each run's last finished epoch is kept.
     """
@@ -46,127 +46,86 @@ def run_study(study: Study, out: Path, *, progress: Progress | None = None, comm
     folder = Folder(Path(out))
     settings = study.settings()
     folder.claim(settings, command)
-    total = study.epochs * settings["steps_per_epoch"]
     plans = study.plans()
-    with folder.locked(), _threads(study.threads), progress, interruptible() as check_interrupt:
-        progress.begin(len(plans), total, study.epochs)
+    with folder.locked(), torch_threads(study.threads), progress, interruptible() as check_interrupt:
+        progress.begin(len(plans), study.epochs * settings["steps_per_epoch"], study.epochs)
+        session = _Session(study, folder, progress, check_interrupt, command)
         try:
             for plan in plans:
-                _Runner(study, folder, settings, command, progress, check_interrupt).do(plan)
+                check_interrupt()
+                session.do(plan)
         except Interrupted:
-            raise Interrupted(_kept(folder, plans, study.epochs)) from None
+            raise Interrupted(_kept(folder, plans, study.epochs, command)) from None
     return folder.runs()
 
 
-class _Runner:
-    """Does one run of a study; holds what all its parts need."""
+@dataclass(frozen=True)
+class _Session:
+    """One call of `run_study`, run by run."""
 
-    def __init__(
-        self,
-        study: Study,
-        folder: Folder,
-        settings: dict[str, Any],
-        command: str | None,
-        progress: Progress,
-        check_interrupt: Callable[[], None],
-    ) -> None:
-        self.study, self.folder, self.settings, self.command = study, folder, settings, command
-        self.progress, self.check_interrupt = progress, check_interrupt
+    study: Study
+    folder: Folder
+    progress: Progress
+    check_interrupt: Callable[[], None]
+    command: str | None
 
     def do(self, plan: Plan) -> None:
-        """Skip, continue or start `plan`."""
-        self.check_interrupt()
+        """Do one run, unless an earlier session finished it."""
         record = self.folder.record(plan.entry.name, plan.seed)
         checkpoint = self.folder.checkpoint(plan.entry.name, plan.seed)
-        if record.exists() and read_run(record).end is not None:
-            checkpoint.unlink(missing_ok=True)
-            self.progress.skip(plan, read_run(record))
-            return
+        run = read_run(record) if record.exists() else None
+        if run is not None and run.end is not None:
+            self.progress.skip(plan, run)
+        else:
+            with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+                self._train(plan, record, checkpoint)
+            self.progress.finish(plan, read_run(record))
+        checkpoint.unlink(missing_ok=True)
+
+    def _train(self, plan: Plan, record: Path, checkpoint: Path) -> None:
+        """Start a run, or continue it where record and checkpoint are both there."""
+        epochs = self.study.epochs
         problem = self.study.task.build(plan.seed)
-        total = self.study.epochs * len(problem.train)
-        optimizer = plan.entry.optimizer(problem.model.parameters(), total)
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-            torch.manual_seed(plan.seed)
+        optimizer = plan.entry.optimizer(problem.model.parameters(), epochs * len(problem.train))
+        torch.manual_seed(plan.seed)
+        if record.exists() and checkpoint.exists():
+            done = _continue(record, load_checkpoint(checkpoint, problem.model, optimizer))
+        else:
             done = 0
-            if record.exists() and checkpoint.exists():
-                done = self._resume(record, load_checkpoint(checkpoint, problem.model, optimizer))
-            else:
-                write_text(record, encode(self._header(plan, problem, optimizer)) + "\n")
-            self.progress.start(plan, done)
+            write_text(record, encode(header(self.study, plan, problem, optimizer, self.command)) + "\n")
+        self.progress.start(plan, done)
 
-            def on_epoch(epoch: Epoch) -> None:
-                length = append_line(record, epoch_lines(epoch))
-                if epoch.diverged is None and epoch.number < self.study.epochs:
-                    save_checkpoint(checkpoint, problem.model, optimizer, {"epochs": epoch.number, "bytes": length})
-                self.progress.epoch(plan, epoch)
+        def on_step(steps: int) -> None:
+            self.progress.step(steps)
+            self.check_interrupt()
 
-            def on_step(steps: int) -> None:
-                self.progress.step(steps)
-                self.check_interrupt()
+        def on_epoch(epoch: Epoch) -> None:
+            length = append_line(record, epoch_lines(epoch))
+            if epoch.diverged is None and epoch.number < epochs:
+                save_checkpoint(checkpoint, problem.model, optimizer, {"epochs": epoch.number, "bytes": length})
+            self.progress.epoch(plan, epoch)
 
-            history = train(problem, optimizer, self.study.epochs, first=done, on_step=on_step, on_epoch=on_epoch)
+        history = train(problem, optimizer, epochs, first=done, on_step=on_step, on_epoch=on_epoch)
         if history[-1].diverged is None:
             append_line(record, encode({"kind": "end", "status": "done", "steps": history[-1].steps}))
-        checkpoint.unlink(missing_ok=True)
-        self.progress.finish(plan, read_run(record))
-
-    def _resume(self, record: Path, progress: dict[str, Any]) -> int:
-        """Cut the record back to its checkpoint and note the continuation; return the epochs done."""
-        if record.stat().st_size < progress["bytes"]:
-            raise RunError(f"The record {record} is damaged: it ends before its checkpoint.")
-        os.truncate(record, progress["bytes"])
-        append_line(record, encode({"kind": "resumed", "epochs": progress["epochs"], "versions": versions()}))
-        return progress["epochs"]
-
-    def _header(self, plan: Plan, problem: Problem, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        total = self.study.epochs * len(problem.train)
-        return {
-            "kind": "header",
-            "format": FORMAT,
-            "entry": plan.entry.name,
-            "seed": plan.seed,
-            "lr": plan.entry.lr,
-            "call": plan.entry.call(total),
-            **describe(optimizer),
-            "task": {
-                "name": self.study.task.name,
-                "description": self.study.task.description,
-                "config": self.settings["config"],
-                "parameters": sum(p.numel() for p in problem.model.parameters()),
-                "init": fingerprint(problem.model),
-            },
-            "score": self.settings["score"],
-            "epochs": self.study.epochs,
-            "steps_per_epoch": len(problem.train),
-            "versions": versions(),
-            "machine": machine(),
-            "command": self.command,
-            "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        }
 
 
-def fingerprint(model: nn.Module) -> str:
-    """A short hash of every parameter and buffer: equal for equal starting points."""
-    digest = hashlib.sha256()
-    for name, value in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
+def _continue(record: Path, progress: dict[str, Any]) -> int:
+    """Cut a record back to where its checkpoint was saved and note the continuation; return the epochs done."""
+    if record.stat().st_size < progress["bytes"]:
+        raise RunError(f"The record {record} is damaged: it ends before its checkpoint; delete it to repeat that run.")
+    os.truncate(record, progress["bytes"])
+    append_line(record, encode({"kind": "resumed", "epochs": progress["epochs"], "versions": versions()}))
+    return progress["epochs"]
 
 
-def _kept(folder: Folder, plans: list[Plan], epochs: int) -> str:
+def _kept(folder: Folder, plans: list[Plan], epochs: int, command: str | None) -> str:
+    """What an interrupted study has on the disk, and how to go on."""
     runs = folder.runs()
     finished = sum(run.end is not None for run in runs)
-    begun = [f"{run.entry} seed {run.seed} up to epoch {len(run.epochs)} of {epochs}" for run in runs if run.end is None]
+    begun = [
+        f"{run.entry} seed {run.seed} up to epoch {len(run.epochs)} of {epochs}" for run in runs if run.end is None
+    ]
     also = f", and {begun[0]}" if begun else ""
-    return f"Stopped. {folder.path} keeps {finished} of {len(plans)} runs{also}."
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(before if count is None else count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    again = f"Continue with: {command}" if command else "Run the study again to continue."
+    return f"Stopped. {folder.path} keeps {finished} of {len(plans)} runs{also}. {again}"

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 
 from dashpot.comparison.entries import Entry
+from dashpot.comparison.environment import torch_threads
 from dashpot.comparison.interrupt import Interrupted, interruptible
 from dashpot.comparison.pace import duration
 from dashpot.comparison.table import score_text
@@ -16,7 +17,15 @@ from dashpot.training import Epoch, train
 __all__ = ["train_one"]
 
 
-def train_one(task: Task, entry: Entry, epochs: int, seed: int = 0, say: Callable[[str], None] = print) -> list[Epoch]:
+def train_one(
+    task: Task,
+    entry: Entry,
+    epochs: int,
+    seed: int = 0,
+    *,
+    threads: int | None = None,
+    say: Callable[[str], None] = print,
+) -> list[Epoch]:
     """Train one entry on `task` and say a line an epoch; nothing is written.
 
     Args:
@@ -24,6 +33,7 @@ def train_one(task: Task, entry: Entry, epochs: int, seed: int = 0, say: Callabl
         entry: method, learning rate and schedule.
         epochs: at least 1.
         seed: of the initial weights, the batch order and the training noise.
+        threads: threads torch computes with; None leaves torch's setting.
         say: told each line.
 
     Raises:
@@ -50,7 +60,11 @@ def train_one(task: Task, entry: Entry, epochs: int, seed: int = 0, say: Callabl
         numbers = f"{epoch.lr[-1]:>10.3g} {duration(epoch.wall_s):>9}"
         say(f"{epoch.number:<6} {score_text(epoch.train):<15} {evaluation:<15} {numbers}")
 
-    with interruptible() as check, torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    with (
+        torch_threads(threads),
+        interruptible() as check,
+        torch.random.fork_rng(devices=range(torch.cuda.device_count())),
+    ):
         torch.manual_seed(seed)
         try:
             return train(problem, optimizer, epochs, on_step=lambda _: check(), on_epoch=on_epoch)

@@ -81,13 +81,26 @@ class Study:
         return {
             "task": self.task.name,
             "config": dict(self.task.config),
-            "score": _score(self.task, problem),
+            "score": self.score(problem),
             "epochs": self.epochs,
             "steps_per_epoch": steps,
             "seeds": list(self.seeds),
             "threads": self.threads,
             "methods": {entry.name: entry.call(total) for entry in self.entries},
             "recipes": {name: describe(optimizer)["recipe"] for name, optimizer in built.items()},
+        }
+
+    def score(self, problem: Problem) -> dict[str, Any]:
+        """What methods are judged by: the task's target, else accuracy where it is measured, else the loss."""
+        target = self.task.target
+        if target is None:
+            accuracy = "accuracy" in problem.metrics
+            target = Target("accuracy" if accuracy else "loss", 0.0, "max" if accuracy else "min")
+        return {
+            "metric": target.metric,
+            "direction": target.direction,
+            "phase": "train" if problem.evaluation is None else "eval",
+            "target": None if self.task.target is None else target.value,
         }
 
 
@@ -103,17 +116,3 @@ def describe(optimizer: Optimizer) -> dict[str, Any]:
         return {"recipe": repr(recipe), "settings": recipe.to_dict()}
     values = ", ".join(f"{name}={value!r}" for name, value in optimizer.defaults.items())
     return {"recipe": f"{type(optimizer).__name__}({values})", "settings": dict(optimizer.defaults)}
-
-
-def _score(task: Task, problem: Problem) -> dict[str, Any]:
-    """What the methods are judged by: the task's target, else accuracy where it is measured, else the loss."""
-    target = task.target
-    if target is None:
-        accuracy = "accuracy" in problem.metrics
-        target = Target("accuracy" if accuracy else "loss", 0.0, "max" if accuracy else "min")
-    return {
-        "metric": target.metric,
-        "direction": target.direction,
-        "phase": "train" if problem.evaluation is None else "eval",
-        "target": None if task.target is None else target.value,
-    }

@@ -27,6 +27,7 @@ class Row:
         steps_to_target: median over all runs that ended of the steps before the first evaluation that meets the target.
             A run that never met it counts as infinite, so the median is infinite when half of them did not.
             None where no target is set.
+        budget: steps of a whole run, the most that `steps_to_target` can be when it is finite.
         reached: how many runs met the target.
         cpu_s: mean CPU seconds of training of the runs that are done.
         done, diverged, unfinished: how many runs are so.
@@ -40,6 +41,7 @@ class Row:
     best: float | None
     steps_to_target: float | None
     reached: int
+    budget: int
     cpu_s: float | None
     done: int
     diverged: int
@@ -126,6 +128,7 @@ def _row(name: str, runs: list[Run], score: Score) -> Row:
         best=best(finals) if finals else None,
         steps_to_target=statistics.median(steps) if steps else None,
         reached=sum(math.isfinite(step) for step in steps),
+        budget=runs[0].header["epochs"] * runs[0].header["steps_per_epoch"],
         cpu_s=statistics.fmean(sum(epoch["cpu_s"] for epoch in run.epochs) for run in done) if done else None,
         done=len(done),
         diverged=sum(run.status == "diverged" for run in runs),
@@ -153,5 +156,5 @@ def _steps(row: Row) -> str:
         return "-"
     if row.reached == ended:
         return f"{row.steps_to_target:g}"
-    median = "never" if math.isinf(row.steps_to_target) else f"{row.steps_to_target:g}"
+    median = f"> {row.budget}" if math.isinf(row.steps_to_target) else f"{row.steps_to_target:g}"
     return f"{median} ({row.reached} of {ended})"

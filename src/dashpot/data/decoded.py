@@ -30,7 +30,9 @@ def store(path: Path, images: Images) -> None:
     try:
         write_atomically(path, lambda file: np.savez(file, **images._asdict()))
     except OSError as error:
-        say_once(f"The decoded data set is not kept ({path.parent}: {error.strerror or error}); this run is unaffected.")
+        say_once(
+            f"The decoded data set is not kept ({path.parent}: {error.strerror or error}); this run is unaffected."
+        )
 
 
 def load(path: Path, dataset: IdxDataset) -> Images | None:
@@ -51,7 +53,7 @@ def load(path: Path, dataset: IdxDataset) -> Images | None:
             images = Images(**{name: archive[name] for name in Images._fields})
         if all(sha256(idx.encode(getattr(images, key))) == file.sha256 for key, file in dataset.files.items()):
             return images
-    except Exception as error:  # noqa: BLE001 - a damaged archive can raise nearly anything
+    except Exception as error:
         fault = f"{type(error).__name__}: {error}"
     _discard(path, fault)
     return None

@@ -6,7 +6,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections import namedtuple
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cache
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 from torch import Tensor
@@ -73,9 +73,9 @@ def per_tensor(name: str, key: str | None = None, initial: float = 0.0) -> Slot:
     return Slot(name, key or name, "per_tensor", initial)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _record(kind: str, names: tuple[str, ...]) -> Any:
-    return namedtuple(kind, names)  # noqa: PYI024 - the fields are known only at run time
+    return namedtuple(kind, names)
 
 
 class Stage(ABC):
@@ -172,6 +172,6 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, Tensor) else value
 
 
-def replace(stage: Stage, **changes: Any) -> Stage:
+def replaced(stage: Stage, **changes: Any) -> Stage:
     """A copy of `stage` with some settings changed, checked like a new one."""
-    return dataclasses.replace(stage, **changes)  # pyright: ignore[reportType]
+    return dataclasses.replace(stage, **changes)  # pyright: ignore[reportArgumentType] - every stage is a dataclass

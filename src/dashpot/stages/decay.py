@@ -115,5 +115,9 @@ def _refuse_overshoot(share: Scalar) -> None:
     if not is_number(share) or share < 1:
         return
     if share >= 2:
-        raise ArgumentError(f"Decoupled weight decay: the share taken per step must be below 2 (unstable), got {share:g}.")
-    warnings.warn(f"Decoupled weight decay takes {share:g} times the weight per step and overshoots zero.", stacklevel=2)
+        raise ArgumentError(
+            f"Decoupled weight decay: the share taken per step must be below 2 (unstable), got {share:g}."
+        )
+    warnings.warn(
+        f"Decoupled weight decay takes {share:g} times the weight per step and overshoots zero.", stacklevel=2
+    )

@@ -40,13 +40,13 @@ class SecondMoment(Stage):
     beta
         in [0, 1): the average's memory is about 1/(1 - beta) steps.
     eps, eps_mode
-        eps >= 0, added "outside" the root (torch), "inside" it, or to the "gradient": before squaring, signed, and again
-        after the root (AutoSGM). Inside acts like outside with sqrt(eps): the two are never interchangeable.
+        eps >= 0, added "outside" the root (torch), "inside" it, or to the "gradient": before squaring, signed, and
+        again after the root (AutoSGM). Inside acts like outside with sqrt(eps): the two are never interchangeable.
     average
         how the average starts: "debiased" (Adam), "plain" (torch's RMSprop), "first" (at g_1^2), "running"
         (arithmetic mean until t = 1/(1 - beta)).
     nu
-        in [0, 1]: share of the average in the mean square; the rest is the present g^2 (QHAdam). 1 is the average alone.
+        in [0, 1]: share of the average in the mean square; the rest is the present g^2 (QHAdam). 1: the average alone.
     scale
         factor on the mean square, 1 except to reproduce AutoSGM's `eta_in_second_moment`.
     slot

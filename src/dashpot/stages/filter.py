@@ -102,8 +102,8 @@ class Filter(Stage):
     def caution(self) -> str | None:
         if is_number(self.pole) and is_number(self.zero) and self.zero > self.pole:
             return (
-                f"Filter: zero {self.zero} lies above pole {self.pole}, so older gradients enter with a negative weight "
-                "(the filter emphasises high frequencies)."
+                f"Filter: zero {self.zero} lies above pole {self.pole}, so older gradients enter with a negative "
+                "weight (the filter emphasises high frequencies)."
             )
         return None
 

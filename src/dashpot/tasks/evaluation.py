@@ -41,8 +41,8 @@ def evaluate(problem: Problem, model: nn.Module | None = None) -> dict[str, floa
 
     >>> from dashpot.tasks import get
     >>> problem = get("saddle").build(seed=0)
-    >>> evaluate(problem)
-    {'loss': 0.75}
+    >>> {name: round(value, 2) for name, value in evaluate(problem).items()}
+    {'loss': 0.76}
     """
     if problem.evaluation is None:
         raise ArgumentError("evaluate: the problem has no evaluation data (Problem.evaluation is None).")
@@ -52,12 +52,17 @@ def evaluate(problem: Problem, model: nn.Module | None = None) -> dict[str, floa
         for x, y in problem.evaluation:
             output = model(x)
             loss = problem.loss(output, y)
-            sums = [loss * len(x), *(metric(output, y) for metric in problem.metrics.values())]
-            rows.append(torch.stack([value.to(loss.dtype) for value in sums]))
+            sums = [loss.to(_wide(loss)) * len(x), *(metric(output, y) for metric in problem.metrics.values())]
+            rows.append(torch.stack([value.to(_wide(loss)) for value in sums]))
             counts.append(len(x))
     # Summed as Python floats: a float32 sum over many batches would lose digits.
     totals = [sum(column) for column in zip(*torch.stack(rows).tolist(), strict=True)]
     return {name: total / sum(counts) for name, total in zip(["loss", *problem.metrics], totals, strict=True)}
+
+
+def _wide(value: Tensor) -> torch.dtype:
+    """A dtype that counts examples exactly: float64 where `value` has it, else float32."""
+    return torch.promote_types(value.dtype, torch.float32)
 
 
 @contextmanager

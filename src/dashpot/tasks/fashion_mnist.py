@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import os
+from itertools import pairwise
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
-from dashpot.data import Batches, fashion_mnist, generator, seeded
-from dashpot.tasks.evaluation import accuracy
+from dashpot.data import fashion_mnist, generator
+from dashpot.tasks.classification import classification
 from dashpot.tasks.norm import DetachedBatchNorm2d
 from dashpot.tasks.options import check_options
-from dashpot.tasks.task import Problem, Target, Task
+from dashpot.tasks.task import Target, Task
 
-__all__ = ["SLOPE", "network", "task"]
+__all__ = ["SLOPE", "network", "statistics", "task"]
 
 SLOPE = 0.1
 """The slope of the leaky ReLU for negative input, and of the initialisation that goes with it."""
 
 _WIDTHS = (1, 8, 16, 32, 64)
-_SAMPLE = 100
 
 
 def network() -> nn.Sequential:
@@ -33,7 +32,7 @@ def network() -> nn.Sequential:
     generator.
     """
     layers: list[nn.Module] = []
-    for index, (inputs, outputs) in enumerate(zip(_WIDTHS, _WIDTHS[1:], strict=False)):
+    for index, (inputs, outputs) in enumerate(pairwise(_WIDTHS)):
         kernel = 5 if index == 0 else 3
         layers += [_convolution(inputs, outputs, kernel), nn.LeakyReLU(SLOPE), DetachedBatchNorm2d(outputs)]
     return nn.Sequential(*layers, _convolution(_WIDTHS[-1], 10, 3), nn.Flatten())
@@ -45,14 +44,12 @@ def _convolution(inputs: int, outputs: int, kernel: int) -> nn.Conv2d:
     return layer
 
 
-def _normalised(images: np.ndarray, mean: float, std: float, device: str) -> Tensor:
-    x = torch.tensor(images, dtype=torch.float32, device=device).unsqueeze(1)
-    return x.div_(255).sub_(mean).div_(std)
+def statistics(images: np.ndarray) -> tuple[float, float]:
+    """The mean and the standard deviation of the pixels, scaled to [0, 1], of 100 images.
 
-
-def _statistics(images: np.ndarray) -> tuple[float, float]:
-    """Mean and standard deviation of the pixels, scaled to [0, 1], of 100 images drawn once and for all."""
-    chosen = torch.randperm(len(images), generator=generator("fashion-mnist statistics"))[:_SAMPLE]
+    The 100 are drawn at random once and for all, so that every run, whatever its seed, sees the same data.
+    """
+    chosen = torch.randperm(len(images), generator=generator("fashion-mnist statistics"))[:100]
     sample = torch.tensor(images[chosen.numpy()], dtype=torch.float64) / 255
     return sample.mean().item(), sample.std().item()
 
@@ -66,10 +63,10 @@ def task(
 ) -> Task:
     """Clothes in 10 classes: cross-entropy and accuracy on the 10 000 test images.
 
-    Images are scaled to [0, 1] and normalised by the mean and standard deviation of 100 training images; the last batch
-    of an epoch holds what remains (118 steps of up to 512 images); there is no augmentation. A run's seed decides the
-    initial weights and, with `shuffle`, the order. The data are held once, as float32 (220 MB), whatever the number of
-    problems built.
+    Images are scaled to [0, 1] and normalised by the `statistics` of 100 training images; the last batch of an epoch
+    holds what remains (118 steps of up to 512 images); there is no augmentation. A run's seed decides the initial
+    weights and, with `shuffle`, the order. The data are held once, as float32 (220 MB), whatever the number of problems
+    built.
 
     Args:
         data_dir: a folder to look for the data in first, see `dashpot.data.fashion_mnist.load`.
@@ -81,37 +78,23 @@ def task(
         ArgumentError: an option is out of range.
         DataError: the data set is damaged, or is neither here nor to be downloaded.
 
-    Source: the Fashion-MNIST experiment in docs/data.md.
+    Source: the optimizer comparison of the SlowAI notebooks (part 10), whose model and data this repeats.
     """
     check_options("fashion-mnist", batch_size=batch_size, shuffle=shuffle, device=device)
     images = fashion_mnist.load(data_dir)
-    mean, std = _statistics(images.train_images)
-    train_x = _normalised(images.train_images, mean, std, device)
-    eval_x = _normalised(images.eval_images, mean, std, device)
-    train_y = torch.tensor(images.train_labels, dtype=torch.int64, device=device)
-    eval_y = torch.tensor(images.eval_labels, dtype=torch.int64, device=device)
-
-    def build(seed: int) -> Problem:
-        with seeded(seed):
-            model = network().to(device)
-        return Problem(
-            model=model,
-            train=Batches(train_x, train_y, batch_size, shuffle=shuffle, seed=seed),
-            evaluation=Batches(eval_x, eval_y, batch_size),
-            loss=F.cross_entropy,
-            metrics={"accuracy": accuracy},
-        )
-
-    return Task(
+    mean, std = statistics(images.train_images)
+    return classification(
+        images,
+        lambda pixels: pixels.div_(255).sub_(mean).div_(std),
+        network,
         name="fashion-mnist",
-        build=build,
+        batch_size=batch_size,
+        shuffle=shuffle,
+        device=device,
         epochs=3,
         target=Target("accuracy", 0.85, "max"),
         description="a convolutional network of 30 522 parameters on 60 000 images of clothes, 28 x 28, in 10 classes",
         config={
-            "batch_size": batch_size,
-            "shuffle": shuffle,
-            "device": device,
             "mean": mean,
             "std": std,
             "data_sha256": {file.name: file.sha256 for file in fashion_mnist.DATASET.files.values()},

@@ -25,12 +25,12 @@ class DetachedBatchNorm2d(nn.BatchNorm2d):
     Args:
         num_features: channels C of an input of shape (N, C, H, W).
         eps: added to the variance, at least 0.
-        momentum: weight of the newest batch in the running averages, in (0, 1].
+        momentum: weight of the newest batch in the running averages, in (0, 1]; None for the plain average of all.
 
     Raises:
         ArgumentError: in training mode, a channel has fewer than two values, so that it has no unbiased variance.
 
-    Source: the normalisation layer of the Fashion-MNIST experiment in docs/data.md.
+    Source: the layer of the SlowAI notebooks (part 10); see `dashpot.tasks.fashion_mnist`.
 
     >>> norm = DetachedBatchNorm2d(1)
     >>> x = torch.tensor([1.0, 3.0]).reshape(2, 1, 1, 1).requires_grad_()
@@ -38,11 +38,6 @@ class DetachedBatchNorm2d(nn.BatchNorm2d):
     >>> [round(value, 4) for value in x.grad.flatten().tolist()]
     [0.7071, 0.7071]
     """
-
-    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
-        super().__init__(num_features, eps=eps, momentum=momentum)
-        # The base class counts batches for a cumulative average, which this layer does not offer.
-        self.num_batches_tracked = None
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise `input`, shape (N, C, H, W); see the class."""
@@ -60,6 +55,8 @@ class DetachedBatchNorm2d(nn.BatchNorm2d):
                 f"DetachedBatchNorm2d: training needs at least two values in each channel, got shape {tuple(input.shape)}."
             )
         variance, mean = torch.var_mean(input, dim=(0, 2, 3))
-        for running, newest in ((self.running_mean, mean), (self.running_var, variance)):
-            running.lerp_(newest, self.momentum)
+        self.num_batches_tracked.add_(1)
+        weight = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean, weight)
+        self.running_var.lerp_(variance, weight)
         return mean, variance

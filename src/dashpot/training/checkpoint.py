@@ -58,4 +58,6 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: Optimizer) -> dict[
             torch.cuda.set_rng_state(rng, device)
         return state["progress"]
     except (OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as error:
-        raise RunError(f"The checkpoint {path} is damaged or of another run; delete it to start that run over.") from error
+        raise RunError(
+            f"The checkpoint {path} is damaged or of another run; delete it to start that run over."
+        ) from error

@@ -31,9 +31,10 @@ class Divergence:
 class Epoch:
     """What one epoch measured.
 
-    `train` holds running means taken while the weights change, `evaluation` the means after the epoch (empty where the
-    problem has no evaluation set, or the epoch diverged). `loss` and `lr` have one entry a step; `lr` is the rate the step
-    used. `cpu_s` and `wall_s` are the seconds of training, evaluation left out.
+    `number` counts from 1, `steps` from the start of the run. `train` holds running means taken while the weights
+    change, `evaluation` the means after the epoch (empty where the problem has no evaluation set, or the epoch diverged).
+    `loss` and `lr` have one entry a step; `lr` is the rate the step used. `cpu_s` and `wall_s` are seconds of training,
+    evaluation left out.
     """
 
     number: int
@@ -70,8 +71,8 @@ def train(
     """Train `problem.model` in place and evaluate it after every epoch.
 
     A step zeroes the gradients, computes the mean loss of its batch, goes backward and lets the optimizer step. A loss
-    that is not finite ends the run: the last `Epoch` then carries `diverged`, and its steps end with that loss. It may be
-    noticed up to `meter.FLUSH` steps late, because losses are read from the device that many at a time.
+    that is not finite ends the run: the last `Epoch` then carries `diverged`, and its steps end with that loss. It may
+    be noticed up to `meter.FLUSH` steps late, because losses are read from the device that many at a time.
 
     Args:
         problem: model, batches, loss and metrics.

@@ -41,7 +41,7 @@ def load() -> Images:
     try:
         with np.load(io.BytesIO(source.read_bytes()), allow_pickle=False) as archive:
             images, labels = archive["images"], archive["labels"]
-    except Exception as error:  # noqa: BLE001 - a damaged archive can raise nearly anything
+    except Exception as error:
         raise DataError(f"{source} is damaged ({type(error).__name__}: {error}): install dashpot again.") from error
     actual = sha256(images.tobytes() + labels.tobytes())
     if actual != SHA256:

@@ -1,0 +1,10 @@
+"""Tasks: name -> model, data, loss, metrics and target, rebuilt afresh from a seed."""
+
+from __future__ import annotations
+
+from dashpot.tasks.evaluation import accuracy, evaluate
+from dashpot.tasks.norm import DetachedBatchNorm2d
+from dashpot.tasks.registry import get, names
+from dashpot.tasks.task import Problem, Target, Task
+
+__all__ = ["DetachedBatchNorm2d", "Problem", "Target", "Task", "accuracy", "evaluate", "get", "names"]

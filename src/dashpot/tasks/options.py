@@ -1,0 +1,41 @@
+"""The options that built-in tasks share, checked before any data are loaded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from dashpot.constraints import Constraint, Interval, OneOf, check
+from dashpot.errors import ArgumentError
+
+__all__ = ["check_options"]
+
+_ALLOWED: Mapping[str, Constraint] = {
+    "batch_size": Interval(1, math.inf, "left", integer=True),
+    "shuffle": OneOf((False, True)),
+    "dimension": Interval(1, math.inf, "left", integer=True),
+    "condition": Interval(1, math.inf, "left"),
+    "variance": Interval(0, math.inf, "left"),
+    "steps": Interval(1, math.inf, "left", integer=True),
+}
+
+
+def check_options(owner: str, *, device: str, **options: Any) -> None:
+    """Raise `ArgumentError` unless every option of the task `owner` is in its range and torch can use `device`.
+
+    >>> check_options("digits", device="cpu", batch_size=0)
+    Traceback (most recent call last):
+    dashpot.errors.ArgumentError: digits: batch_size must be an integer in [1, inf), got 0.
+    """
+    for name, value in options.items():
+        check(owner, name, value, _ALLOWED[name])
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise ArgumentError(
+            f"{owner}: device must be one torch can use on this machine, got {device!r} ({reason})."
+        ) from error

@@ -1,0 +1,68 @@
+"""Tasks by name."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from dashpot.constraints import unknown
+from dashpot.errors import ArgumentError
+from dashpot.tasks import digits, fashion_mnist, synthetic
+from dashpot.tasks.task import Task
+from dashpot.tasks.user_file import is_file_spec, load_task
+
+__all__ = ["get", "names"]
+
+_FACTORIES: Mapping[str, Callable[..., Task]] = {
+    "digits": digits.task,
+    "fashion-mnist": fashion_mnist.task,
+    "quadratic": synthetic.quadratic,
+    "noisy-quadratic": synthetic.noisy_quadratic,
+    "rosenbrock": synthetic.rosenbrock,
+    "saddle": synthetic.saddle,
+}
+
+
+def names() -> tuple[str, ...]:
+    """The names `get` knows.
+
+    >>> names()
+    ('digits', 'fashion-mnist', 'quadratic', 'noisy-quadratic', 'rosenbrock', 'saddle')
+    """
+    return tuple(_FACTORIES)
+
+
+def get(spec: str, *, data_dir: str | os.PathLike[str] | None = None, **options: Any) -> Task:
+    """The task called `spec`, with its data loaded.
+
+    Args:
+        spec: one of `names()`, or `path/to/file.py:function` for a task of your own: a function that takes the
+            options and returns a `Task`. Without `:function`, `build` is called.
+        data_dir: a folder to look for data sets in first; tasks that need none ignore it.
+        options: the task's own options, listed in its docstring: `dashpot.tasks.digits.task`,
+            `dashpot.tasks.fashion_mnist.task`, and the functions of `dashpot.tasks.synthetic`.
+
+    Raises:
+        ArgumentError: the name or an option is unknown or out of range, or the file does not give a task.
+        DataError: the data set is damaged, or is neither on this machine nor to be downloaded.
+
+    >>> task = get("quadratic", condition=10.0)
+    >>> task.name, task.target
+    ('quadratic', Target(metric='loss', value=0.001, direction='min'))
+    """
+    if not isinstance(spec, str):
+        raise ArgumentError(f"get: the task must be given as a string, got {spec!r}.")
+    if is_file_spec(spec):
+        return load_task(spec, **options)
+    if spec not in _FACTORIES:
+        raise unknown("task", spec, _FACTORIES)
+    factory = _FACTORIES[spec]
+    known = inspect.signature(factory).parameters
+    for name in options:
+        if name not in known:
+            raise unknown(f"option of the task {spec}", name, known)
+    if "data_dir" in known:
+        options["data_dir"] = data_dir
+    return factory(**options)

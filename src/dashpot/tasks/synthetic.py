@@ -1,0 +1,186 @@
+"""Synthetic tasks: surfaces whose minimum is known, with gradient noise of a known variance or none.
+
+An "epoch" is a fixed number of steps. The evaluation loss is the value of the surface without noise; its minimum is 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dashpot.constraints import Interval, check
+from dashpot.data import SEED, Batches, generator
+from dashpot.tasks.options import check_options
+from dashpot.tasks.surfaces import Quadratic, Rosenbrock, Saddle, Surface, spectrum
+from dashpot.tasks.task import Problem, Target, Task
+
+__all__ = ["GradientNoise", "noisy_quadratic", "quadratic", "rosenbrock", "saddle"]
+
+
+@dataclass(frozen=True)
+class GradientNoise:
+    """A `Stream` of gradient noise: x of shape (1, dimension), independent and normal; y is a zero without meaning.
+
+    The noise of an epoch is a pure function of (seed, epoch), like the order of `Batches`.
+
+    Args:
+        dimension: entries of the gradient.
+        steps: steps in an epoch.
+        variance: of every entry in every step; 0 gives zeros.
+        seed: an integer in [0, 2**32 - 1].
+        device: where the noise is used; it is drawn on the CPU, so that every device sees the same.
+    """
+
+    dimension: int
+    steps: int
+    variance: float
+    seed: int
+    device: str = "cpu"
+
+    def __len__(self) -> int:
+        """Steps in one epoch."""
+        return self.steps
+
+    def epoch(self, index: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The steps of epoch `index`, counted from 0."""
+        check("GradientNoise", "epoch", index, Interval(0, math.inf, "left", integer=True))
+        normal = torch.randn(self.steps, 1, self.dimension, generator=generator("noise", self.seed, index))
+        noise = normal.mul_(math.sqrt(self.variance)).to(self.device)
+        return zip(noise, torch.zeros(self.steps, 1, device=self.device), strict=True)
+
+
+def _task(
+    name: str,
+    surface: Callable[[torch.Generator], Surface],
+    options: Mapping[str, Any],
+    *,
+    epochs: int,
+    target: float,
+    description: str,
+) -> Task:
+    check_options(name, **options)
+    device, steps, variance = options["device"], options["steps"], options.get("variance", 0.0)
+
+    def build(seed: int) -> Problem:
+        check(name, "seed", seed, SEED)
+        model = surface(generator("start", seed)).to(device)
+        dimension = len(model.w)
+        return Problem(
+            model=model,
+            train=GradientNoise(dimension, steps, variance, seed, device),
+            evaluation=Batches(torch.zeros(1, dimension, device=device), torch.zeros(1, device=device), batch_size=1),
+            loss=lambda output, _: output.mean(),
+        )
+
+    return Task(name, build, epochs, Target("loss", target, "min"), description, dict(options))
+
+
+def quadratic(*, dimension: int = 20, condition: float = 100.0, steps: int = 50, device: str = "cpu") -> Task:
+    """f(w) = 1/2 sum_i h_i w_i^2 with eigenvalues h from 1 / condition to 1, without noise.
+
+    The seed draws the start from the standard normal distribution. Gradient descent converges for lr below 2, fastest
+    for lr = 2 / (1 + 1 / condition).
+
+    Args:
+        dimension: entries of w, at least 1.
+        condition: the largest eigenvalue over the smallest, at least 1; eigenvalues are equally spaced in the logarithm.
+        steps: steps in an epoch, at least 1.
+        device: where the model lives.
+
+    Raises:
+        ArgumentError: an option is out of range.
+
+    >>> quadratic(dimension=2, condition=4.0).build(seed=0).model.eigenvalues
+    tensor([0.2500, 1.0000])
+    """
+    return _task(
+        "quadratic",
+        lambda g: Quadratic(torch.randn(dimension, generator=g), spectrum(dimension, condition)),
+        {"dimension": dimension, "condition": condition, "steps": steps, "device": device},
+        epochs=10,
+        target=1e-3,
+        description="a convex quadratic with a known spectrum and exact gradients",
+    )
+
+
+def noisy_quadratic(
+    *, dimension: int = 20, condition: float = 100.0, variance: float = 0.01, steps: int = 50, device: str = "cpu"
+) -> Task:
+    """The `quadratic` task with gradients that carry independent normal noise.
+
+    With a constant rate lr, gradient descent settles where E[f] = variance * lr / 4 * sum_i 1 / (1 - lr h_i / 2): a
+    lower rate ends lower but gets there later.
+
+    Args:
+        dimension: entries of w, at least 1.
+        condition: the largest eigenvalue over the smallest, at least 1.
+        variance: of every entry of the gradient in every step, at least 0.
+        steps: steps in an epoch, at least 1.
+        device: where the model lives.
+
+    Raises:
+        ArgumentError: an option is out of range.
+
+    >>> noise, _ = next(noisy_quadratic(dimension=3, variance=0.0).build(seed=0).train.epoch(0))
+    >>> noise
+    tensor([[0., 0., 0.]])
+    """
+    return _task(
+        "noisy-quadratic",
+        lambda g: Quadratic(torch.randn(dimension, generator=g), spectrum(dimension, condition)),
+        {"dimension": dimension, "condition": condition, "variance": variance, "steps": steps, "device": device},
+        epochs=10,
+        target=0.02,
+        description="a convex quadratic with a known spectrum and normal gradient noise",
+    )
+
+
+def rosenbrock(*, steps: int = 50, device: str = "cpu") -> Task:
+    """Rosenbrock's curved valley, from the classical start (-1.2, 1) moved by a tenth of a standard normal draw.
+
+    Args:
+        steps: steps in an epoch, at least 1.
+        device: where the model lives.
+
+    Raises:
+        ArgumentError: an option is out of range.
+
+    >>> rosenbrock().build(seed=0).model.w.shape
+    torch.Size([2])
+    """
+    return _task(
+        "rosenbrock",
+        lambda g: Rosenbrock(torch.tensor([-1.2, 1.0]) + 0.1 * torch.randn(2, generator=g)),
+        {"steps": steps, "device": device},
+        epochs=40,
+        target=0.1,
+        description="Rosenbrock's curved valley in two dimensions, with exact gradients",
+    )
+
+
+def saddle(*, steps: int = 50, device: str = "cpu") -> Task:
+    """A saddle to escape from: the start is (1, 0) moved by a hundredth of a standard normal draw.
+
+    Args:
+        steps: steps in an epoch, at least 1.
+        device: where the model lives.
+
+    Raises:
+        ArgumentError: an option is out of range.
+
+    >>> saddle().build(seed=0).model.w.shape
+    torch.Size([2])
+    """
+    return _task(
+        "saddle",
+        lambda g: Saddle(torch.tensor([1.0, 0.0]) + 0.01 * torch.randn(2, generator=g)),
+        {"steps": steps, "device": device},
+        epochs=10,
+        target=1e-3,
+        description="a saddle between two minima in two dimensions, with exact gradients",
+    )

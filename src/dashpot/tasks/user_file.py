@@ -1,0 +1,88 @@
+"""Tasks that users write: a function in a Python file, run by path."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from dashpot.errors import ArgumentError
+from dashpot.tasks.task import Task
+
+__all__ = ["is_file_spec", "load_task"]
+
+
+def is_file_spec(spec: str) -> bool:
+    """Whether `spec` names a Python file, `file.py` or `file.py:function`.
+
+    >>> is_file_spec("my_task.py:build"), is_file_spec("my_task.py"), is_file_spec("digits")
+    (True, True, False)
+    """
+    return _split(spec)[0].endswith(".py")
+
+
+def load_task(spec: str, **options: Any) -> Task:
+    """The task that the function named by `spec` returns when it is called with `options`.
+
+    The file is run as a module of its own. It is read afresh every time, nothing is written beside it, and its folder
+    is not added to the import path.
+
+    Args:
+        spec: `path/to/file.py:function`; without a function, `build`.
+
+    Raises:
+        ArgumentError: the file or the function is missing, either of them raises, or the function returns no `Task`.
+    """
+    name, function = _split(spec)
+    path = Path(name).expanduser()
+    module = _run(path)
+    build = getattr(module, function, None)
+    if not callable(build):
+        raise ArgumentError(
+            f"Task file {path} has no `{function}`; a task file defines `def {function}() -> dashpot.tasks.Task`."
+        )
+    task = _guarded(path, f"{function}()", lambda: build(**options))
+    if not isinstance(task, Task):
+        raise ArgumentError(f"Task file {path}: {function}() must return a dashpot.tasks.Task, got {task!r}.")
+    return task
+
+
+def _split(spec: str) -> tuple[str, str]:
+    path, separator, function = spec.rpartition(":")
+    return (path, function) if separator and path.endswith(".py") else (spec, "build")
+
+
+def _run(path: Path) -> ModuleType:
+    try:
+        source = path.read_bytes()
+    except OSError as error:
+        raise ArgumentError(f"Task file {path} cannot be read: {error.strerror or error}.") from error
+    # The digest keeps two files of one name apart. Registered, because dataclasses and pickle look their module up.
+    module = ModuleType(f"{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}")
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module
+    try:
+        _guarded(path, "the file", lambda: exec(compile(source, str(path), "exec"), module.__dict__))
+    except BaseException:
+        del sys.modules[module.__name__]
+        raise
+    return module
+
+
+def _guarded(path: Path, what: str, run: Callable[[], Any]) -> Any:
+    """What `run` returns; its exception, `sys.exit` included, becomes one sentence with the line it comes from."""
+    try:
+        return run()
+    except (Exception, SystemExit) as error:
+        if isinstance(error, SyntaxError) and error.filename == str(path):
+            line = error.lineno
+        else:
+            frames = traceback.extract_tb(error.__traceback__)
+            line = next((frame.lineno for frame in reversed(frames) if frame.filename == str(path)), None)
+        where = f" at line {line}" if line else ""
+        reason = f"{type(error).__name__}: {getattr(error, 'msg', error)}".rstrip(".: ")
+        raise ArgumentError(f"Task file {path}: {what} raised{where} {reason}.") from error
