@@ -1,34 +1,18 @@
-# One command each. `make demo` and `make test` work from a fresh clone with nothing but Python 3.10+ and pip.
+# One command each. `make demo` and `make test` work from a fresh clone with nothing but Python 3.10 or newer and pip.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: demo test test-all check format results bench docs clean
-
-# The optimizers need torch and numpy; the demo adds the command line; the tests add their tools.
-$(VENV)/bin/python:
-	$(PYTHON) -m venv $(VENV)
-
-$(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
-	@echo "Installing torch (the largest download; once) ..."
-	@$(INSTALL) torch
-	@echo "Installing dashpot and its command line ..."
-	@$(INSTALL) -e '.[all]'
-	@touch $@
-
-$(VENV)/.dev: $(VENV)/.demo
-	@echo "Installing the test tools ..."
-	@$(INSTALL) -e '.[dev]'
-	@touch $@
+.PHONY: demo test test-all check format results clean
 
 demo: $(VENV)/.demo
-	$(BIN)/dashpot demo
+	@$(BIN)/dashpot demo
 
-test: $(VENV)/.dev
+test: $(VENV)/.test
 	$(BIN)/python -m pytest -q -m "not slow"
 
-test-all: $(VENV)/.dev
+test-all: $(VENV)/.test
 	$(BIN)/python -m pytest -q
 
 check: $(VENV)/.dev
@@ -40,8 +24,32 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-results: $(VENV)/.dev
-	$(BIN)/python -m dashpot.results
+# The table of docs/results.md on the real Fashion-MNIST.
+results: $(VENV)/.demo
+	$(BIN)/dashpot reproduce fashion-mnist --seeds 3
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
+
+# Each stamp adds to the one before: what runs, what tests, what checks.
+$(VENV)/.torch: constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "dashpot needs Python 3.10 or newer; say which with make PYTHON=python3.12"; exit 1; }
+	@test -x $(BIN)/python || { echo "Making a virtual environment in $(VENV) ..."; $(PYTHON) -m venv $(VENV); }
+	@echo "Installing torch, the one large download ..."
+	@$(INSTALL) torch numpy
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.torch pyproject.toml
+	@echo "Installing dashpot with its command line ..."
+	@$(INSTALL) --editable '.[all]'
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.demo
+	@echo "Installing the test tools ..."
+	@$(INSTALL) --editable '.[test]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.test
+	@echo "Installing the linter and the type checker ..."
+	@$(INSTALL) --editable '.[dev]'
+	@touch $@

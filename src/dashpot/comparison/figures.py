@@ -27,7 +27,7 @@ HOVER = "%{y:.4g}"
 def loss_figure(runs: Sequence[Run]) -> Figure:
     """Training loss: the mean over seeds of a moving average over a fiftieth of the run, single steps faint behind."""
     figure = _figure("steps", "training loss")
-    figure.update_yaxes(type="log")
+    figure.update_yaxes(type="log", dtick="D2")
     methods, styles = _by_method(runs), _styles(runs)
     for name, group in methods.items():
         for run in group:
@@ -59,8 +59,7 @@ def lr_figure(runs: Sequence[Run]) -> Figure:
     """The learning rate each step used, of the first run of each method."""
     figure = _figure("steps", "learning rate")
     methods, styles = _by_method([run for run in runs if run.lr]), _styles(runs)
-    if all(min(run.lr) > 0 for group in methods.values() for run in group):
-        figure.update_yaxes(type="log")
+    figure.update_yaxes(type="log", dtick=1)
     for name, group in methods.items():
         _add(figure, name, "line", styles[name], changes(group[0].lr), hovertemplate=HOVER)
     return figure
@@ -87,7 +86,7 @@ def _add(figure: Figure, name: str, role: str, style: Style, points: tuple[Any, 
     """One trace; its role decides how strong it is: the line, the faint raw steps, or the band."""
     look: dict[str, dict[str, Any]] = {
         "line": {"line": {"color": style.light, "width": 2, "dash": style.dash}},
-        "raw": {"line": {"color": style.light, "width": 1}, "opacity": 0.12},
+        "raw": {"line": {"color": style.light, "width": 1}, "opacity": 0.2},
         "band": {"line": {"width": 0}, "fill": "toself", "fillcolor": style.light, "opacity": 0.16},
         "diverged": {
             "marker": {"color": style.light, "symbol": "x-thin", "size": 10, "line": {"width": 2, "color": style.light}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -118,9 +119,9 @@ def lead(summary: Summary) -> str:
         return "No run has finished." + lost
     best = ranked[0]
     spread = "" if best.sd is None else f" ± {best.sd:.4f} over {best.done} seeds"
-    text = f"{best.name} has the best mean {summary.score.phase} {summary.score.metric}, {best.mean:.4g}{spread}"
+    text = f"{best.name} has the best mean {summary.score.phase} {summary.score.metric}, {best.mean:.4f}{spread}"
     if len(ranked) > 1 and ranked[1].mean is not None and best.mean is not None:
-        text += f"; {ranked[1].name} follows at {ranked[1].mean:.4g}"
+        text += f"; {ranked[1].name} follows at {ranked[1].mean:.4f}"
     return text + "." + lost
 
 
@@ -130,13 +131,13 @@ def _facts(settings: dict[str, Any], runs: Sequence[Run]) -> list[tuple[str, str
     config = "; ".join(f"{key} {_plain(value)}" for key, value in settings["config"].items())
     wall = sum(epoch["wall_s"] for run in runs for epoch in run.epochs)
     machine = {
-        "{processor}, {cores} cores, {threads} threads used, {system}".format(**header["machine"]) for header in headers
+        "{processor}, {threads} of {cores} cores used, {system}".format(**header["machine"]) for header in headers
     }
     versions = {", ".join(f"{name} {version}" for name, version in header["versions"].items()) for header in headers}
     return [
         ("Epochs", f"{settings['epochs']} of {settings['steps_per_epoch']} steps"),
         ("Seeds", ", ".join(map(str, settings["seeds"])) + "; the same initial weights and batches for every method"),
-        ("Task", config),
+        ("Task", f"{headers[0]['task']['parameters']} parameters; {config}"),
         ("Training time", f"{duration(wall)} in all, evaluation not counted"),
         ("Versions", " | ".join(sorted(versions))),
         ("Machine", " | ".join(sorted(machine))),
@@ -145,7 +146,9 @@ def _facts(settings: dict[str, Any], runs: Sequence[Run]) -> list[tuple[str, str
 
 
 def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    """A setting as text; checksums are cut to what tells them apart, the records hold them whole."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{52}\b", r"\1...", text)
 
 
 def _json(value: Any) -> str:

@@ -30,9 +30,7 @@ def store(path: Path, images: Images) -> None:
     try:
         write_atomically(path, lambda file: np.savez(file, **images._asdict()))
     except OSError as error:
-        say_once(
-            f"The decoded data set is not kept ({path.parent}: {error.strerror or error}); this run is unaffected."
-        )
+        say_once(f"The decoded data set is not kept in {path.parent} ({error.strerror or error}); this run goes on.")
 
 
 def load(path: Path, dataset: IdxDataset) -> Images | None:

@@ -40,7 +40,7 @@ def _fetch(dataset: IdxDataset, file: IdxFile, folder: Path) -> Path:
                 known_hash=f"sha256:{file.packed_sha256}",
                 fname=f"{file.name}.gz",
                 path=folder,
-                downloader=pooch.HTTPDownloader(timeout=_TIMEOUT),
+                downloader=pooch.HTTPDownloader(timeout=_TIMEOUT),  # pyright: ignore[reportArgumentType] - pooch's own
             )
             return Path(path)
         except (OSError, ValueError) as error:  # every error of requests is an OSError; a wrong checksum a ValueError

@@ -59,8 +59,8 @@ def load(data_dir: str | os.PathLike[str] | None = None) -> Images:
     """The four arrays of Fashion-MNIST, from the first place that has them.
 
     The places, in order: `data_dir`, or the folder in the environment variable `DASHPOT_DATA`; the per-user cache; the
-    system package (/usr/share/datasets/fashion-mnist); a download. In a folder of the user's the files may lie
-    in `fashion-mnist/`, in `FashionMNIST/raw/` where torchvision puts them, or directly, packed (.gz) or not. What comes
+    system package (/usr/share/datasets/fashion-mnist); a download. In a folder of the user's the files may lie in
+    `fashion-mnist/`, in `FashionMNIST/raw/` where torchvision puts them, or directly, packed (.gz) or not. What comes
     from the system or a download is decoded once to a file in the cache.
 
     Args:

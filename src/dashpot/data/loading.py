@@ -66,7 +66,7 @@ def _writable(folder: Path) -> Iterator[Path]:
     if fault is None:
         yield folder
         return
-    decoded.say_once(f"Downloads are not kept ({folder}: {fault}); this run is unaffected.")
+    decoded.say_once(f"Downloads are not kept in {folder} ({fault}); this run goes on.")
     with tempfile.TemporaryDirectory() as temporary:
         yield Path(temporary)
 

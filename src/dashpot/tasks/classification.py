@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from dashpot.data import Batches, Images, seeded
 from dashpot.tasks.evaluation import accuracy
@@ -59,7 +58,7 @@ def classification(
             model=model,
             train=Batches(inputs[0], labels[0], batch_size, shuffle=shuffle, seed=seed),
             evaluation=Batches(inputs[1], labels[1], _EVALUATION_BATCH),
-            loss=F.cross_entropy,
+            loss=nn.functional.cross_entropy,
             metrics={"accuracy": accuracy},
         )
 

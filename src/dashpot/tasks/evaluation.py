@@ -42,7 +42,7 @@ def evaluate(problem: Problem, model: nn.Module | None = None) -> dict[str, floa
     >>> from dashpot.tasks import get
     >>> problem = get("saddle").build(seed=0)
     >>> {name: round(value, 2) for name, value in evaluate(problem).items()}
-    {'loss': 0.76}
+    {'loss': 0.74}
     """
     if problem.evaluation is None:
         raise ArgumentError("evaluate: the problem has no evaluation data (Problem.evaluation is None).")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dashpot.errors import ArgumentError
@@ -46,15 +45,18 @@ class DetachedBatchNorm2d(nn.BatchNorm2d):
         if self.training:
             mean, variance = self._observe(input)
         # With the statistics given from outside, torch's kernel differentiates by the input alone.
-        return F.batch_norm(input, mean, variance, self.weight, self.bias, training=False, eps=self.eps)
+        return nn.functional.batch_norm(input, mean, variance, self.weight, self.bias, training=False, eps=self.eps)
 
     @torch.no_grad()
     def _observe(self, input: Tensor) -> tuple[Tensor, Tensor]:
         if input.numel() < 2 * self.num_features:
             raise ArgumentError(
-                f"DetachedBatchNorm2d: training needs at least two values in each channel, got shape {tuple(input.shape)}."
+                f"DetachedBatchNorm2d: training needs two values in each channel, got shape {tuple(input.shape)}."
             )
         variance, mean = torch.var_mean(input, dim=(0, 2, 3))
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
         weight = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean, weight)

@@ -40,7 +40,7 @@ def get(spec: str, *, data_dir: str | os.PathLike[str] | None = None, **options:
     Args:
         spec: one of `names()`, or `path/to/file.py:function` for a task of your own: a function that takes the
             options and returns a `Task`. Without `:function`, `build` is called.
-        data_dir: a folder to look for data sets in first; tasks that need none ignore it.
+        data_dir: a folder to look for data sets in first; tasks that need no data ignore it.
         options: the task's own options, listed in its docstring: `dashpot.tasks.digits.task`,
             `dashpot.tasks.fashion_mnist.task`, and the functions of `dashpot.tasks.synthetic`.
 
@@ -55,7 +55,7 @@ def get(spec: str, *, data_dir: str | os.PathLike[str] | None = None, **options:
     if not isinstance(spec, str):
         raise ArgumentError(f"get: the task must be given as a string, got {spec!r}.")
     if is_file_spec(spec):
-        return load_task(spec, **options)
+        return load_task(spec, data_dir=data_dir, **options)
     if spec not in _FACTORIES:
         raise unknown("task", spec, _FACTORIES)
     factory = _FACTORIES[spec]

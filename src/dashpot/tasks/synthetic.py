@@ -88,7 +88,8 @@ def quadratic(*, dimension: int = 20, condition: float = 100.0, steps: int = 50,
 
     Args:
         dimension: entries of w, at least 1.
-        condition: the largest eigenvalue over the smallest, at least 1; eigenvalues are equally spaced in the logarithm.
+        condition: the largest eigenvalue over the smallest, at least 1; the others are equally
+            spaced in the logarithm.
         steps: steps in an epoch, at least 1.
         device: where the model lives.
 
@@ -126,9 +127,9 @@ def noisy_quadratic(
     Raises:
         ArgumentError: an option is out of range.
 
-    >>> noise, _ = next(noisy_quadratic(dimension=3, variance=0.0).build(seed=0).train.epoch(0))
-    >>> noise
-    tensor([[0., 0., 0.]])
+    >>> noise, _ = next(noisy_quadratic(dimension=3, variance=0.04).build(seed=0).train.epoch(0))
+    >>> noise.shape
+    torch.Size([1, 3])
     """
     return _task(
         "noisy-quadratic",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -25,7 +27,7 @@ def is_file_spec(spec: str) -> bool:
     return _split(spec)[0].endswith(".py")
 
 
-def load_task(spec: str, **options: Any) -> Task:
+def load_task(spec: str, *, data_dir: str | os.PathLike[str] | None = None, **options: Any) -> Task:
     """The task that the function named by `spec` returns when it is called with `options`.
 
     The file is run as a module of its own. It is read afresh every time, nothing is written beside it, and its folder
@@ -33,6 +35,8 @@ def load_task(spec: str, **options: Any) -> Task:
 
     Args:
         spec: `path/to/file.py:function`; without a function, `build`.
+        data_dir: handed to the function if it has a parameter of this name.
+        options: handed to the function.
 
     Raises:
         ArgumentError: the file or the function is missing, either of them raises, or the function returns no `Task`.
@@ -45,6 +49,8 @@ def load_task(spec: str, **options: Any) -> Task:
         raise ArgumentError(
             f"Task file {path} has no `{function}`; a task file defines `def {function}() -> dashpot.tasks.Task`."
         )
+    if "data_dir" in inspect.signature(build).parameters:
+        options["data_dir"] = data_dir
     task = _guarded(path, f"{function}()", lambda: build(**options))
     if not isinstance(task, Task):
         raise ArgumentError(f"Task file {path}: {function}() must return a dashpot.tasks.Task, got {task!r}.")
