@@ -19,6 +19,18 @@ __all__ = ["Diff", "Recipe", "diff"]
 _TORCH_NAMES = {"momentum": "pole", "betas[0]": "pole", "betas[1]": "beta", "alpha": "beta"}
 
 
+class Line(NamedTuple):
+    """A stage made ready to run: where its slots lie in a parameter's state, and the tuple they are handed over in."""
+
+    stage: Stage
+    keys: tuple[str, ...]
+    state_type: Any
+
+    @staticmethod
+    def of(stage: Stage) -> Line:
+        return Line(stage, tuple(slot.key for slot in stage.slots), stage.state_type())
+
+
 class Recipe:
     """Stages in the order in which they act, a learning rate and schedules: everything that defines a method.
 
@@ -31,6 +43,7 @@ class Recipe:
         to schedules. Pure functions of the step count.
 
     A recipe is immutable and hashable, prints as an expression that pastes back, and converts to plain data and back.
+    `slots` is all state it keeps for one parameter; `lines` are its active stages, ready for an engine.
 
     >>> from dashpot import Filter, SecondMoment
     >>> recipe = Recipe(Filter(pole=0.9), SecondMoment(beta=0.99), lr=0.001)
@@ -42,11 +55,13 @@ class Recipe:
     Filter.pole: 0.9 | 0.95
     """
 
-    __slots__ = ("lr", "schedule", "stages")
+    __slots__ = ("lines", "lr", "schedule", "slots", "stages")
 
     stages: tuple[Stage, ...]
     lr: Scalar
     schedule: tuple[tuple[str, Schedule], ...]
+    slots: tuple[Slot, ...]
+    lines: tuple[Line, ...]
 
     def __init__(
         self, *stages: Stage, lr: Scalar = 1e-3, schedule: Schedule | Mapping[str, Schedule] | None = None
@@ -57,6 +72,8 @@ class Recipe:
         check("Recipe", "lr", lr, ARGUMENTS["lr"])
         object.__setattr__(self, "stages", stages)
         object.__setattr__(self, "lr", lr)
+        object.__setattr__(self, "slots", tuple(slot for stage in stages for slot in stage.slots))
+        object.__setattr__(self, "lines", tuple(Line.of(stage) for stage in stages if not stage.idle()))
         object.__setattr__(self, "schedule", self._checked_schedule(schedule))
         _refuse_shared_slots(self.slots)
 
@@ -71,6 +88,9 @@ class Recipe:
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"A recipe is frozen: make a new one with with_settings({name}=...).")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"A recipe is frozen: {name} cannot be deleted.")
 
     def __reduce__(self) -> Any:
         return _rebuild, (self.stages, self.lr, self.schedule)
@@ -92,14 +112,9 @@ class Recipe:
             parts.append(f"schedule={schedule['lr']!r}" if set(schedule) == {"lr"} else f"schedule={schedule!r}")
         return f"Recipe({', '.join(parts)})"
 
-    @property
-    def slots(self) -> tuple[Slot, ...]:
-        """All state the recipe keeps for one parameter, in stage order."""
-        return tuple(slot for stage in self.stages for slot in stage.slots)
-
     def active(self) -> Iterator[Stage]:
         """The stages that do something with their present settings."""
-        return (stage for stage in self.stages if not stage.idle())
+        return (line.stage for line in self.lines)
 
     def settings(self) -> dict[str, Scalar]:
         """Every numeric setting by name, lr excluded; a name that comes twice gets a number: `eps`, `eps_2`."""
@@ -158,7 +173,10 @@ class Recipe:
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> Recipe:
-        """The recipe that `to_dict` described."""
+        """The recipe that `to_dict` described; `ArgumentError` where the description is not one."""
+        for name in ("stages", "lr", "schedule"):
+            if not isinstance(data, Mapping) or name not in data:
+                raise ArgumentError(f"Recipe: {name} is missing in the description {data!r}.")
         stages = [Stage.from_dict(item) for item in data["stages"]]
         schedule = {name: Schedule.from_dict(item) for name, item in data["schedule"].items()}
         return Recipe(*stages, lr=data["lr"], schedule=schedule)
@@ -189,6 +207,8 @@ def schedules_by_name(owner: str, schedule: Any) -> dict[str, Schedule]:
 
 def _refuse_shared_slots(slots: tuple[Slot, ...]) -> None:
     keys = [slot.key for slot in slots]
+    if "step" in keys:
+        raise ArgumentError("Recipe: a stage keeps its state under 'step', the step count; give it another slot name.")
     for key in keys:
         if keys.count(key) > 1:
             raise ArgumentError(

@@ -36,9 +36,9 @@ def advance(
     """One step of one real tensor as a pure function: the new weight and the new slots by key."""
     x = Signal(w=w, g=g, d=1.0, v=g, rate=clock.lr, shrink=None)
     slots: dict[str, Tensor] = {}
-    for stage, c in zip(recipe.active(), scalars, strict=True):
-        x, s = stage.apply(x, stage.read(state), c, _CONTEXT)
-        slots.update(zip((slot.key for slot in stage.slots), s, strict=True))
+    for line, c in zip(recipe.lines, scalars, strict=True):
+        x, s = line.stage.apply(x, line.state_type(*(state[key] for key in line.keys)), c, _CONTEXT)
+        slots.update(zip(line.keys, s, strict=True))
     return updated(x, clock.factor), slots
 
 

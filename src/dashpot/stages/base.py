@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 from torch import Tensor
 
 from dashpot.constraints import Scalar, check_fields, unknown
+from dashpot.errors import ArgumentError
 
 __all__ = ["Clock", "Context", "Signal", "Slot", "Stage", "elementwise", "per_tensor"]
 
@@ -123,9 +124,9 @@ class Stage(ABC):
 
     @classmethod
     def numeric(cls) -> tuple[str, ...]:
-        """The names of the fields that are data (annotated `Scalar` or `float`)."""
+        """The names of the fields that are data: annotated `float` or `Scalar`, also beside others (`float | None`)."""
         fields = dataclasses.fields(cls)  # pyright: ignore[reportArgumentType] - every stage is a dataclass
-        return tuple(f.name for f in fields if "Scalar" in str(f.type) or str(f.type) in ("float", "<class 'float'>"))
+        return tuple(f.name for f in fields if _names_a_number(f.type))
 
     def scalars(self, clock: Clock) -> Mapping[str, Any]:
         """This step's numbers, as `c` in `apply`; by default the numeric fields as they are."""
@@ -149,9 +150,9 @@ class Stage(ABC):
         values = self.scalars(clock)
         return _record("Scalars", tuple(values))(*values.values())
 
-    def read(self, state: Mapping[str, Tensor]) -> Any:
-        """The slots of this stage out of a parameter's state, as a named tuple."""
-        return _record("State", tuple(slot.name for slot in self.slots))(*(state[slot.key] for slot in self.slots))
+    def state_type(self) -> Any:
+        """The named tuple in which `apply` gets this stage's slots."""
+        return _record("State", tuple(slot.name for slot in self.slots))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: the class under `stage`, then every field."""
@@ -160,16 +161,42 @@ class Stage(ABC):
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> Stage:
-        """The stage that `to_dict` described; a user's own stage must have been imported."""
-        settings = dict(data)
-        name = settings.pop("stage")
-        if name not in Stage.registry:
-            raise unknown("stage", name, Stage.registry)
-        return Stage.registry[name](**settings)
+        """The stage that `to_dict` described; a user's own stage must have been imported.
+
+        Raises `ArgumentError` for an unknown stage, an unknown or missing setting, or a value out of range.
+        """
+        if not isinstance(data, Mapping) or "stage" not in data:
+            raise ArgumentError(f'A stage is described by a mapping with the key "stage", got {data!r}.')
+        settings = {name: _read_back(value) for name, value in data.items()}
+        label = settings.pop("stage")
+        if label not in Stage.registry:
+            raise unknown("stage", label, Stage.registry)
+        cls = Stage.registry[label]
+        fields = {f.name: f for f in dataclasses.fields(cls)}  # pyright: ignore[reportArgumentType]
+        for name in settings:
+            if name not in fields:
+                raise unknown(f"setting of {label}", name, fields)
+        for name, item in fields.items():
+            if name not in settings and item.default is item.default_factory is dataclasses.MISSING:
+                raise ArgumentError(f"{label}: {name} is missing in the description {dict(data)!r}.")
+        return cls(**settings)
+
+
+def _names_a_number(annotation: Any) -> bool:
+    """Annotations are text under `from __future__ import annotations`, and objects otherwise."""
+    text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
+    return any(part.strip(" '\"").rpartition(".")[2] in ("float", "Scalar") for part in text.split("|"))
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
     return value.item() if isinstance(value, Tensor) else value
+
+
+def _read_back(value: Any) -> Any:
+    """Plain data has lists where a stage, which is hashable, has tuples."""
+    return tuple(_read_back(item) for item in value) if isinstance(value, list) else value
 
 
 def replaced(stage: Stage, **changes: Any) -> Stage:

@@ -93,9 +93,10 @@ class ChangeDecay(_Decay):
 
     def scalars(self, clock: Clock) -> Mapping[str, Any]:
         decay = self.factor * self.weight_decay
-        if self.scale == "lr":
-            return {"decay": decay}
         share = _share(decay, self.scale, clock)
+        if self.scale == "lr":  # the update multiplies the direction by rate and factor
+            _refuse_overshoot(share * clock.lr)
+            return {"decay": decay}
         _refuse_overshoot(share)
         return {"decay": share}
 
