@@ -56,7 +56,7 @@ class Interval:
         if isinstance(value, Tensor):
             return _scalar_tensor(value) and (_unreadable(value) or self.allows(value.item()))
         kinds = int if self.integer else (int, float)
-        if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, kinds) or not -math.inf < value < math.inf:
             return False
         above = value >= self.low if self.closed in ("left", "both") else value > self.low
         below = value <= self.high if self.closed in ("right", "both") else value < self.high

@@ -141,9 +141,7 @@ def test_resumed_equals_uninterrupted(way):
     train(first, scheduler, 5, seen := [])
     saved, state = through_disk(first.state_dict()), through_disk(scheduler.state_dict())
 
-    second = AdamW(
-        [{"params": [torch.nn.Parameter(p.detach().clone())]} for g in first.param_groups for p in g["params"]]
-    )
+    second = AdamW([{"params": [torch.tensor(values, requires_grad=True)]} for values in weights(first)])
     if way == "rebuild":
         second.load_state_dict(saved)
         resumed = everything(second, last_epoch=4)
@@ -173,7 +171,6 @@ def test_loading_writes_the_values_in_force_even_without_the_optimizer_state():
 def test_state_is_plain_data():
     assert Scheduler(adamw(), lr=sch.Exponential(0.5)).state_dict() == {
         "last_epoch": 0,
-        "step_count": 1,
         "schedules": {"lr": {"schedule": "Exponential", "factor": 0.5}},
         "bases": [{"lr": 0.1}],
     }
@@ -314,5 +311,5 @@ def test_the_state_of_another_scheduler_is_refused_before_anything_changes(chang
 
 def test_a_state_that_is_no_schedulers_is_refused():
     scheduler = Scheduler(adamw(), lr=sch.Exponential(0.5))
-    with pytest.raises(ArgumentError, match="the state lacks bases, schedules, step_count"):
+    with pytest.raises(ArgumentError, match="the state lacks bases, schedules;"):
         scheduler.load_state_dict({"last_epoch": 3})

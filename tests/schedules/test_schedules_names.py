@@ -41,9 +41,10 @@ def test_every_name_serves_any_run(name, steps):
     assert all(0 <= value <= 1 for value in table)
 
 
-@pytest.mark.parametrize(
-    ("name", "final"), [("exponential", 0.01), ("inverse-time", 0.1), ("cosine", 0.0), ("linear", 0)]
-)
+FINALS = [("exponential", 0.01), ("inverse-time", 0.1), ("cosine", 0.0), ("linear", 0.0)]
+
+
+@pytest.mark.parametrize(("name", "final"), FINALS)
 def test_the_final_factor_is_reached_after_the_last_step(name, final):
     assert sch.from_name(name, 60)(60) == pytest.approx(final, rel=1e-12)
 

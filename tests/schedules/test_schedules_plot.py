@@ -25,6 +25,17 @@ def test_plot_names_the_schedule_and_the_quantity():
     assert sch.OneCycleMomentum(10).plot(10).layout.yaxis.title.text == "value"
 
 
+def test_a_long_title_is_broken_into_lines():
+    lines = (sch.Cosine(10) * sch.Window("logistic", 10)).plot(10).layout.title.text.split("<br>")
+    assert len(lines) == 2
+    assert max(map(len, lines)) <= 100
+
+
+def test_a_base_that_is_no_number_is_refused():
+    with pytest.raises(ArgumentError, match="Cosine: base must be a number"):
+        sch.Cosine(10).plot(10, base=float("nan"))
+
+
 def test_without_plotly_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "plotly.graph_objects", None)
     with pytest.raises(ArgumentError, match=r"pip install 'dashpot\[plot\]'"):

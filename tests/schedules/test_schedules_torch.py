@@ -1,5 +1,6 @@
 """Our schedules against torch's schedulers: the golden numbers, and torch itself."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -166,7 +167,7 @@ def test_one_cycle_holds_where_torch_rises_and_then_raises():
         optimizer.step()
         scheduler.step()
     assert scheduler.get_last_lr()[0] == pytest.approx(4.42e-7, rel=1e-2)
-    with pytest.raises(ValueError, match="Tried to step 356 times"):
+    with pytest.raises(ValueError, match="Tried to step 355 times"):
         scheduler.step()
     ours = sch.OneCycle(354)
     assert ours(353) == ours(354) == ours(10**6)
@@ -200,7 +201,7 @@ RAMPS = [
 ]
 
 
-@pytest.mark.parametrize(("ramp", "end"), RAMPS, ids=lambda value: label(value))
+@pytest.mark.parametrize(("ramp", "end"), RAMPS, ids=label)
 def test_a_ramp_meets_its_end_exactly_and_stays_there(ramp, end):
     assert ramp.table(20)[7:] == [end] * 13
     assert ramp(6) != end
@@ -248,13 +249,12 @@ def test_plateau_takes_tensors_and_refuses_what_is_no_number():
 
 
 def plateau_arguments():
-    fields = sch.Plateau.__dataclass_fields__.values()
-    return [
-        pytest.param(f.name, bad, id=f"{f.name}-{bad!r}") for f in fields for bad in f.metadata["allowed"].refused()
-    ]
+    for item in dataclasses.fields(sch.Plateau):
+        for bad in item.metadata["allowed"].refused():
+            yield pytest.param(item.name, bad, id=f"{item.name}-{bad!r}")
 
 
-@pytest.mark.parametrize(("name", "bad"), plateau_arguments())
+@pytest.mark.parametrize(("name", "bad"), list(plateau_arguments()))
 def test_plateau_refuses_arguments_out_of_range(name, bad):
     with pytest.raises(ArgumentError, match=rf"^Plateau: {name} must be .*, got .*\.$"):
         sch.Plateau(**{name: bad})

@@ -96,7 +96,6 @@ class Scheduler(LRScheduler):
         """Plain data: the step, the schedules and the base values of each group; loads with `weights_only=True`."""
         return {
             "last_epoch": self.last_epoch,
-            "step_count": self._step_count,
             "schedules": {name: schedule.to_dict() for name, schedule in self.schedules.items()},
             "bases": [{name: _base(group, name) for name in self.schedules} for group in self.optimizer.param_groups],
         }
@@ -107,7 +106,7 @@ class Scheduler(LRScheduler):
         Raises `ArgumentError`, before anything is changed, if it belongs to other schedules or another number of
         groups. To go on under other schedules build with `last_epoch` instead.
         """
-        missing = {"last_epoch", "step_count", "schedules", "bases"} - set(state_dict)
+        missing = {"last_epoch", "schedules", "bases"} - set(state_dict)
         if missing:
             raise ArgumentError(f"Scheduler: the state lacks {', '.join(sorted(missing))}; it is no Scheduler's state.")
         self._check_schedules(state_dict["schedules"])
@@ -117,7 +116,6 @@ class Scheduler(LRScheduler):
         for group, values in zip(groups, bases, strict=True):
             for name, base in values.items():
                 group[_memory(group, name)] = base
-        self._step_count = state_dict["step_count"]
         self._update_lr(state_dict["last_epoch"])
 
     # torch's SequentialLR moves the schedulers it holds through this method of LRScheduler.

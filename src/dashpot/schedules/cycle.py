@@ -21,7 +21,7 @@ class OneCycle(Schedule):
 
     With N = steps, p = pct_start and steps i = 0 .. N - 1 the peak lies at i = p N - 1, between two steps unless p N is
     an integer. In three phases the start value is met again at i = 2 p N - 2 before the last descent. After the last
-    step the final value stays; torch raises an error one step later.
+    step the final value stays, where torch rises slightly and then raises an error.
 
     Arguments
         steps: total number of steps N.
