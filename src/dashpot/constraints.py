@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
@@ -23,6 +24,9 @@ __all__ = ["ARGUMENTS", "Interval", "OneOf", "Optional", "Pair", "Scalar", "chec
 
 Scalar: TypeAlias = "float | Tensor"
 """A hyperparameter: a Python number, or a 0-d tensor where it changes on the device or is mapped over."""
+
+
+_LARGEST = sys.float_info.max  # beyond it an integer is no float, and infinity and nan fail the comparison
 
 
 class Constraint(Protocol):
@@ -56,7 +60,7 @@ class Interval:
         if isinstance(value, Tensor):
             return _scalar_tensor(value) and (_unreadable(value) or self.allows(value.item()))
         kinds = int if self.integer else (int, float)
-        if isinstance(value, bool) or not isinstance(value, kinds) or not -math.inf < value < math.inf:
+        if isinstance(value, bool) or not isinstance(value, kinds) or not abs(value) <= _LARGEST:
             return False
         above = value >= self.low if self.closed in ("left", "both") else value > self.low
         below = value <= self.high if self.closed in ("right", "both") else value < self.high
