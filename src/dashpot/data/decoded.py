@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import logging
 from pathlib import Path
@@ -13,16 +12,11 @@ from dashpot.data import idx
 from dashpot.data.files import keep_aside, sha256, write_atomically
 from dashpot.data.idx_dataset import IdxDataset
 from dashpot.data.images import Images
+from dashpot.data.notices import say_once
 
-__all__ = ["load", "say_once", "store"]
+__all__ = ["load", "store"]
 
 _log = logging.getLogger(__name__)
-
-
-@functools.cache
-def say_once(message: str) -> None:
-    """Log a warning, the first time in this process only."""
-    _log.warning(message)
 
 
 def store(path: Path, images: Images) -> None:

@@ -32,7 +32,8 @@ def _fetch(dataset: IdxDataset, file: IdxFile, folder: Path) -> Path:
     except ImportError as error:
         need = "downloading needs pooch (pip install 'dashpot[data]')"
         raise DataError(f"{dataset.title} is not on this machine and {need}: {dataset.advice}.") from error
-    faults = []
+    faults: list[str] = []
+    cause = None
     for mirror in dataset.mirrors:
         try:
             path = pooch.retrieve(
@@ -44,16 +45,19 @@ def _fetch(dataset: IdxDataset, file: IdxFile, folder: Path) -> Path:
             )
             return Path(path)
         except (OSError, ValueError) as error:  # every error of requests is an OSError; a wrong checksum a ValueError
-            faults.append((mirror, error))
-    causes = ", ".join(f"{urlsplit(mirror).netloc}: {_short(error)}" for mirror, error in faults)
+            faults.append(f"{urlsplit(mirror).netloc}: {_summary(error)}")
+            cause = error
     raise DataError(
-        f"{dataset.title} is not on this machine and could not be downloaded ({causes}): {dataset.advice}."
-    ) from faults[-1][1]
+        f"{dataset.title} is not on this machine and could not be downloaded ({', '.join(faults)}): {dataset.advice}."
+    ) from cause
 
 
-def _short(error: Exception) -> str:
+def _summary(error: Exception) -> str:
     """The kind and the status of a network error, whose text runs over many lines; the first sentence of any other."""
-    if type(error).__module__.partition(".")[0] == "requests":
-        status = getattr(getattr(error, "response", None), "status_code", None)
-        return type(error).__name__ + (f" {status}" if status else "")
-    return str(error).partition(". ")[0].rstrip(".")
+    if type(error).__module__.partition(".")[0] != "requests":
+        return str(error).partition(". ")[0].rstrip(".")
+    response = getattr(error, "response", None)
+    if response is None:
+        return type(error).__name__
+    response.close()  # the error holds the connection open
+    return f"{type(error).__name__} {response.status_code}"

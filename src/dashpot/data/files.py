@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -35,16 +35,16 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         OSError: the folder or the file cannot be written.
 
     >>> import tempfile
-    >>> folder = Path(tempfile.mkdtemp())
-    >>> write_atomically(folder / "note", lambda file: file.write(b"whole"))
-    >>> (folder / "note").read_bytes(), len(list(folder.iterdir()))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_atomically(Path(folder, "note"), lambda file: file.write(b"whole"))
+    ...     Path(folder, "note").read_bytes(), len(list(Path(folder).iterdir()))
     (b'whole', 1)
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    temporary = Path(name)
+    # Not tempfile.mkstemp, whose files only their owner may read: the result has the permissions of any new file.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with temporary.open("xb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
@@ -58,10 +58,11 @@ def keep_aside(path: Path) -> Path:
     """Rename a damaged file so that it is out of the way but not lost; the new name ends in `.damaged`.
 
     >>> import tempfile
-    >>> file = Path(tempfile.mkdtemp()) / "labels.gz"
-    >>> for content in (b"first", b"second"):
-    ...     _ = file.write_bytes(content)
-    ...     print(keep_aside(file).name)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = Path(folder, "labels.gz")
+    ...     for content in (b"first", b"second"):
+    ...         _ = file.write_bytes(content)
+    ...         print(keep_aside(file).name)
     labels.gz.damaged
     labels.gz.damaged-2
     """

@@ -13,6 +13,7 @@ from dashpot.data.download import download
 from dashpot.data.idx_dataset import IdxDataset, read
 from dashpot.data.images import Images
 from dashpot.data.locate import cache_folder, find, user_folder
+from dashpot.data.notices import say_once
 from dashpot.errors import DataError
 
 __all__ = ["load_idx"]
@@ -66,7 +67,7 @@ def _writable(folder: Path) -> Iterator[Path]:
     if fault is None:
         yield folder
         return
-    decoded.say_once(f"Downloads are not kept in {folder} ({fault}); this run goes on.")
+    say_once(f"Downloads are not kept in {folder} ({fault}); this run goes on.")
     with tempfile.TemporaryDirectory() as temporary:
         yield Path(temporary)
 

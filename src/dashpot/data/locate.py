@@ -33,15 +33,18 @@ def user_folder(data_dir: str | os.PathLike[str] | None) -> Path | None:
     """The folder the user named: `data_dir`, else the environment variable `DASHPOT_DATA`, else None.
 
     Raises:
-        DataError: it is not a folder.
+        DataError: it is not a folder that can be read.
     """
     named = data_dir if data_dir is not None else os.environ.get(VARIABLE) or None
     if named is None:
         return None
     folder = Path(named).expanduser()
-    if not folder.is_dir():
+    try:
+        next(folder.iterdir(), None)
+    except OSError as error:
         origin = f"the environment variable {VARIABLE}" if data_dir is None else "data_dir (--data-dir)"
-        raise DataError(f"The data folder {str(named)!r} given by {origin} is not a folder.")
+        reason = error.strerror or error
+        raise DataError(f"The data folder {str(named)!r} given by {origin} cannot be read: {reason}.") from error
     return folder
 
 
@@ -54,9 +57,17 @@ def find(dataset: IdxDataset, folder: Path, inside: Iterable[str] = ("",)) -> di
         found: dict[str, Path] = {}
         for key, file in dataset.files.items():
             candidates = (folder / place / f"{file.name}.gz", folder / place / file.name)
-            path = next((path for path in candidates if path.is_file()), None)
+            path = next((path for path in candidates if _is_file(path)), None)
             if path is not None:
                 found[key] = path
         if found:
             return found
     return {}
+
+
+def _is_file(path: Path) -> bool:
+    """Whether `path` is a file, as far as this user may know."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False

@@ -68,5 +68,5 @@ def classification(
         epochs=epochs,
         target=target,
         description=description,
-        config={"batch_size": batch_size, "shuffle": shuffle, "device": device, **config},
+        config={"batch_size": batch_size, "shuffle": shuffle, "device": str(device), **config},
     )

@@ -49,7 +49,7 @@ def evaluate(problem: Problem, model: nn.Module | None = None) -> dict[str, floa
     model = problem.model if model is None else model
     rows, counts = [], []
     with torch.no_grad(), _evaluation_mode(model):
-        for x, y in problem.evaluation:
+        for x, y in problem.evaluation.epoch(0):
             output = model(x)
             loss = problem.loss(output, y)
             sums = [loss.to(_wide(loss)) * len(x), *(metric(output, y) for metric in problem.metrics.values())]

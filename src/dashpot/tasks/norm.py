@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
+from dashpot.constraints import Interval, Optional, check
 from dashpot.errors import ArgumentError
 
 __all__ = ["DetachedBatchNorm2d"]
@@ -27,7 +30,8 @@ class DetachedBatchNorm2d(nn.BatchNorm2d):
         momentum: weight of the newest batch in the running averages, in (0, 1]; None for the plain average of all.
 
     Raises:
-        ArgumentError: in training mode, a channel has fewer than two values, so that it has no unbiased variance.
+        ArgumentError: an argument is out of range; or, in training mode, a channel has fewer than two values, so that
+            it has no unbiased variance.
 
     Source: the layer of the SlowAI notebooks (part 10); see `dashpot.tasks.fashion_mnist`.
 
@@ -37,6 +41,12 @@ class DetachedBatchNorm2d(nn.BatchNorm2d):
     >>> [round(value, 4) for value in x.grad.flatten().tolist()]
     [0.7071, 0.7071]
     """
+
+    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1) -> None:
+        check("DetachedBatchNorm2d", "num_features", num_features, Interval(1, math.inf, "left", integer=True))
+        check("DetachedBatchNorm2d", "eps", eps, Interval(0, math.inf, "left"))
+        check("DetachedBatchNorm2d", "momentum", momentum, Optional(Interval(0, 1, "right")))
+        super().__init__(num_features, eps, momentum)
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise `input`, shape (N, C, H, W); see the class."""
@@ -53,10 +63,11 @@ class DetachedBatchNorm2d(nn.BatchNorm2d):
             raise ArgumentError(
                 f"DetachedBatchNorm2d: training needs two values in each channel, got shape {tuple(input.shape)}."
             )
-        variance, mean = torch.var_mean(input, dim=(0, 2, 3))
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
+        # Under autocast the input is narrower than the running statistics, and too narrow for sums.
+        variance, mean = torch.var_mean(input.to(self.running_mean.dtype), dim=(0, 2, 3))
         self.num_batches_tracked.add_(1)
         weight = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean, weight)

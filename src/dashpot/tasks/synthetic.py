@@ -77,7 +77,7 @@ def _task(
             loss=lambda output, _: output.mean(),
         )
 
-    return Task(name, build, epochs, Target("loss", target, "min"), description, dict(options))
+    return Task(name, build, epochs, Target("loss", target, "min"), description, {**options, "device": str(device)})
 
 
 def quadratic(*, dimension: int = 20, condition: float = 100.0, steps: int = 50, device: str = "cpu") -> Task:

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from dashpot.constraints import Interval, OneOf, check_fields, field
-from dashpot.data.batches import Batches, Stream
+from dashpot.data.batches import Stream
 from dashpot.errors import ArgumentError
 
 __all__ = ["Problem", "Target", "Task"]
@@ -54,7 +54,7 @@ class Problem:
         model: the module whose parameters are trained.
         train: the training data.
         loss: maps (output, y) to the mean loss over the batch, a 0-d tensor.
-        evaluation: the data `evaluate` runs over, or None.
+        evaluation: the data `evaluate` runs over (its epoch 0), or None.
         metrics: name to a function that maps (output, y) to the *sum* of the metric over the batch, a 0-d tensor; for
             the accuracy, the number of right answers.
 
@@ -65,7 +65,7 @@ class Problem:
     model: nn.Module
     train: Stream
     loss: Callable[[Tensor, Tensor], Tensor]
-    evaluation: Batches | None = None
+    evaluation: Stream | None = None
     metrics: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -49,9 +49,12 @@ def load_task(spec: str, *, data_dir: str | os.PathLike[str] | None = None, **op
         raise ArgumentError(
             f"Task file {path} has no `{function}`; a task file defines `def {function}() -> dashpot.tasks.Task`."
         )
-    if "data_dir" in inspect.signature(build).parameters:
-        options["data_dir"] = data_dir
-    task = _guarded(path, f"{function}()", lambda: build(**options))
+
+    def call() -> Any:
+        wants_folder = "data_dir" in inspect.signature(build).parameters
+        return build(**options, **({"data_dir": data_dir} if wants_folder else {}))
+
+    task = _guarded(path, f"{function}()", call)
     if not isinstance(task, Task):
         raise ArgumentError(f"Task file {path}: {function}() must return a dashpot.tasks.Task, got {task!r}.")
     return task
@@ -59,7 +62,7 @@ def load_task(spec: str, *, data_dir: str | os.PathLike[str] | None = None, **op
 
 def _split(spec: str) -> tuple[str, str]:
     path, separator, function = spec.rpartition(":")
-    return (path, function) if separator and path.endswith(".py") else (spec, "build")
+    return (path, function or "build") if separator and path.endswith(".py") else (spec, "build")
 
 
 def _run(path: Path) -> ModuleType:
@@ -90,5 +93,5 @@ def _guarded(path: Path, what: str, run: Callable[[], Any]) -> Any:
             frames = traceback.extract_tb(error.__traceback__)
             line = next((frame.lineno for frame in reversed(frames) if frame.filename == str(path)), None)
         where = f" at line {line}" if line else ""
-        reason = f"{type(error).__name__}: {getattr(error, 'msg', error)}".rstrip(".: ")
+        reason = f"{type(error).__name__}: {getattr(error, 'msg', error)}".partition("\n")[0].rstrip(".: ")
         raise ArgumentError(f"Task file {path}: {what} raised{where} {reason}.") from error

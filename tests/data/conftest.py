@@ -1,0 +1,62 @@
+"""A tiny idx data set with its own system folder, cache and mirrors; nothing of the machine's is read or written."""
+
+from __future__ import annotations
+
+import gzip
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dashpot.data import idx, loading
+from dashpot.data.files import sha256
+from dashpot.data.idx_dataset import IdxDataset, IdxFile
+from dashpot.data.images import Images
+from dashpot.data.notices import say_once
+
+
+@dataclass
+class Tiny:
+    images: Images
+    content: dict[str, bytes]
+    dataset: IdxDataset
+    cache: Path
+
+    def write(self, folder: Path, *, packed: bool = True, leave_out: str = "") -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        for key, file in self.dataset.files.items():
+            if key != leave_out:
+                name = f"{file.name}.gz" if packed else file.name
+                (folder / name).write_bytes(self.packed(key) if packed else self.content[key])
+        return folder
+
+    def packed(self, key: str) -> bytes:
+        return gzip.compress(self.content[key], mtime=0)
+
+    def path(self, folder: Path, key: str = "train_labels") -> Path:
+        return folder / f"{self.dataset.files[key].name}.gz"
+
+    def equals(self, images: Images) -> bool:
+        return all(np.array_equal(a, b) and a.dtype == b.dtype for a, b in zip(self.images, images, strict=True))
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch) -> Tiny:
+    rng = np.random.default_rng(0)
+    images = Images(
+        rng.integers(0, 256, (6, 3, 3), dtype=np.uint8),
+        rng.integers(0, 10, 6, dtype=np.uint8),
+        rng.integers(0, 256, (4, 3, 3), dtype=np.uint8),
+        rng.integers(0, 10, 4, dtype=np.uint8),
+    )
+    content = {key: idx.encode(array) for key, array in images._asdict().items()}
+    files = {
+        key: IdxFile(key.replace("_", "-"), sha256(raw), sha256(gzip.compress(raw, mtime=0)))
+        for key, raw in content.items()
+    }
+    dataset = IdxDataset("tiny", "Tiny-MNIST", files, ("tiny", ""), tmp_path / "system", (), "do something else")
+    monkeypatch.setattr(loading, "cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.delenv("DASHPOT_DATA", raising=False)
+    say_once.cache_clear()
+    return Tiny(images, content, dataset, tmp_path / "cache" / "tiny")

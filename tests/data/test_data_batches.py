@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dashpot.data import Batches
+from dashpot.errors import ArgumentError
+
+sizes = st.integers(1, 23)
+
+
+def make(examples: int, batch_size: int, **options) -> Batches:
+    x = torch.arange(examples * 2, dtype=torch.float64).reshape(examples, 2)
+    return Batches(x, torch.arange(examples), batch_size, **options)
+
+
+def order(batches: Batches, epoch: int) -> list[int]:
+    return torch.cat([y for _, y in batches.epoch(epoch)]).tolist()
+
+
+@settings(deadline=None, max_examples=60)
+@given(examples=sizes, batch_size=sizes, shuffle=st.booleans(), seed=st.integers(0, 5), epoch=st.integers(0, 5))
+def test_an_epoch_shows_every_example_once_with_its_own_target(examples, batch_size, shuffle, seed, epoch):
+    batches = make(examples, batch_size, shuffle=shuffle, seed=seed)
+    parts = list(batches.epoch(epoch))
+    assert len(parts) == len(batches)
+    assert all(len(x) == len(y) == batch_size for x, y in parts[:-1])
+    x, y = (torch.cat(column) for column in zip(*parts, strict=True))
+    assert sorted(y.tolist()) == list(range(examples))
+    assert torch.equal(x, batches.x[y])
+
+
+@settings(deadline=None, max_examples=40)
+@given(examples=sizes, batch_size=sizes)
+def test_drop_last_keeps_full_batches_only(examples, batch_size):
+    if examples < batch_size:
+        with pytest.raises(ArgumentError, match="must hold at least one batch"):
+            make(examples, batch_size, drop_last=True)
+        return
+    batches = make(examples, batch_size, drop_last=True)
+    assert (
+        [len(x) for x, _ in batches.epoch(0)] == [batch_size] * (examples // batch_size) == [batch_size] * len(batches)
+    )
+
+
+def test_the_order_is_a_pure_function_of_seed_and_epoch():
+    batches = make(50, 7, shuffle=True, seed=3)
+    later = order(batches, 4)
+    for epoch in (0, 9, 4):
+        torch.manual_seed(epoch)
+        torch.rand(epoch + 1)
+        order(batches, epoch)
+    assert order(batches, 4) == later == order(make(50, 13, shuffle=True, seed=3), 4)
+    assert (
+        len({tuple(order(make(50, 7, shuffle=True, seed=seed), epoch)) for seed in range(4) for epoch in range(4)})
+        == 16
+    )
+
+
+def test_two_epochs_can_be_read_at_the_same_time():
+    batches = make(20, 4, shuffle=True)
+    mixed = list(zip(batches.epoch(0), batches.epoch(1), strict=True))
+    assert torch.cat([a[1] for a, _ in mixed]).tolist() == order(batches, 0)
+    assert torch.cat([b[1] for _, b in mixed]).tolist() == order(batches, 1)
+
+
+def test_the_global_random_state_is_untouched():
+    before = torch.get_rng_state()
+    order(make(20, 4, shuffle=True), 2)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_without_shuffling_batches_are_views_in_the_given_order_and_iteration_restarts():
+    batches = make(5, 2)
+    assert order(batches, 0) == order(batches, 7) == [0, 1, 2, 3, 4]
+    assert all(x.untyped_storage().data_ptr() == batches.x.untyped_storage().data_ptr() for x, _ in batches)
+    assert [y.tolist() for _, y in batches] == [y.tolist() for _, y in batches] == [[0, 1], [2, 3], [4]]
+
+
+x, y = torch.zeros(3, 2), torch.zeros(3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ((x, y, 0), r"^Batches: batch_size must be an integer in \[1, inf\), got 0\.$"),
+        ((x, y, 1.5), r"^Batches: batch_size must be an integer"),
+        ((x, y, 1, "yes"), r"^Batches: shuffle must be one of False, True, got 'yes'\.$"),
+        ((x, y, 1, True, -1), r"^Batches: seed must be an integer in \[0, "),
+        ((x, y[:2], 1), r"^Batches: x and y must have as many rows, got 3 and 2\.$"),
+        ((x, [1, 2, 3], 1), r"^Batches: y must be a tensor with one row per example, got \[1, 2, 3\]\.$"),
+        ((torch.tensor(1.0), y, 1), r"^Batches: x must be a tensor with one row per example"),
+        ((x[:0], y[:0], 1), r"^Batches: x and y must hold at least one batch, got 0 rows and no examples\.$"),
+        ((x, y, 4, False, 0, True), r"at least one batch, got 3 rows and no full batches of 4\.$"),
+        ((x, y.to("meta"), 1), r"^Batches: x and y must be on one device, got cpu and meta\.$"),
+    ],
+)
+def test_bad_arguments_are_refused_in_one_sentence(arguments, sentence):
+    with pytest.raises(ArgumentError, match=sentence):
+        Batches(*arguments)
+
+
+@pytest.mark.parametrize("epoch", [-1, 0.5, None, True])
+def test_a_bad_epoch_is_refused_at_once(epoch):
+    with pytest.raises(ArgumentError, match="Batches: epoch must be an integer in"):
+        make(3, 1).epoch(epoch)

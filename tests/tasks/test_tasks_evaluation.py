@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from dashpot.data import Batches
+from dashpot.errors import ArgumentError
+from dashpot.tasks import Problem, accuracy, evaluate
+
+
+class Noisy(nn.Module):
+    """A model whose output depends on its mode, with a frozen part that stays in evaluation mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 3)
+        self.frozen = nn.Dropout(0.5).eval()
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, x):
+        return self.dropout(self.frozen(self.linear(x)))
+
+
+@pytest.fixture
+def problem():
+    torch.manual_seed(0)
+    x, y = torch.randn(23, 4), torch.randint(3, (23,))
+    batches = Batches(x, y, batch_size=5)
+    return Problem(Noisy(), batches, nn.functional.cross_entropy, batches, {"accuracy": accuracy})
+
+
+def test_it_equals_the_naive_loop_over_single_examples(problem):
+    """Float32 arithmetic in another order: 1e-6."""
+    losses, hits = [], []
+    with torch.no_grad():
+        for x, y in zip(problem.evaluation.x, problem.evaluation.y, strict=True):
+            output = problem.model.linear(x)
+            losses.append(nn.functional.cross_entropy(output, y).item())
+            hits.append(float(output.argmax() == y))
+    result = evaluate(problem)
+    assert result["loss"] == pytest.approx(sum(losses) / 23, rel=1e-6)
+    assert result["accuracy"] == sum(hits) / 23
+    assert list(result) == ["loss", "accuracy"]
+    assert all(type(value) is float for value in result.values())
+
+
+def test_modes_gradients_and_random_state_are_left_as_they_were(problem):
+    before = torch.get_rng_state()
+    modes = [module.training for module in problem.model.modules()]
+    assert modes == [True, True, False, True]
+    evaluate(problem)
+    assert [module.training for module in problem.model.modules()] == modes
+    assert torch.equal(before, torch.get_rng_state())
+    assert all(p.grad is None and p.requires_grad for p in problem.model.parameters())
+
+
+def test_modes_are_restored_after_an_error(problem):
+    problem.loss = lambda output, target: output.no_such_attribute
+    with pytest.raises(AttributeError):
+        evaluate(problem)
+    assert problem.model.training
+
+
+def test_another_model_can_be_measured(problem):
+    constant = nn.Linear(4, 3)
+    with torch.no_grad():
+        constant.weight.zero_()
+        constant.bias.copy_(torch.tensor([9.0, 0.0, 0.0]))
+    result = evaluate(problem, constant)
+    assert result["accuracy"] == (problem.evaluation.y == 0).double().mean().item()
+
+
+def test_the_device_is_read_once(problem, monkeypatch):
+    reads = []
+    for name in ("item", "tolist", "__float__", "__bool__", "__int__"):
+        real = getattr(torch.Tensor, name)
+
+        def observing(tensor, *, real=real, name=name):
+            reads.append(name)
+            return real(tensor)
+
+        monkeypatch.setattr(torch.Tensor, name, observing)
+    evaluate(problem)
+    assert reads == ["tolist"]
+
+
+def test_counts_are_exact_for_a_half_precision_model():
+    """bfloat16 cannot count to 300."""
+    x = torch.ones(300, 2, dtype=torch.bfloat16)
+    batches = Batches(x, torch.zeros(300, dtype=torch.int64), batch_size=300)
+    model = nn.Identity()
+    problem = Problem(
+        model, batches, lambda o, y: (o[:, 0] * 3).mean(), batches, {"right": lambda o, y: (y == 0).sum() - 1}
+    )
+    assert evaluate(problem) == {"loss": 3.0, "right": 299 / 300}
+
+
+def test_a_problem_without_evaluation_data_is_refused(problem):
+    problem.evaluation = None
+    with pytest.raises(ArgumentError, match="has no evaluation data"):
+        evaluate(problem)

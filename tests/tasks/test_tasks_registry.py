@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from dashpot.errors import ArgumentError
+from dashpot.tasks import Task, evaluate, get, names
+
+HERE = [name for name in names() if name != "fashion-mnist"]
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_every_task_follows_the_contract(name):
+    task = get(name)
+    assert isinstance(task, Task)
+    assert task.name == name
+    assert task.description
+    assert json.loads(json.dumps(task.config)) == task.config
+    problem = task.build(0)
+    assert set(evaluate(problem)) == {"loss", *problem.metrics}
+    assert task.target.metric in evaluate(problem)
+    assert len(list(problem.train.epoch(1))) == len(problem.train)
+    x, y = next(problem.train.epoch(0))
+    loss = problem.loss(problem.model(x), y)
+    assert loss.shape == ()
+    loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in problem.model.parameters())
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_the_same_seed_gives_the_same_first_steps(name):
+    def weights():
+        problem = get(name).build(11)
+        optimizer = torch.optim.SGD(problem.model.parameters(), lr=1e-3)
+        for (x, y), _ in zip(problem.train.epoch(0), range(3), strict=False):
+            optimizer.zero_grad()
+            problem.loss(problem.model(x), y).backward()
+            optimizer.step()
+        return torch.cat([p.detach().flatten() for p in problem.model.parameters()])
+
+    assert torch.equal(weights(), weights())
+
+
+def test_an_unknown_name_suggests_the_nearest():
+    with pytest.raises(ArgumentError, match=r"^Unknown task 'fashon-mnist': did you mean 'fashion-mnist'"):
+        get("fashon-mnist")
+
+
+def test_a_task_must_be_named_by_a_string():
+    with pytest.raises(ArgumentError, match=r"^get: the task must be given as a string, got 3"):
+        get(3)

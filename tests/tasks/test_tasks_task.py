@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from dashpot.data import Batches
+from dashpot.errors import ArgumentError
+from dashpot.tasks import Problem, Target, Task
+
+BATCHES = Batches(torch.zeros(2, 1), torch.zeros(2, 1), batch_size=1)
+
+
+def test_a_target_is_reached_at_its_value_and_beyond_it():
+    up, down = Target("accuracy", 0.9, "max"), Target("loss", 0.1, "min")
+    assert [up.reached(value) for value in (0.89, 0.9, 0.91, float("nan"))] == [False, True, True, False]
+    assert [down.reached(value) for value in (0.11, 0.1, 0.09, float("nan"))] == [False, True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("loss", float("nan"), "min"), "Target: value must be a number"),
+        (("loss", 0.1, "down"), r"^Target: direction must be one of 'max', 'min', got 'down'\.$"),
+    ],
+)
+def test_bad_targets_are_refused(arguments, sentence):
+    with pytest.raises(ArgumentError, match=sentence):
+        Target(*arguments)
+
+
+def loss(output, target):
+    return (output - target).pow(2).mean()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"model": "net"}, r"^Problem: model must be a torch\.nn\.Module, got 'net'\.$"),
+        ({"train": [1]}, r"^Problem: train must be Batches or another Stream, got \[1\]\.$"),
+        ({"loss": "mse"}, r"^Problem: loss must be a function of \(output, target\), got 'mse'\.$"),
+        ({"metrics": {"accuracy": 1}}, r"^Problem: accuracy must be a function of \(output, target\), got 1\.$"),
+        ({"metrics": {"loss": loss}}, r"^Problem: a metric must not be called 'loss'"),
+    ],
+)
+def test_bad_problems_are_refused(arguments, sentence):
+    good = {"model": nn.Linear(1, 1), "train": BATCHES, "loss": loss}
+    Problem(**good)
+    with pytest.raises(ArgumentError, match=sentence):
+        Problem(**(good | arguments))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"epochs": 0}, r"^Task: epochs must be an integer in \[1, inf\), got 0\.$"),
+        ({"epochs": 1.5}, "^Task: epochs must be an integer"),
+        ({"name": ""}, "^Task: name must be a non-empty string, got ''"),
+        ({"build": None}, "^Task: build must be a function from a seed to a Problem, got None"),
+        ({"target": 0.9}, "^Task: target must be a Target or None, got 0.9"),
+        ({"config": {"x": {1}}}, "^Task: config must be plain JSON, got .*set"),
+        ({"config": {"x": float("nan")}}, "^Task: config must be plain JSON"),
+    ],
+)
+def test_bad_tasks_are_refused(arguments, sentence):
+    good = {"name": "mine", "build": print, "epochs": 1}
+    Task(**good)
+    with pytest.raises(ArgumentError, match=sentence):
+        Task(**(good | arguments))
