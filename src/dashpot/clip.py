@@ -6,13 +6,14 @@ Source: torch.nn.utils.clip_grad_norm_ and clip_grad_value_, whose numbers these
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 from dashpot.constraints import POSITIVE, check
 from dashpot.errors import ArgumentError
+from dashpot.numeric import is_number
 
 __all__ = ["clip_by_norm", "clip_by_value", "norm_factor", "total_norm"]
 
@@ -30,7 +31,7 @@ def total_norm(gradients: Iterable[Tensor], norm_type: float = 2.0) -> Tensor:
     >>> total_norm([torch.tensor([3.0]), torch.tensor([[4.0]])])
     tensor(5.)
     """
-    if not (isinstance(norm_type, (int, float)) and norm_type > 0):
+    if not (is_number(norm_type) and norm_type > 0):
         raise ArgumentError(f"total_norm: norm_type must be a positive number or infinity, got {norm_type!r}.")
     norms = [torch.linalg.vector_norm(g, norm_type) for g in gradients]
     if not norms:
@@ -49,7 +50,7 @@ def norm_factor(norm: Tensor, max_norm: float) -> Tensor:
 
 
 def clip_by_norm(
-    gradients: Sequence[Tensor], max_norm: float, norm_type: float = 2.0, *, error_if_nonfinite: bool = False
+    gradients: Iterable[Tensor], max_norm: float, norm_type: float = 2.0, *, error_if_nonfinite: bool = False
 ) -> tuple[list[Tensor], Tensor]:
     """New gradients with total norm at most `max_norm`, and the norm before.
 
@@ -67,6 +68,7 @@ def clip_by_norm(
     >>> [round(g.item(), 4) for g in clipped], norm.item()
     ([1.5, 2.0], 5.0)
     """
+    gradients = list(gradients)  # read twice
     norm = total_norm(gradients, norm_type)
     if error_if_nonfinite and not math.isfinite(norm.item()):
         raise ArgumentError(f"clip_by_norm: the gradients' norm must be finite, got {norm.item()}.")
@@ -74,7 +76,7 @@ def clip_by_norm(
     return [g * factor.to(g.device) for g in gradients], norm
 
 
-def clip_by_value(gradients: Sequence[Tensor], limit: float) -> list[Tensor]:
+def clip_by_value(gradients: Iterable[Tensor], limit: float) -> list[Tensor]:
     """New gradients with every element cut to [-limit, limit]; nan stays nan.
 
     >>> clip_by_value([torch.tensor([-2.0, 0.5])], limit=1.0)

@@ -25,7 +25,8 @@ def locate(group: Mapping[str, Any], name: str) -> tuple[str, int | None]:
     (('betas', 0), ('momentum', None))
     """
     entry = _ENTRY.fullmatch(name)
-    if entry and entry[1] in group and int(entry[2]) < len(group[entry[1]]):
+    values = group.get(entry[1]) if entry else None
+    if entry and isinstance(values, (tuple, list)) and int(entry[2]) < len(values):
         return entry[1], int(entry[2])
     if name in group:
         return name, None

@@ -6,6 +6,8 @@ tensors where a setting is mapped over (`torch.func.vmap`) or differentiated, so
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 import torch
 from torch import Tensor
 
@@ -20,9 +22,11 @@ def where(condition: bool | Tensor, yes: Scalar, no: Scalar) -> Scalar:
     >>> where(2 > 1, 0.5, 0.25), where(torch.tensor(1.0) > 2, 0.5, torch.tensor(0.25))
     (0.5, tensor(0.2500))
     """
-    if isinstance(condition, Tensor):
-        return torch.where(condition, yes, no)
-    return yes if condition else no
+    if not isinstance(condition, Tensor):
+        return yes if condition else no
+    if is_number(yes) and is_number(no):  # torch would round two Python numbers to its default dtype
+        yes = torch.full_like(condition, yes, dtype=torch.float64)
+    return torch.where(condition, yes, no)
 
 
 def minimum(a: Scalar, b: Scalar) -> Scalar:
@@ -34,6 +38,6 @@ def minimum(a: Scalar, b: Scalar) -> Scalar:
     return where(a < b, a, b)
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """True for a Python number: one whose value can be looked at without waiting for a device."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -13,13 +14,7 @@ from dashpot.errors import ArgumentError
 
 __all__ = ["ParamGroups", "param_groups"]
 
-_NORMS: tuple[type[nn.Module], ...] = (
-    _NormBase,
-    nn.LayerNorm,
-    nn.GroupNorm,
-    nn.RMSNorm,
-    nn.LocalResponseNorm,
-)
+_NORMS: tuple[type[nn.Module], ...] = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 _EMBEDDINGS: tuple[type[nn.Module], ...] = (nn.Embedding, nn.EmbeddingBag)
 
 
@@ -40,9 +35,9 @@ class ParamGroups(list[dict[str, Any]]):
         lines = [f"{'name':<{width}}  {'shape':<18} decay  why"]
         for row in self.rows:
             lines.append(f"{row.name:<{width}}  {row.shape!s:<18} {'yes' if row.decays else 'no':<5}  {row.why}")
-        for group in self:
-            count = sum(p.numel() for _, p in group["params"])
-            lines.append(f"weight_decay={group['weight_decay']}: {len(group['params'])} tensors, {count} elements")
+        for group, decays in zip(self, sorted({row.decays for row in self.rows}, reverse=True), strict=True):
+            sizes = [math.prod(row.shape) for row in self.rows if row.decays is decays]
+            lines.append(f"weight_decay={group['weight_decay']}: {len(sizes)} tensors, {sum(sizes)} elements")
         return "\n".join(lines)
 
 

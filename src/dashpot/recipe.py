@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, cast
 
 from torch import Tensor
 
-from dashpot.constraints import ARGUMENTS, Scalar, check
+from dashpot.constraints import ARGUMENTS, Interval, Scalar, check
 from dashpot.errors import ArgumentError
 from dashpot.schedules import Schedule
 from dashpot.stages.base import Clock, Slot, Stage, replaced
@@ -78,13 +78,15 @@ class Recipe:
         _refuse_shared_slots(self.slots)
 
     def _checked_schedule(self, schedule: Any) -> tuple[tuple[str, Schedule], ...]:
-        items = []
+        items: dict[str, Schedule] = {}
         for name, item in schedules_by_name("Recipe", schedule).items():
             setting = _TORCH_NAMES.get(name, name)
             if setting != "lr" and setting not in self.settings():
                 raise ArgumentError(f"Recipe: no setting {name!r} to schedule; it has {', '.join(self.settings())}.")
-            items.append((setting, item))
-        return tuple(sorted(items, key=lambda item: item[0]))
+            if setting in items:
+                raise ArgumentError(f"Recipe: {setting} is scheduled twice, once as {name!r}.")
+            items[setting] = item
+        return tuple(sorted(items.items()))
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"A recipe is frozen: make a new one with with_settings({name}=...).")
@@ -192,7 +194,9 @@ def lr_in_force(schedule: Schedule | None, lr: Scalar, step: int) -> tuple[float
         return 1.0, lr
     if schedule.absolute:
         return 1.0, schedule(step)
-    return schedule(step), lr
+    factor = schedule(step)
+    check("Schedule", "the factor on lr", factor, Interval())  # negative only in a window with an original's quirk
+    return factor, lr
 
 
 def schedules_by_name(owner: str, schedule: Any) -> dict[str, Schedule]:
@@ -259,7 +263,7 @@ def diff(a: Any, b: Any) -> Diff:
     rows: list[tuple[str, Any, Any]] = []
     for name in [*mine, *(name for name in theirs if name not in mine)]:
         rows += _stage_rows(name, mine.get(name), theirs.get(name))
-    if not rows and list(mine) != list(theirs):
+    if [name for name in mine if name in theirs] != [name for name in theirs if name in mine]:
         rows.append(("order", " > ".join(mine), " > ".join(theirs)))
     if _number(one.lr) != _number(two.lr):
         rows.append(("lr", one.lr, two.lr))
@@ -289,7 +293,7 @@ def _labelled(recipe: Recipe) -> dict[str, Stage]:
 
 
 def _stage_rows(name: str, a: Stage | None, b: Stage | None) -> list[tuple[str, Any, Any]]:
-    if a is None or b is None:
+    if a is None or b is None or type(a) is not type(b):
         return [(name, a, b)]
     rows = []
     for field in dataclasses.fields(a):  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,53 @@
+"""What `import dashpot` costs: torch and numpy only, and little time beside theirs."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import json, sys, time
+import numpy, torch
+before, start = set(sys.modules), time.perf_counter()
+import dashpot
+seconds = time.perf_counter() - start
+print(json.dumps({"seconds": seconds, "new": sorted(set(sys.modules) - before), "all": sorted(sys.modules)}))
+"""
+
+
+@pytest.fixture(scope="module")
+def imported():
+    """A fresh interpreter that imports torch, then dashpot, with warnings as errors."""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", SCRIPT], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    return json.loads(done.stdout)
+
+
+def test_no_extra_is_imported(imported):
+    extras = {"plotly", "pooch", "rich", "cyclopts", "jinja2", "scipy", "pandas", "matplotlib", "torchvision", "tqdm"}
+    assert extras.isdisjoint(name.partition(".")[0] for name in imported["all"])
+
+
+def test_nothing_foreign_comes_with_dashpot(imported):
+    """Beside its own modules only the standard library and parts of torch and numpy not imported before."""
+    allowed = set(sys.stdlib_module_names) | {"dashpot", "torch", "numpy"}
+    assert {name.partition(".")[0] for name in imported["new"]} <= allowed
+
+
+def test_workbench_modules_stay_out(imported):
+    """The optimizers need no data set, task, comparison or command line."""
+    for part in ("cli", "comparison", "data", "tasks", "training"):
+        assert f"dashpot.{part}" not in imported["all"]
+
+
+def test_it_is_quick(imported):
+    """Measured 0.06 s after torch on one core; 1 s leaves room for a busy machine and none for a heavy import."""
+    assert imported["seconds"] < 1.0
+
+
+def test_every_public_name_is_there():
+    import dashpot
+
+    assert all(hasattr(dashpot, name) for name in dashpot.__all__)
+    assert len(set(dashpot.__all__)) == len(dashpot.__all__)

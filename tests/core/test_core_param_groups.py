@@ -1,0 +1,271 @@
+"""Parameter groups: every trainable parameter in exactly one, on the right side, with its name."""
+
+import pytest
+import torch
+from torch import nn
+
+import dashpot as dp
+from dashpot.errors import ArgumentError
+from dashpot.methods import METHODS
+
+
+class Scaled(nn.Module):
+    """Parameters used directly, nested modules, a list, a buffer, and a norm class of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(3))
+        self.bias = nn.Parameter(torch.zeros(3))
+        self.blocks = nn.ModuleList([nn.Linear(3, 3), OwnNorm(3)])
+        self.extra = nn.ParameterList([nn.Parameter(torch.ones(2))])
+        self.register_buffer("count", torch.zeros(7))
+        self.absent = None
+
+    def forward(self, x):
+        return self.blocks[1](self.blocks[0](x)) * self.scale + self.bias + self.extra[0].sum()
+
+
+class OwnNorm(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(width))
+
+    def forward(self, x):
+        return self.gain * x / x.norm()
+
+
+class Tied(nn.Module):
+    """A language model's head that shares its weight with the embedding."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(5, 3)
+        self.head = nn.Linear(3, 5)
+        self.head.weight = self.embedding.weight
+
+
+def names(groups, decays):
+    return [row.name for row in groups.rows if row.decays is decays]
+
+
+def members(groups):
+    return [p for group in groups for _, p in group["params"]]
+
+
+NETWORKS = {
+    "convolution": lambda: nn.Sequential(
+        nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(8, 2)
+    ),
+    "recurrent": lambda: nn.LSTM(3, 4, num_layers=2, bidirectional=True),
+    "attention": lambda: nn.TransformerEncoderLayer(8, 2, 16),
+    "direct": Scaled,
+    "embedding": lambda: nn.Sequential(nn.Embedding(5, 3), nn.LayerNorm(3), nn.EmbeddingBag(5, 3)),
+    "no bias": lambda: nn.Sequential(nn.Linear(2, 2, bias=False), nn.LayerNorm(2, bias=False), nn.RMSNorm(2)),
+    "lone parameter": lambda: OwnNorm(2),
+}
+
+
+@pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
+@pytest.mark.parametrize("options", [{}, {"decay_norms": True, "decay_biases": True}, {"decay_embeddings": False}])
+def test_nothing_is_lost_and_nothing_comes_twice(network, options):
+    """Counted against the model itself: the same tensors, the same names, the same number of elements."""
+    model = network()
+    groups = dp.param_groups(model, 0.1, **options)
+    wanted = {name: id(p) for name, p in model.named_parameters() if p.requires_grad}
+    got = [(name, id(p)) for group in groups for name, p in group["params"]]
+    assert len(got) == len(wanted)
+    assert dict(got) == wanted
+    assert sum(p.numel() for p in members(groups)) == sum(p.numel() for p in model.parameters())
+    assert [row.name for row in groups.rows] == list(wanted)
+    assert [row.shape for row in groups.rows] == [tuple(p.shape) for p in model.parameters()]
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        nn.BatchNorm1d(2),
+        nn.BatchNorm2d(2),
+        nn.BatchNorm3d(2),
+        nn.SyncBatchNorm(2),
+        nn.InstanceNorm2d(2, affine=True),
+        nn.LayerNorm(2),
+        nn.GroupNorm(1, 2),
+        nn.RMSNorm(2),
+    ],
+    ids=lambda m: type(m).__name__,
+)
+def test_normalisation_layers_do_not_decay(norm):
+    model = nn.Sequential(nn.Linear(2, 2), norm)
+    groups = dp.param_groups(model, 0.1)
+    assert names(groups, True) == ["0.weight"]
+    assert names(groups, False) == ["0.bias", *[f"1.{name}" for name, _ in norm.named_parameters()]]
+    assert {row.why for row in groups.rows if row.name.startswith("1.")} == {type(norm).__name__}
+    assert names(dp.param_groups(model, 0.1, decay_norms=True), False) == ["0.bias"]
+
+
+def test_a_subclass_of_a_norm_is_a_norm_and_own_classes_can_be_named():
+    class Special(nn.LayerNorm):
+        pass
+
+    assert names(dp.param_groups(nn.Sequential(nn.Linear(1, 1, bias=False), Special(1)), 0.1), False) == [
+        "1.weight",
+        "1.bias",
+    ]
+    model = Scaled()
+    assert "blocks.1.gain" in names(dp.param_groups(model, 0.1), True)
+    told = dp.param_groups(model, 0.1, norms=(OwnNorm,))
+    assert "blocks.1.gain" in names(told, False)
+    assert {row.name: row.why for row in told.rows}["blocks.1.gain"] == "OwnNorm"
+
+
+def test_biases():
+    """Linear, convolution, attention and recurrent biases, by name; on request they decay."""
+    model = nn.ModuleDict({"lstm": nn.LSTM(2, 2), "attention": nn.MultiheadAttention(2, 1), "conv": nn.Conv1d(1, 1, 1)})
+    assert names(dp.param_groups(model, 0.1), False) == [
+        "lstm.bias_ih_l0",
+        "lstm.bias_hh_l0",
+        "attention.in_proj_bias",
+        "attention.out_proj.bias",
+        "conv.bias",
+    ]
+    assert names(dp.param_groups(model, 0.1, decay_biases=True), False) == []
+    assert len(dp.param_groups(model, 0.1, decay_biases=True)) == 1
+
+
+def test_a_bias_of_a_norm_follows_the_norms():
+    model = nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2))
+    assert names(dp.param_groups(model, 0.1, decay_biases=True), False) == ["1.weight", "1.bias"]
+    assert names(dp.param_groups(model, 0.1, decay_norms=True), False) == ["0.bias"]
+
+
+def test_embeddings_decay_unless_asked_otherwise():
+    model = nn.Sequential(nn.Embedding(3, 2), nn.EmbeddingBag(3, 2), nn.Linear(2, 2, bias=False))
+    assert names(dp.param_groups(model, 0.1), False) == []
+    assert names(dp.param_groups(model, 0.1, decay_embeddings=False), False) == ["0.weight", "1.weight"]
+
+
+def test_parameters_used_directly_on_a_module():
+    groups = dp.param_groups(Scaled(), 0.1)
+    assert names(groups, True) == ["scale", "blocks.0.weight", "blocks.1.gain", "extra.0"]
+    assert names(groups, False) == ["bias", "blocks.0.bias"]
+
+
+def test_frozen_parameters_are_left_out():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    model[0].requires_grad_(False)
+    assert [row.name for row in dp.param_groups(model, 0.1).rows] == ["1.weight", "1.bias"]
+    model.requires_grad_(False)
+    with pytest.raises(ArgumentError, match=r"^param_groups: the model must have at least one trainable parameter"):
+        dp.param_groups(model, 0.1)
+
+
+def test_tied_parameters_are_refused_with_both_names():
+    with pytest.raises(
+        ArgumentError, match=r"'head.weight' and 'embedding.weight' are one tied parameter; pass allow_"
+    ):
+        dp.param_groups(Tied(), 0.1)
+
+
+def test_tied_parameters_can_be_allowed_and_follow_the_first():
+    model = Tied()
+    groups = dp.param_groups(model, 0.1, decay_embeddings=False, allow_tied=True)
+    assert names(groups, True) == []
+    assert names(groups, False) == ["embedding.weight", "head.bias"]
+    assert len(members(groups)) == len(list(model.parameters())) == 2
+
+
+def test_a_module_that_stands_in_two_places_is_tied():
+    layer = nn.Linear(2, 2)
+    model = nn.Sequential(layer, nn.ReLU(), layer)
+    with pytest.raises(ArgumentError, match=r"'2.weight' and '0.weight' are one tied parameter"):
+        dp.param_groups(model, 0.1)
+    assert [row.name for row in dp.param_groups(model, 0.1, allow_tied=True).rows] == ["0.weight", "0.bias"]
+
+
+def test_a_frozen_tied_parameter_is_simply_left_out():
+    model = Tied()
+    model.embedding.weight.requires_grad_(False)
+    assert [row.name for row in dp.param_groups(model, 0.1).rows] == ["head.bias"]
+
+
+def test_table():
+    groups = dp.param_groups(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)), 0.25)
+    assert str(groups).splitlines() == [
+        "name      shape              decay  why",
+        "0.weight  (2, 1, 3, 3)       yes    Conv2d",
+        "0.bias    (2,)               no     bias",
+        "1.weight  (2,)               no     BatchNorm2d",
+        "1.bias    (2,)               no     BatchNorm2d",
+        "weight_decay=0.25: 1 tensors, 18 elements",
+        "weight_decay=0.0: 3 tensors, 6 elements",
+    ]
+
+
+def test_the_table_still_prints_after_an_optimizer_took_the_groups():
+    """torch's optimizers rewrite the dicts they are given; ours leave them."""
+    groups = dp.param_groups(nn.Linear(2, 3), 0.1)
+    before = str(groups)
+    dp.AdamW(groups)
+    dp.SGD(groups)
+    assert str(groups) == before
+    torch.optim.AdamW(groups)
+    assert str(groups) == before
+
+
+def test_settings_go_to_both_groups_and_decay_to_one():
+    groups = dp.param_groups(nn.Linear(2, 2), 0.1, lr=0.5, betas=(0.8, 0.9))
+    opt = dp.AdamW(groups)
+    assert [group["weight_decay"] for group in opt.param_groups] == [0.1, 0.0]
+    assert [(group["lr"], group["betas"]) for group in opt.param_groups] == [(0.5, (0.8, 0.9))] * 2
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_every_method_takes_the_groups_and_saves_state_by_name(method):
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 1))
+    opt = method(dp.param_groups(model, 0.5))
+    before = [p.detach().clone() for p in model.parameters()]
+    model(torch.randn(8, 3)).square().mean().backward()
+    opt.step()
+    saved = opt.state_dict()["param_groups"]
+    assert [group["param_names"] for group in saved] == [
+        ["0.weight", "2.weight"],
+        ["0.bias", "1.weight", "1.bias", "2.bias"],
+    ]
+    assert all(not torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_decay_reaches_the_decaying_group_only(method):
+    """Zero gradients: with decay a weight moves, without it stays, exactly."""
+    model = nn.Linear(2, 2)
+    opt = method(dp.param_groups(model, 0.5))
+    weight, bias = model.weight.detach().clone(), model.bias.detach().clone()
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    opt.step()
+    assert (model.weight != weight).all()
+    assert torch.equal(model.bias, bias)
+
+
+def test_state_finds_its_parameters_after_the_model_was_built_in_another_order():
+    def network(order):
+        torch.manual_seed(0)
+        layers = {"a": nn.Linear(2, 3), "b": nn.LayerNorm(3)}
+        return nn.ModuleDict({name: layers[name] for name in order})
+
+    first, second = network("ab"), network("ba")
+    one, two = dp.AdamW(dp.param_groups(first, 0.1)), dp.AdamW(dp.param_groups(second, 0.1))
+    for p in first.parameters():
+        p.grad = torch.randn_like(p)
+    one.step()
+    two.load_state_dict(one.state_dict())
+    for name, p in first.named_parameters():
+        other = dict(second.named_parameters())[name]
+        assert torch.equal(one.state[p]["exp_avg"], two.state[other]["exp_avg"])
+
+
+@pytest.mark.parametrize("bad", [-0.1, float("nan"), float("inf"), "0.1", None, True])
+def test_bad_decay_is_refused(bad):
+    with pytest.raises(ArgumentError, match=r"^param_groups: weight_decay must be a number in \[0, inf\), got "):
+        dp.param_groups(nn.Linear(1, 1), bad)
