@@ -225,8 +225,11 @@ class AutoSGM(Optimizer):
             "eps": eps,
         }
         tuples = {"lr_cfg": lr_cfg, "beta_cfg": beta_cfg, "wd_cfg": wd_cfg, "eps_cfg": eps_cfg}
-        settings = _settled({name: v for name, v in words.items() if v is not None}, tuples)
+        given = {name: value for name, value in words.items() if value is not None}
+        settings = {**_DEFAULTS, **_said(given, tuples), **given}
         settings["momentum"] = settings.pop("pole")
+        if isinstance(quirks, str) or not isinstance(quirks, Sequence):
+            raise ArgumentError(f"AutoSGM: quirks must be a sequence of names, got {quirks!r}.")
         for name in quirks:
             if name not in QUIRKS:
                 raise unknown("quirk", name, QUIRKS)
@@ -237,13 +240,22 @@ class AutoSGM(Optimizer):
         settings |= {"decay_scale": decay_scale, "maximize": maximize, "differentiable": differentiable}
         super().__init__(params, {**settings, "quirks": tuple(quirks)}, schedule)
 
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group; its settings may be written as the README's tuples too (rc_cfg belongs to the optimizer)."""
+        if not isinstance(param_group, dict):
+            raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
+        if "rc_cfg" in param_group:
+            raise ArgumentError("AutoSGM: rc_cfg must be given to the optimizer, a parameter group has no window.")
+        words = {name: value for name, value in param_group.items() if name not in _TUPLES}
+        super().add_param_group(words | _said(words, {name: param_group.get(name) for name in _TUPLES}))
+
     def _ascends(self, group: Mapping[str, Any]) -> bool:
         return super()._ascends(group) and "maximize_negates_decay" not in group["quirks"]
 
 
-def _settled(words: dict[str, Any], tuples: Mapping[str, Any]) -> dict[str, Any]:
-    """All settings: the defaults, overlaid with what the tuples and the keywords say."""
-    settings = dict(_DEFAULTS)
+def _said(words: Mapping[str, Any], tuples: Mapping[str, Any]) -> dict[str, Any]:
+    """What the tuples say, none of it said in words as well."""
+    settings: dict[str, Any] = {}
     for name, value in tuples.items():
         if value is None:
             continue
@@ -251,7 +263,7 @@ def _settled(words: dict[str, Any], tuples: Mapping[str, Any]) -> dict[str, Any]
         for both in words.keys() & said.keys():
             raise ArgumentError(f"AutoSGM: {both} is given twice, in {name} and as a keyword.")
         settings |= said
-    return settings | words
+    return settings
 
 
 def _unpacked(name: str, value: Any) -> dict[str, Any]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -33,6 +35,7 @@ app = App(
     help_epilogue="Any command takes --debug: an error then shows where it came from.",
     help_format="plaintext",
     default_parameter=Parameter(negative=()),
+    suppress_keyboard_interrupt=False,
 )
 
 DEBUG = "--debug"
@@ -108,7 +111,7 @@ def demo(*, out: Out = None, data_dir: DataDir = None) -> None:
     """Compare the standard methods on real data in a few minutes."""
     from dashpot.comparison.demo import demo_study
 
-    print("Looking for Fashion-MNIST ...", flush=True)
+    print("Looking for Fashion-MNIST; a download of 30 MB where it is not on this machine ...", flush=True)
     study, reason = demo_study(data_dir)
     print(reason)
     _compare(study, out or Path("demo") / study.task.name)
@@ -168,7 +171,8 @@ def run(argv: Sequence[str]) -> int:
     """Run one command line and return its exit code; every message about the caller's mistake is one sentence."""
     debug = DEBUG in argv
     try:
-        app([word for word in argv if word != DEBUG], exit_on_error=False, result_action="return_value")
+        with _plain_warnings():
+            app([word for word in argv if word != DEBUG], exit_on_error=False, result_action="return_value")
     except CycloptsError:
         return 2
     except DashpotError as error:
@@ -177,9 +181,20 @@ def run(argv: Sequence[str]) -> int:
         print(error, file=sys.stderr)
         return 2
     except (Interrupted, KeyboardInterrupt) as stop:
-        print(f"\n{stop or 'Stopped.'}", file=sys.stderr)
+        print(f"\n{str(stop) or 'Stopped.'}", file=sys.stderr)
         return 130
     return 0
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Print warnings as the sentences they are, without the line of code they come from."""
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"Note: {message}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 def _compare(study: Study, out: Path) -> None:

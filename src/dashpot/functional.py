@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dashpot.engine.eager import advance, new_slots
+from dashpot.engine.eager import advance, compute_dtype, new_slots
 from dashpot.errors import ArgumentError
 from dashpot.recipe import Recipe
 from dashpot.stages.base import Clock
@@ -25,7 +25,7 @@ def init(recipe: Recipe, params: Mapping[str, Tensor] | Sequence[Tensor] | Tenso
     recipe
         the method.
     params
-        real tensors: one, a sequence, or a mapping by name.
+        real tensors: one, a sequence, or a mapping by name. Half-precision ones are updated in float32, rounded once.
 
     >>> import torch, dashpot as dp
     >>> recipe = dp.Recipe(dp.Filter(pole=0.9), lr=0.1)
@@ -73,5 +73,8 @@ def _update(recipe: Recipe, scalars: tuple[Any, ...], clock: Clock, params: Any,
     if not isinstance(params, Tensor):
         pairs = [_update(recipe, scalars, clock, *item) for item in zip(params, grads, state, strict=True)]
         return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-    new, slots = advance(recipe, scalars, clock, params, grads, state)
-    return new, {**state, **slots}
+    if params.numel() == 0:
+        return params, state
+    compute = compute_dtype(params.dtype)
+    new, slots = advance(recipe, scalars, clock, params.to(compute), grads.to(compute), state)
+    return new.to(params.dtype), {**state, **slots}

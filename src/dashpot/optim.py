@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dashpot import knobs, state_dicts
-from dashpot.constraints import ARGUMENTS, check
+from dashpot.constraints import ARGUMENTS, Interval, check
 from dashpot.engine.eager import new_slots, step_tensor
 from dashpot.errors import ArgumentError
 from dashpot.recipe import Recipe, lr_in_force, schedules_by_name
@@ -63,6 +63,7 @@ class Optimizer(torch.optim.Optimizer):
         self._recipes: dict[Any, Recipe] = {}
         self._check_settings(defaults)
         super().__init__(params, defaults)
+        self._check_schedule()
 
     # ---- settings ---------------------------------------------------------------------------------------------------
 
@@ -78,8 +79,12 @@ class Optimizer(torch.optim.Optimizer):
 
     @property
     def recipe(self) -> Recipe:
-        """The method of the first parameter group as a frozen value, schedules included."""
-        return self._recipe_of(self.param_groups[0]).with_settings(schedule=self._schedule)
+        """The method of the first parameter group as a frozen value, schedules included.
+
+        Raises `ArgumentError` for a schedule that a recipe cannot carry, because it moves other numbers by a formula:
+        one of NAG's pole moves the zero and the gain as well.
+        """
+        return self._scheduled(self.param_groups[0])
 
     @property
     def schedule(self) -> dict[str, Schedule]:
@@ -111,22 +116,68 @@ class Optimizer(torch.optim.Optimizer):
         """The recipe for a group's present settings; checked and built once for each set of values."""
         settings = self._settings(group) if settings is None else settings
         if any(isinstance(value, Tensor) for value in settings.values()):
+            self._check_settings(settings)
             return self._build(settings)
         key = tuple(tuple(value) if isinstance(value, list) else value for value in settings.values())
-        if key not in self._recipes:
+        try:
+            new = key not in self._recipes
+        except TypeError:  # a value without a hash is no setting; the check below says which one
+            new = True
+        if new:
             self._check_settings(settings)
             if len(self._recipes) > 64:  # a schedule makes a new recipe at every step
                 self._recipes.clear()
             self._recipes[key] = self._build(settings)
         return self._recipes[key]
 
+    def _scheduled(self, group: Mapping[str, Any]) -> Recipe:
+        """The recipe of a group with the schedules on those of its settings that are the scheduled ones.
+
+        Which these are shows a probe, a tensor in the place of each scheduled number: it comes out in the recipe as it
+        went in, or as another tensor where a formula was applied to it.
+        """
+        settings = self._settings(group)
+        probes = {name: _probe(knobs.read(settings, name)) for name in self._schedule if name != "lr"}
+        if not probes:
+            return self._recipe_of(group).with_settings(schedule=self._schedule)
+        for name, probe in probes.items():
+            knobs.write(settings, name, probe)
+        recipe, schedule, bases = self._build(settings), dict(self._schedule), {}
+        for name in probes:
+            del schedule[name]
+        for field, value in recipe.settings().items():
+            names = [name for name, probe in probes.items() if probe is value]
+            if names:
+                schedule[field], bases[field] = self._schedule[names[0]], float(value)
+            elif isinstance(value, Tensor) and all(value is not given for given in settings.values()):
+                raise ArgumentError(
+                    f"{type(self).__name__}: a recipe cannot carry the schedule of {' and '.join(probes)}, "
+                    f"which moves {field} by a formula."
+                )
+        return recipe.with_settings(schedule=schedule, **bases)
+
+    def _check_schedule(self) -> None:
+        settings, owner = self._settings(self.param_groups[0]), type(self).__name__
+        places: dict[Any, str] = {}
+        for name in self._schedule:
+            check(owner, f"the scheduled {name}", knobs.read(settings, name), Interval())
+            place = knobs.locate(settings, name)
+            if place in places:
+                raise ArgumentError(f"{owner}: {places[place]} and {name} are one setting; give it one schedule.")
+            places[place] = name
+
     def _check_settings(self, settings: Mapping[str, Any]) -> None:
         owner = type(self).__name__
         for name, value in settings.items():
-            if name in ARGUMENTS:
-                check(owner, name, value, ARGUMENTS[name])
+            if name in ARGUMENTS and not ARGUMENTS[name].allows(value):
+                check(owner, self._argument(name), value, ARGUMENTS[name])
             if name in _UNSUPPORTED and value:
                 raise ArgumentError(f"{owner}: {name}=True is not supported: {_UNSUPPORTED[name]}.")
+
+    def _argument(self, name: str) -> str:
+        """The name under which this class takes a setting: `pole` is kept in the groups as `momentum`."""
+        taken = inspect.signature(type(self).__init__).parameters
+        return next((given for given, kept in _STORED_AS.items() if kept == name and given in taken), name)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group with its own settings; nothing changes if one of them is bad.
@@ -172,6 +223,7 @@ class Optimizer(torch.optim.Optimizer):
         params = [p for p in group["params"] if p.grad is not None]
         if not params:
             return
+        self._check_settings({name: group[name] for name in ("maximize", *_UNSUPPORTED) if name in group})
         for p in params:
             self._check_gradient(p)
         recipe, factor, window = self._in_force(group, done)
@@ -247,8 +299,15 @@ class Optimizer(torch.optim.Optimizer):
         for index, group in enumerate(self.param_groups):
             count = sum(p.numel() for p in group["params"])
             lines.append(f"  group {index}: {len(group['params'])} tensors, {count} elements")
-            lines.append(f"    {self._recipe_of(group).with_settings(schedule=self._schedule)!r}")
+            try:
+                lines.append(f"    {self._scheduled(group)!r}")
+            except ArgumentError:
+                lines += [f"    {self._recipe_of(group)!r}", f"    schedule={self._schedule!r}"]
         return "\n".join([*lines, ")"])
+
+
+def _probe(value: Any) -> Tensor:
+    return torch.tensor(float(value), dtype=torch.float64)
 
 
 def _count(state: Mapping[str, Any]) -> int:

@@ -60,14 +60,15 @@ def faithful_load(
 
 
 def _in_order(owner: str, groups: list[dict[str, Any]], state_dict: dict[str, Any]) -> dict[str, Any]:
-    """The state dict with its saved parameters in the order of `groups`, by name, where both sides have names."""
+    """The state dict with its saved parameters in the order of `groups`: by name, if both sides have unique names."""
     theirs = state_dict["param_groups"]
     if not all("param_names" in group for group in [*groups, *theirs]):
         return state_dict
-    index_of = {
-        name: index for group in theirs for name, index in zip(group["param_names"], group["params"], strict=True)
-    }
+    pairs = [pair for group in theirs for pair in zip(group["param_names"], group["params"], strict=True)]
+    index_of = dict(pairs)
     wanted = [name for group in groups for name in group["param_names"]]
+    if len(index_of) < len(pairs) or len(set(wanted)) < len(wanted):
+        return state_dict  # two parameters of one name, such as the weights of two models: names tell nothing
     missing, extra = sorted(set(wanted) - set(index_of)), sorted(set(index_of) - set(wanted))
     if missing or extra:
         raise ArgumentError(

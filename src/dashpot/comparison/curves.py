@@ -59,7 +59,7 @@ def thin(values: Array, points: int) -> tuple[Array, Array]:
     ([1.0, 3.0, 5.0], [0.0, 2.0, 4.0])
     """
     chosen = np.unique(np.linspace(0, len(values) - 1, min(points, len(values))).round().astype(int))
-    return chosen + 1.0, values[chosen]
+    return chosen.astype(np.float64) + 1, values[chosen]
 
 
 def changes(values: Sequence[float]) -> tuple[Array, Array]:
@@ -72,4 +72,4 @@ def changes(values: Sequence[float]) -> tuple[Array, Array]:
     array = np.asarray(values, dtype=np.float64)
     keep = np.ones(len(array), dtype=bool)
     keep[1:-1] = (array[1:-1] != array[:-2]) | (array[1:-1] != array[2:])
-    return np.flatnonzero(keep) + 1.0, array[keep]
+    return np.flatnonzero(keep).astype(np.float64) + 1, array[keep]

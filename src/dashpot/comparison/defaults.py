@@ -1,7 +1,7 @@
 """Which methods are compared, and the learning rate each one starts with: plain data.
 
-The rates of a task were found by the sweep of docs/compare.md: one seed that no comparison uses by default, a grid of
-factors of about 3, the best evaluation metric after the last epoch. A task without rates of its own takes `GENERIC_LR`.
+The rates of a task were found by the sweep that docs/compare.md records: one seed that no comparison uses by default, a
+grid with steps of about 3. A task without rates of its own takes `GENERIC_LR`.
 """
 
 from __future__ import annotations
@@ -38,8 +38,107 @@ GENERIC_LR: Mapping[str, float] = {
 }
 """Rates for a task nobody has tuned: the usual first guesses. A variant such as `autosgm-3` takes its method's."""
 
-TUNED_LR: Mapping[str, Mapping[str, float]] = {}
-"""Task name -> method -> rate, from the sweep."""
+TUNED_LR: Mapping[str, Mapping[str, float]] = {
+    "digits": {
+        "sgd": 0.1,
+        "heavy-ball": 0.01,
+        "nag": 0.01,
+        "qhm": 0.3,
+        "rmsprop": 0.01,
+        "adam": 0.03,
+        "adamw": 0.03,
+        "nadam": 0.001,
+        "qhadam": 0.003,
+        "autosgm-0": 0.03,
+        "autosgm-1": 0.001,
+        "autosgm-2": 0.01,
+        "autosgm-3": 0.3,
+        "autosgm-4": 0.003,
+    },
+    "fashion-mnist": {
+        "sgd": 0.3,
+        "heavy-ball": 0.1,
+        "nag": 0.1,
+        "qhm": 1.0,
+        "rmsprop": 0.001,
+        "adam": 0.01,
+        "adamw": 0.01,
+        "nadam": 0.003,
+        "qhadam": 0.01,
+        "autosgm-0": 0.01,
+        "autosgm-1": 0.01,
+        "autosgm-2": 0.1,
+        "autosgm-3": 1.0,
+        "autosgm-4": 0.01,
+    },
+    "quadratic": {
+        "sgd": 1.0,
+        "heavy-ball": 0.3,
+        "nag": 1.0,
+        "qhm": 3.0,
+        "rmsprop": 0.1,
+        "adam": 0.1,
+        "adamw": 0.1,
+        "nadam": 0.1,
+        "qhadam": 0.3,
+        "centered-adam": 0.3,
+        "autosgm-0": 0.1,
+        "autosgm-1": 0.1,
+        "autosgm-2": 0.1,
+        "autosgm-3": 30,
+        "autosgm-4": 0.3,
+    },
+    "noisy-quadratic": {
+        "sgd": 0.1,
+        "heavy-ball": 0.03,
+        "nag": 0.03,
+        "qhm": 0.3,
+        "rmsprop": 0.01,
+        "adam": 0.03,
+        "adamw": 0.03,
+        "nadam": 0.03,
+        "qhadam": 0.03,
+        "autosgm-0": 0.03,
+        "autosgm-1": 0.03,
+        "autosgm-2": 0.03,
+        "autosgm-3": 1.0,
+        "autosgm-4": 0.03,
+    },
+    "rosenbrock": {
+        "sgd": 0.001,
+        "heavy-ball": 0.001,
+        "nag": 0.001,
+        "qhm": 0.003,
+        "rmsprop": 0.01,
+        "adam": 0.3,
+        "adamw": 1.0,
+        "nadam": 0.03,
+        "qhadam": 0.1,
+        "centered-adam": 0.1,
+        "autosgm-0": 0.3,
+        "autosgm-1": 1.0,
+        "autosgm-2": 10,
+        "autosgm-3": 100,
+        "autosgm-4": 0.1,
+    },
+    "saddle": {
+        "sgd": 0.3,
+        "heavy-ball": 0.3,
+        "nag": 0.1,
+        "qhm": 3.0,
+        "rmsprop": 0.03,
+        "adam": 0.03,
+        "adamw": 0.3,
+        "nadam": 0.1,
+        "qhadam": 0.1,
+        "autosgm-0": 0.03,
+        "autosgm-1": 0.3,
+        "autosgm-2": 0.1,
+        "autosgm-3": 3.0,
+        "autosgm-4": 0.3,
+    },
+}
+"""Task name -> method -> rate, from the sweep; a method for which no rate of the grid trained is left out."""
 
 
 def default_lr(task: str, method: str) -> float:

@@ -27,4 +27,4 @@ def demo_study(data_dir: Path | None = None) -> tuple[Study, str]:
         task = tasks.get("digits")
         reason = f"{error} The demonstration therefore runs on the digits that come with dashpot."
     entries = tuple(entry(name, task.name) for name in DEFAULT_METHODS)
-    return Study(task, entries, seeds=(0,), epochs=EPOCHS), reason
+    return Study(task, entries, seeds=(0, 1), epochs=EPOCHS), reason

@@ -5,6 +5,7 @@ Every trace carries `meta = {"method": ..., "role": ...}`, by which a page recol
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +22,14 @@ if TYPE_CHECKING:
 __all__ = ["loss_figure", "lr_figure", "score_figure"]
 
 POINTS = 400
+DEEPEST = 1e-12  # values further below the highest are left off a logarithmic axis
 HOVER = "%{y:.4g}"
 
 
 def loss_figure(runs: Sequence[Run]) -> Figure:
-    """Training loss: the mean over seeds of a moving average over a fiftieth of the run, single steps faint behind."""
+    """Training loss: the mean over seeds of a moving average over a thirtieth of the run, single steps faint behind."""
     figure = _figure("steps", "training loss")
-    figure.update_yaxes(type="log", dtick="D2")
+    _log_axis(figure, [loss for run in runs for loss in run.loss])
     methods, styles = _by_method(runs), _styles(runs)
     for name, group in methods.items():
         for run in group:
@@ -35,7 +37,7 @@ def loss_figure(runs: Sequence[Run]) -> Figure:
     for name, group in methods.items():
         whole = [run for run in group if run.loss and run.status != "diverged"]
         if whole:
-            window = max(1, max(len(run.loss) for run in whole) // 50)
+            window = max(1, max(len(run.loss) for run in whole) // 30)
             _add(figure, name, "line", styles[name], thin(smoothed_loss(whole, window), POINTS), hovertemplate=HOVER)
         _add_divergences(figure, name, styles[name], group)
     return figure
@@ -45,6 +47,8 @@ def score_figure(runs: Sequence[Run], phase: str, metric: str) -> Figure:
     """`metric` after each epoch: the mean over seeds, with a band from the lowest seed to the highest."""
     figure = _figure("steps", f"{phase} {metric}")
     methods, styles = _by_method([run for run in runs if run.epochs and run.status != "diverged"]), _styles(runs)
+    if metric == "loss":
+        _log_axis(figure, [epoch[phase][metric] for group in methods.values() for run in group for epoch in run.epochs])
     bands = {name: score_band(group, phase, metric) for name, group in methods.items()}
     for name, band in bands.items():
         if len(methods[name]) > 1:
@@ -59,7 +63,7 @@ def lr_figure(runs: Sequence[Run]) -> Figure:
     """The learning rate each step used, of the first run of each method."""
     figure = _figure("steps", "learning rate")
     methods, styles = _by_method([run for run in runs if run.lr]), _styles(runs)
-    figure.update_yaxes(type="log", dtick=1)
+    _log_axis(figure, [lr for run in runs for lr in run.lr])
     for name, group in methods.items():
         _add(figure, name, "line", styles[name], changes(group[0].lr), hovertemplate=HOVER)
     return figure
@@ -76,10 +80,29 @@ def _figure(x: str, y: str) -> Figure:
         showlegend=False,
         hovermode="x unified",
         xaxis={"title": {"text": x}, "rangemode": "tozero"},
-        yaxis={"title": {"text": y}, "automargin": True},
+        yaxis={"title": {"text": y}, "automargin": True, "exponentformat": "power"},
         margin={"l": 56, "r": 12, "t": 12, "b": 44},
     )
     return figure
+
+
+def _log_axis(figure: Figure, values: Sequence[float]) -> None:
+    """A logarithmic axis, labelled at decades and, where these are few, at 2 and 5; linear if a value is negative."""
+    if any(value < 0 for value in values):
+        return
+    positive = [value for value in values if 0 < value < math.inf]
+    low, high = (min(positive), max(positive)) if positive else (0.1, 10.0)
+    low = max(low, high * DEEPEST)
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    marks = (1, 2, 5) if len(decades) <= 4 else (1,)
+    ticks = [float(f"{mark}e{decade}") for decade in decades for mark in marks]
+    margin = (high / low) ** 0.04
+    figure.update_yaxes(
+        type="log",
+        range=[math.log10(low / margin / 1.02), math.log10(high * margin * 1.02)],
+        tickvals=ticks,
+        ticktext=[f"{tick:g}" for tick in ticks],
+    )
 
 
 def _add(figure: Figure, name: str, role: str, style: Style, points: tuple[Any, Any], **options: Any) -> None:

@@ -23,7 +23,7 @@ class Style(NamedTuple):
     dash: str = "solid"
 
 
-GREY = ("#5b6370", "#a3adbb")
+INK = ("#2b3036", "#e4e8ee")
 ORANGE = ("#b96f00", "#f0a73a")
 VERMILION = ("#c2410c", "#fb7d4b")
 PURPLE = ("#a83e7f", "#e78fc2")
@@ -32,7 +32,7 @@ SKY = ("#1487b8", "#7fd0f5")
 GREEN = ("#087f5b", "#35c796")
 
 STYLES: dict[str, Style] = {
-    "sgd": Style(*GREY),
+    "sgd": Style(*INK),
     "heavy-ball": Style(*ORANGE),
     "nag": Style(*VERMILION, "dash"),
     "qhm": Style(*ORANGE, "dot"),
@@ -51,7 +51,10 @@ STYLES: dict[str, Style] = {
 }
 """Fixed styles of the methods dashpot knows."""
 
-SPARE = [Style(*hue, dash) for dash in ("longdashdot", "longdash") for hue in (VERMILION, BLUE, GREEN, PURPLE, GREY)]
+SPARE = [
+    *(Style(*hue, "longdashdot") for hue in (VERMILION, BLUE, GREEN, PURPLE, INK)),
+    *(Style(*hue, "longdash") for hue in (VERMILION, BLUE, PURPLE, INK)),
+]
 
 
 def styles_for(names: Iterable[str]) -> dict[str, Style]:

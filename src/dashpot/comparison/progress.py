@@ -108,6 +108,7 @@ class Live(Progress):
             TextColumn("{task.fields[note]}", markup=False),
             console=Console(highlight=False),
             expand=True,
+            transient=True,
         )
 
     def begin(self, runs: int, steps: int, epochs: int) -> None:

@@ -2,7 +2,7 @@
 
 Lines, in order, each an object with a `kind`:
 
-* `header`: format version, entry, seed, optimizer (call, recipe), task and its configuration, versions, machine, command;
+* `header`: format version, entry, seed, optimizer (call, recipe), task with its settings, versions, machine, command;
 * `steps`: loss and learning rate of every step of one epoch (`lr` is one number where it did not change);
 * `epoch`: steps so far, means of the train and evaluation phase, CPU and wall seconds of training;
 * `resumed`: where an interrupted run went on, and with which versions;

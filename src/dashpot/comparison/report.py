@@ -52,7 +52,7 @@ def _charts(runs: Sequence[Run], summary: Summary) -> list[Chart]:
     band = "Mean over seeds; the band runs from the lowest seed to the highest."
     measured = next((run.epochs[-1][summary.score.phase] for run in runs if run.epochs), {})
     metrics = [summary.score.metric, *(name for name in measured if name != summary.score.metric)] if measured else []
-    window = "Moving average over a fiftieth of the run, mean over seeds; single steps faint behind."
+    window = "Moving average over a thirtieth of the run; single steps faint behind."
     return [
         *(
             Chart(name, f"{_phase(summary.score.phase)} {name}", band, score_figure(runs, summary.score.phase, name))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from dashpot.comparison.records import Run, encode, epoch_lines, read_run
 from dashpot.comparison.study import Plan, Study
 from dashpot.errors import RunError
 from dashpot.training import Epoch, load_checkpoint, save_checkpoint, train
-from dashpot.training.files import append_line, write_text
+from dashpot.training.files import append_line, cut_back, write_text
 
 __all__ = ["run_study"]
 
@@ -114,7 +113,7 @@ def _continue(record: Path, progress: dict[str, Any]) -> int:
     """Cut a record back to where its checkpoint was saved and note the continuation; return the epochs done."""
     if record.stat().st_size < progress["bytes"]:
         raise RunError(f"The record {record} is damaged: it ends before its checkpoint; delete it to repeat that run.")
-    os.truncate(record, progress["bytes"])
+    cut_back(record, progress["bytes"])
     append_line(record, encode({"kind": "resumed", "epochs": progress["epochs"], "versions": versions()}))
     return progress["epochs"]
 

@@ -49,7 +49,7 @@ def score_text(means: Mapping[str, float]) -> str:
 
 
 def _short(value: float) -> str:
-    return f"{value:.3f}".removeprefix("0")
+    return f"{value:.3f}".removeprefix("0") if abs(value) < 100 else f"{value:.2e}"
 
 
 def _pad(cell: str, width: int, column: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -47,13 +48,14 @@ def step_tensor(
 ) -> None:
     """One step of a parameter in place: `p` and the slots in `state` are written, `grad` is left as it is.
 
-    Half-precision parameters are computed in float32 and rounded once; complex ones as pairs of reals.
+    Half-precision parameters are computed in float32 and rounded once; complex ones as pairs of reals. With gradients
+    enabled the step is recorded from copies, so that writing the results back does not spoil the recording.
     """
     if p.numel() == 0:
         return
-    compute = compute_dtype(p.dtype)
-    working = {key: _real(value).to(compute) for key, value in state.items() if key != "step"}
-    w, slots = advance(recipe, scalars, clock, _real(p).to(compute), _real(grad).to(compute), working)
+    to = partial(torch.Tensor.to, dtype=compute_dtype(p.dtype), copy=torch.is_grad_enabled())
+    working = {key: to(_real(value)) for key, value in state.items() if key != "step"}
+    w, slots = advance(recipe, scalars, clock, to(_real(p)), to(_real(grad.resolve_conj())), working)
     for key, value in slots.items():
         _real(state[key]).copy_(value)
     _real(p).copy_(w)

@@ -8,7 +8,7 @@ from pathlib import Path
 from dashpot.data.files import write_atomically
 from dashpot.errors import RunError
 
-__all__ = ["append_line", "make_folder", "write_bytes", "write_text"]
+__all__ = ["append_line", "cut_back", "make_folder", "write_bytes", "write_text"]
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
@@ -40,6 +40,18 @@ def append_line(path: Path, line: str) -> int:
             stream.flush()
             os.fsync(stream.fileno())
             return stream.tell()
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def cut_back(path: Path, length: int) -> None:
+    """Drop everything after the first `length` bytes of a file.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    try:
+        os.truncate(path, length)
     except OSError as error:
         raise _unwritable(path, error) from error
 

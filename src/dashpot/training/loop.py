@@ -32,7 +32,7 @@ class Epoch:
     """What one epoch measured.
 
     `number` counts from 1, `steps` from the start of the run. `train` holds running means taken while the weights
-    change, `evaluation` the means after the epoch (empty where the problem has no evaluation set, or the epoch diverged).
+    change, `evaluation` the means after the epoch (empty without an evaluation set, and for a diverged epoch).
     `loss` and `lr` have one entry a step; `lr` is the rate the step used. `cpu_s` and `wall_s` are seconds of training,
     evaluation left out.
     """

@@ -1,0 +1,108 @@
+"""Finding a method's learning rate on a task: a walk on a logarithmic grid."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+
+from dashpot.comparison.defaults import default_lr
+from dashpot.comparison.entries import entry
+from dashpot.comparison.study import Study
+from dashpot.comparison.summary import Score
+from dashpot.constraints import Interval, OneOf, check
+from dashpot.tasks import Task
+from dashpot.training import train
+
+__all__ = ["SWEEP_SEED", "Trial", "sweep"]
+
+SWEEP_SEED = 1000
+"""The seed rates are tuned on; comparisons use seeds from 0, so no method is tuned on a run that is then compared."""
+
+
+class Trial(NamedTuple):
+    """One rate and what it reached: the final score, and the epochs until the target was met.
+
+    The epochs are infinite if the target is not met in the end, even if it was for a while. A run that diverged has the
+    worst possible score.
+    """
+
+    lr: float
+    score: float
+    epochs_to_target: float
+
+
+def sweep(
+    task: Task,
+    method: str,
+    *,
+    by: str = "score",
+    epochs: int | None = None,
+    seed: int = SWEEP_SEED,
+    most: int = 12,
+) -> list[Trial]:
+    """Train `method` at rates of the grid ..., 0.1, 0.3, 1, 3, ... and return the trials, best first.
+
+    The walk starts at the method's default rate and tries the neighbours of the best rate so far until both are known;
+    while every run has diverged, it goes down.
+
+    Args:
+        task: what is trained.
+        method: a name `dashpot.comparison.entry` knows.
+        by: what makes a rate good: "score", the final score; or "target", few epochs to the task's target and then the
+            score, for noiseless tasks whose final loss is rounding error at every good rate.
+        epochs: of every run; the task's own number by default.
+        seed: of every run.
+        most: at most this many runs.
+
+    Raises:
+        ArgumentError: no such method, or an argument is out of range.
+
+    >>> from dashpot import tasks
+    >>> best, *others = sweep(tasks.get("quadratic"), "sgd", epochs=5)
+    >>> best.lr, all(best.score <= other.score for other in others)
+    (1.0, True)
+    """
+    check("sweep", "by", by, OneOf(("score", "target")))
+    check("sweep", "most", most, Interval(1, math.inf, "left", integer=True))
+    epochs = task.epochs if epochs is None else epochs
+    found: dict[int, Trial] = {}
+    wanted = [round(2 * math.log10(default_lr(task.name, method)))]
+
+    def rank(trial: Trial) -> tuple[float, float]:
+        return (trial.epochs_to_target if by == "target" else 0.0), sign * trial.score
+
+    while wanted and len(found) < most:
+        place = wanted.pop(0)
+        found[place], sign = _trial(Study(task, (entry(method, task.name, lr=grid(place)),), (seed,), epochs))
+        best = min(found, key=lambda at: rank(found[at]))
+        lower = all(math.isinf(trial.score) for trial in found.values())
+        wanted = [min(found) - 1] if lower else [near for near in (best + 1, best - 1) if near not in found]
+    return sorted(found.values(), key=rank)
+
+
+def grid(place: int) -> float:
+    """Entry `place` of the grid: 10^(place/2), rounded to one digit.
+
+    >>> [grid(place) for place in (-3, -2, -1, 0, 1)]
+    [0.03, 0.1, 0.3, 1.0, 3.0]
+    """
+    return float(f"{10 ** (place / 2):.0e}")
+
+
+def _trial(study: Study) -> tuple[Trial, float]:
+    """The study's one run as a trial, and the sign that makes a smaller score better."""
+    [plan] = study.plans()
+    problem = study.task.build(plan.seed)
+    score = Score(**study.score(problem))
+    sign = -1.0 if score.direction == "max" else 1.0
+    optimizer = plan.entry.optimizer(problem.model.parameters(), study.epochs * len(problem.train))
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(plan.seed)
+        history = train(problem, optimizer, study.epochs)
+    values = [(e.train if score.phase == "train" else e.evaluation).get(score.metric, math.nan) for e in history]
+    final = values[-1] if math.isfinite(values[-1]) else sign * math.inf
+    target = study.task.target
+    met = [at for at, value in enumerate(values, start=1) if target is not None and target.reached(value)]
+    return Trial(plan.entry.lr, final, met[0] if met and met[-1] == study.epochs else math.inf), sign

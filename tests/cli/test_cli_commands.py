@@ -1,0 +1,296 @@
+"""The command line in this process: what it prints, writes, refuses, and with which exit code."""
+
+from __future__ import annotations
+
+import builtins
+import errno
+import itertools
+import json
+import os
+import re
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+
+from dashpot import data, tasks
+from dashpot.__main__ import main
+from dashpot.comparison import demo, known_entries
+from dashpot.comparison.demo import demo_study
+from dashpot.errors import DataError
+from dashpot.methods import METHODS
+from dashpot.schedules import NAMES
+
+TASK = """
+import torch
+from torch import nn
+from dashpot.data import Batches
+from dashpot.tasks import Problem, Task
+
+def build():
+    def problem(seed):
+        draw = torch.Generator().manual_seed(seed)
+        x = torch.randn(12, 2, generator=draw)
+        model = nn.Linear(2, 1)
+        nn.init.zeros_(model.weight)
+        y = x.sum(1, keepdim=True)
+        return Problem(model, Batches(x, y, 4), nn.functional.mse_loss, Batches(x, y, 12))
+    return Task("my task", problem, epochs=2)
+"""
+
+
+@pytest.fixture
+def dashpot(monkeypatch, tmp_path, capsys):
+    """Runs one command in an empty folder: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # otherwise the command starts this very process again
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["dashpot", *map(str, words)])
+        code = main()
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def my_task(tmp_path) -> str:
+    (tmp_path / "mine.py").write_text(TASK)
+    return "mine.py:build"
+
+
+def refused(result: tuple[int, str, str]) -> str:
+    """The one sentence of a refused command, which wrote nothing."""
+    code, _, err = result
+    assert code == 2
+    assert "Traceback" not in err
+    assert len(err.strip().splitlines()) == 1
+    assert not Path("runs").exists()
+    return err.strip()
+
+
+def test_compare_on_ones_own_task_writes_everything_and_prints_the_summary(dashpot, my_task):
+    code, out, err = dashpot("compare", "--task", my_task, "--methods", "sgd,adam", "--seeds", 2, "--lr", "sgd=0.05")
+    assert (code, err) == (0, "")
+    folder = Path("runs/compare-my-task")
+    assert f"Report: {folder / 'report.html'}" in out
+    assert "2 methods on my task: 2 epochs, 2 seeds, 4 runs" in out
+    assert re.search(r"^sgd +0\.05 +\d", out, re.MULTILINE)
+    assert sorted(path.name for path in folder.iterdir()) == ["report.html", "runs", "study.json", "summary.md"]
+    assert len(list((folder / "runs").iterdir())) == 4
+    study = json.loads((folder / "study.json").read_text())
+    assert study["command"] == "dashpot compare --task mine.py:build --methods sgd,adam --seeds 2 --lr sgd=0.05"
+    assert study["settings"]["epochs"] == 2
+
+
+def test_several_rates_may_follow_one_option_or_several(dashpot, my_task):
+    common = ("compare", my_task, "--methods", "sgd,adam", "--seeds", 1, "--epochs", 1)
+    assert dashpot(*common, "--lr", "sgd=0.5", "adam=0.25", "--out", "a")[0] == 0
+    assert dashpot(*common, "--lr", "sgd=0.5", "--lr", "adam=0.25", "--out", "b")[0] == 0
+    settings = [json.loads(Path(out, "study.json").read_text())["settings"] for out in "ab"]
+    assert settings[0] == settings[1]
+    assert "lr=0.25" in settings[0]["methods"]["adam"]
+
+
+def test_the_same_command_again_trains_nothing_and_another_is_refused(dashpot, my_task):
+    words = ("compare", my_task, "--methods", "sgd", "--seeds", 1, "--out", "out")
+    dashpot(*words)
+    record = Path("out/runs/sgd-seed0.jsonl")
+    before = record.stat().st_mtime_ns
+    code, out, _ = dashpot(*words)
+    assert (code, record.stat().st_mtime_ns) == (0, before)
+    assert "done in an earlier session" in out
+    assert "epochs is 2 there and 3 here" in refused(dashpot(*words, "--epochs", 3))
+    assert record.stat().st_mtime_ns == before
+
+
+def test_report_rebuilds_the_page(dashpot, my_task):
+    dashpot("compare", my_task, "--methods", "sgd", "--seeds", 1, "--out", "out")
+    page = Path("out/report.html")
+    before = page.read_text()
+    page.unlink()
+    code, out, _ = dashpot("report", "out")
+    assert (code, out) == (0, "Report: out/report.html\n")
+    assert page.read_text() == before
+
+
+def test_train_prints_a_line_for_every_epoch_and_writes_nothing(dashpot, my_task, tmp_path):
+    before = set(tmp_path.iterdir())
+    code, out, _ = dashpot(
+        "train", my_task, "--optimizer", "adamw", "--schedule", "linear", "--epochs", 3, "--lr", 0.25
+    )
+    lines = out.splitlines()
+    assert code == 0
+    assert lines[0].startswith("dashpot.AdamW(model.parameters(), lr=0.25, schedule=")
+    assert lines[1].split() == ["epoch", "train", "eval", "lr", "time"]
+    assert [line.split()[0] for line in lines[2:]] == ["1", "2", "3"]
+    assert float(lines[2].split()[3]) == pytest.approx(0.25 * 7 / 9, rel=1e-2)  # the third of nine steps
+    assert {path for path in tmp_path.iterdir() if path.name != "__pycache__"} == before
+
+
+def test_train_gives_the_numbers_of_the_comparison(dashpot, my_task):
+    dashpot("compare", my_task, "--methods", "adam", "--seeds", 2, "--out", "out")
+    _, out, _ = dashpot("train", my_task, "--optimizer", "adam", "--seed", 1)
+    lines = Path("out/runs/adam-seed1.jsonl").read_text().splitlines()
+    last = [json.loads(line) for line in lines if '"kind":"epoch"' in line][-1]
+    assert f"{last['train']['loss']:.4g}" in out
+    assert f"{last['eval']['loss']:.4g}" in out
+
+
+def test_a_diverging_run_is_told_by_train(dashpot, my_task):
+    code, out, _ = dashpot("train", my_task, "--optimizer", "sgd", "--lr", 1e30)
+    assert code == 0
+    assert "diverged at step" in out
+
+
+def test_lists(dashpot):
+    _, out, _ = dashpot("methods")
+    assert [line.split()[0] for line in out.splitlines()[:-1]] == list(METHODS)
+    assert all(len(line.split()) > 2 for line in out.splitlines())
+    assert all(name in out for name in known_entries())
+    assert dashpot("tasks")[1].splitlines()[: len(tasks.names())] == list(tasks.names())
+    assert dashpot("schedules")[1].split() == list(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("compare", "digit"), "Unknown task 'digit': did you mean 'digits'?"),
+        (("compare", "digits", "--methods", "adamm"), "Unknown method 'adamm': did you mean 'adam'?"),
+        (("compare", "digits", "--schedule", "cosinus"), "did you mean 'cosine'?"),
+        (("compare", "digits", "--lr", "sgd=-1"), "sgd: lr must be a number in [0, inf), got -1.0."),
+        (("compare", "digits", "--lr", "sgd=nan"), "sgd: lr must be a number in [0, inf), got nan."),
+        (("compare", "digits", "--lr", "sgd"), "--lr must be METHOD=VALUE with a number, got 'sgd'."),
+        (("compare", "digits", "--lr", "sgd=fast"), "--lr must be METHOD=VALUE with a number, got 'sgd=fast'."),
+        (("compare", "digits", "--lr", "sgdd=1"), "Unknown method in --lr 'sgdd': did you mean 'sgd'?"),
+        (("compare", "digits", "--seeds", "0"), "--seeds must be an integer in [1, inf), got 0."),
+        (("compare", "digits", "--epochs", "0"), "epochs must be an integer in [1, inf), got 0."),
+        (("compare", "digits", "--threads", "0"), "threads must be None or an integer in [1, inf), got 0."),
+        (("compare", "digits", "--methods", "sgd,sgd"), "each with its own name"),
+        (("compare",), "Name one task"),
+        (("compare", "digits", "--task", "digits"), "Name one task"),
+        (("compare", "--task", "gone.py:build"), "gone.py"),
+        (("train", "digits", "--optimizer", "sdg"), "Unknown method 'sdg': did you mean 'sgd'?"),
+        (("train", "digits", "--optimizer", "sgd", "--seed", "-1"), "seed"),
+        (("report", "nowhere"), "nowhere holds no comparison"),
+        (("reproduce", "mnist"), "Unknown table 'mnist': did you mean 'fashion-mnist'?"),
+        (("reproduce", "fashion-mnist", "--rows", "A2,Q"), "Unknown row 'Q'"),
+    ],
+)
+def test_bad_input_is_one_sentence_with_exit_code_2_and_nothing_written(dashpot, words, sentence):
+    assert sentence in refused(dashpot(*words))
+
+
+def test_a_task_file_without_build_is_one_sentence(dashpot, tmp_path):
+    (tmp_path / "empty.py").write_text("x = 1\n")
+    assert "build" in refused(dashpot("compare", "--task", "empty.py:build"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("compare", "digits", "--sedes", "3"), ("compare", "digits", "--seeds", "many"), ("train", "digits"), ("fly",)],
+)
+def test_unknown_and_missing_options_exit_with_code_2(dashpot, words):
+    code, out, err = dashpot(*words)
+    assert code == 2
+    assert out + err
+    assert "Traceback" not in out + err
+
+
+def test_debug_shows_where_an_error_came_from(dashpot):
+    with pytest.raises(ValueError, match="Unknown task"):
+        dashpot("compare", "digit", "--debug")
+
+
+def test_ctrl_c_outside_training_is_a_word_and_exit_code_130(dashpot, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tasks, "get", interrupted)
+    code, _, err = dashpot("compare", "digits")
+    assert (code, err.strip()) == (130, "Stopped.")
+
+
+def test_a_full_disk_is_one_sentence_and_the_same_command_goes_on(dashpot, my_task, monkeypatch):
+    words = ("compare", my_task, "--methods", "sgd,adam", "--seeds", 1)
+    real, count = os.fsync, itertools.count(1)
+
+    def full(descriptor):
+        if next(count) > 5:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        code, _, err = dashpot(*words)
+    assert code == 2
+    assert "No space left on device; what was finished before is kept." in err
+    assert len(err.strip().splitlines()) == 1
+    assert dashpot(*words)[0] == 0
+
+
+def test_warnings_are_printed_as_sentences(dashpot, my_task, monkeypatch):
+    monkeypatch.setattr(
+        warnings, "showwarning", lambda *parts, **_: sys.stderr.write(warnings.formatwarning(*parts[:4]))
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        _, _, err = dashpot("train", my_task, "--optimizer", "adamw", "--lr", 150)
+    assert err.splitlines()
+    assert all(line.startswith("Note: ") for line in err.splitlines())
+
+
+def test_an_unwritable_folder_is_one_sentence(dashpot, my_task, tmp_path):
+    (tmp_path / "file").write_text("")
+    result = dashpot("compare", my_task, "--methods", "sgd", "--out", "file/out")
+    assert "Cannot write" in refused(result)
+
+
+def test_help_needs_no_task_and_names_the_commands(dashpot):
+    code, out, _ = dashpot("--help")
+    assert code == 0
+    for command in ("compare", "train", "report", "methods", "tasks", "schedules", "demo", "reproduce", "--debug"):
+        assert command in out
+    assert "--seeds" in dashpot("compare", "--help")[1]
+    assert dashpot("--version")[1].strip()
+
+
+@pytest.mark.parametrize("missing", ["cyclopts", "rich"])
+def test_without_the_packages_of_the_command_line_one_sentence_says_what_to_install(dashpot, monkeypatch, missing):
+    real = builtins.__import__
+
+    def without(name, *rest, **options):
+        if name == missing:
+            raise ImportError(name)
+        return real(name, *rest, **options)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    assert "pip install 'dashpot[cli]'" in refused(dashpot("methods"))
+
+
+def test_the_demonstration_says_why_it_runs_on_digits(monkeypatch):
+    real = tasks.get
+
+    def without_fashion(name, **options):
+        if name == "fashion-mnist":
+            raise DataError("Fashion-MNIST is not here.")
+        return real(name, **options)
+
+    monkeypatch.setattr(tasks, "get", without_fashion)
+    study, reason = demo_study()
+    assert study.task.name == "digits"
+    assert reason.startswith("Fashion-MNIST is not here. The demonstration therefore runs on the digits")
+
+
+def test_the_demonstration_runs_from_one_word(dashpot, monkeypatch):
+    monkeypatch.setattr(data.fashion_mnist, "load", lambda *_: (_ for _ in ()).throw(DataError("No data here.")))
+    monkeypatch.setattr(demo, "EPOCHS", 1)
+    code, out, _ = dashpot("demo")
+    assert code == 0
+    assert (
+        out.index("Looking for Fashion-MNIST") < out.index("No data here.") < out.index("Comparing 9 methods on digits")
+    )
+    assert "Report: demo/digits/report.html" in out
+    assert Path("demo/digits/report.html").exists()

@@ -1,0 +1,73 @@
+"""A task that trains in milliseconds and hides nothing: dropout, batch statistics, shuffling, a short last batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dashpot.comparison import Entry, Run, Study, entry, run_study
+from dashpot.data import Batches
+from dashpot.tasks import Problem, Target, Task, accuracy
+
+TIMES = ("cpu_s", "wall_s")
+
+
+def build(seed: int) -> Problem:
+    draw = torch.Generator().manual_seed(17)
+    x = torch.randn(22, 5, generator=draw)
+    y = (x[:, 0] + 0.3 * x[:, 1] > 0).long()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Dropout(0.25), nn.Linear(6, 2))
+    return Problem(
+        model=model,
+        train=Batches(x, y, 6, shuffle=True, seed=seed),
+        evaluation=Batches(x, y, 22),
+        loss=nn.functional.cross_entropy,
+        metrics={"accuracy": accuracy},
+    )
+
+
+def toy(**changes: Any) -> Task:
+    """Four steps an epoch: batches of 6, 6, 6 and 4."""
+    settings: dict[str, Any] = {
+        "name": "toy",
+        "build": build,
+        "epochs": 3,
+        "target": Target("accuracy", 0.8, "max"),
+        "description": "two classes of points",
+        "config": {"batch_size": 6},
+    }
+    return Task(**{**settings, **changes})
+
+
+def study(*names: str, seeds: tuple[int, ...] = (0,), epochs: int = 3, schedule: str | None = None) -> Study:
+    entries = tuple(entry(name, "toy", lr=0.05, schedule=schedule) for name in names or ("adam",))
+    return Study(toy(), entries, seeds, epochs)
+
+
+def diverging() -> Entry:
+    """Plain descent with a rate that no loss survives."""
+    return Entry("too-fast", torch.optim.SGD, 1e30)
+
+
+def numbers(runs: list[Run]) -> list[Any]:
+    """Everything measured, times left out: equal for equal runs."""
+    return [
+        (
+            run.entry,
+            run.seed,
+            run.loss,
+            run.lr,
+            [{key: value for key, value in epoch.items() if key not in TIMES} for epoch in run.epochs],
+            run.end,
+        )
+        for run in runs
+    ]
+
+
+def finished(folder: Path, *names: str, **settings: Any) -> list[Run]:
+    return run_study(study(*names, **settings), folder)

@@ -1,0 +1,105 @@
+"""Entries: names, rates, and calls that paste back."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from comparison_support import build
+from torch import nn
+
+import dashpot
+from dashpot import schedules
+from dashpot.comparison import DEFAULT_METHODS, Entry, default_lr, entry, known_entries
+from dashpot.comparison.defaults import GENERIC_LR, TUNED_LR
+from dashpot.comparison.sweep import grid, sweep
+from dashpot.errors import ArgumentError
+from dashpot.methods import METHODS
+from dashpot.tasks import get, names
+
+
+def test_every_method_can_be_compared():
+    assert set(METHODS) <= set(known_entries())
+    assert set(METHODS) == set(GENERIC_LR)
+    assert set(DEFAULT_METHODS) <= set(known_entries())
+
+
+def test_tuned_rates_are_of_known_tasks_and_methods_and_cover_all_compared_by_default():
+    for task, rates in TUNED_LR.items():
+        assert task in names()
+        assert set(rates) <= set(known_entries())
+        assert set(DEFAULT_METHODS) <= set(rates)
+        assert all(rate > 0 for rate in rates.values())
+
+
+def test_an_unknown_task_takes_generic_rates_and_variants_their_methods():
+    assert {default_lr("mine", f"autosgm-{k}") for k in range(5)} == {GENERIC_LR["autosgm"]}
+    assert default_lr("mine", "sgd") == 0.1
+
+
+@pytest.mark.parametrize("schedule", [None, "cosine", "1cycle", "warmup-linear"])
+@pytest.mark.parametrize("name", known_entries())
+def test_the_call_pastes_back_to_the_same_recipe(name, schedule):
+    model = nn.Linear(2, 2)
+    made = entry(name, "digits", schedule=schedule)
+    pasted = eval(made.call(50), {"dashpot": dashpot, "model": model, **vars(schedules)})
+    assert pasted.recipe == made.optimizer(model.parameters(), 50).recipe
+    assert pasted.recipe.lr == default_lr("digits", name)
+
+
+def test_autosgm_variants_differ_in_their_numerator():
+    model = build(0).model
+    texts = {repr(entry(f"autosgm-{k}", "toy").optimizer(model.parameters(), 1).recipe) for k in range(5)}
+    assert len(texts) == 5
+
+
+def test_schedules_span_the_whole_run():
+    optimizer = entry("sgd", "toy", lr=1.0, schedule="linear").optimizer(build(0).model.parameters(), 10)
+    assert dict(optimizer.recipe.schedule)["lr"].table(11)[-1] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("adamm", "toy"), "Unknown method 'adamm': did you mean 'adam'"),
+        (("autosgm-5", "toy"), "Unknown method 'autosgm-5': did you mean 'autosgm"),
+        (("", "toy"), "Unknown method ''"),
+    ],
+)
+def test_unknown_methods_suggest_the_nearest(arguments, message):
+    with pytest.raises(ArgumentError, match=message):
+        entry(*arguments)
+
+
+def test_an_unknown_schedule_is_refused_before_any_run():
+    with pytest.raises(ArgumentError, match=r"cosin.*did you mean 'cosine'"):
+        entry("adam", "toy", schedule="cosin")
+
+
+def test_entries_of_other_libraries_name_where_they_come_from():
+    def mine(params, lr):
+        return torch.optim.SGD(params, lr)
+
+    assert Entry("a", torch.optim.Adam, 0.1).call(1) == "torch.optim.Adam(model.parameters(), lr=0.1)"
+    assert Entry("b", mine, 0.1).call(1).endswith("test_comparison_entries.mine(model.parameters(), lr=0.1)")
+
+
+def test_the_sweep_finds_the_best_rate_of_a_quadratic():
+    task = get("quadratic")
+    best, *others = sweep(task, "sgd", epochs=2)
+    assert all(best.score <= other.score for other in others)
+    tried = {trial.lr for trial in (best, *others)}
+    place = next(k for k in range(-12, 12) if grid(k) == best.lr)
+    assert {grid(place - 1), grid(place + 1)} <= tried
+
+
+def test_the_sweep_goes_down_while_everything_diverges_and_stops_at_its_limit():
+    trials = sweep(get("rosenbrock"), "sgd", epochs=1, most=3)
+    assert len(trials) == 3
+    deep = sweep(get("rosenbrock"), "sgd", epochs=1)
+    assert abs(deep[0].score) < float("inf")
+
+
+@pytest.mark.parametrize("bad", [{"by": "luck"}, {"most": 0}])
+def test_bad_sweeps_are_refused(bad):
+    with pytest.raises(ArgumentError, match="sweep: "):
+        sweep(get("quadratic"), "sgd", **bad)

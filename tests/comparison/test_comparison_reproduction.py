@@ -1,0 +1,168 @@
+"""The published table: settings as published, and the command that repeats it (on a small stand-in for the data)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from comparison_support import build, toy
+
+import dashpot
+from dashpot import tasks
+from dashpot.comparison import Entry
+from dashpot.comparison.published import ROWS
+from dashpot.comparison.reproduction import reproduce
+from dashpot.errors import ArgumentError
+from dashpot.tasks import Problem
+from dashpot.training import train
+
+LAST_ACCURACY = {"A2": 0.869, "B": 0.866, "C": 0.822, "D": 0.868, "E": 0.877, "F": 0.884, "G": 0.899}
+
+
+def optimizer_of(key: str, params, steps: int) -> torch.optim.Optimizer:
+    row = ROWS[key]
+    return Entry(key, row.make, row.lr, row.options, row.schedule).optimizer(params, steps)
+
+
+def trajectory(optimizer: torch.optim.Optimizer, w: torch.Tensor, steps: int) -> list[np.ndarray]:
+    """Weights after each step on a fixed sequence of gradients."""
+    draw = torch.Generator().manual_seed(1)
+    seen = []
+    for _ in range(steps):
+        w.grad = torch.randn(w.shape, generator=draw, dtype=w.dtype)
+        optimizer.step()
+        seen.append(w.detach().numpy().copy())
+    return seen
+
+
+def gradients(steps: int, size: int) -> list[np.ndarray]:
+    draw = torch.Generator().manual_seed(1)
+    return [torch.randn(size, generator=draw, dtype=torch.float64).numpy() for _ in range(steps)]
+
+
+def weight() -> torch.Tensor:
+    return torch.ones(3, dtype=torch.float64, requires_grad=True)
+
+
+def test_the_rows_are_the_published_ones():
+    assert list(ROWS) == list(LAST_ACCURACY)
+    assert {key: row.figures[-1][2] for key, row in ROWS.items()} == LAST_ACCURACY
+    assert [row.epochs for row in ROWS.values()] == [5, 3, 3, 3, 3, 3, 6]
+
+
+def test_row_a2_is_a1_continued_by_a_new_optimizer_at_a_quarter_of_the_rate():
+    ours, theirs = build(0), build(0)
+    torch.manual_seed(0)
+    train(ours, optimizer_of("A2", ours.model.parameters(), 20), 5)
+    torch.manual_seed(0)
+    train(theirs, torch.optim.SGD(theirs.model.parameters(), lr=0.2), 3)
+    train(theirs, torch.optim.SGD(theirs.model.parameters(), lr=0.05), 5, first=3)
+    for mine, other in zip(ours.model.parameters(), theirs.model.parameters(), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-7)  # float32: 0.25 * 0.2 rounds once more than 0.05
+
+
+def test_row_b_is_an_average_of_gradients_that_starts_at_zero():
+    w = weight()
+    m, expected, steps = np.zeros(3), np.ones(3), []
+    for g in gradients(20, 3):
+        m = 0.9 * m + 0.1 * g
+        expected = expected - 1.25 * m
+        steps.append(expected)
+    np.testing.assert_allclose(trajectory(optimizer_of("B", [w], 20), w, 20), steps, rtol=1e-12)
+
+
+def test_row_c_starts_at_the_first_square_and_is_not_bias_corrected():
+    w = weight()
+    s, expected, steps = None, np.ones(3), []
+    for g in gradients(20, 3):
+        s = g * g if s is None else 0.99 * s + 0.01 * g * g
+        expected = expected - 1e-2 * g / (np.sqrt(s) + 1e-5)
+        steps.append(expected)
+    np.testing.assert_allclose(trajectory(optimizer_of("C", [w], 20), w, 20), steps, rtol=1e-12)
+
+
+def test_row_d_has_eps_inside_the_root_and_corrects_both_averages():
+    w = weight()
+    m, s, expected, steps = np.zeros(3), np.zeros(3), np.ones(3), []
+    for t, g in enumerate(gradients(20, 3), start=1):
+        m, s = 0.9 * m + 0.1 * g, 0.99 * s + 0.01 * g * g
+        expected = expected - 1e-2 * (m / (1 - 0.9**t)) / np.sqrt(s / (1 - 0.99**t) + 1e-5)
+        steps.append(expected)
+    np.testing.assert_allclose(trajectory(optimizer_of("D", [w], 20), w, 20), steps, rtol=1e-12)
+
+
+def scheduled(key: str, steps: int) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler, torch.Tensor]:
+    """The row's optimizer and schedule as torch has them."""
+    w = weight()
+    if key == "E":
+        optimizer = torch.optim.Adam([w], lr=1e-2)
+        return optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps), w
+    optimizer = torch.optim.AdamW([w], lr=ROWS[key].lr, weight_decay=1e-2)
+    return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, ROWS[key].lr, total_steps=steps), w
+
+
+@pytest.mark.parametrize("key", ["E", "F", "G"])
+def test_rows_with_schedules_step_as_torch_does(key):
+    steps = 40
+    w = weight()
+    ours = trajectory(optimizer_of(key, [w], steps), w, steps)
+    reference, scheduler, v = scheduled(key, steps)
+    theirs = []
+    for g in gradients(steps, 3):
+        v.grad = torch.from_numpy(g)
+        reference.step()
+        scheduler.step()
+        theirs.append(v.detach().numpy().copy())
+    np.testing.assert_allclose(ours, theirs, rtol=1e-10)
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    """The toy task in the place of Fashion-MNIST; counts how often a problem is built."""
+    built = []
+
+    def counted(seed: int) -> Problem:
+        built.append(seed)
+        return build(seed)
+
+    monkeypatch.setattr(tasks, "get", lambda name, data_dir=None: toy(name=name, build=counted))
+    return built
+
+
+def test_the_table_stands_beside_the_published_figures_and_says_how_it_was_made(tmp_path, stand_in):
+    said: list[str] = []
+    path = reproduce(tmp_path / "out", ["B", "E"], seeds=2, say=said.append, command="dashpot reproduce fashion-mnist")
+    text = path.read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith(("| B", "| E"))]
+    assert len(rows) == 6
+    assert rows[0].count("|") == 8
+    assert "0.590 (1.788)" in rows[0]
+    assert " ± " in rows[0]
+    for part in (
+        "`dashpot reproduce fashion-mnist`",
+        f"torch {torch.__version__}",
+        "Machine: ",
+        "Date: 20",
+        "over 2 seeds",
+    ):
+        assert part in text
+    assert said[0] == "Row B: EMA momentum 0.9, lr 1.25"
+    assert len(said) == 4
+
+
+def test_a_finished_reproduction_is_not_trained_again(tmp_path, stand_in):
+    first = reproduce(tmp_path / "out", ["C"], seeds=1, say=lambda _: None).read_text(encoding="utf-8")
+    stand_in.clear()
+    assert reproduce(tmp_path / "out", ["C"], seeds=1, say=lambda _: None).read_text(encoding="utf-8") == first
+    assert stand_in == [0]  # once, to compare the settings
+
+
+def test_an_unknown_row_is_refused_before_the_data_are_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr(tasks, "get", lambda *_, **__: pytest.fail("loaded"))
+    with pytest.raises(ArgumentError, match="Unknown row 'Z'"):
+        reproduce(tmp_path / "out", ["Z"])
+
+
+def test_the_methods_are_ours():
+    for key, row in ROWS.items():
+        assert isinstance(optimizer_of(key, [weight()], 10), dashpot.Optimizer), row.label

@@ -1,0 +1,184 @@
+"""A run that is stopped anywhere ends with the numbers of one that was not."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+
+import pytest
+import torch
+from comparison_support import diverging, finished, numbers, study, toy
+
+from dashpot.comparison import Interrupted, Progress, Study, known_entries, read_run, run_study
+from dashpot.comparison import runner as runner_module
+from dashpot.errors import RunError
+
+STEPS = 12
+
+
+class Killed(BaseException):
+    """What a killed process does to the loop: it ends, wherever it is, and nothing is tidied up."""
+
+
+class KillAt(Progress):
+    """Ends the study after a given number of steps in all."""
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    def step(self, steps_done: int) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise Killed
+
+
+def test_a_kill_after_any_step_changes_no_number(tmp_path):
+    whole = numbers(finished(tmp_path / "whole", "adam", schedule="cosine"))
+    for steps in range(1, STEPS + 1):
+        out = tmp_path / str(steps)
+        with pytest.raises(Killed):
+            run_study(study("adam", schedule="cosine"), out, progress=KillAt(steps))
+        assert numbers(finished(out, "adam", schedule="cosine")) == whole
+
+
+@pytest.mark.parametrize("name", known_entries())
+def test_every_method_resumes_exactly(tmp_path, name):
+    whole = numbers(finished(tmp_path / "whole", name))
+    with pytest.raises(Killed):
+        run_study(study(name), tmp_path / "out", progress=KillAt(6))
+    assert numbers(finished(tmp_path / "out", name)) == whole
+
+
+def test_a_study_killed_again_and_again_gets_there(tmp_path):
+    names, seeds = ("sgd", "adam"), (0, 1)
+    whole = numbers(finished(tmp_path / "whole", *names, seeds=seeds))
+    for kills in itertools.count():
+        try:
+            # Five steps reach the end of an epoch from the start of any, so every attempt gains at least one.
+            runs = run_study(study(*names, seeds=seeds), tmp_path / "out", progress=KillAt(5))
+            break
+        except Killed:
+            assert kills < STEPS * 4
+    assert kills > 3
+    assert numbers(runs) == whole
+
+
+@pytest.mark.parametrize("place", ["append_line", "save_checkpoint"])
+@pytest.mark.parametrize("nth", [1, 2])
+def test_a_kill_before_or_after_writing_an_epoch_changes_no_number(tmp_path, monkeypatch, place, nth):
+    whole = numbers(finished(tmp_path / "whole"))
+    real, count = getattr(runner_module, place), itertools.count(1)
+
+    def failing(*args):
+        if next(count) == nth:
+            raise Killed
+        return real(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner_module, place, failing)
+        with pytest.raises(Killed):
+            finished(tmp_path / "out")
+    assert numbers(finished(tmp_path / "out")) == whole
+
+
+@pytest.mark.parametrize("cut", [1, 40, 200])
+def test_a_line_cut_short_by_the_kill_is_written_again(tmp_path, cut):
+    whole = numbers(finished(tmp_path / "whole"))
+    with pytest.raises(Killed):
+        run_study(study(), tmp_path / "out", progress=KillAt(6))
+    record = tmp_path / "out" / "runs" / "adam-seed0.jsonl"
+    with record.open("ab") as stream:
+        stream.write(b'{"kind":"steps","first":4,"loss":[0.1,0.2,' + b"0.5," * cut)
+    assert len(read_run(record).loss) == 4
+    assert numbers(finished(tmp_path / "out")) == whole
+
+
+def test_a_run_without_its_checkpoint_starts_over(tmp_path):
+    whole = numbers(finished(tmp_path / "whole"))
+    with pytest.raises(Killed):
+        run_study(study(), tmp_path / "out", progress=KillAt(6))
+    (tmp_path / "out" / "runs" / "adam-seed0.ckpt").unlink()
+    assert numbers(finished(tmp_path / "out")) == whole
+
+
+def test_finished_runs_are_not_touched_and_no_checkpoint_is_left(tmp_path):
+    finished(tmp_path / "out", "sgd", "adam")
+    runs = tmp_path / "out" / "runs"
+    before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in runs.iterdir()}
+    assert sorted(before) == ["adam-seed0.jsonl", "sgd-seed0.jsonl"]
+    finished(tmp_path / "out", "sgd", "adam")
+    assert {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in runs.iterdir()} == before
+
+
+def test_the_record_tells_of_the_continuation(tmp_path):
+    with pytest.raises(Killed):
+        run_study(study(), tmp_path / "out", progress=KillAt(6))
+    finished(tmp_path / "out")
+    lines = (tmp_path / "out" / "runs" / "adam-seed0.jsonl").read_text().splitlines()
+    kinds = [json.loads(line)["kind"] for line in lines]
+    assert kinds == ["header", "steps", "epoch", "resumed", "steps", "epoch", "steps", "epoch", "end"]
+
+
+def test_a_record_shorter_than_its_checkpoint_is_refused(tmp_path):
+    with pytest.raises(Killed):
+        run_study(study(), tmp_path / "out", progress=KillAt(6))
+    record = tmp_path / "out" / "runs" / "adam-seed0.jsonl"
+    os.truncate(record, record.stat().st_size - 1)
+    with pytest.raises(RunError, match=r"adam-seed0\.jsonl is damaged: it ends before its checkpoint"):
+        finished(tmp_path / "out")
+
+
+def test_a_diverged_run_is_finished_and_the_others_go_on(tmp_path):
+    mixed = Study(toy(), (diverging(), *study("adam").entries), (0, 1), 3)
+    runs = run_study(mixed, tmp_path / "out")
+    assert [(run.entry, run.seed, run.status) for run in runs] == [
+        ("too-fast", 0, "diverged"),
+        ("too-fast", 1, "diverged"),
+        ("adam", 0, "done"),
+        ("adam", 1, "done"),
+    ]
+    assert runs[0].end is not None
+    assert runs[0].end["step"] == len(runs[0].loss) - 1
+    assert repr(numbers(run_study(mixed, tmp_path / "out"))) == repr(numbers(runs))  # NaN is not equal to itself
+    assert not list((tmp_path / "out" / "runs").glob("*.ckpt"))
+
+
+def test_a_tidy_stop_says_what_is_kept_and_how_to_go_on(tmp_path):
+    class StopAt(KillAt):
+        def step(self, steps_done):
+            self.left -= 1
+            if self.left == 0:
+                raise Interrupted
+
+    with pytest.raises(Interrupted) as stop:
+        run_study(study("sgd", "adam"), tmp_path / "out", progress=StopAt(STEPS + 9), command="dashpot compare toy")
+    said = str(stop.value)
+    assert "keeps 1 of 2 runs, and adam seed 0 up to epoch 2 of 3" in said
+    assert said.endswith("Continue with: dashpot compare toy")
+
+
+def test_training_leaves_the_callers_random_state_alone(tmp_path):
+    torch.manual_seed(3)
+    expected = torch.rand(3)
+    torch.manual_seed(3)
+    finished(tmp_path / "out")
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_full_disk_is_one_sentence_and_loses_no_finished_epoch(tmp_path, monkeypatch):
+    whole = numbers(finished(tmp_path / "whole"))
+    real, count = os.fsync, itertools.count(1)
+
+    def full(descriptor):
+        if next(count) > 6:  # study.json, header, epoch 1 and its checkpoint fit; a folder's own syncs vary
+            raise OSError(28, "No space left on device")
+        real(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(RunError, match="No space left on device; what was finished before is kept"):
+            finished(tmp_path / "out")
+    kept = read_run(tmp_path / "out" / "runs" / "adam-seed0.jsonl")
+    assert len(kept.epochs) >= 1
+    assert numbers(finished(tmp_path / "out")) == whole

@@ -1,0 +1,139 @@
+"""Parameter groups: each with its own settings, at any time; a bad one changes nothing."""
+
+import copy
+
+import pytest
+import torch
+from contracts.trajectories import identical, parameters, run, values
+from registry import each
+
+import dashpot as dp
+
+EDITS = {"lr": 0.003, "weight_decay": 0.07, "momentum": 0.6, "betas": (0.6, 0.8), "eps": 0.5, "zero": 0.1, "nu": 0.4}
+
+
+def unscheduled(subject):
+    return not subject.make(parameters()).schedule
+
+
+def edits_for(subject):
+    """Those settings of EDITS that the subject has, one dict for each; a running average has no zero."""
+    optimizer = subject.make(parameters())
+    running = any(getattr(stage, "normalise", None) == "running" for stage in optimizer.recipe.stages)
+    return [{name: EDITS[name]} for name in EDITS if name in optimizer.defaults and not (running and name == "zero")]
+
+
+@each()
+def test_groups_equal_separate_optimizers(subject):
+    for edit in edits_for(subject):
+        first, second = parameters(seed=1), parameters(seed=2)
+        joint = subject.make([{"params": first}, {"params": second, **edit}])
+        run(joint, [*first, *second], 4)
+        alone, also = parameters(seed=1), parameters(seed=2)
+        run(subject.make(alone), [*alone, *also], 4)
+        run(subject.make([{"params": also, **edit}]), [*parameters(), *also], 4)
+        assert identical(first, alone)
+        assert identical(second, also)
+
+
+@each()
+def test_an_edited_group_equals_an_optimizer_built_so(subject):
+    """Five steps, an edit of the group, five steps; the state of the first five under a fresh optimizer's settings."""
+    for edit in edits_for(subject):
+        params = parameters()
+        optimizer = subject.make(params)
+        run(optimizer, params, 5)
+        others = [p.detach().clone().requires_grad_() for p in params]
+        fresh = subject.make([{"params": others, **edit}])
+        settings = fresh.state_dict()["param_groups"]
+        fresh.load_state_dict({"state": copy.deepcopy(optimizer.state_dict()["state"]), "param_groups": settings})
+        optimizer.param_groups[0].update(edit)
+        run(optimizer, params, range(5, 10))
+        run(fresh, others, range(5, 10))
+        assert identical(params, others)
+
+
+@each()
+def test_every_numeric_setting_of_a_group_matters(subject):
+    """An edit that changes nothing would mean a setting that is stored but not read."""
+    for edit in edits_for(subject):
+        params, others = parameters(), parameters()
+        run(subject.make(params), params, 5)
+        run(subject.make([{"params": others, **edit}]), others, 5)
+        assert identical(params, others) is ignored(subject, edit)
+
+
+def ignored(subject, edit):
+    """AutoSGM without a denominator has no use for eps, except in the prefilter of numerator 4."""
+    options = subject.options
+    unused = subject.cls is dp.AutoSGM and not options.get("adaptive", True) and options["numerator"] != 4
+    return unused and "eps" in edit
+
+
+@each(unscheduled)
+def test_a_group_added_later_equals_an_optimizer_started_later(subject):
+    first, second = parameters(seed=1), parameters(seed=2)
+    optimizer = subject.make(first)
+    run(optimizer, first, 3)
+    optimizer.add_param_group({"params": second, "lr": 0.004})
+    run(optimizer, [*first, *second], range(3, 6))
+    late = parameters(seed=2)
+    run(subject.make(late, lr=0.004), [*parameters(), *late], range(3, 6))
+    assert identical(second, late)
+
+
+BAD_GROUPS = {
+    "a negative lr": lambda p: {"params": [p], "lr": -1.0},
+    "an lr that is no number": lambda p: {"params": [p], "lr": float("nan")},
+    "something that is no tensor": lambda p: {"params": [p, 3.0]},
+    "integers": lambda p: {"params": [torch.zeros(2, dtype=torch.int64)]},
+    "a tensor that is no leaf": lambda p: {"params": [p * 2]},
+    "no dict": lambda p: [p],
+    "a set": lambda p: {"params": {p}},
+}
+
+
+@each()
+def test_a_bad_group_changes_nothing(subject):
+    params = parameters()
+    optimizer = subject.make(params)
+    run(optimizer, params, 2)
+    before = copy.deepcopy(optimizer.state_dict())
+    start = values(params)
+    for bad in BAD_GROUPS.values():
+        group = bad(torch.ones(2, dtype=torch.float64, requires_grad=True))
+        with pytest.raises((ValueError, TypeError)):
+            optimizer.add_param_group(group)
+    after = optimizer.state_dict()
+    assert after["param_groups"] == before["param_groups"]
+    assert set(after["state"]) == set(before["state"])
+    assert identical(params, start)
+    straight = parameters()
+    run(optimizer, params, range(2, 4))
+    run(subject.make(straight), straight, 4)
+    assert identical(params, straight)
+
+
+@each()
+def test_a_parameter_twice_is_refused(subject):
+    params = parameters()
+    optimizer = subject.make(params)
+    with pytest.raises(ValueError, match="more than one parameter group"):
+        optimizer.add_param_group({"params": [params[1]]})
+    assert len(optimizer.param_groups) == 1
+
+
+@each(lambda subject: subject.knob == "momentum")
+def test_a_group_may_call_the_momentum_pole(subject):
+    params = parameters()
+    optimizer = subject.make([{"params": params, "pole": 0.75}])
+    assert optimizer.param_groups[0]["momentum"] == 0.75
+    assert "pole" not in optimizer.param_groups[0]
+
+
+@each()
+def test_the_defaults_are_not_shared_between_optimizers(subject):
+    first, second = subject.make(parameters()), subject.make(parameters())
+    first.param_groups[0]["lr"] = 0.5
+    assert second.param_groups[0]["lr"] == subject.lr
+    assert first.defaults["lr"] == subject.lr

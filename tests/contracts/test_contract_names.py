@@ -1,0 +1,94 @@
+"""State finds its parameter by name where there are names, and by position where there are none."""
+
+import pytest
+import torch
+from contracts.trajectories import gradient, identical, parameters, run
+from registry import each
+
+import dashpot as dp
+from dashpot.errors import ArgumentError
+
+SHAPES = ((3,), (3,), (3,))
+NAMES = ("first", "second", "third")
+ORDER = (2, 0, 1)
+
+
+def named(params, names=NAMES):
+    return list(zip(names, params, strict=True))
+
+
+def feed(optimizer, params, steps, order=(0, 1, 2)):
+    """Parameter number i of `params` gets the gradients of number order[i]."""
+    for step in steps:
+        for p, index in zip(params, order, strict=True):
+            p.grad = gradient(p, step, index)
+        optimizer.step()
+
+
+@each()
+def test_state_follows_the_names_into_another_order(subject):
+    straight = parameters(shapes=SHAPES)
+    feed(subject.make(named(straight)), straight, range(10))
+    params = parameters(shapes=SHAPES)
+    first = subject.make(named(params))
+    feed(first, params, range(5))
+    moved = [params[index].detach().clone().requires_grad_() for index in ORDER]
+    second = subject.make(named(moved, [NAMES[index] for index in ORDER]))
+    second.load_state_dict(first.state_dict())
+    feed(second, moved, range(5, 10), ORDER)
+    assert identical(moved, [straight[index] for index in ORDER])
+    assert second.param_groups[0]["param_names"] == [NAMES[index] for index in ORDER]
+
+
+@each()
+@pytest.mark.parametrize("with_names", [(False, False), (True, False), (False, True)], ids=str)
+def test_state_goes_by_position_unless_both_sides_have_names(subject, with_names):
+    straight = parameters(shapes=SHAPES)
+    run(subject.make(straight), straight, 10)
+    params = parameters(shapes=SHAPES)
+    saver_named, loader_named = with_names
+    first = subject.make(named(params) if saver_named else params)
+    run(first, params, 5)
+    again = [p.detach().clone().requires_grad_() for p in params]
+    second = subject.make(named(again) if loader_named else again)
+    second.load_state_dict(first.state_dict())
+    run(second, again, range(5, 10))
+    assert identical(again, straight)
+
+
+@each()
+def test_other_names_are_refused_and_listed(subject):
+    params, others = parameters(shapes=SHAPES), parameters(shapes=SHAPES)
+    first = subject.make(named(params, ("first", "second", "old")))
+    second = subject.make(named(others, ("first", "second", "new")))
+    run(first, params, 2)
+    with pytest.raises(ArgumentError, match=r"missing \['new'\], unknown \['old'\]"):
+        second.load_state_dict(first.state_dict())
+    assert not any(second.state.values())
+
+
+def test_state_moves_between_groups_by_name():
+    params = parameters(shapes=SHAPES)
+    first = dp.Adam([{"params": named(params)[:1]}, {"params": named(params)[1:], "lr": 0.5}])
+    run(first, params, 3)
+    others = parameters(shapes=SHAPES)
+    pairs = named(others)
+    second = dp.Adam([{"params": [pairs[2], pairs[0]]}, {"params": [pairs[1]]}])
+    second.load_state_dict(first.state_dict())
+    for p, q in zip(params, others, strict=True):
+        assert torch.equal(second.state[q]["exp_avg"], first.state[p]["exp_avg"])
+    assert [group["lr"] for group in second.param_groups] == [1e-3, 0.5]
+
+
+def test_a_name_that_two_groups_share_does_not_mix_their_state():
+    """Two models in one optimizer both have a `weight`: names cannot tell them apart, so position decides."""
+
+    def groups(params):
+        return [{"params": [("weight", params[0])]}, {"params": [("weight", params[1]), ("bias", params[2])]}]
+
+    params, others = parameters(shapes=SHAPES), parameters(shapes=SHAPES)
+    first, second = dp.Adam(groups(params)), dp.Adam(groups(others))
+    run(first, params, 3)
+    second.load_state_dict(first.state_dict())
+    for p, q in zip(params, others, strict=True):
+        assert torch.equal(second.state[q]["exp_avg"], first.state[p]["exp_avg"])

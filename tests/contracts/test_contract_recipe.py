@@ -1,0 +1,72 @@
+"""The recipe of every optimizer: it pastes back, passes through JSON, and is the whole method."""
+
+import copy
+import json
+import pickle
+
+import pytest
+from contracts.trajectories import distance, parameters, run
+from registry import SignFlips, each
+
+import dashpot as dp
+
+NAMES = {**vars(dp), **vars(dp.stages), **vars(dp.schedules), "SignFlips": SignFlips}
+SCHEDULE = {"lr": dp.schedules.Cosine(50, floor=0.1)}
+
+
+@each()
+@pytest.mark.parametrize("schedule", [None, SCHEDULE], ids=["constant", "scheduled"])
+def test_the_text_pastes_back(subject, schedule):
+    recipe = subject.make(parameters(), schedule=schedule).recipe
+    assert eval(repr(recipe), dict(NAMES)) == recipe
+    assert dict(recipe.schedule) == (schedule or {})
+
+
+@each()
+def test_the_optimizer_prints_its_recipe_for_every_group(subject):
+    first, second = parameters(seed=1), parameters(seed=2)
+    optimizer = subject.make([{"params": first}, {"params": second, "lr": 0.125}])
+    text = repr(optimizer)
+    assert text.startswith(f"{subject.cls.__name__}(")
+    assert repr(optimizer.recipe) in text
+    assert text.count("Recipe(") == 2
+    assert "lr=0.125" in text
+
+
+@each()
+def test_it_passes_through_json(subject):
+    recipe = subject.make(parameters()).recipe
+    again = dp.Recipe.from_dict(json.loads(json.dumps(recipe.to_dict())))
+    assert again == recipe
+    assert hash(again) == hash(recipe)
+    assert repr(dp.diff(again, recipe)) == "no difference"
+
+
+@each()
+def test_it_survives_copies(subject):
+    recipe = subject.make(parameters()).recipe
+    assert pickle.loads(pickle.dumps(recipe)) == copy.deepcopy(recipe) == recipe
+
+
+@each(lambda subject: not subject.flips_decay)
+def test_it_is_the_whole_method(subject):
+    """An optimizer made from the recipe alone does the same."""
+    params, others = parameters(), parameters()
+    optimizer = subject.make(params)
+    run(optimizer, params)
+    run(dp.SGM.from_recipe(others, subject.make(parameters()).recipe), others)
+    assert distance(others, params) < 1e-15  # the same arithmetic
+
+
+@each()
+def test_it_follows_the_groups(subject):
+    optimizer = subject.make(parameters())
+    before = optimizer.recipe
+    optimizer.param_groups[0]["lr"] = 0.125
+    assert repr(dp.diff(before, optimizer)) == f"lr: {subject.lr!r} | 0.125"
+
+
+@each(lambda subject: subject.recipe is None and subject.cls is not dp.SGM)
+def test_it_can_be_had_without_an_optimizer(subject):
+    options = {key: value for key, value in subject.options.items() if key != "maximize"}
+    assert subject.cls.recipe_for(lr=subject.lr, **options) == subject.make(parameters()).recipe

@@ -1,0 +1,53 @@
+"""The table of subjects is complete and tells the truth: a gap here would be a gap in every contract."""
+
+import dataclasses
+
+import pytest
+from contracts.trajectories import parameters
+from registry import SUBJECTS, TORCH_METHODS, each
+
+import dashpot as dp
+from dashpot.constraints import OneOf
+from dashpot.methods import METHODS
+from dashpot.stages import Stage
+
+STAGES = [stage for subject in SUBJECTS for stage in subject.make(parameters()).recipe.stages]
+BUILT_IN = [cls for label, cls in Stage.registry.items() if cls.__module__.startswith("dashpot.") and label[0] != "_"]
+CHOICES = [
+    (cls, item.name, value)
+    for cls in BUILT_IN
+    for item in dataclasses.fields(cls)
+    if isinstance(item.metadata.get("allowed"), OneOf)
+    for value in item.metadata["allowed"].values
+]
+
+
+def test_names_are_unique():
+    names = [subject.name for subject in SUBJECTS]
+    assert len(set(names)) == len(names)
+
+
+def test_every_named_method_is_a_subject():
+    assert {*METHODS.values(), dp.SGM} == {subject.cls for subject in SUBJECTS}
+
+
+def test_every_class_of_torch_that_has_a_counterpart_is_compared():
+    assert {subject.cls for subject in TORCH_METHODS} == {dp.SGD, dp.RMSprop, dp.Adam, dp.AdamW, dp.NAdam}
+
+
+@pytest.mark.parametrize("cls", BUILT_IN, ids=lambda cls: cls.__name__)
+def test_every_stage_is_in_some_subject(cls):
+    assert any(type(stage) is cls for stage in STAGES)
+
+
+@pytest.mark.parametrize(("cls", "name", "value"), CHOICES, ids=[f"{c.__name__}-{n}-{v}" for c, n, v in CHOICES])
+def test_every_choice_of_every_stage_is_in_some_subject(cls, name, value):
+    assert any(type(stage) is cls and getattr(stage, name) == value for stage in STAGES)
+
+
+@each()
+def test_the_momentum_is_where_the_table_says(subject):
+    optimizer = subject.make(parameters())
+    found = {"momentum", "betas"} & set(optimizer.defaults)
+    assert found == ({subject.knob} if subject.knob else set())
+    assert found <= set(optimizer.param_groups[0])

@@ -1,0 +1,121 @@
+"""Parameters of every kind: 0-d, empty, complex, and laid out in memory in any order."""
+
+import pytest
+import torch
+from contracts.trajectories import distance, gradient, identical, parameters, run, values
+from registry import each
+
+SUMMATION = 1e-13  # means and norms over a tensor add up in the order of memory: a few roundings of float64
+
+
+@each()
+def test_a_0d_parameter_goes_like_one_element(subject):
+    scalar = parameters(shapes=((),))
+    vector = [scalar[0].detach().reshape(1).requires_grad_()]
+    first, second = subject.make(scalar), subject.make(vector)
+    for step in range(5):
+        scalar[0].grad = gradient(scalar[0], step)
+        vector[0].grad = gradient(scalar[0], step).reshape(1)
+        first.step()
+        second.step()
+    assert scalar[0].shape == ()
+    assert identical([scalar[0].reshape(1)], vector)
+
+
+@each()
+def test_an_empty_parameter_does_no_harm(subject):
+    shape = (0, 3)
+    straight = parameters()
+    run(subject.make(straight), straight, 6)
+    params, empty = parameters(), torch.empty(shape, dtype=torch.float64, requires_grad=True)
+    first = subject.make([*params, empty])
+    run(first, [*params, empty], 3)
+    others = [p.detach().clone().requires_grad_() for p in [*params, empty]]
+    second = subject.make(others)
+    second.load_state_dict(first.state_dict())
+    run(second, others, range(3, 6))
+    assert identical(others[:-1], straight)
+    assert others[-1].shape == shape
+    assert all(torch.isfinite(value).all() for value in second.state[others[-1]].values())
+
+
+@each()
+def test_a_complex_parameter_is_a_pair_of_reals(subject):
+    params = parameters(torch.complex128)
+    reals = [torch.view_as_real(p.detach()).clone().requires_grad_() for p in params]
+    first, second = subject.make(params), subject.make(reals)
+    for step in range(5):
+        for index, (p, real) in enumerate(zip(params, reals, strict=True)):
+            p.grad = gradient(p, step, index)
+            real.grad = torch.view_as_real(gradient(p, step, index))
+        first.step()
+        second.step()
+    assert identical([torch.view_as_real(p) for p in params], reals)
+    slots = {slot.key: slot.shape for slot in first.recipe.slots}
+    for p in params:
+        assert all(first.state[p][key].is_complex() is (shape == "elementwise") for key, shape in slots.items())
+
+
+@each(lambda subject: subject.counterpart)
+def test_a_complex_parameter_goes_as_in_torch(subject):
+    torch.set_default_dtype(torch.float64)  # torch keeps NAdam's running product in it
+    try:
+        params, others = parameters(torch.complex128), parameters(torch.complex128)
+        run(subject.make(params), params, 20)
+        run(subject.make_torch(others), others, 20)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert distance(params, others) < 1e-11  # float64: the stated bound of parity with torch.optim
+
+
+@each()
+def test_a_conjugated_gradient_view_is_read_right(subject):
+    """torch conjugates lazily: such a gradient holds other bits than its values."""
+    params, others = parameters(torch.complex64), parameters(torch.complex64)
+    first, second = subject.make(params), subject.make(others)
+    for index, (p, q) in enumerate(zip(params, others, strict=True)):
+        p.grad = gradient(p, 0, index).conj()
+        q.grad = gradient(q, 0, index).conj().resolve_conj()
+    first.step()
+    second.step()
+    assert identical(params, others)
+
+
+LAYOUTS = {
+    "transposed": ((3, 5), lambda x: x.t().contiguous().t()),
+    "channels last": ((2, 3, 4, 5), lambda x: x.contiguous(memory_format=torch.channels_last)),
+    "strided": ((4, 6), lambda x: torch.stack([x, x], dim=-1)[..., 0]),
+}
+
+
+@each()
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_memory_layout_does_not_matter(subject, layout):
+    shape, arrange = LAYOUTS[layout]
+    plain, arranged, fed = parameters(shapes=(shape,) * 3)
+    with torch.no_grad():
+        fed.copy_(plain)
+    arranged = arrange(plain.detach().clone()).requires_grad_()
+    stride = arranged.stride()
+    optimizers = [subject.make([p]) for p in (plain, arranged, fed)]
+    for step in range(3):
+        plain.grad = gradient(plain, step)
+        arranged.grad = gradient(plain, step)
+        fed.grad = arrange(gradient(plain, step))
+        for optimizer in optimizers:
+            optimizer.step()
+    assert distance([arranged, fed], values([plain, plain])) < SUMMATION
+    assert arranged.stride() == stride
+    assert fed.is_contiguous()
+
+
+@each()
+def test_a_view_of_a_larger_tensor_moves_alone(subject):
+    """Parameters of one flat buffer: the neighbours in memory stay."""
+    buffer = torch.ones(10, dtype=torch.float64)
+    p = buffer[3:7].requires_grad_()
+    optimizer = subject.make([p])
+    p.grad = gradient(p, 0)
+    optimizer.step()
+    moved = values([buffer])[0] != 1
+    assert moved.tolist() == [False] * 3 + [True] * 4 + [False] * 3

@@ -1,0 +1,130 @@
+"""A checkpoint of torch.optim goes on in dashpot, and one of dashpot in torch.optim, as if nothing had happened."""
+
+import copy
+import io
+
+import pytest
+import torch
+from contracts.trajectories import distance, parameters, run, values
+from registry import each
+
+import dashpot as dp
+
+TOLERANCE = 1e-11  # float64, 20 steps: the stated bound of parity with torch.optim
+
+has_counterpart = each(lambda subject: subject.counterpart)
+
+
+@pytest.fixture(autouse=True)
+def float64_by_default():
+    """torch keeps NAdam's running product in the default dtype; in float32 torch itself is off by 1e-8."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def through_a_file(state_dict):
+    buffer = io.BytesIO()
+    torch.save(state_dict, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=True)
+
+
+def continued(first, second, start, other):
+    """Ten steps with `first`, then ten with `second` from its checkpoint."""
+    run(first, start, 10)
+    with torch.no_grad():
+        for p, q in zip(other, start, strict=True):
+            p.copy_(q)
+    second.load_state_dict(through_a_file(first.state_dict()))
+    return values(run(second, other, range(10, 20)))
+
+
+@has_counterpart
+def test_torch_goes_on_in_dashpot(subject):
+    straight, start, other = parameters(), parameters(), parameters()
+    run(subject.make_torch(straight), straight, 20)
+    ours = continued(subject.make_torch(start), subject.make(other, lr=0.5), start, other)
+    assert distance(ours, straight) < TOLERANCE
+
+
+@has_counterpart
+def test_dashpot_goes_on_in_torch(subject):
+    straight, start, other = parameters(), parameters(), parameters()
+    run(subject.make_torch(straight), straight, 20)
+    theirs = continued(subject.make(start), subject.make_torch(other, lr=0.5), start, other)
+    assert distance(theirs, straight) < TOLERANCE
+
+
+@has_counterpart
+def test_there_and_back_again(subject):
+    straight, start, middle, end = parameters(), parameters(), parameters(), parameters()
+    run(subject.make(straight), straight, 30)
+    second = subject.make_torch(middle)
+    continued(subject.make(start), second, start, middle)
+    third = subject.make(end)
+    with torch.no_grad():
+        for p, q in zip(end, middle, strict=True):
+            p.copy_(q)
+    third.load_state_dict(through_a_file(second.state_dict()))
+    run(third, end, range(20, 30))
+    assert distance(end, straight) < TOLERANCE
+
+
+@has_counterpart
+def test_parameters_that_never_had_a_gradient_have_no_state_to_pass(subject):
+    def some(step, index):
+        return index == 1
+
+    params, others = parameters(), parameters()
+    theirs, ours = subject.make_torch(params), subject.make(others)
+    run(theirs, params, 3, missing=some)
+    with torch.no_grad():
+        for p, q in zip(others, params, strict=True):
+            p.copy_(q)
+    ours.load_state_dict(theirs.state_dict())
+    run(theirs, params, range(3, 6))
+    run(ours, others, range(3, 6))
+    assert distance(others, params) < TOLERANCE
+
+
+def test_a_checkpoint_that_counts_steps_as_plain_numbers_loads():
+    """torch saved `step` as an int before version 1.12."""
+    params, others = parameters(), parameters()
+    first = torch.optim.Adam(params, lr=0.01)
+    run(first, params, 3)
+    saved = copy.deepcopy(first.state_dict())
+    for state in saved["state"].values():
+        state["step"] = int(state["step"])
+    second = dp.Adam(others)
+    with torch.no_grad():
+        for p, q in zip(others, params, strict=True):
+            p.copy_(q)
+    second.load_state_dict(saved)
+    run(first, params, range(3, 6))
+    run(second, others, range(3, 6))
+    assert distance(others, params) < TOLERANCE
+
+
+def test_a_checkpoint_from_before_newer_settings_loads():
+    params, others = parameters(), parameters()
+    first = torch.optim.SGD(params, lr=0.01, momentum=0.9)
+    run(first, params, 3)
+    saved = first.state_dict()
+    for name in ("maximize", "foreach", "differentiable", "fused"):
+        del saved["param_groups"][0][name]
+    second = dp.SGD(others)
+    second.load_state_dict(saved)
+    assert second.param_groups[0]["momentum"] == 0.9
+    assert second.param_groups[0]["maximize"] is False
+    run(second, others, 1)
+
+
+@pytest.mark.parametrize("flag", ["amsgrad", "capturable"])
+def test_a_checkpoint_of_an_unsupported_variant_is_refused(flag):
+    params, others = parameters(), parameters()
+    first = torch.optim.Adam(params, lr=0.01, **{flag: True})
+    second = dp.Adam(others)
+    with pytest.raises(dp.ArgumentError, match=f"Adam: {flag}=True is not supported"):
+        second.load_state_dict(first.state_dict())
+    assert second.param_groups[0]["lr"] == 1e-3

@@ -1,0 +1,123 @@
+"""torch's own database of optimizer inputs, run through our classes: every configuration and every error input.
+
+The database is private to torch and needs `expecttest`; where it cannot be imported these tests say so and are skipped,
+and the parity tests of tests/methods remain.
+"""
+
+import pytest
+import torch
+from contracts.trajectories import distance, parameters, run
+
+import dashpot as dp
+
+try:
+    from torch.testing._internal.common_optimizers import OptimizerErrorEnum, optim_db
+except ImportError as error:
+    pytest.skip(f"torch's private optimizer database cannot be imported: {error}", allow_module_level=True)
+
+NAMES = ("SGD", "RMSprop", "Adam", "AdamW", "NAdam")
+INFOS = {info.optim_cls.__name__: info for info in optim_db if info.optim_cls.__name__ in NAMES}
+DEVICE = torch.device("cpu")
+TOLERANCE = 1e-11  # float64: the stated bound of parity with torch.optim
+
+
+def inputs(device):
+    """(name, description, keyword arguments), the tensors among them in float64 as the parameters are."""
+    return [
+        (name, item.desc, {key: wide(value) for key, value in item.kwargs.items()})
+        for name, info in INFOS.items()
+        for item in info.optim_inputs_func(device=device, dtype=torch.float64)
+    ]
+
+
+def wide(value):
+    return value.double() if isinstance(value, torch.Tensor) else value
+
+
+CONFIGURATIONS = inputs("cpu")
+ON_CUDA = [item for item in inputs("cuda") if item[2].get("capturable")]
+ERRORS = [(name, item) for name, info in INFOS.items() for item in info.optim_error_inputs_func(DEVICE, torch.float64)]
+
+
+def unsupported(options):
+    return next((flag for flag in ("amsgrad", "capturable") if options.get(flag)), None)
+
+
+@pytest.fixture(autouse=True)
+def float64_by_default():
+    """torch keeps NAdam's running product of momenta in the default dtype."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def test_the_database_holds_what_we_have():
+    assert set(INFOS) == set(NAMES)
+    assert len(CONFIGURATIONS) >= 30
+    assert len(ERRORS) >= 25
+
+
+@pytest.mark.parametrize(("name", "description", "options"), CONFIGURATIONS + ON_CUDA, ids=str)
+def test_every_configuration_gives_the_numbers_of_torch_or_is_refused(name, description, options):
+    flag = unsupported(options)
+    if flag:
+        with pytest.raises(dp.ArgumentError, match=f"{name}: {flag}=True is not supported"):
+            getattr(dp, name)(parameters(), **options)
+        return
+    ours, theirs = parameters(), parameters()
+
+    def skips_a_step(step, index):
+        return step == 3 or (index == 1 and step < 2)
+
+    run(getattr(dp, name)(ours, **options), ours, 20, missing=skips_a_step)
+    run(getattr(torch.optim, name)(theirs, **options), theirs, 20, missing=skips_a_step)
+    assert distance(ours, theirs) < TOLERANCE, description
+
+
+# torch refuses these because of its foreach implementation; here an lr or a pole may always be a tensor, alone or not.
+ALLOWED_HERE = (
+    "lr as Tensor doesn't work with foreach & not capturable",
+    "betas must be either both floats or both Tensors",
+    r"betas\[0\] as a Tensor is not supported for capturable=False and foreach=True",
+)
+
+
+@pytest.mark.parametrize(("name", "item"), ERRORS, ids=[f"{n}-{i.optimizer_error_input.desc}" for n, i in ERRORS])
+def test_every_input_that_torch_refuses_is_refused(name, item):
+    config = item.optimizer_error_input
+    cls = getattr(dp, name)
+    assert item.error_on is OptimizerErrorEnum.CONSTRUCTION_ERROR
+    params = config.params if config.params is not None else parameters()
+    if config.desc in ALLOWED_HERE:
+        optimizer, reference = cls(params, **config.kwargs), parameters()
+        plain = {key: plain_number(value) for key, value in config.kwargs.items() if key != "foreach"}
+        run(optimizer, params, 5)
+        run(torch.optim.__dict__[name](reference, **plain), reference, 5)
+        assert distance(params, reference) < 1e-6  # the database's tensors are float32 numbers
+        return
+    if item.error_type is UserWarning:
+        with pytest.warns(UserWarning, match=item.error_regex):
+            cls(params, **config.kwargs)
+        return
+    with pytest.raises((item.error_type, dp.ArgumentError)):
+        cls(params, **config.kwargs)
+
+
+def plain_number(value):
+    if isinstance(value, tuple):
+        return tuple(plain_number(item) for item in value)
+    return value.item() if isinstance(value, torch.Tensor) else value
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_flags_of_the_database_are_true_of_ours(name):
+    """What torch's own tests would ask for: complex parameters, differentiable and foreach steps."""
+    info, cls = INFOS[name], getattr(dp, name)
+    assert info.supports_complex
+    params, start = parameters(torch.complex128), parameters(torch.complex128)
+    run(cls(params), params, 1)
+    assert distance(params, start) > 0
+    for flag in info.supported_impls:
+        cls(parameters(), **{flag: True})
+    for flag in info.not_og_supported_flags:
+        assert cls(parameters()).defaults.get(flag) in (None, False)

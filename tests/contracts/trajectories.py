@@ -1,0 +1,67 @@
+"""Short deterministic runs: parameters, recorded gradients, and the distance between two results."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+
+SHAPES = ((3, 2), (4,), ())
+
+
+def parameters(dtype=torch.float64, shapes=SHAPES, seed=0):
+    """Leaf tensors, the same ones for the same arguments (rounded from one float64 draw whatever the dtype)."""
+    wide = torch.complex128 if dtype.is_complex else torch.float64
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(shape, generator=generator, dtype=wide).to(dtype).requires_grad_() for shape in shapes]
+
+
+@cache
+def _recorded(shape, dtype, step, index):
+    generator = torch.Generator().manual_seed(1000 * step + index)
+    wide = torch.complex128 if dtype.is_complex else torch.float64
+    return torch.randn(shape, generator=generator, dtype=wide).to(dtype)
+
+
+def gradient(p, step, index=0):
+    """The gradient that parameter number `index` gets at `step`, whatever its value is: errors cannot compound."""
+    return _recorded(tuple(p.shape), p.dtype, step, index).clone()
+
+
+def run(optimizer, params, steps=10, missing=lambda step, index: False):
+    """Feed recorded gradients for `steps` (a number or a range), leaving out the missing ones; returns `params`."""
+    for step in range(steps) if isinstance(steps, int) else steps:
+        for index, p in enumerate(params):
+            p.grad = None if missing(step, index) else gradient(p, step, index)
+        optimizer.step()
+    return params
+
+
+def values(params):
+    return [p.detach().clone() for p in params]
+
+
+def distance(params, expected):
+    """The largest |a - b| / max(1, |b|) over all elements."""
+    pairs = list(zip(params, expected, strict=True))
+    errors = [((a - b).abs() / b.abs().clamp_min(1)).max().item() for a, b in pairs if a.numel()]
+    return max(errors, default=0.0) if all(torch.isfinite(a).all() for a, _ in pairs) else float("inf")
+
+
+def identical(params, expected):
+    return all(torch.equal(a, b) for a, b in zip(params, expected, strict=True))
+
+
+def assert_same_method(first, second, tolerance=1e-12, steps=40):
+    """`first` and `second` build an optimizer over given parameters; the same gradients give the same weights.
+
+    1e-12 in float64 allows for the same arithmetic in another order.
+    """
+    one, two = parameters(), parameters()
+    assert distance(run(first(one), one, steps), run(second(two), two, steps)) < tolerance
+
+
+def assert_other_method(first, second):
+    """The equation does not hold: what its test would say if a method were wrong."""
+    one, two = parameters(), parameters()
+    assert distance(run(first(one), one, 40), run(second(two), two, 40)) > 1e-6

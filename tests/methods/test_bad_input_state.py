@@ -1,0 +1,124 @@
+"""Bad gradients, bad checkpoints, bad parameters and decays that overshoot: refused before anything is written."""
+
+import copy
+
+import pytest
+import torch
+from contracts.trajectories import gradient, identical, parameters, run, values
+from registry import SUBJECTS, each
+
+import dashpot as dp
+
+
+@each()
+def test_a_sparse_gradient_is_refused_before_anything_is_written(subject):
+    """It is the last gradient of the last group: those before it have not moved either."""
+    params = parameters(shapes=((4,), (2,), (3, 2)))
+    optimizer = subject.make([{"params": params[:1]}, {"params": params[1:]}])
+    run(optimizer, params, 1)
+    start, state = values(params), copy.deepcopy(optimizer.state_dict()["state"])
+    for index, p in enumerate(params):
+        p.grad = gradient(p, 1, index)
+    params[2].grad = params[2].grad.to_sparse()
+    with pytest.raises(dp.ArgumentError, match=r"gradients must be dense, got layout torch.sparse_coo .*\(3, 2\)"):
+        optimizer.step()
+    assert identical(params, start)
+    for index, saved in optimizer.state_dict()["state"].items():
+        assert all(torch.equal(value, state[index][slot]) for slot, value in saved.items())
+
+
+@each()
+def test_a_bad_setting_of_the_last_group_is_refused_before_the_first_moves(subject):
+    first, second = parameters(seed=1), parameters(seed=2)
+    optimizer = subject.make([{"params": first}, {"params": second}])
+    start = values(first)
+    optimizer.param_groups[1]["lr"] = -1.0
+    with pytest.raises(dp.ArgumentError, match="lr must be"):
+        run(optimizer, [*first, *second], 1)
+    assert identical(first, start)
+    assert not optimizer.state
+
+
+@each()
+def test_a_gradient_of_another_dtype_is_refused_before_anything_is_written(subject):
+    params = parameters()
+    optimizer = subject.make(params)
+    start = values(params)
+    for index, p in enumerate(params):
+        p.grad = gradient(p, 0, index)
+    params[-1].grad_dtype = None  # torch lets any dtype in now
+    params[-1].grad = params[-1].grad.float()
+    with pytest.raises(dp.ArgumentError, match=r"dtype must be its parameter's,? torch.float64, got torch.float32"):
+        optimizer.step()
+    assert identical(params, start)
+    assert not optimizer.state
+
+
+@each(lambda subject: subject.keys)
+def test_state_of_another_shape_is_refused_and_nothing_changes(subject):
+    params, others = parameters(shapes=((4,), (3,))), parameters(shapes=((4,), (2,)))
+    first, second = subject.make(params), subject.make(others, lr=0.5 * subject.lr)
+    run(first, params, 2)
+    run(second, others, 1)
+    before = copy.deepcopy(second.state_dict())
+    with pytest.raises(dp.ArgumentError, match=r"state '\w+' of parameter 1 must have the shape \(2,\), got \(3,\)"):
+        second.load_state_dict(first.state_dict())
+    after = second.state_dict()
+    assert after["param_groups"] == before["param_groups"]
+    for index, saved in after["state"].items():
+        assert all(torch.equal(value, before["state"][index][slot]) for slot, value in saved.items())
+
+
+@pytest.mark.parametrize("subject", [s for s in SUBJECTS if s.name in ("sgd", "adamw", "autosgm-1-zero")], ids=str)
+def test_state_of_another_number_of_parameters_or_groups_is_refused(subject):
+    first = subject.make(parameters())
+    fewer = subject.make(parameters()[:2])
+    grouped = subject.make([{"params": [p]} for p in parameters()])
+    for other, message in ((fewer, "doesn't match the size"), (grouped, "different number of parameter groups")):
+        with pytest.raises(ValueError, match=message):
+            other.load_state_dict(first.state_dict())
+        assert other.param_groups[0]["lr"] == subject.lr
+
+
+OVERSHOOTING = {
+    "AdamW": lambda p, share: dp.AdamW(p, lr=0.5, weight_decay=2 * share),
+    "AdamW, by the schedule": lambda p, share: dp.AdamW(p, weight_decay=share, decay_scale="schedule"),
+    "AdamW, constant": lambda p, share: dp.AdamW(p, weight_decay=share, decay_scale="constant"),
+    "QHAdam": lambda p, share: dp.QHAdam(p, lr=0.5, weight_decay=2 * share),
+    "NAdam": lambda p, share: dp.NAdam(p, lr=0.5, weight_decay=2 * share, decoupled_weight_decay=True),
+    "AutoSGM": lambda p, share: dp.AutoSGM(p, lr=0.5, pole=0.0, weight_decay=2 * share, decay="change"),
+    "AutoSGM, constant": lambda p, share: dp.AutoSGM(
+        p, pole=0.0, weight_decay=share, decay="change", decay_scale="constant"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OVERSHOOTING)
+def test_a_decay_that_overshoots_zero_warns_and_one_that_diverges_is_refused(name):
+    build = OVERSHOOTING[name]
+    params = parameters()
+    start = values(params)
+    run(build(params, 0.99), params, 1)
+    params = parameters()
+    with pytest.warns(UserWarning, match=r"takes 1\.5 times the weight per step and overshoots zero"):
+        run(build(params, 1.5), params, 1)
+    params = parameters()
+    with pytest.raises(dp.ArgumentError, match=r"must be below 2 \(unstable\), got 2"):
+        run(build(params, 2.0), params, 1)
+    assert identical(params, start)
+
+
+def test_a_zero_above_the_pole_warns():
+    with pytest.warns(UserWarning, match=r"zero 0\.5 lies above pole 0\.1"):
+        dp.AutoSGM(parameters(), pole=0.1, zero=0.5)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool], ids=str)
+def test_a_parameter_that_is_no_float_is_refused(dtype):
+    with pytest.raises(dp.ArgumentError, match=f"Adam: parameters must be real or complex floats, got {dtype}"):
+        dp.Adam([torch.zeros(2, dtype=dtype)])
+
+
+def test_no_parameters_are_refused():
+    with pytest.raises(ValueError, match="empty parameter list"):
+        dp.Adam([])

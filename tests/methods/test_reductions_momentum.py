@@ -1,0 +1,199 @@
+"""Momentum in all its forms is one filter: each row of the mapping table as two runs on the same gradients."""
+
+import math
+
+import pytest
+import torch
+from contracts.trajectories import assert_same_method, distance, gradient, parameters, run
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import dashpot as dp
+from dashpot import mappings
+
+SAME = 1e-12
+"""float64: both sides do the same arithmetic in another order."""
+POLES = st.floats(0.01, 0.99)
+DRAWS = settings(max_examples=20)
+
+
+def filtered(lr=0.05, **filter_settings):
+    return lambda params: dp.SGM(params, lr=lr, filter=dp.Filter(**filter_settings))
+
+
+@DRAWS
+@given(beta=POLES)
+def test_qhm_with_nu_equal_to_beta_is_nag_with_lr_scaled(beta):
+    assert_same_method(
+        lambda p: dp.QHM(p, lr=0.1, pole=beta, nu=beta),
+        lambda p: dp.NAG(p, lr=0.1 * (1 - beta), pole=beta),
+        tolerance=1e-11,  # pole and zero are rounded apart: a relative 1e-16/(1 - beta) a step
+    )
+
+
+@DRAWS
+@given(beta=POLES)
+def test_qhm_with_nu_one_is_averaged_momentum(beta):
+    assert_same_method(lambda p: dp.QHM(p, lr=0.1, pole=beta, nu=1.0), filtered(lr=0.1, pole=beta, normalise="none"))
+
+
+@DRAWS
+@given(beta=POLES)
+def test_qhm_with_nu_zero_is_plain(beta):
+    assert_same_method(lambda p: dp.QHM(p, lr=0.1, pole=beta, nu=0.0), lambda p: dp.SGD(p, lr=0.1))
+
+
+@DRAWS
+@given(beta=POLES, nu=st.floats(0, 1))
+def test_qhm_is_the_pole_zero_filter(beta, nu):
+    """zero = (1 - nu) beta/(1 - nu beta), gain 1 - nu beta; and by its own definition."""
+    point = mappings.qhm(beta, nu)
+    assert_same_method(
+        lambda p: dp.QHM(p, lr=0.1, pole=beta, nu=nu),
+        filtered(lr=0.1, pole=point.pole, zero=point.zero, gain=point.gain, normalise="none"),
+        tolerance=1e-11,
+    )
+    params = parameters()
+    expected = [p.detach().clone() for p in params]
+    means = [torch.zeros_like(p) for p in expected]
+    run(dp.QHM(params, lr=0.1, pole=beta, nu=nu), params, 20)
+    for step in range(20):
+        for index, (w, m) in enumerate(zip(expected, means, strict=True)):
+            g = gradient(w, step, index)
+            m.mul_(beta).add_(g, alpha=1 - beta)
+            w.sub_(0.1 * ((1 - nu) * g + nu * m))
+    assert distance([p.detach() for p in params], expected) < 1e-11
+
+
+@DRAWS
+@given(beta=POLES, nu=st.floats(0.01, 1))
+def test_debiased_qhm_is_the_exact_normalisation(beta, nu):
+    assert_same_method(
+        lambda p: dp.QHM(p, lr=0.1, pole=beta, nu=nu, debias=True),
+        filtered(lr=0.1, pole=beta, zero=mappings.qhm(beta, nu).zero, normalise="exact"),
+    )
+
+
+@pytest.mark.parametrize("normalise", ["exact", "none"])
+@DRAWS
+@given(beta=POLES)
+def test_a_zero_on_the_pole_is_no_filter(normalise, beta):
+    assert_same_method(filtered(pole=beta, zero=beta, normalise=normalise), lambda p: dp.SGD(p, lr=0.05))
+
+
+def test_autosgm_with_a_zero_on_the_pole_overshoots_and_exact_does_not():
+    """The original corrects by the pole alone: 1/(1 - beta^2) too large at the second step."""
+
+    def second_step(debias):
+        w = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+        optimizer = dp.AutoSGM([w], lr=1.0, adaptive=False, zero=0.9, debias=debias)
+        for _ in range(2):
+            before = w.item()
+            w.grad = torch.ones_like(w)
+            optimizer.step()
+        return before - w.item()
+
+    assert second_step("exact") == pytest.approx(1.0, rel=1e-14)
+    assert second_step(True) == pytest.approx(1 / (1 - 0.9**2), rel=1e-12)
+
+
+@DRAWS
+@given(mu=POLES, weight_decay=st.floats(0, 0.1))
+def test_heavy_ball_is_momentum_of_torch(mu, weight_decay):
+    assert_same_method(
+        lambda p: dp.HeavyBall(p, lr=0.02, pole=mu, weight_decay=weight_decay),
+        lambda p: torch.optim.SGD(p, lr=0.02, momentum=mu, weight_decay=weight_decay),
+        tolerance=1e-11,
+    )
+
+
+@DRAWS
+@given(mu=POLES)
+def test_averaged_momentum_is_heavy_ball_with_lr_scaled(mu):
+    assert_same_method(
+        filtered(lr=0.1, pole=mu, normalise="none"), lambda p: dp.HeavyBall(p, lr=0.1 * (1 - mu), pole=mu)
+    )
+
+
+def test_the_slide_form_is_heavy_ball_for_a_constant_rate():
+    """v = mu v + lr g, w -= v."""
+    params = parameters()
+    expected = [p.detach().clone() for p in params]
+    velocity = [torch.zeros_like(p) for p in expected]
+    run(dp.HeavyBall(params, lr=0.05, pole=0.8), params, 20)
+    for step in range(20):
+        for index, (w, v) in enumerate(zip(expected, velocity, strict=True)):
+            v.mul_(0.8).add_(gradient(w, step, index), alpha=0.05)
+            w.sub_(v)
+    assert distance([p.detach() for p in params], expected) < SAME
+
+
+@DRAWS
+@given(mu=POLES, tau=st.floats(0, 1))
+def test_dampening_is_a_gain_and_a_transient(mu, tau):
+    """torch lets the first gradient in undampened: (mu, 0, 1 - tau) plus tau mu^(t-1) g_1."""
+    params = [torch.zeros(4, dtype=torch.float64, requires_grad=True)]
+    run(dp.SGD(params, lr=1.0, momentum=mu, dampening=tau), params, 20)
+    others = [torch.zeros(4, dtype=torch.float64, requires_grad=True)]
+    run(dp.SGM(others, lr=1.0, filter=dp.Filter(mu, gain=1 - tau, normalise="none")), others, 20)
+    first = gradient(params[0], 0)
+    transient = sum(tau * mu ** (t - 1) for t in range(1, 21)) * first
+    assert distance([params[0].detach()], [others[0].detach() - transient]) < 1e-11
+
+
+@DRAWS
+@given(mu=POLES)
+def test_nesterov_is_a_zero(mu):
+    point = mappings.nesterov(mu)
+    assert_same_method(
+        lambda p: torch.optim.SGD(p, lr=0.02, momentum=mu, nesterov=True),
+        filtered(lr=0.02, pole=mu, zero=point.zero, gain=point.gain, normalise="none"),
+        tolerance=1e-11,
+    )
+    assert_same_method(lambda p: dp.NAG(p, lr=0.02, pole=mu), lambda p: dp.SGD(p, lr=0.02, momentum=mu, nesterov=True))
+
+
+def test_autosgm_with_input_constant_one_is_nesterov_but_for_its_first_step():
+    """Documented unit-gain scaling is Nesterov's; the quirk leaves the first step lr mu g_1 short."""
+    mu, lr = 0.9, 0.02
+    settings = {"adaptive": False, "pole": mu, "zero": mu / (1 + mu), "gain": 1.0, "debias": False, "lr": lr}
+    assert_same_method(lambda p: dp.AutoSGM(p, **settings), lambda p: dp.NAG(p, lr=lr, pole=mu))
+    params, others = parameters(), parameters()
+    quirky = dp.AutoSGM(params, **settings, quirks=("first_step_unscaled_zero",))
+    nag = run(dp.NAG(others, lr=lr, pole=mu), others, 20)
+    short = [w + lr * mu * gradient(w, 0, index) for index, w in enumerate(nag)]
+    assert distance(run(quirky, params, 20), short) < SAME
+
+
+def test_the_look_ahead_form_of_nesterov_is_the_same_filter_in_another_variable():
+    """theta is where the gradient is taken, w = theta + mu v trails it: gradient at the look-ahead point."""
+    mu, lr = 0.8, 0.05
+    curvature = torch.tensor([0.5, 1.0, 3.0], dtype=torch.float64)
+    w, v = torch.ones(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
+    theta = torch.ones(3, dtype=torch.float64, requires_grad=True)
+    optimizer = dp.NAG([theta], lr=lr, pole=mu)
+    for _ in range(30):
+        v = mu * v - lr * curvature * (w + mu * v)
+        w = w + v
+        theta.grad = curvature * theta.detach()
+        optimizer.step()
+        assert distance([theta.detach()], [w + mu * v]) < SAME
+
+
+@pytest.mark.parametrize("beta", [0.5, 0.9, 0.99, 0.999])
+def test_the_low_noise_zero(beta):
+    """gamma = 1 - sqrt(2(1 - beta)): unit gain sqrt((1-beta)/2), nu = (1 - gain)/beta."""
+    zero = mappings.low_noise_zero(beta)
+    gain = math.sqrt((1 - beta) / 2)
+    assert zero == pytest.approx(1 - math.sqrt(2 * (1 - beta)), rel=1e-15)
+    assert_same_method(
+        filtered(pole=beta, zero=zero, normalise="none"),
+        lambda p: dp.QHM(p, lr=0.05, pole=beta, nu=(1 - gain) / beta),
+        tolerance=1e-11,
+    )
+
+
+def test_the_recommended_point_of_esgd_is_a_zero():
+    """QHM (0.999, 0.7): zero 0.99667, gain 0.3007."""
+    point = mappings.qhm(0.999, 0.7)
+    assert (round(point.zero, 5), round(point.gain, 4)) == (0.99667, 0.3007)

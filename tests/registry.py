@@ -1,0 +1,245 @@
+"""Every method under test, in many settings: the one table over which each contract of tests/contracts runs.
+
+A subject says how to build its optimizer and what may be asked of it. A new row puts a method under every contract.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+
+import dashpot as dp
+from dashpot.stages import Negate, NudgeSmallWeights
+
+
+@dataclass(frozen=True)
+class SignFlips(dp.Stage):
+    """A user's own stage: the direction's sign, smaller where it has just turned; a slot of each shape."""
+
+    damping: float = 0.5
+    slots = (dp.elementwise("last"), dp.per_tensor("turned", "turned_share"))
+
+    def apply(self, x, s, c, ctx):
+        sign = x.v.sign()
+        turned = (sign * s.last < 0).to(sign.dtype)
+        return x._replace(v=sign * (1 - c.damping * turned)), s._replace(last=sign, turned=ctx.mean(turned))
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One method in one setting, and what it can be held to."""
+
+    name: str
+    cls: type[dp.Optimizer]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Keyword arguments beside lr."""
+    lr: float = 0.02
+    """A learning rate with which it goes downhill on the problems of test_contract_descent."""
+    keys: tuple[str, ...] = ()
+    """The documented keys of its state, beside `step`."""
+    knob: str | None = None
+    """Where torch's schedulers find the momentum: "momentum", "betas", or nowhere."""
+    recipe: dp.Recipe | None = None
+    """For `SGM.from_recipe`, instead of options."""
+    counterpart: type[torch.optim.Optimizer] | None = None
+    """The class of torch.optim that takes the same options and gives the same numbers."""
+    lr_moves_all: bool = True
+    """A learning rate of zero means no movement (not so for a decay that is independent of it)."""
+    steep: bool = False
+    """Its step grows with the gradient, so that Rosenbrock's walls need a smaller learning rate."""
+    flips_decay: bool = False
+    """`maximize` turns the decay too (an original's quirk)."""
+
+    def __str__(self) -> str:
+        return self.name
+
+    def make(self, params: Any, lr: Any = None, **changes: Any) -> dp.Optimizer:
+        """The optimizer over `params`."""
+        lr = self.lr if lr is None else lr
+        if self.recipe is None:
+            return self.cls(params, lr=lr, **{**self.options, **changes})
+        recipe = self.recipe.with_settings(lr=lr, schedule=changes.pop("schedule", dict(self.recipe.schedule)))
+        return dp.SGM.from_recipe(params, recipe, **changes)
+
+    def make_torch(self, params: Any, lr: Any = None, **changes: Any) -> torch.optim.Optimizer:
+        """torch's own optimizer of the same method."""
+        assert self.counterpart is not None
+        return self.counterpart(params, lr=self.lr if lr is None else lr, **{**self.options, **changes})
+
+
+def _torch(name: str, cls: type[dp.Optimizer], keys: str = "", knob: str = "betas", **options: Any) -> Subject:
+    known: dict[str, Any] = {"counterpart": getattr(torch.optim, cls.__name__), "steep": cls is dp.SGD}
+    return Subject(name, cls, options, keys=tuple(keys.split()), knob=knob, **known)
+
+
+def _ours(name: str, cls: type[dp.Optimizer], keys: str, knob: str | None = "momentum", **rest: Any) -> Subject:
+    known = {key: rest.pop(key) for key in ("lr", "lr_moves_all", "steep", "flips_decay") if key in rest}
+    return Subject(name, cls, rest, keys=tuple(keys.split()), knob=knob, **known)
+
+
+def _recipe(name: str, recipe: dp.Recipe, keys: str, knob: str | None = "momentum", **known: Any) -> Subject:
+    return Subject(name, dp.SGM, keys=tuple(keys.split()), knob=knob, recipe=recipe, **known)
+
+
+MOMENTS = "exp_avg exp_avg_sq"
+TORCH_METHODS = (
+    _torch("sgd", dp.SGD, knob="momentum"),
+    _torch("sgd-decay", dp.SGD, knob="momentum", weight_decay=0.1),
+    _torch("sgd-momentum", dp.SGD, "momentum_buffer", "momentum", momentum=0.9, weight_decay=0.01),
+    _torch("sgd-dampening", dp.SGD, "momentum_buffer", "momentum", momentum=0.8, dampening=0.3),
+    _torch("sgd-nesterov", dp.SGD, "momentum_buffer", "momentum", momentum=0.9, nesterov=True, weight_decay=0.01),
+    _torch("rmsprop", dp.RMSprop, "square_avg", "momentum"),
+    _torch("rmsprop-momentum", dp.RMSprop, "square_avg momentum_buffer", "momentum", momentum=0.5, weight_decay=0.01),
+    _torch("rmsprop-centered", dp.RMSprop, "square_avg grad_avg", "momentum", centered=True, alpha=0.9, eps=0.1),
+    _torch("adam", dp.Adam, MOMENTS),
+    _torch("adam-decay", dp.Adam, MOMENTS, betas=(0.8, 0.95), weight_decay=0.1),
+    _torch("adam-decoupled", dp.Adam, MOMENTS, weight_decay=0.1, decoupled_weight_decay=True),
+    _torch("adamw", dp.AdamW, MOMENTS),
+    _torch("adamw-decay", dp.AdamW, MOMENTS, betas=(0.7, 0.9), eps=1e-3, weight_decay=0.5),
+    _torch("nadam", dp.NAdam, "exp_avg exp_avg_sq mu_product"),
+    _torch("nadam-decay", dp.NAdam, "exp_avg exp_avg_sq mu_product", weight_decay=0.1, momentum_decay=0.01),
+    _torch(
+        "nadam-decoupled",
+        dp.NAdam,
+        "exp_avg exp_avg_sq mu_product",
+        weight_decay=0.1,
+        decoupled_weight_decay=True,
+    ),
+)
+
+DESIGN_METHODS = (
+    _ours("adamw-decay-by-schedule", dp.AdamW, MOMENTS, "betas", decay_scale="schedule", lr_moves_all=False),
+    _ours(
+        "adamw-decay-constant",
+        dp.AdamW,
+        MOMENTS,
+        "betas",
+        decay_scale="constant",
+        weight_decay=1e-3,
+        lr_moves_all=False,
+    ),
+    _ours("heavy-ball", dp.HeavyBall, "momentum_buffer", steep=True),
+    _ours("heavy-ball-decay", dp.HeavyBall, "momentum_buffer", pole=0.5, weight_decay=0.05, steep=True),
+    _ours("nag", dp.NAG, "momentum_buffer", steep=True),
+    _ours("nag-decay", dp.NAG, "momentum_buffer", pole=0.7, weight_decay=0.05, steep=True),
+    _ours("qhm", dp.QHM, "exp_avg", steep=True),
+    _ours("qhm-debiased", dp.QHM, "exp_avg", pole=0.9, nu=0.5, debias=True, weight_decay=0.05, lr=0.1, steep=True),
+    _ours("qhadam", dp.QHAdam, MOMENTS, "betas"),
+    _ours("qhadam-both", dp.QHAdam, MOMENTS, "betas", betas=(0.9, 0.99), nus=(0.7, 0.8), weight_decay=0.1),
+    _ours("centered-adam", dp.CenteredAdam, MOMENTS, "betas", eps=0.1),
+    _ours("centered-adam-at-once", dp.CenteredAdam, MOMENTS, "betas", eps=1.0, uncentered_steps=0, lr=0.1, steep=True),
+)
+
+NUMERATOR_KEYS = {
+    0: "",
+    1: " weight_power correlation rate",
+    2: " weight_power product_size correlation rate",
+    3: " rate_moment rate",
+    4: " norm_avg deviation_sq",
+}
+# Short averages, so that a few steps show the numerators at work; the prefilter of 4 cuts nothing below 0.94.
+BETA_N = {0: 0.9, 1: 0.9, 2: 0.9, 3: 0.9, 4: 0.99}
+
+
+def _autosgm(name: str, numerator: int = 0, **options: Any) -> Subject:
+    keys = "momentum_buffer" + (" exp_avg_sq" if options.get("adaptive", True) else "")
+    active = numerator if options.get("adaptive", True) or numerator == 4 else 0
+    return _ours(f"autosgm-{name}", dp.AutoSGM, keys + NUMERATOR_KEYS[active], numerator=numerator, **options)
+
+
+AUTOSGM = (
+    *(_autosgm(f"{n}-debiased", n, beta_n=BETA_N[n]) for n in range(5)),
+    *(_autosgm(f"{n}-zero", n, beta_n=BETA_N[n], zero=0.5528, decay="change", weight_decay=0.1) for n in range(5)),
+    *(_autosgm(f"{n}-plain", n, beta_n=BETA_N[n], debias=False, zero=0.3, weight_decay=0.05) for n in range(5)),
+    _autosgm("exact", debias="exact", zero=0.5528),
+    _autosgm("gain", debias=False, gain=1.0, lr=0.005),
+    _autosgm("constant-rate", adaptive=False, decay="change", weight_decay=0.1, steep=True),
+    _autosgm("constant-rate-clipped", 4, adaptive=False, beta_n=0.99, zero=0.5, steep=True),
+    _autosgm("decay-by-schedule", decay="change", weight_decay=0.1, decay_scale="schedule", lr_moves_all=False),
+    _autosgm("decay-constant", decay="change", weight_decay=0.01, decay_scale="constant", lr_moves_all=False),
+    _autosgm(
+        "quirks",
+        debias=False,
+        gain=0.2,
+        zero=0.3,
+        decay="change",
+        weight_decay=0.1,
+        quirks=(
+            "first_step_unscaled_zero",
+            "eta_in_second_moment",
+            "eps_nudge_small_weights",
+            "maximize_negates_decay",
+        ),
+        flips_decay=True,
+    ),
+)
+
+GENERAL_POINTS = (
+    _ours(
+        "sgm-all-stages",
+        dp.SGM,
+        "momentum_buffer exp_avg_sq norm_avg deviation_sq weight_power correlation rate",
+        filter=dp.Filter(0.9, zero=-0.5),
+        rate=(dp.SecondMoment(0.9, 1e-3, average="first"), dp.Parcor(0.9)),
+        decay=(dp.CoupledDecay(0.01), dp.DecoupledDecay(0.02)),
+        robust=dp.HuberClip(0.99),
+    ),
+    _ours("sgm-no-stage", dp.SGM, "", None, steep=True),
+    _recipe(
+        "running-adam",
+        dp.Recipe(dp.Filter(0.9, normalise="running"), dp.SecondMoment(0.99, average="running")),
+        MOMENTS.replace("exp_avg ", "momentum_buffer "),
+    ),
+    _recipe(
+        "running-centered",
+        dp.Recipe(dp.Filter(0.9), dp.CenteredMoment(0.9, 0.1, eps_mode="inside", average="running", mean="average")),
+        "momentum_buffer exp_avg_sq grad_avg",
+    ),
+    _recipe(
+        "over-the-variance",
+        dp.Recipe(dp.Filter(0.5), dp.CenteredMoment(0.9, 1.0, average="first", mean="direction", power="variance")),
+        "momentum_buffer exp_avg_sq",
+    ),
+    _recipe(
+        "eps-inside",
+        dp.Recipe(dp.Filter(0.9), dp.SecondMoment(0.99, 1e-5, eps_mode="inside"), dp.DecoupledDecay(0.1)),
+        "momentum_buffer exp_avg_sq",
+    ),
+    _recipe(
+        "two-filters-user-order",
+        dp.Recipe(dp.SecondMoment(0.9), dp.Filter(0.5), dp.Filter(0.8, zero=0.4, slot="second"), dp.MomentRate(0.5)),
+        "exp_avg_sq momentum_buffer second rate_moment rate",
+    ),
+    _recipe(
+        "negated-twice",
+        dp.Recipe(Negate(), NudgeSmallWeights(1e-3), Negate(), dp.ChangeDecay(0.1, 0.5)),
+        "",
+        None,
+        steep=True,
+    ),
+    _recipe("own-stage", dp.Recipe(dp.Filter(0.5), SignFlips(0.25)), "momentum_buffer last turned_share"),
+    _recipe(
+        "scheduled",
+        dp.Recipe(
+            dp.Filter(0.8, zero=0.2),
+            dp.SecondMoment(0.99),
+            dp.DecoupledDecay(0.002, "schedule"),
+            schedule={"lr": dp.schedules.Cosine(400, floor=0.2), "zero": dp.schedules.Exponential(0.9)},
+        ),
+        "momentum_buffer exp_avg_sq",
+        lr_moves_all=False,
+    ),
+)
+
+SUBJECTS: tuple[Subject, ...] = (*TORCH_METHODS, *DESIGN_METHODS, *AUTOSGM, *GENERAL_POINTS)
+
+
+def each(such_that: Callable[[Subject], Any] = lambda subject: True) -> Any:
+    """Parametrise a test over the subjects that fulfil a condition."""
+    chosen = [subject for subject in SUBJECTS if such_that(subject)]
+    assert chosen, "a contract over no subject proves nothing"
+    return pytest.mark.parametrize("subject", chosen, ids=str)
