@@ -130,8 +130,19 @@ DESIGN_METHODS = (
     _ours("qhm-debiased", dp.QHM, "exp_avg", pole=0.9, nu=0.5, debias=True, weight_decay=0.05, lr=0.1, steep=True),
     _ours("qhadam", dp.QHAdam, MOMENTS, "betas"),
     _ours("qhadam-both", dp.QHAdam, MOMENTS, "betas", betas=(0.9, 0.99), nus=(0.7, 0.8), weight_decay=0.1),
-    _ours("centered-adam", dp.CenteredAdam, MOMENTS, "betas", eps=0.1),
-    _ours("centered-adam-at-once", dp.CenteredAdam, MOMENTS, "betas", eps=1.0, uncentered_steps=0, lr=0.1, steep=True),
+    _ours("centered-adam", dp.CenteredAdam, f"{MOMENTS} grad_avg", "betas", eps=0.1),
+    _ours("centered-adam-direction", dp.CenteredAdam, MOMENTS, "betas", eps=0.1, mean="direction"),
+    _ours(
+        "centered-adam-at-once",
+        dp.CenteredAdam,
+        MOMENTS,
+        "betas",
+        eps=1.0,
+        mean="direction",
+        uncentered_steps=0,
+        lr=0.1,
+        steep=True,
+    ),
 )
 
 NUMERATOR_KEYS = {

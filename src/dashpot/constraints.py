@@ -218,6 +218,7 @@ ARGUMENTS: Mapping[str, Constraint] = {
     "fused": OneOf((None, False, True)),
     "decay": OneOf(("coupled", "change")),
     "decay_scale": OneOf(("lr", "schedule", "constant")),
+    "mean": OneOf(("average", "direction")),
     "uncentered_steps": Interval(0, math.inf, "left", integer=True),
 }
 """The allowed values of every hyperparameter, by the name all methods share."""

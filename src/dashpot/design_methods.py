@@ -186,16 +186,20 @@ class QHAdam(Optimizer):
 class CenteredAdam(Optimizer):
     """Adam over the gradient's standard deviation instead of its root mean square.
 
-        w <- w (1 - lr weight_decay) - lr m^ / (sqrt(max(s^ - m^^2, 0)) + eps)
+        w <- w (1 - lr weight_decay) - lr m^ / (sqrt(max(s^ - a^^2, 0)) + eps)
 
     params
         parameters, groups or (name, parameter) pairs.
     lr, eps, weight_decay
-        >= 0; the decay is AdamW's. A larger eps than Adam's is wise: the deviation can be close to zero.
+        >= 0; the decay is AdamW's.
     betas
-        pair in [0, 1). With different poles s^ - m^^2 can be negative; it is cut at zero.
+        pair in [0, 1): poles of m and of s.
+    mean
+        what a is. "average": the mean gradient with the pole of s, in a slot of its own; the difference then is a
+        variance. "direction": m itself, as in the source. It remembers less than s, so that s^ - m^^2 is negative after
+        every change of the gradient, is cut at zero, and the step is m^/eps: it takes a large eps to train.
     uncentered_steps
-        integer >= 0: while t is below it the root mean square is used, because s^ = m^^2 exactly at t = 1.
+        integer >= 0: while t is below it the root mean square is used, because s^ = a^^2 exactly at t = 1.
     maximize, differentiable, schedule
         as in `HeavyBall`.
 
@@ -204,8 +208,9 @@ class CenteredAdam(Optimizer):
     Source: the TTIC 31230 lecture notes.
 
     >>> import torch, dashpot as dp
-    >>> dp.CenteredAdam([torch.zeros(1)]).recipe.stages[1].mean
-    'direction'
+    >>> dp.diff(dp.AdamW([torch.zeros(1)], weight_decay=0.0), dp.CenteredAdam([torch.zeros(1)]))
+    SecondMoment: SecondMoment(beta=0.999) | -
+    CenteredMoment: - | CenteredMoment(beta=0.999)
     """
 
     preset = staticmethod(presets.centered_adam)
@@ -218,12 +223,13 @@ class CenteredAdam(Optimizer):
         eps: float = 1e-8,
         *,
         weight_decay: Scalar = 0.0,
+        mean: str = "average",
         uncentered_steps: int = 10,
         maximize: bool = False,
         differentiable: bool = False,
         schedule: Schedules = None,
     ) -> None:
-        settings = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        settings = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "mean": mean}
         settings |= {"uncentered_steps": uncentered_steps, "maximize": maximize, "differentiable": differentiable}
         super().__init__(params, settings, schedule)
 

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from dashpot import knobs, state_dicts
-from dashpot.constraints import ARGUMENTS, Interval, check
+from dashpot.constraints import ARGUMENTS, check
 from dashpot.engine.eager import new_slots, step_tensor
 from dashpot.errors import ArgumentError
-from dashpot.recipe import Recipe, lr_in_force, schedules_by_name
+from dashpot.recipe import Recipe
 from dashpot.schedules import Schedule
+from dashpot.scheduling import carried, check_schedules, lr_in_force, schedules_by_name
 from dashpot.stages.base import Clock
 
 __all__ = ["Optimizer"]
@@ -63,7 +64,7 @@ class Optimizer(torch.optim.Optimizer):
         self._recipes: dict[Any, Recipe] = {}
         self._check_settings(defaults)
         super().__init__(params, defaults)
-        self._check_schedule()
+        check_schedules(type(self).__name__, self._settings(self.param_groups[0]), self._schedule)
 
     # ---- settings ---------------------------------------------------------------------------------------------------
 
@@ -84,7 +85,7 @@ class Optimizer(torch.optim.Optimizer):
         Raises `ArgumentError` for a schedule that a recipe cannot carry, because it moves other numbers by a formula:
         one of NAG's pole moves the zero and the gain as well.
         """
-        return self._scheduled(self.param_groups[0])
+        return self._carried(self.param_groups[0])
 
     @property
     def schedule(self) -> dict[str, Schedule]:
@@ -130,41 +131,8 @@ class Optimizer(torch.optim.Optimizer):
             self._recipes[key] = self._build(settings)
         return self._recipes[key]
 
-    def _scheduled(self, group: Mapping[str, Any]) -> Recipe:
-        """The recipe of a group with the schedules on those of its settings that are the scheduled ones.
-
-        Which these are shows a probe, a tensor in the place of each scheduled number: it comes out in the recipe as it
-        went in, or as another tensor where a formula was applied to it.
-        """
-        settings = self._settings(group)
-        probes = {name: _probe(knobs.read(settings, name)) for name in self._schedule if name != "lr"}
-        if not probes:
-            return self._recipe_of(group).with_settings(schedule=self._schedule)
-        for name, probe in probes.items():
-            knobs.write(settings, name, probe)
-        recipe, schedule, bases = self._build(settings), dict(self._schedule), {}
-        for name in probes:
-            del schedule[name]
-        for field, value in recipe.settings().items():
-            names = [name for name, probe in probes.items() if probe is value]
-            if names:
-                schedule[field], bases[field] = self._schedule[names[0]], float(value)
-            elif isinstance(value, Tensor) and all(value is not given for given in settings.values()):
-                raise ArgumentError(
-                    f"{type(self).__name__}: a recipe cannot carry the schedule of {' and '.join(probes)}, "
-                    f"which moves {field} by a formula."
-                )
-        return recipe.with_settings(schedule=schedule, **bases)
-
-    def _check_schedule(self) -> None:
-        settings, owner = self._settings(self.param_groups[0]), type(self).__name__
-        places: dict[Any, str] = {}
-        for name in self._schedule:
-            check(owner, f"the scheduled {name}", knobs.read(settings, name), Interval())
-            place = knobs.locate(settings, name)
-            if place in places:
-                raise ArgumentError(f"{owner}: {places[place]} and {name} are one setting; give it one schedule.")
-            places[place] = name
+    def _carried(self, group: Mapping[str, Any]) -> Recipe:
+        return carried(type(self).__name__, self._build, self._settings(group), self._schedule)
 
     def _check_settings(self, settings: Mapping[str, Any]) -> None:
         owner = type(self).__name__
@@ -300,14 +268,10 @@ class Optimizer(torch.optim.Optimizer):
             count = sum(p.numel() for p in group["params"])
             lines.append(f"  group {index}: {len(group['params'])} tensors, {count} elements")
             try:
-                lines.append(f"    {self._scheduled(group)!r}")
+                lines.append(f"    {self._carried(group)!r}")
             except ArgumentError:
                 lines += [f"    {self._recipe_of(group)!r}", f"    schedule={self._schedule!r}"]
         return "\n".join([*lines, ")"])
-
-
-def _probe(value: Any) -> Tensor:
-    return torch.tensor(float(value), dtype=torch.float64)
 
 
 def _count(state: Mapping[str, Any]) -> int:

@@ -157,8 +157,9 @@ def centered_adam(
     betas: tuple[Scalar, Scalar] = (0.9, 0.999),
     eps: Scalar = 1e-8,
     weight_decay: Scalar = 0.0,
+    mean: str = "average",
     uncentered_steps: int = 10,
 ) -> Recipe:
-    """Adam over the standard deviation, sqrt(s^ - m^^2) + eps, with the uncentred root in the first steps."""
-    denominator = CenteredMoment(betas[1], eps, mean="direction", uncentered_steps=uncentered_steps)
+    """Adam over the standard deviation, sqrt(s^ - a^^2) + eps, with the uncentred root in the first steps."""
+    denominator = CenteredMoment(betas[1], eps, mean=mean, uncentered_steps=uncentered_steps)
     return Recipe(Filter(betas[0], slot="exp_avg"), denominator, DecoupledDecay(weight_decay), lr=lr)

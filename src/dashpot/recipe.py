@@ -8,9 +8,10 @@ from typing import Any, NamedTuple, cast
 
 from torch import Tensor
 
-from dashpot.constraints import ARGUMENTS, Interval, Scalar, check
+from dashpot.constraints import ARGUMENTS, Scalar, check
 from dashpot.errors import ArgumentError
 from dashpot.schedules import Schedule
+from dashpot.scheduling import lr_in_force, schedules_by_name
 from dashpot.stages.base import Clock, Slot, Stage, replaced
 
 __all__ = ["Diff", "Recipe", "diff"]
@@ -186,27 +187,6 @@ class Recipe:
 
 def _rebuild(stages: tuple[Stage, ...], lr: Scalar, schedule: tuple[tuple[str, Schedule], ...]) -> Recipe:
     return Recipe(*stages, lr=lr, schedule=dict(schedule))
-
-
-def lr_in_force(schedule: Schedule | None, lr: Scalar, step: int) -> tuple[float, Scalar]:
-    """(factor, base rate) at `step`; an absolute schedule of lr replaces the base rate and has factor 1."""
-    if schedule is None:
-        return 1.0, lr
-    if schedule.absolute:
-        return 1.0, schedule(step)
-    factor = schedule(step)
-    check("Schedule", "the factor on lr", factor, Interval())  # negative only in a window with an original's quirk
-    return factor, lr
-
-
-def schedules_by_name(owner: str, schedule: Any) -> dict[str, Schedule]:
-    """`schedule` as a mapping from the names of settings to schedules; one schedule alone is lr's."""
-    items = {"lr": schedule} if isinstance(schedule, Schedule) else {} if schedule is None else schedule
-    if not isinstance(items, Mapping) or not all(isinstance(item, Schedule) for item in items.values()):
-        raise ArgumentError(
-            f"{owner}: schedule must be None, a Schedule or a mapping of names to Schedules, got {schedule!r}."
-        )
-    return dict(items)
 
 
 def _refuse_shared_slots(slots: tuple[Slot, ...]) -> None:

@@ -49,7 +49,7 @@ def test_ctrl_c_keeps_finished_epochs_says_how_to_go_on_and_the_same_command_doe
     assert (run.status, len(run.epochs), len(run.loss)) == ("done", 6, 180)
 
 
-class Replaced(Exception):
+class Replaced(Exception):  # noqa: N818 - what happens, not an error
     """What `os.execve` does to this process, for a test: it does not come back."""
 
 

@@ -89,13 +89,18 @@ def test_the_rate_is_the_one_recorded(runs):
     assert list(lines["adam"].y) == [0.05, 0.05]
 
 
-def test_losses_and_rates_have_logarithmic_axes_unless_a_value_is_negative(runs):
-    assert loss_figure(runs).layout.yaxis.type == "log"
-    assert score_figure(runs, "eval", "loss").layout.yaxis.type == "log"
-    assert score_figure(runs, "eval", "accuracy").layout.yaxis.type is None
-    negative = copy.deepcopy(runs)
-    negative[0].loss[0] = -1.0
-    assert loss_figure(negative).layout.yaxis.type is None
+def with_losses(runs, losses):
+    [first, *_] = copy.deepcopy(runs)
+    first.loss = losses
+    return [first]
+
+
+@pytest.mark.parametrize(
+    ("losses", "kind"),
+    [([1.0, 0.1], "log"), ([1.0, 0.0, 0.1], "log"), ([1.0, 0.9], None), ([1.0, -0.1], None), ([0.0, 0.0], None)],
+)
+def test_an_axis_is_logarithmic_where_that_helps(runs, losses, kind):
+    assert loss_figure(with_losses(runs, losses)).layout.yaxis.type == kind
 
 
 def test_a_logarithmic_axis_covers_the_values_and_its_labels_are_their_numbers(runs):

@@ -66,6 +66,13 @@ def test_a_diverged_run_has_no_score_but_counts_against_the_target():
     assert summary.cells(row)[-1] == "2"
 
 
+def test_a_deviation_has_the_decimals_of_its_mean():
+    summary = summarise([run("a", 0, [0.5]), run("a", 1, [0.50002])])
+    assert summary.cells(summary.rows[0])[2:4] == ["0.5000", "0.0000"]
+    tiny = summarise([run("a", 0, [1e-9]), run("a", 1, [3e-9])])
+    assert tiny.cells(tiny.rows[0])[2:4] == ["2e-09", "1.41e-09"]
+
+
 def test_one_seed_has_no_deviation_and_none_at_all_no_score():
     summary = summarise([run("one", 0, [0.5]), run("none", 0, [], status="diverged")])
     assert [row.name for row in summary.rows] == ["one", "none"]

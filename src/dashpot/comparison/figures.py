@@ -87,12 +87,15 @@ def _figure(x: str, y: str) -> Figure:
 
 
 def _log_axis(figure: Figure, values: Sequence[float]) -> None:
-    """A logarithmic axis, labelled at decades and, where these are few, at 2 and 5; linear if a value is negative."""
-    if any(value < 0 for value in values):
-        return
+    """A logarithmic axis, labelled at decades and, where these are few, at 2 and 5.
+
+    It stays linear where a value is negative or all lie within a factor of five.
+    """
     positive = [value for value in values if 0 < value < math.inf]
-    low, high = (min(positive), max(positive)) if positive else (0.1, 10.0)
-    low = max(low, high * DEEPEST)
+    if not positive or min(values) < 0 or max(positive) < 5 * min(positive):
+        return
+    high = max(positive)
+    low = max(min(positive), high * DEEPEST)
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     marks = (1, 2, 5) if len(decades) <= 4 else (1,)
     ticks = [float(f"{mark}e{decade}") for decade in decades for mark in marks]

@@ -117,7 +117,7 @@ def _document(sections: Sequence[tuple[str, PublishedRow, Sequence[Run]]], seeds
                 f"Command: `{command or 'dashpot.comparison.reproduction.reproduce(...)'}`\n\n"
                 f"Date: {datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d}. "
                 f"Versions: {', '.join(f'{name} {version}' for name, version in versions().items())}. "
-                "Machine: {processor}, {cores} cores, {threads} threads, {system}.".format(**machine()),
+                "Machine: {processor}, {threads} of {cores} cores used, {system}.".format(**machine()),
             ]
         )
         + "\n"

@@ -79,7 +79,7 @@ class Summary:
             row.name,
             f"{row.lr:g}",
             _number(row.mean),
-            _number(row.sd),
+            _number(row.sd, like=row.mean),
             _number(row.best),
             *target,
             "-" if row.cpu_s is None else duration(row.cpu_s),
@@ -144,10 +144,12 @@ def steps_to_target(run: Run, score: Score) -> float:
     return next(reached, math.inf)
 
 
-def _number(value: float | None) -> str:
+def _number(value: float | None, like: float | None = None) -> str:
+    """Four decimals where they say something of `like` (the value itself by default), else three digits."""
     if value is None:
         return "-"
-    return f"{value:.4f}" if 1e-3 <= abs(value) < 1e3 or value == 0 else f"{value:.3g}"
+    size = abs(value if like is None else like)
+    return f"{value:.4f}" if 1e-3 <= size < 1e3 or size == 0 else f"{value:.3g}"
 
 
 def _steps(row: Row) -> str:

@@ -54,6 +54,11 @@ class OriginalWindow(Window):
                 f"OriginalWindow: order must be an integer for a polynomial with second_frame, got {self._power!r}."
             )
 
+    @property
+    def signed(self) -> bool:
+        """True with `second_frame`, whose last epochs fall below zero."""
+        return self.second_frame
+
     def _height(self, u: float) -> float:
         if self.unnormalised and self.shape == "late-logistic":
             return staircase(self._unnormalised, u, self.repeats)

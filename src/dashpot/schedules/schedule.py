@@ -76,6 +76,11 @@ class Schedule:
         """Whether `self(step)` is the value itself and not a factor on a base value."""
         return False
 
+    @property
+    def signed(self) -> bool:
+        """Whether the factor may be negative, which an optimizer otherwise refuses for lr."""
+        return False
+
     def _at(self, step: int) -> float:
         raise NotImplementedError(f"{type(self).__name__} must define _at(step).")
 

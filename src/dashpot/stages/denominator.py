@@ -108,7 +108,7 @@ class CenteredMoment(Stage):
     eps: Scalar = field(1e-8, ARGUMENTS["eps"])
     eps_mode: str = field("outside", OneOf(("outside", "inside")))
     average: str = field("debiased", OneOf(AVERAGES))
-    mean: str = field("average", OneOf(("average", "direction")))
+    mean: str = field("average", ARGUMENTS["mean"])
     power: str = field("std", OneOf(("std", "variance")))
     uncentered_steps: int = field(10, ARGUMENTS["uncentered_steps"])
     slot: str = "exp_avg_sq"
