@@ -45,3 +45,8 @@ def test_without_plotly_the_error_names_the_extra(monkeypatch):
 def test_importing_schedules_leaves_plotly_alone():
     code = "import sys, dashpot.schedules; assert 'plotly' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_without_steps_the_plot_shows_the_whole_schedule_or_a_hundred_steps():
+    assert len(sch.Cosine(steps=37).plot().data[0].y) == 37
+    assert len(sch.Exponential(0.9).plot().data[0].y) == 100

@@ -98,10 +98,11 @@ class Schedule:
         check(type(self).__name__, "steps", steps, PLACE)
         return [self(step) for step in range(steps)]
 
-    def plot(self, steps: int, base: float = 1.0) -> Figure:
+    def plot(self, steps: int | None = None, base: float = 1.0) -> Figure:
         """A plotly figure of the value in force over the first `steps` steps, `base` being the base value.
 
-        Raises `ArgumentError` when plotly is not installed.
+        Without `steps` it shows the schedule's own length where it has one (its setting `steps`), else 100 steps. Raises
+        `ArgumentError` when plotly is not installed.
 
         >>> from dashpot.schedules import Cosine
         >>> Cosine(steps=100).plot(steps=100, base=0.1).layout.xaxis.title.text
@@ -109,7 +110,7 @@ class Schedule:
         """
         from dashpot.schedules.plot import figure
 
-        return figure(self, steps, base)
+        return figure(self, getattr(self, "steps", 100) if steps is None else steps, base)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data that JSON can hold: the class name under "schedule", then the fields."""
