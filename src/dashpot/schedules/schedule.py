@@ -101,8 +101,8 @@ class Schedule:
     def plot(self, steps: int | None = None, base: float = 1.0) -> Figure:
         """A plotly figure of the value in force over the first `steps` steps, `base` being the base value.
 
-        Without `steps` it shows the schedule's own length where it has one (its setting `steps`), else 100 steps. Raises
-        `ArgumentError` when plotly is not installed.
+        Without `steps` it shows the schedule's own length where it has one (its setting `steps`), else 100 steps.
+        Raises `ArgumentError` when plotly is not installed.
 
         >>> from dashpot.schedules import Cosine
         >>> Cosine(steps=100).plot(steps=100, base=0.1).layout.xaxis.title.text
