@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 __all__ = ["Quadratic", "Rosenbrock", "Saddle", "Surface", "spectrum"]
 
 
-class Surface(nn.Module):
+class Surface(nn.Module, ABC):
     """A function f of the point `w`, with a slope of noise added for every row of the input.
 
     `forward(noise)` maps noise of shape (batch, dimension) to f(w) + noise @ w, shape (batch,). The mean of that over
@@ -22,9 +23,9 @@ class Surface(nn.Module):
         super().__init__()
         self.w = nn.Parameter(start.clone())
 
+    @abstractmethod
     def value(self) -> Tensor:
         """f(w), a 0-d tensor."""
-        raise NotImplementedError
 
     def forward(self, noise: Tensor) -> Tensor:
         """f(w) + noise @ w for every row of `noise`."""
