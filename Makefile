@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: demo test test-all check format results clean
+.PHONY: demo test test-all check format results bench clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/dashpot demo
@@ -27,6 +27,10 @@ format: $(VENV)/.dev
 # The table of docs/results.md on the real Fashion-MNIST.
 results: $(VENV)/.demo
 	$(BIN)/dashpot reproduce fashion-mnist --seeds 3
+
+# Ratios to torch in one process; docs/performance.md records them. Leave the machine alone meanwhile.
+bench: $(VENV)/.demo
+	$(BIN)/python benchmarks/step.py
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
