@@ -74,9 +74,9 @@ def measure(shapes, rounds, repeats):
 
 def main(names):
     """Measure the named cases and print a table for each."""
-    print(
-        f"{machine()}; torch {torch.__version__}, {torch.get_num_threads()} threads, Python {platform.python_version()}"
-    )
+    about = machine()
+    print(f"{about['processor']}, {about['threads']} of {about['cores']} cores, {about['system']}")
+    print(f"torch {torch.__version__}, Python {platform.python_version()}")
     for name in names:
         torch.manual_seed(0)
         shapes, rounds, repeats = CASES[name]
