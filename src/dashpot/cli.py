@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import warnings
@@ -180,6 +181,10 @@ def run(argv: Sequence[str]) -> int:
             raise
         print(error, file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        # Whoever read the output has enough, as `head` does; what is on the disk is kept.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except (Interrupted, KeyboardInterrupt) as stop:
         print(f"\n{str(stop) or 'Stopped.'}", file=sys.stderr)
         return 130

@@ -286,7 +286,7 @@ def test_the_demonstration_says_why_it_runs_on_digits(monkeypatch):
 
 def test_the_demonstration_runs_from_one_word(dashpot, monkeypatch):
     monkeypatch.setattr(data.fashion_mnist, "load", lambda *_: (_ for _ in ()).throw(DataError("No data here.")))
-    monkeypatch.setattr(demo, "EPOCHS", 1)
+    monkeypatch.setitem(demo.EPOCHS, "digits", 1)
     code, out, _ = dashpot("demo")
     assert code == 0
     assert (

@@ -49,6 +49,16 @@ def test_ctrl_c_keeps_finished_epochs_says_how_to_go_on_and_the_same_command_doe
     assert (run.status, len(run.epochs), len(run.loss)) == ("done", 6, 180)
 
 
+def test_a_reader_that_has_enough_ends_the_command_quietly(tmp_path):
+    with start(tmp_path, *COMPARE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr is not None
+        err = process.stderr.read()
+    assert (process.returncode, err) == (141, "")
+
+
 class Replaced(Exception):  # noqa: N818 - what happens, not an error
     """What `os.execve` does to this process, for a test: it does not come back."""
 
