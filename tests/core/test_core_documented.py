@@ -1,0 +1,50 @@
+"""Every public name has its documentation, and every optimizer documents every argument it takes."""
+
+import importlib
+import inspect
+import pkgutil
+import re
+
+import pytest
+
+import dashpot as dp
+from dashpot.methods import METHODS
+
+MODULES = sorted(
+    item.name for item in pkgutil.walk_packages(dp.__path__, "dashpot.") if not item.name.endswith("__main__")
+)
+OPTIMIZERS = sorted({*METHODS.values(), dp.SGM}, key=lambda cls: cls.__name__)
+
+
+@pytest.mark.parametrize("name", ["dashpot", *MODULES])
+def test_public_names_have_docstrings(name):
+    module = importlib.import_module(name)
+    assert module.__doc__
+    documented = [getattr(module, public) for public in getattr(module, "__all__", ())]
+    silent = [
+        item.__name__ for item in documented if inspect.isroutine(item) or inspect.isclass(item) if not item.__doc__
+    ]
+    assert silent == []
+
+
+@pytest.mark.parametrize("cls", OPTIMIZERS, ids=lambda cls: cls.__name__)
+def test_public_methods_have_docstrings(cls):
+    silent = [
+        name
+        for name, item in inspect.getmembers(cls, inspect.isfunction)
+        if not name.startswith("_") and item.__module__.startswith("dashpot") and not inspect.getdoc(item)
+    ]
+    assert silent == []
+
+
+@pytest.mark.parametrize("cls", OPTIMIZERS, ids=lambda cls: cls.__name__)
+def test_every_argument_is_documented(cls):
+    terms = set(re.findall(r"\w+", " ".join(line for line in cls.__doc__.splitlines())))
+    arguments = set(inspect.signature(cls.__init__).parameters) - {"self"}
+    assert sorted(arguments - terms) == []
+
+
+@pytest.mark.parametrize("cls", OPTIMIZERS, ids=lambda cls: cls.__name__)
+def test_every_optimizer_has_an_example_and_names_what_it_raises(cls):
+    assert ">>>" in cls.__doc__
+    assert "Raises" in cls.__doc__
