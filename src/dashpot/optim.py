@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -33,7 +33,7 @@ class _Work(NamedTuple):
     """One parameter's part of a step, complete before anything is written."""
 
     p: Tensor
-    grad: Tensor
+    ascends: bool
     recipe: Recipe
     clock: Clock
     scalars: tuple[Any, ...]
@@ -201,8 +201,7 @@ class Optimizer(torch.optim.Optimizer):
             if t not in prepared:
                 clock = Clock(t, recipe.lr, factor, window)
                 prepared[t] = clock, recipe.scalars(clock)
-            grad = -p.grad if self._ascends(group) else p.grad
-            yield _Work(p, grad, recipe, *prepared[t])
+            yield _Work(p, self._ascends(group), recipe, *prepared[t])
 
     def _in_force(self, group: Mapping[str, Any], done: int) -> tuple[Recipe, Any, Any]:
         """(recipe, factor on lr, share of the highest rate) of a group for the step after `done` steps."""
@@ -238,7 +237,8 @@ class Optimizer(torch.optim.Optimizer):
             for key, value in new_slots(work.recipe, work.p).items():
                 state.setdefault(key, value)
         state["step"] = state_dicts.step_tensor(work.clock.t)
-        step_tensor(work.recipe, work.scalars, work.clock, work.p, work.grad, state)
+        grad = cast(Tensor, work.p.grad)
+        step_tensor(work.recipe, work.scalars, work.clock, work.p, -grad if work.ascends else grad, state)
 
     # ---- state and text ---------------------------------------------------------------------------------------------
 
