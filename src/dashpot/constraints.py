@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,6 +28,11 @@ Scalar: TypeAlias = "float | Tensor"
 
 
 _LARGEST = sys.float_info.max  # beyond it an integer is no float, and infinity and nan fail the comparison
+
+
+def plain(value: Any) -> Any:
+    """`value`, a numpy number as Python's: recipes then print and checkpoints load with `weights_only`."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 class Constraint(Protocol):
@@ -59,7 +65,7 @@ class Interval:
     def allows(self, value: Any) -> bool:
         if isinstance(value, Tensor):
             return _scalar_tensor(value) and (_unreadable(value) or self.allows(value.item()))
-        kinds = int if self.integer else (int, float)
+        value, kinds = plain(value), int if self.integer else (int, float)
         if isinstance(value, bool) or not isinstance(value, kinds) or not abs(value) <= _LARGEST:
             return False
         above = value >= self.low if self.closed in ("left", "both") else value > self.low

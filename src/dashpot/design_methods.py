@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dashpot import presets
-from dashpot.constraints import Scalar
+from dashpot.constraints import Scalar, plain
 from dashpot.errors import ArgumentError
 from dashpot.optim import Optimizer
 from dashpot.recipe import Recipe
@@ -16,6 +16,9 @@ from dashpot.stages.base import Stage
 __all__ = ["NAG", "QHM", "SGM", "CenteredAdam", "HeavyBall", "QHAdam"]
 
 Schedules = Schedule | Mapping[str, Schedule] | None
+
+_CHECKED = ("lr", "maximize", "differentiable")
+_RESERVED = {*_CHECKED, "params", "param_names", "initial_lr", "max_lr", "steps_done"}
 
 
 class HeavyBall(Optimizer):
@@ -289,27 +292,37 @@ class SGM(Optimizer):
         0.1
         """
         optimizer = cls.__new__(cls)
-        optimizer._start(params, recipe, maximize, differentiable, dict(recipe.schedule))
+        schedule = dict(recipe.schedule) if isinstance(recipe, Recipe) else None
+        optimizer._start(params, recipe, maximize, differentiable, schedule)
         return optimizer
 
     def _start(self, params: Any, recipe: Recipe, maximize: bool, differentiable: bool, schedule: Schedules) -> None:
+        if not isinstance(recipe, Recipe):
+            raise ArgumentError(f"SGM: recipe must be a Recipe, got {recipe!r}.")
         self._template = recipe.with_settings(schedule=None)
-        settings = {"lr": recipe.lr, **{_group_key(name): value for name, value in recipe.settings().items()}}
+        names = self._template.settings()
+        for name in names.keys() & _RESERVED:
+            raise ArgumentError(
+                f"SGM: a stage's setting cannot be called {name!r}, which a parameter group uses itself."
+            )
+        # The pole goes under torch's key, which schedulers write to, unless another setting has that name.
+        self._keys = {name: "momentum" if name == "pole" and "momentum" not in names else name for name in names}
+        settings = {"lr": recipe.lr, **{self._keys[name]: value for name, value in recipe.settings().items()}}
         super().__init__(params, {**settings, "maximize": maximize, "differentiable": differentiable}, schedule)
 
     def _settings(self, group: Mapping[str, Any]) -> dict[str, Any]:
-        return {"lr": group["lr"], **{key: group[key] for key in map(_group_key, self._template.settings())}}
+        return {key: plain(group[key]) for key in ("lr", *self._keys.values())}
 
     def _build(self, settings: dict[str, Any]) -> Recipe:
-        values = {name: settings[_group_key(name)] for name in self._template.settings()}
+        values = {name: settings[key] for name, key in self._keys.items()}
         return self._template.with_settings(lr=settings["lr"], **values)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_template": self._template}
+        return {**super().__getstate__(), "_template": self._template, "_keys": self._keys}
 
-
-def _group_key(setting: str) -> str:
-    return "momentum" if setting == "pole" else setting
+    def _check_settings(self, settings: Mapping[str, Any]) -> None:
+        # The stages check their own settings; the shared table is about the arguments of named methods.
+        super()._check_settings({name: settings[name] for name in _CHECKED if name in settings})
 
 
 def _as_stages(name: str, part: Any) -> tuple[Stage, ...]:

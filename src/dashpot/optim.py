@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from dashpot import knobs, state_dicts
-from dashpot.constraints import ARGUMENTS, check
+from dashpot.constraints import ARGUMENTS, check, plain
 from dashpot.engine.eager import new_slots, step_tensor
 from dashpot.errors import ArgumentError
+from dashpot.numeric import is_number, minimum
 from dashpot.recipe import Recipe
 from dashpot.schedules import Schedule
 from dashpot.scheduling import carried, check_schedules, lr_in_force, schedules_by_name
-from dashpot.stages.base import Clock
+from dashpot.stages.base import Clock, Slot
 
 __all__ = ["Optimizer"]
 
@@ -27,6 +28,9 @@ _UNSUPPORTED = {
     "amsgrad": "its running maximum is not a point of this design space; torch.optim has it",
     "capturable": "the eager engine counts steps on the host; leave it off",
 }
+
+
+_ROUNDING = 1e-12  # of the highest rate: torch's recursive schedulers end a ramp to zero this close below it
 
 
 class _Work(NamedTuple):
@@ -62,6 +66,7 @@ class Optimizer(torch.optim.Optimizer):
     ) -> None:
         self._schedule = schedules_by_name(type(self).__name__, schedule)
         self._recipes: dict[Any, Recipe] = {}
+        defaults = {name: plain(value) for name, value in defaults.items()}
         self._check_settings(defaults)
         super().__init__(params, defaults)
         check_schedules(type(self).__name__, self._settings(self.param_groups[0]), self._schedule)
@@ -103,12 +108,17 @@ class Optimizer(torch.optim.Optimizer):
         return float(lr) * factor
 
     def steps_done(self) -> int:
-        """Steps taken so far: the largest count of any parameter. Schedules are functions of it."""
-        return max((_count(state) for state in self.state.values()), default=0)
+        """Steps taken so far that moved any parameter. Schedules are functions of it.
+
+        The groups carry the count, so that it is saved and goes on while some parameters are frozen. In a checkpoint of
+        torch's it is missing, and the largest count of any parameter stands in.
+        """
+        counts = [group["steps_done"] for group in self.param_groups if "steps_done" in group]
+        return max(counts) if counts else max((_count(state) for state in self.state.values()), default=0)
 
     def _settings(self, group: Mapping[str, Any]) -> dict[str, Any]:
         names = inspect.signature(type(self).preset).parameters
-        return {name: group[name] for name in names}
+        return {name: plain(group[name]) for name in names}
 
     def _build(self, settings: dict[str, Any]) -> Recipe:
         return type(self).preset(**settings)
@@ -155,7 +165,12 @@ class Optimizer(torch.optim.Optimizer):
         """
         if not isinstance(param_group, dict):
             raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
-        group = {_STORED_AS.get(key, key) if "momentum" in self.defaults else key: v for key, v in param_group.items()}
+        group = {key: plain(value) for key, value in param_group.items() if key != "steps_done"}
+        if "pole" in group and {"momentum", "betas"} & self.defaults.keys():
+            betas = {"betas": group.get("betas", self.defaults["betas"])} if "betas" in self.defaults else {}
+            target: dict[str, Any] = {"momentum": None, **betas} if "momentum" in self.defaults else betas
+            knobs.write(target, "pole", group.pop("pole"))
+            group |= target
         settings = {**self.defaults, **{key: value for key, value in group.items() if key in self.defaults}}
         self._check_settings(settings)
         for caution in self._recipe_of(settings).cautions():
@@ -181,9 +196,13 @@ class Optimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         with torch.set_grad_enabled(bool(self.defaults["differentiable"])):
-            done = self.steps_done() if self._schedule else 0
-            for work in [work for group in self.param_groups for work in self._plan(group, done)]:
+            done = self.steps_done()
+            works = [work for group in self.param_groups for work in self._plan(group, done)]
+            for work in works:
                 self._run(work)
+        if works:
+            for group in self.param_groups:
+                group["steps_done"] = done + 1
         return loss
 
     def _plan(self, group: dict[str, Any], done: int) -> Iterator[_Work]:
@@ -210,8 +229,10 @@ class Optimizer(torch.optim.Optimizer):
             if name != "lr":
                 knobs.write(settings, name, schedule.value(knobs.read(settings, name), done))
         factor, settings["lr"] = lr_in_force(self._schedule.get("lr"), settings["lr"], done)
-        highest = group.get("max_lr", group.get("initial_lr", group["lr"]))
-        moved = settings["lr"] / highest if "initial_lr" in group and highest else 1.0
+        highest = group.get("max_lr", group.get("initial_lr", 0.0))
+        if is_number(settings["lr"]) and -_ROUNDING * highest < settings["lr"] < 0:
+            settings["lr"] = 0.0
+        moved = minimum(settings["lr"] / highest, 1.0) if highest else 1.0
         return self._recipe_of(group, settings), factor, factor * moved
 
     def _ascends(self, group: Mapping[str, Any]) -> bool:
@@ -236,9 +257,9 @@ class Optimizer(torch.optim.Optimizer):
         if any(slot.key not in state for slot in work.recipe.slots):
             for key, value in new_slots(work.recipe, work.p).items():
                 state.setdefault(key, value)
-        state["step"] = state_dicts.step_tensor(work.clock.t)
         grad = cast(Tensor, work.p.grad)
         step_tensor(work.recipe, work.scalars, work.clock, work.p, -grad if work.ascends else grad, state)
+        state["step"] = state_dicts.step_tensor(work.clock.t)
 
     # ---- state and text ---------------------------------------------------------------------------------------------
 
@@ -247,11 +268,23 @@ class Optimizer(torch.optim.Optimizer):
 
         state_dict
             as returned by `state_dict()`. Where both sides have parameter names, state is matched by name, else by
-            position. State keeps the dtype it was saved in. Raises `ArgumentError` when names, shapes or settings do
-            not fit, before anything changes.
+            position; groups by name take the settings of the group their parameters were saved in. State keeps the
+            dtype it was saved in. Raises `ArgumentError` when names, shapes, slots or settings do not fit, as those of
+            another method do not, before anything changes.
         """
-        with state_dicts.faithful_load(self, self._check_settings):
+        with state_dicts.faithful_load(self, self._expected_slots):
             super().load_state_dict(dict(state_dict))
+
+    def _expected_slots(self, saved: Mapping[str, Any]) -> tuple[Slot, ...]:
+        """The state that a saved group must come with; refuses a group of another method."""
+        numbers = [name for name, value in self._settings(self.defaults).items() if _is_numeric(value)]
+        lacking = [name for name in numbers if name not in saved]
+        if lacking:
+            owner = type(self).__name__
+            raise ArgumentError(f"{owner}: the saved group has no {', '.join(lacking)}; it is of another method.")
+        settings = {**self.defaults, **saved}
+        self._check_settings(settings)
+        return self._recipe_of(settings).slots
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_schedule": self._schedule, "_recipes": {}}
@@ -272,6 +305,13 @@ class Optimizer(torch.optim.Optimizer):
             except ArgumentError:
                 lines += [f"    {self._recipe_of(group)!r}", f"    schedule={self._schedule!r}"]
         return "\n".join([*lines, ")"])
+
+
+def _is_numeric(value: Any) -> bool:
+    """True for a number or a pair of numbers; older checkpoints and torch's may lack flags and choices."""
+    if isinstance(value, tuple):
+        return value != () and all(_is_numeric(item) for item in value)
+    return is_number(value) or isinstance(value, Tensor)
 
 
 def _count(state: Mapping[str, Any]) -> int:

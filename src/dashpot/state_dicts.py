@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dashpot.errors import ArgumentError
+from dashpot.stages.base import Slot
 
 __all__ = ["faithful_load", "step_tensor"]
 
@@ -21,26 +22,30 @@ def step_tensor(t: Any) -> Tensor:
 
 @contextmanager
 def faithful_load(
-    optimizer: torch.optim.Optimizer, check_settings: Callable[[Mapping[str, Any]], None]
+    optimizer: torch.optim.Optimizer, expected_slots: Callable[[Mapping[str, Any]], tuple[Slot, ...]]
 ) -> Iterator[None]:
     """While open, `optimizer.load_state_dict` matches by name, refuses what does not fit, and keeps dtypes.
 
     torch's own loading goes by position and casts state to the parameter's dtype. Both are mended through its hooks: a
     last pre-hook puts the saved parameters in our order, a first post-hook puts back the saved dtypes.
+    `expected_slots` checks the settings of a saved group and tells which state they need.
     """
     owner = type(optimizer).__name__
     saved: dict[Tensor, dict[str, Any]] = {}
 
     def before(_: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
-        for group in state_dict["param_groups"]:
-            check_settings(group)
+        if not {"state", "param_groups"} <= state_dict.keys():
+            raise ArgumentError(
+                f"{owner}: a state dict has the keys 'state' and 'param_groups', got {list(state_dict)}."
+            )
         ordered = _in_order(owner, optimizer.param_groups, state_dict)
-        params = [p for group in optimizer.param_groups for p in group["params"]]
-        indices = [index for group in ordered["param_groups"] for index in group["params"]]
-        for p, index in zip(params, indices, strict=False):  # torch reports a different number of parameters itself
-            state = {key: value for key, value in ordered["state"].get(index, {}).items() if value is not None}
-            _check_shapes(owner, p, index, state)
-            saved[p] = state
+        # A different number of groups or parameters is reported by torch itself.
+        for group, theirs in zip(optimizer.param_groups, ordered["param_groups"], strict=False):
+            slots = expected_slots(theirs)
+            for p, index in zip(group["params"], theirs["params"], strict=False):
+                state = {key: value for key, value in ordered["state"].get(index, {}).items() if value is not None}
+                _check_state(owner, p, index, state, slots)
+                saved[p] = state
         return ordered
 
     def after(_: torch.optim.Optimizer) -> None:
@@ -76,18 +81,39 @@ def _in_order(owner: str, groups: list[dict[str, Any]], state_dict: dict[str, An
         )
     if len(groups) != len(theirs):
         return state_dict  # torch refuses this with its own message
-    ordered = [
-        {**saved, "params": [index_of[name] for name in mine["param_names"]], "param_names": list(mine["param_names"])}
-        for mine, saved in zip(groups, theirs, strict=True)
-    ]
+    ordered = []
+    for position, mine in enumerate(groups):
+        names = list(mine["param_names"])
+        settings = _settings_of(owner, names, theirs) if names else theirs[position]
+        ordered.append({**settings, "params": [index_of[name] for name in names], "param_names": names})
     return {**state_dict, "param_groups": ordered}
 
 
-def _check_shapes(owner: str, p: Tensor, index: Any, state: Mapping[str, Any]) -> None:
-    for key, value in state.items():
-        if isinstance(value, Tensor) and value.dim() > 0 and value.shape != p.shape:
+def _settings_of(owner: str, names: list[str], theirs: list[dict[str, Any]]) -> dict[str, Any]:
+    """The saved group that the named parameters were in; if they were in several, these must have agreed."""
+    homes = [group for group in theirs if set(names) & set(group["param_names"])]
+    for key in homes[0].keys() - {"params", "param_names"}:
+        if any(group.get(key) != homes[0][key] for group in homes[1:]):
             raise ArgumentError(
-                f"{owner}: state {key!r} of parameter {index} must have the shape {tuple(p.shape)}, "
+                f"{owner}: the parameters of one group, {names[0]!r} and others, were saved with different {key}; "
+                "make groups like the saved ones."
+            )
+    return homes[0]
+
+
+def _check_state(owner: str, p: Tensor, index: Any, state: Mapping[str, Any], slots: tuple[Slot, ...]) -> None:
+    """Refuse state of other slots or other shapes. A slot may be missing, as after a momentum was switched on."""
+    shapes = {slot.key: tuple(p.shape) if slot.shape == "elementwise" else () for slot in slots}
+    if shapes and state.keys() - {"step"} and not shapes.keys() & state.keys():
+        raise ArgumentError(
+            f"{owner}: parameter {index} was saved with {', '.join(sorted(state))} not {', '.join(shapes)}: "
+            "state of another method."
+        )
+    for key, value in state.items():
+        allowed = [shapes[key]] if key in shapes else [(), tuple(p.shape)]
+        if isinstance(value, Tensor) and tuple(value.shape) not in allowed:
+            raise ArgumentError(
+                f"{owner}: state {key!r} of parameter {index} must have the shape {allowed[-1]}, "
                 f"got {tuple(value.shape)}."
             )
 

@@ -87,10 +87,10 @@ class SGD(Optimizer):
 
     def _check_settings(self, settings: Mapping[str, Any]) -> None:
         super()._check_settings(settings)
-        if settings.get("nesterov") and (settings["momentum"] <= 0 or settings["dampening"] != 0):
+        if settings.get("nesterov") and (settings.get("momentum", 0) <= 0 or settings.get("dampening", 0) != 0):
             raise ArgumentError(
                 "SGD: nesterov needs momentum in (0, 1) and dampening 0, "
-                f"got momentum={settings['momentum']!r}, dampening={settings['dampening']!r}."
+                f"got momentum={settings.get('momentum')!r}, dampening={settings.get('dampening')!r}."
             )
 
 
@@ -298,7 +298,8 @@ class NAdam(Optimizer):
 
     Raises `ArgumentError` for a value outside its range.
 
-    Source: Dozat (2016); torch.optim.NAdam, equal to 1e-11 in float64.
+    Source: Dozat (2016); torch.optim.NAdam, equal to 1e-11 in float64 (with float64 as torch's default dtype, in which
+    it keeps its product of momenta; with float32 torch itself is rounded to about 1e-9).
 
     >>> import torch, dashpot as dp
     >>> dp.NAdam([torch.zeros(1, requires_grad=True)]).recipe.stages[1]

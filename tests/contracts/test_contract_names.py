@@ -73,11 +73,22 @@ def test_state_moves_between_groups_by_name():
     run(first, params, 3)
     others = parameters(shapes=SHAPES)
     pairs = named(others)
-    second = dp.Adam([{"params": [pairs[2], pairs[0]]}, {"params": [pairs[1]]}])
+    second = dp.Adam([{"params": [pairs[2], pairs[1]]}, {"params": [pairs[0]]}])
     second.load_state_dict(first.state_dict())
     for p, q in zip(params, others, strict=True):
         assert torch.equal(second.state[q]["exp_avg"], first.state[p]["exp_avg"])
-    assert [group["lr"] for group in second.param_groups] == [1e-3, 0.5]
+    assert [group["lr"] for group in second.param_groups] == [0.5, 1e-3]  # settings go with the names too
+
+
+def test_parameters_saved_with_different_settings_are_not_put_into_one_group():
+    params = parameters(shapes=SHAPES)
+    first = dp.Adam([{"params": named(params)[:1]}, {"params": named(params)[1:], "lr": 0.5}])
+    run(first, params, 3)
+    pairs = named(parameters(shapes=SHAPES))
+    second = dp.Adam([{"params": [pairs[2], pairs[0]]}, {"params": [pairs[1]]}])
+    with pytest.raises(dp.ArgumentError, match="were saved with different lr"):
+        second.load_state_dict(first.state_dict())
+    assert not second.state
 
 
 def test_a_name_that_two_groups_share_does_not_mix_their_state():

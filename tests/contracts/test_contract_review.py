@@ -1,0 +1,144 @@
+"""Faults a review found, each as it was reproduced."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+import dashpot as dp
+
+
+def ones(*shape):
+    return torch.ones(*shape, dtype=torch.float64, requires_grad=True)
+
+
+def push(optimizer, *params):
+    for p in params:
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+
+
+def test_a_schedule_goes_on_while_other_parameters_are_frozen():
+    a, b = ones(2), ones(2)
+    optimizer = dp.SGD([a, b], lr=1.0, schedule=dp.schedules.Linear(steps=20, start=1.0, end=0.0))
+    for _ in range(10):
+        push(optimizer, a)
+    a.grad = None
+    for _ in range(5):
+        push(optimizer, b)
+    assert optimizer.steps_done() == 15
+    assert optimizer.lr_at() == pytest.approx(0.25)
+    again = dp.SGD([ones(2), ones(2)], lr=1.0, schedule=dp.schedules.Linear(steps=20, start=1.0, end=0.0))
+    again.load_state_dict(optimizer.state_dict())
+    assert again.lr_at() == optimizer.lr_at()
+
+
+def test_groups_of_another_optimizer_bring_no_step_count():
+    a = ones(2)
+    first = dp.SGD([a], lr=1.0)
+    push(first, a)
+    assert dp.SGD(first.param_groups, lr=1.0).steps_done() == 0
+
+
+@pytest.mark.parametrize(
+    ("saved", "loading"),
+    [
+        (lambda p: dp.SGD(p, momentum=0.9), dp.AdamW),
+        (
+            lambda p: dp.SGM(p, filter=dp.Filter(0.9)),
+            lambda p: dp.SGM(p, filter=dp.Filter(0.9), rate=dp.SecondMoment()),
+        ),
+        (dp.Adam, dp.AutoSGM),
+    ],
+)
+def test_state_of_another_method_is_refused(saved, loading):
+    a, b = ones(2), ones(2)
+    first, second = saved([a]), loading([b])
+    push(first, a)
+    with pytest.raises(dp.ArgumentError, match="of another method"):
+        second.load_state_dict(first.state_dict())
+    assert not second.state
+
+
+@pytest.mark.parametrize(("key", "value"), [("exp_avg", torch.tensor(0.0)), ("exp_avg_sq", torch.zeros(3))])
+def test_a_slot_of_another_shape_is_refused(key, value):
+    a, b = ones(2), ones(2)
+    first, second = dp.Adam([a]), dp.Adam([b])
+    push(first, a)
+    state = first.state_dict()
+    state["state"][0][key] = value
+    with pytest.raises(dp.ArgumentError, match=f"{key}.* must have the shape"):
+        second.load_state_dict(state)
+
+
+@dataclass(frozen=True)
+class ReviewStage(dp.Stage):
+    decay: float = 2.5
+    mean: float = 0.5
+    momentum: float = 0.3
+
+    def apply(self, x, s, c, ctx):
+        return x._replace(v=x.v * c.decay), s
+
+
+def test_the_settings_of_ones_own_stage_may_have_any_name_but_the_groups_own():
+    a = ones(2)
+    optimizer = dp.SGM([a], lr=0.1, filter=dp.Filter(0.9, normalise="exact"), rate=ReviewStage())
+    assert optimizer.recipe.stages == (dp.Filter(0.9), ReviewStage())
+    push(optimizer, a)
+    torch.testing.assert_close(a.detach(), torch.full((2,), 0.75, dtype=torch.float64))
+
+    @dataclass(frozen=True)
+    class Reserved(dp.Stage):
+        lr: float = 0.3
+
+        def apply(self, x, s, c, ctx):
+            return x, s
+
+    with pytest.raises(dp.ArgumentError, match="cannot be called 'lr'"):
+        dp.SGM([ones(2)], lr=0.1, rate=Reserved())
+
+
+def test_a_rate_a_rounding_below_zero_is_zero_and_a_negative_one_refused():
+    a = ones(2)
+    optimizer = dp.SGD([a], lr=0.1)
+    scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / 3, 0.0, 5)
+    for _ in range(8):
+        push(optimizer, a)
+        scheduler.step()
+    assert optimizer.param_groups[0]["lr"] < 0  # the case in question
+    optimizer.param_groups[0]["lr"] = -1e-6
+    with pytest.raises(dp.ArgumentError, match="lr must be"):
+        optimizer.step()
+
+
+def test_a_scheduled_decay_never_exceeds_its_constant():
+    a = ones(2)
+    optimizer = dp.AdamW([a], lr=1e-2, weight_decay=0.1, decay_scale="schedule")
+    scheduler = torch.optim.lr_scheduler.CyclicLR(optimizer, 1e-3, 1e-2, step_size_up=4, cycle_momentum=False)
+    for _ in range(8):
+        before = a.detach().clone()
+        a.grad = torch.zeros_like(a)
+        optimizer.step()
+        torch.testing.assert_close(a.detach(), before * 0.9, rtol=1e-12, atol=0)
+        scheduler.step()
+
+
+@pytest.mark.parametrize("number", [np.float32(0.5), np.float64(0.5)])
+def test_numpy_numbers_are_taken_as_pythons(number):
+    optimizer = dp.SGD([ones(2)], lr=number, momentum=number)
+    assert repr(optimizer.recipe).count("np.") == 0
+    assert {type(optimizer.param_groups[0][key]) for key in ("lr", "momentum")} == {float}
+
+
+def test_pole_may_be_written_for_the_first_of_betas():
+    optimizer = dp.Adam([{"params": [ones(2)], "pole": 0.5}])
+    assert optimizer.param_groups[0]["betas"] == (0.5, 0.999)
+
+
+def test_what_is_no_recipe_and_no_state_is_one_sentence():
+    with pytest.raises(dp.ArgumentError, match="recipe must be a Recipe"):
+        dp.SGM.from_recipe([ones(2)], "adam")
+    with pytest.raises(dp.ArgumentError, match="'state' and 'param_groups'"):
+        dp.Adam([ones(2)]).load_state_dict({})
