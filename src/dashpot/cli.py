@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Parameter, Token
 
-from dashpot import methods, schedules, tasks
+from dashpot import methods, tasks
 from dashpot.comparison import (
     DEFAULT_METHODS,
     Interrupted,
@@ -24,6 +24,7 @@ from dashpot.comparison import (
     summarise,
     write_report,
 )
+from dashpot.comparison.entries import RATE_SCHEDULES
 from dashpot.comparison.progress import progress_for
 from dashpot.constraints import unknown
 from dashpot.errors import ArgumentError, DashpotError
@@ -41,16 +42,26 @@ app = App(
 
 DEBUG = "--debug"
 
+
+def _whole(_: type, tokens: Sequence[Token]) -> int:
+    """A whole number as typed; 1.5 is a mistake and not 2."""
+    return int(tokens[0].value)
+
+
 TaskName = Annotated[str | None, Parameter(help="Name of a task (see `dashpot tasks`), or path/to/file.py:function.")]
 TaskOption = Annotated[str | None, Parameter(name="--task", help="The same as an option.")]
-Epochs = Annotated[int | None, Parameter(help="Epochs of every run; the task's own number by default.")]
+Epochs = Annotated[
+    int | None, Parameter(converter=_whole, help="Epochs of every run; the task's own number by default.")
+]
 Schedule = Annotated[str | None, Parameter(help="Learning-rate schedule over the whole run, e.g. cosine or 1cycle.")]
 DataDir = Annotated[Path | None, Parameter(help="Folder to look for data sets in first.")]
-Threads = Annotated[int | None, Parameter(help="Threads torch computes with.")]
+Threads = Annotated[int | None, Parameter(converter=_whole, help="Threads torch computes with.")]
 Out = Annotated[
     Path | None, Parameter(help="Folder for records and report; an interrupted comparison continues there.")
 ]
-Seeds = Annotated[int, Parameter(help="Number of seeds; seed k gives every method the same weights and batches.")]
+Seeds = Annotated[
+    int, Parameter(converter=_whole, help="Number of seeds; seed k gives every method the same weights and batches.")
+]
 
 
 @app.command
@@ -89,7 +100,9 @@ def train(
     lr: Annotated[float | None, Parameter(help="Base learning rate; tuned for the task by default.")] = None,
     schedule: Schedule = None,
     epochs: Epochs = None,
-    seed: Annotated[int, Parameter(help="Of the weights, the batch order and the training noise.")] = 0,
+    seed: Annotated[
+        int, Parameter(converter=_whole, help="Of the weights, the batch order and the training noise.")
+    ] = 0,
     data_dir: DataDir = None,
     threads: Threads = None,
 ) -> None:
@@ -165,7 +178,7 @@ def list_tasks() -> None:
 @app.command(name="schedules")
 def list_schedules() -> None:
     """List the names that --schedule takes."""
-    print("\n".join(schedules.NAMES))
+    print("\n".join(RATE_SCHEDULES))
 
 
 def run(argv: Sequence[str]) -> int:

@@ -18,9 +18,9 @@ from dashpot import data, tasks
 from dashpot.__main__ import main
 from dashpot.comparison import demo, known_entries
 from dashpot.comparison.demo import demo_study
+from dashpot.comparison.entries import RATE_SCHEDULES
 from dashpot.errors import DataError
 from dashpot.methods import METHODS
-from dashpot.schedules import NAMES
 
 TASK = """
 import torch
@@ -151,7 +151,7 @@ def test_lists(dashpot):
     assert all(len(line.split()) > 2 for line in out.splitlines())
     assert all(name in out for name in known_entries())
     assert dashpot("tasks")[1].splitlines()[: len(tasks.names())] == list(tasks.names())
-    assert dashpot("schedules")[1].split() == list(NAMES)
+    assert dashpot("schedules")[1].split() == list(RATE_SCHEDULES)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,9 @@ def test_lists(dashpot):
         (("compare", "digits", "--lr", "sgdd=1"), "Unknown method in --lr 'sgdd': did you mean 'sgd'?"),
         (("compare", "digits", "--seeds", "0"), "--seeds must be an integer in [1, inf), got 0."),
         (("compare", "digits", "--epochs", "0"), "epochs must be an integer in [1, inf), got 0."),
-        (("compare", "digits", "--threads", "0"), "threads must be None or an integer in [1, inf), got 0."),
+        (("compare", "digits", "--threads", "0"), "threads must be None or an integer in [1, "),
+        (("compare", "digits", "--threads", "100000"), "threads must be None or an integer in [1, "),
+        (("compare", "digits", "--schedule", "window"), "Unknown schedule 'window'"),
         (("compare", "digits", "--methods", "sgd,sgd"), "each with its own name"),
         (("compare",), "Name one task"),
         (("compare", "digits", "--task", "digits"), "Name one task"),

@@ -58,13 +58,25 @@ def test_a_function_of_a_file_gives_the_task(write):
     assert task.name == "mine"
     assert set(evaluate(task.build(0))) == {"loss"}
     assert get(str(path)).name == get(f"{path}:").name == "mine"
-    assert get(f"{path}:build", width=3).config == {"width": 3}
+    assert get(f"{path}:build", width=3).config["width"] == 3
+    first = get(f"{path}:build").config["file_sha256"]
+    path.write_text(path.read_text() + "\n# edited\n")
+    assert get(f"{path}:build").config["file_sha256"] != first
+
+
+def test_what_its_build_raises_or_returns_is_one_sentence(write):
+    raising = write(GOOD.replace("x = torch.ones(4, 1)", "raise KeyError('boo')"))
+    with pytest.raises(ArgumentError, match=r"Task\.build raised at line .* KeyError"):
+        get(str(raising)).build(0)
+    wrong = write(GOOD.replace("return Problem(", "return (5, "))
+    with pytest.raises(ArgumentError, match=r"must return a dashpot\.tasks\.Problem"):
+        get(str(wrong)).build(0)
 
 
 def test_the_data_folder_is_handed_to_functions_that_take_it(write, tmp_path):
     path = write(GOOD)
-    assert get(f"{path}:other", data_dir=tmp_path).config == {"data_dir": str(tmp_path)}
-    assert get(f"{path}:build", data_dir=tmp_path).config == {"width": 1}
+    assert get(f"{path}:other", data_dir=tmp_path).config["data_dir"] == str(tmp_path)
+    assert get(f"{path}:build", data_dir=tmp_path).config["width"] == 1
 
 
 def test_nothing_is_written_beside_the_file_and_an_edit_counts_at_once(write, tmp_path, monkeypatch):

@@ -14,9 +14,12 @@ from dashpot.comparison.defaults import default_lr
 from dashpot.constraints import ARGUMENTS, check, unknown
 from dashpot.errors import ArgumentError
 
-__all__ = ["Entry", "entry", "known_entries"]
+__all__ = ["RATE_SCHEDULES", "Entry", "entry", "known_entries"]
 
 NUMERATORS = (0, 1, 2, 3, 4)
+
+RATE_SCHEDULES = tuple(name for name in schedules.NAMES if name not in ("window", "1cycle-momentum"))
+"""The schedules a name alone makes for the learning rate: a window needs a shape, the other is of the momentum."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +92,8 @@ def entry(name: str, task: str, *, lr: float | None = None, schedule: str | None
         raise unknown("method", name, known_entries())
     family, _, numerator = name.partition("-") if name.startswith("autosgm-") else (name, "", "")
     options = {"numerator": int(numerator)} if numerator else {}
-    if schedule is not None:
-        schedules.from_name(schedule, 1)
+    if schedule is not None and schedule not in RATE_SCHEDULES:
+        raise unknown("schedule", schedule, RATE_SCHEDULES)
     return Entry(
         name,
         methods.get(family),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import platform
 from collections.abc import Iterator
@@ -46,6 +45,10 @@ def machine() -> dict[str, str | int]:
     }
 
 
+THREADS = Optional(Interval(1, max(64, 4 * (os.cpu_count() or 1)), "both", integer=True))
+"""Far above what helps; torch's thread library crashes on absurd numbers."""
+
+
 @contextmanager
 def torch_threads(count: int | None) -> Iterator[None]:
     """Let torch compute with `count` threads within the block; None leaves its setting.
@@ -54,7 +57,7 @@ def torch_threads(count: int | None) -> Iterator[None]:
     ...     torch.get_num_threads()
     1
     """
-    check("torch", "threads", count, Optional(Interval(1, math.inf, "left", integer=True)))
+    check("torch", "threads", count, THREADS)
     before = torch.get_num_threads()
     torch.set_num_threads(before if count is None else count)
     try:

@@ -47,12 +47,13 @@ class Folder:
                     f"{self.path} holds a comparison with other settings: {'; '.join(found[:SHOWN])}{more}. "
                     "Nothing was changed; choose another folder or the same settings."
                 )
-        elif self.path.is_dir() and any(self.path.iterdir()):
+        elif self.path.is_dir() and any(not _is_ours(item) for item in self.path.iterdir()):
             raise RunError(f"{self.path} is not empty and holds no study.json; choose another folder.")
-        make_folder(self.path / "runs")
+        make_folder(self.path)
         if not (self.path / "study.json").exists():
             study = {"format": 1, "command": command, "settings": settings}
             write_text(self.path / "study.json", json.dumps(json.loads(encode(study)), indent=2) + "\n")
+        make_folder(self.path / "runs")
 
     def study(self) -> dict[str, Any]:
         """The contents of `study.json`.
@@ -63,11 +64,13 @@ class Folder:
         path = self.path / "study.json"
         try:
             study = json.loads(path.read_text(encoding="utf-8"))
-            _ = study["settings"]["methods"], study["settings"]["seeds"]
+            methods, seeds = study["settings"]["methods"], study["settings"]["seeds"]
         except OSError as error:
             raise RunError(f"{self.path} holds no comparison: cannot read study.json ({error.strerror}).") from error
         except (ValueError, KeyError, TypeError) as error:
             raise RunError(f"{path} is damaged; restore it, or choose another folder.") from error
+        if not isinstance(methods, dict) or not isinstance(seeds, list):
+            raise RunError(f"{path} is damaged; restore it, or choose another folder.")
         return study
 
     def runs(self) -> list[Run]:
@@ -103,6 +106,12 @@ class Folder:
             yield
         finally:
             os.close(descriptor)
+
+
+def _is_ours(item: Path) -> bool:
+    """What a start that was killed may leave behind: an empty folder of runs, a part of study.json."""
+    empty = item.name == "runs" and item.is_dir() and not any(item.iterdir())
+    return empty or (item.name.startswith(".study.json") and item.name.endswith(".part"))
 
 
 def _told_once(found: list[str]) -> list[str]:

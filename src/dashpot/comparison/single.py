@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 
 from dashpot.comparison.entries import Entry
-from dashpot.comparison.environment import torch_threads
+from dashpot.comparison.environment import THREADS, torch_threads
 from dashpot.comparison.interrupt import Interrupted, interruptible
 from dashpot.comparison.pace import duration
 from dashpot.comparison.table import score_text
+from dashpot.constraints import Interval, check
 from dashpot.tasks import Task
 from dashpot.training import Epoch, train
 
@@ -47,6 +49,8 @@ def train_one(
     >>> print(lines[1])
     epoch  train           eval                    lr      time
     """
+    check("train", "epochs", epochs, Interval(1, math.inf, "left", integer=True))
+    check("train", "threads", threads, THREADS)
     problem = task.build(seed)
     optimizer = entry.optimizer(problem.model.parameters(), epochs * len(problem.train))
     say(entry.call(epochs * len(problem.train)))
@@ -62,11 +66,11 @@ def train_one(
 
     with (
         torch_threads(threads),
-        interruptible() as check,
+        interruptible() as check_interrupt,
         torch.random.fork_rng(devices=range(torch.cuda.device_count())),
     ):
         torch.manual_seed(seed)
         try:
-            return train(problem, optimizer, epochs, on_step=lambda _: check(), on_epoch=on_epoch)
+            return train(problem, optimizer, epochs, on_step=lambda _: check_interrupt(), on_epoch=on_epoch)
         except Interrupted:
             raise Interrupted("Stopped; a single run keeps nothing.") from None

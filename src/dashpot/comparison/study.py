@@ -9,7 +9,8 @@ from typing import Any
 from torch.optim import Optimizer
 
 from dashpot.comparison.entries import Entry
-from dashpot.constraints import Interval, Optional, check
+from dashpot.comparison.environment import THREADS
+from dashpot.constraints import Interval, check, unknown
 from dashpot.errors import ArgumentError
 from dashpot.tasks import Problem, Target, Task
 
@@ -66,7 +67,7 @@ class Study:
         for seed in self.seeds:
             check("Study", "seeds", seed, SEED)
         check("Study", "epochs", self.epochs, COUNT)
-        check("Study", "threads", self.threads, Optional(COUNT))
+        check("Study", "threads", self.threads, THREADS)
 
     def plans(self) -> list[Plan]:
         """Every run, seed by seed, so that an interrupted study has compared all methods on its first seeds."""
@@ -96,6 +97,8 @@ class Study:
         if target is None:
             accuracy = "accuracy" in problem.metrics
             target = Target("accuracy" if accuracy else "loss", 0.0, "max" if accuracy else "min")
+        if target.metric not in ("loss", *problem.metrics):
+            raise unknown(f"metric in the target of {self.task.name}:", target.metric, ["loss", *problem.metrics])
         return {
             "metric": target.metric,
             "direction": target.direction,

@@ -109,7 +109,7 @@ def summarise(runs: Sequence[Run]) -> Summary:
     names = list(dict.fromkeys(run.entry for run in runs))
     rows = [_row(name, [run for run in runs if run.entry == name], score) for name in names]
     sign = -1.0 if score.direction == "max" else 1.0
-    rows.sort(key=lambda row: math.inf if row.mean is None else sign * row.mean)
+    rows.sort(key=lambda row: sign * row.mean if row.mean is not None and math.isfinite(row.mean) else math.inf)
     return Summary(score, tuple(rows))
 
 
@@ -124,7 +124,7 @@ def _row(name: str, runs: list[Run], score: Score) -> Row:
         lr=runs[0].header["lr"],
         finals=finals,
         mean=statistics.fmean(finals) if finals else None,
-        sd=statistics.stdev(finals) if len(finals) > 1 else None,
+        sd=statistics.stdev(finals) if len(finals) > 1 and all(map(math.isfinite, finals)) else None,
         best=best(finals) if finals else None,
         steps_to_target=statistics.median(steps) if steps else None,
         reached=sum(math.isfinite(step) for step in steps),

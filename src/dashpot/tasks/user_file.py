@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import inspect
 import os
@@ -13,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from dashpot.errors import ArgumentError
-from dashpot.tasks.task import Task
+from dashpot.tasks.task import Problem, Task
 
 __all__ = ["is_file_spec", "load_task"]
 
@@ -57,7 +58,25 @@ def load_task(spec: str, *, data_dir: str | os.PathLike[str] | None = None, **op
     task = _guarded(path, f"{function}()", call)
     if not isinstance(task, Task):
         raise ArgumentError(f"Task file {path}: {function}() must return a dashpot.tasks.Task, got {task!r}.")
-    return task
+    config = {**task.config, "file_sha256": _digest(path)}
+    return dataclasses.replace(task, build=_checked(path, task.build), config=config)
+
+
+def _checked(path: Path, build: Callable[[int], Problem]) -> Callable[[int], Problem]:
+    """The task's own `build`, whose faults become one sentence."""
+
+    def checked(seed: int) -> Problem:
+        problem = _guarded(path, "Task.build", lambda: build(seed))
+        if not isinstance(problem, Problem):
+            raise ArgumentError(f"Task file {path}: Task.build must return a dashpot.tasks.Problem, got {problem!r}.")
+        return problem
+
+    return checked
+
+
+def _digest(path: Path) -> str:
+    """Of the file as it is now: an edited task is another task."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _split(spec: str) -> tuple[str, str]:

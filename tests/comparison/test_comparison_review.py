@@ -1,0 +1,38 @@
+"""Faults a review found, each as it was reproduced."""
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from dashpot import tasks
+from dashpot.comparison import Study, entry, run_study, summarise
+from dashpot.errors import ArgumentError
+from dashpot.tasks import Target
+
+
+def quadratic(**changes):
+    return replace(tasks.get("quadratic"), **changes)
+
+
+def test_final_scores_that_are_not_finite_are_summarised(tmp_path):
+    study = Study(quadratic(), (entry("sgd", "quadratic"),), (0, 1), 1)
+    runs = run_study(study, tmp_path / "out")
+    for run in runs:
+        run.epochs[-1]["eval"] = {"loss": math.inf}
+    [row] = summarise(runs).rows
+    assert (row.mean, row.sd) == (math.inf, None)
+
+
+def test_a_target_of_something_not_measured_is_refused_before_anything_is_written(tmp_path):
+    study = Study(quadratic(target=Target("accuracy", 0.5, "max")), (entry("sgd", "quadratic"),), (0,), 1)
+    with pytest.raises(ArgumentError, match="accuracy"):
+        run_study(study, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_start_that_was_killed_does_not_block_its_own_command(tmp_path):
+    out = tmp_path / "out"
+    (out / "runs").mkdir(parents=True)
+    (out / ".study.json.abc.part").write_text("{")
+    assert len(run_study(Study(quadratic(), (entry("sgd", "quadratic"),), (0,), 1), out)) == 1
