@@ -6,11 +6,13 @@ through a whole training run.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
+from dashpot.constraints import Interval, check
 from dashpot.engine.eager import advance, compute_dtype, new_slots
 from dashpot.errors import ArgumentError
 from dashpot.recipe import Recipe
@@ -61,6 +63,7 @@ def update(recipe: Recipe, params: Any, grads: Any, state: Any, step: int) -> tu
     >>> torch.func.vmap(first_step)(torch.linspace(0.1, 0.3, 16)).shape
     torch.Size([16, 3])
     """
+    check("update", "step", step, Interval(0, math.inf, "left", integer=True))
     now, factor = recipe.at(step)
     clock = Clock(t=step + 1, lr=now.lr, factor=factor, window=factor)
     return _update(now, now.scalars(clock), clock, params, grads, state)
@@ -68,11 +71,22 @@ def update(recipe: Recipe, params: Any, grads: Any, state: Any, step: int) -> tu
 
 def _update(recipe: Recipe, scalars: tuple[Any, ...], clock: Clock, params: Any, grads: Any, state: Any) -> Any:
     if isinstance(params, Mapping):
+        if (
+            not isinstance(grads, Mapping)
+            or not isinstance(state, Mapping)
+            or not params.keys() == grads.keys() == state.keys()
+        ):
+            raise ArgumentError(f"update: grads and state must have the keys of params, {', '.join(map(str, params))}.")
         both = {k: _update(recipe, scalars, clock, params[k], grads[k], state[k]) for k in params}
         return {k: v[0] for k, v in both.items()}, {k: v[1] for k, v in both.items()}
     if not isinstance(params, Tensor):
         pairs = [_update(recipe, scalars, clock, *item) for item in zip(params, grads, state, strict=True)]
         return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    if not isinstance(grads, Tensor) or grads.shape != params.shape:
+        got = tuple(grads.shape) if isinstance(grads, Tensor) else grads
+        raise ArgumentError(
+            f"update: a gradient must be a tensor of its parameter's shape {tuple(params.shape)}, got {got!r}."
+        )
     if params.numel() == 0:
         return params, state
     compute = compute_dtype(params.dtype)

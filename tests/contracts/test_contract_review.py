@@ -142,3 +142,32 @@ def test_what_is_no_recipe_and_no_state_is_one_sentence():
         dp.SGM.from_recipe([ones(2)], "adam")
     with pytest.raises(dp.ArgumentError, match="'state' and 'param_groups'"):
         dp.Adam([ones(2)]).load_state_dict({})
+
+
+@dataclass(frozen=True)
+class ReviewWider(dp.Stage):
+    def apply(self, x, s, c, ctx):
+        return x._replace(v=x.v.sum(1, keepdim=True)), s
+
+
+def test_a_stage_that_changes_the_shape_is_named():
+    a = ones(3, 2)
+    with pytest.raises(dp.ArgumentError, match="ReviewWider: the direction must keep the shape"):
+        push(dp.SGM([a], lr=0.1, rate=ReviewWider()), a)
+    assert torch.equal(a.detach(), torch.ones_like(a))
+
+
+@pytest.mark.parametrize("step", [-1, "0", 1.5])
+def test_the_functional_form_refuses_a_bad_step(step):
+    recipe, w = dp.AdamW.recipe_for(), torch.ones(2)
+    with pytest.raises(dp.ArgumentError, match="step must be"):
+        dp.functional.update(recipe, w, w, dp.functional.init(recipe, w), step)
+
+
+def test_the_functional_form_refuses_gradients_that_do_not_fit():
+    recipe, w = dp.AdamW.recipe_for(), torch.ones(2)
+    state = dp.functional.init(recipe, w)
+    with pytest.raises(dp.ArgumentError, match="its parameter's shape"):
+        dp.functional.update(recipe, w, torch.ones(3, 2), state, 0)
+    with pytest.raises(dp.ArgumentError, match="keys of params"):
+        dp.functional.update(recipe, {"w": w}, {"w": w, "v": w}, {"w": state}, 0)

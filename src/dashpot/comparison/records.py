@@ -107,6 +107,10 @@ def read_run(path: Path) -> Run:
     return run
 
 
+REQUIRED = ("entry", "seed")
+"""What names a run."""
+
+
 def _take(run: Run, line: dict[str, Any]) -> None:
     """Add one line to `run`."""
     kind = line["kind"]
@@ -114,6 +118,9 @@ def _take(run: Run, line: dict[str, Any]) -> None:
         raise ValueError("the header is not the first line, or the end not the last")
     if kind == "header":
         _check_format(run.path, line["format"])
+        missing = [key for key in REQUIRED if key not in line]
+        if missing:
+            raise ValueError(f"the header lacks {', '.join(missing)}")
         run.header = line
     elif kind == "steps":
         if line["first"] != len(run.loss):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dashpot.errors import ArgumentError
 from dashpot.recipe import Recipe
 from dashpot.stages.base import Clock, Signal
 from dashpot.stages.update import updated
@@ -40,6 +41,9 @@ def advance(
     for line, c in zip(recipe.lines, scalars, strict=True):
         x, s = line.stage.apply(x, line.state_type(*(state[key] for key in line.keys)), c, _CONTEXT)
         slots.update(zip(line.keys, s, strict=True))
+        if x.v.shape != w.shape:
+            name = type(line.stage).__name__
+            raise ArgumentError(f"{name}: the direction must keep the shape {tuple(w.shape)}, got {tuple(x.v.shape)}.")
     return updated(x, clock.factor), slots
 
 
