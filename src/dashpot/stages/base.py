@@ -38,7 +38,7 @@ class Clock(NamedTuple):
 
     `t` counts the optimizer steps of this parameter, the present one included: 1, 2, ... `lr` is the base learning rate
     and `factor` the schedule's multiple of it. `window` is the share of the highest rate that is in force, whoever set
-    it: `factor`, times lr/initial_lr where a torch scheduler moves lr.
+    it: `factor`, times lr over OneCycleLR's max_lr or the scheduler's initial_lr, at most 1, where torch moves lr.
     """
 
     t: Any
