@@ -13,6 +13,8 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 settings.load_profile("dashpot")
+# The oracle, unless a test asks for another engine; `make test-compiled` runs the contracts on kernels instead.
+os.environ.setdefault("DASHPOT_ENGINE", "eager")
 torch.set_num_threads(int(os.environ.get("DASHPOT_TEST_THREADS", "1")))
 
 

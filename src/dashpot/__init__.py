@@ -9,12 +9,14 @@ pure functions of the step (`dp.schedules`).
 from dashpot import clip, functional, mappings, schedules, stages
 from dashpot.autosgm import AutoSGM
 from dashpot.design_methods import NAG, QHM, SGM, CenteredAdam, HeavyBall, QHAdam
-from dashpot.errors import ArgumentError, DashpotError, DataError, RunError
+from dashpot.errors import ArgumentError, DashpotError, DataError, NonFiniteError, RunError
 from dashpot.optim import Optimizer
+from dashpot.options import Options
 from dashpot.param_groups import ParamGroups, param_groups
 from dashpot.recipe import Diff, Recipe, diff
 from dashpot.schedules import Schedule, Scheduler, Window
 from dashpot.stages import (
+    AdaptiveClip,
     CenteredMoment,
     ChangeDecay,
     CoupledDecay,
@@ -41,6 +43,7 @@ __all__ = [
     "SGM",
     "Adam",
     "AdamW",
+    "AdaptiveClip",
     "ArgumentError",
     "AutoSGM",
     "CenteredAdam",
@@ -58,7 +61,9 @@ __all__ = [
     "MomentRate",
     "NAdam",
     "NesterovMoment",
+    "NonFiniteError",
     "Optimizer",
+    "Options",
     "ParamGroups",
     "Parcor",
     "QHAdam",

@@ -13,6 +13,7 @@ from dashpot.constraints import FLAG, NONNEGATIVE, POLE, ZERO, Constraint, OneOf
 from dashpot.errors import ArgumentError
 from dashpot.numeric import is_number
 from dashpot.optim import Optimizer
+from dashpot.options import Options, Unpack
 from dashpot.recipe import Recipe
 from dashpot.schedules import Schedule, Window
 from dashpot.stages import (
@@ -166,7 +167,7 @@ class AutoSGM(Optimizer):
         the same settings as keywords.
     decay_scale
         at change level: "lr" (AutoSGM), or "schedule" or "constant" for a decay independent of lr.
-    schedule, differentiable
+    schedule, options, differentiable
         see `dashpot.Optimizer`.
     quirks
         names of the original's habits to reproduce (`dashpot.autosgm.QUIRKS`).
@@ -209,6 +210,7 @@ class AutoSGM(Optimizer):
         schedule: Schedule | Mapping[str, Schedule] | None = None,
         differentiable: bool = False,
         quirks: Sequence[str] = (),
+        **options: Unpack[Options],
     ) -> None:
         words = {
             "lr": lr,
@@ -238,7 +240,7 @@ class AutoSGM(Optimizer):
         if rc_cfg is not None:
             schedule = Window.from_rc_cfg(rc_cfg, quirks=tuple(q for q in quirks if q in _WINDOW_QUIRKS))
         settings |= {"decay_scale": decay_scale, "maximize": maximize, "differentiable": differentiable}
-        super().__init__(params, {**settings, "quirks": tuple(quirks)}, schedule)
+        super().__init__(params, {**settings, "quirks": tuple(quirks)}, schedule, **options)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; its settings may be written as the README's tuples too (rc_cfg belongs to the optimizer)."""

@@ -9,6 +9,7 @@ from dashpot import presets
 from dashpot.constraints import Scalar, plain
 from dashpot.errors import ArgumentError
 from dashpot.optim import Optimizer
+from dashpot.options import Options, Unpack
 from dashpot.recipe import Recipe
 from dashpot.schedules import Schedule
 from dashpot.stages.base import Stage
@@ -36,7 +37,7 @@ class HeavyBall(Optimizer):
         ascend: the gradient is negated, the decay is not.
     differentiable
         record the step for autograd.
-    schedule
+    schedule, options
         see `dashpot.Optimizer`.
 
     Raises `ArgumentError` for a value outside its range.
@@ -60,9 +61,12 @@ class HeavyBall(Optimizer):
         maximize: bool = False,
         differentiable: bool = False,
         schedule: Schedules = None,
+        **options: Unpack[Options],
     ) -> None:
         settings = {"lr": lr, "momentum": pole, "weight_decay": weight_decay}
-        super().__init__(params, {**settings, "maximize": maximize, "differentiable": differentiable}, schedule)
+        super().__init__(
+            params, {**settings, "maximize": maximize, "differentiable": differentiable}, schedule, **options
+        )
 
 
 class NAG(Optimizer):
@@ -70,7 +74,7 @@ class NAG(Optimizer):
 
     The filter's zero is at pole/(1 + pole), its DC gain 1/(1 - pole).
 
-    params, lr, pole, weight_decay, maximize, differentiable, schedule
+    params, lr, pole, weight_decay, maximize, differentiable, schedule, options
         as in `HeavyBall`.
 
     Raises `ArgumentError` for a value outside its range.
@@ -95,9 +99,12 @@ class NAG(Optimizer):
         maximize: bool = False,
         differentiable: bool = False,
         schedule: Schedules = None,
+        **options: Unpack[Options],
     ) -> None:
         settings = {"lr": lr, "momentum": pole, "weight_decay": weight_decay}
-        super().__init__(params, {**settings, "maximize": maximize, "differentiable": differentiable}, schedule)
+        super().__init__(
+            params, {**settings, "maximize": maximize, "differentiable": differentiable}, schedule, **options
+        )
 
 
 class QHM(Optimizer):
@@ -106,7 +113,7 @@ class QHM(Optimizer):
     Unit DC gain: the effective learning rate is lr. nu = 1 is averaged momentum, nu = pole Nesterov's zero, nu = 0
     plain.
 
-    params, lr, pole, weight_decay, maximize, differentiable, schedule
+    params, lr, pole, weight_decay, maximize, differentiable, schedule, options
         as in `HeavyBall`; lr is 1/(1 - pole) times a heavy ball's.
     nu
         in [0, 1].
@@ -136,9 +143,12 @@ class QHM(Optimizer):
         maximize: bool = False,
         differentiable: bool = False,
         schedule: Schedules = None,
+        **options: Unpack[Options],
     ) -> None:
         settings = {"lr": lr, "momentum": pole, "nu": nu, "weight_decay": weight_decay, "debias": debias}
-        super().__init__(params, {**settings, "maximize": maximize, "differentiable": differentiable}, schedule)
+        super().__init__(
+            params, {**settings, "maximize": maximize, "differentiable": differentiable}, schedule, **options
+        )
 
 
 class QHAdam(Optimizer):
@@ -154,7 +164,7 @@ class QHAdam(Optimizer):
         pair in [0, 1).
     nus
         pair in [0, 1]; (1, 1) is AdamW, (beta1, 1) Nesterov's zero.
-    maximize, differentiable, schedule
+    maximize, differentiable, schedule, options
         as in `HeavyBall`.
 
     Raises `ArgumentError` for a value outside its range.
@@ -181,9 +191,12 @@ class QHAdam(Optimizer):
         maximize: bool = False,
         differentiable: bool = False,
         schedule: Schedules = None,
+        **options: Unpack[Options],
     ) -> None:
         settings = {"lr": lr, "betas": betas, "nus": nus, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(params, {**settings, "maximize": maximize, "differentiable": differentiable}, schedule)
+        super().__init__(
+            params, {**settings, "maximize": maximize, "differentiable": differentiable}, schedule, **options
+        )
 
 
 class CenteredAdam(Optimizer):
@@ -203,7 +216,7 @@ class CenteredAdam(Optimizer):
         every change of the gradient, is cut at zero, and the step is m^/eps: it takes a large eps to train.
     uncentered_steps
         integer >= 0: while t is below it the root mean square is used, because s^ = a^^2 exactly at t = 1.
-    maximize, differentiable, schedule
+    maximize, differentiable, schedule, options
         as in `HeavyBall`.
 
     Raises `ArgumentError` for a value outside its range.
@@ -231,10 +244,11 @@ class CenteredAdam(Optimizer):
         maximize: bool = False,
         differentiable: bool = False,
         schedule: Schedules = None,
+        **options: Unpack[Options],
     ) -> None:
         settings = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "mean": mean}
         settings |= {"uncentered_steps": uncentered_steps, "maximize": maximize, "differentiable": differentiable}
-        super().__init__(params, settings, schedule)
+        super().__init__(params, settings, schedule, **options)
 
 
 class SGM(Optimizer):
@@ -250,7 +264,7 @@ class SGM(Optimizer):
     filter, rate, decay, robust
         a stage or a sequence of stages each (see `dashpot.stages`), or None for nothing. They are put in the order of
         the line; `SGM.from_recipe` keeps an order of your own.
-    maximize, differentiable, schedule
+    maximize, differentiable, schedule, options
         as in `HeavyBall`.
 
     The groups hold every numeric setting of the stages under its own name (`zero`, `eps`, `beta`, ...; the pole under
@@ -276,14 +290,23 @@ class SGM(Optimizer):
         maximize: bool = False,
         differentiable: bool = False,
         schedule: Schedules = None,
+        **options: Unpack[Options],
     ) -> None:
         parts = {"filter": filter, "rate": rate, "decay": decay, "robust": robust}
         stages = [stage for name, part in parts.items() for stage in _as_stages(name, part)]
         recipe = Recipe(*sorted(stages, key=lambda stage: stage.place), lr=lr)
-        self._start(params, recipe, maximize, differentiable, schedule)
+        self._start(params, recipe, maximize, differentiable, schedule, options)
 
     @classmethod
-    def from_recipe(cls, params: Any, recipe: Recipe, *, maximize: bool = False, differentiable: bool = False) -> SGM:
+    def from_recipe(
+        cls,
+        params: Any,
+        recipe: Recipe,
+        *,
+        maximize: bool = False,
+        differentiable: bool = False,
+        **options: Unpack[Options],
+    ) -> SGM:
         """An optimizer for a recipe as it stands: its order of stages, its lr, its schedules.
 
         >>> import torch, dashpot as dp
@@ -293,10 +316,18 @@ class SGM(Optimizer):
         """
         optimizer = cls.__new__(cls)
         schedule = dict(recipe.schedule) if isinstance(recipe, Recipe) else None
-        optimizer._start(params, recipe, maximize, differentiable, schedule)
+        optimizer._start(params, recipe, maximize, differentiable, schedule, options)
         return optimizer
 
-    def _start(self, params: Any, recipe: Recipe, maximize: bool, differentiable: bool, schedule: Schedules) -> None:
+    def _start(
+        self,
+        params: Any,
+        recipe: Recipe,
+        maximize: bool,
+        differentiable: bool,
+        schedule: Schedules,
+        options: Options,
+    ) -> None:
         if not isinstance(recipe, Recipe):
             raise ArgumentError(f"SGM: recipe must be a Recipe, got {recipe!r}.")
         self._template = recipe.with_settings(schedule=None)
@@ -308,7 +339,9 @@ class SGM(Optimizer):
         # The pole goes under torch's key, which schedulers write to, unless another setting has that name.
         self._keys = {name: "momentum" if name == "pole" and "momentum" not in names else name for name in names}
         settings = {"lr": recipe.lr, **{self._keys[name]: value for name, value in recipe.settings().items()}}
-        super().__init__(params, {**settings, "maximize": maximize, "differentiable": differentiable}, schedule)
+        super().__init__(
+            params, {**settings, "maximize": maximize, "differentiable": differentiable}, schedule, **options
+        )
 
     def _settings(self, group: Mapping[str, Any]) -> dict[str, Any]:
         return {key: plain(group[key]) for key in ("lr", *self._keys.values())}

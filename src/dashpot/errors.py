@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ArgumentError", "DashpotError", "DataError", "RunError"]
+__all__ = ["ArgumentError", "DashpotError", "DataError", "NonFiniteError", "RunError"]
 
 
 class DashpotError(Exception):
@@ -19,3 +19,7 @@ class DataError(DashpotError, RuntimeError):
 
 class RunError(DashpotError, RuntimeError):
     """A run cannot start, go on or be saved."""
+
+
+class NonFiniteError(DashpotError, RuntimeError):
+    """A gradient is nan or infinite, and the optimizer was told to refuse that."""

@@ -13,7 +13,8 @@ from typing import Any
 from torch import Tensor
 
 from dashpot.constraints import Interval, check
-from dashpot.engine.eager import advance, compute_dtype, new_slots
+from dashpot.engine.eager import new_slots
+from dashpot.engine.program import Numbers, advance, compute_dtype
 from dashpot.errors import ArgumentError
 from dashpot.recipe import Recipe
 from dashpot.stages.base import Clock
@@ -66,10 +67,10 @@ def update(recipe: Recipe, params: Any, grads: Any, state: Any, step: int) -> tu
     check("update", "step", step, Interval(0, math.inf, "left", integer=True))
     now, factor = recipe.at(step)
     clock = Clock(t=step + 1, lr=now.lr, factor=factor, window=factor)
-    return _update(now, now.scalars(clock), clock, params, grads, state)
+    return _update(now, Numbers(clock, now.scalars(clock)), params, grads, state)
 
 
-def _update(recipe: Recipe, scalars: tuple[Any, ...], clock: Clock, params: Any, grads: Any, state: Any) -> Any:
+def _update(recipe: Recipe, numbers: Numbers, params: Any, grads: Any, state: Any) -> Any:
     if isinstance(params, Mapping):
         if (
             not isinstance(grads, Mapping)
@@ -77,10 +78,10 @@ def _update(recipe: Recipe, scalars: tuple[Any, ...], clock: Clock, params: Any,
             or not params.keys() == grads.keys() == state.keys()
         ):
             raise ArgumentError(f"update: grads and state must have the keys of params, {', '.join(map(str, params))}.")
-        both = {k: _update(recipe, scalars, clock, params[k], grads[k], state[k]) for k in params}
+        both = {k: _update(recipe, numbers, params[k], grads[k], state[k]) for k in params}
         return {k: v[0] for k, v in both.items()}, {k: v[1] for k, v in both.items()}
     if not isinstance(params, Tensor):
-        pairs = [_update(recipe, scalars, clock, *item) for item in zip(params, grads, state, strict=True)]
+        pairs = [_update(recipe, numbers, *item) for item in zip(params, grads, state, strict=True)]
         return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     if not isinstance(grads, Tensor) or grads.shape != params.shape:
         got = tuple(grads.shape) if isinstance(grads, Tensor) else grads
@@ -90,5 +91,5 @@ def _update(recipe: Recipe, scalars: tuple[Any, ...], clock: Clock, params: Any,
     if params.numel() == 0:
         return params, state
     compute = compute_dtype(params.dtype)
-    new, slots = advance(recipe, scalars, clock, params.to(compute), grads.to(compute), state)
+    new, slots = advance(recipe.lines, numbers, params.to(compute), grads.to(compute), state)
     return new.to(params.dtype), {**state, **slots}

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any, ClassVar, NamedTuple, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from dashpot import knobs, state_dicts
 from dashpot.constraints import ARGUMENTS, check, plain
-from dashpot.engine.eager import new_slots, step_tensor
-from dashpot.errors import ArgumentError
+from dashpot.engine.dispatch import Engine
+from dashpot.engine.eager import new_slots
+from dashpot.engine.gate import Verdict, judge
+from dashpot.engine.parts import Part
+from dashpot.engine.program import Numbers
+from dashpot.engine.roster import Roster, step_count
+from dashpot.engine.rounding import seed_word, stream
+from dashpot.errors import ArgumentError, NonFiniteError
 from dashpot.numeric import is_number, minimum
+from dashpot.options import Options, Running, Unpack
 from dashpot.recipe import Recipe
 from dashpot.schedules import Schedule
 from dashpot.scheduling import carried, check_schedules, lr_in_force, schedules_by_name
+from dashpot.stages import AdaptiveClip
 from dashpot.stages.base import Clock, Slot
 
 __all__ = ["Optimizer"]
@@ -28,19 +38,21 @@ _UNSUPPORTED = {
     "amsgrad": "its running maximum is not a point of this design space; torch.optim has it",
     "capturable": "the eager engine counts steps on the host; leave it off",
 }
-
-
 _ROUNDING = 1e-12  # of the highest rate: torch's recursive schedulers end a ramp to zero this close below it
 
 
-class _Work(NamedTuple):
-    """One parameter's part of a step, complete before anything is written."""
+class _Plan(NamedTuple):
+    """What a step will do to a group, settled before anything is written; `roster` where the last one still fits."""
 
-    p: Tensor
-    ascends: bool
+    index: int
+    group: dict[str, Any]
     recipe: Recipe
-    clock: Clock
-    scalars: tuple[Any, ...]
+    params: list[Tensor]
+    grads: list[Tensor]
+    counts: np.ndarray
+    numbers: list[Numbers]
+    which: np.ndarray
+    roster: Roster | None
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -54,6 +66,8 @@ class Optimizer(torch.optim.Optimizer):
     schedule
         a `Schedule` for lr or a mapping from setting names to schedules; a function of the optimizer's step count, so
         that resuming or rebuilding changes nothing. torch schedulers work as well, on the groups.
+    options
+        how it runs: engine, clipping, precision; see `dashpot.Options`.
 
     Every group can have its own settings, also while training: they are read at each step. Raises `ArgumentError` for a
     bad setting, a sparse gradient, or a gradient of another dtype, device or shape, before anything is written.
@@ -62,11 +76,19 @@ class Optimizer(torch.optim.Optimizer):
     preset: ClassVar[Callable[..., Recipe]]
 
     def __init__(
-        self, params: Any, defaults: dict[str, Any], schedule: Schedule | Mapping[str, Schedule] | None = None
+        self,
+        params: Any,
+        defaults: dict[str, Any],
+        schedule: Schedule | Mapping[str, Schedule] | None = None,
+        **options: Unpack[Options],
     ) -> None:
+        self.running = Running.of(type(self).__name__, options)
+        """How it runs: the options, complete. `max_norm` and the like may be replaced between steps."""
+        self._forget()
         self._schedule = schedules_by_name(type(self).__name__, schedule)
-        self._recipes: dict[Any, Recipe] = {}
         defaults = {name: plain(value) for name, value in defaults.items()}
+        if self.running.rounding == "stochastic" or self.running.state_dtype is not None:
+            defaults["seed"] = self.running.seed  # in the groups, so that it is saved and resuming draws the same
         self._check_settings(defaults)
         super().__init__(params, defaults)
         check_schedules(type(self).__name__, self._settings(self.param_groups[0]), self._schedule)
@@ -114,22 +136,29 @@ class Optimizer(torch.optim.Optimizer):
         torch's it is missing, and the largest count of any parameter stands in.
         """
         counts = [group["steps_done"] for group in self.param_groups if "steps_done" in group]
-        return max(counts) if counts else max((_count(state) for state in self.state.values()), default=0)
+        return max(counts) if counts else max((step_count(state) for state in self.state.values()), default=0)
 
     def _settings(self, group: Mapping[str, Any]) -> dict[str, Any]:
-        names = inspect.signature(type(self).preset).parameters
-        return {name: plain(group[name]) for name in names}
+        return {name: plain(group[name]) for name in _argument_names(type(self).preset)}
 
     def _build(self, settings: dict[str, Any]) -> Recipe:
         return type(self).preset(**settings)
+
+    def _built(self, settings: dict[str, Any]) -> Recipe:
+        """The recipe for settings, after the clip that the options ask for."""
+        recipe, share = self._build(settings), self.running.adaptive_clip
+        return recipe if share is None else Recipe(AdaptiveClip(share), *recipe.stages, lr=recipe.lr)
 
     def _recipe_of(self, group: Mapping[str, Any], settings: dict[str, Any] | None = None) -> Recipe:
         """The recipe for a group's present settings; checked and built once for each set of values."""
         settings = self._settings(group) if settings is None else settings
         if any(isinstance(value, Tensor) for value in settings.values()):
             self._check_settings(settings)
-            return self._build(settings)
-        key = tuple(tuple(value) if isinstance(value, list) else value for value in settings.values())
+            return self._built(settings)
+        key = (
+            self.running.adaptive_clip,
+            *(tuple(value) if isinstance(value, list) else value for value in settings.values()),
+        )
         try:
             new = key not in self._recipes
         except TypeError:  # a value without a hash is no setting; the check below says which one
@@ -138,11 +167,11 @@ class Optimizer(torch.optim.Optimizer):
             self._check_settings(settings)
             if len(self._recipes) > 64:  # a schedule makes a new recipe at every step
                 self._recipes.clear()
-            self._recipes[key] = self._build(settings)
+            self._recipes[key] = self._built(settings)
         return self._recipes[key]
 
     def _carried(self, group: Mapping[str, Any]) -> Recipe:
-        return carried(type(self).__name__, self._build, self._settings(group), self._schedule)
+        return carried(type(self).__name__, self._built, self._settings(group), self._schedule)
 
     def _check_settings(self, settings: Mapping[str, Any]) -> None:
         owner = type(self).__name__
@@ -196,31 +225,99 @@ class Optimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         with torch.set_grad_enabled(bool(self.defaults["differentiable"])):
-            done = self.steps_done()
-            works = [work for group in self.param_groups for work in self._plan(group, done)]
-            for work in works:
-                self._run(work)
-        if works:
-            for group in self.param_groups:
-                group["steps_done"] = done + 1
+            self._take(self.steps_done())
         return loss
 
-    def _plan(self, group: dict[str, Any], done: int) -> Iterator[_Work]:
-        """What the step will do to a group. Whatever can be refused is refused here, before anything is written."""
+    def _take(self, done: int) -> None:
+        """One step of every parameter with a gradient. What can be refused is refused before anything is written."""
+        plans = [plan for index, group in enumerate(self.param_groups) if (plan := self._planned(index, group, done))]
+        fresh = [p for plan in plans for p in plan.params if not self.state.get(p)]
+        parts = [self._part(plan) for plan in plans]
+        self._engine.prepare(parts, done)
+        try:
+            self._verdict = judge(self.running, self._engine, parts, self._scaler())
+        except NonFiniteError:
+            self._undo(fresh)
+            raise
+        if self._verdict.skip:
+            self._undo(fresh)
+            return
+        for part in parts:
+            self._engine.run(part, self._verdict.scale)
+        for group in self.param_groups if parts else ():
+            group["steps_done"] = done + 1
+
+    def _planned(self, index: int, group: dict[str, Any], done: int) -> _Plan | None:
+        """What the step will do to a group, or None where it has no gradients."""
         params = [p for p in group["params"] if p.grad is not None]
         if not params:
-            return
+            return None
         self._check_settings({name: group[name] for name in ("maximize", *_UNSUPPORTED) if name in group})
-        for p in params:
-            self._check_gradient(p)
+        grads = [cast(Tensor, p.grad) for p in params]
+        states = [self.state.get(p) for p in params]
         recipe, factor, window = self._in_force(group, done)
-        prepared: dict[int, tuple[Clock, tuple[Any, ...]]] = {}
-        for p in params:
-            t = _count(self.state.get(p, {})) + 1
-            if t not in prepared:
-                clock = Clock(t, recipe.lr, factor, window)
-                prepared[t] = clock, recipe.scalars(clock)
-            yield _Work(p, self._ascends(group), recipe, *prepared[t])
+        roster = self._rosters.get(index)
+        if roster is not None and roster.fits(recipe, params, grads, states):
+            unchecked, counts = roster.others, roster.steps.numpy()
+        else:
+            roster, unchecked = None, range(len(params))
+            counts = np.array([step_count(state or {}) for state in states])
+        for i in unchecked:
+            self._check_gradient(params[i])
+        distinct, which = np.unique(counts, return_inverse=True)
+        numbers = [self._numbers(recipe, int(count) + 1, factor, window, group) for count in distinct]
+        return _Plan(index, group, recipe, params, grads, counts, numbers, which, roster)
+
+    def _numbers(self, recipe: Recipe, t: int, factor: Any, window: Any, group: Mapping[str, Any]) -> Numbers:
+        clock = Clock(t, recipe.lr, factor, window)
+        seed = group.get("seed")
+        word = 0 if seed is None else int(stream(seed_word(seed), t))
+        return Numbers(clock, recipe.scalars(clock), limit=self.running.clip_value, word=word)
+
+    def _part(self, plan: _Plan) -> Part:
+        """The plan with state for every parameter and a roster that fits."""
+        states = [self.state[p] for p in plan.params]
+        roster = plan.roster
+        if roster is None:
+            storages = [self.running.storage(p.dtype) for p in plan.params]
+            for p, storage, state in zip(plan.params, storages, states, strict=True):
+                if any(slot.key not in state for slot in storage.slots(plan.recipe)):
+                    for key, value in new_slots(plan.recipe, p, storage).items():
+                        state.setdefault(key, value)
+            reason = "the step is recorded for autograd" if torch.is_grad_enabled() else self._engine.refusal()
+            ordinals = self._ordinals(plan.index)
+            roster = Roster(plan.recipe, storages, plan.params, plan.grads, states, plan.counts, ordinals, reason)
+            self._rosters[plan.index] = roster
+        return Part(
+            plan.group,
+            plan.recipe,
+            plan.params,
+            plan.grads,
+            states,
+            plan.numbers,
+            plan.which,
+            self._ascends(plan.group),
+            roster,
+        )
+
+    def _ordinals(self, index: int) -> list[int]:
+        """The number of each of a group's parameters with a gradient among all parameters of the optimizer."""
+        before = sum(len(group["params"]) for group in self.param_groups[:index])
+        return [before + i for i, p in enumerate(self.param_groups[index]["params"]) if p.grad is not None]
+
+    def _undo(self, fresh: list[Tensor]) -> None:
+        """Take back the state that was made for a step which is not taken."""
+        for p in fresh:
+            del self.state[p]
+        if fresh:
+            self._rosters.clear()
+
+    def _forget(self) -> None:
+        """Drop what was looked up about tensors and kernels; the next step looks again."""
+        self._recipes: dict[Any, Recipe] = {}
+        self._rosters: dict[int, Roster] = {}
+        self._engine = Engine(self.running.engine)
+        self._verdict: Verdict | None = None
 
     def _in_force(self, group: Mapping[str, Any], done: int) -> tuple[Recipe, Any, Any]:
         """(recipe, factor on lr, share of the highest rate) of a group for the step after `done` steps."""
@@ -252,14 +349,23 @@ class Optimizer(torch.optim.Optimizer):
                     f"got {getattr(grad, name)}."
                 )
 
-    def _run(self, work: _Work) -> None:
-        state = self.state[work.p]
-        if any(slot.key not in state for slot in work.recipe.slots):
-            for key, value in new_slots(work.recipe, work.p).items():
-                state.setdefault(key, value)
-        grad = cast(Tensor, work.p.grad)
-        step_tensor(work.recipe, work.scalars, work.clock, work.p, -grad if work.ascends else grad, state)
-        state["step"] = state_dicts.step_tensor(work.clock.t)
+    def _scaler(self) -> tuple[Any, Any]:
+        """What `torch.amp.GradScaler` left for this step: (loss scale, whether it found an infinity)."""
+        return getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
+
+    @property
+    def last_step(self) -> str | None:
+        """What became of the last step: "applied", "clipped" or "skipped"; None before the first."""
+        return None if self._verdict is None else self._verdict.outcome()
+
+    @property
+    def last_grad_norm(self) -> Tensor | None:
+        """The norm of all gradients before clipping at the last step, a 0-d tensor; None where nobody asked for it.
+
+        It is measured where `max_norm` is given or `nonfinite` is not "allow". Reading its value makes a GPU wait;
+        having it does not.
+        """
+        return None if self._verdict is None else self._verdict.norm
 
     # ---- state and text ---------------------------------------------------------------------------------------------
 
@@ -287,16 +393,18 @@ class Optimizer(torch.optim.Optimizer):
         return self._recipe_of(settings).slots
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_schedule": self._schedule, "_recipes": {}}
+        return {**super().__getstate__(), "_schedule": self._schedule, "running": self.running}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self._forget()
         for group in self.param_groups:
             for name, value in self.defaults.items():
                 group.setdefault(name, value)
 
     def __repr__(self) -> str:
-        lines = [f"{type(self).__name__}("]
+        options = self.running.text()
+        lines = [f"{type(self).__name__}("] if not options else [f"{type(self).__name__}(", f"  {options}"]
         for index, group in enumerate(self.param_groups):
             count = sum(p.numel() for p in group["params"])
             lines.append(f"  group {index}: {len(group['params'])} tensors, {count} elements")
@@ -307,13 +415,13 @@ class Optimizer(torch.optim.Optimizer):
         return "\n".join([*lines, ")"])
 
 
+@cache
+def _argument_names(function: Callable[..., Any]) -> tuple[str, ...]:
+    return tuple(inspect.signature(function).parameters)
+
+
 def _is_numeric(value: Any) -> bool:
     """True for a number or a pair of numbers; older checkpoints and torch's may lack flags and choices."""
     if isinstance(value, tuple):
         return value != () and all(_is_numeric(item) for item in value)
     return is_number(value) or isinstance(value, Tensor)
-
-
-def _count(state: Mapping[str, Any]) -> int:
-    """Steps taken by a parameter, from its state. Old torch checkpoints hold plain numbers; torch's SGD holds none."""
-    return int(state["step"]) if "step" in state else int(any(isinstance(v, Tensor) for v in state.values()))

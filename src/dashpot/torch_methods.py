@@ -13,6 +13,7 @@ from dashpot import presets
 from dashpot.constraints import Scalar
 from dashpot.errors import ArgumentError
 from dashpot.optim import Optimizer
+from dashpot.options import Options, Unpack
 from dashpot.schedules import Schedule
 
 __all__ = ["SGD", "Adam", "AdamW", "NAdam", "RMSprop"]
@@ -43,7 +44,7 @@ class SGD(Optimizer):
         accepted, without effect.
     differentiable
         record the step for autograd.
-    schedule
+    schedule, options
         see `dashpot.Optimizer`.
 
     Raises `ArgumentError` for a value outside its range.
@@ -74,6 +75,7 @@ class SGD(Optimizer):
         differentiable: bool = False,
         fused: bool | None = None,
         schedule: Schedules = None,
+        **options: Unpack[Options],
     ) -> None:
         settings = {
             "lr": lr,
@@ -83,7 +85,7 @@ class SGD(Optimizer):
             "nesterov": nesterov,
             **_flags(maximize, foreach, differentiable, fused),
         }
-        super().__init__(params, settings, schedule)
+        super().__init__(params, settings, schedule, **options)
 
     def _check_settings(self, settings: Mapping[str, Any]) -> None:
         super()._check_settings(settings)
@@ -111,7 +113,7 @@ class RMSprop(Optimizer):
         in [0, 1).
     centered
         d = sqrt(s - a^2) + eps with a the average gradient: a standard deviation. Rounding below zero is cut to zero.
-    maximize, foreach, differentiable, schedule
+    maximize, foreach, differentiable, schedule, options
         as in `SGD`.
     capturable
         must be False.
@@ -142,6 +144,7 @@ class RMSprop(Optimizer):
         differentiable: bool = False,
         *,
         schedule: Schedules = None,
+        **options: Unpack[Options],
     ) -> None:
         settings = {
             "lr": lr,
@@ -153,7 +156,7 @@ class RMSprop(Optimizer):
             "capturable": capturable,
             **_flags(maximize, foreach, differentiable),
         }
-        super().__init__(params, settings, schedule)
+        super().__init__(params, settings, schedule, **options)
 
 
 class Adam(Optimizer):
@@ -171,7 +174,7 @@ class Adam(Optimizer):
         pair in [0, 1): poles of the gradient filter and of the mean square.
     amsgrad, capturable
         must be False.
-    maximize, foreach, fused, differentiable, schedule
+    maximize, foreach, fused, differentiable, schedule, options
         as in `SGD`.
     decoupled_weight_decay
         True makes it `AdamW`.
@@ -203,6 +206,7 @@ class Adam(Optimizer):
         fused: bool | None = None,
         decoupled_weight_decay: bool = False,
         schedule: Schedules = None,
+        **options: Unpack[Options],
     ) -> None:
         settings = {
             "lr": lr,
@@ -214,7 +218,7 @@ class Adam(Optimizer):
             "decoupled_weight_decay": decoupled_weight_decay,
             **_flags(maximize, foreach, differentiable, fused),
         }
-        super().__init__(params, settings, schedule)
+        super().__init__(params, settings, schedule, **options)
 
 
 class AdamW(Optimizer):
@@ -230,7 +234,7 @@ class AdamW(Optimizer):
         pair in [0, 1).
     amsgrad, capturable
         must be False.
-    maximize, foreach, fused, differentiable, schedule
+    maximize, foreach, fused, differentiable, schedule, options
         as in `SGD`.
     decay_scale
         what multiplies `weight_decay`: "lr" (torch), "schedule" (the schedule's factor, independent of the base lr; a
@@ -263,6 +267,7 @@ class AdamW(Optimizer):
         fused: bool | None = None,
         decay_scale: str = "lr",
         schedule: Schedules = None,
+        **options: Unpack[Options],
     ) -> None:
         settings = {
             "lr": lr,
@@ -274,7 +279,7 @@ class AdamW(Optimizer):
             "decay_scale": decay_scale,
             **_flags(maximize, foreach, differentiable, fused),
         }
-        super().__init__(params, settings, schedule)
+        super().__init__(params, settings, schedule, **options)
 
 
 class NAdam(Optimizer):
@@ -293,7 +298,7 @@ class NAdam(Optimizer):
         decay as in AdamW instead of coupled to the gradient.
     capturable
         must be False.
-    maximize, foreach, differentiable, schedule
+    maximize, foreach, differentiable, schedule, options
         as in `SGD`.
 
     Raises `ArgumentError` for a value outside its range.
@@ -323,6 +328,7 @@ class NAdam(Optimizer):
         capturable: bool = False,
         differentiable: bool = False,
         schedule: Schedules = None,
+        **options: Unpack[Options],
     ) -> None:
         settings = {
             "lr": lr,
@@ -334,7 +340,7 @@ class NAdam(Optimizer):
             "capturable": capturable,
             **_flags(maximize, foreach, differentiable),
         }
-        super().__init__(params, settings, schedule)
+        super().__init__(params, settings, schedule, **options)
 
 
 def _flags(maximize: bool, foreach: bool | None, differentiable: bool, *fused: bool | None) -> dict[str, bool | None]:

@@ -4,7 +4,8 @@ import torch
 from hypothesis import settings
 
 from dashpot import Recipe
-from dashpot.engine.eager import WholeTensor, new_slots
+from dashpot.engine.eager import new_slots
+from dashpot.engine.program import WholeTensor
 from dashpot.stages import Clock, Signal
 
 CONTEXT = WholeTensor()

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 import dashpot as dp
-from dashpot.engine.eager import advance, new_slots
+from dashpot.engine.eager import new_slots
+from dashpot.engine.program import Numbers, advance
 from dashpot.methods import METHODS
 from dashpot.stages import Clock
 
@@ -29,14 +30,14 @@ def test_changed_scalars_and_sizes_trace_nothing_new(name):
         return graph.forward
 
     torch.compiler.reset()
-    step = torch.compile(lambda *args: advance(recipe, *args), fullgraph=True, dynamic=True, backend=count)
+    step = torch.compile(lambda scalars, clock, *args: advance(recipe.lines, Numbers(clock, scalars), *args), fullgraph=True, dynamic=True, backend=count)
     for size in (100, 7, 33):
         w, g = torch.randn(size, dtype=torch.float64), torch.randn(size, dtype=torch.float64)
         state = new_slots(recipe, w)
         for t, lr, factor in ((1, 0.1, 1.0), (2, 0.01, 0.5)):
             clock = Clock(t, lr, factor, factor)
             traced_w, traced = step(tuple(map(as_tensors, recipe.scalars(clock))), as_tensors(clock), w, g, state)
-            expected_w, expected = advance(recipe, recipe.scalars(clock), clock, w, g, state)
+            expected_w, expected = advance(recipe.lines, Numbers(clock, recipe.scalars(clock)), w, g, state)
             torch.testing.assert_close(traced_w, expected_w, rtol=1e-12, atol=1e-12)  # float64 roundings
             torch.testing.assert_close(traced, expected, rtol=1e-12, atol=1e-12)
             w, state = expected_w, expected

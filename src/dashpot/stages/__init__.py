@@ -1,5 +1,6 @@
 """The stages of an update rule, in the order in which they usually stand in a recipe."""
 
+from dashpot.stages.adaptive import AdaptiveClip
 from dashpot.stages.base import Clock, Context, Signal, Slot, Stage, elementwise, per_tensor
 from dashpot.stages.compat import Negate, NudgeSmallWeights
 from dashpot.stages.decay import ChangeDecay, CoupledDecay, DecoupledDecay
@@ -9,6 +10,7 @@ from dashpot.stages.numerator import HuberParcor, MomentRate, Parcor
 from dashpot.stages.robust import HuberClip
 
 __all__ = [
+    "AdaptiveClip",
     "CenteredMoment",
     "ChangeDecay",
     "Clock",

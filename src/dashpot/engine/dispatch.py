@@ -1,0 +1,119 @@
+"""Who does a step: compiled kernels where they are to be had and pay, the eager engine otherwise."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dashpot.engine.eager import step_tensor
+from dashpot.engine.native.build import BuildError
+from dashpot.engine.native.kernel import Kernel
+from dashpot.engine.parts import Part
+from dashpot.engine.program import Numbers
+from dashpot.engine.rounding import stream
+
+__all__ = ["LARGE", "LOOKS", "START", "Engine"]
+
+LARGE = 1 << 20
+"""Elements from which on `engine="auto"` compiles before the first step."""
+START, LOOKS = 20, 100
+"""Below that many, it starts a compiler beside the program at step START, and looks for the result at steps LOOKS,
+2 LOOKS, 4 LOOKS, ... of the optimizer. The engine thus follows from the step count, not from the cache or the clock."""
+
+_warned: set[str] = set()
+
+
+class Engine:
+    """The engine of one optimizer.
+
+    mode
+        "auto", "eager" or "compiled".
+    """
+
+    def __init__(self, mode: str) -> None:
+        self.mode = mode
+        self._running: set[Kernel] = set()
+        self._known: set[Kernel] = set()
+
+    def refusal(self) -> str | None:
+        """Why no kernel shall be used at all, or None."""
+        return "engine='eager' was asked for" if self.mode == "eager" else None
+
+    def prepare(self, parts: list[Part], done: int) -> None:
+        """Get kernels ready as far as the rule asks for it, before anything is written."""
+        elements = sum(table.elements() for part in parts for table in part.roster.tables)
+        for part in parts:
+            for table in part.roster.tables:
+                self._decide(table.kernel, elements, done)
+
+    def _decide(self, kernel: Kernel, elements: int, done: int) -> None:
+        if kernel.failed or kernel in self._running:
+            return
+        try:
+            if self.mode == "compiled" or elements >= LARGE:
+                kernel.wait()
+                self._running.add(kernel)
+            elif done >= START:
+                kernel.start()
+                if self._looks(kernel, done) and kernel.ready():
+                    self._running.add(kernel)
+        except BuildError as error:
+            kernel.failed = str(error)
+            _warn_once(str(error))
+
+    def _looks(self, kernel: Kernel, done: int) -> bool:
+        """True at the steps at which a finished compilation is taken up; after a resume, at the first one."""
+        new = kernel not in self._known
+        self._known.add(kernel)
+        rounds, rest = divmod(done, LOOKS)
+        return rounds > 0 and (new or (rest == 0 and rounds & (rounds - 1) == 0))
+
+    def runs(self, kernel: Kernel) -> bool:
+        """True where a kernel, not the eager engine, does the steps."""
+        return kernel in self._running
+
+    def measured(self, part: Part) -> tuple[float, bool, list[Tensor]]:
+        """(sum of squares and finiteness of the gradients that kernels measured, the gradients left to measure)."""
+        squares, finite = 0.0, True
+        left = set(range(len(part.grads)))
+        for table in part.roster.tables:
+            if self.runs(table.kernel):
+                more, good = table.kernel.measure(table.rows, torch.get_num_threads())
+                squares, finite = squares + more, finite and good
+                left -= set(table.positions.tolist())
+        return squares, finite, [part.grads[i] for i in sorted(left) if part.grads[i].numel()]
+
+    def run(self, part: Part, scale: Any) -> None:
+        """Take the step of one part, with its gradients multiplied by `scale`."""
+        numbers = [n._replace(scale=(-scale if part.ascends else scale)) for n in part.numbers]
+        eager = set(part.roster.others)
+        for table in part.roster.tables:
+            if self.runs(table.kernel):
+                table.rows[:, 1] = part.which[table.positions]
+                table.kernel.step(part.recipe, table.rows, numbers, torch.get_num_threads())
+                written = [part.params[i] for i in table.positions]
+                torch.autograd.graph.increment_version(written)
+            else:
+                eager |= set(table.positions.tolist())
+        for i in sorted(eager):
+            _step_eagerly(part, i, numbers[part.which[i]])
+        part.roster.steps += 1
+
+
+def _step_eagerly(part: Part, i: int, numbers: Numbers) -> None:
+    storage = part.roster.storages[i]
+    if storage.draws:
+        word = torch.tensor(numbers.word, dtype=torch.int32, device=part.params[i].device)
+        numbers = numbers._replace(word=stream(word, part.roster.ordinals[i]))
+    step_tensor(part.recipe, storage, numbers, part.params[i], part.grads[i], part.states[i])
+
+
+def _warn_once(reason: str) -> None:
+    if reason not in _warned:
+        _warned.add(reason)
+        warnings.warn(
+            f"dashpot runs its slower eager engine, with the same results. {reason}", RuntimeWarning, stacklevel=6
+        )

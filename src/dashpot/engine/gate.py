@@ -1,0 +1,103 @@
+"""What comes before a step: the norm of all gradients, the factor that clips them, and whether to step at all.
+
+The clip factor of gradients on a device stays on it, so that clipping makes nobody wait. A step that may be skipped
+does wait for the answer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dashpot.clip import norm_factor, total_norm
+from dashpot.engine.dispatch import Engine
+from dashpot.engine.parts import Part
+from dashpot.engine.program import compute_dtype
+from dashpot.errors import NonFiniteError
+from dashpot.options import Running
+
+__all__ = ["Verdict", "judge"]
+
+
+class Verdict(NamedTuple):
+    """What was decided for a step.
+
+    `scale` multiplies every gradient, `skip` leaves everything as it is, `norm` is that of the gradients before
+    clipping (None where nobody asked). Off the CPU `scale`, `norm` and `clipped` are 0-d tensors.
+    """
+
+    scale: Any = 1.0
+    skip: bool = False
+    norm: Tensor | None = None
+    clipped: Any = False
+
+    def outcome(self) -> str:
+        """The step in one word: "applied", "clipped" or "skipped"."""
+        return "skipped" if self.skip else "clipped" if bool(self.clipped) else "applied"
+
+
+def judge(running: Running, engine: Engine, parts: Sequence[Part], scaler: tuple[Any, Any]) -> Verdict:
+    """The verdict on this step's gradients.
+
+    `scaler` is (loss scale, whether it found an infinity) as a `torch.amp.GradScaler` leaves them, or None each.
+    """
+    loss_scale, found_inf = scaler
+    inverse = 1.0 if loss_scale is None else 1.0 / float(loss_scale)
+    skip = found_inf is not None and bool(found_inf)
+    if not parts or (running.max_norm is None and running.nonfinite == "allow"):
+        return Verdict(inverse, skip)
+    norm, finite = _measured(engine, parts)
+    norm = norm * inverse
+    if running.nonfinite == "raise" and not skip and not finite:
+        raise NonFiniteError(_complaint(parts))
+    skip = skip or (running.nonfinite == "skip" and not bool(finite))
+    if running.max_norm is None or skip:
+        return Verdict(inverse, skip, norm)
+    factor = norm_factor(norm, running.max_norm)
+    on_host = norm.device.type == "cpu" and not norm.requires_grad
+    scale = float(factor) * inverse if on_host else factor * inverse
+    return Verdict(scale, skip, norm, factor < 1)
+
+
+def _measured(engine: Engine, parts: Sequence[Part]) -> tuple[Tensor, Any]:
+    """(norm of all gradients together, whether all their elements are finite)."""
+    norms: list[Tensor] = []
+    finite: Any = True
+    for part in parts:
+        squares, all_finite, rest = engine.measured(part)
+        norms.append(torch.tensor(math.sqrt(squares) if squares >= 0 else math.nan, dtype=torch.float64))
+        finite = finite if all_finite else False
+        if rest:
+            wide = [
+                g.to(_norm_dtype(g.dtype)) for g in (rest if torch.is_grad_enabled() else [g.detach() for g in rest])
+            ]
+            norms.append(total_norm(wide))
+            finite = _and(finite, torch.stack([torch.isfinite(g.detach()).all() for g in wide]).all())
+    place = max(norms, key=lambda norm: norm.device.type != "cpu")
+    return total_norm([norm.to(place) for norm in norms]), finite
+
+
+def _norm_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype to measure in: the compute precision, complex where the gradient is."""
+    return dtype if dtype.is_complex else compute_dtype(dtype)
+
+
+def _and(a: Any, b: Tensor) -> Any:
+    return bool(a) and bool(b) if b.device.type == "cpu" else b & a
+
+
+def _complaint(parts: Sequence[Part]) -> str:
+    """Which gradients are not finite, by parameter name where there are names."""
+    found = []
+    for part in parts:
+        for name, g in zip(part.names(), part.grads, strict=True):
+            nans, infinities = int(torch.isnan(g).sum()), int(torch.isinf(g).sum())
+            if nans or infinities:
+                counts = [f"{count} {word}" for count, word in ((nans, "nan"), (infinities, "infinite")) if count]
+                found.append(f"{name} ({' and '.join(counts)} of {g.numel()})")
+    rest = f" and {len(found) - 5} more" if len(found) > 5 else ""
+    return f"The gradient is not finite: {', '.join(found[:5])}{rest}; nothing was changed."

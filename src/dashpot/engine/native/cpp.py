@@ -1,0 +1,229 @@
+"""From traced operations to C++: one struct for each variant of a recipe, and the functions that a library exports."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
+
+from dashpot.engine.native.phases import Pass, passes, reached
+from dashpot.engine.native.symbols import Symbol
+from dashpot.engine.native.trace import Trace
+
+__all__ = ["FIRST_SLOT", "GRADIENT", "WEIGHT", "columns", "source"]
+
+TYPES = {"f32": "float", "f64": "double", "number": "double", "bf16": "bf16", "f16": "_Float16", "i32": "int32_t"}
+TYPES["bool"] = "bool"
+
+# The columns of a table's row: elements, row of scalars, number of the tensor, then the addresses.
+WEIGHT, GRADIENT, FIRST_SLOT = 3, 4, 5
+
+_INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
+_COMPARED = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
+_BITS = {"and": "&", "or": "|", "xor": "^"}
+_OPERATORS = {**_INFIX, **_COMPARED, **_BITS}
+_CALLS = {
+    "abs": "std::abs",
+    "pow": "std::pow",
+    "maximum": "maximum",
+    "minimum": "minimum",
+    "sign": "sign",
+    "lerp": "lerp",
+}
+_CALLS |= {name: f"std::{name}" for name in ("sqrt", "exp", "expm1", "log", "log1p", "log2", "tanh", "sin", "cos")}
+_CALLS |= {name: f"std::{name}" for name in ("erf", "floor", "ceil", "trunc")}
+
+
+def columns(slots: Sequence[str]) -> int:
+    """How many columns a table has for a recipe with these slots."""
+    return FIRST_SLOT + len(slots)
+
+
+def source(variants: Sequence[Trace], gradient: str, compute: str) -> str:
+    """The whole text of a kernel library: `step_0`, `step_1`, ... for the variants, and `measure`."""
+    runtime = resources.files(__package__).joinpath("runtime.h").read_text(encoding="utf-8")
+    structs = [_struct(f"Variant{number}", trace) for number, trace in enumerate(variants)]
+    width = columns(_slots(variants[0]))
+    exports = [_STEP.format(number=number) for number in range(len(variants))]
+    exports.append(_MEASURE.format(gradient=TYPES[gradient], compute=TYPES[compute], columns=width))
+    return "\n".join([runtime, "namespace {", *structs, "}  // namespace", *exports])
+
+
+_STEP = """
+extern "C" void step_{number}(int64_t rows, const int64_t* table, const double* scalars, int64_t threads) {{
+  drive<Variant{number}>(rows, table, scalars, threads);
+}}"""
+
+_MEASURE = """
+extern "C" void measure_gradients(int64_t rows, const int64_t* table, double* out, int64_t threads) {{
+  measure<{gradient}, {compute}>(rows, table, {columns}, out, threads);
+}}
+"""
+
+_STRUCT = """
+struct {name} {{
+  static constexpr int64_t COLUMNS = {columns}, SCALARS = {scalars};
+  static constexpr int PHASES = {phases}, SUMS = {sums};
+
+  static constexpr int sum_phase(int s) {{
+    constexpr int when[] = {{{when}}};
+    return when[s];
+  }}
+{functions}
+  static inline void phase(int number, const int64_t* row, const double* c, const double* sums, int64_t lo, int64_t hi,
+                           double* partial) {{
+    switch (number) {{
+{cases}
+    }}
+  }}
+
+  static void finish(const int64_t* row, const double* c, const double* sums) {{
+{finish}
+  }}
+}};"""
+
+_PHASE = """
+  static void phase_{number}(const int64_t* row, const double* c, const double* sums, int64_t lo, int64_t hi,
+                             double* partial) {{
+{before}
+#pragma omp simd{reduction}
+    for (int64_t i = lo; i < hi; i++) {{
+{inside}
+    }}
+{after}
+  }}"""
+
+
+def _slots(trace: Trace) -> list[str]:
+    return [key for key in trace.kinds if key not in ("w", "g")]
+
+
+def _struct(name: str, trace: Trace) -> str:
+    plan = passes(trace)
+    sums = [s for work in plan for s in work.sums]
+    writer = _Writer(trace, {id(s): number for number, s in enumerate(sums)})
+    return _STRUCT.format(
+        name=name,
+        columns=columns(_slots(trace)),
+        scalars=trace.scalars,
+        phases=len(plan),
+        sums=len(sums),
+        when=", ".join(str(number) for number, work in enumerate(plan) for _ in work.sums) or "0",
+        functions="".join(writer.phase(number, work) for number, work in enumerate(plan)),
+        cases="\n".join(
+            f"      case {number}: phase_{number}(row, c, sums, lo, hi, partial); break;" for number in range(len(plan))
+        ),
+        finish=writer.finish(),
+    )
+
+
+class _Writer:
+    """Writes the statements of one variant."""
+
+    def __init__(self, trace: Trace, sums: Mapping[int, int]) -> None:
+        self._kinds, self._singles, self._sums = trace.kinds, trace.singles, sums
+        self._columns = {"w": WEIGHT, "g": GRADIENT}
+        self._columns |= {key: FIRST_SLOT + number for number, key in enumerate(_slots(trace))}
+        self._names: dict[int, str] = {}
+
+    def phase(self, number: int, work: Pass) -> str:
+        self._names = {}
+        nodes = reached(work.roots())
+        uniform = [s for s in nodes if not s.vector]
+        vectors = [s for s in nodes if s.vector]
+        arrays = dict.fromkeys([*(s.args[0] for s in vectors if s.op == "load"), *work.stores])
+        before = [self._pointer(key, written=key in work.stores) for key in arrays]
+        before += [self._statement(s) for s in uniform]
+        before += [f"double total{self._sums[id(s)]} = 0;" for s in work.sums]
+        inside = [self._statement(s) for s in vectors]
+        inside += [f"total{self._sums[id(s)]} += {self._name(s.args[0])};" for s in work.sums]
+        inside += [f"{_array(self._columns[key])}[i] = {self._name(s)};" for key, s in work.stores.items()]
+        after = [f"partial[{self._sums[id(s)]}] = total{self._sums[id(s)]};" for s in work.sums]
+        totals = ", ".join(f"total{self._sums[id(s)]}" for s in work.sums)
+        return _PHASE.format(
+            number=number,
+            before=_indented(before, 4),
+            reduction=f" reduction(+ : {totals})" if totals else "",
+            inside=_indented(inside, 6),
+            after=_indented(after, 4),
+        )
+
+    def finish(self) -> str:
+        self._names = {}
+        lines = [self._statement(s) for s in reached(self._singles.values())]
+        for key, value in self._singles.items():
+            kind = TYPES[self._kinds[key]]
+            lines.append(f"*reinterpret_cast<{kind}*>(row[{self._columns[key]}]) = {self._name(value)};")
+        return _indented(lines, 4)
+
+    def _pointer(self, key: str, *, written: bool) -> str:
+        column, kind = self._columns[key], TYPES[self._kinds[key]]
+        constant = "" if written else "const "
+        array = _array(column)
+        return f"{constant}{kind}* __restrict__ {array} = reinterpret_cast<{constant}{kind}*>(row[{column}]);"
+
+    def _name(self, symbol: Symbol) -> str:
+        return self._names[id(symbol)]
+
+    def _statement(self, symbol: Symbol) -> str:
+        name = f"{'v' if symbol.vector else 'u'}{len(self._names)}"
+        self._names[id(symbol)] = name
+        return f"const {TYPES[symbol.kind]} {name} = {self._expression(symbol)};"
+
+    def _expression(self, symbol: Symbol) -> str:
+        if symbol.op in _LEAVES:
+            return self._leaf(symbol)
+        names = [self._name(argument) for argument in symbol.args]
+        if symbol.kind == "i32" and symbol.op in _INFIX:  # torch's integers wrap; C++'s signed ones may not
+            return f"wrap((uint32_t){names[0]} {_INFIX[symbol.op]} (uint32_t){names[1]})"
+        if symbol.op in _OPERATORS:
+            return f"{names[0]} {_OPERATORS[symbol.op]} {names[1]}"
+        if symbol.op in _CALLS:
+            return f"{_CALLS[symbol.op]}({', '.join(names)})"
+        template = _TEMPLATES["flip" if symbol.op == "not" and symbol.kind == "i32" else symbol.op]
+        return template.format(*names, kind=TYPES[symbol.kind])
+
+    def _leaf(self, symbol: Symbol) -> str:
+        kind = TYPES[symbol.kind]
+        if symbol.op == "constant":
+            return _literal(symbol.args[0])
+        if symbol.op == "scalar":
+            return f"c[{symbol.args[0]}]"
+        if symbol.op == "load":
+            return f"{_array(self._columns[symbol.args[0]])}[i]"
+        if symbol.op == "single":
+            return f"*reinterpret_cast<const {kind}*>(row[{self._columns[symbol.args[0]]}])"
+        if symbol.op == "sum":
+            return f"sums[{self._sums[id(symbol)]}]"
+        return {"count": "static_cast<double>(row[0])", "ordinal": "wrap(row[2])", "index": "wrap(i)"}[symbol.op]
+
+
+_LEAVES = ("constant", "scalar", "load", "single", "sum", "count", "ordinal", "index")
+_TEMPLATES = {
+    "neg": "-{0}",
+    "not": "!{0}",
+    "flip": "~{0}",
+    "shl": "wrap((uint32_t){0} << {1})",
+    "shr": "{0} >> {1}",
+    "cast": "cast<{kind}>({0})",
+    "bitcast": "bitcast<{kind}>({0})",
+    "where": "{0} ? {1} : {2}",
+    "clamp_min": "{0} < {1} ? {1} : {0}",
+    "clamp_max": "{0} > {1} ? {1} : {0}",
+    "rsqrt": "{kind}(1) / std::sqrt({0})",
+    "sigmoid": "{kind}(1) / ({kind}(1) + std::exp(-{0}))",
+}
+
+
+def _array(column: int) -> str:
+    return f"a{column}"
+
+
+def _literal(value: float) -> str:
+    if math.isinf(value):
+        return "-INFINITY" if value < 0 else "INFINITY"
+    return "NAN" if math.isnan(value) else repr(float(value))
+
+
+def _indented(lines: Iterable[str], by: int) -> str:
+    return "\n".join(" " * by + line for line in lines)

@@ -1,0 +1,79 @@
+"""The order of work in a kernel: in which pass over a tensor each sum is formed and each array written.
+
+A tensor-wide sum ends a pass, because what depends on it needs all elements first. Between passes nothing is kept but
+the sums: what a later pass needs again it computes again, which costs arithmetic and no memory traffic. So an array
+must not be overwritten before the last pass that reads its old value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from dashpot.engine.native.symbols import Symbol
+from dashpot.engine.native.trace import Trace
+
+__all__ = ["Pass", "passes", "reached", "reads", "traffic"]
+
+
+class Pass(NamedTuple):
+    """One pass over the elements: the sums it forms and the arrays it writes."""
+
+    sums: tuple[Symbol, ...]
+    stores: Mapping[str, Symbol]
+
+    def roots(self) -> list[Symbol]:
+        """What must be computed for each element."""
+        return [*(s.args[0] for s in self.sums), *self.stores.values()]
+
+
+def passes(trace: Trace) -> list[Pass]:
+    """The passes of a step, as few as its sums allow."""
+    sums = [s for s in reached([*trace.arrays.values(), *trace.singles.values()], through_sums=True) if s.op == "sum"]
+    last = max([0, *(s.args[0].level for s in sums), *(value.level for value in trace.arrays.values())])
+    when = {key: value.level for key, value in trace.arrays.items()}
+    while True:
+        plan = [
+            Pass(
+                tuple(s for s in sums if s.args[0].level == number),
+                {key: value for key, value in trace.arrays.items() if when[key] == number},
+            )
+            for number in range(last + 1)
+        ]
+        moved = False
+        for number, work in enumerate(plan):
+            for key in reads(work.roots()):
+                if key in when and when[key] < number:
+                    when[key], moved = number, True
+        if not moved:
+            return plan
+
+
+def traffic(trace: Trace) -> int:
+    """Bytes read and written for each element of a tensor, all passes together."""
+    size = {"f64": 8, "f32": 4, "i32": 4, "bf16": 2, "f16": 2}
+    touched = [key for work in passes(trace) for key in (*reads(work.roots()), *work.stores)]
+    return sum(size[trace.kinds[key]] for key in touched)
+
+
+def reads(roots: Iterable[Symbol]) -> set[str]:
+    """The arrays whose old values an element's computation needs."""
+    return {s.args[0] for s in reached(roots) if s.op == "load"}
+
+
+def reached(roots: Iterable[Symbol], *, through_sums: bool = False) -> list[Symbol]:
+    """Everything `roots` are computed from, operands first. A sum counts as known unless `through_sums`."""
+    order: dict[int, Symbol] = {}
+
+    def visit(symbol: Symbol) -> None:
+        if id(symbol) in order:
+            return
+        if symbol.op != "sum" or through_sums:
+            for argument in symbol.args:
+                if isinstance(argument, Symbol):
+                    visit(argument)
+        order[id(symbol)] = symbol
+
+    for root in roots:
+        visit(root)
+    return list(order.values())

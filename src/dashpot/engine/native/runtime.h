@@ -1,0 +1,184 @@
+// What every generated kernel stands on: conversions, small functions with torch's treatment of NaN, and the driver
+// that runs a kernel over a table of tensors. The generated part follows: one struct for each variant of the recipe.
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+namespace {
+
+// Sums run over chunks of fixed size and add up in order, so that results do not depend on the number of threads.
+constexpr int64_t CHUNK = 16384;
+constexpr int64_t LARGE = 4 * CHUNK;    // from here on all threads share one tensor
+constexpr int64_t WORTHWHILE = 32768;   // below it waking the threads costs more than they save
+
+enum class bf16 : uint16_t {};  // no struct: gcc does not vectorise loads of structs
+
+template <class To, class From> inline To bitcast(From x) {
+  static_assert(sizeof(To) == sizeof(From), "a bitcast keeps the size");
+  To y;
+  std::memcpy(&y, &x, sizeof y);
+  return y;
+}
+
+template <class To, class From> inline To cast(From x) { return static_cast<To>(x); }
+template <> inline float cast<float, bf16>(bf16 x) { return bitcast<float>(static_cast<uint32_t>(x) << 16); }
+template <> inline double cast<double, bf16>(bf16 x) { return cast<float>(x); }
+template <> inline bf16 cast<bf16, float>(float x) {  // to nearest, ties to even
+  const uint32_t u = bitcast<uint32_t>(x);
+  const uint32_t rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
+  return static_cast<bf16>((u & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded);
+}
+template <> inline bf16 cast<bf16, double>(double x) { return cast<bf16>(static_cast<float>(x)); }
+template <> inline int32_t cast<int32_t, double>(double x) { return static_cast<int32_t>(static_cast<int64_t>(x)); }
+
+template <class T> inline T maximum(T a, T b) { return a != a || b != b ? a + b : (a < b ? b : a); }
+template <class T> inline T minimum(T a, T b) { return a != a || b != b ? a + b : (b < a ? b : a); }
+template <class T> inline T sign(T x) { return static_cast<T>((T(0) < x) - (x < T(0))); }
+template <class T> inline T lerp(T a, T b, T w) { return w < T(0.5) ? a + w * (b - a) : b - (b - a) * (T(1) - w); }
+inline int32_t wrap(uint32_t x) { return static_cast<int32_t>(x); }
+
+inline int64_t chunks_of(const int64_t* row) { return (row[0] + CHUNK - 1) / CHUNK; }
+
+inline int thread_number() {
+#ifdef _OPENMP
+  return omp_get_thread_num();
+#else
+  return 0;
+#endif
+}
+
+inline int thread_count() {
+#ifdef _OPENMP
+  return omp_get_num_threads();
+#else
+  return 1;
+#endif
+}
+
+int64_t total_elements(int64_t rows, const int64_t* table, int64_t columns) {
+  int64_t total = 0;
+  for (int64_t r = 0; r < rows; r++) total += table[r * columns];
+  return total;
+}
+
+// Calls body(row, lo, hi, chunk number) for this thread's share of the chunks of all rows together.
+template <class Body> void my_chunks(int64_t rows, const int64_t* table, int64_t columns, Body body) {
+  int64_t all = 0;
+  for (int64_t r = 0; r < rows; r++) all += chunks_of(table + r * columns);
+  const int64_t first = all * thread_number() / thread_count(), last = all * (thread_number() + 1) / thread_count();
+  for (int64_t r = 0, passed = 0; r < rows && passed < last; r++) {
+    const int64_t* row = table + r * columns;
+    const int64_t count = chunks_of(row);
+    const int64_t from = std::max(first, passed), to = std::min(last, passed + count);
+    for (int64_t c = from; c < to; c++)
+      body(row, (c - passed) * CHUNK, std::min(row[0], (c - passed + 1) * CHUNK), c);
+    passed += count;
+  }
+}
+
+// No tensor-wide sums: one pass over the chunks of all tensors, then what is kept once per tensor.
+template <class K> void drive_flat(int64_t rows, const int64_t* table, const double* scalars, int threads) {
+#pragma omp parallel num_threads(threads) if (threads > 1)
+  {
+    my_chunks(rows, table, K::COLUMNS, [&](const int64_t* row, int64_t lo, int64_t hi, int64_t) {
+      K::phase(0, row, scalars + row[1] * K::SCALARS, nullptr, lo, hi, nullptr);
+    });
+  }
+  for (int64_t r = 0; r < rows; r++) {
+    const int64_t* row = table + r * K::COLUMNS;
+    K::finish(row, scalars + row[1] * K::SCALARS, nullptr);
+  }
+}
+
+template <class K> void add_up(int phase, int64_t chunks, const double* partial, double* sums) {
+  for (int s = 0; s < K::SUMS; s++) {
+    if (K::sum_phase(s) != phase) continue;
+    double total = 0;
+    for (int64_t c = 0; c < chunks; c++) total += partial[c * K::SUMS + s];
+    sums[s] = total;
+  }
+}
+
+template <class K> void alone(const int64_t* row, const double* c, double* partial) {
+  double sums[K::SUMS + 1];
+  for (int phase = 0; phase < K::PHASES; phase++) {
+    for (int64_t k = 0; k < chunks_of(row); k++)
+      K::phase(phase, row, c, sums, k * CHUNK, std::min(row[0], (k + 1) * CHUNK), partial + k * K::SUMS);
+    add_up<K>(phase, chunks_of(row), partial, sums);
+  }
+  K::finish(row, c, sums);
+}
+
+// All threads on one tensor, so that it is still in the cache when the next phase reads it again.
+template <class K> void together(const int64_t* row, const double* c, double* partial) {
+  double sums[K::SUMS + 1];
+  const int64_t chunks = chunks_of(row), me = thread_number(), all = thread_count();
+  for (int phase = 0; phase < K::PHASES; phase++) {
+    for (int64_t k = chunks * me / all; k < chunks * (me + 1) / all; k++)
+      K::phase(phase, row, c, sums, k * CHUNK, std::min(row[0], (k + 1) * CHUNK), partial + k * K::SUMS);
+#pragma omp barrier
+    add_up<K>(phase, chunks, partial, sums);
+  }
+#pragma omp barrier
+  if (me == 0) K::finish(row, c, sums);
+}
+
+template <class K> void drive_sums(int64_t rows, const int64_t* table, const double* scalars, int threads) {
+  int64_t most = 1;
+  for (int64_t r = 0; r < rows; r++) most = std::max(most, chunks_of(table + r * K::COLUMNS));
+  std::vector<double> shared(most * K::SUMS);
+#pragma omp parallel num_threads(threads) if (threads > 1)
+  {
+    double mine[(LARGE / CHUNK + 1) * K::SUMS + 1];
+    for (int64_t r = 0; r < rows; r++) {
+      const int64_t* row = table + r * K::COLUMNS;
+      if (row[0] >= LARGE) together<K>(row, scalars + row[1] * K::SCALARS, shared.data());
+    }
+#pragma omp for schedule(dynamic, 4)
+    for (int64_t r = 0; r < rows; r++) {
+      const int64_t* row = table + r * K::COLUMNS;
+      if (row[0] < LARGE) alone<K>(row, scalars + row[1] * K::SCALARS, mine);
+    }
+  }
+}
+
+template <class K> void drive(int64_t rows, const int64_t* table, const double* scalars, int64_t threads) {
+  const bool few = total_elements(rows, table, K::COLUMNS) < WORTHWHILE;
+  if constexpr (K::SUMS == 0)
+    drive_flat<K>(rows, table, scalars, few ? 1 : static_cast<int>(threads));
+  else
+    drive_sums<K>(rows, table, scalars, few ? 1 : static_cast<int>(threads));
+}
+
+// out[0]: the sum of squares of all gradients; out[1]: 0, or NaN where any element is not finite.
+template <class Gradient, class Compute>
+void measure(int64_t rows, const int64_t* table, int64_t columns, double* out, int64_t threads) {
+  int64_t all = 0;
+  for (int64_t r = 0; r < rows; r++) all += chunks_of(table + r * columns);
+  std::vector<double> partial(2 * all);
+  const bool few = total_elements(rows, table, columns) < WORTHWHILE;
+#pragma omp parallel num_threads(few ? 1 : static_cast<int>(threads)) if (!few && threads > 1)
+  {
+    my_chunks(rows, table, columns, [&](const int64_t* row, int64_t lo, int64_t hi, int64_t chunk) {
+      const Gradient* g = reinterpret_cast<const Gradient*>(row[4]);
+      double squares = 0, broken = 0;
+#pragma omp simd reduction(+ : squares, broken)
+      for (int64_t i = lo; i < hi; i++) {
+        const double x = cast<Compute>(g[i]);
+        squares += x * x;
+        broken += x * 0.0;
+      }
+      partial[2 * chunk] = squares;
+      partial[2 * chunk + 1] = broken;
+    });
+  }
+  out[0] = out[1] = 0;
+  for (int64_t c = 0; c < all; c++) out[0] += partial[2 * c], out[1] += partial[2 * c + 1];
+}
+
+}  // namespace

@@ -1,0 +1,134 @@
+"""From a recipe to the operations of one step, by running the step on symbols."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from dashpot.engine import rounding
+from dashpot.engine.native.symbols import Graph, Symbol, UntraceableError, kind_of
+from dashpot.engine.program import Numbers, Storage, one_step
+from dashpot.recipe import Line
+from dashpot.stages.base import Clock, Slot, Stage
+
+__all__ = ["Layout", "Trace", "scalar_row", "trace"]
+
+
+class Layout(NamedTuple):
+    """The dtypes a kernel is written for: compute precision, weight, gradient, and every slot by key."""
+
+    compute: torch.dtype
+    weight: torch.dtype
+    gradient: torch.dtype
+    slots: tuple[tuple[str, torch.dtype], ...]
+
+
+class Trace(NamedTuple):
+    """The operations of one step: the new value of every array (`w` and the elementwise slots) and per-tensor slot."""
+
+    arrays: Mapping[str, Symbol]
+    singles: Mapping[str, Symbol]
+    kinds: Mapping[str, str]
+    scalars: int
+
+
+_LEADING = 5  # scale, limit, word, lr, factor
+
+
+def scalar_row(lines: Sequence[Line], numbers: Numbers) -> list[float]:
+    """The numbers of a step in the order in which a kernel reads them."""
+    limit = math.inf if numbers.limit is None else numbers.limit
+    row = [numbers.scale, limit, numbers.word, numbers.clock.lr, numbers.clock.factor]
+    for line, values in zip(lines, numbers.scalars, strict=True):
+        row += values
+        row += (getattr(line.stage, name) for name in _fields(line.stage))
+    return [float(value) for value in row]
+
+
+def trace(lines: Sequence[Line], slots: Sequence[Slot], storage: Storage, layout: Layout, clock: Clock) -> Trace:
+    """Run one step on symbols. Raises `UntraceableError` for what a kernel cannot hold.
+
+    `clock` is that of any step: which scalars there are is read from the stages, not their values.
+    """
+    try:
+        return _trace(lines, slots, storage, layout, clock)
+    except UntraceableError:
+        raise
+    except Exception as error:  # a stage may do anything; the eager engine will show the error if it is one
+        raise UntraceableError(f"{type(error).__name__}: {error}") from error
+
+
+def _trace(lines: Sequence[Line], slots: Sequence[Slot], storage: Storage, layout: Layout, clock: Clock) -> Trace:
+    graph = Graph()
+    kinds = {"w": kind_of(layout.weight), "g": kind_of(layout.gradient)}
+    kinds |= {key: kind_of(dtype) for key, dtype in layout.slots}
+    single = {slot.key for slot in slots if slot.shape == "per_tensor"}
+    loads = {
+        key: graph.node("single" if key in single else "load", (key,), kind, vector=key not in single)
+        for key, kind in kinds.items()
+    }
+    count = _Counter(graph)
+    scale, limit, word, lr, factor = (count.next() for _ in range(_LEADING))
+    symbolic, scalars = [], []
+    for line in lines:
+        names = line.stage.prepare(clock)
+        scalars.append(type(names)(*(count.next() for _ in names)))
+        fields = {name: count.next() for name in _fields(line.stage)}
+        symbolic.append(line._replace(stage=_with_symbols(line.stage, fields)))
+    if storage.draws:
+        word = _tensor_word(graph, word)
+    numbers = Numbers(Clock(None, lr, factor), tuple(scalars), scale, limit, word)
+    state = {key: loads[key] for key, _ in layout.slots}
+    index = graph.node("index", (), "i32", vector=True)
+    new, kept = one_step(symbolic, storage, layout.compute, numbers, loads["w"], loads["g"], state, index)  # pyright: ignore[reportArgumentType]
+    results = {key: graph.symbol(value) for key, value in {"w": new, **kept}.items()}
+    for key, value in results.items():
+        _check(key, value, kinds[key], vector=key not in single)
+    changed = {key: value for key, value in results.items() if value is not loads[key]}
+    return Trace(
+        {key: value for key, value in changed.items() if key not in single},
+        {key: value for key, value in changed.items() if key in single},
+        kinds,
+        count.total,
+    )
+
+
+def _check(key: str, value: Symbol, kind: str, *, vector: bool) -> None:
+    if value.kind != kind:
+        raise UntraceableError(f"{key} of kind {value.kind} where {kind} is kept")
+    if value.vector and not vector:
+        raise UntraceableError(f"{key}, one number per tensor, set to one per element")
+
+
+class _Counter:
+    """Numbers the scalars in the order of `scalar_row`."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph, self.total = graph, 0
+
+    def next(self) -> Symbol:
+        self.total += 1
+        return self._graph.node("scalar", (self.total - 1,), "number", vector=False)
+
+
+def _fields(stage: Stage) -> list[str]:
+    """The numeric settings that are set: a stage may read them from itself instead of from its scalars."""
+    return [name for name in stage.numeric() if getattr(stage, name) is not None]
+
+
+def _with_symbols(stage: Stage, values: Mapping[str, Symbol]) -> Stage:
+    """A stage that reads symbols where it reads its own numbers, so that none is written into the kernel."""
+    double = copy.copy(stage)
+    for name, value in values.items():
+        object.__setattr__(double, name, value)
+    return double
+
+
+def _tensor_word(graph: Graph, word: Symbol) -> Any:
+    """The step's word, mixed with the tensor's number, which every row of a kernel's table carries."""
+    seed = graph.node("cast", (word,), "i32", vector=False)
+    return rounding.stream(seed, graph.node("ordinal", (), "i32", vector=False))  # pyright: ignore[reportArgumentType]

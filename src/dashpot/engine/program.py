@@ -1,0 +1,163 @@
+"""One step of one tensor as a pure function, from what is stored to what is stored: the text every engine runs.
+
+The eager engine calls it on tensors, the native one traces it, Inductor compiles it: the maths stand here and in the
+stages once. Stored numbers are widened to the compute precision, the gradient is scaled and clipped, the stages act,
+and the results are rounded back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dashpot.engine import rounding
+from dashpot.errors import ArgumentError
+from dashpot.recipe import Line, Recipe
+from dashpot.stages.base import Clock, Context, Signal, Slot, elementwise
+from dashpot.stages.update import updated
+
+__all__ = ["AS_COMPUTED", "COMPENSATION", "Numbers", "Storage", "WholeTensor", "advance", "compute_dtype", "one_step"]
+
+COMPENSATION = "compensation"
+"""State key of what rounding cut off a weight (`rounding="kahan"`)."""
+
+
+class Storage(NamedTuple):
+    """How a tensor's numbers are kept between steps.
+
+    `weight` and `state` tell how narrower numbers are rounded: "nearest", "stochastic" or, for the weight, "kahan".
+    """
+
+    weight: str = "nearest"
+    state: str = "nearest"
+    state_dtype: torch.dtype | None = None
+
+    def slots(self, recipe: Recipe) -> tuple[Slot, ...]:
+        """All state of one parameter, the rounding's included."""
+        return (*recipe.slots, elementwise(COMPENSATION)) if self.weight == "kahan" else recipe.slots
+
+    @property
+    def draws(self) -> bool:
+        """True when rounding uses random numbers."""
+        return "stochastic" in (self.weight, self.state)
+
+
+AS_COMPUTED = Storage()
+"""Weights and state rounded to nearest, state in the compute precision."""
+
+
+class Numbers(NamedTuple):
+    """Everything in a step that is no tensor; to every engine it is data.
+
+    `scalars` are the stages' own, `scale` multiplies the gradient (clip factor, loss scale, sign), `limit` bounds its
+    elements (None: no bound), `word` seeds the rounding of this tensor at this step.
+    """
+
+    clock: Clock
+    scalars: tuple[Any, ...]
+    scale: Any = 1.0
+    limit: Any = None
+    word: Any = 0
+
+
+class WholeTensor:
+    """Reductions over one whole tensor: the context of an engine that holds each parameter by itself."""
+
+    def mean(self, x: Tensor) -> Tensor:
+        """The mean over all elements, 0-d."""
+        return x.mean()
+
+    def norm(self, x: Tensor) -> Tensor:
+        """The Frobenius norm, 0-d."""
+        return torch.linalg.vector_norm(x)
+
+
+WHOLE_TENSOR = WholeTensor()
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The real dtype in which a parameter of `dtype` is updated.
+
+    >>> compute_dtype(torch.bfloat16), compute_dtype(torch.complex128)
+    (torch.float32, torch.float64)
+    """
+    real = dtype.to_real() if dtype.is_complex else dtype
+    return torch.float32 if real.itemsize < 4 else real
+
+
+def advance(
+    lines: Sequence[Line],
+    numbers: Numbers,
+    w: Tensor,
+    g: Tensor,
+    state: Mapping[str, Tensor],
+    context: Context = WHOLE_TENSOR,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The stages in written order, in one precision: the new weight and the new slots by key."""
+    clock = numbers.clock
+    x = Signal(w=w, g=g, d=1.0, v=g, rate=clock.lr, shrink=None)
+    slots: dict[str, Tensor] = {}
+    for line, c in zip(lines, numbers.scalars, strict=True):
+        x, s = line.stage.apply(x, line.state_type(*(state[key] for key in line.keys)), c, context)
+        slots.update(zip(line.keys, s, strict=True))
+        _check_shape(type(line.stage).__name__, x.v, w)
+    return updated(x, clock.factor), slots
+
+
+def _check_shape(owner: str, direction: Tensor, w: Tensor) -> None:
+    if isinstance(w, Tensor) and direction.shape != w.shape:
+        raise ArgumentError(
+            f"{owner}: the direction must keep the shape {tuple(w.shape)}, got {tuple(direction.shape)}."
+        )
+
+
+def one_step(
+    lines: Sequence[Line],
+    storage: Storage,
+    dtype: torch.dtype,
+    numbers: Numbers,
+    w: Tensor,
+    g: Tensor,
+    state: Mapping[str, Tensor],
+    index: Tensor | None = None,
+    context: Context = WHOLE_TENSOR,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """New weight and slots, in the dtypes `w` and `state` came in.
+
+    `dtype` is the compute precision. `index`, the position of each element in the tensor's memory (int32), is needed
+    where rounding draws.
+    """
+    compensation = state.get(COMPENSATION) if storage.weight == "kahan" else None
+    wide = {key: value.to(dtype) for key, value in state.items() if key != COMPENSATION}
+    weight = w.to(dtype) if compensation is None else rounding.join(w, compensation)
+    new, slots = advance(lines, numbers, weight, _prepared(g.to(dtype), numbers), wide, context)
+    draw = _Draw(numbers.word, index)
+    stored = {
+        key: _narrowed(value, state[key].dtype, storage.state, draw, salt)
+        for salt, (key, value) in enumerate(slots.items())
+    }
+    if compensation is not None:
+        high, stored[COMPENSATION] = rounding.split(new)
+        return high, stored
+    return _narrowed(new, w.dtype, storage.weight, draw, -1), stored
+
+
+def _prepared(g: Tensor, numbers: Numbers) -> Tensor:
+    """The gradient as the stages see it: scaled, then bounded."""
+    if not (isinstance(numbers.scale, float) and numbers.scale == 1.0):
+        g = g * numbers.scale
+    return g if numbers.limit is None else g.clamp(-numbers.limit, numbers.limit)
+
+
+class _Draw(NamedTuple):
+    word: Any
+    index: Any
+
+
+def _narrowed(x: Tensor, dtype: torch.dtype, how: str, draw: _Draw, salt: int) -> Tensor:
+    if how == "stochastic" and dtype == torch.bfloat16:
+        return rounding.stochastic(x, rounding.noise(draw.index, rounding.stream(draw.word, salt)))
+    return x.to(dtype)

@@ -1,0 +1,188 @@
+"""The parameters of a group that step together: looked over once, after that only compared.
+
+A kernel follows addresses and checks nothing, so everything it relies on is checked here: that tensors are plain, dense
+and on the CPU, that weight and state lie in memory in the same order, and that no two of them overlap. The look is
+repeated whenever a tensor, its address or its shape is another one than last time.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dashpot.engine.layout import rows_of, sorted_out
+from dashpot.engine.native.cpp import GRADIENT
+from dashpot.engine.native.kernel import Kernel, kernel_for, structure
+from dashpot.engine.native.symbols import UntraceableError
+from dashpot.engine.program import Storage
+from dashpot.recipe import Recipe
+
+__all__ = ["Roster", "Table", "step_count"]
+
+
+def step_count(state: Mapping[str, Any]) -> int:
+    """Steps taken by a parameter, from its state. Old torch checkpoints hold plain numbers; torch's SGD holds none."""
+    return int(state["step"]) if "step" in state else int(any(isinstance(v, Tensor) for v in state.values()))
+
+
+class Table:
+    """The addresses of the tensors that one kernel takes, a row each; `positions` are their places in the roster."""
+
+    def __init__(self, kernel: Kernel, storage: Storage, positions: list[int], rows: np.ndarray) -> None:
+        self.kernel, self.storage, self.rows = kernel, storage, rows
+        self.positions = np.array(positions)
+
+    def elements(self) -> int:
+        """Elements of all its tensors together."""
+        return int(self.rows[:, 0].sum())
+
+
+class Roster:
+    """The parameters of a group that have gradients, ready for every engine.
+
+    `tables` hold the tensors that kernels can take; `others` are the rest, by position, each with the reason. `steps`
+    is the count of steps of every parameter; each parameter's own `state["step"]` is a view of its entry.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        storages: Sequence[Storage],
+        params: Sequence[Tensor],
+        grads: Sequence[Tensor],
+        states: Sequence[dict[str, Any]],
+        counts: np.ndarray,
+        ordinals: Sequence[int],
+        eager: str | None = None,
+    ) -> None:
+        self.storages, self.ordinals = list(storages), list(ordinals)
+        self._recipe, self._structure = recipe, structure(recipe)
+        self._params, self._states = list(params), list(states)
+        self.steps = torch.tensor(counts, dtype=torch.float32)
+        for state, step in zip(states, self.steps.unbind(), strict=True):
+            state["step"] = step
+        self._getters = [_getter(storage, recipe) for storage in storages]
+        self._held = self._slots(states)
+        self.tables: list[Table] = []
+        self.others: dict[int, str] = {}
+        if eager is None:
+            self._sort_out(grads)
+        else:
+            self.others = dict.fromkeys(range(len(params)), eager)
+        self._native = sorted(chain.from_iterable(table.positions.tolist() for table in self.tables))
+        self._watched = [*(params[i] for i in self._native), *self._native_slots()]
+        self._addresses, self._shapes = _addresses(self._watched), _shapes(self._watched)
+        self._grad_kinds = _kinds(self._selected(grads))
+        self._grad_addresses = _addresses(self._selected(grads))
+        self._written = _stretches(self._watched)
+        self._copies: dict[int, Tensor] = {}
+        self._find_copies(grads)
+
+    # ---- comparing --------------------------------------------------------------------------------------------------
+
+    def fits(
+        self, recipe: Recipe, params: Sequence[Tensor], grads: Sequence[Tensor], states: Sequence[dict[str, Any] | None]
+    ) -> bool:
+        """True where everything that the look found still holds."""
+        if not (_same(params, self._params) and _same(states, self._states)):
+            return False
+        if recipe is not self._recipe:
+            if structure(recipe) != self._structure:
+                return False
+            self._recipe = recipe
+        try:
+            held = self._slots(self._states)
+        except KeyError:
+            return False
+        return (
+            _same(held, self._held)
+            and _addresses(self._watched) == self._addresses
+            and _shapes(self._watched) == self._shapes
+            and _kinds(self._selected(grads)) == self._grad_kinds
+            and self._apart(self._selected(grads))
+        )
+
+    def _apart(self, grads: Sequence[Tensor]) -> bool:
+        """False where a gradient, which may be a new tensor at each step, lies in what will be written."""
+        addresses = _addresses(grads)
+        if addresses != self._grad_addresses:
+            self._grad_addresses = addresses
+            starts, ends = self._written
+            begin = np.array(addresses, dtype=np.int64)
+            after = np.searchsorted(ends, begin, side="right")
+            size = np.array([g.nbytes for g in grads], dtype=np.int64)
+            return not np.any(starts[after] < begin + size)
+        return True
+
+    def _selected(self, values: Sequence[Any]) -> Sequence[Any]:
+        return values if len(self._native) == len(values) else [values[i] for i in self._native]
+
+    def _slots(self, states: Sequence[dict[str, Any]]) -> list[Any]:
+        return list(chain.from_iterable(get(state) for get, state in zip(self._getters, states, strict=True)))
+
+    # ---- looking ----------------------------------------------------------------------------------------------------
+
+    def _sort_out(self, grads: Sequence[Tensor]) -> None:
+        groups, self.others = sorted_out(self._recipe, self.storages, self._params, grads, self._states)
+        for (storage, layout), positions in groups.items():
+            try:
+                kernel = kernel_for(self._recipe, storage, layout)
+            except UntraceableError as reason:
+                self.others |= dict.fromkeys(positions, f"{reason} cannot be compiled")
+                continue
+            rows = rows_of(positions, self._params, grads, self._states, kernel.slots, self.ordinals)
+            self.tables.append(Table(kernel, storage, positions, rows))
+
+    def _native_slots(self) -> list[Tensor]:
+        return [self._states[i][key] for table in self.tables for i in table.positions for key in table.kernel.slots]
+
+    def _find_copies(self, grads: Sequence[Tensor]) -> None:
+        """Gradients that lie in memory in another order than their weights are copied before each step."""
+        for i in self._native:
+            p, g = self._params[i], grads[i]
+            if g.stride() != p.stride() or g.is_conj() or g.is_neg():
+                self._copies[i] = torch.empty_like(p, requires_grad=False)
+
+    def refresh(self, grads: Sequence[Tensor]) -> None:
+        """Bring the tables up to date with this step's gradients."""
+        addresses = np.zeros(len(grads), dtype=np.int64)
+        addresses[self._native] = self._grad_addresses
+        for i, copy in self._copies.items():
+            addresses[i] = copy.copy_(grads[i]).data_ptr()
+        for table in self.tables:
+            table.rows[:, GRADIENT] = addresses[table.positions]
+
+
+def _getter(storage: Storage, recipe: Recipe) -> operator.itemgetter[Any]:
+    keys = ("step", *(slot.key for slot in storage.slots(recipe)))
+    return operator.itemgetter(*keys) if len(keys) > 1 else operator.itemgetter("step", "step")  # a tuple in any case
+
+
+def _same(a: Sequence[Any], b: Sequence[Any]) -> bool:
+    return len(a) == len(b) and all(map(operator.is_, a, b))
+
+
+def _addresses(tensors: Sequence[Tensor]) -> list[int]:
+    return [t.data_ptr() for t in tensors]
+
+
+def _shapes(tensors: Sequence[Tensor]) -> list[torch.Size]:
+    return [t.shape for t in tensors]
+
+
+def _stretches(tensors: Sequence[Tensor]) -> tuple[np.ndarray, np.ndarray]:
+    """(starts, ends) of the memory of tensors that do not overlap, in order, with a last one beyond everything."""
+    spans = sorted((t.data_ptr(), t.data_ptr() + t.nbytes) for t in tensors)
+    beyond = np.iinfo(np.int64).max
+    return np.array([a for a, _ in spans] + [beyond]), np.array([b for _, b in spans] + [beyond])
+
+
+def _kinds(grads: Sequence[Tensor]) -> list[Any]:
+    """What may differ from one gradient to the next; a sparse one has no strides to ask for."""
+    return [(type(g), g.dtype, g.shape, g.stride() if g.layout is torch.strided else None) for g in grads]

@@ -1,0 +1,100 @@
+"""How an optimizer runs, beside what it computes: engine, clipping, precision. Every optimizer takes these keywords."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from typing_extensions import TypedDict, Unpack
+
+from dashpot.constraints import POSITIVE, Constraint, Interval, OneOf, Optional, check, unknown
+from dashpot.engine.program import Storage
+
+__all__ = ["Options", "Running", "Unpack"]
+
+
+class Options(TypedDict, total=False):
+    """Keywords that every optimizer takes and none of which is a setting of its method.
+
+    engine
+        "auto" (compiled kernels where they pay, see `dashpot.explain_engine`), "eager" or "compiled"; where it is not
+        given, what the environment variable `DASHPOT_ENGINE` says, or "auto".
+    max_norm
+        positive, or None: the gradients of all groups together are scaled down to this norm inside the step; `p.grad`
+        stays as it is. The norm before is `optimizer.last_grad_norm`.
+    clip_value
+        positive, or None: every element of a gradient is cut to [-clip_value, clip_value], after `max_norm`.
+    adaptive_clip
+        positive, or None: each gradient's norm is held to this multiple of its weight's norm (`AdaptiveClip`).
+    nonfinite
+        what a step does with gradients that are not all finite: "allow" (torch's way: take it), "skip" (leave weights,
+        state and counts as they are; `optimizer.last_step` says so) or "raise" (`NonFiniteError`, nothing changed).
+    rounding
+        of bfloat16 weights: "nearest", "stochastic" (right on average) or "kahan" (a second bfloat16 number keeps what
+        rounding cut off). Without effect on wider weights.
+    state_dtype
+        `torch.bfloat16` halves the elementwise state of float32 and bfloat16 weights, rounded stochastically; None
+        keeps it in float32.
+    seed
+        integer in [0, 2^63) of the stochastic rounding, which depends on nothing but it, the step and the element.
+    """
+
+    engine: str
+    max_norm: float | None
+    clip_value: float | None
+    adaptive_clip: float | None
+    nonfinite: str
+    rounding: str
+    state_dtype: torch.dtype | None
+    seed: int
+
+
+VARIABLE = "DASHPOT_ENGINE"
+
+_ALLOWED: Mapping[str, Constraint] = {
+    "engine": OneOf(("auto", "eager", "compiled")),
+    "max_norm": Optional(POSITIVE),
+    "clip_value": Optional(POSITIVE),
+    "adaptive_clip": Optional(POSITIVE),
+    "nonfinite": OneOf(("allow", "skip", "raise")),
+    "rounding": OneOf(("nearest", "stochastic", "kahan")),
+    "state_dtype": OneOf((None, torch.bfloat16)),
+    "seed": Interval(0, 2**63, "left", integer=True),
+}
+
+
+class Running(NamedTuple):
+    """`Options`, complete and checked."""
+
+    engine: str = "auto"
+    max_norm: float | None = None
+    clip_value: float | None = None
+    adaptive_clip: float | None = None
+    nonfinite: str = "allow"
+    rounding: str = "nearest"
+    state_dtype: torch.dtype | None = None
+    seed: int = 0
+
+    @staticmethod
+    def of(owner: str, options: Mapping[str, Any]) -> Running:
+        """From keywords; `ArgumentError` for an unknown one or a value out of range."""
+        options = {"engine": os.environ.get(VARIABLE) or "auto", **options}
+        for name, value in options.items():
+            if name not in _ALLOWED:
+                raise TypeError(f"{owner}: {unknown('argument', name, _ALLOWED)}")
+            check(owner, name, value, _ALLOWED[name])
+        return Running(**options)
+
+    def storage(self, dtype: torch.dtype) -> Storage:
+        """How a parameter of `dtype` is kept: only what is narrower than its compute precision can be rounded."""
+        weight = self.rounding if dtype == torch.bfloat16 else "nearest"
+        if self.state_dtype is None or dtype not in (torch.float32, torch.bfloat16):
+            return Storage(weight)
+        return Storage(weight, "stochastic", self.state_dtype)
+
+    def text(self) -> str:
+        """The keywords that differ from their defaults, as they were written."""
+        changed = {name: value for name, value in self._asdict().items() if value != Running._field_defaults[name]}
+        return ", ".join(f"{name}={value!r}" for name, value in changed.items())
