@@ -4,13 +4,17 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: demo test test-all check format results bench clean
+.PHONY: demo test test-compiled test-all check format results bench clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/dashpot demo
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -q -m "not slow"
+
+# The contracts once more, on compiled kernels instead of the eager engine.
+test-compiled: $(VENV)/.test
+	DASHPOT_ENGINE=compiled $(BIN)/python -m pytest -q -m "not slow" tests/contracts tests/methods
 
 test-all: $(VENV)/.test
 	$(BIN)/python -m pytest -q

@@ -232,6 +232,11 @@ GENERAL_POINTS = (
         None,
         steep=True,
     ),
+    _recipe(
+        "adaptive-clip",
+        dp.Recipe(dp.AdaptiveClip(0.05), dp.Filter(0.9), dp.SecondMoment(0.99), dp.DecoupledDecay(0.1)),
+        "momentum_buffer exp_avg_sq",
+    ),
     _recipe("own-stage", dp.Recipe(dp.Filter(0.5), SignFlips(0.25)), "momentum_buffer last turned_share"),
     _recipe(
         "scheduled",

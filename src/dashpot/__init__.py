@@ -9,6 +9,7 @@ pure functions of the step (`dp.schedules`).
 from dashpot import clip, functional, mappings, schedules, stages
 from dashpot.autosgm import AutoSGM
 from dashpot.design_methods import NAG, QHM, SGM, CenteredAdam, HeavyBall, QHAdam
+from dashpot.engine.explain import explain_engine
 from dashpot.errors import ArgumentError, DashpotError, DataError, NonFiniteError, RunError
 from dashpot.optim import Optimizer
 from dashpot.options import Options
@@ -79,6 +80,7 @@ __all__ = [
     "clip",
     "diff",
     "elementwise",
+    "explain_engine",
     "functional",
     "mappings",
     "param_groups",

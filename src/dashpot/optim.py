@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import operator
 import warnings
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -44,7 +45,7 @@ _ROUNDING = 1e-12  # of the highest rate: torch's recursive schedulers end a ram
 class _Plan(NamedTuple):
     """What a step will do to a group, settled before anything is written; `roster` where the last one still fits."""
 
-    index: int
+    place: int
     group: dict[str, Any]
     recipe: Recipe
     params: list[Tensor]
@@ -230,8 +231,9 @@ class Optimizer(torch.optim.Optimizer):
 
     def _take(self, done: int) -> None:
         """One step of every parameter with a gradient. What can be refused is refused before anything is written."""
+        self._drop_strange_rosters()
         plans = [plan for index, group in enumerate(self.param_groups) if (plan := self._planned(index, group, done))]
-        fresh = [p for plan in plans for p in plan.params if not self.state.get(p)]
+        fresh = [p for plan in plans if plan.roster is None for p in plan.params if not self.state.get(p)]
         parts = [self._part(plan) for plan in plans]
         self._engine.prepare(parts, done)
         try:
@@ -247,24 +249,27 @@ class Optimizer(torch.optim.Optimizer):
         for group in self.param_groups if parts else ():
             group["steps_done"] = done + 1
 
+    def _drop_strange_rosters(self) -> None:
+        """Forget what was looked up where the state of any parameter is another dictionary than then."""
+        if len(self.state) != len(self._states) or not all(map(operator.is_, self.state.values(), self._states)):
+            self._rosters.clear()
+
     def _planned(self, index: int, group: dict[str, Any], done: int) -> _Plan | None:
         """What the step will do to a group, or None where it has no gradients."""
-        params = [p for p in group["params"] if p.grad is not None]
+        params, grads = _with_gradients(group["params"])
         if not params:
             return None
         self._check_settings({name: group[name] for name in ("maximize", *_UNSUPPORTED) if name in group})
-        grads = [cast(Tensor, p.grad) for p in params]
-        states = [self.state.get(p) for p in params]
         recipe, factor, window = self._in_force(group, done)
         roster = self._rosters.get(index)
-        if roster is not None and roster.fits(recipe, params, grads, states):
+        if roster is not None and roster.fits(recipe, params, grads):
             unchecked, counts = roster.others, roster.steps.numpy()
         else:
             roster, unchecked = None, range(len(params))
-            counts = np.array([step_count(state or {}) for state in states])
+            counts = np.array([step_count(self.state.get(p, {})) for p in params])
         for i in unchecked:
             self._check_gradient(params[i])
-        distinct, which = np.unique(counts, return_inverse=True)
+        distinct, which = _numbered(counts)
         numbers = [self._numbers(recipe, int(count) + 1, factor, window, group) for count in distinct]
         return _Plan(index, group, recipe, params, grads, counts, numbers, which, roster)
 
@@ -276,24 +281,25 @@ class Optimizer(torch.optim.Optimizer):
 
     def _part(self, plan: _Plan) -> Part:
         """The plan with state for every parameter and a roster that fits."""
-        states = [self.state[p] for p in plan.params]
         roster = plan.roster
         if roster is None:
+            states = [self.state[p] for p in plan.params]
             storages = [self.running.storage(p.dtype) for p in plan.params]
             for p, storage, state in zip(plan.params, storages, states, strict=True):
                 if any(slot.key not in state for slot in storage.slots(plan.recipe)):
                     for key, value in new_slots(plan.recipe, p, storage).items():
                         state.setdefault(key, value)
             reason = "the step is recorded for autograd" if torch.is_grad_enabled() else self._engine.refusal()
-            ordinals = self._ordinals(plan.index)
+            ordinals = self._ordinals(plan.place)
             roster = Roster(plan.recipe, storages, plan.params, plan.grads, states, plan.counts, ordinals, reason)
-            self._rosters[plan.index] = roster
+            self._rosters[plan.place] = roster
+            self._states = list(self.state.values())
         return Part(
             plan.group,
             plan.recipe,
             plan.params,
             plan.grads,
-            states,
+            roster.states,
             plan.numbers,
             plan.which,
             self._ascends(plan.group),
@@ -316,6 +322,7 @@ class Optimizer(torch.optim.Optimizer):
         """Drop what was looked up about tensors and kernels; the next step looks again."""
         self._recipes: dict[Any, Recipe] = {}
         self._rosters: dict[int, Roster] = {}
+        self._states: list[dict[str, Any]] = []
         self._engine = Engine(self.running.engine)
         self._verdict: Verdict | None = None
 
@@ -413,6 +420,22 @@ class Optimizer(torch.optim.Optimizer):
             except ArgumentError:
                 lines += [f"    {self._recipe_of(group)!r}", f"    schedule={self._schedule!r}"]
         return "\n".join([*lines, ")"])
+
+
+def _with_gradients(params: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """The parameters that have a gradient, and the gradients."""
+    grads = [p.grad for p in params]
+    if type(None) in map(type, grads):  # `None in grads` would compare tensors
+        params = [p for p, g in zip(params, grads, strict=True) if g is not None]
+        grads = [g for g in grads if g is not None]
+    return params, cast(list[Tensor], grads)
+
+
+def _numbered(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(the different counts, which of them each count is); nearly always they are all the same."""
+    if (counts == counts[0]).all():
+        return counts[:1], np.zeros(len(counts), dtype=np.int64)
+    return np.unique(counts, return_inverse=True)
 
 
 @cache

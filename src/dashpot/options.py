@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from typing_extensions import TypedDict, Unpack
 
-from dashpot.constraints import POSITIVE, Constraint, Interval, OneOf, Optional, check, unknown
+from dashpot.constraints import FLAG, POSITIVE, Constraint, Interval, OneOf, Optional, check, unknown
 from dashpot.engine.program import Storage
 
 __all__ = ["Options", "Running", "Unpack"]
@@ -39,6 +39,9 @@ class Options(TypedDict, total=False):
         keeps it in float32.
     seed
         integer in [0, 2^63) of the stochastic rounding, which depends on nothing but it, the step and the element.
+    capturable
+        True: steps are counted on the parameters' device and nothing is read back, so that a CUDA graph can record a
+        training step and replay it. Not with `nonfinite="raise"`. Kept in the groups; loading leaves it as it is.
     """
 
     engine: str
@@ -49,6 +52,7 @@ class Options(TypedDict, total=False):
     rounding: str
     state_dtype: torch.dtype | None
     seed: int
+    capturable: bool
 
 
 VARIABLE = "DASHPOT_ENGINE"
@@ -62,6 +66,7 @@ _ALLOWED: Mapping[str, Constraint] = {
     "rounding": OneOf(("nearest", "stochastic", "kahan")),
     "state_dtype": OneOf((None, torch.bfloat16)),
     "seed": Interval(0, 2**63, "left", integer=True),
+    "capturable": FLAG,
 }
 
 
@@ -76,6 +81,7 @@ class Running(NamedTuple):
     rounding: str = "nearest"
     state_dtype: torch.dtype | None = None
     seed: int = 0
+    capturable: bool = False
 
     @staticmethod
     def of(owner: str, options: Mapping[str, Any]) -> Running:

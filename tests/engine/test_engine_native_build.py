@@ -1,5 +1,6 @@
 """From source text to loaded library: background, cache, faults, forks, threads and processes."""
 
+import contextlib
 import ctypes
 import errno
 import gc
@@ -48,11 +49,11 @@ def clean_slate(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(temporary))
     monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "cache"))
     monkeypatch.delenv("CXX", raising=False)
-    for name, value in {"_libraries": {}, "_refused": {}, "_warned": set(), "_temporary": None}.items():
+    for name, value in {"_libraries": {}, "_refused": {}, "_warned": set()}.items():
         monkeypatch.setattr(build, name, value)
     yield temporary
     gc.collect()
-    assert [path.name for path in temporary.iterdir() if path.name.startswith("dashpot-build-")] == []
+    assert list(temporary.iterdir()) == []
 
 
 @pytest.fixture
@@ -116,8 +117,13 @@ def ended(compiler_process):
 
 def states(group):
     """The states of the processes in a group."""
-    listed = subprocess.run(["ps", "-A", "-o", "pgid=,stat="], capture_output=True, text=True, check=True).stdout
-    return [state[0] for number, state in map(str.split, listed.splitlines()) if int(number) == group]
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            state, _, its_group, *_ = path.read_text().rpartition(")")[2].split()
+            if int(its_group) == group:
+                found.append(state)
+    return found
 
 
 def forked(work):
@@ -139,12 +145,6 @@ def forked(work):
 
 def succeeded(child):
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-
-
-def raised(function):
-    with pytest.raises(build.BuildError) as caught:
-        function()
-    return str(caught.value)
 
 
 def forget():
@@ -248,19 +248,40 @@ class TestOtherProcess:
             from pathlib import Path
             kernel = build.loaded({PARALLEL!r})
             print(kernel.threads(), build.compilations())
-            import torch
-            print(torch.get_num_threads() > 0)
             for name in sorted(set(re.findall(r"/.*lib(?:gomp|omp|iomp5).*", Path("/proc/self/maps").read_text()))):
                 print(name)
         """)
-        first, second, *runtimes = printed.splitlines()
-        assert (first, second) == ("2 0", "True")
+        first, *runtimes = printed.splitlines()
+        assert first == "2 0"
         assert len(runtimes) == 1
         assert Path(runtimes[0]).samefile(compiler.find().libraries[0])
 
-    def test_at_exit_the_compiler_is_ended_and_its_folder_removed(self, hanging, clean_slate):
+    @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="LD_PRELOAD and /proc/self/maps")
+    def test_a_runtime_of_another_name_is_the_one_that_kernels_use(self, tmp_path):
+        # Some wheels of torch bring libgomp under another name: here a renamed copy that comes before all others.
+        (runtime,) = [name for name in compiler.find().libraries if name.startswith("/")]
+        if Path(runtime).name != "libgomp.so.1":
+            pytest.skip(f"torch uses {Path(runtime).name}")
+        renamed = tmp_path / "libgomq.so.1"
+        renamed.write_bytes(Path(runtime).read_bytes().replace(b"libgomp.so.1", b"libgomq.so.1"))
         script = f"""
-            import multiprocessing, time, warnings
+            import re
+            from pathlib import Path
+            print(build.library({PARALLEL!r}).threads())
+            for name in sorted(set(re.findall(r"/.*libgom[pq].*", Path("/proc/self/maps").read_text()))):
+                print(name)
+        """
+        printed = other_process(script, LD_PRELOAD=str(renamed)).splitlines()
+        (kept,) = cache.folder().iterdir()
+        assert printed[0] == "2"
+        assert set(printed[1:]) == {str(renamed), runtime}  # the latter is torch's own, and none is the compiler's
+        assert b"libgomq.so.1" in kept.read_bytes()
+        assert b"libgomp.so.1" not in kept.read_bytes()
+
+    def test_at_exit_the_compiler_is_ended_and_its_folder_removed(self, scripted, clean_slate):
+        scripted("sleep 100")
+        script = f"""
+            import multiprocessing, warnings
             from pathlib import Path
             making = build.start({answering(7)!r})
             assert not making.ready()
@@ -279,7 +300,6 @@ class TestOtherProcess:
             print(len(list(Path({str(clean_slate)!r}).glob("dashpot-build-*"))), making._job._process.pid)
         """
         folders, process = map(int, other_process(script).split())
-        hanging()
         assert folders == 1
         assert ended(process)
         assert list(clean_slate.glob("dashpot-build-*")) == []
@@ -337,7 +357,7 @@ class TestDamage:
 
 
 class TestFolder:
-    def test_a_folder_others_can_write_to_is_refused_once_and_a_temporary_one_used(self, monkeypatch, clean_slate):
+    def test_a_folder_others_can_write_to_is_refused_with_one_warning_and_not_used(self):
         folder = cache.folder()
         build.library(answering(12))
         planted = entry(answering(12)).read_bytes()
@@ -353,20 +373,7 @@ class TestFolder:
         assert build.library(answering(13)).answer() == 13
         assert build.compilations() == before + 2
         assert [path.read_bytes() for path in folder.iterdir()] == [planted]
-        (temporary,) = clean_slate.glob("dashpot-kernels-*")
-        assert temporary.stat().st_mode & 0o777 == 0o700
-        assert len(list(temporary.iterdir())) == 2
-        forget()
         assert build.loaded(answering(13)).answer() == 13
-
-    def test_the_temporary_folder_goes_with_the_process(self, clean_slate):
-        cache.folder().chmod(0o777)
-        other_process(f"""
-            import warnings
-            warnings.simplefilter("ignore")
-            assert build.library({answering(14)!r}).answer() == 14
-        """)
-        assert list(clean_slate.iterdir()) == []
 
     def test_a_folder_that_cannot_be_made_is_named(self, tmp_path, monkeypatch):
         (tmp_path / "file").touch()
@@ -386,8 +393,8 @@ class TestFolder:
         monkeypatch.setattr(cache, "write", write)
         with pytest.warns(RuntimeWarning, match=rf"{folder}.*{os.strerror(number)}") as caught:
             assert build.library(answering(16)).answer() == 16
-            assert build.library(answering(17)).answer() == 17
         assert len(caught) == 1
+        assert build.library(answering(17)).answer() == 17
 
     def test_a_folder_that_lets_no_program_run_does_not_stop_the_kernel(self, monkeypatch):
         real, folder = ctypes.CDLL, cache.folder()
@@ -401,16 +408,9 @@ class TestFolder:
         with pytest.warns(RuntimeWarning, match="failed to map segment"):
             assert build.library(answering(18)).answer() == 18
 
-    def test_without_any_folder_the_sentence_says_so(self, monkeypatch, tmp_path):
-        cache.folder().chmod(0o777)
-        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
-        assert build.loaded(answering(19)) is None
-        with pytest.raises(build.BuildError, match="chmod go-w.*temporary folder cannot be made either"):
-            build.start(answering(19))
-
     def test_without_a_folder_to_compile_in_the_sentence_says_so(self, monkeypatch, tmp_path):
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
-        with pytest.raises(build.BuildError, match="no folder to compile.*set TMPDIR"):
+        with pytest.raises(build.BuildError, match=r"no folder to compile.*set TMPDIR"):
             build.library(answering(20))
 
 
@@ -441,10 +441,10 @@ class TestFaults:
             RuntimeWarning, match=rf"{script} refused -fopenmp \(error: no OpenMP here\).*one thread"
         ) as caught:
             assert build.library(PARALLEL).threads() == 1
-            before = build.compilations()
-            assert build.library(answering(22)).answer() == 22
-        assert build.compilations() == before + 1  # what was refused is not asked for again
         assert len(caught) == 1
+        before = build.compilations()
+        assert build.library(answering(22)).answer() == 22
+        assert build.compilations() == before + 1  # what was refused is not asked for again
         forget()
         assert build.loaded(PARALLEL).threads() == 1
 
@@ -455,12 +455,11 @@ class TestFaults:
 
     def test_a_library_that_cannot_be_loaded_is_a_build_error(self, scripted):
         scripted("for last; do :; done; echo rubbish > kernel.so; exit 0")
-        with pytest.warns(RuntimeWarning, match="cannot be kept in the folder"):
-            making = raised(build.start(answering(23)).result)
-        assert "its library cannot be kept or loaded" in making
+        with pytest.raises(build.BuildError, match=r"its library cannot be loaded: .*kernel\.so"):
+            build.library(answering(23))
 
     def test_a_compiler_that_hangs_is_ended(self, hanging, monkeypatch):
-        monkeypatch.setattr(job, "TIMEOUT", 0.2)
+        monkeypatch.setattr(job, "TIMEOUT", 1.0)
         with pytest.raises(build.BuildError, match="did not end within"):
             build.library(answering(24))
         assert ended(hanging())
@@ -627,6 +626,7 @@ def holder(source):
     def work():
         claim = cache.Claim(cache.folder(), cache.key(source, compiler.find()))
         assert claim.taken()
+        signal.alarm(60)
         os.write(writing, b"x")
         signal.pause()
 

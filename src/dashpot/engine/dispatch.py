@@ -46,6 +46,7 @@ class Engine:
         """Get kernels ready as far as the rule asks for it, before anything is written."""
         elements = sum(table.elements() for part in parts for table in part.roster.tables)
         for part in parts:
+            part.roster.refresh(part.grads)
             for table in part.roster.tables:
                 self._decide(table.kernel, elements, done)
 
@@ -94,8 +95,7 @@ class Engine:
             if self.runs(table.kernel):
                 table.rows[:, 1] = part.which[table.positions]
                 table.kernel.step(part.recipe, table.rows, numbers, torch.get_num_threads())
-                written = [part.params[i] for i in table.positions]
-                torch.autograd.graph.increment_version(written)
+                torch.autograd.graph.increment_version(table.weights)
             else:
                 eager |= set(table.positions.tolist())
         for i in sorted(eager):

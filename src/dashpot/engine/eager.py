@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -18,22 +20,27 @@ def step_tensor(
     p: Tensor,
     grad: Tensor,
     state: dict[str, Tensor],
+    skip: Any = False,
 ) -> None:
     """One step of a parameter in place: `p` and the slots in `state` are written, `grad` is left as it is.
 
-    Half-precision parameters are computed in float32 and rounded once; complex ones as pairs of reals. With gradients
+    Where `skip`, a 0-d tensor, holds, what was there is written back. Half-precision parameters are computed in float32 and rounded once; complex ones as pairs of reals. With gradients
     enabled the step is recorded from copies, so that writing the results back does not spoil the recording.
     """
     if p.numel() == 0:
         return
     own = torch.Tensor.clone if torch.is_grad_enabled() else _as_it_is
-    working = {slot.key: own(_real(state[slot.key])) for slot in storage.slots(recipe)}
-    w, g = own(_real(p)), own(_real(grad.resolve_conj()))
+    kept = {slot.key: _place(state[slot.key], slot.shape == "per_tensor") for slot in storage.slots(recipe)}
+    working = {key: own(place) for key, place in kept.items()}
+    w, g = own(_place(p)), own(_place(grad.resolve_conj()))
     index = positions(w) if storage.draws else None
     new, slots = one_step(recipe.lines, storage, compute_dtype(p.dtype), numbers, w, g, working, index)
+    if isinstance(skip, Tensor):
+        skip = skip.to(w.device)
+        new, slots = torch.where(skip, w, new), {k: torch.where(skip, working[k], v) for k, v in slots.items()}
     for key, value in slots.items():
-        _real(state[key]).copy_(value)
-    _real(p).copy_(new)
+        kept[key].copy_(value)
+    _place(p).copy_(new)
 
 
 def new_slots(recipe: Recipe, p: Tensor, storage: Storage = AS_COMPUTED) -> dict[str, Tensor]:
@@ -64,5 +71,8 @@ def _as_it_is(x: Tensor) -> Tensor:
     return x
 
 
-def _real(x: Tensor) -> Tensor:
-    return torch.view_as_real(x) if x.is_complex() else x
+def _place(x: Tensor, single: bool = False) -> Tensor:
+    """A real view of a weight or its state. A weight of no dimension gets one: torch would compute it in the precision
+    of the scalars, where these are tensors."""
+    x = torch.view_as_real(x) if x.is_complex() else x
+    return x.view(1) if x.dim() == 0 and not single else x

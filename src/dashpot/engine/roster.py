@@ -34,8 +34,8 @@ def step_count(state: Mapping[str, Any]) -> int:
 class Table:
     """The addresses of the tensors that one kernel takes, a row each; `positions` are their places in the roster."""
 
-    def __init__(self, kernel: Kernel, storage: Storage, positions: list[int], rows: np.ndarray) -> None:
-        self.kernel, self.storage, self.rows = kernel, storage, rows
+    def __init__(self, kernel: Kernel, positions: list[int], weights: list[Tensor], rows: np.ndarray) -> None:
+        self.kernel, self.weights, self.rows = kernel, weights, rows
         self.positions = np.array(positions)
 
     def elements(self) -> int:
@@ -63,7 +63,7 @@ class Roster:
     ) -> None:
         self.storages, self.ordinals = list(storages), list(ordinals)
         self._recipe, self._structure = recipe, structure(recipe)
-        self._params, self._states = list(params), list(states)
+        self._params, self.states = list(params), list(states)
         self.steps = torch.tensor(counts, dtype=torch.float32)
         for state, step in zip(states, self.steps.unbind(), strict=True):
             state["step"] = step
@@ -77,7 +77,7 @@ class Roster:
             self.others = dict.fromkeys(range(len(params)), eager)
         self._native = sorted(chain.from_iterable(table.positions.tolist() for table in self.tables))
         self._watched = [*(params[i] for i in self._native), *self._native_slots()]
-        self._addresses, self._shapes = _addresses(self._watched), _shapes(self._watched)
+        self._addresses = _addresses(self._watched)
         self._grad_kinds = _kinds(self._selected(grads))
         self._grad_addresses = _addresses(self._selected(grads))
         self._written = _stretches(self._watched)
@@ -86,25 +86,23 @@ class Roster:
 
     # ---- comparing --------------------------------------------------------------------------------------------------
 
-    def fits(
-        self, recipe: Recipe, params: Sequence[Tensor], grads: Sequence[Tensor], states: Sequence[dict[str, Any] | None]
-    ) -> bool:
-        """True where everything that the look found still holds."""
-        if not (_same(params, self._params) and _same(states, self._states)):
+    def fits(self, recipe: Recipe, params: Sequence[Tensor], grads: Sequence[Tensor]) -> bool:
+        """True where everything that the look found still holds, given that the states are the same dictionaries."""
+        if not _same(params, self._params):
             return False
         if recipe is not self._recipe:
             if structure(recipe) != self._structure:
                 return False
             self._recipe = recipe
         try:
-            held = self._slots(self._states)
+            held = self._slots(self.states)
         except KeyError:
             return False
         return (
             _same(held, self._held)
             and _addresses(self._watched) == self._addresses
-            and _shapes(self._watched) == self._shapes
             and _kinds(self._selected(grads)) == self._grad_kinds
+            and all(map(Tensor.is_same_size, self._selected(params), self._selected(grads)))
             and self._apart(self._selected(grads))
         )
 
@@ -129,18 +127,18 @@ class Roster:
     # ---- looking ----------------------------------------------------------------------------------------------------
 
     def _sort_out(self, grads: Sequence[Tensor]) -> None:
-        groups, self.others = sorted_out(self._recipe, self.storages, self._params, grads, self._states)
+        groups, self.others = sorted_out(self._recipe, self.storages, self._params, grads, self.states)
         for (storage, layout), positions in groups.items():
             try:
                 kernel = kernel_for(self._recipe, storage, layout)
             except UntraceableError as reason:
                 self.others |= dict.fromkeys(positions, f"{reason} cannot be compiled")
                 continue
-            rows = rows_of(positions, self._params, grads, self._states, kernel.slots, self.ordinals)
-            self.tables.append(Table(kernel, storage, positions, rows))
+            rows = rows_of(positions, self._params, grads, self.states, kernel.slots, self.ordinals)
+            self.tables.append(Table(kernel, positions, [self._params[i] for i in positions], rows))
 
     def _native_slots(self) -> list[Tensor]:
-        return [self._states[i][key] for table in self.tables for i in table.positions for key in table.kernel.slots]
+        return [self.states[i][key] for table in self.tables for i in table.positions for key in table.kernel.slots]
 
     def _find_copies(self, grads: Sequence[Tensor]) -> None:
         """Gradients that lie in memory in another order than their weights are copied before each step."""
@@ -172,10 +170,6 @@ def _addresses(tensors: Sequence[Tensor]) -> list[int]:
     return [t.data_ptr() for t in tensors]
 
 
-def _shapes(tensors: Sequence[Tensor]) -> list[torch.Size]:
-    return [t.shape for t in tensors]
-
-
 def _stretches(tensors: Sequence[Tensor]) -> tuple[np.ndarray, np.ndarray]:
     """(starts, ends) of the memory of tensors that do not overlap, in order, with a last one beyond everything."""
     spans = sorted((t.data_ptr(), t.data_ptr() + t.nbytes) for t in tensors)
@@ -183,6 +177,12 @@ def _stretches(tensors: Sequence[Tensor]) -> tuple[np.ndarray, np.ndarray]:
     return np.array([a for a, _ in spans] + [beyond]), np.array([b for _, b in spans] + [beyond])
 
 
-def _kinds(grads: Sequence[Tensor]) -> list[Any]:
-    """What may differ from one gradient to the next; a sparse one has no strides to ask for."""
-    return [(type(g), g.dtype, g.shape, g.stride() if g.layout is torch.strided else None) for g in grads]
+def _kinds(grads: Sequence[Tensor]) -> list[list[Any]]:
+    """What may differ from one gradient to the next. Shapes and strides would be a tuple each, and a thousand new
+    tuples start the garbage collector, so they are only asked for where they say more than this does."""
+    layouts = [g.layout for g in grads]
+    if layouts.count(torch.strided) < len(layouts):  # a sparse gradient has no strides
+        return [layouts]
+    flat = [g.is_contiguous() for g in grads]
+    strides = [] if all(flat) else [g.stride() for g in grads]
+    return [[type(g) for g in grads], [g.dtype for g in grads], [g.numel() for g in grads], flat, strides]

@@ -125,8 +125,7 @@ class Stage(ABC):
     @classmethod
     def numeric(cls) -> tuple[str, ...]:
         """The names of the fields that are data: annotated `float` or `Scalar`, also beside others (`float | None`)."""
-        fields = dataclasses.fields(cls)  # pyright: ignore[reportArgumentType] - every stage is a dataclass
-        return tuple(f.name for f in fields if _names_a_number(f.type))
+        return _numeric_fields(cls)
 
     def scalars(self, clock: Clock) -> Mapping[str, Any]:
         """This step's numbers, as `c` in `apply`; by default the numeric fields as they are."""
@@ -180,6 +179,12 @@ class Stage(ABC):
             if name not in settings and item.default is item.default_factory is dataclasses.MISSING:
                 raise ArgumentError(f"{label}: {name} is missing in the description {dict(data)!r}.")
         return cls(**settings)
+
+
+@cache
+def _numeric_fields(cls: type[Stage]) -> tuple[str, ...]:
+    fields = dataclasses.fields(cls)  # pyright: ignore[reportArgumentType] - every stage is a dataclass
+    return tuple(f.name for f in fields if _names_a_number(f.type))
 
 
 def _names_a_number(annotation: Any) -> bool:

@@ -23,11 +23,11 @@ PATIENCE = 5.0
 """Seconds to wait for another process that compiles the same kernel before doing it too."""
 PAUSE = 0.005
 """Seconds between two looks at the compiler while somebody waits for it."""
+CONSEQUENCE = "Until then every process compiles its kernels anew."
 
 _libraries: dict[str, ctypes.CDLL] = {}
 _builds: WeakValueDictionary[str, Build] = WeakValueDictionary()
 _refused: dict[Compiler, Compiler] = {}  # compilers with flags they refused, and what they accepted instead
-_temporary: Path | None = None
 _warned: set[str] = set()
 _lock = threading.RLock()
 
@@ -36,19 +36,19 @@ def loaded(source: str) -> ctypes.CDLL | None:
     """The library of a kernel if this process or the cache has it, else None. Never compiles; about a millisecond.
 
     Warns:
-        RuntimeWarning: once, where the cache folder cannot be used; a temporary folder takes its place.
+        RuntimeWarning: once, where the cache folder cannot be used; kernels then last as long as the process.
     """
     if source in _libraries:
         return _libraries[source]
     try:
-        name, folders = cache.key(source, find()), _folders()
+        name = cache.key(source, find())
     except BuildError:
         return None
-    for folder in folders:
-        path = cache.read(folder, name)
-        if path is not None:
-            with contextlib.suppress(OSError):
-                return _libraries.setdefault(source, ctypes.CDLL(str(path)))
+    place = _folder()
+    path = None if place is None else cache.read(place, name)
+    if path is not None:
+        with contextlib.suppress(OSError):  # a folder that allows no programs
+            return _libraries.setdefault(source, ctypes.CDLL(str(path)))
     return None
 
 
@@ -173,9 +173,9 @@ class Build:
         """Whether no other process compiles this kernel now, or one has for so long that it is not worth the wait."""
         if self._claim is None:
             # Called when this object goes and when its process ends, also one that multiprocessing forked, whose end
-            # weakref.finalize would miss; in a forked child it does nothing.
+            # weakref.finalize would miss; a forked child leaves the one of its parent alone.
             self._clean = util.Finalize(self, self._resources.close, exitpriority=10)
-            self._claim = cache.Claim(_folders()[0], cache.key(self._source, self._compiler))
+            self._claim = cache.Claim(_folder(), cache.key(self._source, self._compiler))
             self._resources.callback(self._claim.release)
         return self._claim.taken() or time.monotonic() - self._began > PATIENCE
 
@@ -213,7 +213,7 @@ class Build:
         try:
             found = _kept(self._job.built, cache.key(self._source, self._compiler))
         except OSError as error:
-            self._complaints.append(f"its library cannot be kept or loaded: {error}")
+            self._complaints.append(f"its library cannot be loaded: {error}")
             self._next()
             return
         self._library = _libraries.setdefault(self._source, found)
@@ -281,8 +281,8 @@ def _warn(sentence: str) -> None:
 
 def _after_fork() -> None:
     """In a forked child: new locks, which a thread of the parent may have held, and hands off what is the parent's."""
-    global _lock, _temporary
-    _lock, _temporary = threading.RLock(), None
+    global _lock  # noqa: PLW0603
+    _lock = threading.RLock()
     for build in list(_builds.values()):
         build.forked()
 

@@ -152,13 +152,17 @@ class Claim:
     """The right of one process to compile one kernel, so that processes that start together compile it once.
 
     It is an advisory lock that ends with its process, however that ends. Where locks do not work everybody has it.
+
+    Args:
+        place: the folder of the cache; None where there is none, and so nothing to share.
+        name: the kernel.
     """
 
-    def __init__(self, place: Path, name: str) -> None:
-        self._path = place / f"{name}.lock"
+    def __init__(self, place: Path | None, name: str) -> None:
         self._file: int | None = None
         self._held = False
-        if sys.platform != "win32":
+        if place is not None and sys.platform != "win32":
+            self._path = place / f"{name}.lock"
             with contextlib.suppress(OSError):
                 self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
 

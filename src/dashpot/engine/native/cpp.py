@@ -41,7 +41,7 @@ def columns(slots: Sequence[str]) -> int:
 
 def source(variants: Sequence[Trace], gradient: str, compute: str) -> str:
     """The whole text of a kernel library: `step_0`, `step_1`, ... for the variants, and `measure`."""
-    runtime = resources.files(__package__).joinpath("runtime.h").read_text(encoding="utf-8")
+    runtime = resources.files("dashpot.engine.native").joinpath("runtime.h").read_text(encoding="utf-8")
     structs = [_struct(f"Variant{number}", trace) for number, trace in enumerate(variants)]
     width = columns(_slots(variants[0]))
     exports = [_STEP.format(number=number) for number in range(len(variants))]

@@ -34,6 +34,7 @@ class Kernel:
 
     def __init__(self, recipe: Recipe, storage: Storage, layout: Layout) -> None:
         self.slots = [key for key, _ in layout.slots]
+        self.weight = str(layout.weight).removeprefix("torch.")
         self._choices = _variants(recipe)
         slots = storage.slots(recipe)
         traces = [trace(_lines(recipe, active), slots, storage, layout, _CLOCK) for active in self._choices]

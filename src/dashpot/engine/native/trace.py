@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 
@@ -72,7 +72,7 @@ def _trace(lines: Sequence[Line], slots: Sequence[Slot], storage: Storage, layou
         for key, kind in kinds.items()
     }
     count = _Counter(graph)
-    scale, limit, word, lr, factor = (count.next() for _ in range(_LEADING))
+    scale, limit, word, lr, factor = (cast(Any, count.next()) for _ in range(_LEADING))  # symbols act as numbers here
     symbolic, scalars = [], []
     for line in lines:
         names = line.stage.prepare(clock)

@@ -1,0 +1,136 @@
+"""Steps that an accelerator's graph can record: counted, scaled and, where need be, skipped on the device itself.
+
+Nothing here looks at a tensor's value. What depends on the step count is computed from a tensor, for all parameters of
+a group in one go, and a step that is not to be taken writes back what was there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dashpot.clip import norm_factor, total_norm
+from dashpot.engine.gate import Verdict
+from dashpot.engine.program import Numbers, Storage, compute_dtype
+from dashpot.engine.roster import step_count
+from dashpot.engine.rounding import seed_word, stream
+from dashpot.options import Running
+from dashpot.recipe import Recipe
+from dashpot.stages.base import Clock
+
+__all__ = ["DevicePart", "Tally", "capturing", "judge_on_device", "numbers_on_device", "scalar_dtype"]
+
+
+@dataclass
+class DevicePart:
+    """The parameters of a group that lie on one device and have gradients, and the numbers of their step."""
+
+    recipe: Recipe
+    params: list[Tensor]
+    grads: list[Tensor]
+    states: list[dict[str, Any]]
+    storages: list[Storage]
+    ordinals: list[int]
+    tally: Tally
+    numbers: list[Numbers]
+    ascends: bool
+
+
+class Tally:
+    """The step counts of parameters in one tensor on their device; each `state["step"]` is a view of its entry."""
+
+    def __init__(self, states: Sequence[dict[str, Any]], device: torch.device) -> None:
+        self.steps = torch.stack([_as_count(state, device) for state in states])
+        self._views = self.steps.unbind()
+        self._states = list(states)
+        for state, view in zip(states, self._views, strict=True):
+            state["step"] = view
+
+    def fits(self, states: Sequence[dict[str, Any]]) -> bool:
+        """True while these are the states it counts for, and nobody has put another count in one."""
+        return len(states) == len(self._states) and all(
+            state is mine and state.get("step") is view
+            for state, mine, view in zip(states, self._states, self._views, strict=True)
+        )
+
+    def count(self, skip: Any) -> None:
+        """One step more, or none where `skip` holds."""
+        self.steps += 1 if skip is False else (~skip).to(self.steps)
+
+
+def _as_count(state: Mapping[str, Any], device: torch.device) -> Tensor:
+    step = state.get("step")
+    if isinstance(step, Tensor):
+        return step.to(device, torch.float32).reshape(())
+    return torch.full((), float(step_count(state)), device=device)
+
+
+def scalar_dtype(device: torch.device) -> torch.dtype:
+    """The dtype in which scalars are computed on a device: Apple's has no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def numbers_on_device(
+    recipe: Recipe, steps: Tensor, factor: Any, window: Any, limit: float | None, seed: int | None
+) -> list[Numbers]:
+    """The numbers of the next step of each parameter, from their counts of steps done.
+
+    A stage computes its scalars once, from a vector of step numbers.
+    """
+    t = (steps + 1).to(scalar_dtype(steps.device))
+    scalars = recipe.scalars(Clock(t, recipe.lr, factor, window))
+    words = 0 if seed is None else stream(seed_word(seed), (steps + 1).to(torch.int32))
+    count = len(steps)
+    columns = [[_each(value, count) for value in record] for record in scalars]
+    each_t, each_word = _each(t, count), _each(words, count)
+    return [
+        Numbers(
+            Clock(each_t[i], recipe.lr, factor, window),
+            tuple(
+                type(record)(*(column[i] for column in values))
+                for record, values in zip(scalars, columns, strict=True)
+            ),
+            limit=limit,
+            word=each_word[i],
+        )
+        for i in range(count)
+    ]
+
+
+def _each(value: Any, count: int) -> Sequence[Any]:
+    """One number for each of `count` parameters, from a number for each or one for all."""
+    if isinstance(value, Tensor) and value.shape == (count,):
+        return value.unbind()
+    return [value] * count
+
+
+def judge_on_device(running: Running, grads: Sequence[Tensor], scaler: tuple[Any, Any]) -> Verdict:
+    """`gate.judge` without an answer that anybody waits for: `skip` is a 0-d tensor where the step may be skipped."""
+    loss_scale, found_inf = scaler
+    inverse = 1.0 if loss_scale is None else loss_scale.to(scalar_dtype(loss_scale.device)).reciprocal()
+    skip: Any = found_inf.to(torch.bool).reshape(()) if isinstance(found_inf, Tensor) else False
+    wide = [g.detach().to(_norm_dtype(g.dtype)) for g in grads if g.numel()]
+    if not wide or (running.max_norm is None and running.nonfinite == "allow"):
+        return Verdict(inverse, skip)
+    if running.nonfinite == "skip":
+        place = wide[0].device
+        finite = torch.stack([torch.isfinite(g).all().to(place) for g in wide]).all()
+        skip = ~finite if skip is False else skip.to(place) | ~finite
+    norm = total_norm(wide) * inverse
+    if running.max_norm is None:
+        return Verdict(inverse, skip, norm)
+    factor = norm_factor(norm, running.max_norm)
+    return Verdict(factor * inverse, skip, norm, factor < 1)
+
+
+def _norm_dtype(dtype: torch.dtype) -> torch.dtype:
+    return dtype if dtype.is_complex else compute_dtype(dtype)
+
+
+def capturing() -> bool:
+    """True while what runs on the present stream is recorded into a CUDA graph, instead of done."""
+    return torch.cuda.is_current_stream_capturing()

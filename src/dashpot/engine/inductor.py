@@ -1,0 +1,287 @@
+"""Compiled steps on accelerators: `program.one_step` through torch.compile, which makes Triton kernels of it.
+
+One graph for a recipe's structure and its tensors' dtypes. Weight, gradient and state enter as flat views of any
+length, every scalar of the step as an entry of one row of numbers, so that no value and no size compiles anything new.
+The graph is first traced on symbols (`make_fx`): what torch.compile then sees holds no Python of ours to guard.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dashpot.engine.native.kernel import structure
+from dashpot.engine.native.symbols import UntraceableError
+from dashpot.engine.native.trace import Layout, trace
+from dashpot.engine.program import AS_COMPUTED, Numbers, Storage, compute_dtype, one_step
+from dashpot.engine.rounding import stream
+from dashpot.recipe import Line, Recipe
+from dashpot.stages.base import Clock
+
+__all__ = ["ACCELERATORS", "Inductor", "Work", "scalar_dtype"]
+
+ACCELERATORS = frozenset({"cuda", "xpu", "mps"})
+"""Device types on which steps may be compiled; on the CPU dashpot has kernels of its own."""
+_MOST_NUMBERED = 2**31  # elements are numbered in int32 where rounding draws
+_EXAMPLE = 7  # elements of the tensors a graph is traced on; their number stays a symbol
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+class Work(NamedTuple):
+    """One tensor's step: what is read and written, and the number of its row among the scalars."""
+
+    storage: Storage
+    ordinal: int
+    p: Tensor
+    grad: Tensor
+    state: Mapping[str, Tensor]
+    row: int
+
+
+class Inductor:
+    """The compiled steps of one optimizer.
+
+    mode
+        "auto", "eager" or "compiled".
+    backend
+        of torch.compile.
+    devices
+        the types of device whose tensors it takes.
+    large
+        elements from which on "auto" compiles.
+    """
+
+    def __init__(
+        self, mode: str, large: int, backend: Any = "inductor", devices: frozenset[str] = ACCELERATORS
+    ) -> None:
+        self.mode, self.large, self.backend, self.devices = mode, large, backend, devices
+        self._programs: dict[Hashable, _Program | None] = {}
+        self._ordinals: dict[tuple[int, torch.device], Tensor] = {}
+
+    def refusal(self, p: Tensor, storage: Storage, elements: int) -> str | None:
+        """Why a tensor is not stepped here, or None; `elements` are those of the whole step on such devices."""
+        checks = (
+            (self.mode == "eager", "engine='eager' was asked for"),
+            (p.device.type not in self.devices, f"it is on {p.device}"),
+            (type(p) not in _PLAIN, f"it is a {type(p).__name__}"),
+            (self.mode == "auto" and elements < self.large, f"the model has fewer than {self.large} elements"),
+            (p.numel() < 2, "it has fewer than two elements"),
+            (storage.draws and (p.numel() >= _MOST_NUMBERED or p.device.type == "mps"), "rounding draws there"),
+            (torch.is_grad_enabled(), "the step is recorded for autograd"),
+        )
+        return next((text for fails, text in checks if fails), None)
+
+    def run(self, recipe: Recipe, works: Sequence[Work], numbers: Sequence[Numbers], skip: Any = False) -> list[Work]:
+        """Take the steps that can be compiled, large tensors first; returns the others.
+
+        `numbers[work.row]` are a tensor's numbers, their `word` that of the step. `skip` is False, or a 0-d tensor:
+        where it holds, nothing changes.
+        """
+        left: list[Work] = []
+        rows: dict[torch.device, Tensor] = {}
+        for work in sorted(works, key=lambda work: -work.p.numel()):  # kernels are tuned for the first size they meet
+            program = self._program(recipe, work, skip is not False)
+            inputs = None if program is None else _inputs(recipe, work)
+            if program is None or inputs is None:
+                left.append(work)
+                continue
+            device = work.p.device
+            if device not in rows:
+                rows[device] = _table(recipe.lines, numbers, device)
+            row = rows[device][work.row, : program.width]
+            extra = [skip.to(device)] if skip is not False else []
+            if work.storage.draws:
+                extra.append(self._ordinal(work.ordinal, device))
+            if not program.run([row, *extra, *inputs]):
+                left.append(work)
+        return left
+
+    def _ordinal(self, ordinal: int, device: torch.device) -> Tensor:
+        if (ordinal, device) not in self._ordinals:
+            self._ordinals[ordinal, device] = torch.full((), ordinal, dtype=torch.int32, device=device)
+        return self._ordinals[ordinal, device]
+
+    def _program(self, recipe: Recipe, work: Work, skips: bool) -> _Program | None:
+        p, slots = work.p, work.storage.slots(recipe)
+        dtypes = (p.dtype, work.grad.dtype, *(work.state[slot.key].dtype for slot in slots))
+        active = tuple(not stage.idle() for stage in recipe.stages)
+        key = structure(recipe), active, work.storage, dtypes, p.device.type, skips
+        if key not in self._programs:
+            self._programs[key] = _Program(recipe, work, skips, self.backend) if _elementwise(recipe) else None
+        return self._programs[key]
+
+
+class _Program:
+    """The step of one recipe structure, compiled at its first run."""
+
+    def __init__(self, recipe: Recipe, work: Work, skips: bool, backend: Any) -> None:
+        self._recipe, self._work, self._skips, self._backend = recipe, work, skips, backend
+        self._function: Callable[..., Any] | None = None
+        self._failed = self._proven = False
+        self.width = _width(recipe.lines)
+
+    def run(self, inputs: list[Tensor]) -> bool:
+        """Run on (row, skip?, ordinal?, weight, gradient, slots); False where torch.compile fails, now or before."""
+        if self._failed:
+            return False
+        torch._dynamo.mark_static(inputs[0])
+        try:
+            if self._function is None:
+                self._function = self._compiled(inputs)
+            self._function(*inputs)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            if self._proven:
+                raise
+            self._failed = True
+            _warn_once(inputs[0].device, error)
+            return False
+        self._proven = True
+        return True
+
+    def _compiled(self, inputs: list[Tensor]) -> Callable[..., Any]:
+        from torch.fx.experimental.proxy_tensor import make_fx
+
+        examples = [x if x.dim() == 0 or i == 0 else x.new_empty(_EXAMPLE) for i, x in enumerate(inputs)]
+        graph = make_fx(self._step, tracing_mode="symbolic")(*examples)
+        return torch.compile(graph, dynamic=True, fullgraph=True, backend=self._backend)
+
+    def _step(self, row: Tensor, *tensors: Tensor) -> None:
+        storage, rest = self._work.storage, list(tensors)
+        skip = rest.pop(0) if self._skips else None
+        lines, numbers = _numbered(self._recipe.lines, iter(row.unbind()))
+        if storage.draws:
+            word = stream(numbers.word.to(torch.int32), rest.pop(0))
+            numbers = numbers._replace(word=word)
+        w, g, *slots = rest
+        state = dict(zip((slot.key for slot in storage.slots(self._recipe)), slots, strict=True))
+        index = torch.arange(w.numel(), dtype=torch.int32, device=w.device) if storage.draws else None
+        new, kept = one_step(lines, storage, compute_dtype(w.dtype), numbers, w, g, state, index)
+        for place, value in ((w, new), *((state[key], value) for key, value in kept.items())):
+            place.copy_(value if skip is None else torch.where(skip, place, value))
+
+
+def _elementwise(recipe: Recipe) -> bool:
+    """True where the stages work on elements and whole-tensor means alone, so that they may be given flat views."""
+    slots = tuple((slot.key, torch.float32) for slot in recipe.slots)
+    layout = Layout(torch.float32, torch.float32, torch.float32, slots)
+    try:
+        trace(recipe.lines, recipe.slots, AS_COMPUTED, layout, Clock(t=1, lr=0.0))
+    except UntraceableError:
+        return False
+    return True
+
+
+# ---- tensors --------------------------------------------------------------------------------------------------------
+
+
+def _inputs(recipe: Recipe, work: Work) -> list[Tensor] | None:
+    """Flat views of weight, gradient and slots in one order of elements, or None; a gradient in another is copied."""
+    slots = [(slot, work.state[slot.key]) for slot in work.storage.slots(recipe)]
+    order = _order(work.p)
+    w = _flat(work.p, order)
+    g = _flat(work.grad.resolve_conj().resolve_neg(), order)
+    if g is None:
+        g = _flat(torch.empty_like(work.p).copy_(work.grad), order)
+    kept = [value if slot.shape == "per_tensor" else _flat(value, order) for slot, value in slots]
+    found = [w, g, *kept]
+    alike = all(type(value) is Tensor and value.device == work.p.device for _, value in slots)
+    return None if not alike or any(x is None for x in found) else found  # pyright: ignore[reportReturnType]
+
+
+def _order(x: Tensor) -> list[int]:
+    return sorted(range(x.dim()), key=x.stride, reverse=True)
+
+
+def _flat(x: Tensor, order: list[int]) -> Tensor | None:
+    """The elements of `x` as they lie in memory, or None where they do not lie close together in this order."""
+    x = x.detach()
+    if len(order) != x.dim() or x.is_conj() or x.is_neg():
+        return None
+    x = x.permute(order)
+    if not x.is_contiguous():
+        return None
+    return (torch.view_as_real(x) if x.is_complex() else x).view(-1)
+
+
+# ---- scalars --------------------------------------------------------------------------------------------------------
+
+
+def scalar_dtype(device: torch.device) -> torch.dtype:
+    """The dtype in which scalars are computed on a device: Apple's has no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def _values(lines: Sequence[Line], numbers: Numbers) -> list[Any]:
+    """Every scalar of a step, in the order in which `_numbered` reads them back."""
+    limit = math.inf if numbers.limit is None else numbers.limit
+    row = [numbers.scale, limit, numbers.word, numbers.clock.lr, numbers.clock.factor]
+    for line, values in zip(lines, numbers.scalars, strict=True):
+        row += [*values, *(getattr(line.stage, name) for name in _settings(line))]
+    return row
+
+
+def _width(lines: Sequence[Line]) -> int:
+    return len(_values(lines, Numbers(_CLOCK, tuple(line.stage.prepare(_CLOCK) for line in lines))))
+
+
+def _numbered(lines: Sequence[Line], row: Iterator[Tensor]) -> tuple[list[Line], Numbers]:
+    """The stages and the numbers of a step with tensors in the place of all their scalars."""
+    scale, limit, word, lr, factor = (next(row) for _ in range(5))
+    filled, scalars = [], []
+    for line in lines:
+        names = line.stage.prepare(_CLOCK)
+        scalars.append(type(names)(*(next(row) for _ in names)))
+        stage = copy.copy(line.stage)
+        for name in _settings(line):
+            object.__setattr__(stage, name, next(row))
+        filled.append(line._replace(stage=stage))
+    return filled, Numbers(Clock(None, lr, factor), tuple(scalars), scale, limit, word)
+
+
+_CLOCK = Clock(t=1, lr=0.0)
+
+
+def _settings(line: Line) -> list[str]:
+    """The numeric settings that are set: a stage may read them from itself instead of from its scalars."""
+    return [name for name in line.stage.numeric() if getattr(line.stage, name) is not None]
+
+
+def _table(lines: Sequence[Line], numbers: Sequence[Numbers], device: torch.device) -> Tensor:
+    """The scalars on the device, a row for each of `numbers`; nothing is copied there from the host's memory.
+
+    Rows have an even number of entries, so that each begins at a multiple of 16 bytes.
+    """
+    columns = list(zip(*(_values(lines, item) for item in numbers), strict=True))
+    table = torch.empty((len(numbers), len(columns) + len(columns) % 2), dtype=scalar_dtype(device), device=device)
+    for place, values in zip(table.unbind(1), columns, strict=False):
+        first = values[0]
+        if all(value is first for value in values) or not any(isinstance(value, Tensor) for value in values):
+            same = all(value is first or value == first for value in values)
+            for entry, value in [(place, first)] if same else zip(place.unbind(), values, strict=True):
+                entry.copy_(value) if isinstance(value, Tensor) else entry.fill_(value)
+        else:
+            place.copy_(torch.stack([torch.as_tensor(value, dtype=table.dtype).to(device) for value in values]))
+    return table
+
+
+_warned: set[str] = set()
+
+
+def _warn_once(device: torch.device, error: Exception) -> None:
+    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    if reason not in _warned:
+        _warned.add(reason)
+        warnings.warn(
+            f"dashpot runs its slower eager engine on {device}, with the same results: torch.compile failed with "
+            f"{type(error).__name__}: {reason}. It needs Triton and a C compiler on a GPU; engine='eager' does without.",
+            RuntimeWarning,
+            stacklevel=7,
+        )
