@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from dashpot import knobs, state_dicts
-from dashpot.constraints import ARGUMENTS, check, plain
+from dashpot.constraints import ARGUMENTS, FLAG, check, plain
+from dashpot.engine import capture
 from dashpot.engine.dispatch import Engine
 from dashpot.engine.eager import new_slots
 from dashpot.engine.gate import Verdict, judge
 from dashpot.engine.parts import Part
-from dashpot.engine.program import Numbers
+from dashpot.engine.program import Numbers, Storage
 from dashpot.engine.roster import Roster, step_count
 from dashpot.engine.rounding import seed_word, stream
 from dashpot.errors import ArgumentError, NonFiniteError
@@ -37,7 +38,6 @@ __all__ = ["Optimizer"]
 _STORED_AS = {"pole": "momentum"}
 _UNSUPPORTED = {
     "amsgrad": "its running maximum is not a point of this design space; torch.optim has it",
-    "capturable": "the eager engine counts steps on the host; leave it off",
 }
 _ROUNDING = 1e-12  # of the highest rate: torch's recursive schedulers end a ramp to zero this close below it
 
@@ -75,6 +75,7 @@ class Optimizer(torch.optim.Optimizer):
     """
 
     preset: ClassVar[Callable[..., Recipe]]
+    _step_supports_amp_scaling = True  # GradScaler leaves gradients as they are, and its scale and findings to `step`
 
     def __init__(
         self,
@@ -90,6 +91,8 @@ class Optimizer(torch.optim.Optimizer):
         defaults = {name: plain(value) for name, value in defaults.items()}
         if self.running.rounding == "stochastic" or self.running.state_dtype is not None:
             defaults["seed"] = self.running.seed  # in the groups, so that it is saved and resuming draws the same
+        if self.running.capturable:
+            defaults["capturable"] = True
         self._check_settings(defaults)
         super().__init__(params, defaults)
         check_schedules(type(self).__name__, self._settings(self.param_groups[0]), self._schedule)
@@ -179,8 +182,21 @@ class Optimizer(torch.optim.Optimizer):
         for name, value in settings.items():
             if name in ARGUMENTS and not ARGUMENTS[name].allows(value):
                 check(owner, self._argument(name), value, ARGUMENTS[name])
+            if name == "capturable":
+                check(owner, name, value, FLAG)
+                self._check_capturable(value)
             if name in _UNSUPPORTED and value:
                 raise ArgumentError(f"{owner}: {name}=True is not supported: {_UNSUPPORTED[name]}.")
+
+    def _check_capturable(self, capturable: bool) -> None:
+        owner = type(self).__name__
+        if capturable and self.running.nonfinite == "raise":
+            raise ArgumentError(
+                f"{owner}: nonfinite='raise' has to wait for the gradients, which capturable=True must not; use 'skip'."
+            )
+        others = {bool(group.get("capturable")) for group in getattr(self, "param_groups", ())}
+        if others - {capturable}:
+            raise ArgumentError(f"{owner}: capturable must be the same in all parameter groups, got {capturable}.")
 
     def _argument(self, name: str) -> str:
         """The name under which this class takes a setting: `pole` is kept in the groups as `momentum`."""
@@ -226,11 +242,14 @@ class Optimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         with torch.set_grad_enabled(bool(self.defaults["differentiable"])):
-            self._take(self.steps_done())
+            take = self._take_on_device if self.param_groups[0].get("capturable") else self._take
+            take(self.steps_done())
         return loss
 
     def _take(self, done: int) -> None:
         """One step of every parameter with a gradient. What can be refused is refused before anything is written."""
+        if capture.capturing():
+            raise ArgumentError(f"{type(self).__name__}: a CUDA graph can record a step with capturable=True only.")
         self._drop_strange_rosters()
         plans = [plan for index, group in enumerate(self.param_groups) if (plan := self._planned(index, group, done))]
         fresh = [p for plan in plans if plan.roster is None for p in plan.params if not self.state.get(p)]
@@ -248,6 +267,78 @@ class Optimizer(torch.optim.Optimizer):
             self._engine.run(part, self._verdict.scale)
         for group in self.param_groups if parts else ():
             group["steps_done"] = done + 1
+
+    def _take_on_device(self, done: int) -> None:
+        """`_take` without a look at any tensor's value: a graph can record it, and what to skip the device decides."""
+        if capture.capturing() and self._schedule:
+            raise ArgumentError(
+                f"{type(self).__name__}: a schedule is a function on the host, which a CUDA graph would freeze; "
+                "give lr as a tensor and write to it between replays."
+            )
+        plans = []
+        for index, group in enumerate(self.param_groups):
+            params, _ = _with_gradients(group["params"])
+            self._check_settings({name: group[name] for name in ("maximize", *_UNSUPPORTED) if name in group})
+            self._check_capturable(bool(group.get("capturable")))
+            for p in params:
+                self._check_gradient(p)
+            plans.append((index, group, params, self._in_force(group, done)))
+        parts = [part for plan in plans for part in self._parts_on_device(*plan)]
+        self._verdict = capture.judge_on_device(self.running, [g for part in parts for g in part.grads], self._scaler())
+        elements = self._engine.inductor.elements(p for part in parts for p in part.params)
+        for part in parts:
+            capture.run_on_device(part, self._verdict, self._engine.inductor, elements)
+        for group in self.param_groups if parts else ():
+            group["steps_done"] = done + 1
+
+    def _parts_on_device(
+        self, index: int, group: dict[str, Any], params: list[Tensor], in_force: tuple[Recipe, Any, Any]
+    ) -> list[capture.DevicePart]:
+        """A group's parameters by the device they lie on, with state for each and their numbers."""
+        recipe, factor, window = in_force
+        ordinals = dict(zip(map(id, params), self._ordinals(index), strict=True))
+        parts = []
+        for device in dict.fromkeys(p.device for p in params):
+            here = [p for p in params if p.device == device]
+            tally = self._tallies.get((index, device))
+            if tally is None or not tally.fits([self.state.get(p, {}) for p in here]):
+                self._refuse_first_step_in_a_graph()
+                tally = None
+            storages = [self.running.storage(p.dtype) for p in here]
+            states = [self._with_slots(recipe, p, storage) for p, storage in zip(here, storages, strict=True)]
+            if tally is None:
+                tally = self._tallies[index, device] = capture.Tally(states, device)
+            limit, seed = self.running.clip_value, group.get("seed")
+            parts.append(
+                capture.DevicePart(
+                    recipe,
+                    here,
+                    [cast(Tensor, p.grad) for p in here],
+                    states,
+                    storages,
+                    [ordinals[id(p)] for p in here],
+                    tally,
+                    capture.numbers_on_device(recipe, tally.steps, factor, window, limit, seed),
+                    self._ascends(group),
+                )
+            )
+        return parts
+
+    def _refuse_first_step_in_a_graph(self) -> None:
+        if capture.capturing():
+            raise ArgumentError(
+                f"{type(self).__name__}: a CUDA graph cannot record the step that makes the state: "
+                "take one with the same parameters before the capture."
+            )
+
+    def _with_slots(self, recipe: Recipe, p: Tensor, storage: Storage) -> dict[str, Any]:
+        """The state of a parameter, with what it lacks of the recipe's slots made."""
+        state = self.state[p]
+        if any(slot.key not in state for slot in storage.slots(recipe)):
+            self._refuse_first_step_in_a_graph()
+            for key, value in new_slots(recipe, p, storage).items():
+                state.setdefault(key, value)
+        return state
 
     def _drop_strange_rosters(self) -> None:
         """Forget what was looked up where the state of any parameter is another dictionary than then."""
@@ -283,12 +374,8 @@ class Optimizer(torch.optim.Optimizer):
         """The plan with state for every parameter and a roster that fits."""
         roster = plan.roster
         if roster is None:
-            states = [self.state[p] for p in plan.params]
             storages = [self.running.storage(p.dtype) for p in plan.params]
-            for p, storage, state in zip(plan.params, storages, states, strict=True):
-                if any(slot.key not in state for slot in storage.slots(plan.recipe)):
-                    for key, value in new_slots(plan.recipe, p, storage).items():
-                        state.setdefault(key, value)
+            states = [self._with_slots(plan.recipe, p, how) for p, how in zip(plan.params, storages, strict=True)]
             reason = "the step is recorded for autograd" if torch.is_grad_enabled() else self._engine.refusal()
             ordinals = self._ordinals(plan.place)
             roster = Roster(plan.recipe, storages, plan.params, plan.grads, states, plan.counts, ordinals, reason)
@@ -322,6 +409,7 @@ class Optimizer(torch.optim.Optimizer):
         """Drop what was looked up about tensors and kernels; the next step looks again."""
         self._recipes: dict[Any, Recipe] = {}
         self._rosters: dict[int, Roster] = {}
+        self._tallies: dict[tuple[int, torch.device], capture.Tally] = {}
         self._states: list[dict[str, Any]] = []
         self._engine = Engine(self.running.engine)
         self._verdict: Verdict | None = None
@@ -334,9 +422,10 @@ class Optimizer(torch.optim.Optimizer):
                 knobs.write(settings, name, schedule.value(knobs.read(settings, name), done))
         factor, settings["lr"] = lr_in_force(self._schedule.get("lr"), settings["lr"], done)
         highest = group.get("max_lr", group.get("initial_lr", 0.0))
-        if is_number(settings["lr"]) and -_ROUNDING * highest < settings["lr"] < 0:
+        if is_number(settings["lr"]) and is_number(highest) and -_ROUNDING * highest < settings["lr"] < 0:
             settings["lr"] = 0.0
-        moved = minimum(settings["lr"] / highest, 1.0) if highest else 1.0
+        unmoved = is_number(highest) and highest == 0
+        moved = 1.0 if unmoved else minimum(settings["lr"] / highest, 1.0)
         return self._recipe_of(group, settings), factor, factor * moved
 
     def _ascends(self, group: Mapping[str, Any]) -> bool:
@@ -387,6 +476,9 @@ class Optimizer(torch.optim.Optimizer):
         """
         with state_dicts.faithful_load(self, self._expected_slots):
             super().load_state_dict(dict(state_dict))
+        for group in self.param_groups:
+            if group.get("capturable"):  # read now, not when a step must not wait for a device
+                group.setdefault("steps_done", self.steps_done())
 
     def _expected_slots(self, saved: Mapping[str, Any]) -> tuple[Slot, ...]:
         """The state that a saved group must come with; refuses a group of another method."""

@@ -15,9 +15,10 @@ from dashpot.stages.base import Slot
 __all__ = ["faithful_load", "step_tensor"]
 
 
-def step_tensor(t: Any) -> Tensor:
-    """A step count as torch keeps it: a 0-d float32 tensor on the CPU."""
-    return torch.tensor(float(t), dtype=torch.float32)
+def step_tensor(t: Any, device: torch.device | None = None) -> Tensor:
+    """A step count as torch keeps it: a 0-d float32 tensor, on the CPU or, where it is capturable, on `device`."""
+    count = t.detach().clone() if isinstance(t, Tensor) else torch.tensor(float(t))
+    return count.to(device or "cpu", torch.float32).reshape(())
 
 
 @contextmanager
@@ -27,11 +28,13 @@ def faithful_load(
     """While open, `optimizer.load_state_dict` matches by name, refuses what does not fit, and keeps dtypes.
 
     torch's own loading goes by position and casts state to the parameter's dtype. Both are mended through its hooks: a
-    last pre-hook puts the saved parameters in our order, a first post-hook puts back the saved dtypes.
+    last pre-hook puts the saved parameters in our order, a first post-hook puts back the saved dtypes. Whether steps are
+    counted on the device (`capturable`) stays the optimizer's own choice, and the counts go where they belong.
     `expected_slots` checks the settings of a saved group and tells which state they need.
     """
     owner = type(optimizer).__name__
     saved: dict[Tensor, dict[str, Any]] = {}
+    capturable = [group.get("capturable") for group in optimizer.param_groups]
 
     def before(_: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
         if not {"state", "param_groups"} <= state_dict.keys():
@@ -49,9 +52,14 @@ def faithful_load(
         return ordered
 
     def after(_: torch.optim.Optimizer) -> None:
-        for p, state in saved.items():
-            if state:
-                optimizer.state[p] = {key: _faithful(key, value, p) for key, value in state.items()}
+        for group, its in zip(optimizer.param_groups, capturable, strict=True):
+            group.pop("capturable", None)
+            if its is not None:
+                group["capturable"] = its
+            for p in group["params"]:
+                if saved.get(p):
+                    items = saved[p].items()
+                    optimizer.state[p] = {key: _faithful(key, value, p, bool(its)) for key, value in items}
 
     handles = (
         optimizer.register_load_state_dict_pre_hook(before),
@@ -118,7 +126,7 @@ def _check_state(owner: str, p: Tensor, index: Any, state: Mapping[str, Any], sl
             )
 
 
-def _faithful(key: str, value: Any, p: Tensor) -> Any:
+def _faithful(key: str, value: Any, p: Tensor, on_device: bool) -> Any:
     if key == "step":
-        return step_tensor(value)
+        return step_tensor(value, p.device if on_device else None)
     return value.detach().clone().to(p.device) if isinstance(value, Tensor) else value

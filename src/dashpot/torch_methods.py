@@ -1,7 +1,7 @@
 """The methods torch.optim has too, with its signatures argument for argument, its state and its numbers.
 
 `foreach` and `fused` choose between torch's implementations and never change the result; here the engine makes that
-choice, so both are accepted and have no effect. `amsgrad=True` and `capturable=True` are refused.
+choice, so both are accepted and have no effect. `amsgrad=True` is refused.
 """
 
 from __future__ import annotations
@@ -113,10 +113,8 @@ class RMSprop(Optimizer):
         in [0, 1).
     centered
         d = sqrt(s - a^2) + eps with a the average gradient: a standard deviation. Rounding below zero is cut to zero.
-    maximize, foreach, differentiable, schedule, options
+    maximize, foreach, capturable, differentiable, schedule, options
         as in `SGD`.
-    capturable
-        must be False.
 
     Raises `ArgumentError` for a value outside its range.
 
@@ -172,9 +170,9 @@ class Adam(Optimizer):
         >= 0.
     betas
         pair in [0, 1): poles of the gradient filter and of the mean square.
-    amsgrad, capturable
+    amsgrad
         must be False.
-    maximize, foreach, fused, differentiable, schedule, options
+    maximize, foreach, capturable, fused, differentiable, schedule, options
         as in `SGD`.
     decoupled_weight_decay
         True makes it `AdamW`.
@@ -232,9 +230,9 @@ class AdamW(Optimizer):
         >= 0.
     betas
         pair in [0, 1).
-    amsgrad, capturable
+    amsgrad
         must be False.
-    maximize, foreach, fused, differentiable, schedule, options
+    maximize, foreach, capturable, fused, differentiable, schedule, options
         as in `SGD`.
     decay_scale
         what multiplies `weight_decay`: "lr" (torch), "schedule" (the schedule's factor, independent of the base lr; a
@@ -296,9 +294,7 @@ class NAdam(Optimizer):
         pair in [0, 1).
     decoupled_weight_decay
         decay as in AdamW instead of coupled to the gradient.
-    capturable
-        must be False.
-    maximize, foreach, differentiable, schedule, options
+    maximize, foreach, capturable, differentiable, schedule, options
         as in `SGD`.
 
     Raises `ArgumentError` for a value outside its range.

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from dashpot.data import idx, loading
-from dashpot.data.files import sha256
 from dashpot.data.idx_dataset import IdxDataset, IdxFile
 from dashpot.data.images import Images
 from dashpot.data.notices import say_once
+from dashpot.files import sha256
 
 
 @dataclass

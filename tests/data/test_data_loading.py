@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from dashpot.data import idx, loading
-from dashpot.data.files import sha256
 from dashpot.data.loading import load_idx
 from dashpot.errors import DataError
+from dashpot.files import sha256
 
 
 def names(folder: Path) -> list[str]:

@@ -6,8 +6,9 @@ from pathlib import Path
 import pooch
 import pytest
 
-from dashpot.data.locate import cache_folder, find, user_folder
+from dashpot.data.locate import find, user_folder
 from dashpot.errors import DataError
+from dashpot.folders import cache_folder
 
 
 @pytest.mark.parametrize("value", [None, "", "/somewhere/cache"])

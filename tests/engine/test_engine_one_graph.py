@@ -30,7 +30,12 @@ def test_changed_scalars_and_sizes_trace_nothing_new(name):
         return graph.forward
 
     torch.compiler.reset()
-    step = torch.compile(lambda scalars, clock, *args: advance(recipe.lines, Numbers(clock, scalars), *args), fullgraph=True, dynamic=True, backend=count)
+    step = torch.compile(
+        lambda scalars, clock, *args: advance(recipe.lines, Numbers(clock, scalars), *args),
+        fullgraph=True,
+        dynamic=True,
+        backend=count,
+    )
     for size in (100, 7, 33):
         w, g = torch.randn(size, dtype=torch.float64), torch.randn(size, dtype=torch.float64)
         state = new_slots(recipe, w)

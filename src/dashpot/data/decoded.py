@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from dashpot.data import idx
-from dashpot.data.files import keep_aside, sha256, write_atomically
 from dashpot.data.idx_dataset import IdxDataset
 from dashpot.data.images import Images
 from dashpot.data.notices import say_once
+from dashpot.files import keep_aside, sha256, write_atomically
 
 __all__ = ["load", "store"]
 

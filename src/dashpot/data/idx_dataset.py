@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from dashpot.data import idx
-from dashpot.data.files import keep_aside, sha256
 from dashpot.errors import DataError
+from dashpot.files import keep_aside, sha256
 
 __all__ = ["IdxDataset", "IdxFile", "read"]
 

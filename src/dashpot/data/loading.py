@@ -12,9 +12,10 @@ from dashpot.data import decoded
 from dashpot.data.download import download
 from dashpot.data.idx_dataset import IdxDataset, read
 from dashpot.data.images import Images
-from dashpot.data.locate import cache_folder, find, user_folder
+from dashpot.data.locate import find, user_folder
 from dashpot.data.notices import say_once
 from dashpot.errors import DataError
+from dashpot.folders import cache_folder
 
 __all__ = ["load_idx"]
 

@@ -3,30 +3,16 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 from dashpot.data.idx_dataset import IdxDataset
 from dashpot.errors import DataError
 
-__all__ = ["VARIABLE", "cache_folder", "find", "user_folder"]
+__all__ = ["VARIABLE", "find", "user_folder"]
 
 VARIABLE = "DASHPOT_DATA"
 """The environment variable that names a data folder."""
-
-
-def cache_folder() -> Path:
-    """The per-user cache: `~/.cache/dashpot`, or where the system or `XDG_CACHE_HOME` puts caches.
-
-    The same folder as `pooch.os_cache("dashpot")`, worked out here because the base install has no pooch.
-    """
-    home = Path.home()
-    if sys.platform == "darwin":
-        return home / "Library" / "Caches" / "dashpot"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local") / "dashpot" / "dashpot" / "Cache"
-    return Path(os.environ.get("XDG_CACHE_HOME", "").strip() or home / ".cache") / "dashpot"
 
 
 def user_folder(data_dir: str | os.PathLike[str] | None) -> Path | None:

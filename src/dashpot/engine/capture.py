@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from dashpot.clip import norm_factor, total_norm
+from dashpot.engine.eager import step_tensor
 from dashpot.engine.gate import Verdict
+from dashpot.engine.inductor import Inductor, Work, scalar_dtype
 from dashpot.engine.program import Numbers, Storage, compute_dtype
 from dashpot.engine.roster import step_count
 from dashpot.engine.rounding import seed_word, stream
@@ -22,7 +24,7 @@ from dashpot.options import Running
 from dashpot.recipe import Recipe
 from dashpot.stages.base import Clock
 
-__all__ = ["DevicePart", "Tally", "capturing", "judge_on_device", "numbers_on_device", "scalar_dtype"]
+__all__ = ["DevicePart", "Tally", "capturing", "judge_on_device", "numbers_on_device", "run_on_device"]
 
 
 @dataclass
@@ -59,7 +61,7 @@ class Tally:
 
     def count(self, skip: Any) -> None:
         """One step more, or none where `skip` holds."""
-        self.steps += 1 if skip is False else (~skip).to(self.steps)
+        self.steps += (~skip).to(self.steps) if isinstance(skip, Tensor) else 1
 
 
 def _as_count(state: Mapping[str, Any], device: torch.device) -> Tensor:
@@ -67,11 +69,6 @@ def _as_count(state: Mapping[str, Any], device: torch.device) -> Tensor:
     if isinstance(step, Tensor):
         return step.to(device, torch.float32).reshape(())
     return torch.full((), float(step_count(state)), device=device)
-
-
-def scalar_dtype(device: torch.device) -> torch.dtype:
-    """The dtype in which scalars are computed on a device: Apple's has no float64."""
-    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def numbers_on_device(
@@ -91,8 +88,7 @@ def numbers_on_device(
         Numbers(
             Clock(each_t[i], recipe.lr, factor, window),
             tuple(
-                type(record)(*(column[i] for column in values))
-                for record, values in zip(scalars, columns, strict=True)
+                type(record)(*(column[i] for column in values)) for record, values in zip(scalars, columns, strict=True)
             ),
             limit=limit,
             word=each_word[i],
@@ -129,6 +125,26 @@ def judge_on_device(running: Running, grads: Sequence[Tensor], scaler: tuple[Any
 
 def _norm_dtype(dtype: torch.dtype) -> torch.dtype:
     return dtype if dtype.is_complex else compute_dtype(dtype)
+
+
+def run_on_device(part: DevicePart, verdict: Verdict, inductor: Inductor, elements: int) -> None:
+    """Take the step of one part, or leave everything as it is where the verdict is to skip.
+
+    `elements` are those of the whole step.
+    """
+    scale = verdict.scale.to(part.tally.steps.device) if isinstance(verdict.scale, Tensor) else verdict.scale
+    numbers = [n._replace(scale=-scale if part.ascends else scale) for n in part.numbers]
+    works = [
+        Work(*item, row)
+        for row, item in enumerate(
+            zip(part.storages, part.ordinals, part.params, part.grads, part.states, strict=True)
+        )
+    ]
+    for work in inductor.run(part.recipe, works, numbers, elements, verdict.skip):
+        its = numbers[work.row]
+        its = its._replace(word=stream(its.word, work.ordinal)) if work.storage.draws else its
+        step_tensor(part.recipe, work.storage, its, work.p, work.grad, work.state, verdict.skip)
+    part.tally.count(verdict.skip)
 
 
 def capturing() -> bool:

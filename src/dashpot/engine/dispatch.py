@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from dashpot.engine.eager import step_tensor
+from dashpot.engine.inductor import Inductor, Work
 from dashpot.engine.native.build import BuildError
 from dashpot.engine.native.kernel import Kernel
 from dashpot.engine.parts import Part
 from dashpot.engine.program import Numbers
 from dashpot.engine.rounding import stream
+from dashpot.recipe import Recipe
 
 __all__ = ["LARGE", "LOOKS", "START", "Engine"]
 
@@ -35,6 +37,8 @@ class Engine:
 
     def __init__(self, mode: str) -> None:
         self.mode = mode
+        self.inductor = Inductor(mode, LARGE)
+        self._away = 0  # elements of the present step that are not on the CPU
         self._running: set[Kernel] = set()
         self._known: set[Kernel] = set()
 
@@ -45,6 +49,7 @@ class Engine:
     def prepare(self, parts: list[Part], done: int) -> None:
         """Get kernels ready as far as the rule asks for it, before anything is written."""
         elements = sum(table.elements() for part in parts for table in part.roster.tables)
+        self._away = self.inductor.elements(part.params[i] for part in parts for i in part.roster.others)
         for part in parts:
             part.roster.refresh(part.grads)
             for table in part.roster.tables:
@@ -98,17 +103,21 @@ class Engine:
                 torch.autograd.graph.increment_version(table.weights)
             else:
                 eager |= set(table.positions.tolist())
-        for i in sorted(eager):
-            _step_eagerly(part, i, numbers[part.which[i]])
-        part.roster.steps += 1
+        roster = part.roster
+        works = [
+            Work(roster.storages[i], roster.ordinals[i], part.params[i], part.grads[i], part.states[i], part.which[i])
+            for i in sorted(eager)
+        ]
+        for work in self.inductor.run(part.recipe, works, numbers, self._away):
+            _step_eagerly(part.recipe, work, numbers[work.row])
+        roster.steps += 1
 
 
-def _step_eagerly(part: Part, i: int, numbers: Numbers) -> None:
-    storage = part.roster.storages[i]
-    if storage.draws:
-        word = torch.tensor(numbers.word, dtype=torch.int32, device=part.params[i].device)
-        numbers = numbers._replace(word=stream(word, part.roster.ordinals[i]))
-    step_tensor(part.recipe, storage, numbers, part.params[i], part.grads[i], part.states[i])
+def _step_eagerly(recipe: Recipe, work: Work, numbers: Numbers) -> None:
+    if work.storage.draws:
+        word = torch.tensor(numbers.word, dtype=torch.int32, device=work.p.device)
+        numbers = numbers._replace(word=stream(word, work.ordinal))
+    step_tensor(recipe, work.storage, numbers, work.p, work.grad, work.state)
 
 
 def _warn_once(reason: str) -> None:

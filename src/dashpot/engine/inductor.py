@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -40,7 +40,7 @@ class Work(NamedTuple):
     ordinal: int
     p: Tensor
     grad: Tensor
-    state: Mapping[str, Tensor]
+    state: dict[str, Tensor]
     row: int
 
 
@@ -64,6 +64,10 @@ class Inductor:
         self._programs: dict[Hashable, _Program | None] = {}
         self._ordinals: dict[tuple[int, torch.device], Tensor] = {}
 
+    def elements(self, tensors: Iterable[Tensor]) -> int:
+        """How many elements lie on the devices it takes."""
+        return sum(x.numel() for x in tensors if x.device.type in self.devices)
+
     def refusal(self, p: Tensor, storage: Storage, elements: int) -> str | None:
         """Why a tensor is not stepped here, or None; `elements` are those of the whole step on such devices."""
         checks = (
@@ -77,16 +81,19 @@ class Inductor:
         )
         return next((text for fails, text in checks if fails), None)
 
-    def run(self, recipe: Recipe, works: Sequence[Work], numbers: Sequence[Numbers], skip: Any = False) -> list[Work]:
+    def run(
+        self, recipe: Recipe, works: Sequence[Work], numbers: Sequence[Numbers], elements: int, skip: Any = False
+    ) -> list[Work]:
         """Take the steps that can be compiled, large tensors first; returns the others.
 
-        `numbers[work.row]` are a tensor's numbers, their `word` that of the step. `skip` is False, or a 0-d tensor:
-        where it holds, nothing changes.
+        `numbers[work.row]` are a tensor's numbers, their `word` that of the step. `elements` are those of the whole
+        step on such devices. `skip` is False, or a 0-d tensor: where it holds, nothing changes.
         """
         left: list[Work] = []
         rows: dict[torch.device, Tensor] = {}
         for work in sorted(works, key=lambda work: -work.p.numel()):  # kernels are tuned for the first size they meet
-            program = self._program(recipe, work, skip is not False)
+            refused = self.refusal(work.p, work.storage, elements) is not None
+            program = None if refused else self._program(recipe, work, skip is not False)
             inputs = None if program is None else _inputs(recipe, work)
             if program is None or inputs is None:
                 left.append(work)
@@ -113,15 +120,15 @@ class Inductor:
         active = tuple(not stage.idle() for stage in recipe.stages)
         key = structure(recipe), active, work.storage, dtypes, p.device.type, skips
         if key not in self._programs:
-            self._programs[key] = _Program(recipe, work, skips, self.backend) if _elementwise(recipe) else None
+            self._programs[key] = _Program(recipe, work.storage, skips, self.backend) if _elementwise(recipe) else None
         return self._programs[key]
 
 
 class _Program:
     """The step of one recipe structure, compiled at its first run."""
 
-    def __init__(self, recipe: Recipe, work: Work, skips: bool, backend: Any) -> None:
-        self._recipe, self._work, self._skips, self._backend = recipe, work, skips, backend
+    def __init__(self, recipe: Recipe, storage: Storage, skips: bool, backend: Any) -> None:
+        self._recipe, self._storage, self._skips, self._backend = recipe, storage, skips, backend
         self._function: Callable[..., Any] | None = None
         self._failed = self._proven = False
         self.width = _width(recipe.lines)
@@ -154,7 +161,7 @@ class _Program:
         return torch.compile(graph, dynamic=True, fullgraph=True, backend=self._backend)
 
     def _step(self, row: Tensor, *tensors: Tensor) -> None:
-        storage, rest = self._work.storage, list(tensors)
+        storage, rest = self._storage, list(tensors)
         skip = rest.pop(0) if self._skips else None
         lines, numbers = _numbered(self._recipe.lines, iter(row.unbind()))
         if storage.draws:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from dashpot.data.files import write_atomically
 from dashpot.errors import RunError
+from dashpot.files import write_atomically
 
 __all__ = ["append_line", "cut_back", "make_folder", "write_bytes", "write_text"]
 

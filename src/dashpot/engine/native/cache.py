@@ -15,10 +15,10 @@ from typing import BinaryIO
 
 import torch
 
-from dashpot.data.files import write_atomically
-from dashpot.data.locate import cache_folder
 from dashpot.engine.native.compiler import Compiler
 from dashpot.errors import DashpotError
+from dashpot.files import write_atomically
+from dashpot.folders import cache_folder
 
 if sys.platform != "win32":
     import fcntl
