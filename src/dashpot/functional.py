@@ -10,10 +10,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from dashpot.constraints import Interval, check
 from dashpot.engine.eager import new_slots
+from dashpot.engine.inductor import scalar_dtype
 from dashpot.engine.program import Numbers, advance, compute_dtype
 from dashpot.errors import ArgumentError
 from dashpot.recipe import Recipe
@@ -44,7 +46,7 @@ def init(recipe: Recipe, params: Mapping[str, Tensor] | Sequence[Tensor] | Tenso
     return new_slots(recipe, params)
 
 
-def update(recipe: Recipe, params: Any, grads: Any, state: Any, step: int) -> tuple[Any, Any]:
+def update(recipe: Recipe, params: Any, grads: Any, state: Any, step: int | Tensor) -> tuple[Any, Any]:
     """One step of every tensor: (new params, new state). Nothing is changed in place.
 
     recipe
@@ -52,7 +54,8 @@ def update(recipe: Recipe, params: Any, grads: Any, state: Any, step: int) -> tu
     params, grads, state
         alike in structure: one tensor, a sequence or a mapping; `state` as `init` made it.
     step
-        steps done before this one: 0, 1, 2, ...
+        steps done before this one: 0, 1, 2, ... As a 0-d tensor it is data for `torch.compile`, which then compiles the
+        update once for all steps; a recipe with schedules, which are functions of a Python number, refuses that.
 
     Sixteen learning rates at once, each with its own weights and state:
 
@@ -64,10 +67,25 @@ def update(recipe: Recipe, params: Any, grads: Any, state: Any, step: int) -> tu
     >>> torch.func.vmap(first_step)(torch.linspace(0.1, 0.3, 16)).shape
     torch.Size([16, 3])
     """
-    check("update", "step", step, Interval(0, math.inf, "left", integer=True))
-    now, factor = recipe.at(step)
-    clock = Clock(t=step + 1, lr=now.lr, factor=factor, window=factor)
+    if isinstance(step, Tensor):
+        _check_step(recipe, step)
+        now, factor, t = recipe, 1.0, step.to(scalar_dtype(step.device)) + 1
+    else:
+        check("update", "step", step, Interval(0, math.inf, "left", integer=True))
+        now, factor = recipe.at(step)
+        t = step + 1
+    clock = Clock(t=t, lr=now.lr, factor=factor, window=factor)
     return _update(now, Numbers(clock, now.scalars(clock)), params, grads, state)
+
+
+def _check_step(recipe: Recipe, step: Tensor) -> None:
+    """Refuse what is no number of steps, by its kind alone: its value may be unknown while a graph is made."""
+    if step.dim() != 0 or step.is_complex() or step.dtype == torch.bool:
+        raise ArgumentError(f"update: step must be an integer or a 0-d tensor, got {step!r}.")
+    if recipe.schedule:
+        raise ArgumentError(
+            "update: schedules are functions of a Python number; give step as an int, or lr as a tensor and no schedule."
+        )
 
 
 def _update(recipe: Recipe, numbers: Numbers, params: Any, grads: Any, state: Any) -> Any:
@@ -92,4 +110,5 @@ def _update(recipe: Recipe, numbers: Numbers, params: Any, grads: Any, state: An
         return params, state
     compute = compute_dtype(params.dtype)
     new, slots = advance(recipe.lines, numbers, params.to(compute), grads.to(compute), state)
-    return new.to(params.dtype), {**state, **slots}
+    kept = {key: value.to(state[key].dtype) for key, value in slots.items()}
+    return new.to(params.dtype), {**state, **kept}

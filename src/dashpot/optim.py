@@ -241,10 +241,13 @@ class Optimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._untraced(self)
+        return loss
+
+    def _step(self) -> None:
         with torch.set_grad_enabled(bool(self.defaults["differentiable"])):
             take = self._take_on_device if self.param_groups[0].get("capturable") else self._take
             take(self.steps_done())
-        return loss
 
     def _take(self, done: int) -> None:
         """One step of every parameter with a gradient. What can be refused is refused before anything is written."""
@@ -304,10 +307,11 @@ class Optimizer(torch.optim.Optimizer):
             if tally is None or not tally.fits([self.state.get(p, {}) for p in here]):
                 self._refuse_first_step_in_a_graph()
                 tally = None
+            counts = [] if tally else [capture.count_on_device(self.state.get(p, {}), device) for p in here]
             storages = [self.running.storage(p.dtype) for p in here]
             states = [self._with_slots(recipe, p, storage) for p, storage in zip(here, storages, strict=True)]
             if tally is None:
-                tally = self._tallies[index, device] = capture.Tally(states, device)
+                tally = self._tallies[index, device] = capture.Tally(counts, states)
             limit, seed = self.running.clip_value, group.get("seed")
             parts.append(
                 capture.DevicePart(
@@ -407,6 +411,8 @@ class Optimizer(torch.optim.Optimizer):
 
     def _forget(self) -> None:
         """Drop what was looked up about tensors and kernels; the next step looks again."""
+        # A user's torch.compile stops before the step and goes on after it. Importing dashpot need not import Dynamo.
+        self._untraced = torch.compiler.disable(Optimizer._step)
         self._recipes: dict[Any, Recipe] = {}
         self._rosters: dict[int, Roster] = {}
         self._tallies: dict[tuple[int, torch.device], capture.Tally] = {}
@@ -487,7 +493,7 @@ class Optimizer(torch.optim.Optimizer):
         if lacking:
             owner = type(self).__name__
             raise ArgumentError(f"{owner}: the saved group has no {', '.join(lacking)}; it is of another method.")
-        settings = {**self.defaults, **saved}
+        settings = {**self.defaults, **saved, "capturable": False}  # how the saved one ran is of no concern
         self._check_settings(settings)
         return self._recipe_of(settings).slots
 

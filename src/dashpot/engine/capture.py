@@ -24,7 +24,7 @@ from dashpot.options import Running
 from dashpot.recipe import Recipe
 from dashpot.stages.base import Clock
 
-__all__ = ["DevicePart", "Tally", "capturing", "judge_on_device", "numbers_on_device", "run_on_device"]
+__all__ = ["DevicePart", "Tally", "capturing", "count_on_device", "judge_on_device", "numbers_on_device", "run_on_device"]
 
 
 @dataclass
@@ -45,8 +45,8 @@ class DevicePart:
 class Tally:
     """The step counts of parameters in one tensor on their device; each `state["step"]` is a view of its entry."""
 
-    def __init__(self, states: Sequence[dict[str, Any]], device: torch.device) -> None:
-        self.steps = torch.stack([_as_count(state, device) for state in states])
+    def __init__(self, counts: Sequence[Tensor], states: Sequence[dict[str, Any]]) -> None:
+        self.steps = torch.stack(list(counts))
         self._views = self.steps.unbind()
         self._states = list(states)
         for state, view in zip(states, self._views, strict=True):
@@ -64,7 +64,8 @@ class Tally:
         self.steps += (~skip).to(self.steps) if isinstance(skip, Tensor) else 1
 
 
-def _as_count(state: Mapping[str, Any], device: torch.device) -> Tensor:
+def count_on_device(state: Mapping[str, Any], device: torch.device) -> Tensor:
+    """The count of steps in a parameter's state, 0-d float32 on the device."""
     step = state.get("step")
     if isinstance(step, Tensor):
         return step.to(device, torch.float32).reshape(())
@@ -149,4 +150,4 @@ def run_on_device(part: DevicePart, verdict: Verdict, inductor: Inductor, elemen
 
 def capturing() -> bool:
     """True while what runs on the present stream is recorded into a CUDA graph, instead of done."""
-    return torch.cuda.is_current_stream_capturing()
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()

@@ -101,11 +101,13 @@ class Inductor:
             device = work.p.device
             if device not in rows:
                 rows[device] = _table(recipe.lines, numbers, device)
-            row = rows[device][work.row, : program.width]
+            row = _line(rows[device][work.row, : program.width])
             extra = [skip.to(device)] if skip is not False else []
             if work.storage.draws:
                 extra.append(self._ordinal(work.ordinal, device))
-            if not program.run([row, *extra, *inputs]):
+            if program.run([row, *extra, *inputs]):
+                torch.autograd.graph.increment_version([work.p, *(work.state[key] for key in program.slots)])
+            else:
                 left.append(work)
         return left
 
@@ -132,6 +134,7 @@ class _Program:
         self._function: Callable[..., Any] | None = None
         self._failed = self._proven = False
         self.width = _width(recipe.lines)
+        self.slots = [slot.key for slot in storage.slots(recipe)]
 
     def run(self, inputs: list[Tensor]) -> bool:
         """Run on (row, skip?, ordinal?, weight, gradient, slots); False where torch.compile fails, now or before."""
@@ -168,7 +171,7 @@ class _Program:
             word = stream(numbers.word.to(torch.int32), rest.pop(0))
             numbers = numbers._replace(word=word)
         w, g, *slots = rest
-        state = dict(zip((slot.key for slot in storage.slots(self._recipe)), slots, strict=True))
+        state = dict(zip(self.slots, slots, strict=True))
         index = torch.arange(w.numel(), dtype=torch.int32, device=w.device) if storage.draws else None
         new, kept = one_step(lines, storage, compute_dtype(w.dtype), numbers, w, g, state, index)
         for place, value in ((w, new), *((state[key], value) for key, value in kept.items())):
@@ -209,13 +212,15 @@ def _order(x: Tensor) -> list[int]:
 
 def _flat(x: Tensor, order: list[int]) -> Tensor | None:
     """The elements of `x` as they lie in memory, or None where they do not lie close together in this order."""
-    x = x.detach()
-    if len(order) != x.dim() or x.is_conj() or x.is_neg():
+    if len(order) != x.dim() or x.is_conj() or x.is_neg() or not x.detach().permute(order).is_contiguous():
         return None
-    x = x.permute(order)
-    if not x.is_contiguous():
-        return None
-    return (torch.view_as_real(x) if x.is_complex() else x).view(-1)
+    return _line(torch.view_as_real(x.detach()) if x.is_complex() else x)
+
+
+def _line(x: Tensor) -> Tensor:
+    """The memory of dense `x` as a 1-D tensor that is no view: torch.compile guards the shape of what a view is of."""
+    start = x.storage_offset()
+    return torch.empty(0, dtype=x.dtype, device=x.device).set_(x.untyped_storage(), start, (x.numel(),), (1,))  # pyright: ignore[reportArgumentType]
 
 
 # ---- scalars --------------------------------------------------------------------------------------------------------

@@ -136,8 +136,8 @@ def one_step(
     new, slots = advance(lines, numbers, weight, _prepared(g.to(dtype), numbers), wide, context)
     draw = _Draw(numbers.word, index)
     stored = {
-        key: _narrowed(value, state[key].dtype, storage.state, draw, salt)
-        for salt, (key, value) in enumerate(slots.items())
+        key: _narrowed(value, state[key].dtype, storage.state, draw, number)
+        for number, (key, value) in enumerate(slots.items())
     }
     if compensation is not None:
         high, stored[COMPENSATION] = rounding.split(new)
@@ -157,7 +157,9 @@ class _Draw(NamedTuple):
     index: Any
 
 
-def _narrowed(x: Tensor, dtype: torch.dtype, how: str, draw: _Draw, salt: int) -> Tensor:
+def _narrowed(x: Tensor, dtype: torch.dtype, how: str, draw: _Draw, number: int) -> Tensor:
+    """`x` in a narrower dtype; two neighbouring numbers of slots share a hash."""
     if how == "stochastic" and dtype == torch.bfloat16:
-        return rounding.stochastic(x, rounding.noise(draw.index, rounding.stream(draw.word, salt)))
+        pair, half = divmod(number, 2)
+        return rounding.stochastic(x, rounding.noise(draw.index, rounding.stream(draw.word, pair), half))
     return x.to(dtype)

@@ -36,7 +36,7 @@ _FACTORS = _signed(0xED5AD4BB), _signed(0xAC4C1B51), _signed(0x31848BAB)
 _UPPER_HALF = _signed(0xFFFF0000)
 _LOWER_HALF = 0x0000FFFF
 _MAGNITUDE = 0x7FFFFFFF
-_INFINITY = 0x7F800000
+_NAN = 0x7FC00000
 
 
 def _demand(owner: str, name: str, value: Tensor, dtype: torch.dtype) -> None:
@@ -133,8 +133,11 @@ def stream(word: int | Tensor, *numbers: int | Tensor) -> Tensor:
     return out
 
 
-def noise(index: Tensor, word: Tensor) -> Tensor:
+def noise(index: Tensor, word: Tensor, half: int = 0) -> Tensor:
     """Uniform integers in [0, 65535]: element `index` of the stream `word`.
+
+    The hash has 32 bits, so each element of a stream gives two independent numbers, `half` 0 and 1: two slots can share
+    one hash, which is most of the work.
 
     A second word, mixed from `word`, enters after the first round of the hash. Streams whose counters `index ^ word`
     run over the same values therefore still differ.
@@ -142,6 +145,7 @@ def noise(index: Tensor, word: Tensor) -> Tensor:
     Args:
         index: int32 tensor, the number of each element in its tensor.
         word: 0-d int32 tensor from `stream` (or one that broadcasts with `index`).
+        half: 0 for the lower 16 bits of the hash, 1 for the upper ones.
 
     Returns:
         An int32 tensor shaped like `index`.
@@ -154,20 +158,27 @@ def noise(index: Tensor, word: Tensor) -> Tensor:
     """
     _demand("noise", "index", index, torch.int32)
     key = mix(word, 0)
-    return _last_rounds(_first_round(index ^ word) ^ key) & _LOWER_HALF
+    return (_last_rounds(_first_round(index ^ word) ^ key) >> (16 * half)) & _LOWER_HALF
 
 
-def _on_grid(x: Tensor, addend: Tensor) -> Tensor:
-    """`x` on the bfloat16 grid, still float32: add to the bits, cut the lower half; the carry rounds away from 0."""
-    bits = x.view(torch.int32)
-    rounded = ((bits + addend) & _UPPER_HALF).view(torch.float32)
-    # The carry could turn a nan into a zero, and the cut could turn it into an infinity: leave it to the cast.
-    return torch.where((bits & _MAGNITUDE) > _INFINITY, x, rounded)
+def _carried(x: Tensor, addend: Tensor) -> Tensor:
+    """The bits of `x` with `addend` added to them, whose upper half is the result: the carry rounds away from 0."""
+    return x.view(torch.int32) + addend
 
 
-def _nearest(x: Tensor) -> Tensor:
-    """`x` rounded to the nearest bfloat16, ties to even, still float32."""
-    return _on_grid(x, ((x.view(torch.int32) >> 16) & 1) + (_LOWER_HALF >> 1))
+def _half(x: Tensor) -> Tensor:
+    """What to add for rounding to nearest, ties to even."""
+    return ((x.view(torch.int32) >> 16) & 1) + (_LOWER_HALF >> 1)
+
+
+def _rounded(x: Tensor, addend: Tensor) -> Tensor:
+    # The carry could turn a nan into a zero, and the cut could turn it into an infinity.
+    return torch.where(x != x, _NAN, _carried(x, addend))
+
+
+def _upper(bits: Tensor) -> Tensor:
+    """The upper halves of 32 bits as bfloat16 numbers."""
+    return (bits >> 16).to(torch.int16).view(torch.bfloat16)
 
 
 def stochastic(x: Tensor, noise: Tensor) -> Tensor:
@@ -200,7 +211,7 @@ def stochastic(x: Tensor, noise: Tensor) -> Tensor:
     """
     _demand("stochastic", "x", x, torch.float32)
     _demand("stochastic", "noise", noise, torch.int32)
-    return _on_grid(x, noise).to(torch.bfloat16)
+    return _upper(_rounded(x, noise))
 
 
 def split(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -235,11 +246,11 @@ def split(x: Tensor) -> tuple[Tensor, Tensor]:
     ([1.0, inf], [0.00099945068359375, 0.0])
     """
     _demand("split", "x", x, torch.float32)
-    high = _nearest(x)
-    # All ones where `high` is finite, else 0: clears the nan of inf - inf, and an infinite remainder.
-    finite = ((high.view(torch.int32) & _MAGNITUDE) - _INFINITY) >> 31
-    remainder = ((x - high).view(torch.int32) & finite).view(torch.float32)
-    return high.to(torch.bfloat16), _nearest(remainder).to(torch.bfloat16)
+    bits = _rounded(x, _half(x))
+    remainder = x - (bits & _UPPER_HALF).view(torch.float32)
+    # Where `high` is infinite or nan the remainder is so too, and 0 takes its place.
+    low = torch.where(remainder.abs() < torch.inf, _carried(remainder, _half(remainder)), 0)
+    return _upper(bits), _upper(low)
 
 
 def join(high: Tensor, low: Tensor) -> Tensor:

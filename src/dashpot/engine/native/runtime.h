@@ -31,7 +31,7 @@ template <> inline double cast<double, bf16>(bf16 x) { return cast<float>(x); }
 template <> inline bf16 cast<bf16, float>(float x) {  // to nearest, ties to even
   const uint32_t u = bitcast<uint32_t>(x);
   const uint32_t rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
-  return static_cast<bf16>((u & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded);
+  return static_cast<bf16>(x != x ? 0x7fc0u : rounded);
 }
 template <> inline bf16 cast<bf16, double>(double x) { return cast<bf16>(static_cast<float>(x)); }
 template <> inline int32_t cast<int32_t, double>(double x) { return static_cast<int32_t>(static_cast<int64_t>(x)); }

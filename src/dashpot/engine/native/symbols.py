@@ -25,9 +25,12 @@ KINDS = {
     torch.bfloat16: "bf16",
     torch.float16: "f16",
     torch.int32: "i32",
+    torch.int16: "i16",
     torch.bool: "bool",
 }
 _FLOATS = ("f32", "f64")
+_STORED = ("bf16", "f16", "i16")  # only stored and converted
+_SAME_SIZE = ({"f32", "i32"}, {"bf16", "i16"})
 
 
 class UntraceableError(Exception):
@@ -199,7 +202,7 @@ def _graph(*values: Any) -> Graph:
 def _common(symbols: Iterable[Symbol]) -> str:
     """torch's type promotion, for the kinds a stage meets: vectors decide over single tensors, tensors over numbers."""
     symbols = list(symbols)
-    for kind in ("bf16", "f16"):
+    for kind in _STORED:
         if any(s.kind == kind for s in symbols):
             raise UntraceableError(f"arithmetic in {kind}; convert to float32 first")
     strong = [s for s in symbols if s.kind != "number"]
@@ -340,7 +343,7 @@ def _to(x: Symbol, dtype: Any = None, **options: Any) -> Symbol:
 
 
 def _view(x: Symbol, dtype: Any) -> Symbol:
-    if not isinstance(dtype, torch.dtype) or {x.kind, kind_of(dtype)} - {"f32", "i32"}:
+    if not isinstance(dtype, torch.dtype) or not any({x.kind, kind_of(dtype)} <= pair for pair in _SAME_SIZE):
         raise UntraceableError("Tensor.view to another shape")
     return x.graph.node("bitcast", (x,), kind_of(dtype), vector=x.vector)
 

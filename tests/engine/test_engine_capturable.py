@@ -1,0 +1,276 @@
+"""`capturable=True`: the numbers of the ordinary step, with nothing read back from the device."""
+
+import copy
+
+import pytest
+import torch
+from contracts.trajectories import distance, gradient, identical, parameters, run, values
+from registry import SUBJECTS, each
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import dashpot as dp
+from dashpot.engine import capture
+
+SAME = 1e-12  # float64 over twenty steps: the stated bound; scalars are the same double arithmetic, by torch
+
+
+class NothingIsRead(TorchDispatchMode):
+    """Fails where the value of a tensor would become a number of the host."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func.overloadpacket not in (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero), func
+        return func(*args, **(kwargs or {}))
+
+
+def both(subject, steps=20, missing=lambda step, index: False, **options):
+    """Ordinary and capturable parameters after the same gradients, and the capturable optimizer."""
+    ordinary, others = parameters(), parameters()
+    run(subject.make(ordinary, **options), ordinary, steps, missing=missing)
+    optimizer = subject.make(others, capturable=True, **options)
+    run(optimizer, others, steps, missing=missing)
+    return ordinary, others, optimizer
+
+
+def test_the_watch_notices_a_read():
+    with NothingIsRead(), pytest.raises(AssertionError, match="_local_scalar_dense"):
+        float(torch.zeros(()))
+
+
+@each()
+def test_the_numbers_are_those_of_the_ordinary_step(subject):
+    ordinary, others, _ = both(subject)
+    assert distance(others, ordinary) < SAME
+
+
+@each()
+def test_the_numbers_are_the_same_with_clipping_and_parameters_that_join_later(subject):
+    def missing(step, index):
+        return step == 3 or (index == 1 and step < 2)
+
+    ordinary, others, optimizer = both(subject, missing=missing, max_norm=0.5, clip_value=0.3)
+    assert distance(others, ordinary) < SAME
+    assert [optimizer.state[p]["step"].item() for p in others] == [19, 17, 19]
+    assert optimizer.last_step == "clipped"
+
+
+@each()
+def test_nothing_is_read_in_a_whole_step(subject):
+    params = parameters()
+    optimizer = subject.make(params, capturable=True, max_norm=0.5, nonfinite="skip", schedule=dp.schedules.Cosine(9))
+    with NothingIsRead():
+        for step in range(3):
+            for index, p in enumerate(params):
+                p.grad = gradient(p, step, index)
+            optimizer.found_inf, optimizer.grad_scale = torch.zeros(()), torch.full((), 4.0)
+            optimizer.step()
+    assert optimizer.last_step in ("applied", "clipped")
+
+
+OPTIONS = (
+    {},
+    {"max_norm": 1.0, "nonfinite": "skip", "clip_value": 0.5},
+    {"rounding": "stochastic", "state_dtype": torch.bfloat16},
+    {"rounding": "kahan", "max_norm": 1.0},
+)
+
+
+@each()
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_a_step_runs_where_tensors_have_no_values_at_all(subject, options):
+    """On `meta` every look at a value raises, and counts, scalars and lr must all be there: no CPU tensor is mixed in."""
+    dtype = torch.bfloat16 if "rounding" in options else torch.float32
+    params = [torch.zeros(shape, device="meta", dtype=dtype, requires_grad=True) for shape in ((3, 2), (4,), ())]
+    optimizer = subject.make(params, lr=torch.tensor(0.1, device="meta"), capturable=True, **options)
+    for _ in range(2):
+        for p in params:
+            p.grad = torch.zeros_like(p)
+        if "max_norm" in options:
+            optimizer.grad_scale = torch.ones((), device="meta")
+            optimizer.found_inf = torch.zeros((), device="meta")
+        optimizer.step()
+    assert {value.device.type for state in optimizer.state.values() for value in state.values()} == {"meta"}
+    assert all(state["step"].dtype == torch.float32 for state in optimizer.state.values())
+
+
+@each(lambda subject: "own-stage" not in subject.name)
+def test_low_precision_draws_what_the_ordinary_step_draws(subject):
+    options = {"rounding": "stochastic", "state_dtype": torch.bfloat16, "seed": 5}
+    params, others = parameters(torch.bfloat16), parameters(torch.bfloat16)
+    run(subject.make(params, **options), params, 3)
+    run(subject.make(others, capturable=True, **options), others, 3)
+    # The scalars differ in their last bits (float64 tensors against Python numbers); a draw falls the other way for
+    # one of 65536 such differences, so a few elements may be a bfloat16 step apart, 2^-8 of their size.
+    assert distance([p.float() for p in others], [p.float() for p in params]) <= 2**-7
+
+
+@each()
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_skipped_step_leaves_everything_bit_for_bit(subject, bad):
+    params = parameters()
+    optimizer = subject.make(params, capturable=True, nonfinite="skip")
+    run(optimizer, params, 3)
+    kept, state = values(params), copy.deepcopy(optimizer.state_dict()["state"])
+    with NothingIsRead():
+        for index, p in enumerate(params):
+            p.grad = gradient(p, 3, index)
+        params[0].grad[0, 0] = bad
+        optimizer.step()
+    assert optimizer.last_step == "skipped"
+    assert identical(params, kept)
+    now = optimizer.state_dict()["state"]
+    assert all(torch.equal(now[i][key], state[i][key]) for i in state for key in state[i])
+    run(optimizer, params, range(3, 5))
+    assert optimizer.last_step == "applied"
+    assert optimizer.state[params[0]]["step"] == 5
+
+
+@pytest.mark.parametrize("finite", [True, False])
+@pytest.mark.parametrize("capturable", [False, True])
+def test_grad_scaler_scales_and_skips(finite, capturable):
+    params, plain = parameters(torch.float32), parameters(torch.float32)
+    optimizer, reference = dp.AdamW(params, lr=0.1, capturable=capturable), torch.optim.AdamW(plain, lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=1000)
+    scaler.scale(torch.zeros(()))
+    for index, (p, q) in enumerate(zip(params, plain, strict=True)):
+        q.grad = gradient(q, 0, index)
+        p.grad = q.grad * 8
+    if not finite:
+        params[0].grad[0, 0] = float("inf")
+    sent = values([p.grad for p in params])
+    scaler.step(optimizer)
+    scaler.update()
+    if finite:
+        reference.step()
+    assert distance(params, plain) < 1e-6  # float32, one step
+    assert optimizer.last_step == ("applied" if finite else "skipped")
+    assert scaler.get_scale() == (8.0 if finite else 4.0)
+    assert identical([p.grad for p in params], sent)
+
+
+def test_a_tensor_lr_is_used_as_it_is():
+    params, others = parameters(), parameters()
+    rate = torch.tensor(0.1, dtype=torch.float64)
+    one, two = dp.AdamW(params, lr=0.1), dp.AdamW(others, lr=rate, capturable=True)
+    run(one, params, 3)
+    run(two, others, 3)
+    rate.fill_(0.01)
+    one.param_groups[0]["lr"] = 0.01
+    run(one, params, range(3, 6))
+    run(two, others, range(3, 6))
+    assert two.param_groups[0]["lr"] is rate
+    assert distance(others, params) < SAME
+
+
+@each()
+@pytest.mark.parametrize("to_capturable", [False, True])
+def test_a_checkpoint_goes_from_one_way_of_counting_to_the_other(subject, to_capturable):
+    straight, params = parameters(), parameters()
+    run(subject.make(straight), straight, 10)
+    first = subject.make(params, capturable=not to_capturable)
+    run(first, params, 5)
+    second = subject.make(params, capturable=to_capturable)
+    second.load_state_dict(first.state_dict())
+    assert bool(second.param_groups[0].get("capturable")) is to_capturable
+    run(second, params, range(5, 10))
+    assert distance(params, straight) < SAME
+
+
+def test_a_loaded_count_goes_to_the_device_of_its_parameter():
+    """`meta` stands for the device: it is the one other device that every machine has."""
+    cpu, away = [torch.zeros(2, requires_grad=True)], [torch.zeros(2, device="meta", requires_grad=True)]
+    first, second, third = dp.Adam(cpu), dp.Adam(away, capturable=True), dp.Adam(away)
+    run(first, cpu, 2)
+    second.load_state_dict(first.state_dict())
+    third.load_state_dict(first.state_dict())
+    assert second.state[away[0]]["step"].device.type == "meta"
+    assert third.state[away[0]]["step"].device.type == "cpu"
+    assert second.steps_done() == 2  # read when it was loaded, not at the next step
+
+
+def test_a_capturable_checkpoint_of_torch_loads():
+    params = parameters()
+    first = torch.optim.Adam(params, capturable=True)
+    for p in params:
+        first.state[p] = {"step": torch.tensor(4.0), "exp_avg": torch.ones_like(p), "exp_avg_sq": torch.ones_like(p)}
+    second = dp.Adam(parameters(), capturable=True)
+    second.load_state_dict(first.state_dict())
+    assert second.steps_done() == 4
+
+
+@each()
+def test_a_copy_goes_on_alike_and_apart(subject):
+    params = parameters()
+    optimizer = subject.make(params, capturable=True)
+    run(optimizer, params, 3)
+    others, second = copy.deepcopy((params, optimizer))
+    kept = values(others)
+    run(optimizer, params, range(3, 6))
+    assert identical(others, kept)
+    run(second, others, range(3, 6))
+    assert identical(others, params)
+
+
+# ---- what is refused ------------------------------------------------------------------------------------------------
+
+
+@each(lambda subject: subject in SUBJECTS[:1] or subject.recipe is not None)
+def test_raising_for_a_nonfinite_gradient_is_refused(subject):
+    with pytest.raises(dp.ArgumentError, match="nonfinite='raise' has to wait"):
+        subject.make(parameters(), capturable=True, nonfinite="raise").step()
+
+
+def test_groups_must_agree():
+    (w, b, _) = parameters()
+    with pytest.raises(dp.ArgumentError, match="capturable must be the same in all parameter groups"):
+        dp.Adam([{"params": [w]}, {"params": [b], "capturable": True}])
+    optimizer = dp.Adam([{"params": [w]}, {"params": [b]}])
+    optimizer.param_groups[0]["capturable"] = True
+    w.grad, b.grad = torch.ones_like(w), torch.ones_like(b)
+    kept = values([w, b])
+    with pytest.raises(dp.ArgumentError, match="capturable must be the same"):
+        optimizer.step()
+    assert identical([w, b], kept)
+
+
+@pytest.mark.parametrize("value", ["yes", 2, None])
+def test_it_is_a_flag(value):
+    with pytest.raises(dp.ArgumentError, match="Adam: capturable must be"):
+        dp.Adam(parameters(), capturable=value)
+    with pytest.raises(dp.ArgumentError, match="HeavyBall: capturable must be"):
+        dp.HeavyBall(parameters(), capturable=value)
+
+
+def refused_while_capturing(monkeypatch, optimizer, params, sentence, steps=0):
+    run(optimizer, params, steps)
+    kept = values(params)
+    monkeypatch.setattr(capture, "capturing", lambda: True)
+    with pytest.raises(dp.ArgumentError, match=sentence):
+        run(optimizer, params, range(steps, steps + 1))
+    assert identical(params, kept)
+
+
+def test_an_ordinary_step_is_not_recorded(monkeypatch):
+    params = parameters()
+    refused_while_capturing(monkeypatch, dp.Adam(params), params, "capturable=True only")
+
+
+def test_the_step_that_makes_the_state_is_not_recorded(monkeypatch):
+    params = parameters()
+    optimizer = dp.Adam(params, capturable=True)
+    refused_while_capturing(monkeypatch, optimizer, params, "cannot record the step that makes the state")
+    assert not optimizer.state
+
+
+def test_a_schedule_is_not_recorded(monkeypatch):
+    params = parameters()
+    optimizer = dp.Adam(params, capturable=True, schedule=dp.schedules.Cosine(10))
+    refused_while_capturing(monkeypatch, optimizer, params, "a schedule is a function on the host", steps=1)
+
+
+def test_a_warm_step_is_recorded(monkeypatch):
+    params = parameters()
+    optimizer = dp.Adam(params, capturable=True)
+    run(optimizer, params, 1)
+    monkeypatch.setattr(capture, "capturing", lambda: True)
+    run(optimizer, params, range(1, 2))
+    assert optimizer.state[params[0]]["step"] == 2
