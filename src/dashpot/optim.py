@@ -493,7 +493,8 @@ class Optimizer(torch.optim.Optimizer):
         if lacking:
             owner = type(self).__name__
             raise ArgumentError(f"{owner}: the saved group has no {', '.join(lacking)}; it is of another method.")
-        settings = {**self.defaults, **saved, "capturable": False}  # how the saved one ran is of no concern
+        settings = {**self.defaults, **saved}
+        settings.pop("capturable", None)  # how the saved one ran is of no concern
         self._check_settings(settings)
         return self._recipe_of(settings).slots
 

@@ -40,7 +40,7 @@ ERRORS = [(name, item) for name, info in INFOS.items() for item in info.optim_er
 
 
 def unsupported(options):
-    return next((flag for flag in ("amsgrad", "capturable") if options.get(flag)), None)
+    return "amsgrad" if options.get("amsgrad") else None
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +70,8 @@ def test_every_configuration_gives_the_numbers_of_torch_or_is_refused(name, desc
         return step == 3 or (index == 1 and step < 2)
 
     run(getattr(dp, name)(ours, **options), ours, 20, missing=skips_a_step)
-    run(getattr(torch.optim, name)(theirs, **options), theirs, 20, missing=skips_a_step)
+    on_cpu = {key: value for key, value in options.items() if key != "capturable"}  # torch: on accelerators only
+    run(getattr(torch.optim, name)(theirs, **on_cpu), theirs, 20, missing=skips_a_step)
     assert distance(ours, theirs) < TOLERANCE, description
 
 

@@ -24,7 +24,15 @@ from dashpot.options import Running
 from dashpot.recipe import Recipe
 from dashpot.stages.base import Clock
 
-__all__ = ["DevicePart", "Tally", "capturing", "count_on_device", "judge_on_device", "numbers_on_device", "run_on_device"]
+__all__ = [
+    "DevicePart",
+    "Tally",
+    "capturing",
+    "count_on_device",
+    "judge_on_device",
+    "numbers_on_device",
+    "run_on_device",
+]
 
 
 @dataclass
@@ -137,9 +145,7 @@ def run_on_device(part: DevicePart, verdict: Verdict, inductor: Inductor, elemen
     numbers = [n._replace(scale=-scale if part.ascends else scale) for n in part.numbers]
     works = [
         Work(*item, row)
-        for row, item in enumerate(
-            zip(part.storages, part.ordinals, part.params, part.grads, part.states, strict=True)
-        )
+        for row, item in enumerate(zip(part.storages, part.ordinals, part.params, part.grads, part.states, strict=True))
     ]
     for work in inductor.run(part.recipe, works, numbers, elements, verdict.skip):
         its = numbers[work.row]

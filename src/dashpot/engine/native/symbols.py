@@ -98,7 +98,7 @@ class Symbol:
         if name.startswith("__"):
             raise AttributeError(name)
         if name in _FUNCTIONS:
-            return lambda *args, **kwargs: _FUNCTIONS[name](self, *args, **kwargs)
+            return lambda *args, **kwargs: _called(name, self, *args, **kwargs)
         raise UntraceableError(f"Tensor.{name}")
 
     @classmethod
@@ -109,7 +109,7 @@ class Symbol:
         name = getattr(function, "__name__", str(function))
         if name not in _FUNCTIONS:
             raise UntraceableError(f"torch.{name}")
-        return _FUNCTIONS[name](*args, **(kwargs or {}))
+        return _called(name, *args, **(kwargs or {}))
 
     # ---- arithmetic -------------------------------------------------------------------------------------------------
 
@@ -281,6 +281,13 @@ def _power(base: Any, exponent: Any) -> Symbol:
         if exponent == -1:
             return _float_only("div", 1.0, base)
     return _float_only("pow", base, exponent)
+
+
+def _called(name: str, *args: Any, **kwargs: Any) -> Symbol:
+    try:
+        return _FUNCTIONS[name](*args, **kwargs)
+    except TypeError as error:
+        raise UntraceableError(f"{name} with these arguments") from error
 
 
 # ---- functions ------------------------------------------------------------------------------------------------------
