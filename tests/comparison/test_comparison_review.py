@@ -7,7 +7,8 @@ import pytest
 
 from dashpot import tasks
 from dashpot.comparison import Study, entry, run_study, summarise
-from dashpot.errors import ArgumentError
+from dashpot.comparison.folder import Folder
+from dashpot.errors import ArgumentError, RunError
 from dashpot.tasks import Target
 
 
@@ -36,3 +37,12 @@ def test_a_start_that_was_killed_does_not_block_its_own_command(tmp_path):
     (out / "runs").mkdir(parents=True)
     (out / ".study.json.abc.part").write_text("{")
     assert len(run_study(Study(quadratic(), (entry("sgd", "quadratic"),), (0,), 1), out)) == 1
+
+
+def test_a_new_folder_is_claimed_under_its_lock(tmp_path):
+    """Two commands started at once must not both write study.json."""
+    folder = Folder(tmp_path / "out")
+    folder.path.mkdir()
+    with folder.locked(), pytest.raises(RunError, match="Another process"):
+        Folder(folder.path).claim({"seeds": [0]}, None)
+    assert list(folder.path.iterdir()) == []

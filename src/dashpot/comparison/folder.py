@@ -37,8 +37,15 @@ class Folder:
         """Make the folder and note its settings, or check that it already holds a comparison with the same ones.
 
         Raises:
-            RunError: the folder belongs to other settings (each difference is named), or cannot be written.
+            RunError: the folder belongs to other settings (each difference is named), another process is at work in
+                it, or it cannot be written.
         """
+        if not self.path.exists():
+            make_folder(self.path)
+        with self.locked():
+            self._claim(settings, command)
+
+    def _claim(self, settings: dict[str, Any], command: str | None) -> None:
         if (self.path / "study.json").exists():
             found = _told_once(differences(self.study()["settings"], json.loads(encode(settings))))
             if found:
@@ -49,7 +56,7 @@ class Folder:
                 )
         elif self.path.is_dir() and any(not _is_ours(item) for item in self.path.iterdir()):
             raise RunError(f"{self.path} is not empty and holds no study.json; choose another folder.")
-        make_folder(self.path)
+        make_folder(self.path)  # refuses a path that is no folder
         if not (self.path / "study.json").exists():
             study = {"format": 1, "command": command, "settings": settings}
             write_text(self.path / "study.json", json.dumps(json.loads(encode(study)), indent=2) + "\n")
@@ -93,6 +100,9 @@ class Folder:
         try:
             import fcntl
         except ImportError:  # Windows has no flock; there the user alone keeps two processes apart
+            yield
+            return
+        if not self.path.is_dir():
             yield
             return
         descriptor = os.open(self.path, os.O_RDONLY)
