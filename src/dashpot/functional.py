@@ -84,7 +84,7 @@ def _check_step(recipe: Recipe, step: Tensor) -> None:
         raise ArgumentError(f"update: step must be an integer or a 0-d tensor, got {step!r}.")
     if recipe.schedule:
         raise ArgumentError(
-            "update: schedules are functions of a Python number; give step as an int, or lr as a tensor and no schedule."
+            "update: schedules are functions of a Python number; give step as an int, or a tensor lr without schedule."
         )
 
 

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from dashpot import knobs, state_dicts
 from dashpot.constraints import ARGUMENTS, FLAG, check, plain
-from dashpot.engine import capture
+from dashpot.engine import capture, mesh
 from dashpot.engine.dispatch import Engine
+from dashpot.engine.division import Division, numbered
 from dashpot.engine.eager import new_slots
 from dashpot.engine.gate import Verdict, judge
 from dashpot.engine.parts import Part
@@ -43,11 +44,15 @@ _ROUNDING = 1e-12  # of the highest rate: torch's recursive schedulers end a ram
 
 
 class _Plan(NamedTuple):
-    """What a step will do to a group, settled before anything is written; `roster` where the last one still fits."""
+    """What a step will do to a group, settled before anything is written; `roster` where the last one still fits.
+
+    `params` and `grads` are what is in this process: of the `owners`, or of their gradients, where those are DTensors.
+    """
 
     place: int
     group: dict[str, Any]
     recipe: Recipe
+    owners: list[Tensor]
     params: list[Tensor]
     grads: list[Tensor]
     counts: np.ndarray
@@ -255,7 +260,7 @@ class Optimizer(torch.optim.Optimizer):
             raise ArgumentError(f"{type(self).__name__}: a CUDA graph can record a step with capturable=True only.")
         self._drop_strange_rosters()
         plans = [plan for index, group in enumerate(self.param_groups) if (plan := self._planned(index, group, done))]
-        fresh = [p for plan in plans if plan.roster is None for p in plan.params if not self.state.get(p)]
+        fresh = [p for plan in plans if plan.roster is None for p in plan.owners if not self.state.get(p)]
         parts = [self._part(plan) for plan in plans]
         self._engine.prepare(parts, done)
         try:
@@ -266,8 +271,9 @@ class Optimizer(torch.optim.Optimizer):
         if self._verdict.skip:
             self._undo(fresh)
             return
-        for part in parts:
+        for plan, part in zip(plans, parts, strict=True):
             self._engine.run(part, self._verdict.scale)
+            mesh.mark_written(plan.owners)
         for group in self.param_groups if parts else ():
             group["steps_done"] = done + 1
 
@@ -283,6 +289,7 @@ class Optimizer(torch.optim.Optimizer):
             params, _ = _with_gradients(group["params"])
             self._check_settings({name: group[name] for name in ("maximize", *_UNSUPPORTED) if name in group})
             self._check_capturable(bool(group.get("capturable")))
+            mesh.refuse_dtensors(type(self).__name__, params)
             for p in params:
                 self._check_gradient(p)
             plans.append((index, group, params, self._in_force(group, done)))
@@ -351,22 +358,24 @@ class Optimizer(torch.optim.Optimizer):
 
     def _planned(self, index: int, group: dict[str, Any], done: int) -> _Plan | None:
         """What the step will do to a group, or None where it has no gradients."""
-        params, grads = _with_gradients(group["params"])
-        if not params:
+        owners, whole = _with_gradients(group["params"])
+        if not owners:
             return None
         self._check_settings({name: group[name] for name in ("maximize", *_UNSUPPORTED) if name in group})
         recipe, factor, window = self._in_force(group, done)
+        params, grads = mesh.localized(type(self).__name__, owners, whole)
         roster = self._rosters.get(index)
         if roster is not None and roster.fits(recipe, params, grads):
             unchecked, counts = roster.others, roster.steps.numpy()
         else:
             roster, unchecked = None, range(len(params))
-            counts = np.array([step_count(self.state.get(p, {})) for p in params])
+            counts = np.array([step_count(self.state.get(p, {})) for p in owners])
         for i in unchecked:
-            self._check_gradient(params[i])
+            self._check_gradient(owners[i])
+            mesh.check_division(type(self).__name__, owners[i], self.state.get(owners[i], {}))
         distinct, which = _numbered(counts)
         numbers = [self._numbers(recipe, int(count) + 1, factor, window, group) for count in distinct]
-        return _Plan(index, group, recipe, params, grads, counts, numbers, which, roster)
+        return _Plan(index, group, recipe, owners, params, grads, counts, numbers, which, roster)
 
     def _numbers(self, recipe: Recipe, t: int, factor: Any, window: Any, group: Mapping[str, Any]) -> Numbers:
         clock = Clock(t, recipe.lr, factor, window)
@@ -379,10 +388,14 @@ class Optimizer(torch.optim.Optimizer):
         roster = plan.roster
         if roster is None:
             storages = [self.running.storage(p.dtype) for p in plan.params]
-            states = [self._with_slots(plan.recipe, p, how) for p, how in zip(plan.params, storages, strict=True)]
+            states = [self._with_slots(plan.recipe, p, how) for p, how in zip(plan.owners, storages, strict=True)]
+            states = mesh.local_states(plan.owners, states)
             reason = "the step is recorded for autograd" if torch.is_grad_enabled() else self._engine.refusal()
-            ordinals = self._ordinals(plan.place)
-            roster = Roster(plan.recipe, storages, plan.params, plan.grads, states, plan.counts, ordinals, reason)
+            division = Division(plan.recipe, plan.owners)
+            ordinals = list(map(numbered, self._ordinals(plan.place), division.spreads))
+            roster = Roster(
+                plan.recipe, storages, plan.params, plan.grads, states, plan.counts, ordinals, division, reason
+            )
             self._rosters[plan.place] = roster
             self._states = list(self.state.values())
         return Part(
@@ -412,7 +425,7 @@ class Optimizer(torch.optim.Optimizer):
     def _forget(self) -> None:
         """Drop what was looked up about tensors and kernels; the next step looks again."""
         # A user's torch.compile stops before the step and goes on after it. Importing dashpot need not import Dynamo.
-        self._untraced = torch.compiler.disable(Optimizer._step)
+        self._untraced: Any = torch.compiler.disable(Optimizer._step)
         self._recipes: dict[Any, Recipe] = {}
         self._rosters: dict[int, Roster] = {}
         self._tallies: dict[tuple[int, torch.device], capture.Tally] = {}
@@ -450,6 +463,12 @@ class Optimizer(torch.optim.Optimizer):
                     f"{owner}: a gradient's {name} must be its parameter's, {getattr(p, name)}, "
                     f"got {getattr(grad, name)}."
                 )
+        kept = (value for value in self.state.get(p, {}).values() if isinstance(value, Tensor))
+        if any(map(_is_without_memory, (p, grad, *kept))):
+            raise ArgumentError(
+                f"{owner}: the memory of a parameter of shape {tuple(p.shape)}, of its gradient or of its state "
+                "was released (its storage has no bytes)."
+            )
 
     def _scaler(self) -> tuple[Any, Any]:
         """What `torch.amp.GradScaler` left for this step: (loss scale, whether it found an infinity)."""
@@ -528,6 +547,12 @@ def _with_gradients(params: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         params = [p for p, g in zip(params, grads, strict=True) if g is not None]
         grads = [g for g in grads if g is not None]
     return params, cast(list[Tensor], grads)
+
+
+def _is_without_memory(x: Tensor) -> bool:
+    """True for a tensor whose storage was resized to nothing: whoever reads an element of it reads anything."""
+    plain = type(x) in (Tensor, torch.nn.Parameter) and x.device.type != "meta" and not torch.compiler.is_compiling()
+    return plain and x.numel() > 0 and x.data_ptr() == 0
 
 
 def _numbered(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -12,10 +12,23 @@ from typing_extensions import TypedDict, Unpack
 from dashpot.constraints import FLAG, POSITIVE, Constraint, Interval, OneOf, Optional, check, unknown
 from dashpot.engine.program import Storage
 
-__all__ = ["Options", "Running", "Unpack"]
+__all__ = ["Options", "Running", "TorchOptions", "Unpack"]
 
 
-class Options(TypedDict, total=False):
+class TorchOptions(TypedDict, total=False):
+    """`Options` but for `capturable`, which some of torch's classes take by themselves."""
+
+    engine: str
+    max_norm: float | None
+    clip_value: float | None
+    adaptive_clip: float | None
+    nonfinite: str
+    rounding: str
+    state_dtype: torch.dtype | None
+    seed: int
+
+
+class Options(TorchOptions, total=False):
     """Keywords that every optimizer takes and none of which is a setting of its method.
 
     engine
@@ -44,14 +57,6 @@ class Options(TypedDict, total=False):
         training step and replay it. Not with `nonfinite="raise"`. Kept in the groups; loading leaves it as it is.
     """
 
-    engine: str
-    max_norm: float | None
-    clip_value: float | None
-    adaptive_clip: float | None
-    nonfinite: str
-    rounding: str
-    state_dtype: torch.dtype | None
-    seed: int
     capturable: bool
 
 

@@ -28,8 +28,8 @@ def faithful_load(
     """While open, `optimizer.load_state_dict` matches by name, refuses what does not fit, and keeps dtypes.
 
     torch's own loading goes by position and casts state to the parameter's dtype. Both are mended through its hooks: a
-    last pre-hook puts the saved parameters in our order, a first post-hook puts back the saved dtypes. Whether steps are
-    counted on the device (`capturable`) stays the optimizer's own choice, and the counts go where they belong.
+    last pre-hook puts the saved parameters in our order, a first post-hook puts back the saved dtypes. `capturable`
+    stays the optimizer's own choice, and step counts go where it has them.
     `expected_slots` checks the settings of a saved group and tells which state they need.
     """
     owner = type(optimizer).__name__

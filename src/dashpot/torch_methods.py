@@ -13,7 +13,7 @@ from dashpot import presets
 from dashpot.constraints import Scalar
 from dashpot.errors import ArgumentError
 from dashpot.optim import Optimizer
-from dashpot.options import Options, Unpack
+from dashpot.options import Options, TorchOptions, Unpack
 from dashpot.schedules import Schedule
 
 __all__ = ["SGD", "Adam", "AdamW", "NAdam", "RMSprop"]
@@ -142,7 +142,7 @@ class RMSprop(Optimizer):
         differentiable: bool = False,
         *,
         schedule: Schedules = None,
-        **options: Unpack[Options],
+        **options: Unpack[TorchOptions],
     ) -> None:
         settings = {
             "lr": lr,
@@ -204,7 +204,7 @@ class Adam(Optimizer):
         fused: bool | None = None,
         decoupled_weight_decay: bool = False,
         schedule: Schedules = None,
-        **options: Unpack[Options],
+        **options: Unpack[TorchOptions],
     ) -> None:
         settings = {
             "lr": lr,
@@ -265,7 +265,7 @@ class AdamW(Optimizer):
         fused: bool | None = None,
         decay_scale: str = "lr",
         schedule: Schedules = None,
-        **options: Unpack[Options],
+        **options: Unpack[TorchOptions],
     ) -> None:
         settings = {
             "lr": lr,
@@ -324,7 +324,7 @@ class NAdam(Optimizer):
         capturable: bool = False,
         differentiable: bool = False,
         schedule: Schedules = None,
-        **options: Unpack[Options],
+        **options: Unpack[TorchOptions],
     ) -> None:
         settings = {
             "lr": lr,

@@ -31,6 +31,8 @@ def inputs(device):
 
 
 def wide(value):
+    if isinstance(value, tuple):
+        return tuple(map(wide, value))
     return value.double() if isinstance(value, torch.Tensor) else value
 
 

@@ -77,7 +77,7 @@ OPTIONS = (
 @each()
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_a_step_runs_where_tensors_have_no_values_at_all(subject, options):
-    """On `meta` every look at a value raises, and counts, scalars and lr must all be there: no CPU tensor is mixed in."""
+    """On `meta` every look at a value raises, and every count, slot and scalar of lr has to be there."""
     dtype = torch.bfloat16 if "rounding" in options else torch.float32
     params = [torch.zeros(shape, device="meta", dtype=dtype, requires_grad=True) for shape in ((3, 2), (4,), ())]
     optimizer = subject.make(params, lr=torch.tensor(0.1, device="meta"), capturable=True, **options)

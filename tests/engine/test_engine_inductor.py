@@ -3,7 +3,6 @@
 Backends: a counting one that runs the graph as it is (fast), "aot_eager" (functionalised), "inductor" (slow: g++).
 """
 
-import time
 import warnings
 
 import pytest
@@ -21,8 +20,9 @@ NAMED = {subject.name: subject for subject in SUBJECTS}
 
 
 @pytest.fixture(autouse=True)
-def fresh_compiler():
+def fresh_compiler(monkeypatch):
     torch.compiler.reset()
+    monkeypatch.setattr(inductor, "_warned", set())  # every failure warns, and a warning fails its test
 
 
 class Counting:
@@ -49,11 +49,14 @@ def pair(subject, backend, steps=6, dtype=torch.float64, **options):
     two = compiled(subject.make(others, engine="eager", **options), backend)
     run(one, eager, steps)
     run(two, others, steps)
+    programs = list(two._engine.inductor._programs.values())
+    assert programs  # a comparison of eager with eager would prove nothing
+    assert all(program._proven and not program._failed for program in programs)
     return eager, others, one, two
 
 
 @each()
-@pytest.mark.parametrize("capturable", [False, True])
+@pytest.mark.parametrize("capturable", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_one_graph_gives_the_numbers_of_the_eager_engine(subject, capturable):
     count = Counting()
     eager, others, one, two = pair(subject, count, capturable=capturable)
@@ -68,14 +71,12 @@ SOME = [NAMED[name] for name in ("sgd-momentum", "adamw", "nadam", "sgm-all-stag
 
 
 @pytest.mark.parametrize("subject", SOME, ids=str)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.complex128], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.complex128], ids=str)
 def test_functionalised_graphs_write_back_in_every_dtype(subject, dtype):
-    if dtype.is_complex and subject.name in ("own-stage",):
-        pytest.skip("the sign of a pair of reals is fine, but its contract is in real numbers")
     eager, others, *_ = pair(subject, "aot_eager", dtype=dtype)
     # float32: scalars are float64 tensors instead of Python numbers, a few last bits in six steps; bfloat16: such a
     # bit may round the other way, by 2^-8.
-    bound = {torch.float32: 1e-5, torch.bfloat16: 2**-7, torch.complex128: SAME}[dtype]
+    bound = {torch.float32: 1e-5, torch.bfloat16: 2**-7, torch.complex128: SAME, torch.float64: SAME}[dtype]
     assert (
         distance(
             [torch.view_as_real(p).double() if p.is_complex() else p.double() for p in others],
@@ -203,11 +204,10 @@ def test_the_real_switch_leaves_cpu_tensors_alone():
 
 
 @pytest.mark.parametrize("capturable", [False, True])
-def test_a_failing_compiler_gives_one_warning_and_the_eager_numbers(capturable, monkeypatch):
+def test_a_failing_compiler_gives_one_warning_and_the_eager_numbers(capturable):
     def broken(graph, inputs):
         raise RuntimeError("no Triton here")
 
-    monkeypatch.setattr(inductor, "_warned", set())
     eager, others = parameters(shapes=SHAPES), parameters(shapes=SHAPES)
     run(dp.AdamW(eager, engine="eager", capturable=capturable), eager, 5)
     optimizer = compiled(dp.AdamW(others, engine="eager", capturable=capturable), broken)
@@ -221,17 +221,14 @@ def test_a_failing_compiler_gives_one_warning_and_the_eager_numbers(capturable, 
     assert distance(others, eager) < SAME
 
 
-def test_running_out_of_memory_is_no_compile_error():
-    def broken(graph, inputs):
-        def forward(*args):
-            raise torch.OutOfMemoryError("full")
+def test_running_out_of_memory_is_no_compile_error(monkeypatch):
+    def full(program, inputs):
+        raise torch.OutOfMemoryError("full")
 
-        return forward
-
+    monkeypatch.setattr(inductor._Program, "_compiled", full)
     params = parameters(shapes=((4,),))
-    optimizer = compiled(dp.SGD(params, engine="eager"), broken)
     with pytest.raises(torch.OutOfMemoryError):
-        run(optimizer, params, 1)
+        run(compiled(dp.SGD(params, engine="eager"), "eager"), params, 1)
 
 
 def test_a_stage_that_looks_at_shapes_is_left_to_the_eager_engine():
@@ -252,12 +249,8 @@ def test_a_stage_that_looks_at_shapes_is_left_to_the_eager_engine():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # torch's own, on importing its compiler
 @pytest.mark.parametrize("name", ["adamw", "sgm-all-stages", "autosgm-1-zero"])
 def test_real_kernels_give_the_numbers_of_the_eager_engine(name):
-    begin = time.perf_counter()
     eager, others, *_ = pair(NAMED[name], "inductor", steps=20, max_norm=1.0)
     assert distance(others, eager) < SAME
-    before = time.perf_counter()
-    params = parameters(shapes=((64, 64), (11,), (5, 5, 5)))
-    run(compiled(NAMED[name].make(params, lr=0.01, engine="eager"), "inductor"), params, 3)
-    assert before - begin < 120

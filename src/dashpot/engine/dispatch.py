@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from dashpot.engine.division import Spread
 from dashpot.engine.eager import step_tensor
 from dashpot.engine.inductor import Inductor, Work
 from dashpot.engine.native.build import BuildError
 from dashpot.engine.native.kernel import Kernel
 from dashpot.engine.parts import Part
-from dashpot.engine.program import Numbers
+from dashpot.engine.program import WHOLE_TENSOR, Numbers
 from dashpot.engine.rounding import stream
 from dashpot.recipe import Recipe
+from dashpot.stages.base import Context
 
 __all__ = ["LARGE", "LOOKS", "START", "Engine"]
 
@@ -38,6 +41,8 @@ class Engine:
     def __init__(self, mode: str) -> None:
         self.mode = mode
         self.inductor = Inductor(mode, LARGE)
+        self.shared = False
+        """True where several processes hold pieces of the parameters."""
         self._away = 0  # elements of the present step that are not on the CPU
         self._running: set[Kernel] = set()
         self._known: set[Kernel] = set()
@@ -48,8 +53,11 @@ class Engine:
 
     def prepare(self, parts: list[Part], done: int) -> None:
         """Get kernels ready as far as the rule asks for it, before anything is written."""
-        elements = sum(table.elements() for part in parts for table in part.roster.tables)
-        self._away = self.inductor.elements(part.params[i] for part in parts for i in part.roster.others)
+        elsewhere = sum(part.roster.division.elsewhere for part in parts)
+        self.shared = any(part.roster.division.kinds != (None,) for part in parts)
+        elements = sum(table.elements() for part in parts for table in part.roster.tables) + elsewhere
+        away = self.inductor.elements(part.params[i] for part in parts for i in part.roster.others)
+        self._away = away + elsewhere
         for part in parts:
             part.roster.refresh(part.grads)
             for table in part.roster.tables:
@@ -62,7 +70,7 @@ class Engine:
             if self.mode == "compiled" or elements >= LARGE:
                 kernel.wait()
                 self._running.add(kernel)
-            elif done >= START:
+            elif done >= START and not self.shared:  # a compiler may be ready in one process and not in another
                 kernel.start()
                 if self._looks(kernel, done) and kernel.ready():
                     self._running.add(kernel)
@@ -81,16 +89,21 @@ class Engine:
         """True where a kernel, not the eager engine, does the steps."""
         return kernel in self._running
 
-    def measured(self, part: Part) -> tuple[float, bool, list[Tensor]]:
-        """(sum of squares and finiteness of the gradients that kernels measured, the gradients left to measure)."""
-        squares, finite = 0.0, True
-        left = set(range(len(part.grads)))
-        for table in part.roster.tables:
+    def measured(self, part: Part) -> Iterator[tuple[Spread | None, float, bool, list[Tensor]]]:
+        """For each way in which gradients are divided: (that way, sum of squares and finiteness of those that kernels
+        measured, the gradients left to measure)."""
+        roster, left = part.roster, set(range(len(part.grads)))
+        found: dict[Spread | None, tuple[float, bool]] = dict.fromkeys(roster.division.kinds, (0.0, True))
+        for table in roster.tables:
             if self.runs(table.kernel):
+                squares, finite = found[table.spread]
                 more, good = table.kernel.measure(table.rows, torch.get_num_threads())
-                squares, finite = squares + more, finite and good
+                found[table.spread] = squares + more, finite and good
                 left -= set(table.positions.tolist())
-        return squares, finite, [part.grads[i] for i in sorted(left) if part.grads[i].numel()]
+        rest = dict(roster.division.parted(sorted(left)))
+        for spread, (squares, finite) in found.items():
+            grads = (part.grads[i] for i in rest.get(spread, ()))
+            yield spread, squares, finite, [g for g in grads if g.numel()]
 
     def run(self, part: Part, scale: Any) -> None:
         """Take the step of one part, with its gradients multiplied by `scale`."""
@@ -100,24 +113,28 @@ class Engine:
             if self.runs(table.kernel):
                 table.rows[:, 1] = part.which[table.positions]
                 table.kernel.step(part.recipe, table.rows, numbers, torch.get_num_threads())
-                torch.autograd.graph.increment_version(table.weights)
+                torch.autograd.graph.increment_version(table.written)
             else:
                 eager |= set(table.positions.tolist())
-        roster = part.roster
-        works = [
-            Work(roster.storages[i], roster.ordinals[i], part.params[i], part.grads[i], part.states[i], part.which[i])
-            for i in sorted(eager)
-        ]
+        contexts = part.roster.division.contexts
+        works = [_work(part, i) for i in sorted(eager - contexts.keys())]
         for work in self.inductor.run(part.recipe, works, numbers, self._away):
             _step_eagerly(part.recipe, work, numbers[work.row])
-        roster.steps += 1
+        for i, context in contexts.items():  # in one order in all processes, as they wait for each other
+            _step_eagerly(part.recipe, _work(part, i), numbers[part.which[i]], context)
+        part.roster.steps += 1
 
 
-def _step_eagerly(recipe: Recipe, work: Work, numbers: Numbers) -> None:
+def _work(part: Part, i: int) -> Work:
+    roster = part.roster
+    return Work(roster.storages[i], roster.ordinals[i], part.params[i], part.grads[i], part.states[i], part.which[i])
+
+
+def _step_eagerly(recipe: Recipe, work: Work, numbers: Numbers, context: Context = WHOLE_TENSOR) -> None:
     if work.storage.draws:
         word = torch.tensor(numbers.word, dtype=torch.int32, device=work.p.device)
         numbers = numbers._replace(word=stream(word, work.ordinal))
-    step_tensor(recipe, work.storage, numbers, work.p, work.grad, work.state)
+    step_tensor(recipe, work.storage, numbers, work.p, work.grad, work.state, context=context)
 
 
 def _warn_once(reason: str) -> None:

@@ -7,8 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dashpot.engine.program import AS_COMPUTED, COMPENSATION, Numbers, Storage, compute_dtype, one_step
+from dashpot.engine.program import (
+    AS_COMPUTED,
+    COMPENSATION,
+    WHOLE_TENSOR,
+    Numbers,
+    Storage,
+    compute_dtype,
+    one_step,
+)
 from dashpot.recipe import Recipe
+from dashpot.stages.base import Context
 
 __all__ = ["new_slots", "step_tensor"]
 
@@ -21,20 +30,22 @@ def step_tensor(
     grad: Tensor,
     state: dict[str, Tensor],
     skip: Any = False,
+    context: Context = WHOLE_TENSOR,
 ) -> None:
     """One step of a parameter in place: `p` and the slots in `state` are written, `grad` is left as it is.
 
-    Where `skip`, a 0-d tensor, holds, what was there is written back. Half-precision parameters are computed in float32 and rounded once; complex ones as pairs of reals. With gradients
-    enabled the step is recorded from copies, so that writing the results back does not spoil the recording.
+    Where `skip`, a 0-d tensor, holds, what was there is written back. Half-precision parameters are computed in float32
+    and rounded once; complex ones as pairs of reals. With gradients enabled the step is recorded from copies, so that
+    writing the results back does not spoil the recording.
     """
-    if p.numel() == 0:
+    if p.numel() == 0 and context is WHOLE_TENSOR:  # an empty piece of a larger tensor takes part in its reductions
         return
     own = torch.Tensor.clone if torch.is_grad_enabled() else _as_it_is
     kept = {slot.key: _place(state[slot.key], slot.shape == "per_tensor") for slot in storage.slots(recipe)}
     working = {key: own(place) for key, place in kept.items()}
     w, g = own(_place(p)), own(_place(grad.resolve_conj()))
     index = positions(w) if storage.draws else None
-    new, slots = one_step(recipe.lines, storage, compute_dtype(p.dtype), numbers, w, g, working, index)
+    new, slots = one_step(recipe.lines, storage, compute_dtype(p.dtype), numbers, w, g, working, index, context)
     if isinstance(skip, Tensor):
         skip = skip.to(w.device)
         new, slots = torch.where(skip, w, new), {k: torch.where(skip, working[k], v) for k, v in slots.items()}

@@ -75,4 +75,6 @@ def _fate(table: Table, engine: Engine) -> str:
         return f"{size}: compiled, {kernel.bytes_per_element} bytes moved for each element"
     if kernel.failed:
         return f"{size}: eager: {kernel.failed}"
+    if engine.shared:
+        return f"{size}: eager: fewer than {LARGE} in all processes together"
     return f"{size}: eager until the kernel is looked for"

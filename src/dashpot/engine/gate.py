@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dashpot.clip import norm_factor, total_norm
 from dashpot.engine.dispatch import Engine
+from dashpot.engine.division import Spread, agreed
 from dashpot.engine.parts import Part
 from dashpot.engine.program import compute_dtype
 from dashpot.errors import NonFiniteError
@@ -64,11 +65,20 @@ def judge(running: Running, engine: Engine, parts: Sequence[Part], scaler: tuple
 
 
 def _measured(engine: Engine, parts: Sequence[Part]) -> tuple[Tensor, Any]:
-    """(norm of all gradients together, whether all their elements are finite)."""
+    """(norm of all gradients together, whether all their elements are finite), the same in every process."""
+    found: dict[Spread | None, list[tuple[float, bool, list[Tensor]]]] = {}
+    for part in parts:
+        for spread, squares, finite, rest in engine.measured(part):
+            found.setdefault(spread, []).append((squares, finite, rest))
+    here = {spread: _combined(measured) for spread, measured in found.items()}
+    return agreed(here) if here.keys() - {None} else here[None]
+
+
+def _combined(measured: Sequence[tuple[float, bool, list[Tensor]]]) -> tuple[Tensor, Any]:
+    """(norm, whether all is finite) from what `Engine.measured` gives."""
     norms: list[Tensor] = []
     finite: Any = True
-    for part in parts:
-        squares, all_finite, rest = engine.measured(part)
+    for squares, all_finite, rest in measured:
         norms.append(torch.tensor(math.sqrt(squares) if squares >= 0 else math.nan, dtype=torch.float64))
         finite = finite if all_finite else False
         if rest:
@@ -99,5 +109,7 @@ def _complaint(parts: Sequence[Part]) -> str:
             if nans or infinities:
                 counts = [f"{count} {word}" for count, word in ((nans, "nan"), (infinities, "infinite")) if count]
                 found.append(f"{name} ({' and '.join(counts)} of {g.numel()})")
+    if not found:
+        return "The gradient is not finite in another process; nothing was changed."
     rest = f" and {len(found) - 5} more" if len(found) > 5 else ""
     return f"The gradient is not finite: {', '.join(found[:5])}{rest}; nothing was changed."

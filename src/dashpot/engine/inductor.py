@@ -29,7 +29,6 @@ __all__ = ["ACCELERATORS", "Inductor", "Work", "scalar_dtype"]
 ACCELERATORS = frozenset({"cuda", "xpu", "mps"})
 """Device types on which steps may be compiled; on the CPU dashpot has kernels of its own."""
 _MOST_NUMBERED = 2**31  # elements are numbered in int32 where rounding draws
-_EXAMPLE = 7  # elements of the tensors a graph is traced on; their number stays a symbol
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
@@ -135,6 +134,7 @@ class _Program:
         self._failed = self._proven = False
         self.width = _width(recipe.lines)
         self.slots = [slot.key for slot in storage.slots(recipe)]
+        self._single = {slot.key for slot in recipe.slots if slot.shape == "per_tensor"}
 
     def run(self, inputs: list[Tensor]) -> bool:
         """Run on (row, skip?, ordinal?, weight, gradient, slots); False where torch.compile fails, now or before."""
@@ -159,8 +159,9 @@ class _Program:
     def _compiled(self, inputs: list[Tensor]) -> Callable[..., Any]:
         from torch.fx.experimental.proxy_tensor import make_fx
 
-        examples = [x if x.dim() == 0 or i == 0 else x.new_empty(_EXAMPLE) for i, x in enumerate(inputs)]
-        graph = make_fx(self._step, tracing_mode="symbolic")(*examples)
+        size = self.width + 1  # equal sizes would become one symbol, and the row's is no symbol
+        examples = [x.new_empty(size) if x.dim() and x.numel() > 1 else x for x in inputs[1:]]
+        graph = make_fx(self._step, tracing_mode="symbolic")(inputs[0], *examples)
         return torch.compile(graph, dynamic=True, fullgraph=True, backend=self._backend)
 
     def _step(self, row: Tensor, *tensors: Tensor) -> None:
@@ -171,10 +172,13 @@ class _Program:
             word = stream(numbers.word.to(torch.int32), rest.pop(0))
             numbers = numbers._replace(word=word)
         w, g, *slots = rest
-        state = dict(zip(self.slots, slots, strict=True))
+        places = dict(zip(self.slots, slots, strict=True))
+        # A number per tensor comes as a vector of one: torch 2.13 loses what is written to a float64 input without one.
+        state = {key: place.reshape(()) if key in self._single else place for key, place in places.items()}
         index = torch.arange(w.numel(), dtype=torch.int32, device=w.device) if storage.draws else None
         new, kept = one_step(lines, storage, compute_dtype(w.dtype), numbers, w, g, state, index)
-        for place, value in ((w, new), *((state[key], value) for key, value in kept.items())):
+        for place, value in ((w, new), *((places[key], value) for key, value in kept.items())):
+            value = value.reshape(place.shape)
             place.copy_(value if skip is None else torch.where(skip, place, value))
 
 
@@ -200,7 +204,7 @@ def _inputs(recipe: Recipe, work: Work) -> list[Tensor] | None:
     g = _flat(work.grad.resolve_conj().resolve_neg(), order)
     if g is None:
         g = _flat(torch.empty_like(work.p).copy_(work.grad), order)
-    kept = [value if slot.shape == "per_tensor" else _flat(value, order) for slot, value in slots]
+    kept = [_line(value) if slot.shape == "per_tensor" else _flat(value, order) for slot, value in slots]
     found = [w, g, *kept]
     alike = all(type(value) is Tensor and value.device == work.p.device for _, value in slots)
     return None if not alike or any(x is None for x in found) else found  # pyright: ignore[reportReturnType]
@@ -288,12 +292,13 @@ _warned: set[str] = set()
 
 
 def _warn_once(device: torch.device, error: Exception) -> None:
-    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    reason = " ".join(lines[:2]) or type(error).__name__
     if reason not in _warned:
         _warned.add(reason)
         warnings.warn(
             f"dashpot runs its slower eager engine on {device}, with the same results: torch.compile failed with "
-            f"{type(error).__name__}: {reason}. It needs Triton and a C compiler on a GPU; engine='eager' does without.",
+            f"{type(error).__name__}: {reason} It needs Triton and a C compiler on a GPU; engine='eager' does without.",
             RuntimeWarning,
             stacklevel=7,
         )

@@ -29,12 +29,16 @@ def sorted_out(
     params: Sequence[Tensor],
     grads: Sequence[Tensor],
     states: Sequence[Mapping[str, Any]],
+    refused: Mapping[int, str],
 ) -> tuple[Groups, dict[int, str]]:
-    """(positions that share a kernel, by storage and layout; the reason why not, by position, for the others)."""
+    """(positions that share a kernel, by storage and layout; the reason why not, by position, for the others).
+
+    `refused` are reasons that are known already.
+    """
     groups: Groups = {}
     others: dict[int, str] = {}
     for i, (storage, p, g, state) in enumerate(zip(storages, params, grads, states, strict=True)):
-        reason = _unfit(recipe, storage, p, g, state)
+        reason = refused.get(i) or _unfit(recipe, storage, p, g, state)
         if reason is not None:
             others[i] = reason
             continue
@@ -42,7 +46,7 @@ def sorted_out(
         layout = Layout(compute_dtype(p.dtype), _real(p.dtype), _real(g.dtype), slots)
         groups.setdefault((storage, layout), []).append(i)
     for i in _overlapping(groups, params, grads, states):
-        others[i] = "it shares memory with another tensor"
+        others.setdefault(i, "it shares memory with another tensor")
     return {key: kept for key, at in groups.items() if (kept := [i for i in at if i not in others])}, others
 
 
@@ -95,9 +99,18 @@ def _overlapping(
     for (_, layout), positions in groups.items():
         for i in positions:
             tensors = [params[i], *(states[i][key] for key, _ in layout.slots)]
-            written += ((x.data_ptr(), x.data_ptr() + x.nbytes, i) for x in tensors)
-            read.append((grads[i].data_ptr(), grads[i].data_ptr() + grads[i].nbytes, i))
+            written += ((*_stretch(x), i) for x in tensors)
+            read.append((*_stretch(grads[i]), i))
+    taken = {i for positions in groups.values() for i in positions}
+    rest = ((i, p) for i, p in enumerate(params) if i not in taken and type(p) in _PLAIN and p.device.type == "cpu")
+    written += ((*_stretch(p), i) for i, p in rest if p.numel())
     return _clashes(written, read)
+
+
+def _stretch(x: Tensor) -> tuple[int, int]:
+    """(start, end) of the memory in which a tensor's elements lie."""
+    reach = sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True)) + 1
+    return x.data_ptr(), x.data_ptr() + reach * x.element_size()
 
 
 def _clashes(written: list[tuple[int, int, int]], read: list[tuple[int, int, int]]) -> set[int]:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dashpot.engine.division import Division, Spread
 from dashpot.engine.layout import rows_of, sorted_out
 from dashpot.engine.native.cpp import GRADIENT
 from dashpot.engine.native.kernel import Kernel, kernel_for, structure
@@ -32,10 +33,13 @@ def step_count(state: Mapping[str, Any]) -> int:
 
 
 class Table:
-    """The addresses of the tensors that one kernel takes, a row each; `positions` are their places in the roster."""
+    """The addresses of the tensors that one kernel takes, a row each; `positions` are their places in the roster. All
+    are divided alike, or not at all."""
 
-    def __init__(self, kernel: Kernel, positions: list[int], weights: list[Tensor], rows: np.ndarray) -> None:
-        self.kernel, self.weights, self.rows = kernel, weights, rows
+    def __init__(
+        self, kernel: Kernel, positions: list[int], written: list[Tensor], rows: np.ndarray, spread: Spread | None
+    ) -> None:
+        self.kernel, self.written, self.rows, self.spread = kernel, written, rows, spread
         self.positions = np.array(positions)
 
     def elements(self) -> int:
@@ -59,8 +63,10 @@ class Roster:
         states: Sequence[dict[str, Any]],
         counts: np.ndarray,
         ordinals: Sequence[int],
+        division: Division,
         eager: str | None = None,
     ) -> None:
+        self.division = division
         self.storages, self.ordinals = list(storages), list(ordinals)
         self._recipe, self._structure = recipe, structure(recipe)
         self._params, self.states = list(params), list(states)
@@ -76,8 +82,11 @@ class Roster:
         else:
             self.others = dict.fromkeys(range(len(params)), eager)
         self._native = sorted(chain.from_iterable(table.positions.tolist() for table in self.tables))
-        self._watched = [*(params[i] for i in self._native), *self._native_slots()]
+        self._watched = [x for table in self.tables for x in table.written]
+        self._counts = _addresses([state["step"] for state in states])
         self._addresses = _addresses(self._watched)
+        self._forms = _forms(self._watched)
+        self._dtypes = _dtypes(self._selected(params))
         self._grad_kinds = _kinds(self._selected(grads))
         self._grad_addresses = _addresses(self._selected(grads))
         self._written = _stretches(self._watched)
@@ -100,14 +109,17 @@ class Roster:
             return False
         return (
             _same(held, self._held)
+            and _addresses([state["step"] for state in self.states]) == self._counts
             and _addresses(self._watched) == self._addresses
+            and _forms(self._watched) == self._forms
+            and _dtypes(self._selected(params)) == self._dtypes
             and _kinds(self._selected(grads)) == self._grad_kinds
             and all(map(Tensor.is_same_size, self._selected(params), self._selected(grads)))
             and self._apart(self._selected(grads))
         )
 
     def _apart(self, grads: Sequence[Tensor]) -> bool:
-        """False where a gradient, which may be a new tensor at each step, lies in what will be written."""
+        """False where a gradient, which may be a new tensor at each step, lies in what will be written, or nowhere."""
         addresses = _addresses(grads)
         if addresses != self._grad_addresses:
             self._grad_addresses = addresses
@@ -115,7 +127,7 @@ class Roster:
             begin = np.array(addresses, dtype=np.int64)
             after = np.searchsorted(ends, begin, side="right")
             size = np.array([g.nbytes for g in grads], dtype=np.int64)
-            return not np.any(starts[after] < begin + size)
+            return bool(begin.all()) and not np.any(starts[after] < begin + size)
         return True
 
     def _selected(self, values: Sequence[Any]) -> Sequence[Any]:
@@ -127,18 +139,22 @@ class Roster:
     # ---- looking ----------------------------------------------------------------------------------------------------
 
     def _sort_out(self, grads: Sequence[Tensor]) -> None:
-        groups, self.others = sorted_out(self._recipe, self.storages, self._params, grads, self.states)
+        groups, self.others = sorted_out(
+            self._recipe, self.storages, self._params, grads, self.states, self.division.refused
+        )
         for (storage, layout), positions in groups.items():
             try:
                 kernel = kernel_for(self._recipe, storage, layout)
             except UntraceableError as reason:
                 self.others |= dict.fromkeys(positions, f"{reason} cannot be compiled")
                 continue
-            rows = rows_of(positions, self._params, grads, self.states, kernel.slots, self.ordinals)
-            self.tables.append(Table(kernel, positions, [self._params[i] for i in positions], rows))
+            for spread, alike in self.division.parted(positions):
+                rows = rows_of(alike, self._params, grads, self.states, kernel.slots, self.ordinals)
+                self.tables.append(Table(kernel, alike, self._written_by(kernel, alike), rows, spread))
 
-    def _native_slots(self) -> list[Tensor]:
-        return [self.states[i][key] for table in self.tables for i in table.positions for key in table.kernel.slots]
+    def _written_by(self, kernel: Kernel, positions: Sequence[int]) -> list[Tensor]:
+        slots = (self.states[i][key] for i in positions for key in kernel.slots)
+        return [*(self._params[i] for i in positions), *slots]
 
     def _find_copies(self, grads: Sequence[Tensor]) -> None:
         """Gradients that lie in memory in another order than their weights are copied before each step."""
@@ -177,6 +193,16 @@ def _stretches(tensors: Sequence[Tensor]) -> tuple[np.ndarray, np.ndarray]:
     return np.array([a for a, _ in spans] + [beyond]), np.array([b for _, b in spans] + [beyond])
 
 
+def _forms(tensors: Sequence[Tensor]) -> list[list[Any]]:
+    """What `.data` may change at one address: bytes, and the order of the elements."""
+    flat = [x.is_contiguous() for x in tensors]
+    return [[x.nbytes for x in tensors], flat, [] if all(flat) else [x.stride() for x in tensors]]
+
+
+def _dtypes(tensors: Sequence[Tensor]) -> list[torch.dtype]:
+    return [x.dtype for x in tensors]
+
+
 def _kinds(grads: Sequence[Tensor]) -> list[list[Any]]:
     """What may differ from one gradient to the next. Shapes and strides would be a tuple each, and a thousand new
     tuples start the garbage collector, so they are only asked for where they say more than this does."""
@@ -185,4 +211,7 @@ def _kinds(grads: Sequence[Tensor]) -> list[list[Any]]:
         return [layouts]
     flat = [g.is_contiguous() for g in grads]
     strides = [] if all(flat) else [g.stride() for g in grads]
-    return [[type(g) for g in grads], [g.dtype for g in grads], [g.numel() for g in grads], flat, strides]
+    dtypes, lazy = _dtypes(grads), [g.is_neg() for g in grads]
+    if any(dtype.is_complex for dtype in set(dtypes)):
+        lazy += [g.is_conj() for g in grads]
+    return [[type(g) for g in grads], dtypes, [g.numel() for g in grads], flat, strides, lazy]

@@ -110,6 +110,14 @@ class Stage(ABC):
 
     registry: ClassVar[dict[str, type[Stage]]] = {}
 
+    _numeric: ClassVar[tuple[str, ...]]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Stage:
+        del args, kwargs
+        if "_numeric" not in cls.__dict__:  # looked up once, here, because Dynamo cannot trace a look at the fields
+            cls._numeric = _numeric_fields(cls)
+        return super().__new__(cls)
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         Stage.registry[cls.label()] = cls
@@ -125,12 +133,12 @@ class Stage(ABC):
     @classmethod
     def numeric(cls) -> tuple[str, ...]:
         """The names of the fields that are data: annotated `float` or `Scalar`, also beside others (`float | None`)."""
-        return _numeric_fields(cls)
+        return cls.__dict__.get("_numeric") or _numeric_fields(cls)
 
     def scalars(self, clock: Clock) -> Mapping[str, Any]:
         """This step's numbers, as `c` in `apply`; by default the numeric fields as they are."""
         del clock
-        return {name: getattr(self, name) for name in self.numeric()}
+        return {name: getattr(self, name) for name in self._numeric}
 
     def idle(self) -> bool:
         """True when the settings make this stage do nothing, so that its arithmetic can be left out."""
@@ -181,7 +189,6 @@ class Stage(ABC):
         return cls(**settings)
 
 
-@cache
 def _numeric_fields(cls: type[Stage]) -> tuple[str, ...]:
     fields = dataclasses.fields(cls)  # pyright: ignore[reportArgumentType] - every stage is a dataclass
     return tuple(f.name for f in fields if _names_a_number(f.type))

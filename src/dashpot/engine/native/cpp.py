@@ -208,8 +208,8 @@ _TEMPLATES = {
     "cast": "cast<{kind}>({0})",
     "bitcast": "bitcast<{kind}>({0})",
     "where": "{0} ? {1} : {2}",
-    "clamp_min": "{0} < {1} ? {1} : {0}",
-    "clamp_max": "{0} > {1} ? {1} : {0}",
+    "clamp_min": "{0} < {1} || {1} != {1} ? {1} : {0}",
+    "clamp_max": "{0} > {1} || {1} != {1} ? {1} : {0}",
     "rsqrt": "{kind}(1) / std::sqrt({0})",
     "sigmoid": "{kind}(1) / ({kind}(1) + std::exp(-{0}))",
 }

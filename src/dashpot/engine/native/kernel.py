@@ -13,16 +13,17 @@ import numpy as np
 
 from dashpot.engine.native import build, cpp
 from dashpot.engine.native.phases import traffic
-from dashpot.engine.native.symbols import kind_of
+from dashpot.engine.native.symbols import UntraceableError, kind_of
 from dashpot.engine.native.trace import Layout, scalar_row, trace
 from dashpot.engine.program import Numbers, Storage
+from dashpot.errors import ArgumentError
 from dashpot.recipe import Line, Recipe
 from dashpot.stages.base import Clock, Stage
 
 __all__ = ["Kernel", "kernel_for", "structure"]
 
 _MOST_VARIANTS = 4
-_CLOCK = Clock(t=1, lr=0.0)
+_CLOCK = Clock(t=1, lr=1.0)
 
 
 class Kernel:
@@ -38,6 +39,7 @@ class Kernel:
         self._choices = _variants(recipe)
         slots = storage.slots(recipe)
         traces = [trace(_lines(recipe, active), slots, storage, layout, _CLOCK) for active in self._choices]
+        self._records = [item.records for item in traces]
         self.source = cpp.source(traces, kind_of(layout.gradient), kind_of(layout.compute))
         self.bytes_per_element = traffic(traces[self._choices.index(_active(recipe))])
         self.failed: str | None = None
@@ -70,6 +72,8 @@ class Kernel:
         The addresses in `table` are followed as they are: whoever made it has checked them.
         """
         number = self._choices.index(_active(recipe))
+        for item in scalars:
+            _check_names(recipe.lines, item, self._records[number])
         rows = np.array([scalar_row(recipe.lines, item) for item in scalars], dtype=np.float64)
         _function(self._loaded(), f"step_{number}")(len(table), table.ctypes.data, rows.ctypes.data, threads)
 
@@ -82,6 +86,16 @@ class Kernel:
     def _loaded(self) -> ctypes.CDLL:
         assert self._library is not None, "a kernel is used before it is ready"
         return self._library
+
+
+def _check_names(lines: Sequence[Line], numbers: Numbers, records: Sequence[tuple[str, ...]]) -> None:
+    """A kernel reads scalars by their places."""
+    for line, values, names in zip(lines, numbers.scalars, records, strict=True):
+        if values._fields != names:
+            raise ArgumentError(
+                f"{type(line.stage).__name__}: scalars must return the same scalars at every step, {', '.join(names)}; "
+                f"got {', '.join(values._fields)}."
+            )
 
 
 def _function(library: ctypes.CDLL, name: str) -> Any:
@@ -100,6 +114,10 @@ _KERNELS: dict[Hashable, Kernel] = {}
 def kernel_for(recipe: Recipe, storage: Storage, layout: Layout) -> Kernel:
     """The kernel for a recipe's structure; made once in a process. Raises `UntraceableError`."""
     key = structure(recipe), storage, layout
+    try:
+        hash(key)
+    except TypeError as error:
+        raise UntraceableError(f"a stage with a setting of {error}") from error
     if key not in _KERNELS:
         _KERNELS[key] = Kernel(recipe, storage, layout)
     return _KERNELS[key]

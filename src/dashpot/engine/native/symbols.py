@@ -59,6 +59,12 @@ class Graph:
             self._nodes[key] = Symbol(self, op, args, kind, vector=vector, level=level)
         return self._nodes[key]
 
+    def text(self) -> tuple[Any, ...]:
+        """Every operation with its constants, in the order of their making."""
+        return tuple(
+            (s.op, s.kind, *(repr(a) for a in s.args if not isinstance(a, Symbol))) for s in self._nodes.values()
+        )
+
     def constant(self, value: float) -> Symbol:
         """A Python number written in the stage."""
         return self.node("constant", (value,), "number", vector=False)
@@ -265,7 +271,7 @@ def _bits(op: str, a: Any, b: Any) -> Symbol:
 
 
 def _unary(op: str, x: Symbol) -> Symbol:
-    if x.kind not in (*_FLOATS, "number", "i32"):
+    if x.kind not in (*_FLOATS, "number"):  # the least integer has no negative, which C++ leaves undefined
         raise UntraceableError(f"{op} of {x.kind}")
     return x.graph.node(op, (x,), x.kind, vector=x.vector)
 
@@ -276,6 +282,8 @@ def _power(base: Any, exponent: Any) -> Symbol:
             return _arithmetic("mul", base, base)
         if exponent == 0.5 and base.kind != "number":
             return _float_only("sqrt", base)
+        if exponent == -0.5 and base.kind != "number":
+            return _float_only("rsqrt", base)
         if exponent == 1:
             return base
         if exponent == -1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, cast
@@ -34,6 +34,10 @@ class Trace(NamedTuple):
     singles: Mapping[str, Symbol]
     kinds: Mapping[str, str]
     scalars: int
+    records: tuple[tuple[str, ...], ...]
+    """The names of every stage's own scalars."""
+    text: tuple[Any, ...]
+    """The operations and constants in the order of their making."""
 
 
 _LEADING = 5  # scale, limit, word, lr, factor
@@ -52,14 +56,18 @@ def scalar_row(lines: Sequence[Line], numbers: Numbers) -> list[float]:
 def trace(lines: Sequence[Line], slots: Sequence[Slot], storage: Storage, layout: Layout, clock: Clock) -> Trace:
     """Run one step on symbols. Raises `UntraceableError` for what a kernel cannot hold.
 
-    `clock` is that of any step: which scalars there are is read from the stages, not their values.
+    `clock` is that of any step: which scalars there are is read from the stages, not their values. Two runs must say
+    the same: a kernel would repeat for ever what a stage drew at random while it was traced.
     """
     try:
-        return _trace(lines, slots, storage, layout, clock)
+        first, second = (_trace(lines, slots, storage, layout, clock) for _ in range(2))
     except UntraceableError:
         raise
     except Exception as error:  # a stage may do anything; the eager engine will show the error if it is one
         raise UntraceableError(f"{type(error).__name__}: {error}") from error
+    if first.text != second.text:
+        raise UntraceableError("a stage that computes with a number that is another one each time")
+    return first
 
 
 def _trace(lines: Sequence[Line], slots: Sequence[Slot], storage: Storage, layout: Layout, clock: Clock) -> Trace:
@@ -76,6 +84,7 @@ def _trace(lines: Sequence[Line], slots: Sequence[Slot], storage: Storage, layou
     symbolic, scalars = [], []
     for line in lines:
         names = line.stage.prepare(clock)
+        _check_numbers(line.stage, names._asdict())
         scalars.append(type(names)(*(count.next() for _ in names)))
         fields = {name: count.next() for name in _fields(line.stage)}
         symbolic.append(line._replace(stage=_with_symbols(line.stage, fields)))
@@ -94,7 +103,17 @@ def _trace(lines: Sequence[Line], slots: Sequence[Slot], storage: Storage, layou
         {key: value for key, value in changed.items() if key in single},
         kinds,
         count.total,
+        tuple(record._fields for record in scalars),
+        graph.text(),
     )
+
+
+def _check_numbers(stage: Stage, scalars: Mapping[str, Any]) -> None:
+    settings = {name: getattr(stage, name) for name in _fields(stage)}
+    for where, values in ((".scalars", scalars), ("", settings)):
+        for name, value in values.items():
+            if not (isinstance(value, (int, float)) or (isinstance(value, torch.Tensor) and value.numel() == 1)):
+                raise UntraceableError(f"{type(stage).__name__}{where}: {name}={value!r}")
 
 
 def _check(key: str, value: Symbol, kind: str, *, vector: bool) -> None:
@@ -121,10 +140,13 @@ def _fields(stage: Stage) -> list[str]:
 
 
 def _with_symbols(stage: Stage, values: Mapping[str, Symbol]) -> Stage:
-    """A stage that reads symbols where it reads its own numbers, so that none is written into the kernel."""
-    double = copy.copy(stage)
-    for name, value in values.items():
-        object.__setattr__(double, name, value)
+    """A stage that reads symbols where it reads its own numbers, so that none is written into the kernel.
+
+    What a stage keeps beside its fields is left out, as it may follow from them.
+    """
+    double = object.__new__(type(stage))
+    for field in dataclasses.fields(stage):  # pyright: ignore[reportArgumentType] - every stage is a dataclass
+        object.__setattr__(double, field.name, values.get(field.name, getattr(stage, field.name)))
     return double
 
 

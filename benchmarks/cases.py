@@ -1,0 +1,201 @@
+"""What is measured: sets of tensors, ours and theirs on each, and the ratios that issue 3 asks for.
+
+A maker takes parameters with gradients and returns something with a `step`. Ours run on the engine that the
+environment variable DASHPOT_ENGINE names, except where a row says otherwise.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib import metadata
+from importlib.util import find_spec
+from itertools import chain
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+import dashpot as dp
+
+
+class Stepper(Protocol):
+    def step(self) -> Any: ...
+
+
+Make = Callable[[list[Tensor]], Stepper]
+
+LARGE = "25.2M parameters in 24 (1024, 1024) and 50 (1024,)"
+MANY = "1000 tensors of 64 to 4096 elements"
+NETWORK = "the Fashion-MNIST network, 18 small tensors"
+
+_PERMUTED = torch.randperm(1000, generator=torch.Generator().manual_seed(0)).tolist()
+SHAPES: dict[str, list[tuple[int, ...]]] = {
+    LARGE: [(1024, 1024)] * 24 + [(1024,)] * 50,
+    MANY: [(round(64 * 64 ** (i / 999)),) for i in _PERMUTED],  # evenly spread on a logarithmic scale
+    NETWORK: [
+        *((c, k, s, s) for c, k, s in ((8, 1, 5), (16, 8, 3), (32, 16, 3), (64, 32, 3), (10, 64, 3))),
+        *((c,) for c in (8, 16, 32, 64) for _ in range(3)),
+        (10,),
+    ],
+}
+
+
+class Case(NamedTuple):
+    """A row: the step of `ours` in units of the step of `reference`.
+
+    must, aim
+        upper limits of the ratio, None where the row is for information.
+    package
+        what has to be installed for it, beside dashpot.
+    """
+
+    name: str
+    ours: Make
+    against: str
+    reference: Make
+    must: float | None = None
+    aim: float | None = None
+    tensors: str = LARGE
+    dtype: torch.dtype = torch.float32
+    package: str | None = None
+
+    def installed(self) -> bool:
+        return self.package is None or find_spec(self.package) is not None
+
+    def title(self) -> str:
+        """The name, with the package's version where there is a package."""
+        if self.package is None:
+            return self.name
+        return f"{self.package} {metadata.version(self.package) if self.installed() else ''}: {self.name}"
+
+
+def parameters(shapes: Sequence[tuple[int, ...]], dtype: torch.dtype, copies: int) -> list[list[Tensor]]:
+    """`copies` lists of the same parameters, in tensors of their own, with the same gradients."""
+    generator = torch.Generator().manual_seed(0)
+    weights = [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
+    grads = [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
+    lists = [[w.clone().requires_grad_() for w in weights] for _ in range(copies)]
+    for params in lists:
+        for p, g in zip(params, grads, strict=True):
+            p.grad = g.clone()
+    return lists
+
+
+# ---- theirs ---------------------------------------------------------------------------------------------------------
+
+
+class ClipThenStep:
+    """What one writes without a clip inside the step: it scales the gradients, then steps."""
+
+    def __init__(self, params: list[Tensor]) -> None:
+        self.params, self.optimizer = params, torch.optim.AdamW(params, fused=True)
+
+    def step(self) -> None:
+        torch.nn.utils.clip_grad_norm_(self.params, 1.0)
+        self.optimizer.step()
+
+
+def torch_adamw(params: list[Tensor], **how: bool) -> Stepper:
+    return torch.optim.AdamW(params, **how)
+
+
+def torch_sgd(params: list[Tensor]) -> Stepper:
+    return torch.optim.SGD(params, lr=1e-3, momentum=0.9, fused=True)
+
+
+def peer(params: list[Tensor], package: str, name: str) -> Stepper:
+    """An optimizer of another package with its default settings, in training mode and keeping the gradients."""
+    optimizer = getattr(importlib.import_module(package), name)(params)
+    if hasattr(optimizer, "train"):  # schedulefree steps in this mode only
+        optimizer.train()
+    if hasattr(optimizer, "consume_grad"):  # heavyball would drop the gradients, and the next step do nothing
+        optimizer.consume_grad = False
+    return optimizer
+
+
+FUSED = "torch AdamW fused"
+fused = partial(torch_adamw, fused=True)
+foreach = partial(torch_adamw, foreach=True)
+loop = partial(torch_adamw, foreach=False)
+
+
+# ---- ours -----------------------------------------------------------------------------------------------------------
+
+
+def adamw(params: list[Tensor], **options: Any) -> Stepper:
+    return dp.AdamW(params, **options)
+
+
+def sgd(params: list[Tensor]) -> Stepper:
+    return dp.SGD(params, lr=1e-3, momentum=0.9)
+
+
+def autosgm(params: list[Tensor], numerator: int) -> Stepper:
+    return dp.AutoSGM(params, numerator=numerator)
+
+
+halved = partial(adamw, state_dtype=torch.bfloat16)
+kahan = partial(halved, rounding="kahan")
+stochastic = partial(halved, rounding="stochastic")
+
+
+def moved(stepper: Stepper) -> int | None:
+    """Bytes that a step of ours moves, from the kernels' plans; None where a tensor is not stepped by a kernel."""
+    if not isinstance(stepper, dp.Optimizer) or stepper.running.engine == "eager":
+        return None
+    rosters = stepper._rosters.values()
+    if not rosters or any(roster.others for roster in rosters):
+        return None
+    bytes_ = sum(t.kernel.bytes_per_element * t.elements() for t in chain.from_iterable(r.tables for r in rosters))
+    if stepper.running.max_norm is None:
+        return bytes_
+    grads = (p.grad for group in stepper.param_groups for p in group["params"])
+    return bytes_ + sum(g.nbytes for g in grads if g is not None)  # the norm reads them once more
+
+
+# ---- the rows -------------------------------------------------------------------------------------------------------
+
+BF16 = torch.bfloat16
+
+TARGETS = [
+    Case("dashpot AdamW", adamw, FUSED, fused, 1.10, 1.00),
+    Case("dashpot AdamW", adamw, FUSED, fused, 1.0, 0.4, MANY),
+    Case(
+        "dashpot AdamW with max_norm",
+        partial(adamw, max_norm=1.0),
+        "torch clip_grad_norm_ + fused",
+        ClipThenStep,
+        0.90,
+        0.78,
+    ),
+    Case("dashpot AdamW, bf16 state", halved, FUSED, fused, 1.0, 0.75),
+    Case("dashpot AdamW, all bf16, Kahan", kahan, FUSED + ", all bf16", fused, 1.0, 0.85, dtype=BF16),
+    Case("dashpot AutoSGM, numerator 1", partial(autosgm, numerator=1), FUSED, fused, 3.2, 2.4),
+    Case("dashpot AutoSGM, numerator 2", partial(autosgm, numerator=2), FUSED, fused, 3.6, 2.7),
+    Case("dashpot AutoSGM, numerator 3", partial(autosgm, numerator=3), FUSED, fused, 2.6, 1.9),
+    Case("dashpot SGD, momentum 0.9", sgd, "torch SGD fused", torch_sgd, 1.10, 1.00),
+]
+
+OTHERS = [
+    Case("dashpot AdamW, all bf16, stochastic", stochastic, FUSED + ", all bf16", fused, dtype=BF16),
+    Case("dashpot AdamW", adamw, FUSED, fused, tensors=NETWORK),
+    *(
+        Case(name, make, FUSED, fused, tensors=tensors)
+        for tensors in (LARGE, MANY, NETWORK)
+        for name, make in (
+            ("dashpot AdamW, engine='eager'", partial(adamw, engine="eager")),
+            ("torch AdamW foreach", foreach),
+            ("torch AdamW loop", loop),
+        )
+    ),
+    *(
+        Case(name, partial(peer, package=package, name=name), FUSED, fused, package=package)
+        for package, name in (
+            ("schedulefree", "AdamWScheduleFree"),
+            ("pytorch_optimizer", "StableAdamW"),  # its AdamW is torch's own class
+            ("heavyball", "AdamW"),
+        )
+    ),
+]

@@ -1,0 +1,88 @@
+"""The measurements as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import memory
+from cases import LARGE, MANY, NETWORK
+from first_step import COLD, WARM, First
+from timing import Row
+
+_SHORT = {LARGE: "", MANY: "1000 small tensors: ", NETWORK: "18 small tensors: "}
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; all columns but the first are figures."""
+    lines = [heads, [":--", *["--:"] * (len(heads) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def verdict(value: float, must: float | None, aim: float | None) -> str:
+    """Which limit a value keeps."""
+    if must is None or aim is None:
+        return ""
+    return "aim" if value <= aim else "must" if value <= must else "**missed**"
+
+
+def steps(rows: Sequence[Row], threads: int, copy: float, add: float, *, targets: bool) -> str:
+    """One table for a number of threads; `copy` and `add` are bandwidths in bytes a second."""
+    heads = ["case", "against", *(["must", "aim"] if targets else []), "ratio", "quartiles"]
+    heads += [*(["verdict"] if targets else []), "ms", "theirs, ms", "bytes/param", "GB/s", "of copy_", "of add_"]
+    return table(heads, (_step(row, threads, (copy, add), targets) for row in rows))
+
+
+def _step(row: Row, threads: int, bandwidths: tuple[float, float], targets: bool) -> list[str]:
+    case, ratio = row.case, row.ratios[threads]
+    limits = [_figure(case.must, "{:.2f}"), _figure(case.aim, "{:.2f}")] if targets else []
+    judged = [verdict(ratio.value, case.must, case.aim)] if targets else []
+    rate = row.moved / ratio.ours if row.moved and case.tensors == LARGE else None  # the others fit into caches
+    return [
+        _SHORT[case.tensors] + case.title(),
+        case.against,
+        *limits,
+        f"{ratio.value:.2f}",
+        f"{ratio.low:.2f} to {ratio.high:.2f}",
+        *judged,
+        f"{ratio.ours * 1e3:.3g}",
+        f"{ratio.theirs * 1e3:.3g}",
+        _figure(row.moved and row.moved / row.elements, "{:.0f}"),
+        _figure(rate and rate / 1e9, "{:.1f}"),
+        *(_figure(rate and rate / bandwidth, "{:.0%}") for bandwidth in bandwidths),
+    ]
+
+
+def memories(found: Mapping[str, float]) -> str:
+    """Extra memory during a step, in MiB by subject."""
+    limit = memory.ONE_LARGE_TENSOR
+    return table(
+        ["extra memory during a step", "must, MiB", "aim, MiB", "MiB", "verdict"],
+        (
+            [
+                name,
+                *((f"{limit:.0f}", "0") if _is_ours(name) else ("", "")),
+                f"{size:.1f}",
+                verdict(size, limit, 0.1) if _is_ours(name) else "",  # 0.1: the counters of pages are not exact
+            ]
+            for name, size in found.items()
+        ),
+    )
+
+
+def firsts(found: Mapping[str, First]) -> str:
+    """First steps by subject."""
+    rows = []
+    for name, first in found.items():
+        for what, seconds, (must, aim) in (("empty cache", first.cold, COLD), ("filled cache", first.warm, WARM)):
+            limits = [f"{must:g}", f"{aim:g}", f"{seconds:.3g}", verdict(seconds, must, aim)]
+            rows.append([f"{name}, first step, {what}", *limits])
+        rows.append([f"{name}, `import dashpot` after torch", "", "", f"{first.imported:.3g}", ""])
+    return table(["first step", "must, s", "aim, s", "s", "verdict"], rows)
+
+
+def _is_ours(name: str) -> bool:
+    return name.startswith("dashpot")
+
+
+def _figure(value: float | None, form: str) -> str:
+    return "" if value is None else form.format(value)

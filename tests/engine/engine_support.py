@@ -1,0 +1,95 @@
+"""Twins: the same parameters, gradients and settings under two engines, and kernels kept in one folder a session."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+from contracts.trajectories import gradient
+
+import dashpot as dp
+from dashpot.engine.native import build
+
+SGD = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shared_cache(tmp_path_factory):
+    """One cache for all tests of a session, as a kernel costs the compiler half a second; or the one you have set."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "DASHPOT_CACHE" not in os.environ:
+            patch.setenv("DASHPOT_CACHE", str(tmp_path_factory.getbasetemp() / "kernels"))
+        yield
+
+
+def copies(params):
+    """Leaves of their own with the same values and the same order in memory."""
+    return [p.detach().clone(memory_format=torch.preserve_format).requires_grad_() for p in params]
+
+
+def twins(make, params):
+    """(parameters, optimizer) under the eager engine and under the compiled one."""
+    first, second = copies(params), copies(params)
+    return (first, make(first, engine="eager")), (second, make(second, engine="compiled"))
+
+
+def feed(params, step, arrange=lambda g, index: g, missing=lambda step, index: False):
+    """Give every parameter its recorded gradient of a step."""
+    for index, p in enumerate(params):
+        p.grad = None if missing(step, index) else arrange(gradient(p, step, index), index)
+
+
+def march(pairs, steps, **options):
+    """Take the same steps with several (parameters, optimizer) pairs."""
+    for step in steps:
+        for params, optimizer in pairs:
+            feed(params, step, **options)
+            optimizer.step()
+
+
+def fates(optimizer):
+    """What `explain_engine` says, without the rule."""
+    return "\n".join(dp.explain_engine(optimizer).rows)
+
+
+def is_compiled(optimizer):
+    """True where kernels step every tensor that has elements."""
+    rows = [row for row in dp.explain_engine(optimizer).rows if "it has no elements" not in row]
+    return bool(rows) and all("compiled," in row for row in rows)
+
+
+def state_of(optimizer, p):
+    return {key: value.detach().clone() for key, value in optimizer.state[p].items()}
+
+
+def snapshot(params, optimizer):
+    """Everything a step may change, as it is now."""
+    groups = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+    return (
+        [p.detach().clone() for p in params],
+        [state_of(optimizer, p) for p in params if p in optimizer.state],
+        groups,
+    )
+
+
+def same(a, b):
+    """Equality of snapshots, bit for bit."""
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return isinstance(b, (list, tuple)) and len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def compile_together(optimizers):
+    """Start the compilers of several optimizers' kernels at once, so that a machine with many cores waits once.
+
+    Each must have taken a step, by whichever engine.
+    """
+    sources = [table.kernel.source for o in optimizers for r in o._rosters.values() for table in r.tables]
+    started = [build.start(source) for source in dict.fromkeys(sources) if build.loaded(source) is None]
+    for one in started:
+        one.result()

@@ -1,0 +1,158 @@
+"""The benchmark at toy size and without a clock, so that it cannot rot."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+sys.path.append(str(BENCHMARKS))
+
+import bystanders  # noqa: E402
+import cases  # noqa: E402
+import first_step  # noqa: E402
+import memory  # noqa: E402
+import step  # noqa: E402
+import table  # noqa: E402
+import timing  # noqa: E402
+
+TOY = [(4, 3), (5,)]
+EVERY = [*cases.TARGETS, *cases.OTHERS]
+
+
+def name(case):
+    return f"{case.title()} on {case.tensors}"
+
+
+OTHERS_WARNINGS = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=[OTHERS_WARNINGS] if c.package else [], id=name(c)) for c in EVERY]
+)
+def test_both_sides_of_a_row_step_every_tensor(case):
+    if not case.installed():
+        pytest.skip(f"{case.package} is not installed")
+    ours, theirs = cases.parameters(TOY, case.dtype, 2)
+    timing.check_steps(case.ours(ours), ours)
+    timing.check_steps(case.reference(theirs), theirs)
+
+
+def test_a_step_that_does_nothing_is_noticed():
+    (params,) = cases.parameters(TOY, torch.float32, 1)
+    with pytest.raises(RuntimeError, match=r"Idle: 2 of 2 tensors did not move"):
+        timing.check_steps(type("Idle", (), {"step": lambda self: None})(), params)
+
+
+def test_copies_have_the_same_numbers_in_tensors_of_their_own():
+    first, second = cases.parameters(TOY, torch.float32, 2)
+    for p, q in zip(first, second, strict=True):
+        assert torch.equal(p, q)
+        assert torch.equal(p.grad, q.grad)
+        assert len({x.data_ptr() for x in (p, q, p.grad, q.grad)}) == 4
+
+
+def test_the_tensors_are_those_the_issue_names():
+    sizes = {name: [torch.Size(shape).numel() for shape in shapes] for name, shapes in cases.SHAPES.items()}
+    assert sum(sizes[cases.LARGE]) == 25_217_024
+    assert (len(sizes[cases.MANY]), min(sizes[cases.MANY]), max(sizes[cases.MANY])) == (1000, 64, 4096)
+    assert len(sizes[cases.NETWORK]) == 18
+
+
+@pytest.mark.parametrize(
+    ("make", "dtype", "per_parameter"),
+    [
+        (cases.fused, torch.float32, None),
+        (cases.adamw, torch.float32, 28),  # weight, two moments read and written, the gradient read
+        (cases.halved, torch.float32, 20),
+        (cases.kahan, torch.bfloat16, 18),
+        (cases.sgd, torch.float32, 20),
+        (lambda p: cases.adamw(p, max_norm=1.0), torch.float32, 32),  # the gradient read twice
+        (lambda p: cases.adamw(p, engine="eager"), torch.float32, None),
+    ],
+)
+def test_bytes_per_parameter_are_counted_from_the_kernels_plans(make, dtype, per_parameter, monkeypatch):
+    monkeypatch.setenv("DASHPOT_ENGINE", "auto")  # has plans, and compiles nothing for so few elements
+    (params,) = cases.parameters(TOY, dtype, 1)
+    stepper = make(params)
+    stepper.step()
+    expected = None if per_parameter is None else per_parameter * 17
+    assert cases.moved(stepper) == expected
+
+
+def test_the_ratio_is_the_median_of_the_ratios_of_each_round(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
+
+    def taking(durations):
+        each = iter(durations)
+
+        def step():
+            now[0] += next(each)
+
+        return step
+
+    theirs, ours = [1.0, 2.0, 4.0] * 3, [2.0, 2.0, 2.0] * 3
+    found = timing.rounds(taking(theirs), taking(ours), budget=0.0)
+    assert (found.value, found.rounds) == (1.0, timing.FEWEST)
+    assert (found.low, found.high) == (0.5, 2.0)
+    assert (found.ours, found.theirs) == (2.0, 2.0)
+
+
+def test_tables_name_what_was_measured():
+    ratio = timing.Ratio(1.05, 1.0, 1.1, 0.010, 0.0095, 99)
+    rows = [timing.Row(case, 1_000_000, 28_000_000, {1: ratio}) for case in EVERY if case.installed()]
+    text = table.steps(rows, 1, 5.6e9, 11.2e9, targets=True)
+    large = next(line for line in text.splitlines() if line.startswith("| dashpot AdamW |"))
+    assert "| 1.10 | 1.00 | 1.05 | 1.00 to 1.10 | must | 10 | 9.5 | 28 | 2.8 | 50% | 25% |" in large
+    assert len(text.splitlines()) == len(rows) + 2
+    assert "**missed**" in table.memories({"dashpot AdamW": 5.0})
+    assert "| 20 | 12 | 13 | must |" in table.firsts({"AdamW": first_step.First(0.1, 13.0, 0.1)})
+
+
+@pytest.mark.skipif(not memory.measured(), reason="needs Linux with glibc")
+def test_extra_memory_is_that_of_the_step_alone():
+    class Greedy:
+        def __init__(self, params):
+            pass
+
+        def step(self):
+            torch.ones(4 << 20)  # 16 MiB
+
+    extra = memory.extra_here(Greedy, TOY, torch.float32)
+    assert extra == pytest.approx(16, abs=1)
+    assert all(make(cases.parameters(TOY, dtype, 1)[0]) for make, dtype in memory.SUBJECTS.values())
+
+
+@pytest.mark.parametrize("name", first_step.SUBJECTS)
+def test_the_first_step_and_the_import_are_timed(name):
+    found = first_step.first_here(name, TOY)
+    assert found["step"] > 0
+    assert found["import"] >= 0
+
+
+def test_own_work_is_no_bystander():
+    watch = bystanders.Bystanders()
+    watch.load = 0.0
+    assert watch.cores() >= 0
+    watch._busy = None  # a system that does not tell
+    assert watch.warning() is None
+    watch.load = 3.0
+    assert "noise" in watch.warning()
+
+
+def test_the_tables_in_a_page_are_replaced_and_the_rest_stays(tmp_path, monkeypatch):
+    page = tmp_path / "performance.md"
+    page.write_text(f"before\n{step.BEGIN}\nold\n{step.END}\nafter\n")
+    monkeypatch.setattr(step, "sections", lambda only, threads, quick: ["new", "newer"])
+    monkeypatch.setenv("DASHPOT_ENGINE", "eager")
+    step.main(["--write", str(page)])
+    assert page.read_text() == f"before\n{step.BEGIN}\n\nnew\n\nnewer\n\n{step.END}\nafter\n"
+
+
+def test_a_page_without_a_place_for_tables_is_refused_before_measuring(tmp_path):
+    page = tmp_path / "other.md"
+    page.write_text("nothing here\n")
+    with pytest.raises(SystemExit, match="must hold the lines"):
+        step.main(["--write", str(page)])

@@ -1,0 +1,331 @@
+"""The eager engine and the compiled one give the same numbers, whatever is stepped; and scalars compile nothing.
+
+Bounds. In float64: 1e-12 of max(1, |x|), as torch's square root is not rounded correctly everywhere (its last bit
+differs from the processor's) and sums over a tensor add up in another order. In narrower dtypes both engines are
+compared with the float64 trajectory: each rounds at every step, neither may be much farther from it than the other.
+"""
+
+import pytest
+import torch
+from contracts.trajectories import distance, gradient, identical, parameters, values
+from engine_support import SGD, fates, feed, is_compiled, march, shared_cache, twins  # noqa: F401
+from registry import SUBJECTS, each
+
+import dashpot as dp
+from dashpot.engine.native import build
+
+DOUBLE = 1e-12
+SMALL = ((3, 2), (0, 3), (1,), (), (64,), (2, 3, 2, 2))
+# 16384 is the chunk of the kernels' sums and 65536 the size from which all threads share a tensor.
+LARGE = ((16384,), (16385,), (3, 5461), (65536,), (70000,), (1000, 70))
+NAMED = {subject.name: subject for subject in SUBJECTS}
+NARROW = [
+    *((name, torch.float32) for name in ("adamw-decay", "sgd-nesterov", "autosgm-3-debiased", "own-stage")),
+    *((name, torch.bfloat16) for name in ("adamw-decay", "sgd-nesterov", "autosgm-3-debiased")),
+    *((name, torch.float16) for name in ("adamw-decay", "autosgm-3-debiased")),
+]
+ROUNDING = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
+
+
+def pair_of(subject, params):
+    return twins(subject.make, params)
+
+
+def states(params, optimizer):
+    return [value for p in params for key, value in sorted(optimizer.state[p].items())]
+
+
+def check_equal_in_double(subject, shapes, steps):
+    first, second = pair_of(subject, parameters(shapes=shapes))
+    march((first, second), range(steps))
+    assert is_compiled(second[1]), fates(second[1])
+    assert distance(second[0], values(first[0])) < DOUBLE
+    assert distance(states(*second), states(*first)) < DOUBLE
+
+
+@each()
+def test_compiled_equals_eager_over_100_steps(subject):
+    check_equal_in_double(subject, SMALL, 100)
+
+
+@pytest.mark.parametrize("name", ["sgd-momentum", "adamw-decay", "sgm-all-stages"])
+def test_compiled_equals_eager_for_large_tensors(name):
+    check_equal_in_double(NAMED[name], SMALL + LARGE, 8)
+
+
+@pytest.mark.slow
+@each()
+def test_compiled_equals_eager_for_large_tensors_of_every_method(subject):
+    check_equal_in_double(subject, SMALL + LARGE, 20)
+
+
+def check_narrow(subject, dtype):
+    """The compiled engine is no farther from float64 than twice the eager one, and a rounding of each weight."""
+    first, second = pair_of(subject, parameters(dtype))
+    exact = [p.detach().double().requires_grad_() for p in parameters(dtype)]
+    reference = subject.make(exact, engine="eager")
+    for step in range(100):
+        feed(first[0], step)
+        feed(second[0], step)
+        for p, q in zip(first[0], exact, strict=True):
+            q.grad = p.grad.double()
+        for optimizer in (first[1], second[1], reference):
+            optimizer.step()
+    assert is_compiled(second[1]), fates(second[1])
+    eager, compiled = (distance([p.detach().double() for p in ps], values(exact)) for ps in (first[0], second[0]))
+    assert compiled <= 2 * eager + 4 * ROUNDING[dtype]
+
+
+@pytest.mark.parametrize(("name", "dtype"), NARROW, ids=str)
+def test_compiled_is_as_close_to_double_as_eager(name, dtype):
+    check_narrow(NAMED[name], dtype)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ROUNDING, ids=str)
+@each()
+def test_compiled_is_as_close_to_double_as_eager_for_every_method(subject, dtype):
+    check_narrow(subject, dtype)
+
+
+# ---- memory ---------------------------------------------------------------------------------------------------------
+
+ARRANGED = {
+    "transposed": ((3, 5), lambda x: x.t().contiguous().t()),
+    "channels last": ((2, 3, 4, 5), lambda x: x.contiguous(memory_format=torch.channels_last)),
+    "permuted": ((4, 3, 2), lambda x: x.permute(1, 0, 2).contiguous().permute(1, 0, 2)),
+    "plain": ((3, 5), lambda x: x.clone()),
+}
+GRADIENTS = {
+    "plain": lambda g: g.contiguous(),
+    "transposed": lambda g: g.permute(*reversed(range(g.dim()))).contiguous().permute(*reversed(range(g.dim()))),
+    "strided": lambda g: torch.stack([g, g], dim=-1)[..., 0],
+    "expanded": lambda g: g.flatten()[:1].expand(g.shape),
+    "requiring gradients": lambda g: g.clone().requires_grad_() * 1,
+}
+
+
+@pytest.mark.parametrize("name", ["adamw-decay", "sgm-all-stages"])
+@pytest.mark.parametrize("layout", ARRANGED)
+def test_layouts_of_parameters_and_gradients_mix(name, layout):
+    """The gradient changes its layout from step to step."""
+    shape, arrange = ARRANGED[layout]
+    (plain,) = parameters(shapes=(shape,))
+    first, second = pair_of(NAMED[name], [arrange(plain.detach())])
+    stride = second[0][0].stride()
+    for step, kind in enumerate([*GRADIENTS, *reversed(GRADIENTS)]):
+        march((first, second), [step], arrange=lambda g, index, kind=kind: GRADIENTS[kind](g))
+        assert distance(second[0], values(first[0])) < DOUBLE, kind
+    assert is_compiled(second[1])
+    assert second[0][0].stride() == stride
+
+
+def test_a_parameter_with_gaps_goes_eager_and_right():
+    params = [torch.randn(4, 6, 2, dtype=torch.float64)[..., 0] for _ in range(2)]
+    one, two = ([p.detach().clone() for p in params] for _ in range(2))
+    two = [torch.stack([p, p], -1)[..., 0].requires_grad_() for p in two]
+    one = [p.requires_grad_() for p in one]
+    pairs = (one, dp.AdamW(one, engine="eager")), (two, dp.AdamW(two, engine="compiled"))
+    march(pairs, range(3))
+    assert "not dense in memory" in fates(pairs[1][1])
+    assert distance(two, values(one)) < DOUBLE
+
+
+@pytest.mark.parametrize("name", ["adamw-decay", "sgm-all-stages", "nadam"])
+@pytest.mark.parametrize("dtype", [torch.complex128, torch.complex64], ids=str)
+def test_complex_parameters(name, dtype):
+    first, second = pair_of(NAMED[name], parameters(dtype))
+    march((first, second), range(20))
+    assert is_compiled(second[1])
+    assert distance(second[0], values(first[0])) < (DOUBLE if dtype == torch.complex128 else 1e-4)
+
+
+def test_conjugated_and_negated_gradients_are_read_right_whenever_they_come():
+    """torch marks them by a bit beside the same memory: address, strides and dtype say nothing."""
+    (p,) = parameters(torch.complex128, shapes=((4,),))
+    (q,) = parameters(shapes=((4,),))
+    first, second = pair_of(NAMED["adamw-decay"], [p, q])
+    for step in range(6):
+        for params, optimizer in (first, second):
+            feed(params, step)
+            if step % 2:
+                params[0].grad = params[0].grad.conj()
+                params[1].grad = torch._neg_view(params[1].grad)
+            optimizer.step()
+    assert distance(second[0], values(first[0])) < DOUBLE
+
+
+@pytest.mark.parametrize("name", ["adamw-decay", "sgm-all-stages"])
+def test_threads_change_no_bit(name):
+    ran = []
+    for threads in (1, 2):
+        params = parameters(shapes=SMALL + LARGE)
+        optimizer = NAMED[name].make(params, engine="compiled", max_norm=1.0)
+        torch.set_num_threads(threads)
+        try:
+            march([(params, optimizer)], range(3))
+        finally:
+            torch.set_num_threads(1)
+        ran.append([*values(params), optimizer.last_grad_norm])
+    assert identical(*ran)
+
+
+# ---- which parameters have gradients --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["adamw-decay", "sgm-all-stages"])
+def test_the_set_of_parameters_with_gradients_grows_and_shrinks(name):
+    first, second = pair_of(NAMED[name], parameters(shapes=(*SMALL, (5,), (7,))))
+    march((first, second), range(40), missing=lambda step, index: (step * 7 + index * 5) % 11 < 4)
+    march((first, second), range(40, 43), missing=lambda step, index: True)
+    march((first, second), range(43, 46))
+    assert distance(second[0], values(first[0])) < DOUBLE
+    counts = [[float(optimizer.state[p]["step"]) for p in params] for params, optimizer in (first, second)]
+    assert counts[0] == counts[1]
+    assert second[1].steps_done() == first[1].steps_done()
+
+
+def test_frozen_layers_join_later_with_counts_of_their_own():
+    first, second = pair_of(NAMED["adamw-decay"], parameters())
+    for params, _ in (first, second):
+        params[0].requires_grad_(False)
+    march((first, second), range(5), missing=lambda step, index: index == 0)
+    for params, _ in (first, second):
+        params[0].requires_grad_(True)
+    march((first, second), range(5, 15))
+    assert [float(second[1].state[p]["step"]) for p in second[0]] == [10, 15, 15]
+    assert distance(second[0], values(first[0])) < DOUBLE
+
+
+def grouped(params, **how):
+    groups = [
+        {"params": params[:2], "lr": 0.01, "betas": (0.5, 0.9), "weight_decay": 0.0},
+        {"params": params[2:4], "maximize": True},
+        {"params": params[4:], "eps": 1e-3, "lr": 0.05},
+    ]
+    return dp.AdamW(groups, weight_decay=0.3, **how)
+
+
+def mixed():
+    """Parameters of three dtypes."""
+    return [*parameters(), *parameters(torch.float32, seed=1), *parameters(torch.complex64, seed=2)]
+
+
+def test_groups_of_different_settings_and_dtypes():
+    first, second = twins(grouped, mixed())
+    march((first, second), range(30))
+    assert is_compiled(second[1])
+    assert distance(second[0], values(first[0])) < 1e-5  # float32 weights of size 1 after 30 roundings of 2^-24
+    assert distance(second[0][:3], values(first[0][:3])) < DOUBLE
+
+
+def test_a_group_that_is_added_later():
+    first, second = twins(lambda ps, **how: dp.AdamW(ps[:2], weight_decay=0.1, **how), parameters(shapes=SMALL))
+    march((first, second), range(5), missing=lambda step, index: index > 1)
+    for params, optimizer in (first, second):
+        optimizer.add_param_group({"params": params[2:], "lr": 0.1})
+    march((first, second), range(5, 15))
+    assert is_compiled(second[1])
+    assert distance(second[0], values(first[0])) < DOUBLE
+
+
+# ---- scalars are data -----------------------------------------------------------------------------------------------
+
+
+def scheduled(params, **how):
+    schedule = {"lr": dp.schedules.Cosine(50), "momentum": dp.schedules.Exponential(0.99)}
+    return dp.SGD(params, **SGD, schedule=schedule, **how)
+
+
+def test_schedules_of_several_settings():
+    first, second = twins(scheduled, parameters(shapes=SMALL))
+    march((first, second), range(60))
+    assert is_compiled(second[1])
+    assert distance(second[0], values(first[0])) < DOUBLE
+
+
+CHANGES = [
+    {"lr": 0.3},
+    {"betas": (0.2, 0.6)},
+    {"eps": 1e-2},
+    {"weight_decay": 0.1},
+    {"weight_decay": 0.0},
+    {"weight_decay": 0.1, "lr": 0.0},
+    {"maximize": True},
+    {"lr": torch.tensor(0.01, dtype=torch.float64)},
+    {"lr": torch.tensor(0.02, dtype=torch.float64, requires_grad=True)},
+    {"lr": 1e-3, "maximize": False},
+]
+
+
+@pytest.mark.parametrize("kind", [dp.AdamW, dp.Adam, dp.NAdam], ids=lambda kind: kind.__name__)
+def test_settings_change_between_steps_and_nothing_is_compiled(kind):
+    params = parameters(shapes=((3, 2), (4,), (), (5,), (300,)))
+    first, second = twins(lambda ps, **how: kind(ps, lr=0.01, weight_decay=0.0, **how), params)
+    march((first, second), range(2))
+    before = build.compilations()
+    for step, change in enumerate(CHANGES, start=2):
+        for _, optimizer in (first, second):
+            optimizer.param_groups[0].update(change)
+        march((first, second), [step], missing=lambda step, index: index == step % 5)
+        assert distance(second[0], values(first[0])) < DOUBLE, change
+    assert build.compilations() == before
+    assert is_compiled(second[1])
+
+
+def test_a_learning_rate_in_a_float32_tensor():
+    """Eager multiplies it with other settings in float32, a kernel in double: 2^-24 of each step of size 0.01."""
+    first, second = twins(lambda ps, **how: dp.AdamW(ps, lr=torch.tensor(0.01), **how), parameters())
+    march((first, second), range(20))
+    assert is_compiled(second[1])
+    assert distance(second[0], values(first[0])) < 20 * 0.01 * 2**-24
+
+
+def test_clipping_switched_on_and_off_compiles_nothing():
+    first, second = pair_of(NAMED["adamw-decay"], parameters())
+    march((first, second), range(2))
+    before = build.compilations()
+    for step, change in enumerate(
+        [{"max_norm": 0.5}, {"max_norm": None, "clip_value": 0.1}, {"clip_value": None}, {"nonfinite": "skip"}], start=2
+    ):
+        for _, optimizer in (first, second):
+            optimizer.running = optimizer.running._replace(**change)
+        march((first, second), [step])
+        assert distance(second[0], values(first[0])) < DOUBLE, change
+    assert build.compilations() == before
+
+
+def test_sizes_and_numbers_of_tensors_compile_nothing():
+    for _ in range(2):
+        params = parameters(shapes=((3,),))
+        march([(params, dp.AdamW(params, engine="compiled"))], range(1))
+        before = build.compilations()
+        for count, size in ((1, 1), (2, 7), (50, 3), (1, 20000)):
+            params = parameters(shapes=((size,),) * count)
+            optimizer = dp.AdamW(params, engine="compiled", lr=0.5, betas=(0.1, 0.2))
+            march([(params, optimizer)], range(2))
+            assert is_compiled(optimizer)
+    assert build.compilations() == before
+
+
+def test_the_first_step_of_a_new_structure_compiles_once():
+    """The count that the tests above read does count."""
+    before = build.compilations()
+    recipe = dp.Recipe(dp.Filter(0.5, slot="a slot of this test"), dp.SecondMoment(0.5), dp.Filter(0.25))
+    params = parameters()
+    optimizer = dp.SGM.from_recipe(params, recipe, engine="compiled")
+    march([(params, optimizer)], range(3))
+    assert build.compilations() == before + 1
+
+
+def test_a_gradient_of_the_step_before_is_read_afresh():
+    """The same tensor with other values, as zero_grad(set_to_none=False) leaves it."""
+    first, second = pair_of(NAMED["adamw-decay"], parameters())
+    for step in range(4):
+        for params, optimizer in (first, second):
+            for index, p in enumerate(params):
+                if p.grad is None:
+                    p.grad = torch.zeros_like(p)
+                p.grad.copy_(gradient(p, step, index))
+            optimizer.step()
+    assert distance(second[0], values(first[0])) < DOUBLE

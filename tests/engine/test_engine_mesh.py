@@ -1,0 +1,110 @@
+"""DTensor parameters, as FSDP2 makes them: several gloo processes on this machine against one.
+
+The checks are functions of mesh_worker.py. All run in one set of processes, which takes as long as their start; here
+each check's outcome in every process is a test of its own.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from registry import SUBJECTS, each
+
+HERE = Path(__file__).parent
+LIMIT = 240  # seconds for all checks; a process that waits for another gives up after 60
+
+pytestmark = pytest.mark.skipif(
+    not (torch.distributed.is_available() and torch.distributed.is_gloo_available()),
+    reason="this torch is built without gloo",
+)
+
+
+OTHERS = (
+    *(f"compiled[{name}]" for name in ("adamw-decay", "nadam", "autosgm-1-debiased")),
+    *(f"norm[{engine}]" for engine in ("eager", "compiled")),
+    *(f"nonfinite[{e}-{i}-{mode}]" for e in ("eager", "compiled") for i in (0, 3, 4) for mode in ("skip", "raise")),
+    *(f"nonfinite_copies[{i}-{mode}]" for i in (0, 3) for mode in ("skip", "raise")),
+    *(f"fully_shard[{name}]" for name in ("AdamW", "AutoSGM", "NAdam")),
+    *(f"checkpoint[{name}-{full}]" for name in ("AdamW", "AutoSGM", "NAdam") for full in (False, True)),
+    *(f"two_dimensions[{copies}]" for copies in (1, 2)),
+    "divided_over_both_dimensions",
+    "grad_scaler_is_agreed",
+    "gradients_divided_otherwise",
+    "sums_that_are_due",
+    "what_is_refused",
+    "state_that_is_replaced",
+    "autograd_sees_the_change",
+    "rounding_differs_between_pieces",
+    "copies_round_alike",
+    "low_precision_state",
+    "complex_numbers",
+    "one_rule_for_all_processes",
+    "a_state_dict",
+)
+
+
+def _python(arguments):
+    paths = os.pathsep.join(str(path) for path in (HERE, HERE.parent))
+    # Nobody outside this machine is to be reached, and two processes of one thread each share it.
+    inside = "lo0" if sys.platform == "darwin" else "lo"
+    env = {**os.environ, "PYTHONPATH": paths, "GLOO_SOCKET_IFNAME": inside, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, *arguments], env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def run_processes(world, folder):
+    """[{check: "passed" or what went wrong}] of each process."""
+    processes = [_python([str(HERE / "mesh_worker.py"), str(rank), str(world), str(folder)]) for rank in range(world)]
+    try:
+        printed = [process.communicate(timeout=LIMIT)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    files = [folder / f"outcomes-{rank}.json" for rank in range(world)]
+    assert all(file.exists() for file in files), "\n".join(printed)
+    return [json.loads(file.read_text()) for file in files]
+
+
+def test_importing_dashpot_imports_no_dtensors():
+    process = _python(["-c", "import dashpot, sys; print('torch.distributed.tensor' in sys.modules)"])
+    assert process.communicate(timeout=60)[0].strip() == "False"
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory):
+    return run_processes(2, tmp_path_factory.mktemp("mesh"))
+
+
+def passed(outcomes, name):
+    for rank, found in enumerate(outcomes):
+        reason = found.get(name, "it did not run, as an earlier check failed")
+        assert reason == "passed", f"process {rank}: {reason}"
+
+
+@each()
+def test_a_method_gives_the_numbers_of_one_process(outcomes, subject):
+    passed(outcomes, f"every_method[{subject}]")
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_in_two_processes(outcomes, name):
+    passed(outcomes, name)
+
+
+def test_every_check_is_asked_for(outcomes):
+    assert set(outcomes[0]) == {*OTHERS, *(f"every_method[{subject}]" for subject in SUBJECTS)}
+
+
+@pytest.mark.slow
+def test_the_same_in_four_processes(tmp_path):
+    """Two copies in two pieces, two divided dimensions, more empty pieces."""
+    for rank, found in enumerate(run_processes(4, tmp_path)):
+        wrong = {name: reason for name, reason in found.items() if reason != "passed"}
+        assert not wrong, (rank, wrong)
+        assert len(found) == len(SUBJECTS) + len(OTHERS)

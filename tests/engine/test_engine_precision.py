@@ -1,0 +1,341 @@
+"""bfloat16 weights and state: steps too small for them still move, and the random bits are the same in every engine."""
+
+import io
+import math
+
+import pytest
+import torch
+from contracts.trajectories import distance, gradient, parameters, run, values
+from engine_support import copies, fates, feed, is_compiled, march, same, shared_cache, snapshot, twins  # noqa: F401
+from registry import SUBJECTS
+
+import dashpot as dp
+
+ENGINES = ("eager", "compiled")
+HALF = torch.bfloat16
+NAMED = {subject.name: subject for subject in SUBJECTS}
+
+engines = pytest.mark.parametrize("engine", ENGINES)
+
+
+def ones(count, dtype=HALF):
+    return torch.ones(count, dtype=dtype, requires_grad=True)
+
+
+def after_1000_steps(engine, rounding, size=1e-3, count=4096, **how):
+    """A weight of 1.0 after 1000 steps down by `size` each (gradient 1, learning rate `size`)."""
+    p = ones(count)
+    optimizer = dp.SGD([p], lr=size, engine=engine, rounding=rounding, **how)
+    p.grad = torch.ones_like(p)
+    for _ in range(1000):
+        optimizer.step()
+    return p, optimizer
+
+
+# ---- small steps ----------------------------------------------------------------------------------------------------
+
+
+@engines
+def test_to_nearest_small_steps_are_lost(engine):
+    """What the other two mend: below 1 the grid is 2^-8 wide, and half of that is more than the step."""
+    p, _ = after_1000_steps(engine, "nearest")
+    assert torch.equal(p, ones(4096))
+
+
+@engines
+def test_kahan_keeps_every_small_step(engine):
+    p, optimizer = after_1000_steps(engine, "kahan")
+    joined = p.double() + optimizer.state[p]["compensation"].double()
+    # Each step errs by 2^-17 |x| in the split (see rounding.split) and by 2^-24 in float32.
+    assert joined.abs().max().item() <= 1000 * (2**-17 + 2**-24)
+    assert len(p.unique()) == 1
+
+
+@engines
+def test_stochastic_rounding_moves_by_the_right_amount_on_average(engine):
+    p, _ = after_1000_steps(engine, "stochastic")
+    # A step of s on a grid of width u adds the variance s (u - s) < s u, with u <= 2^-8 below 1: 1000 of them have a
+    # standard deviation below sqrt(1000 * 1e-3 * 2^-8) = 0.0625 for one element.
+    bound = 5 * math.sqrt(1000 * 1e-3 * 2**-8) / math.sqrt(p.numel())
+    assert abs(p.double().mean().item()) < bound
+    assert len(p.unique()) > 10
+
+
+@engines
+@pytest.mark.parametrize("rounding", ["kahan", "stochastic"])
+def test_decay_is_in_the_same_rounded_write(engine, rounding):
+    """Decoupled decay of 1e-4 a step, alone: rounded by itself it would be lost."""
+    p = ones(4096)
+    optimizer = dp.AdamW([p], lr=0.01, weight_decay=0.01, engine=engine, rounding=rounding)
+    for _ in range(1000):
+        p.grad = torch.zeros_like(p)
+        optimizer.step()
+    kept = optimizer.state[p].get("compensation", torch.zeros_like(p))
+    expected = (1 - 1e-4) ** 1000
+    deviation = 1000 * 2**-17 if rounding == "kahan" else 5 * math.sqrt(1000 * 1e-4 * 2**-8 / p.numel())
+    assert abs((p.double() + kept.double()).mean().item() - expected) < deviation
+    assert p.double().mean().item() < 0.95
+
+
+# ---- both engines ---------------------------------------------------------------------------------------------------
+
+SHAPES = ((3, 2), (64,), (), (20000,), (1,))
+
+
+def arranged(shape=(2, 3, 4, 5)):
+    (p,) = parameters(HALF, shapes=(shape,))
+    return p.detach().contiguous(memory_format=torch.channels_last)
+
+
+PRECISE = {
+    "stochastic": {"rounding": "stochastic"},
+    "stochastic with state": {"rounding": "stochastic", "state_dtype": HALF},
+    "kahan": {"rounding": "kahan"},
+    "kahan with state": {"rounding": "kahan", "state_dtype": HALF},
+    "state": {"state_dtype": HALF},
+}
+
+
+@pytest.mark.parametrize("how", PRECISE)
+def test_without_a_square_root_both_engines_agree_in_every_bit(how):
+    """Elementwise arithmetic is rounded alike; the random numbers are those of the element, whatever its layout."""
+    options = {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.01, "nesterov": True, **PRECISE[how]}
+    first, second = twins(
+        lambda ps, **engine: dp.SGD(ps, **options, **engine),
+        [*parameters(HALF, shapes=SHAPES), arranged()],
+    )
+    march((first, second), range(30))
+    assert is_compiled(second[1]), fates(second[1])
+    assert same(snapshot(*first), snapshot(*second))
+
+
+def test_state_of_float32_weights_agrees_in_every_bit():
+    first, second = twins(
+        lambda ps, **engine: dp.SGD(ps, lr=0.01, momentum=0.9, state_dtype=HALF, **engine),
+        parameters(torch.float32, shapes=SHAPES),
+    )
+    march((first, second), range(30))
+    assert is_compiled(second[1])
+    assert second[1].state[second[0][0]]["momentum_buffer"].dtype == HALF
+    assert same(snapshot(*first), snapshot(*second))
+
+
+@pytest.mark.parametrize("name", ["adamw-decay", pytest.param("autosgm-1-zero", marks=pytest.mark.slow)])
+def test_with_a_square_root_nearly_every_bit_agrees(name):
+    """A last bit that differs before rounding turns the rounding of one element in 2^15 or so."""
+    first, second = twins(
+        lambda ps, **engine: NAMED[name].make(ps, rounding="stochastic", state_dtype=HALF, **engine),
+        parameters(HALF, shapes=((20000,),)),
+    )
+    march((first, second), range(10))
+    assert is_compiled(second[1])
+    differing = (first[0][0] != second[0][0]).double().mean().item()
+    assert differing < 0.02
+    assert distance([second[0][0].double()], [first[0][0].double()]) <= 2 * 2**-7
+
+
+def test_threads_change_no_random_bit():
+    ran = []
+    for threads in (1, 2):
+        params = parameters(HALF, shapes=((70000,), (300,)))
+        optimizer = dp.SGD(params, lr=0.01, momentum=0.9, engine="compiled", rounding="stochastic", state_dtype=HALF)
+        torch.set_num_threads(threads)
+        try:
+            march([(params, optimizer)], range(3))
+        finally:
+            torch.set_num_threads(1)
+        ran.append(snapshot(params, optimizer))
+    assert same(*ran)
+
+
+# ---- seeds and resuming ---------------------------------------------------------------------------------------------
+
+
+def stochastic(params, **how):
+    return dp.SGD(params, **{"lr": 0.01, "momentum": 0.9, "rounding": "stochastic", "state_dtype": HALF, **how})
+
+
+@engines
+def test_a_resumed_run_draws_the_same(engine):
+    """The seed travels in the groups; the one given at construction is replaced by it."""
+    params = parameters(HALF, shapes=SHAPES)
+    optimizer = stochastic(params, engine=engine, seed=11)
+    march([(params, optimizer)], range(5))
+    file = io.BytesIO()
+    torch.save(optimizer.state_dict(), file)
+    file.seek(0)
+    others = copies(params)
+    other = stochastic(others, engine=engine, seed=0)
+    other.load_state_dict(torch.load(file, weights_only=True))
+    assert other.param_groups[0]["seed"] == 11
+    for pair in ((params, optimizer), (others, other)):
+        march([pair], range(5, 10))
+    assert same(snapshot(params, optimizer), snapshot(others, other))
+
+
+def test_a_run_may_change_its_engine_at_a_checkpoint():
+    straight, first, second = (parameters(HALF, shapes=SHAPES) for _ in range(3))
+    optimizer = stochastic(straight, engine="eager", seed=4)
+    march([(straight, optimizer)], range(10))
+    one = stochastic(first, engine="compiled", seed=4)
+    march([(first, one)], range(5))
+    with torch.no_grad():
+        for p, q in zip(second, first, strict=True):
+            p.copy_(q)
+    two = stochastic(second, engine="eager", seed=9)
+    two.load_state_dict(one.state_dict())
+    march([(second, two)], range(5, 10))
+    assert same(snapshot(second, two), snapshot(straight, optimizer))
+
+
+@engines
+def test_other_seeds_draw_other_numbers(engine):
+    ran = []
+    for seed in (0, 0, 1, 2**40):
+        params = parameters(HALF, shapes=((5000,),))
+        ran.append(values(run(stochastic(params, engine=engine, seed=seed), params, 1))[0])
+    assert torch.equal(ran[0], ran[1])
+    assert not torch.equal(ran[0], ran[2])
+    assert not torch.equal(ran[0], ran[3])
+
+
+def noise_of(engine, steps=1, tensors=1, **how):
+    """Which of 20000 elements were rounded up by each step: the weight is half way between two numbers."""
+    params = [torch.ones(20000, dtype=HALF, requires_grad=True) for _ in range(tensors)]
+    optimizer = dp.SGD(params, lr=2.0**-9, engine=engine, rounding="stochastic", **how)
+    seen = []
+    for _ in range(steps):
+        for p in params:
+            p.data.fill_(1)
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+        seen.append([(p == 1).double() for p in params])
+    return seen
+
+
+def correlation(a, b):
+    return torch.corrcoef(torch.stack([a, b]))[0, 1].item()
+
+
+@engines
+def test_steps_and_tensors_draw_independently(engine):
+    seen = noise_of(engine, steps=2, tensors=2)
+    draws = [seen[0][0], seen[0][1], seen[1][0], seen[1][1]]
+    for i, a in enumerate(draws):
+        assert abs(a.mean().item() - 0.5) < 5 * 0.5 / math.sqrt(a.numel())
+        assert all(abs(correlation(a, b)) < 5 / math.sqrt(a.numel()) for b in draws[i + 1 :])
+
+
+def test_a_frozen_neighbour_does_not_change_what_a_tensor_draws():
+    ran = []
+    for frozen in (False, True):
+        params = [torch.ones(5000, dtype=HALF, requires_grad=True) for _ in range(2)]
+        optimizer = stochastic(params, engine="compiled")
+        for p in params[int(frozen) :]:
+            p.grad = gradient(p, 0)
+        optimizer.step()
+        ran.append(params[1].detach().clone())
+    assert torch.equal(*ran)
+
+
+@engines
+def test_slots_and_weight_draw_independently(engine):
+    """Both averages and the weight of a step from zero state that puts all three half way between two numbers."""
+    recipe = dp.Recipe(dp.Filter(0.5, normalise="none"), dp.Filter(0.5, normalise="none", slot="second"), lr=2.0**-9)
+    p = torch.ones(20000, dtype=HALF, requires_grad=True)
+    optimizer = dp.SGM.from_recipe([p], recipe, engine=engine, rounding="stochastic", state_dtype=HALF)
+    p.grad = torch.ones_like(p)
+    optimizer.step()
+    state = optimizer.state[p]
+    for key in ("momentum_buffer", "second"):
+        state[key].fill_(1)
+    p.data.fill_(1)
+    p.grad.fill_(1 + 2.0**-7)
+    optimizer.step()
+    draws = [(x == x.max()).double() for x in (p, state["momentum_buffer"], state["second"]) if len(x.unique()) > 1]
+    assert len(draws) >= 2
+    for i, a in enumerate(draws):
+        assert all(abs(correlation(a, b)) < 5 / math.sqrt(a.numel()) for b in draws[i + 1 :])
+
+
+def test_the_seed_is_a_setting_of_the_groups_only_where_something_draws():
+    assert "seed" not in dp.SGD(parameters(HALF), lr=0.1, seed=3).param_groups[0]
+    assert "seed" not in dp.SGD(parameters(HALF), lr=0.1, rounding="kahan", seed=3).param_groups[0]
+    assert dp.SGD(parameters(HALF), lr=0.1, rounding="stochastic", seed=3).param_groups[0]["seed"] == 3
+    assert dp.SGD(parameters(HALF), lr=0.1, state_dtype=HALF, seed=3).param_groups[0]["seed"] == 3
+
+
+# ---- what is kept ---------------------------------------------------------------------------------------------------
+
+KEPT = [
+    (torch.float32, {}, {"exp_avg": torch.float32, "exp_avg_sq": torch.float32}, 8),
+    (torch.float32, {"state_dtype": HALF}, {"exp_avg": HALF, "exp_avg_sq": HALF}, 4),
+    (HALF, {}, {"exp_avg": torch.float32, "exp_avg_sq": torch.float32}, 8),
+    (HALF, {"state_dtype": HALF}, {"exp_avg": HALF, "exp_avg_sq": HALF}, 4),
+    (HALF, {"rounding": "kahan"}, {"exp_avg": torch.float32, "exp_avg_sq": torch.float32, "compensation": HALF}, 10),
+    (HALF, {"rounding": "kahan", "state_dtype": HALF}, {"exp_avg": HALF, "exp_avg_sq": HALF, "compensation": HALF}, 6),
+    (torch.float64, {"state_dtype": HALF}, {"exp_avg": torch.float64, "exp_avg_sq": torch.float64}, 16),
+    (torch.float16, {"state_dtype": HALF}, {"exp_avg": torch.float32, "exp_avg_sq": torch.float32}, 8),
+]
+
+
+@pytest.mark.parametrize(("dtype", "options", "dtypes", "bytes_each"), KEPT)
+def test_the_memory_of_the_state(dtype, options, dtypes, bytes_each):
+    """The same in both engines, as state is made before any engine is asked."""
+    p = torch.ones(1000, dtype=dtype, requires_grad=True)
+    optimizer = dp.AdamW([p], engine="eager", **options)
+    p.grad = torch.ones_like(p)
+    optimizer.step()
+    state = {key: value for key, value in optimizer.state[p].items() if key != "step"}
+    assert {key: value.dtype for key, value in state.items()} == dtypes
+    assert sum(value.untyped_storage().nbytes() for value in state.values()) == 1000 * bytes_each
+
+
+@engines
+def test_wide_weights_are_left_alone(engine):
+    for dtype in (torch.float64, torch.float32):
+        params, others = parameters(dtype), parameters(dtype)
+        run(dp.SGD(params, lr=0.1, momentum=0.9, engine=engine, rounding="stochastic"), params, 5)
+        run(dp.SGD(others, lr=0.1, momentum=0.9, engine="eager"), others, 5)
+        assert same(values(params), values(others))
+
+
+@engines
+def test_per_tensor_state_stays_in_the_compute_precision(engine):
+    params = parameters(HALF)
+    optimizer = dp.NAdam(params, engine=engine, state_dtype=HALF)
+    march([(params, optimizer)], range(2))
+    assert all(optimizer.state[p]["mu_product"].dtype == torch.float32 for p in params)
+
+
+# ---- training -------------------------------------------------------------------------------------------------------
+
+
+def trained(dtype, steps=300, **how):
+    """The loss of a linear regression, 32 inputs, in float64 after a run of AdamW."""
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randn(256, 32, generator=generator)
+    target = inputs @ torch.randn(32, 1, generator=generator) + 0.1 * torch.randn(256, 1, generator=generator)
+    w = torch.zeros(32, 1, dtype=dtype, requires_grad=True)
+    optimizer = dp.AdamW([w], lr=0.03, weight_decay=0.0, engine="compiled", **how)
+    for _ in range(steps):
+        error = inputs @ w.float() - target
+        optimizer.zero_grad()
+        (error * error).mean().backward()
+        optimizer.step()
+    return ((inputs.double() @ w.double() - target.double()) ** 2).mean().item()
+
+
+def test_bfloat16_state_trains_as_well_as_float32_state():
+    """Within 5 percent of the final loss, near the noise of 0.01 that no weight can fit."""
+    wide, narrow = trained(torch.float32), trained(torch.float32, state_dtype=HALF)
+    assert wide < 0.02
+    assert narrow == pytest.approx(wide, rel=0.05)
+
+
+def test_mended_bfloat16_weights_train_better_than_rounded_ones():
+    """Small steps late in training are lost to nearest; kahan comes close to float32."""
+    schedule = {"schedule": dp.schedules.Cosine(300)}
+    plain, kahan = trained(HALF, **schedule), trained(HALF, rounding="kahan", **schedule)
+    assert kahan <= plain
+    assert kahan == pytest.approx(trained(torch.float32, **schedule), rel=0.05)

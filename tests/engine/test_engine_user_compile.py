@@ -1,0 +1,223 @@
+"""Inside a user's own torch.compile: the functional form traces whole, `opt.step()` runs beside the graph."""
+
+from unittest import mock
+
+import pytest
+import torch
+from contracts.trajectories import distance
+from registry import SUBJECTS, each
+
+import dashpot as dp
+from dashpot.functional import init, update
+from dashpot.stages import Clock
+
+SAME = 1e-12  # float64 over five steps; the step number is a float64 tensor instead of a Python number
+
+# Dynamo says that it looks through the cache of a stage's record types, which is harmless: their names decide them.
+# It also looks at the gradient of the loss, which is live where it goes on after `backward`, as torch itself complains.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*Dynamo detected a call to a .functools.lru_cache"),
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf"),
+]
+# Dynamo (2.13) cannot look up the fields of a dataclass, which is how a stage without its own `scalars` finds them.
+UNSCHEDULED = [subject for subject in SUBJECTS if subject.recipe is None or not subject.recipe.schedule]
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    torch.compiler.reset()
+
+
+class Counting:
+    def __init__(self):
+        self.graphs = []
+
+    def __call__(self, graph, inputs):
+        self.graphs.append(graph)
+        return graph.forward
+
+
+def data(step, n=6, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(step)
+    return torch.randn(n, 3, generator=generator, dtype=dtype), torch.randn(n, 2, generator=generator, dtype=dtype)
+
+
+def weights(dtype=torch.float64):
+    generator = torch.Generator().manual_seed(5)
+    shapes = {"first": (3, 4), "bias": (4,), "second": (4, 2)}
+    return {name: torch.randn(shape, generator=generator, dtype=dtype) for name, shape in shapes.items()}
+
+
+def loss_of(w, x, y):
+    return ((torch.tanh(x @ w["first"] + w["bias"]) @ w["second"] - y) ** 2).mean()
+
+
+def trainer(recipe):
+    """Forward, backward and update as one function of tensors."""
+
+    def train_step(step, w, state, x, y):
+        return update(recipe, w, torch.func.grad(loss_of)(w, x, y), state, step)
+
+    return train_step
+
+
+def trained(train_step, recipe, dtype=torch.float64, steps=5, as_step=torch.tensor):
+    w = weights(dtype)
+    state = init(recipe, w)
+    for step in range(steps):
+        w, state = train_step(as_step(step), w, state, *data(step, dtype=dtype))
+    return w, state
+
+
+def traceable(subject):
+    recipe = subject.make([torch.zeros(1, requires_grad=True)]).recipe
+    with mock.patch.object(dp.Stage, "scalars", side_effect=LookupError):
+        try:
+            recipe.scalars(Clock(t=1, lr=0.1))
+        except LookupError:
+            return False
+    return True
+
+
+@pytest.mark.parametrize("subject", [*filter(traceable, UNSCHEDULED)], ids=str)
+def test_a_whole_training_step_is_one_graph(subject):
+    recipe = subject.make([torch.zeros(1, requires_grad=True)]).recipe
+    count = Counting()
+    plain, _ = trained(trainer(recipe), recipe, as_step=int)
+    compiled, _ = trained(torch.compile(trainer(recipe), fullgraph=True, backend=count), recipe)
+    assert distance(list(compiled.values()), list(plain.values())) < SAME
+    assert len(count.graphs) == 1
+
+
+@pytest.mark.parametrize("subject", UNSCHEDULED, ids=str)
+def test_a_step_number_as_a_tensor_gives_the_same_numbers_and_dtypes(subject):
+    recipe = subject.make([torch.zeros(1, requires_grad=True)]).recipe
+    plain, _ = trained(trainer(recipe), recipe, as_step=int)
+    others, _ = trained(trainer(recipe), recipe)
+    assert distance(list(others.values()), list(plain.values())) < SAME
+    low, state = trained(trainer(recipe), recipe, dtype=torch.float32)
+    assert all(value.dtype == torch.float32 for slots in state.values() for value in slots.values())
+    assert all(value.dtype == torch.float32 for value in low.values())
+
+
+def test_a_tensor_lr_may_change_between_calls_without_compiling():
+    rate, count = torch.tensor(0.1, dtype=torch.float64), Counting()
+    recipe = dp.AdamW.recipe_for(lr=rate)
+    train_step = torch.compile(trainer(recipe), fullgraph=True, backend=count)
+    w = other = weights()
+    state = expected = init(recipe, w)
+    for step in range(4):
+        rate.fill_(0.1 / (1 + step))
+        w, state = train_step(torch.tensor(step), w, state, *data(step))
+        plain = dp.AdamW.recipe_for(lr=0.1 / (1 + step))
+        other, expected = trainer(plain)(step, other, expected, *data(step))
+    assert distance(list(w.values()), list(other.values())) < SAME
+    assert len(count.graphs) == 1
+
+
+def test_torch_autograd_grad_is_traced_too():
+    recipe, count = dp.AdamW.recipe_for(lr=0.1), Counting()
+
+    def train_step(step, w, state, x, y):
+        grads = torch.autograd.grad(loss_of(w, x, y), list(w.values()))
+        return update(recipe, w, dict(zip(w, grads, strict=True)), state, step)
+
+    expected, _ = trained(trainer(recipe), recipe, as_step=int)
+    compiled = torch.compile(train_step, fullgraph=True, backend=count)
+    w = {name: value.requires_grad_() for name, value in weights().items()}
+    state = init(recipe, w)
+    with torch._dynamo.config.patch(trace_autograd_ops=True):
+        for step in range(5):
+            w, state = compiled(torch.tensor(step), w, state, *data(step))
+            w = {name: value.detach().requires_grad_() for name, value in w.items()}
+    assert distance(list(w.values()), list(expected.values())) < SAME
+    assert len(count.graphs) == 1
+
+
+@pytest.mark.parametrize(
+    "step", [torch.zeros(2), torch.tensor(True), torch.tensor(1j)], ids=["vector", "bool", "complex"]
+)
+def test_a_tensor_that_is_no_step_number_is_refused(step):
+    recipe, w = dp.Adam.recipe_for(), torch.zeros(2)
+    with pytest.raises(dp.ArgumentError, match="update: step must be an integer or a 0-d tensor"):
+        update(recipe, w, w, init(recipe, w), step)
+
+
+def test_a_schedule_refuses_a_step_number_on_the_device():
+    recipe, w = dp.Adam.recipe_for().with_settings(schedule=dp.schedules.Cosine(10)), torch.zeros(2)
+    with pytest.raises(dp.ArgumentError, match="update: schedules are functions of a Python number"):
+        update(recipe, w, w, init(recipe, w), torch.tensor(1))
+
+
+# ---- the class ------------------------------------------------------------------------------------------------------
+
+
+def model_step(subject, **options):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2)).double()
+    optimizer = subject.make(model.parameters(), **options)
+
+    def train_step(x, y):
+        loss = ((model(x) - y) ** 2).mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.detach()
+
+    return list(model.parameters()), train_step, optimizer
+
+
+def results(subject, backend=None, steps=4, **options):
+    params, train_step, optimizer = model_step(subject, **options)
+    train_step = train_step if backend is None else torch.compile(train_step, backend=backend)
+    for step in range(steps):
+        train_step(*data(step))
+    return params, optimizer
+
+
+NAMES = ("sgd-momentum", "adamw", "nadam", "autosgm-2-zero", "sgm-all-stages", "own-stage", "scheduled")
+
+
+@each(lambda subject: subject.name in NAMES)
+@pytest.mark.parametrize("capturable", [False, True])
+def test_the_class_runs_inside_a_compiled_function(subject, capturable):
+    count = Counting()
+    plain, _ = results(subject, capturable=capturable)
+    compiled, optimizer = results(subject, count, capturable=capturable)
+    assert distance(compiled, plain) == 0  # the model's graph runs as it is, and the step is not traced
+    assert not [graph for graph in count.graphs if "copy_" in graph.code or "where" in graph.code]  # no step
+    assert optimizer.steps_done() == 4
+
+
+def test_a_compiled_engine_runs_inside_a_compiled_function():
+    from dashpot.engine.inductor import Inductor
+
+    (subject,) = (subject for subject in SUBJECTS if subject.name == "adamw")
+    plain, _ = results(subject)
+    outer, inner = Counting(), Counting()
+    params, train_step, optimizer = model_step(subject)
+    optimizer._engine.inductor = Inductor("compiled", 0, inner, frozenset({"cpu"}))
+    train_step = torch.compile(train_step, backend=outer)
+    for step in range(4):
+        train_step(*data(step))
+    assert distance(params, plain) < SAME
+    assert len(inner.graphs) == 1
+
+
+def test_the_class_cannot_be_part_of_one_whole_graph_and_torch_says_why():
+    """docs/engine.md quotes this sentence."""
+    w = torch.ones(2, requires_grad=True)
+    w.grad = torch.ones(2)
+    optimizer = dp.AdamW([w])
+    with pytest.raises(torch._dynamo.exc.Unsupported, match=r"Skip calling `torch.compiler.disable\(\)`d function"):
+        torch.compile(optimizer.step, backend="eager", fullgraph=True)()
+    assert torch.equal(w, torch.ones(2))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # torch's own, on importing its compiler
+def test_a_whole_training_step_as_real_kernels():
+    recipe = dp.AdamW.recipe_for(lr=0.05)
+    plain, _ = trained(trainer(recipe), recipe, as_step=int)
+    compiled, _ = trained(torch.compile(trainer(recipe), fullgraph=True), recipe)
+    assert distance(list(compiled.values()), list(plain.values())) < SAME
