@@ -20,10 +20,11 @@ from dashpot.engine.rounding import stream
 from dashpot.recipe import Recipe
 from dashpot.stages.base import Context
 
-__all__ = ["LARGE", "LOOKS", "START", "Engine"]
+__all__ = ["LARGE", "LOOKS", "MANY", "START", "Engine"]
 
-LARGE = 1 << 20
-"""Elements from which on `engine="auto"` compiles before the first step."""
+LARGE, MANY = 1 << 20, 256
+"""Elements, or tensors, from which on `engine="auto"` compiles before the first step: the eager engine needs about a
+tenth of a millisecond for each small tensor, a compiler half a second once."""
 START, LOOKS = 20, 100
 """Below that many, it starts a compiler beside the program at step START, and looks for the result at steps LOOKS,
 2 LOOKS, 4 LOOKS, ... of the optimizer. The engine thus follows from the step count, not from the cache or the clock."""
@@ -55,19 +56,21 @@ class Engine:
         """Get kernels ready as far as the rule asks for it, before anything is written."""
         elsewhere = sum(part.roster.division.elsewhere for part in parts)
         self.shared = any(part.roster.division.kinds != (None,) for part in parts)
-        elements = sum(table.elements() for part in parts for table in part.roster.tables) + elsewhere
+        tables = [table for part in parts for table in part.roster.tables]
+        elements = sum(table.elements() for table in tables) + elsewhere
+        large = elements >= LARGE or sum(len(table.positions) for table in tables) >= MANY
         away = self.inductor.elements(part.params[i] for part in parts for i in part.roster.others)
         self._away = away + elsewhere
         for part in parts:
             part.roster.refresh(part.grads)
             for table in part.roster.tables:
-                self._decide(table.kernel, elements, done)
+                self._decide(table.kernel, large, done)
 
-    def _decide(self, kernel: Kernel, elements: int, done: int) -> None:
+    def _decide(self, kernel: Kernel, large: bool, done: int) -> None:
         if kernel.failed or kernel in self._running:
             return
         try:
-            if self.mode == "compiled" or elements >= LARGE:
+            if self.mode == "compiled" or large:
                 kernel.wait()
                 self._running.add(kernel)
             elif done >= START and not self.shared:  # a compiler may be ready in one process and not in another

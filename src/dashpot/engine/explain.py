@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from dashpot.engine.dispatch import LARGE, LOOKS, START, Engine
+from dashpot.engine.dispatch import LARGE, LOOKS, MANY, START, Engine
 from dashpot.engine.roster import Roster, Table
 from dashpot.errors import ArgumentError
 
@@ -29,7 +29,7 @@ _RULES = {
     "eager": "every operation by itself, one tensor at a time",
     "compiled": "kernels, compiled before the first step where the cache has none",
     "auto": (
-        f"kernels from the first step on for {LARGE} elements or more; for fewer, eager at first, "
+        f"kernels from the first step on for {LARGE} elements or {MANY} tensors or more; for fewer, eager at first, "
         f"a compiler beside it from step {START}, and kernels from step {LOOKS} on"
     ),
 }

@@ -85,8 +85,7 @@ class Roster:
         self._watched = [x for table in self.tables for x in table.written]
         self._counts = _addresses([state["step"] for state in states])
         self._addresses = _addresses(self._watched)
-        self._forms = _forms(self._watched)
-        self._dtypes = _dtypes(self._selected(params))
+        self._forms = _forms(self._selected(params), self._watched)
         self._grad_kinds = _kinds(self._selected(grads))
         self._grad_addresses = _addresses(self._selected(grads))
         self._written = _stretches(self._watched)
@@ -111,8 +110,7 @@ class Roster:
             _same(held, self._held)
             and _addresses([state["step"] for state in self.states]) == self._counts
             and _addresses(self._watched) == self._addresses
-            and _forms(self._watched) == self._forms
-            and _dtypes(self._selected(params)) == self._dtypes
+            and _forms(self._selected(params), self._watched) == self._forms
             and _kinds(self._selected(grads)) == self._grad_kinds
             and all(map(Tensor.is_same_size, self._selected(params), self._selected(grads)))
             and self._apart(self._selected(grads))
@@ -193,10 +191,10 @@ def _stretches(tensors: Sequence[Tensor]) -> tuple[np.ndarray, np.ndarray]:
     return np.array([a for a, _ in spans] + [beyond]), np.array([b for _, b in spans] + [beyond])
 
 
-def _forms(tensors: Sequence[Tensor]) -> list[list[Any]]:
-    """What `.data` may change at one address: bytes, and the order of the elements."""
-    flat = [x.is_contiguous() for x in tensors]
-    return [[x.nbytes for x in tensors], flat, [] if all(flat) else [x.stride() for x in tensors]]
+def _forms(weights: Sequence[Tensor], watched: Sequence[Tensor]) -> list[list[Any]]:
+    """What `.data` may change at one address: the bytes of a weight, and the order of the elements."""
+    flat = [x.is_contiguous() for x in watched]
+    return [[x.nbytes for x in weights], flat, [] if all(flat) else [x.stride() for x in watched]]
 
 
 def _dtypes(tensors: Sequence[Tensor]) -> list[torch.dtype]:

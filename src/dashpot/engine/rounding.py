@@ -173,7 +173,7 @@ def _half(x: Tensor) -> Tensor:
 
 def _rounded(x: Tensor, addend: Tensor) -> Tensor:
     # The carry could turn a nan into a zero, and the cut could turn it into an infinity.
-    return torch.where(x != x, _NAN, _carried(x, addend))
+    return torch.where(torch.isnan(x), _NAN, _carried(x, addend))
 
 
 def _upper(bits: Tensor) -> Tensor:

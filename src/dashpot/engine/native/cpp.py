@@ -12,8 +12,8 @@ from dashpot.engine.native.trace import Trace
 
 __all__ = ["FIRST_SLOT", "GRADIENT", "WEIGHT", "columns", "source"]
 
-TYPES = {"f32": "float", "f64": "double", "number": "double", "bf16": "bf16", "f16": "_Float16", "i32": "int32_t", "i16": "int16_t"}
-TYPES["bool"] = "bool"
+TYPES = {"f32": "float", "f64": "double", "number": "double", "bf16": "bf16", "f16": "_Float16"}
+TYPES |= {"i32": "int32_t", "i16": "int16_t", "bool": "bool"}
 
 # The columns of a table's row: elements, row of scalars, number of the tensor, then the addresses.
 WEIGHT, GRADIENT, FIRST_SLOT = 3, 4, 5
