@@ -145,7 +145,7 @@ def moved(stepper: Stepper) -> int | None:
     """Bytes that a step of ours moves, from the kernels' plans; None where a tensor is not stepped by a kernel."""
     if not isinstance(stepper, dp.Optimizer) or stepper.running.engine == "eager":
         return None
-    rosters = stepper._rosters.values()
+    rosters = stepper._stepper.rosters.values()
     if not rosters or any(roster.others for roster in rosters):
         return None
     bytes_ = sum(t.kernel.bytes_per_element * t.elements() for t in chain.from_iterable(r.tables for r in rosters))

@@ -3,35 +3,29 @@
 from __future__ import annotations
 
 import inspect
-import operator
 import warnings
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from dashpot import knobs, state_dicts
 from dashpot.constraints import ARGUMENTS, FLAG, check, plain
-from dashpot.engine import capture, mesh
+from dashpot.engine.device_stepper import DeviceStepper
 from dashpot.engine.dispatch import Engine
-from dashpot.engine.division import Division, numbered
-from dashpot.engine.eager import new_slots
-from dashpot.engine.gate import Verdict, judge
-from dashpot.engine.parts import Part
-from dashpot.engine.program import Numbers, Storage
-from dashpot.engine.roster import Roster, step_count
-from dashpot.engine.rounding import seed_word, stream
-from dashpot.errors import ArgumentError, NonFiniteError
+from dashpot.engine.gate import Verdict
+from dashpot.engine.roster import step_count
+from dashpot.engine.stepper import Stepper
+from dashpot.errors import ArgumentError
 from dashpot.numeric import is_number, minimum
 from dashpot.options import Options, Running, Unpack
 from dashpot.recipe import Recipe
 from dashpot.schedules import Schedule
 from dashpot.scheduling import carried, check_schedules, lr_in_force, schedules_by_name
 from dashpot.stages import AdaptiveClip
-from dashpot.stages.base import Clock, Slot
+from dashpot.stages.base import Slot
 
 __all__ = ["Optimizer"]
 
@@ -41,24 +35,6 @@ _UNSUPPORTED = {
     "amsgrad": "its running maximum is not a point of this design space; torch.optim has it",
 }
 _ROUNDING = 1e-12  # of the highest rate: torch's recursive schedulers end a ramp to zero this close below it
-
-
-class _Plan(NamedTuple):
-    """What a step will do to a group, settled before anything is written; `roster` where the last one still fits.
-
-    `params` and `grads` are what is in this process: of the `owners`, or of their gradients, where those are DTensors.
-    """
-
-    place: int
-    group: dict[str, Any]
-    recipe: Recipe
-    owners: list[Tensor]
-    params: list[Tensor]
-    grads: list[Tensor]
-    counts: np.ndarray
-    numbers: list[Numbers]
-    which: np.ndarray
-    roster: Roster | None
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -80,6 +56,7 @@ class Optimizer(torch.optim.Optimizer):
     """
 
     preset: ClassVar[Callable[..., Recipe]]
+    _FLAGS = ("maximize", *_UNSUPPORTED)  # what groups hold beside the settings of the method
     _step_supports_amp_scaling = True  # GradScaler leaves gradients as they are, and its scale and findings to `step`
 
     def __init__(
@@ -251,185 +228,15 @@ class Optimizer(torch.optim.Optimizer):
 
     def _step(self) -> None:
         with torch.set_grad_enabled(bool(self.defaults["differentiable"])):
-            take = self._take_on_device if self.param_groups[0].get("capturable") else self._take
-            take(self.steps_done())
-
-    def _take(self, done: int) -> None:
-        """One step of every parameter with a gradient. What can be refused is refused before anything is written."""
-        if capture.capturing():
-            raise ArgumentError(f"{type(self).__name__}: a CUDA graph can record a step with capturable=True only.")
-        self._drop_strange_rosters()
-        plans = [plan for index, group in enumerate(self.param_groups) if (plan := self._planned(index, group, done))]
-        fresh = [p for plan in plans if plan.roster is None for p in plan.owners if not self.state.get(p)]
-        parts = [self._part(plan) for plan in plans]
-        self._engine.prepare(parts, done)
-        try:
-            self._verdict = judge(self.running, self._engine, parts, self._scaler())
-        except NonFiniteError:
-            self._undo(fresh)
-            raise
-        if self._verdict.skip:
-            self._undo(fresh)
-            return
-        for plan, part in zip(plans, parts, strict=True):
-            self._engine.run(part, self._verdict.scale)
-            mesh.mark_written(plan.owners)
-        for group in self.param_groups if parts else ():
-            group["steps_done"] = done + 1
-
-    def _take_on_device(self, done: int) -> None:
-        """`_take` without a look at any tensor's value: a graph can record it, and what to skip the device decides."""
-        if capture.capturing() and self._schedule:
-            raise ArgumentError(
-                f"{type(self).__name__}: a schedule is a function on the host, which a CUDA graph would freeze; "
-                "give lr as a tensor and write to it between replays."
-            )
-        plans = []
-        for index, group in enumerate(self.param_groups):
-            params, _ = _with_gradients(group["params"])
-            self._check_settings({name: group[name] for name in ("maximize", *_UNSUPPORTED) if name in group})
-            self._check_capturable(bool(group.get("capturable")))
-            mesh.refuse_dtensors(type(self).__name__, params)
-            for p in params:
-                self._check_gradient(p)
-            plans.append((index, group, params, self._in_force(group, done)))
-        parts = [part for plan in plans for part in self._parts_on_device(*plan)]
-        self._verdict = capture.judge_on_device(self.running, [g for part in parts for g in part.grads], self._scaler())
-        elements = self._engine.inductor.elements(p for part in parts for p in part.params)
-        for part in parts:
-            capture.run_on_device(part, self._verdict, self._engine.inductor, elements)
-        for group in self.param_groups if parts else ():
-            group["steps_done"] = done + 1
-
-    def _parts_on_device(
-        self, index: int, group: dict[str, Any], params: list[Tensor], in_force: tuple[Recipe, Any, Any]
-    ) -> list[capture.DevicePart]:
-        """A group's parameters by the device they lie on, with state for each and their numbers."""
-        recipe, factor, window = in_force
-        ordinals = dict(zip(map(id, params), self._ordinals(index), strict=True))
-        parts = []
-        for device in dict.fromkeys(p.device for p in params):
-            here = [p for p in params if p.device == device]
-            tally = self._tallies.get((index, device))
-            if tally is None or not tally.fits([self.state.get(p, {}) for p in here]):
-                self._refuse_first_step_in_a_graph()
-                tally = None
-            counts = [] if tally else [capture.count_on_device(self.state.get(p, {}), device) for p in here]
-            storages = [self.running.storage(p.dtype) for p in here]
-            states = [self._with_slots(recipe, p, storage) for p, storage in zip(here, storages, strict=True)]
-            if tally is None:
-                tally = self._tallies[index, device] = capture.Tally(counts, states)
-            limit, seed = self.running.clip_value, group.get("seed")
-            parts.append(
-                capture.DevicePart(
-                    recipe,
-                    here,
-                    [cast(Tensor, p.grad) for p in here],
-                    states,
-                    storages,
-                    [ordinals[id(p)] for p in here],
-                    tally,
-                    capture.numbers_on_device(recipe, tally.steps, factor, window, limit, seed),
-                    self._ascends(group),
-                )
-            )
-        return parts
-
-    def _refuse_first_step_in_a_graph(self) -> None:
-        if capture.capturing():
-            raise ArgumentError(
-                f"{type(self).__name__}: a CUDA graph cannot record the step that makes the state: "
-                "take one with the same parameters before the capture."
-            )
-
-    def _with_slots(self, recipe: Recipe, p: Tensor, storage: Storage) -> dict[str, Any]:
-        """The state of a parameter, with what it lacks of the recipe's slots made."""
-        state = self.state[p]
-        if any(slot.key not in state for slot in storage.slots(recipe)):
-            self._refuse_first_step_in_a_graph()
-            for key, value in new_slots(recipe, p, storage).items():
-                state.setdefault(key, value)
-        return state
-
-    def _drop_strange_rosters(self) -> None:
-        """Forget what was looked up where the state of any parameter is another dictionary than then."""
-        if len(self.state) != len(self._states) or not all(map(operator.is_, self.state.values(), self._states)):
-            self._rosters.clear()
-
-    def _planned(self, index: int, group: dict[str, Any], done: int) -> _Plan | None:
-        """What the step will do to a group, or None where it has no gradients."""
-        owners, whole = _with_gradients(group["params"])
-        if not owners:
-            return None
-        self._check_settings({name: group[name] for name in ("maximize", *_UNSUPPORTED) if name in group})
-        recipe, factor, window = self._in_force(group, done)
-        params, grads = mesh.localized(type(self).__name__, owners, whole)
-        roster = self._rosters.get(index)
-        if roster is not None and roster.fits(recipe, params, grads):
-            unchecked, counts = roster.others, roster.steps.numpy()
-        else:
-            roster, unchecked = None, range(len(params))
-            counts = np.array([step_count(self.state.get(p, {})) for p in owners])
-        for i in unchecked:
-            self._check_gradient(owners[i])
-            mesh.check_division(type(self).__name__, owners[i], self.state.get(owners[i], {}))
-        distinct, which = _numbered(counts)
-        numbers = [self._numbers(recipe, int(count) + 1, factor, window, group) for count in distinct]
-        return _Plan(index, group, recipe, owners, params, grads, counts, numbers, which, roster)
-
-    def _numbers(self, recipe: Recipe, t: int, factor: Any, window: Any, group: Mapping[str, Any]) -> Numbers:
-        clock = Clock(t, recipe.lr, factor, window)
-        seed = group.get("seed")
-        word = 0 if seed is None else int(stream(seed_word(seed), t))
-        return Numbers(clock, recipe.scalars(clock), limit=self.running.clip_value, word=word)
-
-    def _part(self, plan: _Plan) -> Part:
-        """The plan with state for every parameter and a roster that fits."""
-        roster = plan.roster
-        if roster is None:
-            storages = [self.running.storage(p.dtype) for p in plan.params]
-            states = [self._with_slots(plan.recipe, p, how) for p, how in zip(plan.owners, storages, strict=True)]
-            states = mesh.local_states(plan.owners, states)
-            reason = "the step is recorded for autograd" if torch.is_grad_enabled() else self._engine.refusal()
-            division = Division(plan.recipe, plan.owners)
-            ordinals = list(map(numbered, self._ordinals(plan.place), division.spreads))
-            roster = Roster(
-                plan.recipe, storages, plan.params, plan.grads, states, plan.counts, ordinals, division, reason
-            )
-            self._rosters[plan.place] = roster
-            self._states = list(self.state.values())
-        return Part(
-            plan.group,
-            plan.recipe,
-            plan.params,
-            plan.grads,
-            roster.states,
-            plan.numbers,
-            plan.which,
-            self._ascends(plan.group),
-            roster,
-        )
-
-    def _ordinals(self, index: int) -> list[int]:
-        """The number of each of a group's parameters with a gradient among all parameters of the optimizer."""
-        before = sum(len(group["params"]) for group in self.param_groups[:index])
-        return [before + i for i, p in enumerate(self.param_groups[index]["params"]) if p.grad is not None]
-
-    def _undo(self, fresh: list[Tensor]) -> None:
-        """Take back the state that was made for a step which is not taken."""
-        for p in fresh:
-            del self.state[p]
-        if fresh:
-            self._rosters.clear()
+            stepper = self._on_device if self.param_groups[0].get("capturable") else self._stepper
+            self._verdict = stepper.take(self, self.steps_done())
 
     def _forget(self) -> None:
         """Drop what was looked up about tensors and kernels; the next step looks again."""
         # A user's torch.compile stops before the step and goes on after it. Importing dashpot need not import Dynamo.
         self._untraced: Any = torch.compiler.disable(Optimizer._step)
         self._recipes: dict[Any, Recipe] = {}
-        self._rosters: dict[int, Roster] = {}
-        self._tallies: dict[tuple[int, torch.device], capture.Tally] = {}
-        self._states: list[dict[str, Any]] = []
+        self._stepper, self._on_device = Stepper(), DeviceStepper()
         self._engine = Engine(self.running.engine)
         self._verdict: Verdict | None = None
 
@@ -540,26 +347,10 @@ class Optimizer(torch.optim.Optimizer):
         return "\n".join([*lines, ")"])
 
 
-def _with_gradients(params: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """The parameters that have a gradient, and the gradients."""
-    grads = [p.grad for p in params]
-    if type(None) in map(type, grads):  # `None in grads` would compare tensors
-        params = [p for p, g in zip(params, grads, strict=True) if g is not None]
-        grads = [g for g in grads if g is not None]
-    return params, cast(list[Tensor], grads)
-
-
 def _is_without_memory(x: Tensor) -> bool:
     """True for a tensor whose storage was resized to nothing: whoever reads an element of it reads anything."""
     plain = type(x) in (Tensor, torch.nn.Parameter) and x.device.type != "meta" and not torch.compiler.is_compiling()
     return plain and x.numel() > 0 and x.data_ptr() == 0
-
-
-def _numbered(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(the different counts, which of them each count is); nearly always they are all the same."""
-    if (counts == counts[0]).all():
-        return counts[:1], np.zeros(len(counts), dtype=np.int64)
-    return np.unique(counts, return_inverse=True)
 
 
 @cache

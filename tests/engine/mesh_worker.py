@@ -411,9 +411,9 @@ def a_fully_sharded_model(name):
     ours, alone = net(True), net(False)
     mine, other = METHODS[name](ours.parameters()), METHODS[name](alone.parameters())
     learn(ours, mine, 1, sharded=True)
-    roster = mine._rosters[0]
+    roster = mine._stepper.rosters[0]
     learn(ours, mine, 9, sharded=True, first=1)
-    assert mine._rosters[0] is roster, "the tensors were looked over again"
+    assert mine._stepper.rosters[0] is roster, "the tensors were looked over again"
     learn(alone, other, 10, sharded=False)
     assert any(isinstance(p, DTensor) and mesh.local(p).shape[0] != whole(p).shape[0] for p in ours.parameters())
     assert_same(ours.parameters(), alone.parameters())

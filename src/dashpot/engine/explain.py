@@ -51,10 +51,10 @@ def explain_engine(optimizer: Optimizer) -> Explanation:
     engine='eager': every operation by itself, one tensor at a time
       group 0: 1 tensor, eager: engine='eager' was asked for
     """
-    rosters, engine = getattr(optimizer, "_rosters", None), getattr(optimizer, "_engine", None)
-    if rosters is None or not isinstance(engine, Engine):
+    stepper, engine = getattr(optimizer, "_stepper", None), getattr(optimizer, "_engine", None)
+    if stepper is None or not isinstance(engine, Engine):
         raise ArgumentError(f"explain_engine: expected a dashpot optimizer, got {type(optimizer).__name__}.")
-    rows = [row for index in sorted(rosters) for row in _rows(index, rosters[index], engine)]
+    rows = [row for index, roster in sorted(stepper.rosters.items()) for row in _rows(index, roster, engine)]
     return Explanation(engine.mode, tuple(rows) or ("no step was taken yet",))
 
 
