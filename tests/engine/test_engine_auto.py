@@ -106,6 +106,18 @@ def test_a_large_model_compiles_before_its_first_step(compilers, sizes, waits):
     assert "started" not in log
 
 
+@pytest.mark.parametrize(("count", "waits"), [(255, False), (256, True)])
+def test_many_small_tensors_are_compiled_before_their_first_step(compilers, count, waits):
+    _, log = compilers
+    params = [torch.ones(1, requires_grad=True) for _ in range(count)]
+    optimizer = dp.SGD(params, lr=0.1, engine="auto")
+    for p in params:
+        p.grad = torch.ones(1)
+    optimizer.step()
+    assert ("waited" in log) is waits
+    assert is_compiled(optimizer) is waits
+
+
 def test_tensors_without_gradients_do_not_make_a_model_large(compilers):
     _, log = compilers
     params = [torch.ones(MILLION, requires_grad=True), torch.ones(3, requires_grad=True)]
@@ -183,8 +195,8 @@ def test_explain_engine_in_auto(compilers):
     params = parameters(torch.float32)
     optimizer = adamw(params)
     assert repr(dp.explain_engine(optimizer)) == (
-        "engine='auto': kernels from the first step on for 1048576 elements or more; for fewer, eager at first, "
-        "a compiler beside it from step 20, and kernels from step 100 on\n"
+        "engine='auto': kernels from the first step on for 1048576 elements or 256 tensors or more; for fewer, "
+        "eager at first, a compiler beside it from step 20, and kernels from step 100 on\n"
         "  no step was taken yet"
     )
     march([(params, optimizer)], range(30))
@@ -232,4 +244,4 @@ def test_the_environment_chooses_where_the_argument_does_not(monkeypatch, value,
 
 
 def test_the_documented_numbers_are_those_of_the_code():
-    assert (dispatch.LARGE, dispatch.START, dispatch.LOOKS) == (MILLION, 20, 100)
+    assert (dispatch.LARGE, dispatch.MANY, dispatch.START, dispatch.LOOKS) == (MILLION, 256, 20, 100)

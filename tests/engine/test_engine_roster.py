@@ -290,6 +290,19 @@ def test_bad_input_is_refused_by_name_before_anything_is_written(fault, steps, e
     assert same((snapshot(others, optimizer), len(optimizer.state)), before)
 
 
+@pytest.mark.parametrize("engine", ["eager", "compiled"])
+def test_a_weight_read_as_another_dtype_at_the_same_address_is_refused(engine):
+    p = torch.ones(4, dtype=torch.float16, requires_grad=True)
+    optimizer = adamw([p], engine=engine)
+    march([([p], optimizer)], range(2))
+    before = p.detach().clone()
+    feed([p], 2)
+    p.data = p.data.view(torch.bfloat16)
+    with pytest.raises(dp.ArgumentError, match=r"dtype must be its parameter's, torch.bfloat16, got torch.float16"):
+        optimizer.step()
+    assert torch.equal(p.data.view(torch.float16), before)
+
+
 def test_after_a_refusal_the_next_good_step_goes_on():
     first, second = twins(adamw, parameters(shapes=SHAPES))
     march((first, second), range(3))

@@ -192,9 +192,9 @@ def _stretches(tensors: Sequence[Tensor]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _forms(weights: Sequence[Tensor], watched: Sequence[Tensor]) -> list[list[Any]]:
-    """What `.data` may change at one address: the bytes of a weight, and the order of the elements."""
+    """What `.data` may change at one address: how a weight is read, and the order of the elements."""
     flat = [x.is_contiguous() for x in watched]
-    return [[x.nbytes for x in weights], flat, [] if all(flat) else [x.stride() for x in watched]]
+    return [_dtypes(weights), flat, [] if all(flat) else [x.stride() for x in watched]]
 
 
 def _dtypes(tensors: Sequence[Tensor]) -> list[torch.dtype]:

@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dashpot.engine import mesh
-from dashpot.engine.capture import capturing
+from dashpot.engine import capture, mesh
 from dashpot.engine.division import Division, numbered
 from dashpot.engine.eager import new_slots
 from dashpot.engine.gate import Verdict, judge
@@ -60,7 +59,7 @@ class Stepper:
 
     def take(self, optimizer: Optimizer, done: int) -> Verdict:
         """One step of every parameter with a gradient. What can be refused is refused before anything is written."""
-        if capturing():
+        if capture.capturing():
             raise ArgumentError(
                 f"{type(optimizer).__name__}: a CUDA graph can record a step with capturable=True only."
             )
@@ -178,7 +177,7 @@ def with_slots(optimizer: Optimizer, recipe: Recipe, p: Tensor, storage: Storage
 
 def refuse_first_step_in_a_graph(optimizer: Optimizer) -> None:
     """Raise `ArgumentError` where a CUDA graph records: state must be there before."""
-    if capturing():
+    if capture.capturing():
         raise ArgumentError(
             f"{type(optimizer).__name__}: a CUDA graph cannot record the step that makes the state: "
             "take one with the same parameters before the capture."
