@@ -67,7 +67,8 @@ class Optimizer(torch.optim.Optimizer):
         **options: Unpack[Options],
     ) -> None:
         self.running = Running.of(type(self).__name__, options)
-        """How it runs: the options, complete. `max_norm` and the like may be replaced between steps."""
+        """How it runs: the options, complete. Those of clipping and `nonfinite` may be replaced between steps, as in
+        `opt.running = opt.running._replace(max_norm=0.5)`; the others are for the optimizer's life."""
         self._forget()
         self._schedule = schedules_by_name(type(self).__name__, schedule)
         defaults = {name: plain(value) for name, value in defaults.items()}

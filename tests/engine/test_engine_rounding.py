@@ -418,12 +418,13 @@ def test_the_graph_holds_only_operations_that_every_engine_translates():
         "__rshift__",
         "abs",
         "lt",
+        "ne",
         "isnan",
         "scalar_tensor",  # a Python number beside a condition
         "detach",  # torch records it after each bitcast; it changes nothing
     }
     dtypes = {node.meta["val"].dtype for node in graph.nodes if "val" in node.meta}
-    assert dtypes == {torch.int32, torch.float32, torch.bfloat16, torch.bool}
+    assert dtypes == {torch.int16, torch.int32, torch.float32, torch.bfloat16, torch.bool}
 
 
 def test_dynamo_with_the_eager_backend_gives_the_same_bits():

@@ -7,7 +7,6 @@ The graph is first traced on symbols (`make_fx`): what torch.compile then sees h
 
 from __future__ import annotations
 
-import copy
 import math
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
@@ -16,9 +15,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dashpot.engine.native.kernel import structure
+from dashpot.engine.native.kernel import check_hashable, structure
 from dashpot.engine.native.symbols import UntraceableError
-from dashpot.engine.native.trace import Layout, trace
+from dashpot.engine.native.trace import Layout, set_numbers, trace, with_settings
 from dashpot.engine.program import AS_COMPUTED, Numbers, Storage, compute_dtype, one_step
 from dashpot.engine.rounding import stream
 from dashpot.recipe import Line, Recipe
@@ -120,6 +119,10 @@ class Inductor:
         dtypes = (p.dtype, work.grad.dtype, *(work.state[slot.key].dtype for slot in slots))
         active = tuple(not stage.idle() for stage in recipe.stages)
         key = structure(recipe), active, work.storage, dtypes, p.device.type, skips
+        try:
+            check_hashable(key)
+        except UntraceableError:
+            return None
         if key not in self._programs:
             self._programs[key] = _Program(recipe, work.storage, skips, self.backend) if _elementwise(recipe) else None
         return self._programs[key]
@@ -240,7 +243,7 @@ def _values(lines: Sequence[Line], numbers: Numbers) -> list[Any]:
     limit = math.inf if numbers.limit is None else numbers.limit
     row = [numbers.scale, limit, numbers.word, numbers.clock.lr, numbers.clock.factor]
     for line, values in zip(lines, numbers.scalars, strict=True):
-        row += [*values, *(getattr(line.stage, name) for name in _settings(line))]
+        row += [*values, *(getattr(line.stage, name) for name in set_numbers(line.stage))]
     return row
 
 
@@ -255,19 +258,12 @@ def _numbered(lines: Sequence[Line], row: Iterator[Tensor]) -> tuple[list[Line],
     for line in lines:
         names = line.stage.prepare(_CLOCK)
         scalars.append(type(names)(*(next(row) for _ in names)))
-        stage = copy.copy(line.stage)
-        for name in _settings(line):
-            object.__setattr__(stage, name, next(row))
-        filled.append(line._replace(stage=stage))
+        settings = {name: next(row) for name in set_numbers(line.stage)}
+        filled.append(line._replace(stage=with_settings(line.stage, settings)))
     return filled, Numbers(Clock(None, lr, factor), tuple(scalars), scale, limit, word)
 
 
-_CLOCK = Clock(t=1, lr=0.0)
-
-
-def _settings(line: Line) -> list[str]:
-    """The numeric settings that are set: a stage may read them from itself instead of from its scalars."""
-    return [name for name in line.stage.numeric() if getattr(line.stage, name) is not None]
+_CLOCK = Clock(t=1, lr=1.0)
 
 
 def _table(lines: Sequence[Line], numbers: Sequence[Numbers], device: torch.device) -> Tensor:

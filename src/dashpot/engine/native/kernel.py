@@ -20,7 +20,7 @@ from dashpot.errors import ArgumentError
 from dashpot.recipe import Line, Recipe
 from dashpot.stages.base import Clock, Stage
 
-__all__ = ["Kernel", "kernel_for", "structure"]
+__all__ = ["Kernel", "check_hashable", "kernel_for", "structure"]
 
 _MOST_VARIANTS = 4
 _CLOCK = Clock(t=1, lr=1.0)
@@ -114,13 +114,18 @@ _KERNELS: dict[Hashable, Kernel] = {}
 def kernel_for(recipe: Recipe, storage: Storage, layout: Layout) -> Kernel:
     """The kernel for a recipe's structure; made once in a process. Raises `UntraceableError`."""
     key = structure(recipe), storage, layout
+    check_hashable(key)
+    if key not in _KERNELS:
+        _KERNELS[key] = Kernel(recipe, storage, layout)
+    return _KERNELS[key]
+
+
+def check_hashable(key: Any) -> None:
+    """Raise `UntraceableError` where a structure holds a setting that cannot be looked up, such as a list."""
     try:
         hash(key)
     except TypeError as error:
         raise UntraceableError(f"a stage with a setting of {error}") from error
-    if key not in _KERNELS:
-        _KERNELS[key] = Kernel(recipe, storage, layout)
-    return _KERNELS[key]
 
 
 def structure(recipe: Recipe) -> Hashable:

@@ -15,7 +15,7 @@ from dashpot.engine.program import Numbers, Storage, one_step
 from dashpot.recipe import Line
 from dashpot.stages.base import Clock, Slot, Stage
 
-__all__ = ["Layout", "Trace", "scalar_row", "trace"]
+__all__ = ["Layout", "Trace", "scalar_row", "set_numbers", "trace", "with_settings"]
 
 
 class Layout(NamedTuple):
@@ -49,7 +49,7 @@ def scalar_row(lines: Sequence[Line], numbers: Numbers) -> list[float]:
     row = [numbers.scale, limit, numbers.word, numbers.clock.lr, numbers.clock.factor]
     for line, values in zip(lines, numbers.scalars, strict=True):
         row += values
-        row += (getattr(line.stage, name) for name in _fields(line.stage))
+        row += (getattr(line.stage, name) for name in set_numbers(line.stage))
     return [float(value) for value in row]
 
 
@@ -86,8 +86,8 @@ def _trace(lines: Sequence[Line], slots: Sequence[Slot], storage: Storage, layou
         names = line.stage.prepare(clock)
         _check_numbers(line.stage, names._asdict())
         scalars.append(type(names)(*(count.next() for _ in names)))
-        fields = {name: count.next() for name in _fields(line.stage)}
-        symbolic.append(line._replace(stage=_with_symbols(line.stage, fields)))
+        fields = {name: count.next() for name in set_numbers(line.stage)}
+        symbolic.append(line._replace(stage=with_settings(line.stage, fields)))
     if storage.draws:
         word = _tensor_word(graph, word)
     numbers = Numbers(Clock(None, lr, factor), tuple(scalars), scale, limit, word)
@@ -109,7 +109,7 @@ def _trace(lines: Sequence[Line], slots: Sequence[Slot], storage: Storage, layou
 
 
 def _check_numbers(stage: Stage, scalars: Mapping[str, Any]) -> None:
-    settings = {name: getattr(stage, name) for name in _fields(stage)}
+    settings = {name: getattr(stage, name) for name in set_numbers(stage)}
     for where, values in ((".scalars", scalars), ("", settings)):
         for name, value in values.items():
             if not (isinstance(value, (int, float)) or (isinstance(value, torch.Tensor) and value.numel() == 1)):
@@ -134,13 +134,13 @@ class _Counter:
         return self._graph.node("scalar", (self.total - 1,), "number", vector=False)
 
 
-def _fields(stage: Stage) -> list[str]:
+def set_numbers(stage: Stage) -> list[str]:
     """The numeric settings that are set: a stage may read them from itself instead of from its scalars."""
     return [name for name in stage.numeric() if getattr(stage, name) is not None]
 
 
-def _with_symbols(stage: Stage, values: Mapping[str, Symbol]) -> Stage:
-    """A stage that reads symbols where it reads its own numbers, so that none is written into the kernel.
+def with_settings(stage: Stage, values: Mapping[str, Any]) -> Stage:
+    """A stage that reads other values where it reads its own numbers, so that none is written into a kernel.
 
     What a stage keeps beside its fields is left out, as it may follow from them.
     """
