@@ -86,8 +86,9 @@ _PHASE = """
   static void phase_{number}(const int64_t* row, const double* c, const double* sums, int64_t lo, int64_t hi,
                              double* partial) {{
 {before}
+    const int32_t first = wrap(lo), count = static_cast<int32_t>(hi - lo);  // a 32-bit counter keeps vectors short
 #pragma omp simd{reduction}
-    for (int64_t i = lo; i < hi; i++) {{
+    for (int32_t i = 0; i < count; i++) {{
 {inside}
     }}
 {after}
@@ -160,7 +161,7 @@ class _Writer:
         column, kind = self._columns[key], TYPES[self._kinds[key]]
         constant = "" if written else "const "
         array = _array(column)
-        return f"{constant}{kind}* __restrict__ {array} = reinterpret_cast<{constant}{kind}*>(row[{column}]);"
+        return f"{constant}{kind}* __restrict__ {array} = reinterpret_cast<{constant}{kind}*>(row[{column}]) + lo;"
 
     def _name(self, symbol: Symbol) -> str:
         return self._names[id(symbol)]
@@ -195,9 +196,14 @@ class _Writer:
             return f"*reinterpret_cast<const {kind}*>(row[{self._columns[symbol.args[0]]}])"
         if symbol.op == "sum":
             return f"sums[{self._sums[id(symbol)]}]"
-        return {"count": "static_cast<double>(row[0])", "ordinal": "wrap(row[2])", "index": "wrap(i)"}[symbol.op]
+        return _PLACES[symbol.op]
 
 
+_PLACES = {
+    "count": "static_cast<double>(row[0])",
+    "ordinal": "wrap(row[2])",
+    "index": "wrap((uint32_t)first + (uint32_t)i)",
+}
 _LEAVES = ("constant", "scalar", "load", "single", "sum", "count", "ordinal", "index")
 _TEMPLATES = {
     "neg": "-{0}",
