@@ -6,6 +6,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from dashpot.engine.native.compiler import BuildError, find
+
 settings.register_profile(
     "dashpot",
     deadline=None,
@@ -21,3 +23,18 @@ torch.set_num_threads(int(os.environ.get("DASHPOT_TEST_THREADS", "1")))
 @pytest.fixture(autouse=True)
 def fixed_seed():
     torch.manual_seed(0)
+
+
+PARTS = ("auto", "benchmarks", "equality", "fallback", "gate", "mesh", "native", "precision", "roster", "symbols")
+NEED_A_COMPILER = ("engine.md", "build.py", "compiler.py", *(f"test_engine_{part}" for part in PARTS))
+
+
+def pytest_collection_modifyitems(items):
+    """Kernels need a C++ compiler; a machine without one still tests everything else."""
+    try:
+        find()
+    except BuildError as error:
+        skip = pytest.mark.skip(reason=str(error))
+        for item in items:
+            if item.path.name.startswith(NEED_A_COMPILER):
+                item.add_marker(skip)
