@@ -20,7 +20,7 @@ from dashpot.engine.roster import step_count
 from dashpot.engine.stepper import Stepper
 from dashpot.errors import ArgumentError
 from dashpot.numeric import is_number, minimum
-from dashpot.options import Options, Running, Unpack
+from dashpot.options import LASTING, Options, Running, Unpack
 from dashpot.recipe import Recipe
 from dashpot.schedules import Schedule
 from dashpot.scheduling import carried, check_schedules, lr_in_force, schedules_by_name
@@ -66,9 +66,7 @@ class Optimizer(torch.optim.Optimizer):
         schedule: Schedule | Mapping[str, Schedule] | None = None,
         **options: Unpack[Options],
     ) -> None:
-        self.running = Running.of(type(self).__name__, options)
-        """How it runs: the options, complete. Those of clipping and `nonfinite` may be replaced between steps, as in
-        `opt.running = opt.running._replace(max_norm=0.5)`; the others are for the optimizer's life."""
+        self._running = Running.of(type(self).__name__, options)
         self._forget()
         self._schedule = schedules_by_name(type(self).__name__, schedule)
         defaults = {name: plain(value) for name, value in defaults.items()}
@@ -91,6 +89,24 @@ class Optimizer(torch.optim.Optimizer):
         Filter(pole=0.9, zero=0.0, gain=1.0, normalise='none', start='zero', slot='momentum_buffer')
         """
         return cls.preset(**{_STORED_AS.get(name, name): value for name, value in settings.items()})
+
+    @property
+    def running(self) -> Running:
+        """How it runs: the options, complete.
+
+        Those of clipping and `nonfinite` may be replaced between steps, as in
+        `opt.running = opt.running._replace(max_norm=0.5)`; the others are for the optimizer's life, and replacing one
+        raises `ArgumentError`, as does a value out of range.
+        """
+        return self._running
+
+    @running.setter
+    def running(self, new: Running) -> None:
+        owner = type(self).__name__
+        for name, value in Running.of(owner, new._asdict())._asdict().items():
+            if name in LASTING and value != getattr(self._running, name):
+                raise ArgumentError(f"{owner}: {name} cannot be changed after construction, got {value!r}.")
+        self._running = new
 
     @property
     def recipe(self) -> Recipe:
@@ -326,7 +342,7 @@ class Optimizer(torch.optim.Optimizer):
         return self._recipe_of(settings).slots
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_schedule": self._schedule, "running": self.running}
+        return {**super().__getstate__(), "_schedule": self._schedule, "_running": self._running}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

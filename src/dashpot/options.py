@@ -12,7 +12,7 @@ from typing_extensions import TypedDict, Unpack
 from dashpot.constraints import FLAG, POSITIVE, Constraint, Interval, OneOf, Optional, check, unknown
 from dashpot.engine.program import Storage
 
-__all__ = ["Options", "Running", "TorchOptions", "Unpack"]
+__all__ = ["LASTING", "Options", "Running", "TorchOptions", "Unpack"]
 
 
 class TorchOptions(TypedDict, total=False):
@@ -73,6 +73,10 @@ _ALLOWED: Mapping[str, Constraint] = {
     "seed": Interval(0, 2**63, "left", integer=True),
     "capturable": FLAG,
 }
+
+
+LASTING = ("engine", "rounding", "state_dtype", "seed", "capturable")
+"""The options that tensors, kernels and groups were made for."""
 
 
 class Running(NamedTuple):

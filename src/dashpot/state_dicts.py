@@ -17,7 +17,7 @@ __all__ = ["faithful_load", "step_tensor"]
 
 def step_tensor(t: Any, device: torch.device | None = None) -> Tensor:
     """A step count as torch keeps it: a 0-d float32 tensor, on the CPU or, where it is capturable, on `device`."""
-    count = t.detach().clone() if isinstance(t, Tensor) else torch.tensor(float(t))
+    count = t.detach().clone() if isinstance(t, Tensor) else torch.tensor(float(t), device="cpu")
     return count.to(device or "cpu", torch.float32).reshape(())
 
 

@@ -92,6 +92,16 @@ class Engine:
         """True where a kernel, not the eager engine, does the steps."""
         return kernel in self._running
 
+    def _proven(self, kernel: Kernel, recipe: Recipe, numbers: Numbers) -> bool:
+        """True for a kernel that runs and is right; one that is not runs no more."""
+        if kernel not in self._running:
+            return False
+        if not kernel.proves(recipe, numbers):
+            self._running.discard(kernel)
+            _warn_once(str(kernel.failed))
+            return False
+        return True
+
     def measured(self, part: Part) -> Iterator[tuple[Spread | None, float, bool, list[Tensor]]]:
         """For each way in which gradients are divided: (that way, sum of squares and finiteness of those that kernels
         measured, the gradients left to measure)."""
@@ -113,7 +123,7 @@ class Engine:
         numbers = [n._replace(scale=(-scale if part.ascends else scale)) for n in part.numbers]
         eager = set(part.roster.others)
         for table in part.roster.tables:
-            if self.runs(table.kernel):
+            if self._proven(table.kernel, part.recipe, numbers[0]):
                 table.rows[:, 1] = part.which[table.positions]
                 table.kernel.step(part.recipe, table.rows, numbers, torch.get_num_threads())
                 torch.autograd.graph.increment_version(table.written)

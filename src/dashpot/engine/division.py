@@ -164,6 +164,6 @@ def agreed(here: Mapping[Spread | None, tuple[Tensor, Any]]) -> tuple[Tensor, An
 
 def _pair(norm: Tensor, finite: Any, device: torch.device) -> Tensor:
     """(square of the norm, 1 where not all is finite), float64."""
-    finite = finite if isinstance(finite, Tensor) else torch.tensor(finite)
+    finite = finite if isinstance(finite, Tensor) else torch.tensor(finite, device="cpu")
     wide = norm.detach().to(device, torch.float64)
     return torch.stack([wide.square(), 1.0 - finite.to(device, torch.float64)])

@@ -79,21 +79,22 @@ def _combined(measured: Sequence[tuple[float, bool, list[Tensor]]]) -> tuple[Ten
     norms: list[Tensor] = []
     finite: Any = True
     for squares, all_finite, rest in measured:
-        norms.append(torch.tensor(math.sqrt(squares) if squares >= 0 else math.nan, dtype=torch.float64))
+        root = math.sqrt(squares) if squares >= 0 else math.nan
+        norms.append(torch.tensor(root, dtype=torch.float64, device="cpu"))
         finite = finite if all_finite else False
         if rest:
-            wide = [
-                g.to(_norm_dtype(g.dtype)) for g in (rest if torch.is_grad_enabled() else [g.detach() for g in rest])
-            ]
-            norms.append(total_norm(wide))
-            finite = _and(finite, torch.stack([torch.isfinite(g.detach()).all() for g in wide]).all())
+            rest = rest if torch.is_grad_enabled() else [g.detach() for g in rest]
+            norms.append(total_norm([g.to(_norm_dtype(g)) for g in rest]))
+            finite = _and(finite, torch.stack([torch.isfinite(g.detach()).all() for g in rest]).all())
     place = max(norms, key=lambda norm: norm.device.type != "cpu")
     return total_norm([norm.to(place) for norm in norms]), finite
 
 
-def _norm_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype to measure in: the compute precision, complex where the gradient is."""
-    return dtype if dtype.is_complex else compute_dtype(dtype)
+def _norm_dtype(g: Tensor) -> torch.dtype:
+    """The dtype to measure in: float64 on the CPU, as kernels do, so that squares of large numbers stay finite."""
+    if g.device.type == "cpu":
+        return torch.complex128 if g.is_complex() else torch.float64
+    return g.dtype if g.is_complex() else compute_dtype(g.dtype)
 
 
 def _and(a: Any, b: Tensor) -> Any:

@@ -107,11 +107,13 @@ def advance(
     return updated(x, clock.factor), slots
 
 
-def _check_shape(owner: str, direction: Tensor, w: Tensor) -> None:
-    if isinstance(w, Tensor) and direction.shape != w.shape:
-        raise ArgumentError(
-            f"{owner}: the direction must keep the shape {tuple(w.shape)}, got {tuple(direction.shape)}."
-        )
+def _check_shape(owner: str, direction: Any, w: Tensor) -> None:
+    if not issubclass(type(w), Tensor):  # a symbol, which stands for a tensor of any shape
+        if not getattr(direction, "vector", False):
+            raise ArgumentError(f"{owner}: the direction must keep the weight's shape.")
+    elif getattr(direction, "shape", None) != w.shape:
+        got = tuple(direction.shape) if isinstance(direction, Tensor) else direction
+        raise ArgumentError(f"{owner}: the direction must keep the shape {tuple(w.shape)}, got {got}.")
 
 
 def one_step(
@@ -139,6 +141,10 @@ def one_step(
         key: _narrowed(value, state[key].dtype, storage.state, draw, number)
         for number, (key, value) in enumerate(slots.items())
     }
+    given = {id(value) for value in state.values()}
+    for key, value in stored.items():  # writing one slot must not change another that is to be stored in a third
+        if id(value) in given and value is not state[key]:
+            stored[key] = value.clone()
     if compensation is not None:
         high, stored[COMPENSATION] = rounding.split(new)
         return high, stored
@@ -147,7 +153,7 @@ def one_step(
 
 def _prepared(g: Tensor, numbers: Numbers) -> Tensor:
     """The gradient as the stages see it: scaled, then bounded."""
-    if not (isinstance(numbers.scale, float) and numbers.scale == 1.0):
+    if type(numbers.scale) is not float or numbers.scale != 1.0:  # a symbol is never looked at
         g = g * numbers.scale
     return g if numbers.limit is None else g.clamp(-numbers.limit, numbers.limit)
 

@@ -70,7 +70,7 @@ class Roster:
         self.storages, self.ordinals = list(storages), list(ordinals)
         self._recipe, self._structure = recipe, structure(recipe)
         self._params, self.states = list(params), list(states)
-        self.steps = torch.tensor(counts, dtype=torch.float32)
+        self.steps = torch.tensor(counts, dtype=torch.float32, device="cpu")
         for state, step in zip(states, self.steps.unbind(), strict=True):
             state["step"] = step
         self._getters = [_getter(storage, recipe) for storage in storages]

@@ -127,7 +127,7 @@ def stream(word: int | Tensor, *numbers: int | Tensor) -> Tensor:
     >>> stream(seed_word(0), step, 2, 1) == stream(seed_word(0), 3, 2, 1)
     tensor(True)
     """
-    out = torch.tensor(word, dtype=torch.int32) if isinstance(word, int) else word
+    out = torch.tensor(word, dtype=torch.int32, device="cpu") if isinstance(word, int) else word
     for number in numbers:
         out = mix(out, number)
     return out

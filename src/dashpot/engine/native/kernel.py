@@ -10,9 +10,11 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+import torch
 
 from dashpot.engine.native import build, cpp
 from dashpot.engine.native.phases import traffic
+from dashpot.engine.native.proof import Sample
 from dashpot.engine.native.symbols import UntraceableError, kind_of
 from dashpot.engine.native.trace import Layout, scalar_row, trace
 from dashpot.engine.program import Numbers, Storage
@@ -36,7 +38,9 @@ class Kernel:
     def __init__(self, recipe: Recipe, storage: Storage, layout: Layout) -> None:
         self.slots = [key for key, _ in layout.slots]
         self.weight = str(layout.weight).removeprefix("torch.")
+        self._storage, self._layout = storage, layout
         self._choices = _variants(recipe)
+        self._proven: set[int] = set()
         slots = storage.slots(recipe)
         traces = [trace(_lines(recipe, active), slots, storage, layout, _CLOCK) for active in self._choices]
         self._records = [item.records for item in traces]
@@ -76,6 +80,23 @@ class Kernel:
             _check_names(recipe.lines, item, self._records[number])
         rows = np.array([scalar_row(recipe.lines, item) for item in scalars], dtype=np.float64)
         _function(self._loaded(), f"step_{number}")(len(table), table.ctypes.data, rows.ctypes.data, threads)
+
+    def proves(self, recipe: Recipe, numbers: Numbers) -> bool:
+        """True where the kernel has shown, once for each variant, that it computes what the recipe's stages do."""
+        number = self._choices.index(_active(recipe))
+        if number not in self._proven and self.failed is None:
+            sample = Sample(recipe, self._storage, self._layout)
+            with torch.no_grad():
+                expected = sample.stepped(recipe, numbers)
+            self.step(recipe, sample.row(), [numbers], 1)
+            if sample.agrees(expected):
+                self._proven.add(number)
+            else:
+                self.failed = (
+                    "A kernel does not compute what the stages of its recipe do: a stage may ask for the type of "
+                    "what it is given, or the compiler is at fault; see docs/own-stage.md."
+                )
+        return number in self._proven
 
     def measure(self, table: np.ndarray, threads: int) -> tuple[float, bool]:
         """(sum of squares of all gradients in the table, whether every element is finite)."""

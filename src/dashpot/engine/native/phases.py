@@ -64,16 +64,13 @@ def reads(roots: Iterable[Symbol]) -> set[str]:
 def reached(roots: Iterable[Symbol], *, through_sums: bool = False) -> list[Symbol]:
     """Everything `roots` are computed from, operands first. A sum counts as known unless `through_sums`."""
     order: dict[int, Symbol] = {}
-
-    def visit(symbol: Symbol) -> None:
-        if id(symbol) in order:
-            return
-        if symbol.op != "sum" or through_sums:
-            for argument in symbol.args:
-                if isinstance(argument, Symbol):
-                    visit(argument)
-        order[id(symbol)] = symbol
-
-    for root in roots:
-        visit(root)
+    waiting = list(roots)[::-1]
+    while waiting:  # no recursion: a stage may chain a thousand operations
+        symbol = waiting[-1]
+        known = symbol.op == "sum" and not through_sums
+        needed = [a for a in symbol.args if isinstance(a, Symbol) and id(a) not in order]
+        if id(symbol) in order or known or not needed:
+            order.setdefault(id(symbol), waiting.pop())
+        else:
+            waiting += reversed(needed)
     return list(order.values())

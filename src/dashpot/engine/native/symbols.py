@@ -33,8 +33,11 @@ _STORED = ("bf16", "f16", "i16")  # only stored and converted
 _SAME_SIZE = ({"f32", "i32"}, {"bf16", "i16"})
 
 
-class UntraceableError(Exception):
-    """An operation that the kernel language does not have; the message names it."""
+class UntraceableError(BaseException):
+    """An operation that the kernel language does not have; the message names it.
+
+    No `Exception`: a stage that tries something and goes another way when it fails must not be traced along that way.
+    """
 
 
 def kind_of(dtype: torch.dtype) -> str:
@@ -74,6 +77,8 @@ class Graph:
         if isinstance(value, Symbol):
             return value
         if isinstance(value, (int, float)):
+            if isinstance(value, int) and abs(value) >= 2**31:
+                raise UntraceableError(f"the integer {value}")
             return self.constant(value)
         raise UntraceableError(f"a {type(value).__name__} beside a traced tensor")
 
@@ -244,7 +249,7 @@ def _combine(op: str, values: Iterable[Any], kind: str | None = None) -> Symbol:
 
 
 def _arithmetic(op: str, a: Any, b: Any, *, alpha: Any = 1) -> Symbol:
-    if isinstance(alpha, Symbol) or alpha != 1:
+    if type(alpha) is Symbol or not isinstance(alpha, (int, float)) or alpha != 1:
         b = _combine("mul", (b, alpha))
     result = _combine(op, (a, b))
     if result.kind == "bool":
@@ -277,7 +282,7 @@ def _unary(op: str, x: Symbol) -> Symbol:
 
 
 def _power(base: Any, exponent: Any) -> Symbol:
-    if not isinstance(exponent, Symbol):
+    if type(exponent) is not Symbol and isinstance(exponent, (int, float)):
         if exponent == 2:
             return _arithmetic("mul", base, base)
         if exponent == 0.5 and base.kind != "number":
@@ -301,6 +306,12 @@ def _called(name: str, *args: Any, **kwargs: Any) -> Symbol:
 # ---- functions ------------------------------------------------------------------------------------------------------
 
 
+def _larger(op: str, a: Any, b: Any) -> Symbol:
+    if type(b) is not Symbol:  # torch takes a number for a dimension
+        raise UntraceableError(f"{op} along a dimension")
+    return _float_only(op, a, b)
+
+
 def _where(condition: Any, yes: Any, no: Any) -> Symbol:
     graph = _graph(condition, yes, no)
     a, b = graph.symbol(yes), graph.symbol(no)
@@ -320,6 +331,8 @@ def _clamp(x: Symbol, min: Any = None, max: Any = None) -> Symbol:
 
 
 def _bounded(op: str, x: Symbol, bound: Any) -> Symbol:
+    if x.kind not in (*_FLOATS, "number"):
+        raise UntraceableError(f"{op} of {x.kind}")
     bound = x.graph.symbol(bound)
     return x.graph.node(op, (x, _cast(bound, x.kind)), x.kind, vector=x.vector or bound.vector)
 
@@ -434,8 +447,8 @@ _FUNCTIONS: dict[str, Callable[..., Symbol]] = {
     "addcdiv": lambda x, a, b, *, value=1: x + value * a / b,
     "maximum": lambda a, b: _float_only("maximum", a, b),
     "minimum": lambda a, b: _float_only("minimum", a, b),
-    "max": lambda a, b: _float_only("maximum", a, b),
-    "min": lambda a, b: _float_only("minimum", a, b),
+    "max": lambda a, b: _larger("maximum", a, b),
+    "min": lambda a, b: _larger("minimum", a, b),
     "clamp": _clamp,
     "clip": _clamp,
     "clamp_min": lambda x, min: _clamp(x, min=min),
