@@ -166,3 +166,20 @@ def test_options_that_tensors_were_made_for_cannot_be_replaced():
         optimizer.running = optimizer.running._replace(max_norm=-1.0)
     optimizer.running = optimizer.running._replace(max_norm=0.5)
     assert optimizer.running.max_norm == 0.5
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e30, 1e-30, 0.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_norm_is_right_whatever_the_size_of_the_gradients(dtype, scale):
+    """Blocks of 256 squares are added in float32 where that is safe: 16 additions in a lane, 1e-6 at most."""
+    params = [torch.zeros(n, dtype=dtype, requires_grad=True) for n in (1, 255, 256, 257, 20000)]
+    for p in params:
+        p.grad = torch.randn_like(p) * scale
+    optimizer = dp.SGD(params, max_norm=1.0, engine="compiled")
+    optimizer.step()
+    expected = torch.cat([p.grad.double() for p in params]).norm().item()
+    assert optimizer.last_grad_norm.item() == pytest.approx(expected, rel=1e-6)
+    params[-1].grad[-1] = float("inf")
+    optimizer.running = optimizer.running._replace(nonfinite="skip")
+    optimizer.step()
+    assert optimizer.last_step == "skipped"
