@@ -148,11 +148,12 @@ def test_counts_stay_on_the_host_whatever_the_default_device(engine):
     assert optimizer.state[w]["step"] == 2
 
 
+@pytest.mark.parametrize("capturable", [False, True])
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_norm_beyond_float32_still_clips(engine):
+def test_a_norm_beyond_float32_still_clips(engine, capturable):
     w = torch.zeros(2, requires_grad=True)
     w.grad = torch.tensor([3e30, 4e30])
-    optimizer = dp.SGD([w], lr=1.0, max_norm=1.0, engine=engine)
+    optimizer = dp.SGD([w], lr=1.0, max_norm=1.0, engine=engine, capturable=capturable)
     optimizer.step()
     torch.testing.assert_close(w.detach(), torch.tensor([-0.6, -0.8]))
     assert optimizer.last_grad_norm.item() == pytest.approx(5e30, rel=1e-6)  # float32 gradients

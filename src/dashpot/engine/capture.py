@@ -15,9 +15,9 @@ from torch import Tensor
 
 from dashpot.clip import norm_factor, total_norm
 from dashpot.engine.eager import step_tensor
-from dashpot.engine.gate import Verdict
+from dashpot.engine.gate import Verdict, norm_dtype
 from dashpot.engine.inductor import Inductor, Work, scalar_dtype
-from dashpot.engine.program import Numbers, Storage, compute_dtype
+from dashpot.engine.program import Numbers, Storage
 from dashpot.engine.roster import step_count
 from dashpot.engine.rounding import seed_word, stream
 from dashpot.options import Running
@@ -118,7 +118,7 @@ def judge_on_device(running: Running, grads: Sequence[Tensor], scaler: tuple[Any
     loss_scale, found_inf = scaler
     inverse = 1.0 if loss_scale is None else loss_scale.to(scalar_dtype(loss_scale.device)).reciprocal()
     skip: Any = found_inf.to(torch.bool).reshape(()) if isinstance(found_inf, Tensor) else False
-    wide = [g.detach().to(_norm_dtype(g.dtype)) for g in grads if g.numel()]
+    wide = [g.detach().to(norm_dtype(g)) for g in grads if g.numel()]
     if not wide or (running.max_norm is None and running.nonfinite == "allow"):
         return Verdict(inverse, skip)
     if running.nonfinite == "skip":
@@ -130,10 +130,6 @@ def judge_on_device(running: Running, grads: Sequence[Tensor], scaler: tuple[Any
         return Verdict(inverse, skip, norm)
     factor = norm_factor(norm, running.max_norm)
     return Verdict(factor * inverse, skip, norm, factor < 1)
-
-
-def _norm_dtype(dtype: torch.dtype) -> torch.dtype:
-    return dtype if dtype.is_complex else compute_dtype(dtype)
 
 
 def run_on_device(part: DevicePart, verdict: Verdict, inductor: Inductor, elements: int) -> None:

@@ -21,7 +21,7 @@ from dashpot.engine.program import compute_dtype
 from dashpot.errors import NonFiniteError
 from dashpot.options import Running
 
-__all__ = ["Verdict", "judge"]
+__all__ = ["Verdict", "judge", "norm_dtype"]
 
 
 class Verdict(NamedTuple):
@@ -84,13 +84,13 @@ def _combined(measured: Sequence[tuple[float, bool, list[Tensor]]]) -> tuple[Ten
         finite = finite if all_finite else False
         if rest:
             rest = rest if torch.is_grad_enabled() else [g.detach() for g in rest]
-            norms.append(total_norm([g.to(_norm_dtype(g)) for g in rest]))
+            norms.append(total_norm([g.to(norm_dtype(g)) for g in rest]))
             finite = _and(finite, torch.stack([torch.isfinite(g.detach()).all() for g in rest]).all())
     place = max(norms, key=lambda norm: norm.device.type != "cpu")
     return total_norm([norm.to(place) for norm in norms]), finite
 
 
-def _norm_dtype(g: Tensor) -> torch.dtype:
+def norm_dtype(g: Tensor) -> torch.dtype:
     """The dtype to measure in: float64 on the CPU, as kernels do, so that squares of large numbers stay finite."""
     if g.device.type == "cpu":
         return torch.complex128 if g.is_complex() else torch.float64

@@ -190,7 +190,7 @@ def _elementwise(recipe: Recipe) -> bool:
     slots = tuple((slot.key, torch.float32) for slot in recipe.slots)
     layout = Layout(torch.float32, torch.float32, torch.float32, slots)
     try:
-        trace(recipe.lines, recipe.slots, AS_COMPUTED, layout, Clock(t=1, lr=0.0))
+        trace(recipe.lines, recipe.slots, AS_COMPUTED, layout, _CLOCK)
     except UntraceableError:
         return False
     return True
