@@ -6,30 +6,35 @@ Import as `dp`. Optimizers are classes (`dp.AdamW`), a method as a value is a `d
 pure functions of the step (`dp.schedules`).
 """
 
-from dashpot import clip, functional, mappings, schedules, stages
+from dashpot import clip, curvature, functional, mappings, schedules, stages
 from dashpot.autosgm import AutoSGM
 from dashpot.design_methods import NAG, QHM, SGM, CenteredAdam, HeavyBall, QHAdam
 from dashpot.engine.explain import explain_engine
-from dashpot.errors import ArgumentError, DashpotError, DataError, NonFiniteError, RunError
+from dashpot.errors import ArgumentError, CurvatureError, DashpotError, DataError, NonFiniteError, RunError
 from dashpot.optim import Optimizer
 from dashpot.options import Options
 from dashpot.param_groups import ParamGroups, param_groups
 from dashpot.recipe import Diff, Recipe, diff
 from dashpot.schedules import Schedule, Scheduler, Window
+from dashpot.second_order import ESGD, AdaHessian, Sophia
 from dashpot.stages import (
     AdaptiveClip,
     CenteredMoment,
     ChangeDecay,
+    ClipElements,
     CoupledDecay,
+    Curvature,
     DecoupledDecay,
     Filter,
     HuberClip,
     HuberParcor,
     MomentRate,
     NesterovMoment,
+    Observation,
     Parcor,
     SecondMoment,
     Stage,
+    Warmup,
     elementwise,
     per_tensor,
 )
@@ -38,10 +43,12 @@ from dashpot.torch_methods import SGD, Adam, AdamW, NAdam, RMSprop
 __version__ = "0.1.0"
 
 __all__ = [
+    "ESGD",
     "NAG",
     "QHM",
     "SGD",
     "SGM",
+    "AdaHessian",
     "Adam",
     "AdamW",
     "AdaptiveClip",
@@ -50,7 +57,10 @@ __all__ = [
     "CenteredAdam",
     "CenteredMoment",
     "ChangeDecay",
+    "ClipElements",
     "CoupledDecay",
+    "Curvature",
+    "CurvatureError",
     "DashpotError",
     "DataError",
     "DecoupledDecay",
@@ -63,6 +73,7 @@ __all__ = [
     "NAdam",
     "NesterovMoment",
     "NonFiniteError",
+    "Observation",
     "Optimizer",
     "Options",
     "ParamGroups",
@@ -74,10 +85,13 @@ __all__ = [
     "Schedule",
     "Scheduler",
     "SecondMoment",
+    "Sophia",
     "Stage",
+    "Warmup",
     "Window",
     "__version__",
     "clip",
+    "curvature",
     "diff",
     "elementwise",
     "explain_engine",

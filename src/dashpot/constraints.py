@@ -225,6 +225,12 @@ ARGUMENTS: Mapping[str, Constraint] = {
     "decay": OneOf(("coupled", "change")),
     "decay_scale": OneOf(("lr", "schedule", "constant")),
     "mean": OneOf(("average", "direction")),
+    "v": Optional(Interval(0, 1, "both")),
+    "lr_warmup": POLE,
+    "version": OneOf((1, 2)),
+    "hessian_power": Interval(0, 1, "right"),
+    "spatial_averaging": FLAG,
+    "gamma": POSITIVE,
     "uncentered_steps": Interval(0, math.inf, "left", integer=True),
 }
 """The allowed values of every hyperparameter, by the name all methods share."""

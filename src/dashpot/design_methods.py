@@ -7,6 +7,8 @@ from typing import Any
 
 from dashpot import presets
 from dashpot.constraints import Scalar, plain
+from dashpot.curvature.optimizer import SecondOrder
+from dashpot.curvature.probing import ProbingOptions
 from dashpot.errors import ArgumentError
 from dashpot.optim import Optimizer
 from dashpot.options import Options, Unpack
@@ -19,7 +21,7 @@ __all__ = ["NAG", "QHM", "SGM", "CenteredAdam", "HeavyBall", "QHAdam"]
 Schedules = Schedule | Mapping[str, Schedule] | None
 
 _CHECKED = ("lr", "maximize", "differentiable")
-_RESERVED = {*_CHECKED, "params", "param_names", "initial_lr", "max_lr", "steps_done"}
+_RESERVED = {*_CHECKED, "params", "param_names", "initial_lr", "max_lr", "probe_seed", *SecondOrder._COUNTERS}
 
 
 class HeavyBall(Optimizer):
@@ -251,7 +253,11 @@ class CenteredAdam(Optimizer):
         super().__init__(params, settings, schedule, **options)
 
 
-class SGM(Optimizer):
+class SGMOptions(Options, ProbingOptions, total=False):
+    """Keywords of `SGM` beside its stages."""
+
+
+class SGM(SecondOrder):
     """The general point: any stages, in the order of the line.
 
         g -> coupled decay -> filter -> denominator -> change-level decay -> robust clip -> numerator
@@ -265,7 +271,8 @@ class SGM(Optimizer):
         a stage or a sequence of stages each (see `dashpot.stages`), or None for nothing. They are put in the order of
         the line; `SGM.from_recipe` keeps an order of your own.
     maximize, differentiable, schedule, options
-        as in `HeavyBall`.
+        as in `HeavyBall`; with a stage that learns from Hessian-vector products, such as `Curvature`, also those of
+        `dashpot.curvature.ProbingOptions` (`update_d_every`, `probe`, ...).
 
     The groups hold every numeric setting of the stages under its own name (`zero`, `eps`, `beta`, ...; the pole under
     torch's `momentum`), so that groups can differ and schedulers can reach all of them.
@@ -290,7 +297,7 @@ class SGM(Optimizer):
         maximize: bool = False,
         differentiable: bool = False,
         schedule: Schedules = None,
-        **options: Unpack[Options],
+        **options: Unpack[SGMOptions],
     ) -> None:
         parts = {"filter": filter, "rate": rate, "decay": decay, "robust": robust}
         stages = [stage for name, part in parts.items() for stage in _as_stages(name, part)]
@@ -305,7 +312,7 @@ class SGM(Optimizer):
         *,
         maximize: bool = False,
         differentiable: bool = False,
-        **options: Unpack[Options],
+        **options: Unpack[SGMOptions],
     ) -> SGM:
         """An optimizer for a recipe as it stands: its order of stages, its lr, its schedules.
 
@@ -326,7 +333,7 @@ class SGM(Optimizer):
         maximize: bool,
         differentiable: bool,
         schedule: Schedules,
-        options: Options,
+        options: SGMOptions,
     ) -> None:
         if not isinstance(recipe, Recipe):
             raise ArgumentError(f"SGM: recipe must be a Recipe, got {recipe!r}.")
@@ -339,9 +346,15 @@ class SGM(Optimizer):
         # The pole goes under torch's key, which schedulers write to, unless another setting has that name.
         self._keys = {name: "momentum" if name == "pole" and "momentum" not in names else name for name in names}
         settings = {"lr": recipe.lr, **{self._keys[name]: value for name, value in recipe.settings().items()}}
-        super().__init__(
-            params, {**settings, "maximize": maximize, "differentiable": differentiable}, schedule, **options
-        )
+        probing = {name: options.pop(name) for name in ProbingOptions.__annotations__ if name in options}
+        if probing and not self._observes():
+            name = next(iter(probing))
+            raise ArgumentError(f"SGM: {name} has no use, as no stage learns from Hessian-vector products.")
+        settings |= {"maximize": maximize, "differentiable": differentiable}
+        super().__init__(params, settings, schedule, probing, **options)
+
+    def _observes(self) -> bool:
+        return self._template.observes()
 
     def _settings(self, group: Mapping[str, Any]) -> dict[str, Any]:
         return {key: plain(group[key]) for key in ("lr", *self._keys.values())}

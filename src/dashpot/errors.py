@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ArgumentError", "DashpotError", "DataError", "NonFiniteError", "RunError"]
+__all__ = ["ArgumentError", "CurvatureError", "DashpotError", "DataError", "NonFiniteError", "RunError"]
 
 
 class DashpotError(Exception):
@@ -23,3 +23,7 @@ class RunError(DashpotError, RuntimeError):
 
 class NonFiniteError(DashpotError, RuntimeError):
     """A gradient is nan or infinite, and the optimizer was told to refuse that."""
+
+
+class CurvatureError(DashpotError, RuntimeError):
+    """A Hessian-vector product cannot be taken here in the way that was asked for."""

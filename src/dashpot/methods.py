@@ -8,6 +8,7 @@ from dashpot.autosgm import AutoSGM
 from dashpot.constraints import unknown
 from dashpot.design_methods import NAG, QHM, CenteredAdam, HeavyBall, QHAdam
 from dashpot.optim import Optimizer
+from dashpot.second_order import ESGD, AdaHessian, Sophia
 from dashpot.torch_methods import SGD, Adam, AdamW, NAdam, RMSprop
 
 __all__ = ["METHODS", "get"]
@@ -24,6 +25,9 @@ METHODS: Mapping[str, type[Optimizer]] = {
     "qhadam": QHAdam,
     "centered-adam": CenteredAdam,
     "autosgm": AutoSGM,
+    "esgd": ESGD,
+    "adahessian": AdaHessian,
+    "sophia": Sophia,
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, ClassVar
 
@@ -16,6 +16,7 @@ from dashpot.constraints import ARGUMENTS, FLAG, check, plain
 from dashpot.engine.device_stepper import DeviceStepper
 from dashpot.engine.dispatch import Engine
 from dashpot.engine.gate import Verdict
+from dashpot.engine.parts import Part
 from dashpot.engine.roster import step_count
 from dashpot.engine.stepper import Stepper
 from dashpot.errors import ArgumentError
@@ -57,6 +58,7 @@ class Optimizer(torch.optim.Optimizer):
 
     preset: ClassVar[Callable[..., Recipe]]
     _FLAGS = ("maximize", *_UNSUPPORTED)  # what groups hold beside the settings of the method
+    _COUNTERS = ("steps_done",)  # what groups carry so that it is saved; a group taken from elsewhere starts without
     _step_supports_amp_scaling = True  # GradScaler leaves gradients as they are, and its scale and findings to `step`
 
     def __init__(
@@ -210,7 +212,7 @@ class Optimizer(torch.optim.Optimizer):
         """
         if not isinstance(param_group, dict):
             raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
-        group = {key: plain(value) for key, value in param_group.items() if key != "steps_done"}
+        group = {key: plain(value) for key, value in param_group.items() if key not in self._COUNTERS}
         if "pole" in group and {"momentum", "betas"} & self.defaults.keys():
             betas = {"betas": group.get("betas", self.defaults["betas"])} if "betas" in self.defaults else {}
             target: dict[str, Any] = {"momentum": None, **betas} if "momentum" in self.defaults else betas
@@ -248,10 +250,13 @@ class Optimizer(torch.optim.Optimizer):
             stepper = self._on_device if self.param_groups[0].get("capturable") else self._stepper
             self._verdict = stepper.take(self, self.steps_done())
 
+    def _observe(self, owners: Sequence[Tensor], part: Part) -> None:
+        """Called for each part of a step that is taken, before it is taken: the moment to learn from products."""
+
     def _forget(self) -> None:
         """Drop what was looked up about tensors and kernels; the next step looks again."""
         # A user's torch.compile stops before the step and goes on after it. Importing dashpot need not import Dynamo.
-        self._untraced: Any = torch.compiler.disable(Optimizer._step)
+        self._untraced: Any = torch.compiler.disable(type(self)._step)
         self._recipes: dict[Any, Recipe] = {}
         self._stepper, self._on_device = Stepper(), DeviceStepper()
         self._engine = Engine(self.running.engine)

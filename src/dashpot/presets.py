@@ -11,18 +11,23 @@ from dashpot.numeric import is_number
 from dashpot.recipe import Recipe
 from dashpot.stages import (
     CenteredMoment,
+    ClipElements,
     CoupledDecay,
+    Curvature,
     DecoupledDecay,
     Filter,
     NesterovMoment,
     SecondMoment,
     Stage,
+    Warmup,
 )
 
 __all__ = [
+    "adahessian",
     "adam",
     "adamw",
     "centered_adam",
+    "esgd",
     "heavy_ball",
     "nadam",
     "nag",
@@ -30,6 +35,7 @@ __all__ = [
     "qhm",
     "rmsprop",
     "sgd",
+    "sophia",
 ]
 
 
@@ -163,3 +169,45 @@ def centered_adam(
     """Adam over the standard deviation, sqrt(s^ - a^^2) + eps, with the uncentred root in the first steps."""
     denominator = CenteredMoment(betas[1], eps, mean=mean, uncentered_steps=uncentered_steps)
     return Recipe(Filter(betas[0], slot="exp_avg"), denominator, DecoupledDecay(weight_decay), lr=lr)
+
+
+def esgd(
+    lr: Scalar = 1.0,
+    betas: tuple[Scalar, Scalar] = (0.9, 0.999),
+    v: Scalar | None = None,
+    lr_warmup: Scalar = 0.99,
+    eps: Scalar = 1e-4,
+    weight_decay: Scalar = 0.0,
+    version: int = 1,
+) -> Recipe:
+    """ESGD-M: debiased quasi-hyperbolic momentum over the Hessian's row norms, lr and decay warmed up."""
+    momentum = _quasi_hyperbolic(betas[0], betas[0] if v is None else v, True)
+    accumulator, counts = ("squares", "steps") if version == 1 else ("maximum", "products")
+    denominator = Curvature(betas[1], eps, accumulator=accumulator)
+    return Recipe(momentum, denominator, Warmup(lr_warmup, counts), DecoupledDecay(weight_decay), lr=lr)
+
+
+def adahessian(
+    lr: Scalar = 0.15,
+    betas: tuple[Scalar, Scalar] = (0.9, 0.999),
+    eps: Scalar = 1e-4,
+    weight_decay: Scalar = 0.0,
+    hessian_power: float = 1.0,
+    spatial_averaging: bool = True,
+) -> Recipe:
+    """AdaHessian: AdamW with u H u, averaged over each kernel's window, where Adam squares the gradient."""
+    denominator = Curvature(betas[1], eps, "diagonal", power=hessian_power, spatial=spatial_averaging)
+    return Recipe(Filter(betas[0], slot="exp_avg"), denominator, DecoupledDecay(weight_decay), lr=lr)
+
+
+def sophia(
+    lr: Scalar = 1e-3,
+    betas: tuple[Scalar, Scalar] = (0.96, 0.99),
+    gamma: Scalar = 0.01,
+    eps: Scalar = 1e-12,
+    weight_decay: Scalar = 0.1,
+) -> Recipe:
+    """Sophia-H: the mean gradient over the mean of u H u, not below eps, every element cut at 1."""
+    average = Filter(betas[0], normalise="none", slot="exp_avg")
+    denominator = Curvature(betas[1], eps, "diagonal", "mean", gamma=gamma)
+    return Recipe(average, denominator, ClipElements(1.0), DecoupledDecay(weight_decay), lr=lr)

@@ -119,6 +119,15 @@ class Recipe:
         """The stages that do something with their present settings."""
         return (line.stage for line in self.lines)
 
+    def observes(self) -> bool:
+        """True for a second-order method: some stage learns from Hessian-vector products.
+
+        >>> from dashpot import Curvature, SecondMoment
+        >>> Recipe(Curvature()).observes(), Recipe(SecondMoment()).observes()
+        (True, False)
+        """
+        return any(stage.observes for stage in self.active())
+
     def settings(self) -> dict[str, Scalar]:
         """Every numeric setting by name, lr excluded; a name that comes twice gets a number: `eps`, `eps_2`."""
         return {name: getattr(self.stages[index], field) for name, (index, field) in self._places().items()}

@@ -14,12 +14,13 @@ from dashpot.engine.program import (
     Numbers,
     Storage,
     compute_dtype,
+    one_observation,
     one_step,
 )
 from dashpot.recipe import Recipe
-from dashpot.stages.base import Context
+from dashpot.stages.base import Context, Observation
 
-__all__ = ["new_slots", "step_tensor"]
+__all__ = ["new_slots", "observe_tensor", "real_view", "step_tensor"]
 
 
 def step_tensor(
@@ -54,6 +55,27 @@ def step_tensor(
     _place(p).copy_(new)
 
 
+def observe_tensor(
+    recipe: Recipe,
+    storage: Storage,
+    numbers: Numbers,
+    p: Tensor,
+    seen: Observation,
+    state: dict[str, Tensor],
+    context: Context = WHOLE_TENSOR,
+) -> None:
+    """Take a Hessian-vector product of a parameter into its state, in place.
+
+    `seen` holds real tensors, shaped like `p` or, where that is complex, like its pairs of reals.
+    """
+    kept = {slot.key: _place(state[slot.key], slot.shape == "per_tensor") for slot in storage.slots(recipe)}
+    index = positions(_place(p)) if storage.draws else None
+    seen = seen._replace(v=_place(seen.v), hv=_place(seen.hv))
+    slots = one_observation(recipe.lines, storage, compute_dtype(p.dtype), numbers, seen, kept, index, context)
+    for key, value in slots.items():
+        kept[key].copy_(value)
+
+
 def new_slots(recipe: Recipe, p: Tensor, storage: Storage = AS_COMPUTED) -> dict[str, Tensor]:
     """Fresh state of one parameter: every slot of the recipe at its initial value, in the parameter's precision
     or float32 where that is half, or in the storage's own dtype."""
@@ -82,8 +104,13 @@ def _as_it_is(x: Tensor) -> Tensor:
     return x
 
 
+def real_view(x: Tensor) -> Tensor:
+    """A complex tensor as pairs of reals, sharing its memory; any other as it is."""
+    return torch.view_as_real(x) if x.is_complex() else x
+
+
 def _place(x: Tensor, single: bool = False) -> Tensor:
     """A real view of a weight or its state. A weight of no dimension gets one: torch would compute it in the precision
     of the scalars, where these are tensors."""
-    x = torch.view_as_real(x) if x.is_complex() else x
+    x = real_view(x)
     return x.view(1) if x.dim() == 0 and not single else x

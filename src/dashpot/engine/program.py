@@ -16,10 +16,21 @@ from torch import Tensor
 from dashpot.engine import rounding
 from dashpot.errors import ArgumentError
 from dashpot.recipe import Line, Recipe
-from dashpot.stages.base import Clock, Context, Signal, Slot, elementwise
+from dashpot.stages.base import Clock, Context, Observation, Signal, Slot, elementwise
 from dashpot.stages.update import updated
 
-__all__ = ["AS_COMPUTED", "COMPENSATION", "Numbers", "Storage", "WholeTensor", "advance", "compute_dtype", "one_step"]
+__all__ = [
+    "AS_COMPUTED",
+    "COMPENSATION",
+    "Numbers",
+    "Storage",
+    "WholeTensor",
+    "advance",
+    "compute_dtype",
+    "one_observation",
+    "one_step",
+    "take_in",
+]
 
 COMPENSATION = "compensation"
 """State key of what rounding cut off a weight (`rounding="kahan"`)."""
@@ -107,6 +118,22 @@ def advance(
     return updated(x, clock.factor), slots
 
 
+def take_in(
+    lines: Sequence[Line],
+    numbers: Numbers,
+    seen: Observation,
+    state: Mapping[str, Tensor],
+    context: Context = WHOLE_TENSOR,
+) -> dict[str, Tensor]:
+    """What the observing stages make of a Hessian-vector product: their new slots by key."""
+    slots: dict[str, Tensor] = {}
+    for line, c in zip(lines, numbers.scalars, strict=True):
+        if line.stage.observes:
+            s = line.state_type(*(state[key] for key in line.keys))
+            slots.update(zip(line.keys, line.stage.observe(seen, s, c, context), strict=True))
+    return slots
+
+
 def _check_shape(owner: str, direction: Any, w: Tensor) -> None:
     if not issubclass(type(w), Tensor):  # a symbol, which stands for a tensor of any shape
         if not getattr(direction, "vector", False):
@@ -149,6 +176,27 @@ def one_step(
         high, stored[COMPENSATION] = rounding.split(new)
         return high, stored
     return _narrowed(new, w.dtype, storage.weight, draw, -1), stored
+
+
+def one_observation(
+    lines: Sequence[Line],
+    storage: Storage,
+    dtype: torch.dtype,
+    numbers: Numbers,
+    seen: Observation,
+    state: Mapping[str, Tensor],
+    index: Tensor | None = None,
+    context: Context = WHOLE_TENSOR,
+) -> dict[str, Tensor]:
+    """The slots that a Hessian-vector product changes, in the dtypes `state` came in; arguments as in `one_step`."""
+    wide = {key: value.to(dtype) for key, value in state.items() if key != COMPENSATION}
+    seen = seen._replace(v=seen.v.to(dtype), hv=seen.hv.to(dtype))
+    slots = take_in(lines, numbers, seen, wide, context)
+    draw = _Draw(numbers.word, index)
+    return {
+        key: _narrowed(value, state[key].dtype, storage.state, draw, number)
+        for number, (key, value) in enumerate(slots.items())
+    }
 
 
 def _prepared(g: Tensor, numbers: Numbers) -> Tensor:

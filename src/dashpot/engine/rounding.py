@@ -21,7 +21,7 @@ from torch import Tensor
 from dashpot.constraints import Interval, check
 from dashpot.errors import ArgumentError
 
-__all__ = ["join", "mix", "noise", "seed_word", "split", "stochastic", "stream"]
+__all__ = ["bits", "join", "mix", "noise", "seed_word", "split", "stochastic", "stream"]
 
 _SEED = Interval(0, 2**63, "left", integer=True)
 
@@ -133,14 +133,35 @@ def stream(word: int | Tensor, *numbers: int | Tensor) -> Tensor:
     return out
 
 
+def bits(index: Tensor, word: Tensor) -> Tensor:
+    """32 random bits: element `index` of the stream `word`.
+
+    A second word, mixed from `word`, enters after the first round of the hash. Streams whose counters `index ^ word`
+    run over the same values therefore still differ.
+
+    Args:
+        index: int32 tensor, the number of each element in its tensor.
+        word: 0-d int32 tensor from `stream` (or one that broadcasts with `index`).
+
+    Returns:
+        An int32 tensor shaped like `index`.
+
+    Raises:
+        ArgumentError: a tensor is not int32.
+
+    >>> bits(torch.arange(2, dtype=torch.int32), stream(seed_word(0), 1))
+    tensor([...], dtype=torch.int32)
+    """
+    _demand("bits", "index", index, torch.int32)
+    key = mix(word, 0)
+    return _last_rounds(_first_round(index ^ word) ^ key)
+
+
 def noise(index: Tensor, word: Tensor, half: int = 0) -> Tensor:
     """Uniform integers in [0, 65535]: element `index` of the stream `word`.
 
     The hash has 32 bits, so each element of a stream gives two independent numbers, `half` 0 and 1: two slots can share
     one hash, which is most of the work.
-
-    A second word, mixed from `word`, enters after the first round of the hash. Streams whose counters `index ^ word`
-    run over the same values therefore still differ.
 
     Args:
         index: int32 tensor, the number of each element in its tensor.
@@ -156,9 +177,7 @@ def noise(index: Tensor, word: Tensor, half: int = 0) -> Tensor:
     >>> noise(torch.arange(4, dtype=torch.int32), stream(seed_word(0), 1, 0, 0))
     tensor([...], dtype=torch.int32)
     """
-    _demand("noise", "index", index, torch.int32)
-    key = mix(word, 0)
-    return (_last_rounds(_first_round(index ^ word) ^ key) >> (16 * half)) & _LOWER_HALF
+    return (bits(index, word) >> (16 * half)) & _LOWER_HALF
 
 
 def _carried(x: Tensor, addend: Tensor) -> Tensor:

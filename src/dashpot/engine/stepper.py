@@ -81,6 +81,8 @@ class Stepper:
             self._undo(optimizer, fresh)
             return verdict
         for plan, part in zip(plans, parts, strict=True):
+            optimizer._observe(plan.owners, part)
+        for plan, part in zip(plans, parts, strict=True):
             optimizer._engine.run(part, verdict.scale)
             mesh.mark_written(plan.owners)
         for group in optimizer.param_groups if parts else ():

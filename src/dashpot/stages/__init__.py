@@ -1,8 +1,9 @@
 """The stages of an update rule, in the order in which they usually stand in a recipe."""
 
 from dashpot.stages.adaptive import AdaptiveClip
-from dashpot.stages.base import Clock, Context, Signal, Slot, Stage, elementwise, per_tensor
+from dashpot.stages.base import Clock, Context, Observation, Signal, Slot, Stage, elementwise, per_tensor
 from dashpot.stages.compat import Negate, NudgeSmallWeights
+from dashpot.stages.curvature import ClipElements, Curvature, Warmup
 from dashpot.stages.decay import ChangeDecay, CoupledDecay, DecoupledDecay
 from dashpot.stages.denominator import CenteredMoment, SecondMoment
 from dashpot.stages.filter import Filter, NesterovMoment
@@ -13,9 +14,11 @@ __all__ = [
     "AdaptiveClip",
     "CenteredMoment",
     "ChangeDecay",
+    "ClipElements",
     "Clock",
     "Context",
     "CoupledDecay",
+    "Curvature",
     "DecoupledDecay",
     "Filter",
     "HuberClip",
@@ -24,11 +27,13 @@ __all__ = [
     "Negate",
     "NesterovMoment",
     "NudgeSmallWeights",
+    "Observation",
     "Parcor",
     "SecondMoment",
     "Signal",
     "Slot",
     "Stage",
+    "Warmup",
     "elementwise",
     "per_tensor",
 ]

@@ -14,7 +14,7 @@ from torch import Tensor
 from dashpot.constraints import Scalar, check_fields, unknown
 from dashpot.errors import ArgumentError
 
-__all__ = ["Clock", "Context", "Signal", "Slot", "Stage", "elementwise", "per_tensor"]
+__all__ = ["Clock", "Context", "Observation", "Signal", "Slot", "Stage", "elementwise", "per_tensor"]
 
 
 class Signal(NamedTuple):
@@ -45,6 +45,18 @@ class Clock(NamedTuple):
     lr: Scalar
     factor: Scalar = 1.0
     window: Scalar = 1.0
+
+
+class Observation(NamedTuple):
+    """A probe `v` and the product `hv` of the Hessian with it, of one parameter.
+
+    Both are shaped like the parameter, which has `dims` dimensions; a complex one comes as pairs of reals, with one
+    dimension more.
+    """
+
+    v: Tensor
+    hv: Tensor
+    dims: int
 
 
 class Context(Protocol):
@@ -108,6 +120,9 @@ class Stage(ABC):
     """Where `SGM` puts the stage: 0 coupled decay, 1 filter, 2 denominator, 3 change-level decay, 4 robust clip,
     5 numerator, 6 decoupled decay."""
 
+    observes: ClassVar[bool] | Any = False
+    """True for a stage that learns from Hessian-vector products through `observe`; it makes the method second-order."""
+
     registry: ClassVar[dict[str, type[Stage]]] = {}
 
     _numeric: ClassVar[tuple[str, ...]]
@@ -151,6 +166,11 @@ class Stage(ABC):
     @abstractmethod
     def apply(self, x: Signal, s: Any, c: Any, ctx: Context) -> tuple[Signal, Any]:
         """The maths: from the signal `x` and the slots `s` to the new ones, with this step's scalars `c`."""
+
+    def observe(self, o: Observation, s: Any, c: Any, ctx: Context) -> Any:
+        """The new slots after a Hessian-vector product, before the step it was taken for. Only with `observes`."""
+        del o, c, ctx
+        return s
 
     def prepare(self, clock: Clock) -> Any:
         """`scalars(clock)` as a named tuple: what an engine passes to `apply`."""

@@ -1,0 +1,38 @@
+"""Hessian-vector products by a second backward pass: H v is the gradient of <g, v>."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dashpot.curvature.obstacles import named_obstacle
+
+__all__ = ["differentiable_gradients", "product_of_gradients"]
+
+
+def differentiable_gradients(
+    loss: Tensor, params: Sequence[Tensor], gradient: Tensor | None = None
+) -> list[Tensor | None]:
+    """The gradients of a loss with a graph behind them; None for a parameter that the loss does not depend on."""
+    with torch.enable_grad():
+        return list(torch.autograd.grad(loss, params, gradient, create_graph=True, allow_unused=True))
+
+
+def product_of_gradients(
+    grads: Sequence[Tensor | None], params: Sequence[Tensor], probes: Sequence[Tensor], *, retain_graph: bool = False
+) -> list[Tensor | None]:
+    """H v for each parameter, from gradients that carry a graph; None stands for zero.
+
+    One joint product, so that the blocks between different parameters count. A gradient without a graph does not depend
+    on the weights and adds nothing. Raises `CurvatureError` where an operation has no double backward.
+    """
+    pairs = [(g, v) for g, v in zip(grads, probes, strict=True) if g is not None and g.requires_grad]
+    if not pairs:
+        return [None] * len(params)
+    outputs, weights = zip(*pairs, strict=True)
+    with named_obstacle(outputs):
+        products: Any = torch.autograd.grad(outputs, params, weights, retain_graph=retain_graph, allow_unused=True)
+    return list(products)

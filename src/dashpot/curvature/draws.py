@@ -1,0 +1,85 @@
+"""Random probes: a pure function of (seed, number of the product, number of the tensor, element).
+
+There is no generator with a state. A resumed run draws what the uninterrupted one would have drawn, every process of a
+distributed run draws the same without telling the others, and the piece of a tensor that a process holds gets exactly
+the piece of the whole tensor's probe.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from dashpot.constraints import OneOf
+from dashpot.engine.mesh import is_dtensor, local
+from dashpot.engine.program import compute_dtype
+from dashpot.engine.rounding import bits, seed_word, stream
+
+__all__ = ["DISTRIBUTIONS", "draw", "draws"]
+
+DISTRIBUTIONS = OneOf(("rademacher", "gaussian"))
+
+_PROBES = 0x50524F42  # keeps these streams apart from those of stochastic rounding, which start with a step count
+_UNIT = 2.0**-31
+_MAGNITUDE = 0x7FFFFFFF
+
+
+def draws(distribution: str, seed: int, number: int, params: Sequence[Tensor], ordinals: Sequence[int]) -> list[Tensor]:
+    """A probe for each parameter: its entries are independent, of mean 0 and variance 1.
+
+    Args:
+        distribution: "rademacher", +1 or -1 with equal chance, or "gaussian". Rademacher has the smaller variance.
+        seed: integer in [0, 2^63).
+        number: which draw of the run this is: 0, 1, ...
+        params: parameters, real or complex; of a DTensor the piece in this process is drawn.
+        ordinals: the number of each parameter among all of the optimizer.
+
+    Returns:
+        Tensors in the parameters' dtypes and shapes; complex entries have independent real and imaginary parts.
+
+    >>> draws("rademacher", 0, 0, [torch.zeros(6)], [0])[0].abs()
+    tensor([1., 1., 1., 1., 1., 1.])
+    """
+    word = seed_word(seed)
+    return [
+        draw(distribution, stream(word, _PROBES, number, ordinal), p)
+        for p, ordinal in zip(params, ordinals, strict=True)
+    ]
+
+
+def draw(distribution: str, word: Tensor, p: Tensor) -> Tensor:
+    """The probe of one parameter from its stream of random numbers (`word`, a 0-d int32 tensor)."""
+    piece = local(p)
+    word, index = word.to(piece.device), _places(p)
+    real = compute_dtype(piece.dtype)
+    if distribution == "rademacher":
+        values = 1 - 2 * (bits(index, word) & 1).to(real)
+    else:
+        radius = torch.sqrt(-2 * torch.log(_uniform(bits(index, stream(word, 0)), real)))
+        values = radius * torch.cos(2 * math.pi * _uniform(bits(index, stream(word, 1)), real))
+    return torch.view_as_complex(values) if piece.is_complex() else values.to(piece.dtype)
+
+
+def _uniform(words: Tensor, dtype: torch.dtype) -> Tensor:
+    """Numbers in (0, 1] from 31 of the random bits; never 0, whose logarithm is infinite."""
+    return ((words & _MAGNITUDE).to(dtype) + 0.5) * _UNIT
+
+
+def _places(p: Tensor) -> Tensor:
+    """The number of each element (real and imaginary parts apart) in the whole parameter, row by row, int32.
+
+    Of a DTensor, the numbers of the elements that are here.
+    """
+    shape = (*p.shape, 2) if p.is_complex() else tuple(p.shape)
+    device = local(p).device
+    every = torch.arange(math.prod(shape), dtype=torch.int32, device=device).view(shape)
+    if not is_dtensor(p):
+        return every
+    from torch.distributed.tensor import distribute_tensor
+
+    x = cast(Any, p)
+    return local(distribute_tensor(every, x.device_mesh, x.placements, src_data_rank=None))

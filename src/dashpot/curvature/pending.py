@@ -1,0 +1,80 @@
+"""Products on their way from a backward pass to the step that takes them in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dashpot.engine.division import spread_of
+from dashpot.engine.eager import real_view
+from dashpot.engine.mesh import is_dtensor
+
+__all__ = ["Pending", "all_finite", "averaged", "several_processes"]
+
+
+class Pending:
+    """H v of each parameter, summed over micro-batches as `p.grad` is.
+
+    `raw` tells that the loss may have been multiplied by a gradient scaler, whose factor the products then carry.
+    """
+
+    def __init__(self) -> None:
+        self.held: dict[Tensor, Tensor] = {}
+        self.taken = self.raw = False
+
+    def clear(self) -> None:
+        """Drop everything."""
+        self.held.clear()
+        self.taken = self.raw = False
+
+    def add(
+        self, params: Sequence[Tensor], products: Iterable[Tensor | None], *, raw: bool, scale: float = 1.0
+    ) -> None:
+        """Add the products of one backward pass, divided by `scale`; None stands for zero."""
+        self.taken, self.raw = True, self.raw or raw
+        for p, product in zip(params, products, strict=True):
+            if product is not None:
+                product = product.detach() / scale if scale != 1 else product.detach()
+                self.held[p] = self.held[p] + product if p in self.held else product
+
+    def forget(self, params: Iterable[Tensor]) -> None:
+        """Drop the products of parameters whose gradients start anew."""
+        for p in params:
+            self.held.pop(p, None)
+
+
+def several_processes(group: Any) -> bool:
+    """True where torch.distributed runs and the group (None: the default one) has more than one process."""
+    dist = torch.distributed
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size(group) > 1
+
+
+def averaged(products: Mapping[Tensor, Tensor], group: Any) -> dict[Tensor, Tensor]:
+    """The products of plain parameters as means over the processes; those of DTensors are means already."""
+    kinds: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+    for p, product in products.items():
+        if not is_dtensor(p):
+            kinds.setdefault((product.dtype, product.device), []).append(p)
+    result = dict(products)
+    for plain in kinds.values():
+        flat = torch.cat([real_view(products[p]).reshape(-1) for p in plain])
+        torch.distributed.all_reduce(flat, group=group)
+        flat /= torch.distributed.get_world_size(group)
+        for p, piece in zip(plain, flat.split([real_view(products[p]).numel() for p in plain]), strict=True):
+            values = piece.view(real_view(products[p]).shape)
+            result[p] = torch.view_as_complex(values) if products[p].is_complex() else values
+    return result
+
+
+def all_finite(products: Mapping[Tensor, Tensor]) -> bool:
+    """True where every element is finite, on every process that holds a piece."""
+    strange: dict[Any, Tensor] = {}
+    for p, product in products.items():
+        count = (~real_view(product).isfinite()).sum().to(torch.float64)
+        spread = spread_of(p)
+        strange[spread] = strange[spread].to(count.device) + count if spread in strange else count
+    found = [count if spread is None else spread.total(count) for spread, count in strange.items()]
+    return all(float(count) == 0 for count in found)
