@@ -1,4 +1,4 @@
-"""Iterations until a loss of 1e-8 on small hard problems, each method at its best learning rate, as Markdown tables.
+"""Iterations until a loss of 1e-8 on small hard problems, each method at its best, as Markdown tables.
 
     python benchmarks/convergence.py                           # everything, about eight minutes
     python benchmarks/convergence.py --only Rosenbrock         # problems whose name holds a text
@@ -6,9 +6,10 @@
     python benchmarks/convergence.py --write docs/results.md   # also replace the tables there
 
 All learning rates of a method run side by side through the functional form, mapped over by `torch.func.vmap`, until one
-of them has arrived: that is the best. Random probes double the rows: several runs for each rate, of which more than
-half have to arrive. Then the method's own class repeats the best rate, with other probes, and these are the
-figures of the table. Everything is in float64 and without noise in the gradient. Nothing here is part of the tests.
+of them has arrived: that is the best. A method with random probes has several runs for each rate, which all have to
+arrive. Momentum is chosen in the same way, from three values. Then the method's own class repeats the best
+pair with other probes: these are the figures of the table. Everything is in float64 on one thread, and no gradient has
+noise.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import dashpot as dp
+from dashpot.curvature import Probing, draws
 from dashpot.engine.program import Numbers, take_in
 from dashpot.functional import init, update
 from dashpot.stages.base import Clock, Observation
@@ -35,11 +37,12 @@ BEGIN, END = "<!-- tables of benchmarks/convergence.py -->", "<!-- end of tables
 START = time.monotonic()
 
 TARGET = 1e-8
-BUDGET = 100_000
-PER_DECADE, LOWEST, HIGHEST = 8, -5, 1
+BUDGET = 50_000
+PER_DECADE, LOWEST, HIGHEST = 8, -5, 3
 RATES = [10 ** (LOWEST + i / PER_DECADE) for i in range((HIGHEST - LOWEST) * PER_DECADE + 1)]
-TRIALS = 5  # runs for each rate of a method with random probes, while the best rate is looked for
-REPEATS = 15  # runs at the best rate, with other probes
+POLES = (0.998, 0.99, 0.9)  # the first is the best for a quadratic of this condition
+TRIALS = 5  # runs for each rate of a method with random probes, while the best one is looked for
+REPEATS = 15  # runs at the best one, with other probes
 DIMENSION, CONDITION = 20, 1e6
 
 
@@ -62,58 +65,41 @@ class Problem(NamedTuple):
 
 
 class Method(NamedTuple):
-    """A class with settings, all but the learning rate; `products` tells when a second-order one takes products."""
+    """A class, its settings but for the learning rate as a function of the pole, and what poles are tried.
+
+    A second-order one says when it takes products, and of what; 1 and 1 is at every step.
+    """
 
     name: str
     make: str
-    settings: dict[str, Any]
-    products: Products | None = None
+    settings: Callable[[float], dict[str, Any]]
+    poles: Sequence[float] = POLES
+    probing: Probing | None = None
 
 
-class Products(NamedTuple):
-    """Products on the first `warmup` steps, then at every `every`-th, with Gaussian probes or signs."""
+def betas(second: float, **others: Any) -> Callable[[float], dict[str, Any]]:
+    return lambda pole: {"betas": (pole, second), **others}
 
-    every: int
-    warmup: int
-    distribution: str = "rademacher"
 
-    def due(self, step: int, last: int) -> bool:
-        return step < self.warmup or step - last >= self.every
-
-    def before(self, steps: int) -> int:
-        """How many are taken in the first `steps` steps."""
-        return min(steps, self.warmup) + max(0, (steps - self.warmup) // self.every)
-
-    def settings(self) -> dict[str, Any]:
-        """The same as arguments of a class."""
-        return {"update_d_every": self.every, "d_warmup": self.warmup, "distribution": self.distribution}
+SOMETIMES = Probing(update_d_every=10, d_warmup=20)
+METHODS = [
+    Method("SGD", "SGD", lambda pole: {"momentum": pole}, (0.0,)),
+    Method("NAG", "NAG", lambda pole: {"pole": pole}),
+    Method("AdamW", "AdamW", betas(0.999, weight_decay=0.0)),
+    Method("ESGD, version 1", "ESGD", betas(0.999, version=1), probing=SOMETIMES),
+    Method("ESGD, version 2", "ESGD", betas(0.999, version=2), probing=SOMETIMES),
+    Method("AdaHessian", "AdaHessian", betas(0.999), probing=Probing(1, 1)),
+    Method("Sophia", "Sophia", betas(0.99, weight_decay=0.0), (*POLES[:2], 0.96), Probing(10, 1, "auto", "gaussian")),
+]
 
 
 class Found(NamedTuple):
-    """What the search gave: the best rate and its iterations, or None and the least loss of any rate."""
+    """The best rate and when all of its runs had arrived, or None and the least loss that any run came to."""
 
     rate: float | None
     iterations: int
     least: float
-
-
-def nag(pole: float, name: str = "") -> Method:
-    return Method(f"NAG, pole {name or f'{pole:g}'}", "NAG", {"pole": pole})
-
-
-ROOT = math.sqrt(CONDITION)
-ESGD_TIMES, SOPHIA_TIMES = Products(10, 20), Products(10, 1, "gaussian")
-METHODS = [
-    Method("SGD", "SGD", {}),
-    nag(0.9),
-    nag(0.99),
-    nag((ROOT - 1) / (ROOT + 1), "0.998"),  # the best for a quadratic of this condition
-    Method("AdamW", "AdamW", {"weight_decay": 0.0}),
-    Method("ESGD, version 1", "ESGD", {"version": 1}, ESGD_TIMES),
-    Method("ESGD, version 2", "ESGD", {"version": 2}, ESGD_TIMES),
-    Method("AdaHessian", "AdaHessian", {}, Products(1, 1)),
-    Method("Sophia", "Sophia", {"weight_decay": 0.0}, SOPHIA_TIMES),
-]
+    pole: float = 0.0
 
 
 def rosenbrock(dimension: int) -> Problem:
@@ -145,15 +131,13 @@ def quadratic(*, rotated: bool) -> Problem:
     """
     half = math.log10(CONDITION) / 2
     h = torch.logspace(-half, half, DIMENSION, dtype=torch.float64)
-    start = (2 / DIMENSION / h).sqrt()
-    if rotated:
-        normal = torch.randn(DIMENSION, DIMENSION, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        q = torch.linalg.qr(normal).Q
-        hessian, start = (q * h) @ q.T, q @ start
+    normal = torch.randn(DIMENSION, DIMENSION, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    q = torch.linalg.qr(normal).Q if rotated else torch.eye(DIMENSION, dtype=torch.float64)
+    hessian, start = (q * h) @ q.T, q @ (2 / DIMENSION / h).sqrt()
 
     def product(w: Tensor, v: Tensor) -> Tensor:
         del w
-        return v @ hessian if rotated else v * h
+        return v @ hessian
 
     def at(w: Tensor) -> tuple[Tensor, Tensor]:
         grad = product(w, w)
@@ -187,15 +171,19 @@ def problems() -> list[Problem]:
 
 
 def sections(only: str, budget: int) -> list[str]:
-    parts = [
-        f"At most {spaced(budget)} iterations; {len(RATES)} learning rates from {RATES[0]:g} to {RATES[-1]:g}, "
-        f"{PER_DECADE} per decade. With random probes: median and range of {REPEATS} runs."
-    ]
+    parts = [about(budget)]
     for problem in problems():
         if only in problem.name:
-            rows = [row(problem, method, budget) for method in METHODS if hasattr(dp, method.make)]
+            rows = [row(problem, method, budget) for method in METHODS]
             parts += [f"### {problem.name}", *closed_form(problem), table(rows)]
     return parts
+
+
+def about(budget: int) -> str:
+    return (
+        f"At most {spaced(budget)} iterations; {len(RATES)} learning rates from {RATES[0]:g} to {RATES[-1]:g}, "
+        f"{PER_DECADE} per decade. With random probes: median and range of {REPEATS} runs. torch {torch.__version__}."
+    )
 
 
 def closed_form(problem: Problem) -> list[str]:
@@ -219,22 +207,27 @@ def descent_steps(h: Tensor, rate: float) -> float:
 
 
 def table(rows: Sequence[str]) -> str:
-    head = "| method | best lr | iterations | range | H v products | gradients + 2 x products |"
-    return "\n".join([head, "|:--|--:|--:|--:|--:|--:|", *rows])
+    head = "| method | momentum | best lr | iterations | range | H v products | gradients + 2 x products |"
+    return "\n".join([head, "|:--|--:|--:|--:|--:|--:|--:|", *rows])
 
 
 def row(problem: Problem, method: Method, budget: int) -> str:
-    found = search(problem, method, budget)
+    found = best(problem, method, budget)
     if found.rate is None:
-        cells = ["", f"> {spaced(budget)}", f"least loss {found.least:.0e}", "", ""]
+        cells = ["", "", f"> {spaced(budget)}", f"least loss {found.least:.0e}", "", ""]
     else:
-        counts = sorted(measure(problem, method, found.rate, budget))
-        middle = median_low(counts)
-        between = f"{spaced(counts[0])} to {spaced(counts[-1])}" if method.products else ""
-        products = method.products.before(int(middle)) if method.products and middle < math.inf else 0
-        cells = [rate_text(found.rate), spaced(middle), between, spaced(products), spaced(middle + 2 * products)]
+        runs = sorted(measure(problem, method, found.pole, found.rate, budget))
+        iterations, products = median_low(runs)
+        between = f"{counted(runs[0][0], budget)} to {counted(runs[-1][0], budget)}" if len(runs) > 1 else ""
+        cost = spaced(iterations + 2 * products) if iterations < math.inf else ""
+        taken = spaced(products) if iterations < math.inf else ""
+        cells = [f"{found.pole:g}", rate_text(found.rate), counted(iterations, budget), between, taken, cost]
     say(f"{problem.name}: {method.name}: {', '.join(cells)}")
     return f"| {method.name} | {' | '.join(cells)} |"
+
+
+def counted(iterations: float, budget: int) -> str:
+    return spaced(iterations) if iterations < math.inf else f"> {spaced(budget)}"
 
 
 def rate_text(rate: float) -> str:
@@ -242,45 +235,49 @@ def rate_text(rate: float) -> str:
     return f"{rate:.2g}{' (at the edge)' if rate in (RATES[0], RATES[-1]) else ''}"
 
 
-def search(problem: Problem, method: Method, budget: int, rates: Sequence[float] = RATES) -> Found:
-    """Every rate at once, until more than half of the runs of one of them have arrived."""
-    trials = TRIALS if method.products else 1
-    rows = torch.tensor(rates, dtype=torch.float64).repeat_interleave(trials)
-    w = problem.start.repeat(len(rows), 1)
-    generator = torch.Generator().manual_seed(1)
-    steps = Steps(recipe_of(method, problem), rows, w)
-    arrived = torch.zeros(len(rows), dtype=torch.bool)
-    least, last = torch.tensor(math.inf, dtype=torch.float64), 0
+def best(problem: Problem, method: Method, budget: int) -> Found:
+    """Over all poles; each has to be quicker than those before."""
+    chosen = Found(None, budget, math.inf)
+    for pole in method.poles:
+        found = search(problem, method, pole, chosen.iterations if chosen.rate is None else chosen.iterations - 1)
+        if found.rate is not None:
+            chosen = found
+        elif chosen.rate is None:
+            chosen = chosen._replace(least=min(chosen.least, found.least))
+    return chosen
+
+
+def search(problem: Problem, method: Method, pole: float, budget: int) -> Found:
+    """Every rate at once, until all runs of one of them have arrived."""
+    trials = TRIALS if method.probing else 1
+    rates = torch.tensor(RATES, dtype=torch.float64).repeat_interleave(trials)
+    w = problem.start.repeat(len(rates), 1)
+    steps = Steps(made(method, pole, 1.0, [problem.start.clone().requires_grad_()]).recipe, rates, w)
+    arrived = torch.zeros(len(rates), dtype=torch.bool)
+    least, last, number = torch.tensor(math.inf, dtype=torch.float64), None, 0
     for step in range(budget + 1):
         loss, grad = problem.at(w)
         least = torch.fmin(least, loss.nan_to_num(math.inf).min())
-        new = loss <= TARGET
-        if new.any():
-            arrived |= new
-            share = arrived.view(-1, trials).double().mean(1)
-            if share.max() > 0.5:
-                return Found(rates[int(share.argmax())], step, TARGET)
-        if method.products and method.products.due(step, last):
-            v = probe(method.products, trials, len(w[0]), generator).repeat(len(rates), 1)
+        here = loss <= TARGET
+        if here.any():
+            arrived |= here
+            complete = arrived.view(-1, trials).all(1)
+            if complete.any():
+                return Found(RATES[int(complete.double().argmax())], step, float(least), pole)
+        if method.probing and method.probing.due(step, last):
+            (v,) = draws(method.probing.distribution, 1, number, [w[:trials]], [0])
+            v = v.repeat(len(RATES), 1)
             steps.observe(v, problem.product(w, v))
-            last = step
+            last, number = step, number + 1
         w = steps.update(w, grad)
-    return Found(None, budget, float(least))
+    return Found(None, budget, float(least), pole)
 
 
-def probe(products: Products, rows: int, columns: int, generator: torch.Generator) -> Tensor:
-    normal = torch.randn(rows, columns, generator=generator, dtype=torch.float64)
-    return normal if products.distribution == "gaussian" else normal.sign()
-
-
-def recipe_of(method: Method, problem: Problem) -> dp.Recipe:
-    return made(method, [problem.start.clone().requires_grad_()], 1.0).recipe
-
-
-def made(method: Method, params: list[Tensor], lr: float, **options: Any) -> Any:
+def made(method: Method, pole: float, lr: float, params: list[Tensor], **options: Any) -> Any:
     """The optimizer itself."""
-    times = method.products.settings() if method.products else {}
-    return getattr(dp, method.make)(params, lr=lr, **method.settings, **times, **options)
+    if method.probing:
+        options |= {name: getattr(method.probing, name) for name in ("update_d_every", "d_warmup", "distribution")}
+    return getattr(dp, method.make)(params, lr=lr, **method.settings(pole), **options)
 
 
 class Steps:
@@ -301,9 +298,9 @@ class Steps:
             return take_in(recipe.lines, Numbers(clock, recipe.scalars(clock)), Observation(v, hv, 1), state)
 
         every = torch.func.vmap(one, in_dims=(0, 0, 0, 0, None))
-        inputs = (w, torch.zeros_like(w), self.state, self.done)  # the gradient a tensor of its own, to be told apart
-        self._update = make_fx(lambda w, g, state, step: every(rates, w, g, state, step))(*inputs)
-        self._observe = torch.func.vmap(seen)
+        other = torch.zeros_like(w)  # tracing takes one tensor that is given twice for one input
+        self._update = make_fx(lambda *args: every(rates, *args))(w, other, self.state, self.done)
+        self._observe = make_fx(torch.func.vmap(seen))(w, other, self.state) if recipe.observes() else None
 
     def update(self, w: Tensor, grad: Tensor) -> Tensor:
         w, self.state = self._update(w, grad, self.state, self.done)
@@ -311,30 +308,36 @@ class Steps:
         return w
 
     def observe(self, v: Tensor, hv: Tensor) -> None:
+        assert self._observe is not None
         self.state = {**self.state, **self._observe(v, hv, self.state)}
 
 
-def measure(problem: Problem, method: Method, rate: float, budget: int) -> list[float]:
-    """Iterations of the class itself: one parameter, of which every row is a run with probes of its own."""
-    w = problem.start.repeat(REPEATS if method.products else 1, 1).requires_grad_()
+def measure(problem: Problem, method: Method, pole: float, rate: float, budget: int) -> list[tuple[float, float]]:
+    """(iterations, products) of the class itself: one parameter, every row of which is a run with its own probes."""
+    w = problem.start.repeat(REPEATS if method.probing else 1, 1).requires_grad_()
+    taken = 0
 
     def products(params: Sequence[Tensor], probes: Sequence[Tensor]) -> list[Tensor]:
-        return [problem.product(p.detach(), v) for p, v in zip(params, probes, strict=True)]
+        nonlocal taken
+        taken += 1  # a run that has blown up must not spoil the others: products that are not finite are dropped whole
+        return [problem.product(p.detach(), v).nan_to_num() for p, v in zip(params, probes, strict=True)]
 
-    optimizer = made(method, [w], rate, engine="eager", **({"probe": products, "seed": 2} if method.products else {}))
-    counts = torch.full((len(w),), math.inf)
+    options = {"probe": products, "seed": 2} if method.probing else {}
+    optimizer = made(method, pole, rate, [w], engine="eager", **options)
+    found: list[tuple[float, float]] = [(math.inf, math.inf)] * len(w)
     for step in range(budget + 1):
         loss, w.grad = problem.at(w.detach())
-        counts[(loss <= TARGET) & counts.isinf()] = step
-        if counts.isfinite().all():
-            break
+        if (here := loss <= TARGET).any():
+            found = [(step, taken) if now and old[0] == math.inf else old for now, old in zip(here, found, strict=True)]
+            if all(math.isfinite(iterations) for iterations, _ in found):
+                break
         optimizer.step()
-    return counts.tolist()
+    return found
 
 
 def spaced(number: float) -> str:
     """Digits in groups of three."""
-    return f"{int(number):,}".replace(",", " ") if number < math.inf else "never"
+    return f"{int(number):,}".replace(",", " ")
 
 
 def say(text: str) -> None:

@@ -29,6 +29,18 @@ class SignFlips(dp.Stage):
         return x._replace(v=sign * (1 - c.damping * turned)), s._replace(last=sign, turned=ctx.mean(turned))
 
 
+def known_products(weights, probes):
+    """Products with a diagonal Hessian, 1.5 where a weight is positive and 1 elsewhere (exact in every precision): the
+    contracts feed recorded gradients, which have no loss behind them. Real and imaginary parts apart."""
+
+    def product(w, v):
+        if w.is_complex():
+            return torch.view_as_complex(product(torch.view_as_real(w.detach()), torch.view_as_real(v)))
+        return torch.where(w.detach() > 0, 1.5, 1.0).to(v.dtype) * v
+
+    return [product(w, v) for w, v in zip(weights, probes, strict=True)]
+
+
 @dataclass(frozen=True)
 class Subject:
     """One method in one setting, and what it can be held to."""
@@ -53,6 +65,35 @@ class Subject:
     """Its step grows with the gradient, so that Rosenbrock's walls need a smaller learning rate."""
     flips_decay: bool = False
     """`maximize` turns the decay too (an original's quirk)."""
+
+    def product_at(self, step: int) -> bool:
+        """True where it takes a Hessian-vector product at `step` = 0, 1, ... of an uninterrupted run."""
+        optimizer = self.make([torch.zeros(1, requires_grad=True)])
+        assert isinstance(optimizer, dp.curvature.SecondOrder)
+        last = None
+        for done in range(step + 1):
+            if due := optimizer.probing.due(done, last):
+                last = done
+        return due
+
+    @property
+    def probing(self) -> Mapping[str, Any]:
+        """When and how it takes products, complete; empty for a method that takes none."""
+        optimizer = self.make([torch.zeros(1, requires_grad=True)])
+        if not optimizer.recipe.observes():
+            return {}
+        assert isinstance(optimizer, dp.curvature.SecondOrder)
+        return optimizer.probing._asdict()
+
+    @property
+    def captures(self) -> bool:
+        """A graph can record its step: it takes no products now and then."""
+        return self not in SECOND_ORDER
+
+    @property
+    def spatial(self) -> bool:
+        """It averages over the windows of kernels, and so depends on a parameter's shape."""
+        return self.cls is dp.AdaHessian and self.options.get("spatial_averaging", True)
 
     def __str__(self) -> str:
         return self.name
@@ -251,7 +292,55 @@ GENERAL_POINTS = (
     ),
 )
 
-SUBJECTS: tuple[Subject, ...] = (*TORCH_METHODS, *DESIGN_METHODS, *AUTOSGM, *GENERAL_POINTS)
+NEWTON_KEYS = "exp_avg hess_sq products hess_weight"
+
+
+def _second_order(name: str, cls: type[dp.Optimizer], keys: str, knob: str | None = "betas", **options: Any) -> Subject:
+    return _ours(name, cls, keys, knob, probe=known_products, **{"lr": 0.05, **options})
+
+
+SECOND_ORDER = (
+    _second_order("esgd", dp.ESGD, NEWTON_KEYS, lr_warmup=0.5, steep=True),
+    _second_order(
+        "esgd-quasi-hyperbolic",
+        dp.ESGD,
+        NEWTON_KEYS,
+        betas=(0.95, 0.9),
+        v=0.7,
+        lr_warmup=0.9,
+        weight_decay=0.1,
+        update_d_every=3,
+        d_warmup=2,
+        lr=0.1,
+        steep=True,
+    ),
+    _second_order("esgd-2", dp.ESGD, "exp_avg hess_sq products warmup", lr_warmup=0.5, version=2, steep=True),
+    _second_order("adahessian", dp.AdaHessian, NEWTON_KEYS, steep=True),
+    _second_order(
+        "adahessian-root",
+        dp.AdaHessian,
+        NEWTON_KEYS,
+        hessian_power=0.5,
+        spatial_averaging=False,
+        weight_decay=0.1,
+        update_d_every=2,
+        steep=True,
+    ),
+    _second_order("sophia", dp.Sophia, "exp_avg hess products", update_d_every=4, distribution="rademacher", lr=0.01),
+    _second_order(
+        "sgm-curvature",
+        dp.SGM,
+        "momentum_buffer hess_sq products norm_avg deviation_sq",
+        "momentum",
+        filter=dp.Filter(0.9, zero=0.3),
+        rate=dp.Curvature(0.9, 1e-2, "diagonal", "maximum"),
+        decay=dp.CoupledDecay(0.01),
+        robust=dp.HuberClip(0.99),
+        steep=True,
+    ),
+)
+
+SUBJECTS: tuple[Subject, ...] = (*TORCH_METHODS, *DESIGN_METHODS, *AUTOSGM, *GENERAL_POINTS, *SECOND_ORDER)
 
 
 def each(such_that: Callable[[Subject], Any] = lambda subject: True) -> Any:

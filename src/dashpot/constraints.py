@@ -228,9 +228,9 @@ ARGUMENTS: Mapping[str, Constraint] = {
     "v": Optional(Interval(0, 1, "both")),
     "lr_warmup": POLE,
     "version": OneOf((1, 2)),
-    "hessian_power": Interval(0, 1, "right"),
+    "hessian_power": Interval(0, 1, "both"),
     "spatial_averaging": FLAG,
-    "gamma": POSITIVE,
+    "gamma": NONNEGATIVE,
     "uncentered_steps": Interval(0, math.inf, "left", integer=True),
 }
 """The allowed values of every hyperparameter, by the name all methods share."""

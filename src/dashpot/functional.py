@@ -16,12 +16,12 @@ from torch import Tensor
 from dashpot.constraints import Interval, check
 from dashpot.engine.eager import new_slots
 from dashpot.engine.inductor import scalar_dtype
-from dashpot.engine.program import Numbers, advance, compute_dtype
+from dashpot.engine.program import Numbers, advance, compute_dtype, take_in
 from dashpot.errors import ArgumentError
 from dashpot.recipe import Recipe
-from dashpot.stages.base import Clock
+from dashpot.stages.base import Clock, Observation
 
-__all__ = ["init", "update"]
+__all__ = ["init", "observe", "update"]
 
 
 def init(recipe: Recipe, params: Mapping[str, Tensor] | Sequence[Tensor] | Tensor) -> Any:
@@ -67,24 +67,61 @@ def update(recipe: Recipe, params: Any, grads: Any, state: Any, step: int | Tens
     >>> torch.func.vmap(first_step)(torch.linspace(0.1, 0.3, 16)).shape
     torch.Size([16, 3])
     """
+    return _update(*_at("update", recipe, step), params, grads, state)
+
+
+def observe(recipe: Recipe, state: Any, probes: Any, products: Any, step: int | Tensor) -> Any:
+    """The state after a Hessian-vector product, to be taken in before `update` takes the same step.
+
+    recipe
+        a second-order method: one with a stage such as `Curvature`. For any other the state stays as it is.
+    state
+        as `init` or `update` gave it.
+    probes, products
+        alike in structure with the parameters: v, with independent entries of mean 0 and variance 1, and H v.
+    step
+        as in `update`.
+
+    >>> import torch, dashpot as dp
+    >>> recipe, w, v = dp.Sophia.recipe_for(lr=0.1), torch.ones(2), torch.tensor([1.0, -1.0])
+    >>> product = 12 * w**2 * v  # of the Hessian of (w**4).sum()
+    >>> observe(recipe, init(recipe, w), v, product, 0)["hess"]
+    tensor([0.1200, 0.1200])
+    """
+    return _observe(*_at("observe", recipe, step), state, probes, products)
+
+
+def _at(owner: str, recipe: Recipe, step: int | Tensor) -> tuple[Recipe, Numbers]:
+    """The recipe with its schedules resolved, and the numbers of the step after `step` steps."""
     if isinstance(step, Tensor):
-        _check_step(recipe, step)
+        _check_step(owner, recipe, step)
         now, factor, t = recipe, 1.0, step.to(scalar_dtype(step.device)) + 1
     else:
-        check("update", "step", step, Interval(0, math.inf, "left", integer=True))
+        check(owner, "step", step, Interval(0, math.inf, "left", integer=True))
         now, factor = recipe.at(step)
         t = step + 1
     clock = Clock(t=t, lr=now.lr, factor=factor, window=factor)
-    return _update(now, Numbers(clock, now.scalars(clock)), params, grads, state)
+    return now, Numbers(clock, now.scalars(clock))
 
 
-def _check_step(recipe: Recipe, step: Tensor) -> None:
+def _observe(recipe: Recipe, numbers: Numbers, state: Any, probes: Any, products: Any) -> Any:
+    if isinstance(probes, Mapping):
+        return {k: _observe(recipe, numbers, state[k], probes[k], products[k]) for k in probes}
+    if not isinstance(probes, Tensor):
+        return [_observe(recipe, numbers, *item) for item in zip(state, probes, products, strict=True)]
+    compute = compute_dtype(probes.dtype)
+    seen = Observation(probes.to(compute), products.to(compute), probes.dim())
+    slots = take_in(recipe.lines, numbers, seen, {key: value.to(compute) for key, value in state.items()})
+    return {**state, **{key: value.to(state[key].dtype) for key, value in slots.items()}}
+
+
+def _check_step(owner: str, recipe: Recipe, step: Tensor) -> None:
     """Refuse what is no number of steps, by its kind alone: its value may be unknown while a graph is made."""
     if step.dim() != 0 or step.is_complex() or step.dtype == torch.bool:
-        raise ArgumentError(f"update: step must be an integer or a 0-d tensor, got {step!r}.")
+        raise ArgumentError(f"{owner}: step must be an integer or a 0-d tensor, got {step!r}.")
     if recipe.schedule:
         raise ArgumentError(
-            "update: schedules are functions of a Python number; give step as an int, or a tensor lr without schedule."
+            f"{owner}: schedules are functions of a Python number; give step as an int, or a tensor lr without schedule."
         )
 
 

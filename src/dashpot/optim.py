@@ -160,10 +160,7 @@ class Optimizer(torch.optim.Optimizer):
         if any(isinstance(value, Tensor) for value in settings.values()):
             self._check_settings(settings)
             return self._built(settings)
-        key = (
-            self.running.adaptive_clip,
-            *(tuple(value) if isinstance(value, list) else value for value in settings.values()),
-        )
+        key = (self.running.adaptive_clip, *map(_told_apart, settings.values()))
         try:
             new = key not in self._recipes
         except TypeError:  # a value without a hash is no setting; the check below says which one
@@ -373,6 +370,13 @@ def _is_without_memory(x: Tensor) -> bool:
     """True for a tensor whose storage was resized to nothing: whoever reads an element of it reads anything."""
     plain = type(x) in (Tensor, torch.nn.Parameter) and x.device.type != "meta" and not torch.compiler.is_compiling()
     return plain and x.numel() > 0 and x.data_ptr() == 0
+
+
+def _told_apart(value: Any) -> Any:
+    """What to look a value up by: True is not 1 here."""
+    if isinstance(value, (tuple, list)):
+        return tuple(map(_told_apart, value))
+    return (bool, value) if isinstance(value, bool) else value
 
 
 @cache

@@ -192,11 +192,12 @@ def adahessian(
     betas: tuple[Scalar, Scalar] = (0.9, 0.999),
     eps: Scalar = 1e-4,
     weight_decay: Scalar = 0.0,
-    hessian_power: float = 1.0,
+    hessian_power: Scalar = 1.0,
     spatial_averaging: bool = True,
 ) -> Recipe:
     """AdaHessian: AdamW with u H u, averaged over each kernel's window, where Adam squares the gradient."""
-    denominator = Curvature(betas[1], eps, "diagonal", power=hessian_power, spatial=spatial_averaging)
+    power = None if is_number(hessian_power) and hessian_power == 1 else hessian_power
+    denominator = Curvature(betas[1], eps, "diagonal", power=power, spatial=spatial_averaging)
     return Recipe(Filter(betas[0], slot="exp_avg"), denominator, DecoupledDecay(weight_decay), lr=lr)
 
 

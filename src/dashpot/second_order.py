@@ -129,7 +129,7 @@ class AdaHessian(SecondOrder):
     betas
         pair in [0, 1); beta2 counts products.
     hessian_power
-        in (0, 1]: 1 is Newton's scaling.
+        in [0, 1]: 1 is Newton's scaling, 0 plain gradient descent.
     spatial_averaging
         average u H u over the dimensions from the third on, the window of a convolution's kernel. The average is of the
         signed estimate, as in the paper's formula; the authors' code averages its absolute value.
@@ -145,7 +145,7 @@ class AdaHessian(SecondOrder):
 
     >>> import torch, dashpot as dp
     >>> dp.diff(dp.AdamW([torch.zeros(1)], weight_decay=0.0), dp.AdaHessian([torch.zeros(1)], lr=1e-3)).rows[1][2]
-    Curvature(beta=0.999, eps=0.0001, estimate='diagonal', accumulator='squares', power=1.0, gamma=1.0, spatial=True)
+    Curvature(beta=0.999, eps=0.0001, estimate='diagonal', accumulator='squares', power=None, gamma=None, spatial=True)
     """
 
     preset = staticmethod(presets.adahessian)
@@ -157,7 +157,7 @@ class AdaHessian(SecondOrder):
         betas: tuple[Scalar, Scalar] = (0.9, 0.999),
         eps: Scalar = 1e-4,
         weight_decay: Scalar = 0.0,
-        hessian_power: float = 1.0,
+        hessian_power: Scalar = 1.0,
         *,
         spatial_averaging: bool = True,
         update_d_every: int = 1,
@@ -195,7 +195,7 @@ class Sophia(SecondOrder):
     betas
         pair in [0, 1); beta2 counts products.
     gamma
-        positive: the smaller, the more elements are cut.
+        >= 0: the smaller, the more elements are cut; 0 is sign descent.
     update_d_every, d_warmup
         as in `ESGD`.
     probe, distribution, relative_step, process_group, maximize, differentiable, schedule, options

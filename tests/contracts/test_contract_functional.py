@@ -3,10 +3,10 @@
 import pytest
 import torch
 from contracts.trajectories import distance, gradient, parameters, run, values
-from registry import each
+from registry import each, known_products
 
 import dashpot as dp
-from dashpot.functional import init, update
+from dashpot.functional import init, observe, update
 
 SAME = 1e-12  # float64 over ten steps: the stated bound
 
@@ -16,10 +16,19 @@ def smooth(subject):
     return "own-stage" not in subject.name
 
 
-def functional_run(recipe, params, steps):
+def observed(recipe, params, state, step, subject):
+    """The state after the product that the class takes at this step, if any."""
+    if not recipe.observes() or not subject.product_at(step):
+        return state
+    ones = [torch.ones_like(p) for p in params]  # the known Hessian is diagonal: every probe of signs teaches the same
+    return observe(recipe, state, ones, known_products(params, ones), step)
+
+
+def functional_run(recipe, params, steps, subject):
     state = init(recipe, params)
     for step in range(steps):
         grads = [gradient(p, step, index) for index, p in enumerate(params)]
+        state = observed(recipe, params, state, step, subject)
         params, state = update(recipe, params, grads, state, step)
     return params, state
 
@@ -30,7 +39,7 @@ def test_it_gives_the_numbers_of_the_class(subject):
     optimizer = subject.make(params)
     recipe = optimizer.recipe
     run(optimizer, params)
-    others, state = functional_run(recipe, values(parameters()), 10)
+    others, state = functional_run(recipe, values(parameters()), 10, subject)
     assert distance(others, values(params)) < SAME
     for p, slots in zip(params, state, strict=True):
         assert set(slots) == set(subject.keys)
@@ -43,7 +52,7 @@ def test_it_gives_the_numbers_of_the_class_under_a_schedule(subject):
     optimizer = subject.make(params, schedule=dp.schedules.Cosine(20, floor=0.1))
     recipe = optimizer.recipe
     run(optimizer, params)
-    others, _ = functional_run(recipe, values(parameters()), 10)
+    others, _ = functional_run(recipe, values(parameters()), 10, subject)
     assert distance(others, values(params)) < SAME
 
 
@@ -53,7 +62,7 @@ def test_half_precision_is_rounded_as_in_the_class(subject):
     optimizer = subject.make(params)
     recipe = optimizer.recipe
     run(optimizer, params, 4)
-    others, _ = functional_run(recipe, values(parameters(torch.bfloat16)), 4)
+    others, _ = functional_run(recipe, values(parameters(torch.bfloat16)), 4, subject)
     assert all(p.dtype == torch.bfloat16 for p in others)
     assert distance([p.float() for p in others], [p.detach().float() for p in params]) == 0
 
@@ -90,7 +99,7 @@ def test_sixteen_learning_rates_at_once_equal_sixteen_runs(subject):
     recipe, w = subject.make(parameters()).recipe, values(parameters())[0]
 
     def train(lr):
-        (new,), _ = functional_run(recipe.with_settings(lr=lr), [w], 5)
+        (new,), _ = functional_run(recipe.with_settings(lr=lr), [w], 5, subject)
         return new
 
     rates = subject.lr * torch.linspace(0.1, 2, 16, dtype=torch.float64)
@@ -105,7 +114,7 @@ def test_every_setting_can_be_mapped_over(subject):
     for name, value in recipe.settings().items():
 
         def train(setting, name=name):
-            (new,), _ = functional_run(recipe.with_settings(**{name: setting}), [w], 3)
+            (new,), _ = functional_run(recipe.with_settings(**{name: setting}), [w], 3, subject)
             return new
 
         several = value * torch.tensor([1.0, 0.9, 0.5], dtype=torch.float64)
@@ -114,7 +123,7 @@ def test_every_setting_can_be_mapped_over(subject):
         assert distance([together], [alone]) < SAME, name
 
 
-def loss_after_steps(recipe, w0, steps=3):
+def loss_after_steps(recipe, w0, subject, steps=3):
     """The loss of a smooth function after a few steps that use its own gradients."""
 
     def loss(w):
@@ -122,6 +131,7 @@ def loss_after_steps(recipe, w0, steps=3):
 
     w, state = w0, init(recipe, w0)
     for step in range(steps):
+        (state,) = observed(recipe, [w], [state], step, subject)
         w, state = update(recipe, w, torch.func.grad(loss)(w), state, step)
     return loss(w)
 
@@ -133,7 +143,7 @@ def test_the_gradient_through_a_run_equals_finite_differences(subject):
     w0 = torch.tensor([0.7, -0.4, 1.3, -1.1], dtype=torch.float64)
 
     def outcome(lr):
-        return loss_after_steps(recipe.with_settings(lr=lr), w0)
+        return loss_after_steps(recipe.with_settings(lr=lr), w0, subject)
 
     lr = torch.tensor(subject.lr, dtype=torch.float64)
     h = 1e-6 * subject.lr
@@ -155,7 +165,7 @@ def test_the_gradient_through_a_run_is_finite_for_every_setting(subject):
     w0 = torch.tensor([0.7, -0.4, 1.3, -1.1], dtype=torch.float64)
     for name, value in recipe.settings().items():
         setting = torch.tensor(float(value), dtype=torch.float64)
-        slope = torch.func.grad(lambda x, name=name: loss_after_steps(recipe.with_settings(**{name: x}), w0))(setting)
+        slope = torch.func.grad(lambda x, name=name: loss_after_steps(recipe.with_settings(**{name: x}), w0, subject))(setting)
         assert torch.isfinite(slope), name
 
 

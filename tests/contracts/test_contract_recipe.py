@@ -54,7 +54,7 @@ def test_it_is_the_whole_method(subject):
     params, others = parameters(), parameters()
     optimizer = subject.make(params)
     run(optimizer, params)
-    run(dp.SGM.from_recipe(others, subject.make(parameters()).recipe), others)
+    run(dp.SGM.from_recipe(others, subject.make(parameters()).recipe, **subject.probing), others)
     assert distance(others, params) < 1e-15  # the same arithmetic
 
 
@@ -68,5 +68,5 @@ def test_it_follows_the_groups(subject):
 
 @each(lambda subject: subject.recipe is None and subject.cls is not dp.SGM)
 def test_it_can_be_had_without_an_optimizer(subject):
-    options = {key: value for key, value in subject.options.items() if key != "maximize"}
+    options = {key: value for key, value in subject.options.items() if key != "maximize" and key not in subject.probing}
     assert subject.cls.recipe_for(lr=subject.lr, **options) == subject.make(parameters()).recipe

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from contracts.trajectories import distance, gradient, parameters, run, values
-from registry import each
+from registry import SUBJECTS, each
 
 import dashpot as dp
 
@@ -11,6 +11,8 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA d
 
 SAME = 1e-11  # float64: the GPU's own pow, exp and reductions
 NEAR = 1e-5  # float32 over ten steps, other orders of summation
+
+CASES = [(subject, capturable) for subject in SUBJECTS for capturable in sorted({False, subject.captures})]
 
 
 def on_gpu(dtype=torch.float64):
@@ -29,8 +31,7 @@ def back(params):
     return [p.detach().cpu() for p in params]
 
 
-@each()
-@pytest.mark.parametrize("capturable", [False, True])
+@pytest.mark.parametrize(("subject", "capturable"), CASES, ids=str)
 def test_the_numbers_are_those_of_the_cpu(subject, capturable):
     cpu, gpu = parameters(), on_gpu()
     run(subject.make(cpu), cpu, 10)
@@ -38,7 +39,7 @@ def test_the_numbers_are_those_of_the_cpu(subject, capturable):
     assert distance(back(gpu), cpu) < SAME
 
 
-@each()
+@each(lambda subject: subject.captures)
 def test_a_capturable_step_waits_for_nothing(subject):
     gpu = on_gpu(torch.float32)
     optimizer = subject.make(gpu, capturable=True, engine="eager", max_norm=1.0, nonfinite="skip")
@@ -54,7 +55,7 @@ def test_a_capturable_step_waits_for_nothing(subject):
     assert optimizer.last_step in ("applied", "clipped")
 
 
-@each()
+@each(lambda subject: subject.captures)
 def test_a_recorded_step_replays(subject):
     gpu, plain = on_gpu(), on_gpu()
     optimizer = subject.make(gpu, capturable=True, engine="eager", schedule={})
@@ -124,8 +125,7 @@ def test_a_whole_training_step_is_one_graph_that_clips_and_skips():
 
 
 @pytest.mark.slow
-@each()
-@pytest.mark.parametrize("capturable", [False, True])
+@pytest.mark.parametrize(("subject", "capturable"), CASES, ids=str)
 def test_compiled_equals_eager(subject, capturable):
     eager, compiled = on_gpu(), on_gpu()
     run_on_gpu(subject.make(eager, engine="eager", capturable=capturable), eager, range(10))

@@ -8,7 +8,7 @@ import warnings
 import pytest
 import torch
 from contracts.trajectories import distance, gradient, identical, parameters, run, values
-from registry import SUBJECTS, each
+from registry import SUBJECTS
 
 import dashpot as dp
 from dashpot.engine import inductor
@@ -55,8 +55,11 @@ def pair(subject, backend, steps=6, dtype=torch.float64, **options):
     return eager, others, one, two
 
 
-@each()
-@pytest.mark.parametrize("capturable", [False, pytest.param(True, marks=pytest.mark.slow)])
+CASES = [(subject, False) for subject in SUBJECTS]
+CASES += [pytest.param(subject, True, marks=pytest.mark.slow) for subject in SUBJECTS if subject.captures]
+
+
+@pytest.mark.parametrize(("subject", "capturable"), CASES, ids=str)
 def test_one_graph_gives_the_numbers_of_the_eager_engine(subject, capturable):
     count = Counting()
     eager, others, one, two = pair(subject, count, capturable=capturable)

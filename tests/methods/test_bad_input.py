@@ -7,6 +7,7 @@ import re
 import pytest
 import torch
 from contracts.trajectories import identical, parameters, run, values
+from registry import known_products
 
 import dashpot as dp
 from dashpot import methods
@@ -23,6 +24,12 @@ def arguments_of(cls):
     names = [name for name in inspect.signature(cls.__init__).parameters if name in ARGUMENTS]
     assert "lr" in names
     return names
+
+
+def made(cls, params, **options):
+    """An optimizer with its defaults; one that learns from products gets known ones."""
+    known = {"probe": known_products} if issubclass(cls, dp.curvature.SecondOrder) and cls is not dp.SGM else {}
+    return cls(params, **known, **options)
 
 
 CASES = [(cls, name) for cls in CLASSES for name in arguments_of(cls)]
@@ -53,7 +60,7 @@ def test_the_constructor_refuses_what_the_constraint_refuses(cls, name):
 @each_argument
 def test_a_group_refuses_it_and_nothing_changes(cls, name):
     params = parameters()
-    optimizer = cls(params)
+    optimizer = made(cls, params)
     run(optimizer, params, 1)
     start, groups = values(params), copy.deepcopy(optimizer.state_dict()["param_groups"])
     for value in ARGUMENTS[name].refused():
@@ -67,7 +74,7 @@ def test_a_group_refuses_it_and_nothing_changes(cls, name):
 @pytest.mark.parametrize(("cls", "name"), [case for case in CASES if case[1] not in NOT_READ_AT_A_STEP])
 def test_a_step_after_a_bad_edit_refuses_it_and_nothing_changes(cls, name):
     params = parameters()
-    optimizer = cls(params)
+    optimizer = made(cls, params)
     run(optimizer, params, 1)
     start, state = values(params), copy.deepcopy(optimizer.state_dict()["state"])
     key = KEPT_AS.get(name, name)
@@ -82,14 +89,14 @@ def test_a_step_after_a_bad_edit_refuses_it_and_nothing_changes(cls, name):
     optimizer.param_groups[0][key] = good
     run(optimizer, params, [1])
     straight = parameters()
-    run(cls(straight), straight, 2)
+    run(made(cls, straight), straight, 2)
     assert identical(params, straight)
 
 
 @each_argument
 def test_a_checkpoint_that_holds_it_is_refused_and_nothing_changes(cls, name):
     params = parameters()
-    optimizer = cls(params)
+    optimizer = made(cls, params)
     run(optimizer, params, 1)
     saved, before = copy.deepcopy(optimizer.state_dict()), copy.deepcopy(optimizer.state_dict())
     saved["param_groups"][0][KEPT_AS.get(name, name)] = ARGUMENTS[name].refused()[0]
@@ -103,7 +110,7 @@ def test_a_checkpoint_that_holds_it_is_refused_and_nothing_changes(cls, name):
 def test_a_bad_learning_rate_as_number_or_tensor(cls, value):
     with pytest.raises(dp.ArgumentError, match=rf"^{cls.__name__}: lr must be a number in \[0, inf\), got "):
         cls(parameters(), lr=value)
-    optimizer = cls(parameters())
+    optimizer = made(cls, parameters())
     optimizer.param_groups[0]["lr"] = value
     with pytest.raises(dp.ArgumentError, match=rf"^{cls.__name__}: lr must be a number in \[0, inf\), got "):
         run(optimizer, optimizer.param_groups[0]["params"], 1)

@@ -35,6 +35,9 @@ GENERIC_LR: Mapping[str, float] = {
     "qhadam": 1e-3,
     "centered-adam": 1e-3,
     "autosgm": 1e-3,
+    "esgd": 0.1,
+    "adahessian": 0.1,
+    "sophia": 1e-3,
 }
 """Rates for a task nobody has tuned: the usual first guesses. A variant such as `autosgm-3` takes its method's."""
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from dashpot.constraints import OneOf
 from dashpot.engine.mesh import is_dtensor, local
 from dashpot.engine.program import compute_dtype
-from dashpot.engine.rounding import bits, seed_word, stream
+from dashpot.engine.rounding import bits, mix, seed_word, stream
 
 __all__ = ["DISTRIBUTIONS", "draw", "draws"]
 
@@ -44,11 +44,9 @@ def draws(distribution: str, seed: int, number: int, params: Sequence[Tensor], o
     >>> draws("rademacher", 0, 0, [torch.zeros(6)], [0])[0].abs()
     tensor([1., 1., 1., 1., 1., 1.])
     """
-    word = seed_word(seed)
-    return [
-        draw(distribution, stream(word, _PROBES, number, ordinal), p)
-        for p, ordinal in zip(params, ordinals, strict=True)
-    ]
+    base = stream(seed_word(seed), _PROBES, number)
+    words = mix(base, torch.tensor(ordinals, dtype=torch.int32, device="cpu"))
+    return [draw(distribution, word, p) for word, p in zip(words.unbind(), params, strict=True)]
 
 
 def draw(distribution: str, word: Tensor, p: Tensor) -> Tensor:
@@ -59,9 +57,10 @@ def draw(distribution: str, word: Tensor, p: Tensor) -> Tensor:
     if distribution == "rademacher":
         values = 1 - 2 * (bits(index, word) & 1).to(real)
     else:
-        radius = torch.sqrt(-2 * torch.log(_uniform(bits(index, stream(word, 0)), real)))
-        values = radius * torch.cos(2 * math.pi * _uniform(bits(index, stream(word, 1)), real))
-    return torch.view_as_complex(values) if piece.is_complex() else values.to(piece.dtype)
+        pair = mix(word, torch.arange(2, dtype=torch.int32, device=word.device))
+        size, angle = _uniform(bits(index, pair.view(2, *[1] * index.dim())), real)
+        values = torch.sqrt(-2 * torch.log(size)) * torch.cos(2 * math.pi * angle)
+    return (torch.view_as_complex(values) if piece.is_complex() else values).to(piece.dtype)
 
 
 def _uniform(words: Tensor, dtype: torch.dtype) -> Tensor:

@@ -73,6 +73,11 @@ class SecondOrder(Optimizer):
             defaults = {**defaults, "probe_seed": options.get("seed", 0)}
         super().__init__(params, defaults, schedule, **options)
 
+    @property
+    def probing(self) -> Probing:
+        """When and how products are taken, complete."""
+        return self._probing
+
     # ---- when -------------------------------------------------------------------------------------------------------
 
     def should_create_graph(self) -> bool:
@@ -104,7 +109,7 @@ class SecondOrder(Optimizer):
 
     def _waiting_ones(self) -> set[Tensor]:
         if self._waiting is None:  # after loading, the state tells
-            self._waiting = {p for p, state in self.state.items() if _products(state) == 0}
+            self._waiting = {p for p, state in self.state.items() if _has_product(state) is False}
         return self._waiting
 
     def _params(self) -> list[Tensor]:
@@ -364,7 +369,8 @@ class SecondOrder(Optimizer):
         if not self._observes():
             super()._step()
             return
-        done, stepping = self.steps_done(), [p for p in self._params() if p.grad is not None]
+        done = self.steps_done()
+        stepping = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
         attempted = self._prepare(stepping)
         try:
             super()._step()
@@ -391,8 +397,9 @@ class SecondOrder(Optimizer):
     ) -> None:
         """Count, after a step that was taken."""
         seen = (ready or {}).keys()
-        self._waiting_ones()
-        self._observed = (self._observed or {p for p, s in self.state.items() if _products(s) != 0}) | seen
+        if self._observed is None:
+            self._observed = {p for p, state in self.state.items() if _has_product(state) is not False}
+        self._observed |= seen
         self._waiting = {p for p in stepped if p not in self._observed}
         self._watch.lap(attempted)
         if not attempted:
@@ -513,9 +520,9 @@ class SecondOrder(Optimizer):
 _FRESH = {"product_at": -1, "products": 0, "products_skipped": 0}
 
 
-def _products(state: Mapping[str, Any]) -> int | None:
-    """How many products a parameter has taken in; None for a method that does not count them."""
-    return int(state["products"]) if "products" in state else None
+def _has_product(state: Mapping[str, Any]) -> bool | None:
+    """Whether a parameter has taken a product in; None for a method that does not count them."""
+    return float(state["products"].detach()) > 0 if "products" in state else None
 
 
 def _graph(p: Tensor) -> bool:

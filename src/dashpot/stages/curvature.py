@@ -15,17 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dashpot.constraints import ARGUMENTS, FLAG, POLE, Interval, OneOf, Scalar, field
+from dashpot.constraints import ARGUMENTS, FLAG, NONNEGATIVE, POLE, Interval, OneOf, Optional, Scalar, field
 from dashpot.errors import ArgumentError
 from dashpot.numeric import is_number
 from dashpot.stages.base import Clock, Context, Observation, Signal, Slot, Stage, elementwise, per_tensor
 from dashpot.stages.denominator import divided
 
 __all__ = ["ClipElements", "Curvature", "Warmup"]
-
-Exponent = float
-"""A number that is structure, not data: raising to a power is left out of the kernel where it is 1."""
-
 
 @dataclass(frozen=True)
 class Curvature(Stage):
@@ -49,9 +45,10 @@ class Curvature(Stage):
     estimate, accumulator
         as above.
     power
-        in (0, 1]: 1 is Newton's scaling, smaller powers go towards plain gradient descent (AdaHessian's Hessian power).
+        in [0, 1]: 1 is Newton's scaling, 0 plain gradient descent (AdaHessian's Hessian power). None is 1, without the
+        arithmetic of raising to a power; "mean" has none.
     gamma
-        > 0: factor on the mean (Sophia); only "mean" has it.
+        >= 0: factor on the mean (Sophia), None for 1; only "mean" has it.
     spatial
         average q over all dimensions from the third on, the window of a convolution's kernel, before it is squared.
 
@@ -69,8 +66,8 @@ class Curvature(Stage):
     eps: Scalar = field(1e-4, ARGUMENTS["eps"])
     estimate: str = field("row-norm", OneOf(("row-norm", "diagonal")))
     accumulator: str = field("squares", OneOf(("squares", "maximum", "mean")))
-    power: Exponent = field(1.0, Interval(0, 1, "right"))
-    gamma: Scalar = field(1.0, Interval(0))
+    power: Scalar | None = field(None, Optional(ARGUMENTS["hessian_power"]))
+    gamma: Scalar | None = field(None, Optional(NONNEGATIVE))
     spatial: bool = field(False, FLAG)
     observes = True
 
@@ -80,18 +77,23 @@ class Curvature(Stage):
             raise ArgumentError(
                 f"Curvature: beta must be {POLE} with accumulator={self.accumulator!r}, got {self.beta!r}."
             )
-        for name, home in (("power", ("squares", "maximum")), ("gamma", ("mean",))):
-            value = getattr(self, name)
-            if self.accumulator not in home and is_number(value) and value != 1:
-                raise ArgumentError(
-                    f"Curvature: {name} must be 1 with accumulator={self.accumulator!r}, which has none, got {value!r}."
-                )
+        alien = "power" if self.accumulator == "mean" else "gamma"
+        if getattr(self, alien) is not None:
+            raise ArgumentError(
+                f"Curvature: {alien} must be None with accumulator={self.accumulator!r}, which has none, "
+                f"got {getattr(self, alien)!r}."
+            )
 
     @property
     def slots(self) -> tuple[Slot, ...]:
         hessian = elementwise("hessian", "hess" if self.accumulator == "mean" else "hess_sq")
         weight = (per_tensor("weight", "hess_weight"),) if self.accumulator == "squares" else ()
         return (hessian, per_tensor("products"), *weight)
+
+    def scalars(self, clock: Clock) -> Mapping[str, Any]:
+        del clock
+        shape = {"power": self.power, "gamma": 1.0 if self.gamma is None else self.gamma}
+        return {"beta": self.beta, "eps": self.eps, **{name: value for name, value in shape.items() if value is not None}}
 
     def observe(self, o: Observation, s: Any, c: Any, ctx: Context) -> Any:
         del ctx
@@ -111,7 +113,8 @@ class Curvature(Stage):
             d = (c.gamma * s.hessian).clamp_min(c.eps)
         else:
             square = s.hessian / s.weight if self.accumulator == "squares" else s.hessian
-            d = (torch.sqrt(square) if self.power == 1 else square ** (self.power / 2)) + c.eps
+            root = torch.sqrt(square)
+            d = (root if self.power is None else root**c.power) + c.eps
         return divided(x, torch.where(s.products > 0, d, math.inf)), s
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from torch import Tensor
 from torch.optim import Optimizer
 
 from dashpot.constraints import Interval, check
@@ -101,6 +102,7 @@ def train(
         raise ArgumentError(f"train: first must be at most epochs = {epochs}, got {first}.")
     done = first * len(problem.train)
     history: list[Epoch] = []
+    backward = getattr(optimizer, "backward", Tensor.backward)  # second-order methods take their products on the way
     for number in range(first, epochs):
         cpu, wall, start = time.process_time(), time.perf_counter(), done
         meter = Meter(problem.metrics)
@@ -110,7 +112,7 @@ def train(
             optimizer.zero_grad()
             output = problem.model(x)
             loss = problem.loss(output, y)
-            loss.backward()
+            backward(loss)
             optimizer.step()
             meter.add(output.detach(), y, loss.detach(), lr, size=len(x))
             done += 1

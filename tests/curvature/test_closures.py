@@ -1,0 +1,565 @@
+"""What surrounds a product: gradients, hooks, random numbers, buffers, other optimizers. It must leave no trace."""
+
+import pytest
+import torch
+from curvature.second_order_support import (
+    WAYS,
+    backward_with_graph,
+    batch,
+    error,
+    exact,
+    ignoring_cycles,
+    leaves,
+    probe_of,
+    probes_of,
+    quartic,
+    residual,
+    take_step,
+    weights,
+)
+from torch import nn
+
+import dashpot as dp
+
+DOUBLE = 1e-12
+DIFFERENCES = 1e-8  # the cube root of the roundoff squared, 2.3e-11, times third derivatives below 100
+IN_STEP = ("closure", "forward", "differences")  # the ways that go through step(closure)
+PROBES = ("auto", "forward", "differences")
+ANSWERS = ("loss", "backward")  # what a closure given to curvature_step may do
+
+
+def bound_of(way):
+    return DIFFERENCES if way == "differences" else DOUBLE
+
+
+def methodical(params, way="auto", **changes):
+    """An optimizer whose state after one step is the last product: (v H v)^2."""
+    settings = {"lr": 0.01, "betas": (0.0, 0.0), "spatial_averaging": False, "probe": probe_of(way)}
+    return dp.AdaHessian(params, **{**settings, **changes})
+
+
+def products_held(optimizer, params):
+    """|v H v| as the state holds it."""
+    return [optimizer.state[p]["hess_sq"].sqrt() for p in params]
+
+
+def expected_products(optimizer, params, loss, number=0):
+    probes = probes_of(optimizer, number)
+    return [(v * hv).abs() for v, hv in zip(probes, exact(loss, params, probes)[1], strict=True)]
+
+
+# ---- gradients ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_gradients_are_those_of_a_plain_backward_pass(way):
+    params = weights()
+    optimizer = dp.AdaHessian(params, lr=0.01, probe=probe_of(way))
+    for k in range(4):
+        copies = [p.detach().clone().requires_grad_() for p in params]
+        expected = residual(copies, batch(k))
+        expected.backward()
+        assert optimizer.should_create_graph()
+        loss = take_step(way, optimizer, [lambda k=k: residual(params, batch(k))])
+        # 1e-15: backward passes with and without a graph may add in another order.
+        assert error([p.grad for p in params], [q.grad for q in copies]) < 1e-15
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-15)
+        assert not any(p.grad.requires_grad for p in params)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_parameters_the_loss_does_not_depend_on_have_no_gradient(way):
+    params, (idle,) = leaves((3,)), leaves((2,))
+    optimizer = dp.AdaHessian([*params, idle], lr=0.1, probe=probe_of(way))
+    take_step(way, optimizer, [lambda: quartic(params)])
+    assert idle.grad is None
+    assert not optimizer.state.get(idle)
+    assert optimizer.curvature_stats.products == 1
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_parameter_in_which_the_loss_is_linear_has_the_product_zero(way):
+    """As the last bias of a critic: its gradient is a constant, which carries no graph."""
+    params, (bias,) = leaves((3,)), leaves((2,))
+    optimizer = methodical([*params, bias], way, eps=1.0)
+    expected = expected_products(optimizer, [*params, bias], lambda values: quartic(values[:1]) + values[1].sum())
+    take_step(way, optimizer, [lambda: quartic(params) + bias.sum()])
+    assert error(products_held(optimizer, [*params, bias]), expected) < bound_of(way)
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+@pytest.mark.parametrize("probe", PROBES)
+def test_curvature_step_leaves_the_gradients_alone(probe, answer):
+    params = leaves((3,), (2,))
+    optimizer = dp.AdaHessian(params, lr=0.1, probe=probe)
+    params[0].grad = held = torch.full_like(params[0], 5.0)
+    versions = held._version
+
+    def closure():
+        optimizer.zero_grad()
+        for p in params:
+            p.grad = None
+        loss = quartic(params)
+        if answer == "backward":
+            loss.backward()
+        return loss
+
+    loss = optimizer.curvature_step(closure)
+    assert loss.item() == pytest.approx(quartic(params).item(), rel=1e-3)  # of the differences, nearby
+    assert params[0].grad is held
+    assert held._version == versions
+    assert torch.equal(held, torch.full_like(held, 5.0))
+    assert params[1].grad is None
+    assert not optimizer.state
+
+
+@pytest.mark.parametrize("probe", PROBES)
+def test_a_closure_that_raises_leaves_everything_as_it_was(probe):
+    params = leaves((3,), (2,))
+    start = [p.detach().clone() for p in params]
+    layer = nn.BatchNorm1d(3, dtype=torch.float64)
+    optimizer = dp.AdaHessian(params, lr=0.1, probe=probe)
+    quartic(params).backward()
+    held, calls = [p.grad for p in params], []
+
+    def closure():
+        optimizer.zero_grad()
+        layer(torch.randn(4, 3, dtype=torch.float64) + params[0].detach())
+        quartic(params).backward()
+        calls.append(1)
+        if len(calls) == calls_before_failing:
+            raise KeyError("data ended")
+        return quartic(params)
+
+    for calls_before_failing in (1, 2) if probe == "differences" else (1,):
+        calls.clear()
+        with pytest.raises(KeyError, match="data ended"):
+            optimizer.curvature_step(closure)
+        assert all(p.grad is g for p, g in zip(params, held, strict=True))
+        assert all(torch.equal(p, w) for p, w in zip(params, start, strict=True))
+        assert torch.equal(layer.running_mean, torch.zeros(3, dtype=torch.float64))
+        assert not torch.autograd.forward_ad.unpack_dual(params[0]).tangent
+    # And the product that was not taken is asked for again.
+    assert optimizer.should_create_graph()
+    optimizer.curvature_step(lambda: quartic(params))
+    optimizer.step()
+    assert optimizer.curvature_stats.products == 1
+
+
+@pytest.mark.parametrize("probe", PROBES)
+def test_curvature_step_may_come_between_a_loss_and_its_backward_pass(probe):
+    params = leaves((3,), (2,))
+    optimizer = dp.AdaHessian(params, lr=0.1, probe=probe)
+    loss = quartic(params)
+    optimizer.curvature_step(lambda: quartic(params))
+    loss.backward()
+    optimizer.step()
+    assert optimizer.curvature_stats.products == 1
+
+
+# ---- hooks and other leaves -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", [way for way in WAYS if way != "curvature_step"])
+def test_hooks_run_once_on_a_step_with_a_product(way):
+    params = leaves((3,), (2,))
+    seen, accumulated, plain = [], [], []
+    params[0].register_hook(lambda g: seen.append(g.detach().clone()))
+    params[1].register_post_accumulate_grad_hook(lambda p: accumulated.append(p.grad.detach().clone()))
+    copies = [p.detach().clone().requires_grad_() for p in params]
+    copies[0].register_hook(lambda g: plain.append(g.detach().clone()))
+    quartic(copies).backward()
+    optimizer = dp.AdaHessian(params, lr=0.1, probe=probe_of(way))
+    take_step(way, optimizer, [lambda: quartic(params)])
+    assert optimizer.curvature_stats.products == 1
+    assert error(accumulated, [copies[1].grad]) < 1e-15
+    assert error(seen, plain) < 1e-15
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+@pytest.mark.parametrize("probe", PROBES)
+def test_hooks_do_not_run_in_curvature_step(probe, answer):
+    """A hook may step another optimizer or count gradients: it waits for those that are for real."""
+    params = leaves((3,), (2,))
+    seen, accumulated = [], []
+    params[0].register_hook(seen.append)
+    params[0].register_post_accumulate_grad_hook(accumulated.append)
+    optimizer = dp.AdaHessian(params, lr=0.1, probe=probe)
+    optimizer.curvature_step(lambda: quartic(params) if answer == "loss" else _backward(quartic(params)))
+    assert accumulated == []
+    assert seen == []
+    _backward(quartic(params))
+    assert (len(seen), len(accumulated)) == (1, 1)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_hook_that_changes_the_gradient_does_not_change_the_curvature(way):
+    """It is the Hessian of the loss, whatever becomes of the gradient on its way. On the route "graph" there is
+    nothing but the changed gradient, so there it is the derivative of that."""
+    params = leaves((3,), (2,))
+    start = [p.detach().clone() for p in params]
+    optimizer = methodical(params, way)
+    share = 2 if way == "graph" else 1
+    expected = [share * product for product in expected_products(optimizer, start, quartic)]
+    for p in params:
+        p.register_hook(lambda g: 2 * g)
+    take_step(way, optimizer, [lambda: quartic(params)])
+    assert error([p.grad for p in params], [2 * g for g in exact(quartic, start, start)[0]]) < DOUBLE
+    assert error(products_held(optimizer, params), expected) < bound_of(way)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_leaves_of_another_optimizer_get_their_gradient_once(way):
+    """A generator and its critic, an encoder trained by someone else: they see one backward pass."""
+    params, (outside,) = leaves((3,)), leaves((4,), seed=1)
+    other = torch.optim.SGD([outside], lr=0.1)
+    optimizer = methodical(params, way)
+    expected = expected_products(optimizer, params, lambda values: quartic([*values, outside.detach()]))
+    outside.grad = torch.ones_like(outside)
+    (plain,) = torch.autograd.grad(quartic([*params, outside]), [outside])
+    take_step(way, optimizer, [lambda: quartic([*params, outside])])
+    assert error([outside.grad], [plain + 1]) < 1e-15
+    assert error(products_held(optimizer, params), expected) < bound_of(way)
+    other.step()
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+@pytest.mark.parametrize("probe", PROBES)
+@pytest.mark.parametrize("has", [True, False], ids=["with a gradient", "without"])
+def test_leaves_of_another_optimizer_do_not_notice_curvature_step(probe, answer, has):
+    params, (outside,) = leaves((3,)), leaves((4,), seed=1)
+    outside.grad = torch.ones_like(outside) if has else None
+    optimizer = dp.AdaHessian(params, lr=0.1, probe=probe)
+
+    def closure():
+        loss = quartic([*params, outside])
+        if answer == "backward":
+            loss.backward()
+        return loss
+
+    optimizer.curvature_step(closure)
+    assert torch.equal(outside.grad, torch.ones_like(outside)) if has else outside.grad is None
+
+
+# ---- random numbers and buffers -------------------------------------------------------------------------------------
+
+
+class Masked(nn.Module):
+    """A net with dropout and batch normalisation in front of a loss that is smooth."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 5, dtype=torch.float64), nn.Linear(5, 1, dtype=torch.float64)
+        self.norm, self.drop = nn.BatchNorm1d(5, dtype=torch.float64), nn.Dropout(0.5)
+        self.evaluations = 0
+
+    def forward(self, x):
+        self.evaluations += 1
+        return (self.last(self.drop(torch.tanh(self.norm(self.first(x))))) ** 2).mean()
+
+
+def masked():
+    torch.manual_seed(5)
+    net = Masked()
+    x = torch.randn(8, 4, dtype=torch.float64)
+    torch.manual_seed(11)
+    return net, x
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_route_has_the_masks_of_the_evaluation_and_leaves_the_random_state_as_after_one(way):
+    net, x = masked()
+    state = torch.get_rng_state()
+    loss = net(x)
+    after_one = torch.get_rng_state()
+    assert not torch.equal(state, after_one)
+    params = list(net.parameters())
+    optimizer = methodical(params, way, eps=1.0)
+    probes = probes_of(optimizer, 0)
+    # Without the first bias, whose gradient is zero but for roundoff.
+    grads = torch.autograd.grad(loss, params, create_graph=True)
+    products = torch.autograd.grad(grads, params, probes)
+    expected = [(v * hv).abs() for v, hv in zip(probes, products, strict=True)]
+    torch.set_rng_state(state)
+    if way == "curvature_step":
+        optimizer.curvature_step(lambda: net(x))
+    else:
+        take_step(way, optimizer, [lambda: net(x)])
+    assert torch.equal(torch.get_rng_state(), after_one)
+    if way == "curvature_step":
+        net(x).backward()
+        optimizer.step()
+    assert error(products_held(optimizer, params), expected) < bound_of(way)
+
+
+def buffers(net):
+    return [buffer.detach().clone() for buffer in net.buffers()]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_running_averages_change_once_a_step(way):
+    net, x = masked()
+    twin, _ = masked()
+    twin(x)
+    optimizer = dp.AdaHessian(net.parameters(), lr=0.1, probe=probe_of(way))
+    take_step(way, optimizer, [lambda: net(x)])
+    assert all(torch.equal(a, b) for a, b in zip(buffers(net), buffers(twin), strict=True))
+    assert optimizer.curvature_stats.products == 1
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+@pytest.mark.parametrize("probe", PROBES)
+def test_curvature_step_leaves_running_averages_alone(probe, answer):
+    net, x = masked()
+    net(x)
+    before, held = buffers(net), list(net.buffers())
+    optimizer = dp.AdaHessian(net.parameters(), lr=0.1, probe=probe)
+
+    def closure():
+        loss = net(x)
+        if answer == "backward":
+            loss.backward()
+        return loss
+
+    optimizer.curvature_step(closure)
+    assert all(torch.equal(a, b) for a, b in zip(buffers(net), before, strict=True))
+    assert all(a is b for a, b in zip(net.buffers(), held, strict=True))
+    assert not net.norm._forward_pre_hooks
+    evaluations = net.evaluations
+    net(x)  # no hook is left behind
+    assert net.evaluations == evaluations + 1
+
+
+class Remembering(nn.Module):
+    """It puts a new tensor in the place of its buffer, as user code often does."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2, dtype=torch.float64))
+        self.register_buffer("mean", torch.zeros(2, dtype=torch.float64))
+
+    def forward(self):
+        self.mean = 0.9 * self.mean + self.weight.detach()
+        return (self.weight**4).sum()
+
+
+@pytest.mark.parametrize("probe", PROBES)
+def test_buffers_that_a_module_replaces_are_put_back(probe):
+    net = Remembering()
+    optimizer = dp.AdaHessian(net.parameters(), lr=0.1, probe=probe)
+    optimizer.curvature_step(net)
+    assert torch.equal(net.mean, torch.zeros(2, dtype=torch.float64))
+    optimizer = dp.AdaHessian(net.parameters(), lr=0.1, probe=probe)
+    optimizer.step(lambda: _backward(net()))
+    assert torch.equal(net.mean, torch.ones(2, dtype=torch.float64))
+
+
+def _backward(loss):
+    loss.backward()
+    return loss
+
+
+# ---- what a closure may do ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", IN_STEP)
+def test_a_closure_may_return_a_number(way):
+    params = leaves((3,), (2,))
+    optimizer = dp.AdaHessian(params, lr=0.1, probe=probe_of(way))
+
+    def closure():
+        optimizer.zero_grad()
+        loss = quartic(params)
+        loss.backward()
+        return loss.item()
+
+    expected = quartic(params).item()
+    assert optimizer.step(closure) == expected
+    assert isinstance(optimizer.curvature_step(closure), float)
+    assert optimizer.curvature_stats.products == 1
+
+
+@pytest.mark.parametrize("way", IN_STEP)
+def test_a_training_framework_closure(way):
+    """As Lightning's: it evaluates, clears, goes backward, and has the optimizer wrapped in a scheduler's counter."""
+    params, twins = leaves((3,), (2,)), leaves((3,), (2,))
+    optimizer = dp.AdaHessian(params, lr=0.1, update_d_every=2, probe=probe_of(way))
+    plain = dp.AdaHessian(twins, lr=0.1, update_d_every=2)
+    schedulers = [torch.optim.lr_scheduler.StepLR(each, 3, 0.5) for each in (optimizer, plain)]
+
+    def closure():
+        with torch.enable_grad():
+            loss = quartic(params)
+        optimizer.zero_grad()
+        loss.backward()
+        return loss
+
+    for _ in range(8):
+        loss = optimizer.step(closure=closure)
+        plain.zero_grad()
+        expected = quartic(twins)
+        plain.backward(expected)
+        plain.step()
+        for scheduler in schedulers:
+            scheduler.step()
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    # Differences: 1e-9 of a product, magnified over 8 steps of ordinary size.
+    assert error(params, [q.detach() for q in twins]) < (1e-7 if way == "differences" else DOUBLE)
+    assert optimizer.param_groups[0]["lr"] == 0.025
+
+
+def test_a_closure_may_go_backward_by_the_optimizer():
+    params = leaves((3,), (2,))
+    optimizer = dp.AdaHessian(params, lr=0.1, update_d_every=2)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = quartic(params)
+        optimizer.backward(loss)
+        return loss
+
+    for _ in range(4):
+        optimizer.step(closure)
+    assert optimizer.curvature_stats.products == 2
+
+
+@pytest.mark.parametrize("probe", PROBES)
+def test_it_works_where_gradients_are_switched_off(probe):
+    params = leaves((3,), (2,))
+    optimizer = dp.AdaHessian(params, lr=0.1, probe=probe)
+    with torch.no_grad():
+        optimizer.step(lambda: _backward(quartic(params)))
+        optimizer.curvature_step(lambda: quartic(params))
+        optimizer.step()
+        assert not torch.is_grad_enabled()
+    assert optimizer.curvature_stats.products == 2
+
+
+# ---- the arguments of backward --------------------------------------------------------------------------------------
+
+
+def test_backward_takes_a_gradient_of_the_loss():
+    params, twins = leaves((3,), (2,)), leaves((3,), (2,))
+    optimizer, twin = methodical(params), methodical(twins)
+    optimizer.backward(quartic(params), gradient=torch.tensor(3.0, dtype=torch.float64))
+    twin.backward(3 * quartic(twins))
+    for each in (optimizer, twin):
+        each.step()
+    assert error([p.grad for p in params], [q.grad for q in twins]) < DOUBLE
+    assert error(products_held(optimizer, params), products_held(twin, twins)) < DOUBLE
+
+
+def test_backward_of_some_inputs_only():
+    """The block of the Hessian that belongs to them; the others are as if they were not there."""
+    params = leaves((3,), (2,))
+    optimizer = methodical(params)
+    probes = probes_of(optimizer, 0)
+    (hv,) = exact(lambda values: quartic([values[0], params[1].detach()]), params[:1], probes[:1])[1]
+    optimizer.backward(quartic(params), inputs=[params[0]])
+    assert params[1].grad is None
+    optimizer.step()
+    assert error(products_held(optimizer, params[:1]), [(probes[0] * hv).abs()]) < DOUBLE
+    assert not optimizer.state.get(params[1])
+
+
+def test_backward_may_retain_the_graph():
+    params, twins = leaves((3,), (2,)), leaves((3,), (2,))
+    optimizer, twin = methodical(params), methodical(twins)
+    loss = quartic(params)
+    optimizer.backward(loss, retain_graph=True)
+    optimizer.backward(loss)
+    optimizer.step()
+    twin.backward(2 * quartic(twins))
+    twin.step()
+    assert error(products_held(optimizer, params), products_held(twin, twins)) < DOUBLE
+
+
+def test_backward_with_a_graph_leaves_one():
+    params = leaves((3,), (2,))
+    optimizer = methodical(params)
+    with ignoring_cycles():
+        optimizer.backward(quartic(params), create_graph=True)
+    assert all(p.grad.requires_grad for p in params)
+    optimizer.step()
+    assert not any(p.grad.requires_grad for p in params)
+
+
+def test_backward_without_a_product_is_the_plain_one():
+    params = leaves((3,), (2,))
+    optimizer = dp.AdaHessian(params, lr=0.1, update_d_every=10)
+    optimizer.backward(quartic(params))
+    optimizer.step()
+    optimizer.zero_grad()
+    seen = []
+    params[0].register_hook(lambda g: seen.append(1))
+    loss = quartic(params)
+    optimizer.backward(loss, retain_graph=True)
+    (again,) = torch.autograd.grad(loss, params[:1])
+    assert torch.equal(params[0].grad, again)
+    assert len(seen) == 2
+
+
+# ---- other ways -----------------------------------------------------------------------------------------------------
+
+
+def test_products_may_come_from_a_function():
+    params = leaves((3,), (2,))
+    calls = []
+
+    def products(weights_now, probes):
+        calls.append([w is p for w, p in zip(weights_now, params, strict=True)])
+        return [3 * probes[0], None]
+
+    optimizer = methodical(params, probe=products, update_d_every=2, eps=1.0)
+    for k in range(4):
+        assert optimizer.should_create_graph() == (k % 2 == 0)
+        optimizer.zero_grad()
+        quartic(params).backward()
+        optimizer.step()
+    assert len(calls) == 2
+    assert error(products_held(optimizer, params), [torch.full((3,), 3.0), torch.zeros(2)]) < DOUBLE
+    assert optimizer.curvature_stats[:4] == ("callable", "asked for", 2, 0)
+    optimizer.zero_grad()
+    optimizer.backward(quartic(params))  # plain: the function knows
+    optimizer.step()
+    optimizer.step(lambda: _backward(quartic(params)))
+    assert optimizer.curvature_stats[:4] == ("callable", "asked for", 3, 0)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_stats_name_the_route(way):
+    params = leaves((3,), (2,))
+    optimizer = dp.AdaHessian(params, lr=0.1, probe=probe_of(way))
+    assert optimizer.curvature_stats == (None, None, 0, 0, None, None, None)
+    take_step(way, optimizer, [lambda: quartic(params)])
+    route, reason, products, skipped, *_ = optimizer.curvature_stats
+    expected = {"graph": "graph", "forward": "forward", "differences": "differences"}
+    assert (route, products, skipped) == (expected.get(way, "closure"), 1, 0)
+    assert isinstance(reason, str)
+    assert reason
+
+
+@pytest.mark.parametrize("way", [way for way in WAYS if way != "forward"])
+def test_torch_schedulers_steer_the_learning_rate(way):
+    params, twins = leaves((3,), (2,)), leaves((3,), (2,))
+    optimizer, twin = (dp.Sophia(ws, lr=0.1, update_d_every=2, probe=probe_of(way)) for ws in (params, twins))
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+    for k in range(5):
+        twin.param_groups[0]["lr"] = 0.1 * 0.5**k
+        take_step(way, optimizer, [lambda: quartic(params)])
+        take_step(way, twin, [lambda: quartic(twins)])
+        scheduler.step()
+        assert error(params, [q.detach() for q in twins]) < 1e-15
+
+
+def test_gradient_clipping_leaves_the_curvature_alone():
+    params, twins = leaves((3,), (2,)), leaves((3,), (2,))
+    optimizer, twin = methodical(params), methodical(twins, max_norm=1e-3)
+    expected = expected_products(optimizer, params, quartic)
+    backward_with_graph(quartic(params), True)
+    torch.nn.utils.clip_grad_norm_(params, 1e-3)
+    optimizer.step()
+    twin.backward(quartic(twins))
+    twin.step()
+    for each, mine in ((optimizer, params), (twin, twins)):
+        assert error(products_held(each, mine), expected) < DOUBLE

@@ -1,0 +1,372 @@
+"""Estimates from products against exact Hessians: unbiased, with the variance that theory says.
+
+With h the row i of a symmetric Hessian H, both estimates are quadratic forms q = v' A v of the probe:
+
+    estimate            q                   A                        mean        variance
+    "diagonal"          v_i (H v)_i         (e_i h' + h e_i')/2      H_ii        Rademacher: sum_(j != i) H_ij^2
+                                                                                 Gaussian: 2 H_ii^2 + the same
+    "row-norm"          (H v)_i^2           h h'                     sum_j H_ij^2 = (H^2)_ii
+                                                                                 Rademacher: 2 ((sum_j H_ij^2)^2 - sum_j H_ij^4)
+                                                                                 Gaussian: 2 (sum_j H_ij^2)^2
+    "diagonal" averaged over n elements W: A is the mean of theirs.  mean of H_ii over W
+
+For any A: E q = tr A; the variance is 2 sum A_jk^2 over all j, k for Gaussian probes, over j != k for Rademacher ones
+(v_j^2 = 1 has none). Gaussian probes have the fourth central moment 48 tr A^4 + 3 variance^2 (fourth cumulant
+2^3 3! tr A^4); that of Rademacher ones, and their other moments once more, are exact sums over all 2^n probes.
+
+Sampling limits: seeds are fixed, so a test either always passes or always fails. Means lie within Z standard
+deviations, known exactly; the sample variance within Z_VARIANCE of its own, from the fourth moment. Z = 6 is passed by
+normal numbers but for a chance of 2e-9; variances of chi-square numbers are skewed (13 before averaging), hence 9.
+"""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.func import hessian
+from torch.nn import functional as F
+
+import dashpot as dp
+from dashpot.curvature.differences import central_difference, relative_step_for, step_length
+from dashpot.curvature.double import differentiable_gradients, product_of_gradients
+from dashpot.curvature.draws import draws
+from dashpot.curvature.forward import gradients_and_products, moving_along
+from dashpot.recipe import Line
+from dashpot.stages.base import Observation
+from dashpot.stages.curvature import Curvature
+
+Z, Z_VARIANCE = 6.0, 9.0
+COUNT = 3000
+BOTH = ["rademacher", "gaussian"]
+
+
+# --- problems with a known Hessian ----------------------------------------------------------------------------------
+
+
+def normal(*shape, seed):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+class Quadratic:
+    """w'Hw/2 + b'w over two parameters joined, H symmetric with eigenvalues of both signs."""
+
+    def __init__(self):
+        M = normal(9, 9, seed=1)
+        self.H, self.b = M + M.T, normal(9, seed=2)
+        assert torch.linalg.eigvalsh(self.H).sign().unique().tolist() == [-1, 1]
+        self.params = [normal(2, 3, seed=3).requires_grad_(), normal(3, seed=4).requires_grad_()]
+
+    def loss(self, params):
+        w = torch.cat([p.flatten() for p in params])
+        return w @ self.H @ w / 2 + self.b @ w
+
+
+class _Model:
+    """A small model; the exact Hessian by torch.func, in the order of its parameters."""
+
+    def __init__(self, params):
+        self.params = [p.requires_grad_() for p in params]
+        sizes = [p.numel() for p in params]
+
+        def of_vector(w):
+            pieces = w.split(sizes)
+            return self.loss([x.view(p.shape) for x, p in zip(pieces, params, strict=True)])
+
+        self.H = hessian(of_vector)(torch.cat([p.detach().flatten() for p in params]))
+
+    def loss(self, params):
+        raise NotImplementedError
+
+
+class TanhNetwork(_Model):
+    """2 inputs, 3 units, 1 output; a least-squares loss at weights that fit nothing."""
+
+    def __init__(self):
+        self.inputs, self.targets = normal(16, 2, seed=5), normal(16, seed=6)
+        super().__init__([normal(3, 2, seed=7), normal(3, seed=8), normal(3, seed=9)])
+
+    def loss(self, params):
+        W, b, out = params
+        return F.mse_loss(torch.tanh(self.inputs @ W.T + b) @ out, self.targets)
+
+
+class ConvolutionNetwork(_Model):
+    """Two kernels of 2 x 2 on one channel, tanh, the mean, one output."""
+
+    def __init__(self):
+        self.images, self.targets = normal(8, 1, 4, 4, seed=10), normal(8, seed=11)
+        super().__init__([normal(2, 1, 2, 2, seed=12), normal(2, seed=13)])
+
+    def loss(self, params):
+        kernel, out = params
+        return F.mse_loss(torch.tanh(F.conv2d(self.images, kernel)).mean(dim=(2, 3)) @ out, self.targets)
+
+
+PROBLEMS = {"quadratic": Quadratic, "tanh network": TanhNetwork, "convolution": ConvolutionNetwork}
+
+
+# --- products by the real routes ------------------------------------------------------------------------------------
+
+
+def joined(tensors):
+    return torch.cat([x.detach().flatten() for x in tensors])
+
+
+def by_double_backward(problem, probes):
+    params = problem.params
+    gradients = differentiable_gradients(problem.loss(params), params)
+    return [product_of_gradients(gradients, params, vs, retain_graph=True) for vs in probes]
+
+
+def by_forward_over_reverse(problem, probes):
+    products = []
+    for vs in probes:
+        with moving_along(problem.params, vs):
+            products.append(gradients_and_products(problem.loss(problem.params), problem.params)[1])
+    return products
+
+
+def by_differences(problem, probes):
+    params = problem.params
+
+    def gradients():
+        return list(torch.autograd.grad(problem.loss(params), params))
+
+    relative = relative_step_for(torch.float64)
+    return [central_difference(gradients, params, vs, step_length(params, vs, relative)) for vs in probes]
+
+
+ROUTES = {"double": by_double_backward, "forward": by_forward_over_reverse, "differences": by_differences}
+_done = {}
+
+
+def sample(name, route, distribution, count=COUNT):
+    """(problem, probes, products), the last two as lists over draws of lists over parameters; kept for other tests."""
+    key = name, route, distribution
+    if key not in _done:
+        problem = PROBLEMS[name]()
+        if (name, distribution) not in _done:
+            ordinals = range(len(problem.params))
+            numbers = range(count)
+            _done[name, distribution] = [draws(distribution, 3, k, problem.params, ordinals) for k in numbers]
+        probes = _done[name, distribution]
+        _done[key] = problem, probes, ROUTES[route](problem, probes)
+    return _done[key]
+
+
+def estimates(stage, params, probes, products):
+    """What the stage takes in of each draw, one row each: with beta = 0 its slot holds the last estimate alone."""
+    line, settings = Line.of(stage), SimpleNamespace(beta=0.0)
+    columns = []
+    for i, p in enumerate(params):
+        empty = line.state_type(torch.zeros_like(p, requires_grad=False), *[torch.tensor(0.0)] * (len(line.keys) - 1))
+
+        def estimate(v, hv, empty=empty, dims=p.dim()):
+            return stage.observe(Observation(v, hv, dims), empty, settings, None).hessian
+
+        vs, hvs = (torch.stack([row[i] for row in rows]) for rows in (probes, products))
+        columns.append(torch.func.vmap(estimate)(vs, hvs).flatten(1))
+    return torch.cat(columns, dim=1)
+
+
+ROW_NORM = Curvature(beta=0.0, estimate="row-norm", accumulator="squares")
+DIAGONAL = Curvature(beta=0.0, estimate="diagonal", accumulator="mean")
+AVERAGED = Curvature(beta=0.0, estimate="diagonal", accumulator="mean", spatial=True)
+
+
+# --- theory ---------------------------------------------------------------------------------------------------------
+
+
+def form(stage, H, i, window):
+    """A of the estimate of element i; `window` lists the elements it is averaged over."""
+    if stage.estimate == "row-norm":
+        return torch.outer(H[i], H[i])
+    A = torch.zeros_like(H)
+    for j in window if stage.spatial else [i]:
+        A[j] += H[j] / 2
+        A[:, j] += H[j] / 2
+    return A / (len(window) if stage.spatial else 1)
+
+
+def windows(params):
+    """For each element of all parameters, the elements of its window."""
+    found, first = [], 0
+    for p in params:
+        places = torch.arange(p.numel()).view(p.shape) + first
+        area = math.prod(p.shape[2:])
+        rows = places.reshape(-1, area) if p.dim() > 2 else places.reshape(-1, 1)
+        found += [row for row in rows.tolist() for _ in row]
+        first += p.numel()
+    return found
+
+
+def every_probe(n):
+    return 1.0 - 2 * ((torch.arange(2**n)[:, None] >> torch.arange(n)) & 1).double()
+
+
+def moments(A, distribution):
+    """(mean, variance, fourth central moment) of v'Av."""
+    if distribution == "gaussian":
+        square = A @ A
+        variance = 2 * square.trace()
+        return A.trace(), variance, 48 * (square @ square).trace() + 3 * variance**2
+    V = every_probe(len(A))
+    q = ((V @ A) * V).sum(dim=1)
+    return q.mean(), ((q - q.mean()) ** 2).mean(), ((q - q.mean()) ** 4).mean()
+
+
+def all_moments(stage, problem, distribution):
+    areas = windows(problem.params)
+    rows = [moments(form(stage, problem.H, i, areas[i]), distribution) for i in range(len(problem.H))]
+    return tuple(torch.stack(column) for column in zip(*rows, strict=True))
+
+
+def scores(found, theory):
+    """The largest z of the means and of the variances over all elements."""
+    mean, variance, fourth = theory
+    count = len(found)
+    of_means = (found.mean(dim=0) - mean) / (variance / count).sqrt()
+    of_variances = (((found - mean) ** 2).mean(dim=0) - variance) / ((fourth - variance**2) / count).sqrt()
+    return of_means.abs().max().item(), of_variances.abs().max().item()
+
+
+def passes(found, theory):
+    of_means, of_variances = scores(found, theory)
+    return of_means < Z and of_variances < Z_VARIANCE
+
+
+@pytest.mark.parametrize("distribution", BOTH)
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_means_and_variances_are_those_of_the_formulas(name, distribution):
+    H = PROBLEMS[name]().H
+    problem = PROBLEMS[name]()
+    squares, fourths, own = (H**2).sum(dim=1), (H**4).sum(dim=1), H.diagonal()
+    gaussian = distribution == "gaussian"
+    expected = {
+        ROW_NORM: ((H @ H).diagonal(), 2 * squares**2 - (0 if gaussian else 2 * fourths)),
+        DIAGONAL: (own, squares - own**2 + (2 * own**2 if gaussian else 0)),
+    }
+    for stage, (mean, variance) in expected.items():
+        exact = all_moments(stage, problem, distribution)
+        # 1e-12: sums of at most 2^12 terms.
+        assert torch.allclose(exact[0], mean, rtol=1e-12, atol=1e-12)
+        assert torch.allclose(exact[1], variance, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("distribution", BOTH)
+def test_the_average_over_a_window_has_the_mean_of_the_diagonal_and_a_smaller_variance(distribution):
+    problem = ConvolutionNetwork()
+    mean, variance, _ = all_moments(AVERAGED, problem, distribution)
+    diagonal = problem.H.diagonal()
+    for kernel in (slice(0, 4), slice(4, 8)):
+        assert torch.allclose(mean[kernel], diagonal[kernel].mean().expand(4), rtol=1e-12)
+        inside = problem.H[kernel, kernel]
+        across = problem.H[kernel].square().sum() - inside.square().sum()
+        pairs = inside.square().sum() - (0 if distribution == "gaussian" else inside.diagonal().square().sum())
+        # Pairs inside the window count twice in v'Av, those across its edge once.
+        assert torch.allclose(variance[kernel], ((2 * pairs + across) / 16).expand(4), rtol=1e-12)
+    assert torch.equal(mean[8:], diagonal[8:])  # a vector has no window
+
+
+# --- draws ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("distribution", BOTH)
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_estimates_have_the_mean_and_the_variance_of_theory(name, route, distribution):
+    problem, probes, products = sample(name, route, distribution)
+    for stage in (ROW_NORM, DIAGONAL, *([AVERAGED] if name == "convolution" else [])):
+        found = estimates(stage, problem.params, probes, products)
+        of_means, of_variances = scores(found, all_moments(stage, problem, distribution))
+        assert of_means < Z
+        assert of_variances < Z_VARIANCE
+
+
+@pytest.mark.parametrize("distribution", BOTH)
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_the_routes_agree_draw_by_draw(name, distribution):
+    (_, _, exact), *others = (sample(name, route, distribution) for route in ROUTES)
+    H = torch.stack([joined(hvs) for hvs in exact])
+    for (_, _, products), limit in zip(others, (1e-12, 1e-8), strict=True):  # roundings; the digits of differences
+        gap = torch.stack([joined(hvs) for hvs in products]) - H
+        assert (gap.norm(dim=1) / H.norm(dim=1)).max() < limit
+
+
+WRONG = ["row sums", "squares of row sums", "blocks apart", "half the variance", "the other distribution"]
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_what_is_no_such_estimate_fails_the_same_test(wrong):
+    problem, probes, products = sample("tanh network", "double", "rademacher")
+    stage, distribution = ROW_NORM, "rademacher"
+    if wrong in ("row sums", "squares of row sums"):
+        ones = [[torch.ones_like(p, requires_grad=False) for p in problem.params]] * 2
+        probes, products = ones, by_double_backward(problem, ones)
+        sums = problem.H.sum(dim=1)
+        assert torch.allclose(joined(products[0]), sums, rtol=1e-12, atol=1e-12)
+        stage = DIAGONAL if wrong == "row sums" else ROW_NORM
+        probes, products = probes * 1000, products * 1000
+    elif wrong == "blocks apart":  # one product for each parameter: what lies between parameters is lost
+        first, H = 0, torch.zeros_like(problem.H)
+        for p in problem.params:
+            block = slice(first, first := first + p.numel())
+            H[block, block] = problem.H[block, block]
+        sizes = [p.numel() for p in problem.params]
+        products = [
+            [x.view(p.shape) for x, p in zip((H @ joined(vs)).split(sizes), problem.params, strict=True)]
+            for vs in probes
+        ]
+    elif wrong == "half the variance":  # means over two draws
+        half = estimates(stage, problem.params, probes, products)
+        found = (half[0::2] + half[1::2]) / 2
+        assert scores(found, all_moments(stage, problem, distribution))[0] < Z  # the mean is right
+        assert not passes(found, all_moments(stage, problem, distribution))
+        return
+    else:
+        distribution = "gaussian"
+    found = estimates(stage, problem.params, probes, products)
+    assert not passes(found, all_moments(stage, problem, distribution))
+
+
+# --- whole optimizers -----------------------------------------------------------------------------------------------
+
+
+def run(method, problem, count, **settings):
+    """`count` products at the same weights: lr = 0, one product a step. State tensors by their key, joined."""
+    opt = method(problem.params, lr=0.0, weight_decay=0.0, update_d_every=1, **settings)
+    for _ in range(count):
+        opt.backward(problem.loss(problem.params))
+        opt.step()
+        opt.zero_grad()
+    assert opt.curvature_stats.products == count
+    return {
+        key: joined([opt.state[p][key] for p in problem.params])
+        for key in ("hess", "hess_sq")
+        if key in opt.state[problem.params[0]]
+    }
+
+
+def average_z(found, theory, beta, count):
+    """z of an exponential average from 0, whose weights are (1 - beta) beta^k."""
+    mean, variance, _ = theory
+    expected = (1 - beta**count) * mean
+    spread = (1 - beta) / (1 + beta) * (1 - beta ** (2 * count)) * variance
+    return ((found - expected) / spread.sqrt()).abs().max().item()
+
+
+def test_what_optimizers_keep_is_the_average_that_theory_predicts():
+    problem, beta, count = TanhNetwork(), 0.999, 1000
+    kept = run(dp.ESGD, problem, count, betas=(0.9, beta))["hess_sq"]
+    assert average_z(kept, all_moments(ROW_NORM, problem, "rademacher"), beta, count) < Z
+    kept = run(dp.Sophia, problem, count, betas=(0.9, beta))["hess"]
+    assert average_z(kept, all_moments(DIAGONAL, problem, "gaussian"), beta, count) < Z
+    problem = ConvolutionNetwork()
+    kept = run(dp.AdaHessian, problem, count, betas=(0.9, beta))["hess_sq"]
+    mean, variance, fourth = all_moments(AVERAGED, problem, "rademacher")
+    # The square of the estimate z: its mean is variance + mean^2; its variance is at most E z^4.
+    theory = mean**2 + variance, fourth + 6 * mean**2 * variance + mean**4 + 4 * mean.abs() * fourth**0.75, None
+    assert average_z(kept, theory, beta, count) < Z
+    wrong = all_moments(DIAGONAL, problem, "rademacher")
+    assert average_z(kept, (wrong[0] ** 2 + wrong[1], theory[1], None), beta, count) > Z
