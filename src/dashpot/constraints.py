@@ -193,6 +193,7 @@ NONNEGATIVE = Interval(0, math.inf, "left")
 POSITIVE = Interval(0, math.inf)
 POLE = Interval(0, 1, "left")
 ZERO = Interval(-math.inf, 1)
+SHARE = Interval(0, 1, "both")
 FLAG = OneOf((False, True))
 
 ARGUMENTS: Mapping[str, Constraint] = {
@@ -202,14 +203,14 @@ ARGUMENTS: Mapping[str, Constraint] = {
     "pole": POLE,
     "zero": ZERO,
     "gain": Optional(NONNEGATIVE),
-    "nu": Interval(0, 1, "both"),
-    "nus": Pair(Interval(0, 1, "both")),
+    "nu": SHARE,
+    "nus": Pair(SHARE),
     "alpha": POLE,
     "beta": POLE,
     "eps": NONNEGATIVE,
     "weight_decay": NONNEGATIVE,
     "momentum_decay": NONNEGATIVE,
-    "dampening": Interval(0, 1, "both"),
+    "dampening": SHARE,
     "nesterov": FLAG,
     "centered": FLAG,
     "maximize": FLAG,
@@ -225,10 +226,10 @@ ARGUMENTS: Mapping[str, Constraint] = {
     "decay": OneOf(("coupled", "change")),
     "decay_scale": OneOf(("lr", "schedule", "constant")),
     "mean": OneOf(("average", "direction")),
-    "v": Optional(Interval(0, 1, "both")),
+    "v": Optional(SHARE),
     "lr_warmup": POLE,
     "version": OneOf((1, 2)),
-    "hessian_power": Interval(0, 1, "both"),
+    "hessian_power": SHARE,
     "spatial_averaging": FLAG,
     "gamma": NONNEGATIVE,
     "uncentered_steps": Interval(0, math.inf, "left", integer=True),

@@ -121,7 +121,8 @@ def _check_step(owner: str, recipe: Recipe, step: Tensor) -> None:
         raise ArgumentError(f"{owner}: step must be an integer or a 0-d tensor, got {step!r}.")
     if recipe.schedule:
         raise ArgumentError(
-            f"{owner}: schedules are functions of a Python number; give step as an int, or a tensor lr without schedule."
+            f"{owner}: schedules are functions of a Python number; give step as an int, or a tensor lr without "
+            "schedule."
         )
 
 

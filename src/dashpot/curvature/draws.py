@@ -50,15 +50,18 @@ def draws(distribution: str, seed: int, number: int, params: Sequence[Tensor], o
 
 
 def draw(distribution: str, word: Tensor, p: Tensor) -> Tensor:
-    """The probe of one parameter from its stream of random numbers (`word`, a 0-d int32 tensor)."""
+    """The probe of one parameter from its stream of random numbers (`word`, an int32 tensor).
+
+    A `word` of more dimensions, the last ones those of `p`, gives a probe for each of many streams.
+    """
     piece = local(p)
     word, index = word.to(piece.device), _places(p)
     real = compute_dtype(piece.dtype)
     if distribution == "rademacher":
         values = 1 - 2 * (bits(index, word) & 1).to(real)
     else:
-        pair = mix(word, torch.arange(2, dtype=torch.int32, device=word.device))
-        size, angle = _uniform(bits(index, pair.view(2, *[1] * index.dim())), real)
+        two = torch.arange(2, dtype=torch.int32, device=word.device).view(2, *[1] * max(index.dim(), word.dim()))
+        size, angle = _uniform(bits(index, mix(word, two)), real)
         values = torch.sqrt(-2 * torch.log(size)) * torch.cos(2 * math.pi * angle)
     return (torch.view_as_complex(values) if piece.is_complex() else values).to(piece.dtype)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from dashpot.curvature.forward import without_tangents
 from dashpot.errors import CurvatureError
 
 __all__ = ["BackwardCall", "evaluate"]
@@ -26,7 +28,8 @@ class _Following(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is not Tensor.backward:
-            return func(*args, **(kwargs or {}))
+            with nullcontext() if torch.is_grad_enabled() else without_tangents():
+                return func(*args, **(kwargs or {}))
         self.passes += 1
         self._on_backward(args[0], _arguments(args[1:], kwargs or {}))
         return None

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from torch.autograd import forward_ad
 
 from dashpot.curvature.obstacles import named_obstacle
 
-__all__ = ["gradients_and_products", "moving_along"]
+__all__ = ["gradients_and_products", "moving_along", "without_tangents"]
 
 
 @contextmanager
@@ -35,6 +36,16 @@ def _dual(value: Tensor, tangent: Tensor) -> Tensor:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r".*torch\.jit", DeprecationWarning)
         return forward_ad.make_dual(value, tangent)
+
+
+def without_tangents() -> AbstractContextManager[Any]:
+    """What is computed while this is open carries no tangent, as it gets no gradient under `torch.no_grad`.
+
+    torch's forward mode goes through `no_grad`; double backward does not, and the two must mean the same Hessian.
+    """
+    # Private to torch and older than its public releases of forward mode; without it, tangents go through.
+    switch = getattr(forward_ad, "_set_fwd_grad_enabled", None)
+    return nullcontext() if switch is None else switch(False)
 
 
 def gradients_and_products(

@@ -13,10 +13,10 @@ __all__ = ["RandomState", "buffers_kept", "gradients_kept", "leaves"]
 
 
 class RandomState:
-    """The state of torch's generators on the CPU and on the given devices."""
+    """The state of torch's generators on the CPU and on the devices of some tensors."""
 
-    def __init__(self, devices: Sequence[torch.device]) -> None:
-        self._devices = [d for d in dict.fromkeys(devices) if d.type != "cpu"]
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self._devices = [d for d in dict.fromkeys(x.device for x in tensors) if d.type not in ("cpu", "meta")]
         self._cpu = torch.get_rng_state()
         self._others = [torch.get_device_module(d).get_rng_state(d) for d in self._devices]
 

@@ -23,6 +23,7 @@ _SIGNS = (
     "jvp function",
     "jvp staticmethod",
     "no forward mode",
+    "forward grad defined",
 )
 
 

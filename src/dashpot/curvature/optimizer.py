@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dashpot.curvature import routes
-from dashpot.curvature.differences import central_difference, relative_step_for, step_length
-from dashpot.curvature.double import product_of_gradients
 from dashpot.curvature.draws import draws
-from dashpot.curvature.following import evaluate
-from dashpot.curvature.forward import moving_along
-from dashpot.curvature.keeping import RandomState, buffers_kept, gradients_kept
-from dashpot.curvature.pending import Pending, all_finite, averaged, several_processes
+from dashpot.curvature.keeping import RandomState
+from dashpot.curvature.pending import Pending, finished
 from dashpot.curvature.probing import Probing
 from dashpot.curvature.stats import CurvatureStats, Stopwatch
+from dashpot.curvature.taking import Taker
 from dashpot.engine.eager import observe_tensor, real_view
-from dashpot.engine.mesh import any_dtensor, local
 from dashpot.engine.parts import Part
 from dashpot.engine.program import WHOLE_TENSOR
 from dashpot.engine.rounding import stream
@@ -126,7 +120,7 @@ class SecondOrder(Optimizer):
         ('closure', 'a loss was given', 1, 0)
         """
         skipped = self._counter("products_skipped")
-        route, reason = self._route or (None, None)
+        route, reason = self._taker.route or (None, None)
         taken = self._counter("products") - skipped
         return CurvatureStats(route, reason, taken, skipped, *self._watch.medians(), self._watch.share())
 
@@ -148,16 +142,15 @@ class SecondOrder(Optimizer):
         """
         scale = 1.0
         if scaler is not None:
-            loss = scaler.scale(loss)
-            scale = float(scaler.get_scale())
+            loss, scale = scaler.scale(loss), float(scaler.get_scale())
         if not self.should_create_graph() or callable(self._probing.probe):
             loss.backward(**kwargs)
             return
-        self._check_backward()
         params = self._params()
+        self._taker.check_backward(params)
         self._gathered.forget(p for p in params if p.grad is None)
-        self._note("closure", "a loss was given")
-        self._differentiate(self._gathered, params, raw=scaler is None, scale=scale)(loss, kwargs)
+        probes = self._probes(self._gathered, params)
+        self._taker.differentiate(self._gathered, params, probes, raw=scaler is None, scale=scale)(loss, kwargs)
 
     def step(self, closure: Closure | None = None) -> Any:
         """Take one step; parameters without a gradient stay as they are.
@@ -170,15 +163,24 @@ class SecondOrder(Optimizer):
         """
         loss = None
         if closure is not None:
-            if self.should_create_graph() and self._probing.probe != "graph" and not callable(self._probing.probe):
-                loss = self._probed(closure)
+            takes = self._probing.probe != "graph" and not callable(self._probing.probe)
+            if takes and self.should_create_graph():
+                params, pending = self._params(), Pending()
+                loss = self._taker.train(closure, pending, params, self._probes(pending, params))
+                self._gathered = pending  # only now, as the closure clears what was gathered before
             else:
                 with torch.enable_grad():
                     loss = closure()
-                if self.should_create_graph() and not any(_graph(p) for p in self._params()):
-                    self._force(closure)
+                if takes and self._lacking():
+                    self._look_again(closure)
         self._untraced(self)
         return loss
+
+    def _look_again(self, closure: Closure) -> None:
+        """A product at once, for parameters that got their first gradient on a step without one."""
+        after = RandomState(self._params())
+        self.curvature_step(closure)
+        after.restore()
 
     def curvature_step(self, closure: Closure) -> Any:
         """Take a product for the coming step, whether it is due or not; a second call before that step replaces it.
@@ -202,12 +204,7 @@ class SecondOrder(Optimizer):
         if not self._observes():
             raise ArgumentError(f"{type(self).__name__}: no stage of the method learns from Hessian-vector products.")
         params, pending = self._params(), Pending()
-        before, loss = RandomState(_devices(params)), None
-        with gradients_kept(params) as keep_others, buffers_kept():
-            if self._route_for_closure() != "differences":
-                loss = self._evaluated(closure, pending, params, keep_others)
-            if not pending.taken:
-                loss = self._differences(closure, pending, params, before)
+        loss = self._taker.look(closure, pending, params, self._probes(pending, params))
         self._settled = pending
         return loss
 
@@ -216,152 +213,14 @@ class SecondOrder(Optimizer):
         super().zero_grad(set_to_none)
         self._gathered.clear()
 
-    def _probed(self, closure: Closure) -> Any:
-        """The closure's loss, its gradients, and products on the way or after it."""
-        params, pending = self._params(), self._gathered
-        pending.clear()
-        before = RandomState(_devices(params))
-        if self._route_for_closure() != "differences":
-            loss = self._evaluated(closure, pending, params, None)
-        else:
-            with torch.enable_grad():
-                loss = closure()
-        if not pending.taken:
-            found = Pending()  # the closure may clear the gathered ones
-            with gradients_kept(params), buffers_kept():
-                self._differences(closure, found, params, before)
-            self._gathered = found
-        return loss
-
-    def _force(self, closure: Closure) -> None:
-        """A product at once, for parameters that got their first gradient on a step without one."""
-        if callable(self._probing.probe) or self._probing.probe == "graph":
-            return
-        after = RandomState(_devices(self._params()))
-        self.curvature_step(closure)
-        after.restore()
-
-    def _evaluated(
-        self, closure: Closure, pending: Pending, params: list[Tensor], keep_others: Callable[[Tensor], None] | None
-    ) -> Any:
-        """Evaluate a closure with products taken where it calls backward; in `curvature_step` (`keep_others`) the
-        closure may also return a loss that nobody went backward from."""
-        differentiate = self._differentiate(pending, params, raw=keep_others is None)
-        may_return = keep_others is not None
-
-        def on_backward(loss: Tensor, call: dict[str, Any]) -> None:
-            if keep_others is not None:
-                keep_others(loss)
-            differentiate(loss, call)
-
-        forward = self._probing.probe == "forward"
-        self._in_closure = True
-        try:
-            with moving_along(params, self._probes(params)) if forward else nullcontext():
-                return evaluate(type(self).__name__, closure, on_backward, may_return=may_return)
-        finally:
-            self._in_closure = False
-
-    def _differentiate(
-        self, pending: Pending, params: list[Tensor], *, raw: bool, scale: float = 1.0
-    ) -> Callable[[Tensor, dict[str, Any]], None]:
-        """What stands for `loss.backward()`: gradients as there, and a product into `pending`."""
-        probes = self._probes(params)
-        careful = several_processes(self._probing.process_group)
-        route = routes.forward_pass if self._probing.probe == "forward" else routes.double_pass
-
-        def differentiate(loss: Tensor, call: dict[str, Any]) -> None:
-            if self._obstacle is not None:
-                loss.backward(**call)
-                return
-            try:
-                products = route(loss, call, params, probes, careful=careful, keep=self._may_fall_back())
-            except CurvatureError as error:
-                if not self._may_fall_back():
-                    raise CurvatureError(f"{type(self).__name__}: {error}") from error
-                self._obstacle = str(error).partition(";")[0]
-                loss.backward(**call)
-                return
-            self._proven = True
-            pending.add(params, products, raw=raw, scale=scale)
-
-        return differentiate
-
-    def _may_fall_back(self) -> bool:
-        """True where "auto" tries double backward for the first time, inside a closure."""
-        return self._probing.probe == "auto" and not self._proven and self._in_closure
-
-    def _differences(self, closure: Closure, pending: Pending, params: list[Tensor], random: RandomState) -> Any:
-        """Products from gradients at two more points. `random` is what both evaluations start from; the random state is
-        left as after one of them. Returns the loss at the first of the points."""
-        owner = type(self).__name__
-        probes = self._probes(params)
-        losses: list[Any] = []
-        ordinary = several_processes(self._probing.process_group) or any_dtensor(params)
-
-        def gradients_here() -> list[Tensor | None]:
-            random.restore()
-            sums = Pending()
-            with gradients_kept(params) as keep_others, buffers_kept():
-
-                def on_backward(loss: Tensor, call: dict[str, Any]) -> None:
-                    if ordinary:
-                        keep_others(loss)
-                        loss.backward(**call)
-                    else:
-                        sums.add(params, routes.plain_gradients(loss, call, params), raw=False)
-
-                losses.append(evaluate(owner, closure, on_backward, may_return=True))
-                if ordinary:
-                    return [None if p.grad is None else local(p.grad).detach().clone() for p in params]
-            return [sums.held.get(p) for p in params]
-
-        relative = self._probing.relative_step or relative_step_for(_coarsest(params))
-        length = step_length(params, probes, relative)
-        pending.add(params, central_difference(gradients_here, params, probes, length), raw=False)
-        return losses[0]
-
-    # ---- choosing a route -------------------------------------------------------------------------------------------
-
-    def _route_for_closure(self) -> str:
-        """The route for a closure, noted with its reason; `CurvatureError` where the one asked for cannot work."""
-        asked, sharded = self._probing.probe, any_dtensor(self._params())
-        if asked == "auto":
-            if sharded:
-                return self._note("differences", "parameters are sharded, and a graph ends at their pieces")
-            if self._obstacle is not None:
-                return self._note("differences", self._obstacle)
-            return self._note("closure", "a closure was given")
-        if sharded and asked != "differences":
-            raise CurvatureError(
-                f"{type(self).__name__}: probe={asked!r} cannot work with sharded parameters, whose graph ends at "
-                "their pieces; use probe='differences' with a closure."
-            )
-        return self._note("closure" if asked == "graph" or callable(asked) else asked, "asked for")
-
-    def _note(self, route: str, reason: str) -> str:
-        self._route = route, reason
-        return route
-
-    def _check_backward(self) -> None:
-        """Refuse `backward` on routes that need a closure."""
-        owner, asked = type(self).__name__, self._probing.probe
-        if asked in ("forward", "differences"):
-            raise CurvatureError(
-                f"{owner}: probe={asked!r} has to evaluate the loss itself; give step or curvature_step a closure, or "
-                "use probe='auto'."
-            )
-        if any_dtensor(self._params()):
-            raise CurvatureError(
-                f"{owner}: the graph of a loss ends at the pieces of sharded parameters; call curvature_step with a "
-                "closure, which takes differences of gradients."
-            )
-
-    def _probes(self, params: Sequence[Tensor]) -> list[Tensor]:
+    def _probes(self, pending: Pending, params: Sequence[Tensor]) -> list[Tensor]:
         """The probes of the coming product: the same in every process and after every interruption."""
-        numbers = {p: i for i, p in enumerate(p for group in self.param_groups for p in group["params"])}
-        seed, number = self.param_groups[0]["probe_seed"], self._counter("products")
-        return draws(self._probing.distribution, seed, number, params, [numbers[p] for p in params])
+        if missing := [p for p in params if p not in pending.probes]:
+            numbers = {p: i for i, p in enumerate(p for group in self.param_groups for p in group["params"])}
+            seed, number = self.param_groups[0]["probe_seed"], self._counter("products")
+            drawn = draws(self._probing.distribution, seed, number, missing, [numbers[p] for p in missing])
+            pending.probes.update(zip(missing, drawn, strict=True))
+        return [pending.probes[p] for p in params]
 
     # ---- the step ---------------------------------------------------------------------------------------------------
 
@@ -392,6 +251,49 @@ class SecondOrder(Optimizer):
         self._ready = self._finished(pending, params) if pending.taken and params else None
         return pending.taken
 
+    def _from_step(self, params: list[Tensor]) -> Pending:
+        """A product that the gradients themselves can give, or a user's function."""
+        if not self.should_create_graph():
+            return Pending()
+        pending = Pending()
+        if callable(self._probing.probe):
+            self._taker.supplied(pending, params, self._probes(pending, params))
+            return pending
+        has_graphs = all(p.grad is not None and p.grad.requires_grad for p in params)
+        if not has_graphs and not self._scheduled() and not self._waiting_ones() & set(params):
+            return pending  # a newcomer stays in place, and the next step is due
+        self._taker.from_gradients(pending, params, self._probes(pending, params))
+        return pending
+
+    def _finished(self, pending: Pending, params: list[Tensor]) -> dict[Tensor, tuple[Tensor, Tensor]] | None:
+        """(probe, product) of each parameter with a gradient; None where the products are not finite."""
+        scale, found = self._scaler()
+        if pending.raw and scale is None and found is not None:
+            raise CurvatureError(
+                f"{type(self).__name__}: the scaler has unscaled the gradients but not the product, and its scale is "
+                "not known here; use opt.backward(loss, scaler=scaler), or clip with max_norm in place of unscale_."
+            )
+        upside_down = {p for group in self.param_groups if self._ascends(group) for p in group["params"]}
+        averaging = False if callable(self._probing.probe) else self._probing.process_group
+        products = finished(pending, params, scale, averaging, upside_down)
+        if products is None:
+            return None
+        return {p: (v, products[p]) for p, v in zip(params, self._probes(pending, params), strict=True)}
+
+    def _observe(self, owners: Sequence[Tensor], part: Part) -> None:
+        roster = part.roster
+        for i, owner in enumerate(owners):
+            if self._ready is None or owner not in self._ready:
+                continue
+            v, hv = self._ready[owner]
+            numbers, storage = part.numbers[part.which[i]], roster.storages[i]
+            if storage.draws:
+                word = torch.tensor(numbers.word, dtype=torch.int32, device=v.device)
+                numbers = numbers._replace(word=stream(word, roster.ordinals[i], _OBSERVATION))
+            seen = Observation(real_view(v), real_view(hv), owner.dim())
+            context = roster.division.contexts.get(i, WHOLE_TENSOR)
+            observe_tensor(part.recipe, storage, numbers, part.params[i], seen, part.states[i], context)
+
     def _conclude(
         self, done: int, stepped: list[Tensor], attempted: bool, ready: dict[Tensor, tuple[Tensor, Tensor]] | None
     ) -> None:
@@ -409,91 +311,6 @@ class SecondOrder(Optimizer):
         for group in self.param_groups:
             group.update(counts)
 
-    def _from_step(self, params: list[Tensor]) -> Pending:
-        """A product that nothing but the gradients can give, or a user's function."""
-        pending, graphs = Pending(), [_graph(p) for p in params]
-        if not self.should_create_graph():
-            return pending
-        if callable(self._probing.probe):
-            self._note("callable", "asked for")
-            pending.add(params, self._probing.probe([local(p) for p in params], self._probes(params)), raw=False)
-            return pending
-        if not all(graphs) and not self._scheduled() and not self._waiting_ones() & set(params):
-            return pending  # a newcomer stays in place, and the next step is due
-        self._check_graphs(params, graphs)
-        self._note("graph", "the gradients carry a graph")
-        try:
-            products = product_of_gradients([p.grad for p in params], params, self._probes(params))
-        except CurvatureError as error:
-            raise CurvatureError(f"{type(self).__name__}: {error}") from error
-        pending.add(params, products, raw=True)
-        return pending
-
-    def _check_graphs(self, params: list[Tensor], graphs: list[bool]) -> None:
-        owner, asked = type(self).__name__, self._probing.probe
-        if asked not in ("auto", "graph"):
-            raise CurvatureError(
-                f"{owner}: probe={asked!r} needs a closure on this step: give it to step, or to curvature_step before."
-            )
-        if any_dtensor(params):
-            raise CurvatureError(
-                f"{owner}: gradients of sharded parameters carry no graph; call curvature_step with a closure before "
-                "the step, which takes differences of gradients."
-            )
-        for p, has in zip(params, graphs, strict=True):
-            if not has:
-                raise CurvatureError(
-                    f"{owner}: a product is due and the gradient of a parameter of shape {tuple(p.shape)} carries no "
-                    "graph; use opt.backward(loss), or loss.backward(create_graph=opt.should_create_graph())."
-                )
-        if several_processes(self._probing.process_group):
-            raise CurvatureError(
-                f"{owner}: the graph of gradients that were averaged over processes is that of one process; use "
-                "opt.backward(loss), or give step a closure."
-            )
-
-    def _finished(self, pending: Pending, params: list[Tensor]) -> dict[Tensor, tuple[Tensor, Tensor]] | None:
-        """(probe, product) of each parameter with a gradient: averaged, of the unscaled loss, of what is minimised.
-
-        None where the products are not finite.
-        """
-        scale = self._loss_scale() if pending.raw else None
-        held = {p: pending.held.get(p) for p in params}
-        products = {p: torch.zeros_like(local(p)) if hv is None else hv for p, hv in held.items()}
-        if scale is not None:
-            products = {p: hv / scale.to(hv.device, hv.dtype) for p, hv in products.items()}
-        if several_processes(self._probing.process_group) and not callable(self._probing.probe):
-            products = averaged(products, self._probing.process_group)
-        if not all_finite(products):
-            return None
-        upside_down = {p for group in self.param_groups if self._ascends(group) for p in group["params"]}
-        products = {p: -hv if p in upside_down else hv for p, hv in products.items()}
-        return {p: (v, products[p]) for p, v in zip(params, self._probes(params), strict=True)}
-
-    def _loss_scale(self) -> Tensor | None:
-        """The factor that a gradient scaler left in the products."""
-        scale, found = self._scaler()
-        if scale is None and found is not None:
-            raise CurvatureError(
-                f"{type(self).__name__}: the scaler has unscaled the gradients but not the product, and its scale is "
-                "not known here; use opt.backward(loss, scaler=scaler), or clip with max_norm in place of unscale_."
-            )
-        return scale if isinstance(scale, Tensor) or scale is None else torch.tensor(float(scale))
-
-    def _observe(self, owners: Sequence[Tensor], part: Part) -> None:
-        roster = part.roster
-        for i, owner in enumerate(owners):
-            if self._ready is None or owner not in self._ready:
-                continue
-            v, hv = self._ready[owner]
-            numbers, storage = part.numbers[part.which[i]], roster.storages[i]
-            if storage.draws:
-                word = torch.tensor(numbers.word, dtype=torch.int32, device=v.device)
-                numbers = numbers._replace(word=stream(word, roster.ordinals[i], _OBSERVATION))
-            seen = Observation(real_view(v), real_view(hv), owner.dim())
-            context = roster.division.contexts.get(i, WHOLE_TENSOR)
-            observe_tensor(part.recipe, storage, numbers, part.params[i], seen, part.states[i], context)
-
     # ---- state ------------------------------------------------------------------------------------------------------
 
     def _forget(self) -> None:
@@ -503,9 +320,7 @@ class SecondOrder(Optimizer):
         self._ready: dict[Tensor, tuple[Tensor, Tensor]] | None = None
         self._waiting: set[Tensor] | None = None
         self._observed: set[Tensor] | None = None
-        self._route: tuple[str, str] | None = None
-        self._obstacle: str | None = None
-        self._proven = self._in_closure = False
+        self._taker = Taker(type(self).__name__, self._probing)
         self._watch = Stopwatch()
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -525,22 +340,8 @@ def _has_product(state: Mapping[str, Any]) -> bool | None:
     return float(state["products"].detach()) > 0 if "products" in state else None
 
 
-def _graph(p: Tensor) -> bool:
-    return p.grad is not None and p.grad.requires_grad
-
-
 def _drop_graphs(params: Sequence[Tensor], wanted: bool) -> None:
     """A gradient with a graph leads back to its parameter, which holds it: a circle that would keep the graph alive."""
     for p in params if not wanted else ():
         if p.grad is not None and p.grad.requires_grad:
             p.grad = p.grad.detach()
-
-
-def _devices(params: Sequence[Tensor]) -> list[torch.device]:
-    return list(dict.fromkeys(p.device for p in params))
-
-
-def _coarsest(params: Sequence[Tensor]) -> torch.dtype:
-    """The real dtype of the largest roundoff among the parameters."""
-    real = {p.dtype.to_real() if p.dtype.is_complex else p.dtype for p in params}
-    return max(real, key=lambda dtype: torch.finfo(dtype).eps)

@@ -10,24 +10,26 @@ from torch import Tensor
 
 from dashpot.engine.division import spread_of
 from dashpot.engine.eager import real_view
-from dashpot.engine.mesh import is_dtensor
+from dashpot.engine.mesh import is_dtensor, local
 
-__all__ = ["Pending", "all_finite", "averaged", "several_processes"]
+__all__ = ["Pending", "finished", "several_processes"]
 
 
 class Pending:
-    """H v of each parameter, summed over micro-batches as `p.grad` is.
+    """H v of each parameter, summed over micro-batches as `p.grad` is, and v.
 
     `raw` tells that the loss may have been multiplied by a gradient scaler, whose factor the products then carry.
     """
 
     def __init__(self) -> None:
         self.held: dict[Tensor, Tensor] = {}
+        self.probes: dict[Tensor, Tensor] = {}
         self.taken = self.raw = False
 
     def clear(self) -> None:
         """Drop everything."""
         self.held.clear()
+        self.probes.clear()
         self.taken = self.raw = False
 
     def add(
@@ -52,7 +54,7 @@ def several_processes(group: Any) -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size(group) > 1
 
 
-def averaged(products: Mapping[Tensor, Tensor], group: Any) -> dict[Tensor, Tensor]:
+def _averaged(products: Mapping[Tensor, Tensor], group: Any) -> dict[Tensor, Tensor]:
     """The products of plain parameters as means over the processes; those of DTensors are means already."""
     kinds: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
     for p, product in products.items():
@@ -69,7 +71,7 @@ def averaged(products: Mapping[Tensor, Tensor], group: Any) -> dict[Tensor, Tens
     return result
 
 
-def all_finite(products: Mapping[Tensor, Tensor]) -> bool:
+def _all_finite(products: Mapping[Tensor, Tensor]) -> bool:
     """True where every element is finite, on every process that holds a piece."""
     strange: dict[Any, Tensor] = {}
     for p, product in products.items():
@@ -78,3 +80,21 @@ def all_finite(products: Mapping[Tensor, Tensor]) -> bool:
         strange[spread] = strange[spread].to(count.device) + count if spread in strange else count
     found = [count if spread is None else spread.total(count) for spread, count in strange.items()]
     return all(float(count) == 0 for count in found)
+
+
+def finished(
+    pending: Pending, params: Sequence[Tensor], scale: Tensor | None, group: Any, upside_down: set[Tensor]
+) -> dict[Tensor, Tensor] | None:
+    """The product of each parameter as the stages take it in, or None where they are not all finite.
+
+    Divided by the loss scale, averaged over the processes of `group` (False: not at all), and negated where the
+    objective is maximised. A parameter that got a gradient and no product has the product zero.
+    """
+    products = {p: pending.held[p] if p in pending.held else torch.zeros_like(local(p)) for p in params}
+    if scale is not None and pending.raw:
+        products = {p: hv / scale.to(hv.device, hv.dtype) for p, hv in products.items()}
+    if group is not False and several_processes(group):
+        products = _averaged(products, group)
+    if not _all_finite(products):
+        return None
+    return {p: -hv if p in upside_down else hv for p, hv in products.items()}

@@ -15,13 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dashpot.constraints import ARGUMENTS, FLAG, NONNEGATIVE, POLE, Interval, OneOf, Optional, Scalar, field
+from dashpot.constraints import ARGUMENTS, FLAG, NONNEGATIVE, POLE, SHARE, Interval, OneOf, Optional, Scalar, field
 from dashpot.errors import ArgumentError
 from dashpot.numeric import is_number
 from dashpot.stages.base import Clock, Context, Observation, Signal, Slot, Stage, elementwise, per_tensor
 from dashpot.stages.denominator import divided
 
 __all__ = ["ClipElements", "Curvature", "Warmup"]
+
 
 @dataclass(frozen=True)
 class Curvature(Stage):
@@ -62,11 +63,11 @@ class Curvature(Stage):
     Slot(name='hessian', key='hess_sq', shape='elementwise', initial=0.0)
     """
 
-    beta: Scalar = field(0.999, Interval(0, 1, "both"))
+    beta: Scalar = field(0.999, SHARE)
     eps: Scalar = field(1e-4, ARGUMENTS["eps"])
     estimate: str = field("row-norm", OneOf(("row-norm", "diagonal")))
     accumulator: str = field("squares", OneOf(("squares", "maximum", "mean")))
-    power: Scalar | None = field(None, Optional(ARGUMENTS["hessian_power"]))
+    power: Scalar | None = field(None, Optional(SHARE))
     gamma: Scalar | None = field(None, Optional(NONNEGATIVE))
     spatial: bool = field(False, FLAG)
     observes = True
@@ -92,8 +93,8 @@ class Curvature(Stage):
 
     def scalars(self, clock: Clock) -> Mapping[str, Any]:
         del clock
-        shape = {"power": self.power, "gamma": 1.0 if self.gamma is None else self.gamma}
-        return {"beta": self.beta, "eps": self.eps, **{name: value for name, value in shape.items() if value is not None}}
+        power = {} if self.power is None else {"power": self.power}
+        return {"beta": self.beta, "eps": self.eps, "gamma": 1.0 if self.gamma is None else self.gamma, **power}
 
     def observe(self, o: Observation, s: Any, c: Any, ctx: Context) -> Any:
         del ctx
