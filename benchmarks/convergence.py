@@ -1,15 +1,15 @@
 """Iterations until a loss of 1e-8 on small hard problems, each method at its best, as Markdown tables.
 
-    python benchmarks/convergence.py                           # everything, about eight minutes
+    python benchmarks/convergence.py                           # everything, about ten minutes
     python benchmarks/convergence.py --only Rosenbrock         # problems whose name holds a text
     python benchmarks/convergence.py --quick                   # at most 2000 iterations: a look, no result
     python benchmarks/convergence.py --write docs/results.md   # also replace the tables there
 
 All learning rates of a method run side by side through the functional form, mapped over by `torch.func.vmap`, until one
 of them has arrived: that is the best. A method with random probes has several runs for each rate, which all have to
-arrive. Momentum is chosen in the same way, from three values. Then the method's own class repeats the best
-pair with other probes: these are the figures of the table. Everything is in float64 on one thread, and no gradient has
-noise.
+arrive (where no rate gets so far, most of them). Momentum is chosen in the same way, from three values. Then the
+method's own class repeats the best pair with other probes: these are the figures of the table. Everything is in float64
+on one thread, and no gradient has noise.
 """
 
 from __future__ import annotations
@@ -29,9 +29,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 import dashpot as dp
 from dashpot.curvature import Probing, draws
-from dashpot.engine.program import Numbers, take_in
-from dashpot.functional import init, update
-from dashpot.stages.base import Clock, Observation
+from dashpot.functional import init, observe, update
 
 BEGIN, END = "<!-- tables of benchmarks/convergence.py -->", "<!-- end of tables of benchmarks/convergence.py -->"
 START = time.monotonic()
@@ -41,7 +39,7 @@ BUDGET = 50_000
 PER_DECADE, LOWEST, HIGHEST = 8, -5, 3
 RATES = [10 ** (LOWEST + i / PER_DECADE) for i in range((HIGHEST - LOWEST) * PER_DECADE + 1)]
 POLES = (0.998, 0.99, 0.9)  # the first is the best for a quadratic of this condition
-TRIALS = 5  # runs for each rate of a method with random probes, while the best one is looked for
+TRIALS = 3  # runs for each rate of a method with random probes, while the best one is looked for
 REPEATS = 15  # runs at the best one, with other probes
 DIMENSION, CONDITION = 20, 1e6
 
@@ -94,12 +92,17 @@ METHODS = [
 
 
 class Found(NamedTuple):
-    """The best rate and when all of its runs had arrived, or None and the least loss that any run came to."""
+    """The rate at which the most runs arrived, how many of them, after how many iterations the last of these, and the
+    least loss that any run of any rate came to."""
 
-    rate: float | None
+    rate: float
+    arrived: int
     iterations: int
     least: float
-    pole: float = 0.0
+    pole: float
+
+    def better(self, other: Found) -> bool:
+        return (-self.arrived, self.iterations, self.least) < (-other.arrived, other.iterations, other.least)
 
 
 def rosenbrock(dimension: int) -> Problem:
@@ -212,16 +215,16 @@ def table(rows: Sequence[str]) -> str:
 
 
 def row(problem: Problem, method: Method, budget: int) -> str:
-    found = best(problem, method, budget)
-    if found.rate is None:
-        cells = ["", "", f"> {spaced(budget)}", f"least loss {found.least:.0e}", "", ""]
+    found, trials = best(problem, method, budget), runs_of(method)
+    if 2 * found.arrived <= trials:
+        why = f"{found.arrived} of {trials} runs arrived" if found.arrived else f"least loss {found.least:.0e}"
+        cells = ["", "", counted(math.inf, budget), why, "", ""]
     else:
         runs = sorted(measure(problem, method, found.pole, found.rate, budget))
         iterations, products = median_low(runs)
         between = f"{counted(runs[0][0], budget)} to {counted(runs[-1][0], budget)}" if len(runs) > 1 else ""
-        cost = spaced(iterations + 2 * products) if iterations < math.inf else ""
-        taken = spaced(products) if iterations < math.inf else ""
-        cells = [f"{found.pole:g}", rate_text(found.rate), counted(iterations, budget), between, taken, cost]
+        costs = [spaced(products), spaced(iterations + 2 * products)] if iterations < math.inf else ["", ""]
+        cells = [f"{found.pole:g}", rate_text(found.rate), counted(iterations, budget), between, *costs]
     say(f"{problem.name}: {method.name}: {', '.join(cells)}")
     return f"| {method.name} | {' | '.join(cells)} |"
 
@@ -236,41 +239,54 @@ def rate_text(rate: float) -> str:
 
 
 def best(problem: Problem, method: Method, budget: int) -> Found:
-    """Over all poles; each has to be quicker than those before."""
-    chosen = Found(None, budget, math.inf)
+    """Over all poles; once all runs of one have arrived, the others have to be quicker."""
+    chosen, limit = None, budget
     for pole in method.poles:
-        found = search(problem, method, pole, chosen.iterations if chosen.rate is None else chosen.iterations - 1)
-        if found.rate is not None:
+        found = search(problem, method, pole, limit)
+        if chosen is None or found.better(chosen):
             chosen = found
-        elif chosen.rate is None:
-            chosen = chosen._replace(least=min(chosen.least, found.least))
+        if found.arrived == runs_of(method):
+            limit = min(limit, found.iterations)
+    assert chosen is not None
     return chosen
 
 
 def search(problem: Problem, method: Method, pole: float, budget: int) -> Found:
     """Every rate at once, until all runs of one of them have arrived."""
-    trials = TRIALS if method.probing else 1
+    trials = runs_of(method)
     rates = torch.tensor(RATES, dtype=torch.float64).repeat_interleave(trials)
     w = problem.start.repeat(len(rates), 1)
     steps = Steps(made(method, pole, 1.0, [problem.start.clone().requires_grad_()]).recipe, rates, w)
-    arrived = torch.zeros(len(rates), dtype=torch.bool)
+    arrival = torch.full((len(rates),), math.inf, dtype=torch.float64)
     least, last, number = torch.tensor(math.inf, dtype=torch.float64), None, 0
     for step in range(budget + 1):
         loss, grad = problem.at(w)
-        least = torch.fmin(least, loss.nan_to_num(math.inf).min())
+        if step % 100 == 0:
+            least = torch.fmin(least, loss.nan_to_num(math.inf).min())
         here = loss <= TARGET
         if here.any():
-            arrived |= here
-            complete = arrived.view(-1, trials).all(1)
-            if complete.any():
-                return Found(RATES[int(complete.double().argmax())], step, float(least), pole)
+            arrival[here & arrival.isinf()] = step
+            if arrival.view(-1, trials).isfinite().all(1).any():
+                break
         if method.probing and method.probing.due(step, last):
             (v,) = draws(method.probing.distribution, 1, number, [w[:trials]], [0])
             v = v.repeat(len(RATES), 1)
             steps.observe(v, problem.product(w, v))
             last, number = step, number + 1
         w = steps.update(w, grad)
-    return Found(None, budget, float(least), pole)
+    return at_best_rate(arrival.view(-1, trials), float(least), pole)
+
+
+def at_best_rate(arrival: Tensor, least: float, pole: float) -> Found:
+    """Of the rates (rows) at which the most runs arrived, the one where the last of these was the first to do so."""
+    each = zip(RATES, arrival.isfinite().sum(1).tolist(), arrival.nan_to_num(posinf=-1).amax(1).tolist(), strict=True)
+    rate, arrived, last = min(each, key=lambda one: (-one[1], one[2]))
+    return Found(rate, arrived, int(last), least, pole)
+
+
+def runs_of(method: Method) -> int:
+    """At each rate, in the search."""
+    return TRIALS if method.probing else 1
 
 
 def made(method: Method, pole: float, lr: float, params: list[Tensor], **options: Any) -> Any:
@@ -294,8 +310,7 @@ class Steps:
             return update(recipe.with_settings(lr=lr), w, g, state, step)
 
         def seen(v: Tensor, hv: Tensor, state: Any) -> Any:
-            clock = Clock(t=1, lr=1.0)
-            return take_in(recipe.lines, Numbers(clock, recipe.scalars(clock)), Observation(v, hv, 1), state)
+            return observe(recipe, state, v, hv, 0)  # which step it is tells these methods nothing
 
         every = torch.func.vmap(one, in_dims=(0, 0, 0, 0, None))
         other = torch.zeros_like(w)  # tracing takes one tensor that is given twice for one input
@@ -309,7 +324,7 @@ class Steps:
 
     def observe(self, v: Tensor, hv: Tensor) -> None:
         assert self._observe is not None
-        self.state = {**self.state, **self._observe(v, hv, self.state)}
+        self.state = self._observe(v, hv, self.state)
 
 
 def measure(problem: Problem, method: Method, pole: float, rate: float, budget: int) -> list[tuple[float, float]]:

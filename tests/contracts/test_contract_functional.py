@@ -165,7 +165,11 @@ def test_the_gradient_through_a_run_is_finite_for_every_setting(subject):
     w0 = torch.tensor([0.7, -0.4, 1.3, -1.1], dtype=torch.float64)
     for name, value in recipe.settings().items():
         setting = torch.tensor(float(value), dtype=torch.float64)
-        slope = torch.func.grad(lambda x, name=name: loss_after_steps(recipe.with_settings(**{name: x}), w0, subject))(setting)
+
+        def outcome(x, name=name):
+            return loss_after_steps(recipe.with_settings(**{name: x}), w0, subject)
+
+        slope = torch.func.grad(outcome)(setting)
         assert torch.isfinite(slope), name
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch.nn.functional import conv1d, conv2d
@@ -31,7 +32,7 @@ def weights(dtype=torch.float64):
     return [(x / math.sqrt(max(x[0].numel(), 1))).to(dtype).requires_grad_() for x in drawn]
 
 
-def residual(params, data):
+def residual(params, data) -> Any:
     """The mean square error of a net with both kinds of convolution; smooth, so that it has a Hessian everywhere."""
     image, sequence, matrix, vector = params
     x, y = data
@@ -40,7 +41,7 @@ def residual(params, data):
     return ((h.flatten(1) @ matrix.T + vector - y.to(image.dtype)) ** 2).mean()
 
 
-def quartic(params):
+def quartic(params) -> Any:
     """A coupled loss whose Hessian is neither constant nor diagonal."""
     total = sum(p.sum() for p in params)
     return sum((p**4).sum() / 4 + (p * p).sum() for p in params) + total**2 / 2
@@ -138,9 +139,11 @@ def error(got, expected):
 def snapshot(optimizer):
     """Copies of everything that a refused call must leave alone: weights, gradients, state and groups."""
     params = [p for group in optimizer.param_groups for p in group["params"]]
-    state = {
-        (i, key): value.detach().clone() for i, p in enumerate(params) for key, value in optimizer.state[p].items()
-    } if optimizer.state else {}
+    state = (
+        {(i, key): value.detach().clone() for i, p in enumerate(params) for key, value in optimizer.state[p].items()}
+        if optimizer.state
+        else {}
+    )
     groups = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
     return [p.detach().clone() for p in params], state, groups
 

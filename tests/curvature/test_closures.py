@@ -77,9 +77,10 @@ def test_parameters_the_loss_does_not_depend_on_have_no_gradient(way):
     assert optimizer.curvature_stats.products == 1
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", [way for way in WAYS if way != "graph"])
 def test_a_parameter_in_which_the_loss_is_linear_has_the_product_zero(way):
-    """As the last bias of a critic: its gradient is a constant, which carries no graph."""
+    """As the last bias of a critic: its gradient is a constant. Among given gradients it cannot be told from one that
+    was computed without a graph, which is refused."""
     params, (bias,) = leaves((3,)), leaves((2,))
     optimizer = methodical([*params, bias], way, eps=1.0)
     expected = expected_products(optimizer, [*params, bias], lambda values: quartic(values[:1]) + values[1].sum())
@@ -120,18 +121,18 @@ def test_a_closure_that_raises_leaves_everything_as_it_was(probe):
     layer = nn.BatchNorm1d(3, dtype=torch.float64)
     optimizer = dp.AdaHessian(params, lr=0.1, probe=probe)
     quartic(params).backward()
-    held, calls = [p.grad for p in params], []
+    held, calls, last = [p.grad for p in params], [], [0]
 
     def closure():
         optimizer.zero_grad()
         layer(torch.randn(4, 3, dtype=torch.float64) + params[0].detach())
         quartic(params).backward()
         calls.append(1)
-        if len(calls) == calls_before_failing:
+        if len(calls) == last[0]:
             raise KeyError("data ended")
         return quartic(params)
 
-    for calls_before_failing in (1, 2) if probe == "differences" else (1,):
+    for last[0] in (1, 2) if probe == "differences" else (1,):
         calls.clear()
         with pytest.raises(KeyError, match="data ended"):
             optimizer.curvature_step(closure)

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -16,16 +17,17 @@ BFLOAT16, FLOAT16 = 2.0**-8, 2.0**-11
 SCALE = 2.0**10
 """A power of two, like every scale that torch's scaler uses by itself: scaling changes exponents only."""
 
-METHODS = {
-    "ESGD-1": lambda params, **options: dp.ESGD(
-        params, lr=0.3, lr_warmup=0.9, eps=1e-2, **{"update_d_every": 5, "d_warmup": 5, **options}
-    ),
-    "ESGD-2": lambda params, **options: dp.ESGD(
-        params, lr=0.3, lr_warmup=0.5, eps=1e-2, version=2, **{"update_d_every": 5, "d_warmup": 5, **options}
-    ),
-    "AdaHessian": lambda params, **options: dp.AdaHessian(params, lr=0.1, **{"update_d_every": 2, **options}),
-    "Sophia": lambda params, **options: dp.Sophia(params, lr=0.01, gamma=1.0, **{"update_d_every": 5, **options}),
+METHODS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "ESGD-1": (dp.ESGD, {"lr": 0.3, "lr_warmup": 0.9, "eps": 1e-2, "update_d_every": 5, "d_warmup": 5}),
+    "ESGD-2": (dp.ESGD, {"lr": 0.3, "lr_warmup": 0.5, "eps": 1e-2, "update_d_every": 5, "d_warmup": 5, "version": 2}),
+    "AdaHessian": (dp.AdaHessian, {"lr": 0.1, "update_d_every": 2}),
+    "Sophia": (dp.Sophia, {"lr": 0.01, "gamma": 1.0, "update_d_every": 5}),
 }
+
+
+def make(name, model, **options):
+    method, settings = METHODS[name]
+    return method(model.parameters(), **{**settings, **options})
 
 
 class Net(nn.Module):
@@ -92,7 +94,7 @@ def probe_of(route):
 # ---- autocast -------------------------------------------------------------------------------------------------------
 
 
-def product(route, cast=None, model=None, relative_step=None, around=contextlib.nullcontext):
+def product(route, cast=None, model=None, relative_step=None, around: Any = contextlib.nullcontext):
     """u H u of one probe: what Sophia's accumulator holds after one product if it forgets all others."""
     model = net() if model is None else model
     settings = {"betas": (0.0, 0.0), "distribution": "rademacher", "relative_step": relative_step}
@@ -113,7 +115,7 @@ def tolerance(route, cast, relative_step):
     unit = BFLOAT16 if cast == torch.bfloat16 else FLOAT16
     if route != "differences":
         return 4 * unit
-    # Truncation: 1.2 e^2 measured in float32. Noise: the gradients' roundoff over the step, 0.4 u/e measured.
+    # Truncation: 1.2 e^2 measured in float32. Noise: the gradients' roundoff over the step, 0.3 to 0.6 u/e measured.
     return 2.5 * relative_step**2 + 1.2 * unit / relative_step
 
 
@@ -149,12 +151,18 @@ def test_an_autocast_region_around_everything_changes_nothing(route, before):
     assert 0 < found < tolerance(route, torch.bfloat16, step)
 
 
-@pytest.mark.parametrize("route", ROUTES)
-@pytest.mark.parametrize("name", METHODS)
+EACH = pytest.mark.parametrize(
+    ("name", "route"),
+    [*(("ESGD-1", route) for route in ROUTES), *((name, "backward") for name in METHODS if name != "ESGD-1")],
+)
+"""Every route and every method; what they share is the product."""
+
+
+@EACH
 def test_the_loss_falls_under_autocast(name, route):
     model = net()
     step = {"relative_step": 0.1} if route == "differences" else {}
-    opt = METHODS[name](model.parameters(), probe=probe_of(route), **step)
+    opt = make(name, model, probe=probe_of(route), **step)
     losses = [take_step(model, opt, route, torch.bfloat16).item() for _ in range(25)]
     assert losses[-1] < 0.7 * losses[0]
     assert opt.curvature_stats.skipped == 0
@@ -204,7 +212,7 @@ def assert_identical(mine, expected):
 def test_a_scaler_leaves_no_trace(name, way):
     """Weights and accumulators, bit for bit, over a growing scale and steps with and without products."""
     model, other = net(), net()
-    opt, expected = METHODS[name](model.parameters()), METHODS[name](other.parameters())
+    opt, expected = make(name, model), make(name, other)
     scaler = torch.amp.GradScaler("cpu", init_scale=SCALE, growth_interval=3)
     for _ in range(12):
         scaled_step(lambda: loss_of(model), opt, scaler, way)
@@ -216,7 +224,7 @@ def test_a_scaler_leaves_no_trace(name, way):
 
 def test_micro_batches_of_a_scaled_loss():
     model, other = net(), net()
-    opt, expected = METHODS["ESGD-1"](model.parameters()), METHODS["ESGD-1"](other.parameters())
+    opt, expected = make("ESGD-1", model), make("ESGD-1", other)
     scaler = torch.amp.GradScaler("cpu", init_scale=SCALE)
     for _ in range(8):
         for _ in range(2):
@@ -232,7 +240,7 @@ def test_micro_batches_of_a_scaled_loss():
 
 def test_a_scaler_that_is_switched_off():
     model, other = net(), net()
-    opt, expected = METHODS["ESGD-1"](model.parameters()), METHODS["ESGD-1"](other.parameters())
+    opt, expected = make("ESGD-1", model), make("ESGD-1", other)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     for way in SCALED:
         scaled_step(lambda: loss_of(model), opt, scaler, way)
@@ -243,7 +251,7 @@ def test_a_scaler_that_is_switched_off():
 @pytest.mark.parametrize("way", ["scaled", "graph"])
 def test_unscaled_gradients_beside_a_product_that_is_still_scaled(way):
     model = net()
-    opt = METHODS["ESGD-1"](model.parameters())
+    opt = make("ESGD-1", model)
     scaler = torch.amp.GradScaler("cpu", init_scale=SCALE)
     loss = scaler.scale(loss_of(model))
     if way == "scaled":
@@ -260,7 +268,7 @@ def test_unscaled_gradients_beside_a_product_that_is_still_scaled(way):
 
 def test_unscaling_before_a_step_without_a_product_is_nobodys_concern():
     model = net()
-    opt = METHODS["ESGD-1"](model.parameters(), d_warmup=1)
+    opt = make("ESGD-1", model, d_warmup=1)
     scaler = torch.amp.GradScaler("cpu", init_scale=SCALE)
     scaled_step(lambda: loss_of(model), opt, scaler, "scaler")
     assert not opt.should_create_graph()
@@ -275,7 +283,7 @@ def test_unscaling_before_a_step_without_a_product_is_nobodys_concern():
 def test_an_overflow_skips_the_step_and_the_next_one_takes_the_product(way, first):
     """At the very first step and at the sixth, where a product is due after some without."""
     model, other = net(), net()
-    opt, expected = METHODS["ESGD-1"](model.parameters(), d_warmup=1), METHODS["ESGD-1"](other.parameters(), d_warmup=1)
+    opt, expected = make("ESGD-1", model, d_warmup=1), make("ESGD-1", other, d_warmup=1)
     scaler = torch.amp.GradScaler("cpu", init_scale=SCALE)
     for _ in range(0 if first else 5):
         scaled_step(lambda: loss_of(model), opt, scaler, way)
@@ -300,7 +308,7 @@ def test_float16_autocast_with_a_scaler(way, scale):
     """2^16 is torch's first scale. With 2^30 steps are skipped until the scale just fits the gradients. Products are
     larger than gradients, and must not be lost for that."""
     model, losses = net(), []
-    opt = METHODS["ESGD-1"](model.parameters())
+    opt = make("ESGD-1", model)
     scaler = torch.amp.GradScaler("cpu", init_scale=scale)
 
     def loss():
@@ -319,15 +327,14 @@ def test_float16_autocast_with_a_scaler(way, scale):
 # ---- clipping -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("route", ROUTES)
+@EACH
 @pytest.mark.parametrize("clip", [{"max_norm": 1e-3}, {"clip_value": 1e-5}], ids=str)
-@pytest.mark.parametrize("name", METHODS)
 def test_clipping_leaves_the_product_alone(name, clip, route):
     keys = {"hess", "hess_sq", "hess_weight", "products"}
     found = []
     for options in ({}, clip):
         model = net()
-        opt = METHODS[name](model.parameters(), probe=probe_of(route), **options)
+        opt = make(name, model, probe=probe_of(route), **options)
         take_step(model, opt, route)
         found.append((model, [{k: v for k, v in opt.state[p].items() if k in keys} for p in model.parameters()]))
     (free, expected), (clipped, states) = found
@@ -340,7 +347,7 @@ def test_clipping_leaves_the_product_alone(name, clip, route):
 def test_clipping_a_scaled_loss():
     """`max_norm` is that of the gradient without the scale; the product has no scale either."""
     model, other = net(), net()
-    opt, expected = (METHODS["ESGD-1"](m.parameters(), max_norm=0.05) for m in (model, other))
+    opt, expected = (make("ESGD-1", m, max_norm=0.05) for m in (model, other))
     scaler = torch.amp.GradScaler("cpu", init_scale=SCALE)
     for _ in range(6):
         scaled_step(lambda: loss_of(model), opt, scaler, "scaled")
@@ -352,12 +359,11 @@ def test_clipping_a_scaled_loss():
 # ---- half-precision weights -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("route", ROUTES)
-@pytest.mark.parametrize("name", METHODS)
+@EACH
 def test_weights_in_bfloat16_take_products(name, route):
     model = net(torch.bfloat16)
     options = {"rounding": "stochastic", "state_dtype": torch.bfloat16}
-    opt = METHODS[name](model.parameters(), probe=probe_of(route), **options)
+    opt = make(name, model, probe=probe_of(route), **options)
     losses = [take_step(model, opt, route).item() for _ in range(12)]
     assert losses[-1] < losses[0]
     assert opt.curvature_stats.skipped == 0
@@ -380,7 +386,7 @@ def test_products_of_bfloat16_weights(route):
 def test_an_accumulator_in_bfloat16_is_right_in_the_mean():
     """D = beta D + (1 - beta) q^2 moves by less than half of what bfloat16 resolves, thousands of times: rounded to
     nearest it would stay where it is."""
-    count, products = 4096, 300
+    count, products = 1024, 200
     held = {}
     for dtype, options in (
         (torch.float32, {}),
@@ -399,7 +405,7 @@ def test_an_accumulator_in_bfloat16_is_right_in_the_mean():
             opt.step()
         held[dtype] = opt.state[w]["hess_sq"].double()
     exact, mean = float(held[torch.float32].mean()), float(held[torch.bfloat16].mean())
-    # Each of 300 roundings of numbers below 0.3 has a variance of at most (2^-9)^2/4, of mean 0.
+    # Each of 200 roundings of numbers below 0.3 has a variance of at most (2^-9)^2/4, of mean 0.
     deviation = (products * 2.0**-18 / 4 / count) ** 0.5
     assert abs(mean - exact) < 5 * deviation
     assert exact > 20 * deviation

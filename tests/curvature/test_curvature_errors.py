@@ -3,6 +3,7 @@
 import copy
 import inspect
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -34,14 +35,13 @@ def is_one_sentence(text):
     return text.endswith(".") and "\n" not in text and not re.search(r"\. [A-Z]", text)
 
 
-def refused(optimizer, act, match, kind=dp.CurvatureError):
+def refused(optimizer, act, match, kind: Any = dp.CurvatureError):
     """`act` is refused, and weights, state and groups stay bit for bit. Returns the message."""
-    before, random = snapshot(optimizer), torch.get_rng_state()
+    before = snapshot(optimizer)
     with pytest.raises(kind, match=match) as caught:
         act()
     assert same(snapshot(optimizer), before)
     assert is_one_sentence(str(caught.value)), str(caught.value)
-    del random
     return str(caught.value)
 
 
@@ -61,7 +61,7 @@ def started(params, steps=1, **settings):
 @each_class
 def test_a_plain_gradient_on_a_step_with_a_product(cls):
     params = leaves((3, 2), (2,))
-    optimizer = cls(params, lr=0.1)
+    optimizer = cls(params, lr=0.1, d_warmup=2)
     for _ in range(2):
         quartic(params).backward()
         text = refused(optimizer, optimizer.step, r"shape \(3, 2\)")
@@ -72,8 +72,8 @@ def test_a_plain_gradient_on_a_step_with_a_product(cls):
         optimizer.zero_grad()
         optimizer.backward(quartic(params))
         optimizer.step()
-        assert optimizer.curvature_stats.products == optimizer.steps_done()
-        optimizer.param_groups[0]["product_at"] = -100
+        optimizer.zero_grad()
+    assert optimizer.curvature_stats.products == optimizer.steps_done() == 2
 
 
 @pytest.mark.parametrize("probe", ["forward", "differences", "closure"])
@@ -90,7 +90,9 @@ def test_a_route_that_needs_a_closure(probe):
         assert all(p.grad is None for p in params)
 
 
-@pytest.mark.parametrize("value", [None, "loss", True, torch.ones(2), torch.ones(0), torch.ones((), dtype=torch.cfloat)])
+@pytest.mark.parametrize(
+    "value", [None, "loss", True, torch.ones(2), torch.ones(0), torch.ones((), dtype=torch.cfloat)]
+)
 @pytest.mark.parametrize("way", ["step", "curvature_step"])
 @pytest.mark.parametrize("probe", PROBES)
 def test_a_closure_that_returns_no_loss(probe, way, value):
@@ -112,7 +114,7 @@ def test_a_closure_given_to_step_that_does_not_go_backward(probe):
     params = leaves((3,), (2,))
     optimizer = started(params, probe=probe)
     optimizer.zero_grad()
-    refused(optimizer, lambda: optimizer.step(lambda: quartic(params)), "must call backward")
+    refused(optimizer, lambda: optimizer.step(lambda: quartic(params)), "must call loss.backward")
 
 
 @pytest.mark.parametrize("value", [1.5, 2, torch.tensor(3.0)])
@@ -146,6 +148,11 @@ def cube(params):
     return CubeOnce.apply(params[0]).sum() ** 2 + quartic(params)
 
 
+def cubes_alone(params):
+    """Its gradients look like constants: torch gives those of such a function no graph."""
+    return sum(CubeOnce.apply(p).sum() for p in params)
+
+
 def attention(params):
     q, k, v = (p.view(1, 1, 2, 4) for p in params)
     return (scaled_dot_product_attention(q, k, v) ** 2).sum()
@@ -153,6 +160,7 @@ def attention(params):
 
 OBSTACLES = [
     pytest.param(cube, ((3,), (2,)), "CubeOnce", id="once-differentiable"),
+    pytest.param(cubes_alone, ((3,), (2,)), "CubeOnce", id="once-differentiable-alone"),
     pytest.param(attention, ((8,), (8,), (8,)), "scaled_dot_product", id="attention"),
 ]
 
@@ -175,13 +183,17 @@ def test_a_model_without_double_backward_is_named_with_the_way_out(way, loss, sh
     closure = going_back(optimizer, lambda: loss(params))
     if way == "graph":
         backward_with_graph(loss(params), True)
+        if not any(p.grad.requires_grad for p in params):
+            refused(optimizer, optimizer.step, "carries no graph")
+            return
     act = {
         "backward": lambda: optimizer.backward(loss(params)),
         "graph": optimizer.step,
         "closure": lambda: optimizer.step(closure),
         "curvature_step": lambda: optimizer.curvature_step(closure),
     }[way]
-    text = refused(optimizer, act, f"{name}.* has no double backward")
+    named = "operation" if way == "graph" and name == "CubeOnce" else name  # gradients do not tell what made them
+    text = refused(optimizer, act, f"{named}.* has no double backward")
     assert "probe='differences' with a closure" in text
     assert text.startswith("AdaHessian: ")
     assert not optimizer.state
@@ -245,7 +257,6 @@ def test_the_forward_route_names_what_has_no_forward_derivative(way):
     assert "forward-mode derivative" in text
     assert "CubeReverseOnly" in text
     assert "probe='differences'" in text
-    assert not any(torch.autograd.forward_ad.unpack_dual(p).tangent is not None for p in params if way == "none")
 
 
 def test_an_error_of_the_users_own_passes_as_it_is():
@@ -274,11 +285,6 @@ def test_sparse_gradients_are_refused(way):
 
 
 # ---- products that are not finite -----------------------------------------------------------------------------------
-
-
-def broken(params, number):
-    """A loss with finite gradients whose product is infinite or nan: the root has a vertical second derivative."""
-    return quartic(params) + (params[0][0] - params[0][0].detach()).abs() ** 1.5 if number == 0 else quartic(params)
 
 
 @pytest.mark.parametrize("bad", [torch.inf, -torch.inf, torch.nan])
@@ -334,8 +340,7 @@ def test_a_parameter_whose_first_product_is_dropped_stays_in_place(cls):
     def products(weights, probes):
         return [torch.full_like(v, torch.nan) if bad else 2 * v for v in probes]
 
-    decay = 0.0
-    optimizer = cls(params, lr=0.01, probe=products, weight_decay=decay, d_warmup=1, update_d_every=10)
+    optimizer = cls(params, lr=0.01, probe=products, weight_decay=0.0, d_warmup=1, update_d_every=10)
     for k in range(3):
         assert optimizer.should_create_graph()  # again and again, until there is one
         quartic(params).backward()
@@ -376,12 +381,7 @@ PROBING = {
 }
 OWN = ("lr", "betas", "v", "lr_warmup", "eps", "weight_decay", "version", "hessian_power", "spatial_averaging", "gamma")
 ALLOWED = {**PROBING, **{name: ARGUMENTS[name] for name in OWN}}
-BAD = [
-    (cls, name)
-    for cls in CLASSES
-    for name in ALLOWED
-    if name in inspect.signature(cls).parameters
-]
+BAD = [(cls, name) for cls in CLASSES for name in ALLOWED if name in inspect.signature(cls).parameters]
 
 
 @pytest.mark.parametrize(("cls", "name"), BAD, ids=[f"{cls.__name__}-{name}" for cls, name in BAD])
@@ -458,6 +458,9 @@ def test_capturable_is_refused(cls):
 def test_capturable_in_a_group_is_refused(cls):
     with pytest.raises(dp.ArgumentError, match="capturable"):
         cls([{"params": leaves((2,)), "capturable": True}])
+    optimizer = cls(leaves((2,)))
+    with pytest.raises(dp.ArgumentError, match="capturable"):
+        optimizer.add_param_group({"params": leaves((2,)), "capturable": True})
 
 
 def test_an_sgm_without_curvature_takes_no_products():

@@ -2,11 +2,12 @@
 
 import copy
 import math
+from itertools import pairwise
 
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from dashpot.curvature.differences import central_difference, relative_step_for, step_length
 from dashpot.curvature.double import differentiable_gradients, product_of_gradients
@@ -23,7 +24,7 @@ def normal(*shape, seed):
 def perceptron(activation):
     """(weights of size 1 for three layers, loss): mean squared error over 32 random examples."""
     widths = (8, 16, 16, 3)
-    layers = list(zip(widths, widths[1:], strict=False))
+    layers = list(pairwise(widths))
     params = [normal(b, a, seed=i) / math.sqrt(a) for i, (a, b) in enumerate(layers)]
     inputs, targets = normal(32, widths[0], seed=10), normal(32, widths[-1], seed=11)
 
@@ -31,7 +32,7 @@ def perceptron(activation):
         h = inputs.to(params[0].dtype)
         for w in params[:-1]:
             h = activation(h @ w.T)
-        return F.mse_loss(h @ params[-1].T, targets.to(h.dtype))
+        return functional.mse_loss(h @ params[-1].T, targets.to(h.dtype))
 
     return params, loss
 
@@ -41,7 +42,7 @@ def logistic():
 
     def loss(params):
         scores = inputs.to(params[0].dtype) @ params[0]
-        return F.binary_cross_entropy_with_logits(scores, labels.to(scores.dtype))
+        return functional.binary_cross_entropy_with_logits(scores, labels.to(scores.dtype))
 
     return [normal(20, seed=3)], loss
 
@@ -60,8 +61,8 @@ def quartic():
 
 SMOOTH = {
     "tanh": lambda: perceptron(torch.tanh),
-    "silu": lambda: perceptron(F.silu),
-    "softplus": lambda: perceptron(F.softplus),
+    "silu": lambda: perceptron(functional.silu),
+    "softplus": lambda: perceptron(functional.softplus),
     "logistic": logistic,
     "rosenbrock": rosenbrock,
     "quartic": quartic,
@@ -106,7 +107,7 @@ class Case:
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("name", SMOOTH)
-@pytest.mark.parametrize("scale, unit", [(1e-3, 1.0), (1.0, 1.0), (1.0, 1e3)], ids=["tiny", "plain", "large unit"])
+@pytest.mark.parametrize(("scale", "unit"), [(1e-3, 1.0), (1.0, 1.0), (1.0, 1e3)], ids=["tiny", "plain", "large unit"])
 def test_the_rule_is_near_the_best_step_and_has_its_digits(name, dtype, scale, unit):
     case = Case(*problem(name, scale, unit), dtype)
     length = case.rule()
@@ -150,9 +151,9 @@ def test_errors_grow_as_the_square_above_and_as_the_inverse_below():
     length = case.rule()
     above = [case.error(length * 2.0**k) for k in (6, 7, 8)]
     below = [case.error(length * 2.0**-k) for k in (6, 9, 12)]
-    for small, large in zip(above, above[1:], strict=False):
+    for small, large in pairwise(above):
         assert large / small == pytest.approx(4, rel=0.05)  # truncation is smooth: only the next order disturbs
-    for small, large in zip(below, below[1:], strict=False):
+    for small, large in pairwise(below):
         assert 4 < large / small < 16  # roundoff scatters about the factor 8
 
 
@@ -219,6 +220,7 @@ def test_gradients_are_evaluated_in_the_callers_mode(enabled):
     with torch.set_grad_enabled(enabled):
         (product,) = central_difference(gradients, [torch.ones(1)], [torch.ones(1)], 1.0)
     assert modes == [enabled, enabled]
+    assert product is not None
     assert not product.requires_grad
 
 
@@ -243,19 +245,19 @@ def autocast_error(kind, dtype, relative, number):
     params = list(model.parameters())
     wide = copy.deepcopy(model).double()
     probes = draws("rademacher", 0, number, params, range(len(params)))
-    exact = differentiable_gradients(F.cross_entropy(wide(inputs.double()), labels), list(wide.parameters()))
+    exact = differentiable_gradients(functional.cross_entropy(wide(inputs.double()), labels), list(wide.parameters()))
     exact = flat(product_of_gradients(exact, list(wide.parameters()), [v.double() for v in probes]))
 
     def gradients():
         with torch.autocast("cpu", dtype):
-            loss = F.cross_entropy(model(inputs), labels)
+            loss = functional.cross_entropy(model(inputs), labels)
         return list(torch.autograd.grad(loss, params))
 
     found = flat(central_difference(gradients, params, probes, step_length(params, probes, relative)))
     return ((found - exact).norm() / exact.norm()).item()
 
 
-@pytest.mark.parametrize("kind, limit", [("tanh", 0.06), ("gelu", 0.3)])
+@pytest.mark.parametrize(("kind", "limit"), [("tanh", 0.06), ("gelu", 0.3)])
 def test_under_autocast_the_step_of_the_coarse_arithmetic_is_the_right_one(kind, limit):
     # bfloat16: weights of float32 are multiplied with 8 significant bits, and the step of float32 drowns in that.
     coarse = autocast_error(kind, torch.bfloat16, relative_step_for(torch.bfloat16), 0)
@@ -272,12 +274,13 @@ def test_differences_see_the_curvature_of_kinks_that_double_backward_misses():
     # E relu(x w) over standard normal x is |w|/sqrt(2 pi), whose Hessian is (1 - w w'/w^2)/(|w| sqrt(2 pi)); with fixed
     # x the loss is piecewise linear in w.
     w, x = normal(5, seed=12), normal(2**18, 5, seed=13).float()
-    case = Case([w], lambda params: F.relu(x.to(params[0].dtype) @ params[0]).mean(), torch.float32)
+    case = Case([w], lambda params: functional.relu(x.to(params[0].dtype) @ params[0]).mean(), torch.float32)
     assert (case.exact == 0).all()
     unit = w / w.norm()
     H = (torch.eye(5, dtype=torch.float64) - torch.outer(unit, unit)) / (w.norm() * math.sqrt(2 * math.pi))
     (found,) = central_difference(case.gradients, case.params, case.probes, case.rule(0.1))
     expected = H @ case.probes[0].double()
+    assert found is not None
     # About 2^18 * 0.1 examples lie between the two points: a sampling error of 1 %, and the square of 0.1 for the step.
     assert (found.double() - expected).norm() < 0.05 * expected.norm()
 
@@ -291,12 +294,12 @@ def test_on_a_relu_network_in_float32_products_agree_in_the_mean():
         inputs, noise = normal(64, 6, seed=100 + k), normal(64, seed=10_000 + k)
 
         def network(params, x=inputs):
-            return F.relu(x.to(params[0].dtype) @ params[0].T + params[1]) @ params[2]
+            return functional.relu(x.to(params[0].dtype) @ params[0].T + params[1]) @ params[2]
 
         targets = network(params) + noise
 
         def loss(params, network=network, targets=targets):
-            return F.mse_loss(network(params), targets.to(params[0].dtype))
+            return functional.mse_loss(network(params), targets.to(params[0].dtype))
 
         case = Case(params, loss, torch.float32, number=k)
         found = flat(central_difference(case.gradients, case.params, case.probes, case.rule(0.03)))

@@ -65,7 +65,10 @@ def _norm(params: Sequence[Tensor], values: Sequence[Tensor]) -> float:
 
 
 def central_difference(
-    gradients_here: Callable[[], list[Tensor | None]], params: Sequence[Tensor], probes: Sequence[Tensor], length: float
+    gradients_here: Callable[[], Sequence[Tensor | None]],
+    params: Sequence[Tensor],
+    probes: Sequence[Tensor],
+    length: float,
 ) -> list[Tensor | None]:
     """H v from the gradients at two points; the weights come back bit for bit, whatever happens in between.
 
@@ -81,14 +84,17 @@ def central_difference(
 
 @contextmanager
 def _moved(params: Sequence[Tensor], probes: Sequence[Tensor], length: float) -> Iterator[None]:
-    pieces = [local(p) for p in params]
+    # Through `data`, so that a graph which somebody holds of these weights does not count them as changed.
+    pieces = [local(p).data for p in params]
     kept = [piece.detach().clone() for piece in pieces]
+    torch.clear_autocast_cache()  # it may hold the weights of before in another dtype
     try:
         with torch.no_grad():
             for piece, v in zip(pieces, probes, strict=True):
                 piece.add_(v, alpha=length)
         yield
     finally:
+        torch.clear_autocast_cache()
         with torch.no_grad():
             for piece, value in zip(pieces, kept, strict=True):
                 piece.copy_(value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,10 +13,17 @@ from torch.overrides import TorchFunctionMode
 from dashpot.curvature.forward import without_tangents
 from dashpot.errors import CurvatureError
 
-__all__ = ["BackwardCall", "evaluate"]
+__all__ = ["BackwardCall", "Evaluation", "coarser", "evaluate"]
 
 BackwardCall = Callable[[Tensor, dict[str, Any]], None]
 """What to do instead of `loss.backward(**kwargs)`."""
+
+
+class Evaluation(NamedTuple):
+    """What a closure returned, and the coarsest dtype it computed in (None: it computed nothing with a gradient)."""
+
+    loss: Any
+    coarsest: torch.dtype | None
 
 
 class _Following(TorchFunctionMode):
@@ -25,14 +32,27 @@ class _Following(TorchFunctionMode):
     def __init__(self, on_backward: BackwardCall) -> None:
         super().__init__()
         self._on_backward, self.passes = on_backward, 0
+        self.coarsest: torch.dtype | None = None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is not Tensor.backward:
-            with nullcontext() if torch.is_grad_enabled() else without_tangents():
-                return func(*args, **(kwargs or {}))
-        self.passes += 1
-        self._on_backward(args[0], _arguments(args[1:], kwargs or {}))
-        return None
+        if func is Tensor.backward:
+            self.passes += 1
+            self._on_backward(args[0], _arguments(args[1:], kwargs or {}))
+            return None
+        with nullcontext() if torch.is_grad_enabled() else without_tangents():
+            result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor) and result.requires_grad and result.is_floating_point():
+            self.coarsest = coarser(self.coarsest, result.dtype)
+        return result
+
+
+def coarser(a: torch.dtype | None, b: torch.dtype) -> torch.dtype:
+    """The one of two real dtypes that rounds more.
+
+    >>> coarser(torch.float16, torch.float32), coarser(None, torch.float64)
+    (torch.float16, torch.float64)
+    """
+    return b if a is None or torch.finfo(b).eps > torch.finfo(a).eps else a
 
 
 def _arguments(args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -41,28 +61,28 @@ def _arguments(args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in named.items() if value is not None and value is not False}
 
 
-def evaluate(owner: str, closure: Callable[[], Any], on_backward: BackwardCall, *, may_return: bool) -> Any:
+def evaluate(closure: Callable[[], Any], on_backward: BackwardCall, *, may_return: bool) -> Evaluation:
     """Call `closure` with gradients enabled and give its backward passes to a function.
 
-    With `may_return` a closure without any may return a loss, which then goes to the function. Returns what the closure
-    returned; raises `CurvatureError` where that is no loss.
+    With `may_return` a closure without any may return a loss, which then goes to the function. Raises `CurvatureError`
+    where it returns no loss.
     """
     with torch.enable_grad():
         with _Following(on_backward) as following:
             loss = closure()
         if not _is_loss(loss):
             got = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
-            raise CurvatureError(f"{owner}: the closure must return the loss, one number, got {got}.")
+            raise CurvatureError(f"the closure must return the loss, one number, got {got}.")
         if following.passes == 0:
             if not may_return:
-                raise CurvatureError(f"{owner}: the closure given to step must call backward.")
+                raise CurvatureError("the closure given to step must call loss.backward(), got no call of it.")
             if not isinstance(loss, Tensor) or not loss.requires_grad:
                 raise CurvatureError(
-                    f"{owner}: the closure must call backward or return a loss that depends on the parameters, "
+                    "the closure must call loss.backward() or return a loss that depends on the parameters, "
                     f"got {loss!r}."
                 )
             on_backward(loss, {})
-    return loss
+    return Evaluation(loss, following.coarsest)
 
 
 def _is_loss(loss: Any) -> bool:

@@ -24,11 +24,22 @@ __all__ = ["gradients_and_products", "moving_along", "without_tangents"]
 @contextmanager
 def moving_along(params: Sequence[Tensor], probes: Sequence[Tensor]) -> Iterator[None]:
     """Give each parameter its probe as tangent while this is open; the weights keep their values, bit for bit."""
-    with forward_ad.dual_level(), named_obstacle([], "forward-mode derivative"):
-        with torch.no_grad():
-            for p, v in zip(params, probes, strict=True):
-                p.copy_(_dual(p.detach().clone(), v))
-        yield
+    torch.clear_autocast_cache()  # it may hold the weights in another dtype, without the tangents
+    try:
+        with forward_ad.dual_level(), named_obstacle(way="forward-mode derivative"):
+            with torch.no_grad(), _unnoticed(params):
+                for p, v in zip(params, probes, strict=True):
+                    p.copy_(_dual(p.detach().clone(), v))
+            yield
+    finally:
+        torch.clear_autocast_cache()
+
+
+def _unnoticed(params: Sequence[Tensor]) -> AbstractContextManager[Any]:
+    """A graph which somebody holds of these weights does not count them as changed: their values are the same."""
+    # Private to torch, in use by its own FSDP; without it, such a graph refuses to go backward.
+    preserve = getattr(torch.autograd, "_unsafe_preserve_version_counter", None)
+    return nullcontext() if preserve is None else preserve(tuple(params))
 
 
 def _dual(value: Tensor, tangent: Tensor) -> Tensor:

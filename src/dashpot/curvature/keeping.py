@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["RandomState", "buffers_kept", "gradients_kept", "leaves"]
+from dashpot.curvature.graph import leaves
+from dashpot.curvature.pending import several_processes
+
+__all__ = ["RandomState", "buffers_kept", "gradients_kept", "hooks_silenced"]
 
 
 class RandomState:
@@ -30,12 +33,12 @@ class RandomState:
 @contextmanager
 def buffers_kept() -> Iterator[None]:
     """Put back what modules change in their buffers while this is open, as BatchNorm does in its running averages."""
-    kept: dict[int, tuple[Tensor, Tensor]] = {}
+    kept: dict[tuple[nn.Module, str], tuple[Tensor, Tensor]] = {}
 
     def before(module: nn.Module, _: Any) -> None:
-        for buffer in module.buffers(recurse=False):
-            if id(buffer) not in kept:
-                kept[id(buffer)] = buffer, buffer.detach().clone()
+        for name, buffer in module.named_buffers(recurse=False):
+            if (module, name) not in kept:
+                kept[module, name] = buffer, buffer.detach().clone()
 
     handle = nn.modules.module.register_module_forward_pre_hook(before)
     try:
@@ -43,23 +46,31 @@ def buffers_kept() -> Iterator[None]:
     finally:
         handle.remove()
         with torch.no_grad():
-            for buffer, value in kept.values():
+            for (module, name), (buffer, value) in kept.items():
                 buffer.copy_(value)
+                if getattr(module, name) is not buffer:
+                    setattr(module, name, buffer)
 
 
 @contextmanager
-def gradients_kept(params: Sequence[Tensor]) -> Iterator[Callable[[Tensor], None]]:
+def gradients_kept(params: Sequence[Tensor]) -> Iterator[Callable[[Tensor], set[Tensor]]]:
     """Clear the gradients of `params` while this is open and put them back.
 
-    Gives a function to call with a loss before its backward pass: it keeps the gradients of the loss's other leaves.
+    Gives a function to call with a loss before its backward pass: it keeps the gradients of the loss's other leaves,
+    and returns all of them.
     """
     mine = [(p, p.grad) for p in params]
+    # Under DDP their memory may be that of its buckets, which every backward pass writes to.
+    shared = several_processes(None)
+    values = [p.grad.detach().clone() if shared and p.grad is not None else None for p in params]
     others: dict[Tensor, Tensor | None] = {}
     known = set(params)
 
-    def keep_others(loss: Tensor) -> None:
-        for leaf in leaves(loss) - known - others.keys():
+    def keep_others(loss: Tensor) -> set[Tensor]:
+        found = leaves(loss)
+        for leaf in found - known - others.keys():
             others[leaf] = None if leaf.grad is None else leaf.grad.clone()
+        return found
 
     for p in params:
         p.grad = None
@@ -68,20 +79,21 @@ def gradients_kept(params: Sequence[Tensor]) -> Iterator[Callable[[Tensor], None
     finally:
         for p, grad in (*mine, *others.items()):
             p.grad = grad
+        for (_, grad), value in zip(mine, values, strict=True):
+            if grad is not None and value is not None and not torch.equal(grad, value):
+                grad.detach().copy_(value)
 
 
-def leaves(loss: Tensor) -> set[Tensor]:
-    """The leaf tensors that a backward pass from `loss` would give a gradient."""
-    found: set[Tensor] = set()
-    seen: set[Any] = set()
-    waiting = [loss.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        variable = getattr(node, "variable", None)
-        if variable is not None:
-            found.add(variable)
-        waiting += [after for after, _ in node.next_functions]
-    return found
+@contextmanager
+def hooks_silenced(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """No hook that a user put on one of these tensors runs while this is open: they are for training's gradients."""
+    names = ("_backward_hooks", "_post_accumulate_grad_hooks")  # torch has no public way to ask for them
+    found = [hooks for x in tensors for name in names if (hooks := getattr(x, name, None))]
+    kept = [(hooks, dict(hooks)) for hooks in found]
+    for hooks in found:  # the very dictionaries, which torch holds as well
+        hooks.clear()
+    try:
+        yield
+    finally:
+        for hooks, items in kept:
+            hooks.update(items)

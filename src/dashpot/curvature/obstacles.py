@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
+import torch
 from torch import Tensor
 
+from dashpot.curvature.graph import blind_function, user_function
 from dashpot.errors import CurvatureError
 
-__all__ = ["named_obstacle"]
+__all__ = ["named_obstacle", "refuse_blind_functions", "refuse_sparse"]
 
 _OPERATION = re.compile(r"(?:derivative for|forward AD with|forward-mode AD for|jvp for) '?((?:aten::)?[\w:.]+)'?")
 _SIGNS = (
@@ -19,16 +20,19 @@ _SIGNS = (
     "differentiate twice",
     "double backward",
     "forward AD",
+    "forward mode AD",
     "forward-mode AD",
+    "forward grad defined",
     "jvp function",
     "jvp staticmethod",
     "no forward mode",
-    "forward grad defined",
+    "ZeroTensors",  # of torch's forward mode through some of its losses
+    "incompatible with .grad()",  # reentrant checkpointing
 )
 
 
 @contextmanager
-def named_obstacle(outputs: Sequence[Tensor], way: str = "double backward") -> Iterator[None]:
+def named_obstacle(outputs: Sequence[Tensor] = (), way: str = "double backward") -> Iterator[None]:
     """Turn torch's complaint that something cannot be differentiated so into a `CurvatureError` that names it."""
     try:
         yield
@@ -36,24 +40,45 @@ def named_obstacle(outputs: Sequence[Tensor], way: str = "double backward") -> I
         text = str(error)
         if isinstance(error, CurvatureError) or not any(sign in text for sign in _SIGNS):
             raise
+        if "sparse" in text:
+            raise CurvatureError("gradients must be dense, got sparse ones.") from error
         found = _OPERATION.search(text)
-        name = found[1] if found else _once_differentiable(outputs) or "an operation of the model"
-        raise CurvatureError(
-            f"{name} has no {way}; use probe='differences' with a closure, which needs ordinary gradients only."
-        ) from error
+        name = found[1] if found else _applied(error) or user_function(outputs) or _described(text)
+        raise _no_way(name, way) from error
 
 
-def _once_differentiable(outputs: Sequence[Tensor]) -> str | None:
-    """The first `torch.autograd.Function` of a user that the tensors were computed with."""
-    seen: set[Any] = set()
-    waiting = [x.grad_fn for x in outputs]
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        function = getattr(node, "_forward_cls", None)
-        if function is not None:
-            return function.__name__
-        waiting += [after for after, _ in node.next_functions]
+def _applied(error: BaseException) -> str | None:
+    """The `torch.autograd.Function` in whose `apply` an error arose."""
+    place = error.__traceback__
+    while place is not None:
+        cls = place.tb_frame.f_locals.get("cls")
+        if isinstance(cls, type) and issubclass(cls, torch.autograd.Function):
+            return cls.__name__
+        place = place.tb_next
     return None
+
+
+def _described(text: str) -> str:
+    """An operation that torch does not name, with what torch says."""
+    first = text.strip().splitlines()[0]
+    return f"an operation of the model ({first if len(first) < 200 else first[:200] + '...'})"
+
+
+def _no_way(name: str, way: str) -> CurvatureError:
+    return CurvatureError(
+        f"{name} has no {way}; use probe='differences' with a closure, which needs ordinary gradients only."
+    )
+
+
+def refuse_blind_functions(roots: Iterable[Tensor]) -> None:
+    """`CurvatureError` for what was computed with a function that is differentiable once only."""
+    name = blind_function(list(roots))
+    if name is not None:
+        raise _no_way(name, "double backward")
+
+
+def refuse_sparse(grads: Iterable[Tensor | None]) -> None:
+    """`CurvatureError` for a gradient that is not dense."""
+    for g in grads:
+        if g is not None and g.layout != torch.strided:
+            raise CurvatureError(f"gradients must be dense, got layout {g.layout} for shape {tuple(g.shape)}.")

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from dashpot.curvature.draws import draws
+from dashpot.curvature.graph import leaves
 from dashpot.curvature.keeping import RandomState
-from dashpot.curvature.pending import Pending, finished
+from dashpot.curvature.pending import Pending, any_process, finished
 from dashpot.curvature.probing import Probing
+from dashpot.curvature.sharded import check_windows
 from dashpot.curvature.stats import CurvatureStats, Stopwatch
 from dashpot.curvature.taking import Taker
 from dashpot.engine.eager import observe_tensor, real_view
@@ -59,10 +61,6 @@ class SecondOrder(Optimizer):
         **options: Unpack[Options],
     ) -> None:
         self._probing = Probing.of(type(self).__name__, probing)
-        if self._observes() and options.get("capturable"):
-            raise ArgumentError(
-                f"{type(self).__name__}: capturable must be False: a recorded step cannot take products now and then."
-            )
         if self._observes():
             defaults = {**defaults, "probe_seed": options.get("seed", 0)}
         super().__init__(params, defaults, schedule, **options)
@@ -82,7 +80,7 @@ class SecondOrder(Optimizer):
         >>> opt.should_create_graph(), opt.should_create_graph()
         (True, True)
         """
-        return self._observes() and self._settled is None and (self._scheduled() or bool(self._lacking()))
+        return self._observes() and self._settled is None and (self._scheduled() or bool(self._waiting()))
 
     def _observes(self) -> bool:
         """True where some stage of the method learns from products."""
@@ -96,15 +94,16 @@ class SecondOrder(Optimizer):
         """A count that the groups carry, so that it is saved with them."""
         return max((group.get(name, _FRESH[name]) for group in self.param_groups), default=_FRESH[name])
 
-    def _lacking(self) -> set[Tensor]:
-        """The parameters that have stepped without any product yet, or have a gradient for the first time."""
-        newcomers = {p for p in self._params() if p.grad is not None and not self.state.get(p)}
-        return newcomers | {p for p in self._waiting_ones() if p.requires_grad}
+    def _waiting(self) -> set[Tensor]:
+        """The parameters without any product that have a gradient, or had one at some step."""
+        return {p for p in self._lacking() if p.requires_grad and (p.grad is not None or self.state.get(p))}
 
-    def _waiting_ones(self) -> set[Tensor]:
-        if self._waiting is None:  # after loading, the state tells
-            self._waiting = {p for p, state in self.state.items() if _has_product(state) is False}
-        return self._waiting
+    def _lacking(self) -> set[Tensor]:
+        """The parameters that have not taken a product in yet."""
+        if self._unobserved is None:  # at first, and after loading, the state tells
+            every = (p for group in self.param_groups for p in group["params"])
+            self._unobserved = {p for p in every if not _has_product(self.state.get(p, {}))}
+        return self._unobserved
 
     def _params(self) -> list[Tensor]:
         return [p for group in self.param_groups for p in group["params"] if p.requires_grad]
@@ -140,17 +139,41 @@ class SecondOrder(Optimizer):
         kwargs
             as for `torch.Tensor.backward`.
         """
-        scale = 1.0
-        if scaler is not None:
-            loss, scale = scaler.scale(loss), float(scaler.get_scale())
-        if not self.should_create_graph() or callable(self._probing.probe):
+        if self._taker.inside:
+            if scaler is not None:
+                raise CurvatureError(f"{type(self).__name__}: backward takes no scaler inside a closure.")
             loss.backward(**kwargs)
             return
-        params = self._params()
+        params, scale = self._params(), 1.0
+        if scaler is not None:
+            loss, scale = scaler.scale(loss), float(scaler.get_scale())
+        if not self._takes(loss, params):
+            loss.backward(**kwargs)
+            return
         self._taker.check_backward(params)
-        self._gathered.forget(p for p in params if p.grad is None)
         probes = self._probes(self._gathered, params)
-        self._taker.differentiate(self._gathered, params, probes, raw=scaler is None, scale=scale)(loss, kwargs)
+        if scale != 1:  # the loss carries the factor already, and float16 has no room for it twice
+            probes = [v / scale for v in probes]
+        self._taker.differentiate(self._gathered, params, probes, raw=scaler is None)(loss, kwargs)
+        self._gathered.stamp(params)
+
+    def _takes(self, loss: Tensor, params: list[Tensor]) -> bool:
+        """True where products are gathered with this step's gradients: decided once, at the first micro-batch."""
+        gathered = self._gathered
+        fresh = [p for p in params if p.grad is None]
+        if len(fresh) == len(params):
+            gathered.clear()
+        gathered.forget(fresh)
+        if gathered.due is None:
+            gathered.due = self._observes() and self._settled is None and not callable(self._probing.probe)
+            if gathered.due and not self._scheduled():
+                lacking = {p for p in self._lacking() if p.requires_grad}
+                gathered.due = bool(lacking) and self._agreed(not lacking.isdisjoint(leaves(loss)))
+        return gathered.due
+
+    def _agreed(self, wanted: bool) -> bool:
+        """True where any process wants a product; all then take it, or none."""
+        return any_process(wanted, self._probing.process_group, self.param_groups[0]["params"][0].device)
 
     def step(self, closure: Closure | None = None) -> Any:
         """Take one step; parameters without a gradient stay as they are.
@@ -164,23 +187,25 @@ class SecondOrder(Optimizer):
         loss = None
         if closure is not None:
             takes = self._probing.probe != "graph" and not callable(self._probing.probe)
-            if takes and self.should_create_graph():
+            if takes and self._observes() and self._settled is None and self._scheduled():
                 params, pending = self._params(), Pending()
                 loss = self._taker.train(closure, pending, params, self._probes(pending, params))
                 self._gathered = pending  # only now, as the closure clears what was gathered before
             else:
                 with torch.enable_grad():
                     loss = closure()
-                if takes and self._lacking():
+                if takes and self._observes() and self._settled is None and self._lacking():
                     self._look_again(closure)
         self._untraced(self)
         return loss
 
     def _look_again(self, closure: Closure) -> None:
-        """A product at once, for parameters that got their first gradient on a step without one."""
-        after = RandomState(self._params())
-        self.curvature_step(closure)
-        after.restore()
+        """A product at once where a parameter got its first gradient on a step without one."""
+        lacking = self._lacking() - self._gathered.held.keys()
+        if self._agreed(any(p.grad is not None and p.requires_grad for p in lacking)):
+            after = RandomState(self._params())
+            self.curvature_step(closure)
+            after.restore()
 
     def curvature_step(self, closure: Closure) -> Any:
         """Take a product for the coming step, whether it is due or not; a second call before that step replaces it.
@@ -237,32 +262,40 @@ class SecondOrder(Optimizer):
             ready, self._ready = self._ready, None
         self._gathered, self._settled = Pending(), None
         if self.steps_done() > done:
-            self._conclude(done, stepping, attempted, ready)
+            self._conclude(done, attempted, ready)
 
     def _prepare(self, params: list[Tensor]) -> bool:
         """Settle which products this step takes in, and drop the graphs that gradients carry. True where there are
         products, finite or not."""
+        if self._gathered.stale():  # somebody cleared the gradients that these products came with
+            self._gathered.clear()
         pending = self._settled or self._gathered
         if params and not pending.taken:
             for p in params:
                 self._check_gradient(p)
             pending = self._from_step(params)
+        for group in self.param_groups if pending.taken else ():
+            check_windows(type(self).__name__, group["params"], self._recipe_of(group))
         _drop_graphs(params, bool(self.defaults["differentiable"]))
         self._ready = self._finished(pending, params) if pending.taken and params else None
         return pending.taken
 
     def _from_step(self, params: list[Tensor]) -> Pending:
         """A product that the gradients themselves can give, or a user's function."""
-        if not self.should_create_graph():
-            return Pending()
-        pending = Pending()
+        pending, lacking = Pending(), self._lacking() & set(params)
+        if not self._scheduled() and not lacking:
+            return pending
         if callable(self._probing.probe):
             self._taker.supplied(pending, params, self._probes(pending, params))
             return pending
         has_graphs = all(p.grad is not None and p.grad.requires_grad for p in params)
-        if not has_graphs and not self._scheduled() and not self._waiting_ones() & set(params):
+        if not has_graphs and not self._scheduled() and not any(self.state.get(p) for p in lacking):
             return pending  # a newcomer stays in place, and the next step is due
-        self._taker.from_gradients(pending, params, self._probes(pending, params))
+        scale, _ = self._scaler()
+        probes = self._probes(pending, params)
+        if scale is not None:  # as in `backward`
+            probes = [v / scale.to(v.device, v.dtype) for v in probes]
+        self._taker.from_gradients(pending, params, probes, raw=scale is None)
         return pending
 
     def _finished(self, pending: Pending, params: list[Tensor]) -> dict[Tensor, tuple[Tensor, Tensor]] | None:
@@ -294,15 +327,9 @@ class SecondOrder(Optimizer):
             context = roster.division.contexts.get(i, WHOLE_TENSOR)
             observe_tensor(part.recipe, storage, numbers, part.params[i], seen, part.states[i], context)
 
-    def _conclude(
-        self, done: int, stepped: list[Tensor], attempted: bool, ready: dict[Tensor, tuple[Tensor, Tensor]] | None
-    ) -> None:
+    def _conclude(self, done: int, attempted: bool, ready: dict[Tensor, tuple[Tensor, Tensor]] | None) -> None:
         """Count, after a step that was taken."""
-        seen = (ready or {}).keys()
-        if self._observed is None:
-            self._observed = {p for p, state in self.state.items() if _has_product(state) is not False}
-        self._observed |= seen
-        self._waiting = {p for p in stepped if p not in self._observed}
+        self._unobserved = self._lacking() - (ready or {}).keys()
         self._watch.lap(attempted)
         if not attempted:
             return
@@ -318,14 +345,26 @@ class SecondOrder(Optimizer):
         self._gathered = Pending()
         self._settled: Pending | None = None
         self._ready: dict[Tensor, tuple[Tensor, Tensor]] | None = None
-        self._waiting: set[Tensor] | None = None
-        self._observed: set[Tensor] | None = None
+        self._unobserved: set[Tensor] | None = None
         self._taker = Taker(type(self).__name__, self._probing)
         self._watch = Stopwatch()
 
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        if isinstance(param_group, dict) and param_group.get("capturable"):
+            self._check_capturable(True)
+        super().add_param_group(param_group)
+        self._unobserved = None
+
+    def _check_capturable(self, capturable: bool) -> None:
+        if capturable and self._observes():
+            raise ArgumentError(
+                f"{type(self).__name__}: capturable must be False: a recorded step cannot take products now and then."
+            )
+        super()._check_capturable(capturable)
+
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        self._waiting = self._observed = self._settled = None
+        self._unobserved = self._settled = None
         self._gathered.clear()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -335,9 +374,9 @@ class SecondOrder(Optimizer):
 _FRESH = {"product_at": -1, "products": 0, "products_skipped": 0}
 
 
-def _has_product(state: Mapping[str, Any]) -> bool | None:
-    """Whether a parameter has taken a product in; None for a method that does not count them."""
-    return float(state["products"].detach()) > 0 if "products" in state else None
+def _has_product(state: Mapping[str, Any]) -> bool:
+    """Whether a parameter has taken a product in; where a user's stages do not count them, whether it has stepped."""
+    return float(state["products"].detach()) > 0 if "products" in state else bool(state)
 
 
 def _drop_graphs(params: Sequence[Tensor], wanted: bool) -> None:

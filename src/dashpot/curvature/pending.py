@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,46 +13,63 @@ from dashpot.engine.division import spread_of
 from dashpot.engine.eager import real_view
 from dashpot.engine.mesh import is_dtensor, local
 
-__all__ = ["Pending", "finished", "several_processes"]
+__all__ = ["Pending", "any_process", "finished", "several_processes"]
 
 
 class Pending:
     """H v of each parameter, summed over micro-batches as `p.grad` is, and v.
 
-    `raw` tells that the loss may have been multiplied by a gradient scaler, whose factor the products then carry.
+    `raw` tells that the loss may have been multiplied by a gradient scaler, whose factor the products then carry; `due`
+    whether products are gathered for this step (None: undecided).
     """
 
     def __init__(self) -> None:
         self.held: dict[Tensor, Tensor] = {}
         self.probes: dict[Tensor, Tensor] = {}
-        self.taken = self.raw = False
+        self.clear()
 
     def clear(self) -> None:
         """Drop everything."""
         self.held.clear()
         self.probes.clear()
         self.taken = self.raw = False
+        self.due: bool | None = None
+        self._grads: list[tuple[Tensor, weakref.ref[Tensor]]] = []
 
-    def add(
-        self, params: Sequence[Tensor], products: Iterable[Tensor | None], *, raw: bool, scale: float = 1.0
-    ) -> None:
-        """Add the products of one backward pass, divided by `scale`; None stands for zero."""
+    def add(self, params: Sequence[Tensor], products: Iterable[Tensor | None], *, raw: bool) -> None:
+        """Add the products of one backward pass; None stands for zero."""
         self.taken, self.raw = True, self.raw or raw
         for p, product in zip(params, products, strict=True):
             if product is not None:
-                product = product.detach() / scale if scale != 1 else product.detach()
-                self.held[p] = self.held[p] + product if p in self.held else product
+                self.held[p] = self.held[p] + product.detach() if p in self.held else product.detach()
 
     def forget(self, params: Iterable[Tensor]) -> None:
         """Drop the products of parameters whose gradients start anew."""
         for p in params:
             self.held.pop(p, None)
 
+    def stamp(self, params: Iterable[Tensor]) -> None:
+        """Note which gradients these products belong to."""
+        self._grads = [(p, weakref.ref(p.grad)) for p in params if p.grad is not None]
+
+    def stale(self) -> bool:
+        """True where a gradient is another tensor than at the last `stamp`."""
+        return any(grad() is not p.grad for p, grad in self._grads)
+
 
 def several_processes(group: Any) -> bool:
     """True where torch.distributed runs and the group (None: the default one) has more than one process."""
     dist = torch.distributed
     return dist.is_available() and dist.is_initialized() and dist.get_world_size(group) > 1
+
+
+def any_process(wanted: bool, group: Any, device: torch.device) -> bool:
+    """True where `wanted` holds in some process of the group."""
+    if not several_processes(group):
+        return wanted
+    flag = torch.tensor(float(wanted), device=device)
+    torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX, group=group)
+    return bool(flag)
 
 
 def _averaged(products: Mapping[Tensor, Tensor], group: Any) -> dict[Tensor, Tensor]:

@@ -1,63 +1,51 @@
-"""The routes to a Hessian-vector product, one function each: what to do in place of `loss.backward()`.
-
-A pass gets a loss inside a closure (or from `opt.backward`), adds H v of that loss to what is pending, and leaves the
-gradients in `p.grad` as an ordinary backward pass would.
-"""
+"""Gradients and products of one loss, for each route: what is computed in place of `loss.backward()`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from dashpot.curvature.double import differentiable_gradients, product_of_gradients
-from dashpot.curvature.forward import gradients_and_products
-from dashpot.curvature.keeping import leaves
+from dashpot.curvature.forward import gradients_and_products, without_tangents
+from dashpot.curvature.graph import leaves
+from dashpot.curvature.obstacles import refuse_blind_functions, refuse_sparse
 
-__all__ = ["Pass", "accumulate", "double_pass", "forward_pass", "plain_gradients"]
-
-Pass = Callable[..., "list[Tensor | None]"]
+__all__ = ["Found", "accumulate", "double", "forward", "ordinary", "others_wait"]
 
 
-def double_pass(
-    loss: Tensor, call: dict[str, Any], params: Sequence[Tensor], probes: Sequence[Tensor], *, careful: bool, keep: bool
-) -> list[Tensor | None]:
-    """H v by a second backward pass; `p.grad` takes in the gradients.
+class Found(NamedTuple):
+    """Gradients and H v in the order of the parameters; None stands for zero."""
 
-    `call` holds the arguments of the `backward` that this stands for. `careful` runs a whole ordinary backward pass for
-    the gradients, for the sake of hooks; `keep` keeps the graph alive.
-    """
+    grads: list[Tensor | None]
+    products: list[Tensor | None]
+
+
+def double(
+    loss: Tensor, call: dict[str, Any], params: Sequence[Tensor], probes: Sequence[Tensor], *, keep: bool, raw: bool
+) -> Found:
+    """By a second backward pass. `call` holds the arguments of the `backward` that this stands for; `keep` keeps the
+    graph alive, and a `raw` loss may have been scaled for float16."""
+    refuse_blind_functions([loss])
     mine = _wanted(params, call)
-    careful = careful or _must_be_ordinary(loss, call, params)
     grads = differentiable_gradients(loss, mine, call.get("gradient"))
-    keep = keep or careful or bool(call.get("retain_graph"))
-    products = product_of_gradients(grads, mine, [probes[i] for i in _positions(params, mine)], retain_graph=keep)
-    _leave_gradients(loss, call, mine, grads, careful)
-    return _spread_out(params, mine, products)
+    refuse_sparse(grads)
+    chosen = dict(zip(params, probes, strict=True))
+    products = product_of_gradients(grads, mine, [chosen[p] for p in mine], retain_graph=keep, patient=raw)
+    return Found(_spread_out(params, mine, grads), _spread_out(params, mine, products))
 
 
-def forward_pass(
-    loss: Tensor, call: dict[str, Any], params: Sequence[Tensor], probes: Sequence[Tensor], *, careful: bool, keep: bool
-) -> list[Tensor | None]:
-    """H v from the tangents of the gradients, inside `forward.moving_along`; else as `double_pass`."""
-    del probes
+def forward(
+    loss: Tensor, call: dict[str, Any], params: Sequence[Tensor], probes: Sequence[Tensor], *, keep: bool, raw: bool
+) -> Found:
+    """From the tangents of the gradients, inside `forward.moving_along`; else as `double`."""
+    del probes, raw
     mine = _wanted(params, call)
-    careful = careful or _must_be_ordinary(loss, call, params)
-    keep = keep or careful or bool(call.get("retain_graph"))
     grads, products = gradients_and_products(loss, mine, call.get("gradient"), retain_graph=keep)
-    _leave_gradients(loss, call, mine, grads, careful)
-    return _spread_out(params, mine, products)
-
-
-def plain_gradients(loss: Tensor, call: dict[str, Any], params: Sequence[Tensor]) -> list[Tensor | None]:
-    """The gradients alone, nothing accumulated."""
-    mine = _wanted(params, call)
-    grads = torch.autograd.grad(
-        loss, mine, call.get("gradient"), retain_graph=bool(call.get("retain_graph")), allow_unused=True
-    )
-    return _spread_out(params, mine, grads)
+    refuse_sparse(grads)
+    return Found(_spread_out(params, mine, grads), _spread_out(params, mine, products))
 
 
 def accumulate(params: Sequence[Tensor], grads: Sequence[Tensor | None]) -> None:
@@ -72,19 +60,17 @@ def accumulate(params: Sequence[Tensor], grads: Sequence[Tensor | None]) -> None
                 p.grad = p.grad.detach() + g.detach() if p.grad.requires_grad else p.grad.add_(g.detach())
 
 
-def _must_be_ordinary(loss: Tensor, call: dict[str, Any], params: Sequence[Tensor]) -> bool:
-    """True where others wait for this backward pass: leaves outside the optimizer, hooks, a graph somebody wants."""
-    hooked = any(getattr(p, "_post_accumulate_grad_hooks", None) for p in params)
-    return hooked or bool(call.get("create_graph")) or not leaves(loss) <= set(params)
-
-
-def _leave_gradients(
-    loss: Tensor, call: dict[str, Any], params: Sequence[Tensor], grads: Sequence[Tensor | None], careful: bool
-) -> None:
-    if careful:
+def ordinary(loss: Tensor, call: dict[str, Any]) -> None:
+    """`loss.backward()`, without tangents, which `p.grad` and DDP's buckets are not to carry."""
+    with without_tangents():
         loss.backward(**call)
-    else:
-        accumulate(params, grads)
+
+
+def others_wait(loss: Tensor, call: dict[str, Any], params: Sequence[Tensor]) -> bool:
+    """True where others wait for an ordinary backward pass: leaves outside the optimizer, hooks, a graph wanted."""
+    hooks = ("_backward_hooks", "_post_accumulate_grad_hooks")
+    hooked = any(getattr(p, name, None) for p in params for name in hooks)
+    return hooked or bool(call.get("create_graph")) or not leaves(loss) <= set(params)
 
 
 def _wanted(params: Sequence[Tensor], call: dict[str, Any]) -> list[Tensor]:
@@ -94,11 +80,6 @@ def _wanted(params: Sequence[Tensor], call: dict[str, Any]) -> list[Tensor]:
         return list(params)
     chosen = {inputs} if isinstance(inputs, Tensor) else set(inputs)
     return [p for p in params if p in chosen]
-
-
-def _positions(params: Sequence[Tensor], chosen: Sequence[Tensor]) -> list[int]:
-    places = {p: i for i, p in enumerate(params)}
-    return [places[p] for p in chosen]
 
 
 def _spread_out(

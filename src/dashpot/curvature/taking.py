@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -12,165 +12,211 @@ from torch import Tensor
 from dashpot.curvature import routes
 from dashpot.curvature.differences import central_difference, relative_step_for, step_length
 from dashpot.curvature.double import product_of_gradients
-from dashpot.curvature.following import BackwardCall, evaluate
+from dashpot.curvature.following import BackwardCall, Evaluation, coarser, evaluate
 from dashpot.curvature.forward import moving_along
-from dashpot.curvature.keeping import RandomState, buffers_kept, gradients_kept
+from dashpot.curvature.keeping import RandomState, buffers_kept, gradients_kept, hooks_silenced
+from dashpot.curvature.obstacles import refuse_blind_functions, refuse_sparse
 from dashpot.curvature.pending import Pending, several_processes
 from dashpot.curvature.probing import Probing
+from dashpot.curvature.sharded import pieces_of_gradients, weights_gathered_anew
 from dashpot.engine.mesh import any_dtensor, local
 from dashpot.errors import CurvatureError
 
 __all__ = ["Taker"]
 
 Tensors = Sequence[Tensor]
+Closure = Callable[[], Any]
 
 
 class Taker:
     """Takes products for one optimizer, called `owner` in sentences.
 
-    `route` is (route, reason) of the last product. `obstacle` says why "auto" gave double backward up.
+    `route` is (route, reason) of the last product. `obstacle` says why "auto" gave double backward up. `inside` holds
+    while a closure is evaluated.
     """
 
     def __init__(self, owner: str, probing: Probing) -> None:
         self.owner, self.probing = owner, probing
         self.route: tuple[str, str] | None = None
         self.obstacle: str | None = None
-        self._proven = self._in_closure = False
+        self.inside = self._proven = False
+        self._seen: torch.dtype | None = None
 
     # ---- from a closure ---------------------------------------------------------------------------------------------
 
-    def train(self, closure: Callable[[], Any], pending: Pending, params: Tensors, probes: Tensors) -> Any:
+    def train(self, closure: Closure, pending: Pending, params: Tensors, probes: Tensors) -> Any:
         """The loss of a closure that goes backward, with products into `pending`; gradients, buffers and random state
         as the closure leaves them."""
         before = RandomState(params)
-        if self._route_for_closure(params) != "differences":
-            loss = self._evaluated(closure, pending, params, probes, None)
-        else:
-            with torch.enable_grad():
-                loss = closure()
-        if not pending.taken:
-            with gradients_kept(params), buffers_kept():
-                self._differences(closure, pending, params, probes, before)
-        return loss
-
-    def look(self, closure: Callable[[], Any], pending: Pending, params: Tensors, probes: Tensors) -> Any:
-        """The loss of a closure, with products into `pending`; gradients and buffers stay as they are."""
-        before, loss = RandomState(params), None
-        with gradients_kept(params) as keep_others, buffers_kept():
+        with self._inside():
             if self._route_for_closure(params) != "differences":
-                loss = self._evaluated(closure, pending, params, probes, keep_others)
+                found = self._evaluated(closure, pending, params, probes, None)
+            else:
+                found = evaluate(closure, routes.ordinary, may_return=False)
+                self._look_at(found)
             if not pending.taken:
-                loss = self._differences(closure, pending, params, probes, before)
-        return loss
+                self._differences(closure, pending, params, probes, before)
+        return found.loss
+
+    def look(self, closure: Closure, pending: Pending, params: Tensors, probes: Tensors) -> Any:
+        """The loss of a closure, with products into `pending`; gradients and buffers stay as they are."""
+        before, found = RandomState(params), None
+        with self._inside(), gradients_kept(params) as keep_others, buffers_kept():
+            if self._route_for_closure(params) != "differences":
+                found = self._evaluated(closure, pending, params, probes, keep_others)
+            if not pending.taken:
+                found = self._differences(closure, pending, params, probes, before)
+        assert found is not None
+        return found.loss
+
+    @contextmanager
+    def _inside(self) -> Iterator[None]:
+        """While open, `inside` holds: a closure is being evaluated. Errors get the owner's name."""
+        self.inside = True
+        try:
+            yield
+        except CurvatureError as error:
+            raise self._mine(error) from error
+        finally:
+            self.inside = False
+
+    def _mine(self, error: CurvatureError) -> CurvatureError:
+        text = str(error)
+        return error if text.startswith(f"{self.owner}: ") else CurvatureError(f"{self.owner}: {text}")
 
     def _evaluated(
         self,
-        closure: Callable[[], Any],
+        closure: Closure,
         pending: Pending,
         params: Tensors,
         probes: Tensors,
-        keep_others: Callable[[Tensor], None] | None,
-    ) -> Any:
+        keep_others: Callable[[Tensor], set[Tensor]] | None,
+    ) -> Evaluation:
         """Evaluate a closure, with products taken where it goes backward. Where gradients are not to be kept, which
         `keep_others` is for, it may also return a loss that nobody went backward from."""
-        only_looking = keep_others is not None
-        differentiate = self.differentiate(pending, params, probes, raw=not only_looking)
-
-        def on_backward(loss: Tensor, call: dict[str, Any]) -> None:
-            if keep_others is not None:
-                keep_others(loss)
-            differentiate(loss, call)
-
-        self._in_closure = True
-        try:
-            with moving_along(params, probes) if self.probing.probe == "forward" else nullcontext():
-                return evaluate(self.owner, closure, on_backward, may_return=only_looking)
-        finally:
-            self._in_closure = False
+        differentiate = self.differentiate(pending, params, probes, raw=keep_others is None, keep_others=keep_others)
+        with moving_along(params, probes) if self.probing.probe == "forward" else nullcontext():
+            found = evaluate(closure, differentiate, may_return=keep_others is not None)
+        self._look_at(found)
+        return found
 
     def differentiate(
-        self, pending: Pending, params: Tensors, probes: Tensors, *, raw: bool, scale: float = 1.0
+        self,
+        pending: Pending,
+        params: Tensors,
+        probes: Tensors,
+        *,
+        raw: bool,
+        keep_others: Callable[[Tensor], set[Tensor]] | None = None,
     ) -> BackwardCall:
-        """What stands for `loss.backward()`: gradients as there, and a product into `pending`."""
-        careful = several_processes(self.probing.process_group)
-        route = routes.forward_pass if self.probing.probe == "forward" else routes.double_pass
+        """What stands for `loss.backward()`: a product into `pending`, and the gradients as there.
+
+        With `keep_others` nobody wants the gradients; a backward pass is then made only for other processes, which wait
+        for it.
+        """
+        several = several_processes(self.probing.process_group)
+        route = routes.forward if self.probing.probe == "forward" else routes.double
+
+        def ordinary(loss: Tensor, call: dict[str, Any]) -> None:
+            with hooks_silenced(() if keep_others is None else keep_others(loss)):
+                routes.ordinary(loss, call)
 
         def differentiate(loss: Tensor, call: dict[str, Any]) -> None:
-            may_fall_back = self._may_fall_back()
+            wait = several or (keep_others is None and routes.others_wait(loss, call, params))
+            if wait:  # first, as DDP takes the first pass of all for the one that it waits for
+                ordinary(loss, {**call, "retain_graph": True})
+            may_fall_back, found = self._may_fall_back(), None
+            keep = may_fall_back or bool(call.get("retain_graph"))
             if self.obstacle is None:
                 try:
-                    products = route(loss, call, params, probes, careful=careful, keep=may_fall_back)
+                    with hooks_silenced(params):
+                        found = route(loss, call, params, probes, keep=keep, raw=raw)
                 except CurvatureError as error:
                     if not may_fall_back:
-                        raise CurvatureError(f"{self.owner}: {error}") from error
+                        raise self._mine(error) from error
                     self.obstacle = str(error).partition(";")[0]
+            if found is not None:
+                self._proven = True
+                pending.add(params, found.products, raw=raw)
+            if keep_others is None and not wait:
+                if found is None:
+                    ordinary(loss, call)
                 else:
-                    self._proven = True
-                    pending.add(params, products, raw=raw, scale=scale)
-                    return
-            loss.backward(**call)
+                    routes.accumulate(params, found.grads)
 
         return differentiate
 
     def _may_fall_back(self) -> bool:
         """True where "auto" tries double backward for the first time, inside a closure that can be called again."""
-        return self.probing.probe == "auto" and not self._proven and self._in_closure
+        return self.probing.probe == "auto" and not self._proven and self.inside
 
     def _differences(
-        self,
-        closure: Callable[[], Any],
-        pending: Pending,
-        params: Tensors,
-        probes: Tensors,
-        random: RandomState,
-    ) -> Any:
-        """Products from gradients at two more points, and the loss at the first of them.
+        self, closure: Closure, pending: Pending, params: Tensors, probes: Tensors, random: RandomState
+    ) -> Evaluation:
+        """Products from gradients at two more points, and what the closure returned at the first of them.
 
         Both evaluations start from the same random state, which is left as after one of them.
         """
         if self.obstacle is not None:
             self._note("differences", self.obstacle)
-        losses: list[Any] = []
+        found: list[Evaluation] = []
 
         def gradients_here() -> list[Tensor | None]:
             random.restore()
-            loss, grads = self._gradients(closure, params)
-            losses.append(loss)
+            evaluation, grads = self._gradients(closure, params)
+            found.append(evaluation)
             return grads
 
-        length = step_length(params, probes, self.probing.relative_step or relative_step_for(_coarsest(params)))
-        pending.add(params, central_difference(gradients_here, params, probes, length), raw=False)
-        return losses[0]
+        while True:
+            dtype = self._coarsest(params)
+            length = step_length(params, probes, self.probing.relative_step or relative_step_for(dtype))
+            products = central_difference(gradients_here, params, probes, length)
+            if self._coarsest(params) == dtype or self.probing.relative_step is not None:
+                break  # else the closure computes more coarsely than its weights tell, and wants a longer step
+        pending.add(params, products, raw=False)
+        return found[0]
 
-    def _gradients(self, closure: Callable[[], Any], params: Tensors) -> tuple[Any, list[Tensor | None]]:
-        """(loss, gradients) of a closure at the present weights: the pieces in this process."""
-        ordinary = several_processes(self.probing.process_group) or any_dtensor(params)
-        sums = Pending()
-        with gradients_kept(params) as keep_others, buffers_kept():
+    def _gradients(self, closure: Closure, params: Tensors) -> tuple[Evaluation, list[Tensor | None]]:
+        """What a closure returns and its gradients at the present weights: the pieces in this process."""
+        with gradients_kept(params) as keep_others, buffers_kept(), weights_gathered_anew():
 
             def on_backward(loss: Tensor, call: dict[str, Any]) -> None:
-                if ordinary:  # others wait for the hooks of a whole backward pass
-                    keep_others(loss)
+                with hooks_silenced({*params, *keep_others(loss)}):
                     loss.backward(**call)
-                else:
-                    sums.add(params, routes.plain_gradients(loss, call, params), raw=False)
 
-            loss = evaluate(self.owner, closure, on_backward, may_return=True)
-            if ordinary:
-                return loss, [None if p.grad is None else local(p.grad).detach().clone() for p in params]
-        return loss, [sums.held.get(p) for p in params]
+            found = evaluate(closure, on_backward, may_return=True)
+            grads = pieces_of_gradients(self.owner, params)
+        refuse_sparse(grads)
+        self._look_at(found)
+        return found, grads
+
+    def _look_at(self, found: Evaluation) -> None:
+        """Remember the coarsest arithmetic seen: weights do not tell what autocast does."""
+        if found.coarsest is not None:
+            self._seen = coarser(self._seen, found.coarsest)
+
+    def _coarsest(self, params: Tensors) -> torch.dtype:
+        """The real dtype of the largest roundoff among the parameters and what was computed with them."""
+        coarsest = self._seen
+        for p in params:
+            coarsest = coarser(coarsest, p.dtype.to_real() if p.dtype.is_complex else p.dtype)
+        assert coarsest is not None
+        return coarsest
 
     # ---- from what there is -----------------------------------------------------------------------------------------
 
-    def from_gradients(self, pending: Pending, params: Tensors, probes: Tensors) -> None:
+    def from_gradients(self, pending: Pending, params: Tensors, probes: Tensors, *, raw: bool) -> None:
         """Products of gradients that carry a graph; `CurvatureError` where they do not, or it is not the right one."""
         self._check_graphs(params)
         self._note("graph", "the gradients carry a graph")
+        grads = [p.grad for p in params]
         try:
-            products = product_of_gradients([p.grad for p in params], params, probes)
+            refuse_blind_functions([g for g in grads if g is not None])
+            with hooks_silenced(params):
+                products = product_of_gradients(grads, params, probes, patient=raw)
         except CurvatureError as error:
-            raise CurvatureError(f"{self.owner}: {error}") from error
-        pending.add(params, products, raw=True)
+            raise self._mine(error) from error
+        pending.add(params, products, raw=raw)
 
     def supplied(self, pending: Pending, params: Tensors, probes: Tensors) -> None:
         """Products from the user's own function."""
@@ -230,31 +276,29 @@ class Taker:
                 f"{self.owner}: gradients of sharded parameters carry no graph; call curvature_step with a closure "
                 "before the step, which takes differences of gradients."
             )
+        if several_processes(self.probing.process_group):
+            raise CurvatureError(
+                f"{self.owner}: a product is due, and the graph of gradients that are averaged over processes is that "
+                "of one process; use opt.backward(loss), or give step a closure."
+            )
         for p in params:
             if p.grad is None or not p.grad.requires_grad:
                 raise CurvatureError(
                     f"{self.owner}: a product is due and the gradient of a parameter of shape {tuple(p.shape)} carries "
                     "no graph; use opt.backward(loss), or loss.backward(create_graph=opt.should_create_graph())."
                 )
-        if several_processes(self.probing.process_group):
-            raise CurvatureError(
-                f"{self.owner}: the graph of gradients that were averaged over processes is that of one process; use "
-                "opt.backward(loss), or give step a closure."
-            )
 
 
 def _check_supplied(owner: str, pieces: Tensors, products: Any) -> None:
     """Refuse what is no product for each parameter."""
     shapes = [tuple(piece.shape) for piece in pieces]
     fits = isinstance(products, Sequence) and len(products) == len(pieces)
-    if not fits or any(x is not None and tuple(x.shape) != shape for x, shape in zip(products, shapes, strict=True)):
+    if not fits or not all(map(_is_product, products, shapes)):
         raise CurvatureError(
             f"{owner}: probe must return a product (or None) for each parameter, of the shapes {shapes}, "
             f"got {products!r:.200}."
         )
 
 
-def _coarsest(params: Tensors) -> torch.dtype:
-    """The real dtype of the largest roundoff among the parameters."""
-    real = {p.dtype.to_real() if p.dtype.is_complex else p.dtype for p in params}
-    return max(real, key=lambda dtype: torch.finfo(dtype).eps)
+def _is_product(x: Any, shape: tuple[int, ...]) -> bool:
+    return x is None or (isinstance(x, Tensor) and tuple(x.shape) == shape)

@@ -1,0 +1,96 @@
+"""Products where several processes train one model: DDP, FSDP2 and other DTensors against a run in one process.
+
+The checks are functions of curvature_worker.py. All run in one set of processes, which takes as long as their start;
+here each check's outcome in every process is a test of its own.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+HERE = Path(__file__).parent
+LIMIT = 240  # seconds for all checks; a process that waits for another gives up after 60
+
+pytestmark = pytest.mark.skipif(
+    not (torch.distributed.is_available() and torch.distributed.is_gloo_available()),
+    reason="this torch is built without gloo",
+)
+
+METHODS = ("ESGD-1", "ESGD-2", "AdaHessian", "Sophia")
+ROUTES = ("backward", "step", "curvature_step", "forward", "differences")
+SHARES = ("1-False", "2-True", "2-False", "1-True")
+"""Micro-batches, and whether gradients are views of DDP's buckets; by turns over methods and routes."""
+CHECKS = (
+    *(f"ddp[{name}-{way}-{SHARES[(i + j) % 4]}]" for i, name in enumerate(METHODS) for j, way in enumerate(ROUTES)),
+    *(f"ddp[{option}-backward]" for option in ("find_unused_parameters", "static_graph")),
+    *(f"no_forward_mode[{option}]" for option in ("find_unused_parameters", "static_graph")),
+    *(f"gradients_stay[{way}-{view}]" for way in ("closure", "differences") for view in (False, True)),
+    *(f"falls_back_everywhere[{view}]" for view in (False, True)),
+    *(f"not_finite_in_one_process[{way}]" for way in ("backward", "step", "curvature_step")),
+    *(f"fsdp[{which}]" for which in ("ESGD-1-step-None", "ESGD-1-curvature_step-0.001")),
+    *(f"fsdp[{name}-step-0.001]" for name in ("AdaHessian", "Sophia")),
+    *(f"late_sums[{which}]" for which in ("step-True", "curvature_step-False")),
+    *(f"resumed[ESGD-2-{sharded}]" for sharded in (False, True)),
+    *(f"repeated_parameters[{divided}]" for divided in (False, True)),
+    "a_graph_of_one_process",
+    "after_an_evaluation",
+    "pieces_of_the_probes",
+    "what_is_refused",
+    "averages_over_the_window",
+    "dropped_where_one_piece_is_not_finite",
+)
+
+
+def process_of(arguments):
+    paths = os.pathsep.join([str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    # Nobody outside this machine is to be reached, and two processes of one thread each share it.
+    inside = "lo0" if sys.platform == "darwin" else "lo"
+    env = {**os.environ, "PYTHONPATH": paths, "GLOO_SOCKET_IFNAME": inside, "OMP_NUM_THREADS": "1"}
+    script = str(HERE / "curvature_worker.py")
+    return subprocess.Popen(
+        [sys.executable, script, *arguments], env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def run_processes(folder, pattern, world=2):
+    """[{check: "passed" or what went wrong}] of each process."""
+    processes = [process_of([str(rank), str(world), str(folder), pattern]) for rank in range(world)]
+    try:
+        printed = [process.communicate(timeout=LIMIT)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    files = [folder / f"outcomes-{rank}.json" for rank in range(world)]
+    assert all(file.exists() for file in files), "\n".join(printed)
+    return [json.loads(file.read_text()) for file in files]
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory):
+    return run_processes(tmp_path_factory.mktemp("curvature"), "^(?!slow)")
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_in_two_processes(outcomes, name):
+    for rank, found in enumerate(outcomes):
+        reason = found.get(name, "it did not run, as processes differed in an earlier check")
+        assert reason == "passed", f"process {rank}: {reason}"
+
+
+def test_every_check_is_asked_for(outcomes):
+    assert set(outcomes[0]) == set(CHECKS)
+
+
+@pytest.mark.slow
+def test_every_combination_in_two_processes(tmp_path):
+    """All methods by all routes with and without micro-batches and views of buckets."""
+    for rank, found in enumerate(run_processes(tmp_path, "^slow")):
+        wrong = {name: reason for name, reason in found.items() if reason != "passed"}
+        assert not wrong, (rank, wrong)
+        assert len(found) == 60 + 6 + 12 + 6 + 2

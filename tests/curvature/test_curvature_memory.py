@@ -1,0 +1,139 @@
+"""Memory stays flat on every route, with the garbage collector switched off: no graph is kept, no circle is left."""
+
+import gc
+from collections import Counter
+
+import pytest
+import torch
+from curvature.second_order_support import EXACT_WAYS, WAYS, backward_with_graph, leaves, probe_of, take_step
+from torch import nn
+
+import dashpot as dp
+
+METHODS = {"ESGD-1": (dp.ESGD, {}), "ESGD-2": (dp.ESGD, {"version": 2}), "Sophia": (dp.Sophia, {})}
+
+
+@pytest.fixture
+def no_collector():
+    """Nothing but reference counts frees memory while this is in force."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def perceptron():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 2))
+    x, y = torch.randn(10, 6), torch.randn(10, 2)
+
+    def loss():
+        return ((net(x) - y) ** 2).mean()
+
+    return net, loss
+
+
+def alive():
+    """How many objects of each kind the collector knows of. Whatever a circle keeps alive is among them; tuples are not
+    counted, of which Python keeps thousands for later use."""
+    return Counter(type(thing) for thing in gc.get_objects() if type(thing) is not tuple)
+
+
+def tensors_alive():
+    counts = alive()
+    return counts[torch.Tensor] + counts[nn.Parameter]
+
+
+def resident():
+    """Bytes of this process in memory; 0 where the system does not tell."""
+    try:
+        with open("/proc/self/statm") as file:  # noqa: PTH123
+            return int(file.read().split()[1]) * 4096
+    except OSError:
+        return 0
+
+
+def run(optimizer, way, steps, loss):
+    for k in range(steps):
+        take_step(way, optimizer, [loss] * (1 + (k % 8 == 0)))  # now and then two micro-batches
+
+
+def check_flat(way, steps, **settings):
+    net, loss = perceptron()
+    optimizer = dp.AdaHessian(net.parameters(), lr=0.01, probe=probe_of(way), **settings)
+    run(optimizer, way, 20, loss)  # state, rosters and caches are made
+    before, memory = alive(), resident()
+    run(optimizer, way, steps, loss)
+    grown = {kind: count for kind, count in (alive() - before).items() if count > steps // 4}
+    assert optimizer.curvature_stats.products > steps // 8
+    assert alive()[torch.Tensor] == before[torch.Tensor]
+    assert grown == {}  # not even one for every second product
+    return resident() - memory
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_memory_is_flat_over_200_steps(way, no_collector):
+    check_flat(way, 200, update_d_every=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
+def test_memory_is_flat_over_2000_steps(way, no_collector):
+    # A graph of this net that stays behind at each product has some 10 kB, 10 MB in all.
+    assert check_flat(way, 2000, update_d_every=2) < 4e6
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_memory_is_flat_for_every_method(name, no_collector):
+    cls, settings = METHODS[name]
+    net, loss = perceptron()
+    optimizer = cls(net.parameters(), lr=0.01, d_warmup=5, update_d_every=2, **settings)
+    run(optimizer, "backward", 10, loss)
+    before = tensors_alive()
+    run(optimizer, "backward", 40, loss)
+    assert tensors_alive() == before
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_refused_product_leaves_nothing_behind(way, no_collector):
+    """A closure that fails in the middle keeps no graph and no copies."""
+    net, loss = perceptron()
+    optimizer = dp.AdaHessian(net.parameters(), lr=0.01, probe=probe_of(way))
+    run(optimizer, way, 3, loss)
+    before = None
+
+    def failing():
+        raise KeyError(1)
+
+    for k in range(12):
+        with pytest.raises(KeyError):
+            take_step(way, optimizer, [loss, failing])
+        optimizer.zero_grad()
+        if k == 2:
+            before = tensors_alive()
+    assert tensors_alive() == before
+
+
+@pytest.mark.parametrize("way", EXACT_WAYS)
+def test_the_optimizer_and_its_parameters_go_when_nobody_holds_them(way, no_collector):
+    before = tensors_alive()
+    params = leaves((3,), (2,))
+    optimizer = dp.AdaHessian(params, lr=0.01, probe=probe_of(way))
+    for _ in range(3):
+        take_step(way, optimizer, [lambda params=params: sum((p**4).sum() for p in params)])
+    del params
+    optimizer.param_groups.clear()
+    optimizer.state.clear()
+    del optimizer
+    gc.collect()  # the optimizer itself may hold circles, tensors outside it may not
+    assert tensors_alive() <= before
+
+
+def test_the_count_sees_circles(no_collector):
+    """What the tests above would say: torch's circle of parameter, gradient and graph, which no step has cut."""
+    before = tensors_alive()
+    for _ in range(5):
+        (w,) = leaves((3,))
+        backward_with_graph((w**4).sum(), True)
+    del w
+    assert tensors_alive() >= before + 5

@@ -1,0 +1,184 @@
+"""Which methods notice the units that weights and loss are measured in, and how their settings make up for it.
+
+The model with weights w and loss L(w) becomes one with parameters u = n w, which computes with u/n, and the loss c L.
+Gradients are then c/n of what they were, the Hessian c/n^2. The path is the same, u = n w at every step, for
+
+    SGD                            lr n^2/c
+    Adam (eps = 0)                 lr n
+    ESGD, AdaHessian (eps = 0)     lr: the step lr g/|H| has the unit of the weights
+    AdaHessian, hessian_power k    lr (n^2/c)^(1 - k)
+    Sophia                         lr n, gamma n, eps c/n, weight_decay/n: clipped steps are lr, others lr m/(gamma h)
+
+and for no other rate. The first four are said in the README of ESGD-M. Decoupled weight decay, w (1 - lr weight_decay),
+keeps its setting where lr does. n and c are powers of two, so that nothing is rounded differently, and c is a power of
+four where its root is taken.
+"""
+
+import pytest
+import torch
+
+import dashpot as dp
+
+STEPS = 32  # with d_warmup = 20 and update_d_every = 10: 21 products, the last of them in step 30
+UNITS = [(8.0, 1.0), (1.0, 64.0), (2.0**-10, 2.0**20)]
+
+
+def normal(*shape, seed):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+INPUTS, TARGETS = normal(16, 3, seed=1), normal(16, seed=2)
+START = [normal(4, 3, seed=3), normal(4, seed=4), normal(4, seed=5)]
+
+
+def network(weights):
+    W, b, out = weights
+    return (torch.tanh(INPUTS @ W.T + b) @ out - TARGETS).square().mean()
+
+
+def quartic(weights):
+    w = torch.cat([x.flatten() for x in weights])
+    couplings = torch.outer(w[1:], w[:-1]).sum() / 20
+    return (w**4).sum() / 4 + w.square().sum() / 2 + couplings - w.sum()
+
+
+LOSSES = {"network": network, "quartic": quartic}
+
+
+def path(method, settings, loss, n: float | list[float] = 1.0, c=1.0):
+    """The weights after every step, in the old unit: rows of u/n. `n` is one number, or one for each tensor."""
+    factors = n if isinstance(n, list) else [n] * len(START)
+    params = [(w * factor).requires_grad_() for w, factor in zip(START, factors, strict=True)]
+    opt = method(params, **settings)
+    rows = []
+
+    def closure():
+        opt.zero_grad()
+        value = c * loss([u / factor for u, factor in zip(params, factors, strict=True)])
+        value.backward()
+        return value
+
+    for _ in range(STEPS):
+        opt.step(closure)
+        rows.append(torch.cat([(u.detach() / factor).flatten() for u, factor in zip(params, factors, strict=True)]))
+    return torch.stack(rows)
+
+
+def gap(one, other):
+    """The largest distance between the paths, over the length of the way."""
+    start = torch.cat([w.flatten() for w in START])
+    return ((one - other).abs().max() / (one - start).abs().max()).item()
+
+
+SAME = 1e-12  # 0 is reached: powers of two are exact, but a root or an engine may round otherwise
+OTHER = 1e-2
+
+
+class Method:
+    """A method with its settings, and the settings that make up for other units."""
+
+    def __init__(self, method, settings, rule):
+        self.method, self.settings, self.rule = method, settings, rule
+
+    def scaled(self, n, c):
+        return self.settings | self.rule(self.settings, n, c)
+
+
+def unchanged(settings, n, c):
+    return {}
+
+
+METHODS = {
+    "SGD": Method(dp.SGD, {"lr": 0.02, "momentum": 0.9}, lambda s, n, c: {"lr": s["lr"] * n**2 / c}),
+    "Adam": Method(dp.Adam, {"lr": 0.01, "eps": 0.0}, lambda s, n, c: {"lr": s["lr"] * n}),
+    "ESGD 1": Method(dp.ESGD, {"lr": 0.2, "eps": 0.0, "weight_decay": 0.01}, unchanged),
+    "ESGD 1, Gaussian": Method(dp.ESGD, {"lr": 0.2, "eps": 0.0, "v": 0.7, "distribution": "gaussian"}, unchanged),
+    "ESGD 2": Method(dp.ESGD, {"lr": 0.2, "eps": 0.0, "version": 2, "weight_decay": 0.01}, unchanged),
+    "AdaHessian": Method(dp.AdaHessian, {"lr": 0.05, "eps": 0.0, "weight_decay": 0.01}, unchanged),
+    "AdaHessian, power 1/2": Method(
+        dp.AdaHessian,
+        {"lr": 0.05, "eps": 0.0, "hessian_power": 0.5},
+        lambda s, n, c: {"lr": s["lr"] * (n**2 / c) ** 0.5},
+    ),
+    "Sophia": Method(
+        dp.Sophia,
+        {"lr": 0.02, "gamma": 0.5, "eps": 1e-6, "weight_decay": 0.1},
+        lambda s, n, c: {
+            "lr": s["lr"] * n,
+            "gamma": s["gamma"] * n,
+            "eps": s["eps"] * c / n,
+            "weight_decay": s["weight_decay"] / n,
+        },
+    ),
+}
+LR_SEES_WEIGHTS = ("SGD", "Adam", "AdaHessian, power 1/2", "Sophia")
+LR_SEES_LOSS = ("SGD", "AdaHessian, power 1/2")
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+@pytest.mark.parametrize("name", METHODS)
+def test_other_units_leave_the_path_where_settings_make_up_for_them(name, loss):
+    method = METHODS[name]
+    expected = path(method.method, method.settings, loss)
+    assert expected.isfinite().all()
+    for n, c in UNITS:
+        assert gap(expected, path(method.method, method.scaled(n, c), loss, n, c)) < SAME
+
+
+@pytest.mark.parametrize("name", LR_SEES_WEIGHTS)
+def test_the_unit_of_the_weights_changes_the_path_of_methods_whose_rate_has_it(name):
+    method = METHODS[name]
+    assert (
+        gap(path(method.method, method.settings, network), path(method.method, method.settings, network, n=8.0)) > OTHER
+    )
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_unit_of_the_loss_changes_the_path_of_methods_whose_rate_has_it(name):
+    method = METHODS[name]
+    settings = method.settings | ({"eps": method.settings["eps"] * 64} if name == "Sophia" else {})
+    found = gap(path(method.method, method.settings, network), path(method.method, settings, network, c=64.0))
+    assert found > OTHER if name in LR_SEES_LOSS else found < SAME
+
+
+@pytest.mark.parametrize("name", ["ESGD 1", "ESGD 2", "AdaHessian"])
+def test_rates_scaled_as_for_adam_would_be_wrong(name):
+    method = METHODS[name]
+    scaled = method.settings | {"lr": method.settings["lr"] * 8}
+    assert gap(path(method.method, method.settings, network), path(method.method, scaled, network, n=8.0)) > OTHER
+
+
+@pytest.mark.parametrize("name", ["Adam", "ESGD 1", "ESGD 2", "AdaHessian"])
+def test_eps_has_a_unit(name):
+    method = METHODS[name]
+    n, c = 8.0, 16.0
+    expected = path(method.method, method.settings | {"eps": 0.1}, network)
+    assert gap(expected, path(method.method, method.scaled(n, c) | {"eps": 0.1}, network, n, c)) > OTHER
+    # It is that of the denominator: a gradient's for Adam, c/n, and a curvature's for the others, c/n^2.
+    unit = c / n if name == "Adam" else c / n**2
+    assert gap(expected, path(method.method, method.scaled(n, c) | {"eps": 0.1 * unit}, network, n, c)) < SAME
+
+
+@pytest.mark.parametrize("setting", ["lr", "gamma"])
+def test_sophia_needs_both_its_rate_and_its_gamma_scaled(setting):
+    method = METHODS["Sophia"]
+    scaled = method.scaled(8.0, 1.0) | {setting: method.settings[setting]}
+    assert gap(path(method.method, method.settings, network), path(method.method, scaled, network, n=8.0)) > OTHER
+
+
+@pytest.mark.parametrize("name", ["ESGD 1", "ESGD 2", "AdaHessian"])
+def test_the_unit_must_be_the_same_for_all_weights(name):
+    # Rows of the Hessian mix the units of all weights; so does the scatter of a product's own element.
+    method = METHODS[name]
+    mixed = path(method.method, method.settings, network, n=[8.0, 1.0, 1.0])
+    assert gap(path(method.method, method.settings, network), mixed) > OTHER
+
+
+def test_a_diagonal_hessian_lets_every_weight_have_its_own_unit():
+    def separate(weights):
+        return sum((w**4).sum() / 4 + w.square().sum() / 2 - w.sum() for w in weights)
+
+    for name in ("ESGD 1", "ESGD 2", "AdaHessian"):
+        method = METHODS[name]
+        expected = path(method.method, method.settings, separate)
+        assert gap(expected, path(method.method, method.settings, separate, n=[8.0, 0.5, 1024.0])) < SAME
