@@ -36,7 +36,7 @@ GENERIC_LR: Mapping[str, float] = {
     "centered-adam": 1e-3,
     "autosgm": 1e-3,
     "esgd": 0.1,
-    "adahessian": 0.1,
+    "adahessian": 0.03,
     "sophia": 1e-3,
 }
 """Rates for a task nobody has tuned: the usual first guesses. A variant such as `autosgm-3` takes its method's."""
@@ -58,6 +58,9 @@ TUNED_LR: Mapping[str, Mapping[str, float]] = {
         "autosgm-2": 0.01,
         "autosgm-3": 0.3,
         "autosgm-4": 0.003,
+        "esgd": 0.3,
+        "adahessian": 0.1,
+        "sophia": 0.001,
     },
     "fashion-mnist": {
         "sgd": 0.3,
@@ -75,6 +78,9 @@ TUNED_LR: Mapping[str, Mapping[str, float]] = {
         "autosgm-2": 0.1,
         "autosgm-3": 1.0,
         "autosgm-4": 0.01,
+        "esgd": 0.3,
+        "adahessian": 0.03,
+        "sophia": 0.001,
     },
     "quadratic": {
         "sgd": 1.0,
@@ -92,6 +98,9 @@ TUNED_LR: Mapping[str, Mapping[str, float]] = {
         "autosgm-2": 0.1,
         "autosgm-3": 30,
         "autosgm-4": 0.3,
+        "esgd": 10,
+        "adahessian": 0.1,
+        "sophia": 0.03,
     },
     "noisy-quadratic": {
         "sgd": 0.1,
@@ -109,6 +118,9 @@ TUNED_LR: Mapping[str, Mapping[str, float]] = {
         "autosgm-2": 0.03,
         "autosgm-3": 1.0,
         "autosgm-4": 0.03,
+        "esgd": 0.01,
+        "adahessian": 0.01,
+        "sophia": 0.01,
     },
     "rosenbrock": {
         "sgd": 0.001,
@@ -126,6 +138,9 @@ TUNED_LR: Mapping[str, Mapping[str, float]] = {
         "autosgm-2": 10,
         "autosgm-3": 100,
         "autosgm-4": 0.1,
+        "esgd": 10,
+        "adahessian": 3.0,
+        "sophia": 0.03,
     },
     "saddle": {
         "sgd": 0.3,
@@ -143,6 +158,9 @@ TUNED_LR: Mapping[str, Mapping[str, float]] = {
         "autosgm-2": 0.1,
         "autosgm-3": 3.0,
         "autosgm-4": 0.3,
+        "esgd": 3.0,
+        "adahessian": 3.0,
+        "sophia": 0.03,
     },
 }
 """Task name -> method -> rate, from the sweep; a method for which no rate of the grid trained is left out."""
