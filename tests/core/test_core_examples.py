@@ -18,7 +18,12 @@ def run(name):
 
 
 def test_every_example_has_a_test():
-    assert {path.stem for path in FOLDER.glob("*.py")} == {"autosgm_readme", "own_rule", "swap_one_import"}
+    assert {path.stem for path in FOLDER.glob("*.py")} == {
+        "autosgm_readme",
+        "own_rule",
+        "second_order",
+        "swap_one_import",
+    }
 
 
 def test_autosgm_readme(capsys):
@@ -106,3 +111,12 @@ def test_own_rule_is_the_published_mask():
     opt.step()
     assert opt.state[w]["agreeing_share"].item() == 0
     assert all(math.isfinite(value) for value in w.tolist())
+
+
+def test_second_order(capsys):
+    results = run("second_order")["results"]
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    (one, route, products), (other, other_route, others) = results.values()
+    assert (route, other_route) == ("closure", "differences")
+    assert products == others == 27  # 20 to begin with, then at 29, 39, ... of 90 steps
+    assert min(one, other) > 0.8
