@@ -232,6 +232,8 @@ ARGUMENTS: Mapping[str, Constraint] = {
     "hessian_power": SHARE,
     "spatial_averaging": FLAG,
     "gamma": NONNEGATIVE,
+    "update_d_every": Interval(1, math.inf, "left", integer=True),
+    "d_warmup": Interval(1, math.inf, "left", integer=True),
     "uncentered_steps": Interval(0, math.inf, "left", integer=True),
 }
 """The allowed values of every hyperparameter, by the name all methods share."""

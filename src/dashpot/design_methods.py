@@ -20,7 +20,7 @@ __all__ = ["NAG", "QHM", "SGM", "CenteredAdam", "HeavyBall", "QHAdam"]
 
 Schedules = Schedule | Mapping[str, Schedule] | None
 
-_CHECKED = ("lr", "maximize", "differentiable")
+_CHECKED = ("lr", "maximize", "differentiable", "update_d_every", "d_warmup")
 _RESERVED = {*_CHECKED, "params", "param_names", "initial_lr", "max_lr", "probe_seed", *SecondOrder._COUNTERS}
 
 

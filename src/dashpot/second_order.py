@@ -30,8 +30,8 @@ class ESGD(SecondOrder):
         version 1:  D = beta2 D + (1 - beta2) (H u)^2,   d = sqrt(D/(1 - beta2^h)) + eps,   a = lr (1 - lr_warmup^t)
         version 2:  D = max(beta2 D, (H u)^2),           d = sqrt(D) + eps,                 a = lr (1 - lr_warmup^h)
 
-    t counts steps and h products. The learning rate has no unit: for eps = 0 the path stays the same when the loss or
-    the weights are measured in other units. Rates from 1e-3 to 1 are usual.
+    t counts steps and h products. The learning rate has no unit: for eps = 0 the path stays the same when the loss, or
+    all weights by one factor, are measured in other units. Rates from 1e-3 to 1 are usual.
 
     params
         parameters, groups or (name, parameter) pairs.
@@ -134,8 +134,8 @@ class AdaHessian(SecondOrder):
         average u H u over the dimensions from the third on, the window of a convolution's kernel. The average is of the
         signed estimate, as in the paper's formula; the authors' code averages its absolute value.
     update_d_every, d_warmup
-        as in `ESGD`; 1, a product at every step, is the paper's. The authors' code repeats the last estimate on steps
-        without a product, here nothing is taken in on those.
+        as in `ESGD`; 1, a product at every step, is the paper's. Others' code with rarer products takes the last
+        estimate in again on the steps between; here nothing is taken in on those.
     probe, distribution, relative_step, process_group, maximize, differentiable, schedule, options
         as in `ESGD`.
 
@@ -203,8 +203,8 @@ class Sophia(SecondOrder):
 
     Raises `ArgumentError` for a value outside its range, `CurvatureError` where a product cannot be taken.
 
-    Source: Liu et al., arXiv 2305.14342; its first version cuts m/max(h, eps) at rho, which is this with gamma = rho,
-    lr/rho for lr and rho eps for eps.
+    Source: Liu et al., arXiv 2305.14342; its first version cuts m/max(h, eps') at rho with the rate lr', which is this
+    with gamma = rho, lr = rho lr', eps = rho eps' and weight_decay/rho.
 
     >>> import torch, dashpot as dp
     >>> dp.Sophia([torch.zeros(1)], lr=1e-3).recipe.stages[2]

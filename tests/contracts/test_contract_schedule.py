@@ -24,7 +24,8 @@ def scalar_settings(subject):
             names += [f"{name}[0]", f"{name}[1]"]
         elif isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool)):
             names.append(name)
-    return [name for name in names if name not in ("lr", "numerator", "uncentered_steps", "version", "probe_seed")]
+    whole = ("numerator", "uncentered_steps", "version", "probe_seed", "update_d_every", "d_warmup")
+    return [name for name in names if name not in ("lr", *whole)]
 
 
 def scheduled(subject, params, schedule, **changes):

@@ -249,11 +249,11 @@ def late_loss(twin, present):
 @pytest.mark.parametrize("way", ["backward", "graph", "closure", "curvature_step"])
 @EVERY_METHOD
 def test_a_late_parameter_waits_for_its_first_product(name, way):
-    """Its first gradient comes at step 7, not a step with a product: one is forced, at once where there is a loss or a
-    closure, else at the next step. Until then it decays, but the gradient has no say."""
+    """Its first gradient comes at step 7, not a step with a product: one is forced, at once where there is a closure
+    to evaluate, else at the next step. Until then it decays, but the gradient has no say."""
     settings = {"lr": 0.02, "weight_decay": 0.1}
     twin = Twin(name, settings, {}, {"d_warmup": 2, "update_d_every": 10}, lambda: leaves((3, 2), (4,), (2,), ()))
-    first, forced = 7, 7 if way in ("backward", "closure") else 8
+    first, forced = 7, 7 if way == "closure" else 8
     start, taken = twin.params[2].detach().clone(), []
     for k in range(22):
         present = (True, True, k >= first, k >= first)

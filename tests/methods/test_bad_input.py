@@ -194,5 +194,5 @@ def test_an_unknown_name_suggests_the_nearest(ask, kind, near):
 
 
 def test_an_unknown_name_that_is_near_to_none_lists_all():
-    with pytest.raises(dp.ArgumentError, match=r"^Unknown method 'zzz': Known: adam, adamw, autosgm"):
+    with pytest.raises(dp.ArgumentError, match=r"^Unknown method 'zzz': Known: adahessian, adam, adamw, autosgm"):
         methods.get("zzz")

@@ -20,7 +20,7 @@ def differentiable_gradients(
     loss: Tensor, params: Sequence[Tensor], gradient: Tensor | None = None
 ) -> list[Tensor | None]:
     """The gradients of a loss with a graph behind them; None for a parameter that the loss does not depend on."""
-    with torch.enable_grad():
+    with torch.enable_grad(), named_obstacle([loss]):
         return list(torch.autograd.grad(loss, params, gradient, create_graph=True, allow_unused=True))
 
 

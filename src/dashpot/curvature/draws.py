@@ -18,8 +18,9 @@ from dashpot.constraints import OneOf
 from dashpot.engine.mesh import is_dtensor, local
 from dashpot.engine.program import compute_dtype
 from dashpot.engine.rounding import bits, mix, seed_word, stream
+from dashpot.errors import ArgumentError
 
-__all__ = ["DISTRIBUTIONS", "draw", "draws"]
+__all__ = ["DISTRIBUTIONS", "draw", "draws", "shrunk"]
 
 DISTRIBUTIONS = OneOf(("rademacher", "gaussian"))
 
@@ -49,8 +50,21 @@ def draws(distribution: str, seed: int, number: int, params: Sequence[Tensor], o
     return [draw(distribution, word, p) for word, p in zip(words.unbind(), params, strict=True)]
 
 
+def shrunk(probes: Sequence[Tensor], scale: float) -> tuple[list[Tensor], float]:
+    """(probes over most of a loss scale, the rest of it, to divide products by).
+
+    The graph of a scaled loss carries the factor, and float16 has no room for it beside a product. Nor has it room for
+    probes over a large factor, so that half precision divides by 1024 at most.
+    """
+    half = any(v.dtype.itemsize < 4 and not v.is_complex() for v in probes)
+    share = min(scale, 1024.0) if half else scale
+    return [v if share == 1 else v / share for v in probes], scale / share
+
+
 def draw(distribution: str, word: Tensor, p: Tensor) -> Tensor:
     """The probe of one parameter from its stream of random numbers (`word`, an int32 tensor).
+
+    Raises `ArgumentError` for 2^31 numbers or more, which 32 bits do not number.
 
     A `word` of more dimensions, the last ones those of `p`, gives a probe for each of many streams.
     """
@@ -78,6 +92,8 @@ def _places(p: Tensor) -> Tensor:
     """
     shape = (*p.shape, 2) if p.is_complex() else tuple(p.shape)
     device = local(p).device
+    if math.prod(shape) >= 2**31:
+        raise ArgumentError(f"draws: a parameter must have fewer than 2^31 numbers, got shape {tuple(p.shape)}.")
     every = torch.arange(math.prod(shape), dtype=torch.int32, device=device).view(shape)
     if not is_dtensor(p):
         return every

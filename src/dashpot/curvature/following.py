@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from dashpot.constraints import plain
 from dashpot.curvature.forward import without_tangents
 from dashpot.errors import CurvatureError
+from dashpot.numeric import is_number
 
-__all__ = ["BackwardCall", "Evaluation", "coarser", "evaluate"]
+__all__ = ["BackwardCall", "Evaluation", "check_loss", "coarser", "evaluate"]
 
 BackwardCall = Callable[[Tensor, dict[str, Any]], None]
 """What to do instead of `loss.backward(**kwargs)`."""
@@ -70,9 +72,7 @@ def evaluate(closure: Callable[[], Any], on_backward: BackwardCall, *, may_retur
     with torch.enable_grad():
         with _Following(on_backward) as following:
             loss = closure()
-        if not _is_loss(loss):
-            got = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
-            raise CurvatureError(f"the closure must return the loss, one number, got {got}.")
+        check_loss("", loss)
         if following.passes == 0:
             if not may_return:
                 raise CurvatureError("the closure given to step must call loss.backward(), got no call of it.")
@@ -85,7 +85,15 @@ def evaluate(closure: Callable[[], Any], on_backward: BackwardCall, *, may_retur
     return Evaluation(loss, following.coarsest)
 
 
+def check_loss(owner: str, loss: Any) -> None:
+    """`CurvatureError` for what is not one number."""
+    if not _is_loss(loss):
+        got = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
+        said = f"{owner}: " if owner else ""
+        raise CurvatureError(f"{said}the closure must return the loss, one number, got {got}.")
+
+
 def _is_loss(loss: Any) -> bool:
     if isinstance(loss, Tensor):
         return loss.numel() == 1 and not loss.is_complex()
-    return isinstance(loss, (int, float)) and not isinstance(loss, bool)
+    return is_number(plain(loss))

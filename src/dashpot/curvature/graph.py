@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import CheckpointFunction
 
-__all__ = ["blind_function", "leaves", "user_function"]
+__all__ = ["blind_function", "hides_parameters", "leaves", "user_function"]
 
 
 def _nodes(roots: Iterable[Tensor]) -> Iterator[Any]:
@@ -34,6 +35,12 @@ def user_function(roots: Iterable[Tensor]) -> str | None:
 
 
 _ONCE = once_differentiable(lambda ctx: None).__code__
+
+
+def hides_parameters(roots: Iterable[Tensor]) -> bool:
+    """True where part of the graph is made anew in each backward pass, by reentrant checkpointing: a derivative by
+    parameters in there comes out as None."""
+    return any(getattr(node, "_forward_cls", None) is CheckpointFunction for node in _nodes(roots))
 
 
 def blind_function(roots: Iterable[Tensor]) -> str | None:

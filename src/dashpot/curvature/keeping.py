@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from dashpot.curvature.graph import leaves
 from dashpot.curvature.pending import several_processes
 
-__all__ = ["RandomState", "buffers_kept", "gradients_kept", "hooks_silenced"]
+__all__ = ["RandomState", "before_every_module", "buffers_kept", "gradients_kept", "hooks_silenced"]
 
 
 class RandomState:
@@ -31,20 +34,39 @@ class RandomState:
 
 
 @contextmanager
+def before_every_module(hook: Callable[[nn.Module, Any], None]) -> Iterator[None]:
+    """Call a function with every module before its forward pass while this is open."""
+    handle = nn.modules.module.register_module_forward_pre_hook(hook)
+    try:
+        with warnings.catch_warnings():
+            # That it is called once more for a compiled module, which does no harm.
+            warnings.filterwarnings("ignore", r"Using `torch\.compile\(module\)` when there are global", UserWarning)
+            yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
 def buffers_kept() -> Iterator[None]:
     """Put back what modules change in their buffers while this is open, as BatchNorm does in its running averages."""
     kept: dict[tuple[nn.Module, str], tuple[Tensor, Tensor]] = {}
+    seen: set[nn.Module] = set()
+    thread = threading.get_ident()
 
     def before(module: nn.Module, _: Any) -> None:
-        for name, buffer in module.named_buffers(recurse=False):
-            if (module, name) not in kept:
-                kept[module, name] = buffer, buffer.detach().clone()
+        if module in seen or threading.get_ident() != thread:
+            return
+        # With all that is inside: a compiled module calls no hooks of its parts.
+        for part in module.modules():
+            seen.add(part)
+            for name, buffer in part.named_buffers(recurse=False):
+                if (part, name) not in kept and not is_lazy(buffer):
+                    kept[part, name] = buffer, buffer.detach().clone()
 
-    handle = nn.modules.module.register_module_forward_pre_hook(before)
     try:
-        yield
+        with before_every_module(before):
+            yield
     finally:
-        handle.remove()
         with torch.no_grad():
             for (module, name), (buffer, value) in kept.items():
                 buffer.copy_(value)
@@ -69,7 +91,7 @@ def gradients_kept(params: Sequence[Tensor]) -> Iterator[Callable[[Tensor], set[
     def keep_others(loss: Tensor) -> set[Tensor]:
         found = leaves(loss)
         for leaf in found - known - others.keys():
-            others[leaf] = None if leaf.grad is None else leaf.grad.clone()
+            others[leaf], leaf.grad = leaf.grad, None
         return found
 
     for p in params:

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from dashpot.curvature.graph import blind_function, user_function
+from dashpot.curvature.graph import blind_function, hides_parameters, user_function
 from dashpot.errors import CurvatureError
 
-__all__ = ["named_obstacle", "refuse_blind_functions", "refuse_sparse"]
+__all__ = ["named_obstacle", "refuse_blind_functions", "refuse_hidden_parameters", "refuse_sparse"]
 
 _OPERATION = re.compile(r"(?:derivative for|forward AD with|forward-mode AD for|jvp for) '?((?:aten::)?[\w:.]+)'?")
 _SIGNS = (
@@ -72,9 +72,15 @@ def _no_way(name: str, way: str) -> CurvatureError:
 
 def refuse_blind_functions(roots: Iterable[Tensor]) -> None:
     """`CurvatureError` for what was computed with a function that is differentiable once only."""
-    name = blind_function(list(roots))
+    name = blind_function(roots)
     if name is not None:
         raise _no_way(name, "double backward")
+
+
+def refuse_hidden_parameters(loss: Tensor) -> None:
+    """`CurvatureError` for a loss whose graph shows only part of the parameters."""
+    if hides_parameters([loss]):
+        raise _no_way("reentrant checkpointing", "derivative by the parameters inside")
 
 
 def refuse_sparse(grads: Iterable[Tensor | None]) -> None:

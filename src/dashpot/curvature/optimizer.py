@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dashpot.curvature.draws import draws
+from dashpot.constraints import ARGUMENTS, check
+from dashpot.curvature.draws import draws, shrunk
+from dashpot.curvature.following import check_loss
 from dashpot.curvature.graph import leaves
 from dashpot.curvature.keeping import RandomState
 from dashpot.curvature.pending import Pending, any_process, finished
@@ -50,6 +52,7 @@ class SecondOrder(Optimizer):
     changes.
     """
 
+    _FLAGS = (*Optimizer._FLAGS, "update_d_every", "d_warmup")
     _COUNTERS = ("steps_done", "product_at", "products", "products_skipped")
 
     def __init__(
@@ -62,13 +65,14 @@ class SecondOrder(Optimizer):
     ) -> None:
         self._probing = Probing.of(type(self).__name__, probing)
         if self._observes():
-            defaults = {**defaults, "probe_seed": options.get("seed", 0)}
+            saved = {name: getattr(self._probing, name) for name in _SAVED}
+            defaults = {**defaults, **saved, "probe_seed": options.get("seed", 0)}
         super().__init__(params, defaults, schedule, **options)
 
     @property
     def probing(self) -> Probing:
         """When and how products are taken, complete."""
-        return self._probing
+        return self._in_force_now() if self._observes() else self._probing
 
     # ---- when -------------------------------------------------------------------------------------------------------
 
@@ -88,7 +92,15 @@ class SecondOrder(Optimizer):
 
     def _scheduled(self) -> bool:
         last = self._counter("product_at")
-        return self._probing.due(self.steps_done(), None if last < 0 else last)
+        return self._in_force_now().due(self.steps_done(), None if last < 0 else last)
+
+    def _in_force_now(self) -> Probing:
+        """`probing`, with what the first group says of it now."""
+        group, values = self.param_groups[0], {}
+        for name in _SAVED:
+            values[name] = group.get(name, getattr(self._probing, name))
+            check(type(self).__name__, name, values[name], ARGUMENTS[name])
+        return self._probing._replace(**values)
 
     def _counter(self, name: str) -> int:
         """A count that the groups carry, so that it is saved with them."""
@@ -100,10 +112,10 @@ class SecondOrder(Optimizer):
 
     def _lacking(self) -> set[Tensor]:
         """The parameters that have not taken a product in yet."""
+        every = [p for group in self.param_groups for p in group["params"]]
         if self._unobserved is None:  # at first, and after loading, the state tells
-            every = (p for group in self.param_groups for p in group["params"])
             self._unobserved = {p for p in every if not _has_product(self.state.get(p, {}))}
-        return self._unobserved
+        return self._unobserved | {p for p in every if p not in self.state}  # state may have been cleared
 
     def _params(self) -> list[Tensor]:
         return [p for group in self.param_groups for p in group["params"] if p.requires_grad]
@@ -139,7 +151,7 @@ class SecondOrder(Optimizer):
         kwargs
             as for `torch.Tensor.backward`.
         """
-        if self._taker.inside:
+        if self._taker.inside is not None:
             if scaler is not None:
                 raise CurvatureError(f"{type(self).__name__}: backward takes no scaler inside a closure.")
             loss.backward(**kwargs)
@@ -151,10 +163,8 @@ class SecondOrder(Optimizer):
             loss.backward(**kwargs)
             return
         self._taker.check_backward(params)
-        probes = self._probes(self._gathered, params)
-        if scale != 1:  # the loss carries the factor already, and float16 has no room for it twice
-            probes = [v / scale for v in probes]
-        self._taker.differentiate(self._gathered, params, probes, raw=scaler is None)(loss, kwargs)
+        probes, rest = shrunk(self._probes(self._gathered, params), scale)
+        self._taker.differentiate(self._gathered, params, probes, raw=scaler is None, scale=rest)(loss, kwargs)
         self._gathered.stamp(params)
 
     def _takes(self, loss: Tensor, params: list[Tensor]) -> bool:
@@ -167,13 +177,13 @@ class SecondOrder(Optimizer):
         if gathered.due is None:
             gathered.due = self._observes() and self._settled is None and not callable(self._probing.probe)
             if gathered.due and not self._scheduled():
-                lacking = {p for p in self._lacking() if p.requires_grad}
-                gathered.due = bool(lacking) and self._agreed(not lacking.isdisjoint(leaves(loss)))
+                waiting = self._waiting()
+                gathered.due = bool(waiting) and self._agreed(not waiting.isdisjoint(leaves(loss)))
         return gathered.due
 
     def _agreed(self, wanted: bool) -> bool:
         """True where any process wants a product; all then take it, or none."""
-        return any_process(wanted, self._probing.process_group, self.param_groups[0]["params"][0].device)
+        return any_process(wanted, self._probing.process_group, self._params())
 
     def step(self, closure: Closure | None = None) -> Any:
         """Take one step; parameters without a gradient stay as they are.
@@ -194,6 +204,8 @@ class SecondOrder(Optimizer):
             else:
                 with torch.enable_grad():
                     loss = closure()
+                if takes and self._observes():
+                    check_loss(type(self).__name__, loss)
                 if takes and self._observes() and self._settled is None and self._lacking():
                     self._look_again(closure)
         self._untraced(self)
@@ -237,6 +249,8 @@ class SecondOrder(Optimizer):
         """Clear the gradients, and the products that `backward` gathered with them."""
         super().zero_grad(set_to_none)
         self._gathered.clear()
+        if self._taker.inside is not None:
+            self._taker.inside.restart()
 
     def _probes(self, pending: Pending, params: Sequence[Tensor]) -> list[Tensor]:
         """The probes of the coming product: the same in every process and after every interruption."""
@@ -255,32 +269,33 @@ class SecondOrder(Optimizer):
             return
         done = self.steps_done()
         stepping = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
-        attempted = self._prepare(stepping)
+        lacking, attempted = self._lacking(), self._prepare(stepping)
         try:
             super()._step()
         finally:
             ready, self._ready = self._ready, None
         self._gathered, self._settled = Pending(), None
         if self.steps_done() > done:
+            self._unobserved = lacking - (ready or {}).keys()
             self._conclude(done, attempted, ready)
 
     def _prepare(self, params: list[Tensor]) -> bool:
         """Settle which products this step takes in, and drop the graphs that gradients carry. True where there are
         products, finite or not."""
-        if self._gathered.stale():  # somebody cleared the gradients that these products came with
+        if replaced := self._gathered.stale():  # somebody cleared the gradients that these products came with
             self._gathered.clear()
         pending = self._settled or self._gathered
         if params and not pending.taken:
             for p in params:
                 self._check_gradient(p)
-            pending = self._from_step(params)
+            pending = self._from_step(params, replaced)
         for group in self.param_groups if pending.taken else ():
             check_windows(type(self).__name__, group["params"], self._recipe_of(group))
         _drop_graphs(params, bool(self.defaults["differentiable"]))
         self._ready = self._finished(pending, params) if pending.taken and params else None
         return pending.taken
 
-    def _from_step(self, params: list[Tensor]) -> Pending:
+    def _from_step(self, params: list[Tensor], replaced: bool) -> Pending:
         """A product that the gradients themselves can give, or a user's function."""
         pending, lacking = Pending(), self._lacking() & set(params)
         if not self._scheduled() and not lacking:
@@ -292,10 +307,8 @@ class SecondOrder(Optimizer):
         if not has_graphs and not self._scheduled() and not any(self.state.get(p) for p in lacking):
             return pending  # a newcomer stays in place, and the next step is due
         scale, _ = self._scaler()
-        probes = self._probes(pending, params)
-        if scale is not None:  # as in `backward`
-            probes = [v / scale.to(v.device, v.dtype) for v in probes]
-        self._taker.from_gradients(pending, params, probes, raw=scale is None)
+        probes, rest = shrunk(self._probes(pending, params), 1.0 if scale is None else float(scale))
+        self._taker.from_gradients(pending, params, probes, raw=scale is None, scale=rest, replaced=replaced)
         return pending
 
     def _finished(self, pending: Pending, params: list[Tensor]) -> dict[Tensor, tuple[Tensor, Tensor]] | None:
@@ -311,7 +324,8 @@ class SecondOrder(Optimizer):
         products = finished(pending, params, scale, averaging, upside_down)
         if products is None:
             return None
-        return {p: (v, products[p]) for p, v in zip(params, self._probes(pending, params), strict=True)}
+        reached = list(products)
+        return {p: (v, products[p]) for p, v in zip(reached, self._probes(pending, reached), strict=True)}
 
     def _observe(self, owners: Sequence[Tensor], part: Part) -> None:
         roster = part.roster
@@ -329,7 +343,6 @@ class SecondOrder(Optimizer):
 
     def _conclude(self, done: int, attempted: bool, ready: dict[Tensor, tuple[Tensor, Tensor]] | None) -> None:
         """Count, after a step that was taken."""
-        self._unobserved = self._lacking() - (ready or {}).keys()
         self._watch.lap(attempted)
         if not attempted:
             return
@@ -370,6 +383,8 @@ class SecondOrder(Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_probing": self._probing}
 
+
+_SAVED = ("update_d_every", "d_warmup")  # kept in the groups, and so in checkpoints; the first group's are in force
 
 _FRESH = {"product_at": -1, "products": 0, "products_skipped": 0}
 

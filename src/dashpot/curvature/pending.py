@@ -36,12 +36,21 @@ class Pending:
         self.due: bool | None = None
         self._grads: list[tuple[Tensor, weakref.ref[Tensor]]] = []
 
-    def add(self, params: Sequence[Tensor], products: Iterable[Tensor | None], *, raw: bool) -> None:
-        """Add the products of one backward pass; None stands for zero."""
+    def add(
+        self, params: Sequence[Tensor], products: Iterable[Tensor | None], *, raw: bool, scale: float = 1.0
+    ) -> None:
+        """Add the products of one backward pass, divided by `scale`; None where it did not reach the parameter."""
         self.taken, self.raw = True, self.raw or raw
         for p, product in zip(params, products, strict=True):
             if product is not None:
-                self.held[p] = self.held[p] + product.detach() if p in self.held else product.detach()
+                product = product.detach().resolve_conj()
+                product = product if scale == 1 else product / scale
+                self.held[p] = self.held[p] + product if p in self.held else product
+
+    def restart(self) -> None:
+        """Drop the products, and go on with the same probes."""
+        self.held.clear()
+        self.taken = False
 
     def forget(self, params: Iterable[Tensor]) -> None:
         """Drop the products of parameters whose gradients start anew."""
@@ -63,11 +72,11 @@ def several_processes(group: Any) -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size(group) > 1
 
 
-def any_process(wanted: bool, group: Any, device: torch.device) -> bool:
+def any_process(wanted: bool, group: Any, params: Sequence[Tensor]) -> bool:
     """True where `wanted` holds in some process of the group."""
-    if not several_processes(group):
+    if not several_processes(group) or not params:
         return wanted
-    flag = torch.tensor(float(wanted), device=device)
+    flag = torch.tensor(float(wanted), device=local(params[0]).device)
     torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX, group=group)
     return bool(flag)
 
@@ -103,16 +112,24 @@ def _all_finite(products: Mapping[Tensor, Tensor]) -> bool:
 def finished(
     pending: Pending, params: Sequence[Tensor], scale: Tensor | None, group: Any, upside_down: set[Tensor]
 ) -> dict[Tensor, Tensor] | None:
-    """The product of each parameter as the stages take it in, or None where they are not all finite.
+    """The product of each parameter that was reached, as the stages take it in; None where they are not all finite.
 
     Divided by the loss scale, averaged over the processes of `group` (False: not at all), and negated where the
-    objective is maximised. A parameter that got a gradient and no product has the product zero.
+    objective is maximised.
     """
-    products = {p: pending.held[p] if p in pending.held else torch.zeros_like(local(p)) for p in params}
+    products = {p: pending.held[p] for p in params if p in pending.held}
     if scale is not None and pending.raw:
         products = {p: hv / scale.to(hv.device, hv.dtype) for p, hv in products.items()}
-    if group is not False and several_processes(group):
-        products = _averaged(products, group)
+    if group is not False and several_processes(group) and params:
+        products = _averaged(_reached_anywhere(products, params, group), group)
     if not _all_finite(products):
         return None
     return {p: -hv if p in upside_down else hv for p, hv in products.items()}
+
+
+def _reached_anywhere(products: Mapping[Tensor, Tensor], params: Sequence[Tensor], group: Any) -> dict[Tensor, Tensor]:
+    """The products with a zero for every parameter that was reached in another process only."""
+    reached = torch.tensor([float(p in products) for p in params], device=local(params[0]).device)
+    torch.distributed.all_reduce(reached, torch.distributed.ReduceOp.MAX, group=group)
+    chosen = [p for p, flag in zip(params, reached.tolist(), strict=True) if flag]
+    return {p: products[p] if p in products else torch.zeros_like(local(p)) for p in chosen}

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
 from typing_extensions import TypedDict
 
-from dashpot.constraints import POSITIVE, Constraint, Interval, Optional, check
+from dashpot.constraints import ARGUMENTS, POSITIVE, Constraint, Optional, check
 from dashpot.curvature.draws import DISTRIBUTIONS
 from dashpot.errors import ArgumentError
 
@@ -26,7 +25,7 @@ class ProbingOptions(TypedDict, total=False):
 
     update_d_every, d_warmup
         integers >= 1: a product is taken in each of the first `d_warmup` steps, then whenever `update_d_every` steps
-        have passed since the last one.
+        have passed since the last one. Kept in the parameter groups; those of the first group are in force.
     probe
         the route to a product. "auto" takes the first that works; `curvature_stats` says which. "graph": the gradients
         carry a graph, as after `loss.backward(create_graph=True)`. "closure": a second backward pass through the loss
@@ -51,10 +50,9 @@ class ProbingOptions(TypedDict, total=False):
     process_group: Any
 
 
-_COUNT = Interval(1, math.inf, "left", integer=True)
 _ALLOWED: Mapping[str, Constraint] = {
-    "update_d_every": _COUNT,
-    "d_warmup": _COUNT,
+    "update_d_every": ARGUMENTS["update_d_every"],
+    "d_warmup": ARGUMENTS["d_warmup"],
     "distribution": DISTRIBUTIONS,
     "relative_step": Optional(POSITIVE),
 }

@@ -11,13 +11,13 @@ from torch import Tensor
 from dashpot.curvature.double import differentiable_gradients, product_of_gradients
 from dashpot.curvature.forward import gradients_and_products, without_tangents
 from dashpot.curvature.graph import leaves
-from dashpot.curvature.obstacles import refuse_blind_functions, refuse_sparse
+from dashpot.curvature.obstacles import refuse_blind_functions, refuse_hidden_parameters, refuse_sparse
 
 __all__ = ["Found", "accumulate", "double", "forward", "ordinary", "others_wait"]
 
 
 class Found(NamedTuple):
-    """Gradients and H v in the order of the parameters; None stands for zero."""
+    """Gradients and H v in the order of the parameters; both None for a parameter that the loss does not reach."""
 
     grads: list[Tensor | None]
     products: list[Tensor | None]
@@ -29,12 +29,13 @@ def double(
     """By a second backward pass. `call` holds the arguments of the `backward` that this stands for; `keep` keeps the
     graph alive, and a `raw` loss may have been scaled for float16."""
     refuse_blind_functions([loss])
+    refuse_hidden_parameters(loss)
     mine = _wanted(params, call)
     grads = differentiable_gradients(loss, mine, call.get("gradient"))
     refuse_sparse(grads)
     chosen = dict(zip(params, probes, strict=True))
     products = product_of_gradients(grads, mine, [chosen[p] for p in mine], retain_graph=keep, patient=raw)
-    return Found(_spread_out(params, mine, grads), _spread_out(params, mine, products))
+    return _found(params, mine, grads, products)
 
 
 def forward(
@@ -42,10 +43,11 @@ def forward(
 ) -> Found:
     """From the tangents of the gradients, inside `forward.moving_along`; else as `double`."""
     del probes, raw
+    refuse_hidden_parameters(loss)
     mine = _wanted(params, call)
     grads, products = gradients_and_products(loss, mine, call.get("gradient"), retain_graph=keep)
     refuse_sparse(grads)
-    return Found(_spread_out(params, mine, grads), _spread_out(params, mine, products))
+    return _found(params, mine, grads, products)
 
 
 def accumulate(params: Sequence[Tensor], grads: Sequence[Tensor | None]) -> None:
@@ -82,9 +84,14 @@ def _wanted(params: Sequence[Tensor], call: dict[str, Any]) -> list[Tensor]:
     return [p for p in params if p in chosen]
 
 
-def _spread_out(
-    params: Sequence[Tensor], mine: Sequence[Tensor], values: Sequence[Tensor | None]
-) -> list[Tensor | None]:
-    """`values` in the order of `params`, None for those that were not asked for."""
-    found = dict(zip(mine, values, strict=True))
-    return [found.get(p) for p in params]
+def _found(
+    params: Sequence[Tensor],
+    mine: Sequence[Tensor],
+    grads: Sequence[Tensor | None],
+    products: Sequence[Tensor | None],
+) -> Found:
+    """In the order of `params`. A gradient that does not depend on the weights has the product zero."""
+    by_param = dict(zip(mine, zip(grads, products, strict=True), strict=True))
+    pairs = [by_param.get(p, (None, None)) for p in params]
+    zeros = (torch.zeros_like(g) if g is not None and hv is None else hv for g, hv in pairs)
+    return Found([g for g, _ in pairs], list(zeros))

@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from dashpot.curvature.keeping import before_every_module
 from dashpot.engine.mesh import is_dtensor, localized
 from dashpot.errors import CurvatureError
 from dashpot.recipe import Recipe
@@ -30,11 +31,8 @@ def weights_gathered_anew() -> Iterator[None]:
                 seen.add(part)
                 cast(Any, part).reshard()
 
-    handle = nn.modules.module.register_module_forward_pre_hook(before)
-    try:
+    with before_every_module(before):
         yield
-    finally:
-        handle.remove()
 
 
 def pieces_of_gradients(owner: str, params: Sequence[Tensor]) -> list[Tensor | None]:

@@ -31,15 +31,16 @@ Closure = Callable[[], Any]
 class Taker:
     """Takes products for one optimizer, called `owner` in sentences.
 
-    `route` is (route, reason) of the last product. `obstacle` says why "auto" gave double backward up. `inside` holds
-    while a closure is evaluated.
+    `route` is (route, reason) of the last product. `obstacle` says why "auto" gave double backward up. `inside` is
+    where products go while a closure is evaluated.
     """
 
     def __init__(self, owner: str, probing: Probing) -> None:
         self.owner, self.probing = owner, probing
         self.route: tuple[str, str] | None = None
         self.obstacle: str | None = None
-        self.inside = self._proven = False
+        self.inside: Pending | None = None
+        self._proven = False
         self._seen: torch.dtype | None = None
 
     # ---- from a closure ---------------------------------------------------------------------------------------------
@@ -48,7 +49,7 @@ class Taker:
         """The loss of a closure that goes backward, with products into `pending`; gradients, buffers and random state
         as the closure leaves them."""
         before = RandomState(params)
-        with self._inside():
+        with self._inside(pending):
             if self._route_for_closure(params) != "differences":
                 found = self._evaluated(closure, pending, params, probes, None)
             else:
@@ -61,7 +62,7 @@ class Taker:
     def look(self, closure: Closure, pending: Pending, params: Tensors, probes: Tensors) -> Any:
         """The loss of a closure, with products into `pending`; gradients and buffers stay as they are."""
         before, found = RandomState(params), None
-        with self._inside(), gradients_kept(params) as keep_others, buffers_kept():
+        with self._inside(pending), gradients_kept(params) as keep_others, buffers_kept():
             if self._route_for_closure(params) != "differences":
                 found = self._evaluated(closure, pending, params, probes, keep_others)
             if not pending.taken:
@@ -70,15 +71,15 @@ class Taker:
         return found.loss
 
     @contextmanager
-    def _inside(self) -> Iterator[None]:
-        """While open, `inside` holds: a closure is being evaluated. Errors get the owner's name."""
-        self.inside = True
+    def _inside(self, pending: Pending) -> Iterator[None]:
+        """While open, `inside` is what the closure's products go into. Errors get the owner's name."""
+        self.inside = pending
         try:
             yield
         except CurvatureError as error:
             raise self._mine(error) from error
         finally:
-            self.inside = False
+            self.inside = None
 
     def _mine(self, error: CurvatureError) -> CurvatureError:
         text = str(error)
@@ -107,9 +108,10 @@ class Taker:
         probes: Tensors,
         *,
         raw: bool,
+        scale: float = 1.0,
         keep_others: Callable[[Tensor], set[Tensor]] | None = None,
     ) -> BackwardCall:
-        """What stands for `loss.backward()`: a product into `pending`, and the gradients as there.
+        """What stands for `loss.backward()`: a product over `scale` into `pending`, and the gradients as there.
 
         With `keep_others` nobody wants the gradients; a backward pass is then made only for other processes, which wait
         for it.
@@ -122,33 +124,53 @@ class Taker:
                 routes.ordinary(loss, call)
 
         def differentiate(loss: Tensor, call: dict[str, Any]) -> None:
+            if keep_others is None:
+                pending.forget(p for p in params if p.grad is None)
             wait = several or (keep_others is None and routes.others_wait(loss, call, params))
-            if wait:  # first, as DDP takes the first pass of all for the one that it waits for
+            if several:  # first, as DDP takes the first pass of all for the one that it waits for
                 ordinary(loss, {**call, "retain_graph": True})
-            may_fall_back, found = self._may_fall_back(), None
-            keep = may_fall_back or bool(call.get("retain_graph"))
-            if self.obstacle is None:
-                try:
-                    with hooks_silenced(params):
-                        found = route(loss, call, params, probes, keep=keep, raw=raw)
-                except CurvatureError as error:
-                    if not may_fall_back:
-                        raise self._mine(error) from error
-                    self.obstacle = str(error).partition(";")[0]
+            keep = (wait and not several) or bool(call.get("retain_graph"))
+            found = self._found(route, loss, call, params, probes, keep=keep, raw=raw)
             if found is not None:
-                self._proven = True
-                pending.add(params, found.products, raw=raw)
-            if keep_others is None and not wait:
-                if found is None:
-                    ordinary(loss, call)
-                else:
-                    routes.accumulate(params, found.grads)
+                pending.add(params, found.products, raw=raw, scale=scale)
+            if several or keep_others is not None:
+                return
+            if found is None or wait:
+                ordinary(loss, call)
+            else:
+                routes.accumulate(params, found.grads)
 
         return differentiate
 
+    def _found(
+        self,
+        route: Callable[..., routes.Found],
+        loss: Tensor,
+        call: dict[str, Any],
+        params: Tensors,
+        probes: Tensors,
+        *,
+        keep: bool,
+        raw: bool,
+    ) -> routes.Found | None:
+        """What a route gives; None where "auto" has to fall back to differences."""
+        if self.obstacle is not None and self.inside is not None:
+            return None
+        may_fall_back = self._may_fall_back()
+        try:
+            with hooks_silenced(params):
+                found = route(loss, call, params, probes, keep=keep or may_fall_back, raw=raw)
+        except CurvatureError as error:
+            if not may_fall_back:
+                raise self._mine(error) from error
+            self.obstacle = str(error).partition(";")[0]
+            return None
+        self._proven = True
+        return found
+
     def _may_fall_back(self) -> bool:
         """True where "auto" tries double backward for the first time, inside a closure that can be called again."""
-        return self.probing.probe == "auto" and not self._proven and self.inside
+        return self.probing.probe == "auto" and not self._proven and self.inside is not None
 
     def _differences(
         self, closure: Closure, pending: Pending, params: Tensors, probes: Tensors, random: RandomState
@@ -178,14 +200,15 @@ class Taker:
 
     def _gradients(self, closure: Closure, params: Tensors) -> tuple[Evaluation, list[Tensor | None]]:
         """What a closure returns and its gradients at the present weights: the pieces in this process."""
+        grads: list[Tensor | None] = [None] * len(params)
         with gradients_kept(params) as keep_others, buffers_kept(), weights_gathered_anew():
 
             def on_backward(loss: Tensor, call: dict[str, Any]) -> None:
                 with hooks_silenced({*params, *keep_others(loss)}):
                     loss.backward(**call)
+                grads[:] = pieces_of_gradients(self.owner, params)  # at once, as the closure may clip them
 
             found = evaluate(closure, on_backward, may_return=True)
-            grads = pieces_of_gradients(self.owner, params)
         refuse_sparse(grads)
         self._look_at(found)
         return found, grads
@@ -205,9 +228,12 @@ class Taker:
 
     # ---- from what there is -----------------------------------------------------------------------------------------
 
-    def from_gradients(self, pending: Pending, params: Tensors, probes: Tensors, *, raw: bool) -> None:
-        """Products of gradients that carry a graph; `CurvatureError` where they do not, or it is not the right one."""
-        self._check_graphs(params)
+    def from_gradients(
+        self, pending: Pending, params: Tensors, probes: Tensors, *, raw: bool, scale: float, replaced: bool
+    ) -> None:
+        """Products over `scale` of gradients that carry a graph; `CurvatureError` where they do not, or it is not the
+        right one. `replaced`: they have taken the place of others, which had products."""
+        self._check_graphs(params, replaced)
         self._note("graph", "the gradients carry a graph")
         grads = [p.grad for p in params]
         try:
@@ -216,7 +242,8 @@ class Taker:
                 products = product_of_gradients(grads, params, probes, patient=raw)
         except CurvatureError as error:
             raise self._mine(error) from error
-        pending.add(params, products, raw=raw)
+        zeros = [torch.zeros_like(p) if hv is None else hv for p, hv in zip(params, products, strict=True)]
+        pending.add(params, zeros, raw=raw, scale=scale)
 
     def supplied(self, pending: Pending, params: Tensors, probes: Tensors) -> None:
         """Products from the user's own function."""
@@ -225,7 +252,8 @@ class Taker:
         pieces = [local(p) for p in params]
         products = self.probing.probe(pieces, probes)
         _check_supplied(self.owner, pieces, products)
-        pending.add(params, products, raw=False)
+        zeros = [torch.zeros_like(piece) if hv is None else hv for piece, hv in zip(pieces, products, strict=True)]
+        pending.add(params, zeros, raw=False)
 
     # ---- choosing a route -------------------------------------------------------------------------------------------
 
@@ -264,7 +292,7 @@ class Taker:
             )
         self._note("closure", "a loss was given")
 
-    def _check_graphs(self, params: Tensors) -> None:
+    def _check_graphs(self, params: Tensors, replaced: bool) -> None:
         asked = self.probing.probe
         if asked not in ("auto", "graph"):
             raise CurvatureError(
@@ -282,6 +310,11 @@ class Taker:
                 "of one process; use opt.backward(loss), or give step a closure."
             )
         for p in params:
+            if replaced and (p.grad is None or not p.grad.requires_grad):
+                raise CurvatureError(
+                    f"{self.owner}: the gradient of a parameter of shape {tuple(p.shape)} was replaced after "
+                    "opt.backward had taken a product with it; change gradients in place."
+                )
             if p.grad is None or not p.grad.requires_grad:
                 raise CurvatureError(
                     f"{self.owner}: a product is due and the gradient of a parameter of shape {tuple(p.shape)} carries "

@@ -68,10 +68,12 @@ def observe_tensor(
 
     `seen` holds real tensors, shaped like `p` or, where that is complex, like its pairs of reals.
     """
+    own = torch.Tensor.clone if torch.is_grad_enabled() else _as_it_is  # as in `step_tensor`
     kept = {slot.key: _place(state[slot.key], slot.shape == "per_tensor") for slot in storage.slots(recipe)}
+    working = {key: own(place) for key, place in kept.items()}
     index = positions(_place(p)) if storage.draws else None
     seen = seen._replace(v=_place(seen.v), hv=_place(seen.hv))
-    slots = one_observation(recipe.lines, storage, compute_dtype(p.dtype), numbers, seen, kept, index, context)
+    slots = one_observation(recipe.lines, storage, compute_dtype(p.dtype), numbers, seen, working, index, context)
     for key, value in slots.items():
         kept[key].copy_(value)
 

@@ -177,6 +177,7 @@ def noise(index: Tensor, word: Tensor, half: int = 0) -> Tensor:
     >>> noise(torch.arange(4, dtype=torch.int32), stream(seed_word(0), 1, 0, 0))
     tensor([...], dtype=torch.int32)
     """
+    _demand("noise", "index", index, torch.int32)
     return (bits(index, word) >> (16 * half)) & _LOWER_HALF
 
 
