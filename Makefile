@@ -1,7 +1,10 @@
 # One command each. `make demo` and `make test` work from a fresh clone with nothing but Python 3.10 or newer and pip.
 PYTHON ?= python3
+JOBS ?= 2
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Two test processes of one thread each; a file's tests stay together, as they share what is dear to make.
+PYTEST := $(BIN)/python -m pytest -q --numprocesses $(JOBS) --dist loadfile
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
 .PHONY: demo test test-compiled test-all check format results bench clean
@@ -10,14 +13,14 @@ demo: $(VENV)/.demo
 	@$(BIN)/dashpot demo
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(PYTEST) -m "not slow"
 
 # The contracts once more, on compiled kernels instead of the eager engine.
 test-compiled: $(VENV)/.test
-	DASHPOT_ENGINE=compiled $(BIN)/python -m pytest -q -m "not slow" tests/contracts tests/methods
+	DASHPOT_ENGINE=compiled $(PYTEST) -m "not slow" tests/contracts tests/methods
 
 test-all: $(VENV)/.test
-	$(BIN)/python -m pytest -q
+	$(PYTEST)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -185,3 +185,22 @@ def test_betas_may_be_learned_through_products():
     ).item() / (2 * h)
     assert slope.item() == pytest.approx(expected, rel=1e-5)  # truncation h^2, cancellation 1e-16/h
     assert expected != 0
+
+
+def test_the_schedule_of_products_is_saved_and_may_be_edited():
+    (w,), (other,) = weights([1.0, 2.0]), weights([1.0, 2.0])
+    opt = dp.ESGD([w], d_warmup=2, update_d_every=5)
+    second = dp.ESGD([other], d_warmup=1, update_d_every=100)
+    second.load_state_dict(opt.state_dict())
+    assert (second.probing.d_warmup, second.probing.update_d_every) == (2, 5)
+    opt.param_groups[0]["update_d_every"] = 3
+    taken = []
+    for k in range(9):
+        taken += [k] * opt.should_create_graph()
+        opt.zero_grad()
+        opt.backward((w**4).sum())
+        opt.step()
+    assert taken == [0, 1, 4, 7]
+    opt.param_groups[0]["update_d_every"] = 0
+    with pytest.raises(dp.ArgumentError, match=r"^ESGD: update_d_every must be an integer in \[1, inf\), got 0\.$"):
+        opt.step()
