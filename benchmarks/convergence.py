@@ -24,6 +24,7 @@ from statistics import median_low
 from typing import Any, NamedTuple
 
 import torch
+from page import Place
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -31,7 +32,7 @@ import dashpot as dp
 from dashpot.curvature import Probing, draws
 from dashpot.functional import init, observe, update
 
-BEGIN, END = "<!-- tables of benchmarks/convergence.py -->", "<!-- end of tables of benchmarks/convergence.py -->"
+PLACE = Place("<!-- tables of benchmarks/convergence.py -->", "<!-- end of tables of benchmarks/convergence.py -->")
 START = time.monotonic()
 
 TARGET = 1e-8
@@ -151,14 +152,11 @@ def quadratic(*, rotated: bool) -> Problem:
 
 def main(arguments: Sequence[str]) -> None:
     options = parsed(arguments)
-    if options.write and (BEGIN not in (text := options.write.read_text()) or END not in text):
-        sys.exit(f"{options.write} must hold the lines {BEGIN} and {END}.")
+    PLACE.check(options.write)
     torch.set_num_threads(1)
     report = "\n\n".join(sections(options.only, 2000 if options.quick else BUDGET))
     print(report)
-    if options.write:
-        before, _, rest = options.write.read_text().partition(BEGIN)
-        options.write.write_text(f"{before}{BEGIN}\n\n{report}\n\n{END}{rest.partition(END)[2]}")
+    PLACE.write(options.write, report)
 
 
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:

@@ -19,13 +19,14 @@ from statistics import median, quantiles
 from typing import NamedTuple
 
 import torch
+from page import Place
 from timing import threads
 from torch import Tensor, nn
 
 import dashpot as dp
 from dashpot.tasks import fashion_mnist
 
-MARKERS = "<!-- tables of benchmarks/products.py -->", "<!-- end of tables of benchmarks/products.py -->"
+PLACE = Place("<!-- tables of benchmarks/products.py -->", "<!-- end of tables of benchmarks/products.py -->")
 MUST = {"opt.backward": 1.25, "graph": 1.25, "closure": 1.25, "forward": 1.25, "differences": 1.35}
 EVERY = 10
 WARM_UP = 2  # rounds outside the timing
@@ -119,20 +120,13 @@ def table(count: int, rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def written(text: str, tables: str) -> str:
-    """`text` with what stands between the markers replaced; `ValueError` where they are missing."""
-    start, end = (text.find(marker) for marker in MARKERS)
-    if start < 0 or end < start:
-        raise ValueError(f"the file must have the markers {MARKERS[0]!r} and {MARKERS[1]!r}")
-    return f"{text[: start + len(MARKERS[0])]}\n\n{tables}\n\n{text[end:]}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, nargs="+", default=[2, 1])
     parser.add_argument("--budget", type=float, default=20.0, help="seconds for each route and number of threads")
     parser.add_argument("--write", type=Path, metavar="FILE", help="replace the tables in this file")
     options = parser.parse_args()
+    PLACE.check(options.write)
     # torch warns of the circle that create_graph=True makes, which the optimizer breaks.
     warnings.filterwarnings("ignore", "Using backward", UserWarning)
     generator = torch.Generator().manual_seed(0)
@@ -146,8 +140,7 @@ def main() -> None:
         with threads(count):
             parts.append(table(count, [measured(route, batch, options.budget) for route in MUST]))
         print("\n\n".join(parts[-1:]), flush=True)
-    if options.write:
-        options.write.write_text(written(options.write.read_text(), "\n\n".join(parts)))
+    PLACE.write(options.write, "\n\n".join(parts))
 
 
 if __name__ == "__main__":

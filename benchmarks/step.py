@@ -28,24 +28,22 @@ import table
 import torch
 from bystanders import Bystanders
 from cases import LARGE, MANY, NETWORK, OTHERS, SHAPES, TARGETS, Case
+from page import Place
 from timing import Row, bandwidths, measure, threads
 
 from dashpot.comparison.environment import machine
 
 START = time.monotonic()
-BEGIN, END = "<!-- tables of benchmarks/step.py -->", "<!-- end of tables -->"
+PLACE = Place("<!-- tables of benchmarks/step.py -->", "<!-- end of tables -->")
 
 
 def main(arguments: Sequence[str]) -> None:
     options = parsed(arguments)
-    if options.write and (BEGIN not in (text := options.write.read_text()) or END not in text):
-        sys.exit(f"{options.write} must hold the lines {BEGIN} and {END}.")
+    PLACE.check(options.write)
     os.environ.setdefault("DASHPOT_ENGINE", "compiled")  # for the children as well
     report = "\n\n".join(sections(options.only, options.threads, quick=options.quick))
     print(report)
-    if options.write:
-        before, _, rest = options.write.read_text().partition(BEGIN)
-        options.write.write_text(f"{before}{BEGIN}\n\n{report}\n\n{END}{rest.partition(END)[2]}")
+    PLACE.write(options.write, report)
 
 
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:

@@ -55,10 +55,10 @@ def test_the_mapped_search_and_the_class_take_the_same_steps(method, monkeypatch
 
 def test_convergence_replaces_its_tables_alone(tmp_path, monkeypatch):
     page = tmp_path / "results.md"
-    page.write_text(f"before\n{convergence.BEGIN}\nold\n{convergence.END}\nafter\n")
+    page.write_text(f"before\n{convergence.PLACE.begin}\nold\n{convergence.PLACE.end}\nafter\n")
     monkeypatch.setattr(convergence, "sections", lambda only, budget: ["new", "newer"])
     convergence.main(["--write", str(page)])
-    assert page.read_text() == f"before\n{convergence.BEGIN}\n\nnew\n\nnewer\n\n{convergence.END}\nafter\n"
+    assert page.read_text() == f"before\n{convergence.PLACE.begin}\n\nnew\n\nnewer\n\n{convergence.PLACE.end}\nafter\n"
     page.write_text("nothing here\n")
     with pytest.raises(SystemExit, match="must hold the lines"):
         convergence.main(["--write", str(page)])
@@ -80,12 +80,8 @@ def test_every_route_of_the_cost_table_trains(route):
     assert row.value > 0
 
 
-def test_the_cost_table_replaces_itself_alone():
-    begin, end = cost.MARKERS
+def test_the_cost_table_says_what_is_missed():
     row = cost.Row("graph", 1.3, 1.2, 1.4, 0.1, 0.2, 7)
-    text = cost.written(f"before\n{begin}\nold\n{end}\nafter\n", cost.table(1, [row]))
-    assert text.startswith(f"before\n{begin}\n\n### 1 thread\n")
+    text = cost.table(1, [row])
+    assert text.startswith("### 1 thread\n")
     assert "| graph | 1.25 | 1.30 | 1.20 to 1.40 | **missed** | 100.0 | 200.0 | 7 |" in text
-    assert text.endswith(f"\n\n{end}\nafter\n")
-    with pytest.raises(ValueError, match="must have the markers"):
-        cost.written("nothing", "tables")

@@ -144,11 +144,11 @@ def test_own_work_is_no_bystander():
 
 def test_the_tables_in_a_page_are_replaced_and_the_rest_stays(tmp_path, monkeypatch):
     page = tmp_path / "performance.md"
-    page.write_text(f"before\n{step.BEGIN}\nold\n{step.END}\nafter\n")
+    page.write_text(f"before\n{step.PLACE.begin}\nold\n{step.PLACE.end}\nafter\n")
     monkeypatch.setattr(step, "sections", lambda only, threads, quick: ["new", "newer"])
     monkeypatch.setenv("DASHPOT_ENGINE", "eager")
     step.main(["--write", str(page)])
-    assert page.read_text() == f"before\n{step.BEGIN}\n\nnew\n\nnewer\n\n{step.END}\nafter\n"
+    assert page.read_text() == f"before\n{step.PLACE.begin}\n\nnew\n\nnewer\n\n{step.PLACE.end}\nafter\n"
 
 
 def test_a_page_without_a_place_for_tables_is_refused_before_measuring(tmp_path):

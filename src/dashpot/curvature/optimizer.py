@@ -48,8 +48,8 @@ class SecondOrder(Optimizer):
         opt.curvature_step(closure)                         # a product alone, say of a part of the batch; then step
 
     Any other step is that of an ordinary optimizer. A product that is not finite is dropped and counted
-    (`curvature_stats`). Raises `CurvatureError` where a product cannot be taken in the way asked for, before anything
-    changes.
+    (`curvature_stats`). Raises `CurvatureError` where a product cannot be taken in the way asked for, before weights or
+    state change.
     """
 
     _FLAGS = (*Optimizer._FLAGS, "update_d_every", "d_warmup")
