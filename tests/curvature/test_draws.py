@@ -307,3 +307,19 @@ def test_any_shape_draws_its_elements_by_their_number(distribution, shape, dtype
         assert (real.abs() == 1).all()
     flat = probe(distribution, v.numel() + 3, seed=seed, number=number, ordinal=ordinal, dtype=dtype)
     assert torch.equal(v.flatten(), flat[: v.numel()])  # row by row, whatever comes after
+
+
+@pytest.mark.parametrize("distribution", ["rademacher", "gaussian"])
+def test_tensors_drawn_together_are_those_drawn_alone(distribution):
+    """Many small ones are drawn in one go; sizes are odd, dtypes mixed, and one is too large to join."""
+    shapes = ((3,), (5, 1), (), (0, 2), (7,), (300, 300), (2, 3), (3, 3))
+    kinds = (torch.float32, torch.float64, torch.complex64, torch.float32, torch.bfloat16, torch.float32,
+             torch.complex128, torch.float64)  # fmt: skip
+    params = [torch.zeros(shape, dtype=kind) for shape, kind in zip(shapes, kinds, strict=True)]
+    ordinals = [4, 1, 0, 9, 7, 2, 3, 11]
+    together = draws(distribution, 3, 5, params, ordinals)
+    alone = [draws(distribution, 3, 5, [p], [ordinal])[0] for p, ordinal in zip(params, ordinals, strict=True)]
+    for p, one, other in zip(params, together, alone, strict=True):
+        assert (one.dtype, one.shape) == (p.dtype, p.shape)
+        # Vectorised logarithms and cosines may round an element differently at another place of a tensor.
+        torch.testing.assert_close(one, other, rtol=1e-5 if distribution == "gaussian" else 0, atol=1e-5)

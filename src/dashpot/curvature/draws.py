@@ -25,6 +25,7 @@ __all__ = ["DISTRIBUTIONS", "draw", "draws", "shrunk"]
 DISTRIBUTIONS = OneOf(("rademacher", "gaussian"))
 
 _PROBES = 0x50524F42  # keeps these streams apart from those of stochastic rounding, which start with a step count
+_SMALL = 2**16
 _UNIT = 2.0**-31
 _MAGNITUDE = 0x7FFFFFFF
 
@@ -46,8 +47,28 @@ def draws(distribution: str, seed: int, number: int, params: Sequence[Tensor], o
     tensor([1., 1., 1., 1., 1., 1.])
     """
     base = stream(seed_word(seed), _PROBES, number)
-    words = mix(base, torch.tensor(ordinals, dtype=torch.int32, device="cpu"))
-    return [draw(distribution, word, p) for word, p in zip(words.unbind(), params, strict=True)]
+    words = mix(base, torch.tensor(ordinals, dtype=torch.int32, device="cpu")).unbind()
+    alike: dict[Any, list[int]] = {}
+    for i, p in enumerate(params):  # small tensors are drawn together: they cost their calls
+        small = not is_dtensor(p) and not p.is_complex() and p.numel() <= _SMALL
+        alike.setdefault((p.device, compute_dtype(p.dtype)) if small else i, []).append(i)
+    found: dict[int, Tensor] = {}
+    for positions in alike.values():
+        some = [params[i] for i in positions]
+        found.update(zip(positions, _drawn(distribution, [words[i] for i in positions], some), strict=True))
+    return [found[i] for i in range(len(params))]
+
+
+def _drawn(distribution: str, words: Sequence[Tensor], params: Sequence[Tensor]) -> list[Tensor]:
+    """The probes of parameters of one device and precision."""
+    if len(params) == 1:
+        return [draw(distribution, words[0], params[0])]
+    places = [_places(p) for p in params]
+    sizes = torch.tensor([place.numel() for place in places], device="cpu")
+    every = torch.stack(list(words)).repeat_interleave(sizes).to(params[0].device)
+    index = torch.cat([place.reshape(-1) for place in places])
+    values = _values(distribution, every, index, compute_dtype(params[0].dtype)).split(sizes.tolist())
+    return [_like(p, piece.view(place.shape)) for p, piece, place in zip(params, values, places, strict=True)]
 
 
 def shrunk(probes: Sequence[Tensor], scale: float) -> tuple[list[Tensor], float]:
@@ -69,15 +90,20 @@ def draw(distribution: str, word: Tensor, p: Tensor) -> Tensor:
     A `word` of more dimensions, the last ones those of `p`, gives a probe for each of many streams.
     """
     piece = local(p)
-    word, index = word.to(piece.device), _places(p)
-    real = compute_dtype(piece.dtype)
+    return _like(piece, _values(distribution, word.to(piece.device), _places(p), compute_dtype(piece.dtype)))
+
+
+def _values(distribution: str, word: Tensor, index: Tensor, real: torch.dtype) -> Tensor:
+    """Elements `index` of the streams `word`, which broadcast with each other."""
     if distribution == "rademacher":
-        values = 1 - 2 * (bits(index, word) & 1).to(real)
-    else:
-        two = torch.arange(2, dtype=torch.int32, device=word.device).view(2, *[1] * max(index.dim(), word.dim()))
-        size, angle = _uniform(bits(index, mix(word, two)), real)
-        values = torch.sqrt(-2 * torch.log(size)) * torch.cos(2 * math.pi * angle)
-    return (torch.view_as_complex(values) if piece.is_complex() else values).to(piece.dtype)
+        return 1 - 2 * (bits(index, word) & 1).to(real)
+    two = torch.arange(2, dtype=torch.int32, device=word.device).view(2, *[1] * max(index.dim(), word.dim()))
+    size, angle = _uniform(bits(index, mix(word, two)), real)
+    return torch.sqrt(-2 * torch.log(size)) * torch.cos(2 * math.pi * angle)
+
+
+def _like(p: Tensor, values: Tensor) -> Tensor:
+    return (torch.view_as_complex(values) if p.is_complex() else values).to(p.dtype)
 
 
 def _uniform(words: Tensor, dtype: torch.dtype) -> Tensor:
