@@ -273,6 +273,18 @@ class Optimizer(torch.optim.Optimizer):
         moved = 1.0 if unmoved else minimum(settings["lr"] / highest, 1.0)
         return self._recipe_of(group, settings), factor, factor * moved
 
+    def settle_engine(self) -> None:
+        """Decide for `engine="auto"` now: kernels from the next step on, where there is a compiler.
+
+        By itself a small model changes over once its kernels are ready, and in float32 kernels round in other places
+        than the eager engine: a run that stops and goes on repeats itself bit for bit only if the clock has no say.
+
+        >>> import torch, dashpot as dp
+        >>> dp.SGD([torch.zeros(1, requires_grad=True)], lr=0.5, engine="auto").settle_engine()
+        """
+        if self._engine.mode == "auto":
+            self._engine.mode = "compiled"
+
     def _ascends(self, group: Mapping[str, Any]) -> bool:
         return bool(group["maximize"])
 

@@ -1,0 +1,136 @@
+"""What a callback is, and how the learner reaches them: events that are told, and actions that pass through.
+
+An *event* (`before_batch`, `after_loss`, ...) is told to every callback that has a method of this name, in ascending
+`order`, in the order of the list where that is equal. An *action* (`predict`, `get_loss`, `backward`, `step`,
+`zero_grad`) is done by the learner, but passes through every callback that has a method of this name first: the method
+gets the learner and a function `proceed` that does the rest, and may call it, or do something in its place.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any, ClassVar, TypeVar
+
+from dashpot.errors import ArgumentError
+
+__all__ = ["ACTIONS", "EVENTS", "Callback", "Callbacks", "CancelBatch", "CancelEpoch", "CancelFit", "only"]
+
+ACTIONS = ("predict", "get_loss", "backward", "step", "zero_grad")
+EVENTS = (
+    *(f"{moment}_{scope}" for scope in ("fit", "epoch", "batch") for moment in ("before", "after", "cleanup")),
+    *("after_predict", "after_loss", "after_backward", "after_step"),
+)
+
+
+class CancelBatch(Exception):  # noqa: N818 - a wish, not an error
+    """Leave the rest of this batch out; `after_batch` is not told, `cleanup_batch` is."""
+
+
+class CancelEpoch(Exception):  # noqa: N818
+    """Leave the rest of this phase of the epoch out; `after_epoch` is not told, `cleanup_epoch` is."""
+
+
+class CancelFit(Exception):  # noqa: N818
+    """End the fit; `after_fit` is not told, `cleanup_fit` is."""
+
+
+Hook = TypeVar("Hook", bound=Callable[..., Any])
+
+
+def only(hook: Hook) -> Hook:
+    """Mark a callback's method: it runs alone, without the other callbacks.
+
+    >>> class Quiet(Callback):
+    ...     @only
+    ...     def after_epoch(self, learner): ...
+    """
+    hook.only = True  # pyright: ignore[reportFunctionMemberAccess]
+    return hook
+
+
+class Callback:
+    """Base of callbacks: define a method with the name of any event, `method(self, learner)`, or of any action,
+    `method(self, learner, proceed)`.
+
+    `order` places it among the others, small first. What a run that resumes needs goes through `state_dict` and
+    `load_state_dict`: plain data and tensors. A callback may be given to the learner, or to a single `fit`.
+
+    Raises `ArgumentError` when a class defines a method that looks like an event and is none.
+
+    >>> class Momentum(Callback):
+    ...     def zero_grad(self, learner, proceed):          # keeps 0.85 of the gradient instead of clearing it
+    ...         for p in learner.model.parameters():
+    ...             p.grad *= 0.85
+    """
+
+    order: ClassVar[int] = 0
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for name in vars(cls):
+            if name.startswith(("before_", "after_", "cleanup_")) and name not in EVENTS:
+                [*near] = difflib.get_close_matches(name, EVENTS, n=1)
+                hint = f": did you mean {near[0]!r}?" if near else "."
+                raise ArgumentError(f"{cls.__name__}: {name!r} is no event{hint} Events are {', '.join(EVENTS)}.")
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` needs to go on: plain data and tensors."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken; called after `before_fit`."""
+
+
+class Callbacks:
+    """The callbacks of one fit in their order.
+
+    Raises `ArgumentError` for something that is no `Callback`.
+    """
+
+    def __init__(self, callbacks: Iterable[Callback]) -> None:
+        given = list(callbacks)
+        for callback in given:
+            if not isinstance(callback, Callback):
+                raise ArgumentError(
+                    f"Learner: callbacks must be instances of dashpot.training.Callback, got {callback!r}."
+                )
+        self.ordered: Sequence[Callback] = sorted(given, key=lambda callback: callback.order)
+        self._hooks = {name: self._of(name) for name in (*EVENTS, *ACTIONS)}
+
+    def _of(self, name: str) -> list[Callable[..., Any]]:
+        hooks = [getattr(callback, name) for callback in self.ordered if hasattr(callback, name)]
+        return [hook for hook in hooks if getattr(hook, "only", False)][:1] or hooks
+
+    def tell(self, event: str, learner: Any) -> None:
+        """Tell an event to all."""
+        for hook in self._hooks[event]:
+            hook(learner)
+
+    def clean_up(self, event: str, learner: Any) -> None:
+        """Tell a cleanup event to all, also where one of them fails; the first failure is raised after the last."""
+        failures: list[BaseException] = []
+        for hook in self._hooks[event]:
+            try:
+                hook(learner)
+            except BaseException as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
+
+    def through(self, action: str, learner: Any, own: Callable[[], Any]) -> Callable[[], Any]:
+        """The action as it passes through the callbacks, the first of them outermost."""
+        chain = own
+        for hook in reversed(self._hooks[action]):
+            chain = partial(hook, learner, chain)
+        return chain
+
+    def named(self) -> dict[str, Callback]:
+        """Each under a name that tells it in a checkpoint: its class, and a number where there are several."""
+        names: dict[str, Callback] = {}
+        for callback in self.ordered:
+            kind = type(callback).__name__
+            same = sum(type(other).__name__ == kind for other in names.values())
+            names[kind if same == 0 else f"{kind}#{same + 1}"] = callback
+        return names

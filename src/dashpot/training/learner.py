@@ -1,0 +1,287 @@
+"""The learner: model, data, loss and optimizer, and the loop that brings them together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from dashpot.constraints import Interval, check
+from dashpot.errors import ArgumentError
+from dashpot.tasks import Problem
+from dashpot.training import snapshot
+from dashpot.training.callback import ACTIONS, Callback, Callbacks, CancelBatch, CancelEpoch, CancelFit
+from dashpot.training.engine import Engine
+from dashpot.training.feed import Feed
+from dashpot.training.losses import scalar_loss
+from dashpot.training.means import Means
+
+__all__ = ["Learner"]
+
+EPOCHS = Interval(1, math.inf, "left", integer=True)
+MakeOptimizer = Callable[..., Optimizer]
+
+
+class Learner:
+    """Trains a model, evaluates it after every epoch, and tells callbacks everything that happens.
+
+    In order, with the names that callbacks know (`dashpot.training.callback`):
+
+        before_fit
+          for each epoch, once to train and once to evaluate (without gradients, in evaluation mode):
+            before_epoch
+              for each batch:  before_batch, predict, after_predict, get_loss, after_loss,
+                               [training:  backward, after_backward, step, after_step, zero_grad], after_batch,
+                               cleanup_batch
+            after_epoch, cleanup_epoch
+        after_fit, cleanup_fit
+
+    predict, get_loss, backward, step and zero_grad are actions, the others events. `after_step` is told where the
+    optimizer has stepped: not for a micro-batch that only adds to the gradient, nor for a step that was skipped because
+    its gradients were not finite. The cleanup events come whatever happens, errors included.
+
+    Args:
+        model: moved to the device of `engine` when a fit begins.
+        train: training data: `dashpot.data.Batches` or another stream, or a `DataLoader` of pairs (x, y).
+        evaluation: evaluation data of the same kind, or None.
+        loss: maps (output, y) to the mean loss of the batch, a 0-d tensor.
+        optimizer: a torch optimizer over the model's parameters, used by every fit; or what makes one, called as
+            `optimizer(model.parameters(), lr=lr)` (without lr if none is given) at the start of every fit.
+        lr: learning rate for what makes the optimizer.
+        metrics: name to a function that maps (output, y) to the *sum* of the metric over the batch.
+        callbacks: take part in every fit.
+        engine: device, precision and processes; by default one process on the accelerator there is.
+
+    Raises:
+        ArgumentError: an argument is of the wrong kind, or a phase has no batches.
+
+    While it runs, callbacks find here: `model`, `opt`, `engine`; `epochs` (of the fit), `epoch` (from 0), `training`,
+    `phase` ("train" or "eval"), `batch` (number in the phase), `x`, `y`, `size`, `output`, `loss`; `steps` (that the
+    optimizer has taken since the start of the run), `steps_in_epoch`, `total_steps`, and `stepped` (whether it has
+    on this batch); `accumulate`, the batches for a step, which a callback may set before the fit; `position`, the
+    (epoch, batch) that comes next; `means` of the phase, and `history`, a list of {"train": {...}, "eval": {...}}.
+
+    >>> import dashpot as dp
+    >>> from dashpot import tasks
+    >>> problem = tasks.get("digits").build(seed=0)
+    >>> learner = Learner.of(problem, dp.AdamW, lr=0.01, engine=Engine("cpu"))
+    >>> learner.fit(2)
+    >>> len(learner.history), learner.steps, learner.history[-1]["eval"]["accuracy"] > 0.7
+    (2, 60, True)
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        train: Any,
+        evaluation: Any = None,
+        *,
+        loss: Callable[[Any, Any], Tensor],
+        optimizer: Optimizer | MakeOptimizer,
+        lr: float | None = None,
+        metrics: Mapping[str, Callable[[Any, Any], Tensor]] | None = None,
+        callbacks: Sequence[Callback] = (),
+        engine: Engine | None = None,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise ArgumentError(f"Learner: model must be a torch.nn.Module, got {model!r}.")
+        if not isinstance(optimizer, Optimizer) and not callable(optimizer):
+            raise ArgumentError(f"Learner: optimizer must be one, or a function that makes one, got {optimizer!r}.")
+        self.engine = Engine() if engine is None else engine
+        self.model, self.loss_function, self.optimizer, self.lr = model, loss, optimizer, lr
+        self.metrics, self.callbacks = dict(metrics or {}), list(callbacks)
+        self.train = Feed(train, self.engine, "train")
+        self.evaluation = None if evaluation is None else Feed(evaluation, self.engine, "evaluation")
+        self.module: nn.Module | None = None
+        self.opt: Any = optimizer if isinstance(optimizer, Optimizer) else None
+        self.history: list[dict[str, dict[str, float]]] = []
+        self.steps, self.position, self.accumulate = 0, (0, 0), 1
+        Callbacks(self.callbacks)
+
+    @classmethod
+    def of(cls, problem: Problem, optimizer: Optimizer | MakeOptimizer, **options: Any) -> Learner:
+        """A learner of a task's problem; `options` are the learner's own."""
+        shape = {"loss": problem.loss, "metrics": problem.metrics, "optimizer": optimizer}
+        return cls(problem.model, problem.train, problem.evaluation, **shape, **options)
+
+    # ---- the loop ---------------------------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        epochs: int,
+        *,
+        lr: float | None = None,
+        callbacks: Sequence[Callback] = (),
+        train: bool = True,
+        evaluate: bool = True,
+        resume: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Run the loop.
+
+        Args:
+            epochs: in all, those that `resume` has done included.
+            lr: in place of the learner's own.
+            callbacks: take part in this fit only.
+            train, evaluate: whether to have these phases.
+            resume: what `state_dict()` returned during an earlier fit: this one goes on where that was.
+
+        Raises:
+            ArgumentError: an argument is out of range, or the loss is no scalar.
+            RunError: `resume` is of another model, optimizer or data.
+        """
+        check("fit", "epochs", epochs, EPOCHS)
+        self.epochs, self.epoch, self.training = epochs, 0, True
+        self.history, self.steps, self.position, self.accumulate = [], 0, (0, 0), 1
+        self.phases = {"train": train, "eval": evaluate and self.evaluation is not None}
+        self.told = Callbacks([*self.callbacks, *callbacks])
+        self._do = {name: self.told.through(name, self, getattr(self, name)) for name in ACTIONS}
+        self._prepare(self.lr if lr is None else lr)
+        self._scope("fit", CancelFit, lambda: self._epochs(resume))
+
+    def _prepare(self, lr: float | None) -> None:
+        """Put the model in place and make the optimizer."""
+        if self.module is None:
+            self.module = self.engine.set_up(self.model)
+        if not isinstance(self.optimizer, Optimizer):
+            self.opt = self.optimizer(self.model.parameters(), **({} if lr is None else {"lr": lr}))
+            if not isinstance(self.opt, Optimizer):
+                raise ArgumentError(f"Learner: optimizer must make a torch.optim.Optimizer, it made {self.opt!r}.")
+        elif lr is not None:
+            raise ArgumentError("Learner: lr is given with an optimizer that is made already; set its own lr.")
+        elif self.engine.sharded:
+            raise ArgumentError("Learner: strategy='fsdp' makes parameters anew; give what makes the optimizer.")
+        settle = getattr(self.opt, "settle_engine", None)
+        if settle is not None:
+            settle()
+        self.opt.zero_grad()
+
+    def _epochs(self, resume: Mapping[str, Any] | None) -> None:
+        if resume is not None:
+            snapshot.restore(self, resume)
+        for epoch in range(self.position[0], self.epochs):
+            self.epoch = epoch
+            if self.phases["train"]:
+                self._phase("train", self.train, self.position[1])
+            if self.phases["eval"]:
+                with torch.no_grad():
+                    self._phase("eval", self.evaluation)
+            self.position = (self.epoch + 1, 0)
+
+    def _phase(self, name: str, feed: Any, start: int = 0) -> None:
+        """One phase of an epoch, from batch number `start` on."""
+        self.phase, self.training, self.feed, self.batch = name, name == "train", feed, start
+        if start == 0:
+            self.means = Means(self.metrics)
+        if len(self.history) <= self.epoch:
+            self.history.append({})
+        self.model.train(self.training)
+        self._scope("epoch", CancelEpoch, lambda: self._batches(start))
+
+    def _batches(self, start: int) -> None:
+        for number, batch in enumerate(self.feed.batches(self.epoch, start), start):
+            self.batch = number
+            self.x, self.y, self.size, self.weight = batch
+            self.stepped = False
+            self._scope("batch", CancelBatch, self._batch)
+        self.history[self.epoch][self.phase] = self.means.values(self.engine.total)
+        if self.phase == "eval" or not self.phases["eval"]:
+            self.position = (self.epoch + 1, 0)
+
+    def _batch(self) -> None:
+        self._do["predict"]()
+        self.tell("after_predict")
+        self._do["get_loss"]()
+        self.tell("after_loss")
+        if self.training:
+            self._do["backward"]()
+            self.tell("after_backward")
+            if self.full:
+                self._do["step"]()
+                if self.stepped:
+                    self.steps += 1
+                    self.tell("after_step")
+                self._do["zero_grad"]()
+            self.position = (self.epoch, self.batch + 1)
+        if self.size:
+            self.means.add(self.output, self.y, self.loss.detach(), self.size)
+
+    def _scope(self, name: str, cancel: type[Exception], body: Callable[[], None]) -> None:
+        """Tell `before_`, run the body, tell `after_`; a cancellation skips the rest, cleaning up is never skipped."""
+        try:
+            self.tell(f"before_{name}")
+            body()
+            self.tell(f"after_{name}")
+        except cancel:
+            pass
+        finally:
+            self.told.clean_up(f"cleanup_{name}", self)
+
+    def tell(self, event: str) -> None:
+        """Tell the callbacks an event."""
+        self.told.tell(event, self)
+
+    # ---- the actions: what the learner itself does of each ----------------------------------------------------------
+
+    def predict(self) -> None:
+        """Compute `output` from `x`."""
+        assert self.module is not None
+        with self.engine.autocast():
+            self.output = self.module(self.x)
+
+    def get_loss(self) -> None:
+        """Compute `loss`, the mean over the batch, from `output` and `y`."""
+        with self.engine.autocast():
+            self.loss = scalar_loss(self.loss_function, self.output, self.y)
+
+    def backward(self) -> None:
+        """Add this batch's share of the gradient to the parameters'."""
+        assert self.module is not None
+        share = self.weight / self.window
+        with nullcontext() if self.full else self.engine.without_sync(self.module):
+            self.engine.backward(self.loss if share == 1 else self.loss * share, self.opt, self._again)
+
+    def step(self) -> None:
+        """Let the optimizer step, and note in `stepped` whether it did."""
+        self.stepped = self.engine.step(self.opt)
+
+    def zero_grad(self) -> None:
+        """Clear the gradients, once they have been used."""
+        self.opt.zero_grad()
+
+    def _again(self) -> Tensor:
+        """The loss of this batch once more."""
+        assert self.module is not None
+        with self.engine.autocast():
+            return self.loss_function(self.module(self.x), self.y)
+
+    # ---- what callbacks ask -----------------------------------------------------------------------------------------
+
+    @property
+    def window(self) -> int:
+        """Batches whose gradients make the present step: `accumulate`, or fewer at the end of an epoch."""
+        first = self.batch - self.batch % self.accumulate
+        return min(self.accumulate, len(self.feed) - first)
+
+    @property
+    def full(self) -> bool:
+        """Whether the present batch is the last one before the optimizer steps."""
+        return (self.batch + 1) % self.accumulate == 0 or self.batch + 1 == len(self.feed)
+
+    @property
+    def steps_in_epoch(self) -> int:
+        """Steps of the optimizer in one epoch, skipped ones included."""
+        return -(-len(self.train) // self.accumulate)
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the optimizer in the whole fit, skipped ones included."""
+        return self.epochs * self.steps_in_epoch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a fit needs to go on from `position`, as plain data and tensors; every process must ask."""
+        return snapshot.take(self)
