@@ -14,7 +14,7 @@ from dashpot.training import Callback, CancelFit, Engine, Learner
 
 
 def problem(examples: int = 10, batch_size: int = 4, seed: int = 0, dtype: torch.dtype = torch.float32) -> Problem:
-    """Three classes from four numbers, with dropout and batch norm; batches of 4, 4 and 2, newly ordered every epoch."""
+    """Three classes from four numbers, with dropout and batch norm; batches of 4, 4 and 2, reordered every epoch."""
     draw = torch.Generator().manual_seed(seed)
     x, y = torch.randn(examples, 4, generator=draw, dtype=dtype), torch.randint(0, 3, (examples,), generator=draw)
     with torch.random.fork_rng():
