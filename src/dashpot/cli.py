@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,9 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import App, CycloptsError, Parameter, Token
+from cyclopts import App, CycloptsError, Parameter
 
 from dashpot import methods, tasks
+from dashpot.cli_train import TaskName, lr_find, train, typed_command, whole
 from dashpot.comparison import (
     DEFAULT_METHODS,
     Interrupted,
@@ -43,24 +43,18 @@ app = App(
 DEBUG = "--debug"
 
 
-def _whole(_: type, tokens: Sequence[Token]) -> int:
-    """A whole number as typed; 1.5 is a mistake and not 2."""
-    return int(tokens[0].value)
-
-
-TaskName = Annotated[str | None, Parameter(help="Name of a task (see `dashpot tasks`), or path/to/file.py:function.")]
 TaskOption = Annotated[str | None, Parameter(name="--task", help="The same as an option.")]
 Epochs = Annotated[
-    int | None, Parameter(converter=_whole, help="Epochs of every run; the task's own number by default.")
+    int | None, Parameter(converter=whole, help="Epochs of every run; the task's own number by default.")
 ]
 Schedule = Annotated[str | None, Parameter(help="Learning-rate schedule over the whole run, e.g. cosine or 1cycle.")]
 DataDir = Annotated[Path | None, Parameter(help="Folder to look for data sets in first.")]
-Threads = Annotated[int | None, Parameter(converter=_whole, help="Threads torch computes with.")]
+Threads = Annotated[int | None, Parameter(converter=whole, help="Threads torch computes with.")]
 Out = Annotated[
     Path | None, Parameter(help="Folder for records and report; an interrupted comparison continues there.")
 ]
 Seeds = Annotated[
-    int, Parameter(converter=_whole, help="Number of seeds; seed k gives every method the same weights and batches.")
+    int, Parameter(converter=whole, help="Number of seeds; seed k gives every method the same weights and batches.")
 ]
 
 
@@ -90,28 +84,8 @@ def compare(
     _compare(study, out or Path("runs") / f"compare-{_file_name(chosen.name)}")
 
 
-@app.command
-def train(
-    name: TaskName = None,
-    /,
-    *,
-    optimizer: Annotated[str, Parameter(help="Name of a method (see `dashpot methods`).")],
-    task: TaskOption = None,
-    lr: Annotated[float | None, Parameter(help="Base learning rate; tuned for the task by default.")] = None,
-    schedule: Schedule = None,
-    epochs: Epochs = None,
-    seed: Annotated[
-        int, Parameter(converter=_whole, help="Of the weights, the batch order and the training noise.")
-    ] = 0,
-    data_dir: DataDir = None,
-    threads: Threads = None,
-) -> None:
-    """Train one method and print accuracy and loss of every epoch; nothing is written."""
-    from dashpot.comparison.single import train_one
-
-    chosen = _task(name, task, data_dir)
-    line = entry(optimizer, chosen.name, lr=lr, schedule=schedule)
-    train_one(chosen, line, chosen.epochs if epochs is None else epochs, seed, threads=threads)
+app.command(train)
+app.command(lr_find, name="lr-find")
 
 
 @app.command
@@ -155,7 +129,7 @@ def reproduce(
         data_dir=data_dir,
         threads=threads,
         progress=lambda: progress_for(sys.stdout),
-        command=_command(),
+        command=typed_command(),
     )
     print(f"Table: {path}")
 
@@ -186,7 +160,8 @@ def run(argv: Sequence[str]) -> int:
     debug = DEBUG in argv
     try:
         with _plain_warnings():
-            app([word for word in argv if word != DEBUG], exit_on_error=False, result_action="return_value")
+            words = [word for word in argv if word != DEBUG]
+            code = app(words, exit_on_error=False, result_action="return_value")
     except CycloptsError:
         return 2
     except DashpotError as error:
@@ -201,7 +176,7 @@ def run(argv: Sequence[str]) -> int:
     except (Interrupted, KeyboardInterrupt) as stop:
         print(f"\n{str(stop) or 'Stopped.'}", file=sys.stderr)
         return 130
-    return 0
+    return code if isinstance(code, int) else 0
 
 
 @contextmanager
@@ -223,7 +198,7 @@ def _compare(study: Study, out: Path) -> None:
         f"{methods * seeds} runs, kept in {out}.",
         flush=True,
     )
-    runs = run_study(study, out, progress=progress_for(sys.stdout), command=_command())
+    runs = run_study(study, out, progress=progress_for(sys.stdout), command=typed_command())
     print(f"\n{summarise(runs).text()}\n", flush=True)
     print(f"Report: {write_report(out)}")
 
@@ -251,11 +226,6 @@ def _rates(items: Sequence[str], names: Sequence[str]) -> dict[str, float]:
 
 def _file_name(task: str) -> str:
     return "".join(c if c.isalnum() or c in "-_." else "-" for c in task)
-
-
-def _command() -> str:
-    """The command line as typed, to be kept in records and repeated."""
-    return shlex.join(["dashpot", *sys.argv[1:]])
 
 
 def _list(descriptions: Mapping[str, str | None]) -> None:

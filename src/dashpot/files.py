@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import secrets
@@ -24,8 +25,9 @@ def sha256(content: bytes) -> str:
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Let `write` fill a file that appears at `path` complete, or not at all.
 
-    The bytes go to a temporary file in the same folder, reach the disk, and then take the place of `path` in one step.
-    If anything fails, a full disk included, the temporary file is removed and an older `path` stays as it was.
+    The bytes go to a temporary file in the same folder, reach the disk, and then take the place of `path` in one step,
+    which reaches the disk as well: what comes after may rely on the file whatever happens to the machine. If anything
+    fails, a full disk included, the temporary file is removed and an older `path` stays as it was.
 
     Args:
         path: the file to make; its folder is made where it is missing.
@@ -52,6 +54,22 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    _settle(path.parent)
+
+
+def _settle(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk, where the system has that."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # Windows, and folders that may be written but not listed
+        return
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems without it
+            raise
+    finally:
+        os.close(handle)
 
 
 def keep_aside(path: Path) -> Path:

@@ -15,7 +15,7 @@ from dashpot.schedules import Exponential
 from dashpot.tasks import Problem, accuracy, evaluate
 from dashpot.training import Divergence, train
 from dashpot.training.loop import COUNT
-from dashpot.training.meter import FLUSH
+from dashpot.training.means import FLUSH
 
 
 def problem(examples: int = 10, batch_size: int = 4, seed: int = 0) -> Problem:

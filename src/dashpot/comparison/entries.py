@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch.optim import Optimizer
 
 from dashpot import methods, schedules
 from dashpot.comparison.defaults import default_lr
 from dashpot.constraints import ARGUMENTS, check, unknown
 from dashpot.errors import ArgumentError
+from dashpot.options import Options
+from dashpot.schedules import OneCycle, OneCycleMomentum
 
-__all__ = ["RATE_SCHEDULES", "Entry", "entry", "known_entries"]
+__all__ = ["RATE_SCHEDULES", "Entry", "entry", "known_entries", "one_cycle"]
 
 NUMERATORS = (0, 1, 2, 3, 4)
 
@@ -73,34 +78,106 @@ def known_entries() -> tuple[str, ...]:
     return (*methods.METHODS, *(f"autosgm-{index}" for index in NUMERATORS))
 
 
-def entry(name: str, task: str, *, lr: float | None = None, schedule: str | None = None) -> Entry:
+def entry(
+    name: str,
+    task: str,
+    *,
+    lr: float | None = None,
+    schedule: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Entry:
     """An entry by name, with the rate tuned for `task` unless `lr` is given.
 
     Args:
         name: a method of `dashpot methods`; `autosgm-K` is AutoSGM with numerator K in 0 to 4.
         task: name of the task; a task without tuned rates takes the generic ones.
         lr: base learning rate.
-        schedule: a name of `dashpot.schedules.from_name`; None keeps the rate constant.
+        schedule: a name of `dashpot.schedules.from_name`; None keeps the rate constant. "1cycle" moves the momentum of
+            the method as well, where it has one: see `one_cycle`.
+        options: further keyword arguments of the method.
 
     Raises:
-        ArgumentError: no such method or schedule, or `lr` is out of range.
+        ArgumentError: no such method, option or schedule, or `lr` is out of range.
 
     >>> entry("autosgm-3", "digits", lr=0.01).call(steps=100)
     'dashpot.AutoSGM(model.parameters(), lr=0.01, numerator=3)'
+    >>> print(entry("sgd", "digits", schedule="1cycle", options={"momentum": 0.9}).call(steps=100))
+    dashpot.SGD(model.parameters(), lr=0.1, momentum=0.9,
+        schedule={'lr': OneCycle(steps=100, ...), 'momentum': OneCycleMomentum(steps=100, ...)})
     """
     if name not in known_entries():
         raise unknown("method", name, known_entries())
-    family, _, numerator = name.partition("-") if name.startswith("autosgm-") else (name, "", "")
-    options = {"numerator": int(numerator)} if numerator else {}
     if schedule is not None and schedule not in RATE_SCHEDULES:
         raise unknown("schedule", schedule, RATE_SCHEDULES)
+    family, _, numerator = name.partition("-") if name.startswith("autosgm-") else (name, "", "")
+    make = methods.get(family)
+    given = {**({"numerator": int(numerator)} if numerator else {}), **(options or {})}
+    _check_options(name, make, given)
     return Entry(
-        name,
-        methods.get(family),
-        default_lr(task, name) if lr is None else lr,
-        options,
-        None if schedule is None else lambda steps: schedules.from_name(schedule, steps),
+        name, make, default_lr(task, name) if lr is None else lr, given, _scheduled(name, make, given, schedule)
     )
+
+
+def one_cycle(make: Callable[..., Optimizer], options: Mapping[str, Any], steps: int) -> dict[str, schedules.Schedule]:
+    """The 1cycle policy for a method: the rate up and down and, where it has a momentum, the momentum down and up.
+
+    The momentum, `betas[0]` or `momentum` of its groups, goes .95 -> .85 -> .95 whatever its own value, unless that is
+    0: then there is none, and only the rate moves. The same holds for NAG, QHM, QHAdam and ESGD, of whose recipes other
+    numbers are made from the momentum, so that they cannot carry its schedule.
+
+    Source: Smith and Topin, "Super-Convergence", 2018; the defaults of torch.optim.lr_scheduler.OneCycleLR.
+
+    >>> import dashpot as dp
+    >>> one_cycle(dp.AdamW, {}, steps=10)
+    {'lr': OneCycle(steps=10, ...), 'betas[0]': OneCycleMomentum(steps=10, ...)}
+    >>> list(one_cycle(dp.SGD, {}, steps=10))
+    ['lr']
+    """
+    rate = {"lr": OneCycle(steps)}
+    momentum = _momentum(make, options)
+    if momentum is None:
+        return rate
+    both = {**rate, momentum: OneCycleMomentum(steps)}
+    return both if _carries(make, options, both) else rate
+
+
+def _momentum(make: Callable[..., Optimizer], options: Mapping[str, Any]) -> str | None:
+    """The setting of the groups that is the momentum of a method, or None where that is zero or missing."""
+    [group] = make([torch.zeros(1, requires_grad=True)], lr=1.0, **options).param_groups
+    name, value = ("betas[0]", group["betas"][0]) if "betas" in group else ("momentum", group.get("momentum", 0.0))
+    return name if value else None
+
+
+def _carries(make: Callable[..., Optimizer], options: Mapping[str, Any], both: Mapping[str, Any]) -> bool:
+    """Whether the method's recipe can carry these schedules, so that it can be written to a record."""
+    try:
+        optimizer = make([torch.zeros(1, requires_grad=True)], lr=1.0, **options, schedule=both)
+        return optimizer.recipe is not None  # pyright: ignore[reportAttributeAccessIssue]
+    except ArgumentError:
+        return False
+
+
+def _scheduled(
+    name: str, make: Callable[..., Optimizer], options: Mapping[str, Any], schedule: str | None
+) -> Callable[[int], Any] | None:
+    """Total number of steps -> value of the argument `schedule`."""
+    if schedule is None:
+        return None
+    if schedule != "1cycle":
+        return lambda steps: schedules.from_name(schedule, steps)
+    if _momentum(make, options) is not None and len(one_cycle(make, options, 1)) == 1:
+        warnings.warn(f"1cycle moves only the learning rate of {name}, not its momentum.", stacklevel=3)
+    return lambda steps: one_cycle(make, options, steps)
+
+
+def _check_options(name: str, make: Callable[..., Optimizer], options: Mapping[str, Any]) -> None:
+    """Refuse an argument that the method does not have, with the nearest one."""
+    own = inspect.signature(make).parameters.values()
+    known = {item.name for item in own if item.kind is not inspect.Parameter.VAR_KEYWORD} | set(Options.__annotations__)
+    known -= {"self", "params", "lr", "schedule"}
+    for option in options:
+        if option not in known:
+            raise unknown(f"setting of {name}", option, known)
 
 
 def _origin(make: Callable[..., Optimizer]) -> str:

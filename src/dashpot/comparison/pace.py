@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+from dashpot.text import duration
+
 __all__ = ["Pace", "duration"]
 
 
@@ -52,19 +54,3 @@ class Pace:
             return None
         rest = (self.runs - self.finished) * self.steps - self._in_run
         return rest * (time.perf_counter() - self._since) / self._fresh
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words, no finer than a reader needs.
-
-    >>> duration(4.25), duration(42), duration(185), duration(4000)
-    ('4.2 s', '42 s', '3 min 5 s', '1 h 7 min')
-    """
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{round(seconds / 60) // 60} h {round(seconds / 60) % 60} min"

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dashpot.errors import ArgumentError
+from dashpot.tasks.means import Means
 from dashpot.tasks.task import Problem
 
 __all__ = ["accuracy", "evaluate"]
@@ -27,7 +28,7 @@ def evaluate(problem: Problem, model: nn.Module | None = None) -> dict[str, floa
     """The mean loss and the mean of every metric over the evaluation data.
 
     Runs in evaluation mode and without gradients, and puts the mode of every submodule back. The mean is over examples:
-    a short last batch counts for what it holds. The numbers are read from the device once, at the end.
+    a short last batch counts for what it holds. The numbers are read from the device once for 32 batches.
 
     Args:
         problem: gives the data, the loss, the metrics and, unless `model` is given, the model.
@@ -47,22 +48,12 @@ def evaluate(problem: Problem, model: nn.Module | None = None) -> dict[str, floa
     if problem.evaluation is None:
         raise ArgumentError("evaluate: the problem has no evaluation data (Problem.evaluation is None).")
     model = problem.model if model is None else model
-    rows, counts = [], []
+    means = Means(problem.metrics)
     with torch.no_grad(), _evaluation_mode(model):
         for x, y in problem.evaluation.epoch(0):
             output = model(x)
-            loss = problem.loss(output, y)
-            sums = [loss.to(_wide(loss)) * len(x), *(metric(output, y) for metric in problem.metrics.values())]
-            rows.append(torch.stack([value.to(_wide(loss)) for value in sums]))
-            counts.append(len(x))
-    # Summed as Python floats: a float32 sum over many batches would lose digits.
-    totals = [sum(column) for column in zip(*torch.stack(rows).tolist(), strict=True)]
-    return {name: total / sum(counts) for name, total in zip(["loss", *problem.metrics], totals, strict=True)}
-
-
-def _wide(value: Tensor) -> torch.dtype:
-    """A dtype that counts examples exactly: float64 where `value` has it, else float32."""
-    return torch.promote_types(value.dtype, torch.float32)
+            means.add(output, y, problem.loss(output, y), len(x))
+    return means.values()
 
 
 @contextmanager

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dashpot.constraints import OneOf, check
-from dashpot.errors import RunError
+from dashpot.constraints import Interval, OneOf, check
+from dashpot.errors import ArgumentError, RunError
+from dashpot.training import processes
 
 __all__ = ["PRECISIONS", "STRATEGIES", "Engine"]
 
 PRECISIONS = OneOf(("fp32", "bf16", "fp16"))
 STRATEGIES = OneOf(("auto", "ddp", "fsdp"))
+DEVICES = Interval(1, math.inf, "left", integer=True)
 
 
 class Engine:
@@ -24,14 +29,16 @@ class Engine:
 
     Args:
         accelerator: "auto", "cpu", "cuda", "mps" or another that lightning-fabric knows.
-        devices: processes on this machine, each with a device. More than one asks for a launcher: `dashpot train
-            --devices`, or `torchrun`, which then also decides how many there are.
+        devices: processes, each with a device. Several are started by `dashpot train --devices`, or by `torchrun`,
+            which then decides how many there are; left at 1 this takes what they say.
         strategy: "ddp" (every process holds the model), "fsdp" (FSDP2: each holds a share), or "auto": ddp.
         precision: "fp32"; "bf16" or "fp16", which compute under autocast with weights in float32. fp16 scales the loss.
 
     Raises:
-        ArgumentError: a choice that does not exist.
+        ArgumentError: a choice that does not exist, or another number of processes than there is.
         RunError: lightning-fabric is not installed, or cannot have that device.
+
+    With several processes this is where each joins the others: make it in all of them.
     """
 
     def __init__(
@@ -39,8 +46,9 @@ class Engine:
     ) -> None:
         check("Engine", "precision", precision, PRECISIONS)
         check("Engine", "strategy", strategy, STRATEGIES)
+        check("Engine", "devices", devices, DEVICES)
         self.precision, self.strategy = precision, strategy
-        self.fabric = _fabric(accelerator, devices, strategy)
+        self.fabric = _fabric(accelerator, strategy, _checked(processes.place(), devices))
         self.scaler: torch.amp.GradScaler | None = None
         self._unscaled = False
         if precision == "fp16":
@@ -76,9 +84,21 @@ class Engine:
     # ---- the model --------------------------------------------------------------------------------------------------
 
     def set_up(self, model: nn.Module) -> nn.Module:
-        """Move `model` to the device and make it ready for the processes; the answer is what forward goes through."""
-        self.fabric.strategy.module_to_device(model)
-        return self.fabric.strategy.setup_module(model)
+        """Move `model` to the device and make it ready for the processes; the answer is what forward goes through.
+
+        Several processes start from the weights of the first, and each then draws its own noise, such as dropout's:
+        the first goes on with torch's random state as it is.
+        """
+        if self.world == 1:
+            self.fabric.strategy.module_to_device(model)
+            return self.fabric.strategy.setup_module(model)
+        model.to(self.device)
+        processes.agree_on_weights(model)
+        processes.draw_apart(self.rank)
+        module = self.fabric.strategy.setup_module(model)
+        if self.sharded and any(True for _ in model.buffers()):
+            module.register_forward_pre_hook(_first_buffers)
+        return module
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context of forward passes and losses."""
@@ -103,23 +123,27 @@ class Engine:
 
     # ---- a step -----------------------------------------------------------------------------------------------------
 
-    def backward(self, loss: Tensor, optimizer: Optimizer, again: Callable[[], Tensor]) -> None:
+    def backward(self, loss: Tensor, optimizer: Optimizer, again: Callable[[], Tensor] | None) -> None:
         """Go backward from `loss`; a second-order method takes its Hessian-vector product on the way where one is due.
 
-        `again` computes the loss of the same batch once more, for the routes that need that.
+        `again`, given with the last batch before a step, goes backward from the losses of all batches of this step once
+        more, for the routes that need that (`goes_again`).
         """
-        probing = getattr(optimizer, "probing", None)
         own = getattr(optimizer, "backward", None)
-        if own is not None and probing is not None and (self.sharded or probing.probe in ("forward", "differences")):
-            if optimizer.should_create_graph():  # pyright: ignore[reportAttributeAccessIssue]
-                optimizer.curvature_step(again)  # pyright: ignore[reportAttributeAccessIssue]
-            own = None
-        if own is not None:
+        apart = self.goes_again(optimizer)
+        if own is not None and not apart:
             own(loss, scaler=self.scaler)
         elif self.scaler is not None:
             self.scaler.scale(loss).backward()
         else:
             loss.backward()
+        if apart and again is not None and optimizer.should_create_graph():  # pyright: ignore[reportAttributeAccessIssue]
+            optimizer.curvature_step(again)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def goes_again(self, optimizer: Optimizer) -> bool:
+        """Whether products need the losses of a step a second time: shares of weights, "forward", "differences"."""
+        probe = getattr(getattr(optimizer, "probing", None), "probe", None)
+        return isinstance(probe, str) and (self.sharded or probe in ("forward", "differences"))
 
     def unscale(self, optimizer: Optimizer) -> None:
         """Take the loss scale out of the gradients, once for a step; without a scaler there is nothing to do."""
@@ -140,6 +164,12 @@ class Engine:
                 return False
         return getattr(optimizer, "last_step", None) != "skipped"
 
+    def drop(self) -> None:
+        """Forget a step that was not taken after its gradients were unscaled."""
+        if self.scaler is not None and self._unscaled:
+            self.scaler.update()
+            self._unscaled = False
+
     # ---- processes --------------------------------------------------------------------------------------------------
 
     def total(self, values: list[float]) -> list[float]:
@@ -154,35 +184,92 @@ class Engine:
         if self.world == 1:
             return [value]
         found: list[Any] = [None] * self.world
-        torch.distributed.all_gather_object(found, value)
+        dist.all_gather_object(found, value)
         return found
+
+    def from_first(self, value: Any) -> Any:
+        """What the first process gives, in all of them; any plain data."""
+        found = [value]
+        if self.world > 1:
+            dist.broadcast_object_list(found, 0)
+        return found[0]
+
+    def any(self, wish: bool) -> bool:
+        """Whether `wish` is true in any process: what they have to do together, such as stopping, starts with this."""
+        if self.world == 1:
+            return wish
+        votes = torch.tensor(int(wish))  # on the CPU: no GPU is waited for
+        dist.all_reduce(votes)
+        return bool(votes)
 
     def barrier(self) -> None:
         """Wait for all processes."""
         self.fabric.barrier()
 
 
-def _fabric(accelerator: str, devices: int, strategy: str) -> Any:
+def _checked(here: processes.Place | None, devices: int) -> processes.Place:
+    """Where this process is among how many, as far as that agrees with what was asked for."""
+    if here is None and devices > 1:
+        raise ArgumentError(
+            f"Engine: devices={devices} needs a launcher: torchrun --nproc-per-node {devices} SCRIPT, or dashpot train "
+            f"--devices {devices}."
+        )
+    if here is None:
+        return processes.Place(0, 1, 0, 1)
+    if devices not in (1, here.world):
+        raise ArgumentError(f"Engine: devices={devices}, but the launcher started {here.world} processes.")
+    return here
+
+
+def _fabric(accelerator: str, strategy: str, here: processes.Place) -> Any:
     try:
         from lightning_fabric import Fabric
+        from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
         from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
     except ImportError as error:
         raise RunError("Training needs lightning-fabric: pip install 'dashpot[train]'.") from error
-    chosen: Any = "ddp" if devices > 1 else "auto"
-    if strategy == "fsdp" and devices > 1:
-        chosen = ModelParallelStrategy(_shard, data_parallel_size=devices, tensor_parallel_size=1)
-    fabric = Fabric(accelerator=accelerator, devices=devices, strategy=chosen)
+    if here.world == 1:
+        fabric = Fabric(accelerator=accelerator, devices=1)
+    else:
+        chosen: Any = "ddp"
+        if strategy == "fsdp":
+            chosen = ModelParallelStrategy(_shard, data_parallel_size=here.world, tensor_parallel_size=1)
+        fabric = Fabric(
+            accelerator=accelerator,
+            devices=here.local_world,
+            num_nodes=here.world // here.local_world,
+            strategy=chosen,
+            plugins=TorchElasticEnvironment(),
+        )
+        processes.join(here, fabric.device.type)
     fabric.launch()
     return fabric
 
 
 def _shard(model: nn.Module, mesh: Any) -> nn.Module:
-    """FSDP2 over the processes: one unit for each child that has parameters, and one for what is left."""
+    """FSDP2 over the processes: one unit for each child that has parameters of its own, and one for what is left."""
     from torch.distributed.fsdp import fully_shard
 
     line = mesh["data_parallel"]
-    for child in model.children():
-        if any(True for _ in child.parameters()):
-            fully_shard(child, mesh=line)
-    fully_shard(model, mesh=line)
+    # The outermost unit gives its gathered weights back, too: else an evaluation leaves other tensors in the model
+    # than those that the optimizer has.
+    for unit in [*_units(model), model]:
+        fully_shard(unit, mesh=line, reshard_after_forward=True)
     return model
+
+
+def _units(model: nn.Module) -> Iterator[nn.Module]:
+    """The children that can be gathered each by itself; containers that only hold modules are looked into."""
+    children = list(model.children())
+    owners = Counter(p for child in children for p in set(child.parameters()))
+    for child in children:
+        if isinstance(child, (nn.ModuleList, nn.ModuleDict)):
+            yield from _units(child)
+        elif any(True for _ in child.parameters()) and all(owners[p] == 1 for p in child.parameters()):
+            yield child
+
+
+def _first_buffers(module: nn.Module, _: Any) -> None:
+    """Give all processes the first one's buffers, such as running averages, before a forward pass, as DDP does."""
+    for buffer in module.buffers():
+        dist.broadcast(buffer, 0)

@@ -6,12 +6,13 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from dashpot.errors import ArgumentError
 from dashpot.training.engine import Engine
+from dashpot.training.generators import generator_states, set_generator_states, what_cannot_resume
 from dashpot.training.random_state import random_state, set_random_state
+from dashpot.training.shares import each_tensor, own_part, rows, shared_loader, what_cannot_be_shared
 
 __all__ = ["Batch", "Feed"]
 
@@ -38,8 +39,11 @@ class Feed:
         engine: gives the device and the processes.
         owner: what errors call the source, such as "train".
 
+    A batch is that of all processes together, and every process takes its part of it. A stream's batches are made by
+    each, and cut. Of a loader's each loads its part only, in the order that the first process draws.
+
     Raises:
-        ArgumentError: the source is of another kind, or empty.
+        ArgumentError: the source is of another kind, empty, or cannot be shared by several processes.
     """
 
     def __init__(self, source: Any, engine: Engine, owner: str) -> None:
@@ -52,15 +56,36 @@ class Feed:
             )
         if len(source) == 0:
             raise ArgumentError(f"Learner: {owner} must hold at least one batch, got an empty {type(source).__name__}.")
+        if engine.world > 1 and (reason := what_cannot_be_shared(source)):
+            raise ArgumentError(
+                f"Learner: {owner} is to be shared by {engine.world} processes, which takes dashpot.data.Batches or a "
+                f"DataLoader that numbers its examples; got {reason}."
+            )
+        shares = engine.world > 1 and not self.is_stream and not isinstance(source, (list, tuple))
+        self._loader, self._parts = shared_loader(source, engine) if shares else (source, None)
 
     def __len__(self) -> int:
         return len(self.source)
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from number `start` on."""
-        whole = self.source.epoch(epoch) if self.is_stream else self._replayed(start)
-        for item in islice(whole, start if self.is_stream else 0, None):
-            yield self._shared(self._moved(item))
+        whole = islice(self.source.epoch(epoch), start, None) if self.is_stream else self._replayed(start)
+        for number, item in enumerate(whole, start):
+            x, y = self._pair(item)
+            if self._parts is not None:
+                size, mine = self._parts.told[number]
+            else:
+                x, y, size, mine = self._cut(x, y)
+            weight = 1.0 if self.engine.world == 1 else mine * self.engine.world / size
+            yield Batch(self._placed(x), self._placed(y), mine, weight)
+
+    def examples(self, number: int) -> int:
+        """Examples in batch `number`, all processes together; 1 for each where the source does not tell."""
+        size = getattr(self.source, "batch_size", None)
+        rows: Any = getattr(self.source, "x", getattr(self.source, "sampler", None))
+        if not isinstance(size, int) or not hasattr(rows, "__len__"):
+            return 1
+        return max(1, min(size, len(rows) - number * size))
 
     @property
     def is_stream(self) -> bool:
@@ -69,11 +94,12 @@ class Feed:
 
     def _replayed(self, start: int) -> Iterator[Any]:
         """A loader's batches from `start` on: begun with the random state that it was begun with, read up to there."""
-        now = random_state()
+        now = {**random_state(), "own": generator_states(self.source)}
         if start == 0 or self._begun is None:
             self._begun = now
         set_random_state(self._begun)
-        batches = iter(self.source)
+        set_generator_states(self.source, self._begun["own"])
+        batches = iter(self._loader)
         for _ in range(start):
             next(batches)
         if start:
@@ -81,37 +107,49 @@ class Feed:
         return batches
 
     def state_dict(self) -> dict[str, Any]:
-        """What it takes to start again in the middle of an epoch, of every process."""
-        return {"begun": self.engine.gather(self._begun)}
+        """What it takes to start again in the middle of an epoch, of every process, or with the next one."""
+        return {"begun": self.engine.gather(self._begun), "own": generator_states(self.source)}
+
+    def check_resumable(self) -> None:
+        """Refuse a source that no state could make repeat its batches.
+
+        Raises:
+            ArgumentError: it is one.
+        """
+        reason = None if self.is_stream else what_cannot_resume(self.source)
+        if reason:
+            raise ArgumentError(f"Learner: {self.owner} cannot go on from a checkpoint to the same numbers: {reason}.")
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on with the epoch that `state` was taken in."""
-        if len(state["begun"]) == self.engine.world:
-            self._begun = state["begun"][self.engine.rank]
+        set_generator_states(self.source, state["own"])
+        begun = state["begun"]  # the first process's tells the order, also to another number of processes
+        self._begun = begun[self.engine.rank] if self.engine.rank < len(begun) else None
 
-    def _moved(self, item: Any) -> tuple[Any, Any]:
+    def _pair(self, item: Any) -> tuple[Any, Any]:
         if not isinstance(item, (tuple, list)) or len(item) != 2:
             raise ArgumentError(f"Learner: {self.owner} must give pairs (x, y), got {type(item).__name__}.")
-        x, y = (self._placed(part) for part in item)
+        x, y = item
         return x, y
 
     def _placed(self, part: Any) -> Any:
-        """A tensor of the host goes to the device; one that is on another device is a mistake."""
-        device = self.engine.device
-        if not isinstance(part, Tensor) or part.device == device:
-            return part
-        if part.device.type != "cpu":
-            raise ArgumentError(f"Learner: {self.owner} gives a batch on {part.device}, the model is on {device}.")
-        return part.to(device, non_blocking=True)
+        """Tensors of the host go to the device; one that is on another device is a mistake."""
+        return each_tensor(self._to_device, part)
 
-    def _shared(self, pair: tuple[Any, Any]) -> Batch:
-        """This process's part of a batch that every process has made alike."""
-        x, y = pair
-        size, world, rank = len(y), self.engine.world, self.engine.rank
-        if world == 1 or not self.is_stream:
-            return Batch(x, y, size, 1.0)
-        mine = torch.tensor_split(torch.arange(size), world)[rank]
-        if len(mine) == 0:  # fewer examples than processes: take part with an example that does not count
-            return Batch(x[:1], y[:1], 0, 0.0)
-        part = slice(int(mine[0]), int(mine[-1]) + 1)
-        return Batch(x[part], y[part], len(mine), len(mine) * world / size)
+    def _to_device(self, tensor: Tensor) -> Tensor:
+        device = self.engine.device
+        if tensor.device == device:
+            return tensor
+        if tensor.device.type != "cpu":
+            raise ArgumentError(f"Learner: {self.owner} gives a batch on {tensor.device}, the model is on {device}.")
+        return tensor.to(device, non_blocking=True)
+
+    def _cut(self, x: Any, y: Any) -> tuple[Any, Any, int, int]:
+        """(x, y, examples in all, examples here): this process's part of a batch that every process has made alike."""
+        size, world = len(y), self.engine.world
+        if world == 1:
+            return x, y, size, size
+        part = own_part(size, self.engine.rank, world)
+        mine = part.stop - part.start
+        part = part if mine else slice(1)  # where nothing is left take part all the same, without counting
+        return rows(x, part), rows(y, part), size, mine

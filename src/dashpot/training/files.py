@@ -8,7 +8,7 @@ from pathlib import Path
 from dashpot.errors import RunError
 from dashpot.files import write_atomically
 
-__all__ = ["append_line", "cut_back", "make_folder", "write_bytes", "write_text"]
+__all__ = ["append_line", "cannot_write", "cut_back", "make_folder", "write_bytes", "write_text"]
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
@@ -20,7 +20,7 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
     try:
         write_atomically(path, lambda stream: stream.write(content))
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise cannot_write(path, error) from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -41,7 +41,7 @@ def append_line(path: Path, line: str) -> int:
             os.fsync(stream.fileno())
             return stream.tell()
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise cannot_write(path, error) from error
 
 
 def cut_back(path: Path, length: int) -> None:
@@ -53,7 +53,7 @@ def cut_back(path: Path, length: int) -> None:
     try:
         os.truncate(path, length)
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise cannot_write(path, error) from error
 
 
 def make_folder(path: Path) -> Path:
@@ -65,9 +65,10 @@ def make_folder(path: Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise cannot_write(path, error) from error
     return path
 
 
-def _unwritable(path: Path, error: OSError) -> RunError:
+def cannot_write(path: Path, error: OSError) -> RunError:
+    """The error for a file that the system refuses to write."""
     return RunError(f"Cannot write {path}: {error.strerror or error}; what was finished before is kept.")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dashpot.constraints import Interval, check
-from dashpot.errors import ArgumentError
+from dashpot.errors import ArgumentError, RunError
 from dashpot.tasks import Problem
 from dashpot.training import snapshot
 from dashpot.training.callback import ACTIONS, Callback, Callbacks, CancelBatch, CancelEpoch, CancelFit
@@ -63,8 +63,11 @@ class Learner:
     While it runs, callbacks find here: `model`, `opt`, `engine`; `epochs` (of the fit), `epoch` (from 0), `training`,
     `phase` ("train" or "eval"), `batch` (number in the phase), `x`, `y`, `size`, `output`, `loss`; `steps` (that the
     optimizer has taken since the start of the run), `steps_in_epoch`, `total_steps`, and `stepped` (whether it has
-    on this batch); `accumulate`, the batches for a step, which a callback may set before the fit; `position`, the
-    (epoch, batch) that comes next; `means` of the phase, and `history`, a list of {"train": {...}, "eval": {...}}.
+    on this batch); `accumulate`, the batches for a step, which a callback may set before the fit; `waiting`, those
+    whose gradients wait for their step; `grad_norm`, the norm of the step's gradients before clipping, where a callback
+    has measured it; `position`, the (epoch, batch) that comes next; `means` of the phase, and `history`, a list of
+    {"train": {...}, "eval": {...}}; `stopped`, None or why a callback ends the fit: after this epoch, or at
+    once where it raises `CancelFit` as well.
 
     >>> import dashpot as dp
     >>> from dashpot import tasks
@@ -74,6 +77,9 @@ class Learner:
     >>> len(learner.history), learner.steps, learner.history[-1]["eval"]["accuracy"] > 0.7
     (2, 60, True)
     """
+
+    settles = True
+    """Whether a fit begins with `opt.settle_engine()`, without which the clock has a say in a small model's rounding."""
 
     def __init__(
         self,
@@ -100,7 +106,10 @@ class Learner:
         self.module: nn.Module | None = None
         self.opt: Any = optimizer if isinstance(optimizer, Optimizer) else None
         self.history: list[dict[str, dict[str, float]]] = []
-        self.steps, self.position, self.accumulate = 0, (0, 0), 1
+        self.steps, self.position, self.accumulate, self.waiting = 0, (0, 0), 1, 0
+        self._step_batches: list[tuple[Any, Any, float]] = []
+        self.stopped: str | None = None
+        self.grad_norm: Tensor | None = None
         Callbacks(self.callbacks)
 
     @classmethod
@@ -120,6 +129,7 @@ class Learner:
         train: bool = True,
         evaluate: bool = True,
         resume: Mapping[str, Any] | None = None,
+        override: bool = False,
     ) -> None:
         """Run the loop.
 
@@ -129,19 +139,22 @@ class Learner:
             callbacks: take part in this fit only.
             train, evaluate: whether to have these phases.
             resume: what `state_dict()` returned during an earlier fit: this one goes on where that was.
+            override: go on although optimizer, schedule, precision or the like are set otherwise here than there.
 
         Raises:
             ArgumentError: an argument is out of range, or the loss is no scalar.
-            RunError: `resume` is of another model, optimizer or data.
+            RunError: `resume` is of another model, optimizer or data, or of other settings without `override`; the
+                differences are listed.
         """
         check("fit", "epochs", epochs, EPOCHS)
         self.epochs, self.epoch, self.training = epochs, 0, True
         self.history, self.steps, self.position, self.accumulate = [], 0, (0, 0), 1
+        self.waiting, self.stopped = 0, None
         self.phases = {"train": train, "eval": evaluate and self.evaluation is not None}
         self.told = Callbacks([*self.callbacks, *callbacks])
         self._do = {name: self.told.through(name, self, getattr(self, name)) for name in ACTIONS}
         self._prepare(self.lr if lr is None else lr)
-        self._scope("fit", CancelFit, lambda: self._epochs(resume))
+        self._scope("fit", CancelFit, lambda: self._epochs(resume, override))
 
     def _prepare(self, lr: float | None) -> None:
         """Put the model in place and make the optimizer."""
@@ -155,15 +168,17 @@ class Learner:
             raise ArgumentError("Learner: lr is given with an optimizer that is made already; set its own lr.")
         elif self.engine.sharded:
             raise ArgumentError("Learner: strategy='fsdp' makes parameters anew; give what makes the optimizer.")
-        settle = getattr(self.opt, "settle_engine", None)
-        if settle is not None:
-            settle()
-        self.opt.zero_grad()
+        if self.settles and hasattr(self.opt, "settle_engine"):
+            self.opt.settle_engine()
+        self._drop()
 
-    def _epochs(self, resume: Mapping[str, Any] | None) -> None:
+    def _epochs(self, resume: Mapping[str, Any] | None, override: bool) -> None:
         if resume is not None:
-            snapshot.restore(self, resume)
+            snapshot.restore(self, resume, override)
+            self._random = resume["random"]
         for epoch in range(self.position[0], self.epochs):
+            if self.stopped is not None:  # a callback wants no further epoch
+                break
             self.epoch = epoch
             if self.phases["train"]:
                 self._phase("train", self.train, self.position[1])
@@ -183,32 +198,51 @@ class Learner:
         self._scope("epoch", CancelEpoch, lambda: self._batches(start))
 
     def _batches(self, start: int) -> None:
+        if start:  # going on within an epoch: what before_epoch draws was drawn before the epoch's first batch
+            snapshot.restore_random(self, self._random)
         for number, batch in enumerate(self.feed.batches(self.epoch, start), start):
             self.batch = number
             self.x, self.y, self.size, self.weight = batch
-            self.stepped = False
+            self.stepped, self.grad_norm = False, None
             self._scope("batch", CancelBatch, self._batch)
+            if self.training:
+                self.position = (self.epoch, number + 1)
+        if self.training and self.waiting:
+            self._drop()
         self.history[self.epoch][self.phase] = self.means.values(self.engine.total)
         if self.phase == "eval" or not self.phases["eval"]:
             self.position = (self.epoch + 1, 0)
 
     def _batch(self) -> None:
-        self._do["predict"]()
-        self.tell("after_predict")
-        self._do["get_loss"]()
-        self.tell("after_loss")
+        if self.training and self.waiting and self.batch % self.accumulate == 0:
+            self._drop()
+        more = self.training and not self.full
+        with self.engine.without_sync(self.module) if more else nullcontext():  # pyright: ignore[reportArgumentType]
+            self._do["predict"]()
+            self.tell("after_predict")
+            self._do["get_loss"]()
+            self.tell("after_loss")
+            if self.training:
+                self._do["backward"]()
+                self.waiting += 1
+                self.tell("after_backward")
         if self.training:
-            self._do["backward"]()
-            self.tell("after_backward")
             if self.full:
                 self._do["step"]()
                 if self.stepped:
                     self.steps += 1
                     self.tell("after_step")
                 self._do["zero_grad"]()
+                self.waiting = 0
             self.position = (self.epoch, self.batch + 1)
         if self.size:
             self.means.add(self.output, self.y, self.loss.detach(), self.size)
+
+    def _drop(self) -> None:
+        """Drop gradients that a cancellation has left without their step; the next step is not to use them."""
+        self.engine.drop()
+        self.opt.zero_grad()
+        self.waiting = 0
 
     def _scope(self, name: str, cancel: type[Exception], body: Callable[[], None]) -> None:
         """Tell `before_`, run the body, tell `after_`; a cancellation skips the rest, cleaning up is never skipped."""
@@ -240,10 +274,11 @@ class Learner:
 
     def backward(self) -> None:
         """Add this batch's share of the gradient to the parameters'."""
-        assert self.module is not None
-        share = self.weight / self.window
-        with nullcontext() if self.full else self.engine.without_sync(self.module):
-            self.engine.backward(self.loss if share == 1 else self.loss * share, self.opt, self._again)
+        share = self.share
+        if self.engine.goes_again(self.opt):
+            self._step_batches = [*(self._step_batches if self.waiting else []), (self.x, self.y, share)]
+        again = self._again if self.full else None
+        self.engine.backward(self.loss if share == 1 else self.loss * share, self.opt, again)
 
     def step(self) -> None:
         """Let the optimizer step, and note in `stepped` whether it did."""
@@ -254,10 +289,17 @@ class Learner:
         self.opt.zero_grad()
 
     def _again(self) -> Tensor:
-        """The loss of this batch once more."""
+        """Go backward from the losses of all batches of this step once more; their sum."""
         assert self.module is not None
-        with self.engine.autocast():
-            return self.loss_function(self.module(self.x), self.y)
+        total = torch.zeros((), device=self.engine.device)
+        for number, (x, y, share) in enumerate(self._step_batches, 1):
+            last = number == len(self._step_batches)
+            with nullcontext() if last else self.engine.without_sync(self.module):
+                with self.engine.autocast():
+                    loss = self.loss_function(self.module(x), y) * share
+                loss.backward()
+                total = total + loss.detach()
+        return total
 
     # ---- what callbacks ask -----------------------------------------------------------------------------------------
 
@@ -266,6 +308,14 @@ class Learner:
         """Batches whose gradients make the present step: `accumulate`, or fewer at the end of an epoch."""
         first = self.batch - self.batch % self.accumulate
         return min(self.accumulate, len(self.feed) - first)
+
+    @property
+    def share(self) -> float:
+        """What the mean loss of the present batch counts in its step's: by its examples, as far as the data tell."""
+        first, window = self.batch - self.batch % self.accumulate, self.window
+        if window == 1:
+            return self.weight
+        return self.weight * self.feed.examples(self.batch) / sum(map(self.feed.examples, range(first, first + window)))
 
     @property
     def full(self) -> bool:
@@ -283,5 +333,14 @@ class Learner:
         return self.epochs * self.steps_in_epoch
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything a fit needs to go on from `position`, as plain data and tensors; every process must ask."""
+        """Everything a fit needs to go on from `position`, as plain data and tensors; every process must ask.
+
+        Raises `RunError` while gradients wait for their step, from `after_backward` to the end of a batch and between
+        the batches of one step: in several processes they are not added up yet, so a state could not hold them.
+        """
+        if self.waiting:
+            raise RunError(
+                f"Learner: the gradients of {self.waiting} batches wait for their step; a state can be taken once it "
+                "is done: in after_batch, where learner.full."
+            )
         return snapshot.take(self)

@@ -1,21 +1,25 @@
-"""The training loop: flat, in the order in which things happen."""
+"""Training a problem: the learner's loop, told epoch by epoch."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from dashpot.constraints import Interval, check
 from dashpot.errors import ArgumentError
-from dashpot.tasks import Problem, evaluate
-from dashpot.training.meter import Meter
+from dashpot.tasks import Problem
+from dashpot.training.callback import Callback, CancelFit
+from dashpot.training.engine import Engine
+from dashpot.training.learner import Learner
+from dashpot.training.means import FLUSH
 
-__all__ = ["Divergence", "Epoch", "lr_in_force", "train"]
+__all__ = ["Divergence", "Epoch", "Epochs", "learner_in_place", "lr_in_force", "train"]
 
 COUNT = Interval(0, math.inf, "left", integer=True)
 
@@ -60,6 +64,114 @@ def lr_in_force(optimizer: Optimizer) -> float:
     return float(optimizer.param_groups[0]["lr"] if scheduled is None else scheduled())
 
 
+class Epochs(Callback):
+    """Measures every epoch, and ends the fit where a loss is not finite.
+
+    Args:
+        on_step: called after every step with the number of steps done.
+        on_epoch: called with each `Epoch` once it is evaluated.
+
+    `epochs` holds those of the fit.
+    """
+
+    order = 100  # what it tells of a step comes after what everything else does with it
+
+    def __init__(
+        self, on_step: Callable[[int], None] | None = None, on_epoch: Callable[[Epoch], None] | None = None
+    ) -> None:
+        self.on_step, self.on_epoch = on_step, on_epoch
+        self.epochs: list[Epoch] = []
+
+    def before_epoch(self, learner: Learner) -> None:
+        """Begin to measure."""
+        if learner.training:
+            self._losses: list[float] = []
+            self._lrs: list[float] = []
+            self._sizes: list[int] = []
+            self._waiting: list[Tensor] = []
+            self._cpu, self._wall = time.process_time(), time.perf_counter()
+
+    def before_batch(self, learner: Learner) -> None:
+        """Note the rate that the step is about to use."""
+        if learner.training:
+            self._lrs.append(lr_in_force(learner.opt))
+
+    def after_batch(self, learner: Learner) -> None:
+        """Take in the step's loss."""
+        if not learner.training:
+            return
+        self._waiting.append(learner.loss.detach())
+        self._sizes.append(learner.size)
+        if len(self._waiting) == FLUSH:
+            self._flush()
+        if self.on_step is not None:
+            self.on_step(learner.epoch * len(learner.train) + learner.batch + 1)
+        if self._diverged:
+            self._stop(learner)
+
+    def after_epoch(self, learner: Learner) -> None:
+        """Read what waits, and tell the epoch once it is evaluated."""
+        if learner.training:
+            self._flush()
+            if self._diverged:
+                self._stop(learner)
+            self._measured = self._epoch(learner)
+        if not learner.training or not learner.phases["eval"]:
+            measured = learner.history[learner.epoch]
+            # The mean loss is taken from the losses as they were recorded, without another rounding.
+            total = math.fsum(loss * size for loss, size in zip(self._losses, self._sizes, strict=True))
+            means = {**measured["train"], "loss": total / sum(self._sizes)}
+            self._tell(replace(self._measured, train=means, evaluation=measured.get("eval", {})))
+
+    def _flush(self) -> None:
+        """Read the waiting losses, all at once, as far as they are finite and one more."""
+        fresh = torch.stack(self._waiting).tolist() if self._waiting else []
+        self._waiting.clear()
+        bad = next((i for i, loss in enumerate(fresh) if not math.isfinite(loss)), len(fresh))
+        self._losses += fresh[: bad + 1]
+
+    @property
+    def _diverged(self) -> bool:
+        return bool(self._losses) and not math.isfinite(self._losses[-1])
+
+    def _epoch(self, learner: Learner) -> Epoch:
+        """The epoch as far as it went, without means."""
+        cpu, wall = time.process_time() - self._cpu, time.perf_counter() - self._wall
+        steps = learner.epoch * len(learner.train) + len(self._losses)
+        return Epoch(learner.epoch + 1, steps, {}, {}, self._losses, self._lrs[: len(self._losses)], cpu, wall)
+
+    def _stop(self, learner: Learner) -> None:
+        """Tell the epoch that diverged, and end the fit."""
+        epoch = self._epoch(learner)
+        label = "nan" if math.isnan(epoch.loss[-1]) else "inf"
+        self._tell(replace(epoch, diverged=Divergence(epoch.steps - 1, label)))
+        raise CancelFit
+
+    def _tell(self, epoch: Epoch) -> None:
+        self.epochs.append(epoch)
+        if self.on_epoch is not None:
+            self.on_epoch(epoch)
+
+
+class _From(Callback):
+    """Begins with a later epoch."""
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+
+    def before_fit(self, learner: Learner) -> None:
+        learner.position, learner.steps = (self.first, 0), self.first * len(learner.train)
+        learner.history = [{} for _ in range(self.first)]
+
+
+def learner_in_place(problem: Problem, optimizer: Optimizer) -> Learner:
+    """A learner of `problem` that computes where its model is."""
+    device = next(p for group in optimizer.param_groups for p in group["params"]).device
+    learner = Learner.of(problem, optimizer, engine=Engine(device.type))
+    learner.settles = False  # the optimizer is the caller's, whose engine takes over when its own rule says so
+    return learner
+
+
 def train(
     problem: Problem,
     optimizer: Optimizer,
@@ -71,9 +183,9 @@ def train(
 ) -> list[Epoch]:
     """Train `problem.model` in place and evaluate it after every epoch.
 
-    A step zeroes the gradients, computes the mean loss of its batch, goes backward and lets the optimizer step. A loss
-    that is not finite ends the run: the last `Epoch` then carries `diverged`, and its steps end with that loss. It may
-    be noticed up to `meter.FLUSH` steps late, because losses are read from the device that many at a time.
+    It is a fit of `Learner` with nothing added. A loss that is not finite ends the run: the last `Epoch` then carries
+    `diverged`, and its steps end with that loss. It may be noticed up to `means.FLUSH` steps late, because losses are
+    read from the device that many at a time.
 
     Args:
         problem: model, batches, loss and metrics.
@@ -100,50 +212,7 @@ def train(
     check("train", "first", first, COUNT)
     if first > epochs:
         raise ArgumentError(f"train: first must be at most epochs = {epochs}, got {first}.")
-    done = first * len(problem.train)
-    history: list[Epoch] = []
-    backward = getattr(optimizer, "backward", Tensor.backward)  # second-order methods take their products on the way
-    for number in range(first, epochs):
-        cpu, wall, start = time.process_time(), time.perf_counter(), done
-        meter = Meter(problem.metrics)
-        problem.model.train()
-        for x, y in problem.train.epoch(number):
-            lr = lr_in_force(optimizer)
-            optimizer.zero_grad()
-            output = problem.model(x)
-            loss = problem.loss(output, y)
-            backward(loss)
-            optimizer.step()
-            meter.add(output.detach(), y, loss.detach(), lr, size=len(x))
-            done += 1
-            if on_step is not None:
-                on_step(done)
-            if meter.diverged is not None:
-                break
-        meter.flush()
-        cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-        diverged = _divergence(meter, start)
-        history.append(
-            Epoch(
-                number=number + 1,
-                steps=start + len(meter.losses),
-                train={} if diverged else meter.means(),
-                evaluation={} if diverged or problem.evaluation is None else evaluate(problem),
-                loss=meter.losses,
-                lr=meter.lrs,
-                cpu_s=cpu,
-                wall_s=wall,
-                diverged=diverged,
-            )
-        )
-        if on_epoch is not None:
-            on_epoch(history[-1])
-        if diverged:
-            break
-    return history
-
-
-def _divergence(meter: Meter, start: int) -> Divergence | None:
-    if meter.diverged is None:
-        return None
-    return Divergence(start + meter.diverged, "nan" if math.isnan(meter.losses[-1]) else "inf")
+    told = Epochs(on_step, on_epoch)
+    learner_in_place(problem, optimizer).fit(epochs, callbacks=[told, _From(first)])
+    problem.model.train()
+    return told.epochs

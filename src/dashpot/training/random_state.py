@@ -25,7 +25,7 @@ def random_state() -> dict[str, Any]:
     kind, keys, position, has_gauss, cached = cast("tuple[Any, ...]", np.random.get_state(legacy=True))
     return {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "devices": _device_states(),
         "python": [version, list(words), gauss],
         "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(cached)],
     }
@@ -34,9 +34,32 @@ def random_state() -> dict[str, Any]:
 def set_random_state(state: Mapping[str, Any]) -> None:
     """Put back what `random_state` told."""
     torch.set_rng_state(state["torch"])
-    for device, words in enumerate(state["cuda"][: torch.cuda.device_count()]):
-        torch.cuda.set_rng_state(words, device)
+    _set_device_states(state["devices"])
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
     kind, keys, *rest = state["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+
+
+def _device_states() -> dict[str, list[torch.Tensor]]:
+    """The states of the generators of this machine's accelerators, by their kind."""
+    kind = torch.accelerator.current_accelerator(check_available=True)
+    if kind is None:
+        return {}
+    module = torch.get_device_module(kind)
+    every = getattr(module, "get_rng_state_all", None)
+    return {kind.type: [module.get_rng_state()] if every is None else every()}
+
+
+def _set_device_states(states: Mapping[str, list[torch.Tensor]]) -> None:
+    """Put them back, as far as there are such devices here."""
+    for kind, words in states.items():
+        there = torch.accelerator.current_accelerator(check_available=True)
+        if there is None or there.type != kind:
+            continue
+        module = torch.get_device_module(kind)
+        if not hasattr(module, "set_rng_state_all"):
+            module.set_rng_state(words[0])
+            continue
+        for device, state in enumerate(words[: module.device_count()]):
+            module.set_rng_state(state, device)

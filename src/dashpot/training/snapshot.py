@@ -1,11 +1,13 @@
-"""The whole state of a fit between two batches: taken, and put back so that the rest comes out the same."""
+"""The whole state of a fit between two steps: taken, and put back so that the rest comes out the same."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dashpot.errors import RunError
+from torch.optim import Optimizer
+
+from dashpot.errors import ArgumentError, RunError
 from dashpot.training import weights
 from dashpot.training.means import Means
 from dashpot.training.random_state import random_state, set_random_state
@@ -13,65 +15,175 @@ from dashpot.training.random_state import random_state, set_random_state
 if TYPE_CHECKING:
     from dashpot.training.learner import Learner
 
-__all__ = ["restore", "take"]
+__all__ = ["restore", "restore_random", "take"]
 
 
 def take(learner: Learner) -> dict[str, Any]:
-    """The state of `learner`: plain data and tensors on the CPU, in whole tensors whatever the number of processes."""
+    """The state of `learner`: plain data and tensors on the CPU, in whole tensors whatever the number of processes.
+
+    Raises:
+        RunError: an evaluation is under way.
+    """
+    _check_moment(learner)
     engine = learner.engine
     return {
         "model": weights.model_state(learner.model),
+        "besides": weights.besides(learner.model),
         "optimizer": weights.optimizer_state(learner.model, learner.opt),
         "scaler": None if engine.scaler is None else engine.scaler.state_dict(),
         "random": engine.gather(random_state()),
-        "data": learner.train.state_dict(),
+        "data": {"train": learner.train.state_dict(), "evaluation": _state_of(learner.evaluation)},
+        "settings": settings(learner),
         "progress": {
             "position": list(learner.position),
             "steps": learner.steps,
             "epochs": learner.epochs,
-            "batches": len(learner.train),
-            "accumulate": learner.accumulate,
             "history": [{phase: dict(means) for phase, means in epoch.items()} for epoch in learner.history],
-            "means": learner.means.state_dict(engine.total) if learner.position[1] else None,
+            "means": engine.gather(learner.means.state_dict()) if learner.position[1] else None,
         },
-        "callbacks": {name: callback.state_dict() for name, callback in learner.told.named().items()},
+        "callbacks": {name: weights.copied(callback.state_dict()) for name, callback in learner.told.named().items()},
     }
 
 
-def restore(learner: Learner, state: Mapping[str, Any]) -> None:
+def restore(learner: Learner, state: Mapping[str, Any], override: bool = False) -> None:
     """Put `state` back into `learner`, whose fit has just begun.
 
+    Args:
+        learner: of the same model, data and callbacks.
+        state: what `take` gave; it is not changed.
+        override: go on with the settings of here where they differ.
+
     Raises:
-        RunError: it is of another model, optimizer, data or list of callbacks.
+        RunError: it is of another model, optimizer, data or list of callbacks, or of other settings without `override`;
+            each difference is listed, and weights and optimizer stay as they were.
     """
-    engine, progress = learner.engine, state["progress"]
-    _check(learner, state)
+    _check(learner, state, override)
+    weights.check_model(learner.model, state["model"])
+    unlike = [name for name, *_ in _differences(state["settings"]["defaults"], settings(learner)["defaults"])]
+    undo = weights.load_optimizer(learner.model, learner.opt, state["optimizer"], keep=unlike if override else ())
+    there, here = state["settings"]["recipe"], _recipe(learner.opt)  # equal, now that the groups are those of there
+    if _differs(there, here) and not override:
+        undo()
+        raise RunError(_refusal([f"the optimizer's recipe is {there} there and {here} here"]))
     weights.load_model(learner.model, state["model"])
-    weights.load_optimizer(learner.model, learner.opt, state["optimizer"])
-    if engine.scaler is not None and state["scaler"]:
-        engine.scaler.load_state_dict(state["scaler"])
-    learner.position = tuple(progress["position"])
-    learner.steps, learner.history = progress["steps"], progress["history"]
-    learner.means = Means(learner.metrics)
-    if progress["means"] is not None and engine.first:  # the sums of all processes, which count once
-        learner.means.load_state_dict(progress["means"])
-    learner.train.load_state_dict(state["data"])
+    weights.load_besides(learner.model, state["besides"])
+    if learner.engine.scaler is not None and state["scaler"]:
+        learner.engine.scaler.load_state_dict(state["scaler"])
+    _restore_progress(learner, state["progress"])
+    learner.train.load_state_dict(state["data"]["train"])
+    if learner.evaluation is not None and state["data"]["evaluation"] is not None:
+        learner.evaluation.load_state_dict(state["data"]["evaluation"])
     for name, callback in learner.told.named().items():
-        callback.load_state_dict(state["callbacks"][name])
-    if len(state["random"]) == engine.world:
-        set_random_state(state["random"][engine.rank])
+        if name in state["callbacks"]:
+            callback.load_state_dict(weights.copied(state["callbacks"][name]))
+    restore_random(learner, state["random"])
 
 
-def _check(learner: Learner, state: Mapping[str, Any]) -> None:
+def restore_random(learner: Learner, states: Sequence[Mapping[str, Any]]) -> None:
+    """Put the generators of every process back; with another number of processes there is nothing that would fit."""
+    if len(states) == learner.engine.world:
+        set_random_state(states[learner.engine.rank])
+
+
+def settings(learner: Learner) -> dict[str, Any]:
+    """What a fit was told and its state does not carry: texts and numbers to compare."""
+    opt = learner.opt
+    running = getattr(opt, "running", None)
+    return {
+        "optimizer": _title(opt),
+        "schedule": repr(getattr(opt, "schedule", None) or None),
+        "options": "" if running is None else running.text(),
+        "precision": learner.engine.precision,
+        "batches": len(learner.train),
+        "accumulate": learner.accumulate,
+        "metrics": ", ".join(learner.metrics),
+        "defaults": {name: repr(value) for name, value in opt.defaults.items()},
+        "recipe": _recipe(opt),
+    }
+
+
+def _restore_progress(learner: Learner, progress: Mapping[str, Any]) -> None:
+    engine = learner.engine
+    learner.position, learner.steps = tuple(progress["position"]), progress["steps"]
+    learner.history = [{phase: dict(means) for phase, means in epoch.items()} for epoch in progress["history"]]
+    learner.means = Means(learner.metrics)
+    if progress["means"] is None:
+        return
+    if len(progress["means"]) == engine.world:
+        learner.means.load_state_dict(progress["means"][engine.rank])
+    elif engine.first:  # the sums of all processes, which count once
+        rows = progress["means"]
+        total = [sum(column) for column in zip(*(row["sums"] for row in rows), strict=True)]
+        learner.means.load_state_dict({"count": sum(row["count"] for row in rows), "sums": total})
+
+
+def _check_moment(learner: Learner) -> None:
+    """Refuse a moment at which averaged weights may be in the place of the model's own."""
+    epoch, batch = learner.position
+    if batch and getattr(learner, "phase", "train") == "eval":
+        raise RunError(
+            f"A fit's state is taken while it trains or after an epoch, not while epoch {epoch + 1} is evaluated."
+        )
+
+
+def _check(learner: Learner, state: Mapping[str, Any], override: bool) -> None:
     """Refuse a state that this fit cannot go on from, before anything is changed."""
-    progress, found = state["progress"], []
-    for name, own in (("batches", len(learner.train)), ("accumulate", learner.accumulate)):
-        if progress[name] != own:
-            found.append(f"{name} is {progress[name]} there and {own} here")
-    there, here = set(state["callbacks"]), set(learner.told.named())
-    found += [f"the callback {name} is only there" for name in sorted(there - here)]
-    found += [f"the callback {name} is only here" for name in sorted(here - there)]
-    if progress["position"][0] > learner.epochs:
-        found.append(f"{progress['position'][0]} epochs are done there, {learner.epochs} are wanted here")
-    if found:
-        raise RunError(f"The checkpoint is of another fit: {'; '.join(found)}.")
+    progress, there, here = state["progress"], state["settings"], settings(learner)
+    epoch, batch = progress["position"]
+    if epoch > learner.epochs:
+        raise RunError(f"The checkpoint is of {epoch} finished epochs, more than the {learner.epochs} wanted here.")
+    unlike = _differences(_without(there), _without(here)) + _differences(there["defaults"], here["defaults"])
+    within = [text for name, text in unlike if batch and name in ("batches", "accumulate", "metrics")]
+    if within:  # the rest of an epoch has to be that of its beginning
+        raise RunError(f"The checkpoint is from within an epoch of another fit: {'; '.join(within)}.")
+    found = [text for _, text in unlike]
+    own = {name: callback.state_dict() for name, callback in learner.told.named().items()}
+    found += [f"the callback {name} is only there" for name, s in state["callbacks"].items() if s and name not in own]
+    found += [f"the callback {name} is only here" for name, s in own.items() if s and name not in state["callbacks"]]
+    if found and not override:
+        raise RunError(_refusal(found))
+
+
+def _refusal(found: Sequence[str]) -> str:
+    return f"The checkpoint is of a fit with other settings: {'; '.join(found)}; override=True goes on with those here."
+
+
+def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(name, sentence) of what differs; a setting that one side does not know is no difference."""
+    return [
+        (name, f"{name} is {_shown(there[name])} there and {_shown(here[name])} here")
+        for name in there
+        if name in here and _differs(there[name], here[name])
+    ]
+
+
+def _differs(there: Any, here: Any) -> bool:
+    """Whether two settings differ; a text with an address in it is another one in every process."""
+    return there != here and " at 0x" not in f"{there} {here}"
+
+
+def _shown(value: Any) -> str:
+    return str(value) or "none"
+
+
+def _without(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in ("defaults", "recipe")}
+
+
+def _title(optimizer: Optimizer) -> str:
+    """The optimizer's class; torch's and ours share names."""
+    kind = type(optimizer)
+    origin = kind.__module__.partition(".")[0]
+    return f"{origin}.{kind.__name__}" if origin in ("torch", "dashpot") else kind.__name__
+
+
+def _recipe(optimizer: Optimizer) -> str:
+    """The recipe of a dashpot optimizer as text; empty where there is none."""
+    try:
+        return repr(getattr(optimizer, "recipe", ""))
+    except ArgumentError:  # a schedule that no recipe can carry
+        return ""
+
+
+def _state_of(feed: Any) -> dict[str, Any] | None:
+    return None if feed is None else feed.state_dict()

@@ -1,0 +1,181 @@
+"""`dashpot train` and `dashpot lr-find`: the settings of a run as options, and what happens with them."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import NoneType
+from typing import Annotated, Any, get_args, get_type_hints
+
+from cyclopts import Parameter, Token
+
+from dashpot.errors import ArgumentError
+from dashpot.tasks.user_file import is_file_spec
+from dashpot.training.settings import Settings, names, parse_value, read_settings
+
+__all__ = ["DIVERGED", "TaskName", "lr_find", "train", "typed_command", "whole"]
+
+DIVERGED = 3
+"""The exit code of a run whose loss or gradients were no longer finite."""
+
+
+def whole(_: type, tokens: Sequence[Token]) -> int:
+    """A whole number as typed; 1.5 is a mistake and not 2."""
+    return int(tokens[0].value)
+
+
+def options(title: str, chosen: Sequence[str]) -> type:
+    """A dataclass with those settings as options of a command, each None where it is not given."""
+    hints = get_type_hints(Settings)
+    fields = {item.name: item for item in dataclasses.fields(Settings)}
+    made = [(name, _option(hints[name], fields[name]), dataclasses.field(default=None)) for name in chosen]
+    # In the module `types`, where it would be by itself, it looks like a part of Python.
+    return dataclasses.make_dataclass(title, made, frozen=True, kw_only=True, namespace={"__module__": __name__})
+
+
+def _option(hint: Any, item: dataclasses.Field[Any]) -> Any:
+    """The annotation of one option: its type on the command line, its help, and how it is read."""
+    kinds = [kind for kind in get_args(hint) if kind is not NoneType] if NoneType in get_args(hint) else [hint]
+    kind = kinds[0] if kinds[0] in (int, float, str) else str
+    default = item.default
+    known = "" if default in (None, (), dataclasses.MISSING) else f" [default: {default}]"
+    text = item.metadata["help"] + known
+    if item.name == "set":
+        return Annotated[list[str] | None, Parameter(help=text, consume_multiple=True)]
+    converter = {"converter": whole} if kind is int else {}
+    return Annotated[kind | None, Parameter(help=text, **converter)]
+
+
+TrainOptions: Any = options("TrainOptions", names())
+FOUND_WITH = (
+    *("task", "optimizer", "seed", "precision", "accumulate", "max_norm", "clip_value"),
+    *("accelerator", "threads", "data_dir", "set"),
+)
+"""The settings that matter to a search for a learning rate."""
+FindOptions: Any = options("FindOptions", FOUND_WITH)
+
+TaskName = Annotated[str | None, Parameter(help="Name of a task (see `dashpot tasks`), or path/to/file.py:function.")]
+Config = Annotated[
+    Path | None, Parameter(help="TOML file with settings, such as a run's run.toml; options given besides come first.")
+]
+
+
+def train(
+    name: TaskName = None,
+    /,
+    *,
+    given: Annotated[TrainOptions, Parameter(name="*")] = TrainOptions(),
+    config: Config = None,
+    out: Annotated[
+        Path | None, Parameter(help="Folder of the run; a numbered runs/TASK-OPTIMIZER-seedN by default.")
+    ] = None,
+    resume: Annotated[Path | None, Parameter(help="Go on with the run in that folder.")] = None,
+    override: Annotated[bool, Parameter(help="With --resume: go on with other settings than the run's.")] = False,
+) -> int:
+    """Train one method, in a folder that keeps settings, record and checkpoints.
+
+    Every run writes run.toml, which repeats it (--config), and checkpoints, from which --resume goes on to the same
+    bits. The exit code is 0 for a finished run, 2 for a mistake, 3 where it has diverged, 4 where one of several
+    processes has died, 130 after Ctrl-C.
+    """
+    from dashpot.training import processes, run
+    from dashpot.training.folder import RunFolder
+
+    values = {**({} if config is None else _local(read_settings(config))), **_values(name, given)}
+    if override and resume is None:
+        raise ArgumentError("train: --override goes with --resume, which names the run to go on with.")
+    if resume is not None and out is not None:
+        raise ArgumentError("train: --resume goes on in the run's own folder; leave --out away.")
+    if resume is not None:
+        settings = run.merged(RunFolder.existing(resume).settings(), values, resume, override=override)
+    else:
+        settings = Settings.of(values)
+    if settings.devices > 1 and processes.place() is None:
+        return _supervise(settings, resume, out)
+    if resume is not None:
+        outcome = run.go_on(resume, values, override=override, command=typed_command())
+    else:
+        outcome = run.begin(settings, out, command=typed_command())
+    return DIVERGED if outcome.status == "diverged" else 0
+
+
+def _supervise(settings: Settings, resume: Path | None, out: Path | None) -> int:
+    """Start the processes of a run, each of which goes on with its folder."""
+    from dashpot.training import launch, run
+    from dashpot.training.folder import RunFolder
+
+    words = sys.argv[1:]
+    folder = RunFolder(resume) if resume is not None else None
+    if folder is None:
+        plan = run.Plan.of(settings)  # finds mistakes before anything is started
+        folder = RunFolder.new(out, plan.settings, command=typed_command())
+        words = ["train", "--resume", str(folder.path)]
+    return launch.supervise(words, settings.devices, lambda: run.resume_command(folder.path))
+
+
+def lr_find(
+    name: TaskName = None,
+    /,
+    *,
+    given: Annotated[FindOptions, Parameter(name="*")] = FindOptions(),
+    config: Config = None,
+    out: Annotated[Path | None, Parameter(help="HTML file for the curve.")] = None,
+) -> None:
+    """Find a learning rate: let it grow with every batch, and see where the loss falls and where it explodes."""
+    from dashpot.training import run
+
+    values = {**({} if config is None else _local(read_settings(config))), **_values(name, given)}
+    chosen = {key: value for key, value in values.items() if key in FOUND_WITH}
+    curve = run.find_rate(Settings.of(chosen))
+    print(curve.text())
+    if out is not None:
+        from dashpot.files import write_atomically
+
+        page = curve.plot().to_html(include_plotlyjs=True).encode()
+        write_atomically(out, lambda stream: stream.write(page))
+        print(f"Plot: {out}")
+
+
+def typed_command() -> str:
+    """The command line as typed, to be kept in records and repeated."""
+    return shlex.join(["dashpot", *sys.argv[1:]])
+
+
+def _values(name: str | None, given: Any) -> dict[str, Any]:
+    """The settings that were given on the command line."""
+    values = {key: value for key, value in vars(given).items() if value is not None}
+    if name is not None and "task" in values:
+        raise ArgumentError("Name one task, such as digits, or give --task path/to/file.py:function.")
+    if name is not None:
+        values["task"] = name
+    if "log" in values:
+        values["log"] = tuple(part for part in values["log"].split(",") if part)
+    if "set" in values:
+        values["set"] = _pairs(values["set"])
+    return _local(values)
+
+
+def _pairs(items: Sequence[str]) -> dict[str, Any]:
+    """`NAME=VALUE` items as a mapping."""
+    pairs = {}
+    for item in items:
+        key, sign, value = item.partition("=")
+        if not key or not sign or not value:
+            raise ArgumentError(f"--set must be NAME=VALUE, such as weight_decay=5e-4, got {item!r}.")
+        pairs[key] = parse_value(value)
+    return pairs
+
+
+def _local(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with paths that hold wherever the run is continued from."""
+    found = dict(values)
+    if isinstance(found.get("task"), str) and is_file_spec(found["task"]):
+        path, colon, function = found["task"].rpartition(":")
+        path, rest = (path, colon + function) if colon and path.endswith(".py") else (found["task"], "")
+        found["task"] = str(Path(path).expanduser().resolve()) + rest
+    if isinstance(found.get("data_dir"), str):
+        found["data_dir"] = str(Path(found["data_dir"]).expanduser().resolve())
+    return found

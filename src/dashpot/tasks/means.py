@@ -1,0 +1,73 @@
+"""Running means over examples: sums that stay on the device for a while."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["FLUSH", "Means"]
+
+FLUSH = 32
+"""Batches between two reads from the device: often enough to see a diverged loss soon, too rarely to cost."""
+
+
+class Means:
+    """Means over examples of the loss and of every metric.
+
+    >>> means = Means({"accuracy": lambda output, target: (output.argmax(1) == target).sum()})
+    >>> means.add(torch.eye(2), torch.tensor([0, 0]), torch.tensor(0.5), size=2)
+    >>> means.values()
+    {'loss': 0.5, 'accuracy': 0.5}
+    """
+
+    def __init__(self, metrics: Mapping[str, Callable[[Tensor, Tensor], Tensor]]) -> None:
+        self.metrics = metrics
+        self.sums = [0.0] * (1 + len(metrics))
+        self.count = 0
+        self._waiting: list[list[Tensor]] = []
+        self._sizes: list[int] = []
+
+    def add(self, output: Tensor, target: Tensor, loss: Tensor, size: int) -> None:
+        """Take in a batch of `size` examples: its output and target, and its mean loss."""
+        output = output.detach() if isinstance(output, Tensor) else output
+        values = (loss, *(metric(output, target) for metric in self.metrics.values()))
+        self._waiting.append([value.detach() for value in values])
+        self._sizes.append(size)
+        if len(self._sizes) == FLUSH:
+            self.flush()
+
+    def flush(self) -> None:
+        """Read what waits on the device, all at once."""
+        if not self._waiting:
+            return
+        columns = [torch.stack(column) for column in zip(*self._waiting, strict=True)]
+        wide = torch.promote_types(columns[0].dtype, torch.float32)  # counts examples exactly
+        columns = [column.to(wide) for column in columns]
+        columns[0] = columns[0] * torch.tensor(self._sizes, dtype=wide, device=columns[0].device)
+        # Summed as Python floats: a float32 sum over many batches would lose digits.
+        for row in torch.stack(columns, dim=1).tolist():
+            self.sums = [a + b for a, b in zip(self.sums, row, strict=True)]
+        self.count += sum(self._sizes)
+        self._waiting.clear()
+        self._sizes.clear()
+
+    def values(self, total: Callable[[list[float]], list[float]] = list) -> dict[str, float]:
+        """The means so far; `total` adds the sums of several processes. Empty before the first batch."""
+        self.flush()
+        count, *sums = total([float(self.count), *self.sums])
+        return {name: s / count for name, s in zip(["loss", *self.metrics], sums, strict=True)} if count else {}
+
+    def state_dict(self, total: Callable[[list[float]], list[float]] = list) -> dict[str, Any]:
+        """The sums so far, of all processes."""
+        self.flush()
+        count, *sums = total([float(self.count), *self.sums])
+        return {"count": int(count), "sums": sums}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from sums."""
+        self.count, self.sums = int(state["count"]), [float(value) for value in state["sums"]]
+        self._waiting.clear()
+        self._sizes.clear()

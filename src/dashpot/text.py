@@ -1,0 +1,43 @@
+"""Numbers and times as people read them."""
+
+from __future__ import annotations
+
+__all__ = ["clock", "decimals", "duration"]
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words, no finer than a reader needs.
+
+    >>> duration(4.25), duration(42), duration(185), duration(4000)
+    ('4.2 s', '42 s', '3 min 5 s', '1 h 7 min')
+    """
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{round(seconds / 60) // 60} h {round(seconds / 60) % 60} min"
+
+
+def clock(seconds: float) -> str:
+    """Seconds as in a column of times: with minutes and hours where there are any.
+
+    >>> clock(4.25), clock(59.96), clock(185), clock(4000)
+    ('4.2 s', '1:00', '3:05', '1:06:40')
+    """
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+
+
+def decimals(value: float) -> str:
+    """Three decimals; three digits and a power of ten where these would tell nothing or take much room.
+
+    >>> decimals(0.4567), decimals(0.0), decimals(0.00042), decimals(-123456.0), decimals(float("nan"))
+    ('0.457', '0.000', '4.20e-04', '-1.23e+05', 'nan')
+    """
+    size = abs(value)
+    return f"{value:.2e}" if 0 < size < 0.001 or 10_000 <= size < float("inf") else f"{value:.3f}"

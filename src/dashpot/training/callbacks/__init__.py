@@ -1,0 +1,1 @@
+"""Callbacks for the learner, one idea a file."""

@@ -1,0 +1,176 @@
+"""Gradients and losses that are not finite: found before they reach the weights, and told where they come from."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from dashpot.constraints import OneOf, check
+from dashpot.errors import ArgumentError, NonFiniteError
+from dashpot.training import snapshot
+from dashpot.training.callback import Callback, CancelFit
+from dashpot.training.callbacks.diagnosis import Diagnosis, diagnose
+from dashpot.training.callbacks.gradients import grad_norm
+from dashpot.training.files import make_folder, write_bytes
+
+if TYPE_CHECKING:
+    from dashpot.training.learner import Learner
+
+__all__ = ["NonFinite"]
+
+LEAST_SCALE = 2.0**-10
+"""A loss scale below it makes no finite gradient overflow in float16 unless it is beyond 6e7."""
+
+
+class NonFinite(Callback):
+    """Looks before every step whether the gradients are finite; if not, says where that began, and does as told.
+
+    The report names every parameter whose gradient holds a nan ("nan"), or no nan but an infinity ("inf"), and its
+    layer; weights that are not finite themselves; and the first module that makes something not finite of a batch of
+    this step, found by sending the batches through the model once more. Neither buffers nor random states change by it.
+
+    One norm is computed and read for every step, which makes a GPU wait for it. Under the loss scale of fp16 an
+    infinity now and then is how the scale is found: the scaler skips these steps by itself, and this callback speaks up
+    when the scale has come down so far (2^-10) that the gradients themselves must be the reason.
+
+    Args:
+        then: "stop" ends the fit, with a warning and the report as `learner.stopped`; "skip" leaves this step out (no
+            gradient, no schedule moves) and warns the first time; "raise" raises `NonFiniteError`.
+        folder: where to write, each time but at most `keep` times, a file with the report, the fit's state before the
+            step, the gradients and the batches. `torch.load(file, weights_only=True)` reads it. None: nowhere.
+        check: "gradients", or "loss": only the losses of the step's batches are looked at.
+        keep: how many such files to write in one fit.
+
+    Attributes:
+        reports: the report of every step that was not finite, in this fit.
+
+    Raises:
+        ArgumentError: an argument is out of range.
+        RunError: the folder cannot be written.
+
+    >>> import torch
+    >>> from dashpot import SGD, tasks
+    >>> from dashpot.training import Engine, Learner
+    >>> learner = Learner.of(tasks.get("digits").build(0), SGD, lr=0.1, engine=Engine("cpu"))
+    >>> watch = NonFinite(then="raise")
+    >>> with torch.no_grad():
+    ...     _ = next(learner.model.parameters()).view(-1)[0].fill_(torch.nan)
+    >>> learner.fit(1, callbacks=[watch])
+    Traceback (most recent call last):
+    dashpot.errors.NonFiniteError: Step 1 (epoch 1, batch 1) has gradients that are not finite: ...
+    """
+
+    order: ClassVar[int] = 5
+
+    def __init__(
+        self,
+        then: str = "stop",
+        folder: str | os.PathLike[str] | None = None,
+        check: str = "gradients",
+        keep: int = 3,
+    ) -> None:
+        _check_arguments(then, check, keep)
+        if folder is not None and not isinstance(folder, (str, os.PathLike)):
+            raise ArgumentError(f"NonFinite: folder must be None or a path, got {folder!r}.")
+        self.then, self.check, self.keep = then, check, keep
+        self.folder = None if folder is None else Path(folder)
+        self.reports: list[str] = []
+
+    def before_fit(self, learner: Learner) -> None:
+        self.reports, self._batches = [], []
+        self._losses: list[Tensor] = []
+        if self.folder is not None and learner.engine.first:
+            make_folder(self.folder)
+
+    def after_loss(self, learner: Learner) -> None:
+        if not learner.training:
+            return
+        if learner.batch % learner.accumulate == 0:
+            self._batches, self._losses = [], []
+        self._batches.append((learner.batch, learner.x, learner.y))
+        self._losses.append(learner.loss.detach())
+
+    def step(self, learner: Learner, proceed: Callable[[], None]) -> None:
+        scaler = learner.engine.scaler
+        if scaler is not None:
+            proceed()
+            if not learner.stepped and scaler.get_scale() < LEAST_SCALE:
+                self._act(learner)
+        elif self._finite(learner):
+            proceed()
+        else:
+            self._act(learner, proceed)
+
+    def cleanup_fit(self, learner: Learner) -> None:
+        self._batches, self._losses = [], []
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"reports": list(self.reports)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.reports = list(state["reports"])
+
+    def _finite(self, learner: Learner) -> bool:
+        if self.check == "gradients":
+            return math.isfinite(grad_norm(learner).item())
+        bad = not all(map(math.isfinite, torch.stack([loss.float() for loss in self._losses]).tolist()))
+        return not learner.engine.any(bad)
+
+    def _act(self, learner: Learner, proceed: Callable[[], None] | None = None) -> None:
+        """Report, and do as told; `proceed` takes the step after all where it was only the norm that overflowed."""
+        found = diagnose(learner, self._batches, self._losses)
+        if proceed is not None and not (found.gradients or found.losses):
+            proceed()
+            return
+        report = found.text(learner)
+        if self.folder is not None and len(self.reports) < self.keep:
+            report += f" The state and the batch are in {self._write(learner, found, report)}."
+        self.reports.append(report)
+        if self.then == "raise":
+            raise NonFiniteError(report)
+        learner.stopped = report if self.then == "stop" else None
+        if (self.then == "stop" or len(self.reports) == 1) and learner.engine.first:
+            warnings.warn(report, RuntimeWarning, stacklevel=2)
+        if self.then == "stop":
+            raise CancelFit
+        learner.opt.zero_grad()
+
+    def _write(self, learner: Learner, found: Diagnosis, report: str) -> Path:
+        """Every process takes part, as the state is everybody's; the first one writes."""
+        assert self.folder is not None
+        path = (
+            self.folder / f"nonfinite-step-{learner.steps + 1}-epoch-{learner.epoch + 1}-batch-{learner.batch + 1}.pt"
+        )
+        state = snapshot.take(learner)
+        if learner.engine.first:
+            batches = [{"batch": number, "x": _on_cpu(x), "y": _on_cpu(y)} for number, x, y in self._batches]
+            content = io.BytesIO()
+            torch.save({"report": report, **found.plain(), "state": state, "batches": batches}, content)
+            write_bytes(path, content.getbuffer())
+        return path
+
+
+def _check_arguments(then: str, checked: str, keep: int) -> None:
+    check("NonFinite", "then", then, OneOf(("stop", "skip", "raise")))
+    check("NonFinite", "check", checked, OneOf(("gradients", "loss")))
+    if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
+        raise ArgumentError(f"NonFinite: keep must be an integer >= 1, got {keep!r}.")
+
+
+def _on_cpu(value: Any) -> Any:
+    """`value`, its tensors on the CPU; what a file read with `weights_only` cannot hold as its text."""
+    if isinstance(value, Tensor):
+        return value.detach().cpu()
+    if isinstance(value, dict):
+        return {str(key): _on_cpu(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_on_cpu(item) for item in value]
+    return value if isinstance(value, (bool, int, float, str, type(None))) else repr(value)

@@ -1,0 +1,231 @@
+"""What every step of the optimizer used, written down as the fit goes on."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from dashpot import knobs
+from dashpot.constraints import OneOf, check
+from dashpot.errors import ArgumentError, RunError
+from dashpot.training.callback import Callback
+from dashpot.training.callbacks.gradients import grad_norm, total_norm
+from dashpot.training.means import FLUSH
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+    from torch.optim import Optimizer
+
+    from dashpot.training.learner import Learner
+
+__all__ = ["Recorder"]
+
+IN_GROUP = re.compile(r"(?P<name>.+):(?P<index>\d+)")
+
+
+class Recorder(Callback):
+    """Keeps a number of every optimizer step under each of its names; a step that was skipped has none.
+
+    A hyperparameter is the value that the step used, the optimizer's own schedule included. Values on a device are read
+    in groups, so that it does not wait.
+
+    Args:
+        names: what to record:
+
+            * a hyperparameter of the first parameter group, "lr", "momentum" (also where it is the first of `betas`),
+              "betas[1]", "weight_decay", ...; "lr:1" is that of group 1;
+            * "grad_norm", the 2-norm of all gradients before clipping, in true units under a loss scale;
+            * "state:exp_avg", the 2-norm of that state over all parameters, as the step has left it.
+        loss: whether to record the loss of the step as "loss": the mean over the examples of all its batches.
+
+    Raises:
+        ArgumentError: a name is no text or given twice; when a fit begins, a hyperparameter or a group that is not
+            there; at the first step, a state that the optimizer does not have.
+
+    >>> from dashpot import AdamW, tasks
+    >>> from dashpot.schedules import Cosine
+    >>> from dashpot.training import Engine, Learner
+    >>> def make(params, lr):
+    ...     return AdamW(params, lr=lr, schedule=Cosine(30))
+    >>> recorder = Recorder("lr", "betas[1]", "grad_norm", "state:exp_avg")
+    >>> learner = Learner.of(tasks.get("digits").build(0), make, lr=0.01, engine=Engine("cpu"))
+    >>> learner.fit(1, callbacks=[recorder])
+    >>> sorted(recorder.values), len(recorder.values["loss"]), recorder.values["lr"][:1]
+    (['betas[1]', 'grad_norm', 'loss', 'lr', 'state:exp_avg'], 30, [0.01])
+    """
+
+    order: ClassVar[int] = 40
+
+    def __init__(self, *names: str, loss: bool = True) -> None:
+        check("Recorder", "loss", loss, OneOf((False, True)))
+        for name in names:
+            if not isinstance(name, str) or not name:
+                raise ArgumentError(f"Recorder: names must be texts such as 'lr', got {name!r}.")
+        every = [*(["loss"] if loss else []), *names]
+        for name in every:
+            if every.count(name) > 1:
+                raise ArgumentError(f"Recorder: {name!r} is given twice.")
+        self.names, self.loss = tuple(names), loss
+        self._read: dict[str, list[float]] = {name: [] for name in every}
+        self._waiting: list[dict[str, Any]] = []
+
+    @property
+    def values(self) -> dict[str, list[float]]:
+        """The numbers by name, one of each for every step; where there are several processes, those read so far."""
+        if self._waiting and self._world == 1:
+            self._flush()
+        return {name: list(numbers) for name, numbers in self._read.items()}
+
+    # ---- events -----------------------------------------------------------------------------------------------------
+
+    def before_fit(self, learner: Learner) -> None:
+        self._total, self._world = learner.engine.total, learner.engine.world
+        self._waiting = []
+        self._read = {name: [] for name in self._read}
+        self._hyperparameters = {
+            name: _reader(learner.opt, name)
+            for name in self.names
+            if name != "grad_norm" and not name.startswith("state:")
+        }
+
+    def after_loss(self, learner: Learner) -> None:
+        if not learner.training or not self.loss:
+            return
+        part = learner.loss.detach() * learner.share
+        self._loss = part if learner.batch % learner.accumulate == 0 else self._loss + part
+
+    def after_backward(self, learner: Learner) -> None:
+        if learner.full and "grad_norm" in self.names:
+            grad_norm(learner)  # now, before anything clips
+
+    def step(self, learner: Learner, proceed: Callable[[], None]) -> None:
+        row: dict[str, Any] = {name: read() for name, read in self._hyperparameters.items()}
+        if "grad_norm" in self.names:
+            row["grad_norm"] = grad_norm(learner)
+        proceed()
+        if not learner.stepped:
+            return
+        for name in self.names:
+            if name.startswith("state:"):
+                row[name] = _state_norm(learner.opt, name)
+        if self.loss:
+            row["loss"] = self._loss
+        self._waiting.append(row)
+        if len(self._waiting) >= FLUSH:
+            self._flush()
+
+    def after_epoch(self, learner: Learner) -> None:
+        self._flush()
+
+    def cleanup_fit(self, learner: Learner) -> None:
+        # Losses are added up over the processes, and one that fails must not wait for the others.
+        if self._waiting and (self._world == 1 or sys.exc_info()[0] is None):
+            self._flush()
+
+    def _flush(self) -> None:
+        """Read what waits: one transfer for each name."""
+        rows, self._waiting = self._waiting, []
+        for name in self._read if rows else ():
+            numbers = _numbers([row[name] for row in rows])
+            if name == "loss" and self._world > 1:
+                numbers = [number / self._world for number in self._total(numbers)]
+            self._read[name] += numbers
+
+    # ---- state and picture ------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        self._flush()
+        return {name: torch.tensor(numbers, dtype=torch.float64) for name, numbers in self._read.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if set(state) != set(self._read):
+            raise RunError(f"The checkpoint's recorder holds {', '.join(state)}; this one {', '.join(self._read)}.")
+        self._waiting = []
+        self._read = {name: state[name].tolist() for name in self._read}
+
+    def plot(self, *names: str) -> Figure:
+        """A plotly figure of these names, or of all: one panel for each, over the steps.
+
+        Raises `ArgumentError` for a name that is not recorded, or when plotly is not installed.
+
+        >>> Recorder("lr").plot("lr").layout.xaxis.title.text
+        'step'
+        """
+        try:
+            import plotly.graph_objects as go
+            from plotly.subplots import make_subplots
+        except ImportError as error:
+            raise ArgumentError("Plotting a recorder needs plotly: pip install 'dashpot[plot]'.") from error
+        values = self.values
+        shown = list(names or values)
+        for name in shown:
+            check("Recorder.plot", "a name", name, OneOf(tuple(values)))
+        if not shown:
+            raise ArgumentError("Recorder.plot: nothing is recorded.")
+        figure = make_subplots(rows=len(shown), cols=1, shared_xaxes=True, vertical_spacing=0.2 / len(shown))
+        for row, name in enumerate(shown, 1):
+            steps = list(range(1, len(values[name]) + 1))
+            figure.add_trace(go.Scatter(x=steps, y=values[name], mode="lines", name=name), row=row, col=1)
+            figure.update_yaxes(title_text=name, row=row, col=1)
+        figure.update_xaxes(title_text="step", row=len(shown), col=1)
+        figure.update_layout(template="plotly_white", showlegend=False, height=max(300, 220 * len(shown)))
+        return figure
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------------
+
+
+def _reader(opt: Optimizer, name: str) -> Callable[[], Any]:
+    """What reads a hyperparameter as the coming step will use it: a number, or a copy of a tensor.
+
+    Raises `ArgumentError` where there is none of this name.
+    """
+    found = IN_GROUP.fullmatch(name)
+    plain, index = (found["name"], int(found["index"])) if found else (name, 0)
+    if index >= len(opt.param_groups):
+        raise ArgumentError(f"Recorder: {name!r} asks for group {index}, the optimizer has {len(opt.param_groups)}.")
+    value = knobs.read(opt.param_groups[index], plain)
+    if isinstance(value, bool) or not isinstance(value, (int, float, Tensor)):
+        raise ArgumentError(f"Recorder: {name!r} is no number in the parameter group but {value!r}.")
+    schedule = _own_schedule(opt, plain, index)
+    if schedule is not None and schedule == "lr":
+        return lambda: opt.lr_at(index)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def read() -> Any:
+        value = knobs.read(opt.param_groups[index], plain)
+        if schedule is not None:
+            return schedule.value(float(value), opt.steps_done())  # pyright: ignore[reportAttributeAccessIssue]
+        return value.detach().clone() if isinstance(value, Tensor) else float(value)
+
+    return read
+
+
+def _own_schedule(opt: Optimizer, name: str, index: int) -> Any:
+    """The schedule that the optimizer itself has for a hyperparameter, "lr" for the rate's, or None."""
+    group = opt.param_groups[index]
+    for scheduled, schedule in getattr(opt, "schedule", {}).items():
+        if knobs.locate(group, scheduled) == knobs.locate(group, name):
+            return "lr" if scheduled == "lr" else schedule
+    return None
+
+
+def _state_norm(opt: Optimizer, name: str) -> Tensor:
+    key = name.removeprefix("state:")
+    kept = [state[key] for state in opt.state.values() if isinstance(state.get(key), Tensor)]
+    if not kept:
+        known = sorted({k for state in opt.state.values() for k, v in state.items() if isinstance(v, Tensor)})
+        has = f"it has {', '.join(known)}" if known else "it has none"
+        raise ArgumentError(f"Recorder: the optimizer has no state {key!r}; {has}.")
+    return total_norm([value.to(torch.float32) if not value.is_floating_point() else value for value in kept])
+
+
+def _numbers(values: list[Any]) -> list[float]:
+    """Numbers of which some are tensors, read together."""
+    tensors = [value.reshape(()) for value in values if isinstance(value, Tensor)]
+    read = iter(torch.stack(tensors).tolist() if tensors else [])
+    return [next(read) if isinstance(value, Tensor) else float(value) for value in values]

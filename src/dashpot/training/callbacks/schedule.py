@@ -1,0 +1,261 @@
+"""Schedules that move an optimizer's hyperparameters as a fit goes on: ours, torch's, and those that watch a metric."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from dashpot import knobs
+from dashpot.constraints import POSITIVE, OneOf, Optional, check
+from dashpot.errors import ArgumentError, RunError
+from dashpot.schedules import OneCycle, OneCycleMomentum, Plateau, Scheduler
+from dashpot.schedules import Schedule as Function
+from dashpot.training.callback import Callback
+from dashpot.training.callbacks.reduction import Reduction
+
+if TYPE_CHECKING:
+    from dashpot.training.learner import Learner
+
+__all__ = ["Schedule", "one_cycle"]
+
+WRITTEN = ("initial_", "max_", "min_", "base_")
+"""How the keys begin that schedulers add to a group, to remember values by."""
+
+
+class Schedule(Callback):
+    """Moves hyperparameters of the optimizer, a step ahead after each step that was taken, or after each epoch.
+
+    The first step uses the schedule's value at 0. Batches that only add to a gradient do not count, nor do steps that
+    were skipped because gradients were not finite. What watches a metric looks at it once an epoch, after the
+    evaluation. Once the fit is over the hyperparameters are again what they were before it, so that a second fit does
+    not start from the end of the first.
+
+    Args:
+        schedule: one of
+
+            * a `dashpot.schedules.Schedule`, for lr, or a mapping from names of hyperparameters ("lr", "momentum",
+              "betas[1]", "weight_decay", ...) to these. They drive any torch optimizer;
+            * a function that maps the total number of steps (with `per="epoch"`: of epochs) to one of these;
+            * a function that maps the optimizer to a torch `LRScheduler`, such as `partial(StepLR, step_size=30)`. It
+              may ask for the number of steps as well, with an argument `total_steps`;
+            * a `dashpot.schedules.Plateau`, for lr, or a function that maps the optimizer to a `ReduceLROnPlateau`.
+        per: "batch", for each step of the optimizer, or "epoch".
+        metric: what a plateau is looked for in: "loss" or another mean of the evaluation, or of the training where
+            there is no evaluation.
+
+    Raises:
+        ArgumentError: `schedule` is none of these, or of a hyperparameter that the optimizer lacks or schedules itself.
+        RunError: a fit goes on from the state of another schedule, such as one of another number of steps.
+
+    >>> from functools import partial
+    >>> import torch
+    >>> from dashpot import AdamW, tasks
+    >>> from dashpot.schedules import Cosine
+    >>> from dashpot.training import Engine, Learner
+    >>> learner = Learner.of(tasks.get("digits").build(0), AdamW, lr=0.01, engine=Engine("cpu"))
+    >>> learner.fit(1, callbacks=[Schedule(lambda steps: Cosine(steps))])
+    >>> learner.fit(2, callbacks=[Schedule(partial(torch.optim.lr_scheduler.ExponentialLR, gamma=0.5), per="epoch")])
+    """
+
+    order: ClassVar[int] = 50
+
+    def __init__(self, schedule: Any, per: str = "batch", metric: str = "loss") -> None:
+        check("Schedule", "per", per, OneOf(("batch", "epoch")))
+        if not isinstance(metric, str):
+            raise ArgumentError(f"Schedule: metric must be the name of a mean, such as 'loss', got {metric!r}.")
+        if isinstance(schedule, (LRScheduler, Optimizer)) or not (
+            callable(schedule) or isinstance(schedule, (Mapping, Plateau))
+        ):
+            raise ArgumentError(
+                "Schedule: schedule must be a dashpot Schedule, a mapping of names to Schedules, a Plateau, or a "
+                f"function that makes one or a torch scheduler, got {schedule!r}."
+            )
+        self.schedule, self.per, self.metric = schedule, per, metric
+        self.scheduler: Any = None
+        self._before: _Groups | None = None
+        self._after: dict[str, Any] = {}
+
+    def before_fit(self, learner: Learner) -> None:
+        self._before, self._after, self._opt = _Groups(learner.opt), {}, learner.opt
+        total = learner.epochs if self.per == "epoch" else learner.total_steps
+        self.scheduler = _built(self.schedule, learner.opt, total)
+        self._watches = isinstance(self.scheduler, (ReduceLROnPlateau, Reduction))
+
+    def after_step(self, learner: Learner) -> None:
+        if self.per == "batch" and not self._watches:
+            self.scheduler.step()
+
+    def after_epoch(self, learner: Learner) -> None:
+        if not learner.phases["train"] or (learner.training and learner.phases["eval"]):
+            return
+        with warnings.catch_warnings():
+            # In an epoch whose steps were all skipped torch takes the order of calls for a mistake.
+            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
+            if self._watches:
+                self.scheduler.step(_measured(learner, self.metric))
+            elif self.per == "epoch":
+                self.scheduler.step()
+
+    def cleanup_fit(self, learner: Learner) -> None:
+        self._after, self.scheduler = self.state_dict(), None
+        if self._before is not None:
+            self._before.put_back()
+            self._before = None
+
+    def state_dict(self) -> dict[str, Any]:
+        if self.scheduler is None:
+            return self._after
+        return {"scheduler": self.scheduler.state_dict(), "groups": _Groups(self._opt).values}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        _Groups(self._opt, state["groups"]).put_back()
+        try:
+            self.scheduler.load_state_dict(state["scheduler"])
+        except ArgumentError as error:
+            raise RunError(f"The checkpoint is of a fit under another schedule: {error}") from error
+
+
+def one_cycle(max_lr: float | None = None, **shape: Any) -> Schedule:
+    """1cycle over the whole fit: the learning rate up to its peak and down again, the momentum down and up.
+
+    The momentum is that of the groups, or the first of their betas; where they have neither, the rate alone moves.
+
+    Args:
+        max_lr: the peak, positive; None: each group's own learning rate.
+        shape: `pct_start`, `anneal`, `three_phase` of `dashpot.schedules.OneCycle`, and its `div` and `final_div`;
+            `high` and `low` of `OneCycleMomentum`.
+
+    Raises:
+        ArgumentError: an argument is out of range or unknown.
+
+    >>> from dashpot import AdamW, tasks
+    >>> from dashpot.training import Engine, Learner
+    >>> learner = Learner.of(tasks.get("digits").build(0), AdamW, lr=0.01, engine=Engine("cpu"))
+    >>> learner.fit(1, callbacks=[one_cycle(max_lr=0.05)])
+    """
+    check("one_cycle", "max_lr", max_lr, Optional(POSITIVE))
+    both = {name: shape.pop(name) for name in ("pct_start", "anneal", "three_phase") if name in shape}
+    rate = both | {name: shape.pop(name) for name in ("div", "final_div") if name in shape}
+    momentum = both | {name: shape.pop(name) for name in ("high", "low") if name in shape}
+    if shape:
+        known = "pct_start, anneal, three_phase, div, final_div, high, low"
+        raise ArgumentError(f"one_cycle: there is no argument {next(iter(shape))!r}; known are {known}.")
+    for kind, settings in ((OneCycle, rate), (OneCycleMomentum, momentum)):
+        kind(1, **settings)  # so that what is out of range is told now
+
+    def build(opt: Optimizer, total_steps: int) -> Scheduler:
+        for group in opt.param_groups if max_lr is not None else ():
+            group["initial_lr"] = max_lr
+        moved: dict[str, Function] = {"lr": OneCycle(total_steps, **rate)}
+        if all("momentum" in group or "betas" in group for group in opt.param_groups):
+            moved["momentum"] = OneCycleMomentum(total_steps, **momentum)
+        return _scheduler(opt, moved)
+
+    return Schedule(build)
+
+
+# ---- making the scheduler -------------------------------------------------------------------------------------------
+
+
+def _built(schedule: Any, opt: Optimizer, total: int) -> Any:
+    """The scheduler of a fit, with `step`, `state_dict` and `load_state_dict`."""
+    made = schedule
+    if not isinstance(made, (Function, Mapping, Plateau)):
+        made = _called(schedule, opt, total)
+    if isinstance(made, LRScheduler):
+        if made.optimizer is not opt:
+            raise ArgumentError("Schedule: the function must make a scheduler of the optimizer it is given.")
+        return made
+    if isinstance(made, Plateau):
+        return Reduction(opt, made)
+    if isinstance(made, Function):
+        made = {"lr": made}
+    if isinstance(made, Mapping) and made and all(isinstance(item, Function) for item in made.values()):
+        return _scheduler(opt, made)
+    raise ArgumentError(f"Schedule: the function must make a schedule or a torch scheduler, it made {made!r}.")
+
+
+def _scheduler(opt: Optimizer, schedules: Mapping[str, Function]) -> Scheduler:
+    group = opt.param_groups[0]
+    own = {knobs.locate(group, name) for name in getattr(opt, "schedule", {})}
+    for name in schedules:
+        if knobs.locate(group, name) in own:
+            raise ArgumentError(f"Schedule: {name} has a schedule in the optimizer already; give it one of the two.")
+    return Scheduler(opt, also=schedules)
+
+
+def _called(function: Callable[..., Any], opt: Optimizer, total: int) -> Any:
+    """What a user's function makes of the optimizer, of the number of steps, or of both."""
+    opened, needed = _arguments(function)
+    if "total_steps" in opened and needed != ["total_steps"]:
+        return function(opt, total_steps=total)
+    if len(needed) == 2 and not isinstance(function, (type, partial)):
+        return function(opt, total)
+    if len(needed) > 1:
+        raise ArgumentError(f"Schedule: {function!r} needs {', '.join(needed[1:])} besides the optimizer.")
+    # Which of the two a function of one argument takes shows when it is called: a number makes no torch scheduler, and
+    # an optimizer no schedule of ours.
+    try:
+        return function(total)
+    except Exception as of_steps:
+        try:
+            return function(opt)
+        except Exception as of_optimizer:
+            raise ArgumentError(
+                f"Schedule: the function fails for the number of steps ({of_steps}) and for the optimizer "
+                f"({of_optimizer})."
+            ) from of_optimizer
+
+
+def _arguments(function: Callable[..., Any]) -> tuple[list[str], list[str]]:
+    """The names of a function's arguments that are still open, and of those that it cannot do without."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return [], []
+    named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    open_ones = [p.name for p in named if p.default is p.empty or p.default is None]
+    return open_ones, [p.name for p in named if p.default is p.empty]
+
+
+def _measured(learner: Learner, metric: str) -> float:
+    means = learner.history[learner.epoch][learner.phase]
+    if metric not in means:
+        raise ArgumentError(f"Schedule: metric must be one of {', '.join(means)}, got {metric!r}.")
+    return means[metric]
+
+
+# ---- the groups ------------------------------------------------------------------------------------------------------
+
+
+class _Groups:
+    """The hyperparameters of an optimizer's groups, as they are now or as given, to be put back."""
+
+    def __init__(self, opt: Optimizer, values: list[dict[str, Any]] | None = None) -> None:
+        self.opt, self.wrapped = opt, "step" in vars(opt)
+        self.values = [self._taken(group) for group in opt.param_groups] if values is None else values
+
+    def _taken(self, group: dict[str, Any]) -> dict[str, Any]:
+        # Counters, such as steps_done, are no hyperparameters: they are not among the defaults.
+        names = [name for name in group if name in self.opt.defaults or name.startswith(WRITTEN)]
+        return {name: value.clone() if isinstance(value := group[name], Tensor) else value for name in names}
+
+    def put_back(self) -> None:
+        for group, values in zip(self.opt.param_groups, self.values, strict=False):
+            for name in [name for name in group if name.startswith(WRITTEN) and name not in values]:
+                if name not in self.opt.defaults:
+                    del group[name]
+            for name, value in values.items():
+                if isinstance(held := group.get(name), Tensor):
+                    held.fill_(value)  # in place: a recorded graph reads this very tensor
+                else:
+                    group[name] = value
+        if not self.wrapped:
+            vars(self.opt).pop("step", None)  # torch's schedulers put a counting wrapper around it

@@ -1,0 +1,417 @@
+"""One training run in a folder of its own: begun from settings, continued after anything, told as it goes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import random
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import torch
+
+from dashpot import tasks
+from dashpot.comparison.entries import Entry, entry
+from dashpot.comparison.environment import torch_threads, versions
+from dashpot.comparison.folder import differences as task_differences
+from dashpot.comparison.header import header
+from dashpot.comparison.interrupt import Interrupted, interruptible
+from dashpot.comparison.pace import duration
+from dashpot.comparison.records import Run, encode
+from dashpot.comparison.study import Study
+from dashpot.comparison.table import score_text
+from dashpot.errors import DashpotError, RunError
+from dashpot.tasks import Problem, Task
+from dashpot.training.callback import Callback
+from dashpot.training.engine import Engine
+from dashpot.training.files import write_text
+from dashpot.training.folder import RunFolder
+from dashpot.training.learner import Learner
+from dashpot.training.random_state import random_state, set_random_state
+from dashpot.training.settings import Settings, differences
+
+if TYPE_CHECKING:
+    from dashpot.training.lr_finder import LRCurve
+
+__all__ = ["Outcome", "Plan", "begin", "find_rate", "go_on", "merged", "resume_command"]
+
+Value = TypeVar("Value")
+
+FIXED = ("task", "optimizer", "seed")
+"""What a run that has begun cannot change."""
+SHOWN = 6
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Settings with all that follows from them: the task, its problem, and what makes the optimizer."""
+
+    settings: Settings
+    task: Task
+    entry: Entry
+    problem: Problem
+
+    @classmethod
+    def of(cls, settings: Settings) -> Plan:
+        """Look up task and method, and complete the settings with what they left to the task and the machine.
+
+        Raises:
+            ArgumentError: no such task or method, or a value is out of range.
+            DataError: the task's data are not there.
+
+        >>> plan = Plan.of(Settings(task="digits", optimizer="adamw", threads=1))
+        >>> plan.settings.lr, plan.settings.epochs, plan.steps
+        (0.03, 12, 360)
+        """
+        task = tasks.get(settings.task, data_dir=settings.data_dir)
+        line = entry(
+            settings.optimizer, task.name, lr=settings.lr, schedule=settings.schedule, options=_options(settings)
+        )
+        complete = dataclasses.replace(
+            settings,
+            lr=line.lr,
+            epochs=task.epochs if settings.epochs is None else settings.epochs,
+            threads=max(1, torch.get_num_threads() // settings.devices) if settings.threads is None else settings.threads,
+        )
+        plan = cls(complete, task, line, task.build(complete.seed))
+        plan.optimizer(plan.problem.model.parameters())  # finds bad settings before anything is written
+        return plan
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run."""
+        assert self.settings.epochs is not None
+        return self.settings.epochs * self.steps_per_epoch
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of one epoch."""
+        return -(-len(self.problem.train) // self.settings.accumulate)
+
+    def optimizer(self, params: Any) -> torch.optim.Optimizer:
+        """A fresh optimizer for the run."""
+        return self.entry.optimizer(params, self.steps)
+
+    def header(self, command: str | None) -> dict[str, Any]:
+        """The first line of the record."""
+        assert self.settings.epochs is not None
+        study = Study(self.task, (self.entry,), (self.settings.seed,), self.settings.epochs, self.settings.threads)
+        [plan] = study.plans()
+        known = header(study, plan, self.problem, self.optimizer(self.problem.model.parameters()), command)
+        return {
+            **known,
+            "call": self.entry.call(self.steps),
+            "steps_per_epoch": self.steps_per_epoch,
+            "run": self.settings.to_dict(),
+        }
+
+    @property
+    def score(self) -> tuple[str, str]:
+        """The metric that the run is judged by, and whether more of it is better: "max", or "min"."""
+        study = Study(self.task, (self.entry,), (self.settings.seed,), 1)
+        score = study.score(self.problem)
+        return score["metric"], score["direction"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: "done", "stopped" (early, because it no longer improved) or "diverged"; and its record."""
+
+    folder: RunFolder
+    run: Run
+
+    @property
+    def status(self) -> str:
+        """`done` or `diverged`."""
+        return self.run.status
+
+    def text(self) -> str:
+        """The last line that a user reads."""
+        end = self.run.end
+        assert end is not None
+        again = f"Again: dashpot train --config {self.folder.settings_file}"
+        if end["status"] == "diverged":
+            why = end.get("reason", f"the loss is {end['loss']}.")
+            return f"Diverged at step {end['step'] + 1}: {why} {again}"
+        last = self.run.epochs[-1]
+        seconds = duration(math.fsum(epoch["wall_s"] for epoch in self.run.epochs))
+        phase = "eval" if last["eval"] else "train"
+        why = f" {end['reason']}" if "reason" in end else ""
+        return f"{phase} {score_text(last[phase])} after {last['epoch']} epochs, {seconds} of training.{why} {again}"
+
+
+def begin(
+    settings: Settings, out: Path | None = None, *, command: str | None = None, say: Callable[[str], None] = print
+) -> Outcome:
+    """Train as `settings` say, in a new folder.
+
+    Args:
+        settings: of the run.
+        out: the folder, which must not hold anything; None makes a numbered one under `runs/`.
+        command: what the user typed, kept in the folder.
+        say: told each line; the table of the epochs goes to the standard output.
+
+    Raises:
+        ArgumentError, DataError: settings that cannot be; nothing is written then.
+        RunError: the folder is not free or not writable, or the device is not there.
+        Interrupted: Ctrl-C; everything up to the last step is kept.
+
+    >>> import tempfile
+    >>> lines = []
+    >>> with tempfile.TemporaryDirectory() as place:
+    ...     settings = Settings(task="digits", optimizer="adamw", epochs=1, threads=1, accelerator="cpu")
+    ...     outcome = begin(settings, Path(place, "run"), say=lines.append)
+    epoch ...
+    >>> outcome.status, len(outcome.run.loss)
+    ('done', 30)
+    """
+    with _settled(settings):
+        engine = _engine(settings)
+        plan = Plan.of(dataclasses.replace(settings, devices=engine.world))
+        folder = _first(engine, lambda: RunFolder.new(out, plan.settings, command=command))
+        return _train(plan, folder, engine, None, command, say)
+
+
+def go_on(
+    path: Path,
+    given: Mapping[str, Any] | None = None,
+    *,
+    override: bool = False,
+    command: str | None = None,
+    say: Callable[[str], None] = print,
+) -> Outcome:
+    """Continue the run in a folder from its newest good checkpoint, to the same bits as without the interruption.
+
+    Args:
+        path: the folder.
+        given: settings that the user gives besides.
+        override: go on with those that differ, where the run can; otherwise a difference is refused.
+        command, say: as for `begin`.
+
+    Returns:
+        How it ended; a run that had ended is not touched.
+
+    Raises:
+        RunError: there is no run in the folder, it has other settings, its checkpoints are of another model or all
+            damaged, or another process is at work in it.
+        Interrupted: Ctrl-C.
+    """
+    folder = RunFolder.existing(path)
+    there = folder.settings()
+    settings = merged(there, given or {}, path, override=override)
+    run = folder.run()
+    if run is not None and run.end is not None and settings == there:
+        say(f"{path} is finished.")
+        return Outcome(folder, run)
+    with _settled(settings):
+        engine = _engine(settings)
+        if engine.world != settings.devices and not override:
+            raise RunError(f"{path} is a run of {settings.devices} processes, not of {engine.world}; --override goes on.")
+        plan = Plan.of(dataclasses.replace(settings, devices=engine.world))
+        _check_task(plan, run, path, override=override)
+        changed = plan.settings != there
+        return _train(plan, folder, engine, run, command, say, changed=changed, override=override)
+
+
+def merged(there: Settings, given: Mapping[str, Any], path: Path, *, override: bool) -> Settings:
+    """The settings of the run in `path` with those given in their place.
+
+    Raises:
+        RunError: some differ and are not to be overridden, or cannot be.
+    """
+    found = differences(there, given)
+    if not found:
+        return there
+    if not override:
+        raise RunError(
+            f"{path} is a run with other settings: {_listed(found)}. Nothing was changed; --override goes on with the "
+            "new ones."
+        )
+    fixed = [name for name in FIXED if name in given and given[name] != getattr(there, name)]
+    if fixed:
+        raise RunError(f"{path} has begun, and cannot change its {', '.join(fixed)}; start a new run with that.")
+    return dataclasses.replace(there, **{**given, "set": {**there.set, **given.get("set", {})}})
+
+
+def find_rate(settings: Settings) -> LRCurve:
+    """The learning-rate curve of a method on a task, from `dashpot.training.lr_finder.find_lr`; nothing is written.
+
+    Raises:
+        ArgumentError, DataError: settings that cannot be.
+        RunError: the device is not there.
+    """
+    from dashpot.training.callbacks.accumulate import Accumulate
+    from dashpot.training.lr_finder import find_lr
+
+    with _settled(settings):
+        plan, engine = Plan.of(settings), _engine(settings)
+        return find_lr(Learner.of(plan.problem, plan.optimizer, engine=engine, callbacks=[Accumulate(settings.accumulate)]))
+
+
+# ---- the parts of a run ---------------------------------------------------------------------------------------------
+
+
+def _train(
+    plan: Plan,
+    folder: RunFolder,
+    engine: Engine,
+    run: Run | None,
+    command: str | None,
+    say: Callable[[str], None],
+    *,
+    changed: bool = False,
+    override: bool = False,
+) -> Outcome:
+    """Train in a folder whose settings are written, from its newest checkpoint where there is one."""
+    from dashpot.training.callbacks.checkpoints import latest, read_newest
+
+    settings = plan.settings
+    tell = say if engine.first else lambda _: None
+    with ExitStack() as stack:
+        check = stack.enter_context(interruptible())
+        _first(engine, lambda: stack.enter_context(folder.lock()))
+        state = read_newest(folder.checkpoints) if run is not None and latest(folder.checkpoints) else None
+        if state is None:
+            _first(engine, lambda: write_text(folder.record, encode(plan.header(command)) + "\n"))
+        if changed:
+            _first(engine, lambda: folder.write(settings, command=command))
+        tell(plan.entry.call(plan.steps))
+        tell(_where(folder, run, state))
+        learner = Learner.of(plan.problem, plan.optimizer, engine=engine)
+        try:
+            learner.fit(settings.epochs or 1, callbacks=_callbacks(plan, folder, check), resume=state, override=override)
+        except Interrupted:
+            raise Interrupted(f"Stopped. Continue with: {resume_command(folder.path)}") from None
+    found = _first(engine, folder.run)
+    assert found is not None
+    outcome = Outcome(folder, found)
+    tell(outcome.text())
+    return outcome
+
+
+def _where(folder: RunFolder, run: Run | None, state: Mapping[str, Any] | None) -> str:
+    """What the run begins with."""
+    if state is not None:
+        epoch, batch = state["progress"]["position"]
+        within = f" and {batch} batches" if batch else ""
+        return f"Goes on in {folder.path} after {epoch} epochs{within}."
+    return f"Kept in {folder.path}." if run is None else f"Starts over in {folder.path}: there was no checkpoint yet."
+
+
+def resume_command(path: Path) -> str:
+    """What goes on with the run in a folder."""
+    import shlex
+
+    return f"dashpot train --resume {shlex.quote(str(path))}"
+
+
+def _callbacks(plan: Plan, folder: RunFolder, check: Callable[[], None]) -> list[Callback]:
+    """What the settings ask for, beside record, checkpoints, table and the tidy stop."""
+    from dashpot.training.callbacks.checkpoints import Checkpoints
+    from dashpot.training.callbacks.interruption import StopWhenAsked
+    from dashpot.training.callbacks.progress import Progress
+    from dashpot.training.callbacks.record import Record
+
+    settings, (metric, mode) = plan.settings, plan.score
+    phase = "train" if plan.problem.evaluation is None else "eval"
+    checkpoints = Checkpoints(
+        folder.checkpoints,
+        every_steps=settings.checkpoint_every,
+        keep=settings.keep,
+        best=(metric, mode),
+        config=settings.to_dict(),
+    )
+    skipping = settings.nonfinite == "skip" or settings.precision == "fp16"
+    chosen: list[Callback] = [Record(folder.record, skipping=skipping), Progress(), checkpoints]
+    if settings.accumulate > 1:
+        from dashpot.training.callbacks.accumulate import Accumulate
+
+        chosen.append(Accumulate(settings.accumulate))
+    if settings.nonfinite == "stop":
+        from dashpot.training.callbacks.nonfinite import NonFinite
+
+        chosen.append(NonFinite(then="stop", folder=folder.path))
+    if settings.ema is not None:
+        from dashpot.training.callbacks.average import EMA
+
+        chosen.append(EMA(settings.ema))
+    if settings.patience is not None:
+        from dashpot.training.callbacks.stopping import EarlyStopping
+
+        chosen.append(EarlyStopping(metric, phase=phase, patience=settings.patience, mode=mode))
+    chosen += [_log(name, folder.path) for name in settings.log]
+    return [*chosen, StopWhenAsked(check, checkpoints.save)]
+
+
+def _log(name: str, folder: Path) -> Callback:
+    """A log of every epoch in the run's folder."""
+    from dashpot.training.callbacks.loggers import CSV, JSONLines, TensorBoard
+
+    made = {
+        "csv": lambda: CSV(folder / "log.csv"),
+        "jsonl": lambda: JSONLines(folder / "log.jsonl"),
+        "tensorboard": lambda: TensorBoard(folder / "tensorboard"),
+    }
+    return made[name]()
+
+
+def _options(settings: Settings) -> dict[str, Any]:
+    """The optimizer's keyword arguments: its own settings, and what the run says of clipping and skipping."""
+    running = {"max_norm": settings.max_norm, "clip_value": settings.clip_value}
+    skip = {"nonfinite": "skip"} if settings.nonfinite == "skip" else {}
+    return {**settings.set, **{name: value for name, value in running.items() if value is not None}, **skip}
+
+
+def _engine(settings: Settings) -> Engine:
+    return Engine(settings.accelerator, settings.devices, settings.strategy, settings.precision)
+
+
+@contextmanager
+def _settled(settings: Settings) -> Iterator[None]:
+    """Threads and random numbers of the run; afterwards they are as they were."""
+    before = random_state()
+    with torch_threads(settings.threads):
+        torch.manual_seed(settings.seed)
+        random.seed(settings.seed)
+        np.random.seed(settings.seed)
+        try:
+            yield
+        finally:
+            set_random_state(before)
+
+
+def _first(engine: Engine, action: Callable[[], Value]) -> Value:
+    """What `action` gives on the first process, on all of them; where it fails, it fails for all."""
+    found: tuple[Any, DashpotError | None] = (None, None)
+    if engine.first:
+        try:
+            found = (action(), None)
+        except DashpotError as error:
+            if engine.world == 1:
+                raise
+            found = (None, error)
+    value, error = found if engine.world == 1 else engine.gather(found)[0]
+    if error is not None:
+        raise error
+    return value
+
+
+def _check_task(plan: Plan, run: Run | None, path: Path, *, override: bool) -> None:
+    """Refuse to go on with another task under the same name, and say where versions differ."""
+    if run is None:
+        return
+    found = task_differences(run.header["task"]["config"], dict(plan.task.config), "task")
+    if found and not override:
+        raise RunError(f"The task has changed since {path} was begun: {_listed(found)}. --override goes on all the same.")
+    other = task_differences(run.header["versions"], versions())
+    if other:
+        warnings.warn(f"{path} was begun with other versions, so its numbers may differ: {_listed(other)}.", stacklevel=2)
+
+
+def _listed(found: list[str]) -> str:
+    return "; ".join(found[:SHOWN]) + (f"; and {len(found) - SHOWN} more" if len(found) > SHOWN else "")

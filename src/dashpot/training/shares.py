@@ -1,0 +1,96 @@
+"""What several processes share of a batch: rows of one that all have made alike, or their own part of a loader's."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from torch import Tensor
+
+__all__ = ["SharedBatches", "each_tensor", "own_part", "rows", "shared_loader", "what_cannot_be_shared"]
+
+
+def own_part(size: int, rank: int, world: int) -> slice:
+    """The part of `size` examples that process `rank` of `world` takes: they follow one another, the first take more.
+
+    >>> [list(range(5)[own_part(5, rank, 3)]) for rank in range(3)]
+    [[0, 1], [2, 3], [4]]
+    """
+    least, more = divmod(size, world)
+    start = rank * least + min(rank, more)
+    return slice(start, start + least + (rank < more))
+
+
+def each_tensor(change: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """`value` with every tensor in it changed: in tuples, lists and mappings, too."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {key: each_tensor(change, item) for key, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(each_tensor(change, item) for item in value))
+    if isinstance(value, (list, tuple)):
+        return type(value)(each_tensor(change, item) for item in value)
+    return value
+
+
+def rows(value: Any, part: slice) -> Any:
+    """Those rows of every tensor in `value`.
+
+    >>> import torch
+    >>> rows({"words": torch.arange(4), "mask": torch.ones(4, 1)}, slice(1, 2))
+    {'words': tensor([1]), 'mask': tensor([[1.]])}
+    """
+    return each_tensor(lambda tensor: tensor[part], value)
+
+
+def what_cannot_be_shared(source: Any) -> str | None:
+    """Why several processes cannot share the batches of `source`, or None."""
+    from torch.utils.data import DataLoader, IterableDataset
+    from torch.utils.data.distributed import DistributedSampler
+
+    if hasattr(source, "epoch") or isinstance(source, (list, tuple)):
+        return None
+    if not isinstance(source, DataLoader):
+        return f"{type(source).__name__}, of which nobody knows whether it gives every process the same"
+    if isinstance(source.dataset, IterableDataset):
+        return "a DataLoader of an IterableDataset, whose examples have no numbers"
+    if source.batch_sampler is None:
+        return "a DataLoader with batch_size=None"
+    for sampler in (source.sampler, source.batch_sampler):
+        if isinstance(sampler, DistributedSampler):
+            return "a DataLoader with a DistributedSampler; leave that out, as batches are shared here"
+    return None
+
+
+class SharedBatches:
+    """Stands for a loader's batch sampler: the part of every batch that is this process's.
+
+    The first process draws the batches of an epoch and tells the others. `told` then holds (examples of the batch,
+    examples of it that are here) of each; where fewer examples than processes leave nothing, one that does not count is
+    loaded all the same, as everybody has to take part.
+    """
+
+    def __init__(self, batches: Any, engine: Any) -> None:
+        self.batches, self.engine = batches, engine
+        self.told: list[tuple[int, int]] = []
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        engine = self.engine
+        drawn = engine.from_first([list(batch) for batch in self.batches] if engine.first else None)
+        parts = [batch[own_part(len(batch), engine.rank, engine.world)] for batch in drawn]
+        self.told = [(len(batch), len(part)) for batch, part in zip(drawn, parts, strict=True)]
+        for batch, part in zip(drawn, parts, strict=True):
+            yield part or batch[:1]
+
+
+def shared_loader(loader: Any, engine: Any) -> tuple[Any, SharedBatches]:
+    """A copy of a `DataLoader` that loads this process's parts, and what tells their sizes."""
+    batches, copied = SharedBatches(loader.batch_sampler, engine), copy.copy(loader)
+    # A loader guards these against assignment; made anew it might want arguments that only its class knows.
+    vars(copied).update(batch_sampler=batches, _iterator=None)
+    return copied, batches
