@@ -18,8 +18,8 @@ EPOCHS, PARTS = 4, 2
 TASK = tasks.get("digits", batch_size=50)
 
 
-def fresh():
-    """The same start every time: problem.model has the weights of seed 0."""
+def build(saved=None):
+    """The network with the weights of seed 0 and its optimizer, or both as they were saved."""
     problem = TASK.build(0)
     steps = EPOCHS * len(problem.train)
     opt = dp.AutoSGM(
@@ -32,8 +32,11 @@ def fresh():
             (dp.schedules.LinearWarmup(10, start=0.1), dp.schedules.Cosine(steps - 10)), milestones=(10,)
         ),
     )
-    # Compiled kernels from the first step on, and not from when they happen to be ready: that a run repeats itself bit
-    # for bit should not hang on the clock.
+    if saved is not None:
+        problem.model.load_state_dict(saved["model"])
+        opt.load_state_dict(saved["opt"])
+    # By itself a small model goes over to compiled kernels on the way, and these round differently. A run that shall
+    # repeat itself bit for bit says at its start, and after loading, that it wants them from the next step on.
     opt.settle_engine()
     return problem, opt
 
@@ -53,19 +56,17 @@ def train(problem, opt, epochs):
 
 
 def main():
-    problem, opt = fresh()
+    problem, opt = build()
     accuracy = train(problem, opt, range(EPOCHS))
 
-    half, half_opt = fresh()
+    half, half_opt = build()
     train(half, half_opt, range(EPOCHS // 2))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "half.pt"
         torch.save({"model": half.model.state_dict(), "opt": half_opt.state_dict()}, file)
         saved = torch.load(file, weights_only=True)  # plain tensors and numbers: nothing in it can run
 
-    resumed, resumed_opt = fresh()
-    resumed.model.load_state_dict(saved["model"])
-    resumed_opt.load_state_dict(saved["opt"])
+    resumed, resumed_opt = build(saved)
     train(resumed, resumed_opt, range(EPOCHS // 2, EPOCHS))
 
     pairs = zip(problem.model.parameters(), resumed.model.parameters(), strict=True)

@@ -7,12 +7,12 @@ import sys
 
 __all__ = ["main"]
 
-TRAINING = ("compare", "demo", "reproduce", "train")
+TRAINING = ("compare", "demo", "lr-find", "reproduce", "train")
 POLICY = "OMP_WAIT_POLICY"
 
 
 def main() -> int:
-    """Run the command in `sys.argv`; the answer is the exit code: 0 done, 2 the caller's mistake, 130 Ctrl-C."""
+    """Run the command in `sys.argv`; the answer is its exit code, as docs/compare.md lists them."""
     try:
         import cyclopts  # noqa: F401
         import rich  # noqa: F401

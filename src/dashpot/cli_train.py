@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 from cyclopts import Parameter, Token
 
@@ -45,17 +45,18 @@ def _option(hint: Any, item: dataclasses.Field[Any]) -> Any:
     text = item.metadata["help"] + known
     if item.name == "set":
         return Annotated[list[str] | None, Parameter(help=text, consume_multiple=True)]
-    converter = {"converter": whole} if kind is int else {}
-    return Annotated[kind | None, Parameter(help=text, **converter)]
+    return Annotated[kind | None, Parameter(help=text, converter=whole if kind is int else None)]
 
 
-TrainOptions: Any = options("TrainOptions", names())
 FOUND_WITH = (
     *("task", "optimizer", "seed", "precision", "accumulate", "max_norm", "clip_value"),
     *("accelerator", "threads", "data_dir", "set"),
 )
 """The settings that matter to a search for a learning rate."""
-FindOptions: Any = options("FindOptions", FOUND_WITH)
+if TYPE_CHECKING:
+    TrainOptions = FindOptions = Settings
+else:
+    TrainOptions, FindOptions = options("TrainOptions", names()), options("FindOptions", FOUND_WITH)
 
 TaskName = Annotated[str | None, Parameter(help="Name of a task (see `dashpot tasks`), or path/to/file.py:function.")]
 Config = Annotated[
@@ -67,7 +68,7 @@ def train(
     name: TaskName = None,
     /,
     *,
-    given: Annotated[TrainOptions, Parameter(name="*")] = TrainOptions(),
+    given: Annotated[TrainOptions | None, Parameter(name="*")] = None,
     config: Config = None,
     out: Annotated[
         Path | None, Parameter(help="Folder of the run; a numbered runs/TASK-OPTIMIZER-seedN by default.")
@@ -77,9 +78,11 @@ def train(
 ) -> int:
     """Train one method, in a folder that keeps settings, record and checkpoints.
 
-    Every run writes run.toml, which repeats it (--config), and checkpoints, from which --resume goes on to the same
-    bits. The exit code is 0 for a finished run, 2 for a mistake, 3 where it has diverged, 4 where one of several
-    processes has died, 130 after Ctrl-C.
+    The folder's run.toml repeats the run (--config run.toml); from its checkpoints
+    --resume FOLDER goes on to the same bits as without the interruption.
+
+    Exit codes: 0 done, 2 a mistake, 3 the run has diverged, 4 one of several
+    processes has died, 130 stopped by Ctrl-C.
     """
     from dashpot.training import processes, run
     from dashpot.training.folder import RunFolder
@@ -107,20 +110,21 @@ def _supervise(settings: Settings, resume: Path | None, out: Path | None) -> int
     from dashpot.training import launch, run
     from dashpot.training.folder import RunFolder
 
-    words = sys.argv[1:]
+    words = [word for word in sys.argv[1:] if word != "--debug"]
     folder = RunFolder(resume) if resume is not None else None
     if folder is None:
         plan = run.Plan.of(settings)  # finds mistakes before anything is started
         folder = RunFolder.new(out, plan.settings, command=typed_command())
         words = ["train", "--resume", str(folder.path)]
-    return launch.supervise(words, settings.devices, lambda: run.resume_command(folder.path))
+    command = [sys.executable, "-m", "dashpot", *words]
+    return launch.supervise(command, settings.devices, lambda: run.resume_command(folder.path))
 
 
 def lr_find(
     name: TaskName = None,
     /,
     *,
-    given: Annotated[FindOptions, Parameter(name="*")] = FindOptions(),
+    given: Annotated[FindOptions | None, Parameter(name="*")] = None,
     config: Config = None,
     out: Annotated[Path | None, Parameter(help="HTML file for the curve.")] = None,
 ) -> None:
@@ -146,7 +150,7 @@ def typed_command() -> str:
 
 def _values(name: str | None, given: Any) -> dict[str, Any]:
     """The settings that were given on the command line."""
-    values = {key: value for key, value in vars(given).items() if value is not None}
+    values = {key: value for key, value in (vars(given) if given is not None else {}).items() if value is not None}
     if name is not None and "task" in values:
         raise ArgumentError("Name one task, such as digits, or give --task path/to/file.py:function.")
     if name is not None:

@@ -13,62 +13,14 @@ import warnings
 from pathlib import Path
 
 import pytest
+from cli_support import refused
 
 from dashpot import data, tasks
-from dashpot.__main__ import main
 from dashpot.comparison import demo, known_entries
 from dashpot.comparison.demo import demo_study
 from dashpot.comparison.entries import RATE_SCHEDULES
 from dashpot.errors import DataError
 from dashpot.methods import METHODS
-
-TASK = """
-import torch
-from torch import nn
-from dashpot.data import Batches
-from dashpot.tasks import Problem, Task
-
-def build():
-    def problem(seed):
-        draw = torch.Generator().manual_seed(seed)
-        x = torch.randn(12, 2, generator=draw)
-        model = nn.Linear(2, 1)
-        nn.init.zeros_(model.weight)
-        y = x.sum(1, keepdim=True)
-        return Problem(model, Batches(x, y, 4), nn.functional.mse_loss, Batches(x, y, 12))
-    return Task("my task", problem, epochs=2)
-"""
-
-
-@pytest.fixture
-def dashpot(monkeypatch, tmp_path, capsys):
-    """Runs one command in an empty folder: (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # otherwise the command starts this very process again
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["dashpot", *map(str, words)])
-        code = main()
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
-
-
-@pytest.fixture
-def my_task(tmp_path) -> str:
-    (tmp_path / "mine.py").write_text(TASK)
-    return "mine.py:build"
-
-
-def refused(result: tuple[int, str, str]) -> str:
-    """The one sentence of a refused command, which wrote nothing."""
-    code, _, err = result
-    assert code == 2
-    assert "Traceback" not in err
-    assert len(err.strip().splitlines()) == 1
-    assert not Path("runs").exists()
-    return err.strip()
 
 
 def test_compare_on_ones_own_task_writes_everything_and_prints_the_summary(dashpot, my_task):
@@ -116,35 +68,6 @@ def test_report_rebuilds_the_page(dashpot, my_task):
     assert page.read_text() == before
 
 
-def test_train_prints_a_line_for_every_epoch_and_writes_nothing(dashpot, my_task, tmp_path):
-    before = set(tmp_path.iterdir())
-    code, out, _ = dashpot(
-        "train", my_task, "--optimizer", "adamw", "--schedule", "linear", "--epochs", 3, "--lr", 0.25
-    )
-    lines = out.splitlines()
-    assert code == 0
-    assert lines[0].startswith("dashpot.AdamW(model.parameters(), lr=0.25, schedule=")
-    assert lines[1].split() == ["epoch", "train", "eval", "lr", "time"]
-    assert [line.split()[0] for line in lines[2:]] == ["1", "2", "3"]
-    assert float(lines[2].split()[3]) == pytest.approx(0.25 * 7 / 9, rel=1e-2)  # the third of nine steps
-    assert {path for path in tmp_path.iterdir() if path.name != "__pycache__"} == before
-
-
-def test_train_gives_the_numbers_of_the_comparison(dashpot, my_task):
-    dashpot("compare", my_task, "--methods", "adam", "--seeds", 2, "--out", "out")
-    _, out, _ = dashpot("train", my_task, "--optimizer", "adam", "--seed", 1)
-    lines = Path("out/runs/adam-seed1.jsonl").read_text().splitlines()
-    last = [json.loads(line) for line in lines if '"kind":"epoch"' in line][-1]
-    assert f"{last['train']['loss']:.4g}" in out
-    assert f"{last['eval']['loss']:.4g}" in out
-
-
-def test_a_diverging_run_is_told_by_train(dashpot, my_task):
-    code, out, _ = dashpot("train", my_task, "--optimizer", "sgd", "--lr", 1e30)
-    assert code == 0
-    assert "diverged at step" in out
-
-
 def test_lists(dashpot):
     _, out, _ = dashpot("methods")
     assert [line.split()[0] for line in out.splitlines()[:-1]] == list(METHODS)
@@ -174,8 +97,6 @@ def test_lists(dashpot):
         (("compare",), "Name one task"),
         (("compare", "digits", "--task", "digits"), "Name one task"),
         (("compare", "--task", "gone.py:build"), "gone.py"),
-        (("train", "digits", "--optimizer", "sdg"), "Unknown method 'sdg': did you mean 'sgd'?"),
-        (("train", "digits", "--optimizer", "sgd", "--seed", "-1"), "seed"),
         (("report", "nowhere"), "nowhere holds no comparison"),
         (("reproduce", "mnist"), "Unknown table 'mnist': did you mean 'fashion-mnist'?"),
         (("reproduce", "fashion-mnist", "--rows", "A2,Q"), "Unknown row 'Q'"),
@@ -192,7 +113,7 @@ def test_a_task_file_without_build_is_one_sentence(dashpot, tmp_path):
 
 @pytest.mark.parametrize(
     "words",
-    [("compare", "digits", "--sedes", "3"), ("compare", "digits", "--seeds", "many"), ("train", "digits"), ("fly",)],
+    [("compare", "digits", "--sedes", "3"), ("compare", "digits", "--seeds", "many"), ("report",), ("fly",)],
 )
 def test_unknown_and_missing_options_exit_with_code_2(dashpot, words):
     code, out, err = dashpot(*words)
@@ -239,7 +160,7 @@ def test_warnings_are_printed_as_sentences(dashpot, my_task, monkeypatch):
     )
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        _, _, err = dashpot("train", my_task, "--optimizer", "adamw", "--lr", 150)
+        _, _, err = dashpot("compare", my_task, "--methods", "adamw", "--seeds", 1, "--lr", "adamw=150")
     assert err.splitlines()
     assert all(line.startswith("Note: ") for line in err.splitlines())
 
@@ -253,7 +174,18 @@ def test_an_unwritable_folder_is_one_sentence(dashpot, my_task, tmp_path):
 def test_help_needs_no_task_and_names_the_commands(dashpot):
     code, out, _ = dashpot("--help")
     assert code == 0
-    for command in ("compare", "train", "report", "methods", "tasks", "schedules", "demo", "reproduce", "--debug"):
+    for command in (
+        "compare",
+        "train",
+        "lr-find",
+        "report",
+        "methods",
+        "tasks",
+        "schedules",
+        "demo",
+        "reproduce",
+        "--debug",
+    ):
         assert command in out
     assert "--seeds" in dashpot("compare", "--help")[1]
     assert dashpot("--version")[1].strip()

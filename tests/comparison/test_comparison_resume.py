@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import random
 
+import numpy as np
 import pytest
 import torch
 from comparison_support import diverging, finished, numbers, study, toy
@@ -13,6 +15,8 @@ from comparison_support import diverging, finished, numbers, study, toy
 from dashpot.comparison import Interrupted, Progress, Study, known_entries, read_run, run_study
 from dashpot.comparison import runner as runner_module
 from dashpot.errors import RunError
+from dashpot.training import archive
+from dashpot.training.random_state import seed_all
 
 STEPS = 12
 
@@ -64,11 +68,11 @@ def test_a_study_killed_again_and_again_gets_there(tmp_path):
     assert numbers(runs) == whole
 
 
-@pytest.mark.parametrize("place", ["append_line", "save_checkpoint"])
+@pytest.mark.parametrize(("module", "place"), [(runner_module, "append_line"), (archive, "write")])
 @pytest.mark.parametrize("nth", [1, 2])
-def test_a_kill_before_or_after_writing_an_epoch_changes_no_number(tmp_path, monkeypatch, place, nth):
+def test_a_kill_before_or_after_writing_an_epoch_changes_no_number(tmp_path, monkeypatch, module, place, nth):
     whole = numbers(finished(tmp_path / "whole"))
-    real, count = getattr(runner_module, place), itertools.count(1)
+    real, count = getattr(module, place), itertools.count(1)
 
     def failing(*args):
         if next(count) == nth:
@@ -76,7 +80,7 @@ def test_a_kill_before_or_after_writing_an_epoch_changes_no_number(tmp_path, mon
         return real(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner_module, place, failing)
+        patch.setattr(module, place, failing)
         with pytest.raises(Killed):
             finished(tmp_path / "out")
     assert numbers(finished(tmp_path / "out")) == whole
@@ -158,12 +162,50 @@ def test_a_tidy_stop_says_what_is_kept_and_how_to_go_on(tmp_path):
     assert said.endswith("Continue with: dashpot compare toy")
 
 
+def drawn():
+    return torch.rand(3).tolist(), random.random(), np.random.rand()
+
+
 def test_training_leaves_the_callers_random_state_alone(tmp_path):
-    torch.manual_seed(3)
-    expected = torch.rand(3)
-    torch.manual_seed(3)
+    seed_all(3)
+    expected = drawn()
+    seed_all(3)
     finished(tmp_path / "out")
-    assert torch.equal(torch.rand(3), expected)
+    assert drawn() == expected
+    seed_all(3)
+    with pytest.raises(Killed):
+        run_study(study("sgd"), tmp_path / "killed", progress=KillAt(6))
+    finished(tmp_path / "killed", "sgd")
+    assert drawn() == expected
+
+
+def test_a_model_that_draws_from_python_and_numpy_goes_on_exactly(tmp_path):
+    def build(seed):
+        problem = toy().build(seed)
+        plain = problem.loss
+        problem.loss = lambda output, y: plain(output, y) * (1 + random.random() + np.random.rand())
+        return problem
+
+    def drawing():
+        return Study(toy(build=build), study().entries, (0,), 3)
+
+    whole = numbers(run_study(drawing(), tmp_path / "whole"))
+    with pytest.raises(Killed):
+        run_study(drawing(), tmp_path / "out", progress=KillAt(6))
+    assert numbers(run_study(drawing(), tmp_path / "out")) == whole
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 and no more", None])
+def test_a_checkpoint_that_cannot_be_used_is_named_with_the_way_out(tmp_path, content):
+    with pytest.raises(Killed):
+        run_study(study(), tmp_path / "out", progress=KillAt(6))
+    path = tmp_path / "out" / "runs" / "adam-seed0.ckpt"
+    if content is None:  # what an older version wrote
+        torch.save({"model": {}, "progress": {"epochs": 1, "bytes": 10}}, path)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(RunError, match=r"adam-seed0\.ckpt .*Delete it to start that run over"):
+        finished(tmp_path / "out")
 
 
 def test_a_full_disk_is_one_sentence_and_loses_no_finished_epoch(tmp_path, monkeypatch):

@@ -1,6 +1,8 @@
 """Faults a review found, each as it was reproduced."""
 
 import math
+import threading
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -46,3 +48,23 @@ def test_a_new_folder_is_claimed_under_its_lock(tmp_path):
     with folder.locked(), pytest.raises(RunError, match="Another process"):
         Folder(folder.path).claim({"seeds": [0]}, None)
     assert list(folder.path.iterdir()) == []
+
+
+def test_of_two_that_start_at_once_the_folder_is_one_ones(tmp_path):
+    """Whoever comes second finds another process there, or its settings: nobody writes over them."""
+    for attempt in range(30):
+        folder, start, claimed = Folder(tmp_path / str(attempt)), threading.Barrier(2), []
+
+        def claim(seed, folder=folder, start=start, claimed=claimed):
+            start.wait()
+            with suppress(RunError):
+                Folder(folder.path).claim({"methods": {}, "seeds": [seed]}, None)
+                claimed.append(seed)
+
+        threads = [threading.Thread(target=claim, args=(seed,)) for seed in (0, 1)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(claimed) == 1
+        assert folder.study()["settings"]["seeds"] == claimed

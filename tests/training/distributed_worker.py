@@ -81,7 +81,9 @@ def data(dtype: torch.dtype, examples: int = EXAMPLES) -> tuple[torch.Tensor, to
     return x, torch.randint(0, 3, (examples,), generator=draw)
 
 
-def problem(dtype: torch.dtype = torch.float32, noisy: bool = False, seed: int = 0, examples: int = EXAMPLES) -> Problem:
+def problem(
+    dtype: torch.dtype = torch.float32, noisy: bool = False, seed: int = 0, examples: int = EXAMPLES
+) -> Problem:
     x, y = data(dtype, examples)
     return Problem(
         model=network(dtype, noisy, seed),
@@ -145,7 +147,9 @@ def assert_same(mine: Learner, other: Learner, tolerance: float) -> None:
         for key, value in mine.opt.state[p].items():
             expected = whole(other.opt.state[q][key])
             size = max(1.0, float(expected.abs().max()))  # a momentum of g/sqrt(v) is ten times as large as g
-            torch.testing.assert_close(whole(value) / size, expected / size, **exactly, msg=partial("{}: {}".format, key))
+            torch.testing.assert_close(
+                whole(value) / size, expected / size, **exactly, msg=partial("{}: {}".format, key)
+            )
     assert mine.steps == other.steps
     torch.testing.assert_close(numbers(mine.history), numbers(other.history), rtol=tolerance, atol=tolerance)
     assert numbers(mine.history)
@@ -252,11 +256,10 @@ def buffers_of_the_first(strategy: str) -> None:
     """Batch norm takes each process's own mean; the running ones are the first process's, in DDP and FSDP2 alike."""
     mine = learner(dp.SGD, strategy, noisy=True, examples=10)
     mine.fit(1)
-    mean = mine.model.get_submodule("2").running_mean
-    assert torch.equal(its_own := whole(mean), torch.tensor(mine.engine.from_first(its_own.tolist())))
-    seen = WORKER.setdefault("running mean", its_own)
-    del seen
-    assert its_own.abs().max() > 0
+    mean = whole(mine.model.get_submodule("2").running_mean)
+    assert torch.equal(mean, torch.tensor(mine.engine.from_first(mean.tolist())))
+    assert torch.allclose(mean, WORKER.setdefault("running mean", mean), rtol=1e-6)  # of DDP, when FSDP2's comes
+    assert mean.abs().max() > 0
 
 
 def sends_once_a_step() -> None:
@@ -368,7 +371,12 @@ def of_loader(strategy: str | None, workers: int, dtype: torch.dtype = torch.flo
     random.seed(5)
     np.random.seed(5)
     train = DataLoader(examples, BATCH, shuffle=True, num_workers=workers)
-    shape = {"loss": its.loss, "optimizer": partial(dp.AdamW, lr=0.05), "metrics": its.metrics, "engine": engine(strategy)}
+    shape = {
+        "loss": its.loss,
+        "optimizer": partial(dp.AdamW, lr=0.05),
+        "metrics": its.metrics,
+        "engine": engine(strategy),
+    }
     return Learner(its.model, train, DataLoader(examples, 4), **shape)
 
 
@@ -433,7 +441,10 @@ def what_cannot_be_shared() -> None:
         with pytest.raises(dp.ArgumentError, match=text):
             Learner(its.model, source, loss=its.loss, optimizer=dp.AdamW, engine=engine("ddp"))
     pairs = [(its.train.x, its.train.y)]
-    by = [Learner(network(torch.float32), pairs, loss=its.loss, optimizer=dp.AdamW, engine=engine(w)) for w in ("ddp", None)]
+    by = [
+        Learner(network(torch.float32), pairs, loss=its.loss, optimizer=dp.AdamW, engine=engine(w))
+        for w in ("ddp", None)
+    ]
     for one in by:
         one.fit(2)
     assert_same(*by, SAME[torch.float32])
@@ -448,7 +459,7 @@ def state_of_the_first(state: Any) -> Any:
 
 
 METHODS: dict[str, Any] = {
-    "AdamW": lambda params: dp.AdamW(params, lr=dp.schedules.Cosine(9) and 0.05, schedule=dp.schedules.Cosine(9)),
+    "AdamW": partial(dp.AdamW, lr=0.05, schedule=dp.schedules.Cosine(9)),
     "AutoSGM": partial(dp.AutoSGM, lr=0.02, numerator=4, beta_n=0.99),
     "NAdam": partial(dp.NAdam, lr=0.02),
     "torch-Adam": partial(torch.optim.Adam, lr=0.02),

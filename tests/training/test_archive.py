@@ -85,14 +85,14 @@ def test_what_reading_would_refuse_is_not_written(tmp_path, bad, where):
 def test_a_missing_file_a_folder_and_a_closed_one(tmp_path, monkeypatch):
     with pytest.raises(RunError, match=r"There is no checkpoint .*gone\.ckpt"):
         read(tmp_path / "gone.ckpt")
-    with pytest.raises(RunError, match="Cannot read .*Is a directory"):
+    with pytest.raises(RunError, match=r"Cannot read .*Is a directory"):
         read(tmp_path)
 
     def closed(*_args, **_options):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     monkeypatch.setattr(Path, "open", closed)
-    with pytest.raises(RunError, match="Cannot read .*Permission denied"):
+    with pytest.raises(RunError, match=r"Cannot read .*Permission denied"):
         read(tmp_path / "run.ckpt")
 
 
@@ -188,7 +188,7 @@ def test_code_is_refused_and_not_run(tmp_path, monkeypatch):
 def test_a_newer_format_says_who_reads_it(tmp_path):
     torch.save({"format": FORMAT + 1, "dashpot": "7.2.0", "everything": {}}, tmp_path / "run.ckpt")
     with pytest.raises(
-        RunError, match=r"of format 2, which dashpot 7\.2\.0 wrote and that version or a newer one reads"
+        RunError, match=r"of format 2, which dashpot 7\.2\.0 wrote: that version or a newer one reads it"
     ):
         read(tmp_path / "run.ckpt")
 

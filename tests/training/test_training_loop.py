@@ -13,8 +13,8 @@ from dashpot.data import Batches
 from dashpot.errors import ArgumentError
 from dashpot.schedules import Exponential
 from dashpot.tasks import Problem, accuracy, evaluate
-from dashpot.training import Divergence, train
-from dashpot.training.loop import COUNT
+from dashpot.training import Callback, CancelFit, Divergence, Engine, Learner, train
+from dashpot.training.loop import COUNT, Epochs
 from dashpot.training.means import FLUSH
 
 
@@ -76,6 +76,57 @@ def test_every_epoch_is_evaluated_with_the_weights_it_ends_with():
     train(p, dashpot.SGD(p.model.parameters(), lr=0.1), 2, on_epoch=lambda e: seen.append((e.evaluation, evaluate(p))))
     assert len(seen) == 2
     assert all(recorded == now for recorded, now in seen)
+
+
+def test_a_learner_measures_what_evaluate_measures():
+    """Also over more batches than are read from the device at a time."""
+    p = problem(examples=3 * FLUSH + 1)
+    p.evaluation = Batches(p.train.x, p.train.y, 2)
+    learner = Learner.of(p, dashpot.SGD(p.model.parameters(), lr=0.1), engine=Engine("cpu"))
+    learner.fit(1)
+    assert learner.history[0]["eval"] == evaluate(p)
+    [epoch] = train(p, dashpot.SGD(p.model.parameters(), lr=0.1), 1)
+    assert epoch.evaluation == evaluate(p)
+
+
+def test_the_model_is_left_ready_to_train():
+    p = problem()
+    train(p, dashpot.SGD(p.model.parameters(), lr=0.1), 1)
+    assert all(module.training for module in p.model.modules())
+
+
+class StopAfter(Callback):
+    order = 200
+
+    def __init__(self, batches):
+        self.batches, self.state = batches, None
+
+    def after_batch(self, learner):
+        self.batches -= learner.training
+        if self.batches == 0 and self.state is None:
+            self.state = learner.state_dict()
+            raise CancelFit
+
+
+@pytest.mark.parametrize("batches", [1, 2, 3, 5])
+def test_epochs_are_told_whole_where_a_fit_goes_on(batches):
+    def begun():
+        p = problem()
+        return Learner.of(p, dashpot.Adam(p.model.parameters(), lr=0.01), engine=Engine("cpu")), Epochs()
+
+    def numbers(epochs):
+        return [(e.number, e.steps, e.train, e.evaluation, e.loss, e.lr) for e in epochs]
+
+    torch.manual_seed(5)
+    learner, whole = begun()
+    learner.fit(3, callbacks=[whole])
+    torch.manual_seed(5)
+    learner, first = begun()
+    stop = StopAfter(batches)
+    learner.fit(3, callbacks=[first, stop])
+    learner, rest = begun()
+    learner.fit(3, callbacks=[rest], resume=stop.state)
+    assert numbers([*first.epochs, *rest.epochs]) == numbers(whole.epochs)
 
 
 def test_training_means_weigh_batches_by_their_size():

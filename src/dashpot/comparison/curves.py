@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dashpot.comparison.records import Run
+from dashpot.smoothing import smooth
 
 __all__ = ["Band", "changes", "score_band", "smooth", "smoothed_loss", "thin"]
 
@@ -22,19 +23,6 @@ class Band(NamedTuple):
     mean: Array
     low: Array
     high: Array
-
-
-def smooth(values: Sequence[float], window: int) -> Array:
-    """Centred moving average; near the ends the window shrinks to what is there.
-
-    >>> smooth([0.0, 3.0, 6.0, 3.0], window=3).tolist()
-    [1.5, 3.0, 4.0, 4.5]
-    """
-    kernel = np.ones(min(window | 1, 2 * len(values) - 1))
-    half = len(kernel) // 2
-    total = np.convolve(np.asarray(values, dtype=np.float64), kernel)[half : half + len(values)]
-    count = np.convolve(np.ones(len(values)), kernel)[half : half + len(values)]
-    return total / count
 
 
 def smoothed_loss(runs: Sequence[Run], window: int) -> Array:

@@ -133,7 +133,7 @@ def one_cycle(make: Callable[..., Optimizer], options: Mapping[str, Any], steps:
     >>> list(one_cycle(dp.SGD, {}, steps=10))
     ['lr']
     """
-    rate = {"lr": OneCycle(steps)}
+    rate: dict[str, schedules.Schedule] = {"lr": OneCycle(steps)}
     momentum = _momentum(make, options)
     if momentum is None:
         return rate
@@ -150,11 +150,12 @@ def _momentum(make: Callable[..., Optimizer], options: Mapping[str, Any]) -> str
 
 def _carries(make: Callable[..., Optimizer], options: Mapping[str, Any], both: Mapping[str, Any]) -> bool:
     """Whether the method's recipe can carry these schedules, so that it can be written to a record."""
+    optimizer = make([torch.zeros(1, requires_grad=True)], lr=1.0, **options, schedule=both)
     try:
-        optimizer = make([torch.zeros(1, requires_grad=True)], lr=1.0, **options, schedule=both)
-        return optimizer.recipe is not None  # pyright: ignore[reportAttributeAccessIssue]
+        optimizer.recipe  # pyright: ignore[reportAttributeAccessIssue]  # noqa: B018
     except ArgumentError:
         return False
+    return True
 
 
 def _scheduled(

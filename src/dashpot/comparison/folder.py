@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 from dashpot.comparison.records import Run, encode, read_run
 from dashpot.errors import RunError
 from dashpot.training.files import make_folder, write_text
+from dashpot.training.lock import locked
 
 __all__ = ["Folder", "differences"]
 
@@ -90,32 +89,13 @@ class Folder:
         paths = [self.record(name, seed) for name in settings["methods"] for seed in settings["seeds"]]
         return [read_run(path) for path in paths if path.exists()]
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """Keep a second process out of the folder for as long as the block lasts.
 
         Raises:
             RunError: another process is running in this folder.
         """
-        try:
-            import fcntl
-        except ImportError:  # Windows has no flock; there the user alone keeps two processes apart
-            yield
-            return
-        if not self.path.is_dir():
-            yield
-            return
-        descriptor = os.open(self.path, os.O_RDONLY)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise RunError(
-                    f"Another process is running in {self.path}; wait for it, or choose another folder."
-                ) from error
-            yield
-        finally:
-            os.close(descriptor)
+        return locked(self.path) if self.path.is_dir() else nullcontext()
 
 
 def _is_ours(item: Path) -> bool:

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from dashpot.comparison.environment import torch_threads, versions
 from dashpot.comparison.folder import Folder
 from dashpot.comparison.header import header
@@ -17,8 +15,10 @@ from dashpot.comparison.progress import Progress, Silent
 from dashpot.comparison.records import Run, encode, epoch_lines, read_run
 from dashpot.comparison.study import Plan, Study
 from dashpot.errors import RunError
-from dashpot.training import Epoch, load_checkpoint, save_checkpoint, train
+from dashpot.training import Epoch, Learner, archive
 from dashpot.training.files import append_line, cut_back, write_text
+from dashpot.training.loop import Epochs, learner_in_place
+from dashpot.training.random_state import kept_random_state, seed_all
 
 __all__ = ["run_study"]
 
@@ -27,8 +27,8 @@ def run_study(study: Study, out: Path, *, progress: Progress | None = None, comm
     """Train every run of `study` that `out` does not hold yet, and return all records.
 
     An interrupted run goes on from its last finished epoch and ends with the numbers it would have had without the
-    interruption, on the same machine, versions and number of threads. (A model that draws from Python's or numpy's
-    global generators is outside this promise; torch's are saved.)
+    interruption, on the same machine, versions and number of threads. Every run starts from its seed in the global
+    generators of torch, Python and numpy, which are afterwards as they were.
 
     Args:
         study: what to compare.
@@ -76,7 +76,7 @@ class _Session:
         if run is not None and run.end is not None:
             self.progress.skip(plan, run)
         else:
-            with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            with kept_random_state():
                 self._train(plan, record, checkpoint)
             self.progress.finish(plan, read_run(record))
         checkpoint.unlink(missing_ok=True)
@@ -86,36 +86,61 @@ class _Session:
         epochs = self.study.epochs
         problem = self.study.task.build(plan.seed)
         optimizer = plan.entry.optimizer(problem.model.parameters(), epochs * len(problem.train))
-        torch.manual_seed(plan.seed)
-        if record.exists() and checkpoint.exists():
-            done = _continue(record, load_checkpoint(checkpoint, problem.model, optimizer))
-        else:
-            done = 0
+        seed_all(plan.seed)
+        state = _read(checkpoint) if record.exists() and checkpoint.exists() else None
+        if state is None:
             write_text(record, encode(header(self.study, plan, problem, optimizer, self.command)) + "\n")
-        self.progress.start(plan, done)
+        self.progress.start(plan, 0 if state is None else state["progress"]["position"][0])
+        learner = learner_in_place(problem, optimizer)
 
         def on_step(steps: int) -> None:
             self.progress.step(steps)
             self.check_interrupt()
 
         def on_epoch(epoch: Epoch) -> None:
-            length = append_line(record, epoch_lines(epoch))
+            append_line(record, epoch_lines(epoch))
             if epoch.diverged is None and epoch.number < epochs:
-                save_checkpoint(checkpoint, problem.model, optimizer, {"epochs": epoch.number, "bytes": length})
+                archive.write(checkpoint, learner.state_dict())
             self.progress.epoch(plan, epoch)
 
-        history = train(problem, optimizer, epochs, first=done, on_step=on_step, on_epoch=on_epoch)
-        if history[-1].diverged is None:
-            append_line(record, encode({"kind": "end", "status": "done", "steps": history[-1].steps}))
+        told = _Recorded(record, on_step, on_epoch)
+        learner.fit(epochs, callbacks=[told], resume=state)
+        if told.epochs[-1].diverged is None:
+            append_line(record, encode({"kind": "end", "status": "done", "steps": told.epochs[-1].steps}))
 
 
-def _continue(record: Path, progress: dict[str, Any]) -> int:
-    """Cut a record back to where its checkpoint was saved and note the continuation; return the epochs done."""
-    if record.stat().st_size < progress["bytes"]:
-        raise RunError(f"The record {record} is damaged: it ends before its checkpoint; delete it to repeat that run.")
-    cut_back(record, progress["bytes"])
-    append_line(record, encode({"kind": "resumed", "epochs": progress["epochs"], "versions": versions()}))
-    return progress["epochs"]
+class _Recorded(Epochs):
+    """Epochs that are written to a record, whose length is a part of the run's state."""
+
+    def __init__(self, record: Path, on_step: Callable[[int], None], on_epoch: Callable[[Epoch], None]) -> None:
+        super().__init__(on_step, on_epoch)
+        self.record = record
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "bytes": self.record.stat().st_size}
+
+    def before_fit(self, learner: Learner) -> None:
+        super().before_fit(learner)
+        self._learner = learner
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Cut the record back to where the state was taken, and note the continuation."""
+        super().load_state_dict(state)
+        if self.record.stat().st_size < state["bytes"]:
+            raise RunError(
+                f"The record {self.record} is damaged: it ends before its checkpoint; delete it to repeat that run."
+            )
+        cut_back(self.record, state["bytes"])
+        done = self._learner.position[0]
+        append_line(self.record, encode({"kind": "resumed", "epochs": done, "versions": versions()}))
+
+
+def _read(checkpoint: Path) -> dict[str, Any]:
+    """The state to go on from."""
+    try:
+        return archive.read(checkpoint)
+    except RunError as error:
+        raise RunError(f"{error} Delete it to start that run over.") from error
 
 
 def _kept(folder: Folder, plans: list[Plan], epochs: int, command: str | None) -> str:

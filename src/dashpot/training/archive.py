@@ -94,8 +94,8 @@ def read(path: Path) -> dict[str, Any]:
         raise RunError(f"{path} is a file of torch's, but no checkpoint of dashpot's.")
     if not isinstance(content["format"], int) or content["format"] > FORMAT:
         raise RunError(
-            f"The checkpoint {path} is of format {content['format']}, which dashpot {content['dashpot']} wrote and that "
-            f"version or a newer one reads; this is dashpot {__version__}, which reads formats up to {FORMAT}."
+            f"The checkpoint {path} is of format {content['format']}, which dashpot {content['dashpot']} wrote: that "
+            f"version or a newer one reads it; this is dashpot {__version__}, which reads formats up to {FORMAT}."
         )
     if not isinstance(content.get("state"), dict):
         raise DamagedError(f"The checkpoint {path} is damaged: it holds no state.")

@@ -109,6 +109,7 @@ class Learner:
         self.steps, self.position, self.accumulate, self.waiting = 0, (0, 0), 1, 0
         self._step_batches: list[tuple[Any, Any, float]] = []
         self.stopped: str | None = None
+        self.override = False
         self.grad_norm: Tensor | None = None
         Callbacks(self.callbacks)
 
@@ -149,7 +150,7 @@ class Learner:
         check("fit", "epochs", epochs, EPOCHS)
         self.epochs, self.epoch, self.training = epochs, 0, True
         self.history, self.steps, self.position, self.accumulate = [], 0, (0, 0), 1
-        self.waiting, self.stopped = 0, None
+        self.waiting, self.stopped, self.override = 0, None, override
         self.phases = {"train": train, "eval": evaluate and self.evaluation is not None}
         self.told = Callbacks([*self.callbacks, *callbacks])
         self._do = {name: self.told.through(name, self, getattr(self, name)) for name in ACTIONS}
@@ -168,14 +169,19 @@ class Learner:
             raise ArgumentError("Learner: lr is given with an optimizer that is made already; set its own lr.")
         elif self.engine.sharded:
             raise ArgumentError("Learner: strategy='fsdp' makes parameters anew; give what makes the optimizer.")
-        if self.settles and hasattr(self.opt, "settle_engine"):
-            self.opt.settle_engine()
+        self._settle()
         self._drop()
+
+    def _settle(self) -> None:
+        """See `settles`; loading a state puts the optimizer's own rule back."""
+        if self.settles and hasattr(self.opt, "settle_engine"):
+            self.opt.settle_engine()  # pyright: ignore[reportAttributeAccessIssue]
 
     def _epochs(self, resume: Mapping[str, Any] | None, override: bool) -> None:
         if resume is not None:
             snapshot.restore(self, resume, override)
             self._random = resume["random"]
+            self._settle()
         for epoch in range(self.position[0], self.epochs):
             if self.stopped is not None:  # a callback wants no further epoch
                 break
@@ -306,6 +312,8 @@ class Learner:
     @property
     def window(self) -> int:
         """Batches whose gradients make the present step: `accumulate`, or fewer at the end of an epoch."""
+        if self.accumulate == 1:  # the length of the data need not be asked for
+            return 1
         first = self.batch - self.batch % self.accumulate
         return min(self.accumulate, len(self.feed) - first)
 

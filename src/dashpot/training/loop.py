@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -82,14 +83,23 @@ class Epochs(Callback):
         self.on_step, self.on_epoch = on_step, on_epoch
         self.epochs: list[Epoch] = []
 
+    def before_fit(self, learner: Learner) -> None:
+        """Begin with nothing; a state that is gone on from comes after this."""
+        self.epochs = []
+        self._begin()
+
+    def _begin(self) -> None:
+        """Begin an epoch."""
+        self._losses: list[float] = []
+        self._lrs: list[float] = []
+        self._sizes: list[int] = []
+        self._waiting: list[Tensor] = []
+        self._spent, self._since = (0.0, 0.0), None
+
     def before_epoch(self, learner: Learner) -> None:
-        """Begin to measure."""
+        """Start the clock of the training phase."""
         if learner.training:
-            self._losses: list[float] = []
-            self._lrs: list[float] = []
-            self._sizes: list[int] = []
-            self._waiting: list[Tensor] = []
-            self._cpu, self._wall = time.process_time(), time.perf_counter()
+            self._since = _clocks()
 
     def before_batch(self, learner: Learner) -> None:
         """Note the rate that the step is about to use."""
@@ -113,15 +123,15 @@ class Epochs(Callback):
         """Read what waits, and tell the epoch once it is evaluated."""
         if learner.training:
             self._flush()
+            self._spent, self._since = self._seconds(), None
             if self._diverged:
                 self._stop(learner)
-            self._measured = self._epoch(learner)
         if not learner.training or not learner.phases["eval"]:
-            measured = learner.history[learner.epoch]
+            means = learner.history[learner.epoch]
             # The mean loss is taken from the losses as they were recorded, without another rounding.
             total = math.fsum(loss * size for loss, size in zip(self._losses, self._sizes, strict=True))
-            means = {**measured["train"], "loss": total / sum(self._sizes)}
-            self._tell(replace(self._measured, train=means, evaluation=measured.get("eval", {})))
+            trained = {**means["train"], "loss": total / sum(self._sizes)}
+            self._tell(self._epoch(learner, train=trained, evaluation=means.get("eval", {})))
 
     def _flush(self) -> None:
         """Read the waiting losses, all at once, as far as they are finite and one more."""
@@ -134,23 +144,48 @@ class Epochs(Callback):
     def _diverged(self) -> bool:
         return bool(self._losses) and not math.isfinite(self._losses[-1])
 
-    def _epoch(self, learner: Learner) -> Epoch:
-        """The epoch as far as it went, without means."""
-        cpu, wall = time.process_time() - self._cpu, time.perf_counter() - self._wall
-        steps = learner.epoch * len(learner.train) + len(self._losses)
-        return Epoch(learner.epoch + 1, steps, {}, {}, self._losses, self._lrs[: len(self._losses)], cpu, wall)
+    def _seconds(self) -> tuple[float, float]:
+        """CPU and wall seconds of the epoch's training so far, those before an interruption included."""
+        if self._since is None:
+            return self._spent
+        cpu, wall = (spent + now - since for spent, now, since in zip(self._spent, _clocks(), self._since, strict=True))
+        return cpu, wall
+
+    def _epoch(self, learner: Learner, **measured: Any) -> Epoch:
+        """The epoch as far as it went."""
+        (cpu, wall), done = self._seconds(), len(self._losses)
+        steps = learner.epoch * len(learner.train) + done
+        means = {"train": {}, "evaluation": {}, **measured}
+        return Epoch(learner.epoch + 1, steps, loss=self._losses, lr=self._lrs[:done], cpu_s=cpu, wall_s=wall, **means)
 
     def _stop(self, learner: Learner) -> None:
         """Tell the epoch that diverged, and end the fit."""
-        epoch = self._epoch(learner)
-        label = "nan" if math.isnan(epoch.loss[-1]) else "inf"
-        self._tell(replace(epoch, diverged=Divergence(epoch.steps - 1, label)))
+        label = "nan" if math.isnan(self._losses[-1]) else "inf"
+        step = learner.epoch * len(learner.train) + len(self._losses) - 1
+        self._tell(self._epoch(learner, diverged=Divergence(step, label)))
         raise CancelFit
 
     def _tell(self, epoch: Epoch) -> None:
         self.epochs.append(epoch)
+        self._begin()
         if self.on_epoch is not None:
             self.on_epoch(epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is known of an epoch that is not over; those that are over have been told."""
+        self._flush()
+        lists = {"losses": list(self._losses), "lrs": list(self._lrs), "sizes": list(self._sizes)}
+        return {**lists, "spent": list(self._seconds())}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with that epoch."""
+        self._losses, self._lrs, self._sizes = (list(state[name]) for name in ("losses", "lrs", "sizes"))
+        cpu, wall = state["spent"]
+        self._spent = cpu, wall
+
+
+def _clocks() -> tuple[float, float]:
+    return time.process_time(), time.perf_counter()
 
 
 class _From(Callback):

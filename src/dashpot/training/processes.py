@@ -21,7 +21,16 @@ from torch import nn
 from dashpot.data.seeding import generator
 from dashpot.errors import RunError
 
-__all__ = ["SUPERVISOR", "Place", "agree_on_weights", "draw_apart", "inner_interface", "join", "place"]
+__all__ = [
+    "SUPERVISOR",
+    "Place",
+    "agree_on_weights",
+    "draw_apart",
+    "end_without_supervisor",
+    "inner_interface",
+    "join",
+    "place",
+]
 
 SUPERVISOR = "DASHPOT_SUPERVISOR"
 """Environment variable with the number of the process that started this one, without which it is not to go on."""
@@ -65,7 +74,7 @@ def place(environment: Mapping[str, str] | None = None) -> Place | None:
 
 def join(here: Place, device_type: str) -> None:
     """Join the group of all processes, once: gloo, and nccl beside it for tensors on GPUs. It is left at exit."""
-    _end_without_supervisor()
+    end_without_supervisor()
     if dist.is_initialized():
         return
     if here.local_world == here.world:  # one machine: nobody outside it is to be reached
@@ -87,7 +96,7 @@ def _leave() -> None:
         dist.destroy_process_group()
 
 
-def _end_without_supervisor() -> None:
+def end_without_supervisor() -> None:
     """End this process when the one that supervises it has ended without a word, say by SIGKILL."""
     supervisor = os.environ.get(SUPERVISOR)
     if supervisor is None or any(thread.name == SUPERVISOR for thread in threading.enumerate()):

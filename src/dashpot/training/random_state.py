@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, cast
 
 import numpy as np
 import torch
 
-__all__ = ["random_state", "set_random_state"]
+__all__ = ["kept_random_state", "random_state", "seed_all", "set_random_state"]
 
 
 def random_state() -> dict[str, Any]:
@@ -26,7 +27,7 @@ def random_state() -> dict[str, Any]:
     return {
         "torch": torch.get_rng_state(),
         "devices": _device_states(),
-        "python": [version, list(words), gauss],
+        "python": [version, torch.tensor(words, dtype=torch.int64), gauss],
         "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(cached)],
     }
 
@@ -36,9 +37,35 @@ def set_random_state(state: Mapping[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     _set_device_states(state["devices"])
     version, words, gauss = state["python"]
-    random.setstate((version, tuple(words), gauss))
+    random.setstate((version, tuple(words.tolist()), gauss))
     kind, keys, *rest = state["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+
+
+def seed_all(seed: int) -> None:
+    """Start torch's, Python's and numpy's generators anew from `seed`, an integer in [0, 2**32 - 1]."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed)
+
+
+@contextmanager
+def kept_random_state() -> Iterator[None]:
+    """Whatever the block draws, all generators are as they were after it.
+
+    >>> with kept_random_state():
+    ...     seed_all(3)
+    ...     first = torch.rand(1), random.random()
+    >>> with kept_random_state():
+    ...     seed_all(3)
+    ...     first == (torch.rand(1), random.random())
+    True
+    """
+    before = random_state()
+    try:
+        yield
+    finally:
+        set_random_state(before)
 
 
 def _device_states() -> dict[str, list[torch.Tensor]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
+import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -44,6 +45,8 @@ Value = TypeVar("Value")
 
 FIXED = ("task", "optimizer", "seed")
 """What a run that has begun cannot change."""
+LOGS = {"csv": "log.csv", "jsonl": "log.jsonl", "tensorboard": "tensorboard"}
+"""Where each log is in a run's folder."""
 SHOWN = 6
 
 
@@ -76,7 +79,9 @@ class Plan:
             settings,
             lr=line.lr,
             epochs=task.epochs if settings.epochs is None else settings.epochs,
-            threads=max(1, torch.get_num_threads() // settings.devices) if settings.threads is None else settings.threads,
+            threads=max(1, torch.get_num_threads() // settings.devices)
+            if settings.threads is None
+            else settings.threads,
         )
         plan = cls(complete, task, line, task.build(complete.seed))
         plan.optimizer(plan.problem.model.parameters())  # finds bad settings before anything is written
@@ -136,13 +141,14 @@ class Outcome:
         assert end is not None
         again = f"Again: dashpot train --config {self.folder.settings_file}"
         if end["status"] == "diverged":
-            why = end.get("reason", f"the loss is {end['loss']}.")
-            return f"Diverged at step {end['step'] + 1}: {why} {again}"
+            what = "gradients are not finite" if end["loss"] not in ("nan", "inf") else f"the loss is {end['loss']}"
+            return f"Diverged at step {end['step'] + 1}: {what}. {again}"
         last = self.run.epochs[-1]
         seconds = duration(math.fsum(epoch["wall_s"] for epoch in self.run.epochs))
         phase = "eval" if last["eval"] else "train"
-        why = f" {end['reason']}" if "reason" in end else ""
-        return f"{phase} {score_text(last[phase])} after {last['epoch']} epochs, {seconds} of training.{why} {again}"
+        why = f" Stopped early: {end['reason']}." if "reason" in end else ""
+        epochs = f"{last['epoch']} epoch{'s' if last['epoch'] > 1 else ''}"
+        return f"{phase} {score_text(last[phase])} after {epochs}, {seconds} of training.{why} {again}"
 
 
 def begin(
@@ -206,12 +212,16 @@ def go_on(
     settings = merged(there, given or {}, path, override=override)
     run = folder.run()
     if run is not None and run.end is not None and settings == there:
-        say(f"{path} is finished.")
-        return Outcome(folder, run)
+        outcome = Outcome(folder, run)
+        say(f"{path} {'is finished' if outcome.status == 'done' else 'has diverged'}; nothing is left to do.")
+        say(outcome.text())
+        return outcome
     with _settled(settings):
         engine = _engine(settings)
         if engine.world != settings.devices and not override:
-            raise RunError(f"{path} is a run of {settings.devices} processes, not of {engine.world}; --override goes on.")
+            raise RunError(
+                f"{path} is a run of {settings.devices} processes, not of {engine.world}; --override goes on."
+            )
         plan = Plan.of(dataclasses.replace(settings, devices=engine.world))
         _check_task(plan, run, path, override=override)
         changed = plan.settings != there
@@ -250,7 +260,9 @@ def find_rate(settings: Settings) -> LRCurve:
 
     with _settled(settings):
         plan, engine = Plan.of(settings), _engine(settings)
-        return find_lr(Learner.of(plan.problem, plan.optimizer, engine=engine, callbacks=[Accumulate(settings.accumulate)]))
+        return find_lr(
+            Learner.of(plan.problem, plan.optimizer, engine=engine, callbacks=[Accumulate(settings.accumulate)])
+        )
 
 
 # ---- the parts of a run ---------------------------------------------------------------------------------------------
@@ -274,17 +286,19 @@ def _train(
     tell = say if engine.first else lambda _: None
     with ExitStack() as stack:
         check = stack.enter_context(interruptible())
-        _first(engine, lambda: stack.enter_context(folder.lock()))
+        _first(engine, lambda: stack.enter_context(folder.lock()))  # which gives None
         state = read_newest(folder.checkpoints) if run is not None and latest(folder.checkpoints) else None
         if state is None:
-            _first(engine, lambda: write_text(folder.record, encode(plan.header(command)) + "\n"))
+            _first(engine, lambda: _start_record(plan, folder, command))
         if changed:
             _first(engine, lambda: folder.write(settings, command=command))
         tell(plan.entry.call(plan.steps))
         tell(_where(folder, run, state))
         learner = Learner.of(plan.problem, plan.optimizer, engine=engine)
         try:
-            learner.fit(settings.epochs or 1, callbacks=_callbacks(plan, folder, check), resume=state, override=override)
+            learner.fit(
+                settings.epochs or 1, callbacks=_callbacks(plan, folder, check), resume=state, override=override
+            )
         except Interrupted:
             raise Interrupted(f"Stopped. Continue with: {resume_command(folder.path)}") from None
     found = _first(engine, folder.run)
@@ -292,6 +306,14 @@ def _train(
     outcome = Outcome(folder, found)
     tell(outcome.text())
     return outcome
+
+
+def _start_record(plan: Plan, folder: RunFolder, command: str | None) -> None:
+    """Write the record's header; what a start that was killed before its first checkpoint has logged is dropped."""
+    for name in LOGS.values():
+        shutil.rmtree(folder.path / name, ignore_errors=True)
+        (folder.path / name).unlink(missing_ok=True)
+    write_text(folder.record, encode(plan.header(command)) + "\n")
 
 
 def _where(folder: RunFolder, run: Run | None, state: Mapping[str, Any] | None) -> str:
@@ -327,7 +349,11 @@ def _callbacks(plan: Plan, folder: RunFolder, check: Callable[[], None]) -> list
         config=settings.to_dict(),
     )
     skipping = settings.nonfinite == "skip" or settings.precision == "fp16"
-    chosen: list[Callback] = [Record(folder.record, skipping=skipping), Progress(), checkpoints]
+    chosen: list[Callback] = [
+        Record(folder.record, skipping=skipping, resumed={"call": plan.entry.call(plan.steps)}),
+        Progress(),
+        checkpoints,
+    ]
     if settings.accumulate > 1:
         from dashpot.training.callbacks.accumulate import Accumulate
 
@@ -352,12 +378,7 @@ def _log(name: str, folder: Path) -> Callback:
     """A log of every epoch in the run's folder."""
     from dashpot.training.callbacks.loggers import CSV, JSONLines, TensorBoard
 
-    made = {
-        "csv": lambda: CSV(folder / "log.csv"),
-        "jsonl": lambda: JSONLines(folder / "log.jsonl"),
-        "tensorboard": lambda: TensorBoard(folder / "tensorboard"),
-    }
-    return made[name]()
+    return {"csv": CSV, "jsonl": JSONLines, "tensorboard": TensorBoard}[name](folder / LOGS[name])
 
 
 def _options(settings: Settings) -> dict[str, Any]:
@@ -387,15 +408,15 @@ def _settled(settings: Settings) -> Iterator[None]:
 
 def _first(engine: Engine, action: Callable[[], Value]) -> Value:
     """What `action` gives on the first process, on all of them; where it fails, it fails for all."""
+    if engine.world == 1:
+        return action()
     found: tuple[Any, DashpotError | None] = (None, None)
     if engine.first:
         try:
             found = (action(), None)
         except DashpotError as error:
-            if engine.world == 1:
-                raise
             found = (None, error)
-    value, error = found if engine.world == 1 else engine.gather(found)[0]
+    value, error = engine.gather(found)[0]
     if error is not None:
         raise error
     return value
@@ -407,10 +428,14 @@ def _check_task(plan: Plan, run: Run | None, path: Path, *, override: bool) -> N
         return
     found = task_differences(run.header["task"]["config"], dict(plan.task.config), "task")
     if found and not override:
-        raise RunError(f"The task has changed since {path} was begun: {_listed(found)}. --override goes on all the same.")
+        raise RunError(
+            f"The task has changed since {path} was begun: {_listed(found)}. --override goes on all the same."
+        )
     other = task_differences(run.header["versions"], versions())
     if other:
-        warnings.warn(f"{path} was begun with other versions, so its numbers may differ: {_listed(other)}.", stacklevel=2)
+        warnings.warn(
+            f"{path} was begun with other versions, so its numbers may differ: {_listed(other)}.", stacklevel=2
+        )
 
 
 def _listed(found: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""The settings of a training run: plain data that a command line and a TOML file write alike, and that repeat the run."""
+"""The settings of a training run: plain data, written on a command line or in a TOML file, that repeat the run."""
 
 from __future__ import annotations
 
@@ -198,10 +198,7 @@ def differences(there: Settings, given: Mapping[str, Any]) -> list[str]:
     found = []
     for name, value in given.items():
         own = getattr(there, name)
-        if name == "set":
-            pairs = [(key, own.get(key), item) for key, item in value.items()]
-        else:
-            pairs = [(name, own, value)]
+        pairs = [(key, own.get(key), item) for key, item in value.items()] if name == "set" else [(name, own, value)]
         found += [f"{key} is {_text(old)} there and {_text(new)} here" for key, old, new in pairs if old != new]
     return found
 

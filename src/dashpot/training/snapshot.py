@@ -61,7 +61,8 @@ def restore(learner: Learner, state: Mapping[str, Any], override: bool = False) 
     weights.check_model(learner.model, state["model"])
     unlike = [name for name, *_ in _differences(state["settings"]["defaults"], settings(learner)["defaults"])]
     undo = weights.load_optimizer(learner.model, learner.opt, state["optimizer"], keep=unlike if override else ())
-    there, here = state["settings"]["recipe"], _recipe(learner.opt)  # equal, now that the groups are those of there
+    # Switches that the groups hold are those of there by now, so that what differs would stay so.
+    there, here = state["settings"]["recipe"], _recipe(learner.opt)
     if _differs(there, here) and not override:
         undo()
         raise RunError(_refusal([f"the optimizer's recipe is {there} there and {here} here"]))
@@ -80,8 +81,9 @@ def restore(learner: Learner, state: Mapping[str, Any], override: bool = False) 
 
 
 def restore_random(learner: Learner, states: Sequence[Mapping[str, Any]]) -> None:
-    """Put the generators of every process back; with another number of processes there is nothing that would fit."""
-    if len(states) == learner.engine.world:
+    """Put the generators of every process back; a process that there was not has none, and goes on with its own. The
+    first process's draw the order of a shuffled loader, for any number of processes."""
+    if learner.engine.rank < len(states):
         set_random_state(states[learner.engine.rank])
 
 
@@ -178,11 +180,17 @@ def _title(optimizer: Optimizer) -> str:
 
 
 def _recipe(optimizer: Optimizer) -> str:
-    """The recipe of a dashpot optimizer as text; empty where there is none."""
+    """The stages of a dashpot optimizer without their numbers, which are in its groups; empty where there are none."""
     try:
-        return repr(getattr(optimizer, "recipe", ""))
+        recipe = getattr(optimizer, "recipe", None)
     except ArgumentError:  # a schedule that no recipe can carry
-        return ""
+        recipe = None
+    return "" if recipe is None else ", ".join(_stage(**stage.to_dict()) for stage in recipe.stages)
+
+
+def _stage(stage: str, **settings: Any) -> str:
+    kept = {name: value for name, value in settings.items() if isinstance(value, (bool, str))}
+    return f"{stage}({', '.join(f'{name}={value}' for name, value in kept.items())})"
 
 
 def _state_of(feed: Any) -> dict[str, Any] | None:

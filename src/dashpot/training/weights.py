@@ -16,6 +16,7 @@ __all__ = [
     "besides",
     "check_model",
     "copied",
+    "like",
     "load_besides",
     "load_model",
     "load_optimizer",
@@ -31,9 +32,9 @@ SHOWN = 6
 
 def model_state(model: nn.Module) -> dict[str, Any]:
     """`model.state_dict()` as copies on the CPU; with sharded parameters every process has to ask."""
-    seen: dict[int, Any] = {}  # tied parameters are one tensor, and are saved once
     state = model.state_dict(keep_vars=True)
-    return {name: seen.setdefault(id(value), None) or _remember(seen, value) for name, value in state.items()}
+    once = {id(value): copied(value) for value in state.values()}  # tied parameters are one tensor
+    return {name: once[id(value)] for name, value in state.items()}
 
 
 def check_model(model: nn.Module, state: Mapping[str, Any]) -> None:
@@ -60,7 +61,7 @@ def load_model(model: nn.Module, state: Mapping[str, Any]) -> None:
     check_model(model, state)
     own = model.state_dict()  # carries the versions of the modules, which loading asks for
     for name, value in own.items():
-        own[name] = _like(state[name], value) if isinstance(value, Tensor) else state[name]
+        own[name] = like(state[name], value) if isinstance(value, Tensor) else state[name]
     model.load_state_dict(own)
 
 
@@ -82,19 +83,14 @@ def load_besides(model: nn.Module, state: Mapping[str, Any]) -> None:
     buffers, frozen = dict(model.named_buffers()), set(state["frozen"])
     for name, value in state["buffers"].items():
         if name in buffers and buffers[name].shape == value.shape:
-            buffers[name].copy_(_like(value, buffers[name]))
+            buffers[name].copy_(like(value, buffers[name]))
         elif name in buffers:  # one that grows as it is needed
             path, _, last = name.rpartition(".")
             setattr(model.get_submodule(path), last, value.to(buffers[name].device))
     for name, p in model.named_parameters():
         p.requires_grad_(name not in frozen)
         grad = state["gradients"].get(name)
-        p.grad = None if grad is None else _like(grad.clone(), p).to(p.device)
-
-
-def _remember(seen: dict[int, Any], value: Any) -> Any:
-    seen[id(value)] = copied(value)
-    return seen[id(value)]
+        p.grad = None if grad is None else like(grad.clone(), p).to(p.device)
 
 
 def _unlike(name: str, there: Any, here: Any) -> str | None:
@@ -282,7 +278,7 @@ def _is_divided(value: Tensor) -> bool:
     return hasattr(value, "full_tensor") and hasattr(value, "placements")
 
 
-def _like(value: Tensor, other: Tensor) -> Tensor:
+def like(value: Tensor, other: Tensor) -> Tensor:
     """`value`, which every process has whole, divided as `other` is."""
     if not _is_divided(other):
         return value
@@ -294,4 +290,4 @@ def _like(value: Tensor, other: Tensor) -> Tensor:
 
 def _like_state(value: Tensor, p: Tensor) -> Tensor:
     """A copy; elementwise state is divided as its parameter is, what is one number for a tensor is not."""
-    return _like(value.clone(), p) if value.shape == p.shape and p.dim() else value.clone()
+    return like(value.clone(), p) if value.shape == p.shape and p.dim() else value.clone()

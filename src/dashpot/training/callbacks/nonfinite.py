@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from dashpot.constraints import OneOf, check
+from dashpot import constraints
+from dashpot.constraints import Interval, OneOf
 from dashpot.errors import ArgumentError, NonFiniteError
 from dashpot.training import snapshot
 from dashpot.training.callback import Callback, CancelFit
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 __all__ = ["NonFinite"]
 
+THEN = OneOf(("stop", "skip", "raise"))
+CHECK = OneOf(("gradients", "loss"))
+KEEP = Interval(1, math.inf, "left", integer=True)
 LEAST_SCALE = 2.0**-10
 """A loss scale below it makes no finite gradient overflow in float16 unless it is beyond 6e7."""
 
@@ -77,7 +81,8 @@ class NonFinite(Callback):
         check: str = "gradients",
         keep: int = 3,
     ) -> None:
-        _check_arguments(then, check, keep)
+        for name, value, allowed in (("then", then, THEN), ("check", check, CHECK), ("keep", keep, KEEP)):
+            constraints.check("NonFinite", name, value, allowed)
         if folder is not None and not isinstance(folder, (str, os.PathLike)):
             raise ArgumentError(f"NonFinite: folder must be None or a path, got {folder!r}.")
         self.then, self.check, self.keep = then, check, keep
@@ -152,17 +157,13 @@ class NonFinite(Callback):
         state = snapshot.take(learner)
         if learner.engine.first:
             batches = [{"batch": number, "x": _on_cpu(x), "y": _on_cpu(y)} for number, x, y in self._batches]
+            # Apart from the state, so that a fit may go on from it: with these gradients it would not get far.
+            values, state["besides"]["gradients"] = state["besides"]["gradients"], {}
+            held = {"report": report, **found.plain(), "values": values, "state": state, "batches": batches}
             content = io.BytesIO()
-            torch.save({"report": report, **found.plain(), "state": state, "batches": batches}, content)
+            torch.save(held, content)
             write_bytes(path, content.getbuffer())
         return path
-
-
-def _check_arguments(then: str, checked: str, keep: int) -> None:
-    check("NonFinite", "then", then, OneOf(("stop", "skip", "raise")))
-    check("NonFinite", "check", checked, OneOf(("gradients", "loss")))
-    if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
-        raise ArgumentError(f"NonFinite: keep must be an integer >= 1, got {keep!r}.")
 
 
 def _on_cpu(value: Any) -> Any:

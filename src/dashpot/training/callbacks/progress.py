@@ -25,10 +25,11 @@ FORWARD = 1 / 3
 class Progress(PerEpoch):
     """A table of the epochs as they are finished: means of both phases, learning rate of the last step, time.
 
-    In a terminal a line below it shows the epoch at work: batches done, the loss so far, and the time left for the whole
-    fit. It goes when the fit ends, in whatever way; the table stays. Everywhere else, in pipes, logs and notebooks,
-    there is the table alone, and also where `rich` is not installed. A terminal too narrow for all columns gets the more
-    important ones. After a resume the table begins with the epochs done before. Of several processes the first tells.
+    In a terminal a line below it shows the epoch at work: batches done, the loss so far, and the time left for the
+    whole fit. It goes when the fit ends, in whatever way; the table stays. Everywhere else, in pipes, logs and
+    notebooks, there is the table alone, and also where `rich` is not installed. A terminal too narrow for all columns
+    gets the more important ones. After a resume the table begins with the epochs done before. Of several processes the
+    first one tells.
 
     Numbers have three decimals, or three digits and a power of ten where that would tell nothing.
 
@@ -120,7 +121,7 @@ class Progress(PerEpoch):
             _Bar(
                 title=f"epoch {learner.epoch + 1}/{learner.epochs}  {phase}",
                 share=done / size,
-                count=f"{done:>{len(str(size))}}/{size}",
+                batches=f"{done:>{len(str(size))}}/{size}",
                 loss=_running_loss(learner),
                 left="" if left is None else f"{duration(left)} left",
             )
@@ -231,8 +232,8 @@ class _Pace:
         """Seconds of a batch."""
         if self.done[phase]:
             return self.seconds[phase] / self.done[phase]
-        other = self.seconds["train"] / self.done["train"] if phase == "eval" else self.seconds["eval"] / self.done["eval"]
-        return other * FORWARD if phase == "eval" else other / FORWARD
+        other = "train" if phase == "eval" else "eval"
+        return self.seconds[other] / self.done[other] * (FORWARD if phase == "eval" else 1 / FORWARD)
 
 
 class _Bar(NamedTuple):
@@ -240,14 +241,14 @@ class _Bar(NamedTuple):
 
     title: str
     share: float
-    count: str
+    batches: str
     loss: str
     left: str
 
     def parts(self, width: int, full: str = "━", empty: str = "─") -> tuple[str, str, str, str]:
         """The line for a width: title, done and open part of the bar, and notes; the least needed note goes first."""
-        notes = [self.count, self.loss, self.left]
-        for least in (self.count, self.loss, self.left):
+        notes = [self.batches, self.loss, self.left]
+        for least in (self.batches, self.loss, self.left):
             if len(self.title) + sum(len(GAP) + len(note) for note in notes if note) + len(GAP) + 6 <= width:
                 break
             notes.remove(least)

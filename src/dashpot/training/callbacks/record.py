@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -35,12 +36,13 @@ class Record(Callback):
     Args:
         path: the record.
         skipping: whether steps with gradients that are not finite are skipped, here or by a loss scaler.
+        resumed: more to write into the line that says where the run went on.
     """
 
     order: ClassVar[int] = 65
 
-    def __init__(self, path: Path, *, skipping: bool = False) -> None:
-        self.path, self.skipping = path, skipping
+    def __init__(self, path: Path, *, skipping: bool = False, resumed: Mapping[str, Any] | None = None) -> None:
+        self.path, self.skipping, self.resumed = path, skipping, dict(resumed or {})
         self.diverged: Divergence | None = None
 
     def before_fit(self, learner: Learner) -> None:
@@ -196,7 +198,7 @@ class Record(Callback):
             raise RunError(f"The record {self.path} is damaged: it ends before its checkpoint.")
         cut_back(self.path, length)
         steps = self._first + len(self._losses)
-        append_line(self.path, encode({"kind": "resumed", "steps": steps, "versions": versions()}))
+        append_line(self.path, encode({"kind": "resumed", "steps": steps, "versions": versions(), **self.resumed}))
 
 
 def _mean(pairs: list[tuple[float, float]]) -> float:

@@ -41,8 +41,8 @@ class Reduction:
                 group["lr"] = base * factor
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain data: what was measured, and the rates to begin with."""
-        return {"history": list(self.history), "bases": list(self.bases)}
+        """Plain data: what was measured, the rates to begin with, and of which plateau."""
+        return {"history": list(self.history), "bases": list(self.bases), "plateau": repr(self.plateau)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken; the rate in force is a matter of the groups."""

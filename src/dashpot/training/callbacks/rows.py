@@ -34,8 +34,8 @@ class PerEpoch(Callback):
     """Base of callbacks that do something with each finished epoch: define `row(learner, row)`.
 
     It is called once an epoch, by every process, in `after_epoch` of the last phase: before callbacks of a higher order
-    look at it, such as those that save. After a phase that was cut short by `CancelEpoch` it comes with the cleanup. The
-    seconds of an epoch go on through a resume; what was being done twice in between does not count.
+    look at it, such as those that save. After a phase that was cut short by `CancelEpoch` it comes with the cleanup.
+    The seconds of an epoch go on through a resume; work that had to be done twice counts once.
     """
 
     def row(self, learner: Learner, row: Row) -> None:

@@ -52,7 +52,8 @@ class Schedule(Callback):
 
     Raises:
         ArgumentError: `schedule` is none of these, or of a hyperparameter that the optimizer lacks or schedules itself.
-        RunError: a fit goes on from the state of another schedule, such as one of another number of steps.
+        RunError: a fit goes on from the state of another schedule, such as one of another number of steps, without
+            `override`. With it this schedule is taken to where it would be by now.
 
     >>> from functools import partial
     >>> import torch
@@ -83,10 +84,10 @@ class Schedule(Callback):
         self._after: dict[str, Any] = {}
 
     def before_fit(self, learner: Learner) -> None:
-        self._before, self._after, self._opt = _Groups(learner.opt), {}, learner.opt
-        total = learner.epochs if self.per == "epoch" else learner.total_steps
-        self.scheduler = _built(self.schedule, learner.opt, total)
-        self._watches = isinstance(self.scheduler, (ReduceLROnPlateau, Reduction))
+        self._learner, self._opt, self._after = learner, learner.opt, {}
+        self._before, self._measured = _Groups(learner.opt), []
+        self._build()
+        self._made = self.scheduler.state_dict()
 
     def after_step(self, learner: Learner) -> None:
         if self.per == "batch" and not self._watches:
@@ -95,13 +96,11 @@ class Schedule(Callback):
     def after_epoch(self, learner: Learner) -> None:
         if not learner.phases["train"] or (learner.training and learner.phases["eval"]):
             return
-        with warnings.catch_warnings():
-            # In an epoch whose steps were all skipped torch takes the order of calls for a mistake.
-            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
-            if self._watches:
-                self.scheduler.step(_measured(learner, self.metric))
-            elif self.per == "epoch":
-                self.scheduler.step()
+        if self._watches:
+            self._measured.append(_measured(learner, self.metric))
+            self._move(self._measured[-1])
+        elif self.per == "epoch":
+            self._move()
 
     def cleanup_fit(self, learner: Learner) -> None:
         self._after, self.scheduler = self.state_dict(), None
@@ -112,14 +111,51 @@ class Schedule(Callback):
     def state_dict(self) -> dict[str, Any]:
         if self.scheduler is None:
             return self._after
-        return {"scheduler": self.scheduler.state_dict(), "groups": _Groups(self._opt).values}
+        return {
+            "settings": {"per": self.per, "metric": self.metric, "scheduler": self._made},
+            "scheduler": self.scheduler.state_dict(),
+            "measured": list(self._measured),
+            "groups": _Groups(self._opt).values,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        _Groups(self._opt, state["groups"]).put_back()
-        try:
+        there, here = state["settings"], {"per": self.per, "metric": self.metric, "scheduler": self._made}
+        unlike = _differences(there, here)
+        if not unlike:
+            _Groups(self._opt, state["groups"]).put_back()
             self.scheduler.load_state_dict(state["scheduler"])
-        except ArgumentError as error:
-            raise RunError(f"The checkpoint is of a fit under another schedule: {error}") from error
+            self._measured = list(state["measured"])
+        elif self._learner.override:
+            self._catch_up(state["measured"])
+        else:
+            raise RunError(
+                f"The checkpoint is of a fit under another schedule: {'; '.join(unlike)}; override=True goes on under "
+                "the one of here."
+            )
+
+    def _build(self) -> None:
+        total = self._learner.epochs if self.per == "epoch" else self._learner.total_steps
+        self.scheduler = _built(self.schedule, self._opt, total)
+        self._watches = isinstance(self.scheduler, (ReduceLROnPlateau, Reduction))
+
+    def _move(self, *measured: float) -> None:
+        with warnings.catch_warnings():
+            # Where the steps before were all skipped, or taken in an earlier run, torch sees a mistake in the order.
+            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
+            self.scheduler.step(*measured)
+
+    def _catch_up(self, measured: list[float]) -> None:
+        """Bring a schedule that the fit did not begin with to where it would be if the fit had."""
+        assert self._before is not None
+        self._before.put_back()
+        self._build()
+        if self._watches:
+            self._measured = list(measured)
+            for value in measured:
+                self._move(value)
+            return
+        for _ in range(self._learner.position[0] if self.per == "epoch" else self._learner.steps):
+            self._move()
 
 
 def one_cycle(max_lr: float | None = None, **shape: Any) -> Schedule:
@@ -230,6 +266,18 @@ def _measured(learner: Learner, metric: str) -> float:
     if metric not in means:
         raise ArgumentError(f"Schedule: metric must be one of {', '.join(means)}, got {metric!r}.")
     return means[metric]
+
+
+def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """What two schedules were made with, where it differs; numbers may be tensors."""
+    found = []
+    for name in {**there, **here}:
+        a, b = there.get(name), here.get(name)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found += _differences(a, b)
+        elif repr(a) != repr(b):
+            found.append(f"{name} is {a} there and {b} here")
+    return found
 
 
 # ---- the groups ------------------------------------------------------------------------------------------------------

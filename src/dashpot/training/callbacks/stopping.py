@@ -31,9 +31,9 @@ class EarlyStopping(Callback):
         patience: epochs without a better value that are one too many, an integer >= 1.
         min_delta: at least 0.
         mode: "min" or "max".
-        restore_best: put the weights of the best epoch into the model when the fit ends, by itself or at its last epoch;
-            those that were evaluated, if averages were (`EMA`, `SWA`). They are kept in the state, and so in every
-            checkpoint. A fit that fails or is cancelled leaves the model as it is.
+        restore_best: put the weights of the best epoch into the model when the fit ends, early or after its last epoch:
+            the averaged ones, where a callback averages them (`EMA`, `SWA`). They are kept in the state, and so in
+            every checkpoint. A fit that fails or is cancelled leaves the model as it is.
 
     Raises:
         ArgumentError: an argument is out of range, or, when the fit begins, the learner has no such metric or phase.
@@ -43,7 +43,7 @@ class EarlyStopping(Callback):
     >>> learner = Learner.of(tasks.get("digits").build(0), AdamW, lr=0.0, engine=Engine("cpu"))
     >>> learner.fit(100, callbacks=[EarlyStopping(patience=2)])
     >>> learner.stopped
-    'the loss of eval has not become better than 2.354 for 2 epochs'
+    'the loss of eval has not become better than 2... for 2 epochs'
     >>> len(learner.history)
     3
     """
@@ -118,6 +118,7 @@ class EarlyStopping(Callback):
     def cleanup_fit(self, learner: Learner) -> None:
         if self._complete and self._weights is not None:
             weights.load_model(learner.model, self._weights)
+        self._complete = False
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "best_epoch": self.best_epoch, "waited": self.waited, "weights": self._weights}

@@ -1,0 +1,123 @@
+"""dashpot inside a loop with Accelerate: accumulation, clipping, a schedule, `save_state` and `load_state`.
+
+The optimizer is a point between the names: the pole and zero of `dp.Filter`, the second moment, and a rule of our own
+at the end that cuts every element of the step (a stage of three lines). `prepare` wraps it without changing it; what
+the wrapper hides is at `opt.optimizer`. Half of the run, saved by Accelerate and finished from there, ends at the same
+weights bit for bit.
+Needs `pip install 'dashpot[loops]'`. Run: python examples/accelerate_loop.py
+"""
+
+import tempfile
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DataLoaderConfiguration
+from torch.utils.data import DataLoader, TensorDataset
+
+import dashpot as dp
+from dashpot.data import digits
+
+EPOCHS, BATCH, PARTS = 6, 50, 2
+STEPS = EPOCHS * 1500 // (BATCH * PARTS)
+
+
+@dataclass(frozen=True)
+class SoftSign(dp.Stage):
+    """v <- v/(1 + |v|/limit): small elements as they are, none beyond the limit."""
+
+    limit: float = 2.0
+    place = 4
+
+    def apply(self, x, s, c, ctx):
+        return x._replace(v=x.v / (1 + x.v.abs() / c.limit)), s
+
+
+def tensors():
+    """(images, labels) to train with, (images, labels) to evaluate with."""
+    images = digits.load()
+    pairs = (images.train_images, images.train_labels), (images.eval_images, images.eval_labels)
+    return [(torch.tensor(x).float().flatten(1) / 16, torch.tensor(y).long()) for x, y in pairs]
+
+
+def build(accelerator):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 10))
+    opt = dp.SGM(
+        model.parameters(),
+        lr=2e-2,
+        filter=dp.Filter(pole=0.9, zero=0.5),
+        rate=dp.SecondMoment(beta=0.99),
+        robust=SoftSign(),
+        decay=dp.DecoupledDecay(0.01),
+        engine="eager",  # or "compiled": a run to be compared bit for bit must not change over on the way
+    )
+    # Counted in steps of the optimizer: Accelerate leaves out the calls between micro-batches. (In a run of n processes
+    # it makes n calls for one step, unless Accelerator(step_scheduler_with_optimizer=False); a schedule given to the
+    # optimizer itself, schedule=..., is moved by its steps and by nothing else.)
+    scheduler = dp.schedules.Scheduler(
+        opt, lr=dp.schedules.Cosine(STEPS), zero=dp.schedules.Linear(start=1.0, end=0.2, steps=STEPS)
+    )
+    batches = DataLoader(TensorDataset(*tensors()[0]), batch_size=BATCH, shuffle=True)
+    return accelerator.prepare(model, opt, scheduler, batches)
+
+
+def train(accelerator, parts, epochs):
+    model, opt, scheduler, batches = parts
+    for epoch in epochs:
+        batches.set_epoch(epoch)  # the order is a function of the sampler's seed and the epoch
+        for x, y in batches:
+            with accelerator.accumulate(model):
+                loss = torch.nn.functional.cross_entropy(model(x), y)
+                accelerator.backward(loss)  # divides by the number of micro-batches
+                if accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(model.parameters(), 1.0)
+                opt.step()
+                scheduler.step()
+                opt.zero_grad()
+
+
+def accuracy(model):
+    x, y = tensors()[1]
+    with torch.no_grad():
+        return (model(x).argmax(1) == y).float().mean().item()
+
+
+def main():
+    accelerator = Accelerator(
+        cpu=True,
+        gradient_accumulation_steps=PARTS,
+        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=0),
+    )
+    whole = build(accelerator)
+    print(whole[1].optimizer.recipe)
+    train(accelerator, whole, range(EPOCHS))
+    model, opt, scheduler, _ = whole
+
+    # save_state and load_state are about everything that was prepared since the last free_memory.
+    accelerator.free_memory()
+    with tempfile.TemporaryDirectory() as folder:
+        half = build(accelerator)
+        train(accelerator, half, range(EPOCHS // 2))
+        accelerator.save_state(folder)
+        accelerator.free_memory()
+        resumed = build(accelerator)
+        accelerator.load_state(folder)
+    train(accelerator, resumed, range(EPOCHS // 2, EPOCHS))
+
+    same = all(torch.equal(a, b) for a, b in zip(model.parameters(), resumed[0].parameters(), strict=True))
+    steps, lr = (
+        opt.optimizer.steps_done(),
+        scheduler.get_last_lr()[0],
+    )  # steps_done is dashpot's own: behind the wrapper
+    result = accuracy(model)
+    print(f"accuracy {result:.3f} after {steps} steps, lr at the end {lr:.2g}; resumed run identical: {same}")
+    return result, steps, lr, same
+
+
+if __name__ == "__main__":
+    result, steps, lr, same = main()
+    assert result > 0.85
+    assert steps == STEPS
+    assert lr == 0
+    assert same

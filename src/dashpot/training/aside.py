@@ -1,0 +1,32 @@
+"""Work on the training data besides the fit, of which the fit notices nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+from dashpot.training.feed import Feed
+from dashpot.training.random_state import kept_random_state
+
+__all__ = ["aside", "reshard"]
+
+
+@contextmanager
+def aside(feed: Feed) -> Iterator[None]:
+    """Whatever the block reads of `feed` and draws, the fit goes on with the batches and the noise that it would have
+    had; every process has to enter."""
+    place = feed.state_dict()
+    with kept_random_state():
+        try:
+            yield
+        finally:
+            feed.load_state_dict(place)
+
+
+def reshard(model: nn.Module) -> None:
+    """Make FSDP2 drop whole weights, which it keeps after an evaluation or an interrupted step and would go on with."""
+    for module in model.modules():
+        if hasattr(module, "reshard"):
+            module.reshard()  # pyright: ignore[reportCallIssue]

@@ -1,0 +1,364 @@
+"""Averages of the weights along the way, with which the model is evaluated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
+
+from dashpot.constraints import FLAG, POLE, Interval, OneOf, check
+from dashpot.errors import ArgumentError, RunError
+from dashpot.training import weights
+from dashpot.training.aside import aside, reshard
+from dashpot.training.callback import Callback
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from dashpot.training.learner import Learner
+
+__all__ = ["EMA", "SWA", "AveragedWeights", "evaluated_weights"]
+
+
+class AveragedWeights(Callback):
+    """Base of `EMA` and `SWA`: keeps an average of each parameter, and swaps it in where the model is evaluated.
+
+    The model holds the averages from `before_epoch` of an evaluation until its `after_epoch`; training goes on with the
+    weights as the optimizer left them. A fit that comes to its end leaves the averages in the model if `keep` is true;
+    one that fails or is cancelled leaves the optimizer's weights. Averages of parameters in half precision are kept in
+    float32. A subclass says when to take the weights in, by `take_in`.
+    """
+
+    order: ClassVar[int] = 20
+
+    def __init__(self, keep: bool) -> None:
+        check(type(self).__name__, "keep", keep, FLAG)
+        self.keep = keep
+        self.count = 0
+        """Weights taken in so far."""
+        self._own: dict[str, Tensor] | None = None
+        self._complete = False
+
+    # ---- for users --------------------------------------------------------------------------------------------------
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is an average to evaluate."""
+        return self.count > 0
+
+    def weights(self) -> dict[str, Any]:
+        """The averaged model as a state dict of whole tensors on the CPU, for `load_state_dict` of a model like it.
+
+        With `strategy="fsdp"` every process has to ask.
+
+        Raises:
+            RunError: there is no average yet.
+        """
+        if not self.ready:
+            raise RunError(f"{type(self).__name__}: no weights have been averaged yet.")
+        model = self._learner.model
+        state = weights.model_state(model)
+        mine = {id(value): self.averages[name] for name, value in self._tensors().items()}
+        for name, value in model.state_dict(keep_vars=True).items():
+            if id(value) in mine:
+                state[name] = weights.copied(mine[id(value)]).to(value.dtype)
+        return state | {name: weights.copied(value) for name, value in self.statistics.items()}
+
+    # ---- events -----------------------------------------------------------------------------------------------------
+
+    def before_fit(self, learner: Learner) -> None:
+        others = [c for c in learner.told.ordered if isinstance(c, AveragedWeights) and c is not self]
+        if others:
+            raise ArgumentError(
+                f"Learner: one callback may average the weights, got {type(self).__name__} and "
+                f"{type(others[0]).__name__}."
+            )
+        self._learner, self.count, self._complete = learner, 0, False
+        self._params = {name: p for name, p in learner.model.named_parameters() if _is_averaged(p)}
+        self._own = None
+        self.statistics: dict[str, Tensor] = {}
+        self.averages = {name: _wide(value).clone() for name, value in self._tensors().items()}
+
+    def before_epoch(self, learner: Learner) -> None:
+        if not learner.training and self.ready:
+            self._swap_in()
+
+    def after_epoch(self, learner: Learner) -> None:
+        self._swap_out()
+
+    def cleanup_epoch(self, learner: Learner) -> None:
+        self._swap_out()
+
+    def after_fit(self, learner: Learner) -> None:
+        self._complete = True
+
+    def cleanup_fit(self, learner: Learner) -> None:
+        self._swap_out()
+        if self._complete and self.keep and self.ready:
+            self._put(self.averages)
+            self._put_statistics()
+        self._complete = False
+
+    # ---- averages ---------------------------------------------------------------------------------------------------
+
+    def take_in(self, share: float) -> None:
+        """average <- average + share (weights - average)."""
+        tensors = self._tensors()
+        with torch.no_grad():
+            averages = [_local(self.averages[name]) for name in tensors]
+            new = [_local(_wide(value)) for value in tensors.values()]
+            if averages:
+                torch._foreach_lerp_(averages, new, share)  # pyright: ignore[reportPrivateImportUsage]
+        self.count += 1
+
+    def _tensors(self) -> Mapping[str, Tensor]:
+        """What is averaged, as it is in the model now."""
+        return self._params
+
+    def _swap_in(self) -> None:
+        if self._own is None:
+            self._own = {name: value.detach().clone() for name, value in self._tensors().items()}
+            self._put(self.averages)
+
+    def _swap_out(self) -> None:
+        if self._own is not None:
+            self._put(self._own)
+            self._own = None
+
+    @torch.no_grad()
+    def _put(self, values: Mapping[str, Tensor]) -> None:
+        if self._learner.engine.sharded:
+            reshard(self._learner.model)
+        tensors = self._tensors()
+        if tensors:
+            new = [_local(values[name]) for name in tensors]
+            own = [_local(value) for value in tensors.values()]
+            torch._foreach_copy_(own, new)  # pyright: ignore[reportPrivateImportUsage]
+
+    def _put_statistics(self) -> None:
+        """Put statistics of layers into the model that belong to the averages."""
+
+    # ---- state ------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"count": self.count, "averages": dict(self.averages), "statistics": dict(self.statistics)}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        owner, own = type(self).__name__, self.averages
+        if set(own) != set(state["averages"]):
+            raise RunError(f"{owner}: the checkpoint has averages of other parameters, or also of buffers.")
+        for name, value in own.items():
+            value.copy_(weights.like(state["averages"][name], value))
+        buffers = dict(self._learner.model.named_buffers())
+        self.count = state["count"]
+        self.statistics = {name: value.to(buffers[name].device) for name, value in state["statistics"].items()}
+
+
+class EMA(AveragedWeights):
+    """An exponential moving average of the weights, taken after every step of the optimizer.
+
+    With w_t the weights after step t, w_0 those at the beginning, and a_0 = w_0,
+
+        a_t = d_t a_(t-1) + (1 - d_t) w_t,      d_t = decay, or min(decay, (1 + t) / (10 + t)) with `warmup`.
+
+    Without warmup a_t = decay^t w_0 + (1 - decay) sum_i decay^(t-i) w_i, so that the initial weights count for long;
+    with it the average reaches back over about a ninth of the steps taken, until decay is the narrower limit. A step
+    that was skipped because its gradients were not finite does not count.
+
+    The model is evaluated with the averages, and has them after the fit; see `AveragedWeights`. `weights()` gives them
+    as a state dict at any time.
+
+    Args:
+        decay: in [0, 1).
+        warmup: whether to begin with shorter averages.
+        buffers: "copy" has the averaged model use buffers, such as the statistics of batch norm, as they are; "average"
+            averages those of floating point as the parameters.
+        keep: whether the averages stay in the model when the fit is complete.
+
+    Raises:
+        ArgumentError: an argument is out of range; when the fit begins, another callback averages the weights as well.
+
+    Source: B. Polyak and A. Juditsky, Acceleration of stochastic approximation by averaging, 1992 (averaging); the
+    warmup is that of tf.train.ExponentialMovingAverage with `num_updates`.
+
+    >>> from dashpot import SGD, tasks
+    >>> from dashpot.training import Engine, Learner
+    >>> learner = Learner.of(tasks.get("digits").build(0), SGD, lr=0.1, engine=Engine("cpu"))
+    >>> ema = EMA(decay=0.99)
+    >>> learner.fit(2, callbacks=[ema])
+    >>> ema.count, learner.history[-1]["eval"]["accuracy"] > 0.5
+    (60, True)
+    """
+
+    def __init__(self, decay: float = 0.999, *, warmup: bool = True, buffers: str = "copy", keep: bool = True) -> None:
+        super().__init__(keep)
+        check("EMA", "decay", decay, POLE)
+        check("EMA", "warmup", warmup, FLAG)
+        check("EMA", "buffers", buffers, OneOf(("copy", "average")))
+        self.decay, self.warmup, self.buffers = float(decay), warmup, buffers
+
+    def decay_at(self, step: int) -> float:
+        """d_t for step t, from 1.
+
+        >>> EMA(0.9).decay_at(1) == 2 / 11, EMA(0.9).decay_at(1000)
+        (True, 0.9)
+        """
+        return min(self.decay, (1 + step) / (10 + step)) if self.warmup else self.decay
+
+    def after_step(self, learner: Learner) -> None:
+        self.take_in(1.0 - self.decay_at(self.count + 1))
+
+    def _tensors(self) -> Mapping[str, Tensor]:
+        if self.buffers == "copy":
+            return self._params
+        # Looked up each time: modules may replace their buffers.
+        buffers = self._learner.model.named_buffers()
+        return self._params | {name: value for name, value in buffers if _is_averaged(value)}
+
+
+class SWA(AveragedWeights):
+    """Stochastic weight averaging: the plain mean of the weights at the ends of epochs.
+
+    After epoch first_epoch (from 0), and every `every` epochs from there on, with n weights in the average a,
+
+        a <- a + (w - a) / (n + 1).
+
+    From the first average on the model is evaluated with it, and has it after the fit; see `AveragedWeights`. Batch
+    norm needs statistics of the averaged weights: before the evaluation after a new average, and at the end of a fit
+    without any, the training data go through the model once more, without gradients. What that draws and reads does not
+    change the training. Of several processes each takes its part of the data, and the statistics are averaged.
+
+    The method is meant for a rate that stays high from `first_epoch` on; schedules are your own to choose.
+
+    Args:
+        first_epoch: integer >= 0: so many epochs are left out.
+        every: integer >= 1.
+        keep: whether the averages stay in the model when the fit is complete.
+
+    Raises:
+        ArgumentError: an argument is out of range; when the fit begins, another callback averages the weights as well,
+            or the fit ends before its first average.
+
+    Source: P. Izmailov et al., Averaging weights leads to wider optima and better generalization, 2018, algorithm 1.
+
+    >>> from dashpot import SGD, tasks
+    >>> from dashpot.training import Engine, Learner
+    >>> learner = Learner.of(tasks.get("digits").build(0), SGD, lr=0.5, engine=Engine("cpu"))
+    >>> swa = SWA(first_epoch=1)
+    >>> learner.fit(4, callbacks=[swa])
+    >>> swa.count
+    3
+    """
+
+    def __init__(self, first_epoch: int, every: int = 1, *, keep: bool = True) -> None:
+        super().__init__(keep)
+        check("SWA", "first_epoch", first_epoch, Interval(0, math.inf, "left", integer=True))
+        check("SWA", "every", every, Interval(1, math.inf, "left", integer=True))
+        self.first_epoch, self.every = int(first_epoch), int(every)
+
+    def before_fit(self, learner: Learner) -> None:
+        if self.first_epoch >= learner.epochs:
+            raise ArgumentError(
+                f"SWA: first_epoch must be below the number of epochs, {learner.epochs}, got {self.first_epoch}."
+            )
+        super().before_fit(learner)
+        self._raw_buffers: dict[str, Tensor] = {}
+
+    def after_epoch(self, learner: Learner) -> None:
+        super().after_epoch(learner)
+        since = learner.epoch - self.first_epoch
+        if learner.training and since >= 0 and since % self.every == 0:
+            self.take_in(1.0 / (self.count + 1))
+            self.statistics = {}
+
+    def after_fit(self, learner: Learner) -> None:
+        super().after_fit(learner)
+        if self.ready and not self.statistics:
+            self._swap_in()  # measures them
+            self._swap_out()
+
+    def _swap_in(self) -> None:
+        if self._own is not None:
+            return
+        super()._swap_in()
+        norms = [m for m in self._learner.model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        names = {name for name, _ in _buffers_of(self._learner.model, norms)}
+        self._raw_buffers = {n: b.clone() for n, b in self._learner.model.named_buffers() if n in names}
+        if names and not self.statistics:
+            _measure(self._learner, norms)
+            self.statistics = {n: b.clone() for n, b in self._learner.model.named_buffers() if n in names}
+        self._put_statistics()
+
+    def _swap_out(self) -> None:
+        if self._own is not None:
+            super()._swap_out()
+            _fill(self._learner.model, self._raw_buffers)
+
+    def _put_statistics(self) -> None:
+        _fill(self._learner.model, self.statistics)
+
+
+def evaluated_weights(learner: Learner) -> dict[str, Any]:
+    """The weights that an evaluation at this moment uses, as a state dict of whole tensors on the CPU."""
+    for callback in learner.told.ordered:
+        if isinstance(callback, AveragedWeights) and callback.ready:
+            return callback.weights()
+    return weights.model_state(learner.model)
+
+
+def _is_averaged(value: Tensor) -> bool:
+    return value.is_floating_point() or value.is_complex()
+
+
+def _wide(value: Tensor) -> Tensor:
+    """`value` without its history, in float32 at least."""
+    return value.detach().to(torch.promote_types(value.dtype, torch.float32))
+
+
+def _local(value: Tensor) -> Tensor:
+    """This process's part of a tensor that is divided among processes; other tensors as they are."""
+    part = getattr(value, "_local_tensor", value)
+    return part.detach()
+
+
+# ---- statistics of batch norm ---------------------------------------------------------------------------------------
+
+
+def _buffers_of(model: nn.Module, norms: Iterable[nn.Module]) -> Iterator[tuple[str, Tensor]]:
+    names = {id(b): name for name, b in model.named_buffers()}
+    return ((names[id(b)], b) for norm in norms for b in norm.buffers(recurse=False))
+
+
+def _measure(learner: Learner, norms: Iterable[nn.Module]) -> None:
+    """Replace the running statistics by means over the training data."""
+    with aside(learner.train), _kept_momentum(norms), learner.engine.autocast():
+        update_bn(([batch.x] for batch in learner.train.batches(learner.epoch)), learner.model)
+    if learner.engine.world > 1:
+        for _, value in _buffers_of(learner.model, norms):
+            if value.is_floating_point():
+                dist.all_reduce(value)
+                value /= learner.engine.world
+
+
+@contextmanager
+def _kept_momentum(norms: Iterable[Any]) -> Iterator[None]:
+    kept = [(norm, norm.momentum) for norm in norms]
+    try:
+        yield
+    finally:
+        for norm, momentum in kept:
+            norm.momentum = momentum
+
+
+@torch.no_grad()
+def _fill(model: nn.Module, values: Mapping[str, Tensor]) -> None:
+    buffers = dict(model.named_buffers())
+    for name, value in values.items():
+        buffers[name].copy_(value)

@@ -1,0 +1,163 @@
+"""Steps made of several batches: the same as one large batch, the counts, and where a fit can stop and go on."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from learner_support import StopAt, learner, same, weights
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import dashpot as dp
+from dashpot.data import Batches
+from dashpot.errors import ArgumentError, RunError
+from dashpot.schedules import Cosine
+from dashpot.tasks import Problem
+from dashpot.training import Callback, CancelFit, Engine, Learner
+from dashpot.training.callbacks.accumulate import Accumulate
+from dashpot.training.callbacks.recorder import Recorder
+from dashpot.training.callbacks.schedule import Schedule
+
+
+def trained(make, batch_size, accumulate, examples=19, loader=False, epochs=3):
+    """A small smooth model in float64 without layers that look at a batch as a whole."""
+    draw = torch.Generator().manual_seed(1)
+    x = torch.randn(examples, 3, generator=draw, dtype=torch.float64)
+    y = torch.randint(0, 2, (examples,), generator=draw)
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        model = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2)).double()
+    batches = Batches(x, y, batch_size, shuffle=True, seed=3)
+    made = Problem(model=model, train=batches, loss=nn.functional.cross_entropy)
+    recorder = Recorder("lr", "grad_norm")
+    subject = Learner.of(made, make, lr=0.05, engine=Engine("cpu"))
+    if loader:
+        subject.train.source = DataLoader(TensorDataset(x, y), batch_size)
+    subject.fit(epochs, callbacks=[Accumulate(accumulate), Schedule(Cosine), recorder])
+    return subject, recorder.values
+
+
+@pytest.mark.parametrize("loader", [False, True], ids=["Batches", "DataLoader"])
+@pytest.mark.parametrize("examples", [16, 18, 19, 3])
+@pytest.mark.parametrize("make", [torch.optim.SGD, dp.AdamW, dp.SGD])
+def test_several_small_batches_are_one_large_one(make, examples, loader):
+    """With 18 and 19 the last step of an epoch has batches of 2 and of 2 and 1: its examples count alike.
+
+    The sums are taken in another order; 1e-12 of the largest is four orders above their rounding.
+    """
+    small, of_small = trained(make, 2, 4, examples, loader)
+    large, of_large = trained(make, 8, 1, examples, loader)
+    assert small.steps == large.steps == 3 * -(-examples // 8)
+    for a, b in zip(weights(small), weights(large), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-13)
+    assert of_small["lr"] == of_large["lr"]
+    for name in ("loss", "grad_norm"):
+        assert of_small[name] == pytest.approx(of_large[name], rel=1e-12)
+        assert len(of_small[name]) == small.steps
+
+
+def test_batches_of_unknown_size_count_alike():
+    class Unknown:
+        def __init__(self, pairs):
+            self.pairs = pairs
+
+        def __len__(self):
+            return len(self.pairs)
+
+        def epoch(self, index):
+            return iter(self.pairs)
+
+    x, y = torch.eye(3, dtype=torch.float64), torch.zeros(3, 2, dtype=torch.float64)
+    pairs = [(x[:2], y[:2]), (x[2:], y[2:])]
+    model = nn.Linear(3, 2, bias=False).double()
+    nn.init.ones_(model.weight)
+    gradients = []
+
+    class Look(Callback):
+        def step(self, learner, proceed):
+            gradients.append(learner.model.weight.grad.clone())
+            proceed()
+
+    made = Problem(model=model, train=Unknown(pairs), loss=nn.functional.mse_loss)
+    Learner.of(made, torch.optim.SGD, lr=0.0, engine=Engine("cpu")).fit(1, callbacks=[Accumulate(2), Look()])
+    per_example = 2 * torch.eye(3, dtype=torch.float64) / 2  # of the mean square over two outputs
+    expected = (per_example[:2].mean(0) + per_example[2]) / 2
+    torch.testing.assert_close(gradients[0], expected.expand(2, 3), rtol=1e-15, atol=0)
+
+
+def test_the_counts_are_of_steps():
+    class Counts(Callback):
+        def before_fit(self, learner):
+            self.found = (learner.accumulate, learner.steps_in_epoch, learner.total_steps)
+
+    counts = Counts()
+    recorder = Recorder("lr")
+    subject = learner(callbacks=[Accumulate(2), counts, recorder])
+    subject.fit(3)
+    assert counts.found == (2, 2, 6)
+    assert subject.steps == len(recorder.values["lr"]) == 6
+    subject.fit(1)
+    assert len(recorder.values["lr"]) == 2
+    subject.callbacks.clear()
+    subject.fit(1)
+    assert subject.accumulate == 1
+
+
+@pytest.mark.parametrize("at", [2, 3, 5, 6, 8])
+def test_a_fit_goes_on_between_any_two_steps(at):
+    """Batches of 4, 4 and 2, steps after the second and the third."""
+
+    def fitted(callbacks, **options):
+        subject = learner(dp.AdamW, callbacks=[Accumulate(2), Schedule(Cosine), Recorder("lr")])
+        subject.fit(3, callbacks=callbacks, **options)
+        return subject
+
+    torch.manual_seed(4)
+    whole = fitted([])
+    torch.manual_seed(4)
+    stop = StopAt(at)
+    fitted([stop])
+    torch.manual_seed(5)
+    resumed = fitted([], resume=stop.state)
+    assert same(weights(whole), weights(resumed))
+    assert whole.callbacks[-1].values == resumed.callbacks[-1].values
+    assert len(resumed.callbacks[-1].values["lr"]) == resumed.steps == 6
+
+
+def test_no_state_in_the_middle_of_a_step():
+    for at in (1, 4, 7):
+        with pytest.raises(RunError, match="the gradients of 1 batches wait for their step"):
+            learner(callbacks=[Accumulate(2)]).fit(3, callbacks=[StopAt(at)])
+
+
+def test_the_next_fit_begins_with_clean_gradients():
+    class Stop(Callback):
+        def after_batch(self, learner):
+            raise CancelFit
+
+    def weights_after(first):
+        made = learner(torch.optim.SGD, callbacks=[Accumulate(2)])
+        optimizer = torch.optim.SGD(made.model.parameters(), lr=0.0)
+        made.optimizer, made.opt, made.lr = optimizer, optimizer, None
+        if first:
+            made.fit(1, callbacks=[Stop()])
+            assert made.waiting == 1
+            for _, buffer in made.model.named_buffers():
+                buffer.zero_()
+        norms = []
+
+        class Look(Callback):
+            def step(self, learner, proceed):
+                norms.append(sum(p.grad.norm().item() for p in learner.model.parameters()))
+
+        torch.manual_seed(6)
+        made.fit(1, callbacks=[Look()])
+        return norms
+
+    assert weights_after(True) == weights_after(False)
+
+
+@pytest.mark.parametrize("bad", [0, -1, 1.5, "2", None, True, float("inf")])
+def test_bad_numbers_of_batches(bad):
+    with pytest.raises(ArgumentError, match=r"Accumulate: batches must be an integer in \[1, inf\)"):
+        Accumulate(bad)

@@ -1,0 +1,306 @@
+"""Mixed precision: what runs in which type, and the order unscale, clip, step, update under a loss scale."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from learner_support import StopAt, learner, same, weights
+from torch import nn
+
+import dashpot as dp
+from dashpot.data import Batches
+from dashpot.errors import ArgumentError
+from dashpot.schedules import Cosine
+from dashpot.tasks import Problem
+from dashpot.training import Callback, CancelBatch, Engine, Learner
+from dashpot.training.callbacks.accumulate import Accumulate
+from dashpot.training.callbacks.clip import ClipGradients
+from dashpot.training.callbacks.recorder import Recorder
+from dashpot.training.callbacks.schedule import Schedule
+
+HALF = 2.0**-10
+"""Spacing of float16 around 1: what one rounding of a product may cost, relative."""
+
+
+def fp16(scale=2.0**10, interval=2000):
+    engine = Engine("cpu", precision="fp16")
+    engine.scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=interval)
+    return engine
+
+
+def trained(engine, make=torch.optim.SGD, callbacks=(), epochs=2, lr=0.1, **options):
+    """A small smooth model; its gradients have norms about 1."""
+    draw = torch.Generator().manual_seed(1)
+    x, y = torch.randn(24, 3, generator=draw), torch.randint(0, 2, (24,), generator=draw)
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 2))
+    made = Problem(model=model, train=Batches(x, y, 8), loss=nn.functional.cross_entropy)
+    subject = Learner.of(made, make, lr=lr, callbacks=callbacks, engine=engine)
+    subject.fit(epochs, **options)
+    return subject
+
+
+def distance(a, b):
+    return max((x - y).abs().max().item() for x, y in zip(weights(a), weights(b), strict=True))
+
+
+# ---- types ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("precision", "kind"), [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
+)
+def test_products_are_narrow_weights_gradients_and_losses_are_not(precision, kind):
+    seen = set()
+
+    class Look(Callback):
+        def after_loss(self, learner):
+            seen.add((learner.output.dtype, learner.loss.dtype))
+
+        def after_backward(self, learner):
+            assert {p.grad.dtype for p in learner.model.parameters()} == {torch.float32}
+
+    subject = learner(dp.AdamW, engine=Engine("cpu", precision=precision), callbacks=[Look()])
+    subject.fit(2)
+    assert seen == {(kind, torch.float32)}
+    assert {p.dtype for p in subject.model.parameters()} == {torch.float32}
+    assert (subject.engine.scaler is not None) == (precision == "fp16")
+    assert math.isfinite(subject.history[-1]["eval"]["loss"])
+
+
+def test_bf16_is_autocast_by_hand():
+    class ByHand(Callback):
+        def predict(self, learner, proceed):
+            with torch.autocast("cpu", torch.bfloat16):
+                learner.output = learner.model(learner.x)
+
+        def get_loss(self, learner, proceed):
+            with torch.autocast("cpu", torch.bfloat16):
+                learner.loss = nn.functional.cross_entropy(learner.output, learner.y)
+
+    assert same(
+        weights(trained(Engine("cpu", precision="bf16"))), weights(trained(Engine("cpu"), callbacks=[ByHand()]))
+    )
+    assert not same(weights(trained(Engine("cpu", precision="bf16"))), weights(trained(Engine("cpu"))))
+
+
+@pytest.mark.parametrize("bad", ["float16", "16", None, 16])
+def test_an_unknown_precision(bad):
+    with pytest.raises(ArgumentError, match="Engine: precision must be one of 'fp32', 'bf16', 'fp16'"):
+        Engine("cpu", precision=bad)
+
+
+# ---- the order under a loss scale -----------------------------------------------------------------------------------
+
+
+def by_hand(scale, max_norm=None, epochs=2):
+    """The loop that torch's documentation of mixed precision tells."""
+    subject = learner_without_fit()
+    model, opt = subject.model, torch.optim.SGD(subject.model.parameters(), lr=0.1, momentum=0.9)
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    for epoch in range(epochs):
+        for x, y in subject.train.source.epoch(epoch):
+            opt.zero_grad()
+            with torch.autocast("cpu", torch.float16):
+                loss = nn.functional.cross_entropy(model(x), y)
+            scaler.scale(loss).backward()
+            if max_norm is not None:
+                scaler.unscale_(opt)
+                nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+            scaler.step(opt)
+            scaler.update()
+    return [value.clone() for value in model.state_dict().values()]
+
+
+def learner_without_fit():
+    return trained(Engine("cpu"), epochs=1, train=False)
+
+
+def momentum(params, lr):
+    return torch.optim.SGD(params, lr=lr, momentum=0.9)
+
+
+@pytest.mark.parametrize("max_norm", [None, 0.05])
+@pytest.mark.parametrize("scale", [2.0**10, 2.0**40])
+def test_it_is_the_loop_of_torchs_documentation(scale, max_norm):
+    """Bit for bit, also where the first steps overflow."""
+    callbacks = [] if max_norm is None else [ClipGradients(norm=max_norm)]
+    subject = trained(fp16(scale), momentum, callbacks)
+    assert same(weights(subject), by_hand(scale, max_norm))
+
+
+def test_unscale_clip_step_update_come_in_this_order(monkeypatch):
+    calls = []
+    engine = fp16()
+    for name in ("scale", "unscale_", "step", "update"):
+        own = getattr(engine.scaler, name)
+        monkeypatch.setattr(engine.scaler, name, lambda *a, own=own, name=name: (calls.append(name), own(*a))[1])
+    monkeypatch.setattr(
+        "dashpot.training.callbacks.clip.clip_grads_with_norm_", lambda *a: calls.append("clip") or torch.zeros(())
+    )
+    trained(engine, callbacks=[ClipGradients(norm=1.0), Recorder("grad_norm"), Accumulate(3)], epochs=1)
+    assert calls == ["scale", "scale", "scale", "unscale_", "clip", "step", "update"]
+
+
+@pytest.mark.parametrize("make", [torch.optim.SGD, dp.SGD, dp.AdamW], ids=["torch", "SGD", "AdamW"])
+def test_the_limit_is_in_units_of_the_true_gradient(make):
+    """Steps of fp16 and fp32 differ by roundings of float16. Clipped before unscaling, gradients would be 1024 times
+    too small; not unscaled at all, the step would be 1024 times too long."""
+    recorders = [Recorder("grad_norm"), Recorder("grad_norm")]
+    scaled, true = (
+        trained(engine, make, [ClipGradients(norm=0.05), recorder], lr=0.1)
+        for engine, recorder in zip((fp16(), Engine("cpu")), recorders, strict=True)
+    )
+    moved = distance(true, learner_without_fit())
+    assert distance(scaled, true) < (0.02 if make is not dp.AdamW else 0.2) * moved
+    of_scaled, of_true = (recorder.values["grad_norm"] for recorder in recorders)
+    assert of_scaled == pytest.approx(of_true, rel=8 * HALF)
+    assert min(of_true) > 0.05
+
+
+def test_accumulated_gradients_are_unscaled_once():
+    scaled, true = (trained(engine, callbacks=[Accumulate(3)]) for engine in (fp16(), Engine("cpu")))
+    assert distance(scaled, true) < 0.02 * distance(true, learner_without_fit())
+
+
+# ---- an overflow ----------------------------------------------------------------------------------------------------
+
+
+class Overflow(Callback):
+    """Puts an infinity into the gradients of the second batch of the first epoch; notes what it does to the rest."""
+
+    order = 1
+
+    def __init__(self):
+        self.notes = []
+
+    def after_backward(self, learner):
+        if (learner.epoch, learner.batch) == (0, 1):
+            next(learner.model.parameters()).grad[0, 0] = math.inf
+
+    def step(self, learner, proceed):
+        before = self._state(learner)
+        scale = learner.engine.scaler.get_scale()
+        proceed()
+        same_weights = all(torch.equal(a, b) for a, b in zip(before[0], self._state(learner)[0], strict=True))
+        same_counts = before[1] == self._state(learner)[1]
+        self.notes.append((learner.stepped, same_weights, same_counts, learner.engine.scaler.get_scale() / scale))
+
+    @staticmethod
+    def _state(learner):
+        opt = learner.opt
+        tensors = [p.detach().clone() for p in learner.model.parameters()]
+        tensors += [v.clone() for state in opt.state.values() for k, v in sorted(state.items()) if k != "step"]
+        counts = [float(state["step"]) for state in opt.state.values() if "step" in state]
+        return tensors, (counts, opt.steps_done() if hasattr(opt, "steps_done") else None)
+
+
+@pytest.mark.parametrize("clip", [False, True], ids=["", "clipped"])
+@pytest.mark.parametrize("make", [torch.optim.AdamW, dp.AdamW, dp.SGD], ids=["torch", "AdamW", "SGD"])
+def test_an_overflow_skips_the_step_and_nothing_moves(make, clip):
+    overflow, recorder, told = Overflow(), Recorder("lr", "grad_norm"), []
+
+    class Count(Callback):
+        def after_step(self, learner):
+            told.append(learner.batch)
+
+    callbacks = [overflow, recorder, Schedule(Cosine), Count(), *([ClipGradients(norm=1.0)] if clip else [])]
+    subject = trained(fp16(), make, callbacks)
+    stepped = [note[0] for note in overflow.notes]
+    assert stepped == [True, False, True, True, True, True]
+    assert overflow.notes[1] == (False, True, True, 0.5)
+    assert {note[3] for note in overflow.notes if note[0]} == {1.0}
+    assert recorder.values["lr"] == [Cosine(6).value(0.1, step) for step in range(5)]
+    assert all(map(math.isfinite, recorder.values["grad_norm"]))
+    assert subject.steps == len(recorder.values["loss"]) == len(told) == 5
+    assert all(value.isfinite().all() for value in weights(subject))
+
+
+def test_steps_after_an_overflow_are_those_without_that_batch():
+    class Leave(Callback):
+        def step(self, learner, proceed):
+            if (learner.epoch, learner.batch) != (0, 1):
+                proceed()
+
+    for make in (dp.AdamW, torch.optim.AdamW):
+        overflown = trained(fp16(), make, [Overflow(), Schedule(Cosine)])
+        left = trained(fp16(), make, [Leave(), Schedule(Cosine)])
+        # The scale is a power of two: but for what is too small for float16 it has no part in the result.
+        assert distance(overflown, left) < 1e-3
+
+
+def test_the_scale_grows_again():
+    engine = fp16(interval=2)
+    trained(engine, epochs=2)
+    assert engine.scaler.get_scale() == 2.0**13
+
+
+def test_a_step_that_is_cancelled_after_unscaling_does_not_leave_the_next_one_scaled():
+    """The scaler would take it for unscaled already, and step 1024 times too far."""
+
+    class CancelFirst(Callback):
+        order = 20
+
+        def step(self, learner, proceed):
+            if (learner.epoch, learner.batch) == (0, 0):
+                raise CancelBatch
+            proceed()
+
+    scaled, true = (trained(e, callbacks=[ClipGradients(norm=9.0), CancelFirst()]) for e in (fp16(), Engine("cpu")))
+    assert distance(scaled, true) < 0.02 * distance(true, learner_without_fit())
+    assert scaled.steps == true.steps == 5
+
+
+@pytest.mark.parametrize("at", [1, 2, 4])
+def test_the_scale_goes_on_where_it_was(at):
+    def fitted(callbacks=(), **options):
+        engine = fp16(interval=3)
+        subject = learner(dp.AdamW, engine=engine, callbacks=[Overflow2(), Schedule(Cosine)])
+        subject.fit(3, callbacks=callbacks, **options)
+        return subject, engine.scaler.state_dict()
+
+    torch.manual_seed(1)
+    whole, scale = fitted()
+    torch.manual_seed(1)
+    stop = StopAt(at)
+    fitted([stop])
+    resumed, again = fitted(resume=stop.state)
+    assert same(weights(whole), weights(resumed))
+    assert scale == again
+    assert whole.steps == resumed.steps == 8
+
+
+class Overflow2(Overflow):
+    """Without notes."""
+
+    def step(self, learner, proceed):
+        proceed()
+
+
+# ---- second-order methods -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("clip", [False, True], ids=["", "clipped"])
+@pytest.mark.parametrize("make", [dp.Sophia, dp.AdaHessian, dp.ESGD], ids=lambda make: make.__name__)
+def test_a_second_order_method_under_a_loss_scale(make, clip):
+    """Its products are taken out of the scale with the gradients: the curvature is that of fp32 within float16."""
+
+    def fitted(engine):
+        callbacks = [ClipGradients(norm=0.5)] if clip else []
+        return trained(engine, lambda params, lr: make(params, lr=lr), callbacks, lr=0.01)
+
+    scaled, true = fitted(fp16()), fitted(Engine("cpu"))
+    assert scaled.opt.curvature_stats.products == true.opt.curvature_stats.products > 0
+    assert distance(scaled, true) < 0.1 * distance(true, learner_without_fit())
+
+
+@pytest.mark.parametrize("make", [dp.Sophia, dp.AdaHessian], ids=lambda make: make.__name__)
+def test_an_overflow_skips_a_second_order_step(make):
+    overflow = Overflow()
+    subject = trained(fp16(), make, [overflow, Schedule(Cosine)], lr=0.01)
+    assert [note[0] for note in overflow.notes] == [True, False, True, True, True, True]
+    assert overflow.notes[1] == (False, True, True, 0.5)
+    assert all(value.isfinite().all() for value in weights(subject))

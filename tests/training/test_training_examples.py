@@ -1,0 +1,60 @@
+"""The examples inside other people's loops run as scripts, learn, and resume to the same weights."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+from loop_frameworks import LIGHTNING_WARNINGS, forget_accelerate, needs
+
+FOLDER = Path(__file__).parents[2] / "examples"
+
+
+@pytest.fixture(autouse=True)
+def swept(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    yield
+    forget_accelerate()
+
+
+def run(name):
+    return runpy.run_path(str(FOLDER / f"{name}.py"), run_name="__main__")
+
+
+def test_plain_pytorch(capsys):
+    example = run("plain_pytorch")
+    assert "after 120 steps; resumed run identical: True" in capsys.readouterr().out
+    assert example["same"]
+    assert example["accuracy"] > 0.85
+
+
+@needs("lightning")
+def test_lightning_trainer(capsys):
+    example = run("lightning_trainer")
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    (accuracy, same), (second, products) = example["results"]["first"], example["results"]["second"]
+    assert same
+    assert min(accuracy, second) > 0.85
+    assert products == 18
+
+
+test_lightning_trainer = pytest.mark.filterwarnings(*LIGHTNING_WARNINGS)(test_lightning_trainer)
+
+
+@needs("accelerate")
+def test_accelerate_loop(capsys):
+    example = run("accelerate_loop")
+    assert "after 90 steps, lr at the end 0; resumed run identical: True" in capsys.readouterr().out
+    assert example["same"]
+    assert example["result"] > 0.85
+
+
+@needs("transformers", "accelerate")
+def test_hf_trainer(capsys):
+    example = run("hf_trainer")
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    results = example["results"]
+    assert set(results) == {"ready_made", "by_class", "by_subclass"}
+    assert min(result[0] for result in results.values()) > 0.9
+    assert results["ready_made"][1]
+    assert results["by_class"][1:] == (160, [0.01, 0.0])
+    assert results["by_subclass"][1:] == (16, "differences")
