@@ -91,10 +91,8 @@ def command(folder: Path, method: str) -> list[str]:
     if (folder / "run.toml").exists():
         return [*TRAIN, "--resume", str(folder)]
     shutil.rmtree(folder, ignore_errors=True)  # killed before it had begun
-    return [*TRAIN, f"{Path(__file__).resolve()}:build", "--optimizer", method, "--lr", "0.01", *OPTIONS.split()] + [
-        "--out",
-        str(folder),
-    ]
+    task = f"{Path(__file__).resolve()}:build"
+    return [*TRAIN, task, "--optimizer", method, "--lr", "0.01", *OPTIONS.split(), "--out", str(folder)]
 
 
 def start(folder: Path, method: str) -> subprocess.Popen[bytes]:
@@ -173,7 +171,7 @@ def _feed(digest: Any, value: Any) -> None:
         digest.update(value.contiguous().view(torch.uint8).numpy().tobytes() if value.dim() else repr(value).encode())
     elif isinstance(value, Mapping):
         for key in sorted(value, key=str):
-            if key not in TIMES and key not in ("Record", "Checkpoints", "CSV"):  # lengths of files, names of others
+            if key not in TIMES and key not in ("Record", "CSV", "Progress", "Checkpoints"):  # of files and times
                 digest.update(str(key).encode())
                 _feed(digest, value[key])
     elif isinstance(value, (list, tuple)):
@@ -184,9 +182,9 @@ def _feed(digest: Any, value: Any) -> None:
 
 
 def record(folder: Path) -> list[Any]:
-    """The lines of the run's record and of its table, without times."""
+    """The lines of the run's record that hold its numbers, without times."""
     lines = [json.loads(line) for line in (folder / "run.jsonl").read_text().splitlines()]
-    return [_timeless(line) for line in lines if "dashpot" not in line]
+    return [_timeless(line) for line in lines if line["kind"] not in ("header", "resumed")]
 
 
 def _timeless(value: Any) -> Any:
@@ -200,7 +198,7 @@ def check(folder: Path, whole: Path) -> list[str]:
     found = []
     if fingerprint(folder) != fingerprint(whole):
         found.append("its last checkpoint differs")
-    if record(folder)[1:] != record(whole)[1:]:  # the first line tells when and by which command
+    if record(folder) != record(whole):
         found.append("its record differs")
     found += [f"{path.name} was left" for path in halves(folder)]
     found += [f"{path.name} was left" for path in folder.rglob("*.damaged*")]
@@ -210,16 +208,18 @@ def check(folder: Path, whole: Path) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--keep", action="store_true", help="leave the runs where they are")
     parser.add_argument("--methods", default=",".join(METHODS))
     given = parser.parse_args()
     draw, methods = random.Random(given.seed), given.methods.split(",")
     hits: Counter[str] = Counter()
     faults: list[str] = []
     began = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="dashpot-kills-") as place:
+    place = tempfile.mkdtemp(prefix="dashpot-kills-")
+    try:
         for number, method in enumerate(methods):
             whole, folder = Path(place, f"{method}-whole"), Path(place, method)
             length = finish(whole, method)
@@ -235,6 +235,8 @@ def main() -> None:
             finish(folder, method)
             faults += check(folder, whole)
             print(f"{method}: {sum(hits.values()) - hits['end']} kills so far, {len(faults)} faults", flush=True)
+    finally:
+        print(f"The runs are in {place}.") if given.keep else shutil.rmtree(place)
     ended = hits.pop("end", 0)
     for hit, count in sorted(hits.items()):
         print(f"{count:4d}  {hit}")

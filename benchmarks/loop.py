@@ -129,7 +129,8 @@ class Turns:
         for number, batch in enumerate(self.batches.epoch(index)):
             if number % self.turn == 0:
                 self.stop()
-                for side, other in enumerate(self.others):
+                sides = list(enumerate(self.others))
+                for side, other in sides if number // self.turn % 2 else reversed(sides):
                     self._timed(side, lambda other=other: other.steps(self.turn))
                 self._since = clocks()
             yield batch

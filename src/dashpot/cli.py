@@ -34,7 +34,9 @@ __all__ = ["run"]
 app = App(
     name="dashpot",
     help="Stochastic-gradient methods for PyTorch: train, compare, report.",
-    help_epilogue="Any command takes --debug: an error then shows where it came from.",
+    help_epilogue="Any command takes --debug: an error then shows where it came from.\n\n"
+    "Exit codes: 0 done, 2 a mistake, 3 a run of train has diverged, 4 one of its\n"
+    "processes has died, 130 stopped by Ctrl-C.",
     help_format="plaintext",
     default_parameter=Parameter(negative=()),
     suppress_keyboard_interrupt=False,

@@ -136,10 +136,9 @@ def lr_find(
     curve = run.find_rate(Settings.of(chosen))
     print(curve.text())
     if out is not None:
-        from dashpot.files import write_atomically
+        from dashpot.training.files import write_text
 
-        page = curve.plot().to_html(include_plotlyjs=True).encode()
-        write_atomically(out, lambda stream: stream.write(page))
+        write_text(out, curve.plot().to_html(include_plotlyjs=True))
         print(f"Plot: {out}")
 
 

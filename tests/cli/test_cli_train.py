@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import json
 import os
 import signal
@@ -143,6 +145,29 @@ def test_a_killed_run_goes_on_to_the_same_bits_and_the_same_record(dashpot, my_t
     assert rows[0] == rows[1]
 
 
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_a_run_killed_between_its_record_and_its_checkpoint_repeats_that_epoch_once(dashpot, my_task, monkeypatch, at):
+    words = (my_task, *WORDS, "--epochs", 3, "--log", "csv")
+    dashpot("train", *words, "--out", "whole")
+    write, count = archive.write, itertools.count(1)
+
+    def die(*arguments):
+        if next(count) == at:
+            raise MemoryError("killed")
+        write(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(archive, "write", die)
+        with pytest.raises(MemoryError):
+            dashpot("train", *words, "--out", "cut")
+    assert len(read_run(Path("cut/run.jsonl")).epochs) == at
+    assert dashpot("train", "--resume", "cut")[0] == 0
+    assert same("whole", "cut")
+    one, other = (read_run(Path(name, "run.jsonl")) for name in ("whole", "cut"))
+    assert (one.loss, len(other.epochs), other.status) == (other.loss, 3, "done")
+    assert [len(Path(name, "log.csv").read_text().splitlines()) for name in ("whole", "cut")] == [4, 4]
+
+
 def test_ctrl_c_stops_after_the_step_with_a_checkpoint_and_says_how_to_go_on(dashpot, my_task, monkeypatch):
     words = (my_task, *WORDS, "--epochs", 3)
     dashpot("train", *words, "--out", "whole")
@@ -259,6 +284,20 @@ def test_one_cycle_moves_the_momentum_and_a_method_that_cannot_says_so(dashpot, 
     assert err == "Note: 1cycle moves only the learning rate of nag, not its momentum.\n"
 
 
+def test_lr_find_prints_a_curve_and_writes_a_page_where_it_is_told(dashpot, my_task, tmp_path):
+    code, out, err = dashpot("lr-find", my_task, "--optimizer", "sgd", "--accumulate", 2)
+    assert (code, err) == (0, "")
+    assert "steepest descent" in out
+    assert not Path("runs").exists()
+    assert dashpot("lr-find", my_task, "--optimizer", "sgd", "--out", "curve.html")[1].endswith("Plot: curve.html\n")
+    assert "plotly" in Path("curve.html").read_text()
+    assert "Unknown method 'sdg'" in refused(dashpot("lr-find", my_task, "--optimizer", "sdg"))
+    Path("file").write_text("")
+    assert "Cannot write file/curve.html" in refused(
+        dashpot("lr-find", my_task, "--optimizer", "sgd", "--out", "file/curve.html")
+    )
+
+
 # ---- what it refuses ------------------------------------------------------------------------------------------------
 
 
@@ -330,6 +369,25 @@ def test_an_unwritable_folder_is_one_sentence(dashpot, my_task):
     Path("full").mkdir()
     Path("full/letter").write_text("mine")
     assert "full is not empty" in refused(dashpot("train", my_task, *WORDS, "--out", "full"))
+
+
+@pytest.mark.parametrize("calls", [5, 9, 14])
+def test_a_full_disk_is_one_sentence_and_the_run_goes_on_to_the_same_bits(dashpot, my_task, monkeypatch, calls):
+    words = (my_task, *WORDS, "--epochs", 3)
+    dashpot("train", *words, "--out", "whole")
+    real, count = os.fsync, itertools.count(1)
+
+    def full(descriptor):
+        if next(count) > calls:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        assert "No space left on device" in refused(dashpot("train", *words, "--out", "cut"))
+    assert not list(Path("cut").rglob("*.part"))
+    assert dashpot("train", "--resume", "cut")[0] == 0
+    assert same("whole", "cut")
 
 
 def test_a_folder_in_use_is_refused(dashpot, my_task):

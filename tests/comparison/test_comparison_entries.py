@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from comparison_support import build
@@ -36,6 +38,7 @@ def test_an_unknown_task_takes_generic_rates_and_variants_their_methods():
     assert default_lr("mine", "sgd") == 0.1
 
 
+@pytest.mark.filterwarnings("ignore:1cycle moves only the learning rate")
 @pytest.mark.parametrize("schedule", [None, "cosine", "1cycle", "warmup-linear"])
 @pytest.mark.parametrize("name", known_entries())
 def test_the_call_pastes_back_to_the_same_recipe(name, schedule):
@@ -44,6 +47,53 @@ def test_the_call_pastes_back_to_the_same_recipe(name, schedule):
     pasted = eval(made.call(50), {"dashpot": dashpot, "model": model, **vars(schedules)})
     assert pasted.recipe == made.optimizer(model.parameters(), 50).recipe
     assert pasted.recipe.lr == default_lr("digits", name)
+
+
+MOVED = {
+    "heavy-ball": "momentum",
+    "adam": "betas[0]",
+    "adamw": "betas[0]",
+    "nadam": "betas[0]",
+    "centered-adam": "betas[0]",
+    "autosgm": "momentum",
+    "adahessian": "betas[0]",
+    "sophia": "betas[0]",
+}
+NO_MOMENTUM = ("sgd", "rmsprop")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_one_cycle_moves_the_momentum_where_there_is_one_and_a_recipe_can_carry_it(name):
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        line = entry(name, "toy", schedule="1cycle")
+    moved = line.arguments(10)["schedule"]
+    assert moved["lr"] == schedules.OneCycle(10)
+    if name in MOVED:
+        assert moved[MOVED[name]] == schedules.OneCycleMomentum(10)
+    assert len(moved) == (2 if name in MOVED else 1)
+    assert [str(item.message) for item in told] == (
+        []
+        if name in MOVED or name in NO_MOMENTUM
+        else [f"1cycle moves only the learning rate of {name}, not its momentum."]
+    )
+
+
+def test_one_cycle_goes_by_the_momentum_that_is_given():
+    moved = entry("sgd", "toy", schedule="1cycle", options={"momentum": 0.9}).arguments(10)["schedule"]
+    assert moved["momentum"].table(10)[2] == 0.85
+    with_none = entry("adam", "toy", schedule="1cycle", options={"betas": (0.0, 0.99)}).arguments(10)["schedule"]
+    assert list(with_none) == ["lr"]
+
+
+def test_options_are_the_methods_own_and_misnamed_ones_are_refused():
+    line = entry("autosgm-3", "toy", options={"weight_decay": 0.1, "max_norm": 1.0})
+    assert line.options == {"numerator": 3, "weight_decay": 0.1, "max_norm": 1.0}
+    with pytest.raises(ArgumentError, match="Unknown setting of adamw 'weigt_decay': did you mean 'weight_decay'"):
+        entry("adamw", "toy", options={"weigt_decay": 0.1})
+    for name in ("lr", "schedule", "params", "self"):
+        with pytest.raises(ArgumentError, match="Unknown setting of adamw"):
+            entry("adamw", "toy", options={name: 1})
 
 
 def test_autosgm_variants_differ_in_their_numerator():

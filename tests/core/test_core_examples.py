@@ -23,6 +23,11 @@ def test_every_example_has_a_test():
         "own_rule",
         "second_order",
         "swap_one_import",
+        # in tests/training/test_training_examples.py:
+        "accelerate_loop",
+        "hf_trainer",
+        "lightning_trainer",
+        "plain_pytorch",
     }
 
 

@@ -106,3 +106,54 @@ def test_bad_arguments_are_refused_in_one_sentence(arguments, sentence):
 def test_a_bad_epoch_is_refused_at_once(epoch):
     with pytest.raises(ArgumentError, match="Batches: epoch must be an integer in"):
         make(3, 1).epoch(epoch)
+
+
+def noisy(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    return x + torch.rand(x.shape, generator=generator, dtype=x.dtype)
+
+
+def shown(batches: Batches, epoch: int) -> list[list[float]]:
+    return [x.flatten().tolist() for x, _ in batches.epoch(epoch)]
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_augmentation_is_a_pure_function_of_seed_epoch_and_step(shuffle):
+    batches = make(20, 6, shuffle=shuffle, seed=3, augment=noisy)
+    later = shown(batches, 4)
+    for epoch in (0, 9):
+        torch.manual_seed(epoch)
+        shown(batches, epoch)
+    assert shown(batches, 4) == later == shown(make(20, 6, shuffle=shuffle, seed=3, augment=noisy), 4)
+    *_, last = batches.epoch(4)
+    assert last[0].flatten().tolist() == later[-1]
+
+
+def test_every_step_epoch_and_seed_draws_numbers_of_its_own():
+    """Of batches in the given order, so that nothing but the augmentation can differ."""
+    seen = []
+
+    def watch(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        seen.append(torch.rand((), generator=generator).item())
+        return x
+
+    for seed in range(3):
+        for epoch in range(3):
+            order(make(8, 2, seed=seed, augment=watch), epoch)
+    assert len(seen) == len(set(seen)) == 3 * 3 * 4
+
+
+def test_augmentation_changes_x_alone_and_keeps_the_data_and_the_global_random_state():
+    batches = make(6, 4, shuffle=True, augment=lambda x, generator: -x)
+    kept, before = batches.x.clone(), torch.get_rng_state()
+    for x, y in batches.epoch(1):
+        assert torch.equal(x, -kept[y])
+    assert torch.equal(batches.x, kept)
+    assert torch.equal(before, torch.get_rng_state())
+    assert order(batches, 1) == order(make(6, 4, shuffle=True), 1)
+
+
+def test_an_augmentation_that_cannot_be_called_is_refused():
+    with pytest.raises(
+        ArgumentError, match=r"^Batches: augment must be a function of \(x, generator\) or None, got 2\.$"
+    ):
+        make(3, 1, augment=2)

@@ -1,4 +1,4 @@
-"""What the tests inside other people's loops share: the frameworks where they are installed, and their traces swept up."""
+"""What the tests inside other people's loops share: who is installed, whose warnings are known, what to sweep up."""
 
 import importlib
 import importlib.util

@@ -7,7 +7,6 @@ import random
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -163,23 +162,29 @@ def test_numbered_folders_are_made_once_each(settings, tmp_path, monkeypatch):
     assert made == ["small-adamw-seed0", "small-adamw-seed0-2", "small-adamw-seed0-3"]
 
 
+HOLD = """
+import fcntl, os, sys, time
+fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_EX)
+print("mine", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no flock there")
 def test_a_lock_is_of_processes_and_goes_with_them(tmp_path):
-    code = (
-        f"import pathlib; from dashpot.training.lock import locked\nwith locked(pathlib.Path({str(tmp_path)!r})): pass"
-    )
-    source = str(Path(__file__).parents[2] / "src")
-
-    def other() -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "PYTHONPATH": source}
-        return subprocess.run(
-            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
-        )
-
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "mine\n"
+        with pytest.raises(RunError, match="Another process is running in"), locked(tmp_path):
+            pass
+        other.kill()
+        other.wait()
+        with locked(tmp_path), pytest.raises(RunError, match="Another process"), locked(tmp_path):
+            pass
     with locked(tmp_path):
-        assert "Another process is running in" in other().stderr
+        pass
     with pytest.raises(RunError, match="Cannot open"), locked(tmp_path / "gone"):
         pass
-    assert other().returncode == 0
 
 
 def test_a_bad_setting_is_found_before_anything_is_written(settings, tmp_path):

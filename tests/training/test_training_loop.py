@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import pytest
 import torch
@@ -87,6 +88,17 @@ def test_a_learner_measures_what_evaluate_measures():
     assert learner.history[0]["eval"] == evaluate(p)
     [epoch] = train(p, dashpot.SGD(p.model.parameters(), lr=0.1), 1)
     assert epoch.evaluation == evaluate(p)
+
+
+def test_it_trains_where_the_model_is_whatever_has_started_the_process(monkeypatch):
+    for name in ("RANK", "LOCAL_RANK"):
+        monkeypatch.setenv(name, "1")
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, "2")
+    monkeypatch.setitem(sys.modules, "lightning_fabric", None)  # nor is it needed
+    p = problem()
+    [epoch] = train(p, dashpot.SGD(p.model.parameters(), lr=0.1), 1)
+    assert epoch.steps == 3
 
 
 def test_the_model_is_left_ready_to_train():

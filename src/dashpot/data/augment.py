@@ -60,8 +60,8 @@ def crop(images: Tensor, generator: torch.Generator, padding: int = 2, fill: flo
         ArgumentError: an argument is out of range or of another shape.
 
     >>> crop(torch.ones(1, 1, 2, 2), torch.Generator().manual_seed(4), padding=1)
-    tensor([[[[0., 0.],
-              [1., 1.]]]])
+    tensor([[[[0., 1.],
+              [0., 1.]]]])
     """
     _check_images("crop", images)
     check("crop", "padding", padding, Interval(0, math.inf, "left", integer=True))

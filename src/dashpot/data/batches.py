@@ -35,8 +35,9 @@ class Batches:
     """A data set held as two tensors, cut into batches.
 
     Both tensors stay where they are: without shuffling a batch is a view of them, with shuffling a gather on their
-    device, and augmentation, where there is one, works on the batch. The order of an epoch depends on `seed` and the epoch's index only, so a run that resumes in epoch 7 sees
-    what an uninterrupted one sees, on every device; the global random state plays no part and is not changed.
+    device, and augmentation, where there is one, works on the batch. The order of an epoch depends on `seed` and the
+    epoch's index only, what augmentation draws for a batch on those and the step, so a run that resumes in epoch 7
+    sees what an uninterrupted one sees, on every device; the global random state plays no part and is not changed.
 
     Args:
         x: inputs, shape (examples, ...).

@@ -30,18 +30,21 @@ def classification(
     target: Target,
     description: str,
     config: Mapping[str, Any],
+    loss: Callable[[Tensor, Tensor], Tensor] = nn.functional.cross_entropy,
+    augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
 ) -> Task:
-    """A task that learns the labels of `images` by cross-entropy and measures accuracy.
+    """A task that learns the labels of `images` by `loss` and measures cross-entropy and accuracy.
 
     The tensors are made once, on `device`, and shared by every problem. The seed of a problem decides the weights that
-    `network` draws from torch's global generator (on the CPU, so that they are the same on every device) and, with
-    `shuffle`, the order of the images.
+    `network` draws from torch's global generator (on the CPU, so that they are the same on every device), with
+    `shuffle` the order of the images, and with `augment` what becomes of them.
 
     Args:
         images: the data set.
         scale: maps pixel values as float32, shape (examples, 1, height, width), to the network's input.
         network: makes the freshly initialised model.
         name: what records and reports call the task; the other arguments are those of `Batches` and `Task`.
+        loss: what training lowers, a function of (output, labels); evaluation reports plain cross-entropy.
     """
     inputs = [
         scale(torch.tensor(pixels, dtype=torch.float32, device=device).unsqueeze(1))
@@ -56,10 +59,11 @@ def classification(
             model = network().to(device)
         return Problem(
             model=model,
-            train=Batches(inputs[0], labels[0], batch_size, shuffle=shuffle, seed=seed),
+            train=Batches(inputs[0], labels[0], batch_size, shuffle=shuffle, seed=seed, augment=augment),
             evaluation=Batches(inputs[1], labels[1], _EVALUATION_BATCH),
-            loss=nn.functional.cross_entropy,
+            loss=loss,
             metrics={"accuracy": accuracy},
+            evaluation_loss=None if loss is nn.functional.cross_entropy else nn.functional.cross_entropy,
         )
 
     return Task(

@@ -27,6 +27,7 @@ def accuracy(output: Tensor, target: Tensor) -> Tensor:
 def evaluate(problem: Problem, model: nn.Module | None = None) -> dict[str, float]:
     """The mean loss and the mean of every metric over the evaluation data.
 
+    The loss is `problem.evaluation_loss` where the problem has one, else `problem.loss`.
     Runs in evaluation mode and without gradients, and puts the mode of every submodule back. The mean is over examples:
     a short last batch counts for what it holds. The numbers are read from the device once for 32 batches.
 
@@ -48,11 +49,12 @@ def evaluate(problem: Problem, model: nn.Module | None = None) -> dict[str, floa
     if problem.evaluation is None:
         raise ArgumentError("evaluate: the problem has no evaluation data (Problem.evaluation is None).")
     model = problem.model if model is None else model
+    loss = problem.loss if problem.evaluation_loss is None else problem.evaluation_loss
     means = Means(problem.metrics)
     with torch.no_grad(), _evaluation_mode(model):
         for x, y in problem.evaluation.epoch(0):
             output = model(x)
-            means.add(output, y, problem.loss(output, y), len(x))
+            means.add(output, y, loss(output, y), len(x))
     return means.values()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from dashpot.constraints import unknown
 from dashpot.errors import ArgumentError
-from dashpot.tasks import digits, fashion_mnist, synthetic
+from dashpot.tasks import digits, fashion_mnist, fashion_mnist_resnet, synthetic
 from dashpot.tasks.task import Task
 from dashpot.tasks.user_file import is_file_spec, load_task
 
@@ -18,6 +18,7 @@ __all__ = ["get", "names"]
 _FACTORIES: Mapping[str, Callable[..., Task]] = {
     "digits": digits.task,
     "fashion-mnist": fashion_mnist.task,
+    "fashion-mnist-resnet": fashion_mnist_resnet.task,
     "quadratic": synthetic.quadratic,
     "noisy-quadratic": synthetic.noisy_quadratic,
     "rosenbrock": synthetic.rosenbrock,
@@ -29,7 +30,7 @@ def names() -> tuple[str, ...]:
     """The names `get` knows.
 
     >>> names()
-    ('digits', 'fashion-mnist', 'quadratic', 'noisy-quadratic', 'rosenbrock', 'saddle')
+    ('digits', 'fashion-mnist', 'fashion-mnist-resnet', 'quadratic', 'noisy-quadratic', 'rosenbrock', 'saddle')
     """
     return tuple(_FACTORIES)
 
@@ -42,7 +43,8 @@ def get(spec: str, *, data_dir: str | os.PathLike[str] | None = None, **options:
             options and returns a `Task`. Without `:function`, `build` is called.
         data_dir: a folder to look for data sets in first; tasks that need no data ignore it.
         options: the task's own options, listed in its docstring: `dashpot.tasks.digits.task`,
-            `dashpot.tasks.fashion_mnist.task`, and the functions of `dashpot.tasks.synthetic`.
+            `dashpot.tasks.fashion_mnist.task`, `dashpot.tasks.fashion_mnist_resnet.task`, and the functions of
+            `dashpot.tasks.synthetic`.
 
     Raises:
         ArgumentError: the name or an option is unknown or out of range, or the file does not give a task.

@@ -57,6 +57,9 @@ class Problem:
         evaluation: the data `evaluate` runs over (its epoch 0), or None.
         metrics: name to a function that maps (output, y) to the *sum* of the metric over the batch, a 0-d tensor; for
             the accuracy, the number of right answers.
+        evaluation_loss: what evaluation reports as "loss" in place of `loss`, of the same kind; None for `loss` itself.
+            For a loss that is made harder than the question asked, as label smoothing does: evaluation then stays
+            comparable with runs that train without it.
 
     Raises:
         ArgumentError: an argument is of the wrong type, or a metric is called "loss".
@@ -67,13 +70,15 @@ class Problem:
     loss: Callable[[Tensor, Tensor], Tensor]
     evaluation: Stream | None = None
     metrics: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = dataclasses.field(default_factory=dict)
+    evaluation_loss: Callable[[Tensor, Tensor], Tensor] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, nn.Module):
             raise ArgumentError(f"Problem: model must be a torch.nn.Module, got {self.model!r}.")
         if not hasattr(self.train, "epoch"):
             raise ArgumentError(f"Problem: train must be Batches or another Stream, got {self.train!r}.")
-        for name, function in {"loss": self.loss, **self.metrics}.items():
+        evaluation_loss = self.loss if self.evaluation_loss is None else self.evaluation_loss
+        for name, function in {"loss": self.loss, "evaluation_loss": evaluation_loss, **self.metrics}.items():
             if not callable(function):
                 raise ArgumentError(f"Problem: {name} must be a function of (output, target), got {function!r}.")
         if "loss" in self.metrics:

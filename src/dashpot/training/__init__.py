@@ -1,20 +1,55 @@
 """Training: the learner and its callbacks, and checkpoints that resume a run to the same numbers."""
 
 from dashpot.training.callback import Callback, CancelBatch, CancelEpoch, CancelFit, only
+from dashpot.training.callbacks import (
+    CSV,
+    EMA,
+    SWA,
+    Accumulate,
+    Checkpoints,
+    ClipGradients,
+    EarlyStopping,
+    JSONLines,
+    NonFinite,
+    Progress,
+    Recorder,
+    Schedule,
+    TensorBoard,
+    one_cycle,
+    read_newest,
+)
 from dashpot.training.engine import Engine
 from dashpot.training.learner import Learner
 from dashpot.training.loop import Divergence, Epoch, lr_in_force, train
+from dashpot.training.lr_finder import LRCurve, find_lr
 
 __all__ = [
+    "CSV",
+    "EMA",
+    "SWA",
+    "Accumulate",
     "Callback",
     "CancelBatch",
     "CancelEpoch",
     "CancelFit",
+    "Checkpoints",
+    "ClipGradients",
     "Divergence",
+    "EarlyStopping",
     "Engine",
     "Epoch",
+    "JSONLines",
+    "LRCurve",
     "Learner",
+    "NonFinite",
+    "Progress",
+    "Recorder",
+    "Schedule",
+    "TensorBoard",
+    "find_lr",
     "lr_in_force",
+    "one_cycle",
     "only",
+    "read_newest",
     "train",
 ]

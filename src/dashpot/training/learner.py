@@ -79,7 +79,7 @@ class Learner:
     """
 
     settles = True
-    """Whether a fit begins with `opt.settle_engine()`, without which the clock has a say in a small model's rounding."""
+    """Whether a fit begins with `opt.settle_engine()`; without it the clock has a say in a small model's rounding."""
 
     def __init__(
         self,

@@ -16,7 +16,7 @@ from dashpot.constraints import Interval, check
 from dashpot.errors import ArgumentError
 from dashpot.tasks import Problem
 from dashpot.training.callback import Callback, CancelFit
-from dashpot.training.engine import Engine
+from dashpot.training.in_place import InPlace
 from dashpot.training.learner import Learner
 from dashpot.training.means import FLUSH
 
@@ -200,9 +200,9 @@ class _From(Callback):
 
 
 def learner_in_place(problem: Problem, optimizer: Optimizer) -> Learner:
-    """A learner of `problem` that computes where its model is."""
+    """A learner of `problem` that computes where its model is, in this process alone."""
     device = next(p for group in optimizer.param_groups for p in group["params"]).device
-    learner = Learner.of(problem, optimizer, engine=Engine(device.type))
+    learner = Learner.of(problem, optimizer, engine=InPlace(device))
     learner.settles = False  # the optimizer is the caller's, whose engine takes over when its own rule says so
     return learner
 

@@ -160,7 +160,7 @@ class LineLogger(Logger):
     def begin(self, learner: Learner) -> None:
         make_folder(self.path.parent)
         if not self._goes_on:
-            if self.path.exists() and self.path.stat().st_size and not self.replace:
+            if self.path.is_file() and self.path.stat().st_size and not self.replace:
                 raise RunError(
                     f"{type(self).__name__}: {self.path} is of another run; give another path, or replace=True."
                 )
@@ -195,7 +195,8 @@ class LineLogger(Logger):
     def state_dict(self) -> dict[str, Any]:
         """The length of the file and a checksum of what is in it, as the first process has written it."""
         inherited = super().state_dict()  # writes what waits
-        return {**inherited, "bytes": self._length, "sha256": self._digest.hexdigest()}
+        place = {"path": str(self.path.resolve()), "bytes": self._length, "sha256": self._digest.hexdigest()}
+        return {**inherited, **place}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Cut the file back to what it was.
@@ -204,10 +205,11 @@ class LineLogger(Logger):
             RunError: it is another file, or was changed.
         """
         super().load_state_dict(state)
-        if not self._first or state["bytes"] == 0:
-            return
+        if not self._first or (state["bytes"] == 0 and state["path"] != str(self.path.resolve())):
+            return  # nothing of it to go on with
         if not self.path.exists():
-            warnings.warn(f"{self.path} is missing; its lines before the checkpoint are lost.", stacklevel=2)
+            if state["bytes"]:
+                warnings.warn(f"{self.path} is missing; its lines before the checkpoint are lost.", stacklevel=2)
             return
         with self.path.open("rb") as file:
             self._digest.update(file.read(state["bytes"]))

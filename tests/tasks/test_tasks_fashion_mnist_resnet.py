@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import dashpot as dp
+from dashpot.data import Batches, Images, fashion_mnist
+from dashpot.errors import ArgumentError
+from dashpot.tasks import Problem, Target, evaluate, get
+from dashpot.tasks.fashion_mnist import statistics
+from dashpot.tasks.fashion_mnist_resnet import network, smoothed_cross_entropy
+
+EXAMPLES, EVALUATION = 96, 40
+
+
+@pytest.fixture(scope="module")
+def fake():
+    rng = np.random.default_rng(0)
+    count = EXAMPLES + EVALUATION
+    pixels, labels = rng.integers(0, 256, (count, 28, 28), dtype=np.uint8), rng.integers(0, 10, count, dtype=np.uint8)
+    return Images(pixels[:EXAMPLES], labels[:EXAMPLES], pixels[EXAMPLES:], labels[EXAMPLES:])
+
+
+@pytest.fixture
+def task(fake, monkeypatch):
+    monkeypatch.setattr(fashion_mnist, "load", lambda data_dir: fake)
+    return get("fashion-mnist-resnet")
+
+
+def test_the_network_has_the_size_and_the_shape_it_says():
+    model = network()
+    assert sum(p.numel() for p in model.parameters()) == 448_394
+    assert model(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+    sizes = []
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d):
+            assert layer.bias is None
+            layer.register_forward_hook(lambda module, args, output: sizes.append((output.shape[1], output.shape[2])))
+    model(torch.zeros(2, 1, 28, 28))
+    assert sizes == [(64, 14)] * 3 + [(128, 7)] * 3
+
+
+def test_every_pixel_can_change_the_output():
+    model = network().eval()
+    image = torch.rand(1, 1, 28, 28, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    model(image).square().sum().backward()
+    assert image.grad is not None
+    assert (image.grad != 0).float().mean() > 0.9  # a ReLU may shut a pixel out here and there
+
+
+def test_blocks_start_as_the_identity():
+    """ReLU after the sum: the input of a block is not negative, so that the block gives it back unchanged."""
+    blocks = [layer for layer in network() if hasattr(layer, "branch")]
+    assert len(blocks) == 2
+    for block, channels in zip(blocks, (64, 128), strict=True):
+        x = torch.rand(2, channels, 5, 5)
+        assert torch.equal(block(x), x)
+
+
+def test_the_head_sees_the_largest_and_the_mean_value_of_every_channel():
+    pool = network()[-2]
+    x = torch.randn(3, 4, 5, 6, dtype=torch.float64)
+    expected = torch.cat([x.flatten(2).max(2).values, x.flatten(2).sum(2) / 30], 1)
+    torch.testing.assert_close(pool(x), expected, rtol=1e-12, atol=1e-12)  # float64, 30 terms
+
+
+def test_smoothing_spreads_a_tenth_of_the_label_over_all_classes():
+    output, labels = torch.randn(5, 10, dtype=torch.float64), torch.tensor([3, 0, 9, 1, 3])
+    wanted = torch.full((5, 10), 0.01, dtype=torch.float64)
+    wanted[torch.arange(5), labels] += 0.9
+    expected = -(wanted * output.log_softmax(1)).sum(1).mean()
+    torch.testing.assert_close(smoothed_cross_entropy(output, labels), expected, rtol=1e-12, atol=0)  # float64
+
+
+def test_training_lowers_the_smoothed_loss_and_evaluation_reports_plain_cross_entropy(task):
+    problem = task.build(0)
+    with torch.no_grad():
+        problem.model[-1].weight.mul_(30)  # sure of itself, so that the two losses differ
+    assert problem.loss is smoothed_cross_entropy
+    problem.model.eval()
+    with torch.no_grad():
+        output = problem.model(problem.evaluation.x)
+    plain = nn.functional.cross_entropy(output, problem.evaluation.y).item()
+    assert abs(plain - problem.loss(output, problem.evaluation.y).item()) > 0.01
+    result = evaluate(problem)
+    assert result["loss"] == pytest.approx(plain, rel=1e-5)  # float32
+    assert result["accuracy"] == pytest.approx((output.argmax(1) == problem.evaluation.y).double().mean().item())
+
+
+def test_without_a_loss_of_its_own_evaluation_takes_the_one_of_training():
+    model, x = nn.Linear(1, 1), torch.ones(4, 1)
+    batches = Batches(x, x, 2)
+    first = Problem(model, batches, nn.functional.mse_loss, batches)
+    second = Problem(model, batches, nn.functional.l1_loss, batches, evaluation_loss=nn.functional.mse_loss)
+    assert evaluate(first) == evaluate(second)
+    with pytest.raises(
+        ArgumentError, match=r"^Problem: evaluation_loss must be a function of \(output, target\), got 3\.$"
+    ):
+        Problem(model, batches, nn.functional.mse_loss, evaluation_loss=3)  # pyright: ignore[reportArgumentType]
+
+
+def test_training_images_are_normalised_and_mirrored_and_evaluation_images_only_normalised(task, fake):
+    problem = task.build(0)
+    mean, std = statistics(fake.train_images)
+    expected = (torch.tensor(fake.eval_images).double() / 255 - mean) / std
+    torch.testing.assert_close(problem.evaluation.x[:, 0].double(), expected, rtol=1e-5, atol=1e-6)  # float32
+    plain, mirrored = 0, 0
+    labels = []
+    known = {image.numpy().tobytes(): index for index, image in enumerate(problem.train.x)}
+    for x, y in problem.train.epoch(0):
+        for image, label in zip(x, y.tolist(), strict=True):
+            index = known.get(image.contiguous().numpy().tobytes())
+            plain += index is not None
+            if index is None:
+                index = known[image.flip(-1).contiguous().numpy().tobytes()]
+                mirrored += 1
+            assert label == fake.train_labels[index]
+            labels.append(index)
+    assert sorted(labels) == list(range(EXAMPLES)), "every image once"
+    assert abs(plain - mirrored) <= 4 * math.sqrt(EXAMPLES), "half of them, give or take four standard deviations"
+
+
+def test_batches_are_a_pure_function_of_the_seed_and_the_epoch(task):
+    def first(seed, epoch):
+        return next(task.build(seed).train.epoch(epoch))[0]
+
+    assert torch.equal(first(0, 2), first(0, 2))
+    assert not torch.equal(first(0, 2), first(0, 3))
+    assert not torch.equal(first(0, 2), first(1, 2))
+
+
+def test_the_seed_decides_the_weights(task):
+    one, two, other = (task.build(seed).model.state_dict() for seed in (42, 42, 43))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert not torch.equal(one["2.weight"], other["2.weight"])
+
+
+def test_an_optimizer_of_dashpot_learns_a_batch(task):
+    """Random pixels with random labels: learning by heart is all there is, and 12 steps are enough to show it."""
+    problem = task.build(0)
+    optimizer = dp.AdamW(problem.model.parameters(), lr=3e-3)
+    x, y = problem.train.x[:16], problem.train.y[:16]
+    losses = []
+    for _ in range(12):
+        optimizer.zero_grad()
+        loss = problem.loss(problem.model(x), y)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_the_task_is_told_as_it_is(task):
+    assert (task.epochs, task.target) == (6, Target("accuracy", 0.935, "max"))
+    expected = {"batch_size": 128, "shuffle": True, "mirror": 0.5, "label_smoothing": 0.1}
+    assert {name: task.config[name] for name in expected} == expected
+    assert set(task.config["data_sha256"]) == {file.name for file in fashion_mnist.DATASET.files.values()}
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"batch_size": 0}, r"^fashion-mnist-resnet: batch_size must be an integer in \[1, inf\), got 0\.$"),
+        ({"shuffle": 1}, r"^fashion-mnist-resnet: shuffle must be one of False, True, got 1\.$"),
+        ({"batchsize": 4}, "^Unknown option of the task fashion-mnist-resnet 'batchsize': did you mean 'batch_size'"),
+    ],
+)
+def test_bad_options_are_refused_before_data_are_loaded(monkeypatch, options, sentence):
+    def loaded(data_dir):
+        raise AssertionError
+
+    monkeypatch.setattr(fashion_mnist, "load", loaded)
+    with pytest.raises(ArgumentError, match=sentence):
+        get("fashion-mnist-resnet", **options)

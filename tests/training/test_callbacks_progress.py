@@ -1,0 +1,303 @@
+"""The table of a fit: its rows and columns everywhere, the line below it in a terminal, and how it ends."""
+
+from __future__ import annotations
+
+import io
+import re
+import time
+
+import pytest
+import torch
+from learner_support import StopAt, learner
+
+import dashpot as dp
+from dashpot.constraints import NONNEGATIVE
+from dashpot.errors import ArgumentError
+from dashpot.schedules import Cosine
+from dashpot.text import clock, decimals
+from dashpot.training import Callback, CancelEpoch
+from dashpot.training.callbacks import progress as module
+from dashpot.training.callbacks.progress import Progress, _Bar, _Pace
+from dashpot.training.callbacks.stopping import EarlyStopping
+
+SEQUENCE = re.compile(r"\x1b\[(\??[\d;]*)([A-Za-z])")
+
+
+class Terminal(io.StringIO):
+    """A text stream that says it is a terminal, and can tell what such a one would show."""
+
+    encoding = "utf-8"
+
+    def isatty(self):
+        return True
+
+    def screen(self):
+        """(lines, whether the cursor is visible, whether colours are back to normal)."""
+        lines, row, column, visible, plain, at = [""], 0, 0, True, True, 0
+        text = self.getvalue()
+        while at < len(text):
+            if found := SEQUENCE.match(text, at):
+                argument, kind = found.groups()
+                if kind == "K":
+                    lines[row] = "" if argument == "2" else lines[row][:column]
+                elif kind == "A":
+                    row = max(0, row - int(argument or 1))
+                elif kind in "lh":
+                    visible = kind == "h" if argument == "?25" else visible
+                elif kind == "m":
+                    plain = argument in {"", "0"}
+                else:
+                    raise AssertionError(f"unknown sequence {found[0]!r}")
+                at = found.end()
+                continue
+            if text[at] == "\n":
+                row, column = row + 1, 0
+                lines += [""] * (row + 1 - len(lines))
+            elif text[at] == "\r":
+                column = 0
+            else:
+                lines[row] = lines[row][:column].ljust(column) + text[at] + lines[row][column + 1 :]
+                column += 1
+            at += 1
+        return [line.rstrip() for line in lines], visible, plain
+
+
+@pytest.fixture(autouse=True)
+def _xterm(monkeypatch):
+    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+def scheduled(params, lr):
+    return dp.AdamW(params, lr=lr, schedule=Cosine(12))
+
+
+def table_of(epochs=2, stream=None, callbacks=(), **options):
+    stream = stream or io.StringIO()
+    one = learner(scheduled)
+    one.fit(epochs, callbacks=[Progress(stream, every_s=0), *callbacks], **options)
+    return stream.getvalue().splitlines(), one
+
+
+def test_plain_lines_elsewhere():
+    lines, one = table_of(3)
+    assert lines[0] == "        train              eval"
+    assert lines[1] == "epoch    loss  accuracy    loss  accuracy        lr     time"
+    assert len(lines) == 5
+    for number, (line, means) in enumerate(zip(lines[2:], one.history, strict=True), 1):
+        cells = line.split()
+        numbers = [means[phase][name] for phase in ("train", "eval") for name in ("loss", "accuracy")]
+        assert cells[:5] == [str(number), *(f"{value:.3f}" for value in numbers)]
+        assert cells[5] == f"{0.01 * Cosine(12)(3 * number - 1):.3g}"  # of the last step
+        assert cells[7] == "s"
+        assert len(line) == len(lines[1])
+
+
+def test_phases_that_do_not_run_have_no_columns():
+    lines, _ = table_of(1, evaluate=False)
+    assert lines[1].split() == ["epoch", "loss", "accuracy", "lr", "time"]
+    lines, _ = table_of(1, train=False)
+    assert lines[1].split() == ["epoch", "loss", "accuracy", "time"]
+
+
+def test_standard_output_is_that_of_the_moment(capsys):
+    learner(callbacks=[Progress()]).fit(1)
+    assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+def test_in_a_terminal_a_line_below_the_table_tells_how_far_it_is():
+    terminal, seen = Terminal(), []
+
+    class Look(Callback):
+        order = 71
+
+        def after_batch(self, learner):
+            seen.append(terminal.screen()[0])
+
+    lines, one = table_of(2, terminal, [Look()])
+    lines, visible, plain = terminal.screen()
+    assert (visible, plain) == (True, True)
+    assert [line for line in lines if line] == table_of(0 or 2)[0][:2] + [line for line in lines[2:4]]
+    first = [screen[-1] for screen in seen[:4]]
+    assert [
+        re.search(r"epoch 1/2  (train|eval) .* (\d/\d)  loss (\d\.\d{3})  ([\d.]+ s) left$", line)[2] for line in first
+    ] == [
+        *("1/3", "2/3", "3/3"),
+        "1/1",
+    ]
+    assert all(len(line) <= 80 for screen in seen for line in screen)
+    assert seen[2][-1].count("━") > seen[1][-1].count("━") > seen[0][-1].count("━") > 0
+    assert seen[2][-1].count("─") == 0
+    assert f"loss {decimals(one.history[0]['train']['loss'])}" in seen[2][-1]
+    assert len([line for line in seen[-1] if line]) == 4  # two lines of names, one epoch, the line at work
+
+
+@pytest.mark.parametrize("columns", [80, 60, 40, 20])
+def test_a_narrow_terminal_gets_what_matters_most(columns, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    terminal = Terminal()
+    table_of(2, terminal)
+    lines = [line for line in terminal.screen()[0] if line]
+    assert max(map(len, lines)) <= columns
+    names = lines[1].split()
+    assert names[:1] == ["epoch"]
+    assert {80: 7, 60: 7, 40: 5, 20: 2}[columns] == len(names)
+    assert len(lines) == 4
+
+
+def test_the_line_of_the_epoch_at_work_keeps_what_matters_most():
+    bar = _Bar("epoch 3/6  train", 0.5, "59/118", "loss 0.412", "1 min 20 s left")
+    for width in range(30, 100):
+        title, done, rest, notes = bar.parts(width)
+        assert len(title + done + rest + notes) == width
+    assert bar.parts(70)[3] == "  59/118  loss 0.412  1 min 20 s left"
+    assert bar.parts(60)[3] == "  loss 0.412  1 min 20 s left"
+    assert bar.parts(45)[3] == "  1 min 20 s left"
+    assert bar.parts(30)[3] == ""
+
+
+@pytest.mark.parametrize("event", ["before_fit", "after_predict", "after_epoch", "cleanup_epoch"])
+@pytest.mark.parametrize("error", [ValueError("told to"), KeyboardInterrupt()], ids=["error", "ctrl-c"])
+def test_a_fit_that_fails_leaves_the_terminal_as_it_was(event, error):
+    class Fails(Callback):
+        order = 100
+
+        def fail(self, learner):
+            if learner.steps or event == "before_fit":
+                raise error
+
+    setattr(Fails, event, Fails.fail)
+    terminal, one = Terminal(), learner()
+    with pytest.raises(type(error)):
+        one.fit(2, callbacks=[Progress(terminal, every_s=0), Fails()])
+    lines, visible, plain = terminal.screen()
+    assert (visible, plain) == (True, True)
+    assert not any("━" in line or "epoch 1/2" in line for line in lines)
+    print("free", file=terminal)
+    assert terminal.screen()[0][-2] == "free"
+
+
+def test_the_cursor_is_visible_all_along():
+    terminal = Terminal()
+
+    class Look(Callback):
+        def after_predict(self, learner):
+            assert terminal.screen()[1]  # a process that is killed here leaves it so
+
+    table_of(1, terminal, [Look()])
+
+
+def test_a_resume_shows_the_epochs_before():
+    class Sleeps(Callback):
+        def after_batch(self, learner):
+            time.sleep(0.02)
+
+    stream, stop = io.StringIO(), StopAt(7)
+    torch.manual_seed(7)
+    learner(scheduled).fit(3, callbacks=[Progress(stream), Sleeps(), stop])
+    whole = table_of(3)[0]
+    resumed = io.StringIO()
+    learner(scheduled, seed=0).fit(3, callbacks=[Progress(resumed)], resume=stop.state)
+    lines = resumed.getvalue().splitlines()
+    assert len(lines) == len(whole) == 5
+    assert lines[:4] == stream.getvalue().splitlines()[:4]
+    assert float(lines[4].split()[6]) >= 0.0  # the seconds of the third epoch include those before the stop
+    finished = learner(scheduled)
+    state = None
+
+    class Last(Callback):
+        order = 90
+
+        def after_epoch(self, learner):
+            nonlocal state
+            state = learner.state_dict()
+
+    finished.fit(2, callbacks=[Progress(io.StringIO()), Last()])
+    state["callbacks"].pop("Last", None)
+    again = io.StringIO()
+    learner(scheduled).fit(2, callbacks=[Progress(again)], resume=state)
+    assert len(again.getvalue().splitlines()) == 4
+
+
+def test_the_seconds_of_an_epoch_go_on_through_a_resume():
+    class Sleeps(Callback):
+        def after_batch(self, learner):
+            time.sleep(0.2)
+
+    stop = StopAt(2)
+    learner().fit(1, callbacks=[Progress(io.StringIO()), Sleeps(), stop])
+    resumed = io.StringIO()
+    learner().fit(1, callbacks=[Progress(resumed)], resume=stop.state)
+    assert float(resumed.getvalue().splitlines()[2].split()[6]) >= 0.4
+
+
+def test_parts_that_were_cut_short_and_early_ends():
+    class Cancels(Callback):
+        def before_batch(self, learner):
+            if (learner.epoch, learner.phase) in {(0, "train"), (1, "eval")}:
+                raise CancelEpoch
+
+    lines, _ = table_of(3, callbacks=[Cancels()])
+    assert [line.split()[0] for line in lines[2:]] == ["1", "2", "3"]
+    assert lines[2][5:23].strip() == ""
+    assert lines[3][23:39].strip() == ""
+    lines, _ = table_of(9, callbacks=[EarlyStopping(min_delta=100.0, patience=1)])
+    assert len(lines) == 4
+
+
+def test_the_time_left_counts_both_phases():
+    class Fit:
+        epochs, epoch, training, phase = 3, 0, True, "train"
+        train, evaluation, phases = range(10), range(4), {"train": True, "eval": True}
+
+    pace, one = _Pace(), Fit()
+    assert pace.left(one, 0) is None
+    pace.done, pace.seconds = {"train": 5, "eval": 0}, {"train": 5.0, "eval": 0.0}
+    pace.since = time.perf_counter()
+    assert pace.left(one, 5) == pytest.approx(25 * 1.0 + 12 / 3, abs=0.5)  # a second a batch, a third of it to evaluate
+    one.training, one.phase, one.epoch = False, "eval", 2
+    pace.done, pace.seconds = {"train": 30, "eval": 2}, {"train": 30.0, "eval": 4.0}
+    pace.begin("eval")
+    assert pace.left(one, 2) == pytest.approx(2 * 2.0, abs=0.5)
+
+
+def test_it_changes_no_more_often_than_asked(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(module._Terminal, "draw", lambda self, bar: drawn.append(bar))
+    learner().fit(4, callbacks=[Progress(Terminal(), every_s=1000)])
+    assert len(drawn) == 8  # when each phase begins
+    learner().fit(4, callbacks=[Progress(Terminal(), every_s=0)])
+    assert len(drawn) == 8 + 8 + 16
+
+
+def test_without_rich_and_in_dumb_terminals_there_is_the_table(monkeypatch):
+    monkeypatch.setenv("TERM", "dumb")
+    lines, _ = table_of(1, Terminal())
+    assert len(lines) == 3
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setitem(__import__("sys").modules, "rich.live", None)
+    lines, _ = table_of(1, Terminal())
+    assert len(lines) == 3
+
+
+def test_numbers_as_people_read_them():
+    assert [decimals(value) for value in (0.9996, 12.3456, 9999.9, 10000.0, 0.00099, float("inf"))] == [
+        *("1.000", "12.346", "9999.900", "1.00e+04", "9.90e-04", "inf")
+    ]
+    assert [clock(value) for value in (0.04, 59.94, 60.2, 3599.4, 3599.6)] == [
+        "0.0 s",
+        "59.9 s",
+        "1:00",
+        "59:59",
+        "1:00:00",
+    ]
+
+
+def test_bad_arguments():
+    for value in NONNEGATIVE.refused():
+        with pytest.raises(ArgumentError, match="Progress: every_s must be"):
+            Progress(every_s=value)
+    with pytest.raises(ArgumentError, match="stream must be None or a text file that is open, got 'log'"):
+        Progress("log")

@@ -1,0 +1,57 @@
+"""The benchmark of the loop at toy size and without a verdict, so that it cannot rot."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+sys.path.append(str(BENCHMARKS))
+
+import loop as benchmark  # noqa: E402
+
+
+@pytest.fixture
+def short(monkeypatch):
+    monkeypatch.setattr(benchmark, "STEPS", 6)
+    monkeypatch.setitem(benchmark.CASES, "digits", (40, 4))
+
+
+@pytest.mark.usefixtures("short")
+@pytest.mark.parametrize("stream", [io.StringIO, benchmark.Terminal])
+def test_all_sides_do_the_same_steps_and_are_timed(stream):
+    rows = benchmark.measured("digits", stream(), rounds=3)
+    assert [(row.against, row.rounds) for row in rows] == [("bare", 3), ("sums", 3)]
+    assert all(row.step > 0 and row.ratio > 0 and row.low <= row.ratio <= row.high for row in rows)
+    assert benchmark.table(1, rows).count("| digits |") == 2
+
+
+@pytest.mark.usefixtures("short")
+def test_a_side_that_does_less_is_found_out(monkeypatch):
+    real = benchmark.BareLoop.steps
+    monkeypatch.setattr(benchmark.BareLoop, "steps", lambda loop, count: real(loop, count - 2))
+    with pytest.raises(RuntimeError, match="different weights"):
+        benchmark.measured("digits", io.StringIO(), rounds=2)
+
+
+def test_the_learners_seconds_are_those_outside_the_bare_loops(monkeypatch):
+    """Each look at the clock is a second: the learner's turns and what it does after an epoch are a second each."""
+    looks = iter(range(1000))
+    monkeypatch.setattr(benchmark, "clocks", lambda: (float(next(looks)),) * 2)
+    x, y = torch.randn(8, 2), torch.zeros(8, dtype=torch.int64)
+
+    class Nothing:
+        def begin(self, epoch): ...
+        def steps(self, count): ...
+        def end(self): ...
+
+    turns = benchmark.Turns(benchmark.Batches(x, y, 2), [Nothing(), Nothing()], turn=2)
+    for epoch in range(2):
+        assert len(list(turns.epoch(epoch))) == 4
+    turns.stop()
+    bare = (4.0, 4.0)  # begin, two turns, end
+    assert turns.rounds == [[bare, bare, (2.0 + 1.0,) * 2]] * 2
