@@ -4,17 +4,13 @@ The checks are functions of curvature_worker.py. All run in one set of processes
 here each check's outcome in every process is a test of its own.
 """
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from processes import run_processes
 
-HERE = Path(__file__).parent
-LIMIT = 240  # seconds for all checks; a process that waits for another gives up after 60
+WORKER = Path(__file__).parent / "curvature_worker.py"
 
 pytestmark = pytest.mark.skipif(
     not (torch.distributed.is_available() and torch.distributed.is_gloo_available()),
@@ -46,34 +42,9 @@ CHECKS = (
 )
 
 
-def process_of(arguments):
-    paths = os.pathsep.join([str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
-    # Nobody outside this machine is to be reached, and two processes of one thread each share it.
-    inside = "lo0" if sys.platform == "darwin" else "lo"
-    env = {**os.environ, "PYTHONPATH": paths, "GLOO_SOCKET_IFNAME": inside, "OMP_NUM_THREADS": "1"}
-    script = str(HERE / "curvature_worker.py")
-    return subprocess.Popen(
-        [sys.executable, script, *arguments], env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-
-
-def run_processes(folder, pattern, world=2):
-    """[{check: "passed" or what went wrong}] of each process."""
-    processes = [process_of([str(rank), str(world), str(folder), pattern]) for rank in range(world)]
-    try:
-        printed = [process.communicate(timeout=LIMIT)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    files = [folder / f"outcomes-{rank}.json" for rank in range(world)]
-    assert all(file.exists() for file in files), "\n".join(printed)
-    return [json.loads(file.read_text()) for file in files]
-
-
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
-    return run_processes(tmp_path_factory.mktemp("curvature"), "^(?!slow)")
+    return run_processes(WORKER, tmp_path_factory.mktemp("curvature"), "^(?!slow)")
 
 
 @pytest.mark.parametrize("name", CHECKS)
@@ -90,7 +61,7 @@ def test_every_check_is_asked_for(outcomes):
 @pytest.mark.slow
 def test_every_combination_in_two_processes(tmp_path):
     """All methods by all routes with and without micro-batches and views of buckets."""
-    for rank, found in enumerate(run_processes(tmp_path, "^slow")):
+    for rank, found in enumerate(run_processes(WORKER, tmp_path, "^slow")):
         wrong = {name: reason for name, reason in found.items() if reason != "passed"}
         assert not wrong, (rank, wrong)
         assert len(found) == 60 + 6 + 12 + 6 + 2

@@ -4,18 +4,16 @@ The checks are functions of mesh_worker.py. All run in one set of processes, whi
 each check's outcome in every process is a test of its own.
 """
 
-import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from processes import run_processes
 from registry import SUBJECTS, each
 
-HERE = Path(__file__).parent
-LIMIT = 240  # seconds for all checks; a process that waits for another gives up after 60
+WORKER = Path(__file__).parent / "mesh_worker.py"
 
 pytestmark = pytest.mark.skipif(
     not (torch.distributed.is_available() and torch.distributed.is_gloo_available()),
@@ -47,38 +45,15 @@ OTHERS = (
 )
 
 
-def _python(arguments):
-    paths = os.pathsep.join(str(path) for path in (HERE, HERE.parent))
-    # Nobody outside this machine is to be reached, and two processes of one thread each share it.
-    inside = "lo0" if sys.platform == "darwin" else "lo"
-    env = {**os.environ, "PYTHONPATH": paths, "GLOO_SOCKET_IFNAME": inside, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, *arguments], env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-
-
-def run_processes(world, folder):
-    """[{check: "passed" or what went wrong}] of each process."""
-    processes = [_python([str(HERE / "mesh_worker.py"), str(rank), str(world), str(folder)]) for rank in range(world)]
-    try:
-        printed = [process.communicate(timeout=LIMIT)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    files = [folder / f"outcomes-{rank}.json" for rank in range(world)]
-    assert all(file.exists() for file in files), "\n".join(printed)
-    return [json.loads(file.read_text()) for file in files]
-
-
 def test_importing_dashpot_imports_no_dtensors():
-    process = _python(["-c", "import dashpot, sys; print('torch.distributed.tensor' in sys.modules)"])
-    assert process.communicate(timeout=60)[0].strip() == "False"
+    code = "import dashpot, sys; print('torch.distributed.tensor' in sys.modules)"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert process.stdout.strip() == "False"
 
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
-    return run_processes(2, tmp_path_factory.mktemp("mesh"))
+    return run_processes(WORKER, tmp_path_factory.mktemp("mesh"))
 
 
 def passed(outcomes, name):
@@ -104,7 +79,7 @@ def test_every_check_is_asked_for(outcomes):
 @pytest.mark.slow
 def test_the_same_in_four_processes(tmp_path):
     """Two copies in two pieces, two divided dimensions, more empty pieces."""
-    for rank, found in enumerate(run_processes(4, tmp_path)):
+    for rank, found in enumerate(run_processes(WORKER, tmp_path, world=4)):
         wrong = {name: reason for name, reason in found.items() if reason != "passed"}
         assert not wrong, (rank, wrong)
         assert len(found) == len(SUBJECTS) + len(OTHERS)

@@ -33,7 +33,7 @@ def task(fake, monkeypatch):
 
 def test_the_network_has_the_size_and_the_shape_it_says():
     model = network()
-    assert sum(p.numel() for p in model.parameters()) == 448_394
+    assert sum(p.numel() for p in model.parameters()) == 464_874
     assert model(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
     sizes = []
     for layer in model.modules():
@@ -41,7 +41,7 @@ def test_the_network_has_the_size_and_the_shape_it_says():
             assert layer.bias is None
             layer.register_forward_hook(lambda module, args, output: sizes.append((output.shape[1], output.shape[2])))
     model(torch.zeros(2, 1, 28, 28))
-    assert sizes == [(64, 14)] * 3 + [(128, 7)] * 3
+    assert sizes == [(32, 28)] + [(64, 14)] * 3 + [(128, 7)] * 3
 
 
 def test_every_pixel_can_change_the_output():
@@ -136,7 +136,7 @@ def test_batches_are_a_pure_function_of_the_seed_and_the_epoch(task):
 def test_the_seed_decides_the_weights(task):
     one, two, other = (task.build(seed).model.state_dict() for seed in (42, 42, 43))
     assert all(torch.equal(one[name], two[name]) for name in one)
-    assert not torch.equal(one["2.weight"], other["2.weight"])
+    assert not torch.equal(one["1.weight"], other["1.weight"])
 
 
 def test_an_optimizer_of_dashpot_learns_a_batch(task):

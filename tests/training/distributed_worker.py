@@ -179,15 +179,15 @@ def refused(kind: type[BaseException], text: str, act: Any) -> None:
 # ---- the numbers of one process -------------------------------------------------------------------------------------
 
 
-def every_method(name: str, strategy: str, accumulate: int, dtype: torch.dtype) -> None:
+def every_method(name: str, strategy: str, accumulate: int, dtype: torch.dtype, epochs: int) -> None:
     subject = next(s for s in SUBJECTS if s.name == name)
 
     def make(params):
         return subject.make(list(params))
 
     mine, other = (learner(make, where, accumulate, dtype=dtype) for where in (strategy, None))
-    mine.fit(2)
-    other.fit(2)
+    mine.fit(epochs)
+    other.fit(epochs)
     moved(mine)
     assert_same(mine, other, SAME[dtype])
 
@@ -516,7 +516,7 @@ def table() -> dict[str, Any]:
                     fast = (i + j) % 2 == accumulate - 1 and dtype == torch.float32
                     name = f"every_method[{subject}-{strategy}-{accumulate}-{str(dtype)[6:]}]"
                     found[("" if fast else "slow ") + name] = partial(
-                        every_method, subject.name, strategy, accumulate, dtype
+                        every_method, subject.name, strategy, accumulate, dtype, 1 if fast else 3
                     )
     for name in PRODUCTS:
         for strategy in ("ddp", "fsdp"):

@@ -119,7 +119,9 @@ def test_in_a_terminal_a_line_below_the_table_tells_how_far_it_is():
     lines, one = table_of(2, terminal, [Look()])
     lines, visible, plain = terminal.screen()
     assert (visible, plain) == (True, True)
-    assert [line for line in lines if line] == table_of(0 or 2)[0][:2] + [line for line in lines[2:4]]
+    table = [line for line in lines if line]
+    assert table[:2] == table_of(2)[0][:2]
+    assert [line.split()[0] for line in table[2:]] == ["1", "2"]
     first = [screen[-1] for screen in seen[:4]]
     assert [
         re.search(r"epoch 1/2  (train|eval) .* (\d/\d)  loss (\d\.\d{3})  ([\d.]+ s) left$", line)[2] for line in first
@@ -187,6 +189,17 @@ def test_the_cursor_is_visible_all_along():
             assert terminal.screen()[1]  # a process that is killed here leaves it so
 
     table_of(1, terminal, [Look()])
+
+
+def test_what_is_printed_meanwhile_goes_where_it_would(capsys):
+    class Prints(Callback):
+        def after_epoch(self, learner):
+            print("a word")
+
+    terminal = Terminal()
+    table_of(1, terminal, [Prints()])
+    assert capsys.readouterr().out == "a word\n" * 2  # standard output is no terminal here
+    assert "a word" not in terminal.getvalue()
 
 
 def test_a_resume_shows_the_epochs_before():

@@ -14,12 +14,12 @@ Numbers that are not finite are written as the strings "nan", "inf" and "-inf", 
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dashpot.errors import RunError
+from dashpot.strict_json import encode
 from dashpot.training import Epoch
 
 __all__ = ["FORMAT", "Run", "encode", "epoch_lines", "read_run"]
@@ -52,15 +52,6 @@ class Run:
     def status(self) -> str:
         """`done`, `diverged` or `unfinished`."""
         return "unfinished" if self.end is None else self.end["status"]
-
-
-def encode(line: dict[str, Any]) -> str:
-    """One line of a record, strict JSON without spaces.
-
-    >>> encode({"kind": "steps", "loss": [0.5, float("nan")]})
-    '{"kind":"steps","loss":[0.5,"nan"]}'
-    """
-    return json.dumps(_strict(line), separators=(",", ":"), allow_nan=False)
 
 
 def epoch_lines(epoch: Epoch) -> str:
@@ -140,14 +131,3 @@ def _take(run: Run, line: dict[str, Any]) -> None:
 def _check_format(path: Path, found: Any) -> None:
     if found != FORMAT:
         raise RunError(f"The record {path} is of format {found!r}; this version of dashpot reads format {FORMAT}.")
-
-
-def _strict(value: Any) -> Any:
-    """`value` with tuples as lists and numbers that are not finite as strings."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, dict):
-        return {key: _strict(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_strict(item) for item in value]
-    return value

@@ -22,19 +22,18 @@ _WIDTH = 64
 
 
 def network() -> nn.Sequential:
-    """The network: 448 394 parameters, input (N, 1, 28, 28), output (N, 10).
+    """The network: 464 874 parameters, input (N, 1, 28, 28), output (N, 10).
 
-    Each 2 x 2 square of pixels becomes one place with four channels, so that no convolution works at 28 x 28. Then a
-    3 x 3 convolution to 64 channels and a residual block at 14 x 14, a convolution with stride 2 to 128 channels and a
-    residual block at 7 x 7; the largest and the mean value of every channel, side by side, go through a linear layer.
-    Every convolution has no bias and is followed by batch normalisation, and all but the last of a block by ReLU. The
-    last normalisation of a block starts at zero, which makes the block the identity. Everything else is drawn as torch
-    draws it, from torch's global generator.
+    Convolutions to 32 channels at 28 x 28 and, with stride 2, to 64 at 14 x 14; a residual block; a convolution with
+    stride 2 to 128 channels at 7 x 7; a residual block. The largest and the mean value of every channel, side by side,
+    go through a linear layer. Every convolution is 3 x 3, has no bias and is followed by batch normalisation, and all
+    but the last of a block by ReLU. The last normalisation of a block starts at zero, which makes the block the
+    identity. Everything else is drawn as torch draws it, from torch's global generator.
     """
     return nn.Sequential(
-        nn.PixelUnshuffle(2),
         _ChannelsLast(),
-        *_convolution(4, _WIDTH),
+        *_convolution(1, _WIDTH // 2),
+        *_convolution(_WIDTH // 2, _WIDTH, stride=2),
         _Residual(_WIDTH),
         *_convolution(_WIDTH, 2 * _WIDTH, stride=2),
         _Residual(2 * _WIDTH),
@@ -115,7 +114,7 @@ def task(
         device=device,
         epochs=6,
         target=Target("accuracy", 0.935, "max"),
-        description="a residual network of 448 394 parameters on 60 000 images of clothes, 28 x 28, in 10 classes",
+        description="a residual network of 464 874 parameters on 60 000 images of clothes, 28 x 28, in 10 classes",
         config={
             "mean": mean,
             "std": std,

@@ -172,6 +172,7 @@ def begin(
     >>> with tempfile.TemporaryDirectory() as place:
     ...     settings = Settings(task="digits", optimizer="adamw", epochs=1, threads=1, accelerator="cpu")
     ...     outcome = begin(settings, Path(place, "run"), say=lines.append)
+            train              eval
     epoch ...
     >>> outcome.status, len(outcome.run.loss)
     ('done', 30)

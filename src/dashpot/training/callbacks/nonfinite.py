@@ -159,6 +159,7 @@ class NonFinite(Callback):
             batches = [{"batch": number, "x": _on_cpu(x), "y": _on_cpu(y)} for number, x, y in self._batches]
             # Apart from the state, so that a fit may go on from it: with these gradients it would not get far.
             values, state["besides"]["gradients"] = state["besides"]["gradients"], {}
+            state["progress"]["position"] = [learner.epoch, learner.batch - learner.batch % learner.accumulate]
             held = {"report": report, **found.plain(), "values": values, "state": state, "batches": batches}
             content = io.BytesIO()
             torch.save(held, content)

@@ -291,7 +291,13 @@ class _Terminal(_Table):
 
         super().__init__(stream)
         self.console = Console(file=stream, highlight=False, markup=False, emoji=False)
-        self.bar = Live(console=self.console, auto_refresh=False, transient=True)
+        self.bar = Live(
+            console=self.console,
+            auto_refresh=False,
+            transient=True,
+            redirect_stdout=_is_terminal(sys.stdout),  # what is printed meanwhile stands above the line;
+            redirect_stderr=_is_terminal(sys.stderr),  # what goes to a file still does
+        )
         self.signs = ("#", "-") if self.console.options.ascii_only else ("━", "─")
 
     @property
@@ -317,7 +323,7 @@ class _Terminal(_Table):
 
 
 def _table(stream: TextIO) -> _Table:
-    if getattr(stream, "isatty", lambda: False)():
+    if _is_terminal(stream):
         try:
             terminal = _Terminal(stream)
         except ImportError:
@@ -325,3 +331,7 @@ def _table(stream: TextIO) -> _Table:
         if not terminal.console.is_dumb_terminal:
             return terminal
     return _Table(stream)
+
+
+def _is_terminal(stream: Any) -> bool:
+    return bool(getattr(stream, "isatty", lambda: False)())
