@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-LIMIT = 240  # seconds for all checks; a process that waits for another gives up after 60
+LIMIT = 240.0  # seconds for all checks; a process that waits for another gives up after 60
 
 
 def environment(script: Path, rank: int = 0, world: int = 1) -> dict[str, str]:
@@ -23,7 +23,9 @@ def environment(script: Path, rank: int = 0, world: int = 1) -> dict[str, str]:
     return {**os.environ, **launcher, "PYTHONPATH": paths, "GLOO_SOCKET_IFNAME": inside, "OMP_NUM_THREADS": "1"}
 
 
-def run_processes(script: Path, folder: Path, *arguments: str, world: int = 2) -> list[dict[str, Any]]:
+def run_processes(
+    script: Path, folder: Path, *arguments: str, world: int = 2, limit: float = LIMIT
+) -> list[dict[str, Any]]:
     """Run `script RANK WORLD FOLDER ARGUMENTS` for each rank; what each wrote into FOLDER/outcomes-RANK.json."""
     processes = [
         subprocess.Popen(
@@ -36,7 +38,7 @@ def run_processes(script: Path, folder: Path, *arguments: str, world: int = 2) -
         for rank in range(world)
     ]
     try:
-        printed = [process.communicate(timeout=LIMIT)[0] for process in processes]
+        printed = [process.communicate(timeout=limit)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()

@@ -252,6 +252,19 @@ def test_a_loader_with_worker_processes(tmp_path, own):
     assert_same(whole(make, epochs=2), Resumed(make, tmp_path, [2, 4, 5], epochs=2).learner)
 
 
+def test_every_checkpoint_of_a_run_leads_to_its_end(tmp_path):
+    """Those after an epoch, too, where the loader's generator has gone on since the epoch began."""
+    make = partial(loaded, own=3)
+    expected = whole(make, lambda: [Checkpoints(tmp_path / "all", every_steps=1, keep=None)])
+    paths = sorted((tmp_path / "all").iterdir())
+    assert len(paths) == EPOCHS * (4 + 1)
+    for path in paths:
+        torch.manual_seed(99)
+        resumed = make()
+        resumed.fit(EPOCHS, resume=read(path))
+        assert_same(expected, resumed)
+
+
 def test_a_sampler_with_a_generator_and_replacement(tmp_path):
     def make():
         given = loaded()
@@ -330,6 +343,9 @@ def test_state_goes_by_name_whatever_the_order(cls, named):
         assert torch.equal(value, theirs[name]), name
     assert torch.equal(turned.model.drift, expected.model.drift)
     assert turned.history == expected.history
+    for group in turned.opt.param_groups if named else ():
+        known = dict(turned.model.named_parameters())
+        assert all(known[name] is p for name, p in zip(group["param_names"], group["params"], strict=True))
 
 
 def test_tied_parameters_are_saved_once_and_stay_tied():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import random
+from functools import partial
 
 import numpy as np
 import pytest
@@ -299,7 +300,7 @@ def test_steps_that_are_skipped_for_ever_end_it():
 
 def test_what_makes_the_optimizer_is_given_a_rate_if_it_takes_one():
     data = problem()
-    for make in (dp.SGD, lambda params: dp.SGD(params, lr=0.3), lambda params, **own: dp.SGD(params, **own)):
+    for make in (dp.SGD, lambda params: dp.SGD(params, lr=0.3), partial(dp.SGD, weight_decay=0.1)):
         assert find_lr(Learner.of(data, make, engine=Engine("cpu")), 1e-4, 1e-3).lrs[0] == 1e-4
 
 

@@ -1,7 +1,7 @@
 """Which methods are compared, and the learning rate each one starts with: plain data.
 
 The rates of a task were found by the sweep that docs/compare.md records: one seed that no comparison uses by default, a
-grid with steps of about 3; fashion-mnist-resnet was not swept. A task without rates of its own takes `GENERIC_LR`.
+grid with steps of about 3. A task without rates of its own takes `GENERIC_LR`.
 """
 
 from __future__ import annotations
@@ -82,7 +82,6 @@ TUNED_LR: Mapping[str, Mapping[str, float]] = {
         "adahessian": 0.03,
         "sophia": 0.001,
     },
-    "fashion-mnist-resnet": {"adamw": 0.005},  # no sweep: the better of the two rates that were tried for one epoch
     "quadratic": {
         "sgd": 1.0,
         "heavy-ball": 0.3,

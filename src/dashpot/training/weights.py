@@ -175,8 +175,7 @@ def _settings(
     """A saved group in the optimizer's own order of parameters."""
     group = {key: _beside(value, own.get(key)) for key, value in saved.items()}
     group |= {key: own[key] for key in keep if key in own}
-    names = {"param_names": own["param_names"]} if "param_names" in own else {}
-    return {**group, "params": params, **names}
+    return {**group, "params": params}  # without names of parameters torch keeps those that are here
 
 
 def _beside(value: Any, own: Any) -> Any:
