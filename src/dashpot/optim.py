@@ -59,6 +59,7 @@ class Optimizer(torch.optim.Optimizer):
     preset: ClassVar[Callable[..., Recipe]]
     _FLAGS = ("maximize", *_UNSUPPORTED)  # what groups hold beside the settings of the method
     _COUNTERS = ("steps_done",)  # what groups carry so that it is saved; a group taken from elsewhere starts without
+    _settled_engine: str | None = None  # what `settle_engine` decided; loading state does not undo it
     _step_supports_amp_scaling = True  # GradScaler leaves gradients as they are, and its scale and findings to `step`
 
     def __init__(
@@ -256,7 +257,7 @@ class Optimizer(torch.optim.Optimizer):
         self._untraced: Any = torch.compiler.disable(type(self)._step)
         self._recipes: dict[Any, Recipe] = {}
         self._stepper, self._on_device = Stepper(), DeviceStepper()
-        self._engine = Engine(self.running.engine)
+        self._engine = Engine(self._settled_engine or self.running.engine)
         self._verdict: Verdict | None = None
 
     def _in_force(self, group: Mapping[str, Any], done: int) -> tuple[Recipe, Any, Any]:
@@ -283,7 +284,7 @@ class Optimizer(torch.optim.Optimizer):
         >>> dp.SGD([torch.zeros(1, requires_grad=True)], lr=0.5, engine="auto").settle_engine()
         """
         if self._engine.mode == "auto":
-            self._engine.mode = "compiled"
+            self._settled_engine = self._engine.mode = "compiled"
 
     def _ascends(self, group: Mapping[str, Any]) -> bool:
         return bool(group["maximize"])
@@ -356,7 +357,8 @@ class Optimizer(torch.optim.Optimizer):
         return self._recipe_of(settings).slots
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_schedule": self._schedule, "_running": self._running}
+        kept = {"_schedule": self._schedule, "_running": self._running, "_settled_engine": self._settled_engine}
+        return {**super().__getstate__(), **kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

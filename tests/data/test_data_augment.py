@@ -107,12 +107,12 @@ IMAGES = torch.zeros(2, 1, 3, 3)
             r"^flip: images must be a tensor \(examples, channels, height, width\), got shape",
         ),
         (
-            lambda: crop([1], drawn()),
+            lambda: crop([1], drawn()),  # pyright: ignore[reportArgumentType]
             r"^crop: images must be a tensor \(examples, channels, height, width\), got \[1\]\.$",
         ),
         (lambda: flip(IMAGES, drawn(), 1.5), r"^flip: share must be a number in \[0, 1\], got 1\.5\.$"),
         (lambda: crop(IMAGES, drawn(), -1), r"^crop: padding must be an integer in \[0, inf\), got -1\.$"),
-        (lambda: crop(IMAGES, drawn(), 1.0), r"^crop: padding must be an integer in"),
+        (lambda: crop(IMAGES, drawn(), 1.0), r"^crop: padding must be an integer in"),  # pyright: ignore[reportArgumentType]
         (lambda: crop(IMAGES, drawn(), 1, math.nan), r"^crop: fill must be a number in \(-inf, inf\), got nan\.$"),
     ],
 )

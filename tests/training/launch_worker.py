@@ -70,6 +70,7 @@ def tidy(folder: Path) -> int:
     time.sleep(0.3)
     note(folder, "tidy")
     print("Stopped.", file=sys.stderr)
+    time.sleep(1.2 if RANK == 0 else 0.8)  # what the first says is shown before the second ends
     return 130
 
 

@@ -66,12 +66,14 @@ def _arguments(args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
 def evaluate(closure: Callable[[], Any], on_backward: BackwardCall, *, may_return: bool) -> Evaluation:
     """Call `closure` with gradients enabled and give its backward passes to a function.
 
-    With `may_return` a closure without any may return a loss, which then goes to the function. Raises `CurvatureError`
-    where it returns no loss.
+    With `may_return` a closure without any may return a loss, which then goes to the function; otherwise one without
+    any may return None, as it then did nothing. Raises `CurvatureError` where it returns no loss.
     """
     with torch.enable_grad():
         with _Following(on_backward) as following:
             loss = closure()
+        if loss is None and following.passes == 0 and not may_return:
+            return Evaluation(None, None)
         check_loss("", loss)
         if following.passes == 0:
             if not may_return:

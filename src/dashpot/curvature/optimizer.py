@@ -13,7 +13,7 @@ from dashpot.curvature.draws import draws, shrunk
 from dashpot.curvature.following import check_loss
 from dashpot.curvature.graph import leaves
 from dashpot.curvature.keeping import RandomState
-from dashpot.curvature.pending import Pending, any_process, finished
+from dashpot.curvature.pending import Between, Pending, any_process, finished
 from dashpot.curvature.probing import Probing
 from dashpot.curvature.sharded import check_windows
 from dashpot.curvature.stats import CurvatureStats, Stopwatch
@@ -84,7 +84,7 @@ class SecondOrder(Optimizer):
         >>> opt.should_create_graph(), opt.should_create_graph()
         (True, True)
         """
-        return self._observes() and self._settled is None and (self._scheduled() or bool(self._waiting()))
+        return self._observes() and self._between.settled is None and (self._scheduled() or bool(self._waiting()))
 
     def _observes(self) -> bool:
         """True where some stage of the method learns from products."""
@@ -113,9 +113,9 @@ class SecondOrder(Optimizer):
     def _lacking(self) -> set[Tensor]:
         """The parameters that have not taken a product in yet."""
         every = [p for group in self.param_groups for p in group["params"]]
-        if self._unobserved is None:  # at first, and after loading, the state tells
-            self._unobserved = {p for p in every if not _has_product(self.state.get(p, {}))}
-        return self._unobserved | {p for p in every if p not in self.state}  # state may have been cleared
+        if self._between.unobserved is None:  # at first, and after loading, the state tells
+            self._between.unobserved = {p for p in every if not _has_product(self.state.get(p, {}))}
+        return self._between.unobserved | {p for p in every if p not in self.state}  # state may have been cleared
 
     def _params(self) -> list[Tensor]:
         return [p for group in self.param_groups for p in group["params"] if p.requires_grad]
@@ -163,19 +163,19 @@ class SecondOrder(Optimizer):
             loss.backward(**kwargs)
             return
         self._taker.check_backward(params)
-        probes, rest = shrunk(self._probes(self._gathered, params), scale)
-        self._taker.differentiate(self._gathered, params, probes, raw=scaler is None, scale=rest)(loss, kwargs)
-        self._gathered.stamp(params)
+        probes, rest = shrunk(self._probes(self._between.gathered, params), scale)
+        self._taker.differentiate(self._between.gathered, params, probes, raw=scaler is None, scale=rest)(loss, kwargs)
+        self._between.gathered.stamp(params)
 
     def _takes(self, loss: Tensor, params: list[Tensor]) -> bool:
         """True where products are gathered with this step's gradients: decided once, at the first micro-batch."""
-        gathered = self._gathered
+        gathered = self._between.gathered
         fresh = [p for p in params if p.grad is None]
         if len(fresh) == len(params):
             gathered.clear()
         gathered.forget(fresh)
         if gathered.due is None:
-            gathered.due = self._observes() and self._settled is None and not callable(self._probing.probe)
+            gathered.due = self._observes() and self._between.settled is None and not callable(self._probing.probe)
             if gathered.due and not self._scheduled():
                 waiting = self._waiting()
                 gathered.due = bool(waiting) and self._agreed(not waiting.isdisjoint(leaves(loss)))
@@ -192,28 +192,30 @@ class SecondOrder(Optimizer):
             a function that clears the gradients, computes the loss, calls backward (once, or for each of several
             micro-batches, their losses divided by their number) and returns the loss. Where a product is due it is
             taken on the way. With `probe="differences"` the closure is called twice more, with the same random numbers;
-            what it does to gradients and to buffers of modules is undone.
+            what it does to gradients and to buffers of modules is undone. One that neither goes backward nor returns
+            anything, as Lightning gives in manual optimization, counts as none.
         """
         loss = None
         if closure is not None:
             takes = self._probing.probe != "graph" and not callable(self._probing.probe)
-            if takes and self._observes() and self._settled is None and self._scheduled():
+            if takes and self._observes() and self._between.settled is None and self._scheduled():
                 params, pending = self._params(), Pending()
                 loss = self._taker.train(closure, pending, params, self._probes(pending, params))
-                self._gathered = pending  # only now, as the closure clears what was gathered before
+                if pending.taken:
+                    self._between.gathered = pending  # only now, as the closure clears what was gathered before
             else:
                 with torch.enable_grad():
                     loss = closure()
-                if takes and self._observes():
+                if takes and self._observes() and loss is not None:
                     check_loss(type(self).__name__, loss)
-                if takes and self._observes() and self._settled is None and self._lacking():
-                    self._look_again(closure)
+                    if self._between.settled is None and self._lacking():
+                        self._look_again(closure)
         self._untraced(self)
         return loss
 
     def _look_again(self, closure: Closure) -> None:
         """A product at once where a parameter got its first gradient on a step without one."""
-        lacking = self._lacking() - self._gathered.held.keys()
+        lacking = self._lacking() - self._between.gathered.held.keys()
         if self._agreed(any(p.grad is not None and p.requires_grad for p in lacking)):
             after = RandomState(self._params())
             self.curvature_step(closure)
@@ -242,13 +244,13 @@ class SecondOrder(Optimizer):
             raise ArgumentError(f"{type(self).__name__}: no stage of the method learns from Hessian-vector products.")
         params, pending = self._params(), Pending()
         loss = self._taker.look(closure, pending, params, self._probes(pending, params))
-        self._settled = pending
+        self._between.settled = pending
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients, and the products that `backward` gathered with them."""
         super().zero_grad(set_to_none)
-        self._gathered.clear()
+        self._between.gathered.clear()
         if self._taker.inside is not None:
             self._taker.inside.restart()
 
@@ -273,18 +275,18 @@ class SecondOrder(Optimizer):
         try:
             super()._step()
         finally:
-            ready, self._ready = self._ready, None
-        self._gathered, self._settled = Pending(), None
+            ready, self._between.ready = self._between.ready, None
+        self._between.gathered, self._between.settled = Pending(), None
         if self.steps_done() > done:
-            self._unobserved = lacking - (ready or {}).keys()
+            self._between.unobserved = lacking - (ready or {}).keys()
             self._conclude(done, attempted, ready)
 
     def _prepare(self, params: list[Tensor]) -> bool:
         """Settle which products this step takes in, and drop the graphs that gradients carry. True where there are
         products, finite or not."""
-        if replaced := self._gathered.stale():  # somebody cleared the gradients that these products came with
-            self._gathered.clear()
-        pending = self._settled or self._gathered
+        if replaced := self._between.gathered.stale():  # somebody cleared the gradients that these products came with
+            self._between.gathered.clear()
+        pending = self._between.settled or self._between.gathered
         if params and not pending.taken:
             for p in params:
                 self._check_gradient(p)
@@ -292,7 +294,7 @@ class SecondOrder(Optimizer):
         for group in self.param_groups if pending.taken else ():
             check_windows(type(self).__name__, group["params"], self._recipe_of(group))
         _drop_graphs(params, bool(self.defaults["differentiable"]))
-        self._ready = self._finished(pending, params) if pending.taken and params else None
+        self._between.ready = self._finished(pending, params) if pending.taken and params else None
         return pending.taken
 
     def _from_step(self, params: list[Tensor], replaced: bool) -> Pending:
@@ -330,9 +332,9 @@ class SecondOrder(Optimizer):
     def _observe(self, owners: Sequence[Tensor], part: Part) -> None:
         roster = part.roster
         for i, owner in enumerate(owners):
-            if self._ready is None or owner not in self._ready:
+            if self._between.ready is None or owner not in self._between.ready:
                 continue
-            v, hv = self._ready[owner]
+            v, hv = self._between.ready[owner]
             numbers, storage = part.numbers[part.which[i]], roster.storages[i]
             if storage.draws:
                 word = torch.tensor(numbers.word, dtype=torch.int32, device=v.device)
@@ -355,10 +357,7 @@ class SecondOrder(Optimizer):
 
     def _forget(self) -> None:
         super()._forget()
-        self._gathered = Pending()
-        self._settled: Pending | None = None
-        self._ready: dict[Tensor, tuple[Tensor, Tensor]] | None = None
-        self._unobserved: set[Tensor] | None = None
+        self._between = Between()
         self._taker = Taker(type(self).__name__, self._probing)
         self._watch = Stopwatch()
 
@@ -366,7 +365,7 @@ class SecondOrder(Optimizer):
         if isinstance(param_group, dict) and param_group.get("capturable"):
             self._check_capturable(True)
         super().add_param_group(param_group)
-        self._unobserved = None
+        self._between.unobserved = None
 
     def _check_capturable(self, capturable: bool) -> None:
         if capturable and self._observes():
@@ -377,8 +376,8 @@ class SecondOrder(Optimizer):
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        self._unobserved = self._settled = None
-        self._gathered.clear()
+        self._between.unobserved = self._between.settled = None
+        self._between.gathered.clear()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_probing": self._probing}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from dashpot.engine.division import spread_of
 from dashpot.engine.eager import real_view
 from dashpot.engine.mesh import is_dtensor, local
 
-__all__ = ["Pending", "any_process", "finished", "several_processes"]
+__all__ = ["Between", "Pending", "any_process", "finished", "several_processes"]
 
 
 class Pending:
@@ -64,6 +65,21 @@ class Pending:
     def stale(self) -> bool:
         """True where a gradient is another tensor than at the last `stamp`."""
         return any(grad() is not p.grad for p, grad in self._grads)
+
+
+@dataclass
+class Between:
+    """What stands between two steps: products that came with gradients, those of `curvature_step`, those the step under
+    way takes in, and the parameters without any (None: the state tells).
+
+    One object, as a wrapper that has the optimizer's class and passes reads on (Fabric's, Lightning's) keeps what is
+    written to its attributes to itself.
+    """
+
+    gathered: Pending = field(default_factory=Pending)
+    settled: Pending | None = None
+    ready: dict[Tensor, tuple[Tensor, Tensor]] | None = None
+    unobserved: set[Tensor] | None = None
 
 
 def several_processes(group: Any) -> bool:

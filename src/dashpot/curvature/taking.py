@@ -47,15 +47,17 @@ class Taker:
 
     def train(self, closure: Closure, pending: Pending, params: Tensors, probes: Tensors) -> Any:
         """The loss of a closure that goes backward, with products into `pending`; gradients, buffers and random state
-        as the closure leaves them."""
-        before = RandomState(params)
+        as the closure leaves them. None from one that did nothing."""
+        before, route = RandomState(params), self.route
         with self._inside(pending):
             if self._route_for_closure(params) != "differences":
                 found = self._evaluated(closure, pending, params, probes, None)
             else:
                 found = evaluate(closure, routes.ordinary, may_return=False)
                 self._look_at(found)
-            if not pending.taken:
+            if found.loss is None:
+                self.route = route
+            elif not pending.taken:
                 self._differences(closure, pending, params, probes, before)
         return found.loss
 

@@ -97,6 +97,7 @@ class _Process:
         self.rank, self.world = rank, world
         self.stopped = False  # by this process
         self.ended_at: float | None = None
+        self.shown = ""
         self._waiting: deque[tuple[float, str]] = deque()
         self._lines: deque[str] = deque(maxlen=LINES)
         self._lock = threading.Lock()
@@ -141,6 +142,7 @@ class _Process:
         while self._waiting and now - self._waiting[0][0] >= older_than:
             with self._lock:
                 _, line = self._waiting.popleft()
+            self.shown += line
             sys.stderr.write(line)
             sys.stderr.flush()
 
@@ -232,7 +234,7 @@ def _tell(processes: Sequence[_Process], failed: _Process, resume_command: Calla
     code = failed.popen.returncode
     if failed.rank == 0:
         failed.show()
-    elif failed.said:
+    elif failed.said not in processes[0].shown:  # the first may have said the same
         print(failed.said, file=sys.stderr)
     if code in OWN_WORDS:
         return code

@@ -54,6 +54,7 @@ class Learner:
             `optimizer(model.parameters(), lr=lr)` (without lr if none is given) at the start of every fit.
         lr: learning rate for what makes the optimizer.
         metrics: name to a function that maps (output, y) to the *sum* of the metric over the batch.
+        evaluation_loss: what evaluation reports as the loss, such as one without label smoothing; by default `loss`.
         callbacks: take part in every fit.
         engine: device, precision and processes; by default one process on the accelerator there is.
 
@@ -91,6 +92,7 @@ class Learner:
         optimizer: Optimizer | MakeOptimizer,
         lr: float | None = None,
         metrics: Mapping[str, Callable[[Any, Any], Tensor]] | None = None,
+        evaluation_loss: Callable[[Any, Any], Tensor] | None = None,
         callbacks: Sequence[Callback] = (),
         engine: Engine | None = None,
     ) -> None:
@@ -100,6 +102,7 @@ class Learner:
             raise ArgumentError(f"Learner: optimizer must be one, or a function that makes one, got {optimizer!r}.")
         self.engine = Engine() if engine is None else engine
         self.model, self.loss_function, self.optimizer, self.lr = model, loss, optimizer, lr
+        self.evaluation_loss = loss if evaluation_loss is None else evaluation_loss
         self.metrics, self.callbacks = dict(metrics or {}), list(callbacks)
         self.train = Feed(train, self.engine, "train")
         self.evaluation = None if evaluation is None else Feed(evaluation, self.engine, "evaluation")
@@ -116,7 +119,8 @@ class Learner:
     @classmethod
     def of(cls, problem: Problem, optimizer: Optimizer | MakeOptimizer, **options: Any) -> Learner:
         """A learner of a task's problem; `options` are the learner's own."""
-        shape = {"loss": problem.loss, "metrics": problem.metrics, "optimizer": optimizer}
+        losses = {"loss": problem.loss, "evaluation_loss": problem.evaluation_loss}
+        shape = {**losses, "metrics": problem.metrics, "optimizer": optimizer}
         return cls(problem.model, problem.train, problem.evaluation, **shape, **options)
 
     # ---- the loop ---------------------------------------------------------------------------------------------------
@@ -276,7 +280,8 @@ class Learner:
     def get_loss(self) -> None:
         """Compute `loss`, the mean over the batch, from `output` and `y`."""
         with self.engine.autocast():
-            self.loss = scalar_loss(self.loss_function, self.output, self.y)
+            function = self.loss_function if self.training else self.evaluation_loss
+            self.loss = scalar_loss(function, self.output, self.y)
 
     def backward(self) -> None:
         """Add this batch's share of the gradient to the parameters'."""

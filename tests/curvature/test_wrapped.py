@@ -1,0 +1,110 @@
+"""Products through wrappers that have the optimizer's class and pass reads on, as Fabric's and Lightning's do."""
+
+import pytest
+import torch
+from torch import nn
+
+import dashpot as dp
+from dashpot.errors import CurvatureError
+
+
+class Wrapped:
+    """Written as those wrappers are: methods of the optimizer's class run on the wrapper itself, whose own attributes
+    the optimizer does not see; `step` goes to the optimizer with a closure, if only one that does nothing."""
+
+    def __init__(self, optimizer, always_a_closure):
+        self._wrapped, self._always = optimizer, always_a_closure
+        self.__class__ = type("Wrapped", (Wrapped, type(optimizer)), {})
+
+    def step(self, closure=None):
+        if closure is None and self._always:
+            closure = nothing
+        return self._wrapped.step(closure) if closure else self._wrapped.step()
+
+    def __getattr__(self, name):
+        return getattr(self._wrapped, name)
+
+
+def nothing():
+    return None
+
+
+def by_backward(opt, loss):
+    opt.backward(loss())
+    opt.step()
+
+
+def by_graph(opt, loss):
+    loss().backward(create_graph=opt.should_create_graph())
+    opt.step()
+
+
+def by_closure(opt, loss):
+    def closure():
+        opt.zero_grad()
+        value = loss()
+        value.backward()
+        return value
+
+    opt.step(closure)
+
+
+def apart(opt, loss):
+    if opt.should_create_graph():
+        opt.curvature_step(loss)
+    loss().backward()
+    opt.step()
+
+
+WAYS = (by_backward, by_graph, by_closure, apart)
+
+
+def train(way, wrap, **options):
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)).double(), torch.randn(8, 3).double()
+    inner = dp.Sophia(model.parameters(), lr=0.01, update_d_every=4, **options)
+    opt = wrap(inner)
+    for k in range(10):
+        opt.zero_grad()
+        model[0].bias.requires_grad_(k > 1)  # it joins after the first product
+        way(opt, lambda: (model(x) - x.sum(1, keepdim=True)).square().mean())
+    return torch.cat([p.detach().flatten() for p in model.parameters()]), inner.curvature_stats[:4]
+
+
+@pytest.mark.parametrize("always_a_closure", [False, True])
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.filterwarnings("ignore:Using backward.. with create_graph=True:UserWarning")
+def test_a_wrapped_optimizer_does_what_the_bare_one_does(way, always_a_closure):
+    bare, stats = train(way, lambda opt: opt)
+    through, its = train(way, lambda opt: Wrapped(opt, always_a_closure))
+    assert torch.equal(bare, through)
+    assert stats == its
+    assert stats[2] == 3  # step 0, the newcomer, four steps later
+
+
+@pytest.mark.parametrize("probe", ["auto", "forward", "differences"])
+def test_a_closure_that_does_nothing_gives_no_product(probe):
+    w = torch.ones(2, requires_grad=True)
+    opt = dp.Sophia([w], lr=0.1, probe=probe)
+    (w**4).sum().backward()
+    with pytest.raises(CurvatureError, match=r"closure|carries no graph"):
+        opt.step(nothing)
+    assert w.tolist() == [1.0, 1.0]
+    assert opt.steps_done() == 0
+
+
+def test_a_closure_that_goes_backward_still_has_to_return_its_loss():
+    w = torch.ones(2, requires_grad=True)
+    opt = dp.Sophia([w], lr=0.1)
+    with pytest.raises(CurvatureError, match="must return the loss"):
+        opt.step(lambda: (w**4).sum().backward())
+    assert w.tolist() == [1.0, 1.0]
+
+
+def test_settling_the_engine_outlives_a_state_that_is_loaded():
+    """Accelerate's prepare loads the state back; every resume does."""
+    opt = dp.SGD([torch.zeros(1, requires_grad=True)], lr=0.5, engine="auto")
+    opt.settle_engine()
+    opt.load_state_dict(opt.state_dict())
+    assert opt._engine.mode == "compiled"
+    assert dp.SGD([torch.zeros(1, requires_grad=True)], lr=0.5, engine="auto")._engine.mode == "auto"
