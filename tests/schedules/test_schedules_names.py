@@ -84,3 +84,18 @@ def test_wrong_names_and_options_are_refused(name, options, message):
 def test_a_wrong_number_of_steps_is_refused(steps):
     with pytest.raises(ArgumentError, match=r"Schedule 'cosine': steps must be an integer in \[1, inf\)"):
         sch.from_name("cosine", steps)
+
+
+def test_options_come_with_the_name():
+    name, options = sch.split_name("cosine-restarts:cycles=2,mult=5")
+    schedule = sch.from_name(name, 600, **options)
+    assert schedule == sch.CosineRestarts(first=100, mult=5)
+    assert schedule.value(1.0, 99) < 0.01
+    assert schedule.value(1.0, 100) == 1.0
+    assert schedule.value(1.0, 599) < 0.01
+
+
+@pytest.mark.parametrize("text", ["cosine:floor", "cosine:floor=", "cosine:=1", "cosine:floor=0,floor=1", "cosine:,"])
+def test_an_option_without_a_value_or_given_twice_is_refused(text):
+    with pytest.raises(ArgumentError, match="options are OPTION=VALUE"):
+        sch.split_name(text)

@@ -92,8 +92,8 @@ def entry(
         name: a method of `dashpot methods`; `autosgm-K` is AutoSGM with numerator K in 0 to 4.
         task: name of the task; a task without tuned rates takes the generic ones.
         lr: base learning rate.
-        schedule: a name of `dashpot.schedules.from_name`; None keeps the rate constant. "1cycle" moves the momentum of
-            the method as well, where it has one: see `one_cycle`.
+        schedule: a name of `dashpot.schedules.from_name`, with options as in "warmup-cosine:warmup=0.05"; None keeps
+            the rate constant. "1cycle" moves the momentum of the method as well, where it has one: see `one_cycle`.
         options: further keyword arguments of the method.
 
     Raises:
@@ -107,8 +107,8 @@ def entry(
     """
     if name not in known_entries():
         raise unknown("method", name, known_entries())
-    if schedule is not None and schedule not in RATE_SCHEDULES:
-        raise unknown("schedule", schedule, RATE_SCHEDULES)
+    if schedule is not None:
+        _check_schedule(schedule)
     family, _, numerator = name.partition("-") if name.startswith("autosgm-") else (name, "", "")
     make = methods.get(family)
     given = {**({"numerator": int(numerator)} if numerator else {}), **(options or {})}
@@ -165,10 +165,18 @@ def _scheduled(
     if schedule is None:
         return None
     if schedule != "1cycle":
-        return lambda steps: schedules.from_name(schedule, steps)
+        kind, given = schedules.split_name(schedule)
+        return lambda steps: schedules.from_name(kind, steps, **given)
     if _momentum(make, options) is not None and len(one_cycle(make, options, 1)) == 1:
         warnings.warn(f"1cycle moves only the learning rate of {name}, not its momentum.", stacklevel=3)
     return lambda steps: one_cycle(make, options, steps)
+
+
+def _check_schedule(text: str) -> None:
+    kind, given = schedules.split_name(text)
+    if kind not in RATE_SCHEDULES:
+        raise unknown("schedule", kind, RATE_SCHEDULES)
+    schedules.from_name(kind, 1, **given)
 
 
 def _check_options(name: str, make: Callable[..., Optimizer], options: Mapping[str, Any]) -> None:

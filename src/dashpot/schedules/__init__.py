@@ -12,7 +12,7 @@ from dashpot.schedules.adapter import Scheduler
 from dashpot.schedules.combine import Product, Sequence
 from dashpot.schedules.cycle import Cyclic, OneCycle, OneCycleMomentum
 from dashpot.schedules.decay import Constant, Exponential, InverseTime, MultiStep, StepDecay
-from dashpot.schedules.names import NAMES, from_name
+from dashpot.schedules.names import NAMES, from_name, split_name
 from dashpot.schedules.plateau import Plateau
 from dashpot.schedules.quirks import QUIRKS, OriginalWindow
 from dashpot.schedules.ramp import Cosine, CosineRestarts, ExponentialWarmup, Linear, LinearWarmup, Polynomial
@@ -46,4 +46,5 @@ __all__ = [
     "StepDecay",
     "Window",
     "from_name",
+    "split_name",
 ]

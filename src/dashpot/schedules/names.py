@@ -16,7 +16,7 @@ from dashpot.schedules.ranges import FACTOR, FRACTION, STEPS
 from dashpot.schedules.schedule import Schedule
 from dashpot.schedules.window import Window
 
-__all__ = ["NAMES", "from_name"]
+__all__ = ["NAMES", "from_name", "split_name"]
 
 
 def _constant(steps: int) -> Schedule:
@@ -27,9 +27,11 @@ def _linear(steps: int, floor: float = 0.0) -> Schedule:
     return Polynomial(steps, floor=floor)
 
 
-def _cosine_restarts(steps: int, cycles: int = 3, floor: float = 0.0) -> Schedule:
+def _cosine_restarts(steps: int, cycles: int = 3, mult: int = 1, floor: float = 0.0) -> Schedule:
     check("cosine-restarts", "cycles", cycles, STEPS)
-    return CosineRestarts(first=-(-steps // cycles), floor=floor)
+    check("cosine-restarts", "mult", mult, STEPS)
+    lengths = sum(mult**cycle for cycle in range(cycles))
+    return CosineRestarts(first=-(-steps // lengths), mult=mult, floor=floor)
 
 
 def _exponential(steps: int, final: float = 0.01) -> Schedule:
@@ -96,7 +98,7 @@ def from_name(name: str, steps: int, **options: Any) -> Schedule:
     | linear | floor (0) | a straight line down |
     | polynomial | power (1), floor (0) | `Polynomial` |
     | cosine | floor (0), after ("hold") | `Cosine` |
-    | cosine-restarts | cycles (3), floor (0) | equal cosines |
+    | cosine-restarts | cycles (3), mult (1), floor (0) | cosines, each `mult` times as long as the one before |
     | exponential | final (0.01) | `final` would be reached at the end |
     | inverse-time | final (0.1) | `final` would be reached at the end |
     | step | drops (2), factor (0.1) | multiplied by `factor` at equal distances |
@@ -126,3 +128,33 @@ def from_name(name: str, steps: int, **options: Any) -> Schedule:
         if item.default is inspect.Parameter.empty and option not in options:
             raise ArgumentError(f"Schedule {name!r}: option {option!r} is missing.")
     return build(steps=steps, **options)
+
+
+def split_name(text: str) -> tuple[str, dict[str, Any]]:
+    """The name and the options in `NAME:OPTION=VALUE,OPTION=VALUE`, as a command line takes them.
+
+    Raises `ArgumentError` for an option without a value or given twice.
+
+    >>> split_name("warmup-cosine:warmup=0.05,floor=0.1"), split_name("cosine")
+    (('warmup-cosine', {'warmup': 0.05, 'floor': 0.1}), ('cosine', {}))
+    """
+    name, _, rest = text.partition(":")
+    options: dict[str, Any] = {}
+    for item in rest.split(",") if rest else ():
+        option, equals, value = item.partition("=")
+        if not equals or not option or not value or option in options:
+            raise ArgumentError(f"Schedule {name!r}: options are OPTION=VALUE, each once, got {item!r}.")
+        options[option] = _value(value)
+    return name, options
+
+
+def _value(text: str) -> Any:
+    """A number or a truth value where the text is one."""
+    if text in ("true", "false"):
+        return text == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
