@@ -36,7 +36,7 @@ app = App(
     help="Stochastic-gradient methods for PyTorch: train, compare, report.",
     help_epilogue="Any command takes --debug: an error then shows where it came from.\n\n"
     "Exit codes: 0 done, 2 a mistake, 3 a run of train has diverged, 4 one of its\n"
-    "processes has died, 130 stopped by Ctrl-C.",
+    "processes has died, 130 stopped by Ctrl-C (143 SIGTERM, 129 SIGHUP).",
     help_format="plaintext",
     default_parameter=Parameter(negative=()),
     suppress_keyboard_interrupt=False,
@@ -177,7 +177,7 @@ def run(argv: Sequence[str]) -> int:
         return 141
     except (Interrupted, KeyboardInterrupt) as stop:
         print(f"\n{str(stop) or 'Stopped.'}", file=sys.stderr)
-        return 130
+        return stop.code if isinstance(stop, Interrupted) else 130
     return code if isinstance(code, int) else 0
 
 

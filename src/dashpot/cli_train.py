@@ -82,7 +82,7 @@ def train(
     --resume FOLDER goes on to the same bits as without the interruption.
 
     Exit codes: 0 done, 2 a mistake, 3 the run has diverged, 4 one of several
-    processes has died, 130 stopped by Ctrl-C.
+    processes has died, 130 stopped by Ctrl-C (143 SIGTERM, 129 SIGHUP).
     """
     from dashpot.training import processes, run
     from dashpot.training.folder import RunFolder

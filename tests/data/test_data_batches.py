@@ -157,3 +157,10 @@ def test_an_augmentation_that_cannot_be_called_is_refused():
         ArgumentError, match=r"^Batches: augment must be a function of \(x, generator\) or None, got 2\.$"
     ):
         make(3, 1, augment=2)
+
+
+def test_augmentation_can_begin_in_a_later_epoch():
+    batches = Batches(torch.arange(4.0), torch.arange(4), 2, augment=lambda x, _: -x, augment_from=1)
+    first, second = ([x.tolist() for x, _ in batches.epoch(k)] for k in (0, 1))
+    assert first == [[0.0, 1.0], [2.0, 3.0]]
+    assert second == [[-0.0, -1.0], [-2.0, -3.0]]

@@ -104,7 +104,7 @@ def test_without_a_loss_of_its_own_evaluation_takes_the_one_of_training():
         Problem(model, batches, nn.functional.mse_loss, evaluation_loss=3)  # pyright: ignore[reportArgumentType]
 
 
-def test_training_images_are_normalised_and_mirrored_and_evaluation_images_only_normalised(task, fake):
+def test_training_images_are_normalised_and_later_mirrored_and_evaluation_images_only_normalised(task, fake):
     problem = task.build(0)
     mean, std = statistics(fake.train_images)
     expected = (torch.tensor(fake.eval_images).double() / 255 - mean) / std
@@ -112,7 +112,8 @@ def test_training_images_are_normalised_and_mirrored_and_evaluation_images_only_
     plain, mirrored = 0, 0
     labels = []
     known = {image.numpy().tobytes(): index for index, image in enumerate(problem.train.x)}
-    for x, y in problem.train.epoch(0):
+    assert all(image.contiguous().numpy().tobytes() in known for x, _ in problem.train.epoch(0) for image in x)
+    for x, y in problem.train.epoch(1):
         for image, label in zip(x, y.tolist(), strict=True):
             index = known.get(image.contiguous().numpy().tobytes())
             plain += index is not None
@@ -157,7 +158,7 @@ def test_an_optimizer_of_dashpot_learns_a_batch(task):
 
 def test_the_task_is_told_as_it_is(task):
     assert (task.epochs, task.target) == (6, Target("accuracy", 0.935, "max"))
-    expected = {"batch_size": 128, "shuffle": True, "mirror": 0.5, "label_smoothing": 0.1}
+    expected = {"batch_size": 64, "shuffle": True, "mirror": 0.5, "mirror_from": 1, "label_smoothing": 0.1}
     assert {name: task.config[name] for name in expected} == expected
     assert set(task.config["data_sha256"]) == {file.name for file in fashion_mnist.DATASET.files.values()}
 

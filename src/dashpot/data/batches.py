@@ -49,6 +49,7 @@ class Batches:
         augment: maps x of a batch and a CPU generator to the x that is handed out, such as a function made of those in
             `dashpot.data.augment`. The generator is a fresh one for every (seed, epoch, step), so that a batch depends
             on nothing else, and an epoch differs from the others even without shuffling.
+        augment_from: the first epoch, counted from 0, that is augmented: examples are learnt faster as they are.
 
     Raises:
         ArgumentError: an argument is out of range, the tensors do not fit together, no batch would be left, or
@@ -66,6 +67,7 @@ class Batches:
     seed: int = field(0, SEED)
     drop_last: bool = field(False, OneOf((False, True)))
     augment: Callable[[Tensor, torch.Generator], Tensor] | None = None
+    augment_from: int = field(0, Interval(0, math.inf, "left", integer=True))
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -113,4 +115,6 @@ class Batches:
             yield self._augmented(self.x[chosen], epoch, step), self.y[chosen]
 
     def _augmented(self, x: Tensor, epoch: int, step: int) -> Tensor:
-        return x if self.augment is None else self.augment(x, generator("augment", self.seed, epoch, step))
+        if self.augment is None or epoch < self.augment_from:
+            return x
+        return self.augment(x, generator("augment", self.seed, epoch, step))

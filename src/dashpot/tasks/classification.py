@@ -32,6 +32,7 @@ def classification(
     config: Mapping[str, Any],
     loss: Callable[[Tensor, Tensor], Tensor] = nn.functional.cross_entropy,
     augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
+    augment_from: int = 0,
 ) -> Task:
     """A task that learns the labels of `images` by `loss` and measures cross-entropy and accuracy.
 
@@ -59,7 +60,15 @@ def classification(
             model = network().to(device)
         return Problem(
             model=model,
-            train=Batches(inputs[0], labels[0], batch_size, shuffle=shuffle, seed=seed, augment=augment),
+            train=Batches(
+                inputs[0],
+                labels[0],
+                batch_size,
+                shuffle=shuffle,
+                seed=seed,
+                augment=augment,
+                augment_from=augment_from,
+            ),
             evaluation=Batches(inputs[1], labels[1], _EVALUATION_BATCH),
             loss=loss,
             metrics={"accuracy": accuracy},

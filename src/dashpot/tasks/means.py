@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dashpot.errors import ArgumentError
+
 __all__ = ["FLUSH", "Means"]
 
 FLUSH = 32
@@ -17,13 +19,16 @@ FLUSH = 32
 class Means:
     """Means over examples of the loss and of every metric.
 
+    A metric gives its sum over the batch as a number, or as a tensor with one element; `ArgumentError` says which does
+    not.
+
     >>> means = Means({"accuracy": lambda output, target: (output.argmax(1) == target).sum()})
     >>> means.add(torch.eye(2), torch.tensor([0, 0]), torch.tensor(0.5), size=2)
     >>> means.values()
     {'loss': 0.5, 'accuracy': 0.5}
     """
 
-    def __init__(self, metrics: Mapping[str, Callable[[Tensor, Tensor], Tensor]]) -> None:
+    def __init__(self, metrics: Mapping[str, Callable[[Tensor, Tensor], Tensor | float]]) -> None:
         self.metrics = metrics
         self.sums = [0.0] * (1 + len(metrics))
         self.count = 0
@@ -33,8 +38,8 @@ class Means:
     def add(self, output: Tensor, target: Tensor, loss: Tensor, size: int) -> None:
         """Take in a batch of `size` examples: its output and target, and its mean loss."""
         output = output.detach() if isinstance(output, Tensor) else output
-        values = (loss, *(metric(output, target) for metric in self.metrics.values()))
-        self._waiting.append([value.detach() for value in values])
+        sums = (_sum(name, metric(output, target)) for name, metric in self.metrics.items())
+        self._waiting.append([loss.detach().reshape(()), *sums])
         self._sizes.append(size)
         if len(self._sizes) == FLUSH:
             self.flush()
@@ -45,7 +50,7 @@ class Means:
             return
         columns = [torch.stack(column) for column in zip(*self._waiting, strict=True)]
         wide = torch.promote_types(columns[0].dtype, torch.float32)  # counts examples exactly
-        columns = [column.to(wide) for column in columns]
+        columns = [column.to(columns[0].device, wide) for column in columns]
         columns[0] = columns[0] * torch.tensor(self._sizes, dtype=wide, device=columns[0].device)
         # Summed as Python floats: a float32 sum over many batches would lose digits.
         for row in torch.stack(columns, dim=1).tolist():
@@ -71,3 +76,13 @@ class Means:
         self.count, self.sums = int(state["count"]), [float(value) for value in state["sums"]]
         self._waiting.clear()
         self._sizes.clear()
+
+
+def _sum(name: str, value: Any) -> Tensor:
+    """What a metric gave, as a 0-d tensor."""
+    if isinstance(value, (int, float)):
+        return torch.tensor(value, dtype=torch.float64)
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+        raise ArgumentError(f"The metric {name!r} must give its sum over the batch, one number, got {got}.")
+    return value.detach().reshape(())

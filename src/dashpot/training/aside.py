@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
+from dashpot.errors import ArgumentError
 from dashpot.training.feed import Feed
 from dashpot.training.random_state import kept_random_state
 
-__all__ = ["aside", "reshard"]
+__all__ = ["aside", "check_shapes", "reshard"]
 
 
 @contextmanager
@@ -23,6 +25,17 @@ def aside(feed: Feed) -> Iterator[None]:
             yield
         finally:
             feed.load_state_dict(place)
+
+
+def check_shapes(model: nn.Module, owner: str) -> None:
+    """Refuse a model whose lazy layers have no weights yet: there is nothing to copy.
+
+    Raises:
+        ArgumentError: it is one.
+    """
+    lazy = next((name for name, value in [*model.named_parameters(), *model.named_buffers()] if is_lazy(value)), None)
+    if lazy is not None:
+        raise ArgumentError(f"{owner}: {lazy} of the model has no shape yet; put a batch through the model first.")
 
 
 def reshard(model: nn.Module) -> None:

@@ -25,7 +25,8 @@ EVENTS = (
 
 
 class CancelBatch(Exception):  # noqa: N818 - a wish, not an error
-    """Leave the rest of this batch out; `after_batch` is not told, `cleanup_batch` is."""
+    """Leave the rest of this batch out; `after_batch` is not told, `cleanup_batch` is. The last one of several whose
+    gradients make a step, left out before its own gradient, has the step taken with those of the others."""
 
 
 class CancelEpoch(Exception):  # noqa: N818
@@ -55,7 +56,8 @@ class Callback:
     `method(self, learner, proceed)`.
 
     `order` places it among the others, small first. What a run that resumes needs goes through `state_dict` and
-    `load_state_dict`: plain data and tensors. A callback may be given to the learner, or to a single `fit`.
+    `load_state_dict`: plain data and tensors. A callback may be given to the learner, or to a single `fit`. One that
+    only looks on has `essential` False: a run may resume with or without it.
 
     Raises `ArgumentError` when a class defines a method that looks like an event and is none.
 
@@ -66,6 +68,7 @@ class Callback:
     """
 
     order: ClassVar[int] = 0
+    essential: ClassVar[bool] = True
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -86,7 +89,8 @@ class Callback:
 class Callbacks:
     """The callbacks of one fit in their order.
 
-    Raises `ArgumentError` for something that is no `Callback`.
+    Raises `ArgumentError` for something that is no `Callback`, for one that is there twice, and for one with something
+    else than a method under the name of an event or an action.
     """
 
     def __init__(self, callbacks: Iterable[Callback]) -> None:
@@ -96,11 +100,23 @@ class Callbacks:
                 raise ArgumentError(
                     f"Learner: callbacks must be instances of dashpot.training.Callback, got {callback!r}."
                 )
+        for number, callback in enumerate(given):
+            if any(callback is other for other in given[:number]):
+                raise ArgumentError(
+                    f"Learner: the callback {type(callback).__name__} is given twice, the same instance."
+                )
         self.ordered: Sequence[Callback] = sorted(given, key=lambda callback: callback.order)
         self._hooks = {name: self._of(name) for name in (*EVENTS, *ACTIONS)}
 
     def _of(self, name: str) -> list[Callable[..., Any]]:
-        hooks = [getattr(callback, name) for callback in self.ordered if hasattr(callback, name)]
+        owners = [callback for callback in self.ordered if hasattr(callback, name)]
+        hooks = [getattr(callback, name) for callback in owners]
+        for owner, hook in zip(owners, hooks, strict=True):
+            if not callable(hook):
+                kind = "an action" if name in ACTIONS else "an event"
+                raise ArgumentError(
+                    f"{type(owner).__name__}: {name!r} names {kind} and must be a method, got an attribute {hook!r}."
+                )
         return [hook for hook in hooks if getattr(hook, "only", False)][:1] or hooks
 
     def tell(self, event: str, learner: Any) -> None:

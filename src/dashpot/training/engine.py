@@ -140,6 +140,16 @@ class Engine:
         if apart and again is not None and optimizer.should_create_graph():  # pyright: ignore[reportAttributeAccessIssue]
             optimizer.curvature_step(again)  # pyright: ignore[reportAttributeAccessIssue]
 
+    def rescale(self, optimizer: Optimizer) -> None:
+        """Put gradients that are kept from an earlier step under the loss scale, as those to come will be."""
+        if self.scaler is None:
+            return
+        kept = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if kept:
+            scale = self.scaler.get_scale()
+            for grad in kept:
+                grad.mul_(scale)
+
     def goes_again(self, optimizer: Optimizer) -> bool:
         """Whether products need the losses of a step a second time: shares of weights, "forward", "differences"."""
         probe = getattr(getattr(optimizer, "probing", None), "probe", None)
@@ -157,6 +167,7 @@ class Engine:
             optimizer.step()
         else:
             before = self.scaler.get_scale()
+            self._unscaled = True  # by the scaler; `drop` is to know if the optimizer fails
             self.scaler.step(optimizer)
             self.scaler.update()
             self._unscaled = False

@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from dashpot.errors import ArgumentError
+from dashpot.errors import ArgumentError, RunError
 from dashpot.training.engine import Engine
 from dashpot.training.generators import generator_states, set_generator_states, what_cannot_resume
+from dashpot.training.parts import part_states, set_epoch, set_part_states
 from dashpot.training.random_state import random_state, set_random_state
-from dashpot.training.shares import each_tensor, own_part, rows, shared_loader, what_cannot_be_shared
+from dashpot.training.shares import each_tensor, examples_in, own_part, rows, shared_loader, what_cannot_be_shared
 
 __all__ = ["Batch", "Feed"]
 
@@ -68,9 +69,17 @@ class Feed:
         return len(self.source)
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from number `start` on."""
-        whole = islice(self.source.epoch(epoch), start, None) if self.is_stream else self._replayed(start)
+        """The batches of an epoch from number `start` on.
+
+        Raises:
+            RunError: they are not as many as the source says.
+        """
+        whole = islice(self.source.epoch(epoch), start, None) if self.is_stream else self._replayed(epoch, start)
+        said, given = len(self), start
         for number, item in enumerate(whole, start):
+            given = number + 1
+            if given > said:
+                break
             x, y = self._pair(item)
             if self._parts is not None:
                 size, mine = self._parts.told[number]
@@ -78,37 +87,53 @@ class Feed:
                 x, y, size, mine = self._cut(x, y)
             weight = 1.0 if self.engine.world == 1 else mine * self.engine.world / size
             yield Batch(self._placed(x), self._placed(y), mine, weight)
+        if given != said:
+            gave = "more" if given > said else f"only {given}"
+            raise RunError(f"Learner: {self.owner} says that it has {said} batches, and gave {gave}.")
 
     def examples(self, number: int) -> int:
         """Examples in batch `number`, all processes together; 1 for each where the source does not tell."""
+        size, every = self.batch_size, self.all_examples
+        return 1 if size is None or every is None else max(1, min(size, every - number * size))
+
+    @property
+    def batch_size(self) -> int | None:
+        """Examples in a full batch, where the source tells."""
         size = getattr(self.source, "batch_size", None)
-        rows: Any = getattr(self.source, "x", getattr(self.source, "sampler", None))
-        if not isinstance(size, int) or not hasattr(rows, "__len__"):
-            return 1
-        return max(1, min(size, len(rows) - number * size))
+        return size if isinstance(size, int) else None
+
+    @property
+    def all_examples(self) -> int | None:
+        """Examples in an epoch, those of a last batch that is left out included, where the source tells."""
+        held: Any = getattr(self.source, "x", getattr(self.source, "sampler", None))
+        return examples_in(held) if hasattr(held, "__len__") else None
 
     @property
     def is_stream(self) -> bool:
         """Whether an epoch is a pure function of its number."""
         return hasattr(self.source, "epoch")
 
-    def _replayed(self, start: int) -> Iterator[Any]:
+    def _replayed(self, epoch: int, start: int) -> Iterator[Any]:
         """A loader's batches from `start` on: begun with the random state that it was begun with, read up to there."""
-        now = {**random_state(), "own": generator_states(self.source)}
+        now = {**random_state(), "own": generator_states(self.source), "parts": part_states(self.source)}
         if start == 0 or self._begun is None:
             self._begun = now
+        else:
+            set_part_states(self.source, self._begun.get("parts", {}))
         set_random_state(self._begun)
         set_generator_states(self.source, self._begun["own"])
+        set_epoch(self.source, epoch)
         batches = iter(self._loader)
-        for _ in range(start):
-            next(batches)
+        for _ in islice(batches, start):
+            pass
         if start:
             set_random_state(now)
         return batches
 
     def state_dict(self) -> dict[str, Any]:
         """What it takes to start again in the middle of an epoch, of every process, or with the next one."""
-        return {"begun": self.engine.gather(self._begun), "own": generator_states(self.source)}
+        parts = {} if self.is_stream else part_states(self.source)
+        return {"begun": self.engine.gather(self._begun), "own": generator_states(self.source), "parts": parts}
 
     def check_resumable(self) -> None:
         """Refuse a source that no state could make repeat its batches.
@@ -123,6 +148,7 @@ class Feed:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on with the epoch that `state` was taken in."""
         set_generator_states(self.source, state["own"])
+        set_part_states(self.source, state.get("parts", {}))
         begun = state["begun"]  # the first process's tells the order, also to another number of processes
         self._begun = begun[self.engine.rank] if self.engine.rank < len(begun) else None
 
@@ -146,7 +172,12 @@ class Feed:
 
     def _cut(self, x: Any, y: Any) -> tuple[Any, Any, int, int]:
         """(x, y, examples in all, examples here): this process's part of a batch that every process has made alike."""
-        size, world = len(y), self.engine.world
+        size, world = examples_in(y), self.engine.world
+        size = examples_in(x) if size is None else size
+        if size is None:
+            raise ArgumentError(
+                f"Learner: {self.owner} must give batches with tensors to count the examples of, got {y!r}."
+            )
         if world == 1:
             return x, y, size, size
         part = own_part(size, self.engine.rank, world)

@@ -40,8 +40,8 @@ def supervise(argv: Sequence[str], devices: int, resume_command: Callable[[], st
     """Run `devices` processes of a command that train together, and return the exit code.
 
     The first process has this one's stdout; what the others print there is dropped. A message on stderr that several
-    processes give is shown once. As soon as one fails the others are stopped, within seconds. Ctrl-C, and SIGTERM, go
-    to all of them; this process then waits for their tidy end, and a second one reaches them again.
+    processes give is shown once. As soon as one fails the others are stopped, within seconds. Ctrl-C, SIGTERM and
+    SIGHUP go to all of them as Ctrl-C; this process then waits for their tidy end, and a second one reaches them again.
 
     Args:
         argv: the command, its program first.
@@ -69,9 +69,10 @@ def supervise(argv: Sequence[str], devices: int, resume_command: Callable[[], st
     if failed is None:
         started[0].show()
         return 0
-    if stopping and failed.popen.returncode == -stopping[0]:  # it had nothing to say before it obeyed
+    if stopping and failed.popen.returncode == -signal.SIGINT:  # it had nothing to say before it obeyed
         return 128 + stopping[0]
-    return _tell(started, failed, resume_command)
+    code = _tell(started, failed, resume_command)
+    return 128 + stopping[0] if stopping and code == 130 else code
 
 
 @contextmanager
@@ -168,7 +169,7 @@ def _environment(rank: int, world: int, port: int) -> dict[str, str]:
 
 @contextmanager
 def _signals_to(processes: Sequence[_Process]) -> Iterator[list[int]]:
-    """Pass Ctrl-C and SIGTERM on to all; the list holds those that came."""
+    """Pass what asks this process to end on to all, as Ctrl-C: SIGTERM would not let them save. The list holds it."""
     came: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield came
@@ -177,7 +178,7 @@ def _signals_to(processes: Sequence[_Process]) -> Iterator[list[int]]:
     def pass_on(number: int, _: Any) -> None:
         came.append(number)
         for process in processes:
-            process.send(number)
+            process.send(signal.SIGINT)
 
     previous = {number: signal.signal(number, pass_on) for number in _PASSED_ON}
     try:

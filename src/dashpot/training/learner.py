@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import torch
@@ -103,11 +105,14 @@ class Learner:
         self.engine = Engine() if engine is None else engine
         self.model, self.loss_function, self.optimizer, self.lr = model, loss, optimizer, lr
         self.evaluation_loss = loss if evaluation_loss is None else evaluation_loss
+        if "loss" in (metrics or {}):
+            raise ArgumentError("Learner: metrics must not have the name 'loss', which is the loss's own.")
         self.metrics, self.callbacks = dict(metrics or {}), list(callbacks)
         self.train = Feed(train, self.engine, "train")
         self.evaluation = None if evaluation is None else Feed(evaluation, self.engine, "evaluation")
         self.module: nn.Module | None = None
         self.opt: Any = optimizer if isinstance(optimizer, Optimizer) else None
+        self.defaults = {} if self.opt is None else snapshot.defaults(self.opt)
         self.history: list[dict[str, dict[str, float]]] = []
         self.steps, self.position, self.accumulate, self.waiting = 0, (0, 0), 1, 0
         self._step_batches: list[tuple[Any, Any, float]] = []
@@ -169,10 +174,16 @@ class Learner:
             self.opt = self.optimizer(self.model.parameters(), **({} if lr is None else {"lr": lr}))
             if not isinstance(self.opt, Optimizer):
                 raise ArgumentError(f"Learner: optimizer must make a torch.optim.Optimizer, it made {self.opt!r}.")
+            self.defaults = snapshot.defaults(self.opt)
         elif lr is not None:
             raise ArgumentError("Learner: lr is given with an optimizer that is made already; set its own lr.")
         elif self.engine.sharded:
             raise ArgumentError("Learner: strategy='fsdp' makes parameters anew; give what makes the optimizer.")
+        if _needs_closure(self.opt):
+            raise ArgumentError(
+                "Learner: optimizer must step without a closure that computes the loss anew; "
+                f"{type(self.opt).__name__} asks for one."
+            )
         self._settle()
         self._drop()
 
@@ -208,15 +219,31 @@ class Learner:
         self._scope("epoch", CancelEpoch, lambda: self._batches(start))
 
     def _batches(self, start: int) -> None:
+        try:
+            self._each_batch(start)
+        except CancelEpoch:
+            self._close()
+            raise
+        self._close()
+
+    def _each_batch(self, start: int) -> None:
         if start:  # going on within an epoch: what before_epoch draws was drawn before the epoch's first batch
             snapshot.restore_random(self, self._random)
         for number, batch in enumerate(self.feed.batches(self.epoch, start), start):
             self.batch = number
             self.x, self.y, self.size, self.weight = batch
             self.stepped, self.grad_norm = False, None
+            if self.training and self.waiting and number % self.accumulate == 0:
+                self._drop()
+            before = self.waiting
             self._scope("batch", CancelBatch, self._batch)
+            if self.training and before and self.waiting == before and self.full:
+                self._step_without_last()
             if self.training:
                 self.position = (self.epoch, number + 1)
+
+    def _close(self) -> None:
+        """What there is after a phase, also after one that is cut short on purpose."""
         if self.training and self.waiting:
             self._drop()
         self.history[self.epoch][self.phase] = self.means.values(self.engine.total)
@@ -224,8 +251,6 @@ class Learner:
             self.position = (self.epoch + 1, 0)
 
     def _batch(self) -> None:
-        if self.training and self.waiting and self.batch % self.accumulate == 0:
-            self._drop()
         more = self.training and not self.full
         with self.engine.without_sync(self.module) if more else nullcontext():  # pyright: ignore[reportArgumentType]
             self._do["predict"]()
@@ -233,20 +258,38 @@ class Learner:
             self._do["get_loss"]()
             self.tell("after_loss")
             if self.training:
-                self._do["backward"]()
-                self.waiting += 1
+                try:
+                    self._do["backward"]()
+                finally:  # a gradient may be there, whatever a callback does after it
+                    self.waiting += 1
                 self.tell("after_backward")
         if self.training:
             if self.full:
-                self._do["step"]()
-                if self.stepped:
-                    self.steps += 1
-                    self.tell("after_step")
-                self._do["zero_grad"]()
-                self.waiting = 0
+                self._step()
             self.position = (self.epoch, self.batch + 1)
         if self.size:
             self.means.add(self.output, self.y, self.loss.detach(), self.size)
+
+    def _step(self) -> None:
+        self._do["step"]()
+        if self.stepped:
+            self.steps += 1
+            self.tell("after_step")
+        self._do["zero_grad"]()
+        self.waiting = 0
+
+    def _step_without_last(self) -> None:
+        """The batch that was to complete a step was cancelled before its gradient: step with those of the others."""
+        if self.engine.world > 1 or self.engine.goes_again(self.opt):  # only that batch would have added them up
+            warnings.warn(
+                f"Learner: batch {self.batch + 1} of epoch {self.epoch + 1}, the last one of its step, was cancelled; "
+                f"the gradients of the {self.waiting} before it are dropped.",
+                stacklevel=2,
+            )
+            self._drop()
+        else:
+            with suppress(CancelBatch):
+                self._step()
 
     def _drop(self) -> None:
         """Drop gradients that a cancellation has left without their step; the next step is not to use them."""
@@ -285,6 +328,13 @@ class Learner:
 
     def backward(self) -> None:
         """Add this batch's share of the gradient to the parameters'."""
+        if not self.loss.requires_grad:
+            raise ArgumentError(
+                "Learner: the loss depends on no parameter that is trained: all of them are frozen "
+                "(requires_grad=False), or it was computed without gradients."
+            )
+        if not self.waiting:
+            self.engine.rescale(self.opt)
         share = self.share
         if self.engine.goes_again(self.opt):
             self._step_batches = [*(self._step_batches if self.waiting else []), (self.x, self.y, share)]
@@ -349,11 +399,20 @@ class Learner:
         """Everything a fit needs to go on from `position`, as plain data and tensors; every process must ask.
 
         Raises `RunError` while gradients wait for their step, from `after_backward` to the end of a batch and between
-        the batches of one step: in several processes they are not added up yet, so a state could not hold them.
+        the batches of one step: in several processes they are not added up yet, so a state could not hold them; also
+        before the first fit, and after one that has left averaged weights in the model.
         """
+        if not hasattr(self, "told"):
+            raise RunError("Learner: there is a state only during and after a fit.")
         if self.waiting:
             raise RunError(
                 f"Learner: the gradients of {self.waiting} batches wait for their step; a state can be taken once it "
                 "is done: in after_batch, where learner.full."
             )
         return snapshot.take(self)
+
+
+def _needs_closure(optimizer: Optimizer) -> bool:
+    """Whether a step has to be given what computes the loss anew, as that of L-BFGS."""
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    return closure is not None and closure.default is closure.empty

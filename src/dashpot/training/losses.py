@@ -11,6 +11,9 @@ from dashpot.errors import ArgumentError
 
 __all__ = ["scalar_loss"]
 
+LEFT_OUT = -100
+"""The label that torch's cross entropy leaves out by default."""
+
 
 def scalar_loss(function: Callable[[Any, Any], Any], output: Any, y: Any) -> Tensor:
     """`function(output, y)`, a 0-d tensor.
@@ -36,10 +39,14 @@ def scalar_loss(function: Callable[[Any, Any], Any], output: Any, y: Any) -> Ten
 
 def _check_labels(output: Any, y: Any, error: Exception) -> None:
     """Say so where class numbers are out of range, which torch tells as an index out of bounds."""
-    if not isinstance(output, Tensor) or not isinstance(y, Tensor) or output.ndim < 2 or y.is_floating_point():
+    if not isinstance(error, IndexError) and "out of bounds" not in str(error):
+        return
+    if not isinstance(output, Tensor) or not isinstance(y, Tensor) or y.is_floating_point():
+        return
+    if y.ndim != output.ndim - 1 or output.ndim < 2 or output.shape[1] < 2:  # no class numbers beside their scores
         return
     classes = output.shape[1]
-    bad = y[(y < 0) | (y >= classes)]
+    bad = y[((y < 0) | (y >= classes)) & (y != LEFT_OUT)]
     if bad.numel():
         raise ArgumentError(
             f"Learner: labels must be integers in [0, {classes - 1}], as the model gives {classes} classes, got "

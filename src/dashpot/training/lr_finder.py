@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from dashpot.constraints import POSITIVE, Interval, Optional, check
 from dashpot.errors import ArgumentError, RunError
 from dashpot.smoothing import smooth
-from dashpot.training.aside import aside, reshard
+from dashpot.training.aside import aside, check_shapes, reshard
 from dashpot.training.callback import Callback, CancelFit
 
 if TYPE_CHECKING:
@@ -174,6 +174,7 @@ def find_lr(
     rates = _rates(start, end, factor, steps)
     check("find_lr", "stop_at", stop_at, Interval(1, math.inf))
     finder = _Finder(rates, float(stop_at))
+    check_shapes(learner.model, "find_lr")
     with unchanged(learner):
         learner.callbacks = []
         lr = learner.lr if learner.lr is not None or not _takes_lr(learner.optimizer) else start

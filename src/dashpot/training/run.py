@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import random
 import shutil
+import signal
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -21,7 +24,7 @@ from dashpot.comparison.entries import Entry, entry
 from dashpot.comparison.environment import torch_threads, versions
 from dashpot.comparison.folder import differences as task_differences
 from dashpot.comparison.header import header
-from dashpot.comparison.interrupt import Interrupted, interruptible
+from dashpot.comparison.interrupt import ENDING, Interrupted, interruptible
 from dashpot.comparison.pace import duration
 from dashpot.comparison.records import Run, encode
 from dashpot.comparison.study import Study
@@ -33,10 +36,12 @@ from dashpot.training.engine import Engine
 from dashpot.training.files import write_text
 from dashpot.training.folder import RunFolder
 from dashpot.training.learner import Learner
+from dashpot.training.processes import SUPERVISOR
 from dashpot.training.random_state import random_state, set_random_state
 from dashpot.training.settings import Settings, differences
 
 if TYPE_CHECKING:
+    from dashpot.training.callbacks.checkpoints import Checkpoints
     from dashpot.training.lr_finder import LRCurve
 
 __all__ = ["Outcome", "Plan", "begin", "find_rate", "go_on", "merged", "resume_command"]
@@ -165,7 +170,7 @@ def begin(
     Raises:
         ArgumentError, DataError: settings that cannot be; nothing is written then.
         RunError: the folder is not free or not writable, or the device is not there.
-        Interrupted: Ctrl-C; everything up to the last step is kept.
+        Interrupted: Ctrl-C, SIGTERM or SIGHUP; everything up to the last step is kept.
 
     >>> import tempfile
     >>> lines = []
@@ -205,8 +210,9 @@ def go_on(
 
     Raises:
         RunError: there is no run in the folder, it has other settings, its checkpoints are of another model or all
-            damaged, or another process is at work in it.
-        Interrupted: Ctrl-C.
+            damaged, its record is gone, or another process is at work in it. Nothing was changed then, but that a
+            damaged checkpoint is put aside.
+        Interrupted: as for `begin`.
     """
     folder = RunFolder.existing(path)
     there = folder.settings()
@@ -280,33 +286,97 @@ def _train(
     changed: bool = False,
     override: bool = False,
 ) -> Outcome:
-    """Train in a folder whose settings are written, from its newest checkpoint where there is one."""
-    from dashpot.training.callbacks.checkpoints import latest, read_newest
-
+    """Train in a folder from its newest checkpoint if it has one; `changed` settings are written once they hold."""
     settings = plan.settings
     tell = say if engine.first else lambda _: None
     with ExitStack() as stack:
-        check = stack.enter_context(interruptible())
+        check = stack.enter_context(interruptible(_signals()))
         _first(engine, lambda: stack.enter_context(folder.lock()))  # which gives None
-        state = read_newest(folder.checkpoints) if run is not None and latest(folder.checkpoints) else None
+        state = _newest_state(folder, run)
         if state is None:
             _first(engine, lambda: _start_record(plan, folder, command))
-        if changed:
-            _first(engine, lambda: folder.write(settings, command=command))
         tell(plan.entry.call(plan.steps))
         tell(_where(folder, run, state))
         learner = Learner.of(plan.problem, plan.optimizer, engine=engine)
+        write = (lambda: _first(engine, lambda: folder.write(settings, command=command))) if changed else None
+        checkpoints = _checkpoints(plan, folder)
+        begun = _Begun(write, checkpoints.save if state is not None and override else None)
+        callbacks = [*_callbacks(plan, folder, check, checkpoints), begun]
         try:
-            learner.fit(
-                settings.epochs or 1, callbacks=_callbacks(plan, folder, check), resume=state, override=override
-            )
-        except Interrupted:
-            raise Interrupted(f"Stopped. Continue with: {resume_command(folder.path)}") from None
+            learner.fit(settings.epochs or 1, callbacks=callbacks, resume=state, override=override)
+        except Interrupted as stop:
+            text = f"Stopped. Continue with: {resume_command(folder.path)}"
+            raise Interrupted(text, stop.code) from None
+        except DashpotError as error:
+            raise _for_the_command(error, resume_command(folder.path) if begun.done else None) from error.__cause__
+        except Exception:
+            if engine.first and SUPERVISOR not in os.environ:  # which says it itself
+                print(f"Go on with: {resume_command(folder.path)}", file=sys.stderr)
+            raise
     found = _first(engine, folder.run)
     assert found is not None
     outcome = Outcome(folder, found)
     tell(outcome.text())
     return outcome
+
+
+class _Begun(Callback):
+    """Does what has to wait until the fit has accepted the state it goes on from, and before anything else happens.
+
+    Args:
+        write: writes the run's new settings.
+        save: writes a checkpoint under them, so that the run can be killed at once and goes on without `--override`.
+    """
+
+    order: ClassVar[int] = -1000  # nothing has been drawn yet: the checkpoint has the random state of the one before
+
+    def __init__(self, write: Callable[[], object] | None, save: Callable[[Learner], object] | None) -> None:
+        self.write, self.save, self.done = write, save, False
+
+    def before_epoch(self, learner: Learner) -> None:
+        if not self.done and self.write is not None:
+            self.write()
+        if not self.done and self.save is not None:
+            self.save(learner)
+        self.done = True
+
+    def after_fit(self, learner: Learner) -> None:
+        if not self.done and self.write is not None:  # no epoch was left
+            self.write()
+        self.done = True
+
+
+def _newest_state(folder: RunFolder, run: Run | None) -> dict[str, Any] | None:
+    """The state to go on from; None where there has been no checkpoint yet.
+
+    Raises:
+        RunError: there were checkpoints, and they are damaged or nothing is left of the record that they belong to.
+    """
+    from dashpot.training.callbacks.checkpoints import damaged, latest, read_newest
+
+    there, spoilt = latest(folder.checkpoints), damaged(folder.checkpoints)
+    anew = f"dashpot train --config {folder.settings_file} starts a new run"
+    if run is None and (there or spoilt):
+        raise RunError(f"{folder.path} has checkpoints, but its record {folder.record.name} is gone; {anew}.")
+    if there is None and spoilt:
+        raise RunError(f"The checkpoints of {folder.path} are all damaged ({_names(spoilt)}); {anew}.")
+    return None if there is None else read_newest(folder.checkpoints)
+
+
+def _names(paths: list[Path]) -> str:
+    return _listed([path.name for path in paths])
+
+
+def _for_the_command(error: DashpotError, again: str | None) -> DashpotError:
+    """The same sentence with the option in place of the argument that it stands for, and how to go on after it."""
+    text = str(error).replace("override=True", "--override")
+    return type(error)(text if again is None else f"{text} Go on with: {again}")
+
+
+def _signals() -> tuple[int, ...]:
+    """What stops a run tidily. One of several processes is told by Ctrl-C alone: SIGTERM is to end it whatever it waits
+    for, once another is lost."""
+    return (signal.SIGINT,) if SUPERVISOR in os.environ else ENDING
 
 
 def _start_record(plan: Plan, folder: RunFolder, command: str | None) -> None:
@@ -333,22 +403,28 @@ def resume_command(path: Path) -> str:
     return f"dashpot train --resume {shlex.quote(str(path))}"
 
 
-def _callbacks(plan: Plan, folder: RunFolder, check: Callable[[], None]) -> list[Callback]:
-    """What the settings ask for, beside record, checkpoints, table and the tidy stop."""
+def _checkpoints(plan: Plan, folder: RunFolder) -> Checkpoints:
+    """After every epoch, the last ones and the best."""
     from dashpot.training.callbacks.checkpoints import Checkpoints
+
+    settings = plan.settings
+    return Checkpoints(
+        folder.checkpoints,
+        every_steps=settings.checkpoint_every,
+        keep=settings.keep,
+        best=plan.score,
+        config=settings.to_dict(),
+    )
+
+
+def _callbacks(plan: Plan, folder: RunFolder, check: Callable[[], None], checkpoints: Checkpoints) -> list[Callback]:
+    """What the settings ask for, beside record, checkpoints, table and the tidy stop."""
     from dashpot.training.callbacks.interruption import StopWhenAsked
     from dashpot.training.callbacks.progress import Progress
     from dashpot.training.callbacks.record import Record
 
     settings, (metric, mode) = plan.settings, plan.score
     phase = "train" if plan.problem.evaluation is None else "eval"
-    checkpoints = Checkpoints(
-        folder.checkpoints,
-        every_steps=settings.checkpoint_every,
-        keep=settings.keep,
-        best=(metric, mode),
-        config=settings.to_dict(),
-    )
     skipping = settings.nonfinite == "skip" or settings.precision == "fp16"
     chosen: list[Callback] = [
         Record(folder.record, skipping=skipping, resumed={"call": plan.entry.call(plan.steps)}),

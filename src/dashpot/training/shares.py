@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ["SharedBatches", "each_tensor", "own_part", "rows", "shared_loader", "what_cannot_be_shared"]
+__all__ = ["SharedBatches", "each_tensor", "examples_in", "own_part", "rows", "shared_loader", "what_cannot_be_shared"]
 
 
 def own_part(size: int, rank: int, world: int) -> slice:
@@ -33,6 +33,25 @@ def each_tensor(change: Callable[[Tensor], Tensor], value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(each_tensor(change, item) for item in value)
     return value
+
+
+def examples_in(value: Any) -> int | None:
+    """The rows of the first tensor in `value`, the length of a plain list; None where there is nothing to count.
+
+    >>> import torch
+    >>> examples_in({"labels": torch.zeros(4), "boxes": torch.zeros(4, 2)}), examples_in(["a", "b"]), examples_in(None)
+    (4, 2, None)
+    """
+    shape = getattr(value, "shape", None)
+    if shape is not None:
+        return shape[0] if len(shape) else None
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    elif not isinstance(value, (list, tuple)):
+        return None if isinstance(value, str) or not hasattr(value, "__len__") else len(value)
+    elif not any(isinstance(item, (Mapping, list, tuple)) or hasattr(item, "shape") for item in value):
+        return len(value)
+    return next((found for item in value if (found := examples_in(item)) is not None), None)
 
 
 def rows(value: Any, part: slice) -> Any:

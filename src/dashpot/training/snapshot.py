@@ -15,7 +15,10 @@ from dashpot.training.random_state import random_state, set_random_state
 if TYPE_CHECKING:
     from dashpot.training.learner import Learner
 
-__all__ = ["restore", "restore_random", "take"]
+__all__ = ["defaults", "restore", "restore_random", "take"]
+
+WITHIN = ("batches", "batch size", "number of examples", "accumulate", "metrics")
+"""Settings that the rest of an epoch has to share with its beginning."""
 
 
 def take(learner: Learner) -> dict[str, Any]:
@@ -42,6 +45,7 @@ def take(learner: Learner) -> dict[str, Any]:
             "means": engine.gather(learner.means.state_dict()) if learner.position[1] else None,
         },
         "callbacks": {name: weights.copied(callback.state_dict()) for name, callback in learner.told.named().items()},
+        "observers": [name for name, callback in learner.told.named().items() if not callback.essential],
     }
 
 
@@ -57,6 +61,7 @@ def restore(learner: Learner, state: Mapping[str, Any], override: bool = False) 
         RunError: it is of another model, optimizer, data or list of callbacks, or of other settings without `override`;
             each difference is listed, and weights and optimizer stay as they were.
     """
+    _check_kind(state)
     _check(learner, state, override)
     weights.check_model(learner.model, state["model"])
     unlike = [name for name, *_ in _differences(state["settings"]["defaults"], settings(learner)["defaults"])]
@@ -97,11 +102,22 @@ def settings(learner: Learner) -> dict[str, Any]:
         "options": "" if running is None else running.text(),
         "precision": learner.engine.precision,
         "batches": len(learner.train),
+        **{name: size for name, size in _sizes(learner).items() if size is not None},
         "accumulate": learner.accumulate,
         "metrics": ", ".join(learner.metrics),
-        "defaults": {name: repr(value) for name, value in opt.defaults.items()},
+        "defaults": learner.defaults,
         "recipe": _recipe(opt),
     }
+
+
+def defaults(optimizer: Optimizer) -> dict[str, str]:
+    """The settings that an optimizer was made with, as texts; taken before a tensor among them is changed in place."""
+    return {name: repr(value) for name, value in optimizer.defaults.items()}
+
+
+def _sizes(learner: Learner) -> dict[str, int | None]:
+    """What tells the data of one fit from those of another with as many batches."""
+    return {"batch size": learner.train.batch_size, "number of examples": learner.train.all_examples}
 
 
 def _restore_progress(learner: Learner, progress: Mapping[str, Any]) -> None:
@@ -121,10 +137,26 @@ def _restore_progress(learner: Learner, progress: Mapping[str, Any]) -> None:
 
 def _check_moment(learner: Learner) -> None:
     """Refuse a moment at which averaged weights may be in the place of the model's own."""
+    for callback in learner.told.ordered:
+        if getattr(callback, "left", False):
+            raise RunError(
+                f"The fit is over and {type(callback).__name__} has left its averages in the model, so that there is "
+                "no state to go on from; take it while the fit runs, as Checkpoints does, or average with keep=False."
+            )
     epoch, batch = learner.position
     if batch and getattr(learner, "phase", "train") == "eval":
         raise RunError(
             f"A fit's state is taken while it trains or after an epoch, not while epoch {epoch + 1} is evaluated."
+        )
+
+
+def _check_kind(state: Any) -> None:
+    """Refuse what is no state of a fit, such as a path or the weights of a model."""
+    if not isinstance(state, Mapping) or not state.keys() >= {"model", "optimizer", "settings", "progress", "random"}:
+        got = "other keys" if isinstance(state, Mapping) else type(state).__name__
+        raise RunError(
+            "resume must be what learner.state_dict() gave during a fit, or what read_newest(folder) reads of "
+            f"checkpoints, got {got}."
         )
 
 
@@ -135,13 +167,16 @@ def _check(learner: Learner, state: Mapping[str, Any], override: bool) -> None:
     if epoch > learner.epochs:
         raise RunError(f"The checkpoint is of {epoch} finished epochs, more than the {learner.epochs} wanted here.")
     unlike = _differences(_without(there), _without(here)) + _differences(there["defaults"], here["defaults"])
-    within = [text for name, text in unlike if batch and name in ("batches", "accumulate", "metrics")]
+    within = [text for name, text in unlike if batch and name in WITHIN]
     if within:  # the rest of an epoch has to be that of its beginning
         raise RunError(f"The checkpoint is from within an epoch of another fit: {'; '.join(within)}.")
     found = [text for _, text in unlike]
     own = {name: callback.state_dict() for name, callback in learner.told.named().items()}
-    found += [f"the callback {name} is only there" for name, s in state["callbacks"].items() if s and name not in own]
-    found += [f"the callback {name} is only here" for name, s in own.items() if s and name not in state["callbacks"]]
+    # Those that only look on may come and go.
+    aside = {*state.get("observers", ()), *(name for name, c in learner.told.named().items() if not c.essential)}
+    ours, theirs = ({name for name, s in every.items() if s} - aside for every in (own, state["callbacks"]))
+    found += [f"the callback {name} is only there" for name in sorted(theirs - own.keys())]
+    found += [f"the callback {name} is only here" for name in sorted(ours - state["callbacks"].keys())]
     if found and not override:
         raise RunError(_refusal(found))
 

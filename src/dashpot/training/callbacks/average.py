@@ -15,7 +15,7 @@ from torch.optim.swa_utils import update_bn
 from dashpot.constraints import FLAG, POLE, Interval, OneOf, check
 from dashpot.errors import ArgumentError, RunError
 from dashpot.training import weights
-from dashpot.training.aside import aside, reshard
+from dashpot.training.aside import aside, check_shapes, reshard
 from dashpot.training.callback import Callback
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ class AveragedWeights(Callback):
         """Weights taken in so far."""
         self._own: dict[str, Tensor] | None = None
         self._complete = False
+        self.left = False
+        """Whether the model holds the averages since the end of its fit."""
 
     # ---- for users --------------------------------------------------------------------------------------------------
 
@@ -79,7 +81,8 @@ class AveragedWeights(Callback):
                 f"Learner: one callback may average the weights, got {type(self).__name__} and "
                 f"{type(others[0]).__name__}."
             )
-        self._learner, self.count, self._complete = learner, 0, False
+        check_shapes(learner.model, type(self).__name__)
+        self._learner, self.count, self._complete, self.left = learner, 0, False, False
         self._params = {name: p for name, p in learner.model.named_parameters() if _is_averaged(p)}
         self._own = None
         self.statistics: dict[str, Tensor] = {}
@@ -103,6 +106,7 @@ class AveragedWeights(Callback):
         if self._complete and self.keep and self.ready:
             self._put(self.averages)
             self._put_statistics()
+            self.left = True
         self._complete = False
 
     # ---- averages ---------------------------------------------------------------------------------------------------

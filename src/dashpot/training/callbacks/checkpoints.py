@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -16,10 +17,10 @@ from dashpot.constraints import Interval, Optional, check
 from dashpot.errors import ArgumentError, RunError
 from dashpot.files import keep_aside
 from dashpot.training import archive
-from dashpot.training.callback import Callback
+from dashpot.training.callback import Callback, CancelFit
 from dashpot.training.files import cannot_write, make_folder, write_text
 
-__all__ = ["Checkpoints", "best", "latest", "read_newest"]
+__all__ = ["Checkpoints", "best", "damaged", "latest", "read_newest"]
 
 COUNT = Optional(Interval(1, math.inf, "left", integer=True))
 SECONDS = Optional(Interval(0, math.inf, "neither"))
@@ -40,6 +41,11 @@ def best(folder: str | os.PathLike[str]) -> Path | None:
     return None if mark is None else Path(folder, mark["file"])
 
 
+def damaged(folder: str | os.PathLike[str]) -> list[Path]:
+    """The checkpoints in `folder` that `read_newest` has put aside."""
+    return sorted(Path(folder).glob("step-*.ckpt.damaged*"))
+
+
 def read_newest(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """The state in the newest good checkpoint of a folder, for `Learner.fit(resume=...)`.
 
@@ -48,20 +54,21 @@ def read_newest(folder: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         RunError: there is none, or the newest is none of dashpot's, holds code, or is from a newer dashpot.
     """
-    folder, damaged = Path(folder), []
+    folder, spoilt = Path(folder), []
     for path in _newest_first(folder):
         try:
             state = archive.read(path)
         except archive.DamagedError as error:
-            damaged.append(_set_aside(path, error))
+            spoilt.append(_set_aside(path, error))
             continue
         except RunError:
             if path.exists():
                 raise
             continue  # another process of this run has just put it aside
         return state
-    found = f"the damaged {', '.join(damaged)}" if damaged else "no checkpoint"
-    raise RunError(f"There is no good checkpoint in {folder}, only {found}." if damaged else f"{folder} holds {found}.")
+    if not spoilt:
+        raise RunError(f"{folder} holds no checkpoint.")
+    raise RunError(f"There is no good checkpoint in {folder}, only the damaged {', '.join(spoilt)}.")
 
 
 class Checkpoints(Callback):
@@ -98,6 +105,7 @@ class Checkpoints(Callback):
     """
 
     order: ClassVar[int] = 90
+    essential: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -127,19 +135,23 @@ class Checkpoints(Callback):
         self._best: dict[str, Any] | None = None
         self._saved: tuple[int, int] | None = None  # the position of the last checkpoint, from the first epoch on
         self._time = 0.0
+        self._outer: BaseException | None = None
+        self._told = False  # whether this epoch's end was told, here and thereby to all of a smaller order
 
     def before_fit(self, learner: Any) -> None:
         if self.metric is not None and self.metric not in ("loss", *learner.metrics):
             known = ", ".join(["loss", *learner.metrics])
             raise ArgumentError(f"Checkpoints: best must name one of {known}, got {self.metric!r}.")
         learner.train.check_resumable()
-        self._best, self._saved = None, None
+        self._best, self._saved, self._told = None, None, False
+        self._outer = sys.exc_info()[1]  # a fit may itself begin while an error is handled
         self._time = time.monotonic()
         if learner.engine.first:
             make_folder(self.folder)
             self._clear_leftovers()
 
     def before_epoch(self, learner: Any) -> None:
+        self._told = False
         if not learner.training:
             return
         if learner.position == (0, 0) and self._saved is None and latest(self.folder):
@@ -153,10 +165,13 @@ class Checkpoints(Callback):
         if learner.training and learner.full and (self._step_is_due(learner) or self._time_is_up(learner)):
             self.save(learner)
 
+    def after_epoch(self, learner: Any) -> None:
+        self._told = True
+
     def cleanup_epoch(self, learner: Any) -> None:
         # Not after_epoch: averaged weights are in the model until they are taken out in the cleanup.
         epoch, batch = learner.position
-        if batch or epoch != learner.epoch + 1 or self._saved is None:
+        if batch or epoch != learner.epoch + 1 or self._saved is None or self._has_failed():
             return  # an evaluation is still to come, or the epoch has failed
         better = self._is_better(learner)
         if better or (self.every_epochs is not None and epoch % self.every_epochs == 0) or epoch == learner.epochs:
@@ -207,6 +222,11 @@ class Checkpoints(Callback):
                 self._mark()  # the run was killed between the checkpoint and its mark
 
     # ---- when -------------------------------------------------------------------------------------------------------
+
+    def _has_failed(self) -> bool:
+        """Whether an error has kept the epoch's end from callbacks, whose states would lack it."""
+        error = sys.exc_info()[1]
+        return not self._told and error is not self._outer and not isinstance(error, CancelFit)
 
     def _step_is_due(self, learner: Any) -> bool:
         return self.every_steps is not None and learner.stepped and learner.steps % self.every_steps == 0

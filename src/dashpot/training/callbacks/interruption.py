@@ -29,18 +29,20 @@ class StopWhenAsked(Callback):
     """
 
     order: ClassVar[int] = 95
+    essential: ClassVar[bool] = False
 
     def __init__(self, check: Callable[[], None], save: Callable[[Learner], object]) -> None:
         self.check, self.save = check, save
+        self._code = 0  # the exit code that the wish asks for here; 0: there was none
 
     def after_batch(self, learner: Learner) -> None:
         if learner.training and learner.full and self._asked(learner):
             self.save(learner)
-            raise Interrupted
+            raise self._interrupted(learner)
 
     def after_epoch(self, learner: Learner) -> None:
         if not learner.training and learner.epoch + 1 < learner.epochs and self._asked(learner):
-            raise Interrupted
+            raise self._interrupted(learner)
 
     def _asked(self, learner: Learner) -> bool:
         between = (learner.batch + 1) % (EVERY * learner.accumulate) and learner.batch + 1 < len(learner.train)
@@ -51,6 +53,11 @@ class StopWhenAsked(Callback):
     def _asked_here(self) -> bool:
         try:
             self.check()
-        except Interrupted:
+        except Interrupted as wish:
+            self._code = wish.code
             return True
         return False
+
+    def _interrupted(self, learner: Learner) -> Interrupted:
+        """The same in every process, whichever of them was asked."""
+        return Interrupted(code=max(learner.engine.gather(self._code)))

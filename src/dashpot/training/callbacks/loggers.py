@@ -36,6 +36,7 @@ class Logger(PerEpoch):
     """
 
     order: ClassVar[int] = 60
+    essential: ClassVar[bool] = False
 
     def __init__(self, every: int | None, values: Sequence[str]) -> None:
         check(type(self).__name__, "every", every, EVERY)

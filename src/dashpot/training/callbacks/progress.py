@@ -50,6 +50,7 @@ class Progress(PerEpoch):
     """
 
     order: ClassVar[int] = 70
+    essential: ClassVar[bool] = False
 
     def __init__(self, stream: TextIO | None = None, every_s: float = 0.125) -> None:
         check("Progress", "every_s", every_s, NONNEGATIVE)

@@ -40,6 +40,7 @@ class Record(Callback):
     """
 
     order: ClassVar[int] = 65
+    essential: ClassVar[bool] = False
 
     def __init__(self, path: Path, *, skipping: bool = False, resumed: Mapping[str, Any] | None = None) -> None:
         self.path, self.skipping, self.resumed = path, skipping, dict(resumed or {})

@@ -60,6 +60,7 @@ class Recorder(Callback):
     """
 
     order: ClassVar[int] = 40
+    essential: ClassVar[bool] = False
 
     def __init__(self, *names: str, loss: bool = True) -> None:
         check("Recorder", "loss", loss, OneOf((False, True)))

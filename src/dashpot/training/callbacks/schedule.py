@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -34,8 +35,8 @@ class Schedule(Callback):
 
     The first step uses the schedule's value at 0. Batches that only add to a gradient do not count, nor do steps that
     were skipped because gradients were not finite. What watches a metric looks at it once an epoch, after the
-    evaluation. Once the fit is over the hyperparameters are again what they were before it, so that a second fit does
-    not start from the end of the first.
+    evaluation; otherwise an epoch that `CancelEpoch` cut short counts as well. Once the fit is over the hyperparameters
+    are again what they were before it, so that a second fit does not start from the end of the first.
 
     Args:
         schedule: one of
@@ -51,7 +52,8 @@ class Schedule(Callback):
             there is no evaluation.
 
     Raises:
-        ArgumentError: `schedule` is none of these, or of a hyperparameter that the optimizer lacks or schedules itself.
+        ArgumentError: `schedule` is none of these, or of a hyperparameter that the optimizer lacks or schedules itself,
+            or that another `Schedule` of the fit moves.
         RunError: a fit goes on from the state of another schedule, such as one of another number of steps, without
             `override`. With it this schedule is taken to where it would be by now.
 
@@ -82,25 +84,42 @@ class Schedule(Callback):
         self.scheduler: Any = None
         self._before: _Groups | None = None
         self._after: dict[str, Any] = {}
+        self._moves: set[Any] = set()
+        self._due, self._outer = False, None
 
     def before_fit(self, learner: Learner) -> None:
         self._learner, self._opt, self._after = learner, learner.opt, {}
-        self._before, self._measured = _Groups(learner.opt), []
+        self._due, self._outer = False, sys.exc_info()[1]  # a fit may itself begin while an error is handled
+        others = [other for other in learner.told.ordered if isinstance(other, Schedule) and other is not self]
+        others = [other for other in others if other.scheduler is not None]  # those before this one
+        # What the fit began with, not what a schedule before this one has made of it.
+        self._before, self._measured = others[0]._before if others else _Groups(learner.opt), []
         self._build()
-        self._made = self.scheduler.state_dict()
+        self._made, self._moves = self.scheduler.state_dict(), _moved(self.scheduler, learner.opt)
+        if twice := [name for other in others for name in self._moves & other._moves]:
+            raise ArgumentError(f"Schedule: {_shown(twice[0])} is moved by two schedules; give it one of the two.")
+
+    def before_epoch(self, learner: Learner) -> None:
+        self._due = learner.phases["train"] and not (learner.training and learner.phases["eval"])
 
     def after_step(self, learner: Learner) -> None:
         if self.per == "batch" and not self._watches:
             self.scheduler.step()
 
     def after_epoch(self, learner: Learner) -> None:
-        if not learner.phases["train"] or (learner.training and learner.phases["eval"]):
+        if not self._due:
             return
+        self._due = False
         if self._watches:
             self._measured.append(_measured(learner, self.metric))
             self._move(self._measured[-1])
         elif self.per == "epoch":
             self._move()
+
+    def cleanup_epoch(self, learner: Learner) -> None:
+        """Move after an epoch that was cut short on purpose, not after one that fails; what watches has nothing new."""
+        if not self._watches and sys.exc_info()[1] is self._outer:
+            self.after_epoch(learner)
 
     def cleanup_fit(self, learner: Learner) -> None:
         self._after, self.scheduler = self.state_dict(), None
@@ -259,6 +278,20 @@ def _arguments(function: Callable[..., Any]) -> tuple[list[str], list[str]]:
     named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     open_ones = [p.name for p in named if p.default is p.empty or p.default is None]
     return open_ones, [p.name for p in named if p.default is p.empty]
+
+
+def _moved(scheduler: Any, opt: Optimizer) -> set[tuple[str, int | None]]:
+    """Where in a group the hyperparameters are that a scheduler moves."""
+    group = opt.param_groups[0]
+    names = list(scheduler.schedules) if isinstance(scheduler, Scheduler) else ["lr"]
+    if getattr(scheduler, "cycle_momentum", False):  # torch's OneCycleLR and CyclicLR
+        names.append("momentum")
+    return {knobs.locate(group, name) for name in names}
+
+
+def _shown(place: tuple[str, int | None]) -> str:
+    key, index = place
+    return key if index is None else f"{key}[{index}]"
 
 
 def _measured(learner: Learner, metric: str) -> float:
