@@ -136,7 +136,7 @@ def test_a_supervisor_that_is_terminated_stops_all(tmp_path, capfd):
     thread = told_while_it_waits(tmp_path, signal.SIGTERM)
     assert run("tidy", tmp_path) == 128 + signal.SIGTERM
     thread.join()
-    assert capfd.readouterr().err == ""
+    assert capfd.readouterr().err == "Stopped.\n"
     assert not any(map(is_running, pids(tmp_path, "there")))
     assert signal.getsignal(signal.SIGTERM) == before
 
