@@ -25,8 +25,9 @@ def imported():
 
 
 def test_no_extra_is_imported(imported):
-    extras = {"plotly", "pooch", "rich", "cyclopts", "jinja2", "scipy", "pandas", "matplotlib", "torchvision", "tqdm"}
+    extras = {"plotly", "pooch", "rich", "cyclopts", "jinja2", "scipy", "pandas", "matplotlib", "torchvision"}
     assert extras.isdisjoint(name.partition(".")[0] for name in imported["all"])
+    assert "lightning_fabric" not in imported["all"]
 
 
 def test_nothing_foreign_comes_with_dashpot(imported):

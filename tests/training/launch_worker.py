@@ -7,7 +7,7 @@ import threading
 import time
 from pathlib import Path
 
-RANK, WORLD = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+RANK, WORLD = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def note(folder: Path, text: str) -> None:

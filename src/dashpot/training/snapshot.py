@@ -138,7 +138,7 @@ def _restore_progress(learner: Learner, progress: Mapping[str, Any]) -> None:
 def _check_moment(learner: Learner) -> None:
     """Refuse a moment at which averaged weights may be in the place of the model's own."""
     for callback in learner.told.ordered:
-        if getattr(callback, "left", False):
+        if getattr(callback, "left_averages", False):
             raise RunError(
                 f"The fit is over and {type(callback).__name__} has left its averages in the model, so that there is "
                 "no state to go on from; take it while the fit runs, as Checkpoints does, or average with keep=False."

@@ -44,7 +44,7 @@ class AveragedWeights(Callback):
         """Weights taken in so far."""
         self._own: dict[str, Tensor] | None = None
         self._complete = False
-        self.left = False
+        self.left_averages = False
         """Whether the model holds the averages since the end of its fit."""
 
     # ---- for users --------------------------------------------------------------------------------------------------
@@ -82,7 +82,7 @@ class AveragedWeights(Callback):
                 f"{type(others[0]).__name__}."
             )
         check_shapes(learner.model, type(self).__name__)
-        self._learner, self.count, self._complete, self.left = learner, 0, False, False
+        self._learner, self.count, self._complete, self.left_averages = learner, 0, False, False
         self._params = {name: p for name, p in learner.model.named_parameters() if _is_averaged(p)}
         self._own = None
         self.statistics: dict[str, Tensor] = {}
@@ -106,7 +106,7 @@ class AveragedWeights(Callback):
         if self._complete and self.keep and self.ready:
             self._put(self.averages)
             self._put_statistics()
-            self.left = True
+            self.left_averages = True
         self._complete = False
 
     # ---- averages ---------------------------------------------------------------------------------------------------
