@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import random
 import shutil
@@ -12,30 +11,24 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
 
-from dashpot import tasks
-from dashpot.comparison.entries import Entry, entry
 from dashpot.comparison.environment import torch_threads, versions
 from dashpot.comparison.folder import differences as task_differences
-from dashpot.comparison.header import header
 from dashpot.comparison.interrupt import ENDING, Interrupted, interruptible
-from dashpot.comparison.pace import duration
 from dashpot.comparison.records import Run, encode
-from dashpot.comparison.study import Study
-from dashpot.comparison.table import score_text
 from dashpot.errors import DashpotError, RunError
-from dashpot.tasks import Problem, Task
 from dashpot.training.callback import Callback
 from dashpot.training.engine import Engine
 from dashpot.training.files import write_text
 from dashpot.training.folder import RunFolder
 from dashpot.training.learner import Learner
+from dashpot.training.outcome import Outcome
+from dashpot.training.plan import Plan
 from dashpot.training.processes import SUPERVISOR
 from dashpot.training.random_state import random_state, set_random_state
 from dashpot.training.settings import Settings, differences
@@ -53,107 +46,6 @@ FIXED = ("task", "optimizer", "seed")
 LOGS = {"csv": "log.csv", "jsonl": "log.jsonl", "tensorboard": "tensorboard"}
 """Where each log is in a run's folder."""
 SHOWN = 6
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Settings with all that follows from them: the task, its problem, and what makes the optimizer."""
-
-    settings: Settings
-    task: Task
-    entry: Entry
-    problem: Problem
-
-    @classmethod
-    def of(cls, settings: Settings) -> Plan:
-        """Look up task and method, and complete the settings with what they left to the task and the machine.
-
-        Raises:
-            ArgumentError: no such task or method, or a value is out of range.
-            DataError: the task's data are not there.
-
-        >>> plan = Plan.of(Settings(task="digits", optimizer="adamw", threads=1))
-        >>> plan.settings.lr, plan.settings.epochs, plan.steps
-        (0.03, 12, 360)
-        """
-        task = tasks.get(settings.task, data_dir=settings.data_dir)
-        line = entry(
-            settings.optimizer, task.name, lr=settings.lr, schedule=settings.schedule, options=_options(settings)
-        )
-        complete = dataclasses.replace(
-            settings,
-            lr=line.lr,
-            epochs=task.epochs if settings.epochs is None else settings.epochs,
-            threads=max(1, torch.get_num_threads() // settings.devices)
-            if settings.threads is None
-            else settings.threads,
-        )
-        plan = cls(complete, task, line, task.build(complete.seed))
-        plan.optimizer(plan.problem.model.parameters())  # finds bad settings before anything is written
-        return plan
-
-    @property
-    def steps(self) -> int:
-        """Steps of the whole run."""
-        assert self.settings.epochs is not None
-        return self.settings.epochs * self.steps_per_epoch
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Steps of one epoch."""
-        return -(-len(self.problem.train) // self.settings.accumulate)
-
-    def optimizer(self, params: Any) -> torch.optim.Optimizer:
-        """A fresh optimizer for the run."""
-        return self.entry.optimizer(params, self.steps)
-
-    def header(self, command: str | None) -> dict[str, Any]:
-        """The first line of the record."""
-        assert self.settings.epochs is not None
-        study = Study(self.task, (self.entry,), (self.settings.seed,), self.settings.epochs, self.settings.threads)
-        [plan] = study.plans()
-        known = header(study, plan, self.problem, self.optimizer(self.problem.model.parameters()), command)
-        return {
-            **known,
-            "call": self.entry.call(self.steps),
-            "steps_per_epoch": self.steps_per_epoch,
-            "run": self.settings.to_dict(),
-        }
-
-    @property
-    def score(self) -> tuple[str, str]:
-        """The metric that the run is judged by, and whether more of it is better: "max", or "min"."""
-        study = Study(self.task, (self.entry,), (self.settings.seed,), 1)
-        score = study.score(self.problem)
-        return score["metric"], score["direction"]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended: "done", "stopped" (early, because it no longer improved) or "diverged"; and its record."""
-
-    folder: RunFolder
-    run: Run
-
-    @property
-    def status(self) -> str:
-        """`done` or `diverged`."""
-        return self.run.status
-
-    def text(self) -> str:
-        """The last line that a user reads."""
-        end = self.run.end
-        assert end is not None
-        again = f"Again: dashpot train --config {self.folder.settings_file}"
-        if end["status"] == "diverged":
-            what = "gradients are not finite" if end["loss"] not in ("nan", "inf") else f"the loss is {end['loss']}"
-            return f"Diverged at step {end['step'] + 1}: {what}. {again}"
-        last = self.run.epochs[-1]
-        seconds = duration(math.fsum(epoch["wall_s"] for epoch in self.run.epochs))
-        phase = "eval" if last["eval"] else "train"
-        why = f" Stopped early: {end['reason']}." if "reason" in end else ""
-        epochs = f"{last['epoch']} epoch{'s' if last['epoch'] > 1 else ''}"
-        return f"{phase} {score_text(last[phase])} after {epochs}, {seconds} of training.{why} {again}"
 
 
 def begin(
@@ -456,13 +348,6 @@ def _log(name: str, folder: Path) -> Callback:
     from dashpot.training.callbacks.loggers import CSV, JSONLines, TensorBoard
 
     return {"csv": CSV, "jsonl": JSONLines, "tensorboard": TensorBoard}[name](folder / LOGS[name])
-
-
-def _options(settings: Settings) -> dict[str, Any]:
-    """The optimizer's keyword arguments: its own settings, and what the run says of clipping and skipping."""
-    running = {"max_norm": settings.max_norm, "clip_value": settings.clip_value}
-    skip = {"nonfinite": "skip"} if settings.nonfinite == "skip" else {}
-    return {**settings.set, **{name: value for name, value in running.items() if value is not None}, **skip}
 
 
 def _engine(settings: Settings) -> Engine:

@@ -1,0 +1,41 @@
+"""How a run ended, and the last line that tells it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from dashpot.comparison.pace import duration
+from dashpot.comparison.records import Run
+from dashpot.comparison.table import score_text
+from dashpot.training.folder import RunFolder
+
+__all__ = ["Outcome"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: "done", "stopped" (early, because it no longer improved) or "diverged"; and its record."""
+
+    folder: RunFolder
+    run: Run
+
+    @property
+    def status(self) -> str:
+        """`done` or `diverged`."""
+        return self.run.status
+
+    def text(self) -> str:
+        """The last line that a user reads."""
+        end = self.run.end
+        assert end is not None
+        again = f"Again: dashpot train --config {self.folder.settings_file}"
+        if end["status"] == "diverged":
+            what = "gradients are not finite" if end["loss"] not in ("nan", "inf") else f"the loss is {end['loss']}"
+            return f"Diverged at step {end['step'] + 1}: {what}. {again}"
+        last = self.run.epochs[-1]
+        seconds = duration(math.fsum(epoch["wall_s"] for epoch in self.run.epochs))
+        phase = "eval" if last["eval"] else "train"
+        why = f" Stopped early: {end['reason']}." if "reason" in end else ""
+        epochs = f"{last['epoch']} epoch{'s' if last['epoch'] > 1 else ''}"
+        return f"{phase} {score_text(last[phase])} after {epochs}, {seconds} of training.{why} {again}"
