@@ -141,6 +141,15 @@ def test_a_supervisor_that_is_terminated_stops_all(tmp_path, capfd):
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+@pytest.mark.parametrize("held", [False, True])
+def test_a_process_ends_well_while_gloo_is_at_work(tmp_path, capfd, held):
+    """Once it aborted where a thread of gloo's let go of a tensor at the moment Python ended."""
+    if held:
+        (tmp_path / "held").touch()
+    assert run("late", tmp_path) == 0
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.slow
 def test_no_process_outlives_a_killed_supervisor(tmp_path):
     process = supervisor("orphan", tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import itertools
 import os
 import random
@@ -36,6 +37,8 @@ SUPERVISOR = "DASHPOT_SUPERVISOR"
 """Environment variable with the number of the process that started this one, without which it is not to go on."""
 LOST = timedelta(minutes=30)
 """How long a process waits for another that lives and says nothing; a dead one is noticed at once."""
+LEAVING, LETTING_GO = 5.0, 0.5
+"""Seconds that a process which ends gives its group to finish what is under way, and gloo's threads to let go of it."""
 INNER = ("127.0.0.1", "localhost", "::1")
 
 
@@ -92,8 +95,18 @@ def inner_interface() -> str:
 
 
 def _leave() -> None:
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    """Leave the group, and see gloo's threads out before Python ends.
+
+    They let go of tensors of Python's, for which they ask for the interpreter; one that asks while Python is ending
+    takes the whole process down (SIGABRT, "terminate called without an active exception"), a finished run included.
+    """
+    if not dist.is_initialized():
+        return
+    gc.collect()  # a learner that is over is a cycle and still has the group; who lets go of it last ends its threads
+    leaving = threading.Thread(target=dist.destroy_process_group, daemon=True)
+    leaving.start()
+    leaving.join(LEAVING)  # what waits for a process that hangs is not waited for
+    time.sleep(LETTING_GO)  # where somebody has the group still, as torch's caches have after FSDP, the threads go on
 
 
 def end_without_supervisor() -> None:
