@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["clock", "decimals", "duration"]
+__all__ = ["clock", "decimals", "duration", "typed"]
 
 
 def duration(seconds: float) -> str:
@@ -41,3 +41,19 @@ def decimals(value: float) -> str:
     """
     size = abs(value)
     return f"{value:.2e}" if 0 < size < 0.001 or 10_000 <= size < float("inf") else f"{value:.3f}"
+
+
+def typed(text: str) -> bool | int | float | str:
+    """A value as people type it: a truth value or a number where the text is one, else the text.
+
+    >>> [typed(text) for text in ("5e-4", "3", "true", "False", "coupled")]
+    [0.0005, 3, True, False, 'coupled']
+    """
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

@@ -412,9 +412,25 @@ def test_an_edited_task_is_refused(dashpot, my_task, monkeypatch):
         dashpot("train", my_task, *WORDS, "--out", "run")
     with Path("mine.py").open("a") as file:
         file.write("# edited\n")
-    assert "The task has changed since run was begun: task.file_sha256 is" in refused(
+    assert "The task has changed since run was last at work: task.file_sha256 is" in refused(
         dashpot("train", "--resume", "run")
     )
+    assert dashpot("train", "--resume", "run", "--override")[0] == 0
+
+
+def test_a_changed_task_is_accepted_once(dashpot, my_task, monkeypatch):
+    def stopped(updates, *words):
+        with monkeypatch.context() as patch:
+            stop_at(patch, updates)
+            return dashpot("train", *words)
+
+    stopped(2, my_task, *WORDS, "--out", "run")
+    original = Path("mine.py").read_text()
+    Path("mine.py").write_text(original + "# edited\n")
+    assert stopped(3, "--resume", "run", "--override")[0] == 130
+    assert stopped(4, "--resume", "run")[0] == 130
+    Path("mine.py").write_text(original)  # a change as well, by now
+    assert "The task has changed since run was last at work: " in refused(dashpot("train", "--resume", "run"))
     assert dashpot("train", "--resume", "run", "--override")[0] == 0
 
 

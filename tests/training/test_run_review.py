@@ -129,6 +129,27 @@ def test_an_epoch_whose_end_a_schedule_has_missed_is_done_again(tmp_path, error)
     assert same(weights(whole), weights(resumed))
 
 
+@pytest.mark.parametrize("schedule", [Exponential(0.5), Plateau(0.5, patience=0, threshold=10)])
+def test_an_epoch_at_whose_end_the_fit_is_cancelled_counts_for_its_schedule(tmp_path, schedule):
+    """Also where the callback that cancels it comes before the schedule."""
+
+    def fit(folder, *more, resume=None):
+        made, rates = learner(PLAIN, lr=0.1), Rates()
+        callbacks = [Schedule(schedule, per="epoch"), Checkpoints(folder), rates, *more]
+        torch.manual_seed(5)
+        made.fit(4, callbacks=callbacks, resume=resume)
+        return made, rates.rates
+
+    whole, rates = fit(tmp_path / "whole")
+    assert len(set(rates)) > 2
+    fit(tmp_path / "cut", Raises(CancelFit, 2))
+    state = read_newest(tmp_path / "cut")
+    assert state["progress"]["position"] == [3, 0]
+    resumed, [rate] = fit(tmp_path / "cut", resume=state)
+    assert rate == rates[3]
+    assert same(weights(whole), weights(resumed))
+
+
 def test_an_error_that_comes_after_the_checkpoints_were_told_loses_no_epoch(tmp_path):
     with pytest.raises(ZeroDivisionError):
         halving(tmp_path, Raises(ZeroDivisionError, 2, order=91))

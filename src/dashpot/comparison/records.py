@@ -5,7 +5,7 @@ Lines, in order, each an object with a `kind`:
 * `header`: format version, entry, seed, optimizer (call, recipe), task with its settings, versions, machine, command;
 * `steps`: loss and learning rate of every step of one epoch (`lr` is one number where it did not change);
 * `epoch`: steps so far, means of the train and evaluation phase, CPU and wall seconds of training;
-* `resumed`: where an interrupted run went on, and with which versions;
+* `resumed`: where an interrupted run went on, with which versions and settings of the task;
 * `end`: `status` is `done` or `diverged`, the latter with the step and its loss.
 
 Numbers that are not finite are written as the strings "nan", "inf" and "-inf", so every line is strict JSON.
@@ -37,6 +37,13 @@ class Run:
     lr: list[float] = field(default_factory=list)
     epochs: list[dict[str, Any]] = field(default_factory=list)
     end: dict[str, Any] | None = None
+    resumed: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def task(self) -> dict[str, Any]:
+        """The task's settings: those of the header, or of where the run last went on."""
+        known = [line["task"] for line in self.resumed if "task" in line]
+        return known[-1] if known else self.header["task"]["config"]
 
     @property
     def entry(self) -> str:
@@ -124,7 +131,9 @@ def _take(run: Run, line: dict[str, Any]) -> None:
         run.epochs.append(line)
     elif kind == "end":
         run.end = line
-    elif kind != "resumed":
+    elif kind == "resumed":
+        run.resumed.append(line)
+    else:
         raise ValueError(f"unknown kind {kind!r}")
 
 

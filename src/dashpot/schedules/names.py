@@ -15,6 +15,7 @@ from dashpot.schedules.ramp import Cosine, CosineRestarts, LinearWarmup, Polynom
 from dashpot.schedules.ranges import FACTOR, FRACTION, STEPS
 from dashpot.schedules.schedule import Schedule
 from dashpot.schedules.window import Window
+from dashpot.text import typed
 
 __all__ = ["NAMES", "from_name", "split_name"]
 
@@ -144,17 +145,5 @@ def split_name(text: str) -> tuple[str, dict[str, Any]]:
         option, equals, value = item.partition("=")
         if not equals or not option or not value or option in options:
             raise ArgumentError(f"Schedule {name!r}: options are OPTION=VALUE, each once, got {item!r}.")
-        options[option] = _value(value)
+        options[option] = typed(value)
     return name, options
-
-
-def _value(text: str) -> Any:
-    """A number or a truth value where the text is one."""
-    if text in ("true", "false"):
-        return text == "true"
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text

@@ -15,6 +15,8 @@ from dashpot.training.callbacks import (
     Recorder,
     Schedule,
     TensorBoard,
+    best,
+    latest,
     one_cycle,
     read_newest,
 )
@@ -46,7 +48,9 @@ __all__ = [
     "Recorder",
     "Schedule",
     "TensorBoard",
+    "best",
     "find_lr",
+    "latest",
     "lr_in_force",
     "one_cycle",
     "only",

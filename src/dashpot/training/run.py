@@ -318,8 +318,9 @@ def _callbacks(plan: Plan, folder: RunFolder, check: Callable[[], None], checkpo
     settings, (metric, mode) = plan.settings, plan.score
     phase = "train" if plan.problem.evaluation is None else "eval"
     skipping = settings.nonfinite == "skip" or settings.precision == "fp16"
+    resumed = {"call": plan.entry.call(plan.steps), "task": dict(plan.task.config)}
     chosen: list[Callback] = [
-        Record(folder.record, skipping=skipping, resumed={"call": plan.entry.call(plan.steps)}),
+        Record(folder.record, skipping=skipping, resumed=resumed),
         Progress(),
         checkpoints,
     ]
@@ -388,10 +389,10 @@ def _check_task(plan: Plan, run: Run | None, path: Path, *, override: bool) -> N
     """Refuse to go on with another task under the same name, and say where versions differ."""
     if run is None:
         return
-    found = task_differences(run.header["task"]["config"], dict(plan.task.config), "task")
+    found = task_differences(run.task, dict(plan.task.config), "task")
     if found and not override:
         raise RunError(
-            f"The task has changed since {path} was begun: {_listed(found)}. --override goes on all the same."
+            f"The task has changed since {path} was last at work: {_listed(found)}. --override goes on all the same."
         )
     other = task_differences(run.header["versions"], versions())
     if other:

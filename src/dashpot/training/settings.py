@@ -13,6 +13,7 @@ from typing import Any
 
 from dashpot.constraints import NONNEGATIVE, POSITIVE, Constraint, Interval, OneOf, Optional, check, unknown
 from dashpot.errors import ArgumentError
+from dashpot.text import typed
 from dashpot.training.engine import PRECISIONS, STRATEGIES
 from dashpot.training.files import write_text
 
@@ -178,15 +179,7 @@ def parse_value(text: str) -> Any:
     """
     if "," in text:
         return tuple(parse_value(part) for part in text.split(",") if part)
-    words = {"true": True, "false": False, "none": None}
-    if text.lower() in words:
-        return words[text.lower()]
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+    return None if text.lower() == "none" else typed(text)
 
 
 def differences(there: Settings, given: Mapping[str, Any]) -> list[str]:

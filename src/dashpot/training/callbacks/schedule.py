@@ -18,7 +18,7 @@ from dashpot.constraints import POSITIVE, OneOf, Optional, check
 from dashpot.errors import ArgumentError, RunError
 from dashpot.schedules import OneCycle, OneCycleMomentum, Plateau, Scheduler
 from dashpot.schedules import Schedule as Function
-from dashpot.training.callback import Callback
+from dashpot.training.callback import Callback, CancelFit
 from dashpot.training.callbacks.reduction import Reduction
 
 if TYPE_CHECKING:
@@ -117,8 +117,14 @@ class Schedule(Callback):
             self._move()
 
     def cleanup_epoch(self, learner: Learner) -> None:
-        """Move after an epoch that was cut short on purpose, not after one that fails; what watches has nothing new."""
-        if not self._watches and sys.exc_info()[1] is self._outer:
+        """Move after an epoch that was cut short on purpose, not after one that fails; what watches has nothing new.
+
+        Where a callback ends the fit after the epoch's last batch, before this one is told, the epoch counts in full.
+        """
+        error = sys.exc_info()[1]
+        if isinstance(error, CancelFit) and learner.position == (learner.epoch + 1, 0):
+            self.after_epoch(learner)
+        elif not self._watches and error is self._outer:
             self.after_epoch(learner)
 
     def cleanup_fit(self, learner: Learner) -> None:
