@@ -165,6 +165,23 @@ def test_accumulated_and_cancelled_parts(tmp_path):
     assert [bool(line["eval"]) for line in lines[1::2]] == [True, False, True]
 
 
+def test_a_fit_that_begins_while_an_error_is_handled_logs_what_another_does(tmp_path):
+    class Cancels(Callback):
+        def before_batch(self, learner):
+            if learner.epoch == 1 and not learner.training:
+                raise CancelEpoch
+
+    learner().fit(3, callbacks=[Cancels(), JSONLines(tmp_path / "plain")])
+    try:
+        int("no number")
+    except ValueError:
+        learner().fit(3, callbacks=[Cancels(), JSONLines(tmp_path / "handling")])
+    plain, handling = (
+        [(line["kind"], line.get("epoch")) for line in read_lines(tmp_path / name)] for name in ("plain", "handling")
+    )
+    assert plain == handling == [("epoch", 1), ("epoch", 2), ("epoch", 3)]
+
+
 def test_the_lines_before_a_failure_are_there(tmp_path):
     class Fails(Callback):
         def after_step(self, learner):

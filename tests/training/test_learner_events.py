@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 
 import pytest
 import torch
@@ -493,3 +494,33 @@ def test_a_state_is_not_to_be_had_while_gradients_wait():
         learner(
             callbacks=[type("Early", (Callback,), {"after_step": lambda self, learner: learner.state_dict()})()]
         ).fit(1)
+
+
+@pytest.mark.parametrize(
+    ("error", "seen"),
+    [
+        (CancelBatch, [None, None, None]),
+        (CancelEpoch, [CancelEpoch, None, None]),
+        (CancelFit, [CancelFit, CancelFit, None]),
+        (KeyboardInterrupt, [KeyboardInterrupt] * 3),
+    ],
+)
+def test_callbacks_know_in_a_cleanup_what_goes_on_from_there(error, seen):
+    """An error, or a cancellation of more than what is cleaned up; also where the fit begins while one is handled."""
+    noted = []
+
+    class Notes(Callback):
+        def after_loss(self, learner):
+            raise error
+
+        def cleanup_batch(self, learner):
+            noted.append(learner.leaving)
+
+        cleanup_epoch = cleanup_fit = cleanup_batch
+
+    try:
+        int("no number")
+    except ValueError:
+        with suppress(KeyboardInterrupt):
+            learner(examples=4).fit(1, callbacks=[Notes()], evaluate=False)
+    assert noted == seen

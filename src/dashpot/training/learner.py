@@ -70,7 +70,8 @@ class Learner:
     whose gradients wait for their step; `grad_norm`, the norm of the step's gradients before clipping, where a callback
     has measured it; `position`, the (epoch, batch) that comes next; `means` of the phase, and `history`, a list of
     {"train": {...}, "eval": {...}}; `stopped`, None or why a callback ends the fit: after this epoch, or at
-    once where it raises `CancelFit` as well.
+    once where it raises `CancelFit` as well; `leaving`, in a cleanup event, the type of the exception that goes on from
+    there: an error, or a cancellation of more than what is cleaned up; None where there is none.
 
     >>> import dashpot as dp
     >>> from dashpot import tasks
@@ -117,6 +118,7 @@ class Learner:
         self.steps, self.position, self.accumulate, self.waiting = 0, (0, 0), 1, 0
         self._step_batches: list[tuple[Any, Any, float]] = []
         self.stopped: str | None = None
+        self.leaving: type[BaseException] | None = None
         self.override = False
         self.grad_norm: Tensor | None = None
         Callbacks(self.callbacks)
@@ -299,13 +301,18 @@ class Learner:
 
     def _scope(self, name: str, cancel: type[Exception], body: Callable[[], None]) -> None:
         """Tell `before_`, run the body, tell `after_`; a cancellation skips the rest, cleaning up is never skipped."""
+        leaving = None
         try:
             self.tell(f"before_{name}")
             body()
             self.tell(f"after_{name}")
         except cancel:
             pass
+        except BaseException as error:
+            leaving = type(error)
+            raise
         finally:
+            self.leaving = leaving
             self.told.clean_up(f"cleanup_{name}", self)
 
     def tell(self, event: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +18,7 @@ from dashpot.training.callback import Callback, CancelFit
 from dashpot.training.in_place import InPlace
 from dashpot.training.learner import Learner
 from dashpot.training.means import FLUSH
+from dashpot.training.stopwatch import Stopwatch
 
 __all__ = ["Divergence", "Epoch", "Epochs", "learner_in_place", "lr_in_force", "train"]
 
@@ -94,12 +94,12 @@ class Epochs(Callback):
         self._lrs: list[float] = []
         self._sizes: list[int] = []
         self._waiting: list[Tensor] = []
-        self._spent, self._since = (0.0, 0.0), None
+        self._watch = Stopwatch()
 
     def before_epoch(self, learner: Learner) -> None:
         """Start the clock of the training phase."""
         if learner.training:
-            self._since = _clocks()
+            self._watch.start()
 
     def before_batch(self, learner: Learner) -> None:
         """Note the rate that the step is about to use."""
@@ -123,7 +123,7 @@ class Epochs(Callback):
         """Read what waits, and tell the epoch once it is evaluated."""
         if learner.training:
             self._flush()
-            self._spent, self._since = self._seconds(), None
+            self._watch.stop()
             if self._diverged:
                 self._stop(learner)
         if not learner.training or not learner.phases["eval"]:
@@ -144,16 +144,9 @@ class Epochs(Callback):
     def _diverged(self) -> bool:
         return bool(self._losses) and not math.isfinite(self._losses[-1])
 
-    def _seconds(self) -> tuple[float, float]:
-        """CPU and wall seconds of the epoch's training so far, those before an interruption included."""
-        if self._since is None:
-            return self._spent
-        cpu, wall = (spent + now - since for spent, now, since in zip(self._spent, _clocks(), self._since, strict=True))
-        return cpu, wall
-
     def _epoch(self, learner: Learner, **measured: Any) -> Epoch:
         """The epoch as far as it went."""
-        (cpu, wall), done = self._seconds(), len(self._losses)
+        (cpu, wall), done = self._watch.seconds, len(self._losses)
         steps = learner.epoch * len(learner.train) + done
         means = {"train": {}, "evaluation": {}, **measured}
         return Epoch(learner.epoch + 1, steps, loss=self._losses, lr=self._lrs[:done], cpu_s=cpu, wall_s=wall, **means)
@@ -175,17 +168,12 @@ class Epochs(Callback):
         """What is known of an epoch that is not over; those that are over have been told."""
         self._flush()
         lists = {"losses": list(self._losses), "lrs": list(self._lrs), "sizes": list(self._sizes)}
-        return {**lists, "spent": list(self._seconds())}
+        return {**lists, "spent": list(self._watch.seconds)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with that epoch."""
         self._losses, self._lrs, self._sizes = (list(state[name]) for name in ("losses", "lrs", "sizes"))
-        cpu, wall = state["spent"]
-        self._spent = cpu, wall
-
-
-def _clocks() -> tuple[float, float]:
-    return time.process_time(), time.perf_counter()
+        self._watch = Stopwatch(state["spent"])
 
 
 class _From(Callback):

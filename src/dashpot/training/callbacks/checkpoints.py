@@ -6,7 +6,6 @@ import json
 import math
 import os
 import re
-import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -135,7 +134,6 @@ class Checkpoints(Callback):
         self._best: dict[str, Any] | None = None
         self._saved: tuple[int, int] | None = None  # the position of the last checkpoint, from the first epoch on
         self._time = 0.0
-        self._outer: BaseException | None = None
         self._told = False  # whether this epoch's end was told, here and thereby to all of a smaller order
 
     def before_fit(self, learner: Any) -> None:
@@ -144,7 +142,6 @@ class Checkpoints(Callback):
             raise ArgumentError(f"Checkpoints: best must name one of {known}, got {self.metric!r}.")
         learner.train.check_resumable()
         self._best, self._saved, self._told = None, None, False
-        self._outer = sys.exc_info()[1]  # a fit may itself begin while an error is handled
         self._time = time.monotonic()
         if learner.engine.first:
             make_folder(self.folder)
@@ -171,7 +168,7 @@ class Checkpoints(Callback):
     def cleanup_epoch(self, learner: Any) -> None:
         # Not after_epoch: averaged weights are in the model until they are taken out in the cleanup.
         epoch, batch = learner.position
-        if batch or epoch != learner.epoch + 1 or self._saved is None or self._has_failed():
+        if batch or epoch != learner.epoch + 1 or self._saved is None or self._has_failed(learner):
             return  # an evaluation is still to come, or the epoch has failed
         better = self._is_better(learner)
         if better or (self.every_epochs is not None and epoch % self.every_epochs == 0) or epoch == learner.epochs:
@@ -223,10 +220,9 @@ class Checkpoints(Callback):
 
     # ---- when -------------------------------------------------------------------------------------------------------
 
-    def _has_failed(self) -> bool:
+    def _has_failed(self, learner: Any) -> bool:
         """Whether an error has kept the epoch's end from callbacks, whose states would lack it."""
-        error = sys.exc_info()[1]
-        return not self._told and error is not self._outer and not isinstance(error, CancelFit)
+        return not self._told and learner.leaving is not None and not issubclass(learner.leaving, CancelFit)
 
     def _step_is_due(self, learner: Any) -> bool:
         return self.every_steps is not None and learner.stepped and learner.steps % self.every_steps == 0

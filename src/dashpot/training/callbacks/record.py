@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -18,6 +17,7 @@ from dashpot.training.callback import Callback, CancelFit
 from dashpot.training.files import append_line, cut_back
 from dashpot.training.loop import Divergence, Epoch, lr_in_force
 from dashpot.training.means import FLUSH
+from dashpot.training.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     from dashpot.training.learner import Learner
@@ -52,11 +52,11 @@ class Record(Callback):
         self._rates: list[float] = []
         self._waiting: list[tuple[Tensor, int]] = []
         self._first, self._bad = 0, 0
-        self._spent, self._since = (0.0, 0.0), (0.0, 0.0)
+        self._watch = Stopwatch()
 
     def before_epoch(self, learner: Learner) -> None:
         if learner.training:
-            self._since = (time.process_time(), time.perf_counter())
+            self._watch.start()
 
     def after_loss(self, learner: Learner) -> None:
         if learner.training:
@@ -74,7 +74,7 @@ class Record(Callback):
         if learner.training:
             self._flush()
             self._stop_if_diverged(learner)
-            self._spent, self._since = self._seconds(), (0.0, 0.0)
+            self._watch.stop()
         if not learner.training or not learner.phases["eval"]:
             self._write_epoch(learner)
 
@@ -132,7 +132,6 @@ class Record(Callback):
         """Write the steps so far, and that the run has diverged."""
         assert self.diverged is not None
         kept = self.diverged.step - self._first + 1
-        self._spent, self._since = self._seconds(), (0.0, 0.0)
         steps, _ = epoch_lines(self._epoch(learner, self._losses[:kept], self._rates[:kept])).splitlines()
         end = {"kind": "end", "status": "diverged", "step": self.diverged.step, "loss": self.diverged.label}
         self._append(steps + "\n" + encode({**end, **({} if reason is None else {"reason": reason})}))
@@ -143,11 +142,11 @@ class Record(Callback):
     def _write_epoch(self, learner: Learner) -> None:
         self._append(epoch_lines(self._epoch(learner, self._losses, self._rates)))
         self._first += len(self._losses)
-        self._losses, self._rates, self._spent = [], [], (0.0, 0.0)
+        self._losses, self._rates, self._watch = [], [], Stopwatch()
 
     def _epoch(self, learner: Learner, losses: list[float], rates: list[float]) -> Epoch:
         means = learner.history[learner.epoch]
-        cpu, wall = self._spent
+        cpu, wall = self._watch.seconds
         return Epoch(
             number=learner.epoch + 1,
             steps=self._first + len(losses),
@@ -159,14 +158,6 @@ class Record(Callback):
             wall_s=wall,
             diverged=self.diverged,
         )
-
-    def _seconds(self) -> tuple[float, float]:
-        """CPU and wall seconds of the present epoch's training, those of earlier sessions included."""
-        if self._since == (0.0, 0.0):
-            return self._spent
-        now = (time.process_time(), time.perf_counter())
-        cpu, wall = (spent + a - b for spent, a, b in zip(self._spent, now, self._since, strict=True))
-        return cpu, wall
 
     def _append(self, line: str) -> None:
         if self._learner.engine.first:
@@ -183,14 +174,14 @@ class Record(Callback):
             "bad": self._bad,
             "losses": list(self._losses),
             "rates": list(self._rates),
-            "spent": list(self._seconds()),
+            "spent": list(self._watch.seconds),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Cut the record back to where the state was taken."""
         self._first, self._bad = state["first"], state["bad"]
         self._losses, self._rates = list(state["losses"]), list(state["rates"])
-        self._spent, self._since = tuple(state["spent"]), (0.0, 0.0)
+        self._watch = Stopwatch(state["spent"])
         if self._learner.engine.first:
             self._cut_back(state["bytes"])
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -125,7 +124,7 @@ class Recorder(Callback):
 
     def cleanup_fit(self, learner: Learner) -> None:
         # Losses are added up over the processes, and one that fails must not wait for the others.
-        if self._waiting and (self._world == 1 or sys.exc_info()[0] is None):
+        if self._waiting and (self._world == 1 or learner.leaving is None):
             self._flush()
 
     def _flush(self) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dashpot.training.callback import Callback
 from dashpot.training.loop import lr_in_force
+from dashpot.training.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     from dashpot.training.learner import Learner
@@ -45,13 +44,12 @@ class PerEpoch(Callback):
     def before_fit(self, learner: Learner) -> None:
         """Start anew; a resume loads its state after this."""
         self._lr: float | None = None
-        self._spent = 0.0
-        self._since: float | None = None
+        self._watch = Stopwatch()
 
     def before_epoch(self, learner: Learner) -> None:
         """Start the clock with the first phase of an epoch."""
-        if self._since is None:
-            self._since = time.perf_counter()
+        if not self._watch.runs:
+            self._watch.start()
 
     def step(self, learner: Learner, proceed: Callable[[], None]) -> None:
         """Read the rate of an epoch's last step, before that step."""
@@ -66,7 +64,7 @@ class PerEpoch(Callback):
 
     def cleanup_epoch(self, learner: Learner) -> None:
         """Tell the epoch where its last phase was cut short on purpose, not where it fails."""
-        if self._since is not None and sys.exc_info()[0] is None:
+        if self._watch.runs and learner.leaving is None:
             self.after_epoch(learner)
 
     def _finish(self, learner: Learner) -> None:
@@ -77,18 +75,15 @@ class PerEpoch(Callback):
             dict(means.get("train", {})),
             dict(means.get("eval", {})),
             self._lr if learner.phases["train"] else None,
-            self._seconds(),
+            self._watch.seconds[1],
         )
-        self._lr, self._spent, self._since = None, 0.0, None
+        self._lr, self._watch = None, Stopwatch()
         self.row(learner, row)
-
-    def _seconds(self) -> float:
-        return self._spent + (0.0 if self._since is None else time.perf_counter() - self._since)
 
     def state_dict(self) -> dict[str, Any]:
         """The unfinished epoch's part."""
-        return {"lr": self._lr, "seconds": self._seconds()}
+        return {"lr": self._lr, "seconds": self._watch.seconds[1]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with that epoch."""
-        self._lr, self._spent = state["lr"], state["seconds"]
+        self._lr, self._watch = state["lr"], Stopwatch((0.0, state["seconds"]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import sys
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -85,11 +84,11 @@ class Schedule(Callback):
         self._before: _Groups | None = None
         self._after: dict[str, Any] = {}
         self._moves: set[Any] = set()
-        self._due, self._outer = False, None
+        self._due = False
 
     def before_fit(self, learner: Learner) -> None:
         self._learner, self._opt, self._after = learner, learner.opt, {}
-        self._due, self._outer = False, sys.exc_info()[1]  # a fit may itself begin while an error is handled
+        self._due = False
         others = [other for other in learner.told.ordered if isinstance(other, Schedule) and other is not self]
         others = [other for other in others if other.scheduler is not None]  # those before this one
         # What the fit began with, not what a schedule before this one has made of it.
@@ -121,10 +120,11 @@ class Schedule(Callback):
 
         Where a callback ends the fit after the epoch's last batch, before this one is told, the epoch counts in full.
         """
-        error = sys.exc_info()[1]
-        if isinstance(error, CancelFit) and learner.position == (learner.epoch + 1, 0):
-            self.after_epoch(learner)
-        elif not self._watches and error is self._outer:
+        if learner.leaving is None:
+            counts = not self._watches
+        else:
+            counts = issubclass(learner.leaving, CancelFit) and learner.position == (learner.epoch + 1, 0)
+        if counts:
             self.after_epoch(learner)
 
     def cleanup_fit(self, learner: Learner) -> None:
