@@ -54,7 +54,7 @@ def test_hf_trainer(capsys):
     assert len(capsys.readouterr().out.splitlines()) == 3
     results = example["results"]
     assert set(results) == {"ready_made", "by_class", "by_subclass"}
-    assert min(result[0] for result in results.values()) > 0.9
+    assert min(result[0] for result in results.values()) > 0.8  # guessing gives 0.2
     assert results["ready_made"][1]
     assert results["by_class"][1:] == (160, [0.01, 0.0])
     assert results["by_subclass"][1:] == (16, "differences")
