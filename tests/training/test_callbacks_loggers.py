@@ -18,8 +18,8 @@ from dashpot.errors import ArgumentError, RunError
 from dashpot.schedules import Cosine
 from dashpot.strict_json import encode
 from dashpot.training import Callback, CancelEpoch
+from dashpot.training.callbacks import CSV, JSONLines, TensorBoard
 from dashpot.training.callbacks.accumulate import Accumulate
-from dashpot.training.callbacks.loggers import CSV, JSONLines, TensorBoard
 from dashpot.training.callbacks.recorder import Recorder
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*tensorboard.*:DeprecationWarning")

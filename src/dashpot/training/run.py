@@ -346,7 +346,7 @@ def _callbacks(plan: Plan, folder: RunFolder, check: Callable[[], None], checkpo
 
 def _log(name: str, folder: Path) -> Callback:
     """A log of every epoch in the run's folder."""
-    from dashpot.training.callbacks.loggers import CSV, JSONLines, TensorBoard
+    from dashpot.training.callbacks import CSV, JSONLines, TensorBoard
 
     return {"csv": CSV, "jsonl": JSONLines, "tensorboard": TensorBoard}[name](folder / LOGS[name])
 
