@@ -264,5 +264,5 @@ def test_bad_arguments():
         SWA(0).weights()
     one, stop = learner(), StopAt(2)
     one.fit(1, callbacks=[EMA(), stop])
-    with pytest.raises(RunError, match="averages of other parameters"):
+    with pytest.raises(RunError, match="EMA: buffers is copy there and average here"):
         learner().fit(1, callbacks=[EMA(buffers="average")], resume=stop.state)

@@ -95,6 +95,14 @@ def test_csv_holds_steps(tmp_path):
     assert {row["betas[1]"] for row in rows} == {"0.999", ""}
 
 
+@pytest.fixture(autouse=True)
+def few_event_files(monkeypatch):
+    """TensorBoard sorts the files of one second by a number that this process counts up, as a text: 10 before 9."""
+    from tensorboard.summary.writer import event_file_writer
+
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
+
+
 def test_tensorboard_holds_epochs_and_steps(tmp_path):
     one, seen = learner(scheduled), Recorder("lr")
     one.fit(2, callbacks=[TensorBoard(tmp_path, every=2), seen])
@@ -205,7 +213,7 @@ def test_files_of_other_runs_are_left_alone(tmp_path):
     path = tmp_path / "log"
     for make in (CSV, JSONLines):
         path.write_text("of another run\n")
-        with pytest.raises(RunError, match="is of another run; give another path, or replace=True"):
+        with pytest.raises(RunError, match="is of another run; give another path, append=True or replace=True"):
             learner().fit(1, callbacks=[make(path)])
         assert path.read_text() == "of another run\n"
         learner().fit(1, callbacks=[make(path, replace=True)])

@@ -250,7 +250,7 @@ def test_a_plateau_of_another_metric():
     plateau = lambda opt: lr_scheduler.ReduceLROnPlateau(opt, mode="max", factor=0.5, patience=0)  # noqa: E731
     made = used(Schedule(plateau, metric="accuracy"), 4, others=[rising])
     assert made[::3] == [0.5, 0.5, 0.25, 0.125]
-    with pytest.raises(ArgumentError, match="metric must be one of loss, accuracy, got 'acuracy'"):
+    with pytest.raises(ArgumentError, match="Unknown metric 'acuracy': did you mean 'accuracy'"):
         used(Schedule(Plateau(), metric="acuracy"))
 
 

@@ -201,7 +201,7 @@ def test_the_rest_of_an_epoch_has_batches_of_the_size_of_its_beginning():
 def test_averages_in_the_model_are_no_state_to_go_on_from():
     one = learner(callbacks=[EMA(0.9)])
     one.fit(1)
-    with pytest.raises(RunError, match="EMA has left its averages in the model"):
+    with pytest.raises(RunError, match="EMA has put its averages into the model"):
         one.state_dict()
     one.fit(1, callbacks=[stop := StopAt(2)])  # cancelled: nothing is left
     assert stop.state is not None

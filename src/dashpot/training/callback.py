@@ -37,6 +37,29 @@ class CancelFit(Exception):  # noqa: N818
     """End the fit; `after_fit` is not told, `cleanup_fit` is."""
 
 
+ERROR = 3
+"""The width of an error, which ends more than any cancellation."""
+
+
+def _width(kind: type[BaseException] | None) -> int:
+    """How much an exception ends: 0 for a batch, 1 for a phase, 2 for the fit, 3 for an error; -1 for none."""
+    if kind is None:
+        return -1
+    kinds = (CancelBatch, CancelEpoch, CancelFit)
+    return next((width for width, wish in enumerate(kinds) if issubclass(kind, wish)), ERROR)
+
+
+def listed(callbacks: Iterable[Callback]) -> list[Callback]:
+    """Callbacks as a list.
+
+    Raises:
+        ArgumentError: they are given in another way, such as a single one.
+    """
+    if not isinstance(callbacks, Iterable):
+        raise ArgumentError(f"Learner: callbacks must be a list of callbacks, got {callbacks!r}.")
+    return list(callbacks)
+
+
 Hook = TypeVar("Hook", bound=Callable[..., Any])
 
 
@@ -57,7 +80,9 @@ class Callback:
 
     `order` places it among the others, small first. What a run that resumes needs goes through `state_dict` and
     `load_state_dict`: plain data and tensors. A callback may be given to the learner, or to a single `fit`. One that
-    only looks on has `essential` False: a run may resume with or without it.
+    only looks on has `essential` False: a run may resume with or without it. Of the others `settings` tells what has to
+    be the same there. One that puts something into the model in place of the optimizer's weights says so in `in_model`:
+    no state is taken as long as that is not None.
 
     Raises `ArgumentError` when a class defines a method that looks like an event and is none.
 
@@ -69,6 +94,7 @@ class Callback:
 
     order: ClassVar[int] = 0
     essential: ClassVar[bool] = True
+    in_model: str | None = None
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -77,6 +103,10 @@ class Callback:
                 [*near] = difflib.get_close_matches(name, EVENTS, n=1)
                 hint = f": did you mean {near[0]!r}?" if near else "."
                 raise ArgumentError(f"{cls.__name__}: {name!r} is no event{hint} Events are {', '.join(EVENTS)}.")
+
+    def settings(self) -> dict[str, Any]:
+        """What a fit that resumes has to be given alike, by name: numbers and texts; differences are listed."""
+        return {}
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` needs to go on: plain data and tensors."""
@@ -107,6 +137,7 @@ class Callbacks:
                 )
         self.ordered: Sequence[Callback] = sorted(given, key=lambda callback: callback.order)
         self._hooks = {name: self._of(name) for name in (*EVENTS, *ACTIONS)}
+        self._told = 0  # of the present event's hooks, the one at work included
 
     def _of(self, name: str) -> list[Callable[..., Any]]:
         owners = [callback for callback in self.ordered if hasattr(callback, name)]
@@ -121,19 +152,30 @@ class Callbacks:
 
     def tell(self, event: str, learner: Any) -> None:
         """Tell an event to all."""
-        for hook in self._hooks[event]:
+        for number, hook in enumerate(self._hooks[event], 1):
+            self._told = number
             hook(learner)
 
-    def clean_up(self, event: str, learner: Any) -> None:
-        """Tell a cleanup event to all, also where one of them fails; the first failure is raised after the last."""
+    def waiting(self, event: str) -> list[Callback]:
+        """Those that have not been told the event that is being told."""
+        return [getattr(hook, "__self__") for hook in self._hooks[event][self._told :]]  # noqa: B009
+
+    def clean_up(self, event: str, learner: Any, within: type[Exception]) -> None:
+        """Tell a cleanup event to all, also where one of them fails; the first failure is raised after the last.
+
+        A cancellation among them is heard if it is of more than what ends here, which `within` cancels, and of more
+        than what is cancelled already; an error that goes on from there outweighs it.
+        """
         failures: list[BaseException] = []
         for hook in self._hooks[event]:
             try:
                 hook(learner)
             except BaseException as error:
                 failures.append(error)
+        width = max(_width(within), _width(learner.leaving))
+        failures = [error for error in failures if _width(type(error)) > width or _width(type(error)) == ERROR]
         if failures:
-            raise failures[0]
+            raise max(failures, key=lambda error: _width(type(error)))
 
     def through(self, action: str, learner: Any, own: Callable[[], Any]) -> Callable[[], Any]:
         """The action as it passes through the callbacks, the first of them outermost."""

@@ -50,12 +50,13 @@ class Feed:
     def __init__(self, source: Any, engine: Engine, owner: str) -> None:
         self.source, self.engine, self.owner = source, engine, owner
         self._begun: Mapping[str, Any] | None = None
-        if not hasattr(source, "__len__") or not (hasattr(source, "epoch") or hasattr(source, "__iter__")):
-            raise ArgumentError(
-                f"Learner: {owner} must be dashpot.data.Batches, a DataLoader or another sized iterable of pairs "
-                f"(x, y), got {source!r}."
-            )
-        if len(source) == 0:
+        if not hasattr(source, "__len__") or not (self.is_stream or hasattr(source, "__iter__")):
+            raise self._refusal()
+        try:
+            size = len(source)
+        except TypeError as error:  # a DataLoader always has __len__, but it asks a dataset that may have none
+            raise self._refusal(", which has no length") from error
+        if size == 0:
             raise ArgumentError(f"Learner: {owner} must hold at least one batch, got an empty {type(source).__name__}.")
         if engine.world > 1 and (reason := what_cannot_be_shared(source)):
             raise ArgumentError(
@@ -111,7 +112,7 @@ class Feed:
     @property
     def is_stream(self) -> bool:
         """Whether an epoch is a pure function of its number."""
-        return hasattr(self.source, "epoch")
+        return callable(getattr(self.source, "epoch", None))
 
     def _replayed(self, epoch: int, start: int) -> Iterator[Any]:
         """A loader's batches from `start` on: begun with the random state that it was begun with, read up to there."""
@@ -151,6 +152,13 @@ class Feed:
         set_part_states(self.source, state.get("parts", {}))
         begun = state["begun"]  # the first process's tells the order, also to another number of processes
         self._begun = begun[self.engine.rank] if self.engine.rank < len(begun) else None
+
+    def _refusal(self, more: str = "") -> ArgumentError:
+        """The error for a source of another kind."""
+        return ArgumentError(
+            f"Learner: {self.owner} must be dashpot.data.Batches, a DataLoader or another sized iterable of pairs "
+            f"(x, y), got {self.source!r}{more}."
+        )
 
     def _pair(self, item: Any) -> tuple[Any, Any]:
         if not isinstance(item, (tuple, list)) or len(item) != 2:

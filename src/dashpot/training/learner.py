@@ -17,7 +17,7 @@ from dashpot.constraints import Interval, check
 from dashpot.errors import ArgumentError, RunError
 from dashpot.tasks import Problem
 from dashpot.training import snapshot
-from dashpot.training.callback import ACTIONS, Callback, Callbacks, CancelBatch, CancelEpoch, CancelFit
+from dashpot.training.callback import ACTIONS, Callback, Callbacks, CancelBatch, CancelEpoch, CancelFit, listed
 from dashpot.training.engine import Engine
 from dashpot.training.feed import Feed
 from dashpot.training.losses import scalar_loss
@@ -103,12 +103,19 @@ class Learner:
             raise ArgumentError(f"Learner: model must be a torch.nn.Module, got {model!r}.")
         if not isinstance(optimizer, Optimizer) and not callable(optimizer):
             raise ArgumentError(f"Learner: optimizer must be one, or a function that makes one, got {optimizer!r}.")
+        for name, function in (("loss", loss), ("evaluation_loss", evaluation_loss)):
+            if not callable(function) and not (function is None and name == "evaluation_loss"):
+                raise ArgumentError(f"Learner: {name} must be a function of (output, y), got {function!r}.")
+        if metrics is not None and not _are_metrics(metrics):
+            raise ArgumentError(
+                f"Learner: metrics must be a mapping of names to functions of (output, y), got {metrics!r}."
+            )
         self.engine = Engine() if engine is None else engine
         self.model, self.loss_function, self.optimizer, self.lr = model, loss, optimizer, lr
         self.evaluation_loss = loss if evaluation_loss is None else evaluation_loss
         if "loss" in (metrics or {}):
             raise ArgumentError("Learner: metrics must not have the name 'loss', which is the loss's own.")
-        self.metrics, self.callbacks = dict(metrics or {}), list(callbacks)
+        self.metrics, self.callbacks = dict(metrics or {}), listed(callbacks)
         self.train = Feed(train, self.engine, "train")
         self.evaluation = None if evaluation is None else Feed(evaluation, self.engine, "evaluation")
         self.module: nn.Module | None = None
@@ -119,6 +126,7 @@ class Learner:
         self._step_batches: list[tuple[Any, Any, float]] = []
         self.stopped: str | None = None
         self.leaving: type[BaseException] | None = None
+        self.telling = ""
         self.override = False
         self.grad_norm: Tensor | None = None
         Callbacks(self.callbacks)
@@ -159,33 +167,41 @@ class Learner:
                 differences are listed.
         """
         check("fit", "epochs", epochs, EPOCHS)
+        told = Callbacks([*self.callbacks, *listed(callbacks)])
+        self._prepare(self.lr if lr is None else lr)
         self.epochs, self.epoch, self.training = epochs, 0, True
         self.history, self.steps, self.position, self.accumulate = [], 0, (0, 0), 1
-        self.waiting, self.stopped, self.override = 0, None, override
+        self.stopped, self.override = None, override
         self.phases = {"train": train, "eval": evaluate and self.evaluation is not None}
-        self.told = Callbacks([*self.callbacks, *callbacks])
-        self._do = {name: self.told.through(name, self, getattr(self, name)) for name in ACTIONS}
-        self._prepare(self.lr if lr is None else lr)
-        self._scope("fit", CancelFit, lambda: self._epochs(resume, override))
+        self.told = told
+        self._do = {name: told.through(name, self, getattr(self, name)) for name in ACTIONS}
+        try:
+            self._scope("fit", CancelFit, lambda: self._epochs(resume, override))
+        except (CancelBatch, CancelEpoch) as wish:
+            scope = "batch" if isinstance(wish, CancelBatch) else "epoch"
+            raise RunError(f"Learner: {type(wish).__name__} was raised where there is no {scope} to end.") from wish
 
     def _prepare(self, lr: float | None) -> None:
         """Put the model in place and make the optimizer."""
+        made = isinstance(self.optimizer, Optimizer)
+        if made and lr is not None:
+            raise ArgumentError("Learner: lr is given with an optimizer that is made already; set its own lr.")
+        if made and self.engine.sharded:
+            raise ArgumentError("Learner: strategy='fsdp' makes parameters anew; give what makes the optimizer.")
         if self.module is None:
             self.module = self.engine.set_up(self.model)
-        if not isinstance(self.optimizer, Optimizer):
-            self.opt = self.optimizer(self.model.parameters(), **({} if lr is None else {"lr": lr}))
-            if not isinstance(self.opt, Optimizer):
-                raise ArgumentError(f"Learner: optimizer must make a torch.optim.Optimizer, it made {self.opt!r}.")
-            self.defaults = snapshot.defaults(self.opt)
-        elif lr is not None:
-            raise ArgumentError("Learner: lr is given with an optimizer that is made already; set its own lr.")
-        elif self.engine.sharded:
-            raise ArgumentError("Learner: strategy='fsdp' makes parameters anew; give what makes the optimizer.")
-        if _needs_closure(self.opt):
+        opt: Any = self.optimizer
+        if not made:
+            opt = opt(self.model.parameters(), **({} if lr is None else {"lr": lr}))
+        if not isinstance(opt, Optimizer):
+            raise ArgumentError(f"Learner: optimizer must make a torch.optim.Optimizer, it made {opt!r}.")
+        if _needs_closure(opt):
             raise ArgumentError(
                 "Learner: optimizer must step without a closure that computes the loss anew; "
-                f"{type(self.opt).__name__} asks for one."
+                f"{type(opt).__name__} asks for one."
             )
+        if not made:
+            self.opt, self.defaults = opt, snapshot.defaults(opt)
         self._settle()
         self._drop()
 
@@ -198,6 +214,7 @@ class Learner:
         if resume is not None:
             snapshot.restore(self, resume, override)
             self._random = resume["random"]
+            self.epoch = max(0, self.position[0] - 1)  # the last one done, where none is left to do
             self._settle()
         for epoch in range(self.position[0], self.epochs):
             if self.stopped is not None:  # a callback wants no further epoch
@@ -218,14 +235,10 @@ class Learner:
         if len(self.history) <= self.epoch:
             self.history.append({})
         self.model.train(self.training)
-        self._scope("epoch", CancelEpoch, lambda: self._batches(start))
+        self._scope("epoch", CancelEpoch, lambda: self._batches(start), cut=self._close)
 
     def _batches(self, start: int) -> None:
-        try:
-            self._each_batch(start)
-        except CancelEpoch:
-            self._close()
-            raise
+        self._each_batch(start)
         self._close()
 
     def _each_batch(self, start: int) -> None:
@@ -273,9 +286,12 @@ class Learner:
             self.means.add(self.output, self.y, self.loss.detach(), self.size)
 
     def _step(self) -> None:
-        self._do["step"]()
+        try:
+            self._do["step"]()
+        finally:  # a callback may not have gone on to the optimizer, or have cancelled the batch after it
+            self.engine.drop()
+            self.steps += self.stepped
         if self.stepped:
-            self.steps += 1
             self.tell("after_step")
         self._do["zero_grad"]()
         self.waiting = 0
@@ -299,24 +315,29 @@ class Learner:
         self.opt.zero_grad()
         self.waiting = 0
 
-    def _scope(self, name: str, cancel: type[Exception], body: Callable[[], None]) -> None:
-        """Tell `before_`, run the body, tell `after_`; a cancellation skips the rest, cleaning up is never skipped."""
+    def _scope(
+        self, name: str, cancel: type[Exception], body: Callable[[], None], cut: Callable[[], None] | None = None
+    ) -> None:
+        """Tell `before_`, run the body, tell `after_`. A cancellation leaves the rest out, but for `cut`, which ends
+        what it has cut short; cleaning up is never left out."""
         leaving = None
         try:
             self.tell(f"before_{name}")
             body()
             self.tell(f"after_{name}")
         except cancel:
-            pass
+            if cut is not None:
+                cut()
         except BaseException as error:
             leaving = type(error)
             raise
         finally:
-            self.leaving = leaving
-            self.told.clean_up(f"cleanup_{name}", self)
+            self.leaving, self.telling = leaving, f"cleanup_{name}"
+            self.told.clean_up(self.telling, self, within=cancel)
 
     def tell(self, event: str) -> None:
         """Tell the callbacks an event."""
+        self.telling = event
         self.told.tell(event, self)
 
     # ---- the actions: what the learner itself does of each ----------------------------------------------------------
@@ -357,19 +378,42 @@ class Learner:
         self.opt.zero_grad()
 
     def _again(self) -> Tensor:
-        """Go backward from the losses of all batches of this step once more; their sum."""
+        """Go backward from the losses of all batches of this step once more; their sum. No event is told."""
         assert self.module is not None
         total = torch.zeros((), device=self.engine.device)
+        present = self.x, self.y, self.output, self.loss
         for number, (x, y, share) in enumerate(self._step_batches, 1):
-            last = number == len(self._step_batches)
+            self.x, self.y, last = x, y, number == len(self._step_batches)
             with nullcontext() if last else self.engine.without_sync(self.module):
-                with self.engine.autocast():
-                    loss = self.loss_function(self.module(x), y) * share
+                self._do["predict"]()
+                self._do["get_loss"]()
+                loss = self.loss * share
                 loss.backward()
                 total = total + loss.detach()
+        self.x, self.y, self.output, self.loss = present
         return total
 
     # ---- what callbacks ask -----------------------------------------------------------------------------------------
+
+    def look_through(self, feed: Feed) -> None:
+        """Send the epoch's batches through the model in training mode, for what it takes from them, such as statistics.
+
+        `before_batch` is told, with `training` False, and `predict` passes through callbacks: they may change what the
+        model is given. No other event is told, and everything here is as before when it is over.
+        """
+        kept, training = dict(vars(self)), self.model.training
+        self.module, self.training = self.model, False  # each process by itself
+        self.model.train()
+        try:
+            for number, batch in enumerate(feed.batches(self.epoch)):
+                self.batch, (self.x, self.y, self.size, self.weight) = number, batch
+                with suppress(CancelBatch):
+                    self.tell("before_batch")
+                    self._do["predict"]()
+        finally:
+            self.model.train(training)
+            vars(self).clear()
+            vars(self).update(kept)
 
     @property
     def window(self) -> int:
@@ -417,6 +461,12 @@ class Learner:
                 "is done: in after_batch, where learner.full."
             )
         return snapshot.take(self)
+
+
+def _are_metrics(metrics: Any) -> bool:
+    return isinstance(metrics, Mapping) and all(
+        isinstance(name, str) and callable(function) for name, function in metrics.items()
+    )
 
 
 def _needs_closure(optimizer: Optimizer) -> bool:

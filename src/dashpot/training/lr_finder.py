@@ -227,7 +227,7 @@ class _Finder(Callback):
 
     def after_loss(self, learner: Learner) -> None:
         part = learner.loss.detach() * learner.share
-        self.loss = part if learner.batch % learner.accumulate == 0 else self.loss + part
+        self.loss = self.loss + part if learner.waiting else part
 
     def step(self, learner: Learner, proceed: Callable[[], None]) -> None:
         [total] = learner.engine.total([float(self.loss)])
@@ -326,13 +326,17 @@ def _model_kept(model: nn.Module, sharded: bool) -> Iterator[None]:
 
 @contextmanager
 def _optimizer_kept(optimizer: Any) -> Iterator[None]:
-    kept, schedule = copy.deepcopy(optimizer.state_dict()), getattr(optimizer, "_schedule", None)
+    memo: dict[int, Any] = {}  # what is in both is copied once
+    kept = copy.deepcopy(optimizer.state_dict(), memo)
+    state = {key: copy.deepcopy(own, memo) for key, own in optimizer.state.items()}
+    schedule = getattr(optimizer, "_schedule", None)
     try:
         yield
     finally:
         if schedule is not None:
             optimizer._schedule = schedule
-        optimizer.load_state_dict(kept)
+        optimizer.load_state_dict(kept)  # which also drops what the optimizer has looked up about its state
+        optimizer.state.update(state)  # as it was: torch casts what it loads to the weights' dtype
 
 
 # ---- drawing --------------------------------------------------------------------------------------------------------

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from dashpot.errors import ArgumentError
+
 __all__ = ["SharedBatches", "each_tensor", "examples_in", "own_part", "rows", "shared_loader", "what_cannot_be_shared"]
 
 
@@ -61,7 +63,16 @@ def rows(value: Any, part: slice) -> Any:
     >>> rows({"words": torch.arange(4), "mask": torch.ones(4, 1)}, slice(1, 2))
     {'words': tensor([1]), 'mask': tensor([[1.]])}
     """
-    return each_tensor(lambda tensor: tensor[part], value)
+    return each_tensor(lambda tensor: _cut(tensor, part), value)
+
+
+def _cut(tensor: Any, part: slice) -> Any:
+    if tensor.ndim == 0:
+        raise ArgumentError(
+            "Learner: several processes share a batch by its rows, so every tensor in it must have some, got a tensor "
+            "without dimensions."
+        )
+    return tensor[part]
 
 
 def what_cannot_be_shared(source: Any) -> str | None:
@@ -69,7 +80,7 @@ def what_cannot_be_shared(source: Any) -> str | None:
     from torch.utils.data import DataLoader, IterableDataset
     from torch.utils.data.distributed import DistributedSampler
 
-    if hasattr(source, "epoch") or isinstance(source, (list, tuple)):
+    if callable(getattr(source, "epoch", None)) or isinstance(source, (list, tuple)):
         return None
     if not isinstance(source, DataLoader):
         return f"{type(source).__name__}, of which nobody knows whether it gives every process the same"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["defaults", "restore", "restore_random", "take"]
 
-WITHIN = ("batches", "batch size", "number of examples", "accumulate", "metrics")
+WITHIN = ("batches", "batch size", "number of examples", "data", "accumulate", "metrics")
 """Settings that the rest of an epoch has to share with its beginning."""
 
 
@@ -71,17 +71,21 @@ def restore(learner: Learner, state: Mapping[str, Any], override: bool = False) 
     if _differs(there, here) and not override:
         undo()
         raise RunError(_refusal([f"the optimizer's recipe is {there} there and {here} here"]))
+    try:
+        _restore_progress(learner, state["progress"])
+        for name, callback in learner.told.named().items():
+            if name in state["callbacks"]:
+                callback.load_state_dict(weights.copied(state["callbacks"][name]))
+    except BaseException:  # a callback may refuse its state; the model is still as it was
+        undo()
+        raise
     weights.load_model(learner.model, state["model"])
     weights.load_besides(learner.model, state["besides"])
     if learner.engine.scaler is not None and state["scaler"]:
         learner.engine.scaler.load_state_dict(state["scaler"])
-    _restore_progress(learner, state["progress"])
     learner.train.load_state_dict(state["data"]["train"])
     if learner.evaluation is not None and state["data"]["evaluation"] is not None:
         learner.evaluation.load_state_dict(state["data"]["evaluation"])
-    for name, callback in learner.told.named().items():
-        if name in state["callbacks"]:
-            callback.load_state_dict(weights.copied(state["callbacks"][name]))
     restore_random(learner, state["random"])
 
 
@@ -103,10 +107,12 @@ def settings(learner: Learner) -> dict[str, Any]:
         "precision": learner.engine.precision,
         "batches": len(learner.train),
         **{name: size for name, size in _sizes(learner).items() if size is not None},
+        "data": _source(learner.train.source),
         "accumulate": learner.accumulate,
         "metrics": ", ".join(learner.metrics),
         "defaults": learner.defaults,
         "recipe": _recipe(opt),
+        "callbacks": {name: callback.settings() for name, callback in learner.told.named().items()},
     }
 
 
@@ -118,6 +124,15 @@ def defaults(optimizer: Optimizer) -> dict[str, str]:
 def _sizes(learner: Learner) -> dict[str, int | None]:
     """What tells the data of one fit from those of another with as many batches."""
     return {"batch size": learner.train.batch_size, "number of examples": learner.train.all_examples}
+
+
+def _source(source: Any) -> str:
+    """What gives the batches and in which order, as far as it tells: its class, and its seed, its sampler."""
+    told = {name: getattr(source, name, None) for name in ("shuffle", "seed", "augment_from", "drop_last")}
+    named = [f"{name}={value}" for name, value in told.items() if isinstance(value, (bool, int))]
+    sampler = getattr(source, "sampler", None)
+    named += [] if sampler is None else [type(sampler).__name__]
+    return f"{type(source).__name__}({', '.join(named)})"
 
 
 def _restore_progress(learner: Learner, progress: Mapping[str, Any]) -> None:
@@ -136,18 +151,28 @@ def _restore_progress(learner: Learner, progress: Mapping[str, Any]) -> None:
 
 
 def _check_moment(learner: Learner) -> None:
-    """Refuse a moment at which averaged weights may be in the place of the model's own."""
+    """Refuse a moment at which the model holds other weights than the optimizer's, or not all callbacks are told."""
     for callback in learner.told.ordered:
-        if getattr(callback, "left_averages", False):
+        if callback.in_model is not None:
             raise RunError(
-                f"The fit is over and {type(callback).__name__} has left its averages in the model, so that there is "
-                "no state to go on from; take it while the fit runs, as Checkpoints does, or average with keep=False."
+                f"{type(callback).__name__} has put {callback.in_model} into the model, so that there is no state to "
+                "go on from; take it earlier, as Checkpoints does, or have the fit end with the optimizer's weights."
             )
     epoch, batch = learner.position
     if batch and getattr(learner, "phase", "train") == "eval":
         raise RunError(
             f"A fit's state is taken while it trains or after an epoch, not while epoch {epoch + 1} is evaluated."
         )
+    ends = learner.telling in ("after_epoch", "cleanup_epoch") and learner.leaving is None
+    if ends and batch and learner.phases["eval"]:
+        raise RunError("A fit's state is not taken between the two phases of an epoch; take it after the evaluation.")
+    if learner.telling == "after_epoch":
+        for callback in learner.told.waiting("after_epoch"):
+            if callback.essential and callback.state_dict():
+                raise RunError(
+                    f"{type(callback).__name__} is not told the end of the epoch yet; take a fit's state in "
+                    "cleanup_epoch, or in a callback of a higher order."
+                )
 
 
 def _check_kind(state: Any) -> None:
@@ -164,21 +189,31 @@ def _check(learner: Learner, state: Mapping[str, Any], override: bool) -> None:
     """Refuse a state that this fit cannot go on from, before anything is changed."""
     progress, there, here = state["progress"], state["settings"], settings(learner)
     epoch, batch = progress["position"]
-    if epoch > learner.epochs:
-        raise RunError(f"The checkpoint is of {epoch} finished epochs, more than the {learner.epochs} wanted here.")
+    if epoch + bool(batch) > learner.epochs:
+        within = f" and {batch} batches of the next" if batch else ""
+        raise RunError(
+            f"The checkpoint is of {epoch} finished epochs{within}, more than the {learner.epochs} wanted here."
+        )
     unlike = _differences(_without(there), _without(here)) + _differences(there["defaults"], here["defaults"])
     within = [text for name, text in unlike if batch and name in WITHIN]
     if within:  # the rest of an epoch has to be that of its beginning
         raise RunError(f"The checkpoint is from within an epoch of another fit: {'; '.join(within)}.")
-    found = [text for _, text in unlike]
-    own = {name: callback.state_dict() for name, callback in learner.told.named().items()}
-    # Those that only look on may come and go.
-    aside = {*state.get("observers", ()), *(name for name, c in learner.told.named().items() if not c.essential)}
-    ours, theirs = ({name for name, s in every.items() if s} - aside for every in (own, state["callbacks"]))
-    found += [f"the callback {name} is only there" for name in sorted(theirs - own.keys())]
-    found += [f"the callback {name} is only here" for name in sorted(ours - state["callbacks"].keys())]
+    found = [text for _, text in unlike] + _other_callbacks(learner, state, here["callbacks"])
     if found and not override:
         raise RunError(_refusal(found))
+
+
+def _other_callbacks(learner: Learner, state: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """How the callbacks differ that have settings or a state; those that only look on may come and go."""
+    there, named = state["settings"]["callbacks"], learner.told.named()
+    aside = {*state["observers"], *(name for name, callback in named.items() if not callback.essential)}
+    theirs = {name for name, kept in state["callbacks"].items() if kept or there.get(name)} - aside
+    ours = {name for name, c in named.items() if c.essential and (here[name] or c.state_dict())} - aside
+    found = [f"the callback {name} is only there" for name in sorted(theirs - named.keys())]
+    found += [f"the callback {name} is only here" for name in sorted(ours - state["callbacks"].keys())]
+    for name in sorted(theirs & ours):
+        found += [f"{name}: {text}" for _, text in _differences(there.get(name, {}), here[name])]
+    return found
 
 
 def _refusal(found: Sequence[str]) -> str:
@@ -204,7 +239,7 @@ def _shown(value: Any) -> str:
 
 
 def _without(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if name not in ("defaults", "recipe")}
+    return {name: value for name, value in values.items() if name not in ("defaults", "recipe", "callbacks")}
 
 
 def _title(optimizer: Optimizer) -> str:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.optim.swa_utils import update_bn
 
 from dashpot.constraints import FLAG, POLE, Interval, OneOf, check
 from dashpot.errors import ArgumentError, RunError
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
     from dashpot.training.learner import Learner
 
 __all__ = ["EMA", "SWA", "AveragedWeights", "evaluated_weights"]
+
+AVERAGES = "its averages"
 
 
 class AveragedWeights(Callback):
@@ -44,8 +45,6 @@ class AveragedWeights(Callback):
         """Weights taken in so far."""
         self._own: dict[str, Tensor] | None = None
         self._complete = False
-        self.left_averages = False
-        """Whether the model holds the averages since the end of its fit."""
 
     # ---- for users --------------------------------------------------------------------------------------------------
 
@@ -82,7 +81,7 @@ class AveragedWeights(Callback):
                 f"{type(others[0]).__name__}."
             )
         check_shapes(learner.model, type(self).__name__)
-        self._learner, self.count, self._complete, self.left_averages = learner, 0, False, False
+        self._learner, self.count, self._complete, self.in_model = learner, 0, False, None
         self._params = {name: p for name, p in learner.model.named_parameters() if _is_averaged(p)}
         self._own = None
         self.statistics: dict[str, Tensor] = {}
@@ -106,7 +105,7 @@ class AveragedWeights(Callback):
         if self._complete and self.keep and self.ready:
             self._put(self.averages)
             self._put_statistics()
-            self.left_averages = True
+            self.in_model = AVERAGES
         self._complete = False
 
     # ---- averages ---------------------------------------------------------------------------------------------------
@@ -129,11 +128,12 @@ class AveragedWeights(Callback):
         if self._own is None:
             self._own = {name: value.detach().clone() for name, value in self._tensors().items()}
             self._put(self.averages)
+            self.in_model = AVERAGES
 
     def _swap_out(self) -> None:
         if self._own is not None:
             self._put(self._own)
-            self._own = None
+            self._own = self.in_model = None
 
     @torch.no_grad()
     def _put(self, values: Mapping[str, Tensor]) -> None:
@@ -208,6 +208,9 @@ class EMA(AveragedWeights):
         check("EMA", "buffers", buffers, OneOf(("copy", "average")))
         self.decay, self.warmup, self.buffers = float(decay), warmup, buffers
 
+    def settings(self) -> dict[str, Any]:
+        return {"decay": self.decay, "warmup": self.warmup, "buffers": self.buffers}
+
     def decay_at(self, step: int) -> float:
         """d_t for step t, from 1.
 
@@ -266,6 +269,9 @@ class SWA(AveragedWeights):
         check("SWA", "first_epoch", first_epoch, Interval(0, math.inf, "left", integer=True))
         check("SWA", "every", every, Interval(1, math.inf, "left", integer=True))
         self.first_epoch, self.every = int(first_epoch), int(every)
+
+    def settings(self) -> dict[str, Any]:
+        return {"first_epoch": self.first_epoch, "every": self.every}
 
     def before_fit(self, learner: Learner) -> None:
         if self.first_epoch >= learner.epochs:
@@ -340,10 +346,13 @@ def _buffers_of(model: nn.Module, norms: Iterable[nn.Module]) -> Iterator[tuple[
     return ((names[id(b)], b) for norm in norms for b in norm.buffers(recurse=False))
 
 
-def _measure(learner: Learner, norms: Iterable[nn.Module]) -> None:
+def _measure(learner: Learner, norms: Iterable[Any]) -> None:
     """Replace the running statistics by means over the training data."""
-    with aside(learner.train), _kept_momentum(norms), learner.engine.autocast():
-        update_bn(([batch.x] for batch in learner.train.batches(learner.epoch)), learner.model)
+    with aside(learner.train), _kept_momentum(norms), torch.no_grad():
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # a plain mean
+        learner.look_through(learner.train)
     if learner.engine.world > 1:
         for _, value in _buffers_of(learner.model, norms):
             if value.is_floating_point():

@@ -141,6 +141,8 @@ class Checkpoints(Callback):
             known = ", ".join(["loss", *learner.metrics])
             raise ArgumentError(f"Checkpoints: best must name one of {known}, got {self.metric!r}.")
         learner.train.check_resumable()
+        if learner.phases["eval"]:
+            learner.evaluation.check_resumable()
         self._best, self._saved, self._told = None, None, False
         self._time = time.monotonic()
         if learner.engine.first:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -63,6 +63,9 @@ class ClipGradients(Callback):
         self.norm, self.value, self.norm_type = norm, value, float(norm_type)
         self.last_norm: Tensor | None = None
         """The norm before clipping at the last step, a 0-d tensor; None before the first, or without `norm`."""
+
+    def settings(self) -> dict[str, Any]:
+        return {"norm": self.norm, "value": self.value, "norm_type": self.norm_type}
 
     def step(self, learner: Learner, proceed: Callable[[], None]) -> None:
         found = gradients(learner)

@@ -34,28 +34,43 @@ class LineLogger(Logger):
         every: int | None = None,
         values: Sequence[str] = ("lr",),
         replace: bool = False,
+        append: bool = False,
     ) -> None:
         super().__init__(every, values)
         check(type(self).__name__, "replace", replace, FLAG)
+        check(type(self).__name__, "append", append, FLAG)
+        if replace and append:
+            raise ArgumentError(f"{type(self).__name__}: append and replace are both given; a file is kept or not.")
         if not isinstance(path, (str, os.PathLike)):
             raise ArgumentError(f"{type(self).__name__}: path must be the path of a file, got {path!r}.")
-        self.path, self.replace = Path(path), replace
+        self.path, self.replace, self.append = Path(path), replace, append
 
     def before_fit(self, learner: Learner) -> None:
         super().before_fit(learner)
         self._goes_on = False
         self._length, self._digest = 0, hashlib.sha256()
 
-    def begin(self, learner: Learner) -> None:
+    def begin(self) -> None:
         make_folder(self.path.parent)
-        if not self._goes_on:
-            if self.path.is_file() and self.path.stat().st_size and not self.replace:
-                raise RunError(
-                    f"{type(self).__name__}: {self.path} is of another run; give another path, or replace=True."
-                )
+        there = not self._goes_on and self.path.is_file() and self.path.stat().st_size > 0
+        if there and not (self.replace or self.append):
+            raise RunError(
+                f"{type(self).__name__}: {self.path} is of another run; give another path, append=True or replace=True."
+            )
+        if there and self.append:
+            self._take(self.path.read_bytes().rfind(b"\n") + 1)  # not a line that was cut short
+        if self._goes_on:
+            cut_back(self.path, self._length)  # not before all have accepted the state that the fit goes on from
+        else:
             self._append("", fresh=True)
         if self._length == 0:
             self.head()
+
+    def _take(self, length: int) -> None:
+        """Go on after so many bytes of the file."""
+        with self.path.open("rb") as file:
+            self._digest.update(file.read(length))
+        self._length, self._goes_on = length, True
 
     def head(self) -> None:
         """Write what stands above all lines."""
@@ -88,7 +103,7 @@ class LineLogger(Logger):
         return {**inherited, **place}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Cut the file back to what it was.
+        """Go on with the file where it was then; it is cut back once the fit goes on.
 
         Raises:
             RunError: it is another file, or was changed.
@@ -100,12 +115,12 @@ class LineLogger(Logger):
             if state["bytes"]:
                 warnings.warn(f"{self.path} is missing; its lines before the checkpoint are lost.", stacklevel=2)
             return
-        with self.path.open("rb") as file:
-            self._digest.update(file.read(state["bytes"]))
+        self._take(state["bytes"])
         if self._digest.hexdigest() != state["sha256"]:
-            raise RunError(f"{self.path} does not begin with the lines that the checkpoint goes on from.")
-        cut_back(self.path, state["bytes"])
-        self._length, self._goes_on = state["bytes"], True
+            raise RunError(
+                f"{self.path} does not begin with the lines that the checkpoint goes on from; without the file the run "
+                "goes on, too."
+            )
 
 
 class JSONLines(LineLogger):
@@ -122,7 +137,8 @@ class JSONLines(LineLogger):
         path: the file; its folder is made where it is missing.
         every: steps for a line of steps; None for lines of epochs alone.
         values: what such lines hold beside the loss of the step, named as for `Recorder`.
-        replace: whether a file of another run may be overwritten.
+        replace: whether a file of another run is overwritten.
+        append: whether a file of another run is gone on with.
 
     Raises:
         ArgumentError: an argument is of the wrong kind or out of range.
@@ -163,7 +179,8 @@ class CSV(LineLogger):
         path: the file; its folder is made where it is missing.
         every: steps for a line of steps; None for lines of epochs alone.
         values: what such lines hold beside the loss of the step, named as for `Recorder`.
-        replace: whether a file of another run may be overwritten.
+        replace: whether a file of another run is overwritten.
+        append: whether a file of another run is gone on with.
 
     Raises:
         ArgumentError: an argument is of the wrong kind or out of range.

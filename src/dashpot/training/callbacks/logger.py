@@ -40,8 +40,8 @@ class Logger(PerEpoch):
 
     # ---- for subclasses ---------------------------------------------------------------------------------------------
 
-    def begin(self, learner: Learner) -> None:
-        """The fit is about to write, after a resume has put its state back."""
+    def begin(self) -> None:
+        """The fit is about to write, after a resume has put its state back and all have accepted theirs."""
 
     def write_epoch(self, row: Row) -> None:
         """An epoch is over."""
@@ -61,7 +61,7 @@ class Logger(PerEpoch):
 
     def before_fit(self, learner: Learner) -> None:
         super().before_fit(learner)
-        self._first, self._begun = learner.engine.first, False
+        self._first, self._begun, self._over = learner.engine.first, False, False
         self._marks: list[tuple[int, int]] = []
         self._metrics, self._phases = tuple(learner.metrics), dict(learner.phases)
         if self.every:
@@ -69,17 +69,21 @@ class Logger(PerEpoch):
 
     def before_epoch(self, learner: Learner) -> None:
         super().before_epoch(learner)
-        if not self._begun and self._first:
-            self.begin(learner)
-        self._begun = True
+        self._start()
 
-    def after_loss(self, learner: Learner) -> None:
-        if self._is_due(learner):
-            self._steps.after_loss(learner)
+    def _start(self) -> None:
+        """Begin, with the first epoch or the first checkpoint: a state says what is in the file."""
+        if not self._begun and self._first:
+            self.begin()
+        self._begun = True
 
     def after_backward(self, learner: Learner) -> None:
         if self._is_due(learner):
             self._steps.after_backward(learner)
+
+    def cleanup_batch(self, learner: Learner) -> None:
+        if self._is_due(learner):
+            self._steps.cleanup_batch(learner)
 
     def step(self, learner: Learner, proceed: Callable[[], None]) -> None:
         if not self._is_due(learner):
@@ -95,6 +99,7 @@ class Logger(PerEpoch):
         return self.every is not None and (learner.steps + 1) % self.every == 0
 
     def row(self, learner: Learner, row: Row) -> None:
+        self._start()  # where the epoch was left out before this was told of it
         self._flush()
         if self._first:
             self.write_epoch(row)
@@ -106,7 +111,7 @@ class Logger(PerEpoch):
                 self._flush()
             if self._first:
                 self.end()
-        self._begun = False
+        self._begun, self._over = False, True
 
     def _flush(self) -> None:
         for (epoch, step), values in zip(self._marks, self._steps.taken(), strict=True):
@@ -115,7 +120,8 @@ class Logger(PerEpoch):
         self._marks.clear()
 
     def state_dict(self) -> dict[str, Any]:
-        if self._begun:
+        if not self._over:
+            self._start()
             self._flush()
             if self._first:
                 self.settle()

@@ -89,16 +89,17 @@ class NonFinite(Callback):
         self.folder = None if folder is None else Path(folder)
         self.reports: list[str] = []
 
+    def settings(self) -> dict[str, Any]:
+        return {"then": self.then, "check": self.check}
+
     def before_fit(self, learner: Learner) -> None:
         self.reports, self._batches = [], []
         self._losses: list[Tensor] = []
         if self.folder is not None and learner.engine.first:
             make_folder(self.folder)
 
-    def after_loss(self, learner: Learner) -> None:
-        if not learner.training:
-            return
-        if learner.batch % learner.accumulate == 0:
+    def after_backward(self, learner: Learner) -> None:
+        if learner.waiting == 1:
             self._batches, self._losses = [], []
         self._batches.append((learner.batch, learner.x, learner.y))
         self._losses.append(learner.loss.detach())
@@ -141,7 +142,8 @@ class NonFinite(Callback):
         self.reports.append(report)
         if self.then == "raise":
             raise NonFiniteError(report)
-        learner.stopped = report if self.then == "stop" else None
+        if self.then == "stop":
+            learner.stopped = report
         if (self.then == "stop" or len(self.reports) == 1) and learner.engine.first:
             warnings.warn(report, RuntimeWarning, stacklevel=2)
         if self.then == "stop":

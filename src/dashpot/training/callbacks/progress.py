@@ -92,8 +92,16 @@ class Progress(PerEpoch):
         self._show(learner, learner.position[0])
 
     def cleanup_fit(self, learner: Learner) -> None:
-        if self._out is not None:
-            self._out.close()
+        self._put(lambda out: out.close())
+        self._out = None
+
+    def _put(self, what: Callable[[_Table], None]) -> None:
+        """Write; where the terminal or the pipe is gone the fit goes on without a table."""
+        if self._out is None:
+            return
+        try:
+            what(self._out)
+        except OSError:
             self._out = None
 
     # ---- what is shown ----------------------------------------------------------------------------------------------
@@ -104,11 +112,12 @@ class Progress(PerEpoch):
             return
         if not self._columns:
             self._columns = _fitting(_columns(learner), self._out.width)
-            self._out.write(*_header(self._columns))
+            self._put(lambda out: out.write(*_header(self._columns)))
         for number, means in enumerate(learner.history[self._shown : epochs], self._shown + 1):
             lr, seconds = self._measured.get(number, (None, None))
             row = Row(number, 0, means.get("train", {}), means.get("eval", {}), lr, seconds)
-            self._out.write(GAP.join(column.text(row).rjust(column.width) for column in self._columns))
+            line = GAP.join(column.text(row).rjust(column.width) for column in self._columns)
+            self._put(lambda out, line=line: out.write(line))
         self._shown = epochs
 
     def _draw(self, learner: Learner, done: int) -> None:
@@ -118,15 +127,14 @@ class Progress(PerEpoch):
             return
         size, left = len(learner.feed), self._pace.left(learner, done)
         phase = "train" if learner.training else "eval "
-        self._out.draw(
-            _Bar(
-                title=f"epoch {learner.epoch + 1}/{learner.epochs}  {phase}",
-                share=done / size,
-                batches=f"{done:>{len(str(size))}}/{size}",
-                loss=_running_loss(learner),
-                left="" if left is None else f"{duration(left)} left",
-            )
+        bar = _Bar(
+            title=f"epoch {learner.epoch + 1}/{learner.epochs}  {phase}",
+            share=done / size,
+            batches=f"{done:>{len(str(size))}}/{size}",
+            loss=_running_loss(learner),
+            left="" if left is None else f"{duration(left)} left",
         )
+        self._put(lambda out: out.draw(bar))
         self._next = time.perf_counter() + self.every_s
 
     # ---- state ------------------------------------------------------------------------------------------------------

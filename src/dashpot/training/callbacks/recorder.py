@@ -85,7 +85,7 @@ class Recorder(Callback):
 
     def before_fit(self, learner: Learner) -> None:
         self._total, self._world = learner.engine.total, learner.engine.world
-        self._waiting = []
+        self._waiting, self._loss = [], torch.zeros(())
         self._read = {name: [] for name in self._read}
         self._hyperparameters = {
             name: _reader(learner.opt, name)
@@ -93,15 +93,21 @@ class Recorder(Callback):
             if name != "grad_norm" and not name.startswith("state:")
         }
 
-    def after_loss(self, learner: Learner) -> None:
-        if not learner.training or not self.loss:
-            return
-        part = learner.loss.detach() * learner.share
-        self._loss = part if learner.batch % learner.accumulate == 0 else self._loss + part
-
     def after_backward(self, learner: Learner) -> None:
-        if learner.full and "grad_norm" in self.names:
-            grad_norm(learner)  # now, before anything clips
+        if self.loss:
+            part = learner.loss.detach() * learner.share
+            self._loss = part if learner.waiting == 1 else self._loss + part
+        if learner.full:
+            self._measure(learner)
+
+    def cleanup_batch(self, learner: Learner) -> None:
+        if learner.training and learner.full and learner.waiting:  # the step comes without this batch
+            self._measure(learner)
+
+    def _measure(self, learner: Learner) -> None:
+        """Take the gradient's norm now, before anything clips."""
+        if "grad_norm" in self.names:
+            grad_norm(learner)
 
     def step(self, learner: Learner, proceed: Callable[[], None]) -> None:
         row: dict[str, Any] = {name: read() for name, read in self._hyperparameters.items()}

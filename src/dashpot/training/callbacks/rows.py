@@ -6,6 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
+from dashpot import scheduling
 from dashpot.training.callback import Callback
 from dashpot.training.loop import lr_in_force
 from dashpot.training.stopwatch import Stopwatch
@@ -43,8 +46,9 @@ class PerEpoch(Callback):
 
     def before_fit(self, learner: Learner) -> None:
         """Start anew; a resume loads its state after this."""
-        self._lr: float | None = None
+        self._rate: tuple[Any, float] | None = None
         self._watch = Stopwatch()
+        self._told = -1  # the last epoch that was
 
     def before_epoch(self, learner: Learner) -> None:
         """Start the clock with the first phase of an epoch."""
@@ -52,10 +56,13 @@ class PerEpoch(Callback):
             self._watch.start()
 
     def step(self, learner: Learner, proceed: Callable[[], None]) -> None:
-        """Read the rate of an epoch's last step, before that step."""
-        if learner.batch + 1 == len(learner.feed):
-            self._lr = lr_in_force(learner.opt)
-        proceed()
+        """Keep the rate of a step that is taken, read before it."""
+        rate = _rate(learner.opt)
+        try:
+            proceed()
+        finally:  # a callback may cancel the batch once the step is taken, which then counts all the same
+            if learner.stepped:
+                self._rate = rate
 
     def after_epoch(self, learner: Learner) -> None:
         """Tell the epoch if this was its last phase."""
@@ -64,7 +71,7 @@ class PerEpoch(Callback):
 
     def cleanup_epoch(self, learner: Learner) -> None:
         """Tell the epoch where its last phase was cut short on purpose, not where it fails."""
-        if self._watch.runs and learner.leaving is None:
+        if self._told != learner.epoch and learner.leaving is None:
             self.after_epoch(learner)
 
     def _finish(self, learner: Learner) -> None:
@@ -74,16 +81,34 @@ class PerEpoch(Callback):
             learner.steps,
             dict(means.get("train", {})),
             dict(means.get("eval", {})),
-            self._lr if learner.phases["train"] else None,
+            self._lr() if learner.phases["train"] else None,
             self._watch.seconds[1],
         )
-        self._lr, self._watch = None, Stopwatch()
+        self._rate, self._watch, self._told = None, Stopwatch(), learner.epoch
         self.row(learner, row)
+
+    def _lr(self) -> float | None:
+        """The rate of the last step taken in this epoch; a device that holds it is waited for here."""
+        return None if self._rate is None else float(self._rate[0]) * self._rate[1]
 
     def state_dict(self) -> dict[str, Any]:
         """The unfinished epoch's part."""
-        return {"lr": self._lr, "seconds": self._watch.seconds[1]}
+        return {"lr": self._lr(), "seconds": self._watch.seconds[1]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with that epoch."""
-        self._lr, self._watch = state["lr"], Stopwatch((0.0, state["seconds"]))
+        self._rate = None if state["lr"] is None else (state["lr"], 1.0)
+        self._watch = Stopwatch((0.0, state["seconds"]))
+
+
+def _rate(opt: Any) -> tuple[Any, float]:
+    """The rate of the coming step as (base rate, factor on it).
+
+    A base rate that is a tensor is copied and not read, so that no step waits for a device.
+    """
+    lr, factor = opt.param_groups[0]["lr"], 1.0
+    if not isinstance(lr, Tensor):
+        return lr_in_force(opt), factor
+    if hasattr(opt, "lr_at"):  # one of ours, which may have a schedule of its own
+        factor, lr = scheduling.lr_in_force(opt.schedule.get("lr"), lr, opt.steps_done())
+    return (lr.detach().clone() if isinstance(lr, Tensor) else lr), factor

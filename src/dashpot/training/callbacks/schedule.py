@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from dashpot import knobs
-from dashpot.constraints import POSITIVE, OneOf, Optional, check
+from dashpot.constraints import POSITIVE, OneOf, Optional, check, unknown
 from dashpot.errors import ArgumentError, RunError
 from dashpot.schedules import OneCycle, OneCycleMomentum, Plateau, Scheduler
 from dashpot.schedules import Schedule as Function
@@ -84,31 +85,31 @@ class Schedule(Callback):
         self._before: _Groups | None = None
         self._after: dict[str, Any] = {}
         self._moves: set[Any] = set()
-        self._due = False
+        self._counted = -1  # the last epoch that was taken in
 
     def before_fit(self, learner: Learner) -> None:
         self._learner, self._opt, self._after = learner, learner.opt, {}
-        self._due = False
+        self._counted = -1
         others = [other for other in learner.told.ordered if isinstance(other, Schedule) and other is not self]
         others = [other for other in others if other.scheduler is not None]  # those before this one
         # What the fit began with, not what a schedule before this one has made of it.
         self._before, self._measured = others[0]._before if others else _Groups(learner.opt), []
         self._build()
         self._made, self._moves = self.scheduler.state_dict(), _moved(self.scheduler, learner.opt)
+        if self._watches and self.metric not in ("loss", *learner.metrics):
+            raise unknown("metric", self.metric, ["loss", *learner.metrics])
         if twice := [name for other in others for name in self._moves & other._moves]:
             raise ArgumentError(f"Schedule: {_shown(twice[0])} is moved by two schedules; give it one of the two.")
-
-    def before_epoch(self, learner: Learner) -> None:
-        self._due = learner.phases["train"] and not (learner.training and learner.phases["eval"])
 
     def after_step(self, learner: Learner) -> None:
         if self.per == "batch" and not self._watches:
             self.scheduler.step()
 
     def after_epoch(self, learner: Learner) -> None:
-        if not self._due:
+        last = learner.phases["train"] and not (learner.training and learner.phases["eval"])
+        if not last or self._counted == learner.epoch:
             return
-        self._due = False
+        self._counted = learner.epoch
         if self._watches:
             self._measured.append(_measured(learner, self.metric))
             self._move(self._measured[-1])
@@ -147,7 +148,7 @@ class Schedule(Callback):
         there, here = state["settings"], {"per": self.per, "metric": self.metric, "scheduler": self._made}
         unlike = _differences(there, here)
         if not unlike:
-            _Groups(self._opt, state["groups"]).put_back()
+            _Groups(self._opt, state["groups"]).put_back(self._moves)
             self.scheduler.load_state_dict(state["scheduler"])
             self._measured = list(state["measured"])
         elif self._learner.override:
@@ -301,10 +302,7 @@ def _shown(place: tuple[str, int | None]) -> str:
 
 
 def _measured(learner: Learner, metric: str) -> float:
-    means = learner.history[learner.epoch][learner.phase]
-    if metric not in means:
-        raise ArgumentError(f"Schedule: metric must be one of {', '.join(means)}, got {metric!r}.")
-    return means[metric]
+    return learner.history[learner.epoch][learner.phase][metric]
 
 
 def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
@@ -314,9 +312,16 @@ def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]
         a, b = there.get(name), here.get(name)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             found += _differences(a, b)
-        elif repr(a) != repr(b):
+        elif _text(a) != _text(b):
             found.append(f"{name} is {a} there and {b} here")
     return found
+
+
+def _text(value: Any) -> str:
+    """A text that is the same for equal values; numpy's numbers come back from a file as Python's."""
+    if isinstance(value, (list, tuple)):
+        return f"{type(value).__name__}({', '.join(map(_text, value))})"
+    return repr(value.item() if isinstance(value, np.generic) else value)
 
 
 # ---- the groups ------------------------------------------------------------------------------------------------------
@@ -334,15 +339,23 @@ class _Groups:
         names = [name for name in group if name in self.opt.defaults or name.startswith(WRITTEN)]
         return {name: value.clone() if isinstance(value := group[name], Tensor) else value for name in names}
 
-    def put_back(self) -> None:
+    def put_back(self, moves: Collection[tuple[str, int | None]] | None = None) -> None:
+        """Put back all of them, or those that a scheduler moves, and what schedulers have written beside them."""
         for group, values in zip(self.opt.param_groups, self.values, strict=False):
             for name in [name for name in group if name.startswith(WRITTEN) and name not in values]:
                 if name not in self.opt.defaults:
                     del group[name]
             for name, value in values.items():
-                if isinstance(held := group.get(name), Tensor):
-                    held.fill_(value)  # in place: a recorded graph reads this very tensor
-                else:
-                    group[name] = value
+                if moves is None or name not in self.opt.defaults or (name, None) in moves:
+                    _put(group, name, value)
+                for index in [index for key, index in moves or () if key == name and index is not None]:
+                    knobs.write(group, f"{name}[{index}]", value[index])
         if not self.wrapped:
             vars(self.opt).pop("step", None)  # torch's schedulers put a counting wrapper around it
+
+
+def _put(group: dict[str, Any], name: str, value: Any) -> None:
+    if isinstance(held := group.get(name), Tensor):
+        held.fill_(value)  # in place: a recorded graph reads this very tensor
+    else:
+        group[name] = value

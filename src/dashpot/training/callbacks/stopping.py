@@ -77,7 +77,10 @@ class EarlyStopping(Callback):
         self.waited = 0
         """Epochs since then."""
         self._weights: dict[str, Tensor] | None = None
-        self._complete = False
+        self._complete, self.in_model = False, None
+
+    def settings(self) -> dict[str, Any]:
+        return {"metric": self.metric, "phase": self.phase, "mode": self.mode, "min_delta": self.min_delta}
 
     def before_fit(self, learner: Learner) -> None:
         if self.metric not in ("loss", *learner.metrics):
@@ -118,14 +121,18 @@ class EarlyStopping(Callback):
     def cleanup_fit(self, learner: Learner) -> None:
         if self._complete and self._weights is not None:
             weights.load_model(learner.model, self._weights)
+            self.in_model = f"the weights of epoch {(self.best_epoch or 0) + 1}"
         self._complete = False
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "best_epoch": self.best_epoch, "waited": self.waited, "weights": self._weights}
+        found = {"best": self.best, "best_epoch": self.best_epoch, "waited": self.waited, "weights": self._weights}
+        return {**found, "measured": self.settings()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state["measured"] != self.settings():  # values of something else say nothing here
+            return
         self.best, self.best_epoch, self.waited = state["best"], state["best_epoch"], state["waited"]
-        self._weights = state["weights"]
+        self._weights = state["weights"] if self.restore_best else None
         self._stop()
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dashpot.constraints import FLAG, check
 from dashpot.errors import ArgumentError, RunError
 from dashpot.training.callbacks.logger import Logger
 from dashpot.training.callbacks.rows import Row
@@ -28,6 +29,7 @@ class TensorBoard(Logger):
         folder: where the files of events go; it is made where it is missing.
         every: steps for numbers of steps; None for epochs alone.
         values: what is written of steps beside their loss, named as for `Recorder`.
+        append: whether to write beside the events of another run.
 
     Raises:
         ArgumentError: an argument is of the wrong kind or out of range.
@@ -36,12 +38,18 @@ class TensorBoard(Logger):
     """
 
     def __init__(
-        self, folder: str | os.PathLike[str], *, every: int | None = None, values: Sequence[str] = ("lr",)
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        every: int | None = None,
+        values: Sequence[str] = ("lr",),
+        append: bool = False,
     ) -> None:
         super().__init__(every, values)
+        check("TensorBoard", "append", append, FLAG)
         if not isinstance(folder, (str, os.PathLike)):
             raise ArgumentError(f"TensorBoard: folder must be the path of a folder, got {folder!r}.")
-        self.folder = Path(folder)
+        self.folder, self.append = Path(folder), append
         self._open = _writer()
 
     def before_fit(self, learner: Learner) -> None:
@@ -49,9 +57,12 @@ class TensorBoard(Logger):
         self._goes_on, self._at = False, 0
         self._last: dict[str, float] = {}
 
-    def begin(self, learner: Learner) -> None:
-        if not self._goes_on and any(self.folder.glob("events.out.tfevents.*")):
-            raise RunError(f"TensorBoard: {self.folder} holds events of another run; give another folder.")
+    def begin(self) -> None:
+        there = not self._goes_on and any(self.folder.glob("events.out.tfevents.*"))
+        if there and not self.append:
+            raise RunError(
+                f"TensorBoard: {self.folder} holds events of another run; give another folder, or append=True."
+            )
         make_folder(self.folder)
         try:
             # Events from this step on that an earlier session has written are dropped by whoever reads them.
