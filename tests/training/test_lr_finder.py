@@ -117,11 +117,12 @@ def scripted(*losses):
 @pytest.mark.parametrize(
     ("losses", "stop_at", "kept"),
     [
-        ((2.0, 1.0, 2.9, 3.1, 1.0), 3.0, 3),
-        ((2.0, 1.0, 1.9, 2.1, 1.0), 2.0, 3),
+        ((2.0, 1.0, 2.9, 12.2, 1.0), 3.0, 3),  # means 2, 1.5, 1.97, 4.53, of five rates at most
+        ((2.0, 1.0, 1.9, 7.2, 1.0), 2.0, 3),
+        ((9.0, 1.0, 1.0, 1.0, 1.0, 1.0, 10.9, 1.0, 1.0, 1.0, 1.0, 30.0), 3.0, 11),  # one that is hard by chance
         ((2.0, math.nan, 1.0), 3.0, 1),
         ((2.0, 1.0, math.inf), 3.0, 2),
-        ((-1.0, -2.0, 1.9, 2.1, 0.0), 3.0, 3),  # 3 times the way from the lowest to 0: up to 2
+        ((-1.0, -2.0, 1.9, 7.2, 0.0), 3.0, 3),  # 3 times the way from the lowest mean, -1.5, to 0: up to 1.5
     ],
 )
 def test_it_ends_where_the_loss_grows_or_is_not_finite(losses, stop_at, kept):

@@ -141,8 +141,9 @@ def find_lr(
 ) -> LRCurve:
     """Train for a few steps with a rate that rises from `start` by `factor` a step, and put everything back.
 
-    It ends at `end`, or before where the loss is not finite, or above `stop_at` times the lowest so far (for a lowest
-    loss b < 0: above b + (stop_at - 1) |b|). Of several parameter groups the first has the rate of the curve, the
+    It ends at `end`, or before where the loss is not finite, or its mean over the last rates, those within a factor of
+    3, is above `stop_at` times the lowest such mean so far (for a lowest mean b < 0: above b + (stop_at - 1) |b|): a
+    single batch that is hard by chance ends nothing. Of several parameter groups the first has the rate of the curve, the
     others keep their ratio to it. A schedule that the optimizer has of its own is off. A step that is skipped, as by
     the loss scaler of fp16, is taken again at the same rate. Data that do not last begin again. Nothing is evaluated.
 
@@ -218,6 +219,9 @@ class _Finder(Callback):
         self.losses: list[float] = []
         self.ended = ""
         self.skipped = 0
+        self.best = math.inf
+        """The lowest mean of so many losses in a row, those of rates within a factor of SPAN."""
+        self.recent = 1 + int(math.log(SPAN) / math.log(rates[1] / rates[0])) if len(rates) > 1 else 1
 
     def before_fit(self, learner: Learner) -> None:
         if hasattr(learner.opt, "_schedule"):
@@ -248,12 +252,14 @@ class _Finder(Callback):
             self._end(f"{PATIENCE} steps in a row were skipped because their gradients were not finite")
 
     def _look(self, loss: float) -> None:
-        """End the test where the loss is not finite or has grown too much."""
+        """End the test where the loss is not finite or has grown too much, for more than the batch at hand."""
         if not math.isfinite(loss):
             self._end(f"the loss is {loss}")
-        best = min([loss, *self.losses])
-        if loss > best + (self.stop_at - 1) * abs(best):
-            self._end(f"the loss, {loss:.4g}, is more than {self.stop_at:g} times the lowest, {best:.4g}")
+        recent = [*self.losses, loss][-self.recent :]
+        mean = math.fsum(recent) / len(recent)
+        self.best = min(self.best, mean)
+        if mean > self.best + (self.stop_at - 1) * abs(self.best):
+            self._end(f"the loss, {mean:.4g}, is more than {self.stop_at:g} times the lowest, {self.best:.4g}")
 
     def _end(self, reason: str) -> None:
         self.ended = reason
