@@ -156,7 +156,7 @@ class Callbacks:
             self._told = number
             hook(learner)
 
-    def waiting(self, event: str) -> list[Callback]:
+    def untold(self, event: str) -> list[Callback]:
         """Those that have not been told the event that is being told."""
         return [getattr(hook, "__self__") for hook in self._hooks[event][self._told :]]  # noqa: B009
 

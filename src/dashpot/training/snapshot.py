@@ -167,7 +167,7 @@ def _check_moment(learner: Learner) -> None:
     if ends and batch and learner.phases["eval"]:
         raise RunError("A fit's state is not taken between the two phases of an epoch; take it after the evaluation.")
     if learner.telling == "after_epoch":
-        for callback in learner.told.waiting("after_epoch"):
+        for callback in learner.told.untold("after_epoch"):
             if callback.essential and callback.state_dict():
                 raise RunError(
                     f"{type(callback).__name__} is not told the end of the epoch yet; take a fit's state in "
