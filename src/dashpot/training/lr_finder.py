@@ -143,9 +143,10 @@ def find_lr(
 
     It ends at `end`, or before where the loss is not finite, or its mean over the last rates, those within a factor of
     3, is above `stop_at` times the lowest such mean so far (for a lowest mean b < 0: above b + (stop_at - 1) |b|): a
-    single batch that is hard by chance ends nothing. Of several parameter groups the first has the rate of the curve, the
-    others keep their ratio to it. A schedule that the optimizer has of its own is off. A step that is skipped, as by
-    the loss scaler of fp16, is taken again at the same rate. Data that do not last begin again. Nothing is evaluated.
+    single batch that is hard by chance ends nothing. Of several parameter groups the first has the rate of the curve,
+    the others keep their ratio to it. A schedule that the optimizer has of its own is off. A step that is skipped, as
+    by the loss scaler of fp16, is taken again at the same rate. Data that do not last begin again. Nothing is
+    evaluated.
 
     Afterwards, also after an error or Ctrl-C, weights, buffers, gradients, the state of an optimizer that was given
     made, the loss scale, random generators, the place in the data, each module's mode and everything the learner counts
