@@ -86,7 +86,10 @@ def join(here: Place, device_type: str) -> None:
     # Plain data goes by gloo also where weights go by nccl, and waits for no GPU.
     backend = "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo"
     dist.init_process_group(backend, rank=here.rank, world_size=here.world, timeout=LOST)
-    atexit.register(_leave)
+    asked = threading.Event()
+    leaving = threading.Thread(target=_leave_when, args=(asked,), daemon=True)  # at exit none can be started any more
+    leaving.start()
+    atexit.register(_end, asked, leaving)
 
 
 def inner_interface() -> str:
@@ -94,17 +97,20 @@ def inner_interface() -> str:
     return "lo0" if sys.platform == "darwin" else "lo"
 
 
-def _leave() -> None:
+def _leave_when(asked: threading.Event) -> None:
+    asked.wait()
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _end(asked: threading.Event, leaving: threading.Thread) -> None:
     """Leave the group, and see gloo's threads out before Python ends.
 
     They let go of tensors of Python's, for which they ask for the interpreter; one that asks while Python is ending
     takes the whole process down (SIGABRT, "terminate called without an active exception"), a finished run included.
     """
-    if not dist.is_initialized():
-        return
     gc.collect()  # a learner that is over is a cycle and still has the group; who lets go of it last ends its threads
-    leaving = threading.Thread(target=dist.destroy_process_group, daemon=True)
-    leaving.start()
+    asked.set()
     leaving.join(LEAVING)  # what waits for a process that hangs is not waited for
     time.sleep(LETTING_GO)  # where somebody has the group still, as torch's caches have after FSDP, the threads go on
 
