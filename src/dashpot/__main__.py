@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Sequence
 
 __all__ = ["main"]
 
@@ -14,15 +15,25 @@ POLICY = "OMP_WAIT_POLICY"
 def main() -> int:
     """Run the command in `sys.argv`; the answer is its exit code, as docs/compare.md lists them."""
     try:
+        run = _load()
+    except KeyboardInterrupt:  # imports take seconds
+        print("\nStopped.", file=sys.stderr)
+        return 130
+    return 2 if run is None else run(sys.argv[1:])
+
+
+def _load() -> Callable[[Sequence[str]], int] | None:
+    """What runs a command line; None where its packages are missing, which is then said."""
+    try:
         import cyclopts  # noqa: F401
         import rich  # noqa: F401
     except ImportError:
         print("The command line needs its packages: pip install 'dashpot[cli]'.", file=sys.stderr)
-        return 2
+        return None
     _wait_asleep()
     from dashpot.cli import run
 
-    return run(sys.argv[1:])
+    return run
 
 
 def _wait_asleep() -> None:

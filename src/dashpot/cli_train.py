@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
@@ -20,6 +21,8 @@ __all__ = ["DIVERGED", "TaskName", "lr_find", "train", "typed_command", "whole"]
 
 DIVERGED = 3
 """The exit code of a run whose loss or gradients were no longer finite."""
+NONE = object()
+"""What an option holds whose value is typed as none: it is given, and says that the setting is not set."""
 
 
 def whole(_: type, tokens: Sequence[Token]) -> int:
@@ -38,14 +41,26 @@ def options(title: str, chosen: Sequence[str]) -> type:
 
 def _option(hint: Any, item: dataclasses.Field[Any]) -> Any:
     """The annotation of one option: its type on the command line, its help, and how it is read."""
-    kinds = [kind for kind in get_args(hint) if kind is not NoneType] if NoneType in get_args(hint) else [hint]
+    nullable = NoneType in get_args(hint)
+    kinds = [kind for kind in get_args(hint) if kind is not NoneType] if nullable else [hint]
     kind = kinds[0] if kinds[0] in (int, float, str) else str
     default = item.default
     known = "" if default in (None, (), dataclasses.MISSING) else f" [default: {default}]"
     text = item.metadata["help"] + known
     if item.name == "set":
         return Annotated[list[str] | None, Parameter(help=text, consume_multiple=True)]
-    return Annotated[kind | None, Parameter(help=text, converter=whole if kind is int else None)]
+    read = _or_none(kind) if nullable or item.name == "log" else partial(_typed, kind)
+    return Annotated[kind | None, Parameter(help=text, converter=read)]
+
+
+def _typed(kind: type, _: type, tokens: Sequence[Token]) -> Any:
+    """The word as that kind; not by cyclopts, which takes "none" for an option that was not given."""
+    return kind(tokens[0].value)
+
+
+def _or_none(kind: type) -> Callable[[type, Sequence[Token]], Any]:
+    """Reads a word as `_typed` does, and none or null as `NONE`."""
+    return lambda _, tokens: NONE if tokens[0].value.lower() in ("none", "null") else kind(tokens[0].value)
 
 
 FOUND_WITH = (
@@ -108,14 +123,16 @@ def train(
 def _supervise(settings: Settings, resume: Path | None, out: Path | None) -> int:
     """Start the processes of a run, each of which goes on with its folder."""
     from dashpot.training import launch, run
-    from dashpot.training.folder import RunFolder
+    from dashpot.training.engine import check_devices
+    from dashpot.training.folder import RunFolder, typed_path
 
+    check_devices(settings.accelerator, settings.devices)
     words = [word for word in sys.argv[1:] if word != "--debug"]
     folder = RunFolder(resume) if resume is not None else None
     if folder is None:
         plan = run.Plan.of(settings)  # finds mistakes before anything is started
         folder = RunFolder.new(out, plan.settings, command=typed_command())
-        words = ["train", "--resume", str(folder.path)]
+        words = ["train", "--resume", typed_path(folder.path)]
     command = [sys.executable, "-m", "dashpot", *words]
     return launch.supervise(command, settings.devices, lambda: run.resume_command(folder.path))
 
@@ -155,10 +172,11 @@ def _values(name: str | None, given: Any) -> dict[str, Any]:
     if name is not None:
         values["task"] = name
     if "log" in values:
-        values["log"] = tuple(part for part in values["log"].split(",") if part)
+        typed = "" if values["log"] is NONE else values["log"]
+        values["log"] = tuple(part for part in typed.split(",") if part)
     if "set" in values:
         values["set"] = _pairs(values["set"])
-    return _local(values)
+    return _local({key: None if value is NONE else value for key, value in values.items()})
 
 
 def _pairs(items: Sequence[str]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cli_support import refused
+from cli_support import WORDS, final, refused, same, stop_at
 
 from dashpot.comparison import read_run
 from dashpot.training import Learner, archive, run
@@ -33,16 +33,6 @@ def one_thread(monkeypatch):
     torch.set_num_threads(before)
 
 
-def final(folder: str | Path) -> dict[str, torch.Tensor]:
-    """The weights a run ended with."""
-    return read_newest(Path(folder, "checkpoints"))["model"]
-
-
-def same(a: str | Path, b: str | Path) -> bool:
-    one, other = final(a), final(b)
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
 def killed_at(monkeypatch, steps: int) -> None:
     """Let the next run end without a word after so many steps."""
 
@@ -51,21 +41,6 @@ def killed_at(monkeypatch, steps: int) -> None:
             raise MemoryError("killed")
 
     monkeypatch.setattr(Record, "after_step", die, raising=False)
-
-
-def stop_at(monkeypatch, steps: int) -> None:
-    """Let a run get Ctrl-C in the middle of its step of that number."""
-    step = Learner.step
-
-    def interrupted(self):
-        if self.steps + 1 == steps:
-            os.kill(os.getpid(), signal.SIGINT)
-        step(self)
-
-    monkeypatch.setattr(Learner, "step", interrupted)
-
-
-WORDS = ("--optimizer", "adamw", "--lr", 0.1, "--threads", 1)
 
 
 def test_it_prints_the_call_the_folder_a_table_and_what_repeats_the_run(dashpot, my_task):
@@ -178,7 +153,7 @@ def test_ctrl_c_stops_after_the_step_with_a_checkpoint_and_says_how_to_go_on(das
     assert read_newest("cut/checkpoints")["progress"]["position"] == [1, 2]
     code, out, _ = dashpot("train", "--resume", "cut")
     assert code == 0
-    assert "Goes on in cut after 1 epochs and 2 batches." in out
+    assert "Goes on in cut after 1 epoch and 2 batches." in out
     assert same("whole", "cut")
 
 
@@ -206,7 +181,7 @@ def test_other_settings_are_listed_and_refused_unless_they_are_to_override(dashp
     assert {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()} == before
     code, out, _ = dashpot("train", "--resume", "run", *more, "--override")
     assert code == 0
-    assert "Goes on in run after 1 epochs." in out
+    assert "Goes on in run after 1 epoch." in out
     record = read_run(Path("run/run.jsonl"))
     assert record.lr == [0.1] * 3 + [0.01] * 3
     assert read_newest("run/checkpoints")["optimizer"]["param_groups"][0]["weight_decay"] == 0.25

@@ -281,6 +281,21 @@ def test_a_kill_right_after_an_accepted_override_needs_no_second_one(settings, t
     assert run.lr == [0.05] * (at + 1) + [0.01] * (8 - at)
 
 
+def test_a_log_that_was_off_for_a_while_keeps_its_lines(settings, tmp_path, monkeypatch):
+    def goes_on(number, **change):
+        with monkeypatch.context() as patch:
+            at_step(patch, number, lambda: os.kill(os.getpid(), signal.SIGINT))
+            with pytest.raises(Interrupted):
+                go_on(tmp_path / "run", change, override=True, say=quiet)
+
+    stopped(dataclasses.replace(settings, log=("csv", "tensorboard")), tmp_path / "run", monkeypatch, 4)
+    goes_on(6, log=("jsonl",))
+    goes_on(7, log=("csv", "jsonl", "tensorboard"))
+    assert go_on(tmp_path / "run", say=quiet).status == "done"
+    lines = (tmp_path / "run" / "log.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["epoch", "1", "3"]
+
+
 def test_a_refusal_names_the_option_of_the_command(settings, tmp_path, monkeypatch):
     from dashpot.training import run
 

@@ -84,8 +84,12 @@ def epoch_lines(epoch: Epoch) -> str:
     return encode(steps) + "\n" + encode(measured)
 
 
-def read_run(path: Path) -> Run:
+def read_run(path: Path, *, advice: str = "delete it to repeat that run") -> Run:
     """Read one record; a last line that an interruption cut short is left out.
+
+    Args:
+        path: the record.
+        advice: what a user can do where it is damaged.
 
     Raises:
         RunError: the file cannot be read, is damaged before its last line, or is of another format.
@@ -99,9 +103,9 @@ def read_run(path: Path) -> Run:
         try:
             _take(run, json.loads(line))
         except (ValueError, KeyError, TypeError) as error:
-            raise RunError(f"The record {path} is damaged at line {number}; delete it to repeat that run.") from error
+            raise RunError(f"The record {path} is damaged at line {number}; {advice}.") from error
     if not run.header:
-        raise RunError(f"The record {path} is damaged: it has no header; delete it to repeat that run.")
+        raise RunError(f"The record {path} is damaged: it has no header; {advice}.")
     return run
 
 

@@ -17,7 +17,7 @@ from dashpot.constraints import Interval, OneOf, check
 from dashpot.errors import ArgumentError, RunError
 from dashpot.training import processes
 
-__all__ = ["PRECISIONS", "STRATEGIES", "Engine"]
+__all__ = ["PRECISIONS", "STRATEGIES", "Engine", "check_devices"]
 
 PRECISIONS = OneOf(("fp32", "bf16", "fp16"))
 STRATEGIES = OneOf(("auto", "ddp", "fsdp"))
@@ -218,6 +218,34 @@ class Engine:
         self.fabric.barrier()
 
 
+def check_devices(accelerator: str, number: int) -> None:
+    """Refuse an accelerator of which this machine has fewer devices than processes that want one each.
+
+    Args:
+        accelerator: as for `Engine`; "auto" stands for what lightning-fabric would choose.
+        number: processes on this machine.
+
+    Raises:
+        RunError: there are too few, or none.
+
+    >>> check_devices("cpu", 8)
+    """
+    there = {"mps": int(torch.backends.mps.is_available())}
+    there["cuda"] = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    kind = next((name for name, count in there.items() if count), "cpu") if accelerator == "auto" else accelerator
+    if kind not in there or there[kind] >= number:
+        return
+    found, what = there[kind], f"{kind.upper()} device"
+    if not found:
+        others = [name for name, count in there.items() if count]
+        raise RunError(
+            f"There is no {what} here for accelerator {kind}; choose {' or '.join(['auto', *others, 'cpu'])}."
+        )
+    have = f"is 1 {what}" if found == 1 else f"are {found} {what}s"
+    fewer = "1" if found == 1 else f"1 to {found}"
+    raise RunError(f"There {have} here, and {number} processes need {number}; choose {fewer}, or accelerator cpu.")
+
+
 def _checked(here: processes.Place | None, devices: int) -> processes.Place:
     """Where this process is among how many, as far as that agrees with what was asked for."""
     if here is None and devices > 1:
@@ -237,21 +265,21 @@ def _fabric(accelerator: str, strategy: str, here: processes.Place) -> Any:
         from lightning_fabric import Fabric
         from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
         from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
+        from lightning_fabric.utilities.exceptions import MisconfigurationException
     except ImportError as error:
         raise RunError("Training needs lightning-fabric: pip install 'dashpot[train]'.") from error
-    if here.world == 1:
-        fabric = Fabric(accelerator=accelerator, devices=1)
-    else:
-        chosen: Any = "ddp"
-        if strategy == "fsdp":
-            chosen = ModelParallelStrategy(_shard, data_parallel_size=here.world, tensor_parallel_size=1)
-        fabric = Fabric(
-            accelerator=accelerator,
-            devices=here.local_world,
-            num_nodes=here.world // here.local_world,
-            strategy=chosen,
-            plugins=TorchElasticEnvironment(),
-        )
+    check_devices(accelerator, here.local_world)
+    chosen: dict[str, Any] = {"devices": here.local_world}
+    if here.world > 1:
+        chosen |= {"num_nodes": here.world // here.local_world, "plugins": TorchElasticEnvironment(), "strategy": "ddp"}
+    if here.world > 1 and strategy == "fsdp":
+        chosen["strategy"] = ModelParallelStrategy(_shard, data_parallel_size=here.world, tensor_parallel_size=1)
+    try:
+        fabric = Fabric(accelerator=accelerator, **chosen)
+    except (RuntimeError, ValueError, MisconfigurationException) as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise RunError(f"Engine: accelerator {accelerator!r} cannot be used: {reason}.") from error
+    if here.world > 1:
         processes.join(here, fabric.device.type)
     fabric.launch()
     return fabric

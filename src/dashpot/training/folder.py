@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import shlex
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import count
@@ -12,11 +13,12 @@ from typing import Any
 from dashpot.comparison.environment import versions
 from dashpot.comparison.records import Run, read_run
 from dashpot.errors import RunError
-from dashpot.training.files import make_folder
+from dashpot.tasks.user_file import is_file_spec
+from dashpot.training.files import make_folder, write_bytes
 from dashpot.training.lock import locked
-from dashpot.training.settings import Settings, read_settings, write_settings
+from dashpot.training.settings import Settings, read_made_by, read_settings, write_settings
 
-__all__ = ["RunFolder", "default_name"]
+__all__ = ["RunFolder", "default_name", "is_there", "listed", "pasted", "typed_path"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,16 @@ class RunFolder:
         """Where `Checkpoints` writes."""
         return self.path / "checkpoints"
 
+    @property
+    def again(self) -> str:
+        """The command that starts a new run like this one."""
+        return f"dashpot train --config {pasted(self.settings_file)}"
+
+    @property
+    def goes_on(self) -> str:
+        """The command that goes on with this run."""
+        return f"dashpot train --resume {pasted(self.path)}"
+
     @classmethod
     def new(cls, out: Path | None, settings: Settings, *, command: str | None) -> RunFolder:
         """Make the folder of a new run and write its settings; by default a numbered one under `runs/`.
@@ -63,10 +75,10 @@ class RunFolder:
         """The folder of a run that has begun.
 
         Raises:
-            RunError: there is no run in it.
+            RunError: there is no run in it, or it cannot be looked at.
         """
         folder = cls(path)
-        if not folder.settings_file.is_file():
+        if not is_there(folder.settings_file):
             raise RunError(f"{path} holds no run: there is no run.toml in it.")
         return folder
 
@@ -74,16 +86,24 @@ class RunFolder:
         """What `run.toml` says."""
         return Settings.of(read_settings(self.settings_file))
 
+    def command(self) -> str | None:
+        """What was typed to make `run.toml`, as far as that tells it."""
+        command = read_made_by(self.settings_file).get("command")
+        return command if isinstance(command, str) else None
+
     def write(self, settings: Settings, *, command: str | None) -> None:
         """Write `run.toml`; an older one, whose settings were overridden, stays beside it under a number."""
-        if self.settings_file.exists():
-            kept = next(path for k in count(1) if not (path := self.path / f"run-{k}.toml").exists())
-            kept.write_bytes(self.settings_file.read_bytes())
+        if is_there(self.settings_file):
+            _keep(self.settings_file)
         write_settings(self.settings_file, settings, made_by(command))
+
+    def keep_record(self) -> Path:
+        """Copy the record to a file beside it, with a number, before another one takes its place; that file."""
+        return _keep(self.record)
 
     def run(self) -> Run | None:
         """The record, where there is one."""
-        return read_run(self.record) if self.record.exists() else None
+        return read_run(self.record, advice=f"{self.again} starts a new run") if is_there(self.record) else None
 
     def lock(self) -> AbstractContextManager[None]:
         """Keep other processes out."""
@@ -96,7 +116,10 @@ def default_name(settings: Settings) -> str:
     >>> default_name(Settings(task="my tasks/mine.py:build", optimizer="sgd", seed=3))
     'mine-sgd-seed3'
     """
-    spec = Path(settings.task.rpartition(":")[0]).stem if ".py" in settings.task else settings.task
+    spec = settings.task
+    if is_file_spec(spec):
+        path, _, _ = spec.rpartition(":")
+        spec = Path(path if path.endswith(".py") else spec).stem
     task = "".join(c if c.isalnum() or c in "-_." else "-" for c in spec)
     return f"{task}-{settings.optimizer}-seed{settings.seed}"
 
@@ -107,11 +130,70 @@ def made_by(command: str | None) -> dict[str, Any]:
     return {**versions(), "written": now, **({"command": command} if command else {})}
 
 
+def typed_path(path: Path) -> str:
+    """A path as it is typed on a command line, where a name that begins with a dash would be taken for an option."""
+    text = str(path)
+    return f"./{text}" if text.startswith("-") else text
+
+
+def pasted(path: Path) -> str:
+    """`typed_path` for a shell, whatever is in the name.
+
+    >>> pasted(Path("runs/one")), pasted(Path("my runs")), pasted(Path("-one"))
+    ('runs/one', "'my runs'", './-one')
+    """
+    return shlex.quote(typed_path(path))
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is such a file or folder.
+
+    Raises:
+        RunError: the system does not say, as in a folder that this user may not look into.
+    """
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise _cannot_read(path, error) from error
+    return True
+
+
+def listed(path: Path) -> list[str] | None:
+    """The names in a folder; None where there is no such folder.
+
+    Raises:
+        RunError: it is no folder, or cannot be read.
+    """
+    try:
+        return [item.name for item in path.iterdir()]
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _cannot_read(path, error) from error
+
+
+def _cannot_read(path: Path, error: OSError) -> RunError:
+    return RunError(f"Cannot read {path}: {error.strerror or error}.")
+
+
+def _keep(path: Path) -> Path:
+    """Copy a file to one beside it, with the first free number in its name; that file."""
+    kept = next(file for k in count(1) if not is_there(file := path.with_name(f"{path.stem}-{k}{path.suffix}")))
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise _cannot_read(path, error) from error
+    write_bytes(kept, content)
+    return kept
+
+
 def _empty(path: Path) -> Path:
     """`path`, made where it is missing; what holds anything is refused."""
-    if (path / "run.toml").exists():
-        raise RunError(f"{path} holds a run; go on with it by --resume {path}, or choose another folder.")
-    if path.is_dir() and any(path.iterdir()):
+    if is_there(path / "run.toml"):
+        raise RunError(f"{path} holds a run; go on with it by --resume {pasted(path)}, or choose another folder.")
+    if path.is_dir() and listed(path):
         raise RunError(f"{path} is not empty and holds no run; choose another folder.")
     return make_folder(path)
 

@@ -10,7 +10,7 @@ from dashpot.comparison.records import Run
 from dashpot.comparison.table import score_text
 from dashpot.training.folder import RunFolder
 
-__all__ = ["Outcome"]
+__all__ = ["Outcome", "counted"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Outcome:
         """The last line that a user reads."""
         end = self.run.end
         assert end is not None
-        again = f"Again: dashpot train --config {self.folder.settings_file}"
+        again = f"Again: {self.folder.again}"
         if end["status"] == "diverged":
             what = "gradients are not finite" if end["loss"] not in ("nan", "inf") else f"the loss is {end['loss']}"
             return f"Diverged at step {end['step'] + 1}: {what}. {again}"
@@ -37,5 +37,14 @@ class Outcome:
         seconds = duration(math.fsum(epoch["wall_s"] for epoch in self.run.epochs))
         phase = "eval" if last["eval"] else "train"
         why = f" Stopped early: {end['reason']}." if "reason" in end else ""
-        epochs = f"{last['epoch']} epoch{'s' if last['epoch'] > 1 else ''}"
+        epochs = counted(last["epoch"], "epoch")
         return f"{phase} {score_text(last[phase])} after {epochs}, {seconds} of training.{why} {again}"
+
+
+def counted(number: int, one: str, more: str = "s") -> str:
+    """A number of things in words.
+
+    >>> counted(1, "epoch"), counted(2, "batch", "es"), counted(0, "epoch")
+    ('1 epoch', '2 batches', '0 epochs')
+    """
+    return f"{number} {one}{'' if number == 1 else more}"

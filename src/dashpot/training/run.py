@@ -22,12 +22,13 @@ from dashpot.comparison.folder import differences as task_differences
 from dashpot.comparison.interrupt import ENDING, Interrupted, interruptible
 from dashpot.comparison.records import Run, encode
 from dashpot.errors import DashpotError, RunError
+from dashpot.tasks.user_file import is_file_spec
 from dashpot.training.callback import Callback
 from dashpot.training.engine import Engine
-from dashpot.training.files import write_text
-from dashpot.training.folder import RunFolder
+from dashpot.training.files import cannot_write, write_text
+from dashpot.training.folder import RunFolder, is_there, listed
 from dashpot.training.learner import Learner
-from dashpot.training.outcome import Outcome
+from dashpot.training.outcome import Outcome, counted
 from dashpot.training.plan import Plan
 from dashpot.training.processes import SUPERVISOR
 from dashpot.training.random_state import random_state, set_random_state
@@ -101,15 +102,15 @@ def go_on(
         How it ended; a run that had ended is not touched.
 
     Raises:
-        RunError: there is no run in the folder, it has other settings, its checkpoints are of another model or all
-            damaged, its record is gone, or another process is at work in it. Nothing was changed then, but that a
-            damaged checkpoint is put aside.
+        RunError: there is no run in the folder, it has other settings, its checkpoints are of another model, gone or
+            all damaged, its record is gone, what its `run.toml` says was edited into another run, or another process is
+            at work in it. Nothing was changed then, but that a damaged checkpoint is put aside.
         Interrupted: as for `begin`.
     """
     folder = RunFolder.existing(path)
-    there = folder.settings()
+    there, run = folder.settings(), folder.run()
+    _check_begun(there, run, folder)
     settings = merged(there, given or {}, path, override=override)
-    run = folder.run()
     if run is not None and run.end is not None and settings == there:
         outcome = Outcome(folder, run)
         say(f"{path} {'is finished' if outcome.status == 'done' else 'has diverged'}; nothing is left to do.")
@@ -119,7 +120,8 @@ def go_on(
         engine = _engine(settings)
         if engine.world != settings.devices and not override:
             raise RunError(
-                f"{path} is a run of {settings.devices} processes, not of {engine.world}; --override goes on."
+                f"{path} is a run of {counted(settings.devices, 'process', 'es')}, not of {engine.world}; --override "
+                "goes on."
             )
         plan = Plan.of(dataclasses.replace(settings, devices=engine.world))
         _check_task(plan, run, path, override=override)
@@ -136,14 +138,17 @@ def merged(there: Settings, given: Mapping[str, Any], path: Path, *, override: b
     found = differences(there, given)
     if not found:
         return there
+    fixed = [name for name in FIXED if name in given and given[name] != getattr(there, name)]
+    if fixed:
+        which = _listed(differences(there, {name: given[name] for name in fixed}))
+        raise RunError(
+            f"{path} has begun and cannot change its {', '.join(fixed)} ({which}); start a new run with that."
+        )
     if not override:
         raise RunError(
             f"{path} is a run with other settings: {_listed(found)}. Nothing was changed; --override goes on with the "
             "new ones."
         )
-    fixed = [name for name in FIXED if name in given and given[name] != getattr(there, name)]
-    if fixed:
-        raise RunError(f"{path} has begun, and cannot change its {', '.join(fixed)}; start a new run with that.")
     return dataclasses.replace(there, **{**given, "set": {**there.set, **given.get("set", {})}})
 
 
@@ -185,10 +190,12 @@ def _train(
         check = stack.enter_context(interruptible(_signals()))
         _first(engine, lambda: stack.enter_context(folder.lock()))  # which gives None
         state = _newest_state(folder, run)
+        kept = None
         if state is None:
-            _first(engine, lambda: _start_record(plan, folder, command))
+            typed = command if changed else folder.command() or command  # the first of several processes has another
+            kept = _first(engine, lambda: _start_record(plan, folder, run, typed))
         tell(plan.entry.call(plan.steps))
-        tell(_where(folder, run, state))
+        tell(_where(folder, run, state, kept))
         learner = Learner.of(plan.problem, plan.optimizer, engine=engine)
         write = (lambda: _first(engine, lambda: folder.write(settings, command=command))) if changed else None
         checkpoints = _checkpoints(plan, folder)
@@ -197,13 +204,12 @@ def _train(
         try:
             learner.fit(settings.epochs or 1, callbacks=callbacks, resume=state, override=override)
         except Interrupted as stop:
-            text = f"Stopped. Continue with: {resume_command(folder.path)}"
-            raise Interrupted(text, stop.code) from None
+            raise Interrupted(f"Stopped. Continue with: {folder.goes_on}", stop.code) from None
         except DashpotError as error:
-            raise _for_the_command(error, resume_command(folder.path) if begun.done else None) from error.__cause__
+            raise _for_the_command(error, folder.goes_on if begun.done else None) from error.__cause__
         except Exception:
             if engine.first and SUPERVISOR not in os.environ:  # which says it itself
-                print(f"Go on with: {resume_command(folder.path)}", file=sys.stderr)
+                print(f"Go on with: {folder.goes_on}", file=sys.stderr)
             raise
     found = _first(engine, folder.run)
     assert found is not None
@@ -242,17 +248,41 @@ def _newest_state(folder: RunFolder, run: Run | None) -> dict[str, Any] | None:
     """The state to go on from; None where there has been no checkpoint yet.
 
     Raises:
-        RunError: there were checkpoints, and they are damaged or nothing is left of the record that they belong to.
+        RunError: there were checkpoints, and they are gone, damaged or nothing is left of the record that they belong
+            to; or the folder cannot be read.
     """
     from dashpot.training.callbacks.checkpoints import damaged, latest, read_newest
 
+    listed(folder.checkpoints)  # a folder that may not be read looks empty below
     there, spoilt = latest(folder.checkpoints), damaged(folder.checkpoints)
-    anew = f"dashpot train --config {folder.settings_file} starts a new run"
-    if run is None and (there or spoilt):
-        raise RunError(f"{folder.path} has checkpoints, but its record {folder.record.name} is gone; {anew}.")
+    if there is not None:
+        is_there(there)  # in a folder that may be listed and not entered, it is not to be seen
+    anew = f"{folder.again} starts a new run"
+    has = "checkpoints" if there or spoilt else "logs" if any(is_there(path) for path in _logs(folder)) else None
+    if run is None and has:
+        raise RunError(f"{folder.path} has {has}, but its record {folder.record.name} is gone; {anew}.")
     if there is None and spoilt:
         raise RunError(f"The checkpoints of {folder.path} are all damaged ({_names(spoilt)}); {anew}.")
+    if there is None and run is not None and _had_checkpoint(folder, run):
+        raise RunError(
+            f"The checkpoints of {folder.path} are gone, but its record {folder.record.name} shows that there were "
+            f"some; {anew}."
+        )
     return None if there is None else read_newest(folder.checkpoints)
+
+
+def _had_checkpoint(folder: RunFolder, run: Run) -> bool:
+    """Whether the record shows that there has been a checkpoint.
+
+    One epoch alone does not: its checkpoint is written after its line, and a run can be killed in between. The folder
+    is there by then.
+    """
+    late = run.end is not None or len(run.epochs) > 1 or bool(run.resumed)
+    return late or (len(run.epochs) == 1 and listed(folder.checkpoints) is None)
+
+
+def _logs(folder: RunFolder) -> list[Path]:
+    return [folder.path / name for name in LOGS.values()]
 
 
 def _names(paths: list[Path]) -> str:
@@ -271,28 +301,45 @@ def _signals() -> tuple[int, ...]:
     return (signal.SIGINT,) if SUPERVISOR in os.environ else ENDING
 
 
-def _start_record(plan: Plan, folder: RunFolder, command: str | None) -> None:
-    """Write the record's header; what a start that was killed before its first checkpoint has logged is dropped."""
-    for name in LOGS.values():
-        shutil.rmtree(folder.path / name, ignore_errors=True)
-        (folder.path / name).unlink(missing_ok=True)
+def _start_record(plan: Plan, folder: RunFolder, run: Run | None, command: str | None) -> str | None:
+    """Write the record's header; what a start that was killed before its first checkpoint has logged is dropped.
+
+    Returns:
+        The name of the file that keeps the record there was, where that held an epoch.
+    """
+    kept = folder.keep_record().name if run is not None and run.epochs else None
+    for path in _logs(folder):
+        _drop(path)
     write_text(folder.record, encode(plan.header(command)) + "\n")
+    return kept
 
 
-def _where(folder: RunFolder, run: Run | None, state: Mapping[str, Any] | None) -> str:
-    """What the run begins with."""
+def _drop(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it."""
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def _where(folder: RunFolder, run: Run | None, state: Mapping[str, Any] | None, kept: str | None) -> str:
+    """What the run begins with; `kept` is the file that keeps an earlier record."""
     if state is not None:
         epoch, batch = state["progress"]["position"]
-        within = f" and {batch} batches" if batch else ""
-        return f"Goes on in {folder.path} after {epoch} epochs{within}."
-    return f"Kept in {folder.path}." if run is None else f"Starts over in {folder.path}: there was no checkpoint yet."
+        within = f" and {counted(batch, 'batch', 'es')}" if batch else ""
+        return f"Goes on in {folder.path} after {counted(epoch, 'epoch')}{within}."
+    if run is None:
+        return f"Kept in {folder.path}."
+    earlier = f"; what it had is kept in {kept}" if kept else ""
+    return f"Starts over in {folder.path}: there was no checkpoint yet{earlier}."
 
 
 def resume_command(path: Path) -> str:
     """What goes on with the run in a folder."""
-    import shlex
-
-    return f"dashpot train --resume {shlex.quote(str(path))}"
+    return RunFolder(path).goes_on
 
 
 def _checkpoints(plan: Plan, folder: RunFolder) -> Checkpoints:
@@ -345,10 +392,10 @@ def _callbacks(plan: Plan, folder: RunFolder, check: Callable[[], None], checkpo
 
 
 def _log(name: str, folder: Path) -> Callback:
-    """A log of every epoch in the run's folder."""
+    """A log of every epoch in the run's folder, gone on with where it was off for a while."""
     from dashpot.training.callbacks import CSV, JSONLines, TensorBoard
 
-    return {"csv": CSV, "jsonl": JSONLines, "tensorboard": TensorBoard}[name](folder / LOGS[name])
+    return {"csv": CSV, "jsonl": JSONLines, "tensorboard": TensorBoard}[name](folder / LOGS[name], append=True)
 
 
 def _engine(settings: Settings) -> Engine:
@@ -383,6 +430,25 @@ def _first(engine: Engine, action: Callable[[], Value]) -> Value:
     if error is not None:
         raise error
     return value
+
+
+def _check_begun(there: Settings, run: Run | None, folder: RunFolder) -> None:
+    """Refuse a `run.toml` that was edited into the one of another run."""
+    begun: dict[str, Any] = {} if run is None else run.header.get("run", {})
+    for name in FIXED:
+        new = getattr(there, name)
+        old = begun.get(name, new)
+        if old != new and not (name == "task" and _is_moved(old, new)):
+            raise RunError(
+                f"{folder.path} has begun and cannot change its {name}: run.toml says {name} {new}, the record {old}; "
+                f"put that back, or start a new run with {folder.again}."
+            )
+
+
+def _is_moved(old: str, new: str) -> bool:
+    """Whether two tasks are the same function in files of different places; whether it is the same file shows later."""
+    functions = [task.rpartition(".py")[2] or ":build" for task in (old, new)]
+    return is_file_spec(old) and is_file_spec(new) and functions[0] == functions[1]
 
 
 def _check_task(plan: Plan, run: Run | None, path: Path, *, override: bool) -> None:

@@ -22,7 +22,17 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
-__all__ = ["IGNORED", "LOGS", "Settings", "differences", "names", "parse_value", "read_settings", "write_settings"]
+__all__ = [
+    "IGNORED",
+    "LOGS",
+    "Settings",
+    "differences",
+    "names",
+    "parse_value",
+    "read_made_by",
+    "read_settings",
+    "write_settings",
+]
 
 COUNT = Interval(1, math.inf, "left", integer=True)
 THREADS = Optional(Interval(1, max(64, 4 * (os.cpu_count() or 1)), "both", integer=True))
@@ -102,6 +112,8 @@ class Settings:
         for log in self.log:
             if log not in LOGS:
                 raise unknown("log", log, LOGS)
+        if len(set(self.log)) < len(self.log):
+            raise ArgumentError(f"train: log must name each log once, got {', '.join(self.log)}.")
         if not isinstance(self.set, Mapping):
             raise ArgumentError(f"train: set must be a table of the optimizer's settings, got {self.set!r}.")
 
@@ -141,18 +153,32 @@ def read_settings(path: Path) -> dict[str, Any]:
     Raises:
         ArgumentError: it cannot be read, is no TOML, or holds a name that is no setting.
     """
-    try:
-        given = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ArgumentError(f"Cannot read the settings file {path}: {error.strerror or error}.") from error
-    except ValueError as error:  # of the text's encoding, or of its syntax
-        reason = str(error).partition("\n")[0].rstrip(".")
-        raise ArgumentError(f"The settings file {path} is no TOML: {reason}.") from error
+    given = _read(path)
     given.pop(IGNORED, None)
     for name in given:
         if name not in names():
             raise unknown(f"setting in {path}:", name, names())
     return {name: _tuples(value) for name, value in given.items()}
+
+
+def read_made_by(path: Path) -> dict[str, Any]:
+    """The table of a settings file that tells who wrote it; empty where there is none.
+
+    Raises:
+        ArgumentError: the file cannot be read, or is no TOML.
+    """
+    table = _read(path).get(IGNORED)
+    return table if isinstance(table, dict) else {}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ArgumentError(f"Cannot read the settings file {path}: {error.strerror or error}.") from error
+    except ValueError as error:  # of the text's encoding, or of its syntax
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise ArgumentError(f"The settings file {path} is no TOML: {reason}.") from error
 
 
 def write_settings(path: Path, settings: Settings, made_by: Mapping[str, Any]) -> None:
