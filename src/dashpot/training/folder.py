@@ -16,7 +16,7 @@ from dashpot.errors import RunError
 from dashpot.tasks.user_file import is_file_spec
 from dashpot.training.files import make_folder, write_bytes
 from dashpot.training.lock import locked
-from dashpot.training.settings import Settings, read_made_by, read_settings, write_settings
+from dashpot.training.settings import LOGS, Settings, read_made_by, read_settings, write_settings
 
 __all__ = ["RunFolder", "default_name", "is_there", "listed", "pasted", "typed_path"]
 
@@ -48,6 +48,11 @@ class RunFolder:
     def checkpoints(self) -> Path:
         """Where `Checkpoints` writes."""
         return self.path / "checkpoints"
+
+    @property
+    def logs(self) -> dict[str, Path]:
+        """Where each log is, of those that are wanted."""
+        return {name: self.path / file for name, file in LOGS.items()}
 
     @property
     def again(self) -> str:

@@ -8,7 +8,6 @@ import random
 import shutil
 import signal
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -17,22 +16,21 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import numpy as np
 import torch
 
-from dashpot.comparison.environment import torch_threads, versions
-from dashpot.comparison.folder import differences as task_differences
+from dashpot.comparison.environment import torch_threads
 from dashpot.comparison.interrupt import ENDING, Interrupted, interruptible
 from dashpot.comparison.records import Run, encode
 from dashpot.errors import DashpotError, RunError
-from dashpot.tasks.user_file import is_file_spec
 from dashpot.training.callback import Callback
 from dashpot.training.engine import Engine
 from dashpot.training.files import cannot_write, write_text
-from dashpot.training.folder import RunFolder, is_there, listed
+from dashpot.training.folder import RunFolder
+from dashpot.training.going_on import check_begun, check_task, merged, newest_state
 from dashpot.training.learner import Learner
 from dashpot.training.outcome import Outcome, counted
 from dashpot.training.plan import Plan
 from dashpot.training.processes import SUPERVISOR
 from dashpot.training.random_state import random_state, set_random_state
-from dashpot.training.settings import Settings, differences
+from dashpot.training.settings import Settings
 
 if TYPE_CHECKING:
     from dashpot.training.callbacks.checkpoints import Checkpoints
@@ -41,12 +39,6 @@ if TYPE_CHECKING:
 __all__ = ["Outcome", "Plan", "begin", "find_rate", "go_on", "merged", "resume_command"]
 
 Value = TypeVar("Value")
-
-FIXED = ("task", "optimizer", "seed")
-"""What a run that has begun cannot change."""
-LOGS = {"csv": "log.csv", "jsonl": "log.jsonl", "tensorboard": "tensorboard"}
-"""Where each log is in a run's folder."""
-SHOWN = 6
 
 
 def begin(
@@ -109,7 +101,7 @@ def go_on(
     """
     folder = RunFolder.existing(path)
     there, run = folder.settings(), folder.run()
-    _check_begun(there, run, folder)
+    check_begun(there, run, folder)
     settings = merged(there, given or {}, path, override=override)
     if run is not None and run.end is not None and settings == there:
         outcome = Outcome(folder, run)
@@ -124,32 +116,9 @@ def go_on(
                 "goes on."
             )
         plan = Plan.of(dataclasses.replace(settings, devices=engine.world))
-        _check_task(plan, run, path, override=override)
+        check_task(plan, run, path, override=override)
         changed = plan.settings != there
         return _train(plan, folder, engine, run, command, say, changed=changed, override=override)
-
-
-def merged(there: Settings, given: Mapping[str, Any], path: Path, *, override: bool) -> Settings:
-    """The settings of the run in `path` with those given in their place.
-
-    Raises:
-        RunError: some differ and are not to be overridden, or cannot be.
-    """
-    found = differences(there, given)
-    if not found:
-        return there
-    fixed = [name for name in FIXED if name in given and given[name] != getattr(there, name)]
-    if fixed:
-        which = _listed(differences(there, {name: given[name] for name in fixed}))
-        raise RunError(
-            f"{path} has begun and cannot change its {', '.join(fixed)} ({which}); start a new run with that."
-        )
-    if not override:
-        raise RunError(
-            f"{path} is a run with other settings: {_listed(found)}. Nothing was changed; --override goes on with the "
-            "new ones."
-        )
-    return dataclasses.replace(there, **{**given, "set": {**there.set, **given.get("set", {})}})
 
 
 def find_rate(settings: Settings) -> LRCurve:
@@ -189,7 +158,7 @@ def _train(
     with ExitStack() as stack:
         check = stack.enter_context(interruptible(_signals()))
         _first(engine, lambda: stack.enter_context(folder.lock()))  # which gives None
-        state = _newest_state(folder, run)
+        state = newest_state(folder, run)
         kept = None
         if state is None:
             typed = command if changed else folder.command() or command  # the first of several processes has another
@@ -244,51 +213,6 @@ class _Begun(Callback):
         self.done = True
 
 
-def _newest_state(folder: RunFolder, run: Run | None) -> dict[str, Any] | None:
-    """The state to go on from; None where there has been no checkpoint yet.
-
-    Raises:
-        RunError: there were checkpoints, and they are gone, damaged or nothing is left of the record that they belong
-            to; or the folder cannot be read.
-    """
-    from dashpot.training.callbacks.checkpoints import damaged, latest, read_newest
-
-    listed(folder.checkpoints)  # a folder that may not be read looks empty below
-    there, spoilt = latest(folder.checkpoints), damaged(folder.checkpoints)
-    if there is not None:
-        is_there(there)  # in a folder that may be listed and not entered, it is not to be seen
-    anew = f"{folder.again} starts a new run"
-    has = "checkpoints" if there or spoilt else "logs" if any(is_there(path) for path in _logs(folder)) else None
-    if run is None and has:
-        raise RunError(f"{folder.path} has {has}, but its record {folder.record.name} is gone; {anew}.")
-    if there is None and spoilt:
-        raise RunError(f"The checkpoints of {folder.path} are all damaged ({_names(spoilt)}); {anew}.")
-    if there is None and run is not None and _had_checkpoint(folder, run):
-        raise RunError(
-            f"The checkpoints of {folder.path} are gone, but its record {folder.record.name} shows that there were "
-            f"some; {anew}."
-        )
-    return None if there is None else read_newest(folder.checkpoints)
-
-
-def _had_checkpoint(folder: RunFolder, run: Run) -> bool:
-    """Whether the record shows that there has been a checkpoint.
-
-    One epoch alone does not: its checkpoint is written after its line, and a run can be killed in between. The folder
-    is there by then.
-    """
-    late = run.end is not None or len(run.epochs) > 1 or bool(run.resumed)
-    return late or (len(run.epochs) == 1 and listed(folder.checkpoints) is None)
-
-
-def _logs(folder: RunFolder) -> list[Path]:
-    return [folder.path / name for name in LOGS.values()]
-
-
-def _names(paths: list[Path]) -> str:
-    return _listed([path.name for path in paths])
-
-
 def _for_the_command(error: DashpotError, again: str | None) -> DashpotError:
     """The same sentence with the option in place of the argument that it stands for, and how to go on after it."""
     text = str(error).replace("override=True", "--override")
@@ -308,7 +232,7 @@ def _start_record(plan: Plan, folder: RunFolder, run: Run | None, command: str |
         The name of the file that keeps the record there was, where that held an epoch.
     """
     kept = folder.keep_record().name if run is not None and run.epochs else None
-    for path in _logs(folder):
+    for path in folder.logs.values():
         _drop(path)
     write_text(folder.record, encode(plan.header(command)) + "\n")
     return kept
@@ -387,15 +311,15 @@ def _callbacks(plan: Plan, folder: RunFolder, check: Callable[[], None], checkpo
         from dashpot.training.callbacks.stopping import EarlyStopping
 
         chosen.append(EarlyStopping(metric, phase=phase, patience=settings.patience, mode=mode))
-    chosen += [_log(name, folder.path) for name in settings.log]
+    chosen += [_log(name, folder.logs[name]) for name in settings.log]
     return [*chosen, StopWhenAsked(check, checkpoints.save)]
 
 
-def _log(name: str, folder: Path) -> Callback:
+def _log(name: str, path: Path) -> Callback:
     """A log of every epoch in the run's folder, gone on with where it was off for a while."""
     from dashpot.training.callbacks import CSV, JSONLines, TensorBoard
 
-    return {"csv": CSV, "jsonl": JSONLines, "tensorboard": TensorBoard}[name](folder / LOGS[name], append=True)
+    return {"csv": CSV, "jsonl": JSONLines, "tensorboard": TensorBoard}[name](path, append=True)
 
 
 def _engine(settings: Settings) -> Engine:
@@ -430,42 +354,3 @@ def _first(engine: Engine, action: Callable[[], Value]) -> Value:
     if error is not None:
         raise error
     return value
-
-
-def _check_begun(there: Settings, run: Run | None, folder: RunFolder) -> None:
-    """Refuse a `run.toml` that was edited into the one of another run."""
-    begun: dict[str, Any] = {} if run is None else run.header.get("run", {})
-    for name in FIXED:
-        new = getattr(there, name)
-        old = begun.get(name, new)
-        if old != new and not (name == "task" and _is_moved(old, new)):
-            raise RunError(
-                f"{folder.path} has begun and cannot change its {name}: run.toml says {name} {new}, the record {old}; "
-                f"put that back, or start a new run with {folder.again}."
-            )
-
-
-def _is_moved(old: str, new: str) -> bool:
-    """Whether two tasks are the same function in files of different places; whether it is the same file shows later."""
-    functions = [task.rpartition(".py")[2] or ":build" for task in (old, new)]
-    return is_file_spec(old) and is_file_spec(new) and functions[0] == functions[1]
-
-
-def _check_task(plan: Plan, run: Run | None, path: Path, *, override: bool) -> None:
-    """Refuse to go on with another task under the same name, and say where versions differ."""
-    if run is None:
-        return
-    found = task_differences(run.task, dict(plan.task.config), "task")
-    if found and not override:
-        raise RunError(
-            f"The task has changed since {path} was last at work: {_listed(found)}. --override goes on all the same."
-        )
-    other = task_differences(run.header["versions"], versions())
-    if other:
-        warnings.warn(
-            f"{path} was begun with other versions, so its numbers may differ: {_listed(other)}.", stacklevel=2
-        )
-
-
-def _listed(found: list[str]) -> str:
-    return "; ".join(found[:SHOWN]) + (f"; and {len(found) - SHOWN} more" if len(found) > SHOWN else "")

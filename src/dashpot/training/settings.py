@@ -37,7 +37,8 @@ __all__ = [
 COUNT = Interval(1, math.inf, "left", integer=True)
 THREADS = Optional(Interval(1, max(64, 4 * (os.cpu_count() or 1)), "both", integer=True))
 """Far above what helps; torch's thread library crashes on absurd numbers."""
-LOGS = ("csv", "jsonl", "tensorboard")
+LOGS = {"csv": "log.csv", "jsonl": "log.jsonl", "tensorboard": "tensorboard"}
+"""The logs, and where each is in a run's folder."""
 IGNORED = "made_by"
 """The table of a settings file that tells who wrote it; it is not read."""
 
