@@ -84,7 +84,7 @@ def orphan(folder: Path) -> int:
 
 
 def late(folder: Path) -> int:
-    """gloo has work for another 0.3 s when the second process ends, and lets go of its tensor only then."""
+    """gloo has work for another 0.1 s when the second process ends, and lets go of its tensor only then."""
     import atexit
     import gc
 
@@ -110,7 +110,7 @@ def late(folder: Path) -> int:
         holder.append(holder)  # a cycle, as a learner and its model are
     dist.barrier()
     if RANK == 0:
-        time.sleep(0.3)
+        time.sleep(0.1)
     sys.setswitchinterval(100)
     dist.all_reduce(torch.ones(1), async_op=True)
     return 0
