@@ -310,8 +310,17 @@ def test_a_refusal_names_the_option_of_the_command(settings, tmp_path, monkeypat
 # ---- signals and errors ----------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def hangup_is_heard():
+    """Also where these tests run under nohup, which has them ignore it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="no such signals there")
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+@pytest.mark.usefixtures("hangup_is_heard")
 def test_what_ends_a_job_stops_it_after_the_step_with_a_checkpoint(settings, tmp_path, monkeypatch, name, code):
     whole = begin(settings, tmp_path / "whole", say=quiet).run
     handlers = [signal.getsignal(number) for number in ENDING]
