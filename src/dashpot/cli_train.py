@@ -134,7 +134,7 @@ def _supervise(settings: Settings, resume: Path | None, out: Path | None) -> int
         folder = RunFolder.new(out, plan.settings, command=typed_command())
         words = ["train", "--resume", typed_path(folder.path)]
     command = [sys.executable, "-m", "dashpot", *words]
-    return launch.supervise(command, settings.devices, lambda: run.resume_command(folder.path))
+    return launch.supervise(command, settings.devices, lambda: folder.goes_on)
 
 
 def lr_find(

@@ -273,6 +273,12 @@ def test_no_state_is_taken_while_callbacks_are_apart(order, training, callbacks,
         learner(callbacks=[*callbacks, takes]).fit(2)
 
 
+def test_a_function_in_place_of_a_method_is_told_as_well():
+    found, takes = taken(0, training=False)
+    learner(callbacks=[takes, At("after_epoch", lambda _: None, order=5)]).fit(1)
+    assert len(found) == 1
+
+
 def test_a_state_is_taken_once_all_are_told():
     found, takes = taken(1000, training=False)
     parts = [EMA(0.9), Schedule(Exponential(0.5), per="epoch")]

@@ -158,7 +158,8 @@ class Callbacks:
 
     def untold(self, event: str) -> list[Callback]:
         """Those that have not been told the event that is being told."""
-        return [getattr(hook, "__self__") for hook in self._hooks[event][self._told :]]  # noqa: B009
+        rest = self._hooks[event][self._told :]
+        return [callback for callback in self.ordered if getattr(callback, event, None) in rest]
 
     def clean_up(self, event: str, learner: Any, within: type[Exception]) -> None:
         """Tell a cleanup event to all, also where one of them fails; the first failure is raised after the last.

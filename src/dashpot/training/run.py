@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from dashpot.training.callbacks.checkpoints import Checkpoints
     from dashpot.training.lr_finder import LRCurve
 
-__all__ = ["Outcome", "Plan", "begin", "find_rate", "go_on", "merged", "resume_command"]
+__all__ = ["Outcome", "Plan", "begin", "find_rate", "go_on", "merged"]
 
 Value = TypeVar("Value")
 
@@ -259,11 +259,6 @@ def _where(folder: RunFolder, run: Run | None, state: Mapping[str, Any] | None, 
         return f"Kept in {folder.path}."
     earlier = f"; what it had is kept in {kept}" if kept else ""
     return f"Starts over in {folder.path}: there was no checkpoint yet{earlier}."
-
-
-def resume_command(path: Path) -> str:
-    """What goes on with the run in a folder."""
-    return RunFolder(path).goes_on
 
 
 def _checkpoints(plan: Plan, folder: RunFolder) -> Checkpoints:
