@@ -163,8 +163,9 @@ def run(argv: Sequence[str]) -> int:
     try:
         with _plain_warnings():
             words = [word for word in argv if word != DEBUG]
-            code = app(words, exit_on_error=False, result_action="return_value")
-    except CycloptsError:
+            code = app(words, exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as error:
+        print(_sentence(error), file=sys.stderr)
         return 2
     except DashpotError as error:
         if debug:
@@ -179,6 +180,12 @@ def run(argv: Sequence[str]) -> int:
         print(f"\n{str(stop) or 'Stopped.'}", file=sys.stderr)
         return stop.code if isinstance(stop, Interrupted) else 130
     return code if isinstance(code, int) else 0
+
+
+def _sentence(error: CycloptsError) -> str:
+    """What was wrong with an option, on one line: the parser would draw a box around it, cut to the terminal's width."""
+    text = " ".join(str(error).split())
+    return text if text.endswith((".", "?", "...")) else f"{text}."
 
 
 @contextmanager

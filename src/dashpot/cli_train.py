@@ -27,7 +27,7 @@ NONE = object()
 
 def whole(_: type, tokens: Sequence[Token]) -> int:
     """A whole number as typed; 1.5 is a mistake and not 2."""
-    return int(tokens[0].value)
+    return _read(int, tokens[0].value)
 
 
 def options(title: str, chosen: Sequence[str]) -> type:
@@ -55,12 +55,20 @@ def _option(hint: Any, item: dataclasses.Field[Any]) -> Any:
 
 def _typed(kind: type, _: type, tokens: Sequence[Token]) -> Any:
     """The word as that kind; not by cyclopts, which takes "none" for an option that was not given."""
-    return kind(tokens[0].value)
+    return _read(kind, tokens[0].value)
 
 
 def _or_none(kind: type) -> Callable[[type, Sequence[Token]], Any]:
     """Reads a word as `_typed` does, and none or null as `NONE`."""
-    return lambda _, tokens: NONE if tokens[0].value.lower() in ("none", "null") else kind(tokens[0].value)
+    return lambda _, tokens: NONE if tokens[0].value.lower() in ("none", "null") else _read(kind, tokens[0].value)
+
+
+def _read(kind: type, text: str) -> Any:
+    """A word as that kind; where it is none, cyclopts puts the option's name before the sentence."""
+    try:
+        return kind(text)
+    except ValueError as error:
+        raise ValueError(f"{'an integer' if kind is int else 'a number'} is needed, got {text!r}.") from error
 
 
 FOUND_WITH = (
@@ -147,14 +155,15 @@ def lr_find(
 ) -> None:
     """Find a learning rate: let it grow with every batch, and see where the loss falls and where it explodes."""
     from dashpot.training import run
+    from dashpot.training.files import check_free, write_text
 
+    if out is not None:
+        check_free(out)
     values = {**({} if config is None else _local(read_settings(config))), **_values(name, given)}
     chosen = {key: value for key, value in values.items() if key in FOUND_WITH}
     curve = run.find_rate(Settings.of(chosen))
     print(curve.text())
     if out is not None:
-        from dashpot.training.files import write_text
-
         write_text(out, curve.plot().to_html(include_plotlyjs=True))
         print(f"Plot: {out}")
 
@@ -182,7 +191,7 @@ def _values(name: str | None, given: Any) -> dict[str, Any]:
 def _pairs(items: Sequence[str]) -> dict[str, Any]:
     """`NAME=VALUE` items as a mapping."""
     pairs = {}
-    for item in items:
+    for item in items or [""]:  # the bare option
         key, sign, value = item.partition("=")
         if not key or not sign or not value:
             raise ArgumentError(f"--set must be NAME=VALUE, such as weight_decay=5e-4, got {item!r}.")

@@ -216,6 +216,11 @@ def test_none_is_refused_where_something_has_to_be(dashpot, tmp_path, words, sen
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_setting_of_the_optimizer_that_is_none_is_in_the_file_that_repeats_the_run(dashpot, my_task):
+    begun(dashpot, my_task, "--set", "foreach=none", "maximize=true")
+    assert read_settings(Path("a/run.toml"))["set"] == {"foreach": None, "maximize": True}
+
+
 # ---- devices that are not there --------------------------------------------------------------------------------------
 
 

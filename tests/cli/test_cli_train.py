@@ -267,10 +267,27 @@ def test_lr_find_prints_a_curve_and_writes_a_page_where_it_is_told(dashpot, my_t
     assert dashpot("lr-find", my_task, "--optimizer", "sgd", "--out", "curve.html")[1].endswith("Plot: curve.html\n")
     assert "plotly" in Path("curve.html").read_text()
     assert "Unknown method 'sdg'" in refused(dashpot("lr-find", my_task, "--optimizer", "sdg"))
+
+
+@pytest.mark.parametrize(
+    ("out", "sentence"),
+    [
+        ("folder", "Cannot write folder: it is a folder."),
+        ("file/curve.html", "Cannot write file/curve.html: {place}/file is not a folder."),
+        ("file/deep/curve.html", "Cannot write file/deep/curve.html: {place}/file is not a folder."),
+    ],
+)
+def test_lr_find_refuses_a_place_for_its_page_before_the_search(dashpot, my_task, monkeypatch, out, sentence):
+    Path("folder").mkdir()
     Path("file").write_text("")
-    assert "Cannot write file/curve.html" in refused(
-        dashpot("lr-find", my_task, "--optimizer", "sgd", "--out", "file/curve.html")
-    )
+    monkeypatch.setattr("dashpot.training.run.find_rate", lambda _: pytest.fail("it searched"))
+    found = refused(dashpot("lr-find", my_task, "--optimizer", "sgd", "--out", out))
+    assert found == sentence.format(place=Path.cwd())
+
+
+def test_lr_find_makes_the_folder_of_its_page(dashpot, my_task):
+    assert dashpot("lr-find", my_task, "--optimizer", "sgd", "--out", "a/b/curve.html")[0] == 0
+    assert "plotly" in Path("a/b/curve.html").read_text()
 
 
 # ---- what it refuses ------------------------------------------------------------------------------------------------
@@ -301,6 +318,13 @@ def test_lr_find_prints_a_curve_and_writes_a_page_where_it_is_told(dashpot, my_t
         (("digits", "--optimizer", "sgd", "--threads", "0"), "threads must be None or an integer in [1, "),
         (("digits", "--optimizer", "sgd", "--strategy", "dp"), "strategy must be one of 'auto', 'ddp', 'fsdp'"),
         (("digits", "--optimizer", "sgd", "--set", "momentum"), "--set must be NAME=VALUE"),
+        (("digits", "--optimizer", "sgd", "--set"), "--set must be NAME=VALUE"),
+        (("digits", "--optimizer", "sgd", "--epochs", "5.5"), "--epochs: an integer is needed, got '5.5'."),
+        (("digits", "--optimizer", "sgd", "--lr", "fast"), "--lr: a number is needed, got 'fast'."),
+        (("digits", "--optimizer", "sgd", "--max-norm", "3x"), "--max-norm: a number is needed, got '3x'."),
+        (("digits", "--optimzer", "sgd"), "Unknown option: --optimzer. Did you mean --optimizer?"),
+        (("digits", "--optimizer"), "--optimizer requires an argument."),
+        (("digits", "digits", "--optimizer", "sgd"), "Unused Tokens: ['digits']."),
         (("digits", "--optimizer", "sgd", "--set", "momentm=0.9"), "'momentm': did you mean 'momentum'?"),
         (("digits", "--optimizer", "sgd", "--set", "momentum=2"), "momentum must be a number in [0, 1), got 2."),
         (("digits", "--optimizer", "sgd", "--config", "gone.toml"), "Cannot read the settings file gone.toml"),

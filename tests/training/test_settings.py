@@ -125,3 +125,19 @@ def test_differences_are_of_what_is_given_only():
         "eps is 1e-08 there and 1e-06 here",
         "weight_decay is not set there and 0.1 here",
     ]
+
+
+def test_none_of_the_optimizers_settings_is_written_as_a_word(tmp_path):
+    settings = Settings(task="digits", optimizer="sgd", set={"a": None, "b": (0.5, None), "c": "word", "d": 0})
+    write_settings(tmp_path / "run.toml", settings, {})
+    assert 'a = "none"' in (tmp_path / "run.toml").read_text()
+    assert Settings.of(read_settings(tmp_path / "run.toml")) == settings
+
+
+def test_none_differs_from_not_set():
+    there = Settings(task="digits", optimizer="sgd", set={"a": None})
+    assert differences(there, {"set": {"a": None}}) == []
+    assert differences(there, {"set": {"a": 1.0, "b": None}}) == [
+        "a is none there and 1.0 here",
+        "b is not set there and none here",
+    ]

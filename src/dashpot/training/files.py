@@ -8,7 +8,7 @@ from pathlib import Path
 from dashpot.errors import RunError
 from dashpot.files import write_atomically
 
-__all__ = ["append_line", "cannot_write", "cut_back", "make_folder", "write_bytes", "write_text"]
+__all__ = ["append_line", "cannot_write", "check_free", "cut_back", "make_folder", "write_bytes", "write_text"]
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
@@ -67,6 +67,21 @@ def make_folder(path: Path) -> Path:
     except OSError as error:
         raise cannot_write(path, error) from error
     return path
+
+
+def check_free(path: Path) -> None:
+    """Refuse a place for a file where none can be written, before the work for it is done.
+
+    Raises:
+        RunError: there is a folder, or what should be the folder above it cannot be written to.
+    """
+    if os.path.isdir(path):  # noqa: PTH112 - which never raises
+        raise RunError(f"Cannot write {path}: it is a folder.")
+    above = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
+    if not os.path.isdir(above):  # noqa: PTH112
+        raise RunError(f"Cannot write {path}: {above} is not a folder.")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise RunError(f"Cannot write {path}: the folder {above} may not be written to.")
 
 
 def cannot_write(path: Path, error: OSError) -> RunError:

@@ -39,6 +39,9 @@ THREADS = Optional(Interval(1, max(64, 4 * (os.cpu_count() or 1)), "both", integ
 """Far above what helps; torch's thread library crashes on absurd numbers."""
 LOGS = {"csv": "log.csv", "jsonl": "log.jsonl", "tensorboard": "tensorboard"}
 """The logs, and where each is in a run's folder."""
+NONE = "none"
+"""How a setting of the optimizer that is None is written, on a command line and in a settings file; TOML has no null."""
+ABSENT = object()
 IGNORED = "made_by"
 """The table of a settings file that tells who wrote it; it is not read."""
 
@@ -159,6 +162,8 @@ def read_settings(path: Path) -> dict[str, Any]:
     for name in given:
         if name not in names():
             raise unknown(f"setting in {path}:", name, names())
+    if isinstance(given.get("set"), Mapping):
+        given["set"] = _swapped(given["set"], NONE, None)
     return {name: _tuples(value) for name, value in given.items()}
 
 
@@ -193,7 +198,7 @@ def write_settings(path: Path, settings: Settings, made_by: Mapping[str, Any]) -
     # Tables come last, or what follows them would be theirs.
     plain = settings.to_dict()
     values = {name: value for name, value in plain.items() if name != "set"}
-    tables = {"set": plain["set"]} if plain["set"] else {}
+    tables = {"set": _swapped(plain["set"], None, NONE)} if plain["set"] else {}
     head = f"# `dashpot train --config {path.name}` repeats this run; [{IGNORED}] is not read.\n"
     write_text(path, head + tomli_w.dumps({**values, **tables, IGNORED: dict(made_by)}))
 
@@ -206,7 +211,7 @@ def parse_value(text: str) -> Any:
     """
     if "," in text:
         return tuple(parse_value(part) for part in text.split(",") if part)
-    return None if text.lower() == "none" else typed(text)
+    return None if text.lower() == NONE else typed(text)
 
 
 def differences(there: Settings, given: Mapping[str, Any]) -> list[str]:
@@ -218,20 +223,32 @@ def differences(there: Settings, given: Mapping[str, Any]) -> list[str]:
     found = []
     for name, value in given.items():
         own = getattr(there, name)
-        pairs = [(key, own.get(key), item) for key, item in value.items()] if name == "set" else [(name, own, value)]
+        if name == "set":
+            pairs = [(key, own.get(key, ABSENT), item) for key, item in value.items()]
+        else:
+            pairs = [(name, *(ABSENT if end is None else end for end in (own, value)))]
         found += [f"{key} is {_text(old)} there and {_text(new)} here" for key, old, new in pairs if old != new]
     return found
 
 
 def _text(value: Any) -> str:
-    return "not set" if value is None else f"{_plain(value)}"
+    return "not set" if value is ABSENT else NONE if value is None else f"{_plain(value)}"
 
 
 def _plain(value: Any) -> Any:
     """`value` with tuples as lists."""
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items() if item is not None}
+        return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, (tuple, list)) else value
+
+
+def _swapped(value: Any, old: Any, new: Any) -> Any:
+    """`value` with `new` wherever it holds `old`."""
+    if isinstance(value, Mapping):
+        return {key: _swapped(item, old, new) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_swapped(item, old, new) for item in value]
+    return new if value == old else value
 
 
 def _tuples(value: Any) -> Any:
