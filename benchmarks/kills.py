@@ -36,7 +36,7 @@ from dashpot.tasks import Problem, Task, accuracy
 from dashpot.training import archive
 from dashpot.training.callbacks.checkpoints import latest
 
-TRAIN = [sys.executable, "-m", "dashpot", "train"]
+TRAIN = [sys.executable, "-m", "dashpot_command", "train"]
 OPTIONS = "--ema 0.99 --accumulate 2 --schedule 1cycle --checkpoint-every 3 --keep 3 --log csv --threads 1 --epochs 8"
 METHODS = ("adamw", "autosgm", "esgd", "nadam", "sgd")
 TIMES = {"seconds", "wall_s", "cpu_s", "time", "elapsed"}

@@ -1,4 +1,4 @@
-"""Entry point of the command `dashpot`, and of `python -m dashpot`."""
+"""Entry point of `python -m dashpot`; the command `dashpot` comes here by way of `dashpot_command`."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-__all__ = ["main"]
+from dashpot_command import POLICY, to_sleep
 
-TRAINING = ("compare", "demo", "lr-find", "reproduce", "train")
-POLICY = "OMP_WAIT_POLICY"
+__all__ = ["main"]
 
 
 def main() -> int:
@@ -30,23 +29,12 @@ def _load() -> Callable[[Sequence[str]], int] | None:
     except ImportError:
         print("The command line needs its packages: pip install 'dashpot[cli]'.", file=sys.stderr)
         return None
-    _wait_asleep()
+    if to_sleep(sys.argv[1:]):
+        # As a module of the package this one comes after torch, too late: the process starts over, in place, once.
+        os.execve(sys.executable, sys.orig_argv, {**os.environ, POLICY: "PASSIVE"})
     from dashpot.cli import run
 
     return run
-
-
-def _wait_asleep() -> None:
-    """Start a training command again with threads that sleep while they wait for one another.
-
-    By default GNU OpenMP, which torch uses on Linux, lets them spin. On a machine that does anything else besides, they
-    then spend their time waiting for a thread that has no core: on two cores with one other busy process, an epoch of
-    Fashion-MNIST took 37 s with two spinning threads, 6 s with two sleeping ones, and 9 s with one. The policy is read
-    when torch is loaded, which is before this line; so the process starts over, in place, once.
-    """
-    chosen = {POLICY, "GOMP_SPINCOUNT"} & set(os.environ)
-    if sys.platform == "linux" and not chosen and any(word in TRAINING for word in sys.argv[1:]):
-        os.execve(sys.executable, sys.orig_argv, {**os.environ, POLICY: "PASSIVE"})
 
 
 if __name__ == "__main__":

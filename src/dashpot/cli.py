@@ -183,7 +183,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _sentence(error: CycloptsError) -> str:
-    """What was wrong with an option, on one line: the parser would draw a box around it, cut to the terminal's width."""
+    """What was wrong with an option, on one line; the parser itself would draw a box of the terminal's width."""
     text = " ".join(str(error).split())
     return text if text.endswith((".", "?", "...")) else f"{text}."
 

@@ -141,7 +141,7 @@ def _supervise(settings: Settings, resume: Path | None, out: Path | None) -> int
         plan = run.Plan.of(settings)  # finds mistakes before anything is started
         folder = RunFolder.new(out, plan.settings, command=typed_command())
         words = ["train", "--resume", typed_path(folder.path)]
-    command = [sys.executable, "-m", "dashpot", *words]
+    command = [sys.executable, "-m", "dashpot_command", *words]
     return launch.supervise(command, settings.devices, lambda: folder.goes_on)
 
 

@@ -9,9 +9,9 @@ import os
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -493,8 +493,30 @@ def test_ctrl_c_before_it_starts_again_is_no_traceback(monkeypatch, capsys):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(__main__, "os", SimpleNamespace(environ={}, execve=interrupted))
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "execve", interrupted)
     monkeypatch.setattr(sys, "argv", ["dashpot", "train"])
     monkeypatch.setattr(sys, "platform", "linux")
     assert __main__.main() == 130
     assert capsys.readouterr().err == "\nStopped.\n"
+
+
+COMMAND = """
+import os, signal, sys
+import dashpot_command
+
+class Interrupt:
+    def find_spec(name, *_):
+        if name == "torch":
+            os.kill(os.getpid(), signal.SIGINT)
+
+assert "torch" not in sys.modules
+sys.meta_path.insert(0, Interrupt)
+sys.exit(dashpot_command.main())
+"""
+
+
+def test_ctrl_c_while_torch_is_loaded_is_no_traceback():
+    found = subprocess.run([sys.executable, "-c", COMMAND, "train"], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout, found.stderr) == (130, "", "\nStopped.\n")

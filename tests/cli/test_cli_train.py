@@ -485,7 +485,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_used(dashpot, my_tas
 def test_ctrl_c_of_a_process_and_its_continuation(tmp_path):
     source = str(Path(__file__).parents[2] / "src")
     environment = {**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "dashpot", "train"]
+    command = [sys.executable, "-m", "dashpot_command", "train"]
     words = ["digits", "--optimizer", "adamw", "--epochs", "40", "--threads", "1", "--out", "run"]
     pipe = subprocess.PIPE
     with subprocess.Popen(

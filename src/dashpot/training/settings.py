@@ -40,7 +40,7 @@ THREADS = Optional(Interval(1, max(64, 4 * (os.cpu_count() or 1)), "both", integ
 LOGS = {"csv": "log.csv", "jsonl": "log.jsonl", "tensorboard": "tensorboard"}
 """The logs, and where each is in a run's folder."""
 NONE = "none"
-"""How a setting of the optimizer that is None is written, on a command line and in a settings file; TOML has no null."""
+"""A setting of the optimizer that is None, on a command line and in a settings file; TOML has no null."""
 ABSENT = object()
 IGNORED = "made_by"
 """The table of a settings file that tells who wrote it; it is not read."""
