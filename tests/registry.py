@@ -5,7 +5,7 @@ A subject says how to build its optimizer and what may be asked of it. A new row
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -342,9 +342,60 @@ SECOND_ORDER = (
 
 SUBJECTS: tuple[Subject, ...] = (*TORCH_METHODS, *DESIGN_METHODS, *AUTOSGM, *GENERAL_POINTS, *SECOND_ORDER)
 
+KINDS = frozenset(
+    {
+        "sgd-dampening",
+        "sgd-nesterov",
+        "rmsprop-centered",
+        "adam",
+        "adamw-decay",
+        "adamw-decay-by-schedule",
+        "adamw-decay-constant",
+        "nadam-decay",
+        "heavy-ball-decay",
+        "nag-decay",
+        "qhm-debiased",
+        "qhadam-both",
+        "centered-adam-direction",
+        "autosgm-1-zero",
+        "autosgm-2-debiased",
+        "autosgm-3-debiased",
+        "autosgm-decay-by-schedule",
+        "autosgm-decay-constant",
+        "autosgm-quirks",
+        "sgm-all-stages",
+        "running-adam",
+        "running-centered",
+        "over-the-variance",
+        "eps-inside",
+        "negated-twice",
+        "adaptive-clip",
+        "own-stage",
+        "scheduled",
+        "esgd",
+        "esgd-2",
+        "adahessian",
+        "sophia",
+    }
+)
+"""Subjects among which there is every method, every stage and every choice of a stage: test_contract_registry.py."""
+
 
 def each(such_that: Callable[[Subject], Any] = lambda subject: True) -> Any:
     """Parametrise a test over the subjects that fulfil a condition."""
     chosen = [subject for subject in SUBJECTS if such_that(subject)]
     assert chosen, "a contract over no subject proves nothing"
     return pytest.mark.parametrize("subject", chosen, ids=str)
+
+
+def each_kind(such_that: Callable[[Subject], Any] = lambda subject: True) -> Any:
+    """`each` for a test that takes long, as one that compiles: subjects outside `KINDS` are slow tests."""
+    return pytest.mark.parametrize("subject", marked(filter(such_that, SUBJECTS)), ids=str)
+
+
+def marked(subjects: Iterable[Subject]) -> list[Any]:
+    """The subjects as parameters, those outside `KINDS` marked slow."""
+    slow = pytest.mark.slow
+    found = [pytest.param(subject, marks=() if subject.name in KINDS else slow) for subject in subjects]
+    assert not all(parameter.marks for parameter in found), "a contract over no subject proves nothing"
+    return found

@@ -4,14 +4,15 @@ import dataclasses
 
 import pytest
 from contracts.trajectories import parameters
-from registry import SUBJECTS, TORCH_METHODS, each
+from registry import KINDS, SUBJECTS, TORCH_METHODS, each
 
 import dashpot as dp
 from dashpot.constraints import OneOf
 from dashpot.methods import METHODS
 from dashpot.stages import Stage
 
-STAGES = [stage for subject in SUBJECTS for stage in subject.make(parameters()).recipe.stages]
+STAGES = {subject.name: subject.make(parameters()).recipe.stages for subject in SUBJECTS}
+ALL, FEW = ([stage for name in names for stage in STAGES[name]] for names in (STAGES, KINDS))
 BUILT_IN = [cls for label, cls in Stage.registry.items() if cls.__module__.startswith("dashpot.") and label[0] != "_"]
 CHOICES = [
     (cls, item.name, value)
@@ -31,18 +32,24 @@ def test_every_named_method_is_a_subject():
     assert {*METHODS.values(), dp.SGM} == {subject.cls for subject in SUBJECTS}
 
 
+def test_every_named_method_is_a_kind():
+    assert {*METHODS.values(), dp.SGM} == {subject.cls for subject in SUBJECTS if subject.name in KINDS}
+
+
 def test_every_class_of_torch_that_has_a_counterpart_is_compared():
     assert {subject.cls for subject in TORCH_METHODS} == {dp.SGD, dp.RMSprop, dp.Adam, dp.AdamW, dp.NAdam}
 
 
+@pytest.mark.parametrize("stages", [ALL, FEW], ids=["subjects", "kinds"])
 @pytest.mark.parametrize("cls", BUILT_IN, ids=lambda cls: cls.__name__)
-def test_every_stage_is_in_some_subject(cls):
-    assert any(type(stage) is cls for stage in STAGES)
+def test_every_stage_is_in_some_subject(cls, stages):
+    assert any(type(stage) is cls for stage in stages)
 
 
 @pytest.mark.parametrize(("cls", "name", "value"), CHOICES, ids=[f"{c.__name__}-{n}-{v}" for c, n, v in CHOICES])
-def test_every_choice_of_every_stage_is_in_some_subject(cls, name, value):
-    assert any(type(stage) is cls and getattr(stage, name) == value for stage in STAGES)
+@pytest.mark.parametrize("stages", [ALL, FEW], ids=["subjects", "kinds"])
+def test_every_choice_of_every_stage_is_in_some_subject(cls, name, value, stages):
+    assert any(type(stage) is cls and getattr(stage, name) == value for stage in stages)
 
 
 @each()

@@ -16,11 +16,13 @@ METHODS = {"ESGD-1": (dp.ESGD, {}), "ESGD-2": (dp.ESGD, {"version": 2}), "Sophia
 
 @pytest.fixture
 def no_collector():
-    """Nothing but reference counts frees memory while this is in force."""
+    """Nothing but reference counts frees memory while this is in force; only what is made from here on is counted."""
     gc.collect()
+    gc.freeze()
     gc.disable()
     yield
     gc.enable()
+    gc.unfreeze()
 
 
 def perceptron():

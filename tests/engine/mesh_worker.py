@@ -1,6 +1,7 @@
 """What each of several processes does in test_engine_mesh.py: every check in turn, the outcomes into a JSON file.
 
-Run as a script: `mesh_worker.py RANK WORLD FOLDER`. A check ends this process when it fails, as the others would wait.
+Run as a script: `mesh_worker.py RANK WORLD FOLDER SUBJECTS`, "kinds" or "subjects". A check ends this process when it
+fails, as the others would wait.
 """
 
 import copy
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from registry import SUBJECTS
+from registry import KINDS, SUBJECTS
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -490,7 +491,7 @@ CHECKS |= {
 }
 
 
-def main(rank, world, folder):
+def main(rank, world, folder, which):
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float32)
     warnings.simplefilter("error")
@@ -498,6 +499,8 @@ def main(rank, world, folder):
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timedelta(seconds=60))
     outcomes = {}
     for name, (check, *arguments) in CHECKS.items():
+        if which == "kinds" and check is every_method and not KINDS.issuperset(arguments):
+            continue
         try:
             check(*arguments)
         except BaseException:
@@ -510,4 +513,4 @@ def main(rank, world, folder):
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
+    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4])

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from contracts.trajectories import distance, gradient, identical, parameters, run, values
-from registry import SUBJECTS, each
+from registry import SUBJECTS, each, each_kind
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import dashpot as dp
@@ -74,7 +74,7 @@ OPTIONS = (
 )
 
 
-@each(lambda subject: subject.captures)
+@each_kind(lambda subject: subject.captures)
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_a_step_runs_where_tensors_have_no_values_at_all(subject, options):
     """On `meta` every look at a value raises, and every count, slot and scalar of lr has to be there."""

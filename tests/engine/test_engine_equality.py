@@ -9,7 +9,7 @@ import pytest
 import torch
 from contracts.trajectories import distance, gradient, identical, parameters, values
 from engine_support import SGD, fates, feed, is_compiled, march, shared_cache, twins  # noqa: F401
-from registry import SUBJECTS, each
+from registry import SUBJECTS, each, each_kind
 
 import dashpot as dp
 from dashpot.engine.native import build
@@ -43,7 +43,7 @@ def check_equal_in_double(subject, shapes, steps):
     assert distance(states(*second), states(*first)) < DOUBLE
 
 
-@each()
+@each_kind()
 def test_compiled_equals_eager_over_100_steps(subject):
     check_equal_in_double(subject, SMALL, 100)
 

@@ -8,7 +8,7 @@ import warnings
 import pytest
 import torch
 from contracts.trajectories import distance, gradient, identical, parameters, run, values
-from registry import SUBJECTS
+from registry import SUBJECTS, each, each_kind
 
 import dashpot as dp
 from dashpot.engine import inductor
@@ -55,12 +55,18 @@ def pair(subject, backend, steps=6, dtype=torch.float64, **options):
     return eager, others, one, two
 
 
-CASES = [(subject, False) for subject in SUBJECTS]
-CASES += [pytest.param(subject, True, marks=pytest.mark.slow) for subject in SUBJECTS if subject.captures]
+@each_kind()
+def test_one_graph_gives_the_numbers_of_the_eager_engine(subject):
+    check_one_graph(subject, capturable=False)
 
 
-@pytest.mark.parametrize(("subject", "capturable"), CASES, ids=str)
-def test_one_graph_gives_the_numbers_of_the_eager_engine(subject, capturable):
+@pytest.mark.slow
+@each(lambda subject: subject.captures)
+def test_one_capturable_graph_gives_the_numbers_of_the_eager_engine(subject):
+    check_one_graph(subject, capturable=True)
+
+
+def check_one_graph(subject, capturable):
     count = Counting()
     eager, others, one, two = pair(subject, count, capturable=capturable)
     assert distance(others, eager) < SAME

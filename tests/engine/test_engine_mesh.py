@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from processes import run_processes
-from registry import SUBJECTS, each
+from registry import KINDS, SUBJECTS, each
 
 WORKER = Path(__file__).parent / "mesh_worker.py"
 
@@ -53,7 +53,7 @@ def test_importing_dashpot_imports_no_dtensors():
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
-    return run_processes(WORKER, tmp_path_factory.mktemp("mesh"))
+    return run_processes(WORKER, tmp_path_factory.mktemp("mesh"), "kinds")
 
 
 def passed(outcomes, name):
@@ -62,7 +62,7 @@ def passed(outcomes, name):
         assert reason == "passed", f"process {rank}: {reason}"
 
 
-@each()
+@each(lambda subject: subject.name in KINDS)
 def test_a_method_gives_the_numbers_of_one_process(outcomes, subject):
     passed(outcomes, f"every_method[{subject}]")
 
@@ -73,13 +73,13 @@ def test_in_two_processes(outcomes, name):
 
 
 def test_every_check_is_asked_for(outcomes):
-    assert set(outcomes[0]) == {*OTHERS, *(f"every_method[{subject}]" for subject in SUBJECTS)}
+    assert set(outcomes[0]) == {*OTHERS, *(f"every_method[{name}]" for name in KINDS)}
 
 
 @pytest.mark.slow
 def test_the_same_in_four_processes(tmp_path):
-    """Two copies in two pieces, two divided dimensions, more empty pieces."""
-    for rank, found in enumerate(run_processes(WORKER, tmp_path, world=4)):
+    """Every subject; two copies in two pieces, two divided dimensions, more empty pieces."""
+    for rank, found in enumerate(run_processes(WORKER, tmp_path, "subjects", world=4)):
         wrong = {name: reason for name, reason in found.items() if reason != "passed"}
         assert not wrong, (rank, wrong)
         assert len(found) == len(SUBJECTS) + len(OTHERS)
