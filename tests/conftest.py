@@ -24,7 +24,9 @@ torch.set_num_threads(int(os.environ.get("DASHPOT_TEST_THREADS", "1")))
 
 @pytest.fixture(autouse=True)
 def fixed_seed():
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)  # torch.manual_seed formats the whole stack for every kind of accelerator
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(0)
 
 
 PARTS = ("auto", "benchmarks", "equality", "fallback", "gate", "mesh", "native", "precision", "roster", "symbols")

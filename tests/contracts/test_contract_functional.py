@@ -3,7 +3,7 @@
 import pytest
 import torch
 from contracts.trajectories import distance, gradient, parameters, run, values
-from registry import each, known_products
+from registry import each, each_kind, known_products
 
 import dashpot as dp
 from dashpot.functional import init, observe, update
@@ -187,7 +187,7 @@ def step_of_class(subject, keys):
     return step
 
 
-@each(smooth)
+@each_kind(smooth)
 def test_a_differentiable_step_passes_gradcheck(subject):
     warm = parameters(shapes=((4,),))
     optimizer = subject.make(warm)

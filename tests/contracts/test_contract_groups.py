@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from contracts.trajectories import identical, parameters, run, values
-from registry import each
+from registry import each, each_kind
 
 import dashpot as dp
 
@@ -23,7 +23,7 @@ def edits_for(subject):
     return [{name: EDITS[name]} for name in EDITS if name in optimizer.defaults and not (running and name == "zero")]
 
 
-@each()
+@each_kind()
 def test_groups_equal_separate_optimizers(subject):
     for edit in edits_for(subject):
         first, second = parameters(seed=1), parameters(seed=2)
@@ -36,7 +36,7 @@ def test_groups_equal_separate_optimizers(subject):
         assert identical(second, also)
 
 
-@each()
+@each_kind()
 def test_an_edited_group_equals_an_optimizer_built_so(subject):
     """Five steps, an edit of the group, five steps; the state of the first five under a fresh optimizer's settings."""
     for edit in edits_for(subject):

@@ -80,7 +80,11 @@ SOME = [NAMED[name] for name in ("sgd-momentum", "adamw", "nadam", "sgm-all-stag
 
 
 @pytest.mark.parametrize("subject", SOME, ids=str)
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.complex128], ids=str)
+@pytest.mark.parametrize(
+    "dtype",
+    [pytest.param(torch.float64, marks=pytest.mark.slow), torch.float32, torch.bfloat16, torch.complex128],
+    ids=str,
+)
 def test_functionalised_graphs_write_back_in_every_dtype(subject, dtype):
     eager, others, *_ = pair(subject, "aot_eager", dtype=dtype)
     # float32: scalars are float64 tensors instead of Python numbers, a few last bits in six steps; bfloat16: such a

@@ -14,7 +14,6 @@ import dashpot as dp
 
 STEPS = 100
 TOLERANCE = 1e-11
-EXAMPLES = settings(max_examples=30)
 
 RATES = st.floats(1e-4, 0.5)
 DECAYS = st.one_of(st.just(0.0), st.floats(1e-4, 0.5))
@@ -96,9 +95,10 @@ def assert_parity(name, groups, size, missing):
     assert distance(ours, theirs) < TOLERANCE
 
 
+@pytest.mark.parametrize("examples", [15, pytest.param(100, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", METHODS)
-def test_drawn_settings_give_the_numbers_of_torch(name):
-    @EXAMPLES
+def test_drawn_settings_give_the_numbers_of_torch(name, examples):
+    @settings(max_examples=examples)
     @given(options=METHODS[name], size=SIZES, missing=MISSING)
     def one_group(options, size, missing):
         assert_parity(name, [options], size, missing)
@@ -106,9 +106,10 @@ def test_drawn_settings_give_the_numbers_of_torch(name):
     one_group()
 
 
+@pytest.mark.parametrize("examples", [5, pytest.param(30, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", METHODS)
-def test_groups_with_drawn_settings_of_their_own_give_the_numbers_of_torch(name):
-    @settings(max_examples=8)
+def test_groups_with_drawn_settings_of_their_own_give_the_numbers_of_torch(name, examples):
+    @settings(max_examples=examples)
     @given(groups=st.lists(METHODS[name], min_size=2, max_size=3), size=SIZES, missing=MISSING)
     def several_groups(groups, size, missing):
         assert_parity(name, groups, size, missing)

@@ -354,7 +354,7 @@ def through_a_file(state):
 RESUMED = {**AGAIN, "mapping": lambda n: {"lr": Cosine(n), "momentum": OneCycleMomentum(n)}}
 
 
-@pytest.mark.parametrize("at", [1, 4, 6])
+@pytest.mark.parametrize("at", [1, pytest.param(4, marks=pytest.mark.slow), 6])
 @pytest.mark.parametrize("per", ["batch", "epoch"])
 @pytest.mark.parametrize("name", sorted(RESUMED))
 def test_it_goes_on_with_the_very_same_values(name, per, at):
