@@ -21,8 +21,7 @@ def no_collector():
     gc.freeze()
     gc.disable()
     yield
-    gc.enable()
-    gc.unfreeze()
+    gc.enable()  # what is frozen stays so: the next test need not go through it again
 
 
 def perceptron():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,34 @@ from dashpot.data.idx_dataset import IdxDataset, IdxFile
 from dashpot.data.images import Images
 from dashpot.data.notices import say_once
 from dashpot.files import sha256
+
+
+class Logged(logging.Handler):
+    """What is logged."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+    @property
+    def text(self) -> str:
+        return "\n".join(record.getMessage() for record in self.records)
+
+    @property
+    def levels(self) -> list[str]:
+        return [record.levelname for record in self.records]
+
+
+@pytest.fixture
+def logged():
+    """What dashpot logs during the test; pytest's own `caplog` is off, see pyproject.toml."""
+    logger, handler = logging.getLogger("dashpot"), Logged()
+    logger.addHandler(handler)
+    yield handler
+    logger.removeHandler(handler)
 
 
 @dataclass

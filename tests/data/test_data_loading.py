@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import errno
 import gzip
-import logging
 import os
 import shutil
 from pathlib import Path
@@ -181,7 +180,7 @@ def test_a_copy_packed_anew_is_accepted(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["truncated", "flipped", "pickle", "other values", "empty"])
-def test_a_damaged_decoded_copy_is_kept_aside_and_made_anew(tiny, caplog, kind):
+def test_a_damaged_decoded_copy_is_kept_aside_and_made_anew(tiny, logged, kind):
     tiny.write(tiny.dataset.system)
     load_idx(tiny.dataset)
     copy = tiny.cache / "decoded.npz"
@@ -195,10 +194,9 @@ def test_a_damaged_decoded_copy_is_kept_aside_and_made_anew(tiny, caplog, kind):
         flipped = good[:middle] + bytes([good[middle] ^ 1]) + good[middle + 1 :]
         copy.write_bytes({"truncated": good[:100], "flipped": flipped, "empty": b""}[kind])
     bad = copy.read_bytes()
-    with caplog.at_level(logging.WARNING):
-        assert tiny.equals(load_idx(tiny.dataset))
-    assert "decoded.npz is damaged" in caplog.text
-    assert "was kept aside as decoded.npz.damaged and is decoded anew" in caplog.text.replace(",", "")
+    assert tiny.equals(load_idx(tiny.dataset))
+    assert "decoded.npz is damaged" in logged.text
+    assert "was kept aside as decoded.npz.damaged and is decoded anew" in logged.text.replace(",", "")
     assert (tiny.cache / "decoded.npz.damaged").read_bytes() == bad
     assert copy.read_bytes() == good
 
@@ -207,24 +205,22 @@ def full_disk(*_):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_a_full_disk_costs_the_decoded_copy_only_and_is_said_once(tiny, caplog, monkeypatch):
+def test_a_full_disk_costs_the_decoded_copy_only_and_is_said_once(tiny, logged, monkeypatch):
     tiny.write(tiny.dataset.system)
     monkeypatch.setattr(os, "fsync", full_disk)
-    with caplog.at_level(logging.WARNING):
-        for _ in range(3):
-            assert tiny.equals(load_idx(tiny.dataset))
+    for _ in range(3):
+        assert tiny.equals(load_idx(tiny.dataset))
     assert names(tiny.cache) == []
-    assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert "is not kept in" in caplog.text
-    assert "No space left on device" in caplog.text
+    assert logged.levels == ["WARNING"]
+    assert "is not kept in" in logged.text
+    assert "No space left on device" in logged.text
 
 
-def test_a_cache_that_cannot_be_made_costs_the_decoded_copy_only(tiny, caplog):
+def test_a_cache_that_cannot_be_made_costs_the_decoded_copy_only(tiny, logged):
     tiny.write(tiny.dataset.system)
     tiny.cache.parent.write_text("a file where the cache's folder should be")
-    with caplog.at_level(logging.WARNING):
-        assert tiny.equals(load_idx(tiny.dataset))
-    assert "is not kept in" in caplog.text
+    assert tiny.equals(load_idx(tiny.dataset))
+    assert "is not kept in" in logged.text
 
 
 def test_a_crash_before_the_decoded_copy_is_in_place_leaves_a_cache_that_works(tiny, monkeypatch):

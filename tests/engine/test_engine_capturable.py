@@ -42,7 +42,7 @@ def test_the_numbers_are_those_of_the_ordinary_step(subject):
     assert distance(others, ordinary) < SAME
 
 
-@each(lambda subject: subject.captures)
+@each_kind(lambda subject: subject.captures)
 def test_the_numbers_are_the_same_with_clipping_and_parameters_that_join_later(subject):
     def missing(step, index):
         return step == 3 or (index == 1 and step < 2)
@@ -92,7 +92,7 @@ def test_a_step_runs_where_tensors_have_no_values_at_all(subject, options):
     assert all(state["step"].dtype == torch.float32 for state in optimizer.state.values())
 
 
-@each(lambda subject: subject.captures and "own-stage" not in subject.name)
+@each_kind(lambda subject: subject.captures and "own-stage" not in subject.name)
 def test_low_precision_draws_what_the_ordinary_step_draws(subject):
     options = {"rounding": "stochastic", "state_dtype": torch.bfloat16, "seed": 5}
     params, others = parameters(torch.bfloat16), parameters(torch.bfloat16)
@@ -103,7 +103,7 @@ def test_low_precision_draws_what_the_ordinary_step_draws(subject):
     assert distance([p.float() for p in others], [p.float() for p in params]) <= 2**-7
 
 
-@each(lambda subject: subject.captures)
+@each_kind(lambda subject: subject.captures)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_skipped_step_leaves_everything_bit_for_bit(subject, bad):
     params = parameters()
@@ -161,7 +161,7 @@ def test_a_tensor_lr_is_used_as_it_is():
     assert distance(others, params) < SAME
 
 
-@each(lambda subject: subject.captures)
+@each_kind(lambda subject: subject.captures)
 @pytest.mark.parametrize("to_capturable", [False, True])
 def test_a_checkpoint_goes_from_one_way_of_counting_to_the_other(subject, to_capturable):
     straight, params = parameters(), parameters()

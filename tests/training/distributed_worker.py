@@ -35,6 +35,7 @@ from dashpot.data import Batches
 from dashpot.tasks import Problem, accuracy
 from dashpot.training import Callback, CancelFit, Engine, Learner
 
+sys.modules["torchmetrics"] = None  # type: ignore[assignment] - lightning asks for its version: seconds for nothing here
 SAME = {torch.float32: 1e-6, torch.float64: 1e-12}
 """Means over examples are taken in another order, once a step."""
 EXAMPLES, BATCH = 11, 5
