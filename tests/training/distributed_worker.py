@@ -35,7 +35,6 @@ from dashpot.data import Batches
 from dashpot.tasks import Problem, accuracy
 from dashpot.training import Callback, CancelFit, Engine, Learner
 
-sys.modules["torchmetrics"] = None  # type: ignore[assignment] - lightning asks for its version: seconds for nothing here
 SAME = {torch.float32: 1e-6, torch.float64: 1e-12}
 """Means over examples are taken in another order, once a step."""
 EXAMPLES, BATCH = 11, 5
@@ -580,4 +579,5 @@ def main(rank: int, world: int, folder: Path, pattern: str) -> None:
 
 
 if __name__ == "__main__":
+    sys.modules["torchmetrics"] = None  # type: ignore[assignment] - lightning asks for its version: 3 s with transformers
     main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4])
