@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, settings
 
 from dashpot.engine.native.compiler import BuildError, find
 
-collect_ignore = ["conftest.py"]  # no doctests here, and of several files of this name pytest can import one
+collect_ignore_glob = ["*conftest.py"]  # no doctests there, and of several files of this name pytest can import one
 
 settings.register_profile(
     "dashpot",
