@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-__all__ = ["POLICY", "main", "to_sleep"]
+__all__ = ["main"]
 
 TRAINING = ("compare", "demo", "lr-find", "reproduce", "train")
 POLICY = "OMP_WAIT_POLICY"
@@ -17,17 +17,32 @@ POLICY = "OMP_WAIT_POLICY"
 
 def main() -> int:
     """Run the command in `sys.argv`; the answer is its exit code, as docs/compare.md lists them."""
-    if to_sleep(sys.argv[1:]):
-        os.environ[POLICY] = "PASSIVE"
     try:
-        from dashpot.__main__ import main as run
+        run = _load()
     except KeyboardInterrupt:  # imports take seconds
         print("\nStopped.", file=sys.stderr)
         return 130
-    return run()
+    return 2 if run is None else run(sys.argv[1:])
 
 
-def to_sleep(words: Sequence[str]) -> bool:
+def _load() -> Callable[[Sequence[str]], int] | None:
+    """What runs a command line; None where its packages are missing, which is then said."""
+    try:
+        import cyclopts  # noqa: F401
+        import rich  # noqa: F401
+    except ImportError:
+        print("The command line needs its packages: pip install 'dashpot[cli]'.", file=sys.stderr)
+        return None
+    if _to_sleep(sys.argv[1:]):
+        if "torch" in sys.modules:  # `python -m dashpot`: too late, so the process starts over, in place, once
+            os.execve(sys.executable, sys.orig_argv, {**os.environ, POLICY: "PASSIVE"})
+        os.environ[POLICY] = "PASSIVE"
+    from dashpot.cli import run
+
+    return run
+
+
+def _to_sleep(words: Sequence[str]) -> bool:
     """Whether the threads of a command are to sleep while they wait for one another, and nobody has said how they do.
 
     By default GNU OpenMP, which torch uses on Linux, lets them spin. On a machine that does anything else besides, they

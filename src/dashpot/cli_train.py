@@ -15,19 +15,26 @@ from cyclopts import Parameter, Token
 
 from dashpot.errors import ArgumentError
 from dashpot.tasks.user_file import is_file_spec
-from dashpot.training.settings import Settings, names, parse_value, read_settings
+from dashpot.training.settings import Settings, is_none, names, parse_value, read_settings
 
 __all__ = ["DIVERGED", "TaskName", "lr_find", "train", "typed_command", "whole"]
 
 DIVERGED = 3
 """The exit code of a run whose loss or gradients were no longer finite."""
-NONE = object()
+UNSET = object()
 """What an option holds whose value is typed as none: it is given, and says that the setting is not set."""
 
 
-def whole(_: type, tokens: Sequence[Token]) -> int:
-    """A whole number as typed; 1.5 is a mistake and not 2."""
-    return _read(int, tokens[0].value)
+def typed_as(kind: type, _: type, tokens: Sequence[Token]) -> Any:
+    """The word as that kind; cyclopts, which puts the option's name before an error, takes "none" for not given."""
+    text = tokens[0].value
+    try:
+        return kind(text)
+    except ValueError as error:
+        raise ValueError(f"{'an integer' if kind is int else 'a number'} is needed, got {text!r}.") from error
+
+
+whole = partial(typed_as, int)
 
 
 def options(title: str, chosen: Sequence[str]) -> type:
@@ -49,26 +56,13 @@ def _option(hint: Any, item: dataclasses.Field[Any]) -> Any:
     text = item.metadata["help"] + known
     if item.name == "set":
         return Annotated[list[str] | None, Parameter(help=text, consume_multiple=True)]
-    read = _or_none(kind) if nullable or item.name == "log" else partial(_typed, kind)
+    read = _or_none(kind) if nullable or item.name == "log" else partial(typed_as, kind)
     return Annotated[kind | None, Parameter(help=text, converter=read)]
 
 
-def _typed(kind: type, _: type, tokens: Sequence[Token]) -> Any:
-    """The word as that kind; not by cyclopts, which takes "none" for an option that was not given."""
-    return _read(kind, tokens[0].value)
-
-
 def _or_none(kind: type) -> Callable[[type, Sequence[Token]], Any]:
-    """Reads a word as `_typed` does, and none or null as `NONE`."""
-    return lambda _, tokens: NONE if tokens[0].value.lower() in ("none", "null") else _read(kind, tokens[0].value)
-
-
-def _read(kind: type, text: str) -> Any:
-    """A word as that kind; where it is none, cyclopts puts the option's name before the sentence."""
-    try:
-        return kind(text)
-    except ValueError as error:
-        raise ValueError(f"{'an integer' if kind is int else 'a number'} is needed, got {text!r}.") from error
+    """Reads a word as `typed_as` does, and none as `UNSET`."""
+    return lambda hint, tokens: UNSET if is_none(tokens[0].value) else typed_as(kind, hint, tokens)
 
 
 FOUND_WITH = (
@@ -181,11 +175,11 @@ def _values(name: str | None, given: Any) -> dict[str, Any]:
     if name is not None:
         values["task"] = name
     if "log" in values:
-        typed = "" if values["log"] is NONE else values["log"]
+        typed = "" if values["log"] is UNSET else values["log"]
         values["log"] = tuple(part for part in typed.split(",") if part)
     if "set" in values:
         values["set"] = _pairs(values["set"])
-    return _local({key: None if value is NONE else value for key, value in values.items()})
+    return _local({key: None if value is UNSET else value for key, value in values.items()})
 
 
 def _pairs(items: Sequence[str]) -> dict[str, Any]:

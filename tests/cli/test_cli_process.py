@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-import dashpot_command
-from dashpot.__main__ import main
 from dashpot.comparison import Folder, Interrupted
 from dashpot.comparison.interrupt import interruptible
+from dashpot_command import main
 
 COMMAND = [sys.executable, "-m", "dashpot_command"]
 COMPARE = ["compare", "digits", "--methods", "sgd", "--seeds", "1", "--epochs", "6", "--threads", "1", "--out", "out"]
@@ -71,10 +70,11 @@ def test_the_command_lets_threads_sleep_before_torch_is_loaded(monkeypatch, word
     for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(sys, "argv", ["dashpot", *words])
-    monkeypatch.setattr("dashpot.__main__.main", lambda: found.append(os.environ["OMP_WAIT_POLICY"]) or 5)
+    monkeypatch.setattr("dashpot.cli.run", lambda _: found.append(os.environ["OMP_WAIT_POLICY"]) or 5)
+    monkeypatch.delitem(sys.modules, "torch")
     monkeypatch.setenv("OMP_WAIT_POLICY", "")  # which the next line undoes, and the end of the test what main sets
     monkeypatch.delenv("OMP_WAIT_POLICY")
-    assert dashpot_command.main() == 5
+    assert main() == 5
     assert found == ["PASSIVE"]
 
 
@@ -107,10 +107,9 @@ def test_other_commands_and_a_policy_of_ones_own_are_left_alone(monkeypatch, cap
         monkeypatch.setenv(setting, "ACTIVE")
     monkeypatch.setattr(sys, "argv", ["dashpot", *words])
     monkeypatch.setattr(os, "execve", lambda *_: pytest.fail("started over"))
-    for start_it in (main, dashpot_command.main):
-        assert start_it() == 0
-        assert capsys.readouterr().out
-        assert os.environ.get("OMP_WAIT_POLICY") == ("ACTIVE" if setting else None)
+    assert main() == 0
+    assert capsys.readouterr().out
+    assert os.environ.get("OMP_WAIT_POLICY") == ("ACTIVE" if setting else None)
 
 
 def test_mistakes_exit_with_code_2_and_a_debugged_one_with_a_traceback(tmp_path):

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ __all__ = [
     "LOGS",
     "Settings",
     "differences",
+    "is_none",
     "names",
     "parse_value",
     "read_made_by",
@@ -39,8 +40,6 @@ THREADS = Optional(Interval(1, max(64, 4 * (os.cpu_count() or 1)), "both", integ
 """Far above what helps; torch's thread library crashes on absurd numbers."""
 LOGS = {"csv": "log.csv", "jsonl": "log.jsonl", "tensorboard": "tensorboard"}
 """The logs, and where each is in a run's folder."""
-NONE = "none"
-"""A setting of the optimizer that is None, on a command line and in a settings file; TOML has no null."""
 ABSENT = object()
 IGNORED = "made_by"
 """The table of a settings file that tells who wrote it; it is not read."""
@@ -162,9 +161,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     for name in given:
         if name not in names():
             raise unknown(f"setting in {path}:", name, names())
-    if isinstance(given.get("set"), Mapping):
-        given["set"] = _swapped(given["set"], NONE, None)
-    return {name: _tuples(value) for name, value in given.items()}
+    return {name: _mapped(value, tuple, _read_none if name == "set" else _same) for name, value in given.items()}
 
 
 def read_made_by(path: Path) -> dict[str, Any]:
@@ -198,7 +195,7 @@ def write_settings(path: Path, settings: Settings, made_by: Mapping[str, Any]) -
     # Tables come last, or what follows them would be theirs.
     plain = settings.to_dict()
     values = {name: value for name, value in plain.items() if name != "set"}
-    tables = {"set": _swapped(plain["set"], None, NONE)} if plain["set"] else {}
+    tables = {"set": _mapped(plain["set"], list, _write_none)} if plain["set"] else {}
     head = f"# `dashpot train --config {path.name}` repeats this run; [{IGNORED}] is not read.\n"
     write_text(path, head + tomli_w.dumps({**values, **tables, IGNORED: dict(made_by)}))
 
@@ -211,7 +208,12 @@ def parse_value(text: str) -> Any:
     """
     if "," in text:
         return tuple(parse_value(part) for part in text.split(",") if part)
-    return None if text.lower() == NONE else typed(text)
+    return None if is_none(text) else typed(text)
+
+
+def is_none(text: str) -> bool:
+    """Whether a word stands for None, on a command line or among the optimizer's own in a file: TOML has no null."""
+    return text.lower() in ("none", "null")
 
 
 def differences(there: Settings, given: Mapping[str, Any]) -> list[str]:
@@ -232,27 +234,30 @@ def differences(there: Settings, given: Mapping[str, Any]) -> list[str]:
 
 
 def _text(value: Any) -> str:
-    return "not set" if value is ABSENT else NONE if value is None else f"{_plain(value)}"
+    return "not set" if value is ABSENT else f"{_write_none(_plain(value))}"
 
 
 def _plain(value: Any) -> Any:
     """`value` with tuples as lists."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, (tuple, list)) else value
+    return _mapped(value, list, _same)
 
 
-def _swapped(value: Any, old: Any, new: Any) -> Any:
-    """`value` with `new` wherever it holds `old`."""
+def _mapped(value: Any, kind: Callable[[Iterable[Any]], Any], change: Callable[[Any], Any]) -> Any:
+    """`value` with every tuple and list as that kind, and everything in them changed."""
     if isinstance(value, Mapping):
-        return {key: _swapped(item, old, new) for key, item in value.items()}
+        return {key: _mapped(item, kind, change) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
-        return [_swapped(item, old, new) for item in value]
-    return new if value == old else value
+        return kind(_mapped(item, kind, change) for item in value)
+    return change(value)
 
 
-def _tuples(value: Any) -> Any:
-    """`value` with lists as tuples, as settings hold them."""
-    if isinstance(value, Mapping):
-        return {key: _tuples(item) for key, item in value.items()}
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+def _same(value: Any) -> Any:
+    return value
+
+
+def _read_none(value: Any) -> Any:
+    return None if isinstance(value, str) and is_none(value) else value
+
+
+def _write_none(value: Any) -> Any:
+    return "none" if value is None else value
