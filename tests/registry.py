@@ -141,6 +141,8 @@ TORCH_METHODS = (
     _torch("adam-decoupled", dp.Adam, MOMENTS, weight_decay=0.1, decoupled_weight_decay=True),
     _torch("adamw", dp.AdamW, MOMENTS),
     _torch("adamw-decay", dp.AdamW, MOMENTS, betas=(0.7, 0.9), eps=1e-3, weight_decay=0.5),
+    _torch("adam-amsgrad", dp.Adam, f"{MOMENTS} max_exp_avg_sq", betas=(0.8, 0.9), weight_decay=0.1, amsgrad=True),
+    _torch("adamw-amsgrad", dp.AdamW, f"{MOMENTS} max_exp_avg_sq", betas=(0.9, 0.5), amsgrad=True),
     _torch("nadam", dp.NAdam, "exp_avg exp_avg_sq mu_product"),
     _torch("nadam-decay", dp.NAdam, "exp_avg exp_avg_sq mu_product", weight_decay=0.1, momentum_decay=0.01),
     _torch(
@@ -262,6 +264,11 @@ GENERAL_POINTS = (
         "momentum_buffer exp_avg_sq",
     ),
     _recipe(
+        "over-the-maximum",
+        dp.Recipe(dp.SecondMoment(0.7, 1e-4, "inside", "first", maximum=True), dp.Filter(0.9, zero=0.2)),
+        "exp_avg_sq max_exp_avg_sq momentum_buffer",
+    ),
+    _recipe(
         "two-filters-user-order",
         dp.Recipe(dp.SecondMoment(0.9), dp.Filter(0.5), dp.Filter(0.8, zero=0.4, slot="second"), dp.MomentRate(0.5)),
         "exp_avg_sq momentum_buffer second rate_moment rate",
@@ -348,6 +355,7 @@ KINDS = frozenset(
         "sgd-nesterov",
         "rmsprop-centered",
         "adam",
+        "adamw-amsgrad",
         "adamw-decay",
         "adamw-decay-by-schedule",
         "adamw-decay-constant",

@@ -214,6 +214,7 @@ ARGUMENTS: Mapping[str, Constraint] = {
     "nesterov": FLAG,
     "centered": FLAG,
     "maximize": FLAG,
+    "amsgrad": FLAG,
     "debias": OneOf((False, True, "exact")),
     "adaptive": FLAG,
     "beta_n": POLE,

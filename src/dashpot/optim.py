@@ -32,9 +32,6 @@ __all__ = ["Optimizer"]
 
 # Groups keep every setting under the name that torch's schedulers write to.
 _STORED_AS = {"pole": "momentum"}
-_UNSUPPORTED = {
-    "amsgrad": "its running maximum is not a point of this design space; torch.optim has it",
-}
 _ROUNDING = 1e-12  # of the highest rate: torch's recursive schedulers end a ramp to zero this close below it
 
 
@@ -57,7 +54,7 @@ class Optimizer(torch.optim.Optimizer):
     """
 
     preset: ClassVar[Callable[..., Recipe]]
-    _FLAGS = ("maximize", *_UNSUPPORTED)  # what groups hold beside the settings of the method
+    _FLAGS = ("maximize",)  # what groups hold beside the settings of the method
     _COUNTERS = ("steps_done",)  # what groups carry so that it is saved; a group taken from elsewhere starts without
     _settled_engine: str | None = None  # what `settle_engine` decided; loading state does not undo it
     _step_supports_amp_scaling = True  # GradScaler leaves gradients as they are, and its scale and findings to `step`
@@ -184,8 +181,6 @@ class Optimizer(torch.optim.Optimizer):
             if name == "capturable":
                 check(owner, name, value, FLAG)
                 self._check_capturable(value)
-            if name in _UNSUPPORTED and value:
-                raise ArgumentError(f"{owner}: {name}=True is not supported: {_UNSUPPORTED[name]}.")
 
     def _check_capturable(self, capturable: bool) -> None:
         owner = type(self).__name__

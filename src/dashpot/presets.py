@@ -107,12 +107,13 @@ def adam(
     betas: tuple[Scalar, Scalar] = (0.9, 0.999),
     eps: Scalar = 1e-8,
     weight_decay: Scalar = 0.0,
+    amsgrad: bool = False,
     decoupled_weight_decay: bool = False,
 ) -> Recipe:
     """Adam: debiased first moment over the root of the debiased second, decay coupled to the gradient."""
     if decoupled_weight_decay:
-        return adamw(lr, betas, eps, weight_decay)
-    return Recipe(CoupledDecay(weight_decay), *_adam_ratio(betas, eps), lr=lr)
+        return adamw(lr, betas, eps, weight_decay, amsgrad)
+    return Recipe(CoupledDecay(weight_decay), *_adam_ratio(betas, eps, amsgrad), lr=lr)
 
 
 def adamw(
@@ -120,14 +121,15 @@ def adamw(
     betas: tuple[Scalar, Scalar] = (0.9, 0.999),
     eps: Scalar = 1e-8,
     weight_decay: Scalar = 1e-2,
+    amsgrad: bool = False,
     decay_scale: str = "lr",
 ) -> Recipe:
     """AdamW: Adam with the decay taken from the weight, w (1 - lr weight_decay), beside the step."""
-    return Recipe(*_adam_ratio(betas, eps), DecoupledDecay(weight_decay, decay_scale), lr=lr)
+    return Recipe(*_adam_ratio(betas, eps, amsgrad), DecoupledDecay(weight_decay, decay_scale), lr=lr)
 
 
-def _adam_ratio(betas: tuple[Scalar, Scalar], eps: Scalar) -> tuple[Stage, ...]:
-    return Filter(betas[0], slot="exp_avg"), SecondMoment(betas[1], eps)
+def _adam_ratio(betas: tuple[Scalar, Scalar], eps: Scalar, amsgrad: bool) -> tuple[Stage, ...]:
+    return Filter(betas[0], slot="exp_avg"), SecondMoment(betas[1], eps, maximum=amsgrad)
 
 
 def nadam(

@@ -1,7 +1,7 @@
 """The methods torch.optim has too, with its signatures argument for argument, its state and its numbers.
 
 `foreach` and `fused` choose between torch's implementations and never change the result; here the engine makes that
-choice, so both are accepted and have no effect. `amsgrad=True` is refused.
+choice, so both are accepted and have no effect.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ class Adam(Optimizer):
     betas
         pair in [0, 1): poles of the gradient filter and of the mean square.
     amsgrad
-        must be False.
+        divide by the root of the largest s so far, which is kept as `max_exp_avg_sq`.
     maximize, foreach, capturable, fused, differentiable, schedule, options
         as in `SGD`.
     decoupled_weight_decay
@@ -231,7 +231,7 @@ class AdamW(Optimizer):
     betas
         pair in [0, 1).
     amsgrad
-        must be False.
+        divide by the root of the largest s so far, which is kept as `max_exp_avg_sq`.
     maximize, foreach, capturable, fused, differentiable, schedule, options
         as in `SGD`.
     decay_scale

@@ -118,12 +118,3 @@ def test_a_checkpoint_from_before_newer_settings_loads():
     assert second.param_groups[0]["momentum"] == 0.9
     assert second.param_groups[0]["maximize"] is False
     run(second, others, 1)
-
-
-def test_a_checkpoint_of_an_unsupported_variant_is_refused():
-    params, others = parameters(), parameters()
-    first = torch.optim.Adam(params, lr=0.01, amsgrad=True)
-    second = dp.Adam(others)
-    with pytest.raises(dp.ArgumentError, match="Adam: amsgrad=True is not supported"):
-        second.load_state_dict(first.state_dict())
-    assert second.param_groups[0]["lr"] == 1e-3

