@@ -183,6 +183,7 @@ class AutoSGM(Optimizer):
     """
 
     preset = staticmethod(autosgm)
+    _GROUP_WORDS = tuple(_TUPLES)
 
     def __init__(
         self,

@@ -20,6 +20,7 @@ __all__ = ["NAG", "QHM", "SGM", "CenteredAdam", "HeavyBall", "QHAdam"]
 
 Schedules = Schedule | Mapping[str, Schedule] | None
 
+_PARTS = ("filter", "rate", "decay", "robust")
 _CHECKED = ("lr", "maximize", "differentiable", "update_d_every", "d_warmup")
 _RESERVED = {*_CHECKED, "params", "param_names", "initial_lr", "max_lr", "probe_seed", *SecondOrder._COUNTERS}
 
@@ -365,6 +366,16 @@ class SGM(SecondOrder):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_template": self._template, "_keys": self._keys}
+
+    def _check_keys(self, group: Mapping[str, Any]) -> None:
+        for name in _PARTS:
+            if name in group and name not in self.defaults:
+                raise ArgumentError(
+                    f"SGM: a parameter group cannot have stages of its own, got {name!r}: groups share the stages and "
+                    f"may differ in their numbers ({', '.join(self._keys.values()) or 'none here'}); "
+                    "for other stages make a second SGM."
+                )
+        super()._check_keys(group)
 
     def _check_settings(self, settings: Mapping[str, Any]) -> None:
         # The stages check their own settings; the shared table is about the arguments of named methods.

@@ -20,6 +20,7 @@ from dashpot.engine.parts import Part
 from dashpot.engine.roster import step_count
 from dashpot.engine.stepper import Stepper
 from dashpot.errors import ArgumentError
+from dashpot.group_keys import check_keys
 from dashpot.numeric import is_number, minimum
 from dashpot.options import LASTING, Options, Running, Unpack
 from dashpot.recipe import Recipe
@@ -54,8 +55,11 @@ class Optimizer(torch.optim.Optimizer):
     """
 
     preset: ClassVar[Callable[..., Recipe]]
+    _OPTIONS: ClassVar[tuple[str, ...]] = Running._fields
     _FLAGS = ("maximize",)  # what groups hold beside the settings of the method
     _COUNTERS = ("steps_done",)  # what groups carry so that it is saved; a group taken from elsewhere starts without
+    _GROUP_WORDS: ClassVar[tuple[str, ...]] = ()  # what a group may say in other words than those it is kept under
+    _SHARED: ClassVar[tuple[str, ...]] = ()  # settings of which the first group's are in force
     _settled_engine: str | None = None  # what `settle_engine` decided; loading state does not undo it
     _step_supports_amp_scaling = True  # GradScaler leaves gradients as they are, and its scale and findings to `step`
 
@@ -201,18 +205,22 @@ class Optimizer(torch.optim.Optimizer):
         """Add a group with its own settings; nothing changes if one of them is bad.
 
         param_group
-            a dict with `params` and any settings; `pole` may be written for `momentum`.
+            a dict with `params` and any settings; `pole` may be written for `momentum`. Keys of your own are kept,
+            unless they look like a misspelt setting; `extra` holds anything.
         """
         if not isinstance(param_group, dict):
             raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
+        self._check_keys(param_group)
         group = {key: plain(value) for key, value in param_group.items() if key not in self._COUNTERS}
         if "pole" in group and {"momentum", "betas"} & self.defaults.keys():
             betas = {"betas": group.get("betas", self.defaults["betas"])} if "betas" in self.defaults else {}
             target: dict[str, Any] = {"momentum": None, **betas} if "momentum" in self.defaults else betas
             knobs.write(target, "pole", group.pop("pole"))
             group |= target
-        settings = {**self.defaults, **{key: value for key, value in group.items() if key in self.defaults}}
+        checked = {*self.defaults, *self._FLAGS, "capturable"}
+        settings = {**self.defaults, **{key: value for key, value in group.items() if key in checked}}
         self._check_settings(settings)
+        self._check_shared(group)
         for caution in self._recipe_of(settings).cautions():
             warnings.warn(caution, stacklevel=3)
         super().add_param_group(group)
@@ -221,6 +229,24 @@ class Optimizer(torch.optim.Optimizer):
             if not (p.is_floating_point() or p.is_complex()):
                 self.param_groups.pop()
                 raise ArgumentError(f"{type(self).__name__}: parameters must be real or complex floats, got {p.dtype}.")
+
+    def _check_keys(self, group: Mapping[str, Any]) -> None:
+        """Refuse keys that this class would ignore."""
+        alias = ("pole",) if {"momentum", "betas"} & self.defaults.keys() else ()
+        readable = (*self.defaults, *alias, *self._GROUP_WORDS, *self._COUNTERS)
+        check_keys(type(self).__name__, group, readable, (*_constructor_arguments(type(self)), *self._OPTIONS))
+
+    def _check_shared(self, group: Mapping[str, Any]) -> None:
+        """Refuse values in one group that count for all."""
+        agreed = {"differentiable": self.defaults["differentiable"]}
+        if self.param_groups:
+            agreed |= {name: self.param_groups[0][name] for name in self._SHARED if name in self.param_groups[0]}
+        for name, value in agreed.items():
+            if name in group and group[name] != value:
+                raise ArgumentError(
+                    f"{type(self).__name__}: {name} must be the same in all parameter groups, {value!r}, "
+                    f"got {group[name]!r}."
+                )
 
     # ---- step -------------------------------------------------------------------------------------------------------
 
@@ -386,6 +412,13 @@ def _told_apart(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return tuple(map(_told_apart, value))
     return (bool, value) if isinstance(value, bool) else value
+
+
+@cache
+def _constructor_arguments(cls: type[Optimizer]) -> tuple[str, ...]:
+    """The arguments by name, but for `self` and those of `**options`."""
+    taken = inspect.signature(cls.__init__).parameters.values()
+    return tuple(item.name for item in taken if item.kind in (item.POSITIONAL_OR_KEYWORD, item.KEYWORD_ONLY))[1:]
 
 
 @cache

@@ -54,6 +54,8 @@ class SecondOrder(Optimizer):
 
     _FLAGS = (*Optimizer._FLAGS, "update_d_every", "d_warmup")
     _COUNTERS = ("steps_done", "product_at", "products", "products_skipped")
+    _OPTIONS = (*Optimizer._OPTIONS, *Probing._fields)
+    _SHARED = ("update_d_every", "d_warmup", "probe_seed")
 
     def __init__(
         self,

@@ -1,0 +1,186 @@
+"""Keys of a parameter group: settings work, misspelt ones and arguments of the optimizer are refused, others stay."""
+
+import inspect
+import re
+
+import pytest
+import torch
+from contracts.trajectories import identical, parameters, run
+from registry import each, each_kind
+
+import dashpot as dp
+from dashpot.curvature import SecondOrder
+from dashpot.group_keys import CARRIED, edit_distance, nearest
+from dashpot.options import Running
+
+OF_USERS = {"layer": 3, "bias": True, "meta": "x", "role": "head", "main": 1, "id": 7, "wd": 0.1, "tag": "a", 5: "five"}
+OF_USERS |= {"lr_mult": 2.0, "group_name": "b", "depth": 1, "is_frozen": False, "weight_decay_scale": 0.5}
+
+
+def weight():
+    return [torch.ones(2, requires_grad=True)]
+
+
+def is_one_sentence(text):
+    return text.endswith(".") and "\n" not in text
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (
+            lambda: dp.AdamW([{"params": weight(), "weight_decy": 0.1}]),
+            "AdamW: unknown key 'weight_decy' in a parameter group: did you mean 'weight_decay'? "
+            "Values of your own go into extra={...}.",
+        ),
+        (
+            lambda: dp.SGM([{"params": weight(), "rate": dp.SecondMoment()}, {"params": weight()}], lr=0.1),
+            "SGM: a parameter group cannot have stages of its own, got 'rate': groups share the stages and may differ "
+            "in their numbers (none here); for other stages make a second SGM.",
+        ),
+        (
+            lambda: dp.AdamW([{"params": weight(), "max_norm": 1.0}]),
+            "AdamW: a parameter group cannot have 'max_norm', which is one for all groups: give it to AdamW(...).",
+        ),
+        (
+            lambda: dp.AutoSGM([{"params": weight(), "lr_cgf": (True, 0.1, 1)}]),
+            "AutoSGM: unknown key 'lr_cgf' in a parameter group: did you mean 'lr_cfg'? "
+            "Values of your own go into extra={...}.",
+        ),
+        (
+            lambda: dp.SGD([{"params": weight(), "extra": 3}]),
+            "SGD: extra of a parameter group must be a dict, got int.",
+        ),
+        (
+            lambda: dp.SGD([{"params": weight(), "differentiable": True}]),
+            "SGD: differentiable must be the same in all parameter groups, False, got True.",
+        ),
+        (
+            lambda: dp.Sophia([{"params": weight()}, {"params": weight(), "update_d_every": 3}]),
+            "Sophia: update_d_every must be the same in all parameter groups, 10, got 3.",
+        ),
+    ],
+    ids=["misspelt", "a stage", "an option", "a misspelt tuple", "extra", "differentiable", "timetable"],
+)
+def test_the_sentence(build, message):
+    with pytest.raises(dp.ArgumentError) as caught:
+        build()
+    assert str(caught.value) == message
+
+
+def words_of(optimizer):
+    """Every argument of the constructor and every run option."""
+    arguments = [*inspect.signature(type(optimizer).__init__).parameters][2:]
+    return {name for name in arguments if name != "options"} | {*Running._fields}
+
+
+@each()
+def test_every_argument_is_read_from_a_group_or_refused_there(subject):
+    optimizer = subject.make(parameters())
+    words = words_of(optimizer)
+    words |= (
+        {"probe", "distribution", "relative_step", "process_group"} if isinstance(optimizer, SecondOrder) else set()
+    )
+    for word in sorted(words):
+        kept_as = "momentum" if word == "pole" and "momentum" in optimizer.defaults else word
+        if kept_as in optimizer.defaults:
+            optimizer.add_param_group({"params": weight(), word: optimizer.defaults[kept_as]})
+        elif word not in CARRIED and not word.endswith("_cfg"):
+            with pytest.raises(dp.ArgumentError, match=f"a parameter group cannot have .*'{word}'") as caught:
+                optimizer.add_param_group({"params": weight(), word: None})
+            assert is_one_sentence(str(caught.value))
+
+
+def misspelt(name):
+    """One letter dropped, doubled, swapped with the next; capitals and dashes."""
+    middle = len(name) // 2
+    yield name[:middle] + name[middle] + name[middle:]
+    yield name[: middle - 1] + name[middle] + name[middle - 1] + name[middle + 1 :]
+    yield name.upper()
+    if len(name) > 2:
+        yield name[:middle] + name[middle + 1 :]
+    if len(name) >= 7:
+        yield name[:middle] + "__" + name[middle + 2 :]
+    if "_" in name:
+        yield name.replace("_", "-")
+
+
+@each()
+def test_a_misspelt_setting_is_refused_with_the_right_name(subject):
+    optimizer = subject.make([{"params": parameters()}])
+    known = {*optimizer.defaults, *words_of(optimizer), *CARRIED}
+    groups = len(optimizer.param_groups)
+    for name in optimizer.defaults:
+        for wrong in {word for word in misspelt(name) if word not in known and len(name) > 1}:
+            pattern = re.escape(
+                f"{type(optimizer).__name__}: unknown key {wrong!r} in a parameter group: did you mean "
+            )
+            with pytest.raises(dp.ArgumentError, match=pattern) as caught:
+                optimizer.add_param_group({"params": weight(), wrong: 0.1})
+            assert is_one_sentence(str(caught.value).replace("? ", ", "))
+            assert edit_distance(wrong.lower().replace("-", "_"), re.findall("mean '(.*?)'", str(caught.value))[0]) <= 2
+    assert len(optimizer.param_groups) == groups
+
+
+@each()
+def test_keys_of_users_and_of_torch_stay_in_the_group(subject):
+    optimizer = subject.make(parameters())
+    own = {**OF_USERS, "name": "late", "lr_scale": 0.5, "initial_lr": 0.1, "max_lr": 1.0, "min_lr": 0.0}
+    own |= {"foreach": None, "fused": None, "extra": {"weight_decy": 1, "schedule": object()}}
+    optimizer.add_param_group({"params": weight(), **own})
+    assert {key: optimizer.param_groups[1][key] for key in own} == own
+
+
+@each_kind()
+def test_keys_of_users_change_no_number(subject):
+    first, second = parameters(), parameters()
+    run(subject.make(first), first, 3)
+    run(subject.make([{"params": second, **OF_USERS, "extra": {"lr": 7}}]), second, 3)
+    assert identical(first, second)
+
+
+@pytest.mark.parametrize("cls", [dp.AdamW, dp.SGD, dp.RMSprop, dp.NAdam, dp.Adam])
+def test_groups_of_another_optimizer_of_torch_are_taken_over(cls):
+    for other in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.RMSprop):
+        theirs = other(weight(), lr=0.25)
+        torch.optim.lr_scheduler.OneCycleLR(theirs, max_lr=0.5, total_steps=10)
+        ours = cls(theirs.param_groups, lr=0.1)
+        assert ours.param_groups[0]["lr"] == theirs.param_groups[0]["lr"]
+
+
+def test_loading_refuses_no_key():
+    optimizer = dp.AdamW(weight())
+    saved = optimizer.state_dict()
+    saved["param_groups"][0]["weight_decy"] = 0.5
+    optimizer.load_state_dict(saved)
+    assert optimizer.param_groups[0]["weight_decy"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("word", "name"),
+    [
+        ("weigth_decay", "weight_decay"),
+        ("momentun", "momentum"),
+        ("learning_rate", "lr"),
+        ("epsilon", "eps"),
+        ("rl", "lr"),
+        ("LR", "lr"),
+        ("lrs", "lr"),
+        ("beta", "betas"),
+        ("weightDecay", "weight_decay"),
+        ("epss", "eps"),
+        *((str(word), None) for word in OF_USERS),
+        *((word, None) for word in ("l", "r", "ls", "ir", "kr", "op", "v2", "lay", "label", "feed", "step", "reps")),
+    ],
+)
+def test_the_nearest_name(word, name):
+    settings = ["lr", "betas", "eps", "weight_decay", "momentum", "debias", "pole", "gain", "seed", "zero", "nu", "v"]
+    assert nearest(word, settings) == name
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "distance"),
+    [("", "ab", 2), ("ab", "ba", 1), ("abcd", "acbd", 1), ("kitten", "sitting", 3), ("x", "x", 0)],
+)
+def test_the_edit_distance(a, b, distance):
+    assert edit_distance(a, b) == edit_distance(b, a) == distance
