@@ -18,7 +18,7 @@ class Scaled(nn.Module):
         self.scale = nn.Parameter(torch.ones(3))
         self.bias = nn.Parameter(torch.zeros(3))
         self.blocks = nn.ModuleList([nn.Linear(3, 3), OwnNorm(3)])
-        self.extra = nn.ParameterList([nn.Parameter(torch.ones(2))])
+        self.extra = nn.ParameterList([nn.Parameter(torch.ones(2, 2))])
         self.register_buffer("count", torch.zeros(7))
         self.absent = None
 
@@ -33,6 +33,14 @@ class OwnNorm(nn.Module):
 
     def forward(self, x):
         return self.gain * x / x.norm()
+
+
+class Grouped(nn.Module):
+    """A normalisation that nothing tells from a layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Parameter(torch.ones(2, 3))
 
 
 class Tied(nn.Module):
@@ -112,11 +120,8 @@ def test_a_subclass_of_a_norm_is_a_norm_and_own_classes_can_be_named():
         "1.weight",
         "1.bias",
     ]
-    model = Scaled()
-    assert "blocks.1.gain" in names(dp.param_groups(model, 0.1), True)
-    told = dp.param_groups(model, 0.1, norms=(OwnNorm,))
-    assert "blocks.1.gain" in names(told, False)
-    assert {row.name: row.why for row in told.rows}["blocks.1.gain"] == "OwnNorm"
+    told = dp.param_groups(nn.Sequential(Grouped(), nn.Linear(2, 2)), 0.1, norms=(Grouped,))
+    assert {row.name: row.why for row in told.rows if not row.decays} == {"0.table": "Grouped", "1.bias": "bias"}
 
 
 def test_biases():
@@ -147,8 +152,8 @@ def test_embeddings_decay_unless_asked_otherwise():
 
 def test_parameters_used_directly_on_a_module():
     groups = dp.param_groups(Scaled(), 0.1)
-    assert names(groups, True) == ["scale", "blocks.0.weight", "blocks.1.gain", "extra.0"]
-    assert names(groups, False) == ["bias", "blocks.0.bias"]
+    assert names(groups, True) == ["blocks.0.weight", "extra.0"]
+    assert names(groups, False) == ["scale", "bias", "blocks.0.bias", "blocks.1.gain"]
 
 
 def test_frozen_parameters_are_left_out():
@@ -175,12 +180,18 @@ def test_tied_parameters_can_be_allowed_and_follow_the_first():
     assert len(members(groups)) == len(list(model.parameters())) == 2
 
 
-def test_a_module_that_stands_in_two_places_is_tied():
+def test_the_table_shows_every_name_of_a_tied_parameter():
+    groups = dp.param_groups(Tied(), 0.1, allow_tied=True)
+    assert {row.name: row.why for row in groups.rows}["embedding.weight"] == "Embedding, also head.weight"
+
+
+def test_a_module_used_twice_is_not_tied():
     layer = nn.Linear(2, 2)
-    model = nn.Sequential(layer, nn.ReLU(), layer)
-    with pytest.raises(ArgumentError, match=r"'2.weight' and '0.weight' are one tied parameter"):
-        dp.param_groups(model, 0.1)
-    assert [row.name for row in dp.param_groups(model, 0.1, allow_tied=True).rows] == ["0.weight", "0.bias"]
+    model = nn.Sequential(layer, nn.ReLU(), nn.Sequential(layer))
+    assert [(row.name, row.why) for row in dp.param_groups(model, 0.1).rows] == [
+        ("0.weight", "Linear"),
+        ("0.bias", "bias"),
+    ]
 
 
 def test_a_frozen_tied_parameter_is_simply_left_out():
