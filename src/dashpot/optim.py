@@ -16,6 +16,7 @@ from dashpot.constraints import ARGUMENTS, FLAG, check, plain
 from dashpot.engine.device_stepper import DeviceStepper
 from dashpot.engine.dispatch import Engine
 from dashpot.engine.gate import Verdict
+from dashpot.engine.initial import make_state, only_makes_state
 from dashpot.engine.parts import Part
 from dashpot.engine.roster import step_count
 from dashpot.engine.stepper import Stepper
@@ -265,9 +266,16 @@ class Optimizer(torch.optim.Optimizer):
         return loss
 
     def _step(self) -> None:
+        if self._only_makes_state():
+            make_state(self)
+            return
         with torch.set_grad_enabled(bool(self.defaults["differentiable"])):
             stepper = self._on_device if self.param_groups[0].get("capturable") else self._stepper
             self._verdict = stepper.take(self, self.steps_done())
+
+    def _only_makes_state(self) -> bool:
+        """True for the step by which torch.distributed.checkpoint has the state made; see `engine.initial`."""
+        return only_makes_state(self)
 
     def _observe(self, owners: Sequence[Tensor], part: Part) -> None:
         """Called for each part of a step that is taken, before it is taken: the moment to learn from products."""

@@ -454,6 +454,30 @@ def a_state_dict():
     assert_same(others, pieces, 0.0)
 
 
+def the_step_that_makes_the_state():
+    """Zero gradients and rates make the state and nothing else; a gradient in one process makes it a step in all."""
+    for make in (dp.AdamW, dp.ESGD, dp.AutoSGM):
+        pieces = parameters(divided(draw(0)))
+        before = [whole(p).clone() for p in pieces]
+        optimizer = make(pieces, lr=0.0)
+        for p in pieces:
+            p.grad = torch.zeros_like(p)
+        optimizer.step()
+        assert_same(pieces, before, 0.0)
+        assert optimizer.steps_done() == 0
+        assert all(
+            mesh.is_dtensor(p) == mesh.is_dtensor(x) for p in pieces for x in optimizer.state[p].values() if x.dim()
+        )
+    pieces = parameters(divided(draw(0)))
+    optimizer = dp.AdamW(pieces, lr=0.0)
+    for p in pieces:
+        p.grad = torch.zeros_like(p)
+    if rank() == 1:
+        mesh.local(pieces[0].grad)[0].fill_(1.0)
+    optimizer.step()
+    assert optimizer.steps_done() == 1
+
+
 CHECKS = {f"every_method[{s.name}]": (every_method, s.name) for s in SUBJECTS}
 CHECKS |= {f"compiled[{name}]": (compiled, name) for name in ("adamw-decay", "nadam", "autosgm-1-debiased")}
 CHECKS |= {f"norm[{engine}]": (norm_is_that_of_one_process, engine) for engine in ("eager", "compiled")}
@@ -487,6 +511,7 @@ CHECKS |= {
         complex_numbers,
         one_rule_for_all_processes,
         a_state_dict,
+        the_step_that_makes_the_state,
     )
 }
 

@@ -42,6 +42,7 @@ OTHERS = (
     "complex_numbers",
     "one_rule_for_all_processes",
     "a_state_dict",
+    "the_step_that_makes_the_state",
 )
 
 

@@ -21,6 +21,7 @@ from dashpot.curvature.taking import Taker
 from dashpot.engine.eager import observe_tensor, real_view
 from dashpot.engine.parts import Part
 from dashpot.engine.program import WHOLE_TENSOR
+from dashpot.engine.roster import step_count
 from dashpot.engine.rounding import stream
 from dashpot.errors import ArgumentError, CurvatureError
 from dashpot.optim import Optimizer
@@ -110,7 +111,10 @@ class SecondOrder(Optimizer):
 
     def _waiting(self) -> set[Tensor]:
         """The parameters without any product that have a gradient, or had one at some step."""
-        return {p for p in self._lacking() if p.requires_grad and (p.grad is not None or self.state.get(p))}
+        return {p for p in self._lacking() if p.requires_grad and (p.grad is not None or self._has_stepped(p))}
+
+    def _has_stepped(self, p: Tensor) -> bool:
+        return step_count(self.state.get(p, {})) > 0
 
     def _lacking(self) -> set[Tensor]:
         """The parameters that have not taken a product in yet."""
@@ -271,6 +275,11 @@ class SecondOrder(Optimizer):
         if not self._observes():
             super()._step()
             return
+        if self._only_makes_state():
+            super()._step()
+            for group in self.param_groups:
+                group.update({name: group.get(name, fresh) for name, fresh in _FRESH.items()})
+            return
         done = self.steps_done()
         stepping = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
         lacking, attempted = self._lacking(), self._prepare(stepping)
@@ -282,6 +291,11 @@ class SecondOrder(Optimizer):
         if self.steps_done() > done:
             self._between.unobserved = lacking - (ready or {}).keys()
             self._conclude(done, attempted, ready)
+
+    def _only_makes_state(self) -> bool:
+        """Not where products were taken for this step."""
+        settled, gathered = self._between.settled, self._between.gathered
+        return settled is None and not gathered.taken and super()._only_makes_state()
 
     def _prepare(self, params: list[Tensor]) -> bool:
         """Settle which products this step takes in, and drop the graphs that gradients carry. True where there are
@@ -308,7 +322,7 @@ class SecondOrder(Optimizer):
             self._taker.supplied(pending, params, self._probes(pending, params))
             return pending
         has_graphs = all(p.grad is not None and p.grad.requires_grad for p in params)
-        if not has_graphs and not self._scheduled() and not any(self.state.get(p) for p in lacking):
+        if not has_graphs and not self._scheduled() and not any(map(self._has_stepped, lacking)):
             return pending  # a newcomer stays in place, and the next step is due
         scale, _ = self._scaler()
         probes, rest = shrunk(self._probes(pending, params), 1.0 if scale is None else float(scale))
@@ -392,7 +406,7 @@ _FRESH = {"product_at": -1, "products": 0, "products_skipped": 0}
 
 def _has_product(state: Mapping[str, Any]) -> bool:
     """Whether a parameter has taken a product in; where a user's stages do not count them, whether it has stepped."""
-    return float(state["products"].detach()) > 0 if "products" in state else bool(state)
+    return float(state["products"].detach()) > 0 if "products" in state else step_count(state) > 0
 
 
 def _drop_graphs(params: Sequence[Tensor], wanted: bool) -> None:

@@ -1,0 +1,165 @@
+"""torch.distributed.checkpoint: the step by which it makes the state of a fresh optimizer, and what it loads then."""
+
+import copy
+import math
+
+import pytest
+import torch
+from registry import SECOND_ORDER, each, each_kind
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    _init_optim_state,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
+
+import dashpot as dp
+
+
+def network(dtype=torch.float32):
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2)).to(dtype)
+
+
+def train(model, opt, steps, first=0):
+    for step in range(first, first + steps):
+        generator = torch.Generator().manual_seed(step)
+        for p in model.parameters():
+            p.grad = torch.randn(p.shape, generator=generator).to(p.dtype)
+        opt.step()
+    opt.zero_grad()
+
+
+def copied(model):
+    return [p.detach().clone() for p in model.parameters()]
+
+
+def assert_equal(a, b):
+    assert a.keys() == b.keys()
+    for key, state in a["state"].items():
+        assert state.keys() == b["state"][key].keys()
+        assert all(torch.equal(value, b["state"][key][name]) for name, value in state.items())
+    assert a["param_groups"] == b["param_groups"]
+
+
+@each()
+def test_the_step_that_makes_the_state_changes_nothing_else(subject):
+    """Afterwards the state is whole, and the optimizer goes on as one that never took that step."""
+    one, two = network(), network()
+    made, fresh = subject.make(one.parameters()), subject.make(two.parameters())
+    before = copied(one)
+    _init_optim_state(made)
+    assert all(map(torch.equal, one.parameters(), before))
+    assert all(set(made.state[p]) == {"step", *subject.keys} for p in one.parameters())
+    assert (made.steps_done(), made.param_groups[0]["lr"]) == (0, subject.lr)
+    train(one, made, 2)
+    train(two, fresh, 2)
+    assert all(map(torch.equal, one.parameters(), two.parameters()))
+    assert_equal(made.state_dict(), fresh.state_dict())
+
+
+def resumed(subject, saved, trained, flat, **options):
+    """A fresh optimizer with a checkpoint of another, on a copy of its model."""
+    model, how = network(), StateDictOptions(flatten_optimizer_state_dict=flat)
+    model.load_state_dict(trained.state_dict())
+    opt = subject.make(model.parameters(), **options)
+    set_optimizer_state_dict(model, opt, copy.deepcopy(saved), options=how)
+    assert all(map(torch.equal, model.parameters(), trained.parameters()))
+    return model, opt
+
+
+def goes_on(subject, **options):
+    """A run that went through such a checkpoint ends as one that did not."""
+    model = network()
+    opt = subject.make(model.parameters(), **options)
+    train(model, opt, 2)
+    saved = [
+        get_optimizer_state_dict(model, opt, options=StateDictOptions(flatten_optimizer_state_dict=flat))
+        for flat in (False, True)
+    ]
+    copies = [resumed(subject, saved[flat], model, flat, **options) for flat in (False, True)]
+    train(model, opt, 2, first=2)
+    for other, its in copies:
+        assert its.steps_done() == 2
+        train(other, its, 2, first=2)
+        assert all(map(torch.equal, other.parameters(), model.parameters()))
+        assert_equal(its.state_dict(), opt.state_dict())
+
+
+@each_kind()
+def test_a_checkpoint_goes_on(subject):
+    goes_on(subject)
+
+
+OPTIONS = [{"state_dtype": torch.bfloat16}, {"rounding": "kahan"}, {"rounding": "stochastic"}]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_state_in_low_precision_is_whole(options):
+    goes_on(SECOND_ORDER[0], **options)
+
+
+def test_a_checkpoint_before_the_first_step_changes_nothing():
+    """torch's own classes count the step that makes their state."""
+    one, two = network(), network()
+    saved, straight = dp.AdamW(one.parameters()), dp.AdamW(two.parameters())
+    get_optimizer_state_dict(one, saved)
+    train(one, saved, 3)
+    train(two, straight, 3)
+    assert all(map(torch.equal, one.parameters(), two.parameters()))
+
+
+def test_lr_as_a_tensor():
+    model = network()
+    opt = dp.Sophia(model.parameters(), lr=torch.tensor(0.1))
+    _init_optim_state(opt)
+    assert opt.param_groups[0]["lr"] == torch.tensor(0.1)
+    assert opt.should_create_graph()
+
+
+@pytest.mark.parametrize("cls", [dp.ESGD, dp.AdaHessian, dp.Sophia])
+def test_nothing_is_learned_or_counted(cls):
+    model = network()
+    opt = cls(model.parameters())
+    _init_optim_state(opt)
+    assert opt.curvature_stats[:4] == (None, None, 0, 0)
+    assert all(not value.any() for state in opt.state.values() for value in state.values())
+    assert opt.should_create_graph()
+
+
+SPOILED = {
+    "lr": lambda opt, p: opt.param_groups[0].update(lr=1e-30),
+    "gradient": lambda opt, p: p.grad.view(-1)[0].fill_(1e-45),
+    "nan": lambda opt, p: p.grad.view(-1)[0].fill_(math.nan),
+    "state": lambda opt, p: opt.state[p].update(exp_avg=torch.zeros_like(p), hess_sq=torch.zeros_like(p)),
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILED.values(), ids=SPOILED)
+def test_any_other_step_still_asks_for_a_product(spoil):
+    """Only zero gradients, zero rates and no state at all tell that no product is wanted."""
+    model = network()
+    opt = dp.AdaHessian(model.parameters(), lr=0.0)
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    spoil(opt, model[1].bias)
+    with pytest.raises(dp.CurvatureError, match="a product is due"):
+        opt.step()
+    assert not any("step" in state for state in opt.state.values())
+
+
+def test_a_product_that_was_taken_is_used():
+    w = torch.zeros(2, requires_grad=True)
+    opt = dp.ESGD([w], lr=0.0)
+    opt.backward((w**2).sum())
+    opt.step()
+    assert opt.curvature_stats.products == 1
+    assert opt.state[w]["hess_sq"].all()
+
+
+def test_frozen_parameters_stay_without_state():
+    model = network()
+    model[0].requires_grad_(False)
+    opt = dp.ESGD(model.parameters())
+    _init_optim_state(opt)
+    assert set(opt.state) == set(model[1].parameters())
