@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dashpot import CenteredMoment, Filter, SecondMoment
-from dashpot.stages.denominator import over
+from dashpot.stages.at_zero import over
 
 BETAS = st.floats(0, 0.999)
 EPS = st.floats(1e-10, 1e-2)

@@ -18,6 +18,7 @@ from torch import Tensor
 from dashpot.constraints import ARGUMENTS, FLAG, NONNEGATIVE, POLE, SHARE, Interval, OneOf, Optional, Scalar, field
 from dashpot.errors import ArgumentError
 from dashpot.numeric import is_number
+from dashpot.stages.at_zero import nonzero, power, root
 from dashpot.stages.base import Clock, Context, Observation, Signal, Slot, Stage, elementwise, per_tensor
 from dashpot.stages.denominator import divided
 
@@ -93,8 +94,8 @@ class Curvature(Stage):
 
     def scalars(self, clock: Clock) -> Mapping[str, Any]:
         del clock
-        power = {} if self.power is None else {"power": self.power}
-        return {"beta": self.beta, "eps": self.eps, "gamma": 1.0 if self.gamma is None else self.gamma, **power}
+        values = {"beta": self.beta, "eps": self.eps, "gamma": 1.0 if self.gamma is None else self.gamma}
+        return values if self.power is None else {**values, "power": self.power}
 
     def observe(self, o: Observation, s: Any, c: Any, ctx: Context) -> Any:
         del ctx
@@ -113,9 +114,8 @@ class Curvature(Stage):
         if self.accumulator == "mean":
             d = (c.gamma * s.hessian).clamp_min(c.eps)
         else:
-            square = s.hessian / s.weight if self.accumulator == "squares" else s.hessian
-            root = torch.sqrt(square)
-            d = (root if self.power is None else root**c.power) + c.eps
+            square = s.hessian / nonzero(s.weight) if self.accumulator == "squares" else s.hessian
+            d = (root(square) if self.power is None else power(root(square), c.power)) + c.eps
         return divided(x, torch.where(s.products > 0, d, math.inf)), s
 
 

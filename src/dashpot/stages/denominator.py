@@ -11,15 +11,11 @@ from torch import Tensor
 
 from dashpot.constraints import ARGUMENTS, OneOf, Scalar, field
 from dashpot.numeric import where
+from dashpot.stages.at_zero import over, root
 from dashpot.stages.averages import AVERAGES, correction, weights
 from dashpot.stages.base import Clock, Context, Signal, Slot, Stage, elementwise
 
-__all__ = ["CenteredMoment", "SecondMoment", "over"]
-
-
-def over(v: Tensor, d: Tensor | float) -> Tensor:
-    """v / d, with 0/0 = 0 where `v` is exactly zero: an element that never had a gradient does not move."""
-    return torch.where(v == 0, v, v / d)
+__all__ = ["CenteredMoment", "SecondMoment", "divided"]
 
 
 def divided(x: Signal, d: Tensor) -> Signal:
@@ -28,7 +24,7 @@ def divided(x: Signal, d: Tensor) -> Signal:
 
 
 def _root(square: Tensor, eps: Scalar, inside: bool) -> Tensor:
-    return torch.sqrt(square + eps) if inside else torch.sqrt(square) + eps
+    return root(square + eps) if inside else root(square) + eps
 
 
 @dataclass(frozen=True)

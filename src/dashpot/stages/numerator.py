@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from dashpot.constraints import ARGUMENTS, Interval, Scalar, field
+from dashpot.stages.at_zero import over
 from dashpot.stages.base import Clock, Context, Signal, Stage, elementwise, per_tensor
 
 __all__ = ["HuberParcor", "MomentRate", "Parcor"]
@@ -92,7 +93,8 @@ class HuberParcor(Stage):
         product = x.w * x.v
         power = c.beta * s.power + (1 - c.beta) * (x.w * x.w)
         size = c.beta_size * s.size + (1 - c.beta_size) * product.abs()
-        cut = product.sign() * torch.minimum(product.abs(), c.cap * size)
+        limit = c.cap * size
+        cut = torch.maximum(torch.minimum(product, limit), -limit)
         trust = 1 + power
         correlation = c.beta * s.correlation + c.lr * cut / trust
         a = torch.minimum(correlation.abs(), c.lr * trust)
@@ -121,7 +123,7 @@ class MomentRate(Stage):
         return {"beta": self.beta, "smoothing": self.smoothing, "lr": clock.lr}
 
     def apply(self, x: Signal, s: Any, c: Any, ctx: Context) -> tuple[Signal, Any]:
-        u = torch.where(x.g == 0, x.g, x.g / x.d)
+        u = over(x.g, x.d)
         moment = c.beta * s.moment + (1 - c.beta) * c.lr * (u * u)
         a = torch.clamp(moment, max=c.lr)
         rate = _layer_rate(a, s.rate, c.smoothing, ctx)

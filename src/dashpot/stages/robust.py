@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from dashpot.constraints import ARGUMENTS, Interval, Scalar, field
+from dashpot.stages.at_zero import nonzero, root
 from dashpot.stages.base import Context, Signal, Stage, per_tensor
 
 __all__ = ["HuberClip"]
@@ -42,6 +43,6 @@ class HuberClip(Stage):
         centre = c.beta * s.centre + (1 - c.beta) * ctx.norm(x.v)
         deviation = ctx.norm(x.v - centre) + c.eps
         spread = c.beta * s.spread + (1 - c.beta) * deviation * deviation
-        limit = c.cap * (torch.sqrt(spread) + c.eps)
-        factor = torch.where(deviation > limit, limit / deviation, 1.0)
+        limit = c.cap * (root(spread) + c.eps)
+        factor = torch.where(deviation > limit, limit / nonzero(deviation), 1.0)
         return x._replace(v=x.v * factor), s._replace(centre=centre, spread=spread)
