@@ -17,6 +17,7 @@ from dashpot.constraints import Interval, check
 from dashpot.engine.eager import new_slots
 from dashpot.engine.inductor import scalar_dtype
 from dashpot.engine.program import Numbers, advance, compute_dtype, take_in
+from dashpot.engine.rehearsal import rehearse
 from dashpot.errors import ArgumentError
 from dashpot.recipe import Recipe
 from dashpot.stages.base import Clock, Observation
@@ -43,6 +44,7 @@ def init(recipe: Recipe, params: Mapping[str, Tensor] | Sequence[Tensor] | Tenso
         return [init(recipe, p) for p in params]
     if params.is_complex():
         raise ArgumentError("init: the functional form takes real tensors, got a complex one; use torch.view_as_real.")
+    rehearse(recipe, params)
     return new_slots(recipe, params)
 
 

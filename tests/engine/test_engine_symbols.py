@@ -285,12 +285,13 @@ def test_a_direction_of_another_shape_is_refused(engine):
     assert distance(params, before) == 0
 
 
-def test_an_error_in_a_stage_is_its_own_whatever_the_engine():
+def test_an_error_in_a_stage_is_named_whatever_the_engine():
     for engine in ("eager", "compiled"):
         params = parameters()
         optimizer = by(lambda x, c, ctx: 1 / 0)(params, engine=engine)
-        with pytest.raises(ZeroDivisionError):
+        with pytest.raises(dp.ArgumentError, match=r"By: apply raised ZeroDivisionError \(.*, line \d+\)") as caught:
             march([(params, optimizer)], range(1))
+        assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
 
 # ---- numbers of a stage are never written into a kernel -------------------------------------------------------------

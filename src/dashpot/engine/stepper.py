@@ -20,6 +20,7 @@ from dashpot.engine.eager import new_slots
 from dashpot.engine.gate import Verdict, judge
 from dashpot.engine.parts import Part
 from dashpot.engine.program import Numbers, Storage
+from dashpot.engine.rehearsal import rehearse
 from dashpot.engine.roster import Roster, step_count
 from dashpot.engine.rounding import seed_word, stream
 from dashpot.errors import ArgumentError, NonFiniteError
@@ -113,6 +114,7 @@ class Stepper:
         for i in unchecked:
             optimizer._check_gradient(owners[i])
             mesh.check_division(type(optimizer).__name__, owners[i], optimizer.state.get(owners[i], {}))
+            rehearse(recipe, params[i], grads[i])
         distinct, which = _distinct(counts)
         numbers = [_numbers(optimizer, recipe, int(count) + 1, factor, window, group) for count in distinct]
         return _Plan(index, group, recipe, owners, params, grads, counts, numbers, which, roster)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import inspect
+import typing
 from abc import ABC, abstractmethod
 from collections import namedtuple
 from collections.abc import Mapping
 from functools import cache
+from keyword import iskeyword
+from types import UnionType
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
-from dashpot.constraints import Scalar, check_fields, unknown
+from dashpot.constraints import Interval, Scalar, check, check_fields, unknown
 from dashpot.errors import ArgumentError
 
 __all__ = ["Clock", "Context", "Observation", "Signal", "Slot", "Stage", "elementwise", "per_tensor"]
@@ -78,12 +83,21 @@ class Slot(NamedTuple):
 
 def elementwise(name: str, key: str | None = None, initial: float = 0.0) -> Slot:
     """A slot with one number for each element of the parameter."""
-    return Slot(name, key or name, "elementwise", initial)
+    return _slot(name, key, "elementwise", initial)
 
 
 def per_tensor(name: str, key: str | None = None, initial: float = 0.0) -> Slot:
     """A slot with one number for the whole parameter."""
-    return Slot(name, key or name, "per_tensor", initial)
+    return _slot(name, key, "per_tensor", initial)
+
+
+def _slot(name: Any, key: Any, shape: Literal["elementwise", "per_tensor"], initial: Any) -> Slot:
+    if not isinstance(name, str) or not name.isidentifier() or iskeyword(name) or name.startswith("_"):
+        raise ArgumentError(f"{shape}: name must be an identifier that does not begin with _, got {name!r}.")
+    if not isinstance(key, (str, type(None))):
+        raise ArgumentError(f"{shape}: key must be a string or None, got {key!r}.")
+    check(shape, "initial", initial, Interval())
+    return Slot(name, key or name, shape, initial)
 
 
 @cache
@@ -130,6 +144,7 @@ class Stage(ABC):
     def __new__(cls, *args: Any, **kwargs: Any) -> Stage:
         del args, kwargs
         if "_numeric" not in cls.__dict__:  # looked up once, here, because Dynamo cannot trace a look at the fields
+            _check_class(cls)
             cls._numeric = _numeric_fields(cls)
         return super().__new__(cls)
 
@@ -209,15 +224,69 @@ class Stage(ABC):
         return cls(**settings)
 
 
+def _check_class(cls: type[Stage]) -> None:
+    """Refuse what makes a class no stage, before its first instance."""
+    if missing := sorted(getattr(cls, "__abstractmethods__", ())):
+        raise ArgumentError(f"{cls.__name__}: a stage must define {', '.join(missing)}.")
+    own = cls.__dict__.get("__dataclass_params__")
+    inherited = getattr(cls, "__dataclass_params__", None)
+    settings = [name for name, kind in inspect.get_annotations(cls).items() if "ClassVar" not in str(kind)]
+    if inherited is None or not inherited.frozen or (own is None and settings):
+        raise ArgumentError(f"{cls.__name__}: decorate the class with @dataclass(frozen=True).")
+    if not isinstance(inspect.getattr_static(cls, "slots"), property):
+        _check_slots(cls.__name__, cls.slots)
+
+
+def _check_slots(owner: str, slots: Any) -> None:
+    if isinstance(slots, Slot) or not isinstance(slots, (tuple, list)) or not all(isinstance(s, Slot) for s in slots):
+        raise ArgumentError(f"{owner}: slots must be a tuple of elementwise(...) and per_tensor(...), got {slots!r}.")
+    names = [slot.name for slot in slots]
+    if len(set(names)) < len(names):
+        raise ArgumentError(f"{owner}: two slots have the same name, got {', '.join(names)}.")
+
+
 def _numeric_fields(cls: type[Stage]) -> tuple[str, ...]:
     fields = dataclasses.fields(cls)  # pyright: ignore[reportArgumentType] - every stage is a dataclass
     return tuple(f.name for f in fields if _names_a_number(f.type))
 
 
 def _names_a_number(annotation: Any) -> bool:
-    """Annotations are text under `from __future__ import annotations`, and objects otherwise."""
-    text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
-    return any(part.strip(" '\"").rpartition(".")[2] in ("float", "Scalar") for part in text.split("|"))
+    """True for `float`, `Scalar`, and a union or optional of one of them with anything else.
+
+    Annotations are text under `from __future__ import annotations`, and objects otherwise.
+    """
+    if isinstance(annotation, typing.ForwardRef):
+        return _names_a_number(annotation.__forward_arg__)
+    if isinstance(annotation, str):
+        try:
+            return _spells_a_number(ast.parse(annotation.strip(), mode="eval").body)
+        except SyntaxError:
+            return False
+    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (typing.Union, UnionType):
+        return any(map(_names_a_number, inner))
+    if origin in (typing.Annotated, typing.Final):
+        return _names_a_number(inner[0])
+    return annotation is float
+
+
+def _spells_a_number(node: ast.expr) -> bool:
+    """The same for the parsed text of an annotation."""
+    if isinstance(node, ast.Constant):
+        return _names_a_number(node.value)
+    if isinstance(node, ast.BinOp):
+        return _spells_a_number(node.left) or _spells_a_number(node.right)
+    if isinstance(node, ast.Subscript):
+        inner = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+        kind = _last_name(node.value)
+        return (kind in ("Optional", "Union") and any(map(_spells_a_number, inner))) or (
+            kind in ("Annotated", "Final") and _spells_a_number(inner[0])
+        )
+    return _last_name(node) in ("float", "Scalar")
+
+
+def _last_name(node: ast.expr) -> str | None:
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else None
 
 
 def _plain(value: Any) -> Any:

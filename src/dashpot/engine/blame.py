@@ -1,0 +1,34 @@
+"""Where in a stage's own code an error arose."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import PurePath
+from typing import NamedTuple
+
+from dashpot.stages.base import Stage
+
+__all__ = ["Place", "place_of"]
+
+
+class Place(NamedTuple):
+    """A line of a stage's method."""
+
+    stage: str
+    method: str
+    file: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.file}, line {self.line}"
+
+
+def place_of(error: BaseException) -> Place | None:
+    """The innermost line of a stage's method in the traceback of `error`, or None where no stage took part."""
+    found = None
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, Stage):
+            file = PurePath(frame.f_code.co_filename).name
+            found = Place(type(owner).__name__, frame.f_code.co_name, file, line)
+    return found

@@ -1,0 +1,144 @@
+"""What a stage's class must be: mistakes in the class body are sentences when the first instance is made."""
+
+# ruff: noqa: UP007, UP045 - the older spellings of an annotation are what is tested
+import typing
+from dataclasses import dataclass
+from typing import ClassVar, Optional, Union
+
+import pytest
+import torch
+
+import dashpot as dp
+from dashpot.constraints import Scalar
+
+
+class Body:
+    """The methods of a stage."""
+
+    def apply(self, x, s, c, ctx):
+        return x._replace(v=x.v * 2), s
+
+
+def test_a_forgotten_decorator_is_a_sentence():
+    class Plain(Body, dp.Stage):
+        pass
+
+    class WithSettings(Body, dp.Stage):
+        beta: float = 0.9
+
+    class Inherited(dp.SecondMoment):
+        extra: float = 0.5
+
+    for kind, arguments in ((Plain, ()), (WithSettings, ()), (WithSettings, (0.5,)), (Inherited, ())):
+        with pytest.raises(
+            dp.ArgumentError, match=rf"^{kind.__name__}: decorate the class with @dataclass\(frozen=True\)\.$"
+        ):
+            kind(*arguments)
+
+
+def test_a_stage_that_is_not_frozen_is_refused():
+    @dataclass
+    class Thawed(Body, dp.Stage):
+        beta: float = 0.9
+
+    with pytest.raises(dp.ArgumentError, match=r"^Thawed: decorate the class with @dataclass\(frozen=True\)\.$"):
+        Thawed()
+
+
+def test_a_subclass_without_settings_of_its_own_needs_no_decorator():
+    class Doubled(dp.SecondMoment):
+        kind: ClassVar[str] = "doubled"
+
+        def apply(self, x, s, c, ctx):
+            x, s = super().apply(x, s, c, ctx)
+            return x._replace(v=x.v * 2), s
+
+    assert Doubled(0.5).numeric() == dp.SecondMoment(0.5).numeric()
+
+
+def test_a_stage_without_apply_is_a_sentence():
+    @dataclass(frozen=True)
+    class Empty(dp.Stage):
+        pass
+
+    with pytest.raises(dp.ArgumentError, match=r"^Empty: a stage must define apply\.$"):
+        Empty()
+
+
+SLOTS = (dp.elementwise("a"), (dp.elementwise("a"), "b"), "a", None, 3, ("a",), (dp.elementwise,))
+
+
+@pytest.mark.parametrize("slots", SLOTS, ids=repr)
+def test_slots_that_are_no_tuple_of_slots_are_refused(slots):
+    made = dataclass(frozen=True)(type("Kept", (Body, dp.Stage), {"slots": slots}))
+    with pytest.raises(dp.ArgumentError, match=r"^Kept: slots must be a tuple of elementwise"):
+        made()
+
+
+def test_two_slots_of_one_name_are_refused():
+    slots = (dp.elementwise("a", "first"), dp.per_tensor("a", "second"))
+    made = dataclass(frozen=True)(type("Kept", (Body, dp.Stage), {"slots": slots}))
+    with pytest.raises(dp.ArgumentError, match=r"^Kept: two slots have the same name, got a, a\.$"):
+        made()
+
+
+@pytest.mark.parametrize("make", [dp.elementwise, dp.per_tensor])
+def test_a_slot_is_checked_where_it_is_declared(make):
+    for name in ("", "1a", "a b", "class", "_a", 3, None):
+        with pytest.raises(dp.ArgumentError, match="name must be an identifier that does not begin with _, got"):
+            make(name)
+    with pytest.raises(dp.ArgumentError, match="key must be a string or None, got 3"):
+        make("a", 3)
+    for initial in ("0", None, float("nan")):
+        with pytest.raises(dp.ArgumentError, match="initial must be a number"):
+            make("a", initial=initial)
+
+
+NUMERIC = (
+    *(
+        "float",
+        "Scalar",
+        "float | None",
+        "None | float",
+        "Optional[float]",
+        "typing.Optional[float]",
+        "t.Union[int, float]",
+    ),
+    *(
+        "Optional['float']",
+        "Optional[Scalar]",
+        "Annotated[float, 'share']",
+        "Final[float]",
+        "Union[torch.Tensor, float]",
+    ),
+    *("dashpot.constraints.Scalar", "'float'", "constraints.Scalar | None"),
+    *(float, Scalar, Optional[float], Union[float, torch.Tensor], float | None, typing.Annotated[float, "share"]),
+    *(Optional[Scalar], Optional["float"], typing.Final[float]),
+)
+STRUCTURE = (
+    *(
+        "int",
+        "bool",
+        "str",
+        "int | None",
+        "Optional[int]",
+        "tuple[float, float]",
+        "list[float]",
+        "Optional[tuple[float, ...]]",
+    ),
+    *("Literal['float']", "Callable[[float], float]", "floats", "not a type", "Annotated[int, float]"),
+    *(int, bool, str, Optional[int], tuple[float, float], Optional[list[float]], typing.Literal["float"], None),
+)
+
+
+@pytest.mark.parametrize("annotation", NUMERIC, ids=repr)
+def test_every_way_to_annotate_a_number_makes_a_scalar(annotation):
+    made = dataclass(frozen=True)(type("Any", (Body, dp.Stage), {"__annotations__": {"rate": annotation}, "rate": 0.5}))
+    assert made().numeric() == ("rate",)
+    assert dp.Recipe(made()).settings() == {"rate": 0.5}
+
+
+@pytest.mark.parametrize("annotation", STRUCTURE, ids=repr)
+def test_every_other_annotation_is_structure(annotation):
+    made = dataclass(frozen=True)(type("Any", (Body, dp.Stage), {"__annotations__": {"rate": annotation}, "rate": 0.5}))
+    assert made().numeric() == ()

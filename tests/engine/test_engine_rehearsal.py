@@ -1,0 +1,302 @@
+"""Mistakes of a stage's author: one sentence that names the stage, before anything is written, in both engines."""
+
+import random
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from engine_support import same, shared_cache, snapshot  # noqa: F401
+
+import dashpot as dp
+from dashpot.engine import rehearsal
+
+ENGINES = ("eager", "compiled")
+
+
+def stage(apply, *, name="Mine", scalars=None, observe=None, **namespace):
+    """A stage with the settings `n: int` and `beta: float`, and these methods."""
+    namespace |= {"apply": apply, "__annotations__": {"beta": float, "n": int}, "beta": 0.5, "n": 2}
+    namespace |= {"__module__": __name__}
+    namespace.setdefault("slots", (dp.elementwise("memory"), dp.per_tensor("level")))
+    if scalars is not None:
+        namespace["scalars"] = scalars
+    if observe is not None:
+        namespace |= {"observe": observe, "observes": True}
+    return dataclass(frozen=True)(type(name, (dp.Stage,), namespace))()
+
+
+def _in_place(x, s):
+    x.g.mul_(2)
+    return x, s
+
+
+def _in_place_out(x, s):
+    torch.mul(x.w, 2, out=x.w)
+    return x, s
+
+
+def _in_place_data(x, s):
+    x.g.data.mul_(2)
+    return x, s
+
+
+def _in_place_numpy(x, s):
+    x.g.numpy()[...] = 0
+    return x, s
+
+
+def _in_place_index(x, s):
+    x.v[0] = 0
+    return x, s
+
+
+def _in_place_slot(x, s):
+    s.memory.add_(x.v)
+    return x, s
+
+
+def _in_place_detached(x, s):
+    x.w.detach().zero_()
+    return x, s
+
+
+PAIR = r"apply must return the pair \(x, s\)"
+MISTAKES = {
+    "only x": (lambda self, x, s, c, ctx: x, PAIR + ", got x alone"),
+    "nothing": (lambda self, x, s, c, ctx: None, PAIR + ", got None"),
+    "a tensor": (lambda self, x, s, c, ctx: x.v, PAIR + r", got a tensor of shape \(4, 3\)"),
+    "v and s": (lambda self, x, s, c, ctx: (x.v, s), PAIR + ", got a tuple of 2"),
+    "swapped": (lambda self, x, s, c, ctx: (s, x), PAIR + ", got a tuple of 2"),
+    "three": (lambda self, x, s, c, ctx: (x, s, c), PAIR + ", got a tuple of 3"),
+    "x twice": (lambda self, x, s, c, ctx: (x, x), PAIR + " with s a tuple of its 2 slots"),
+    "one slot": (lambda self, x, s, c, ctx: (x, (s.memory,)), PAIR + " with s a tuple of its 2 slots"),
+    "slots as a dict": (lambda self, x, s, c, ctx: (x, s._asdict()), PAIR + " with s a tuple of its 2 slots"),
+    "int through c": (
+        lambda self, x, s, c, ctx: (x._replace(v=x.v * c.n), s),
+        r"c\.n is not a scalar; annotate n float, or read self\.n",
+    ),
+    "no such scalar": (
+        lambda self, x, s, c, ctx: (x._replace(v=x.v * c.beta2), s),
+        "c has no scalar 'beta2', only beta; add a field beta2: float",
+    ),
+    "undeclared slot read": (
+        lambda self, x, s, c, ctx: (x._replace(v=s.average), s),
+        "s has no slot 'average', only memory, level; declare it in slots",
+    ),
+    "undeclared slot replaced": (
+        lambda self, x, s, c, ctx: (x, s._replace(average=x.v)),
+        "s has no slot 'average', only memory, level; declare it in slots",
+    ),
+    "no such field": (
+        lambda self, x, s, c, ctx: (x._replace(v=x.grad), s),
+        "x has no field 'grad'; it has w, g, d, v, rate, shrink",
+    ),
+    "no such field replaced": (lambda self, x, s, c, ctx: (x._replace(update=x.v), s), "x has no field 'update'"),
+    "vector in a single": (
+        lambda self, x, s, c, ctx: (x, s._replace(level=x.v)),
+        r"per_tensor slot level must be a 0-d tensor, got a tensor of shape \(4, 3\)",
+    ),
+    "one-element single": (
+        lambda self, x, s, c, ctx: (x, s._replace(level=x.v.mean(dim=(0, 1), keepdim=True))),
+        r"per_tensor slot level must be a 0-d tensor, got a tensor of shape \(1, 1\)",
+    ),
+    "single in a vector": (
+        lambda self, x, s, c, ctx: (x, s._replace(memory=ctx.mean(x.v))),
+        r"elementwise slot memory must be a tensor of the parameter's shape \(4, 3\), got a tensor of shape \(\)",
+    ),
+    "rows in a vector": (
+        lambda self, x, s, c, ctx: (x, s._replace(memory=x.v.sum(dim=1))),
+        r"elementwise slot memory must be .* got a tensor of shape \(4,\)",
+    ),
+    "a number in a slot": (
+        lambda self, x, s, c, ctx: (x, s._replace(level=1.0)),
+        r"per_tensor slot level must be a 0-d tensor, got 1\.0",
+    ),
+    "direction of one number": (
+        lambda self, x, s, c, ctx: (x._replace(v=ctx.mean(x.v)), s),
+        r"the direction must keep the shape \(4, 3\), got \(\)",
+    ),
+    "no direction": (lambda self, x, s, c, ctx: (x._replace(v=None), s), "the direction must keep .* got None"),
+    "rate of another shape": (
+        lambda self, x, s, c, ctx: (x._replace(rate=x.v.sum(dim=1)), s),
+        r"x\.rate must be a number or fit the shape \(4, 3\), got a tensor of shape \(4,\)",
+    ),
+    "broken": (
+        lambda self, x, s, c, ctx: (x._replace(v=x.v.reshape(5)), s),
+        r"apply raised RuntimeError \(test_engine_rehearsal.py, line \d+\) for a parameter of shape \(4, 3\): shape",
+    ),
+    "wrong signature": (lambda self, x, s, c: (x, s), "apply raised TypeError .*positional arguments"),
+    "in place on g": (lambda self, x, s, c, ctx: _in_place(x, s), r"apply changes x\.g and x\.v in place"),
+    "out=": (lambda self, x, s, c, ctx: _in_place_out(x, s), r"apply changes x\.w in place"),
+    "in place on data": (lambda self, x, s, c, ctx: _in_place_data(x, s), r"apply changes x\.g and x\.v in place"),
+    "in place in numpy": (lambda self, x, s, c, ctx: _in_place_numpy(x, s), r"apply changes x\.g and x\.v in place"),
+    "assigned index": (lambda self, x, s, c, ctx: _in_place_index(x, s), r"apply changes x\.g and x\.v in place"),
+    "in place on a slot": (lambda self, x, s, c, ctx: _in_place_slot(x, s), r"apply changes s\.memory in place"),
+    "in place on a view": (lambda self, x, s, c, ctx: _in_place_detached(x, s), r"apply changes x\.w in place"),
+}
+
+
+def attempt(params, grads, made, engine, message):
+    """The step is refused with a sentence, and nothing is changed by it."""
+    optimizer = dp.SGM.from_recipe(params, dp.Recipe(made, dp.Filter(0.5), lr=0.1), engine=engine)
+    for p, g in zip(params, grads, strict=True):
+        p.grad = g.clone()
+    before = snapshot(params, optimizer)
+    with pytest.raises(dp.ArgumentError, match=message) as caught:
+        optimizer.step()
+    assert str(caught.value).startswith("Mine: ")
+    assert str(caught.value).endswith(".")
+    assert "\n" not in str(caught.value)
+    assert same(snapshot(params, optimizer), before)
+    assert all(torch.equal(p.grad, g) for p, g in zip(params, grads, strict=True))
+    assert not any(optimizer.state.values())
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_in_apply_is_a_sentence_before_anything_is_written(name, engine):
+    apply, message = MISTAKES[name]
+    params = [torch.randn(4, 3, requires_grad=True)]
+    attempt(params, [torch.randn(4, 3)], stage(apply), engine, message)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.complex64], ids=str)
+@pytest.mark.parametrize("shape", [(), (1,), (5,), (300, 200)])
+def test_gradients_of_any_shape_and_dtype_stay_as_they_are(shape, dtype, engine):
+    made = stage(lambda self, x, s, c, ctx: (x._replace(v=x.v.mul_(2)), s))
+    p = torch.randn(shape, dtype=dtype, requires_grad=True)
+    attempt([p], [torch.randn(shape, dtype=dtype)], made, engine, r"apply changes x\.g and x\.v in place")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_mistake_that_one_shape_alone_shows_leaves_the_other_parameters(engine):
+    """The second parameter fails; the first is not stepped either."""
+    made = stage(lambda self, x, s, c, ctx: (x._replace(v=x.v.reshape(-1, 4).reshape(x.v.shape)), s))
+    params = [torch.randn(shape, requires_grad=True) for shape in ((8,), (7,))]
+    attempt(params, [torch.randn(8), torch.randn(7)], made, engine, r"parameter of shape \(7,\): shape '\[-1, 4\]'")
+
+
+SCALARS = {
+    "none": (lambda self, clock: None, "scalars must return a mapping from names to numbers, got None"),
+    "broken": (lambda self, clock: {"beta": self.beta / 0}, r"scalars raised ZeroDivisionError \(test_engine"),
+    "left out": (lambda self, clock: {"t": clock.t}, r"scalars does not return 'beta'; return it, or read self\.beta"),
+}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("name", SCALARS)
+def test_a_mistake_in_scalars_is_a_sentence(name, engine):
+    scalars, message = SCALARS[name]
+    made = stage(lambda self, x, s, c, ctx: (x._replace(v=x.v * c.beta), s), scalars=scalars)
+    attempt([torch.ones(3, requires_grad=True)], [torch.ones(3)], made, engine, message)
+
+
+OBSERVE = {
+    "nothing": (lambda self, o, s, c, ctx: None, "observe must return s with s a tuple of its 2 slots, got None"),
+    "undeclared": (lambda self, o, s, c, ctx: s._replace(hess=o.hv), "s has no slot 'hess'"),
+    "shape": (lambda self, o, s, c, ctx: s._replace(level=o.hv), "per_tensor slot level must be a 0-d tensor"),
+    "in place": (lambda self, o, s, c, ctx: s._replace(memory=o.hv.abs_()), r"observe changes o\.hv in place"),
+    "broken": (lambda self, o, s, c, ctx: s[7], r"observe raised IndexError"),
+}
+
+
+@pytest.mark.parametrize("name", OBSERVE)
+def test_a_mistake_in_observe_is_a_sentence(name):
+    observe, message = OBSERVE[name]
+    made = stage(lambda self, x, s, c, ctx: (x, s), observe=observe)
+    w = torch.ones(3, requires_grad=True)
+    with pytest.raises(dp.ArgumentError, match=r"^Mine: " + message):
+        dp.functional.init(dp.Recipe(made), w)
+    opt = dp.SGM([w], lr=0.1, rate=made)
+    opt.backward((w * w).sum())
+    with pytest.raises(dp.ArgumentError, match=r"^Mine: " + message):
+        opt.step()
+    assert w.tolist() == [1.0] * 3
+
+
+def test_the_functional_form_is_covered_where_state_is_made():
+    for apply, message in MISTAKES.values():
+        with pytest.raises(dp.ArgumentError, match=r"^Mine: " + message):
+            dp.functional.init(dp.Recipe(stage(apply)), torch.ones(4, 3))
+
+
+def counting(calls):
+    def apply(self, x, s, c, ctx):
+        calls.append(tuple(x.w.shape))
+        return x, s._replace(memory=s.memory + torch.rand(()) + random.random() + np.random.rand())
+
+    return stage(apply)
+
+
+def test_a_trial_runs_once_and_draws_nothing():
+    calls = []
+    recipe = dp.Recipe(counting(calls))
+    torch.manual_seed(3), random.seed(3), np.random.seed(3)
+    expected = torch.rand(()), random.random(), np.random.rand()
+    torch.manual_seed(3), random.seed(3), np.random.seed(3)
+    for _ in range(3):
+        rehearsal.rehearse(recipe, torch.ones(2, 3))
+        rehearsal.rehearse(recipe.with_settings(beta=0.75), torch.zeros(2, 3))
+    assert calls == [(2, 3)]
+    assert (torch.rand(()), random.random(), np.random.rand()) == expected
+    rehearsal.rehearse(recipe, torch.ones(2, 3, dtype=torch.float64))
+    rehearsal.rehearse(recipe, torch.ones(5000, 4000))
+    assert len(calls) == 3
+    assert torch.Size(calls[-1]).numel() <= 1 << 14
+
+
+def test_a_stage_that_needs_the_whole_shape_is_tried_on_it():
+    def apply(self, x, s, c, ctx):
+        return x._replace(v=x.v.reshape(700, 50).reshape(x.v.shape)), s
+
+    rehearsal.rehearse(dp.Recipe(stage(apply)), torch.ones(350, 100))
+
+
+def test_what_legitimate_stages_do_is_allowed():
+    """Lists as settings, defaults for missing scalars, errors caught, work in place on tensors of its own."""
+
+    def apply(self, x, s, c, ctx):
+        assert not hasattr(c, "absent")
+        v = x.v * getattr(c, "limit", 2.0)
+        v.mul_(0.5).add_(s.memory)
+        try:
+            v = v / s.nothing
+        except AttributeError:
+            v = v * 1
+        return x._replace(v=v, d=x.d * 2, rate=ctx.mean(v), shrink=0.1), type(s)(x.v > 0, ctx.norm(v))
+
+    made = stage(apply)
+    for engine in ENGINES:
+        p = torch.ones(4, requires_grad=True)
+        optimizer = dp.SGM.from_recipe([p], dp.Recipe(made, lr=torch.tensor(0.1)), engine=engine)
+        p.grad = torch.tensor([1.0, torch.nan, torch.inf, -torch.inf])
+        optimizer.step()
+        assert optimizer.state[p]["memory"].tolist() == [1.0, 0.0, 1.0, 0.0]
+
+
+def test_a_tensor_setting_changed_in_place_is_refused_and_stays():
+    beta = torch.tensor(0.5)
+
+    @dataclass(frozen=True)
+    class Mine(dp.Stage):
+        beta: float = 0.5
+
+        def apply(self, x, s, c, ctx):
+            return x._replace(v=x.v * c.beta.mul_(2)), s
+
+    with pytest.raises(dp.ArgumentError, match=r"Mine: apply changes c\.beta in place"):
+        dp.functional.init(dp.Recipe(Mine(beta)), torch.ones(2))
+    assert beta.item() == 0.5
+
+
+def test_init_works_under_vmap_and_in_a_graph():
+    recipe = dp.Recipe(stage(lambda self, x, s, c, ctx: (x._replace(v=x.v * c.beta), s)), lr=0.1)
+
+    def trained(w, beta):
+        now = recipe.with_settings(beta=beta)
+        return dp.functional.update(now, w, w, dp.functional.init(now, w), 0)[0]
+
+    w, betas = torch.ones(3, 2), torch.tensor([0.5, 0.25, 0.0])
+    assert torch.allclose(torch.func.vmap(trained)(w, betas), w * (1 - 0.1 * betas[:, None]))
