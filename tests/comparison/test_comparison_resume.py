@@ -15,8 +15,8 @@ from comparison_support import diverging, finished, numbers, study, toy
 from dashpot.comparison import Interrupted, Progress, Study, known_entries, read_run, run_study
 from dashpot.comparison import runner as runner_module
 from dashpot.errors import RunError
+from dashpot.random_state import seed_all
 from dashpot.training import archive
-from dashpot.training.random_state import seed_all
 
 STEPS = 12
 

@@ -15,10 +15,10 @@ from dashpot.comparison.progress import Progress, Silent
 from dashpot.comparison.records import Run, encode, epoch_lines, read_run
 from dashpot.comparison.study import Plan, Study
 from dashpot.errors import RunError
+from dashpot.random_state import kept_random_state, seed_all
 from dashpot.training import Epoch, Learner, archive
 from dashpot.training.files import append_line, cut_back, write_text
 from dashpot.training.loop import Epochs, learner_in_place
-from dashpot.training.random_state import kept_random_state, seed_all
 
 __all__ = ["run_study"]
 

@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from dashpot.errors import ArgumentError
+from dashpot.random_state import kept_random_state
 from dashpot.training.feed import Feed
-from dashpot.training.random_state import kept_random_state
 
 __all__ = ["aside", "check_shapes", "reshard"]
 

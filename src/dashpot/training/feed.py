@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from dashpot.errors import ArgumentError, RunError
+from dashpot.random_state import random_state, set_random_state
 from dashpot.training.engine import Engine
 from dashpot.training.generators import generator_states, set_generator_states, what_cannot_resume
 from dashpot.training.parts import part_states, set_epoch, set_part_states
-from dashpot.training.random_state import random_state, set_random_state
 from dashpot.training.shares import each_tensor, examples_in, own_part, rows, shared_loader, what_cannot_be_shared
 
 __all__ = ["Batch", "Feed"]

@@ -20,6 +20,7 @@ from dashpot.comparison.environment import torch_threads
 from dashpot.comparison.interrupt import ENDING, Interrupted, interruptible
 from dashpot.comparison.records import Run, encode
 from dashpot.errors import DashpotError, RunError
+from dashpot.random_state import random_state, set_random_state
 from dashpot.training.callback import Callback
 from dashpot.training.engine import Engine
 from dashpot.training.files import cannot_write, write_text
@@ -29,7 +30,6 @@ from dashpot.training.learner import Learner
 from dashpot.training.outcome import Outcome, counted
 from dashpot.training.plan import Plan
 from dashpot.training.processes import SUPERVISOR
-from dashpot.training.random_state import random_state, set_random_state
 from dashpot.training.settings import Settings
 
 if TYPE_CHECKING:

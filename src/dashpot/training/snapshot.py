@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from torch.optim import Optimizer
 
 from dashpot.errors import ArgumentError, RunError
+from dashpot.random_state import random_state, set_random_state
 from dashpot.training import weights
 from dashpot.training.means import Means
-from dashpot.training.random_state import random_state, set_random_state
 
 if TYPE_CHECKING:
     from dashpot.training.learner import Learner

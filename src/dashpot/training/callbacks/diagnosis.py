@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from dashpot.training.random_state import random_state, set_random_state
+from dashpot.random_state import random_state, set_random_state
 
 if TYPE_CHECKING:
     from dashpot.training.learner import Learner
