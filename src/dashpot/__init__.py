@@ -39,6 +39,7 @@ from dashpot.stages import (
     per_tensor,
 )
 from dashpot.torch_methods import SGD, Adam, AdamW, NAdam, RMSprop
+from dashpot.verification import Verification, verify
 
 __version__ = "0.1.0"
 
@@ -87,6 +88,7 @@ __all__ = [
     "SecondMoment",
     "Sophia",
     "Stage",
+    "Verification",
     "Warmup",
     "Window",
     "__version__",
@@ -101,4 +103,5 @@ __all__ = [
     "per_tensor",
     "schedules",
     "stages",
+    "verify",
 ]

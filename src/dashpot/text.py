@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["clock", "decimals", "duration", "typed"]
+__all__ = ["clock", "decimals", "duration", "short_time", "size", "typed"]
 
 
 def duration(seconds: float) -> str:
@@ -57,3 +57,27 @@ def typed(text: str) -> bool | int | float | str:
         except ValueError:
             continue
     return text
+
+
+def size(count: int) -> str:
+    """A number of bytes.
+
+    >>> size(12), size(116_304), size(12_000_012)
+    ('12 B', '114 KiB', '11.4 MiB')
+    """
+    if count < 1024:
+        return f"{count} B"
+    for unit in ("KiB", "MiB"):
+        count_of = count / (1024 if unit == "KiB" else 1024**2)
+        if count_of < 1023.5:
+            return f"{count_of:.3g} {unit}"
+    return f"{count / 1024**3:.3g} GiB"
+
+
+def short_time(seconds: float) -> str:
+    """The time of something short, with three digits.
+
+    >>> short_time(0.0000312), short_time(0.1204), short_time(2.5)
+    ('0.0312 ms', '120 ms', '2.5 s')
+    """
+    return f"{seconds:.3g} s" if seconds >= 0.9995 else f"{seconds * 1e3:.3g} ms"

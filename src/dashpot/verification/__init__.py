@@ -1,0 +1,8 @@
+"""Run two optimizers on copies of a user's model and report whether, and at what cost, they agree."""
+
+from __future__ import annotations
+
+from dashpot.verification.result import Checkpoint, Cost, Deviation, Verification
+from dashpot.verification.verify import verify
+
+__all__ = ["Checkpoint", "Cost", "Deviation", "Verification", "verify"]

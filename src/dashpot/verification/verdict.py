@@ -1,0 +1,68 @@
+"""The verdict in words: which tensor deviates, from which step on, and what that may come from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from dashpot.verification.course import Course
+from dashpot.verification.result import Checkpoint, number
+
+__all__ = ["differing_settings", "verdict"]
+
+_NO_SETTINGS = {"params", "param_names", "foreach", "fused", "capturable", "differentiable", "initial_lr", "seed"}
+
+
+def verdict(names: Sequence[str], course: Course, checkpoints: Sequence[Checkpoint], wide: Course | None) -> str:
+    """One to three sentences."""
+    ours, theirs = names
+    sentences = [_of_weights(ours, theirs, course)]
+    if course.main.first is not None:
+        sentences += _of_float64(wide)
+    sentences += [
+        f"{found.target} does not continue from a checkpoint of {found.source} as {found.source} does."
+        for found in checkpoints
+        if found.outcome in ("deviates", "fails")
+    ]
+    if course.diverged is not None:
+        who = " and ".join(name for name, bad in zip(names, course.unfinite, strict=True) if bad)
+        sentences.append(f"After step {course.diverged} the weights of {who} are no longer finite.")
+    return " ".join(sentences)
+
+
+def _of_weights(ours: str, theirs: str, course: Course) -> str:
+    first = course.main.first
+    if first is None:
+        return f"{ours} agrees with {theirs} to {number(course.main.ulps)} ulps."
+    return (
+        f"{ours} disagrees with {theirs}: after step {first.step}, {first.name} deviates by {number(first.ulps)} ulps; "
+        f"{number(first.allowed)} are allowed."
+    )
+
+
+def _of_float64(wide: Course | None) -> list[str]:
+    if wide is None:
+        return []
+    if wide.main.first is None:
+        return [f"In float64 they agree to {number(wide.main.ulps)} ulps: the difference is rounding."]
+    worst = max(distance.relative for distance in wide.main.distances.values())
+    return [f"In float64 they deviate as well, by {number(worst)} relative: method or settings differ."]
+
+
+def differing_settings(course: Course) -> tuple[str, ...]:
+    """The settings of the parameter groups that both have and that differ, such as "eps 0.001 and 1e-08"."""
+    ours, theirs = (side.optimizer.param_groups for side in course.sides)
+    found = []
+    for index, (a, b) in enumerate(zip(ours, theirs)):  # noqa: B905  another number of groups is no setting
+        where = f" of group {index}" if len(theirs) > 1 else ""
+        found += [f"{name}{where} {a[name]!r} and {b[name]!r}" for name in a if _differs(name, a, b)]
+    return tuple(found)
+
+
+def _differs(name: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    if name in _NO_SETTINGS or name not in b:
+        return False
+    x, y = ([value.tolist() if isinstance(value, torch.Tensor) else value for value in (g[name],)] for g in (a, b))
+    return x != y

@@ -1,0 +1,197 @@
+"""`dashpot.verify`: the public function, from arguments to result."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dashpot.constraints import Interval, OneOf, Optional, check
+from dashpot.random_state import kept_random_state
+from dashpot.verification.checkpoints import Resumed
+from dashpot.verification.cost import costs
+from dashpot.verification.course import Course, run_course
+from dashpot.verification.deviation import Distance
+from dashpot.verification.result import Checkpoint, Deviation, Verification
+from dashpot.verification.side import ARGUMENTS, Maker
+from dashpot.verification.subject import Subject
+from dashpot.verification.verdict import differing_settings, verdict
+
+__all__ = ["verify"]
+
+_DTYPES = (None, torch.float64, torch.float32, torch.bfloat16, torch.float16)
+_ALLOWED = {
+    "steps": Interval(2, math.inf, "left", integer=True),
+    "takes": OneOf(ARGUMENTS),
+    "dtype": OneOf(_DTYPES),
+    "tolerance": Optional(Interval(0, math.inf, "left")),
+    "timed_steps": Interval(0, math.inf, "left", integer=True),
+    "seed": Interval(0, 2**32, "left", integer=True),
+}
+
+
+def verify(
+    make_optimizer: Callable[[Any], Any],
+    make_reference: Callable[[Any], Any],
+    model_or_loss: nn.Module | Callable[..., Any] | Any,
+    steps: int = 20,
+    *,
+    batches: Iterable[Any] | None = None,
+    loss: Callable[[Any, Any], Any] | None = None,
+    params: Tensor | Iterable[Tensor] | None = None,
+    takes: str = "parameters",
+    dtype: torch.dtype | None = None,
+    tolerance: float | None = None,
+    timed_steps: int = 100,
+    seed: int = 0,
+) -> Verification:
+    """Check on your own model that an optimizer does what a reference does, and measure what each costs.
+
+    Both train copies of the model. The reference's gradients go to both, so that a deviation is the optimizer's own and
+    is not enlarged by training. After half of the steps both save their state; each continues from the other's, and the
+    optimizer from its own, which must go on as the run that was saved. How far the optimizer drifts on gradients of its
+    own is reported beside the drift of the reference when it starts an ulp away.
+    The model, its gradients, and all random generators are left as they are.
+
+    make_optimizer, make_reference
+        optimizer classes, or functions from parameters to an optimizer; called several times.
+    model_or_loss
+        a module, which is called with each batch (`model(*batch)` for a tuple or list, `model(**batch)` for a mapping)
+        and returns the loss, or an output with a field `loss`; or a module with `batches` of (input, target) and
+        `loss`; or a `dashpot.tasks.Problem`; or a function of tensors that returns a loss, with `params`.
+    steps
+        at least 2.
+    batches
+        an iterable of batches, a `DataLoader` for instance; the first `steps` are read, and used again where there are
+        fewer.
+    loss
+        a function of (model(input), target).
+    params
+        with a function: the tensors to start at.
+    takes
+        what the two functions are called with: "parameters", "named_parameters", or "model" (a copy of it).
+    dtype
+        convert the copies and floating-point batches; float64 shows differences that rounding hides in float32.
+    tolerance
+        the ulps allowed after all steps; less is allowed before, in proportion. None allows 8 a step. An ulp is the
+        spacing of numbers at the largest magnitude that the weight has had. Where an optimizer needs a closure or
+        Hessian-vector products, each side has gradients of its own and None allows 1/sqrt(eps) of the dtype, half of
+        the digits.
+    timed_steps
+        the late step whose time is measured; 0 measures no cost.
+    seed
+        of what the model draws: step k draws the same on all copies.
+
+    Raises `ArgumentError` for arguments that do not go together, and where nothing could be compared because no weight
+    moves or all are infinite at once. Copies, gradients and states take about 18 times the memory of the weights.
+
+    >>> import torch, dashpot as dp
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
+    >>> data = [(torch.randn(16, 4), torch.randn(16, 1)) for _ in range(5)]
+    >>> result = dp.verify(
+    ...     lambda params: dp.AdamW(params, lr=1e-3),
+    ...     lambda params: torch.optim.AdamW(params, lr=1e-3),
+    ...     model, batches=data, loss=torch.nn.functional.mse_loss, timed_steps=0,
+    ... )
+    >>> result.agrees, [found.outcome for found in result.checkpoints]
+    (True, ['agrees', 'agrees', 'agrees'])
+    >>> dp.verify(dp.SGD, torch.optim.SGD, lambda w: w.square().sum(), params=torch.ones(3), timed_steps=0).agrees
+    True
+    """
+    given = {"steps": steps, "takes": takes, "dtype": dtype, "tolerance": tolerance}
+    for name, value in {**given, "timed_steps": timed_steps, "seed": seed}.items():
+        check("verify", name, value, _ALLOWED[name])
+    makers = Maker("make_optimizer", make_optimizer, takes), Maker("make_reference", make_reference, takes)
+    with kept_random_state(), _default_dtype(dtype):
+        subject = Subject.of(model_or_loss, batches=batches, loss=loss, params=params, steps=steps, seed=seed)
+        subject = subject if dtype is None else subject.converted(dtype)
+        course = run_course(subject, makers, steps, tolerance)
+        names = _names(course)
+        measured = costs(subject, makers, course, names, timed_steps) if timed_steps else []
+        wide = _in_float64(subject, makers, steps) if course.main.first else None
+    tensors = _tensors(course)
+    checkpoints = tuple(_checkpoint(way, names) for way in course.checkpoints)
+    agrees = course.main.first is None and not any(way.outcome in ("deviates", "fails") for way in checkpoints)
+    return Verification(
+        *names,
+        agrees=agrees,
+        verdict=verdict(names, course, checkpoints, wide),
+        steps=steps,
+        compared=course.compared,
+        dtype=" and ".join(sorted({str(p.dtype).removeprefix("torch.") for p in course.sides[1].params.values()})),
+        device=next(iter(course.sides[1].params.values())).device.type,
+        shared_gradients=course.shared,
+        tolerance=course.allowed,
+        tensors=tensors,
+        first=course.main.first,
+        drift=None if course.drift is None else _deviation(course, *course.drift),
+        noise=None if course.noise is None else _deviation(course, *course.noise),
+        losses=course.losses,
+        saved=course.saved,
+        checkpoints=checkpoints,
+        costs=tuple(measured),
+        settings=differing_settings(course) if course.main.first else (),
+    )
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype | None) -> Iterator[None]:
+    """What a model or an optimizer makes by itself is then as exact as the weights."""
+    before = torch.get_default_dtype()
+    if dtype == torch.float64:
+        torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _in_float64(subject: Subject, makers: Sequence[Maker], steps: int) -> Course | None:
+    """The same in float64, which tells rounding from another formula; None where it cannot be run or says no more."""
+    dtypes = {p.dtype for p in subject.model.parameters()}
+    if torch.float64 in dtypes or any(dtype.is_complex for dtype in dtypes):
+        return None
+    try:
+        with _default_dtype(torch.float64):
+            return run_course(subject.converted(torch.float64), makers, steps, None)
+    except Exception:  # the user's model is free not to work in float64
+        return None
+
+
+def _names(course: Course) -> tuple[str, str]:
+    ours, theirs = (_name(side.optimizer) for side in course.sides)
+    return ours, f"{theirs} (reference)" if ours == theirs else theirs
+
+
+def _name(optimizer: Any) -> str:
+    """The class as one would import it.
+
+    >>> _name(torch.optim.SGD([torch.zeros(1)]))
+    'torch.optim.SGD'
+    """
+    kind = type(optimizer)
+    for package in ("dashpot", "torch.optim"):
+        if kind.__module__.startswith(f"{package}."):
+            return f"{package}.{kind.__qualname__}"
+    return kind.__qualname__ if kind.__module__ == "__main__" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _tensors(course: Course) -> tuple[Deviation, ...]:
+    found = [_deviation(course, name, distance) for name, distance in course.main.distances.items()]
+    return tuple(sorted(found, key=lambda deviation: -deviation.ulps))
+
+
+def _deviation(course: Course, name: str, distance: Distance) -> Deviation:
+    return Deviation(name, tuple(course.sides[1].params[name].shape), *distance)
+
+
+def _checkpoint(way: Resumed, names: Sequence[str]) -> Checkpoint:
+    source, target, track = names[way.source], names[way.target], way.track
+    if track.failed is not None:
+        own = way.source == way.target
+        return Checkpoint(source, target, "fails" if own else "not applicable", reason=track.failed)
+    return Checkpoint(source, target, "agrees" if track.first is None else "deviates", track.ulps)

@@ -1,0 +1,186 @@
+"""`dashpot.verify` where both sides compute the same: it agrees, and leaves everything as it was."""
+
+from __future__ import annotations
+
+import copy
+import random
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from verify_support import on, pairs, quick, tiny
+
+import dashpot as dp
+from dashpot import tasks
+
+SAME = {
+    "adam": (dp.Adam, torch.optim.Adam, {"weight_decay": 0.1}),
+    "adamw": (dp.AdamW, torch.optim.AdamW, {"weight_decay": 0.1}),
+    "sgd": (dp.SGD, torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
+    "nadam": (dp.NAdam, torch.optim.NAdam, {}),
+    "rmsprop": (dp.RMSprop, torch.optim.RMSprop, {"centered": True, "momentum": 0.5}),
+}
+
+
+@pytest.mark.parametrize("dtype", [None, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("method", SAME)
+def test_torchs_methods_agree_and_exchange_checkpoints(method, dtype):
+    ours, theirs, options = SAME[method]
+    result = on(tiny(), partial(ours, lr=0.01, **options), partial(theirs, lr=0.01, **options), dtype=dtype)
+    assert result.agrees, result
+    assert [way.outcome for way in result.checkpoints] == ["agrees"] * 3
+    assert result.checkpoints[-1].ulps == 0
+    assert (result.compared, result.tolerance, result.first, result.settings) == (6, 48, None, ())
+    assert result.dtype == str(dtype or torch.float32).removeprefix("torch.")
+
+
+def model_with(kind: str) -> nn.Module:
+    if kind == "batch norm and dropout":
+        return tiny(nn.BatchNorm1d(4), nn.Dropout(0.5), nn.ReLU(inplace=True))
+    model = tiny(nn.Tanh(), nn.Linear(4, 4))
+    if kind == "tied":
+        model.append(nn.Linear(2, 2))
+        model.append(nn.Linear(2, 2))
+        model[-1].weight = model[-2].weight
+    elif kind == "frozen":
+        model[0].requires_grad_(False)
+    elif kind == "unused":
+        model.unused = nn.Parameter(torch.ones(3))
+    return model
+
+
+class IgnoringUnused(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.unused = tiny(), nn.Parameter(torch.ones(3))
+
+    def forward(self, x):
+        return self.used(x)
+
+
+@pytest.mark.parametrize("kind", ["batch norm and dropout", "tied", "frozen", "unused"])
+def test_models_of_every_kind(kind):
+    model = IgnoringUnused() if kind == "unused" else model_with(kind)
+    result = on(model, dp.AdamW, torch.optim.AdamW)
+    assert result.agrees, result
+    assert {row.name for row in result.tensors} == {name for name, p in model.named_parameters() if p.requires_grad}
+    assert result.losses[0] == pytest.approx(result.losses[1], rel=1e-4)  # the same dropout masks on both sides
+
+
+def test_everything_of_the_users_is_left_as_it_was():
+    model = model_with("batch norm and dropout").eval()
+    model[0].weight.grad = torch.full_like(model[0].weight, 7.0)
+    before = copy.deepcopy(model.state_dict())
+    modes = [module.training for module in model.modules()]
+    batches = pairs()
+    kept = copy.deepcopy(batches)
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    shuffled = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*batches[0]), batch_size=4, shuffle=True)
+    dp.verify(dp.Adam, torch.optim.AdamW, model, batches=batches, loss=nn.functional.mse_loss, timed_steps=3)
+    quick(dp.Adam, torch.optim.Adam, model, batches=shuffled, loss=nn.functional.mse_loss)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert [module.training for module in model.modules()] == modes
+    assert torch.equal(model[0].weight.grad, torch.full((4, 3), 7.0))
+    assert model[-1].weight.grad is None
+    assert all(torch.equal(a, b) for old, new in zip(kept, batches, strict=True) for a, b in zip(old, new, strict=True))
+    now = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    assert torch.equal(states[0], now[0])
+    assert states[1:] == now[1:]
+    assert torch.get_default_dtype() == torch.float32
+
+
+def test_batches_that_the_model_changes_in_place_reach_both_sides_as_they_were():
+    model = nn.Sequential(nn.ReLU(inplace=True), *tiny())
+    assert on(model, dp.SGD, torch.optim.SGD).drift.relative < 1e-5
+
+
+class WithLoss(nn.Module):
+    """Its call gives the loss, or an output that holds it."""
+
+    def __init__(self, wrap) -> None:
+        super().__init__()
+        self.inner, self.wrap = tiny(), wrap
+
+    def forward(self, x, y=None):
+        loss = self.inner(x).square().mean() if y is None else nn.functional.mse_loss(self.inner(x), y)
+        return self.wrap(loss)
+
+
+class Output:
+    def __init__(self, loss) -> None:
+        self.loss = loss
+
+
+@pytest.mark.parametrize("wrap", [lambda loss: loss, lambda loss: {"loss": loss}, Output])
+@pytest.mark.parametrize("form", [tuple, list, lambda pair: {"x": pair[0], "y": pair[1]}, lambda pair: pair[0]])
+def test_a_model_that_gives_its_loss(wrap, form):
+    result = quick(dp.AdamW, torch.optim.AdamW, WithLoss(wrap), steps=2, batches=[form(pair) for pair in pairs()])
+    assert result.agrees
+
+
+def test_a_function_of_tensors():
+    start = torch.tensor([1.0, -2.0])
+    result = quick(dp.SGD, torch.optim.SGD, lambda w, b: (w * w).sum() + b, params=[start, torch.zeros(())])
+    assert [row.name for row in sorted(result.tensors, key=lambda row: row.name)] == ["params.0", "params.1"]
+    assert result.agrees
+    assert start.tolist() == [1.0, -2.0]
+
+
+def test_a_problem_of_a_task():
+    problem = tasks.get("noisy-quadratic", steps=3).build(seed=0)
+    result = quick(dp.NAdam, torch.optim.NAdam, problem, steps=7)  # more steps than an epoch has
+    assert (result.agrees, result.compared) == (True, 7)
+
+
+def test_a_model_without_batches():
+    class Bowl(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.ones(3))
+
+        def forward(self):
+            return self.w.square().sum()
+
+    assert quick(dp.SGD, torch.optim.SGD, Bowl()).agrees
+
+
+def test_complex_parameters():
+    start = torch.tensor([1 + 2j, -1j])
+    result = quick(dp.AdamW, torch.optim.AdamW, lambda w: w.abs().square().sum(), params=start)
+    assert (result.agrees, result.dtype) == (True, "complex64")
+
+
+@pytest.mark.parametrize("takes", ["parameters", "named_parameters", "model"])
+def test_what_the_functions_are_called_with(takes):
+    def maker(cls):
+        if takes == "model":
+            return lambda model: cls(dp.param_groups(model, weight_decay=0.1))
+        return cls
+
+    result = on(tiny(), maker(dp.AdamW), maker(torch.optim.AdamW), takes=takes)
+    assert result.agrees, result
+
+
+def test_gradients_that_are_none_now_and_then():
+    class Halves(nn.Module):
+        """Each batch trains one of two layers."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList([tiny(), tiny()])
+
+        def forward(self, x):
+            return self.layers[int(x[0, 0] > 0)](x)
+
+    assert on(Halves(), dp.Adam, torch.optim.Adam).agrees
+
+
+def test_optimizers_that_need_their_own_gradients():
+    products = on(tiny(), dp.Sophia, dp.Sophia, steps=2)
+    assert (products.agrees, products.shared_gradients, products.drift) == (True, False, None)
+    assert products.reference == "dashpot.Sophia (reference)"
+    assert products.tolerance == pytest.approx(torch.finfo(torch.float32).eps ** -0.5)
+    closures = on(tiny(), *(partial(torch.optim.LBFGS, lr=lr, max_iter=2) for lr in (1.0, 0.5)), steps=2)
+    assert (closures.agrees, closures.shared_gradients) == (False, False)

@@ -1,0 +1,150 @@
+"""`dashpot.verify` where something differs: it says what, where, and from which step on."""
+
+from __future__ import annotations
+
+import json
+import math
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from verify_support import Forgetful, Refusing, on, quick, tiny
+
+import dashpot as dp
+
+
+@pytest.mark.parametrize(
+    ("options", "settings"),
+    [
+        ({"lr": 2e-3}, ("lr 0.002 and 0.001",)),
+        ({"eps": 1e-3}, ("eps 0.001 and 1e-08",)),
+        ({"weight_decay": 0.02}, ("weight_decay 0.02 and 0.01",)),
+        ({"betas": (0.9, 0.99)}, ("betas (0.9, 0.99) and (0.9, 0.999)",)),
+    ],
+)
+def test_another_setting_is_found_and_named(options, settings):
+    result = on(tiny(), partial(dp.AdamW, **options), torch.optim.AdamW)
+    assert not result.agrees
+    assert not result
+    assert result.settings == settings
+    assert result.first.step <= 2
+    assert result.first.ulps > result.first.allowed == 8 * result.first.step
+    assert f"after step {result.first.step}, {result.first.name} deviates by" in result.verdict
+    assert "In float64 they deviate as well" in result.verdict
+
+
+def test_a_small_difference_needs_float64():
+    ours = partial(dp.AdamW, lr=1e-3 * (1 + 1e-9))
+    assert on(tiny(), ours, torch.optim.AdamW)
+    result = on(tiny(), ours, torch.optim.AdamW, dtype=torch.float64)
+    assert not result
+    assert "In float64" not in result.verdict
+
+
+def test_rounding_is_told_from_another_method():
+    result = on(tiny(), partial(dp.Adam, state_dtype=torch.bfloat16), torch.optim.Adam)
+    assert not result
+    assert "In float64 they agree to" in result.verdict
+
+
+def test_the_tolerance_is_the_callers_or_eight_ulps_a_step():
+    loose = on(tiny(), partial(dp.SGD, lr=0.0101), partial(torch.optim.SGD, lr=0.01), tolerance=1e9)
+    assert (loose.agrees, loose.tolerance) == (True, 1e9)
+    strict = on(tiny(), dp.Adam, torch.optim.Adam, tolerance=0)
+    assert not strict
+    assert on(tiny(), dp.SGD, torch.optim.SGD, steps=3).tolerance == 24
+
+
+def test_a_faulty_checkpoint_is_found():
+    result = on(tiny(), Forgetful, torch.optim.Adam)
+    assert result.first is None
+    assert not result.agrees
+    assert [way.outcome for way in result.checkpoints] == ["deviates", "agrees", "deviates"]
+    assert "torch.optim.Adam does not continue from a checkpoint of verify_support.Forgetful" in result.verdict
+
+
+def test_state_that_is_refused_is_not_applicable_but_for_the_class_itself():
+    result = on(tiny(), Refusing, torch.optim.Adam)
+    assert [way.outcome for way in result.checkpoints] == ["agrees", "not applicable", "fails"]
+    assert result.checkpoints[1].reason == "ValueError: no such state"
+    assert not result.agrees
+
+
+def test_state_that_only_a_step_cannot_use_is_not_applicable():
+    result = on(tiny(), torch.optim.SGD, partial(torch.optim.Adam, lr=1e-3))
+    by_target = {way.target: way for way in result.checkpoints}
+    assert by_target["torch.optim.Adam"].outcome == "not applicable"
+    assert "KeyError" in by_target["torch.optim.Adam"].reason
+
+
+def diverging(w: torch.Tensor) -> torch.Tensor:
+    return (w**4).sum()
+
+
+def test_a_divergence_of_both_is_no_disagreement_but_told():
+    result = quick(dp.SGD, torch.optim.SGD, diverging, params=torch.tensor([40.0]), steps=20)
+    assert result.agrees
+    assert 1 < result.compared < 20
+    assert f"After step {result.compared + 1} the weights of dashpot.SGD and torch.optim.SGD are no" in result.verdict
+    assert all(math.isfinite(row.ulps) for row in result.tensors)
+
+
+def test_a_divergence_of_one_is_a_disagreement():
+    result = quick(partial(dp.SGD, nonfinite="skip"), torch.optim.SGD, diverging, params=torch.tensor([40.0]), steps=20)
+    assert not result.agrees
+    assert result.first.ulps == math.inf
+    assert "the weights of torch.optim.SGD are no longer finite" in result.verdict
+    json.dumps(result.to_dict(), allow_nan=False)
+
+
+def test_a_divergence_at_once_compares_nothing():
+    with pytest.raises(dp.ArgumentError, match="not finite after the first step"):
+        quick(dp.SGD, torch.optim.SGD, lambda w: w.sum() * math.nan, params=torch.ones(2))
+
+
+def user_model() -> nn.Module:
+    return tiny()
+
+
+MODEL = user_model()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "sentence"),
+    [
+        ((dp.AdamW(MODEL.parameters()), dp.AdamW, MODEL), {}, "make_optimizer must be a function from parameters"),
+        ((dp.AdamW, lambda params: None, MODEL), {}, "make_reference must return an optimizer, got NoneType"),
+        ((dp.AdamW, lambda _: dp.AdamW(MODEL.parameters()), MODEL), {}, "must use the parameters it is called with"),
+        ((dp.AdamW, dp.AdamW, 3), {}, "model_or_loss must be a torch.nn.Module"),
+        ((dp.AdamW, dp.AdamW, MODEL), {"steps": 1}, r"steps must be an integer in \[2, inf\), got 1"),
+        ((dp.AdamW, dp.AdamW, MODEL), {"tolerance": -1}, "tolerance must be None or a number"),
+        ((dp.AdamW, dp.AdamW, MODEL), {"dtype": torch.int64}, "dtype must be one of"),
+        ((dp.AdamW, dp.AdamW, MODEL), {"takes": "groups"}, "takes must be one of"),
+        ((dp.AdamW, dp.AdamW, MODEL), {"timed_steps": -1}, "timed_steps must be"),
+        ((dp.AdamW, dp.AdamW, MODEL), {"batches": None}, "loss needs batches"),
+        ((dp.AdamW, dp.AdamW, MODEL), {"batches": []}, "at least one batch"),
+        ((dp.AdamW, dp.AdamW, MODEL), {"batches": torch.ones(3)}, "a list of batches or a DataLoader, got Tensor"),
+        ((dp.AdamW, dp.AdamW, MODEL), {"batches": [torch.ones(8, 3)]}, "must be a pair of an input and a target"),
+        ((dp.AdamW, dp.AdamW, MODEL), {"loss": None, "batches": [torch.ones(8, 3)]}, "one element, got shape"),
+        ((dp.AdamW, dp.AdamW, MODEL), {"loss": lambda output, y: y.sum()}, "must depend on the model's parameters"),
+        ((dp.AdamW, dp.AdamW, MODEL), {"params": [torch.ones(1)]}, "a module takes no params"),
+        ((dp.AdamW, dp.AdamW, abs), {"loss": None}, "a function of tensors takes no batches"),
+        ((dp.AdamW, dp.AdamW, abs), {"loss": None, "batches": None}, "needs params, the tensors to start at"),
+        ((dp.AdamW, dp.AdamW, nn.LazyLinear(2)), {}, "has no shape yet"),
+        ((dp.AdamW, dp.AdamW, nn.Linear(3, 2).requires_grad_(False)), {}, "parameter that requires a gradient"),
+        ((partial(dp.SGD, lr=0.0), partial(dp.SGD, lr=0.0), MODEL), {}, "no weight has moved"),
+    ],
+)
+def test_bad_arguments_are_one_sentence(arguments, options, sentence):
+    with pytest.raises(dp.ArgumentError, match=sentence) as caught:
+        on(arguments[2], *arguments[:2], **options)
+    assert str(caught.value).startswith("verify: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_that_cannot_be_copied_is_one_sentence():
+    model = tiny()
+    model.cache = model[0].weight * 2
+    with pytest.raises(dp.ArgumentError, match="the model cannot be copied"):
+        on(model, dp.SGD, dp.SGD)
