@@ -18,6 +18,7 @@ from dashpot.errors import ArgumentError
 from dashpot.recipe import Line, Recipe
 from dashpot.stages.base import Clock, Context, Observation, Signal, Slot, elementwise
 from dashpot.stages.update import updated
+from dashpot.stages.wide import wide_dtype
 
 __all__ = [
     "AS_COMPUTED",
@@ -75,15 +76,18 @@ class Numbers(NamedTuple):
 
 
 class WholeTensor:
-    """Reductions over one whole tensor: the context of an engine that holds each parameter by itself."""
+    """Reductions over one whole tensor: the context of an engine that holds each parameter by itself.
+
+    Summed in float64, as kernels do: the sum of large float32 numbers, or of their squares, may overflow.
+    """
 
     def mean(self, x: Tensor) -> Tensor:
         """The mean over all elements, 0-d."""
-        return x.mean()
+        return x.mean(dtype=wide_dtype(x)).to(x.dtype)
 
     def norm(self, x: Tensor) -> Tensor:
         """The Frobenius norm, 0-d."""
-        return torch.linalg.vector_norm(x)
+        return torch.linalg.vector_norm(x, dtype=wide_dtype(x)).to(x.dtype)
 
 
 WHOLE_TENSOR = WholeTensor()

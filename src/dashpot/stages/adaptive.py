@@ -7,6 +7,7 @@ from typing import Any
 
 from dashpot.constraints import Interval, Scalar, field
 from dashpot.stages.base import Context, Signal, Stage
+from dashpot.stages.wide import wide
 
 __all__ = ["AdaptiveClip"]
 
@@ -32,6 +33,7 @@ class AdaptiveClip(Stage):
     place = -1
 
     def apply(self, x: Signal, s: Any, c: Any, ctx: Context) -> tuple[Signal, Any]:
-        allowed = c.share * ctx.norm(x.w).clamp_min(c.floor)
-        factor = (allowed / ctx.norm(x.g).clamp_min(_TINY)).clamp_max(1.0)
-        return x._replace(g=x.g * factor, v=x.v * factor), s
+        allowed = c.share * ctx.norm(wide(x.w)).clamp_min(c.floor)
+        factor = (allowed / ctx.norm(wide(x.g)).clamp_min(_TINY)).clamp_max(1.0)
+        g = x.g * factor
+        return x._replace(g=g, v=g if x.v is x.g else x.v * factor), s

@@ -21,6 +21,7 @@ from dashpot.numeric import is_number
 from dashpot.stages.at_zero import nonzero, power, root
 from dashpot.stages.base import Clock, Context, Observation, Signal, Slot, Stage, elementwise, per_tensor
 from dashpot.stages.denominator import divided
+from dashpot.stages.wide import wide_dtype
 
 __all__ = ["ClipElements", "Curvature", "Warmup"]
 
@@ -122,7 +123,7 @@ class Curvature(Stage):
 def _over_the_window(q: Tensor, dims: int) -> Tensor:
     """The mean over the dimensions 2, 3, ... of the parameter, spread out again over its shape."""
     window = tuple(range(2, dims))
-    return q.mean(window, keepdim=True).expand_as(q) if window else q
+    return q.mean(window, keepdim=True, dtype=wide_dtype(q)).to(q.dtype).expand_as(q) if window else q
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import torch
 from dashpot.constraints import ARGUMENTS, Interval, Scalar, field
 from dashpot.stages.at_zero import nonzero, root
 from dashpot.stages.base import Context, Signal, Stage, per_tensor
+from dashpot.stages.wide import narrow, wide
 
 __all__ = ["HuberClip"]
 
@@ -20,8 +21,8 @@ class HuberClip(Stage):
 
         mu = E_b[ |v| ],    dev = |v - mu| + eps,    sd = sqrt(E_b[dev^2]) + eps,    v <- v min(dev, cap sd)/dev
 
-    Norms are over the whole tensor; mu is subtracted from every element. The averages start from zero and are not bias
-    corrected, so the first steps are small: beta = 0.9999 multiplies the first by 0.04.
+    Norms are over the whole tensor and taken in float64; mu is subtracted from every element. The averages start from
+    zero and are not bias corrected, so the first steps are small: beta = 0.9999 multiplies the first by 0.04.
 
     beta
         in [0, 1): pole of both averages.
@@ -40,9 +41,10 @@ class HuberClip(Stage):
     place = 4
 
     def apply(self, x: Signal, s: Any, c: Any, ctx: Context) -> tuple[Signal, Any]:
-        centre = c.beta * s.centre + (1 - c.beta) * ctx.norm(x.v)
-        deviation = ctx.norm(x.v - centre) + c.eps
+        v = wide(x.v)
+        centre = narrow(c.beta * s.centre + (1 - c.beta) * ctx.norm(v), s.centre)
+        deviation = ctx.norm(v - centre) + c.eps
         spread = c.beta * s.spread + (1 - c.beta) * deviation * deviation
         limit = c.cap * (root(spread) + c.eps)
         factor = torch.where(deviation > limit, limit / nonzero(deviation), 1.0)
-        return x._replace(v=x.v * factor), s._replace(centre=centre, spread=spread)
+        return x._replace(v=x.v * factor), s._replace(centre=centre, spread=narrow(spread, s.spread))
