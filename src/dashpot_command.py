@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 __all__ = ["main"]
 
-TRAINING = ("compare", "demo", "lr-find", "reproduce", "train")
+TRAINING = ("compare", "demo", "lr-find", "reproduce", "train", "verify")
 POLICY = "OMP_WAIT_POLICY"
 
 

@@ -13,7 +13,9 @@ from typing import Annotated
 from cyclopts import App, CycloptsError, Parameter
 
 from dashpot import methods, tasks
-from dashpot.cli_train import TaskName, lr_find, train, typed_command, whole
+from dashpot.cli_task import DataDir, TaskName, TaskOption, chosen_task
+from dashpot.cli_train import lr_find, train, typed_command, whole
+from dashpot.cli_verify import verify
 from dashpot.comparison import (
     DEFAULT_METHODS,
     Interrupted,
@@ -33,10 +35,11 @@ __all__ = ["run"]
 
 app = App(
     name="dashpot",
-    help="Stochastic-gradient methods for PyTorch: train, compare, report.",
+    help="Stochastic-gradient methods for PyTorch: train, compare, verify, report.",
     help_epilogue="Any command takes --debug: an error then shows where it came from.\n\n"
     "Exit codes: 0 done, 2 a mistake, 3 a run of train has diverged, 4 one of its\n"
-    "processes has died, 130 stopped by Ctrl-C (143 SIGTERM, 129 SIGHUP).",
+    "processes has died, 5 verify has found a disagreement, 130 stopped by Ctrl-C\n"
+    "(143 SIGTERM, 129 SIGHUP).",
     help_format="plaintext",
     default_parameter=Parameter(negative=()),
     suppress_keyboard_interrupt=False,
@@ -45,12 +48,10 @@ app = App(
 DEBUG = "--debug"
 
 
-TaskOption = Annotated[str | None, Parameter(name="--task", help="The same as an option.")]
 Epochs = Annotated[
     int | None, Parameter(converter=whole, help="Epochs of every run; the task's own number by default.")
 ]
 Schedule = Annotated[str | None, Parameter(help="Learning-rate schedule over the whole run, e.g. cosine or 1cycle.")]
-DataDir = Annotated[Path | None, Parameter(help="Folder to look for data sets in first.")]
 Threads = Annotated[int | None, Parameter(converter=whole, help="Threads torch computes with.")]
 Out = Annotated[
     Path | None, Parameter(help="Folder for records and report; an interrupted comparison continues there.")
@@ -76,7 +77,7 @@ def compare(
     threads: Threads = None,
 ) -> None:
     """Train a list of methods on one task, over several seeds, and write records, a summary and a report."""
-    chosen = _task(name, task, data_dir)
+    chosen = chosen_task(name, task, data_dir)
     names = list(DEFAULT_METHODS) if methods is None else methods.split(",")
     rates = _rates(lr or [], names)
     entries = tuple(entry(method, chosen.name, lr=rates.get(method), schedule=schedule) for method in names)
@@ -88,6 +89,7 @@ def compare(
 
 app.command(train)
 app.command(lr_find, name="lr-find")
+app.command(verify)
 
 
 @app.command
@@ -210,13 +212,6 @@ def _compare(study: Study, out: Path) -> None:
     runs = run_study(study, out, progress=progress_for(sys.stdout), command=typed_command())
     print(f"\n{summarise(runs).text()}\n", flush=True)
     print(f"Report: {write_report(out)}")
-
-
-def _task(name: str | None, option: str | None, data_dir: Path | None) -> tasks.Task:
-    """The task, named by position or by option."""
-    if (name is None) == (option is None):
-        raise ArgumentError("Name one task, such as digits, or give --task path/to/file.py:function.")
-    return tasks.get(name or option or "", data_dir=data_dir)
 
 
 def _rates(items: Sequence[str], names: Sequence[str]) -> dict[str, float]:

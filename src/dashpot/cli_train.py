@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 from cyclopts import Parameter, Token
 
+from dashpot.cli_task import TaskName
 from dashpot.errors import ArgumentError
 from dashpot.tasks.user_file import is_file_spec
 from dashpot.training.settings import Settings, is_none, names, parse_value, read_settings
 
-__all__ = ["DIVERGED", "TaskName", "lr_find", "train", "typed_command", "whole"]
+__all__ = ["DIVERGED", "lr_find", "number", "pairs", "train", "typed_command", "whole"]
 
 DIVERGED = 3
 """The exit code of a run whose loss or gradients were no longer finite."""
@@ -35,6 +36,7 @@ def typed_as(kind: type, _: type, tokens: Sequence[Token]) -> Any:
 
 
 whole = partial(typed_as, int)
+number = partial(typed_as, float)
 
 
 def options(title: str, chosen: Sequence[str]) -> type:
@@ -75,7 +77,6 @@ if TYPE_CHECKING:
 else:
     TrainOptions, FindOptions = options("TrainOptions", names()), options("FindOptions", FOUND_WITH)
 
-TaskName = Annotated[str | None, Parameter(help="Name of a task (see `dashpot tasks`), or path/to/file.py:function.")]
 Config = Annotated[
     Path | None, Parameter(help="TOML file with settings, such as a run's run.toml; options given besides come first.")
 ]
@@ -178,19 +179,19 @@ def _values(name: str | None, given: Any) -> dict[str, Any]:
         typed = "" if values["log"] is UNSET else values["log"]
         values["log"] = tuple(part for part in typed.split(",") if part)
     if "set" in values:
-        values["set"] = _pairs(values["set"])
+        values["set"] = pairs(values["set"])
     return _local({key: None if value is UNSET else value for key, value in values.items()})
 
 
-def _pairs(items: Sequence[str]) -> dict[str, Any]:
+def pairs(items: Sequence[str]) -> dict[str, Any]:
     """`NAME=VALUE` items as a mapping."""
-    pairs = {}
+    found = {}
     for item in items or [""]:  # the bare option
         key, sign, value = item.partition("=")
         if not key or not sign or not value:
             raise ArgumentError(f"--set must be NAME=VALUE, such as weight_decay=5e-4, got {item!r}.")
-        pairs[key] = parse_value(value)
-    return pairs
+        found[key] = parse_value(value)
+    return found
 
 
 def _local(values: Mapping[str, Any]) -> dict[str, Any]:

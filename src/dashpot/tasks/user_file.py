@@ -16,7 +16,7 @@ from typing import Any
 from dashpot.errors import ArgumentError
 from dashpot.tasks.task import Problem, Task
 
-__all__ = ["is_file_spec", "load_task"]
+__all__ = ["is_file_spec", "load_name", "load_task"]
 
 
 def is_file_spec(spec: str) -> bool:
@@ -60,6 +60,22 @@ def load_task(spec: str, *, data_dir: str | os.PathLike[str] | None = None, **op
         raise ArgumentError(f"Task file {path}: {function}() must return a dashpot.tasks.Task, got {task!r}.")
     config = {**task.config, "file_sha256": _digest(path)}
     return dataclasses.replace(task, build=_checked(path, task.build), config=config)
+
+
+def load_name(spec: str) -> Any:
+    """What the file in `path/to/file.py:name` calls `name`; the file is run as in `load_task`.
+
+    Raises:
+        ArgumentError: the file cannot be read or raises, or has no such name.
+    """
+    file, separator, name = spec.rpartition(":")
+    if not separator or not file.endswith(".py") or not name:
+        raise ArgumentError(f"A name in a Python file is written path/to/file.py:name, got {spec!r}.")
+    path = Path(file).expanduser()
+    module = _run(path)
+    if not hasattr(module, name):
+        raise ArgumentError(f"The file {path} has no `{name}`.")
+    return getattr(module, name)
 
 
 def _checked(path: Path, build: Callable[[int], Problem]) -> Callable[[int], Problem]:

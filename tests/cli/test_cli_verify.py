@@ -1,0 +1,130 @@
+"""`dashpot verify`: what it prints, with which exit code, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from cli_support import refused
+
+from dashpot.methods import METHODS
+from dashpot.verification.counterparts import IN_TORCH, reference
+
+QUICK = ("--steps", 4, "--timed-steps", 0)
+
+
+@pytest.mark.parametrize("method", IN_TORCH)
+def test_every_method_of_torchs_agrees_with_it(dashpot, my_task, method):
+    code, out, err = dashpot("verify", my_task, "--optimizer", method, "--lr", 0.1, *QUICK)
+    assert (code, err) == (0, ""), out
+    assert f"agrees with torch.optim.{IN_TORCH[method].make.__name__} to " in out
+    assert not Path("runs").exists()
+
+
+def test_the_whole_report_is_one_screen(dashpot, my_task):
+    code, out, _ = dashpot("verify", "--task", my_task, "--optimizer", "adamw", "--against", "torch", "--threads", 1)
+    assert code == 0
+    assert len(out.splitlines()) < 24
+    assert max(map(len, out.splitlines())) <= 80
+    assert "step 100" in out
+    assert out.startswith("dashpot.AdamW agrees with torch.optim.AdamW")
+
+
+def test_a_disagreement_is_exit_code_5(dashpot, my_task):
+    code, out, err = dashpot("verify", my_task, "--optimizer", "adamw", "--against", "torch.optim.Adam", *QUICK)
+    assert (code, err) == (5, "")
+    assert "dashpot.AdamW disagrees with torch.optim.Adam" in " ".join(out.split())
+    assert "weight_decay 0.01 and 0" in " ".join(out.split())
+    loose = dashpot("verify", my_task, "--optimizer", "adamw", "--against", "adam", "--tolerance", 1e12, *QUICK)
+    assert loose[0] == 0
+
+
+def test_settings_go_to_both_and_the_engine_to_ours(dashpot, my_task):
+    words = ("verify", my_task, "--optimizer", "adam", "--set", "betas=0.8,0.9", "weight_decay=0.5", "engine=eager")
+    assert dashpot(*words, *QUICK)[0] == 0
+    assert dashpot(*words, "--against", "eager", *QUICK)[0] == 0
+
+
+def test_json(dashpot, my_task):
+    code, out, _ = dashpot("verify", my_task, "--optimizer", "sgd", "--dtype", "float64", "--json", *QUICK)
+    found = json.loads(out)
+    assert (code, found["agrees"], found["dtype"], found["compared"]) == (0, True, "float64", 4)
+
+
+FILE = """
+import torch
+WRONG = 3
+class Mine(torch.optim.SGD):
+    def step(self, closure=None):
+        super().step(closure)
+        with torch.no_grad():
+            self.param_groups[0]["params"][0].mul_(1.001)
+"""
+
+
+def test_a_class_in_a_file(dashpot, my_task):
+    Path("optimizers.py").write_text(FILE)
+    code, out, _ = dashpot("verify", my_task, "--optimizer", "sgd", "--against", "optimizers.py:Mine", *QUICK)
+    assert code == 5
+    assert "weight deviates" in " ".join(out.split())
+
+
+def test_a_divergence_of_both_is_told(dashpot, my_task):
+    code, out, _ = dashpot("verify", my_task, "--optimizer", "sgd", "--lr", 1e20, "--timed-steps", 0)
+    assert code == 0
+    assert "are no longer finite" in " ".join(out.split())
+
+
+@pytest.mark.parametrize("method", [*sorted(set(METHODS) - set(IN_TORCH)), "autosgm-2"])
+def test_a_method_without_a_counterpart_is_one_sentence(dashpot, my_task, method):
+    sentence = refused(dashpot("verify", my_task, "--optimizer", method))
+    assert sentence.startswith(f"verify: torch.optim has no counterpart of {method}; --against eager compares it")
+
+
+def test_a_method_without_a_counterpart_has_its_own_other_engine(dashpot, my_task):
+    code, out, _ = dashpot("verify", my_task, "--optimizer", "autosgm-2", "--against", "eager", *QUICK)
+    assert code == 0
+    assert "dashpot.AutoSGM agrees with dashpot.AutoSGM (reference)" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ((), "the optimizer is missing; name one, such as --optimizer adamw"),
+        (("--optimizer", "adamm"), "Unknown method 'adamm': did you mean 'adam'?"),
+        (("--against", "torhc"), "Unknown reference 'torhc': did you mean 'torch'?"),
+        (("--against", "torch.optim.AdamX"), "Unknown class of torch.optim 'AdamX': did you mean 'Adam'?"),
+        (("--against", "no_such_module.Adam"), "--against no_such_module.Adam cannot be imported"),
+        (("--against", "optimizers.py:Missing"), "The file optimizers.py has no `Missing`."),
+        (("--against", "optimizers.py:WRONG"), "must be an optimizer class or a function, got 3"),
+        (("--against", "gone.py:Mine"), "gone.py cannot be read"),
+        (("--set", "max_norm=1"), "--against torch takes no max_norm, so that both would not do the same."),
+        (("--set", "weight_deacy=1"), "Unknown setting of adamw 'weight_deacy': did you mean 'weight_decay'?"),
+        (("--set", "lr"), "--set must be NAME=VALUE"),
+        (("--steps", 1), "steps must be an integer in [2, inf), got 1."),
+        (("--steps", "few"), "an integer is needed, got 'few'."),
+        (("--tolerance", -1), "tolerance must be None or a number in [0, inf), got -1.0."),
+        (("--lr", "nan"), "lr must be a number in [0, inf), got nan."),
+        (("--lr", 0), "no weight has moved in 20 steps"),
+        (("--dtype", "int8"), "dtype must be one of None, 'float64', 'float32', 'bfloat16', 'float16', got 'int8'."),
+        (("--task", "digits"), "Name one task"),
+    ],
+)
+def test_bad_input_is_one_sentence_with_exit_code_2(dashpot, my_task, words, sentence):
+    Path("optimizers.py").write_text(FILE)
+    optimizer = () if "--optimizer" in words or not words else ("--optimizer", "adamw")
+    zero_decay = ("--set", "weight_decay=0") if words == ("--lr", 0) else ()
+    assert sentence in refused(dashpot("verify", my_task, *optimizer, *words, *zero_decay))
+
+
+def test_counterparts_take_the_settings_of_ours_under_their_own_names():
+    make = reference("torch", "heavy-ball", 0.1, {"pole": 0.5, "weight_decay": 0.1, "engine": "eager"})
+    [group] = make([torch.zeros(1)]).param_groups
+    assert (group["momentum"], group["weight_decay"], group["nesterov"]) == (0.5, 0.1, False)
+
+
+def test_help_lists_the_exit_code(dashpot):
+    assert "5 they disagree" in dashpot("verify", "--help")[1]
+    assert "5 verify has found a disagreement" in " ".join(dashpot("--help")[1].split())
