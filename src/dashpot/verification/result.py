@@ -189,7 +189,7 @@ class Verification:
 
 
 def _row(name: str, ulps: str, relative: str) -> str:
-    return f"{_cut(name, WIDTH - 24):<{WIDTH - 24}}{ulps:>12}{relative:>12}"
+    return f"{_cut(name, WIDTH - 24):<{WIDTH - 24}}{ulps:>12}{relative:>12}".rstrip()
 
 
 def number(value: float) -> str:
