@@ -8,7 +8,7 @@ from importlib import resources
 
 from dashpot.engine.native.phases import Pass, passes, reached
 from dashpot.engine.native.symbols import Symbol
-from dashpot.engine.native.trace import Trace
+from dashpot.engine.native.trace import LIMIT, Trace
 
 __all__ = ["FIRST_SLOT", "GRADIENT", "WEIGHT", "columns", "source"]
 
@@ -23,15 +23,15 @@ _COMPARED = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!=
 _BITS = {"and": "&", "or": "|", "xor": "^"}
 _OPERATORS = {**_INFIX, **_COMPARED, **_BITS}
 _CALLS = {
-    "abs": "std::abs",
-    "pow": "std::pow",
+    "abs": "maths::abs",
+    "pow": "maths::pow",
     "maximum": "maximum",
     "minimum": "minimum",
     "sign": "sign",
     "lerp": "lerp",
 }
-_CALLS |= {name: f"std::{name}" for name in ("sqrt", "exp", "expm1", "log", "log1p", "log2", "tanh", "sin", "cos")}
-_CALLS |= {name: f"std::{name}" for name in ("erf", "floor", "ceil", "trunc")}
+_CALLS |= {name: f"maths::{name}" for name in ("sqrt", "exp", "expm1", "log", "log1p", "log2", "tanh", "sin", "cos")}
+_CALLS |= {name: f"maths::{name}" for name in ("erf", "floor", "ceil", "trunc")}
 
 
 def columns(slots: Sequence[str]) -> int:
@@ -181,8 +181,7 @@ class _Writer:
             return f"{names[0]} {_OPERATORS[symbol.op]} {names[1]}"
         if symbol.op in _CALLS:
             return f"{_CALLS[symbol.op]}({', '.join(names)})"
-        template = _TEMPLATES["flip" if symbol.op == "not" and symbol.kind == "i32" else symbol.op]
-        return template.format(*names, kind=TYPES[symbol.kind])
+        return _TEMPLATES[_form(symbol)].format(*names, kind=TYPES[symbol.kind])
 
     def _leaf(self, symbol: Symbol) -> str:
         kind = TYPES[symbol.kind]
@@ -216,9 +215,31 @@ _TEMPLATES = {
     "where": "{0} ? {1} : {2}",
     "clamp_min": "{0} < {1} || {1} != {1} ? {1} : {0}",
     "clamp_max": "{0} > {1} || {1} != {1} ? {1} : {0}",
-    "rsqrt": "{kind}(1) / std::sqrt({0})",
-    "sigmoid": "{kind}(1) / ({kind}(1) + std::exp(-{0}))",
+    "clamp_min_by_number": "larger({0}, {1})",
+    "clamp_max_by_number": "smaller({0}, {1})",
+    "clamp_min_by_uniform": "larger({0} * unless_nan({1}), {1})",
+    "clamp_max_by_uniform": "smaller({0} * unless_nan({1}), {1})",
+    "rsqrt": "{kind}(1) / maths::sqrt({0})",
+    "sigmoid": "{kind}(1) / ({kind}(1) + maths::exp(-{0}))",
 }
+
+
+def _form(symbol: Symbol) -> str:
+    """Which of the templates an operation takes: some have a quicker one for operands of a certain kind."""
+    if symbol.op == "not" and symbol.kind == "i32":
+        return "flip"
+    if symbol.op in ("clamp_min", "clamp_max") and symbol.args[0].vector and not symbol.args[1].vector:
+        return f"{symbol.op}_by_{'number' if _never_nan(symbol.args[1]) else 'uniform'}"
+    return symbol.op
+
+
+def _never_nan(bound: Symbol) -> bool:
+    """True for a constant and for the limit of `clip_value`, which is checked where it is set."""
+    while bound.op in ("cast", "neg"):
+        bound = bound.args[0]
+    if bound.op == "constant":
+        return not math.isnan(bound.args[0])
+    return bound.op == "scalar" and bound.args[0] == LIMIT
 
 
 def _array(column: int) -> str:
@@ -227,8 +248,8 @@ def _array(column: int) -> str:
 
 def _literal(value: float) -> str:
     if math.isinf(value):
-        return "-INFINITY" if value < 0 else "INFINITY"
-    return "NAN" if math.isnan(value) else repr(float(value))
+        return "-__builtin_inf()" if value < 0 else "__builtin_inf()"
+    return '__builtin_nan("")' if math.isnan(value) else repr(float(value))
 
 
 def _indented(lines: Iterable[str], by: int) -> str:

@@ -1,10 +1,8 @@
 // What every generated kernel stands on: conversions, small functions with torch's treatment of NaN, and the driver
 // that runs a kernel over a table of tensors. The generated part follows: one struct for each variant of the recipe.
-#include <algorithm>
-#include <cmath>
-#include <cstdint>
-#include <cstring>
-#include <vector>
+// The C++ headers for mathematics and containers would take a third of the time to compile a kernel; compilers know the
+// functions without them.
+#include <stdint.h>
 #ifdef _OPENMP
 #include <omp.h>
 #endif
@@ -21,7 +19,7 @@ enum class bf16 : uint16_t {};  // no struct: gcc does not vectorise loads of st
 template <class To, class From> inline To bitcast(From x) {
   static_assert(sizeof(To) == sizeof(From), "a bitcast keeps the size");
   To y;
-  std::memcpy(&y, &x, sizeof y);
+  __builtin_memcpy(&y, &x, sizeof y);
   return y;
 }
 
@@ -36,11 +34,37 @@ template <> inline bf16 cast<bf16, float>(float x) {  // to nearest, ties to eve
 template <> inline bf16 cast<bf16, double>(double x) { return cast<bf16>(static_cast<float>(x)); }
 template <> inline int32_t cast<int32_t, double>(double x) { return static_cast<int32_t>(static_cast<int64_t>(x)); }
 
-template <class T> inline T maximum(T a, T b) { return a != a || b != b ? a + b : (a < b ? b : a); }
-template <class T> inline T minimum(T a, T b) { return a != a || b != b ? a + b : (b < a ? b : a); }
-template <class T> inline T sign(T x) { return static_cast<T>((T(0) < x) - (x < T(0))); }
+namespace maths {
+inline float abs(float x) { return __builtin_fabsf(x); }
+inline double abs(double x) { return __builtin_fabs(x); }
+inline float pow(float x, float y) { return __builtin_powf(x, y); }
+inline double pow(double x, double y) { return __builtin_pow(x, y); }
+#define FUNCTION(name)                                     \
+  inline float name(float x) { return __builtin_##name##f(x); } \
+  inline double name(double x) { return __builtin_##name(x); }
+FUNCTION(sqrt) FUNCTION(exp) FUNCTION(expm1) FUNCTION(log) FUNCTION(log1p) FUNCTION(log2) FUNCTION(tanh)
+FUNCTION(sin) FUNCTION(cos) FUNCTION(erf) FUNCTION(floor) FUNCTION(ceil) FUNCTION(trunc)
+#undef FUNCTION
+}  // namespace maths
+
+// Written so that each is one instruction of a vector unit, or that and a blend: `b < a ? b : a` is `a` where either is
+// NaN, as the instruction has it.
+template <class T> inline T larger(T a, T b) { return a < b ? b : a; }
+template <class T> inline T smaller(T a, T b) { return b < a ? b : a; }
+template <class T> inline T maximum(T a, T b) { return b != b ? b : larger(a, b); }
+template <class T> inline T minimum(T a, T b) { return b != b ? b : smaller(a, b); }
+template <class T> inline T sign(T x) { return x > T(0) ? T(1) : x < T(0) ? T(-1) : T(0); }
+// 1 to multiply with, or NaN where a bound is NaN. The compiler computes it once, outside the loop.
+template <class T> inline T unless_nan(T bound) { return bound == bound ? T(1) : bound; }
 template <class T> inline T lerp(T a, T b, T w) { return w < T(0.5) ? a + w * (b - a) : b - (b - a) * (T(1) - w); }
 inline int32_t wrap(uint32_t x) { return static_cast<int32_t>(x); }
+
+struct Numbers {
+  double* const data;
+  explicit Numbers(int64_t count) : data(new double[count]) {}
+  Numbers(const Numbers&) = delete;
+  ~Numbers() { delete[] data; }
+};
 
 inline int64_t chunks_of(const int64_t* row) { return (row[0] + CHUNK - 1) / CHUNK; }
 
@@ -74,9 +98,9 @@ template <class Body> void my_chunks(int64_t rows, const int64_t* table, int64_t
   for (int64_t r = 0, passed = 0; r < rows && passed < last; r++) {
     const int64_t* row = table + r * columns;
     const int64_t count = chunks_of(row);
-    const int64_t from = std::max(first, passed), to = std::min(last, passed + count);
+    const int64_t from = larger(first, passed), to = smaller(last, passed + count);
     for (int64_t c = from; c < to; c++)
-      body(row, (c - passed) * CHUNK, std::min(row[0], (c - passed + 1) * CHUNK), c);
+      body(row, (c - passed) * CHUNK, smaller(row[0], (c - passed + 1) * CHUNK), c);
     passed += count;
   }
 }
@@ -104,11 +128,21 @@ template <class K> void add_up(int phase, int64_t chunks, const double* partial,
   }
 }
 
+// One phase over some chunks of a tensor. Each phase goes the other way than the one before, so that it begins with what
+// that one has left in the cache.
+template <class K>
+void run_phase(int phase, const int64_t* row, const double* c, const double* sums, int64_t from, int64_t to,
+               double* partial) {
+  for (int64_t n = from; n < to; n++) {
+    const int64_t k = phase % 2 == 0 ? n : from + to - 1 - n;
+    K::phase(phase, row, c, sums, k * CHUNK, smaller(row[0], (k + 1) * CHUNK), partial + k * K::SUMS);
+  }
+}
+
 template <class K> void alone(const int64_t* row, const double* c, double* partial) {
   double sums[K::SUMS + 1];
   for (int phase = 0; phase < K::PHASES; phase++) {
-    for (int64_t k = 0; k < chunks_of(row); k++)
-      K::phase(phase, row, c, sums, k * CHUNK, std::min(row[0], (k + 1) * CHUNK), partial + k * K::SUMS);
+    run_phase<K>(phase, row, c, sums, 0, chunks_of(row), partial);
     add_up<K>(phase, chunks_of(row), partial, sums);
   }
   K::finish(row, c, sums);
@@ -119,8 +153,7 @@ template <class K> void together(const int64_t* row, const double* c, double* pa
   double sums[K::SUMS + 1];
   const int64_t chunks = chunks_of(row), me = thread_number(), all = thread_count();
   for (int phase = 0; phase < K::PHASES; phase++) {
-    for (int64_t k = chunks * me / all; k < chunks * (me + 1) / all; k++)
-      K::phase(phase, row, c, sums, k * CHUNK, std::min(row[0], (k + 1) * CHUNK), partial + k * K::SUMS);
+    run_phase<K>(phase, row, c, sums, chunks * me / all, chunks * (me + 1) / all, partial);
 #pragma omp barrier
     add_up<K>(phase, chunks, partial, sums);
   }
@@ -130,14 +163,14 @@ template <class K> void together(const int64_t* row, const double* c, double* pa
 
 template <class K> void drive_sums(int64_t rows, const int64_t* table, const double* scalars, int threads) {
   int64_t most = 1;
-  for (int64_t r = 0; r < rows; r++) most = std::max(most, chunks_of(table + r * K::COLUMNS));
-  std::vector<double> shared(most * K::SUMS);
+  for (int64_t r = 0; r < rows; r++) most = larger(most, chunks_of(table + r * K::COLUMNS));
+  const Numbers shared(most * K::SUMS);
 #pragma omp parallel num_threads(threads) if (threads > 1)
   {
     double mine[(LARGE / CHUNK + 1) * K::SUMS + 1];
     for (int64_t r = 0; r < rows; r++) {
       const int64_t* row = table + r * K::COLUMNS;
-      if (row[0] >= LARGE) together<K>(row, scalars + row[1] * K::SCALARS, shared.data());
+      if (row[0] >= LARGE) together<K>(row, scalars + row[1] * K::SCALARS, shared.data);
     }
 #pragma omp for schedule(dynamic, 4)
     for (int64_t r = 0; r < rows; r++) {
@@ -175,7 +208,7 @@ template <class Compute, class Gradient>
 void measure_chunk(const Gradient* g, int64_t count, double& squares, double& broken) {
   constexpr int64_t BLOCK = 256;
   for (int64_t first = 0; first < count; first += BLOCK) {
-    const int32_t size = static_cast<int32_t>(std::min(BLOCK, count - first));
+    const int32_t size = static_cast<int32_t>(smaller(BLOCK, count - first));
     if constexpr (sizeof(Compute) == 4) {
       float sum = 0, zero = 0;
       add_squares<float>(g + first, size, sum, zero);
@@ -193,7 +226,8 @@ template <class Gradient, class Compute>
 void measure(int64_t rows, const int64_t* table, int64_t columns, double* out, int64_t threads) {
   int64_t all = 0;
   for (int64_t r = 0; r < rows; r++) all += chunks_of(table + r * columns);
-  std::vector<double> partial(2 * all);
+  const Numbers numbers(2 * all);
+  double* partial = numbers.data;
   const bool few = total_elements(rows, table, columns) < WORTHWHILE;
 #pragma omp parallel num_threads(few ? 1 : static_cast<int>(threads)) if (!few && threads > 1)
   {

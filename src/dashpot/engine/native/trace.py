@@ -15,7 +15,7 @@ from dashpot.engine.program import Numbers, Storage, one_step
 from dashpot.recipe import Line
 from dashpot.stages.base import Clock, Slot, Stage
 
-__all__ = ["Layout", "Trace", "scalar_row", "set_numbers", "trace", "with_settings"]
+__all__ = ["LIMIT", "Layout", "Trace", "scalar_row", "set_numbers", "trace", "with_settings"]
 
 
 class Layout(NamedTuple):
@@ -41,6 +41,8 @@ class Trace(NamedTuple):
 
 
 _LEADING = 5  # scale, limit, word, lr, factor
+LIMIT = 1
+"""The place of the limit of `clip_value` among the scalars."""
 
 
 def scalar_row(lines: Sequence[Line], numbers: Numbers) -> list[float]:
