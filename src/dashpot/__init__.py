@@ -6,6 +6,8 @@ Import as `dp`. Optimizers are classes (`dp.AdamW`), a method as a value is a `d
 pure functions of the step (`dp.schedules`).
 """
 
+from typing import TYPE_CHECKING, Any
+
 from dashpot import clip, curvature, functional, mappings, schedules, stages
 from dashpot.autosgm import AutoSGM
 from dashpot.design_methods import NAG, QHM, SGM, CenteredAdam, HeavyBall, QHAdam
@@ -39,7 +41,9 @@ from dashpot.stages import (
     per_tensor,
 )
 from dashpot.torch_methods import SGD, Adam, AdamW, NAdam, RMSprop
-from dashpot.verification import Verification, verify
+
+if TYPE_CHECKING:
+    from dashpot.verification import Verification, verify
 
 __version__ = "0.1.0"
 
@@ -105,3 +109,12 @@ __all__ = [
     "stages",
     "verify",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Load what no optimizer needs at its first use, to keep the import quick."""
+    if name in ("Verification", "verify"):
+        from dashpot import verification
+
+        return getattr(verification, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

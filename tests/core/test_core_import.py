@@ -38,7 +38,7 @@ def test_nothing_foreign_comes_with_dashpot(imported):
 
 def test_workbench_modules_stay_out(imported):
     """The optimizers need no data set, task, comparison or command line."""
-    for part in ("cli", "comparison", "data", "tasks", "training"):
+    for part in ("cli", "comparison", "data", "tasks", "training", "verification"):
         assert f"dashpot.{part}" not in imported["all"]
 
 
