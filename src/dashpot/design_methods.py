@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from dashpot import presets
 from dashpot.constraints import Scalar, plain
@@ -53,6 +53,8 @@ class HeavyBall(Optimizer):
     """
 
     preset = staticmethod(presets.heavy_ball)
+    _FIXED: ClassVar[Mapping[str, Any]] = {"dampening": 0, "nesterov": False}
+    _FLAGS = (*Optimizer._FLAGS, *_FIXED)
 
     def __init__(
         self,
@@ -91,6 +93,8 @@ class NAG(Optimizer):
     """
 
     preset = staticmethod(presets.nag)
+    _FIXED: ClassVar[Mapping[str, Any]] = {"dampening": 0, "nesterov": True}
+    _FLAGS = (*Optimizer._FLAGS, *_FIXED)
 
     def __init__(
         self,

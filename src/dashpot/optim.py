@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from dashpot import knobs, state_dicts
 from dashpot.constraints import ARGUMENTS, FLAG, check, plain
@@ -28,7 +29,6 @@ from dashpot.recipe import Recipe
 from dashpot.schedules import Schedule
 from dashpot.scheduling import carried, check_schedules, lr_in_force, schedules_by_name
 from dashpot.stages import AdaptiveClip
-from dashpot.stages.base import Slot
 
 __all__ = ["Optimizer"]
 
@@ -58,6 +58,7 @@ class Optimizer(torch.optim.Optimizer):
     preset: ClassVar[Callable[..., Recipe]]
     _OPTIONS: ClassVar[tuple[str, ...]] = Running._fields
     _FLAGS = ("maximize",)  # what groups hold beside the settings of the method
+    _FIXED: ClassVar[Mapping[str, Any]] = {}  # settings of torch's counterpart that the class decides
     _COUNTERS = ("steps_done",)  # what groups carry so that it is saved; a group taken from elsewhere starts without
     _GROUP_WORDS: ClassVar[tuple[str, ...]] = ()  # what a group may say in other words than those it is kept under
     _SHARED: ClassVar[tuple[str, ...]] = ()  # settings of which the first group's are in force
@@ -74,7 +75,7 @@ class Optimizer(torch.optim.Optimizer):
         self._running = Running.of(type(self).__name__, options)
         self._forget()
         self._schedule = schedules_by_name(type(self).__name__, schedule)
-        defaults = {name: plain(value) for name, value in defaults.items()}
+        defaults = {name: state_dicts.plain_data(value) for name, value in defaults.items()}
         if self.running.rounding == "stochastic" or self.running.state_dtype is not None:
             defaults["seed"] = self.running.seed  # in the groups, so that it is saved and resuming draws the same
         if self.running.capturable:
@@ -183,6 +184,8 @@ class Optimizer(torch.optim.Optimizer):
         for name, value in settings.items():
             if name in ARGUMENTS and not ARGUMENTS[name].allows(value):
                 check(owner, self._argument(name), value, ARGUMENTS[name])
+            if name in self._FIXED and value != self._FIXED[name]:
+                raise ArgumentError(f"{owner}: {name} must be {self._FIXED[name]}, got {value!r}.")
             if name == "capturable":
                 check(owner, name, value, FLAG)
                 self._check_capturable(value)
@@ -212,7 +215,9 @@ class Optimizer(torch.optim.Optimizer):
         if not isinstance(param_group, dict):
             raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
         self._check_keys(param_group)
-        group = {key: plain(value) for key, value in param_group.items() if key not in self._COUNTERS}
+        group = {key: value for key, value in param_group.items() if key not in self._COUNTERS}
+        group |= state_dicts.plain_data({key: value for key, value in group.items() if key != "params"})
+        group = {**self._FIXED, **group}
         if "pole" in group and {"momentum", "betas"} & self.defaults.keys():
             betas = {"betas": group.get("betas", self.defaults["betas"])} if "betas" in self.defaults else {}
             target: dict[str, Any] = {"momentum": None, **betas} if "momentum" in self.defaults else betas
@@ -358,32 +363,55 @@ class Optimizer(torch.optim.Optimizer):
 
     # ---- state and text ---------------------------------------------------------------------------------------------
 
+    def state_dict(self) -> dict[str, Any]:
+        """torch's `state_dict` in tensors and plain Python values: numpy numbers, say of a scheduler, are converted.
+
+        >>> import numpy as np, torch, dashpot as dp
+        >>> opt = dp.SGD([torch.zeros(1, requires_grad=True)], lr=0.5)
+        >>> opt.param_groups[0]["lr"] = np.float64(0.25)
+        >>> opt.state_dict()["param_groups"][0]["lr"]
+        0.25
+        """
+        return state_dicts.plain_data(super().state_dict())
+
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Load state that this class or its torch counterpart saved.
 
         state_dict
             as returned by `state_dict()`. Where both sides have parameter names, state is matched by name, else by
-            position; groups by name take the settings of the group their parameters were saved in. State keeps the
-            dtype it was saved in. Raises `ArgumentError` when names, shapes, slots or settings do not fit, as those of
-            another method do not, before anything changes.
+            position; the names may differ by a prefix that all of one side share and by torch's wrappers. Groups by
+            name take the settings of the group their parameters were saved in. State keeps the dtype it was saved in.
+
+        Raises `ArgumentError` before anything changes where names, shapes, slots, counts or settings do not fit, as
+        those of another method do not.
         """
-        with state_dicts.faithful_load(self, self._expected_slots):
-            super().load_state_dict(dict(state_dict))
+        if isinstance(state_dict, Mapping):
+            state_dict = dict(state_dict)
+        state_dicts.check_form(type(self).__name__, state_dict)
+        with state_dicts.faithful_load(self, self._accept):
+            super().load_state_dict(state_dict)
         for group in self.param_groups:
             if group.get("capturable"):  # read now, not when a step must not wait for a device
                 group.setdefault("steps_done", self.steps_done())
 
-    def _expected_slots(self, saved: Mapping[str, Any]) -> tuple[Slot, ...]:
-        """The state that a saved group must come with; refuses a group of another method."""
+    def _accept(self, saved: Mapping[str, Any], own: Mapping[str, Any]) -> state_dicts.Accepted:
+        """A saved group as the group `own` takes it over; refuses a group of another method."""
+        owner = type(self).__name__
+        saved = state_dicts.plain_group(owner, saved, own, self._COUNTERS)
         numbers = [name for name, value in self._settings(self.defaults).items() if _is_numeric(value)]
         lacking = [name for name in numbers if name not in saved]
         if lacking:
-            owner = type(self).__name__
             raise ArgumentError(f"{owner}: the saved group has no {', '.join(lacking)}; it is of another method.")
+        state_dicts.refuse_foreign(owner, saved, own)
         settings = {**self.defaults, **saved}
         settings.pop("capturable", None)  # how the saved one ran is of no concern
         self._check_settings(settings)
-        return self._recipe_of(settings).slots
+        recipe, possible = self._recipe_of(settings), self._possible_slots()
+        return state_dicts.Accepted(saved, lambda p: possible.with_needed(self.running.storage(p.dtype).slots(recipe)))
+
+    def _possible_slots(self) -> state_dicts.Slots:
+        """The state that the method has in any settings."""
+        return state_dicts.slots_of(self._built, self._settings(self.defaults))
 
     def __getstate__(self) -> dict[str, Any]:
         kept = {"_schedule": self._schedule, "_running": self._running, "_settled_engine": self._settled_engine}
@@ -393,20 +421,29 @@ class Optimizer(torch.optim.Optimizer):
         super().__setstate__(state)
         self._forget()
         for group in self.param_groups:
-            for name, value in self.defaults.items():
+            for name, value in {**self.defaults, **self._FIXED}.items():
                 group.setdefault(name, value)
 
     def __repr__(self) -> str:
         options = self.running.text()
         lines = [f"{type(self).__name__}("] if not options else [f"{type(self).__name__}(", f"  {options}"]
         for index, group in enumerate(self.param_groups):
-            count = sum(p.numel() for p in group["params"])
-            lines.append(f"  group {index}: {len(group['params'])} tensors, {count} elements")
+            lines.append(f"  group {index}: {_size(group)}")
             try:
                 lines.append(f"    {self._carried(group)!r}")
             except ArgumentError:
                 lines += [f"    {self._recipe_of(group)!r}", f"    schedule={self._schedule!r}"]
         return "\n".join([*lines, ")"])
+
+
+def _size(group: Mapping[str, Any]) -> str:
+    """How many tensors and elements a group has, and whether it ascends."""
+    params = group["params"]
+    lazy = sum(map(is_lazy, params))
+    count = sum(p.numel() for p in params if not is_lazy(p))
+    parts = [f"{len(params)} tensors", f"{count} elements"]
+    parts += [f"{lazy} uninitialized"] if lazy else []
+    return ", ".join([*parts, "maximize=True"] if group.get("maximize") else parts)
 
 
 def _is_without_memory(x: Tensor) -> bool:

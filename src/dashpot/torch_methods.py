@@ -7,7 +7,7 @@ choice, so both are accepted and have no effect.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from dashpot import presets
 from dashpot.constraints import Scalar
@@ -15,6 +15,7 @@ from dashpot.errors import ArgumentError
 from dashpot.optim import Optimizer
 from dashpot.options import Options, TorchOptions, Unpack
 from dashpot.schedules import Schedule
+from dashpot.state_dicts import Accepted
 
 __all__ = ["SGD", "Adam", "AdamW", "NAdam", "RMSprop"]
 
@@ -248,6 +249,8 @@ class AdamW(Optimizer):
     """
 
     preset = staticmethod(presets.adamw)
+    _FIXED: ClassVar[Mapping[str, Any]] = {"decoupled_weight_decay": True}  # read by Adam, torch's and ours
+    _FLAGS = (*Optimizer._FLAGS, *_FIXED)
 
     def __init__(
         self,
@@ -278,6 +281,9 @@ class AdamW(Optimizer):
             **_flags(maximize, foreach, differentiable, fused),
         }
         super().__init__(params, settings, schedule, **options)
+
+    def _accept(self, saved: Mapping[str, Any], own: Mapping[str, Any]) -> Accepted:
+        return super()._accept({**saved, **self._FIXED}, own)  # torch.optim.AdamW stays decoupled as well
 
 
 class NAdam(Optimizer):

@@ -1,0 +1,90 @@
+"""Saved parameters matched with an optimizer's by name, whatever module was wrapped around them."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+from collections.abc import Sequence
+
+from dashpot.errors import ArgumentError
+
+__all__ = ["saved_names"]
+
+_WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+"""Attributes under which torch's wrappers (compile, FSDP, activation checkpointing) keep the wrapped module."""
+
+_SHOWN = 4  # names of each kind in a message
+
+
+def saved_names(owner: str, wanted: Sequence[str], saved: Sequence[str]) -> dict[str, str]:
+    """The saved name that belongs to each wanted one; `ArgumentError` where some have no counterpart.
+
+    Names of wrappers, and a prefix that all names of one side share, may differ.
+
+    >>> saved_names("Adam", ["fc.weight", "fc.bias"], ["module.fc.bias", "module.fc.weight"])
+    {'fc.weight': 'module.fc.weight', 'fc.bias': 'module.fc.bias'}
+    """
+    if set(wanted) == set(saved):
+        return {name: name for name in wanted}
+    own, theirs = _without_prefix(_unwrapped(wanted), _unwrapped(saved))
+    if set(own) != set(theirs):
+        raise _differing(owner, own, theirs)
+    of = dict(zip(theirs, saved, strict=True))
+    return {name: of[bare] for name, bare in zip(wanted, own, strict=True)}
+
+
+def _unwrapped(names: Sequence[str]) -> list[str]:
+    """The names as they are inside all wrappers; as they were where that makes two of them alike."""
+    bare = [".".join(part for part in name.split(".") if part not in _WRAPPERS) for name in names]
+    while bare and all(name.startswith("module.") for name in bare):
+        bare = [name.removeprefix("module.") for name in bare]
+    return bare if len(set(bare)) == len(bare) else list(names)
+
+
+def _without_prefix(own: list[str], theirs: list[str]) -> tuple[list[str], list[str]]:
+    """Both lists, one of them without the prefix that leaves the most names in common."""
+    pairs = [(own, theirs)]
+    pairs += [(own, cut) for cut in _cuts(theirs)]
+    pairs += [(cut, theirs) for cut in _cuts(own)]
+    return max(pairs, key=lambda pair: len(set(pair[0]) & set(pair[1])))
+
+
+def _cuts(names: list[str]) -> list[list[str]]:
+    """The names without each of the dotted prefixes that all of them share."""
+    parts = [name.split(".") for name in names]
+    return [[".".join(part[count:]) for part in parts] for count in range(1, len(_shared(names)) + 1)]
+
+
+def _shared(names: list[str]) -> list[str]:
+    """The modules, from the outermost on, in which all named parameters are."""
+    parts = [name.split(".")[:-1] for name in names]
+    pairs = zip(min(parts), max(parts), strict=False) if parts else ()
+    return [a for a, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)]
+
+
+def _differing(owner: str, own: list[str], theirs: list[str]) -> ArgumentError:
+    """At most ten lines, however many names differ."""
+    missing, unknown = sorted(set(own) - set(theirs)), sorted(set(theirs) - set(own))
+    lines = [
+        f"{owner}: the saved state is of other parameters: {len(missing)} of {len(own)} names are missing from it, "
+        f"{len(unknown)} of its {len(theirs)} are unknown here."
+    ]
+    near: set[str] = set()
+    for name in missing[:_SHOWN]:
+        found = difflib.get_close_matches(name, unknown, n=1)
+        near.update(found)
+        lines.append(f"  missing {_short(name)}" + (f", nearest saved name {_short(found[0])}" if found else ""))
+    lines += [f"  unknown {_short(name)}" for name in unknown if name not in near][:_SHOWN]
+    prefixes = [f"{text} begin with {_short(p)}" for text, p in _prefixes(own, theirs)]
+    return ArgumentError("\n".join([*lines, *([f"  All {' and all '.join(prefixes)}."] if prefixes else [])]))
+
+
+def _prefixes(own: list[str], theirs: list[str]) -> list[tuple[str, str]]:
+    """The dotted prefix of each side, where there are several names and the other side has another prefix."""
+    both = [("names here", own), ("saved names", theirs)]
+    found = [(text, ".".join(_shared(names))) for text, names in both if len(names) > 1]
+    return [(text, f"{p}.") for text, p in found if p and len({q for _, q in found}) > 1]
+
+
+def _short(name: str) -> str:
+    return repr(name if len(name) <= 120 else f"{name[:60]}...{name[-57:]}")
