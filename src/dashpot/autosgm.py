@@ -231,11 +231,7 @@ class AutoSGM(Optimizer):
         given = {name: value for name, value in words.items() if value is not None}
         settings = {**_DEFAULTS, **_said(given, tuples), **given}
         settings["momentum"] = settings.pop("pole")
-        if isinstance(quirks, str) or not isinstance(quirks, Sequence):
-            raise ArgumentError(f"AutoSGM: quirks must be a sequence of names, got {quirks!r}.")
-        for name in quirks:
-            if name not in QUIRKS:
-                raise unknown("quirk", name, QUIRKS)
+        _check_quirks(quirks)
         if rc_cfg is not None and schedule is not None:
             raise ArgumentError("AutoSGM: give the window as rc_cfg or as schedule, not as both.")
         if rc_cfg is not None:
@@ -252,8 +248,23 @@ class AutoSGM(Optimizer):
         words = {name: value for name, value in param_group.items() if name not in _TUPLES}
         super().add_param_group(words | _said(words, {name: param_group.get(name) for name in _TUPLES}))
 
+    def _check_settings(self, settings: Mapping[str, Any]) -> None:
+        super()._check_settings(settings)
+        if "quirks" in settings:
+            _check_quirks(settings["quirks"])
+        if settings.get("gain", 0.0) is None:
+            check("AutoSGM", "gain", None, NONNEGATIVE)
+
     def _ascends(self, group: Mapping[str, Any]) -> bool:
         return super()._ascends(group) and "maximize_negates_decay" not in group["quirks"]
+
+
+def _check_quirks(quirks: Any) -> None:
+    if isinstance(quirks, str) or not isinstance(quirks, Sequence):
+        raise ArgumentError(f"AutoSGM: quirks must be a sequence of names, got {quirks!r}.")
+    for name in quirks:
+        if name not in QUIRKS:
+            raise unknown("quirk", name, QUIRKS)
 
 
 def _said(words: Mapping[str, Any], tuples: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ COUNT_BITS = 53
 def checked_count(owner: str, name: str, value: Any, low: int = 0, bits: int = COUNT_BITS) -> int:
     """`value` as a Python integer; `ArgumentError` for anything but a whole number in [low, 2^bits)."""
     number = one_number(value)
-    if number is None or not math.isfinite(number) or number != int(number) or not low <= number < 2**bits:
+    if number is None or not low <= number < 2**bits or number != int(number):
         raise ArgumentError(f"{owner}: {name} must be an integer in [{low}, 2^{bits}), got {short(value)}.")
     return int(number)
 

@@ -52,7 +52,8 @@ def _stands_for_nothing(key: Any, value: Any, slots: Slots) -> bool:
 
 
 def _check_method(place: Place, entry: Mapping[Any, Any], slots: Slots) -> None:
-    missing = sorted(slots.lasting - entry.keys()) if entry else []
+    counted = {"step"} if slots.known.keys() > {"momentum_buffer"} else set()  # torch.optim.SGD counts no steps
+    missing = sorted((slots.lasting | counted) - entry.keys()) if entry else []
     extra = [key for key in entry if key != "step" and key not in slots.known and isinstance(entry[key], Tensor)]
     strange = extra if missing else [key for key in extra if isinstance(key, str) and is_of_some_method(key)]
     if strange:

@@ -66,7 +66,10 @@ def plain_group(
     owner: str, group: Mapping[str, Any], own: Mapping[str, Any], counters: Sequence[str]
 ) -> dict[str, Any]:
     """A saved group as plain data, with its counts and rates checked, and the flags that it lacks of `own`."""
-    saved = {**{name: value for name, value in _ABSENT.items() if name in own}, **plain_data(dict(group))}
+    saved = {**plain_data(dict(group))}
+    saved |= {name: value for name, value in _ABSENT.items() if name in own and name not in saved}
+    if saved.get("param_names", ()) is None:
+        del saved["param_names"]
     for name in (name for name in counters if name in saved):
         saved[name] = checked_count(owner, name, saved[name], low=-1 if name == "product_at" else 0)
     for name in (name for name in _SEEDS if name in saved):

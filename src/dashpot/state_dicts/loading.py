@@ -58,8 +58,9 @@ def faithful_load(
 
     def after(_: torch.optim.Optimizer) -> None:
         for group, its in zip(optimizer.param_groups, capturable, strict=True):
-            group.pop("capturable", None)
-            if its is not None:
+            if its is None:
+                group.pop("capturable", None)
+            else:
                 group["capturable"] = its
         optimizer.state.update(ready)
 
@@ -77,7 +78,7 @@ def faithful_load(
 def _in_order(owner: str, groups: list[dict[str, Any]], state_dict: dict[str, Any]) -> dict[str, Any]:
     """The state dict with its saved parameters in the order of `groups`: by name, if both sides have unique names."""
     theirs = state_dict["param_groups"]
-    if not all("param_names" in group for group in [*groups, *theirs]):
+    if not all(group.get("param_names") is not None for group in [*groups, *theirs]):
         return state_dict
     index_of = {
         name: index for group in theirs for name, index in zip(group["param_names"], group["params"], strict=True)

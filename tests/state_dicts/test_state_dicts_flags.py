@@ -1,0 +1,186 @@
+"""What a saved group says the method is: decoupled decay, Nesterov, amsgrad and the like go with the state."""
+
+import copy
+
+import pytest
+import torch
+from contracts.trajectories import distance, parameters, run
+
+import dashpot as dp
+
+
+def stepped(optimizer, w):
+    w.grad = torch.ones_like(w)
+    optimizer.step()
+    return optimizer
+
+
+def one_weight():
+    return torch.ones(1, dtype=torch.float64, requires_grad=True)
+
+
+def after_the_next_step(saved_by, loaded_into, **settings):
+    w = one_weight()
+    first = stepped(saved_by([w], lr=0.1, weight_decay=0.5, **settings), w)
+    after_one = w.item()
+    second = loaded_into([w])
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    stepped(second, w)
+    return after_one, w.item(), second
+
+
+OURS_AND_TORCHS = (dp, torch.optim)
+
+
+@pytest.mark.parametrize("saving", OURS_AND_TORCHS, ids=lambda m: m.__name__)
+@pytest.mark.parametrize("loading", OURS_AND_TORCHS, ids=lambda m: m.__name__)
+@pytest.mark.parametrize(
+    ("saved_by", "loaded_into", "first", "second"),
+    [
+        ("AdamW", "AdamW", 0.85, 0.7075),
+        ("AdamW", "Adam", 0.85, 0.7075),
+        ("Adam", "Adam", 0.9, 0.8001),
+        ("Adam", "AdamW", 0.9, 0.75796),
+    ],
+)
+def test_decay_stays_what_it_was(saving, loading, saved_by, loaded_into, first, second):
+    """lr .1, weight_decay .5, w = 1, gradient 1; to the five digits given."""
+    one, two, optimizer = after_the_next_step(getattr(saving, saved_by), getattr(loading, loaded_into))
+    assert one == pytest.approx(first, abs=1e-6)
+    assert two == pytest.approx(second, abs=2e-5)
+    decoupled = "AdamW" in (saved_by, loaded_into)
+    assert optimizer.param_groups[0]["decoupled_weight_decay"] is decoupled
+    if loading is dp:
+        assert any(isinstance(stage, dp.DecoupledDecay) for stage in optimizer.recipe.stages) is decoupled
+        assert ("DecoupledDecay(weight_decay=0.5)" in repr(optimizer)) is decoupled
+        assert ("CoupledDecay(weight_decay=0.5)" in repr(optimizer)) is not decoupled or decoupled
+
+
+FLAGS = [
+    ("Adam", {"decoupled_weight_decay": True, "weight_decay": 0.3}),
+    ("Adam", {"amsgrad": True}),
+    ("AdamW", {"amsgrad": True}),
+    ("Adam", {"maximize": True}),
+    ("NAdam", {"decoupled_weight_decay": True, "weight_decay": 0.3}),
+    ("SGD", {"momentum": 0.9, "nesterov": True}),
+    ("SGD", {"momentum": 0.9, "dampening": 0.5}),
+    ("SGD", {"momentum": 0.9, "maximize": True}),
+    ("RMSprop", {"centered": True}),
+    ("RMSprop", {"momentum": 0.5, "centered": True, "maximize": True}),
+]
+
+
+@pytest.mark.parametrize(("name", "settings"), FLAGS, ids=str)
+@pytest.mark.parametrize(("saving", "loading"), [(torch.optim, dp), (dp, torch.optim), (dp, dp)])
+def test_every_flag_is_taken_from_the_loaded_group(saving, loading, name, settings):
+    """And the other way round: an optimizer with the flag that loads state without it goes on without it."""
+    for mine, others in ((settings, {}), ({key: settings[key] for key in settings if key == "momentum"}, settings)):
+        start, straight = parameters(torch.float64), parameters(torch.float64)
+        first = getattr(saving, name)(start, lr=0.01, **mine)
+        reference = getattr(torch.optim, name)(straight, lr=0.01, **mine)
+        run(first, start, 3)
+        second = getattr(loading, name)(start, **others)
+        second.load_state_dict(copy.deepcopy(first.state_dict()))
+        run(second, start, range(3, 6))
+        run(reference, straight, 6)
+        assert distance(start, straight) < (1e-8 if name == "NAdam" else 1e-11)  # torch keeps mu_product in float32
+
+
+@pytest.mark.parametrize(("name", "settings"), FLAGS, ids=str)
+def test_flags_that_an_old_checkpoint_lacks_are_off(name, settings):
+    flags = [key for key, value in settings.items() if value is True]
+    params = parameters()
+    saved = getattr(torch.optim, name)(params).state_dict()
+    for flag in flags:
+        del saved["param_groups"][0][flag]
+    for module in OURS_AND_TORCHS:
+        optimizer = getattr(module, name)(params, **settings)
+        optimizer.load_state_dict(copy.deepcopy(saved))
+        assert all(optimizer.param_groups[0].get(flag, False) is False for flag in flags)
+
+
+@pytest.mark.parametrize(("cls", "nesterov"), [(dp.HeavyBall, False), (dp.NAG, True)])
+@pytest.mark.parametrize("module", OURS_AND_TORCHS, ids=lambda m: m.__name__)
+def test_heavy_balls_and_nesterovs_state_is_that_of_sgd(cls, nesterov, module):
+    start, straight = parameters(), parameters()
+    for first, into in (
+        (cls(start, lr=0.01, pole=0.8), lambda: module.SGD(start)),
+        (module.SGD(start, lr=0.01, momentum=0.8, nesterov=nesterov), lambda: cls(start)),
+    ):
+        with torch.no_grad():
+            for p, q in zip(start, straight, strict=True):
+                q.copy_(p)
+        run(first, start, 3)
+        second = into()
+        second.load_state_dict(copy.deepcopy(first.state_dict()))
+        run(second, start, range(3, 6))
+        run(torch.optim.SGD(straight, lr=0.01, momentum=0.8, nesterov=nesterov), straight, 6)
+        assert distance(start, straight) < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("saved_by", "loaded_into", "words"),
+    [
+        (dp.HeavyBall, dp.NAG, "nesterov must be True, got False"),
+        (dp.NAG, dp.HeavyBall, "nesterov must be False, got True"),
+        (lambda p: dp.SGD(p, momentum=0.9, dampening=0.5), dp.HeavyBall, "dampening must be 0, got 0.5"),
+        (lambda p: dp.AdamW(p, decay_scale="constant"), dp.Adam, "decay_scale='constant', which Adam has not"),
+        (dp.QHAdam, dp.AdamW, "of another method"),
+        (dp.CenteredAdam, dp.AdamW, "of another method"),
+        (dp.NAdam, dp.Adam, "exp_avg, exp_avg_sq, mu_product, step, not .*: state of another method"),
+        (torch.optim.NAdam, dp.AdamW, "state of another method"),
+        (torch.optim.Adamax, dp.Adam, "state of another method"),
+        (lambda p: dp.ESGD(p, probe=lambda ws, us: us), dp.AdamW, "it is of another method"),
+    ],
+)
+def test_what_another_method_is_is_not_lost_silently(saved_by, loaded_into, words):
+    w = one_weight()
+    first, second = stepped(saved_by([w]), w), loaded_into([one_weight()])
+    before = copy.deepcopy(second.state_dict())
+    with pytest.raises(dp.ArgumentError, match=words):
+        second.load_state_dict(first.state_dict())
+    assert second.state_dict() == before
+
+
+@pytest.mark.parametrize("cls", [dp.ESGD, dp.AdaHessian, dp.Sophia, dp.NAdam, dp.CenteredAdam])
+def test_another_methods_state_is_refused_by_its_slots(cls):
+    """Under a group of the right method, as where settings come from elsewhere."""
+    w, v = one_weight(), one_weight()
+    known = {"probe": lambda ws, us: us} if issubclass(cls, dp.curvature.SecondOrder) else {}
+    first, second = stepped(cls([w], **known), w), stepped(dp.AdamW([v]), v)
+    before = copy.deepcopy(second.state_dict())
+    with pytest.raises(dp.ArgumentError, match=r"^AdamW: parameter 0 was saved with .*: state of another method"):
+        second.load_state_dict({**second.state_dict(), "state": first.state_dict()["state"]})
+    assert second.state_dict() == before
+
+
+def test_the_maximum_of_amsgrad_beside_adams_state_is_no_other_method():
+    """amsgrad was switched off after some steps: torch saves what is left of it, and loads it."""
+    w = one_weight()
+    first = stepped(torch.optim.Adam([w], amsgrad=True), w)
+    first.param_groups[0]["amsgrad"] = False
+    second = dp.Adam([w])
+    second.load_state_dict(first.state_dict())
+    assert "max_exp_avg_sq" in second.state[w]
+    stepped(second, w)
+
+
+@pytest.mark.parametrize("give", ["to a group", "by an edit"])
+def test_adamw_without_decoupled_decay_is_refused(give):
+    w = one_weight()
+    message = "AdamW: decoupled_weight_decay must be True, got False"
+    if give == "to a group":
+        with pytest.raises(dp.ArgumentError, match=message):
+            dp.AdamW([{"params": [w], "decoupled_weight_decay": False}])
+        return
+    optimizer = dp.AdamW([w])
+    optimizer.param_groups[0]["decoupled_weight_decay"] = False
+    with pytest.raises(dp.ArgumentError, match=message):
+        stepped(optimizer, w)
+    assert w.item() == 1.0
+
+
+def test_the_text_shows_lazy_parameters_and_ascent():
+    model = torch.nn.Sequential(torch.nn.LazyLinear(4), torch.nn.Linear(4, 2))
+    optimizer = dp.SGD(model.parameters(), maximize=True)
+    assert "group 0: 4 tensors, 10 elements, 2 uninitialized, maximize=True" in repr(optimizer)
