@@ -24,11 +24,16 @@ class Place(NamedTuple):
 
 
 def place_of(error: BaseException) -> Place | None:
-    """The innermost line of a stage's method in the traceback of `error`, or None where no stage took part."""
-    found = None
+    """The innermost line of a stage's method, or of a function beside it in its file, in the traceback of `error`.
+
+    None where no stage took part.
+    """
+    found, path = None, ""
     for frame, line in traceback.walk_tb(error.__traceback__):
         owner = frame.f_locals.get("self")
         if isinstance(owner, Stage):
-            file = PurePath(frame.f_code.co_filename).name
-            found = Place(type(owner).__name__, frame.f_code.co_name, file, line)
+            path = frame.f_code.co_filename
+            found = Place(type(owner).__name__, frame.f_code.co_name, PurePath(path).name, line)
+        elif found and frame.f_code.co_filename == path:
+            found = found._replace(line=line)
     return found

@@ -22,16 +22,11 @@ _INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
 _COMPARED = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
 _BITS = {"and": "&", "or": "|", "xor": "^"}
 _OPERATORS = {**_INFIX, **_COMPARED, **_BITS}
-_CALLS = {
-    "abs": "maths::abs",
-    "pow": "maths::pow",
-    "maximum": "maximum",
-    "minimum": "minimum",
-    "sign": "sign",
-    "lerp": "lerp",
-}
-_CALLS |= {name: f"maths::{name}" for name in ("sqrt", "exp", "expm1", "log", "log1p", "log2", "tanh", "sin", "cos")}
-_CALLS |= {name: f"maths::{name}" for name in ("erf", "floor", "ceil", "trunc")}
+_CALLS = {name: name for name in ("maximum", "minimum", "sign", "lerp")}
+_MATHS = "sqrt exp exp2 expm1 log log10 log1p log2 sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh erf erfc "
+_MATHS += "floor ceil trunc pow atan2 hypot copysign fmod fmax fmin signbit"
+_CALLS |= {name: f"maths::{name}" for name in ("abs", *_MATHS.split())}
+_CALLS["round"] = "maths::nearbyint"  # halves to even, as in torch
 
 
 def columns(slots: Sequence[str]) -> int:
@@ -211,6 +206,7 @@ _TEMPLATES = {
     "shl": "wrap((uint32_t){0} << {1})",
     "shr": "{0} >> {1}",
     "cast": "cast<{kind}>({0})",
+    "fill": "cast<{kind}>({0})",
     "bitcast": "bitcast<{kind}>({0})",
     "where": "{0} ? {1} : {2}",
     "clamp_min": "{0} < {1} || {1} != {1} ? {1} : {0}",

@@ -37,13 +37,20 @@ template <> inline int32_t cast<int32_t, double>(double x) { return static_cast<
 namespace maths {
 inline float abs(float x) { return __builtin_fabsf(x); }
 inline double abs(double x) { return __builtin_fabs(x); }
-inline float pow(float x, float y) { return __builtin_powf(x, y); }
-inline double pow(double x, double y) { return __builtin_pow(x, y); }
+inline bool signbit(float x) { return __builtin_signbitf(x); }
+inline bool signbit(double x) { return __builtin_signbit(x); }
 #define FUNCTION(name)                                     \
   inline float name(float x) { return __builtin_##name##f(x); } \
   inline double name(double x) { return __builtin_##name(x); }
-FUNCTION(sqrt) FUNCTION(exp) FUNCTION(expm1) FUNCTION(log) FUNCTION(log1p) FUNCTION(log2) FUNCTION(tanh)
-FUNCTION(sin) FUNCTION(cos) FUNCTION(erf) FUNCTION(floor) FUNCTION(ceil) FUNCTION(trunc)
+FUNCTION(sqrt) FUNCTION(exp) FUNCTION(exp2) FUNCTION(expm1) FUNCTION(log) FUNCTION(log10) FUNCTION(log1p) FUNCTION(log2)
+FUNCTION(sin) FUNCTION(cos) FUNCTION(tan) FUNCTION(asin) FUNCTION(acos) FUNCTION(atan)
+FUNCTION(sinh) FUNCTION(cosh) FUNCTION(tanh) FUNCTION(asinh) FUNCTION(acosh) FUNCTION(atanh)
+FUNCTION(erf) FUNCTION(erfc) FUNCTION(floor) FUNCTION(ceil) FUNCTION(trunc) FUNCTION(nearbyint)
+#undef FUNCTION
+#define FUNCTION(name)                                                       \
+  inline float name(float x, float y) { return __builtin_##name##f(x, y); } \
+  inline double name(double x, double y) { return __builtin_##name(x, y); }
+FUNCTION(pow) FUNCTION(atan2) FUNCTION(hypot) FUNCTION(copysign) FUNCTION(fmod) FUNCTION(fmax) FUNCTION(fmin)
 #undef FUNCTION
 }  // namespace maths
 

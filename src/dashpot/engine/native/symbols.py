@@ -11,13 +11,34 @@ eager engine does the work instead.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 
-__all__ = ["KINDS", "Graph", "Symbol", "UntraceableError", "kind_of"]
+from dashpot.engine.native.untraceable import UntraceableError, unsupported
+
+__all__ = [
+    "DTYPES",
+    "FLOATS",
+    "KINDS",
+    "Graph",
+    "Symbol",
+    "UntraceableError",
+    "arithmetic",
+    "bits",
+    "cast",
+    "combine",
+    "common",
+    "compare",
+    "default_kind",
+    "divide",
+    "float_only",
+    "graph_of",
+    "kind_of",
+    "power",
+    "unary",
+]
 
 KINDS = {
     torch.float32: "f32",
@@ -28,22 +49,15 @@ KINDS = {
     torch.int16: "i16",
     torch.bool: "bool",
 }
-_FLOATS = ("f32", "f64")
+DTYPES = {kind: dtype for dtype, kind in KINDS.items()}
+FLOATS = ("f32", "f64")
 _STORED = ("bf16", "f16", "i16")  # only stored and converted
-_SAME_SIZE = ({"f32", "i32"}, {"bf16", "i16"})
-
-
-class UntraceableError(BaseException):
-    """An operation that the kernel language does not have; the message names it.
-
-    No `Exception`: a stage that tries something and goes another way when it fails must not be traced along that way.
-    """
 
 
 def kind_of(dtype: torch.dtype) -> str:
     """The kind of a dtype; `UntraceableError` for one that kernels do not hold."""
     if dtype not in KINDS:
-        raise UntraceableError(f"tensors of {dtype}")
+        raise UntraceableError(f"tensors of {dtype}", "use float16, bfloat16, float32 or float64")
     return KINDS[dtype]
 
 
@@ -80,7 +94,8 @@ class Graph:
             if isinstance(value, int) and abs(value) >= 2**31:
                 raise UntraceableError(f"the integer {value}")
             return self.constant(value)
-        raise UntraceableError(f"a {type(value).__name__} beside a traced tensor")
+        what = type(value).__name__
+        raise UntraceableError(f"a {what} beside a traced tensor", "use a Python number, a setting or a slot")
 
 
 class Symbol:
@@ -92,25 +107,51 @@ class Symbol:
         self.graph, self.op, self.args, self.kind, self.vector, self.level = graph, op, args, kind, vector, level
 
     @property
+    def device(self) -> torch.device:
+        """Kernels run on the CPU alone."""
+        return torch.device("cpu")
+
+    @property
     def dtype(self) -> torch.dtype:
         """The dtype of the tensor that this stands for."""
         if self.kind == "number":
             raise UntraceableError("the dtype of a number")
-        return _DTYPES[self.kind]
+        return DTYPES[self.kind]
 
     # ---- what a kernel cannot know ----------------------------------------------------------------------------------
 
     def __bool__(self) -> bool:
-        raise UntraceableError("a Python decision on a tensor's value")
+        raise self._read("a Python decision on", "use torch.where")
 
-    __float__ = __int__ = __index__ = __len__ = __iter__ = __bool__  # type: ignore[assignment]
+    def __float__(self) -> float:
+        raise self._read("reading into Python", "use the function of torch")
+
+    __int__ = __index__ = __complex__ = __float__  # type: ignore[assignment]
+
+    def _read(self, what: str, cure: str) -> UntraceableError:
+        if self.level == 0 and _of_scalars(self):
+            return UntraceableError(f"{what} a scalar", "compute it in scalars(clock), from Python numbers")
+        return UntraceableError(f"{what} a tensor's value", cure)
+
+    def __getitem__(self, key: Any) -> Any:
+        raise unsupported("narrow", "indexing a tensor")
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        raise UntraceableError("assigning to elements of a tensor", "use torch.where")
+
+    def __len__(self) -> int:
+        raise unsupported("shape", "the length of a tensor")
+
+    def __iter__(self) -> Any:
+        raise unsupported("shape", "iterating over a tensor")
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        if name in _FUNCTIONS:
-            return lambda *args, **kwargs: _called(name, self, *args, **kwargs)
-        raise UntraceableError(f"Tensor.{name}")
+        for known in (f"Tensor.{name}", name):
+            if known in _table():
+                return lambda *args, **kwargs: _called(known, self, *args, **kwargs)
+        raise unsupported(name, f"Tensor.{name}")
 
     @classmethod
     def __torch_function__(
@@ -118,56 +159,75 @@ class Symbol:
     ) -> Any:
         del types
         name = getattr(function, "__name__", str(function))
-        if name not in _FUNCTIONS:
-            raise UntraceableError(f"torch.{name}")
+        if name not in _table():
+            raise unsupported(name, f"torch.{name}")
         return _called(name, *args, **(kwargs or {}))
 
     # ---- arithmetic -------------------------------------------------------------------------------------------------
 
     def __add__(self, other: Any) -> Symbol:
-        return _arithmetic("add", self, other)
+        return arithmetic("add", self, other)
 
     def __radd__(self, other: Any) -> Symbol:
-        return _arithmetic("add", other, self)
+        return arithmetic("add", other, self)
 
     def __sub__(self, other: Any) -> Symbol:
-        return _arithmetic("sub", self, other)
+        return arithmetic("sub", self, other)
 
     def __rsub__(self, other: Any) -> Symbol:
-        return _arithmetic("sub", other, self)
+        return arithmetic("sub", other, self)
 
     def __mul__(self, other: Any) -> Symbol:
-        return _arithmetic("mul", self, other)
+        return arithmetic("mul", self, other)
 
     def __rmul__(self, other: Any) -> Symbol:
-        return _arithmetic("mul", other, self)
+        return arithmetic("mul", other, self)
 
     def __truediv__(self, other: Any) -> Symbol:
-        return _float_only("div", self, other)
+        return divide(self, other)
 
     def __rtruediv__(self, other: Any) -> Symbol:
-        return _float_only("div", other, self)
+        return divide(other, self)
 
     def __pow__(self, other: Any) -> Symbol:
-        return _power(self, other)
+        return power(self, other)
 
     def __rpow__(self, other: Any) -> Symbol:
-        return _power(other, self)
+        return power(other, self)
+
+    def __mod__(self, other: Any) -> Symbol:
+        return _called("remainder", self, other)
+
+    def __rmod__(self, other: Any) -> Symbol:
+        return _called("remainder", other, self)
+
+    def __floordiv__(self, other: Any) -> Symbol:
+        raise unsupported("floor_divide", "division to whole numbers")
+
+    __rfloordiv__ = __floordiv__
+
+    def __matmul__(self, other: Any) -> Symbol:
+        raise unsupported("matmul", "a matrix product")
+
+    __rmatmul__ = __matmul__
+
+    def __pos__(self) -> Symbol:
+        return self
 
     def __neg__(self) -> Symbol:
-        return _unary("neg", self)
+        return unary("neg", self)
 
     def __abs__(self) -> Symbol:
-        return _unary("abs", self)
+        return unary("abs", self)
 
     def __and__(self, other: Any) -> Symbol:
-        return _bits("and", self, other)
+        return bits("and", self, other)
 
     def __or__(self, other: Any) -> Symbol:
-        return _bits("or", self, other)
+        return bits("or", self, other)
 
     def __xor__(self, other: Any) -> Symbol:
-        return _bits("xor", self, other)
+        return bits("xor", self, other)
 
     __rand__, __ror__, __rxor__ = __and__, __or__, __xor__
 
@@ -177,28 +237,28 @@ class Symbol:
         return self.graph.node("not", (self,), self.kind, vector=self.vector)
 
     def __lshift__(self, other: Any) -> Symbol:
-        return _bits("shl", self, other)
+        return bits("shl", self, other)
 
     def __rshift__(self, other: Any) -> Symbol:
-        return _bits("shr", self, other)
+        return bits("shr", self, other)
 
     def __lt__(self, other: Any) -> Symbol:
-        return _compare("lt", self, other)
+        return compare("lt", self, other)
 
     def __le__(self, other: Any) -> Symbol:
-        return _compare("le", self, other)
+        return compare("le", self, other)
 
     def __gt__(self, other: Any) -> Symbol:
-        return _compare("gt", self, other)
+        return compare("gt", self, other)
 
     def __ge__(self, other: Any) -> Symbol:
-        return _compare("ge", self, other)
+        return compare("ge", self, other)
 
     def __eq__(self, other: object) -> Any:
-        return _compare("eq", self, other)
+        return compare("eq", self, other)
 
     def __ne__(self, other: object) -> Any:
-        return _compare("ne", self, other)
+        return compare("ne", self, other)
 
     __hash__ = object.__hash__
 
@@ -206,11 +266,12 @@ class Symbol:
 # ---- kinds ----------------------------------------------------------------------------------------------------------
 
 
-def _graph(*values: Any) -> Graph:
+def graph_of(*values: Any) -> Graph:
+    """The graph that the symbols among `values` belong to."""
     return next(value.graph for value in values if isinstance(value, Symbol))
 
 
-def _common(symbols: Iterable[Symbol]) -> str:
+def common(symbols: Iterable[Symbol]) -> str:
     """torch's type promotion, for the kinds a stage meets: vectors decide over single tensors, tensors over numbers."""
     symbols = list(symbols)
     for kind in _STORED:
@@ -219,272 +280,121 @@ def _common(symbols: Iterable[Symbol]) -> str:
     strong = [s for s in symbols if s.kind != "number"]
     if not strong:
         return "number"
-    floats = [s for s in strong if s.kind in _FLOATS]
+    floats = [s for s in strong if s.kind in FLOATS]
     deciding = [s for s in floats if s.vector] or floats
     if deciding:
         return "f64" if any(s.kind == "f64" for s in deciding) else "f32"
     if any(s.kind == "number" and not _integral(s) for s in symbols):
-        raise UntraceableError("a fraction beside integers")
+        return default_kind()
     return "i32" if any(s.kind == "i32" for s in strong) or len(strong) < len(symbols) else "bool"
+
+
+def default_kind() -> str:
+    """The kind in which torch computes with fractions where no operand says which."""
+    kind = kind_of(torch.get_default_dtype())
+    if kind not in FLOATS:
+        raise UntraceableError(f"arithmetic in {kind}; convert to float32 first")
+    return kind
+
+
+def _of_scalars(symbol: Symbol) -> bool:
+    """True for what is computed from a step's scalars and constants alone."""
+    operands = [a for a in symbol.args if isinstance(a, Symbol)]
+    return symbol.op in ("scalar", "constant") or (bool(operands) and all(map(_of_scalars, operands)))
 
 
 def _integral(symbol: Symbol) -> bool:
     return symbol.op == "constant" and isinstance(symbol.args[0], int)
 
 
-def _cast(x: Symbol, kind: str) -> Symbol:
+def cast(x: Symbol, kind: str) -> Symbol:
+    """`x` in another kind."""
     if x.kind == kind:
         return x
     return x.graph.node("cast", (x,), kind, vector=x.vector)
 
 
-def _combine(op: str, values: Iterable[Any], kind: str | None = None) -> Symbol:
+def combine(op: str, values: Iterable[Any], kind: str | None = None) -> Symbol:
     """An operation whose operands are first brought to one kind, which is the result's unless `kind` says otherwise."""
     values = list(values)
-    graph = _graph(*values)
+    graph = graph_of(*values)
     symbols = [graph.symbol(value) for value in values]
-    common = _common(symbols)
-    operands = tuple(_cast(s, common) for s in symbols)
-    return graph.node(op, operands, kind or common, vector=any(s.vector for s in symbols))
+    shared = common(symbols)
+    operands = tuple(cast(s, shared) for s in symbols)
+    return graph.node(op, operands, kind or shared, vector=any(s.vector for s in symbols))
 
 
-def _arithmetic(op: str, a: Any, b: Any, *, alpha: Any = 1) -> Symbol:
+def arithmetic(op: str, a: Any, b: Any, *, alpha: Any = 1) -> Symbol:
+    """`a op (alpha b)`, of numbers that are no truth values."""
     if type(alpha) is Symbol or not isinstance(alpha, (int, float)) or alpha != 1:
-        b = _combine("mul", (b, alpha))
-    result = _combine(op, (a, b))
+        b = combine("mul", (b, alpha))
+    result = combine(op, (a, b))
     if result.kind == "bool":
         raise UntraceableError(f"{op} of truth values")
     return result
 
 
-def _float_only(op: str, *values: Any) -> Symbol:
-    result = _combine(op, values)
-    if result.kind not in (*_FLOATS, "number"):
+def float_only(op: str, *values: Any) -> Symbol:
+    """An operation on fractions; torch has it for integers too, kernels do not."""
+    result = combine(op, values)
+    if result.kind not in (*FLOATS, "number"):
         raise UntraceableError(f"{op} of {result.kind}")
     return result
 
 
-def _compare(op: str, a: Any, b: Any) -> Symbol:
-    return _combine(op, (a, b), kind="bool")
+def compare(op: str, a: Any, b: Any) -> Symbol:
+    """A comparison, which makes truth values."""
+    return combine(op, (a, b), kind="bool")
 
 
-def _bits(op: str, a: Any, b: Any) -> Symbol:
-    result = _combine(op, (a, b))
+def bits(op: str, a: Any, b: Any) -> Symbol:
+    """An operation on the bits of integers or on truth values."""
+    result = combine(op, (a, b))
     if result.kind not in ("i32", "bool") or (result.kind == "bool" and op in ("shl", "shr")):
         raise UntraceableError(f"{op} of {result.kind}")
     return result
 
 
-def _unary(op: str, x: Symbol) -> Symbol:
-    if x.kind not in (*_FLOATS, "number"):  # the least integer has no negative, which C++ leaves undefined
+def unary(op: str, x: Symbol) -> Symbol:
+    """An operation on one fraction."""
+    if x.kind not in (*FLOATS, "number"):  # the least integer has no negative, which C++ leaves undefined
         raise UntraceableError(f"{op} of {x.kind}")
     return x.graph.node(op, (x,), x.kind, vector=x.vector)
 
 
-def _power(base: Any, exponent: Any) -> Symbol:
+def power(base: Any, exponent: Any) -> Symbol:
+    """`base` to the power `exponent`, by the operation that torch takes for that exponent."""
     if type(exponent) is not Symbol and isinstance(exponent, (int, float)):
         if exponent == 2:
-            return _arithmetic("mul", base, base)
+            return arithmetic("mul", base, base)
         if exponent == 0.5 and base.kind != "number":
-            return _float_only("sqrt", base)
+            return float_only("sqrt", base)
         if exponent == -0.5 and base.kind != "number":
-            return _float_only("rsqrt", base)
+            return float_only("rsqrt", base)
         if exponent == 1:
             return base
         if exponent == -1:
-            return _float_only("div", 1.0, base)
-    return _float_only("pow", base, exponent)
+            return divide(1.0, base)
+    return float_only("pow", base, exponent)
 
 
-def _called(name: str, *args: Any, **kwargs: Any) -> Symbol:
+def divide(a: Any, b: Any) -> Symbol:
+    """True division, which makes fractions of integers."""
+    graph = graph_of(a, b)
+    operands = graph.symbol(a), graph.symbol(b)
+    if common(operands) in ("i32", "bool"):
+        operands = tuple(cast(x, default_kind()) for x in operands)
+    return float_only("div", *operands)
+
+
+def _table() -> Mapping[str, Callable[..., Any]]:
+    from dashpot.engine.native.functions import FUNCTIONS  # which is written in terms of symbols
+
+    return FUNCTIONS
+
+
+def _called(name: str, *args: Any, **kwargs: Any) -> Any:
     try:
-        return _FUNCTIONS[name](*args, **kwargs)
+        return _table()[name](*args, **kwargs)
     except TypeError as error:
-        raise UntraceableError(f"{name} with these arguments") from error
-
-
-# ---- functions ------------------------------------------------------------------------------------------------------
-
-
-def _larger(op: str, a: Any, b: Any) -> Symbol:
-    if type(b) is not Symbol:  # torch takes a number for a dimension
-        raise UntraceableError(f"{op} along a dimension")
-    return _float_only(op, a, b)
-
-
-def _where(condition: Any, yes: Any, no: Any) -> Symbol:
-    graph = _graph(condition, yes, no)
-    a, b = graph.symbol(yes), graph.symbol(no)
-    kind = _common((a, b))
-    if kind == "number":
-        raise UntraceableError("torch.where between two numbers")
-    if not isinstance(condition, Symbol) or condition.kind != "bool":
-        raise UntraceableError("torch.where on what is no comparison")
-    vector = any(s.vector for s in (condition, a, b))
-    return graph.node("where", (condition, _cast(a, kind), _cast(b, kind)), kind, vector=vector)
-
-
-def _clamp(x: Symbol, min: Any = None, max: Any = None) -> Symbol:
-    if min is not None:
-        x = _bounded("clamp_min", x, min)
-    return x if max is None else _bounded("clamp_max", x, max)
-
-
-def _bounded(op: str, x: Symbol, bound: Any) -> Symbol:
-    if x.kind not in (*_FLOATS, "number"):
-        raise UntraceableError(f"{op} of {x.kind}")
-    bound = x.graph.symbol(bound)
-    return x.graph.node(op, (x, _cast(bound, x.kind)), x.kind, vector=x.vector or bound.vector)
-
-
-def _total(op: str, x: Symbol, dtype: torch.dtype | None) -> Symbol:
-    """A sum over the whole tensor, in double, then in the kind asked for."""
-    if not x.vector or x.kind not in _FLOATS:
-        raise UntraceableError(f"{op} of {'a vector' if x.vector else 'a number'} of {x.kind}")
-    total = x.graph.node("sum", (x,), "number", vector=False, level=x.level + 1)
-    if op == "mean":
-        total = x.graph.node("div", (total, x.graph.node("count", (), "number", vector=False)), "number", vector=False)
-    elif op == "norm":
-        total = x.graph.node("sqrt", (total,), "number", vector=False)
-    return _cast(total, x.kind if dtype is None else kind_of(dtype))
-
-
-def _mean(x: Symbol, *, dtype: torch.dtype | None = None) -> Symbol:
-    return _total("mean", x, dtype)
-
-
-def _sum(x: Symbol, *, dtype: torch.dtype | None = None) -> Symbol:
-    return _total("sum", x, dtype)
-
-
-def _norm(x: Symbol, ord: float = 2, *, dtype: torch.dtype | None = None) -> Symbol:
-    if ord != 2:
-        raise UntraceableError(f"a norm of order {ord}")
-    wide = _cast(x, "f64")  # squares of large float32 numbers overflow
-    return _total("norm", wide * wide, dtype or _DTYPES[x.kind])
-
-
-def _to(x: Symbol, dtype: Any = None, **options: Any) -> Symbol:
-    if not isinstance(dtype, torch.dtype) or options.keys() - {"copy", "non_blocking"}:
-        raise UntraceableError("Tensor.to with anything but a dtype")
-    return _cast(x, kind_of(dtype))
-
-
-def _view(x: Symbol, dtype: Any) -> Symbol:
-    if not isinstance(dtype, torch.dtype) or not any({x.kind, kind_of(dtype)} <= pair for pair in _SAME_SIZE):
-        raise UntraceableError("Tensor.view to another shape")
-    return x.graph.node("bitcast", (x,), kind_of(dtype), vector=x.vector)
-
-
-def _like(value: float) -> Callable[..., Symbol]:
-    def function(x: Symbol, **options: Any) -> Symbol:
-        if options:
-            raise UntraceableError("a new tensor with options")
-        return _cast(x.graph.constant(value), x.kind)
-
-    return function
-
-
-def _full_like(x: Symbol, fill_value: float) -> Symbol:
-    return _cast(x.graph.symbol(fill_value), x.kind)
-
-
-def _lerp(a: Any, b: Any, weight: Any) -> Symbol:
-    return _combine("lerp", (a, b, weight))
-
-
-def _same(x: Symbol) -> Symbol:
-    return x
-
-
-def _sign(x: Symbol) -> Symbol:
-    return _unary("sign", x)
-
-
-def _function(op: str) -> Callable[..., Symbol]:
-    return lambda x: _float_only(op, x)
-
-
-_DTYPES = {kind: dtype for dtype, kind in KINDS.items()}
-_MATHS = (
-    "sqrt",
-    "rsqrt",
-    "exp",
-    "expm1",
-    "log",
-    "log1p",
-    "log2",
-    "tanh",
-    "sin",
-    "cos",
-    "erf",
-    "floor",
-    "ceil",
-    "trunc",
-)
-
-_FUNCTIONS: dict[str, Callable[..., Symbol]] = {
-    **{name: _function(name) for name in _MATHS},
-    "abs": lambda x: _unary("abs", x),
-    "absolute": lambda x: _unary("abs", x),
-    "neg": lambda x: _unary("neg", x),
-    "sign": _sign,
-    "sgn": _sign,
-    "square": lambda x: _arithmetic("mul", x, x),
-    "reciprocal": lambda x: _float_only("div", 1.0, x),
-    "sigmoid": lambda x: _float_only("sigmoid", x),
-    "add": lambda a, b, *, alpha=1: _arithmetic("add", a, b, alpha=alpha),
-    "sub": lambda a, b, *, alpha=1: _arithmetic("sub", a, b, alpha=alpha),
-    "subtract": lambda a, b, *, alpha=1: _arithmetic("sub", a, b, alpha=alpha),
-    "rsub": lambda a, b: _arithmetic("sub", b, a),
-    "mul": lambda a, b: _arithmetic("mul", a, b),
-    "multiply": lambda a, b: _arithmetic("mul", a, b),
-    "div": lambda a, b: _float_only("div", a, b),
-    "true_divide": lambda a, b: _float_only("div", a, b),
-    "pow": _power,
-    "lerp": _lerp,
-    "addcmul": lambda x, a, b, *, value=1: x + value * a * b,
-    "addcdiv": lambda x, a, b, *, value=1: x + value * a / b,
-    "maximum": lambda a, b: _float_only("maximum", a, b),
-    "minimum": lambda a, b: _float_only("minimum", a, b),
-    "max": lambda a, b: _larger("maximum", a, b),
-    "min": lambda a, b: _larger("minimum", a, b),
-    "clamp": _clamp,
-    "clip": _clamp,
-    "clamp_min": lambda x, min: _clamp(x, min=min),
-    "clamp_max": lambda x, max: _clamp(x, max=max),
-    "relu": lambda x: _clamp(x, min=0.0),
-    "where": _where,
-    "lt": lambda a, b: _compare("lt", a, b),
-    "le": lambda a, b: _compare("le", a, b),
-    "gt": lambda a, b: _compare("gt", a, b),
-    "ge": lambda a, b: _compare("ge", a, b),
-    "eq": lambda a, b: _compare("eq", a, b),
-    "ne": lambda a, b: _compare("ne", a, b),
-    "logical_and": lambda a, b: _bits("and", a, b),
-    "logical_or": lambda a, b: _bits("or", a, b),
-    "logical_not": lambda a: ~a,
-    "bitwise_and": lambda a, b: _bits("and", a, b),
-    "bitwise_or": lambda a, b: _bits("or", a, b),
-    "bitwise_xor": lambda a, b: _bits("xor", a, b),
-    "bitwise_left_shift": lambda a, b: _bits("shl", a, b),
-    "bitwise_right_shift": lambda a, b: _bits("shr", a, b),
-    "isnan": lambda x: _compare("ne", x, x),
-    "isinf": lambda x: _compare("eq", _unary("abs", x), math.inf),
-    "isfinite": lambda x: _compare("lt", _unary("abs", x), math.inf),
-    "mean": _mean,
-    "sum": _sum,
-    "norm": _norm,
-    "linalg_vector_norm": _norm,
-    "vector_norm": _norm,
-    "zeros_like": _like(0.0),
-    "ones_like": _like(1.0),
-    "full_like": _full_like,
-    "to": _to,
-    "float": lambda x: _cast(x, "f32"),
-    "double": lambda x: _cast(x, "f64"),
-    "view": _view,
-    "clone": _same,
-    "detach": _same,
-    "contiguous": _same,
-}
+        raise unsupported(name, f"{name} with these arguments") from error

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, cast
 import torch
 
 from dashpot.engine import rounding
+from dashpot.engine.blame import place_of
 from dashpot.engine.native.symbols import Graph, Symbol, UntraceableError, kind_of
 from dashpot.engine.program import Numbers, Storage, one_step
 from dashpot.recipe import Line
@@ -63,12 +64,14 @@ def trace(lines: Sequence[Line], slots: Sequence[Slot], storage: Storage, layout
     """
     try:
         first, second = (_trace(lines, slots, storage, layout, clock) for _ in range(2))
-    except UntraceableError:
+    except UntraceableError as error:
+        error.place = error.place or place_of(error)
         raise
     except Exception as error:  # a stage may do anything; the eager engine will show the error if it is one
-        raise UntraceableError(f"{type(error).__name__}: {error}") from error
+        raise UntraceableError(f"{type(error).__name__}: {error}", place=place_of(error)) from error
     if first.text != second.text:
-        raise UntraceableError("a stage that computes with a number that is another one each time")
+        what = "a stage that computes with a number that is another one each time"
+        raise UntraceableError(what, "draw no random numbers in a stage, and make what changes a setting")
     return first
 
 
@@ -115,7 +118,8 @@ def _check_numbers(stage: Stage, scalars: Mapping[str, Any]) -> None:
     for where, values in ((".scalars", scalars), ("", settings)):
         for name, value in values.items():
             if not (isinstance(value, (int, float)) or (isinstance(value, torch.Tensor) and value.numel() == 1)):
-                raise UntraceableError(f"{type(stage).__name__}{where}: {name}={value!r}")
+                what = f"{type(stage).__name__}{where}: {name}={value!r}"
+                raise UntraceableError(what, "make every scalar a number")
 
 
 def _check(key: str, value: Symbol, kind: str, *, vector: bool) -> None:
