@@ -23,7 +23,9 @@ _COMPARED = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!=
 _BITS = {"and": "&", "or": "|", "xor": "^"}
 _OPERATORS = {**_INFIX, **_COMPARED, **_BITS}
 _CALLS = {name: name for name in ("maximum", "minimum", "sign", "lerp")}
-_MATHS = "sqrt exp exp2 expm1 log log10 log1p log2 sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh erf erfc "
+_MATHS = (
+    "sqrt exp exp2 expm1 log log10 log1p log2 sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh erf erfc "
+)
 _MATHS += "floor ceil trunc pow atan2 hypot copysign fmod fmax fmin signbit"
 _CALLS |= {name: f"maths::{name}" for name in ("abs", *_MATHS.split())}
 _CALLS["round"] = "maths::nearbyint"  # halves to even, as in torch
