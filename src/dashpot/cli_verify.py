@@ -45,7 +45,7 @@ def verify(
     ] = None,
     steps: Annotated[int, Parameter(converter=whole, help="Steps whose weights are compared, at least 2.")] = 20,
     tolerance: Annotated[
-        float | None, Parameter(converter=number, help="Ulps allowed after all steps; by default 8 a step.")
+        float | None, Parameter(converter=number, help="Ulps allowed after all steps; 16 sqrt(steps) by default.")
     ] = None,
     dtype: Annotated[
         str | None, Parameter(help="Convert model and batches: float64, float32, bfloat16 or float16.")

@@ -29,7 +29,7 @@ def test_another_setting_is_found_and_named(options, settings):
     assert not result
     assert result.settings == settings
     assert result.first.step <= 2
-    assert result.first.ulps > result.first.allowed == 8 * result.first.step
+    assert result.first.ulps > result.first.allowed == pytest.approx(16 * result.first.step**0.5)
     assert f"after step {result.first.step}, {result.first.name} deviates by" in result.verdict
     assert "In float64 they deviate as well" in result.verdict
 
@@ -48,12 +48,12 @@ def test_rounding_is_told_from_another_method():
     assert "In float64 they agree to" in result.verdict
 
 
-def test_the_tolerance_is_the_callers_or_eight_ulps_a_step():
+def test_the_tolerance_is_the_callers_or_grows_like_a_random_walk():
     loose = on(tiny(), partial(dp.SGD, lr=0.0101), partial(torch.optim.SGD, lr=0.01), tolerance=1e9)
     assert (loose.agrees, loose.tolerance) == (True, 1e9)
     strict = on(tiny(), dp.Adam, torch.optim.Adam, tolerance=0)
     assert not strict
-    assert on(tiny(), dp.SGD, torch.optim.SGD, steps=3).tolerance == 24
+    assert on(tiny(), dp.SGD, torch.optim.SGD, steps=4).tolerance == 32
 
 
 def test_a_faulty_checkpoint_is_found():
@@ -76,6 +76,14 @@ def test_state_that_only_a_step_cannot_use_is_not_applicable():
     by_target = {way.target: way for way in result.checkpoints}
     assert by_target["torch.optim.Adam"].outcome == "not applicable"
     assert "KeyError" in by_target["torch.optim.Adam"].reason
+
+
+def test_tensors_that_hardly_move_are_told():
+    start, makers = [torch.ones(1), torch.ones(1)], [partial(cls, lr=0.01) for cls in (dp.SGD, torch.optim.SGD)]
+    result = quick(*makers, lambda a, b: a.sum() + b.sum() / 1024, params=start, dtype=torch.bfloat16)
+    assert result.agrees
+    assert "1 of 2 tensors have moved by less than is allowed" in result.verdict
+    assert "moved by less" not in on(tiny(), dp.Adam, torch.optim.Adam).verdict
 
 
 def diverging(w: torch.Tensor) -> torch.Tensor:

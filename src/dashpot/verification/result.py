@@ -15,6 +15,7 @@ __all__ = ["Checkpoint", "Cost", "Deviation", "Verification", "number"]
 WIDTH = 80
 ROWS = 5
 """The most lines of the table of tensors."""
+NAME, CELL = 47, 11
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,14 @@ class Deviation:
         shape: of the tensor.
         ulps: the worst element, in units of the spacing of numbers at the largest magnitude this weight has had.
         relative: the worst element's difference, over the largest weight of the tensor.
+        moved: how far the reference has moved the tensor, in ulps; None where that is not of interest.
     """
 
     name: str
     shape: tuple[int, ...]
     ulps: float
     relative: float
+    moved: float | None = None
 
 
 @dataclass(frozen=True)
@@ -149,15 +152,14 @@ class Verification:
             "Deviation, given the same gradients" if self.shared_gradients else "Deviation, each on its own gradients"
         )
         cut = self.tensors if len(self.tensors) <= ROWS else self.tensors[: ROWS - 1]
-        rows = [(f"  {d.name}", number(d.ulps), number(d.relative)) for d in cut]
+        lines = [_row(title, "ulps", "moved", "relative"), *(_of(f"  {d.name}", d) for d in cut)]
         if rest := self.tensors[len(cut) :]:
-            ulps, relative = max(d.ulps for d in rest), max(d.relative for d in rest)
-            rows.append((f"  {len(rest)} further tensors, at most", number(ulps), number(relative)))
-        lines = [_row(title, "ulps", "relative"), *(_row(*row) for row in rows)]
-        lines.append(_row("  allowed", number(self.tolerance), ""))
+            most = Deviation("", (), max(d.ulps for d in rest), max(d.relative for d in rest))
+            lines.append(_of(f"  {len(rest)} further tensors, at most", most))
+        lines.append(_row("  allowed", number(self.tolerance)))
         if self.drift is not None and self.noise is not None:
-            rows = ("On its own gradients", self.drift), ("Reference started an ulp away", self.noise)
-            lines += [_row(f"{text}: {d.name}", number(d.ulps), number(d.relative)) for text, d in rows]
+            lines += [_of(f"Own gradients: {self.drift.name}", self.drift)]
+            lines += [_of(f"Reference from 1 ulp off: {self.noise.name}", self.noise)]
         if self.losses is not None:
             ours, theirs = self.losses
             lines.append(f"Loss at step {self.compared}, each on its own gradients: {ours:.6g} and {theirs:.6g}")
@@ -188,8 +190,12 @@ class Verification:
         return lines
 
 
-def _row(name: str, ulps: str, relative: str) -> str:
-    return f"{_cut(name, WIDTH - 24):<{WIDTH - 24}}{ulps:>12}{relative:>12}".rstrip()
+def _of(text: str, found: Deviation) -> str:
+    return _row(text, number(found.ulps), "" if found.moved is None else number(found.moved), number(found.relative))
+
+
+def _row(text: str, *cells: str) -> str:
+    return (f"{_cut(text, NAME):<{NAME}}" + "".join(f"{cell:>{CELL}}" for cell in cells)).rstrip()
 
 
 def number(value: float) -> str:
@@ -204,8 +210,11 @@ def number(value: float) -> str:
 
 
 def _cut(text: str, width: int) -> str:
-    """At most `width` characters; of a long name the end tells more."""
-    return text if len(text) <= width else f"{text[: width // 3]}...{text[len(text) - width + width // 3 + 3 :]}"
+    """At most `width` characters, without the middle."""
+    if len(text) <= width:
+        return text
+    head = width // 2 - 2
+    return f"{text[:head]}...{text[len(text) - width + head + 3 :]}"
 
 
 def _wrapped(text: str) -> list[str]:

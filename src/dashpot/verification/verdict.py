@@ -26,6 +26,7 @@ def verdict(names: Sequence[str], course: Course, checkpoints: Sequence[Checkpoi
         for found in checkpoints
         if found.outcome in ("deviates", "fails")
     ]
+    sentences += _of_movement(course)
     if course.diverged is not None:
         who = " and ".join(name for name, bad in zip(names, course.unfinite, strict=True) if bad)
         sentences.append(f"After step {course.diverged} the weights of {who} are no longer finite.")
@@ -40,6 +41,17 @@ def _of_weights(ours: str, theirs: str, course: Course) -> str:
         f"{ours} disagrees with {theirs}: after step {first.step}, {first.name} deviates by {number(first.ulps)} ulps; "
         f"{number(first.allowed)} are allowed."
     )
+
+
+def _of_movement(course: Course) -> list[str]:
+    """Say so where weights have moved so little that the tolerance would hide another method."""
+    little = sum(0 < ulps <= course.allowed for ulps in course.moved.values())
+    if not little or course.main.first is not None:
+        return []
+    return [
+        f"{little} of {len(course.moved)} tensors have moved by less than is allowed, so that this says nothing about "
+        "them; float64 would."
+    ]
 
 
 def _of_float64(wide: Course | None) -> list[str]:

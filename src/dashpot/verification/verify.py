@@ -77,10 +77,10 @@ def verify(
     dtype
         convert the copies and floating-point batches; float64 shows differences that rounding hides in float32.
     tolerance
-        the ulps allowed after all steps; less is allowed before, in proportion. None allows 8 a step. An ulp is the
-        spacing of numbers at the largest magnitude that the weight has had. Where an optimizer needs a closure or
-        Hessian-vector products, each side has gradients of its own and None allows 1/sqrt(eps) of the dtype, half of
-        the digits.
+        the ulps allowed after all steps, of which sqrt(k/steps) is allowed after step k. None allows 16 sqrt(steps). An
+        ulp is the spacing of numbers at the largest magnitude that the weight has had. Where an optimizer needs a
+        closure or Hessian-vector products, each side has gradients of its own and None allows 1/sqrt(eps) of the dtype,
+        half of the digits, at every step.
     timed_steps
         the late step whose time is measured; 0 measures no cost.
     seed
@@ -181,12 +181,12 @@ def _name(optimizer: Any) -> str:
 
 
 def _tensors(course: Course) -> tuple[Deviation, ...]:
-    found = [_deviation(course, name, distance) for name, distance in course.main.distances.items()]
+    found = [_deviation(course, name, distance, course.moved[name]) for name, distance in course.main.distances.items()]
     return tuple(sorted(found, key=lambda deviation: -deviation.ulps))
 
 
-def _deviation(course: Course, name: str, distance: Distance) -> Deviation:
-    return Deviation(name, tuple(course.sides[1].params[name].shape), *distance)
+def _deviation(course: Course, name: str, distance: Distance, moved: float | None = None) -> Deviation:
+    return Deviation(name, tuple(course.sides[1].params[name].shape), *distance, moved)
 
 
 def _checkpoint(way: Resumed, names: Sequence[str]) -> Checkpoint:
