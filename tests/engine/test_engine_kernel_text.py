@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+import pytest
 import torch
 from engine_support import fates, is_compiled, shared_cache
 
@@ -35,3 +36,55 @@ def test_bounds_of_one_number_pass_nan_on_as_torch_does():
         found.append([value for p in params for key, value in optimizer.state[p].items() if key != "step"])
     for eager, compiled in zip(*found, strict=True):
         torch.testing.assert_close(compiled, eager, rtol=0, atol=0, equal_nan=True)
+
+
+@dataclass(frozen=True)
+class Kept(dp.Stage):
+    """State that is stored as it was loaded, and state that arithmetic has made."""
+
+    slots = (dp.elementwise("loaded"), dp.elementwise("sum"))
+
+    def apply(self, x, s, c, ctx):
+        return x, type(s)(x.w, x.w + x.g)
+
+
+def every_kind_of_float():
+    """Bits of every exponent and sign, with fractions beside and between bfloat16 numbers: nans of every sort too."""
+    fractions = torch.tensor([0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF, 0x18000, 0x3FFFFF, 0x400000, 0x7F7FFF, 0x7FFFFF])
+    positive = (torch.arange(256)[:, None] << 23) + fractions
+    return torch.cat([positive, positive - 2**31]).flatten().to(torch.int32).view(torch.float32)
+
+
+def same_numbers(a, b):
+    nan = a.isnan()
+    kind = {2: torch.int16, 4: torch.int32}[a.element_size()]
+    return torch.equal(nan, b.isnan()) and torch.equal(a.view(kind)[~nan], b.view(kind)[~nan])
+
+
+def stepped(dtype, **options):
+    """Everything a step writes on both engines, from numbers of every kind."""
+    found = []
+    for engine in ("eager", "compiled"):
+        w = every_kind_of_float().to(dtype)
+        p = w.clone().requires_grad_()
+        p.grad = w.flip(0).clone()
+        optimizer = dp.SGM.from_recipe([p], dp.Recipe(Kept(), lr=0.75), engine=engine, **options)
+        optimizer.step()
+        assert engine == "eager" or is_compiled(optimizer), fates(optimizer)
+        found.append([p.detach(), *(value for key, value in optimizer.state[p].items() if key != "step")])
+    return zip(*found, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "options"),
+    [
+        (torch.float32, {"state_dtype": torch.bfloat16}),
+        (torch.bfloat16, {}),
+        (torch.bfloat16, {"state_dtype": torch.bfloat16, "rounding": "kahan"}),
+        (torch.bfloat16, {"state_dtype": torch.bfloat16, "rounding": "stochastic"}),
+    ],
+    ids=str,
+)
+def test_every_float_is_rounded_alike_by_both_engines(dtype, options):
+    for eager, compiled in stepped(dtype, **options):
+        assert same_numbers(eager, compiled)

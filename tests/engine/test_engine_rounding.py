@@ -157,10 +157,16 @@ def test_noise_is_uniform(seed):
     assert abs(mean_z) < Z
 
 
-@pytest.mark.parametrize("lag", [1, 2, 16, 64, 1024, 2**16])
+@pytest.mark.parametrize("lag", [1, 2, 16, 64, 128, 256, 384, 512, 2**16])  # 128 to 384 share a hash
 def test_noise_of_neighbouring_elements_is_independent(lag):
     values = noise(indices(N + lag), stream(seed_word(3), *BASE))
     assert_independent(values[:-lag], values[lag:])
+
+
+@pytest.mark.parametrize("lag", [0, 1, 128, 256, 384, 512])
+def test_the_two_halves_are_independent_of_each_other_and_of_the_neighbours(lag):
+    word = stream(seed_word(3), *BASE)
+    assert_independent(noise(indices(N), word, 0), noise(indices(N) + lag, word, 1))
 
 
 @pytest.mark.parametrize("numbers", OTHERS.values(), ids=OTHERS)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 
+from dashpot.engine.native.loops import Array, Body, indented, phase
 from dashpot.engine.native.phases import Pass, passes, reached
 from dashpot.engine.native.symbols import Symbol
 from dashpot.engine.native.trace import LIMIT, Trace
@@ -79,18 +80,6 @@ struct {name} {{
   }}
 }};"""
 
-_PHASE = """
-  static void phase_{number}(const int64_t* row, const double* c, const double* sums, int64_t lo, int64_t hi,
-                             double* partial) {{
-{before}
-    const int32_t first = wrap(lo), count = static_cast<int32_t>(hi - lo);  // a 32-bit counter keeps vectors short
-#pragma omp simd{reduction}
-    for (int32_t i = 0; i < count; i++) {{
-{inside}
-    }}
-{after}
-  }}"""
-
 
 def _slots(trace: Trace) -> list[str]:
     return [key for key in trace.kinds if key not in ("w", "g")]
@@ -123,28 +112,22 @@ class _Writer:
         self._columns = {"w": WEIGHT, "g": GRADIENT}
         self._columns |= {key: FIRST_SLOT + number for number, key in enumerate(_slots(trace))}
         self._names: dict[int, str] = {}
+        self._draws: dict[int, int] = {}
 
     def phase(self, number: int, work: Pass) -> str:
         self._names = {}
         nodes = reached(work.roots())
-        uniform = [s for s in nodes if not s.vector]
         vectors = [s for s in nodes if s.vector]
-        arrays = dict.fromkeys([*(s.args[0] for s in vectors if s.op == "load"), *work.stores])
-        before = [self._pointer(key, written=key in work.stores) for key in arrays]
-        before += [self._statement(s) for s in uniform]
-        before += [f"double total{self._sums[id(s)]} = 0;" for s in work.sums]
+        keys = dict.fromkeys([*(s.args[0] for s in vectors if s.op == "load"), *work.stores])
+        arrays = [Array(self._columns[key], TYPES[self._kinds[key]], key in work.stores) for key in keys]
+        before = [self._statement(s) for s in nodes if not s.vector]
+        draws = [s for s in vectors if s.op == "dither"]
+        self._draws = {id(s): n for n, s in enumerate(draws)}
         inside = [self._statement(s) for s in vectors]
         inside += [f"total{self._sums[id(s)]} += {self._name(s.args[0])};" for s in work.sums]
-        inside += [f"{_array(self._columns[key])}[i] = {self._name(s)};" for key, s in work.stores.items()]
-        after = [f"partial[{self._sums[id(s)]}] = total{self._sums[id(s)]};" for s in work.sums]
-        totals = ", ".join(f"total{self._sums[id(s)]}" for s in work.sums)
-        return _PHASE.format(
-            number=number,
-            before=_indented(before, 4),
-            reduction=f" reduction(+ : {totals})" if totals else "",
-            inside=_indented(inside, 6),
-            after=_indented(after, 4),
-        )
+        inside += [f"e{self._columns[key]} = {self._name(s)};" for key, s in work.stores.items()]
+        words = [(self._name(s.args[1]), self._name(s.args[2])) for s in draws]
+        return phase(number, Body(arrays, before, inside, [self._sums[id(s)] for s in work.sums], words))
 
     def finish(self) -> str:
         self._names = {}
@@ -152,13 +135,7 @@ class _Writer:
         for key, value in self._singles.items():
             kind = TYPES[self._kinds[key]]
             lines.append(f"*reinterpret_cast<{kind}*>(row[{self._columns[key]}]) = {self._name(value)};")
-        return _indented(lines, 4)
-
-    def _pointer(self, key: str, *, written: bool) -> str:
-        column, kind = self._columns[key], TYPES[self._kinds[key]]
-        constant = "" if written else "const "
-        array = _array(column)
-        return f"{constant}{kind}* __restrict__ {array} = reinterpret_cast<{constant}{kind}*>(row[{column}]) + lo;"
+        return indented(lines, 4)
 
     def _name(self, symbol: Symbol) -> str:
         return self._names[id(symbol)]
@@ -171,6 +148,8 @@ class _Writer:
     def _expression(self, symbol: Symbol) -> str:
         if symbol.op in _LEAVES:
             return self._leaf(symbol)
+        if symbol.op == "dither":
+            return f"wrap(b{self._draws[id(symbol)]})"
         names = [self._name(argument) for argument in symbol.args]
         if symbol.kind == "i32" and symbol.op in _INFIX:  # torch's integers wrap; C++'s signed ones may not
             return f"wrap((uint32_t){names[0]} {_INFIX[symbol.op]} (uint32_t){names[1]})"
@@ -187,7 +166,7 @@ class _Writer:
         if symbol.op == "scalar":
             return f"c[{symbol.args[0]}]"
         if symbol.op == "load":
-            return f"{_array(self._columns[symbol.args[0]])}[i]"
+            return f"e{self._columns[symbol.args[0]]}"
         if symbol.op == "single":
             return f"*reinterpret_cast<const {kind}*>(row[{self._columns[symbol.args[0]]}])"
         if symbol.op == "sum":
@@ -217,15 +196,23 @@ _TEMPLATES = {
     "clamp_max_by_number": "smaller({0}, {1})",
     "clamp_min_by_uniform": "larger({0} * unless_nan({1}), {1})",
     "clamp_max_by_uniform": "smaller({0} * unless_nan({1}), {1})",
+    "stochastic": "stochastic({0}, {1})",
+    "stochastic_of_any": "stochastic(quiet({0}), {1})",
+    "high": "high({0})",
+    "high_of_any": "high(quiet({0}))",
+    "low": "low({0})",
     "rsqrt": "{kind}(1) / maths::sqrt({0})",
     "sigmoid": "{kind}(1) / ({kind}(1) + maths::exp(-{0}))",
 }
+_ARITHMETIC = ("add", "sub", "mul", "div", "sqrt")  # what they give is never a signalling NaN
 
 
 def _form(symbol: Symbol) -> str:
     """Which of the templates an operation takes: some have a quicker one for operands of a certain kind."""
     if symbol.op == "not" and symbol.kind == "i32":
         return "flip"
+    if symbol.op in ("stochastic", "high") and symbol.args[0].op not in _ARITHMETIC:
+        return f"{symbol.op}_of_any"
     if symbol.op in ("clamp_min", "clamp_max") and symbol.args[0].vector and not symbol.args[1].vector:
         return f"{symbol.op}_by_{'number' if _never_nan(symbol.args[1]) else 'uniform'}"
     return symbol.op
@@ -240,15 +227,7 @@ def _never_nan(bound: Symbol) -> bool:
     return bound.op == "scalar" and bound.args[0] == LIMIT
 
 
-def _array(column: int) -> str:
-    return f"a{column}"
-
-
 def _literal(value: float) -> str:
     if math.isinf(value):
         return "-__builtin_inf()" if value < 0 else "__builtin_inf()"
     return '__builtin_nan("")' if math.isnan(value) else repr(float(value))
-
-
-def _indented(lines: Iterable[str], by: int) -> str:
-    return "\n".join(" " * by + line for line in lines)

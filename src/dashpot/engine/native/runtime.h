@@ -16,6 +16,18 @@ constexpr int64_t WORTHWHILE = 32768;   // below it waking the threads costs mor
 
 enum class bf16 : uint16_t {};  // no struct: gcc does not vectorise loads of structs
 
+// Two neighbouring bfloat16 numbers, aligned as one.
+typedef uint32_t word __attribute__((aligned(2), may_alias));
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+inline bf16 even(uint32_t x) { return static_cast<bf16>(x); }
+inline bf16 odd(uint32_t x) { return static_cast<bf16>(x >> 16); }
+inline uint32_t both(bf16 even, bf16 odd) { return static_cast<uint32_t>(odd) << 16 | static_cast<uint32_t>(even); }
+#else
+inline bf16 even(uint32_t x) { return static_cast<bf16>(x >> 16); }
+inline bf16 odd(uint32_t x) { return static_cast<bf16>(x); }
+inline uint32_t both(bf16 even, bf16 odd) { return static_cast<uint32_t>(even) << 16 | static_cast<uint32_t>(odd); }
+#endif
+
 template <class To, class From> inline To bitcast(From x) {
   static_assert(sizeof(To) == sizeof(From), "a bitcast keeps the size");
   To y;
@@ -26,11 +38,21 @@ template <class To, class From> inline To bitcast(From x) {
 template <class To, class From> inline To cast(From x) { return static_cast<To>(x); }
 template <> inline float cast<float, bf16>(bf16 x) { return bitcast<float>(static_cast<uint32_t>(x) << 16); }
 template <> inline double cast<double, bf16>(bf16 x) { return cast<float>(x); }
-template <> inline bf16 cast<bf16, float>(float x) {  // to nearest, ties to even
-  const uint32_t u = bitcast<uint32_t>(x);
-  const uint32_t rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
-  return static_cast<bf16>(x != x ? 0x7fc0u : rounded);
+
+// Rounding to bfloat16, which `dashpot/engine/rounding.py` explains: the upper half of the bits and an addend below
+// 2^16. A NaN has no addend, as the carry could turn it into zero; one that no arithmetic has made may be a signalling
+// one, and becomes a quiet one, which has a bit in the upper half.
+inline bf16 upper(uint32_t bits) { return static_cast<bf16>(bits >> 16); }
+inline uint32_t carried(float x, uint32_t addend) { return bitcast<uint32_t>(x) + (x == x ? addend : 0); }
+inline uint32_t to_even(float x) { return bitcast<uint32_t>(x) & 0x10000u ? 0x8000u : 0x7fffu; }
+inline float quiet(float x) { return bitcast<float>(bitcast<uint32_t>(x) | (x == x ? 0 : 0x400000u)); }
+inline bf16 stochastic(float x, int32_t noise) { return upper(carried(x, static_cast<uint32_t>(noise))); }
+inline bf16 high(float x) { return upper(carried(x, to_even(x))); }
+inline bf16 low(float x) {
+  const float remainder = x - bitcast<float>(carried(x, to_even(x)) & 0xffff0000u);
+  return upper(remainder - remainder == 0 ? bitcast<uint32_t>(remainder) + 0x8000u : 0);
 }
+template <> inline bf16 cast<bf16, float>(float x) { return high(quiet(x)); }
 template <> inline bf16 cast<bf16, double>(double x) { return cast<bf16>(static_cast<float>(x)); }
 template <> inline int32_t cast<int32_t, double>(double x) { return static_cast<int32_t>(static_cast<int64_t>(x)); }
 
@@ -65,6 +87,28 @@ template <class T> inline T sign(T x) { return x > T(0) ? T(1) : x < T(0) ? T(-1
 template <class T> inline T unless_nan(T bound) { return bound == bound ? T(1) : bound; }
 template <class T> inline T lerp(T a, T b, T w) { return w < T(0.5) ? a + w * (b - a) : b - (b - a) * (T(1) - w); }
 inline int32_t wrap(uint32_t x) { return static_cast<int32_t>(x); }
+
+// `dither` of `dashpot/engine/rounding.py` for the elements of one block, or fewer, from number `first` on. With
+// `APART` 2 the bits of the even elements come first, then those of the odd ones.
+constexpr int32_t BLOCK = 512, QUARTER = BLOCK / 4;
+template <int32_t APART>
+__attribute__((noinline)) void dither(uint32_t* __restrict__ out, int32_t first, int32_t count, int32_t word, int32_t key) {
+  const int32_t hashes = (smaller(count, QUARTER) + APART - 1) / APART;
+  for (int32_t part = 0; part < APART; part++, out += BLOCK / APART) {
+    const uint32_t start = ((first >> 2) + part) * 0x9e3779b9u + word;
+#pragma omp simd
+    for (int32_t i = 0; i < hashes; i++) {
+      uint32_t x = start + i * (APART * 0x9e3779b9u);
+      x = (x ^ (x >> 16)) * 0x7feb352du;
+      x ^= (x >> 15) ^ key;
+      const uint32_t a = x * 0x846ca68bu, b = x * 0xc763a25du, c = x * 0x0a5a9e2fu, d = x * 0x4d519a01u;
+      out[i] = a ^ (a >> 16);
+      out[i + QUARTER / APART] = b ^ (b >> 16);
+      out[i + 2 * QUARTER / APART] = c ^ (c >> 16);
+      out[i + 3 * QUARTER / APART] = d ^ (d >> 16);
+    }
+  }
+}
 
 struct Numbers {
   double* const data;

@@ -11,6 +11,7 @@ eager engine does the work instead.
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -389,8 +390,9 @@ def divide(a: Any, b: Any) -> Symbol:
 
 def _table() -> Mapping[str, Callable[..., Any]]:
     from dashpot.engine.native.functions import FUNCTIONS  # which is written in terms of symbols
+    from dashpot.engine.native.primitives import PRIMITIVES
 
-    return FUNCTIONS
+    return ChainMap(FUNCTIONS, PRIMITIVES)
 
 
 def _called(name: str, *args: Any, **kwargs: Any) -> Any:

@@ -1,0 +1,170 @@
+"""The C++ of one phase: what is computed before the loop over a chunk's elements, the loop itself, and what follows.
+
+The loop has three forms. The plain one takes an element at a time and leaves the vectors to the compiler. Where numbers
+are rounded at random, the loop runs in blocks whose random bits are made first. Where every array holds bfloat16, an
+iteration takes two neighbouring elements as one word of 32 bits: the compiler then needs no vectors of 16-bit numbers
+and no instructions to spread and pack them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+__all__ = ["Array", "Body", "indented", "phase"]
+
+
+class Array(NamedTuple):
+    """An array of a table's row: its column, its C++ type, and whether the phase writes it."""
+
+    column: int
+    kind: str
+    written: bool
+
+    def pointer(self) -> str:
+        kind = self.kind if self.written else f"const {self.kind}"
+        return f"{kind}* __restrict__ a{self.column} = reinterpret_cast<{kind}*>(row[{self.column}]) + lo;"
+
+    def words(self) -> str:
+        kind = "word" if self.written else "const word"
+        return f"{kind}* __restrict__ w{self.column} = reinterpret_cast<{kind}*>(a{self.column});"
+
+
+class Body(NamedTuple):
+    """The statements of a phase.
+
+    before
+        what is the same for all elements.
+    inside
+        an element's statements, which call its numbers `e3`, `e4`, ... by column, and its random bits `b0`, `b1`, ...
+    sums
+        the numbers of the sums that are formed: the statements add to `total0`, ...
+    draws
+        for each number of random bits, the names of the two words that it is made from.
+    """
+
+    arrays: Sequence[Array]
+    before: Sequence[str]
+    inside: Sequence[str]
+    sums: Sequence[int]
+    draws: Sequence[tuple[str, str]]
+
+
+_PHASE = """
+  static void phase_{number}(const int64_t* row, const double* c, const double* sums, int64_t lo, int64_t hi,
+                             double* partial) {{
+{before}
+    const int32_t first = wrap(lo), count = static_cast<int32_t>(hi - lo);  // a 32-bit counter keeps vectors short
+{loop}
+{after}
+  }}"""
+
+_PLAIN = """\
+#pragma omp simd{reduction}
+for (int32_t i = {start}; i < {end}; i++) {{
+{element}
+}}"""
+
+_BLOCKS = """\
+for (int32_t block = 0; block < count; block += BLOCK) {{
+  const int32_t end = smaller(block + BLOCK, count);
+{draws}
+{loop}
+}}"""
+
+_PAIRS = """\
+const auto element = [&]({parameters}) __attribute__((always_inline)) {{
+{inside}
+}};
+#pragma omp simd{reduction}
+for (int32_t k = block / 2; k < end / 2; k++) {{
+{first}
+{second}
+  element({first_arguments});
+  element({second_arguments});
+{stores}
+}}
+if (end % 2 != 0) {{
+{last}
+  element({last_arguments});
+{last_stores}
+}}"""
+
+
+def phase(number: int, body: Body) -> str:
+    """The function `phase_<number>` of a variant."""
+    before = [*(a.pointer() for a in body.arrays), *body.before, *(f"double total{s} = 0;" for s in body.sums)]
+    if paired(body.arrays):
+        before += [a.words() for a in body.arrays]
+        loop = _blocks(body, _pairs(body), 2)
+    elif body.draws:
+        loop = _blocks(body, _plain(body, "block", "end"), 1)
+    else:
+        loop = _plain(body, "0", "count")
+    after = [f"partial[{s}] = total{s};" for s in body.sums]
+    return _PHASE.format(
+        number=number, before=indented(before, 4), loop=indented(loop.splitlines(), 4), after=indented(after, 4)
+    )
+
+
+def paired(arrays: Sequence[Array]) -> bool:
+    """True where two elements are taken as one word."""
+    return all(array.kind == "bf16" for array in arrays)
+
+
+def _plain(body: Body, start: str, end: str) -> str:
+    loads = [f"{a.kind} e{a.column} = a{a.column}[i];" for a in body.arrays]
+    bits = [f"const uint32_t b{n} = bits{n}[i - block];" for n in range(len(body.draws))]
+    stores = [f"a{a.column}[i] = e{a.column};" for a in body.arrays if a.written]
+    element = indented([*loads, *bits, *body.inside, *stores], 2)
+    return _PLAIN.format(reduction=_reduction(body), start=start, end=end, element=element)
+
+
+def _blocks(body: Body, loop: str, apart: int) -> str:
+    draws = [
+        line
+        for n, (word, key) in enumerate(body.draws)
+        for line in (
+            f"uint32_t bits{n}[BLOCK];",
+            f"dither<{apart}>(bits{n}, first + block, end - block, {word}, {key});",
+        )
+    ]
+    return _BLOCKS.format(draws=indented(draws, 2), loop=indented(loop.splitlines(), 2))
+
+
+def _pairs(body: Body) -> str:
+    columns, draws = [a.column for a in body.arrays], range(len(body.draws))
+    written = [a.column for a in body.arrays if a.written]
+    parameters = [
+        *(f"bf16& e{c}" for c in columns),
+        "int32_t i",
+        *(f"uint32_t b{n}" for n in draws),
+        *(f"double& total{s}" for s in body.sums),
+    ]
+
+    def arguments(name: str, i: str, bits: str) -> str:
+        sums = [f"total{s}" for s in body.sums]
+        return ", ".join([*(name.format(c) for c in columns), i, *(f"bits{n}[{bits}]" for n in draws), *sums])
+
+    return _PAIRS.format(
+        parameters=", ".join(parameters),
+        inside=indented(body.inside, 2),
+        reduction=_reduction(body),
+        first=indented([f"bf16 x{c} = even(w{c}[k]);" for c in columns], 2),
+        second=indented([f"bf16 y{c} = odd(w{c}[k]);" for c in columns], 2),
+        first_arguments=arguments("x{}", "2 * k", "k - block / 2"),
+        second_arguments=arguments("y{}", "2 * k + 1", "k - block / 2 + BLOCK / 2"),
+        last=indented([f"bf16 x{c} = a{c}[end - 1];" for c in columns], 2),
+        last_stores=indented([f"a{c}[end - 1] = x{c};" for c in written], 2),
+        last_arguments=arguments("x{}", "end - 1", "(end - block) / 2"),
+        stores=indented([f"w{c}[k] = both(x{c}, y{c});" for c in written], 2),
+    )
+
+
+def _reduction(body: Body) -> str:
+    return f" reduction(+ : {', '.join(f'total{s}' for s in body.sums)})" if body.sums else ""
+
+
+def indented(lines: Iterable[str], by: int) -> str:
+    """Lines of C++ with `by` spaces before each, but for pragmas."""
+    return "\n".join(line if line.startswith("#") else " " * by + line for line in lines)
