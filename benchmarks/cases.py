@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import metadata
 from importlib.util import find_spec
-from itertools import chain
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -145,10 +144,10 @@ def moved(stepper: Stepper) -> int | None:
     """Bytes that a step of ours moves, from the kernels' plans; None where a tensor is not stepped by a kernel."""
     if not isinstance(stepper, dp.Optimizer) or stepper.running.engine == "eager":
         return None
-    rosters = stepper._stepper.rosters.values()
-    if not rosters or any(roster.others for roster in rosters):
+    roster = stepper._stepper.roster
+    if not roster.tables or roster.others:
         return None
-    bytes_ = sum(t.kernel.bytes_per_element * t.elements() for t in chain.from_iterable(r.tables for r in rosters))
+    bytes_ = sum(table.kernel.bytes_per_element * table.elements() for table in roster.tables)
     if stepper.running.max_norm is None:
         return bytes_
     grads = (p.grad for group in stepper.param_groups for p in group["params"])

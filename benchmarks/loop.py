@@ -104,9 +104,7 @@ class BareLoop:
 
 
 def adamw(problem: Problem) -> dp.AdamW:
-    opt = dp.AdamW(problem.model.parameters(), lr=1e-3)
-    opt.settle_engine()
-    return opt
+    return dp.AdamW(problem.model.parameters(), lr=1e-3)
 
 
 class Turns:

@@ -35,9 +35,6 @@ def build(saved=None):
     if saved is not None:
         problem.model.load_state_dict(saved["model"])
         opt.load_state_dict(saved["opt"])
-    # By itself a small model goes over to compiled kernels on the way, and these round differently. A run that shall
-    # repeat itself bit for bit says at its start, and after loading, that it wants them from the next step on.
-    opt.settle_engine()
     return problem, opt
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, ClassVar
 
@@ -18,7 +18,7 @@ from dashpot.engine.device_stepper import DeviceStepper
 from dashpot.engine.dispatch import Engine
 from dashpot.engine.gate import Verdict
 from dashpot.engine.initial import make_state, only_makes_state
-from dashpot.engine.parts import Part
+from dashpot.engine.parts import Step
 from dashpot.engine.roster import step_count
 from dashpot.engine.stepper import Stepper
 from dashpot.errors import ArgumentError
@@ -62,7 +62,6 @@ class Optimizer(torch.optim.Optimizer):
     _COUNTERS = ("steps_done",)  # what groups carry so that it is saved; a group taken from elsewhere starts without
     _GROUP_WORDS: ClassVar[tuple[str, ...]] = ()  # what a group may say in other words than those it is kept under
     _SHARED: ClassVar[tuple[str, ...]] = ()  # settings of which the first group's are in force
-    _settled_engine: str | None = None  # what `settle_engine` decided; loading state does not undo it
     _step_supports_amp_scaling = True  # GradScaler leaves gradients as they are, and its scale and findings to `step`
 
     def __init__(
@@ -159,22 +158,24 @@ class Optimizer(torch.optim.Optimizer):
         return recipe if share is None else Recipe(AdaptiveClip(share), *recipe.stages, lr=recipe.lr)
 
     def _recipe_of(self, group: Mapping[str, Any], settings: dict[str, Any] | None = None) -> Recipe:
-        """The recipe for a group's present settings; checked and built once for each set of values."""
+        """The recipe for a group's present settings; checked and built once for each set of values beside lr."""
         settings = self._settings(group) if settings is None else settings
-        if any(isinstance(value, Tensor) for value in settings.values()):
-            self._check_settings(settings)
-            return self._built(settings)
-        key = (self.running.adaptive_clip, *map(_told_apart, settings.values()))
+        lr = settings["lr"]
+        key = (self.running.adaptive_clip, *(_told_apart(v) for name, v in settings.items() if name != "lr"))
         try:
-            new = key not in self._recipes
+            known = self._recipes.get(key)
         except TypeError:  # a value without a hash is no setting; the check below says which one
-            new = True
-        if new:
+            known = None
+        if known is None or any(isinstance(value, Tensor) for name, value in settings.items() if name != "lr"):
             self._check_settings(settings)
-            if len(self._recipes) > 64:  # a schedule makes a new recipe at every step
+            known = self._built(settings)
+            if len(self._recipes) > max(64, 2 * len(self.param_groups)):  # a schedule makes a new recipe at every step
                 self._recipes.clear()
-            self._recipes[key] = self._built(settings)
-        return self._recipes[key]
+            self._recipes[key] = known
+        elif known.lr is not lr:
+            self._check_settings({"lr": lr})
+            known = self._recipes[key] = known.at_lr(lr)
+        return known
 
     def _carried(self, group: Mapping[str, Any]) -> Recipe:
         return carried(type(self).__name__, self._built, self._settings(group), self._schedule)
@@ -267,7 +268,10 @@ class Optimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._untraced(self)
+        if torch.compiler.is_dynamo_compiling() or _is_traced():
+            self._untraced(self)
+        else:
+            self._step()
         return loss
 
     def _step(self) -> None:
@@ -282,8 +286,12 @@ class Optimizer(torch.optim.Optimizer):
         """True for the step by which torch.distributed.checkpoint has the state made; see `engine.initial`."""
         return only_makes_state(self)
 
-    def _observe(self, owners: Sequence[Tensor], part: Part) -> None:
-        """Called for each part of a step that is taken, before it is taken: the moment to learn from products."""
+    def _observes_products(self) -> bool:
+        """Whether a step has something to learn from Hessian-vector products."""
+        return False
+
+    def _observe(self, step: Step) -> None:
+        """Learn from products; called before a step that is taken writes anything else."""
 
     def _forget(self) -> None:
         """Drop what was looked up about tensors and kernels; the next step looks again."""
@@ -291,7 +299,7 @@ class Optimizer(torch.optim.Optimizer):
         self._untraced: Any = torch.compiler.disable(type(self)._step)
         self._recipes: dict[Any, Recipe] = {}
         self._stepper, self._on_device = Stepper(), DeviceStepper()
-        self._engine = Engine(self._settled_engine or self.running.engine)
+        self._engine = Engine(self.running.engine)
         self._verdict: Verdict | None = None
 
     def _in_force(self, group: Mapping[str, Any], done: int) -> tuple[Recipe, Any, Any]:
@@ -307,18 +315,6 @@ class Optimizer(torch.optim.Optimizer):
         unmoved = is_number(highest) and highest == 0
         moved = 1.0 if unmoved else minimum(settings["lr"] / highest, 1.0)
         return self._recipe_of(group, settings), factor, factor * moved
-
-    def settle_engine(self) -> None:
-        """Decide for `engine="auto"` now: kernels from the next step on, where there is a compiler.
-
-        By itself a small model changes over once its kernels are ready, and in float32 kernels round in other places
-        than the eager engine: a run that stops and goes on repeats itself bit for bit only if the clock has no say.
-
-        >>> import torch, dashpot as dp
-        >>> dp.SGD([torch.zeros(1, requires_grad=True)], lr=0.5, engine="auto").settle_engine()
-        """
-        if self._engine.mode == "auto":
-            self._settled_engine = self._engine.mode = "compiled"
 
     def _ascends(self, group: Mapping[str, Any]) -> bool:
         return bool(group["maximize"])
@@ -414,7 +410,7 @@ class Optimizer(torch.optim.Optimizer):
         return state_dicts.slots_of(self._built, self._settings(self.defaults))
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = {"_schedule": self._schedule, "_running": self._running, "_settled_engine": self._settled_engine}
+        kept = {"_schedule": self._schedule, "_running": self._running}
         return {**super().__getstate__(), **kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -444,6 +440,13 @@ def _size(group: Mapping[str, Any]) -> str:
     parts = [f"{len(params)} tensors", f"{count} elements"]
     parts += [f"{lazy} uninitialized"] if lazy else []
     return ", ".join([*parts, "maximize=True"] if group.get("maximize") else parts)
+
+
+def _is_traced() -> bool:
+    """Whether Dynamo looks at frames that begin now; `torch.compiler.disable` costs a small step a tenth of it."""
+    frames = getattr(getattr(torch._C, "_dynamo", None), "eval_frame", None)
+    callback = getattr(frames, "get_eval_frame_callback", None)
+    return callback is None or callback() is not None
 
 
 def _is_without_memory(x: Tensor) -> bool:

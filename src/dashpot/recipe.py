@@ -26,10 +26,14 @@ class Line(NamedTuple):
     stage: Stage
     keys: tuple[str, ...]
     state_type: Any
+    settings: tuple[Any, ...]
+    """The numeric settings that are set: a stage may read them from itself instead of from its scalars."""
 
     @staticmethod
     def of(stage: Stage) -> Line:
-        return Line(stage, tuple(slot.key for slot in stage.slots), stage.state_type())
+        settings = (getattr(stage, name) for name in stage.numeric())
+        keys = tuple(slot.key for slot in stage.slots)
+        return Line(stage, keys, stage.state_type(), tuple(value for value in settings if value is not None))
 
 
 class Recipe:
@@ -155,6 +159,14 @@ class Recipe:
             index, field = places[name]
             stages[index] = replaced(stages[index], **{field: value})
         return Recipe(*stages, lr=lr, schedule=schedule)
+
+    def at_lr(self, lr: Scalar) -> Recipe:
+        """This recipe at another learning rate, which the caller has checked; stages are shared."""
+        other = object.__new__(Recipe)
+        for name in ("stages", "slots", "lines", "schedule"):
+            object.__setattr__(other, name, getattr(self, name))
+        object.__setattr__(other, "lr", lr)
+        return other
 
     def at(self, step: int) -> tuple[Recipe, float]:
         """The recipe with its schedules resolved for `step` (steps done before: 0, 1, ...), and their factor on lr."""

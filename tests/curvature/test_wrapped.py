@@ -99,12 +99,3 @@ def test_a_closure_that_goes_backward_still_has_to_return_its_loss():
     with pytest.raises(CurvatureError, match="must return the loss"):
         opt.step(lambda: (w**4).sum().backward())
     assert w.tolist() == [1.0, 1.0]
-
-
-def test_settling_the_engine_outlives_a_state_that_is_loaded():
-    """Accelerate's prepare loads the state back; every resume does."""
-    opt = dp.SGD([torch.zeros(1, requires_grad=True)], lr=0.5, engine="auto")
-    opt.settle_engine()
-    opt.load_state_dict(opt.state_dict())
-    assert opt._engine.mode == "compiled"
-    assert dp.SGD([torch.zeros(1, requires_grad=True)], lr=0.5, engine="auto")._engine.mode == "auto"

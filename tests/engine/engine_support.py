@@ -89,7 +89,7 @@ def compile_together(optimizers):
 
     Each must have taken a step, by whichever engine.
     """
-    sources = [table.kernel.source for o in optimizers for r in o._stepper.rosters.values() for table in r.tables]
+    sources = [table.kernel.source for o in optimizers for table in o._stepper.roster.tables]
     started = [build.start(source) for source in dict.fromkeys(sources) if build.loaded(source) is None]
     for one in started:
         one.result()

@@ -28,7 +28,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 
 import dashpot as dp
-from dashpot.engine import dispatch, mesh
+from dashpot.engine import mesh
 
 SAME = 1e-12  # float64 over ten steps; only sums over elements are taken in another order
 SHAPES = ((5, 3), (1, 4), (7,), (2, 2), (3,), ())
@@ -356,19 +356,13 @@ def complex_numbers():
 
 
 def one_rule_for_all_processes():
-    """The size that decides about kernels is that of whole tensors: 15 numbers, of which each process has fewer."""
-    before, dispatch.LARGE = dispatch.LARGE, 15
-    try:
-        for limit, text in ((15, "compiled, "), (16, "eager: fewer than")):
-            dispatch.LARGE = limit
-            p = nn.Parameter(divided(draw(0))[0])
-            optimizer = dp.AdamW([p], engine="auto")
-            p.grad = divided(draw(1))[0]
-            optimizer.step()
-            fate = text if mesh.local(p).numel() else "no element of it is here"
-            assert fate in repr(dp.explain_engine(optimizer)), dp.explain_engine(optimizer)
-    finally:
-        dispatch.LARGE = before
+    """Kernels from the first step on, whatever the size of the pieces."""
+    p = nn.Parameter(divided(draw(0))[0])
+    optimizer = dp.AdamW([p], engine="auto")
+    p.grad = divided(draw(1))[0]
+    optimizer.step()
+    fate = "compiled, " if mesh.local(p).numel() else "no element of it is here"
+    assert fate in repr(dp.explain_engine(optimizer)), dp.explain_engine(optimizer)
 
 
 class Net(nn.Module):
@@ -412,9 +406,9 @@ def a_fully_sharded_model(name):
     ours, alone = net(True), net(False)
     mine, other = METHODS[name](ours.parameters()), METHODS[name](alone.parameters())
     learn(ours, mine, 1, sharded=True)
-    roster = mine._stepper.rosters[0]
+    tables = mine._stepper.roster.tables
     learn(ours, mine, 9, sharded=True, first=1)
-    assert mine._stepper.rosters[0] is roster, "the tensors were looked over again"
+    assert mine._stepper.roster.tables is tables, "the tensors were looked over again"
     learn(alone, other, 10, sharded=False)
     assert any(isinstance(p, DTensor) and mesh.local(p).shape[0] != whole(p).shape[0] for p in ours.parameters())
     assert_same(ours.parameters(), alone.parameters())

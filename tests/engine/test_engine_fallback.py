@@ -8,7 +8,6 @@ from contracts.trajectories import identical, parameters, run, values
 from engine_support import SGD, fates, is_compiled, march
 
 import dashpot as dp
-from dashpot.engine import dispatch
 from dashpot.engine.native import build, kernel
 
 
@@ -18,7 +17,7 @@ def clean_slate(tmp_path, monkeypatch):
     monkeypatch.setenv("DASHPOT_CACHE", str(tmp_path / "cache"))
     for module, name, value in (
         (kernel, "_KERNELS", {}),
-        (dispatch, "_warned", set()),
+        (kernel, "_warned", set()),
         (build, "_libraries", {}),
         (build, "_refused", {}),
         (build, "_warned", set()),
@@ -72,7 +71,7 @@ def check_fallback(engine, steps, cause, cure):
         assert "eager: " in fates(optimizer)
 
 
-NO_COMPILER = ("compiled", 3), ("auto", 110)
+NO_COMPILER = ("compiled", 3), ("auto", 3)
 
 
 @pytest.mark.parametrize(("engine", "steps"), NO_COMPILER)
@@ -88,18 +87,10 @@ def test_without_a_compiler_on_the_path(monkeypatch, tmp_path, engine, steps):
     check_fallback(engine, steps, "No C++ compiler (c++, g++, clang++) is on the search path", "apt install g++")
 
 
-@pytest.mark.parametrize(("engine", "steps"), [("compiled", 3), ("auto", 410)])
+@pytest.mark.parametrize(("engine", "steps"), [("compiled", 3), ("auto", 3)])
 def test_a_compiler_that_fails(monkeypatch, tmp_path, engine, steps):
     monkeypatch.setenv("CXX", scripted(tmp_path, 'echo "kernel.cpp:1: error: out of cheese" >&2; exit 1'))
     check_fallback(engine, steps, "error: out of cheese", "set CXX to another one")
-
-
-def test_a_small_model_is_not_told_before_step_20(monkeypatch):
-    monkeypatch.setenv("CXX", "/nonexistent/c++")
-    params = parameters()
-    optimizer = sgd(params, engine="auto")
-    assert warned_of(lambda: march([(params, optimizer)], range(20))) == []
-    assert len(warned_of(lambda: march([(params, optimizer)], range(20, 25)))) == 1
 
 
 def test_eager_needs_no_compiler_and_says_nothing(monkeypatch):

@@ -8,7 +8,7 @@ from engine_support import fates, shared_cache  # noqa: F401 - a fixture for eve
 
 import dashpot as dp
 from dashpot.constraints import Scalar
-from dashpot.engine import dispatch
+from dashpot.engine.native import kernel
 from dashpot.errors import ArgumentError
 
 ENGINES = ("eager", "compiled")
@@ -16,7 +16,7 @@ ENGINES = ("eager", "compiled")
 
 @pytest.fixture(autouse=True)
 def warned_anew(monkeypatch):
-    monkeypatch.setattr(dispatch, "_warned", set())
+    monkeypatch.setattr(kernel, "_warned", set())
 
 
 def path(stage, engine, gradients, lr=1.0, **options):

@@ -399,13 +399,24 @@ class Labelled(torch.nn.Parameter):
     pass
 
 
-def test_a_subclass_goes_eager_and_says_so():
+class Counting(torch.nn.Parameter):
+    calls = 0
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        Counting.calls += 1
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+@pytest.mark.parametrize(("kind", "compiled"), [(Labelled, True), (Counting, False)])
+def test_a_subclass_is_compiled_unless_it_has_a_dispatch_of_its_own(kind, compiled):
     pairs = []
     for engine in ("eager", "compiled"):
-        params = [Labelled(p.detach()) for p in parameters(shapes=SHAPES)]
+        params = [kind(p.detach()) for p in parameters(shapes=SHAPES)]
         pairs.append((params, adamw(params, engine=engine)))
     march(pairs, range(3))
-    assert "it is a Labelled" in fates(pairs[1][1])
+    assert is_compiled(pairs[1][1]) is compiled
+    assert (f"it is a {kind.__name__}" in fates(pairs[1][1])) is not compiled
     agree(*pairs)
 
 

@@ -19,7 +19,7 @@ from dashpot.curvature.sharded import check_windows
 from dashpot.curvature.stats import CurvatureStats, Stopwatch
 from dashpot.curvature.taking import Taker
 from dashpot.engine.eager import observe_tensor, real_view
-from dashpot.engine.parts import Part
+from dashpot.engine.parts import Step
 from dashpot.engine.program import WHOLE_TENSOR
 from dashpot.engine.roster import step_count
 from dashpot.engine.rounding import stream
@@ -345,19 +345,22 @@ class SecondOrder(Optimizer):
         reached = list(products)
         return {p: (v, products[p]) for p, v in zip(reached, self._probes(pending, reached), strict=True)}
 
-    def _observe(self, owners: Sequence[Tensor], part: Part) -> None:
-        roster = part.roster
-        for i, owner in enumerate(owners):
-            if self._between.ready is None or owner not in self._between.ready:
+    def _observes_products(self) -> bool:
+        return bool(self._between.ready)
+
+    def _observe(self, step: Step) -> None:
+        ready, parts = self._between.ready or {}, step.part_of()
+        for i, owner in enumerate(step.owners):
+            if owner not in ready:
                 continue
-            v, hv = self._between.ready[owner]
-            numbers, storage = part.numbers[part.which[i]], roster.storages[i]
-            if storage.draws:
+            (v, hv), work, recipe = ready[owner], step.work(i), parts[i].recipe
+            numbers = parts[i].numbers[work.row]
+            if work.storage.draws:
                 word = torch.tensor(numbers.word, dtype=torch.int32, device=v.device)
-                numbers = numbers._replace(word=stream(word, roster.ordinals[i], _OBSERVATION))
+                numbers = numbers._replace(word=stream(word, work.ordinal, _OBSERVATION))
             seen = Observation(real_view(v), real_view(hv), owner.dim())
-            context = roster.division.contexts.get(i, WHOLE_TENSOR)
-            observe_tensor(part.recipe, storage, numbers, part.params[i], seen, part.states[i], context)
+            context = step.division.contexts.get(i, WHOLE_TENSOR)
+            observe_tensor(recipe, work.storage, numbers, work.p, seen, work.state, context)
 
     def _conclude(self, done: int, attempted: bool, ready: dict[Tensor, tuple[Tensor, Tensor]] | None) -> None:
         """Count, after a step that was taken."""

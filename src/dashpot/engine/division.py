@@ -93,33 +93,39 @@ class MeshContext:
 
 
 class Division:
-    """How the tensors of a group are divided.
+    """How the tensors of a step are divided; without arguments, of plain tensors.
 
-    `spreads` are None for plain tensors; `kinds` are the different ones in the order of the tensors, which is the same
-    in every process. `contexts` tell how to reduce over tensors that have one in `refused`, by position: kernels do not
-    communicate. `elsewhere` counts the numbers that kernels of other processes may take.
+    `kinds` are the different ways in the order of the tensors, which is the same in every process. `contexts` tell how
+    to reduce over tensors that have one in `refused`, by position: kernels do not communicate. `elsewhere` counts the
+    numbers that kernels of other processes may take.
     """
 
-    def __init__(self, recipe: Recipe, params: Sequence[Tensor]) -> None:
-        self.spreads = list(map(spread_of, params))
-        self.kinds = tuple(dict.fromkeys(self.spreads))
+    def __init__(self, params: Sequence[Tensor] = (), recipes: Sequence[Recipe] = ()) -> None:
+        self._spreads = list(map(spread_of, params))
+        self.kinds = tuple(dict.fromkeys(self._spreads)) or (None,)
         self.contexts: dict[int, Context] = {}
+        self.refused: dict[int, str] = {}
         self.elsewhere = 0
-        reducing = self.kinds != (None,) and _reduces(recipe)
-        for i, (p, spread) in enumerate(zip(params, self.spreads, strict=True)):
+        reducing = {id(recipe): _reduces(recipe) for recipe in recipes} if self.kinds != (None,) else {}
+        for i, (p, recipe, spread) in enumerate(zip(params, recipes, self._spreads, strict=True)):
             if spread is None or not spread.dims or spread.mesh.get_coordinate() is None:
                 continue
+            sums = reducing[id(recipe)]
             # An empty piece steps as well: numbers that are kept once for the whole tensor must go on with it.
-            if reducing or local(p).numel() == 0:
+            if sums or local(p).numel() == 0:
                 self.contexts[i] = MeshContext(spread, _reals(p))
-            self.elsewhere += 0 if reducing else _reals(p) - _reals(local(p))
-        reason = "its means and norms are sums over several processes" if reducing else "no element of it is here"
-        self.refused = dict.fromkeys(self.contexts, reason)
+                reason = "its means and norms are sums over several processes" if sums else "no element of it is here"
+                self.refused[i] = reason
+            self.elsewhere += 0 if sums else _reals(p) - _reals(local(p))
+
+    def spread(self, i: int) -> Spread | None:
+        """How tensor `i` is divided."""
+        return self._spreads[i] if self._spreads else None
 
     def parted(self, positions: Sequence[int]) -> Iterator[tuple[Spread | None, list[int]]]:
         """Positions of tensors that are divided alike, together."""
         for kind in self.kinds:
-            if alike := [i for i in positions if self.spreads[i] == kind]:
+            if alike := [i for i in positions if self.spread(i) == kind]:
                 yield kind, alike
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from dashpot.engine.dispatch import LARGE, LOOKS, MANY, START, Engine
+from dashpot.engine.dispatch import LARGE, Engine
 from dashpot.engine.roster import Roster, Table
 from dashpot.errors import ArgumentError
 
@@ -29,8 +29,8 @@ _RULES = {
     "eager": "every operation by itself, one tensor at a time",
     "compiled": "kernels, compiled before the first step where the cache has none",
     "auto": (
-        f"kernels from the first step on for {LARGE} elements or {MANY} tensors or more; for fewer, eager at first, "
-        f"a compiler beside it from step {START}, and kernels from step {LOOKS} on"
+        "kernels from the first step on where there is a C++ compiler or a filled cache; "
+        f"on accelerators, torch.compile for {LARGE} elements or more"
     ),
 }
 
@@ -54,27 +54,26 @@ def explain_engine(optimizer: Optimizer) -> Explanation:
     stepper, engine = getattr(optimizer, "_stepper", None), getattr(optimizer, "_engine", None)
     if stepper is None or not isinstance(engine, Engine):
         raise ArgumentError(f"explain_engine: expected a dashpot optimizer, got {type(optimizer).__name__}.")
-    rows = [row for index, roster in sorted(stepper.rosters.items()) for row in _rows(index, roster, engine)]
-    return Explanation(engine.mode, tuple(rows) or ("no step was taken yet",))
+    return Explanation(engine.mode, tuple(_rows(stepper.roster)) or ("no step was taken yet",))
 
 
-def _rows(index: int, roster: Roster, engine: Engine) -> list[str]:
-    rows = [f"group {index}: {_counted(len(t.positions))}, {_fate(t, engine)}" for t in roster.tables]
-    reasons = Counter(roster.others.values())
-    return [*rows, *(f"group {index}: {_counted(count)}, eager: {reason}" for reason, count in reasons.items())]
+def _rows(roster: Roster) -> list[str]:
+    found: dict[int, list[str]] = {}
+    for table in roster.tables:
+        for group, count in sorted(Counter(roster.groups[i] for i in table.positions).items()):
+            elements = sum(int(table.rows[n, 0]) for n, i in enumerate(table.positions) if roster.groups[i] == group)
+            found.setdefault(group, []).append(f"{_counted(count)}, {elements} elements, {_fate(table)}")
+    for (group, reason), count in Counter((roster.groups[i], why) for i, why in roster.others.items()).items():
+        found.setdefault(group, []).append(f"{_counted(count)}, eager: {reason}")
+    return [f"group {group}: {row}" for group, rows in sorted(found.items()) for row in rows]
 
 
 def _counted(count: int) -> str:
     return f"{count} tensor{'' if count == 1 else 's'}"
 
 
-def _fate(table: Table, engine: Engine) -> str:
+def _fate(table: Table) -> str:
     kernel = table.kernel
-    size = f"{table.elements()} elements, {kernel.weight}"
-    if engine.runs(kernel):
-        return f"{size}: compiled, {kernel.bytes_per_element} bytes moved for each element"
     if kernel.failed:
-        return f"{size}: eager: {kernel.failed}"
-    if engine.shared:
-        return f"{size}: eager: fewer than {LARGE} in all processes together"
-    return f"{size}: eager until the kernel is looked for"
+        return f"{kernel.weight}: eager: {kernel.failed}"
+    return f"{kernel.weight}: compiled, {kernel.bytes_per_element} bytes moved for each element"

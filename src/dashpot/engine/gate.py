@@ -7,7 +7,6 @@ does wait for the answer.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -15,9 +14,10 @@ from torch import Tensor
 
 from dashpot.clip import norm_factor, total_norm
 from dashpot.engine.dispatch import Engine
-from dashpot.engine.division import Spread, agreed
-from dashpot.engine.parts import Part
+from dashpot.engine.division import agreed
+from dashpot.engine.parts import Step
 from dashpot.engine.program import compute_dtype
+from dashpot.engine.roster import Roster
 from dashpot.errors import NonFiniteError
 from dashpot.options import Running
 
@@ -41,7 +41,7 @@ class Verdict(NamedTuple):
         return "skipped" if self.skip else "clipped" if bool(self.clipped) else "applied"
 
 
-def judge(running: Running, engine: Engine, parts: Sequence[Part], scaler: tuple[Any, Any]) -> Verdict:
+def judge(running: Running, engine: Engine, step: Step, roster: Roster, scaler: tuple[Any, Any]) -> Verdict:
     """The verdict on this step's gradients.
 
     `scaler` is (loss scale, whether it found an infinity) as a `torch.amp.GradScaler` leaves them, or None each.
@@ -49,12 +49,12 @@ def judge(running: Running, engine: Engine, parts: Sequence[Part], scaler: tuple
     loss_scale, found_inf = scaler
     inverse = 1.0 if loss_scale is None else 1.0 / float(loss_scale)
     skip = found_inf is not None and bool(found_inf)
-    if not parts or (running.max_norm is None and running.nonfinite == "allow"):
+    if not step.parts or (running.max_norm is None and running.nonfinite == "allow"):
         return Verdict(inverse, skip)
-    norm, finite = _measured(engine, parts)
+    norm, finite = _measured(engine, step, roster)
     norm = norm * inverse
     if running.nonfinite == "raise" and not skip and not finite:
-        raise NonFiniteError(_complaint(parts))
+        raise NonFiniteError(_complaint(step))
     skip = skip or (running.nonfinite == "skip" and not bool(finite))
     if running.max_norm is None or skip:
         return Verdict(inverse, skip, norm)
@@ -64,28 +64,21 @@ def judge(running: Running, engine: Engine, parts: Sequence[Part], scaler: tuple
     return Verdict(scale, skip, norm, factor < 1)
 
 
-def _measured(engine: Engine, parts: Sequence[Part]) -> tuple[Tensor, Any]:
+def _measured(engine: Engine, step: Step, roster: Roster) -> tuple[Tensor, Any]:
     """(norm of all gradients together, whether all their elements are finite), the same in every process."""
-    found: dict[Spread | None, list[tuple[float, bool, list[Tensor]]]] = {}
-    for part in parts:
-        for spread, squares, finite, rest in engine.measured(part):
-            found.setdefault(spread, []).append((squares, finite, rest))
+    found = {spread: (squares, finite, rest) for spread, squares, finite, rest in engine.measured(step, roster)}
     here = {spread: _combined(measured) for spread, measured in found.items()}
     return agreed(here) if here.keys() - {None} else here[None]
 
 
-def _combined(measured: Sequence[tuple[float, bool, list[Tensor]]]) -> tuple[Tensor, Any]:
+def _combined(measured: tuple[float, bool, list[Tensor]]) -> tuple[Tensor, Any]:
     """(norm, whether all is finite) from what `Engine.measured` gives."""
-    norms: list[Tensor] = []
-    finite: Any = True
-    for squares, all_finite, rest in measured:
-        root = math.sqrt(squares) if squares >= 0 else math.nan
-        norms.append(torch.tensor(root, dtype=torch.float64, device="cpu"))
-        finite = finite if all_finite else False
-        if rest:
-            rest = rest if torch.is_grad_enabled() else [g.detach() for g in rest]
-            norms.append(total_norm([g.to(norm_dtype(g)) for g in rest]))
-            finite = _and(finite, torch.stack([torch.isfinite(g.detach()).all() for g in rest]).all())
+    squares, finite, rest = measured
+    norms = [torch.tensor(math.sqrt(squares) if squares >= 0 else math.nan, dtype=torch.float64, device="cpu")]
+    for device in dict.fromkeys(g.device for g in rest):
+        here = [g if torch.is_grad_enabled() else g.detach() for g in rest if g.device == device]
+        norms.append(total_norm([g.to(norm_dtype(g)) for g in here]))
+        finite = _and(finite, torch.stack([torch.isfinite(g.detach()).all() for g in here]).all())
     place = max(norms, key=lambda norm: norm.device.type != "cpu")
     return total_norm([norm.to(place) for norm in norms]), finite
 
@@ -101,11 +94,11 @@ def _and(a: Any, b: Tensor) -> Any:
     return bool(a) and bool(b) if b.device.type == "cpu" else b & a
 
 
-def _complaint(parts: Sequence[Part]) -> str:
+def _complaint(step: Step) -> str:
     """Which gradients are not finite, by parameter name where there are names."""
     found = []
-    for part in parts:
-        for name, g in zip(part.names(), part.grads, strict=True):
+    for part in step.parts:
+        for name, g in zip(part.names(), step.grads[part.start : part.stop], strict=True):
             nans, infinities = int(torch.isnan(g).sum()), int(torch.isinf(g).sum())
             if nans or infinities:
                 counts = [f"{count} {word}" for count, word in ((nans, "nan"), (infinities, "infinite")) if count]

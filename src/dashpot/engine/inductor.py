@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,28 +18,18 @@ from torch import Tensor
 from dashpot.engine.native.kernel import check_hashable, structure
 from dashpot.engine.native.symbols import UntraceableError
 from dashpot.engine.native.trace import Layout, set_numbers, trace, with_settings
+from dashpot.engine.parts import Work
 from dashpot.engine.program import AS_COMPUTED, Numbers, Storage, compute_dtype, one_step
 from dashpot.engine.rounding import stream
 from dashpot.recipe import Line, Recipe
 from dashpot.stages.base import Clock
 
-__all__ = ["ACCELERATORS", "Inductor", "Work", "scalar_dtype"]
+__all__ = ["ACCELERATORS", "Inductor", "scalar_dtype"]
 
 ACCELERATORS = frozenset({"cuda", "xpu", "mps"})
 """Device types on which steps may be compiled; on the CPU dashpot has kernels of its own."""
 _MOST_NUMBERED = 2**31  # elements are numbered in int32 where rounding draws
 _PLAIN = (Tensor, torch.nn.Parameter)
-
-
-class Work(NamedTuple):
-    """One tensor's step: what is read and written, and the number of its row among the scalars."""
-
-    storage: Storage
-    ordinal: int
-    p: Tensor
-    grad: Tensor
-    state: dict[str, Tensor]
-    row: int
 
 
 class Inductor:

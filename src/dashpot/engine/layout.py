@@ -2,82 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dashpot.engine.native.cpp import FIRST_SLOT, GRADIENT, WEIGHT, columns
+from dashpot.engine.native.cpp import FIRST_SLOT, STEP, WEIGHT
+from dashpot.engine.native.interface import dtype_code
 from dashpot.engine.native.trace import Layout
 from dashpot.engine.program import Storage, compute_dtype
 from dashpot.recipe import Recipe
 from dashpot.stages.base import Slot
 
-__all__ = ["rows_of", "sorted_out"]
+__all__ = ["clashes", "is_plain", "layout_of", "record_of", "row_of", "stretch", "unfit"]
 
-_PLAIN = (Tensor, torch.nn.Parameter)
 _MOST_NUMBERED = 2**31  # elements are numbered in int32 where rounding draws
-
-Groups = dict[tuple[Storage, Layout], list[int]]
-
-
-def sorted_out(
-    recipe: Recipe,
-    storages: Sequence[Storage],
-    params: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    states: Sequence[Mapping[str, Any]],
-    refused: Mapping[int, str],
-) -> tuple[Groups, dict[int, str]]:
-    """(positions that share a kernel, by storage and layout; the reason why not, by position, for the others).
-
-    `refused` are reasons that are known already.
-    """
-    groups: Groups = {}
-    others: dict[int, str] = {}
-    for i, (storage, p, g, state) in enumerate(zip(storages, params, grads, states, strict=True)):
-        reason = refused.get(i) or _unfit(recipe, storage, p, g, state)
-        if reason is not None:
-            others[i] = reason
-            continue
-        slots = tuple((slot.key, _real(state[slot.key].dtype)) for slot in storage.slots(recipe))
-        layout = Layout(compute_dtype(p.dtype), _real(p.dtype), _real(g.dtype), slots)
-        groups.setdefault((storage, layout), []).append(i)
-    for i in _overlapping(groups, params, grads, states):
-        others.setdefault(i, "it shares memory with another tensor")
-    return {key: kept for key, at in groups.items() if (kept := [i for i in at if i not in others])}, others
+_UNTOUCHED = (Tensor.__torch_function__.__func__, torch._C._disabled_torch_function_impl)  # pyright: ignore[reportFunctionMemberAccess]
 
 
-def _unfit(recipe: Recipe, storage: Storage, p: Tensor, g: Tensor, state: Mapping[str, Any]) -> str | None:
+@cache
+def is_plain(kind: type) -> bool:
+    """True for `Tensor`, `Parameter` and subclasses without a dispatch of their own."""
+    if kind in (Tensor, torch.nn.Parameter):
+        return True
+    if not issubclass(kind, Tensor):
+        return False
+    function = getattr(kind.__torch_function__, "__func__", kind.__torch_function__)
+    dispatch = getattr(kind, "__torch_dispatch__", None)
+    return function in _UNTOUCHED and dispatch is torch._C._disabled_torch_dispatch_impl
+
+
+def unfit(recipe: Recipe, storage: Storage, p: Tensor, g: Tensor, state: Mapping[str, Any]) -> str | None:
     """Why a kernel cannot take a parameter, or None."""
-    slots = storage.slots(recipe)
     checks = (
         (p.numel() == 0, "it has no elements"),
-        (type(p) not in _PLAIN, f"it is a {type(p).__name__}"),
-        (type(g) not in _PLAIN, f"its gradient is a {type(g).__name__}"),
+        (not is_plain(type(p)), f"it is a {type(p).__name__}"),
+        (not is_plain(type(g)), f"its gradient is a {type(g).__name__}"),
         (p.device.type != "cpu", f"it is on {p.device}"),
         (p.is_inference(), "it was made in inference mode"),
-        (not _dense(p) or p.is_conj() or p.is_neg(), "its elements are not dense in memory"),
+        (not _is_dense(p) or p.is_conj() or p.is_neg(), "its elements are not dense in memory"),
         (storage.draws and p.numel() >= _MOST_NUMBERED, "it has 2^31 elements or more"),
     )
     reason = next((text for fails, text in checks if fails), None)
-    strange = (slot.key for slot in slots if not _usable(slot, state[slot.key], p))
+    strange = (slot.key for slot in storage.slots(recipe) if not _is_usable(slot, state[slot.key], p))
     return reason or next((f"its state {key!r} is of another kind or order in memory" for key in strange), None)
 
 
-def _usable(slot: Slot, value: Any, p: Tensor) -> bool:
+def _is_usable(slot: Slot, value: Any, p: Tensor) -> bool:
     """True where a kernel can keep a slot in `value`."""
-    if type(value) is not Tensor or value.device != p.device or value.layout != torch.strided:
+    if type(value) is not Tensor or value.device != p.device or value.layout != torch.strided or value.is_inference():
         return False
     if slot.shape == "per_tensor":
-        return value.numel() == 1 and value.is_floating_point()
+        return value.dim() == 0 and value.is_floating_point()
     alike = value.is_complex() if p.is_complex() else value.is_floating_point()
-    return alike and value.shape == p.shape and value.stride() == p.stride()
+    lazy = value.is_conj() or value.is_neg()
+    return alike and not lazy and value.shape == p.shape and _order(value) == _order(p)
 
 
-def _dense(x: Tensor) -> bool:
+def _order(x: Tensor) -> list[int]:
+    """The strides that say something: those of dimensions with more than one element."""
+    return [stride for stride, size in zip(x.stride(), x.shape, strict=True) if size != 1]
+
+
+def _is_dense(x: Tensor) -> bool:
     """True where the elements fill a stretch of memory, in whatever order."""
     expected = 1
     for stride, size in sorted(zip(x.stride(), x.shape, strict=True)):
@@ -89,63 +79,51 @@ def _dense(x: Tensor) -> bool:
     return True
 
 
-def _overlapping(
-    groups: Groups, params: Sequence[Tensor], grads: Sequence[Tensor], states: Sequence[Mapping[str, Any]]
-) -> set[int]:
-    """Positions whose weight or state, which are written, shares memory with something of another position, or whose
-    gradient is part of what is written."""
-    written: list[tuple[int, int, int]] = []
-    read: list[tuple[int, int, int]] = []
-    for (_, layout), positions in groups.items():
-        for i in positions:
-            tensors = [params[i], *(states[i][key] for key, _ in layout.slots)]
-            written += ((*_stretch(x), i) for x in tensors)
-            read.append((*_stretch(grads[i]), i))
-    taken = {i for positions in groups.values() for i in positions}
-    rest = ((i, p) for i, p in enumerate(params) if i not in taken and type(p) in _PLAIN and p.device.type == "cpu")
-    written += ((*_stretch(p), i) for i, p in rest if p.numel())
-    return _clashes(written, read)
+def layout_of(recipe: Recipe, storage: Storage, p: Tensor, g: Tensor, state: Mapping[str, Any]) -> Layout:
+    """The dtypes of a parameter that a kernel can take."""
+    slots = tuple((slot.key, _real(state[slot.key].dtype)) for slot in storage.slots(recipe))
+    return Layout(compute_dtype(p.dtype), _real(p.dtype), _real(g.dtype), slots)
 
 
-def _stretch(x: Tensor) -> tuple[int, int]:
+def _real(dtype: torch.dtype) -> torch.dtype:
+    return dtype.to_real() if dtype.is_complex else dtype
+
+
+def row_of(ordinal: int, p: Tensor, step: Tensor, slots: Iterable[Tensor]) -> list[int]:
+    """The row of a kernel's table: number of reals, row of scalars, number of the tensor, then the addresses."""
+    row = [0] * FIRST_SLOT
+    row[0] = p.numel() * (2 if p.is_complex() else 1)
+    row[2], row[WEIGHT], row[STEP] = ordinal, p.data_ptr(), step.data_ptr()
+    return row + [value.data_ptr() for value in slots]
+
+
+def record_of(p: Tensor, g: Tensor, slots: Mapping[Slot, Tensor]) -> list[int]:
+    """What the look before a step compares a parameter with; tables.h has the order."""
+    record: list[int] = []
+    for kind, dtype in ((type(p), p.dtype), (type(g), g.dtype), (Tensor, torch.float32)):
+        record += id(kind), dtype_code(dtype)
+    for value in slots.values():
+        record += id(Tensor), dtype_code(value.dtype)
+    singles = [slot.shape == "per_tensor" for slot in slots]
+    return [*record, *singles, p.dim(), *p.shape, *p.stride()]
+
+
+def stretch(x: Tensor) -> tuple[int, int]:
     """(start, end) of the memory in which a tensor's elements lie."""
     reach = sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True)) + 1
     return x.data_ptr(), x.data_ptr() + reach * x.element_size()
 
 
-def _clashes(written: list[tuple[int, int, int]], read: list[tuple[int, int, int]]) -> set[int]:
-    """The owners of stretches of memory, each (start, end, owner), that meet where one of the two is written."""
+def clashes(starts: np.ndarray, ends: np.ndarray, owners: np.ndarray) -> set[int]:
+    """The owners of stretches of memory of which two overlap. All three are in the order of `starts`."""
+    reach = np.maximum.accumulate(ends)
+    if not (starts[1:] < reach[:-1]).any():
+        return set()
     found: set[int] = set()
-    events = sorted([(*item, True) for item in written] + [(*item, False) for item in read])
-    open_written, open_read = (0, -1), (0, -1)  # (end, owner) of the stretch that reaches farthest so far
-    for start, end, owner, writes in events:
-        for (reach, other), matters in ((open_written, True), (open_read, writes)):
-            if matters and start < reach:
-                found |= {owner, other}
-        if writes and end > open_written[0]:
-            open_written = end, owner
-        if not writes and end > open_read[0]:
-            open_read = end, owner
+    furthest, holder = -1, -1
+    for start, end, owner in zip(starts.tolist(), ends.tolist(), owners.tolist(), strict=True):
+        if start < furthest:
+            found |= {owner, holder}
+        if end > furthest:
+            furthest, holder = end, owner
     return found
-
-
-def rows_of(
-    positions: Sequence[int],
-    params: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    states: Sequence[Mapping[str, Any]],
-    slots: Sequence[str],
-    ordinals: Sequence[int],
-) -> np.ndarray:
-    """The rows of a kernel's table: numbers of reals, row of scalars, number of the tensor, then the addresses."""
-    rows = np.zeros((len(positions), columns(slots)), dtype=np.int64)
-    for row, i in zip(rows, positions, strict=True):
-        p = params[i]
-        row[0] = p.numel() * (2 if p.is_complex() else 1)
-        row[2], row[WEIGHT], row[GRADIENT] = ordinals[i], p.data_ptr(), grads[i].data_ptr()
-        row[FIRST_SLOT:] = [states[i][key].data_ptr() for key in slots]
-    return rows
-
-
-def _real(dtype: torch.dtype) -> torch.dtype:
-    return dtype.to_real() if dtype.is_complex else dtype

@@ -1,30 +1,34 @@
-"""The parameters of a group that step together: looked over once, after that only compared.
+"""The parameters of an optimizer as kernels take them: looked over once, after that only compared.
 
 A kernel follows addresses and checks nothing, so everything it relies on is checked here: that tensors are plain, dense
-and on the CPU, that weight and state lie in memory in the same order, and that no two of them overlap. The look is
-repeated whenever a tensor, its address or its shape is another one than last time.
+and on the CPU, that weight and state lie in memory in the same order, and that no two of them overlap. A parameter is
+looked over when it first has a gradient, and again when one of its tensors, its form or its address has changed. No
+tensor is held from one step to the next: its owner may drop it at any time.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dashpot.engine.division import Division, Spread
-from dashpot.engine.layout import rows_of, sorted_out
+from dashpot.engine.division import Spread, numbered
+from dashpot.engine.layout import clashes, is_plain, layout_of, record_of, row_of, stretch, unfit
 from dashpot.engine.native.cpp import GRADIENT
-from dashpot.engine.native.kernel import Kernel, kernel_for, structure
+from dashpot.engine.native.kernel import Kernel, kernel_for, packed
 from dashpot.engine.native.symbols import UntraceableError
-from dashpot.engine.program import Storage
-from dashpot.recipe import Recipe
+from dashpot.engine.native.trace import scalar_row
+from dashpot.engine.parts import Kind, Part, Step
 
 __all__ = ["Roster", "Table", "step_count"]
+
+_CHANGED, _OTHER_ORDER, _OVERLAPS = 1, 2, 3  # `Status` of tables.h
+SHARED = "it shares memory with another tensor"
 
 
 def step_count(state: Mapping[str, Any]) -> int:
@@ -32,184 +36,298 @@ def step_count(state: Mapping[str, Any]) -> int:
     return int(state["step"]) if "step" in state else int(any(isinstance(v, Tensor) for v in state.values()))
 
 
-class Table:
-    """The addresses of the tensors that one kernel takes, a row each; `positions` are their places in the roster. All
-    are divided alike, or not at all."""
+class _Home(NamedTuple):
+    """What the parameters of one table share."""
 
-    def __init__(
-        self, kernel: Kernel, positions: list[int], written: list[Tensor], rows: np.ndarray, spread: Spread | None
-    ) -> None:
-        self.kernel, self.written, self.rows, self.spread = kernel, written, rows, spread
+    kernel: Kernel
+    active: tuple[bool, ...]
+    keys: tuple[str, ...]
+    """The state that the kernel writes: the step count and the slots."""
+    spread: Spread | None
+    width: int
+    """Bytes of a real number of a gradient."""
+    complex: bool
+
+
+class _Entry(NamedTuple):
+    """One parameter that a kernel takes: its row, what the look before a step compares, and what is written."""
+
+    home: _Home
+    row: list[int]
+    record: list[int]
+    stretches: list[tuple[int, int]]
+
+
+class _Bank:
+    """Every parameter that was ever looked over for one home, whether it has a gradient now or not."""
+
+    def __init__(self) -> None:
+        self._entries: dict[int, _Entry] = {}  # by ordinal
+        self._places: dict[int, int] | None = None
+        self._arrays: tuple[np.ndarray, ...] = ()
+
+    def put(self, ordinal: int, entry: _Entry) -> None:
+        """Take in a parameter, or a new look at it."""
+        self._entries[ordinal] = entry
+        self._places = None
+
+    def drop(self, ordinal: int) -> None:
+        """Forget a parameter that is elsewhere now."""
+        if self._entries.pop(ordinal, None) is not None:
+            self._places = None
+
+    def chosen(self, ordinals: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """(rows, places of the records, records, stretches) of some parameters."""
+        if self._places is None:
+            entries = list(self._entries.values())
+            self._places = {ordinal: place for place, ordinal in enumerate(self._entries)}
+            lengths = [0, *(len(entry.record) for entry in entries)]
+            self._arrays = (
+                np.array([entry.row for entry in entries], dtype=np.int64),
+                np.cumsum(lengths[:-1], dtype=np.int64),
+                np.array(list(chain.from_iterable(entry.record for entry in entries)), dtype=np.int64),
+                np.array([entry.stretches for entry in entries], dtype=np.int64),
+            )
+        at = [self._places[ordinal] for ordinal in ordinals]
+        rows, offsets, records, stretches = self._arrays
+        return rows[at], offsets[at], records, stretches[at]
+
+
+class Table:
+    """The tensors that one kernel takes in a step, a row each; `positions` are their places in the step's lists."""
+
+    def __init__(self, home: _Home, positions: list[int], arrays: tuple[np.ndarray, ...], parts: Sequence[int]) -> None:
+        self.kernel, self.active, self.spread = home.kernel, home.active, home.spread
         self.positions = np.array(positions)
+        self.rows, self._offsets, self._records = arrays
+        self.counts, self._status = np.zeros(len(positions)), np.zeros(len(positions), dtype=np.int8)
+        arrays = self._offsets, self._records, self.rows, self.counts, self._status
+        self._looker, self._addresses = home.kernel.looker(), [array.ctypes.data for array in arrays]
+        self._runner = home.kernel.runner(home.active)
+        self._home, self._at, self._get = home, positions, _getter(home.keys)
+        self._parts, self._numbers = np.array(parts), list(dict.fromkeys(parts))
+        self._odd = False
 
     def elements(self) -> int:
         """Elements of all its tensors together."""
         return int(self.rows[:, 0].sum())
 
+    def of(self, values: Sequence[Any]) -> Sequence[Any]:
+        """Those of a step's `values` that belong to its tensors."""
+        return values if len(values) == len(self._at) else [values[i] for i in self._at]
+
+    def parts(self, step: Step) -> list[Part]:
+        """The parts of a step that its tensors are in."""
+        return [step.parts[number] for number in self._numbers]
+
+    def look(self, step: Step, spans: tuple[int, int, int]) -> dict[int, int]:
+        """Bring the gradients' addresses and the counts up to date; returns which positions do not fit, and why."""
+        params, grads, states = self.of(step.params), self.of(step.grads), self.of(step.states)
+        try:
+            kept = list(chain.from_iterable(map(self._get, states)))
+        except KeyError:
+            missing = (not state.keys() >= set(self._home.keys) for state in states)
+            return {i: _CHANGED for i, lacks in zip(self._at, missing, strict=True) if lacks}
+        if strange := self._compared([*params, *grads, *kept], spans):
+            return strange
+        self._odd |= any(map(_is_lazy if self._home.complex else Tensor.is_neg, grads))
+        step.written[id(self)] = [*params, *kept]
+        lazy = zip(self._at, params, strict=True) if self._home.complex else ()
+        return {i: _CHANGED for i, p in lazy if _is_lazy(p)}
+
+    def _compared(self, objects: list[Any], spans: tuple[int, int, int]) -> dict[int, int]:
+        held = np.fromiter(objects, dtype=object, count=len(objects))
+        rows, slots = len(self._at), len(self._home.keys) - 1
+        strange = self._looker(rows, slots, held.ctypes.data, *self._addresses, self._home.width, *spans)
+        self._odd = strange > 0
+        found = zip(self._at, self._status.tolist(), strict=True) if strange else ()
+        return {i: status for i, status in found if status in (_CHANGED, _OVERLAPS)}
+
+    def copies(self, step: Step) -> list[Tensor]:
+        """Copies, entered in the rows, of gradients in another order in memory than their weights or lazily negated."""
+        made: list[Tensor] = []
+        for n, i in enumerate(self._at) if self._odd else ():
+            p, g = step.params[i], step.grads[i]
+            if self._status[n] == _OTHER_ORDER or _is_lazy(g):
+                made.append(torch.empty_like(p, requires_grad=False).copy_(g))
+                self.rows[n, GRADIENT] = made[-1].data_ptr()
+        return made
+
+    def run(self, step: Step, threads: int) -> None:
+        """Take the step of its tensors."""
+        scalars = packed(self._numbered(step))
+        self._runner(len(self._at), self._addresses[2], scalars.buffer_info()[0], threads)
+        torch.autograd.graph.increment_version(step.written[id(self)])
+
+    def _numbered(self, step: Step) -> list[list[Any]]:
+        """The scalars of this step, a row for each set of numbers; which row a tensor takes is entered in its own."""
+        begins: dict[int, int] = {}
+        scalars: list[list[Any]] = []
+        for part in self.parts(step):
+            if id(part.numbers) not in begins:
+                begins[id(part.numbers)] = len(scalars)
+                scalars += (scalar_row(part.recipe.lines, numbers) for numbers in part.numbers)
+        if len(scalars) == 1:
+            self.rows[:, 1] = 0
+        else:
+            begin = np.array([begins.get(id(part.numbers), 0) for part in step.parts])
+            self.rows[:, 1] = begin[self._parts] + step.which[self.positions]
+        return scalars
+
+
+def _getter(keys: tuple[str, ...]) -> Callable[[Any], tuple[Any, ...]]:
+    first, *rest = keys
+    return operator.itemgetter(first, *rest) if rest else lambda state: (state[first],)
+
+
+def _is_lazy(x: Tensor) -> bool:
+    return x.is_neg() or x.is_conj()
+
+
+class _Place(NamedTuple):
+    """Where a parameter stands: with a home, or with the reason why no kernel takes it."""
+
+    param: int
+    """Its identity; whatever else may change about it is compared at each step."""
+    kind: Kind
+    home: _Home | str
+
 
 class Roster:
-    """The parameters of a group that have gradients, ready for every engine.
+    """The parameters of an optimizer, ready for every engine.
 
-    `tables` hold the tensors that kernels can take; `others` are the rest, by position, each with the reason. `steps`
-    is the count of steps of every parameter; each parameter's own `state["step"]` is a view of its entry.
+    `tables` hold the tensors of the present step that kernels take; `others` are the rest, by position in the step's
+    lists, each with the reason; `groups` are the parameter groups of all positions.
     """
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        storages: Sequence[Storage],
-        params: Sequence[Tensor],
-        grads: Sequence[Tensor],
-        states: Sequence[dict[str, Any]],
-        counts: np.ndarray,
-        ordinals: Sequence[int],
-        division: Division,
-        eager: str | None = None,
-    ) -> None:
-        self.division = division
-        self.storages, self.ordinals = list(storages), list(ordinals)
-        self._recipe, self._structure = recipe, structure(recipe)
-        self._params, self.states = list(params), list(states)
-        self.steps = torch.tensor(counts, dtype=torch.float32, device="cpu")
-        for state, step in zip(states, self.steps.unbind(), strict=True):
-            state["step"] = step
-        self._getters = [_getter(storage, recipe) for storage in storages]
-        self._held = self._slots(states)
+    def __init__(self) -> None:
         self.tables: list[Table] = []
         self.others: dict[int, str] = {}
-        if eager is None:
-            self._sort_out(grads)
-        else:
-            self.others = dict.fromkeys(range(len(params)), eager)
-        self._native = sorted(chain.from_iterable(table.positions.tolist() for table in self.tables))
-        self._watched = [x for table in self.tables for x in table.written]
-        self._counts = _addresses([state["step"] for state in states])
-        self._addresses = _addresses(self._watched)
-        self._forms = _forms(self._selected(params), self._watched)
-        self._grad_kinds = _kinds(self._selected(grads))
-        self._grad_addresses = _addresses(self._selected(grads))
-        self._written = _stretches(self._watched)
-        self._copies: dict[int, Tensor] = {}
-        self._find_copies(grads)
+        self.groups: list[int] = []
+        self._places: dict[int, _Place] = {}  # by ordinal
+        self._banks: dict[_Home, _Bank] = {}
+        self._chosen: tuple[list[int], list[Any]] | None = None
+        self._stretches = np.zeros((3, 0), dtype=np.int64)  # starts, ends, owners
+        self._spans = 0, 0, 0
 
-    # ---- comparing --------------------------------------------------------------------------------------------------
+    def usable(self) -> list[Table]:
+        """The tables whose kernels have not failed their first comparison."""
+        return [table for table in self.tables if table.kernel.failed is None]
 
-    def fits(self, recipe: Recipe, params: Sequence[Tensor], grads: Sequence[Tensor]) -> bool:
-        """True where everything that the look found still holds, given that the states are the same dictionaries."""
-        if not _same(params, self._params):
+    def left(self) -> list[int]:
+        """The positions that no kernel takes."""
+        failed = (table for table in self.tables if table.kernel.failed is not None)
+        return sorted(chain(self.others, *(table.positions.tolist() for table in failed)))
+
+    def update(self, step: Step, make: Callable[[int], None], eager: str | None) -> None:
+        """Bring everything up to date with a step.
+
+        `make(i)` checks parameter i and completes its state; it is called before its tensors are looked over. `eager`
+        is why no kernel shall be used, or None.
+        """
+        chosen = list(map(id, step.params)), [(part.place, part.kind, part.start) for part in step.parts]
+        changed = chosen != self._chosen or len(self.usable()) < len(self.tables)
+        known = map(self._knows, step.ordinals, step.params, step.part_of()) if changed else ()
+        stale = [i for i, same in enumerate(known) if not same] if changed else sorted(self.others)
+        self._chosen = None  # until all is well
+        for attempt in range(4):
+            for i in stale:
+                make(i)
+                found = eager or step.division.refused.get(i) or self._looked_over(step, i)
+                changed |= found != self.others.get(i)
+                self._place(step, i, found)
+            if changed:
+                self._arrange(step)
+            strange = {i: why for table in self.tables for i, why in table.look(step, self._spans).items()}
+            if not strange:
+                break
+            stale, changed = [i for i, why in strange.items() if why == _CHANGED], True
+            overlapping = [i for i in strange if i not in stale]
+            for i in {*overlapping, *self._overlapped(step, overlapping)} if attempt < 2 else strange:
+                self._place(step, i, SHARED)
+        step.copies += (copy for table in self.tables for copy in table.copies(step))
+        self._chosen = chosen
+
+    def _overlapped(self, step: Step, positions: Sequence[int]) -> set[int]:
+        """Whose weight or state the gradients of `positions` lie in: these step eagerly as well, in order."""
+        found: set[int] = set()
+        for i in positions:
+            begin, end = stretch(step.grads[i])
+            starts, ends, owners = self._stretches
+            found.update(owners[(starts < end) & (ends > begin)].tolist())
+        return found - self.others.keys()
+
+    def _knows(self, ordinal: int, p: Tensor, part: Part) -> bool:
+        place = self._places.get(ordinal)
+        if place is None or isinstance(place.home, str):
             return False
-        if recipe is not self._recipe:
-            if structure(recipe) != self._structure:
-                return False
-            self._recipe = recipe
+        return place.param == id(p) and place.kind == part.kind
+
+    def _place(self, step: Step, i: int, found: _Entry | str) -> None:
+        ordinal, home = step.ordinals[i], found if isinstance(found, str) else found.home
+        before = self._places.get(ordinal)
+        if before is not None and not isinstance(before.home, str) and before.home != home:
+            self._banks[before.home].drop(ordinal)
+        if not isinstance(found, str):
+            self._banks.setdefault(found.home, _Bank()).put(ordinal, found)
+        self._places[ordinal] = _Place(id(step.params[i]), step.part_of()[i].kind, home)
+
+    def _looked_over(self, step: Step, i: int) -> _Entry | str:
+        p, g, state, part = step.params[i], step.grads[i], step.states[i], step.part_of()[i]
+        storage = step.storage(p.dtype)
+        if reason := unfit(part.recipe, storage, p, g, state):
+            return reason
         try:
-            held = self._slots(self.states)
-        except KeyError:
-            return False
-        return (
-            _same(held, self._held)
-            and _addresses([state["step"] for state in self.states]) == self._counts
-            and _addresses(self._watched) == self._addresses
-            and _forms(self._selected(params), self._watched) == self._forms
-            and _kinds(self._selected(grads)) == self._grad_kinds
-            and all(map(Tensor.is_same_size, self._selected(params), self._selected(grads)))
-            and self._apart(self._selected(grads))
+            kernel = kernel_for(part.recipe, storage, layout_of(part.recipe, storage, p, g, state))
+        except UntraceableError as error:
+            return f"{error} cannot be compiled"
+        if not kernel.ready():
+            return str(kernel.failed)
+        slots = {slot: state[slot.key] for slot in storage.slots(part.recipe)}
+        spread, count = step.division.spread(i), state["step"]
+        keys, width = ("step", *(slot.key for slot in slots)), g.element_size() // (2 if g.is_complex() else 1)
+        return _Entry(
+            _Home(kernel, part.kind.active, keys, spread, width, p.is_complex()),
+            row_of(numbered(step.ordinals[i], spread), p, count, slots.values()),
+            record_of(p, g, slots),
+            list(map(stretch, (p, count, *slots.values()))),
         )
 
-    def _apart(self, grads: Sequence[Tensor]) -> bool:
-        """False where a gradient, which may be a new tensor at each step, lies in what will be written, or nowhere."""
-        addresses = _addresses(grads)
-        if addresses != self._grad_addresses:
-            self._grad_addresses = addresses
-            starts, ends = self._written
-            begin = np.array(addresses, dtype=np.int64)
-            after = np.searchsorted(ends, begin, side="right")
-            size = np.array([g.nbytes for g in grads], dtype=np.int64)
-            return bool(begin.all()) and not np.any(starts[after] < begin + size)
-        return True
+    def _arrange(self, step: Step) -> None:
+        """Put the parameters of a step into tables."""
+        members: dict[_Home, list[int]] = {}
+        self.others = {}
+        for i, ordinal in enumerate(step.ordinals):
+            home = self._places[ordinal].home
+            if isinstance(home, str):
+                self.others[i] = home
+            else:
+                members.setdefault(home, []).append(i)
+        chosen = {home: self._banks[home].chosen([step.ordinals[i] for i in at]) for home, at in members.items()}
+        shared = self._spread_out(step, {home: (at, chosen[home][3]) for home, at in members.items()})
+        if shared:
+            for i in shared:
+                self._place(step, i, SHARED)
+            self._arrange(step)
+            return
+        numbers = [number for number, part in enumerate(step.parts) for _ in range(part.start, part.stop)]
+        self.tables = [Table(home, at, chosen[home][:3], [numbers[i] for i in at]) for home, at in members.items()]
+        self.groups = [part.place for part in step.part_of()]
 
-    def _selected(self, values: Sequence[Any]) -> Sequence[Any]:
-        return values if len(self._native) == len(values) else [values[i] for i in self._native]
-
-    def _slots(self, states: Sequence[dict[str, Any]]) -> list[Any]:
-        return list(chain.from_iterable(get(state) for get, state in zip(self._getters, states, strict=True)))
-
-    # ---- looking ----------------------------------------------------------------------------------------------------
-
-    def _sort_out(self, grads: Sequence[Tensor]) -> None:
-        groups, self.others = sorted_out(
-            self._recipe, self.storages, self._params, grads, self.states, self.division.refused
-        )
-        for (storage, layout), positions in groups.items():
-            try:
-                kernel = kernel_for(self._recipe, storage, layout)
-            except UntraceableError as reason:
-                self.others |= dict.fromkeys(positions, f"{reason} cannot be compiled")
-                continue
-            for spread, alike in self.division.parted(positions):
-                rows = rows_of(alike, self._params, grads, self.states, kernel.slots, self.ordinals)
-                self.tables.append(Table(kernel, alike, self._written_by(kernel, alike), rows, spread))
-
-    def _written_by(self, kernel: Kernel, positions: Sequence[int]) -> list[Tensor]:
-        slots = (self.states[i][key] for i in positions for key in kernel.slots)
-        return [*(self._params[i] for i in positions), *slots]
-
-    def _find_copies(self, grads: Sequence[Tensor]) -> None:
-        """Gradients that lie in memory in another order than their weights are copied before each step."""
-        for i in self._native:
-            p, g = self._params[i], grads[i]
-            if g.stride() != p.stride() or g.is_conj() or g.is_neg():
-                self._copies[i] = torch.empty_like(p, requires_grad=False)
-
-    def refresh(self, grads: Sequence[Tensor]) -> None:
-        """Bring the tables up to date with this step's gradients."""
-        addresses = np.zeros(len(grads), dtype=np.int64)
-        addresses[self._native] = self._grad_addresses
-        for i, copy in self._copies.items():
-            addresses[i] = copy.copy_(grads[i]).data_ptr()
-        for table in self.tables:
-            table.rows[:, GRADIENT] = addresses[table.positions]
+    def _spread_out(self, step: Step, chosen: Mapping[_Home, tuple[list[int], np.ndarray]]) -> set[int]:
+        """Note where everything lies that the step writes; returns the positions of what kernels cannot take for it."""
+        stretches = [found.reshape(-1, 2) for _, found in chosen.values()]
+        owners = [np.repeat(at, found.shape[1]) for at, found in chosen.values()]
+        rest = [i for i in self.others if _in_memory(step.params[i])]
+        stretches.append(np.array([stretch(step.params[i]) for i in rest], dtype=np.int64).reshape(-1, 2))
+        spans, owner = np.concatenate(stretches), np.concatenate([*owners, np.array(rest, dtype=np.int64)])
+        order = np.lexsort((spans[:, 1], spans[:, 0]))
+        starts, ends, owner = spans[order, 0], spans[order, 1], owner[order]
+        self._stretches = np.array([starts, np.maximum.accumulate(ends), owner])
+        address = self._stretches.ctypes.data
+        self._spans = len(order), address, address + self._stretches.strides[0]
+        return clashes(starts, ends, owner) - set(rest)
 
 
-def _getter(storage: Storage, recipe: Recipe) -> operator.itemgetter[Any]:
-    keys = ("step", *(slot.key for slot in storage.slots(recipe)))
-    return operator.itemgetter(*keys) if len(keys) > 1 else operator.itemgetter("step", "step")  # a tuple in any case
-
-
-def _same(a: Sequence[Any], b: Sequence[Any]) -> bool:
-    return len(a) == len(b) and all(map(operator.is_, a, b))
-
-
-def _addresses(tensors: Sequence[Tensor]) -> list[int]:
-    return [t.data_ptr() for t in tensors]
-
-
-def _stretches(tensors: Sequence[Tensor]) -> tuple[np.ndarray, np.ndarray]:
-    """(starts, ends) of the memory of tensors that do not overlap, in order, with a last one beyond everything."""
-    spans = sorted((t.data_ptr(), t.data_ptr() + t.nbytes) for t in tensors)
-    beyond = np.iinfo(np.int64).max
-    return np.array([a for a, _ in spans] + [beyond]), np.array([b for _, b in spans] + [beyond])
-
-
-def _forms(weights: Sequence[Tensor], watched: Sequence[Tensor]) -> list[list[Any]]:
-    """What `.data` may change at one address: how a weight is read, and the order of the elements."""
-    flat = [x.is_contiguous() for x in watched]
-    return [_dtypes(weights), flat, [] if all(flat) else [x.stride() for x in watched]]
-
-
-def _dtypes(tensors: Sequence[Tensor]) -> list[torch.dtype]:
-    return [x.dtype for x in tensors]
-
-
-def _kinds(grads: Sequence[Tensor]) -> list[list[Any]]:
-    """What may differ from one gradient to the next. Shapes and strides would be a tuple each, and a thousand new
-    tuples start the garbage collector, so they are only asked for where they say more than this does."""
-    layouts = [g.layout for g in grads]
-    if layouts.count(torch.strided) < len(layouts):  # a sparse gradient has no strides
-        return [layouts]
-    flat = [g.is_contiguous() for g in grads]
-    strides = [] if all(flat) else [g.stride() for g in grads]
-    dtypes, lazy = _dtypes(grads), [g.is_neg() for g in grads]
-    if any(dtype.is_complex for dtype in set(dtypes)):
-        lazy += [g.is_conj() for g in grads]
-    return [[type(g) for g in grads], dtypes, [g.numel() for g in grads], flat, strides, lazy]
+def _in_memory(p: Tensor) -> bool:
+    return is_plain(type(p)) and p.device.type == "cpu" and p.numel() > 0

@@ -7,7 +7,7 @@ order things happen, so that whatever can be refused is refused before anything 
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from types import NoneType
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
@@ -15,17 +15,19 @@ import torch
 from torch import Tensor
 
 from dashpot.engine import capture, mesh
-from dashpot.engine.division import Division, numbered
+from dashpot.engine.division import Division
 from dashpot.engine.eager import new_slots
 from dashpot.engine.gate import Verdict, judge
-from dashpot.engine.parts import Part
+from dashpot.engine.native.kernel import active_stages, structure
+from dashpot.engine.parts import Kind, Part, Step
 from dashpot.engine.program import Numbers, Storage
 from dashpot.engine.rehearsal import rehearse
 from dashpot.engine.roster import Roster, step_count
 from dashpot.engine.rounding import seed_word, stream
-from dashpot.errors import ArgumentError, NonFiniteError
+from dashpot.engine.undo import Undo, unchanged_on_error
+from dashpot.errors import ArgumentError
 from dashpot.recipe import Recipe
-from dashpot.stages.base import Clock
+from dashpot.stages.base import Clock, Stage
 
 if TYPE_CHECKING:
     from dashpot.optim import Optimizer
@@ -33,30 +35,24 @@ if TYPE_CHECKING:
 __all__ = ["Stepper", "ordinals", "refuse_first_step_in_a_graph", "with_gradients", "with_slots"]
 
 
-class _Plan(NamedTuple):
-    """What a step will do to a group, settled before anything is written; `roster` where the last one still fits.
+_UNDIVIDED = Division()
 
-    `params` and `grads` are what is in this process: of the `owners`, or of their gradients, where those are DTensors.
-    """
 
-    place: int
-    group: dict[str, Any]
-    recipe: Recipe
-    owners: list[Tensor]
-    params: list[Tensor]
-    grads: list[Tensor]
-    counts: np.ndarray
-    numbers: list[Numbers]
-    which: np.ndarray
-    roster: Roster | None
+class _Settled(NamedTuple):
+    """What was in force for a group, and the values that it follows from."""
+
+    names: tuple[str, ...]
+    values: list[Any]
+    found: tuple[Recipe, Any, Any]
 
 
 class Stepper:
-    """Takes the steps of one optimizer; `rosters` holds what was looked up about each group's tensors."""
+    """Takes the steps of one optimizer; `roster` holds what is known about its tensors."""
 
     def __init__(self) -> None:
-        self.rosters: dict[int, Roster] = {}
-        self._states: list[dict[str, Any]] = []
+        self.roster = Roster()
+        self._settled: dict[int, _Settled] = {}
+        self._kinds: dict[int, tuple[tuple[Stage, ...], Kind]] = {}
 
     def take(self, optimizer: Optimizer, done: int) -> Verdict:
         """One step of every parameter with a gradient. What can be refused is refused before anything is written."""
@@ -64,103 +60,176 @@ class Stepper:
             raise ArgumentError(
                 f"{type(optimizer).__name__}: a CUDA graph can record a step with capturable=True only."
             )
-        self._drop_strange_rosters(optimizer)
-        plans = [
-            plan
-            for index, group in enumerate(optimizer.param_groups)
-            if (plan := self._planned(optimizer, index, group, done))
-        ]
-        fresh = [p for plan in plans if plan.roster is None for p in plan.owners if not optimizer.state.get(p)]
-        parts = [self._part(optimizer, plan) for plan in plans]
-        optimizer._engine.prepare(parts, done)
+        step, undo = self._gathered(optimizer, done), Undo(optimizer.state)
         try:
-            verdict = judge(optimizer.running, optimizer._engine, parts, optimizer._scaler())
-        except NonFiniteError:
-            self._undo(optimizer, fresh)
+            self._made_ready(optimizer, step, undo)
+            verdict = judge(optimizer.running, optimizer._engine, step, self.roster, optimizer._scaler())
+        except BaseException:
+            undo()
             raise
         if verdict.skip:
-            self._undo(optimizer, fresh)
+            undo()
             return verdict
-        for plan, part in zip(plans, parts, strict=True):
-            optimizer._observe(plan.owners, part)
-        for plan, part in zip(plans, parts, strict=True):
-            optimizer._engine.run(part, verdict.scale)
-            mesh.mark_written(plan.owners)
-        for group in optimizer.param_groups if parts else ():
+        self._run(optimizer, step, verdict)
+        for group in optimizer.param_groups if step.parts else ():
             group["steps_done"] = done + 1
         return verdict
 
-    def _drop_strange_rosters(self, optimizer: Optimizer) -> None:
-        """Forget what was looked up where the state of any parameter is another dictionary than then."""
-        if len(optimizer.state) != len(self._states) or not all(
-            map(operator.is_, optimizer.state.values(), self._states)
-        ):
-            self.rosters.clear()
-
-    def _planned(self, optimizer: Optimizer, index: int, group: dict[str, Any], done: int) -> _Plan | None:
-        """What the step will do to a group, or None where it has no gradients."""
-        owners, whole = with_gradients(group["params"])
-        if not owners:
-            return None
-        optimizer._check_settings({name: group[name] for name in optimizer._FLAGS if name in group})
-        recipe, factor, window = optimizer._in_force(group, done)
-        params, grads = mesh.localized(type(optimizer).__name__, owners, whole)
-        roster = self.rosters.get(index)
-        if roster is not None and roster.fits(recipe, params, grads):
-            unchecked, counts = roster.others, roster.steps.numpy()
-        else:
-            roster, unchecked = None, range(len(params))
-            counts = np.array([step_count(optimizer.state.get(p, {})) for p in owners])
-        for i in unchecked:
-            optimizer._check_gradient(owners[i])
-            mesh.check_division(type(optimizer).__name__, owners[i], optimizer.state.get(owners[i], {}))
-            rehearse(recipe, params[i], grads[i])
-        distinct, which = _distinct(counts)
-        numbers = [_numbers(optimizer, recipe, int(count) + 1, factor, window, group) for count in distinct]
-        return _Plan(index, group, recipe, owners, params, grads, counts, numbers, which, roster)
-
-    def _part(self, optimizer: Optimizer, plan: _Plan) -> Part:
-        """The plan with state for every parameter and a roster that fits."""
-        roster = plan.roster
-        if roster is None:
-            storages = [optimizer.running.storage(p.dtype) for p in plan.params]
-            states = [with_slots(optimizer, plan.recipe, p, how) for p, how in zip(plan.owners, storages, strict=True)]
-            states = mesh.local_states(plan.owners, states)
-            reason = "the step is recorded for autograd" if torch.is_grad_enabled() else optimizer._engine.refusal()
-            division = Division(plan.recipe, plan.owners)
-            places = list(map(numbered, ordinals(optimizer, plan.place), division.spreads))
-            roster = Roster(
-                plan.recipe, storages, plan.params, plan.grads, states, plan.counts, places, division, reason
-            )
-            self.rosters[plan.place] = roster
-            self._states = list(optimizer.state.values())
-        return Part(
-            plan.group,
-            plan.recipe,
-            plan.params,
-            plan.grads,
-            roster.states,
-            plan.numbers,
-            plan.which,
-            optimizer._ascends(plan.group),
-            roster,
+    def _gathered(self, optimizer: Optimizer, done: int) -> Step:
+        """The parameters with gradients, and the recipes in force."""
+        groups = optimizer.param_groups
+        parts: list[Part] = []
+        owners: list[Tensor] = []
+        wholes: list[Tensor] = []
+        numbers: list[int] = []
+        before = 0
+        for place, group in enumerate(groups):
+            params = group["params"]
+            with_grads, grads = with_gradients(params)
+            if with_grads:
+                start = len(owners)
+                owners += with_grads
+                wholes += grads
+                numbers += (
+                    range(before, before + len(params))
+                    if len(with_grads) == len(params)
+                    else (before + i for i, p in enumerate(params) if p.grad is not None)
+                )
+                parts.append(self._part(optimizer, place, group, start, len(owners), done))
+            before += len(params)
+        params, grads = mesh.localized(type(optimizer).__name__, owners, wholes)
+        return Step(
+            parts,
+            owners,
+            params,
+            grads,
+            numbers,
+            self._states(optimizer, owners),
+            optimizer.running.storage,
+            Division(owners, [part.recipe for part in parts for _ in range(part.start, part.stop)])
+            if params is not owners
+            else _UNDIVIDED,
+            np.zeros(len(owners), dtype=np.int64),
         )
 
-    def _undo(self, optimizer: Optimizer, fresh: list[Tensor]) -> None:
-        """Take back the state that was made for a step which is not taken."""
-        for p in fresh:
-            del optimizer.state[p]
-        if fresh:
-            self.rosters.clear()
+    def _part(self, optimizer: Optimizer, place: int, group: dict[str, Any], start: int, stop: int, done: int) -> Part:
+        recipe, factor, window = self._in_force(optimizer, place, group, done)
+        return Part(
+            place, group, start, stop, recipe, self._kind(place, recipe), factor, window, optimizer._ascends(group)
+        )
+
+    def _in_force(self, optimizer: Optimizer, place: int, group: dict[str, Any], done: int) -> tuple[Recipe, Any, Any]:
+        """What `optimizer._in_force` gives, looked up where the group holds the very values of the last step."""
+        known = self._settled.get(place)
+        if known is not None and all(map(operator.is_, known.values, map(group.get, known.names))):
+            return known.found
+        optimizer._check_settings({name: group[name] for name in optimizer._FLAGS if name in group})
+        found = optimizer._in_force(group, done)
+        names = (*optimizer._settings(group), *optimizer._FLAGS, "max_lr", "initial_lr")
+        values = [group.get(name) for name in names]
+        self._settled.pop(place, None)
+        if not optimizer._schedule and all(map(_is_fixed, values)):
+            self._settled[place] = _Settled(names, values, found)
+        return found
+
+    def _kind(self, place: int, recipe: Recipe) -> Kind:
+        known = self._kinds.get(place)
+        if known is None or known[0] is not recipe.stages:
+            kind = Kind(structure(recipe), active_stages(recipe))
+            if known is not None and known[1] == kind:
+                kind = known[1]
+            known = self._kinds[place] = recipe.stages, kind
+        return known[1]
+
+    def _states(self, optimizer: Optimizer, owners: list[Tensor]) -> list[dict[str, Any]]:
+        """The state of each parameter, an empty one where there is none yet."""
+        states = optimizer.state
+        if len(states) == len(owners) and list(map(id, states)) == list(map(id, owners)):
+            found = list(states.values())
+        else:
+            found = [states.get(p, {}) for p in owners]
+        return mesh.local_states(owners, found) if mesh.any_dtensor(owners) else found
+
+    def _made_ready(self, optimizer: Optimizer, step: Step, undo: Undo) -> None:
+        """Check every parameter, complete its state, and number the step."""
+        owner, parts = type(optimizer).__name__, step.part_of()
+        is_divided = step.params is not step.owners
+
+        def make(i: int) -> None:
+            p = step.owners[i]
+            optimizer._check_gradient(p)
+            mesh.check_division(owner, p, optimizer.state.get(p, {}))
+            rehearse(parts[i].recipe, step.params[i], step.grads[i])
+            undo.remember(p)
+            count = step_count(optimizer.state.get(p, {}))
+            state = with_slots(optimizer, parts[i].recipe, p, step.storage(step.params[i].dtype))
+            step.states[i] = mesh.local_states([p], [state])[0] if is_divided else state
+            _keep_count(state, count)
+
+        recorded = "the step is recorded for autograd" if torch.is_grad_enabled() else None
+        self.roster.update(step, make, recorded or optimizer._engine.refusal())
+        self._number(optimizer, step)
+        optimizer._engine.check(step, self.roster)
+
+    def _number(self, optimizer: Optimizer, step: Step) -> None:
+        """Each part's numbers, one set for each count of steps among its parameters."""
+        found, everywhere = self._counts(step)
+        known: dict[Any, list[Numbers]] = {}
+        for part in step.parts:
+            distinct = everywhere
+            if len(everywhere) > 1:
+                counts, step.which[part.start : part.stop] = np.unique(
+                    found[part.start : part.stop], return_inverse=True
+                )
+                distinct = counts.tolist()
+            seed = part.group.get("seed")
+            key = id(part.recipe.stages), part.recipe.lr, part.factor, part.window, part.ascends, seed, *distinct
+            if key not in known:
+                known[key] = [_numbers(optimizer, part, int(count) + 1, seed) for count in distinct]
+            part.numbers = known[key]
+
+    def _counts(self, step: Step) -> tuple[np.ndarray, list[float]]:
+        """(each parameter's count of steps, the different ones); nearly always they are all the same."""
+        others = {i: float(step_count(step.states[i])) for i in self.roster.others}
+        everywhere = set(others.values()).union(*(table.counts.tolist() for table in self.roster.tables))
+        counts = np.zeros(len(step.params))
+        if len(everywhere) > 1:
+            for table in self.roster.tables:
+                counts[table.positions] = table.counts
+            counts[list(others)] = list(others.values())
+        return counts, list(everywhere)
+
+    def _run(self, optimizer: Optimizer, step: Step, verdict: Verdict) -> None:
+        """Write: first what can still fail, which is then taken back."""
+        left = self.roster.left()
+        observing = optimizer._observes_products()
+        with unchanged_on_error(step, range(len(step.params)) if observing else left):
+            if observing:
+                optimizer._observe(step)
+            _scale(step, verdict.scale)
+            if left:
+                optimizer._engine.run_eagerly(step, left)
+        optimizer._engine.run_kernels(self.roster, step)
+        if step.params is not step.owners:
+            mesh.mark_written(step.owners)
 
 
-def _numbers(
-    optimizer: Optimizer, recipe: Recipe, t: int, factor: Any, window: Any, group: Mapping[str, Any]
-) -> Numbers:
-    clock = Clock(t, recipe.lr, factor, window)
-    seed = group.get("seed")
+def _is_fixed(value: Any) -> bool:
+    """True for a value that nobody can change in place."""
+    return isinstance(value, (int, float, str, NoneType)) or (isinstance(value, tuple) and all(map(_is_fixed, value)))
+
+
+def _scale(step: Step, scale: Any) -> None:
+    """Multiply the gradients of every part by `scale`, or by its negative to ascend."""
+    plain = type(scale) is float and scale == 1.0
+    for part in {id(part.numbers): part for part in step.parts if part.ascends or not plain}.values():
+        part.numbers[:] = [n._replace(scale=-scale if part.ascends else scale) for n in part.numbers]
+
+
+def _numbers(optimizer: Optimizer, part: Part, t: int, seed: int | None) -> Numbers:
+    clock = Clock(t, part.recipe.lr, part.factor, part.window)
     word = 0 if seed is None else int(stream(seed_word(seed), t))
-    return Numbers(clock, recipe.scalars(clock), limit=optimizer.running.clip_value, word=word)
+    return Numbers(clock, part.recipe.scalars(clock), limit=optimizer.running.clip_value, word=word)
 
 
 def ordinals(optimizer: Optimizer, index: int) -> list[int]:
@@ -174,9 +243,19 @@ def with_slots(optimizer: Optimizer, recipe: Recipe, p: Tensor, storage: Storage
     state = optimizer.state[p]
     if any(slot.key not in state for slot in storage.slots(recipe)):
         refuse_first_step_in_a_graph(optimizer)
-        for key, value in new_slots(recipe, p, storage).items():
-            state.setdefault(key, value)
+        with torch.inference_mode(False):  # state outlives the mode it is made in
+            for key, value in new_slots(recipe, p, storage).items():
+                state.setdefault(key, value)
     return state
+
+
+def _keep_count(state: dict[str, Any], count: int) -> None:
+    """Keep the count of steps as torch does: a 0-d float32 tensor on the CPU, with memory of its own."""
+    step = state.get("step")
+    fits = type(step) is Tensor and step.dim() == 0 and step.dtype == torch.float32 and step.device.type == "cpu"
+    if not fits or step.is_inference() or step.untyped_storage().nbytes() > step.nbytes:  # pyright: ignore[reportOptionalMemberAccess]
+        with torch.inference_mode(False):
+            state["step"] = torch.tensor(float(count), dtype=torch.float32, device="cpu")
 
 
 def refuse_first_step_in_a_graph(optimizer: Optimizer) -> None:
@@ -195,10 +274,3 @@ def with_gradients(params: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         params = [p for p, g in zip(params, grads, strict=True) if g is not None]
         grads = [g for g in grads if g is not None]
     return params, cast(list[Tensor], grads)
-
-
-def _distinct(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(the different counts, which of them each count is); nearly always they are all the same."""
-    if (counts == counts[0]).all():
-        return counts[:1], np.zeros(len(counts), dtype=np.int64)
-    return np.unique(counts, return_inverse=True)

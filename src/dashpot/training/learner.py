@@ -82,9 +82,6 @@ class Learner:
     (2, 60, True)
     """
 
-    settles = True
-    """Whether a fit begins with `opt.settle_engine()`; without it the clock has a say in a small model's rounding."""
-
     def __init__(
         self,
         model: nn.Module,
@@ -202,20 +199,13 @@ class Learner:
             )
         if not made:
             self.opt, self.defaults = opt, snapshot.defaults(opt)
-        self._settle()
         self._drop()
-
-    def _settle(self) -> None:
-        """See `settles`; loading a state puts the optimizer's own rule back."""
-        if self.settles and hasattr(self.opt, "settle_engine"):
-            self.opt.settle_engine()  # pyright: ignore[reportAttributeAccessIssue]
 
     def _epochs(self, resume: Mapping[str, Any] | None, override: bool) -> None:
         if resume is not None:
             snapshot.restore(self, resume, override)
             self._random = resume["random"]
             self.epoch = max(0, self.position[0] - 1)  # the last one done, where none is left to do
-            self._settle()
         for epoch in range(self.position[0], self.epochs):
             if self.stopped is not None:  # a callback wants no further epoch
                 break

@@ -190,9 +190,7 @@ class _From(Callback):
 def learner_in_place(problem: Problem, optimizer: Optimizer) -> Learner:
     """A learner of `problem` that computes where its model is, in this process alone."""
     device = next(p for group in optimizer.param_groups for p in group["params"]).device
-    learner = Learner.of(problem, optimizer, engine=InPlace(device))
-    learner.settles = False  # the optimizer is the caller's, whose engine takes over when its own rule says so
-    return learner
+    return Learner.of(problem, optimizer, engine=InPlace(device))
 
 
 def train(

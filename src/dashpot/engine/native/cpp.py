@@ -11,13 +11,13 @@ from dashpot.engine.native.phases import Pass, passes, reached
 from dashpot.engine.native.symbols import Symbol
 from dashpot.engine.native.trace import LIMIT, Trace
 
-__all__ = ["FIRST_SLOT", "GRADIENT", "WEIGHT", "columns", "source"]
+__all__ = ["FIRST_SLOT", "GRADIENT", "STEP", "WEIGHT", "columns", "source"]
 
 TYPES = {"f32": "float", "f64": "double", "number": "double", "bf16": "bf16", "f16": "_Float16"}
 TYPES |= {"i32": "int32_t", "i16": "int16_t", "bool": "bool"}
 
-# The columns of a table's row: elements, row of scalars, number of the tensor, then the addresses.
-WEIGHT, GRADIENT, FIRST_SLOT = 3, 4, 5
+# The columns of a table's row: elements, row of scalars, number of the tensor, then the addresses; as in tables.h.
+WEIGHT, GRADIENT, STEP, FIRST_SLOT = 3, 4, 5, 6
 
 _INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
 _COMPARED = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
@@ -39,17 +39,22 @@ def columns(slots: Sequence[str]) -> int:
 
 def source(variants: Sequence[Trace], gradient: str, compute: str) -> str:
     """The whole text of a kernel library: `step_0`, `step_1`, ... for the variants, and `measure`."""
-    runtime = resources.files("dashpot.engine.native").joinpath("runtime.h").read_text(encoding="utf-8")
+    headers = [_header("runtime.h"), _header("tables.h")]
     structs = [_struct(f"Variant{number}", trace) for number, trace in enumerate(variants)]
     width = columns(_slots(variants[0]))
     exports = [_STEP.format(number=number) for number in range(len(variants))]
     exports.append(_MEASURE.format(gradient=TYPES[gradient], compute=TYPES[compute], columns=width))
-    return "\n".join([runtime, "namespace {", *structs, "}  // namespace", *exports])
+    return "\n".join([*headers, "namespace {", *structs, "}  // namespace", *exports])
+
+
+def _header(name: str) -> str:
+    return resources.files("dashpot.engine.native").joinpath(name).read_text(encoding="utf-8")
 
 
 _STEP = """
 extern "C" void step_{number}(int64_t rows, const int64_t* table, const double* scalars, int64_t threads) {{
   drive<Variant{number}>(rows, table, scalars, threads);
+  advance(rows, table, Variant{number}::COLUMNS);
 }}"""
 
 _MEASURE = """

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
-from collections.abc import Hashable, Sequence
-from functools import cache
-from itertools import product
+import warnings
+from array import array
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from functools import cache, partial
+from itertools import chain, product
 from typing import Any
 
 import numpy as np
 import torch
 
-from dashpot.engine.native import build, cpp
+from dashpot.engine.native import build, cpp, interface
+from dashpot.engine.native.build import BuildError
 from dashpot.engine.native.phases import traffic
 from dashpot.engine.native.proof import Sample
 from dashpot.engine.native.symbols import UntraceableError, kind_of
@@ -22,9 +25,12 @@ from dashpot.errors import ArgumentError
 from dashpot.recipe import Line, Recipe
 from dashpot.stages.base import Clock, Stage
 
-__all__ = ["Kernel", "check_hashable", "kernel_for", "structure"]
+__all__ = ["Kernel", "active_stages", "check_hashable", "kernel_for", "packed", "structure"]
 
 _MOST_VARIANTS = 4
+_I, _P = ctypes.c_int64, ctypes.c_void_p
+_RUN = None, (_I, _P, _P, _I)
+_LOOK = _I, (_P, _I, _I, _P, _P, _P, _P, _P, _P, _I, _I, _P, _P)
 _CLOCK = Clock(t=1, lr=1.0)
 
 
@@ -45,68 +51,79 @@ class Kernel:
         traces = [trace(_lines(recipe, active), slots, storage, layout, _CLOCK) for active in self._choices]
         self._records = [item.records for item in traces]
         self.source = cpp.source(traces, kind_of(layout.gradient), kind_of(layout.compute))
-        self.bytes_per_element = traffic(traces[self._choices.index(_active(recipe))])
+        self.bytes_per_element = traffic(traces[self._choices.index(active_stages(recipe))])
         self.failed: str | None = None
         """Why there is no library, once that is known."""
-        self._build: build.Build | None = None
         self._library: ctypes.CDLL | None = None
+        self._functions: dict[str, Any] = {}
+        self._torch = 0
 
     def ready(self) -> bool:
-        """True once the library is loaded; looks into the cache and at a running compiler, and never waits."""
-        if self._library is None:
-            if self._build is None:
-                self._library = build.loaded(self.source)
-            elif self._build.ready():
-                self._library = self._build.result()
-        return self._library is not None
+        """True once the library is loaded, compiled now if need be; where it cannot be, `failed` says why."""
+        if self._library is None and self.failed is None:
+            try:
+                self._torch = ctypes.addressof(interface.functions())
+                self._library = build.library(self.source)
+            except (BuildError, interface.InterfaceError) as error:
+                self.fail(str(error))
+        return self.failed is None
 
-    def start(self) -> None:
-        """Begin to compile beside the program, unless that has begun."""
-        if self._build is None:
-            self._build = build.start(self.source)
+    def fail(self, reason: str) -> None:
+        """Use this kernel no more; says so once."""
+        self.failed = reason
+        _warn_once(reason)
 
-    def wait(self) -> None:
-        """Compile, or wait for a compiler that runs. Raises `BuildError`."""
-        if self._library is None:
-            self._library = build.library(self.source)
+    def looker(self) -> Callable[..., int]:
+        """`look` of tables.h, without its first argument."""
+        return partial(self._function("look", _LOOK), self._torch)
 
-    def step(self, recipe: Recipe, table: np.ndarray, scalars: Sequence[Numbers], threads: int) -> None:
-        """Run one step on every row of `table`; its second column tells which of `scalars` a row takes.
+    def runner(self, active: tuple[bool, ...]) -> Callable[[int, int, int, int], None]:
+        """The function that steps a table, for a set of active stages.
 
-        The addresses in `table` are followed as they are: whoever made it has checked them.
+        It takes the number of rows and the addresses of the table, whose second column tells which scalars a row takes,
+        and of the scalars; then the number of threads. The addresses in the table are followed as they are: whoever
+        made it has checked them.
         """
-        number = self._choices.index(_active(recipe))
-        for item in scalars:
-            _check_names(recipe.lines, item, self._records[number])
-        rows = np.array([scalar_row(recipe.lines, item) for item in scalars], dtype=np.float64)
-        _function(self._loaded(), f"step_{number}")(len(table), table.ctypes.data, rows.ctypes.data, threads)
+        return self._function(f"step_{self._choices.index(active)}", _RUN)
 
-    def proves(self, recipe: Recipe, numbers: Numbers) -> bool:
-        """True where the kernel has shown, once for each variant, that it computes what the recipe's stages do."""
-        number = self._choices.index(_active(recipe))
-        if number not in self._proven and self.failed is None:
-            sample = Sample(recipe, self._storage, self._layout)
-            with torch.no_grad():
-                expected = sample.stepped(recipe, numbers)
-            self.step(recipe, sample.row(), [numbers], 1)
-            if sample.agrees(expected):
-                self._proven.add(number)
-            else:
-                self.failed = (
-                    "A kernel does not compute what the stages of its recipe do: a stage may ask for the type of "
-                    "what it is given, or the compiler is at fault; see docs/own-stage.md."
-                )
-        return number in self._proven
+    def check(self, recipe: Recipe, active: tuple[bool, ...], numbers: Numbers) -> None:
+        """Raise `ArgumentError` where a stage's scalars are not those that the kernel was written for; at the first
+        step of each variant compare it with the stages, too, after which it may have `failed`."""
+        number = self._choices.index(active)
+        _check_names(recipe.lines, numbers, self._records[number])
+        if number in self._proven:
+            return
+        sample = Sample(recipe, self._storage, self._layout)
+        with torch.no_grad():
+            expected = sample.stepped(recipe, numbers)
+        table, scalars = sample.row(), packed([scalar_row(recipe.lines, numbers)])
+        self.runner(active)(1, table.ctypes.data, scalars.buffer_info()[0], 1)
+        if sample.agrees(expected):
+            self._proven.add(number)
+        else:
+            self.fail(
+                "A kernel does not compute what the stages of its recipe do: a stage may ask for the type of what it "
+                "is given, or the compiler is at fault; see docs/own-stage.md."
+            )
 
     def measure(self, table: np.ndarray, threads: int) -> tuple[float, bool]:
         """(sum of squares of all gradients in the table, whether every element is finite)."""
         out = np.zeros(2)
-        _function(self._loaded(), "measure_gradients")(len(table), table.ctypes.data, out.ctypes.data, threads)
+        self._function("measure_gradients", _RUN)(len(table), table.ctypes.data, out.ctypes.data, threads)
         return float(out[0]), bool(out[1] == 0)
 
-    def _loaded(self) -> ctypes.CDLL:
-        assert self._library is not None, "a kernel is used before it is ready"
-        return self._library
+    def _function(self, name: str, signature: tuple[Any, Any]) -> Any:
+        if name not in self._functions:
+            assert self._library is not None, "a kernel is used before it is ready"
+            function = self._library[name]
+            function.restype, function.argtypes = signature
+            self._functions[name] = function
+        return self._functions[name]
+
+
+def packed(rows: Iterable[Iterable[Any]]) -> array[float]:
+    """Rows of scalars as a kernel reads them."""
+    return array("d", chain.from_iterable(rows))
 
 
 def _check_names(lines: Sequence[Line], numbers: Numbers, records: Sequence[tuple[str, ...]]) -> None:
@@ -119,17 +136,9 @@ def _check_names(lines: Sequence[Line], numbers: Numbers, records: Sequence[tupl
             )
 
 
-def _function(library: ctypes.CDLL, name: str) -> Any:
-    function = getattr(library, name)
-    if function.argtypes is None:
-        function.argtypes = [ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
-        function.restype = None
-    return function
-
-
 # ---- which kernel ---------------------------------------------------------------------------------------------------
 
-_KERNELS: dict[Hashable, Kernel] = {}
+_KERNELS: dict[Hashable, Kernel | UntraceableError] = {}
 
 
 def kernel_for(recipe: Recipe, storage: Storage, layout: Layout) -> Kernel:
@@ -137,8 +146,14 @@ def kernel_for(recipe: Recipe, storage: Storage, layout: Layout) -> Kernel:
     key = structure(recipe), storage, layout
     check_hashable(key)
     if key not in _KERNELS:
-        _KERNELS[key] = Kernel(recipe, storage, layout)
-    return _KERNELS[key]
+        try:
+            _KERNELS[key] = Kernel(recipe, storage, layout)
+        except UntraceableError as error:
+            _KERNELS[key] = error.with_traceback(None)
+    found = _KERNELS[key]
+    if isinstance(found, UntraceableError):
+        raise UntraceableError(*found.args)
+    return found
 
 
 def check_hashable(key: Any) -> None:
@@ -152,7 +167,7 @@ def check_hashable(key: Any) -> None:
 def structure(recipe: Recipe) -> Hashable:
     """What a recipe's kernels depend on: its stages and their choices, but none of their numbers."""
     shape = tuple(_shape(stage) for stage in recipe.stages)
-    return shape if len(_variants(recipe)) > 1 else (shape, _active(recipe))
+    return shape if len(_variants(recipe)) > 1 else (shape, active_stages(recipe))
 
 
 def _shape(stage: Stage) -> Hashable:
@@ -171,7 +186,8 @@ def _field_names(kind: type[Stage]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(name for name in names if name not in numeric), numeric
 
 
-def _active(recipe: Recipe) -> tuple[bool, ...]:
+def active_stages(recipe: Recipe) -> tuple[bool, ...]:
+    """Which stages of a recipe do something with their present settings."""
     return tuple(not stage.idle() for stage in recipe.stages)
 
 
@@ -179,8 +195,21 @@ def _variants(recipe: Recipe) -> list[tuple[bool, ...]]:
     """The sets of active stages to compile: all that settings can bring about, unless they are many."""
     options = [(True, False) if type(stage).idle is not Stage.idle else (True,) for stage in recipe.stages]
     every = list(product(*options))
-    return every if len(every) <= _MOST_VARIANTS else [_active(recipe)]
+    return every if len(every) <= _MOST_VARIANTS else [active_stages(recipe)]
 
 
 def _lines(recipe: Recipe, active: tuple[bool, ...]) -> tuple[Line, ...]:
     return tuple(Line.of(stage) for stage, on in zip(recipe.stages, active, strict=True) if on)
+
+
+# ---- what users are told --------------------------------------------------------------------------------------------
+
+_warned: set[str] = set()
+
+
+def _warn_once(reason: str) -> None:
+    if reason not in _warned:
+        _warned.add(reason)
+        warnings.warn(
+            f"dashpot runs its slower eager engine, with the same results. {reason}", RuntimeWarning, stacklevel=6
+        )

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dashpot.engine.native.cpp import FIRST_SLOT, GRADIENT, WEIGHT, columns
+from dashpot.engine.native.cpp import FIRST_SLOT, GRADIENT, STEP, WEIGHT, columns
 from dashpot.engine.native.trace import Layout
 from dashpot.engine.program import COMPENSATION, Numbers, Storage, one_step
 from dashpot.engine.rounding import stream
@@ -32,6 +32,7 @@ class Sample:
         dtypes = dict(layout.slots)
         self.w = torch.randn(_ELEMENTS, generator=generator, device="cpu").to(layout.weight)
         self.g = torch.randn(_ELEMENTS, generator=generator, device="cpu").to(layout.gradient)
+        self.count = torch.zeros((), device="cpu")
         self.state: dict[str, Tensor] = {}
         for slot in storage.slots(recipe):
             size = () if slot.shape == "per_tensor" else (_ELEMENTS,)
@@ -42,7 +43,7 @@ class Sample:
         """The table of a kernel with these tensors alone; the kernel then writes into them."""
         row = np.zeros((1, columns(list(self.state))), dtype=np.int64)
         row[0, 0] = _ELEMENTS
-        row[0, WEIGHT], row[0, GRADIENT] = self.w.data_ptr(), self.g.data_ptr()
+        row[0, WEIGHT], row[0, GRADIENT], row[0, STEP] = (x.data_ptr() for x in (self.w, self.g, self.count))
         row[0, FIRST_SLOT:] = [value.data_ptr() for value in self.state.values()]
         return row
 

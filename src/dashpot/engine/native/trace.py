@@ -46,14 +46,14 @@ LIMIT = 1
 """The place of the limit of `clip_value` among the scalars."""
 
 
-def scalar_row(lines: Sequence[Line], numbers: Numbers) -> list[float]:
-    """The numbers of a step in the order in which a kernel reads them."""
+def scalar_row(lines: Sequence[Line], numbers: Numbers) -> list[Any]:
+    """The numbers of a step, some perhaps 0-d tensors, in the order in which a kernel reads them."""
     limit = math.inf if numbers.limit is None else numbers.limit
     row = [numbers.scale, limit, numbers.word, numbers.clock.lr, numbers.clock.factor]
     for line, values in zip(lines, numbers.scalars, strict=True):
         row += values
-        row += (getattr(line.stage, name) for name in set_numbers(line.stage))
-    return [float(value) for value in row]
+        row += line.settings
+    return row
 
 
 def trace(lines: Sequence[Line], slots: Sequence[Slot], storage: Storage, layout: Layout, clock: Clock) -> Trace:

@@ -1,0 +1,65 @@
+"""A step that fails leaves weights, state and counts as they were before it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, MutableMapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dashpot.engine.layout import is_plain
+from dashpot.engine.parts import Step
+from dashpot.recipe import Recipe
+
+__all__ = ["Undo", "unchanged_on_error"]
+
+
+class Undo:
+    """Takes back the state that is made for a step which is not taken."""
+
+    def __init__(self, states: MutableMapping[Tensor, dict[str, Any]]) -> None:
+        self._states = states
+        self._before: list[tuple[Tensor, dict[str, Any] | None]] = []
+
+    def remember(self, p: Tensor) -> None:
+        """Keep what the state of `p` is now."""
+        self._before.append((p, dict(self._states[p]) if p in self._states else None))
+
+    def __call__(self) -> None:
+        for p, before in reversed(self._before):
+            if before is None:
+                self._states.pop(p, None)
+            else:
+                self._states[p].clear()
+                self._states[p].update(before)
+
+
+@contextmanager
+def unchanged_on_error(step: Step, positions: Sequence[int]) -> Iterator[None]:
+    """Put weights and state of `positions` back where an error ends the block.
+
+    Only for what can fail on the way, a user's stage or a tensor subclass: the copies cost as much memory as the
+    tensors themselves.
+    """
+    kept = [(x, x.detach().clone()) for i in positions if _can_fail(step, i) for x in _written(step, i)]
+    try:
+        yield
+    except BaseException:
+        with torch.no_grad():
+            for x, before in kept:
+                x.copy_(before)
+        raise
+
+
+def _can_fail(step: Step, i: int) -> bool:
+    return not is_plain(type(step.params[i])) or _has_foreign_stages(step.part_of()[i].recipe)
+
+
+def _has_foreign_stages(recipe: Recipe) -> bool:
+    return any(not type(stage).__module__.startswith("dashpot.") for stage in recipe.stages)
+
+
+def _written(step: Step, i: int) -> list[Tensor]:
+    return [step.params[i], *(x for x in step.states[i].values() if isinstance(x, Tensor))]
