@@ -48,6 +48,8 @@ def make_state(optimizer: Optimizer) -> None:
 
 
 def _is_zero(lr: Any) -> bool:
+    if isinstance(lr, Tensor) and lr.is_meta:  # it has no value
+        return False
     return isinstance(lr, (int, float, Tensor)) and bool(lr == 0)
 
 

@@ -25,7 +25,9 @@ struct Form {
   const int64_t *sizes, *strides;
 
   bool same_sizes(const Form& other) const {
-    return dim == other.dim && std::memcmp(sizes, other.sizes, dim * sizeof(int64_t)) == 0;
+    bool same = dim == other.dim;
+    for (int64_t d = 0; same && d < dim; d++) same = sizes[d] == other.sizes[d];
+    return same;
   }
 
   bool same_order(const Form& other) const {
@@ -62,8 +64,15 @@ inline bool examine(const Torch& torch, void* object, Form& form, int64_t& addre
 enum Status : int8_t { FITS = 0, CHANGED = 1, OTHER_ORDER = 2, OVERLAPS = 3 };
 
 inline bool overlaps(int64_t begin, int64_t end, int64_t spans, const int64_t* starts, const int64_t* ends) {
-  const int64_t* after = std::upper_bound(ends, ends + spans, begin);
-  return after != ends + spans && starts[after - ends] < end;
+  int64_t low = 0, high = spans;  // the first stretch that ends beyond `begin`
+  while (low < high) {
+    const int64_t middle = (low + high) / 2;
+    if (ends[middle] > begin)
+      high = middle;
+    else
+      low = middle + 1;
+  }
+  return low < spans && starts[low] < end;
 }
 
 // One row: weight, gradient, and `kept`: step count, then the slots. `record` holds the type and dtype of each, then
