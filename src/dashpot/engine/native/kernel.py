@@ -152,7 +152,7 @@ def kernel_for(recipe: Recipe, storage: Storage, layout: Layout) -> Kernel:
             _KERNELS[key] = error.with_traceback(None)
     found = _KERNELS[key]
     if isinstance(found, UntraceableError):
-        raise UntraceableError(*found.args)
+        raise found.with_traceback(None)
     return found
 
 
