@@ -21,7 +21,9 @@ from torch import Tensor
 from dashpot.engine.blame import place_of
 from dashpot.engine.eager import real_view
 from dashpot.engine.native.kernel import structure
-from dashpot.engine.program import WHOLE_TENSOR, compute_dtype
+from dashpot.engine.native.trace import Layout, trace
+from dashpot.engine.native.untraceable import UntraceableError
+from dashpot.engine.program import AS_COMPUTED, WHOLE_TENSOR, compute_dtype
 from dashpot.errors import ArgumentError, DashpotError
 from dashpot.recipe import Line, Recipe
 from dashpot.stages.base import Clock, Observation, Signal, Slot, Stage
@@ -38,21 +40,24 @@ def rehearse(recipe: Recipe, p: Tensor, grad: Tensor | None = None) -> None:
     """Run the recipe once on copies of `p` and `grad` (ones where None), if it holds a stage from outside dashpot.
 
     Raises `ArgumentError`, naming the stage, for what its author has to mend. `p` and `grad` are the local tensors of
-    one parameter. Costs nothing for dashpot's own stages, and one run for each structure, shape, dtype and device.
+    one parameter. Costs nothing for dashpot's own stages, and one run for each structure, dtype and device; where the
+    stages cannot be compiled, as they may ask for the shape, one for each shape as well.
     """
     if not any(_foreign(line.stage) for line in recipe.lines):
         return
     if torch.compiler.is_compiling() or p.numel() == 0 or p.device.type == "meta":
         return
-    key = structure(recipe), tuple(p.shape), p.dtype, p.device
-    if _known(key):
+    any_shape = structure(recipe), p.dtype, p.device
+    this_shape = *any_shape, tuple(p.shape)
+    hashable = _hashable(any_shape)
+    if hashable and not _passed.isdisjoint((any_shape, this_shape)):
         return
     with _undisturbed(p.device):
         _try(recipe, p.detach(), torch.ones_like(p) if grad is None else grad.detach())
-    if len(_passed) >= _MOST_KEPT:
-        _passed.clear()
-    if _hashable(key):
-        _passed.add(key)
+        if hashable:
+            if len(_passed) >= _MOST_KEPT:
+                _passed.clear()
+            _passed.add(any_shape if _traceable(recipe) else this_shape)
 
 
 def _foreign(stage: Stage) -> bool:
@@ -67,8 +72,15 @@ def _hashable(key: Hashable) -> bool:
     return True
 
 
-def _known(key: Hashable) -> bool:
-    return _hashable(key) and key in _passed
+def _traceable(recipe: Recipe) -> bool:
+    """True where the stages work on elements and whole-tensor means alone, whatever the shape."""
+    slots = tuple((slot.key, torch.float32) for slot in recipe.slots)
+    layout = Layout(torch.float32, torch.float32, torch.float32, slots)
+    try:
+        trace(recipe.lines, recipe.slots, AS_COMPUTED, layout, Clock(1, 1.0))
+    except UntraceableError:
+        return False
+    return True
 
 
 @contextmanager
