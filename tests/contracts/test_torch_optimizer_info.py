@@ -59,8 +59,9 @@ def test_the_database_holds_what_we_have():
     assert len(ERRORS) >= 25
 
 
+@pytest.mark.parametrize("engine", ["eager", pytest.param("compiled", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("name", "description", "options"), CONFIGURATIONS + ON_CUDA, ids=str)
-def test_every_configuration_gives_the_numbers_of_torch(name, description, options, request):
+def test_every_configuration_gives_the_numbers_of_torch(name, description, options, engine, request):
     if has_scalars_of_dimensions(options):
         request.applymarker(pytest.mark.xfail(reason="tensor settings must be 0-d so far"))
     ours, theirs = parameters(), parameters()
@@ -68,7 +69,7 @@ def test_every_configuration_gives_the_numbers_of_torch(name, description, optio
     def skips_a_step(step, index):
         return step == 3 or (index == 1 and step < 2)
 
-    run(getattr(dp, name)(ours, **options), ours, 20, missing=skips_a_step)
+    run(getattr(dp, name)(ours, engine=engine, **options), ours, 20, missing=skips_a_step)
     on_cpu = {key: value for key, value in options.items() if key != "capturable"}  # torch: on accelerators only
     run(getattr(torch.optim, name)(theirs, **on_cpu), theirs, 20, missing=skips_a_step)
     assert distance(ours, theirs) < TOLERANCE, description
