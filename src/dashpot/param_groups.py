@@ -10,13 +10,15 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from dashpot.constraints import NONNEGATIVE, Scalar, check
+from dashpot.constraints import FLAG, NONNEGATIVE, Scalar, check
 from dashpot.errors import ArgumentError
+from dashpot.group_keys import CARRIED, nearest
 from dashpot.param_owners import Owned, shape_of, trainable
 from dashpot.param_roles import Role, role_of
 
 __all__ = ["ParamGroups", "param_groups"]
 
+_FLAGS = ("decay_norms", "decay_biases", "decay_embeddings", "allow_tied")
 _SHOWN = 5  # doubtful kinds of tensors that a warning names
 
 
@@ -94,7 +96,8 @@ def param_groups(
     name tells what a tensor is, a warning names it. The table that the result prints gives the reason for each tensor.
 
     Every trainable parameter lands in exactly one group, with its name, so that optimizer state is saved by name.
-    Raises `ArgumentError` for a tied parameter or a model without trainable parameters.
+    Raises `ArgumentError` for a tied parameter, a model without trainable parameters, or a setting that is a misspelt
+    argument.
 
     >>> import dashpot as dp
     >>> groups = param_groups(nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3)), weight_decay=0.01)
@@ -109,6 +112,9 @@ def param_groups(
     >>> opt = dp.AdamW(groups, lr=1e-3)
     """
     check("param_groups", "weight_decay", weight_decay, NONNEGATIVE)
+    for name, flag in zip(_FLAGS, (decay_norms, decay_biases, decay_embeddings, allow_tied), strict=True):
+        check("param_groups", name, flag, FLAG)
+    _check(model, norms, settings)
     own = _Overrides(overrides or {})
     by_role = {Role.WEIGHT: True, Role.BIAS: decay_biases, Role.NORM: decay_norms, Role.VECTOR: False}
     by_role[Role.EMBEDDING] = decay_embeddings
@@ -135,6 +141,21 @@ def param_groups(
     return groups
 
 
+def _check(model: Any, norms: Any, settings: Mapping[str, Any]) -> None:
+    if not isinstance(model, nn.Module):
+        raise ArgumentError(f"param_groups: model must be a torch.nn.Module, got {type(model).__name__}.")
+    if not isinstance(norms, (tuple, list)) or not all(map(_is_module_class, norms)):
+        raise ArgumentError(f"param_groups: norms must be a tuple of module classes, got {norms!r}.")
+    for key in settings:
+        near = "model" if key == "params" else nearest(key, (*_FLAGS, "norms", "overrides"))
+        if near and (key == "params" or key not in CARRIED):
+            raise ArgumentError(f"param_groups: unknown argument {key!r}: did you mean {near!r}?")
+
+
+def _is_module_class(x: Any) -> bool:
+    return isinstance(x, type) and issubclass(x, nn.Module)
+
+
 def _registered(model: nn.Module) -> list[list[Owned]]:
     """For every trainable parameter, each place where it is registered, under its first name."""
     found: dict[int, dict[tuple[int, str], Owned]] = {}
@@ -156,8 +177,7 @@ class _Overrides:
 
     def __init__(self, given: Mapping[Any, bool]) -> None:
         for key, decays in given.items():
-            is_class = isinstance(key, type) and issubclass(key, nn.Module)
-            if not isinstance(key, str) and not is_class:
+            if not isinstance(key, str) and not _is_module_class(key):
                 raise ArgumentError(f"param_groups: overrides must have names or module classes as keys, got {key!r}.")
             if not isinstance(decays, bool):
                 raise ArgumentError(f"param_groups: overrides[{_text(key)}] must be True or False, got {decays!r}.")

@@ -286,3 +286,20 @@ def test_state_finds_its_parameters_after_the_model_was_built_in_another_order()
 def test_bad_decay_is_refused(bad):
     with pytest.raises(ArgumentError, match=r"^param_groups: weight_decay must be a number in \[0, inf\), got "):
         dp.param_groups(nn.Linear(1, 1), bad)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"decay_norm": True}, "unknown argument 'decay_norm': did you mean 'decay_norms'"),
+        ({"decay_baises": True}, "unknown argument 'decay_baises': did you mean 'decay_biases'"),
+        ({"norm": (OwnNorm,)}, "unknown argument 'norm': did you mean 'norms'"),
+        ({"params": []}, "unknown argument 'params': did you mean 'model'"),
+        ({"norms": OwnNorm}, "norms must be a tuple of module classes, got <class"),
+        ({"decay_biases": "no"}, "decay_biases must be one of False, True, got 'no'"),
+        ({"model": nn.Linear(1, 1).parameters()}, "model must be a torch.nn.Module, got generator"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments, message):
+    with pytest.raises(ArgumentError, match=f"^param_groups: {message}"):
+        dp.param_groups(**{"model": nn.Linear(1, 1), "weight_decay": 0.1, **arguments})
