@@ -144,7 +144,8 @@ class Optimizer(torch.optim.Optimizer):
         torch's it is missing, and the largest count of any parameter stands in.
         """
         counts = [group["steps_done"] for group in self.param_groups if "steps_done" in group]
-        return max(counts) if counts else max((step_count(state) for state in self.state.values()), default=0)
+        states = (self.state[p] for group in self.param_groups for p in group["params"] if p in self.state)
+        return max(counts) if counts else max(map(step_count, states), default=0)
 
     def _settings(self, group: Mapping[str, Any]) -> dict[str, Any]:
         return {name: plain(group[name]) for name in _argument_names(type(self).preset)}

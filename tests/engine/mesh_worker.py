@@ -446,6 +446,11 @@ def a_state_dict():
     train(saving, pieces, 3, divided, 3)
     train(loaded, others, 3, divided, 3)
     assert_same(others, pieces, 0.0)
+    whole = copy.deepcopy(saving.state_dict())
+    whole["state"][0]["exp_avg"] = torch.zeros(others[0].shape)
+    before = loaded.state[others[0]]
+    refused(dp.ArgumentError, "must be divided as its parameter", lambda: loaded.load_state_dict(whole))
+    assert loaded.state[others[0]] is before
 
 
 def the_step_that_makes_the_state():

@@ -1,6 +1,7 @@
 """What a saved group says the method is: decoupled decay, Nesterov, amsgrad and the like go with the state."""
 
 import copy
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -152,6 +153,22 @@ def test_another_methods_state_is_refused_by_its_slots(cls):
     with pytest.raises(dp.ArgumentError, match=r"^AdamW: parameter 0 was saved with .*: state of another method"):
         second.load_state_dict({**second.state_dict(), "state": first.state_dict()["state"]})
     assert second.state_dict() == before
+
+
+@dataclass(frozen=True)
+class Remembering(dp.Stage):
+    slots = (dp.elementwise("seen", "seen_gradients"),)
+
+    def apply(self, x, s, c, ctx):
+        return x, s._replace(seen=s.seen + x.g)
+
+
+def test_the_slots_of_ones_own_stage_belong_to_it():
+    w, v = one_weight(), one_weight()
+    first = stepped(dp.SGM([w], filter=dp.Filter(0.9), rate=Remembering()), w)
+    second = dp.SGM([v], filter=dp.Filter(0.9))
+    with pytest.raises(dp.ArgumentError, match=r"seen_gradients, step, not .*: state of another method"):
+        second.load_state_dict(first.state_dict())
 
 
 def test_the_maximum_of_amsgrad_beside_adams_state_is_no_other_method():

@@ -133,7 +133,8 @@ def test_the_message_names_parameter_and_slot(what, named):
 def test_a_quantized_slot_is_refused():
     [p, *_], optimizer = made(next(s for s in SUBJECTS if s.name == "adam"))
     saved = copy.deepcopy(optimizer.state_dict())
-    with warnings.catch_warnings(action="ignore"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch advises against it
         saved["state"][0]["exp_avg"] = torch.quantize_per_tensor(torch.zeros(p.shape), 0.1, 0, torch.qint8)
     with pytest.raises(dp.ArgumentError, match="got a quantized tensor"):
         optimizer.load_state_dict(saved)

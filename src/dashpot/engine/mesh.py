@@ -19,6 +19,7 @@ __all__ = [
     "LocalState",
     "any_dtensor",
     "check_division",
+    "check_state_division",
     "is_dtensor",
     "local",
     "local_states",
@@ -134,10 +135,14 @@ def mark_written(params: Sequence[Tensor]) -> None:
 
 
 def check_division(owner: str, p: Any, state: Mapping[str, Any]) -> None:
-    """`ArgumentError` for a plain parameter's divided gradient, and for elementwise state, say from another run, that
-    is not divided as its parameter."""
+    """`ArgumentError` for a plain parameter's divided gradient, and for state that is not divided as its parameter."""
     if is_dtensor(p.grad) and not is_dtensor(p):
         raise _divided_otherwise(owner, p, p.grad)
+    check_state_division(owner, p, state)
+
+
+def check_state_division(owner: str, p: Any, state: Mapping[str, Any]) -> None:
+    """`ArgumentError` for elementwise state, say from another run, that is not divided as its parameter."""
     for key, value in state.items():
         if not isinstance(value, Tensor) or not (is_dtensor(value) or (is_dtensor(p) and value.dim() > 0)):
             continue

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from dashpot.engine.mesh import check_state_division
 from dashpot.errors import ArgumentError
 from dashpot.state_dicts.entries import Place, converted
 from dashpot.state_dicts.groups import check_form
@@ -54,6 +55,7 @@ def faithful_load(
                     called = f"parameter {index}" if name is None else f"parameter {name!r}"
                     place = Place(owner, called, p, bool(group.get("capturable")))
                     ready[p] = converted(place, state.pop(index), slots(p))
+                    check_state_division(owner, p, ready[p])
         return {**ordered, "state": state, "param_groups": groups}
 
     def after(_: torch.optim.Optimizer) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 __all__ = ["plain_data"]
 
-_SCALARS = (bool, int, float, complex, str, bytes)
+_SCALARS = (int, float, complex, str, bytes)
+_PLAIN = frozenset({bool, type(None), Tensor, *_SCALARS})
 
 
 def plain_data(value: Any) -> Any:
@@ -20,6 +22,8 @@ def plain_data(value: Any) -> Any:
     >>> plain_data({"lr": np.float64(0.5), "betas": (np.float32(0.5), 0.75)})
     {'lr': 0.5, 'betas': (0.5, 0.75)}
     """
+    if type(value) in _PLAIN or isinstance(value, Tensor):
+        return value
     if isinstance(value, np.generic):
         return _of_numpy(value)
     if isinstance(value, np.ndarray):
@@ -31,10 +35,8 @@ def plain_data(value: Any) -> Any:
         if isinstance(value, kind):
             entries = [plain_data(item) for item in value]
             return value if type(value) is kind and _same(entries, value) else kind(entries)
-    for kind in _SCALARS:
-        if isinstance(value, kind):
-            return value if type(value) is kind else _base(kind, value)
-    return value
+    kind = next((kind for kind in _SCALARS if isinstance(value, kind)), None)
+    return value if kind is None else _base(kind, value)
 
 
 def _of_numpy(value: np.generic) -> Any:
