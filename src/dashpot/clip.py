@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from dashpot.constraints import POSITIVE, check
+from dashpot.constraints import POSITIVE, Interval, check
 from dashpot.errors import ArgumentError
 from dashpot.numeric import is_number
 
@@ -40,12 +40,14 @@ def total_norm(gradients: Iterable[Tensor], norm_type: float = 2.0) -> Tensor:
 
 
 def norm_factor(norm: Tensor, max_norm: float) -> Tensor:
-    """min(1, max_norm/(norm + 1e-6)): what every gradient is multiplied by.
+    """min(1, max_norm/(norm + 1e-6)): what every gradient is multiplied by; 1 for an infinite `max_norm`.
 
     >>> norm_factor(torch.tensor(0.5), max_norm=1.0)
     tensor(1.)
     """
-    check("norm_factor", "max_norm", max_norm, POSITIVE)
+    check("norm_factor", "max_norm", max_norm, Interval(0, math.inf, "right"))
+    if is_number(max_norm) and max_norm == math.inf:
+        return torch.ones_like(norm)
     return (max_norm / (norm + _GUARD)).clamp(max=1.0)
 
 
@@ -57,7 +59,7 @@ def clip_by_norm(
     gradients
         tensors of any shapes.
     max_norm
-        positive.
+        positive; infinity changes nothing, also where an entry is infinite.
     norm_type
         p > 0 or infinity.
     error_if_nonfinite

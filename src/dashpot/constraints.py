@@ -64,9 +64,11 @@ class Interval:
 
     def allows(self, value: Any) -> bool:
         if isinstance(value, Tensor):
-            return _scalar_tensor(value) and (_unreadable(value) or self.allows(value.item()))
+            return is_numeric_tensor(value) and (is_unreadable(value) or self.allows(value.item()))
         value, kinds = plain(value), int if self.integer else (int, float)
-        if isinstance(value, bool) or not isinstance(value, kinds) or not abs(value) <= _LARGEST:
+        if isinstance(value, bool) or not isinstance(value, kinds):
+            return False
+        if not abs(value) <= _LARGEST and not (value == self.high and self.closed in ("right", "both")):
             return False
         above = value >= self.low if self.closed in ("left", "both") else value > self.low
         below = value <= self.high if self.closed in ("right", "both") else value < self.high
@@ -74,6 +76,7 @@ class Interval:
 
     def refused(self) -> list[Any]:
         values: list[Any] = [math.nan, math.inf, -math.inf, "0.1", None, True, (0.1,)]
+        values = [value for value in values if value != self.high or self.closed not in ("right", "both")]
         if math.isfinite(self.low):
             values.append(self.low - 1)
             if self.closed not in ("left", "both"):
@@ -136,11 +139,14 @@ class Optional:
         return [value for value in self.inner.refused() if value is not None]
 
 
-def _scalar_tensor(value: Tensor) -> bool:
+def is_numeric_tensor(value: Tensor) -> bool:
+    """True for a tensor of one real number, whatever its dimensions."""
+    if value.layout != torch.strided or value.is_nested or value.is_quantized:
+        return False
     return value.numel() == 1 and not value.is_complex() and value.dtype != torch.bool
 
 
-def _unreadable(value: Tensor) -> bool:
+def is_unreadable(value: Tensor) -> bool:
     """Reading the number would fail (it is mapped over, or on `meta`) or make a device wait."""
     return value.device.type != "cpu" or _is_mapped(value)
 

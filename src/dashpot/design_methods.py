@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from dashpot import presets
-from dashpot.constraints import Scalar, plain
+from dashpot.constraints import Scalar
 from dashpot.curvature.optimizer import SecondOrder
 from dashpot.curvature.probing import ProbingOptions
 from dashpot.errors import ArgumentError
@@ -362,7 +362,7 @@ class SGM(SecondOrder):
         return self._template.observes()
 
     def _settings(self, group: Mapping[str, Any]) -> dict[str, Any]:
-        return {key: plain(group[key]) for key in ("lr", *self._keys.values())}
+        return self._read(group, ("lr", *self._keys.values()))
 
     def _build(self, settings: dict[str, Any]) -> Recipe:
         values = {name: settings[key] for name, key in self._keys.items()}

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from dashpot.constraints import Interval, check
 from dashpot.engine.eager import new_slots
-from dashpot.engine.inductor import scalar_dtype
 from dashpot.engine.program import Numbers, advance, compute_dtype, take_in
 from dashpot.engine.rehearsal import rehearse
 from dashpot.errors import ArgumentError
+from dashpot.numeric import scalar_dtype
 from dashpot.recipe import Recipe
 from dashpot.stages.base import Clock, Observation
 
@@ -95,6 +95,7 @@ def observe(recipe: Recipe, state: Any, probes: Any, products: Any, step: int | 
 
 def _at(owner: str, recipe: Recipe, step: int | Tensor) -> tuple[Recipe, Numbers]:
     """The recipe with its schedules resolved, and the numbers of the step after `step` steps."""
+    recipe = recipe.widened()
     if isinstance(step, Tensor):
         _check_step(owner, recipe, step)
         now, factor, t = recipe, 1.0, step.to(scalar_dtype(step.device)) + 1

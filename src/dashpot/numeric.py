@@ -6,14 +6,17 @@ tensors where a setting is mapped over (`torch.func.vmap`) or differentiated, so
 
 from __future__ import annotations
 
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from dashpot.constraints import Scalar
+from dashpot.constraints import Scalar, is_numeric_tensor, is_unreadable
 
-__all__ = ["is_number", "minimum", "where"]
+__all__ = ["is_number", "minimum", "read", "scalar_dtype", "where"]
+
+_PLAIN = (float, int, bool, str, type(None))
 
 
 def where(condition: bool | Tensor, yes: Scalar, no: Scalar) -> Scalar:
@@ -36,6 +39,34 @@ def minimum(a: Scalar, b: Scalar) -> Scalar:
     3
     """
     return where(a < b, a, b)
+
+
+def scalar_dtype(device: torch.device) -> torch.dtype:
+    """The dtype in which scalars are computed on a device: Apple's has no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def read(value: Any, keep: bool = False) -> Any:
+    """A setting as the stages take it: whatever its dtype and number of dimensions, a number in double precision.
+
+    A one-element tensor on the CPU becomes a Python number. One that is on a device or mapped over, and every one where
+    `keep` is true because the step is differentiated, becomes a 0-d float64 tensor that autograd traces back to it.
+    numpy numbers and the entries of pairs are read alike; anything else is returned as it is.
+
+    >>> read(torch.full((1, 1), 0.5)), read((0.5, torch.tensor([3]))), read(torch.tensor(0.5), keep=True)
+    (0.5, (0.5, 3), tensor(0.5000, dtype=torch.float64))
+    """
+    if type(value) in _PLAIN:
+        return value
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, (tuple, list)):
+        return tuple(read(item, keep) for item in value)
+    if not isinstance(value, Tensor) or not is_numeric_tensor(value):
+        return value
+    if keep or is_unreadable(value):
+        return value.reshape(()).to(scalar_dtype(value.device))
+    return value.item()
 
 
 def is_number(value: object) -> TypeGuard[float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, ClassVar
 
@@ -23,7 +23,7 @@ from dashpot.engine.roster import step_count
 from dashpot.engine.stepper import Stepper
 from dashpot.errors import ArgumentError
 from dashpot.group_keys import check_keys
-from dashpot.numeric import is_number, minimum
+from dashpot.numeric import is_number, minimum, read
 from dashpot.options import LASTING, Options, Running, Unpack
 from dashpot.recipe import Recipe
 from dashpot.schedules import Schedule
@@ -93,7 +93,7 @@ class Optimizer(torch.optim.Optimizer):
         >>> dp.RMSprop.recipe_for(lr=0.01, momentum=0.9).stages[-1]
         Filter(pole=0.9, zero=0.0, gain=1.0, normalise='none', start='zero', slot='momentum_buffer')
         """
-        return cls.preset(**{_STORED_AS.get(name, name): value for name, value in settings.items()})
+        return cls.preset(**{_STORED_AS.get(name, name): read(value, keep=True) for name, value in settings.items()})
 
     @property
     def running(self) -> Running:
@@ -148,7 +148,12 @@ class Optimizer(torch.optim.Optimizer):
         return max(counts) if counts else max(map(step_count, states), default=0)
 
     def _settings(self, group: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: plain(group[name]) for name in _argument_names(type(self).preset)}
+        return self._read(group, _argument_names(type(self).preset))
+
+    def _read(self, group: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+        """Settings of a group as numbers; as tensors where the step is differentiated."""
+        keep = bool(self.defaults["differentiable"])
+        return {name: read(group[name], keep) for name in names}
 
     def _build(self, settings: dict[str, Any]) -> Recipe:
         return type(self).preset(**settings)
@@ -161,13 +166,15 @@ class Optimizer(torch.optim.Optimizer):
     def _recipe_of(self, group: Mapping[str, Any], settings: dict[str, Any] | None = None) -> Recipe:
         """The recipe for a group's present settings; checked and built once for each set of values beside lr."""
         settings = self._settings(group) if settings is None else settings
-        lr = settings["lr"]
+        lr, tensors = settings["lr"], _tensors(settings)
+        if tensors:
+            self._refuse_meta(tensors, group.get("params", ()))
         key = (self.running.adaptive_clip, *(_told_apart(v) for name, v in settings.items() if name != "lr"))
         try:
             known = self._recipes.get(key)
         except TypeError:  # a value without a hash is no setting; the check below says which one
             known = None
-        if known is None or any(isinstance(value, Tensor) for name, value in settings.items() if name != "lr"):
+        if known is None or tensors.keys() - {"lr"}:
             self._check_settings(settings)
             known = self._built(settings)
             if len(self._recipes) > max(64, 2 * len(self.param_groups)):  # a schedule makes a new recipe at every step
@@ -177,6 +184,14 @@ class Optimizer(torch.optim.Optimizer):
             self._check_settings({"lr": lr})
             known = self._recipes[key] = known.at_lr(lr)
         return known
+
+    def _refuse_meta(self, tensors: Mapping[str, Tensor], params: Sequence[Tensor]) -> None:
+        """A tensor on the meta device has no value, so that only parameters without values can use it."""
+        for name, value in tensors.items():
+            if value.device.type == "meta" and any(p.device.type != "meta" for p in params):
+                raise ArgumentError(
+                    f"{type(self).__name__}: {self._argument(name)} must have a value, got a tensor on the meta device."
+                )
 
     def _carried(self, group: Mapping[str, Any]) -> Recipe:
         return carried(type(self).__name__, self._built, self._settings(group), self._schedule)
@@ -225,18 +240,25 @@ class Optimizer(torch.optim.Optimizer):
             target: dict[str, Any] = {"momentum": None, **betas} if "momentum" in self.defaults else betas
             knobs.write(target, "pole", group.pop("pole"))
             group |= target
-        checked = {*self.defaults, *self._FLAGS, "capturable"}
+        checked = {*self.defaults, *self._FLAGS, *self._FIXED, "capturable"}
         settings = {**self.defaults, **{key: value for key, value in group.items() if key in checked}}
         self._check_settings(settings)
         self._check_shared(group)
         for caution in self._recipe_of(settings).cautions():
             warnings.warn(caution, stacklevel=3)
         super().add_param_group(group)
-        group = self.param_groups[-1]
+        try:
+            self._check_members(self.param_groups[-1])
+        except ArgumentError:
+            self.param_groups.pop()
+            raise
+
+    def _check_members(self, group: Mapping[str, Any]) -> None:
+        """Refuse parameters that cannot be stepped, or not with these settings."""
         for p in group["params"]:
             if not (p.is_floating_point() or p.is_complex()):
-                self.param_groups.pop()
                 raise ArgumentError(f"{type(self).__name__}: parameters must be real or complex floats, got {p.dtype}.")
+        self._refuse_meta(_tensors(self._settings(group)), group["params"])
 
     def _check_keys(self, group: Mapping[str, Any]) -> None:
         """Refuse keys that this class would ignore."""
@@ -310,7 +332,7 @@ class Optimizer(torch.optim.Optimizer):
             if name != "lr":
                 knobs.write(settings, name, schedule.value(knobs.read(settings, name), done))
         factor, settings["lr"] = lr_in_force(self._schedule.get("lr"), settings["lr"], done)
-        highest = group.get("max_lr", group.get("initial_lr", 0.0))
+        highest = read(group.get("max_lr", group.get("initial_lr", 0.0)))
         if is_number(settings["lr"]) and is_number(highest) and -_ROUNDING * highest < settings["lr"] < 0:
             settings["lr"] = 0.0
         unmoved = is_number(highest) and highest == 0
@@ -454,6 +476,16 @@ def _is_without_memory(x: Tensor) -> bool:
     """True for a tensor whose storage was resized to nothing: whoever reads an element of it reads anything."""
     plain = type(x) in (Tensor, torch.nn.Parameter) and x.device.type != "meta" and not torch.compiler.is_compiling()
     return plain and x.numel() > 0 and x.data_ptr() == 0
+
+
+def _tensors(settings: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The settings that are tensors, or pairs with one."""
+    found: dict[str, Tensor] = {}
+    for name, value in settings.items():
+        for item in value if isinstance(value, tuple) else (value,):
+            if isinstance(item, Tensor):
+                found[name] = item
+    return found
 
 
 def _told_apart(value: Any) -> Any:

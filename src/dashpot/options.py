@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 from typing_extensions import TypedDict, Unpack
 
 from dashpot.constraints import FLAG, POSITIVE, Constraint, Interval, OneOf, Optional, check, unknown
 from dashpot.engine.program import Storage
+from dashpot.numeric import read
 
 __all__ = ["LASTING", "Options", "Running", "TorchOptions", "Unpack"]
 
@@ -36,7 +39,7 @@ class Options(TorchOptions, total=False):
         given, what the environment variable `DASHPOT_ENGINE` says, or "auto".
     max_norm
         positive, or None: the gradients of all groups together are scaled down to this norm inside the step; `p.grad`
-        stays as it is. The norm before is `optimizer.last_grad_norm`.
+        stays as it is. The norm before is `optimizer.last_grad_norm`; `math.inf` measures it and clips nothing.
     clip_value
         positive, or None: every element of a gradient is cut to [-clip_value, clip_value], after `max_norm`.
     adaptive_clip
@@ -64,7 +67,7 @@ VARIABLE = "DASHPOT_ENGINE"
 
 _ALLOWED: Mapping[str, Constraint] = {
     "engine": OneOf(("auto", "eager", "compiled")),
-    "max_norm": Optional(POSITIVE),
+    "max_norm": Optional(Interval(0, math.inf, "right")),
     "clip_value": Optional(POSITIVE),
     "adaptive_clip": Optional(POSITIVE),
     "nonfinite": OneOf(("allow", "skip", "raise")),
@@ -77,6 +80,11 @@ _ALLOWED: Mapping[str, Constraint] = {
 
 LASTING = ("engine", "rounding", "state_dtype", "seed", "capturable")
 """The options that tensors, kernels and groups were made for."""
+
+
+def _number(value: Any) -> Any:
+    """An option given as a tensor, also one on a device, is read once."""
+    return value.item() if isinstance(value, Tensor) else read(value)
 
 
 class Running(NamedTuple):
@@ -100,7 +108,7 @@ class Running(NamedTuple):
             if name not in _ALLOWED:
                 raise TypeError(f"{owner}: {unknown('argument', name, _ALLOWED)}")
             check(owner, name, value, _ALLOWED[name])
-        return Running(**options)
+        return Running(**{name: _number(value) for name, value in options.items()})
 
     def storage(self, dtype: torch.dtype) -> Storage:
         """How a parameter of `dtype` is kept: only what is narrower than its compute precision can be rounded."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dashpot.constraints import ARGUMENTS, Scalar, check
 from dashpot.errors import ArgumentError
+from dashpot.numeric import read
 from dashpot.schedules import Schedule
 from dashpot.scheduling import lr_in_force, schedules_by_name
 from dashpot.stages.base import Clock, Slot, Stage, replaced
@@ -178,6 +179,12 @@ class Recipe:
         values = {name: item.value(cast(float, settings[name]), step) for name, item in schedule.items()}
         factor, lr = lr_in_force(lr_schedule, self.lr, step)
         return self.with_settings(lr=lr, schedule=None, **values), factor
+
+    def widened(self) -> Recipe:
+        """The recipe with its tensor settings as 0-d float64 tensors: arithmetic with them is then that of numbers."""
+        settings = {"lr": self.lr, **self.settings()}
+        tensors = {name: read(value, keep=True) for name, value in settings.items() if isinstance(value, Tensor)}
+        return self.with_settings(**tensors) if tensors else self
 
     def scalars(self, clock: Clock) -> tuple[Any, ...]:
         """What each active stage needs at this step, in order."""

@@ -10,6 +10,7 @@ from dashpot.constraints import POLE, Scalar, check
 from dashpot.curvature.optimizer import SecondOrder
 from dashpot.curvature.probing import Products
 from dashpot.errors import ArgumentError
+from dashpot.numeric import read
 from dashpot.options import TorchOptions, Unpack
 from dashpot.schedules import Schedule
 
@@ -101,7 +102,7 @@ class ESGD(SecondOrder):
 
     def _check_settings(self, settings: Mapping[str, Any]) -> None:
         version, betas = settings.get("version"), settings.get("betas")
-        if version == 2 and isinstance(betas, (tuple, list)) and len(betas) == 2 and _is_one(betas[1]):
+        if version == 2 and isinstance(betas, (tuple, list)) and len(betas) == 2 and _is_one(read(betas[1])):
             check(type(self).__name__, "betas[0]", betas[0], POLE)
             settings = {name: value for name, value in settings.items() if name != "betas"}
         super()._check_settings(settings)

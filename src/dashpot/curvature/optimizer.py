@@ -24,6 +24,7 @@ from dashpot.engine.program import WHOLE_TENSOR
 from dashpot.engine.roster import step_count
 from dashpot.engine.rounding import stream
 from dashpot.errors import ArgumentError, CurvatureError
+from dashpot.numeric import read
 from dashpot.optim import Optimizer
 from dashpot.options import Options, Unpack
 from dashpot.schedules import Schedule
@@ -101,7 +102,7 @@ class SecondOrder(Optimizer):
         """`probing`, with what the first group says of it now."""
         group, values = self.param_groups[0], {}
         for name in _SAVED:
-            values[name] = group.get(name, getattr(self._probing, name))
+            values[name] = read(group.get(name, getattr(self._probing, name)))
             check(type(self).__name__, name, values[name], ARGUMENTS[name])
         return self._probing._replace(**values)
 

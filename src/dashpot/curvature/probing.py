@@ -11,6 +11,7 @@ from typing_extensions import TypedDict
 from dashpot.constraints import ARGUMENTS, POSITIVE, Constraint, Optional, check
 from dashpot.curvature.draws import DISTRIBUTIONS
 from dashpot.errors import ArgumentError
+from dashpot.numeric import read
 
 __all__ = ["ROUTES", "Probing", "ProbingOptions", "Products"]
 
@@ -71,7 +72,7 @@ class Probing(NamedTuple):
     @staticmethod
     def of(owner: str, options: Mapping[str, Any]) -> Probing:
         """From keywords; `ArgumentError` for a value out of range."""
-        probing = Probing(**options)
+        probing = Probing(**{name: read(value) for name, value in options.items()})
         for name, allowed in _ALLOWED.items():
             check(owner, name, getattr(probing, name), allowed)
         if not callable(probing.probe) and probing.probe not in ROUTES:

@@ -16,11 +16,12 @@ from torch import Tensor
 from dashpot.clip import norm_factor, total_norm
 from dashpot.engine.eager import step_tensor
 from dashpot.engine.gate import Verdict, norm_dtype
-from dashpot.engine.inductor import Inductor, scalar_dtype
+from dashpot.engine.inductor import Inductor
 from dashpot.engine.parts import Work
 from dashpot.engine.program import Numbers, Storage
 from dashpot.engine.roster import step_count
 from dashpot.engine.rounding import seed_word, stream
+from dashpot.numeric import scalar_dtype
 from dashpot.options import Running
 from dashpot.recipe import Recipe
 from dashpot.stages.base import Clock

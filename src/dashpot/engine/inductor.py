@@ -21,10 +21,11 @@ from dashpot.engine.native.trace import Layout, set_numbers, trace, with_setting
 from dashpot.engine.parts import Work
 from dashpot.engine.program import AS_COMPUTED, Numbers, Storage, compute_dtype, one_step
 from dashpot.engine.rounding import stream
+from dashpot.numeric import scalar_dtype
 from dashpot.recipe import Line, Recipe
 from dashpot.stages.base import Clock
 
-__all__ = ["ACCELERATORS", "Inductor", "scalar_dtype"]
+__all__ = ["ACCELERATORS", "Inductor"]
 
 ACCELERATORS = frozenset({"cuda", "xpu", "mps"})
 """Device types on which steps may be compiled; on the CPU dashpot has kernels of its own."""
@@ -221,11 +222,6 @@ def _line(x: Tensor) -> Tensor:
 
 
 # ---- scalars --------------------------------------------------------------------------------------------------------
-
-
-def scalar_dtype(device: torch.device) -> torch.dtype:
-    """The dtype in which scalars are computed on a device: Apple's has no float64."""
-    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def _values(lines: Sequence[Line], numbers: Numbers) -> list[Any]:
