@@ -6,6 +6,7 @@ tensors where a setting is mapped over (`torch.func.vmap`) or differentiated, so
 
 from __future__ import annotations
 
+import operator
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -61,7 +62,8 @@ def read(value: Any, keep: bool = False) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, (tuple, list)):
-        return tuple(read(item, keep) for item in value)
+        items = tuple(read(item, keep) for item in value)
+        return value if all(map(operator.is_, items, value)) else items
     if not isinstance(value, Tensor) or not is_numeric_tensor(value):
         return value
     if keep or is_unreadable(value):

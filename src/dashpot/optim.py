@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from dashpot import knobs, state_dicts
-from dashpot.constraints import ARGUMENTS, FLAG, check, plain
+from dashpot.constraints import ARGUMENTS, FLAG, check
 from dashpot.engine.device_stepper import DeviceStepper
 from dashpot.engine.dispatch import Engine
 from dashpot.engine.gate import Verdict
@@ -482,7 +482,7 @@ def _tensors(settings: Mapping[str, Any]) -> dict[str, Tensor]:
     """The settings that are tensors, or pairs with one."""
     found: dict[str, Tensor] = {}
     for name, value in settings.items():
-        for item in value if isinstance(value, tuple) else (value,):
+        for item in value if isinstance(value, (tuple, list)) else (value,):
             if isinstance(item, Tensor):
                 found[name] = item
     return found

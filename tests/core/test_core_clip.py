@@ -119,9 +119,18 @@ def test_clip_by_value():
     assert math.isnan(extreme[2].item())
 
 
-@pytest.mark.parametrize("bad", [0.0, -1.0, math.nan, math.inf, "1", None, True])
+def test_an_infinite_norm_allows_everything():
+    given = [torch.tensor([3.0, math.inf]), torch.tensor([4.0])]
+    clipped, norm = clip.clip_by_norm(given, math.inf)
+    assert norm.item() == math.inf
+    assert all(torch.equal(a, b) for a, b in zip(clipped, given, strict=True))
+    with pytest.raises(ArgumentError, match=r"clip_by_value: limit must be a number in \(0, inf\), got inf"):
+        clip.clip_by_value(given, math.inf)
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, math.nan, -math.inf, "1", None, True])
 def test_bad_limits_are_refused(bad):
-    with pytest.raises(ArgumentError, match=r"norm_factor: max_norm must be a number in \(0, inf\), got "):
+    with pytest.raises(ArgumentError, match=r"norm_factor: max_norm must be a number in \(0, inf\], got "):
         clip.clip_by_norm([torch.ones(1)], bad)
     with pytest.raises(ArgumentError, match=r"clip_by_value: limit must be a number in \(0, inf\), got "):
         clip.clip_by_value([torch.ones(1)], bad)

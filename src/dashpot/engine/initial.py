@@ -16,6 +16,7 @@ from torch import Tensor
 from dashpot.engine import capture, mesh
 from dashpot.engine.division import agreed, spread_of
 from dashpot.engine.stepper import with_gradients, with_slots
+from dashpot.numeric import is_number, read
 
 if TYPE_CHECKING:
     from dashpot.optim import Optimizer
@@ -48,9 +49,8 @@ def make_state(optimizer: Optimizer) -> None:
 
 
 def _is_zero(lr: Any) -> bool:
-    if isinstance(lr, Tensor) and lr.is_meta:  # it has no value
-        return False
-    return isinstance(lr, (int, float, Tensor)) and bool(lr == 0)
+    number = read(lr)  # torch.distributed.checkpoint sets a number or a tensor on the CPU
+    return is_number(number) and number == 0
 
 
 def _all_zero(params: Sequence[Tensor]) -> bool:
