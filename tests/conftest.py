@@ -29,7 +29,19 @@ def fixed_seed():
         torch.cuda.manual_seed_all(0)
 
 
-PARTS = ("auto", "benchmarks", "documented", "equality", "fallback", "functions", "gate", "mesh", "native", "precision")
+PARTS = (
+    "auto",
+    "benchmarks",
+    "documented",
+    "equality",
+    "fallback",
+    "functions",
+    "gate",
+    "mesh",
+    "native",
+    "notice",
+    "precision",
+)
 PARTS += ("rehearsal", "roster", "symbols")
 NEED_A_COMPILER = ("engine.md", "build.py", "compiler.py", *(f"test_engine_{part}" for part in PARTS))
 

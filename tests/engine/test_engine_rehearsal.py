@@ -268,6 +268,7 @@ def test_a_stage_that_needs_the_whole_shape_is_tried_on_it():
     rehearsal.rehearse(dp.Recipe(stage(apply)), torch.ones(350, 100))
 
 
+@pytest.mark.filterwarnings("ignore:.* cannot be compiled, so engine=.compiled.:RuntimeWarning")
 def test_what_legitimate_stages_do_is_allowed():
     """Lists as settings, defaults for missing scalars, errors caught, work in place on tensors of its own."""
 

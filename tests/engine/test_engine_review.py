@@ -83,6 +83,7 @@ def test_a_kernel_that_went_another_way_than_its_stage_is_not_used(stage):
     assert compiled == eager
 
 
+@pytest.mark.filterwarnings("ignore:.* cannot be compiled, so engine=.compiled.:RuntimeWarning")
 def test_a_stage_that_tries_shapes_goes_the_same_way_in_both_engines():
     (eager, _), (compiled, _) = (path([dp.SecondMoment(), TriesShapes()], e, [[1.0, -2.0]]) for e in ENGINES)
     assert compiled == eager
@@ -96,6 +97,7 @@ class OutsideExponent(dp.Stage):
         return x._replace(v=x.v.abs() ** self.exponent), s
 
 
+@pytest.mark.filterwarnings("ignore:.* cannot be compiled, so engine=.compiled.:RuntimeWarning")
 def test_a_tensor_from_outside_is_not_written_into_a_kernel():
     _, optimizer = path([OutsideExponent()], "compiled", [[1.0]])
     assert "cannot be compiled" in fates(optimizer)

@@ -75,6 +75,7 @@ def by(function):
     return lambda params, **how: dp.SGM.from_recipe(params, dp.Recipe(dp.Filter(0.5), By(function)), **how)
 
 
+@pytest.mark.filterwarnings("ignore:.* cannot be compiled, so engine=.compiled.:RuntimeWarning")
 @pytest.mark.parametrize("name", [name for name in UNTRACEABLE if name != "random number"])
 def test_what_cannot_be_traced_goes_eager_and_the_reason_is_named(name):
     function, reason = UNTRACEABLE[name]
@@ -85,6 +86,7 @@ def test_what_cannot_be_traced_goes_eager_and_the_reason_is_named(name):
     assert distance(second[0], values(first[0])) == 0
 
 
+@pytest.mark.filterwarnings("ignore:.* cannot be compiled, so engine=.compiled.:RuntimeWarning")
 def test_a_random_number_is_not_written_into_a_kernel():
     """A kernel would use the one that was drawn while tracing, at every step."""
     p = torch.zeros(3, requires_grad=True)
@@ -174,6 +176,7 @@ class Branching(dp.Stage):
         return x._replace(v=x.v * 2 if c.beta > 0.6 else x.v), s
 
 
+@pytest.mark.filterwarnings("ignore:.* cannot be compiled, so engine=.compiled.:RuntimeWarning")
 @pytest.mark.parametrize("kind", [FromItself, Derived, ByProperty, ByScalars, Branching])
 def test_no_kernel_is_stale_after_a_setting_changed(kind):
     for beta in (0.5, 0.75, 0.25):
@@ -232,6 +235,7 @@ class Listing(dp.Stage):
         return x._replace(v=x.v * self.weights[1]), s
 
 
+@pytest.mark.filterwarnings("ignore:.* cannot be compiled, so engine=.compiled.:RuntimeWarning")
 @pytest.mark.parametrize(("kind", "reason"), [(Worded, "Worded.scalars: how='fast'"), (Listing, "unhashable")])
 def test_strange_settings_go_eager(kind, reason):
     first, second = twins(

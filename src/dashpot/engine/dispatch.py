@@ -10,6 +10,7 @@ from torch import Tensor
 from dashpot.engine.division import Spread
 from dashpot.engine.eager import step_tensor
 from dashpot.engine.inductor import Inductor
+from dashpot.engine.notice import warn_uncompiled
 from dashpot.engine.parts import Step, Work
 from dashpot.engine.program import WHOLE_TENSOR, Numbers
 from dashpot.engine.roster import Roster
@@ -39,7 +40,13 @@ class Engine:
         return "engine='eager' was asked for" if self.mode == "eager" else None
 
     def check(self, step: Step, roster: Roster) -> None:
-        """Compare kernels with this step's numbers and, before their first use, with the eager engine."""
+        """Compare kernels with this step's numbers and, before their first use, with the eager engine.
+
+        Warns of what the user asked to be compiled and cannot be.
+        """
+        if self.mode == "compiled":
+            for error in roster.untraceable.values():
+                warn_uncompiled(error)
         for table in roster.tables:
             for part in {id(part.numbers): part for part in table.parts(step)}.values():
                 for numbers in part.numbers:

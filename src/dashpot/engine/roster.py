@@ -197,13 +197,15 @@ class Roster:
     """The parameters of an optimizer, ready for every engine.
 
     `tables` hold the tensors of the present step that kernels take; `others` are the rest, by position in the step's
-    lists, each with the reason; `groups` are the parameter groups of all positions.
+    lists, each with the reason; `groups` are the parameter groups of all positions. `untraceable` are the stages and
+    dtypes that kernels cannot hold, by what is said of them.
     """
 
     def __init__(self) -> None:
         self.tables: list[Table] = []
         self.others: dict[int, str] = {}
         self.groups: list[int] = []
+        self.untraceable: dict[str, UntraceableError] = {}
         self._places: dict[int, _Place] = {}  # by ordinal
         self._banks: dict[_Home, _Bank] = {}
         self._chosen: tuple[list[int], list[Any]] | None = None
@@ -280,6 +282,7 @@ class Roster:
         try:
             kernel = kernel_for(part.recipe, storage, layout_of(part.recipe, storage, p, g, state))
         except UntraceableError as error:
+            self.untraceable[str(error)] = error.with_traceback(None)  # whose frames hold the tensors
             return f"{error} cannot be compiled"
         if not kernel.ready():
             return str(kernel.failed)

@@ -101,9 +101,10 @@ class Kernel:
         if sample.agrees(expected):
             self._proven.add(number)
         else:
+            names = ", ".join(type(line.stage).__name__ for line in recipe.lines)
             self.fail(
-                "A kernel does not compute what the stages of its recipe do: a stage may ask for the type of what it "
-                "is given, or the compiler is at fault; see docs/own-stage.md."
+                f"A kernel does not compute what the stages of its recipe do ({names}): a stage may ask for the type "
+                "of what it is given, or the compiler is at fault; see docs/own-stage.md."
             )
 
     def measure(self, table: np.ndarray, threads: int) -> tuple[float, bool]:
@@ -143,7 +144,7 @@ _KERNELS: dict[Hashable, Kernel | UntraceableError] = {}
 
 def kernel_for(recipe: Recipe, storage: Storage, layout: Layout) -> Kernel:
     """The kernel for a recipe's structure; made once in a process. Raises `UntraceableError`."""
-    key = structure(recipe), storage, layout
+    key = structure(recipe), storage, layout, torch.get_default_dtype()  # of what torch makes of Python numbers
     check_hashable(key)
     if key not in _KERNELS:
         try:
@@ -161,7 +162,8 @@ def check_hashable(key: Any) -> None:
     try:
         hash(key)
     except TypeError as error:
-        raise UntraceableError(f"a stage with a setting of {error}") from error
+        what = f"a stage with a setting of {error}"
+        raise UntraceableError(what, "make every setting a number, a string or a tuple of them") from error
 
 
 def structure(recipe: Recipe) -> Hashable:
