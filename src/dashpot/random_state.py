@@ -44,7 +44,10 @@ def set_random_state(state: Mapping[str, Any]) -> None:
 
 def seed_all(seed: int) -> None:
     """Start torch's, Python's and numpy's generators anew from `seed`, an integer in [0, 2**32 - 1]."""
-    torch.manual_seed(seed)
+    if torch.accelerator.is_available():
+        torch.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)  # the other formats the stack for every kind of accelerator
     random.seed(seed)
     np.random.seed(seed)
 

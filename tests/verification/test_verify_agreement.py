@@ -152,6 +152,23 @@ def test_complex_parameters():
     assert (result.agrees, result.dtype) == (True, "complex64")
 
 
+def test_a_conversion_leaves_complex_buffers_and_integers_alone():
+    class Turning(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = tiny(nn.BatchNorm1d(4))
+            self.register_buffer("turns", torch.polar(torch.ones(3), torch.arange(3.0)))
+
+        def forward(self, x):
+            assert (self.turns.dtype, x.dtype) == (torch.complex64, torch.float64)
+            assert self.inner[1].num_batches_tracked.dtype == torch.int64
+            return self.inner((x * self.turns).real.to(x.dtype))
+
+    model = Turning()
+    assert on(model, dp.Adam, torch.optim.Adam, dtype=torch.float64)
+    assert model.inner[0].weight.dtype == torch.float32
+
+
 @pytest.mark.parametrize("takes", ["parameters", "named_parameters", "model"])
 def test_what_the_functions_are_called_with(takes):
     def maker(cls):

@@ -151,8 +151,17 @@ def test_bad_arguments_are_one_sentence(arguments, options, sentence):
     assert "\n" not in str(caught.value)
 
 
-def test_a_model_that_cannot_be_copied_is_one_sentence():
+def test_a_model_that_cannot_be_converted_is_one_sentence():
+    start = torch.ones(2, dtype=torch.complex64)
+    with pytest.raises(dp.ArgumentError, match="dtype cannot be given for a model with complex parameters"):
+        quick(dp.SGD, dp.SGD, lambda w: w.abs().sum(), params=start, dtype=torch.float64)
+
+
+def test_what_cannot_be_copied_is_one_sentence():
     model = tiny()
+    batch = (torch.ones(8, 3, requires_grad=True) * 1, torch.ones(8, 2))
+    with pytest.raises(dp.ArgumentError, match="a batch cannot be copied"):
+        on(model, dp.SGD, dp.SGD, batches=[batch])
     model.cache = model[0].weight * 2
     with pytest.raises(dp.ArgumentError, match="the model cannot be copied"):
         on(model, dp.SGD, dp.SGD)

@@ -54,7 +54,7 @@ def _in_turns(sides: Sequence[Side], timed: int) -> list[float]:
 
 
 def _state_bytes(optimizer: Any) -> int:
-    kept = (value for state in optimizer.state.values() for value in state.values())
+    kept = (value for state in getattr(optimizer, "state", {}).values() for value in state.values())
     return sum(value.nbytes for value in kept if isinstance(value, Tensor))
 
 

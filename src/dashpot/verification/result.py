@@ -158,8 +158,8 @@ class Verification:
             lines.append(_of(f"  {len(rest)} further tensors, at most", most))
         lines.append(_row("  allowed", number(self.tolerance)))
         if self.drift is not None and self.noise is not None:
-            lines += [_of(f"Own gradients: {self.drift.name}", self.drift)]
-            lines += [_of(f"Reference from 1 ulp off: {self.noise.name}", self.noise)]
+            lines.append(_row(f"Own gradients: {self.drift.name}", "", "", number(self.drift.relative)))
+            lines.append(_row(f"Reference from 1 ulp off: {self.noise.name}", "", "", number(self.noise.relative)))
         if self.losses is not None:
             ours, theirs = self.losses
             lines.append(f"Loss at step {self.compared}, each on its own gradients: {ours:.6g} and {theirs:.6g}")

@@ -85,7 +85,7 @@ class Subject:
         """
         seed_all((self.seed * 1_000_003 + step) % _SEEDS)
         # A copy, because a model may change its input in place.
-        batch = copy.deepcopy(self.batches[(step - 1) % len(self.batches)])
+        batch = _deep_copied("a batch", self.batches[(step - 1) % len(self.batches)])
         with torch.enable_grad():
             loss = self.loss(model, batch)
         if not isinstance(loss, Tensor) or loss.numel() != 1:
@@ -96,9 +96,13 @@ class Subject:
         return loss.reshape(())
 
     def converted(self, dtype: torch.dtype) -> Subject:
-        """With floating-point parameters, buffers and batches in `dtype`."""
+        """With floating-point parameters, buffers and batches in `dtype`; complex tensors stay as they are.
+
+        Raises:
+            ArgumentError: a parameter is complex.
+        """
         batches = tuple(_converted(batch, dtype) for batch in self.batches)
-        return dataclasses.replace(self, model=self.copy().to(dtype), batches=batches)
+        return dataclasses.replace(self, model=_converted_model(self.copy(), dtype), batches=batches)
 
 
 class _Function(nn.Module):
@@ -182,13 +186,30 @@ def _check_model(model: nn.Module) -> None:
 
 
 def _copied(model: nn.Module) -> nn.Module:
-    try:
-        made = copy.deepcopy(model)
-    except Exception as error:
-        reason = str(error).partition("\n")[0].rstrip(".")
-        raise ArgumentError(f"verify: the model cannot be copied ({reason}).") from error
+    made = _deep_copied("the model", model)
     made.zero_grad(set_to_none=True)
     return made
+
+
+def _deep_copied(what: str, value: Any) -> Any:
+    try:
+        return copy.deepcopy(value)
+    except Exception as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise ArgumentError(f"verify: {what} cannot be copied ({reason}).") from error
+
+
+def _converted_model(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """`model`, converted in place. `Module.to` would make complex tensors real, such as tables of rotations."""
+    for name, p in model.named_parameters():
+        if p.is_complex():
+            raise ArgumentError(f"verify: dtype cannot be given for a model with complex parameters, such as {name}.")
+    for module in model.modules():
+        for p in module.parameters(recurse=False):
+            p.data = _converted(p.data, dtype)
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, _converted(buffer, dtype))
+    return model
 
 
 def _converted(value: Any, dtype: torch.dtype) -> Any:
