@@ -36,10 +36,6 @@ def wide(value):
     return value.double() if isinstance(value, torch.Tensor) else value
 
 
-def has_scalars_of_dimensions(options):
-    return any(isinstance(v, torch.Tensor) and v.dim() for v in (options.get("lr"), *options.get("betas", ())))
-
-
 CONFIGURATIONS = inputs("cpu")
 ON_CUDA = [item for item in inputs("cuda") if item[2].get("capturable")]
 ERRORS = [(name, item) for name, info in INFOS.items() for item in info.optim_error_inputs_func(DEVICE, torch.float64)]
@@ -61,9 +57,7 @@ def test_the_database_holds_what_we_have():
 
 @pytest.mark.parametrize("engine", ["eager", pytest.param("compiled", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("name", "description", "options"), CONFIGURATIONS + ON_CUDA, ids=str)
-def test_every_configuration_gives_the_numbers_of_torch(name, description, options, engine, request):
-    if has_scalars_of_dimensions(options):
-        request.applymarker(pytest.mark.xfail(reason="tensor settings must be 0-d so far"))
+def test_every_configuration_gives_the_numbers_of_torch(name, description, options, engine):
     ours, theirs = parameters(), parameters()
 
     def skips_a_step(step, index):
