@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
 from enum import Enum
 from typing import NamedTuple
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.utils import parametrize
 
 from dashpot.param_owners import Owned, class_of, is_container, shape_of
 
@@ -27,7 +27,7 @@ _NORM_CLASS = re.compile(rf"{_NORM}|(?<![A-Z])(LN|BN|GN|GRN)(?![A-Za-z])")
 _NORM_CLASS_ENDING = re.compile(r"(Norm|Normali[sz]ation|(?<![A-Z])(LN|BN|GN|GRN))(\dd)?$")
 _NORM_PLACE = re.compile(rf"{_NORM}|(^|_)(ln|bn|gn)(?![a-z])")
 _TABLE = re.compile(r"(?<![a-z])(tokens?|emb(ed(ding)?s?)?)\d*$", re.IGNORECASE)
-_SCALE = re.compile(r"scale|gain|gamma|temperature", re.IGNORECASE)
+_SCALE = re.compile(r"scal(e|ing)|gain|gamma|alpha|lambda|temperature", re.IGNORECASE)
 
 
 class Role(Enum):
@@ -86,7 +86,7 @@ def _by_structure(owned: Owned) -> Verdict:
         return Verdict(Role.EMBEDDING, f"{kind}: embedding by name")
     if shape is None:
         return Verdict(Role.WEIGHT, kind, "no shape yet")
-    if len(shape) < 2:
+    if _is_vector(shape):
         named = _SCALE.search(owned.attribute) or _SCALE.search(kind)
         return Verdict(Role.VECTOR, f"{kind}: vector", None if named else "a vector")
     doubt = "in a class named like a norm, but not a vector" if _NORM_CLASS_ENDING.search(kind) else None
@@ -95,8 +95,10 @@ def _by_structure(owned: Owned) -> Verdict:
 
 def _like_a_norm(owned: Owned) -> str | None:
     """The evidence that a module is a normalization: nothing but vectors, and a name or an epsilon."""
-    module = owned.module
-    if _is_layer_of_torch(module) or not all(_may_be_vector(p, owned.kind) for p in _own(module)):
+    module, own = owned.module, _own(owned.module)
+    if _is_layer_of_torch(module) or all(map(_BIAS.search, own)):
+        return None
+    if not all(_may_be_vector(p, owned.kind) for p in own.values()):
         return None
     if _NORM_CLASS.search(owned.kind):
         return "norm by class name"
@@ -107,22 +109,24 @@ def _like_a_norm(owned: Owned) -> str | None:
     return None
 
 
-def _own(module: nn.Module) -> Iterator[nn.Parameter]:
+def _own(module: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters that are parts of a module itself."""
-    yield from module.parameters(recurse=False)
-    for child in module.children():
-        if is_container(child):
-            yield from child.parameters(recurse=False)
-    for parametrized in getattr(module, "parametrizations", {}).values():
-        yield from parametrized.parameters(recurse=False)
+    own = dict(module.named_parameters(recurse=False))
+    parts = [*module.named_children(), *getattr(module, "parametrizations", {}).items()]
+    for name, part in parts:
+        if is_container(part) or isinstance(part, parametrize.ParametrizationList):
+            own |= {f"{name}.{key}": p for key, p in part.named_parameters(recurse=False)}
+    return own
 
 
 def _may_be_vector(parameter: nn.Parameter, kind: str) -> bool:
-    """True for the shape of a vector, or of one that broadcasts, as (1, 8, 1, 1). Two dimensions make a matrix. Where
-    the shape is not known yet, the class decides."""
+    """True for the shape of a vector; where the shape is not known yet, the class decides."""
     shape = shape_of(parameter)
-    if shape is None:
-        return bool(_NORM_CLASS_ENDING.search(kind))
+    return bool(_NORM_CLASS_ENDING.search(kind)) if shape is None else _is_vector(shape)
+
+
+def _is_vector(shape: tuple[int, ...]) -> bool:
+    """True for at most one dimension, and for shapes that broadcast, as (1, 8, 1, 1). Two dimensions make a matrix."""
     return len(shape) < 2 or (len(shape) > 2 and math.prod(shape) == max(shape))
 
 

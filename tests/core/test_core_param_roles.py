@@ -174,6 +174,17 @@ def test_scales_do_not_decay(kind, attribute):
     assert whys(module(kind, {attribute: 4})) == {attribute: (False, f"{kind}: vector")}
 
 
+@pytest.mark.parametrize("shape", [(), (8,), (1, 1, 8), (1, 8, 1), (8, 1, 1)])
+def test_a_scale_that_broadcasts_does_not_decay(shape):
+    assert decaying(module("Snake", {"alpha": shape})) == []
+
+
+def test_a_lone_bias_is_no_norm():
+    model = module("RobertaPreLayerNormLMHead", {"bias": 8})
+    assert whys(model) == {"bias": (False, "bias")}
+    assert decaying(model, decay_biases=True) == ["bias"]
+
+
 def test_prelu_does_not_decay():
     assert decaying(nn.Sequential(nn.Linear(2, 2), nn.PReLU(2))) == ["0.weight"]
 
