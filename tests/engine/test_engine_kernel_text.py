@@ -88,3 +88,32 @@ def stepped(dtype, **options):
 def test_every_float_is_rounded_alike_by_both_engines(dtype, options):
     for eager, compiled in stepped(dtype, **options):
         assert same_numbers(eager, compiled)
+
+
+SIZES = (1, 63, 64, 65, 1023, 1024, 1025, 16385)  # around the lanes, the blocks and the chunks of a sum of squares
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-25, 1.0, 1e25, "mixed"])
+def test_the_norm_of_gradients_is_that_in_double(scale):
+    generator = torch.Generator().manual_seed(0)
+    params = [torch.zeros(size, requires_grad=True) for size in SIZES]
+    for number, p in enumerate(params):
+        factor = 10.0 ** (number * 6 - 24) if scale == "mixed" else scale
+        p.grad = torch.randn(p.shape, generator=generator) * factor
+    optimizer = dp.SGD(params, lr=1.0, max_norm=1.0, engine="compiled")
+    optimizer.step()
+    expected = torch.cat([p.grad.double() for p in params]).norm()
+    torch.testing.assert_close(torch.as_tensor(optimizer.last_grad_norm).double(), expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_one_number_that_is_not_finite_is_found_wherever_it_is(bad):
+    params = [torch.zeros(size, requires_grad=True) for size in SIZES]
+    optimizer = dp.SGD(params, lr=1.0, nonfinite="skip", engine="compiled")
+    for p in params:
+        for place in {0, p.numel() // 2, p.numel() - 1}:
+            for q in params:
+                q.grad = torch.full_like(q, 1e-30)
+            p.grad[place] = bad
+            optimizer.step()
+            assert optimizer.last_step == "skipped"

@@ -179,15 +179,11 @@ template <class K> void add_up(int phase, int64_t chunks, const double* partial,
   }
 }
 
-// One phase over some chunks of a tensor. Each phase goes the other way than the one before, so that it begins with what
-// that one has left in the cache.
 template <class K>
 void run_phase(int phase, const int64_t* row, const double* c, const double* sums, int64_t from, int64_t to,
                double* partial) {
-  for (int64_t n = from; n < to; n++) {
-    const int64_t k = phase % 2 == 0 ? n : from + to - 1 - n;
+  for (int64_t k = from; k < to; k++)
     K::phase(phase, row, c, sums, k * CHUNK, smaller(row[0], (k + 1) * CHUNK), partial + k * K::SUMS);
-  }
 }
 
 template <class K> void alone(const int64_t* row, const double* c, double* partial) {
@@ -240,36 +236,49 @@ template <class K> void drive(int64_t rows, const int64_t* table, const double* 
 }
 
 // Adds the squares of a stretch of gradients to `squares`, and 0 to `broken`, or NaN where one is not finite.
-template <class Sum, class Gradient>
-inline void add_squares(const Gradient* g, int32_t count, Sum& squares, Sum& broken) {
-  Sum sum = 0, zero = 0;
+template <class Gradient> void add_squares(const Gradient* g, int32_t count, double& squares, double& broken) {
+  double sum = 0, zero = 0;
 #pragma omp simd reduction(+ : sum, zero)
   for (int32_t i = 0; i < count; i++) {
-    const Sum x = cast<Sum>(g[i]);
+    const double x = cast<double>(g[i]);
     sum += x * x;
-    zero += x * Sum(0);
+    zero += x * 0;
   }
   squares += sum;
   broken += zero;
 }
 
-// The same in double. Squares of a short block are added in float where they stay far from float's limits: 16 additions
-// in each lane of a vector, which twice as many numbers fit.
+// The sum of the squares of `times` * `LANES` gradients in float: a few additions in each of the lanes, of which there
+// are enough that none waits for the addition before it.
+constexpr int32_t LANES = 64, TIMES = 16;
+template <class Gradient> inline float block_squares(const Gradient* g, int32_t times) {
+  float lane[LANES] = {}, sum = 0;
+  for (int32_t i = 0; i < times; i++, g += LANES) {
+#pragma omp simd
+    for (int32_t k = 0; k < LANES; k++) {
+      const float x = cast<float>(g[k]);
+      lane[k] += x * x;
+    }
+  }
+#pragma omp simd reduction(+ : sum)
+  for (int32_t k = 0; k < LANES; k++) sum += lane[k];
+  return sum;
+}
+
+// Squares of a block are added in float where they stay far from float's limits, which an infinity or NaN does not.
 template <class Compute, class Gradient>
 void measure_chunk(const Gradient* g, int64_t count, double& squares, double& broken) {
-  constexpr int64_t BLOCK = 256;
-  for (int64_t first = 0; first < count; first += BLOCK) {
-    const int32_t size = static_cast<int32_t>(smaller(BLOCK, count - first));
-    if constexpr (sizeof(Compute) == 4) {
-      float sum = 0, zero = 0;
-      add_squares<float>(g + first, size, sum, zero);
-      if (zero == 0 && sum > 1e-25f && sum < 1e35f) {
+  if constexpr (sizeof(Compute) == 4) {
+    for (int32_t times; count >= LANES; g += times * LANES, count -= times * LANES) {
+      times = static_cast<int32_t>(smaller<int64_t>(TIMES, count / LANES));
+      const float sum = block_squares(g, times);
+      if (sum > 1e-25f && sum < 1e35f)
         squares += sum;
-        continue;
-      }
+      else
+        add_squares(g, times * LANES, squares, broken);
     }
-    add_squares<double>(g + first, size, squares, broken);
   }
+  add_squares(g, static_cast<int32_t>(count), squares, broken);
 }
 
 // out[0]: the sum of squares of all gradients; out[1]: 0, or NaN where any element is not finite.
