@@ -13,7 +13,7 @@ from dashpot.errors import ArgumentError
 from dashpot.numeric import read
 from dashpot.schedules import Schedule
 from dashpot.scheduling import lr_in_force, schedules_by_name
-from dashpot.stages.base import Clock, Slot, Stage, replaced
+from dashpot.stages.base import Clock, Slot, Stage, check_slots, replaced
 
 __all__ = ["Diff", "Recipe", "diff"]
 
@@ -75,6 +75,7 @@ class Recipe:
         for stage in stages:
             if not isinstance(stage, Stage):
                 raise ArgumentError(f"Recipe: every positional argument must be a Stage, got {stage!r}.")
+            check_slots(type(stage).__name__, stage.slots)
         check("Recipe", "lr", lr, ARGUMENTS["lr"])
         object.__setattr__(self, "stages", stages)
         object.__setattr__(self, "lr", lr)

@@ -75,6 +75,13 @@ def test_slots_that_are_no_tuple_of_slots_are_refused(slots):
         made()
 
 
+@pytest.mark.parametrize("slots", SLOTS, ids=repr)
+def test_slots_that_follow_from_the_settings_are_checked_with_the_recipe(slots):
+    made = dataclass(frozen=True)(type("Kept", (Body, dp.Stage), {"slots": property(lambda self: slots)}))()
+    with pytest.raises(dp.ArgumentError, match=r"^Kept: slots must be a tuple of elementwise"):
+        dp.Recipe(made)
+
+
 def test_two_slots_of_one_name_are_refused():
     slots = (dp.elementwise("a", "first"), dp.per_tensor("a", "second"))
     made = dataclass(frozen=True)(type("Kept", (Body, dp.Stage), {"slots": slots}))

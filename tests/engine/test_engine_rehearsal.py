@@ -12,18 +12,38 @@ import dashpot as dp
 from dashpot.engine import rehearsal
 
 ENGINES = ("eager", "compiled")
+SLOTS = dp.elementwise("memory"), dp.per_tensor("level")
 
 
-def stage(apply, *, name="Mine", scalars=None, observe=None, **namespace):
+def named(name, function):
+    """A method as if it were written in a class body."""
+    if function is not None:
+        function.__name__, function.__code__ = name, function.__code__.replace(co_name=name)
+    return function
+
+
+def stage(apply, *, name="Mine", scalars=None, observe=None, slots=SLOTS):
     """A stage with the settings `n: int` and `beta: float`, and these methods."""
-    namespace |= {"apply": apply, "__annotations__": {"beta": float, "n": int}, "beta": 0.5, "n": 2}
-    namespace |= {"__module__": __name__}
-    namespace.setdefault("slots", (dp.elementwise("memory"), dp.per_tensor("level")))
-    if scalars is not None:
-        namespace["scalars"] = scalars
-    if observe is not None:
-        namespace |= {"observe": observe, "observes": True}
-    return dataclass(frozen=True)(type(name, (dp.Stage,), namespace))()
+    methods = {key: named(key, given) for key, given in (("apply", apply), ("scalars", scalars), ("observe", observe))}
+    body = {key: method for key, method in methods.items() if method is not None}
+    body |= {"__annotations__": {"beta": float, "n": int}, "beta": 0.5, "n": 2, "slots": slots}
+    body |= {"__module__": __name__, "observes": observe is not None}
+    return dataclass(frozen=True)(type(name, (dp.Stage,), body))()
+
+
+def _assigns_to_itself(mine, x, s):
+    mine.n = 3
+    return x, s
+
+
+def _assigns(x, s):
+    x.v = x.v * 2
+    return x, s
+
+
+def _assigns_slot(x, s):
+    s.memory = x.v
+    return x, s
 
 
 def _in_place(x, s):
@@ -126,7 +146,18 @@ MISTAKES = {
         lambda self, x, s, c, ctx: (x._replace(v=x.v.reshape(5)), s),
         r"apply raised RuntimeError \(test_engine_rehearsal.py, line \d+\) for a parameter of shape \(4, 3\): shape",
     ),
-    "wrong signature": (lambda self, x, s, c: (x, s), "apply raised TypeError .*positional arguments"),
+    "wrong signature": (lambda self, x, s, c: (x, s), "apply does not take what it is called with, .*positional"),
+    "no self": (lambda x, s, c, ctx: (x, s), "apply does not take what it is called with, .*positional"),
+    "on self": (
+        lambda self, x, s, c, ctx: _assigns_to_itself(self, x, s),
+        r"apply assigns to self \(.*; keep in a slot",
+    ),
+    "on x": (lambda self, x, s, c, ctx: _assigns(x, s), "v is assigned to, .*; use _replace"),
+    "on s": (lambda self, x, s, c, ctx: _assigns_slot(x, s), "memory is assigned to, .*; use _replace"),
+    "another reduction": (
+        lambda self, x, s, c, ctx: (x, s._replace(level=ctx.max(x.v))),
+        "ctx has no 'max'; it has mean",
+    ),
     "in place on g": (lambda self, x, s, c, ctx: _in_place(x, s), r"apply changes x\.g and x\.v in place"),
     "out=": (lambda self, x, s, c, ctx: _in_place_out(x, s), r"apply changes x\.w in place"),
     "in place on data": (lambda self, x, s, c, ctx: _in_place_data(x, s), r"apply changes x\.g and x\.v in place"),
@@ -193,10 +224,46 @@ def test_a_mistake_in_scalars_is_a_sentence(name, engine):
     attempt([torch.ones(3, requires_grad=True)], [torch.ones(3)], made, engine, message)
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.filterwarnings("ignore:.* cannot be compiled, so engine=.compiled.:RuntimeWarning")
+def test_an_exception_at_a_later_step_is_a_sentence_too(engine):
+    """With the second of two parameters, when the first has been computed; both stay as they were."""
+
+    def apply(self, x, s, c, ctx):
+        level = s.level + 1
+        if level > 2 and x.v.numel() == 2:
+            raise LookupError("three steps")
+        return x._replace(v=x.v * 2), s._replace(level=level)
+
+    params = [torch.ones(size, requires_grad=True) for size in (3, 2)]
+    optimizer = dp.SGM.from_recipe(params, dp.Recipe(stage(apply), lr=0.1), engine=engine)
+    for p in params:
+        p.grad = torch.ones_like(p)
+    for _ in range(2):
+        optimizer.step()
+    before = snapshot(params, optimizer)
+    message = (
+        r"^Mine: apply raised LookupError \(test_engine_rehearsal.py, line \d+\) for .* shape \(2,\): three steps\.$"
+    )
+    with pytest.raises(dp.ArgumentError, match=message) as caught:
+        optimizer.step()
+    assert isinstance(caught.value.__cause__, LookupError)
+    assert same(snapshot(params, optimizer), before)
+
+
+def test_running_out_of_memory_stays_what_it_is():
+    def apply(self, x, s, c, ctx):
+        raise torch.OutOfMemoryError("no room")
+
+    with pytest.raises(torch.OutOfMemoryError, match="no room"):
+        dp.functional.init(dp.Recipe(stage(apply)), torch.ones(2))
+
+
 OBSERVE = {
     "nothing": (lambda self, o, s, c, ctx: None, "observe must return s with s a tuple of its 2 slots, got None"),
     "undeclared": (lambda self, o, s, c, ctx: s._replace(hess=o.hv), "s has no slot 'hess'"),
     "shape": (lambda self, o, s, c, ctx: s._replace(level=o.hv), "per_tensor slot level must be a 0-d tensor"),
+    "no such field": (lambda self, o, s, c, ctx: s._replace(memory=o.g), "o has no field 'g'; it has v, hv, dims"),
     "in place": (lambda self, o, s, c, ctx: s._replace(memory=o.hv.abs_()), r"observe changes o\.hv in place"),
     "broken": (lambda self, o, s, c, ctx: s[7], r"observe raised IndexError"),
 }

@@ -1,14 +1,20 @@
-"""Where in a stage's own code an error arose."""
+"""Errors that arise in a stage: where, and as a sentence."""
 
 from __future__ import annotations
 
 import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import FrozenInstanceError
 from pathlib import PurePath
 from typing import NamedTuple
 
+import torch
+
+from dashpot.errors import ArgumentError, DashpotError
 from dashpot.stages.base import Stage
 
-__all__ = ["Place", "place_of"]
+__all__ = ["Place", "blaming", "is_foreign", "place_of"]
 
 
 class Place(NamedTuple):
@@ -18,6 +24,7 @@ class Place(NamedTuple):
     method: str
     file: str
     line: int
+    foreign: bool
 
     def __str__(self) -> str:
         return f"{self.file}, line {self.line}"
@@ -31,9 +38,39 @@ def place_of(error: BaseException) -> Place | None:
     found, path = None, ""
     for frame, line in traceback.walk_tb(error.__traceback__):
         owner = frame.f_locals.get("self")
-        if isinstance(owner, Stage):
+        if isinstance(owner, Stage) and frame.f_code.co_filename != "<string>":  # where a dataclass has its methods
             path = frame.f_code.co_filename
-            found = Place(type(owner).__name__, frame.f_code.co_name, PurePath(path).name, line)
+            found = Place(
+                type(owner).__name__, frame.f_code.co_name, PurePath(path).name, line, is_foreign(type(owner))
+            )
         elif found and frame.f_code.co_filename == path:
             found = found._replace(line=line)
     return found
+
+
+def is_foreign(kind: type) -> bool:
+    """True for a stage from outside dashpot, whose mistakes are its author's to mend."""
+    return not kind.__module__.startswith("dashpot.")
+
+
+@contextmanager
+def blaming(shape: Sequence[int]) -> Iterator[None]:
+    """Turn an exception of a stage from outside dashpot into a sentence; `shape` is that of the parameter."""
+    try:
+        yield
+    except (DashpotError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        place = place_of(error)
+        if place is None or not place.foreign:
+            raise
+        raise ArgumentError(_sentence(error, place, shape)) from error
+
+
+def _sentence(error: Exception, place: Place, shape: Sequence[int]) -> str:
+    start = f"{place.stage}: {place.method}"
+    if isinstance(error, FrozenInstanceError):
+        return f"{start} assigns to self ({place}), and a stage is frozen; keep in a slot what changes."
+    what = str(error).strip().partition("\n")[0].rstrip(".:")
+    start = f"{start} raised {type(error).__name__} ({place}) for a parameter of shape {tuple(shape)}"
+    return f"{start}: {what}." if what else f"{start}."

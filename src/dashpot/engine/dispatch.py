@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from dashpot.engine.blame import blaming
 from dashpot.engine.division import Spread
 from dashpot.engine.eager import step_tensor
 from dashpot.engine.inductor import Inductor
@@ -95,4 +96,5 @@ def _step_eagerly(recipe: Recipe, work: Work, numbers: Numbers, context: Context
     if work.storage.draws:
         word = torch.tensor(numbers.word, dtype=torch.int32, device=work.p.device)
         numbers = numbers._replace(word=stream(word, work.ordinal))
-    step_tensor(recipe, work.storage, numbers, work.p, work.grad, work.state, context=context)
+    with blaming(work.p.shape):
+        step_tensor(recipe, work.storage, numbers, work.p, work.grad, work.state, context=context)

@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dashpot.engine.blame import place_of
+from dashpot.engine.blame import blaming, is_foreign
 from dashpot.engine.eager import real_view
 from dashpot.engine.native.kernel import structure
 from dashpot.engine.native.trace import Layout, trace
 from dashpot.engine.native.untraceable import UntraceableError
-from dashpot.engine.program import AS_COMPUTED, WHOLE_TENSOR, compute_dtype
-from dashpot.errors import ArgumentError, DashpotError
+from dashpot.engine.program import AS_COMPUTED, WHOLE_TENSOR, WholeTensor, compute_dtype
+from dashpot.errors import ArgumentError
 from dashpot.recipe import Line, Recipe
 from dashpot.stages.base import Clock, Observation, Signal, Slot, Stage
 
@@ -43,7 +43,7 @@ def rehearse(recipe: Recipe, p: Tensor, grad: Tensor | None = None) -> None:
     one parameter. Costs nothing for dashpot's own stages, and one run for each structure, dtype and device; where the
     stages cannot be compiled, as they may ask for the shape, one for each shape as well.
     """
-    if not any(_foreign(line.stage) for line in recipe.lines):
+    if not any(is_foreign(type(line.stage)) for line in recipe.lines):
         return
     if torch.compiler.is_compiling() or p.numel() == 0 or p.device.type == "meta":
         return
@@ -58,10 +58,6 @@ def rehearse(recipe: Recipe, p: Tensor, grad: Tensor | None = None) -> None:
             if len(_passed) >= _MOST_KEPT:
                 _passed.clear()
             _passed.add(any_shape if _traceable(recipe) else this_shape)
-
-
-def _foreign(stage: Stage) -> bool:
-    return not type(stage).__module__.startswith("dashpot.")
 
 
 def _hashable(key: Hashable) -> bool:
@@ -149,38 +145,39 @@ class _Trial:
         self._name = type(line.stage).__name__
         self._slots: tuple[Slot, ...] = tuple(self._stage.slots)
         self._clock, self._state_type = clock, line.state_type
+        self._context = _Context(self._name)
 
     def passed(self, x: Signal) -> Signal:
         """The signal after the stage."""
-        foreign = _foreign(self._stage)
-        scalars = self._asked("scalars", self._stage.scalars, self._clock)
+        foreign = is_foreign(type(self._stage))
+        scalars = self._asked(self._stage.scalars, self._clock)
         if not isinstance(scalars, Mapping):
             raise self._error(f"scalars must return a mapping from names to numbers, got {_described(scalars)}")
-        c = self._stage.prepare(self._clock)
+        c = self._asked(self._stage.prepare, self._clock)
         state = [self._slot(slot, x.w) for slot in self._slots]
         if not foreign:
-            return self._asked("apply", self._stage.apply, x, self._state_type(*state), c, WHOLE_TENSOR)[0]
+            return self._asked(self._stage.apply, x, self._state_type(*state), c, WHOLE_TENSOR)[0]
         names = {name: _own(value) for name, value in c._asdict().items()}
-        c = _speaking(type(c), self._no_scalar)(**names)
-        s = _speaking(self._state_type, self._no_slot)(*state)
+        c = _speaking(self._name, type(c), self._no_scalar)(**names)
+        s = _speaking(self._name, self._state_type, self._no_slot)(*state)
         if self._stage.observes:
             s = self._observed(x, s, c)
-        return self._applied(_speaking(Signal, self._no_field)(*x), s, c)
+        return self._applied(_speaking(self._name, Signal, self._no_field)(*x), s, c)
 
     def _slot(self, slot: Slot, w: Tensor) -> Tensor:
         shape = w.shape if slot.shape == "elementwise" else ()
         return torch.full(shape, float(slot.initial), dtype=w.dtype, device=w.device)
 
     def _observed(self, x: Signal, s: Any, c: Any) -> Any:
-        o = Observation(torch.ones_like(x.w), x.g.clone(), self._p.dim())
+        o = _speaking(self._name, Observation, self._no_observation)(torch.ones_like(x.w), x.g.clone(), self._p.dim())
         with self._unchanged("observe", o=o, s=s, c=c):
-            new = self._asked("observe", self._stage.observe, o, s, c, WHOLE_TENSOR)
+            new = self._asked(self._stage.observe, o, s, c, self._context)
         self._check_slots("observe", "s", new, new, x.w)
         return type(s)(*new)
 
     def _applied(self, x: Signal, s: Any, c: Any) -> Signal:
         with self._unchanged("apply", x=x, s=s, c=c):
-            result = self._asked("apply", self._stage.apply, x, s, c, WHOLE_TENSOR)
+            result = self._asked(self._stage.apply, x, s, c, self._context)
         if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], Signal)):
             got = "x alone" if isinstance(result, Signal) else _described(result)
             raise self._error(f"apply must return the pair (x, s), got {got}")
@@ -190,23 +187,15 @@ class _Trial:
 
     # ---- checks -----------------------------------------------------------------------------------------------------
 
-    def _asked(self, name: str, method: Callable[..., Any], *args: Any) -> Any:
+    def _asked(self, method: Callable[..., Any], *args: Any) -> Any:
         """What a method of the stage returns; any exception as a sentence."""
         try:
-            return method(*args)
+            with blaming(self._p.shape):
+                return method(*args)
         except _UndeclaredError as error:
             raise ArgumentError(str(error)) from error
-        except DashpotError:
-            raise
-        except Exception as error:
-            place = place_of(error)
-            where = f" ({place})" if place else ""
-            what = str(error).strip().partition("\n")[0].rstrip(".")
-            shape = tuple(self._p.shape)
-            raise self._error(
-                f"{name} raised {type(error).__name__}{where} for a parameter of shape {shape}"
-                + (f": {what}" if what else "")
-            ) from error
+        except TypeError as error:  # a signature that does not fit, which no line of the stage raises
+            raise self._error(f"{method.__name__} does not take what it is called with, {error}") from error
 
     @contextmanager
     def _unchanged(self, method: str, **records: Any) -> Iterator[None]:
@@ -271,6 +260,9 @@ class _Trial:
         names = ", ".join(stage.prepare(self._clock)._fields)
         return f"{self._name}: c has no scalar {name!r}, only {names or 'none'}; add a field {name}: float."
 
+    def _no_observation(self, name: str) -> str:
+        return f"{self._name}: o has no field {name!r}; it has {', '.join(Observation._fields)}."
+
     def _no_field(self, name: str) -> str:
         return f"{self._name}: x has no field {name!r}; it has {', '.join(Signal._fields)}."
 
@@ -287,12 +279,24 @@ def _double(stage: Stage) -> Stage:
     return double
 
 
+class _Context(WholeTensor):
+    """Answers a reduction that it does not have with a sentence."""
+
+    def __init__(self, owner: str) -> None:
+        self._owner = owner
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise _UndeclaredError(f"{self._owner}: ctx has no {name!r}; it has mean and norm.")
+
+
 class _UndeclaredError(ArgumentError, AttributeError):
     """A name that a record does not have; `hasattr` and `getattr` with a default work as on any named tuple."""
 
 
-def _speaking(kind: Any, sentence: Callable[[str], str]) -> Any:
-    """The named tuple `kind`, which answers a name that it does not have with a sentence."""
+def _speaking(owner: str, kind: Any, sentence: Callable[[str], str]) -> Any:
+    """The named tuple `kind`, which answers a name that it does not have with a sentence of `owner`'s."""
 
     def missing(self: Any, name: str) -> Any:
         if name.startswith("__"):
@@ -304,7 +308,12 @@ def _speaking(kind: Any, sentence: Callable[[str], str]) -> Any:
             raise _UndeclaredError(sentence(name))
         return kind._replace(self, **changes)
 
-    return type(kind.__name__, (kind,), {"__slots__": (), "__getattr__": missing, "_replace": replaced})
+    def assigned(self: Any, name: str, value: Any) -> None:
+        del self, value
+        raise _UndeclaredError(f"{owner}: {name} is assigned to, and what a stage is given is fixed; use _replace.")
+
+    methods = {"__getattr__": missing, "__setattr__": assigned, "_replace": replaced}
+    return type(kind.__name__, (kind,), {"__slots__": (), **methods})
 
 
 def _fits(value: Any, w: Tensor) -> bool:

@@ -234,10 +234,11 @@ def _check_class(cls: type[Stage]) -> None:
     if inherited is None or not inherited.frozen or (own is None and settings):
         raise ArgumentError(f"{cls.__name__}: decorate the class with @dataclass(frozen=True).")
     if not isinstance(inspect.getattr_static(cls, "slots"), property):
-        _check_slots(cls.__name__, cls.slots)
+        check_slots(cls.__name__, cls.slots)
 
 
-def _check_slots(owner: str, slots: Any) -> None:
+def check_slots(owner: str, slots: Any) -> None:
+    """Raise `ArgumentError` where a stage declares something else than slots of different names."""
     if isinstance(slots, Slot) or not isinstance(slots, (tuple, list)) or not all(isinstance(s, Slot) for s in slots):
         raise ArgumentError(f"{owner}: slots must be a tuple of elementwise(...) and per_tensor(...), got {slots!r}.")
     names = [slot.name for slot in slots]
