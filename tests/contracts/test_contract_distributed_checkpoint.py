@@ -3,6 +3,7 @@
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 from registry import SECOND_ORDER, each, each_kind
@@ -115,6 +116,29 @@ def test_lr_as_a_tensor():
     _init_optim_state(opt)
     assert opt.param_groups[0]["lr"] == torch.tensor(0.1)
     assert opt.should_create_graph()
+
+
+@pytest.mark.parametrize("lr", [0, np.float32(0), np.int64(0), torch.tensor(0, dtype=torch.float64)], ids=repr)
+def test_zero_in_any_form(lr):
+    model = network()
+    opt = dp.ESGD(model.parameters())
+    opt.param_groups[0]["lr"] = lr
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    opt.step()
+    assert (len(opt.state), opt.steps_done()) == (4, 0)
+
+
+@pytest.mark.parametrize("lr", [torch.zeros(2), None, "0", False, torch.zeros((), device="meta")], ids=repr)
+def test_a_bad_lr_is_still_refused(lr):
+    model = network()
+    opt = dp.AdamW(model.parameters())
+    opt.param_groups[0]["lr"] = lr
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    with pytest.raises(dp.ArgumentError, match="lr"):
+        opt.step()
+    assert not opt.state
 
 
 @pytest.mark.parametrize("cls", [dp.ESGD, dp.AdaHessian, dp.Sophia])
