@@ -8,6 +8,7 @@ square root is among those, as its vectorised form is not always correctly round
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from contracts.trajectories import distance, parameters
@@ -123,6 +124,9 @@ EXACT = {
     "is_complex": lambda a, b: a * (2 if a.is_complex() else 3),
     "full_like with a type": lambda a, b: torch.full_like(a, 0.1, dtype=torch.float32) * b + torch.ones_like(a > b),
     "zeros_like alone": lambda a, b: torch.zeros_like(a, memory_format=torch.preserve_format),
+    "numpy numbers": lambda a, b: (
+        np.float64(0.1) * a + b * np.float32(0.1) - np.int64(3) + torch.where(a > b, np.pi, 1)
+    ),
     "finfo": lambda a, b: a * torch.finfo(a.dtype).eps,
 }
 ROUNDED = {

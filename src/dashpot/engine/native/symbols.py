@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from dashpot.constraints import plain
 from dashpot.engine.native.untraceable import UntraceableError, unsupported
 
 __all__ = [
@@ -91,6 +92,7 @@ class Graph:
         """`value` as a symbol."""
         if isinstance(value, Symbol):
             return value
+        value = plain(value)
         if isinstance(value, (int, float)):
             if isinstance(value, int) and abs(value) >= 2**31:
                 raise UntraceableError(f"the integer {value}")
@@ -103,6 +105,7 @@ class Symbol:
     """One value of a trace, with the arithmetic and the functions of a torch tensor."""
 
     __slots__ = ("args", "graph", "kind", "level", "op", "vector")
+    __array_ufunc__ = None  # a numpy number in front leaves the operation to the symbol
 
     def __init__(self, graph: Graph, op: str, args: tuple[Any, ...], kind: str, *, vector: bool, level: int) -> None:
         self.graph, self.op, self.args, self.kind, self.vector, self.level = graph, op, args, kind, vector, level
