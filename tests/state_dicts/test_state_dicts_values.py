@@ -163,6 +163,18 @@ def test_counts_and_numbers_are_converted_as_in_torch(step):
     torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-7)  # float32, in another order
 
 
+@pytest.mark.parametrize("missing", ["step", "exp_avg_sq"])
+def test_half_of_the_state_is_refused(missing):
+    """torch.optim.Adam loads it, and fails at the next step."""
+    params = parameters(shapes=((2,),))
+    optimizer = dp.Adam(params)
+    run(optimizer, params, 1)
+    saved = copy.deepcopy(optimizer.state_dict())
+    del saved["state"][0][missing]
+    with pytest.raises(dp.ArgumentError, match=f"Adam: the saved state of parameter 0 has no {missing}"):
+        optimizer.load_state_dict(saved)
+
+
 def test_state_takes_the_order_in_memory_of_its_parameter():
     """A kernel steps only what lies in memory as its weight does."""
     w = torch.ones(2, 3, 4, 4).to(memory_format=torch.channels_last).requires_grad_()

@@ -48,12 +48,13 @@ def converted(place: Place, entry: Any, slots: Slots) -> dict[str, Any]:
 
 def _stands_for_nothing(key: Any, value: Any, slots: Slots) -> bool:
     """True for a None that says that there is no such state: torch.optim.SGD wrote it without momentum."""
-    return value is None and key in slots.known and (key not in slots.lasting or key == "momentum_buffer")
+    return value is None and key in slots.known and (key not in slots.needed or key == "momentum_buffer")
 
 
 def _check_method(place: Place, entry: Mapping[Any, Any], slots: Slots) -> None:
-    counted = {"step"} if slots.known.keys() > {"momentum_buffer"} else set()  # torch.optim.SGD counts no steps
-    missing = sorted((slots.lasting | counted) - entry.keys()) if entry else []
+    counted = slots.known.keys() - {"momentum_buffer", COMPENSATION}  # torch.optim.SGD counts no steps
+    expected = slots.lasting | {"step"} if counted else slots.lasting
+    missing = sorted(expected - entry.keys()) if entry else []
     extra = [key for key in entry if key != "step" and key not in slots.known and isinstance(entry[key], Tensor)]
     strange = extra if missing else [key for key in extra if isinstance(key, str) and is_of_some_method(key)]
     if strange:

@@ -19,17 +19,18 @@ __all__ = ["Slots", "is_of_some_method", "slots_of"]
 class Slots(NamedTuple):
     """The state of one parameter by key.
 
-    `known` are the slots of the method in any settings, `lasting` those that it has in all of them. The others come and
-    go with a setting, as a momentum of zero does, and may be missing.
+    `known` are the slots of the method in any settings, `needed` those in its present settings, `lasting` those that it
+    has in all settings. The others come and go with a setting, as a momentum of zero does, and may be missing.
     """
 
     known: Mapping[str, Slot]
     lasting: frozenset[str]
+    needed: frozenset[str] = frozenset()
 
     def with_needed(self, needed: Iterable[Slot]) -> Slots:
         """The slots of a method whose present settings need `needed`."""
         present = {slot.key: slot for slot in needed}
-        return Slots({**self.known, **present}, self.lasting & present.keys())
+        return Slots({**self.known, **present}, self.lasting & present.keys(), frozenset(present))
 
 
 def slots_of(build: Callable[[dict[str, Any]], Recipe], settings: Mapping[str, Any]) -> Slots:
