@@ -201,3 +201,40 @@ def test_optimizers_that_need_their_own_gradients():
     assert products.tolerance == pytest.approx(torch.finfo(torch.float32).eps ** -0.5)
     closures = on(tiny(), *(partial(torch.optim.LBFGS, lr=lr, max_iter=2) for lr in (1.0, 0.5)), steps=2)
     assert (closures.agrees, closures.shared_gradients) == (False, False)
+
+
+class ByClosure(torch.optim.SGD):
+    """Cannot step without a closure; `turn` is a factor on the weights after each step, in ulps."""
+
+    turn = 0
+
+    def step(self, closure):
+        loss = super().step(closure)
+        with torch.no_grad():
+            for p in self.param_groups[0]["params"]:
+                p.mul_(1 + self.turn * torch.finfo(p.dtype).eps)
+        return loss
+
+
+class Rounding(ByClosure):
+    turn = 2
+
+
+def test_where_training_enlarges_rounding_float64_decides():
+    start = {"params": torch.tensor([0.5, 1.0, 1.5]), "steps": 8}
+    enlarging = lambda w: (100 * w).sin().sum()  # noqa: E731  each step enlarges a difference about tenfold
+    makers = [partial(cls, lr=1e-3) for cls in (ByClosure, Rounding)]
+    result = quick(*makers, enlarging, **start)
+    assert (result.agrees, result.dtype) == (True, "float64")
+    assert "in float32, training enlarges rounding to more than is allowed" in result.verdict
+    assert not quick(*makers, enlarging, **start, tolerance=1000)
+    assert not quick(makers[0], partial(Rounding, lr=1.001e-3), enlarging, **start)
+
+
+def test_two_of_one_class_are_told_apart_by_how_they_run():
+    result = on(tiny(), partial(dp.SGD, engine="eager"), partial(dp.SGD, engine="eager", nonfinite="skip"))
+    assert result.optimizer == "dashpot.SGD(engine='eager')"
+    assert result.reference == "dashpot.SGD(engine='eager', nonfinite='skip')"
+    result = on(tiny(), partial(torch.optim.SGD, foreach=True), torch.optim.SGD)
+    assert (result.optimizer, result.reference) == ("torch.optim.SGD(foreach=True)", "torch.optim.SGD")
+    assert on(tiny(), dp.SGD, dp.SGD).reference == "dashpot.SGD (reference)"

@@ -62,6 +62,16 @@ class Course:
     def shared(self) -> bool:
         return all(side.follows for side in self.sides)
 
+    @property
+    def tracks(self) -> list[Track]:
+        """Everything that is judged."""
+        return [self.main, *(way.track for way in self.checkpoints)]
+
+    @property
+    def deviates(self) -> bool:
+        """Whether any weights, also of a run from a checkpoint, were further apart than is allowed."""
+        return any(track.first is not None for track in self.tracks)
+
 
 def run_course(subject: Subject, makers: Sequence[Maker], steps: int, allowed: float | None) -> Course:
     """Take `steps` steps with the optimizer and the reference that `makers` make.

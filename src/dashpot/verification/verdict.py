@@ -10,27 +10,49 @@ import torch
 from dashpot.verification.course import Course
 from dashpot.verification.result import Checkpoint, number
 
-__all__ = ["differing_settings", "verdict"]
+__all__ = ["differing_settings", "dtype_name", "verdict"]
 
 _NO_SETTINGS = {"params", "param_names", "foreach", "fused", "capturable", "differentiable", "initial_lr", "seed"}
 
 
-def verdict(names: Sequence[str], course: Course, checkpoints: Sequence[Checkpoint], wide: Course | None) -> str:
-    """One to three sentences."""
+def verdict(
+    names: Sequence[str],
+    course: Course,
+    checkpoints: Sequence[Checkpoint],
+    wide: Course | None,
+    enlarged: Course | None,
+) -> str:
+    """A few sentences.
+
+    wide
+        the same in float64, where the weights deviate; None where that was not run.
+    enlarged
+        the same as the model is, where only `course`, in float64, agrees.
+    """
     ours, theirs = names
     sentences = [_of_weights(ours, theirs, course)]
+    if enlarged is not None:
+        sentences.append(
+            f"This is in float64: in {dtype_name(enlarged)}, training enlarges rounding to more than is allowed, "
+            f"{number(max(track.ulps for track in enlarged.tracks))} ulps."
+        )
     if course.main.first is not None:
         sentences += _of_float64(wide)
     sentences += [
         f"{found.target} does not continue from a checkpoint of {found.source} as {found.source} does."
         for found in checkpoints
-        if found.outcome in ("deviates", "fails")
+        if found.outcome == "fails" or (found.outcome == "deviates" and course.main.first is None)
     ]
     sentences += _of_movement(course)
     if course.diverged is not None:
         who = " and ".join(name for name, bad in zip(names, course.unfinite, strict=True) if bad)
         sentences.append(f"After step {course.diverged} the weights of {who} are no longer finite.")
     return " ".join(sentences)
+
+
+def dtype_name(course: Course) -> str:
+    """Of the weights."""
+    return " and ".join(sorted({str(p.dtype).removeprefix("torch.") for p in course.sides[1].params.values()}))
 
 
 def _of_weights(ours: str, theirs: str, course: Course) -> str:
@@ -48,9 +70,10 @@ def _of_movement(course: Course) -> list[str]:
     little = sum(0 < ulps <= course.allowed for ulps in course.moved.values())
     if not little or course.main.first is not None:
         return []
+    cure = "" if dtype_name(course) == "float64" else "; float64 would"
     return [
         f"{little} of {len(course.moved)} tensors have moved by less than is allowed, so that this says nothing about "
-        "them; float64 would."
+        f"them{cure}."
     ]
 
 

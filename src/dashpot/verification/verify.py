@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dashpot.constraints import Interval, OneOf, Optional, check
+from dashpot.optim import Optimizer
 from dashpot.random_state import kept_random_state
 from dashpot.verification.checkpoints import Resumed
 from dashpot.verification.cost import costs
@@ -19,7 +20,7 @@ from dashpot.verification.deviation import Distance
 from dashpot.verification.result import Checkpoint, Deviation, Verification
 from dashpot.verification.side import ARGUMENTS, Maker
 from dashpot.verification.subject import Subject
-from dashpot.verification.verdict import differing_settings, verdict
+from dashpot.verification.verdict import differing_settings, dtype_name, verdict
 
 __all__ = ["verify"]
 
@@ -80,7 +81,7 @@ def verify(
         the ulps allowed after all steps, of which sqrt(k/steps) is allowed after step k. None allows 16 sqrt(steps). An
         ulp is the spacing of numbers at the largest magnitude that the weight has had. Where an optimizer needs a
         closure or Hessian-vector products, each side has gradients of its own and None allows 1/sqrt(eps) of the dtype,
-        half of the digits, at every step.
+        half of the digits, at every step; where float32 does not keep to that, float64 decides.
     timed_steps
         the late step whose time is measured; 0 measures no cost.
     seed
@@ -112,21 +113,23 @@ def verify(
         course = run_course(subject, makers, steps, tolerance)
         names = _names(course)
         measured = costs(subject, makers, course, names, timed_steps) if timed_steps else []
-        wide = _in_float64(subject, makers, steps) if course.main.first else None
-    tensors = _tensors(course)
+        wide = _in_float64(subject, makers, steps) if course.deviates else None
+    enlarged = None
+    if not course.shared and wide is not None and not wide.deviates and tolerance is None:
+        course, enlarged, wide = wide, course, None
     checkpoints = tuple(_checkpoint(way, names) for way in course.checkpoints)
     agrees = course.main.first is None and not any(way.outcome in ("deviates", "fails") for way in checkpoints)
     return Verification(
         *names,
         agrees=agrees,
-        verdict=verdict(names, course, checkpoints, wide),
+        verdict=verdict(names, course, checkpoints, wide, enlarged),
         steps=steps,
         compared=course.compared,
-        dtype=" and ".join(sorted({str(p.dtype).removeprefix("torch.") for p in course.sides[1].params.values()})),
+        dtype=dtype_name(course),
         device=next(iter(course.sides[1].params.values())).device.type,
         shared_gradients=course.shared,
         tolerance=course.allowed,
-        tensors=tensors,
+        tensors=_tensors(course),
         first=course.main.first,
         drift=None if course.drift is None else _deviation(course, *course.drift),
         noise=None if course.noise is None else _deviation(course, *course.noise),
@@ -163,8 +166,21 @@ def _in_float64(subject: Subject, makers: Sequence[Maker], steps: int) -> Course
 
 
 def _names(course: Course) -> tuple[str, str]:
-    ours, theirs = (_name(side.optimizer) for side in course.sides)
-    return ours, f"{theirs} (reference)" if ours == theirs else theirs
+    ours, theirs = (side.optimizer for side in course.sides)
+    if _name(ours) != _name(theirs):
+        return _name(ours), _name(theirs)
+    if _running(ours) != _running(theirs):
+        how = [f"({text})" if (text := _running(side)) else "" for side in (ours, theirs)]
+        return _name(ours) + how[0], _name(theirs) + how[1]
+    return _name(ours), f"{_name(theirs)} (reference)"
+
+
+def _running(optimizer: Any) -> str:
+    """How an optimizer runs, as keywords that differ from the defaults."""
+    if isinstance(optimizer, Optimizer):
+        return optimizer.running.text()
+    chosen = {name: getattr(optimizer, "defaults", {}).get(name) for name in ("foreach", "fused")}
+    return ", ".join(f"{name}={value}" for name, value in chosen.items() if value is not None)
 
 
 def _name(optimizer: Any) -> str:
