@@ -107,6 +107,24 @@ void advance(int64_t rows, const int64_t* table, int64_t columns) {
   for (int64_t r = 0; r < rows; r++) *reinterpret_cast<float*>(table[r * columns + STEP]) += 1.0f;
 }
 
+// Rows ahead of the present one whose objects, then whose implementations, are called into the cache.
+constexpr int64_t FAR = 8, NEAR = 4;
+
+template <class Action> inline void for_objects(void** objects, int64_t rows, int64_t slots, int64_t r, Action action) {
+  if (r >= rows) return;
+  action(objects[r]);
+  action(objects[rows + r]);
+  for (int64_t k = 0; k < 1 + slots; k++) action(objects[2 * rows + r * (1 + slots) + k]);
+}
+
+inline void fetch_ahead(const Torch& torch, void** objects, int64_t rows, int64_t slots, int64_t r) {
+  for_objects(objects, rows, slots, r + FAR, [](void* object) { __builtin_prefetch(object); });
+  for_objects(objects, rows, slots, r + NEAR, [&](void* object) {
+    const char* implementation = *static_cast<const char**>(at(object, torch.tensor));
+    for (int line = 0; line < 3; line++) __builtin_prefetch(implementation + 64 * line);
+  });
+}
+
 }  // namespace
 
 // Brings the gradients' addresses in a table up to date and reads the step counts. `objects` are the weights, then the
@@ -118,6 +136,7 @@ extern "C" int64_t look(const Torch* torch, int64_t rows, int64_t slots, void** 
   int64_t strange = 0;
   void** kept = objects + 2 * rows;
   for (int64_t r = 0; r < rows; r++) {
+    fetch_ahead(*torch, objects, rows, slots, r);
     status[r] = look_at_row(*torch, slots, objects[r], objects[rows + r], kept + r * (1 + slots), records + offsets[r],
                             table + r * (FIRST_SLOT + slots), counts + r, width, spans, starts, ends);
     strange += status[r] != FITS;
