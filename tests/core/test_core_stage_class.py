@@ -68,7 +68,7 @@ def test_a_stage_without_apply_is_a_sentence():
 SLOTS = (dp.elementwise("a"), (dp.elementwise("a"), "b"), "a", None, 3, ("a",), (dp.elementwise,))
 
 
-@pytest.mark.parametrize("slots", SLOTS, ids=repr)
+@pytest.mark.parametrize("slots", SLOTS, ids=range(len(SLOTS)))
 def test_slots_that_are_no_tuple_of_slots_are_refused(slots):
     made = dataclass(frozen=True)(type("Kept", (Body, dp.Stage), {"slots": slots}))
     with pytest.raises(dp.ArgumentError, match=r"^Kept: slots must be a tuple of elementwise"):
