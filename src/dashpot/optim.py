@@ -424,7 +424,8 @@ class Optimizer(torch.optim.Optimizer):
         if isinstance(state_dict, Mapping):
             state_dict = dict(state_dict)
         state_dicts.check_form(type(self).__name__, state_dict)
-        with state_dicts.faithful_load(self, self._accept):
+        # Tensors made in inference mode could not be written at a step outside it.
+        with torch.inference_mode(False), state_dicts.faithful_load(self, self._accept):
             super().load_state_dict(state_dict)
         for group in self.param_groups:
             if group.get("capturable"):  # read now, not when a step must not wait for a device

@@ -187,6 +187,17 @@ def test_state_takes_the_order_in_memory_of_its_parameter():
     assert torch.equal(optimizer.state[w]["exp_avg"], saved["state"][0]["exp_avg"])
 
 
+@pytest.mark.parametrize("engine", ["eager", "compiled"])
+def test_state_that_is_loaded_in_inference_mode_steps_outside(engine):
+    params = parameters(shapes=((2,),))
+    optimizer = dp.NAdam(params, engine=engine)
+    run(optimizer, params, 1)
+    with torch.inference_mode():
+        optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    assert not any(value.is_inference() for value in optimizer.state[params[0]].values())
+    run(optimizer, params, 1)
+
+
 def test_loaded_tensors_have_storages_of_their_own():
     source, params = parameters(shapes=((6,),)), parameters(shapes=((6,),))
     first, second = dp.Adam(source), dp.Adam(params)
