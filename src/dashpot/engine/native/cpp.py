@@ -9,7 +9,7 @@ from importlib import resources
 from dashpot.engine.native.loops import Array, Body, indented, phase
 from dashpot.engine.native.phases import Pass, passes, reached
 from dashpot.engine.native.symbols import Symbol
-from dashpot.engine.native.trace import LIMIT, Trace
+from dashpot.engine.native.trace import LIMIT, SCALE, Trace
 
 __all__ = ["FIRST_SLOT", "GRADIENT", "STEP", "WEIGHT", "columns", "source"]
 
@@ -114,6 +114,7 @@ class _Writer:
 
     def __init__(self, trace: Trace, sums: Mapping[int, int]) -> None:
         self._kinds, self._singles, self._sums = trace.kinds, trace.singles, sums
+        self._prepared = (f"c[{SCALE}]", f"c[{LIMIT}]") if trace.prepared else None
         self._columns = {"w": WEIGHT, "g": GRADIENT}
         self._columns |= {key: FIRST_SLOT + number for number, key in enumerate(_slots(trace))}
         self._names: dict[int, str] = {}
@@ -132,7 +133,8 @@ class _Writer:
         inside += [f"total{self._sums[id(s)]} += {self._name(s.args[0])};" for s in work.sums]
         inside += [f"e{self._columns[key]} = {self._name(s)};" for key, s in work.stores.items()]
         words = [(self._name(s.args[1]), self._name(s.args[2])) for s in draws]
-        return phase(number, Body(arrays, before, inside, [self._sums[id(s)] for s in work.sums], words))
+        sums = [self._sums[id(s)] for s in work.sums]
+        return phase(number, Body(arrays, before, inside, sums, words, GRADIENT, self._prepared))
 
     def finish(self) -> str:
         self._names = {}

@@ -1,9 +1,9 @@
 """The C++ of one phase: what is computed before the loop over a chunk's elements, the loop itself, and what follows.
 
-The loop has three forms. The plain one takes an element at a time and leaves the vectors to the compiler. Where numbers
-are rounded at random, the loop runs in blocks whose random bits are made first. Where every array holds bfloat16, an
-iteration takes two neighbouring elements as one word of 32 bits: the compiler then needs no vectors of 16-bit numbers
-and no instructions to spread and pack them.
+The plain loop takes an element at a time and leaves the vectors to the compiler. Where numbers are rounded at random,
+it runs in blocks whose random bits are made first; where the gradient is scaled or limited, in blocks for which that is
+done first. Where every array holds bfloat16, an iteration takes two neighbouring elements as one word of 32 bits: the
+compiler then needs no vectors of 16-bit numbers and no instructions to spread and pack them.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ class Body(NamedTuple):
         the numbers of the sums that are formed: the statements add to `total0`, ...
     draws
         for each number of random bits, the names of the two words that it is made from.
+    gradient, prepared
+        the column of the gradient, and its scale and limit where these are to be applied before the loop.
     """
 
     arrays: Sequence[Array]
@@ -48,6 +50,8 @@ class Body(NamedTuple):
     inside: Sequence[str]
     sums: Sequence[int]
     draws: Sequence[tuple[str, str]]
+    gradient: int
+    prepared: tuple[str, str] | None
 
 
 _PHASE = """
@@ -66,9 +70,9 @@ for (int32_t i = {start}; i < {end}; i++) {{
 }}"""
 
 _BLOCKS = """\
-for (int32_t block = 0; block < count; block += BLOCK) {{
-  const int32_t end = smaller(block + BLOCK, count);
-{draws}
+for (int32_t block = 0; block < count; block += {size}) {{
+  const int32_t end = smaller(block + {size}, count);
+{ahead}
 {loop}
 }}"""
 
@@ -93,11 +97,12 @@ if (end % 2 != 0) {{
 
 def phase(number: int, body: Body) -> str:
     """The function `phase_<number>` of a variant."""
+    body = body if any(a.column == body.gradient for a in body.arrays) else body._replace(prepared=None)
     before = [*(a.pointer() for a in body.arrays), *body.before, *(f"double total{s} = 0;" for s in body.sums)]
     if paired(body.arrays):
         before += [a.words() for a in body.arrays]
         loop = _blocks(body, _pairs(body), 2)
-    elif body.draws:
+    elif body.draws or body.prepared:
         loop = _blocks(body, _plain(body, "block", "end"), 1)
     else:
         loop = _plain(body, "0", "count")
@@ -113,23 +118,33 @@ def paired(arrays: Sequence[Array]) -> bool:
 
 
 def _plain(body: Body, start: str, end: str) -> str:
-    loads = [f"{a.kind} e{a.column} = a{a.column}[i];" for a in body.arrays]
+    loads = [f"{a.kind} e{a.column} = {_element(body, a)};" for a in body.arrays]
     bits = [f"const uint32_t b{n} = bits{n}[i - block];" for n in range(len(body.draws))]
     stores = [f"a{a.column}[i] = e{a.column};" for a in body.arrays if a.written]
     element = indented([*loads, *bits, *body.inside, *stores], 2)
     return _PLAIN.format(reduction=_reduction(body), start=start, end=end, element=element)
 
 
+def _element(body: Body, array: Array) -> str:
+    return "g[i - block]" if body.prepared and array.column == body.gradient else f"a{array.column}[i]"
+
+
 def _blocks(body: Body, loop: str, apart: int) -> str:
-    draws = [
-        line
-        for n, (word, key) in enumerate(body.draws)
-        for line in (
-            f"uint32_t bits{n}[BLOCK];",
-            f"dither<{apart}>(bits{n}, first + block, end - block, {word}, {key});",
+    ahead, size = [], "BLOCK"
+    for n, (word, key) in enumerate(body.draws):
+        ahead.append(f"uint32_t bits{n}[BLOCK];")
+        ahead.append(f"dither<{apart}>(bits{n}, first + block, end - block, {word}, {key});")
+    if body.prepared:
+        kind = next(a.kind for a in body.arrays if a.column == body.gradient)
+        scale, limit = body.prepared
+        ahead.append(f"{kind} changed[BLOCK];")
+        ahead.append(
+            f"const {kind}* g = as_it_is({scale}, {limit}) ? a{body.gradient} + block"
+            f" : prepared<{kind}>(changed, a{body.gradient} + block, end - block, {scale}, {limit});"
         )
-    ]
-    return _BLOCKS.format(draws=indented(draws, 2), loop=indented(loop.splitlines(), 2))
+        if not body.draws:
+            size = f"(as_it_is({scale}, {limit}) ? count : BLOCK)"
+    return _BLOCKS.format(size=size, ahead=indented(ahead, 2), loop=indented(loop.splitlines(), 2))
 
 
 def _pairs(body: Body) -> str:

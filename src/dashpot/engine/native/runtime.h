@@ -88,9 +88,21 @@ template <class T> inline T unless_nan(T bound) { return bound == bound ? T(1) :
 template <class T> inline T lerp(T a, T b, T w) { return w < T(0.5) ? a + w * (b - a) : b - (b - a) * (T(1) - w); }
 inline int32_t wrap(uint32_t x) { return static_cast<int32_t>(x); }
 
+constexpr int32_t BLOCK = 512;
+
+// Whether a gradient enters as it is, and what a block of it becomes otherwise.
+inline bool as_it_is(double scale, double limit) { return scale == 1 && limit == __builtin_inf(); }
+template <class T>
+__attribute__((noinline)) const T* prepared(T* __restrict__ out, const T* g, int32_t count, double scale, double limit) {
+  const T factor = cast<T>(scale), most = cast<T>(limit);
+#pragma omp simd
+  for (int32_t i = 0; i < count; i++) out[i] = smaller(larger(g[i] * factor, -most), most);
+  return out;
+}
+
 // `dither` of `dashpot/engine/rounding.py` for the elements of one block, or fewer, from number `first` on. With
 // `APART` 2 the bits of the even elements come first, then those of the odd ones.
-constexpr int32_t BLOCK = 512, QUARTER = BLOCK / 4;
+constexpr int32_t QUARTER = BLOCK / 4;
 template <int32_t APART>
 __attribute__((noinline)) void dither(uint32_t* __restrict__ out, int32_t first, int32_t count, int32_t word, int32_t key) {
   const int32_t hashes = (smaller(count, QUARTER) + APART - 1) / APART;

@@ -16,7 +16,7 @@ from dashpot.engine.program import Numbers, Storage, one_step
 from dashpot.recipe import Line
 from dashpot.stages.base import Clock, Slot, Stage
 
-__all__ = ["LIMIT", "Layout", "Trace", "scalar_row", "set_numbers", "trace", "with_settings"]
+__all__ = ["LIMIT", "SCALE", "Layout", "Trace", "scalar_row", "set_numbers", "trace", "with_settings"]
 
 
 class Layout(NamedTuple):
@@ -39,11 +39,14 @@ class Trace(NamedTuple):
     """The names of every stage's own scalars."""
     text: tuple[Any, ...]
     """The operations and constants in the order of their making."""
+    prepared: bool
+    """Whether `g` stands for the gradient after `scale` and `limit`: gradients in the compute precision nearly always
+    have a scale of 1 and no limit, so that a kernel applies both beside its loop."""
 
 
 _LEADING = 5  # scale, limit, word, lr, factor
-LIMIT = 1
-"""The place of the limit of `clip_value` among the scalars."""
+SCALE, LIMIT = 0, 1
+"""The places of the gradient's scale and of the limit of `clip_value` among the scalars."""
 
 
 def scalar_row(lines: Sequence[Line], numbers: Numbers) -> list[Any]:
@@ -95,6 +98,9 @@ def _trace(lines: Sequence[Line], slots: Sequence[Slot], storage: Storage, layou
         symbolic.append(line._replace(stage=with_settings(line.stage, fields)))
     if storage.draws:
         word = _tensor_word(graph, word)
+    prepared = layout.gradient == layout.compute
+    if prepared:
+        scale, limit = 1.0, None
     numbers = Numbers(Clock(None, lr, factor), tuple(scalars), scale, limit, word)
     state = {key: loads[key] for key, _ in layout.slots}
     index = graph.node("index", (), "i32", vector=True)
@@ -110,6 +116,7 @@ def _trace(lines: Sequence[Line], slots: Sequence[Slot], storage: Storage, layou
         count.total,
         tuple(record._fields for record in scalars),
         graph.text(),
+        prepared,
     )
 
 
