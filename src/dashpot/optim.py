@@ -372,8 +372,14 @@ class Optimizer(torch.optim.Optimizer):
                     f"{owner}: a gradient's {name} must be its parameter's, {getattr(p, name)}, "
                     f"got {getattr(grad, name)}."
                 )
-        kept = (value for value in self.state.get(p, {}).values() if isinstance(value, Tensor))
-        if any(map(_is_without_memory, (p, grad, *kept))):
+        kept = {key: value for key, value in self.state.get(p, {}).items() if isinstance(value, Tensor)}
+        frozen = [key for key, value in {"the parameter": p, **kept}.items() if key != "step" and value.is_inference()]
+        if frozen and not torch.is_inference_mode_enabled():
+            raise ArgumentError(
+                f"{owner}: {frozen[0]} of shape {tuple(p.shape)} was made in inference mode and cannot be changed "
+                "outside it; put a clone in its place."
+            )
+        if any(map(_is_without_memory, (p, grad, *kept.values()))):
             raise ArgumentError(
                 f"{owner}: the memory of a parameter of shape {tuple(p.shape)}, of its gradient or of its state "
                 "was released (its storage has no bytes)."

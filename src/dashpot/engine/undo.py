@@ -43,11 +43,13 @@ def unchanged_on_error(step: Step, positions: Sequence[int]) -> Iterator[None]:
     Only for what can fail on the way, a user's stage or a tensor subclass: the copies cost as much memory as the
     tensors themselves.
     """
-    kept = [(x, x.detach().clone()) for i in positions if _can_fail(step, i) for x in _written(step, i)]
+    kept: list[tuple[Tensor, Tensor]] = []
+    if any(_can_fail(step, i) for i in positions):
+        kept = [(x, x.detach().clone()) for i in positions for x in _written(step, i)]
     try:
         yield
     except BaseException:
-        with torch.no_grad():
+        with torch.no_grad(), torch._C.DisableTorchFunctionSubclass():
             for x, before in kept:
                 x.copy_(before)
         raise

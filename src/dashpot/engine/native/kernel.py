@@ -94,8 +94,12 @@ class Kernel:
         if number in self._proven:
             return
         sample = Sample(recipe, self._storage, self._layout)
-        with torch.no_grad():
-            expected = sample.stepped(recipe, numbers)
+        try:
+            with torch.no_grad():
+                expected = sample.stepped(recipe, numbers)
+        except Exception as error:
+            self.fail(f"A stage raises {type(error).__name__} on {len(sample.w)} random numbers: {error}")
+            return
         table, scalars = sample.row(), packed([scalar_row(recipe.lines, numbers)])
         self.runner(active)(1, table.ctypes.data, scalars.buffer_info()[0], 1)
         if sample.agrees(expected):

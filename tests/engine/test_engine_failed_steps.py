@@ -1,0 +1,106 @@
+"""A step that fails leaves weights, state and counts as they were before it, whichever engine."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from contracts.trajectories import gradient, parameters
+from engine_support import is_compiled, march, same, shared_cache, snapshot  # noqa: F401
+
+import dashpot as dp
+
+ENGINES = ["eager", "compiled", "auto"]
+
+
+class Fault(Exception):
+    pass
+
+
+
+
+
+@dataclass(frozen=True)
+class Failing(dp.Stage):
+    """A running mean of directions; at the second parameter of the second step it raises."""
+
+    rate: float = 0.5
+    slots = (dp.elementwise("mean", "mean"),)
+
+    def apply(self, x, s, c, ctx):
+        if isinstance(x.v, torch.Tensor) and x.v.dim() == 1 and bool((s.mean != 0).any()):
+            raise Fault
+        mean = c.rate * s.mean + (1 - c.rate) * x.v
+        return x._replace(v=mean), s._replace(mean=mean)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_stage_that_fails_at_a_later_parameter_changes_nothing(engine, recwarn):
+    params = parameters(shapes=((3, 2), (4,)))
+    optimizer = dp.SGM(params, lr=0.1, rate=Failing(), engine=engine)
+    march([(params, optimizer)], range(1))
+    before = snapshot(params, optimizer)
+    with pytest.raises((Fault, dp.ArgumentError)):
+        march([(params, optimizer)], range(1, 2))
+    assert same(snapshot(params, optimizer), before)
+    params[1].grad = None
+    params[0].grad = gradient(params[0], 1)
+    optimizer.step()
+    assert [int(optimizer.state[p]["step"]) for p in params] == [2, 1]
+
+
+class Refusing(torch.nn.Parameter):
+    """A subclass with a dispatch of its own that may refuse to be written in place."""
+
+    refuses = False
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        if cls.refuses and func is torch.Tensor.copy_:
+            raise Fault
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_tensor_subclass_that_fails_changes_nothing(engine, monkeypatch):
+    first, second = parameters(shapes=((3, 2), (4,)))
+    params = [first, Refusing(second.detach())]
+    optimizer = dp.AdamW(params, lr=0.1, engine=engine)
+    march([(params, optimizer)], range(2))
+    before = snapshot(params, optimizer)
+    monkeypatch.setattr(Refusing, "refuses", True)
+    with pytest.raises(Fault):
+        march([(params, optimizer)], range(2, 3))
+    monkeypatch.setattr(Refusing, "refuses", False)
+    assert same(snapshot(params, optimizer), before)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_state_made_in_inference_mode_is_ordinary_state(engine):
+    params, others = parameters(), parameters()
+    optimizer, other = (dp.AdamW(ps, lr=0.1, engine=engine) for ps in (params, others))
+    with torch.inference_mode():
+        march([(params, optimizer)], range(1))
+    march([(others, other)], range(1))
+    march([(params, optimizer), (others, other)], range(1, 4))
+    assert not any(value.is_inference() for state in optimizer.state.values() for value in state.values())
+    assert same(snapshot(params, optimizer), snapshot(others, other))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("key", ["step", "exp_avg"])
+def test_an_inference_tensor_put_into_the_state_is_refused_before_anything_is_written(engine, key):
+    params = parameters()
+    optimizer = dp.AdamW(params, lr=0.1, engine=engine)
+    march([(params, optimizer)], range(2))
+    with torch.inference_mode():
+        optimizer.state[params[1]][key] = optimizer.state[params[1]][key].clone()
+    before = [p.detach().clone() for p in params]
+    if key == "step":
+        march([(params, optimizer)], range(2, 3))
+        assert not is_compiled(optimizer) or engine != "eager"
+        assert [int(optimizer.state[p]["step"]) for p in params] == [3, 3, 3]
+        return
+    with pytest.raises(dp.ArgumentError, match=r"inference"):
+        march([(params, optimizer)], range(2, 3))
+    assert all(map(torch.equal, params, before))
+    assert [int(optimizer.state[p]["step"]) for p in params] == [2, 2, 2]

@@ -1,0 +1,92 @@
+"""No engine holds a tensor between steps: what the user drops is freed at once, by reference counts alone."""
+
+import gc
+import weakref
+
+import pytest
+import torch
+from contracts.trajectories import parameters
+from engine_support import march, shared_cache  # noqa: F401
+from registry import each_kind
+
+import dashpot as dp
+
+OPTIONS = {"eager": {"engine": "eager"}, "compiled": {"engine": "compiled"}, "on-device": {"capturable": True}}
+
+
+@pytest.fixture(autouse=True)
+def without_the_collector():
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.fixture(params=OPTIONS)
+def options(request):
+    return OPTIONS[request.param]
+
+
+def stepped(options, steps=2):
+    params = parameters(torch.float32, shapes=((8, 4), (5,)))
+    optimizer = dp.AdamW(params, **options)
+    march([(params, optimizer)], range(steps))
+    return params, optimizer
+
+
+def test_a_replaced_slot_is_freed_at_once(options):
+    params, optimizer = stepped(options)
+    state = optimizer.state[params[0]]
+    before = weakref.ref(state["exp_avg"])
+    state["exp_avg"] = state["exp_avg"].clone()
+    assert before() is None
+
+
+def test_cleared_state_is_freed_at_once(options):
+    params, optimizer = stepped(options)
+    kept = [weakref.ref(value) for p in params for value in optimizer.state[p].values() if value.dim()]
+    optimizer.state.clear()
+    assert kept
+    assert [ref() for ref in kept] == [None] * len(kept)
+
+
+def test_parameters_are_freed_with_their_groups(options):
+    params, optimizer = stepped(options)
+    kept = [weakref.ref(p) for p in params]
+    params.clear()
+    optimizer.state.clear()
+    optimizer.param_groups.clear()
+    assert [ref() for ref in kept] == [None, None]
+
+
+def test_a_gradient_in_another_order_leaves_nothing_behind(options):
+    """Its copy, as large as the weight, lasts for the step."""
+    p = torch.ones(8, 4, requires_grad=True)
+    optimizer = dp.SGD([p], lr=0.1, **options)
+    p.grad = torch.ones(4, 8).t()
+    optimizer.step()
+    before = {id(x) for x in _tensors_like(p)}
+    optimizer.step()
+    assert {id(x) for x in _tensors_like(p)} == before
+    gradient = weakref.ref(p.grad)
+    optimizer.zero_grad()
+    assert gradient() is None
+
+
+def _tensors_like(p):
+    return [x for x in gc.get_objects() if type(x) in (torch.Tensor, torch.nn.Parameter) and x.numel() == p.numel()]
+
+
+@each_kind()
+def test_every_method_lets_go_of_its_state(subject):
+    params = parameters(torch.float32)
+    optimizer = subject.make(params)
+    march([(params, optimizer)], range(2))
+    kept = [weakref.ref(v) for s in optimizer.state.values() for v in s.values() if isinstance(v, torch.Tensor)]
+    optimizer.state.clear()
+    assert [ref() for ref in kept if ref() is not None] == []
+
+
+def test_counts_of_steps_have_memory_of_their_own():
+    params, optimizer = stepped(OPTIONS["compiled"])
+    assert [optimizer.state[p]["step"].untyped_storage().nbytes() for p in params] == [4, 4]
