@@ -75,7 +75,7 @@ def test_slots_that_are_no_tuple_of_slots_are_refused(slots):
         made()
 
 
-@pytest.mark.parametrize("slots", SLOTS, ids=repr)
+@pytest.mark.parametrize("slots", SLOTS, ids=range(len(SLOTS)))
 def test_slots_that_follow_from_the_settings_are_checked_with_the_recipe(slots):
     made = dataclass(frozen=True)(type("Kept", (Body, dp.Stage), {"slots": property(lambda self: slots)}))()
     with pytest.raises(dp.ArgumentError, match=r"^Kept: slots must be a tuple of elementwise"):
