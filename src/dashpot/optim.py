@@ -446,8 +446,10 @@ class Optimizer(torch.optim.Optimizer):
         if lacking:
             raise ArgumentError(f"{owner}: the saved group has no {', '.join(lacking)}; it is of another method.")
         state_dicts.refuse_foreign(owner, saved, own)
-        settings = {**self.defaults, **saved}
-        settings.pop("capturable", None)  # how the saved one ran is of no concern
+        if "capturable" in saved:  # how the saved one ran is of no concern
+            saved["capturable"] = own.get("capturable", False)
+        settings = {**self.defaults, **saved, "params": own["params"]}
+        settings.pop("capturable", None)
         self._check_settings(settings)
         recipe, possible = self._recipe_of(settings), self._possible_slots()
         return state_dicts.Accepted(saved, lambda p: possible.with_needed(self.running.storage(p.dtype).slots(recipe)))

@@ -102,12 +102,16 @@ class ESGD(SecondOrder):
 
     def _check_settings(self, settings: Mapping[str, Any]) -> None:
         version, betas = settings.get("version"), settings.get("betas")
-        if version == 2 and isinstance(betas, (tuple, list)) and len(betas) == 2 and _is_one(read(betas[1])):
+        if _is_two(version) and isinstance(betas, (tuple, list)) and len(betas) == 2 and _is_one(read(betas[1])):
             check(type(self).__name__, "betas[0]", betas[0], POLE)
             settings = {name: value for name, value in settings.items() if name != "betas"}
         super()._check_settings(settings)
-        if version == 2 and settings.get("v") is not None:
+        if _is_two(version) and settings.get("v") is not None:
             raise ArgumentError(f"{type(self).__name__}: v must be None in version 2, got {settings['v']!r}.")
+
+
+def _is_two(value: Any) -> bool:
+    return isinstance(value, int) and value == 2
 
 
 def _is_one(value: Any) -> bool:

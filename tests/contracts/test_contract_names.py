@@ -6,7 +6,6 @@ from contracts.trajectories import gradient, identical, parameters, run
 from registry import each
 
 import dashpot as dp
-from dashpot.errors import ArgumentError
 
 SHAPES = ((3,), (3,), (3,))
 NAMES = ("first", "second", "third")
@@ -54,17 +53,6 @@ def test_state_goes_by_position_unless_both_sides_have_names(subject, with_names
     second.load_state_dict(first.state_dict())
     run(second, again, range(5, 10))
     assert identical(again, straight)
-
-
-@each()
-def test_other_names_are_refused_and_listed(subject):
-    params, others = parameters(shapes=SHAPES), parameters(shapes=SHAPES)
-    first = subject.make(named(params, ("first", "second", "old")))
-    second = subject.make(named(others, ("first", "second", "new")))
-    run(first, params, 2)
-    with pytest.raises(ArgumentError, match=r"1 of 3 names are missing from it.*\n  missing .new.\n  unknown .old."):
-        second.load_state_dict(first.state_dict())
-    assert not any(second.state.values())
 
 
 def test_state_moves_between_groups_by_name():

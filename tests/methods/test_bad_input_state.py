@@ -54,21 +54,6 @@ def test_a_gradient_of_another_dtype_is_refused_before_anything_is_written(subje
     assert not optimizer.state
 
 
-@each(lambda subject: subject.keys)
-def test_state_of_another_shape_is_refused_and_nothing_changes(subject):
-    params, others = parameters(shapes=((4,), (3,))), parameters(shapes=((4,), (2,)))
-    first, second = subject.make(params), subject.make(others, lr=0.5 * subject.lr)
-    run(first, params, 2)
-    run(second, others, 1)
-    before = copy.deepcopy(second.state_dict())
-    with pytest.raises(dp.ArgumentError, match=r"state '\w+' of parameter 1 must have the shape \(2,\), got \(3,\)"):
-        second.load_state_dict(first.state_dict())
-    after = second.state_dict()
-    assert after["param_groups"] == before["param_groups"]
-    for index, saved in after["state"].items():
-        assert all(torch.equal(value, before["state"][index][slot]) for slot, value in saved.items())
-
-
 @pytest.mark.parametrize("subject", [s for s in SUBJECTS if s.name in ("sgd", "adamw", "autosgm-1-zero")], ids=str)
 def test_state_of_another_number_of_parameters_or_groups_is_refused(subject):
     first = subject.make(parameters())

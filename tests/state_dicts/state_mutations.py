@@ -50,6 +50,7 @@ def element_values(value):
         "another shape": torch.zeros(value.dim() + 7),
         "bfloat16": value.to(torch.bfloat16),
         "a view in another order": value.t().contiguous().t() if value.dim() == 2 else value,
+        "nested": torch.nested.nested_tensor([torch.zeros(2)], layout=torch.jagged),
         "one number, expanded": torch.zeros(()).expand(value.shape),
         "a parameter": torch.nn.Parameter(value.clone()),
     }
@@ -72,6 +73,7 @@ def mutations(saved):
         yield f"params: {what}", _with(saved, "param_groups", 0, "params", new)
         yield f"param_names: {what}", _with(saved, "param_groups", 0, "param_names", new)
     yield "an entry of no parameter", _with(saved, "state", 99, dict(entry))
+    yield "an entry under a tensor", _with(saved, "state", torch.zeros(2), dict(entry))
     yield "an entry under a string", _with(saved, "state", "note", "mine")
     for key, value in saved["param_groups"][0].items():
         if key == "params":

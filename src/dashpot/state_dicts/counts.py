@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dashpot.errors import ArgumentError
 
-__all__ = ["COUNT_BITS", "checked_count", "one_number"]
+__all__ = ["COUNT_BITS", "checked_count", "is_dense", "one_number", "short"]
 
 COUNT_BITS = 53
 """Counts are below 2^53: whole numbers up to there are exact as Python floats, in which schedules compute."""
@@ -35,9 +35,20 @@ def one_number(value: Any) -> int | float | None:
     return value.item() if isinstance(value, np.generic) else value
 
 
+def is_dense(x: Tensor) -> bool:
+    """True for a tensor with one number in memory for each element, or on the meta device none."""
+    return x.layout == torch.strided and not x.is_quantized and not x.is_nested
+
+
 def _holds_a_number(x: Tensor) -> bool:
-    plain = x.layout == torch.strided and not x.is_quantized and x.device.type != "meta"
-    return plain and x.dtype != torch.bool and not x.is_complex() and x.numel() == 1 and x.dim() < 2
+    return (
+        is_dense(x)
+        and x.device.type != "meta"
+        and x.dtype != torch.bool
+        and not x.is_complex()
+        and x.numel() == 1
+        and x.dim() < 2
+    )
 
 
 def short(value: Any) -> str:
@@ -53,6 +64,8 @@ def short(value: Any) -> str:
 def _of_tensor(x: Tensor) -> str:
     if x.is_quantized:
         return "a quantized tensor"
+    if x.is_nested:
+        return "a nested tensor"
     if x.layout != torch.strided:
         return f"a tensor of layout {x.layout}"
     if x.device.type == "meta":

@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 from dashpot.engine.program import COMPENSATION, compute_dtype
 from dashpot.errors import ArgumentError
 from dashpot.stages.base import Slot
-from dashpot.state_dicts.counts import checked_count, one_number, short
+from dashpot.state_dicts.counts import checked_count, is_dense, one_number, short
 from dashpot.state_dicts.plain import plain_data
 from dashpot.state_dicts.slots import Slots, is_of_some_method
 
@@ -82,7 +82,7 @@ def _step(place: Place, value: Any) -> Tensor:
 
 
 def _number(place: Place, slot: Slot, value: Any) -> Tensor:
-    if isinstance(value, Tensor) and value.is_floating_point() and value.dtype in _REAL and _is_usable(value, place.p):
+    if isinstance(value, Tensor) and value.dtype in _REAL and _is_usable(value, place.p):
         if value.numel() == 1 and value.dim() < 2:
             return _moved(value, place.p).reshape(())
         raise _wrong_shape(place, slot.key, value, ())
@@ -121,7 +121,7 @@ def _elements(place: Place, slot: Slot, value: Any) -> Tensor:
 
 def _is_usable(value: Tensor, p: Tensor) -> bool:
     elsewhere = value.device.type == "meta" and p.device.type != "meta"
-    return value.layout == torch.strided and not value.is_quantized and not elsewhere
+    return is_dense(value) and not elsewhere
 
 
 def _moved(value: Tensor, p: Tensor) -> Tensor:

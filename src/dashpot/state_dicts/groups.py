@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
+from torch import Tensor
+
 from dashpot.constraints import ARGUMENTS, check
 from dashpot.errors import ArgumentError
 from dashpot.group_keys import CARRIED
@@ -44,8 +46,8 @@ def check_form(owner: str, state_dict: Any) -> None:
     if len(set(numbers)) < len(numbers):
         raise ArgumentError(f"{owner}: a parameter comes twice in the 'params' of the saved groups.")
     for index in state.keys() - set(numbers):
-        if type(index) is int:
-            raise ArgumentError(f"{owner}: there is saved state for parameter {index}, which is in no saved group.")
+        if type(index) is int or isinstance(index, Tensor):
+            raise ArgumentError(f"{owner}: there is saved state for {short(index)}, which is in no saved group.")
 
 
 def _check_group(owner: str, number: int, group: Any) -> None:
