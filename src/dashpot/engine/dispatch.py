@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dashpot.engine.blame import blaming
+from dashpot.engine.blocks import step_in_blocks
 from dashpot.engine.division import Spread
 from dashpot.engine.eager import step_tensor
 from dashpot.engine.inductor import Inductor
@@ -75,7 +76,8 @@ class Engine:
         for part in step.parts:
             here = [i for i in left if part.start <= i < part.stop]
             works = [step.work(i) for i in here if i not in contexts]
-            for work in self.inductor.run(part.recipe, works, part.numbers, away) if works else ():
+            works = self.inductor.run(part.recipe, works, part.numbers, away) if away else works
+            for work in step_in_blocks(part.recipe, works, part.numbers):
                 _step_eagerly(part.recipe, work, part.numbers[work.row])
             for i in here:  # in one order in all processes, as they wait for each other
                 if i in contexts:

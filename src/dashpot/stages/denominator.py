@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dashpot.constraints import ARGUMENTS, OneOf, Scalar, field
-from dashpot.numeric import where
+from dashpot.numeric import is_number, where
 from dashpot.stages.at_zero import over, root
 from dashpot.stages.averages import AVERAGES, correction, weights
 from dashpot.stages.base import Clock, Context, Signal, Slot, Stage, elementwise
@@ -18,9 +18,16 @@ from dashpot.stages.base import Clock, Context, Signal, Slot, Stage, elementwise
 __all__ = ["CenteredMoment", "SecondMoment", "divided"]
 
 
-def divided(x: Signal, d: Tensor) -> Signal:
-    """The signal with its direction divided by `d`, which joins the denominators before it."""
-    return x._replace(d=x.d * d, v=over(x.v, d))
+_TINY = 1e-30  # and its root: normal numbers in float32
+
+
+def divided(x: Signal, d: Tensor, eps: Scalar = 0.0) -> Signal:
+    """The signal with its direction divided by `d`, which joins the denominators before it.
+
+    `d` is at least `eps` or its root: where that is a number and not tiny, nothing is divided by zero.
+    """
+    v = x.v / d if is_number(eps) and eps > _TINY else over(x.v, d)
+    return x._replace(d=d if is_number(x.d) and x.d == 1 else x.d * d, v=v)
 
 
 def _root(square: Tensor, eps: Scalar, inside: bool) -> Tensor:
@@ -88,9 +95,9 @@ class SecondMoment(Stage):
             largest = torch.maximum(s.largest, square)
             mean = c.hold * largest + (c.fresh * g) * g  # not fresh * g^2: 0 where fresh is 0, even if g^2 overflows
             d = _root(mean, c.eps, self.eps_mode == "inside")
-            return divided(x, d), s._replace(square=square, largest=largest)
+            return divided(x, d, c.eps), s._replace(square=square, largest=largest)
         d = _root(c.hold * s.square + c.direct * new, c.eps, self.eps_mode == "inside")
-        return divided(x, d), s._replace(square=c.keep * s.square + c.add * new)
+        return divided(x, d, c.eps), s._replace(square=c.keep * s.square + c.add * new)
 
 
 @dataclass(frozen=True)
@@ -142,4 +149,4 @@ class CenteredMoment(Stage):
         variance = (c.hold * s.square + c.direct * new - c.centre * (mean * mean)).clamp_min(0)
         s = s._replace(square=c.keep * s.square + c.add * new)
         d = variance + c.eps if self.power == "variance" else _root(variance, c.eps, self.eps_mode == "inside")
-        return divided(x, d), s
+        return divided(x, d, c.eps), s

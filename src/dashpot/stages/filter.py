@@ -17,6 +17,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from dashpot.constraints import ARGUMENTS, OneOf, Scalar, field
 from dashpot.errors import ArgumentError
 from dashpot.numeric import is_number, where
@@ -131,8 +133,13 @@ class Filter(Stage):
 
     def apply(self, x: Signal, s: Any, c: Any, ctx: Context) -> tuple[Signal, Any]:
         del ctx
-        direction = c.gain * x.v + c.carry * s.memory
-        return x._replace(v=direction), s._replace(memory=c.pole * s.memory + c.feed * x.v)
+        direction = _scaled(c.gain, x.v) + c.carry * s.memory
+        return x._replace(v=direction), s._replace(memory=c.pole * s.memory + _scaled(c.feed, x.v))
+
+
+def _scaled(factor: Scalar, x: Tensor) -> Tensor:
+    """factor x; `x` itself for a factor of 1, as a heavy ball has."""
+    return x if is_number(factor) and factor == 1 else factor * x
 
 
 @dataclass(frozen=True)
