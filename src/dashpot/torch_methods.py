@@ -157,6 +157,9 @@ class RMSprop(Optimizer):
         }
         super().__init__(params, settings, schedule, **options)
 
+    def _accept(self, saved: Mapping[str, Any], own: Mapping[str, Any]) -> Accepted:
+        return super()._accept({"momentum": 0, **saved}, own)  # as torch.optim.RMSprop reads an early checkpoint
+
 
 class Adam(Optimizer):
     """Adam: the debiased mean gradient over the root of the debiased mean square.

@@ -16,9 +16,6 @@ class Fault(Exception):
     pass
 
 
-
-
-
 @dataclass(frozen=True)
 class Failing(dp.Stage):
     """A running mean of directions; at the second parameter of the second step it raises."""

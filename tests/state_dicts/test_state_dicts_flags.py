@@ -100,6 +100,15 @@ def test_flags_that_an_old_checkpoint_lacks_are_off(name, settings):
         assert all(optimizer.param_groups[0].get(flag, False) is False for flag in flags)
 
 
+def test_an_rmsprop_from_before_momentum_has_none():
+    params = parameters()
+    saved = torch.optim.RMSprop(params).state_dict()
+    del saved["param_groups"][0]["momentum"]
+    optimizer = dp.RMSprop(params, momentum=0.5)
+    optimizer.load_state_dict(saved)
+    assert optimizer.param_groups[0]["momentum"] == 0
+
+
 @pytest.mark.parametrize(("cls", "nesterov"), [(dp.HeavyBall, False), (dp.NAG, True)])
 @pytest.mark.parametrize("module", OURS_AND_TORCHS, ids=lambda m: m.__name__)
 def test_heavy_balls_and_nesterovs_state_is_that_of_sgd(cls, nesterov, module):

@@ -1,7 +1,9 @@
 """What a loaded state dict may hold: converted where torch converts it, else refused with nothing changed."""
 
 import copy
+import gc
 import warnings
+import weakref
 
 import numpy as np
 import pytest
@@ -208,6 +210,24 @@ def test_loaded_tensors_have_storages_of_their_own():
     second.load_state_dict(saved)
     for value in second.state[params[0]].values():
         assert value.untyped_storage().nbytes() == value.numel() * value.element_size()
+
+
+@pytest.mark.parametrize("engine", ["eager", "compiled"])
+def test_loading_holds_on_to_nothing(engine):
+    """What was there before and what was loaded are freed with their last reference, without the garbage collector."""
+    [w] = params = parameters(shapes=((6,),))
+    optimizer = dp.Adam(params, engine=engine)
+    run(optimizer, params, 1)
+    gc.disable()
+    try:
+        before, saved = weakref.ref(optimizer.state[w]["exp_avg"]), copy.deepcopy(optimizer.state_dict())
+        optimizer.load_state_dict(saved)
+        given, now = (weakref.ref(state["exp_avg"]) for state in (saved["state"][0], optimizer.state[w]))
+        del saved
+        optimizer.state.clear()
+        assert before() is given() is now() is None
+    finally:
+        gc.enable()
 
 
 def test_a_none_that_stands_for_no_momentum_loads():
