@@ -12,7 +12,7 @@ import dashpot as dp
 ENGINES = ["eager", "compiled", "auto"]
 
 
-class Fault(Exception):
+class FaultError(Exception):
     pass
 
 
@@ -25,7 +25,7 @@ class Failing(dp.Stage):
 
     def apply(self, x, s, c, ctx):
         if isinstance(x.v, torch.Tensor) and x.v.dim() == 1 and bool((s.mean != 0).any()):
-            raise Fault
+            raise FaultError
         mean = c.rate * s.mean + (1 - c.rate) * x.v
         return x._replace(v=mean), s._replace(mean=mean)
 
@@ -36,7 +36,7 @@ def test_a_stage_that_fails_at_a_later_parameter_changes_nothing(engine, recwarn
     optimizer = dp.SGM(params, lr=0.1, rate=Failing(), engine=engine)
     march([(params, optimizer)], range(1))
     before = snapshot(params, optimizer)
-    with pytest.raises((Fault, dp.ArgumentError)):
+    with pytest.raises((FaultError, dp.ArgumentError)):
         march([(params, optimizer)], range(1, 2))
     assert same(snapshot(params, optimizer), before)
     params[1].grad = None
@@ -53,7 +53,7 @@ class Refusing(torch.nn.Parameter):
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
         if cls.refuses and func is torch.Tensor.copy_:
-            raise Fault
+            raise FaultError
         return super().__torch_function__(func, types, args, kwargs or {})
 
 
@@ -65,7 +65,7 @@ def test_a_tensor_subclass_that_fails_changes_nothing(engine, monkeypatch):
     march([(params, optimizer)], range(2))
     before = snapshot(params, optimizer)
     monkeypatch.setattr(Refusing, "refuses", True)
-    with pytest.raises(Fault):
+    with pytest.raises(FaultError):
         march([(params, optimizer)], range(2, 3))
     monkeypatch.setattr(Refusing, "refuses", False)
     assert same(snapshot(params, optimizer), before)
