@@ -22,7 +22,10 @@ __all__ = ["BuildError", "Compiler", "find"]
 NAMES = ("c++", "g++", "clang++")
 BASE_FLAGS = (
     "-std=c++17",
-    "-O3",
+    # -O3 takes a fifth longer and gives kernels of the same speed: their loops say themselves that they are vectors.
+    "-O2",
+    "-ftree-vectorize",
+    "-fopenmp-simd",
     "-fPIC",
     "-shared",
     # errno and floating-point traps, which nobody reads; with them square roots and selections stay scalar.
