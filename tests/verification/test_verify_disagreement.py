@@ -128,6 +128,7 @@ MODEL = user_model()
         ((dp.AdamW, lambda _: dp.AdamW(MODEL.parameters()), MODEL), {}, "must use the parameters it is called with"),
         ((dp.AdamW, dp.AdamW, 3), {}, "model_or_loss must be a torch.nn.Module"),
         ((dp.AdamW, dp.AdamW, MODEL), {"steps": 1}, r"steps must be an integer in \[2, inf\), got 1"),
+        ((dp.AdamW, dp.AdamW, MODEL), {"steps": [torch.ones(3)]}, "got list; give batches by keyword"),
         ((dp.AdamW, dp.AdamW, MODEL), {"tolerance": -1}, "tolerance must be None or a number"),
         ((dp.AdamW, dp.AdamW, MODEL), {"dtype": torch.int64}, "dtype must be one of"),
         ((dp.AdamW, dp.AdamW, MODEL), {"takes": "groups"}, "takes must be one of"),

@@ -90,12 +90,14 @@ def run_course(subject: Subject, makers: Sequence[Maker], steps: int, allowed: f
     for step in range(1, steps + 1):
         _advance(course, step)
         _note_times(course, step)
-        _judge(course, scale, step, _allowed(course, step, steps))
+        _judge(course, scale, step, steps)
         if course.diverged:
             break
         if step == course.saved:
             course.checkpoints = resumed(subject, makers, course.sides)
     _check_compared(course)
+    for way in course.checkpoints:
+        way.track.side = None  # to free its memory
     course.moved = _moved(subject, course, scale)
     if course.diverged is None:
         _note_drift(course, subject, makers, scale)
@@ -149,9 +151,10 @@ def _note_times(course: Course, step: int) -> None:
         course.first_seconds = course.last_seconds
 
 
-def _judge(course: Course, scale: Scale, step: int, allowed: float) -> None:
-    """Measure all deviations after a step."""
+def _judge(course: Course, scale: Scale, step: int, steps: int) -> None:
+    """Measure the optimizer's deviations after a step; those of the runs from checkpoints after the last one."""
     ours, theirs = course.sides
+    allowed = _allowed(course, step, steps)
     weights = ours.params, theirs.params
     course.unfinite = not is_finite(ours.params), not is_finite(theirs.params)
     if finite := not any(course.unfinite):
@@ -161,9 +164,9 @@ def _judge(course: Course, scale: Scale, step: int, allowed: float) -> None:
         course.diverged = step
     course.main.judge(step, allowed, scale.distances(*weights), final=not finite)
     for way in course.checkpoints:
-        if way.track.side is not None:
+        if way.track.side is not None and (step == steps or not finite):
             distances = scale.distances(way.track.side.params, weights[way.source])
-            way.track.judge(step, allowed, distances, final=not finite)
+            way.track.judge(step, allowed, distances, final=False)
 
 
 def _check_compared(course: Course) -> None:

@@ -41,20 +41,27 @@ class Scale:
         return {name: self._distance(name, found[name], w) for name, w in expected.items()}
 
     def _distance(self, name: str, found: Tensor, expected: Tensor) -> Distance:
-        if expected.numel() == 0:
+        a, b = _wide(_real(found)), _wide(_real(expected))
+        apart = (a - b).abs_()
+        worst = _largest(apart)
+        if not math.isfinite(worst):
+            same = (a == b) | (a.isnan() & b.isnan())
+            apart = torch.where(same, 0.0, apart).nan_to_num_(nan=math.inf, posinf=math.inf)
+            worst = _largest(apart)
+        if worst == 0:
             return Distance(0.0, 0.0)
-        a, b = _real(found).double(), _real(expected).double()
-        same = (a == b) | (a.isnan() & b.isnan())
-        apart = torch.where(same, 0.0, (a - b).abs()).nan_to_num(nan=math.inf, posinf=math.inf)
-        largest = float(b.abs().max())
-        worst = float(apart.max())
-        relative = 0.0 if worst == 0 else worst / largest if 0 < largest < math.inf else math.inf
-        return Distance(float((apart / _spacing(self._largest[name])).max()), relative)
+        largest = _largest(b.abs())
+        relative = worst / largest if 0 < largest < math.inf else math.inf
+        magnitude = self._largest[name]
+        return Distance(
+            _largest(apart.div_(_power_of_two(magnitude))) / torch.finfo(magnitude.dtype).eps,
+            relative,
+        )
 
 
 def is_finite(weights: Weights) -> bool:
     """Whether all weights are."""
-    return all(bool(torch.isfinite(w).all()) for w in weights.values())
+    return all(math.isfinite(float(end)) for w in weights.values() if w.numel() for end in _real(w).aminmax())
 
 
 def _real(x: Tensor) -> Tensor:
@@ -62,8 +69,19 @@ def _real(x: Tensor) -> Tensor:
     return torch.view_as_real(x) if x.is_complex() else x
 
 
-def _spacing(magnitude: Tensor) -> Tensor:
-    """The distance between neighbouring numbers of the tensor's dtype at that magnitude, at least a normal number."""
-    info = torch.finfo(magnitude.dtype)
-    exponent = torch.frexp(magnitude.double().clamp(min=info.tiny))[1]
-    return torch.ldexp(torch.full_like(magnitude, info.eps, dtype=torch.float64), exponent - 1)
+def _wide(x: Tensor) -> Tensor:
+    """In at least float32."""
+    return x.float() if torch.finfo(x.dtype).bits < 32 else x
+
+
+def _largest(x: Tensor) -> float:
+    return float(x.max()) if x.numel() else 0.0
+
+
+def _power_of_two(magnitude: Tensor) -> Tensor:
+    """The power of two at or below each number, that of a normal number at least; eps times it is the distance to the
+    next number."""
+    bits = {16: torch.int16, 32: torch.int32, 64: torch.int64}[torch.finfo(magnitude.dtype).bits]
+    exponent = torch.tensor(math.inf, dtype=magnitude.dtype, device=magnitude.device).view(bits)
+    power = (magnitude.view(bits) & exponent).view(magnitude.dtype)
+    return _wide(power.clamp_(min=torch.finfo(magnitude.dtype).tiny))
