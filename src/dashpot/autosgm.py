@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dashpot.constraints import FLAG, NONNEGATIVE, POLE, ZERO, Constraint, OneOf, Scalar, check, unknown
+from dashpot.constraints import FLAG, NONNEGATIVE, POLE, ZERO, Constraint, OneOf, Scalar, check, shown, unknown
 from dashpot.errors import ArgumentError
 from dashpot.numeric import is_number
 from dashpot.optim import Optimizer
@@ -261,7 +261,7 @@ class AutoSGM(Optimizer):
 
 def _check_quirks(quirks: Any) -> None:
     if isinstance(quirks, str) or not isinstance(quirks, Sequence):
-        raise ArgumentError(f"AutoSGM: quirks must be a sequence of names, got {quirks!r}.")
+        raise ArgumentError(f"AutoSGM: quirks must be a sequence of names, got {shown(quirks)}.")
     for name in quirks:
         if name not in QUIRKS:
             raise unknown("quirk", name, QUIRKS)
@@ -285,7 +285,7 @@ def _unpacked(name: str, value: Any) -> dict[str, Any]:
     entries = _TUPLES[name]
     wording = ", ".join(entry for entry, _ in entries)
     if not isinstance(value, (tuple, list)) or len(value) != len(entries):
-        raise ArgumentError(f"AutoSGM: {name} must be a tuple ({wording}), got {value!r}.")
+        raise ArgumentError(f"AutoSGM: {name} must be a tuple ({wording}), got {shown(value)}.")
     for (entry, allowed), item in zip(entries, value, strict=True):
         check("AutoSGM", f"{name}: {entry}", item, allowed)
     settings = {entry: item for (entry, _), item in zip(entries, value, strict=True)}

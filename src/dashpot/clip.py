@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from dashpot.constraints import POSITIVE, Interval, check
+from dashpot.constraints import POSITIVE, Interval, check, shown
 from dashpot.errors import ArgumentError
 from dashpot.numeric import is_number
 
@@ -32,7 +32,7 @@ def total_norm(gradients: Iterable[Tensor], norm_type: float = 2.0) -> Tensor:
     tensor(5.)
     """
     if not (is_number(norm_type) and norm_type > 0):
-        raise ArgumentError(f"total_norm: norm_type must be a positive number or infinity, got {norm_type!r}.")
+        raise ArgumentError(f"total_norm: norm_type must be a positive number or infinity, got {shown(norm_type)}.")
     norms = [torch.linalg.vector_norm(g, norm_type) for g in gradients]
     if not norms:
         return torch.tensor(0.0)

@@ -21,12 +21,13 @@ from torch import Tensor
 
 from dashpot.errors import ArgumentError
 
-__all__ = ["ARGUMENTS", "Interval", "OneOf", "Optional", "Pair", "Scalar", "check", "check_fields", "unknown"]
+__all__ = ["ARGUMENTS", "Interval", "OneOf", "Optional", "Pair", "Scalar", "check", "check_fields", "shown", "unknown"]
 
 Scalar: TypeAlias = "float | Tensor"
 """A hyperparameter: a Python number, or a 0-d tensor where it changes on the device or is mapped over."""
 
 
+_LONGEST = 500
 _LARGEST = sys.float_info.max  # beyond it an integer is no float, and infinity and nan fail the comparison
 
 
@@ -64,7 +65,9 @@ class Interval:
 
     def allows(self, value: Any) -> bool:
         if isinstance(value, Tensor):
-            return is_numeric_tensor(value) and (is_unreadable(value) or self.allows(value.item()))
+            if not is_numeric_tensor(value) or (self.integer and value.is_meta):
+                return False
+            return is_unreadable(value) or self.allows(value.item())
         value, kinds = plain(value), int if self.integer else (int, float)
         if isinstance(value, bool) or not isinstance(value, kinds):
             return False
@@ -157,6 +160,20 @@ def _is_mapped(value: Tensor) -> bool:
     return functorch is not None and functorch.is_functorch_wrapped_tensor(value)
 
 
+def shown(value: Any) -> str:
+    """A value in a sentence: its `repr` on one line, cut where it is long, in words where Python cannot print it.
+
+    >>> shown(0.5), shown(10**5000)
+    ('0.5', 'an integer of 16610 bits')
+    """
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # integers beyond Python's limit, or a class with a broken `repr`
+        is_integer = isinstance(value, int)
+        return f"an integer of {value.bit_length()} bits" if is_integer else f"a {type(value).__name__}"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
 def check(owner: str, name: str, value: Any, allowed: Constraint) -> None:
     """Raise `ArgumentError` unless `allowed` allows `value`.
 
@@ -165,7 +182,7 @@ def check(owner: str, name: str, value: Any, allowed: Constraint) -> None:
     dashpot.errors.ArgumentError: Adam: lr must be a number in [0, inf), got -1.0.
     """
     if not allowed.allows(value):
-        raise ArgumentError(f"{owner}: {name} must be {allowed}, got {value!r}.")
+        raise ArgumentError(f"{owner}: {name} must be {allowed}, got {shown(value)}.")
 
 
 def field(default: Any, allowed: Constraint) -> Any:
@@ -190,9 +207,9 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> ArgumentError:
     Unknown method 'adamm': did you mean 'adam'? Known: adam, sgd.
     """
     names = sorted(known)
-    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name if isinstance(name, str) else "", names, n=1, cutoff=0.5)
     hint = f" did you mean {near[0]!r}?" if near else ""
-    return ArgumentError(f"Unknown {kind} {name!r}:{hint} Known: {', '.join(names)}.")
+    return ArgumentError(f"Unknown {kind} {shown(name)}:{hint} Known: {', '.join(names)}.")
 
 
 NONNEGATIVE = Interval(0, math.inf, "left")
@@ -241,6 +258,7 @@ ARGUMENTS: Mapping[str, Constraint] = {
     "gamma": NONNEGATIVE,
     "update_d_every": Interval(1, math.inf, "left", integer=True),
     "d_warmup": Interval(1, math.inf, "left", integer=True),
+    "seed": Interval(0, 2**63, "left", integer=True),
     "uncentered_steps": Interval(0, math.inf, "left", integer=True),
 }
 """The allowed values of every hyperparameter, by the name all methods share."""

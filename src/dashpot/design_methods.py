@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from dashpot import presets
-from dashpot.constraints import Scalar
+from dashpot.constraints import Scalar, shown
 from dashpot.curvature.optimizer import SecondOrder
 from dashpot.curvature.probing import ProbingOptions
 from dashpot.errors import ArgumentError
@@ -21,7 +21,7 @@ __all__ = ["NAG", "QHM", "SGM", "CenteredAdam", "HeavyBall", "QHAdam"]
 Schedules = Schedule | Mapping[str, Schedule] | None
 
 _PARTS = ("filter", "rate", "decay", "robust")
-_CHECKED = ("lr", "maximize", "differentiable", "update_d_every", "d_warmup")
+_CHECKED = ("lr", "maximize", "differentiable", "capturable", "seed", "update_d_every", "d_warmup")
 _RESERVED = {*_CHECKED, "params", "param_names", "initial_lr", "max_lr", "probe_seed", *SecondOrder._COUNTERS}
 
 
@@ -341,7 +341,7 @@ class SGM(SecondOrder):
         options: SGMOptions,
     ) -> None:
         if not isinstance(recipe, Recipe):
-            raise ArgumentError(f"SGM: recipe must be a Recipe, got {recipe!r}.")
+            raise ArgumentError(f"SGM: recipe must be a Recipe, got {shown(recipe)}.")
         self._template = recipe.with_settings(schedule=None)
         names = self._template.settings()
         for name in names.keys() & _RESERVED:
@@ -389,5 +389,5 @@ class SGM(SecondOrder):
 def _as_stages(name: str, part: Any) -> tuple[Stage, ...]:
     stages = () if part is None else (part,) if isinstance(part, Stage) else part
     if not isinstance(stages, Sequence) or not all(isinstance(stage, Stage) for stage in stages):
-        raise ArgumentError(f"SGM: {name} must be None, a Stage or a sequence of Stages, got {part!r}.")
+        raise ArgumentError(f"SGM: {name} must be None, a Stage or a sequence of Stages, got {shown(part)}.")
     return tuple(stages)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dashpot.constraints import Interval, check
+from dashpot.constraints import Interval, check, shown
 from dashpot.engine.eager import new_slots
 from dashpot.engine.program import Numbers, advance, compute_dtype, take_in
 from dashpot.engine.rehearsal import rehearse
@@ -121,7 +121,7 @@ def _observe(recipe: Recipe, numbers: Numbers, state: Any, probes: Any, products
 def _check_step(owner: str, recipe: Recipe, step: Tensor) -> None:
     """Refuse what is no number of steps, by its kind alone: its value may be unknown while a graph is made."""
     if step.dim() != 0 or step.is_complex() or step.dtype == torch.bool:
-        raise ArgumentError(f"{owner}: step must be an integer or a 0-d tensor, got {step!r}.")
+        raise ArgumentError(f"{owner}: step must be an integer or a 0-d tensor, got {shown(step)}.")
     if recipe.schedule:
         raise ArgumentError(
             f"{owner}: schedules are functions of a Python number; give step as an int, or a tensor lr without "
@@ -145,7 +145,7 @@ def _update(recipe: Recipe, numbers: Numbers, params: Any, grads: Any, state: An
     if not isinstance(grads, Tensor) or grads.shape != params.shape:
         got = tuple(grads.shape) if isinstance(grads, Tensor) else grads
         raise ArgumentError(
-            f"update: a gradient must be a tensor of its parameter's shape {tuple(params.shape)}, got {got!r}."
+            f"update: a gradient must be a tensor of its parameter's shape {tuple(params.shape)}, got {shown(got)}."
         )
     if params.numel() == 0:
         return params, state

@@ -6,7 +6,9 @@ tensors where a setting is mapped over (`torch.func.vmap`) or differentiated, so
 
 from __future__ import annotations
 
+import math
 import operator
+import sys
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -15,8 +17,9 @@ from torch import Tensor
 
 from dashpot.constraints import Scalar, is_numeric_tensor, is_unreadable
 
-__all__ = ["is_number", "minimum", "read", "scalar_dtype", "where"]
+__all__ = ["bound", "is_number", "minimum", "read", "scalar_dtype", "where"]
 
+_MOST = 2**63 - 1  # torch computes with no larger integer
 _PLAIN = (float, int, bool, str, type(None))
 
 
@@ -52,23 +55,38 @@ def read(value: Any, keep: bool = False) -> Any:
 
     A one-element tensor on the CPU becomes a Python number. One that is on a device or mapped over, and every one where
     `keep` is true because the step is differentiated, becomes a 0-d float64 tensor that autograd traces back to it.
-    numpy numbers and the entries of pairs are read alike; anything else is returned as it is.
+    numpy numbers and the entries of pairs are read alike, and an integer that torch cannot compute with becomes a
+    float; anything else is returned as it is.
 
     >>> read(torch.full((1, 1), 0.5)), read((0.5, torch.tensor([3]))), read(torch.tensor(0.5), keep=True)
     (0.5, (0.5, 3), tensor(0.5000, dtype=torch.float64))
     """
     if type(value) in _PLAIN:
-        return value
+        huge = type(value) is int and _MOST < abs(value) <= sys.float_info.max
+        return float(value) if huge else value
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, (tuple, list)):
         items = tuple(read(item, keep) for item in value)
         return value if all(map(operator.is_, items, value)) else items
-    if not isinstance(value, Tensor) or not is_numeric_tensor(value):
-        return value
+    return _read_tensor(value, keep) if isinstance(value, Tensor) and is_numeric_tensor(value) else value
+
+
+def _read_tensor(value: Tensor, keep: bool) -> Any:
     if keep or is_unreadable(value):
         return value.reshape(()).to(scalar_dtype(value.device))
     return value.item()
+
+
+def bound(value: Any, x: Any) -> Any:
+    """`value` as a bound of `x`: infinite where the dtype of `x` does not reach so far, as torch's clamps refuse it.
+
+    >>> bound(1e300, torch.ones(1)), bound(1e300, torch.ones(1, dtype=torch.float64))
+    (inf, 1e+300)
+    """
+    if type(value) is float and isinstance(x, Tensor) and abs(value) > torch.finfo(x.dtype).max:
+        return math.copysign(math.inf, value)
+    return value
 
 
 def is_number(value: object) -> TypeGuard[float]:

@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from dashpot import knobs, state_dicts
-from dashpot.constraints import ARGUMENTS, FLAG, check
+from dashpot.constraints import ARGUMENTS, FLAG, Interval, check, shown
 from dashpot.engine.device_stepper import DeviceStepper
 from dashpot.engine.dispatch import Engine
 from dashpot.engine.gate import Verdict
@@ -35,6 +35,7 @@ __all__ = ["Optimizer"]
 
 # Groups keep every setting under the name that torch's schedulers write to.
 _STORED_AS = {"pole": "momentum"}
+_COUNTS = 2**53  # schedules compute with floats, which tell integers apart up to here
 _ROUNDING = 1e-12  # of the highest rate: torch's recursive schedulers end a ramp to zero this close below it
 
 
@@ -58,7 +59,7 @@ class Optimizer(torch.optim.Optimizer):
 
     preset: ClassVar[Callable[..., Recipe]]
     _OPTIONS: ClassVar[tuple[str, ...]] = Running._fields
-    _FLAGS = ("maximize",)  # what groups hold beside the settings of the method
+    _FLAGS = ("maximize", "seed")  # what groups hold beside the settings of the method
     _FIXED: ClassVar[Mapping[str, Any]] = {}  # settings of torch's counterpart that the class decides
     _COUNTERS = ("steps_done",)  # what groups carry so that it is saved; a group taken from elsewhere starts without
     _GROUP_WORDS: ClassVar[tuple[str, ...]] = ()  # what a group may say in other words than those it is kept under
@@ -111,7 +112,7 @@ class Optimizer(torch.optim.Optimizer):
         owner = type(self).__name__
         for name, value in Running.of(owner, new._asdict())._asdict().items():
             if name in LASTING and value != getattr(self._running, name):
-                raise ArgumentError(f"{owner}: {name} cannot be changed after construction, got {value!r}.")
+                raise ArgumentError(f"{owner}: {name} cannot be changed after construction, got {shown(value)}.")
         self._running = new
 
     @property
@@ -144,9 +145,17 @@ class Optimizer(torch.optim.Optimizer):
         The groups carry the count, so that it is saved and goes on while some parameters are frozen. In a checkpoint of
         torch's it is missing, and the largest count of any parameter stands in.
         """
-        counts = [group["steps_done"] for group in self.param_groups if "steps_done" in group]
+        counts = [self._count(group, "steps_done") for group in self.param_groups if "steps_done" in group]
         states = (self.state[p] for group in self.param_groups for p in group["params"] if p in self.state)
         return max(counts) if counts else max(map(step_count, states), default=0)
+
+    def _count(self, group: Mapping[str, Any], name: str, lowest: int = 0) -> int:
+        """A count that a group carries."""
+        count = group[name]
+        if type(count) is not int or not lowest <= count < _COUNTS:
+            count = read(count)
+            check(type(self).__name__, f"{name} of a parameter group", count, Interval(lowest, _COUNTS, "left", True))
+        return count
 
     def _settings(self, group: Mapping[str, Any]) -> dict[str, Any]:
         return self._read(group, _argument_names(type(self).preset))
@@ -203,7 +212,7 @@ class Optimizer(torch.optim.Optimizer):
             if name in ARGUMENTS and not ARGUMENTS[name].allows(value):
                 check(owner, self._argument(name), value, ARGUMENTS[name])
             if name in self._FIXED and value != self._FIXED[name]:
-                raise ArgumentError(f"{owner}: {name} must be {self._FIXED[name]}, got {value!r}.")
+                raise ArgumentError(f"{owner}: {name} must be {self._FIXED[name]}, got {shown(value)}.")
             if name == "capturable":
                 check(owner, name, value, FLAG)
                 self._check_capturable(value)
@@ -275,8 +284,8 @@ class Optimizer(torch.optim.Optimizer):
         for name, value in agreed.items():
             if name in group and group[name] != value:
                 raise ArgumentError(
-                    f"{type(self).__name__}: {name} must be the same in all parameter groups, {value!r}, "
-                    f"got {group[name]!r}."
+                    f"{type(self).__name__}: {name} must be the same in all parameter groups, {shown(value)}, "
+                    f"got {shown(group[name])}."
                 )
 
     # ---- step -------------------------------------------------------------------------------------------------------
@@ -319,7 +328,9 @@ class Optimizer(torch.optim.Optimizer):
             make_state(self)
             return
         with torch.set_grad_enabled(bool(self.defaults["differentiable"])):
-            stepper = self._on_device if self.param_groups[0].get("capturable") else self._stepper
+            capturable = self.param_groups[0].get("capturable", False)
+            check(type(self).__name__, "capturable", capturable, FLAG)
+            stepper = self._on_device if capturable else self._stepper
             self._verdict = stepper.take(self, self.steps_done())
 
     def _only_makes_state(self) -> bool:
@@ -350,6 +361,8 @@ class Optimizer(torch.optim.Optimizer):
                 knobs.write(settings, name, schedule.value(knobs.read(settings, name), done))
         factor, settings["lr"] = lr_in_force(self._schedule.get("lr"), settings["lr"], done)
         highest = read(group.get("max_lr", group.get("initial_lr", 0.0)))
+        if type(highest) is not float:
+            check(type(self).__name__, "max_lr" if "max_lr" in group else "initial_lr", highest, Interval())
         if is_number(settings["lr"]) and is_number(highest) and -_ROUNDING * highest < settings["lr"] < 0:
             settings["lr"] = 0.0
         unmoved = is_number(highest) and highest == 0
@@ -372,6 +385,11 @@ class Optimizer(torch.optim.Optimizer):
                     f"{owner}: a gradient's {name} must be its parameter's, {getattr(p, name)}, "
                     f"got {getattr(grad, name)}."
                 )
+        if self.defaults["differentiable"] and p.is_leaf and p.requires_grad:
+            raise ArgumentError(
+                f"{owner}: differentiable=True writes the recorded step into the parameters, which must not be leaves "
+                f"that require gradients: give clones of them, got a leaf of shape {tuple(p.shape)}."
+            )
         kept = {key: value for key, value in self.state.get(p, {}).items() if isinstance(value, Tensor)}
         frozen = [key for key, value in {"the parameter": p, **kept}.items() if key != "step" and value.is_inference()]
         if frozen and not torch.is_inference_mode_enabled():

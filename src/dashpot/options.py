@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from typing_extensions import TypedDict, Unpack
 
-from dashpot.constraints import FLAG, POSITIVE, Constraint, Interval, OneOf, Optional, check, unknown
+from dashpot.constraints import ARGUMENTS, FLAG, POSITIVE, Constraint, Interval, OneOf, Optional, check, unknown
 from dashpot.engine.program import Storage
+from dashpot.errors import ArgumentError
 from dashpot.numeric import read
 
 __all__ = ["LASTING", "Options", "Running", "TorchOptions", "Unpack"]
@@ -73,7 +74,7 @@ _ALLOWED: Mapping[str, Constraint] = {
     "nonfinite": OneOf(("allow", "skip", "raise")),
     "rounding": OneOf(("nearest", "stochastic", "kahan")),
     "state_dtype": OneOf((None, torch.bfloat16)),
-    "seed": Interval(0, 2**63, "left", integer=True),
+    "seed": ARGUMENTS["seed"],
     "capturable": FLAG,
 }
 
@@ -107,6 +108,8 @@ class Running(NamedTuple):
         for name, value in options.items():
             if name not in _ALLOWED:
                 raise TypeError(f"{owner}: {unknown('argument', name, _ALLOWED)}")
+            if isinstance(value, Tensor) and value.is_meta:
+                raise ArgumentError(f"{owner}: {name} must have a value, got a tensor on the meta device.")
             check(owner, name, value, _ALLOWED[name])
         return Running(**{name: _number(value) for name, value in options.items()})
 

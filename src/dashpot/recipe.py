@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, cast
 
 from torch import Tensor
 
-from dashpot.constraints import ARGUMENTS, Scalar, check
+from dashpot.constraints import ARGUMENTS, Scalar, check, shown
 from dashpot.errors import ArgumentError
 from dashpot.numeric import read
 from dashpot.schedules import Schedule
@@ -74,7 +74,7 @@ class Recipe:
     ) -> None:
         for stage in stages:
             if not isinstance(stage, Stage):
-                raise ArgumentError(f"Recipe: every positional argument must be a Stage, got {stage!r}.")
+                raise ArgumentError(f"Recipe: every positional argument must be a Stage, got {shown(stage)}.")
             check_slots(type(stage).__name__, stage.slots)
         check("Recipe", "lr", lr, ARGUMENTS["lr"])
         object.__setattr__(self, "stages", stages)
@@ -184,8 +184,8 @@ class Recipe:
     def widened(self) -> Recipe:
         """The recipe with its tensor settings as 0-d float64 tensors: arithmetic with them is then that of numbers."""
         settings = {"lr": self.lr, **self.settings()}
-        tensors = {name: read(value, keep=True) for name, value in settings.items() if isinstance(value, Tensor)}
-        return self.with_settings(**tensors) if tensors else self
+        changed = {name: new for name, old in settings.items() if (new := read(old, keep=True)) is not old}
+        return self.with_settings(**changed) if changed else self
 
     def scalars(self, clock: Clock) -> tuple[Any, ...]:
         """What each active stage needs at this step, in order."""
@@ -208,7 +208,7 @@ class Recipe:
         """The recipe that `to_dict` described; `ArgumentError` where the description is not one."""
         for name in ("stages", "lr", "schedule"):
             if not isinstance(data, Mapping) or name not in data:
-                raise ArgumentError(f"Recipe: {name} is missing in the description {data!r}.")
+                raise ArgumentError(f"Recipe: {name} is missing in the description {shown(data)}.")
         stages = [Stage.from_dict(item) for item in data["stages"]]
         schedule = {name: Schedule.from_dict(item) for name, item in data["schedule"].items()}
         return Recipe(*stages, lr=data["lr"], schedule=schedule)

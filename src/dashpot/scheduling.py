@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dashpot import knobs
-from dashpot.constraints import NONNEGATIVE, Interval, Scalar, check
+from dashpot.constraints import NONNEGATIVE, Interval, Scalar, check, shown
 from dashpot.errors import ArgumentError
 from dashpot.schedules import Schedule
 
@@ -35,7 +35,7 @@ def schedules_by_name(owner: str, schedule: Any) -> dict[str, Schedule]:
     items = {"lr": schedule} if isinstance(schedule, Schedule) else {} if schedule is None else schedule
     if not isinstance(items, Mapping) or not all(isinstance(item, Schedule) for item in items.values()):
         raise ArgumentError(
-            f"{owner}: schedule must be None, a Schedule or a mapping of names to Schedules, got {schedule!r}."
+            f"{owner}: schedule must be None, a Schedule or a mapping of names to Schedules, got {shown(schedule)}."
         )
     return dict(items)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dashpot import presets
-from dashpot.constraints import POLE, Scalar, check
+from dashpot.constraints import POLE, Scalar, check, shown
 from dashpot.curvature.optimizer import SecondOrder
 from dashpot.curvature.probing import Products
 from dashpot.errors import ArgumentError
@@ -107,7 +107,7 @@ class ESGD(SecondOrder):
             settings = {name: value for name, value in settings.items() if name != "betas"}
         super()._check_settings(settings)
         if _is_two(version) and settings.get("v") is not None:
-            raise ArgumentError(f"{type(self).__name__}: v must be None in version 2, got {settings['v']!r}.")
+            raise ArgumentError(f"{type(self).__name__}: v must be None in version 2, got {shown(settings['v'])}.")
 
 
 def _is_two(value: Any) -> bool:

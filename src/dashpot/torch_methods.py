@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from dashpot import presets
-from dashpot.constraints import Scalar
+from dashpot.constraints import Scalar, shown
 from dashpot.errors import ArgumentError
 from dashpot.optim import Optimizer
 from dashpot.options import Options, TorchOptions, Unpack
@@ -93,7 +93,7 @@ class SGD(Optimizer):
         if settings.get("nesterov") and (settings.get("momentum", 0) <= 0 or settings.get("dampening", 0) != 0):
             raise ArgumentError(
                 "SGD: nesterov needs momentum in (0, 1) and dampening 0, "
-                f"got momentum={settings.get('momentum')!r}, dampening={settings.get('dampening')!r}."
+                f"got momentum={shown(settings.get('momentum'))}, dampening={shown(settings.get('dampening'))}."
             )
 
 

@@ -108,7 +108,8 @@ class SecondOrder(Optimizer):
 
     def _counter(self, name: str) -> int:
         """A count that the groups carry, so that it is saved with them."""
-        return max((group.get(name, _FRESH[name]) for group in self.param_groups), default=_FRESH[name])
+        lowest = _FRESH[name]
+        return max((self._count(group, name, lowest) for group in self.param_groups if name in group), default=lowest)
 
     def _waiting(self) -> set[Tensor]:
         """The parameters without any product that have a gradient, or had one at some step."""
@@ -382,8 +383,6 @@ class SecondOrder(Optimizer):
         self._watch = Stopwatch()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        if isinstance(param_group, dict) and param_group.get("capturable"):
-            self._check_capturable(True)
         super().add_param_group(param_group)
         self._between.unobserved = None
 

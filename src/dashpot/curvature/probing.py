@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 from typing_extensions import TypedDict
 
-from dashpot.constraints import ARGUMENTS, POSITIVE, Constraint, Optional, check
+from dashpot.constraints import ARGUMENTS, POSITIVE, Constraint, Optional, check, shown
 from dashpot.curvature.draws import DISTRIBUTIONS
 from dashpot.errors import ArgumentError
 from dashpot.numeric import read
@@ -77,7 +77,8 @@ class Probing(NamedTuple):
             check(owner, name, getattr(probing, name), allowed)
         if not callable(probing.probe) and probing.probe not in ROUTES:
             raise ArgumentError(
-                f"{owner}: probe must be one of {', '.join(map(repr, ROUTES))}, or a function, got {probing.probe!r}."
+                f"{owner}: probe must be one of {', '.join(map(repr, ROUTES))}, or a function, "
+                f"got {shown(probing.probe)}."
             )
         return probing
 

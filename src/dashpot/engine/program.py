@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dashpot.engine import rounding
 from dashpot.errors import ArgumentError
+from dashpot.numeric import bound
 from dashpot.recipe import Line, Recipe
 from dashpot.stages.base import Clock, Context, Observation, Signal, Slot, elementwise
 from dashpot.stages.update import updated
@@ -207,7 +208,10 @@ def _prepared(g: Tensor, numbers: Numbers) -> Tensor:
     """The gradient as the stages see it: scaled, then bounded."""
     if type(numbers.scale) is not float or numbers.scale != 1.0:  # a symbol is never looked at
         g = g * numbers.scale
-    return g if numbers.limit is None else g.clamp(-numbers.limit, numbers.limit)
+    if numbers.limit is None:
+        return g
+    limit = bound(numbers.limit, g)
+    return g.clamp(-limit, limit)
 
 
 class _Draw(NamedTuple):

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from dashpot.constraints import Interval, check
+from dashpot.constraints import Interval, check, shown
 from dashpot.errors import ArgumentError
 from dashpot.knobs import locate, read, write
 from dashpot.schedules.schedule import Schedule
@@ -69,7 +69,7 @@ class Scheduler(LRScheduler):
     ) -> None:
         # LRScheduler.__init__ would replace optimizer.step by a wrapper and knows of lr only; nothing of it is needed.
         if not isinstance(optimizer, Optimizer):
-            raise ArgumentError(f"Scheduler: optimizer must be a torch.optim.Optimizer, got {optimizer!r}.")
+            raise ArgumentError(f"Scheduler: optimizer must be a torch.optim.Optimizer, got {shown(optimizer)}.")
         check("Scheduler", "last_epoch", last_epoch, LAST_EPOCH)
         named = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "zero": zero, "eps": eps, **others}
         self.optimizer = optimizer
@@ -160,7 +160,7 @@ def _schedules(named: Mapping[str, Any], also: Mapping[str, Any]) -> dict[str, S
     given.update(also)
     for name, schedule in given.items():
         if not isinstance(schedule, Schedule):
-            raise ArgumentError(f"Scheduler: {name} must be a dashpot.schedules.Schedule, got {schedule!r}.")
+            raise ArgumentError(f"Scheduler: {name} must be a dashpot.schedules.Schedule, got {shown(schedule)}.")
     return given
 
 

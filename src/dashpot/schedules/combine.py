@@ -7,7 +7,7 @@ import math
 from dataclasses import MISSING, dataclass
 from typing import Any
 
-from dashpot.constraints import field
+from dashpot.constraints import field, shown
 from dashpot.errors import ArgumentError
 from dashpot.schedules.decay import Constant
 from dashpot.schedules.ranges import Increasing
@@ -52,10 +52,11 @@ class Sequence(Schedule):
         super().__post_init__()
         if len(self.milestones) != len(self.parts) - 1:
             raise ArgumentError(
-                f"Sequence: milestones must be one fewer than the {len(self.parts)} parts, got {self.milestones!r}."
+                f"Sequence: milestones must be one fewer than the {len(self.parts)} parts, "
+                f"got {shown(self.milestones)}."
             )
         if len({part.absolute for part in self.parts}) > 1:
-            raise ArgumentError(f"Sequence: parts must be all factors or all absolute, got {self.parts!r}.")
+            raise ArgumentError(f"Sequence: parts must be all factors or all absolute, got {shown(self.parts)}.")
 
     @property
     def absolute(self) -> bool:
@@ -84,7 +85,7 @@ class Product(Schedule):
     def __post_init__(self) -> None:
         super().__post_init__()
         if sum(part.absolute for part in self.parts) > 1:
-            raise ArgumentError(f"Product: parts must have at most one absolute schedule, got {self.parts!r}.")
+            raise ArgumentError(f"Product: parts must have at most one absolute schedule, got {shown(self.parts)}.")
 
     @property
     def absolute(self) -> bool:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from dashpot.constraints import Interval, OneOf, check_fields, field
+from dashpot.constraints import Interval, OneOf, check_fields, field, shown
 from dashpot.errors import ArgumentError
 from dashpot.schedules.ranges import FRACTION, PLACE
 
@@ -79,4 +79,4 @@ def _number(value: float) -> float:
     try:
         return float(value)
     except (TypeError, ValueError):
-        raise ArgumentError(f"Plateau: history must hold numbers, got {value!r}.") from None
+        raise ArgumentError(f"Plateau: history must hold numbers, got {shown(value)}.") from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from dashpot.constraints import Constraint, Interval, OneOf, check, unknown
+from dashpot.constraints import Constraint, Interval, OneOf, check, shown, unknown
 from dashpot.errors import ArgumentError
 from dashpot.schedules.decay import Constant
 from dashpot.schedules.quirks import QUIRKS, OriginalWindow
@@ -63,7 +63,7 @@ def from_rc_cfg(rc_cfg: Sequence[Any], quirks: Iterable[str] = ()) -> Schedule:
 
 def _slots(rc_cfg: Sequence[Any]) -> dict[str, Any]:
     if not isinstance(rc_cfg, (tuple, list)) or len(rc_cfg) != len(SLOTS):
-        raise ArgumentError(f"rc_cfg must be a tuple of {len(SLOTS)} values ({', '.join(SLOTS)}), got {rc_cfg!r}.")
+        raise ArgumentError(f"rc_cfg must be a tuple of {len(SLOTS)} values ({', '.join(SLOTS)}), got {shown(rc_cfg)}.")
     slots = dict(zip(SLOTS, rc_cfg, strict=True))
     for name, value in slots.items():
         check("rc_cfg", name, value, SLOTS[name])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
-from dashpot.constraints import check, check_fields, unknown
+from dashpot.constraints import check, check_fields, shown, unknown
 from dashpot.errors import ArgumentError
 from dashpot.schedules.ranges import PLACE
 
@@ -124,7 +124,7 @@ class Schedule:
         Raises `ArgumentError` for an unknown schedule, an unknown or missing parameter, or a value out of range.
         """
         if not isinstance(data, Mapping) or "schedule" not in data:
-            raise ArgumentError(f'A schedule is described by a mapping with the key "schedule", got {data!r}.')
+            raise ArgumentError(f'A schedule is described by a mapping with the key "schedule", got {shown(data)}.')
         values = {key: _decode(value) for key, value in data.items() if key != "schedule"}
         cls = Schedule.registry.get(str(data["schedule"]))
         if cls is None:
@@ -135,14 +135,14 @@ class Schedule:
                 raise unknown(f"parameter of {cls.__name__}", name, fields)
         for name, item in fields.items():
             if name not in values and item.default is dataclasses.MISSING:
-                raise ArgumentError(f"{cls.__name__}: {name} is missing in the description {dict(data)!r}.")
+                raise ArgumentError(f"{cls.__name__}: {name} is missing in the description {shown(dict(data))}.")
         return cls(**values)
 
 
 def _plain(owner: str, name: str, value: Any) -> Any:
     """`value` with lists as tuples and subclasses of float as floats, so that it hashes, prints and saves exactly."""
     if isinstance(value, Tensor):
-        raise ArgumentError(f"{owner}: {name} must be a plain Python value, got {value!r}.")
+        raise ArgumentError(f"{owner}: {name} must be a plain Python value, got {shown(value)}.")
     if isinstance(value, (list, tuple)):
         return tuple(_plain(owner, name, item) for item in value)
     return float(value) if isinstance(value, float) else value

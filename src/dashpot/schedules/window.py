@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, dataclass
 from typing import Any
 
-from dashpot.constraints import Interval, OneOf, Optional, check, field
+from dashpot.constraints import Interval, OneOf, Optional, check, field, shown
 from dashpot.errors import ArgumentError
 from dashpot.schedules.kronecker import point, sorted_point
 from dashpot.schedules.ranges import FLAG, FRACTION, STEPS
@@ -67,7 +67,9 @@ class Window(Schedule):
         if self.order is None:
             object.__setattr__(self, "order", kind.order)
         elif kind.orders is None:
-            raise ArgumentError(f"Window: order must be None, the {self.shape} shape has none, got {self.order!r}.")
+            raise ArgumentError(
+                f"Window: order must be None, the {self.shape} shape has none, got {shown(self.order)}."
+            )
         else:
             check(f"Window of shape {self.shape!r}", "order", self.order, kind.orders)
         if self.steps % self.hold or self.steps < 2 * self.hold:

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
-from dashpot.constraints import Interval, Scalar, check, check_fields, unknown
+from dashpot.constraints import Interval, Scalar, check, check_fields, shown, unknown
 from dashpot.errors import ArgumentError
 
 __all__ = ["Clock", "Context", "Observation", "Signal", "Slot", "Stage", "elementwise", "per_tensor"]
@@ -208,7 +208,7 @@ class Stage(ABC):
         Raises `ArgumentError` for an unknown stage, an unknown or missing setting, or a value out of range.
         """
         if not isinstance(data, Mapping) or "stage" not in data:
-            raise ArgumentError(f'A stage is described by a mapping with the key "stage", got {data!r}.')
+            raise ArgumentError(f'A stage is described by a mapping with the key "stage", got {shown(data)}.')
         settings = {name: _read_back(value) for name, value in data.items()}
         label = settings.pop("stage")
         if label not in Stage.registry:
@@ -220,7 +220,7 @@ class Stage(ABC):
                 raise unknown(f"setting of {label}", name, fields)
         for name, item in fields.items():
             if name not in settings and item.default is item.default_factory is dataclasses.MISSING:
-                raise ArgumentError(f"{label}: {name} is missing in the description {dict(data)!r}.")
+                raise ArgumentError(f"{label}: {name} is missing in the description {shown(dict(data))}.")
         return cls(**settings)
 
 

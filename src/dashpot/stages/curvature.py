@@ -15,9 +15,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dashpot.constraints import ARGUMENTS, FLAG, NONNEGATIVE, POLE, SHARE, Interval, OneOf, Optional, Scalar, field
+from dashpot.constraints import (
+    ARGUMENTS,
+    FLAG,
+    NONNEGATIVE,
+    POLE,
+    SHARE,
+    Interval,
+    OneOf,
+    Optional,
+    Scalar,
+    field,
+    shown,
+)
 from dashpot.errors import ArgumentError
-from dashpot.numeric import is_number
+from dashpot.numeric import bound, is_number
 from dashpot.stages.at_zero import nonzero, power, root
 from dashpot.stages.base import Clock, Context, Observation, Signal, Slot, Stage, elementwise, per_tensor
 from dashpot.stages.denominator import divided
@@ -78,13 +90,13 @@ class Curvature(Stage):
         super().__post_init__()
         if self.accumulator != "maximum" and is_number(self.beta) and self.beta == 1:
             raise ArgumentError(
-                f"Curvature: beta must be {POLE} with accumulator={self.accumulator!r}, got {self.beta!r}."
+                f"Curvature: beta must be {POLE} with accumulator={self.accumulator!r}, got {shown(self.beta)}."
             )
         alien = "power" if self.accumulator == "mean" else "gamma"
         if getattr(self, alien) is not None:
             raise ArgumentError(
                 f"Curvature: {alien} must be None with accumulator={self.accumulator!r}, which has none, "
-                f"got {getattr(self, alien)!r}."
+                f"got {shown(getattr(self, alien))}."
             )
 
     @property
@@ -113,7 +125,7 @@ class Curvature(Stage):
     def apply(self, x: Signal, s: Any, c: Any, ctx: Context) -> tuple[Signal, Any]:
         del ctx
         if self.accumulator == "mean":
-            d = (c.gamma * s.hessian).clamp_min(c.eps)
+            d = (c.gamma * s.hessian).clamp_min(bound(c.eps, s.hessian))
         else:
             square = s.hessian / nonzero(s.weight) if self.accumulator == "squares" else s.hessian
             d = (root(square) if self.power is None else power(root(square), c.power)) + c.eps
@@ -182,4 +194,5 @@ class ClipElements(Stage):
 
     def apply(self, x: Signal, s: Any, c: Any, ctx: Context) -> tuple[Signal, Any]:
         del ctx
-        return x._replace(v=x.v.clamp(-c.limit, c.limit)), s
+        limit = bound(c.limit, x.v)
+        return x._replace(v=x.v.clamp(-limit, limit)), s

@@ -19,7 +19,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dashpot.constraints import ARGUMENTS, OneOf, Scalar, field
+from dashpot.constraints import ARGUMENTS, OneOf, Scalar, field, shown
 from dashpot.errors import ArgumentError
 from dashpot.numeric import is_number, where
 from dashpot.stages.averages import running_pole
@@ -92,10 +92,10 @@ class Filter(Stage):
         super().__post_init__()
         if self.normalise != "none" and self.gain is not None:
             raise ArgumentError(
-                f"Filter: gain must be None with normalise={self.normalise!r}, which fixes it, got {self.gain!r}."
+                f"Filter: gain must be None with normalise={self.normalise!r}, which fixes it, got {shown(self.gain)}."
             )
         if self.normalise == "running" and is_number(self.zero) and self.zero != 0:
-            raise ArgumentError(f"Filter: zero must be 0 with normalise='running', got {self.zero!r}.")
+            raise ArgumentError(f"Filter: zero must be 0 with normalise='running', got {shown(self.zero)}.")
 
     @property
     def slots(self) -> tuple[Slot, ...]:

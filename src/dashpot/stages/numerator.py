@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from dashpot.constraints import ARGUMENTS, Interval, Scalar, field
+from dashpot.numeric import bound
 from dashpot.stages.at_zero import over
 from dashpot.stages.base import Clock, Context, Signal, Stage, elementwise, per_tensor
 
@@ -125,6 +126,6 @@ class MomentRate(Stage):
     def apply(self, x: Signal, s: Any, c: Any, ctx: Context) -> tuple[Signal, Any]:
         u = over(x.g, x.d)
         moment = c.beta * s.moment + (1 - c.beta) * c.lr * (u * u)
-        a = torch.clamp(moment, max=c.lr)
+        a = torch.clamp(moment, max=bound(c.lr, moment))
         rate = _layer_rate(a, s.rate, c.smoothing, ctx)
         return x._replace(rate=rate), s._replace(moment=moment, rate=rate)
