@@ -436,7 +436,7 @@ class TestFaults:
         assert list(cache.folder().iterdir()) == []
 
     def test_a_compiler_without_openmp_makes_the_kernel_all_the_same_with_one_warning(self, scripted):
-        script = scripted('case "$*" in *-fopenmp*) echo "error: no OpenMP here" >&2; exit 1;; esac')
+        script = scripted('case "$*" in *"-fopenmp "*) echo "error: no OpenMP here" >&2; exit 1;; esac')
         with pytest.warns(
             RuntimeWarning, match=rf"{script} refused -fopenmp \(error: no OpenMP here\).*one thread"
         ) as caught:
