@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import torch
@@ -14,7 +15,7 @@ from dashpot.comparison.environment import torch_threads
 from dashpot.constraints import OneOf, check
 from dashpot.errors import ArgumentError
 from dashpot.strict_json import encode
-from dashpot.verification.counterparts import reference
+from dashpot.verification.counterparts import by_path, is_path, reference
 
 __all__ = ["DISAGREES", "verify"]
 
@@ -28,7 +29,10 @@ def verify(
     /,
     *,
     task: TaskOption = None,
-    optimizer: Annotated[str | None, Parameter(help="Name of a method (see `dashpot methods`).")] = None,
+    optimizer: Annotated[
+        str | None,
+        Parameter(help="Name of a method (see `dashpot methods`), package.Class, or path/to/file.py:Class."),
+    ] = None,
     against: Annotated[
         str,
         Parameter(
@@ -37,7 +41,8 @@ def verify(
         ),
     ] = "torch",
     lr: Annotated[
-        float | None, Parameter(converter=number, help="Learning rate of both; tuned for the task by default.")
+        float | None,
+        Parameter(converter=number, help="Learning rate of both; that of a method is tuned for the task by default."),
     ] = None,
     set: Annotated[
         list[str] | None,
@@ -70,11 +75,16 @@ def verify(
         raise ArgumentError("verify: the optimizer is missing; name one, such as --optimizer adamw.")
     check("verify", "dtype", dtype, OneOf((None, *DTYPES)))
     chosen = chosen_task(name, task, data_dir)
-    line = entry(optimizer, chosen.name, lr=lr, options=pairs(set) if set is not None else {})
-    other = reference(against, optimizer, line.lr, line.options)
+    options = pairs(set) if set is not None else {}
+    if is_path(optimizer):
+        ours = by_path("--optimizer", optimizer, options if lr is None else {"lr": lr, **options})
+    else:
+        line = entry(optimizer, chosen.name, lr=lr, options=options)
+        ours, lr, options = partial(line.optimizer, steps=steps), line.lr, line.options
+    other = reference(against, optimizer, lr, options)
     with torch_threads(threads):
         result = dp.verify(
-            lambda params: line.optimizer(params, steps),
+            ours,
             other,
             chosen.build(seed),
             steps,

@@ -56,6 +56,8 @@ def test_json(dashpot, my_task):
 FILE = """
 import torch
 WRONG = 3
+def Loose(params, **settings):
+    return torch.optim.SGD(params)
 class Mine(torch.optim.SGD):
     def step(self, closure=None):
         super().step(closure)
@@ -69,6 +71,20 @@ def test_a_class_in_a_file(dashpot, my_task):
     code, out, _ = dashpot("verify", my_task, "--optimizer", "sgd", "--against", "optimizers.py:Mine", *QUICK)
     assert code == 5
     assert "weight deviates" in " ".join(out.split())
+
+
+def test_an_optimizer_of_ones_own(dashpot, my_task):
+    Path("optimizers.py").write_text(FILE)
+    words = ("verify", my_task, "--optimizer", "optimizers.py:Mine", *QUICK, "--lr", 0.1)
+    code, out, _ = dashpot(*words, "--against", "torch.optim.SGD")
+    assert code == 5
+    assert "optimizers.py:Mine disagrees with torch.optim.SGD" in " ".join(out.split())
+    assert dashpot(*words, "--against", "optimizers.py:Mine", "--set", "momentum=0.5")[0] == 0
+    assert "torch.optim has no counterpart of optimizers.py:Mine" in refused(dashpot(*words))
+    assert "needs a method of dashpot's" in refused(dashpot(*words, "--against", "eager"))
+    assert "--optimizer optimizers.py:Mine cannot be made (" in refused(
+        dashpot(*words, "--set", "speed=3", "--against", "optimizers.py:Loose")
+    )
 
 
 def test_a_divergence_of_both_is_told(dashpot, my_task):
@@ -99,6 +115,8 @@ def test_a_method_without_a_counterpart_has_its_own_other_engine(dashpot, my_tas
         (("--against", "no_such_module.Adam"), "--against no_such_module.Adam cannot be imported"),
         (("--against", "optimizers.py:Missing"), "The file optimizers.py has no `Missing`."),
         (("--against", "optimizers.py:WRONG"), "must be an optimizer class or a function, got 3"),
+        (("--against", "optimizers.py"), "--against must name a class in the file, as in optimizers.py:Class."),
+        (("--against", "torch.nn.Linear"), "--against torch.nn.Linear cannot be made ("),
         (("--against", "gone.py:Mine"), "gone.py cannot be read"),
         (("--set", "max_norm=1"), "--against torch takes no max_norm, so that both would not do the same."),
         (("--set", "weight_deacy=1"), "Unknown setting of adamw 'weight_deacy': did you mean 'weight_decay'?"),

@@ -194,6 +194,12 @@ def test_gradients_that_are_none_now_and_then():
     assert on(Halves(), dp.Adam, torch.optim.Adam).agrees
 
 
+def test_a_recipe_of_sgm_without_curvature_takes_the_references_gradients():
+    ours = partial(dp.SGM, lr=0.1, filter=dp.Filter(0.9, gain=1.0, normalise="none"))
+    result = on(tiny(), ours, partial(torch.optim.SGD, lr=0.1, momentum=0.9))
+    assert (bool(result), result.shared_gradients) == (True, True)
+
+
 def test_optimizers_that_need_their_own_gradients():
     products = on(tiny(), dp.Sophia, dp.Sophia, steps=2)
     assert (products.agrees, products.shared_gradients, products.drift) == (True, False, None)

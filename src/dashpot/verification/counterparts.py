@@ -15,7 +15,7 @@ from dashpot.constraints import unknown
 from dashpot.errors import ArgumentError
 from dashpot.options import Options
 
-__all__ = ["reference"]
+__all__ = ["by_path", "is_path", "reference"]
 
 ENGINES = ("eager", "compiled")
 CLIPPING = {"max_norm", "clip_value", "adaptive_clip"}
@@ -41,14 +41,34 @@ IN_TORCH: Mapping[str, Counterpart] = {
 }
 
 
-def reference(against: str, method: str, lr: float, options: Mapping[str, Any]) -> Callable[[Any], Any]:
+def is_path(name: str) -> bool:
+    """Whether it names a class or function in a module or a file.
+
+    >>> [is_path(name) for name in ("adamw", "torch.optim.AdamW", "mine.py:AdamW", "mine.py")]
+    [False, True, True, True]
+    """
+    return "." in name
+
+
+def by_path(option: str, path: str, settings: Mapping[str, Any]) -> Callable[[Any], Any]:
+    """A function from parameters to what the class or function at a path makes with these settings.
+
+    Args:
+        option: the option it was given with, such as "--optimizer".
+        path: `package.Class` or `path/to/file.py:Class`.
+        settings: its keyword arguments.
+    """
+    return _guarded(f"{option} {path}", partial(_at(option, path), **settings))
+
+
+def reference(against: str, method: str, lr: float | None, options: Mapping[str, Any]) -> Callable[[Any], Any]:
     """A function from parameters to the optimizer to compare a method with.
 
     against
         "torch" (the class of torch.optim that equals the method), "eager" or "compiled" (the method itself on that
         engine), another method, `torch.optim.NAME`, an importable `package.Class`, or `path/to/file.py:Class`.
     method
-        a name in `dashpot.methods`, or `autosgm-K` with the numerator among the options.
+        a name in `dashpot.methods`, `autosgm-K` with the numerator among the options, or the path of another class.
     lr, options
         what the method is made with. The reference takes the same, but for options of ours that do not change what is
         computed, such as `engine`.
@@ -59,51 +79,73 @@ def reference(against: str, method: str, lr: float, options: Mapping[str, Any]) 
     >>> group["momentum"], group["nesterov"]
     (0.8, True)
     """
+    rate = {} if lr is None else {"lr": lr}
     if against in ENGINES:
+        if is_path(method):
+            raise ArgumentError(f"verify: --against {against} needs a method of dashpot's, got {method}.")
         family = method if method in methods.METHODS else method.partition("-")[0]
-        return partial(methods.get(family), lr=lr, **{**options, "engine": against})
+        return partial(methods.get(family), **{**rate, **options, "engine": against})
     found = _counterpart(against, method)
     given = {found.names.get(name, name): value for name, value in options.items()}
     taken = _taken(against, found.make, given)
-    return partial(found.make, **{"lr": lr, **found.settings, **taken})
+    return _guarded(f"--against {against}", partial(found.make, **{**rate, **found.settings, **taken}))
+
+
+def _guarded(name: str, make: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """`make`, whose refusals become one sentence."""
+
+    def guarded(params: Any) -> Any:
+        try:
+            return make(params)
+        except (TypeError, ValueError) as error:
+            reason = str(error).partition("\n")[0].rstrip(".")
+            raise ArgumentError(f"verify: {name} cannot be made ({reason}).") from error
+
+    return guarded
 
 
 def _counterpart(against: str, method: str) -> Counterpart:
     if against == "torch":
         if method not in IN_TORCH:
+            eager = "" if is_path(method) else "--against eager compares it with the readable engine, "
             raise ArgumentError(
-                f"verify: torch.optim has no counterpart of {method}; --against eager compares it with the readable "
-                "engine, --against package.Class with any class."
+                f"verify: torch.optim has no counterpart of {method}; {eager}--against package.Class or "
+                "path/to/file.py:Class compares it with that class."
             )
         return IN_TORCH[method]
     if against in methods.METHODS:
         return Counterpart(methods.get(against))
-    if ".py:" in against:
+    if not is_path(against):
+        raise unknown("reference", against, ["torch", *ENGINES, *methods.METHODS])
+    return Counterpart(_at("--against", against))
+
+
+def _at(option: str, path: str) -> Callable[..., Any]:
+    """The class or function at a path."""
+    if ".py:" in path:
         from dashpot.tasks.user_file import load_name
 
-        return Counterpart(_callable(against, load_name(against)))
-    if "." not in against:
-        raise unknown("reference", against, ["torch", *ENGINES, *methods.METHODS])
-    return Counterpart(_callable(against, _imported(against)))
+        found = load_name(path)
+    elif path.endswith(".py"):
+        raise ArgumentError(f"verify: {option} must name a class in the file, as in {path}:Class.")
+    else:
+        found = _imported(option, path)
+    if not callable(found):
+        raise ArgumentError(f"verify: {option} {path} must be an optimizer class or a function, got {found!r}.")
+    return found
 
 
-def _imported(path: str) -> Any:
+def _imported(option: str, path: str) -> Any:
     module, _, name = path.rpartition(".")
     try:
         found = importlib.import_module(module)
     except ImportError as error:
         raise ArgumentError(
-            f"verify: --against {path} cannot be imported ({error}); a class in a file is path/to/file.py:Class."
+            f"verify: {option} {path} cannot be imported ({error}); a class in a file is path/to/file.py:Class."
         ) from error
     if not hasattr(found, name):
         raise unknown(f"class of {module}", name, [item for item in dir(found) if not item.startswith("_")])
     return getattr(found, name)
-
-
-def _callable(against: str, value: Any) -> Callable[..., Any]:
-    if not callable(value):
-        raise ArgumentError(f"verify: --against {against} must be an optimizer class or a function, got {value!r}.")
-    return value
 
 
 def _taken(against: str, make: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:

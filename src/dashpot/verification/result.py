@@ -172,7 +172,7 @@ class Verification:
         for found in self.checkpoints:
             ulps = "" if found.ulps is None else f"{number(found.ulps)} ulps"
             way = f"  {found.source} -> {found.target}"
-            lines.append(f"{_cut(way, 52):<52}{found.outcome:>14}{ulps:>14}")
+            lines.append(f"{_cut(way, 52):<52}{found.outcome:>14}{ulps:>14}".rstrip())
             if found.reason:
                 lines.append(f"    {_cut(found.reason, WIDTH - 4)}")
         return lines

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dashpot.curvature.optimizer import SecondOrder
 from dashpot.errors import ArgumentError
 from dashpot.verification.subject import Subject
 
@@ -67,16 +68,13 @@ class Side:
         if like is not None:
             _copy_tensors(self.model, like.model)
         self.optimizer = make(self.model)
+        self._takes_products = _takes_products(self.optimizer)
         self.seconds, self.loss = 0.0, math.nan
 
     @property
     def follows(self) -> bool:
         """Whether gradients are all that a step needs: no closure, no Hessian-vector product."""
         return not self._takes_products and not _needs_closure(self.optimizer)
-
-    @property
-    def _takes_products(self) -> bool:
-        return callable(getattr(self.optimizer, "backward", None))
 
     def gradients(self, step: int) -> dict[str, Tensor]:
         """The gradients of step 1, 2, ..., which stay in `p.grad` as well."""
@@ -137,6 +135,13 @@ def _copy_tensors(to: nn.Module, of: nn.Module) -> None:
         values = dict(tensors(of))
         for name, tensor in tensors(to):
             tensor.copy_(values[name])
+
+
+def _takes_products(optimizer: Any) -> bool:
+    """Whether an optimizer without any step so far wants to run the backward pass itself."""
+    if isinstance(optimizer, SecondOrder):  # some recipes of SGM do not observe products
+        return optimizer.should_create_graph()
+    return callable(getattr(optimizer, "backward", None))
 
 
 def _needs_closure(optimizer: Any) -> bool:

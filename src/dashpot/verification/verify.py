@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -197,7 +199,12 @@ def _name(optimizer: Any) -> str:
     for package in ("dashpot", "torch.optim"):
         if kind.__module__.startswith(f"{package}."):
             return f"{package}.{kind.__qualname__}"
-    return kind.__qualname__ if kind.__module__ == "__main__" else f"{kind.__module__}.{kind.__qualname__}"
+    module = sys.modules.get(kind.__module__)
+    if kind.__module__ == "__main__" or module is None:
+        return kind.__qualname__
+    if module.__spec__ is None and module.__file__ is not None:  # of a file that was run, not imported
+        return f"{Path(module.__file__).name}:{kind.__qualname__}"
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _tensors(course: Course) -> tuple[Deviation, ...]:
