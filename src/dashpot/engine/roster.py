@@ -36,59 +36,61 @@ def step_count(state: Mapping[str, Any]) -> int:
     return int(state["step"]) if "step" in state else int(any(isinstance(v, Tensor) for v in state.values()))
 
 
-class _Home(NamedTuple):
-    """What the parameters of one table share."""
-
-    kernel: Kernel
-    active: tuple[bool, ...]
-    keys: tuple[str, ...]
-    """The state that the kernel writes: the step count and the slots."""
-    spread: Spread | None
-    width: int
-    """Bytes of a real number of a gradient."""
-    complex: bool
-
-
-class _Entry(NamedTuple):
+class _Row(NamedTuple):
     """One parameter that a kernel takes: its row, what the look before a step compares, and what is written."""
 
-    home: _Home
     row: list[int]
     record: list[int]
     stretches: list[tuple[int, int]]
 
 
-class _Bank:
-    """Every parameter that was ever looked over for one home, whether it has a gradient now or not."""
+class _Home:
+    """A table to be: what its parameters share, and the rows of all that were ever looked over for it.
 
-    def __init__(self) -> None:
-        self._entries: dict[int, _Entry] = {}  # by ordinal
+    keys
+        of the state that the kernel writes: the step count, then the slots.
+    width
+        bytes of a real number of a gradient.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        active: tuple[bool, ...],
+        keys: tuple[str, ...],
+        spread: Spread | None,
+        width: int,
+        is_complex: bool,
+    ) -> None:
+        self.kernel, self.active, self.keys, self.spread = kernel, active, keys, spread
+        self.width, self.is_complex = width, is_complex
+        self._rows: dict[int, _Row] = {}  # by ordinal
         self._places: dict[int, int] | None = None
         self._arrays: tuple[np.ndarray, ...] = ()
 
-    def put(self, ordinal: int, entry: _Entry) -> None:
+    def put(self, ordinal: int, row: _Row) -> None:
         """Take in a parameter, or a new look at it."""
-        self._entries[ordinal] = entry
+        self._rows[ordinal] = row
         self._places = None
 
     def drop(self, ordinal: int) -> None:
         """Forget a parameter that is elsewhere now."""
-        if self._entries.pop(ordinal, None) is not None:
-            self._places = None
+        del self._rows[ordinal]
+        self._places = None
 
     def chosen(self, ordinals: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """(rows, places of the records, records, stretches) of some parameters."""
         if self._places is None:
-            entries = list(self._entries.values())
-            self._places = {ordinal: place for place, ordinal in enumerate(self._entries)}
-            lengths = [0, *(len(entry.record) for entry in entries)]
+            rows = list(self._rows.values())
+            self._places = {ordinal: place for place, ordinal in enumerate(self._rows)}
+            lengths = [0, *(len(row.record) for row in rows)]
             self._arrays = (
-                np.array([entry.row for entry in entries], dtype=np.int64),
+                np.array([row.row for row in rows], dtype=np.int64),
                 np.cumsum(lengths[:-1], dtype=np.int64),
-                np.array(list(chain.from_iterable(entry.record for entry in entries)), dtype=np.int64),
-                np.array([entry.stretches for entry in entries], dtype=np.int64),
+                np.array(list(chain.from_iterable(row.record for row in rows)), dtype=np.int64),
+                np.array([row.stretches for row in rows], dtype=np.int64),
             )
-        at = [self._places[ordinal] for ordinal in ordinals]
+        at = np.array(list(map(self._places.__getitem__, ordinals)))
         rows, offsets, records, stretches = self._arrays
         return rows[at], offsets[at], records, stretches[at]
 
@@ -130,9 +132,9 @@ class Table:
             return {i: _CHANGED for i, lacks in zip(self._at, missing, strict=True) if lacks}
         if strange := self._compared([*params, *grads, *kept], spans):
             return strange
-        self._odd |= any(map(_is_lazy if self._home.complex else Tensor.is_neg, grads))
+        self._odd |= any(map(_is_lazy if self._home.is_complex else Tensor.is_neg, grads))
         step.written[id(self)] = [*params, *kept]
-        lazy = zip(self._at, params, strict=True) if self._home.complex else ()
+        lazy = zip(self._at, params, strict=True) if self._home.is_complex else ()
         return {i: _CHANGED for i, p in lazy if _is_lazy(p)}
 
     def _compared(self, objects: list[Any], spans: tuple[int, int, int]) -> dict[int, int]:
@@ -184,15 +186,6 @@ def _is_lazy(x: Tensor) -> bool:
     return x.is_neg() or x.is_conj()
 
 
-class _Place(NamedTuple):
-    """Where a parameter stands: with a home, or with the reason why no kernel takes it."""
-
-    param: int
-    """Its identity; whatever else may change about it is compared at each step."""
-    kind: Kind
-    home: _Home | str
-
-
 class Roster:
     """The parameters of an optimizer, ready for every engine.
 
@@ -206,8 +199,10 @@ class Roster:
         self.others: dict[int, str] = {}
         self.groups: list[int] = []
         self.untraceable: dict[str, UntraceableError] = {}
-        self._places: dict[int, _Place] = {}  # by ordinal
-        self._banks: dict[_Home, _Bank] = {}
+        self._homes: dict[Any, _Home] = {}
+        self._places: dict[int, _Home | str] = {}  # by ordinal, as the next
+        self._known: dict[int, tuple[int, Kind]] = {}
+        """Identity and kind of the parameters with a home; whatever else may change is compared at each step."""
         self._chosen: tuple[list[int], list[Any]] | None = None
         self._stretches = np.zeros((3, 0), dtype=np.int64)  # starts, ends, owners
         self._spans = 0, 0, 0
@@ -229,15 +224,15 @@ class Roster:
         """
         chosen = list(map(id, step.params)), [(part.place, part.kind, part.start) for part in step.parts]
         changed = chosen != self._chosen or len(self.usable()) < len(self.tables)
-        known = map(self._knows, step.ordinals, step.params, step.part_of()) if changed else ()
-        stale = [i for i, same in enumerate(known) if not same] if changed else sorted(self.others)
+        stale = self._unknown(step, chosen[0]) if changed else sorted(self.others)
         self._chosen = None  # until all is well
         for attempt in range(4):
             for i in stale:
                 make(i)
-                found = eager or step.division.refused.get(i) or self._looked_over(step, i)
-                changed |= found != self.others.get(i)
-                self._place(step, i, found)
+                refused = eager or step.division.refused.get(i)
+                found = (refused, None) if refused else self._looked_over(step, i)
+                changed |= found[0] != self.others.get(i)
+                self._place(step, i, *found)
             if changed:
                 self._arrange(step)
             strange = {i: why for table in self.tables for i, why in table.look(step, self._spans).items()}
@@ -259,54 +254,53 @@ class Roster:
             found.update(owners[(starts < end) & (ends > begin)].tolist())
         return found - self.others.keys()
 
-    def _knows(self, ordinal: int, p: Tensor, part: Part) -> bool:
-        place = self._places.get(ordinal)
-        if place is None or isinstance(place.home, str):
-            return False
-        return place.param == id(p) and place.kind == part.kind
+    def _unknown(self, step: Step, identities: list[int]) -> list[int]:
+        """Positions of parameters that were not looked over, or that stood without a kernel."""
+        wanted = list(zip(identities, [part.kind for part in step.part_of()], strict=True))
+        known = list(map(self._known.get, step.ordinals))
+        return [] if known == wanted else [i for i, pair in enumerate(wanted) if known[i] != pair]
 
-    def _place(self, step: Step, i: int, found: _Entry | str) -> None:
-        ordinal, home = step.ordinals[i], found if isinstance(found, str) else found.home
-        before = self._places.get(ordinal)
-        if before is not None and not isinstance(before.home, str) and before.home != home:
-            self._banks[before.home].drop(ordinal)
-        if not isinstance(found, str):
-            self._banks.setdefault(found.home, _Bank()).put(ordinal, found)
-        self._places[ordinal] = _Place(id(step.params[i]), step.part_of()[i].kind, home)
+    def _place(self, step: Step, i: int, home: _Home | str, row: _Row | None = None) -> None:
+        ordinal, before = step.ordinals[i], self._places.get(step.ordinals[i])
+        if isinstance(before, _Home) and before is not home:
+            before.drop(ordinal)
+        self._places[ordinal] = home
+        self._known.pop(ordinal, None)
+        if isinstance(home, _Home) and row is not None:
+            home.put(ordinal, row)
+            self._known[ordinal] = id(step.params[i]), step.part_of()[i].kind
 
-    def _looked_over(self, step: Step, i: int) -> _Entry | str:
+    def _looked_over(self, step: Step, i: int) -> tuple[_Home | str, _Row | None]:
         p, g, state, part = step.params[i], step.grads[i], step.states[i], step.part_of()[i]
         storage = step.storage(p.dtype)
         if reason := unfit(part.recipe, storage, p, g, state):
-            return reason
+            return reason, None
         try:
             kernel = kernel_for(part.recipe, storage, layout_of(part.recipe, storage, p, g, state))
         except UntraceableError as error:
             self.untraceable[str(error)] = error.with_traceback(None)  # whose frames hold the tensors
-            return f"{error} cannot be compiled"
+            return f"{error} cannot be compiled", None
         if not kernel.ready():
-            return str(kernel.failed)
+            return str(kernel.failed), None
         slots = {slot: state[slot.key] for slot in storage.slots(part.recipe)}
         spread, count = step.division.spread(i), state["step"]
         keys, width = ("step", *(slot.key for slot in slots)), g.element_size() // (2 if g.is_complex() else 1)
-        return _Entry(
-            _Home(kernel, part.kind.active, keys, spread, width, p.is_complex()),
-            row_of(numbered(step.ordinals[i], spread), p, count, slots.values()),
-            record_of(p, g, slots),
-            list(map(stretch, (p, count, *slots.values()))),
-        )
+        key = kernel, part.kind.active, keys, spread, width, p.is_complex()
+        if key not in self._homes:
+            self._homes[key] = _Home(*key)
+        ordinal = numbered(step.ordinals[i], spread)
+        row = row_of(ordinal, p, count, slots.values()), record_of(p, g, slots)
+        return self._homes[key], _Row(*row, list(map(stretch, (p, count, *slots.values()))))
 
     def _arrange(self, step: Step) -> None:
         """Put the parameters of a step into tables."""
+        places = list(map(self._places.__getitem__, step.ordinals))
+        self.others = {i: place for i, place in enumerate(places) if isinstance(place, str)}
         members: dict[_Home, list[int]] = {}
-        self.others = {}
-        for i, ordinal in enumerate(step.ordinals):
-            home = self._places[ordinal].home
-            if isinstance(home, str):
-                self.others[i] = home
-            else:
-                members.setdefault(home, []).append(i)
-        chosen = {home: self._banks[home].chosen([step.ordinals[i] for i in at]) for home, at in members.items()}
+        for i, home in enumerate(places):
+            if i not in self.others:
+                members.setdefault(home, []).append(i)  # pyright: ignore[reportArgumentType]
+        chosen = {home: home.chosen([step.ordinals[i] for i in at]) for home, at in members.items()}
         shared = self._spread_out(step, {home: (at, chosen[home][3]) for home, at in members.items()})
         if shared:
             for i in shared:

@@ -36,6 +36,7 @@ __all__ = ["Stepper", "ordinals", "refuse_first_step_in_a_graph", "with_gradient
 
 
 _UNDIVIDED = Division()
+_NONE = type(None)
 
 
 class _Settled(NamedTuple):
@@ -80,21 +81,20 @@ class Stepper:
         groups = optimizer.param_groups
         parts: list[Part] = []
         owners: list[Tensor] = []
-        wholes: list[Tensor] = []
+        wholes: list[Any] = []
         numbers: list[int] = []
         before = 0
         for place, group in enumerate(groups):
             params = group["params"]
-            with_grads, grads = with_gradients(params)
-            if with_grads:
+            grads = [p.grad for p in params]
+            at = range(len(grads))
+            if _NONE in map(type, grads):  # `None in grads` would compare tensors
+                at = [i for i in at if grads[i] is not None]
+            if at:
                 start = len(owners)
-                owners += with_grads
-                wholes += grads
-                numbers += (
-                    range(before, before + len(params))
-                    if len(with_grads) == len(params)
-                    else (before + i for i, p in enumerate(params) if p.grad is not None)
-                )
+                owners += params if len(at) == len(params) else [params[i] for i in at]
+                wholes += grads if len(at) == len(params) else [grads[i] for i in at]
+                numbers += [before + i for i in at]
                 parts.append(self._part(optimizer, place, group, start, len(owners), done))
             before += len(params)
         params, grads = mesh.localized(type(optimizer).__name__, owners, wholes)
@@ -147,7 +147,8 @@ class Stepper:
         if len(states) == len(owners) and list(map(id, states)) == list(map(id, owners)):
             found = list(states.values())
         else:
-            found = [states.get(p, {}) for p in owners]
+            by_identity = dict(zip(map(id, states), states.values(), strict=True))
+            found = [by_identity.get(id(p), {}) for p in owners]
         return mesh.local_states(owners, found) if mesh.any_dtensor(owners) else found
 
     def _made_ready(self, optimizer: Optimizer, step: Step, undo: Undo) -> None:
