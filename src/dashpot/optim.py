@@ -36,6 +36,7 @@ __all__ = ["Optimizer"]
 # Groups keep every setting under the name that torch's schedulers write to.
 _STORED_AS = {"pole": "momentum"}
 _COUNTS = 2**53  # schedules compute with floats, which tell integers apart up to here
+_PLAIN = (Tensor, torch.nn.Parameter)
 _ROUNDING = 1e-12  # of the highest rate: torch's recursive schedulers end a ramp to zero this close below it
 
 
@@ -379,19 +380,19 @@ class Optimizer(torch.optim.Optimizer):
             raise ArgumentError(
                 f"{owner}: gradients must be dense, got layout {grad.layout} for shape {tuple(p.shape)}."
             )
-        for name in ("dtype", "device", "shape"):
-            if getattr(grad, name) != getattr(p, name):
-                raise ArgumentError(
-                    f"{owner}: a gradient's {name} must be its parameter's, {getattr(p, name)}, "
-                    f"got {getattr(grad, name)}."
-                )
+        if grad.dtype != p.dtype or grad.device != p.device or grad.shape != p.shape:
+            name = next(name for name in ("dtype", "device", "shape") if getattr(grad, name) != getattr(p, name))
+            raise ArgumentError(
+                f"{owner}: a gradient's {name} must be its parameter's, {getattr(p, name)}, got {getattr(grad, name)}."
+            )
         if self.defaults["differentiable"] and p.is_leaf and p.requires_grad:
             raise ArgumentError(
                 f"{owner}: differentiable=True writes the recorded step into the parameters, which must not be leaves "
                 f"that require gradients: give clones of them, got a leaf of shape {tuple(p.shape)}."
             )
         kept = {key: value for key, value in self.state.get(p, {}).items() if isinstance(value, Tensor)}
-        frozen = [key for key, value in {"the parameter": p, **kept}.items() if key != "step" and value.is_inference()]
+        frozen = [key for key, value in kept.items() if value.is_inference() and key != "step"]
+        frozen = ["the parameter", *frozen] if p.is_inference() else frozen
         if frozen and not torch.is_inference_mode_enabled():
             raise ArgumentError(
                 f"{owner}: {frozen[0]} of shape {tuple(p.shape)} was made in inference mode and cannot be changed "
@@ -526,8 +527,9 @@ def _is_traced() -> bool:
 
 def _is_without_memory(x: Tensor) -> bool:
     """True for a tensor whose storage was resized to nothing: whoever reads an element of it reads anything."""
-    plain = type(x) in (Tensor, torch.nn.Parameter) and x.device.type != "meta" and not torch.compiler.is_compiling()
-    return plain and x.numel() > 0 and x.data_ptr() == 0
+    if type(x) not in _PLAIN or x.data_ptr() != 0:
+        return False
+    return x.numel() > 0 and x.device.type != "meta" and not torch.compiler.is_compiling()
 
 
 def _tensors(settings: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ import dashpot as dp
 from dashpot.engine import blocks, dispatch
 from dashpot.stages import Filter
 
-SHAPES = ((3, 2), (), (5,), (0, 2), (blocks.BLOCK + 77,), (4, 3, 3, 3), (150, 150))
+SHAPES = ((3, 2), (), (5,), (0, 2), (blocks.BLOCK + 77,), (4, 3, 3, 3), (200, 200))
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ __all__ = ["BLOCK", "step_in_blocks"]
 
 BLOCK = 1 << 16
 """Elements of a block."""
-_SMALL = 1 << 14
+_SMALL = 1 << 15
 """Tensors of fewer elements are joined."""
 _PLAIN = (Tensor, torch.nn.Parameter)
 
@@ -43,8 +43,9 @@ def step_in_blocks(recipe: Recipe, works: Sequence[Work], numbers: Sequence[Numb
         return list(works)
     left: list[Work] = []
     lines: dict[tuple[Storage, int], list[_Lines]] = {}
+    keys = {storage: [slot.key for slot in storage.slots(recipe)] for storage in {work.storage for work in works}}
     for work in works:
-        found = _lines(recipe, work)
+        found = _lines(work, keys[work.storage])
         if found is None:
             left.append(work)
         else:
@@ -52,7 +53,7 @@ def step_in_blocks(recipe: Recipe, works: Sequence[Work], numbers: Sequence[Numb
     if lines and _share_memory(chain.from_iterable(chain.from_iterable(lines.values()))):
         return list(works)
     for (storage, row), alike in lines.items():
-        _Blocks(recipe, storage, numbers[row]).step(alike)
+        _Blocks(recipe, storage, keys[storage], numbers[row]).step(alike)
     return left
 
 
@@ -87,12 +88,12 @@ _Lines = list[Tensor]
 """Weight, gradient and slots of one tensor, each as a line of elements."""
 
 
-def _lines(recipe: Recipe, work: Work) -> _Lines | None:
+def _lines(work: Work, keys: Sequence[str]) -> _Lines | None:
     """The lines of a tensor; None where it has to be stepped by itself."""
     if work.storage.draws or work.p.numel() == 0:
         return None
-    arrays = [work.p, work.grad, *(work.state[slot.key] for slot in work.storage.slots(recipe))]
-    return [x.view(-1) for x in arrays] if all(map(_is_line, arrays)) else None
+    arrays = [work.p, work.grad, *map(work.state.__getitem__, keys)]
+    return [x if x.dim() == 1 else x.view(-1) for x in arrays] if all(map(_is_line, arrays)) else None
 
 
 def _is_line(x: Tensor) -> bool:
@@ -111,9 +112,8 @@ def _share_memory(arrays: Iterator[Tensor]) -> bool:
 class _Blocks:
     """Steps tensors that are stored alike and have the same numbers."""
 
-    def __init__(self, recipe: Recipe, storage: Storage, numbers: Numbers) -> None:
-        self._recipe, self._storage, self._numbers = recipe, storage, numbers
-        self._keys = [slot.key for slot in storage.slots(recipe)]
+    def __init__(self, recipe: Recipe, storage: Storage, keys: Sequence[str], numbers: Numbers) -> None:
+        self._recipe, self._storage, self._keys, self._numbers = recipe, storage, keys, numbers
 
     def step(self, tensors: Sequence[_Lines]) -> None:
         """Take the step of each."""
@@ -137,9 +137,9 @@ class _Blocks:
         w, g, *slots = list(zip(*block, strict=True))
         sizes = [x.numel() for x in w]
         new = self._stepped(torch.cat(w), torch.cat(g), list(map(torch.cat, slots)))
-        for places, value in zip((*slots, w), new, strict=True):
-            for place, piece in zip(places, value.split(sizes), strict=True):
-                place.copy_(piece)
+        places = chain.from_iterable((*slots, w))
+        values = chain.from_iterable(value.split(sizes) for value in new)
+        torch._foreach_copy_(list(places), list(values))  # pyright: ignore[reportPrivateImportUsage] - as torch.optim
 
     def _stepped(self, w: Tensor, g: Tensor, slots: Sequence[Tensor]) -> list[Tensor]:
         """The new slots and the new weight."""

@@ -84,8 +84,7 @@ class Engine:
                     work = step.work(i)
                     _step_eagerly(part.recipe, work, part.numbers[work.row], contexts[i])
         with torch.no_grad():
-            for i in left:
-                step.states[i]["step"] += 1
+            torch._foreach_add_([step.states[i]["step"] for i in left], 1)  # pyright: ignore[reportPrivateImportUsage]
 
     def run_kernels(self, roster: Roster, step: Step) -> None:
         """Take the step of every other parameter. The tables have been checked, so nothing fails here."""

@@ -136,6 +136,8 @@ def mark_written(params: Sequence[Tensor]) -> None:
 
 def check_division(owner: str, p: Any, state: Mapping[str, Any]) -> None:
     """`ArgumentError` for a plain parameter's divided gradient, and for state that is not divided as its parameter."""
+    if not any_dtensor([p, p.grad, *state.values()]):
+        return
     if is_dtensor(p.grad) and not is_dtensor(p):
         raise _divided_otherwise(owner, p, p.grad)
     check_state_division(owner, p, state)

@@ -159,10 +159,11 @@ class Stepper:
         def make(i: int) -> None:
             p = step.owners[i]
             optimizer._check_gradient(p)
-            mesh.check_division(owner, p, optimizer.state.get(p, {}))
+            before = optimizer.state.get(p, {})
+            mesh.check_division(owner, p, before)
             rehearse(parts[i].recipe, step.params[i], step.grads[i])
             undo.remember(p)
-            count = step_count(optimizer.state.get(p, {}))
+            count = step_count(before)
             state = with_slots(optimizer, parts[i].recipe, p, step.storage(step.params[i].dtype))
             step.states[i] = mesh.local_states([p], [state])[0] if is_divided else state
             _keep_count(state, count)
