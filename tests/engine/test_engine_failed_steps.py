@@ -101,3 +101,19 @@ def test_an_inference_tensor_put_into_the_state_is_refused_before_anything_is_wr
         march([(params, optimizer)], range(2, 3))
     assert all(map(torch.equal, params, before))
     assert [int(optimizer.state[p]["step"]) for p in params] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("shape", [(2, 4), (8,)])
+def test_a_weight_reshaped_at_the_same_address_is_noticed(engine, shape):
+    p = torch.arange(8.0).reshape(4, 2).requires_grad_()
+    optimizer = dp.AdamW([p], lr=0.1, engine=engine)
+    march([([p], optimizer)], range(2))
+    before = p.detach().clone().reshape(shape)
+    p.data = p.data.view(shape)
+    with pytest.raises(dp.ArgumentError, match=r"state 'exp_avg' must have its parameter's shape"):
+        march([([p], optimizer)], range(2, 3))
+    assert torch.equal(p, before)
+    optimizer.state.clear()
+    march([([p], optimizer)], range(2, 3))
+    assert optimizer.state[p]["exp_avg"].shape == shape

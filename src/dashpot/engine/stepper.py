@@ -241,8 +241,18 @@ def ordinals(optimizer: Optimizer, index: int) -> list[int]:
 
 
 def with_slots(optimizer: Optimizer, recipe: Recipe, p: Tensor, storage: Storage) -> dict[str, Any]:
-    """The state of a parameter, with what it lacks of the recipe's slots made."""
+    """The state of a parameter, with what it lacks of the recipe's slots made.
+
+    Raises `ArgumentError` where the parameter has had another shape since its state was made.
+    """
     state = optimizer.state[p]
+    for slot in storage.slots(recipe):
+        value = state.get(slot.key)
+        if slot.shape == "elementwise" and isinstance(value, Tensor) and value.shape != p.shape:
+            raise ArgumentError(
+                f"{type(optimizer).__name__}: state {slot.key!r} must have its parameter's shape {tuple(p.shape)}, "
+                f"got {tuple(value.shape)}; reshape the state as well, or clear it."
+            )
     if any(slot.key not in state for slot in storage.slots(recipe)):
         refuse_first_step_in_a_graph(optimizer)
         with torch.inference_mode(False):  # state outlives the mode it is made in
