@@ -19,7 +19,7 @@ QUICK = ("--steps", 4, "--timed-steps", 0)
 def test_every_method_of_torchs_agrees_with_it(dashpot, my_task, method):
     code, out, err = dashpot("verify", my_task, "--optimizer", method, "--lr", 0.1, *QUICK)
     assert (code, err) == (0, ""), out
-    assert f"agrees with torch.optim.{IN_TORCH[method].make.__name__} to " in out
+    assert f"agrees with torch.optim.{IN_TORCH[method].make.__name__} within " in out
     assert not Path("runs").exists()
 
 
@@ -70,7 +70,7 @@ def test_a_class_in_a_file(dashpot, my_task):
     Path("optimizers.py").write_text(FILE)
     code, out, _ = dashpot("verify", my_task, "--optimizer", "sgd", "--against", "optimizers.py:Mine", *QUICK)
     assert code == 5
-    assert "weight deviates" in " ".join(out.split())
+    assert "weight differs by" in " ".join(out.split())
 
 
 def test_an_optimizer_of_ones_own(dashpot, my_task):

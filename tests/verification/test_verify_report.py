@@ -24,8 +24,8 @@ def test_it_is_one_screen(measured):
     lines = repr(measured).splitlines()
     assert max(map(len, lines)) <= 80
     assert len(lines) <= 23  # and the line of the command
-    assert lines[0].startswith("dashpot.AdamW agrees with torch.optim.AdamW to ")
-    assert "  4 further tensors, at most" in repr(measured)
+    assert lines[0].startswith("dashpot.AdamW agrees with torch.optim.AdamW within ")
+    assert "  4 more tensors, at most" in repr(measured)
     assert measured.text() == str(measured)
 
 

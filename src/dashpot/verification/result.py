@@ -148,27 +148,25 @@ class Verification:
         return lines
 
     def _tensors(self) -> list[str]:
-        title = (
-            "Deviation, given the same gradients" if self.shared_gradients else "Deviation, each on its own gradients"
-        )
+        title = "Deviation on identical gradients" if self.shared_gradients else "Deviation of independent runs"
         cut = self.tensors if len(self.tensors) <= ROWS else self.tensors[: ROWS - 1]
         lines = [_row(title, "ulps", "moved", "relative"), *(_of(f"  {d.name}", d) for d in cut)]
         if rest := self.tensors[len(cut) :]:
             most = Deviation("", (), max(d.ulps for d in rest), max(d.relative for d in rest))
-            lines.append(_of(f"  {len(rest)} further tensors, at most", most))
-        lines.append(_row("  allowed", number(self.tolerance)))
+            lines.append(_of(f"  {len(rest)} more tensors, at most", most))
+        lines.append(_row("  tolerance", number(self.tolerance)))
         if self.drift is not None and self.noise is not None:
-            lines.append(_row(f"Own gradients: {self.drift.name}", "", "", number(self.drift.relative)))
-            lines.append(_row(f"Reference from 1 ulp off: {self.noise.name}", "", "", number(self.noise.relative)))
+            lines.append(_row(f"Independent run: {self.drift.name}", "", "", number(self.drift.relative)))
+            lines.append(_row(f"Reference perturbed by 1 ulp: {self.noise.name}", "", "", number(self.noise.relative)))
         if self.losses is not None:
             ours, theirs = self.losses
-            lines.append(f"Loss at step {self.compared}, each on its own gradients: {ours:.6g} and {theirs:.6g}")
+            lines.append(f"Loss of independent runs at step {self.compared}: {ours:.6g}, reference {theirs:.6g}")
         return lines
 
     def _checkpoints(self) -> list[str]:
         if not self.checkpoints:
             return []
-        lines = [f"Checkpoint after step {self.saved}, then on to step {self.compared}"]
+        lines = [f"Resumed from a checkpoint of step {self.saved}, compared at step {self.compared}"]
         for found in self.checkpoints:
             ulps = "" if found.ulps is None else f"{number(found.ulps)} ulps"
             way = f"  {found.source} -> {found.target}"

@@ -33,13 +33,13 @@ def verdict(
     sentences = [_of_weights(ours, theirs, course)]
     if enlarged is not None:
         sentences.append(
-            f"This is in float64: in {dtype_name(enlarged)}, training enlarges rounding to more than is allowed, "
-            f"{number(max(track.ulps for track in enlarged.tracks))} ulps."
+            f"Compared in float64: in {dtype_name(enlarged)}, training amplifies rounding errors to "
+            f"{number(max(track.ulps for track in enlarged.tracks))} ulps, which exceeds the tolerance."
         )
     if course.main.first is not None:
         sentences += _of_float64(wide)
     sentences += [
-        f"{found.target} does not continue from a checkpoint of {found.source} as {found.source} does."
+        f"{found.target} resumed from a checkpoint of {found.source} does not reproduce its run."
         for found in checkpoints
         if found.outcome == "fails" or (found.outcome == "deviates" and course.main.first is None)
     ]
@@ -58,10 +58,10 @@ def dtype_name(course: Course) -> str:
 def _of_weights(ours: str, theirs: str, course: Course) -> str:
     first = course.main.first
     if first is None:
-        return f"{ours} agrees with {theirs} to {number(course.main.ulps)} ulps."
+        return f"{ours} agrees with {theirs} within {number(course.main.ulps)} ulps."
     return (
-        f"{ours} disagrees with {theirs}: after step {first.step}, {first.name} deviates by {number(first.ulps)} ulps; "
-        f"{number(first.allowed)} are allowed."
+        f"{ours} disagrees with {theirs}: after step {first.step}, {first.name} differs by {number(first.ulps)} ulps "
+        f"(tolerance {number(first.allowed)})."
     )
 
 
@@ -73,10 +73,10 @@ def _of_movement(course: Course) -> list[str]:
     little = sum(0 < ulps <= course.allowed and 10 * deviations[name] > ulps for name, ulps in course.moved.items())
     if not little:
         return []
-    cure = "" if dtype_name(course) == "float64" else "; float64 shows more"
+    cure = "" if dtype_name(course) == "float64" else "; use float64"
     return [
-        f"{little} of {len(course.moved)} tensors have moved by less than is allowed and at most ten times the "
-        f"deviation, which does not show much{cure}."
+        f"{little} of {len(course.moved)} tensors moved by less than the tolerance, so the comparison says little "
+        f"about them{cure}."
     ]
 
 
@@ -84,9 +84,9 @@ def _of_float64(wide: Course | None) -> list[str]:
     if wide is None:
         return []
     if wide.main.first is None:
-        return [f"In float64 they agree to {number(wide.main.ulps)} ulps: the difference is rounding."]
+        return [f"In float64 they agree within {number(wide.main.ulps)} ulps, so this is rounding error."]
     worst = max(distance.relative for distance in wide.main.distances.values())
-    return [f"In float64 they deviate as well, by {number(worst)} relative: method or settings differ."]
+    return [f"In float64 they differ as well, by {number(worst)} relative, so the method or its settings differ."]
 
 
 def differing_settings(course: Course) -> tuple[str, ...]:

@@ -53,46 +53,44 @@ def verify(
     timed_steps: int = 100,
     seed: int = 0,
 ) -> Verification:
-    """Check on your own model that an optimizer does what a reference does, and measure what each costs.
+    """Compare an optimizer with a reference on copies of your model: weights, checkpoints, time and memory.
 
-    Both train copies of the model. The reference's gradients go to both, so that a deviation is the optimizer's own and
-    is not enlarged by training. After half of the steps both save their state; each continues from the other's, and the
-    optimizer from its own, which must go on as the run that was saved. How far the optimizer drifts on gradients of its
-    own is reported beside the drift of the reference when it starts an ulp away.
-    The model, its gradients, and all random generators are left as they are.
+    Both optimizers step on the reference's gradients, so that deviations come from the optimizer alone and training
+    cannot amplify them. Halfway, each saves a checkpoint; the other class resumes from it, and so does the optimizer's
+    own. An independent run of the optimizer on its own gradients is reported but not judged.
+    The model, its gradients and the random number generators are left unchanged.
 
     make_optimizer, make_reference
-        optimizer classes, or functions from parameters to an optimizer; called several times.
+        optimizer classes, or functions from parameters to an optimizer; each is called several times.
     model_or_loss
-        a module, which is called with each batch (`model(*batch)` for a tuple or list, `model(**batch)` for a mapping)
-        and returns the loss, or an output with a field `loss`; or a module with `batches` of (input, target) and
-        `loss`; or a `dashpot.tasks.Problem`; or a function of tensors that returns a loss, with `params`.
+        one of: a module, with `loss` and `batches` of (input, target); a module that returns its loss, or an output
+        with a field `loss`, when called as `model(*batch)` or, for a mapping, `model(**batch)`; a
+        `dashpot.tasks.Problem`; a function of tensors that returns a loss, with `params`.
     steps
         at least 2.
     batches
-        an iterable of batches, a `DataLoader` for instance; the first `steps` are read, and used again where there are
-        fewer.
+        an iterable such as a `DataLoader`; the first `steps` batches are used, and repeated if there are fewer.
     loss
-        a function of (model(input), target).
+        a function of (output, target).
     params
-        with a function: the tensors to start at.
+        for a function of tensors: its initial arguments.
     takes
-        what the two functions are called with: "parameters", "named_parameters", or "model" (a copy of it).
+        what the two functions are called with: "parameters", "named_parameters", or "model" (the copy itself).
     dtype
-        convert the copies and floating-point batches; float64 shows differences that rounding hides in float32.
+        convert the copies and floating-point batches; float64 reveals differences that float32 rounding hides.
     tolerance
-        the ulps allowed after all steps, of which sqrt(k/steps) is allowed after step k. None allows 16 sqrt(steps). An
-        ulp is the spacing of numbers at the largest magnitude that the weight has had. Where an optimizer needs a
-        closure or Hessian-vector products, each side has gradients of its own and None allows 1/sqrt(eps) of the dtype,
-        half of the digits, at every step; where float32 does not keep to that, float64 decides.
+        the largest deviation allowed after all steps, in ulps; sqrt(k/steps) of it after step k. Default:
+        16 sqrt(steps). One ulp is the spacing of floating-point numbers at the largest magnitude the weight has had.
+        Optimizers that need a closure or Hessian-vector products run on their own gradients; the default is then
+        1/sqrt(eps) ulps (half of the digits) at every step, and if lower precision exceeds it, float64 decides.
     timed_steps
-        the late step whose time is measured; 0 measures no cost.
+        the late step to time; 0 skips the measurement of time and memory.
     seed
-        of what the model draws: step k draws the same on all copies.
+        of the model's random numbers: step k draws the same on all copies.
 
-    Raises `ArgumentError` for arguments that do not go together, and where nothing could be compared because no weight
-    moves or all are infinite at once. Copies, gradients and states take about 22 times the memory of the weights, and
-    three times that where a disagreement is looked at again in float64.
+    Raises `ArgumentError` for inconsistent arguments, and if nothing can be compared because no weight moves or the
+    first step is not finite. Peak memory is about 22 times that of the weights, and three times as much if a
+    disagreement is repeated in float64.
 
     >>> import torch, dashpot as dp
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
