@@ -222,7 +222,7 @@ def test_a_weight_that_shrinks_is_refused_and_nothing_is_written():
         march([([p], optimizer)], range(2))
         p.grad, p.data = None, memory[:4]
         p.grad = torch.ones(4, dtype=torch.float64)
-        with pytest.raises(dp.ArgumentError, match="must have its parameter.s shape"):
+        with pytest.raises(dp.ArgumentError, match=r"must have its parameter.s shape"):
             optimizer.step()
         assert torch.equal(memory, torch.ones_like(memory))
 
