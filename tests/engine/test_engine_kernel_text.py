@@ -119,18 +119,29 @@ def test_one_number_that_is_not_finite_is_found_wherever_it_is(bad):
             assert optimizer.last_step == "skipped"
 
 
-@pytest.mark.parametrize("options", [{}, {"state_dtype": torch.bfloat16}], ids=str)
-def test_the_gradient_is_scaled_and_limited_alike_by_both_engines(options):
+@pytest.mark.parametrize(
+    ("dtype", "options"),
+    [
+        (torch.float32, {}),
+        (torch.float32, {"state_dtype": torch.bfloat16}),
+        (torch.bfloat16, {"state_dtype": torch.bfloat16}),
+        (torch.bfloat16, {"rounding": "kahan"}),
+        (torch.bfloat16, {"rounding": "kahan", "state_dtype": torch.bfloat16}),
+    ],
+    ids=str,
+)
+def test_the_gradient_is_scaled_and_limited_alike_by_both_engines(dtype, options):
     """Beside the loop of a kernel, a block of 512 elements at a time; decay reads weights, momentum gradients."""
     found = []
     for engine in ("eager", "compiled"):
         generator = torch.Generator().manual_seed(0)
-        params = [torch.randn(size, generator=generator).requires_grad_() for size in (1, 511, 512, 513, 16385)]
+        sizes = (1, 2, 511, 512, 513, 16385)
+        params = [torch.randn(size, generator=generator).to(dtype).requires_grad_() for size in sizes]
         optimizer = dp.SGD(params, lr=0.1, momentum=0.9, weight_decay=0.1, maximize=True, engine=engine, **options)
         for clip_value, value in ((None, 1.0), (0.5, 1.0), (None, math.nan), (0.25, math.inf)):
             optimizer.running = optimizer.running._replace(clip_value=clip_value)
             for p in params:
-                p.grad = torch.randn(p.shape, generator=generator)
+                p.grad = torch.randn(p.shape, generator=generator).to(dtype)
                 p.grad[-1] *= value
             optimizer.step()
         found.append([*params, *(optimizer.state[p]["momentum_buffer"] for p in params)])

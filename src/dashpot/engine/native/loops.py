@@ -80,6 +80,14 @@ _PAIRS = """\
 const auto element = [&]({parameters}) __attribute__((always_inline)) {{
 {inside}
 }};
+{words}
+if (end % 2 != 0) {{
+{last}
+  element({arguments});
+{stores}
+}}"""
+
+_WORDS = """\
 #pragma omp simd{reduction}
 for (int32_t k = block / 2; k < end / 2; k++) {{
 {first}
@@ -87,11 +95,13 @@ for (int32_t k = block / 2; k < end / 2; k++) {{
   element({first_arguments});
   element({second_arguments});
 {stores}
-}}
-if (end % 2 != 0) {{
-{last}
-  element({last_arguments});
-{last_stores}
+}}"""
+
+_EITHER = """\
+if (as_it_is({scale}, {limit})) {{
+{plain}
+}} else {{
+{limited}
 }}"""
 
 
@@ -134,7 +144,7 @@ def _blocks(body: Body, loop: str, apart: int) -> str:
     for n, (word, key) in enumerate(body.draws):
         ahead.append(f"uint32_t bits{n}[BLOCK];")
         ahead.append(f"dither<{apart}>(bits{n}, first + block, end - block, {word}, {key});")
-    if body.prepared:
+    if body.prepared and apart == 1:
         kind = next(a.kind for a in body.arrays if a.column == body.gradient)
         scale, limit = body.prepared
         ahead.append(f"{kind} changed[BLOCK];")
@@ -148,32 +158,60 @@ def _blocks(body: Body, loop: str, apart: int) -> str:
 
 
 def _pairs(body: Body) -> str:
-    columns, draws = [a.column for a in body.arrays], range(len(body.draws))
-    written = [a.column for a in body.arrays if a.written]
     parameters = [
-        *(f"bf16& e{c}" for c in columns),
+        *(f"float e{a.column}" if _wide(body, a) else f"bf16& e{a.column}" for a in body.arrays),
         "int32_t i",
-        *(f"uint32_t b{n}" for n in draws),
+        *(f"uint32_t b{n}" for n in range(len(body.draws))),
         *(f"double& total{s}" for s in body.sums),
     ]
-
-    def arguments(name: str, i: str, bits: str) -> str:
-        sums = [f"total{s}" for s in body.sums]
-        return ", ".join([*(name.format(c) for c in columns), i, *(f"bits{n}[{bits}]" for n in draws), *sums])
-
+    words = _words(body, limited=False)
+    if body.prepared:
+        plain, limited = (indented(text.splitlines(), 2) for text in (words, _words(body, limited=True)))
+        words = _EITHER.format(scale=body.prepared[0], limit=body.prepared[1], plain=plain, limited=limited)
     return _PAIRS.format(
         parameters=", ".join(parameters),
         inside=indented(body.inside, 2),
-        reduction=_reduction(body),
-        first=indented([f"bf16 x{c} = even(w{c}[k]);" for c in columns], 2),
-        second=indented([f"bf16 y{c} = odd(w{c}[k]);" for c in columns], 2),
-        first_arguments=arguments("x{}", "2 * k", "k - block / 2"),
-        second_arguments=arguments("y{}", "2 * k + 1", "k - block / 2 + BLOCK / 2"),
-        last=indented([f"bf16 x{c} = a{c}[end - 1];" for c in columns], 2),
-        last_stores=indented([f"a{c}[end - 1] = x{c};" for c in written], 2),
-        last_arguments=arguments("x{}", "end - 1", "(end - block) / 2"),
-        stores=indented([f"w{c}[k] = both(x{c}, y{c});" for c in written], 2),
+        words=words,
+        last=indented([_number(body, a, "x", f"a{a.column}[end - 1]", limited=True) for a in body.arrays], 2),
+        arguments=_arguments(body, "x", "end - 1", "(end - block) / 2"),
+        stores=indented([f"a{a.column}[end - 1] = x{a.column};" for a in body.arrays if a.written], 2),
     )
+
+
+def _words(body: Body, *, limited: bool) -> str:
+    first = [_number(body, a, "x", f"even(w{a.column}[k])", limited=limited) for a in body.arrays]
+    second = [_number(body, a, "y", f"odd(w{a.column}[k])", limited=limited) for a in body.arrays]
+    stores = [f"w{a.column}[k] = both(x{a.column}, y{a.column});" for a in body.arrays if a.written]
+    return _WORDS.format(
+        reduction=_reduction(body),
+        first=indented(first, 2),
+        second=indented(second, 2),
+        first_arguments=_arguments(body, "x", "2 * k", "k - block / 2"),
+        second_arguments=_arguments(body, "y", "2 * k + 1", "k - block / 2 + BLOCK / 2"),
+        stores=indented(stores, 2),
+    )
+
+
+def _wide(body: Body, array: Array) -> bool:
+    """True for the gradient where its scale and limit are applied to it as it is loaded."""
+    return body.prepared is not None and array.column == body.gradient
+
+
+def _number(body: Body, array: Array, name: str, value: str, *, limited: bool) -> str:
+    if body.prepared is None or not _wide(body, array):
+        return f"bf16 {name}{array.column} = {value};"
+    value = f"cast<float>({value})"
+    return f"const float {name}{array.column} = {_limited(body.prepared, value) if limited else value};"
+
+
+def _limited(prepared: tuple[str, str], value: str) -> str:
+    return f"limited({value}, cast<float>({prepared[0]}), cast<float>({prepared[1]}))"
+
+
+def _arguments(body: Body, name: str, i: str, place: str) -> str:
+    numbers = [f"{name}{a.column}" for a in body.arrays]
+    bits = [f"bits{n}[{place}]" for n in range(len(body.draws))]
+    return ", ".join([*numbers, i, *bits, *(f"total{s}" for s in body.sums)])
 
 
 def _reduction(body: Body) -> str:

@@ -92,11 +92,12 @@ constexpr int32_t BLOCK = 512;
 
 // Whether a gradient enters as it is, and what a block of it becomes otherwise.
 inline bool as_it_is(double scale, double limit) { return scale == 1 && limit == __builtin_inf(); }
+template <class T> inline T limited(T g, T scale, T limit) { return smaller(larger(g * scale, -limit), limit); }
 template <class T>
 __attribute__((noinline)) const T* prepared(T* __restrict__ out, const T* g, int32_t count, double scale, double limit) {
   const T factor = cast<T>(scale), most = cast<T>(limit);
 #pragma omp simd
-  for (int32_t i = 0; i < count; i++) out[i] = smaller(larger(g[i] * factor, -most), most);
+  for (int32_t i = 0; i < count; i++) out[i] = limited(g[i], factor, most);
   return out;
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -40,8 +40,8 @@ class Trace(NamedTuple):
     text: tuple[Any, ...]
     """The operations and constants in the order of their making."""
     prepared: bool
-    """Whether `g` stands for the gradient after `scale` and `limit`: gradients in the compute precision nearly always
-    have a scale of 1 and no limit, so that a kernel applies both beside its loop."""
+    """Whether `g` stands for the gradient after `scale` and `limit`, in the compute precision. Nearly always the scale
+    is 1 and there is no limit: a kernel then leaves both out of its loop."""
 
 
 _LEADING = 5  # scale, limit, word, lr, factor
@@ -98,9 +98,10 @@ def _trace(lines: Sequence[Line], slots: Sequence[Slot], storage: Storage, layou
         symbolic.append(line._replace(stage=with_settings(line.stage, fields)))
     if storage.draws:
         word = _tensor_word(graph, word)
-    prepared = layout.gradient == layout.compute
+    prepared = _prepared(layout, single)
     if prepared:
         scale, limit = 1.0, None
+        loads["g"] = graph.node("load", ("g",), kind_of(layout.compute), vector=True)
     numbers = Numbers(Clock(None, lr, factor), tuple(scalars), scale, limit, word)
     state = {key: loads[key] for key, _ in layout.slots}
     index = graph.node("index", (), "i32", vector=True)
@@ -118,6 +119,12 @@ def _trace(lines: Sequence[Line], slots: Sequence[Slot], storage: Storage, layou
         graph.text(),
         prepared,
     )
+
+
+def _prepared(layout: Layout, single: Collection[str]) -> bool:
+    """Whether a loop takes a gradient with its scale and limit applied: in the compute precision, or all bfloat16."""
+    arrays = [layout.weight, layout.gradient, *(dtype for key, dtype in layout.slots if key not in single)]
+    return layout.gradient == layout.compute or set(arrays) == {torch.bfloat16}
 
 
 def _check_numbers(stage: Stage, scalars: Mapping[str, Any]) -> None:
