@@ -8,11 +8,14 @@ pure functions of the step (`dp.schedules`).
 
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from dashpot import clip, curvature, functional, mappings, schedules, stages
 from dashpot.autosgm import AutoSGM
 from dashpot.design_methods import NAG, QHM, SGM, CenteredAdam, HeavyBall, QHAdam
 from dashpot.engine.explain import explain_engine
 from dashpot.errors import ArgumentError, CurvatureError, DashpotError, DataError, NonFiniteError, RunError
+from dashpot.group_keys import nearest
 from dashpot.optim import Optimizer
 from dashpot.options import Options
 from dashpot.param_groups import ParamGroups, param_groups
@@ -117,4 +120,20 @@ def __getattr__(name: str) -> Any:
         from dashpot import verification
 
         return getattr(verification, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{_cure(name)}")
+
+
+def _cure(name: str) -> str:
+    """Where a missing public name may be found: under another spelling, in torch, or as a stage of one's own."""
+    if name.startswith("_"):
+        return ""
+    public = {item.lower(): item for item in __all__ if not item.startswith("_")}
+    near = nearest(name, public) or (name.lower() if name.lower() in public else None)
+    if near:
+        return f": did you mean {public[near]!r}?"
+    if hasattr(torch.optim, name):
+        return f"; torch.optim.{name} exists"
+    if name[:1].isupper():
+        example = "README.md has this one" if name == "Lion" else "docs/own-stage.md tells how"
+        return f"; write the rule as a stage of your own, {example}"
+    return ""

@@ -21,7 +21,19 @@ from torch import Tensor
 
 from dashpot.errors import ArgumentError
 
-__all__ = ["ARGUMENTS", "Interval", "OneOf", "Optional", "Pair", "Scalar", "check", "check_fields", "shown", "unknown"]
+__all__ = [
+    "ARGUMENTS",
+    "Interval",
+    "OneOf",
+    "Optional",
+    "Pair",
+    "Scalar",
+    "check",
+    "check_fields",
+    "shown",
+    "similar",
+    "unknown",
+]
 
 Scalar: TypeAlias = "float | Tensor"
 """A hyperparameter: a Python number, or a 0-d tensor where it changes on the device or is mapped over."""
@@ -207,9 +219,15 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> ArgumentError:
     Unknown method 'adamm': did you mean 'adam'? Known: adam, sgd.
     """
     names = sorted(known)
-    near = difflib.get_close_matches(name if isinstance(name, str) else "", names, n=1, cutoff=0.5)
-    hint = f" did you mean {near[0]!r}?" if near else ""
+    near = similar(name, names)
+    hint = f" did you mean {near!r}?" if near else ""
     return ArgumentError(f"Unknown {kind} {shown(name)}:{hint} Known: {', '.join(names)}.")
+
+
+def similar(name: Any, names: Iterable[str]) -> str | None:
+    """The name that looks most like `name`, None where none does."""
+    near = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5) if isinstance(name, str) else []
+    return near[0] if near else None
 
 
 NONNEGATIVE = Interval(0, math.inf, "left")

@@ -10,6 +10,7 @@ from dashpot.constraints import Scalar, shown
 from dashpot.curvature.optimizer import SecondOrder
 from dashpot.curvature.probing import ProbingOptions
 from dashpot.errors import ArgumentError
+from dashpot.numeric import is_number
 from dashpot.optim import Optimizer
 from dashpot.options import Options, Unpack
 from dashpot.recipe import Recipe
@@ -386,8 +387,27 @@ class SGM(SecondOrder):
         super()._check_settings({name: settings[name] for name in _CHECKED if name in settings})
 
 
+_FROM_A_NUMBER = {
+    "filter": "dp.Filter(pole={})",
+    "rate": "dp.SecondMoment(beta={})",
+    "decay": "dp.DecoupledDecay(weight_decay={})",
+    "robust": "dp.HuberClip(cap={})",
+}
+
+
+def _cure(name: str, part: Any) -> str:
+    """What was meant by a number or a class in the place of a stage."""
+    if is_number(part):
+        return f"; say {_FROM_A_NUMBER[name].format(shown(part))}"
+    if isinstance(part, type) and issubclass(part, Stage):
+        return f"; say dp.{part.__name__}()"
+    return ""
+
+
 def _as_stages(name: str, part: Any) -> tuple[Stage, ...]:
     stages = () if part is None else (part,) if isinstance(part, Stage) else part
     if not isinstance(stages, Sequence) or not all(isinstance(stage, Stage) for stage in stages):
-        raise ArgumentError(f"SGM: {name} must be None, a Stage or a sequence of Stages, got {shown(part)}.")
+        raise ArgumentError(
+            f"SGM: {name} must be None, a Stage or a sequence of Stages, got {shown(part)}{_cure(name, part)}."
+        )
     return tuple(stages)

@@ -6,12 +6,15 @@ is an argument of the optimizer that groups do not have, or close to the name of
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+import torch
+
 from dashpot.errors import ArgumentError
 
-__all__ = ["CARRIED", "check_keys", "edit_distance", "nearest"]
+__all__ = ["CARRIED", "check_keys", "check_params", "edit_distance", "nearest"]
 
 _OWN = ("params", "name", "param_names", "extra", "lr_scale")
 _SCHEDULERS = ("initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr")
@@ -48,6 +51,16 @@ def check_keys(owner: str, group: Mapping[str, Any], readable: Collection[str], 
             )
     if not isinstance(group.get("extra", {}), dict):
         raise ArgumentError(f"{owner}: extra of a parameter group must be a dict, got {type(group['extra']).__name__}.")
+
+
+def check_params(owner: str, params: Any) -> None:
+    """Raise `ArgumentError` for a module, or its method `parameters` itself, where its parameters are meant."""
+    if isinstance(params, torch.nn.Module):
+        raise ArgumentError(
+            f"{owner}: give the module's parameters, model.parameters(), not a {type(params).__name__}."
+        )
+    if inspect.ismethod(params):
+        raise ArgumentError(f"{owner}: call the method that gives the parameters, as in model.{params.__name__}().")
 
 
 def nearest(word: str, names: Iterable[str]) -> str | None:

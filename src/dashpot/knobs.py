@@ -13,7 +13,7 @@ from typing import Any
 
 from dashpot.errors import ArgumentError
 
-__all__ = ["locate", "read", "write"]
+__all__ = ["is_pair", "locate", "read", "write"]
 
 _ENTRY = re.compile(r"(\w+)\[(\d)\]")
 
@@ -34,8 +34,18 @@ def locate(group: Mapping[str, Any], name: str) -> tuple[str, int | None]:
         for key, index in (("momentum", None), ("betas", 0)):
             if key in group:
                 return key, index
-    known = ", ".join(key for key in group if key not in ("params", "param_names"))
+    known = ", ".join(_written(group, key) for key in group if key not in ("params", "param_names"))
     raise ArgumentError(f"The parameter group has no hyperparameter {name!r}; it has {known}.")
+
+
+def _written(group: Mapping[str, Any], key: str) -> str:
+    """A key as it is scheduled: of a pair, its entries."""
+    return f"{key}[0], {key}[1]" if is_pair(group[key]) else key
+
+
+def is_pair(value: Any) -> bool:
+    """True for the value of a setting such as betas."""
+    return isinstance(value, (tuple, list)) and len(value) == 2
 
 
 def read(group: Mapping[str, Any], name: str) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, wraps
 from typing import Any, ClassVar
@@ -23,13 +22,14 @@ from dashpot.engine.parts import Step
 from dashpot.engine.roster import step_count
 from dashpot.engine.stepper import Stepper
 from dashpot.errors import ArgumentError
-from dashpot.group_keys import check_keys
+from dashpot.group_keys import check_keys, check_params
 from dashpot.numeric import is_number, minimum, read
 from dashpot.options import LASTING, Options, Running, Unpack
 from dashpot.recipe import Recipe
 from dashpot.schedules import Schedule
 from dashpot.scheduling import carried, check_schedules, lr_in_force, schedules_by_name
 from dashpot.stages import AdaptiveClip
+from dashpot.warn import warn
 
 __all__ = ["Optimizer"]
 
@@ -74,7 +74,10 @@ class Optimizer(torch.optim.Optimizer):
         schedule: Schedule | Mapping[str, Schedule] | None = None,
         **options: Unpack[Options],
     ) -> None:
-        self._running = Running.of(type(self).__name__, options)
+        beside = {*Running._fields, "params"}
+        arguments = [name for name in _constructor_arguments(type(self)) if name not in beside]
+        self._running = Running.of(type(self).__name__, options, arguments)
+        check_params(type(self).__name__, params)
         self._forget()
         self._schedule = schedules_by_name(type(self).__name__, schedule)
         defaults = {name: state_dicts.plain_data(value) for name, value in defaults.items()}
@@ -242,6 +245,7 @@ class Optimizer(torch.optim.Optimizer):
         """
         if not isinstance(param_group, dict):
             raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
+        check_params(type(self).__name__, param_group.get("params"))
         self._check_keys(param_group)
         group = {key: value for key, value in param_group.items() if key not in self._COUNTERS}
         group |= state_dicts.plain_data({key: value for key, value in group.items() if key != "params"})
@@ -256,7 +260,7 @@ class Optimizer(torch.optim.Optimizer):
         self._check_settings(settings)
         self._check_shared(group)
         for caution in self._recipe_of(settings).cautions():
-            warnings.warn(caution, stacklevel=3)
+            warn(caution)
         super().add_param_group(group)
         try:
             self._check_members(self.param_groups[-1])
@@ -366,12 +370,14 @@ class Optimizer(torch.optim.Optimizer):
             check(type(self).__name__, "max_lr" if "max_lr" in group else "initial_lr", highest, Interval())
         if is_number(settings["lr"]) and is_number(highest) and -_ROUNDING * highest < settings["lr"] < 0:
             settings["lr"] = 0.0
+        recipe = self._recipe_of(group, settings)
         unmoved = is_number(highest) and highest == 0
         moved = 1.0 if unmoved else minimum(settings["lr"] / highest, 1.0)
-        return self._recipe_of(group, settings), factor, factor * moved
+        return recipe, factor, factor * moved
 
     def _ascends(self, group: Mapping[str, Any]) -> bool:
-        return bool(group["maximize"])
+        check(type(self).__name__, "maximize", group["maximize"], FLAG)
+        return group["maximize"]
 
     def _check_gradient(self, p: Tensor) -> None:
         grad, owner = p.grad, type(self).__name__

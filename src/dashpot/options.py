@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from typing_extensions import TypedDict, Unpack
 
-from dashpot.constraints import ARGUMENTS, FLAG, POSITIVE, Constraint, Interval, OneOf, Optional, check, unknown
+from dashpot.constraints import ARGUMENTS, FLAG, POSITIVE, Constraint, Interval, OneOf, Optional, check, shown, similar
 from dashpot.engine.program import Storage
 from dashpot.errors import ArgumentError
+from dashpot.group_keys import nearest
 from dashpot.numeric import read
 
 __all__ = ["LASTING", "Options", "Running", "TorchOptions", "Unpack"]
@@ -83,6 +84,14 @@ LASTING = ("engine", "rounding", "state_dtype", "seed", "capturable")
 """The options that tensors, kernels and groups were made for."""
 
 
+def _unknown(owner: str, name: str, arguments: Sequence[str]) -> str:
+    """The sentence about a keyword that a constructor does not have."""
+    near = nearest(name, [*arguments, *_ALLOWED]) or similar(name, [*arguments, *_ALLOWED])
+    hint = f": did you mean {near!r}?" if near else "."
+    own = f" Arguments: {', '.join(arguments)}." if arguments else ""
+    return f"{owner}: unknown argument {shown(name)}{hint}{own} Options of every optimizer: {', '.join(_ALLOWED)}."
+
+
 def _number(value: Any) -> Any:
     """An option given as a tensor, also one on a device, is read once."""
     return value.item() if isinstance(value, Tensor) else read(value)
@@ -102,12 +111,15 @@ class Running(NamedTuple):
     capturable: bool = False
 
     @staticmethod
-    def of(owner: str, options: Mapping[str, Any]) -> Running:
-        """From keywords; `ArgumentError` for an unknown one or a value out of range."""
+    def of(owner: str, options: Mapping[str, Any], arguments: Sequence[str] = ()) -> Running:
+        """From keywords; `TypeError` for an unknown one, `ArgumentError` for a value out of range.
+
+        `arguments` are those of the constructor beside the options.
+        """
         options = {"engine": os.environ.get(VARIABLE) or "auto", **options}
         for name, value in options.items():
             if name not in _ALLOWED:
-                raise TypeError(f"{owner}: {unknown('argument', name, _ALLOWED)}")
+                raise TypeError(_unknown(owner, name, arguments))
             if isinstance(value, Tensor) and value.is_meta:
                 raise ArgumentError(f"{owner}: {name} must have a value, got a tensor on the meta device.")
             check(owner, name, value, _ALLOWED[name])

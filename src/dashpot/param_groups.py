@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from dashpot.errors import ArgumentError
 from dashpot.group_keys import CARRIED, nearest
 from dashpot.param_owners import Owned, shape_of, trainable
 from dashpot.param_roles import Role, role_of
+from dashpot.warn import warn
 
 __all__ = ["ParamGroups", "param_groups"]
 
@@ -131,7 +131,7 @@ def param_groups(
         raise ArgumentError("param_groups: the model must have at least one trainable parameter, got none.")
     own.check_used()
     if doubtful:
-        warnings.warn(_warning(doubtful), stacklevel=2)
+        warn(_warning(doubtful))
     groups = ParamGroups(
         {"params": members[decays], "weight_decay": weight_decay if decays else 0.0, **settings}
         for decays in (True, False)

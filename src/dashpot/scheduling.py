@@ -44,7 +44,10 @@ def check_schedules(owner: str, settings: Mapping[str, Any], schedules: Mapping[
     """Raise `ArgumentError` for a schedule of something that is no setting, no number, or scheduled twice."""
     places: dict[Any, str] = {}
     for name in schedules:
-        check(owner, f"the scheduled {name}", knobs.read(settings, name), Interval())
+        value = knobs.read(settings, name)
+        if knobs.is_pair(value):
+            raise ArgumentError(f"{owner}: {name} is a pair: schedule its entries, {name}[0] or {name}[1].")
+        check(owner, f"the scheduled {name}", value, Interval())
         place = knobs.locate(settings, name)
         if place in places:
             raise ArgumentError(f"{owner}: {places[place]} and {name} are one setting; give it one schedule.")

@@ -408,6 +408,14 @@ class TestFolder:
         with pytest.warns(RuntimeWarning, match="failed to map segment"):
             assert build.library(answering(18)).answer() == 18
 
+    def test_where_no_folder_lets_a_program_run_the_cure_is_another_cache(self, monkeypatch):
+        def load(path):
+            raise OSError(f"{path}: failed to map segment from shared object")
+
+        monkeypatch.setattr(build.ctypes, "CDLL", load)
+        with pytest.raises(build.BuildError, match=rf"programs may not run there .*: set {cache.VARIABLE} to a folder"):
+            build.library(answering(19))
+
     def test_without_a_folder_to_compile_in_the_sentence_says_so(self, monkeypatch, tmp_path):
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
         with pytest.raises(build.BuildError, match=r"no folder to compile.*set TMPDIR"):

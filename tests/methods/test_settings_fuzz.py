@@ -6,7 +6,7 @@ from settings_fuzz import Case, failures
 
 import dashpot as dp
 
-LEARNED_FROM = (7, 396, 1431, 2145)
+LEARNED_FROM = (396, 2145, 4535, 5442, 12357, 14044, 15485, 25970, 35734, 60109, 90998)
 """Cases that once failed."""
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import sys
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +17,7 @@ from dashpot.constraints import ARGUMENTS, check, unknown
 from dashpot.errors import ArgumentError
 from dashpot.options import Options
 from dashpot.schedules import OneCycle, OneCycleMomentum
+from dashpot.warn import warn
 
 __all__ = ["RATE_SCHEDULES", "Entry", "entry", "known_entries", "one_cycle"]
 
@@ -168,7 +168,7 @@ def _scheduled(
         kind, given = schedules.split_name(schedule)
         return lambda steps: schedules.from_name(kind, steps, **given)
     if _momentum(make, options) is not None and len(one_cycle(make, options, 1)) == 1:
-        warnings.warn(f"1cycle moves only the learning rate of {name}, not its momentum.", stacklevel=3)
+        warn(f"1cycle moves only the learning rate of {name}, not its momentum.")
     return lambda steps: one_cycle(make, options, steps)
 
 

@@ -8,7 +8,6 @@ The graph is first traced on symbols (`make_fx`): what torch.compile then sees h
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -24,6 +23,7 @@ from dashpot.engine.rounding import stream
 from dashpot.numeric import scalar_dtype
 from dashpot.recipe import Line, Recipe
 from dashpot.stages.base import Clock
+from dashpot.warn import warn
 
 __all__ = ["ACCELERATORS", "Inductor"]
 
@@ -278,9 +278,8 @@ def _warn_once(device: torch.device, error: Exception) -> None:
     reason = " ".join(lines[:2]) or type(error).__name__
     if reason not in _warned:
         _warned.add(reason)
-        warnings.warn(
+        warn(
             f"dashpot runs its slower eager engine on {device}, with the same results: torch.compile failed with "
             f"{type(error).__name__}: {reason} It needs Triton and a C compiler on a GPU; engine='eager' does without.",
             RuntimeWarning,
-            stacklevel=7,
         )

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
-
 from dashpot.engine.native.untraceable import UntraceableError
+from dashpot.warn import warn
 
 __all__ = ["warn_uncompiled"]
 
@@ -18,9 +17,8 @@ def warn_uncompiled(error: UntraceableError) -> None:
     if cause in _told:
         return
     _told.add(cause)
-    warnings.warn(
+    warn(
         f'{cause}, so engine="compiled" steps these parameters in the slower eager engine, with the same results; '
         f'{error.cure}, or ask for engine="auto". dashpot.explain_engine(optimizer) names the engine of every tensor.',
         RuntimeWarning,
-        stacklevel=2,
     )

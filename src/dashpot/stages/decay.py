@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ from dashpot.constraints import ARGUMENTS, Scalar, field
 from dashpot.errors import ArgumentError
 from dashpot.numeric import is_number
 from dashpot.stages.base import Clock, Context, Signal, Stage
+from dashpot.warn import warn
 
 __all__ = ["ChangeDecay", "CoupledDecay", "DecoupledDecay"]
 
@@ -119,6 +119,4 @@ def _refuse_overshoot(share: Scalar) -> None:
         raise ArgumentError(
             f"Decoupled weight decay: the share taken per step must be below 2 (unstable), got {share:g}."
         )
-    warnings.warn(
-        f"Decoupled weight decay takes {share:g} times the weight per step and overshoots zero.", stacklevel=2
-    )
+    warn(f"Decoupled weight decay takes {share:g} times the weight per step and overshoots zero.")

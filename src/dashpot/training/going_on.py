@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from dashpot.tasks.user_file import is_file_spec
 from dashpot.training.folder import RunFolder, is_there, listed
 from dashpot.training.plan import Plan
 from dashpot.training.settings import Settings, differences
+from dashpot.warn import warn
 
 __all__ = ["check_begun", "check_task", "merged", "newest_state"]
 
@@ -118,9 +118,7 @@ def check_task(plan: Plan, run: Run | None, path: Path, *, override: bool) -> No
         )
     other = task_differences(run.header["versions"], versions())
     if other:
-        warnings.warn(
-            f"{path} was begun with other versions, so its numbers may differ: {_listed(other)}.", stacklevel=2
-        )
+        warn(f"{path} was begun with other versions, so its numbers may differ: {_listed(other)}.")
 
 
 def _listed(found: list[str]) -> str:

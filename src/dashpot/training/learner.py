@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from typing import Any
@@ -22,6 +21,7 @@ from dashpot.training.engine import Engine
 from dashpot.training.feed import Feed
 from dashpot.training.losses import scalar_loss
 from dashpot.training.means import Means
+from dashpot.warn import warn
 
 __all__ = ["Learner"]
 
@@ -289,10 +289,9 @@ class Learner:
     def _step_without_last(self) -> None:
         """The batch that was to complete a step was cancelled before its gradient: step with those of the others."""
         if self.engine.world > 1 or self.engine.goes_again(self.opt):  # only that batch would have added them up
-            warnings.warn(
+            warn(
                 f"Learner: batch {self.batch + 1} of epoch {self.epoch + 1}, the last one of its step, was cancelled; "
-                f"the gradients of the {self.waiting} before it are dropped.",
-                stacklevel=2,
+                f"the gradients of the {self.waiting} before it are dropped."
             )
             self._drop()
         else:

@@ -6,9 +6,9 @@ import contextlib
 import ctypes
 import os
 import shlex
+import sys
 import threading
 import time
-import warnings
 from multiprocessing import util
 from pathlib import Path
 from weakref import WeakValueDictionary
@@ -16,6 +16,7 @@ from weakref import WeakValueDictionary
 from dashpot.engine.native import cache
 from dashpot.engine.native.compiler import BuildError, Compiler, find
 from dashpot.engine.native.job import Job, compilations
+from dashpot.warn import warn
 
 __all__ = ["Build", "BuildError", "compilations", "library", "loaded", "start"]
 
@@ -213,6 +214,13 @@ class Build:
         try:
             found = _kept(self._job.built, cache.key(self._source, self._compiler))
         except OSError as error:
+            if _forbids_programs(self._job.built.parent, error):
+                self._fail(
+                    f"A compiled kernel can be loaded neither from the cache nor from {str(self._job.built.parent)!r}, "
+                    f"where it was compiled, as programs may not run there ({error}): set {cache.VARIABLE} to a folder "
+                    "of yours where they may."
+                )
+                return
             self._complaints.append(f"its library cannot be loaded: {error}")
             self._next()
             return
@@ -251,6 +259,12 @@ def _kept(built: Path, name: str) -> ctypes.CDLL:
         return found
 
 
+def _forbids_programs(place: Path, error: OSError) -> bool:
+    """Whether a library was refused because of the file system it lies on, mounted `noexec`, and not for itself."""
+    mounted = sys.platform != "win32" and os.statvfs(place).f_flag & getattr(os, "ST_NOEXEC", 0)
+    return bool(mounted) or "failed to map segment" in str(error)
+
+
 def _folder() -> Path | None:
     """The folder of the cache, None and one warning where it cannot be used."""
     try:
@@ -276,7 +290,7 @@ def _warn(sentence: str) -> None:
         if sentence in _warned:
             return
         _warned.add(sentence)
-    warnings.warn(sentence, RuntimeWarning, stacklevel=3)
+    warn(sentence, RuntimeWarning)
 
 
 def _after_fork() -> None:

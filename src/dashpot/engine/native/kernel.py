@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
-import warnings
 from array import array
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import cache, partial
@@ -24,6 +23,7 @@ from dashpot.engine.program import Numbers, Storage
 from dashpot.errors import ArgumentError
 from dashpot.recipe import Line, Recipe
 from dashpot.stages.base import Clock, Stage
+from dashpot.warn import warn
 
 __all__ = ["Kernel", "active_stages", "check_hashable", "kernel_for", "packed", "structure"]
 
@@ -216,6 +216,4 @@ _warned: set[str] = set()
 def _warn_once(reason: str) -> None:
     if reason not in _warned:
         _warned.add(reason)
-        warnings.warn(
-            f"dashpot runs its slower eager engine, with the same results. {reason}", RuntimeWarning, stacklevel=6
-        )
+        warn(f"dashpot runs its slower eager engine, with the same results. {reason}", RuntimeWarning)

@@ -7,7 +7,6 @@ import math
 import os
 import re
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,6 +17,7 @@ from dashpot.files import keep_aside
 from dashpot.training import archive
 from dashpot.training.callback import Callback, CancelFit
 from dashpot.training.files import cannot_write, make_folder, write_text
+from dashpot.warn import warn
 
 __all__ = ["Checkpoints", "best", "damaged", "latest", "read_newest"]
 
@@ -294,7 +294,7 @@ def _set_aside(path: Path, error: RunError) -> str:
         return path.name
     except OSError as reason:
         raise cannot_write(path, reason) from error
-    warnings.warn(f"{error} It is kept as {aside.name}, and the one before it is used.", stacklevel=3)
+    warn(f"{error} It is kept as {aside.name}, and the one before it is used.")
     return aside.name
 
 

@@ -6,7 +6,6 @@ import csv
 import hashlib
 import io
 import os
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from dashpot.strict_json import encode
 from dashpot.training.callbacks.logger import Logger
 from dashpot.training.callbacks.rows import Row
 from dashpot.training.files import cannot_write, cut_back, make_folder
+from dashpot.warn import warn
 
 if TYPE_CHECKING:
     from dashpot.training.learner import Learner
@@ -113,7 +113,7 @@ class LineLogger(Logger):
             return  # nothing of it to go on with
         if not self.path.exists():
             if state["bytes"]:
-                warnings.warn(f"{self.path} is missing; its lines before the checkpoint are lost.", stacklevel=2)
+                warn(f"{self.path} is missing; its lines before the checkpoint are lost.")
             return
         self._take(state["bytes"])
         if self._digest.hexdigest() != state["sha256"]:

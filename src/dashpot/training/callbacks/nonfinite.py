@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import math
 import os
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -21,6 +20,7 @@ from dashpot.training.callback import Callback, CancelFit
 from dashpot.training.callbacks.diagnosis import Diagnosis, diagnose
 from dashpot.training.callbacks.gradients import grad_norm
 from dashpot.training.files import make_folder, write_bytes
+from dashpot.warn import warn
 
 if TYPE_CHECKING:
     from dashpot.training.learner import Learner
@@ -145,7 +145,7 @@ class NonFinite(Callback):
         if self.then == "stop":
             learner.stopped = report
         if (self.then == "stop" or len(self.reports) == 1) and learner.engine.first:
-            warnings.warn(report, RuntimeWarning, stacklevel=2)
+            warn(report, RuntimeWarning)
         if self.then == "stop":
             raise CancelFit
         learner.opt.zero_grad()

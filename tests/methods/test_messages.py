@@ -1,0 +1,146 @@
+"""What newcomers write first, and the sentence with the cure."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import dashpot as dp
+from dashpot import methods
+from dashpot.engine.native import build
+from dashpot.options import Running
+from dashpot.warn import warn
+
+MODEL = torch.nn.Linear(2, 2)
+CLASSES = tuple(methods.METHODS.values())
+
+
+def weights() -> list[torch.Tensor]:
+    return [torch.ones(2, requires_grad=True)]
+
+
+def constant(name: str) -> Any:
+    return {name: dp.schedules.Constant()}
+
+
+def misplaced(part: Any) -> Any:
+    return {"filter": part}
+
+
+SENTENCES = [
+    (lambda: dp.AdamW(MODEL), "AdamW: give the module's parameters, model.parameters(), not a Linear."),
+    (
+        lambda: dp.AdamW([{"params": MODEL}]),
+        "AdamW: give the module's parameters, model.parameters(), not a Linear.",
+    ),
+    (
+        lambda: dp.AdamW(MODEL.parameters),
+        "AdamW: call the method that gives the parameters, as in model.parameters().",
+    ),
+    (
+        lambda: dp.AdamW(weights(), schedule=constant("betas")),
+        "AdamW: betas is a pair: schedule its entries, betas[0] or betas[1].",
+    ),
+    (
+        lambda: dp.QHAdam(weights(), schedule=constant("nus")),
+        "QHAdam: nus is a pair: schedule its entries, nus[0] or nus[1].",
+    ),
+    (
+        lambda: dp.SGM(weights(), **misplaced(0.9)),
+        "SGM: filter must be None, a Stage or a sequence of Stages, got 0.9; say dp.Filter(pole=0.9).",
+    ),
+    (
+        lambda: dp.SGM(weights(), **misplaced(dp.Filter)),
+        "SGM: filter must be None, a Stage or a sequence of Stages, got <class 'dashpot.stages.filter.Filter'>; "
+        "say dp.Filter().",
+    ),
+]
+
+
+@pytest.mark.parametrize(("build", "message"), SENTENCES, ids=[message for _, message in SENTENCES])
+def test_the_sentence(build, message):
+    with pytest.raises(dp.ArgumentError) as caught:
+        build()
+    assert str(caught.value) == message
+
+
+def test_an_unknown_schedule_lists_the_entries_of_pairs():
+    with pytest.raises(dp.ArgumentError, match=r"no hyperparameter 'beta'; it has lr, betas\[0\], betas\[1\], eps"):
+        dp.AdamW(weights(), schedule=constant("beta"))
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_an_unknown_keyword_lists_arguments_then_options(cls):
+    unknown: dict[str, Any] = {"zzzz": 1}
+    with pytest.raises(TypeError) as caught:
+        cls(weights(), **unknown)
+    arguments, options = str(caught.value).split(" Options of every optimizer: ")
+    assert arguments.startswith(f"{cls.__name__}: unknown argument 'zzzz'. Arguments: lr")
+    assert options == ", ".join(Running._fields) + "."
+
+
+@pytest.mark.parametrize(
+    ("cls", "word", "near"),
+    [(dp.AdamW, "beta", "betas"), (dp.ESGD, "learning_rate", "lr"), (dp.SGD, "maxnorm", "max_norm")],
+)
+def test_an_unknown_keyword_suggests_the_nearest(cls, word, near):
+    with pytest.raises(TypeError, match=rf"^{cls.__name__}: unknown argument '{word}': did you mean '{near}'\? Arg"):
+        cls(weights(), **{word: 0.1})
+
+
+@pytest.mark.parametrize(
+    ("name", "cure"),
+    [
+        ("Lion", "; write the rule as a stage of your own, README.md has this one"),
+        ("LAMB", "; write the rule as a stage of your own, docs/own-stage.md tells how"),
+        ("Adagrad", "; torch.optim.Adagrad exists"),
+        ("adamw", ": did you mean 'AdamW'?"),
+        ("AdmW", ": did you mean 'AdamW'?"),
+        ("parm_groups", ": did you mean 'param_groups'?"),
+        ("nothing", ""),
+        ("__path_of_nothing__", ""),
+    ],
+)
+def test_a_missing_public_name(name, cure):
+    with pytest.raises(AttributeError) as caught:
+        getattr(dp, name)
+    assert str(caught.value) == f"module 'dashpot' has no attribute {name!r}{cure}"
+
+
+# ---- warnings -------------------------------------------------------------------------------------------------------
+
+
+def test_warnings_point_at_the_line_of_the_user():
+    params = weights()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        dp.SGM(params, filter=dp.Filter(0.5, zero=0.7))
+        optimizer = dp.AdamW(params, lr=1.0, weight_decay=1.5)
+        params[0].grad = torch.ones(2)
+        optimizer.step()
+        torch.no_grad()(optimizer.step)()
+        warn("ours")
+    assert len(caught) == 4
+    assert {item.filename for item in caught} == {__file__}
+    assert len({item.lineno for item in caught}) == 4
+
+
+def test_no_module_of_the_package_warns_at_a_line_of_its_own():
+    """`warnings.warn` with a fixed stacklevel points into the package after the next change of a call."""
+    package = dp.__path__[0]
+    pattern = "warnings.warn("
+    files = [path for path in sorted(Path(package).rglob("*.py")) if path.name != "warn.py"]
+    assert [path.name for path in files if pattern in path.read_text(encoding="utf-8")] == []
+
+
+# ---- a file system without programs ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "forbidden"),
+    [("x.so: failed to map segment from shared object", True), ("x.so: undefined symbol: f", False)],
+)
+def test_a_library_on_a_file_system_without_programs_is_told_from_a_bad_one(tmp_path, text, forbidden):
+    assert build._forbids_programs(tmp_path, OSError(text)) is forbidden
