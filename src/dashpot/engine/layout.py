@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dashpot.engine.native.cpp import FIRST_SLOT, STEP, WEIGHT
-from dashpot.engine.native.interface import dtype_code
+from dashpot.engine.native.interface import dtype_code, keys_of, lazy_keys
 from dashpot.engine.native.trace import Layout
 from dashpot.engine.program import Storage, compute_dtype
 from dashpot.recipe import Recipe
@@ -97,13 +97,12 @@ def row_of(ordinal: int, p: Tensor, step: Tensor, slots: Iterable[Tensor]) -> li
     return row + [value.data_ptr() for value in slots]
 
 
-def record_of(p: Tensor, g: Tensor, slots: Mapping[Slot, Tensor]) -> list[int]:
+def record_of(p: Tensor, g: Tensor, count: Tensor, slots: Mapping[Slot, Tensor]) -> list[int]:
     """What the look before a step compares a parameter with; tables.h has the order."""
     record: list[int] = []
-    for kind, dtype in ((type(p), p.dtype), (type(g), g.dtype), (Tensor, torch.float32)):
-        record += id(kind), dtype_code(dtype)
-    for value in slots.values():
-        record += id(Tensor), dtype_code(value.dtype)
+    for x in (p, g, count, *slots.values()):
+        record += id(type(x)), keys_of(x), dtype_code(x.dtype)
+    record[4] &= ~lazy_keys()  # lazy gradients are copied
     singles = [slot.shape == "per_tensor" for slot in slots]
     return [*record, *singles, p.dim(), *p.shape, *p.stride()]
 

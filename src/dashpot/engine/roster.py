@@ -27,7 +27,7 @@ from dashpot.engine.parts import Kind, Part, Step
 
 __all__ = ["Roster", "Table", "step_count"]
 
-_CHANGED, _OTHER_ORDER, _OVERLAPS = 1, 2, 3  # `Status` of tables.h
+_CHANGED, _TO_COPY, _OVERLAPS = 1, 2, 3  # `Status` of tables.h
 SHARED = "it shares memory with another tensor"
 
 
@@ -50,7 +50,7 @@ class _Home:
     keys
         of the state that the kernel writes: the step count, then the slots.
     width
-        bytes of a real number of a gradient.
+        bytes of an element of a gradient.
     """
 
     def __init__(
@@ -60,10 +60,9 @@ class _Home:
         keys: tuple[str, ...],
         spread: Spread | None,
         width: int,
-        is_complex: bool,
     ) -> None:
         self.kernel, self.active, self.keys, self.spread = kernel, active, keys, spread
-        self.width, self.is_complex = width, is_complex
+        self.width = width
         self._rows: dict[int, _Row] = {}  # by ordinal
         self._places: dict[int, int] | None = None
         self._arrays: tuple[np.ndarray, ...] = ()
@@ -132,10 +131,8 @@ class Table:
             return {i: _CHANGED for i, lacks in zip(self._at, missing, strict=True) if lacks}
         if strange := self._compared([*params, *grads, *kept], spans):
             return strange
-        self._odd |= any(map(_is_lazy if self._home.is_complex else Tensor.is_neg, grads))
         step.written[id(self)] = [*params, *kept]
-        lazy = zip(self._at, params, strict=True) if self._home.is_complex else ()
-        return {i: _CHANGED for i, p in lazy if _is_lazy(p)}
+        return {}
 
     def _compared(self, objects: list[Any], spans: tuple[int, int, int]) -> dict[int, int]:
         held = np.fromiter(objects, dtype=object, count=len(objects))
@@ -146,13 +143,12 @@ class Table:
         return {i: status for i, status in found if status in (_CHANGED, _OVERLAPS)}
 
     def copies(self, step: Step) -> list[Tensor]:
-        """Copies, entered in the rows, of gradients in another order in memory than their weights or lazily negated."""
+        """Copies, entered in the rows, of gradients that are lazy views or in another order than their weights."""
         made: list[Tensor] = []
-        for n, i in enumerate(self._at) if self._odd else ():
-            p, g = step.params[i], step.grads[i]
-            if self._status[n] == _OTHER_ORDER or _is_lazy(g):
-                made.append(torch.empty_like(p, requires_grad=False).copy_(g))
-                self.rows[n, GRADIENT] = made[-1].data_ptr()
+        for n in np.flatnonzero(self._status == _TO_COPY).tolist() if self._odd else ():
+            i = self._at[n]
+            made.append(torch.empty_like(step.params[i], requires_grad=False).copy_(step.grads[i]))
+            self.rows[n, GRADIENT] = made[-1].data_ptr()
         return made
 
     def run(self, step: Step, threads: int) -> None:
@@ -180,10 +176,6 @@ class Table:
 def _getter(keys: tuple[str, ...]) -> Callable[[Any], tuple[Any, ...]]:
     first, *rest = keys
     return operator.itemgetter(first, *rest) if rest else lambda state: (state[first],)
-
-
-def _is_lazy(x: Tensor) -> bool:
-    return x.is_neg() or x.is_conj()
 
 
 class Roster:
@@ -284,12 +276,12 @@ class Roster:
             return str(kernel.failed), None
         slots = {slot: state[slot.key] for slot in storage.slots(part.recipe)}
         spread, count = step.division.spread(i), state["step"]
-        keys, width = ("step", *(slot.key for slot in slots)), g.element_size() // (2 if g.is_complex() else 1)
-        key = kernel, part.kind.active, keys, spread, width, p.is_complex()
+        keys, width = ("step", *(slot.key for slot in slots)), g.element_size()
+        key = kernel, part.kind.active, keys, spread, width
         if key not in self._homes:
             self._homes[key] = _Home(*key)
         ordinal = numbered(step.ordinals[i], spread)
-        row = row_of(ordinal, p, count, slots.values()), record_of(p, g, slots)
+        row = row_of(ordinal, p, count, slots.values()), record_of(p, g, count, slots)
         return self._homes[key], _Row(*row, list(map(stretch, (p, count, *slots.values()))))
 
     def _arrange(self, step: Step) -> None:

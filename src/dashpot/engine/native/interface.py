@@ -2,7 +2,8 @@
 
 The functions are those that ahead-of-time compiled models call (torch/csrc/inductor/aoti_torch/c/shim.h). They take an
 `at::Tensor*`, which every Python tensor holds: the place in the object is found by the number that Python shows as
-`_cdata`, and compared on several tensors before anything relies on it.
+`_cdata`, and compared on several tensors before anything relies on it. The place of the dispatch keys in what it points
+to is found likewise.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from typing import Any
 
 import torch
 
-__all__ = ["InterfaceError", "dtype_code", "functions"]
+__all__ = ["InterfaceError", "dtype_code", "functions", "keys_of", "lazy_keys"]
 
-_FUNCTIONS = ("data_ptr", "dtype", "device_type", "layout", "dim", "sizes", "strides")
+_FUNCTIONS = ("data_ptr", "dtype", "dim", "sizes", "strides")
+_WORDS = 22  # of a `TensorImpl`, fewer than it has
 _CODES = {
     torch.float32: "float32",
     torch.float64: "float64",
@@ -46,11 +48,24 @@ def functions() -> ctypes.Array[ctypes.c_int64]:
         torch.nn.Parameter(torch.zeros(4, dtype=torch.bfloat16, device="cpu")),
         torch.zeros((), device="cpu", requires_grad=True),
     )
-    places = {(_place(x, id(type(x))), _place(x, x._cdata)) for x in samples}
-    if len(places) != 1 or not all(_agrees(library, x) for x in samples):
+    places = {_places(x) for x in samples}
+    if len(places) != 1 or -1 in next(iter(places)) or not all(_agrees(library, x) for x in samples):
         raise InterfaceError(f"The C interface of torch {version} is not one that this version of dashpot knows.")
-    fields = [*places.pop(), *found]
+    fields = [*places.pop(), lazy_keys(), *found]
     return (ctypes.c_int64 * len(fields))(*fields)
+
+
+def keys_of(x: torch.Tensor) -> int:
+    """The dispatch keys of a tensor, as a set of bits."""
+    return torch._C._dispatch_keys(x).raw_repr()
+
+
+@cache
+def lazy_keys() -> int:
+    """The keys of views that conjugate or negate what they read."""
+    z = torch.zeros(1, dtype=torch.complex64, device="cpu")
+    plain = keys_of(z)
+    return (keys_of(z.conj()) ^ plain) | (keys_of(torch.ops.aten._neg_view(z)) ^ plain)
 
 
 @cache
@@ -69,10 +84,15 @@ def _library() -> ctypes.CDLL:
         raise InterfaceError(f"torch's library cannot be loaded ({error}).") from error
 
 
-def _place(x: torch.Tensor, word: int) -> int:
-    """How many bytes from the start of a Python object a word is first found; -1 for none."""
+def _places(x: torch.Tensor) -> tuple[int, int, int]:
+    """Where a tensor's object has its type and its implementation, and where that has its dispatch keys."""
     size = object.__sizeof__(x) // 8
-    words: Any = (ctypes.c_uint64 * size).from_address(id(x))
+    return _place(id(x), size, id(type(x))), _place(id(x), size, x._cdata), _place(x._cdata, _WORDS, keys_of(x))
+
+
+def _place(address: int, size: int, word: int) -> int:
+    """How many bytes from an address a word is first found among `size` words; -1 for none."""
+    words: Any = (ctypes.c_uint64 * size).from_address(address)
     return next((8 * i for i in range(size) if words[i] == word), -1)
 
 

@@ -1,0 +1,89 @@
+"""Tensors put in another's place at the same address: lazy views, tensors of inference mode, views of other weights."""
+
+import pytest
+import torch
+
+import dashpot as dp
+from dashpot.engine.native import interface
+
+ENGINES = ("eager", "compiled")
+
+
+def _stepped(engine, edit, dtype=torch.float64, shape=(3, 3)):
+    """Weights and state after a step, `edit`, and two more steps."""
+    draw = torch.Generator().manual_seed(3)
+    params = [torch.nn.Parameter(torch.randn(shape, dtype=dtype, generator=draw)) for _ in range(3)]
+    optimizer = dp.AdamW(params, lr=0.1, engine=engine)
+    for p in params:
+        p.grad = torch.randn(shape, dtype=dtype, generator=draw)
+    optimizer.step()
+    edit(params, optimizer)
+    for _ in range(2):
+        optimizer.step()
+    tensors = [x for p in params for x in (p.detach(), *optimizer.state[p].values())]
+    return [x.resolve_conj().resolve_neg().clone() for x in tensors]
+
+
+def _negate_weight(params, optimizer):
+    params[0].data = torch.ops.aten._neg_view(params[0].data)
+
+
+def _negate_state(params, optimizer):
+    state = optimizer.state[params[1]]
+    state["exp_avg"] = torch.ops.aten._neg_view(state["exp_avg"])
+
+
+def _negate_gradient(params, optimizer):
+    params[1].grad = torch.ops.aten._neg_view(params[1].grad)
+
+
+def _conjugate_gradient(params, optimizer):
+    params[1].grad = params[1].grad.conj()
+
+
+def _transposed_weight_as_gradient(reader, owner):
+    def edit(params, optimizer):
+        params[reader].grad = params[owner].detach().t()
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("edit", "dtype"),
+    [
+        (_negate_weight, torch.float64),
+        (_negate_state, torch.float64),
+        (_negate_gradient, torch.float64),
+        (_conjugate_gradient, torch.complex128),
+        (_transposed_weight_as_gradient(0, 2), torch.float64),
+        (_transposed_weight_as_gradient(2, 0), torch.float64),
+        (_transposed_weight_as_gradient(1, 1), torch.float64),
+    ],
+)
+def test_both_engines_agree_on_lazy_and_overlapping_views(edit, dtype):
+    torch.testing.assert_close(*(_stepped(engine, edit, dtype) for engine in ENGINES), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_state_of_inference_mode_at_the_address_of_the_old_is_refused_before_anything_is_written(engine):
+    params = [torch.nn.Parameter(torch.ones(64, 64)) for _ in range(2)]
+    optimizer = dp.AdamW(params, lr=0.1, engine=engine)
+    for p in params:
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    state = optimizer.state[params[1]]
+    del state["exp_avg"]  # whose memory the allocator gives out again
+    with torch.inference_mode():
+        state["exp_avg"] = torch.zeros(64, 64)
+    before = [p.detach().clone() for p in params]
+    with pytest.raises(dp.ArgumentError, match="made in inference mode"):
+        optimizer.step()
+    assert all(map(torch.equal, before, params))
+
+
+def test_the_place_of_dispatch_keys_holds_for_every_kind_of_tensor():
+    offset = interface.functions()[2]
+    z = torch.zeros(3, dtype=torch.complex64)
+    for x in (z, z.conj(), torch.ops.aten._neg_view(z), torch.zeros(2).to_sparse(), torch.zeros(())):
+        assert interface._place(x._cdata, interface._WORDS, interface.keys_of(x)) == offset
+        assert bool(interface.keys_of(x) & interface.lazy_keys()) == (x.is_conj() or x.is_neg())
