@@ -1,14 +1,16 @@
 """Time of one optimizer step in units of torch's, memory of a step and time of the first one, as Markdown tables.
 
-    python benchmarks/step.py                               # everything, about four minutes
+    python benchmarks/step.py                               # everything, about five minutes
     python benchmarks/step.py --quick                       # the same rows, a tenth of the rounds
     python benchmarks/step.py --only AutoSGM                # rows whose name holds a text; steps only
+    python benchmarks/step.py --avx2                        # the rows bound by arithmetic, without AVX-512
     python benchmarks/step.py --write docs/performance.md   # also replace the tables there
 
 In each round torch takes one step, then ours takes one, on separate copies of the same parameters; a row tells the
 median over the rounds of the ratio of the two times. Only `optimizer.step()` is timed, the caches being as the other
-side left them. What either side does the first times (state, kernels, compilers) is outside. Nothing here is part of
-the tests.
+side left them, and pauses of the garbage collector count on the side they meet. What either side does the first times
+(state, kernels, compilers) is outside. Where the processor has AVX-512, a run of everything includes `--avx2`, in a
+process of its own. Nothing here is part of the tests.
 """
 
 from __future__ import annotations
@@ -17,17 +19,20 @@ import argparse
 import math
 import os
 import platform
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import first_step
 import memory
+import processor
 import table
 import torch
 from bystanders import Bystanders
-from cases import LARGE, MANY, NETWORK, OTHERS, SHAPES, TARGETS, Case
+from cases import LARGE, NARROW, OTHERS, SHAPES, TARGETS, Case
 from page import Place
 from timing import Row, bandwidths, measure, threads
 
@@ -37,11 +42,18 @@ START = time.monotonic()
 PLACE = Place("<!-- tables of benchmarks/step.py -->", "<!-- end of tables -->")
 
 
+TARGET_BUDGET, BUDGET = 2.5, 1.0
+"""Seconds for a row and a number of threads, with a target and without."""
+
+
 def main(arguments: Sequence[str]) -> None:
     options = parsed(arguments)
     PLACE.check(options.write)
     os.environ.setdefault("DASHPOT_ENGINE", "compiled")  # for the children as well
-    report = "\n\n".join(sections(options.only, options.threads, quick=options.quick))
+    if options.avx2 and not processor.avx2_only():
+        print(without_avx512(arguments))
+        return
+    report = "\n\n".join(sections(options))
     print(report)
     PLACE.write(options.write, report)
 
@@ -51,27 +63,43 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a tenth of the rounds: a look, no result")
     parser.add_argument("--threads", type=int, help="with this many alone, instead of two and one")
     parser.add_argument("--only", default="", metavar="TEXT", help="steps only, of cases whose name holds TEXT")
+    parser.add_argument("--avx2", action="store_true", help="steps only, of AdamW and bfloat16, without AVX-512")
     parser.add_argument("--write", type=Path, metavar="FILE", help="also replace the tables in FILE")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.write and (options.avx2 or options.only):
+        parser.error("--write records all tables: leave out --avx2 and --only.")
+    return options
 
 
-def sections(only: str, only_threads: int | None, *, quick: bool) -> list[str]:
+def sections(options: argparse.Namespace) -> list[str]:
     """All that is printed, measured in the order of the page."""
     bystanders = Bystanders()
-    counts = [only_threads] if only_threads else sorted({min(2, os.cpu_count() or 1), 1}, reverse=True)
+    counts = [options.threads] if options.threads else sorted({min(2, os.cpu_count() or 1), 1}, reverse=True)
     rates = all_bandwidths(counts)
-    share = 0.1 if quick else 1.0
-    targets = measured([c for c in TARGETS if only in c.name], counts, 3.0 * share)
-    others = measured([c for c in OTHERS if only in c.title()], counts, 1.5 * share)
-    ends = [] if only else slow_ends(counts[0])
+    share = 0.1 if options.quick else 1.0
+    targets, others = (
+        measured([c for c in cases if options.only in c.title() and (c in NARROW or not options.avx2)], counts, seconds)
+        for cases, seconds in ((TARGETS, TARGET_BUDGET * share), (OTHERS, BUDGET * share))
+    )
+    ends = [] if options.only or options.avx2 else slow_ends(counts[0], options)
     again = all_bandwidths(counts)
     rates = {count: max(rates[count], again[count]) for count in counts}  # whatever disturbs makes it less
-    parts = [about(rates, quick=quick), *filter(None, [bystanders.warning()])]
+    parts = [about(rates, quick=options.quick), *filter(None, [bystanders.warning()])]
     for count in counts:
-        title = counted(count)
-        parts += [f"### {title}", table.steps(targets, count, *rates[count], targets=True)]
-        parts += [f"### {title}, without a target", table.steps(others, count, *rates[count], targets=False)]
+        title = f"### {counted(count)}{', AVX2 only' if options.avx2 else ''}"
+        for rows, note, judged in ((targets, "", True), (others, ", without a target", False)):
+            if rows:
+                parts += [title + note, processor.stamp(), table.steps(rows, count, *rates[count], targets=judged)]
     return [*parts, *ends]
+
+
+def without_avx512(arguments: Sequence[str]) -> str:
+    """The report of a process of its own, as torch chooses its instructions when it starts."""
+    with tempfile.TemporaryDirectory(prefix="dashpot-bench-") as cache:
+        Path(cache).chmod(0o700)
+        command = [sys.executable, __file__, *arguments]
+        run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=processor.narrowed(cache))
+    return run.stdout.strip()
 
 
 def all_bandwidths(counts: Sequence[int]) -> dict[int, tuple[float, float]]:
@@ -92,16 +120,21 @@ def measured(cases: Sequence[Case], counts: Sequence[int], budget: float) -> lis
     return rows
 
 
-def slow_ends(count: int) -> list[str]:
-    """What takes a process each: memory and first steps."""
-    parts = ["### Memory and first step"]
+def slow_ends(count: int, options: argparse.Namespace) -> list[str]:
+    """What takes processes of their own: memory, first steps and the rows without AVX-512."""
+    parts = ["### Memory and first step", processor.stamp()]
     if memory.measured():
         say("memory")
         parts.append(table.memories({name: memory.extra(name) for name in memory.SUBJECTS}))
     else:
         parts.append("Extra memory: not measured, which needs Linux with glibc.")
     say("first steps")
-    parts.append(table.firsts({name: first_step.first(name, count) for name in first_step.SUBJECTS}))
+    firsts = {name: first_step.first(name, count, quick=options.quick) for name in first_step.SUBJECTS}
+    parts.append(table.firsts(firsts))
+    if processor.instructions() == "AVX-512":
+        say("without AVX-512")
+        quick, threads = ["--quick"] * options.quick, ["--threads", f"{options.threads}"] * bool(options.threads)
+        parts.append(without_avx512(["--avx2", *quick, *threads]))
     return parts
 
 
@@ -109,9 +142,9 @@ def about(rates: dict[int, tuple[float, float]], *, quick: bool) -> str:
     """The machine and what is compared."""
     facts = machine()
     speeds = ", ".join(f"{c / 1e9:.1f} and {a / 1e9:.1f} with {counted(n)}" for n, (c, a) in rates.items())
-    sizes = "; ".join(f"{name}: {sum(map(math.prod, SHAPES[name]))}" for name in (MANY, NETWORK))
+    sizes = "; ".join(f"{name}: {sum(map(math.prod, shapes))}" for name, shapes in SHAPES.items() if name != LARGE)
     return (
-        f"{facts['processor']}, {facts['cores']} cores, {facts['system']}; torch {torch.__version__}, "
+        f"{processor.stamp()[:-1]}; {facts['cores']} cores, {facts['system']}; torch {torch.__version__}, "
         f"Python {platform.python_version()}; engine={os.environ['DASHPOT_ENGINE']!r}"
         f"{'; --quick: few rounds' if quick else ''}.\n"
         f"GB/s read and written by `y.copy_(x)` and by `y.add_(x)` on 400 MB each: {speeds}.\n"

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ import bystanders  # noqa: E402
 import cases  # noqa: E402
 import first_step  # noqa: E402
 import memory  # noqa: E402
+import processor  # noqa: E402
+import sets  # noqa: E402
 import step  # noqa: E402
 import table  # noqa: E402
 import timing  # noqa: E402
@@ -57,7 +60,28 @@ def test_the_tensors_are_those_the_issue_names():
     sizes = {name: [torch.Size(shape).numel() for shape in shapes] for name, shapes in cases.SHAPES.items()}
     assert sum(sizes[cases.LARGE]) == 25_217_024
     assert (len(sizes[cases.MANY]), min(sizes[cases.MANY]), max(sizes[cases.MANY])) == (1000, 64, 4096)
-    assert len(sizes[cases.NETWORK]) == 18
+    assert [len(sizes[name]) for name in (cases.NETWORK, cases.TRANSFORMER, cases.TEN)] == [18, 30, 10]
+    assert [len(sizes[name]) for name in (cases.MIDDLE, cases.GROUPS)] == [300, 2000]
+    assert set(sizes[cases.TEN]) == {1000}
+    assert {c.tensors for c in EVERY} == set(sizes)
+
+
+def test_the_set_of_parameters_changes_at_each_step_and_its_size_does_not():
+    (params,) = cases.parameters([(2,)] * 9, torch.float32, 1)
+    stepped = []
+    rotating, fixed = sets.Rotating(params, shift=7), sets.Rotating(params, shift=0)
+    for stepper in (rotating, rotating, fixed, fixed):
+        stepper.prepare()
+        stepped.append({i for i, p in enumerate(params) if p.grad is not None})
+    assert stepped == [{7, 8, 0, 1, 2, 3}, {5, 6, 7, 8, 0, 1}, {*range(6)}, {*range(6)}]
+
+
+def test_every_parameter_has_a_group_of_its_own():
+    (params,) = cases.parameters([(2,)] * 4, torch.float32, 1)
+    equal, spread = (sets.grouped(params, torch.optim.AdamW, spread=s).param_groups for s in (False, True))
+    assert [len(group["params"]) for group in equal] == [1] * 4
+    assert len({group["lr"] for group in equal}) == 1
+    assert len({group["lr"] for group in spread}) == 4
 
 
 @pytest.mark.parametrize(
@@ -73,7 +97,7 @@ def test_the_tensors_are_those_the_issue_names():
     ],
 )
 def test_bytes_per_parameter_are_counted_from_the_kernels_plans(make, dtype, per_parameter, monkeypatch):
-    monkeypatch.setenv("DASHPOT_ENGINE", "auto")  # has plans, and compiles nothing for so few elements
+    monkeypatch.setenv("DASHPOT_ENGINE", "auto")
     (params,) = cases.parameters(TOY, dtype, 1)
     stepper = make(params)
     stepper.step()
@@ -85,19 +109,47 @@ def test_the_ratio_is_the_median_of_the_ratios_of_each_round(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
 
-    def taking(durations):
-        each = iter(durations)
+    class taking:  # noqa: N801
+        def __init__(self, durations):
+            self.each = iter(durations)
 
-        def step():
-            now[0] += next(each)
+        def prepare(self):
+            now[0] += 100.0  # not timed
 
-        return step
+        def step(self):
+            now[0] += next(self.each)
 
     theirs, ours = [1.0, 2.0, 4.0] * 3, [2.0, 2.0, 2.0] * 3
     found = timing.rounds(taking(theirs), taking(ours), budget=0.0)
     assert (found.value, found.rounds) == (1.0, timing.FEWEST)
     assert (found.low, found.high) == (0.5, 2.0)
     assert (found.ours, found.theirs) == (2.0, 2.0)
+
+
+def test_early_steps_are_those_of_fresh_optimizers_without_the_first(monkeypatch):
+    monkeypatch.setattr(timing, "timed", lambda stepper: stepper.step())
+
+    def counting(factor):
+        counts = iter(range(1, timing.EARLY + 1))
+        return lambda params: SimpleNamespace(step=lambda: factor * next(counts))
+
+    case = cases.ADAMW._replace(ours=counting(3.0), reference=counting(1.0), early=True)
+    found = timing.early(case, TOY, budget=0.0)
+    assert (found.value, found.rounds, found.theirs) == (3.0, 49, 26.0)  # 26: the median of 2 to 50
+
+
+def test_without_avx512_both_sides_are_told(monkeypatch):
+    monkeypatch.setenv("CXX", "ccache g++")
+    monkeypatch.delenv(processor.CAPABILITY, raising=False)
+    told = processor.narrowed("/kernels")
+    assert (told[processor.CAPABILITY], told["CXX"], told["DASHPOT_CACHE"]) == (
+        "avx2",
+        "ccache g++ -mno-avx512f",
+        "/kernels",
+    )
+    assert "AVX2 only" not in processor.stamp()
+    monkeypatch.setenv(processor.CAPABILITY, told[processor.CAPABILITY])
+    assert "AVX2 only" in processor.stamp()
 
 
 def test_tables_name_what_was_measured():
@@ -108,7 +160,10 @@ def test_tables_name_what_was_measured():
     assert "| 1.10 | 1.00 | 1.05 | 1.00 to 1.10 | must | 10 | 9.5 | 28 | 2.8 | 50% | 25% |" in large
     assert len(text.splitlines()) == len(rows) + 2
     assert "**missed**" in table.memories({"dashpot AdamW": 5.0})
-    assert "| 20 | 12 | 13 | must |" in table.firsts({"AdamW": first_step.First(0.1, 13.0, 0.1)})
+    firsts = table.firsts({"AdamW": first_step.First(0.1, 1.1, 0.04), first_step.AUTOSGM: first_step.First(0, 2, 0.2)})
+    assert "| 1200 | 500 | 1100 | must |" in firsts
+    assert "| 100 | 50 | 40 | aim |" in firsts
+    assert "|  |  | 2000 |  |" in firsts  # the limits are those of AdamW
 
 
 @pytest.mark.skipif(not memory.measured(), reason="needs Linux with glibc")
@@ -129,6 +184,7 @@ def test_extra_memory_is_that_of_the_step_alone():
 def test_the_first_step_and_the_import_are_timed(name):
     found = first_step.first_here(name, TOY)
     assert found["step"] > 0
+    assert found["cpu"] > 0
     assert found["import"] >= 0
 
 
@@ -145,7 +201,7 @@ def test_own_work_is_no_bystander():
 def test_the_tables_in_a_page_are_replaced_and_the_rest_stays(tmp_path, monkeypatch):
     page = tmp_path / "performance.md"
     page.write_text(f"before\n{step.PLACE.begin}\nold\n{step.PLACE.end}\nafter\n")
-    monkeypatch.setattr(step, "sections", lambda only, threads, quick: ["new", "newer"])
+    monkeypatch.setattr(step, "sections", lambda options: ["new", "newer"])
     monkeypatch.setenv("DASHPOT_ENGINE", "eager")
     step.main(["--write", str(page)])
     assert page.read_text() == f"before\n{step.PLACE.begin}\n\nnew\n\nnewer\n\n{step.PLACE.end}\nafter\n"
@@ -156,3 +212,10 @@ def test_a_page_without_a_place_for_tables_is_refused_before_measuring(tmp_path)
     page.write_text("nothing here\n")
     with pytest.raises(SystemExit, match="must hold the lines"):
         step.main(["--write", str(page)])
+
+
+@pytest.mark.parametrize("part", [["--avx2"], ["--only", "SGD"]])
+def test_part_of_the_tables_does_not_replace_them_all(part, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        step.main([*part, "--write", str(tmp_path / "page.md")])
+    assert "--write records all tables" in capsys.readouterr().err
