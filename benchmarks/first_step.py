@@ -4,8 +4,7 @@
 
 torch is loaded before the clock starts, and the parameters and their gradients are there. `import` is `import dashpot`
 after it; the first step is all of the first `optimizer.step()`: making the state, tracing, compiling or loading, and
-the step itself. With a filled cache its CPU time counts, that of all threads together. The files are in the system's
-page cache.
+the step itself, on one thread. With a filled cache its CPU time counts. The files are in the system's page cache.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ COLD, WARM = (1.2, 0.5), (0.1, 0.05)
 ADAMW, SMALL, AUTOSGM = "AdamW", "AdamW, 30 small tensors", "AutoSGM, numerator 2"
 TORCH = "torch AdamW fused"
 SUBJECTS = (ADAMW, SMALL, AUTOSGM, TORCH)
-COLD_RUNS, WARM_RUNS = 3, 5
+COLD_RUNS, WARM_RUNS = 3, 3
 
 
 class First(NamedTuple):
@@ -40,19 +39,19 @@ class First(NamedTuple):
     warm: float
 
 
-def first(name: str, threads: int, *, quick: bool = False) -> First:
+def first(name: str, *, quick: bool = False) -> First:
     """A subject's first step in processes of their own; those with an empty cache have a folder each."""
     with tempfile.TemporaryDirectory(prefix="dashpot-bench-") as folder:
         caches = [Path(folder, str(i)) for i in range(1 if quick else COLD_RUNS)]
         for cache in caches:
             cache.mkdir(mode=0o700)
-        cold = None if name == TORCH else median(_child(name, threads, cache)["step"] for cache in caches)
-        warm = [_child(name, threads, caches[0]) for _ in range(1 if quick else WARM_RUNS)]
+        cold = None if name == TORCH else median(_child(name, cache)["step"] for cache in caches)
+        warm = [_child(name, caches[0]) for _ in range(1 if quick else WARM_RUNS)]
     return First(median(run["import"] for run in warm), cold, median(run["cpu"] for run in warm))
 
 
-def _child(name: str, threads: int, cache: Path) -> dict[str, float]:
-    environment = {**os.environ, "DASHPOT_CACHE": str(cache), "OMP_NUM_THREADS": str(threads)}
+def _child(name: str, cache: Path) -> dict[str, float]:
+    environment = {**os.environ, "DASHPOT_CACHE": str(cache), "OMP_NUM_THREADS": "1"}  # idle threads use CPU time too
     run = subprocess.run([sys.executable, __file__, name], capture_output=True, text=True, check=False, env=environment)
     if run.returncode:
         raise RuntimeError(f"{name}: {run.stderr.strip()}")

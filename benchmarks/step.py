@@ -81,7 +81,7 @@ def sections(options: argparse.Namespace) -> list[str]:
         measured([c for c in cases if options.only in c.title() and (c in NARROW or not options.avx2)], counts, seconds)
         for cases, seconds in ((TARGETS, TARGET_BUDGET * share), (OTHERS, BUDGET * share))
     )
-    ends = [] if options.only or options.avx2 else slow_ends(counts[0], options)
+    ends = [] if options.only or options.avx2 else slow_ends(options)
     again = all_bandwidths(counts)
     rates = {count: max(rates[count], again[count]) for count in counts}  # whatever disturbs makes it less
     parts = [about(rates, quick=options.quick), *filter(None, [bystanders.warning()])]
@@ -120,16 +120,16 @@ def measured(cases: Sequence[Case], counts: Sequence[int], budget: float) -> lis
     return rows
 
 
-def slow_ends(count: int, options: argparse.Namespace) -> list[str]:
+def slow_ends(options: argparse.Namespace) -> list[str]:
     """What takes processes of their own: memory, first steps and the rows without AVX-512."""
-    parts = ["### Memory and first step", processor.stamp()]
+    parts = ["### Memory, and first steps on 1 thread", processor.stamp()]
     if memory.measured():
         say("memory")
         parts.append(table.memories({name: memory.extra(name) for name in memory.SUBJECTS}))
     else:
         parts.append("Extra memory: not measured, which needs Linux with glibc.")
     say("first steps")
-    firsts = {name: first_step.first(name, count, quick=options.quick) for name in first_step.SUBJECTS}
+    firsts = {name: first_step.first(name, quick=options.quick) for name in first_step.SUBJECTS}
     parts.append(table.firsts(firsts))
     if processor.instructions() == "AVX-512":
         say("without AVX-512")
