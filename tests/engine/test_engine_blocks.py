@@ -11,7 +11,7 @@ import dashpot as dp
 from dashpot.engine import blocks, dispatch
 from dashpot.stages import Filter
 
-SHAPES = ((3, 2), (), (5,), (0, 2), (blocks.BLOCK + 77,), (4, 3, 3, 3), (200, 200))
+SHAPES = ((3, 2), (), (5,), (0, 2), (2 * blocks.SHARE + 77,), (4, 3, 3, 3), (200, 200))
 
 
 @pytest.fixture
@@ -26,7 +26,8 @@ def one_by_one(monkeypatch):
 
 @pytest.fixture
 def taken(monkeypatch):
-    """How many tensors each block held, one entry for each block."""
+    """How many tensors each block held, one entry for each block, with blocks for two threads."""
+    monkeypatch.setattr(blocks, "block_size", lambda: 2 * blocks.SHARE)
     found = []
     joined, alone = blocks._Blocks._step_joined, blocks._Blocks._step_alone
 

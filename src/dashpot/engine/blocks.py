@@ -23,15 +23,20 @@ from dashpot.engine.program import AS_COMPUTED, Numbers, Storage, compute_dtype,
 from dashpot.recipe import Line, Recipe
 from dashpot.stages.base import Clock
 
-__all__ = ["BLOCK", "step_in_blocks"]
+__all__ = ["SHARE", "block_size", "step_in_blocks"]
 
-BLOCK = 1 << 16
-"""Elements of a block."""
+SHARE = 1 << 15
+"""Elements of a block for each thread: torch gives a thread no fewer."""
 _SMALL = 1 << 15
 """Tensors of fewer elements are joined."""
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 _elementwise: dict[Hashable, bool] = {}
+
+
+def block_size() -> int:
+    """Elements of a block: a share for each thread, and two for a single one, whose time is spent on calls else."""
+    return SHARE * max(2, torch.get_num_threads())
 
 
 def step_in_blocks(recipe: Recipe, works: Sequence[Work], numbers: Sequence[Numbers]) -> list[Work]:
@@ -118,14 +123,15 @@ class _Blocks:
     def step(self, tensors: Sequence[_Lines]) -> None:
         """Take the step of each."""
         small: dict[Hashable, list[_Lines]] = {}
+        size = block_size()
         for lines in tensors:
             if lines[0].numel() < _SMALL:
                 small.setdefault(tuple(x.dtype for x in lines), []).append(lines)
             else:
-                for pieces in zip(*(x.split(BLOCK) for x in lines), strict=True):
+                for pieces in zip(*(x.split(size) for x in lines), strict=True):
                     self._step_alone(pieces)
         for alike in small.values():
-            for block in _filled(alike):
+            for block in _filled(alike, size):
                 self._step_joined(block) if len(block) > 1 else self._step_alone(block[0])
 
     def _step_alone(self, lines: Sequence[Tensor]) -> None:
@@ -148,13 +154,13 @@ class _Blocks:
         return [*({**state, **kept}[key] for key in self._keys), new]
 
 
-def _filled(tensors: Sequence[_Lines]) -> Iterator[list[_Lines]]:
-    """Small tensors in turn, as many together as fill a block."""
+def _filled(tensors: Sequence[_Lines], limit: int) -> Iterator[list[_Lines]]:
+    """Small tensors in turn, as many together as fill a block of `limit` elements."""
     block: list[_Lines] = []
     count = 0
     for lines in tensors:
         size = lines[0].numel()
-        if count + size > BLOCK:
+        if count + size > limit:
             yield block
             block, count = [], 0
         block.append(lines)

@@ -1,4 +1,7 @@
-"""The eager engine: the stages in written order, one tensor at a time. The readable oracle for every other engine."""
+"""The eager engine: the stages in written order, here one tensor at a time. The readable oracle for every other engine.
+
+`blocks.py` runs the same on many elements at a time where a recipe allows it.
+"""
 
 from __future__ import annotations
 
