@@ -9,7 +9,6 @@ import torch
 from contracts.trajectories import gradient
 
 import dashpot as dp
-from dashpot.engine.native import build
 
 SGD = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}
 
@@ -82,14 +81,3 @@ def same(a, b):
     if isinstance(a, (list, tuple)):
         return isinstance(b, (list, tuple)) and len(a) == len(b) and all(map(same, a, b))
     return a == b
-
-
-def compile_together(optimizers):
-    """Start the compilers of several optimizers' kernels at once, so that a machine with many cores waits once.
-
-    Each must have taken a step, by whichever engine.
-    """
-    sources = [table.kernel.source for o in optimizers for table in o._stepper.roster.tables]
-    started = [build.start(source) for source in dict.fromkeys(sources) if build.loaded(source) is None]
-    for one in started:
-        one.result()

@@ -1,36 +1,40 @@
-"""From the source text of a kernel to the loaded library: from memory, from the cache, or by the compiler beside us."""
+"""From the source text of a kernel to the loaded library: from memory, from the cache, or from the compiler."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
 import os
+import re
 import shlex
 import sys
 import threading
 import time
-from multiprocessing import util
 from pathlib import Path
-from weakref import WeakValueDictionary
 
 from dashpot.engine.native import cache
 from dashpot.engine.native.compiler import BuildError, Compiler, find
 from dashpot.engine.native.job import Job, compilations
 from dashpot.warn import warn
 
-__all__ = ["Build", "BuildError", "compilations", "library", "loaded", "start"]
+__all__ = ["BuildError", "compilations", "library", "loaded"]
 
 PATIENCE = 5.0
 """Seconds to wait for another process that compiles the same kernel before doing it too."""
 PAUSE = 0.005
-"""Seconds between two looks at the compiler while somebody waits for it."""
+"""Seconds between two looks at the compiler, or at the process that is waited for."""
+LONG = 1.0
+"""Seconds after which a compilation is announced."""
 CONSEQUENCE = "Until then every process compiles its kernels anew."
 
+_log = logging.getLogger("dashpot")
 _libraries: dict[str, ctypes.CDLL] = {}
-_builds: WeakValueDictionary[str, Build] = WeakValueDictionary()
 _refused: dict[Compiler, Compiler] = {}  # compilers with flags they refused, and what they accepted instead
 _warned: set[str] = set()
-_lock = threading.RLock()
+_announced = False
+_lock = threading.Lock()
+_source_locks: dict[str, threading.Lock] = {}
 
 
 def loaded(source: str) -> ctypes.CDLL | None:
@@ -53,190 +57,88 @@ def loaded(source: str) -> ctypes.CDLL | None:
     return None
 
 
-def start(source: str) -> Build:
-    """Start to compile a kernel in the background and return at once.
-
-    Two starts of one source share one `Build`. A `Build` that nobody holds any more ends its compiler.
-
-    Raises:
-        BuildError: there is no compiler.
-    """
-    with _lock:
-        build = _builds.get(source)
-        if build is None:
-            build = _builds[source] = Build(source, find())
-        return build
-
-
 def library(source: str) -> ctypes.CDLL:
     """The library of a kernel, compiled now if need be.
 
+    A source is compiled once: other threads wait for that, and so do other processes, for at most `PATIENCE` seconds.
+
     Raises:
-        BuildError: there is no compiler, or it cannot compile the source.
+        BuildError: there is no compiler, it cannot compile the source, or what it makes cannot be loaded.
+
+    Warns:
+        RuntimeWarning: once, where the compiler refused a flag that makes kernels fast.
 
     >>> library('extern "C" int dashpot_doctest() { return 5; }').dashpot_doctest()
     5
     """
-    return loaded(source) or start(source).result()
-
-
-class Build:
-    """A kernel in the making: made by `start`, safe to use from several threads.
-
-    In a forked child it starts over with a compiler of its own as soon as it is asked for something.
-
-    Args:
-        source: the text of the kernel.
-        compiler: who compiles it.
-    """
-
-    def __init__(self, source: str, compiler: Compiler) -> None:
-        self.seconds: float | None = None
-        """How long the compiler needed, or the wait for another process's; None while that lasts."""
-        self._source = source
-        self._compiler = compiler
-        self._library: ctypes.CDLL | None = None
-        self._fault: str | None = None
-        self._reset()
-        self._advance()
-
-    def ready(self) -> bool:
-        """Whether `result` has an answer, good or bad, without waiting for a compiler. Takes some microseconds."""
-        if self._over():
-            return True
-        if not self._mutex.acquire(blocking=False):
-            return False  # another thread is at it
+    found = loaded(source)
+    if found is not None:
+        return found
+    compiler = find()
+    with _source_locks.setdefault(source, threading.Lock()):
+        claim = cache.Claim(_folder(), cache.key(source, compiler))
         try:
-            return self._advance()
+            _wait_for(claim)
+            return loaded(source) or _compiled(source, compiler)
         finally:
-            self._mutex.release()
+            claim.release()
 
-    def result(self) -> ctypes.CDLL:
-        """Wait for the compiler, keep the library in the cache, and load it.
 
-        Raises:
-            BuildError: the source cannot be compiled, or what came out cannot be loaded.
+def _wait_for(claim: cache.Claim) -> None:
+    """Wait until no other process compiles this kernel, or one has for so long that it is not worth the wait."""
+    end = time.monotonic() + PATIENCE
+    while not claim.taken() and time.monotonic() < end:
+        time.sleep(PAUSE)
 
-        Warns:
-            RuntimeWarning: once, where the compiler refused a flag that makes kernels fast.
-        """
-        with self._mutex:
-            while not self._over():
-                if not self._advance():
-                    time.sleep(PAUSE)
-                elif not self._over():
-                    self._install()
-        if self._library is None:
-            raise BuildError(self._fault)
-        return self._library
 
-    def forked(self) -> None:
-        """In a forked child: forget the compiler, which is the parent's."""
-        if self._job is not None:
-            self._job.disown()
-        self._reset()
+class _AttemptError(Exception):
+    """One command gave no usable library, for a reason that fewer flags may remove."""
 
-    def _reset(self) -> None:
-        self._mutex = threading.Lock()
-        self._began = time.monotonic()
-        self._claim: cache.Claim | None = None
-        self._job: Job | None = None
-        self._attempts: list[Compiler] = []
-        self._used = self._compiler
-        self._complaints: list[str] = []
-        self._resources = contextlib.ExitStack()
 
-    def _over(self) -> bool:
-        return self._library is not None or self._fault is not None
-
-    def _advance(self) -> bool:
-        """Do what needs no wait: whether that was all, because the library is loaded, or compiled, or will not be."""
-        if self._over():
-            return True
-        if self._job is None:
-            if not self._is_my_turn():
-                return False
-            self._library = loaded(self._source)
-            if self._library is None:
-                self._prepare()
-            else:
-                self._finish(time.monotonic() - self._began)
-        elif self._job.running():
-            return False
-        elif complaint := self._job.complaint():
-            self._complaints.append(complaint)
-            self._next()
-        else:
-            return True
-        return self._over()
-
-    def _is_my_turn(self) -> bool:
-        """Whether no other process compiles this kernel now, or one has for so long that it is not worth the wait."""
-        if self._claim is None:
-            # Called when this object goes and when its process ends, also one that multiprocessing forked, whose end
-            # weakref.finalize would miss; a forked child leaves the one of its parent alone.
-            self._clean = util.Finalize(self, self._resources.close, exitpriority=10)
-            self._claim = cache.Claim(_folder(), cache.key(self._source, self._compiler))
-            self._resources.callback(self._claim.release)
-        return self._claim.taken() or time.monotonic() - self._began > PATIENCE
-
-    def _prepare(self) -> None:
-        """Make the folder to compile in."""
-        try:
-            self._job = Job(self._source)
-        except OSError as error:
-            self._fail(f"There is no folder to compile a kernel in ({error}): set TMPDIR to one that you can write to.")
-            return
-        self._resources.callback(self._job.stop)
-        self._attempts = _refused.get(self._compiler, self._compiler).attempts()
-        self._next()
-
-    def _next(self) -> None:
-        """Start the compiler with the best flags not yet tried, or give up."""
-        assert self._job is not None
-        while self._attempts and not self._job.hung:
-            self._used = self._attempts.pop(0)
+def _compiled(source: str, compiler: Compiler) -> ctypes.CDLL:
+    """Compile with the best flags that the compiler accepts, keep the library in the cache, and load it."""
+    try:
+        job = Job(source)
+    except OSError as error:
+        raise BuildError(
+            f"There is no folder to compile a kernel in ({error}): set TMPDIR to one that you can write to."
+        ) from error
+    complaints: list[str] = []
+    with job:
+        for used in _refused.get(compiler, compiler).attempts():
             try:
-                self._job.launch(self._used)
-            except OSError as error:
-                self._complaints.append(str(error))
-            else:
-                return
-        # The last attempt had the fewest flags, so what it says is about the source.
-        self._fail(
-            f"The C++ compiler {self._compiler.path} could not make a kernel ({self._complaints[-1]}): "
-            "update it, or set CXX to another one."
-        )
+                found = _attempt(job, used, cache.key(source, compiler))
+            except _AttemptError as failure:
+                complaints.append(str(failure))
+                if job.stopped:
+                    break
+                continue
+            _libraries[source] = found
+            if complaints:
+                _refused[compiler] = used
+                _warn(_loss(compiler, used, complaints[0]))
+            return found
+    # The last attempt had the fewest flags, so what it says is about the source.
+    raise BuildError(
+        f"The C++ compiler {compiler.path} could not make a kernel ({complaints[-1]}): "
+        "update it, or set CXX to another one."
+    )
 
-    def _install(self) -> None:
-        """Keep the library that the compiler made, and load it; where that fails, try with fewer flags."""
-        assert self._job is not None
-        try:
-            found = _kept(self._job.built, cache.key(self._source, self._compiler))
-        except OSError as error:
-            if _forbids_programs(self._job.built.parent, error):
-                self._fail(
-                    f"A compiled kernel can be loaded neither from the cache nor from {str(self._job.built.parent)!r}, "
-                    f"where it was compiled, as programs may not run there ({error}): set {cache.VARIABLE} to a folder "
-                    "of yours where they may."
-                )
-                return
-            self._complaints.append(f"its library cannot be loaded: {error}")
-            self._next()
-            return
-        self._library = _libraries.setdefault(self._source, found)
-        self._finish(self._job.seconds())
-        if self._complaints:
-            _refused[self._compiler] = self._used
-            _warn(_loss(self._compiler, self._used, self._complaints[0]))
 
-    def _fail(self, sentence: str) -> None:
-        self._fault = sentence
-        self._finish(time.monotonic() - self._began)
-
-    def _finish(self, seconds: float) -> None:
-        self.seconds = seconds
-        self._clean()
+def _attempt(job: Job, compiler: Compiler, name: str) -> ctypes.CDLL:
+    """Compile with these flags and wait for the compiler; the library is kept in the cache as `name`."""
+    try:
+        job.launch(compiler)
+        while job.running():
+            if job.elapsed() > LONG:
+                _announce()
+            time.sleep(PAUSE)
+        complaint = job.complaint()
+    except OSError as error:
+        complaint = str(error)
+    if complaint:
+        raise _AttemptError(complaint)
+    return _kept(job.built, name)
 
 
 def _kept(built: Path, name: str) -> ctypes.CDLL:
@@ -245,24 +147,40 @@ def _kept(built: Path, name: str) -> ctypes.CDLL:
     Its private folder can go right after that, for a loaded library does not need its file.
     """
     place = _folder()
-    if place is None:
-        return ctypes.CDLL(str(built))
+    fault = ""
+    if place is not None:
+        try:
+            return ctypes.CDLL(str(cache.write(place, name, built)))
+        except OSError as error:  # a full disk, a read-only one, one that allows no programs
+            reason = error.strerror or _without_path(error)
+            fault = f"be kept in the folder {str(place)!r} or loaded from there ({reason})"
     try:
-        return ctypes.CDLL(str(cache.write(place, name, built)))
-    except OSError as error:  # a full disk, a read-only one, one that allows no programs
-        found = ctypes.CDLL(str(built))  # raises where it is not the folder's fault
+        found = ctypes.CDLL(str(built))
+    except OSError as error:
+        if not _forbids_programs(built.parent, error):
+            raise _AttemptError(f"its library cannot be loaded: {error}") from error
+        raise BuildError(
+            f"A compiled kernel cannot {fault and f'{fault}, nor '}be loaded from the temporary folder "
+            f"{str(built.parent.parent)!r} ({_without_path(error)}), as programs may not run there: "
+            f"set {cache.VARIABLE} to a folder of yours where they may."
+        ) from error
+    if fault:
         _warn(
-            f"A compiled kernel cannot be kept in the folder {str(place)!r} or loaded from there "
-            f"({error.strerror or error}): make room there or set {cache.VARIABLE} to a folder of yours where programs "
-            f"may run. {CONSEQUENCE}"
+            f"A compiled kernel cannot {fault}: make room there or set {cache.VARIABLE} to a folder of yours where "
+            f"programs may run. {CONSEQUENCE}"
         )
-        return found
+    return found
 
 
 def _forbids_programs(place: Path, error: OSError) -> bool:
     """Whether a library was refused because of the file system it lies on, mounted `noexec`, and not for itself."""
     mounted = sys.platform != "win32" and os.statvfs(place).f_flag & getattr(os, "ST_NOEXEC", 0)
     return bool(mounted) or "failed to map segment" in str(error)
+
+
+def _without_path(error: OSError) -> str:
+    """What the loader says, without the file's path at its beginning."""
+    return re.sub(r"^/.*?\.so: ", "", str(error))
 
 
 def _folder() -> Path | None:
@@ -284,6 +202,20 @@ def _loss(wanted: Compiler, used: Compiler, complaint: str) -> str:
     )
 
 
+def _announce() -> None:
+    """Log, once in a process, that a compiler is at work."""
+    global _announced  # noqa: PLW0603
+    with _lock:
+        if _announced:
+            return
+        _announced = True
+    place = _folder()
+    once = "" if place is None else f" (once; kept in {place})"
+    # Nothing is wrong, but WARNING is the lowest level that Python shows where logging is not configured, and whoever
+    # waits for a first step has rarely configured it.
+    _log.warning("Compiling a kernel for this machine%s ...", once)
+
+
 def _warn(sentence: str) -> None:
     """Warn, each sentence once in a process."""
     with _lock:
@@ -294,11 +226,10 @@ def _warn(sentence: str) -> None:
 
 
 def _after_fork() -> None:
-    """In a forked child: new locks, which a thread of the parent may have held, and hands off what is the parent's."""
+    """In a forked child: new locks, as a thread of the parent may have held the old ones."""
     global _lock  # noqa: PLW0603
-    _lock = threading.RLock()
-    for build in list(_builds.values()):
-        build.forked()
+    _lock = threading.Lock()
+    _source_locks.clear()
 
 
 if hasattr(os, "register_at_fork"):

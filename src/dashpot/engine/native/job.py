@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from multiprocessing import util
 from pathlib import Path
 
 from dashpot.engine.native.compiler import Compiler
@@ -33,7 +34,10 @@ def compilations() -> int:
 
 
 class Job:
-    """A folder with one source text, and the compiler that works on it: at most one at a time.
+    """A temporary folder with one source text, in which compilers run, one at a time.
+
+    As a context manager it ends the compiler and removes the folder, whatever ends the block; the end of the process
+    does the same.
 
     Raises:
         OSError: there is no temporary folder that can be written to.
@@ -42,14 +46,24 @@ class Job:
     def __init__(self, source: str) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="dashpot-build-"))
         self.built = self.folder / "kernel.so"
-        self.hung = False
+        self.stopped: str | None = None
+        """Why the compiler was ended before it was done."""
         self._process: subprocess.Popen[bytes] | None = None
-        self._began = self._began_by_clock = 0.0
+        self._began = 0.0
+        # Runs at the end of the process where a daemon thread compiles, also in a process that multiprocessing forked;
+        # a forked child leaves the compiler and the folder to its parent.
+        self._close = util.Finalize(None, self._end, exitpriority=10)
         try:
             (self.folder / "kernel.cpp").write_text(source, encoding="utf-8")
         except BaseException:
-            self.stop()
+            self._close()
             raise
+
+    def __enter__(self) -> Job:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
 
     def launch(self, compiler: Compiler) -> None:
         """Start the compiler and return.
@@ -61,7 +75,7 @@ class Job:
             OSError: it cannot be started.
         """
         global _launched  # noqa: PLW0603
-        self._began, self._began_by_clock = time.monotonic(), time.time()
+        self._began = time.monotonic()
         with (self.folder / "messages").open("wb") as messages:
             self._process = subprocess.Popen(
                 compiler.command("kernel.cpp", "kernel.so"),
@@ -80,7 +94,7 @@ class Job:
             return False
         if self.elapsed() < TIMEOUT:
             return True
-        self.hung = True
+        self.stopped = f"it did not end within {TIMEOUT:.0f} seconds"
         self._kill()
         return False
 
@@ -88,34 +102,24 @@ class Job:
         """Seconds since the compiler was started."""
         return time.monotonic() - self._began
 
-    def seconds(self) -> float:
-        """Seconds the compiler that has succeeded needed, however late that is noticed."""
-        return min(max(self.built.stat().st_mtime - self._began_by_clock, 0.0), self.elapsed())
-
     def complaint(self) -> str | None:
         """None where the compiler that has ended made a library, else its first line about an error."""
         code = None if self._process is None else self._process.returncode
         if code == 0 and self.built.is_file():
             return None
-        if self.hung:
-            return f"it did not end within {TIMEOUT:.0f} seconds"
+        if self.stopped:
+            return self.stopped
         lines = (self.folder / "messages").read_text(encoding="utf-8", errors="replace").splitlines()
         telling = [line.strip() for line in lines if "error" in line.lower()] or [
             line.strip() for line in lines if line
         ]
         return telling[0] if telling else f"it ended with status {code} and said nothing"
 
-    def stop(self) -> None:
-        """End the compiler if it is at work, wait for it, and remove the folder."""
+    def _end(self) -> None:
         if self._process is not None and self._process.poll() is None:
+            self.stopped = "its process ends"
             self._kill()
         shutil.rmtree(self.folder, ignore_errors=True)
-
-    def disown(self) -> None:
-        """In a forked child: leave the compiler and the folder to the parent, whose they are."""
-        if self._process is not None and self._process.returncode is None:
-            self._process.returncode = 0  # else Popen would wait for a process that is not its child, and warn
-        self._process = None
 
     def _kill(self) -> None:
         """End the compiler with all the programs it called, and wait until it has ended."""
