@@ -376,8 +376,10 @@ class Optimizer(torch.optim.Optimizer):
         return recipe, factor, factor * moved
 
     def _ascends(self, group: Mapping[str, Any]) -> bool:
-        check(type(self).__name__, "maximize", group["maximize"], FLAG)
-        return group["maximize"]
+        maximize = group["maximize"]
+        if type(maximize) is not bool:
+            check(type(self).__name__, "maximize", maximize, FLAG)
+        return maximize
 
     def _check_gradient(self, p: Tensor) -> None:
         grad, owner = p.grad, type(self).__name__
