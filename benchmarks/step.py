@@ -51,7 +51,9 @@ def main(arguments: Sequence[str]) -> None:
     PLACE.check(options.write)
     os.environ.setdefault("DASHPOT_ENGINE", "compiled")  # for the children as well
     if options.avx2 and not processor.avx2_only():
-        print(without_avx512(arguments))
+        bystanders = Bystanders()
+        parts = [without_avx512(arguments), bystanders.warning()]
+        print("\n\n".join(filter(None, parts)))
         return
     report = "\n\n".join(sections(options))
     print(report)
@@ -84,7 +86,8 @@ def sections(options: argparse.Namespace) -> list[str]:
     ends = [] if options.only or options.avx2 else slow_ends(options)
     again = all_bandwidths(counts)
     rates = {count: max(rates[count], again[count]) for count in counts}  # whatever disturbs makes it less
-    parts = [about(rates, quick=options.quick), *filter(None, [bystanders.warning()])]
+    warning = None if options.avx2 else bystanders.warning()  # the process that started this one is no bystander
+    parts = [about(rates, quick=options.quick), *filter(None, [warning])]
     for count in counts:
         title = f"### {counted(count)}{', AVX2 only' if options.avx2 else ''}"
         for rows, note, judged in ((targets, "", True), (others, ", without a target", False)):
