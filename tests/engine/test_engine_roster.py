@@ -20,6 +20,7 @@ from engine_support import (
     state_of,
     twins,
 )
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import dashpot as dp
 
@@ -486,3 +487,27 @@ def test_a_closure_is_called_once_with_gradients_enabled():
     assert modes == [True]
     assert loss.item() == pytest.approx(sum((p * p).sum().item() for p in before))
     assert is_compiled(optimizer)
+
+
+# ---- who watches ----------------------------------------------------------------------------------------------------
+
+
+def test_a_profiler_sees_the_step_under_torchs_name():
+    params = parameters(shapes=SHAPES)
+    optimizer = adamw(params, engine="compiled")
+    march([(params, optimizer)], range(1))
+    with torch.autograd.profiler.profile() as profile:
+        march([(params, optimizer)], range(1, 2))
+    assert "Optimizer.step#AdamW.step" in [event.key for event in profile.key_averages()]
+
+
+def test_a_hook_for_all_optimizers_is_called():
+    params = parameters(shapes=SHAPES)
+    optimizer, calls = adamw(params, engine="compiled"), []
+    handle = register_optimizer_step_post_hook(lambda *_: calls.append(1))
+    try:
+        march([(params, optimizer)], range(2))
+    finally:
+        handle.remove()
+    march([(params, optimizer)], range(2, 3))
+    assert calls == [1, 1]
