@@ -162,8 +162,8 @@ def is_numeric_tensor(value: Tensor) -> bool:
 
 
 def is_unreadable(value: Tensor) -> bool:
-    """Reading the number would fail (it is mapped over, or on `meta`) or make a device wait."""
-    return value.device.type != "cpu" or _is_mapped(value)
+    """Reading the number would fail (it is traced, mapped over, or on `meta`) or make a device wait."""
+    return torch.compiler.is_compiling() or value.device.type != "cpu" or _is_mapped(value)
 
 
 def _is_mapped(value: Tensor) -> bool:

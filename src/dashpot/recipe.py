@@ -184,7 +184,9 @@ class Recipe:
     def widened(self) -> Recipe:
         """The recipe with its tensor settings as 0-d float64 tensors: arithmetic with them is then that of numbers."""
         settings = {"lr": self.lr, **self.settings()}
-        changed = {name: new for name, old in settings.items() if (new := read(old, keep=True)) is not old}
+        # Two comprehensions, as Dynamo cannot trace an assignment inside one.
+        wide = {name: read(value, keep=True) for name, value in settings.items()}
+        changed = {name: value for name, value in wide.items() if value is not settings[name]}
         return self.with_settings(**changed) if changed else self
 
     def scalars(self, clock: Clock) -> tuple[Any, ...]:
