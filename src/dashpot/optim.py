@@ -535,7 +535,7 @@ def _is_traced() -> bool:
 
 def _is_without_memory(x: Tensor) -> bool:
     """True for a tensor whose storage was resized to nothing: whoever reads an element of it reads anything."""
-    if type(x) not in _PLAIN or x.data_ptr() != 0:
+    if type(x) not in _PLAIN or x.layout != torch.strided or x.data_ptr() != 0:
         return False
     return x.numel() > 0 and x.device.type != "meta" and not torch.compiler.is_compiling()
 

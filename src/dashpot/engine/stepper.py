@@ -27,7 +27,8 @@ from dashpot.engine.rounding import seed_word, stream
 from dashpot.engine.undo import Undo, unchanged_on_error
 from dashpot.errors import ArgumentError
 from dashpot.recipe import Recipe
-from dashpot.stages.base import Clock, Stage
+from dashpot.stages.base import Clock, Slot, Stage
+from dashpot.state_dicts.counts import checked_count
 
 if TYPE_CHECKING:
     from dashpot.optim import Optimizer
@@ -163,7 +164,7 @@ class Stepper:
             mesh.check_division(owner, p, before)
             rehearse(parts[i].recipe, step.params[i], step.grads[i])
             undo.remember(p)
-            count = step_count(before)
+            count = _checked_count(owner, before["step"]) if "step" in before else step_count(before)
             state = with_slots(optimizer, parts[i].recipe, p, step.storage(step.params[i].dtype))
             step.states[i] = mesh.local_states([p], [state])[0] if is_divided else state
             _keep_count(state, count)
@@ -176,6 +177,8 @@ class Stepper:
     def _number(self, optimizer: Optimizer, step: Step) -> None:
         """Each part's numbers, one set for each count of steps among its parameters."""
         found, everywhere = self._counts(step)
+        for count in everywhere:
+            _checked_count(type(optimizer).__name__, count)
         known: dict[Any, list[Numbers]] = {}
         for part in step.parts:
             distinct = everywhere
@@ -243,22 +246,52 @@ def ordinals(optimizer: Optimizer, index: int) -> list[int]:
 def with_slots(optimizer: Optimizer, recipe: Recipe, p: Tensor, storage: Storage) -> dict[str, Any]:
     """The state of a parameter, with what it lacks of the recipe's slots made.
 
-    Raises `ArgumentError` where the parameter has had another shape since its state was made.
+    Raises `ArgumentError` for what was put in a slot's place and cannot be stepped.
     """
     state = optimizer.state[p]
     for slot in storage.slots(recipe):
-        value = state.get(slot.key)
-        if slot.shape == "elementwise" and isinstance(value, Tensor) and value.shape != p.shape:
-            raise ArgumentError(
-                f"{type(optimizer).__name__}: state {slot.key!r} must have its parameter's shape {tuple(p.shape)}, "
-                f"got {tuple(value.shape)}; reshape the state as well, or clear it."
-            )
+        if slot.key in state:
+            _check_kept(type(optimizer).__name__, slot, state[slot.key], p)
     if any(slot.key not in state for slot in storage.slots(recipe)):
         refuse_first_step_in_a_graph(optimizer)
         with torch.inference_mode(False):  # state outlives the mode it is made in
             for key, value in new_slots(recipe, p, storage).items():
                 state.setdefault(key, value)
     return state
+
+
+def _check_kept(owner: str, slot: Slot, value: Any, p: Tensor) -> None:
+    """Refuse a slot's value that the step could not read or write."""
+    if not isinstance(value, Tensor) or value.layout != torch.strided:
+        got = f"layout {value.layout}" if isinstance(value, Tensor) else type(value).__name__
+        raise ArgumentError(f"{owner}: state {slot.key!r} must be a dense tensor, got {got}; clear it to start anew.")
+    if slot.shape == "elementwise" and value.shape != p.shape:
+        raise ArgumentError(
+            f"{owner}: state {slot.key!r} must have its parameter's shape {tuple(p.shape)}, "
+            f"got {tuple(value.shape)}; reshape the state as well, or clear it."
+        )
+    if value.device != p.device:
+        raise ArgumentError(
+            f"{owner}: state {slot.key!r} must be on its parameter's device, {p.device}, got {value.device}."
+        )
+    is_complex = slot.shape == "elementwise" and p.is_complex()
+    if not (value.is_complex() if is_complex else value.is_floating_point()):
+        kind = "complex" if is_complex else "real"
+        raise ArgumentError(f"{owner}: state {slot.key!r} must be a {kind} floating tensor, got {value.dtype}.")
+    if (is_complex and value.is_conj()) or _repeats(value):
+        raise ArgumentError(
+            f"{owner}: state {slot.key!r} must have elements of its own, got a conjugated or expanded view; "
+            "put a clone in its place."
+        )
+
+
+def _repeats(x: Tensor) -> bool:
+    """True where several elements lie at one address."""
+    return not x.is_contiguous() and any(s == 0 and n > 1 for s, n in zip(x.stride(), x.shape, strict=True))
+
+
+def _checked_count(owner: str, count: Any) -> int:
+    return checked_count(owner, "state 'step'", count)
 
 
 def _keep_count(state: dict[str, Any], count: int) -> None:
