@@ -97,7 +97,7 @@ class _Home:
 class Table:
     """The tensors that one kernel takes in a step, a row each; `positions` are their places in the step's lists."""
 
-    def __init__(self, home: _Home, positions: list[int], arrays: tuple[np.ndarray, ...], parts: Sequence[int]) -> None:
+    def __init__(self, home: _Home, positions: list[int], arrays: tuple[np.ndarray, ...], parts: np.ndarray) -> None:
         self.kernel, self.active, self.spread = home.kernel, home.active, home.spread
         self.positions = np.array(positions)
         self.rows, self._offsets, self._records = arrays
@@ -106,7 +106,7 @@ class Table:
         self._looker, self._addresses = home.kernel.looker(), [array.ctypes.data for array in arrays]
         self._runner = home.kernel.runner(home.active)
         self._home, self._at, self._get = home, positions, _getter(home.keys)
-        self._parts, self._numbers = np.array(parts), list(dict.fromkeys(parts))
+        self._parts, self._numbers = parts, np.unique(parts).tolist()
         self._odd = False
 
     def elements(self) -> int:
@@ -287,20 +287,26 @@ class Roster:
     def _arrange(self, step: Step) -> None:
         """Put the parameters of a step into tables."""
         places = list(map(self._places.__getitem__, step.ordinals))
-        self.others = {i: place for i, place in enumerate(places) if isinstance(place, str)}
         members: dict[_Home, list[int]] = {}
-        for i, home in enumerate(places):
-            if i not in self.others:
-                members.setdefault(home, []).append(i)  # pyright: ignore[reportArgumentType]
-        chosen = {home: home.chosen([step.ordinals[i] for i in at]) for home, at in members.items()}
+        self.others = {}
+        if places and isinstance(places[0], _Home) and places.count(places[0]) == len(places):
+            members[places[0]] = list(range(len(places)))
+        else:
+            for i, place in enumerate(places):
+                if isinstance(place, str):
+                    self.others[i] = place
+                else:
+                    members.setdefault(place, []).append(i)
+        numbers = np.array(step.ordinals)
+        chosen = {home: home.chosen(numbers[at].tolist()) for home, at in members.items()}
         shared = self._spread_out(step, {home: (at, chosen[home][3]) for home, at in members.items()})
         if shared:
             for i in shared:
                 self._place(step, i, SHARED)
             self._arrange(step)
             return
-        numbers = [number for number, part in enumerate(step.parts) for _ in range(part.start, part.stop)]
-        self.tables = [Table(home, at, chosen[home][:3], [numbers[i] for i in at]) for home, at in members.items()]
+        parts = np.repeat(range(len(step.parts)), [part.stop - part.start for part in step.parts])
+        self.tables = [Table(home, at, chosen[home][:3], parts[at]) for home, at in members.items()]
         self.groups = [part.place for part in step.part_of()]
 
     def _spread_out(self, step: Step, chosen: Mapping[_Home, tuple[list[int], np.ndarray]]) -> set[int]:
@@ -308,9 +314,11 @@ class Roster:
         stretches = [found.reshape(-1, 2) for _, found in chosen.values()]
         owners = [np.repeat(at, found.shape[1]) for at, found in chosen.values()]
         rest = [i for i in self.others if _in_memory(step.params[i])]
-        stretches.append(np.array([stretch(step.params[i]) for i in rest], dtype=np.int64).reshape(-1, 2))
-        spans, owner = np.concatenate(stretches), np.concatenate([*owners, np.array(rest, dtype=np.int64)])
-        order = np.lexsort((spans[:, 1], spans[:, 0]))
+        if rest or not owners:
+            stretches.append(np.array([stretch(step.params[i]) for i in rest], dtype=np.int64).reshape(-1, 2))
+            owners.append(np.array(rest, dtype=np.int64))
+        spans, owner = np.concatenate(stretches), np.concatenate(owners)
+        order = np.argsort(spans[:, 0])
         starts, ends, owner = spans[order, 0], spans[order, 1], owner[order]
         self._stretches = np.array([starts, np.maximum.accumulate(ends), owner])
         address = self._stretches.ctypes.data
