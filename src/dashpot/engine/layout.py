@@ -113,9 +113,11 @@ def stretch(x: Tensor) -> tuple[int, int]:
     return x.data_ptr(), x.data_ptr() + reach * x.element_size()
 
 
-def clashes(starts: np.ndarray, ends: np.ndarray, owners: np.ndarray) -> set[int]:
-    """The owners of stretches of memory of which two overlap. All three are in the order of `starts`."""
-    reach = np.maximum.accumulate(ends)
+def clashes(starts: np.ndarray, ends: np.ndarray, reach: np.ndarray, owners: np.ndarray) -> set[int]:
+    """The owners of stretches of memory of which two overlap.
+
+    All are in the order of `starts`; `reach` is the largest of the ends so far.
+    """
     if not (starts[1:] < reach[:-1]).any():
         return set()
     found: set[int] = set()

@@ -106,7 +106,7 @@ class Table:
         self._looker, self._addresses = home.kernel.looker(), [array.ctypes.data for array in arrays]
         self._runner = home.kernel.runner(home.active)
         self._home, self._at, self._get = home, positions, _getter(home.keys)
-        self._parts, self._numbers = parts, np.unique(parts).tolist()
+        self._parts, self._numbers = parts, sorted(set(parts.tolist()))
         self._odd = False
 
     def elements(self) -> int:
@@ -323,7 +323,7 @@ class Roster:
         self._stretches = np.array([starts, np.maximum.accumulate(ends), owner])
         address = self._stretches.ctypes.data
         self._spans = len(order), address, address + self._stretches.strides[0]
-        return clashes(starts, ends, owner) - set(rest)
+        return clashes(starts, ends, self._stretches[1], owner) - set(rest)
 
 
 def _in_memory(p: Tensor) -> bool:

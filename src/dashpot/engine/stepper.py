@@ -24,7 +24,7 @@ from dashpot.engine.program import Numbers, Storage
 from dashpot.engine.rehearsal import rehearse
 from dashpot.engine.roster import Roster, step_count
 from dashpot.engine.rounding import seed_word, stream
-from dashpot.engine.undo import Undo, unchanged_on_error
+from dashpot.engine.undo import Undo, has_foreign_stages, unchanged_on_error
 from dashpot.errors import ArgumentError
 from dashpot.recipe import Recipe
 from dashpot.stages.base import Clock, Slot, Stage
@@ -55,6 +55,8 @@ class Stepper:
         self.roster = Roster()
         self._settled: dict[int, _Settled] = {}
         self._kinds: dict[int, tuple[tuple[Stage, ...], Kind]] = {}
+        self._recent: dict[Any, tuple[tuple[Stage, ...], Numbers]] = {}
+        """The numbers of the last step, where counts differ: most of the counts come again."""
 
     def take(self, optimizer: Optimizer, done: int) -> Verdict:
         """One step of every parameter with a gradient. What can be refused is refused before anything is written."""
@@ -180,6 +182,7 @@ class Stepper:
         for count in everywhere:
             _checked_count(type(optimizer).__name__, count)
         known: dict[Any, list[Numbers]] = {}
+        recent: dict[Any, tuple[tuple[Stage, ...], Numbers]] = {}
         for part in step.parts:
             distinct = everywhere
             if len(everywhere) > 1:
@@ -190,8 +193,23 @@ class Stepper:
             seed = part.group.get("seed")
             key = id(part.recipe.stages), part.recipe.lr, part.factor, part.window, part.ascends, seed, *distinct
             if key not in known:
-                known[key] = [_numbers(optimizer, part, int(count) + 1, seed) for count in distinct]
+                known[key] = [
+                    self._numbered(optimizer, part, (*key[:6], optimizer.running.clip_value, count), recent)
+                    for count in distinct
+                ]
             part.numbers = known[key]
+        self._recent = recent if len(everywhere) > 1 else {}
+
+    def _numbered(self, optimizer: Optimizer, part: Part, key: tuple[Any, ...], recent: dict[Any, Any]) -> Numbers:
+        """The numbers of one count, those of the last step where they follow from the same values."""
+        stages, seed, count = part.recipe.stages, key[5], key[-1]
+        held = self._recent.get(key)
+        if held is None:
+            held = stages, _numbers(optimizer, part, int(count) + 1, seed)
+            if not _is_pure(part.recipe):
+                return held[1]
+        recent[key] = held
+        return held[1]
 
     def _counts(self, step: Step) -> tuple[np.ndarray, list[float]]:
         """(each parameter's count of steps, the different ones); nearly always they are all the same."""
@@ -222,6 +240,12 @@ class Stepper:
 def _is_fixed(value: Any) -> bool:
     """True for a value that nobody can change in place."""
     return isinstance(value, (int, float, str, NoneType)) or (isinstance(value, tuple) and all(map(_is_fixed, value)))
+
+
+def _is_pure(recipe: Recipe) -> bool:
+    """True where a recipe's scalars follow from the clock alone: stages of ours, with settings that are numbers."""
+    values = (recipe.lr, *(value for line in recipe.lines for value in line.settings))
+    return all(map(_is_fixed, values)) and not has_foreign_stages(recipe)
 
 
 def _scale(step: Step, scale: Any) -> None:

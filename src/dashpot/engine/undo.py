@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dashpot.engine.blame import is_foreign
 from dashpot.engine.layout import is_plain
 from dashpot.engine.parts import Step
 from dashpot.recipe import Recipe
 
-__all__ = ["Undo", "unchanged_on_error"]
+__all__ = ["Undo", "has_foreign_stages", "unchanged_on_error"]
 
 
 class Undo:
@@ -56,11 +57,12 @@ def unchanged_on_error(step: Step, positions: Sequence[int]) -> Iterator[None]:
 
 
 def _can_fail(step: Step, i: int) -> bool:
-    return not is_plain(type(step.params[i])) or _has_foreign_stages(step.part_of()[i].recipe)
+    return not is_plain(type(step.params[i])) or has_foreign_stages(step.part_of()[i].recipe)
 
 
-def _has_foreign_stages(recipe: Recipe) -> bool:
-    return any(not type(stage).__module__.startswith("dashpot.") for stage in recipe.stages)
+def has_foreign_stages(recipe: Recipe) -> bool:
+    """True where a stage is not dashpot's own: it may fail, or draw at random."""
+    return any(is_foreign(type(stage)) for stage in recipe.stages)
 
 
 def _written(step: Step, i: int) -> list[Tensor]:
