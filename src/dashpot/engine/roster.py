@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from itertools import chain
+from itertools import chain, count
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -63,6 +63,8 @@ class _Home:
     ) -> None:
         self.kernel, self.active, self.keys, self.spread = kernel, active, keys, spread
         self.width = width
+        self.version = 0
+        """How often a row was put or dropped."""
         self._rows: dict[int, _Row] = {}  # by ordinal
         self._places: dict[int, int] | None = None
         self._arrays: tuple[np.ndarray, ...] = ()
@@ -71,11 +73,18 @@ class _Home:
         """Take in a parameter, or a new look at it."""
         self._rows[ordinal] = row
         self._places = None
+        self.version += 1
 
     def drop(self, ordinal: int) -> None:
         """Forget a parameter that is elsewhere now."""
         del self._rows[ordinal]
         self._places = None
+        self.version += 1
+
+    def stretches(self) -> np.ndarray:
+        """Of all its parameters."""
+        spans = [span for row in self._rows.values() for span in row.stretches]
+        return np.array(spans, dtype=np.int64).reshape(-1, 2)
 
     def chosen(self, ordinals: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """(rows, places of the records, records, stretches) of some parameters."""
@@ -198,6 +207,8 @@ class Roster:
         self._chosen: tuple[list[int], list[Any]] | None = None
         self._stretches = np.zeros((3, 0), dtype=np.int64)  # starts, ends, owners
         self._spans = 0, 0, 0
+        self._apart: np.ndarray | None = None
+        self._apart_version = -1
 
     def usable(self) -> list[Table]:
         """The tables whose kernels have not failed their first comparison."""
@@ -218,7 +229,7 @@ class Roster:
         changed = chosen != self._chosen or len(self.usable()) < len(self.tables)
         stale = self._unknown(step, chosen[0]) if changed else sorted(self.others)
         self._chosen = None  # until all is well
-        for attempt in range(4):
+        for attempt in count():  # from the third time on, what still does not fit is left to the eager engine
             for i in stale:
                 make(i)
                 refused = eager or step.division.refused.get(i)
@@ -232,6 +243,9 @@ class Roster:
                 break
             stale, changed = [i for i, why in strange.items() if why == _CHANGED], True
             overlapping = [i for i in strange if i not in stale]
+            if overlapping and self._apart is not None:  # perhaps only with what had a gradient once
+                self._apart = None
+                continue
             for i in {*overlapping, *self._overlapped(step, overlapping)} if attempt < 2 else strange:
                 self._place(step, i, SHARED)
         step.copies += (copy for table in self.tables for copy in table.copies(step))
@@ -275,14 +289,14 @@ class Roster:
         if not kernel.ready():
             return str(kernel.failed), None
         slots = {slot: state[slot.key] for slot in storage.slots(part.recipe)}
-        spread, count = step.division.spread(i), state["step"]
+        spread, steps = step.division.spread(i), state["step"]
         keys, width = ("step", *(slot.key for slot in slots)), g.element_size()
         key = kernel, part.kind.active, keys, spread, width
         if key not in self._homes:
             self._homes[key] = _Home(*key)
         ordinal = numbered(step.ordinals[i], spread)
-        row = row_of(ordinal, p, count, slots.values()), record_of(p, g, count, slots)
-        return self._homes[key], _Row(*row, list(map(stretch, (p, count, *slots.values()))))
+        row = row_of(ordinal, p, steps, slots.values()), record_of(p, g, steps, slots)
+        return self._homes[key], _Row(*row, list(map(stretch, (p, steps, *slots.values()))))
 
     def _arrange(self, step: Step) -> None:
         """Put the parameters of a step into tables."""
@@ -299,7 +313,11 @@ class Roster:
                     members.setdefault(place, []).append(i)
         numbers = np.array(step.ordinals)
         chosen = {home: home.chosen(numbers[at].tolist()) for home, at in members.items()}
-        shared = self._spread_out(step, {home: (at, chosen[home][3]) for home, at in members.items()})
+        apart, shared = None if self.others else self._known_apart(), set[int]()
+        if apart is None:
+            shared = self._spread_out(step, {home: (at, chosen[home][3]) for home, at in members.items()})
+        else:
+            self._note(apart)
         if shared:
             for i in shared:
                 self._place(step, i, SHARED)
@@ -308,6 +326,23 @@ class Roster:
         parts = np.repeat(range(len(step.parts)), [part.stop - part.start for part in step.parts])
         self.tables = [Table(home, at, chosen[home][:3], parts[at]) for home, at in members.items()]
         self.groups = [part.place for part in step.part_of()]
+
+    def _known_apart(self) -> np.ndarray | None:
+        """Where all parameters lie that ever had a gradient, if no two share memory: then no set of them does."""
+        version = sum(home.version for home in self._homes.values())
+        if version != self._apart_version:
+            none = np.zeros((0, 2), dtype=np.int64)
+            spans = np.concatenate([none, *(home.stretches() for home in self._homes.values())])
+            spans = spans[np.argsort(spans[:, 0])]
+            starts, reach = spans[:, 0], np.maximum.accumulate(spans[:, 1])
+            self._apart_version = version
+            self._apart = None if (starts[1:] < reach[:-1]).any() else np.array([starts, reach])
+        return self._apart
+
+    def _note(self, stretches: np.ndarray) -> None:
+        """Keep where everything lies that a step writes, in order: starts, ends, owners where they matter."""
+        self._stretches, address = stretches, stretches.ctypes.data
+        self._spans = stretches.shape[1], address, address + stretches.strides[0]
 
     def _spread_out(self, step: Step, chosen: Mapping[_Home, tuple[list[int], np.ndarray]]) -> set[int]:
         """Note where everything lies that the step writes; returns the positions of what kernels cannot take for it."""
@@ -320,10 +355,9 @@ class Roster:
         spans, owner = np.concatenate(stretches), np.concatenate(owners)
         order = np.argsort(spans[:, 0])
         starts, ends, owner = spans[order, 0], spans[order, 1], owner[order]
-        self._stretches = np.array([starts, np.maximum.accumulate(ends), owner])
-        address = self._stretches.ctypes.data
-        self._spans = len(order), address, address + self._stretches.strides[0]
-        return clashes(starts, ends, self._stretches[1], owner) - set(rest)
+        reach = np.maximum.accumulate(ends)
+        self._note(np.array([starts, reach, owner]))
+        return clashes(starts, ends, reach, owner) - set(rest)
 
 
 def _in_memory(p: Tensor) -> bool:

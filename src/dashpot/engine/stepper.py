@@ -186,10 +186,10 @@ class Stepper:
         for part in step.parts:
             distinct = everywhere
             if len(everywhere) > 1:
-                counts, step.which[part.start : part.stop] = np.unique(
-                    found[part.start : part.stop], return_inverse=True
-                )
-                distinct = counts.tolist()
+                counts = found[part.start : part.stop].tolist()
+                distinct = list(dict.fromkeys(counts))
+                number = {count: n for n, count in enumerate(distinct)}
+                step.which[part.start : part.stop] = list(map(number.__getitem__, counts))
             seed = part.group.get("seed")
             key = id(part.recipe.stages), part.recipe.lr, part.factor, part.window, part.ascends, seed, *distinct
             if key not in known:
