@@ -72,6 +72,21 @@ def test_a_tensor_subclass_that_fails_changes_nothing(engine, monkeypatch):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+def test_a_first_step_that_fails_leaves_no_state(engine, monkeypatch):
+    first, second = parameters(shapes=((3, 2), (4,)))
+    params = [first, Refusing(second.detach())]
+    optimizer = dp.AdamW(params, lr=0.1, engine=engine)
+    before = [p.detach().clone() for p in params]
+    monkeypatch.setattr(Refusing, "refuses", True)
+    with pytest.raises(FaultError):
+        march([(params, optimizer)], range(1))
+    monkeypatch.setattr(Refusing, "refuses", False)
+    assert not optimizer.state
+    assert optimizer.steps_done() == 0
+    assert all(map(torch.equal, params, before))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 def test_state_made_in_inference_mode_is_ordinary_state(engine):
     params, others = parameters(), parameters()
     optimizer, other = (dp.AdamW(ps, lr=0.1, engine=engine) for ps in (params, others))

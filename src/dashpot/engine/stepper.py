@@ -68,13 +68,14 @@ class Stepper:
         try:
             self._made_ready(optimizer, step, undo)
             verdict = judge(optimizer.running, optimizer._engine, step, self.roster, optimizer._scaler())
+            if not verdict.skip:
+                self._run(optimizer, step, verdict)
         except BaseException:
             undo()
             raise
         if verdict.skip:
             undo()
             return verdict
-        self._run(optimizer, step, verdict)
         for group in optimizer.param_groups if step.parts else ():
             group["steps_done"] = done + 1
         return verdict
