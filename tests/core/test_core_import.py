@@ -1,4 +1,4 @@
-"""What `import dashpot` costs: torch and numpy only, and little time beside theirs."""
+"""What `import dashpot` brings along: torch and numpy only; benchmarks/step.py measures its time."""
 
 import json
 import subprocess
@@ -7,12 +7,11 @@ import sys
 import pytest
 
 SCRIPT = """
-import json, sys, time
+import json, sys
 import numpy, torch
-before, start = set(sys.modules), time.perf_counter()
+before = set(sys.modules)
 import dashpot
-seconds = time.perf_counter() - start
-print(json.dumps({"seconds": seconds, "new": sorted(set(sys.modules) - before), "all": sorted(sys.modules)}))
+print(json.dumps({"new": sorted(set(sys.modules) - before), "all": sorted(sys.modules)}))
 """
 
 
@@ -40,11 +39,6 @@ def test_workbench_modules_stay_out(imported):
     """The optimizers need no data set, task, comparison or command line."""
     for part in ("cli", "comparison", "data", "tasks", "training", "verification"):
         assert f"dashpot.{part}" not in imported["all"]
-
-
-def test_it_is_quick(imported):
-    """Measured 0.06 s after torch on one core; 1 s leaves room for a busy machine and none for a heavy import."""
-    assert imported["seconds"] < 1.0
 
 
 def test_every_public_name_is_there():
