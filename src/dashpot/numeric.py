@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dashpot.constraints import Scalar, is_numeric_tensor, is_unreadable
 
-__all__ = ["bound", "is_number", "minimum", "read", "scalar_dtype", "where"]
+__all__ = ["bound", "is_number", "is_numeric", "minimum", "read", "scalar_dtype", "told_apart", "where"]
 
 _MOST = 2**63 - 1  # torch computes with no larger integer
 _PLAIN = (float, int, bool, str, type(None))
@@ -92,3 +92,17 @@ def bound(value: Any, x: Any) -> Any:
 def is_number(value: object) -> TypeGuard[float]:
     """True for a Python number: one whose value can be looked at without waiting for a device."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def told_apart(value: Any) -> Any:
+    """What to look a value up by: True is not 1 here."""
+    if isinstance(value, (tuple, list)):
+        return tuple(map(told_apart, value))
+    return (bool, value) if isinstance(value, bool) else value
+
+
+def is_numeric(value: Any) -> bool:
+    """True for a number or a pair of numbers; older checkpoints and torch's may lack flags and choices."""
+    if isinstance(value, tuple):
+        return value != () and all(is_numeric(item) for item in value)
+    return is_number(value) or isinstance(value, Tensor)

@@ -4,39 +4,39 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache, wraps
+from functools import cache
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
-from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from dashpot import knobs, state_dicts
 from dashpot.constraints import ARGUMENTS, FLAG, Interval, check, shown
 from dashpot.engine.device_stepper import DeviceStepper
 from dashpot.engine.dispatch import Engine
 from dashpot.engine.gate import Verdict
+from dashpot.engine.gradients import check_gradient
 from dashpot.engine.initial import make_state, only_makes_state
 from dashpot.engine.parts import Step
 from dashpot.engine.roster import step_count
 from dashpot.engine.stepper import Stepper
 from dashpot.errors import ArgumentError
 from dashpot.group_keys import check_keys, check_params
-from dashpot.numeric import is_number, minimum, read
+from dashpot.numeric import is_number, is_numeric, minimum, read, told_apart
 from dashpot.options import LASTING, Options, Running, Unpack
 from dashpot.recipe import Recipe
 from dashpot.schedules import Schedule
 from dashpot.scheduling import carried, check_schedules, lr_in_force, schedules_by_name
 from dashpot.stages import AdaptiveClip
 from dashpot.warn import warn
+from dashpot.watched import annotated_where_watched, is_traced
 
 __all__ = ["Optimizer"]
 
 # Groups keep every setting under the name that torch's schedulers write to.
 _STORED_AS = {"pole": "momentum"}
 _COUNTS = 2**53  # schedules compute with floats, which tell integers apart up to here
-_PLAIN = (Tensor, torch.nn.Parameter)
 _ROUNDING = 1e-12  # of the highest rate: torch's recursive schedulers end a ramp to zero this close below it
 
 
@@ -183,7 +183,7 @@ class Optimizer(torch.optim.Optimizer):
         lr, tensors = settings["lr"], _tensors(settings)
         if tensors:
             self._refuse_meta(tensors, group.get("params", ()))
-        key = (self.running.adaptive_clip, *(_told_apart(v) for name, v in settings.items() if name != "lr"))
+        key = (self.running.adaptive_clip, *(told_apart(v) for name, v in settings.items() if name != "lr"))
         try:
             known = self._recipes.get(key)
         except TypeError:  # a value without a hash is no setting; the check below says which one
@@ -306,7 +306,7 @@ class Optimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if torch.compiler.is_dynamo_compiling() or _is_traced():
+        if is_traced():
             self._untraced(self)
         else:
             self._step()
@@ -314,19 +314,8 @@ class Optimizer(torch.optim.Optimizer):
 
     @staticmethod
     def profile_hook_step(func: Callable[..., Any]) -> Callable[..., Any]:
-        """torch's wrapper of `step`, taken only where a hook or a profiler is there to see it.
-
-        Its annotation costs a small model a fifth of a step, profiler or not.
-        """
-        recorded = torch.optim.Optimizer.profile_hook_step(func)
-
-        @wraps(func)
-        def step(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
-            if torch.compiler.is_dynamo_compiling() or _is_profiled() or _has_hooks(self):
-                return recorded(self, *args, **kwargs)
-            return func(self, *args, **kwargs)
-
-        return step
+        """torch's wrapper of `step`, taken only where a hook or a profiler is there to see it."""
+        return annotated_where_watched(func)
 
     def _step(self) -> None:
         if self._only_makes_state():
@@ -382,35 +371,8 @@ class Optimizer(torch.optim.Optimizer):
         return maximize
 
     def _check_gradient(self, p: Tensor) -> None:
-        grad, owner = p.grad, type(self).__name__
-        assert grad is not None
-        if grad.layout != torch.strided:
-            raise ArgumentError(
-                f"{owner}: gradients must be dense, got layout {grad.layout} for shape {tuple(p.shape)}."
-            )
-        if grad.dtype != p.dtype or grad.device != p.device or grad.shape != p.shape:
-            name = next(name for name in ("dtype", "device", "shape") if getattr(grad, name) != getattr(p, name))
-            raise ArgumentError(
-                f"{owner}: a gradient's {name} must be its parameter's, {getattr(p, name)}, got {getattr(grad, name)}."
-            )
-        if self.defaults["differentiable"] and p.is_leaf and p.requires_grad:
-            raise ArgumentError(
-                f"{owner}: differentiable=True writes the recorded step into the parameters, which must not be leaves "
-                f"that require gradients: give clones of them, got a leaf of shape {tuple(p.shape)}."
-            )
-        kept = {key: value for key, value in self.state.get(p, {}).items() if isinstance(value, Tensor)}
-        frozen = [key for key, value in kept.items() if value.is_inference() and key != "step"]
-        frozen = ["the parameter", *frozen] if p.is_inference() else frozen
-        if frozen and not torch.is_inference_mode_enabled():
-            raise ArgumentError(
-                f"{owner}: {frozen[0]} of shape {tuple(p.shape)} was made in inference mode and cannot be changed "
-                "outside it; put a clone in its place."
-            )
-        if any(map(_is_without_memory, (p, grad, *kept.values()))):
-            raise ArgumentError(
-                f"{owner}: the memory of a parameter of shape {tuple(p.shape)}, of its gradient or of its state "
-                "was released (its storage has no bytes)."
-            )
+        differentiable = bool(self.defaults["differentiable"])
+        check_gradient(type(self).__name__, p, self.state.get(p, {}), differentiable=differentiable)
 
     def _scaler(self) -> tuple[Any, Any]:
         """What `torch.amp.GradScaler` left for this step: (loss scale, whether it found an infinity)."""
@@ -468,7 +430,7 @@ class Optimizer(torch.optim.Optimizer):
         """A saved group as the group `own` takes it over; refuses a group of another method."""
         owner = type(self).__name__
         saved = state_dicts.plain_group(owner, saved, own, self._COUNTERS)
-        numbers = [name for name, value in self._settings(self.defaults).items() if _is_numeric(value)]
+        numbers = [name for name, value in self._settings(self.defaults).items() if is_numeric(value)]
         lacking = [name for name in numbers if name not in saved]
         if lacking:
             raise ArgumentError(f"{owner}: the saved group has no {', '.join(lacking)}; it is of another method.")
@@ -518,28 +480,6 @@ def _size(group: Mapping[str, Any]) -> str:
     return ", ".join([*parts, "maximize=True"] if group.get("maximize") else parts)
 
 
-_is_profiled = torch.autograd._profiler_enabled  # pyright: ignore[reportPrivateImportUsage]
-
-
-def _has_hooks(optimizer: Optimizer) -> bool:
-    own = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
-    return bool(own or _global_optimizer_pre_hooks or _global_optimizer_post_hooks)
-
-
-def _is_traced() -> bool:
-    """Whether Dynamo looks at frames that begin now; `torch.compiler.disable` costs a small step a tenth of it."""
-    frames = getattr(getattr(torch._C, "_dynamo", None), "eval_frame", None)
-    callback = getattr(frames, "get_eval_frame_callback", None)
-    return callback is None or callback() is not None
-
-
-def _is_without_memory(x: Tensor) -> bool:
-    """True for a tensor whose storage was resized to nothing: whoever reads an element of it reads anything."""
-    if type(x) not in _PLAIN or x.layout != torch.strided or x.data_ptr() != 0:
-        return False
-    return x.numel() > 0 and x.device.type != "meta" and not torch.compiler.is_compiling()
-
-
 def _tensors(settings: Mapping[str, Any]) -> dict[str, Tensor]:
     """The settings that are tensors, or pairs with one."""
     found: dict[str, Tensor] = {}
@@ -548,13 +488,6 @@ def _tensors(settings: Mapping[str, Any]) -> dict[str, Tensor]:
             if isinstance(item, Tensor):
                 found[name] = item
     return found
-
-
-def _told_apart(value: Any) -> Any:
-    """What to look a value up by: True is not 1 here."""
-    if isinstance(value, (tuple, list)):
-        return tuple(map(_told_apart, value))
-    return (bool, value) if isinstance(value, bool) else value
 
 
 @cache
@@ -567,10 +500,3 @@ def _constructor_arguments(cls: type[Optimizer]) -> tuple[str, ...]:
 @cache
 def _argument_names(function: Callable[..., Any]) -> tuple[str, ...]:
     return tuple(inspect.signature(function).parameters)
-
-
-def _is_numeric(value: Any) -> bool:
-    """True for a number or a pair of numbers; older checkpoints and torch's may lack flags and choices."""
-    if isinstance(value, tuple):
-        return value != () and all(_is_numeric(item) for item in value)
-    return is_number(value) or isinstance(value, Tensor)
