@@ -243,7 +243,7 @@ class Roster:
                 break
             stale, changed = [i for i, why in strange.items() if why == _CHANGED], True
             overlapping = [i for i in strange if i not in stale]
-            if overlapping and self._apart is not None:  # perhaps only with what had a gradient once
+            if overlapping and self._apart is not None and attempt < 2:  # perhaps only with what had a gradient once
                 self._apart = None
                 continue
             for i in {*overlapping, *self._overlapped(step, overlapping)} if attempt < 2 else strange:
