@@ -26,6 +26,7 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	$(BIN)/python tools/prose_lint.py
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
