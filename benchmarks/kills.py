@@ -33,8 +33,8 @@ from torch import Tensor, nn
 
 from dashpot.data import Batches, digits
 from dashpot.tasks import Problem, Task, accuracy
-from dashpot.training import archive
 from dashpot.training.callbacks.checkpoints import latest
+from dashpot.training.state import checkpoint_file
 
 TRAIN = [sys.executable, "-m", "dashpot_command", "train"]
 OPTIONS = "--ema 0.99 --accumulate 2 --schedule 1cycle --checkpoint-every 3 --keep 3 --log csv --threads 1 --epochs 8"
@@ -161,7 +161,7 @@ def fingerprint(folder: Path) -> str:
     newest = latest(folder / "checkpoints")
     assert newest is not None
     digest = hashlib.sha256()
-    _feed(digest, archive.read(newest))
+    _feed(digest, checkpoint_file.read(newest))
     return digest.hexdigest()
 
 
@@ -203,7 +203,7 @@ def check(folder: Path, whole: Path) -> list[str]:
     found += [f"{path.name} was left" for path in halves(folder)]
     found += [f"{path.name} was left" for path in folder.rglob("*.damaged*")]
     for path in folder.rglob("*.ckpt"):
-        archive.read(path)
+        checkpoint_file.read(path)
     return [f"{folder.name}: {fault}" for fault in found]
 
 

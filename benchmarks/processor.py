@@ -8,8 +8,8 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
-from dashpot.comparison.environment import machine
 from dashpot.engine.native.compiler import find
+from dashpot.runs.environment import machine
 
 CAPABILITY = "ATEN_CPU_CAPABILITY"
 

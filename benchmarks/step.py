@@ -36,7 +36,7 @@ from cases import LARGE, NARROW, OTHERS, SHAPES, TARGETS, Case
 from page import Place
 from timing import Row, bandwidths, measure, threads
 
-from dashpot.comparison.environment import machine
+from dashpot.runs.environment import machine
 
 START = time.monotonic()
 PLACE = Place("<!-- tables of benchmarks/step.py -->", "<!-- end of tables -->")

@@ -37,7 +37,7 @@ def _load() -> Callable[[Sequence[str]], int] | None:
         if "torch" in sys.modules:  # `python -m dashpot`: too late, so the process starts over, in place, once
             os.execve(sys.executable, sys.orig_argv, {**os.environ, POLICY: "PASSIVE"})
         os.environ[POLICY] = "PASSIVE"
-    from dashpot.cli import run
+    from dashpot.cli.main import run
 
     return run
 

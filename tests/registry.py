@@ -69,7 +69,7 @@ class Subject:
     def product_at(self, step: int) -> bool:
         """True where it takes a Hessian-vector product at `step` = 0, 1, ... of an uninterrupted run."""
         optimizer = self.make([torch.zeros(1, requires_grad=True)])
-        assert isinstance(optimizer, dp.curvature.SecondOrder)
+        assert isinstance(optimizer, dp.SecondOrder)
         last = None
         for done in range(step + 1):
             if due := optimizer.probing.due(done, last):
@@ -82,7 +82,7 @@ class Subject:
         optimizer = self.make([torch.zeros(1, requires_grad=True)])
         if not optimizer.recipe.observes():
             return {}
-        assert isinstance(optimizer, dp.curvature.SecondOrder)
+        assert isinstance(optimizer, dp.SecondOrder)
         return optimizer.probing._asdict()
 
     @property

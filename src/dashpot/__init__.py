@@ -10,18 +10,23 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dashpot import clip, curvature, functional, mappings, schedules, stages
-from dashpot.autosgm import AutoSGM
-from dashpot.design_methods import NAG, QHM, SGM, CenteredAdam, HeavyBall, QHAdam
-from dashpot.engine.explain import explain_engine
+from dashpot import clip, curvature, functional, schedules, stages
 from dashpot.errors import ArgumentError, CurvatureError, DashpotError, DataError, NonFiniteError, RunError
-from dashpot.group_keys import nearest
-from dashpot.optim import Optimizer
-from dashpot.options import Options
-from dashpot.param_groups import ParamGroups, param_groups
-from dashpot.recipe import Diff, Recipe, diff
+from dashpot.optimizers.adam_variants import CenteredAdam, QHAdam
+from dashpot.optimizers.autosgm import AutoSGM
+from dashpot.optimizers.base import Optimizer
+from dashpot.optimizers.explain import explain_engine
+from dashpot.optimizers.group_keys import nearest
+from dashpot.optimizers.momentum import NAG, QHM, HeavyBall
+from dashpot.optimizers.options import Options
+from dashpot.optimizers.param_groups import ParamGroups, param_groups
+from dashpot.optimizers.second_order import ESGD, AdaHessian, Sophia
+from dashpot.optimizers.second_order_base import SecondOrder
+from dashpot.optimizers.sgm import SGM
+from dashpot.optimizers.torch_compatible import SGD, Adam, AdamW, NAdam, RMSprop
+from dashpot.recipes import momentum_forms
+from dashpot.recipes.recipe import Diff, Recipe, diff
 from dashpot.schedules import Schedule, Scheduler, Window
-from dashpot.second_order import ESGD, AdaHessian, Sophia
 from dashpot.stages import (
     AdaptiveClip,
     CenteredMoment,
@@ -43,7 +48,6 @@ from dashpot.stages import (
     elementwise,
     per_tensor,
 )
-from dashpot.torch_methods import SGD, Adam, AdamW, NAdam, RMSprop
 
 if TYPE_CHECKING:
     from dashpot.verification import Verification, verify
@@ -93,6 +97,7 @@ __all__ = [
     "Schedule",
     "Scheduler",
     "SecondMoment",
+    "SecondOrder",
     "Sophia",
     "Stage",
     "Verification",
@@ -105,7 +110,7 @@ __all__ = [
     "elementwise",
     "explain_engine",
     "functional",
-    "mappings",
+    "momentum_forms",
     "param_groups",
     "per_tensor",
     "schedules",

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dashpot.constraints import POSITIVE, Interval, check, shown
 from dashpot.errors import ArgumentError
-from dashpot.numeric import is_number
+from dashpot.utils.scalars import is_number
 
 __all__ = ["clip_by_norm", "clip_by_value", "norm_factor", "total_norm"]
 

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from dashpot.constraints import Interval, check, shown
+from dashpot.engine.dry_run import rehearse
 from dashpot.engine.eager import new_slots
 from dashpot.engine.program import Numbers, advance, compute_dtype, take_in
-from dashpot.engine.rehearsal import rehearse
 from dashpot.errors import ArgumentError
-from dashpot.numeric import scalar_dtype
-from dashpot.recipe import Recipe
+from dashpot.recipes.recipe import Recipe
 from dashpot.stages.base import Clock, Observation
+from dashpot.utils.scalars import scalar_dtype
 
 __all__ = ["init", "observe", "update"]
 

@@ -18,9 +18,9 @@ from cli_support import refused
 from dashpot import data, tasks
 from dashpot.comparison import demo, known_entries
 from dashpot.comparison.demo import demo_study
-from dashpot.comparison.entries import RATE_SCHEDULES
 from dashpot.errors import DataError
-from dashpot.methods import METHODS
+from dashpot.optimizers.registry import METHODS
+from dashpot.runs.entries import RATE_SCHEDULES
 
 
 def test_compare_on_ones_own_task_writes_everything_and_prints_the_summary(dashpot, my_task):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dashpot.comparison import Folder, Interrupted
-from dashpot.comparison.interrupt import interruptible
+from dashpot.runs.signals import interruptible
 from dashpot_command import main
 
 COMMAND = [sys.executable, "-m", "dashpot_command"]
@@ -70,7 +70,7 @@ def test_the_command_lets_threads_sleep_before_torch_is_loaded(monkeypatch, word
     for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(sys, "argv", ["dashpot", *words])
-    monkeypatch.setattr("dashpot.cli.run", lambda _: found.append(os.environ["OMP_WAIT_POLICY"]) or 5)
+    monkeypatch.setattr("dashpot.cli.main.run", lambda _: found.append(os.environ["OMP_WAIT_POLICY"]) or 5)
     monkeypatch.delitem(sys.modules, "torch")
     monkeypatch.setenv("OMP_WAIT_POLICY", "")  # which the next line undoes, and the end of the test what main sets
     monkeypatch.delenv("OMP_WAIT_POLICY")

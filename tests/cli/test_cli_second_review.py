@@ -20,9 +20,11 @@ from cli_support import WORDS, contents, refused, same, stop_at
 from dashpot import __main__
 from dashpot.comparison import read_run
 from dashpot.errors import ArgumentError, RunError
-from dashpot.training import Engine, archive, launch
-from dashpot.training.folder import RunFolder, default_name
-from dashpot.training.settings import Settings, read_settings
+from dashpot.training import Engine
+from dashpot.training.distributed import launcher
+from dashpot.training.run.folder import RunFolder, default_name
+from dashpot.training.run.settings import Settings, read_settings
+from dashpot.training.state import checkpoint_file
 
 
 @pytest.fixture(autouse=True)
@@ -111,7 +113,7 @@ def test_a_run_killed_between_its_first_epoch_and_checkpoint_starts_over_and_kee
         raise MemoryError("killed")
 
     with monkeypatch.context() as patch:
-        patch.setattr(archive, "write", die)
+        patch.setattr(checkpoint_file, "write", die)
         with pytest.raises(MemoryError):
             dashpot("train", my_task, *WORDS, "--epochs", 3, "--log", "csv", "--out", "a")
     record = Path("a/run.jsonl").read_bytes()
@@ -256,7 +258,7 @@ def test_too_few_devices_are_found_before_anything_starts(
     dashpot, my_task, machine, monkeypatch, cuda, mps, accelerator, sentence
 ):
     machine(cuda, mps)
-    monkeypatch.setattr(launch, "supervise", lambda *_: pytest.fail("started"))
+    monkeypatch.setattr(launcher, "supervise", lambda *_: pytest.fail("started"))
     words = ("--accelerator", accelerator, "--devices", 4)
     assert refused(dashpot("train", my_task, *WORDS, *words)) == sentence
 
@@ -367,7 +369,7 @@ def test_every_command_in_a_message_can_be_pasted(dashpot, my_task, monkeypatch,
 
 def test_processes_of_a_run_find_a_folder_whose_name_begins_with_a_dash(dashpot, my_task, monkeypatch):
     seen = []
-    monkeypatch.setattr(launch, "supervise", lambda command, *_: seen.append(command) or 0)
+    monkeypatch.setattr(launcher, "supervise", lambda command, *_: seen.append(command) or 0)
     assert dashpot("train", my_task, *WORDS, "--out=-dash", "--devices", 2, "--accelerator", "cpu")[0] == 0
     assert seen[0][-3:] == ["train", "--resume", "./-dash"]
 
@@ -395,7 +397,7 @@ def test_a_damaged_record_of_a_run_says_what_starts_a_new_one(dashpot, my_task, 
 
 def test_the_record_has_the_command_that_was_typed(dashpot, my_task, monkeypatch):
     """Also where it is a process of several that begins the record."""
-    monkeypatch.setattr(launch, "supervise", lambda *_: 0)
+    monkeypatch.setattr(launcher, "supervise", lambda *_: 0)
     words = ("train", my_task, *WORDS, "--epochs", 1, "--out", "a", "--accelerator", "cpu", "--devices", 2)
     assert dashpot(*words)[0] == 0
     assert not Path("a/run.jsonl").exists()
@@ -474,7 +476,7 @@ def test_a_record_that_does_not_tell_its_settings_is_no_obstacle(dashpot, my_tas
 # ---- Ctrl-C while it starts ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("module", ["cyclopts", "dashpot.cli"])
+@pytest.mark.parametrize("module", ["cyclopts", "dashpot.cli.main"])
 def test_ctrl_c_while_it_starts_is_no_traceback(monkeypatch, capsys, module):
     real = builtins.__import__
 

@@ -18,10 +18,12 @@ import torch
 from cli_support import WORDS, final, refused, same, stop_at
 
 from dashpot.comparison import read_run
-from dashpot.training import Learner, archive, run
+from dashpot.training import Learner
 from dashpot.training.callbacks.checkpoints import latest, read_newest
-from dashpot.training.callbacks.record import Record
-from dashpot.training.settings import read_settings
+from dashpot.training.callbacks.run_log import Record
+from dashpot.training.run import run
+from dashpot.training.run.settings import read_settings
+from dashpot.training.state import checkpoint_file
 
 
 @pytest.fixture(autouse=True)
@@ -124,7 +126,7 @@ def test_a_killed_run_goes_on_to_the_same_bits_and_the_same_record(dashpot, my_t
 def test_a_run_killed_between_its_record_and_its_checkpoint_repeats_that_epoch_once(dashpot, my_task, monkeypatch, at):
     words = (my_task, *WORDS, "--epochs", 3, "--log", "csv")
     dashpot("train", *words, "--out", "whole")
-    write, count = archive.write, itertools.count(1)
+    write, count = checkpoint_file.write, itertools.count(1)
 
     def die(*arguments):
         if next(count) == at:
@@ -132,7 +134,7 @@ def test_a_run_killed_between_its_record_and_its_checkpoint_repeats_that_epoch_o
         write(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(archive, "write", die)
+        patch.setattr(checkpoint_file, "write", die)
         with pytest.raises(MemoryError):
             dashpot("train", *words, "--out", "cut")
     assert len(read_run(Path("cut/run.jsonl")).epochs) == at
@@ -280,7 +282,7 @@ def test_lr_find_prints_a_curve_and_writes_a_page_where_it_is_told(dashpot, my_t
 def test_lr_find_refuses_a_place_for_its_page_before_the_search(dashpot, my_task, monkeypatch, out, sentence):
     Path("folder").mkdir()
     Path("file").write_text("")
-    monkeypatch.setattr("dashpot.training.run.find_rate", lambda _: pytest.fail("it searched"))
+    monkeypatch.setattr("dashpot.training.run.run.find_rate", lambda _: pytest.fail("it searched"))
     found = refused(dashpot("lr-find", my_task, "--optimizer", "sgd", "--out", out))
     assert found == sentence.format(place=Path.cwd())
 
@@ -458,7 +460,7 @@ def test_a_checkpoint_with_code_in_it_is_refused_and_nothing_runs(dashpot, my_ta
 
 def test_a_checkpoint_of_a_newer_format_is_refused(dashpot, my_task, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(archive, "FORMAT", 99)
+        patch.setattr(checkpoint_file, "FORMAT", 99)
         cut_run(dashpot, my_task, monkeypatch)
     assert "newer" in refused(dashpot("train", "--resume", "run"))
 

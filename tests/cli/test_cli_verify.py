@@ -9,7 +9,7 @@ import pytest
 import torch
 from cli_support import refused
 
-from dashpot.methods import METHODS
+from dashpot.optimizers.registry import METHODS
 from dashpot.verification.counterparts import IN_TORCH, reference
 
 QUICK = ("--steps", 4, "--timed-steps", 0)

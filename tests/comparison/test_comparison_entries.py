@@ -12,10 +12,10 @@ from torch import nn
 import dashpot
 from dashpot import schedules
 from dashpot.comparison import DEFAULT_METHODS, Entry, default_lr, entry, known_entries
-from dashpot.comparison.defaults import GENERIC_LR, TUNED_LR
 from dashpot.comparison.sweep import grid, sweep
 from dashpot.errors import ArgumentError
-from dashpot.methods import METHODS
+from dashpot.optimizers.registry import METHODS
+from dashpot.runs.default_lr import GENERIC_LR, TUNED_LR
 from dashpot.tasks import get, names
 
 

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dashpot.comparison import Lines, Live, Study, run_study
-from dashpot.comparison import pace as pace_module
-from dashpot.comparison.pace import Pace, duration
 from dashpot.comparison.progress import progress_for
+from dashpot.runs import eta as pace_module
+from dashpot.runs.eta import Pace, duration
 
 
 def told(tmp_path, chosen: Study) -> list[str]:

@@ -8,8 +8,8 @@ import math
 import pytest
 from comparison_support import finished, numbers
 
-from dashpot.comparison.records import FORMAT, Run, encode, epoch_lines, read_run
 from dashpot.errors import RunError
+from dashpot.runs.records import FORMAT, Run, encode, epoch_lines, read_run
 from dashpot.training import Divergence, Epoch
 
 HEADER = {"kind": "header", "format": FORMAT, "entry": "adam", "seed": 3}

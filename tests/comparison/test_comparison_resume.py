@@ -15,8 +15,8 @@ from comparison_support import diverging, finished, numbers, study, toy
 from dashpot.comparison import Interrupted, Progress, Study, known_entries, read_run, run_study
 from dashpot.comparison import runner as runner_module
 from dashpot.errors import RunError
-from dashpot.random_state import seed_all
-from dashpot.training import archive
+from dashpot.training.state import checkpoint_file
+from dashpot.utils.rng_state import seed_all
 
 STEPS = 12
 
@@ -68,7 +68,7 @@ def test_a_study_killed_again_and_again_gets_there(tmp_path):
     assert numbers(runs) == whole
 
 
-@pytest.mark.parametrize(("module", "place"), [(runner_module, "append_line"), (archive, "write")])
+@pytest.mark.parametrize(("module", "place"), [(runner_module, "append_line"), (checkpoint_file, "write")])
 @pytest.mark.parametrize("nth", [1, 2])
 def test_a_kill_before_or_after_writing_an_epoch_changes_no_number(tmp_path, monkeypatch, module, place, nth):
     whole = numbers(finished(tmp_path / "whole"))

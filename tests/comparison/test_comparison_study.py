@@ -13,10 +13,10 @@ from comparison_support import build, finished, numbers, study, toy
 
 import dashpot
 from dashpot.comparison import Entry, Folder, Study, entry, run_study
-from dashpot.comparison.folder import differences
-from dashpot.comparison.study import COUNT, SEED
 from dashpot.constraints import ARGUMENTS
 from dashpot.errors import ArgumentError, RunError
+from dashpot.runs.diff import differences
+from dashpot.runs.study import COUNT, SEED
 from dashpot.tasks import Problem
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dashpot.comparison import Run, summarise
-from dashpot.comparison.table import markdown_table, score_text, text_table
+from dashpot.runs.table import markdown_table, score_text, text_table
 
 SCORE = {"metric": "accuracy", "direction": "max", "phase": "eval", "target": 0.8}
 

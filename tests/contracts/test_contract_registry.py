@@ -8,7 +8,7 @@ from registry import KINDS, SUBJECTS, TORCH_METHODS, each
 
 import dashpot as dp
 from dashpot.constraints import OneOf
-from dashpot.methods import METHODS
+from dashpot.optimizers.registry import METHODS
 from dashpot.stages import Stage
 
 STAGES = {subject.name: subject.make(parameters()).recipe.stages for subject in SUBJECTS}

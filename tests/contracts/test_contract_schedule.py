@@ -7,9 +7,8 @@ from contracts.trajectories import distance, identical, parameters, run
 from registry import each
 
 import dashpot as dp
-from dashpot import knobs
 from dashpot.constraints import ARGUMENTS
-from dashpot.schedules import Cosine, Exponential, OneCycleMomentum
+from dashpot.schedules import Cosine, Exponential, OneCycleMomentum, hyperparams
 
 FALLING = Cosine(20, floor=0.1)
 CHANGING = Exponential(0.9)
@@ -56,9 +55,9 @@ def test_every_setting_follows_a_schedule(subject):
     for name in scalar_settings(subject):
         params, others = parameters(), parameters()
         first, second = scheduled(subject, params, {name: CHANGING}), subject.make(others, schedule=None)
-        base = knobs.read(second.param_groups[0], name)
+        base = hyperparams.read(second.param_groups[0], name)
         for step in range(4):
-            knobs.write(second.param_groups[0], name, CHANGING.value(base, step))
+            hyperparams.write(second.param_groups[0], name, CHANGING.value(base, step))
             run(first, params, [step])
             run(second, others, [step])
         assert identical(params, others)
@@ -163,7 +162,7 @@ def test_momentum_cycles_as_in_one_cycle(subject):
     params, others = parameters(), parameters()
     first, second = scheduled(subject, params, {"momentum": cycle}), subject.make(others, schedule=None)
     for step in range(4):
-        knobs.write(second.param_groups[0], "momentum", cycle(step))
+        hyperparams.write(second.param_groups[0], "momentum", cycle(step))
         run(first, params, [step])
         run(second, others, [step])
     assert identical(params, others)
@@ -227,7 +226,7 @@ def test_a_schedule_that_leaves_the_range_is_refused_before_anything_is_written(
         params = parameters()
         optimizer = scheduled(subject, params, {name: Sinking()})
         needs_momentum = optimizer.defaults.get("nesterov") and name in ("momentum", "dampening")
-        if knobs.read(optimizer.param_groups[0], name) <= 0 or needs_momentum:
+        if hyperparams.read(optimizer.param_groups[0], name) <= 0 or needs_momentum:
             continue
         run(optimizer, params, 2)
         start = [p.detach().clone() for p in params]

@@ -8,7 +8,7 @@ import re
 import pytest
 
 import dashpot as dp
-from dashpot.methods import METHODS
+from dashpot.optimizers.registry import METHODS
 
 MODULES = sorted(
     item.name for item in pkgutil.walk_packages(dp.__path__, "dashpot.") if not item.name.endswith("__main__")

@@ -78,7 +78,7 @@ def test_exact_is_the_bias_correction_of_quasi_hyperbolic_momentum(beta, nu):
     for t, g in enumerate(inputs, start=1):
         m = beta * m + (1 - beta) * g
         expected.append((nu * m + (1 - nu) * g) / (1 - nu * beta**t))
-    point = dp.mappings.qhm(beta, nu)
+    point = dp.momentum_forms.qhm(beta, nu)
     close(directions([Filter(point.pole, point.zero)], inputs), expected)
 
 
@@ -91,7 +91,7 @@ def test_memory_debiases_the_memory_only(beta, nu):
     for t, g in enumerate(inputs, start=1):
         m = beta * m + (1 - beta) * g
         expected.append((1 - nu) * g + nu * m / (1 - beta**t))
-    point = dp.mappings.qhm(beta, nu)
+    point = dp.momentum_forms.qhm(beta, nu)
     close(directions([Filter(point.pole, point.zero, normalise="memory")], inputs), expected)
 
 
@@ -180,7 +180,7 @@ def test_a_pole_changed_during_a_run_follows_torch(zero):
     poles, inputs = [0.9, 0.5, 0.95, 0.7, 0.85], noise(5).tolist()
 
     def stages(t):
-        point = dp.mappings.heavy_ball(poles[t - 1]) if zero == 0 else dp.mappings.nesterov(poles[t - 1])
+        point = dp.momentum_forms.heavy_ball(poles[t - 1]) if zero == 0 else dp.momentum_forms.nesterov(poles[t - 1])
         return [Filter(*point, normalise="none")]
 
     p = torch.zeros(1, dtype=torch.float64)
@@ -236,7 +236,7 @@ def test_unit_gain_and_carry():
     assert unit_gain(0.9, 0.0) == pytest.approx(0.1, rel=1e-15)
     assert unit_gain(0.9, 0.9 / 1.9) == pytest.approx(0.19, rel=1e-14)
     assert unit_gain(0.9, 1 - 0.2**0.5) == pytest.approx(0.2236, abs=5e-5)
-    assert carry(*dp.mappings.qhm(0.9, 0.3)[:2]) == pytest.approx(0.27, rel=1e-14)
+    assert carry(*dp.momentum_forms.qhm(0.9, 0.3)[:2]) == pytest.approx(0.27, rel=1e-14)
 
 
 @pytest.mark.parametrize("normalise", ["exact", "autosgm", "memory", "running"])

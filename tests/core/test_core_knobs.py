@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dashpot.errors import ArgumentError
-from dashpot.knobs import locate, read, write
+from dashpot.schedules.hyperparams import locate, read, write
 
 SGD = {"params": [], "lr": 0.1, "momentum": 0.9}
 ADAM = {"params": [], "param_names": [], "lr": 0.1, "betas": (0.9, 0.999), "eps": 1e-8}

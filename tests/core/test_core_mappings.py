@@ -8,8 +8,8 @@ from core_support import directions, few, noise, stepped, tensor
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dashpot import mappings
-from dashpot.mappings import Point
+from dashpot.recipes import momentum_forms
+from dashpot.recipes.momentum_forms import Point
 from dashpot.stages import Filter
 
 POLES = st.floats(0.001, 0.999)
@@ -42,7 +42,7 @@ def test_averaged_momentum(beta):
     for g in GRADIENTS:
         m = beta * m + (1 - beta) * g
         expected.append(m)
-    close(at(mappings.ema(beta)), expected)
+    close(at(momentum_forms.ema(beta)), expected)
 
 
 @few
@@ -52,7 +52,7 @@ def test_heavy_ball(momentum):
     for g in GRADIENTS:
         v = momentum * v + g
         expected.append(v)
-    close(at(mappings.heavy_ball(momentum)), expected)
+    close(at(momentum_forms.heavy_ball(momentum)), expected)
 
 
 @few
@@ -63,17 +63,17 @@ def test_dampening_is_the_point_plus_a_transient_of_the_first_gradient(momentum,
         v = momentum * v + (1 - dampening) * g
         expected.append(v)
     transient = [dampening * momentum**t * GRADIENTS[0] for t in range(len(GRADIENTS))]
-    close(at(mappings.heavy_ball(momentum, dampening)) + tensor(transient), expected)
+    close(at(momentum_forms.heavy_ball(momentum, dampening)) + tensor(transient), expected)
 
 
 def test_dampening_equal_to_the_momentum_is_not_the_average():
     """The point is the same, the first gradient is not dampened."""
-    assert mappings.heavy_ball(0.9, dampening=0.9) == pytest.approx(mappings.ema(0.9))
+    assert momentum_forms.heavy_ball(0.9, dampening=0.9) == pytest.approx(momentum_forms.ema(0.9))
     p = torch.zeros(1, dtype=torch.float64)
     torch_sgd = torch.optim.SGD([p], lr=1.0, momentum=0.9, dampening=0.9)
     first = -stepped(torch_sgd, [p], [[tensor([GRADIENTS[0]])]])[0][0].item()
     assert first == GRADIENTS[0]
-    assert at(mappings.ema(0.9))[0].item() == pytest.approx(0.1 * GRADIENTS[0])
+    assert at(momentum_forms.ema(0.9))[0].item() == pytest.approx(0.1 * GRADIENTS[0])
 
 
 @few
@@ -83,7 +83,7 @@ def test_nesterov_as_torch_writes_it(momentum):
     for g in GRADIENTS:
         v = momentum * v + g
         expected.append(g + momentum * v)
-    close(at(mappings.nesterov(momentum)), expected)
+    close(at(momentum_forms.nesterov(momentum)), expected)
 
 
 @few
@@ -95,7 +95,7 @@ def test_nesterov_look_ahead_form_has_the_same_filter(momentum, lr):
         v = momentum * v - lr * curvature * (w + momentum * v)
         w = w + v
         ahead.append(w + momentum * v)
-    point, ours, seen = mappings.nesterov(momentum), [], []
+    point, ours, seen = momentum_forms.nesterov(momentum), [], []
     x = 2.0
     for _ in range(10):
         seen.append(curvature * x)
@@ -111,39 +111,39 @@ def test_quasi_hyperbolic_momentum(beta, nu):
     for g in GRADIENTS:
         m = beta * m + (1 - beta) * g
         expected.append((1 - nu) * g + nu * m)
-    close(at(mappings.qhm(beta, nu)), expected)
+    close(at(momentum_forms.qhm(beta, nu)), expected)
 
 
 @few
 @given(POLES)
 def test_quasi_hyperbolic_special_points(beta):
     """nu = 1 averaged momentum, nu = beta Nesterov's zero, nu = 0 plain."""
-    assert mappings.qhm(beta, 1.0) == pytest.approx(mappings.ema(beta), rel=1e-13)
-    point, nesterov = mappings.qhm(beta, beta), mappings.nesterov(beta)
+    assert momentum_forms.qhm(beta, 1.0) == pytest.approx(momentum_forms.ema(beta), rel=1e-13)
+    point, nesterov = momentum_forms.qhm(beta, beta), momentum_forms.nesterov(beta)
     assert point.zero == pytest.approx(nesterov.zero, rel=1e-13)
     assert point.gain == pytest.approx((1 - beta) * nesterov.gain, rel=1e-12)
-    close(at(mappings.qhm(beta, 0.0)), GRADIENTS)
+    close(at(momentum_forms.qhm(beta, 0.0)), GRADIENTS)
 
 
 def test_recommended_quasi_hyperbolic_point_of_esgd():
-    point = mappings.qhm(0.999, 0.7)
+    point = momentum_forms.qhm(0.999, 0.7)
     assert (point.zero, point.gain) == (pytest.approx(0.99667, abs=5e-6), pytest.approx(0.3007, abs=5e-5))
 
 
 def test_low_noise_zero():
     """zero 0.5528, unit gain sqrt((1-beta)/2), nu = (1 - sqrt((1-beta)/2))/beta for beta 0.9."""
-    zero = mappings.low_noise_zero(0.9)
+    zero = momentum_forms.low_noise_zero(0.9)
     point = Point(0.9, zero, math.sqrt(0.05))
     assert zero == pytest.approx(0.5528, abs=5e-5)
     assert point.dc_gain == pytest.approx(1, rel=1e-14)
-    assert mappings.to_qhm(point) == pytest.approx((0.9, (1 - math.sqrt(0.05)) / 0.9, 1.0), rel=1e-13)
+    assert momentum_forms.to_qhm(point) == pytest.approx((0.9, (1 - math.sqrt(0.05)) / 0.9, 1.0), rel=1e-13)
 
 
 @few
 @given(st.floats(0.5, 0.99))
 def test_low_noise_zero_gives_its_noise_gain(pole):
     """sum h_k^2 of the unit-DC filter is (1 - pole)(1 + zero)/(1 + pole)."""
-    zero = mappings.low_noise_zero(pole)
+    zero = momentum_forms.low_noise_zero(pole)
     gain = (1 - pole) / (1 - zero)
     taps = gain**2 * (1 + (pole - zero) ** 2 / (1 - pole**2))  # the sum of the geometric series of h_k^2
     assert taps == pytest.approx((1 - pole) * (1 + zero) / (1 + pole), rel=1e-10)
@@ -155,29 +155,29 @@ def test_low_noise_zero_gives_its_noise_gain(pole):
 @few
 @given(st.floats(0, 0.999))
 def test_ema_and_heavy_ball_are_each_other_with_another_rate(pole):
-    assert mappings.to_ema(mappings.ema(pole)) == pytest.approx((pole, 1.0), rel=1e-13)
-    assert mappings.to_heavy_ball(mappings.heavy_ball(pole)) == (pole, 1.0)
-    assert mappings.to_ema(mappings.heavy_ball(pole)) == pytest.approx((pole, 1 / (1 - pole)), rel=1e-13)
-    assert mappings.to_heavy_ball(mappings.ema(pole)) == pytest.approx((pole, 1 - pole), rel=1e-13)
+    assert momentum_forms.to_ema(momentum_forms.ema(pole)) == pytest.approx((pole, 1.0), rel=1e-13)
+    assert momentum_forms.to_heavy_ball(momentum_forms.heavy_ball(pole)) == (pole, 1.0)
+    assert momentum_forms.to_ema(momentum_forms.heavy_ball(pole)) == pytest.approx((pole, 1 / (1 - pole)), rel=1e-13)
+    assert momentum_forms.to_heavy_ball(momentum_forms.ema(pole)) == pytest.approx((pole, 1 - pole), rel=1e-13)
 
 
 @few
 @given(POLES, st.floats(0, 0.99))
 def test_dampened_heavy_ball_is_a_heavy_ball_with_another_rate(pole, dampening):
-    momentum, factor = mappings.to_heavy_ball(mappings.heavy_ball(pole, dampening))
+    momentum, factor = momentum_forms.to_heavy_ball(momentum_forms.heavy_ball(pole, dampening))
     assert (momentum, factor) == (pole, 1 - dampening)
 
 
 @few
 @given(st.floats(0, 0.999))
 def test_nesterov_round_trip(pole):
-    assert mappings.to_nesterov(mappings.nesterov(pole)) == pytest.approx((pole, 1.0), rel=1e-13)
+    assert momentum_forms.to_nesterov(momentum_forms.nesterov(pole)) == pytest.approx((pole, 1.0), rel=1e-13)
 
 
 @few
 @given(POLES, FRACTIONS)
 def test_qhm_round_trip(beta, nu):
-    back = mappings.to_qhm(mappings.qhm(beta, nu))
+    back = momentum_forms.to_qhm(momentum_forms.qhm(beta, nu))
     # 1 - nu beta loses up to three digits at beta = 0.999, and nu/beta three more at beta = 0.001.
     assert back == pytest.approx((beta, nu, 1.0), rel=1e-9, abs=1e-9)
 
@@ -186,8 +186,8 @@ def test_qhm_round_trip(beta, nu):
 @given(POLES, FRACTIONS, st.floats(0.01, 10))
 def test_any_zero_from_0_to_the_pole_is_a_qhm_point(pole, share, gain):
     zero = share * pole
-    beta, nu, factor = mappings.to_qhm(Point(pole, zero, gain))
-    again = mappings.qhm(beta, min(nu, 1.0))  # rounding can lift nu above 1
+    beta, nu, factor = momentum_forms.to_qhm(Point(pole, zero, gain))
+    again = momentum_forms.qhm(beta, min(nu, 1.0))  # rounding can lift nu above 1
     assert again.zero == pytest.approx(zero, abs=1e-9)
     assert again.gain * factor == pytest.approx(gain, rel=1e-9)
 
@@ -195,28 +195,28 @@ def test_any_zero_from_0_to_the_pole_is_a_qhm_point(pole, share, gain):
 @few
 @given(POLES)
 def test_nesterov_and_qhm_are_each_other(beta):
-    assert mappings.to_qhm(mappings.nesterov(beta)) == pytest.approx((beta, beta, 1 / (1 - beta)), rel=1e-9)
-    assert mappings.to_nesterov(mappings.qhm(beta, beta)) == pytest.approx((beta, 1 - beta), rel=1e-9)
+    assert momentum_forms.to_qhm(momentum_forms.nesterov(beta)) == pytest.approx((beta, beta, 1 / (1 - beta)), rel=1e-9)
+    assert momentum_forms.to_nesterov(momentum_forms.qhm(beta, beta)) == pytest.approx((beta, 1 - beta), rel=1e-9)
 
 
 @few
 @given(POLES, FRACTIONS, st.floats(0.1, 3))
 def test_the_factor_belongs_to_the_rate(beta, nu, gain):
     """Same directions: the point, and its QHM form with lr times the factor."""
-    start = Point(beta, mappings.qhm(beta, nu).zero, gain)
-    back_beta, back_nu, factor = mappings.to_qhm(start)
-    point = mappings.qhm(back_beta, min(max(back_nu, 0.0), 1.0))
+    start = Point(beta, momentum_forms.qhm(beta, nu).zero, gain)
+    back_beta, back_nu, factor = momentum_forms.to_qhm(start)
+    point = momentum_forms.qhm(back_beta, min(max(back_nu, 0.0), 1.0))
     close(factor * at(point), at(start).tolist())
 
 
 @pytest.mark.parametrize(
     ("point", "gain"),
     [
-        (mappings.ema(0.9), 1.0),
-        (mappings.heavy_ball(0.9), 10.0),
-        (mappings.heavy_ball(0.9, dampening=0.5), 5.0),
-        (mappings.nesterov(0.9), 10.0),
-        (mappings.qhm(0.9, 0.3), 1.0),
+        (momentum_forms.ema(0.9), 1.0),
+        (momentum_forms.heavy_ball(0.9), 10.0),
+        (momentum_forms.heavy_ball(0.9, dampening=0.5), 5.0),
+        (momentum_forms.nesterov(0.9), 10.0),
+        (momentum_forms.qhm(0.9, 0.3), 1.0),
         (Point(0.0, 0.0, 1.0), 1.0),
     ],
 )

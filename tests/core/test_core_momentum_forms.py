@@ -6,9 +6,9 @@ from core_support import few, noise, stepped, tensor
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dashpot import mappings
 from dashpot.errors import ArgumentError
-from dashpot.mappings import Point
+from dashpot.recipes import momentum_forms
+from dashpot.recipes.momentum_forms import Point
 
 POLES = st.floats(0.001, 0.999)
 GRADIENTS = noise(20).tolist()
@@ -22,7 +22,7 @@ def slide(lrs, momentum, corrected):
     v, w, path, last = 0.0, 0.0, [], lrs[0]
     for lr, g in zip(lrs, GRADIENTS, strict=False):
         if corrected:
-            v *= mappings.momentum_correction(lr, last)
+            v *= momentum_forms.momentum_correction(lr, last)
         v = momentum * v + lr * g
         w, last = w - v, lr
         path.append(w)
@@ -57,31 +57,40 @@ def test_momentum_correction_makes_the_slide_form_torch_for_any_rates(lrs, momen
 @few
 @given(st.floats(1, 1e4))
 def test_length_and_pole_are_inverse(length):
-    assert mappings.averaging_length(mappings.pole_of_length(length)) == pytest.approx(length, rel=1e-10)
+    assert momentum_forms.averaging_length(momentum_forms.pole_of_length(length)) == pytest.approx(length, rel=1e-10)
 
 
 def test_length_one_is_no_averaging():
-    assert mappings.pole_of_length(1) == 0
-    assert mappings.averaging_length(0.0) == 1
+    assert momentum_forms.pole_of_length(1) == 0
+    assert momentum_forms.averaging_length(0.0) == 1
 
 
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
-        (lambda: mappings.ema(1.0), r"ema: beta must be a number in \[0, 1\), got 1.0"),
-        (lambda: mappings.heavy_ball(-0.1), r"heavy_ball: momentum must be a number in \[0, 1\), got -0.1"),
-        (lambda: mappings.heavy_ball(0.9, 1.5), r"heavy_ball: dampening must be a number in \[0, 1\], got 1.5"),
-        (lambda: mappings.nesterov(float("nan")), r"nesterov: momentum must be a number in \[0, 1\), got nan"),
-        (lambda: mappings.qhm(0.9, 1.1), r"qhm: nu must be a number in \[0, 1\], got 1.1"),
-        (lambda: mappings.to_ema(mappings.nesterov(0.9)), r"to_ema: zero must be 0 for pole 0.9, got 0.47"),
-        (lambda: mappings.to_heavy_ball(Point(0.9, 0.5, 1.0)), r"to_heavy_ball: zero must be 0 for pole 0.9, got 0.5"),
-        (lambda: mappings.to_nesterov(mappings.ema(0.9)), r"to_nesterov: zero must be 0.473684 for pole 0.9, got 0.0"),
-        (lambda: mappings.to_qhm(Point(0.0, 0.0, 1.0)), r"to_qhm: pole must be a number in \(0, 1\), got 0.0"),
-        (lambda: mappings.pole_of_length(0.5), r"pole_of_length: length must be a number in \[1, inf\), got 0.5"),
-        (lambda: mappings.averaging_length(1), r"averaging_length: pole must be a number in \[0, 1\), got 1"),
-        (lambda: mappings.low_noise_zero(0.4), r"low_noise_zero: pole must be a number in \[0.5, 1\), got 0.4"),
-        (lambda: mappings.momentum_correction(0.1, 0.0), r"previous_lr must be a number in \(0, inf\), got 0.0"),
-        (lambda: mappings.momentum_correction(-0.1, 0.1), r"momentum_correction: lr must be a number in \[0, inf\)"),
+        (lambda: momentum_forms.ema(1.0), r"ema: beta must be a number in \[0, 1\), got 1.0"),
+        (lambda: momentum_forms.heavy_ball(-0.1), r"heavy_ball: momentum must be a number in \[0, 1\), got -0.1"),
+        (lambda: momentum_forms.heavy_ball(0.9, 1.5), r"heavy_ball: dampening must be a number in \[0, 1\], got 1.5"),
+        (lambda: momentum_forms.nesterov(float("nan")), r"nesterov: momentum must be a number in \[0, 1\), got nan"),
+        (lambda: momentum_forms.qhm(0.9, 1.1), r"qhm: nu must be a number in \[0, 1\], got 1.1"),
+        (lambda: momentum_forms.to_ema(momentum_forms.nesterov(0.9)), r"to_ema: zero must be 0 for pole 0.9, got 0.47"),
+        (
+            lambda: momentum_forms.to_heavy_ball(Point(0.9, 0.5, 1.0)),
+            r"to_heavy_ball: zero must be 0 for pole 0.9, got 0.5",
+        ),
+        (
+            lambda: momentum_forms.to_nesterov(momentum_forms.ema(0.9)),
+            r"to_nesterov: zero must be 0.473684 for pole 0.9, got 0.0",
+        ),
+        (lambda: momentum_forms.to_qhm(Point(0.0, 0.0, 1.0)), r"to_qhm: pole must be a number in \(0, 1\), got 0.0"),
+        (lambda: momentum_forms.pole_of_length(0.5), r"pole_of_length: length must be a number in \[1, inf\), got 0.5"),
+        (lambda: momentum_forms.averaging_length(1), r"averaging_length: pole must be a number in \[0, 1\), got 1"),
+        (lambda: momentum_forms.low_noise_zero(0.4), r"low_noise_zero: pole must be a number in \[0.5, 1\), got 0.4"),
+        (lambda: momentum_forms.momentum_correction(0.1, 0.0), r"previous_lr must be a number in \(0, inf\), got 0.0"),
+        (
+            lambda: momentum_forms.momentum_correction(-0.1, 0.1),
+            r"momentum_correction: lr must be a number in \[0, inf\)",
+        ),
     ],
 )
 def test_values_out_of_range_are_refused(call, sentence):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dashpot.numeric import is_number, minimum, where
+from dashpot.utils.scalars import is_number, minimum, where
 
 HALF = torch.tensor(0.5, dtype=torch.float64)
 

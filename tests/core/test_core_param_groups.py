@@ -7,7 +7,7 @@ from torch import nn
 
 import dashpot as dp
 from dashpot.errors import ArgumentError
-from dashpot.methods import METHODS
+from dashpot.optimizers.registry import METHODS
 
 
 class Scaled(nn.Module):
@@ -233,7 +233,7 @@ def test_settings_go_to_both_groups_and_decay_to_one():
 
 def made(method, groups):
     """With known products where the method takes any."""
-    return method(groups, probe=known_products) if issubclass(method, dp.curvature.SecondOrder) else method(groups)
+    return method(groups, probe=known_products) if issubclass(method, dp.SecondOrder) else method(groups)
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)

@@ -29,8 +29,8 @@ from torch.distributed.tensor import Partial, Replicate, Shard, distribute_tenso
 from torch.nn.parallel import DistributedDataParallel
 
 import dashpot as dp
-from dashpot.curvature.draws import draws
-from dashpot.engine import mesh
+from dashpot.curvature.probes import draws
+from dashpot.engine import dtensor
 
 SAME = 1e-10
 """float64 over STEPS steps: means are taken in another order, and a small denominator makes more of it."""
@@ -180,7 +180,7 @@ def reference(name: str, way: str = "step", steps: int = STEPS, **options: Any) 
 
 
 def full(x: Any) -> Tensor:
-    return x.detach().full_tensor() if mesh.is_dtensor(x) else x.detach()
+    return x.detach().full_tensor() if dtensor.is_dtensor(x) else x.detach()
 
 
 def assert_equal_everywhere(x: Tensor) -> None:
@@ -373,7 +373,7 @@ def sharded_net() -> Net:
 
 def sharded_numbers_of_one_process(name: str, way: str, relative_step: float | None) -> None:
     model = sharded_net()
-    sizes = [mesh.local(p).shape[0] for p in model.parameters()]
+    sizes = [dtensor.local(p).shape[0] for p in model.parameters()]
     assert sizes == ([2, 2, 3, 3, 1, 1] if dist.get_rank() == 0 else [1, 1, 2, 2, 0, 0])
     opt = make(name, model.parameters(), relative_step=relative_step)
     train(model, opt, way, whole=False)

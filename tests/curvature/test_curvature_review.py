@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import dashpot as dp
-from dashpot.curvature.draws import shrunk
+from dashpot.curvature.probes import shrunk
 
 PLAIN = {"betas": (0.0, 0.0), "lr": 0.01}
 

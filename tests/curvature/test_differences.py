@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from dashpot.curvature.differences import central_difference, relative_step_for, step_length
-from dashpot.curvature.double import differentiable_gradients, product_of_gradients
-from dashpot.curvature.draws import draws
+from dashpot.curvature.double_backward import differentiable_gradients, product_of_gradients
+from dashpot.curvature.finite_differences import central_difference, relative_step_for, step_length
+from dashpot.curvature.probes import draws
 
 FLOATS = [torch.float64, torch.float32]
 DIGITS = {torch.float64: 1e-9, torch.float32: 1e-3}  # largest found: 3.4e-10 and 2.3e-4

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dashpot.curvature.draws import draw, draws
+from dashpot.curvature.probes import draw, draws
 from dashpot.engine.rounding import bits, mix, noise, seed_word, stream
 
 Z = 6.0

@@ -5,7 +5,7 @@ import torch
 from curvature.golden_problems import cases, loss_function, parameters_before, shaped, start
 
 import dashpot as dp
-from dashpot.curvature import optimizer as curvature_optimizer
+from dashpot.optimizers import second_order_base as curvature_optimizer
 
 CASES = pytest.mark.parametrize("case", cases(), ids=lambda case: case["id"])
 RECORDED = 1e-10  # relative: the tolerance the recorded data are given with

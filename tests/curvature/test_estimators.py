@@ -29,12 +29,12 @@ from torch.func import hessian
 from torch.nn import functional
 
 import dashpot as dp
-from dashpot.curvature.differences import central_difference, relative_step_for, step_length
-from dashpot.curvature.double import differentiable_gradients, product_of_gradients
-from dashpot.curvature.draws import draw, draws
-from dashpot.curvature.forward import gradients_and_products, moving_along
+from dashpot.curvature.double_backward import differentiable_gradients, product_of_gradients
+from dashpot.curvature.finite_differences import central_difference, relative_step_for, step_length
+from dashpot.curvature.forward_over_reverse import gradients_and_products, moving_along
+from dashpot.curvature.probes import draw, draws
 from dashpot.engine.rounding import seed_word, stream
-from dashpot.recipe import Line
+from dashpot.recipes.recipe import Line
 from dashpot.stages.base import Observation
 from dashpot.stages.curvature import Curvature
 

@@ -13,8 +13,8 @@ import pytest
 from dashpot.data import idx, loading
 from dashpot.data.idx_dataset import IdxDataset, IdxFile
 from dashpot.data.images import Images
-from dashpot.data.notices import say_once
-from dashpot.files import sha256
+from dashpot.data.warn_once import say_once
+from dashpot.utils.atomic_files import sha256
 
 
 class Logged(logging.Handler):

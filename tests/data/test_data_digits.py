@@ -8,7 +8,7 @@ import pytest
 
 from dashpot.data import digits
 from dashpot.errors import DataError
-from dashpot.files import sha256
+from dashpot.utils.atomic_files import sha256
 
 
 def test_the_split_is_the_documented_one():

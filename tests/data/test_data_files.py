@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dashpot.files import keep_aside, write_atomically
+from dashpot.utils.atomic_files import keep_aside, write_atomically
 
 
 def names(folder: Path) -> list[str]:

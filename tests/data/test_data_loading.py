@@ -12,7 +12,7 @@ import pytest
 from dashpot.data import idx, loading
 from dashpot.data.loading import load_idx
 from dashpot.errors import DataError
-from dashpot.files import sha256
+from dashpot.utils.atomic_files import sha256
 
 
 def names(folder: Path) -> list[str]:

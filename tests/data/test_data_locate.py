@@ -6,9 +6,9 @@ from pathlib import Path
 import pooch
 import pytest
 
-from dashpot.data.locate import find, user_folder
+from dashpot.data.find import find, user_folder
 from dashpot.errors import DataError
-from dashpot.folders import cache_folder
+from dashpot.utils.cache_dir import cache_folder
 
 
 @pytest.mark.parametrize("value", [None, "", "/somewhere/cache"])

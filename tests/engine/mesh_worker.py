@@ -28,7 +28,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 
 import dashpot as dp
-from dashpot.engine import mesh
+from dashpot.engine import dtensor
 
 SAME = 1e-12  # float64 over ten steps; only sums over elements are taken in another order
 SHAPES = ((5, 3), (1, 4), (7,), (2, 2), (3,), ())
@@ -121,7 +121,7 @@ def refused(kind, text, act):
 def nan_in_one_process(x, process=1):
     """A nan in an element that only one process holds."""
     x = copy.deepcopy(x)
-    piece = mesh.local(x)
+    piece = dtensor.local(x)
     if rank() == process:
         piece[0] = float("nan")
     return x
@@ -306,7 +306,7 @@ def rounding_differs_between_pieces():
         p.grad = distribute_tensor(torch.ones(size, dtype=torch.bfloat16), where, [kind])
         optimizer.step()
         pieces = [torch.empty(4096) for _ in range(world)]
-        dist.all_gather(pieces, mesh.local(p).detach().float())
+        dist.all_gather(pieces, dtensor.local(p).detach().float())
         if isinstance(kind, Replicate):
             assert all(torch.equal(piece, pieces[0]) for piece in pieces)
         else:
@@ -322,7 +322,7 @@ def copies_round_alike():
     optimizer = dp.SGD([p], lr=1e-3, rounding="stochastic")
     p.grad = distribute_tensor(value, where, [Replicate(), Shard(0)])
     optimizer.step()
-    piece = mesh.local(p).detach().float()
+    piece = dtensor.local(p).detach().float()
     assert len(piece.unique()) == 2
     copies = [torch.empty_like(piece) for _ in range(2)]
     dist.all_gather(copies, piece, group=where.get_group("copies"))
@@ -361,7 +361,7 @@ def one_rule_for_all_processes():
     optimizer = dp.AdamW([p], engine="auto")
     p.grad = divided(draw(1))[0]
     optimizer.step()
-    fate = "compiled, " if mesh.local(p).numel() else "no element of it is here"
+    fate = "compiled, " if dtensor.local(p).numel() else "no element of it is here"
     assert fate in repr(dp.explain_engine(optimizer)), dp.explain_engine(optimizer)
 
 
@@ -410,7 +410,7 @@ def a_fully_sharded_model(name):
     learn(ours, mine, 9, sharded=True, first=1)
     assert mine._stepper.roster.tables is tables, "the tensors were looked over again"
     learn(alone, other, 10, sharded=False)
-    assert any(isinstance(p, DTensor) and mesh.local(p).shape[0] != whole(p).shape[0] for p in ours.parameters())
+    assert any(isinstance(p, DTensor) and dtensor.local(p).shape[0] != whole(p).shape[0] for p in ours.parameters())
     assert_same(ours.parameters(), alone.parameters())
 
 
@@ -465,14 +465,17 @@ def the_step_that_makes_the_state():
         assert_same(pieces, before, 0.0)
         assert optimizer.steps_done() == 0
         assert all(
-            mesh.is_dtensor(p) == mesh.is_dtensor(x) for p in pieces for x in optimizer.state[p].values() if x.dim()
+            dtensor.is_dtensor(p) == dtensor.is_dtensor(x)
+            for p in pieces
+            for x in optimizer.state[p].values()
+            if x.dim()
         )
     pieces = parameters(divided(draw(0)))
     optimizer = dp.AdamW(pieces, lr=0.0)
     for p in pieces:
         p.grad = torch.zeros_like(p)
     if rank() == 1:
-        mesh.local(pieces[0].grad)[0].fill_(1.0)
+        dtensor.local(pieces[0].grad)[0].fill_(1.0)
     optimizer.step()
     assert optimizer.steps_done() == 1
 

@@ -8,10 +8,10 @@ from contracts.trajectories import distance, parameters, run, values
 from registry import each_kind
 
 import dashpot as dp
-from dashpot.engine import blocks, dispatch
+from dashpot.engine import backend, blockwise
 from dashpot.stages import Filter
 
-SHAPES = ((3, 2), (), (5,), (0, 2), (2 * blocks.SHARE + 77,), (4, 3, 3, 3), (200, 200))
+SHAPES = ((3, 2), (), (5,), (0, 2), (2 * blockwise.SHARE + 77,), (4, 3, 3, 3), (200, 200))
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def one_by_one(monkeypatch):
     """Call it to have every tensor stepped by itself from then on."""
 
     def switch():
-        monkeypatch.setattr(dispatch, "step_in_blocks", lambda recipe, works, numbers: list(works))
+        monkeypatch.setattr(backend, "step_in_blocks", lambda recipe, works, numbers: list(works))
 
     return switch
 
@@ -27,9 +27,9 @@ def one_by_one(monkeypatch):
 @pytest.fixture
 def taken(monkeypatch):
     """How many tensors each block held, one entry for each block, with blocks for two threads."""
-    monkeypatch.setattr(blocks, "block_size", lambda: 2 * blocks.SHARE)
+    monkeypatch.setattr(blockwise, "block_size", lambda: 2 * blockwise.SHARE)
     found = []
-    joined, alone = blocks._Blocks._step_joined, blocks._Blocks._step_alone
+    joined, alone = blockwise._Blocks._step_joined, blockwise._Blocks._step_alone
 
     def step_joined(self, block):
         found.append(len(block))
@@ -39,8 +39,8 @@ def taken(monkeypatch):
         found.append(1)
         alone(self, lines)
 
-    monkeypatch.setattr(blocks._Blocks, "_step_joined", step_joined)
-    monkeypatch.setattr(blocks._Blocks, "_step_alone", step_alone)
+    monkeypatch.setattr(blockwise._Blocks, "_step_joined", step_joined)
+    monkeypatch.setattr(blockwise._Blocks, "_step_alone", step_alone)
     return found
 
 

@@ -9,7 +9,7 @@ from registry import SUBJECTS, each, each_kind
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import dashpot as dp
-from dashpot.engine import capture
+from dashpot.optimizers import cuda_graph
 
 SAME = 1e-12  # float64 over twenty steps: the stated bound; scalars are the same double arithmetic, by torch
 
@@ -243,7 +243,7 @@ def test_it_is_a_flag(value):
 def refused_while_capturing(monkeypatch, optimizer, params, sentence, steps=0):
     run(optimizer, params, steps)
     kept = values(params)
-    monkeypatch.setattr(capture, "capturing", lambda: True)
+    monkeypatch.setattr(cuda_graph, "capturing", lambda: True)
     with pytest.raises(dp.ArgumentError, match=sentence):
         run(optimizer, params, range(steps, steps + 1))
     assert identical(params, kept)
@@ -271,6 +271,6 @@ def test_a_warm_step_is_recorded(monkeypatch):
     params = parameters()
     optimizer = dp.Adam(params, capturable=True)
     run(optimizer, params, 1)
-    monkeypatch.setattr(capture, "capturing", lambda: True)
+    monkeypatch.setattr(cuda_graph, "capturing", lambda: True)
     run(optimizer, params, range(1, 2))
     assert optimizer.state[params[0]]["step"] == 2

@@ -11,8 +11,8 @@ from engine_support import SGD, fates, feed, is_compiled, march, same, shared_ca
 from registry import SUBJECTS
 
 import dashpot as dp
-from dashpot.methods import METHODS
-from dashpot.options import Running
+from dashpot.optimizers.options import Running
+from dashpot.optimizers.registry import METHODS
 
 DOUBLE = 1e-12  # float64: the norm is a sum in another order than torch's
 ENGINES = ("eager", "compiled")

@@ -22,7 +22,7 @@ from build_support import (
     together,
 )
 
-from dashpot.engine.native import build, cache, compiler, job
+from dashpot.engine.native import build, cache, compile_job, compiler
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="compilers that are shell scripts")
 
@@ -131,7 +131,7 @@ class TestFaults:
             build.library(answering(23))
 
     def test_a_compiler_that_hangs_is_ended(self, hanging, monkeypatch):
-        monkeypatch.setattr(job, "TIMEOUT", 1.0)
+        monkeypatch.setattr(compile_job, "TIMEOUT", 1.0)
         with pytest.raises(build.BuildError, match="did not end within"):
             build.library(answering(24))
         assert ended(hanging())

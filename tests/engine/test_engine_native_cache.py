@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from dashpot import folders
 from dashpot.engine.native import cache, compiler
 from dashpot.engine.native.compiler import BuildError, find
+from dashpot.utils import cache_dir
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="modes of files, and compilers that are shell scripts")
 
@@ -158,7 +158,7 @@ class TestFolder:
         monkeypatch.delenv(cache.VARIABLE)
         monkeypatch.setattr(cache, "cache_folder", lambda: tmp_path / "user")
         assert cache.folder() == tmp_path / "user" / "kernels"
-        assert cache.cache_folder is not folders.cache_folder
+        assert cache.cache_folder is not cache_dir.cache_folder
 
     def test_it_is_closed_to_others_whatever_the_umask(self, tmp_path):
         before = os.umask(0)

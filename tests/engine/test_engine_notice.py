@@ -10,12 +10,12 @@ import torch
 from engine_support import fates, shared_cache  # noqa: F401
 
 import dashpot as dp
-from dashpot.engine import notice
+from dashpot.engine import fallback_warning
 
 
 @pytest.fixture(autouse=True)
 def nothing_told(monkeypatch):
-    monkeypatch.setattr(notice, "_told", set())
+    monkeypatch.setattr(fallback_warning, "_told", set())
 
 
 @dataclass(frozen=True)

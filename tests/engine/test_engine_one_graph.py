@@ -6,7 +6,7 @@ import torch
 import dashpot as dp
 from dashpot.engine.eager import new_slots
 from dashpot.engine.program import Numbers, advance
-from dashpot.methods import METHODS
+from dashpot.optimizers.registry import METHODS
 from dashpot.stages import Clock
 
 RECIPES = {name: cls.recipe_for() for name, cls in METHODS.items()}

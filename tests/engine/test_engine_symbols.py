@@ -13,7 +13,7 @@ from engine_support import fates, is_compiled, march, shared_cache, twins  # noq
 import dashpot as dp
 from dashpot.engine.native import build
 from dashpot.engine.native.kernel import Kernel
-from dashpot.engine.native.phases import passes
+from dashpot.engine.native.passes import passes
 from dashpot.engine.native.trace import Layout, trace
 from dashpot.engine.program import AS_COMPUTED
 from dashpot.stages.base import Clock

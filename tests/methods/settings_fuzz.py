@@ -24,7 +24,7 @@ import torch
 
 import dashpot as dp
 from dashpot import schedules
-from dashpot.methods import METHODS
+from dashpot.optimizers.registry import METHODS
 
 STEPS = 3
 FLOATS = (0.0, -0.0, 5e-324, 1e-300, 1e-45, 1e-38, 1e-8, 0.1, 0.5, 0.9, 0.999999, 1.0, 1.5, 2.0, 100.0, 65504.0, 1e19)
@@ -125,7 +125,7 @@ class Case:
         if rng.random() < 0.15:
             options["schedule"] = drawn_schedule(rng, names)
         group = {name: drawn_value(rng) for name in rng.sample([*names, *EDITED], 1) if rng.random() < 0.3}
-        if issubclass(cls, dp.curvature.SecondOrder):
+        if issubclass(cls, dp.SecondOrder):
             options["probe"] = lambda params, probes: [2 * v for v in probes]
         return cls([{"params": params[:2]}, {"params": params[2:], **group}], **options), params, names
 

@@ -10,11 +10,11 @@ from contracts.trajectories import identical, parameters, run, values
 from registry import known_products
 
 import dashpot as dp
-from dashpot import methods
 from dashpot.constraints import ARGUMENTS
+from dashpot.optimizers import registry
 from dashpot.schedules import Schedule
 
-CLASSES = [*methods.METHODS.values()]
+CLASSES = [*registry.METHODS.values()]
 KEPT_AS = {"pole": "momentum"}
 NOT_READ_AT_A_STEP = ("foreach", "fused", "differentiable")
 """Without effect, or fixed at construction."""
@@ -28,7 +28,7 @@ def arguments_of(cls):
 
 def made(cls, params, **options):
     """An optimizer with its defaults; one that learns from products gets known ones."""
-    known = {"probe": known_products} if issubclass(cls, dp.curvature.SecondOrder) and cls is not dp.SGM else {}
+    known = {"probe": known_products} if issubclass(cls, dp.SecondOrder) and cls is not dp.SGM else {}
     return cls(params, **known, **options)
 
 
@@ -171,8 +171,8 @@ def test_one_clear_sentence(build, message):
 @pytest.mark.parametrize(
     ("ask", "kind", "near"),
     [
-        (lambda: methods.get("adamm"), "method 'adamm'", "adam"),
-        (lambda: methods.get("heavyball"), "method 'heavyball'", "heavy-ball"),
+        (lambda: registry.get("adamm"), "method 'adamm'", "adam"),
+        (lambda: registry.get("heavyball"), "method 'heavyball'", "heavy-ball"),
         (
             lambda: dp.Recipe.from_dict({"stages": [{"stage": "Filtre"}], "lr": 0.1, "schedule": {}}),
             "stage 'Filtre'",
@@ -195,4 +195,4 @@ def test_an_unknown_name_suggests_the_nearest(ask, kind, near):
 
 def test_an_unknown_name_that_is_near_to_none_lists_all():
     with pytest.raises(dp.ArgumentError, match=r"^Unknown method 'zzz': Known: adahessian, adam, adamw, autosgm"):
-        methods.get("zzz")
+        registry.get("zzz")

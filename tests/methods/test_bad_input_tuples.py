@@ -6,7 +6,7 @@ import pytest
 from contracts.trajectories import identical, parameters, run
 
 import dashpot as dp
-from dashpot import autosgm
+from dashpot.optimizers import autosgm
 from dashpot.schedules import Cosine
 
 GOOD_TUPLES = {

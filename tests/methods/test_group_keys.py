@@ -9,9 +9,9 @@ from contracts.trajectories import identical, parameters, run
 from registry import each, each_kind
 
 import dashpot as dp
-from dashpot.curvature import SecondOrder
-from dashpot.group_keys import CARRIED, edit_distance, nearest
-from dashpot.options import Running
+from dashpot.optimizers.group_keys import CARRIED, edit_distance, nearest
+from dashpot.optimizers.options import Running
+from dashpot.optimizers.second_order_base import SecondOrder
 
 OF_USERS = {"layer": 3, "bias": True, "meta": "x", "role": "head", "main": 1, "id": 7, "wd": 0.1, "tag": "a", 5: "five"}
 OF_USERS |= {"lr_mult": 2.0, "group_name": "b", "depth": 1, "is_frozen": False, "weight_decay_scale": 0.5}

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 import dashpot as dp
-from dashpot import methods
 from dashpot.engine.native import build
-from dashpot.options import Running
-from dashpot.warn import warn
+from dashpot.optimizers import registry
+from dashpot.optimizers.options import Running
+from dashpot.utils.warn import warn
 
 MODEL = torch.nn.Linear(2, 2)
-CLASSES = tuple(methods.METHODS.values())
+CLASSES = tuple(registry.METHODS.values())
 
 
 def weights() -> list[torch.Tensor]:

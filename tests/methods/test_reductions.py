@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dashpot as dp
-from dashpot import mappings
+from dashpot.recipes import momentum_forms
 
 SAME = 1e-12
 """float64: both sides do the same arithmetic in another order."""
@@ -148,7 +148,7 @@ def test_rmsprop_is_adam_without_momentum_and_correction():
 def test_a_running_average_is_the_arithmetic_mean_until_t_equals_n(length):
     """And the pole filter afterwards. N = 1 is no averaging; N need not be an integer."""
     params = [torch.zeros(4, dtype=torch.float64, requires_grad=True)]
-    pole = mappings.pole_of_length(length)
+    pole = momentum_forms.pole_of_length(length)
     optimizer = dp.SGM(params, lr=1.0, filter=dp.Filter(pole, normalise="running"))
     mean, seen = torch.zeros(4, dtype=torch.float64), []
     for step in range(15):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dashpot as dp
-from dashpot import mappings
+from dashpot.recipes import momentum_forms
 
 SAME = 1e-12
 """float64: both sides do the same arithmetic in another order."""
@@ -47,7 +47,7 @@ def test_qhm_with_nu_zero_is_plain(beta):
 @given(beta=POLES, nu=st.floats(0, 1))
 def test_qhm_is_the_pole_zero_filter(beta, nu):
     """zero = (1 - nu) beta/(1 - nu beta), gain 1 - nu beta; and by its own definition."""
-    point = mappings.qhm(beta, nu)
+    point = momentum_forms.qhm(beta, nu)
     assert_same_method(
         lambda p: dp.QHM(p, lr=0.1, pole=beta, nu=nu),
         filtered(lr=0.1, pole=point.pole, zero=point.zero, gain=point.gain, normalise="none"),
@@ -70,7 +70,7 @@ def test_qhm_is_the_pole_zero_filter(beta, nu):
 def test_debiased_qhm_is_the_exact_normalisation(beta, nu):
     assert_same_method(
         lambda p: dp.QHM(p, lr=0.1, pole=beta, nu=nu, debias=True),
-        filtered(lr=0.1, pole=beta, zero=mappings.qhm(beta, nu).zero, normalise="exact"),
+        filtered(lr=0.1, pole=beta, zero=momentum_forms.qhm(beta, nu).zero, normalise="exact"),
     )
 
 
@@ -144,7 +144,7 @@ def test_dampening_is_a_gain_and_a_transient(mu, tau):
 @DRAWS
 @given(mu=POLES)
 def test_nesterov_is_a_zero(mu):
-    point = mappings.nesterov(mu)
+    point = momentum_forms.nesterov(mu)
     assert_same_method(
         lambda p: torch.optim.SGD(p, lr=0.02, momentum=mu, nesterov=True),
         filtered(lr=0.02, pole=mu, zero=point.zero, gain=point.gain, normalise="none"),
@@ -183,7 +183,7 @@ def test_the_look_ahead_form_of_nesterov_is_the_same_filter_in_another_variable(
 @pytest.mark.parametrize("beta", [0.5, 0.9, 0.99, 0.999])
 def test_the_low_noise_zero(beta):
     """gamma = 1 - sqrt(2(1 - beta)): unit gain sqrt((1-beta)/2), nu = (1 - gain)/beta."""
-    zero = mappings.low_noise_zero(beta)
+    zero = momentum_forms.low_noise_zero(beta)
     gain = math.sqrt((1 - beta) / 2)
     assert zero == pytest.approx(1 - math.sqrt(2 * (1 - beta)), rel=1e-15)
     assert_same_method(
@@ -195,5 +195,5 @@ def test_the_low_noise_zero(beta):
 
 def test_the_recommended_point_of_esgd_is_a_zero():
     """QHM (0.999, 0.7): zero 0.99667, gain 0.3007."""
-    point = mappings.qhm(0.999, 0.7)
+    point = momentum_forms.qhm(0.999, 0.7)
     assert (round(point.zero, 5), round(point.gain, 4)) == (0.99667, 0.3007)

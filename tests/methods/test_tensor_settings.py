@@ -8,7 +8,7 @@ from contracts.trajectories import distance, identical, parameters, run, values
 from registry import SUBJECTS, each_kind
 
 import dashpot as dp
-from dashpot.numeric import read
+from dashpot.utils.scalars import read
 
 COMPILED = ("adamw-decay", "sgd-nesterov", "autosgm-1-zero", "nadam-decay", "qhadam-both", "esgd")
 ENGINES = ("eager", "compiled")

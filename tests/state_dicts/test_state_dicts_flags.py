@@ -156,7 +156,7 @@ def test_what_another_method_is_is_not_lost_silently(saved_by, loaded_into, word
 def test_another_methods_state_is_refused_by_its_slots(cls):
     """Under a group of the right method, as where settings come from elsewhere."""
     w, v = one_weight(), one_weight()
-    known = {"probe": lambda ws, us: us} if issubclass(cls, dp.curvature.SecondOrder) else {}
+    known = {"probe": lambda ws, us: us} if issubclass(cls, dp.SecondOrder) else {}
     first, second = stepped(cls([w], **known), w), stepped(dp.AdamW([v]), v)
     before = copy.deepcopy(second.state_dict())
     with pytest.raises(dp.ArgumentError, match=r"^AdamW: parameter 0 was saved with .*: state of another method"):

@@ -11,7 +11,7 @@ from contracts.trajectories import identical, parameters, run
 from registry import each
 
 import dashpot as dp
-from dashpot.state_dicts import plain_data
+from dashpot.optimizers.state_dict import plain_data
 
 PLAIN = (torch.Tensor, bool, int, float, str, type(None))
 

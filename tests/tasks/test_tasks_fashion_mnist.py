@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from dashpot.data import Images, fashion_mnist
-from dashpot.data.locate import find
+from dashpot.data.find import find
 from dashpot.errors import ArgumentError, DataError
 from dashpot.tasks import DetachedBatchNorm2d, Target, evaluate, get
 from dashpot.tasks.fashion_mnist import SLOPE, network, statistics

@@ -22,11 +22,12 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import dashpot as dp
 from dashpot import tasks
-from dashpot.training import Callback, Engine, Learner, archive
+from dashpot.training import Callback, Engine, Learner
 from dashpot.training.callbacks.accumulate import Accumulate
 from dashpot.training.callbacks.average import EMA
 from dashpot.training.callbacks.checkpoints import Checkpoints, latest, read_newest
 from dashpot.training.callbacks.schedule import one_cycle
+from dashpot.training.state import checkpoint_file
 
 EPOCHS, BATCHES = 3, 7
 
@@ -111,12 +112,12 @@ def live(folder: Path, how: str) -> None:
     if place == "batch":
         more.append(DieAt(int(numbers[0])))
     elif place == "write":
-        real, nth, bytes_ = archive.write_atomically, int(numbers[0]), int(numbers[1])
+        real, nth, bytes_ = checkpoint_file.write_atomically, int(numbers[0]), int(numbers[1])
 
         def slow(path, write):
             real(path, (lambda stream: write(Slow(stream, bytes_))) if next(count) == nth else write)
 
-        archive.write_atomically = slow
+        checkpoint_file.write_atomically = slow
     elif place == "named":
         replace = Path.replace
 

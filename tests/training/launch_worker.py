@@ -75,7 +75,7 @@ def tidy(folder: Path) -> int:
 
 
 def orphan(folder: Path) -> int:
-    from dashpot.training.processes import end_without_supervisor
+    from dashpot.training.distributed.process_group import end_without_supervisor
 
     end_without_supervisor()
     note(folder, "there")
@@ -91,7 +91,7 @@ def late(folder: Path) -> int:
     import torch
     import torch.distributed as dist
 
-    from dashpot.training import processes
+    from dashpot.training.distributed import process_group
 
     def keep_the_interpreter() -> None:
         end = time.monotonic() + 0.8
@@ -99,9 +99,9 @@ def late(folder: Path) -> int:
             pass
 
     atexit.register(keep_the_interpreter)  # after the group is left
-    here = processes.place()
+    here = process_group.place()
     assert here is not None
-    processes.join(here, "cpu")
+    process_group.join(here, "cpu")
     holder = [dist.group.WORLD]
     if (folder / "held").exists():
         globals()["HOLDER"] = holder

@@ -16,7 +16,7 @@ import torch
 
 import dashpot as dp
 from dashpot.errors import RunError
-from dashpot.training.archive import FORMAT, DamagedError, read, write
+from dashpot.training.state.checkpoint_file import FORMAT, DamagedError, read, write
 
 STATE = {
     "w": torch.arange(6.0).reshape(2, 3),

@@ -13,9 +13,10 @@ import torch
 from learner_support import StopAt, learner, same, weights
 
 from dashpot.errors import ArgumentError, RunError
-from dashpot.training import Callback, CancelBatch, CancelEpoch, CancelFit, archive
+from dashpot.training import Callback, CancelBatch, CancelEpoch, CancelFit
 from dashpot.training.callbacks.accumulate import Accumulate
 from dashpot.training.callbacks.checkpoints import Checkpoints, best, latest, read_newest
+from dashpot.training.state import checkpoint_file
 
 
 def fitted(folder, epochs=3, callbacks=(), resume=None, **options):
@@ -30,7 +31,9 @@ def kept(folder: Path) -> list[str]:
 
 
 def positions(folder: Path) -> list[list[int]]:
-    return [archive.read(folder / name)["progress"]["position"] for name in kept(folder) if name.endswith(".ckpt")]
+    return [
+        checkpoint_file.read(folder / name)["progress"]["position"] for name in kept(folder) if name.endswith(".ckpt")
+    ]
 
 
 # ---- when ------------------------------------------------------------------------------------------------------------
@@ -140,7 +143,7 @@ def test_the_last_few_and_the_best_stay(tmp_path, direction, values, winner):
     assert mark["epoch"] == winner
     assert mark["value"] == values[winner - 1]
     assert best(tmp_path) == tmp_path / mark["file"]
-    assert archive.read(best(tmp_path))["progress"]["position"] == [winner, 0]
+    assert checkpoint_file.read(best(tmp_path))["progress"]["position"] == [winner, 0]
 
 
 def test_an_epoch_that_is_best_is_saved_whatever_every_epochs_says(tmp_path):
@@ -177,7 +180,7 @@ def test_old_ones_go_only_after_the_new_one_is_there(tmp_path, monkeypatch):
 
     def watched(path, **options):
         if path.suffix == ".ckpt":
-            gone.append((path.name, [archive.read(tmp_path / name) and name for name in kept(tmp_path)]))
+            gone.append((path.name, [checkpoint_file.read(tmp_path / name) and name for name in kept(tmp_path)]))
         unlink(path, **options)
 
     monkeypatch.setattr(Path, "unlink", watched)
@@ -256,7 +259,7 @@ def test_a_newer_format_is_neither_damage_nor_passed_over(tmp_path):
 
 def test_the_newest_is_the_one_written_last_whatever_its_steps(tmp_path):
     fitted(tmp_path, 3, keep=None)
-    first = archive.read(sorted(tmp_path.iterdir())[0])
+    first = checkpoint_file.read(sorted(tmp_path.iterdir())[0])
     fitted(tmp_path, 2, resume=first, keep=None)
     assert latest(tmp_path).name == "step-00000006-00004.ckpt"
     assert read_newest(tmp_path)["progress"]["position"] == [2, 0]

@@ -14,7 +14,7 @@ import dashpot as dp
 from dashpot.errors import ArgumentError
 from dashpot.training import Callback
 from dashpot.training.callbacks.accumulate import Accumulate
-from dashpot.training.callbacks.clip import ClipGradients
+from dashpot.training.callbacks.clip_gradients import ClipGradients
 from dashpot.training.callbacks.recorder import Recorder
 
 CASES = golden.load("clipping")["cases"]

@@ -16,11 +16,11 @@ import dashpot as dp
 from dashpot.constraints import Interval
 from dashpot.errors import ArgumentError, RunError
 from dashpot.schedules import Cosine
-from dashpot.strict_json import encode
 from dashpot.training import Callback, CancelEpoch
 from dashpot.training.callbacks import CSV, JSONLines, TensorBoard
 from dashpot.training.callbacks.accumulate import Accumulate
 from dashpot.training.callbacks.recorder import Recorder
+from dashpot.utils.strict_json import encode
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*tensorboard.*:DeprecationWarning")
 

@@ -17,8 +17,8 @@ from dashpot.schedules import Cosine
 from dashpot.tasks import Problem
 from dashpot.training import Callback, Engine, Learner
 from dashpot.training.callbacks.accumulate import Accumulate
-from dashpot.training.callbacks.diagnosis import label
 from dashpot.training.callbacks.nonfinite import NonFinite
+from dashpot.training.callbacks.nonfinite_report import label
 from dashpot.training.callbacks.recorder import Recorder
 from dashpot.training.callbacks.schedule import Schedule
 

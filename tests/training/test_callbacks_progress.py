@@ -14,11 +14,11 @@ import dashpot as dp
 from dashpot.constraints import NONNEGATIVE
 from dashpot.errors import ArgumentError
 from dashpot.schedules import Cosine
-from dashpot.text import clock, decimals
 from dashpot.training import Callback, CancelEpoch
 from dashpot.training.callbacks import progress as module
+from dashpot.training.callbacks.early_stopping import EarlyStopping
 from dashpot.training.callbacks.progress import Progress, _Bar, _Pace
-from dashpot.training.callbacks.stopping import EarlyStopping
+from dashpot.utils.format import clock, decimals
 
 SEQUENCE = re.compile(r"\x1b\[(\??[\d;]*)([A-Za-z])")
 

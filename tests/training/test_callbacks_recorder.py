@@ -14,11 +14,11 @@ from torch.optim import lr_scheduler
 import dashpot as dp
 from dashpot.errors import ArgumentError, RunError
 from dashpot.schedules import Cosine, Exponential, OneCycle, OneCycleMomentum
+from dashpot.tasks.means import FLUSH
 from dashpot.training import Callback, CancelBatch, CancelFit
 from dashpot.training.callbacks.accumulate import Accumulate
 from dashpot.training.callbacks.recorder import Recorder
 from dashpot.training.callbacks.schedule import Schedule, one_cycle
-from dashpot.training.means import FLUSH
 
 
 def recorded(*names, make=dp.AdamW, lr=0.5, callbacks=(), epochs=3, loss=False, **options):

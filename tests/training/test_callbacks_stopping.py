@@ -13,7 +13,7 @@ from dashpot.constraints import NONNEGATIVE, Interval
 from dashpot.errors import ArgumentError
 from dashpot.training import Callback, CancelFit
 from dashpot.training.callbacks.average import EMA
-from dashpot.training.callbacks.stopping import EarlyStopping
+from dashpot.training.callbacks.early_stopping import EarlyStopping
 
 NAN, INF = math.nan, math.inf
 

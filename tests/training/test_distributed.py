@@ -13,7 +13,7 @@ from registry import KINDS, SUBJECTS
 
 import dashpot as dp
 from dashpot.training import Engine
-from dashpot.training.processes import place
+from dashpot.training.distributed.process_group import place
 
 WORKER = Path(__file__).parent / "distributed_worker.py"
 

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 import dashpot as dp
-from dashpot.training import launch
-from dashpot.training.launch import supervise
+from dashpot.training.distributed import launcher
+from dashpot.training.distributed.launcher import supervise
 
 WORKER = Path(__file__).parent / "launch_worker.py"
 LIMIT = 60.0  # seconds for anything here; all but training takes less than one
@@ -28,8 +28,8 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(launch, "GRACE", 0.5)
-    monkeypatch.setattr(launch, "PATIENCE", 0.5)
+    monkeypatch.setattr(launcher, "GRACE", 0.5)
+    monkeypatch.setattr(launcher, "PATIENCE", 0.5)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     for name in ("RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
@@ -105,7 +105,7 @@ def test_nothing_to_go_on_with(tmp_path, capfd):
 def supervisor(what, folder):
     """A process of its own that supervises two."""
     code = (
-        "import sys; from dashpot.training.launch import supervise\n"
+        "import sys; from dashpot.training.distributed.launcher import supervise\n"
         f"sys.exit(supervise([sys.executable, {str(WORKER)!r}, {what!r}, {str(folder)!r}], 2, lambda: None))"
     )
     return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)

@@ -16,7 +16,7 @@ from dashpot.schedules import Cosine
 from dashpot.tasks import Problem
 from dashpot.training import Callback, CancelBatch, Engine, Learner
 from dashpot.training.callbacks.accumulate import Accumulate
-from dashpot.training.callbacks.clip import ClipGradients
+from dashpot.training.callbacks.clip_gradients import ClipGradients
 from dashpot.training.callbacks.recorder import Recorder
 from dashpot.training.callbacks.schedule import Schedule
 
@@ -139,7 +139,8 @@ def test_unscale_clip_step_update_come_in_this_order(monkeypatch):
         own = getattr(engine.scaler, name)
         monkeypatch.setattr(engine.scaler, name, lambda *a, own=own, name=name: (calls.append(name), own(*a))[1])
     monkeypatch.setattr(
-        "dashpot.training.callbacks.clip.clip_grads_with_norm_", lambda *a: calls.append("clip") or torch.zeros(())
+        "dashpot.training.callbacks.clip_gradients.clip_grads_with_norm_",
+        lambda *a: calls.append("clip") or torch.zeros(()),
     )
     trained(engine, callbacks=[ClipGradients(norm=1.0), Recorder("grad_norm"), Accumulate(3)], epochs=1)
     assert calls == ["scale", "scale", "scale", "unscale_", "clip", "step", "update"]

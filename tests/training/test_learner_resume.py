@@ -19,15 +19,15 @@ import dashpot as dp
 from dashpot.errors import ArgumentError, RunError
 from dashpot.schedules import Cosine, OneCycle
 from dashpot.training import Callback, Engine, Learner
-from dashpot.training.archive import read, write
 from dashpot.training.callbacks.accumulate import Accumulate
 from dashpot.training.callbacks.average import EMA, SWA
 from dashpot.training.callbacks.checkpoints import Checkpoints
-from dashpot.training.callbacks.clip import ClipGradients
+from dashpot.training.callbacks.clip_gradients import ClipGradients
+from dashpot.training.callbacks.early_stopping import EarlyStopping
 from dashpot.training.callbacks.nonfinite import NonFinite
 from dashpot.training.callbacks.recorder import Recorder
 from dashpot.training.callbacks.schedule import Schedule, one_cycle
-from dashpot.training.callbacks.stopping import EarlyStopping
+from dashpot.training.state.checkpoint_file import read, write
 
 EPOCHS = 3
 

@@ -16,12 +16,12 @@ from torch import nn
 import dashpot as dp
 from dashpot.constraints import POSITIVE, Interval
 from dashpot.errors import ArgumentError, RunError
-from dashpot.random_state import random_state
 from dashpot.schedules import Cosine
 from dashpot.training import Callback, Engine, Learner
 from dashpot.training.callbacks.accumulate import Accumulate
 from dashpot.training.callbacks.recorder import Recorder
 from dashpot.training.lr_finder import LRCurve, find_lr
+from dashpot.utils.rng_state import random_state
 
 
 def curve_of(function, start=1e-5, end=10.0, points=200):

@@ -12,8 +12,8 @@ import kill_worker
 import pytest
 from learner_support import same, weights
 
-from dashpot.training import archive
 from dashpot.training.callbacks.checkpoints import best
+from dashpot.training.state import checkpoint_file
 
 KILLS = [
     "batch 1",  # before there is any checkpoint: one step takes two batches
@@ -39,7 +39,7 @@ def test_eight_kills_change_nothing(tmp_path):
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert [Path(name).suffix for name in names] == [".json", *[".ckpt"] * (len(names) - 1)]
     for name in names[1:]:
-        assert archive.read(tmp_path / "out" / name)
+        assert checkpoint_file.read(tmp_path / "out" / name)
     told, expected = (json.loads((tmp_path / folder / "best.json").read_text()) for folder in ("out", "whole"))
     assert (told["epoch"], told["value"]) == (expected["epoch"], expected["value"])
-    assert archive.read(best(tmp_path / "out"))["progress"]["position"] == [told["epoch"], 0]
+    assert checkpoint_file.read(best(tmp_path / "out"))["progress"]["position"] == [told["epoch"], 0]

@@ -14,11 +14,11 @@ import torch
 
 from dashpot.comparison import read_run
 from dashpot.errors import ArgumentError, RunError
+from dashpot.runs.lock import locked
 from dashpot.training import Learner
-from dashpot.training.folder import RunFolder
-from dashpot.training.lock import locked
-from dashpot.training.run import begin, find_rate, go_on
-from dashpot.training.settings import Settings
+from dashpot.training.run.folder import RunFolder
+from dashpot.training.run.run import begin, find_rate, go_on
+from dashpot.training.run.settings import Settings
 
 TASK = """
 import torch

@@ -16,15 +16,15 @@ from torch.optim import lr_scheduler
 
 import dashpot as dp
 from dashpot.comparison import Interrupted
-from dashpot.comparison.interrupt import ENDING, interruptible
 from dashpot.errors import ArgumentError, RunError
+from dashpot.runs.signals import ENDING, interruptible
 from dashpot.schedules import Cosine, Exponential, OneCycleMomentum, Plateau
 from dashpot.training import Callback, CancelEpoch, CancelFit, Engine, Learner
 from dashpot.training.callbacks.checkpoints import Checkpoints, latest, read_newest
-from dashpot.training.callbacks.record import Record
+from dashpot.training.callbacks.run_log import Record
 from dashpot.training.callbacks.schedule import Schedule, one_cycle
-from dashpot.training.run import begin, go_on
-from dashpot.training.settings import Settings
+from dashpot.training.run.run import begin, go_on
+from dashpot.training.run.settings import Settings
 
 PLAIN: Any = torch.optim.SGD
 TASK = """
@@ -297,7 +297,7 @@ def test_a_log_that_was_off_for_a_while_keeps_its_lines(settings, tmp_path, monk
 
 
 def test_a_refusal_names_the_option_of_the_command(settings, tmp_path, monkeypatch):
-    from dashpot.training import run
+    from dashpot.training.run import run
 
     stopped(settings, tmp_path / "run", monkeypatch, 4)
     monkeypatch.setattr(run.Plan, "optimizer", lambda self, params: dp.SGD(params, lr=0.1))
@@ -333,7 +333,7 @@ def test_what_ends_a_job_stops_it_after_the_step_with_a_checkpoint(settings, tmp
 
 @pytest.mark.skipif(os.name == "nt", reason="no such signals there")
 def test_the_exit_code_of_the_command_tells_the_signal(settings, tmp_path, monkeypatch, capsys):
-    from dashpot.cli import run
+    from dashpot.cli.main import run
 
     at_step(monkeypatch, 4, lambda: os.kill(os.getpid(), signal.SIGTERM))
     words = ["train", settings.task, "--optimizer", "sgd", "--lr", "0.1", "--threads", "1", "--out", f"{tmp_path}/run"]

@@ -18,9 +18,9 @@ from dashpot.schedules import Cosine
 from dashpot.training import Callback, CancelBatch, CancelEpoch, Engine, Learner, find_lr
 from dashpot.training.callbacks.accumulate import Accumulate
 from dashpot.training.callbacks.checkpoints import Checkpoints
+from dashpot.training.callbacks.epoch_summary import PerEpoch
 from dashpot.training.callbacks.nonfinite import NonFinite
 from dashpot.training.callbacks.recorder import Recorder
-from dashpot.training.callbacks.rows import PerEpoch
 
 
 class At(Callback):

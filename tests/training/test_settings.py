@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from dashpot.errors import ArgumentError, RunError
-from dashpot.training.settings import Settings, differences, names, parse_value, read_settings, write_settings
+from dashpot.training.run.settings import Settings, differences, names, parse_value, read_settings, write_settings
 
 MADE_BY = {"torch": "0", "command": "by hand"}
 

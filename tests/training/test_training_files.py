@@ -8,7 +8,7 @@ import os
 import pytest
 
 from dashpot.errors import RunError
-from dashpot.training.files import append_line, make_folder, write_text
+from dashpot.runs.files import append_line, make_folder, write_text
 
 
 def no_space(*_: object) -> None:

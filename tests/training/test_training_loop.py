@@ -14,9 +14,9 @@ from dashpot.data import Batches
 from dashpot.errors import ArgumentError
 from dashpot.schedules import Exponential
 from dashpot.tasks import Problem, accuracy, evaluate
+from dashpot.tasks.means import FLUSH
 from dashpot.training import Callback, CancelFit, Divergence, Engine, Learner, train
 from dashpot.training.loop import COUNT, Epochs
-from dashpot.training.means import FLUSH
 
 
 def problem(examples: int = 10, batch_size: int = 4, seed: int = 0) -> Problem:

@@ -16,11 +16,11 @@ from dashpot.tasks.means import Means
 from dashpot.training import Callback, CancelBatch, CancelEpoch, Engine, Learner, find_lr
 from dashpot.training.callbacks.accumulate import Accumulate
 from dashpot.training.callbacks.average import EMA
-from dashpot.training.callbacks.clip import ClipGradients
+from dashpot.training.callbacks.clip_gradients import ClipGradients
 from dashpot.training.callbacks.progress import Progress
 from dashpot.training.callbacks.recorder import Recorder
+from dashpot.training.distributed.data_sharding import examples_in
 from dashpot.training.losses import scalar_loss
-from dashpot.training.shares import examples_in
 
 X = torch.randn(12, 3, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(12) % 2

@@ -4,16 +4,16 @@ A comparison is a `Study`. `run_study` trains what its folder does not hold yet;
 records only.
 """
 
-from dashpot.comparison.defaults import DEFAULT_METHODS, default_lr
-from dashpot.comparison.entries import Entry, entry, known_entries
 from dashpot.comparison.folder import Folder
-from dashpot.comparison.interrupt import Interrupted
 from dashpot.comparison.progress import Lines, Live, Progress, Silent
-from dashpot.comparison.records import Run, read_run
 from dashpot.comparison.report import write_report
 from dashpot.comparison.runner import run_study
-from dashpot.comparison.study import Study
 from dashpot.comparison.summary import Row, Summary, summarise
+from dashpot.runs.default_lr import DEFAULT_METHODS, default_lr
+from dashpot.runs.entries import Entry, entry, known_entries
+from dashpot.runs.records import Run, read_run
+from dashpot.runs.signals import Interrupted
+from dashpot.runs.study import Study
 
 __all__ = [
     "DEFAULT_METHODS",

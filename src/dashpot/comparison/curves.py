@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from dashpot.comparison.records import Run
-from dashpot.smoothing import smooth
+from dashpot.runs.records import Run
+from dashpot.utils.smoothing import smooth
 
 __all__ = ["Band", "changes", "score_band", "smooth", "smoothed_loss", "thin"]
 

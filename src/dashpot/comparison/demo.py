@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from dashpot import tasks
-from dashpot.comparison.defaults import DEFAULT_METHODS
-from dashpot.comparison.entries import entry
-from dashpot.comparison.study import Study
 from dashpot.errors import DataError
+from dashpot.runs.default_lr import DEFAULT_METHODS
+from dashpot.runs.entries import entry
+from dashpot.runs.study import Study
 
 __all__ = ["demo_study"]
 

@@ -13,8 +13,8 @@ import numpy as np
 
 from dashpot.comparison.curves import changes, score_band, smoothed_loss, thin
 from dashpot.comparison.palette import Style, styles_for
-from dashpot.comparison.records import Run
 from dashpot.errors import RunError
+from dashpot.runs.records import Run
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

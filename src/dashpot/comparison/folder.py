@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dashpot.comparison.records import Run, encode, read_run
 from dashpot.errors import RunError
-from dashpot.training.files import make_folder, write_text
-from dashpot.training.lock import locked
+from dashpot.runs.diff import differences
+from dashpot.runs.files import make_folder, write_text
+from dashpot.runs.lock import locked
+from dashpot.runs.records import Run, encode, read_run
 
 __all__ = ["Folder", "differences"]
 
@@ -108,23 +109,3 @@ def _told_once(found: list[str]) -> list[str]:
     """Without the differences in recipes where the calls that make them differ already."""
     calls = [phrase for phrase in found if phrase.startswith("methods.")]
     return [phrase for phrase in found if not (calls and phrase.startswith("recipes."))]
-
-
-def differences(there: Any, here: Any, path: str = "") -> list[str]:
-    """What differs between two pieces of plain data, one phrase each.
-
-    >>> differences({"epochs": 2, "seeds": [0]}, {"epochs": 3, "seeds": [0]})
-    ['epochs is 2 there and 3 here']
-    """
-    if isinstance(there, dict) and isinstance(here, dict):
-        found = []
-        for key in [*there, *(key for key in here if key not in there)]:
-            place = f"{path}.{key}" if path else key
-            if key not in here:
-                found.append(f"{place} is only there")
-            elif key not in there:
-                found.append(f"{place} is only here")
-            else:
-                found += differences(there[key], here[key], place)
-        return found
-    return [] if there == here else [f"{path} is {json.dumps(there)} there and {json.dumps(here)} here"]

@@ -6,13 +6,13 @@ import sys
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
-from dashpot.comparison.pace import Pace, duration
-from dashpot.comparison.records import Run
-from dashpot.comparison.table import score_text
+from dashpot.runs.eta import Pace, duration
+from dashpot.runs.records import Run
+from dashpot.runs.table import score_text
 from dashpot.training import Epoch
 
 if TYPE_CHECKING:
-    from dashpot.comparison.study import Plan
+    from dashpot.runs.study import Plan
 
 __all__ = ["Lines", "Live", "Progress", "Silent", "progress_for"]
 

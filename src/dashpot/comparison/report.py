@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 
 from dashpot.comparison.figures import loss_figure, lr_figure, score_figure
 from dashpot.comparison.folder import Folder
-from dashpot.comparison.pace import duration
 from dashpot.comparison.palette import styles_for
-from dashpot.comparison.records import Run
 from dashpot.comparison.summary import Summary, summarise
 from dashpot.errors import RunError
-from dashpot.training.files import write_text
+from dashpot.runs.eta import duration
+from dashpot.runs.files import write_text
+from dashpot.runs.records import Run
 
 __all__ = ["write_report"]
 

@@ -8,16 +8,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dashpot import tasks
-from dashpot.comparison.entries import Entry
-from dashpot.comparison.environment import machine, versions
 from dashpot.comparison.progress import Progress
 from dashpot.comparison.published import ROWS, PublishedRow
-from dashpot.comparison.records import Run
 from dashpot.comparison.runner import run_study
-from dashpot.comparison.study import Study
-from dashpot.comparison.table import markdown_table
 from dashpot.constraints import unknown
-from dashpot.training.files import write_text
+from dashpot.runs.entries import Entry
+from dashpot.runs.environment import machine, versions
+from dashpot.runs.files import write_text
+from dashpot.runs.records import Run
+from dashpot.runs.study import Study
+from dashpot.runs.table import markdown_table
 
 __all__ = ["reproduce"]
 

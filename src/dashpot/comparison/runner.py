@@ -7,18 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dashpot.comparison.environment import torch_threads, versions
 from dashpot.comparison.folder import Folder
-from dashpot.comparison.header import header
-from dashpot.comparison.interrupt import Interrupted, interruptible
 from dashpot.comparison.progress import Progress, Silent
-from dashpot.comparison.records import Run, encode, epoch_lines, read_run
-from dashpot.comparison.study import Plan, Study
 from dashpot.errors import RunError
-from dashpot.random_state import kept_random_state, seed_all
-from dashpot.training import Epoch, Learner, archive
-from dashpot.training.files import append_line, cut_back, write_text
+from dashpot.runs.environment import torch_threads, versions
+from dashpot.runs.files import append_line, cut_back, write_text
+from dashpot.runs.metadata import header
+from dashpot.runs.records import Run, encode, epoch_lines, read_run
+from dashpot.runs.signals import Interrupted, interruptible
+from dashpot.runs.study import Plan, Study
+from dashpot.training import Epoch, Learner
 from dashpot.training.loop import Epochs, learner_in_place
+from dashpot.training.state import checkpoint_file
+from dashpot.utils.rng_state import kept_random_state, seed_all
 
 __all__ = ["run_study"]
 
@@ -100,7 +101,7 @@ class _Session:
         def on_epoch(epoch: Epoch) -> None:
             append_line(record, epoch_lines(epoch))
             if epoch.diverged is None and epoch.number < epochs:
-                archive.write(checkpoint, learner.state_dict())
+                checkpoint_file.write(checkpoint, learner.state_dict())
             self.progress.epoch(plan, epoch)
 
         told = _Recorded(record, on_step, on_epoch)
@@ -138,7 +139,7 @@ class _Recorded(Epochs):
 def _read(checkpoint: Path) -> dict[str, Any]:
     """The state to go on from."""
     try:
-        return archive.read(checkpoint)
+        return checkpoint_file.read(checkpoint)
     except RunError as error:
         raise RunError(f"{error} Delete it to start that run over.") from error
 

@@ -7,9 +7,9 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dashpot.comparison.pace import duration
-from dashpot.comparison.records import Run
-from dashpot.comparison.table import markdown_table, text_table
+from dashpot.runs.eta import duration
+from dashpot.runs.records import Run
+from dashpot.runs.table import markdown_table, text_table
 from dashpot.tasks import Target
 
 __all__ = ["Row", "Score", "Summary", "summarise"]

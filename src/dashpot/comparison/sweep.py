@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 import torch
 
-from dashpot.comparison.defaults import default_lr
-from dashpot.comparison.entries import entry
-from dashpot.comparison.study import Study
 from dashpot.comparison.summary import Score
 from dashpot.constraints import Interval, OneOf, check
+from dashpot.runs.default_lr import default_lr
+from dashpot.runs.entries import entry
+from dashpot.runs.study import Study
 from dashpot.tasks import Task
 from dashpot.training import train
 

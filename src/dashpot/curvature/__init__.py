@@ -1,18 +1,16 @@
 """Curvature: random probes, Hessian-vector products by four routes, and the optimizers that learn from them."""
 
-from dashpot.curvature.differences import central_difference, relative_step_for, step_length
-from dashpot.curvature.double import differentiable_gradients, product_of_gradients
-from dashpot.curvature.draws import draws
-from dashpot.curvature.forward import gradients_and_products, moving_along
-from dashpot.curvature.optimizer import SecondOrder
-from dashpot.curvature.probing import Probing, ProbingOptions
+from dashpot.curvature.double_backward import differentiable_gradients, product_of_gradients
+from dashpot.curvature.finite_differences import central_difference, relative_step_for, step_length
+from dashpot.curvature.forward_over_reverse import gradients_and_products, moving_along
+from dashpot.curvature.hvp_options import Probing, ProbingOptions
+from dashpot.curvature.probes import draws
 from dashpot.curvature.stats import CurvatureStats
 
 __all__ = [
     "CurvatureStats",
     "Probing",
     "ProbingOptions",
-    "SecondOrder",
     "central_difference",
     "differentiable_gradients",
     "draws",

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dashpot.curvature.double import differentiable_gradients, product_of_gradients
-from dashpot.curvature.forward import gradients_and_products, without_tangents
+from dashpot.curvature.double_backward import differentiable_gradients, product_of_gradients
+from dashpot.curvature.forward_over_reverse import gradients_and_products, without_tangents
 from dashpot.curvature.graph import leaves
-from dashpot.curvature.obstacles import refuse_blind_functions, refuse_hidden_parameters, refuse_sparse
+from dashpot.curvature.unsupported import refuse_blind_functions, refuse_hidden_parameters, refuse_sparse
 
 __all__ = ["Found", "accumulate", "double", "forward", "ordinary", "others_wait"]
 

@@ -10,10 +10,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from dashpot.curvature.keeping import before_every_module
-from dashpot.engine.mesh import is_dtensor, localized
+from dashpot.curvature.state_guards import before_every_module
+from dashpot.engine.dtensor import is_dtensor, localized
 from dashpot.errors import CurvatureError
-from dashpot.recipe import Recipe
+from dashpot.recipes.recipe import Recipe
 
 __all__ = ["check_windows", "pieces_of_gradients", "weights_gathered_anew"]
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from dashpot.data import idx
 from dashpot.errors import DataError
-from dashpot.files import keep_aside, sha256
+from dashpot.utils.atomic_files import keep_aside, sha256
 
 __all__ = ["IdxDataset", "IdxFile", "read"]
 

@@ -8,14 +8,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from dashpot.data import decoded
+from dashpot.data import image_cache
 from dashpot.data.download import download
+from dashpot.data.find import find, user_folder
 from dashpot.data.idx_dataset import IdxDataset, read
 from dashpot.data.images import Images
-from dashpot.data.locate import find, user_folder
-from dashpot.data.notices import say_once
+from dashpot.data.warn_once import say_once
 from dashpot.errors import DataError
-from dashpot.folders import cache_folder
+from dashpot.utils.cache_dir import cache_folder
 
 __all__ = ["load_idx"]
 
@@ -38,10 +38,10 @@ def load_idx(dataset: IdxDataset, data_dir: str | os.PathLike[str] | None = None
         return _read(dataset, paths, ours=False)
     cache = cache_folder() / dataset.name
     copy = cache / "decoded.npz"
-    images = decoded.load(copy, dataset)
+    images = image_cache.load(copy, dataset)
     if images is None:
         images = _originals(dataset, cache)
-        decoded.store(copy, images)
+        image_cache.store(copy, images)
     return images
 
 

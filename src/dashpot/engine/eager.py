@@ -20,7 +20,7 @@ from dashpot.engine.program import (
     one_observation,
     one_step,
 )
-from dashpot.recipe import Recipe
+from dashpot.recipes.recipe import Recipe
 from dashpot.stages.base import Context, Observation
 
 __all__ = ["new_slots", "observe_tensor", "real_view", "step_tensor"]

@@ -14,16 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dashpot.engine.group_step import Work
 from dashpot.engine.native.kernel import check_hashable, structure
 from dashpot.engine.native.symbols import UntraceableError
 from dashpot.engine.native.trace import Layout, set_numbers, trace, with_settings
-from dashpot.engine.parts import Work
 from dashpot.engine.program import AS_COMPUTED, Numbers, Storage, compute_dtype, one_step
 from dashpot.engine.rounding import stream
-from dashpot.numeric import scalar_dtype
-from dashpot.recipe import Line, Recipe
+from dashpot.recipes.recipe import Line, Recipe
 from dashpot.stages.base import Clock
-from dashpot.warn import warn
+from dashpot.utils.scalars import scalar_dtype
+from dashpot.utils.warn import warn
 
 __all__ = ["ACCELERATORS", "Inductor"]
 

@@ -14,7 +14,7 @@ from dashpot.engine.native.cpp import FIRST_SLOT, STEP, WEIGHT
 from dashpot.engine.native.interface import dtype_code, keys_of, lazy_keys
 from dashpot.engine.native.trace import Layout
 from dashpot.engine.program import Storage, compute_dtype
-from dashpot.recipe import Recipe
+from dashpot.recipes.recipe import Recipe
 from dashpot.stages.base import Slot
 
 __all__ = ["clashes", "is_plain", "layout_of", "record_of", "row_of", "stretch", "unfit"]

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from dashpot.engine import rounding
 from dashpot.errors import ArgumentError
-from dashpot.numeric import bound
-from dashpot.recipe import Line, Recipe
+from dashpot.recipes.recipe import Line, Recipe
 from dashpot.stages.base import Clock, Context, Observation, Signal, Slot, elementwise
 from dashpot.stages.update import updated
 from dashpot.stages.wide import wide_dtype
+from dashpot.utils.scalars import bound
 
 __all__ = [
     "AS_COMPUTED",

@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from dashpot.constraints import Interval, check, shown
 from dashpot.errors import ArgumentError
-from dashpot.knobs import locate, read, write
+from dashpot.schedules.hyperparams import locate, read, write
 from dashpot.schedules.schedule import Schedule
 
 __all__ = ["Scheduler"]

@@ -15,7 +15,7 @@ from dashpot.schedules.ramp import Cosine, CosineRestarts, LinearWarmup, Polynom
 from dashpot.schedules.ranges import FACTOR, FRACTION, STEPS
 from dashpot.schedules.schedule import Schedule
 from dashpot.schedules.window import Window
-from dashpot.text import typed
+from dashpot.utils.format import typed
 
 __all__ = ["NAMES", "from_name", "split_name"]
 

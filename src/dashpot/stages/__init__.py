@@ -1,8 +1,8 @@
 """The stages of an update rule, in the order in which they usually stand in a recipe."""
 
 from dashpot.stages.adaptive import AdaptiveClip
+from dashpot.stages.autosgm_quirks import Negate, NudgeSmallWeights
 from dashpot.stages.base import Clock, Context, Observation, Signal, Slot, Stage, elementwise, per_tensor
-from dashpot.stages.compat import Negate, NudgeSmallWeights
 from dashpot.stages.curvature import ClipElements, Curvature, Warmup
 from dashpot.stages.decay import ChangeDecay, CoupledDecay, DecoupledDecay
 from dashpot.stages.denominator import CenteredMoment, SecondMoment

@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from dashpot.constraints import Scalar
-from dashpot.numeric import minimum, where
+from dashpot.utils.scalars import minimum, where
 
 __all__ = ["AVERAGES", "Weights", "correction", "running_pole", "weights"]
 

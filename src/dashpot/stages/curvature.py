@@ -29,11 +29,11 @@ from dashpot.constraints import (
     shown,
 )
 from dashpot.errors import ArgumentError
-from dashpot.numeric import bound, is_number
 from dashpot.stages.at_zero import nonzero, power, root
 from dashpot.stages.base import Clock, Context, Observation, Signal, Slot, Stage, elementwise, per_tensor
 from dashpot.stages.denominator import divided
 from dashpot.stages.wide import wide_dtype
+from dashpot.utils.scalars import bound, is_number
 
 __all__ = ["ClipElements", "Curvature", "Warmup"]
 

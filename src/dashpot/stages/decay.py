@@ -8,9 +8,9 @@ from typing import Any
 
 from dashpot.constraints import ARGUMENTS, Scalar, field
 from dashpot.errors import ArgumentError
-from dashpot.numeric import is_number
 from dashpot.stages.base import Clock, Context, Signal, Stage
-from dashpot.warn import warn
+from dashpot.utils.scalars import is_number
+from dashpot.utils.warn import warn
 
 __all__ = ["ChangeDecay", "CoupledDecay", "DecoupledDecay"]
 

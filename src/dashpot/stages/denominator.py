@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from dashpot.constraints import ARGUMENTS, OneOf, Scalar, field
-from dashpot.numeric import is_number, where
 from dashpot.stages.at_zero import over, root
 from dashpot.stages.averages import AVERAGES, correction, weights
 from dashpot.stages.base import Clock, Context, Signal, Slot, Stage, elementwise
+from dashpot.utils.scalars import is_number, where
 
 __all__ = ["CenteredMoment", "SecondMoment", "divided"]
 

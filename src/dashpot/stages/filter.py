@@ -21,9 +21,9 @@ from torch import Tensor
 
 from dashpot.constraints import ARGUMENTS, OneOf, Scalar, field, shown
 from dashpot.errors import ArgumentError
-from dashpot.numeric import is_number, where
 from dashpot.stages.averages import running_pole
 from dashpot.stages.base import Clock, Context, Signal, Slot, Stage, elementwise, per_tensor
+from dashpot.utils.scalars import is_number, where
 
 __all__ = ["Filter", "NesterovMoment", "carry", "step_response", "unit_gain"]
 

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from dashpot.constraints import ARGUMENTS, Interval, Scalar, field
-from dashpot.numeric import bound
 from dashpot.stages.at_zero import over
 from dashpot.stages.base import Clock, Context, Signal, Stage, elementwise, per_tensor
+from dashpot.utils.scalars import bound
 
 __all__ = ["HuberParcor", "MomentRate", "Parcor"]
 

@@ -1,5 +1,6 @@
 """Training: the learner and its callbacks, and checkpoints that resume a run to the same numbers."""
 
+from dashpot.runs.records import Divergence, Epoch
 from dashpot.training.callback import Callback, CancelBatch, CancelEpoch, CancelFit, only
 from dashpot.training.callbacks import (
     CSV,
@@ -20,9 +21,9 @@ from dashpot.training.callbacks import (
     one_cycle,
     read_newest,
 )
-from dashpot.training.engine import Engine
+from dashpot.training.distributed.engine import Engine
 from dashpot.training.learner import Learner
-from dashpot.training.loop import Divergence, Epoch, lr_in_force, train
+from dashpot.training.loop import lr_in_force, train
 from dashpot.training.lr_finder import LRCurve, find_lr
 
 __all__ = [

@@ -15,13 +15,13 @@ from torch.optim import Optimizer
 from dashpot.constraints import Interval, check
 from dashpot.errors import ArgumentError, RunError
 from dashpot.tasks import Problem
-from dashpot.training import snapshot
+from dashpot.tasks.means import Means
 from dashpot.training.callback import ACTIONS, Callback, Callbacks, CancelBatch, CancelEpoch, CancelFit, listed
-from dashpot.training.engine import Engine
-from dashpot.training.feed import Feed
+from dashpot.training.distributed.engine import Engine
+from dashpot.training.loader import Feed
 from dashpot.training.losses import scalar_loss
-from dashpot.training.means import Means
-from dashpot.warn import warn
+from dashpot.training.state import fit_state
+from dashpot.utils.warn import warn
 
 __all__ = ["Learner"]
 
@@ -117,7 +117,7 @@ class Learner:
         self.evaluation = None if evaluation is None else Feed(evaluation, self.engine, "evaluation")
         self.module: nn.Module | None = None
         self.opt: Any = optimizer if isinstance(optimizer, Optimizer) else None
-        self.defaults = {} if self.opt is None else snapshot.defaults(self.opt)
+        self.defaults = {} if self.opt is None else fit_state.defaults(self.opt)
         self.history: list[dict[str, dict[str, float]]] = []
         self.steps, self.position, self.accumulate, self.waiting = 0, (0, 0), 1, 0
         self._step_batches: list[tuple[Any, Any, float]] = []
@@ -198,12 +198,12 @@ class Learner:
                 f"{type(opt).__name__} asks for one."
             )
         if not made:
-            self.opt, self.defaults = opt, snapshot.defaults(opt)
+            self.opt, self.defaults = opt, fit_state.defaults(opt)
         self._drop()
 
     def _epochs(self, resume: Mapping[str, Any] | None, override: bool) -> None:
         if resume is not None:
-            snapshot.restore(self, resume, override)
+            fit_state.restore(self, resume, override)
             self._random = resume["random"]
             self.epoch = max(0, self.position[0] - 1)  # the last one done, where none is left to do
         for epoch in range(self.position[0], self.epochs):
@@ -233,7 +233,7 @@ class Learner:
 
     def _each_batch(self, start: int) -> None:
         if start:  # going on within an epoch: what before_epoch draws was drawn before the epoch's first batch
-            snapshot.restore_random(self, self._random)
+            fit_state.restore_random(self, self._random)
         for number, batch in enumerate(self.feed.batches(self.epoch, start), start):
             self.batch = number
             self.x, self.y, self.size, self.weight = batch
@@ -449,7 +449,7 @@ class Learner:
                 f"Learner: the gradients of {self.waiting} batches wait for their step; a state can be taken once it "
                 "is done: in after_batch, where learner.full."
             )
-        return snapshot.take(self)
+        return fit_state.take(self)
 
 
 def _are_metrics(metrics: Any) -> bool:

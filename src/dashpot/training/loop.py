@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,45 +12,17 @@ from torch.optim import Optimizer
 
 from dashpot.constraints import Interval, check
 from dashpot.errors import ArgumentError
+from dashpot.runs.records import Divergence, Epoch
 from dashpot.tasks import Problem
+from dashpot.tasks.means import FLUSH
 from dashpot.training.callback import Callback, CancelFit
-from dashpot.training.in_place import InPlace
+from dashpot.training.distributed.single_device import InPlace
 from dashpot.training.learner import Learner
-from dashpot.training.means import FLUSH
 from dashpot.training.stopwatch import Stopwatch
 
-__all__ = ["Divergence", "Epoch", "Epochs", "learner_in_place", "lr_in_force", "train"]
+__all__ = ["Epochs", "learner_in_place", "lr_in_force", "train"]
 
 COUNT = Interval(0, math.inf, "left", integer=True)
-
-
-@dataclass(frozen=True)
-class Divergence:
-    """The step (0 for the first of the run) whose loss was not finite, and what it was: `"nan"` or `"inf"`."""
-
-    step: int
-    label: str
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """What one epoch measured.
-
-    `number` counts from 1, `steps` from the start of the run. `train` holds running means taken while the weights
-    change, `evaluation` the means after the epoch (empty without an evaluation set, and for a diverged epoch).
-    `loss` and `lr` have one entry a step; `lr` is the rate the step used. `cpu_s` and `wall_s` are seconds of training,
-    evaluation left out.
-    """
-
-    number: int
-    steps: int
-    train: dict[str, float]
-    evaluation: dict[str, float]
-    loss: list[float]
-    lr: list[float]
-    cpu_s: float
-    wall_s: float
-    diverged: Divergence | None = None
 
 
 def lr_in_force(optimizer: Optimizer) -> float:

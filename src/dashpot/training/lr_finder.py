@@ -17,9 +17,9 @@ from torch.optim import Optimizer
 
 from dashpot.constraints import POSITIVE, Interval, Optional, check
 from dashpot.errors import ArgumentError, RunError
-from dashpot.smoothing import smooth
-from dashpot.training.aside import aside, check_shapes, reshard
 from dashpot.training.callback import Callback, CancelFit
+from dashpot.training.side_pass import aside, check_shapes, reshard
+from dashpot.utils.smoothing import smooth
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from dashpot import methods
 from dashpot.constraints import unknown
 from dashpot.errors import ArgumentError
-from dashpot.options import Options
+from dashpot.optimizers import registry
+from dashpot.optimizers.options import Options
 
 __all__ = ["by_path", "is_path", "reference"]
 
@@ -68,7 +68,8 @@ def reference(against: str, method: str, lr: float | None, options: Mapping[str,
         "torch" (the class of torch.optim that equals the method), "eager" or "compiled" (the method itself on that
         engine), another method, `torch.optim.NAME`, an importable `package.Class`, or `path/to/file.py:Class`.
     method
-        a name in `dashpot.methods`, `autosgm-K` with the numerator among the options, or the path of another class.
+        a name in `dashpot.optimizers.registry`, `autosgm-K` with the numerator among the options, or the path
+        of another class.
     lr, options
         what the method is made with. The reference takes the same, but for options of ours that do not change what is
         computed, such as `engine`.
@@ -83,8 +84,8 @@ def reference(against: str, method: str, lr: float | None, options: Mapping[str,
     if against in ENGINES:
         if is_path(method):
             raise ArgumentError(f"verify: --against {against} needs a method of dashpot's, got {method}.")
-        family = method if method in methods.METHODS else method.partition("-")[0]
-        return partial(methods.get(family), **{**rate, **options, "engine": against})
+        family = method if method in registry.METHODS else method.partition("-")[0]
+        return partial(registry.get(family), **{**rate, **options, "engine": against})
     found = _counterpart(against, method)
     given = {found.names.get(name, name): value for name, value in options.items()}
     taken = _taken(against, found.make, given)
@@ -113,10 +114,10 @@ def _counterpart(against: str, method: str) -> Counterpart:
                 "path/to/file.py:Class compares it with that class."
             )
         return IN_TORCH[method]
-    if against in methods.METHODS:
-        return Counterpart(methods.get(against))
+    if against in registry.METHODS:
+        return Counterpart(registry.get(against))
     if not is_path(against):
-        raise unknown("reference", against, ["torch", *ENGINES, *methods.METHODS])
+        raise unknown("reference", against, ["torch", *ENGINES, *registry.METHODS])
     return Counterpart(_at("--against", against))
 
 

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from dashpot.text import short_time, size
+from dashpot.utils.format import short_time, size
 from dashpot.verification.track import First
 
 __all__ = ["Checkpoint", "Cost", "Deviation", "Verification", "number"]

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dashpot.curvature.optimizer import SecondOrder
 from dashpot.errors import ArgumentError
+from dashpot.optimizers.second_order_base import SecondOrder
 from dashpot.verification.subject import Subject
 
 __all__ = ["ARGUMENTS", "Maker", "Side", "synchronized"]

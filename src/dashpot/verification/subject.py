@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from dashpot.errors import ArgumentError
-from dashpot.random_state import seed_all
+from dashpot.utils.rng_state import seed_all
 
 __all__ = ["Subject"]
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from dashpot.constraints import Interval, OneOf, Optional, check
 from dashpot.errors import ArgumentError
-from dashpot.optim import Optimizer
-from dashpot.random_state import kept_random_state
+from dashpot.optimizers.base import Optimizer
+from dashpot.utils.rng_state import kept_random_state
 from dashpot.verification.checkpoints import Resumed
 from dashpot.verification.cost import costs
 from dashpot.verification.course import Course, run_course

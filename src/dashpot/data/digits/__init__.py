@@ -9,7 +9,7 @@ import numpy as np
 
 from dashpot.data.images import Images
 from dashpot.errors import DataError
-from dashpot.files import sha256
+from dashpot.utils.atomic_files import sha256
 
 __all__ = ["SHA256", "TRAINING", "load"]
 

@@ -14,9 +14,9 @@ import time
 from pathlib import Path
 
 from dashpot.engine.native import cache
+from dashpot.engine.native.compile_job import Job, compilations
 from dashpot.engine.native.compiler import BuildError, Compiler, find
-from dashpot.engine.native.job import Job, compilations
-from dashpot.warn import warn
+from dashpot.utils.warn import warn
 
 __all__ = ["BuildError", "compilations", "library", "loaded"]
 

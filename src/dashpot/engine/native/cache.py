@@ -17,8 +17,8 @@ import torch
 
 from dashpot.engine.native.compiler import Compiler
 from dashpot.errors import DashpotError
-from dashpot.files import write_atomically
-from dashpot.folders import cache_folder
+from dashpot.utils.atomic_files import write_atomically
+from dashpot.utils.cache_dir import cache_folder
 
 if sys.platform != "win32":
     import fcntl

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 
 from dashpot.engine.native.loops import Array, Body, indented, phase
-from dashpot.engine.native.phases import Pass, passes, reached
+from dashpot.engine.native.passes import Pass, passes, reached
 from dashpot.engine.native.symbols import Symbol
 from dashpot.engine.native.trace import LIMIT, SCALE, Trace
 

@@ -15,15 +15,15 @@ import torch
 
 from dashpot.engine.native import build, cpp, interface
 from dashpot.engine.native.build import BuildError
-from dashpot.engine.native.phases import traffic
-from dashpot.engine.native.proof import Sample
+from dashpot.engine.native.kernel_check import Sample
+from dashpot.engine.native.passes import traffic
 from dashpot.engine.native.symbols import UntraceableError, kind_of
 from dashpot.engine.native.trace import Layout, scalar_row, trace
 from dashpot.engine.program import Numbers, Storage
 from dashpot.errors import ArgumentError
-from dashpot.recipe import Line, Recipe
+from dashpot.recipes.recipe import Line, Recipe
 from dashpot.stages.base import Clock, Stage
-from dashpot.warn import warn
+from dashpot.utils.warn import warn
 
 __all__ = ["Kernel", "active_stages", "check_hashable", "kernel_for", "packed", "structure"]
 

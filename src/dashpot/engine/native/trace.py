@@ -10,10 +10,10 @@ from typing import Any, NamedTuple, cast
 import torch
 
 from dashpot.engine import rounding
-from dashpot.engine.blame import place_of
 from dashpot.engine.native.symbols import Graph, Symbol, UntraceableError, kind_of
 from dashpot.engine.program import Numbers, Storage, one_step
-from dashpot.recipe import Line
+from dashpot.engine.stage_errors import place_of
+from dashpot.recipes.recipe import Line
 from dashpot.stages.base import Clock, Slot, Stage
 
 __all__ = ["LIMIT", "SCALE", "Layout", "Trace", "scalar_row", "set_numbers", "trace", "with_settings"]

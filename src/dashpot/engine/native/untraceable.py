@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dashpot.engine.blame import Place
+from dashpot.engine.stage_errors import Place
 
 __all__ = ["UntraceableError", "unsupported"]
 

@@ -3,13 +3,13 @@
 from dashpot.training.callbacks.accumulate import Accumulate
 from dashpot.training.callbacks.average import EMA, SWA
 from dashpot.training.callbacks.checkpoints import Checkpoints, best, latest, read_newest
-from dashpot.training.callbacks.clip import ClipGradients
-from dashpot.training.callbacks.line_loggers import CSV, JSONLines
+from dashpot.training.callbacks.clip_gradients import ClipGradients
+from dashpot.training.callbacks.early_stopping import EarlyStopping
+from dashpot.training.callbacks.file_loggers import CSV, JSONLines
 from dashpot.training.callbacks.nonfinite import NonFinite
 from dashpot.training.callbacks.progress import Progress
 from dashpot.training.callbacks.recorder import Recorder
 from dashpot.training.callbacks.schedule import Schedule, one_cycle
-from dashpot.training.callbacks.stopping import EarlyStopping
 from dashpot.training.callbacks.tensorboard import TensorBoard
 
 __all__ = [

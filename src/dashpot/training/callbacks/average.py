@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from dashpot.constraints import FLAG, POLE, Interval, OneOf, check
 from dashpot.errors import ArgumentError, RunError
-from dashpot.training import weights
-from dashpot.training.aside import aside, check_shapes, reshard
 from dashpot.training.callback import Callback
+from dashpot.training.side_pass import aside, check_shapes, reshard
+from dashpot.training.state import weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

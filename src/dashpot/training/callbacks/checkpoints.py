@@ -13,11 +13,11 @@ from typing import Any, ClassVar
 
 from dashpot.constraints import Interval, Optional, check
 from dashpot.errors import ArgumentError, RunError
-from dashpot.files import keep_aside
-from dashpot.training import archive
+from dashpot.runs.files import cannot_write, make_folder, write_text
 from dashpot.training.callback import Callback, CancelFit
-from dashpot.training.files import cannot_write, make_folder, write_text
-from dashpot.warn import warn
+from dashpot.training.state import checkpoint_file
+from dashpot.utils.atomic_files import keep_aside
+from dashpot.utils.warn import warn
 
 __all__ = ["Checkpoints", "best", "damaged", "latest", "read_newest"]
 
@@ -56,8 +56,8 @@ def read_newest(folder: str | os.PathLike[str]) -> dict[str, Any]:
     folder, spoilt = Path(folder), []
     for path in _newest_first(folder):
         try:
-            state = archive.read(path)
-        except archive.DamagedError as error:
+            state = checkpoint_file.read(path)
+        except checkpoint_file.DamagedError as error:
             spoilt.append(_set_aside(path, error))
             continue
         except RunError:
@@ -199,7 +199,7 @@ class Checkpoints(Callback):
         state, fault = learner.state_dict(), None
         if learner.engine.first:
             try:
-                archive.write(path, state, {"config": self.config})
+                checkpoint_file.write(path, state, {"config": self.config})
                 if better:
                     self._mark()
                 self._remove_old(path)

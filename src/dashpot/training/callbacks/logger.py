@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from dashpot.constraints import Interval, Optional, check
 from dashpot.errors import ArgumentError
+from dashpot.tasks.means import FLUSH
+from dashpot.training.callbacks.epoch_summary import PerEpoch, Row
 from dashpot.training.callbacks.recorder import Recorder
-from dashpot.training.callbacks.rows import PerEpoch, Row
-from dashpot.training.means import FLUSH
 
 if TYPE_CHECKING:
     from dashpot.training.learner import Learner

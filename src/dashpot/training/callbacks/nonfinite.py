@@ -15,12 +15,12 @@ from torch import Tensor
 from dashpot import constraints
 from dashpot.constraints import Interval, OneOf
 from dashpot.errors import ArgumentError, NonFiniteError
-from dashpot.training import snapshot
+from dashpot.runs.files import make_folder, write_bytes
 from dashpot.training.callback import Callback, CancelFit
-from dashpot.training.callbacks.diagnosis import Diagnosis, diagnose
-from dashpot.training.callbacks.gradients import grad_norm
-from dashpot.training.files import make_folder, write_bytes
-from dashpot.warn import warn
+from dashpot.training.callbacks.grad_norms import grad_norm
+from dashpot.training.callbacks.nonfinite_report import Diagnosis, diagnose
+from dashpot.training.state import fit_state
+from dashpot.utils.warn import warn
 
 if TYPE_CHECKING:
     from dashpot.training.learner import Learner
@@ -156,7 +156,7 @@ class NonFinite(Callback):
         path = (
             self.folder / f"nonfinite-step-{learner.steps + 1}-epoch-{learner.epoch + 1}-batch-{learner.batch + 1}.pt"
         )
-        state = snapshot.take(learner)
+        state = fit_state.take(learner)
         if learner.engine.first:
             batches = [{"batch": number, "x": _on_cpu(x), "y": _on_cpu(y)} for number, x, y in self._batches]
             # Apart from the state, so that a fit may go on from it: with these gradients it would not get far.

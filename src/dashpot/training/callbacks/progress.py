@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TextIO
 
 from dashpot.constraints import NONNEGATIVE, check
 from dashpot.errors import ArgumentError
-from dashpot.text import clock, decimals, duration
-from dashpot.training.callbacks.rows import PerEpoch, Row
+from dashpot.training.callbacks.epoch_summary import PerEpoch, Row
+from dashpot.utils.format import clock, decimals, duration
 
 if TYPE_CHECKING:
     from dashpot.training.learner import Learner

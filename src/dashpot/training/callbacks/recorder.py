@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from dashpot import knobs
 from dashpot.constraints import OneOf, check
 from dashpot.errors import ArgumentError, RunError
+from dashpot.schedules import hyperparams
+from dashpot.tasks.means import FLUSH
 from dashpot.training.callback import Callback
-from dashpot.training.callbacks.gradients import grad_norm, total_norm
-from dashpot.training.means import FLUSH
+from dashpot.training.callbacks.grad_norms import grad_norm, total_norm
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -195,7 +195,7 @@ def _reader(opt: Optimizer, name: str) -> Callable[[], Any]:
     plain, index = (found["name"], int(found["index"])) if found else (name, 0)
     if index >= len(opt.param_groups):
         raise ArgumentError(f"Recorder: {name!r} asks for group {index}, the optimizer has {len(opt.param_groups)}.")
-    value = knobs.read(opt.param_groups[index], plain)
+    value = hyperparams.read(opt.param_groups[index], plain)
     if isinstance(value, bool) or not isinstance(value, (int, float, Tensor)):
         raise ArgumentError(f"Recorder: {name!r} is no number in the parameter group but {value!r}.")
     schedule = _own_schedule(opt, plain, index)
@@ -203,7 +203,7 @@ def _reader(opt: Optimizer, name: str) -> Callable[[], Any]:
         return lambda: opt.lr_at(index)  # pyright: ignore[reportAttributeAccessIssue]
 
     def read() -> Any:
-        value = knobs.read(opt.param_groups[index], plain)
+        value = hyperparams.read(opt.param_groups[index], plain)
         if schedule is not None:
             return schedule.value(float(value), opt.steps_done())  # pyright: ignore[reportAttributeAccessIssue]
         return value.detach().clone() if isinstance(value, Tensor) else float(value)
@@ -215,7 +215,7 @@ def _own_schedule(opt: Optimizer, name: str, index: int) -> Any:
     """The schedule that the optimizer itself has for a hyperparameter, "lr" for the rate's, or None."""
     group = opt.param_groups[index]
     for scheduled, schedule in getattr(opt, "schedule", {}).items():
-        if knobs.locate(group, scheduled) == knobs.locate(group, name):
+        if hyperparams.locate(group, scheduled) == hyperparams.locate(group, name):
             return "lr" if scheduled == "lr" else schedule
     return None
 

@@ -13,13 +13,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from dashpot import knobs
 from dashpot.constraints import POSITIVE, OneOf, Optional, check, unknown
 from dashpot.errors import ArgumentError, RunError
-from dashpot.schedules import OneCycle, OneCycleMomentum, Plateau, Scheduler
+from dashpot.schedules import OneCycle, OneCycleMomentum, Plateau, Scheduler, hyperparams
 from dashpot.schedules import Schedule as Function
 from dashpot.training.callback import Callback, CancelFit
-from dashpot.training.callbacks.reduction import Reduction
+from dashpot.training.callbacks.reduce_on_plateau import Reduction
 
 if TYPE_CHECKING:
     from dashpot.training.learner import Learner
@@ -246,9 +245,9 @@ def _built(schedule: Any, opt: Optimizer, total: int) -> Any:
 
 def _scheduler(opt: Optimizer, schedules: Mapping[str, Function]) -> Scheduler:
     group = opt.param_groups[0]
-    own = {knobs.locate(group, name) for name in getattr(opt, "schedule", {})}
+    own = {hyperparams.locate(group, name) for name in getattr(opt, "schedule", {})}
     for name in schedules:
-        if knobs.locate(group, name) in own:
+        if hyperparams.locate(group, name) in own:
             raise ArgumentError(f"Schedule: {name} has a schedule in the optimizer already; give it one of the two.")
     return Scheduler(opt, also=schedules)
 
@@ -293,7 +292,7 @@ def _moved(scheduler: Any, opt: Optimizer) -> set[tuple[str, int | None]]:
     names = list(scheduler.schedules) if isinstance(scheduler, Scheduler) else ["lr"]
     if getattr(scheduler, "cycle_momentum", False):  # torch's OneCycleLR and CyclicLR
         names.append("momentum")
-    return {knobs.locate(group, name) for name in names}
+    return {hyperparams.locate(group, name) for name in names}
 
 
 def _shown(place: tuple[str, int | None]) -> str:
@@ -349,7 +348,7 @@ class _Groups:
                 if moves is None or name not in self.opt.defaults or (name, None) in moves:
                     _put(group, name, value)
                 for index in [index for key, index in moves or () if key == name and index is not None]:
-                    knobs.write(group, f"{name}[{index}]", value[index])
+                    hyperparams.write(group, f"{name}[{index}]", value[index])
         if not self.wrapped:
             vars(self.opt).pop("step", None)  # torch's schedulers put a counting wrapper around it
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from dashpot.constraints import FLAG, check
 from dashpot.errors import ArgumentError, RunError
+from dashpot.runs.files import cannot_write, make_folder
+from dashpot.training.callbacks.epoch_summary import Row
 from dashpot.training.callbacks.logger import Logger
-from dashpot.training.callbacks.rows import Row
-from dashpot.training.files import cannot_write, make_folder
 
 if TYPE_CHECKING:
     from dashpot.training.learner import Learner

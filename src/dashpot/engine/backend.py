@@ -1,0 +1,101 @@
+"""Who does a step: compiled kernels on the CPU, Inductor's programs on accelerators, else the eager engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from dashpot.engine.blockwise import step_in_blocks
+from dashpot.engine.eager import step_tensor
+from dashpot.engine.fallback_warning import warn_uncompiled
+from dashpot.engine.group_step import Step, Work
+from dashpot.engine.inductor import Inductor
+from dashpot.engine.program import WHOLE_TENSOR, Numbers
+from dashpot.engine.rounding import stream
+from dashpot.engine.sharding import Spread
+from dashpot.engine.stage_errors import blaming
+from dashpot.engine.tensor_table import Roster
+from dashpot.recipes.recipe import Recipe
+from dashpot.stages.base import Context
+
+__all__ = ["LARGE", "Engine"]
+
+LARGE = 1 << 20
+"""Elements from which on `engine="auto"` compiles for an accelerator, where a compilation takes many seconds."""
+
+
+class Engine:
+    """The engine of one optimizer.
+
+    mode
+        "auto", "eager" or "compiled".
+    """
+
+    def __init__(self, mode: str) -> None:
+        self.mode = mode
+        self.inductor = Inductor(mode, LARGE)
+
+    def refusal(self) -> str | None:
+        """Why no kernel shall be used at all, or None."""
+        return "engine='eager' was asked for" if self.mode == "eager" else None
+
+    def check(self, step: Step, roster: Roster) -> None:
+        """Compare kernels with this step's numbers and, before their first use, with the eager engine.
+
+        Warns of what the user asked to be compiled and cannot be.
+        """
+        if self.mode == "compiled":
+            for error in roster.untraceable.values():
+                warn_uncompiled(error)
+        for table in roster.tables:
+            for part in {id(part.numbers): part for part in table.parts(step)}.values():
+                for numbers in part.numbers:
+                    table.kernel.check(part.recipe, table.active, numbers)
+
+    def measured(self, step: Step, roster: Roster) -> Iterator[tuple[Spread | None, float, bool, list[Tensor]]]:
+        """For each way in which gradients are divided: (that way, sum of squares and finiteness of those that kernels
+        measured, the gradients left to measure)."""
+        left = set(range(len(step.grads)))
+        found: dict[Spread | None, tuple[float, bool]] = dict.fromkeys(step.division.kinds, (0.0, True))
+        for table in roster.usable():
+            squares, finite = found[table.spread]
+            more, good = table.kernel.measure(table.rows, torch.get_num_threads())
+            found[table.spread] = squares + more, finite and good
+            left -= set(table.positions.tolist())
+        rest = dict(step.division.parted(sorted(left)))
+        for spread, (squares, finite) in found.items():
+            grads = (step.grads[i] for i in rest.get(spread, ()))
+            yield spread, squares, finite, [g for g in grads if g.numel()]
+
+    def run_eagerly(self, step: Step, left: Sequence[int]) -> None:
+        """Take the step of the parameters `left`, which no kernel takes."""
+        contexts = step.division.contexts
+        away = self.inductor.elements(step.params[i] for i in left) + step.division.elsewhere
+        for part in step.parts:
+            here = [i for i in left if part.start <= i < part.stop]
+            works = [step.work(i) for i in here if i not in contexts]
+            works = self.inductor.run(part.recipe, works, part.numbers, away) if away else works
+            for work in step_in_blocks(part.recipe, works, part.numbers):
+                _step_eagerly(part.recipe, work, part.numbers[work.row])
+            for i in here:  # in one order in all processes, as they wait for each other
+                if i in contexts:
+                    work = step.work(i)
+                    _step_eagerly(part.recipe, work, part.numbers[work.row], contexts[i])
+        with torch.no_grad():
+            torch._foreach_add_([step.states[i]["step"] for i in left], 1)  # pyright: ignore[reportPrivateImportUsage]
+
+    def run_kernels(self, roster: Roster, step: Step) -> None:
+        """Take the step of every other parameter. The tables have been checked, so nothing fails here."""
+        threads = torch.get_num_threads()
+        for table in roster.usable():
+            table.run(step, threads)
+
+
+def _step_eagerly(recipe: Recipe, work: Work, numbers: Numbers, context: Context = WHOLE_TENSOR) -> None:
+    if work.storage.draws:
+        word = torch.tensor(numbers.word, dtype=torch.int32, device=work.p.device)
+        numbers = numbers._replace(word=stream(word, work.ordinal))
+    with blaming(work.p.shape):
+        step_tensor(recipe, work.storage, numbers, work.p, work.grad, work.state, context=context)

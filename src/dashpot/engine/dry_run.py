@@ -1,0 +1,342 @@
+"""A trial run of a user's stages on copies of a parameter, before a step writes anything.
+
+Mistakes in `apply` and `observe` would otherwise show as a Python error in the middle of a step, or as a changed
+gradient. dashpot's own stages are covered by its tests and are never tried.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import random
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager
+from copy import copy
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dashpot.engine.eager import real_view
+from dashpot.engine.native.kernel import structure
+from dashpot.engine.native.trace import Layout, trace
+from dashpot.engine.native.untraceable import UntraceableError
+from dashpot.engine.program import AS_COMPUTED, WHOLE_TENSOR, WholeTensor, compute_dtype
+from dashpot.engine.stage_errors import blaming, is_foreign
+from dashpot.errors import ArgumentError
+from dashpot.recipes.recipe import Line, Recipe
+from dashpot.stages.base import Clock, Observation, Signal, Slot, Stage
+
+__all__ = ["rehearse"]
+
+_LARGEST = 1 << 14  # elements of a trial; a larger parameter is represented by a corner of it
+_MOST_KEPT = 1 << 12
+
+_passed: set[Hashable] = set()
+
+
+def rehearse(recipe: Recipe, p: Tensor, grad: Tensor | None = None) -> None:
+    """Run the recipe once on copies of `p` and `grad` (ones where None), if it holds a stage from outside dashpot.
+
+    Raises `ArgumentError`, naming the stage, for what its author has to mend. `p` and `grad` are the local tensors of
+    one parameter. Costs nothing for dashpot's own stages, and one run for each structure, dtype and device; where the
+    stages cannot be compiled, as they may ask for the shape, one for each shape as well.
+    """
+    if not any(is_foreign(type(line.stage)) for line in recipe.lines):
+        return
+    if torch.compiler.is_compiling() or p.numel() == 0 or p.device.type == "meta":
+        return
+    any_shape = structure(recipe), p.dtype, p.device
+    this_shape = *any_shape, tuple(p.shape)
+    hashable = _hashable(any_shape)
+    if hashable and not _passed.isdisjoint((any_shape, this_shape)):
+        return
+    with _undisturbed(p.device):
+        _try(recipe, p.detach(), torch.ones_like(p) if grad is None else grad.detach())
+        if hashable:
+            if len(_passed) >= _MOST_KEPT:
+                _passed.clear()
+            _passed.add(any_shape if _traceable(recipe) else this_shape)
+
+
+def _hashable(key: Hashable) -> bool:
+    try:
+        hash(key)
+    except TypeError:  # a setting such as a list
+        return False
+    return True
+
+
+def _traceable(recipe: Recipe) -> bool:
+    """True where the stages work on elements and whole-tensor means alone, whatever the shape."""
+    slots = tuple((slot.key, torch.float32) for slot in recipe.slots)
+    layout = Layout(torch.float32, torch.float32, torch.float32, slots)
+    try:
+        trace(recipe.lines, recipe.slots, AS_COMPUTED, layout, Clock(1, 1.0))
+    except UntraceableError:
+        return False
+    return True
+
+
+@contextmanager
+def _undisturbed(device: torch.device) -> Iterator[None]:
+    """Neither recorded by autograd nor seen by any generator of random numbers."""
+    states = random.getstate(), np.random.get_state()
+    devices = [device] if device.type == "cuda" else []
+    try:
+        with torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng(devices):
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+
+
+def _try(recipe: Recipe, p: Tensor, grad: Tensor) -> None:
+    """A corner of a large parameter first; all of it only where that fails, as a stage may ask for the shape."""
+    w, g = _working(p, p), _working(grad, p)
+    sizes = _bounded(w.shape)
+    try:
+        _run(recipe, _corner(w, sizes), _corner(g, sizes), p)
+    except ArgumentError:
+        if sizes == list(w.shape):
+            raise
+        _run(recipe, w.clone(), g.clone(), p)
+
+
+def _working(x: Tensor, p: Tensor) -> Tensor:
+    """`x` as the engine hands it to the stages of `p`: real, of one dimension or more, in the compute precision."""
+    real = real_view(x.resolve_conj())
+    return (real.reshape(1) if real.dim() == 0 else real).to(compute_dtype(p.dtype))
+
+
+def _bounded(shape: torch.Size) -> list[int]:
+    sizes = list(shape)
+    while math.prod(sizes) > _LARGEST:
+        longest = sizes.index(max(sizes))
+        sizes[longest] = (sizes[longest] + 1) // 2
+    return sizes
+
+
+def _corner(x: Tensor, sizes: list[int]) -> Tensor:
+    for dim, size in enumerate(sizes):
+        x = x.narrow(dim, 0, size)
+    return x.clone(memory_format=torch.contiguous_format)
+
+
+def _run(recipe: Recipe, w: Tensor, g: Tensor, p: Tensor) -> None:
+    g = g.nan_to_num(0.0, 0.0, 0.0)  # a step may skip such gradients; the stages shall not be judged by them
+    clock = Clock(1, _own(recipe.lr))
+    x = Signal(w=w, g=g, d=1.0, v=g, rate=clock.lr, shrink=None)
+    for line in recipe.lines:
+        x = _Trial(line, clock, p).passed(x)
+
+
+def _own(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value
+
+
+class _Trial:
+    """One stage on copies of one parameter."""
+
+    def __init__(self, line: Line, clock: Clock, p: Tensor) -> None:
+        self._keys, self._p = line.keys, p
+        self._stage = _double(line.stage)
+        self._name = type(line.stage).__name__
+        self._slots: tuple[Slot, ...] = tuple(self._stage.slots)
+        self._clock, self._state_type = clock, line.state_type
+        self._context = _Context(self._name)
+
+    def passed(self, x: Signal) -> Signal:
+        """The signal after the stage."""
+        foreign = is_foreign(type(self._stage))
+        scalars = self._asked(self._stage.scalars, self._clock)
+        if not isinstance(scalars, Mapping):
+            raise self._error(f"scalars must return a mapping from names to numbers, got {_described(scalars)}")
+        c = self._asked(self._stage.prepare, self._clock)
+        state = [self._slot(slot, x.w) for slot in self._slots]
+        if not foreign:
+            return self._asked(self._stage.apply, x, self._state_type(*state), c, WHOLE_TENSOR)[0]
+        names = {name: _own(value) for name, value in c._asdict().items()}
+        c = _speaking(self._name, type(c), self._no_scalar)(**names)
+        s = _speaking(self._name, self._state_type, self._no_slot)(*state)
+        if self._stage.observes:
+            s = self._observed(x, s, c)
+        return self._applied(_speaking(self._name, Signal, self._no_field)(*x), s, c)
+
+    def _slot(self, slot: Slot, w: Tensor) -> Tensor:
+        shape = w.shape if slot.shape == "elementwise" else ()
+        return torch.full(shape, float(slot.initial), dtype=w.dtype, device=w.device)
+
+    def _observed(self, x: Signal, s: Any, c: Any) -> Any:
+        o = _speaking(self._name, Observation, self._no_observation)(torch.ones_like(x.w), x.g.clone(), self._p.dim())
+        with self._unchanged("observe", o=o, s=s, c=c):
+            new = self._asked(self._stage.observe, o, s, c, self._context)
+        self._check_slots("observe", "s", new, new, x.w)
+        return type(s)(*new)
+
+    def _applied(self, x: Signal, s: Any, c: Any) -> Signal:
+        with self._unchanged("apply", x=x, s=s, c=c):
+            result = self._asked(self._stage.apply, x, s, c, self._context)
+        if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], Signal)):
+            got = "x alone" if isinstance(result, Signal) else _described(result)
+            raise self._error(f"apply must return the pair (x, s), got {got}")
+        self._check_slots("apply", "the pair (x, s)", result, result[1], x.w)
+        self._check_signal(result[0], x.w)
+        return Signal(*result[0])
+
+    # ---- checks -----------------------------------------------------------------------------------------------------
+
+    def _asked(self, method: Callable[..., Any], *args: Any) -> Any:
+        """What a method of the stage returns; any exception as a sentence."""
+        try:
+            with blaming(self._p.shape):
+                return method(*args)
+        except _UndeclaredError as error:
+            raise ArgumentError(str(error)) from error
+        except TypeError as error:  # a signature that does not fit, which no line of the stage raises
+            raise self._error(f"{method.__name__} does not take what it is called with, {error}") from error
+
+    @contextmanager
+    def _unchanged(self, method: str, **records: Any) -> Iterator[None]:
+        """Refuse an operation in place on what the stage was given."""
+        given = {
+            f"{record}.{name}": (value, value._version, value.clone())
+            for record, values in records.items()
+            for name, value in values._asdict().items()
+            if isinstance(value, Tensor)
+        }
+        yield
+        changed = [name for name, before in given.items() if _changed(*before)]
+        if changed:
+            raise self._error(
+                f"{method} changes {' and '.join(changed)} in place; use operations that return a new tensor, "
+                "such as mul for mul_"
+            )
+
+    def _check_slots(self, method: str, expected: str, result: Any, new: Any, w: Tensor) -> None:
+        if not isinstance(new, tuple) or isinstance(new, Signal) or len(new) != len(self._slots):
+            raise self._error(
+                f"{method} must return {expected} with s a tuple of its {len(self._slots)} slots, "
+                f"got {_described(result)}; change slots with s._replace"
+            )
+        for slot, value in zip(self._slots, new, strict=True):
+            shape = tuple(w.shape) if slot.shape == "elementwise" else ()
+            if not isinstance(value, Tensor) or tuple(value.shape) != shape:
+                wanted = f"a tensor of the parameter's shape {shape}" if shape else "a 0-d tensor"
+                raise self._error(f"{slot.shape} slot {slot.name} must be {wanted}, got {_described(value)}")
+
+    def _check_signal(self, x: Signal, w: Tensor) -> None:
+        for name, what in (("v", "direction"), ("g", "gradient"), ("w", "weight")):
+            value = getattr(x, name)
+            if not isinstance(value, Tensor) or value.shape != w.shape:
+                got = tuple(value.shape) if isinstance(value, Tensor) else _described(value)
+                raise self._error(f"the {what} must keep the shape {tuple(w.shape)}, got {got}")
+        for name, value in (("d", x.d), ("rate", x.rate), ("shrink", x.shrink)):
+            if not (_fits(value, w) or (name == "shrink" and value is None)):
+                raise self._error(
+                    f"x.{name} must be a number or fit the shape {tuple(w.shape)}, got {_described(value)}"
+                )
+
+    def _error(self, text: str) -> ArgumentError:
+        return ArgumentError(f"{self._name}: {text}.")
+
+    # ---- names that are not there -----------------------------------------------------------------------------------
+
+    def _no_slot(self, name: str) -> str:
+        names = [slot.name for slot in self._slots]
+        return (
+            f"{self._name}: s has no slot {name!r}, only {', '.join(names)}; declare it in slots."
+            if names
+            else f"{self._name}: s has no slot {name!r}; declare it, as in slots = (dp.elementwise({name!r}),)."
+        )
+
+    def _no_scalar(self, name: str) -> str:
+        stage = self._stage
+        if name in stage.numeric():
+            return f"{self._name}: scalars does not return {name!r}; return it, or read self.{name}."
+        if hasattr(stage, name):
+            return f"{self._name}: c.{name} is not a scalar; annotate {name} float, or read self.{name}."
+        names = ", ".join(stage.prepare(self._clock)._fields)
+        return f"{self._name}: c has no scalar {name!r}, only {names or 'none'}; add a field {name}: float."
+
+    def _no_observation(self, name: str) -> str:
+        return f"{self._name}: o has no field {name!r}; it has {', '.join(Observation._fields)}."
+
+    def _no_field(self, name: str) -> str:
+        return f"{self._name}: x has no field {name!r}; it has {', '.join(Signal._fields)}."
+
+
+def _double(stage: Stage) -> Stage:
+    """The stage, with copies of the tensors among its settings."""
+    fields = dataclasses.fields(stage)  # pyright: ignore[reportArgumentType] - every stage is a dataclass
+    tensors = {f.name: getattr(stage, f.name) for f in fields if isinstance(getattr(stage, f.name), Tensor)}
+    if not tensors:
+        return stage
+    double = copy(stage)
+    for name, value in tensors.items():
+        object.__setattr__(double, name, value.clone())
+    return double
+
+
+class _Context(WholeTensor):
+    """Answers a reduction that it does not have with a sentence."""
+
+    def __init__(self, owner: str) -> None:
+        self._owner = owner
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise _UndeclaredError(f"{self._owner}: ctx has no {name!r}; it has mean and norm.")
+
+
+class _UndeclaredError(ArgumentError, AttributeError):
+    """A name that a record does not have; `hasattr` and `getattr` with a default work as on any named tuple."""
+
+
+def _speaking(owner: str, kind: Any, sentence: Callable[[str], str]) -> Any:
+    """The named tuple `kind`, which answers a name that it does not have with a sentence of `owner`'s."""
+
+    def missing(self: Any, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise _UndeclaredError(sentence(name))
+
+    def replaced(self: Any, /, **changes: Any) -> Any:
+        for name in changes.keys() - set(kind._fields):
+            raise _UndeclaredError(sentence(name))
+        return kind._replace(self, **changes)
+
+    def assigned(self: Any, name: str, value: Any) -> None:
+        del self, value
+        raise _UndeclaredError(f"{owner}: {name} is assigned to, and what a stage is given is fixed; use _replace.")
+
+    methods = {"__getattr__": missing, "__setattr__": assigned, "_replace": replaced}
+    return type(kind.__name__, (kind,), {"__slots__": (), **methods})
+
+
+def _fits(value: Any, w: Tensor) -> bool:
+    """True for a number and for a tensor that broadcasts to the shape of `w`."""
+    if not isinstance(value, Tensor):
+        return isinstance(value, (int, float))
+    try:
+        return torch.broadcast_shapes(value.shape, w.shape) == w.shape
+    except RuntimeError:
+        return False
+
+
+def _changed(value: Tensor, version: int, was: Tensor) -> bool:
+    """True after an operation in place; one on `.data` shows in the numbers alone."""
+    try:
+        return value._version != version or not torch.allclose(value, was, rtol=0, atol=0, equal_nan=True)
+    except RuntimeError:  # `vmap` maps over them
+        return False
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    if isinstance(value, Mapping) or (isinstance(value, tuple) and not hasattr(value, "_fields")):
+        return f"a {type(value).__name__} of {len(value)}"
+    return repr(value) if value is None or isinstance(value, (int, float, str)) else f"a {type(value).__name__}"

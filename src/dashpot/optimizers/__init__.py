@@ -1,0 +1,1 @@
+"""Optimizers: torch.optim-compatible classes, each a recipe run by the engine."""

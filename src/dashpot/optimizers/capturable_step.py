@@ -1,0 +1,93 @@
+"""One step on the device itself (`capturable=True`): `stepper` without a look at any tensor's value."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor
+
+from dashpot.engine import dtensor
+from dashpot.errors import ArgumentError
+from dashpot.optimizers import cuda_graph
+from dashpot.optimizers.grad_check import Verdict
+from dashpot.optimizers.step import ordinals, refuse_first_step_in_a_graph, with_gradients, with_slots
+from dashpot.recipes.recipe import Recipe
+
+if TYPE_CHECKING:
+    from dashpot.optimizers.base import Optimizer
+
+__all__ = ["DeviceStepper"]
+
+
+class DeviceStepper:
+    """Takes the steps of one optimizer on its parameters' devices."""
+
+    def __init__(self) -> None:
+        self._tallies: dict[tuple[int, torch.device], cuda_graph.Tally] = {}
+
+    def take(self, optimizer: Optimizer, done: int) -> Verdict:
+        """One step of every parameter with a gradient; a graph can record it, and what to skip the device decides."""
+        if cuda_graph.capturing() and optimizer._schedule:
+            raise ArgumentError(
+                f"{type(optimizer).__name__}: a schedule is a function on the host, which a CUDA graph would freeze; "
+                "give lr as a tensor and write to it between replays."
+            )
+        plans = []
+        for index, group in enumerate(optimizer.param_groups):
+            params, _ = with_gradients(group["params"])
+            optimizer._check_settings({name: group[name] for name in optimizer._FLAGS if name in group})
+            optimizer._check_capturable(bool(group.get("capturable")))
+            dtensor.refuse_dtensors(type(optimizer).__name__, params)
+            for p in params:
+                optimizer._check_gradient(p)
+            plans.append((index, group, params, optimizer._in_force(group, done)))
+        parts = [part for plan in plans for part in self._parts(optimizer, *plan)]
+        verdict = cuda_graph.judge_on_device(
+            optimizer.running, [g for part in parts for g in part.grads], optimizer._scaler()
+        )
+        elements = optimizer._engine.inductor.elements(p for part in parts for p in part.params)
+        for part in parts:
+            cuda_graph.run_on_device(part, verdict, optimizer._engine.inductor, elements)
+        for group in optimizer.param_groups if parts else ():
+            group["steps_done"] = done + 1
+        return verdict
+
+    def _parts(
+        self,
+        optimizer: Optimizer,
+        index: int,
+        group: dict[str, Any],
+        params: list[Tensor],
+        in_force: tuple[Recipe, Any, Any],
+    ) -> list[cuda_graph.DevicePart]:
+        """A group's parameters by the device they lie on, with state for each and their numbers."""
+        recipe, factor, window = in_force
+        numbers = dict(zip(map(id, params), ordinals(optimizer, index), strict=True))
+        parts = []
+        for device in dict.fromkeys(p.device for p in params):
+            here = [p for p in params if p.device == device]
+            tally = self._tallies.get((index, device))
+            if tally is None or not tally.fits([optimizer.state.get(p, {}) for p in here]):
+                refuse_first_step_in_a_graph(optimizer)
+                tally = None
+            counts = [] if tally else [cuda_graph.count_on_device(optimizer.state.get(p, {}), device) for p in here]
+            storages = [optimizer.running.storage(p.dtype) for p in here]
+            states = [with_slots(optimizer, recipe, p, storage) for p, storage in zip(here, storages, strict=True)]
+            if tally is None:
+                tally = self._tallies[index, device] = cuda_graph.Tally(counts, states)
+            limit, seed = optimizer.running.clip_value, group.get("seed")
+            parts.append(
+                cuda_graph.DevicePart(
+                    recipe,
+                    here,
+                    [cast(Tensor, p.grad) for p in here],
+                    states,
+                    storages,
+                    [numbers[id(p)] for p in here],
+                    tally,
+                    cuda_graph.numbers_on_device(recipe, tally.steps, factor, window, limit, seed),
+                    optimizer._ascends(group),
+                )
+            )
+        return parts

@@ -1,0 +1,1 @@
+"""Recipes: a method as one immutable value of stages, and the conversions between parametrisations."""

@@ -1,0 +1,314 @@
+"""The recipe: a whole method as one frozen value."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, cast
+
+from torch import Tensor
+
+from dashpot.constraints import ARGUMENTS, Scalar, check, shown
+from dashpot.errors import ArgumentError
+from dashpot.schedules import Schedule
+from dashpot.schedules.resolve import lr_in_force, schedules_by_name
+from dashpot.stages.base import Clock, Slot, Stage, check_slots, replaced
+from dashpot.utils.scalars import read
+
+__all__ = ["Diff", "Recipe", "diff"]
+
+# torch's names for the settings of a stage, as users write them in schedules.
+_TORCH_NAMES = {"momentum": "pole", "betas[0]": "pole", "betas[1]": "beta", "alpha": "beta"}
+
+
+class Line(NamedTuple):
+    """A stage made ready to run: where its slots lie in a parameter's state, and the tuple they are handed over in."""
+
+    stage: Stage
+    keys: tuple[str, ...]
+    state_type: Any
+    settings: tuple[Any, ...]
+    """The numeric settings that are set: a stage may read them from itself instead of from its scalars."""
+
+    @staticmethod
+    def of(stage: Stage) -> Line:
+        settings = (getattr(stage, name) for name in stage.numeric())
+        keys = tuple(slot.key for slot in stage.slots)
+        return Line(stage, keys, stage.state_type(), tuple(value for value in settings if value is not None))
+
+
+class Recipe:
+    """Stages in the order in which they act, a learning rate and schedules: everything that defines a method.
+
+    stages
+        the line the gradient passes; see `dashpot.stages`.
+    lr
+        base learning rate, >= 0: a number or a 0-d tensor.
+    schedule
+        a `Schedule` for lr, or a mapping from the names of settings (`lr`, `pole`, `zero`, `weight_decay`, `eps`, ...)
+        to schedules. Pure functions of the step count.
+
+    A recipe is immutable and hashable, prints as an expression that pastes back, and converts to plain data and back.
+    `slots` is all state it keeps for one parameter; `lines` are its active stages, ready for an engine.
+
+    >>> from dashpot import Filter, SecondMoment
+    >>> recipe = Recipe(Filter(pole=0.9), SecondMoment(beta=0.99), lr=0.001)
+    >>> recipe
+    Recipe(Filter(pole=0.9), SecondMoment(beta=0.99), lr=0.001)
+    >>> Recipe.from_dict(recipe.to_dict()) == recipe
+    True
+    >>> diff(recipe, recipe.with_settings(pole=0.95))
+    Filter.pole: 0.9 | 0.95
+    """
+
+    __slots__ = ("lines", "lr", "schedule", "slots", "stages")
+
+    stages: tuple[Stage, ...]
+    lr: Scalar
+    schedule: tuple[tuple[str, Schedule], ...]
+    slots: tuple[Slot, ...]
+    lines: tuple[Line, ...]
+
+    def __init__(
+        self, *stages: Stage, lr: Scalar = 1e-3, schedule: Schedule | Mapping[str, Schedule] | None = None
+    ) -> None:
+        for stage in stages:
+            if not isinstance(stage, Stage):
+                raise ArgumentError(f"Recipe: every positional argument must be a Stage, got {shown(stage)}.")
+            check_slots(type(stage).__name__, stage.slots)
+        check("Recipe", "lr", lr, ARGUMENTS["lr"])
+        object.__setattr__(self, "stages", stages)
+        object.__setattr__(self, "lr", lr)
+        object.__setattr__(self, "slots", tuple(slot for stage in stages for slot in stage.slots))
+        object.__setattr__(self, "lines", tuple(Line.of(stage) for stage in stages if not stage.idle()))
+        object.__setattr__(self, "schedule", self._checked_schedule(schedule))
+        _refuse_shared_slots(self.slots)
+
+    def _checked_schedule(self, schedule: Any) -> tuple[tuple[str, Schedule], ...]:
+        items: dict[str, Schedule] = {}
+        for name, item in schedules_by_name("Recipe", schedule).items():
+            setting = _TORCH_NAMES.get(name, name)
+            if setting != "lr" and setting not in self.settings():
+                raise ArgumentError(f"Recipe: no setting {name!r} to schedule; it has {', '.join(self.settings())}.")
+            if setting in items:
+                raise ArgumentError(f"Recipe: {setting} is scheduled twice, once as {name!r}.")
+            items[setting] = item
+        return tuple(sorted(items.items()))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"A recipe is frozen: make a new one with with_settings({name}=...).")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"A recipe is frozen: {name} cannot be deleted.")
+
+    def __reduce__(self) -> Any:
+        return _rebuild, (self.stages, self.lr, self.schedule)
+
+    def _key(self) -> tuple[Any, ...]:
+        return self.stages, self.lr, self.schedule
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Recipe) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def __repr__(self) -> str:
+        parts = [_stage_text(stage) for stage in self.stages]
+        parts.append(f"lr={_number(self.lr)!r}")
+        if self.schedule:
+            schedule = dict(self.schedule)
+            parts.append(f"schedule={schedule['lr']!r}" if set(schedule) == {"lr"} else f"schedule={schedule!r}")
+        return f"Recipe({', '.join(parts)})"
+
+    def active(self) -> Iterator[Stage]:
+        """The stages that do something with their present settings."""
+        return (line.stage for line in self.lines)
+
+    def observes(self) -> bool:
+        """True for a second-order method: some stage learns from Hessian-vector products.
+
+        >>> from dashpot import Curvature, SecondMoment
+        >>> Recipe(Curvature()).observes(), Recipe(SecondMoment()).observes()
+        (True, False)
+        """
+        return any(stage.observes for stage in self.active())
+
+    def settings(self) -> dict[str, Scalar]:
+        """Every numeric setting by name, lr excluded; a name that comes twice gets a number: `eps`, `eps_2`."""
+        return {name: getattr(self.stages[index], field) for name, (index, field) in self._places().items()}
+
+    def _places(self) -> dict[str, tuple[int, str]]:
+        places: dict[str, tuple[int, str]] = {}
+        for index, stage in enumerate(self.stages):
+            for field in stage.numeric():
+                if getattr(stage, field) is None:
+                    continue
+                name, count = field, 2
+                while name in places:
+                    name, count = f"{field}_{count}", count + 1
+                places[name] = (index, field)
+        return places
+
+    def with_settings(self, **changes: Any) -> Recipe:
+        """A recipe with some settings changed, by the names of `settings()`, or `lr`, or `schedule`."""
+        lr, schedule = changes.pop("lr", self.lr), changes.pop("schedule", dict(self.schedule))
+        places = self._places()
+        stages = list(self.stages)
+        for name, value in changes.items():
+            if name not in places:
+                raise ArgumentError(f"Recipe: no setting {name!r}; it has lr, schedule, {', '.join(places)}.")
+            index, field = places[name]
+            stages[index] = replaced(stages[index], **{field: value})
+        return Recipe(*stages, lr=lr, schedule=schedule)
+
+    def at_lr(self, lr: Scalar) -> Recipe:
+        """This recipe at another learning rate, which the caller has checked; stages are shared."""
+        other = object.__new__(Recipe)
+        for name in ("stages", "slots", "lines", "schedule"):
+            object.__setattr__(other, name, getattr(self, name))
+        object.__setattr__(other, "lr", lr)
+        return other
+
+    def at(self, step: int) -> tuple[Recipe, float]:
+        """The recipe with its schedules resolved for `step` (steps done before: 0, 1, ...), and their factor on lr."""
+        if not self.schedule:
+            return self, 1.0
+        schedule = dict(self.schedule)
+        lr_schedule = schedule.pop("lr", None)
+        settings = self.settings()
+        values = {name: item.value(cast(float, settings[name]), step) for name, item in schedule.items()}
+        factor, lr = lr_in_force(lr_schedule, self.lr, step)
+        return self.with_settings(lr=lr, schedule=None, **values), factor
+
+    def widened(self) -> Recipe:
+        """The recipe with its tensor settings as 0-d float64 tensors: arithmetic with them is then that of numbers."""
+        settings = {"lr": self.lr, **self.settings()}
+        # Two comprehensions, as Dynamo cannot trace an assignment inside one.
+        wide = {name: read(value, keep=True) for name, value in settings.items()}
+        changed = {name: value for name, value in wide.items() if value is not settings[name]}
+        return self.with_settings(**changed) if changed else self
+
+    def scalars(self, clock: Clock) -> tuple[Any, ...]:
+        """What each active stage needs at this step, in order."""
+        return tuple(stage.prepare(clock) for stage in self.active())
+
+    def cautions(self) -> list[str]:
+        """Sentences about settings that are legal but surprising."""
+        return [text for stage in self.stages if (text := stage.caution())]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for records and checkpoints: only dicts, lists, numbers and strings."""
+        return {
+            "stages": [stage.to_dict() for stage in self.stages],
+            "lr": _number(self.lr),
+            "schedule": {name: item.to_dict() for name, item in self.schedule},
+        }
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Recipe:
+        """The recipe that `to_dict` described; `ArgumentError` where the description is not one."""
+        for name in ("stages", "lr", "schedule"):
+            if not isinstance(data, Mapping) or name not in data:
+                raise ArgumentError(f"Recipe: {name} is missing in the description {shown(data)}.")
+        stages = [Stage.from_dict(item) for item in data["stages"]]
+        schedule = {name: Schedule.from_dict(item) for name, item in data["schedule"].items()}
+        return Recipe(*stages, lr=data["lr"], schedule=schedule)
+
+
+def _rebuild(stages: tuple[Stage, ...], lr: Scalar, schedule: tuple[tuple[str, Schedule], ...]) -> Recipe:
+    return Recipe(*stages, lr=lr, schedule=dict(schedule))
+
+
+def _refuse_shared_slots(slots: tuple[Slot, ...]) -> None:
+    keys = [slot.key for slot in slots]
+    if "step" in keys:
+        raise ArgumentError("Recipe: a stage keeps its state under 'step', the step count; give it another slot name.")
+    for key in keys:
+        if keys.count(key) > 1:
+            raise ArgumentError(
+                f"Recipe: two stages keep their state under {key!r}; give one of them another slot name."
+            )
+
+
+def _number(value: Scalar) -> Any:
+    return value.item() if isinstance(value, Tensor) else value
+
+
+def _stage_text(stage: Stage) -> str:
+    """The stage as an expression, with the settings that differ from their defaults (the first one always)."""
+    shown = []
+    for position, field in enumerate(dataclasses.fields(stage)):  # pyright: ignore[reportArgumentType]
+        value = _number(getattr(stage, field.name))
+        if position == 0 or value != field.default:
+            shown.append(f"{field.name}={value!r}")
+    return f"{type(stage).__name__}({', '.join(shown)})"
+
+
+class Diff(NamedTuple):
+    """What differs between two recipes: rows of (name, value in the first, value in the second)."""
+
+    rows: tuple[tuple[str, Any, Any], ...]
+
+    def __repr__(self) -> str:
+        if not self.rows:
+            return "no difference"
+        return "\n".join(f"{name}: {_text(a)} | {_text(b)}" for name, a, b in self.rows)
+
+
+def _text(value: Any) -> str:
+    return "-" if value is None else _stage_text(value) if isinstance(value, Stage) else repr(_number(value))
+
+
+def diff(a: Any, b: Any) -> Diff:
+    """Name what differs between two recipes or optimizers: settings of stages both have, and stages only one has.
+
+    >>> import torch, dashpot as dp
+    >>> w = [torch.zeros(2, requires_grad=True)]
+    >>> diff(dp.Adam(w, weight_decay=0.1), dp.AdamW(w, weight_decay=0.1))
+    CoupledDecay: CoupledDecay(weight_decay=0.1) | -
+    DecoupledDecay: - | DecoupledDecay(weight_decay=0.1)
+    """
+    one, two = _recipe_of(a), _recipe_of(b)
+    mine, theirs = _labelled(one), _labelled(two)
+    rows: list[tuple[str, Any, Any]] = []
+    for name in [*mine, *(name for name in theirs if name not in mine)]:
+        rows += _stage_rows(name, mine.get(name), theirs.get(name))
+    if [name for name in mine if name in theirs] != [name for name in theirs if name in mine]:
+        rows.append(("order", " > ".join(mine), " > ".join(theirs)))
+    if _number(one.lr) != _number(two.lr):
+        rows.append(("lr", one.lr, two.lr))
+    before, after = dict(one.schedule), dict(two.schedule)
+    for name in dict.fromkeys([*before, *after]):
+        if before.get(name) != after.get(name):
+            rows.append((f"schedule of {name}", before.get(name), after.get(name)))
+    return Diff(tuple(rows))
+
+
+def _recipe_of(value: Any) -> Recipe:
+    recipe = getattr(value, "recipe", value)
+    if not isinstance(recipe, Recipe):
+        raise ArgumentError(f"diff: expected a Recipe or an optimizer that has one, got {value!r}.")
+    return recipe
+
+
+def _labelled(recipe: Recipe) -> dict[str, Stage]:
+    """Stages by class name, numbered where a class comes twice; idle stages do nothing and are left out."""
+    stages: dict[str, Stage] = {}
+    for stage in recipe.active():
+        name, count = type(stage).__name__, 2
+        while name in stages:
+            name, count = f"{type(stage).__name__} {count}", count + 1
+        stages[name] = stage
+    return stages
+
+
+def _stage_rows(name: str, a: Stage | None, b: Stage | None) -> list[tuple[str, Any, Any]]:
+    if a is None or b is None or type(a) is not type(b):
+        return [(name, a, b)]
+    rows = []
+    for field in dataclasses.fields(a):  # pyright: ignore[reportArgumentType]
+        left, right = getattr(a, field.name), getattr(b, field.name)
+        if _number(left) != _number(right):
+            rows.append((f"{name}.{field.name}", left, right))
+    return rows

@@ -1,0 +1,1 @@
+"""Runs: records, entries and settings shared by training and comparison."""

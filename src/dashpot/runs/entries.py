@@ -1,0 +1,198 @@
+"""What is compared: a method with a name, a learning rate and a schedule."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from dashpot import schedules
+from dashpot.constraints import ARGUMENTS, check, unknown
+from dashpot.errors import ArgumentError
+from dashpot.optimizers import registry
+from dashpot.optimizers.options import Options
+from dashpot.runs.default_lr import default_lr
+from dashpot.schedules import OneCycle, OneCycleMomentum
+from dashpot.utils.warn import warn
+
+__all__ = ["RATE_SCHEDULES", "Entry", "entry", "known_entries", "one_cycle"]
+
+NUMERATORS = (0, 1, 2, 3, 4)
+
+RATE_SCHEDULES = tuple(name for name in schedules.NAMES if name not in ("window", "1cycle-momentum"))
+"""The schedules a name alone makes for the learning rate: a window needs a shape, the other is of the momentum."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of a comparison: how to make an optimizer, and what to call it.
+
+    Args:
+        name: letters, digits, `-`, `_` and `.`; it names the run's files and the line in every chart.
+        make: an optimizer class or function, called as `make(params, lr=lr, **options)`.
+        lr: base learning rate, at least 0.
+        options: further keyword arguments of `make`.
+        schedule: total number of steps -> value of the keyword argument `schedule`; None passes no such argument.
+
+    Raises:
+        ArgumentError: the name cannot name a file, or `lr` is out of range.
+
+    >>> import torch
+    >>> line = Entry("torch-adam", torch.optim.Adam, 1e-3, {"betas": (0.9, 0.99)})
+    >>> line.call(steps=100)
+    'torch.optim.Adam(model.parameters(), lr=0.001, betas=(0.9, 0.99))'
+    """
+
+    name: str
+    make: Callable[..., Optimizer]
+    lr: float
+    options: Mapping[str, Any] = field(default_factory=dict)
+    schedule: Callable[[int], Any] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.name or not all(c.isalnum() or c in "-_." for c in self.name) or self.name[0] == ".":
+            raise ArgumentError(f"Entry: name must be letters, digits, '-', '_' and '.', got {self.name!r}.")
+        check(self.name, "lr", self.lr, ARGUMENTS["lr"])
+
+    def arguments(self, steps: int) -> dict[str, Any]:
+        """The keyword arguments of `make` for a run of `steps` steps."""
+        scheduled = {} if self.schedule is None else {"schedule": self.schedule(steps)}
+        return {"lr": self.lr, **self.options, **scheduled}
+
+    def optimizer(self, params: Iterable[Any], steps: int) -> Optimizer:
+        """A fresh optimizer over `params` for a run of `steps` steps."""
+        return self.make(params, **self.arguments(steps))
+
+    def call(self, steps: int) -> str:
+        """The call that makes the optimizer, as one would type it."""
+        arguments = "".join(f", {key}={value!r}" for key, value in self.arguments(steps).items())
+        return f"{_origin(self.make)}.{self.make.__name__}(model.parameters(){arguments})"
+
+
+def known_entries() -> tuple[str, ...]:
+    """Names that `entry` accepts: every method, and AutoSGM with each of its numerators."""
+    return (*registry.METHODS, *(f"autosgm-{index}" for index in NUMERATORS))
+
+
+def entry(
+    name: str,
+    task: str,
+    *,
+    lr: float | None = None,
+    schedule: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Entry:
+    """An entry by name, with the rate tuned for `task` unless `lr` is given.
+
+    Args:
+        name: a method of `dashpot methods`; `autosgm-K` is AutoSGM with numerator K in 0 to 4.
+        task: name of the task; a task without tuned rates takes the generic ones.
+        lr: base learning rate.
+        schedule: a name of `dashpot.schedules.from_name`, with options as in "warmup-cosine:warmup=0.05"; None keeps
+            the rate constant. "1cycle" moves the momentum of the method as well, where it has one: see `one_cycle`.
+        options: further keyword arguments of the method.
+
+    Raises:
+        ArgumentError: no such method, option or schedule, or `lr` is out of range.
+
+    >>> entry("autosgm-3", "digits", lr=0.01).call(steps=100)
+    'dashpot.AutoSGM(model.parameters(), lr=0.01, numerator=3)'
+    >>> print(entry("sgd", "digits", schedule="1cycle", options={"momentum": 0.9}).call(steps=100))
+    dashpot.SGD(model.parameters(), lr=0.1, momentum=0.9,
+        schedule={'lr': OneCycle(steps=100, ...), 'momentum': OneCycleMomentum(steps=100, ...)})
+    """
+    if name not in known_entries():
+        raise unknown("method", name, known_entries())
+    if schedule is not None:
+        _check_schedule(schedule)
+    family, _, numerator = name.partition("-") if name.startswith("autosgm-") else (name, "", "")
+    make = registry.get(family)
+    given = {**({"numerator": int(numerator)} if numerator else {}), **(options or {})}
+    _check_options(name, make, given)
+    return Entry(
+        name, make, default_lr(task, name) if lr is None else lr, given, _scheduled(name, make, given, schedule)
+    )
+
+
+def one_cycle(make: Callable[..., Optimizer], options: Mapping[str, Any], steps: int) -> dict[str, schedules.Schedule]:
+    """The 1cycle policy for a method: the rate up and down and, where it has a momentum, the momentum down and up.
+
+    The momentum, `betas[0]` or `momentum` of its groups, goes .95 -> .85 -> .95 whatever its own value, unless that is
+    0: then there is none, and only the rate moves. The same holds for NAG, QHM, QHAdam and ESGD, of whose recipes other
+    numbers are made from the momentum, so that they cannot carry its schedule.
+
+    Source: Smith and Topin, "Super-Convergence", 2018; the defaults of torch.optim.lr_scheduler.OneCycleLR.
+
+    >>> import dashpot as dp
+    >>> one_cycle(dp.AdamW, {}, steps=10)
+    {'lr': OneCycle(steps=10, ...), 'betas[0]': OneCycleMomentum(steps=10, ...)}
+    >>> list(one_cycle(dp.SGD, {}, steps=10))
+    ['lr']
+    """
+    rate: dict[str, schedules.Schedule] = {"lr": OneCycle(steps)}
+    momentum = _momentum(make, options)
+    if momentum is None:
+        return rate
+    both = {**rate, momentum: OneCycleMomentum(steps)}
+    return both if _carries(make, options, both) else rate
+
+
+def _momentum(make: Callable[..., Optimizer], options: Mapping[str, Any]) -> str | None:
+    """The setting of the groups that is the momentum of a method, or None where that is zero or missing."""
+    [group] = make([torch.zeros(1, requires_grad=True)], lr=1.0, **options).param_groups
+    name, value = ("betas[0]", group["betas"][0]) if "betas" in group else ("momentum", group.get("momentum", 0.0))
+    return name if value else None
+
+
+def _carries(make: Callable[..., Optimizer], options: Mapping[str, Any], both: Mapping[str, Any]) -> bool:
+    """Whether the method's recipe can carry these schedules, so that it can be written to a record."""
+    optimizer = make([torch.zeros(1, requires_grad=True)], lr=1.0, **options, schedule=both)
+    try:
+        optimizer.recipe  # pyright: ignore[reportAttributeAccessIssue]  # noqa: B018
+    except ArgumentError:
+        return False
+    return True
+
+
+def _scheduled(
+    name: str, make: Callable[..., Optimizer], options: Mapping[str, Any], schedule: str | None
+) -> Callable[[int], Any] | None:
+    """Total number of steps -> value of the argument `schedule`."""
+    if schedule is None:
+        return None
+    if schedule != "1cycle":
+        kind, given = schedules.split_name(schedule)
+        return lambda steps: schedules.from_name(kind, steps, **given)
+    if _momentum(make, options) is not None and len(one_cycle(make, options, 1)) == 1:
+        warn(f"1cycle moves only the learning rate of {name}, not its momentum.")
+    return lambda steps: one_cycle(make, options, steps)
+
+
+def _check_schedule(text: str) -> None:
+    kind, given = schedules.split_name(text)
+    if kind not in RATE_SCHEDULES:
+        raise unknown("schedule", kind, RATE_SCHEDULES)
+    schedules.from_name(kind, 1, **given)
+
+
+def _check_options(name: str, make: Callable[..., Optimizer], options: Mapping[str, Any]) -> None:
+    """Refuse an argument that the method does not have, with the nearest one."""
+    own = inspect.signature(make).parameters.values()
+    known = {item.name for item in own if item.kind is not inspect.Parameter.VAR_KEYWORD} | set(Options.__annotations__)
+    known -= {"self", "params", "lr", "schedule"}
+    for option in options:
+        if option not in known:
+            raise unknown(f"setting of {name}", option, known)
+
+
+def _origin(make: Callable[..., Optimizer]) -> str:
+    """The module to import `make` from: the package that re-exports it where there is one."""
+    for package in ("dashpot", "torch.optim"):
+        if getattr(sys.modules.get(package), make.__name__, None) is make:
+            return package
+    return make.__module__

@@ -1,0 +1,121 @@
+"""A study: which methods meet on which task, over which seeds and how long."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from torch.optim import Optimizer
+
+from dashpot.constraints import Interval, check, unknown
+from dashpot.errors import ArgumentError
+from dashpot.runs.entries import Entry
+from dashpot.runs.environment import THREADS
+from dashpot.tasks import Problem, Target, Task
+
+__all__ = ["Plan", "Study", "describe"]
+
+COUNT = Interval(1, math.inf, "left", integer=True)
+SEED = Interval(0, 2**32, "left", integer=True)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run to do: an entry and a seed."""
+
+    entry: Entry
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.entry.name} seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Study:
+    """The settings of a comparison. Runs of one seed are paired: same initial weights, batches and training noise.
+
+    Args:
+        task: what is trained, from `dashpot.tasks.get` or your own.
+        entries: at least one, each with its own name.
+        seeds: at least one, each once, integers from 0.
+        epochs: epochs of every run, at least 1.
+        threads: threads torch computes with, at least 1; None leaves torch's setting.
+
+    Raises:
+        ArgumentError: one of these does not hold.
+
+    >>> from dashpot import tasks
+    >>> from dashpot.comparison import entry
+    >>> study = Study(tasks.get("digits"), (entry("adam", "digits"), entry("sgd", "digits")), seeds=(0, 1), epochs=2)
+    >>> [str(plan) for plan in study.plans()]
+    ['adam seed 0', 'sgd seed 0', 'adam seed 1', 'sgd seed 1']
+    """
+
+    task: Task
+    entries: tuple[Entry, ...]
+    seeds: tuple[int, ...]
+    epochs: int
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        names = [entry.name for entry in self.entries]
+        if not names or len(set(names)) != len(names):
+            raise ArgumentError(f"Study: entries must be at least one, each with its own name, got {names}.")
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise ArgumentError(f"Study: seeds must be at least one, each once, got {self.seeds}.")
+        for seed in self.seeds:
+            check("Study", "seeds", seed, SEED)
+        check("Study", "epochs", self.epochs, COUNT)
+        check("Study", "threads", self.threads, THREADS)
+
+    def plans(self) -> list[Plan]:
+        """Every run, seed by seed, so that an interrupted study has compared all methods on its first seeds."""
+        return [Plan(entry, seed) for seed in self.seeds for entry in self.entries]
+
+    def settings(self) -> dict[str, Any]:
+        """What makes two studies the same, as plain data; building every optimizer once finds bad settings early."""
+        problem = self.task.build(self.seeds[0])
+        steps = len(problem.train)
+        total = steps * self.epochs
+        built = {entry.name: entry.optimizer(problem.model.parameters(), total) for entry in self.entries}
+        return {
+            "task": self.task.name,
+            "config": dict(self.task.config),
+            "score": self.score(problem),
+            "epochs": self.epochs,
+            "steps_per_epoch": steps,
+            "seeds": list(self.seeds),
+            "threads": self.threads,
+            "methods": {entry.name: entry.call(total) for entry in self.entries},
+            "recipes": {name: describe(optimizer)["recipe"] for name, optimizer in built.items()},
+        }
+
+    def score(self, problem: Problem) -> dict[str, Any]:
+        """What methods are judged by: the task's target, else accuracy where it is measured, else the loss."""
+        target = self.task.target
+        if target is None:
+            accuracy = "accuracy" in problem.metrics
+            target = Target("accuracy" if accuracy else "loss", 0.0, "max" if accuracy else "min")
+        if target.metric not in ("loss", *problem.metrics):
+            raise unknown(f"metric in the target of {self.task.name}:", target.metric, ["loss", *problem.metrics])
+        return {
+            "metric": target.metric,
+            "direction": target.direction,
+            "phase": "train" if problem.evaluation is None else "eval",
+            "target": None if self.task.target is None else target.value,
+        }
+
+
+def describe(optimizer: Optimizer) -> dict[str, Any]:
+    """The optimizer's recipe, as an expression and as plain data; for one without a recipe its class and defaults.
+
+    >>> import torch
+    >>> describe(torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.5))["recipe"].split(", ")[:2]
+    ['SGD(lr=0.5', 'momentum=0']
+    """
+    recipe = getattr(optimizer, "recipe", None)
+    if recipe is not None:
+        return {"recipe": repr(recipe), "settings": recipe.to_dict()}
+    values = ", ".join(f"{name}={value!r}" for name, value in optimizer.defaults.items())
+    return {"recipe": f"{type(optimizer).__name__}({values})", "settings": dict(optimizer.defaults)}

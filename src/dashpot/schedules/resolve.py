@@ -1,0 +1,33 @@
+"""Resolve the schedules of settings to values at a step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dashpot.constraints import NONNEGATIVE, Interval, Scalar, check, shown
+from dashpot.errors import ArgumentError
+from dashpot.schedules.schedule import Schedule
+
+__all__ = ["lr_in_force", "schedules_by_name"]
+
+
+def lr_in_force(schedule: Schedule | None, lr: Scalar, step: int) -> tuple[float, Scalar]:
+    """(factor, base rate) at `step`; an absolute schedule of lr replaces the base rate and has factor 1."""
+    if schedule is None:
+        return 1.0, lr
+    if schedule.absolute:
+        return 1.0, schedule(step)
+    factor = schedule(step)
+    check(type(schedule).__name__, "the factor on lr", factor, Interval() if schedule.signed else NONNEGATIVE)
+    return factor, lr
+
+
+def schedules_by_name(owner: str, schedule: Any) -> dict[str, Schedule]:
+    """`schedule` as a mapping from the names of settings to schedules; one schedule alone is lr's."""
+    items = {"lr": schedule} if isinstance(schedule, Schedule) else {} if schedule is None else schedule
+    if not isinstance(items, Mapping) or not all(isinstance(item, Schedule) for item in items.values()):
+        raise ArgumentError(
+            f"{owner}: schedule must be None, a Schedule or a mapping of names to Schedules, got {shown(schedule)}."
+        )
+    return dict(items)

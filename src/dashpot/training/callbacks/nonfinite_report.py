@@ -1,0 +1,178 @@
+"""Where numbers that are not finite come from: parameters, layers, and the first module that makes one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from dashpot.utils.rng_state import random_state, set_random_state
+
+if TYPE_CHECKING:
+    from dashpot.training.learner import Learner
+
+__all__ = ["Diagnosis", "diagnose", "label"]
+
+SHOWN = 4
+"""Parameters named in a sentence."""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What is not finite: label ("nan" or "inf") by name.
+
+    `gradients` and `weights` are by parameter, `losses` and `inputs` by number of the batch; `layers` tells the class
+    of the module that owns a parameter; `first` is the module, its class and the batch where it began, or None.
+    """
+
+    gradients: dict[str, str] = field(default_factory=dict)
+    weights: dict[str, str] = field(default_factory=dict)
+    losses: dict[int, str] = field(default_factory=dict)
+    inputs: dict[int, str] = field(default_factory=dict)
+    layers: dict[str, str] = field(default_factory=dict)
+    first: tuple[str, str, str, int] | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """Plain data for a file."""
+        first = (
+            None if self.first is None else dict(zip(("module", "class", "label", "batch"), self.first, strict=True))
+        )
+        return {"gradients": self.gradients, "weights": self.weights, "losses": self.losses, "first": first}
+
+    def text(self, learner: Learner) -> str:
+        """One paragraph for the user."""
+        place = f"Step {learner.steps + 1} (epoch {learner.epoch + 1}, batch {learner.batch + 1})"
+        what = "gradients" if self.gradients else "a loss" if self.losses else "a batch" if self.inputs else "weights"
+        said = f"{place} has {what} that {'are' if what in ('gradients', 'weights') else 'is'} not finite"
+        said += f": {self._named(self.gradients)}." if self.gradients else "."
+        if self.losses:
+            said += f" The loss is {next(iter(self.losses.values()))}."
+        if self.inputs:
+            number, kind = next(iter(self.inputs.items()))
+            said += f" The input of batch {number + 1} holds {kind} already."
+        if self.weights:
+            said += f" Weights are not finite already: {self._named(self.weights)}."
+        if self.first is not None:
+            name, kind, what, number = self.first
+            said += f" The first module with {what} in its output is {_owner(name, kind)}, in batch {number + 1}."
+        elif self.gradients and not (self.losses or self.weights or self.inputs):
+            said += " All outputs of the model are finite: it begins in the backward pass."
+        return said
+
+    def _named(self, found: Mapping[str, str]) -> str:
+        parts = [f"{what} in {name} ({self.layers.get(name, '?')})" for name, what in list(found.items())[:SHOWN]]
+        more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+        return ", ".join(parts) + more
+
+
+def diagnose(learner: Learner, batches: Sequence[tuple[int, Any, Any]], losses: Iterable[Tensor]) -> Diagnosis:
+    """What is not finite in the step at hand; every process must ask, and gets what any of them finds."""
+    named = {name: p for name, p in learner.model.named_parameters() if p.requires_grad}
+    here = Diagnosis(
+        gradients=_labels({name: p.grad for name, p in named.items() if p.grad is not None}),
+        weights=_labels(named),
+        losses={b[0]: found for b, loss in zip(batches, losses, strict=True) if (found := label(loss)) is not None},
+        inputs={number: found for number, x, _ in batches for t in _tensors(x) if (found := label(t)) is not None},
+        first=_first_module(learner, batches),
+    )
+    every = [Diagnosis(**found) for found in learner.engine.gather(vars(here))]
+    merged = {
+        name: _merged([getattr(found, name) for found in every])
+        for name in ("gradients", "weights", "losses", "inputs")
+    }
+    layers = {name: _layer(learner.model, name) for name in (*merged["gradients"], *merged["weights"])}
+    first = next((found.first for found in every if found.first is not None), None)
+    return Diagnosis(**merged, layers=layers, first=first)
+
+
+def label(value: Tensor) -> str | None:
+    """ "nan" if any element is nan, else "inf" if any is infinite, else None.
+
+    >>> label(torch.tensor([1.0, torch.inf])), label(torch.tensor([torch.inf, torch.nan])), label(torch.tensor([1.0]))
+    ('inf', 'nan', None)
+    """
+    return next(iter(_labels({"": value}).values()), None)
+
+
+def _labels(values: Mapping[str, Tensor]) -> dict[str, str]:
+    """The labels of those that have one; one transfer for all."""
+    local = {name: _local(value.detach()) for name, value in values.items()}
+    local = {
+        name: v for name, v in local.items() if (v.is_floating_point() or v.is_complex()) and v.device.type != "meta"
+    }
+    if not local:
+        return {}
+    rows = torch.stack([torch.stack((v.isnan().any(), v.isinf().any())) for v in local.values()]).tolist()
+    return {name: "nan" if nan else "inf" for name, (nan, infinite) in zip(local, rows, strict=True) if nan or infinite}
+
+
+def _local(value: Tensor) -> Tensor:
+    """This process's part of a tensor that is divided."""
+    return value.to_local() if hasattr(value, "to_local") else value  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _merged(every: Sequence[Mapping[Any, str]]) -> dict[Any, str]:
+    """The labels of all processes; a nan anywhere outweighs an infinity elsewhere."""
+    keys = list(dict.fromkeys(key for found in every for key in found))
+    return {key: "nan" if any(found.get(key) == "nan" for found in every) else "inf" for key in keys}
+
+
+def _layer(model: nn.Module, parameter: str) -> str:
+    name = parameter.rpartition(".")[0]
+    return type(model.get_submodule(name)).__name__.removeprefix("FSDP")
+
+
+def _owner(name: str, kind: str) -> str:
+    return f"{name} ({kind})" if name else f"the model itself ({kind})"
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _tensors(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _tensors(item)
+
+
+def _first_module(learner: Learner, batches: Sequence[tuple[int, Any, Any]]) -> tuple[str, str, str, int] | None:
+    """(name, class, label, batch) of the first module whose output is not finite, in one more forward pass of each
+    batch; None where there is none, or where the model cannot be run like this. Nothing is left changed."""
+    found: list[tuple[str, str, str]] = []
+
+    def look(name: str, module: nn.Module) -> Any:
+        def hook(_: nn.Module, __: Any, output: Any) -> None:
+            labels = [what for tensor in _tensors(output) if (what := label(tensor)) is not None]
+            if labels and not found:
+                kind = "nan" if "nan" in labels else "inf"
+                found.append((name, type(module).__name__.removeprefix("FSDP"), kind))
+
+        return module.register_forward_hook(hook)
+
+    assert learner.module is not None
+    buffers = {name: buffer.clone() for name, buffer in learner.model.named_buffers()}
+    random = random_state()
+    try:
+        with ExitStack() as stack:
+            for name, module in learner.model.named_modules():
+                stack.callback(look(name, module).remove)
+            stack.enter_context(torch.no_grad())
+            for number, x, _ in batches:
+                with learner.engine.autocast():
+                    learner.module(x)
+                if learner.engine.any(bool(found)):
+                    return (*found[0], number) if found else None
+    except Exception:  # a model that wants more than x; the rest of the report stands without this
+        return None
+    finally:
+        set_random_state(random)
+        with torch.no_grad():
+            for name, buffer in learner.model.named_buffers():
+                buffer.copy_(buffers[name])
+    return None

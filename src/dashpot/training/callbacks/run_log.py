@@ -1,0 +1,200 @@
+"""A run's record: what every step and every epoch measured, on the disk as the run goes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from dashpot.errors import RunError
+from dashpot.runs.environment import versions
+from dashpot.runs.files import append_line, cut_back
+from dashpot.runs.records import Divergence, Epoch, encode, epoch_lines
+from dashpot.tasks.means import FLUSH
+from dashpot.training.callback import Callback, CancelFit
+from dashpot.training.loop import lr_in_force
+from dashpot.training.stopwatch import Stopwatch
+
+if TYPE_CHECKING:
+    from dashpot.training.learner import Learner
+
+__all__ = ["Record"]
+
+
+class Record(Callback):
+    """Appends to a record, whose header is there already, and ends the fit when it has diverged.
+
+    The lines are those of `dashpot.runs.records`: loss and learning rate of every step (with accumulation the
+    mean of its batches), means and seconds of every epoch, and the end. A loss that is not finite is a divergence;
+    where such steps are skipped, `FLUSH` of them in a row are. Losses are read from the device in groups, so it may be
+    noticed that many steps late.
+
+    Args:
+        path: the record.
+        skipping: whether steps with gradients that are not finite are skipped, here or by a loss scaler.
+        resumed: more to write into the line that says where the run went on.
+    """
+
+    order: ClassVar[int] = 65
+    essential: ClassVar[bool] = False
+
+    def __init__(self, path: Path, *, skipping: bool = False, resumed: Mapping[str, Any] | None = None) -> None:
+        self.path, self.skipping, self.resumed = path, skipping, dict(resumed or {})
+        self.diverged: Divergence | None = None
+
+    def before_fit(self, learner: Learner) -> None:
+        self._learner, self.diverged, self._ended = learner, None, False
+        self._losses: list[float] = []
+        self._rates: list[float] = []
+        self._waiting: list[tuple[Tensor, int]] = []
+        self._first, self._bad = 0, 0
+        self._watch = Stopwatch()
+
+    def before_epoch(self, learner: Learner) -> None:
+        if learner.training:
+            self._watch.start()
+
+    def after_loss(self, learner: Learner) -> None:
+        if learner.training:
+            self._waiting.append((learner.loss.detach(), learner.size))
+            if learner.full:  # the rate that the step is about to use, also where it is then skipped
+                self._rates.append(lr_in_force(learner.opt))
+
+    def after_batch(self, learner: Learner) -> None:
+        if learner.training and learner.full:
+            if len(self._waiting) >= FLUSH:
+                self._flush()
+            self._stop_if_diverged(learner)
+
+    def after_epoch(self, learner: Learner) -> None:
+        if learner.training:
+            self._flush()
+            self._stop_if_diverged(learner)
+            self._watch.stop()
+        if not learner.training or not learner.phases["eval"]:
+            self._write_epoch(learner)
+
+    def after_fit(self, learner: Learner) -> None:
+        reason = {} if learner.stopped is None else {"reason": learner.stopped}
+        self._append(encode({"kind": "end", "status": "done", "steps": self._first, **reason}))
+        self._ended = True
+
+    def cleanup_fit(self, learner: Learner) -> None:
+        """A fit that another callback has cancelled, and said why, has diverged."""
+        if learner.stopped is None or self._ended:
+            return
+        self._flush()
+        if self._losses:
+            self.diverged = self._divergence()
+            self._end(learner, learner.stopped)
+
+    # ---- steps ------------------------------------------------------------------------------------------------------
+
+    def _flush(self) -> None:
+        """Read what waits on the device and make steps of it: the batches of each window together."""
+        pairs, size = self._read(), self._learner.accumulate
+        self._waiting.clear()
+        for at in range(0, len(pairs), size):
+            self._losses.append(_mean(pairs[at : at + size]))
+            self._bad = 0 if math.isfinite(self._losses[-1]) else self._bad + 1
+            if self.diverged is None and self._bad == (FLUSH if self.skipping else 1):
+                self.diverged = self._divergence()
+
+    def _read(self) -> list[tuple[float, float]]:
+        """The mean loss and the number of examples of the waiting batches, each over all processes."""
+        if not self._waiting:
+            return []
+        values = torch.stack([loss.double() for loss, _ in self._waiting]).tolist()
+        sizes = [float(size) for _, size in self._waiting]
+        if self._learner.engine.world > 1:  # this process saw a part of each batch only
+            sums = [value * size if size else 0.0 for value, size in zip(values, sizes, strict=True)]
+            totals = self._learner.engine.total([*sums, *sizes])
+            sizes = totals[len(sums) :]
+            values = [s / n for s, n in zip(totals, sizes, strict=False)]
+        return list(zip(values, sizes, strict=True))
+
+    def _divergence(self) -> Divergence:
+        """At the last step that was read."""
+        loss = self._losses[-1]
+        label = f"{loss:.4g}" if math.isfinite(loss) else "nan" if math.isnan(loss) else "inf"
+        return Divergence(self._first + len(self._losses) - 1, label)
+
+    def _stop_if_diverged(self, learner: Learner) -> None:
+        if self.diverged is not None:
+            self._end(learner)
+            raise CancelFit
+
+    def _end(self, learner: Learner, reason: str | None = None) -> None:
+        """Write the steps so far, and that the run has diverged."""
+        assert self.diverged is not None
+        kept = self.diverged.step - self._first + 1
+        steps, _ = epoch_lines(self._epoch(learner, self._losses[:kept], self._rates[:kept])).splitlines()
+        end = {"kind": "end", "status": "diverged", "step": self.diverged.step, "loss": self.diverged.label}
+        self._append(steps + "\n" + encode({**end, **({} if reason is None else {"reason": reason})}))
+        self._ended = True
+
+    # ---- epochs -----------------------------------------------------------------------------------------------------
+
+    def _write_epoch(self, learner: Learner) -> None:
+        self._append(epoch_lines(self._epoch(learner, self._losses, self._rates)))
+        self._first += len(self._losses)
+        self._losses, self._rates, self._watch = [], [], Stopwatch()
+
+    def _epoch(self, learner: Learner, losses: list[float], rates: list[float]) -> Epoch:
+        means = learner.history[learner.epoch]
+        cpu, wall = self._watch.seconds
+        return Epoch(
+            number=learner.epoch + 1,
+            steps=self._first + len(losses),
+            train=means.get("train", {}),
+            evaluation=means.get("eval", {}),
+            loss=losses,
+            lr=rates,
+            cpu_s=cpu,
+            wall_s=wall,
+            diverged=self.diverged,
+        )
+
+    def _append(self, line: str) -> None:
+        if self._learner.engine.first:
+            append_line(self.path, line)
+
+    # ---- resuming ---------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """The steps that are not written yet, of all processes together, and the length of the file."""
+        self._flush()
+        return {
+            "bytes": self.path.stat().st_size if self.path.exists() else 0,
+            "first": self._first,
+            "bad": self._bad,
+            "losses": list(self._losses),
+            "rates": list(self._rates),
+            "spent": list(self._watch.seconds),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Cut the record back to where the state was taken."""
+        self._first, self._bad = state["first"], state["bad"]
+        self._losses, self._rates = list(state["losses"]), list(state["rates"])
+        self._watch = Stopwatch(state["spent"])
+        if self._learner.engine.first:
+            self._cut_back(state["bytes"])
+
+    def _cut_back(self, length: int) -> None:
+        if not self.path.exists() or self.path.stat().st_size < length:
+            raise RunError(f"The record {self.path} is damaged: it ends before its checkpoint.")
+        cut_back(self.path, length)
+        steps = self._first + len(self._losses)
+        append_line(self.path, encode({"kind": "resumed", "steps": steps, "versions": versions(), **self.resumed}))
+
+
+def _mean(pairs: list[tuple[float, float]]) -> float:
+    """The mean loss over the examples of a window's batches."""
+    if len(pairs) == 1:
+        return pairs[0][0]
+    return math.fsum(value * size for value, size in pairs) / math.fsum(size for _, size in pairs)

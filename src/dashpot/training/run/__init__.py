@@ -1,0 +1,1 @@
+"""Runs of `dashpot train`: a folder, its settings, start and resume."""

@@ -1,0 +1,40 @@
+"""Warnings that point at the user's line."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import sys
+import warnings
+from pathlib import Path
+from types import FrameType
+
+import torch
+
+__all__ = ["warn"]
+
+_INNER = tuple(f"{folder}{os.sep}" for folder in (Path(__file__).parents[1], Path(str(torch.__file__)).parent))
+_HELPERS = (contextlib.__file__, functools.__file__)
+
+
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn at the innermost line outside of dashpot and torch, whose code lies between a call and its cause."""
+    if torch.compiler.is_compiling():  # Dynamo cannot trace a look at the frames
+        warnings.warn(message, category, stacklevel=2)
+        return
+    frame = _users(sys._getframe(1))
+    registry = frame.f_globals.setdefault("__warningregistry__", {})
+    name = frame.f_globals.get("__name__") or "<unknown>"
+    warnings.warn_explicit(message, category, frame.f_code.co_filename, frame.f_lineno, name, registry)
+
+
+def _users(frame: FrameType) -> FrameType:
+    """The innermost frame of the user's from `frame` outwards; the outermost one where there is none."""
+    while frame.f_back is not None and _is_inner(frame.f_code.co_filename):
+        frame = frame.f_back
+    return frame
+
+
+def _is_inner(file: str) -> bool:
+    return file.startswith(_INNER) or file in _HELPERS

@@ -1,0 +1,65 @@
+"""Imports between packages point down one order, lazy imports and those for type checkers included."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import dashpot
+
+SOURCE = Path(dashpot.__file__).parent
+
+LAYERS = (
+    {"errors", "_torch_private"},
+    {"constraints"},
+    {"utils"},
+    {"schedules", "stages"},
+    {"recipes"},
+    {"clip", "engine"},
+    {"curvature", "functional"},
+    {"optimizers"},
+    {"data"},
+    {"tasks"},
+    {"runs", "verification"},
+    {"training"},
+    {"comparison"},
+    {"cli"},
+)
+"""From the bottom up; packages of one layer do not import each other."""
+
+TOP = {"__init__", "__main__"}
+"""Modules that may import everything; `from dashpot import __version__` is allowed everywhere."""
+
+
+def unit(parts: tuple[str, ...]) -> str:
+    """The package or root module that a path inside dashpot belongs to."""
+    return parts[0].removesuffix(".py")
+
+
+def imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            if node.module == "dashpot":
+                yield from ((node.lineno, alias.name) for alias in node.names if not alias.name.startswith("__"))
+            elif (node.module or "").startswith("dashpot."):
+                yield node.lineno, str(node.module).split(".")[1]
+        elif isinstance(node, ast.Import):
+            yield from ((node.lineno, a.name.split(".")[1]) for a in node.names if a.name.startswith("dashpot."))
+
+
+def test_imports_between_packages_point_down():
+    layer = {name: i for i, names in enumerate(LAYERS) for name in names}
+    wrong = []
+    for path in sorted(SOURCE.rglob("*.py")):
+        here = unit(path.relative_to(SOURCE).parts)
+        if here in TOP:
+            continue
+        for line, there in imports(ast.parse(path.read_text(encoding="utf-8"))):
+            if there != here and layer[there] >= layer[here]:
+                wrong.append(f"{path.relative_to(SOURCE)}:{line}: {here} imports {there}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_package_has_a_layer():
+    found = {unit(path.relative_to(SOURCE).parts) for path in SOURCE.rglob("*.py")} - TOP
+    assert found - {"_torch_private"} == set().union(*LAYERS) - {"_torch_private"}
