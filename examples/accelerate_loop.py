@@ -27,7 +27,7 @@ class SoftSign(dp.Stage):
     """v <- v/(1 + |v|/limit): small elements as they are, none beyond the limit."""
 
     limit: float = 2.0
-    place = 4
+    position = 4
 
     def apply(self, x, s, c, ctx):
         return x._replace(v=x.v / (1 + x.v.abs() / c.limit)), s

@@ -17,7 +17,7 @@ import dashpot as dp
 class Cautious(dp.Stage):
     floor: float = 1e-3
     slots = (dp.per_tensor("share", "agreeing_share"),)
-    place = 4
+    position = 4
 
     def apply(self, x, s, c, ctx):
         agrees = (x.v * x.g > 0).to(x.v)

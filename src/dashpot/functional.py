@@ -114,7 +114,7 @@ def _observe(recipe: Recipe, numbers: Numbers, state: Any, probes: Any, products
         return [_observe(recipe, numbers, *item) for item in zip(state, probes, products, strict=True)]
     compute = compute_dtype(probes.dtype)
     seen = Observation(probes.to(compute), products.to(compute), probes.dim())
-    slots = take_in(recipe.lines, numbers, seen, {key: value.to(compute) for key, value in state.items()})
+    slots = take_in(recipe.bound_stages, numbers, seen, {key: value.to(compute) for key, value in state.items()})
     return {**state, **{key: value.to(state[key].dtype) for key, value in slots.items()}}
 
 
@@ -150,6 +150,6 @@ def _update(recipe: Recipe, numbers: Numbers, params: Any, grads: Any, state: An
     if params.numel() == 0:
         return params, state
     compute = compute_dtype(params.dtype)
-    new, slots = advance(recipe.lines, numbers, params.to(compute), grads.to(compute), state)
+    new, slots = advance(recipe.bound_stages, numbers, params.to(compute), grads.to(compute), state)
     kept = {key: value.to(state[key].dtype) for key, value in slots.items()}
     return new.to(params.dtype), {**state, **kept}

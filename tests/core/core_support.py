@@ -30,7 +30,7 @@ def signals(stages, gradients, *, weights=None, lr=0.1, factor=1.0, window=1.0):
     for t, (g, w) in enumerate(zip(gradients, weights, strict=True), start=1):
         clock = Clock(t=t, lr=lr, factor=factor, window=window)
         x = Signal(w=w, g=g, d=1.0, v=g, rate=lr, shrink=None)
-        for line in Recipe(*at(t)).lines:
+        for line in Recipe(*at(t)).bound_stages:
             held = line.state_type(*(state[key] for key in line.keys))
             x, held = line.stage.apply(x, held, line.stage.prepare(clock), CONTEXT)
             state.update(zip(line.keys, held, strict=True))

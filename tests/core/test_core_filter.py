@@ -258,4 +258,4 @@ def test_zero_above_the_pole_is_legal_and_warns_once():
     with pytest.warns(UserWarning, match="zero 0.8 lies above pole 0.5") as caught:
         dp.SGM([torch.zeros(1, requires_grad=True)], filter=stage)
     assert len(caught) == 1
-    assert Filter(0.9, 0.5).caution() is None
+    assert Filter(0.9, 0.5).warning() is None

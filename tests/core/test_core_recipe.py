@@ -53,7 +53,7 @@ def test_copies_are_equal(recipe, copied):
     again = copied(recipe)
     assert again == recipe
     assert repr(again) == repr(recipe)
-    assert [line.keys for line in again.lines] == [line.keys for line in recipe.lines]
+    assert [line.keys for line in again.bound_stages] == [line.keys for line in recipe.bound_stages]
 
 
 def test_recipes_differ_where_anything_differs():

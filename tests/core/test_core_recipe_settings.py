@@ -105,12 +105,12 @@ def test_idle_stages_stay_in_the_recipe_and_out_of_its_lines():
     recipe = dp.Recipe(dp.CoupledDecay(0.0), dp.Filter(), dp.DecoupledDecay(0.1))
     assert [type(stage) for stage in recipe.stages] == [dp.CoupledDecay, dp.Filter, dp.DecoupledDecay]
     assert [type(stage) for stage in recipe.active()] == [dp.Filter, dp.DecoupledDecay]
-    assert [line.stage for line in recipe.lines] == list(recipe.active())
+    assert [line.stage for line in recipe.bound_stages] == list(recipe.active())
 
 
 def test_cautions_are_collected():
-    assert dp.Recipe(dp.Filter(0.9)).cautions() == []
-    assert len(dp.Recipe(dp.Filter(0.1, 0.5), dp.Filter(0.2, 0.5, slot="b")).cautions()) == 2
+    assert dp.Recipe(dp.Filter(0.9)).warnings() == []
+    assert len(dp.Recipe(dp.Filter(0.1, 0.5), dp.Filter(0.2, 0.5, slot="b")).warnings()) == 2
 
 
 # ---- schedules -------------------------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ from dashpot.curvature.finite_differences import central_difference, relative_st
 from dashpot.curvature.forward_over_reverse import gradients_and_products, moving_along
 from dashpot.curvature.probes import draw, draws
 from dashpot.engine.rounding import seed_word, stream
-from dashpot.recipes.recipe import Line
+from dashpot.recipes.recipe import BoundStage
 from dashpot.stages.base import Observation
 from dashpot.stages.curvature import Curvature
 
@@ -169,7 +169,7 @@ def sample(name, distribution, route="double", count=COUNT):
 
 def estimates(stage, params, probes, products):
     """What the stage takes in of each draw, one row each: with beta = 0 its slot holds the last estimate alone."""
-    line, settings = Line.of(stage), SimpleNamespace(beta=0.0)
+    line, settings = BoundStage.of(stage), SimpleNamespace(beta=0.0)
     columns = []
     for i, p in enumerate(params):
         empty = line.state_type(torch.zeros_like(p, requires_grad=False), *[torch.tensor(0.0)] * (len(line.keys) - 1))

@@ -271,7 +271,7 @@ def test_stages_of_one_name_share_no_kernel():
 def plan_of(recipe, weight=torch.float32):
     slots = tuple((slot.key, torch.float32) for slot in recipe.slots)
     layout = Layout(torch.float32, weight, weight, slots)
-    found = passes(trace(recipe.lines, recipe.slots, AS_COMPUTED, layout, Clock(1, 0.1)))
+    found = passes(trace(recipe.bound_stages, recipe.slots, AS_COMPUTED, layout, Clock(1, 0.1)))
     return len(found), Kernel(recipe, AS_COMPUTED, layout).bytes_per_element
 
 

@@ -20,7 +20,7 @@ from dashpot.engine.native.symbols import UntraceableError
 from dashpot.engine.native.trace import Layout, trace
 from dashpot.engine.program import AS_COMPUTED, Numbers, Storage, compute_dtype, one_step
 from dashpot.engine.stage_errors import is_foreign
-from dashpot.recipes.recipe import Line, Recipe
+from dashpot.recipes.recipe import BoundStage, Recipe
 from dashpot.stages.base import Clock
 
 __all__ = ["SHARE", "block_size", "step_in_blocks"]
@@ -81,7 +81,7 @@ def _traces_to_elements(recipe: Recipe) -> bool:
         return False
     single = torch.float32
     layout = Layout(single, single, single, tuple((slot.key, single) for slot in recipe.slots))
-    stages = [Line.of(stage) for stage in recipe.stages]
+    stages = [BoundStage.of(stage) for stage in recipe.stages]
     try:
         found = trace(stages, recipe.slots, AS_COMPUTED, layout, Clock(t=1, lr=0.0))
     except UntraceableError:
@@ -150,7 +150,9 @@ class _Blocks:
     def _stepped(self, w: Tensor, g: Tensor, slots: Sequence[Tensor]) -> list[Tensor]:
         """The new slots and the new weight."""
         state = dict(zip(self._keys, slots, strict=True))
-        new, kept = one_step(self._recipe.lines, self._storage, compute_dtype(w.dtype), self._numbers, w, g, state)
+        new, kept = one_step(
+            self._recipe.bound_stages, self._storage, compute_dtype(w.dtype), self._numbers, w, g, state
+        )
         return [*({**state, **kept}[key] for key in self._keys), new]
 
 

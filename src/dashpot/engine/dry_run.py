@@ -25,7 +25,7 @@ from dashpot.engine.native.untraceable import UntraceableError
 from dashpot.engine.program import AS_COMPUTED, WHOLE_TENSOR, WholeTensor, compute_dtype
 from dashpot.engine.stage_errors import blaming, is_foreign
 from dashpot.errors import ArgumentError
-from dashpot.recipes.recipe import Line, Recipe
+from dashpot.recipes.recipe import BoundStage, Recipe
 from dashpot.stages.base import Clock, Observation, Signal, Slot, Stage
 
 __all__ = ["rehearse"]
@@ -43,7 +43,7 @@ def rehearse(recipe: Recipe, p: Tensor, grad: Tensor | None = None) -> None:
     one parameter. Costs nothing for dashpot's own stages, and one run for each structure, dtype and device; where the
     stages cannot be compiled, as they may ask for the shape, one for each shape as well.
     """
-    if not any(is_foreign(type(line.stage)) for line in recipe.lines):
+    if not any(is_foreign(type(line.stage)) for line in recipe.bound_stages):
         return
     if torch.compiler.is_compiling() or p.numel() == 0 or p.device.type == "meta":
         return
@@ -73,7 +73,7 @@ def _traceable(recipe: Recipe) -> bool:
     slots = tuple((slot.key, torch.float32) for slot in recipe.slots)
     layout = Layout(torch.float32, torch.float32, torch.float32, slots)
     try:
-        trace(recipe.lines, recipe.slots, AS_COMPUTED, layout, Clock(1, 1.0))
+        trace(recipe.bound_stages, recipe.slots, AS_COMPUTED, layout, Clock(1, 1.0))
     except UntraceableError:
         return False
     return True
@@ -128,7 +128,7 @@ def _run(recipe: Recipe, w: Tensor, g: Tensor, p: Tensor) -> None:
     g = g.nan_to_num(0.0, 0.0, 0.0)  # a step may skip such gradients; the stages shall not be judged by them
     clock = Clock(1, _own(recipe.lr))
     x = Signal(w=w, g=g, d=1.0, v=g, rate=clock.lr, shrink=None)
-    for line in recipe.lines:
+    for line in recipe.bound_stages:
         x = _Trial(line, clock, p).passed(x)
 
 
@@ -139,7 +139,7 @@ def _own(value: Any) -> Any:
 class _Trial:
     """One stage on copies of one parameter."""
 
-    def __init__(self, line: Line, clock: Clock, p: Tensor) -> None:
+    def __init__(self, line: BoundStage, clock: Clock, p: Tensor) -> None:
         self._keys, self._p = line.keys, p
         self._stage = _double(line.stage)
         self._name = type(line.stage).__name__

@@ -49,7 +49,7 @@ def step_tensor(
     working = {key: own(place) for key, place in kept.items()}
     w, g = own(_place(p)), own(_place(grad.resolve_conj()))
     index = positions(w) if storage.draws else None
-    new, slots = one_step(recipe.lines, storage, compute_dtype(p.dtype), numbers, w, g, working, index, context)
+    new, slots = one_step(recipe.bound_stages, storage, compute_dtype(p.dtype), numbers, w, g, working, index, context)
     if isinstance(skip, Tensor):
         skip = skip.to(w.device)
         new, slots = torch.where(skip, w, new), {k: torch.where(skip, working[k], v) for k, v in slots.items()}
@@ -76,7 +76,9 @@ def observe_tensor(
     working = {key: own(place) for key, place in kept.items()}
     index = positions(_place(p)) if storage.draws else None
     seen = seen._replace(v=_place(seen.v), hv=_place(seen.hv))
-    slots = one_observation(recipe.lines, storage, compute_dtype(p.dtype), numbers, seen, working, index, context)
+    slots = one_observation(
+        recipe.bound_stages, storage, compute_dtype(p.dtype), numbers, seen, working, index, context
+    )
     for key, value in slots.items():
         kept[key].copy_(value)
 

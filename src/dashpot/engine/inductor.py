@@ -20,7 +20,7 @@ from dashpot.engine.native.symbols import UntraceableError
 from dashpot.engine.native.trace import Layout, set_numbers, trace, with_settings
 from dashpot.engine.program import AS_COMPUTED, Numbers, Storage, compute_dtype, one_step
 from dashpot.engine.rounding import stream
-from dashpot.recipes.recipe import Line, Recipe
+from dashpot.recipes.recipe import BoundStage, Recipe
 from dashpot.stages.base import Clock
 from dashpot.utils.scalars import scalar_dtype
 from dashpot.utils.warn import warn
@@ -89,7 +89,7 @@ class Inductor:
                 continue
             device = work.p.device
             if device not in rows:
-                rows[device] = _table(recipe.lines, numbers, device)
+                rows[device] = _table(recipe.bound_stages, numbers, device)
             row = _line(rows[device][work.row, : program.width])
             extra = [skip.to(device)] if skip is not False else []
             if work.storage.draws:
@@ -108,7 +108,7 @@ class Inductor:
     def _program(self, recipe: Recipe, work: Work, skips: bool) -> _Program | None:
         p, slots = work.p, work.storage.slots(recipe)
         dtypes = (p.dtype, work.grad.dtype, *(work.state[slot.key].dtype for slot in slots))
-        active = tuple(not stage.idle() for stage in recipe.stages)
+        active = tuple(not stage.is_noop() for stage in recipe.stages)
         key = structure(recipe), active, work.storage, dtypes, p.device.type, skips
         try:
             check_hashable(key)
@@ -126,7 +126,7 @@ class _Program:
         self._recipe, self._storage, self._skips, self._backend = recipe, storage, skips, backend
         self._function: Callable[..., Any] | None = None
         self._failed = self._proven = False
-        self.width = _width(recipe.lines)
+        self.width = _width(recipe.bound_stages)
         self.slots = [slot.key for slot in storage.slots(recipe)]
         self._single = {slot.key for slot in recipe.slots if slot.shape == "per_tensor"}
 
@@ -161,7 +161,7 @@ class _Program:
     def _step(self, row: Tensor, *tensors: Tensor) -> None:
         storage, rest = self._storage, list(tensors)
         skip = rest.pop(0) if self._skips else None
-        lines, numbers = _numbered(self._recipe.lines, iter(row.unbind()))
+        lines, numbers = _numbered(self._recipe.bound_stages, iter(row.unbind()))
         if storage.draws:
             word = stream(numbers.word.to(torch.int32), rest.pop(0))
             numbers = numbers._replace(word=word)
@@ -181,7 +181,7 @@ def _elementwise(recipe: Recipe) -> bool:
     slots = tuple((slot.key, torch.float32) for slot in recipe.slots)
     layout = Layout(torch.float32, torch.float32, torch.float32, slots)
     try:
-        trace(recipe.lines, recipe.slots, AS_COMPUTED, layout, _CLOCK)
+        trace(recipe.bound_stages, recipe.slots, AS_COMPUTED, layout, _CLOCK)
     except UntraceableError:
         return False
     return True
@@ -224,7 +224,7 @@ def _line(x: Tensor) -> Tensor:
 # ---- scalars --------------------------------------------------------------------------------------------------------
 
 
-def _values(lines: Sequence[Line], numbers: Numbers) -> list[Any]:
+def _values(lines: Sequence[BoundStage], numbers: Numbers) -> list[Any]:
     """Every scalar of a step, in the order in which `_numbered` reads them back."""
     limit = math.inf if numbers.limit is None else numbers.limit
     row = [numbers.scale, limit, numbers.word, numbers.clock.lr, numbers.clock.factor]
@@ -233,11 +233,11 @@ def _values(lines: Sequence[Line], numbers: Numbers) -> list[Any]:
     return row
 
 
-def _width(lines: Sequence[Line]) -> int:
+def _width(lines: Sequence[BoundStage]) -> int:
     return len(_values(lines, Numbers(_CLOCK, tuple(line.stage.prepare(_CLOCK) for line in lines))))
 
 
-def _numbered(lines: Sequence[Line], row: Iterator[Tensor]) -> tuple[list[Line], Numbers]:
+def _numbered(lines: Sequence[BoundStage], row: Iterator[Tensor]) -> tuple[list[BoundStage], Numbers]:
     """The stages and the numbers of a step with tensors in the place of all their scalars."""
     scale, limit, word, lr, factor = (next(row) for _ in range(5))
     filled, scalars = [], []
@@ -252,7 +252,7 @@ def _numbered(lines: Sequence[Line], row: Iterator[Tensor]) -> tuple[list[Line],
 _CLOCK = Clock(t=1, lr=1.0)
 
 
-def _table(lines: Sequence[Line], numbers: Sequence[Numbers], device: torch.device) -> Tensor:
+def _table(lines: Sequence[BoundStage], numbers: Sequence[Numbers], device: torch.device) -> Tensor:
     """The scalars on the device, a row for each of `numbers`; nothing is copied there from the host's memory.
 
     Rows have an even number of entries, so that each begins at a multiple of 16 bytes.

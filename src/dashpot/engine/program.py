@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dashpot.engine import rounding
 from dashpot.errors import ArgumentError
-from dashpot.recipes.recipe import Line, Recipe
+from dashpot.recipes.recipe import BoundStage, Recipe
 from dashpot.stages.base import Clock, Context, Observation, Signal, Slot, elementwise
 from dashpot.stages.update import updated
 from dashpot.stages.wide import wide_dtype
@@ -105,7 +105,7 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def advance(
-    lines: Sequence[Line],
+    lines: Sequence[BoundStage],
     numbers: Numbers,
     w: Tensor,
     g: Tensor,
@@ -124,7 +124,7 @@ def advance(
 
 
 def take_in(
-    lines: Sequence[Line],
+    lines: Sequence[BoundStage],
     numbers: Numbers,
     seen: Observation,
     state: Mapping[str, Tensor],
@@ -149,7 +149,7 @@ def _check_shape(owner: str, direction: Any, w: Tensor) -> None:
 
 
 def one_step(
-    lines: Sequence[Line],
+    lines: Sequence[BoundStage],
     storage: Storage,
     dtype: torch.dtype,
     numbers: Numbers,
@@ -184,7 +184,7 @@ def one_step(
 
 
 def one_observation(
-    lines: Sequence[Line],
+    lines: Sequence[BoundStage],
     storage: Storage,
     dtype: torch.dtype,
     numbers: Numbers,

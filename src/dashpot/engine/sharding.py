@@ -16,7 +16,7 @@ from dashpot.engine.native.symbols import UntraceableError
 from dashpot.engine.native.trace import Layout, trace
 from dashpot.engine.program import AS_COMPUTED
 from dashpot.engine.rounding import stream
-from dashpot.recipes.recipe import Line, Recipe
+from dashpot.recipes.recipe import BoundStage, Recipe
 from dashpot.stages.base import Clock, Context
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def _reals(p: Tensor) -> int:
 
 def _reduces(recipe: Recipe) -> bool:
     """True where a stage, idle or not, asks for a mean or a norm; and where it cannot be told."""
-    lines = [Line.of(stage) for stage in recipe.stages]
+    lines = [BoundStage.of(stage) for stage in recipe.stages]
     single = torch.float32
     layout = Layout(single, single, single, tuple((slot.key, single) for slot in recipe.slots))
     try:

@@ -173,7 +173,7 @@ class Table:
         for part in self.parts(step):
             if id(part.numbers) not in begins:
                 begins[id(part.numbers)] = len(scalars)
-                scalars += (scalar_row(part.recipe.lines, numbers) for numbers in part.numbers)
+                scalars += (scalar_row(part.recipe.bound_stages, numbers) for numbers in part.numbers)
         if len(scalars) == 1:
             self.rows[:, 1] = 0
         else:

@@ -269,8 +269,8 @@ class Optimizer(torch.optim.Optimizer):
         settings = {**self.defaults, **{key: value for key, value in group.items() if key in checked}}
         self._check_settings(settings)
         self._check_shared(group)
-        for caution in self._recipe_of(settings).cautions():
-            warn(caution)
+        for text in self._recipe_of(settings).warnings():
+            warn(text)
         super().add_param_group(group)
         try:
             self._check_members(self.param_groups[-1])

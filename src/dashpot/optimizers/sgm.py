@@ -72,7 +72,7 @@ class SGM(SecondOrder):
     ) -> None:
         parts = {"filter": filter, "rate": rate, "decay": decay, "robust": robust}
         stages = [stage for name, part in parts.items() for stage in _as_stages(name, part)]
-        recipe = Recipe(*sorted(stages, key=lambda stage: stage.place), lr=lr)
+        recipe = Recipe(*sorted(stages, key=lambda stage: stage.position), lr=lr)
         self._start(params, recipe, maximize, differentiable, schedule, options)
 
     @classmethod

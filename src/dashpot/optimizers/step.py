@@ -246,7 +246,7 @@ def _is_fixed(value: Any) -> bool:
 
 def _is_pure(recipe: Recipe) -> bool:
     """True where a recipe's scalars follow from the clock alone: stages of ours, with settings that are numbers."""
-    values = (recipe.lr, *(value for line in recipe.lines for value in line.settings))
+    values = (recipe.lr, *(value for line in recipe.bound_stages for value in line.settings))
     return all(map(_is_fixed, values)) and not has_foreign_stages(recipe)
 
 

@@ -21,7 +21,7 @@ __all__ = ["Diff", "Recipe", "diff"]
 _TORCH_NAMES = {"momentum": "pole", "betas[0]": "pole", "betas[1]": "beta", "alpha": "beta"}
 
 
-class Line(NamedTuple):
+class BoundStage(NamedTuple):
     """A stage made ready to run: where its slots lie in a parameter's state, and the tuple they are handed over in."""
 
     stage: Stage
@@ -31,10 +31,10 @@ class Line(NamedTuple):
     """The numeric settings that are set: a stage may read them from itself instead of from its scalars."""
 
     @staticmethod
-    def of(stage: Stage) -> Line:
+    def of(stage: Stage) -> BoundStage:
         settings = (getattr(stage, name) for name in stage.numeric())
         keys = tuple(slot.key for slot in stage.slots)
-        return Line(stage, keys, stage.state_type(), tuple(value for value in settings if value is not None))
+        return BoundStage(stage, keys, stage.state_type(), tuple(value for value in settings if value is not None))
 
 
 class Recipe:
@@ -49,7 +49,7 @@ class Recipe:
         to schedules. Pure functions of the step count.
 
     A recipe is immutable and hashable, prints as an expression that pastes back, and converts to plain data and back.
-    `slots` is all state it keeps for one parameter; `lines` are its active stages, ready for an engine.
+    `slots` is all state it keeps for one parameter; `bound_stages` are its active stages, ready for an engine.
 
     >>> from dashpot import Filter, SecondMoment
     >>> recipe = Recipe(Filter(pole=0.9), SecondMoment(beta=0.99), lr=0.001)
@@ -61,13 +61,13 @@ class Recipe:
     Filter.pole: 0.9 | 0.95
     """
 
-    __slots__ = ("lines", "lr", "schedule", "slots", "stages")
+    __slots__ = ("bound_stages", "lr", "schedule", "slots", "stages")
 
     stages: tuple[Stage, ...]
     lr: Scalar
     schedule: tuple[tuple[str, Schedule], ...]
     slots: tuple[Slot, ...]
-    lines: tuple[Line, ...]
+    bound_stages: tuple[BoundStage, ...]
 
     def __init__(
         self, *stages: Stage, lr: Scalar = 1e-3, schedule: Schedule | Mapping[str, Schedule] | None = None
@@ -80,7 +80,7 @@ class Recipe:
         object.__setattr__(self, "stages", stages)
         object.__setattr__(self, "lr", lr)
         object.__setattr__(self, "slots", tuple(slot for stage in stages for slot in stage.slots))
-        object.__setattr__(self, "lines", tuple(Line.of(stage) for stage in stages if not stage.idle()))
+        object.__setattr__(self, "bound_stages", tuple(BoundStage.of(stage) for stage in stages if not stage.is_noop()))
         object.__setattr__(self, "schedule", self._checked_schedule(schedule))
         _refuse_shared_slots(self.slots)
 
@@ -123,7 +123,7 @@ class Recipe:
 
     def active(self) -> Iterator[Stage]:
         """The stages that do something with their present settings."""
-        return (line.stage for line in self.lines)
+        return (line.stage for line in self.bound_stages)
 
     def observes(self) -> bool:
         """True for a second-order method: some stage learns from Hessian-vector products.
@@ -165,7 +165,7 @@ class Recipe:
     def at_lr(self, lr: Scalar) -> Recipe:
         """This recipe at another learning rate, which the caller has checked; stages are shared."""
         other = object.__new__(Recipe)
-        for name in ("stages", "slots", "lines", "schedule"):
+        for name in ("stages", "slots", "bound_stages", "schedule"):
             object.__setattr__(other, name, getattr(self, name))
         object.__setattr__(other, "lr", lr)
         return other
@@ -193,9 +193,9 @@ class Recipe:
         """What each active stage needs at this step, in order."""
         return tuple(stage.prepare(clock) for stage in self.active())
 
-    def cautions(self) -> list[str]:
+    def warnings(self) -> list[str]:
         """Sentences about settings that are legal but surprising."""
-        return [text for stage in self.stages if (text := stage.caution())]
+        return [text for stage in self.stages if (text := stage.warning())]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for records and checkpoints: only dicts, lists, numbers and strings."""

@@ -30,7 +30,7 @@ class AdaptiveClip(Stage):
 
     share: Scalar = field(0.01, Interval(0))
     floor: Scalar = field(1e-3, Interval(0))
-    place = -1
+    position = -1
 
     def apply(self, x: Signal, s: Any, c: Any, ctx: Context) -> tuple[Signal, Any]:
         allowed = c.share * ctx.norm(wide(x.w)).clamp_min(c.floor)

@@ -130,7 +130,7 @@ class Stage(ABC):
     slots: ClassVar[tuple[Slot, ...]] | Any = ()
     """The state this stage keeps; a class attribute, or a property where it depends on the settings."""
 
-    place: ClassVar[int] = 2
+    position: ClassVar[int] = 2
     """Where `SGM` puts the stage: 0 coupled decay, 1 filter, 2 denominator, 3 change-level decay, 4 robust clip,
     5 numerator, 6 decoupled decay."""
 
@@ -170,11 +170,11 @@ class Stage(ABC):
         del clock
         return {name: getattr(self, name) for name in self._numeric}
 
-    def idle(self) -> bool:
+    def is_noop(self) -> bool:
         """True when the settings make this stage do nothing, so that its arithmetic can be left out."""
         return False
 
-    def caution(self) -> str | None:
+    def warning(self) -> str | None:
         """A sentence about settings that are legal but surprising; the optimizer warns with it once."""
         return None
 

@@ -157,7 +157,7 @@ class Warmup(Stage):
 
     rho: Scalar = field(0.99, POLE)
     counts: str = field("steps", OneOf(("steps", "products")))
-    place = 5
+    position = 5
 
     @property
     def observes(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride] - it depends on the settings
@@ -190,7 +190,7 @@ class ClipElements(Stage):
     """
 
     limit: Scalar = field(1.0, Interval(0))
-    place = 4
+    position = 4
 
     def apply(self, x: Signal, s: Any, c: Any, ctx: Context) -> tuple[Signal, Any]:
         del ctx

@@ -16,7 +16,7 @@ __all__ = ["ChangeDecay", "CoupledDecay", "DecoupledDecay"]
 
 
 class _Decay(Stage):
-    def idle(self) -> bool:
+    def is_noop(self) -> bool:
         # A decay of exactly zero leaves the arithmetic out: it keeps -0.0, and 0 * inf out of the weights.
         return is_number(self.weight_decay) and self.weight_decay == 0  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -32,7 +32,7 @@ class CoupledDecay(_Decay):
     """
 
     weight_decay: Scalar = field(0.0, ARGUMENTS["weight_decay"])
-    place = 0
+    position = 0
 
     def apply(self, x: Signal, s: Any, c: Any, ctx: Context) -> tuple[Signal, Any]:
         del ctx
@@ -57,7 +57,7 @@ class DecoupledDecay(_Decay):
 
     weight_decay: Scalar = field(0.01, ARGUMENTS["weight_decay"])
     scale: str = field("lr", ARGUMENTS["decay_scale"])
-    place = 6
+    position = 6
 
     def scalars(self, clock: Clock) -> Mapping[str, Any]:
         share = _share(self.weight_decay, self.scale, clock)
@@ -89,7 +89,7 @@ class ChangeDecay(_Decay):
     weight_decay: Scalar = field(0.0, ARGUMENTS["weight_decay"])
     factor: Scalar = field(1.0, ARGUMENTS["lr"])
     scale: str = field("lr", ARGUMENTS["decay_scale"])
-    place = 3
+    position = 3
 
     def scalars(self, clock: Clock) -> Mapping[str, Any]:
         decay = self.factor * self.weight_decay

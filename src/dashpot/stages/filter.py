@@ -86,7 +86,7 @@ class Filter(Stage):
     normalise: str = field("exact", OneOf(("exact", "none", "autosgm", "memory", "running")))
     start: str = field("zero", OneOf(("zero", "first", "unscaled")))
     slot: str = "momentum_buffer"
-    place = 1
+    position = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -101,7 +101,7 @@ class Filter(Stage):
     def slots(self) -> tuple[Slot, ...]:
         return (elementwise("memory", self.slot),)
 
-    def caution(self) -> str | None:
+    def warning(self) -> str | None:
         if is_number(self.pole) and is_number(self.zero) and self.zero > self.pole:
             return (
                 f"Filter: zero {self.zero} lies above pole {self.pole}, so older gradients enter with a negative "
@@ -158,7 +158,7 @@ class NesterovMoment(Stage):
     beta: Scalar = field(0.9, ARGUMENTS["pole"])
     momentum_decay: Scalar = field(4e-3, ARGUMENTS["momentum_decay"])
     slots = (elementwise("memory", "exp_avg"), per_tensor("product", "mu_product", initial=1.0))
-    place = 1
+    position = 1
 
     def scalars(self, clock: Clock) -> Mapping[str, Any]:
         return {"beta": self.beta, "mu": self._momentum(clock.t), "ahead": self._momentum(clock.t + 1)}

@@ -45,7 +45,7 @@ class Parcor(Stage):
     beta: Scalar = field(0.9999, ARGUMENTS["beta"])
     smoothing: Scalar = field(0.1, _SMOOTHING)
     slots = (elementwise("power", "weight_power"), elementwise("correlation"), per_tensor("rate"))
-    place = 5
+    position = 5
 
     def scalars(self, clock: Clock) -> Mapping[str, Any]:
         return {"beta": self.beta, "smoothing": self.smoothing, "lr": clock.lr}
@@ -85,7 +85,7 @@ class HuberParcor(Stage):
         elementwise("correlation"),
         per_tensor("rate"),
     )
-    place = 5
+    position = 5
 
     def scalars(self, clock: Clock) -> Mapping[str, Any]:
         return {**super().scalars(clock), "lr": clock.lr}
@@ -118,7 +118,7 @@ class MomentRate(Stage):
     beta: Scalar = field(0.9999, ARGUMENTS["beta"])
     smoothing: Scalar = field(0.1, _SMOOTHING)
     slots = (elementwise("moment", "rate_moment"), per_tensor("rate"))
-    place = 5
+    position = 5
 
     def scalars(self, clock: Clock) -> Mapping[str, Any]:
         return {"beta": self.beta, "smoothing": self.smoothing, "lr": clock.lr}

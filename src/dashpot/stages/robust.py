@@ -38,7 +38,7 @@ class HuberClip(Stage):
     cap: Scalar = field(4.0, Interval(0))
     eps: Scalar = field(1e-8, ARGUMENTS["eps"])
     slots = (per_tensor("centre", "norm_avg"), per_tensor("spread", "deviation_sq"))
-    place = 4
+    position = 4
 
     def apply(self, x: Signal, s: Any, c: Any, ctx: Context) -> tuple[Signal, Any]:
         v = wide(x.v)

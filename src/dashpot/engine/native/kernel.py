@@ -21,7 +21,7 @@ from dashpot.engine.native.symbols import UntraceableError, kind_of
 from dashpot.engine.native.trace import Layout, scalar_row, trace
 from dashpot.engine.program import Numbers, Storage
 from dashpot.errors import ArgumentError
-from dashpot.recipes.recipe import Line, Recipe
+from dashpot.recipes.recipe import BoundStage, Recipe
 from dashpot.stages.base import Clock, Stage
 from dashpot.utils.warn import warn
 
@@ -90,7 +90,7 @@ class Kernel:
         """Raise `ArgumentError` where a stage's scalars are not those that the kernel was written for; at the first
         step of each variant compare it with the stages, too, after which it may have `failed`."""
         number = self._choices.index(active)
-        _check_names(recipe.lines, numbers, self._records[number])
+        _check_names(recipe.bound_stages, numbers, self._records[number])
         if number in self._proven:
             return
         sample = Sample(recipe, self._storage, self._layout)
@@ -100,12 +100,12 @@ class Kernel:
         except Exception as error:
             self.fail(f"A stage raises {type(error).__name__} on {len(sample.w)} random numbers: {error}")
             return
-        table, scalars = sample.row(), packed([scalar_row(recipe.lines, numbers)])
+        table, scalars = sample.row(), packed([scalar_row(recipe.bound_stages, numbers)])
         self.runner(active)(1, table.ctypes.data, scalars.buffer_info()[0], 1)
         if sample.agrees(expected):
             self._proven.add(number)
         else:
-            names = ", ".join(type(line.stage).__name__ for line in recipe.lines)
+            names = ", ".join(type(line.stage).__name__ for line in recipe.bound_stages)
             self.fail(
                 f"A kernel does not compute what the stages of its recipe do ({names}): a stage may ask for the type "
                 "of what it is given, or the compiler is at fault; see docs/own-stage.md."
@@ -131,7 +131,7 @@ def packed(rows: Iterable[Iterable[Any]]) -> array[float]:
     return array("d", chain.from_iterable(rows))
 
 
-def _check_names(lines: Sequence[Line], numbers: Numbers, records: Sequence[tuple[str, ...]]) -> None:
+def _check_names(lines: Sequence[BoundStage], numbers: Numbers, records: Sequence[tuple[str, ...]]) -> None:
     """A kernel reads scalars by their places."""
     for line, values, names in zip(lines, numbers.scalars, records, strict=True):
         if values._fields != names:
@@ -194,18 +194,18 @@ def _field_names(kind: type[Stage]) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 def active_stages(recipe: Recipe) -> tuple[bool, ...]:
     """Which stages of a recipe do something with their present settings."""
-    return tuple(not stage.idle() for stage in recipe.stages)
+    return tuple(not stage.is_noop() for stage in recipe.stages)
 
 
 def _variants(recipe: Recipe) -> list[tuple[bool, ...]]:
     """The sets of active stages to compile: all that settings can bring about, unless they are many."""
-    options = [(True, False) if type(stage).idle is not Stage.idle else (True,) for stage in recipe.stages]
+    options = [(True, False) if type(stage).is_noop is not Stage.is_noop else (True,) for stage in recipe.stages]
     every = list(product(*options))
     return every if len(every) <= _MOST_VARIANTS else [active_stages(recipe)]
 
 
-def _lines(recipe: Recipe, active: tuple[bool, ...]) -> tuple[Line, ...]:
-    return tuple(Line.of(stage) for stage, on in zip(recipe.stages, active, strict=True) if on)
+def _lines(recipe: Recipe, active: tuple[bool, ...]) -> tuple[BoundStage, ...]:
+    return tuple(BoundStage.of(stage) for stage, on in zip(recipe.stages, active, strict=True) if on)
 
 
 # ---- what users are told --------------------------------------------------------------------------------------------

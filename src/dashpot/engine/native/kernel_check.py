@@ -53,7 +53,7 @@ class Sample:
             numbers = numbers._replace(word=stream(torch.tensor(numbers.word, dtype=torch.int32, device="cpu"), 0))
         index = torch.arange(_ELEMENTS, dtype=torch.int32, device="cpu")
         compute = self._layout.compute
-        w, slots = one_step(recipe.lines, self._storage, compute, numbers, self.w, self.g, self.state, index)
+        w, slots = one_step(recipe.bound_stages, self._storage, compute, numbers, self.w, self.g, self.state, index)
         return {key: value.clone() for key, value in {"w": w, **slots}.items()}
 
     def agrees(self, expected: dict[str, Tensor]) -> bool:

@@ -13,7 +13,7 @@ from dashpot.engine import rounding
 from dashpot.engine.native.symbols import Graph, Symbol, UntraceableError, kind_of
 from dashpot.engine.program import Numbers, Storage, one_step
 from dashpot.engine.stage_errors import place_of
-from dashpot.recipes.recipe import Line
+from dashpot.recipes.recipe import BoundStage
 from dashpot.stages.base import Clock, Slot, Stage
 
 __all__ = ["LIMIT", "SCALE", "Layout", "Trace", "scalar_row", "set_numbers", "trace", "with_settings"]
@@ -49,7 +49,7 @@ SCALE, LIMIT = 0, 1
 """The places of the gradient's scale and of the limit of `clip_value` among the scalars."""
 
 
-def scalar_row(lines: Sequence[Line], numbers: Numbers) -> list[Any]:
+def scalar_row(lines: Sequence[BoundStage], numbers: Numbers) -> list[Any]:
     """The numbers of a step, some perhaps 0-d tensors, in the order in which a kernel reads them."""
     limit = math.inf if numbers.limit is None else numbers.limit
     row = [numbers.scale, limit, numbers.word, numbers.clock.lr, numbers.clock.factor]
@@ -59,7 +59,7 @@ def scalar_row(lines: Sequence[Line], numbers: Numbers) -> list[Any]:
     return row
 
 
-def trace(lines: Sequence[Line], slots: Sequence[Slot], storage: Storage, layout: Layout, clock: Clock) -> Trace:
+def trace(lines: Sequence[BoundStage], slots: Sequence[Slot], storage: Storage, layout: Layout, clock: Clock) -> Trace:
     """Run one step on symbols. Raises `UntraceableError` for what a kernel cannot hold.
 
     `clock` is that of any step: which scalars there are is read from the stages, not their values. Two runs must say
@@ -78,7 +78,7 @@ def trace(lines: Sequence[Line], slots: Sequence[Slot], storage: Storage, layout
     return first
 
 
-def _trace(lines: Sequence[Line], slots: Sequence[Slot], storage: Storage, layout: Layout, clock: Clock) -> Trace:
+def _trace(lines: Sequence[BoundStage], slots: Sequence[Slot], storage: Storage, layout: Layout, clock: Clock) -> Trace:
     graph = Graph()
     kinds = {"w": kind_of(layout.weight), "g": kind_of(layout.gradient)}
     kinds |= {key: kind_of(dtype) for key, dtype in layout.slots}
