@@ -23,10 +23,9 @@ _GUARD = 1e-6  # torch's: keeps the factor finite for a zero norm
 def total_norm(gradients: Iterable[Tensor], norm_type: float = 2.0) -> Tensor:
     """The p-norm of all elements together, 0-d; 0 for no gradients.
 
-    gradients
-        tensors of any shapes.
-    norm_type
-        p > 0, or infinity for the largest absolute value.
+    Args:
+        gradients: Tensors of any shapes.
+        norm_type: P > 0, or infinity for the largest absolute value.
 
     >>> total_norm([torch.tensor([3.0]), torch.tensor([[4.0]])])
     tensor(5.)
@@ -56,15 +55,12 @@ def clip_by_norm(
 ) -> tuple[list[Tensor], Tensor]:
     """New gradients with total norm at most `max_norm`, and the norm before.
 
-    gradients
-        tensors of any shapes.
-    max_norm
-        positive; infinity changes nothing, also where an entry is infinite.
-    norm_type
-        p > 0 or infinity.
-    error_if_nonfinite
-        raise `ArgumentError` for a norm that is nan or infinite. Otherwise one infinite entry makes every finite one 0
-        and itself nan, and one nan makes all nan, as in torch.
+    Args:
+        gradients: Tensors of any shapes.
+        max_norm: Positive; infinity changes nothing, also where an entry is infinite.
+        norm_type: P > 0 or infinity.
+        error_if_nonfinite: Raise `ArgumentError` for a norm that is nan or infinite. Otherwise one infinite entry makes
+            every finite one 0 and itself nan, and one nan makes all nan, as in torch.
 
     >>> clipped, norm = clip_by_norm([torch.tensor([3.0]), torch.tensor([4.0])], max_norm=2.5)
     >>> [round(g.item(), 4) for g in clipped], norm.item()

@@ -28,10 +28,10 @@ __all__ = ["init", "observe", "update"]
 def init(recipe: Recipe, params: Mapping[str, Tensor] | Sequence[Tensor] | Tensor) -> Any:
     """Fresh state, shaped like `params`: for each tensor a dict of slots.
 
-    recipe
-        the method.
-    params
-        real tensors: one, a sequence, or a mapping by name. Half-precision ones are updated in float32, rounded once.
+    Args:
+        recipe: The method.
+        params: Real tensors: one, a sequence, or a mapping by name. Half-precision ones are updated in float32, rounded
+            once.
 
     >>> import torch, dashpot as dp
     >>> recipe = dp.Recipe(dp.Filter(pole=0.9), lr=0.1)
@@ -51,13 +51,12 @@ def init(recipe: Recipe, params: Mapping[str, Tensor] | Sequence[Tensor] | Tenso
 def update(recipe: Recipe, params: Any, grads: Any, state: Any, step: int | Tensor) -> tuple[Any, Any]:
     """One step of every tensor: (new params, new state). Nothing is changed in place.
 
-    recipe
-        the method; its `lr` and any other setting may be a tensor that is mapped over or differentiated.
-    params, grads, state
-        alike in structure: one tensor, a sequence or a mapping; `state` as `init` made it.
-    step
-        steps done before this one: 0, 1, 2, ... As a 0-d tensor it is data for `torch.compile`, which then compiles the
-        update once for all steps; a recipe with schedules, which are functions of a Python number, refuses that.
+    Args:
+        recipe: The method; its `lr` and any other setting may be a tensor that is mapped over or differentiated.
+        params, grads, state: Alike in structure: one tensor, a sequence or a mapping; `state` as `init` made it.
+        step: Steps done before this one: 0, 1, 2, ... As a 0-d tensor it is data for `torch.compile`, which then
+            compiles the update once for all steps; a recipe with schedules, which are functions of a Python number,
+            refuses that.
 
     Sixteen learning rates at once, each with its own weights and state:
 
@@ -75,14 +74,12 @@ def update(recipe: Recipe, params: Any, grads: Any, state: Any, step: int | Tens
 def observe(recipe: Recipe, state: Any, probes: Any, products: Any, step: int | Tensor) -> Any:
     """The state after a Hessian-vector product, to be taken in before `update` takes the same step.
 
-    recipe
-        a second-order method: one with a stage such as `Curvature`. For any other the state stays as it is.
-    state
-        as `init` or `update` gave it.
-    probes, products
-        alike in structure with the parameters: v, with independent entries of mean 0 and variance 1, and H v.
-    step
-        as in `update`.
+    Args:
+        recipe: A second-order method: one with a stage such as `Curvature`. For any other the state stays as it is.
+        state: As `init` or `update` gave it.
+        probes, products: Alike in structure with the parameters: v, with independent entries of mean 0 and variance 1,
+            and H v.
+        step: As in `update`.
 
     >>> import torch, dashpot as dp
     >>> recipe, w, v = dp.Sophia.recipe_for(lr=0.1), torch.ones(2), torch.tensor([1.0, -1.0])

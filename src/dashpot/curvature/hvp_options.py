@@ -24,23 +24,21 @@ ROUTES = ("auto", "graph", "closure", "forward", "differences")
 class ProbingOptions(TypedDict, total=False):
     """Keywords of every second-order method that say when and how it takes Hessian-vector products.
 
-    update_d_every, d_warmup
-        integers >= 1: a product is taken in each of the first `d_warmup` steps, then whenever `update_d_every` steps
-        have passed since the last one. Kept in the parameter groups; those of the first group are in force.
-    probe
-        the route to a product. "auto" takes the first that works; `curvature_stats` says which. "graph": the gradients
-        carry a graph, as after `loss.backward(create_graph=True)`. "closure": a second backward pass through the loss
-        of a closure or of `opt.backward(loss)`. "forward": derivatives forward over reverse, of a closure.
-        "differences": central differences of two ordinary gradients of a closure, for models without double backward
-        and for sharded ones. Or a callable, (parameters, probes) -> products, for what is known otherwise.
-    distribution
-        of the probes: "rademacher" or "gaussian" (the same mean, a larger variance).
-    relative_step
-        positive, or None: of "differences", the length of the step over 1 + the norm of the weights. None is the cube
-        root of the roundoff of the arithmetic.
-    process_group
-        the processes that products are averaged over where parameters are plain tensors, as under DDP; None is the
-        default group of torch.distributed, if there is one.
+    Args:
+        update_d_every, d_warmup: Integers >= 1: a product is taken in each of the first `d_warmup` steps, then whenever
+            `update_d_every` steps have passed since the last one. Kept in the parameter groups; those of the first
+            group are in force.
+        probe: The route to a product. "auto" takes the first that works; `curvature_stats` says which. "graph": the
+            gradients carry a graph, as after `loss.backward(create_graph=True)`. "closure": a second backward pass
+            through the loss of a closure or of `opt.backward(loss)`. "forward": derivatives forward over reverse, of a
+            closure. "differences": central differences of two ordinary gradients of a closure, for models without
+            double backward and for sharded ones. Or a callable, (parameters, probes) -> products, for what is known
+            otherwise.
+        distribution: Of the probes: "rademacher" or "gaussian" (the same mean, a larger variance).
+        relative_step: Positive, or None: of "differences", the length of the step over 1 + the norm of the weights.
+            None is the cube root of the roundoff of the arithmetic.
+        process_group: The processes that products are averaged over where parameters are plain tensors, as under DDP;
+            None is the default group of torch.distributed, if there is one.
     """
 
     update_d_every: int

@@ -29,8 +29,8 @@ LARGE = 1 << 20
 class Engine:
     """The engine of one optimizer.
 
-    mode
-        "auto", "eager" or "compiled".
+    Args:
+        mode: "auto", "eager" or "compiled".
     """
 
     def __init__(self, mode: str) -> None:

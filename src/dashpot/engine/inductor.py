@@ -36,14 +36,11 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 class Inductor:
     """The compiled steps of one optimizer.
 
-    mode
-        "auto", "eager" or "compiled".
-    backend
-        of torch.compile.
-    devices
-        the types of device whose tensors it takes.
-    large
-        elements from which on "auto" compiles.
+    Args:
+        mode: "auto", "eager" or "compiled".
+        backend: Of torch.compile.
+        devices: The types of device whose tensors it takes.
+        large: Elements from which on "auto" compiles.
     """
 
     def __init__(

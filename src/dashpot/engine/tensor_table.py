@@ -47,10 +47,9 @@ class _Row(NamedTuple):
 class _Home:
     """A table to be: what its parameters share, and the rows of all that were ever looked over for it.
 
-    keys
-        of the state that the kernel writes: the step count, then the slots.
-    width
-        bytes of an element of a gradient.
+    Args:
+        keys: Of the state that the kernel writes: the step count, then the slots.
+        width: Bytes of an element of a gradient.
     """
 
     def __init__(

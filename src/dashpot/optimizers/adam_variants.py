@@ -22,16 +22,12 @@ class QHAdam(Optimizer):
 
         w <- w (1 - lr weight_decay) - lr ((1 - nu1) g + nu1 m^) / (sqrt((1 - nu2) g^2 + nu2 s^) + eps)
 
-    params
-        parameters, groups or (name, parameter) pairs.
-    lr, eps, weight_decay
-        >= 0; the decay is AdamW's.
-    betas
-        pair in [0, 1).
-    nus
-        pair in [0, 1]; (1, 1) is AdamW, (beta1, 1) Nesterov's zero.
-    maximize, differentiable, schedule, options
-        as in `HeavyBall`.
+    Args:
+        params: Parameters, groups or (name, parameter) pairs.
+        lr, eps, weight_decay: >= 0; the decay is AdamW's.
+        betas: Pair in [0, 1).
+        nus: Pair in [0, 1]; (1, 1) is AdamW, (beta1, 1) Nesterov's zero.
+        maximize, differentiable, schedule, options: As in `HeavyBall`.
 
     Raises `ArgumentError` for a value outside its range.
 
@@ -70,20 +66,16 @@ class CenteredAdam(Optimizer):
 
         w <- w (1 - lr weight_decay) - lr m^ / (sqrt(max(s^ - a^^2, 0)) + eps)
 
-    params
-        parameters, groups or (name, parameter) pairs.
-    lr, eps, weight_decay
-        >= 0; the decay is AdamW's.
-    betas
-        pair in [0, 1): poles of m and of s.
-    mean
-        what a is. "average": the mean gradient with the pole of s, in a slot of its own; the difference then is a
-        variance. "direction": m itself, as in the source. It remembers less than s, so that s^ - m^^2 is negative after
-        every change of the gradient, is cut at zero, and the step is m^/eps: it takes a large eps to train.
-    uncentered_steps
-        integer >= 0: while t is below it the root mean square is used, because s^ = a^^2 exactly at t = 1.
-    maximize, differentiable, schedule, options
-        as in `HeavyBall`.
+    Args:
+        params: Parameters, groups or (name, parameter) pairs.
+        lr, eps, weight_decay: >= 0; the decay is AdamW's.
+        betas: Pair in [0, 1): poles of m and of s.
+        mean: What a is. "average": the mean gradient with the pole of s, in a slot of its own; the difference then is a
+            variance. "direction": m itself, as in the source. It remembers less than s, so that s^ - m^^2 is negative
+            after every change of the gradient, is cut at zero, and the step is m^/eps: it takes a large eps to train.
+        uncentered_steps: Integer >= 0: while t is below it the root mean square is used, because s^ = a^^2 exactly at t
+            = 1.
+        maximize, differentiable, schedule, options: As in `HeavyBall`.
 
     Raises `ArgumentError` for a value outside its range.
 

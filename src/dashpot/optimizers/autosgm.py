@@ -143,34 +143,25 @@ class AutoSGM(Optimizer):
 
     The README's tuples and the keywords say the same; a setting is given one way or the other.
 
-    params
-        parameters, groups or (name, parameter) pairs.
-    lr_cfg
-        (adaptive, lr, numerator): `adaptive` False is a constant rate; lr >= 0 is the trust region; `numerator` is 0
-        constant, 1 partial correlation, 2 the same Huberised, 3 moment, 4 constant with a Huberised prefilter.
-    beta_cfg
-        (beta_n, beta_a, pole, zero, gain, debias): poles of the numerator's and the denominator's averages; pole in
-        [0, 1) and zero < 1 of the filter; `gain` its input constant (0: 1 - pole), without effect while `debias` is on.
-        `debias` divides by 1 - pole^t, which for zero != 0 overshoots by up to 1/(1 - pole^2) at t = 2 (as the
-        original); "exact" does not.
-    rc_cfg
-        (shape, sequence, floor, order, half, epochs, steps per epoch, unit, flat top): the window; see
-        `dashpot.Window.from_rc_cfg`. In words: `schedule`.
-    wd_cfg
-        (weight_decay, level): level 0 is `decay="coupled"`, 1 is "change". At change level the decay acts with the
-        factor (1 - pole)/(1 - zero), a tenth for pole 0.9 and zero 0: 1e-2 here is 1e-3 for AdamW.
-    eps_cfg
-        (eps,).
-    maximize
-        ascend: the gradient is negated, the decay is not.
-    lr, adaptive, numerator, pole, zero, gain, debias, beta_n, beta_a, weight_decay, decay, eps
-        the same settings as keywords.
-    decay_scale
-        at change level: "lr" (AutoSGM), or "schedule" or "constant" for a decay independent of lr.
-    schedule, options, differentiable
-        see `dashpot.Optimizer`.
-    quirks
-        names of the original's habits to reproduce (`dashpot.optimizers.autosgm.QUIRKS`).
+    Args:
+        params: Parameters, groups or (name, parameter) pairs.
+        lr_cfg: (adaptive, lr, numerator): `adaptive` False is a constant rate; lr >= 0 is the trust region; `numerator`
+            is 0 constant, 1 partial correlation, 2 the same Huberised, 3 moment, 4 constant with a Huberised prefilter.
+        beta_cfg: (beta_n, beta_a, pole, zero, gain, debias): poles of the numerator's and the denominator's averages;
+            pole in [0, 1) and zero < 1 of the filter; `gain` its input constant (0: 1 - pole), without effect while
+            `debias` is on. `debias` divides by 1 - pole^t, which for zero != 0 overshoots by up to 1/(1 - pole^2) at t
+            = 2 (as the original); "exact" does not.
+        rc_cfg: (shape, sequence, floor, order, half, epochs, steps per epoch, unit, flat top): the window; see
+            `dashpot.Window.from_rc_cfg`. In words: `schedule`.
+        wd_cfg: (weight_decay, level): level 0 is `decay="coupled"`, 1 is "change". At change level the decay acts with
+            the factor (1 - pole)/(1 - zero), a tenth for pole 0.9 and zero 0: 1e-2 here is 1e-3 for AdamW.
+        eps_cfg: (eps,).
+        maximize: Ascend: the gradient is negated, the decay is not.
+        lr, adaptive, numerator, pole, zero, gain, debias, beta_n, beta_a, weight_decay, decay, eps: The same settings
+            as keywords.
+        decay_scale: At change level: "lr" (AutoSGM), or "schedule" or "constant" for a decay independent of lr.
+        schedule, options, differentiable: See `dashpot.Optimizer`.
+        quirks: Names of the original's habits to reproduce (`dashpot.optimizers.autosgm.QUIRKS`).
 
     Raises `ArgumentError` for a value out of range, a tuple of the wrong length, or a setting given twice.
 

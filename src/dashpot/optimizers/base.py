@@ -53,16 +53,13 @@ _ROUNDING = 1e-12  # of the highest rate: torch's recursive schedulers end a ram
 class Optimizer(torch.optim.Optimizer):
     """Base of every dashpot optimizer: a method (a function from settings to a `Recipe`) run over parameter groups.
 
-    params
-        parameters, parameter groups or (name, parameter) pairs, as for any torch optimizer. With names, state is
-        matched by name on load.
-    defaults
-        the settings of groups that do not have their own.
-    schedule
-        a `Schedule` for lr or a mapping from setting names to schedules; a function of the optimizer's step count, so
-        that resuming or rebuilding changes nothing. torch schedulers work as well, on the groups.
-    options
-        how it runs: engine, clipping, precision; see `dashpot.Options`.
+    Args:
+        params: Parameters, parameter groups or (name, parameter) pairs, as for any torch optimizer. With names, state
+            is matched by name on load.
+        defaults: The settings of groups that do not have their own.
+        schedule: A `Schedule` for lr or a mapping from setting names to schedules; a function of the optimizer's step
+            count, so that resuming or rebuilding changes nothing. torch schedulers work as well, on the groups.
+        options: How it runs: engine, clipping, precision; see `dashpot.Options`.
 
     Every group can have its own settings, also while training: they are read at each step. Raises `ArgumentError` for a
     bad setting, a sparse gradient, or a gradient of another dtype, device or shape, before anything is written.
@@ -249,9 +246,9 @@ class Optimizer(torch.optim.Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group with its own settings; nothing changes if one of them is bad.
 
-        param_group
-            a dict with `params` and any settings; `pole` may be written for `momentum`. Keys of your own are kept,
-            unless they look like a misspelt setting; `extra` holds anything.
+        Args:
+            param_group: A dict with `params` and any settings; `pole` may be written for `momentum`. Keys of your own
+                are kept, unless they look like a misspelt setting; `extra` holds anything.
         """
         if not isinstance(param_group, dict):
             raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
@@ -308,9 +305,9 @@ class Optimizer(torch.optim.Optimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take one step; parameters without a gradient stay as they are.
 
-        closure
-            a function that clears the gradients, computes the loss, calls backward and returns the loss; it is called
-            with gradients enabled and its value is returned.
+        Args:
+            closure: A function that clears the gradients, computes the loss, calls backward and returns the loss; it is
+                called with gradients enabled and its value is returned.
         """
         loss = None
         if closure is not None:
@@ -418,10 +415,11 @@ class Optimizer(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Load state that this class or its torch counterpart saved.
 
-        state_dict
-            as returned by `state_dict()`. Where both sides have parameter names, state is matched by name, else by
-            position; the names may differ by a prefix that all of one side share and by torch's wrappers. Groups by
-            name take the settings of the group their parameters were saved in. State keeps the dtype it was saved in.
+        Args:
+            state_dict: As returned by `state_dict()`. Where both sides have parameter names, state is matched by name,
+                else by position; the names may differ by a prefix that all of one side share and by torch's wrappers.
+                Groups by name take the settings of the group their parameters were saved in. State keeps the dtype it
+                was saved in.
 
         Raises `ArgumentError` before anything changes where names, shapes, slots, counts or settings do not fit, as
         those of another method do not.

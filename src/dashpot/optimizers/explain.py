@@ -38,8 +38,8 @@ _RULES = {
 def explain_engine(optimizer: Optimizer) -> Explanation:
     """Which engine steps which tensors of an optimizer, and why.
 
-    optimizer
-        a dashpot optimizer; before its first step only the rule is known.
+    Args:
+        optimizer: A dashpot optimizer; before its first step only the rule is known.
 
     Raises `ArgumentError` for anything else.
 

@@ -21,18 +21,13 @@ class HeavyBall(Optimizer):
 
     The DC gain is 1/(1 - pole): the effective learning rate is lr/(1 - pole).
 
-    params
-        parameters, groups or (name, parameter) pairs.
-    lr, weight_decay
-        >= 0.
-    pole
-        in [0, 1); kept in the groups under torch's key `momentum`, so that schedulers can cycle it.
-    maximize
-        ascend: the gradient is negated, the decay is not.
-    differentiable
-        record the step for autograd.
-    schedule, options
-        see `dashpot.Optimizer`.
+    Args:
+        params: Parameters, groups or (name, parameter) pairs.
+        lr, weight_decay: >= 0.
+        pole: In [0, 1); kept in the groups under torch's key `momentum`, so that schedulers can cycle it.
+        maximize: Ascend: the gradient is negated, the decay is not.
+        differentiable: Record the step for autograd.
+        schedule, options: See `dashpot.Optimizer`.
 
     Raises `ArgumentError` for a value outside its range.
 
@@ -70,8 +65,8 @@ class NAG(Optimizer):
 
     The filter's zero is at pole/(1 + pole), its DC gain 1/(1 - pole).
 
-    params, lr, pole, weight_decay, maximize, differentiable, schedule, options
-        as in `HeavyBall`.
+    Args:
+        params, lr, pole, weight_decay, maximize, differentiable, schedule, options: As in `HeavyBall`.
 
     Raises `ArgumentError` for a value outside its range.
 
@@ -111,12 +106,11 @@ class QHM(Optimizer):
     Unit DC gain: the effective learning rate is lr. nu = 1 is averaged momentum, nu = pole Nesterov's zero, nu = 0
     plain.
 
-    params, lr, pole, weight_decay, maximize, differentiable, schedule, options
-        as in `HeavyBall`; lr is 1/(1 - pole) times a heavy ball's.
-    nu
-        in [0, 1].
-    debias
-        divide by 1 - nu pole^t: a constant gradient comes out unchanged from the first step.
+    Args:
+        params, lr, pole, weight_decay, maximize, differentiable, schedule, options: As in `HeavyBall`; lr is 1/(1 -
+            pole) times a heavy ball's.
+        nu: In [0, 1].
+        debias: Divide by 1 - nu pole^t: a constant gradient comes out unchanged from the first step.
 
     Raises `ArgumentError` for a value outside its range.
 

@@ -36,30 +36,28 @@ class TorchOptions(TypedDict, total=False):
 class Options(TorchOptions, total=False):
     """Keywords that every optimizer takes and none of which is a setting of its method.
 
-    engine
-        "auto" (compiled kernels where they pay, see `dashpot.explain_engine`), "eager" or "compiled"; where it is not
-        given, what the environment variable `DASHPOT_ENGINE` says, or "auto".
-    max_norm
-        positive, or None: the gradients of all groups together are scaled down to this norm inside the step; `p.grad`
-        stays as it is. The norm before is `optimizer.last_grad_norm`; `math.inf` measures it and clips nothing.
-    clip_value
-        positive, or None: every element of a gradient is cut to [-clip_value, clip_value], after `max_norm`.
-    adaptive_clip
-        positive, or None: each gradient's norm is held to this multiple of its weight's norm (`AdaptiveClip`).
-    nonfinite
-        what a step does with gradients that are not all finite: "allow" (torch's way: take it), "skip" (leave weights,
-        state and counts as they are; `optimizer.last_step` says so) or "raise" (`NonFiniteError`, nothing changed).
-    rounding
-        of bfloat16 weights: "nearest", "stochastic" (right on average) or "kahan" (a second bfloat16 number keeps what
-        rounding cut off). Without effect on wider weights.
-    state_dtype
-        `torch.bfloat16` halves the elementwise state of float32 and bfloat16 weights, rounded stochastically; None
-        keeps it in float32.
-    seed
-        integer in [0, 2^63) of the stochastic rounding, which depends on nothing but it, the step and the element.
-    capturable
-        True: steps are counted on the parameters' device and nothing is read back, so that a CUDA graph can record a
-        training step and replay it. Not with `nonfinite="raise"`. Kept in the groups; loading leaves it as it is.
+    Args:
+        engine: "auto" (compiled kernels where they pay, see `dashpot.explain_engine`), "eager" or "compiled"; where it
+            is not given, what the environment variable `DASHPOT_ENGINE` says, or "auto".
+        max_norm: Positive, or None: the gradients of all groups together are scaled down to this norm inside the step;
+            `p.grad` stays as it is. The norm before is `optimizer.last_grad_norm`; `math.inf` measures it and clips
+            nothing.
+        clip_value: Positive, or None: every element of a gradient is cut to [-clip_value, clip_value], after
+            `max_norm`.
+        adaptive_clip: Positive, or None: each gradient's norm is held to this multiple of its weight's norm
+            (`AdaptiveClip`).
+        nonfinite: What a step does with gradients that are not all finite: "allow" (torch's way: take it), "skip"
+            (leave weights, state and counts as they are; `optimizer.last_step` says so) or "raise" (`NonFiniteError`,
+            nothing changed).
+        rounding: Of bfloat16 weights: "nearest", "stochastic" (right on average) or "kahan" (a second bfloat16 number
+            keeps what rounding cut off). Without effect on wider weights.
+        state_dtype: `torch.bfloat16` halves the elementwise state of float32 and bfloat16 weights, rounded
+            stochastically; None keeps it in float32.
+        seed: Integer in [0, 2^63) of the stochastic rounding, which depends on nothing but it, the step and the
+            element.
+        capturable: True: steps are counted on the parameters' device and nothing is read back, so that a CUDA graph can
+            record a training step and replay it. Not with `nonfinite="raise"`. Kept in the groups; loading leaves it as
+            it is.
     """
 
     capturable: bool

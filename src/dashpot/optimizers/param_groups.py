@@ -73,22 +73,17 @@ def param_groups(
 ) -> ParamGroups:
     """Split a model's trainable parameters into one group that decays and one that does not.
 
-    model
-        any module; parameters that do not require gradients are left out.
-    weight_decay
-        >= 0, for the first group; the second gets 0.
-    decay_norms, decay_biases, decay_embeddings
-        whether parameters of normalization layers, biases, and embeddings decay.
-    norms
-        normalization classes, in addition to those that are recognized.
-    overrides
-        your own decisions, True for decay: a key is a module class or a pattern of parameter names such as "*.gain".
-        The first key that matches a parameter decides; a key that matches none is refused.
-    allow_tied
-        accept a parameter that is registered under two names, decided by the first. By default it is refused, because
-        the two can disagree. A module that the model uses twice is no tie.
-    settings
-        further settings for both groups, e.g. `lr=1e-3`.
+    Args:
+        model: Any module; parameters that do not require gradients are left out.
+        weight_decay: >= 0, for the first group; the second gets 0.
+        decay_norms, decay_biases, decay_embeddings: Whether parameters of normalization layers, biases, and embeddings
+            decay.
+        norms: Normalization classes, in addition to those that are recognized.
+        overrides: Your own decisions, True for decay: a key is a module class or a pattern of parameter names such as
+            "*.gain". The first key that matches a parameter decides; a key that matches none is refused.
+        allow_tied: Accept a parameter that is registered under two names, decided by the first. By default it is
+            refused, because the two can disagree. A module that the model uses twice is no tie.
+        settings: Further settings for both groups, e.g. `lr=1e-3`.
 
     Normalization layers are those of torch, and modules with nothing but vectors that are called norm, by class or by
     attribute, or have an epsilon. A parametrized tensor is decided as the tensor it stands for. Other vectors, such as

@@ -34,29 +34,21 @@ class ESGD(SecondOrder):
     t counts steps and h products. The learning rate has no unit: for eps = 0 the path stays the same when the loss, or
     all weights by one factor, are measured in other units. Rates from 1e-3 to 1 are usual.
 
-    params
-        parameters, groups or (name, parameter) pairs.
-    lr, eps, weight_decay
-        >= 0. eps is in units of curvature; the decay is AdamW's.
-    betas
-        pair in [0, 1); beta2 counts products, and may be 1 in version 2: the maximum of all times.
-    v
-        in [0, 1]: share of the average in the direction. None is beta1, Nesterov's momentum; 1 is the average alone;
-        (0.999, 0.999) with v = 0.7 is quasi-hyperbolic momentum. Version 2 has none: it is beta1.
-    lr_warmup
-        in [0, 1).
-    update_d_every, d_warmup
-        integers >= 1: a product in each of the first `d_warmup` steps, then every `update_d_every`.
-    version
-        1 or 2.
-    probe, distribution, relative_step, process_group
-        how products are taken, see `dashpot.curvature.ProbingOptions`; `seed`, among the options, seeds the probes.
-    maximize
-        ascend: the gradient is negated, the decay is not.
-    differentiable
-        record the step for autograd; products count as constants.
-    schedule, options
-        see `dashpot.Optimizer`; not `capturable`.
+    Args:
+        params: Parameters, groups or (name, parameter) pairs.
+        lr, eps, weight_decay: >= 0. eps is in units of curvature; the decay is AdamW's.
+        betas: Pair in [0, 1); beta2 counts products, and may be 1 in version 2: the maximum of all times.
+        v: In [0, 1]: share of the average in the direction. None is beta1, Nesterov's momentum; 1 is the average alone;
+            (0.999, 0.999) with v = 0.7 is quasi-hyperbolic momentum. Version 2 has none: it is beta1.
+        lr_warmup: In [0, 1).
+        update_d_every, d_warmup: Integers >= 1: a product in each of the first `d_warmup` steps, then every
+            `update_d_every`.
+        version: 1 or 2.
+        probe, distribution, relative_step, process_group: How products are taken, see
+            `dashpot.curvature.ProbingOptions`; `seed`, among the options, seeds the probes.
+        maximize: Ascend: the gradient is negated, the decay is not.
+        differentiable: Record the step for autograd; products count as constants.
+        schedule, options: See `dashpot.Optimizer`; not `capturable`.
 
     Raises `ArgumentError` for a value outside its range, `CurvatureError` where a product cannot be taken.
 
@@ -127,22 +119,17 @@ class AdaHessian(SecondOrder):
 
     with m^ = m/(1 - beta1^t), D^ = D/(1 - beta2^h), t the steps and h the products so far.
 
-    params
-        parameters, groups or (name, parameter) pairs.
-    lr, eps, weight_decay
-        >= 0; the decay is AdamW's.
-    betas
-        pair in [0, 1); beta2 counts products.
-    hessian_power
-        in [0, 1]: 1 is Newton's scaling, 0 plain gradient descent.
-    spatial_averaging
-        average u H u over the dimensions from the third on, the window of a convolution's kernel. The average is of the
-        signed estimate, as in the paper's formula; the authors' code averages its absolute value.
-    update_d_every, d_warmup
-        as in `ESGD`; 1, a product at every step, is the paper's. Others' code with rarer products takes the last
-        estimate in again on the steps between; here nothing is taken in on those.
-    probe, distribution, relative_step, process_group, maximize, differentiable, schedule, options
-        as in `ESGD`.
+    Args:
+        params: Parameters, groups or (name, parameter) pairs.
+        lr, eps, weight_decay: >= 0; the decay is AdamW's.
+        betas: Pair in [0, 1); beta2 counts products.
+        hessian_power: In [0, 1]: 1 is Newton's scaling, 0 plain gradient descent.
+        spatial_averaging: Average u H u over the dimensions from the third on, the window of a convolution's kernel.
+            The average is of the signed estimate, as in the paper's formula; the authors' code averages its absolute
+            value.
+        update_d_every, d_warmup: As in `ESGD`; 1, a product at every step, is the paper's. Others' code with rarer
+            products takes the last estimate in again on the steps between; here nothing is taken in on those.
+        probe, distribution, relative_step, process_group, maximize, differentiable, schedule, options: As in `ESGD`.
 
     Raises `ArgumentError` for a value outside its range, `CurvatureError` where a product cannot be taken.
 
@@ -193,18 +180,13 @@ class Sophia(SecondOrder):
     Neither average is bias corrected. Where the curvature is negative or small the step is lr times the sign of m, so
     lr bounds every element's step. `maximize` negates the Hessian with the gradient.
 
-    params
-        parameters, groups or (name, parameter) pairs.
-    lr, eps, weight_decay
-        >= 0; the decay is AdamW's.
-    betas
-        pair in [0, 1); beta2 counts products.
-    gamma
-        >= 0: the smaller, the more elements are cut; 0 is sign descent.
-    update_d_every, d_warmup
-        as in `ESGD`.
-    probe, distribution, relative_step, process_group, maximize, differentiable, schedule, options
-        as in `ESGD`.
+    Args:
+        params: Parameters, groups or (name, parameter) pairs.
+        lr, eps, weight_decay: >= 0; the decay is AdamW's.
+        betas: Pair in [0, 1); beta2 counts products.
+        gamma: >= 0: the smaller, the more elements are cut; 0 is sign descent.
+        update_d_every, d_warmup: As in `ESGD`.
+        probe, distribution, relative_step, process_group, maximize, differentiable, schedule, options: As in `ESGD`.
 
     Raises `ArgumentError` for a value outside its range, `CurvatureError` where a product cannot be taken.
 

@@ -151,13 +151,11 @@ class SecondOrder(Optimizer):
         Gradients and products add up over calls, so micro-batches work as they do with `backward`: divide each loss by
         their number.
 
-        loss
-            0-d tensor, the mean loss.
-        scaler
-            a `torch.amp.GradScaler`, or None: the loss is scaled here, the gradients carry the scale and the product
-            does not.
-        kwargs
-            as for `torch.Tensor.backward`.
+        Args:
+            loss: 0-d tensor, the mean loss.
+            scaler: A `torch.amp.GradScaler`, or None: the loss is scaled here, the gradients carry the scale and the
+                product does not.
+            kwargs: As for `torch.Tensor.backward`.
         """
         if self._taker.inside is not None:
             if scaler is not None:
@@ -196,12 +194,12 @@ class SecondOrder(Optimizer):
     def step(self, closure: Closure | None = None) -> Any:
         """Take one step; parameters without a gradient stay as they are.
 
-        closure
-            a function that clears the gradients, computes the loss, calls backward (once, or for each of several
-            micro-batches, their losses divided by their number) and returns the loss. Where a product is due it is
-            taken on the way. With `probe="differences"` the closure is called twice more, with the same random numbers;
-            what it does to gradients and to buffers of modules is undone. One that neither goes backward nor returns
-            anything, as Lightning gives in manual optimization, counts as none.
+        Args:
+            closure: A function that clears the gradients, computes the loss, calls backward (once, or for each of
+                several micro-batches, their losses divided by their number) and returns the loss. Where a product is
+                due it is taken on the way. With `probe="differences"` the closure is called twice more, with the same
+                random numbers; what it does to gradients and to buffers of modules is undone. One that neither goes
+                backward nor returns anything, as Lightning gives in manual optimization, counts as none.
         """
         loss = None
         if closure is not None:
@@ -234,9 +232,9 @@ class SecondOrder(Optimizer):
 
         Gradients, the buffers of modules and, but for one evaluation, torch's random state stay as they are.
 
-        closure
-            a function that returns the mean loss, not scaled, of a batch or a part of it. It may call backward itself,
-            also for several micro-batches, their losses divided by their number.
+        Args:
+            closure: A function that returns the mean loss, not scaled, of a batch or a part of it. It may call backward
+                itself, also for several micro-batches, their losses divided by their number.
 
         >>> import torch, dashpot as dp
         >>> w = torch.ones(2, requires_grad=True)

@@ -34,16 +34,14 @@ class SGM(SecondOrder):
         g -> coupled decay -> filter -> denominator -> change-level decay -> robust clip -> numerator
           -> decoupled decay -> w
 
-    params
-        parameters, groups or (name, parameter) pairs.
-    lr
-        >= 0.
-    filter, rate, decay, robust
-        a stage or a sequence of stages each (see `dashpot.stages`), or None for nothing. They are put in the order of
-        the line; `SGM.from_recipe` keeps an order of your own.
-    maximize, differentiable, schedule, options
-        as in `HeavyBall`; with a stage that learns from Hessian-vector products, such as `Curvature`, also those of
-        `dashpot.curvature.ProbingOptions` (`update_d_every`, `probe`, ...).
+    Args:
+        params: Parameters, groups or (name, parameter) pairs.
+        lr: >= 0.
+        filter, rate, decay, robust: A stage or a sequence of stages each (see `dashpot.stages`), or None for nothing.
+            They are put in the order of the line; `SGM.from_recipe` keeps an order of your own.
+        maximize, differentiable, schedule, options: As in `HeavyBall`; with a stage that learns from Hessian-vector
+            products, such as `Curvature`, also those of `dashpot.curvature.ProbingOptions` (`update_d_every`, `probe`,
+            ...).
 
     The groups hold every numeric setting of the stages under its own name (`zero`, `eps`, `beta`, ...; the pole under
     torch's `momentum`), so that groups can differ and schedulers can reach all of them.

@@ -29,24 +29,16 @@ class SGD(Optimizer):
         b <- momentum b + (1 - dampening) g          (the first b is g)
         w <- w - lr b                                (nesterov: w - lr (g + momentum b))
 
-    params
-        parameters, groups or (name, parameter) pairs.
-    lr, weight_decay
-        >= 0.
-    momentum
-        in [0, 1): the pole of the filter. 0 keeps no state.
-    dampening
-        in [0, 1]; must be 0 with `nesterov`.
-    nesterov
-        zero of the filter at momentum/(1 + momentum); needs momentum > 0.
-    maximize
-        ascend: the gradient is negated, the decay is not.
-    foreach, fused
-        accepted, without effect.
-    differentiable
-        record the step for autograd.
-    schedule, options
-        see `dashpot.Optimizer`.
+    Args:
+        params: Parameters, groups or (name, parameter) pairs.
+        lr, weight_decay: >= 0.
+        momentum: In [0, 1): the pole of the filter. 0 keeps no state.
+        dampening: In [0, 1]; must be 0 with `nesterov`.
+        nesterov: Zero of the filter at momentum/(1 + momentum); needs momentum > 0.
+        maximize: Ascend: the gradient is negated, the decay is not.
+        foreach, fused: Accepted, without effect.
+        differentiable: Record the step for autograd.
+        schedule, options: See `dashpot.Optimizer`.
 
     Raises `ArgumentError` for a value outside its range.
 
@@ -104,18 +96,14 @@ class RMSprop(Optimizer):
         s <- alpha s + (1 - alpha) g^2,       d = sqrt(s) + eps
         b <- momentum b + g/d,                w <- w - lr b
 
-    params
-        parameters, groups or (name, parameter) pairs.
-    lr, eps, weight_decay
-        >= 0.
-    alpha
-        in [0, 1): pole of the mean square, which is not bias corrected (as in torch).
-    momentum
-        in [0, 1).
-    centered
-        d = sqrt(s - a^2) + eps with a the average gradient: a standard deviation. Rounding below zero is cut to zero.
-    maximize, foreach, capturable, differentiable, schedule, options
-        as in `SGD`.
+    Args:
+        params: Parameters, groups or (name, parameter) pairs.
+        lr, eps, weight_decay: >= 0.
+        alpha: In [0, 1): pole of the mean square, which is not bias corrected (as in torch).
+        momentum: In [0, 1).
+        centered: D = sqrt(s - a^2) + eps with a the average gradient: a standard deviation. Rounding below zero is cut
+            to zero.
+        maximize, foreach, capturable, differentiable, schedule, options: As in `SGD`.
 
     Raises `ArgumentError` for a value outside its range.
 
@@ -168,18 +156,13 @@ class Adam(Optimizer):
         m <- beta1 m + (1 - beta1) g,       s <- beta2 s + (1 - beta2) g^2
         w <- w - lr m/(1 - beta1^t) / (sqrt(s/(1 - beta2^t)) + eps)
 
-    params
-        parameters, groups or (name, parameter) pairs.
-    lr, eps, weight_decay
-        >= 0.
-    betas
-        pair in [0, 1): poles of the gradient filter and of the mean square.
-    amsgrad
-        divide by the root of the largest s so far, which is kept as `max_exp_avg_sq`.
-    maximize, foreach, capturable, fused, differentiable, schedule, options
-        as in `SGD`.
-    decoupled_weight_decay
-        True makes it `AdamW`.
+    Args:
+        params: Parameters, groups or (name, parameter) pairs.
+        lr, eps, weight_decay: >= 0.
+        betas: Pair in [0, 1): poles of the gradient filter and of the mean square.
+        amsgrad: Divide by the root of the largest s so far, which is kept as `max_exp_avg_sq`.
+        maximize, foreach, capturable, fused, differentiable, schedule, options: As in `SGD`.
+        decoupled_weight_decay: True makes it `AdamW`.
 
     Raises `ArgumentError` for a value outside its range.
 
@@ -228,19 +211,14 @@ class AdamW(Optimizer):
 
         w <- w (1 - lr weight_decay) - lr m^/(sqrt(s^) + eps)
 
-    params
-        parameters, groups or (name, parameter) pairs.
-    lr, eps, weight_decay
-        >= 0.
-    betas
-        pair in [0, 1).
-    amsgrad
-        divide by the root of the largest s so far, which is kept as `max_exp_avg_sq`.
-    maximize, foreach, capturable, fused, differentiable, schedule, options
-        as in `SGD`.
-    decay_scale
-        what multiplies `weight_decay`: "lr" (torch), "schedule" (the schedule's factor, independent of the base lr; a
-        torch scheduler's factor counts too), or "constant".
+    Args:
+        params: Parameters, groups or (name, parameter) pairs.
+        lr, eps, weight_decay: >= 0.
+        betas: Pair in [0, 1).
+        amsgrad: Divide by the root of the largest s so far, which is kept as `max_exp_avg_sq`.
+        maximize, foreach, capturable, fused, differentiable, schedule, options: As in `SGD`.
+        decay_scale: What multiplies `weight_decay`: "lr" (torch), "schedule" (the schedule's factor, independent of the
+            base lr; a torch scheduler's factor counts too), or "constant".
 
     Raises `ArgumentError` for a value outside its range.
 
@@ -295,16 +273,12 @@ class NAdam(Optimizer):
         mu_t = beta1 (1 - 0.96^(t momentum_decay)/2),        P_t = mu_1 ... mu_t
         v_t = (1 - mu_t)/(1 - P_t) g_t + mu_{t+1}/(1 - P_{t+1}) m_t,        w <- w - lr v_t/(sqrt(s^) + eps)
 
-    params
-        parameters, groups or (name, parameter) pairs.
-    lr, eps, weight_decay, momentum_decay
-        >= 0.
-    betas
-        pair in [0, 1).
-    decoupled_weight_decay
-        decay as in AdamW instead of coupled to the gradient.
-    maximize, foreach, capturable, differentiable, schedule, options
-        as in `SGD`.
+    Args:
+        params: Parameters, groups or (name, parameter) pairs.
+        lr, eps, weight_decay, momentum_decay: >= 0.
+        betas: Pair in [0, 1).
+        decoupled_weight_decay: Decay as in AdamW instead of coupled to the gradient.
+        maximize, foreach, capturable, differentiable, schedule, options: As in `SGD`.
 
     Raises `ArgumentError` for a value outside its range.
 

@@ -176,8 +176,8 @@ def averaging_length(pole: Scalar) -> Scalar:
 def low_noise_zero(pole: float) -> float:
     """AutoSGM's recommended zero, 1 - sqrt(2 (1 - pole)); it makes the noise gain (1-pole)(1+zero)/(1+pole).
 
-    pole
-        in [1/2, 1), where the zero is not negative.
+    Args:
+        pole: In [1/2, 1), where the zero is not negative.
 
     >>> round(low_noise_zero(0.9), 4)
     0.5528

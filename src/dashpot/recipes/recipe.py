@@ -40,13 +40,11 @@ class BoundStage(NamedTuple):
 class Recipe:
     """Stages in the order in which they act, a learning rate and schedules: everything that defines a method.
 
-    stages
-        the line the gradient passes; see `dashpot.stages`.
-    lr
-        base learning rate, >= 0: a number or a 0-d tensor.
-    schedule
-        a `Schedule` for lr, or a mapping from the names of settings (`lr`, `pole`, `zero`, `weight_decay`, `eps`, ...)
-        to schedules. Pure functions of the step count.
+    Args:
+        stages: The line the gradient passes; see `dashpot.stages`.
+        lr: Base learning rate, >= 0: a number or a 0-d tensor.
+        schedule: A `Schedule` for lr, or a mapping from the names of settings (`lr`, `pole`, `zero`, `weight_decay`,
+            `eps`, ...) to schedules. Pure functions of the step count.
 
     A recipe is immutable and hashable, prints as an expression that pastes back, and converts to plain data and back.
     `slots` is all state it keeps for one parameter; `bound_stages` are its active stages, ready for an engine.

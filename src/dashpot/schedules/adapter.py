@@ -29,13 +29,12 @@ class Scheduler(LRScheduler):
     "initial_momentum", "initial_betas[0]" and so on, as torch does for the rate, so building again never compounds and
     groups added later join in. A hyperparameter held as a tensor is written in place.
 
-    Arguments
-        optimizer: any `torch.optim.Optimizer`.
-        lr, momentum, weight_decay, zero, eps: a schedule, or None to leave the hyperparameter alone. `momentum` (or
-            `pole`) is the momentum where the groups have one and the first of `betas` where they have these.
-        also: schedules of hyperparameters whose names are no identifiers, such as {"betas[1]": schedule}.
-        last_epoch: -1 at the start of a run; n - 1 goes on after n steps, once the optimizer's own state is loaded.
-        others: schedules of any other hyperparameter of the groups, by name.
+    Args:
+        Arguments: Optimizer: any `torch.optim.Optimizer`. lr, momentum, weight_decay, zero, eps: a schedule, or None to
+            leave the hyperparameter alone. `momentum` (or `pole`) is the momentum where the groups have one and the
+            first of `betas` where they have these. also: schedules of hyperparameters whose names are no identifiers,
+            such as {"betas[1]": schedule}. last_epoch: -1 at the start of a run; n - 1 goes on after n steps, once the
+            optimizer's own state is loaded. others: schedules of any other hyperparameter of the groups, by name.
 
     Two ways to resume: load the optimizer's state and build with `last_epoch`, or build and `load_state_dict`. Unlike
     torch's schedulers this one leaves `optimizer.step` as it is and gives no warning about the order of calls.

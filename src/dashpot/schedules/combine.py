@@ -34,9 +34,9 @@ class _Parts:
 class Sequence(Schedule):
     """One schedule after the other; each counts its own steps from 0.
 
-    Arguments
-        parts: two or more schedules, all of them factors or all absolute.
-        milestones: the step at which each part but the first begins; positive and increasing.
+    Args:
+        Arguments: Parts: two or more schedules, all of them factors or all absolute. milestones: the step at which each
+            part but the first begins; positive and increasing.
 
     Source: torch.optim.lr_scheduler.SequentialLR.
 

@@ -23,13 +23,11 @@ class OneCycle(Schedule):
     an integer. In three phases the start value is met again at i = 2 p N - 2 before the last descent. After the last
     step the final value stays, where torch rises slightly and then raises an error.
 
-    Arguments
-        steps: total number of steps N.
-        pct_start: in [0, 1], the fraction of the steps going up; at most 1/2 with three phases.
-        div: in [1, inf), peak over start.
-        final_div: > 0, start over final value.
-        anneal: "cosine" or "linear", the curve of each phase.
-        three_phase: whether the way down stops over at the start value.
+    Args:
+        Arguments: Steps: total number of steps N. pct_start: in [0, 1], the fraction of the steps going up; at most 1/2
+            with three phases. div: in [1, inf), peak over start. final_div: > 0, start over final value. anneal:
+            "cosine" or "linear", the curve of each phase. three_phase: whether the way down stops over at the start
+            value.
 
     Source: Smith and Topin, "Super-Convergence", 2018; torch.optim.lr_scheduler.OneCycleLR with `max_lr` as base value.
 
@@ -60,9 +58,9 @@ class OneCycleMomentum(Schedule):
 
     It is *absolute*: its values replace the momentum (the pole of the gradient filter), whatever the base value.
 
-    Arguments
-        steps, pct_start, anneal, three_phase: as in `OneCycle`; they should be equal to its own.
-        high, low: in [0, 1), low <= high.
+    Args:
+        Arguments: Steps, pct_start, anneal, three_phase: as in `OneCycle`; they should be equal to its own. high, low:
+            in [0, 1), low <= high.
 
     Source: torch.optim.lr_scheduler.OneCycleLR (`max_momentum`, `base_momentum`).
 

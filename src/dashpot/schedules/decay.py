@@ -34,9 +34,9 @@ class Constant(Schedule):
 class InverseTime(Schedule):
     """F = 1 / (1 + rate s), or a staircase of it: F = 1 / (1 + rate floor(s / interval)).
 
-    Arguments
-        rate: in [0, inf), per step; per interval where there is one.
-        interval: number of steps between two changes; None changes at every step.
+    Args:
+        Arguments: Rate: in [0, inf), per step; per interval where there is one. interval: number of steps between two
+            changes; None changes at every step.
 
     The base value in front is the *initial* one. Multiplying the current value instead would compound.
     Source: Robbins and Monro, "A Stochastic Approximation Method", 1951.

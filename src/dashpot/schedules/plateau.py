@@ -21,14 +21,11 @@ class Plateau:
     factor is multiplied by `factor`, and the next `cooldown` values are not counted. NaN is never an improvement.
     As the factor depends on the recorded history alone, resuming needs the history and nothing else.
 
-    Arguments
-        factor: in (0, 1).
-        patience, cooldown: numbers of values, integers >= 0.
-        threshold: >= 0, the least improvement.
-        mode: "min" or "max", the direction of improvement.
-        threshold_mode: "rel", the threshold is a fraction of the best value, or "abs", an amount.
-        floor: in [0, 1], the smallest factor.
-        eps: >= 0, a smaller reduction than this is not made.
+    Args:
+        Arguments: Factor: in (0, 1). patience, cooldown: numbers of values, integers >= 0. threshold: >= 0, the least
+            improvement. mode: "min" or "max", the direction of improvement. threshold_mode: "rel", the threshold is a
+            fraction of the best value, or "abs", an amount. floor: in [0, 1], the smallest factor. eps: >= 0, a smaller
+            reduction than this is not made.
 
     Source: torch.optim.lr_scheduler.ReduceLROnPlateau, with `floor` and `eps` in units of the base value. As there,
     "rel" is meant for positive metrics: below zero it takes a value slightly worse than the best for an improvement.

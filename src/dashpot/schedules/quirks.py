@@ -32,10 +32,10 @@ QUIRKS: Mapping[str, str] = {
 class OriginalWindow(Window):
     """A `Window` with quirks of the original; see `Window` for the other arguments.
 
-    Arguments
-        unnormalised: `late_logistic_unnormalised`, W(u) = (L(u; 7/8) - L(1; 1/2)) / (L(0; 1/2) - L(1; 1/2)).
-        second_frame: `epoch_window_second_frame`: in window r = 0, 1, ... the steps of the last hold after its first
-            one use f = i / T + r. Shapes on stairs go on descending one unit a stair, so F falls below 0; the
+    Args:
+        Arguments: Unnormalised: `late_logistic_unnormalised`, W(u) = (L(u; 7/8) - L(1; 1/2)) / (L(0; 1/2) - L(1; 1/2)).
+            second_frame: `epoch_window_second_frame`: in window r = 0, 1, ... the steps of the last hold after its
+            first one use f = i / T + r. Shapes on stairs go on descending one unit a stair, so F falls below 0; the
             polynomial and the mid logistic are simply evaluated there. A polynomial of fractional order has no value
             past its end and is refused.
 

@@ -87,10 +87,9 @@ class Polynomial(Schedule):
 class Cosine(Schedule):
     """F = floor + (1 - floor) (1 + cos(pi s / steps)) / 2: down to the floor along half a cosine.
 
-    Arguments
-        steps: number of steps until the floor is reached.
-        floor: in [0, 1].
-        after: what follows. "hold" stays at the floor; "rise" goes up and down again with the period 2 `steps`, as
+    Args:
+        Arguments: Steps: number of steps until the floor is reached. floor: in [0, 1]. after: what follows. "hold"
+            stays at the floor; "rise" goes up and down again with the period 2 `steps`, as
             torch.optim.lr_scheduler.CosineAnnealingLR does. `CosineRestarts` jumps back to 1.
 
     Source: Loshchilov and Hutter, "SGDR", 2017.
@@ -114,10 +113,9 @@ class Cosine(Schedule):
 class CosineRestarts(Schedule):
     """The cosine from 1 towards the floor again and again; cycle i = 0, 1, ... takes first * mult^i steps.
 
-    Arguments
-        first: number of steps of the first cycle.
-        mult: integer >= 1; with 1 all cycles are equal and this is `Window("raised-cosine", first)`.
-        floor: in [0, 1]; each cycle ends one step short of it.
+    Args:
+        Arguments: First: number of steps of the first cycle. mult: integer >= 1; with 1 all cycles are equal and this
+            is `Window("raised-cosine", first)`. floor: in [0, 1]; each cycle ends one step short of it.
 
     Source: torch.optim.lr_scheduler.CosineAnnealingWarmRestarts.
 

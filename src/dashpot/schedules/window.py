@@ -30,18 +30,16 @@ class Window(Schedule):
     The first value of a half window is 1. The last one is short of the floor, which would be reached at i = T. The
     first value of a full window is exactly the floor, so with `floor=0` the first step does nothing.
 
-    Arguments
-        shape: "flat", "raised-cosine", "polynomial", "exponential", "simple-polynomial", "logistic" or "late-logistic".
-        steps: length of one window in steps, at least 2 `hold`. Windows per epoch: the steps of one epoch.
-        order: the number that bends the shape; its range and default depend on the shape (see `shapes.SHAPES`).
-        floor: in [0, 1], the value the window falls to.
-        half: a half window, or a full one.
-        flat_top: in [0, 1), the fraction of the (half) window during which the factor stays 1.
-        repeats: number M of copies of the shape on M stairs within one window, at least 1.
-        hold: steps during which one value is held; divides `steps`. The steps of an epoch make a window that changes
-            between epochs only.
-        sequence: "uniform"; "kronecker" samples the shape at irregular golden-ratio points in falling order;
-            "kronecker-unsorted" takes these points in their own order. Flat-top values stay at the top of the window.
+    Args:
+        Arguments: Shape: "flat", "raised-cosine", "polynomial", "exponential", "simple-polynomial", "logistic" or
+            "late-logistic". steps: length of one window in steps, at least 2 `hold`. Windows per epoch: the steps of
+            one epoch. order: the number that bends the shape; its range and default depend on the shape (see
+            `shapes.SHAPES`). floor: in [0, 1], the value the window falls to. half: a half window, or a full one.
+            flat_top: in [0, 1), the fraction of the (half) window during which the factor stays 1. repeats: number M of
+            copies of the shape on M stairs within one window, at least 1. hold: steps during which one value is held;
+            divides `steps`. The steps of an epoch make a window that changes between epochs only. sequence: "uniform";
+            "kronecker" samples the shape at irregular golden-ratio points in falling order; "kronecker-unsorted" takes
+            these points in their own order. Flat-top values stay at the top of the window.
 
     Raises `ArgumentError` for a value out of range. Source: the README of AutoSGM (`rc_cfg`).
 

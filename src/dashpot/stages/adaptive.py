@@ -20,10 +20,9 @@ class AdaptiveClip(Stage):
 
         g <- g min(1, share max(|w|, floor)/|g|)
 
-    share
-        positive: the largest allowed |g|/|w|.
-    floor
-        positive: the norm that small or fresh weights count with, so that zeros can move.
+    Args:
+        share: Positive: the largest allowed |g|/|w|.
+        floor: Positive: the norm that small or fresh weights count with, so that zeros can move.
 
     Source: Brock et al., arXiv 2102.06171 (there unit by unit, with share 0.01 to 0.16 and floor 1e-3).
     """

@@ -53,19 +53,15 @@ class Curvature(Stage):
         "maximum":  D = max(beta D, q^2),            d = sqrt(D)^power + eps
         "mean":     D = beta D + (1 - beta) q,       d = max(gamma D, eps)
 
-    beta
-        in [0, 1), for "maximum" in [0, 1]; counted in products, not in steps. 1 never forgets.
-    eps
-        >= 0: added to the root, or for "mean" the smallest denominator.
-    estimate, accumulator
-        as above.
-    power
-        in [0, 1]: 1 is Newton's scaling, 0 plain gradient descent (AdaHessian's Hessian power). None is 1, without the
-        arithmetic of raising to a power; "mean" has none.
-    gamma
-        >= 0: factor on the mean (Sophia), None for 1; only "mean" has it.
-    spatial
-        average q over all dimensions from the third on, the window of a convolution's kernel, before it is squared.
+    Args:
+        beta: In [0, 1), for "maximum" in [0, 1]; counted in products, not in steps. 1 never forgets.
+        eps: >= 0: added to the root, or for "mean" the smallest denominator.
+        estimate, accumulator: As above.
+        power: In [0, 1]: 1 is Newton's scaling, 0 plain gradient descent (AdaHessian's Hessian power). None is 1,
+            without the arithmetic of raising to a power; "mean" has none.
+        gamma: >= 0: factor on the mean (Sophia), None for 1; only "mean" has it.
+        spatial: Average q over all dimensions from the third on, the window of a convolution's kernel, before it is
+            squared.
 
     A parameter without a product yet has an infinite denominator: it stays where it is. `products` counts h, and
     `hess_weight` is 1 - beta^h (kept as a running sum, so that beta may change and nothing cancels).
@@ -142,10 +138,9 @@ def _over_the_window(q: Tensor, dims: int) -> Tensor:
 class Warmup(Stage):
     """Multiply the learning rate by 1 - rho^n, which rises from 1 - rho to 1.
 
-    rho
-        in [0, 1): 63 % of the rate is reached after about 1/(1 - rho) counts. 0 switches the warm-up off.
-    counts
-        what n counts: "steps" of the parameter, or the "products" its curvature was learned from.
+    Args:
+        rho: In [0, 1): 63 % of the rate is reached after about 1/(1 - rho) counts. 0 switches the warm-up off.
+        counts: What n counts: "steps" of the parameter, or the "products" its curvature was learned from.
 
     The first estimates of curvature are too noisy to be trusted with the whole rate.
 
@@ -183,8 +178,8 @@ class Warmup(Stage):
 class ClipElements(Stage):
     """Cut every element of the direction to [-limit, limit]: no weight moves by more than lr limit.
 
-    limit
-        positive.
+    Args:
+        limit: Positive.
 
     Source: Liu et al., arXiv 2305.14342 (Sophia).
     """

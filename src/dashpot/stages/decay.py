@@ -25,8 +25,8 @@ class _Decay(Stage):
 class CoupledDecay(_Decay):
     """L2 regularisation: g <- g + weight_decay w, before every filter and moment.
 
-    weight_decay
-        >= 0: the gradient of (weight_decay/2) |w|^2.
+    Args:
+        weight_decay: >= 0: the gradient of (weight_decay/2) |w|^2.
 
     Source: torch.optim.SGD, RMSprop and Adam (`weight_decay`); AutoSGM level 0.
     """
@@ -44,11 +44,10 @@ class CoupledDecay(_Decay):
 class DecoupledDecay(_Decay):
     """Decay beside the gradient: w <- w (1 - s weight_decay) with the step taken from the old w.
 
-    weight_decay
-        >= 0.
-    scale
-        what s is: "lr" the full rate of the step, lr times numerator times schedule (AdamW); "schedule" the schedule's
-        factor alone, so that lr can be tuned without touching the regularisation; "constant" 1.
+    Args:
+        weight_decay: >= 0.
+        scale: What s is: "lr" the full rate of the step, lr times numerator times schedule (AdamW); "schedule" the
+            schedule's factor alone, so that lr can be tuned without touching the regularisation; "constant" 1.
 
     A share s weight_decay of 1 or more overshoots zero (warning), of 2 or more diverges (`ArgumentError`).
 
@@ -74,14 +73,12 @@ class DecoupledDecay(_Decay):
 class ChangeDecay(_Decay):
     """Decay added to the direction after filter and denominator: v <- v + factor weight_decay w.
 
-    weight_decay
-        >= 0.
-    factor
-        the filter's unit gain (1 - pole)/(1 - zero) in AutoSGM: with pole 0.9 and zero 0 the decay acts with a tenth of
-        `weight_decay`, so AutoSGM's 1e-2 is AdamW's 1e-3.
-    scale
-        "lr": as AutoSGM, times the full rate of the step and seen by the numerators; "schedule" and "constant": taken
-        from w beside the step, times the schedule's factor or nothing.
+    Args:
+        weight_decay: >= 0.
+        factor: The filter's unit gain (1 - pole)/(1 - zero) in AutoSGM: with pole 0.9 and zero 0 the decay acts with a
+            tenth of `weight_decay`, so AutoSGM's 1e-2 is AdamW's 1e-3.
+        scale: "lr": as AutoSGM, times the full rate of the step and seen by the numerators; "schedule" and "constant":
+            taken from w beside the step, times the schedule's factor or nothing.
 
     Source: Somefun, AutoSGM (level 1).
     """

@@ -40,23 +40,19 @@ class SecondMoment(Stage):
 
         s_t = beta s_{t-1} + (1 - beta) g_t^2,        d_t = sqrt(s_t) + eps
 
-    beta
-        in [0, 1): the average's memory is about 1/(1 - beta) steps.
-    eps, eps_mode
-        eps >= 0, added "outside" the root (torch), "inside" it, or to the "gradient": before squaring, signed, and
-        again after the root (AutoSGM). Inside acts like outside with sqrt(eps): the two are never interchangeable.
-    average
-        how the average starts: "debiased" (Adam), "plain" (torch's RMSprop), "first" (at g_1^2), "running"
-        (arithmetic mean until t = 1/(1 - beta)).
-    nu
-        in [0, 1]: share of the average in the mean square; the rest is the present g^2 (QHAdam). 1: the average alone.
-    scale
-        factor on the mean square, 1 except to reproduce AutoSGM's `eta_in_second_moment`.
-    slot
-        key of the average in the optimizer's state.
-    maximum
-        read the largest average so far, max(s_1, ..., s_t), in place of s_t, with the same correction (AMSGrad). Its
-        key is `max_` and the key of the average.
+    Args:
+        beta: In [0, 1): the average's memory is about 1/(1 - beta) steps.
+        eps, eps_mode: Eps >= 0, added "outside" the root (torch), "inside" it, or to the "gradient": before squaring,
+            signed, and again after the root (AutoSGM). Inside acts like outside with sqrt(eps): the two are never
+            interchangeable.
+        average: How the average starts: "debiased" (Adam), "plain" (torch's RMSprop), "first" (at g_1^2), "running"
+            (arithmetic mean until t = 1/(1 - beta)).
+        nu: In [0, 1]: share of the average in the mean square; the rest is the present g^2 (QHAdam). 1: the average
+            alone.
+        scale: Factor on the mean square, 1 except to reproduce AutoSGM's `eta_in_second_moment`.
+        slot: Key of the average in the optimizer's state.
+        maximum: Read the largest average so far, max(s_1, ..., s_t), in place of s_t, with the same correction
+            (AMSGrad). Its key is `max_` and the key of the average.
 
     With eps = 0 an element whose gradients were all zero gets the update 0, where torch gives NaN.
 
@@ -106,17 +102,15 @@ class CenteredMoment(Stage):
 
         var_t = max(E[g^2] - E[g]^2, 0),        d_t = sqrt(var_t) + eps
 
-    beta, eps, eps_mode, average
-        as in `SecondMoment` ("outside" or "inside").
-    mean
-        "average": E[g] is a second average with the same pole, kept in the slot `grad_avg`; "direction": E[g] is the
-        direction as it arrives, the debiased first moment where a `Filter` with zero 0 stands before (no extra slot).
-    power
-        "std" divides by the standard deviation; "variance" divides by the variance (+ eps), the step a noise analysis
-        of stochastic gradients gives.
-    uncentered_steps
-        the mean is left out while t < uncentered_steps: at the first steps E[g^2] - E[g]^2 is close to zero and the
-        step would be huge. 0 switches the guard off (torch's centred RMSprop).
+    Args:
+        beta, eps, eps_mode, average: As in `SecondMoment` ("outside" or "inside").
+        mean: "average": E[g] is a second average with the same pole, kept in the slot `grad_avg`; "direction": E[g] is
+            the direction as it arrives, the debiased first moment where a `Filter` with zero 0 stands before (no extra
+            slot).
+        power: "std" divides by the standard deviation; "variance" divides by the variance (+ eps), the step a noise
+            analysis of stochastic gradients gives.
+        uncentered_steps: The mean is left out while t < uncentered_steps: at the first steps E[g^2] - E[g]^2 is close
+            to zero and the step would be huge. 0 switches the guard off (torch's centred RMSprop).
 
     Source: torch.optim.RMSprop(centered=True); the TTIC 31230 lecture notes.
     """

@@ -55,24 +55,20 @@ def step_response(pole: Scalar, zero: Scalar, t: Any) -> Scalar:
 class Filter(Stage):
     """First-order lowpass filter of the direction.
 
-    pole
-        in [0, 1): how long gradients are remembered, about 1/(1 - pole) steps. 0 is no memory.
-    zero
-        below 1, normally at most `pole`: 0 is heavy ball, pole/(1 + pole) Nesterov, `pole` itself no filter at all.
-    gain
-        weight of the newest gradient; None is unit DC gain, (1 - pole)/(1 - zero). 1 is torch's heavy ball. Only with
-        `normalise="none"`: the other two fix the gain.
-    normalise
-        "exact": divided by the step response, so that a constant gradient comes out unchanged from the first step
-        (Adam's and QHM's bias correction); "none": the plain linear filter; "autosgm": divided by 1 - pole^t whatever
-        the zero, first output equal to the first input, as AutoSGM does (too large by up to 1/(1 - pole^2) at t = 2);
-        "memory": the memory is debiased by 1 - pole^t, the direct path is not (QHAdam); "running": pole 1 - 1/min(t, N)
-        with N = 1/(1 - pole), an arithmetic mean until t = N (zero must be 0).
-    start
-        "zero": the memory starts at 0; "first": memory and output start as the first input (torch's dampening);
-        "unscaled": the first output is multiplied by 1 - zero (AutoSGM without debias).
-    slot
-        key of the memory in the optimizer's state.
+    Args:
+        pole: In [0, 1): how long gradients are remembered, about 1/(1 - pole) steps. 0 is no memory.
+        zero: Below 1, normally at most `pole`: 0 is heavy ball, pole/(1 + pole) Nesterov, `pole` itself no filter at
+            all.
+        gain: Weight of the newest gradient; None is unit DC gain, (1 - pole)/(1 - zero). 1 is torch's heavy ball. Only
+            with `normalise="none"`: the other two fix the gain.
+        normalise: "exact": divided by the step response, so that a constant gradient comes out unchanged from the first
+            step (Adam's and QHM's bias correction); "none": the plain linear filter; "autosgm": divided by 1 - pole^t
+            whatever the zero, first output equal to the first input, as AutoSGM does (too large by up to 1/(1 - pole^2)
+            at t = 2); "memory": the memory is debiased by 1 - pole^t, the direct path is not (QHAdam); "running": pole
+            1 - 1/min(t, N) with N = 1/(1 - pole), an arithmetic mean until t = N (zero must be 0).
+        start: "zero": the memory starts at 0; "first": memory and output start as the first input (torch's dampening);
+            "unscaled": the first output is multiplied by 1 - zero (AutoSGM without debias).
+        slot: Key of the memory in the optimizer's state.
 
     Source: Somefun, AutoSGM; Ma and Yarats, arXiv 1810.06801 (QHM); torch.optim.SGD and Adam.
 

@@ -35,11 +35,10 @@ class Parcor(Stage):
 
         C = 1 + E_b[w^2],        a = min( |A_b[lr w v]|, lr C ),        rate = q(mean a)
 
-    beta
-        in [0, 1): pole of both averages, close to 1. The sum A_b has gain 1/(1 - beta), so that most elements reach the
-        limit lr C within a few steps: the rate then is lr (1 + mean E[w^2]), larger than lr.
-    smoothing
-        in [0, 1): weight of the previous layer mean.
+    Args:
+        beta: In [0, 1): pole of both averages, close to 1. The sum A_b has gain 1/(1 - beta), so that most elements
+            reach the limit lr C within a few steps: the rate then is lr (1 + mean E[w^2]), larger than lr.
+        smoothing: In [0, 1): weight of the previous layer mean.
     """
 
     beta: Scalar = field(0.9999, ARGUMENTS["beta"])
@@ -65,14 +64,12 @@ class HuberParcor(Stage):
         M = E_m[|p|],        p' = sign(p) min(|p|, cap M),        C = 1 + E_b[w^2]
         a = min( |A_b[lr p'/C]|, lr C ),        rate = q(mean a)
 
-    beta
-        in [0, 1): pole of the correlation and of E[w^2].
-    beta_size
-        in [0, 1): pole m of the mean size. It starts from zero uncorrected, so the cut binds in the first steps.
-    cap
-        positive; 4 makes a cut at most a 1/4 event by Markov's inequality.
-    smoothing
-        in [0, 1): weight of the previous layer mean.
+    Args:
+        beta: In [0, 1): pole of the correlation and of E[w^2].
+        beta_size: In [0, 1): pole m of the mean size. It starts from zero uncorrected, so the cut binds in the first
+            steps.
+        cap: Positive; 4 makes a cut at most a 1/4 event by Markov's inequality.
+        smoothing: In [0, 1): weight of the previous layer mean.
     """
 
     beta: Scalar = field(0.9999, ARGUMENTS["beta"])
@@ -109,10 +106,9 @@ class MomentRate(Stage):
 
         a = min( E_b[lr u^2], lr ),        rate = q(mean a)
 
-    beta
-        in [0, 1): pole of the average.
-    smoothing
-        in [0, 1): weight of the previous layer mean.
+    Args:
+        beta: In [0, 1): pole of the average.
+        smoothing: In [0, 1): weight of the previous layer mean.
     """
 
     beta: Scalar = field(0.9999, ARGUMENTS["beta"])

@@ -24,12 +24,10 @@ class HuberClip(Stage):
     Norms are over the whole tensor and taken in float64; mu is subtracted from every element. The averages start from
     zero and are not bias corrected, so the first steps are small: beta = 0.9999 multiplies the first by 0.04.
 
-    beta
-        in [0, 1): pole of both averages.
-    cap
-        positive; 4 makes a cut at most a 1/16 event by Chebyshev's inequality.
-    eps
-        >= 0.
+    Args:
+        beta: In [0, 1): pole of both averages.
+        cap: Positive; 4 makes a cut at most a 1/16 event by Chebyshev's inequality.
+        eps: >= 0.
 
     Source: Somefun, AutoSGM (documented there as numerator 4).
     """

@@ -64,15 +64,13 @@ def by_path(option: str, path: str, settings: Mapping[str, Any]) -> Callable[[An
 def reference(against: str, method: str, lr: float | None, options: Mapping[str, Any]) -> Callable[[Any], Any]:
     """A function from parameters to the optimizer to compare a method with.
 
-    against
-        "torch" (the class of torch.optim that equals the method), "eager" or "compiled" (the method itself on that
-        engine), another method, `torch.optim.NAME`, an importable `package.Class`, or `path/to/file.py:Class`.
-    method
-        a name in `dashpot.optimizers.registry`, `autosgm-K` with the numerator among the options, or the path
-        of another class.
-    lr, options
-        what the method is made with. The reference takes the same, but for options of ours that do not change what is
-        computed, such as `engine`.
+    Args:
+        against: "torch" (the class of torch.optim that equals the method), "eager" or "compiled" (the method itself on
+            that engine), another method, `torch.optim.NAME`, an importable `package.Class`, or `path/to/file.py:Class`.
+        method: A name in `dashpot.optimizers.registry`, `autosgm-K` with the numerator among the options, or the path
+            of another class.
+        lr, options: What the method is made with. The reference takes the same, but for options of ours that do not
+            change what is computed, such as `engine`.
 
     Raises `ArgumentError` where there is no such class, or it does not take a setting.
 

@@ -76,8 +76,8 @@ class Course:
 def run_course(subject: Subject, makers: Sequence[Maker], steps: int, allowed: float | None) -> Course:
     """Take `steps` steps with the optimizer and the reference that `makers` make.
 
-    allowed
-        ulps after all steps; None takes `tolerance`.
+    Args:
+        allowed: Ulps after all steps; None takes `tolerance`.
 
     Raises:
         ArgumentError: there is nothing to compare, because nothing moves or everything overflows at once.

@@ -24,10 +24,9 @@ def verdict(
 ) -> str:
     """A few sentences.
 
-    wide
-        the same in float64, where the weights deviate; None where that was not run.
-    enlarged
-        the same as the model is, where only `course`, in float64, agrees.
+    Args:
+        wide: The same in float64, where the weights deviate; None where that was not run.
+        enlarged: The same as the model is, where only `course`, in float64, agrees.
     """
     ours, theirs = names
     sentences = [_of_weights(ours, theirs, course)]

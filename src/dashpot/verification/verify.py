@@ -60,33 +60,25 @@ def verify(
     own. An independent run of the optimizer on its own gradients is reported but not judged.
     The model, its gradients and the random number generators are left unchanged.
 
-    make_optimizer, make_reference
-        optimizer classes, or functions from parameters to an optimizer; each is called several times.
-    model_or_loss
-        one of: a module, with `loss` and `batches` of (input, target); a module that returns its loss, or an output
-        with a field `loss`, when called as `model(*batch)` or, for a mapping, `model(**batch)`; a
-        `dashpot.tasks.Problem`; a function of tensors that returns a loss, with `params`.
-    steps
-        at least 2.
-    batches
-        an iterable such as a `DataLoader`; the first `steps` batches are used, and repeated if there are fewer.
-    loss
-        a function of (output, target).
-    params
-        for a function of tensors: its initial arguments.
-    takes
-        what the two functions are called with: "parameters", "named_parameters", or "model" (the copy itself).
-    dtype
-        convert the copies and floating-point batches; float64 reveals differences that float32 rounding hides.
-    tolerance
-        the largest deviation allowed after all steps, in ulps; sqrt(k/steps) of it after step k. Default:
-        16 sqrt(steps). One ulp is the spacing of floating-point numbers at the largest magnitude the weight has had.
-        Optimizers that need a closure or Hessian-vector products run on their own gradients; the default is then
-        1/sqrt(eps) ulps (half of the digits) at every step, and if lower precision exceeds it, float64 decides.
-    timed_steps
-        the late step to time; 0 skips the measurement of time and memory.
-    seed
-        of the model's random numbers: step k draws the same on all copies.
+    Args:
+        make_optimizer, make_reference: Optimizer classes, or functions from parameters to an optimizer; each is called
+            several times.
+        model_or_loss: One of: a module, with `loss` and `batches` of (input, target); a module that returns its loss,
+            or an output with a field `loss`, when called as `model(*batch)` or, for a mapping, `model(**batch)`; a
+            `dashpot.tasks.Problem`; a function of tensors that returns a loss, with `params`.
+        steps: At least 2.
+        batches: An iterable such as a `DataLoader`; the first `steps` batches are used, and repeated if there are
+            fewer.
+        loss: A function of (output, target).
+        params: For a function of tensors: its initial arguments.
+        takes: What the two functions are called with: "parameters", "named_parameters", or "model" (the copy itself).
+        dtype: Convert the copies and floating-point batches; float64 reveals differences that float32 rounding hides.
+        tolerance: The largest deviation allowed after all steps, in ulps; sqrt(k/steps) of it after step k. Default: 16
+            sqrt(steps). One ulp is the spacing of floating-point numbers at the largest magnitude the weight has had.
+            Optimizers that need a closure or Hessian-vector products run on their own gradients; the default is then
+            1/sqrt(eps) ulps (half of the digits) at every step, and if lower precision exceeds it, float64 decides.
+        timed_steps: The late step to time; 0 skips the measurement of time and memory.
+        seed: Of the model's random numbers: step k draws the same on all copies.
 
     Raises `ArgumentError` for inconsistent arguments, and if nothing can be compared because no weight moves or the
     first step is not finite. Peak memory is about 22 times that of the weights, and three times as much if a

@@ -33,16 +33,14 @@ class Array(NamedTuple):
 class Body(NamedTuple):
     """The statements of a phase.
 
-    before
-        what is the same for all elements.
-    inside
-        an element's statements, which call its numbers `e3`, `e4`, ... by column, and its random bits `b0`, `b1`, ...
-    sums
-        the numbers of the sums that are formed: the statements add to `total0`, ...
-    draws
-        for each number of random bits, the names of the two words that it is made from.
-    gradient, prepared
-        the column of the gradient, and its scale and limit where these are to be applied before the loop.
+    Args:
+        before: What is the same for all elements.
+        inside: An element's statements, which call its numbers `e3`, `e4`, ... by column, and its random bits `b0`,
+            `b1`, ...
+        sums: The numbers of the sums that are formed: the statements add to `total0`, ...
+        draws: For each number of random bits, the names of the two words that it is made from.
+        gradient, prepared: The column of the gradient, and its scale and limit where these are to be applied before the
+            loop.
     """
 
     arrays: Sequence[Array]

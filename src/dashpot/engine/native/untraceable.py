@@ -34,10 +34,9 @@ _CURES = {
 class UntraceableError(BaseException):
     """An operation that kernels do not have; the text names it, and the stage once that is known.
 
-    cure
-        what the author can write instead, as the end of a sentence.
-    place
-        the line of the stage.
+    Args:
+        cure: What the author can write instead, as the end of a sentence.
+        place: The line of the stage.
 
     No `Exception`: a stage that tries something and goes another way when it fails must not be traced along that way.
     """
