@@ -126,7 +126,7 @@ def test_a_fit_goes_on_between_any_two_steps(at):
 
 def test_no_state_in_the_middle_of_a_step():
     for at in (1, 4, 7):
-        with pytest.raises(RunError, match="the gradients of 1 batches wait for their step"):
+        with pytest.raises(RunError, match="got 1 accumulated micro-batches"):
             learner(callbacks=[Accumulate(2)]).fit(3, callbacks=[StopAt(at)])
 
 
@@ -141,7 +141,7 @@ def test_the_next_fit_begins_with_clean_gradients():
         made.optimizer, made.opt, made.lr = optimizer, optimizer, None
         if first:
             made.fit(1, callbacks=[Stop()])
-            assert made.waiting == 1
+            assert made.pending_batches == 1
             for _, buffer in made.model.named_buffers():
                 buffer.zero_()
         norms = []

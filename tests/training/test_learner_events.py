@@ -213,7 +213,7 @@ def test_gradients_of_a_cancelled_step_do_not_get_into_the_next(where, accumulat
             learner.accumulate = accumulate
 
         def after_backward(self, learner):
-            if learner.full:
+            if learner.is_last_microbatch:
                 self.norms.append([p.grad.norm().item() for p in learner.model.parameters()])
                 if where == "after_backward":
                     self._cancel(learner)
@@ -488,9 +488,9 @@ def test_a_state_is_not_to_be_had_while_gradients_wait():
             if learner.training:
                 learner.state_dict()
 
-    with pytest.raises(RunError, match="the gradients of 1 batches wait for their step"):
+    with pytest.raises(RunError, match="got 1 accumulated micro-batches"):
         learner(callbacks=[Ask()]).fit(1)
-    with pytest.raises(RunError, match="wait for their step"):
+    with pytest.raises(RunError, match="accumulated micro-batches"):
         learner(
             callbacks=[type("Early", (Callback,), {"after_step": lambda self, learner: learner.state_dict()})()]
         ).fit(1)
@@ -514,7 +514,7 @@ def test_callbacks_know_in_a_cleanup_what_goes_on_from_there(error, seen):
             raise error
 
         def cleanup_batch(self, learner):
-            noted.append(learner.leaving)
+            noted.append(learner.unwinding)
 
         cleanup_epoch = cleanup_fit = cleanup_batch
 

@@ -434,8 +434,8 @@ def test_a_finished_fit_returns_at_once_with_its_history(tmp_path):
 def test_no_state_is_taken_in_the_middle_of_a_step_or_of_an_evaluation():
     class Early(Callback):
         def after_batch(self, learner):
-            if learner.training and not learner.full:
-                with pytest.raises(RunError, match="gradients of 1 batches wait for their step"):
+            if learner.training and not learner.is_last_microbatch:
+                with pytest.raises(RunError, match="got 1 accumulated micro-batches"):
                     learner.state_dict()
             if not learner.training:
                 with pytest.raises(RunError, match="while epoch 1 is evaluated"):

@@ -7,7 +7,7 @@ from collections import deque
 from statistics import median
 from typing import NamedTuple
 
-__all__ = ["CurvatureStats", "Stopwatch"]
+__all__ = ["CurvatureStats", "StepTimer"]
 
 _REMEMBERED = 256
 
@@ -31,7 +31,7 @@ class CurvatureStats(NamedTuple):
     share: float | None
 
 
-class Stopwatch:
+class StepTimer:
     """Times from step to step. Medians, so that a pause for an evaluation or a checkpoint counts for nothing."""
 
     def __init__(self) -> None:

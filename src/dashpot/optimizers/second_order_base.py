@@ -17,7 +17,7 @@ from dashpot.curvature.hvp_options import Probing
 from dashpot.curvature.probes import draws, shrunk
 from dashpot.curvature.sharded import check_windows
 from dashpot.curvature.state_guards import RandomState
-from dashpot.curvature.stats import CurvatureStats, Stopwatch
+from dashpot.curvature.stats import CurvatureStats, StepTimer
 from dashpot.engine.eager import observe_tensor, real_view
 from dashpot.engine.group_step import Step
 from dashpot.engine.program import WHOLE_TENSOR
@@ -378,7 +378,7 @@ class SecondOrder(Optimizer):
         super()._forget()
         self._between = Between()
         self._taker = Taker(type(self).__name__, self._probing)
-        self._watch = Stopwatch()
+        self._watch = StepTimer()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         super().add_param_group(param_group)

@@ -23,7 +23,7 @@ from dashpot.training.callbacks import (
 )
 from dashpot.training.distributed.engine import Engine
 from dashpot.training.learner import Learner
-from dashpot.training.loop import lr_in_force, train
+from dashpot.training.loop import current_lr, train
 from dashpot.training.lr_finder import LRCurve, find_lr
 
 __all__ = [
@@ -50,9 +50,9 @@ __all__ = [
     "Schedule",
     "TensorBoard",
     "best",
+    "current_lr",
     "find_lr",
     "latest",
-    "lr_in_force",
     "one_cycle",
     "only",
     "read_newest",

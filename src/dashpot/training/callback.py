@@ -15,7 +15,7 @@ from typing import Any, ClassVar, TypeVar
 
 from dashpot.errors import ArgumentError
 
-__all__ = ["ACTIONS", "EVENTS", "Callback", "Callbacks", "CancelBatch", "CancelEpoch", "CancelFit", "only"]
+__all__ = ["ACTIONS", "EVENTS", "Callback", "CallbackList", "CancelBatch", "CancelEpoch", "CancelFit", "only"]
 
 ACTIONS = ("predict", "get_loss", "backward", "step", "zero_grad")
 EVENTS = (
@@ -50,7 +50,7 @@ def _width(kind: type[BaseException] | None) -> int:
 
 
 def listed(callbacks: Iterable[Callback]) -> list[Callback]:
-    """Callbacks as a list.
+    """Return the callbacks as a list.
 
     Raises:
         ArgumentError: they are given in another way, such as a single one.
@@ -116,7 +116,7 @@ class Callback:
         """Go on where `state_dict` was taken; called after `before_fit`."""
 
 
-class Callbacks:
+class CallbackList:
     """The callbacks of one fit in their order.
 
     Raises `ArgumentError` for something that is no `Callback`, for one that is there twice, and for one with something
@@ -137,7 +137,7 @@ class Callbacks:
                 )
         self.ordered: Sequence[Callback] = sorted(given, key=lambda callback: callback.order)
         self._hooks = {name: self._of(name) for name in (*EVENTS, *ACTIONS)}
-        self._told = 0  # of the present event's hooks, the one at work included
+        self._notified = 0  # of the present event's hooks, the one at work included
 
     def _of(self, name: str) -> list[Callable[..., Any]]:
         owners = [callback for callback in self.ordered if hasattr(callback, name)]
@@ -150,18 +150,18 @@ class Callbacks:
                 )
         return [hook for hook in hooks if getattr(hook, "only", False)][:1] or hooks
 
-    def tell(self, event: str, learner: Any) -> None:
+    def notify(self, event: str, learner: Any) -> None:
         """Tell an event to all."""
         for number, hook in enumerate(self._hooks[event], 1):
-            self._told = number
+            self._notified = number
             hook(learner)
 
-    def untold(self, event: str) -> list[Callback]:
+    def not_notified(self, event: str) -> list[Callback]:
         """Those that have not been told the event that is being told."""
-        rest = self._hooks[event][self._told :]
+        rest = self._hooks[event][self._notified :]
         return [callback for callback in self.ordered if getattr(callback, event, None) in rest]
 
-    def clean_up(self, event: str, learner: Any, within: type[Exception]) -> None:
+    def notify_cleanup(self, event: str, learner: Any, within: type[Exception]) -> None:
         """Tell a cleanup event to all, also where one of them fails; the first failure is raised after the last.
 
         A cancellation among them is heard if it is of more than what ends here, which `within` cancels, and of more
@@ -173,12 +173,12 @@ class Callbacks:
                 hook(learner)
             except BaseException as error:
                 failures.append(error)
-        width = max(_width(within), _width(learner.leaving))
+        width = max(_width(within), _width(learner.unwinding))
         failures = [error for error in failures if _width(type(error)) > width or _width(type(error)) == ERROR]
         if failures:
             raise max(failures, key=lambda error: _width(type(error)))
 
-    def through(self, action: str, learner: Any, own: Callable[[], Any]) -> Callable[[], Any]:
+    def wrap_action(self, action: str, learner: Any, own: Callable[[], Any]) -> Callable[[], Any]:
         """The action as it passes through the callbacks, the first of them outermost."""
         chain = own
         for hook in reversed(self._hooks[action]):

@@ -16,9 +16,9 @@ from dashpot.constraints import Interval, check
 from dashpot.errors import ArgumentError, RunError
 from dashpot.tasks import Problem
 from dashpot.tasks.means import Means
-from dashpot.training.callback import ACTIONS, Callback, Callbacks, CancelBatch, CancelEpoch, CancelFit, listed
+from dashpot.training.callback import ACTIONS, Callback, CallbackList, CancelBatch, CancelEpoch, CancelFit, listed
 from dashpot.training.distributed.engine import Engine
-from dashpot.training.loader import Feed
+from dashpot.training.loader import ResumableLoader
 from dashpot.training.losses import scalar_loss
 from dashpot.training.state import fit_state
 from dashpot.utils.warn import warn
@@ -113,20 +113,20 @@ class Learner:
         if "loss" in (metrics or {}):
             raise ArgumentError("Learner: metrics must not have the name 'loss', which is the loss's own.")
         self.metrics, self.callbacks = dict(metrics or {}), listed(callbacks)
-        self.train = Feed(train, self.engine, "train")
-        self.evaluation = None if evaluation is None else Feed(evaluation, self.engine, "evaluation")
+        self.train = ResumableLoader(train, self.engine, "train")
+        self.evaluation = None if evaluation is None else ResumableLoader(evaluation, self.engine, "evaluation")
         self.module: nn.Module | None = None
         self.opt: Any = optimizer if isinstance(optimizer, Optimizer) else None
         self.defaults = {} if self.opt is None else fit_state.defaults(self.opt)
         self.history: list[dict[str, dict[str, float]]] = []
-        self.steps, self.position, self.accumulate, self.waiting = 0, (0, 0), 1, 0
+        self.steps, self.position, self.accumulate, self.pending_batches = 0, (0, 0), 1, 0
         self._step_batches: list[tuple[Any, Any, float]] = []
         self.stopped: str | None = None
-        self.leaving: type[BaseException] | None = None
-        self.telling = ""
+        self.unwinding: type[BaseException] | None = None
+        self.event = ""
         self.override = False
         self.grad_norm: Tensor | None = None
-        Callbacks(self.callbacks)
+        CallbackList(self.callbacks)
 
     @classmethod
     def of(cls, problem: Problem, optimizer: Optimizer | MakeOptimizer, **options: Any) -> Learner:
@@ -164,14 +164,14 @@ class Learner:
                 differences are listed.
         """
         check("fit", "epochs", epochs, EPOCHS)
-        told = Callbacks([*self.callbacks, *listed(callbacks)])
+        callback_list = CallbackList([*self.callbacks, *listed(callbacks)])
         self._prepare(self.lr if lr is None else lr)
         self.epochs, self.epoch, self.training = epochs, 0, True
         self.history, self.steps, self.position, self.accumulate = [], 0, (0, 0), 1
         self.stopped, self.override = None, override
         self.phases = {"train": train, "eval": evaluate and self.evaluation is not None}
-        self.told = told
-        self._do = {name: told.through(name, self, getattr(self, name)) for name in ACTIONS}
+        self.callback_list = callback_list
+        self._do = {name: callback_list.wrap_action(name, self, getattr(self, name)) for name in ACTIONS}
         try:
             self._scope("fit", CancelFit, lambda: self._epochs(resume, override))
         except (CancelBatch, CancelEpoch) as wish:
@@ -217,9 +217,9 @@ class Learner:
                     self._phase("eval", self.evaluation)
             self.position = (self.epoch + 1, 0)
 
-    def _phase(self, name: str, feed: Any, start: int = 0) -> None:
+    def _phase(self, name: str, loader: Any, start: int = 0) -> None:
         """One phase of an epoch, from batch number `start` on."""
-        self.phase, self.training, self.feed, self.batch = name, name == "train", feed, start
+        self.phase, self.training, self.loader, self.batch = name, name == "train", loader, start
         if start == 0:
             self.means = Means(self.metrics)
         if len(self.history) <= self.epoch:
@@ -234,42 +234,42 @@ class Learner:
     def _each_batch(self, start: int) -> None:
         if start:  # going on within an epoch: what before_epoch draws was drawn before the epoch's first batch
             fit_state.restore_random(self, self._random)
-        for number, batch in enumerate(self.feed.batches(self.epoch, start), start):
+        for number, batch in enumerate(self.loader.batches(self.epoch, start), start):
             self.batch = number
             self.x, self.y, self.size, self.weight = batch
             self.stepped, self.grad_norm = False, None
-            if self.training and self.waiting and number % self.accumulate == 0:
+            if self.training and self.pending_batches and number % self.accumulate == 0:
                 self._drop()
-            before = self.waiting
+            before = self.pending_batches
             self._scope("batch", CancelBatch, self._batch)
-            if self.training and before and self.waiting == before and self.full:
+            if self.training and before and self.pending_batches == before and self.is_last_microbatch:
                 self._step_without_last()
             if self.training:
                 self.position = (self.epoch, number + 1)
 
     def _close(self) -> None:
         """What there is after a phase, also after one that is cut short on purpose."""
-        if self.training and self.waiting:
+        if self.training and self.pending_batches:
             self._drop()
         self.history[self.epoch][self.phase] = self.means.values(self.engine.total)
         if self.phase == "eval" or not self.phases["eval"]:
             self.position = (self.epoch + 1, 0)
 
     def _batch(self) -> None:
-        more = self.training and not self.full
+        more = self.training and not self.is_last_microbatch
         with self.engine.without_sync(self.module) if more else nullcontext():  # pyright: ignore[reportArgumentType]
             self._do["predict"]()
-            self.tell("after_predict")
+            self.notify("after_predict")
             self._do["get_loss"]()
-            self.tell("after_loss")
+            self.notify("after_loss")
             if self.training:
                 try:
                     self._do["backward"]()
                 finally:  # a gradient may be there, whatever a callback does after it
-                    self.waiting += 1
-                self.tell("after_backward")
+                    self.pending_batches += 1
+                self.notify("after_backward")
         if self.training:
-            if self.full:
+            if self.is_last_microbatch:
                 self._step()
             self.position = (self.epoch, self.batch + 1)
         if self.size:
@@ -282,16 +282,16 @@ class Learner:
             self.engine.drop()
             self.steps += self.stepped
         if self.stepped:
-            self.tell("after_step")
+            self.notify("after_step")
         self._do["zero_grad"]()
-        self.waiting = 0
+        self.pending_batches = 0
 
     def _step_without_last(self) -> None:
         """The batch that was to complete a step was cancelled before its gradient: step with those of the others."""
         if self.engine.world > 1 or self.engine.goes_again(self.opt):  # only that batch would have added them up
             warn(
                 f"Learner: batch {self.batch + 1} of epoch {self.epoch + 1}, the last one of its step, was cancelled; "
-                f"the gradients of the {self.waiting} before it are dropped."
+                f"the gradients of the {self.pending_batches} before it are dropped."
             )
             self._drop()
         else:
@@ -302,7 +302,7 @@ class Learner:
         """Drop gradients that a cancellation has left without their step; the next step is not to use them."""
         self.engine.drop()
         self.opt.zero_grad()
-        self.waiting = 0
+        self.pending_batches = 0
 
     def _scope(
         self, name: str, cancel: type[Exception], body: Callable[[], None], cut: Callable[[], None] | None = None
@@ -311,9 +311,9 @@ class Learner:
         what it has cut short; cleaning up is never left out."""
         leaving = None
         try:
-            self.tell(f"before_{name}")
+            self.notify(f"before_{name}")
             body()
-            self.tell(f"after_{name}")
+            self.notify(f"after_{name}")
         except cancel:
             if cut is not None:
                 cut()
@@ -321,13 +321,13 @@ class Learner:
             leaving = type(error)
             raise
         finally:
-            self.leaving, self.telling = leaving, f"cleanup_{name}"
-            self.told.clean_up(self.telling, self, within=cancel)
+            self.unwinding, self.event = leaving, f"cleanup_{name}"
+            self.callback_list.notify_cleanup(self.event, self, within=cancel)
 
-    def tell(self, event: str) -> None:
+    def notify(self, event: str) -> None:
         """Tell the callbacks an event."""
-        self.telling = event
-        self.told.tell(event, self)
+        self.event = event
+        self.callback_list.notify(event, self)
 
     # ---- the actions: what the learner itself does of each ----------------------------------------------------------
 
@@ -350,12 +350,12 @@ class Learner:
                 "Learner: the loss depends on no parameter that is trained: all of them are frozen "
                 "(requires_grad=False), or it was computed without gradients."
             )
-        if not self.waiting:
+        if not self.pending_batches:
             self.engine.rescale(self.opt)
         share = self.share
         if self.engine.goes_again(self.opt):
-            self._step_batches = [*(self._step_batches if self.waiting else []), (self.x, self.y, share)]
-        again = self._again if self.full else None
+            self._step_batches = [*(self._step_batches if self.pending_batches else []), (self.x, self.y, share)]
+        again = self._again if self.is_last_microbatch else None
         self.engine.backward(self.loss if share == 1 else self.loss * share, self.opt, again)
 
     def step(self) -> None:
@@ -384,7 +384,7 @@ class Learner:
 
     # ---- what callbacks ask -----------------------------------------------------------------------------------------
 
-    def look_through(self, feed: Feed) -> None:
+    def update_batchnorm(self, loader: ResumableLoader) -> None:
         """Send the epoch's batches through the model in training mode, for what it takes from them, such as statistics.
 
         `before_batch` is told, with `training` False, and `predict` passes through callbacks: they may change what the
@@ -394,10 +394,10 @@ class Learner:
         self.module, self.training = self.model, False  # each process by itself
         self.model.train()
         try:
-            for number, batch in enumerate(feed.batches(self.epoch)):
+            for number, batch in enumerate(loader.batches(self.epoch)):
                 self.batch, (self.x, self.y, self.size, self.weight) = number, batch
                 with suppress(CancelBatch):
-                    self.tell("before_batch")
+                    self.notify("before_batch")
                     self._do["predict"]()
         finally:
             self.model.train(training)
@@ -410,7 +410,7 @@ class Learner:
         if self.accumulate == 1:  # the length of the data need not be asked for
             return 1
         first = self.batch - self.batch % self.accumulate
-        return min(self.accumulate, len(self.feed) - first)
+        return min(self.accumulate, len(self.loader) - first)
 
     @property
     def share(self) -> float:
@@ -418,12 +418,16 @@ class Learner:
         first, window = self.batch - self.batch % self.accumulate, self.window
         if window == 1:
             return self.weight
-        return self.weight * self.feed.examples(self.batch) / sum(map(self.feed.examples, range(first, first + window)))
+        return (
+            self.weight
+            * self.loader.examples(self.batch)
+            / sum(map(self.loader.examples, range(first, first + window)))
+        )
 
     @property
-    def full(self) -> bool:
+    def is_last_microbatch(self) -> bool:
         """Whether the present batch is the last one before the optimizer steps."""
-        return (self.batch + 1) % self.accumulate == 0 or self.batch + 1 == len(self.feed)
+        return (self.batch + 1) % self.accumulate == 0 or self.batch + 1 == len(self.loader)
 
     @property
     def steps_in_epoch(self) -> int:
@@ -442,12 +446,12 @@ class Learner:
         the batches of one step: in several processes they are not added up yet, so a state could not hold them; also
         before the first fit, and after one that has left averaged weights in the model.
         """
-        if not hasattr(self, "told"):
+        if not hasattr(self, "callback_list"):
             raise RunError("Learner: there is a state only during and after a fit.")
-        if self.waiting:
+        if self.pending_batches:
             raise RunError(
-                f"Learner: the gradients of {self.waiting} batches wait for their step; a state can be taken once it "
-                "is done: in after_batch, where learner.full."
+                f"Learner: state_dict must be called between optimizer steps, got {self.pending_batches} accumulated "
+                "micro-batches; call it in after_batch if learner.is_last_microbatch."
             )
         return fit_state.take(self)
 

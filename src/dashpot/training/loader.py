@@ -18,11 +18,17 @@ from dashpot.training.distributed.data_sharding import (
     what_cannot_be_shared,
 )
 from dashpot.training.distributed.engine import Engine
-from dashpot.training.state.loader_generators import generator_states, set_generator_states, what_cannot_resume
-from dashpot.training.state.loader_state import part_states, set_epoch, set_part_states
+from dashpot.training.state.loader_state import (
+    component_states,
+    generator_states,
+    non_resumable_reason,
+    set_component_states,
+    set_epoch,
+    set_generator_states,
+)
 from dashpot.utils.rng_state import random_state, set_random_state
 
-__all__ = ["Batch", "Feed"]
+__all__ = ["Batch", "ResumableLoader"]
 
 
 class Batch(NamedTuple):
@@ -38,7 +44,7 @@ class Batch(NamedTuple):
     weight: float
 
 
-class Feed:
+class ResumableLoader:
     """The batches of a phase.
 
     Args:
@@ -123,11 +129,11 @@ class Feed:
 
     def _replayed(self, epoch: int, start: int) -> Iterator[Any]:
         """A loader's batches from `start` on: begun with the random state that it was begun with, read up to there."""
-        now = {**random_state(), "own": generator_states(self.source), "parts": part_states(self.source)}
+        now = {**random_state(), "own": generator_states(self.source), "parts": component_states(self.source)}
         if start == 0 or self._begun is None:
             self._begun = now
         else:
-            set_part_states(self.source, self._begun.get("parts", {}))
+            set_component_states(self.source, self._begun.get("parts", {}))
         set_random_state(self._begun)
         set_generator_states(self.source, self._begun["own"])
         set_epoch(self.source, epoch)
@@ -140,7 +146,7 @@ class Feed:
 
     def state_dict(self) -> dict[str, Any]:
         """What it takes to start again in the middle of an epoch, of every process, or with the next one."""
-        parts = {} if self.is_stream else part_states(self.source)
+        parts = {} if self.is_stream else component_states(self.source)
         return {"begun": self.engine.gather(self._begun), "own": generator_states(self.source), "parts": parts}
 
     def check_resumable(self) -> None:
@@ -149,14 +155,14 @@ class Feed:
         Raises:
             ArgumentError: it is one.
         """
-        reason = None if self.is_stream else what_cannot_resume(self.source)
+        reason = None if self.is_stream else non_resumable_reason(self.source)
         if reason:
             raise ArgumentError(f"Learner: {self.owner} cannot go on from a checkpoint to the same numbers: {reason}.")
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on with the epoch that `state` was taken in."""
         set_generator_states(self.source, state["own"])
-        set_part_states(self.source, state.get("parts", {}))
+        set_component_states(self.source, state.get("parts", {}))
         begun = state["begun"]  # the first process's tells the order, also to another number of processes
         self._begun = begun[self.engine.rank] if self.engine.rank < len(begun) else None
 

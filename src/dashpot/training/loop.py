@@ -20,16 +20,16 @@ from dashpot.training.distributed.single_device import InPlace
 from dashpot.training.learner import Learner
 from dashpot.training.stopwatch import Stopwatch
 
-__all__ = ["Epochs", "learner_in_place", "lr_in_force", "train"]
+__all__ = ["Epochs", "current_lr", "learner_in_place", "train"]
 
 COUNT = Interval(0, math.inf, "left", integer=True)
 
 
-def lr_in_force(optimizer: Optimizer) -> float:
+def current_lr(optimizer: Optimizer) -> float:
     """The learning rate of the first group that the next step will use, its schedule included.
 
     >>> import torch
-    >>> lr_in_force(torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.5))
+    >>> current_lr(torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.5))
     0.5
     """
     scheduled = getattr(optimizer, "lr_at", None)
@@ -75,7 +75,7 @@ class Epochs(Callback):
     def before_batch(self, learner: Learner) -> None:
         """Note the rate that the step is about to use."""
         if learner.training:
-            self._lrs.append(lr_in_force(learner.opt))
+            self._lrs.append(current_lr(learner.opt))
 
     def after_batch(self, learner: Learner) -> None:
         """Take in the step's loss."""

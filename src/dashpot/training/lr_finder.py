@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from dashpot.constraints import POSITIVE, Interval, Optional, check
 from dashpot.errors import ArgumentError, RunError
 from dashpot.training.callback import Callback, CancelFit
-from dashpot.training.side_pass import aside, check_shapes, reshard
+from dashpot.training.side_pass import check_initialized, reshard, side_pass
 from dashpot.utils.smoothing import smooth
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ def find_lr(
     rates = _rates(start, end, factor, steps)
     check("find_lr", "stop_at", stop_at, Interval(1, math.inf))
     finder = _Finder(rates, float(stop_at))
-    check_shapes(learner.model, "find_lr")
+    check_initialized(learner.model, "find_lr")
     with unchanged(learner):
         learner.callbacks = []
         lr = learner.lr if learner.lr is not None or not _takes_lr(learner.optimizer) else start
@@ -232,7 +232,7 @@ class _Finder(Callback):
 
     def after_loss(self, learner: Learner) -> None:
         part = learner.loss.detach() * learner.share
-        self.loss = self.loss + part if learner.waiting else part
+        self.loss = self.loss + part if learner.pending_batches else part
 
     def step(self, learner: Learner, proceed: Callable[[], None]) -> None:
         [total] = learner.engine.total([float(self.loss)])
@@ -276,7 +276,7 @@ def unchanged(learner: Learner) -> Iterator[None]:
     if learner.module is None:  # a fit would; buffers that move to a device are others from there on
         learner.module = learner.engine.set_up(learner.model)
     with ExitStack() as stack:
-        stack.enter_context(aside(learner.train))
+        stack.enter_context(side_pass(learner.train))
         stack.enter_context(_counters_kept(learner))
         stack.enter_context(_scale_kept(learner))
         stack.enter_context(_model_kept(learner.model, sharded=learner.engine.sharded))

@@ -9,25 +9,25 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from dashpot.errors import ArgumentError
-from dashpot.training.loader import Feed
+from dashpot.training.loader import ResumableLoader
 from dashpot.utils.rng_state import kept_random_state
 
-__all__ = ["aside", "check_shapes", "reshard"]
+__all__ = ["check_initialized", "reshard", "side_pass"]
 
 
 @contextmanager
-def aside(feed: Feed) -> Iterator[None]:
-    """Whatever the block reads of `feed` and draws, the fit goes on with the batches and the noise that it would have
+def side_pass(loader: ResumableLoader) -> Iterator[None]:
+    """Whatever the block reads of `loader` and draws, the fit goes on with the batches and the noise that it would have
     had; every process has to enter."""
-    place = feed.state_dict()
+    place = loader.state_dict()
     with kept_random_state():
         try:
             yield
         finally:
-            feed.load_state_dict(place)
+            loader.load_state_dict(place)
 
 
-def check_shapes(model: nn.Module, owner: str) -> None:
+def check_initialized(model: nn.Module, owner: str) -> None:
     """Refuse a model whose lazy layers have no weights yet: there is nothing to copy.
 
     Raises:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dashpot.constraints import FLAG, POLE, Interval, OneOf, check
 from dashpot.errors import ArgumentError, RunError
 from dashpot.training.callback import Callback
-from dashpot.training.side_pass import aside, check_shapes, reshard
+from dashpot.training.side_pass import check_initialized, reshard, side_pass
 from dashpot.training.state import weights
 
 if TYPE_CHECKING:
@@ -74,13 +74,13 @@ class AveragedWeights(Callback):
     # ---- events -----------------------------------------------------------------------------------------------------
 
     def before_fit(self, learner: Learner) -> None:
-        others = [c for c in learner.told.ordered if isinstance(c, AveragedWeights) and c is not self]
+        others = [c for c in learner.callback_list.ordered if isinstance(c, AveragedWeights) and c is not self]
         if others:
             raise ArgumentError(
                 f"Learner: one callback may average the weights, got {type(self).__name__} and "
                 f"{type(others[0]).__name__}."
             )
-        check_shapes(learner.model, type(self).__name__)
+        check_initialized(learner.model, type(self).__name__)
         self._learner, self.count, self._complete, self.in_model = learner, 0, False, None
         self._params = {name: p for name, p in learner.model.named_parameters() if _is_averaged(p)}
         self._own = None
@@ -317,7 +317,7 @@ class SWA(AveragedWeights):
 
 def evaluated_weights(learner: Learner) -> dict[str, Any]:
     """The weights that an evaluation at this moment uses, as a state dict of whole tensors on the CPU."""
-    for callback in learner.told.ordered:
+    for callback in learner.callback_list.ordered:
         if isinstance(callback, AveragedWeights) and callback.ready:
             return callback.weights()
     return weights.model_state(learner.model)
@@ -348,11 +348,11 @@ def _buffers_of(model: nn.Module, norms: Iterable[nn.Module]) -> Iterator[tuple[
 
 def _measure(learner: Learner, norms: Iterable[Any]) -> None:
     """Replace the running statistics by means over the training data."""
-    with aside(learner.train), _kept_momentum(norms), torch.no_grad():
+    with side_pass(learner.train), _kept_momentum(norms), torch.no_grad():
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # a plain mean
-        learner.look_through(learner.train)
+        learner.update_batchnorm(learner.train)
     if learner.engine.world > 1:
         for _, value in _buffers_of(learner.model, norms):
             if value.is_floating_point():

@@ -161,7 +161,11 @@ class Checkpoints(Callback):
         self._saved = self._saved or learner.position
 
     def after_batch(self, learner: Any) -> None:
-        if learner.training and learner.full and (self._step_is_due(learner) or self._time_is_up(learner)):
+        if (
+            learner.training
+            and learner.is_last_microbatch
+            and (self._step_is_due(learner) or self._time_is_up(learner))
+        ):
             self.save(learner)
 
     def after_epoch(self, learner: Any) -> None:
@@ -184,7 +188,7 @@ class Checkpoints(Callback):
         """Write a checkpoint now, unless there is one of this moment; every process of the fit has to ask.
 
         Args:
-            learner: between two steps, as in `after_batch` where `learner.full`.
+            learner: between two steps, as in `after_batch` where `learner.is_last_microbatch`.
             better: mark it as the best one.
 
         Raises:
@@ -224,7 +228,7 @@ class Checkpoints(Callback):
 
     def _has_failed(self, learner: Any) -> bool:
         """Whether an error has kept the epoch's end from callbacks, whose states would lack it."""
-        return not self._told and learner.leaving is not None and not issubclass(learner.leaving, CancelFit)
+        return not self._told and learner.unwinding is not None and not issubclass(learner.unwinding, CancelFit)
 
     def _step_is_due(self, learner: Any) -> bool:
         return self.every_steps is not None and learner.stepped and learner.steps % self.every_steps == 0

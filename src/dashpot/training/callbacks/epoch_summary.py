@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dashpot.schedules import resolve
 from dashpot.training.callback import Callback
-from dashpot.training.loop import lr_in_force
+from dashpot.training.loop import current_lr
 from dashpot.training.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class PerEpoch(Callback):
 
     def cleanup_epoch(self, learner: Learner) -> None:
         """Tell the epoch where its last phase was cut short on purpose, not where it fails."""
-        if self._told != learner.epoch and learner.leaving is None:
+        if self._told != learner.epoch and learner.unwinding is None:
             self.after_epoch(learner)
 
     def _finish(self, learner: Learner) -> None:
@@ -108,7 +108,7 @@ def _rate(opt: Any) -> tuple[Any, float]:
     """
     lr, factor = opt.param_groups[0]["lr"], 1.0
     if not isinstance(lr, Tensor):
-        return lr_in_force(opt), factor
+        return current_lr(opt), factor
     if hasattr(opt, "lr_at"):  # one of ours, which may have a schedule of its own
         factor, lr = resolve.lr_in_force(opt.schedule.get("lr"), lr, opt.steps_done())
     return (lr.detach().clone() if isinstance(lr, Tensor) else lr), factor

@@ -36,7 +36,7 @@ class StopWhenAsked(Callback):
         self._code = 0  # the exit code that the wish asks for here; 0: there was none
 
     def after_batch(self, learner: Learner) -> None:
-        if learner.training and learner.full and self._asked(learner):
+        if learner.training and learner.is_last_microbatch and self._asked(learner):
             self.save(learner)
             raise self._interrupted(learner)
 

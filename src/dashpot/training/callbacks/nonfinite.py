@@ -99,7 +99,7 @@ class NonFinite(Callback):
             make_folder(self.folder)
 
     def after_backward(self, learner: Learner) -> None:
-        if learner.waiting == 1:
+        if learner.pending_batches == 1:
             self._batches, self._losses = [], []
         self._batches.append((learner.batch, learner.x, learner.y))
         self._losses.append(learner.loss.detach())

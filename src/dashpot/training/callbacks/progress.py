@@ -125,7 +125,7 @@ class Progress(PerEpoch):
         if self._out is None or not self._out.live:
             self._next = float("inf")
             return
-        size, left = len(learner.feed), self._pace.left(learner, done)
+        size, left = len(learner.loader), self._pace.left(learner, done)
         phase = "train" if learner.training else "eval "
         bar = _Bar(
             title=f"epoch {learner.epoch + 1}/{learner.epochs}  {phase}",

@@ -96,12 +96,14 @@ class Recorder(Callback):
     def after_backward(self, learner: Learner) -> None:
         if self.loss:
             part = learner.loss.detach() * learner.share
-            self._loss = part if learner.waiting == 1 else self._loss + part
-        if learner.full:
+            self._loss = part if learner.pending_batches == 1 else self._loss + part
+        if learner.is_last_microbatch:
             self._measure(learner)
 
     def cleanup_batch(self, learner: Learner) -> None:
-        if learner.training and learner.full and learner.waiting:  # the step comes without this batch
+        if (
+            learner.training and learner.is_last_microbatch and learner.pending_batches
+        ):  # the step comes without this batch
             self._measure(learner)
 
     def _measure(self, learner: Learner) -> None:
@@ -130,7 +132,7 @@ class Recorder(Callback):
 
     def cleanup_fit(self, learner: Learner) -> None:
         # Losses are added up over the processes, and one that fails must not wait for the others.
-        if self._waiting and (self._world == 1 or learner.leaving is None):
+        if self._waiting and (self._world == 1 or learner.unwinding is None):
             self._flush()
 
     def _flush(self) -> None:

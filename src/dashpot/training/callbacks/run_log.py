@@ -16,7 +16,7 @@ from dashpot.runs.files import append_line, cut_back
 from dashpot.runs.records import Divergence, Epoch, encode, epoch_lines
 from dashpot.tasks.means import FLUSH
 from dashpot.training.callback import Callback, CancelFit
-from dashpot.training.loop import lr_in_force
+from dashpot.training.loop import current_lr
 from dashpot.training.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
@@ -61,11 +61,11 @@ class Record(Callback):
     def after_loss(self, learner: Learner) -> None:
         if learner.training:
             self._waiting.append((learner.loss.detach(), learner.size))
-            if learner.full:  # the rate that the step is about to use, also where it is then skipped
-                self._rates.append(lr_in_force(learner.opt))
+            if learner.is_last_microbatch:  # the rate that the step is about to use, also where it is then skipped
+                self._rates.append(current_lr(learner.opt))
 
     def after_batch(self, learner: Learner) -> None:
-        if learner.training and learner.full:
+        if learner.training and learner.is_last_microbatch:
             if len(self._waiting) >= FLUSH:
                 self._flush()
             self._stop_if_diverged(learner)

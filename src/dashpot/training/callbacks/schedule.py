@@ -89,7 +89,7 @@ class Schedule(Callback):
     def before_fit(self, learner: Learner) -> None:
         self._learner, self._opt, self._after = learner, learner.opt, {}
         self._counted = -1
-        others = [other for other in learner.told.ordered if isinstance(other, Schedule) and other is not self]
+        others = [other for other in learner.callback_list.ordered if isinstance(other, Schedule) and other is not self]
         others = [other for other in others if other.scheduler is not None]  # those before this one
         # What the fit began with, not what a schedule before this one has made of it.
         self._before, self._measured = others[0]._before if others else _Groups(learner.opt), []
@@ -120,10 +120,10 @@ class Schedule(Callback):
 
         Where a callback ends the fit after the epoch's last batch, before this one is told, the epoch counts in full.
         """
-        if learner.leaving is None:
+        if learner.unwinding is None:
             counts = not self._watches
         else:
-            counts = issubclass(learner.leaving, CancelFit) and learner.position == (learner.epoch + 1, 0)
+            counts = issubclass(learner.unwinding, CancelFit) and learner.position == (learner.epoch + 1, 0)
         if counts:
             self.after_epoch(learner)
 

@@ -44,8 +44,10 @@ def take(learner: Learner) -> dict[str, Any]:
             "history": [{phase: dict(means) for phase, means in epoch.items()} for epoch in learner.history],
             "means": engine.gather(learner.means.state_dict()) if learner.position[1] else None,
         },
-        "callbacks": {name: weights.copied(callback.state_dict()) for name, callback in learner.told.named().items()},
-        "observers": [name for name, callback in learner.told.named().items() if not callback.essential],
+        "callbacks": {
+            name: weights.copied(callback.state_dict()) for name, callback in learner.callback_list.named().items()
+        },
+        "observers": [name for name, callback in learner.callback_list.named().items() if not callback.essential],
     }
 
 
@@ -73,7 +75,7 @@ def restore(learner: Learner, state: Mapping[str, Any], override: bool = False) 
         raise RunError(_refusal([f"the optimizer's recipe is {there} there and {here} here"]))
     try:
         _restore_progress(learner, state["progress"])
-        for name, callback in learner.told.named().items():
+        for name, callback in learner.callback_list.named().items():
             if name in state["callbacks"]:
                 callback.load_state_dict(weights.copied(state["callbacks"][name]))
     except BaseException:  # a callback may refuse its state; the model is still as it was
@@ -112,7 +114,7 @@ def settings(learner: Learner) -> dict[str, Any]:
         "metrics": ", ".join(learner.metrics),
         "defaults": learner.defaults,
         "recipe": _recipe(opt),
-        "callbacks": {name: callback.settings() for name, callback in learner.told.named().items()},
+        "callbacks": {name: callback.settings() for name, callback in learner.callback_list.named().items()},
     }
 
 
@@ -152,7 +154,7 @@ def _restore_progress(learner: Learner, progress: Mapping[str, Any]) -> None:
 
 def _check_moment(learner: Learner) -> None:
     """Refuse a moment at which the model holds other weights than the optimizer's, or not all callbacks are told."""
-    for callback in learner.told.ordered:
+    for callback in learner.callback_list.ordered:
         if callback.in_model is not None:
             raise RunError(
                 f"{type(callback).__name__} has put {callback.in_model} into the model, so that there is no state to "
@@ -163,11 +165,11 @@ def _check_moment(learner: Learner) -> None:
         raise RunError(
             f"A fit's state is taken while it trains or after an epoch, not while epoch {epoch + 1} is evaluated."
         )
-    ends = learner.telling in ("after_epoch", "cleanup_epoch") and learner.leaving is None
+    ends = learner.event in ("after_epoch", "cleanup_epoch") and learner.unwinding is None
     if ends and batch and learner.phases["eval"]:
         raise RunError("A fit's state is not taken between the two phases of an epoch; take it after the evaluation.")
-    if learner.telling == "after_epoch":
-        for callback in learner.told.untold("after_epoch"):
+    if learner.event == "after_epoch":
+        for callback in learner.callback_list.not_notified("after_epoch"):
             if callback.essential and callback.state_dict():
                 raise RunError(
                     f"{type(callback).__name__} is not told the end of the epoch yet; take a fit's state in "
@@ -205,7 +207,7 @@ def _check(learner: Learner, state: Mapping[str, Any], override: bool) -> None:
 
 def _other_callbacks(learner: Learner, state: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     """How the callbacks differ that have settings or a state; those that only look on may come and go."""
-    there, named = state["settings"]["callbacks"], learner.told.named()
+    there, named = state["settings"]["callbacks"], learner.callback_list.named()
     aside = {*state["observers"], *(name for name, callback in named.items() if not callback.essential)}
     theirs = {name for name, kept in state["callbacks"].items() if kept or there.get(name)} - aside
     ours = {name for name, c in named.items() if c.essential and (here[name] or c.state_dict())} - aside
@@ -263,5 +265,5 @@ def _stage(stage: str, **settings: Any) -> str:
     return f"{stage}({', '.join(f'{name}={value}' for name, value in kept.items())})"
 
 
-def _state_of(feed: Any) -> dict[str, Any] | None:
-    return None if feed is None else feed.state_dict()
+def _state_of(loader: Any) -> dict[str, Any] | None:
+    return None if loader is None else loader.state_dict()
