@@ -1,10 +1,9 @@
-"""dashpot inside a loop with Accelerate: accumulation, clipping, a schedule, `save_state` and `load_state`.
+"""dashpot with Accelerate: gradient accumulation, clipping, a schedule, `save_state` and `load_state`.
 
-The optimizer is a point between the names: the pole and zero of `dp.Filter`, the second moment, and a rule of our own
-at the end that cuts every element of the step (a stage of three lines). `prepare` wraps it without changing it; what
-the wrapper hides is at `opt.optimizer`. Half of the run, saved by Accelerate and finished from there, ends at the same
-weights bit for bit.
-Needs `pip install 'dashpot[loops]'`. Run: python examples/accelerate_loop.py
+The optimizer is a custom composition: the pole and zero of `dp.Filter`, a second moment, and a user-defined stage that
+bounds each element of the step. `prepare` wraps it; methods missing from the wrapper are available as `opt.optimizer`.
+A run saved by Accelerate halfway and resumed ends with bit-identical weights.
+Requires `pip install 'dashpot[loops]'`. Run: python examples/accelerate_loop.py
 """
 
 import tempfile
@@ -18,13 +17,13 @@ from torch.utils.data import DataLoader, TensorDataset
 import dashpot as dp
 from dashpot.data import digits
 
-EPOCHS, BATCH, PARTS = 6, 50, 2
-STEPS = EPOCHS * 1500 // (BATCH * PARTS)
+EPOCHS, BATCH, MICRO_BATCHES = 6, 50, 2
+STEPS = EPOCHS * 1500 // (BATCH * MICRO_BATCHES)
 
 
 @dataclass(frozen=True)
 class SoftSign(dp.Stage):
-    """v <- v/(1 + |v|/limit): small elements as they are, none beyond the limit."""
+    """v <- v/(1 + |v|/limit): the identity for small elements, bounded by the limit."""
 
     limit: float = 2.0
     position = 4
@@ -34,7 +33,7 @@ class SoftSign(dp.Stage):
 
 
 def tensors():
-    """(images, labels) to train with, (images, labels) to evaluate with."""
+    """Return images and labels for training, and for evaluation."""
     images = digits.load()
     pairs = (images.train_images, images.train_labels), (images.eval_images, images.eval_labels)
     return [(torch.tensor(x).float().flatten(1) / 16, torch.tensor(y).long()) for x, y in pairs]
@@ -50,11 +49,11 @@ def build(accelerator):
         rate=dp.SecondMoment(beta=0.99),
         robust=SoftSign(),
         decay=dp.DecoupledDecay(0.01),
-        engine="eager",  # or "compiled": a run to be compared bit for bit must not change over on the way
+        engine="eager",  # equal rounding on machines with and without a C++ compiler
     )
-    # Counted in steps of the optimizer: Accelerate leaves out the calls between micro-batches. (In a run of n processes
-    # it makes n calls for one step, unless Accelerator(step_scheduler_with_optimizer=False); a schedule given to the
-    # optimizer itself, schedule=..., is moved by its steps and by nothing else.)
+    # The schedule counts optimizer steps: Accelerate ignores scheduler calls between micro-batches. With n processes it
+    # makes n calls per step, unless Accelerator(step_scheduler_with_optimizer=False). A schedule passed to the
+    # optimizer, schedule=..., depends only on its own step count.
     scheduler = dp.schedules.Scheduler(
         opt, lr=dp.schedules.Cosine(STEPS), zero=dp.schedules.Linear(start=1.0, end=0.2, steps=STEPS)
     )
@@ -62,10 +61,10 @@ def build(accelerator):
     return accelerator.prepare(model, opt, scheduler, batches)
 
 
-def train(accelerator, parts, epochs):
-    model, opt, scheduler, batches = parts
+def train(accelerator, prepared, epochs):
+    model, opt, scheduler, batches = prepared
     for epoch in epochs:
-        batches.set_epoch(epoch)  # the order is a function of the sampler's seed and the epoch
+        batches.set_epoch(epoch)  # the order depends on the sampler's seed and the epoch
         for x, y in batches:
             with accelerator.accumulate(model):
                 loss = torch.nn.functional.cross_entropy(model(x), y)
@@ -86,7 +85,7 @@ def accuracy(model):
 def main():
     accelerator = Accelerator(
         cpu=True,
-        gradient_accumulation_steps=PARTS,
+        gradient_accumulation_steps=MICRO_BATCHES,
         dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=0),
     )
     whole = build(accelerator)
@@ -94,7 +93,7 @@ def main():
     train(accelerator, whole, range(EPOCHS))
     model, opt, scheduler, _ = whole
 
-    # save_state and load_state are about everything that was prepared since the last free_memory.
+    # save_state and load_state cover all objects prepared since the last free_memory.
     accelerator.free_memory()
     with tempfile.TemporaryDirectory() as folder:
         half = build(accelerator)
@@ -106,12 +105,9 @@ def main():
     train(accelerator, resumed, range(EPOCHS // 2, EPOCHS))
 
     same = all(torch.equal(a, b) for a, b in zip(model.parameters(), resumed[0].parameters(), strict=True))
-    steps, lr = (
-        opt.optimizer.steps_done(),
-        scheduler.get_last_lr()[0],
-    )  # steps_done is dashpot's own: behind the wrapper
+    steps, lr = opt.optimizer.steps_done(), scheduler.get_last_lr()[0]
     result = accuracy(model)
-    print(f"accuracy {result:.3f} after {steps} steps, lr at the end {lr:.2g}; resumed run identical: {same}")
+    print(f"accuracy {result:.3f} after {steps} steps, final lr {lr:.2g}; resumed run identical: {same}")
     return result, steps, lr, same
 
 

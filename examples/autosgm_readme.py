@@ -1,7 +1,7 @@
-"""The optimizers of AutoSGM's README, tuples unchanged: only the import line differs.
+"""The optimizers of AutoSGM's README with unchanged tuples: only the import differs.
 
-opt0 to opt7 walk from plain stochastic gradients to a moment numerator; `setups` is the README's small training
-example. Every one takes a few steps here. Run: python examples/autosgm_readme.py
+opt0 to opt7 range from plain stochastic gradients to a moment numerator; `setups` is the README's training example.
+Each runs for a few steps. Run: python examples/autosgm_readme.py
 """
 
 import math
@@ -34,7 +34,7 @@ EXAMPLES = {
     "opt4, Nesterov's zero": ((True, 1e-3, 0), nesterov, cosine, change_level),
     "opt5, linear decay": ((True, 1e-3, 0), nesterov, linear, change_level),
     "opt6, partial correlation": ((True, 1e-3, 1), low_noise, linear, change_level),
-    "opt6, the same Huberised": ((True, 1e-3, 2), low_noise, linear, change_level),
+    "opt6, Huberized partial correlation": ((True, 1e-3, 2), low_noise, linear, change_level),
     "opt7, moment numerator": ((True, 1e-2, 3), low_noise, linear, change_level),
 }
 
@@ -45,7 +45,7 @@ def network():
 
 
 def train(model, opt, steps=3):
-    """A few steps of least squares on fixed random data; the loss before each."""
+    """Take a few least-squares steps on fixed random data and return the loss before each."""
     inputs = torch.randn(32, 10, generator=torch.Generator().manual_seed(1))
     losses = []
     for _ in range(steps):

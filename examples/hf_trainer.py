@@ -1,19 +1,19 @@
-"""dashpot inside the Trainer of Hugging Face transformers, by each of its three doors.
+"""dashpot with the Trainer of Hugging Face transformers, in three ways.
 
-A GPT-2 of one small layer, made from a configuration on the spot (no download), learns sequences in which a token is
-the sum of the two before it, modulo 5: from the third token on it can know every one.
+A GPT-2 with one small layer, created from a configuration (no download), learns sequences in which each token is the
+sum of the previous two, modulo 5. From the third token on, every token is predictable.
 
-1. `optimizers=(opt, scheduler)`: both ready-made. A second Trainer goes on from the checkpoint that the first one wrote
-   half way, to the same weights bit for bit.
-2. `optimizer_cls_and_kwargs=(dp.AutoSGM, {...})`: the Trainer makes the groups, without decay for biases and norms.
-3. A subclass with `create_optimizer`, and here with `training_step`, as Sophia has to see the loss.
-Needs `pip install 'dashpot[loops]'`. Run: python examples/hf_trainer.py
+1. `optimizers=(opt, scheduler)`: instances. A second Trainer resumes from a checkpoint written halfway, and ends with
+   bit-identical weights.
+2. `optimizer_cls_and_kwargs=(dp.AutoSGM, {...})`: the Trainer creates the groups, without decay for biases and norms.
+3. A subclass with `create_optimizer`, and with `training_step` because Sophia needs the loss.
+Requires `pip install 'dashpot[loops]'`. Run: python examples/hf_trainer.py
 """
 
 import os
 import tempfile
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here is looked up
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no network access
 
 import torch
 import transformers
@@ -27,7 +27,7 @@ SCHEDULE = dp.schedules.OneCycle(STEPS)
 
 
 def sequences():
-    """EXAMPLES rows; the first two tokens are random, and the rest follow."""
+    """Return EXAMPLES rows whose first two tokens are random and determine the rest."""
     rows = torch.randint(MODULUS, (EXAMPLES, LENGTH), generator=torch.Generator().manual_seed(0))
     for k in range(2, LENGTH):
         rows[:, k] = (rows[:, k - 1] + rows[:, k - 2]) % MODULUS
@@ -42,11 +42,11 @@ def network():
 
 
 def accuracy(model):
-    """The share of right guesses from the third token on."""
+    """Return the share of correct predictions from the third token on."""
     rows = torch.stack([item["input_ids"] for item in sequences()[:128]])
     with torch.no_grad():
-        guesses = model.eval()(input_ids=rows).logits[:, 1:-1].argmax(-1)
-    return (guesses == rows[:, 2:]).float().mean().item()
+        predicted = model.eval()(input_ids=rows).logits[:, 1:-1].argmax(-1)
+    return (predicted == rows[:, 2:]).float().mean().item()
 
 
 def arguments(folder, **options):
@@ -65,12 +65,12 @@ def train(trainer, **options):
     trainer.train(**options)
 
 
-def ready_made(folder):
-    """1. The Trainer moves the scheduler, once for each step of the optimizer."""
+def by_instance(folder):
+    """1. The Trainer steps the scheduler once per optimizer step."""
 
     def trainer(**options):
         model = network()
-        # Not the default "auto", which may go over to compiled kernels on the way: those round differently.
+        # The eager engine rounds equally on machines with and without a C++ compiler.
         opt = dp.AdamW(model.parameters(), lr=1e-2, engine="eager")
         pair = opt, dp.schedules.Scheduler(opt, lr=SCHEDULE)
         return Trainer(model, arguments(folder, **options), train_dataset=sequences(), optimizers=pair)
@@ -86,8 +86,8 @@ def ready_made(folder):
 
 
 def by_class(folder):
-    """2. Two micro-batches a step. The schedule is in the optimizer, so the Trainer's own has to be "constant": it
-    would otherwise multiply the rate by its straight line as well."""
+    """2. Two micro-batches per step. The optimizer has a schedule, so that of the Trainer must be "constant": its
+    default multiplies the rate by a linear decay."""
     options = {"per_device_train_batch_size": BATCH // 2, "gradient_accumulation_steps": 2}
     trainer = Trainer(
         network(),
@@ -96,15 +96,15 @@ def by_class(folder):
         optimizer_cls_and_kwargs=(dp.AutoSGM, {"lr": 1e-2, "schedule": SCHEDULE}),
     )
     train(trainer)
-    opt = trainer.optimizer.optimizer  # Accelerate's wrapper, then ours
+    opt = trainer.optimizer.optimizer  # unwrap Accelerate's optimizer
     decays = [group["weight_decay"] for group in opt.param_groups]
     result = accuracy(trainer.model)
-    print(f"AutoSGM: accuracy {result:.3f} after {opt.steps_done()} steps, weight_decay {decays} of the groups")
+    print(f"AutoSGM: accuracy {result:.3f} after {opt.steps_done()} steps, weight_decay of the groups {decays}")
     return result, opt.steps_done(), decays
 
 
 class SophiaTrainer(Trainer):
-    """3. An optimizer of its own, and a Hessian-vector product every tenth step."""
+    """3. Create the optimizer, and compute a Hessian-vector product every tenth step."""
 
     def create_optimizer(self, *args, **kwargs):
         if self.optimizer is None:
@@ -113,7 +113,7 @@ class SophiaTrainer(Trainer):
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         opt = self.optimizer.optimizer
-        if self.accelerator.sync_gradients and opt.should_create_graph():  # at the last micro-batch of a step
+        if self.accelerator.sync_gradients and opt.should_create_graph():  # last micro-batch of a step
 
             def loss():
                 with self.compute_loss_context_manager():
@@ -135,12 +135,12 @@ def main():
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as folder:
-        return {way.__name__: way(folder) for way in (ready_made, by_class, by_subclass)}
+        return {variant.__name__: variant(folder) for variant in (by_instance, by_class, by_subclass)}
 
 
 if __name__ == "__main__":
     results = main()
-    assert all(result[0] > 0.8 for result in results.values())  # guessing gives 0.2; the last digits vary by machine
-    assert results["ready_made"][1]
+    assert all(result[0] > 0.8 for result in results.values())  # chance is 0.2; the last digits depend on the machine
+    assert results["by_instance"][1]
     assert results["by_class"][1:] == (STEPS, [0.01, 0.0])
     assert results["by_subclass"][1] == STEPS // 10

@@ -1,10 +1,9 @@
-"""dashpot inside Lightning's Trainer: first and second order, schedules, accumulation, clipping, checkpoints.
+"""dashpot with Lightning's Trainer: first and second order, schedules, accumulation, clipping, checkpoints.
 
-First AdamW with the Trainer's own optimization: two micro-batches a step, clipping, and a dashpot schedule that the
-Trainer moves. The run is stopped half way and goes on from the Trainer's checkpoint to the same weights bit for bit.
-Then Sophia, which has to see the loss: with `automatic_optimization = False` its step gets a closure over both
-micro-batches.
-Needs `pip install 'dashpot[loops]'`. Run: python examples/lightning_trainer.py
+AdamW uses automatic optimization: two micro-batches per step, clipping, and a dashpot schedule stepped by the Trainer.
+The run is stopped halfway and resumes from the Trainer's checkpoint to bit-identical weights.
+Sophia needs the loss: with `automatic_optimization = False`, its step gets a closure over both micro-batches.
+Requires `pip install 'dashpot[loops]'`. Run: python examples/lightning_trainer.py
 """
 
 import logging
@@ -18,12 +17,12 @@ from torch.utils.data import DataLoader, TensorDataset
 import dashpot as dp
 from dashpot.data import digits
 
-EPOCHS, BATCH, PARTS = 6, 50, 2
-STEPS = EPOCHS * 1500 // (BATCH * PARTS)
+EPOCHS, BATCH, MICRO_BATCHES = 6, 50, 2
+STEPS = EPOCHS * 1500 // (BATCH * MICRO_BATCHES)
 
 
 def tensors():
-    """(images, labels) to train with, (images, labels) to evaluate with."""
+    """Return images and labels for training, and for evaluation."""
     images = digits.load()
     pairs = (images.train_images, images.train_labels), (images.eval_images, images.eval_labels)
     return [(torch.tensor(x).float().flatten(1) / 16, torch.tensor(y).long()) for x, y in pairs]
@@ -34,7 +33,7 @@ def batches(size):
 
 
 class Classifier(pl.LightningModule):
-    """What both runs share."""
+    """Network, loss and accuracy of both runs."""
 
     def __init__(self):
         super().__init__()
@@ -55,18 +54,17 @@ class FirstOrder(Classifier):
         return self.loss(*batch)
 
     def configure_optimizers(self):
-        # By itself a small model goes over to compiled kernels on the way, which round differently; "eager" and
-        # "compiled" do not change, and the run can be compared bit for bit.
+        # The eager engine rounds equally on machines with and without a C++ compiler.
         opt = dp.AdamW(self.parameters(), lr=1e-2, engine="eager")
         scheduler = dp.schedules.Scheduler(
             opt, lr=dp.schedules.OneCycle(STEPS), momentum=dp.schedules.OneCycleMomentum(STEPS)
         )
-        # "step" counts steps of the optimizer, not micro-batches; the Trainer's default is one call an epoch.
+        # "step" means optimizer steps, not micro-batches; the Trainer's default is one call per epoch.
         return {"optimizer": opt, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
 class SecondOrder(Classifier):
-    """Lightning's own closure is about the last micro-batch only; ours is about all, and the Hessian the batch's."""
+    """A closure over the whole batch: Lightning's closure covers only the last micro-batch."""
 
     def __init__(self):
         super().__init__()
@@ -74,12 +72,12 @@ class SecondOrder(Classifier):
 
     def training_step(self, batch, batch_idx):
         opt = self.optimizers()
-        parts = list(zip(*(tensor.chunk(PARTS) for tensor in batch), strict=True))
+        micro_batches = list(zip(*(tensor.chunk(MICRO_BATCHES) for tensor in batch), strict=True))
 
         def closure():
             opt.zero_grad()
             total = 0.0
-            for x, y in parts:
+            for x, y in micro_batches:
                 loss = self.loss(x, y) * (len(x) / len(batch[0]))
                 self.manual_backward(loss)
                 total += loss.detach()
@@ -88,8 +86,8 @@ class SecondOrder(Classifier):
         opt.step(closure=closure)
 
     def configure_optimizers(self):
-        # max_norm clips inside the step: the Trainer's gradient_clip_val is for automatic optimization only. The
-        # schedule follows the optimizer's count of steps: there is no scheduler to move.
+        # max_norm clips inside the step: the Trainer's gradient_clip_val requires automatic optimization. The schedule
+        # depends on the optimizer's step count, so no scheduler has to be stepped.
         schedule = dp.schedules.Cosine(STEPS)
         return dp.Sophia(self.parameters(), lr=2e-2, max_norm=1.0, update_d_every=5, schedule=schedule)
 
@@ -100,7 +98,7 @@ def trainer(folder, **options):
 
 
 def first_order(folder):
-    options = {"accumulate_grad_batches": PARTS, "gradient_clip_val": 1.0}
+    options = {"accumulate_grad_batches": MICRO_BATCHES, "gradient_clip_val": 1.0}
     whole = FirstOrder()
     trainer(folder, max_epochs=EPOCHS, enable_checkpointing=False, **options).fit(whole, batches(BATCH))
 
@@ -109,7 +107,7 @@ def first_order(folder):
     half.fit(FirstOrder(), batches(BATCH))
     half.save_checkpoint(file)
     resumed, rest = FirstOrder(), trainer(folder, max_epochs=EPOCHS, enable_checkpointing=False, **options)
-    rest.fit(resumed, batches(BATCH), ckpt_path=file, weights_only=True)  # a dashpot state is tensors and numbers
+    rest.fit(resumed, batches(BATCH), ckpt_path=file, weights_only=True)  # the state contains only tensors and numbers
 
     same = all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
     print(f"AdamW: accuracy {whole.accuracy():.3f} after {rest.global_step} steps; resumed run identical: {same}")
@@ -119,7 +117,7 @@ def first_order(folder):
 def second_order(folder):
     model = SecondOrder()
     run = trainer(folder, max_epochs=EPOCHS, enable_checkpointing=False)
-    run.fit(model, batches(BATCH * PARTS))
+    run.fit(model, batches(BATCH * MICRO_BATCHES))
     stats = model.optimizers().curvature_stats
     accuracy = model.accuracy()
     print(f"Sophia: accuracy {accuracy:.3f} after {run.global_step} steps, {stats.products} products by {stats.route}")
@@ -127,7 +125,7 @@ def second_order(folder):
 
 
 def main():
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # what hardware there is, and tips
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # no hardware report and tips
     with tempfile.TemporaryDirectory() as folder:
         return {"first": first_order(folder), "second": second_order(folder)}
 

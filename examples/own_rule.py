@@ -1,7 +1,7 @@
-"""A rule of your own in ten lines, with checkpoints, schedules and diff.
+"""A user-defined stage in ten lines, with checkpoints, schedules and diff.
 
-The rule is the mask of "Cautious Optimizers" (Liang and others, arXiv 2411.16085): elements whose direction disagrees
-in sign with the present gradient stay, and the others are enlarged so that the mean step is kept.
+The stage is the mask of "Cautious Optimizers" (Liang et al., arXiv 2411.16085): elements whose direction and current
+gradient have different signs are not updated, and the others are scaled up to preserve the mean step.
 Run: python examples/own_rule.py
 """
 
@@ -28,8 +28,8 @@ class Cautious(dp.Stage):
 STEPS = 40
 
 
-def fresh():
-    """Weights at the start, and the rule between Adam's ratio and the decay of AdamW."""
+def build():
+    """Return initial weights and an AdamW with the mask applied before the decay."""
     torch.manual_seed(0)
     w = torch.randn(50, requires_grad=True)
     schedule = {"lr": dp.schedules.Cosine(STEPS), "floor": dp.schedules.Linear(start=1.0, end=0.1, steps=STEPS)}
@@ -38,7 +38,7 @@ def fresh():
     return w, opt
 
 
-def steps(w, opt, first, last):
+def train(w, opt, first, last):
     curvature = torch.linspace(0.1, 10, 50)
     for step in range(first, last):
         noise = torch.randn(50, generator=torch.Generator().manual_seed(step))
@@ -47,30 +47,30 @@ def steps(w, opt, first, last):
 
 
 def main():
-    w, opt = fresh()
-    steps(w, opt, 0, STEPS)
+    w, opt = build()
+    train(w, opt, 0, STEPS)
 
-    # Checkpoint half way, load into a new optimizer, finish: the same weights, bit for bit.
-    half, half_opt = fresh()
-    steps(half, half_opt, 0, STEPS // 2)
+    # Save a checkpoint halfway, load it into a new optimizer, and finish: the weights are bit-identical.
+    half, half_opt = build()
+    train(half, half_opt, 0, STEPS // 2)
     file = io.BytesIO()
     torch.save({"w": half.detach(), "opt": half_opt.state_dict()}, file)
     file.seek(0)
     saved = torch.load(file, weights_only=True)
-    resumed, resumed_opt = fresh()
+    resumed, resumed_opt = build()
     with torch.no_grad():
         resumed.copy_(saved["w"])
     resumed_opt.load_state_dict(saved["opt"])
-    steps(resumed, resumed_opt, STEPS // 2, STEPS)
+    train(resumed, resumed_opt, STEPS // 2, STEPS)
 
     same = torch.equal(w, resumed)
     changes = dp.diff(dp.AdamW.recipe_for(lr=0.1), opt)
-    again = dp.Recipe.from_dict(opt.recipe.to_dict())
+    restored = dp.Recipe.from_dict(opt.recipe.to_dict())
     print(opt.recipe)
     print(changes)
     print(f"agreeing share {opt.state[w]['agreeing_share'].item():.2f}; resumed run identical: {same}")
-    return same, changes, again == opt.recipe, opt.state[w]["agreeing_share"].item()
+    return same, changes, restored == opt.recipe, opt.state[w]["agreeing_share"].item()
 
 
 if __name__ == "__main__":
-    same, changes, reads_back, share = main()
+    same, changes, round_trips, share = main()

@@ -1,8 +1,8 @@
-"""A whole training loop of plain PyTorch: gradients over micro-batches, clipping, a schedule, saving and going on.
+"""A training loop in plain PyTorch: gradient accumulation, clipping, a schedule, checkpoint and resume.
 
-AutoSGM on the 1797 digits that dashpot ships with. The schedule is given to the optimizer and follows its own count of
-steps, so the loop has no scheduler to call and none to save. Half of the run, saved, loaded into new objects and
-finished, ends at the same weights bit for bit.
+AutoSGM on the 1797 bundled digits. The schedule is part of the optimizer and depends on its step count, so the loop
+does not step or save a scheduler. A run that is saved halfway, loaded into new objects and finished ends with
+bit-identical weights.
 Run: python examples/plain_pytorch.py
 """
 
@@ -14,12 +14,12 @@ import torch
 import dashpot as dp
 from dashpot import tasks
 
-EPOCHS, PARTS = 4, 2
+EPOCHS, MICRO_BATCHES = 4, 2
 TASK = tasks.get("digits", batch_size=50)
 
 
 def build(saved=None):
-    """The network with the weights of seed 0 and its optimizer, or both as they were saved."""
+    """Return the problem with initial weights and its optimizer, or restore both from `saved`."""
     problem = TASK.build(0)
     steps = EPOCHS * len(problem.train)
     opt = dp.AutoSGM(
@@ -27,7 +27,7 @@ def build(saved=None):
         lr=5e-3,
         numerator=1,
         weight_decay=1e-2,
-        max_norm=1.0,  # in place of clip_grad_norm_: inside the step
+        max_norm=1.0,  # clips inside the step, like clip_grad_norm_
         schedule=dp.schedules.Sequence(
             (dp.schedules.LinearWarmup(10, start=0.1), dp.schedules.Cosine(steps - 10)), milestones=(10,)
         ),
@@ -41,10 +41,10 @@ def build(saved=None):
 def train(problem, opt, epochs):
     model = problem.model.train()
     for epoch in epochs:
-        for x, y in problem.train.epoch(epoch):  # the order is a function of the seed and the epoch
+        for x, y in problem.train.epoch(epoch):  # the order depends on the seed and the epoch
             opt.zero_grad()
-            for x_part, y_part in zip(x.chunk(PARTS), y.chunk(PARTS), strict=True):
-                loss = problem.loss(model(x_part), y_part) * (len(x_part) / len(x))
+            for x_micro, y_micro in zip(x.chunk(MICRO_BATCHES), y.chunk(MICRO_BATCHES), strict=True):
+                loss = problem.loss(model(x_micro), y_micro) * (len(x_micro) / len(x))
                 loss.backward()
             opt.step()
         accuracy = tasks.evaluate(problem)["accuracy"]
@@ -61,7 +61,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "half.pt"
         torch.save({"model": half.model.state_dict(), "opt": half_opt.state_dict()}, file)
-        saved = torch.load(file, weights_only=True)  # plain tensors and numbers: nothing in it can run
+        saved = torch.load(file, weights_only=True)  # tensors and numbers only
 
     resumed, resumed_opt = build(saved)
     train(resumed, resumed_opt, range(EPOCHS // 2, EPOCHS))

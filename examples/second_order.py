@@ -1,8 +1,7 @@
-"""Second order in an ordinary loop: micro-batches, dropout, and the same run once more with differences of gradients.
+"""A second-order method in a plain loop: micro-batches, dropout, and products from differences of gradients.
 
-Handwritten digits, a small network. `opt.backward(loss)` stands for `loss.backward()`: every tenth step it also takes a
-Hessian-vector product. Where a model has no double backward, a closure and `probe="differences"` do the same with
-ordinary gradients.
+`opt.backward(loss)` replaces `loss.backward()` and also computes a Hessian-vector product every tenth step. For models
+without double backward, a closure and `probe="differences"` need only first-order gradients.
 Run: python examples/second_order.py
 """
 
@@ -12,7 +11,7 @@ from torch import nn
 import dashpot as dp
 from dashpot import tasks
 
-EPOCHS, PARTS = 3, 2
+EPOCHS, MICRO_BATCHES = 3, 2
 
 
 def network():
@@ -21,21 +20,20 @@ def network():
 
 
 def with_backward(data):
-    """Each batch in two halves: gradients and products add up alike."""
+    """Train with micro-batches: gradients and products accumulate over both."""
     model = network()
     opt = dp.ESGD(model.parameters(), lr=0.1)
     for epoch in range(EPOCHS):
         for x, y in data.train.epoch(epoch):
             opt.zero_grad()
-            for half, labels in zip(x.chunk(PARTS), y.chunk(PARTS), strict=True):
-                opt.backward(data.loss(model(half), labels) * (len(half) / len(x)))
+            for x_micro, y_micro in zip(x.chunk(MICRO_BATCHES), y.chunk(MICRO_BATCHES), strict=True):
+                opt.backward(data.loss(model(x_micro), y_micro) * (len(x_micro) / len(x)))
             opt.step()
     return model, opt
 
 
 def with_a_closure(data):
-    """The same method for a model that can be differentiated only once; the closure is called again with the same
-    dropout."""
+    """Train without double backward; a product calls the closure again, with the same dropout masks."""
     model = network()
     opt = dp.ESGD(model.parameters(), lr=0.1, probe="differences")
     for epoch in range(EPOCHS):

@@ -1,4 +1,4 @@
-"""A plain PyTorch loop on 1797 real digits; the optimizer's line is the only one that knows dashpot.
+"""A plain PyTorch loop on 1797 real digits; only the line of the optimizer uses dashpot.
 
 Run: python examples/swap_one_import.py
 """
@@ -25,9 +25,9 @@ def main(epochs=4, batch=50):
     scheduler = torch.optim.lr_scheduler.OneCycleLR(opt, max_lr=1e-2, total_steps=epochs * len(x) // batch)
 
     for epoch in range(epochs):
-        for chosen in torch.randperm(len(x)).split(batch):
+        for indices in torch.randperm(len(x)).split(batch):
             opt.zero_grad()
-            loss = torch.nn.functional.cross_entropy(model(x[chosen]), y[chosen])
+            loss = torch.nn.functional.cross_entropy(model(x[indices]), y[indices])
             loss.backward()
             opt.step()
             scheduler.step()

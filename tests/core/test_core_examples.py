@@ -90,7 +90,7 @@ def test_own_rule(capsys):
     example = run("own_rule")
     assert "resumed run identical: True" in capsys.readouterr().out
     assert example["same"]
-    assert example["reads_back"]
+    assert example["round_trips"]
     assert 0 < example["share"] < 1
     names = [name for name, _, _ in example["changes"].rows]
     assert names == ["Filter.slot", "SecondMoment.beta", "Cautious", "schedule of floor", "schedule of lr"]
