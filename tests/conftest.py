@@ -1,6 +1,8 @@
 """Settings of every test: one thread, fixed seeds, deterministic property tests."""
 
 import os
+import sys
+from functools import cache
 
 import pytest
 import torch
@@ -29,29 +31,33 @@ def fixed_seed():
         torch.cuda.manual_seed_all(0)
 
 
-PARTS = (
-    "auto",
-    "benchmarks",
-    "documented",
-    "equality",
-    "fallback",
-    "functions",
-    "gate",
-    "mesh",
-    "native",
-    "notice",
-    "precision",
-)
-PARTS += ("rehearsal", "roster", "symbols")
-NEED_A_COMPILER = ("engine.md", "build.py", "compiler.py", *(f"test_engine_{part}" for part in PARTS))
+DOCTESTS_THAT_COMPILE = ("docs/engine.md", "engine/native/build.py", "engine/native/compiler.py")
+
+
+@cache
+def missing(marker: str) -> str:
+    """Return why tests with this marker cannot run on this machine; empty if they can."""
+    if marker == "needs_compiler":
+        try:
+            find()
+        except BuildError as error:
+            return str(error)
+    if marker == "needs_gloo" and not (torch.distributed.is_available() and torch.distributed.is_gloo_available()):
+        return "this torch is built without gloo"
+    if marker == "needs_gpu" and not torch.cuda.is_available():
+        return "no CUDA device"
+    if marker == "needs_posix" and os.name == "nt":
+        return "needs POSIX signals, forks, file modes and shell scripts"
+    if marker == "needs_linux" and not sys.platform.startswith("linux"):
+        return "needs Linux"
+    return ""
 
 
 def pytest_collection_modifyitems(items):
-    """Kernels need a C++ compiler; a machine without one still tests everything else."""
-    try:
-        find()
-    except BuildError as error:
-        skip = pytest.mark.skip(reason=str(error))
-        for item in items:
-            if item.path.name.startswith(NEED_A_COMPILER):
-                item.add_marker(skip)
+    """Skip each test whose `needs_*` marker names something that this machine lacks."""
+    for item in items:
+        if isinstance(item, pytest.DoctestItem) and item.path.as_posix().endswith(DOCTESTS_THAT_COMPILE):
+            item.add_marker("needs_compiler")
+        for marker in {mark.name for mark in item.iter_markers() if mark.name.startswith("needs_")}:
+            if reason := missing(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))

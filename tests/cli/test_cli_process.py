@@ -63,7 +63,7 @@ class Replaced(Exception):  # noqa: N818 - what happens, not an error
     """What `os.execve` does to this process, for a test: it does not come back."""
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems' torch has another thread library")
+@pytest.mark.needs_linux
 @pytest.mark.parametrize("words", [["train", "digits"], ["--debug", "compare", "digits"], ["demo"]])
 def test_the_command_lets_threads_sleep_before_torch_is_loaded(monkeypatch, words):
     found = []
@@ -78,7 +78,7 @@ def test_the_command_lets_threads_sleep_before_torch_is_loaded(monkeypatch, word
     assert found == ["PASSIVE"]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems' torch has another thread library")
+@pytest.mark.needs_linux
 @pytest.mark.parametrize("words", [["train", "digits"], ["--debug", "compare", "digits"], ["demo"]])
 def test_python_m_dashpot_starts_over_with_sleeping_threads_and_all_its_words(monkeypatch, words):
     calls = []

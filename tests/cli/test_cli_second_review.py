@@ -145,7 +145,7 @@ def test_logs_without_a_record_are_left_alone(dashpot, my_task):
     assert contents(folder) == before
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="links are not everybody's there")
+@pytest.mark.needs_posix
 @pytest.mark.parametrize("finished", [True, False])
 def test_checkpoints_that_cannot_be_listed_are_told(dashpot, my_task, monkeypatch, finished):
     folder = begun(dashpot, my_task) if finished else cut(dashpot, my_task, monkeypatch, 1)

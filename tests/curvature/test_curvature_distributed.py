@@ -7,15 +7,11 @@ here each check's outcome in every process is a test of its own.
 from pathlib import Path
 
 import pytest
-import torch
 from processes import run_processes
 
 WORKER = Path(__file__).parent / "curvature_worker.py"
 
-pytestmark = pytest.mark.skipif(
-    not (torch.distributed.is_available() and torch.distributed.is_gloo_available()),
-    reason="this torch is built without gloo",
-)
+pytestmark = pytest.mark.needs_gloo
 
 METHODS = ("ESGD-1", "ESGD-2", "AdaHessian", "Sophia")
 ROUTES = ("backward", "step", "curvature_step", "forward", "differences")

@@ -28,7 +28,6 @@ from curvature.second_order_support import (
 from engine.engine_support import is_compiled, shared_cache, twins  # noqa: F401
 
 import dashpot as dp
-from dashpot.engine.native.compiler import BuildError, find
 from dashpot.schedules import Cosine
 
 DOUBLE = 1e-12
@@ -502,12 +501,9 @@ def test_the_stages_compose_to_the_named_method(name):
     assert error(first, [p.detach() for p in second]) < 10 * DOUBLE
 
 
+@pytest.mark.needs_compiler
 @pytest.mark.parametrize("case", [CASES[i] for i in (2, 4, 7, 9)], ids=identity)
 def test_compiled_kernels_step_as_the_eager_engine(case):
-    try:
-        find()
-    except BuildError as missing:
-        pytest.skip(str(missing))
     name, settings, other, probing = case
     cls, _, fixed = ORACLES[name]
     step = 0

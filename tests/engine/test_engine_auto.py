@@ -10,6 +10,8 @@ from engine_support import copies, fates, is_compiled, march, same, shared_cache
 import dashpot as dp
 from dashpot.engine.native import build, kernel
 
+pytestmark = pytest.mark.needs_compiler
+
 
 @pytest.fixture
 def asked(monkeypatch):

@@ -20,6 +20,8 @@ import step  # noqa: E402
 import table  # noqa: E402
 import timing  # noqa: E402
 
+pytestmark = pytest.mark.needs_compiler
+
 TOY = [(4, 3), (5,)]
 EVERY = [*cases.TARGETS, *cases.OTHERS]
 

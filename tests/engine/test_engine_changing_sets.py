@@ -7,6 +7,8 @@ from engine_support import copies, fates, is_compiled, march, shared_cache, twin
 
 import dashpot as dp
 
+pytestmark = pytest.mark.needs_compiler
+
 SHAPES = tuple((n % 5 + 1, 3) for n in range(12))
 
 

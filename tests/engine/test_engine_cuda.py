@@ -7,7 +7,7 @@ from registry import SUBJECTS, each
 
 import dashpot as dp
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+pytestmark = pytest.mark.needs_gpu
 
 SAME = 1e-11  # float64: the GPU's own pow, exp and reductions
 NEAR = 1e-5  # float32 over ten steps, other orders of summation

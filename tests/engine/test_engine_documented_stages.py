@@ -18,6 +18,8 @@ from dashpot.engine.native.trace import Layout, trace
 from dashpot.engine.program import AS_COMPUTED
 from dashpot.stages.base import Clock
 
+pytestmark = pytest.mark.needs_compiler
+
 ROOT = Path(__file__).parents[2]
 PAGES = ("README.md", "docs", "examples", "src/dashpot/stages/base.py")
 NOT_COMPILED = {"RowNorm", "Peak", "Repeated"}

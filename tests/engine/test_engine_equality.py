@@ -14,6 +14,8 @@ from registry import SUBJECTS, each, each_kind
 import dashpot as dp
 from dashpot.engine.native import build
 
+pytestmark = pytest.mark.needs_compiler
+
 DOUBLE = 1e-12
 SMALL = ((3, 2), (0, 3), (1,), (), (64,), (2, 3, 2, 2))
 # 16384 is the chunk of the kernels' sums and 65536 the size from which all threads share a tensor.

@@ -10,6 +10,8 @@ from engine_support import SGD, fates, is_compiled, march
 import dashpot as dp
 from dashpot.engine.native import build, kernel
 
+pytestmark = pytest.mark.needs_compiler
+
 
 @pytest.fixture(autouse=True)
 def clean_slate(tmp_path, monkeypatch):

@@ -17,6 +17,8 @@ from engine_support import fates, is_compiled, shared_cache  # noqa: F401
 import dashpot as dp
 from dashpot.engine.native.functions import FUNCTIONS
 
+pytestmark = pytest.mark.needs_compiler
+
 NAN, INF = math.nan, math.inf
 SPECIAL = (0.0, -0.0, 1.0, -1.0, 0.5, -0.5, 2.0, -3.7, 1e-3, 37.0, 1e-40, -1e-42, 2**-126, 1e30, -3e38, INF, -INF, NAN)
 DTYPES = (torch.float32, torch.float64)

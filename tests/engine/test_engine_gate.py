@@ -14,6 +14,8 @@ import dashpot as dp
 from dashpot.optimizers.options import Running
 from dashpot.optimizers.registry import METHODS
 
+pytestmark = pytest.mark.needs_compiler
+
 DOUBLE = 1e-12  # float64: the norm is a sum in another order than torch's
 ENGINES = ("eager", "compiled")
 NAMED = {subject.name: subject for subject in SUBJECTS}

@@ -23,6 +23,7 @@ class Bounded(dp.Stage):
         return x, type(s)(x.g.clamp_min(mean), x.g.clamp_max(mean), x.g.clamp(-0.5, 2.0))
 
 
+@pytest.mark.needs_compiler
 def test_bounds_of_one_number_pass_nan_on_as_torch_does():
     g = torch.tensor([-1.0, -0.0, 0.0, 0.25, 3.0, math.inf, -math.inf, math.nan, 1e-40])
     found = []
@@ -75,6 +76,7 @@ def stepped(dtype, **options):
     return zip(*found, strict=True)
 
 
+@pytest.mark.needs_compiler
 @pytest.mark.parametrize(
     ("dtype", "options"),
     [

@@ -9,16 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from processes import run_processes
 from registry import KINDS, SUBJECTS, each
 
 WORKER = Path(__file__).parent / "mesh_worker.py"
 
-pytestmark = pytest.mark.skipif(
-    not (torch.distributed.is_available() and torch.distributed.is_gloo_available()),
-    reason="this torch is built without gloo",
-)
+pytestmark = [pytest.mark.needs_compiler, pytest.mark.needs_gloo]
 
 
 OTHERS = (

@@ -24,7 +24,7 @@ from build_support import (
 
 from dashpot.engine.native import build, cache, compile_job, compiler
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="compilers that are shell scripts")
+pytestmark = [pytest.mark.needs_compiler, pytest.mark.needs_posix]
 
 
 class TestRoundTrip:

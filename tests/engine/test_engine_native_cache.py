@@ -15,7 +15,7 @@ from dashpot.engine.native import cache, compiler
 from dashpot.engine.native.compiler import BuildError, find
 from dashpot.utils import cache_dir
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="modes of files, and compilers that are shell scripts")
+pytestmark = [pytest.mark.needs_compiler, pytest.mark.needs_posix]
 
 NAME = "0" * 64
 

@@ -13,7 +13,7 @@ from build_support import answering, clean_slate, entry, forget, logged, scripte
 
 from dashpot.engine.native import build, cache
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="modes of files, and compilers that are shell scripts")
+pytestmark = [pytest.mark.needs_compiler, pytest.mark.needs_posix]
 
 
 class TestDamage:

@@ -31,11 +31,11 @@ from build_support import (
 
 from dashpot.engine.native import build, cache, compiler
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="forks, and compilers that are shell scripts")
+pytestmark = [pytest.mark.needs_compiler, pytest.mark.needs_posix]
 
 
 class TestOtherProcess:
-    @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/maps")
+    @pytest.mark.needs_linux
     def test_a_warm_process_compiles_nothing_and_has_one_openmp_runtime(self):
         assert compiler.find().openmp
         build.library(PARALLEL)
@@ -52,7 +52,7 @@ class TestOtherProcess:
         assert len(runtimes) == 1
         assert Path(runtimes[0]).samefile(compiler.find().libraries[0])
 
-    @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="LD_PRELOAD and /proc/self/maps")
+    @pytest.mark.needs_linux
     def test_a_runtime_of_another_name_is_the_one_that_kernels_use(self, tmp_path):
         # Some wheels of torch bring libgomp under another name: here a renamed copy that comes before all others.
         (runtime,) = [name for name in compiler.find().libraries if name.startswith("/")]

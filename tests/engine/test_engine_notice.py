@@ -12,6 +12,8 @@ from engine_support import fates, shared_cache  # noqa: F401
 import dashpot as dp
 from dashpot.engine import fallback_warning
 
+pytestmark = pytest.mark.needs_compiler
+
 
 @pytest.fixture(autouse=True)
 def nothing_told(monkeypatch):

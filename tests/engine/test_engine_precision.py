@@ -11,6 +11,8 @@ from registry import SUBJECTS
 
 import dashpot as dp
 
+pytestmark = pytest.mark.needs_compiler
+
 ENGINES = ("eager", "compiled")
 HALF = torch.bfloat16
 NAMED = {subject.name: subject for subject in SUBJECTS}

@@ -11,6 +11,8 @@ from engine_support import same, shared_cache, snapshot  # noqa: F401
 import dashpot as dp
 from dashpot.engine import dry_run
 
+pytestmark = pytest.mark.needs_compiler
+
 ENGINES = ("eager", "compiled")
 SLOTS = dp.elementwise("memory"), dp.per_tensor("level")
 

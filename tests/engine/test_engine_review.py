@@ -41,6 +41,7 @@ class Delay(dp.Stage):
         return x._replace(v=s.older), s._replace(last=x.v, older=s.last)
 
 
+@pytest.mark.needs_compiler
 @pytest.mark.parametrize(
     "options", [{"engine": "eager"}, {"engine": "compiled"}, {"engine": "eager", "capturable": True}]
 )
@@ -73,6 +74,7 @@ class TriesShapes(dp.Stage):
             return x, s
 
 
+@pytest.mark.needs_compiler
 @pytest.mark.parametrize("stage", [AsksForTensors(), AsksForNumbers()], ids=lambda s: type(s).__name__)
 def test_a_kernel_that_went_another_way_than_its_stage_is_not_used(stage):
     """A stage that asks for types: the kernel is compared with the eager engine before its first use."""
@@ -112,6 +114,7 @@ class Long(dp.Stage):
         return x._replace(v=v), s
 
 
+@pytest.mark.needs_compiler
 def test_a_stage_of_a_thousand_operations_compiles():
     weights, _ = path([Long()], "compiled", [[1.0]])
     assert weights == [[-1.0]]
@@ -171,6 +174,7 @@ def test_options_that_tensors_were_made_for_cannot_be_replaced():
     assert optimizer.running.max_norm == 0.5
 
 
+@pytest.mark.needs_compiler
 @pytest.mark.parametrize("scale", [1.0, 1e30, 1e-30, 0.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_norm_is_right_whatever_the_size_of_the_gradients(dtype, scale):

@@ -24,6 +24,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import dashpot as dp
 
+pytestmark = pytest.mark.needs_compiler
+
 DOUBLE = 1e-12  # float64: the bound of test_engine_equality
 SHAPES = ((3, 3), (4,), ())
 

@@ -18,6 +18,8 @@ from dashpot.engine.native.trace import Layout, trace
 from dashpot.engine.program import AS_COMPUTED
 from dashpot.stages.base import Clock
 
+pytestmark = pytest.mark.needs_compiler
+
 # ---- what cannot be traced ------------------------------------------------------------------------------------------
 
 

@@ -17,10 +17,7 @@ from dashpot.training.distributed.process_group import place
 
 WORKER = Path(__file__).parent / "distributed_worker.py"
 
-pytestmark = pytest.mark.skipif(
-    not (torch.distributed.is_available() and torch.distributed.is_gloo_available()),
-    reason="this torch is built without gloo",
-)
+pytestmark = pytest.mark.needs_gloo
 
 BOTH = ("ddp", "fsdp")
 ACCUMULATE = {(i, j): 1 + (i + j) % 2 for i in range(len(SUBJECTS)) for j in range(2)}

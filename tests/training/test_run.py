@@ -170,7 +170,7 @@ time.sleep(60)
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no flock there")
+@pytest.mark.needs_posix
 def test_a_lock_is_of_processes_and_goes_with_them(tmp_path):
     with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None

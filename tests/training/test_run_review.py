@@ -318,7 +318,7 @@ def hangup_is_heard():
     signal.signal(signal.SIGHUP, before)
 
 
-@pytest.mark.skipif(os.name == "nt", reason="no such signals there")
+@pytest.mark.needs_posix
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
 @pytest.mark.usefixtures("hangup_is_heard")
 def test_what_ends_a_job_stops_it_after_the_step_with_a_checkpoint(settings, tmp_path, monkeypatch, name, code):
@@ -331,7 +331,7 @@ def test_what_ends_a_job_stops_it_after_the_step_with_a_checkpoint(settings, tmp
     assert go_on(tmp_path / "run", say=quiet).run.loss == whole.loss
 
 
-@pytest.mark.skipif(os.name == "nt", reason="no such signals there")
+@pytest.mark.needs_posix
 def test_the_exit_code_of_the_command_tells_the_signal(settings, tmp_path, monkeypatch, capsys):
     from dashpot.cli.main import run
 
@@ -341,7 +341,7 @@ def test_the_exit_code_of_the_command_tells_the_signal(settings, tmp_path, monke
     assert capsys.readouterr().err == f"\nStopped. Continue with: dashpot train --resume {tmp_path}/run\n"
 
 
-@pytest.mark.skipif(os.name == "nt", reason="no such signals there")
+@pytest.mark.needs_posix
 def test_the_second_signal_is_not_caught_whichever_it_is_and_an_ignored_one_stays_so():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup has it
     try:
