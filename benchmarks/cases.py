@@ -165,13 +165,13 @@ stochastic = partial(halved, rounding="stochastic")
 
 def moved(stepper: Stepper) -> int | None:
     """Bytes that a step of ours moves, from the kernels' plans; None where a tensor is not stepped by a kernel."""
-    if not isinstance(stepper, dp.Optimizer) or stepper.running.engine == "eager":
+    if not isinstance(stepper, dp.Optimizer) or stepper.options.engine == "eager":
         return None
     roster = stepper._stepper.roster
     if not roster.tables or roster.others:
         return None
     bytes_ = sum(table.kernel.bytes_per_element * table.elements() for table in roster.tables)
-    if stepper.running.max_norm is None:
+    if stepper.options.max_norm is None:
         return bytes_
     grads = (p.grad for group in stepper.param_groups for p in group["params"])
     return bytes_ + sum(g.nbytes for g in grads if g is not None)  # the norm reads them once more

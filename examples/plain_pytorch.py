@@ -48,7 +48,7 @@ def train(problem, opt, epochs):
                 loss.backward()
             opt.step()
         accuracy = tasks.evaluate(problem)["accuracy"]
-        print(f"epoch {epoch + 1}: accuracy {accuracy:.3f}, lr {opt.lr_at():.2g}, last step {opt.last_step}")
+        print(f"epoch {epoch + 1}: accuracy {accuracy:.3f}, lr {opt.current_lr():.2g}, last step {opt.last_step}")
     return accuracy
 
 

@@ -37,7 +37,7 @@ def test_a_copy_keeps_its_schedule(subject, how):
     run(optimizer, params, 3)
     others, second = COPIERS[how]((params, optimizer))
     assert second.schedule == {"lr": dp.schedules.Exponential(0.5)}
-    assert second.lr_at() == pytest.approx(subject.lr / 8, rel=1e-15)
+    assert second.current_lr() == pytest.approx(subject.lr / 8, rel=1e-15)
     run(optimizer, params, range(3, 5))
     run(second, others, range(3, 5))
     assert identical(others, params)

@@ -84,6 +84,6 @@ def test_a_decay_independent_of_lr_goes_on_at_lr_zero(subject):
 @each()
 def test_lr_at_tells_the_rate_of_the_next_step(subject):
     optimizer = subject.make(parameters())
-    assert optimizer.lr_at() == pytest.approx(subject.lr, rel=1e-15)
+    assert optimizer.current_lr() == pytest.approx(subject.lr, rel=1e-15)
     optimizer.param_groups[0]["lr"] = tensor(0.25)
-    assert optimizer.lr_at() == 0.25
+    assert optimizer.current_lr() == 0.25

@@ -28,10 +28,10 @@ def test_a_schedule_goes_on_while_other_parameters_are_frozen():
     for _ in range(5):
         push(optimizer, b)
     assert optimizer.steps_done() == 15
-    assert optimizer.lr_at() == pytest.approx(0.25)
+    assert optimizer.current_lr() == pytest.approx(0.25)
     again = dp.SGD([ones(2), ones(2)], lr=1.0, schedule=dp.schedules.Linear(steps=20, start=1.0, end=0.0))
     again.load_state_dict(optimizer.state_dict())
-    assert again.lr_at() == optimizer.lr_at()
+    assert again.current_lr() == optimizer.current_lr()
 
 
 def test_groups_of_another_optimizer_bring_no_step_count():

@@ -44,7 +44,7 @@ def test_lr_follows_the_schedule(subject):
     first, second = scheduled(subject, params, FALLING), subject.make(others, schedule=None)
     for step in range(8):
         second.param_groups[0]["lr"] = FALLING.value(subject.lr, step)
-        assert first.lr_at() == pytest.approx(second.lr_at(), rel=1e-15)
+        assert first.current_lr() == pytest.approx(second.current_lr(), rel=1e-15)
         run(first, params, [step])
         run(second, others, [step])
     assert distance(params, others) < 1e-14  # (lr factor) v against lr (factor v): roundings
@@ -150,10 +150,10 @@ def test_resuming_gives_the_same_values(subject):
     again = [p.detach().clone().requires_grad_() for p in params]
     second = scheduled(subject, again, FALLING)
     second.load_state_dict(first.state_dict())
-    assert second.lr_at() == first.lr_at() == pytest.approx(FALLING.value(subject.lr, 5), rel=1e-15)
+    assert second.current_lr() == first.current_lr() == pytest.approx(FALLING.value(subject.lr, 5), rel=1e-15)
     run(second, again, range(5, 10))
     assert identical(again, straight)
-    assert second.lr_at() == whole.lr_at()
+    assert second.current_lr() == whole.current_lr()
 
 
 @each(lambda subject: subject.knob)
@@ -182,7 +182,7 @@ def test_parameters_that_miss_steps_follow_the_steps_of_the_optimizer(subject):
     optimizer = scheduled(subject, params, FALLING)
     run(optimizer, params, 6, missing=lambda step, index: index == 0 and step < 5)
     assert optimizer.steps_done() == 6
-    assert optimizer.lr_at() == pytest.approx(FALLING.value(subject.lr, 6), rel=1e-15)
+    assert optimizer.current_lr() == pytest.approx(FALLING.value(subject.lr, 6), rel=1e-15)
 
 
 @each()

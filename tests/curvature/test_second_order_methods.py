@@ -190,11 +190,11 @@ def test_a_schedule_moves_the_learning_rate(name):
     twin = Twin(name, {"lr": 0.05}, {"lr": 0.02}, {}, schedule=Cosine(STEPS, floor=0.1))
     for k in range(STEPS):
         for group, oracle in enumerate(twin.oracles):
-            oracle.lr = twin.optimizer.lr_at(group)
+            oracle.lr = twin.optimizer.current_lr(group)
         expected = twin.oracle_step(residual_at(k), twin.timetable.due(k))
         take_step("backward", twin.optimizer, [lambda k=k: residual(twin.params, batch(k))])
         assert error(twin.params, expected) < DOUBLE
-    assert twin.optimizer.lr_at(0) < 0.5 * 0.05
+    assert twin.optimizer.current_lr(0) < 0.5 * 0.05
 
 
 @EVERY_METHOD

@@ -215,7 +215,7 @@ def test_a_copy_goes_on_alike_and_apart(subject):
 
 @each(lambda subject: subject in SUBJECTS[:1] or subject.recipe is not None)
 def test_raising_for_a_nonfinite_gradient_is_refused(subject):
-    with pytest.raises(dp.ArgumentError, match="nonfinite='raise' has to wait"):
+    with pytest.raises(dp.ArgumentError, match="nonfinite='raise' requires a host sync"):
         subject.make(parameters(), capturable=True, nonfinite="raise").step()
 
 

@@ -293,7 +293,7 @@ def test_clipping_switched_on_and_off_compiles_nothing():
         [{"max_norm": 0.5}, {"max_norm": None, "clip_value": 0.1}, {"clip_value": None}, {"nonfinite": "skip"}], start=2
     ):
         for _, optimizer in (first, second):
-            optimizer.running = optimizer.running._replace(**change)
+            optimizer.set_options(**change)
         march((first, second), [step])
         assert distance(second[0], values(first[0])) < DOUBLE, change
     assert build.compilations() == before

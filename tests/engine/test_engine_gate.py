@@ -11,7 +11,7 @@ from engine_support import SGD, fates, feed, is_compiled, march, same, shared_ca
 from registry import SUBJECTS
 
 import dashpot as dp
-from dashpot.optimizers.options import Running
+from dashpot.optimizers.options import ResolvedOptions
 from dashpot.optimizers.registry import METHODS
 
 pytestmark = pytest.mark.needs_compiler
@@ -387,7 +387,7 @@ CHOSEN = {
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
 def test_options_survive_a_copy(copied):
     optimizer = dp.AdamW(parameters(), **CHOSEN)
-    assert copied(optimizer).running == optimizer.running == Running(**CHOSEN)
+    assert copied(optimizer).options == optimizer.options == ResolvedOptions(**CHOSEN)
 
 
 def test_options_are_visible_in_the_text():
@@ -400,7 +400,7 @@ def test_options_are_visible_in_the_text():
 def test_every_method_takes_every_option(name):
     params = parameters()
     optimizer = METHODS[name](params, lr=0.01, **CHOSEN)
-    assert optimizer.running == Running(**CHOSEN)
+    assert optimizer.options == ResolvedOptions(**CHOSEN)
 
 
 def test_both_engines_with_all_clips_at_once():

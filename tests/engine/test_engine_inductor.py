@@ -128,7 +128,7 @@ def test_no_number_and_no_size_compiles_anything_new(capturable):
     for step, change in enumerate(changes, start=2):
         group.update(change)
         run(optimizer, params, range(step, step + 1))
-    optimizer.running = optimizer.running._replace(max_norm=0.01, clip_value=0.1)
+    optimizer.set_options(max_norm=0.01, clip_value=0.1)
     run(optimizer, params, range(8, 30), missing=lambda step, index: index == step % 3)
     optimizer.add_param_group({"params": parameters(shapes=((7, 7), (50,)), seed=1), "lr": 0.2})
     everything = [p for group in optimizer.param_groups for p in group["params"]]

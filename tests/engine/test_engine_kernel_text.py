@@ -141,7 +141,7 @@ def test_the_gradient_is_scaled_and_limited_alike_by_both_engines(dtype, options
         params = [torch.randn(size, generator=generator).to(dtype).requires_grad_() for size in sizes]
         optimizer = dp.SGD(params, lr=0.1, momentum=0.9, weight_decay=0.1, maximize=True, engine=engine, **options)
         for clip_value, value in ((None, 1.0), (0.5, 1.0), (None, math.nan), (0.25, math.inf)):
-            optimizer.running = optimizer.running._replace(clip_value=clip_value)
+            optimizer.set_options(clip_value=clip_value)
             for p in params:
                 p.grad = torch.randn(p.shape, generator=generator).to(dtype)
                 p.grad[-1] *= value

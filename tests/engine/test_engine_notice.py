@@ -16,8 +16,8 @@ pytestmark = pytest.mark.needs_compiler
 
 
 @pytest.fixture(autouse=True)
-def nothing_told(monkeypatch):
-    monkeypatch.setattr(fallback_warning, "_told", set())
+def nothing_warned(monkeypatch):
+    monkeypatch.setattr(fallback_warning, "_warned", set())
 
 
 @dataclass(frozen=True)

@@ -167,11 +167,11 @@ def test_a_norm_beyond_float32_still_clips(engine, capturable):
 def test_options_that_tensors_were_made_for_cannot_be_replaced():
     optimizer = dp.SGD([torch.zeros(1, requires_grad=True)], max_norm=1.0)
     with pytest.raises(ArgumentError, match="SGD: engine cannot be changed after construction, got 'compiled'"):
-        optimizer.running = optimizer.running._replace(engine="compiled")
+        optimizer.set_options(engine="compiled")
     with pytest.raises(ArgumentError, match="SGD: max_norm must be"):
-        optimizer.running = optimizer.running._replace(max_norm=-1.0)
-    optimizer.running = optimizer.running._replace(max_norm=0.5)
-    assert optimizer.running.max_norm == 0.5
+        optimizer.set_options(max_norm=-1.0)
+    optimizer.set_options(max_norm=0.5)
+    assert optimizer.options.max_norm == 0.5
 
 
 @pytest.mark.needs_compiler
@@ -187,6 +187,6 @@ def test_the_norm_is_right_whatever_the_size_of_the_gradients(dtype, scale):
     expected = torch.cat([p.grad.double() for p in params]).norm().item()
     assert optimizer.last_grad_norm.item() == pytest.approx(expected, rel=1e-6)
     params[-1].grad[-1] = float("inf")
-    optimizer.running = optimizer.running._replace(nonfinite="skip")
+    optimizer.set_options(nonfinite="skip")
     optimizer.step()
     assert optimizer.last_step == "skipped"

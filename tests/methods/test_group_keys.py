@@ -10,7 +10,7 @@ from registry import each, each_kind
 
 import dashpot as dp
 from dashpot.optimizers.group_keys import CARRIED, edit_distance, nearest
-from dashpot.optimizers.options import Running
+from dashpot.optimizers.options import ResolvedOptions
 from dashpot.optimizers.second_order_base import SecondOrder
 
 OF_USERS = {"layer": 3, "bias": True, "meta": "x", "role": "head", "main": 1, "id": 7, "wd": 0.1, "tag": "a", 5: "five"}
@@ -71,7 +71,7 @@ def test_the_sentence(build, message):
 def words_of(optimizer):
     """Every argument of the constructor and every run option."""
     arguments = [*inspect.signature(type(optimizer).__init__).parameters][2:]
-    return {name for name in arguments if name != "options"} | {*Running._fields}
+    return {name for name in arguments if name != "options"} | {*ResolvedOptions._fields}
 
 
 @each()

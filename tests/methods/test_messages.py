@@ -10,7 +10,7 @@ import torch
 import dashpot as dp
 from dashpot.engine.native import build
 from dashpot.optimizers import registry
-from dashpot.optimizers.options import Running
+from dashpot.optimizers.options import ResolvedOptions
 from dashpot.utils.warn import warn
 
 MODEL = torch.nn.Linear(2, 2)
@@ -78,7 +78,7 @@ def test_an_unknown_keyword_lists_arguments_then_options(cls):
         cls(weights(), **unknown)
     arguments, options = str(caught.value).split(" Options of every optimizer: ")
     assert arguments.startswith(f"{cls.__name__}: unknown argument 'zzzz'. Arguments: lr")
-    assert options == ", ".join(Running._fields) + "."
+    assert options == ", ".join(ResolvedOptions._fields) + "."
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ def test_a_write_to_the_tensor_is_seen_at_the_next_step(engine):
 def test_the_recipe_of_tensor_settings_has_numbers(subject):
     optimizer = subject.make(parameters(), lr=torch.full((1,), 0.25))
     assert type(optimizer.recipe.lr) is float
-    assert optimizer.lr_at() == 0.25 * dict(optimizer.recipe.schedule).get("lr", lambda _: 1.0)(0)
+    assert optimizer.current_lr() == 0.25 * dict(optimizer.recipe.schedule).get("lr", lambda _: 1.0)(0)
 
 
 @pytest.mark.parametrize("shape", [(), (1, 1)], ids=str)

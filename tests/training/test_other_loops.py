@@ -440,7 +440,7 @@ class TestAccelerate:
         monkeypatch.setattr("accelerate.scheduler.AcceleratorState", lambda: SimpleNamespace(num_processes=3))
         accelerated(*run, epochs=1)
         assert held[1].last_epoch == moves * MICRO
-        assert held[0].lr_at() == pytest.approx(Cosine(100).value(0.05, MICRO), rel=1e-15)
+        assert held[0].current_lr() == pytest.approx(Cosine(100).value(0.05, MICRO), rel=1e-15)
 
     def test_a_step_that_loss_scaling_skips_still_moves_a_prepared_scheduler(self):
         """Skipping happens within our step, as in torch's fused ones, and the wrapper does not hear of it."""
@@ -587,7 +587,7 @@ class TestTransformers:
             model = gpt()
             opt = dp.AdamW(model.parameters(), lr=0.01, schedule=Cosine(100))
             trainer(tmp_path, model, optimizers=(opt, None), lr_scheduler_type=name).train()
-            rates[name] = opt.lr_at()
+            rates[name] = opt.current_lr()
         assert rates["linear"] == 0
         assert rates["constant"] == pytest.approx(Cosine(100).value(0.01, STEPS), rel=1e-12)
 

@@ -20,7 +20,7 @@ from dashpot.optimizers.capturable_step import DeviceStepper
 from dashpot.optimizers.grad_check import Verdict
 from dashpot.optimizers.group_keys import check_keys, check_params
 from dashpot.optimizers.initial_state import make_state, only_makes_state
-from dashpot.optimizers.options import LASTING, Options, Running, Unpack
+from dashpot.optimizers.options import FIXED_OPTIONS, Options, ResolvedOptions, Unpack
 from dashpot.optimizers.param_check import check_gradient
 from dashpot.optimizers.state_dict import (
     Accepted,
@@ -66,10 +66,12 @@ class Optimizer(torch.optim.Optimizer):
     """
 
     preset: ClassVar[Callable[..., Recipe]]
-    _OPTIONS: ClassVar[tuple[str, ...]] = Running._fields
+    _OPTIONS: ClassVar[tuple[str, ...]] = ResolvedOptions._fields
     _FLAGS = ("maximize", "seed")  # what groups hold beside the settings of the method
     _FIXED: ClassVar[Mapping[str, Any]] = {}  # settings of torch's counterpart that the class decides
-    _COUNTERS = ("steps_done",)  # what groups carry so that it is saved; a group taken from elsewhere starts without
+    _SAVED_COUNTERS = (
+        "steps_done",
+    )  # what groups carry so that it is saved; a group taken from elsewhere starts without
     _GROUP_WORDS: ClassVar[tuple[str, ...]] = ()  # what a group may say in other words than those it is kept under
     _SHARED: ClassVar[tuple[str, ...]] = ()  # settings of which the first group's are in force
     _step_supports_amp_scaling = True  # GradScaler leaves gradients as they are, and its scale and findings to `step`
@@ -81,16 +83,16 @@ class Optimizer(torch.optim.Optimizer):
         schedule: Schedule | Mapping[str, Schedule] | None = None,
         **options: Unpack[Options],
     ) -> None:
-        beside = {*Running._fields, "params"}
+        beside = {*ResolvedOptions._fields, "params"}
         arguments = [name for name in _constructor_arguments(type(self)) if name not in beside]
-        self._running = Running.of(type(self).__name__, options, arguments)
+        self._options = ResolvedOptions.of(type(self).__name__, options, arguments)
         check_params(type(self).__name__, params)
         self._forget()
         self._schedule = schedules_by_name(type(self).__name__, schedule)
         defaults = {name: plain_data(value) for name, value in defaults.items()}
-        if self.running.rounding == "stochastic" or self.running.state_dtype is not None:
-            defaults["seed"] = self.running.seed  # in the groups, so that it is saved and resuming draws the same
-        if self.running.capturable:
+        if self.options.rounding == "stochastic" or self.options.state_dtype is not None:
+            defaults["seed"] = self.options.seed  # in the groups, so that it is saved and resuming draws the same
+        if self.options.capturable:
             defaults["capturable"] = True
         self._check_settings(defaults)
         super().__init__(params, defaults)
@@ -109,22 +111,36 @@ class Optimizer(torch.optim.Optimizer):
         return cls.preset(**{_STORED_AS.get(name, name): read(value, keep=True) for name, value in settings.items()})
 
     @property
-    def running(self) -> Running:
-        """How it runs: the options, complete.
+    def options(self) -> ResolvedOptions:
+        """The complete options; `set_options` changes those of clipping and `nonfinite`."""
+        return self._options
 
-        Those of clipping and `nonfinite` may be replaced between steps, as in
-        `opt.running = opt.running._replace(max_norm=0.5)`; the others are for the optimizer's life, and replacing one
-        raises `ArgumentError`, as does a value out of range.
+    def set_options(self, **options: Unpack[Options]) -> None:
+        """Change options between steps: `max_norm`, `clip_value`, `adaptive_clip` and `nonfinite`.
+
+        Args:
+            options: New values, as in `dashpot.Options`. Options not named keep their values.
+
+        Raises:
+            TypeError: If an option does not exist.
+            ArgumentError: If a value is out of range, or an option is fixed at construction. Nothing changes.
+
+        Example:
+            >>> import torch, dashpot as dp
+            >>> opt = dp.SGD([torch.zeros(1, requires_grad=True)], max_norm=1.0)
+            >>> opt.set_options(max_norm=0.5, nonfinite="skip")
+            >>> opt.options.max_norm
+            0.5
         """
-        return self._running
-
-    @running.setter
-    def running(self, new: Running) -> None:
         owner = type(self).__name__
-        for name, value in Running.of(owner, new._asdict())._asdict().items():
-            if name in LASTING and value != getattr(self._running, name):
-                raise ArgumentError(f"{owner}: {name} cannot be changed after construction, got {shown(value)}.")
-        self._running = new
+        new = ResolvedOptions.of(owner, {**self._options._asdict(), **options})
+        for name in FIXED_OPTIONS:
+            if getattr(new, name) != getattr(self._options, name):
+                got = shown(getattr(new, name))
+                raise ArgumentError(f"{owner}: {name} cannot be changed after construction, got {got}.")
+        if any(group.get("capturable") for group in self.param_groups):
+            self._check_nonfinite(new)
+        self._options = new
 
     @property
     def recipe(self) -> Recipe:
@@ -140,11 +156,11 @@ class Optimizer(torch.optim.Optimizer):
         """The schedules given at construction, by setting name."""
         return dict(self._schedule)
 
-    def lr_at(self, group: int = 0) -> float:
+    def current_lr(self, group: int = 0) -> float:
         """The learning rate the next step of a parameter group will use: its lr times the schedule's factor.
 
         >>> import torch, dashpot as dp
-        >>> dp.SGD([torch.zeros(1, requires_grad=True)], lr=0.5).lr_at()
+        >>> dp.SGD([torch.zeros(1, requires_grad=True)], lr=0.5).current_lr()
         0.5
         """
         factor, lr = lr_in_force(self._schedule.get("lr"), self.param_groups[group]["lr"], self.steps_done())
@@ -181,7 +197,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _built(self, settings: dict[str, Any]) -> Recipe:
         """The recipe for settings, after the clip that the options ask for."""
-        recipe, share = self._build(settings), self.running.adaptive_clip
+        recipe, share = self._build(settings), self.options.adaptive_clip
         return recipe if share is None else Recipe(AdaptiveClip(share), *recipe.stages, lr=recipe.lr)
 
     def _recipe_of(self, group: Mapping[str, Any], settings: dict[str, Any] | None = None) -> Recipe:
@@ -190,7 +206,7 @@ class Optimizer(torch.optim.Optimizer):
         lr, tensors = settings["lr"], _tensors(settings)
         if tensors:
             self._refuse_meta(tensors, group.get("params", ()))
-        key = (self.running.adaptive_clip, *(told_apart(v) for name, v in settings.items() if name != "lr"))
+        key = (self.options.adaptive_clip, *(told_apart(v) for name, v in settings.items() if name != "lr"))
         try:
             known = self._recipes.get(key)
         except TypeError:  # a value without a hash is no setting; the check below says which one
@@ -228,12 +244,17 @@ class Optimizer(torch.optim.Optimizer):
                 check(owner, name, value, FLAG)
                 self._check_capturable(value)
 
+    def _check_nonfinite(self, options: ResolvedOptions) -> None:
+        if options.nonfinite == "raise":
+            raise ArgumentError(
+                f"{type(self).__name__}: nonfinite='raise' requires a host sync, which capturable=True excludes; "
+                "use 'skip'."
+            )
+
     def _check_capturable(self, capturable: bool) -> None:
         owner = type(self).__name__
-        if capturable and self.running.nonfinite == "raise":
-            raise ArgumentError(
-                f"{owner}: nonfinite='raise' has to wait for the gradients, which capturable=True must not; use 'skip'."
-            )
+        if capturable:
+            self._check_nonfinite(self.options)
         others = {bool(group.get("capturable")) for group in getattr(self, "param_groups", ())}
         if others - {capturable}:
             raise ArgumentError(f"{owner}: capturable must be the same in all parameter groups, got {capturable}.")
@@ -254,7 +275,7 @@ class Optimizer(torch.optim.Optimizer):
             raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
         check_params(type(self).__name__, param_group.get("params"))
         self._check_keys(param_group)
-        group = {key: value for key, value in param_group.items() if key not in self._COUNTERS}
+        group = {key: value for key, value in param_group.items() if key not in self._SAVED_COUNTERS}
         group |= plain_data({key: value for key, value in group.items() if key != "params"})
         group = {**self._FIXED, **group}
         if "pole" in group and {"momentum", "betas"} & self.defaults.keys():
@@ -285,7 +306,7 @@ class Optimizer(torch.optim.Optimizer):
     def _check_keys(self, group: Mapping[str, Any]) -> None:
         """Refuse keys that this class would ignore."""
         alias = ("pole",) if {"momentum", "betas"} & self.defaults.keys() else ()
-        readable = (*self.defaults, *alias, *self._GROUP_WORDS, *self._COUNTERS)
+        readable = (*self.defaults, *alias, *self._GROUP_WORDS, *self._SAVED_COUNTERS)
         check_keys(type(self).__name__, group, readable, (*_constructor_arguments(type(self)), *self._OPTIONS))
 
     def _check_shared(self, group: Mapping[str, Any]) -> None:
@@ -351,7 +372,7 @@ class Optimizer(torch.optim.Optimizer):
         self._untraced: Any = torch.compiler.disable(type(self)._step)
         self._recipes: dict[Any, Recipe] = {}
         self._stepper, self._on_device = Stepper(), DeviceStepper()
-        self._engine = Engine(self.running.engine)
+        self._engine = Engine(self.options.engine)
         self._verdict: Verdict | None = None
 
     def _in_force(self, group: Mapping[str, Any], done: int) -> tuple[Recipe, Any, Any]:
@@ -437,7 +458,7 @@ class Optimizer(torch.optim.Optimizer):
     def _accept(self, saved: Mapping[str, Any], own: Mapping[str, Any]) -> Accepted:
         """A saved group as the group `own` takes it over; refuses a group of another method."""
         owner = type(self).__name__
-        saved = plain_group(owner, saved, own, self._COUNTERS)
+        saved = plain_group(owner, saved, own, self._SAVED_COUNTERS)
         numbers = [name for name, value in self._settings(self.defaults).items() if is_numeric(value)]
         lacking = [name for name in numbers if name not in saved]
         if lacking:
@@ -449,14 +470,14 @@ class Optimizer(torch.optim.Optimizer):
         settings.pop("capturable", None)
         self._check_settings(settings)
         recipe, possible = self._recipe_of(settings), self._possible_slots()
-        return Accepted(saved, lambda p: possible.with_needed(self.running.storage(p.dtype).slots(recipe)))
+        return Accepted(saved, lambda p: possible.with_needed(self.options.storage(p.dtype).slots(recipe)))
 
     def _possible_slots(self) -> Slots:
         """The state that the method has in any settings."""
         return slots_of(self._built, self._settings(self.defaults))
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = {"_schedule": self._schedule, "_running": self._running}
+        kept = {"_schedule": self._schedule, "_options": self._options}
         return {**super().__getstate__(), **kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -467,7 +488,7 @@ class Optimizer(torch.optim.Optimizer):
                 group.setdefault(name, value)
 
     def __repr__(self) -> str:
-        options = self.running.text()
+        options = self.options.text()
         lines = [f"{type(self).__name__}("] if not options else [f"{type(self).__name__}(", f"  {options}"]
         for index, group in enumerate(self.param_groups):
             lines.append(f"  group {index}: {_size(group)}")

@@ -44,7 +44,7 @@ class DeviceStepper:
             plans.append((index, group, params, optimizer._in_force(group, done)))
         parts = [part for plan in plans for part in self._parts(optimizer, *plan)]
         verdict = cuda_graph.judge_on_device(
-            optimizer.running, [g for part in parts for g in part.grads], optimizer._scaler()
+            optimizer.options, [g for part in parts for g in part.grads], optimizer._scaler()
         )
         elements = optimizer._engine.inductor.elements(p for part in parts for p in part.params)
         for part in parts:
@@ -72,11 +72,11 @@ class DeviceStepper:
                 refuse_first_step_in_a_graph(optimizer)
                 tally = None
             counts = [] if tally else [cuda_graph.count_on_device(optimizer.state.get(p, {}), device) for p in here]
-            storages = [optimizer.running.storage(p.dtype) for p in here]
+            storages = [optimizer.options.storage(p.dtype) for p in here]
             states = [with_slots(optimizer, recipe, p, storage) for p, storage in zip(here, storages, strict=True)]
             if tally is None:
                 tally = self._tallies[index, device] = cuda_graph.Tally(counts, states)
-            limit, seed = optimizer.running.clip_value, group.get("seed")
+            limit, seed = optimizer.options.clip_value, group.get("seed")
             parts.append(
                 cuda_graph.DevicePart(
                     recipe,

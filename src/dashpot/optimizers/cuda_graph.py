@@ -21,7 +21,7 @@ from dashpot.engine.program import Numbers, Storage
 from dashpot.engine.rounding import seed_word, stream
 from dashpot.engine.tensor_table import step_count
 from dashpot.optimizers.grad_check import Verdict, norm_dtype
-from dashpot.optimizers.options import Running
+from dashpot.optimizers.options import ResolvedOptions
 from dashpot.recipes.recipe import Recipe
 from dashpot.stages.base import Clock
 from dashpot.utils.scalars import scalar_dtype
@@ -113,22 +113,22 @@ def _each(value: Any, count: int) -> Sequence[Any]:
     return [value] * count
 
 
-def judge_on_device(running: Running, grads: Sequence[Tensor], scaler: tuple[Any, Any]) -> Verdict:
+def judge_on_device(options: ResolvedOptions, grads: Sequence[Tensor], scaler: tuple[Any, Any]) -> Verdict:
     """`gate.judge` without an answer that anybody waits for: `skip` is a 0-d tensor where the step may be skipped."""
     loss_scale, found_inf = scaler
     inverse = 1.0 if loss_scale is None else loss_scale.to(scalar_dtype(loss_scale.device)).reciprocal()
     skip: Any = found_inf.to(torch.bool).reshape(()) if isinstance(found_inf, Tensor) else False
     wide = [g.detach().to(norm_dtype(g)) for g in grads if g.numel()]
-    if not wide or (running.max_norm is None and running.nonfinite == "allow"):
+    if not wide or (options.max_norm is None and options.nonfinite == "allow"):
         return Verdict(inverse, skip)
-    if running.nonfinite == "skip":
+    if options.nonfinite == "skip":
         place = wide[0].device
         finite = torch.stack([torch.isfinite(g).all().to(place) for g in wide]).all()
         skip = ~finite if skip is False else skip.to(place) | ~finite
     norm = total_norm(wide) * inverse
-    if running.max_norm is None:
+    if options.max_norm is None:
         return Verdict(inverse, skip, norm)
-    factor = norm_factor(norm, running.max_norm)
+    factor = norm_factor(norm, options.max_norm)
     return Verdict(factor * inverse, skip, norm, factor < 1)
 
 

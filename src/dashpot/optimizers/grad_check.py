@@ -19,7 +19,7 @@ from dashpot.engine.program import compute_dtype
 from dashpot.engine.sharding import agreed
 from dashpot.engine.tensor_table import Roster
 from dashpot.errors import NonFiniteError
-from dashpot.optimizers.options import Running
+from dashpot.optimizers.options import ResolvedOptions
 
 __all__ = ["Verdict", "judge", "norm_dtype"]
 
@@ -41,7 +41,7 @@ class Verdict(NamedTuple):
         return "skipped" if self.skip else "clipped" if bool(self.clipped) else "applied"
 
 
-def judge(running: Running, engine: Engine, step: Step, roster: Roster, scaler: tuple[Any, Any]) -> Verdict:
+def judge(options: ResolvedOptions, engine: Engine, step: Step, roster: Roster, scaler: tuple[Any, Any]) -> Verdict:
     """The verdict on this step's gradients.
 
     `scaler` is (loss scale, whether it found an infinity) as a `torch.amp.GradScaler` leaves them, or None each.
@@ -49,16 +49,16 @@ def judge(running: Running, engine: Engine, step: Step, roster: Roster, scaler: 
     loss_scale, found_inf = scaler
     inverse = 1.0 if loss_scale is None else 1.0 / float(loss_scale)
     skip = found_inf is not None and bool(found_inf)
-    if not step.parts or (running.max_norm is None and running.nonfinite == "allow"):
+    if not step.parts or (options.max_norm is None and options.nonfinite == "allow"):
         return Verdict(inverse, skip)
     norm, finite = _measured(engine, step, roster)
     norm = norm * inverse
-    if running.nonfinite == "raise" and not skip and not finite:
+    if options.nonfinite == "raise" and not skip and not finite:
         raise NonFiniteError(_complaint(step))
-    skip = skip or (running.nonfinite == "skip" and not bool(finite))
-    if running.max_norm is None or skip:
+    skip = skip or (options.nonfinite == "skip" and not bool(finite))
+    if options.max_norm is None or skip:
         return Verdict(inverse, skip, norm)
-    factor = norm_factor(norm, running.max_norm)
+    factor = norm_factor(norm, options.max_norm)
     on_host = norm.device.type == "cpu" and not norm.requires_grad
     scale = float(factor) * inverse if on_host else factor * inverse
     return Verdict(scale, skip, norm, factor < 1)

@@ -44,7 +44,7 @@ def make_state(optimizer: Optimizer) -> None:
             plans.append((p, recipe, bool(group.get("capturable"))))
     for p, recipe, on_device in plans:
         optimizer.state[p]["step"] = torch.zeros((), dtype=torch.float32, device=p.device if on_device else "cpu")
-        with_slots(optimizer, recipe, p, optimizer.running.storage(p.dtype))
+        with_slots(optimizer, recipe, p, optimizer.options.storage(p.dtype))
     for group in optimizer.param_groups:
         group.setdefault("steps_done", 0)
 

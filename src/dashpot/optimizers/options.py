@@ -17,10 +17,10 @@ from dashpot.errors import ArgumentError
 from dashpot.optimizers.group_keys import nearest
 from dashpot.utils.scalars import read
 
-__all__ = ["LASTING", "Options", "Running", "TorchOptions", "Unpack"]
+__all__ = ["FIXED_OPTIONS", "BaseOptions", "Options", "ResolvedOptions", "Unpack"]
 
 
-class TorchOptions(TypedDict, total=False):
+class BaseOptions(TypedDict, total=False):
     """`Options` but for `capturable`, which some of torch's classes take by themselves."""
 
     engine: str
@@ -33,7 +33,7 @@ class TorchOptions(TypedDict, total=False):
     seed: int
 
 
-class Options(TorchOptions, total=False):
+class Options(BaseOptions, total=False):
     """Keywords that every optimizer takes and none of which is a setting of its method.
 
     Args:
@@ -78,8 +78,8 @@ _ALLOWED: Mapping[str, Constraint] = {
 }
 
 
-LASTING = ("engine", "rounding", "state_dtype", "seed", "capturable")
-"""The options that tensors, kernels and groups were made for."""
+FIXED_OPTIONS = ("engine", "rounding", "state_dtype", "seed", "capturable")
+"""Options fixed at construction: state, kernels and parameter groups depend on them."""
 
 
 def _unknown(owner: str, name: str, arguments: Sequence[str]) -> str:
@@ -95,7 +95,7 @@ def _number(value: Any) -> Any:
     return value.item() if isinstance(value, Tensor) else read(value)
 
 
-class Running(NamedTuple):
+class ResolvedOptions(NamedTuple):
     """`Options`, complete and checked."""
 
     engine: str = "auto"
@@ -109,7 +109,7 @@ class Running(NamedTuple):
     capturable: bool = False
 
     @staticmethod
-    def of(owner: str, options: Mapping[str, Any], arguments: Sequence[str] = ()) -> Running:
+    def of(owner: str, options: Mapping[str, Any], arguments: Sequence[str] = ()) -> ResolvedOptions:
         """From keywords; `TypeError` for an unknown one, `ArgumentError` for a value out of range.
 
         `arguments` are those of the constructor beside the options.
@@ -121,7 +121,7 @@ class Running(NamedTuple):
             if isinstance(value, Tensor) and value.is_meta:
                 raise ArgumentError(f"{owner}: {name} must have a value, got a tensor on the meta device.")
             check(owner, name, value, _ALLOWED[name])
-        return Running(**{name: _number(value) for name, value in options.items()})
+        return ResolvedOptions(**{name: _number(value) for name, value in options.items()})
 
     def storage(self, dtype: torch.dtype) -> Storage:
         """How a parameter of `dtype` is kept: only what is narrower than its compute precision can be rounded."""
@@ -132,5 +132,7 @@ class Running(NamedTuple):
 
     def text(self) -> str:
         """The keywords that differ from their defaults, as they were written."""
-        changed = {name: value for name, value in self._asdict().items() if value != Running._field_defaults[name]}
+        changed = {
+            name: value for name, value in self._asdict().items() if value != ResolvedOptions._field_defaults[name]
+        }
         return ", ".join(f"{name}={value!r}" for name, value in changed.items())

@@ -9,7 +9,7 @@ from dashpot.constraints import POLE, Scalar, check, shown
 from dashpot.curvature.hvp_options import Products
 from dashpot.errors import ArgumentError
 from dashpot.optimizers import presets
-from dashpot.optimizers.options import TorchOptions, Unpack
+from dashpot.optimizers.options import BaseOptions, Unpack
 from dashpot.optimizers.second_order_base import SecondOrder
 from dashpot.schedules import Schedule
 from dashpot.utils.scalars import read
@@ -84,7 +84,7 @@ class ESGD(SecondOrder):
         maximize: bool = False,
         differentiable: bool = False,
         schedule: Schedules = None,
-        **options: Unpack[TorchOptions],
+        **options: Unpack[BaseOptions],
     ) -> None:
         settings = {"lr": lr, "betas": betas, "v": v, "lr_warmup": lr_warmup, "eps": eps, "weight_decay": weight_decay}
         settings |= {"version": version, "maximize": maximize, "differentiable": differentiable}
@@ -161,7 +161,7 @@ class AdaHessian(SecondOrder):
         maximize: bool = False,
         differentiable: bool = False,
         schedule: Schedules = None,
-        **options: Unpack[TorchOptions],
+        **options: Unpack[BaseOptions],
     ) -> None:
         settings = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "hessian_power": hessian_power}
         settings |= {"spatial_averaging": spatial_averaging, "maximize": maximize, "differentiable": differentiable}
@@ -218,7 +218,7 @@ class Sophia(SecondOrder):
         maximize: bool = False,
         differentiable: bool = False,
         schedule: Schedules = None,
-        **options: Unpack[TorchOptions],
+        **options: Unpack[BaseOptions],
     ) -> None:
         settings = {"lr": lr, "betas": betas, "gamma": gamma, "eps": eps, "weight_decay": weight_decay}
         settings |= {"maximize": maximize, "differentiable": differentiable}

@@ -55,7 +55,7 @@ class SecondOrder(Optimizer):
     """
 
     _FLAGS = (*Optimizer._FLAGS, "update_d_every", "d_warmup")
-    _COUNTERS = ("steps_done", "product_at", "products", "products_skipped")
+    _SAVED_COUNTERS = ("steps_done", "product_at", "products", "products_skipped")
     _OPTIONS = (*Optimizer._OPTIONS, *Probing._fields)
     _SHARED = ("update_d_every", "d_warmup", "probe_seed")
 

@@ -21,7 +21,7 @@ Schedules = Schedule | Mapping[str, Schedule] | None
 
 _PARTS = ("filter", "rate", "decay", "robust")
 _CHECKED = ("lr", "maximize", "differentiable", "capturable", "seed", "update_d_every", "d_warmup")
-_RESERVED = {*_CHECKED, "params", "param_names", "initial_lr", "max_lr", "probe_seed", *SecondOrder._COUNTERS}
+_RESERVED = {*_CHECKED, "params", "param_names", "initial_lr", "max_lr", "probe_seed", *SecondOrder._SAVED_COUNTERS}
 
 
 class SGMOptions(Options, ProbingOptions, total=False):
@@ -87,7 +87,7 @@ class SGM(SecondOrder):
 
         >>> import torch, dashpot as dp
         >>> w = torch.ones(2, requires_grad=True)
-        >>> dp.SGM.from_recipe([w], dp.AdamW.recipe_for(lr=0.1)).lr_at()
+        >>> dp.SGM.from_recipe([w], dp.AdamW.recipe_for(lr=0.1)).current_lr()
         0.1
         """
         optimizer = cls.__new__(cls)

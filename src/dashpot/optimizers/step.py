@@ -68,7 +68,7 @@ class Stepper:
         step, undo = self._gathered(optimizer, done), Undo(optimizer.state)
         try:
             self._made_ready(optimizer, step, undo)
-            verdict = judge(optimizer.running, optimizer._engine, step, self.roster, optimizer._scaler())
+            verdict = judge(optimizer.options, optimizer._engine, step, self.roster, optimizer._scaler())
             if not verdict.skip:
                 self._run(optimizer, step, verdict)
         except BaseException:
@@ -110,7 +110,7 @@ class Stepper:
             grads,
             numbers,
             self._states(optimizer, owners),
-            optimizer.running.storage,
+            optimizer.options.storage,
             Division(owners, [part.recipe for part in parts for _ in range(part.start, part.stop)])
             if params is not owners
             else _UNDIVIDED,
@@ -196,7 +196,7 @@ class Stepper:
             key = id(part.recipe.stages), part.recipe.lr, part.factor, part.window, part.ascends, seed, *distinct
             if key not in known:
                 known[key] = [
-                    self._numbered(optimizer, part, (*key[:6], optimizer.running.clip_value, count), recent)
+                    self._numbered(optimizer, part, (*key[:6], optimizer.options.clip_value, count), recent)
                     for count in distinct
                 ]
             part.numbers = known[key]
@@ -260,7 +260,7 @@ def _scale(step: Step, scale: Any) -> None:
 def _numbers(optimizer: Optimizer, part: Part, t: int, seed: int | None) -> Numbers:
     clock = Clock(t, part.recipe.lr, part.factor, part.window)
     word = 0 if seed is None else int(stream(seed_word(seed), t))
-    return Numbers(clock, part.recipe.scalars(clock), limit=optimizer.running.clip_value, word=word)
+    return Numbers(clock, part.recipe.scalars(clock), limit=optimizer.options.clip_value, word=word)
 
 
 def ordinals(optimizer: Optimizer, index: int) -> list[int]:

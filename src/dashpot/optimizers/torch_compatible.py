@@ -13,7 +13,7 @@ from dashpot.constraints import Scalar, shown
 from dashpot.errors import ArgumentError
 from dashpot.optimizers import presets
 from dashpot.optimizers.base import Optimizer
-from dashpot.optimizers.options import Options, TorchOptions, Unpack
+from dashpot.optimizers.options import BaseOptions, Options, Unpack
 from dashpot.optimizers.state_dict import Accepted
 from dashpot.schedules import Schedule
 
@@ -131,7 +131,7 @@ class RMSprop(Optimizer):
         differentiable: bool = False,
         *,
         schedule: Schedules = None,
-        **options: Unpack[TorchOptions],
+        **options: Unpack[BaseOptions],
     ) -> None:
         settings = {
             "lr": lr,
@@ -191,7 +191,7 @@ class Adam(Optimizer):
         fused: bool | None = None,
         decoupled_weight_decay: bool = False,
         schedule: Schedules = None,
-        **options: Unpack[TorchOptions],
+        **options: Unpack[BaseOptions],
     ) -> None:
         settings = {
             "lr": lr,
@@ -249,7 +249,7 @@ class AdamW(Optimizer):
         fused: bool | None = None,
         decay_scale: str = "lr",
         schedule: Schedules = None,
-        **options: Unpack[TorchOptions],
+        **options: Unpack[BaseOptions],
     ) -> None:
         settings = {
             "lr": lr,
@@ -307,7 +307,7 @@ class NAdam(Optimizer):
         capturable: bool = False,
         differentiable: bool = False,
         schedule: Schedules = None,
-        **options: Unpack[TorchOptions],
+        **options: Unpack[BaseOptions],
     ) -> None:
         settings = {
             "lr": lr,

@@ -32,7 +32,7 @@ def current_lr(optimizer: Optimizer) -> float:
     >>> current_lr(torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.5))
     0.5
     """
-    scheduled = getattr(optimizer, "lr_at", None)
+    scheduled = getattr(optimizer, "current_lr", None)
     return float(optimizer.param_groups[0]["lr"] if scheduled is None else scheduled())
 
 

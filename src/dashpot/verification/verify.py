@@ -165,16 +165,16 @@ def _names(course: Course) -> tuple[str, str]:
     ours, theirs = (side.optimizer for side in course.sides)
     if _name(ours) != _name(theirs):
         return _name(ours), _name(theirs)
-    if _running(ours) != _running(theirs):
-        how = [f"({text})" if (text := _running(side)) else "" for side in (ours, theirs)]
+    if _options_text(ours) != _options_text(theirs):
+        how = [f"({text})" if (text := _options_text(side)) else "" for side in (ours, theirs)]
         return _name(ours) + how[0], _name(theirs) + how[1]
     return _name(ours), f"{_name(theirs)} (reference)"
 
 
-def _running(optimizer: Any) -> str:
+def _options_text(optimizer: Any) -> str:
     """How an optimizer runs, as keywords that differ from the defaults."""
     if isinstance(optimizer, Optimizer):
-        return optimizer.running.text()
+        return optimizer.options.text()
     chosen = {name: getattr(optimizer, "defaults", {}).get(name) for name in ("foreach", "fused")}
     return ", ".join(f"{name}={value}" for name, value in chosen.items() if value is not None)
 

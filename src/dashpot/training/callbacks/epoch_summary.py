@@ -109,6 +109,6 @@ def _rate(opt: Any) -> tuple[Any, float]:
     lr, factor = opt.param_groups[0]["lr"], 1.0
     if not isinstance(lr, Tensor):
         return current_lr(opt), factor
-    if hasattr(opt, "lr_at"):  # one of ours, which may have a schedule of its own
+    if hasattr(opt, "current_lr"):  # one of ours, which may have a schedule of its own
         factor, lr = resolve.lr_in_force(opt.schedule.get("lr"), lr, opt.steps_done())
     return (lr.detach().clone() if isinstance(lr, Tensor) else lr), factor

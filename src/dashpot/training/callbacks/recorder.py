@@ -202,7 +202,7 @@ def _reader(opt: Optimizer, name: str) -> Callable[[], Any]:
         raise ArgumentError(f"Recorder: {name!r} is no number in the parameter group but {value!r}.")
     schedule = _own_schedule(opt, plain, index)
     if schedule is not None and schedule == "lr":
-        return lambda: opt.lr_at(index)  # pyright: ignore[reportAttributeAccessIssue]
+        return lambda: opt.current_lr(index)  # pyright: ignore[reportAttributeAccessIssue]
 
     def read() -> Any:
         value = hyperparams.read(opt.param_groups[index], plain)

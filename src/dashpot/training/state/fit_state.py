@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch.optim import Optimizer
 
 from dashpot.errors import ArgumentError, RunError
+from dashpot.optimizers.options import ResolvedOptions
 from dashpot.tasks.means import Means
 from dashpot.training.state import weights
 from dashpot.utils.rng_state import random_state, set_random_state
@@ -101,11 +102,11 @@ def restore_random(learner: Learner, states: Sequence[Mapping[str, Any]]) -> Non
 def settings(learner: Learner) -> dict[str, Any]:
     """What a fit was told and its state does not carry: texts and numbers to compare."""
     opt = learner.opt
-    running = getattr(opt, "running", None)
+    options = getattr(opt, "options", None)
     return {
         "optimizer": _title(opt),
         "schedule": repr(getattr(opt, "schedule", None) or None),
-        "options": "" if running is None else running.text(),
+        "options": options.text() if isinstance(options, ResolvedOptions) else "",
         "precision": learner.engine.precision,
         "batches": len(learner.train),
         **{name: size for name, size in _sizes(learner).items() if size is not None},
