@@ -2,8 +2,12 @@
 
     g -> coupled decay -> filter -> denominator -> change-level decay -> robust clip -> numerator x schedule -> w
 
-Import as `dp`. Optimizers are classes (`dp.AdamW`), a method as a value is a `dp.Recipe` of stages, and schedules are
-pure functions of the step (`dp.schedules`).
+Import as `dp`. Optimizers are classes (`dp.AdamW`), methods are values (`dp.Recipe`, a sequence of stages), and
+schedules are pure functions of the step (`dp.schedules`).
+
+The public API is the `__all__` of this package and of `clip`, `comparison`, `comparison.sweep`, `constraints`,
+`curvature`, `data`, `data.augment`, `errors`, `functional`, `schedules`, `stages`, `tasks`, `training` and
+`verification`. Every other module is internal and may change without notice.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -119,17 +123,21 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 def __getattr__(name: str) -> Any:
-    """Load what no optimizer needs at its first use, to keep the import quick."""
+    """Import on first access the names that need more than the optimizers, to keep `import dashpot` fast."""
     if name in ("Verification", "verify"):
         from dashpot import verification
 
         return getattr(verification, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{_cure(name)}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{_suggestion(name)}")
 
 
-def _cure(name: str) -> str:
-    """Where a missing public name may be found: under another spelling, in torch, or as a stage of one's own."""
+def _suggestion(name: str) -> str:
+    """The end of the message for a missing public name: a similar name, torch's class, or a custom stage."""
     if name.startswith("_"):
         return ""
     public = {item.lower(): item for item in __all__ if not item.startswith("_")}
@@ -139,6 +147,6 @@ def _cure(name: str) -> str:
     if hasattr(torch.optim, name):
         return f"; torch.optim.{name} exists"
     if name[:1].isupper():
-        example = "README.md has this one" if name == "Lion" else "docs/own-stage.md tells how"
-        return f"; write the rule as a stage of your own, {example}"
+        page = "README.md" if name == "Lion" else "docs/own-stage.md"
+        return f"; write the rule as a custom stage, see {page}"
     return ""

@@ -30,6 +30,7 @@ __all__ = [
     "Scalar",
     "check",
     "check_fields",
+    "field",
     "shown",
     "similar",
     "unknown",

@@ -39,10 +39,3 @@ def test_workbench_modules_stay_out(imported):
     """The optimizers need no data set, task, comparison or command line."""
     for part in ("cli", "comparison", "data", "tasks", "training", "verification"):
         assert f"dashpot.{part}" not in imported["all"]
-
-
-def test_every_public_name_is_there():
-    import dashpot
-
-    assert all(hasattr(dashpot, name) for name in dashpot.__all__)
-    assert len(set(dashpot.__all__)) == len(dashpot.__all__)

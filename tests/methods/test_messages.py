@@ -93,8 +93,8 @@ def test_an_unknown_keyword_suggests_the_nearest(cls, word, near):
 @pytest.mark.parametrize(
     ("name", "cure"),
     [
-        ("Lion", "; write the rule as a stage of your own, README.md has this one"),
-        ("LAMB", "; write the rule as a stage of your own, docs/own-stage.md tells how"),
+        ("Lion", "; write the rule as a custom stage, see README.md"),
+        ("LAMB", "; write the rule as a custom stage, see docs/own-stage.md"),
         ("Adagrad", "; torch.optim.Adagrad exists"),
         ("adamw", ": did you mean 'AdamW'?"),
         ("AdmW", ": did you mean 'AdamW'?"),

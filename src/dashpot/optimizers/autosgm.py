@@ -161,7 +161,7 @@ class AutoSGM(Optimizer):
             as keywords.
         decay_scale: At change level: "lr" (AutoSGM), or "schedule" or "constant" for a decay independent of lr.
         schedule, options, differentiable: See `dashpot.Optimizer`.
-        quirks: Names of the original's habits to reproduce (`dashpot.optimizers.autosgm.QUIRKS`).
+        quirks: Names of the original's habits to reproduce (`AutoSGM.QUIRKS`).
 
     Raises `ArgumentError` for a value out of range, a tuple of the wrong length, or a setting given twice.
 
@@ -174,6 +174,7 @@ class AutoSGM(Optimizer):
     """
 
     preset = staticmethod(autosgm)
+    QUIRKS = QUIRKS
     _GROUP_WORDS = tuple(_TUPLES)
 
     def __init__(
