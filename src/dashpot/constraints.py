@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dashpot._torch_private import is_functorch_wrapped
 from dashpot.errors import ArgumentError
 
 __all__ = [
@@ -164,13 +165,7 @@ def is_numeric_tensor(value: Tensor) -> bool:
 
 def is_unreadable(value: Tensor) -> bool:
     """Reading the number would fail (it is traced, mapped over, or on `meta`) or make a device wait."""
-    return torch.compiler.is_compiling() or value.device.type != "cpu" or _is_mapped(value)
-
-
-def _is_mapped(value: Tensor) -> bool:
-    # The one private torch function in this package; without it a mapped number would be checked by reading it.
-    functorch = getattr(torch._C, "_functorch", None)
-    return functorch is not None and functorch.is_functorch_wrapped_tensor(value)
+    return torch.compiler.is_compiling() or value.device.type != "cpu" or is_functorch_wrapped(value)
 
 
 def shown(value: Any) -> str:

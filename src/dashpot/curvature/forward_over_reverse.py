@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from dashpot._torch_private import preserve_version_counters, without_forward_ad
 from dashpot.curvature.unsupported import named_obstacle
 
 __all__ = ["gradients_and_products", "moving_along", "without_tangents"]
@@ -27,19 +28,12 @@ def moving_along(params: Sequence[Tensor], probes: Sequence[Tensor]) -> Iterator
     torch.clear_autocast_cache()  # it may hold the weights in another dtype, without the tangents
     try:
         with forward_ad.dual_level(), named_obstacle(way="forward-mode derivative"):
-            with torch.no_grad(), _unnoticed(params):
+            with torch.no_grad(), preserve_version_counters(params):
                 for p, v in zip(params, probes, strict=True):
                     p.copy_(_dual(p.detach().clone(), v))
             yield
     finally:
         torch.clear_autocast_cache()
-
-
-def _unnoticed(params: Sequence[Tensor]) -> AbstractContextManager[Any]:
-    """A graph which somebody holds of these weights does not count them as changed: their values are the same."""
-    # Private to torch, in use by its own FSDP; without it, such a graph refuses to go backward.
-    preserve = getattr(torch.autograd, "_unsafe_preserve_version_counter", None)
-    return nullcontext() if preserve is None else preserve(tuple(params))
 
 
 def _dual(value: Tensor, tangent: Tensor) -> Tensor:
@@ -54,9 +48,7 @@ def without_tangents() -> AbstractContextManager[Any]:
 
     torch's forward mode goes through `no_grad`; double backward does not, and the two must mean the same Hessian.
     """
-    # Private to torch and older than its public releases of forward mode; without it, tangents go through.
-    switch = getattr(forward_ad, "_set_fwd_grad_enabled", None)
-    return nullcontext() if switch is None else switch(False)
+    return without_forward_ad()
 
 
 def gradients_and_products(

@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import CheckpointFunction
 
+from dashpot._torch_private import autograd_function
+
 __all__ = ["blind_function", "hides_parameters", "leaves", "user_function"]
 
 
@@ -31,7 +33,7 @@ def leaves(loss: Tensor) -> set[Tensor]:
 
 def user_function(roots: Iterable[Tensor]) -> str | None:
     """The name of a `torch.autograd.Function` that the tensors were computed with."""
-    return next((node._forward_cls.__name__ for node in _nodes(roots) if hasattr(node, "_forward_cls")), None)
+    return next((kind.__name__ for node in _nodes(roots) if (kind := autograd_function(node))), None)
 
 
 _ONCE = once_differentiable(lambda ctx: None).__code__
@@ -40,7 +42,7 @@ _ONCE = once_differentiable(lambda ctx: None).__code__
 def hides_parameters(roots: Iterable[Tensor]) -> bool:
     """True where part of the graph is made anew in each backward pass, by reentrant checkpointing: a derivative by
     parameters in there comes out as None."""
-    return any(getattr(node, "_forward_cls", None) is CheckpointFunction for node in _nodes(roots))
+    return any(autograd_function(node) is CheckpointFunction for node in _nodes(roots))
 
 
 def blind_function(roots: Iterable[Tensor]) -> str | None:
@@ -49,7 +51,7 @@ def blind_function(roots: Iterable[Tensor]) -> str | None:
     torch itself would leave it out of a product without a word, as its gradients are not connected to anything.
     """
     for node in _nodes(roots):
-        function = getattr(node, "_forward_cls", None)
+        function = autograd_function(node)
         if function is not None and getattr(function.backward, "__code__", None) is _ONCE:
             return function.__name__
         if node.name() == "torch::autograd::Error":

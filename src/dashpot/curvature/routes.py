@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from dashpot._torch_private import tensor_hooks
 from dashpot.curvature.double_backward import differentiable_gradients, product_of_gradients
 from dashpot.curvature.forward_over_reverse import gradients_and_products, without_tangents
 from dashpot.curvature.graph import leaves
@@ -70,9 +71,7 @@ def ordinary(loss: Tensor, call: dict[str, Any]) -> None:
 
 def others_wait(loss: Tensor, call: dict[str, Any], params: Sequence[Tensor]) -> bool:
     """True where others wait for an ordinary backward pass: leaves outside the optimizer, hooks, a graph wanted."""
-    hooks = ("_backward_hooks", "_post_accumulate_grad_hooks")
-    hooked = any(getattr(p, name, None) for p in params for name in hooks)
-    return hooked or bool(call.get("create_graph")) or not leaves(loss) <= set(params)
+    return any(map(tensor_hooks, params)) or bool(call.get("create_graph")) or not leaves(loss) <= set(params)
 
 
 def _wanted(params: Sequence[Tensor], call: dict[str, Any]) -> list[Tensor]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from dashpot._torch_private import tensor_hooks
 from dashpot.curvature.accumulated import several_processes
 from dashpot.curvature.graph import leaves
 
@@ -109,8 +110,7 @@ def gradients_kept(params: Sequence[Tensor]) -> Iterator[Callable[[Tensor], set[
 @contextmanager
 def hooks_silenced(tensors: Iterable[Tensor]) -> Iterator[None]:
     """No hook that a user put on one of these tensors runs while this is open: they are for training's gradients."""
-    names = ("_backward_hooks", "_post_accumulate_grad_hooks")  # torch has no public way to ask for them
-    found = [hooks for x in tensors for name in names if (hooks := getattr(x, name, None))]
+    found = [hooks for x in tensors for hooks in tensor_hooks(x)]
     kept = [(hooks, dict(hooks)) for hooks in found]
     for hooks in found:  # the very dictionaries, which torch holds as well
         hooks.clear()

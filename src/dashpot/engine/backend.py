@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from dashpot._torch_private import foreach_add_
 from dashpot.engine.blockwise import step_in_blocks
 from dashpot.engine.eager import step_tensor
 from dashpot.engine.fallback_warning import warn_uncompiled
@@ -84,7 +85,7 @@ class Engine:
                     work = step.work(i)
                     _step_eagerly(part.recipe, work, part.numbers[work.row], contexts[i])
         with torch.no_grad():
-            torch._foreach_add_([step.states[i]["step"] for i in left], 1)  # pyright: ignore[reportPrivateImportUsage]
+            foreach_add_([step.states[i]["step"] for i in left], 1)
 
     def run_kernels(self, roster: Roster, step: Step) -> None:
         """Take the step of every other parameter. The tables have been checked, so nothing fails here."""

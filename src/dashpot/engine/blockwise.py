@@ -14,6 +14,7 @@ from itertools import chain, pairwise
 import torch
 from torch import Tensor
 
+from dashpot._torch_private import foreach_copy_
 from dashpot.engine.group_step import Work
 from dashpot.engine.native.kernel import structure
 from dashpot.engine.native.symbols import UntraceableError
@@ -145,7 +146,7 @@ class _Blocks:
         new = self._stepped(torch.cat(w), torch.cat(g), list(map(torch.cat, slots)))
         places = chain.from_iterable((*slots, w))
         values = chain.from_iterable(value.split(sizes) for value in new)
-        torch._foreach_copy_(list(places), list(values))  # pyright: ignore[reportPrivateImportUsage] - as torch.optim
+        foreach_copy_(list(places), list(values))
 
     def _stepped(self, w: Tensor, g: Tensor, slots: Sequence[Tensor]) -> list[Tensor]:
         """The new slots and the new weight."""

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dashpot._torch_private import write_count
 from dashpot.engine.eager import real_view
 from dashpot.engine.native.kernel import structure
 from dashpot.engine.native.trace import Layout, trace
@@ -201,7 +202,7 @@ class _Trial:
     def _unchanged(self, method: str, **records: Any) -> Iterator[None]:
         """Refuse an operation in place on what the stage was given."""
         given = {
-            f"{record}.{name}": (value, value._version, value.clone())
+            f"{record}.{name}": (value, write_count(value), value.clone())
             for record, values in records.items()
             for name, value in values._asdict().items()
             if isinstance(value, Tensor)
@@ -329,7 +330,7 @@ def _fits(value: Any, w: Tensor) -> bool:
 def _changed(value: Tensor, version: int, was: Tensor) -> bool:
     """True after an operation in place; one on `.data` shows in the numbers alone."""
     try:
-        return value._version != version or not torch.allclose(value, was, rtol=0, atol=0, equal_nan=True)
+        return write_count(value) != version or not torch.allclose(value, was, rtol=0, atol=0, equal_nan=True)
     except RuntimeError:  # `vmap` maps over them
         return False
 

@@ -13,6 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from dashpot._torch_private import local_tensor
 from dashpot.errors import ArgumentError
 
 __all__ = [
@@ -49,8 +50,7 @@ def local(x: Any) -> Any:
     """The piece of a DTensor that is here, sharing its memory; anything else as it is."""
     if not is_dtensor(x):
         return x
-    # `to_local` gives a parameter's piece as a new view at every call, and engines tell tensors by identity.
-    piece = getattr(x, "_local_tensor", None)
+    piece = local_tensor(x, None)
     piece = x.to_local() if piece is None else piece
     return piece.wait() if hasattr(piece, "wait") else piece
 

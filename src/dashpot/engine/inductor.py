@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dashpot._torch_private import mark_static
 from dashpot.engine.group_step import Work
 from dashpot.engine.native.kernel import check_hashable, structure
 from dashpot.engine.native.symbols import UntraceableError
@@ -131,7 +132,7 @@ class _Program:
         """Run on (row, skip?, ordinal?, weight, gradient, slots); False where torch.compile fails, now or before."""
         if self._failed:
             return False
-        torch._dynamo.mark_static(inputs[0])
+        mark_static(inputs[0])
         try:
             if self._function is None:
                 self._function = self._compiled(inputs)

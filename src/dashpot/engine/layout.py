@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dashpot._torch_private import DEFAULT_TORCH_DISPATCH, DEFAULT_TORCH_FUNCTIONS, dispatch_keys
 from dashpot.engine.native.cpp import FIRST_SLOT, STEP, WEIGHT
-from dashpot.engine.native.interface import dtype_code, keys_of, lazy_keys
+from dashpot.engine.native.interface import dtype_code, lazy_keys
 from dashpot.engine.native.trace import Layout
 from dashpot.engine.program import Storage, compute_dtype
 from dashpot.recipes.recipe import Recipe
@@ -20,7 +21,6 @@ from dashpot.stages.base import Slot
 __all__ = ["clashes", "is_plain", "layout_of", "record_of", "row_of", "stretch", "unfit"]
 
 _MOST_NUMBERED = 2**31  # elements are numbered in int32 where rounding draws
-_UNTOUCHED = (Tensor.__torch_function__.__func__, torch._C._disabled_torch_function_impl)  # pyright: ignore[reportFunctionMemberAccess]
 
 
 @cache
@@ -32,7 +32,7 @@ def is_plain(kind: type) -> bool:
         return False
     function = getattr(kind.__torch_function__, "__func__", kind.__torch_function__)
     dispatch = getattr(kind, "__torch_dispatch__", None)
-    return function in _UNTOUCHED and dispatch is torch._C._disabled_torch_dispatch_impl
+    return function in DEFAULT_TORCH_FUNCTIONS and dispatch is DEFAULT_TORCH_DISPATCH
 
 
 def unfit(recipe: Recipe, storage: Storage, p: Tensor, g: Tensor, state: Mapping[str, Any]) -> str | None:
@@ -101,7 +101,7 @@ def record_of(p: Tensor, g: Tensor, count: Tensor, slots: Mapping[Slot, Tensor])
     """What the look before a step compares a parameter with; tables.h has the order."""
     record: list[int] = []
     for x in (p, g, count, *slots.values()):
-        record += id(type(x)), keys_of(x), dtype_code(x.dtype)
+        record += id(type(x)), dispatch_keys(x), dtype_code(x.dtype)
     record[4] &= ~lazy_keys()  # lazy gradients are copied
     singles = [slot.shape == "per_tensor" for slot in slots]
     return [*record, *singles, p.dim(), *p.shape, *p.stride()]

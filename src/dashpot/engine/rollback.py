@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dashpot._torch_private import disable_torch_function
 from dashpot.engine.group_step import Step
 from dashpot.engine.layout import is_plain
 from dashpot.engine.stage_errors import is_foreign
@@ -50,7 +51,7 @@ def unchanged_on_error(step: Step, positions: Sequence[int]) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        with torch.no_grad(), torch._C.DisableTorchFunctionSubclass():
+        with torch.no_grad(), disable_torch_function():
             for x, before in kept:
                 x.copy_(before)
         raise

@@ -8,16 +8,16 @@ from enum import Enum
 from typing import NamedTuple
 
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils import parametrize
 
+from dashpot._torch_private import NormBase
 from dashpot.optimizers.param_owners import Owned, class_of, is_container, shape_of
 
 __all__ = ["Role", "Verdict", "role_of"]
 
 Classes = tuple[type[nn.Module], ...]
 
-_NORMS: Classes = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+_NORMS: Classes = (NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 _EMBEDDINGS: Classes = (nn.Embedding, nn.EmbeddingBag)
 _ROOTS: Classes = (nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 

@@ -7,11 +7,10 @@ from functools import wraps
 from typing import Any
 
 import torch
-from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
+
+from dashpot._torch_private import has_step_hooks, is_dynamo_active, is_profiling
 
 __all__ = ["annotated_where_watched", "is_traced"]
-
-_is_profiled = torch.autograd._profiler_enabled  # pyright: ignore[reportPrivateImportUsage]
 
 
 def annotated_where_watched(step: Callable[..., Any]) -> Callable[..., Any]:
@@ -23,22 +22,13 @@ def annotated_where_watched(step: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(step)
     def watched(self: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_dynamo_compiling() or _is_profiled() or _has_hooks(self):
+        if torch.compiler.is_dynamo_compiling() or is_profiling() or has_step_hooks(self):
             return annotated(self, *args, **kwargs)
         return step(self, *args, **kwargs)
 
     return watched
 
 
-def _has_hooks(optimizer: torch.optim.Optimizer) -> bool:
-    own = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
-    return bool(own or _global_optimizer_pre_hooks or _global_optimizer_post_hooks)
-
-
 def is_traced() -> bool:
     """Whether Dynamo looks at frames that begin now; `torch.compiler.disable` costs a small step a tenth of it."""
-    if torch.compiler.is_dynamo_compiling():
-        return True
-    frames = getattr(getattr(torch._C, "_dynamo", None), "eval_frame", None)
-    callback = getattr(frames, "get_eval_frame_callback", None)
-    return callback is None or callback() is not None
+    return torch.compiler.is_dynamo_compiling() or is_dynamo_active()

@@ -11,14 +11,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
+
+from dashpot._torch_private import is_forward_ad_active
 
 __all__ = ["nonzero", "over", "power", "root"]
 
 
 def _differentiated(x: Any) -> bool:
     """True where torch may take derivatives, backward or forward; never for the symbols of a trace."""
-    return isinstance(x, Tensor) and (torch.is_grad_enabled() or getattr(forward_ad, "_current_level", -1) >= 0)
+    return isinstance(x, Tensor) and (torch.is_grad_enabled() or is_forward_ad_active())
 
 
 def root(x: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from dashpot._torch_private import module_buffers
 from dashpot.constraints import POSITIVE, Interval, Optional, check
 from dashpot.errors import ArgumentError, RunError
 from dashpot.training.callback import Callback, CancelFit
@@ -310,7 +311,7 @@ def _scale_kept(learner: Learner) -> Iterator[None]:
 @contextmanager
 def _model_kept(model: nn.Module, sharded: bool) -> Iterator[None]:
     params = [(p, p.detach().clone(), p.grad, p.requires_grad) for p in model.parameters()]
-    modules = [(m, m.training, dict(m._buffers)) for m in model.modules()]
+    modules = [(m, m.training, dict(module_buffers(m))) for m in model.modules()]
     buffers = [(b, b.detach().clone()) for b in model.buffers()]
     for p in model.parameters():
         p.grad = None
@@ -322,7 +323,7 @@ def _model_kept(model: nn.Module, sharded: bool) -> Iterator[None]:
         with torch.no_grad():
             for module, training, own in modules:
                 module.training = training
-                module._buffers.update(own)
+                module_buffers(module).update(own)
             for old, value in buffers:
                 old.copy_(value)
             for p, value, grad, trained in params:

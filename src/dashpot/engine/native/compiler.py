@@ -13,8 +13,7 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
+from dashpot._torch_private import EXTENSION_FILE
 from dashpot.errors import DashpotError
 
 __all__ = ["BuildError", "Compiler", "find"]
@@ -183,7 +182,7 @@ def _loaded_from(function: str) -> str | None:
     """
     if sys.platform == "win32":
         return None
-    for scope in (None, torch._C.__file__):
+    for scope in (None, EXTENSION_FILE):
         try:
             address = ctypes.cast(ctypes.CDLL(scope)[function], ctypes.c_void_p)
             find_place = ctypes.CDLL(None).dladdr

@@ -16,7 +16,9 @@ from typing import Any
 
 import torch
 
-__all__ = ["InterfaceError", "dtype_code", "functions", "keys_of", "lazy_keys"]
+from dashpot._torch_private import dispatch_keys, impl_address, neg_view
+
+__all__ = ["InterfaceError", "dtype_code", "functions", "lazy_keys"]
 
 _FUNCTIONS = ("data_ptr", "dtype", "dim", "sizes", "strides")
 _WORDS = 22  # of a `TensorImpl`, fewer than it has
@@ -55,17 +57,12 @@ def functions() -> ctypes.Array[ctypes.c_int64]:
     return (ctypes.c_int64 * len(fields))(*fields)
 
 
-def keys_of(x: torch.Tensor) -> int:
-    """The dispatch keys of a tensor, as a set of bits."""
-    return torch._C._dispatch_keys(x).raw_repr()
-
-
 @cache
 def lazy_keys() -> int:
     """The keys of views that conjugate or negate what they read."""
     z = torch.zeros(1, dtype=torch.complex64, device="cpu")
-    plain = keys_of(z)
-    return (keys_of(z.conj()) ^ plain) | (keys_of(torch.ops.aten._neg_view(z)) ^ plain)
+    plain = dispatch_keys(z)
+    return (dispatch_keys(z.conj()) ^ plain) | (dispatch_keys(neg_view(z)) ^ plain)
 
 
 @cache
@@ -87,7 +84,11 @@ def _library() -> ctypes.CDLL:
 def _places(x: torch.Tensor) -> tuple[int, int, int]:
     """Where a tensor's object has its type and its implementation, and where that has its dispatch keys."""
     size = object.__sizeof__(x) // 8
-    return _place(id(x), size, id(type(x))), _place(id(x), size, x._cdata), _place(x._cdata, _WORDS, keys_of(x))
+    return (
+        _place(id(x), size, id(type(x))),
+        _place(id(x), size, impl_address(x)),
+        _place(impl_address(x), _WORDS, dispatch_keys(x)),
+    )
 
 
 def _place(address: int, size: int, word: int) -> int:
@@ -98,7 +99,7 @@ def _place(address: int, size: int, word: int) -> int:
 
 def _agrees(library: ctypes.CDLL, x: torch.Tensor) -> bool:
     """True where the functions say of a tensor what Python says."""
-    handle = ctypes.byref(ctypes.c_void_p(x._cdata))
+    handle = ctypes.byref(ctypes.c_void_p(impl_address(x)))
     address, code, dim = ctypes.c_void_p(), ctypes.c_int32(-1), ctypes.c_int64(-1)
     failed = [
         library.aoti_torch_get_data_ptr(handle, ctypes.byref(address)),

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from dashpot._torch_private import foreach_copy_, foreach_lerp_, local_tensor
 from dashpot.constraints import FLAG, POLE, Interval, OneOf, check
 from dashpot.errors import ArgumentError, RunError
 from dashpot.training.callback import Callback
@@ -117,7 +118,7 @@ class AveragedWeights(Callback):
             averages = [_local(self.averages[name]) for name in tensors]
             new = [_local(_wide(value)) for value in tensors.values()]
             if averages:
-                torch._foreach_lerp_(averages, new, share)  # pyright: ignore[reportPrivateImportUsage]
+                foreach_lerp_(averages, new, share)
         self.count += 1
 
     def _tensors(self) -> Mapping[str, Tensor]:
@@ -143,7 +144,7 @@ class AveragedWeights(Callback):
         if tensors:
             new = [_local(values[name]) for name in tensors]
             own = [_local(value) for value in tensors.values()]
-            torch._foreach_copy_(own, new)  # pyright: ignore[reportPrivateImportUsage]
+            foreach_copy_(own, new)
 
     def _put_statistics(self) -> None:
         """Put statistics of layers into the model that belong to the averages."""
@@ -334,7 +335,7 @@ def _wide(value: Tensor) -> Tensor:
 
 def _local(value: Tensor) -> Tensor:
     """This process's part of a tensor that is divided among processes; other tensors as they are."""
-    part = getattr(value, "_local_tensor", value)
+    part = local_tensor(value, value)
     return part.detach()
 
 
