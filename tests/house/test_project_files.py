@@ -1,0 +1,46 @@
+"""Files for contributors and readers: one version, existing paths, a complete layout table."""
+
+import re
+from pathlib import Path
+
+import pytest
+from test_import_directions import LAYERS
+
+import dashpot
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = (ROOT, ROOT / "src" / "dashpot")
+PAGES = ("README.md", "CONTRIBUTING.md", "AGENTS.md", "SECURITY.md", "CHANGELOG.md")
+
+
+def anchor(heading):
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize(
+    ("file", "pattern"), [("pyproject.toml", r'^version = "(.+)"$'), ("CITATION.cff", r"^version: (.+)$")]
+)
+def test_version_matches_the_package(file, pattern):
+    assert re.findall(pattern, (ROOT / file).read_text(), re.MULTILINE) == [dashpot.__version__]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_linked_files_and_sections_exist(page):
+    for link in re.findall(r"\]\((?!http)([^)]+)\)", (ROOT / page).read_text()):
+        file, _, section = link.partition("#")
+        target = ROOT / (file or page)
+        assert target.exists(), link
+        headings = re.findall(r"(?m)^#+ (.+)$", target.read_text()) if section else []
+        assert not section or section in map(anchor, headings), link
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "AGENTS.md"])
+def test_named_files_exist(page):
+    prose = re.sub(r"(?ms)^```.*?^```", "", (ROOT / page).read_text())
+    named = {path for path in re.findall(r"`([\w./-]+(?:\.py|\.md|\.json|/))`", prose) if "/" in path}
+    assert not [path for path in sorted(named) if not any((folder / path).exists() for folder in FOLDERS)]
+
+
+def test_layout_table_lists_every_package():
+    table = (ROOT / "CONTRIBUTING.md").read_text()
+    assert not [name for name in sorted(set().union(*LAYERS)) if not re.search(rf"`{name}(?:\.py|/)`", table)]
