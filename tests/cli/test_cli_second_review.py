@@ -22,7 +22,7 @@ from dashpot.comparison import read_run
 from dashpot.errors import ArgumentError, RunError
 from dashpot.training import Engine
 from dashpot.training.distributed import launcher
-from dashpot.training.run.folder import RunFolder, default_name
+from dashpot.training.run.folder import RunFolder, default_folder_name
 from dashpot.training.run.settings import Settings, read_settings
 from dashpot.training.state import checkpoint_file
 
@@ -258,7 +258,7 @@ def test_too_few_devices_are_found_before_anything_starts(
     dashpot, my_task, machine, monkeypatch, cuda, mps, accelerator, sentence
 ):
     machine(cuda, mps)
-    monkeypatch.setattr(launcher, "supervise", lambda *_: pytest.fail("started"))
+    monkeypatch.setattr(launcher, "launch", lambda *_: pytest.fail("started"))
     words = ("--accelerator", accelerator, "--devices", 4)
     assert refused(dashpot("train", my_task, *WORDS, *words)) == sentence
 
@@ -343,7 +343,7 @@ def test_a_log_that_cannot_be_removed_is_one_sentence_and_the_record_stays(dashp
     ],
 )
 def test_a_run_is_called_after_the_file_of_its_task(task, name):
-    assert default_name(Settings(task=task, optimizer="adamw")) == name
+    assert default_folder_name(Settings(task=task, optimizer="adamw")) == name
 
 
 def commands(text: str) -> list[str]:
@@ -369,7 +369,7 @@ def test_every_command_in_a_message_can_be_pasted(dashpot, my_task, monkeypatch,
 
 def test_processes_of_a_run_find_a_folder_whose_name_begins_with_a_dash(dashpot, my_task, monkeypatch):
     seen = []
-    monkeypatch.setattr(launcher, "supervise", lambda command, *_: seen.append(command) or 0)
+    monkeypatch.setattr(launcher, "launch", lambda command, *_: seen.append(command) or 0)
     assert dashpot("train", my_task, *WORDS, "--out=-dash", "--devices", 2, "--accelerator", "cpu")[0] == 0
     assert seen[0][-3:] == ["train", "--resume", "./-dash"]
 
@@ -397,7 +397,7 @@ def test_a_damaged_record_of_a_run_says_what_starts_a_new_one(dashpot, my_task, 
 
 def test_the_record_has_the_command_that_was_typed(dashpot, my_task, monkeypatch):
     """Also where it is a process of several that begins the record."""
-    monkeypatch.setattr(launcher, "supervise", lambda *_: 0)
+    monkeypatch.setattr(launcher, "launch", lambda *_: 0)
     words = ("train", my_task, *WORDS, "--epochs", 1, "--out", "a", "--accelerator", "cpu", "--devices", 2)
     assert dashpot(*words)[0] == 0
     assert not Path("a/run.jsonl").exists()

@@ -282,7 +282,7 @@ def test_lr_find_prints_a_curve_and_writes_a_page_where_it_is_told(dashpot, my_t
 def test_lr_find_refuses_a_place_for_its_page_before_the_search(dashpot, my_task, monkeypatch, out, sentence):
     Path("folder").mkdir()
     Path("file").write_text("")
-    monkeypatch.setattr("dashpot.training.run.run.find_rate", lambda _: pytest.fail("it searched"))
+    monkeypatch.setattr("dashpot.training.run.run.lr_range_test", lambda _: pytest.fail("it searched"))
     found = refused(dashpot("lr-find", my_task, "--optimizer", "sgd", "--out", out))
     assert found == sentence.format(place=Path.cwd())
 

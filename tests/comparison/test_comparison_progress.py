@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from dashpot.comparison import Lines, Live, Study, run_study
 from dashpot.comparison.progress import progress_for
-from dashpot.runs import eta as pace_module
-from dashpot.runs.eta import Pace, duration
+from dashpot.runs import eta as eta_module
+from dashpot.runs.eta import ProgressEstimate, duration
 
 
 def told(tmp_path, chosen: Study) -> list[str]:
@@ -64,18 +64,18 @@ def test_bars_are_for_terminals():
 
 def test_time_left_is_the_rest_at_the_speed_of_this_session(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(pace_module.time, "perf_counter", lambda: now[0])
-    pace = Pace(runs=4, steps=10)
-    pace.skip_run()  # done in an earlier session: no step of this one
-    pace.start_run(4)  # goes on after four steps
-    assert pace.left() is None
+    monkeypatch.setattr(eta_module.time, "perf_counter", lambda: now[0])
+    estimate = ProgressEstimate(runs=4, steps=10)
+    estimate.skip_run()  # done in an earlier session: no step of this one
+    estimate.start_run(4)  # goes on after four steps
+    assert estimate.remaining() is None
     now[0] += 6.0
     for step in range(5, 8):
-        pace.step(step)
-    assert pace.share == 17 / 40
-    assert pace.left() == pytest.approx(23 * 6.0 / 3)  # 23 steps to go, 3 steps in 6 seconds
-    pace.finish_run()  # diverged: the rest of the run is not waited for
-    assert pace.left() == pytest.approx(20 * 6.0 / 3)
+        estimate.step(step)
+    assert estimate.fraction == 17 / 40
+    assert estimate.remaining() == pytest.approx(23 * 6.0 / 3)  # 23 steps to go, 3 steps in 6 seconds
+    estimate.finish_run()  # diverged: the rest of the run is not waited for
+    assert estimate.remaining() == pytest.approx(20 * 6.0 / 3)
 
 
 @given(st.floats(0, 1e6))

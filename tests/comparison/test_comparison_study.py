@@ -15,7 +15,7 @@ import dashpot
 from dashpot.comparison import Entry, Folder, Study, entry, run_study
 from dashpot.constraints import ARGUMENTS
 from dashpot.errors import ArgumentError, RunError
-from dashpot.runs.diff import differences
+from dashpot.runs.diff import diff_data
 from dashpot.runs.study import COUNT, SEED
 from dashpot.tasks import Problem
 
@@ -93,7 +93,7 @@ def test_a_change_of_the_method_is_named_once_and_a_changed_meaning_by_its_recip
 
 def test_many_differences_are_cut_short():
     there, here = ({f"key{i}": value for i in range(9)} for value in (0, 1))
-    assert len(differences(there, here)) == 9
+    assert len(diff_data(there, here)) == 9
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):

@@ -161,7 +161,7 @@ def assert_alike_everywhere(learner: Learner) -> None:
         found = [torch.empty_like(value) for _ in range(dist.get_world_size())]
         dist.all_gather(found, value.contiguous())
         assert all(torch.equal(other, value) for other in found), name
-    histories = learner.engine.gather(numbers(learner.history)) if learner.engine.world > 1 else [1]
+    histories = learner.engine.all_gather(numbers(learner.history)) if learner.engine.world_size > 1 else [1]
     assert all(other == histories[0] for other in histories)
 
 
@@ -244,11 +244,11 @@ def noise_of_its_own(strategy: str) -> None:
     model = nn.Sequential(nn.Dropout(0.5), nn.Linear(64, 2))
     before = torch.get_rng_state()
     its = engine(strategy)
-    module = its.set_up(model)
+    module = its.setup(model)
     assert (dist.get_rank() == 0) == torch.equal(torch.get_rng_state(), before)
-    drawn = its.gather([torch.rand(1).item(), random.random(), float(np.random.rand())])
+    drawn = its.all_gather([torch.rand(1).item(), random.random(), float(np.random.rand())])
     assert all(a != b for a, b in zip(*drawn, strict=True))
-    masks = its.gather(module.get_submodule("module.0" if strategy == "ddp" else "0")(torch.ones(64)).tolist())
+    masks = its.all_gather(module.get_submodule("module.0" if strategy == "ddp" else "0")(torch.ones(64)).tolist())
     assert masks[0] != masks[1]
 
 
@@ -257,7 +257,7 @@ def buffers_of_the_first(strategy: str) -> None:
     mine = learner(dp.SGD, strategy, noisy=True, examples=10)
     mine.fit(1)
     mean = whole(mine.model.get_submodule("2").running_mean)
-    assert torch.equal(mean, torch.tensor(mine.engine.from_first(mean.tolist())))
+    assert torch.equal(mean, torch.tensor(mine.engine.broadcast(mean.tolist())))
     assert torch.allclose(mean, WORKER.setdefault("running mean", mean), rtol=1e-6)  # of DDP, when FSDP2's comes
     assert mean.abs().max() > 0
 
@@ -325,7 +325,7 @@ def overflow_is_agreed(strategy: str) -> None:
 
     class Spoil(Callback):
         def after_loss(self, learner):
-            if learner.training and learner.batch == 1 and learner.engine.rank == 1:
+            if learner.training and learner.batch == 1 and learner.engine.global_rank == 1:
                 learner.loss = learner.loss * float("inf")
 
     for make in (dp.AdamW, torch.optim.AdamW):
@@ -339,10 +339,10 @@ def overflow_is_agreed(strategy: str) -> None:
 
 def sums_and_wishes() -> None:
     its, rank = engine("ddp"), dist.get_rank()
-    assert (its.rank, its.world, its.first, its.sharded) == (rank, 2, rank == 0, False)
-    assert its.total([1.0, rank]) == [2.0, 1.0]
-    assert its.gather({"a": rank}) == [{"a": 0}, {"a": 1}]
-    assert its.from_first(f"from {rank}") == "from 0"
+    assert (its.global_rank, its.world_size, its.is_rank_zero, its.sharded) == (rank, 2, rank == 0, False)
+    assert its.all_reduce_sum([1.0, rank]) == [2.0, 1.0]
+    assert its.all_gather({"a": rank}) == [{"a": 0}, {"a": 1}]
+    assert its.broadcast(f"from {rank}") == "from 0"
     assert [its.any(wish) for wish in (False, rank == 1, True)] == [False, True, True]
     assert engine("fsdp", devices=2).sharded
     refused(dp.ArgumentError, "devices=3, but the launcher started 2 processes", lambda: engine("ddp", devices=3))
@@ -391,7 +391,7 @@ def loader(strategy: str, workers: int) -> None:
     assert_same(mine, other, SAME[torch.float64])
     mine.train.source.dataset.read.clear()
     read = [y.tolist() for batch in mine.evaluation.batches(0) for y in [batch.y] if batch.size]
-    every = sorted(label for part in mine.engine.gather(read) for labels in part for label in labels)
+    every = sorted(label for part in mine.engine.all_gather(read) for labels in part for label in labels)
     assert every == sorted(data(torch.float64)[1].tolist())
     if workers == 0:
         assert len(mine.train.source.dataset.read) == (6 if dist.get_rank() == 0 else 5)
@@ -418,7 +418,7 @@ def loader_reshaped(there: str | None, here: str | None) -> None:
     assert_same(going_on, expected, SAME[torch.float64])
 
 
-def what_cannot_be_shared() -> None:
+def unshardable_reason() -> None:
     class Endless(IterableDataset):
         def __len__(self) -> int:
             return 4
@@ -457,7 +457,7 @@ def what_cannot_be_shared() -> None:
 
 def state_of_the_first(state: Any) -> Any:
     """As from a file that the first process wrote."""
-    return engine("ddp").from_first(state)
+    return engine("ddp").broadcast(state)
 
 
 METHODS: dict[str, Any] = {
@@ -545,7 +545,7 @@ def table() -> dict[str, Any]:
             found[f"{slow}loader_resumed[{strategy}-{workers}]"] = partial(loader_resumed, strategy, workers)
         found[f"loader_reshaped[{strategy}-one]"] = partial(loader_reshaped, strategy, None)
         found[f"loader_reshaped[one-{strategy}]"] = partial(loader_reshaped, None, strategy)
-    for check in (differences_take_the_whole_step, sends_once_a_step, sums_and_wishes, what_cannot_be_shared):
+    for check in (differences_take_the_whole_step, sends_once_a_step, sums_and_wishes, unshardable_reason):
         found[check.__name__] = check
     return found
 

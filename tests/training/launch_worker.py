@@ -75,9 +75,9 @@ def tidy(folder: Path) -> int:
 
 
 def orphan(folder: Path) -> int:
-    from dashpot.training.distributed.process_group import end_without_supervisor
+    from dashpot.training.distributed.process_group import exit_with_supervisor
 
-    end_without_supervisor()
+    exit_with_supervisor()
     note(folder, "there")
     time.sleep(60)
     return 0
@@ -99,7 +99,7 @@ def late(folder: Path) -> int:
             pass
 
     atexit.register(keep_the_interpreter)  # after the group is left
-    here = process_group.place()
+    here = process_group.launcher_ranks()
     assert here is not None
     process_group.join(here, "cpu")
     holder = [dist.group.WORLD]
@@ -130,7 +130,7 @@ def train(folder: Path) -> int:
         def after_batch(self, learner):
             if learner.training and learner.steps % 15 == 0:
                 state = learner.state_dict()
-                if learner.engine.first:
+                if learner.engine.is_rank_zero:
                     torch.save(state, folder / "new.pt")
                     (folder / "new.pt").rename(folder / "state.pt")
             if learner.training and learner.steps == 40 and (folder / "kill").exists() and RANK == 1:
@@ -143,7 +143,7 @@ def train(folder: Path) -> int:
         problem.model.append(torch.nn.Dropout(0.1))
         learner = Learner.of(problem, dp.AdamW, lr=0.01, engine=Engine("cpu", devices=2))
         learner.fit(2, callbacks=callbacks, resume=state)
-        if learner.engine.first:
+        if learner.engine.is_rank_zero:
             torch.save({"model": learner.model.state_dict(), "history": learner.history}, folder / name)
 
     kept = folder / "state.pt"

@@ -13,7 +13,7 @@ from registry import KINDS, SUBJECTS
 
 import dashpot as dp
 from dashpot.training import Engine
-from dashpot.training.distributed.process_group import place
+from dashpot.training.distributed.process_group import launcher_ranks
 
 WORKER = Path(__file__).parent / "distributed_worker.py"
 
@@ -50,7 +50,7 @@ CHECKS = (
     "differences_take_the_whole_step",
     "sends_once_a_step",
     "sums_and_wishes",
-    "what_cannot_be_shared",
+    "unshardable_reason",
 )
 
 
@@ -97,11 +97,11 @@ def test_devices_is_a_number(devices):
 
 def test_a_launcher_that_says_half():
     with pytest.raises(dp.RunError, match="not LOCAL_RANK, MASTER_ADDR, MASTER_PORT; torchrun sets all"):
-        place({"RANK": "0", "WORLD_SIZE": "2"})
+        launcher_ranks({"RANK": "0", "WORLD_SIZE": "2"})
     env = {"RANK": "0", "WORLD_SIZE": "two", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
     with pytest.raises(dp.RunError, match="must be whole numbers"):
-        place(env)
-    assert place({**env, "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"}) == (0, 8, 0, 4)
+        launcher_ranks(env)
+    assert launcher_ranks({**env, "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"}) == (0, 8, 0, 4)
 
 
 def test_a_launcher_of_one_process(monkeypatch):
@@ -110,4 +110,4 @@ def test_a_launcher_of_one_process(monkeypatch):
     for name, value in env.items():
         monkeypatch.setenv(name, value)
     engine = Engine("cpu", strategy="fsdp")
-    assert (engine.world, engine.sharded, torch.distributed.is_initialized()) == (1, False, False)
+    assert (engine.world_size, engine.sharded, torch.distributed.is_initialized()) == (1, False, False)

@@ -16,7 +16,7 @@ import torch
 
 import dashpot as dp
 from dashpot.training.distributed import launcher
-from dashpot.training.distributed.launcher import supervise
+from dashpot.training.distributed.launcher import launch
 
 WORKER = Path(__file__).parent / "launch_worker.py"
 LIMIT = 60.0  # seconds for anything here; all but training takes less than one
@@ -36,7 +36,7 @@ def quick(monkeypatch):
 
 
 def run(what, folder, devices=2, command="dashpot train --resume R"):
-    return supervise([sys.executable, str(WORKER), what, str(folder)], devices, lambda: command)
+    return launch([sys.executable, str(WORKER), what, str(folder)], devices, lambda: command)
 
 
 def pids(folder, text):
@@ -105,8 +105,8 @@ def test_nothing_to_go_on_with(tmp_path, capfd):
 def supervisor(what, folder):
     """A process of its own that supervises two."""
     code = (
-        "import sys; from dashpot.training.distributed.launcher import supervise\n"
-        f"sys.exit(supervise([sys.executable, {str(WORKER)!r}, {what!r}, {str(folder)!r}], 2, lambda: None))"
+        "import sys; from dashpot.training.distributed.launcher import launch\n"
+        f"sys.exit(launch([sys.executable, {str(WORKER)!r}, {what!r}, {str(folder)!r}], 2, lambda: None))"
     )
     return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
 
@@ -176,7 +176,7 @@ def test_a_run_goes_on_after_a_killed_process(tmp_path, capfd):
 
 @pytest.mark.slow
 def test_the_same_script_under_torchrun(tmp_path):
-    """The same numbers as under `supervise`."""
+    """The same numbers as under `launch`."""
     folders = [tmp_path / name for name in ("ours", "torchrun")]
     for folder in folders:
         folder.mkdir()
@@ -189,5 +189,5 @@ def test_the_same_script_under_torchrun(tmp_path):
 
 @pytest.mark.parametrize("devices", [0, 1.5, "2"])
 def test_devices_is_a_number(devices):
-    with pytest.raises(dp.ArgumentError, match="supervise: devices"):
-        supervise(["true"], devices, lambda: None)
+    with pytest.raises(dp.ArgumentError, match="launch: devices"):
+        launch(["true"], devices, lambda: None)

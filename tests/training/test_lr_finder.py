@@ -225,7 +225,7 @@ def test_it_leaves_no_trace(kind, fitted, end):
         one.fit(2)
         one.model[0].weight.grad = torch.ones_like(one.model[0].weight)
     else:
-        one.module = one.engine.set_up(one.model)
+        one.module = one.engine.setup(one.model)
     before, recorded = everything(one), copy.deepcopy(one.callbacks[0]._read)
     if end is None:
         assert len(find_lr(one, 1e-4, 1e-1).losses) > 5

@@ -7,7 +7,14 @@ import dataclasses
 import pytest
 
 from dashpot.errors import ArgumentError, RunError
-from dashpot.training.run.settings import Settings, differences, names, parse_value, read_settings, write_settings
+from dashpot.training.run.settings import (
+    Settings,
+    diff_settings,
+    parse_value,
+    read_settings,
+    setting_names,
+    write_settings,
+)
 
 MADE_BY = {"torch": "0", "command": "by hand"}
 
@@ -46,7 +53,7 @@ def test_a_file_gives_back_what_was_written(tmp_path, settings):
 
 def test_every_setting_is_in_the_test_above():
     plain = Settings(task="digits", optimizer="sgd")
-    assert all(getattr(ALL, name) != getattr(plain, name) for name in names())
+    assert all(getattr(ALL, name) != getattr(plain, name) for name in setting_names())
 
 
 def test_a_number_keeps_its_last_bit(tmp_path):
@@ -119,7 +126,7 @@ def test_values_are_read_as_typed(text, value):
 
 def test_differences_are_of_what_is_given_only():
     given = {"lr": 0.5, "epochs": 6, "data_dir": None, "set": {"eps": 1e-6, "weight_decay": 0.1, "betas": (0.9, 0.99)}}
-    assert differences(ALL, given) == [
+    assert diff_settings(ALL, given) == [
         "lr is 1e-300 there and 0.5 here",
         'data_dir is a "quoted" ä path\\ there and not set here',
         "eps is 1e-08 there and 1e-06 here",
@@ -136,8 +143,8 @@ def test_none_of_the_optimizers_settings_is_written_as_a_word(tmp_path):
 
 def test_none_differs_from_not_set():
     there = Settings(task="digits", optimizer="sgd", set={"a": None})
-    assert differences(there, {"set": {"a": None}}) == []
-    assert differences(there, {"set": {"a": 1.0, "b": None}}) == [
+    assert diff_settings(there, {"set": {"a": None}}) == []
+    assert diff_settings(there, {"set": {"a": 1.0, "b": None}}) == [
         "a is none there and 1.0 here",
         "b is not set there and none here",
     ]

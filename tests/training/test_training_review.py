@@ -19,7 +19,7 @@ from dashpot.training.callbacks.average import EMA
 from dashpot.training.callbacks.clip_gradients import ClipGradients
 from dashpot.training.callbacks.progress import Progress
 from dashpot.training.callbacks.recorder import Recorder
-from dashpot.training.distributed.data_sharding import examples_in
+from dashpot.training.distributed.data_sharding import count_examples
 from dashpot.training.losses import scalar_loss
 
 X = torch.randn(12, 3, generator=torch.Generator().manual_seed(0))
@@ -66,9 +66,9 @@ def test_a_batch_without_y_counts_its_x():
 
 
 def test_examples_in():
-    assert examples_in(np.zeros(3)) == 3
-    assert examples_in(torch.tensor(1.0)) is None
-    assert examples_in([None, (torch.zeros(4, 2),)]) == 4
+    assert count_examples(np.zeros(3)) == 3
+    assert count_examples(torch.tensor(1.0)) is None
+    assert count_examples([None, (torch.zeros(4, 2),)]) == 4
 
 
 # ---- gradients that are kept, and the loss scale (3, 22) ------------------------------------------------------------

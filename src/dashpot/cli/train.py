@@ -16,7 +16,7 @@ from cyclopts import Parameter, Token
 from dashpot.cli.task_options import TaskName
 from dashpot.errors import ArgumentError
 from dashpot.tasks.user_file import is_file_spec
-from dashpot.training.run.settings import Settings, is_none, names, parse_value, read_settings
+from dashpot.training.run.settings import Settings, is_none, parse_value, read_settings, setting_names
 
 __all__ = ["DIVERGED", "lr_find", "number", "pairs", "train", "typed_command", "whole"]
 
@@ -75,7 +75,7 @@ FOUND_WITH = (
 if TYPE_CHECKING:
     TrainOptions = FindOptions = Settings
 else:
-    TrainOptions, FindOptions = options("TrainOptions", names()), options("FindOptions", FOUND_WITH)
+    TrainOptions, FindOptions = options("TrainOptions", setting_names()), options("FindOptions", FOUND_WITH)
 
 Config = Annotated[
     Path | None, Parameter(help="TOML file with settings, such as a run's run.toml; options given besides come first.")
@@ -112,16 +112,16 @@ def train(
     if resume is not None and out is not None:
         raise ArgumentError("train: --resume goes on in the run's own folder; leave --out away.")
     if resume is not None:
-        settings = run.merged(RunFolder.existing(resume).settings(), values, resume, override=override)
+        settings = run.merge_settings(RunFolder.open(resume).settings(), values, resume, override=override)
     else:
         settings = Settings.of(values)
-    if settings.devices > 1 and process_group.place() is None:
+    if settings.devices > 1 and process_group.launcher_ranks() is None:
         return _supervise(settings, resume, out)
     if resume is not None:
-        outcome = run.go_on(resume, values, override=override, command=typed_command())
+        result = run.resume(resume, values, override=override, command=typed_command())
     else:
-        outcome = run.begin(settings, out, command=typed_command())
-    return DIVERGED if outcome.status == "diverged" else 0
+        result = run.start(settings, out, command=typed_command())
+    return DIVERGED if result.status == "diverged" else 0
 
 
 def _supervise(settings: Settings, resume: Path | None, out: Path | None) -> int:
@@ -129,17 +129,17 @@ def _supervise(settings: Settings, resume: Path | None, out: Path | None) -> int
     from dashpot.training.distributed import launcher
     from dashpot.training.distributed.engine import check_devices
     from dashpot.training.run import run
-    from dashpot.training.run.folder import RunFolder, typed_path
+    from dashpot.training.run.folder import RunFolder, path_argument
 
     check_devices(settings.accelerator, settings.devices)
     words = [word for word in sys.argv[1:] if word != "--debug"]
     folder = RunFolder(resume) if resume is not None else None
     if folder is None:
-        plan = run.Plan.of(settings)  # finds mistakes before anything is started
-        folder = RunFolder.new(out, plan.settings, command=typed_command())
-        words = ["train", "--resume", typed_path(folder.path)]
+        plan = run.RunPlan.of(settings)  # finds mistakes before anything is started
+        folder = RunFolder.create(out, plan.settings, command=typed_command())
+        words = ["train", "--resume", path_argument(folder.path)]
     command = [sys.executable, "-m", "dashpot_command", *words]
-    return launcher.supervise(command, settings.devices, lambda: folder.goes_on)
+    return launcher.launch(command, settings.devices, lambda: folder.resume_command)
 
 
 def lr_find(
@@ -151,14 +151,14 @@ def lr_find(
     out: Annotated[Path | None, Parameter(help="HTML file for the curve.")] = None,
 ) -> None:
     """Find a learning rate: let it grow with every batch, and see where the loss falls and where it explodes."""
-    from dashpot.runs.files import check_free, write_text
+    from dashpot.runs.files import check_writable, write_text
     from dashpot.training.run import run
 
     if out is not None:
-        check_free(out)
+        check_writable(out)
     values = {**({} if config is None else _local(read_settings(config))), **_values(name, given)}
     chosen = {key: value for key, value in values.items() if key in FOUND_WITH}
-    curve = run.find_rate(Settings.of(chosen))
+    curve = run.lr_range_test(Settings.of(chosen))
     print(curve.text())
     if out is not None:
         write_text(out, curve.plot().to_html(include_plotlyjs=True))

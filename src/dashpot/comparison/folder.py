@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from dashpot.errors import RunError
-from dashpot.runs.diff import differences
+from dashpot.runs.diff import diff_data
 from dashpot.runs.files import make_folder, write_text
 from dashpot.runs.lock import locked
 from dashpot.runs.records import Run, encode, read_run
 
-__all__ = ["Folder", "differences"]
+__all__ = ["Folder", "diff_data"]
 
 SHOWN = 6
 
@@ -47,7 +47,7 @@ class Folder:
 
     def _claim(self, settings: dict[str, Any], command: str | None) -> None:
         if (self.path / "study.json").exists():
-            found = _told_once(differences(self.study()["settings"], json.loads(encode(settings))))
+            found = _told_once(diff_data(self.study()["settings"], json.loads(encode(settings))))
             if found:
                 more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
                 raise RunError(

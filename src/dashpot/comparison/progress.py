@@ -6,13 +6,13 @@ import sys
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
-from dashpot.runs.eta import Pace, duration
+from dashpot.runs.eta import ProgressEstimate, duration
 from dashpot.runs.records import Run
 from dashpot.runs.table import score_text
 from dashpot.training import Epoch
 
 if TYPE_CHECKING:
-    from dashpot.runs.study import Plan
+    from dashpot.runs.study import StudyRun
 
 __all__ = ["Lines", "Live", "Progress", "Silent", "progress_for"]
 
@@ -33,33 +33,33 @@ class Progress:
 
     def begin(self, runs: int, steps: int, epochs: int) -> None:
         """A study of `runs` runs, each of `steps` steps in `epochs` epochs, begins."""
-        self.pace, self.epochs = Pace(runs, steps), epochs
+        self.estimate, self.epochs = ProgressEstimate(runs, steps), epochs
 
-    def skip(self, plan: Plan, run: Run) -> None:
+    def skip(self, plan: StudyRun, run: Run) -> None:
         """A run was finished in an earlier session."""
-        self.pace.skip_run()
+        self.estimate.skip_run()
 
-    def start(self, plan: Plan, epochs_done: int) -> None:
+    def start(self, plan: StudyRun, epochs_done: int) -> None:
         """A run begins, or goes on after `epochs_done` epochs."""
-        self.pace.start_run(epochs_done * (self.pace.steps // self.epochs))
+        self.estimate.start_run(epochs_done * (self.estimate.steps // self.epochs))
 
     def step(self, steps_done: int) -> None:
         """The present run has done `steps_done` steps."""
-        self.pace.step(steps_done)
+        self.estimate.step(steps_done)
 
-    def epoch(self, plan: Plan, epoch: Epoch) -> None:
+    def epoch(self, plan: StudyRun, epoch: Epoch) -> None:
         """An epoch was evaluated and recorded."""
 
-    def finish(self, plan: Plan, run: Run) -> None:
+    def finish(self, plan: StudyRun, run: Run) -> None:
         """A run is complete, or has diverged."""
-        self.pace.finish_run()
+        self.estimate.finish_run()
 
     def close(self) -> None:
         """The study is over or was stopped."""
 
     def left(self) -> str:
         """The time left in words."""
-        seconds = self.pace.left()
+        seconds = self.estimate.remaining()
         return "" if seconds is None else f"about {duration(seconds)} left"
 
 
@@ -73,23 +73,23 @@ class Lines(Progress):
     def __init__(self, stream: TextIO | None = None) -> None:
         self.stream = stream or sys.stdout
 
-    def _say(self, plan: Plan, text: str) -> None:
-        width = len(str(self.pace.runs))
-        number = min(self.pace.finished + 1, self.pace.runs)
-        print(f"[{number:>{width}}/{self.pace.runs}] {plan!s:<22} {text}", file=self.stream, flush=True)
+    def _say(self, plan: StudyRun, text: str) -> None:
+        width = len(str(self.estimate.runs))
+        number = min(self.estimate.finished + 1, self.estimate.runs)
+        print(f"[{number:>{width}}/{self.estimate.runs}] {plan!s:<22} {text}", file=self.stream, flush=True)
 
-    def skip(self, plan: Plan, run: Run) -> None:
+    def skip(self, plan: StudyRun, run: Run) -> None:
         """Say that the run is there."""
         self._say(plan, f"{run.status} in an earlier session")
         super().skip(plan, run)
 
-    def start(self, plan: Plan, epochs_done: int) -> None:
+    def start(self, plan: StudyRun, epochs_done: int) -> None:
         """Say where the run goes on, when it does."""
         super().start(plan, epochs_done)
         if epochs_done:
             self._say(plan, f"goes on after epoch {epochs_done}")
 
-    def epoch(self, plan: Plan, epoch: Epoch) -> None:
+    def epoch(self, plan: StudyRun, epoch: Epoch) -> None:
         """Say what the epoch measured."""
         self._say(plan, f"epoch {epoch.number}/{self.epochs}  {epoch_text(epoch)}  {self.left()}")
 
@@ -118,13 +118,13 @@ class Live(Progress):
         self.present = self.bars.add_task("", total=steps, note="")
         self.bars.start()
 
-    def skip(self, plan: Plan, run: Run) -> None:
+    def skip(self, plan: StudyRun, run: Run) -> None:
         """Say that the run is there."""
         self.bars.console.print(f"{plan!s:<22} {run.status} in an earlier session", markup=False)
         super().skip(plan, run)
         self._draw()
 
-    def start(self, plan: Plan, epochs_done: int) -> None:
+    def start(self, plan: StudyRun, epochs_done: int) -> None:
         """Begin the bar of the run."""
         super().start(plan, epochs_done)
         self.bars.reset(self.present, description=str(plan), note=f"epoch {epochs_done + 1}/{self.epochs}")
@@ -135,11 +135,11 @@ class Live(Progress):
         self.bars.update(self.present, completed=steps_done)
         self._draw()
 
-    def epoch(self, plan: Plan, epoch: Epoch) -> None:
+    def epoch(self, plan: StudyRun, epoch: Epoch) -> None:
         """Show what the epoch measured."""
         self.bars.update(self.present, note=f"epoch {epoch.number}/{self.epochs}  {epoch_text(epoch)}")
 
-    def finish(self, plan: Plan, run: Run) -> None:
+    def finish(self, plan: StudyRun, run: Run) -> None:
         """Leave a line for the run."""
         super().finish(plan, run)
         self.bars.console.print(f"{plan!s:<22} {run_text(run)}", markup=False)
@@ -150,8 +150,8 @@ class Live(Progress):
         self.bars.stop()
 
     def _draw(self) -> None:
-        note = f"{self.pace.finished}/{self.pace.runs}  {self.left()}"
-        self.bars.update(self.whole, completed=self.pace.share, note=note)
+        note = f"{self.estimate.finished}/{self.estimate.runs}  {self.left()}"
+        self.bars.update(self.whole, completed=self.estimate.fraction, note=note)
 
 
 def progress_for(stream: TextIO) -> Progress:

@@ -11,11 +11,11 @@ from dashpot.comparison.folder import Folder
 from dashpot.comparison.progress import Progress, Silent
 from dashpot.errors import RunError
 from dashpot.runs.environment import torch_threads, versions
-from dashpot.runs.files import append_line, cut_back, write_text
-from dashpot.runs.metadata import header
+from dashpot.runs.files import append_line, truncate, write_text
+from dashpot.runs.metadata import run_metadata
 from dashpot.runs.records import Run, encode, epoch_lines, read_run
 from dashpot.runs.signals import Interrupted, interruptible
-from dashpot.runs.study import Plan, Study
+from dashpot.runs.study import Study, StudyRun
 from dashpot.training import Epoch, Learner
 from dashpot.training.loop import Epochs, learner_in_place
 from dashpot.training.state import checkpoint_file
@@ -46,7 +46,7 @@ def run_study(study: Study, out: Path, *, progress: Progress | None = None, comm
     folder = Folder(Path(out))
     settings = study.settings()
     folder.claim(settings, command)
-    plans = study.plans()
+    plans = study.runs()
     with folder.locked(), torch_threads(study.threads), progress, interruptible() as check_interrupt:
         progress.begin(len(plans), study.epochs * settings["steps_per_epoch"], study.epochs)
         session = _Session(study, folder, progress, check_interrupt, command)
@@ -69,7 +69,7 @@ class _Session:
     check_interrupt: Callable[[], None]
     command: str | None
 
-    def do(self, plan: Plan) -> None:
+    def do(self, plan: StudyRun) -> None:
         """Do one run, unless an earlier session finished it."""
         record = self.folder.record(plan.entry.name, plan.seed)
         checkpoint = self.folder.checkpoint(plan.entry.name, plan.seed)
@@ -82,7 +82,7 @@ class _Session:
             self.progress.finish(plan, read_run(record))
         checkpoint.unlink(missing_ok=True)
 
-    def _train(self, plan: Plan, record: Path, checkpoint: Path) -> None:
+    def _train(self, plan: StudyRun, record: Path, checkpoint: Path) -> None:
         """Start a run, or continue it where record and checkpoint are both there."""
         epochs = self.study.epochs
         problem = self.study.task.build(plan.seed)
@@ -90,7 +90,7 @@ class _Session:
         seed_all(plan.seed)
         state = _read(checkpoint) if record.exists() and checkpoint.exists() else None
         if state is None:
-            write_text(record, encode(header(self.study, plan, problem, optimizer, self.command)) + "\n")
+            write_text(record, encode(run_metadata(self.study, plan, problem, optimizer, self.command)) + "\n")
         self.progress.start(plan, 0 if state is None else state["progress"]["position"][0])
         learner = learner_in_place(problem, optimizer)
 
@@ -131,7 +131,7 @@ class _Recorded(Epochs):
             raise RunError(
                 f"The record {self.record} is damaged: it ends before its checkpoint; delete it to repeat that run."
             )
-        cut_back(self.record, state["bytes"])
+        truncate(self.record, state["bytes"])
         done = self._learner.position[0]
         append_line(self.record, encode({"kind": "resumed", "epochs": done, "versions": versions()}))
 
@@ -144,7 +144,7 @@ def _read(checkpoint: Path) -> dict[str, Any]:
         raise RunError(f"{error} Delete it to start that run over.") from error
 
 
-def _kept(folder: Folder, plans: list[Plan], epochs: int, command: str | None) -> str:
+def _kept(folder: Folder, plans: list[StudyRun], epochs: int, command: str | None) -> str:
     """What an interrupted study has on the disk, and how to go on."""
     runs = folder.runs()
     finished = sum(run.end is not None for run in runs)

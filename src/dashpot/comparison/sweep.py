@@ -93,7 +93,7 @@ def grid(place: int) -> float:
 
 def _trial(study: Study) -> tuple[Trial, float]:
     """The study's one run as a trial, and the sign that makes a smaller score better."""
-    [plan] = study.plans()
+    [plan] = study.runs()
     problem = study.task.build(plan.seed)
     score = Score(**study.score(problem))
     sign = -1.0 if score.direction == "max" else 1.0

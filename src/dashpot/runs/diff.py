@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
-__all__ = ["differences"]
+__all__ = ["diff_data"]
 
 
-def differences(there: Any, here: Any, path: str = "") -> list[str]:
+def diff_data(there: Any, here: Any, path: str = "") -> list[str]:
     """What differs between two pieces of plain data, one phrase each.
 
-    >>> differences({"epochs": 2, "seeds": [0]}, {"epochs": 3, "seeds": [0]})
+    >>> diff_data({"epochs": 2, "seeds": [0]}, {"epochs": 3, "seeds": [0]})
     ['epochs is 2 there and 3 here']
     """
     if isinstance(there, dict) and isinstance(here, dict):
@@ -23,6 +23,6 @@ def differences(there: Any, here: Any, path: str = "") -> list[str]:
             elif key not in there:
                 found.append(f"{place} is only here")
             else:
-                found += differences(there[key], here[key], place)
+                found += diff_data(there[key], here[key], place)
         return found
     return [] if there == here else [f"{path} is {json.dumps(there)} there and {json.dumps(here)} here"]

@@ -6,17 +6,17 @@ import time
 
 from dashpot.utils.format import duration
 
-__all__ = ["Pace", "duration"]
+__all__ = ["ProgressEstimate", "duration"]
 
 
-class Pace:
+class ProgressEstimate:
     """Counts the steps of a study; steps done in an earlier session count as progress, not towards the speed.
 
-    >>> pace = Pace(runs=2, steps=100)
-    >>> pace.left() is None
+    >>> estimate = ProgressEstimate(runs=2, steps=100)
+    >>> estimate.remaining() is None
     True
-    >>> pace.skip_run()
-    >>> pace.share
+    >>> estimate.skip_run()
+    >>> estimate.fraction
     0.5
     """
 
@@ -28,7 +28,7 @@ class Pace:
         self._since = time.perf_counter()
 
     @property
-    def share(self) -> float:
+    def fraction(self) -> float:
         """Share of all steps that is done, 0 to 1."""
         return (self.finished * self.steps + self._in_run) / (self.runs * self.steps)
 
@@ -48,7 +48,7 @@ class Pace:
 
     skip_run = finish_run
 
-    def left(self) -> float | None:
+    def remaining(self) -> float | None:
         """Seconds that the rest takes at the average speed so far; None before the first step."""
         if self._fresh == 0:
             return None

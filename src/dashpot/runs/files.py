@@ -8,7 +8,7 @@ from pathlib import Path
 from dashpot.errors import RunError
 from dashpot.utils.atomic_files import write_atomically
 
-__all__ = ["append_line", "cannot_write", "check_free", "cut_back", "make_folder", "write_bytes", "write_text"]
+__all__ = ["append_line", "check_writable", "make_folder", "truncate", "write_bytes", "write_error", "write_text"]
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
@@ -20,7 +20,7 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
     try:
         write_atomically(path, lambda stream: stream.write(content))
     except OSError as error:
-        raise cannot_write(path, error) from error
+        raise write_error(path, error) from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -41,10 +41,10 @@ def append_line(path: Path, line: str) -> int:
             os.fsync(stream.fileno())
             return stream.tell()
     except OSError as error:
-        raise cannot_write(path, error) from error
+        raise write_error(path, error) from error
 
 
-def cut_back(path: Path, length: int) -> None:
+def truncate(path: Path, length: int) -> None:
     """Drop everything after the first `length` bytes of a file.
 
     Raises:
@@ -53,7 +53,7 @@ def cut_back(path: Path, length: int) -> None:
     try:
         os.truncate(path, length)
     except OSError as error:
-        raise cannot_write(path, error) from error
+        raise write_error(path, error) from error
 
 
 def make_folder(path: Path) -> Path:
@@ -65,11 +65,11 @@ def make_folder(path: Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise cannot_write(path, error) from error
+        raise write_error(path, error) from error
     return path
 
 
-def check_free(path: Path) -> None:
+def check_writable(path: Path) -> None:
     """Refuse a place for a file where none can be written, before the work for it is done.
 
     Raises:
@@ -84,6 +84,6 @@ def check_free(path: Path) -> None:
         raise RunError(f"Cannot write {path}: the folder {above} may not be written to.")
 
 
-def cannot_write(path: Path, error: OSError) -> RunError:
+def write_error(path: Path, error: OSError) -> RunError:
     """The error for a file that the system refuses to write."""
     return RunError(f"Cannot write {path}: {error.strerror or error}; what was finished before is kept.")

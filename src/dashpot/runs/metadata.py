@@ -12,13 +12,15 @@ from torch.optim import Optimizer
 
 from dashpot.runs.environment import machine, versions
 from dashpot.runs.records import FORMAT
-from dashpot.runs.study import Plan, Study, describe
+from dashpot.runs.study import Study, StudyRun, describe
 from dashpot.tasks import Problem
 
-__all__ = ["fingerprint", "header"]
+__all__ = ["fingerprint", "run_metadata"]
 
 
-def header(study: Study, plan: Plan, problem: Problem, optimizer: Optimizer, command: str | None) -> dict[str, Any]:
+def run_metadata(
+    study: Study, plan: StudyRun, problem: Problem, optimizer: Optimizer, command: str | None
+) -> dict[str, Any]:
     """The header of a run that is about to begin."""
     steps = len(problem.train)
     return {

@@ -14,14 +14,14 @@ from dashpot.runs.entries import Entry
 from dashpot.runs.environment import THREADS
 from dashpot.tasks import Problem, Target, Task
 
-__all__ = ["Plan", "Study", "describe"]
+__all__ = ["Study", "StudyRun", "describe"]
 
 COUNT = Interval(1, math.inf, "left", integer=True)
 SEED = Interval(0, 2**32, "left", integer=True)
 
 
 @dataclass(frozen=True)
-class Plan:
+class StudyRun:
     """One run to do: an entry and a seed."""
 
     entry: Entry
@@ -48,7 +48,7 @@ class Study:
     >>> from dashpot import tasks
     >>> from dashpot.comparison import entry
     >>> study = Study(tasks.get("digits"), (entry("adam", "digits"), entry("sgd", "digits")), seeds=(0, 1), epochs=2)
-    >>> [str(plan) for plan in study.plans()]
+    >>> [str(plan) for plan in study.runs()]
     ['adam seed 0', 'sgd seed 0', 'adam seed 1', 'sgd seed 1']
     """
 
@@ -69,9 +69,9 @@ class Study:
         check("Study", "epochs", self.epochs, COUNT)
         check("Study", "threads", self.threads, THREADS)
 
-    def plans(self) -> list[Plan]:
+    def runs(self) -> list[StudyRun]:
         """Every run, seed by seed, so that an interrupted study has compared all methods on its first seeds."""
-        return [Plan(entry, seed) for seed in self.seeds for entry in self.entries]
+        return [StudyRun(entry, seed) for seed in self.seeds for entry in self.entries]
 
     def settings(self) -> dict[str, Any]:
         """What makes two studies the same, as plain data; building every optimizer once finds bad settings early."""

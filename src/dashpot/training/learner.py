@@ -186,7 +186,7 @@ class Learner:
         if made and self.engine.sharded:
             raise ArgumentError("Learner: strategy='fsdp' makes parameters anew; give what makes the optimizer.")
         if self.module is None:
-            self.module = self.engine.set_up(self.model)
+            self.module = self.engine.setup(self.model)
         opt: Any = self.optimizer
         if not made:
             opt = opt(self.model.parameters(), **({} if lr is None else {"lr": lr}))
@@ -251,13 +251,13 @@ class Learner:
         """What there is after a phase, also after one that is cut short on purpose."""
         if self.training and self.pending_batches:
             self._drop()
-        self.history[self.epoch][self.phase] = self.means.values(self.engine.total)
+        self.history[self.epoch][self.phase] = self.means.values(self.engine.all_reduce_sum)
         if self.phase == "eval" or not self.phases["eval"]:
             self.position = (self.epoch + 1, 0)
 
     def _batch(self) -> None:
         more = self.training and not self.is_last_microbatch
-        with self.engine.without_sync(self.module) if more else nullcontext():  # pyright: ignore[reportArgumentType]
+        with self.engine.no_sync(self.module) if more else nullcontext():  # pyright: ignore[reportArgumentType]
             self._do["predict"]()
             self.notify("after_predict")
             self._do["get_loss"]()
@@ -279,7 +279,7 @@ class Learner:
         try:
             self._do["step"]()
         finally:  # a callback may not have gone on to the optimizer, or have cancelled the batch after it
-            self.engine.drop()
+            self.engine.reset()
             self.steps += self.stepped
         if self.stepped:
             self.notify("after_step")
@@ -288,7 +288,8 @@ class Learner:
 
     def _step_without_last(self) -> None:
         """The batch that was to complete a step was cancelled before its gradient: step with those of the others."""
-        if self.engine.world > 1 or self.engine.goes_again(self.opt):  # only that batch would have added them up
+        if self.engine.world_size > 1 or self.engine.recomputes_loss(self.opt):
+            # Only the cancelled batch would have reduced the gradients.
             warn(
                 f"Learner: batch {self.batch + 1} of epoch {self.epoch + 1}, the last one of its step, was cancelled; "
                 f"the gradients of the {self.pending_batches} before it are dropped."
@@ -300,7 +301,7 @@ class Learner:
 
     def _drop(self) -> None:
         """Drop gradients that a cancellation has left without their step; the next step is not to use them."""
-        self.engine.drop()
+        self.engine.reset()
         self.opt.zero_grad()
         self.pending_batches = 0
 
@@ -353,7 +354,7 @@ class Learner:
         if not self.pending_batches:
             self.engine.rescale(self.opt)
         share = self.share
-        if self.engine.goes_again(self.opt):
+        if self.engine.recomputes_loss(self.opt):
             self._step_batches = [*(self._step_batches if self.pending_batches else []), (self.x, self.y, share)]
         again = self._again if self.is_last_microbatch else None
         self.engine.backward(self.loss if share == 1 else self.loss * share, self.opt, again)
@@ -373,7 +374,7 @@ class Learner:
         present = self.x, self.y, self.output, self.loss
         for number, (x, y, share) in enumerate(self._step_batches, 1):
             self.x, self.y, last = x, y, number == len(self._step_batches)
-            with nullcontext() if last else self.engine.without_sync(self.module):
+            with nullcontext() if last else self.engine.no_sync(self.module):
                 self._do["predict"]()
                 self._do["get_loss"]()
                 loss = self.loss * share

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from dashpot.errors import ArgumentError, RunError
 from dashpot.training.distributed.data_sharding import (
-    each_tensor,
-    examples_in,
-    own_part,
-    rows,
-    shared_loader,
-    what_cannot_be_shared,
+    count_examples,
+    map_tensors,
+    shard_loader,
+    shard_slice,
+    slice_rows,
+    unshardable_reason,
 )
 from dashpot.training.distributed.engine import Engine
 from dashpot.training.state.loader_state import (
@@ -71,13 +71,13 @@ class ResumableLoader:
             raise self._refusal(", which has no length") from error
         if size == 0:
             raise ArgumentError(f"Learner: {owner} must hold at least one batch, got an empty {type(source).__name__}.")
-        if engine.world > 1 and (reason := what_cannot_be_shared(source)):
+        if engine.world_size > 1 and (reason := unshardable_reason(source)):
             raise ArgumentError(
-                f"Learner: {owner} is to be shared by {engine.world} processes, which takes dashpot.data.Batches or a "
-                f"DataLoader that numbers its examples; got {reason}."
+                f"Learner: {owner} is to be shared by {engine.world_size} processes, which takes dashpot.data.Batches "
+                f"or a DataLoader that numbers its examples; got {reason}."
             )
-        shares = engine.world > 1 and not self.is_stream and not isinstance(source, (list, tuple))
-        self._loader, self._parts = shared_loader(source, engine) if shares else (source, None)
+        shares = engine.world_size > 1 and not self.is_stream and not isinstance(source, (list, tuple))
+        self._loader, self._parts = shard_loader(source, engine) if shares else (source, None)
 
     def __len__(self) -> int:
         return len(self.source)
@@ -96,10 +96,10 @@ class ResumableLoader:
                 break
             x, y = self._pair(item)
             if self._parts is not None:
-                size, mine = self._parts.told[number]
+                size, mine = self._parts.sizes[number]
             else:
                 x, y, size, mine = self._cut(x, y)
-            weight = 1.0 if self.engine.world == 1 else mine * self.engine.world / size
+            weight = 1.0 if self.engine.world_size == 1 else mine * self.engine.world_size / size
             yield Batch(self._placed(x), self._placed(y), mine, weight)
         if given != said:
             gave = "more" if given > said else f"only {given}"
@@ -120,7 +120,7 @@ class ResumableLoader:
     def all_examples(self) -> int | None:
         """Examples in an epoch, those of a last batch that is left out included, where the source tells."""
         held: Any = getattr(self.source, "x", getattr(self.source, "sampler", None))
-        return examples_in(held) if hasattr(held, "__len__") else None
+        return count_examples(held) if hasattr(held, "__len__") else None
 
     @property
     def is_stream(self) -> bool:
@@ -147,7 +147,7 @@ class ResumableLoader:
     def state_dict(self) -> dict[str, Any]:
         """What it takes to start again in the middle of an epoch, of every process, or with the next one."""
         parts = {} if self.is_stream else component_states(self.source)
-        return {"begun": self.engine.gather(self._begun), "own": generator_states(self.source), "parts": parts}
+        return {"begun": self.engine.all_gather(self._begun), "own": generator_states(self.source), "parts": parts}
 
     def check_resumable(self) -> None:
         """Refuse a source that no state could make repeat its batches.
@@ -164,7 +164,7 @@ class ResumableLoader:
         set_generator_states(self.source, state["own"])
         set_component_states(self.source, state.get("parts", {}))
         begun = state["begun"]  # the first process's tells the order, also to another number of processes
-        self._begun = begun[self.engine.rank] if self.engine.rank < len(begun) else None
+        self._begun = begun[self.engine.global_rank] if self.engine.global_rank < len(begun) else None
 
     def _refusal(self, more: str = "") -> ArgumentError:
         """The error for a source of another kind."""
@@ -181,7 +181,7 @@ class ResumableLoader:
 
     def _placed(self, part: Any) -> Any:
         """Tensors of the host go to the device; one that is on another device is a mistake."""
-        return each_tensor(self._to_device, part)
+        return map_tensors(self._to_device, part)
 
     def _to_device(self, tensor: Tensor) -> Tensor:
         device = self.engine.device
@@ -193,15 +193,15 @@ class ResumableLoader:
 
     def _cut(self, x: Any, y: Any) -> tuple[Any, Any, int, int]:
         """(x, y, examples in all, examples here): this process's part of a batch that every process has made alike."""
-        size, world = examples_in(y), self.engine.world
-        size = examples_in(x) if size is None else size
+        size, world = count_examples(y), self.engine.world_size
+        size = count_examples(x) if size is None else size
         if size is None:
             raise ArgumentError(
                 f"Learner: {self.owner} must give batches with tensors to count the examples of, got {y!r}."
             )
         if world == 1:
             return x, y, size, size
-        part = own_part(size, self.engine.rank, world)
+        part = shard_slice(size, self.engine.global_rank, world)
         mine = part.stop - part.start
         part = part if mine else slice(1)  # where nothing is left take part all the same, without counting
-        return rows(x, part), rows(y, part), size, mine
+        return slice_rows(x, part), slice_rows(y, part), size, mine

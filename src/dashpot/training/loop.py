@@ -16,7 +16,7 @@ from dashpot.runs.records import Divergence, Epoch
 from dashpot.tasks import Problem
 from dashpot.tasks.means import FLUSH
 from dashpot.training.callback import Callback, CancelFit
-from dashpot.training.distributed.single_device import InPlace
+from dashpot.training.distributed.single_device import SingleDevice
 from dashpot.training.learner import Learner
 from dashpot.training.stopwatch import Stopwatch
 
@@ -161,7 +161,7 @@ class _From(Callback):
 def learner_in_place(problem: Problem, optimizer: Optimizer) -> Learner:
     """A learner of `problem` that computes where its model is, in this process alone."""
     device = next(p for group in optimizer.param_groups for p in group["params"]).device
-    return Learner.of(problem, optimizer, engine=InPlace(device))
+    return Learner.of(problem, optimizer, engine=SingleDevice(device))
 
 
 def train(

@@ -236,8 +236,8 @@ class _Finder(Callback):
         self.loss = self.loss + part if learner.pending_batches else part
 
     def step(self, learner: Learner, proceed: Callable[[], None]) -> None:
-        [total] = learner.engine.total([float(self.loss)])
-        loss, lr = total / learner.engine.world, self.rates[len(self.losses)]
+        [total] = learner.engine.all_reduce_sum([float(self.loss)])
+        loss, lr = total / learner.engine.world_size, self.rates[len(self.losses)]
         self._look(loss)
         for group, ratio in zip(learner.opt.param_groups, self.ratios, strict=True):
             if isinstance(group["lr"], Tensor):
@@ -275,7 +275,7 @@ class _Finder(Callback):
 def unchanged(learner: Learner) -> Iterator[None]:
     """Whatever the block trains, learner, model and optimizer are as before after it, in whatever way it ends."""
     if learner.module is None:  # a fit would; buffers that move to a device are others from there on
-        learner.module = learner.engine.set_up(learner.model)
+        learner.module = learner.engine.setup(learner.model)
     with ExitStack() as stack:
         stack.enter_context(side_pass(learner.train))
         stack.enter_context(_counters_kept(learner))
@@ -304,7 +304,7 @@ def _scale_kept(learner: Learner) -> Iterator[None]:
         yield
     finally:
         if engine.scaler is not None and kept is not None:
-            engine.drop()
+            engine.reset()
             engine.scaler.load_state_dict(kept)
 
 

@@ -354,11 +354,11 @@ def _measure(learner: Learner, norms: Iterable[Any]) -> None:
             norm.reset_running_stats()
             norm.momentum = None  # a plain mean
         learner.update_batchnorm(learner.train)
-    if learner.engine.world > 1:
+    if learner.engine.world_size > 1:
         for _, value in _buffers_of(learner.model, norms):
             if value.is_floating_point():
                 dist.all_reduce(value)
-                value /= learner.engine.world
+                value /= learner.engine.world_size
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from dashpot.constraints import Interval, Optional, check
 from dashpot.errors import ArgumentError, RunError
-from dashpot.runs.files import cannot_write, make_folder, write_text
+from dashpot.runs.files import make_folder, write_error, write_text
 from dashpot.training.callback import Callback, CancelFit
 from dashpot.training.state import checkpoint_file
 from dashpot.utils.atomic_files import keep_aside
@@ -145,7 +145,7 @@ class Checkpoints(Callback):
             learner.evaluation.check_resumable()
         self._best, self._saved, self._told = None, None, False
         self._time = time.monotonic()
-        if learner.engine.first:
+        if learner.engine.is_rank_zero:
             make_folder(self.folder)
             self._clear_leftovers()
 
@@ -201,7 +201,7 @@ class Checkpoints(Callback):
             self._best = {"file": path.name, "metric": self.metric, "value": self._value(learner)}
             self._best["epoch"] = learner.position[0]
         state, fault = learner.state_dict(), None
-        if learner.engine.first:
+        if learner.engine.is_rank_zero:
             try:
                 checkpoint_file.write(path, state, {"config": self.config})
                 if better:
@@ -209,7 +209,7 @@ class Checkpoints(Callback):
                 self._remove_old(path)
             except RunError as error:
                 fault = str(error)
-        fault = learner.engine.gather(fault)[0]
+        fault = learner.engine.all_gather(fault)[0]
         if fault is not None:
             raise RunError(fault)
         self._saved, self._time = learner.position, time.monotonic()
@@ -236,7 +236,9 @@ class Checkpoints(Callback):
     def _time_is_up(self, learner: Any) -> bool:
         if self.every_seconds is None:
             return False
-        return learner.engine.gather(time.monotonic() - self._time >= self.every_seconds)[0]  # the first one's clock
+        return learner.engine.all_gather(time.monotonic() - self._time >= self.every_seconds)[
+            0
+        ]  # the first one's clock
 
     def _value(self, learner: Any) -> float:
         epoch = learner.history[learner.epoch]
@@ -297,7 +299,7 @@ def _set_aside(path: Path, error: RunError) -> str:
     except FileNotFoundError:  # another process of this run was first
         return path.name
     except OSError as reason:
-        raise cannot_write(path, reason) from error
+        raise write_error(path, reason) from error
     warn(f"{error} It is kept as {aside.name}, and the one before it is used.")
     return aside.name
 
@@ -306,7 +308,7 @@ def _remove(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
-        raise cannot_write(path, error) from error
+        raise write_error(path, error) from error
 
 
 def _is_choice(best: Any) -> bool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from dashpot.constraints import FLAG, check
 from dashpot.errors import ArgumentError, RunError
-from dashpot.runs.files import cannot_write, cut_back, make_folder
+from dashpot.runs.files import make_folder, truncate, write_error
 from dashpot.training.callbacks.epoch_summary import Row
 from dashpot.training.callbacks.logger import Logger
 from dashpot.utils.strict_json import encode
@@ -60,7 +60,7 @@ class LineLogger(Logger):
         if there and self.append:
             self._take(self.path.read_bytes().rfind(b"\n") + 1)  # not a line that was cut short
         if self._goes_on:
-            cut_back(self.path, self._length)  # not before all have accepted the state that the fit goes on from
+            truncate(self.path, self._length)  # not before all have accepted the state that the fit goes on from
         else:
             self._append("", fresh=True)
         if self._length == 0:
@@ -85,7 +85,7 @@ class LineLogger(Logger):
             with self.path.open("wb" if fresh else "ab") as file:
                 file.write(content)
         except OSError as error:
-            raise cannot_write(self.path, error) from error
+            raise write_error(self.path, error) from error
         self._length += len(content)
         self._digest.update(content)
 
@@ -94,7 +94,7 @@ class LineLogger(Logger):
             with self.path.open("ab") as file:
                 os.fsync(file.fileno())
         except OSError as error:
-            raise cannot_write(self.path, error) from error
+            raise write_error(self.path, error) from error
 
     def state_dict(self) -> dict[str, Any]:
         """The length of the file and a checksum of what is in it, as the first process has written it."""

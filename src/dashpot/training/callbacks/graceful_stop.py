@@ -46,7 +46,7 @@ class StopWhenAsked(Callback):
 
     def _asked(self, learner: Learner) -> bool:
         between = (learner.batch + 1) % (EVERY * learner.accumulate) and learner.batch + 1 < len(learner.train)
-        if learner.engine.world > 1 and learner.training and between:
+        if learner.engine.world_size > 1 and learner.training and between:
             return False
         return learner.engine.any(self._asked_here())
 
@@ -60,4 +60,4 @@ class StopWhenAsked(Callback):
 
     def _interrupted(self, learner: Learner) -> Interrupted:
         """The same in every process, whichever of them was asked."""
-        return Interrupted(code=max(learner.engine.gather(self._code)))
+        return Interrupted(code=max(learner.engine.all_gather(self._code)))

@@ -61,7 +61,7 @@ class Logger(PerEpoch):
 
     def before_fit(self, learner: Learner) -> None:
         super().before_fit(learner)
-        self._first, self._begun, self._over = learner.engine.first, False, False
+        self._first, self._begun, self._over = learner.engine.is_rank_zero, False, False
         self._marks: list[tuple[int, int]] = []
         self._metrics, self._phases = tuple(learner.metrics), dict(learner.phases)
         if self.every:
@@ -107,7 +107,7 @@ class Logger(PerEpoch):
 
     def cleanup_fit(self, learner: Learner) -> None:
         if self._begun:
-            if learner.engine.world == 1:  # one process that fails must not wait for the others
+            if learner.engine.world_size == 1:  # one process that fails must not wait for the others
                 self._flush()
             if self._first:
                 self.end()

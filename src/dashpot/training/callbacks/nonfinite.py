@@ -95,7 +95,7 @@ class NonFinite(Callback):
     def before_fit(self, learner: Learner) -> None:
         self.reports, self._batches = [], []
         self._losses: list[Tensor] = []
-        if self.folder is not None and learner.engine.first:
+        if self.folder is not None and learner.engine.is_rank_zero:
             make_folder(self.folder)
 
     def after_backward(self, learner: Learner) -> None:
@@ -144,7 +144,7 @@ class NonFinite(Callback):
             raise NonFiniteError(report)
         if self.then == "stop":
             learner.stopped = report
-        if (self.then == "stop" or len(self.reports) == 1) and learner.engine.first:
+        if (self.then == "stop" or len(self.reports) == 1) and learner.engine.is_rank_zero:
             warn(report, RuntimeWarning)
         if self.then == "stop":
             raise CancelFit
@@ -157,7 +157,7 @@ class NonFinite(Callback):
             self.folder / f"nonfinite-step-{learner.steps + 1}-epoch-{learner.epoch + 1}-batch-{learner.batch + 1}.pt"
         )
         state = fit_state.take(learner)
-        if learner.engine.first:
+        if learner.engine.is_rank_zero:
             batches = [{"batch": number, "x": _on_cpu(x), "y": _on_cpu(y)} for number, x, y in self._batches]
             # Apart from the state, so that a fit may go on from it: with these gradients it would not get far.
             values, state["besides"]["gradients"] = state["besides"]["gradients"], {}

@@ -79,7 +79,7 @@ def diagnose(learner: Learner, batches: Sequence[tuple[int, Any, Any]], losses: 
         inputs={number: found for number, x, _ in batches for t in _tensors(x) if (found := label(t)) is not None},
         first=_first_module(learner, batches),
     )
-    every = [Diagnosis(**found) for found in learner.engine.gather(vars(here))]
+    every = [Diagnosis(**found) for found in learner.engine.all_gather(vars(here))]
     merged = {
         name: _merged([getattr(found, name) for found in every])
         for name in ("gradients", "weights", "losses", "inputs")

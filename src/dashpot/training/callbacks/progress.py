@@ -67,7 +67,7 @@ class Progress(PerEpoch):
         self._shown, self._next = 0, 0.0
         self._columns: list[_Column] = []
         self._pace = _Pace()
-        self._out = _table(self.stream or sys.stdout) if learner.engine.first else None
+        self._out = _table(self.stream or sys.stdout) if learner.engine.is_rank_zero else None
 
     def before_epoch(self, learner: Learner) -> None:
         super().before_epoch(learner)

@@ -84,7 +84,7 @@ class Recorder(Callback):
     # ---- events -----------------------------------------------------------------------------------------------------
 
     def before_fit(self, learner: Learner) -> None:
-        self._total, self._world = learner.engine.total, learner.engine.world
+        self._total, self._world = learner.engine.all_reduce_sum, learner.engine.world_size
         self._waiting, self._loss = [], torch.zeros(())
         self._read = {name: [] for name in self._read}
         self._hyperparameters = {

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dashpot.errors import RunError
 from dashpot.runs.environment import versions
-from dashpot.runs.files import append_line, cut_back
+from dashpot.runs.files import append_line, truncate
 from dashpot.runs.records import Divergence, Epoch, encode, epoch_lines
 from dashpot.tasks.means import FLUSH
 from dashpot.training.callback import Callback, CancelFit
@@ -110,9 +110,9 @@ class Record(Callback):
             return []
         values = torch.stack([loss.double() for loss, _ in self._waiting]).tolist()
         sizes = [float(size) for _, size in self._waiting]
-        if self._learner.engine.world > 1:  # this process saw a part of each batch only
+        if self._learner.engine.world_size > 1:  # this process saw a part of each batch only
             sums = [value * size if size else 0.0 for value, size in zip(values, sizes, strict=True)]
-            totals = self._learner.engine.total([*sums, *sizes])
+            totals = self._learner.engine.all_reduce_sum([*sums, *sizes])
             sizes = totals[len(sums) :]
             values = [s / n for s, n in zip(totals, sizes, strict=False)]
         return list(zip(values, sizes, strict=True))
@@ -160,7 +160,7 @@ class Record(Callback):
         )
 
     def _append(self, line: str) -> None:
-        if self._learner.engine.first:
+        if self._learner.engine.is_rank_zero:
             append_line(self.path, line)
 
     # ---- resuming ---------------------------------------------------------------------------------------------------
@@ -182,13 +182,13 @@ class Record(Callback):
         self._first, self._bad = state["first"], state["bad"]
         self._losses, self._rates = list(state["losses"]), list(state["rates"])
         self._watch = Stopwatch(state["spent"])
-        if self._learner.engine.first:
+        if self._learner.engine.is_rank_zero:
             self._cut_back(state["bytes"])
 
     def _cut_back(self, length: int) -> None:
         if not self.path.exists() or self.path.stat().st_size < length:
             raise RunError(f"The record {self.path} is damaged: it ends before its checkpoint.")
-        cut_back(self.path, length)
+        truncate(self.path, length)
         steps = self._first + len(self._losses)
         append_line(self.path, encode({"kind": "resumed", "steps": steps, "versions": versions(), **self.resumed}))
 

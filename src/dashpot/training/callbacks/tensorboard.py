@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dashpot.constraints import FLAG, check
 from dashpot.errors import ArgumentError, RunError
-from dashpot.runs.files import cannot_write, make_folder
+from dashpot.runs.files import make_folder, write_error
 from dashpot.training.callbacks.epoch_summary import Row
 from dashpot.training.callbacks.logger import Logger
 
@@ -68,7 +68,7 @@ class TensorBoard(Logger):
             # Events from this step on that an earlier session has written are dropped by whoever reads them.
             self.writer = self._open(str(self.folder), purge_step=self._at if self._goes_on else None)
         except OSError as error:
-            raise cannot_write(self.folder, error) from error
+            raise write_error(self.folder, error) from error
         for tag, value in self._last.items():
             self.writer.add_scalar(tag, value, self._at)
 

@@ -48,7 +48,7 @@ class Engine:
         check("Engine", "strategy", strategy, STRATEGIES)
         check("Engine", "devices", devices, DEVICES)
         self.precision, self.strategy = precision, strategy
-        self.fabric = _fabric(accelerator, strategy, _checked(process_group.place(), devices))
+        self.fabric = _fabric(accelerator, strategy, _checked(process_group.launcher_ranks(), devices))
         self.scaler: torch.amp.GradScaler | None = None
         self._unscaled = False
         if precision == "fp16":
@@ -62,39 +62,39 @@ class Engine:
         return self.fabric.device
 
     @property
-    def world(self) -> int:
+    def world_size(self) -> int:
         """Number of processes."""
         return self.fabric.world_size
 
     @property
-    def rank(self) -> int:
+    def global_rank(self) -> int:
         """Number of this process, from 0."""
         return self.fabric.global_rank
 
     @property
-    def first(self) -> bool:
+    def is_rank_zero(self) -> bool:
         """Whether this process is the one that writes and tells."""
-        return self.rank == 0
+        return self.global_rank == 0
 
     @property
     def sharded(self) -> bool:
         """Whether every process holds a share of the weights only."""
-        return self.strategy == "fsdp" and self.world > 1
+        return self.strategy == "fsdp" and self.world_size > 1
 
     # ---- the model --------------------------------------------------------------------------------------------------
 
-    def set_up(self, model: nn.Module) -> nn.Module:
+    def setup(self, model: nn.Module) -> nn.Module:
         """Move `model` to the device and make it ready for the processes; the answer is what forward goes through.
 
         Several processes start from the weights of the first, and each then draws its own noise, such as dropout's:
         the first goes on with torch's random state as it is.
         """
-        if self.world == 1:
+        if self.world_size == 1:
             self.fabric.strategy.module_to_device(model)
             return self.fabric.strategy.setup_module(model)
         model.to(self.device)
-        process_group.agree_on_weights(model)
-        process_group.draw_apart(self.rank)
+        process_group.broadcast_weights(model)
+        process_group.seed_ranks(self.global_rank)
         module = self.fabric.strategy.setup_module(model)
         if self.sharded and any(True for _ in model.buffers()):
             module.register_forward_pre_hook(_first_buffers)
@@ -107,9 +107,9 @@ class Engine:
         return torch.autocast(self.device.type, torch.bfloat16 if self.precision == "bf16" else torch.float16)
 
     @contextmanager
-    def without_sync(self, module: nn.Module) -> Iterator[None]:
+    def no_sync(self, module: nn.Module) -> Iterator[None]:
         """Backward passes inside leave the gradients of the processes apart; the first one after it adds them up."""
-        if self.world == 1:
+        if self.world_size == 1:
             yield
         elif self.sharded:
             module.set_requires_gradient_sync(False)  # pyright: ignore[reportCallIssue]
@@ -127,10 +127,10 @@ class Engine:
         """Go backward from `loss`; a second-order method takes its Hessian-vector product on the way where one is due.
 
         `again`, given with the last batch before a step, goes backward from the losses of all batches of this step once
-        more, for the routes that need that (`goes_again`).
+        more, for the routes that need that (`recomputes_loss`).
         """
         own = getattr(optimizer, "backward", None)
-        apart = self.goes_again(optimizer)
+        apart = self.recomputes_loss(optimizer)
         if own is not None and not apart:
             own(loss, scaler=self.scaler)
         elif self.scaler is not None:
@@ -150,7 +150,7 @@ class Engine:
             for grad in kept:
                 grad.mul_(scale)
 
-    def goes_again(self, optimizer: Optimizer) -> bool:
+    def recomputes_loss(self, optimizer: Optimizer) -> bool:
         """Whether products need the losses of a step a second time: shares of weights, "forward", "differences"."""
         probe = getattr(getattr(optimizer, "probing", None), "probe", None)
         return isinstance(probe, str) and (self.sharded or probe in ("forward", "differences"))
@@ -167,7 +167,7 @@ class Engine:
             optimizer.step()
         else:
             before = self.scaler.get_scale()
-            self._unscaled = True  # by the scaler; `drop` is to know if the optimizer fails
+            self._unscaled = True  # by the scaler; `reset` is to know if the optimizer fails
             self.scaler.step(optimizer)
             self.scaler.update()
             self._unscaled = False
@@ -175,7 +175,7 @@ class Engine:
                 return False
         return getattr(optimizer, "last_step", None) != "skipped"
 
-    def drop(self) -> None:
+    def reset(self) -> None:
         """Forget a step that was not taken after its gradients were unscaled."""
         if self.scaler is not None and self._unscaled:
             self.scaler.update()
@@ -183,31 +183,31 @@ class Engine:
 
     # ---- processes --------------------------------------------------------------------------------------------------
 
-    def total(self, values: list[float]) -> list[float]:
+    def all_reduce_sum(self, values: list[float]) -> list[float]:
         """The sums of numbers over all processes, in float64; every process gets them."""
-        if self.world == 1:
+        if self.world_size == 1:
             return values
-        gathered = self.gather(values)
+        gathered = self.all_gather(values)
         return [sum(column) for column in zip(*gathered, strict=True)]  # in the order of ranks: the same everywhere
 
-    def gather(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         """`value` of every process, by rank; any plain data."""
-        if self.world == 1:
+        if self.world_size == 1:
             return [value]
-        found: list[Any] = [None] * self.world
+        found: list[Any] = [None] * self.world_size
         dist.all_gather_object(found, value)
         return found
 
-    def from_first(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """What the first process gives, in all of them; any plain data."""
         found = [value]
-        if self.world > 1:
+        if self.world_size > 1:
             dist.broadcast_object_list(found, 0)
         return found[0]
 
     def any(self, wish: bool) -> bool:
         """Whether `wish` is true in any process: what they have to do together, such as stopping, starts with this."""
-        if self.world == 1:
+        if self.world_size == 1:
             return wish
         votes = torch.tensor(int(wish))  # on the CPU: no GPU is waited for
         dist.all_reduce(votes)
@@ -246,7 +246,7 @@ def check_devices(accelerator: str, number: int) -> None:
     raise RunError(f"There {have} here, and {number} processes need {number}; choose {fewer}, or accelerator cpu.")
 
 
-def _checked(here: process_group.Place | None, devices: int) -> process_group.Place:
+def _checked(here: process_group.Ranks | None, devices: int) -> process_group.Ranks:
     """Where this process is among how many, as far as that agrees with what was asked for."""
     if here is None and devices > 1:
         raise ArgumentError(
@@ -254,13 +254,13 @@ def _checked(here: process_group.Place | None, devices: int) -> process_group.Pl
             f"--devices {devices}."
         )
     if here is None:
-        return process_group.Place(0, 1, 0, 1)
-    if devices not in (1, here.world):
-        raise ArgumentError(f"Engine: devices={devices}, but the launcher started {here.world} processes.")
+        return process_group.Ranks(0, 1, 0, 1)
+    if devices not in (1, here.world_size):
+        raise ArgumentError(f"Engine: devices={devices}, but the launcher started {here.world_size} processes.")
     return here
 
 
-def _fabric(accelerator: str, strategy: str, here: process_group.Place) -> Any:
+def _fabric(accelerator: str, strategy: str, here: process_group.Ranks) -> Any:
     try:
         from lightning_fabric import Fabric
         from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
@@ -268,18 +268,22 @@ def _fabric(accelerator: str, strategy: str, here: process_group.Place) -> Any:
         from lightning_fabric.utilities.exceptions import MisconfigurationException
     except ImportError as error:
         raise RunError("Training needs lightning-fabric: pip install 'dashpot[train]'.") from error
-    check_devices(accelerator, here.local_world)
-    chosen: dict[str, Any] = {"devices": here.local_world}
-    if here.world > 1:
-        chosen |= {"num_nodes": here.world // here.local_world, "plugins": TorchElasticEnvironment(), "strategy": "ddp"}
-    if here.world > 1 and strategy == "fsdp":
-        chosen["strategy"] = ModelParallelStrategy(_shard, data_parallel_size=here.world, tensor_parallel_size=1)
+    check_devices(accelerator, here.local_world_size)
+    chosen: dict[str, Any] = {"devices": here.local_world_size}
+    if here.world_size > 1:
+        chosen |= {
+            "num_nodes": here.world_size // here.local_world_size,
+            "plugins": TorchElasticEnvironment(),
+            "strategy": "ddp",
+        }
+    if here.world_size > 1 and strategy == "fsdp":
+        chosen["strategy"] = ModelParallelStrategy(_shard, data_parallel_size=here.world_size, tensor_parallel_size=1)
     try:
         fabric = Fabric(accelerator=accelerator, **chosen)
     except (RuntimeError, ValueError, MisconfigurationException) as error:
         reason = str(error).partition("\n")[0].rstrip(".")
         raise RunError(f"Engine: accelerator {accelerator!r} cannot be used: {reason}.") from error
-    if here.world > 1:
+    if here.world_size > 1:
         process_group.join(here, fabric.device.type)
     fabric.launch()
     return fabric

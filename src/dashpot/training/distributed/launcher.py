@@ -21,22 +21,22 @@ from typing import Any
 
 from dashpot.constraints import check
 from dashpot.training.distributed.engine import DEVICES
-from dashpot.training.distributed.process_group import SUPERVISOR, inner_interface
+from dashpot.training.distributed.process_group import SUPERVISOR, loopback_interface
 
-__all__ = ["LOST_PROCESS", "supervise"]
+__all__ = ["PROCESS_FAILED", "launch"]
 
-LOST_PROCESS = 4
+PROCESS_FAILED = 4
 """Exit code where a process was killed, or failed without saying why in one sentence."""
-OWN_WORDS = (2, 3, 130)
+REPORTED_CODES = (2, 3, 130)
 """Exit codes of a command that has said what is the matter: a mistake of the caller's, divergence, Ctrl-C."""
 GRACE, PATIENCE = 3.0, 5.0
 """Seconds that processes get to end by themselves once one has failed, and to obey SIGTERM."""
 HELD, POLL, LINES = 0.5, 0.05, 400
-CUT_OFF = re.compile("closed by peer|reset by peer|Broken pipe|Connection refused|Timed out|DistNetworkError")
+LOST_PEER = re.compile("closed by peer|reset by peer|Broken pipe|Connection refused|Timed out|DistNetworkError")
 """In what a process says that has lost the others."""
 
 
-def supervise(argv: Sequence[str], devices: int, resume_command: Callable[[], str | None]) -> int:
+def launch(argv: Sequence[str], devices: int, resume_command: Callable[[], str | None]) -> int:
     """Run `devices` processes of a command that train together, and return the exit code.
 
     The first process has this one's stdout; what the others print there is dropped. A message on stderr that several
@@ -56,8 +56,8 @@ def supervise(argv: Sequence[str], devices: int, resume_command: Callable[[], st
     Raises:
         ArgumentError: `devices` is out of range.
     """
-    check("supervise", "devices", devices, DEVICES)
-    with _meeting_point() as port:
+    check("launch", "devices", devices, DEVICES)
+    with _rendezvous() as port:
         started = [_Process(argv, rank, devices, port) for rank in range(devices)]
         try:
             with _signals_to(started) as stopping:
@@ -76,7 +76,7 @@ def supervise(argv: Sequence[str], devices: int, resume_command: Callable[[], st
 
 
 @contextmanager
-def _meeting_point() -> Iterator[int]:
+def _rendezvous() -> Iterator[int]:
     """The port of a store on the loopback interface; nobody else can take it in between."""
     import torch.distributed as dist
 
@@ -163,7 +163,7 @@ def _environment(rank: int, world: int, port: int) -> dict[str, str]:
     its |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": "True"}
     its |= {"TORCHELASTIC_RESTART_COUNT": 0, "TORCHELASTIC_RUN_ID": f"dashpot-{os.getpid()}", SUPERVISOR: os.getpid()}
     threads = max(1, (os.cpu_count() or 1) // world)
-    defaults = {"OMP_NUM_THREADS": threads, "GLOO_SOCKET_IFNAME": inner_interface(), "PYTHONUNBUFFERED": 1}
+    defaults = {"OMP_NUM_THREADS": threads, "GLOO_SOCKET_IFNAME": loopback_interface(), "PYTHONUNBUFFERED": 1}
     return {name: str(value) for name, value in {**defaults, **os.environ, **its}.items()}
 
 
@@ -214,7 +214,7 @@ def _blame(process: _Process) -> tuple[bool, bool, bool, float]:
     """Orders processes that failed: one that was killed, one that says why, one that has not just lost another."""
     code, ended = process.poll() or 0, process.ended_at or 0.0
     process.drain()
-    return code >= 0, code not in OWN_WORDS, bool(CUT_OFF.search(process.said)), ended
+    return code >= 0, code not in REPORTED_CODES, bool(LOST_PEER.search(process.said)), ended
 
 
 def _end(processes: Sequence[_Process]) -> None:
@@ -237,14 +237,14 @@ def _tell(processes: Sequence[_Process], failed: _Process, resume_command: Calla
         failed.show()
     elif failed.said not in processes[0].shown:  # the first may have said the same
         print(failed.said, file=sys.stderr)
-    if code in OWN_WORDS:
+    if code in REPORTED_CODES:
         return code
     how = f"was killed by {_signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
     others = "; the others were stopped" if len(processes) > 1 else ""
     command = resume_command()
     go_on = f" Go on with: {command}" if command else ""
     print(f"{failed.name[0].upper()}{failed.name[1:]} {how}{others}.{go_on}", file=sys.stderr)
-    return LOST_PROCESS
+    return PROCESS_FAILED
 
 
 def _signal_name(number: int) -> str:

@@ -24,13 +24,13 @@ from dashpot.errors import RunError
 
 __all__ = [
     "SUPERVISOR",
-    "Place",
-    "agree_on_weights",
-    "draw_apart",
-    "end_without_supervisor",
-    "inner_interface",
+    "Ranks",
+    "broadcast_weights",
+    "exit_with_supervisor",
     "join",
-    "place",
+    "launcher_ranks",
+    "loopback_interface",
+    "seed_ranks",
 ]
 
 SUPERVISOR = "DASHPOT_SUPERVISOR"
@@ -42,24 +42,25 @@ LEAVING, LETTING_GO = 5.0, 0.5
 INNER = ("127.0.0.1", "localhost", "::1")
 
 
-class Place(NamedTuple):
+class Ranks(NamedTuple):
     """This process among those that a launcher started: number and count, in all and on this machine."""
 
     rank: int
-    world: int
+    world_size: int
     local_rank: int
-    local_world: int
+    local_world_size: int
 
 
-def place(environment: Mapping[str, str] | None = None) -> Place | None:
+def launcher_ranks(environment: Mapping[str, str] | None = None) -> Ranks | None:
     """What torchrun, or another launcher with its variables, says; None without one.
 
     Raises:
         RunError: some variables are missing, or are no numbers.
 
-    >>> place({"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"})
-    Place(rank=1, world=2, local_rank=1, local_world=2)
-    >>> place({}) is None
+    >>> store = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    >>> launcher_ranks({"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", **store})
+    Ranks(rank=1, world_size=2, local_rank=1, local_world_size=2)
+    >>> launcher_ranks({}) is None
     True
     """
     env = os.environ if environment is None else environment
@@ -70,29 +71,29 @@ def place(environment: Mapping[str, str] | None = None) -> Place | None:
         raise RunError(f"The launcher set RANK and WORLD_SIZE but not {', '.join(missing)}; torchrun sets all of them.")
     try:
         rank, world, local = (int(env[name]) for name in needed[:3])
-        return Place(rank, world, local, int(env.get("LOCAL_WORLD_SIZE", world)))
+        return Ranks(rank, world, local, int(env.get("LOCAL_WORLD_SIZE", world)))
     except ValueError as error:
         raise RunError(f"The launcher's RANK, WORLD_SIZE and LOCAL_RANK must be whole numbers: {error}.") from error
 
 
-def join(here: Place, device_type: str) -> None:
+def join(here: Ranks, device_type: str) -> None:
     """Join the group of all processes, once: gloo, and nccl beside it for tensors on GPUs. It is left at exit."""
-    end_without_supervisor()
+    exit_with_supervisor()
     if dist.is_initialized():
         return
-    if here.local_world == here.world:  # one machine: nobody outside it is to be reached
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", inner_interface())
-        os.environ.setdefault("NCCL_SOCKET_IFNAME", inner_interface())
+    if here.local_world_size == here.world_size:  # one machine: nobody outside it is to be reached
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback_interface())
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", loopback_interface())
     # Plain data goes by gloo also where weights go by nccl, and waits for no GPU.
     backend = "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo"
-    dist.init_process_group(backend, rank=here.rank, world_size=here.world, timeout=LOST)
+    dist.init_process_group(backend, rank=here.rank, world_size=here.world_size, timeout=LOST)
     asked = threading.Event()
     leaving = threading.Thread(target=_leave_when, args=(asked,), daemon=True)  # at exit none can be started any more
     leaving.start()
     atexit.register(_end, asked, leaving)
 
 
-def inner_interface() -> str:
+def loopback_interface() -> str:
     """The name of the network interface that stays within this machine."""
     return "lo0" if sys.platform == "darwin" else "lo"
 
@@ -115,7 +116,7 @@ def _end(asked: threading.Event, leaving: threading.Thread) -> None:
     time.sleep(LETTING_GO)  # where somebody has the group still, as torch's caches have after FSDP, the threads go on
 
 
-def end_without_supervisor() -> None:
+def exit_with_supervisor() -> None:
     """End this process when the one that supervises it has ended without a word, say by SIGKILL."""
     supervisor = os.environ.get(SUPERVISOR)
     if supervisor is None or any(thread.name == SUPERVISOR for thread in threading.enumerate()):
@@ -129,14 +130,14 @@ def end_without_supervisor() -> None:
     threading.Thread(target=watch, name=SUPERVISOR, daemon=True).start()
 
 
-def agree_on_weights(model: nn.Module) -> None:
+def broadcast_weights(model: nn.Module) -> None:
     """Give every process the weights and buffers of the first."""
     with torch.no_grad():
         for tensor in itertools.chain(model.parameters(), model.buffers()):
             dist.broadcast(tensor, 0)
 
 
-def draw_apart(rank: int) -> None:
+def seed_ranks(rank: int) -> None:
     """Let every process draw noise of its own: the first goes on as it is, the others start anew from its state."""
     state: list[Any] = [None]
     if rank == 0:

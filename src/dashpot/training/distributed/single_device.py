@@ -7,10 +7,10 @@ from torch import nn
 
 from dashpot.training.distributed.engine import Engine
 
-__all__ = ["InPlace"]
+__all__ = ["SingleDevice"]
 
 
-class InPlace(Engine):
+class SingleDevice(Engine):
     """The engine of a problem that is on its device already: any device of torch's, in this process alone.
 
     Nothing has to be set up for that, so lightning-fabric is not asked.
@@ -18,7 +18,7 @@ class InPlace(Engine):
     Args:
         device: the model's.
 
-    >>> InPlace(torch.device("cpu")).world
+    >>> SingleDevice(torch.device("cpu")).world_size
     1
     """
 
@@ -32,16 +32,16 @@ class InPlace(Engine):
         return self._device
 
     @property
-    def world(self) -> int:
+    def world_size(self) -> int:
         """One, whatever started this process."""
         return 1
 
     @property
-    def rank(self) -> int:
+    def global_rank(self) -> int:
         """The first."""
         return 0
 
-    def set_up(self, model: nn.Module) -> nn.Module:
+    def setup(self, model: nn.Module) -> nn.Module:
         """The model as it is."""
         return model
 

@@ -18,7 +18,7 @@ from dashpot.runs.records import Run, read_run
 from dashpot.tasks.user_file import is_file_spec
 from dashpot.training.run.settings import LOGS, Settings, read_made_by, read_settings, write_settings
 
-__all__ = ["RunFolder", "default_name", "is_there", "listed", "pasted", "typed_path"]
+__all__ = ["RunFolder", "default_folder_name", "exists", "list_names", "path_argument", "shell_quoted"]
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class RunFolder:
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as place:
-    ...     folder = RunFolder.new(Path(place, "run"), Settings(task="digits", optimizer="sgd"), command=None)
-    ...     RunFolder.existing(folder.path).settings().optimizer
+    ...     folder = RunFolder.create(Path(place, "run"), Settings(task="digits", optimizer="sgd"), command=None)
+    ...     RunFolder.open(folder.path).settings().optimizer
     'sgd'
     """
 
@@ -55,35 +55,35 @@ class RunFolder:
         return {name: self.path / file for name, file in LOGS.items()}
 
     @property
-    def again(self) -> str:
+    def restart_command(self) -> str:
         """The command that starts a new run like this one."""
-        return f"dashpot train --config {pasted(self.settings_file)}"
+        return f"dashpot train --config {shell_quoted(self.settings_file)}"
 
     @property
-    def goes_on(self) -> str:
+    def resume_command(self) -> str:
         """The command that goes on with this run."""
-        return f"dashpot train --resume {pasted(self.path)}"
+        return f"dashpot train --resume {shell_quoted(self.path)}"
 
     @classmethod
-    def new(cls, out: Path | None, settings: Settings, *, command: str | None) -> RunFolder:
+    def create(cls, out: Path | None, settings: Settings, *, command: str | None) -> RunFolder:
         """Make the folder of a new run and write its settings; by default a numbered one under `runs/`.
 
         Raises:
             RunError: `out` holds something already, or cannot be written.
         """
-        folder = cls(_numbered(Path("runs") / default_name(settings)) if out is None else _empty(out))
+        folder = cls(_numbered(Path("runs") / default_folder_name(settings)) if out is None else _empty(out))
         folder.write(settings, command=command)
         return folder
 
     @classmethod
-    def existing(cls, path: Path) -> RunFolder:
+    def open(cls, path: Path) -> RunFolder:
         """The folder of a run that has begun.
 
         Raises:
             RunError: there is no run in it, or it cannot be looked at.
         """
         folder = cls(path)
-        if not is_there(folder.settings_file):
+        if not exists(folder.settings_file):
             raise RunError(f"{path} holds no run: there is no run.toml in it.")
         return folder
 
@@ -98,27 +98,27 @@ class RunFolder:
 
     def write(self, settings: Settings, *, command: str | None) -> None:
         """Write `run.toml`; an older one, whose settings were overridden, stays beside it under a number."""
-        if is_there(self.settings_file):
-            _keep(self.settings_file)
+        if exists(self.settings_file):
+            _back_up(self.settings_file)
         write_settings(self.settings_file, settings, made_by(command))
 
-    def keep_record(self) -> Path:
+    def back_up_record(self) -> Path:
         """Copy the record to a file beside it, with a number, before another one takes its place; that file."""
-        return _keep(self.record)
+        return _back_up(self.record)
 
     def run(self) -> Run | None:
         """The record, where there is one."""
-        return read_run(self.record, advice=f"{self.again} starts a new run") if is_there(self.record) else None
+        return read_run(self.record, advice=f"{self.restart_command} starts a new run") if exists(self.record) else None
 
     def lock(self) -> AbstractContextManager[None]:
         """Keep other processes out."""
         return locked(self.path)
 
 
-def default_name(settings: Settings) -> str:
+def default_folder_name(settings: Settings) -> str:
     """What a run's folder is called where nobody says.
 
-    >>> default_name(Settings(task="my tasks/mine.py:build", optimizer="sgd", seed=3))
+    >>> default_folder_name(Settings(task="my tasks/mine.py:build", optimizer="sgd", seed=3))
     'mine-sgd-seed3'
     """
     spec = settings.task
@@ -135,22 +135,22 @@ def made_by(command: str | None) -> dict[str, Any]:
     return {**versions(), "written": now, **({"command": command} if command else {})}
 
 
-def typed_path(path: Path) -> str:
+def path_argument(path: Path) -> str:
     """A path as it is typed on a command line, where a name that begins with a dash would be taken for an option."""
     text = str(path)
     return f"./{text}" if text.startswith("-") else text
 
 
-def pasted(path: Path) -> str:
-    """`typed_path` for a shell, whatever is in the name.
+def shell_quoted(path: Path) -> str:
+    """`path_argument` for a shell, whatever is in the name.
 
-    >>> pasted(Path("runs/one")), pasted(Path("my runs")), pasted(Path("-one"))
+    >>> shell_quoted(Path("runs/one")), shell_quoted(Path("my runs")), shell_quoted(Path("-one"))
     ('runs/one', "'my runs'", './-one')
     """
-    return shlex.quote(typed_path(path))
+    return shlex.quote(path_argument(path))
 
 
-def is_there(path: Path) -> bool:
+def exists(path: Path) -> bool:
     """Whether there is such a file or folder.
 
     Raises:
@@ -165,7 +165,7 @@ def is_there(path: Path) -> bool:
     return True
 
 
-def listed(path: Path) -> list[str] | None:
+def list_names(path: Path) -> list[str] | None:
     """The names in a folder; None where there is no such folder.
 
     Raises:
@@ -183,9 +183,9 @@ def _cannot_read(path: Path, error: OSError) -> RunError:
     return RunError(f"Cannot read {path}: {error.strerror or error}.")
 
 
-def _keep(path: Path) -> Path:
+def _back_up(path: Path) -> Path:
     """Copy a file to one beside it, with the first free number in its name; that file."""
-    kept = next(file for k in count(1) if not is_there(file := path.with_name(f"{path.stem}-{k}{path.suffix}")))
+    kept = next(file for k in count(1) if not exists(file := path.with_name(f"{path.stem}-{k}{path.suffix}")))
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -196,9 +196,9 @@ def _keep(path: Path) -> Path:
 
 def _empty(path: Path) -> Path:
     """`path`, made where it is missing; what holds anything is refused."""
-    if is_there(path / "run.toml"):
-        raise RunError(f"{path} holds a run; go on with it by --resume {pasted(path)}, or choose another folder.")
-    if path.is_dir() and listed(path):
+    if exists(path / "run.toml"):
+        raise RunError(f"{path} holds a run; go on with it by --resume {shell_quoted(path)}, or choose another folder.")
+    if path.is_dir() and list_names(path):
         raise RunError(f"{path} is not empty and holds no run; choose another folder.")
     return make_folder(path)
 

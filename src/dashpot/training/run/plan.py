@@ -10,16 +10,16 @@ import torch
 
 from dashpot import tasks
 from dashpot.runs.entries import Entry, entry
-from dashpot.runs.metadata import header
+from dashpot.runs.metadata import run_metadata
 from dashpot.runs.study import Study
 from dashpot.tasks import Problem, Task
 from dashpot.training.run.settings import Settings
 
-__all__ = ["Plan"]
+__all__ = ["RunPlan"]
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """Settings with all that follows from them: the task, its problem, and what makes the optimizer."""
 
     settings: Settings
@@ -28,14 +28,14 @@ class Plan:
     problem: Problem
 
     @classmethod
-    def of(cls, settings: Settings) -> Plan:
+    def of(cls, settings: Settings) -> RunPlan:
         """Look up task and method, and complete the settings with what they left to the task and the machine.
 
         Raises:
             ArgumentError: no such task or method, or a value is out of range.
             DataError: the task's data are not there.
 
-        >>> plan = Plan.of(Settings(task="digits", optimizer="adamw", threads=1))
+        >>> plan = RunPlan.of(Settings(task="digits", optimizer="adamw", threads=1))
         >>> plan.settings.lr, plan.settings.epochs, plan.steps
         (0.03, 12, 360)
         """
@@ -70,12 +70,12 @@ class Plan:
         """A fresh optimizer for the run."""
         return self.entry.optimizer(params, self.steps)
 
-    def header(self, command: str | None) -> dict[str, Any]:
+    def metadata(self, command: str | None) -> dict[str, Any]:
         """The first line of the record."""
         assert self.settings.epochs is not None
         study = Study(self.task, (self.entry,), (self.settings.seed,), self.settings.epochs, self.settings.threads)
-        [plan] = study.plans()
-        known = header(study, plan, self.problem, self.optimizer(self.problem.model.parameters()), command)
+        [plan] = study.runs()
+        known = run_metadata(study, plan, self.problem, self.optimizer(self.problem.model.parameters()), command)
         return {
             **known,
             "call": self.entry.call(self.steps),

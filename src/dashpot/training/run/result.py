@@ -10,11 +10,11 @@ from dashpot.runs.records import Run
 from dashpot.runs.table import score_text
 from dashpot.training.run.folder import RunFolder
 
-__all__ = ["Outcome", "counted"]
+__all__ = ["RunResult", "counted"]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunResult:
     """How a run ended: "done", "stopped" (early, because it no longer improved) or "diverged"; and its record."""
 
     folder: RunFolder
@@ -29,7 +29,7 @@ class Outcome:
         """The last line that a user reads."""
         end = self.run.end
         assert end is not None
-        again = f"Again: {self.folder.again}"
+        again = f"Again: {self.folder.restart_command}"
         if end["status"] == "diverged":
             what = "gradients are not finite" if end["loss"] not in ("nan", "inf") else f"the loss is {end['loss']}"
             return f"Diverged at step {end['step'] + 1}: {what}. {again}"

@@ -8,34 +8,34 @@ from pathlib import Path
 from typing import Any
 
 from dashpot.errors import RunError
-from dashpot.runs.diff import differences as task_differences
+from dashpot.runs.diff import diff_data
 from dashpot.runs.environment import versions
 from dashpot.runs.records import Run
 from dashpot.tasks.user_file import is_file_spec
-from dashpot.training.run.folder import RunFolder, is_there, listed
-from dashpot.training.run.plan import Plan
-from dashpot.training.run.settings import Settings, differences
+from dashpot.training.run.folder import RunFolder, exists, list_names
+from dashpot.training.run.plan import RunPlan
+from dashpot.training.run.settings import Settings, diff_settings
 from dashpot.utils.warn import warn
 
-__all__ = ["check_begun", "check_task", "merged", "newest_state"]
+__all__ = ["check_recorded_identity", "check_task", "latest_state", "merge_settings"]
 
 FIXED = ("task", "optimizer", "seed")
 """What a run that has begun cannot change."""
 SHOWN = 6
 
 
-def merged(there: Settings, given: Mapping[str, Any], path: Path, *, override: bool) -> Settings:
+def merge_settings(there: Settings, given: Mapping[str, Any], path: Path, *, override: bool) -> Settings:
     """The settings of the run in `path` with those given in their place.
 
     Raises:
         RunError: some differ and are not to be overridden, or cannot be.
     """
-    found = differences(there, given)
+    found = diff_settings(there, given)
     if not found:
         return there
     fixed = [name for name in FIXED if name in given and given[name] != getattr(there, name)]
     if fixed:
-        which = _listed(differences(there, {name: given[name] for name in fixed}))
+        which = _listed(diff_settings(there, {name: given[name] for name in fixed}))
         raise RunError(
             f"{path} has begun and cannot change its {', '.join(fixed)} ({which}); start a new run with that."
         )
@@ -47,7 +47,7 @@ def merged(there: Settings, given: Mapping[str, Any], path: Path, *, override: b
     return dataclasses.replace(there, **{**given, "set": {**there.set, **given.get("set", {})}})
 
 
-def newest_state(folder: RunFolder, run: Run | None) -> dict[str, Any] | None:
+def latest_state(folder: RunFolder, run: Run | None) -> dict[str, Any] | None:
     """The state to go on from; None where there has been no checkpoint yet.
 
     Raises:
@@ -56,12 +56,12 @@ def newest_state(folder: RunFolder, run: Run | None) -> dict[str, Any] | None:
     """
     from dashpot.training.callbacks.checkpoints import damaged, latest, read_newest
 
-    listed(folder.checkpoints)  # a folder that may not be read looks empty below
+    list_names(folder.checkpoints)  # a folder that may not be read looks empty below
     there, spoilt = latest(folder.checkpoints), damaged(folder.checkpoints)
     if there is not None:
-        is_there(there)  # in a folder that may be listed and not entered, it is not to be seen
-    anew = f"{folder.again} starts a new run"
-    has = "checkpoints" if there or spoilt else "logs" if any(map(is_there, folder.logs.values())) else None
+        exists(there)  # in a folder that may be listed and not entered, it is not to be seen
+    anew = f"{folder.restart_command} starts a new run"
+    has = "checkpoints" if there or spoilt else "logs" if any(map(exists, folder.logs.values())) else None
     if run is None and has:
         raise RunError(f"{folder.path} has {has}, but its record {folder.record.name} is gone; {anew}.")
     if there is None and spoilt:
@@ -81,14 +81,14 @@ def _had_checkpoint(folder: RunFolder, run: Run) -> bool:
     is there by then.
     """
     late = run.end is not None or len(run.epochs) > 1 or bool(run.resumed)
-    return late or (len(run.epochs) == 1 and listed(folder.checkpoints) is None)
+    return late or (len(run.epochs) == 1 and list_names(folder.checkpoints) is None)
 
 
 def _names(paths: list[Path]) -> str:
     return _listed([path.name for path in paths])
 
 
-def check_begun(there: Settings, run: Run | None, folder: RunFolder) -> None:
+def check_recorded_identity(there: Settings, run: Run | None, folder: RunFolder) -> None:
     """Refuse a `run.toml` that was edited into the one of another run."""
     begun: dict[str, Any] = {} if run is None else run.header.get("run", {})
     for name in FIXED:
@@ -97,7 +97,7 @@ def check_begun(there: Settings, run: Run | None, folder: RunFolder) -> None:
         if old != new and not (name == "task" and _is_moved(old, new)):
             raise RunError(
                 f"{folder.path} has begun and cannot change its {name}: run.toml says {name} {new}, the record {old}; "
-                f"put that back, or start a new run with {folder.again}."
+                f"put that back, or start a new run with {folder.restart_command}."
             )
 
 
@@ -107,16 +107,16 @@ def _is_moved(old: str, new: str) -> bool:
     return is_file_spec(old) and is_file_spec(new) and functions[0] == functions[1]
 
 
-def check_task(plan: Plan, run: Run | None, path: Path, *, override: bool) -> None:
+def check_task(plan: RunPlan, run: Run | None, path: Path, *, override: bool) -> None:
     """Refuse to go on with another task under the same name, and say where versions differ."""
     if run is None:
         return
-    found = task_differences(run.task, dict(plan.task.config), "task")
+    found = diff_data(run.task, dict(plan.task.config), "task")
     if found and not override:
         raise RunError(
             f"The task has changed since {path} was last at work: {_listed(found)}. --override goes on all the same."
         )
-    other = task_differences(run.header["versions"], versions())
+    other = diff_data(run.header["versions"], versions())
     if other:
         warn(f"{path} was begun with other versions, so its numbers may differ: {_listed(other)}.")
 

@@ -18,17 +18,17 @@ import torch
 
 from dashpot.errors import DashpotError, RunError
 from dashpot.runs.environment import torch_threads
-from dashpot.runs.files import cannot_write, write_text
+from dashpot.runs.files import write_error, write_text
 from dashpot.runs.records import Run, encode
-from dashpot.runs.signals import ENDING, Interrupted, interruptible
+from dashpot.runs.signals import TERMINATION_SIGNALS, Interrupted, interruptible
 from dashpot.training.callback import Callback
 from dashpot.training.distributed.engine import Engine
 from dashpot.training.distributed.process_group import SUPERVISOR
 from dashpot.training.learner import Learner
 from dashpot.training.run.folder import RunFolder
-from dashpot.training.run.plan import Plan
-from dashpot.training.run.result import Outcome, counted
-from dashpot.training.run.resume import check_begun, check_task, merged, newest_state
+from dashpot.training.run.plan import RunPlan
+from dashpot.training.run.result import RunResult, counted
+from dashpot.training.run.resume import check_recorded_identity, check_task, latest_state, merge_settings
 from dashpot.training.run.settings import Settings
 from dashpot.utils.rng_state import random_state, set_random_state
 
@@ -36,14 +36,14 @@ if TYPE_CHECKING:
     from dashpot.training.callbacks.checkpoints import Checkpoints
     from dashpot.training.lr_finder import LRCurve
 
-__all__ = ["Outcome", "Plan", "begin", "find_rate", "go_on", "merged"]
+__all__ = ["RunPlan", "RunResult", "lr_range_test", "merge_settings", "resume", "start"]
 
 Value = TypeVar("Value")
 
 
-def begin(
+def start(
     settings: Settings, out: Path | None = None, *, command: str | None = None, say: Callable[[str], None] = print
-) -> Outcome:
+) -> RunResult:
     """Train as `settings` say, in a new folder.
 
     Args:
@@ -61,34 +61,34 @@ def begin(
     >>> lines = []
     >>> with tempfile.TemporaryDirectory() as place:
     ...     settings = Settings(task="digits", optimizer="adamw", epochs=1, threads=1, accelerator="cpu")
-    ...     outcome = begin(settings, Path(place, "run"), say=lines.append)
+    ...     result = start(settings, Path(place, "run"), say=lines.append)
             train              eval
     epoch ...
-    >>> outcome.status, len(outcome.run.loss)
+    >>> result.status, len(result.run.loss)
     ('done', 30)
     """
     with _settled(settings):
         engine = _engine(settings)
-        plan = Plan.of(dataclasses.replace(settings, devices=engine.world))
-        folder = _first(engine, lambda: RunFolder.new(out, plan.settings, command=command))
+        plan = RunPlan.of(dataclasses.replace(settings, devices=engine.world_size))
+        folder = _first(engine, lambda: RunFolder.create(out, plan.settings, command=command))
         return _train(plan, folder, engine, None, command, say)
 
 
-def go_on(
+def resume(
     path: Path,
     given: Mapping[str, Any] | None = None,
     *,
     override: bool = False,
     command: str | None = None,
     say: Callable[[str], None] = print,
-) -> Outcome:
+) -> RunResult:
     """Continue the run in a folder from its newest good checkpoint, to the same bits as without the interruption.
 
     Args:
         path: the folder.
         given: settings that the user gives besides.
         override: go on with those that differ, where the run can; otherwise a difference is refused.
-        command, say: as for `begin`.
+        command, say: as for `start`.
 
     Returns:
         How it ended; a run that had ended is not touched.
@@ -97,31 +97,31 @@ def go_on(
         RunError: there is no run in the folder, it has other settings, its checkpoints are of another model, gone or
             all damaged, its record is gone, what its `run.toml` says was edited into another run, or another process is
             at work in it. Nothing was changed then, but that a damaged checkpoint is put aside.
-        Interrupted: as for `begin`.
+        Interrupted: as for `start`.
     """
-    folder = RunFolder.existing(path)
+    folder = RunFolder.open(path)
     there, run = folder.settings(), folder.run()
-    check_begun(there, run, folder)
-    settings = merged(there, given or {}, path, override=override)
+    check_recorded_identity(there, run, folder)
+    settings = merge_settings(there, given or {}, path, override=override)
     if run is not None and run.end is not None and settings == there:
-        outcome = Outcome(folder, run)
-        say(f"{path} {'is finished' if outcome.status == 'done' else 'has diverged'}; nothing is left to do.")
-        say(outcome.text())
-        return outcome
+        result = RunResult(folder, run)
+        say(f"{path} {'is finished' if result.status == 'done' else 'has diverged'}; nothing is left to do.")
+        say(result.text())
+        return result
     with _settled(settings):
         engine = _engine(settings)
-        if engine.world != settings.devices and not override:
+        if engine.world_size != settings.devices and not override:
             raise RunError(
-                f"{path} is a run of {counted(settings.devices, 'process', 'es')}, not of {engine.world}; --override "
-                "goes on."
+                f"{path} is a run of {counted(settings.devices, 'process', 'es')}, not of {engine.world_size}; "
+                "--override goes on."
             )
-        plan = Plan.of(dataclasses.replace(settings, devices=engine.world))
+        plan = RunPlan.of(dataclasses.replace(settings, devices=engine.world_size))
         check_task(plan, run, path, override=override)
         changed = plan.settings != there
         return _train(plan, folder, engine, run, command, say, changed=changed, override=override)
 
 
-def find_rate(settings: Settings) -> LRCurve:
+def lr_range_test(settings: Settings) -> LRCurve:
     """The learning-rate curve of a method on a task, from `dashpot.training.lr_finder.find_lr`; nothing is written.
 
     Raises:
@@ -132,7 +132,7 @@ def find_rate(settings: Settings) -> LRCurve:
     from dashpot.training.lr_finder import find_lr
 
     with _settled(settings):
-        plan, engine = Plan.of(settings), _engine(settings)
+        plan, engine = RunPlan.of(settings), _engine(settings)
         return find_lr(
             Learner.of(plan.problem, plan.optimizer, engine=engine, callbacks=[Accumulate(settings.accumulate)])
         )
@@ -142,7 +142,7 @@ def find_rate(settings: Settings) -> LRCurve:
 
 
 def _train(
-    plan: Plan,
+    plan: RunPlan,
     folder: RunFolder,
     engine: Engine,
     run: Run | None,
@@ -151,14 +151,14 @@ def _train(
     *,
     changed: bool = False,
     override: bool = False,
-) -> Outcome:
+) -> RunResult:
     """Train in a folder from its newest checkpoint if it has one; `changed` settings are written once they hold."""
     settings = plan.settings
-    tell = say if engine.first else lambda _: None
+    tell = say if engine.is_rank_zero else lambda _: None
     with ExitStack() as stack:
         check = stack.enter_context(interruptible(_signals()))
         _first(engine, lambda: stack.enter_context(folder.lock()))  # which gives None
-        state = newest_state(folder, run)
+        state = latest_state(folder, run)
         kept = None
         if state is None:
             typed = command if changed else folder.command() or command  # the first of several processes has another
@@ -173,18 +173,18 @@ def _train(
         try:
             learner.fit(settings.epochs or 1, callbacks=callbacks, resume=state, override=override)
         except Interrupted as stop:
-            raise Interrupted(f"Stopped. Continue with: {folder.goes_on}", stop.code) from None
+            raise Interrupted(f"Stopped. Continue with: {folder.resume_command}", stop.code) from None
         except DashpotError as error:
-            raise _for_the_command(error, folder.goes_on if begun.done else None) from error.__cause__
+            raise _for_the_command(error, folder.resume_command if begun.done else None) from error.__cause__
         except Exception:
-            if engine.first and SUPERVISOR not in os.environ:  # which says it itself
-                print(f"Go on with: {folder.goes_on}", file=sys.stderr)
+            if engine.is_rank_zero and SUPERVISOR not in os.environ:  # which says it itself
+                print(f"Go on with: {folder.resume_command}", file=sys.stderr)
             raise
     found = _first(engine, folder.run)
     assert found is not None
-    outcome = Outcome(folder, found)
-    tell(outcome.text())
-    return outcome
+    result = RunResult(folder, found)
+    tell(result.text())
+    return result
 
 
 class _Begun(Callback):
@@ -222,19 +222,19 @@ def _for_the_command(error: DashpotError, again: str | None) -> DashpotError:
 def _signals() -> tuple[int, ...]:
     """What stops a run tidily. One of several processes is told by Ctrl-C alone: SIGTERM is to end it whatever it waits
     for, once another is lost."""
-    return (signal.SIGINT,) if SUPERVISOR in os.environ else ENDING
+    return (signal.SIGINT,) if SUPERVISOR in os.environ else TERMINATION_SIGNALS
 
 
-def _start_record(plan: Plan, folder: RunFolder, run: Run | None, command: str | None) -> str | None:
+def _start_record(plan: RunPlan, folder: RunFolder, run: Run | None, command: str | None) -> str | None:
     """Write the record's header; what a start that was killed before its first checkpoint has logged is dropped.
 
     Returns:
         The name of the file that keeps the record there was, where that held an epoch.
     """
-    kept = folder.keep_record().name if run is not None and run.epochs else None
+    kept = folder.back_up_record().name if run is not None and run.epochs else None
     for path in folder.logs.values():
         _drop(path)
-    write_text(folder.record, encode(plan.header(command)) + "\n")
+    write_text(folder.record, encode(plan.metadata(command)) + "\n")
     return kept
 
 
@@ -246,7 +246,7 @@ def _drop(path: Path) -> None:
         else:
             path.unlink(missing_ok=True)
     except OSError as error:
-        raise cannot_write(path, error) from error
+        raise write_error(path, error) from error
 
 
 def _where(folder: RunFolder, run: Run | None, state: Mapping[str, Any] | None, kept: str | None) -> str:
@@ -261,7 +261,7 @@ def _where(folder: RunFolder, run: Run | None, state: Mapping[str, Any] | None, 
     return f"Starts over in {folder.path}: there was no checkpoint yet{earlier}."
 
 
-def _checkpoints(plan: Plan, folder: RunFolder) -> Checkpoints:
+def _checkpoints(plan: RunPlan, folder: RunFolder) -> Checkpoints:
     """After every epoch, the last ones and the best."""
     from dashpot.training.callbacks.checkpoints import Checkpoints
 
@@ -275,7 +275,7 @@ def _checkpoints(plan: Plan, folder: RunFolder) -> Checkpoints:
     )
 
 
-def _callbacks(plan: Plan, folder: RunFolder, check: Callable[[], None], checkpoints: Checkpoints) -> list[Callback]:
+def _callbacks(plan: RunPlan, folder: RunFolder, check: Callable[[], None], checkpoints: Checkpoints) -> list[Callback]:
     """What the settings ask for, beside record, checkpoints, table and the tidy stop."""
     from dashpot.training.callbacks.graceful_stop import StopWhenAsked
     from dashpot.training.callbacks.progress import Progress
@@ -337,15 +337,15 @@ def _settled(settings: Settings) -> Iterator[None]:
 
 def _first(engine: Engine, action: Callable[[], Value]) -> Value:
     """What `action` gives on the first process, on all of them; where it fails, it fails for all."""
-    if engine.world == 1:
+    if engine.world_size == 1:
         return action()
     found: tuple[Any, DashpotError | None] = (None, None)
-    if engine.first:
+    if engine.is_rank_zero:
         try:
             found = (action(), None)
         except DashpotError as error:
             found = (None, error)
-    value, error = engine.gather(found)[0]
+    value, error = engine.all_gather(found)[0]
     if error is not None:
         raise error
     return value

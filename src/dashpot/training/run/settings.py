@@ -23,15 +23,15 @@ else:
     import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
 __all__ = [
-    "IGNORED",
     "LOGS",
+    "MADE_BY",
     "Settings",
-    "differences",
+    "diff_settings",
     "is_none",
-    "names",
     "parse_value",
     "read_made_by",
     "read_settings",
+    "setting_names",
     "write_settings",
 ]
 
@@ -41,7 +41,7 @@ THREADS = Optional(Interval(1, max(64, 4 * (os.cpu_count() or 1)), "both", integ
 LOGS = {"csv": "log.csv", "jsonl": "log.jsonl", "tensorboard": "tensorboard"}
 """The logs, and where each is in a run's folder."""
 ABSENT = object()
-IGNORED = "made_by"
+MADE_BY = "made_by"
 """The table of a settings file that tells who wrote it; it is not read."""
 
 
@@ -132,8 +132,8 @@ class Settings:
         dashpot.errors.ArgumentError: Unknown setting 'optimiser': did you mean 'optimizer'? Known: ...
         """
         for name in given:
-            if name not in names():
-                raise unknown("setting", name, names())
+            if name not in setting_names():
+                raise unknown("setting", name, setting_names())
         for name, hint in (("task", "digits (see `dashpot tasks`)"), ("optimizer", "adamw (see `dashpot methods`)")):
             if name not in given:
                 raise ArgumentError(f"train: the {name} is missing; name one, such as {hint}.")
@@ -145,7 +145,7 @@ class Settings:
         return {name: _plain(value) for name, value in values.items() if value is not None}
 
 
-def names() -> tuple[str, ...]:
+def setting_names() -> tuple[str, ...]:
     """The names of all settings."""
     return tuple(item.name for item in dataclasses.fields(Settings))
 
@@ -157,10 +157,10 @@ def read_settings(path: Path) -> dict[str, Any]:
         ArgumentError: it cannot be read, is no TOML, or holds a name that is no setting.
     """
     given = _read(path)
-    given.pop(IGNORED, None)
+    given.pop(MADE_BY, None)
     for name in given:
-        if name not in names():
-            raise unknown(f"setting in {path}:", name, names())
+        if name not in setting_names():
+            raise unknown(f"setting in {path}:", name, setting_names())
     return {name: _mapped(value, tuple, _read_none if name == "set" else _same) for name, value in given.items()}
 
 
@@ -170,7 +170,7 @@ def read_made_by(path: Path) -> dict[str, Any]:
     Raises:
         ArgumentError: the file cannot be read, or is no TOML.
     """
-    table = _read(path).get(IGNORED)
+    table = _read(path).get(MADE_BY)
     return table if isinstance(table, dict) else {}
 
 
@@ -196,8 +196,8 @@ def write_settings(path: Path, settings: Settings, made_by: Mapping[str, Any]) -
     plain = settings.to_dict()
     values = {name: value for name, value in plain.items() if name != "set"}
     tables = {"set": _mapped(plain["set"], list, _write_none)} if plain["set"] else {}
-    head = f"# `dashpot train --config {path.name}` repeats this run; [{IGNORED}] is not read.\n"
-    write_text(path, head + tomli_w.dumps({**values, **tables, IGNORED: dict(made_by)}))
+    head = f"# `dashpot train --config {path.name}` repeats this run; [{MADE_BY}] is not read.\n"
+    write_text(path, head + tomli_w.dumps({**values, **tables, MADE_BY: dict(made_by)}))
 
 
 def parse_value(text: str) -> Any:
@@ -216,10 +216,10 @@ def is_none(text: str) -> bool:
     return text.lower() in ("none", "null")
 
 
-def differences(there: Settings, given: Mapping[str, Any]) -> list[str]:
+def diff_settings(there: Settings, given: Mapping[str, Any]) -> list[str]:
     """The settings that are given and differ from a run's, one phrase each.
 
-    >>> differences(Settings(task="digits", optimizer="sgd", epochs=6), {"epochs": 8, "optimizer": "sgd"})
+    >>> diff_settings(Settings(task="digits", optimizer="sgd", epochs=6), {"epochs": 8, "optimizer": "sgd"})
     ['epochs is 6 there and 8 here']
     """
     found = []

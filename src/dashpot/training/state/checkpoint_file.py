@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dashpot import __version__
 from dashpot.errors import RunError
-from dashpot.runs.files import cannot_write
+from dashpot.runs.files import write_error
 from dashpot.utils.atomic_files import write_atomically
 
 __all__ = ["FORMAT", "DamagedError", "read", "write"]
@@ -66,11 +66,11 @@ def write(path: Path, state: Mapping[str, Any], header: Mapping[str, Any] | None
         with _checksums():
             write_atomically(path, lambda stream: torch.save(content, stream))
     except OSError as error:
-        raise cannot_write(path, error) from error
+        raise write_error(path, error) from error
     except RuntimeError as error:  # torch's writer reports a disk that is full in its own way
         reason = error.__cause__ if isinstance(error.__cause__, OSError) else error.__context__
         if isinstance(reason, OSError):
-            raise cannot_write(path, reason) from error
+            raise write_error(path, reason) from error
         raise RunError(
             f"Cannot write {path}: {str(error).splitlines()[0]}; what was finished before is kept."
         ) from error

@@ -35,7 +35,7 @@ def take(learner: Learner) -> dict[str, Any]:
         "besides": weights.besides(learner.model),
         "optimizer": weights.optimizer_state(learner.model, learner.opt),
         "scaler": None if engine.scaler is None else engine.scaler.state_dict(),
-        "random": engine.gather(random_state()),
+        "random": engine.all_gather(random_state()),
         "data": {"train": learner.train.state_dict(), "evaluation": _state_of(learner.evaluation)},
         "settings": settings(learner),
         "progress": {
@@ -43,7 +43,7 @@ def take(learner: Learner) -> dict[str, Any]:
             "steps": learner.steps,
             "epochs": learner.epochs,
             "history": [{phase: dict(means) for phase, means in epoch.items()} for epoch in learner.history],
-            "means": engine.gather(learner.means.state_dict()) if learner.position[1] else None,
+            "means": engine.all_gather(learner.means.state_dict()) if learner.position[1] else None,
         },
         "callbacks": {
             name: weights.copied(callback.state_dict()) for name, callback in learner.callback_list.named().items()
@@ -95,8 +95,8 @@ def restore(learner: Learner, state: Mapping[str, Any], override: bool = False) 
 def restore_random(learner: Learner, states: Sequence[Mapping[str, Any]]) -> None:
     """Put the generators of every process back; a process that there was not has none, and goes on with its own. The
     first process's draw the order of a shuffled loader, for any number of processes."""
-    if learner.engine.rank < len(states):
-        set_random_state(states[learner.engine.rank])
+    if learner.engine.global_rank < len(states):
+        set_random_state(states[learner.engine.global_rank])
 
 
 def settings(learner: Learner) -> dict[str, Any]:
@@ -145,9 +145,9 @@ def _restore_progress(learner: Learner, progress: Mapping[str, Any]) -> None:
     learner.means = Means(learner.metrics)
     if progress["means"] is None:
         return
-    if len(progress["means"]) == engine.world:
-        learner.means.load_state_dict(progress["means"][engine.rank])
-    elif engine.first:  # the sums of all processes, which count once
+    if len(progress["means"]) == engine.world_size:
+        learner.means.load_state_dict(progress["means"][engine.global_rank])
+    elif engine.is_rank_zero:  # the sums of all processes, which count once
         rows = progress["means"]
         total = [sum(column) for column in zip(*(row["sums"] for row in rows), strict=True)]
         learner.means.load_state_dict({"count": sum(row["count"] for row in rows), "sums": total})
