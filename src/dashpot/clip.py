@@ -1,6 +1,6 @@
-"""Gradient clipping as pure functions: the norm over many tensors, the factor that brings it down, and values.
+"""Gradient clipping by total norm and by value, as pure functions.
 
-Source: torch.nn.utils.clip_grad_norm_ and clip_grad_value_, whose numbers these reproduce; nothing is changed in place.
+Numerically equal to torch.nn.utils.clip_grad_norm_ and clip_grad_value_, without modifying gradients in place.
 """
 
 from __future__ import annotations
@@ -21,11 +21,17 @@ _GUARD = 1e-6  # torch's: keeps the factor finite for a zero norm
 
 
 def total_norm(gradients: Iterable[Tensor], norm_type: float = 2.0) -> Tensor:
-    """The p-norm of all elements together, 0-d; 0 for no gradients.
+    """Return the p-norm over all elements of all gradients.
 
     Args:
-        gradients: Tensors of any shapes.
-        norm_type: P > 0, or infinity for the largest absolute value.
+        gradients: Tensors of any shape.
+        norm_type: p > 0, or infinity for the maximum absolute value.
+
+    Returns:
+        A 0-d tensor; 0 without gradients.
+
+    Raises:
+        ArgumentError: If `norm_type` is not positive.
 
     >>> total_norm([torch.tensor([3.0]), torch.tensor([[4.0]])])
     tensor(5.)
@@ -39,7 +45,7 @@ def total_norm(gradients: Iterable[Tensor], norm_type: float = 2.0) -> Tensor:
 
 
 def norm_factor(norm: Tensor, max_norm: float) -> Tensor:
-    """min(1, max_norm/(norm + 1e-6)): what every gradient is multiplied by; 1 for an infinite `max_norm`.
+    """Return the factor on every gradient, min(1, max_norm/(norm + 1e-6)); 1 for an infinite `max_norm`.
 
     >>> norm_factor(torch.tensor(0.5), max_norm=1.0)
     tensor(1.)
@@ -53,14 +59,14 @@ def norm_factor(norm: Tensor, max_norm: float) -> Tensor:
 def clip_by_norm(
     gradients: Iterable[Tensor], max_norm: float, norm_type: float = 2.0, *, error_if_nonfinite: bool = False
 ) -> tuple[list[Tensor], Tensor]:
-    """New gradients with total norm at most `max_norm`, and the norm before.
+    """Return new gradients with a total norm of at most `max_norm`, and the norm before clipping.
 
     Args:
-        gradients: Tensors of any shapes.
-        max_norm: Positive; infinity changes nothing, also where an entry is infinite.
-        norm_type: P > 0 or infinity.
-        error_if_nonfinite: Raise `ArgumentError` for a norm that is nan or infinite. Otherwise one infinite entry makes
-            every finite one 0 and itself nan, and one nan makes all nan, as in torch.
+        gradients: Tensors of any shape.
+        max_norm: Positive; infinity leaves gradients unchanged, including infinite entries.
+        norm_type: p > 0, or infinity.
+        error_if_nonfinite: If True, raise `ArgumentError` for a nan or infinite norm. Otherwise, as in torch, an
+            infinite norm maps finite entries to 0 and infinite ones to nan, and a nan norm maps all entries to nan.
 
     >>> clipped, norm = clip_by_norm([torch.tensor([3.0]), torch.tensor([4.0])], max_norm=2.5)
     >>> [round(g.item(), 4) for g in clipped], norm.item()
@@ -69,13 +75,13 @@ def clip_by_norm(
     gradients = list(gradients)  # read twice
     norm = total_norm(gradients, norm_type)
     if error_if_nonfinite and not math.isfinite(norm.item()):
-        raise ArgumentError(f"clip_by_norm: the gradients' norm must be finite, got {norm.item()}.")
+        raise ArgumentError(f"clip_by_norm: the norm of the gradients must be finite, got {norm.item()}.")
     factor = norm_factor(norm, max_norm)
     return [g * factor.to(g.device) for g in gradients], norm
 
 
 def clip_by_value(gradients: Iterable[Tensor], limit: float) -> list[Tensor]:
-    """New gradients with every element cut to [-limit, limit]; nan stays nan.
+    """Return new gradients with every element clamped to [-limit, limit]; nan is preserved.
 
     >>> clip_by_value([torch.tensor([-2.0, 0.5])], limit=1.0)
     [tensor([-1.0000,  0.5000])]

@@ -1,8 +1,7 @@
-"""Allowed values as data: one check, one error sentence, and the source of the bad-input tests.
+"""Allowed values as data: the source of validation, error messages and bad-input tests.
 
-A constraint answers three questions: does it allow a value, how is it written in a sentence, and which values does it
-refuse. The same objects stand in dataclass fields (`scalar`, `choice`, `flag`, ...) and in the table `ARGUMENTS`, which
-holds the range of every hyperparameter that optimizers share by name.
+A constraint tests a value, prints its range, and lists values it rejects. Constraints are attached to dataclass fields
+(`field`) and collected in `ARGUMENTS`, the ranges of the hyperparameters shared by all optimizers.
 """
 
 from __future__ import annotations
@@ -38,20 +37,20 @@ __all__ = [
 ]
 
 Scalar: TypeAlias = "float | Tensor"
-"""A hyperparameter: a Python number, or a 0-d tensor where it changes on the device or is mapped over."""
+"""A hyperparameter: a Python number, or a 0-d tensor if it lives on a device or is vmapped."""
 
 
 _LONGEST = 500
-_LARGEST = sys.float_info.max  # beyond it an integer is no float, and infinity and nan fail the comparison
+_LARGEST = sys.float_info.max  # larger integers overflow float; inf and nan fail the comparison
 
 
 def plain(value: Any) -> Any:
-    """`value`, a numpy number as Python's: recipes then print and checkpoints load with `weights_only`."""
+    """Convert a NumPy scalar to a Python number, so that recipes print and checkpoints load with `weights_only`."""
     return value.item() if isinstance(value, np.generic) else value
 
 
 class Constraint(Protocol):
-    """What every constraint can say of itself."""
+    """Interface of a constraint; `str()` prints the allowed range."""
 
     def allows(self, value: Any) -> bool: ...
 
@@ -60,7 +59,7 @@ class Constraint(Protocol):
 
 @dataclass(frozen=True)
 class Interval:
-    """A number between `low` and `high`; `closed` tells which ends belong to it.
+    """A number between `low` and `high`, including the ends named by `closed`.
 
     >>> str(Interval(0, 1, "left")), Interval(0, 1, "left").allows(1.0)
     ('a number in [0, 1)', False)
@@ -109,7 +108,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class OneOf:
-    """One of a few values, `bool` included (`True` is not the number 1 here)."""
+    """One of several values; `True` and 1 are distinct."""
 
     values: tuple[Any, ...]
 
@@ -120,7 +119,7 @@ class OneOf:
         return any(type(value) is type(v) and value == v for v in self.values)
 
     def refused(self) -> list[Any]:
-        return ["no such choice", 17, None if None not in self.values else 3.5]
+        return ["not a choice", 17, None if None not in self.values else 3.5]
 
 
 @dataclass(frozen=True)
@@ -142,7 +141,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Optional:
-    """`None`, or what `inner` allows."""
+    """`None`, or a value allowed by `inner`."""
 
     inner: Interval | OneOf | Pair
 
@@ -157,26 +156,26 @@ class Optional:
 
 
 def is_numeric_tensor(value: Tensor) -> bool:
-    """True for a tensor of one real number, whatever its dimensions."""
+    """Return True for a real tensor with one element, of any number of dimensions."""
     if value.layout != torch.strided or value.is_nested or value.is_quantized:
         return False
     return value.numel() == 1 and not value.is_complex() and value.dtype != torch.bool
 
 
 def is_unreadable(value: Tensor) -> bool:
-    """Reading the number would fail (it is traced, mapped over, or on `meta`) or make a device wait."""
+    """Return True if reading the value would fail (traced, vmapped or meta tensors) or synchronize a device."""
     return torch.compiler.is_compiling() or value.device.type != "cpu" or is_functorch_wrapped(value)
 
 
 def shown(value: Any) -> str:
-    """A value in a sentence: its `repr` on one line, cut where it is long, in words where Python cannot print it.
+    """Format a value for a message: its `repr` on one line, truncated, or a description if `repr` fails.
 
     >>> shown(0.5), shown(10**5000)
     ('0.5', 'an integer of 16610 bits')
     """
     try:
         text = " ".join(repr(value).split())
-    except Exception:  # integers beyond Python's limit, or a class with a broken `repr`
+    except Exception:  # integers above Python's digit limit, or a class with a broken `repr`
         is_integer = isinstance(value, int)
         return f"an integer of {value.bit_length()} bits" if is_integer else f"a {type(value).__name__}"
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
@@ -194,14 +193,14 @@ def check(owner: str, name: str, value: Any, allowed: Constraint) -> None:
 
 
 def field(default: Any, allowed: Constraint) -> Any:
-    """A dataclass field that carries its constraint; `check_fields` reads it."""
+    """Return a dataclass field with a constraint, enforced by `check_fields`."""
     if default is dataclasses.MISSING:
         return dataclasses.field(metadata={"allowed": allowed})
     return dataclasses.field(default=default, metadata={"allowed": allowed})
 
 
 def check_fields(value: Any) -> None:
-    """Check every constrained field of a dataclass instance; its class name is the owner in the sentence."""
+    """Check all constrained fields of a dataclass instance; messages name its class as the owner."""
     for item in dataclasses.fields(value):
         allowed = item.metadata.get("allowed")
         if allowed is not None:
@@ -209,7 +208,7 @@ def check_fields(value: Any) -> None:
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> ArgumentError:
-    """The error for a name that is not in `known`, with the nearest one suggested.
+    """Return the error for a name that is not in `known`, with the closest match as a suggestion.
 
     >>> print(unknown("method", "adamm", ["adam", "sgd"]))
     Unknown method 'adamm': did you mean 'adam'? Known: adam, sgd.
@@ -221,7 +220,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> ArgumentError:
 
 
 def similar(name: Any, names: Iterable[str]) -> str | None:
-    """The name that looks most like `name`, None where none does."""
+    """Return the closest match for `name`, or None."""
     near = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5) if isinstance(name, str) else []
     return near[0] if near else None
 
@@ -275,4 +274,4 @@ ARGUMENTS: Mapping[str, Constraint] = {
     "seed": Interval(0, 2**63, "left", integer=True),
     "uncentered_steps": Interval(0, math.inf, "left", integer=True),
 }
-"""The allowed values of every hyperparameter, by the name all methods share."""
+"""Allowed values of every hyperparameter, by the name shared by all methods."""

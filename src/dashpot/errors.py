@@ -1,4 +1,4 @@
-"""The errors dashpot raises on purpose: each message is one sentence a user can act on."""
+"""Exceptions of dashpot; each message is one actionable sentence."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ __all__ = ["ArgumentError", "CurvatureError", "DashpotError", "DataError", "NonF
 
 
 class DashpotError(Exception):
-    """Base of every error that is the caller's to mend; the command line prints it and exits with code 2."""
+    """Base class of errors caused by the caller; the command line prints the message and exits with code 2."""
 
 
 class ArgumentError(DashpotError, ValueError):
-    """An argument is outside its range, of the wrong type, or unknown."""
+    """An argument is out of range, of the wrong type, or unknown."""
 
 
 class DataError(DashpotError, RuntimeError):
-    """A data set is missing, damaged or cannot be fetched."""
+    """A data set is missing, corrupt or cannot be downloaded."""
 
 
 class RunError(DashpotError, RuntimeError):
-    """A run cannot start, go on or be saved."""
+    """A run cannot be started, resumed or saved."""
 
 
 class NonFiniteError(DashpotError, RuntimeError):
-    """A gradient is nan or infinite, and the optimizer was told to refuse that."""
+    """A gradient is nan or infinite and the optimizer was created with `nonfinite="raise"`."""
 
 
 class CurvatureError(DashpotError, RuntimeError):
-    """A Hessian-vector product cannot be taken here in the way that was asked for."""
+    """A Hessian-vector product cannot be computed by the requested route."""

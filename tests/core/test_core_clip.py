@@ -99,7 +99,7 @@ def test_one_nan_makes_everything_nan():
 
 @pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
 def test_a_nonfinite_norm_is_an_error_on_request(bad):
-    with pytest.raises(ArgumentError, match=r"clip_by_norm: the gradients' norm must be finite, got (inf|nan)"):
+    with pytest.raises(ArgumentError, match=r"clip_by_norm: the norm of the gradients must be finite, got (inf|nan)"):
         clip.clip_by_norm([torch.tensor([1.0, bad])], 1.0, error_if_nonfinite=True)
     assert clip.clip_by_norm([torch.tensor([1.0])], 1.0, error_if_nonfinite=True)[1].item() == 1.0
 

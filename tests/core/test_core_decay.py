@@ -213,7 +213,7 @@ def test_decay_of_zero_leaves_the_arithmetic_out(stage):
     ],
 )
 def test_a_share_above_one_warns(stage, lr):
-    with pytest.warns(UserWarning, match=r"takes 1.5 times the weight per step and overshoots zero"):
+    with pytest.warns(UserWarning, match=r"subtracts 1.5 times the weight per step and overshoots zero"):
         stage.scalars(Clock(t=1, lr=lr))
 
 
@@ -229,12 +229,12 @@ def test_a_share_above_one_warns(stage, lr):
     ],
 )
 def test_a_share_of_two_or_more_is_refused(stage, lr):
-    with pytest.raises(ArgumentError, match=r"share taken per step must be below 2 \(unstable\), got 2"):
+    with pytest.raises(ArgumentError, match=r"fraction of the weight per step must be below 2 \(unstable\), got 2"):
         stage.scalars(Clock(t=1, lr=lr))
 
 
 def test_a_share_of_exactly_one_warns():
-    with pytest.warns(UserWarning, match=r"takes 1 times the weight per step"):
+    with pytest.warns(UserWarning, match=r"subtracts 1 times the weight per step"):
         DecoupledDecay(1.0, "constant").scalars(Clock(t=1, lr=0.1))
 
 

@@ -135,7 +135,7 @@ SENTENCES = [
     ),
     (
         lambda: dp.Filter(0.9, gain=1.0, normalise="exact"),
-        "Filter: gain must be None with normalise='exact', which fixes it, got 1.0.",
+        "Filter: gain must be None with normalise='exact', got 1.0.",
     ),
     (
         lambda: dp.Filter(0.9, zero=0.1, normalise="running"),

@@ -85,7 +85,7 @@ def test_a_decay_that_overshoots_zero_warns_and_one_that_diverges_is_refused(nam
     start = values(params)
     run(build(params, 0.99), params, 1)
     params = parameters()
-    with pytest.warns(UserWarning, match=r"takes 1\.5 times the weight per step and overshoots zero"):
+    with pytest.warns(UserWarning, match=r"subtracts 1\.5 times the weight per step and overshoots zero"):
         run(build(params, 1.5), params, 1)
     params = parameters()
     with pytest.raises(dp.ArgumentError, match=r"must be below 2 \(unstable\), got 2"):
@@ -94,7 +94,7 @@ def test_a_decay_that_overshoots_zero_warns_and_one_that_diverges_is_refused(nam
 
 
 def test_a_zero_above_the_pole_warns():
-    with pytest.warns(UserWarning, match=r"zero 0\.5 lies above pole 0\.1"):
+    with pytest.warns(UserWarning, match=r"zero 0\.5 is above pole 0\.1"):
         dp.AutoSGM(parameters(), pole=0.1, zero=0.5)
 
 

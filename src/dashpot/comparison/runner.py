@@ -19,7 +19,7 @@ from dashpot.runs.study import Study, StudyRun
 from dashpot.training import Epoch, Learner
 from dashpot.training.loop import Epochs, learner_in_place
 from dashpot.training.state import checkpoint_file
-from dashpot.utils.rng_state import kept_random_state, seed_all
+from dashpot.utils.rng_state import preserve_rng_state, seed_all
 
 __all__ = ["run_study"]
 
@@ -77,7 +77,7 @@ class _Session:
         if run is not None and run.end is not None:
             self.progress.skip(plan, run)
         else:
-            with kept_random_state():
+            with preserve_rng_state():
                 self._train(plan, record, checkpoint)
             self.progress.finish(plan, read_run(record))
         checkpoint.unlink(missing_ok=True)

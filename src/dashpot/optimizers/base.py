@@ -39,7 +39,7 @@ from dashpot.recipes.recipe import Recipe
 from dashpot.schedules import Schedule, hyperparams
 from dashpot.schedules.resolve import lr_in_force, schedules_by_name
 from dashpot.stages import AdaptiveClip
-from dashpot.utils.scalars import is_number, is_numeric, minimum, read, told_apart
+from dashpot.utils.scalars import is_number, is_numeric, minimum, read, typed_key
 from dashpot.utils.warn import warn
 
 __all__ = ["Optimizer"]
@@ -206,7 +206,7 @@ class Optimizer(torch.optim.Optimizer):
         lr, tensors = settings["lr"], _tensors(settings)
         if tensors:
             self._refuse_meta(tensors, group.get("params", ()))
-        key = (self.options.adaptive_clip, *(told_apart(v) for name, v in settings.items() if name != "lr"))
+        key = (self.options.adaptive_clip, *(typed_key(v) for name, v in settings.items() if name != "lr"))
         try:
             known = self._recipes.get(key)
         except TypeError:  # a value without a hash is no setting; the check below says which one

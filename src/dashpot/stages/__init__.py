@@ -1,14 +1,14 @@
-"""The stages of an update rule, in the order in which they usually stand in a recipe."""
+"""Stages of an update rule, in their usual order in a recipe."""
 
-from dashpot.stages.adaptive import AdaptiveClip
 from dashpot.stages.autosgm_quirks import Negate, NudgeSmallWeights
 from dashpot.stages.base import Clock, Context, Observation, Signal, Slot, Stage, elementwise, per_tensor
-from dashpot.stages.curvature import ClipElements, Curvature, Warmup
+from dashpot.stages.clipping import AdaptiveClip, ClipElements, HuberClip
+from dashpot.stages.curvature import Curvature
 from dashpot.stages.decay import ChangeDecay, CoupledDecay, DecoupledDecay
 from dashpot.stages.denominator import CenteredMoment, SecondMoment
 from dashpot.stages.filter import Filter, NesterovMoment
 from dashpot.stages.numerator import HuberParcor, MomentRate, Parcor
-from dashpot.stages.robust import HuberClip
+from dashpot.stages.warmup import Warmup
 
 __all__ = [
     "AdaptiveClip",

@@ -1,8 +1,8 @@
-"""Roots, powers and quotients whose derivatives are finite at zero.
+"""Roots, powers and quotients with finite derivatives at zero.
 
-A root has an infinite derivative at zero, and a `torch.where` passes the NaN of the branch that it does not take. So
-where derivatives are taken, an argument of exactly zero is replaced by a constant before the operation. The values are
-those of the plain operation, to the bit; where nothing is differentiated, and in a kernel, it is the plain operation.
+The square root has an infinite derivative at zero, and `torch.where` propagates NaN from the unselected branch. If
+derivatives are required, an argument of exactly zero is therefore replaced by a constant before the operation. Values
+are bit-identical to the plain operation, which is used without differentiation and in kernels.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ __all__ = ["nonzero", "over", "power", "root"]
 
 
 def _differentiated(x: Any) -> bool:
-    """True where torch may take derivatives, backward or forward; never for the symbols of a trace."""
+    """Return True if torch may differentiate `x`, in reverse or forward mode; False for symbols of a trace."""
     return isinstance(x, Tensor) and (torch.is_grad_enabled() or is_forward_ad_active())
 
 
 def root(x: Tensor) -> Tensor:
-    """The square root, with derivative 0 at 0.
+    """Return the square root, with derivative 0 at 0.
 
     >>> x = torch.zeros(1, requires_grad=True)
     >>> root(x).sum().backward()
@@ -37,7 +37,7 @@ def root(x: Tensor) -> Tensor:
 
 
 def power(x: Tensor, exponent: Any) -> Tensor:
-    """`x` >= 0 to a power, with derivative 0 with respect to `x` at 0."""
+    """Return `x` >= 0 raised to `exponent`, with derivative 0 with respect to `x` at 0."""
     if not _differentiated(x):
         return x**exponent
     zero = x == 0
@@ -45,17 +45,17 @@ def power(x: Tensor, exponent: Any) -> Tensor:
 
 
 def nonzero(x: Tensor) -> Tensor:
-    """`x` for a denominator of which zeros are not used: there 1 where derivatives are taken."""
+    """Return `x` with zeros replaced by 1 if derivatives are required; for denominators masked at zero."""
     return torch.where(x == 0, 1.0, x) if _differentiated(x) else x
 
 
 def over(v: Tensor, d: Tensor | float) -> Tensor:
-    """v / d, with 0/0 = 0 where `v` is exactly zero: an element that never had a gradient does not move.
+    """Return v / d with 0/0 = 0, so that an element whose gradients were all zero does not move.
 
-    The derivative is 1/d with respect to `v` where d is not zero, and 0 at 0/0.
+    The derivative with respect to `v` is 1/d for nonzero d and 0 at 0/0.
     """
     if not _differentiated(v):
         return torch.where(v == 0, v, v / d)
     d = d if isinstance(d, Tensor) else torch.full_like(v, d)
-    undefined = (v == 0) & ~(d.abs() > 0)  # a nan as well
+    undefined = (v == 0) & ~(d.abs() > 0)  # includes nan
     return torch.where(undefined, 0 * v, v / torch.where(undefined, 1.0, d))

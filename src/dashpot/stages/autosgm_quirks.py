@@ -1,4 +1,4 @@
-"""Two habits of the original AutoSGM code that its documentation does not have; off unless asked for by name."""
+"""Two undocumented behaviours of the original AutoSGM code; disabled unless requested by name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Negate", "NudgeSmallWeights"]
 
 @dataclass(frozen=True)
 class NudgeSmallWeights(Stage):
-    """At the first step, weights with |w| < eps start from w + eps (quirk `eps_nudge_small_weights`)."""
+    """Add eps to weights with |w| < eps at the first step (quirk `eps_nudge_small_weights`)."""
 
     eps: Scalar = field(1e-8, ARGUMENTS["eps"])
 
@@ -31,7 +31,7 @@ class NudgeSmallWeights(Stage):
 
 @dataclass(frozen=True)
 class Negate(Stage):
-    """Turn the whole direction round, decay included (quirk `maximize_negates_decay`)."""
+    """Negate the whole direction, decay included (quirk `maximize_negates_decay`)."""
 
     def apply(self, x: Signal, s: Any, c: Any, ctx: Context) -> tuple[Signal, Any]:
         del c, ctx

@@ -1,13 +1,13 @@
-"""The four ways to average a sequence with a pole, as the scalars of one step.
+"""Four exponential averages, as the scalars of one step.
 
     q_t = keep q_{t-1} + add x_t,        average_t = hold q_{t-1} + direct x_t
 
-| kind       | keep            | add           | average          | starts as                                    |
+| kind       | keep            | add           | average          | initial behaviour                            |
 |------------|-----------------|---------------|------------------|----------------------------------------------|
-| "debiased" | beta            | 1 - beta      | q_t/(1 - beta^t) | the mean, exactly unbiased (Adam)            |
-| "plain"    | beta            | 1 - beta      | q_t              | zero: too small for about 1/(1-beta) steps   |
-| "first"    | beta (0 at t=1) | 1-beta (1)    | q_t              | the first sample                             |
-| "running"  | 1 - 1/min(t, N) | 1/min(t, N)   | q_t              | the arithmetic mean until t = N = 1/(1-beta) |
+| "debiased" | beta            | 1 - beta      | q_t/(1 - beta^t) | exactly unbiased (Adam)                      |
+| "plain"    | beta            | 1 - beta      | q_t              | biased towards 0 for about 1/(1-beta) steps  |
+| "first"    | beta (0 at t=1) | 1-beta (1)    | q_t              | initialized with the first sample            |
+| "running"  | 1 - 1/min(t, N) | 1/min(t, N)   | q_t              | arithmetic mean until t = N = 1/(1-beta)     |
 
 Sources: Kingma and Ba, arXiv 1412.6980 ("debiased"); the TTIC 31230 lecture notes ("running").
 """
@@ -25,7 +25,7 @@ AVERAGES = ("debiased", "plain", "first", "running")
 
 
 class Weights(NamedTuple):
-    """The scalars of one averaging step: `keep` and `add` for the state, `hold` and `direct` for the average."""
+    """Scalars of one averaging step: `keep` and `add` update the state, `hold` and `direct` give the average."""
 
     keep: Scalar
     add: Scalar
@@ -34,7 +34,7 @@ class Weights(NamedTuple):
 
 
 def weights(kind: str, beta: Scalar, t: Any) -> Weights:
-    """The weights of step `t` = 1, 2, ... for a pole `beta` in [0, 1).
+    """Return the weights at step `t` = 1, 2, ... for a pole `beta` in [0, 1).
 
     >>> weights("debiased", 0.5, 1)
     Weights(keep=0.5, add=0.5, hold=1.0, direct=1.0)
@@ -53,7 +53,7 @@ def weights(kind: str, beta: Scalar, t: Any) -> Weights:
 
 
 def correction(kind: str, beta: Scalar, t: Any) -> Scalar:
-    """The factor that turns the state of step `t` = 1, 2, ... into the average.
+    """Return the ratio of the average to the state at step `t` = 1, 2, ...
 
     >>> correction("debiased", 0.5, 1), correction("plain", 0.5, 1)
     (2.0, 1.0)
@@ -62,5 +62,5 @@ def correction(kind: str, beta: Scalar, t: Any) -> Scalar:
 
 
 def running_pole(beta: Scalar, t: Any) -> Scalar:
-    """The pole that makes an average arithmetic until t = N = 1/(1 - beta): 1 - 1/min(t, N)."""
+    """Return the pole 1 - 1/min(t, N): an arithmetic mean until t = N = 1/(1 - beta)."""
     return 1 - 1 / minimum(t, 1 / (1 - beta))

@@ -1,4 +1,4 @@
-"""What a stage is: a pure function of (signal, slots, scalars), with its state declared beside the maths."""
+"""The stage interface: a pure function of (signal, slots, scalars) that declares its own state."""
 
 from __future__ import annotations
 
@@ -23,11 +23,15 @@ __all__ = ["Clock", "Context", "Observation", "Signal", "Slot", "Stage", "elemen
 
 
 class Signal(NamedTuple):
-    """What travels down the line of stages. Only the fields a stage changes are replaced.
+    """The signal passed from stage to stage. A stage replaces only the fields it changes.
 
-    `w` is the weight before the step, `g` the gradient (after coupled decay), `d` the denominator so far, `v` the
-    direction (filtered and divided), `rate` the learning-rate numerator (one number per tensor, before the schedule),
-    `shrink` the share of `w` that decoupled decay takes away (None: no such decay).
+    Attributes:
+        w: Weight before the step.
+        g: Gradient, after coupled decay.
+        d: Product of the denominators applied so far.
+        v: Direction: the gradient after filter and denominator.
+        rate: Learning-rate numerator, one number per tensor, without the schedule's factor.
+        shrink: Fraction of `w` subtracted by decoupled decay; None without decoupled decay.
     """
 
     w: Tensor
@@ -39,11 +43,14 @@ class Signal(NamedTuple):
 
 
 class Clock(NamedTuple):
-    """The scalars every stage may ask for.
+    """Per-step scalars available to every stage.
 
-    `t` counts the optimizer steps of this parameter, the present one included: 1, 2, ... `lr` is the base learning rate
-    and `factor` the schedule's multiple of it. `window` is the share of the highest rate that is in force, whoever set
-    it: `factor`, times lr over OneCycleLR's max_lr or the scheduler's initial_lr, at most 1, where torch moves lr.
+    Attributes:
+        t: Optimizer steps of this parameter, including the current one: 1, 2, ...
+        lr: Base learning rate.
+        factor: Factor of the schedule on `lr`.
+        window: Current learning rate relative to the peak, at most 1: `factor`, times lr / max_lr (OneCycleLR) or
+            lr / initial_lr if a torch scheduler changes lr.
     """
 
     t: Any
@@ -53,10 +60,10 @@ class Clock(NamedTuple):
 
 
 class Observation(NamedTuple):
-    """A probe `v` and the product `hv` of the Hessian with it, of one parameter.
+    """A probe `v` and its Hessian-vector product `hv` for one parameter.
 
-    Both are shaped like the parameter, which has `dims` dimensions; a complex one comes as pairs of reals, with one
-    dimension more.
+    Both have the shape of the parameter, with `dims` dimensions. Complex parameters are viewed as real, with a trailing
+    dimension of size 2.
     """
 
     v: Tensor
@@ -65,7 +72,7 @@ class Observation(NamedTuple):
 
 
 class Context(Protocol):
-    """The only door to other elements of a tensor, so that an engine can make it a segment or mesh reduction."""
+    """Reductions over a whole tensor; an engine implements them as segment or mesh reductions."""
 
     def mean(self, x: Tensor) -> Tensor: ...
 
@@ -73,7 +80,7 @@ class Context(Protocol):
 
 
 class Slot(NamedTuple):
-    """One piece of state: `name` inside the stage, `key` in `optimizer.state[p]`."""
+    """One state variable: `name` inside the stage, `key` in `optimizer.state[p]`."""
 
     name: str
     key: str
@@ -82,12 +89,12 @@ class Slot(NamedTuple):
 
 
 def elementwise(name: str, key: str | None = None, initial: float = 0.0) -> Slot:
-    """A slot with one number for each element of the parameter."""
+    """Declare a slot with the shape of the parameter."""
     return _slot(name, key, "elementwise", initial)
 
 
 def per_tensor(name: str, key: str | None = None, initial: float = 0.0) -> Slot:
-    """A slot with one number for the whole parameter."""
+    """Declare a slot with one scalar per parameter."""
     return _slot(name, key, "per_tensor", initial)
 
 
@@ -106,12 +113,12 @@ def _record(kind: str, names: tuple[str, ...]) -> Any:
 
 
 class Stage(ABC):
-    """One idea of an update rule. Subclass it as a frozen dataclass whose fields are the settings.
+    """Base class of the stages of an update rule; subclass it as a frozen dataclass whose fields are the settings.
 
-    Numeric fields are data: they may change between steps. Every other field is structure and stays. A stage never sees
-    an optimizer or a parameter group and never reads a tensor's value.
+    Numeric fields are data and may change between steps; all other fields are structure and are fixed. A stage has no
+    access to the optimizer or its parameter groups and must not read tensor values on the host.
 
-    A user's own stage, complete (the direction's sign, as in sign descent, with a slot that counts sign changes):
+    Example: sign descent, with a slot that counts sign changes.
 
     >>> import torch, dashpot as dp
     >>> from dataclasses import dataclass
@@ -128,14 +135,14 @@ class Stage(ABC):
     """
 
     slots: ClassVar[tuple[Slot, ...]] | Any = ()
-    """The state this stage keeps; a class attribute, or a property where it depends on the settings."""
+    """State variables of the stage: a class attribute, or a property if they depend on the settings."""
 
     position: ClassVar[int] = 2
-    """Where `SGM` puts the stage: 0 coupled decay, 1 filter, 2 denominator, 3 change-level decay, 4 robust clip,
-    5 numerator, 6 decoupled decay."""
+    """Position of the stage in `SGM`: -1 adaptive clip, 0 coupled decay, 1 filter, 2 denominator, 3 change-level
+    decay, 4 robust clip, 5 numerator, 6 decoupled decay."""
 
     observes: ClassVar[bool] | Any = False
-    """True for a stage that learns from Hessian-vector products through `observe`; it makes the method second-order."""
+    """True if the stage uses Hessian-vector products (`observe`), which makes the method second-order."""
 
     registry: ClassVar[dict[str, type[Stage]]] = {}
 
@@ -143,7 +150,7 @@ class Stage(ABC):
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Stage:
         del args, kwargs
-        if "_numeric" not in cls.__dict__:  # looked up once, here, because Dynamo cannot trace a look at the fields
+        if "_numeric" not in cls.__dict__:  # cached here: Dynamo cannot trace dataclasses.fields
             _check_class(cls)
             cls._numeric = _numeric_fields(cls)
         return super().__new__(cls)
@@ -157,59 +164,60 @@ class Stage(ABC):
 
     @classmethod
     def label(cls) -> str:
-        """The name in saved recipes: the class name, with the module in front for a user's own stage."""
+        """Return the name in saved recipes: the class name, qualified by the module for user-defined stages."""
         return cls.__name__ if cls.__module__.startswith("dashpot.") else f"{cls.__module__}.{cls.__qualname__}"
 
     @classmethod
     def numeric(cls) -> tuple[str, ...]:
-        """The names of the fields that are data: annotated `float` or `Scalar`, also beside others (`float | None`)."""
+        """Return the names of the numeric fields: annotated `float` or `Scalar`, including unions."""
         return cls.__dict__.get("_numeric") or _numeric_fields(cls)
 
     def scalars(self, clock: Clock) -> Mapping[str, Any]:
-        """This step's numbers, as `c` in `apply`; by default the numeric fields as they are."""
+        """Return the scalars of this step, passed to `apply` as `c`; by default the numeric fields."""
         del clock
         return {name: getattr(self, name) for name in self._numeric}
 
     def is_noop(self) -> bool:
-        """True when the settings make this stage do nothing, so that its arithmetic can be left out."""
+        """Return True if the stage is the identity for the current settings and can be skipped."""
         return False
 
     def warning(self) -> str | None:
-        """A sentence about settings that are legal but surprising; the optimizer warns with it once."""
+        """Return a warning about valid but surprising settings, or None; the optimizer issues it once."""
         return None
 
     @abstractmethod
     def apply(self, x: Signal, s: Any, c: Any, ctx: Context) -> tuple[Signal, Any]:
-        """The maths: from the signal `x` and the slots `s` to the new ones, with this step's scalars `c`."""
+        """Return the new signal and slots, given signal `x`, slots `s` and the scalars `c` of this step."""
 
     def observe(self, o: Observation, s: Any, c: Any, ctx: Context) -> Any:
-        """The new slots after a Hessian-vector product, before the step it was taken for. Only with `observes`."""
+        """Return the new slots after a Hessian-vector product, before `apply`. Called only if `observes`."""
         del o, c, ctx
         return s
 
     def prepare(self, clock: Clock) -> Any:
-        """`scalars(clock)` as a named tuple: what an engine passes to `apply`."""
+        """Return `scalars(clock)` as the named tuple passed to `apply`."""
         values = self.scalars(clock)
         return _record("Scalars", tuple(values))(*values.values())
 
     def state_type(self) -> Any:
-        """The named tuple in which `apply` gets this stage's slots."""
+        """Return the named-tuple type of the slots passed to `apply`."""
         return _record("State", tuple(slot.name for slot in self.slots))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data: the class under `stage`, then every field."""
+        """Return plain data: the class under the key "stage", then every field."""
         fields = dataclasses.fields(self)  # pyright: ignore[reportArgumentType]
         return {"stage": self.label(), **{f.name: _plain(getattr(self, f.name)) for f in fields}}
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> Stage:
-        """The stage that `to_dict` described; a user's own stage must have been imported.
+        """Rebuild a stage from `to_dict()`; the module of a user-defined stage must have been imported.
 
-        Raises `ArgumentError` for an unknown stage, an unknown or missing setting, or a value out of range.
+        Raises:
+            ArgumentError: If the stage or a setting is unknown, a setting is missing, or a value is out of range.
         """
         if not isinstance(data, Mapping) or "stage" not in data:
             raise ArgumentError(f'A stage is described by a mapping with the key "stage", got {shown(data)}.')
-        settings = {name: _read_back(value) for name, value in data.items()}
+        settings = {name: _tuples(value) for name, value in data.items()}
         label = settings.pop("stage")
         if label not in Stage.registry:
             raise unknown("stage", label, Stage.registry)
@@ -225,7 +233,7 @@ class Stage(ABC):
 
 
 def _check_class(cls: type[Stage]) -> None:
-    """Refuse what makes a class no stage, before its first instance."""
+    """Validate a stage class before its first instance is created."""
     if missing := sorted(getattr(cls, "__abstractmethods__", ())):
         raise ArgumentError(f"{cls.__name__}: a stage must define {', '.join(missing)}.")
     own = cls.__dict__.get("__dataclass_params__")
@@ -238,7 +246,7 @@ def _check_class(cls: type[Stage]) -> None:
 
 
 def check_slots(owner: str, slots: Any) -> None:
-    """Raise `ArgumentError` where a stage declares something else than slots of different names."""
+    """Raise `ArgumentError` unless `slots` is a tuple of slots with distinct names."""
     if isinstance(slots, Slot) or not isinstance(slots, (tuple, list)) or not all(isinstance(s, Slot) for s in slots):
         raise ArgumentError(f"{owner}: slots must be a tuple of elementwise(...) and per_tensor(...), got {slots!r}.")
     names = [slot.name for slot in slots]
@@ -248,40 +256,40 @@ def check_slots(owner: str, slots: Any) -> None:
 
 def _numeric_fields(cls: type[Stage]) -> tuple[str, ...]:
     fields = dataclasses.fields(cls)  # pyright: ignore[reportArgumentType] - every stage is a dataclass
-    return tuple(f.name for f in fields if _names_a_number(f.type))
+    return tuple(f.name for f in fields if _is_numeric_annotation(f.type))
 
 
-def _names_a_number(annotation: Any) -> bool:
-    """True for `float`, `Scalar`, and a union or optional of one of them with anything else.
+def _is_numeric_annotation(annotation: Any) -> bool:
+    """Return True for `float`, `Scalar` and unions that contain one of them.
 
-    Annotations are text under `from __future__ import annotations`, and objects otherwise.
+    Annotations are strings under `from __future__ import annotations`, objects otherwise.
     """
     if isinstance(annotation, typing.ForwardRef):
-        return _names_a_number(annotation.__forward_arg__)
+        return _is_numeric_annotation(annotation.__forward_arg__)
     if isinstance(annotation, str):
         try:
-            return _spells_a_number(ast.parse(annotation.strip(), mode="eval").body)
+            return _is_numeric_node(ast.parse(annotation.strip(), mode="eval").body)
         except SyntaxError:
             return False
     origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (typing.Union, UnionType):
-        return any(map(_names_a_number, inner))
+        return any(map(_is_numeric_annotation, inner))
     if origin in (typing.Annotated, typing.Final):
-        return _names_a_number(inner[0])
+        return _is_numeric_annotation(inner[0])
     return annotation is float
 
 
-def _spells_a_number(node: ast.expr) -> bool:
-    """The same for the parsed text of an annotation."""
+def _is_numeric_node(node: ast.expr) -> bool:
+    """Apply `_is_numeric_annotation` to a parsed annotation string."""
     if isinstance(node, ast.Constant):
-        return _names_a_number(node.value)
+        return _is_numeric_annotation(node.value)
     if isinstance(node, ast.BinOp):
-        return _spells_a_number(node.left) or _spells_a_number(node.right)
+        return _is_numeric_node(node.left) or _is_numeric_node(node.right)
     if isinstance(node, ast.Subscript):
         inner = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
         kind = _last_name(node.value)
-        return (kind in ("Optional", "Union") and any(map(_spells_a_number, inner))) or (
-            kind in ("Annotated", "Final") and _spells_a_number(inner[0])
+        return (kind in ("Optional", "Union") and any(map(_is_numeric_node, inner))) or (
+            kind in ("Annotated", "Final") and _is_numeric_node(inner[0])
         )
     return _last_name(node) in ("float", "Scalar")
 
@@ -296,11 +304,11 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, Tensor) else value
 
 
-def _read_back(value: Any) -> Any:
-    """Plain data has lists where a stage, which is hashable, has tuples."""
-    return tuple(_read_back(item) for item in value) if isinstance(value, list) else value
+def _tuples(value: Any) -> Any:
+    """Convert lists of plain data back to tuples, since stages are hashable."""
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
 def replaced(stage: Stage, **changes: Any) -> Stage:
-    """A copy of `stage` with some settings changed, checked like a new one."""
+    """Return a validated copy of `stage` with some settings changed."""
     return dataclasses.replace(stage, **changes)  # pyright: ignore[reportArgumentType] - every stage is a dataclass

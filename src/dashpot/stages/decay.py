@@ -1,4 +1,4 @@
-"""Weight decay: coupled to the gradient, decoupled and scaled by the rate, or at the level of the parameter change."""
+"""Weight decay: coupled to the gradient, decoupled from it, or added to the parameter change."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ __all__ = ["ChangeDecay", "CoupledDecay", "DecoupledDecay"]
 
 class _Decay(Stage):
     def is_noop(self) -> bool:
-        # A decay of exactly zero leaves the arithmetic out: it keeps -0.0, and 0 * inf out of the weights.
+        # Skip the arithmetic for exactly zero: preserves -0.0 and avoids 0 * inf.
         return is_number(self.weight_decay) and self.weight_decay == 0  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @dataclass(frozen=True)
 class CoupledDecay(_Decay):
-    """L2 regularisation: g <- g + weight_decay w, before every filter and moment.
+    """L2 regularisation: g <- g + weight_decay w, before filters and moments.
 
     Args:
         weight_decay: >= 0: the gradient of (weight_decay/2) |w|^2.
@@ -42,14 +42,14 @@ class CoupledDecay(_Decay):
 
 @dataclass(frozen=True)
 class DecoupledDecay(_Decay):
-    """Decay beside the gradient: w <- w (1 - s weight_decay) with the step taken from the old w.
+    """Decoupled weight decay: w <- w (1 - s weight_decay), with the step computed from the old w.
 
     Args:
         weight_decay: >= 0.
-        scale: What s is: "lr" the full rate of the step, lr times numerator times schedule (AdamW); "schedule" the
-            schedule's factor alone, so that lr can be tuned without touching the regularisation; "constant" 1.
+        scale: Definition of s. "lr": the effective learning rate, lr times numerator times schedule (AdamW);
+            "schedule": the schedule's factor, which makes the decay independent of lr; "constant": 1.
 
-    A share s weight_decay of 1 or more overshoots zero (warning), of 2 or more diverges (`ArgumentError`).
+    A product s weight_decay of 1 or more overshoots zero (warning); of 2 or more, it diverges (`ArgumentError`).
 
     Source: Loshchilov and Hutter, arXiv 1711.05101; torch.optim.AdamW ("lr").
     """
@@ -75,10 +75,11 @@ class ChangeDecay(_Decay):
 
     Args:
         weight_decay: >= 0.
-        factor: The filter's unit gain (1 - pole)/(1 - zero) in AutoSGM: with pole 0.9 and zero 0 the decay acts with a
-            tenth of `weight_decay`, so AutoSGM's 1e-2 is AdamW's 1e-3.
-        scale: "lr": as AutoSGM, times the full rate of the step and seen by the numerators; "schedule" and "constant":
-            taken from w beside the step, times the schedule's factor or nothing.
+        factor: In AutoSGM the filter's unit gain (1 - pole)/(1 - zero): with pole 0.9 and zero 0 the effective decay is
+            a tenth of `weight_decay`, so that AutoSGM's 1e-2 corresponds to AdamW's 1e-3.
+        scale: "lr": scaled by the effective learning rate and included in the direction seen by the numerators
+            (AutoSGM); "schedule", "constant": subtracted from w independently of lr, scaled by the schedule's factor
+            or by 1.
 
     Source: Somefun, AutoSGM (level 1).
     """
@@ -91,7 +92,7 @@ class ChangeDecay(_Decay):
     def scalars(self, clock: Clock) -> Mapping[str, Any]:
         decay = self.factor * self.weight_decay
         share = _share(decay, self.scale, clock)
-        if self.scale == "lr":  # the update multiplies the direction by rate and factor
+        if self.scale == "lr":  # the update multiplies v by rate and factor
             _refuse_overshoot(share * clock.lr)
             return {"decay": decay}
         _refuse_overshoot(share)
@@ -114,6 +115,6 @@ def _refuse_overshoot(share: Scalar) -> None:
         return
     if share >= 2:
         raise ArgumentError(
-            f"Decoupled weight decay: the share taken per step must be below 2 (unstable), got {share:g}."
+            f"Decoupled weight decay: the fraction of the weight per step must be below 2 (unstable), got {share:g}."
         )
-    warn(f"Decoupled weight decay takes {share:g} times the weight per step and overshoots zero.")
+    warn(f"Decoupled weight decay subtracts {share:g} times the weight per step and overshoots zero.")

@@ -1,4 +1,4 @@
-"""Denominators: the second moment of the gradient, about zero or about its mean, and where eps goes."""
+"""Denominators: second moments of the gradient, about zero or about the mean, and the placement of eps."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from dashpot.utils.scalars import is_number, where
 __all__ = ["CenteredMoment", "SecondMoment", "divided"]
 
 
-_TINY = 1e-30  # and its root: normal numbers in float32
+_TINY = 1e-30  # this and its square root are normal float32 numbers
 
 
 def divided(x: Signal, d: Tensor, eps: Scalar = 0.0) -> Signal:
-    """The signal with its direction divided by `d`, which joins the denominators before it.
+    """Divide the direction by `d` and multiply `d` into the signal's denominator.
 
-    `d` is at least `eps` or its root: where that is a number and not tiny, nothing is divided by zero.
+    `d` is bounded below by `eps` or its root; the check for division by zero is skipped if that bound is not tiny.
     """
     v = x.v / d if is_number(eps) and eps > _TINY else over(x.v, d)
     return x._replace(d=d if is_number(x.d) and x.d == 1 else x.d * d, v=v)
@@ -36,25 +36,25 @@ def _root(square: Tensor, eps: Scalar, inside: bool) -> Tensor:
 
 @dataclass(frozen=True)
 class SecondMoment(Stage):
-    """Divide by the root mean square of the gradient: RMSProp, Adam.
+    """Root-mean-square normalization of the gradient: RMSProp, Adam.
 
         s_t = beta s_{t-1} + (1 - beta) g_t^2,        d_t = sqrt(s_t) + eps
 
     Args:
-        beta: In [0, 1): the average's memory is about 1/(1 - beta) steps.
-        eps, eps_mode: Eps >= 0, added "outside" the root (torch), "inside" it, or to the "gradient": before squaring,
-            signed, and again after the root (AutoSGM). Inside acts like outside with sqrt(eps): the two are never
-            interchangeable.
-        average: How the average starts: "debiased" (Adam), "plain" (torch's RMSprop), "first" (at g_1^2), "running"
-            (arithmetic mean until t = 1/(1 - beta)).
-        nu: In [0, 1]: share of the average in the mean square; the rest is the present g^2 (QHAdam). 1: the average
-            alone.
-        scale: Factor on the mean square, 1 except to reproduce AutoSGM's `eta_in_second_moment`.
-        slot: Key of the average in the optimizer's state.
-        maximum: Read the largest average so far, max(s_1, ..., s_t), in place of s_t, with the same correction
-            (AMSGrad). Its key is `max_` and the key of the average.
+        beta: In [0, 1): the memory of the average is about 1/(1 - beta) steps.
+        eps: >= 0.
+        eps_mode: Placement of eps. "outside": added to the root (torch); "inside": added to the mean square, which
+            corresponds to "outside" with sqrt(eps); "gradient": added to g before squaring and again to the root
+            (AutoSGM).
+        average: Initial behaviour of the average: "debiased" (Adam), "plain" (torch's RMSprop), "first" (initialized
+            with g_1^2), "running" (arithmetic mean until t = 1/(1 - beta)).
+        nu: In [0, 1]: weight of the average in the mean square, with weight 1 - nu on the current g^2 (QHAdam).
+        scale: Factor on the mean square; 1 except to reproduce AutoSGM's `eta_in_second_moment`.
+        slot: State key of the average.
+        maximum: If True, use the maximum max(s_1, ..., s_t) instead of s_t, with the same bias correction (AMSGrad);
+            its state key is `max_` followed by `slot`.
 
-    With eps = 0 an element whose gradients were all zero gets the update 0, where torch gives NaN.
+    With eps = 0, elements whose gradients were all zero are not updated, whereas torch returns NaN.
 
     Source: Kingma and Ba, arXiv 1412.6980; Reddi et al., arXiv 1904.09237 (AMSGrad); torch.optim.Adam and RMSprop.
     """
@@ -89,7 +89,7 @@ class SecondMoment(Stage):
         if self.maximum:
             square = c.keep * s.square + c.add * new
             largest = torch.maximum(s.largest, square)
-            mean = c.hold * largest + (c.fresh * g) * g  # not fresh * g^2: 0 where fresh is 0, even if g^2 overflows
+            mean = c.hold * largest + (c.fresh * g) * g  # 0 for fresh = 0 even if g^2 overflows
             d = _root(mean, c.eps, self.eps_mode == "inside")
             return divided(x, d, c.eps), s._replace(square=square, largest=largest)
         d = _root(c.hold * s.square + c.direct * new, c.eps, self.eps_mode == "inside")
@@ -98,19 +98,18 @@ class SecondMoment(Stage):
 
 @dataclass(frozen=True)
 class CenteredMoment(Stage):
-    """Divide by the spread of the gradient about its mean: centred RMSprop, centred Adam.
+    """Normalization by the standard deviation of the gradient: centred RMSprop, centred Adam.
 
         var_t = max(E[g^2] - E[g]^2, 0),        d_t = sqrt(var_t) + eps
 
     Args:
         beta, eps, eps_mode, average: As in `SecondMoment` ("outside" or "inside").
-        mean: "average": E[g] is a second average with the same pole, kept in the slot `grad_avg`; "direction": E[g] is
-            the direction as it arrives, the debiased first moment where a `Filter` with zero 0 stands before (no extra
-            slot).
-        power: "std" divides by the standard deviation; "variance" divides by the variance (+ eps), the step a noise
-            analysis of stochastic gradients gives.
-        uncentered_steps: The mean is left out while t < uncentered_steps: at the first steps E[g^2] - E[g]^2 is close
-            to zero and the step would be huge. 0 switches the guard off (torch's centred RMSprop).
+        mean: Estimate of E[g]. "average": an average with the same pole, in the slot `grad_avg`; "direction": the
+            incoming direction, which is the debiased first moment after a `Filter` with zero 0 (no extra state).
+        power: "std": divide by the standard deviation; "variance": divide by the variance + eps, the scaling obtained
+            from a noise analysis of stochastic gradients.
+        uncentered_steps: The mean is ignored while t < uncentered_steps, since E[g^2] - E[g]^2 is close to zero in the
+            first steps and the update would be huge. 0 disables this (torch's centred RMSprop).
 
     Source: torch.optim.RMSprop(centered=True); the TTIC 31230 lecture notes.
     """

@@ -1,14 +1,14 @@
-"""The gradient filter: one pole, one zero, one gain. Momentum in all its forms.
+"""Gradient filter with one pole, one zero and a gain: all common forms of momentum.
 
     H(z) = gain (1 - zero z^-1) / (1 - pole z^-1)
 
-The filter keeps one tensor m, the pole-only filter of the same DC gain, and reads the output beside it:
+The state is one tensor m, the output of the pole-only filter with the same DC gain:
 
     v_t = gain x_t + carry m_{t-1},        carry = (pole - zero)/(1 - zero)
     m_t = pole m_{t-1} + gain (1 - zero) x_t
 
-This form was chosen because m is exactly torch's buffer: `momentum_buffer` of SGD (heavy ball and Nesterov alike) and
-`exp_avg` of Adam, so checkpoints pass both ways. It has no subtraction of nearly equal numbers.
+In this form m equals torch's buffer, `momentum_buffer` of SGD (heavy ball and Nesterov) and `exp_avg` of Adam, so that
+checkpoints are interchangeable, and there is no cancellation of nearly equal numbers.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = ["Filter", "NesterovMoment", "carry", "step_response", "unit_gain"]
 
 
 def unit_gain(pole: Scalar, zero: Scalar) -> Scalar:
-    """The gain that makes the DC gain 1: (1 - pole)/(1 - zero).
+    """Return the gain for a DC gain of 1: (1 - pole)/(1 - zero).
 
     >>> unit_gain(0.9, 0.0), unit_gain(0.9, 0.9)
     (0.09999999999999998, 1.0)
@@ -38,12 +38,12 @@ def unit_gain(pole: Scalar, zero: Scalar) -> Scalar:
 
 
 def carry(pole: Scalar, zero: Scalar) -> Scalar:
-    """The weight of the memory in the output, (pole - zero)/(1 - zero); nu beta in the words of QHM."""
+    """Return the weight of the memory in the output, (pole - zero)/(1 - zero); nu beta in QHM's notation."""
     return (pole - zero) / (1 - zero)
 
 
 def step_response(pole: Scalar, zero: Scalar, t: Any) -> Scalar:
-    """Output at step `t` = 1, 2, ... of the unit-DC-gain filter for a constant input 1: 1 - carry pole^(t-1).
+    """Return the step response of the unit-DC-gain filter at step `t` = 1, 2, ...: 1 - carry pole^(t-1).
 
     >>> step_response(0.9, 0.0, 1), step_response(0.9, 0.9, 1)
     (0.09999999999999998, 1.0)
@@ -56,19 +56,18 @@ class Filter(Stage):
     """First-order lowpass filter of the direction.
 
     Args:
-        pole: In [0, 1): how long gradients are remembered, about 1/(1 - pole) steps. 0 is no memory.
-        zero: Below 1, normally at most `pole`: 0 is heavy ball, pole/(1 + pole) Nesterov, `pole` itself no filter at
-            all.
-        gain: Weight of the newest gradient; None is unit DC gain, (1 - pole)/(1 - zero). 1 is torch's heavy ball. Only
-            with `normalise="none"`: the other two fix the gain.
-        normalise: "exact": divided by the step response, so that a constant gradient comes out unchanged from the first
-            step (Adam's and QHM's bias correction); "none": the plain linear filter; "autosgm": divided by 1 - pole^t
-            whatever the zero, first output equal to the first input, as AutoSGM does (too large by up to 1/(1 - pole^2)
-            at t = 2); "memory": the memory is debiased by 1 - pole^t, the direct path is not (QHAdam); "running": pole
-            1 - 1/min(t, N) with N = 1/(1 - pole), an arithmetic mean until t = N (zero must be 0).
-        start: "zero": the memory starts at 0; "first": memory and output start as the first input (torch's dampening);
-            "unscaled": the first output is multiplied by 1 - zero (AutoSGM without debias).
-        slot: Key of the memory in the optimizer's state.
+        pole: In [0, 1): the memory is about 1/(1 - pole) steps; 0 disables it.
+        zero: Below 1, normally at most `pole`: 0 for heavy ball, pole/(1 + pole) for Nesterov, `pole` for the identity.
+        gain: Weight of the newest gradient. None: unit DC gain, (1 - pole)/(1 - zero); 1: torch's heavy ball. Must be
+            None unless `normalise="none"`.
+        normalise: Bias correction. "exact": divide by the step response, so that a constant gradient is unchanged from
+            the first step (Adam, QHM); "none": plain linear filter; "autosgm": divide by 1 - pole^t for every zero,
+            with the first output equal to the first input (AutoSGM; too large by up to 1/(1 - pole^2) at t = 2);
+            "memory": divide only the memory term by 1 - pole^t (QHAdam); "running": pole 1 - 1/min(t, N) with
+            N = 1/(1 - pole), an arithmetic mean until t = N (requires zero = 0).
+        start: Initial state. "zero": memory 0; "first": memory and output equal to the first input (torch's
+            dampening); "unscaled": first output multiplied by 1 - zero (AutoSGM without debias).
+        slot: State key of the memory.
 
     Source: Somefun, AutoSGM; Ma and Yarats, arXiv 1810.06801 (QHM); torch.optim.SGD and Adam.
 
@@ -87,9 +86,7 @@ class Filter(Stage):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.normalise != "none" and self.gain is not None:
-            raise ArgumentError(
-                f"Filter: gain must be None with normalise={self.normalise!r}, which fixes it, got {shown(self.gain)}."
-            )
+            raise ArgumentError(f"Filter: gain must be None with normalise={self.normalise!r}, got {shown(self.gain)}.")
         if self.normalise == "running" and is_number(self.zero) and self.zero != 0:
             raise ArgumentError(f"Filter: zero must be 0 with normalise='running', got {shown(self.zero)}.")
 
@@ -100,8 +97,8 @@ class Filter(Stage):
     def warning(self) -> str | None:
         if is_number(self.pole) and is_number(self.zero) and self.zero > self.pole:
             return (
-                f"Filter: zero {self.zero} lies above pole {self.pole}, so older gradients enter with a negative "
-                "weight (the filter emphasises high frequencies)."
+                f"Filter: zero {self.zero} is above pole {self.pole}: older gradients have a negative "
+                "weight (the filter amplifies high frequencies)."
             )
         return None
 
@@ -130,19 +127,19 @@ class Filter(Stage):
     def apply(self, x: Signal, s: Any, c: Any, ctx: Context) -> tuple[Signal, Any]:
         del ctx
         direction = _scaled(c.gain, x.v) + c.carry * s.memory
-        if all(map(is_number, c)) and c.gain == c.feed and c.carry == c.pole:  # a heavy ball's output is its memory
+        if all(map(is_number, c)) and c.gain == c.feed and c.carry == c.pole:  # heavy ball: output = memory
             return x._replace(v=direction), s._replace(memory=direction)
         return x._replace(v=direction), s._replace(memory=c.pole * s.memory + _scaled(c.feed, x.v))
 
 
 def _scaled(factor: Scalar, x: Tensor) -> Tensor:
-    """factor x; `x` itself for a factor of 1, as a heavy ball has."""
+    """Return factor x, without the product for a factor of 1 (heavy ball)."""
     return x if is_number(factor) and factor == 1 else factor * x
 
 
 @dataclass(frozen=True)
 class NesterovMoment(Stage):
-    """NAdam's filter: Adam's first moment read one step ahead, with a momentum that grows from beta/2 to beta.
+    """Filter of NAdam: Adam's first moment with Nesterov look-ahead and a momentum that rises from beta/2 to beta.
 
         mu_t = beta (1 - 0.96^(t momentum_decay)/2),        P_t = mu_1 mu_2 ... mu_t
         m_t  = beta m_{t-1} + (1 - beta) g_t

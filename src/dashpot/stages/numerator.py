@@ -1,7 +1,7 @@
-"""Learning-rate numerators: AutoSGM's three estimators. Each gives one number per parameter tensor.
+"""Learning-rate numerators: the three estimators of AutoSGM, each one scalar per parameter tensor.
 
-E_b[x] is the average b E + (1 - b) x from zero and A_b[x] = b A + x the sum with gain 1/(1 - b); neither is bias
-corrected. The mean over the tensor is smoothed once more, q_t = 0.1 q_{t-1} + 0.9 mean_t from q_0 = 0.
+E_b[x] denotes the average b E + (1 - b) x and A_b[x] = b A + x the sum with gain 1/(1 - b), both starting from zero
+without bias correction. The mean over the tensor is smoothed: q_t = 0.1 q_{t-1} + 0.9 mean_t with q_0 = 0.
 
 Source: Somefun, AutoSGM (arXiv and repository), re-derived as formulas.
 """
@@ -31,14 +31,14 @@ def _layer_rate(a: Tensor, rate: Tensor, smoothing: Scalar, ctx: Context) -> Ten
 
 @dataclass(frozen=True)
 class Parcor(Stage):
-    """Partial correlation of weight and direction, limited by a trust region.
+    """Partial correlation of weight and direction, bounded by a trust region.
 
         C = 1 + E_b[w^2],        a = min( |A_b[lr w v]|, lr C ),        rate = q(mean a)
 
     Args:
-        beta: In [0, 1): pole of both averages, close to 1. The sum A_b has gain 1/(1 - beta), so that most elements
-            reach the limit lr C within a few steps: the rate then is lr (1 + mean E[w^2]), larger than lr.
-        smoothing: In [0, 1): weight of the previous layer mean.
+        beta: In [0, 1): pole of both averages, close to 1. Since A_b has gain 1/(1 - beta), most elements reach the
+            bound lr C within a few steps; the rate is then lr (1 + mean E[w^2]) > lr.
+        smoothing: In [0, 1): weight of the previous mean.
     """
 
     beta: Scalar = field(0.9999, ARGUMENTS["beta"])
@@ -59,17 +59,17 @@ class Parcor(Stage):
 
 @dataclass(frozen=True)
 class HuberParcor(Stage):
-    """`Parcor` with outliers of the product p = w v cut at `cap` times its mean size, and scaled by C.
+    """`Parcor` with the product p = w v clipped at `cap` times its mean magnitude and divided by C.
 
         M = E_m[|p|],        p' = sign(p) min(|p|, cap M),        C = 1 + E_b[w^2]
         a = min( |A_b[lr p'/C]|, lr C ),        rate = q(mean a)
 
     Args:
         beta: In [0, 1): pole of the correlation and of E[w^2].
-        beta_size: In [0, 1): pole m of the mean size. It starts from zero uncorrected, so the cut binds in the first
-            steps.
-        cap: Positive; 4 makes a cut at most a 1/4 event by Markov's inequality.
-        smoothing: In [0, 1): weight of the previous layer mean.
+        beta_size: In [0, 1): pole m of the mean magnitude, which is biased towards zero at first, so that the clip is
+            active in the first steps.
+        cap: Positive; 4 bounds the probability of clipping by 1/4 (Markov's inequality).
+        smoothing: In [0, 1): weight of the previous mean.
     """
 
     beta: Scalar = field(0.9999, ARGUMENTS["beta"])
@@ -102,13 +102,13 @@ class HuberParcor(Stage):
 
 @dataclass(frozen=True)
 class MomentRate(Stage):
-    """Second moment of the normalised gradient u = g/d, limited by lr: a built-in warm-up of about 1/(1 - beta) steps.
+    """Second moment of the normalized gradient u = g/d, bounded by lr: a warm-up over about 1/(1 - beta) steps.
 
         a = min( E_b[lr u^2], lr ),        rate = q(mean a)
 
     Args:
         beta: In [0, 1): pole of the average.
-        smoothing: In [0, 1): weight of the previous layer mean.
+        smoothing: In [0, 1): weight of the previous mean.
     """
 
     beta: Scalar = field(0.9999, ARGUMENTS["beta"])

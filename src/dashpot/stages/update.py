@@ -1,4 +1,4 @@
-"""The last line of every rule: the new weight."""
+"""Final weight update, shared by all methods."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ __all__ = ["updated"]
 
 
 def updated(x: Signal, factor: Scalar) -> Tensor:
-    """w - (rate factor) v - shrink w, with `factor` the schedule's value."""
+    """Return w - (rate factor) v - shrink w, with `factor` the value of the schedule."""
     step = (x.rate * factor) * x.v
     return x.w - step if x.shrink is None else x.w - x.shrink * x.w - step

@@ -1,4 +1,4 @@
-"""Float64 for what overflows in float32: the squares in a norm, and sums."""
+"""Float64 accumulation for quantities that overflow in float32: squared norms and sums."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ __all__ = ["narrow", "wide", "wide_dtype"]
 
 
 def wide_dtype(x: Tensor) -> torch.dtype:
-    """The dtype in which to sum over `x`: float64, or its own on a device without it."""
+    """Return the dtype for sums over `x`: float64, or the dtype of `x` on devices without float64."""
     return x.dtype if isinstance(x, Tensor) and x.device.type == "mps" else torch.float64
 
 
 def wide(x: Tensor) -> Tensor:
-    """`x` in `wide_dtype`, so that its norm may be larger than any float32 number.
+    """Return `x` in `wide_dtype`, so that its norm can exceed the float32 range.
 
     >>> torch.linalg.vector_norm(wide(torch.full((4,), 3e38)))
     tensor(6.0000e+38, dtype=torch.float64)
@@ -23,5 +23,5 @@ def wide(x: Tensor) -> Tensor:
 
 
 def narrow(x: Tensor, like: Tensor) -> Tensor:
-    """`x` >= 0, at most the largest finite number of the dtype of `like`, in which it is going to be stored."""
+    """Clamp `x` >= 0 to the largest finite value of the dtype of `like`, its storage dtype."""
     return x.clamp_max(torch.finfo(like.dtype).max)

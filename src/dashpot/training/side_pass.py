@@ -10,7 +10,7 @@ from torch.nn.parameter import is_lazy
 
 from dashpot.errors import ArgumentError
 from dashpot.training.loader import ResumableLoader
-from dashpot.utils.rng_state import kept_random_state
+from dashpot.utils.rng_state import preserve_rng_state
 
 __all__ = ["check_initialized", "reshard", "side_pass"]
 
@@ -20,7 +20,7 @@ def side_pass(loader: ResumableLoader) -> Iterator[None]:
     """Whatever the block reads of `loader` and draws, the fit goes on with the batches and the noise that it would have
     had; every process has to enter."""
     place = loader.state_dict()
-    with kept_random_state():
+    with preserve_rng_state():
         try:
             yield
         finally:

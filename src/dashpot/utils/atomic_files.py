@@ -1,4 +1,4 @@
-"""Files that are never half-written and never thrown away."""
+"""Atomic file writes, checksums and preservation of damaged files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["keep_aside", "sha256", "write_atomically"]
 
 
 def sha256(content: bytes) -> str:
-    """The SHA-256 checksum of `content` in hexadecimal.
+    """Return the SHA-256 checksum of `content` in hexadecimal.
 
     >>> sha256(b"dashpot")[:16]
     '1f98ac7350d105c2'
@@ -23,18 +23,18 @@ def sha256(content: bytes) -> str:
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Let `write` fill a file that appears at `path` complete, or not at all.
+    """Write a file atomically and durably.
 
-    The bytes go to a temporary file in the same folder, reach the disk, and then take the place of `path` in one step,
-    which reaches the disk as well: what comes after may rely on the file whatever happens to the machine. If anything
-    fails, a full disk included, the temporary file is removed and an older `path` stays as it was.
+    The data is written to a temporary file in the same folder, flushed to disk and renamed to `path`; the rename is
+    flushed too, so the file survives a crash after this call returns. On failure, including a full disk, the temporary
+    file is removed and an existing `path` is unchanged.
 
     Args:
-        path: the file to make; its folder is made where it is missing.
-        write: is given the open binary file; what it returns is ignored.
+        path: Destination; missing parent folders are created.
+        write: Called with the open binary file; the return value is ignored.
 
     Raises:
-        OSError: the folder or the file cannot be written.
+        OSError: If the folder or the file cannot be written.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -43,7 +43,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     (b'whole', 1)
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Not tempfile.mkstemp, whose files only their owner may read: the result has the permissions of any new file.
+    # tempfile.mkstemp would restrict permissions to the owner; use those of any new file.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     try:
         with temporary.open("xb") as file:
@@ -54,26 +54,26 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _settle(path.parent)
+    _sync_folder(path.parent)
 
 
-def _settle(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk, where the system has that."""
+def _sync_folder(folder: Path) -> None:
+    """Flush the directory entries of a folder to disk, if the system supports it."""
     try:
         handle = os.open(folder, os.O_RDONLY)
-    except PermissionError:  # Windows, and folders that may be written but not listed
+    except PermissionError:  # Windows, and folders that are writable but not readable
         return
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems without it
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # unsupported by the file system
             raise
     finally:
         os.close(handle)
 
 
 def keep_aside(path: Path) -> Path:
-    """Rename a damaged file so that it is out of the way but not lost; the new name ends in `.damaged`.
+    """Rename a damaged file to `NAME.damaged`, or `NAME.damaged-N` if taken, and return the new path.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""Where a user's files that can be made again are kept: data sets and compiled kernels."""
+"""Per-user cache directory for data sets and compiled kernels."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ __all__ = ["cache_folder"]
 
 
 def cache_folder() -> Path:
-    """The per-user cache: `~/.cache/dashpot`, or where the system or `XDG_CACHE_HOME` puts caches.
+    """Return the per-user cache directory: `~/.cache/dashpot`, or the platform's or `XDG_CACHE_HOME`'s equivalent.
 
-    The same folder as `pooch.os_cache("dashpot")`, worked out here because the base install has no pooch.
+    Equals `pooch.os_cache("dashpot")`; computed here since the base install does not include pooch.
     """
     home = Path.home()
     if sys.platform == "darwin":

@@ -1,4 +1,4 @@
-"""Numbers and times as people read them."""
+"""Human-readable formats of numbers, sizes and durations."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ __all__ = ["clock", "decimals", "duration", "short_time", "size", "typed"]
 
 
 def duration(seconds: float) -> str:
-    """Seconds in words, no finer than a reader needs.
+    """Format a duration in seconds with units.
 
     >>> duration(4.25), duration(42), duration(185), duration(4000)
     ('4.2 s', '42 s', '3 min 5 s', '1 h 7 min')
@@ -22,7 +22,7 @@ def duration(seconds: float) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Seconds as in a column of times: with minutes and hours where there are any.
+    """Format a duration in seconds as `[h:]mm:ss`, or in seconds below one minute.
 
     >>> clock(4.25), clock(59.96), clock(185), clock(4000)
     ('4.2 s', '1:00', '3:05', '1:06:40')
@@ -34,7 +34,7 @@ def clock(seconds: float) -> str:
 
 
 def decimals(value: float) -> str:
-    """Three decimals; three digits and a power of ten where these would tell nothing or take much room.
+    """Format with three decimals, or in scientific notation for very small and very large values.
 
     >>> decimals(0.4567), decimals(0.0), decimals(0.00042), decimals(-123456.0), decimals(float("nan"))
     ('0.457', '0.000', '4.20e-04', '-1.23e+05', 'nan')
@@ -44,7 +44,7 @@ def decimals(value: float) -> str:
 
 
 def typed(text: str) -> bool | int | float | str:
-    """A value as people type it: a truth value or a number where the text is one, else the text.
+    """Parse a typed value as a bool, int or float, else return the text.
 
     >>> [typed(text) for text in ("5e-4", "3", "true", "False", "coupled")]
     [0.0005, 3, True, False, 'coupled']
@@ -60,7 +60,7 @@ def typed(text: str) -> bool | int | float | str:
 
 
 def size(count: int) -> str:
-    """A number of bytes.
+    """Format a number of bytes.
 
     >>> size(12), size(116_304), size(12_000_012)
     ('12 B', '114 KiB', '11.4 MiB')
@@ -75,7 +75,7 @@ def size(count: int) -> str:
 
 
 def short_time(seconds: float) -> str:
-    """The time of something short, with three digits.
+    """Format a short duration with three significant digits.
 
     >>> short_time(0.0000312), short_time(0.1204), short_time(2.5)
     ('0.0312 ms', '120 ms', '2.5 s')

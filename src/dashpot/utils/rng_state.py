@@ -1,4 +1,4 @@
-"""The states of all global random generators, as plain data and tensors."""
+"""States of all global random number generators, as plain data and tensors."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-__all__ = ["kept_random_state", "random_state", "seed_all", "set_random_state"]
+__all__ = ["preserve_rng_state", "random_state", "seed_all", "set_random_state"]
 
 
 def random_state() -> dict[str, Any]:
-    """Of torch (every device), Python and numpy, at this moment.
+    """Return the current generator states of torch (all devices), Python and NumPy.
 
     >>> before = random_state()
     >>> drawn = torch.rand(1), random.random(), np.random.rand()
@@ -33,7 +33,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:
-    """Put back what `random_state` told."""
+    """Restore the generator states returned by `random_state`."""
     torch.set_rng_state(state["torch"])
     _set_device_states(state["devices"])
     version, words, gauss = state["python"]
@@ -43,23 +43,23 @@ def set_random_state(state: Mapping[str, Any]) -> None:
 
 
 def seed_all(seed: int) -> None:
-    """Start torch's, Python's and numpy's generators anew from `seed`, an integer in [0, 2**32 - 1]."""
+    """Seed the generators of torch, Python and NumPy with `seed`, an integer in [0, 2**32 - 1]."""
     if torch.accelerator.is_available():
         torch.manual_seed(seed)
     else:
-        torch.default_generator.manual_seed(seed)  # the other formats the stack for every kind of accelerator
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed formats the stack for every accelerator type
     random.seed(seed)
     np.random.seed(seed)
 
 
 @contextmanager
-def kept_random_state() -> Iterator[None]:
-    """Whatever the block draws, all generators are as they were after it.
+def preserve_rng_state() -> Iterator[None]:
+    """Restore all generator states on exit.
 
-    >>> with kept_random_state():
+    >>> with preserve_rng_state():
     ...     seed_all(3)
     ...     first = torch.rand(1), random.random()
-    >>> with kept_random_state():
+    >>> with preserve_rng_state():
     ...     seed_all(3)
     ...     first == (torch.rand(1), random.random())
     True
@@ -72,7 +72,7 @@ def kept_random_state() -> Iterator[None]:
 
 
 def _device_states() -> dict[str, list[torch.Tensor]]:
-    """The states of the generators of this machine's accelerators, by their kind."""
+    """Return the generator states of the available accelerators, by device type."""
     kind = torch.accelerator.current_accelerator(check_available=True)
     if kind is None:
         return {}
@@ -82,7 +82,7 @@ def _device_states() -> dict[str, list[torch.Tensor]]:
 
 
 def _set_device_states(states: Mapping[str, list[torch.Tensor]]) -> None:
-    """Put them back, as far as there are such devices here."""
+    """Restore the states of the device types and devices available here."""
     for kind, words in states.items():
         there = torch.accelerator.current_accelerator(check_available=True)
         if there is None or there.type != kind:

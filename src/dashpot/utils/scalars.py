@@ -1,7 +1,7 @@
-"""Scalar arithmetic that works alike on Python numbers and on 0-d tensors.
+"""Scalar arithmetic on Python numbers and 0-d tensors.
 
-A stage turns its settings and the step number into a few scalars. They are Python floats in the eager engine and
-tensors where a setting is mapped over (`torch.func.vmap`) or differentiated, so a comparison must not be an `if`.
+The scalars of a stage are Python floats in the eager engine, and tensors if a setting is vmapped (`torch.func.vmap`) or
+differentiated. Comparisons therefore use `where`, not `if`.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from torch import Tensor
 
 from dashpot.constraints import Scalar, is_numeric_tensor, is_unreadable
 
-__all__ = ["bound", "is_number", "is_numeric", "minimum", "read", "scalar_dtype", "told_apart", "where"]
+__all__ = ["bound", "is_number", "is_numeric", "minimum", "read", "scalar_dtype", "typed_key", "where"]
 
-_MOST = 2**63 - 1  # torch computes with no larger integer
+_MOST = 2**63 - 1  # largest integer torch can represent
 _PLAIN = (float, int, bool, str, type(None))
 
 
 def where(condition: bool | Tensor, yes: Scalar, no: Scalar) -> Scalar:
-    """`yes` if `condition` else `no`.
+    """Return `yes` if `condition` else `no`.
 
     >>> where(2 > 1, 0.5, 0.25), where(torch.tensor(1.0) > 2, 0.5, torch.tensor(0.25))
     (0.5, tensor(0.2500))
     """
     if not isinstance(condition, Tensor):
         return yes if condition else no
-    if is_number(yes) and is_number(no):  # torch would round two Python numbers to its default dtype
+    if is_number(yes) and is_number(no):  # torch would round to its default dtype
         yes = torch.full_like(condition, yes, dtype=torch.float64)
     return torch.where(condition, yes, no)
 
 
 def minimum(a: Scalar, b: Scalar) -> Scalar:
-    """The smaller of two scalars.
+    """Return the smaller of two scalars.
 
     >>> minimum(3, 10.0)
     3
@@ -46,17 +46,16 @@ def minimum(a: Scalar, b: Scalar) -> Scalar:
 
 
 def scalar_dtype(device: torch.device) -> torch.dtype:
-    """The dtype in which scalars are computed on a device: Apple's has no float64."""
+    """Return the dtype of scalars on a device: float64, or float32 on MPS, which lacks float64."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
 def read(value: Any, keep: bool = False) -> Any:
-    """A setting as the stages take it: whatever its dtype and number of dimensions, a number in double precision.
+    """Convert a setting to a number in double precision, whatever its dtype and number of dimensions.
 
-    A one-element tensor on the CPU becomes a Python number. One that is on a device or mapped over, and every one where
-    `keep` is true because the step is differentiated, becomes a 0-d float64 tensor that autograd traces back to it.
-    numpy numbers and the entries of pairs are read alike, and an integer that torch cannot compute with becomes a
-    float; anything else is returned as it is.
+    A one-element CPU tensor becomes a Python number. Device tensors, vmapped tensors and, with `keep` (differentiable
+    steps), all tensors become 0-d float64 tensors connected to the original by autograd. NumPy scalars and entries of
+    pairs are converted likewise, integers outside torch's range become floats, and other values are returned unchanged.
 
     >>> read(torch.full((1, 1), 0.5)), read((0.5, torch.tensor([3]))), read(torch.tensor(0.5), keep=True)
     (0.5, (0.5, 3), tensor(0.5000, dtype=torch.float64))
@@ -79,7 +78,7 @@ def _read_tensor(value: Tensor, keep: bool) -> Any:
 
 
 def bound(value: Any, x: Any) -> Any:
-    """`value` as a bound of `x`: infinite where the dtype of `x` does not reach so far, as torch's clamps refuse it.
+    """Return `value` as a clamp bound for `x`: infinite if it exceeds the range of the dtype, which torch rejects.
 
     >>> bound(1e300, torch.ones(1)), bound(1e300, torch.ones(1, dtype=torch.float64))
     (inf, 1e+300)
@@ -90,19 +89,19 @@ def bound(value: Any, x: Any) -> Any:
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """True for a Python number: one whose value can be looked at without waiting for a device."""
+    """Return True for a Python number, whose value is available without a host sync."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def told_apart(value: Any) -> Any:
-    """What to look a value up by: True is not 1 here."""
+def typed_key(value: Any) -> Any:
+    """Return a dictionary key that distinguishes True from 1."""
     if isinstance(value, (tuple, list)):
-        return tuple(map(told_apart, value))
+        return tuple(map(typed_key, value))
     return (bool, value) if isinstance(value, bool) else value
 
 
 def is_numeric(value: Any) -> bool:
-    """True for a number or a pair of numbers; older checkpoints and torch's may lack flags and choices."""
+    """Return True for a number or a pair of numbers; other settings may be missing in older checkpoints."""
     if isinstance(value, tuple):
         return value != () and all(is_numeric(item) for item in value)
     return is_number(value) or isinstance(value, Tensor)

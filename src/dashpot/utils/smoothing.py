@@ -11,7 +11,7 @@ __all__ = ["smooth"]
 
 
 def smooth(values: Sequence[float], window: int) -> npt.NDArray[np.float64]:
-    """Centred moving average; near the ends the window shrinks to what is there.
+    """Return the centred moving average; the window is truncated at both ends.
 
     >>> smooth([0.0, 3.0, 6.0, 3.0], window=3).tolist()
     [1.5, 3.0, 4.0, 4.5]

@@ -1,4 +1,4 @@
-"""JSON that every reader takes: numbers that are not finite are written as texts."""
+"""Strict JSON: non-finite numbers are encoded as strings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["encode"]
 
 
 def encode(line: dict[str, Any]) -> str:
-    """An object in one line, without spaces; nan and infinities become "nan", "inf" and "-inf".
+    """Encode an object on one line without spaces; nan and infinities become "nan", "inf" and "-inf".
 
     >>> encode({"kind": "steps", "loss": [0.5, float("nan")]})
     '{"kind":"steps","loss":[0.5,"nan"]}'
@@ -19,7 +19,7 @@ def encode(line: dict[str, Any]) -> str:
 
 
 def _strict(value: Any) -> Any:
-    """`value` with tuples as lists and numbers that are not finite as strings."""
+    """Convert tuples to lists and non-finite numbers to strings."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, dict):

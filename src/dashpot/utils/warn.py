@@ -1,4 +1,4 @@
-"""Warnings that point at the user's line."""
+"""Warnings attributed to the user's code."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _HELPERS = (contextlib.__file__, functools.__file__)
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
-    """Warn at the innermost line outside of dashpot and torch, whose code lies between a call and its cause."""
-    if torch.compiler.is_compiling():  # Dynamo cannot trace a look at the frames
+    """Issue a warning located at the innermost frame outside dashpot and torch."""
+    if torch.compiler.is_compiling():  # Dynamo cannot trace sys._getframe
         warnings.warn(message, category, stacklevel=2)
         return
-    frame = _users(sys._getframe(1))
+    frame = _user_frame(sys._getframe(1))
     registry = frame.f_globals.setdefault("__warningregistry__", {})
     name = frame.f_globals.get("__name__") or "<unknown>"
     warnings.warn_explicit(message, category, frame.f_code.co_filename, frame.f_lineno, name, registry)
 
 
-def _users(frame: FrameType) -> FrameType:
-    """The innermost frame of the user's from `frame` outwards; the outermost one where there is none."""
+def _user_frame(frame: FrameType) -> FrameType:
+    """Return the innermost user frame, or the outermost frame if none is found."""
     while frame.f_back is not None and _is_inner(frame.f_code.co_filename):
         frame = frame.f_back
     return frame

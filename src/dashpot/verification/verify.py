@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dashpot.constraints import Interval, OneOf, Optional, check
 from dashpot.errors import ArgumentError
 from dashpot.optimizers.base import Optimizer
-from dashpot.utils.rng_state import kept_random_state
+from dashpot.utils.rng_state import preserve_rng_state
 from dashpot.verification.checkpoints import Resumed
 from dashpot.verification.cost import costs
 from dashpot.verification.course import Course, run_course
@@ -103,7 +103,7 @@ def verify(
     for name, value in {**given, "timed_steps": timed_steps, "seed": seed}.items():
         check("verify", name, value, _ALLOWED[name])
     makers = Maker("make_optimizer", make_optimizer, takes), Maker("make_reference", make_reference, takes)
-    with kept_random_state(), _default_dtype(dtype):
+    with preserve_rng_state(), _default_dtype(dtype):
         subject = Subject.of(model_or_loss, batches=batches, loss=loss, params=params, steps=steps, seed=seed)
         subject = subject if dtype is None else subject.converted(dtype)
         course = run_course(subject, makers, steps, tolerance)
