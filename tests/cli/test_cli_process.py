@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dashpot.comparison import Folder, Interrupted
+from dashpot.comparison import Interrupted, StudyFolder
 from dashpot.runs.signals import interruptible
 from dashpot_command import main
 
@@ -36,7 +36,7 @@ def test_ctrl_c_keeps_finished_epochs_says_how_to_go_on_and_the_same_command_doe
     assert "Traceback" not in err
     assert "Stopped. out keeps 0 of 1 runs, and sgd seed 0 up to epoch" in err
     assert f"Continue with: dashpot {' '.join(COMPARE)}" in err
-    [run] = Folder(tmp_path / "out").runs()
+    [run] = StudyFolder(tmp_path / "out").runs()
     done = len(run.epochs)
     assert 2 <= done < 6
 
@@ -45,7 +45,7 @@ def test_ctrl_c_keeps_finished_epochs_says_how_to_go_on_and_the_same_command_doe
     assert (process.returncode, err) == (0, "")
     assert f"goes on after epoch {done}" in out
     assert "Report: out/report.html" in out
-    [run] = Folder(tmp_path / "out").runs()
+    [run] = StudyFolder(tmp_path / "out").runs()
     assert (run.status, len(run.epochs), len(run.loss)) == ("done", 6, 180)
 
 

@@ -20,7 +20,7 @@ from cli_support import WORDS, final, refused, same, stop_at
 from dashpot.comparison import read_run
 from dashpot.training import Learner
 from dashpot.training.callbacks.checkpoints import latest, read_newest
-from dashpot.training.callbacks.run_log import Record
+from dashpot.training.callbacks.run_log import RunLog
 from dashpot.training.run import run
 from dashpot.training.run.settings import read_settings
 from dashpot.training.state import checkpoint_file
@@ -42,7 +42,7 @@ def killed_at(monkeypatch, steps: int) -> None:
         if learner.steps == steps:
             raise MemoryError("killed")
 
-    monkeypatch.setattr(Record, "after_step", die, raising=False)
+    monkeypatch.setattr(RunLog, "after_step", die, raising=False)
 
 
 def test_it_prints_the_call_the_folder_a_table_and_what_repeats_the_run(dashpot, my_task):

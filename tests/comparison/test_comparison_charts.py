@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dashpot.comparison import DEFAULT_METHODS, Study, run_study
-from dashpot.comparison.curves import changes, score_band, smooth, smoothed_loss, thin
+from dashpot.comparison.curves import change_points, downsample, score_band, smooth, smoothed_loss
 from dashpot.comparison.figures import loss_figure, lr_figure, score_figure
 from dashpot.comparison.palette import STYLES, styles_for
 
@@ -30,7 +30,7 @@ def test_smoothing_is_the_mean_of_the_neighbours_that_are_there(values, window):
 
 @given(VALUES, st.integers(2, 50))
 def test_thinning_keeps_both_ends_the_order_and_the_values(values, points):
-    steps, kept = thin(np.array(values), points)
+    steps, kept = downsample(np.array(values), points)
     assert len(kept) <= points
     assert (steps[0], steps[-1]) == (1, len(values))
     assert np.all(np.diff(steps) > 0)
@@ -39,7 +39,7 @@ def test_thinning_keeps_both_ends_the_order_and_the_values(values, points):
 
 @given(st.lists(st.sampled_from([0.1, 0.2]), min_size=1, max_size=30))
 def test_changes_draw_the_same_line_with_fewer_points(values):
-    steps, kept = changes(values)
+    steps, kept = change_points(values)
     redrawn = np.interp(np.arange(1, len(values) + 1), steps, kept)
     np.testing.assert_array_equal(redrawn, values)
 

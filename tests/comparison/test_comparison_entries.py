@@ -143,13 +143,13 @@ def test_the_sweep_finds_the_best_rate_of_a_quadratic():
 
 
 def test_the_sweep_goes_down_while_everything_diverges_and_stops_at_its_limit():
-    trials = sweep(get("rosenbrock"), "sgd", epochs=1, most=3)
+    trials = sweep(get("rosenbrock"), "sgd", epochs=1, max_runs=3)
     assert len(trials) == 3
     deep = sweep(get("rosenbrock"), "sgd", epochs=1)
     assert abs(deep[0].score) < float("inf")
 
 
-@pytest.mark.parametrize("bad", [{"by": "luck"}, {"most": 0}])
+@pytest.mark.parametrize("bad", [{"by": "luck"}, {"max_runs": 0}])
 def test_bad_sweeps_are_refused(bad):
     with pytest.raises(ArgumentError, match="sweep: "):
         sweep(get("quadratic"), "sgd", **bad)

@@ -9,7 +9,7 @@ from comparison_support import diverging, study, toy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dashpot.comparison import Lines, Live, Study, run_study
+from dashpot.comparison import LineProgress, LiveProgress, Study, run_study
 from dashpot.comparison.progress import progress_for
 from dashpot.runs import eta as eta_module
 from dashpot.runs.eta import ProgressEstimate, duration
@@ -17,7 +17,7 @@ from dashpot.runs.eta import ProgressEstimate, duration
 
 def told(tmp_path, chosen: Study) -> list[str]:
     stream = io.StringIO()
-    run_study(chosen, tmp_path / "out", progress=Lines(stream))
+    run_study(chosen, tmp_path / "out", progress=LineProgress(stream))
     return stream.getvalue().splitlines()
 
 
@@ -44,12 +44,12 @@ def test_divergence_is_told(tmp_path):
 
 def test_bars_show_both_sessions_of_a_study(tmp_path, capsys):
     chosen = Study(toy(), (*study("adam").entries, diverging()), (0,), 2)
-    run_study(chosen, tmp_path / "out", progress=Live())
+    run_study(chosen, tmp_path / "out", progress=LiveProgress())
     first = capsys.readouterr().out
     assert "adam seed 0" in first
     assert "diverged at step" in first
     assert first.index("adam seed 0") < first.index("too-fast seed 0")
-    run_study(chosen, tmp_path / "out", progress=Live())
+    run_study(chosen, tmp_path / "out", progress=LiveProgress())
     assert "done in an earlier session" in capsys.readouterr().out
 
 
@@ -58,8 +58,8 @@ def test_bars_are_for_terminals():
         def isatty(self) -> bool:
             return True
 
-    assert isinstance(progress_for(io.StringIO()), Lines)
-    assert isinstance(progress_for(Terminal()), Live)
+    assert isinstance(progress_for(io.StringIO()), LineProgress)
+    assert isinstance(progress_for(Terminal()), LiveProgress)
 
 
 def test_time_left_is_the_rest_at_the_speed_of_this_session(monkeypatch):

@@ -13,7 +13,7 @@ import pytest
 import torch
 from comparison_support import diverging, finished, study, toy
 
-from dashpot.comparison import Entry, Interrupted, Progress, Study, run_study, write_report
+from dashpot.comparison import Entry, Interrupted, Study, StudyProgress, run_study, write_report
 from dashpot.errors import RunError
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
@@ -132,7 +132,7 @@ def test_it_is_rebuilt_from_records_alone(folder, text, tmp_path):
 
 
 def test_an_unfinished_study_is_reported_as_far_as_it_went(tmp_path):
-    class Stop(Progress):
+    class Stop(StudyProgress):
         def step(self, steps_done):
             if steps_done == 9:
                 raise Interrupted

@@ -12,7 +12,7 @@ import pytest
 import torch
 from comparison_support import diverging, finished, numbers, study, toy
 
-from dashpot.comparison import Interrupted, Progress, Study, known_entries, read_run, run_study
+from dashpot.comparison import Interrupted, Study, StudyProgress, known_entries, read_run, run_study
 from dashpot.comparison import runner as runner_module
 from dashpot.errors import RunError
 from dashpot.training.state import checkpoint_file
@@ -25,7 +25,7 @@ class Killed(BaseException):
     """What a killed process does to the loop: it ends, wherever it is, and nothing is tidied up."""
 
 
-class KillAt(Progress):
+class KillAt(StudyProgress):
     """Ends the study after a given number of steps in all."""
 
     def __init__(self, steps: int) -> None:

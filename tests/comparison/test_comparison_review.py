@@ -9,7 +9,7 @@ import pytest
 
 from dashpot import tasks
 from dashpot.comparison import Study, entry, run_study, summarise
-from dashpot.comparison.folder import Folder
+from dashpot.comparison.study_folder import StudyFolder
 from dashpot.errors import ArgumentError, RunError
 from dashpot.tasks import Target
 
@@ -43,22 +43,22 @@ def test_a_start_that_was_killed_does_not_block_its_own_command(tmp_path):
 
 def test_a_new_folder_is_claimed_under_its_lock(tmp_path):
     """Two commands started at once must not both write study.json."""
-    folder = Folder(tmp_path / "out")
+    folder = StudyFolder(tmp_path / "out")
     folder.path.mkdir()
     with folder.locked(), pytest.raises(RunError, match="Another process"):
-        Folder(folder.path).claim({"seeds": [0]}, None)
+        StudyFolder(folder.path).prepare({"seeds": [0]}, None)
     assert list(folder.path.iterdir()) == []
 
 
 def test_of_two_that_start_at_once_the_folder_is_one_ones(tmp_path):
     """Whoever comes second finds another process there, or its settings: nobody writes over them."""
     for attempt in range(30):
-        folder, start, claimed = Folder(tmp_path / str(attempt)), threading.Barrier(2), []
+        folder, start, claimed = StudyFolder(tmp_path / str(attempt)), threading.Barrier(2), []
 
         def claim(seed, folder=folder, start=start, claimed=claimed):
             start.wait()
             with suppress(RunError):
-                Folder(folder.path).claim({"methods": {}, "seeds": [seed]}, None)
+                StudyFolder(folder.path).prepare({"methods": {}, "seeds": [seed]}, None)
                 claimed.append(seed)
 
         threads = [threading.Thread(target=claim, args=(seed,)) for seed in (0, 1)]

@@ -12,7 +12,7 @@ import torch
 from comparison_support import build, finished, numbers, study, toy
 
 import dashpot
-from dashpot.comparison import Entry, Folder, Study, entry, run_study
+from dashpot.comparison import Entry, Study, StudyFolder, entry, run_study
 from dashpot.constraints import ARGUMENTS
 from dashpot.errors import ArgumentError, RunError
 from dashpot.runs.diff import diff_data
@@ -187,7 +187,7 @@ def test_an_unwritable_folder_is_one_sentence(tmp_path):
 
 
 def test_paths_stay_inside_the_folder(tmp_path):
-    folder = Folder(tmp_path)
+    folder = StudyFolder(tmp_path)
     assert folder.record("adam", 1) == Path(tmp_path, "runs", "adam-seed1.jsonl")
     for name in ("", "a/b", "..", ".hidden", "a b", "a\0"):
         with pytest.raises(ArgumentError, match="Entry: name must be"):

@@ -17,7 +17,7 @@ from dashpot.schedules import Cosine
 from dashpot.training import Callback, CancelEpoch
 from dashpot.training.callbacks import progress as module
 from dashpot.training.callbacks.early_stopping import EarlyStopping
-from dashpot.training.callbacks.progress import Progress, _Bar, _Pace
+from dashpot.training.callbacks.progress import Progress, _Bar, _TimeEstimate
 from dashpot.utils.format import clock, decimals
 
 SEQUENCE = re.compile(r"\x1b\[(\??[\d;]*)([A-Za-z])")
@@ -266,15 +266,17 @@ def test_the_time_left_counts_both_phases():
         epochs, epoch, training, phase = 3, 0, True, "train"
         train, evaluation, phases = range(10), range(4), {"train": True, "eval": True}
 
-    pace, one = _Pace(), Fit()
-    assert pace.left(one, 0) is None
+    pace, one = _TimeEstimate(), Fit()
+    assert pace.remaining(one, 0) is None
     pace.done, pace.seconds = {"train": 5, "eval": 0}, {"train": 5.0, "eval": 0.0}
     pace.since = time.perf_counter()
-    assert pace.left(one, 5) == pytest.approx(25 * 1.0 + 12 / 3, abs=0.5)  # a second a batch, a third of it to evaluate
+    assert pace.remaining(one, 5) == pytest.approx(
+        25 * 1.0 + 12 / 3, abs=0.5
+    )  # a second a batch, a third of it to evaluate
     one.training, one.phase, one.epoch = False, "eval", 2
     pace.done, pace.seconds = {"train": 30, "eval": 2}, {"train": 30.0, "eval": 4.0}
     pace.begin("eval")
-    assert pace.left(one, 2) == pytest.approx(2 * 2.0, abs=0.5)
+    assert pace.remaining(one, 2) == pytest.approx(2 * 2.0, abs=0.5)
 
 
 def test_it_changes_no_more_often_than_asked(monkeypatch):

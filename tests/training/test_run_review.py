@@ -21,7 +21,7 @@ from dashpot.runs.signals import TERMINATION_SIGNALS, interruptible
 from dashpot.schedules import Cosine, Exponential, OneCycleMomentum, Plateau
 from dashpot.training import Callback, CancelEpoch, CancelFit, Engine, Learner
 from dashpot.training.callbacks.checkpoints import Checkpoints, latest, read_newest
-from dashpot.training.callbacks.run_log import Record
+from dashpot.training.callbacks.run_log import RunLog
 from dashpot.training.callbacks.schedule import Schedule, one_cycle
 from dashpot.training.run.run import resume, start
 from dashpot.training.run.settings import Settings
@@ -273,7 +273,7 @@ def test_a_kill_right_after_an_accepted_override_needs_no_second_one(settings, t
         raise SystemExit
 
     with monkeypatch.context() as patch:
-        patch.setattr(Record, "after_backward", die, raising=False)
+        patch.setattr(RunLog, "after_backward", die, raising=False)
         with pytest.raises(SystemExit):
             resume(tmp_path / "cut", change, override=True, say=quiet)
     run = resume(tmp_path / "cut", say=quiet).run

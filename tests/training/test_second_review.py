@@ -18,7 +18,7 @@ from dashpot.schedules import Cosine
 from dashpot.training import Callback, CancelBatch, CancelEpoch, Engine, Learner, find_lr
 from dashpot.training.callbacks.accumulate import Accumulate
 from dashpot.training.callbacks.checkpoints import Checkpoints
-from dashpot.training.callbacks.epoch_summary import PerEpoch
+from dashpot.training.callbacks.epoch_summary import EpochCallback
 from dashpot.training.callbacks.nonfinite import NonFinite
 from dashpot.training.callbacks.recorder import Recorder
 
@@ -51,15 +51,15 @@ def spoil(learner):
 # ---- the rate of an epoch's row (13) --------------------------------------------------------------------------------
 
 
-class Rows(PerEpoch):
+class Rows(EpochCallback):
     """Keeps the rows."""
 
     def before_fit(self, learner):
         super().before_fit(learner)
         self.rows = []
 
-    def row(self, learner, row):
-        self.rows.append(row)
+    def on_epoch_summary(self, learner, summary):
+        self.rows.append(summary)
 
 
 def scheduled(params, lr):

@@ -4,11 +4,11 @@ A comparison is a `Study`. `run_study` trains what its folder does not hold yet;
 records only.
 """
 
-from dashpot.comparison.folder import Folder
-from dashpot.comparison.progress import Lines, Live, Progress, Silent
+from dashpot.comparison.progress import LineProgress, LiveProgress, SilentProgress, StudyProgress
 from dashpot.comparison.report import write_report
 from dashpot.comparison.runner import run_study
-from dashpot.comparison.summary import Row, Summary, summarise
+from dashpot.comparison.study_folder import StudyFolder
+from dashpot.comparison.summary import Summary, SummaryRow, summarise
 from dashpot.runs.default_lr import DEFAULT_METHODS, default_lr
 from dashpot.runs.entries import Entry, entry, known_entries
 from dashpot.runs.records import Run, read_run
@@ -18,16 +18,16 @@ from dashpot.runs.study import Study
 __all__ = [
     "DEFAULT_METHODS",
     "Entry",
-    "Folder",
     "Interrupted",
-    "Lines",
-    "Live",
-    "Progress",
-    "Row",
+    "LineProgress",
+    "LiveProgress",
     "Run",
-    "Silent",
+    "SilentProgress",
     "Study",
+    "StudyFolder",
+    "StudyProgress",
     "Summary",
+    "SummaryRow",
     "default_lr",
     "entry",
     "known_entries",

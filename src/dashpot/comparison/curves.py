@@ -11,7 +11,7 @@ import numpy.typing as npt
 from dashpot.runs.records import Run
 from dashpot.utils.smoothing import smooth
 
-__all__ = ["Band", "changes", "score_band", "smooth", "smoothed_loss", "thin"]
+__all__ = ["Band", "change_points", "downsample", "score_band", "smooth", "smoothed_loss"]
 
 Array = npt.NDArray[np.float64]
 
@@ -39,10 +39,10 @@ def score_band(runs: Sequence[Run], phase: str, metric: str) -> Band:
     return Band(steps, values.mean(axis=0), values.min(axis=0), values.max(axis=0))
 
 
-def thin(values: Array, points: int) -> tuple[Array, Array]:
+def downsample(values: Array, points: int) -> tuple[Array, Array]:
     """Steps (from 1) and values at no more than about `points` of them, both ends kept.
 
-    >>> steps, values = thin(np.arange(5.0), points=3)
+    >>> steps, values = downsample(np.arange(5.0), points=3)
     >>> steps.tolist(), values.tolist()
     ([1.0, 3.0, 5.0], [0.0, 2.0, 4.0])
     """
@@ -50,10 +50,10 @@ def thin(values: Array, points: int) -> tuple[Array, Array]:
     return chosen.astype(np.float64) + 1, values[chosen]
 
 
-def changes(values: Sequence[float]) -> tuple[Array, Array]:
+def change_points(values: Sequence[float]) -> tuple[Array, Array]:
     """Steps (from 1) and values where the value changes, with both ends: a constant becomes two points.
 
-    >>> steps, values = changes([0.1, 0.1, 0.1, 0.05])
+    >>> steps, values = change_points([0.1, 0.1, 0.1, 0.05])
     >>> steps.tolist(), values.tolist()
     ([1.0, 3.0, 4.0], [0.1, 0.1, 0.05])
     """

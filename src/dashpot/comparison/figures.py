@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dashpot.comparison.curves import changes, score_band, smoothed_loss, thin
+from dashpot.comparison.curves import change_points, downsample, score_band, smoothed_loss
 from dashpot.comparison.palette import Style, styles_for
 from dashpot.errors import RunError
 from dashpot.runs.records import Run
@@ -33,12 +33,19 @@ def loss_figure(runs: Sequence[Run]) -> Figure:
     methods, styles = _by_method(runs), _styles(runs)
     for name, group in methods.items():
         for run in group:
-            _add(figure, name, "raw", styles[name], thin(np.asarray(run.loss), POINTS), hoverinfo="skip")
+            _add(figure, name, "raw", styles[name], downsample(np.asarray(run.loss), POINTS), hoverinfo="skip")
     for name, group in methods.items():
         whole = [run for run in group if run.loss and run.status != "diverged"]
         if whole:
             window = max(1, max(len(run.loss) for run in whole) // 30)
-            _add(figure, name, "line", styles[name], thin(smoothed_loss(whole, window), POINTS), hovertemplate=HOVER)
+            _add(
+                figure,
+                name,
+                "line",
+                styles[name],
+                downsample(smoothed_loss(whole, window), POINTS),
+                hovertemplate=HOVER,
+            )
         _add_divergences(figure, name, styles[name], group)
     return figure
 
@@ -65,7 +72,7 @@ def lr_figure(runs: Sequence[Run]) -> Figure:
     methods, styles = _by_method([run for run in runs if run.lr]), _styles(runs)
     _log_axis(figure, [lr for run in runs for lr in run.lr])
     for name, group in methods.items():
-        _add(figure, name, "line", styles[name], changes(group[0].lr), hovertemplate=HOVER)
+        _add(figure, name, "line", styles[name], change_points(group[0].lr), hovertemplate=HOVER)
     return figure
 
 

@@ -51,24 +51,24 @@ STYLES: dict[str, Style] = {
 }
 """Fixed styles of the methods dashpot knows."""
 
-SPARE = [
+FALLBACK_STYLES = [
     *(Style(*hue, "longdashdot") for hue in (VERMILION, BLUE, GREEN, PURPLE, INK)),
     *(Style(*hue, "longdash") for hue in (VERMILION, BLUE, PURPLE, INK)),
 ]
 
 
 def styles_for(names: Iterable[str]) -> dict[str, Style]:
-    """A style for each name: the fixed one, or the next spare one for a method of the user's own.
+    """A style for each name: the fixed one, or the next unknown one for a method of the user's own.
 
     >>> styles_for(["adam", "mine"])["mine"].dash
     'longdashdot'
     """
     styles: dict[str, Style] = {}
-    spare = 0
+    unknown = 0
     for name in names:
         if name in STYLES:
             styles[name] = STYLES[name]
         else:
-            styles[name] = SPARE[spare % len(SPARE)]
-            spare += 1
+            styles[name] = FALLBACK_STYLES[unknown % len(FALLBACK_STYLES)]
+            unknown += 1
     return styles

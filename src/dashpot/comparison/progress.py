@@ -14,16 +14,16 @@ from dashpot.training import Epoch
 if TYPE_CHECKING:
     from dashpot.runs.study import StudyRun
 
-__all__ = ["Lines", "Live", "Progress", "Silent", "progress_for"]
+__all__ = ["LineProgress", "LiveProgress", "SilentProgress", "StudyProgress", "progress_for"]
 
 
-class Progress:
+class StudyProgress:
     """What a study tells as it goes. Subclasses show it; the time left is kept here, once.
 
     The calls, in order: `begin`, then for each run either `skip` or `start`, `step` and `epoch` many times, `finish`.
     """
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> StudyProgress:
         return self
 
     def __exit__(
@@ -63,11 +63,11 @@ class Progress:
         return "" if seconds is None else f"about {duration(seconds)} left"
 
 
-class Silent(Progress):
+class SilentProgress(StudyProgress):
     """Shows nothing."""
 
 
-class Lines(Progress):
+class LineProgress(StudyProgress):
     """One line for each epoch, for logs and pipes."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
@@ -94,7 +94,7 @@ class Lines(Progress):
         self._say(plan, f"epoch {epoch.number}/{self.epochs}  {epoch_text(epoch)}  {self.left()}")
 
 
-class Live(Progress):
+class LiveProgress(StudyProgress):
     """Bars for the present run and the whole study in a terminal, and a line for each finished run."""
 
     def __init__(self) -> None:
@@ -154,14 +154,14 @@ class Live(Progress):
         self.bars.update(self.whole, completed=self.estimate.fraction, note=note)
 
 
-def progress_for(stream: TextIO) -> Progress:
+def progress_for(stream: TextIO) -> StudyProgress:
     """Bars where `stream` is a terminal and rich is installed, plain lines otherwise."""
     if stream.isatty():
         try:
-            return Live()
+            return LiveProgress()
         except ImportError:
-            return Lines(stream)
-    return Lines(stream)
+            return LineProgress(stream)
+    return LineProgress(stream)
 
 
 def epoch_text(epoch: Epoch) -> str:

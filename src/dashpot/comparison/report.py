@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dashpot.comparison.figures import loss_figure, lr_figure, score_figure
-from dashpot.comparison.folder import Folder
 from dashpot.comparison.palette import styles_for
+from dashpot.comparison.study_folder import StudyFolder
 from dashpot.comparison.summary import Summary, summarise
 from dashpot.errors import RunError
 from dashpot.runs.eta import duration
@@ -36,7 +36,7 @@ def write_report(out: Path) -> Path:
         RunError: the folder holds no readable comparison or no finished epoch, cannot be written, or jinja2 or plotly
             is not installed.
     """
-    folder = Folder(Path(out))
+    folder = StudyFolder(Path(out))
     study, runs = folder.study(), folder.runs()
     if not any(run.epochs or run.end for run in runs):
         raise RunError(f"{folder.path} holds no finished epoch yet, so there is nothing to report.")
@@ -93,7 +93,7 @@ def _render(study: dict[str, Any], runs: Sequence[Run], summary: Summary, charts
     first = {name: next(run for run in runs if run.entry == name).header for name in names}
     return environment.get_template("report.html.jinja").render(
         title=f"{study['settings']['task']}: {len(names)} methods compared",
-        lead=lead(summary),
+        lead=headline(summary),
         settings=study["settings"],
         task=runs[0].header["task"],
         command=study["command"],
@@ -110,7 +110,7 @@ def _render(study: dict[str, Any], runs: Sequence[Run], summary: Summary, charts
     )
 
 
-def lead(summary: Summary) -> str:
+def headline(summary: Summary) -> str:
     """The result in a sentence or two: who leads, by how much, and how far one method's seeds lie apart."""
     ranked = [row for row in summary.rows if row.mean is not None]
     diverged = [row.name for row in summary.rows if row.diverged]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dashpot import tasks
-from dashpot.comparison.progress import Progress
+from dashpot.comparison.progress import StudyProgress
 from dashpot.comparison.published import ROWS, PublishedRow
 from dashpot.comparison.runner import run_study
 from dashpot.constraints import unknown
@@ -31,7 +31,7 @@ def reproduce(
     *,
     data_dir: Path | None = None,
     threads: int | None = None,
-    progress: Callable[[], Progress] | None = None,
+    progress: Callable[[], StudyProgress] | None = None,
     say: Callable[[str], None] = print,
     command: str | None = None,
 ) -> Path:

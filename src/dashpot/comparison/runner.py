@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dashpot.comparison.folder import Folder
-from dashpot.comparison.progress import Progress, Silent
+from dashpot.comparison.progress import SilentProgress, StudyProgress
+from dashpot.comparison.study_folder import StudyFolder
 from dashpot.errors import RunError
 from dashpot.runs.environment import torch_threads, versions
 from dashpot.runs.files import append_line, truncate, write_text
@@ -24,7 +24,9 @@ from dashpot.utils.rng_state import preserve_rng_state, seed_all
 __all__ = ["run_study"]
 
 
-def run_study(study: Study, out: Path, *, progress: Progress | None = None, command: str | None = None) -> list[Run]:
+def run_study(
+    study: Study, out: Path, *, progress: StudyProgress | None = None, command: str | None = None
+) -> list[Run]:
     """Train every run of `study` that `out` does not hold yet, and return all records.
 
     An interrupted run goes on from its last finished epoch and ends with the numbers it would have had without the
@@ -42,34 +44,34 @@ def run_study(study: Study, out: Path, *, progress: Progress | None = None, comm
         RunError: the folder is of another study or of another program, in use, or not writable.
         Interrupted: Ctrl-C; everything up to each run's last finished epoch is kept.
     """
-    progress = progress or Silent()
-    folder = Folder(Path(out))
+    progress = progress or SilentProgress()
+    folder = StudyFolder(Path(out))
     settings = study.settings()
-    folder.claim(settings, command)
+    folder.prepare(settings, command)
     plans = study.runs()
     with folder.locked(), torch_threads(study.threads), progress, interruptible() as check_interrupt:
         progress.begin(len(plans), study.epochs * settings["steps_per_epoch"], study.epochs)
-        session = _Session(study, folder, progress, check_interrupt, command)
+        runner = _StudyRunner(study, folder, progress, check_interrupt, command)
         try:
             for plan in plans:
                 check_interrupt()
-                session.do(plan)
+                runner.run(plan)
         except Interrupted:
-            raise Interrupted(_kept(folder, plans, study.epochs, command)) from None
+            raise Interrupted(_interrupted_message(folder, plans, study.epochs, command)) from None
     return folder.runs()
 
 
 @dataclass(frozen=True)
-class _Session:
+class _StudyRunner:
     """One call of `run_study`, run by run."""
 
     study: Study
-    folder: Folder
-    progress: Progress
+    folder: StudyFolder
+    progress: StudyProgress
     check_interrupt: Callable[[], None]
     command: str | None
 
-    def do(self, plan: StudyRun) -> None:
+    def run(self, plan: StudyRun) -> None:
         """Do one run, unless an earlier session finished it."""
         record = self.folder.record(plan.entry.name, plan.seed)
         checkpoint = self.folder.checkpoint(plan.entry.name, plan.seed)
@@ -88,7 +90,7 @@ class _Session:
         problem = self.study.task.build(plan.seed)
         optimizer = plan.entry.optimizer(problem.model.parameters(), epochs * len(problem.train))
         seed_all(plan.seed)
-        state = _read(checkpoint) if record.exists() and checkpoint.exists() else None
+        state = _read_checkpoint(checkpoint) if record.exists() and checkpoint.exists() else None
         if state is None:
             write_text(record, encode(run_metadata(self.study, plan, problem, optimizer, self.command)) + "\n")
         self.progress.start(plan, 0 if state is None else state["progress"]["position"][0])
@@ -104,13 +106,13 @@ class _Session:
                 checkpoint_file.write(checkpoint, learner.state_dict())
             self.progress.epoch(plan, epoch)
 
-        told = _Recorded(record, on_step, on_epoch)
+        told = _RecordedEpochs(record, on_step, on_epoch)
         learner.fit(epochs, callbacks=[told], resume=state)
         if told.epochs[-1].diverged is None:
             append_line(record, encode({"kind": "end", "status": "done", "steps": told.epochs[-1].steps}))
 
 
-class _Recorded(Epochs):
+class _RecordedEpochs(Epochs):
     """Epochs that are written to a record, whose length is a part of the run's state."""
 
     def __init__(self, record: Path, on_step: Callable[[int], None], on_epoch: Callable[[Epoch], None]) -> None:
@@ -136,7 +138,7 @@ class _Recorded(Epochs):
         append_line(self.record, encode({"kind": "resumed", "epochs": done, "versions": versions()}))
 
 
-def _read(checkpoint: Path) -> dict[str, Any]:
+def _read_checkpoint(checkpoint: Path) -> dict[str, Any]:
     """The state to go on from."""
     try:
         return checkpoint_file.read(checkpoint)
@@ -144,7 +146,7 @@ def _read(checkpoint: Path) -> dict[str, Any]:
         raise RunError(f"{error} Delete it to start that run over.") from error
 
 
-def _kept(folder: Folder, plans: list[StudyRun], epochs: int, command: str | None) -> str:
+def _interrupted_message(folder: StudyFolder, plans: list[StudyRun], epochs: int, command: str | None) -> str:
     """What an interrupted study has on the disk, and how to go on."""
     runs = folder.runs()
     finished = sum(run.end is not None for run in runs)

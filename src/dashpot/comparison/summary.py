@@ -12,11 +12,11 @@ from dashpot.runs.records import Run
 from dashpot.runs.table import markdown_table, text_table
 from dashpot.tasks import Target
 
-__all__ = ["Row", "Score", "Summary", "summarise"]
+__all__ = ["Score", "Summary", "SummaryRow", "summarise"]
 
 
 @dataclass(frozen=True)
-class Row:
+class SummaryRow:
     """What one method reached over its seeds.
 
     Args:
@@ -63,7 +63,7 @@ class Summary:
     """All rows, best mean first; methods without a finished run come last."""
 
     score: Score
-    rows: tuple[Row, ...]
+    rows: tuple[SummaryRow, ...]
 
     def header(self) -> list[str]:
         """Column titles; columns that would be empty everywhere are left out."""
@@ -71,7 +71,7 @@ class Summary:
         target = [] if score.target is None else [f"steps to {score.target:g}"]
         return ["method", "lr", f"{score.phase} {score.metric}", "sd", "best", *target, "CPU time", *self._notes()]
 
-    def cells(self, row: Row) -> list[str]:
+    def cells(self, row: SummaryRow) -> list[str]:
         """The cells of one row as text."""
         notes = {"diverged": row.diverged, "unfinished": row.unfinished}
         target = [] if self.score.target is None else [_steps(row)]
@@ -113,13 +113,13 @@ def summarise(runs: Sequence[Run]) -> Summary:
     return Summary(score, tuple(rows))
 
 
-def _row(name: str, runs: list[Run], score: Score) -> Row:
+def _row(name: str, runs: list[Run], score: Score) -> SummaryRow:
     done = [run for run in runs if run.status == "done"]
     finals = tuple(run.epochs[-1][score.phase][score.metric] for run in done)
     ended = [run for run in runs if run.end is not None]
     steps = [] if score.target is None else [steps_to_target(run, score) for run in ended]
     best = max if score.direction == "max" else min
-    return Row(
+    return SummaryRow(
         name=name,
         lr=runs[0].header["lr"],
         finals=finals,
@@ -152,7 +152,7 @@ def _number(value: float | None, like: float | None = None) -> str:
     return f"{value:.4f}" if 1e-3 <= size < 1e3 or size == 0 else f"{value:.3g}"
 
 
-def _steps(row: Row) -> str:
+def _steps(row: SummaryRow) -> str:
     ended = row.done + row.diverged
     if row.steps_to_target is None:
         return "-"

@@ -40,7 +40,7 @@ def sweep(
     by: str = "score",
     epochs: int | None = None,
     seed: int = SWEEP_SEED,
-    most: int = 12,
+    max_runs: int = 12,
 ) -> list[Trial]:
     """Train `method` at rates of the grid ..., 0.1, 0.3, 1, 3, ... and return the trials, best first.
 
@@ -54,7 +54,7 @@ def sweep(
             score, for noiseless tasks whose final loss is rounding error at every good rate.
         epochs: of every run; the task's own number by default.
         seed: of every run.
-        most: at most this many runs.
+        max_runs: at most this many runs.
 
     Raises:
         ArgumentError: no such method, or an argument is out of range.
@@ -65,21 +65,21 @@ def sweep(
     (1.0, True)
     """
     check("sweep", "by", by, OneOf(("score", "target")))
-    check("sweep", "most", most, Interval(1, math.inf, "left", integer=True))
+    check("sweep", "max_runs", max_runs, Interval(1, math.inf, "left", integer=True))
     epochs = task.epochs if epochs is None else epochs
-    found: dict[int, Trial] = {}
-    wanted = [round(2 * math.log10(default_lr(task.name, method)))]
+    trials: dict[int, Trial] = {}
+    pending = [round(2 * math.log10(default_lr(task.name, method)))]
 
     def rank(trial: Trial) -> tuple[float, float]:
         return (trial.epochs_to_target if by == "target" else 0.0), sign * trial.score
 
-    while wanted and len(found) < most:
-        place = wanted.pop(0)
-        found[place], sign = _trial(Study(task, (entry(method, task.name, lr=grid(place)),), (seed,), epochs))
-        best = min(found, key=lambda at: rank(found[at]))
-        lower = all(math.isinf(trial.score) for trial in found.values())
-        wanted = [min(found) - 1] if lower else [near for near in (best + 1, best - 1) if near not in found]
-    return sorted(found.values(), key=rank)
+    while pending and len(trials) < max_runs:
+        place = pending.pop(0)
+        trials[place], sign = _trial(Study(task, (entry(method, task.name, lr=grid(place)),), (seed,), epochs))
+        best = min(trials, key=lambda at: rank(trials[at]))
+        lower = all(math.isinf(trial.score) for trial in trials.values())
+        pending = [min(trials) - 1] if lower else [near for near in (best + 1, best - 1) if near not in trials]
+    return sorted(trials.values(), key=rank)
 
 
 def grid(place: int) -> float:

@@ -82,7 +82,7 @@ class Callback:
     `load_state_dict`: plain data and tensors. A callback may be given to the learner, or to a single `fit`. One that
     only looks on has `essential` False: a run may resume with or without it. Of the others `settings` tells what has to
     be the same there. One that puts something into the model in place of the optimizer's weights says so in `in_model`:
-    no state is taken as long as that is not None.
+    no state is taken as long as that is not None. Its state is stored under the class name, or `state_name`.
 
     Raises `ArgumentError` when a class defines a method that looks like an event and is none.
 
@@ -95,6 +95,7 @@ class Callback:
     order: ClassVar[int] = 0
     essential: ClassVar[bool] = True
     in_model: str | None = None
+    state_name: ClassVar[str | None] = None
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -189,7 +190,7 @@ class CallbackList:
         """Each under a name that tells it in a checkpoint: its class, and a number where there are several."""
         names: dict[str, Callback] = {}
         for callback in self.ordered:
-            kind = type(callback).__name__
-            same = sum(type(other).__name__ == kind for other in names.values())
+            kind = callback.state_name or type(callback).__name__
+            same = sum((other.state_name or type(other).__name__) == kind for other in names.values())
             names[kind if same == 0 else f"{kind}#{same + 1}"] = callback
         return names

@@ -34,7 +34,7 @@ class AveragedWeights(Callback):
     The model holds the averages from `before_epoch` of an evaluation until its `after_epoch`; training goes on with the
     weights as the optimizer left them. A fit that comes to its end leaves the averages in the model if `keep` is true;
     one that fails or is cancelled leaves the optimizer's weights. Averages of parameters in half precision are kept in
-    float32. A subclass says when to take the weights in, by `take_in`.
+    float32. A subclass says when to take the weights in, by `update`.
     """
 
     order: ClassVar[int] = 20
@@ -44,8 +44,8 @@ class AveragedWeights(Callback):
         self.keep = keep
         self.count = 0
         """Weights taken in so far."""
-        self._own: dict[str, Tensor] | None = None
-        self._complete = False
+        self._backup: dict[str, Tensor] | None = None
+        self._completed = False
 
     # ---- for users --------------------------------------------------------------------------------------------------
 
@@ -82,11 +82,11 @@ class AveragedWeights(Callback):
                 f"{type(others[0]).__name__}."
             )
         check_initialized(learner.model, type(self).__name__)
-        self._learner, self.count, self._complete, self.in_model = learner, 0, False, None
+        self._learner, self.count, self._completed, self.in_model = learner, 0, False, None
         self._params = {name: p for name, p in learner.model.named_parameters() if _is_averaged(p)}
-        self._own = None
+        self._backup = None
         self.statistics: dict[str, Tensor] = {}
-        self.averages = {name: _wide(value).clone() for name, value in self._tensors().items()}
+        self.averages = {name: _to_float32(value).clone() for name, value in self._tensors().items()}
 
     def before_epoch(self, learner: Learner) -> None:
         if not learner.training and self.ready:
@@ -99,24 +99,24 @@ class AveragedWeights(Callback):
         self._swap_out()
 
     def after_fit(self, learner: Learner) -> None:
-        self._complete = True
+        self._completed = True
 
     def cleanup_fit(self, learner: Learner) -> None:
         self._swap_out()
-        if self._complete and self.keep and self.ready:
-            self._put(self.averages)
-            self._put_statistics()
+        if self._completed and self.keep and self.ready:
+            self._copy_to_model(self.averages)
+            self._load_statistics()
             self.in_model = AVERAGES
-        self._complete = False
+        self._completed = False
 
     # ---- averages ---------------------------------------------------------------------------------------------------
 
-    def take_in(self, share: float) -> None:
+    def update(self, share: float) -> None:
         """average <- average + share (weights - average)."""
         tensors = self._tensors()
         with torch.no_grad():
             averages = [_local(self.averages[name]) for name in tensors]
-            new = [_local(_wide(value)) for value in tensors.values()]
+            new = [_local(_to_float32(value)) for value in tensors.values()]
             if averages:
                 foreach_lerp_(averages, new, share)
         self.count += 1
@@ -126,18 +126,18 @@ class AveragedWeights(Callback):
         return self._params
 
     def _swap_in(self) -> None:
-        if self._own is None:
-            self._own = {name: value.detach().clone() for name, value in self._tensors().items()}
-            self._put(self.averages)
+        if self._backup is None:
+            self._backup = {name: value.detach().clone() for name, value in self._tensors().items()}
+            self._copy_to_model(self.averages)
             self.in_model = AVERAGES
 
     def _swap_out(self) -> None:
-        if self._own is not None:
-            self._put(self._own)
-            self._own = self.in_model = None
+        if self._backup is not None:
+            self._copy_to_model(self._backup)
+            self._backup = self.in_model = None
 
     @torch.no_grad()
-    def _put(self, values: Mapping[str, Tensor]) -> None:
+    def _copy_to_model(self, values: Mapping[str, Tensor]) -> None:
         if self._learner.engine.sharded:
             reshard(self._learner.model)
         tensors = self._tensors()
@@ -146,7 +146,7 @@ class AveragedWeights(Callback):
             own = [_local(value) for value in tensors.values()]
             foreach_copy_(own, new)
 
-    def _put_statistics(self) -> None:
+    def _load_statistics(self) -> None:
         """Put statistics of layers into the model that belong to the averages."""
 
     # ---- state ------------------------------------------------------------------------------------------------------
@@ -221,7 +221,7 @@ class EMA(AveragedWeights):
         return min(self.decay, (1 + step) / (10 + step)) if self.warmup else self.decay
 
     def after_step(self, learner: Learner) -> None:
-        self.take_in(1.0 - self.decay_at(self.count + 1))
+        self.update(1.0 - self.decay_at(self.count + 1))
 
     def _tensors(self) -> Mapping[str, Tensor]:
         if self.buffers == "copy":
@@ -280,13 +280,13 @@ class SWA(AveragedWeights):
                 f"SWA: first_epoch must be below the number of epochs, {learner.epochs}, got {self.first_epoch}."
             )
         super().before_fit(learner)
-        self._raw_buffers: dict[str, Tensor] = {}
+        self._backup_buffers: dict[str, Tensor] = {}
 
     def after_epoch(self, learner: Learner) -> None:
         super().after_epoch(learner)
         since = learner.epoch - self.first_epoch
         if learner.training and since >= 0 and since % self.every == 0:
-            self.take_in(1.0 / (self.count + 1))
+            self.update(1.0 / (self.count + 1))
             self.statistics = {}
 
     def after_fit(self, learner: Learner) -> None:
@@ -296,24 +296,24 @@ class SWA(AveragedWeights):
             self._swap_out()
 
     def _swap_in(self) -> None:
-        if self._own is not None:
+        if self._backup is not None:
             return
         super()._swap_in()
         norms = [m for m in self._learner.model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         names = {name for name, _ in _buffers_of(self._learner.model, norms)}
-        self._raw_buffers = {n: b.clone() for n, b in self._learner.model.named_buffers() if n in names}
+        self._backup_buffers = {n: b.clone() for n, b in self._learner.model.named_buffers() if n in names}
         if names and not self.statistics:
-            _measure(self._learner, norms)
+            _update_batchnorm(self._learner, norms)
             self.statistics = {n: b.clone() for n, b in self._learner.model.named_buffers() if n in names}
-        self._put_statistics()
+        self._load_statistics()
 
     def _swap_out(self) -> None:
-        if self._own is not None:
+        if self._backup is not None:
             super()._swap_out()
-            _fill(self._learner.model, self._raw_buffers)
+            _copy_buffers(self._learner.model, self._backup_buffers)
 
-    def _put_statistics(self) -> None:
-        _fill(self._learner.model, self.statistics)
+    def _load_statistics(self) -> None:
+        _copy_buffers(self._learner.model, self.statistics)
 
 
 def evaluated_weights(learner: Learner) -> dict[str, Any]:
@@ -328,7 +328,7 @@ def _is_averaged(value: Tensor) -> bool:
     return value.is_floating_point() or value.is_complex()
 
 
-def _wide(value: Tensor) -> Tensor:
+def _to_float32(value: Tensor) -> Tensor:
     """`value` without its history, in float32 at least."""
     return value.detach().to(torch.promote_types(value.dtype, torch.float32))
 
@@ -347,9 +347,9 @@ def _buffers_of(model: nn.Module, norms: Iterable[nn.Module]) -> Iterator[tuple[
     return ((names[id(b)], b) for norm in norms for b in norm.buffers(recurse=False))
 
 
-def _measure(learner: Learner, norms: Iterable[Any]) -> None:
+def _update_batchnorm(learner: Learner, norms: Iterable[Any]) -> None:
     """Replace the running statistics by means over the training data."""
-    with side_pass(learner.train), _kept_momentum(norms), torch.no_grad():
+    with side_pass(learner.train), _restored_momentum(norms), torch.no_grad():
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # a plain mean
@@ -362,7 +362,7 @@ def _measure(learner: Learner, norms: Iterable[Any]) -> None:
 
 
 @contextmanager
-def _kept_momentum(norms: Iterable[Any]) -> Iterator[None]:
+def _restored_momentum(norms: Iterable[Any]) -> Iterator[None]:
     kept = [(norm, norm.momentum) for norm in norms]
     try:
         yield
@@ -372,7 +372,7 @@ def _kept_momentum(norms: Iterable[Any]) -> Iterator[None]:
 
 
 @torch.no_grad()
-def _fill(model: nn.Module, values: Mapping[str, Tensor]) -> None:
+def _copy_buffers(model: nn.Module, values: Mapping[str, Tensor]) -> None:
     buffers = dict(model.named_buffers())
     for name, value in values.items():
         buffers[name].copy_(value)

@@ -26,7 +26,7 @@ SECONDS = Optional(Interval(0, math.inf, "neither"))
 BEST = "best.json"
 
 _NAME = re.compile(r"step-\d{8,}-(\d{5,})\.ckpt")
-_LEFTOVER = re.compile(r"\.(step-\d{8,}-\d{5,}\.ckpt|best\.json)\.[0-9a-f]+\.part")
+_PARTIAL = re.compile(r"\.(step-\d{8,}-\d{5,}\.ckpt|best\.json)\.[0-9a-f]+\.part")
 
 
 def latest(folder: str | os.PathLike[str]) -> Path | None:
@@ -36,7 +36,7 @@ def latest(folder: str | os.PathLike[str]) -> Path | None:
 
 def best(folder: str | os.PathLike[str]) -> Path | None:
     """The checkpoint in `folder` that is marked as the best one; None where there is none."""
-    mark = _marked(Path(folder))
+    mark = _read_best(Path(folder))
     return None if mark is None else Path(folder, mark["file"])
 
 
@@ -53,21 +53,21 @@ def read_newest(folder: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         RunError: there is none, or the newest is none of dashpot's, holds code, or is from a newer dashpot.
     """
-    folder, spoilt = Path(folder), []
+    folder, corrupt = Path(folder), []
     for path in _newest_first(folder):
         try:
             state = checkpoint_file.read(path)
         except checkpoint_file.DamagedError as error:
-            spoilt.append(_set_aside(path, error))
+            corrupt.append(_quarantine(path, error))
             continue
         except RunError:
             if path.exists():
                 raise
             continue  # another process of this run has just put it aside
         return state
-    if not spoilt:
+    if not corrupt:
         raise RunError(f"{folder} holds no checkpoint.")
-    raise RunError(f"There is no good checkpoint in {folder}, only the damaged {', '.join(spoilt)}.")
+    raise RunError(f"There is no good checkpoint in {folder}, only the damaged {', '.join(corrupt)}.")
 
 
 class Checkpoints(Callback):
@@ -124,7 +124,7 @@ class Checkpoints(Callback):
             ("keep", keep, COUNT),
         ):
             check("Checkpoints", name, value, allowed)
-        if best is not None and not _is_choice(best):
+        if best is not None and not _is_metric_mode(best):
             raise ArgumentError(
                 f'Checkpoints: best must be a pair of a metric and "max" or "min", or None, got {best!r}.'
             )
@@ -132,9 +132,11 @@ class Checkpoints(Callback):
         self.every_epochs, self.every_steps, self.every_seconds = every_epochs, every_steps, every_seconds
         self.metric, self.direction = best or (None, "max")
         self._best: dict[str, Any] | None = None
-        self._saved: tuple[int, int] | None = None  # the position of the last checkpoint, from the first epoch on
-        self._time = 0.0
-        self._told = False  # whether this epoch's end was told, here and thereby to all of a smaller order
+        self._saved_position: tuple[int, int] | None = (
+            None  # the position of the last checkpoint, from the first epoch on
+        )
+        self._saved_time = 0.0
+        self._epoch_ended = False  # whether this epoch's end was told, here and thereby to all of a smaller order
 
     def before_fit(self, learner: Any) -> None:
         if self.metric is not None and self.metric not in ("loss", *learner.metrics):
@@ -143,45 +145,45 @@ class Checkpoints(Callback):
         learner.train.check_resumable()
         if learner.phases["eval"]:
             learner.evaluation.check_resumable()
-        self._best, self._saved, self._told = None, None, False
-        self._time = time.monotonic()
+        self._best, self._saved_position, self._epoch_ended = None, None, False
+        self._saved_time = time.monotonic()
         if learner.engine.is_rank_zero:
             make_folder(self.folder)
-            self._clear_leftovers()
+            self._remove_partial_files()
 
     def before_epoch(self, learner: Any) -> None:
-        self._told = False
+        self._epoch_ended = False
         if not learner.training:
             return
-        if learner.position == (0, 0) and self._saved is None and latest(self.folder):
+        if learner.position == (0, 0) and self._saved_position is None and latest(self.folder):
             raise RunError(
                 f"{self.folder} holds checkpoints of an earlier fit; go on from them with fit(..., resume=read_newest("
                 "folder)), or give this fit a folder of its own."
             )
-        self._saved = self._saved or learner.position
+        self._saved_position = self._saved_position or learner.position
 
     def after_batch(self, learner: Any) -> None:
         if (
             learner.training
             and learner.is_last_microbatch
-            and (self._step_is_due(learner) or self._time_is_up(learner))
+            and (self._is_step_due(learner) or self._is_time_due(learner))
         ):
             self.save(learner)
 
     def after_epoch(self, learner: Any) -> None:
-        self._told = True
+        self._epoch_ended = True
 
     def cleanup_epoch(self, learner: Any) -> None:
         # Not after_epoch: averaged weights are in the model until they are taken out in the cleanup.
         epoch, batch = learner.position
-        if batch or epoch != learner.epoch + 1 or self._saved is None or self._has_failed(learner):
+        if batch or epoch != learner.epoch + 1 or self._saved_position is None or self._has_failed(learner):
             return  # an evaluation is still to come, or the epoch has failed
         better = self._is_better(learner)
         if better or (self.every_epochs is not None and epoch % self.every_epochs == 0) or epoch == learner.epochs:
             self.save(learner, better)
 
     def after_fit(self, learner: Any) -> None:
-        if self._saved is not None:
+        if self._saved_position is not None:
             self.save(learner)
 
     def save(self, learner: Any, better: bool = False) -> None:
@@ -194,9 +196,9 @@ class Checkpoints(Callback):
         Raises:
             RunError: it cannot be written.
         """
-        if learner.position == self._saved:
+        if learner.position == self._saved_position:
             return
-        path = self.folder / f"step-{learner.steps:08d}-{self._next():05d}.ckpt"
+        path = self.folder / f"step-{learner.steps:08d}-{self._next_number():05d}.ckpt"
         if better:
             self._best = {"file": path.name, "metric": self.metric, "value": self._value(learner)}
             self._best["epoch"] = learner.position[0]
@@ -205,14 +207,14 @@ class Checkpoints(Callback):
             try:
                 checkpoint_file.write(path, state, {"config": self.config})
                 if better:
-                    self._mark()
+                    self._write_best()
                 self._remove_old(path)
             except RunError as error:
                 fault = str(error)
         fault = learner.engine.all_gather(fault)[0]
         if fault is not None:
             raise RunError(fault)
-        self._saved, self._time = learner.position, time.monotonic()
+        self._saved_position, self._saved_time = learner.position, time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
         return {} if self._best is None else {"best": self._best}
@@ -221,22 +223,22 @@ class Checkpoints(Callback):
         found = state.get("best")
         if found is not None and found["metric"] == self.metric:
             self._best = found
-            if _marked(self.folder) is None and (self.folder / found["file"]).exists():
-                self._mark()  # the run was killed between the checkpoint and its mark
+            if _read_best(self.folder) is None and (self.folder / found["file"]).exists():
+                self._write_best()  # the run was killed between the checkpoint and its mark
 
     # ---- when -------------------------------------------------------------------------------------------------------
 
     def _has_failed(self, learner: Any) -> bool:
         """Whether an error has kept the epoch's end from callbacks, whose states would lack it."""
-        return not self._told and learner.unwinding is not None and not issubclass(learner.unwinding, CancelFit)
+        return not self._epoch_ended and learner.unwinding is not None and not issubclass(learner.unwinding, CancelFit)
 
-    def _step_is_due(self, learner: Any) -> bool:
+    def _is_step_due(self, learner: Any) -> bool:
         return self.every_steps is not None and learner.stepped and learner.steps % self.every_steps == 0
 
-    def _time_is_up(self, learner: Any) -> bool:
+    def _is_time_due(self, learner: Any) -> bool:
         if self.every_seconds is None:
             return False
-        return learner.engine.all_gather(time.monotonic() - self._time >= self.every_seconds)[
+        return learner.engine.all_gather(time.monotonic() - self._saved_time >= self.every_seconds)[
             0
         ]  # the first one's clock
 
@@ -252,28 +254,28 @@ class Checkpoints(Callback):
 
     # ---- the folder -------------------------------------------------------------------------------------------------
 
-    def _next(self) -> int:
+    def _next_number(self) -> int:
         """A number above that of every file there was, put aside or not: a name is never used twice."""
         names = (_NAME.match(path.name) for path in self.folder.glob("step-*"))
         return 1 + max((int(name[1]) for name in names if name), default=0)
 
-    def _mark(self) -> None:
+    def _write_best(self) -> None:
         write_text(self.folder / BEST, json.dumps(self._best) + "\n")
 
     def _remove_old(self, newest: Path) -> None:
         """Remove what is not to be kept; `newest` is safe by now."""
         if self.keep is None:
             return
-        marks = [mark["file"] for mark in (_marked(self.folder), self._best) if mark is not None]
+        marks = [mark["file"] for mark in (_read_best(self.folder), self._best) if mark is not None]
         old = [path for path in _newest_first(self.folder) if path != newest][self.keep - 1 :]
         for path in old:
             if path.name not in marks:
                 _remove(path)
 
-    def _clear_leftovers(self) -> None:
+    def _remove_partial_files(self) -> None:
         """Remove the halves of files that killed runs have left."""
         for path in self.folder.glob(".*.part"):
-            if _LEFTOVER.fullmatch(path.name):
+            if _PARTIAL.fullmatch(path.name):
                 _remove(path)
 
 
@@ -283,7 +285,7 @@ def _newest_first(folder: Path) -> list[Path]:
     return [path for _, path in sorted(found, reverse=True)]
 
 
-def _marked(folder: Path) -> dict[str, Any] | None:
+def _read_best(folder: Path) -> dict[str, Any] | None:
     """The mark of the best checkpoint, if that is there."""
     try:
         mark = json.loads((folder / BEST).read_text(encoding="utf-8"))
@@ -292,7 +294,7 @@ def _marked(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def _set_aside(path: Path, error: RunError) -> str:
+def _quarantine(path: Path, error: RunError) -> str:
     """Rename a damaged checkpoint and tell it; its new name."""
     try:
         aside = keep_aside(path)
@@ -311,6 +313,6 @@ def _remove(path: Path) -> None:
         raise write_error(path, error) from error
 
 
-def _is_choice(best: Any) -> bool:
+def _is_metric_mode(best: Any) -> bool:
     pair = isinstance(best, (tuple, list)) and len(best) == 2 and all(isinstance(part, str) for part in best)
     return pair and best[1] in ("max", "min")

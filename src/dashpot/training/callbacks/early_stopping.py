@@ -59,7 +59,7 @@ class EarlyStopping(Callback):
         mode: str = "min",
         restore_best: bool = False,
     ) -> None:
-        check("EarlyStopping", "metric", metric, _NAME)
+        check("EarlyStopping", "metric", metric, _METRIC_NAME)
         check("EarlyStopping", "phase", phase, OneOf(("train", "eval")))
         check("EarlyStopping", "patience", patience, Interval(1, math.inf, "left", integer=True))
         check("EarlyStopping", "min_delta", min_delta, NONNEGATIVE)
@@ -67,9 +67,9 @@ class EarlyStopping(Callback):
         check("EarlyStopping", "restore_best", restore_best, FLAG)
         self.metric, self.phase, self.patience, self.min_delta = metric, phase, int(patience), float(min_delta)
         self.mode, self.restore_best = mode, restore_best
-        self._start()
+        self._reset()
 
-    def _start(self) -> None:
+    def _reset(self) -> None:
         self.best: float | None = None
         """The best value so far."""
         self.best_epoch: int | None = None
@@ -77,7 +77,7 @@ class EarlyStopping(Callback):
         self.waited = 0
         """Epochs since then."""
         self._weights: dict[str, Tensor] | None = None
-        self._complete, self.in_model = False, None
+        self._completed, self.in_model = False, None
 
     def settings(self) -> dict[str, Any]:
         return {"metric": self.metric, "phase": self.phase, "mode": self.mode, "min_delta": self.min_delta}
@@ -88,7 +88,7 @@ class EarlyStopping(Callback):
         if not learner.phases[self.phase]:
             raise unknown("phase", self.phase, [phase for phase, runs in learner.phases.items() if runs])
         self._learner = learner
-        self._start()
+        self._reset()
 
     def after_epoch(self, learner: Learner) -> None:
         if learner.phase != self.phase:
@@ -100,7 +100,7 @@ class EarlyStopping(Callback):
                 self._weights = evaluated_weights(learner)
         else:
             self.waited += 1
-            self._stop()
+            self._stop_if_exhausted()
 
     def _is_better(self, value: float) -> bool:
         if self.best is None:
@@ -108,7 +108,7 @@ class EarlyStopping(Callback):
         gain = self.best - value if self.mode == "min" else value - self.best
         return gain > self.min_delta
 
-    def _stop(self) -> None:
+    def _stop_if_exhausted(self) -> None:
         if self.waited >= self.patience:
             than = "" if self.best is None else f" than {self.best:.4g}"
             self._learner.stopped = (
@@ -116,13 +116,13 @@ class EarlyStopping(Callback):
             )
 
     def after_fit(self, learner: Learner) -> None:
-        self._complete = True
+        self._completed = True
 
     def cleanup_fit(self, learner: Learner) -> None:
-        if self._complete and self._weights is not None:
+        if self._completed and self._weights is not None:
             weights.load_model(learner.model, self._weights)
             self.in_model = f"the weights of epoch {(self.best_epoch or 0) + 1}"
-        self._complete = False
+        self._completed = False
 
     def state_dict(self) -> dict[str, Any]:
         found = {"best": self.best, "best_epoch": self.best_epoch, "waited": self.waited, "weights": self._weights}
@@ -133,10 +133,10 @@ class EarlyStopping(Callback):
             return
         self.best, self.best_epoch, self.waited = state["best"], state["best_epoch"], state["waited"]
         self._weights = state["weights"] if self.restore_best else None
-        self._stop()
+        self._stop_if_exhausted()
 
 
-class _Name:
+class _MetricName:
     """A constraint: any text."""
 
     def __str__(self) -> str:
@@ -149,4 +149,4 @@ class _Name:
         return [None, 3]
 
 
-_NAME = _Name()
+_METRIC_NAME = _MetricName()

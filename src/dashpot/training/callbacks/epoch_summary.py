@@ -16,11 +16,11 @@ from dashpot.training.stopwatch import Stopwatch
 if TYPE_CHECKING:
     from dashpot.training.learner import Learner
 
-__all__ = ["PerEpoch", "Row"]
+__all__ = ["EpochCallback", "EpochSummary"]
 
 
 @dataclass(frozen=True)
-class Row:
+class EpochSummary:
     """One epoch: its number from 1, the steps taken until its end, the means of its phases, the learning rate that its
     last step used, and its seconds, evaluation included. A phase that did not run is empty."""
 
@@ -32,76 +32,76 @@ class Row:
     seconds: float | None = None
 
 
-class PerEpoch(Callback):
-    """Base of callbacks that do something with each finished epoch: define `row(learner, row)`.
+class EpochCallback(Callback):
+    """Base of callbacks that do something with each finished epoch: define `on_epoch_summary(learner, summary)`.
 
     It is called once an epoch, by every process, in `after_epoch` of the last phase: before callbacks of a higher order
     look at it, such as those that save. After a phase that was cut short by `CancelEpoch` it comes with the cleanup.
     The seconds of an epoch go on through a resume; work that had to be done twice counts once.
     """
 
-    def row(self, learner: Learner, row: Row) -> None:
+    def on_epoch_summary(self, learner: Learner, summary: EpochSummary) -> None:
         """One epoch is over."""
         raise NotImplementedError
 
     def before_fit(self, learner: Learner) -> None:
         """Start anew; a resume loads its state after this."""
-        self._rate: tuple[Any, float] | None = None
-        self._watch = Stopwatch()
-        self._told = -1  # the last epoch that was
+        self._step_lr: tuple[Any, float] | None = None
+        self._stopwatch = Stopwatch()
+        self._last_reported = -1  # the last epoch that was
 
     def before_epoch(self, learner: Learner) -> None:
         """Start the clock with the first phase of an epoch."""
-        if not self._watch.runs:
-            self._watch.start()
+        if not self._stopwatch.runs:
+            self._stopwatch.start()
 
     def step(self, learner: Learner, proceed: Callable[[], None]) -> None:
         """Keep the rate of a step that is taken, read before it."""
-        rate = _rate(learner.opt)
+        lr = _next_lr(learner.opt)
         try:
             proceed()
         finally:  # a callback may cancel the batch once the step is taken, which then counts all the same
             if learner.stepped:
-                self._rate = rate
+                self._step_lr = lr
 
     def after_epoch(self, learner: Learner) -> None:
         """Tell the epoch if this was its last phase."""
         if learner.phase == ("eval" if learner.phases["eval"] else "train"):
-            self._finish(learner)
+            self._report(learner)
 
     def cleanup_epoch(self, learner: Learner) -> None:
         """Tell the epoch where its last phase was cut short on purpose, not where it fails."""
-        if self._told != learner.epoch and learner.unwinding is None:
+        if self._last_reported != learner.epoch and learner.unwinding is None:
             self.after_epoch(learner)
 
-    def _finish(self, learner: Learner) -> None:
+    def _report(self, learner: Learner) -> None:
         means = learner.history[learner.epoch]
-        row = Row(
+        summary = EpochSummary(
             learner.epoch + 1,
             learner.steps,
             dict(means.get("train", {})),
             dict(means.get("eval", {})),
             self._lr() if learner.phases["train"] else None,
-            self._watch.seconds[1],
+            self._stopwatch.seconds[1],
         )
-        self._rate, self._watch, self._told = None, Stopwatch(), learner.epoch
-        self.row(learner, row)
+        self._step_lr, self._stopwatch, self._last_reported = None, Stopwatch(), learner.epoch
+        self.on_epoch_summary(learner, summary)
 
     def _lr(self) -> float | None:
         """The rate of the last step taken in this epoch; a device that holds it is waited for here."""
-        return None if self._rate is None else float(self._rate[0]) * self._rate[1]
+        return None if self._step_lr is None else float(self._step_lr[0]) * self._step_lr[1]
 
     def state_dict(self) -> dict[str, Any]:
         """The unfinished epoch's part."""
-        return {"lr": self._lr(), "seconds": self._watch.seconds[1]}
+        return {"lr": self._lr(), "seconds": self._stopwatch.seconds[1]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with that epoch."""
-        self._rate = None if state["lr"] is None else (state["lr"], 1.0)
-        self._watch = Stopwatch((0.0, state["seconds"]))
+        self._step_lr = None if state["lr"] is None else (state["lr"], 1.0)
+        self._stopwatch = Stopwatch((0.0, state["seconds"]))
 
 
-def _rate(opt: Any) -> tuple[Any, float]:
+def _next_lr(opt: Any) -> tuple[Any, float]:
     """The rate of the coming step as (base rate, factor on it).
 
     A base rate that is a tensor is copied and not read, so that no step waits for a device.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from dashpot.constraints import FLAG, check
 from dashpot.errors import ArgumentError, RunError
 from dashpot.runs.files import make_folder, truncate, write_error
-from dashpot.training.callbacks.epoch_summary import Row
+from dashpot.training.callbacks.epoch_summary import EpochSummary
 from dashpot.training.callbacks.logger import Logger
 from dashpot.utils.strict_json import encode
 from dashpot.utils.warn import warn
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["CSV", "JSONLines"]
 
 
-class LineLogger(Logger):
+class FileLogger(Logger):
     """Base of loggers into one file of lines; a resume continues the file where the checkpoint left it."""
 
     def __init__(
@@ -47,35 +47,35 @@ class LineLogger(Logger):
 
     def before_fit(self, learner: Learner) -> None:
         super().before_fit(learner)
-        self._goes_on = False
+        self._resumed = False
         self._length, self._digest = 0, hashlib.sha256()
 
-    def begin(self) -> None:
+    def open(self) -> None:
         make_folder(self.path.parent)
-        there = not self._goes_on and self.path.is_file() and self.path.stat().st_size > 0
+        there = not self._resumed and self.path.is_file() and self.path.stat().st_size > 0
         if there and not (self.replace or self.append):
             raise RunError(
                 f"{type(self).__name__}: {self.path} is of another run; give another path, append=True or replace=True."
             )
         if there and self.append:
-            self._take(self.path.read_bytes().rfind(b"\n") + 1)  # not a line that was cut short
-        if self._goes_on:
+            self._resume_at(self.path.read_bytes().rfind(b"\n") + 1)  # not a line that was cut short
+        if self._resumed:
             truncate(self.path, self._length)  # not before all have accepted the state that the fit goes on from
         else:
             self._append("", fresh=True)
         if self._length == 0:
-            self.head()
+            self.write_header()
 
-    def _take(self, length: int) -> None:
+    def _resume_at(self, length: int) -> None:
         """Go on after so many bytes of the file."""
         with self.path.open("rb") as file:
             self._digest.update(file.read(length))
-        self._length, self._goes_on = length, True
+        self._length, self._resumed = length, True
 
-    def head(self) -> None:
+    def write_header(self) -> None:
         """Write what stands above all lines."""
 
-    def add(self, line: str) -> None:
+    def write_line(self, line: str) -> None:
         """Add a line, which ends here."""
         self._append(line + "\n")
 
@@ -89,7 +89,7 @@ class LineLogger(Logger):
         self._length += len(content)
         self._digest.update(content)
 
-    def settle(self) -> None:
+    def sync(self) -> None:
         try:
             with self.path.open("ab") as file:
                 os.fsync(file.fileno())
@@ -109,13 +109,13 @@ class LineLogger(Logger):
             RunError: it is another file, or was changed.
         """
         super().load_state_dict(state)
-        if not self._first or (state["bytes"] == 0 and state["path"] != str(self.path.resolve())):
+        if not self._writes or (state["bytes"] == 0 and state["path"] != str(self.path.resolve())):
             return  # nothing of it to go on with
         if not self.path.exists():
             if state["bytes"]:
                 warn(f"{self.path} is missing; its lines before the checkpoint are lost.")
             return
-        self._take(state["bytes"])
+        self._resume_at(state["bytes"])
         if self._digest.hexdigest() != state["sha256"]:
             raise RunError(
                 f"{self.path} does not begin with the lines that the checkpoint goes on from; without the file the run "
@@ -123,7 +123,7 @@ class LineLogger(Logger):
             )
 
 
-class JSONLines(LineLogger):
+class JSONLines(FileLogger):
     """Writes a file of JSON objects, one a line:
 
         {"kind": "epoch", "epoch": 1, "step": 118, "train": {"loss": ..}, "eval": {..}, "lr": .., "seconds": ..}
@@ -158,15 +158,15 @@ class JSONLines(LineLogger):
     <BLANKLINE>
     """
 
-    def write_epoch(self, row: Row) -> None:
-        numbers = {"train": row.train, "eval": row.evaluation, "lr": row.lr, "seconds": _seconds(row)}
-        self.add(encode({"kind": "epoch", "epoch": row.number, "step": row.steps, **numbers}))
+    def write_epoch(self, summary: EpochSummary) -> None:
+        numbers = {"train": summary.train, "eval": summary.evaluation, "lr": summary.lr, "seconds": _seconds(summary)}
+        self.write_line(encode({"kind": "epoch", "epoch": summary.number, "step": summary.steps, **numbers}))
 
     def write_step(self, epoch: int, step: int, values: Mapping[str, float]) -> None:
-        self.add(encode({"kind": "step", "epoch": epoch, "step": step, **values}))
+        self.write_line(encode({"kind": "step", "epoch": epoch, "step": step, **values}))
 
 
-class CSV(LineLogger):
+class CSV(FileLogger):
     """Writes a file of comma-separated values under a line of names:
 
         epoch,step,train_loss,train_accuracy,eval_loss,eval_accuracy,lr,seconds
@@ -213,29 +213,35 @@ class CSV(LineLogger):
             *("lr", "seconds"),
         ]
 
-    def head(self) -> None:
-        self._line(self.columns)
+    def write_header(self) -> None:
+        self._write_csv(self.columns)
 
-    def write_epoch(self, row: Row) -> None:
+    def write_epoch(self, summary: EpochSummary) -> None:
         means = {
             f"{phase}_{name}": value
-            for phase, found in (("train", row.train), ("eval", row.evaluation))
+            for phase, found in (("train", summary.train), ("eval", summary.evaluation))
             for name, value in found.items()
         }
-        own = {"kind": "epoch", "epoch": row.number, "step": row.steps, "lr": row.lr, "seconds": _seconds(row)}
-        self._row({**means, **own})
+        own = {
+            "kind": "epoch",
+            "epoch": summary.number,
+            "step": summary.steps,
+            "lr": summary.lr,
+            "seconds": _seconds(summary),
+        }
+        self._write_cells({**means, **own})
 
     def write_step(self, epoch: int, step: int, values: Mapping[str, float]) -> None:
-        self._row({"kind": "step", "epoch": epoch, "step": step, **values})
+        self._write_cells({"kind": "step", "epoch": epoch, "step": step, **values})
 
-    def _row(self, cells: Mapping[str, Any]) -> None:
-        self._line([cells.get(name) for name in self.columns])
+    def _write_cells(self, cells: Mapping[str, Any]) -> None:
+        self._write_csv([cells.get(name) for name in self.columns])
 
-    def _line(self, cells: Iterable[Any]) -> None:
+    def _write_csv(self, cells: Iterable[Any]) -> None:
         text = io.StringIO()
         csv.writer(text, lineterminator="").writerow(["" if cell is None else cell for cell in cells])
-        self.add(text.getvalue())
+        self.write_line(text.getvalue())
 
 
-def _seconds(row: Row) -> float | None:
-    return None if row.seconds is None else round(row.seconds, 4)
+def _seconds(summary: EpochSummary) -> float | None:
+    return None if summary.seconds is None else round(summary.seconds, 4)

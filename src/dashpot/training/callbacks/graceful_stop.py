@@ -11,13 +11,13 @@ from dashpot.training.callback import Callback
 if TYPE_CHECKING:
     from dashpot.training.learner import Learner
 
-__all__ = ["StopWhenAsked"]
+__all__ = ["GracefulStop"]
 
-EVERY = 8
+POLL_STEPS = 8
 """Steps between two questions to the other processes whether they were asked to stop."""
 
 
-class StopWhenAsked(Callback):
+class GracefulStop(Callback):
     """Saves and leaves the fit with `Interrupted` after the step during which `check` begins to raise it.
 
     A wish that comes while the model is evaluated is met after the evaluation, with the checkpoint of the epoch's end;
@@ -33,31 +33,31 @@ class StopWhenAsked(Callback):
 
     def __init__(self, check: Callable[[], None], save: Callable[[Learner], object]) -> None:
         self.check, self.save = check, save
-        self._code = 0  # the exit code that the wish asks for here; 0: there was none
+        self._exit_code = 0  # the exit code that the wish asks for here; 0: there was none
 
     def after_batch(self, learner: Learner) -> None:
-        if learner.training and learner.is_last_microbatch and self._asked(learner):
+        if learner.training and learner.is_last_microbatch and self._stop_requested(learner):
             self.save(learner)
             raise self._interrupted(learner)
 
     def after_epoch(self, learner: Learner) -> None:
-        if not learner.training and learner.epoch + 1 < learner.epochs and self._asked(learner):
+        if not learner.training and learner.epoch + 1 < learner.epochs and self._stop_requested(learner):
             raise self._interrupted(learner)
 
-    def _asked(self, learner: Learner) -> bool:
-        between = (learner.batch + 1) % (EVERY * learner.accumulate) and learner.batch + 1 < len(learner.train)
+    def _stop_requested(self, learner: Learner) -> bool:
+        between = (learner.batch + 1) % (POLL_STEPS * learner.accumulate) and learner.batch + 1 < len(learner.train)
         if learner.engine.world_size > 1 and learner.training and between:
             return False
-        return learner.engine.any(self._asked_here())
+        return learner.engine.any(self._stop_requested_here())
 
-    def _asked_here(self) -> bool:
+    def _stop_requested_here(self) -> bool:
         try:
             self.check()
-        except Interrupted as wish:
-            self._code = wish.code
+        except Interrupted as request:
+            self._exit_code = request.code
             return True
         return False
 
     def _interrupted(self, learner: Learner) -> Interrupted:
         """The same in every process, whichever of them was asked."""
-        return Interrupted(code=max(learner.engine.all_gather(self._code)))
+        return Interrupted(code=max(learner.engine.all_gather(self._exit_code)))

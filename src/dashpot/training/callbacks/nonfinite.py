@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 __all__ = ["NonFinite"]
 
-THEN = OneOf(("stop", "skip", "raise"))
-CHECK = OneOf(("gradients", "loss"))
+ACTIONS = OneOf(("stop", "skip", "raise"))
+CHECKS = OneOf(("gradients", "loss"))
 KEEP = Interval(1, math.inf, "left", integer=True)
-LEAST_SCALE = 2.0**-10
+MIN_LOSS_SCALE = 2.0**-10
 """A loss scale below it makes no finite gradient overflow in float16 unless it is beyond 6e7."""
 
 
@@ -81,7 +81,7 @@ class NonFinite(Callback):
         check: str = "gradients",
         keep: int = 3,
     ) -> None:
-        for name, value, allowed in (("then", then, THEN), ("check", check, CHECK), ("keep", keep, KEEP)):
+        for name, value, allowed in (("then", then, ACTIONS), ("check", check, CHECKS), ("keep", keep, KEEP)):
             constraints.check("NonFinite", name, value, allowed)
         if folder is not None and not isinstance(folder, (str, os.PathLike)):
             raise ArgumentError(f"NonFinite: folder must be None or a path, got {folder!r}.")
@@ -108,12 +108,12 @@ class NonFinite(Callback):
         scaler = learner.engine.scaler
         if scaler is not None:
             proceed()
-            if not learner.stepped and scaler.get_scale() < LEAST_SCALE:
-                self._act(learner)
-        elif self._finite(learner):
+            if not learner.stepped and scaler.get_scale() < MIN_LOSS_SCALE:
+                self._handle(learner)
+        elif self._is_finite(learner):
             proceed()
         else:
-            self._act(learner, proceed)
+            self._handle(learner, proceed)
 
     def cleanup_fit(self, learner: Learner) -> None:
         self._batches, self._losses = [], []
@@ -124,13 +124,13 @@ class NonFinite(Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.reports = list(state["reports"])
 
-    def _finite(self, learner: Learner) -> bool:
+    def _is_finite(self, learner: Learner) -> bool:
         if self.check == "gradients":
             return math.isfinite(grad_norm(learner).item())
         bad = not all(map(math.isfinite, torch.stack([loss.float() for loss in self._losses]).tolist()))
         return not learner.engine.any(bad)
 
-    def _act(self, learner: Learner, proceed: Callable[[], None] | None = None) -> None:
+    def _handle(self, learner: Learner, proceed: Callable[[], None] | None = None) -> None:
         """Report, and do as told; `proceed` takes the step after all where it was only the norm that overflowed."""
         found = diagnose(learner, self._batches, self._losses)
         if proceed is not None and not (found.gradients or found.losses):
@@ -158,7 +158,7 @@ class NonFinite(Callback):
         )
         state = fit_state.take(learner)
         if learner.engine.is_rank_zero:
-            batches = [{"batch": number, "x": _on_cpu(x), "y": _on_cpu(y)} for number, x, y in self._batches]
+            batches = [{"batch": number, "x": _to_plain(x), "y": _to_plain(y)} for number, x, y in self._batches]
             # Apart from the state, so that a fit may go on from it: with these gradients it would not get far.
             values, state["besides"]["gradients"] = state["besides"]["gradients"], {}
             state["progress"]["position"] = [learner.epoch, learner.batch - learner.batch % learner.accumulate]
@@ -169,12 +169,12 @@ class NonFinite(Callback):
         return path
 
 
-def _on_cpu(value: Any) -> Any:
+def _to_plain(value: Any) -> Any:
     """`value`, its tensors on the CPU; what a file read with `weights_only` cannot hold as its text."""
     if isinstance(value, Tensor):
         return value.detach().cpu()
     if isinstance(value, dict):
-        return {str(key): _on_cpu(item) for key, item in value.items()}
+        return {str(key): _to_plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_on_cpu(item) for item in value]
+        return [_to_plain(item) for item in value]
     return value if isinstance(value, (bool, int, float, str, type(None))) else repr(value)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Diagnosis", "diagnose", "label"]
 
-SHOWN = 4
+MAX_NAMES = 4
 """Parameters named in a sentence."""
 
 
@@ -47,45 +47,45 @@ class Diagnosis:
         """One paragraph for the user."""
         place = f"Step {learner.steps + 1} (epoch {learner.epoch + 1}, batch {learner.batch + 1})"
         what = "gradients" if self.gradients else "a loss" if self.losses else "a batch" if self.inputs else "weights"
-        said = f"{place} has {what} that {'are' if what in ('gradients', 'weights') else 'is'} not finite"
-        said += f": {self._named(self.gradients)}." if self.gradients else "."
+        text = f"{place} has {what} that {'are' if what in ('gradients', 'weights') else 'is'} not finite"
+        text += f": {self._list_names(self.gradients)}." if self.gradients else "."
         if self.losses:
-            said += f" The loss is {next(iter(self.losses.values()))}."
+            text += f" The loss is {next(iter(self.losses.values()))}."
         if self.inputs:
             number, kind = next(iter(self.inputs.items()))
-            said += f" The input of batch {number + 1} holds {kind} already."
+            text += f" The input of batch {number + 1} holds {kind} already."
         if self.weights:
-            said += f" Weights are not finite already: {self._named(self.weights)}."
+            text += f" Weights are not finite already: {self._list_names(self.weights)}."
         if self.first is not None:
             name, kind, what, number = self.first
-            said += f" The first module with {what} in its output is {_owner(name, kind)}, in batch {number + 1}."
+            text += f" The first module with {what} in its output is {_owner(name, kind)}, in batch {number + 1}."
         elif self.gradients and not (self.losses or self.weights or self.inputs):
-            said += " All outputs of the model are finite: it begins in the backward pass."
-        return said
+            text += " All outputs of the model are finite: it begins in the backward pass."
+        return text
 
-    def _named(self, found: Mapping[str, str]) -> str:
-        parts = [f"{what} in {name} ({self.layers.get(name, '?')})" for name, what in list(found.items())[:SHOWN]]
-        more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    def _list_names(self, found: Mapping[str, str]) -> str:
+        parts = [f"{what} in {name} ({self.layers.get(name, '?')})" for name, what in list(found.items())[:MAX_NAMES]]
+        more = f" and {len(found) - MAX_NAMES} more" if len(found) > MAX_NAMES else ""
         return ", ".join(parts) + more
 
 
 def diagnose(learner: Learner, batches: Sequence[tuple[int, Any, Any]], losses: Iterable[Tensor]) -> Diagnosis:
     """What is not finite in the step at hand; every process must ask, and gets what any of them finds."""
     named = {name: p for name, p in learner.model.named_parameters() if p.requires_grad}
-    here = Diagnosis(
+    local = Diagnosis(
         gradients=_labels({name: p.grad for name, p in named.items() if p.grad is not None}),
         weights=_labels(named),
         losses={b[0]: found for b, loss in zip(batches, losses, strict=True) if (found := label(loss)) is not None},
         inputs={number: found for number, x, _ in batches for t in _tensors(x) if (found := label(t)) is not None},
         first=_first_module(learner, batches),
     )
-    every = [Diagnosis(**found) for found in learner.engine.all_gather(vars(here))]
+    ranks = [Diagnosis(**found) for found in learner.engine.all_gather(vars(local))]
     merged = {
-        name: _merged([getattr(found, name) for found in every])
+        name: _merged([getattr(found, name) for found in ranks])
         for name in ("gradients", "weights", "losses", "inputs")
     }
     layers = {name: _layer(learner.model, name) for name in (*merged["gradients"], *merged["weights"])}
-    first = next((found.first for found in every if found.first is not None), None)
+    first = next((found.first for found in ranks if found.first is not None), None)
     return Diagnosis(**merged, layers=layers, first=first)
 
 
@@ -115,10 +115,10 @@ def _local(value: Tensor) -> Tensor:
     return value.to_local() if hasattr(value, "to_local") else value  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _merged(every: Sequence[Mapping[Any, str]]) -> dict[Any, str]:
+def _merged(ranks: Sequence[Mapping[Any, str]]) -> dict[Any, str]:
     """The labels of all processes; a nan anywhere outweighs an infinity elsewhere."""
-    keys = list(dict.fromkeys(key for found in every for key in found))
-    return {key: "nan" if any(found.get(key) == "nan" for found in every) else "inf" for key in keys}
+    keys = list(dict.fromkeys(key for found in ranks for key in found))
+    return {key: "nan" if any(found.get(key) == "nan" for found in ranks) else "inf" for key in keys}
 
 
 def _layer(model: nn.Module, parameter: str) -> str:
@@ -146,7 +146,7 @@ def _first_module(learner: Learner, batches: Sequence[tuple[int, Any, Any]]) -> 
     batch; None where there is none, or where the model cannot be run like this. Nothing is left changed."""
     found: list[tuple[str, str, str]] = []
 
-    def look(name: str, module: nn.Module) -> Any:
+    def watch(name: str, module: nn.Module) -> Any:
         def hook(_: nn.Module, __: Any, output: Any) -> None:
             labels = [what for tensor in _tensors(output) if (what := label(tensor)) is not None]
             if labels and not found:
@@ -161,7 +161,7 @@ def _first_module(learner: Learner, batches: Sequence[tuple[int, Any, Any]]) -> 
     try:
         with ExitStack() as stack:
             for name, module in learner.model.named_modules():
-                stack.callback(look(name, module).remove)
+                stack.callback(watch(name, module).remove)
             stack.enter_context(torch.no_grad())
             for number, x, _ in batches:
                 with learner.engine.autocast():

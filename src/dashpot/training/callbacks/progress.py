@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TextIO
 
 from dashpot.constraints import NONNEGATIVE, check
 from dashpot.errors import ArgumentError
-from dashpot.training.callbacks.epoch_summary import PerEpoch, Row
+from dashpot.training.callbacks.epoch_summary import EpochCallback, EpochSummary
 from dashpot.utils.format import clock, decimals, duration
 
 if TYPE_CHECKING:
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 __all__ = ["Progress"]
 
 GAP = "  "
-FORWARD = 1 / 3
+EVAL_TO_TRAIN_TIME = 1 / 3
 """Time of an evaluated batch in those of training, as long as none was seen: forward is a third of both ways."""
 
 
-class Progress(PerEpoch):
+class Progress(EpochCallback):
     """A table of the epochs as they are finished: means of both phases, learning rate of the last step, time.
 
     In a terminal a line below it shows the epoch at work: batches done, the loss so far, and the time left for the
@@ -64,38 +64,38 @@ class Progress(PerEpoch):
     def before_fit(self, learner: Learner) -> None:
         super().before_fit(learner)
         self._measured: dict[int, tuple[float | None, float | None]] = {}  # rate and seconds, by number of epoch
-        self._shown, self._next = 0, 0.0
+        self._printed, self._next_draw = 0, 0.0
         self._columns: list[_Column] = []
-        self._pace = _Pace()
-        self._out = _table(self.stream or sys.stdout) if learner.engine.is_rank_zero else None
+        self._estimate = _TimeEstimate()
+        self._out = _make_table(self.stream or sys.stdout) if learner.engine.is_rank_zero else None
 
     def before_epoch(self, learner: Learner) -> None:
         super().before_epoch(learner)
-        self._show(learner, learner.position[0])
-        self._pace.begin(learner.phase)
-        self._draw(learner, learner.batch)
+        self._print_epochs(learner, learner.position[0])
+        self._estimate.begin(learner.phase)
+        self._draw_bar(learner, learner.batch)
 
     def after_batch(self, learner: Learner) -> None:
-        self._pace.done[learner.phase] += 1
-        if time.perf_counter() >= self._next:
-            self._draw(learner, learner.batch + 1)
+        self._estimate.done[learner.phase] += 1
+        if time.perf_counter() >= self._next_draw:
+            self._draw_bar(learner, learner.batch + 1)
 
-    def row(self, learner: Learner, row: Row) -> None:
-        self._measured[row.number] = row.lr, row.seconds
-        self._show(learner, row.number)
+    def on_epoch_summary(self, learner: Learner, summary: EpochSummary) -> None:
+        self._measured[summary.number] = summary.lr, summary.seconds
+        self._print_epochs(learner, summary.number)
 
     def cleanup_epoch(self, learner: Learner) -> None:
         super().cleanup_epoch(learner)
-        self._pace.look()
+        self._estimate.update()
 
     def after_fit(self, learner: Learner) -> None:
-        self._show(learner, learner.position[0])
+        self._print_epochs(learner, learner.position[0])
 
     def cleanup_fit(self, learner: Learner) -> None:
-        self._put(lambda out: out.close())
+        self._write(lambda out: out.close())
         self._out = None
 
-    def _put(self, what: Callable[[_Table], None]) -> None:
+    def _write(self, what: Callable[[_Table], None]) -> None:
         """Write; where the terminal or the pipe is gone the fit goes on without a table."""
         if self._out is None:
             return
@@ -106,36 +106,36 @@ class Progress(PerEpoch):
 
     # ---- what is shown ----------------------------------------------------------------------------------------------
 
-    def _show(self, learner: Learner, epochs: int) -> None:
+    def _print_epochs(self, learner: Learner, epochs: int) -> None:
         """Show those of the first `epochs` epochs that are not shown yet."""
-        if self._out is None or epochs <= self._shown:
+        if self._out is None or epochs <= self._printed:
             return
         if not self._columns:
-            self._columns = _fitting(_columns(learner), self._out.width)
-            self._put(lambda out: out.write(*_header(self._columns)))
-        for number, means in enumerate(learner.history[self._shown : epochs], self._shown + 1):
+            self._columns = _select_columns(_columns(learner), self._out.width)
+            self._write(lambda out: out.write(*_header(self._columns)))
+        for number, means in enumerate(learner.history[self._printed : epochs], self._printed + 1):
             lr, seconds = self._measured.get(number, (None, None))
-            row = Row(number, 0, means.get("train", {}), means.get("eval", {}), lr, seconds)
+            row = EpochSummary(number, 0, means.get("train", {}), means.get("eval", {}), lr, seconds)
             line = GAP.join(column.text(row).rjust(column.width) for column in self._columns)
-            self._put(lambda out, line=line: out.write(line))
-        self._shown = epochs
+            self._write(lambda out, line=line: out.write(line))
+        self._printed = epochs
 
-    def _draw(self, learner: Learner, done: int) -> None:
+    def _draw_bar(self, learner: Learner, done: int) -> None:
         """Show the line of the epoch at work, of which `done` batches are over."""
         if self._out is None or not self._out.live:
-            self._next = float("inf")
+            self._next_draw = float("inf")
             return
-        size, left = len(learner.loader), self._pace.left(learner, done)
+        size, left = len(learner.loader), self._estimate.remaining(learner, done)
         phase = "train" if learner.training else "eval "
         bar = _Bar(
             title=f"epoch {learner.epoch + 1}/{learner.epochs}  {phase}",
             share=done / size,
             batches=f"{done:>{len(str(size))}}/{size}",
-            loss=_running_loss(learner),
+            loss=_format_running_loss(learner),
             left="" if left is None else f"{duration(left)} left",
         )
-        self._put(lambda out: out.draw(bar))
-        self._next = time.perf_counter() + self.every_s
+        self._write(lambda out: out.draw(bar))
+        self._next_draw = time.perf_counter() + self.every_s
 
     # ---- state ------------------------------------------------------------------------------------------------------
 
@@ -148,7 +148,7 @@ class Progress(PerEpoch):
         self._measured = {number: (lr, seconds) for number, lr, seconds in state.get("measured", [])}
 
 
-def _running_loss(learner: Learner) -> str:
+def _format_running_loss(learner: Learner) -> str:
     """The mean loss of the phase so far. From another device it comes with the learner's next reading."""
     means = learner.means
     if learner.engine.device.type == "cpu":
@@ -167,22 +167,22 @@ class _Column(NamedTuple):
     name: str
     width: int
     rank: int
-    text: Callable[[Row], str]
+    text: Callable[[EpochSummary], str]
 
 
 def _columns(learner: Learner) -> list[_Column]:
     columns = [_Column("", "epoch", max(5, len(str(learner.epochs))), 0, lambda row: str(row.number))]
     for phase in ("train", "eval"):
         if learner.phases[phase]:
-            columns += [_mean(phase, name, place) for place, name in enumerate(["loss", *learner.metrics])]
+            columns += [_mean_column(phase, name, place) for place, name in enumerate(["loss", *learner.metrics])]
     if learner.phases["train"]:
         columns.append(_Column("", "lr", 8, 30, lambda row: "" if row.lr is None else f"{row.lr:.3g}"))
     columns.append(_Column("", "time", 7, 20, lambda row: "" if row.seconds is None else clock(row.seconds)))
     return columns
 
 
-def _mean(phase: str, name: str, place: int) -> _Column:
-    def text(row: Row) -> str:
+def _mean_column(phase: str, name: str, place: int) -> _Column:
+    def text(row: EpochSummary) -> str:
         means = row.train if phase == "train" else row.evaluation
         return decimals(means[name]) if name in means else ""
 
@@ -190,7 +190,7 @@ def _mean(phase: str, name: str, place: int) -> _Column:
     return _Column(phase, name, max(6, len(name)), rank, text)
 
 
-def _fitting(columns: list[_Column], width: int | None) -> list[_Column]:
+def _select_columns(columns: list[_Column], width: int | None) -> list[_Column]:
     """As many columns as fit into the width, the more important ones."""
     while width is not None and len(columns) > 1 and sum(len(GAP) + c.width for c in columns) - len(GAP) > width:
         columns = [column for column in columns if column.rank < max(c.rank for c in columns)]
@@ -207,7 +207,7 @@ def _header(columns: Sequence[_Column]) -> list[str]:
 # ---- the line of the epoch at work ----------------------------------------------------------------------------------
 
 
-class _Pace:
+class _TimeEstimate:
     """Batches and seconds of each phase in this session, and what they say of the rest of the fit."""
 
     def __init__(self) -> None:
@@ -219,15 +219,15 @@ class _Pace:
         """A phase begins; what was between the phases does not count."""
         self.phase, self.since = phase, time.perf_counter()
 
-    def look(self) -> None:
+    def update(self) -> None:
         """Add the time since the last look to the phase."""
         now = time.perf_counter()
         self.seconds[self.phase] += now - self.since
         self.since = now
 
-    def left(self, learner: Learner, done: int) -> float | None:
+    def remaining(self, learner: Learner, done: int) -> float | None:
         """Seconds that the rest takes at the speed so far; None before the first batch."""
-        self.look()
+        self.update()
         if not self.done["train"] and not self.done["eval"]:
             return None
         size = {"train": len(learner.train), "eval": len(learner.evaluation or ())}
@@ -235,14 +235,16 @@ class _Pace:
         rest[learner.phase] += size[learner.phase] - done
         if learner.training:
             rest["eval"] += size["eval"]
-        return sum(rest[phase] * self._each(phase) for phase in rest if learner.phases[phase])
+        return sum(rest[phase] * self._seconds_per_batch(phase) for phase in rest if learner.phases[phase])
 
-    def _each(self, phase: str) -> float:
+    def _seconds_per_batch(self, phase: str) -> float:
         """Seconds of a batch."""
         if self.done[phase]:
             return self.seconds[phase] / self.done[phase]
         other = "train" if phase == "eval" else "eval"
-        return self.seconds[other] / self.done[other] * (FORWARD if phase == "eval" else 1 / FORWARD)
+        return (
+            self.seconds[other] / self.done[other] * (EVAL_TO_TRAIN_TIME if phase == "eval" else 1 / EVAL_TO_TRAIN_TIME)
+        )
 
 
 class _Bar(NamedTuple):
@@ -331,7 +333,7 @@ class _Terminal(_Table):
         self.bar.stop()
 
 
-def _table(stream: TextIO) -> _Table:
+def _make_table(stream: TextIO) -> _Table:
     if _is_terminal(stream):
         try:
             terminal = _Terminal(stream)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Recorder"]
 
-IN_GROUP = re.compile(r"(?P<name>.+):(?P<index>\d+)")
+GROUP_SUFFIX = re.compile(r"(?P<name>.+):(?P<index>\d+)")
 
 
 class Recorder(Callback):
@@ -71,22 +71,22 @@ class Recorder(Callback):
             if every.count(name) > 1:
                 raise ArgumentError(f"Recorder: {name!r} is given twice.")
         self.names, self.loss = tuple(names), loss
-        self._read: dict[str, list[float]] = {name: [] for name in every}
-        self._waiting: list[dict[str, Any]] = []
+        self._values: dict[str, list[float]] = {name: [] for name in every}
+        self._pending: list[dict[str, Any]] = []
 
     @property
     def values(self) -> dict[str, list[float]]:
         """The numbers by name, one of each for every step; where there are several processes, those read so far."""
-        if self._waiting and self._world == 1:
+        if self._pending and self._world == 1:
             self._flush()
-        return {name: list(numbers) for name, numbers in self._read.items()}
+        return {name: list(numbers) for name, numbers in self._values.items()}
 
     # ---- events -----------------------------------------------------------------------------------------------------
 
     def before_fit(self, learner: Learner) -> None:
-        self._total, self._world = learner.engine.all_reduce_sum, learner.engine.world_size
-        self._waiting, self._loss = [], torch.zeros(())
-        self._read = {name: [] for name in self._read}
+        self._all_reduce_sum, self._world = learner.engine.all_reduce_sum, learner.engine.world_size
+        self._pending, self._loss = [], torch.zeros(())
+        self._values = {name: [] for name in self._values}
         self._hyperparameters = {
             name: _reader(learner.opt, name)
             for name in self.names
@@ -98,15 +98,15 @@ class Recorder(Callback):
             part = learner.loss.detach() * learner.share
             self._loss = part if learner.pending_batches == 1 else self._loss + part
         if learner.is_last_microbatch:
-            self._measure(learner)
+            self._measure_grad_norm(learner)
 
     def cleanup_batch(self, learner: Learner) -> None:
         if (
             learner.training and learner.is_last_microbatch and learner.pending_batches
         ):  # the step comes without this batch
-            self._measure(learner)
+            self._measure_grad_norm(learner)
 
-    def _measure(self, learner: Learner) -> None:
+    def _measure_grad_norm(self, learner: Learner) -> None:
         """Take the gradient's norm now, before anything clips."""
         if "grad_norm" in self.names:
             grad_norm(learner)
@@ -123,8 +123,8 @@ class Recorder(Callback):
                 row[name] = _state_norm(learner.opt, name)
         if self.loss:
             row["loss"] = self._loss
-        self._waiting.append(row)
-        if len(self._waiting) >= FLUSH:
+        self._pending.append(row)
+        if len(self._pending) >= FLUSH:
             self._flush()
 
     def after_epoch(self, learner: Learner) -> None:
@@ -132,29 +132,29 @@ class Recorder(Callback):
 
     def cleanup_fit(self, learner: Learner) -> None:
         # Losses are added up over the processes, and one that fails must not wait for the others.
-        if self._waiting and (self._world == 1 or learner.unwinding is None):
+        if self._pending and (self._world == 1 or learner.unwinding is None):
             self._flush()
 
     def _flush(self) -> None:
         """Read what waits: one transfer for each name."""
-        rows, self._waiting = self._waiting, []
-        for name in self._read if rows else ():
-            numbers = _numbers([row[name] for row in rows])
+        rows, self._pending = self._pending, []
+        for name in self._values if rows else ():
+            numbers = _to_floats([row[name] for row in rows])
             if name == "loss" and self._world > 1:
-                numbers = [number / self._world for number in self._total(numbers)]
-            self._read[name] += numbers
+                numbers = [number / self._world for number in self._all_reduce_sum(numbers)]
+            self._values[name] += numbers
 
     # ---- state and picture ------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         self._flush()
-        return {name: torch.tensor(numbers, dtype=torch.float64) for name, numbers in self._read.items()}
+        return {name: torch.tensor(numbers, dtype=torch.float64) for name, numbers in self._values.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if set(state) != set(self._read):
-            raise RunError(f"The checkpoint's recorder holds {', '.join(state)}; this one {', '.join(self._read)}.")
-        self._waiting = []
-        self._read = {name: state[name].tolist() for name in self._read}
+        if set(state) != set(self._values):
+            raise RunError(f"The checkpoint's recorder holds {', '.join(state)}; this one {', '.join(self._values)}.")
+        self._pending = []
+        self._values = {name: state[name].tolist() for name in self._values}
 
     def plot(self, *names: str) -> Figure:
         """A plotly figure of these names, or of all: one panel for each, over the steps.
@@ -193,14 +193,14 @@ def _reader(opt: Optimizer, name: str) -> Callable[[], Any]:
 
     Raises `ArgumentError` where there is none of this name.
     """
-    found = IN_GROUP.fullmatch(name)
+    found = GROUP_SUFFIX.fullmatch(name)
     plain, index = (found["name"], int(found["index"])) if found else (name, 0)
     if index >= len(opt.param_groups):
         raise ArgumentError(f"Recorder: {name!r} asks for group {index}, the optimizer has {len(opt.param_groups)}.")
     value = hyperparams.read(opt.param_groups[index], plain)
     if isinstance(value, bool) or not isinstance(value, (int, float, Tensor)):
         raise ArgumentError(f"Recorder: {name!r} is no number in the parameter group but {value!r}.")
-    schedule = _own_schedule(opt, plain, index)
+    schedule = _optimizer_schedule(opt, plain, index)
     if schedule is not None and schedule == "lr":
         return lambda: opt.current_lr(index)  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -213,7 +213,7 @@ def _reader(opt: Optimizer, name: str) -> Callable[[], Any]:
     return read
 
 
-def _own_schedule(opt: Optimizer, name: str, index: int) -> Any:
+def _optimizer_schedule(opt: Optimizer, name: str, index: int) -> Any:
     """The schedule that the optimizer itself has for a hyperparameter, "lr" for the rate's, or None."""
     group = opt.param_groups[index]
     for scheduled, schedule in getattr(opt, "schedule", {}).items():
@@ -232,7 +232,7 @@ def _state_norm(opt: Optimizer, name: str) -> Tensor:
     return total_norm([value.to(torch.float32) if not value.is_floating_point() else value for value in kept])
 
 
-def _numbers(values: list[Any]) -> list[float]:
+def _to_floats(values: list[Any]) -> list[float]:
     """Numbers of which some are tensors, read together."""
     tensors = [value.reshape(()) for value in values if isinstance(value, Tensor)]
     read = iter(torch.stack(tensors).tolist() if tensors else [])

@@ -22,10 +22,10 @@ from dashpot.training.stopwatch import Stopwatch
 if TYPE_CHECKING:
     from dashpot.training.learner import Learner
 
-__all__ = ["Record"]
+__all__ = ["RunLog"]
 
 
-class Record(Callback):
+class RunLog(Callback):
     """Appends to a record, whose header is there already, and ends the fit when it has diverged.
 
     The lines are those of `dashpot.runs.records`: loss and learning rate of every step (with accumulation the
@@ -41,32 +41,33 @@ class Record(Callback):
 
     order: ClassVar[int] = 65
     essential: ClassVar[bool] = False
+    state_name: ClassVar[str] = "Record"  # the key in existing checkpoints
 
     def __init__(self, path: Path, *, skipping: bool = False, resumed: Mapping[str, Any] | None = None) -> None:
         self.path, self.skipping, self.resumed = path, skipping, dict(resumed or {})
         self.diverged: Divergence | None = None
 
     def before_fit(self, learner: Learner) -> None:
-        self._learner, self.diverged, self._ended = learner, None, False
+        self._learner, self.diverged, self._end_written = learner, None, False
         self._losses: list[float] = []
-        self._rates: list[float] = []
-        self._waiting: list[tuple[Tensor, int]] = []
-        self._first, self._bad = 0, 0
-        self._watch = Stopwatch()
+        self._lrs: list[float] = []
+        self._pending: list[tuple[Tensor, int]] = []
+        self._first_step, self._nonfinite_steps = 0, 0
+        self._stopwatch = Stopwatch()
 
     def before_epoch(self, learner: Learner) -> None:
         if learner.training:
-            self._watch.start()
+            self._stopwatch.start()
 
     def after_loss(self, learner: Learner) -> None:
         if learner.training:
-            self._waiting.append((learner.loss.detach(), learner.size))
+            self._pending.append((learner.loss.detach(), learner.size))
             if learner.is_last_microbatch:  # the rate that the step is about to use, also where it is then skipped
-                self._rates.append(current_lr(learner.opt))
+                self._lrs.append(current_lr(learner.opt))
 
     def after_batch(self, learner: Learner) -> None:
         if learner.training and learner.is_last_microbatch:
-            if len(self._waiting) >= FLUSH:
+            if len(self._pending) >= FLUSH:
                 self._flush()
             self._stop_if_diverged(learner)
 
@@ -74,42 +75,42 @@ class Record(Callback):
         if learner.training:
             self._flush()
             self._stop_if_diverged(learner)
-            self._watch.stop()
+            self._stopwatch.stop()
         if not learner.training or not learner.phases["eval"]:
             self._write_epoch(learner)
 
     def after_fit(self, learner: Learner) -> None:
         reason = {} if learner.stopped is None else {"reason": learner.stopped}
-        self._append(encode({"kind": "end", "status": "done", "steps": self._first, **reason}))
-        self._ended = True
+        self._append(encode({"kind": "end", "status": "done", "steps": self._first_step, **reason}))
+        self._end_written = True
 
     def cleanup_fit(self, learner: Learner) -> None:
         """A fit that another callback has cancelled, and said why, has diverged."""
-        if learner.stopped is None or self._ended:
+        if learner.stopped is None or self._end_written:
             return
         self._flush()
         if self._losses:
             self.diverged = self._divergence()
-            self._end(learner, learner.stopped)
+            self._write_divergence(learner, learner.stopped)
 
     # ---- steps ------------------------------------------------------------------------------------------------------
 
     def _flush(self) -> None:
         """Read what waits on the device and make steps of it: the batches of each window together."""
-        pairs, size = self._read(), self._learner.accumulate
-        self._waiting.clear()
+        pairs, size = self._pending_means(), self._learner.accumulate
+        self._pending.clear()
         for at in range(0, len(pairs), size):
-            self._losses.append(_mean(pairs[at : at + size]))
-            self._bad = 0 if math.isfinite(self._losses[-1]) else self._bad + 1
-            if self.diverged is None and self._bad == (FLUSH if self.skipping else 1):
+            self._losses.append(_window_mean(pairs[at : at + size]))
+            self._nonfinite_steps = 0 if math.isfinite(self._losses[-1]) else self._nonfinite_steps + 1
+            if self.diverged is None and self._nonfinite_steps == (FLUSH if self.skipping else 1):
                 self.diverged = self._divergence()
 
-    def _read(self) -> list[tuple[float, float]]:
+    def _pending_means(self) -> list[tuple[float, float]]:
         """The mean loss and the number of examples of the waiting batches, each over all processes."""
-        if not self._waiting:
+        if not self._pending:
             return []
-        values = torch.stack([loss.double() for loss, _ in self._waiting]).tolist()
-        sizes = [float(size) for _, size in self._waiting]
+        values = torch.stack([loss.double() for loss, _ in self._pending]).tolist()
+        sizes = [float(size) for _, size in self._pending]
         if self._learner.engine.world_size > 1:  # this process saw a part of each batch only
             sums = [value * size if size else 0.0 for value, size in zip(values, sizes, strict=True)]
             totals = self._learner.engine.all_reduce_sum([*sums, *sizes])
@@ -121,35 +122,35 @@ class Record(Callback):
         """At the last step that was read."""
         loss = self._losses[-1]
         label = f"{loss:.4g}" if math.isfinite(loss) else "nan" if math.isnan(loss) else "inf"
-        return Divergence(self._first + len(self._losses) - 1, label)
+        return Divergence(self._first_step + len(self._losses) - 1, label)
 
     def _stop_if_diverged(self, learner: Learner) -> None:
         if self.diverged is not None:
-            self._end(learner)
+            self._write_divergence(learner)
             raise CancelFit
 
-    def _end(self, learner: Learner, reason: str | None = None) -> None:
+    def _write_divergence(self, learner: Learner, reason: str | None = None) -> None:
         """Write the steps so far, and that the run has diverged."""
         assert self.diverged is not None
-        kept = self.diverged.step - self._first + 1
-        steps, _ = epoch_lines(self._epoch(learner, self._losses[:kept], self._rates[:kept])).splitlines()
+        kept = self.diverged.step - self._first_step + 1
+        steps, _ = epoch_lines(self._epoch(learner, self._losses[:kept], self._lrs[:kept])).splitlines()
         end = {"kind": "end", "status": "diverged", "step": self.diverged.step, "loss": self.diverged.label}
         self._append(steps + "\n" + encode({**end, **({} if reason is None else {"reason": reason})}))
-        self._ended = True
+        self._end_written = True
 
     # ---- epochs -----------------------------------------------------------------------------------------------------
 
     def _write_epoch(self, learner: Learner) -> None:
-        self._append(epoch_lines(self._epoch(learner, self._losses, self._rates)))
-        self._first += len(self._losses)
-        self._losses, self._rates, self._watch = [], [], Stopwatch()
+        self._append(epoch_lines(self._epoch(learner, self._losses, self._lrs)))
+        self._first_step += len(self._losses)
+        self._losses, self._lrs, self._stopwatch = [], [], Stopwatch()
 
     def _epoch(self, learner: Learner, losses: list[float], rates: list[float]) -> Epoch:
         means = learner.history[learner.epoch]
-        cpu, wall = self._watch.seconds
+        cpu, wall = self._stopwatch.seconds
         return Epoch(
             number=learner.epoch + 1,
-            steps=self._first + len(losses),
+            steps=self._first_step + len(losses),
             train=means.get("train", {}),
             evaluation=means.get("eval", {}),
             loss=losses,
@@ -170,18 +171,18 @@ class Record(Callback):
         self._flush()
         return {
             "bytes": self.path.stat().st_size if self.path.exists() else 0,
-            "first": self._first,
-            "bad": self._bad,
+            "first": self._first_step,
+            "bad": self._nonfinite_steps,
             "losses": list(self._losses),
-            "rates": list(self._rates),
-            "spent": list(self._watch.seconds),
+            "rates": list(self._lrs),
+            "spent": list(self._stopwatch.seconds),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Cut the record back to where the state was taken."""
-        self._first, self._bad = state["first"], state["bad"]
-        self._losses, self._rates = list(state["losses"]), list(state["rates"])
-        self._watch = Stopwatch(state["spent"])
+        self._first_step, self._nonfinite_steps = state["first"], state["bad"]
+        self._losses, self._lrs = list(state["losses"]), list(state["rates"])
+        self._stopwatch = Stopwatch(state["spent"])
         if self._learner.engine.is_rank_zero:
             self._cut_back(state["bytes"])
 
@@ -189,11 +190,11 @@ class Record(Callback):
         if not self.path.exists() or self.path.stat().st_size < length:
             raise RunError(f"The record {self.path} is damaged: it ends before its checkpoint.")
         truncate(self.path, length)
-        steps = self._first + len(self._losses)
+        steps = self._first_step + len(self._losses)
         append_line(self.path, encode({"kind": "resumed", "steps": steps, "versions": versions(), **self.resumed}))
 
 
-def _mean(pairs: list[tuple[float, float]]) -> float:
+def _window_mean(pairs: list[tuple[float, float]]) -> float:
     """The mean loss over the examples of a window's batches."""
     if len(pairs) == 1:
         return pairs[0][0]

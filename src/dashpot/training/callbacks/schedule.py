@@ -16,16 +16,16 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from dashpot.constraints import POSITIVE, OneOf, Optional, check, unknown
 from dashpot.errors import ArgumentError, RunError
 from dashpot.schedules import OneCycle, OneCycleMomentum, Plateau, Scheduler, hyperparams
-from dashpot.schedules import Schedule as Function
+from dashpot.schedules import Schedule as ScheduleFunction
 from dashpot.training.callback import Callback, CancelFit
-from dashpot.training.callbacks.reduce_on_plateau import Reduction
+from dashpot.training.callbacks.reduce_on_plateau import ReduceOnPlateau
 
 if TYPE_CHECKING:
     from dashpot.training.learner import Learner
 
 __all__ = ["Schedule", "one_cycle"]
 
-WRITTEN = ("initial_", "max_", "min_", "base_")
+SCHEDULER_KEYS = ("initial_", "max_", "min_", "base_")
 """How the keys begin that schedulers add to a group, to remember values by."""
 
 
@@ -81,39 +81,43 @@ class Schedule(Callback):
             )
         self.schedule, self.per, self.metric = schedule, per, metric
         self.scheduler: Any = None
-        self._before: _Groups | None = None
-        self._after: dict[str, Any] = {}
-        self._moves: set[Any] = set()
-        self._counted = -1  # the last epoch that was taken in
+        self._initial_groups: _GroupSnapshot | None = None
+        self._final_state: dict[str, Any] = {}
+        self._scheduled: set[Any] = set()
+        self._last_epoch = -1  # the last epoch that was taken in
 
     def before_fit(self, learner: Learner) -> None:
-        self._learner, self._opt, self._after = learner, learner.opt, {}
-        self._counted = -1
+        self._learner, self._opt, self._final_state = learner, learner.opt, {}
+        self._last_epoch = -1
         others = [other for other in learner.callback_list.ordered if isinstance(other, Schedule) and other is not self]
         others = [other for other in others if other.scheduler is not None]  # those before this one
         # What the fit began with, not what a schedule before this one has made of it.
-        self._before, self._measured = others[0]._before if others else _Groups(learner.opt), []
+        self._initial_groups = others[0]._initial_groups if others else _GroupSnapshot(learner.opt)
+        self._metric_values: list[float] = []
         self._build()
-        self._made, self._moves = self.scheduler.state_dict(), _moved(self.scheduler, learner.opt)
-        if self._watches and self.metric not in ("loss", *learner.metrics):
+        self._initial_state = self.scheduler.state_dict()
+        self._scheduled = _scheduled_hyperparams(self.scheduler, learner.opt)
+        if self._needs_metric and self.metric not in ("loss", *learner.metrics):
             raise unknown("metric", self.metric, ["loss", *learner.metrics])
-        if twice := [name for other in others for name in self._moves & other._moves]:
-            raise ArgumentError(f"Schedule: {_shown(twice[0])} is moved by two schedules; give it one of the two.")
+        if twice := [name for other in others for name in self._scheduled & other._scheduled]:
+            raise ArgumentError(
+                f"Schedule: {_format_location(twice[0])} is moved by two schedules; give it one of the two."
+            )
 
     def after_step(self, learner: Learner) -> None:
-        if self.per == "batch" and not self._watches:
+        if self.per == "batch" and not self._needs_metric:
             self.scheduler.step()
 
     def after_epoch(self, learner: Learner) -> None:
         last = learner.phases["train"] and not (learner.training and learner.phases["eval"])
-        if not last or self._counted == learner.epoch:
+        if not last or self._last_epoch == learner.epoch:
             return
-        self._counted = learner.epoch
-        if self._watches:
-            self._measured.append(_measured(learner, self.metric))
-            self._move(self._measured[-1])
+        self._last_epoch = learner.epoch
+        if self._needs_metric:
+            self._metric_values.append(_metric_value(learner, self.metric))
+            self._step_scheduler(self._metric_values[-1])
         elif self.per == "epoch":
-            self._move()
+            self._step_scheduler()
 
     def cleanup_epoch(self, learner: Learner) -> None:
         """Move after an epoch that was cut short on purpose, not after one that fails; what watches has nothing new.
@@ -121,37 +125,37 @@ class Schedule(Callback):
         Where a callback ends the fit after the epoch's last batch, before this one is told, the epoch counts in full.
         """
         if learner.unwinding is None:
-            counts = not self._watches
+            counts = not self._needs_metric
         else:
             counts = issubclass(learner.unwinding, CancelFit) and learner.position == (learner.epoch + 1, 0)
         if counts:
             self.after_epoch(learner)
 
     def cleanup_fit(self, learner: Learner) -> None:
-        self._after, self.scheduler = self.state_dict(), None
-        if self._before is not None:
-            self._before.put_back()
-            self._before = None
+        self._final_state, self.scheduler = self.state_dict(), None
+        if self._initial_groups is not None:
+            self._initial_groups.restore()
+            self._initial_groups = None
 
     def state_dict(self) -> dict[str, Any]:
         if self.scheduler is None:
-            return self._after
+            return self._final_state
         return {
-            "settings": {"per": self.per, "metric": self.metric, "scheduler": self._made},
+            "settings": {"per": self.per, "metric": self.metric, "scheduler": self._initial_state},
             "scheduler": self.scheduler.state_dict(),
-            "measured": list(self._measured),
-            "groups": _Groups(self._opt).values,
+            "measured": list(self._metric_values),
+            "groups": _GroupSnapshot(self._opt).values,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        there, here = state["settings"], {"per": self.per, "metric": self.metric, "scheduler": self._made}
-        unlike = _differences(there, here)
+        there, here = state["settings"], {"per": self.per, "metric": self.metric, "scheduler": self._initial_state}
+        unlike = _setting_differences(there, here)
         if not unlike:
-            _Groups(self._opt, state["groups"]).put_back(self._moves)
+            _GroupSnapshot(self._opt, state["groups"]).restore(self._scheduled)
             self.scheduler.load_state_dict(state["scheduler"])
-            self._measured = list(state["measured"])
+            self._metric_values = list(state["measured"])
         elif self._learner.override:
-            self._catch_up(state["measured"])
+            self._fast_forward(state["measured"])
         else:
             raise RunError(
                 f"The checkpoint is of a fit under another schedule: {'; '.join(unlike)}; override=True goes on under "
@@ -160,27 +164,27 @@ class Schedule(Callback):
 
     def _build(self) -> None:
         total = self._learner.epochs if self.per == "epoch" else self._learner.total_steps
-        self.scheduler = _built(self.schedule, self._opt, total)
-        self._watches = isinstance(self.scheduler, (ReduceLROnPlateau, Reduction))
+        self.scheduler = _make_scheduler(self.schedule, self._opt, total)
+        self._needs_metric = isinstance(self.scheduler, (ReduceLROnPlateau, ReduceOnPlateau))
 
-    def _move(self, *measured: float) -> None:
+    def _step_scheduler(self, *measured: float) -> None:
         with warnings.catch_warnings():
             # Where the steps before were all skipped, or taken in an earlier run, torch sees a mistake in the order.
             warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
             self.scheduler.step(*measured)
 
-    def _catch_up(self, measured: list[float]) -> None:
+    def _fast_forward(self, measured: list[float]) -> None:
         """Bring a schedule that the fit did not begin with to where it would be if the fit had."""
-        assert self._before is not None
-        self._before.put_back()
+        assert self._initial_groups is not None
+        self._initial_groups.restore()
         self._build()
-        if self._watches:
-            self._measured = list(measured)
+        if self._needs_metric:
+            self._metric_values = list(measured)
             for value in measured:
-                self._move(value)
+                self._step_scheduler(value)
             return
         for _ in range(self._learner.position[0] if self.per == "epoch" else self._learner.steps):
-            self._move()
+            self._step_scheduler()
 
 
 def one_cycle(max_lr: float | None = None, **shape: Any) -> Schedule:
@@ -214,10 +218,10 @@ def one_cycle(max_lr: float | None = None, **shape: Any) -> Schedule:
     def build(opt: Optimizer, total_steps: int) -> Scheduler:
         for group in opt.param_groups if max_lr is not None else ():
             group["initial_lr"] = max_lr
-        moved: dict[str, Function] = {"lr": OneCycle(total_steps, **rate)}
+        moved: dict[str, ScheduleFunction] = {"lr": OneCycle(total_steps, **rate)}
         if all("momentum" in group or "betas" in group for group in opt.param_groups):
             moved["momentum"] = OneCycleMomentum(total_steps, **momentum)
-        return _scheduler(opt, moved)
+        return _scheduler_of(opt, moved)
 
     return Schedule(build)
 
@@ -225,25 +229,25 @@ def one_cycle(max_lr: float | None = None, **shape: Any) -> Schedule:
 # ---- making the scheduler -------------------------------------------------------------------------------------------
 
 
-def _built(schedule: Any, opt: Optimizer, total: int) -> Any:
+def _make_scheduler(schedule: Any, opt: Optimizer, total: int) -> Any:
     """The scheduler of a fit, with `step`, `state_dict` and `load_state_dict`."""
     made = schedule
-    if not isinstance(made, (Function, Mapping, Plateau)):
-        made = _called(schedule, opt, total)
+    if not isinstance(made, (ScheduleFunction, Mapping, Plateau)):
+        made = _call_factory(schedule, opt, total)
     if isinstance(made, LRScheduler):
         if made.optimizer is not opt:
             raise ArgumentError("Schedule: the function must make a scheduler of the optimizer it is given.")
         return made
     if isinstance(made, Plateau):
-        return Reduction(opt, made)
-    if isinstance(made, Function):
+        return ReduceOnPlateau(opt, made)
+    if isinstance(made, ScheduleFunction):
         made = {"lr": made}
-    if isinstance(made, Mapping) and made and all(isinstance(item, Function) for item in made.values()):
-        return _scheduler(opt, made)
+    if isinstance(made, Mapping) and made and all(isinstance(item, ScheduleFunction) for item in made.values()):
+        return _scheduler_of(opt, made)
     raise ArgumentError(f"Schedule: the function must make a schedule or a torch scheduler, it made {made!r}.")
 
 
-def _scheduler(opt: Optimizer, schedules: Mapping[str, Function]) -> Scheduler:
+def _scheduler_of(opt: Optimizer, schedules: Mapping[str, ScheduleFunction]) -> Scheduler:
     group = opt.param_groups[0]
     own = {hyperparams.locate(group, name) for name in getattr(opt, "schedule", {})}
     for name in schedules:
@@ -252,9 +256,9 @@ def _scheduler(opt: Optimizer, schedules: Mapping[str, Function]) -> Scheduler:
     return Scheduler(opt, also=schedules)
 
 
-def _called(function: Callable[..., Any], opt: Optimizer, total: int) -> Any:
+def _call_factory(function: Callable[..., Any], opt: Optimizer, total: int) -> Any:
     """What a user's function makes of the optimizer, of the number of steps, or of both."""
-    opened, needed = _arguments(function)
+    opened, needed = _open_arguments(function)
     if "total_steps" in opened and needed != ["total_steps"]:
         return function(opt, total_steps=total)
     if len(needed) == 2 and not isinstance(function, (type, partial)):
@@ -275,7 +279,7 @@ def _called(function: Callable[..., Any], opt: Optimizer, total: int) -> Any:
             ) from of_optimizer
 
 
-def _arguments(function: Callable[..., Any]) -> tuple[list[str], list[str]]:
+def _open_arguments(function: Callable[..., Any]) -> tuple[list[str], list[str]]:
     """The names of a function's arguments that are still open, and of those that it cannot do without."""
     try:
         parameters = inspect.signature(function).parameters.values()
@@ -286,7 +290,7 @@ def _arguments(function: Callable[..., Any]) -> tuple[list[str], list[str]]:
     return open_ones, [p.name for p in named if p.default is p.empty]
 
 
-def _moved(scheduler: Any, opt: Optimizer) -> set[tuple[str, int | None]]:
+def _scheduled_hyperparams(scheduler: Any, opt: Optimizer) -> set[tuple[str, int | None]]:
     """Where in a group the hyperparameters are that a scheduler moves."""
     group = opt.param_groups[0]
     names = list(scheduler.schedules) if isinstance(scheduler, Scheduler) else ["lr"]
@@ -295,22 +299,22 @@ def _moved(scheduler: Any, opt: Optimizer) -> set[tuple[str, int | None]]:
     return {hyperparams.locate(group, name) for name in names}
 
 
-def _shown(place: tuple[str, int | None]) -> str:
+def _format_location(place: tuple[str, int | None]) -> str:
     key, index = place
     return key if index is None else f"{key}[{index}]"
 
 
-def _measured(learner: Learner, metric: str) -> float:
+def _metric_value(learner: Learner, metric: str) -> float:
     return learner.history[learner.epoch][learner.phase][metric]
 
 
-def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+def _setting_differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     """What two schedules were made with, where it differs; numbers may be tensors."""
     found = []
     for name in {**there, **here}:
         a, b = there.get(name), here.get(name)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
-            found += _differences(a, b)
+            found += _setting_differences(a, b)
         elif _text(a) != _text(b):
             found.append(f"{name} is {a} there and {b} here")
     return found
@@ -326,34 +330,34 @@ def _text(value: Any) -> str:
 # ---- the groups ------------------------------------------------------------------------------------------------------
 
 
-class _Groups:
+class _GroupSnapshot:
     """The hyperparameters of an optimizer's groups, as they are now or as given, to be put back."""
 
     def __init__(self, opt: Optimizer, values: list[dict[str, Any]] | None = None) -> None:
         self.opt, self.wrapped = opt, "step" in vars(opt)
-        self.values = [self._taken(group) for group in opt.param_groups] if values is None else values
+        self.values = [self._snapshot(group) for group in opt.param_groups] if values is None else values
 
-    def _taken(self, group: dict[str, Any]) -> dict[str, Any]:
+    def _snapshot(self, group: dict[str, Any]) -> dict[str, Any]:
         # Counters, such as steps_done, are no hyperparameters: they are not among the defaults.
-        names = [name for name in group if name in self.opt.defaults or name.startswith(WRITTEN)]
+        names = [name for name in group if name in self.opt.defaults or name.startswith(SCHEDULER_KEYS)]
         return {name: value.clone() if isinstance(value := group[name], Tensor) else value for name in names}
 
-    def put_back(self, moves: Collection[tuple[str, int | None]] | None = None) -> None:
+    def restore(self, moves: Collection[tuple[str, int | None]] | None = None) -> None:
         """Put back all of them, or those that a scheduler moves, and what schedulers have written beside them."""
         for group, values in zip(self.opt.param_groups, self.values, strict=False):
-            for name in [name for name in group if name.startswith(WRITTEN) and name not in values]:
+            for name in [name for name in group if name.startswith(SCHEDULER_KEYS) and name not in values]:
                 if name not in self.opt.defaults:
                     del group[name]
             for name, value in values.items():
                 if moves is None or name not in self.opt.defaults or (name, None) in moves:
-                    _put(group, name, value)
+                    _assign(group, name, value)
                 for index in [index for key, index in moves or () if key == name and index is not None]:
                     hyperparams.write(group, f"{name}[{index}]", value[index])
         if not self.wrapped:
             vars(self.opt).pop("step", None)  # torch's schedulers put a counting wrapper around it
 
 
-def _put(group: dict[str, Any], name: str, value: Any) -> None:
+def _assign(group: dict[str, Any], name: str, value: Any) -> None:
     if isinstance(held := group.get(name), Tensor):
         held.fill_(value)  # in place: a recorded graph reads this very tensor
     else:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dashpot.constraints import FLAG, check
 from dashpot.errors import ArgumentError, RunError
 from dashpot.runs.files import make_folder, write_error
-from dashpot.training.callbacks.epoch_summary import Row
+from dashpot.training.callbacks.epoch_summary import EpochSummary
 from dashpot.training.callbacks.logger import Logger
 
 if TYPE_CHECKING:
@@ -50,15 +50,15 @@ class TensorBoard(Logger):
         if not isinstance(folder, (str, os.PathLike)):
             raise ArgumentError(f"TensorBoard: folder must be the path of a folder, got {folder!r}.")
         self.folder, self.append = Path(folder), append
-        self._open = _writer()
+        self._make_writer = _summary_writer()
 
     def before_fit(self, learner: Learner) -> None:
         super().before_fit(learner)
-        self._goes_on, self._at = False, 0
-        self._last: dict[str, float] = {}
+        self._resumed, self._last_step = False, 0
+        self._last_values: dict[str, float] = {}
 
-    def begin(self) -> None:
-        there = not self._goes_on and any(self.folder.glob("events.out.tfevents.*"))
+    def open(self) -> None:
+        there = not self._resumed and any(self.folder.glob("events.out.tfevents.*"))
         if there and not self.append:
             raise RunError(
                 f"TensorBoard: {self.folder} holds events of another run; give another folder, or append=True."
@@ -66,48 +66,48 @@ class TensorBoard(Logger):
         make_folder(self.folder)
         try:
             # Events from this step on that an earlier session has written are dropped by whoever reads them.
-            self.writer = self._open(str(self.folder), purge_step=self._at if self._goes_on else None)
+            self.writer = self._make_writer(str(self.folder), purge_step=self._last_step if self._resumed else None)
         except OSError as error:
             raise write_error(self.folder, error) from error
-        for tag, value in self._last.items():
-            self.writer.add_scalar(tag, value, self._at)
+        for tag, value in self._last_values.items():
+            self.writer.add_scalar(tag, value, self._last_step)
 
-    def write_epoch(self, row: Row) -> None:
-        means = {f"{phase}/{name}": v for phase, found in _phases(row).items() for name, v in found.items()}
-        rest = {"epoch/lr": row.lr, "epoch/seconds": row.seconds}
-        self._add(row.steps, means | {tag: value for tag, value in rest.items() if value is not None})
+    def write_epoch(self, summary: EpochSummary) -> None:
+        means = {f"{phase}/{name}": v for phase, found in _phases(summary).items() for name, v in found.items()}
+        rest = {"epoch/lr": summary.lr, "epoch/seconds": summary.seconds}
+        self._add(summary.steps, means | {tag: value for tag, value in rest.items() if value is not None})
 
     def write_step(self, epoch: int, step: int, values: Mapping[str, float]) -> None:
         self._add(step, {f"step/{name}": value for name, value in values.items()})
 
     def _add(self, step: int, values: Mapping[str, float]) -> None:
-        if step != self._at:
-            self._at, self._last = step, {}
-        self._last |= values
+        if step != self._last_step:
+            self._last_step, self._last_values = step, {}
+        self._last_values |= values
         for tag, value in values.items():
             self.writer.add_scalar(tag, value, step)
 
-    def settle(self) -> None:
+    def sync(self) -> None:
         self.writer.flush()
 
-    def end(self) -> None:
+    def close(self) -> None:
         self.writer.close()
 
     def state_dict(self) -> dict[str, Any]:
         """The last step with numbers, and these: a purge at that step takes them as well."""
         inherited = super().state_dict()  # writes what waits
-        return {**inherited, "at": self._at, "last": dict(self._last)}
+        return {**inherited, "at": self._last_step, "last": dict(self._last_values)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
-        self._goes_on, self._at, self._last = True, state["at"], dict(state["last"])
+        self._resumed, self._last_step, self._last_values = True, state["at"], dict(state["last"])
 
 
-def _phases(row: Row) -> dict[str, dict[str, float]]:
-    return {"train": row.train, "eval": row.evaluation}
+def _phases(summary: EpochSummary) -> dict[str, dict[str, float]]:
+    return {"train": summary.train, "eval": summary.evaluation}
 
 
-def _writer() -> Callable[..., Any]:
+def _summary_writer() -> Callable[..., Any]:
     try:
         from torch.utils.tensorboard.writer import SummaryWriter
     except ImportError as error:

@@ -277,16 +277,16 @@ def _checkpoints(plan: RunPlan, folder: RunFolder) -> Checkpoints:
 
 def _callbacks(plan: RunPlan, folder: RunFolder, check: Callable[[], None], checkpoints: Checkpoints) -> list[Callback]:
     """What the settings ask for, beside record, checkpoints, table and the tidy stop."""
-    from dashpot.training.callbacks.graceful_stop import StopWhenAsked
+    from dashpot.training.callbacks.graceful_stop import GracefulStop
     from dashpot.training.callbacks.progress import Progress
-    from dashpot.training.callbacks.run_log import Record
+    from dashpot.training.callbacks.run_log import RunLog
 
     settings, (metric, mode) = plan.settings, plan.score
     phase = "train" if plan.problem.evaluation is None else "eval"
     skipping = settings.nonfinite == "skip" or settings.precision == "fp16"
     resumed = {"call": plan.entry.call(plan.steps), "task": dict(plan.task.config)}
     chosen: list[Callback] = [
-        Record(folder.record, skipping=skipping, resumed=resumed),
+        RunLog(folder.record, skipping=skipping, resumed=resumed),
         Progress(),
         checkpoints,
     ]
@@ -307,7 +307,7 @@ def _callbacks(plan: RunPlan, folder: RunFolder, check: Callable[[], None], chec
 
         chosen.append(EarlyStopping(metric, phase=phase, patience=settings.patience, mode=mode))
     chosen += [_log(name, folder.logs[name]) for name in settings.log]
-    return [*chosen, StopWhenAsked(check, checkpoints.save)]
+    return [*chosen, GracefulStop(check, checkpoints.save)]
 
 
 def _log(name: str, path: Path) -> Callback:

@@ -14,13 +14,13 @@ from dashpot.runs.files import make_folder, write_text
 from dashpot.runs.lock import locked
 from dashpot.runs.records import Run, encode, read_run
 
-__all__ = ["Folder", "diff_data"]
+__all__ = ["StudyFolder", "diff_data"]
 
-SHOWN = 6
+MAX_DIFFERENCES = 6
 
 
 @dataclass(frozen=True)
-class Folder:
+class StudyFolder:
     """Paths and rules of one output folder: `study.json`, `runs/ENTRY-seedN.jsonl`, `report.html`."""
 
     path: Path
@@ -33,7 +33,7 @@ class Folder:
         """The checkpoint of one unfinished run."""
         return self.path / "runs" / f"{entry}-seed{seed}.ckpt"
 
-    def claim(self, settings: dict[str, Any], command: str | None) -> None:
+    def prepare(self, settings: dict[str, Any], command: str | None) -> None:
         """Make the folder and note its settings, or check that it already holds a comparison with the same ones.
 
         Raises:
@@ -43,15 +43,15 @@ class Folder:
         if not self.path.exists():
             make_folder(self.path)
         with self.locked():
-            self._claim(settings, command)
+            self._prepare(settings, command)
 
-    def _claim(self, settings: dict[str, Any], command: str | None) -> None:
+    def _prepare(self, settings: dict[str, Any], command: str | None) -> None:
         if (self.path / "study.json").exists():
-            found = _told_once(diff_data(self.study()["settings"], json.loads(encode(settings))))
+            found = _without_redundant_recipes(diff_data(self.study()["settings"], json.loads(encode(settings))))
             if found:
-                more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+                more = f" and {len(found) - MAX_DIFFERENCES} more" if len(found) > MAX_DIFFERENCES else ""
                 raise RunError(
-                    f"{self.path} holds a comparison with other settings: {'; '.join(found[:SHOWN])}{more}. "
+                    f"{self.path} holds a comparison with other settings: {'; '.join(found[:MAX_DIFFERENCES])}{more}. "
                     "Nothing was changed; choose another folder or the same settings."
                 )
         elif self.path.is_dir() and any(not _is_ours(item) for item in self.path.iterdir()):
@@ -105,7 +105,7 @@ def _is_ours(item: Path) -> bool:
     return empty or (item.name.startswith(".study.json") and item.name.endswith(".part"))
 
 
-def _told_once(found: list[str]) -> list[str]:
+def _without_redundant_recipes(found: list[str]) -> list[str]:
     """Without the differences in recipes where the calls that make them differ already."""
     calls = [phrase for phrase in found if phrase.startswith("methods.")]
     return [phrase for phrase in found if not (calls and phrase.startswith("recipes."))]
