@@ -295,9 +295,9 @@ def test_a_refusal_leaves_the_optimizer_as_it_was():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schedules": {"lr": sch.Exponential(0.9).to_dict()}}, "the state has .*0.9.* for lr, this scheduler .*0.5"),
-        ({"schedules": {}}, "the state has None for lr"),
-        ({"bases": [{"lr": 0.1}] * 2}, "the state has 2 parameter groups, the optimizer 1"),
+        ({"schedules": {"lr": sch.Exponential(0.9).to_dict()}}, "lr has schedule .*0.9.* in state_dict, .*0.5.* here"),
+        ({"schedules": {}}, "lr has schedule None in state_dict"),
+        ({"bases": [{"lr": 0.1}] * 2}, "state_dict has 2 parameter groups, the optimizer 1"),
     ],
 )
 def test_the_state_of_another_scheduler_is_refused_before_anything_changes(change, message):
@@ -311,5 +311,5 @@ def test_the_state_of_another_scheduler_is_refused_before_anything_changes(chang
 
 def test_a_state_that_is_no_schedulers_is_refused():
     scheduler = Scheduler(adamw(), lr=sch.Exponential(0.5))
-    with pytest.raises(ArgumentError, match="the state lacks bases, schedules;"):
+    with pytest.raises(ArgumentError, match="state_dict lacks bases, schedules;"):
         scheduler.load_state_dict({"last_epoch": 3})

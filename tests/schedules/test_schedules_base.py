@@ -131,7 +131,7 @@ def test_a_schedule_is_multiplied_by_schedules_only():
         (lambda: sch.OneCycleMomentum(9, high=0.8, low=0.9), "low must be at most high, 0.8, got 0.9"),
         (lambda: sch.OneCycle(9, pct_start=0.6, three_phase=True), r"pct_start must be a number in \[0, 0.5\]"),
         (lambda: sch.OneCycleMomentum(9, pct_start=0.6, three_phase=True), r"pct_start must be a number in \[0, 0.5\]"),
-        (lambda: sch.Exponential(1.3)(10**6), "to the power 1000000 is larger than any float"),
+        (lambda: sch.Exponential(1.3)(10**6), "to the power 1000000 overflows"),
     ],
 )
 def test_arguments_that_do_not_go_together_are_refused(build, message):
@@ -166,7 +166,7 @@ def test_a_description_may_leave_out_what_has_a_default():
 
 
 def test_a_second_schedule_of_the_same_name_is_refused():
-    with pytest.raises(ArgumentError, match=r"named 'Cosine' exists already, in dashpot\.schedules\.ramp"):
+    with pytest.raises(ArgumentError, match=r"named 'Cosine' already exists in dashpot\.schedules\.ramp"):
         type("Cosine", (sch.Schedule,), {})
     assert sch.Schedule.registry["Cosine"] is sch.Cosine
 

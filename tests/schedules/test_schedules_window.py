@@ -155,7 +155,7 @@ def test_an_order_the_shape_does_not_allow_is_refused(name):
 
 
 def test_the_flat_shape_takes_no_order():
-    with pytest.raises(ArgumentError, match="order must be None, the flat shape has none, got 2"):
+    with pytest.raises(ArgumentError, match="order must be None, which the flat shape does not use, got 2"):
         Window("flat", steps=9, order=2)
 
 

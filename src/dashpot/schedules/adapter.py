@@ -1,4 +1,4 @@
-"""Schedules driving the hyperparameters of an optimizer, under the interface of a torch scheduler."""
+"""Schedules of optimizer hyperparameters behind the interface of a torch scheduler."""
 
 from __future__ import annotations
 
@@ -22,25 +22,30 @@ LAST_EPOCH = Interval(-1, math.inf, "left", integer=True)
 
 
 class Scheduler(LRScheduler):
-    """Sets hyperparameters of every parameter group from schedules; call `step()` after each `optimizer.step()`.
+    """Set hyperparameters of every parameter group from schedules; call `step()` after each `optimizer.step()`.
 
-    Works with any torch optimizer. At the n-th step (n = 0, 1, ...) a hyperparameter is `schedule.value(base, n)`,
-    `base` being its value when the first scheduler was built. Each group remembers it under "initial_lr",
-    "initial_momentum", "initial_betas[0]" and so on, as torch does for the rate, so building again never compounds and
-    groups added later join in. A hyperparameter held as a tensor is written in place.
+    Works with any torch optimizer. At step n = 0, 1, ... a hyperparameter is `schedule.value(base, n)`, where `base` is
+    its value when the first scheduler was created. As in torch, each group stores it under "initial_lr",
+    "initial_momentum", "initial_betas[0]" and so on, so that creating another scheduler does not compound and groups
+    added later are included. Tensor hyperparameters are written in place.
 
     Args:
-        Arguments: Optimizer: any `torch.optim.Optimizer`. lr, momentum, weight_decay, zero, eps: a schedule, or None to
-            leave the hyperparameter alone. `momentum` (or `pole`) is the momentum where the groups have one and the
-            first of `betas` where they have these. also: schedules of hyperparameters whose names are no identifiers,
-            such as {"betas[1]": schedule}. last_epoch: -1 at the start of a run; n - 1 goes on after n steps, once the
-            optimizer's own state is loaded. others: schedules of any other hyperparameter of the groups, by name.
+        optimizer: Any `torch.optim.Optimizer`.
+        lr: Schedule of the learning rate, or None to leave it unchanged; likewise for the following arguments.
+        momentum: Schedule of the momentum, or of the first of `betas` in groups without momentum (alias `pole`).
+        weight_decay: Schedule of the weight decay.
+        zero: Schedule of the filter's zero.
+        eps: Schedule of eps.
+        also: Schedules of hyperparameters whose names are not identifiers, such as {"betas[1]": schedule}.
+        last_epoch: -1 for a new run; n - 1 to resume after n steps, once the optimizer state is loaded.
+        others: Schedules of other hyperparameters of the groups, by name.
 
-    Two ways to resume: load the optimizer's state and build with `last_epoch`, or build and `load_state_dict`. Unlike
-    torch's schedulers this one leaves `optimizer.step` as it is and gives no warning about the order of calls.
+    To resume, load the optimizer state and pass `last_epoch`, or call `load_state_dict`. Unlike torch's schedulers,
+    this class does not wrap `optimizer.step` and does not warn about the order of calls.
 
-    Raises `ArgumentError` for something that is no optimizer or no schedule, for a hyperparameter that a group lacks,
-    that is no number or is named twice, and for a `last_epoch` without remembered values.
+    Raises:
+        ArgumentError: If `optimizer` is not an optimizer or a schedule not a `Schedule`; if a hyperparameter is missing
+            from a group, not a number, or named twice; or if `last_epoch` >= 0 and a group has no initial values.
 
     >>> import torch
     >>> from dashpot.schedules import OneCycle, OneCycleMomentum
@@ -66,7 +71,7 @@ class Scheduler(LRScheduler):
         last_epoch: int = -1,
         **others: Schedule | None,
     ) -> None:
-        # LRScheduler.__init__ would replace optimizer.step by a wrapper and knows of lr only; nothing of it is needed.
+        # LRScheduler.__init__ is not called: it wraps optimizer.step and handles lr only.
         if not isinstance(optimizer, Optimizer):
             raise ArgumentError(f"Scheduler: optimizer must be a torch.optim.Optimizer, got {shown(optimizer)}.")
         check("Scheduler", "last_epoch", last_epoch, LAST_EPOCH)
@@ -80,19 +85,19 @@ class Scheduler(LRScheduler):
         self._initial_step()
 
     def step(self, epoch: int | None = None) -> None:
-        """Move on by one step, or to step `epoch`, and write the values in force there."""
+        """Advance by one step, or to step `epoch`, and write the new values to the groups."""
         self._step_count += 1
         self._update_lr(epoch)
 
     def get_lr(self) -> list[Any]:
-        """The learning rate of each group at `last_epoch`."""
+        """Return the learning rate of each group at `last_epoch`."""
         groups = self.optimizer.param_groups
         if "lr" not in self.schedules:
             return [_copy(group["lr"]) for group in groups]
         return [self.schedules["lr"].value(_base(group, "lr"), self.last_epoch) for group in groups]
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain data: the step, the schedules and the base values of each group; loads with `weights_only=True`."""
+        """Return the step, the schedules and the base values as plain data, loadable with `weights_only=True`."""
         return {
             "last_epoch": self.last_epoch,
             "schedules": {name: schedule.to_dict() for name, schedule in self.schedules.items()},
@@ -100,24 +105,30 @@ class Scheduler(LRScheduler):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken: the values in force there are written to the optimizer at once.
+        """Restore the state and write the corresponding values to the optimizer.
 
-        Raises `ArgumentError`, before anything is changed, if it belongs to other schedules or another number of
-        groups. To go on under other schedules build with `last_epoch` instead.
+        To resume with different schedules, pass `last_epoch` to the constructor instead.
+
+        Raises:
+            ArgumentError: If the schedules or the number of groups differ; nothing is changed.
         """
         missing = {"last_epoch", "schedules", "bases"} - set(state_dict)
         if missing:
-            raise ArgumentError(f"Scheduler: the state lacks {', '.join(sorted(missing))}; it is no Scheduler's state.")
+            raise ArgumentError(
+                f"Scheduler: state_dict lacks {', '.join(sorted(missing))}; it is not the state of a Scheduler."
+            )
         self._check_schedules(state_dict["schedules"])
         groups, bases = self.optimizer.param_groups, state_dict["bases"]
         if len(bases) != len(groups):
-            raise ArgumentError(f"Scheduler: the state has {len(bases)} parameter groups, the optimizer {len(groups)}.")
+            raise ArgumentError(
+                f"Scheduler: state_dict has {len(bases)} parameter groups, the optimizer {len(groups)}."
+            )
         for group, values in zip(groups, bases, strict=True):
             for name, base in values.items():
-                group[_memory(group, name)] = base
+                group[_base_key(group, name)] = base
         self._update_lr(state_dict["last_epoch"])
 
-    # torch's SequentialLR moves the schedulers it holds through this method of LRScheduler.
+    # Called by torch's SequentialLR on the schedulers it holds.
     def _update_lr(self, epoch: int | None = None) -> None:
         self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
         groups = self.optimizer.param_groups
@@ -131,12 +142,12 @@ class Scheduler(LRScheduler):
         seen: dict[str, str] = {}
         for name in self.schedules:
             check("Scheduler", f"{name} of {owner}", read(group, name), NUMBER)
-            key = _memory(group, name)
+            key = _base_key(group, name)
             if key in seen:
                 raise ArgumentError(f"Scheduler: {seen[key]} and {name} are the same hyperparameter of {owner}.")
             if resuming and key not in group:
                 raise ArgumentError(
-                    f"Scheduler: last_epoch={self.last_epoch} goes on with a run, but {owner} has no {key!r}; "
+                    f"Scheduler: last_epoch={self.last_epoch} resumes a run, but {owner} has no {key!r}; "
                     "load the optimizer's state first."
                 )
             seen[key] = name
@@ -146,16 +157,16 @@ class Scheduler(LRScheduler):
         for name in sorted(own.keys() | saved.keys()):
             if own.get(name) != saved.get(name):
                 raise ArgumentError(
-                    f"Scheduler: the state has {saved.get(name)} for {name}, this scheduler {own.get(name)}; "
-                    "to go on under another schedule build with last_epoch instead."
+                    f"Scheduler: {name} has schedule {saved.get(name)} in state_dict, {own.get(name)} here; "
+                    "to resume with a different schedule, pass last_epoch instead."
                 )
 
 
 def _schedules(named: Mapping[str, Any], also: Mapping[str, Any]) -> dict[str, Schedule]:
-    """The schedules that are there, by hyperparameter."""
+    """Return the given schedules by hyperparameter."""
     given = {name: schedule for name, schedule in named.items() if schedule is not None}
     for name in given.keys() & also.keys():
-        raise ArgumentError(f"Scheduler: {name} is given twice, once of them in also.")
+        raise ArgumentError(f"Scheduler: {name} is given twice, as an argument and in also.")
     given.update(also)
     for name, schedule in given.items():
         if not isinstance(schedule, Schedule):
@@ -163,15 +174,15 @@ def _schedules(named: Mapping[str, Any], also: Mapping[str, Any]) -> dict[str, S
     return given
 
 
-def _memory(group: Mapping[str, Any], name: str) -> str:
-    """The key under which a group remembers the base value of a hyperparameter; the same for all its names."""
+def _base_key(group: Mapping[str, Any], name: str) -> str:
+    """Return the group key of a hyperparameter's base value, identical for all its aliases."""
     key, index = locate(group, name)
     return f"initial_{key}" if index is None else f"initial_{key}[{index}]"
 
 
 def _base(group: dict[str, Any], name: str) -> float:
-    """The base value, remembered the first time it is asked for. A torch scheduler may have left a tensor there."""
-    key = _memory(group, name)
+    """Return the base value, stored on first access; a torch scheduler may have stored a tensor."""
+    key = _base_key(group, name)
     if key not in group:
         group[key] = float(read(group, name))
     return float(group[key])

@@ -1,4 +1,4 @@
-"""Schedules made of schedules: one after the other, or multiplied."""
+"""Composition of schedules: sequences and products."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Product", "Sequence"]
 
 @dataclass(frozen=True)
 class _Parts:
-    """Two or more schedules."""
+    """Constraint: a tuple of two or more schedules."""
 
     def __str__(self) -> str:
         return "a tuple of two or more schedules"
@@ -32,11 +32,11 @@ class _Parts:
 
 @dataclass(frozen=True)
 class Sequence(Schedule):
-    """One schedule after the other; each counts its own steps from 0.
+    """Concatenation of schedules; each counts its steps from 0.
 
     Args:
-        Arguments: Parts: two or more schedules, all of them factors or all absolute. milestones: the step at which each
-            part but the first begins; positive and increasing.
+        parts: Two or more schedules, either all factors or all absolute.
+        milestones: First step of every part but the first; positive and increasing.
 
     Source: torch.optim.lr_scheduler.SequentialLR.
 
@@ -60,7 +60,7 @@ class Sequence(Schedule):
 
     @property
     def absolute(self) -> bool:
-        """Whether the parts are absolute."""
+        """True if the parts are absolute."""
         return self.parts[0].absolute
 
     def _at(self, step: int) -> float:
@@ -70,9 +70,11 @@ class Sequence(Schedule):
 
 @dataclass(frozen=True)
 class Product(Schedule):
-    """The product of its parts at the same step; also written `a * b`.
+    """Product of schedules, also written `a * b`.
 
-    `parts`: two or more schedules, at most one of them absolute, which makes the product absolute.
+    Args:
+        parts: Two or more schedules, at most one of them absolute; the product is then absolute.
+
     Source: torch.optim.lr_scheduler.ChainedScheduler.
 
     >>> from dashpot.schedules import Exponential
@@ -89,7 +91,7 @@ class Product(Schedule):
 
     @property
     def absolute(self) -> bool:
-        """Whether one of the parts is absolute."""
+        """True if a part is absolute."""
         return any(part.absolute for part in self.parts)
 
     def _at(self, step: int) -> float:

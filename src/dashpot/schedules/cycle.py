@@ -1,4 +1,4 @@
-"""Schedules that go up and down: 1cycle for the rate and for the momentum, and the triangle."""
+"""1cycle schedules of learning rate and momentum, and the triangular schedule."""
 
 from __future__ import annotations
 
@@ -17,19 +17,22 @@ __all__ = ["Cyclic", "OneCycle", "OneCycleMomentum"]
 
 @dataclass(frozen=True)
 class OneCycle(Schedule):
-    """Up from peak / div to the peak, then down to peak / (div final_div), within `steps` steps. A factor of the peak.
+    """1cycle policy relative to the peak: from 1/div up to 1, then down to 1/(div final_div).
 
-    With N = steps, p = pct_start and steps i = 0 .. N - 1 the peak lies at i = p N - 1, between two steps unless p N is
-    an integer. In three phases the start value is met again at i = 2 p N - 2 before the last descent. After the last
-    step the final value stays, where torch rises slightly and then raises an error.
+    With N = steps and p = pct_start, the peak is at step i = p N - 1, between two steps unless p N is an integer. With
+    three phases, the initial value is reached again at i = 2 p N - 2, before the last descent. After the last step the
+    factor is constant, whereas torch rises slightly and then raises an error.
 
     Args:
-        Arguments: Steps: total number of steps N. pct_start: in [0, 1], the fraction of the steps going up; at most 1/2
-            with three phases. div: in [1, inf), peak over start. final_div: > 0, start over final value. anneal:
-            "cosine" or "linear", the curve of each phase. three_phase: whether the way down stops over at the start
-            value.
+        steps: Total number of steps N.
+        pct_start: In [0, 1]: fraction of the steps with a rising rate; at most 1/2 with `three_phase`.
+        div: In [1, inf): ratio of the peak to the initial value.
+        final_div: > 0: ratio of the initial to the final value.
+        anneal: "cosine" or "linear": curve of each phase.
+        three_phase: If True, descend to the initial value first and then to the final value.
 
-    Source: Smith and Topin, "Super-Convergence", 2018; torch.optim.lr_scheduler.OneCycleLR with `max_lr` as base value.
+    Source: Smith and Topin, "Super-Convergence", 2018; torch.optim.lr_scheduler.OneCycleLR with `max_lr` as the base
+        value.
 
     >>> [round(factor, 4) for factor in OneCycle(steps=10).table(12)]
     [0.04, 0.52, 1.0, 0.9505, 0.8117, 0.6113, 0.3887, 0.1883, 0.0495, 0.0, 0.0, 0.0]
@@ -54,13 +57,17 @@ class OneCycle(Schedule):
 
 @dataclass(frozen=True)
 class OneCycleMomentum(Schedule):
-    """The momentum that goes with `OneCycle`: down from `high` to `low` while the rate goes up, then back, then level.
+    """Momentum schedule of the 1cycle policy: falls from `high` to `low` while the rate rises, then returns.
 
-    It is *absolute*: its values replace the momentum (the pole of the gradient filter), whatever the base value.
+    The schedule is *absolute*: its values replace the momentum (the pole of the filter), regardless of the base value.
 
     Args:
-        Arguments: Steps, pct_start, anneal, three_phase: as in `OneCycle`; they should be equal to its own. high, low:
-            in [0, 1), low <= high.
+        steps: As in `OneCycle`, like `pct_start`, `anneal` and `three_phase`; use the same values.
+        high: In [0, 1): momentum at the start and at the end.
+        low: In [0, 1), at most `high`: momentum at the peak of the rate.
+        pct_start: See `OneCycle`.
+        anneal: See `OneCycle`.
+        three_phase: See `OneCycle`.
 
     Source: torch.optim.lr_scheduler.OneCycleLR (`max_momentum`, `base_momentum`).
 
@@ -93,9 +100,13 @@ class OneCycleMomentum(Schedule):
 
 @dataclass(frozen=True)
 class Cyclic(Schedule):
-    """A triangle for ever: from the floor to 1 in `up` steps and back in `down` steps (None: as many as up).
+    """Triangular wave between `floor` and 1, relative to the maximum.
 
-    The base value is the top; `floor` in [0, 1] is the bottom as a factor of it.
+    Args:
+        up: Number of rising steps.
+        down: Number of falling steps; None is `up`.
+        floor: In [0, 1]: minimum, as a factor of the maximum.
+
     Source: Smith, "Cyclical Learning Rates", 2017; torch.optim.lr_scheduler.CyclicLR in its mode "triangular".
 
     >>> Cyclic(up=2, down=4, floor=0.5).table(8)
@@ -122,7 +133,7 @@ def _check_phases(cycle: OneCycle | OneCycleMomentum) -> None:
 
 
 def _through(cycle: OneCycle | OneCycleMomentum, values: tuple[float, ...], step: int) -> float:
-    """The curve through `values` at the knots of the cycle, level after the last; a phase that is over is skipped."""
+    """Interpolate `values` at the knots of the cycle, constant after the last; empty phases are skipped."""
     up = cycle.pct_start * cycle.steps - 1
     last = cycle.steps - 1
     step = min(step, last)

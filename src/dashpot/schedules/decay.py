@@ -1,4 +1,4 @@
-"""Schedules that stay level or go down for ever: constant, inverse time, steps, exponential."""
+"""Constant and decaying schedules without an end: inverse time, steps, exponential."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ __all__ = ["Constant", "Exponential", "InverseTime", "MultiStep", "StepDecay"]
 
 @dataclass(frozen=True)
 class Constant(Schedule):
-    """The same factor at every step: F = factor, in [0, inf).
+    """Constant factor F = factor, in [0, inf).
 
-    Source: torch.optim.lr_scheduler.ConstantLR while it lasts; `Sequence` says what comes after.
+    Source: torch.optim.lr_scheduler.ConstantLR; use `Sequence` to limit its duration.
 
     >>> Constant().table(3)
     [1.0, 1.0, 1.0]
@@ -32,13 +32,14 @@ class Constant(Schedule):
 
 @dataclass(frozen=True)
 class InverseTime(Schedule):
-    """F = 1 / (1 + rate s), or a staircase of it: F = 1 / (1 + rate floor(s / interval)).
+    """F = 1 / (1 + rate s), or the staircase F = 1 / (1 + rate floor(s / interval)).
 
     Args:
-        Arguments: Rate: in [0, inf), per step; per interval where there is one. interval: number of steps between two
-            changes; None changes at every step.
+        rate: In [0, inf): per step, or per interval if `interval` is given.
+        interval: Number of steps between changes; None changes the factor at every step.
 
-    The base value in front is the *initial* one. Multiplying the current value instead would compound.
+    F multiplies the *initial* value; multiplying the current value would compound.
+
     Source: Robbins and Monro, "A Stochastic Approximation Method", 1951.
 
     >>> InverseTime(rate=1.0).table(4), InverseTime(rate=1.0, interval=2).table(4)
@@ -54,7 +55,7 @@ class InverseTime(Schedule):
 
 @dataclass(frozen=True)
 class StepDecay(Schedule):
-    """F = factor^floor(s / every): multiplied by `factor` > 0 once in `every` steps.
+    """F = factor^floor(s / every): multiplication by `factor` > 0 every `every` steps.
 
     Source: torch.optim.lr_scheduler.StepLR.
 
@@ -71,9 +72,13 @@ class StepDecay(Schedule):
 
 @dataclass(frozen=True)
 class MultiStep(Schedule):
-    """F = factor^m, m the number of milestones <= s: multiplied by `factor` > 0 at each milestone.
+    """F = factor^m with m the number of milestones <= s: multiplication by `factor` > 0 at each milestone.
 
-    `milestones` are steps, positive and increasing. Source: torch.optim.lr_scheduler.MultiStepLR.
+    Args:
+        milestones: Steps, positive and increasing.
+        factor: > 0.
+
+    Source: torch.optim.lr_scheduler.MultiStepLR.
 
     >>> MultiStep(milestones=(2, 3), factor=0.1).table(5)
     [1.0, 1.0, 0.1, 0.010000000000000002, 0.010000000000000002]
@@ -88,9 +93,11 @@ class MultiStep(Schedule):
 
 @dataclass(frozen=True)
 class Exponential(Schedule):
-    """F = factor^s. A factor above 1 grows, as the learning-rate finder does with 1.3.
+    """F = factor^s, which grows for factors above 1, as in a learning-rate range test.
 
-    A step at which the factor no longer fits a float raises `ArgumentError`.
+    Raises:
+        ArgumentError: If the factor at a step overflows.
+
     Source: torch.optim.lr_scheduler.ExponentialLR.
 
     >>> Exponential(0.5).table(4)
@@ -107,4 +114,4 @@ def _power(schedule: Schedule, factor: float, times: int) -> float:
     try:
         return float(factor) ** times
     except OverflowError:
-        raise ArgumentError(f"{schedule!r}: {factor!r} to the power {times} is larger than any float.") from None
+        raise ArgumentError(f"{schedule!r}: {factor!r} to the power {times} overflows.") from None

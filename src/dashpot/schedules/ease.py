@@ -1,4 +1,4 @@
-"""From one value to another along a curve: the one place where ramps and cosines are written."""
+"""Interpolation between two values, shared by ramps and cosines."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["EASES", "cosine", "linear"]
 
 
 def linear(start: float, end: float, q: float) -> float:
-    """The straight line from `start` (q = 0) to `end` (q = 1); both ends are met exactly.
+    """Interpolate linearly from `start` (q = 0) to `end` (q = 1), exact at both ends.
 
     >>> linear(1.0, 0.1, 0.5)
     0.55
@@ -18,7 +18,7 @@ def linear(start: float, end: float, q: float) -> float:
 
 
 def cosine(start: float, end: float, q: float) -> float:
-    """Half a period of a cosine from `start` (q = 0) to `end` (q = 1): end + (start - end) (1 + cos(pi q)) / 2.
+    """Interpolate along half a cosine period: end + (start - end) (1 + cos(pi q)) / 2, q in [0, 1].
 
     >>> round(cosine(1.0, 0.0, 0.25), 4)
     0.8536

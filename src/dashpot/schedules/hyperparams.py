@@ -1,4 +1,4 @@
-"""Reading and writing one hyperparameter of a parameter group by its common name.
+"""Access to hyperparameters of a parameter group by common names.
 
 torch keeps the pole of the gradient filter under `momentum` (SGD, RMSprop) or as the first of `betas` (Adam and its
 kin). A schedule should not care: `pole` and `momentum` name the same knob in every group, `betas[1]` one entry of a
@@ -19,7 +19,7 @@ _ENTRY = re.compile(r"(\w+)\[(\d)\]")
 
 
 def locate(group: Mapping[str, Any], name: str) -> tuple[str, int | None]:
-    """The group key and, for an entry of a pair, the index that `name` stands for.
+    """Return the group key of `name` and, for an entry of a pair, its index.
 
     >>> locate({"lr": 0.1, "betas": (0.9, 0.999)}, "pole"), locate({"momentum": 0.9}, "pole")
     (('betas', 0), ('momentum', None))
@@ -39,17 +39,17 @@ def locate(group: Mapping[str, Any], name: str) -> tuple[str, int | None]:
 
 
 def _written(group: Mapping[str, Any], key: str) -> str:
-    """A key as it is scheduled: of a pair, its entries."""
+    """Format a key as schedulable names: the entries for a pair."""
     return f"{key}[0], {key}[1]" if is_pair(group[key]) else key
 
 
 def is_pair(value: Any) -> bool:
-    """True for the value of a setting such as betas."""
+    """Return True for a pair, such as betas."""
     return isinstance(value, (tuple, list)) and len(value) == 2
 
 
 def read(group: Mapping[str, Any], name: str) -> Any:
-    """The value of `name` in `group`.
+    """Return the value of `name` in `group`.
 
     >>> read({"betas": (0.9, 0.999)}, "betas[1]")
     0.999
@@ -59,7 +59,7 @@ def read(group: Mapping[str, Any], name: str) -> Any:
 
 
 def write(group: MutableMapping[str, Any], name: str, value: Any) -> None:
-    """Set `name` in `group`; a pair is replaced by a new tuple, never edited in place.
+    """Set `name` in `group`; pairs are replaced by a new tuple, not modified in place.
 
     >>> group = {"betas": (0.9, 0.999)}
     >>> write(group, "momentum", 0.85)

@@ -1,4 +1,4 @@
-"""The golden-ratio Kronecker sequence: irregular points that fill [0, 1) evenly."""
+"""Golden-ratio Kronecker sequence, a low-discrepancy sequence in [0, 1)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PHI = (math.sqrt(5) - 1) / 2
 
 
 def point(k: int) -> float:
-    """The fractional part of k phi, k = 0, 1, ...; phi = (sqrt 5 - 1) / 2.
+    """Return the fractional part of k phi, k = 0, 1, ..., phi = (sqrt 5 - 1) / 2.
 
     >>> [round(point(k), 4) for k in range(5)]
     [0.0, 0.618, 0.2361, 0.8541, 0.4721]
@@ -22,7 +22,7 @@ def point(k: int) -> float:
 
 
 def sorted_point(k: int, count: int) -> float:
-    """The k-th smallest of the first `count` points.
+    """Return the k-th smallest of the first `count` points.
 
     >>> [round(sorted_point(k, 5), 4) for k in range(5)]
     [0.0, 0.2361, 0.4721, 0.618, 0.8541]

@@ -1,4 +1,4 @@
-"""Schedules by name for a given number of steps, as the command line asks for them."""
+"""Schedules by name for a given number of steps, for the command line."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _warmup_cosine(steps: int, warmup: float = 0.1, start: float = 0.01, floor: 
 
 
 def _warmed(steps: int, warmup: float, start: float, then: Callable[[int], Schedule]) -> Schedule:
-    """A linear warm-up over the fraction `warmup` of the steps, then what `then` builds for the rest."""
+    """Return a linear warm-up over the fraction `warmup` of the steps, followed by `then(remaining steps)`."""
     check("warm-up", "warmup", warmup, FRACTION)
     length = round(warmup * steps)
     if length == 0:
@@ -87,29 +87,30 @@ NAMES: Mapping[str, Callable[..., Schedule]] = {
     "warmup-linear": _warmup_linear,
     "warmup-cosine": _warmup_cosine,
 }
-"""What builds each named schedule; its parameters after `steps` are the options."""
+"""Factories of the named schedules; their parameters after `steps` are the options."""
 
 
 def from_name(name: str, steps: int, **options: Any) -> Schedule:
-    """The schedule `name` for a run of `steps` steps, a positive integer.
+    """Return the schedule `name` for a run of `steps` steps.
 
     | name | options (defaults) | schedule |
     |---|---|---|
-    | constant | | level |
-    | linear | floor (0) | a straight line down |
+    | constant | | constant |
+    | linear | floor (0) | linear decay |
     | polynomial | power (1), floor (0) | `Polynomial` |
     | cosine | floor (0), after ("hold") | `Cosine` |
-    | cosine-restarts | cycles (3), mult (1), floor (0) | cosines, each `mult` times as long as the one before |
-    | exponential | final (0.01) | `final` would be reached at the end |
-    | inverse-time | final (0.1) | `final` would be reached at the end |
-    | step | drops (2), factor (0.1) | multiplied by `factor` at equal distances |
-    | 1cycle | those of `OneCycle` | a factor of the peak |
+    | cosine-restarts | cycles (3), mult (1), floor (0) | cosines of lengths growing by `mult` |
+    | exponential | final (0.01) | exponential decay to `final` |
+    | inverse-time | final (0.1) | inverse-time decay to `final` |
+    | step | drops (2), factor (0.1) | multiplication by `factor` at equal intervals |
+    | 1cycle | those of `OneCycle` | relative to the peak |
     | 1cycle-momentum | those of `OneCycleMomentum` | absolute |
     | window | shape, and those of `Window` | one window |
-    | warmup | warmup (0.1), start (0.01) | linear warm-up over the fraction `warmup` of the steps, then level |
-    | warmup-linear, warmup-cosine | warmup (0.1), start (0.01), floor (0) | then a straight line or a cosine down |
+    | warmup | warmup (0.1), start (0.01) | linear warm-up over the fraction `warmup` of the steps |
+    | warmup-linear, warmup-cosine | warmup (0.1), start (0.01), floor (0) | warm-up, then linear or cosine decay |
 
-    Raises `ArgumentError` for an unknown name or option, with the nearest one, and for a value out of range.
+    Raises:
+        ArgumentError: If the name or an option is unknown (with a suggestion), or a value is out of range.
 
     >>> from_name("warmup-cosine", 100, floor=0.1).table(11)[::5]
     [0.01, 0.505, 1.0]
@@ -132,9 +133,10 @@ def from_name(name: str, steps: int, **options: Any) -> Schedule:
 
 
 def split_name(text: str) -> tuple[str, dict[str, Any]]:
-    """The name and the options in `NAME:OPTION=VALUE,OPTION=VALUE`, as a command line takes them.
+    """Parse `NAME:OPTION=VALUE,OPTION=VALUE` into the name and the options.
 
-    Raises `ArgumentError` for an option without a value or given twice.
+    Raises:
+        ArgumentError: If an option has no value or is repeated.
 
     >>> split_name("warmup-cosine:warmup=0.05,floor=0.1"), split_name("cosine")
     (('warmup-cosine', {'warmup': 0.05, 'floor': 0.1}), ('cosine', {}))
@@ -144,6 +146,6 @@ def split_name(text: str) -> tuple[str, dict[str, Any]]:
     for item in rest.split(",") if rest else ():
         option, equals, value = item.partition("=")
         if not equals or not option or not value or option in options:
-            raise ArgumentError(f"Schedule {name!r}: options are OPTION=VALUE, each once, got {item!r}.")
+            raise ArgumentError(f"Schedule {name!r}: options must be distinct OPTION=VALUE pairs, got {item!r}.")
         options[option] = typed(value)
     return name, options

@@ -1,4 +1,4 @@
-"""Reduce on a plateau: a function of what was measured, not of the step."""
+"""Reduction on a plateau: a function of the recorded metric, not of the step."""
 
 from __future__ import annotations
 
@@ -15,20 +15,24 @@ __all__ = ["Plateau"]
 
 @dataclass(frozen=True)
 class Plateau:
-    """A factor that shrinks when a metric stops improving.
+    """Factor that is reduced when a metric stops improving.
 
-    A value that is no improvement on the best so far is a bad one; after more than `patience` bad ones in a row the
-    factor is multiplied by `factor`, and the next `cooldown` values are not counted. NaN is never an improvement.
-    As the factor depends on the recorded history alone, resuming needs the history and nothing else.
+    A value that does not improve on the best so far is bad. After more than `patience` bad values in a row the factor
+    is multiplied by `factor`, and the next `cooldown` values are ignored. NaN is never an improvement. The factor is a
+    function of the recorded history, which is therefore sufficient to resume.
 
     Args:
-        Arguments: Factor: in (0, 1). patience, cooldown: numbers of values, integers >= 0. threshold: >= 0, the least
-            improvement. mode: "min" or "max", the direction of improvement. threshold_mode: "rel", the threshold is a
-            fraction of the best value, or "abs", an amount. floor: in [0, 1], the smallest factor. eps: >= 0, a smaller
-            reduction than this is not made.
+        factor: In (0, 1): multiplier of a reduction.
+        patience: Integer >= 0: number of bad values tolerated in a row.
+        threshold: >= 0: minimum improvement.
+        mode: "min" or "max": direction of improvement.
+        threshold_mode: "rel": the threshold is a fraction of the best value; "abs": an absolute amount.
+        cooldown: Integer >= 0: number of values ignored after a reduction.
+        floor: In [0, 1]: smallest factor.
+        eps: >= 0: reductions smaller than this are skipped.
 
-    Source: torch.optim.lr_scheduler.ReduceLROnPlateau, with `floor` and `eps` in units of the base value. As there,
-    "rel" is meant for positive metrics: below zero it takes a value slightly worse than the best for an improvement.
+    Source: torch.optim.lr_scheduler.ReduceLROnPlateau, with `floor` and `eps` relative to the base value. As in torch,
+    "rel" assumes positive metrics: for negative ones, a slightly worse value counts as an improvement.
 
     >>> Plateau(factor=0.5, patience=1).factor_after([1.0, 0.9, 0.9, 0.9])
     0.5
@@ -47,9 +51,10 @@ class Plateau:
         check_fields(self)
 
     def factor_after(self, history: Iterable[float]) -> float:
-        """The factor in force once the values of `history`, oldest first, have been seen; 1.0 for none.
+        """Return the factor after the values of `history`, oldest first; 1.0 for an empty history.
 
-        Raises `ArgumentError` for a value that is not a number.
+        Raises:
+            ArgumentError: If a value is not a number.
         """
         current, best, bad, resting = 1.0, -math.inf if self.mode == "max" else math.inf, 0, 0
         for value in map(_number, history):

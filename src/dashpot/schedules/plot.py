@@ -1,4 +1,4 @@
-"""The picture of a schedule."""
+"""Plot of a schedule."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["figure"]
 
 
 def figure(schedule: Schedule, steps: int, base: float) -> Figure:
-    """The value in force over the first `steps` steps; each is drawn as the flat stretch during which it holds."""
+    """Return a figure of the values over the first `steps` steps as a step function."""
     try:
         import plotly.graph_objects as go
     except ImportError as error:

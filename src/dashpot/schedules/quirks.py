@@ -1,6 +1,6 @@
-"""Deviations of the original AutoSGM windows from their documentation, kept for reproducing published runs.
+"""Deviations of the original AutoSGM windows from their documentation, for reproducing published runs.
 
-`Window.from_rc_cfg(rc_cfg, quirks=...)` switches them on by name; where one has nothing to act on it changes nothing.
+Enabled by name with `Window.from_rc_cfg(rc_cfg, quirks=...)`; a quirk that does not apply has no effect.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ QUIRKS: Mapping[str, str] = {
         "with cfact 0, from the second window on, the last epoch runs past the end of the shape after its first step"
     ),
 }
-"""Every quirk by name, with what it does."""
+"""Descriptions of the quirks by name."""
 
 
 @dataclass(frozen=True)
 class OriginalWindow(Window):
-    """A `Window` with quirks of the original; see `Window` for the other arguments.
+    """`Window` with quirks of the original implementation; see `Window` for the other arguments.
 
     Args:
-        Arguments: Unnormalised: `late_logistic_unnormalised`, W(u) = (L(u; 7/8) - L(1; 1/2)) / (L(0; 1/2) - L(1; 1/2)).
-            second_frame: `epoch_window_second_frame`: in window r = 0, 1, ... the steps of the last hold after its
-            first one use f = i / T + r. Shapes on stairs go on descending one unit a stair, so F falls below 0; the
-            polynomial and the mid logistic are simply evaluated there. A polynomial of fractional order has no value
-            past its end and is refused.
+        unnormalised: Quirk `late_logistic_unnormalised`: W(u) = (L(u; 7/8) - L(1; 1/2)) / (L(0; 1/2) - L(1; 1/2)).
+        second_frame: Quirk `epoch_window_second_frame`: in window r = 0, 1, ... all steps of the last hold but its
+            first use f = i / T + r. Staircase shapes continue to descend by one unit per stair, so that F becomes
+            negative; the polynomial and the mid logistic are extrapolated. A polynomial of fractional order is
+            undefined there and rejected.
 
     >>> window = OriginalWindow("raised-cosine", steps=8, hold=2, second_frame=True)
     >>> [round(factor, 3) for factor in window.table(16)[6:8] + window.table(16)[14:]]
@@ -56,7 +56,7 @@ class OriginalWindow(Window):
 
     @property
     def signed(self) -> bool:
-        """True with `second_frame`, whose last epochs fall below zero."""
+        """True with `second_frame`, which makes the last epochs negative."""
         return self.second_frame
 
     def _height(self, u: float) -> float:

@@ -1,4 +1,4 @@
-"""Schedules that lead from one value to another in a given number of steps, then stay; and the exponential warm-up."""
+"""Ramps over a given number of steps, cosines and the exponential warm-up."""
 
 from __future__ import annotations
 
@@ -15,9 +15,14 @@ __all__ = ["Cosine", "CosineRestarts", "ExponentialWarmup", "Linear", "LinearWar
 
 @dataclass(frozen=True)
 class Linear(Schedule):
-    """F = start + (end - start) min(1, s / steps): a straight line, then level.
+    """F = start + (end - start) min(1, s / steps).
 
-    `start` and `end` are factors in [0, inf). Source: torch.optim.lr_scheduler.LinearLR.
+    Args:
+        start: Initial factor, in [0, inf).
+        end: Final factor, in [0, inf).
+        steps: Length of the ramp.
+
+    Source: torch.optim.lr_scheduler.LinearLR.
 
     >>> Linear(start=1.0, end=0.0, steps=4).table(6)
     [1.0, 0.75, 0.5, 0.25, 0.0, 0.0]
@@ -33,9 +38,12 @@ class Linear(Schedule):
 
 @dataclass(frozen=True)
 class LinearWarmup(Schedule):
-    """F = start + (1 - start) min(1, s / steps): up to the base value in a straight line, then level.
+    """F = start + (1 - start) min(1, s / steps): linear warm-up to the base value.
 
-    `start` in [0, 1] is the factor of the first step; with 0 that step does nothing.
+    Args:
+        steps: Length of the warm-up.
+        start: In [0, 1]: factor of the first step; with 0, the first step has no effect.
+
     Source: Goyal et al., "Accurate, Large Minibatch SGD", 2017.
 
     >>> LinearWarmup(steps=4, start=0.2).table(6)
@@ -51,7 +59,7 @@ class LinearWarmup(Schedule):
 
 @dataclass(frozen=True)
 class ExponentialWarmup(Schedule):
-    """F = 1 - rho^(s + 1), rho in [0, 1): quickly at first, never quite 1; 95 % after about 3 / (1 - rho) steps.
+    """F = 1 - rho^(s + 1), rho in [0, 1): warm-up that reaches 95 % after about 3 / (1 - rho) steps.
 
     Source: ESGD-M.
 
@@ -67,9 +75,14 @@ class ExponentialWarmup(Schedule):
 
 @dataclass(frozen=True)
 class Polynomial(Schedule):
-    """F = floor + (1 - floor) (1 - min(1, s / steps))^power: down to the floor, then level.
+    """F = floor + (1 - floor) (1 - min(1, s / steps))^power.
 
-    `power` > 0 (1 is the straight line), `floor` in [0, 1]. Source: torch.optim.lr_scheduler.PolynomialLR.
+    Args:
+        steps: Length of the decay.
+        power: > 0; 1 is linear.
+        floor: In [0, 1]: final factor.
+
+    Source: torch.optim.lr_scheduler.PolynomialLR.
 
     >>> Polynomial(steps=4, power=2).table(6)
     [1.0, 0.5625, 0.25, 0.0625, 0.0, 0.0]
@@ -85,12 +98,13 @@ class Polynomial(Schedule):
 
 @dataclass(frozen=True)
 class Cosine(Schedule):
-    """F = floor + (1 - floor) (1 + cos(pi s / steps)) / 2: down to the floor along half a cosine.
+    """F = floor + (1 - floor) (1 + cos(pi s / steps)) / 2: cosine annealing to the floor.
 
     Args:
-        Arguments: Steps: number of steps until the floor is reached. floor: in [0, 1]. after: what follows. "hold"
-            stays at the floor; "rise" goes up and down again with the period 2 `steps`, as
-            torch.optim.lr_scheduler.CosineAnnealingLR does. `CosineRestarts` jumps back to 1.
+        steps: Number of steps until the floor is reached.
+        floor: In [0, 1].
+        after: Behaviour after the floor. "hold": constant; "rise": periodic with period 2 `steps`, as in
+            torch.optim.lr_scheduler.CosineAnnealingLR. See `CosineRestarts` for jumps back to 1.
 
     Source: Loshchilov and Hutter, "SGDR", 2017.
 
@@ -111,11 +125,12 @@ class Cosine(Schedule):
 
 @dataclass(frozen=True)
 class CosineRestarts(Schedule):
-    """The cosine from 1 towards the floor again and again; cycle i = 0, 1, ... takes first * mult^i steps.
+    """Cosine annealing with restarts; cycle i = 0, 1, ... has first * mult^i steps.
 
     Args:
-        Arguments: First: number of steps of the first cycle. mult: integer >= 1; with 1 all cycles are equal and this
-            is `Window("raised-cosine", first)`. floor: in [0, 1]; each cycle ends one step short of it.
+        first: Number of steps of the first cycle.
+        mult: Integer >= 1: ratio of successive cycle lengths. With 1, this equals `Window("raised-cosine", first)`.
+        floor: In [0, 1]; each cycle ends one step before the floor.
 
     Source: torch.optim.lr_scheduler.CosineAnnealingWarmRestarts.
 

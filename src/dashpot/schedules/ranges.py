@@ -1,4 +1,4 @@
-"""Allowed values that the schedules share."""
+"""Allowed values shared by the schedules."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ EASE = OneOf(("cosine", "linear"))
 
 @dataclass(frozen=True)
 class Increasing:
-    """Steps at which something happens: a tuple of positive integers, each larger than the one before.
+    """Constraint: a strictly increasing tuple of positive integers.
 
     >>> Increasing().allows((3, 7)), Increasing().allows((7, 3))
     (True, False)
@@ -36,11 +36,11 @@ class Increasing:
         return "a tuple of positive integers, each larger than the one before"
 
     def allows(self, value: Any) -> bool:
-        """Whether `value` is such a tuple."""
+        """Return True if `value` is a strictly increasing tuple of positive integers."""
         if not isinstance(value, tuple) or not value or not all(STEPS.allows(v) for v in value):
             return False
         return all(a < b for a, b in itertools.pairwise(value))
 
     def refused(self) -> list[Any]:
-        """Values that are not, for tests."""
+        """Return rejected values, for tests."""
         return [None, 5, "5", (), (0,), (-1, 2), (3, 3), (4, 2), *[(1, bad) for bad in STEPS.refused()]]

@@ -1,4 +1,4 @@
-"""AutoSGM's window configuration, a tuple of nine numbers, read slot by slot."""
+"""Conversion of AutoSGM's window configuration, a tuple of nine numbers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SLOTS: Mapping[str, Constraint] = {
     "cfact": PLACE,
     "e": Interval(0, 1, "left"),
 }
-"""The slots in order, with what each allows; n is checked further against the shape."""
+"""Entries in order with their allowed values; n is also checked against the shape."""
 
 
 def from_rc_cfg(rc_cfg: Sequence[Any], quirks: Iterable[str] = ()) -> Schedule:
@@ -79,7 +79,7 @@ def _quirks(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def _lengths(tau: int, spe: int, cfact: int, quirks: tuple[str, ...]) -> tuple[int, int]:
-    """The steps of a window, and how long one value is held."""
+    """Return the steps of a window and the steps per value."""
     epoch = tau if cfact == 0 and "epoch_counts_tau_steps" in quirks else spe
     if cfact == 2:
         return spe, 1

@@ -13,7 +13,7 @@ __all__ = ["lr_in_force", "schedules_by_name"]
 
 
 def lr_in_force(schedule: Schedule | None, lr: Scalar, step: int) -> tuple[float, Scalar]:
-    """(factor, base rate) at `step`; an absolute schedule of lr replaces the base rate and has factor 1."""
+    """Return (factor, base rate) at `step`; an absolute schedule replaces the base rate and has factor 1."""
     if schedule is None:
         return 1.0, lr
     if schedule.absolute:
@@ -24,7 +24,7 @@ def lr_in_force(schedule: Schedule | None, lr: Scalar, step: int) -> tuple[float
 
 
 def schedules_by_name(owner: str, schedule: Any) -> dict[str, Schedule]:
-    """`schedule` as a mapping from the names of settings to schedules; one schedule alone is lr's."""
+    """Normalize `schedule` to a mapping from setting names to schedules; a single schedule applies to lr."""
     items = {"lr": schedule} if isinstance(schedule, Schedule) else {} if schedule is None else schedule
     if not isinstance(items, Mapping) or not all(isinstance(item, Schedule) for item in items.values()):
         raise ArgumentError(

@@ -1,4 +1,4 @@
-"""The base of every schedule: a pure function of the step with a closed form."""
+"""Base class of schedules: pure functions of the step in closed form."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ __all__ = ["Schedule"]
 
 @dataclass(frozen=True)
 class Schedule:
-    """A number for every step: a factor on a base value or, for an *absolute* schedule, the value itself.
+    """Pure function of the step: a factor on a base value or, for an *absolute* schedule, the value itself.
 
-    Steps are counted from 0: `schedule(s)` holds for the step that has `s` steps before it. This is the argument that
-    `torch.optim.lr_scheduler.LambdaLR` passes, so `LambdaLR(optimizer, schedule)` works as it stands. A schedule has no
-    state: equal ones give equal values for ever, and building one again or resuming in the middle changes nothing.
+    `schedule(s)` applies to the step after `s` completed steps (s = 0, 1, ...), as in
+    `torch.optim.lr_scheduler.LambdaLR`, so that `LambdaLR(optimizer, schedule)` works. Schedules are stateless:
+    resuming a run requires no schedule state.
 
-    A subclass is a frozen dataclass with one method, `_at(step)`. It is then hashable, pastes back from its `repr`, can
-    be multiplied, plotted, written to JSON and read back by name:
+    A subclass is a frozen dataclass that defines `_at(step)`. It is hashable, has an evaluable `repr`, and can be
+    multiplied, plotted, and serialized to and from plain data:
 
     >>> @dataclass(frozen=True)
     ... class Halving(Schedule):
@@ -52,7 +52,7 @@ class Schedule:
         super().__init_subclass__()
         held = Schedule.registry.get(cls.__name__)
         if held is not None and (held.__module__, held.__qualname__) != (cls.__module__, cls.__qualname__):
-            raise ArgumentError(f"A schedule named {cls.__name__!r} exists already, in {held.__module__}.")
+            raise ArgumentError(f"A schedule named {cls.__name__!r} already exists in {held.__module__}.")
         Schedule.registry[cls.__name__] = cls
 
     def __post_init__(self) -> None:
@@ -61,31 +61,31 @@ class Schedule:
         check_fields(self)
 
     def __call__(self, step: int) -> float:
-        """The factor (absolute schedules: the value) at `step`, an integer >= 0; `ArgumentError` for anything else."""
+        """Return the factor (absolute schedules: the value) at `step`, an integer >= 0."""
         check(type(self).__name__, "step", step, PLACE)
         return float(self._at(int(step)))
 
     def __mul__(self, other: Schedule) -> Product:
-        """The product of two schedules, step by step."""
+        """Return the product of two schedules."""
         from dashpot.schedules.combine import Product
 
         return Product((self, other)) if isinstance(other, Schedule) else NotImplemented
 
     @property
     def absolute(self) -> bool:
-        """Whether `self(step)` is the value itself and not a factor on a base value."""
+        """True if `self(step)` is the value itself, not a factor on a base value."""
         return False
 
     @property
     def signed(self) -> bool:
-        """Whether the factor may be negative, which an optimizer otherwise refuses for lr."""
+        """True if the factor may be negative; otherwise optimizers reject negative factors on lr."""
         return False
 
     def _at(self, step: int) -> float:
         raise NotImplementedError(f"{type(self).__name__} must define _at(step).")
 
     def value(self, base: float, step: int) -> float:
-        """The value in force at `step`: `base * self(step)`, or `self(step)` for an absolute schedule.
+        """Return the value at `step`: `base * self(step)`, or `self(step)` for an absolute schedule.
 
         >>> from dashpot.schedules import Exponential, OneCycleMomentum
         >>> Exponential(0.5).value(0.1, 1), OneCycleMomentum(steps=10).value(0.1, 0)
@@ -94,15 +94,19 @@ class Schedule:
         return self(step) if self.absolute else base * self(step)
 
     def table(self, steps: int) -> list[float]:
-        """The first `steps` factors (absolute schedules: values)."""
+        """Return the first `steps` factors (absolute schedules: values)."""
         check(type(self).__name__, "steps", steps, PLACE)
         return [self(step) for step in range(steps)]
 
     def plot(self, steps: int | None = None, base: float = 1.0) -> Figure:
-        """A plotly figure of the value in force over the first `steps` steps, `base` being the base value.
+        """Return a plotly figure of the values over the first `steps` steps.
 
-        Without `steps` it shows the schedule's own length where it has one (its setting `steps`), else 100 steps.
-        Raises `ArgumentError` when plotly is not installed.
+        Args:
+            steps: Number of steps; by default the setting `steps` of the schedule, or 100.
+            base: Base value.
+
+        Raises:
+            ArgumentError: If plotly is not installed.
 
         >>> from dashpot.schedules import Cosine
         >>> Cosine(steps=100).plot(steps=100, base=0.1).layout.xaxis.title.text
@@ -113,15 +117,17 @@ class Schedule:
         return figure(self, getattr(self, "steps", 100) if steps is None else steps, base)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data that JSON can hold: the class name under "schedule", then the fields."""
+        """Return JSON-serializable data: the class name under "schedule", then the fields."""
         values = {item.name: _encode(getattr(self, item.name)) for item in dataclasses.fields(self)}
         return {"schedule": type(self).__name__, **values}
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> Schedule:
-        """The schedule that `to_dict` described; equal to the original.
+        """Rebuild a schedule from `to_dict()`.
 
-        Raises `ArgumentError` for an unknown schedule, an unknown or missing parameter, or a value out of range.
+        Raises:
+            ArgumentError: If the schedule or a parameter is unknown, a parameter is missing, or a value is out of
+                range.
         """
         if not isinstance(data, Mapping) or "schedule" not in data:
             raise ArgumentError(f'A schedule is described by a mapping with the key "schedule", got {shown(data)}.')
@@ -140,7 +146,7 @@ class Schedule:
 
 
 def _plain(owner: str, name: str, value: Any) -> Any:
-    """`value` with lists as tuples and subclasses of float as floats, so that it hashes, prints and saves exactly."""
+    """Convert lists to tuples and float subclasses to float, for hashing, `repr` and serialization."""
     if isinstance(value, Tensor):
         raise ArgumentError(f"{owner}: {name} must be a plain Python value, got {shown(value)}.")
     if isinstance(value, (list, tuple)):

@@ -1,8 +1,8 @@
-"""The half-window shapes W(u): from 1 at u = 0 down to 0 at u = 1 (`flat` stays at 1).
+"""Half-window shapes W(u), from 1 at u = 0 to 0 at u = 1 (`flat` is 1).
 
-Each shape is one entry of `SHAPES`: its function, the orders it allows as data, its order by default, and how copies of
-it are stacked into a staircase. Every formula is written so that it neither overflows nor cancels for any allowed
-order. Source: the README of AutoSGM; the late logistic is normalised with its own end values.
+Each entry of `SHAPES` holds the function, the allowed orders, the default order and the staircase of repeated copies.
+All formulas avoid overflow and cancellation over the allowed orders. Source: AutoSGM, README; the late logistic is
+normalized by its own end values.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dashpot.constraints import Interval
 __all__ = ["SHAPES", "Shape", "logistic", "stacked"]
 
 LATE = 7 / 8
-"""Where the late logistic has its inflection; the other one has it at 1/2."""
+"""Inflection point of the late logistic; that of the mid logistic is 1/2."""
 
 
 def flat(u: float, order: float) -> float:
@@ -25,17 +25,17 @@ def flat(u: float, order: float) -> float:
 
 
 def raised_cosine(u: float, order: float) -> float:
-    """W = cos(pi u / 2)^order, in the form that is exactly 0 at u = 1; order 2 is the usual cosine."""
+    """W = cos(pi u / 2)^order, evaluated as a sine to be exactly 0 at u = 1; order 2 is the usual cosine."""
     return math.sin(math.pi * (1 - u) / 2) ** order
 
 
 def polynomial(u: float, order: float) -> float:
-    """W = (1 - u)^order; order 1 is the straight line."""
+    """W = (1 - u)^order; order 1 is linear."""
     return (1 - u) ** order
 
 
 def exponential(u: float, order: float) -> float:
-    """W = (n^u - n) / (1 - n) for the order n, 0 < n < 1: an exponential decay shifted so that it ends at 0."""
+    """W = (n^u - n) / (1 - n) with order 0 < n < 1: an exponential decay shifted to end at 0."""
     return order**u * _fall(u, -math.log(order))
 
 
@@ -45,9 +45,9 @@ def simple_polynomial(u: float, order: float) -> float:
 
 
 def mid_logistic(u: float, order: float, repeats: int = 1) -> float:
-    """W of a sum of `repeats` logistic falls: A(u) - A(1) over A(0) - A(1), A(u) = sum_k L(u; (k + 1/2) / repeats).
+    """W = (A(u) - A(1)) / (A(0) - A(1)) with A(u) = sum_k L(u; (k + 1/2) / repeats), k < repeats.
 
-    L has the slope repeats * order. Since L(u; c) - L(1; c) = (1 - 2^(2 n (u - 1))) L(u; c) (1 - L(1; c)), the first
+    L has slope repeats * order. Since L(u; c) - L(1; c) = (1 - 2^(2 n (u - 1))) L(u; c) (1 - L(1; c)), the first
     factor is common to all terms.
     """
     slope = order * repeats
@@ -66,7 +66,7 @@ def late_logistic(u: float, order: float) -> float:
 
 
 def logistic(u: float, order: float, centre: float) -> float:
-    """L(u; c) = 1 / (1 + 2^(2 order (u - c))): 1/2 at the inflection c, falling."""
+    """L(u; c) = 1 / (1 + 2^(2 order (u - c))), decreasing, 1/2 at the inflection c."""
     exponent = 2 * order * (u - centre)
     small = 2.0 ** -abs(exponent)
     return small / (1 + small) if exponent > 0 else 1 / (1 + small)
@@ -77,13 +77,13 @@ def _rate(order: float) -> float:
 
 
 def _fall(u: float, rate: float) -> float:
-    """(1 - exp(-rate (1 - u))) / (1 - exp(-rate)): what brings an exponential or a logistic to 0 at u = 1."""
+    """(1 - exp(-rate (1 - u))) / (1 - exp(-rate)): factor that brings an exponential or a logistic to 0 at u = 1."""
     return math.expm1(-rate * (1 - u)) / math.expm1(-rate)
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A half-window shape: `orders` is the range its order may have, None where it has none."""
+    """A half-window shape; `orders` is the range of its order, None for shapes without an order."""
 
     height: Callable[[float, float], float]
     orders: Interval | None
@@ -100,11 +100,11 @@ SHAPES: Mapping[str, Shape] = {
     "logistic": Shape(mid_logistic, Interval(0, math.inf), 4, stack=mid_logistic),
     "late-logistic": Shape(late_logistic, Interval(0, math.inf), 4),
 }
-"""The shapes by name, in the order of AutoSGM's numbers rcm = 0 .. 6."""
+"""Shapes by name, in the order of AutoSGM's rcm = 0 to 6."""
 
 
 def stacked(shape: str, u: float, order: float | None, repeats: int = 1) -> float:
-    """W(u) of `repeats` copies of a shape, one below the other: copy j falls from (M - j + 1) / M to (M - j) / M.
+    """Return W(u) of a staircase of M = `repeats` copies; copy j falls from (M - j + 1) / M to (M - j) / M.
 
     >>> [round(stacked("raised-cosine", u, 2, repeats=3), 3) for u in (0, 1 / 6, 1 / 3, 0.5, 2 / 3, 1)]
     [1.0, 0.833, 0.667, 0.5, 0.333, 0.0]
@@ -115,6 +115,6 @@ def stacked(shape: str, u: float, order: float | None, repeats: int = 1) -> floa
 
 
 def staircase(height: Callable[[float], float], u: float, repeats: int) -> float:
-    """(M - j + W(M u - j + 1)) / M with j = max(1, ceil(M u)): M copies of the half window W on M stairs."""
+    """Return (M - j + W(M u - j + 1)) / M with j = max(1, ceil(M u)): M copies of W as a staircase."""
     stair = max(1, math.ceil(repeats * u))
     return (repeats - stair + height(repeats * u - stair + 1)) / repeats

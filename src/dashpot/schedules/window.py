@@ -1,4 +1,4 @@
-"""Windows: a shape stretched over a number of steps and repeated for ever."""
+"""Periodic windows: a shape stretched over a number of steps."""
 
 from __future__ import annotations
 
@@ -19,29 +19,35 @@ __all__ = ["Window"]
 
 @dataclass(frozen=True)
 class Window(Schedule):
-    """A half window falls from 1 towards `floor`; a full window rises from `floor` to 1 and falls again. Both repeat.
+    """Periodic window: falls from 1 towards `floor` (half), or rises from `floor` to 1 and falls again (full).
 
     With W the shape on [0, 1], T = steps / hold values in a window, and i = floor(step / hold) mod T:
 
         f = i / T                       full window: f = |2 i / T - 1|
-        F = 1                           where f < flat_top
-        F = floor + (1 - floor) W(u)    elsewhere, u = (f - flat_top) / (1 - flat_top)
+        F = 1                           for f < flat_top
+        F = floor + (1 - floor) W(u)    otherwise, u = (f - flat_top) / (1 - flat_top)
 
-    The first value of a half window is 1. The last one is short of the floor, which would be reached at i = T. The
-    first value of a full window is exactly the floor, so with `floor=0` the first step does nothing.
+    A half window starts at 1 and ends one value before the floor (reached at i = T). A full window starts exactly at
+    the floor, so that with `floor=0` the first step has no effect.
 
     Args:
-        Arguments: Shape: "flat", "raised-cosine", "polynomial", "exponential", "simple-polynomial", "logistic" or
-            "late-logistic". steps: length of one window in steps, at least 2 `hold`. Windows per epoch: the steps of
-            one epoch. order: the number that bends the shape; its range and default depend on the shape (see
-            `shapes.SHAPES`). floor: in [0, 1], the value the window falls to. half: a half window, or a full one.
-            flat_top: in [0, 1), the fraction of the (half) window during which the factor stays 1. repeats: number M of
-            copies of the shape on M stairs within one window, at least 1. hold: steps during which one value is held;
-            divides `steps`. The steps of an epoch make a window that changes between epochs only. sequence: "uniform";
-            "kronecker" samples the shape at irregular golden-ratio points in falling order; "kronecker-unsorted" takes
-            these points in their own order. Flat-top values stay at the top of the window.
+        shape: "flat", "raised-cosine", "polynomial", "exponential", "simple-polynomial", "logistic" or
+            "late-logistic".
+        steps: Length of a window in steps, at least 2 `hold`. For one window per epoch, the steps of an epoch.
+        order: Parameter of the shape; range and default depend on the shape (`shapes.SHAPES`).
+        floor: In [0, 1]: lower end of the window.
+        half: True for a half window, False for a full one.
+        flat_top: In [0, 1): fraction of the (half) window with factor 1.
+        repeats: Integer M >= 1: number of copies of the shape per window, arranged as a staircase.
+        hold: Number of steps per value; divides `steps`. With the steps of an epoch, the factor changes between epochs
+            only.
+        sequence: "uniform"; "kronecker": sample the shape at golden-ratio points in descending order;
+            "kronecker-unsorted": sample in the order of the sequence, with flat-top values at the top of the window.
 
-    Raises `ArgumentError` for a value out of range. Source: the README of AutoSGM (`rc_cfg`).
+    Raises:
+        ArgumentError: If a value is out of range.
+
+    Source: AutoSGM, README (`rc_cfg`).
 
     >>> [round(factor, 3) for factor in Window("raised-cosine", steps=4).table(6)]
     [1.0, 0.854, 0.5, 0.146, 1.0, 0.854]
@@ -66,7 +72,7 @@ class Window(Schedule):
             object.__setattr__(self, "order", kind.order)
         elif kind.orders is None:
             raise ArgumentError(
-                f"Window: order must be None, the {self.shape} shape has none, got {shown(self.order)}."
+                f"Window: order must be None, which the {self.shape} shape does not use, got {shown(self.order)}."
             )
         else:
             check(f"Window of shape {self.shape!r}", "order", self.order, kind.orders)
@@ -78,16 +84,19 @@ class Window(Schedule):
 
     @staticmethod
     def from_rc_cfg(rc_cfg: Sequence[Any], quirks: Iterable[str] = ()) -> Schedule:
-        """The schedule that AutoSGM's tuple (rcm, inseq, x, n, m, tau, spe, cfact, e) means.
+        """Convert AutoSGM's window tuple (rcm, inseq, x, n, m, tau, spe, cfact, e) to a schedule.
 
-        rcm 0 to 6 is the shape, inseq 1 the Kronecker sequence, x the floor, n the order, m 1 a half and 0 a full
-        window, tau the epochs, spe the steps of an epoch, e the flat top. cfact is the unit: 0 a window of tau epochs
-        held during each epoch, 1 the same changing with every step, 2 a window of one epoch, M >= 3 as 1 with M repeats
-        (the polynomial, rcm 2, keeps one). rcm 0 is `Constant()`.
+        rcm = 0 to 6 is the shape, inseq = 1 the Kronecker sequence, x the floor, n the order, m = 1 a half and m = 0 a
+        full window, tau the number of epochs, spe the steps per epoch and e the flat top. cfact is the unit: 0 for a
+        window of tau epochs with one value per epoch, 1 for the same with one value per step, 2 for a window of one
+        epoch, and M >= 3 as 1 with M repeats (except for the polynomial, rcm = 2). rcm = 0 is `Constant()`.
 
-        `quirks` are names of deviations of the original to keep: see `dashpot.schedules.quirks`.
+        Args:
+            rc_cfg: Tuple of 9 numbers.
+            quirks: Names of deviations of the original implementation to reproduce (`dashpot.schedules.QUIRKS`).
 
-        Raises `ArgumentError` for a tuple of another length, a slot out of range, or an unknown quirk.
+        Raises:
+            ArgumentError: If the tuple has a different length, an entry is out of range, or a quirk is unknown.
 
         >>> Window.from_rc_cfg((1, 0, 0.1, 2, 1, 3, 100, 1, 0)) == Window("raised-cosine", steps=300, floor=0.1)
         True
@@ -104,7 +113,7 @@ class Window(Schedule):
         return stacked(self.shape, u, self.order, self.repeats)
 
     def _depth(self, step: int) -> float | None:
-        """How far down the shape `step` is, from 0 to 1; None on the flat top."""
+        """Return the position u in [0, 1] on the shape, or None on the flat top."""
         values = self.steps // self.hold
         i = step // self.hold % values
         return self._uniform(i / values) if self.sequence == "uniform" else self._kronecker(i, values)
@@ -115,7 +124,7 @@ class Window(Schedule):
         return None if f < self.flat_top else (f - self.flat_top) / (1 - self.flat_top)
 
     def _kronecker(self, i: int, values: int) -> float | None:
-        """A side is `top` ones, then `count` points going down; a full window is that side mirrored, then as it is."""
+        """Return u from the Kronecker sequence: `top` ones and `count` points; a full window mirrors them first."""
         sides = 1 if self.half else 2
         top = math.floor(self.flat_top * values / sides)
         count = math.floor(values / sides - top)
