@@ -97,5 +97,5 @@ def test_options_come_with_the_name():
 
 @pytest.mark.parametrize("text", ["cosine:floor", "cosine:floor=", "cosine:=1", "cosine:floor=0,floor=1", "cosine:,"])
 def test_an_option_without_a_value_or_given_twice_is_refused(text):
-    with pytest.raises(ArgumentError, match="options are OPTION=VALUE"):
+    with pytest.raises(ArgumentError, match="options must be distinct OPTION=VALUE pairs"):
         sch.split_name(text)
