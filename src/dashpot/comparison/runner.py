@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from dashpot.comparison.progress import SilentProgress, StudyProgress
 from dashpot.comparison.study_folder import StudyFolder
@@ -114,6 +114,8 @@ class _StudyRunner:
 
 class _RecordedEpochs(Epochs):
     """Epochs that are written to a record, whose length is a part of the run's state."""
+
+    state_name: ClassVar[str] = "_Recorded"  # the key in existing checkpoints
 
     def __init__(self, record: Path, on_step: Callable[[int], None], on_epoch: Callable[[Epoch], None]) -> None:
         super().__init__(on_step, on_epoch)
