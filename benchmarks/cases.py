@@ -167,10 +167,10 @@ def moved(stepper: Stepper) -> int | None:
     """Bytes that a step of ours moves, from the kernels' plans; None where a tensor is not stepped by a kernel."""
     if not isinstance(stepper, dp.Optimizer) or stepper.options.engine == "eager":
         return None
-    roster = stepper._stepper.roster
-    if not roster.tables or roster.others:
+    tensor_table = stepper._stepper.tensor_table
+    if not tensor_table.kernel_args or tensor_table.fallbacks:
         return None
-    bytes_ = sum(table.kernel.bytes_per_element * table.elements() for table in roster.tables)
+    bytes_ = sum(table.kernel.bytes_per_element * table.elements() for table in tensor_table.kernel_args)
     if stepper.options.max_norm is None:
         return bytes_
     grads = (p.grad for group in stepper.param_groups for p in group["params"])

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from dashpot.constraints import Interval, check, shown
-from dashpot.engine.dry_run import rehearse
+from dashpot.engine.dry_run import dry_run_stages
 from dashpot.engine.eager import new_slots
-from dashpot.engine.program import Numbers, advance, compute_dtype, take_in
+from dashpot.engine.program import StepScalars, advance, compute_dtype, observe_product
 from dashpot.errors import ArgumentError
 from dashpot.recipes.recipe import Recipe
 from dashpot.stages.base import Clock, Observation
@@ -44,7 +44,7 @@ def init(recipe: Recipe, params: Mapping[str, Tensor] | Sequence[Tensor] | Tenso
         return [init(recipe, p) for p in params]
     if params.is_complex():
         raise ArgumentError("init: the functional form takes real tensors, got a complex one; use torch.view_as_real.")
-    rehearse(recipe, params)
+    dry_run_stages(recipe, params)
     return new_slots(recipe, params)
 
 
@@ -90,7 +90,7 @@ def observe(recipe: Recipe, state: Any, probes: Any, products: Any, step: int | 
     return _observe(*_at("observe", recipe, step), state, probes, products)
 
 
-def _at(owner: str, recipe: Recipe, step: int | Tensor) -> tuple[Recipe, Numbers]:
+def _at(owner: str, recipe: Recipe, step: int | Tensor) -> tuple[Recipe, StepScalars]:
     """The recipe with its schedules resolved, and the numbers of the step after `step` steps."""
     recipe = recipe.widened()
     if isinstance(step, Tensor):
@@ -101,17 +101,19 @@ def _at(owner: str, recipe: Recipe, step: int | Tensor) -> tuple[Recipe, Numbers
         now, factor = recipe.at(step)
         t = step + 1
     clock = Clock(t=t, lr=now.lr, factor=factor, window=factor)
-    return now, Numbers(clock, now.scalars(clock))
+    return now, StepScalars(clock, now.scalars(clock))
 
 
-def _observe(recipe: Recipe, numbers: Numbers, state: Any, probes: Any, products: Any) -> Any:
+def _observe(recipe: Recipe, scalars: StepScalars, state: Any, probes: Any, products: Any) -> Any:
     if isinstance(probes, Mapping):
-        return {k: _observe(recipe, numbers, state[k], probes[k], products[k]) for k in probes}
+        return {k: _observe(recipe, scalars, state[k], probes[k], products[k]) for k in probes}
     if not isinstance(probes, Tensor):
-        return [_observe(recipe, numbers, *item) for item in zip(state, probes, products, strict=True)]
+        return [_observe(recipe, scalars, *item) for item in zip(state, probes, products, strict=True)]
     compute = compute_dtype(probes.dtype)
     seen = Observation(probes.to(compute), products.to(compute), probes.dim())
-    slots = take_in(recipe.bound_stages, numbers, seen, {key: value.to(compute) for key, value in state.items()})
+    slots = observe_product(
+        recipe.bound_stages, scalars, seen, {key: value.to(compute) for key, value in state.items()}
+    )
     return {**state, **{key: value.to(state[key].dtype) for key, value in slots.items()}}
 
 
@@ -126,7 +128,7 @@ def _check_step(owner: str, recipe: Recipe, step: Tensor) -> None:
         )
 
 
-def _update(recipe: Recipe, numbers: Numbers, params: Any, grads: Any, state: Any) -> Any:
+def _update(recipe: Recipe, scalars: StepScalars, params: Any, grads: Any, state: Any) -> Any:
     if isinstance(params, Mapping):
         if (
             not isinstance(grads, Mapping)
@@ -134,10 +136,10 @@ def _update(recipe: Recipe, numbers: Numbers, params: Any, grads: Any, state: An
             or not params.keys() == grads.keys() == state.keys()
         ):
             raise ArgumentError(f"update: grads and state must have the keys of params, {', '.join(map(str, params))}.")
-        both = {k: _update(recipe, numbers, params[k], grads[k], state[k]) for k in params}
+        both = {k: _update(recipe, scalars, params[k], grads[k], state[k]) for k in params}
         return {k: v[0] for k, v in both.items()}, {k: v[1] for k, v in both.items()}
     if not isinstance(params, Tensor):
-        pairs = [_update(recipe, numbers, *item) for item in zip(params, grads, state, strict=True)]
+        pairs = [_update(recipe, scalars, *item) for item in zip(params, grads, state, strict=True)]
         return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     if not isinstance(grads, Tensor) or grads.shape != params.shape:
         got = tuple(grads.shape) if isinstance(grads, Tensor) else grads
@@ -147,6 +149,6 @@ def _update(recipe: Recipe, numbers: Numbers, params: Any, grads: Any, state: An
     if params.numel() == 0:
         return params, state
     compute = compute_dtype(params.dtype)
-    new, slots = advance(recipe.bound_stages, numbers, params.to(compute), grads.to(compute), state)
+    new, slots = advance(recipe.bound_stages, scalars, params.to(compute), grads.to(compute), state)
     kept = {key: value.to(state[key].dtype) for key, value in slots.items()}
     return new.to(params.dtype), {**state, **kept}

@@ -19,7 +19,7 @@ def one_by_one(monkeypatch):
     """Call it to have every tensor stepped by itself from then on."""
 
     def switch():
-        monkeypatch.setattr(backend, "step_in_blocks", lambda recipe, works, numbers: list(works))
+        monkeypatch.setattr(backend, "step_in_blocks", lambda recipe, works, scalars: list(works))
 
     return switch
 

@@ -38,7 +38,7 @@ class Counting:
 
 def compiled(optimizer, backend):
     """The optimizer, with its CPU tensors sent through torch.compile."""
-    optimizer._engine.inductor = Inductor("compiled", 0, backend, frozenset({"cpu"}))
+    optimizer._backend.inductor = Inductor("compiled", 0, backend, frozenset({"cpu"}))
     return optimizer
 
 
@@ -49,7 +49,7 @@ def pair(subject, backend, steps=6, dtype=torch.float64, **options):
     two = compiled(subject.make(others, engine="eager", **options), backend)
     run(one, eager, steps)
     run(two, others, steps)
-    programs = list(two._engine.inductor._programs.values())
+    programs = list(two._backend.inductor._programs.values())
     assert programs  # a comparison of eager with eager would prove nothing
     assert all(program._proven and not program._failed for program in programs)
     return eager, others, one, two
@@ -197,7 +197,7 @@ def test_auto_compiles_from_a_size_on():
     for params, graphs in ((small, 0), (large, 1)):
         count = Counting()
         optimizer = dp.SGD(params, engine="eager")
-        optimizer._engine.inductor = Inductor("auto", 10, count, frozenset({"cpu"}))
+        optimizer._backend.inductor = Inductor("auto", 10, count, frozenset({"cpu"}))
         run(optimizer, params, 2)
         assert len(count.graphs) == graphs
 
@@ -205,15 +205,15 @@ def test_auto_compiles_from_a_size_on():
 def test_the_sizes_of_all_groups_count_together():
     params, count = parameters(shapes=((6,), (6,))), Counting()
     optimizer = dp.SGD([{"params": [p]} for p in params], engine="eager")
-    optimizer._engine.inductor = Inductor("auto", 10, count, frozenset({"cpu"}))
+    optimizer._backend.inductor = Inductor("auto", 10, count, frozenset({"cpu"}))
     run(optimizer, params, 1)
     assert len(count.graphs) == 1
 
 
 def test_the_real_switch_leaves_cpu_tensors_alone():
     optimizer = dp.SGD(parameters(), engine="compiled")
-    assert "cuda" in optimizer._engine.inductor.devices
-    assert "cpu" not in optimizer._engine.inductor.devices
+    assert "cuda" in optimizer._backend.inductor.devices
+    assert "cpu" not in optimizer._backend.inductor.devices
 
 
 @pytest.mark.parametrize("capturable", [False, True])

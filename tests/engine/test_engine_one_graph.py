@@ -5,7 +5,7 @@ import torch
 
 import dashpot as dp
 from dashpot.engine.eager import new_slots
-from dashpot.engine.program import Numbers, advance
+from dashpot.engine.program import StepScalars, advance
 from dashpot.optimizers.registry import METHODS
 from dashpot.stages import Clock
 
@@ -31,7 +31,7 @@ def test_changed_scalars_and_sizes_trace_nothing_new(name):
 
     torch.compiler.reset()
     step = torch.compile(
-        lambda scalars, clock, *args: advance(recipe.bound_stages, Numbers(clock, scalars), *args),
+        lambda scalars, clock, *args: advance(recipe.bound_stages, StepScalars(clock, scalars), *args),
         fullgraph=True,
         dynamic=True,
         backend=count,
@@ -42,7 +42,7 @@ def test_changed_scalars_and_sizes_trace_nothing_new(name):
         for t, lr, factor in ((1, 0.1, 1.0), (2, 0.01, 0.5)):
             clock = Clock(t, lr, factor, factor)
             traced_w, traced = step(tuple(map(as_tensors, recipe.scalars(clock))), as_tensors(clock), w, g, state)
-            expected_w, expected = advance(recipe.bound_stages, Numbers(clock, recipe.scalars(clock)), w, g, state)
+            expected_w, expected = advance(recipe.bound_stages, StepScalars(clock, recipe.scalars(clock)), w, g, state)
             torch.testing.assert_close(traced_w, expected_w, rtol=1e-12, atol=1e-12)  # float64 roundings
             torch.testing.assert_close(traced, expected, rtol=1e-12, atol=1e-12)
             w, state = expected_w, expected

@@ -304,10 +304,10 @@ def test_a_trial_runs_once_for_a_structure_and_dtype():
     calls = []
     recipe = counting(calls)
     for shape in ((2, 3), (7,), (5000, 4000)):
-        dry_run.rehearse(recipe, torch.ones(shape))
-        dry_run.rehearse(recipe.with_settings(beta=0.75), torch.zeros(shape))
+        dry_run.dry_run_stages(recipe, torch.ones(shape))
+        dry_run.dry_run_stages(recipe.with_settings(beta=0.75), torch.zeros(shape))
     assert calls == [(2, 3)]
-    dry_run.rehearse(recipe, torch.ones(2, dtype=torch.float64))
+    dry_run.dry_run_stages(recipe, torch.ones(2, dtype=torch.float64))
     assert calls == [(2, 3), (2,)]
 
 
@@ -315,7 +315,7 @@ def test_a_stage_that_may_ask_for_the_shape_is_tried_on_every_shape_but_on_a_cor
     calls = []
     recipe = counting(calls, lambda v: v.reshape(v.shape))
     for shape in ((2, 3), (2, 3), (7,), (5000, 4000)):
-        dry_run.rehearse(recipe, torch.ones(shape))
+        dry_run.dry_run_stages(recipe, torch.ones(shape))
     assert calls[:2] == [(2, 3), (7,)]
     assert len(calls) == 3
     assert torch.Size(calls[2]).numel() <= 1 << 14
@@ -326,7 +326,7 @@ def test_a_trial_draws_no_random_numbers():
     torch.manual_seed(3), random.seed(3), np.random.seed(3)
     expected = torch.rand(()), random.random(), np.random.rand()
     torch.manual_seed(3), random.seed(3), np.random.seed(3)
-    dry_run.rehearse(recipe, torch.ones(2))
+    dry_run.dry_run_stages(recipe, torch.ones(2))
     assert (torch.rand(()), random.random(), np.random.rand()) == expected
 
 
@@ -334,7 +334,7 @@ def test_a_stage_that_needs_the_whole_shape_is_tried_on_it():
     def apply(self, x, s, c, ctx):
         return x._replace(v=x.v.reshape(700, 50).reshape(x.v.shape)), s
 
-    dry_run.rehearse(dp.Recipe(stage(apply)), torch.ones(350, 100))
+    dry_run.dry_run_stages(dp.Recipe(stage(apply)), torch.ones(350, 100))
 
 
 @pytest.mark.filterwarnings("ignore:.* cannot be compiled, so engine=.compiled.:RuntimeWarning")

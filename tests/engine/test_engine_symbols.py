@@ -15,7 +15,7 @@ from dashpot.engine.native import build
 from dashpot.engine.native.kernel import Kernel
 from dashpot.engine.native.passes import passes
 from dashpot.engine.native.trace import Layout, trace
-from dashpot.engine.program import AS_COMPUTED
+from dashpot.engine.program import DEFAULT_FORMAT
 from dashpot.stages.base import Clock
 
 pytestmark = pytest.mark.needs_compiler
@@ -273,8 +273,8 @@ def test_stages_of_one_name_share_no_kernel():
 def plan_of(recipe, weight=torch.float32):
     slots = tuple((slot.key, torch.float32) for slot in recipe.slots)
     layout = Layout(torch.float32, weight, weight, slots)
-    found = passes(trace(recipe.bound_stages, recipe.slots, AS_COMPUTED, layout, Clock(1, 0.1)))
-    return len(found), Kernel(recipe, AS_COMPUTED, layout).bytes_per_element
+    found = passes(trace(recipe.bound_stages, recipe.slots, DEFAULT_FORMAT, layout, Clock(1, 0.1)))
+    return len(found), Kernel(recipe, DEFAULT_FORMAT, layout).bytes_per_element
 
 
 def autosgm(numerator):

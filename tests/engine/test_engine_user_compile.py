@@ -196,7 +196,7 @@ def test_a_compiled_engine_runs_inside_a_compiled_function():
     plain, _ = results(subject)
     outer, inner = Counting(), Counting()
     params, train_step, optimizer = model_step(subject)
-    optimizer._engine.inductor = Inductor("compiled", 0, inner, frozenset({"cpu"}))
+    optimizer._backend.inductor = Inductor("compiled", 0, inner, frozenset({"cpu"}))
     train_step = torch.compile(train_step, backend=outer)
     for step in range(4):
         train_step(*data(step))

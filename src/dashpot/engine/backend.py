@@ -11,23 +11,23 @@ from dashpot._torch_private import foreach_add_
 from dashpot.engine.blockwise import step_in_blocks
 from dashpot.engine.eager import step_tensor
 from dashpot.engine.fallback_warning import warn_uncompiled
-from dashpot.engine.group_step import Step, Work
+from dashpot.engine.group_step import Step, TensorStep
 from dashpot.engine.inductor import Inductor
-from dashpot.engine.program import WHOLE_TENSOR, Numbers
+from dashpot.engine.program import WHOLE_TENSOR, StepScalars
 from dashpot.engine.rounding import stream
 from dashpot.engine.sharding import Spread
-from dashpot.engine.stage_errors import blaming
-from dashpot.engine.tensor_table import Roster
+from dashpot.engine.stage_errors import wrap_stage_errors
+from dashpot.engine.tensor_table import TensorTable
 from dashpot.recipes.recipe import Recipe
 from dashpot.stages.base import Context
 
-__all__ = ["LARGE", "Engine"]
+__all__ = ["MIN_ELEMENTS", "Backend"]
 
-LARGE = 1 << 20
+MIN_ELEMENTS = 1 << 20
 """Elements from which on `engine="auto"` compiles for an accelerator, where a compilation takes many seconds."""
 
 
-class Engine:
+class Backend:
     """The engine of one optimizer.
 
     Args:
@@ -36,31 +36,33 @@ class Engine:
 
     def __init__(self, mode: str) -> None:
         self.mode = mode
-        self.inductor = Inductor(mode, LARGE)
+        self.inductor = Inductor(mode, MIN_ELEMENTS)
 
-    def refusal(self) -> str | None:
+    def fallback_reason(self) -> str | None:
         """Why no kernel shall be used at all, or None."""
         return "engine='eager' was asked for" if self.mode == "eager" else None
 
-    def check(self, step: Step, roster: Roster) -> None:
+    def check(self, step: Step, tensor_table: TensorTable) -> None:
         """Compare kernels with this step's numbers and, before their first use, with the eager engine.
 
         Warns of what the user asked to be compiled and cannot be.
         """
         if self.mode == "compiled":
-            for error in roster.untraceable.values():
+            for error in tensor_table.untraceable.values():
                 warn_uncompiled(error)
-        for table in roster.tables:
-            for part in {id(part.numbers): part for part in table.parts(step)}.values():
-                for numbers in part.numbers:
-                    table.kernel.check(part.recipe, table.active, numbers)
+        for table in tensor_table.kernel_args:
+            for part in {id(part.scalars): part for part in table.parts(step)}.values():
+                for scalars in part.scalars:
+                    table.kernel.check(part.recipe, table.active, scalars)
 
-    def measured(self, step: Step, roster: Roster) -> Iterator[tuple[Spread | None, float, bool, list[Tensor]]]:
+    def measure_gradients(
+        self, step: Step, tensor_table: TensorTable
+    ) -> Iterator[tuple[Spread | None, float, bool, list[Tensor]]]:
         """For each way in which gradients are divided: (that way, sum of squares and finiteness of those that kernels
         measured, the gradients left to measure)."""
         left = set(range(len(step.grads)))
         found: dict[Spread | None, tuple[float, bool]] = dict.fromkeys(step.division.kinds, (0.0, True))
-        for table in roster.usable():
+        for table in tensor_table.usable():
             squares, finite = found[table.spread]
             more, good = table.kernel.measure(table.rows, torch.get_num_threads())
             found[table.spread] = squares + more, finite and good
@@ -70,33 +72,33 @@ class Engine:
             grads = (step.grads[i] for i in rest.get(spread, ()))
             yield spread, squares, finite, [g for g in grads if g.numel()]
 
-    def run_eagerly(self, step: Step, left: Sequence[int]) -> None:
+    def run_eager(self, step: Step, left: Sequence[int]) -> None:
         """Take the step of the parameters `left`, which no kernel takes."""
         contexts = step.division.contexts
         away = self.inductor.elements(step.params[i] for i in left) + step.division.elsewhere
         for part in step.parts:
             here = [i for i in left if part.start <= i < part.stop]
             works = [step.work(i) for i in here if i not in contexts]
-            works = self.inductor.run(part.recipe, works, part.numbers, away) if away else works
-            for work in step_in_blocks(part.recipe, works, part.numbers):
-                _step_eagerly(part.recipe, work, part.numbers[work.row])
+            works = self.inductor.run(part.recipe, works, part.scalars, away) if away else works
+            for work in step_in_blocks(part.recipe, works, part.scalars):
+                _step_eagerly(part.recipe, work, part.scalars[work.scalars_index])
             for i in here:  # in one order in all processes, as they wait for each other
                 if i in contexts:
                     work = step.work(i)
-                    _step_eagerly(part.recipe, work, part.numbers[work.row], contexts[i])
+                    _step_eagerly(part.recipe, work, part.scalars[work.scalars_index], contexts[i])
         with torch.no_grad():
             foreach_add_([step.states[i]["step"] for i in left], 1)
 
-    def run_kernels(self, roster: Roster, step: Step) -> None:
+    def run_kernels(self, tensor_table: TensorTable, step: Step) -> None:
         """Take the step of every other parameter. The tables have been checked, so nothing fails here."""
         threads = torch.get_num_threads()
-        for table in roster.usable():
+        for table in tensor_table.usable():
             table.run(step, threads)
 
 
-def _step_eagerly(recipe: Recipe, work: Work, numbers: Numbers, context: Context = WHOLE_TENSOR) -> None:
-    if work.storage.draws:
-        word = torch.tensor(numbers.word, dtype=torch.int32, device=work.p.device)
-        numbers = numbers._replace(word=stream(word, work.ordinal))
-    with blaming(work.p.shape):
-        step_tensor(recipe, work.storage, numbers, work.p, work.grad, work.state, context=context)
+def _step_eagerly(recipe: Recipe, work: TensorStep, scalars: StepScalars, context: Context = WHOLE_TENSOR) -> None:
+    if work.storage.is_stochastic:
+        rng_key = torch.tensor(scalars.rng_key, dtype=torch.int32, device=work.p.device)
+        scalars = scalars._replace(rng_key=stream(rng_key, work.rng_stream))
+    with wrap_stage_errors(work.p.shape):
+        step_tensor(recipe, work.storage, scalars, work.p, work.grad, work.state, context=context)

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from dashpot._torch_private import foreach_copy_
-from dashpot.engine.group_step import Work
+from dashpot.engine.group_step import TensorStep
 from dashpot.engine.native.kernel import structure
 from dashpot.engine.native.symbols import UntraceableError
 from dashpot.engine.native.trace import Layout, trace
-from dashpot.engine.program import AS_COMPUTED, Numbers, Storage, compute_dtype, one_step
-from dashpot.engine.stage_errors import is_foreign
+from dashpot.engine.program import DEFAULT_FORMAT, StepScalars, StorageFormat, compute_dtype, one_step
+from dashpot.engine.stage_errors import is_custom_stage
 from dashpot.recipes.recipe import BoundStage, Recipe
 from dashpot.stages.base import Clock
 
@@ -40,26 +40,26 @@ def block_size() -> int:
     return SHARE * max(2, torch.get_num_threads())
 
 
-def step_in_blocks(recipe: Recipe, works: Sequence[Work], numbers: Sequence[Numbers]) -> list[Work]:
+def step_in_blocks(recipe: Recipe, works: Sequence[TensorStep], scalars: Sequence[StepScalars]) -> list[TensorStep]:
     """Take the steps that can be taken in blocks; returns the others.
 
-    `numbers[work.row]` are a tensor's numbers.
+    `scalars[work.scalars_index]` are the scalars of a tensor.
     """
     if torch.is_grad_enabled() or not works or not _is_elementwise(recipe):
         return list(works)
-    left: list[Work] = []
-    lines: dict[tuple[Storage, int], list[_Lines]] = {}
+    left: list[TensorStep] = []
+    lines: dict[tuple[StorageFormat, int], list[_Lines]] = {}
     keys = {storage: [slot.key for slot in storage.slots(recipe)] for storage in {work.storage for work in works}}
     for work in works:
         found = _lines(work, keys[work.storage])
         if found is None:
             left.append(work)
         else:
-            lines.setdefault((work.storage, work.row), []).append(found)
+            lines.setdefault((work.storage, work.scalars_index), []).append(found)
     if lines and _share_memory(chain.from_iterable(chain.from_iterable(lines.values()))):
         return list(works)
     for (storage, row), alike in lines.items():
-        _Blocks(recipe, storage, keys[storage], numbers[row]).step(alike)
+        _Blocks(recipe, storage, keys[storage], scalars[row]).step(alike)
     return left
 
 
@@ -69,7 +69,7 @@ def step_in_blocks(recipe: Recipe, works: Sequence[Work], numbers: Sequence[Numb
 def _is_elementwise(recipe: Recipe) -> bool:
     """True for stages of dashpot, idle or not, of which none asks for a mean or a norm or keeps a number for a whole
     tensor. A user's stage may do anything, and its errors name the parameter."""
-    if any(is_foreign(type(stage)) for stage in recipe.stages):
+    if any(is_custom_stage(type(stage)) for stage in recipe.stages):
         return False
     key = structure(recipe)
     if key not in _elementwise:
@@ -84,7 +84,7 @@ def _traces_to_elements(recipe: Recipe) -> bool:
     layout = Layout(single, single, single, tuple((slot.key, single) for slot in recipe.slots))
     stages = [BoundStage.of(stage) for stage in recipe.stages]
     try:
-        found = trace(stages, recipe.slots, AS_COMPUTED, layout, Clock(t=1, lr=0.0))
+        found = trace(stages, recipe.slots, DEFAULT_FORMAT, layout, Clock(t=1, lr=0.0))
     except UntraceableError:
         return False
     return all(x.level == 0 for x in found.arrays.values())
@@ -94,9 +94,9 @@ _Lines = list[Tensor]
 """Weight, gradient and slots of one tensor, each as a line of elements."""
 
 
-def _lines(work: Work, keys: Sequence[str]) -> _Lines | None:
+def _lines(work: TensorStep, keys: Sequence[str]) -> _Lines | None:
     """The lines of a tensor; None where it has to be stepped by itself."""
-    if work.storage.draws or work.p.numel() == 0:
+    if work.storage.is_stochastic or work.p.numel() == 0:
         return None
     arrays = [work.p, work.grad, *map(work.state.__getitem__, keys)]
     return [x if x.dim() == 1 else x.view(-1) for x in arrays] if all(map(_is_line, arrays)) else None
@@ -118,8 +118,8 @@ def _share_memory(arrays: Iterator[Tensor]) -> bool:
 class _Blocks:
     """Steps tensors that are stored alike and have the same numbers."""
 
-    def __init__(self, recipe: Recipe, storage: Storage, keys: Sequence[str], numbers: Numbers) -> None:
-        self._recipe, self._storage, self._keys, self._numbers = recipe, storage, keys, numbers
+    def __init__(self, recipe: Recipe, storage: StorageFormat, keys: Sequence[str], scalars: StepScalars) -> None:
+        self._recipe, self._storage, self._keys, self._numbers = recipe, storage, keys, scalars
 
     def step(self, tensors: Sequence[_Lines]) -> None:
         """Take the step of each."""

@@ -23,13 +23,13 @@ from dashpot.engine.eager import real_view
 from dashpot.engine.native.kernel import structure
 from dashpot.engine.native.trace import Layout, trace
 from dashpot.engine.native.untraceable import UntraceableError
-from dashpot.engine.program import AS_COMPUTED, WHOLE_TENSOR, WholeTensor, compute_dtype
-from dashpot.engine.stage_errors import blaming, is_foreign
+from dashpot.engine.program import DEFAULT_FORMAT, WHOLE_TENSOR, WholeTensor, compute_dtype
+from dashpot.engine.stage_errors import is_custom_stage, wrap_stage_errors
 from dashpot.errors import ArgumentError
 from dashpot.recipes.recipe import BoundStage, Recipe
 from dashpot.stages.base import Clock, Observation, Signal, Slot, Stage
 
-__all__ = ["rehearse"]
+__all__ = ["dry_run_stages"]
 
 _LARGEST = 1 << 14  # elements of a trial; a larger parameter is represented by a corner of it
 _MOST_KEPT = 1 << 12
@@ -37,14 +37,14 @@ _MOST_KEPT = 1 << 12
 _passed: set[Hashable] = set()
 
 
-def rehearse(recipe: Recipe, p: Tensor, grad: Tensor | None = None) -> None:
+def dry_run_stages(recipe: Recipe, p: Tensor, grad: Tensor | None = None) -> None:
     """Run the recipe once on copies of `p` and `grad` (ones where None), if it holds a stage from outside dashpot.
 
     Raises `ArgumentError`, naming the stage, for what its author has to mend. `p` and `grad` are the local tensors of
     one parameter. Costs nothing for dashpot's own stages, and one run for each structure, dtype and device; where the
     stages cannot be compiled, as they may ask for the shape, one for each shape as well.
     """
-    if not any(is_foreign(type(line.stage)) for line in recipe.bound_stages):
+    if not any(is_custom_stage(type(line.stage)) for line in recipe.bound_stages):
         return
     if torch.compiler.is_compiling() or p.numel() == 0 or p.device.type == "meta":
         return
@@ -74,7 +74,7 @@ def _traceable(recipe: Recipe) -> bool:
     slots = tuple((slot.key, torch.float32) for slot in recipe.slots)
     layout = Layout(torch.float32, torch.float32, torch.float32, slots)
     try:
-        trace(recipe.bound_stages, recipe.slots, AS_COMPUTED, layout, Clock(1, 1.0))
+        trace(recipe.bound_stages, recipe.slots, DEFAULT_FORMAT, layout, Clock(1, 1.0))
     except UntraceableError:
         return False
     return True
@@ -150,7 +150,7 @@ class _Trial:
 
     def passed(self, x: Signal) -> Signal:
         """The signal after the stage."""
-        foreign = is_foreign(type(self._stage))
+        foreign = is_custom_stage(type(self._stage))
         scalars = self._asked(self._stage.scalars, self._clock)
         if not isinstance(scalars, Mapping):
             raise self._error(f"scalars must return a mapping from names to numbers, got {_described(scalars)}")
@@ -191,7 +191,7 @@ class _Trial:
     def _asked(self, method: Callable[..., Any], *args: Any) -> Any:
         """What a method of the stage returns; any exception as a sentence."""
         try:
-            with blaming(self._p.shape):
+            with wrap_stage_errors(self._p.shape):
                 return method(*args)
         except _UndeclaredError as error:
             raise ArgumentError(str(error)) from error

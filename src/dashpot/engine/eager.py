@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from dashpot.engine.program import (
-    AS_COMPUTED,
     COMPENSATION,
+    DEFAULT_FORMAT,
     WHOLE_TENSOR,
-    Numbers,
-    Storage,
+    StepScalars,
+    StorageFormat,
     compute_dtype,
     one_observation,
     one_step,
@@ -28,8 +28,8 @@ __all__ = ["new_slots", "observe_tensor", "real_view", "step_tensor"]
 
 def step_tensor(
     recipe: Recipe,
-    storage: Storage,
-    numbers: Numbers,
+    storage: StorageFormat,
+    scalars: StepScalars,
     p: Tensor,
     grad: Tensor,
     state: dict[str, Tensor],
@@ -48,8 +48,8 @@ def step_tensor(
     kept = {slot.key: _place(state[slot.key], slot.shape == "per_tensor") for slot in storage.slots(recipe)}
     working = {key: own(place) for key, place in kept.items()}
     w, g = own(_place(p)), own(_place(grad.resolve_conj()))
-    index = positions(w) if storage.draws else None
-    new, slots = one_step(recipe.bound_stages, storage, compute_dtype(p.dtype), numbers, w, g, working, index, context)
+    index = positions(w) if storage.is_stochastic else None
+    new, slots = one_step(recipe.bound_stages, storage, compute_dtype(p.dtype), scalars, w, g, working, index, context)
     if isinstance(skip, Tensor):
         skip = skip.to(w.device)
         new, slots = torch.where(skip, w, new), {k: torch.where(skip, working[k], v) for k, v in slots.items()}
@@ -60,8 +60,8 @@ def step_tensor(
 
 def observe_tensor(
     recipe: Recipe,
-    storage: Storage,
-    numbers: Numbers,
+    storage: StorageFormat,
+    scalars: StepScalars,
     p: Tensor,
     seen: Observation,
     state: dict[str, Tensor],
@@ -74,16 +74,16 @@ def observe_tensor(
     own = torch.Tensor.clone if torch.is_grad_enabled() else _as_it_is  # as in `step_tensor`
     kept = {slot.key: _place(state[slot.key], slot.shape == "per_tensor") for slot in storage.slots(recipe)}
     working = {key: own(place) for key, place in kept.items()}
-    index = positions(_place(p)) if storage.draws else None
+    index = positions(_place(p)) if storage.is_stochastic else None
     seen = seen._replace(v=_place(seen.v), hv=_place(seen.hv))
     slots = one_observation(
-        recipe.bound_stages, storage, compute_dtype(p.dtype), numbers, seen, working, index, context
+        recipe.bound_stages, storage, compute_dtype(p.dtype), scalars, seen, working, index, context
     )
     for key, value in slots.items():
         kept[key].copy_(value)
 
 
-def new_slots(recipe: Recipe, p: Tensor, storage: Storage = AS_COMPUTED) -> dict[str, Tensor]:
+def new_slots(recipe: Recipe, p: Tensor, storage: StorageFormat = DEFAULT_FORMAT) -> dict[str, Tensor]:
     """Fresh state of one parameter: every slot of the recipe at its initial value, in the parameter's precision
     or float32 where that is half, or in the storage's own dtype."""
     dtype = compute_dtype(p.dtype)

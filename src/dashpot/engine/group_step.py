@@ -10,22 +10,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dashpot.engine.program import Numbers, Storage
+from dashpot.engine.program import StepScalars, StorageFormat
 from dashpot.engine.sharding import Division, numbered
 from dashpot.recipes.recipe import Recipe
 
-__all__ = ["Kind", "Part", "Step", "Work"]
+__all__ = ["GroupStep", "Kind", "Step", "TensorStep"]
 
 
-class Work(NamedTuple):
+class TensorStep(NamedTuple):
     """One tensor's step: what is read and written, and the number of its row among the scalars."""
 
-    storage: Storage
-    ordinal: int
+    storage: StorageFormat
+    rng_stream: int
     p: Tensor
     grad: Tensor
     state: dict[str, Any]
-    row: int
+    scalars_index: int
 
 
 class Kind(NamedTuple):
@@ -36,7 +36,7 @@ class Kind(NamedTuple):
 
 
 @dataclass
-class Part:
+class GroupStep:
     """A parameter group in a step: its place among the groups, and the range of its parameters in the step's lists.
 
     Parts with the same numbers share one list.
@@ -51,7 +51,7 @@ class Part:
     factor: Any
     window: Any
     ascends: bool
-    numbers: list[Numbers] = field(default_factory=list)
+    scalars: list[StepScalars] = field(default_factory=list)
 
     def names(self) -> list[str]:
         """What to call each parameter in a sentence: its name, or its place in the group."""
@@ -69,29 +69,29 @@ class Step:
     numbers belong to parameter i: parameters that joined later count fewer steps.
     """
 
-    parts: list[Part]
+    parts: list[GroupStep]
     owners: list[Tensor]
     params: list[Tensor]
     grads: list[Tensor]
     ordinals: Sequence[int]
     states: list[dict[str, Any]]
-    storage: Callable[[torch.dtype], Storage]
+    storage: Callable[[torch.dtype], StorageFormat]
     division: Division
     which: np.ndarray
     copies: list[Tensor] = field(default_factory=list)
     """Gradients as kernels take them, for as long as the step lasts."""
     written: dict[int, list[Tensor]] = field(default_factory=dict)
     """What kernels write, by the identity of their tables."""
-    _part_of: list[Part] = field(default_factory=list)
+    _part_of: list[GroupStep] = field(default_factory=list)
 
-    def part_of(self) -> list[Part]:
+    def part_of(self) -> list[GroupStep]:
         """The part of each parameter."""
         if not self._part_of:
             self._part_of += [part for part in self.parts for _ in range(part.start, part.stop)]
         return self._part_of
 
-    def work(self, i: int) -> Work:
+    def work(self, i: int) -> TensorStep:
         """The step of parameter `i` alone."""
         p = self.params[i]
         ordinal = numbered(self.ordinals[i], self.division.spread(i))
-        return Work(self.storage(p.dtype), ordinal, p, self.grads[i], self.states[i], int(self.which[i]))
+        return TensorStep(self.storage(p.dtype), ordinal, p, self.grads[i], self.states[i], int(self.which[i]))

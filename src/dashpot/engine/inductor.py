@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from dashpot._torch_private import mark_static
-from dashpot.engine.group_step import Work
+from dashpot.engine.group_step import TensorStep
 from dashpot.engine.native.kernel import check_hashable, structure
 from dashpot.engine.native.symbols import UntraceableError
 from dashpot.engine.native.trace import Layout, set_numbers, trace, with_settings
-from dashpot.engine.program import AS_COMPUTED, Numbers, Storage, compute_dtype, one_step
+from dashpot.engine.program import DEFAULT_FORMAT, StepScalars, StorageFormat, compute_dtype, one_step
 from dashpot.engine.rounding import stream
 from dashpot.recipes.recipe import BoundStage, Recipe
 from dashpot.stages.base import Clock
@@ -55,7 +55,7 @@ class Inductor:
         """How many elements lie on the devices it takes."""
         return sum(x.numel() for x in tensors if x.device.type in self.devices)
 
-    def refusal(self, p: Tensor, storage: Storage, elements: int) -> str | None:
+    def fallback_reason(self, p: Tensor, storage: StorageFormat, elements: int) -> str | None:
         """Why a tensor is not stepped here, or None; `elements` are those of the whole step on such devices."""
         checks = (
             (self.mode == "eager", "engine='eager' was asked for"),
@@ -63,23 +63,28 @@ class Inductor:
             (type(p) not in _PLAIN, f"it is a {type(p).__name__}"),
             (self.mode == "auto" and elements < self.large, f"the model has fewer than {self.large} elements"),
             (p.numel() < 2, "it has fewer than two elements"),
-            (storage.draws and (p.numel() >= _MOST_NUMBERED or p.device.type == "mps"), "rounding draws there"),
+            (storage.is_stochastic and (p.numel() >= _MOST_NUMBERED or p.device.type == "mps"), "rounding draws there"),
             (torch.is_grad_enabled(), "the step is recorded for autograd"),
         )
         return next((text for fails, text in checks if fails), None)
 
     def run(
-        self, recipe: Recipe, works: Sequence[Work], numbers: Sequence[Numbers], elements: int, skip: Any = False
-    ) -> list[Work]:
+        self,
+        recipe: Recipe,
+        works: Sequence[TensorStep],
+        scalars: Sequence[StepScalars],
+        elements: int,
+        skip: Any = False,
+    ) -> list[TensorStep]:
         """Take the steps that can be compiled, large tensors first; returns the others.
 
-        `numbers[work.row]` are a tensor's numbers, their `word` that of the step. `elements` are those of the whole
-        step on such devices. `skip` is False, or a 0-d tensor: where it holds, nothing changes.
+        `scalars[work.scalars_index]` are the scalars of a tensor, `rng_key` that of the step; `elements` are those of
+        the whole step on such devices. `skip` is False, or a 0-d tensor: where it holds, nothing changes.
         """
-        left: list[Work] = []
+        left: list[TensorStep] = []
         rows: dict[torch.device, Tensor] = {}
         for work in sorted(works, key=lambda work: -work.p.numel()):  # kernels are tuned for the first size they meet
-            refused = self.refusal(work.p, work.storage, elements) is not None
+            refused = self.fallback_reason(work.p, work.storage, elements) is not None
             program = None if refused else self._program(recipe, work, skip is not False)
             inputs = None if program is None else _inputs(recipe, work)
             if program is None or inputs is None:
@@ -87,11 +92,11 @@ class Inductor:
                 continue
             device = work.p.device
             if device not in rows:
-                rows[device] = _table(recipe.bound_stages, numbers, device)
-            row = _line(rows[device][work.row, : program.width])
+                rows[device] = _table(recipe.bound_stages, scalars, device)
+            row = _line(rows[device][work.scalars_index, : program.width])
             extra = [skip.to(device)] if skip is not False else []
-            if work.storage.draws:
-                extra.append(self._ordinal(work.ordinal, device))
+            if work.storage.is_stochastic:
+                extra.append(self._ordinal(work.rng_stream, device))
             if program.run([row, *extra, *inputs]):
                 torch.autograd.graph.increment_version([work.p, *(work.state[key] for key in program.slots)])
             else:
@@ -103,7 +108,7 @@ class Inductor:
             self._ordinals[ordinal, device] = torch.full((), ordinal, dtype=torch.int32, device=device)
         return self._ordinals[ordinal, device]
 
-    def _program(self, recipe: Recipe, work: Work, skips: bool) -> _Program | None:
+    def _program(self, recipe: Recipe, work: TensorStep, skips: bool) -> _Program | None:
         p, slots = work.p, work.storage.slots(recipe)
         dtypes = (p.dtype, work.grad.dtype, *(work.state[slot.key].dtype for slot in slots))
         active = tuple(not stage.is_noop() for stage in recipe.stages)
@@ -120,7 +125,7 @@ class Inductor:
 class _Program:
     """The step of one recipe structure, compiled at its first run."""
 
-    def __init__(self, recipe: Recipe, storage: Storage, skips: bool, backend: Any) -> None:
+    def __init__(self, recipe: Recipe, storage: StorageFormat, skips: bool, backend: Any) -> None:
         self._recipe, self._storage, self._skips, self._backend = recipe, storage, skips, backend
         self._function: Callable[..., Any] | None = None
         self._failed = self._proven = False
@@ -159,16 +164,16 @@ class _Program:
     def _step(self, row: Tensor, *tensors: Tensor) -> None:
         storage, rest = self._storage, list(tensors)
         skip = rest.pop(0) if self._skips else None
-        lines, numbers = _numbered(self._recipe.bound_stages, iter(row.unbind()))
-        if storage.draws:
-            word = stream(numbers.word.to(torch.int32), rest.pop(0))
-            numbers = numbers._replace(word=word)
+        lines, scalars = _numbered(self._recipe.bound_stages, iter(row.unbind()))
+        if storage.is_stochastic:
+            rng_key = stream(scalars.rng_key.to(torch.int32), rest.pop(0))
+            scalars = scalars._replace(rng_key=rng_key)
         w, g, *slots = rest
         places = dict(zip(self.slots, slots, strict=True))
         # A number per tensor comes as a vector of one: torch 2.13 loses what is written to a float64 input without one.
         state = {key: place.reshape(()) if key in self._single else place for key, place in places.items()}
-        index = torch.arange(w.numel(), dtype=torch.int32, device=w.device) if storage.draws else None
-        new, kept = one_step(lines, storage, compute_dtype(w.dtype), numbers, w, g, state, index)
+        index = torch.arange(w.numel(), dtype=torch.int32, device=w.device) if storage.is_stochastic else None
+        new, kept = one_step(lines, storage, compute_dtype(w.dtype), scalars, w, g, state, index)
         for place, value in ((w, new), *((places[key], value) for key, value in kept.items())):
             value = value.reshape(place.shape)
             place.copy_(value if skip is None else torch.where(skip, place, value))
@@ -179,7 +184,7 @@ def _elementwise(recipe: Recipe) -> bool:
     slots = tuple((slot.key, torch.float32) for slot in recipe.slots)
     layout = Layout(torch.float32, torch.float32, torch.float32, slots)
     try:
-        trace(recipe.bound_stages, recipe.slots, AS_COMPUTED, layout, _CLOCK)
+        trace(recipe.bound_stages, recipe.slots, DEFAULT_FORMAT, layout, _CLOCK)
     except UntraceableError:
         return False
     return True
@@ -188,7 +193,7 @@ def _elementwise(recipe: Recipe) -> bool:
 # ---- tensors --------------------------------------------------------------------------------------------------------
 
 
-def _inputs(recipe: Recipe, work: Work) -> list[Tensor] | None:
+def _inputs(recipe: Recipe, work: TensorStep) -> list[Tensor] | None:
     """Flat views of weight, gradient and slots in one order of elements, or None; a gradient in another is copied."""
     slots = [(slot, work.state[slot.key]) for slot in work.storage.slots(recipe)]
     order = _order(work.p)
@@ -222,41 +227,41 @@ def _line(x: Tensor) -> Tensor:
 # ---- scalars --------------------------------------------------------------------------------------------------------
 
 
-def _values(lines: Sequence[BoundStage], numbers: Numbers) -> list[Any]:
+def _values(lines: Sequence[BoundStage], scalars: StepScalars) -> list[Any]:
     """Every scalar of a step, in the order in which `_numbered` reads them back."""
-    limit = math.inf if numbers.limit is None else numbers.limit
-    row = [numbers.scale, limit, numbers.word, numbers.clock.lr, numbers.clock.factor]
-    for line, values in zip(lines, numbers.scalars, strict=True):
+    limit = math.inf if scalars.clip_value is None else scalars.clip_value
+    row = [scalars.scale, limit, scalars.rng_key, scalars.clock.lr, scalars.clock.factor]
+    for line, values in zip(lines, scalars.stages, strict=True):
         row += [*values, *(getattr(line.stage, name) for name in set_numbers(line.stage))]
     return row
 
 
 def _width(lines: Sequence[BoundStage]) -> int:
-    return len(_values(lines, Numbers(_CLOCK, tuple(line.stage.prepare(_CLOCK) for line in lines))))
+    return len(_values(lines, StepScalars(_CLOCK, tuple(line.stage.prepare(_CLOCK) for line in lines))))
 
 
-def _numbered(lines: Sequence[BoundStage], row: Iterator[Tensor]) -> tuple[list[BoundStage], Numbers]:
+def _numbered(lines: Sequence[BoundStage], row: Iterator[Tensor]) -> tuple[list[BoundStage], StepScalars]:
     """The stages and the numbers of a step with tensors in the place of all their scalars."""
-    scale, limit, word, lr, factor = (next(row) for _ in range(5))
+    scale, limit, rng_key, lr, factor = (next(row) for _ in range(5))
     filled, scalars = [], []
     for line in lines:
         names = line.stage.prepare(_CLOCK)
         scalars.append(type(names)(*(next(row) for _ in names)))
         settings = {name: next(row) for name in set_numbers(line.stage)}
         filled.append(line._replace(stage=with_settings(line.stage, settings)))
-    return filled, Numbers(Clock(None, lr, factor), tuple(scalars), scale, limit, word)
+    return filled, StepScalars(Clock(None, lr, factor), tuple(scalars), scale, limit, rng_key)
 
 
 _CLOCK = Clock(t=1, lr=1.0)
 
 
-def _table(lines: Sequence[BoundStage], numbers: Sequence[Numbers], device: torch.device) -> Tensor:
+def _table(lines: Sequence[BoundStage], scalars: Sequence[StepScalars], device: torch.device) -> Tensor:
     """The scalars on the device, a row for each of `numbers`; nothing is copied there from the host's memory.
 
     Rows have an even number of entries, so that each begins at a multiple of 16 bytes.
     """
-    columns = list(zip(*(_values(lines, item) for item in numbers), strict=True))
-    table = torch.empty((len(numbers), len(columns) + len(columns) % 2), dtype=scalar_dtype(device), device=device)
+    columns = list(zip(*(_values(lines, item) for item in scalars), strict=True))
+    table = torch.empty((len(scalars), len(columns) + len(columns) % 2), dtype=scalar_dtype(device), device=device)
     for place, values in zip(table.unbind(1), columns, strict=False):
         first = values[0]
         if all(value is first for value in values) or not any(isinstance(value, Tensor) for value in values):

@@ -14,11 +14,19 @@ from dashpot._torch_private import DEFAULT_TORCH_DISPATCH, DEFAULT_TORCH_FUNCTIO
 from dashpot.engine.native.cpp import FIRST_SLOT, STEP, WEIGHT
 from dashpot.engine.native.interface import dtype_code, lazy_keys
 from dashpot.engine.native.trace import Layout
-from dashpot.engine.program import Storage, compute_dtype
+from dashpot.engine.program import StorageFormat, compute_dtype
 from dashpot.recipes.recipe import Recipe
 from dashpot.stages.base import Slot
 
-__all__ = ["clashes", "is_plain", "layout_of", "record_of", "row_of", "stretch", "unfit"]
+__all__ = [
+    "find_overlaps",
+    "is_plain",
+    "kernel_layout",
+    "kernel_row",
+    "memory_span",
+    "signature_of",
+    "unsupported_reason",
+]
 
 _MOST_NUMBERED = 2**31  # elements are numbered in int32 where rounding draws
 
@@ -35,7 +43,9 @@ def is_plain(kind: type) -> bool:
     return function in DEFAULT_TORCH_FUNCTIONS and dispatch is DEFAULT_TORCH_DISPATCH
 
 
-def unfit(recipe: Recipe, storage: Storage, p: Tensor, g: Tensor, state: Mapping[str, Any]) -> str | None:
+def unsupported_reason(
+    recipe: Recipe, storage: StorageFormat, p: Tensor, g: Tensor, state: Mapping[str, Any]
+) -> str | None:
     """Why a kernel cannot take a parameter, or None."""
     checks = (
         (p.numel() == 0, "it has no elements"),
@@ -44,7 +54,7 @@ def unfit(recipe: Recipe, storage: Storage, p: Tensor, g: Tensor, state: Mapping
         (p.device.type != "cpu", f"it is on {p.device}"),
         (p.is_inference(), "it was made in inference mode"),
         (not _is_dense(p) or p.is_conj() or p.is_neg(), "its elements are not dense in memory"),
-        (storage.draws and p.numel() >= _MOST_NUMBERED, "it has 2^31 elements or more"),
+        (storage.is_stochastic and p.numel() >= _MOST_NUMBERED, "it has 2^31 elements or more"),
     )
     reason = next((text for fails, text in checks if fails), None)
     strange = (slot.key for slot in storage.slots(recipe) if not _is_usable(slot, state[slot.key], p))
@@ -79,7 +89,7 @@ def _is_dense(x: Tensor) -> bool:
     return True
 
 
-def layout_of(recipe: Recipe, storage: Storage, p: Tensor, g: Tensor, state: Mapping[str, Any]) -> Layout:
+def kernel_layout(recipe: Recipe, storage: StorageFormat, p: Tensor, g: Tensor, state: Mapping[str, Any]) -> Layout:
     """The dtypes of a parameter that a kernel can take."""
     slots = tuple((slot.key, _real(state[slot.key].dtype)) for slot in storage.slots(recipe))
     return Layout(compute_dtype(p.dtype), _real(p.dtype), _real(g.dtype), slots)
@@ -89,7 +99,7 @@ def _real(dtype: torch.dtype) -> torch.dtype:
     return dtype.to_real() if dtype.is_complex else dtype
 
 
-def row_of(ordinal: int, p: Tensor, step: Tensor, slots: Iterable[Tensor]) -> list[int]:
+def kernel_row(ordinal: int, p: Tensor, step: Tensor, slots: Iterable[Tensor]) -> list[int]:
     """The row of a kernel's table: number of reals, row of scalars, number of the tensor, then the addresses."""
     row = [0] * FIRST_SLOT
     row[0] = p.numel() * (2 if p.is_complex() else 1)
@@ -97,7 +107,7 @@ def row_of(ordinal: int, p: Tensor, step: Tensor, slots: Iterable[Tensor]) -> li
     return row + [value.data_ptr() for value in slots]
 
 
-def record_of(p: Tensor, g: Tensor, count: Tensor, slots: Mapping[Slot, Tensor]) -> list[int]:
+def signature_of(p: Tensor, g: Tensor, count: Tensor, slots: Mapping[Slot, Tensor]) -> list[int]:
     """What the look before a step compares a parameter with; tables.h has the order."""
     record: list[int] = []
     for x in (p, g, count, *slots.values()):
@@ -107,13 +117,13 @@ def record_of(p: Tensor, g: Tensor, count: Tensor, slots: Mapping[Slot, Tensor])
     return [*record, *singles, p.dim(), *p.shape, *p.stride()]
 
 
-def stretch(x: Tensor) -> tuple[int, int]:
+def memory_span(x: Tensor) -> tuple[int, int]:
     """(start, end) of the memory in which a tensor's elements lie."""
     reach = sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True)) + 1
     return x.data_ptr(), x.data_ptr() + reach * x.element_size()
 
 
-def clashes(starts: np.ndarray, ends: np.ndarray, reach: np.ndarray, owners: np.ndarray) -> set[int]:
+def find_overlaps(starts: np.ndarray, ends: np.ndarray, reach: np.ndarray, owners: np.ndarray) -> set[int]:
     """The owners of stretches of memory of which two overlap.
 
     All are in the order of `starts`; `reach` is the largest of the ends so far.

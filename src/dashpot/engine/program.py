@@ -22,23 +22,23 @@ from dashpot.stages.wide import wide_dtype
 from dashpot.utils.scalars import bound
 
 __all__ = [
-    "AS_COMPUTED",
     "COMPENSATION",
-    "Numbers",
-    "Storage",
+    "DEFAULT_FORMAT",
+    "StepScalars",
+    "StorageFormat",
     "WholeTensor",
     "advance",
     "compute_dtype",
+    "observe_product",
     "one_observation",
     "one_step",
-    "take_in",
 ]
 
 COMPENSATION = "compensation"
 """State key of what rounding cut off a weight (`rounding="kahan"`)."""
 
 
-class Storage(NamedTuple):
+class StorageFormat(NamedTuple):
     """How a tensor's numbers are kept between steps.
 
     `weight` and `state` tell how narrower numbers are rounded: "nearest", "stochastic" or, for the weight, "kahan".
@@ -53,16 +53,16 @@ class Storage(NamedTuple):
         return (*recipe.slots, elementwise(COMPENSATION)) if self.weight == "kahan" else recipe.slots
 
     @property
-    def draws(self) -> bool:
+    def is_stochastic(self) -> bool:
         """True when rounding uses random numbers."""
         return "stochastic" in (self.weight, self.state)
 
 
-AS_COMPUTED = Storage()
+DEFAULT_FORMAT = StorageFormat()
 """Weights and state rounded to nearest, state in the compute precision."""
 
 
-class Numbers(NamedTuple):
+class StepScalars(NamedTuple):
     """Everything in a step that is no tensor; to every engine it is data.
 
     `scalars` are the stages' own, `scale` multiplies the gradient (clip factor, loss scale, sign), `limit` bounds its
@@ -70,10 +70,10 @@ class Numbers(NamedTuple):
     """
 
     clock: Clock
-    scalars: tuple[Any, ...]
+    stages: tuple[Any, ...]
     scale: Any = 1.0
-    limit: Any = None
-    word: Any = 0
+    clip_value: Any = None
+    rng_key: Any = 0
 
 
 class WholeTensor:
@@ -106,33 +106,33 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def advance(
     lines: Sequence[BoundStage],
-    numbers: Numbers,
+    scalars: StepScalars,
     w: Tensor,
     g: Tensor,
     state: Mapping[str, Tensor],
     context: Context = WHOLE_TENSOR,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The stages in written order, in one precision: the new weight and the new slots by key."""
-    clock = numbers.clock
+    clock = scalars.clock
     x = Signal(w=w, g=g, d=1.0, v=g, rate=clock.lr, shrink=None)
     slots: dict[str, Tensor] = {}
-    for line, c in zip(lines, numbers.scalars, strict=True):
+    for line, c in zip(lines, scalars.stages, strict=True):
         x, s = line.stage.apply(x, line.state_type(*(state[key] for key in line.keys)), c, context)
         slots.update(zip(line.keys, s, strict=True))
         _check_shape(type(line.stage).__name__, x.v, w)
     return updated(x, clock.factor), slots
 
 
-def take_in(
+def observe_product(
     lines: Sequence[BoundStage],
-    numbers: Numbers,
+    scalars: StepScalars,
     seen: Observation,
     state: Mapping[str, Tensor],
     context: Context = WHOLE_TENSOR,
 ) -> dict[str, Tensor]:
     """What the observing stages make of a Hessian-vector product: their new slots by key."""
     slots: dict[str, Tensor] = {}
-    for line, c in zip(lines, numbers.scalars, strict=True):
+    for line, c in zip(lines, scalars.stages, strict=True):
         if line.stage.observes:
             s = line.state_type(*(state[key] for key in line.keys))
             slots.update(zip(line.keys, line.stage.observe(seen, s, c, context), strict=True))
@@ -150,9 +150,9 @@ def _check_shape(owner: str, direction: Any, w: Tensor) -> None:
 
 def one_step(
     lines: Sequence[BoundStage],
-    storage: Storage,
+    storage: StorageFormat,
     dtype: torch.dtype,
-    numbers: Numbers,
+    scalars: StepScalars,
     w: Tensor,
     g: Tensor,
     state: Mapping[str, Tensor],
@@ -167,8 +167,8 @@ def one_step(
     compensation = state.get(COMPENSATION) if storage.weight == "kahan" else None
     wide = {key: value.to(dtype) for key, value in state.items() if key != COMPENSATION}
     weight = w.to(dtype) if compensation is None else rounding.join(w, compensation)
-    new, slots = advance(lines, numbers, weight, _prepared(g.to(dtype), numbers), wide, context)
-    draw = _Draw(numbers.word, index)
+    new, slots = advance(lines, scalars, weight, _prepared(g.to(dtype), scalars), wide, context)
+    draw = _Draw(scalars.rng_key, index)
     stored = {
         key: _narrowed(value, state[key].dtype, storage.state, draw, number)
         for number, (key, value) in enumerate(slots.items())
@@ -185,9 +185,9 @@ def one_step(
 
 def one_observation(
     lines: Sequence[BoundStage],
-    storage: Storage,
+    storage: StorageFormat,
     dtype: torch.dtype,
-    numbers: Numbers,
+    scalars: StepScalars,
     seen: Observation,
     state: Mapping[str, Tensor],
     index: Tensor | None = None,
@@ -196,26 +196,26 @@ def one_observation(
     """The slots that a Hessian-vector product changes, in the dtypes `state` came in; arguments as in `one_step`."""
     wide = {key: value.to(dtype) for key, value in state.items() if key != COMPENSATION}
     seen = seen._replace(v=seen.v.to(dtype), hv=seen.hv.to(dtype))
-    slots = take_in(lines, numbers, seen, wide, context)
-    draw = _Draw(numbers.word, index)
+    slots = observe_product(lines, scalars, seen, wide, context)
+    draw = _Draw(scalars.rng_key, index)
     return {
         key: _narrowed(value, state[key].dtype, storage.state, draw, number)
         for number, (key, value) in enumerate(slots.items())
     }
 
 
-def _prepared(g: Tensor, numbers: Numbers) -> Tensor:
+def _prepared(g: Tensor, scalars: StepScalars) -> Tensor:
     """The gradient as the stages see it: scaled, then bounded."""
-    if type(numbers.scale) is not float or numbers.scale != 1.0:  # a symbol is never looked at
-        g = g * numbers.scale
-    if numbers.limit is None:
+    if type(scalars.scale) is not float or scalars.scale != 1.0:  # a symbol is never looked at
+        g = g * scalars.scale
+    if scalars.clip_value is None:
         return g
-    limit = bound(numbers.limit, g)
+    limit = bound(scalars.clip_value, g)
     return g.clamp(-limit, limit)
 
 
 class _Draw(NamedTuple):
-    word: Any
+    rng_key: Any
     index: Any
 
 
@@ -223,5 +223,5 @@ def _narrowed(x: Tensor, dtype: torch.dtype, how: str, draw: _Draw, number: int)
     """`x` in a narrower dtype; two neighbouring numbers of slots share a hash."""
     if how == "stochastic" and dtype == torch.bfloat16:
         pair, half = divmod(number, 2)
-        return rounding.stochastic(x, rounding.noise(draw.index, rounding.stream(draw.word, pair), half))
+        return rounding.stochastic(x, rounding.noise(draw.index, rounding.stream(draw.rng_key, pair), half))
     return x.to(dtype)

@@ -12,10 +12,10 @@ from torch import Tensor
 from dashpot._torch_private import disable_torch_function
 from dashpot.engine.group_step import Step
 from dashpot.engine.layout import is_plain
-from dashpot.engine.stage_errors import is_foreign
+from dashpot.engine.stage_errors import is_custom_stage
 from dashpot.recipes.recipe import Recipe
 
-__all__ = ["Undo", "has_foreign_stages", "unchanged_on_error"]
+__all__ = ["Undo", "has_custom_stages", "restore_on_error"]
 
 
 class Undo:
@@ -39,7 +39,7 @@ class Undo:
 
 
 @contextmanager
-def unchanged_on_error(step: Step, positions: Sequence[int]) -> Iterator[None]:
+def restore_on_error(step: Step, positions: Sequence[int]) -> Iterator[None]:
     """Put weights and state of `positions` back where an error ends the block.
 
     Only for what can fail on the way, a user's stage or a tensor subclass: the copies cost as much memory as the
@@ -58,12 +58,12 @@ def unchanged_on_error(step: Step, positions: Sequence[int]) -> Iterator[None]:
 
 
 def _can_fail(step: Step, i: int) -> bool:
-    return not is_plain(type(step.params[i])) or has_foreign_stages(step.part_of()[i].recipe)
+    return not is_plain(type(step.params[i])) or has_custom_stages(step.part_of()[i].recipe)
 
 
-def has_foreign_stages(recipe: Recipe) -> bool:
+def has_custom_stages(recipe: Recipe) -> bool:
     """True where a stage is not dashpot's own: it may fail, or draw at random."""
-    return any(is_foreign(type(stage)) for stage in recipe.stages)
+    return any(is_custom_stage(type(stage)) for stage in recipe.stages)
 
 
 def _written(step: Step, i: int) -> list[Tensor]:

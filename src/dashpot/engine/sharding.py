@@ -14,7 +14,7 @@ from torch import Tensor
 from dashpot.engine.dtensor import is_dtensor, local
 from dashpot.engine.native.symbols import UntraceableError
 from dashpot.engine.native.trace import Layout, trace
-from dashpot.engine.program import AS_COMPUTED
+from dashpot.engine.program import DEFAULT_FORMAT
 from dashpot.engine.rounding import stream
 from dashpot.recipes.recipe import BoundStage, Recipe
 from dashpot.stages.base import Clock, Context
@@ -139,7 +139,7 @@ def _reduces(recipe: Recipe) -> bool:
     single = torch.float32
     layout = Layout(single, single, single, tuple((slot.key, single) for slot in recipe.slots))
     try:
-        found = trace(lines, recipe.slots, AS_COMPUTED, layout, Clock(t=1, lr=0.0))
+        found = trace(lines, recipe.slots, DEFAULT_FORMAT, layout, Clock(t=1, lr=0.0))
     except UntraceableError:
         return True
     return any(x.level > 0 for x in (*found.arrays.values(), *found.singles.values()))

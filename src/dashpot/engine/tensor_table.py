@@ -17,15 +17,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dashpot.engine.group_step import Kind, Part, Step
-from dashpot.engine.layout import clashes, is_plain, layout_of, record_of, row_of, stretch, unfit
+from dashpot.engine.group_step import GroupStep, Kind, Step
+from dashpot.engine.layout import (
+    find_overlaps,
+    is_plain,
+    kernel_layout,
+    kernel_row,
+    memory_span,
+    signature_of,
+    unsupported_reason,
+)
 from dashpot.engine.native.cpp import GRADIENT
 from dashpot.engine.native.kernel import Kernel, kernel_for, packed
 from dashpot.engine.native.symbols import UntraceableError
 from dashpot.engine.native.trace import scalar_row
 from dashpot.engine.sharding import Spread, numbered
 
-__all__ = ["Roster", "Table", "step_count"]
+__all__ = ["KernelArgs", "TensorTable", "step_count"]
 
 _CHANGED, _TO_COPY, _OVERLAPS = 1, 2, 3  # `Status` of tables.h
 SHARED = "it shares memory with another tensor"
@@ -41,10 +49,10 @@ class _Row(NamedTuple):
 
     row: list[int]
     record: list[int]
-    stretches: list[tuple[int, int]]
+    memory_spans: list[tuple[int, int]]
 
 
-class _Home:
+class PreparedGroup:
     """A table to be: what its parameters share, and the rows of all that were ever looked over for it.
 
     Args:
@@ -80,9 +88,9 @@ class _Home:
         self._places = None
         self.version += 1
 
-    def stretches(self) -> np.ndarray:
+    def memory_spans(self) -> np.ndarray:
         """Of all its parameters."""
-        spans = [span for row in self._rows.values() for span in row.stretches]
+        spans = [span for row in self._rows.values() for span in row.memory_spans]
         return np.array(spans, dtype=np.int64).reshape(-1, 2)
 
     def chosen(self, ordinals: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -95,17 +103,19 @@ class _Home:
                 np.array([row.row for row in rows], dtype=np.int64),
                 np.cumsum(lengths[:-1], dtype=np.int64),
                 np.array(list(chain.from_iterable(row.record for row in rows)), dtype=np.int64),
-                np.array([row.stretches for row in rows], dtype=np.int64),
+                np.array([row.memory_spans for row in rows], dtype=np.int64),
             )
         at = np.array(list(map(self._places.__getitem__, ordinals)))
-        rows, offsets, records, stretches = self._arrays
-        return rows[at], offsets[at], records, stretches[at]
+        rows, offsets, records, memory_spans = self._arrays
+        return rows[at], offsets[at], records, memory_spans[at]
 
 
-class Table:
+class KernelArgs:
     """The tensors that one kernel takes in a step, a row each; `positions` are their places in the step's lists."""
 
-    def __init__(self, home: _Home, positions: list[int], arrays: tuple[np.ndarray, ...], parts: np.ndarray) -> None:
+    def __init__(
+        self, home: PreparedGroup, positions: list[int], arrays: tuple[np.ndarray, ...], parts: np.ndarray
+    ) -> None:
         self.kernel, self.active, self.spread = home.kernel, home.active, home.spread
         self.positions = np.array(positions)
         self.rows, self._offsets, self._records = arrays
@@ -125,7 +135,7 @@ class Table:
         """Those of a step's `values` that belong to its tensors."""
         return values if len(values) == len(self._at) else [values[i] for i in self._at]
 
-    def parts(self, step: Step) -> list[Part]:
+    def parts(self, step: Step) -> list[GroupStep]:
         """The parts of a step that its tensors are in."""
         return [step.parts[number] for number in self._numbers]
 
@@ -170,13 +180,13 @@ class Table:
         begins: dict[int, int] = {}
         scalars: list[list[Any]] = []
         for part in self.parts(step):
-            if id(part.numbers) not in begins:
-                begins[id(part.numbers)] = len(scalars)
-                scalars += (scalar_row(part.recipe.bound_stages, numbers) for numbers in part.numbers)
+            if id(part.scalars) not in begins:
+                begins[id(part.scalars)] = len(scalars)
+                scalars += (scalar_row(part.recipe.bound_stages, numbers) for numbers in part.scalars)
         if len(scalars) == 1:
             self.rows[:, 1] = 0
         else:
-            begin = np.array([begins.get(id(part.numbers), 0) for part in step.parts])
+            begin = np.array([begins.get(id(part.scalars), 0) for part in step.parts])
             self.rows[:, 1] = begin[self._parts] + step.which[self.positions]
         return scalars
 
@@ -186,7 +196,7 @@ def _getter(keys: tuple[str, ...]) -> Callable[[Any], tuple[Any, ...]]:
     return operator.itemgetter(first, *rest) if rest else lambda state: (state[first],)
 
 
-class Roster:
+class TensorTable:
     """The parameters of an optimizer, ready for every engine.
 
     `tables` hold the tensors of the present step that kernels take; `others` are the rest, by position in the step's
@@ -195,12 +205,12 @@ class Roster:
     """
 
     def __init__(self) -> None:
-        self.tables: list[Table] = []
-        self.others: dict[int, str] = {}
+        self.kernel_args: list[KernelArgs] = []
+        self.fallbacks: dict[int, str] = {}
         self.groups: list[int] = []
         self.untraceable: dict[str, UntraceableError] = {}
-        self._homes: dict[Any, _Home] = {}
-        self._places: dict[int, _Home | str] = {}  # by ordinal, as the next
+        self._homes: dict[Any, PreparedGroup] = {}
+        self._places: dict[int, PreparedGroup | str] = {}  # by ordinal, as the next
         self._known: dict[int, tuple[int, Kind]] = {}
         """Identity and kind of the parameters with a home; whatever else may change is compared at each step."""
         self._chosen: tuple[list[int], list[Any]] | None = None
@@ -209,14 +219,14 @@ class Roster:
         self._apart: np.ndarray | None = None
         self._apart_version = -1
 
-    def usable(self) -> list[Table]:
+    def usable(self) -> list[KernelArgs]:
         """The tables whose kernels have not failed their first comparison."""
-        return [table for table in self.tables if table.kernel.failed is None]
+        return [table for table in self.kernel_args if table.kernel.failed is None]
 
     def left(self) -> list[int]:
         """The positions that no kernel takes."""
-        failed = (table for table in self.tables if table.kernel.failed is not None)
-        return sorted(chain(self.others, *(table.positions.tolist() for table in failed)))
+        failed = (table for table in self.kernel_args if table.kernel.failed is not None)
+        return sorted(chain(self.fallbacks, *(table.positions.tolist() for table in failed)))
 
     def update(self, step: Step, make: Callable[[int], None], eager: str | None) -> None:
         """Bring everything up to date with a step.
@@ -225,19 +235,19 @@ class Roster:
         is why no kernel shall be used, or None.
         """
         chosen = list(map(id, step.params)), [(part.place, part.kind, part.start) for part in step.parts]
-        changed = chosen != self._chosen or len(self.usable()) < len(self.tables)
-        stale = self._unknown(step, chosen[0]) if changed else sorted(self.others)
+        changed = chosen != self._chosen or len(self.usable()) < len(self.kernel_args)
+        stale = self._unknown(step, chosen[0]) if changed else sorted(self.fallbacks)
         self._chosen = None  # until all is well
         for attempt in count():  # from the third time on, what still does not fit is left to the eager engine
             for i in stale:
                 make(i)
                 refused = eager or step.division.refused.get(i)
                 found = (refused, None) if refused else self._looked_over(step, i)
-                changed |= found[0] != self.others.get(i)
+                changed |= found[0] != self.fallbacks.get(i)
                 self._place(step, i, *found)
             if changed:
                 self._arrange(step)
-            strange = {i: why for table in self.tables for i, why in table.look(step, self._spans).items()}
+            strange = {i: why for table in self.kernel_args for i, why in table.look(step, self._spans).items()}
             if not strange:
                 break
             stale, changed = [i for i, why in strange.items() if why == _CHANGED], True
@@ -247,17 +257,17 @@ class Roster:
                 continue
             for i in {*overlapping, *self._overlapped(step, overlapping)} if attempt < 2 else strange:
                 self._place(step, i, SHARED)
-        step.copies += (copy for table in self.tables for copy in table.copies(step))
+        step.copies += (copy for table in self.kernel_args for copy in table.copies(step))
         self._chosen = chosen
 
     def _overlapped(self, step: Step, positions: Sequence[int]) -> set[int]:
         """Whose weight or state the gradients of `positions` lie in: these step eagerly as well, in order."""
         found: set[int] = set()
         for i in positions:
-            begin, end = stretch(step.grads[i])
+            begin, end = memory_span(step.grads[i])
             starts, ends, owners = self._stretches
             found.update(owners[(starts < end) & (ends > begin)].tolist())
-        return found - self.others.keys()
+        return found - self.fallbacks.keys()
 
     def _unknown(self, step: Step, identities: list[int]) -> list[int]:
         """Positions of parameters that were not looked over, or that stood without a kernel."""
@@ -265,23 +275,23 @@ class Roster:
         known = list(map(self._known.get, step.ordinals))
         return [] if known == wanted else [i for i, pair in enumerate(wanted) if known[i] != pair]
 
-    def _place(self, step: Step, i: int, home: _Home | str, row: _Row | None = None) -> None:
+    def _place(self, step: Step, i: int, home: PreparedGroup | str, row: _Row | None = None) -> None:
         ordinal, before = step.ordinals[i], self._places.get(step.ordinals[i])
-        if isinstance(before, _Home) and before is not home:
+        if isinstance(before, PreparedGroup) and before is not home:
             before.drop(ordinal)
         self._places[ordinal] = home
         self._known.pop(ordinal, None)
-        if isinstance(home, _Home) and row is not None:
+        if isinstance(home, PreparedGroup) and row is not None:
             home.put(ordinal, row)
             self._known[ordinal] = id(step.params[i]), step.part_of()[i].kind
 
-    def _looked_over(self, step: Step, i: int) -> tuple[_Home | str, _Row | None]:
+    def _looked_over(self, step: Step, i: int) -> tuple[PreparedGroup | str, _Row | None]:
         p, g, state, part = step.params[i], step.grads[i], step.states[i], step.part_of()[i]
         storage = step.storage(p.dtype)
-        if reason := unfit(part.recipe, storage, p, g, state):
+        if reason := unsupported_reason(part.recipe, storage, p, g, state):
             return reason, None
         try:
-            kernel = kernel_for(part.recipe, storage, layout_of(part.recipe, storage, p, g, state))
+            kernel = kernel_for(part.recipe, storage, kernel_layout(part.recipe, storage, p, g, state))
         except UntraceableError as error:
             self.untraceable[str(error)] = error.with_traceback(None)  # whose frames hold the tensors
             return f"{error} cannot be compiled", None
@@ -292,27 +302,27 @@ class Roster:
         keys, width = ("step", *(slot.key for slot in slots)), g.element_size()
         key = kernel, part.kind.active, keys, spread, width
         if key not in self._homes:
-            self._homes[key] = _Home(*key)
+            self._homes[key] = PreparedGroup(*key)
         ordinal = numbered(step.ordinals[i], spread)
-        row = row_of(ordinal, p, steps, slots.values()), record_of(p, g, steps, slots)
-        return self._homes[key], _Row(*row, list(map(stretch, (p, steps, *slots.values()))))
+        row = kernel_row(ordinal, p, steps, slots.values()), signature_of(p, g, steps, slots)
+        return self._homes[key], _Row(*row, list(map(memory_span, (p, steps, *slots.values()))))
 
     def _arrange(self, step: Step) -> None:
         """Put the parameters of a step into tables."""
         places = list(map(self._places.__getitem__, step.ordinals))
-        members: dict[_Home, list[int]] = {}
-        self.others = {}
-        if places and isinstance(places[0], _Home) and places.count(places[0]) == len(places):
+        members: dict[PreparedGroup, list[int]] = {}
+        self.fallbacks = {}
+        if places and isinstance(places[0], PreparedGroup) and places.count(places[0]) == len(places):
             members[places[0]] = list(range(len(places)))
         else:
             for i, place in enumerate(places):
                 if isinstance(place, str):
-                    self.others[i] = place
+                    self.fallbacks[i] = place
                 else:
                     members.setdefault(place, []).append(i)
         numbers = np.array(step.ordinals)
         chosen = {home: home.chosen(numbers[at].tolist()) for home, at in members.items()}
-        apart, shared = None if self.others else self._known_apart(), set[int]()
+        apart, shared = None if self.fallbacks else self._known_apart(), set[int]()
         if apart is None:
             shared = self._spread_out(step, {home: (at, chosen[home][3]) for home, at in members.items()})
         else:
@@ -323,7 +333,7 @@ class Roster:
             self._arrange(step)
             return
         parts = np.repeat(range(len(step.parts)), [part.stop - part.start for part in step.parts])
-        self.tables = [Table(home, at, chosen[home][:3], parts[at]) for home, at in members.items()]
+        self.kernel_args = [KernelArgs(home, at, chosen[home][:3], parts[at]) for home, at in members.items()]
         self.groups = [part.place for part in step.part_of()]
 
     def _known_apart(self) -> np.ndarray | None:
@@ -331,32 +341,32 @@ class Roster:
         version = sum(home.version for home in self._homes.values())
         if version != self._apart_version:
             none = np.zeros((0, 2), dtype=np.int64)
-            spans = np.concatenate([none, *(home.stretches() for home in self._homes.values())])
+            spans = np.concatenate([none, *(home.memory_spans() for home in self._homes.values())])
             spans = spans[np.argsort(spans[:, 0])]
             starts, reach = spans[:, 0], np.maximum.accumulate(spans[:, 1])
             self._apart_version = version
             self._apart = None if (starts[1:] < reach[:-1]).any() else np.array([starts, reach])
         return self._apart
 
-    def _note(self, stretches: np.ndarray) -> None:
+    def _note(self, memory_spans: np.ndarray) -> None:
         """Keep where everything lies that a step writes, in order: starts, ends, owners where they matter."""
-        self._stretches, address = stretches, stretches.ctypes.data
-        self._spans = stretches.shape[1], address, address + stretches.strides[0]
+        self._stretches, address = memory_spans, memory_spans.ctypes.data
+        self._spans = memory_spans.shape[1], address, address + memory_spans.strides[0]
 
-    def _spread_out(self, step: Step, chosen: Mapping[_Home, tuple[list[int], np.ndarray]]) -> set[int]:
+    def _spread_out(self, step: Step, chosen: Mapping[PreparedGroup, tuple[list[int], np.ndarray]]) -> set[int]:
         """Note where everything lies that the step writes; returns the positions of what kernels cannot take for it."""
-        stretches = [found.reshape(-1, 2) for _, found in chosen.values()]
+        memory_spans = [found.reshape(-1, 2) for _, found in chosen.values()]
         owners = [np.repeat(at, found.shape[1]) for at, found in chosen.values()]
-        rest = [i for i in self.others if _in_memory(step.params[i])]
+        rest = [i for i in self.fallbacks if _in_memory(step.params[i])]
         if rest or not owners:
-            stretches.append(np.array([stretch(step.params[i]) for i in rest], dtype=np.int64).reshape(-1, 2))
+            memory_spans.append(np.array([memory_span(step.params[i]) for i in rest], dtype=np.int64).reshape(-1, 2))
             owners.append(np.array(rest, dtype=np.int64))
-        spans, owner = np.concatenate(stretches), np.concatenate(owners)
+        spans, owner = np.concatenate(memory_spans), np.concatenate(owners)
         order = np.argsort(spans[:, 0])
         starts, ends, owner = spans[order, 0], spans[order, 1], owner[order]
         reach = np.maximum.accumulate(ends)
         self._note(np.array([starts, reach, owner]))
-        return clashes(starts, ends, reach, owner) - set(rest)
+        return find_overlaps(starts, ends, reach, owner) - set(rest)
 
 
 def _in_memory(p: Tensor) -> bool:

@@ -247,8 +247,8 @@ class AutoSGM(Optimizer):
         if settings.get("gain", 0.0) is None:
             check("AutoSGM", "gain", None, NONNEGATIVE)
 
-    def _ascends(self, group: Mapping[str, Any]) -> bool:
-        return super()._ascends(group) and "maximize_negates_decay" not in group["quirks"]
+    def _maximizes(self, group: Mapping[str, Any]) -> bool:
+        return super()._maximizes(group) and "maximize_negates_decay" not in group["quirks"]
 
 
 def _check_quirks(quirks: Any) -> None:

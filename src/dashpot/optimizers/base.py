@@ -12,14 +12,14 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from dashpot.constraints import ARGUMENTS, FLAG, Interval, check, shown
-from dashpot.engine.backend import Engine
+from dashpot.engine.backend import Backend
 from dashpot.engine.group_step import Step
 from dashpot.engine.tensor_table import step_count
 from dashpot.errors import ArgumentError
-from dashpot.optimizers.capturable_step import DeviceStepper
-from dashpot.optimizers.grad_check import Verdict
+from dashpot.optimizers.capturable_step import CapturableStepper
+from dashpot.optimizers.grad_check import StepDecision
 from dashpot.optimizers.group_keys import check_keys, check_params
-from dashpot.optimizers.initial_state import make_state, only_makes_state
+from dashpot.optimizers.initial_state import init_state, is_state_init_step
 from dashpot.optimizers.options import FIXED_OPTIONS, Options, ResolvedOptions, Unpack
 from dashpot.optimizers.param_check import check_gradient
 from dashpot.optimizers.state_dict import (
@@ -33,7 +33,7 @@ from dashpot.optimizers.state_dict import (
     slots_of,
 )
 from dashpot.optimizers.step import Stepper
-from dashpot.optimizers.step_wrapper import annotated_where_watched, is_traced
+from dashpot.optimizers.step_wrapper import hook_step_if_needed, is_dynamo_tracing
 from dashpot.recipes.bind_schedules import carried, check_schedules
 from dashpot.recipes.recipe import Recipe
 from dashpot.schedules import Schedule, hyperparams
@@ -87,7 +87,7 @@ class Optimizer(torch.optim.Optimizer):
         arguments = [name for name in _constructor_arguments(type(self)) if name not in beside]
         self._options = ResolvedOptions.of(type(self).__name__, options, arguments)
         check_params(type(self).__name__, params)
-        self._forget()
+        self._reset_caches()
         self._schedule = schedules_by_name(type(self).__name__, schedule)
         defaults = {name: plain_data(value) for name, value in defaults.items()}
         if self.options.rounding == "stochastic" or self.options.state_dtype is not None:
@@ -334,7 +334,7 @@ class Optimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if is_traced():
+        if is_dynamo_tracing():
             self._untraced(self)
         else:
             self._step()
@@ -343,39 +343,39 @@ class Optimizer(torch.optim.Optimizer):
     @staticmethod
     def profile_hook_step(func: Callable[..., Any]) -> Callable[..., Any]:
         """torch's wrapper of `step`, taken only where a hook or a profiler is there to see it."""
-        return annotated_where_watched(func)
+        return hook_step_if_needed(func)
 
     def _step(self) -> None:
-        if self._only_makes_state():
-            make_state(self)
+        if self._is_state_init_step():
+            init_state(self)
             return
         with torch.set_grad_enabled(bool(self.defaults["differentiable"])):
             capturable = self.param_groups[0].get("capturable", False)
             check(type(self).__name__, "capturable", capturable, FLAG)
-            stepper = self._on_device if capturable else self._stepper
-            self._verdict = stepper.take(self, self.steps_done())
+            stepper = self._capturable_stepper if capturable else self._stepper
+            self._decision = stepper.take(self, self.steps_done())
 
-    def _only_makes_state(self) -> bool:
+    def _is_state_init_step(self) -> bool:
         """True for the step by which torch.distributed.checkpoint has the state made; see `engine.initial`."""
-        return only_makes_state(self)
+        return is_state_init_step(self)
 
-    def _observes_products(self) -> bool:
+    def _has_products(self) -> bool:
         """Whether a step has something to learn from Hessian-vector products."""
         return False
 
-    def _observe(self, step: Step) -> None:
+    def _observe_products(self, step: Step) -> None:
         """Learn from products; called before a step that is taken writes anything else."""
 
-    def _forget(self) -> None:
+    def _reset_caches(self) -> None:
         """Drop what was looked up about tensors and kernels; the next step looks again."""
         # A user's torch.compile stops before the step and goes on after it. Importing dashpot need not import Dynamo.
         self._untraced: Any = torch.compiler.disable(type(self)._step)
         self._recipes: dict[Any, Recipe] = {}
-        self._stepper, self._on_device = Stepper(), DeviceStepper()
-        self._engine = Engine(self.options.engine)
-        self._verdict: Verdict | None = None
+        self._stepper, self._capturable_stepper = Stepper(), CapturableStepper()
+        self._backend = Backend(self.options.engine)
+        self._decision: StepDecision | None = None
 
-    def _in_force(self, group: Mapping[str, Any], done: int) -> tuple[Recipe, Any, Any]:
+    def _resolve_group(self, group: Mapping[str, Any], done: int) -> tuple[Recipe, Any, Any]:
         """(recipe, factor on lr, share of the highest rate) of a group for the step after `done` steps."""
         settings = self._settings(group)
         for name, schedule in self._schedule.items():
@@ -392,7 +392,7 @@ class Optimizer(torch.optim.Optimizer):
         moved = 1.0 if unmoved else minimum(settings["lr"] / highest, 1.0)
         return recipe, factor, factor * moved
 
-    def _ascends(self, group: Mapping[str, Any]) -> bool:
+    def _maximizes(self, group: Mapping[str, Any]) -> bool:
         maximize = group["maximize"]
         if type(maximize) is not bool:
             check(type(self).__name__, "maximize", maximize, FLAG)
@@ -409,7 +409,7 @@ class Optimizer(torch.optim.Optimizer):
     @property
     def last_step(self) -> str | None:
         """What became of the last step: "applied", "clipped" or "skipped"; None before the first."""
-        return None if self._verdict is None else self._verdict.outcome()
+        return None if self._decision is None else self._decision.outcome()
 
     @property
     def last_grad_norm(self) -> Tensor | None:
@@ -418,7 +418,7 @@ class Optimizer(torch.optim.Optimizer):
         It is measured where `max_norm` is given or `nonfinite` is not "allow". Reading its value makes a GPU wait;
         having it does not.
         """
-        return None if self._verdict is None else self._verdict.norm
+        return None if self._decision is None else self._decision.norm
 
     # ---- state and text ---------------------------------------------------------------------------------------------
 
@@ -482,7 +482,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._forget()
+        self._reset_caches()
         for group in self.param_groups:
             for name, value in {**self.defaults, **self._FIXED}.items():
                 group.setdefault(name, value)

@@ -10,23 +10,23 @@ from torch import Tensor
 from dashpot.engine import dtensor
 from dashpot.errors import ArgumentError
 from dashpot.optimizers import cuda_graph
-from dashpot.optimizers.grad_check import Verdict
-from dashpot.optimizers.step import ordinals, refuse_first_step_in_a_graph, with_gradients, with_slots
+from dashpot.optimizers.grad_check import StepDecision
+from dashpot.optimizers.step import complete_state, ordinals, reject_state_init_in_graph, with_gradients
 from dashpot.recipes.recipe import Recipe
 
 if TYPE_CHECKING:
     from dashpot.optimizers.base import Optimizer
 
-__all__ = ["DeviceStepper"]
+__all__ = ["CapturableStepper"]
 
 
-class DeviceStepper:
+class CapturableStepper:
     """Takes the steps of one optimizer on its parameters' devices."""
 
     def __init__(self) -> None:
-        self._tallies: dict[tuple[int, torch.device], cuda_graph.Tally] = {}
+        self._tallies: dict[tuple[int, torch.device], cuda_graph.DeviceStepCounts] = {}
 
-    def take(self, optimizer: Optimizer, done: int) -> Verdict:
+    def take(self, optimizer: Optimizer, done: int) -> StepDecision:
         """One step of every parameter with a gradient; a graph can record it, and what to skip the device decides."""
         if cuda_graph.capturing() and optimizer._schedule:
             raise ArgumentError(
@@ -41,17 +41,17 @@ class DeviceStepper:
             dtensor.refuse_dtensors(type(optimizer).__name__, params)
             for p in params:
                 optimizer._check_gradient(p)
-            plans.append((index, group, params, optimizer._in_force(group, done)))
+            plans.append((index, group, params, optimizer._resolve_group(group, done)))
         parts = [part for plan in plans for part in self._parts(optimizer, *plan)]
-        verdict = cuda_graph.judge_on_device(
+        decision = cuda_graph.check_gradients_on_device(
             optimizer.options, [g for part in parts for g in part.grads], optimizer._scaler()
         )
-        elements = optimizer._engine.inductor.elements(p for part in parts for p in part.params)
+        elements = optimizer._backend.inductor.elements(p for part in parts for p in part.params)
         for part in parts:
-            cuda_graph.run_on_device(part, verdict, optimizer._engine.inductor, elements)
+            cuda_graph.run_group_on_device(part, decision, optimizer._backend.inductor, elements)
         for group in optimizer.param_groups if parts else ():
             group["steps_done"] = done + 1
-        return verdict
+        return decision
 
     def _parts(
         self,
@@ -63,19 +63,21 @@ class DeviceStepper:
     ) -> list[cuda_graph.DevicePart]:
         """A group's parameters by the device they lie on, with state for each and their numbers."""
         recipe, factor, window = in_force
-        numbers = dict(zip(map(id, params), ordinals(optimizer, index), strict=True))
+        scalars = dict(zip(map(id, params), ordinals(optimizer, index), strict=True))
         parts = []
         for device in dict.fromkeys(p.device for p in params):
             here = [p for p in params if p.device == device]
             tally = self._tallies.get((index, device))
             if tally is None or not tally.fits([optimizer.state.get(p, {}) for p in here]):
-                refuse_first_step_in_a_graph(optimizer)
+                reject_state_init_in_graph(optimizer)
                 tally = None
-            counts = [] if tally else [cuda_graph.count_on_device(optimizer.state.get(p, {}), device) for p in here]
+            counts = (
+                [] if tally else [cuda_graph.step_count_on_device(optimizer.state.get(p, {}), device) for p in here]
+            )
             storages = [optimizer.options.storage(p.dtype) for p in here]
-            states = [with_slots(optimizer, recipe, p, storage) for p, storage in zip(here, storages, strict=True)]
+            states = [complete_state(optimizer, recipe, p, storage) for p, storage in zip(here, storages, strict=True)]
             if tally is None:
-                tally = self._tallies[index, device] = cuda_graph.Tally(counts, states)
+                tally = self._tallies[index, device] = cuda_graph.DeviceStepCounts(counts, states)
             limit, seed = optimizer.options.clip_value, group.get("seed")
             parts.append(
                 cuda_graph.DevicePart(
@@ -84,10 +86,10 @@ class DeviceStepper:
                     [cast(Tensor, p.grad) for p in here],
                     states,
                     storages,
-                    [numbers[id(p)] for p in here],
+                    [scalars[id(p)] for p in here],
                     tally,
-                    cuda_graph.numbers_on_device(recipe, tally.steps, factor, window, limit, seed),
-                    optimizer._ascends(group),
+                    cuda_graph.scalars_on_device(recipe, tally.steps, factor, window, limit, seed),
+                    optimizer._maximizes(group),
                 )
             )
         return parts

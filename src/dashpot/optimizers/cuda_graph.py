@@ -15,12 +15,12 @@ from torch import Tensor
 
 from dashpot.clip import norm_factor, total_norm
 from dashpot.engine.eager import step_tensor
-from dashpot.engine.group_step import Work
+from dashpot.engine.group_step import TensorStep
 from dashpot.engine.inductor import Inductor
-from dashpot.engine.program import Numbers, Storage
+from dashpot.engine.program import StepScalars, StorageFormat
 from dashpot.engine.rounding import seed_word, stream
 from dashpot.engine.tensor_table import step_count
-from dashpot.optimizers.grad_check import Verdict, norm_dtype
+from dashpot.optimizers.grad_check import StepDecision, norm_dtype
 from dashpot.optimizers.options import ResolvedOptions
 from dashpot.recipes.recipe import Recipe
 from dashpot.stages.base import Clock
@@ -28,12 +28,12 @@ from dashpot.utils.scalars import scalar_dtype
 
 __all__ = [
     "DevicePart",
-    "Tally",
+    "DeviceStepCounts",
     "capturing",
-    "count_on_device",
-    "judge_on_device",
-    "numbers_on_device",
-    "run_on_device",
+    "check_gradients_on_device",
+    "run_group_on_device",
+    "scalars_on_device",
+    "step_count_on_device",
 ]
 
 
@@ -45,14 +45,14 @@ class DevicePart:
     params: list[Tensor]
     grads: list[Tensor]
     states: list[dict[str, Any]]
-    storages: list[Storage]
+    storages: list[StorageFormat]
     ordinals: list[int]
-    tally: Tally
-    numbers: list[Numbers]
+    tally: DeviceStepCounts
+    scalars: list[StepScalars]
     ascends: bool
 
 
-class Tally:
+class DeviceStepCounts:
     """The step counts of parameters in one tensor on their device; each `state["step"]` is a view of its entry."""
 
     def __init__(self, counts: Sequence[Tensor], states: Sequence[dict[str, Any]]) -> None:
@@ -72,7 +72,7 @@ class Tally:
         self.steps += (~skip).to(self.steps) if isinstance(skip, Tensor) else 1
 
 
-def count_on_device(state: Mapping[str, Any], device: torch.device) -> Tensor:
+def step_count_on_device(state: Mapping[str, Any], device: torch.device) -> Tensor:
     """The count of steps in a parameter's state, 0-d float32 on the device."""
     step = state.get("step")
     if isinstance(step, Tensor):
@@ -80,9 +80,9 @@ def count_on_device(state: Mapping[str, Any], device: torch.device) -> Tensor:
     return torch.full((), float(step_count(state)), device=device)
 
 
-def numbers_on_device(
+def scalars_on_device(
     recipe: Recipe, steps: Tensor, factor: Any, window: Any, limit: float | None, seed: int | None
-) -> list[Numbers]:
+) -> list[StepScalars]:
     """The numbers of the next step of each parameter, from their counts of steps done.
 
     A stage computes its scalars once, from a vector of step numbers.
@@ -94,13 +94,13 @@ def numbers_on_device(
     columns = [[_each(value, count) for value in record] for record in scalars]
     each_t, each_word = _each(t, count), _each(words, count)
     return [
-        Numbers(
+        StepScalars(
             Clock(each_t[i], recipe.lr, factor, window),
             tuple(
                 type(record)(*(column[i] for column in values)) for record, values in zip(scalars, columns, strict=True)
             ),
-            limit=limit,
-            word=each_word[i],
+            clip_value=limit,
+            rng_key=each_word[i],
         )
         for i in range(count)
     ]
@@ -113,41 +113,43 @@ def _each(value: Any, count: int) -> Sequence[Any]:
     return [value] * count
 
 
-def judge_on_device(options: ResolvedOptions, grads: Sequence[Tensor], scaler: tuple[Any, Any]) -> Verdict:
+def check_gradients_on_device(
+    options: ResolvedOptions, grads: Sequence[Tensor], scaler: tuple[Any, Any]
+) -> StepDecision:
     """`gate.judge` without an answer that anybody waits for: `skip` is a 0-d tensor where the step may be skipped."""
     loss_scale, found_inf = scaler
     inverse = 1.0 if loss_scale is None else loss_scale.to(scalar_dtype(loss_scale.device)).reciprocal()
     skip: Any = found_inf.to(torch.bool).reshape(()) if isinstance(found_inf, Tensor) else False
     wide = [g.detach().to(norm_dtype(g)) for g in grads if g.numel()]
     if not wide or (options.max_norm is None and options.nonfinite == "allow"):
-        return Verdict(inverse, skip)
+        return StepDecision(inverse, skip)
     if options.nonfinite == "skip":
         place = wide[0].device
         finite = torch.stack([torch.isfinite(g).all().to(place) for g in wide]).all()
         skip = ~finite if skip is False else skip.to(place) | ~finite
     norm = total_norm(wide) * inverse
     if options.max_norm is None:
-        return Verdict(inverse, skip, norm)
+        return StepDecision(inverse, skip, norm)
     factor = norm_factor(norm, options.max_norm)
-    return Verdict(factor * inverse, skip, norm, factor < 1)
+    return StepDecision(factor * inverse, skip, norm, factor < 1)
 
 
-def run_on_device(part: DevicePart, verdict: Verdict, inductor: Inductor, elements: int) -> None:
+def run_group_on_device(part: DevicePart, decision: StepDecision, inductor: Inductor, elements: int) -> None:
     """Take the step of one part, or leave everything as it is where the verdict is to skip.
 
     `elements` are those of the whole step.
     """
-    scale = verdict.scale.to(part.tally.steps.device) if isinstance(verdict.scale, Tensor) else verdict.scale
-    numbers = [n._replace(scale=-scale if part.ascends else scale) for n in part.numbers]
+    scale = decision.scale.to(part.tally.steps.device) if isinstance(decision.scale, Tensor) else decision.scale
+    scalars = [n._replace(scale=-scale if part.ascends else scale) for n in part.scalars]
     works = [
-        Work(*item, row)
+        TensorStep(*item, row)
         for row, item in enumerate(zip(part.storages, part.ordinals, part.params, part.grads, part.states, strict=True))
     ]
-    for work in inductor.run(part.recipe, works, numbers, elements, verdict.skip):
-        its = numbers[work.row]
-        its = its._replace(word=stream(its.word, work.ordinal)) if work.storage.draws else its
-        step_tensor(part.recipe, work.storage, its, work.p, work.grad, work.state, verdict.skip)
-    part.tally.count(verdict.skip)
+    for work in inductor.run(part.recipe, works, scalars, elements, decision.skip):
+        its = scalars[work.scalars_index]
+        its = its._replace(rng_key=stream(its.rng_key, work.rng_stream)) if work.storage.is_stochastic else its
+        step_tensor(part.recipe, work.storage, its, work.p, work.grad, work.state, decision.skip)
+    part.tally.count(decision.skip)
 
 
 def capturing() -> bool:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from dashpot.engine.backend import LARGE, Engine
-from dashpot.engine.tensor_table import Roster, Table
+from dashpot.engine.backend import MIN_ELEMENTS, Backend
+from dashpot.engine.tensor_table import KernelArgs, TensorTable
 from dashpot.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ _RULES = {
     "compiled": "kernels, compiled before the first step where the cache has none",
     "auto": (
         "kernels from the first step on where there is a C++ compiler or a filled cache; "
-        f"on accelerators, torch.compile for {LARGE} elements or more"
+        f"on accelerators, torch.compile for {MIN_ELEMENTS} elements or more"
     ),
 }
 
@@ -51,19 +51,23 @@ def explain_engine(optimizer: Optimizer) -> Explanation:
     engine='eager': every operation by itself, one tensor at a time
       group 0: 1 tensor, eager: engine='eager' was asked for
     """
-    stepper, engine = getattr(optimizer, "_stepper", None), getattr(optimizer, "_engine", None)
-    if stepper is None or not isinstance(engine, Engine):
+    stepper, engine = getattr(optimizer, "_stepper", None), getattr(optimizer, "_backend", None)
+    if stepper is None or not isinstance(engine, Backend):
         raise ArgumentError(f"explain_engine: expected a dashpot optimizer, got {type(optimizer).__name__}.")
-    return Explanation(engine.mode, tuple(_rows(stepper.roster)) or ("no step was taken yet",))
+    return Explanation(engine.mode, tuple(_rows(stepper.tensor_table)) or ("no step was taken yet",))
 
 
-def _rows(roster: Roster) -> list[str]:
+def _rows(tensor_table: TensorTable) -> list[str]:
     found: dict[int, list[str]] = {}
-    for table in roster.tables:
-        for group, count in sorted(Counter(roster.groups[i] for i in table.positions).items()):
-            elements = sum(int(table.rows[n, 0]) for n, i in enumerate(table.positions) if roster.groups[i] == group)
+    for table in tensor_table.kernel_args:
+        for group, count in sorted(Counter(tensor_table.groups[i] for i in table.positions).items()):
+            elements = sum(
+                int(table.rows[n, 0]) for n, i in enumerate(table.positions) if tensor_table.groups[i] == group
+            )
             found.setdefault(group, []).append(f"{_counted(count)}, {elements} elements, {_fate(table)}")
-    for (group, reason), count in Counter((roster.groups[i], why) for i, why in roster.others.items()).items():
+    for (group, reason), count in Counter(
+        (tensor_table.groups[i], why) for i, why in tensor_table.fallbacks.items()
+    ).items():
         found.setdefault(group, []).append(f"{_counted(count)}, eager: {reason}")
     return [f"group {group}: {row}" for group, rows in sorted(found.items()) for row in rows]
 
@@ -72,7 +76,7 @@ def _counted(count: int) -> str:
     return f"{count} tensor{'' if count == 1 else 's'}"
 
 
-def _fate(table: Table) -> str:
+def _fate(table: KernelArgs) -> str:
     kernel = table.kernel
     if kernel.failed:
         return f"{kernel.weight}: eager: {kernel.failed}"

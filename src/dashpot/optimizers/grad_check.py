@@ -13,18 +13,18 @@ import torch
 from torch import Tensor
 
 from dashpot.clip import norm_factor, total_norm
-from dashpot.engine.backend import Engine
+from dashpot.engine.backend import Backend
 from dashpot.engine.group_step import Step
 from dashpot.engine.program import compute_dtype
 from dashpot.engine.sharding import agreed
-from dashpot.engine.tensor_table import Roster
+from dashpot.engine.tensor_table import TensorTable
 from dashpot.errors import NonFiniteError
 from dashpot.optimizers.options import ResolvedOptions
 
-__all__ = ["Verdict", "judge", "norm_dtype"]
+__all__ = ["StepDecision", "check_gradients", "norm_dtype"]
 
 
-class Verdict(NamedTuple):
+class StepDecision(NamedTuple):
     """What was decided for a step.
 
     `scale` multiplies every gradient, `skip` leaves everything as it is, `norm` is that of the gradients before
@@ -41,7 +41,9 @@ class Verdict(NamedTuple):
         return "skipped" if self.skip else "clipped" if bool(self.clipped) else "applied"
 
 
-def judge(options: ResolvedOptions, engine: Engine, step: Step, roster: Roster, scaler: tuple[Any, Any]) -> Verdict:
+def check_gradients(
+    options: ResolvedOptions, engine: Backend, step: Step, tensor_table: TensorTable, scaler: tuple[Any, Any]
+) -> StepDecision:
     """The verdict on this step's gradients.
 
     `scaler` is (loss scale, whether it found an infinity) as a `torch.amp.GradScaler` leaves them, or None each.
@@ -50,30 +52,33 @@ def judge(options: ResolvedOptions, engine: Engine, step: Step, roster: Roster, 
     inverse = 1.0 if loss_scale is None else 1.0 / float(loss_scale)
     skip = found_inf is not None and bool(found_inf)
     if not step.parts or (options.max_norm is None and options.nonfinite == "allow"):
-        return Verdict(inverse, skip)
-    norm, finite = _measured(engine, step, roster)
+        return StepDecision(inverse, skip)
+    norm, finite = _measured(engine, step, tensor_table)
     norm = norm * inverse
     if options.nonfinite == "raise" and not skip and not finite:
         raise NonFiniteError(_complaint(step))
     skip = skip or (options.nonfinite == "skip" and not bool(finite))
     if options.max_norm is None or skip:
-        return Verdict(inverse, skip, norm)
+        return StepDecision(inverse, skip, norm)
     factor = norm_factor(norm, options.max_norm)
     on_host = norm.device.type == "cpu" and not norm.requires_grad
     scale = float(factor) * inverse if on_host else factor * inverse
-    return Verdict(scale, skip, norm, factor < 1)
+    return StepDecision(scale, skip, norm, factor < 1)
 
 
-def _measured(engine: Engine, step: Step, roster: Roster) -> tuple[Tensor, Any]:
+def _measured(engine: Backend, step: Step, tensor_table: TensorTable) -> tuple[Tensor, Any]:
     """(norm of all gradients together, whether all their elements are finite), the same in every process."""
-    found = {spread: (squares, finite, rest) for spread, squares, finite, rest in engine.measured(step, roster)}
-    here = {spread: _combined(measured) for spread, measured in found.items()}
+    found = {
+        spread: (squares, finite, rest)
+        for spread, squares, finite, rest in engine.measure_gradients(step, tensor_table)
+    }
+    here = {spread: _combined(measure_gradients) for spread, measure_gradients in found.items()}
     return agreed(here) if here.keys() - {None} else here[None]
 
 
-def _combined(measured: tuple[float, bool, list[Tensor]]) -> tuple[Tensor, Any]:
+def _combined(measure_gradients: tuple[float, bool, list[Tensor]]) -> tuple[Tensor, Any]:
     """(norm, whether all is finite) from what `Engine.measured` gives."""
-    squares, finite, rest = measured
+    squares, finite, rest = measure_gradients
     norms = [torch.tensor(math.sqrt(squares) if squares >= 0 else math.nan, dtype=torch.float64, device="cpu")]
     for device in dict.fromkeys(g.device for g in rest):
         here = [g if torch.is_grad_enabled() else g.detach() for g in rest if g.device == device]

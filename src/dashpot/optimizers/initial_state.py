@@ -16,16 +16,16 @@ from torch import Tensor
 from dashpot.engine import dtensor
 from dashpot.engine.sharding import agreed, spread_of
 from dashpot.optimizers import cuda_graph
-from dashpot.optimizers.step import with_gradients, with_slots
+from dashpot.optimizers.step import complete_state, with_gradients
 from dashpot.utils.scalars import is_number, read
 
 if TYPE_CHECKING:
     from dashpot.optimizers.base import Optimizer
 
-__all__ = ["make_state", "only_makes_state"]
+__all__ = ["init_state", "is_state_init_step"]
 
 
-def only_makes_state(optimizer: Optimizer) -> bool:
+def is_state_init_step(optimizer: Optimizer) -> bool:
     """True where there is no state yet, every learning rate is zero and every gradient is exactly zero; the same answer
     in every process."""
     if optimizer.state or cuda_graph.capturing() or not all(_is_zero(group["lr"]) for group in optimizer.param_groups):
@@ -34,17 +34,17 @@ def only_makes_state(optimizer: Optimizer) -> bool:
     return bool(params) and not any(cast(Tensor, p.grad).requires_grad for p in params) and _all_zero(params)
 
 
-def make_state(optimizer: Optimizer) -> None:
+def init_state(optimizer: Optimizer) -> None:
     """The state of every parameter with a gradient, and the counts of groups, as they are before the first step."""
     plans = []
     for group in optimizer.param_groups:
-        recipe, _, _ = optimizer._in_force(group, 0)
+        recipe, _, _ = optimizer._resolve_group(group, 0)
         for p in with_gradients(group["params"])[0]:
             optimizer._check_gradient(p)
             plans.append((p, recipe, bool(group.get("capturable"))))
     for p, recipe, on_device in plans:
         optimizer.state[p]["step"] = torch.zeros((), dtype=torch.float32, device=p.device if on_device else "cpu")
-        with_slots(optimizer, recipe, p, optimizer.options.storage(p.dtype))
+        complete_state(optimizer, recipe, p, optimizer.options.storage(p.dtype))
     for group in optimizer.param_groups:
         group.setdefault("steps_done", 0)
 

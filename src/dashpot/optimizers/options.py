@@ -12,7 +12,7 @@ from torch import Tensor
 from typing_extensions import TypedDict, Unpack
 
 from dashpot.constraints import ARGUMENTS, FLAG, POSITIVE, Constraint, Interval, OneOf, Optional, check, shown, similar
-from dashpot.engine.program import Storage
+from dashpot.engine.program import StorageFormat
 from dashpot.errors import ArgumentError
 from dashpot.optimizers.group_keys import nearest
 from dashpot.utils.scalars import read
@@ -123,12 +123,12 @@ class ResolvedOptions(NamedTuple):
             check(owner, name, value, _ALLOWED[name])
         return ResolvedOptions(**{name: _number(value) for name, value in options.items()})
 
-    def storage(self, dtype: torch.dtype) -> Storage:
+    def storage(self, dtype: torch.dtype) -> StorageFormat:
         """How a parameter of `dtype` is kept: only what is narrower than its compute precision can be rounded."""
         weight = self.rounding if dtype == torch.bfloat16 else "nearest"
         if self.state_dtype is None or dtype not in (torch.float32, torch.bfloat16):
-            return Storage(weight)
-        return Storage(weight, "stochastic", self.state_dtype)
+            return StorageFormat(weight)
+        return StorageFormat(weight, "stochastic", self.state_dtype)
 
     def text(self) -> str:
         """The keywords that differ from their defaults, as they were written."""

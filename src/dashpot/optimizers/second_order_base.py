@@ -263,9 +263,9 @@ class SecondOrder(Optimizer):
     def _probes(self, pending: Pending, params: Sequence[Tensor]) -> list[Tensor]:
         """The probes of the coming product: the same in every process and after every interruption."""
         if missing := [p for p in params if p not in pending.probes]:
-            numbers = {p: i for i, p in enumerate(p for group in self.param_groups for p in group["params"])}
+            indices = {p: i for i, p in enumerate(p for group in self.param_groups for p in group["params"])}
             seed, number = self.param_groups[0]["probe_seed"], self._counter("products")
-            drawn = draws(self._probing.distribution, seed, number, missing, [numbers[p] for p in missing])
+            drawn = draws(self._probing.distribution, seed, number, missing, [indices[p] for p in missing])
             pending.probes.update(zip(missing, drawn, strict=True))
         return [pending.probes[p] for p in params]
 
@@ -275,7 +275,7 @@ class SecondOrder(Optimizer):
         if not self._observes():
             super()._step()
             return
-        if self._only_makes_state():
+        if self._is_state_init_step():
             super()._step()
             for group in self.param_groups:
                 group.update({name: group.get(name, fresh) for name, fresh in _FRESH.items()})
@@ -292,10 +292,10 @@ class SecondOrder(Optimizer):
             self._between.unobserved = lacking - (ready or {}).keys()
             self._conclude(done, attempted, ready)
 
-    def _only_makes_state(self) -> bool:
+    def _is_state_init_step(self) -> bool:
         """Not where products were taken for this step."""
         settled, gathered = self._between.settled, self._between.gathered
-        return settled is None and not gathered.taken and super()._only_makes_state()
+        return settled is None and not gathered.taken and super()._is_state_init_step()
 
     def _prepare(self, params: list[Tensor]) -> bool:
         """Settle which products this step takes in, and drop the graphs that gradients carry. True where there are
@@ -337,7 +337,7 @@ class SecondOrder(Optimizer):
                 f"{type(self).__name__}: the scaler has unscaled the gradients but not the product, and its scale is "
                 "not known here; use opt.backward(loss, scaler=scaler), or clip with max_norm in place of unscale_."
             )
-        upside_down = {p for group in self.param_groups if self._ascends(group) for p in group["params"]}
+        upside_down = {p for group in self.param_groups if self._maximizes(group) for p in group["params"]}
         averaging = False if callable(self._probing.probe) else self._probing.process_group
         products = finished(pending, params, scale, averaging, upside_down)
         if products is None:
@@ -345,22 +345,22 @@ class SecondOrder(Optimizer):
         reached = list(products)
         return {p: (v, products[p]) for p, v in zip(reached, self._probes(pending, reached), strict=True)}
 
-    def _observes_products(self) -> bool:
+    def _has_products(self) -> bool:
         return bool(self._between.ready)
 
-    def _observe(self, step: Step) -> None:
+    def _observe_products(self, step: Step) -> None:
         ready, parts = self._between.ready or {}, step.part_of()
         for i, owner in enumerate(step.owners):
             if owner not in ready:
                 continue
             (v, hv), work, recipe = ready[owner], step.work(i), parts[i].recipe
-            numbers = parts[i].numbers[work.row]
-            if work.storage.draws:
-                word = torch.tensor(numbers.word, dtype=torch.int32, device=v.device)
-                numbers = numbers._replace(word=stream(word, work.ordinal, _OBSERVATION))
+            scalars = parts[i].scalars[work.scalars_index]
+            if work.storage.is_stochastic:
+                rng_key = torch.tensor(scalars.rng_key, dtype=torch.int32, device=v.device)
+                scalars = scalars._replace(rng_key=stream(rng_key, work.rng_stream, _OBSERVATION))
             seen = Observation(real_view(v), real_view(hv), owner.dim())
             context = step.division.contexts.get(i, WHOLE_TENSOR)
-            observe_tensor(recipe, work.storage, numbers, work.p, seen, work.state, context)
+            observe_tensor(recipe, work.storage, scalars, work.p, seen, work.state, context)
 
     def _conclude(self, done: int, attempted: bool, ready: dict[Tensor, tuple[Tensor, Tensor]] | None) -> None:
         """Count, after a step that was taken."""
@@ -374,8 +374,8 @@ class SecondOrder(Optimizer):
 
     # ---- state ------------------------------------------------------------------------------------------------------
 
-    def _forget(self) -> None:
-        super()._forget()
+    def _reset_caches(self) -> None:
+        super()._reset_caches()
         self._between = Between()
         self._taker = Taker(type(self).__name__, self._probing)
         self._watch = StepTimer()

@@ -15,18 +15,18 @@ import torch
 from torch import Tensor
 
 from dashpot.engine import dtensor
-from dashpot.engine.dry_run import rehearse
+from dashpot.engine.dry_run import dry_run_stages
 from dashpot.engine.eager import new_slots
-from dashpot.engine.group_step import Kind, Part, Step
+from dashpot.engine.group_step import GroupStep, Kind, Step
 from dashpot.engine.native.kernel import active_stages, structure
-from dashpot.engine.program import Numbers, Storage
-from dashpot.engine.rollback import Undo, has_foreign_stages, unchanged_on_error
+from dashpot.engine.program import StepScalars, StorageFormat
+from dashpot.engine.rollback import Undo, has_custom_stages, restore_on_error
 from dashpot.engine.rounding import seed_word, stream
 from dashpot.engine.sharding import Division
-from dashpot.engine.tensor_table import Roster, step_count
+from dashpot.engine.tensor_table import TensorTable, step_count
 from dashpot.errors import ArgumentError
 from dashpot.optimizers import cuda_graph
-from dashpot.optimizers.grad_check import Verdict, judge
+from dashpot.optimizers.grad_check import StepDecision, check_gradients
 from dashpot.optimizers.state_dict.counts import checked_count
 from dashpot.recipes.recipe import Recipe
 from dashpot.stages.base import Clock, Slot, Stage
@@ -34,7 +34,7 @@ from dashpot.stages.base import Clock, Slot, Stage
 if TYPE_CHECKING:
     from dashpot.optimizers.base import Optimizer
 
-__all__ = ["Stepper", "ordinals", "refuse_first_step_in_a_graph", "with_gradients", "with_slots"]
+__all__ = ["Stepper", "complete_state", "ordinals", "reject_state_init_in_graph", "with_gradients"]
 
 
 _UNDIVIDED = Division()
@@ -53,13 +53,13 @@ class Stepper:
     """Takes the steps of one optimizer; `roster` holds what is known about its tensors."""
 
     def __init__(self) -> None:
-        self.roster = Roster()
+        self.tensor_table = TensorTable()
         self._settled: dict[int, _Settled] = {}
         self._kinds: dict[int, tuple[tuple[Stage, ...], Kind]] = {}
-        self._recent: dict[Any, tuple[tuple[Stage, ...], Numbers]] = {}
+        self._recent: dict[Any, tuple[tuple[Stage, ...], StepScalars]] = {}
         """The numbers of the last step, where counts differ: most of the counts come again."""
 
-    def take(self, optimizer: Optimizer, done: int) -> Verdict:
+    def take(self, optimizer: Optimizer, done: int) -> StepDecision:
         """One step of every parameter with a gradient. What can be refused is refused before anything is written."""
         if cuda_graph.capturing():
             raise ArgumentError(
@@ -68,23 +68,25 @@ class Stepper:
         step, undo = self._gathered(optimizer, done), Undo(optimizer.state)
         try:
             self._made_ready(optimizer, step, undo)
-            verdict = judge(optimizer.options, optimizer._engine, step, self.roster, optimizer._scaler())
-            if not verdict.skip:
-                self._run(optimizer, step, verdict)
+            decision = check_gradients(
+                optimizer.options, optimizer._backend, step, self.tensor_table, optimizer._scaler()
+            )
+            if not decision.skip:
+                self._run(optimizer, step, decision)
         except BaseException:
             undo()
             raise
-        if verdict.skip:
+        if decision.skip:
             undo()
-            return verdict
+            return decision
         for group in optimizer.param_groups if step.parts else ():
             group["steps_done"] = done + 1
-        return verdict
+        return decision
 
     def _gathered(self, optimizer: Optimizer, done: int) -> Step:
         """The parameters with gradients, and the recipes in force."""
         groups = optimizer.param_groups
-        parts: list[Part] = []
+        parts: list[GroupStep] = []
         owners: list[Tensor] = []
         wholes: list[Any] = []
         numbers: list[int] = []
@@ -117,19 +119,23 @@ class Stepper:
             np.zeros(len(owners), dtype=np.int64),
         )
 
-    def _part(self, optimizer: Optimizer, place: int, group: dict[str, Any], start: int, stop: int, done: int) -> Part:
-        recipe, factor, window = self._in_force(optimizer, place, group, done)
-        return Part(
-            place, group, start, stop, recipe, self._kind(place, recipe), factor, window, optimizer._ascends(group)
+    def _part(
+        self, optimizer: Optimizer, place: int, group: dict[str, Any], start: int, stop: int, done: int
+    ) -> GroupStep:
+        recipe, factor, window = self._resolve_group(optimizer, place, group, done)
+        return GroupStep(
+            place, group, start, stop, recipe, self._kind(place, recipe), factor, window, optimizer._maximizes(group)
         )
 
-    def _in_force(self, optimizer: Optimizer, place: int, group: dict[str, Any], done: int) -> tuple[Recipe, Any, Any]:
+    def _resolve_group(
+        self, optimizer: Optimizer, place: int, group: dict[str, Any], done: int
+    ) -> tuple[Recipe, Any, Any]:
         """What `optimizer._in_force` gives, looked up where the group holds the very values of the last step."""
         known = self._settled.get(place)
         if known is not None and all(map(operator.is_, known.values, map(group.get, known.names))):
             return known.found
         optimizer._check_settings({name: group[name] for name in optimizer._FLAGS if name in group})
-        found = optimizer._in_force(group, done)
+        found = optimizer._resolve_group(group, done)
         names = (*optimizer._settings(group), *optimizer._FLAGS, "max_lr", "initial_lr")
         values = [group.get(name) for name in names]
         self._settled.pop(place, None)
@@ -166,25 +172,25 @@ class Stepper:
             optimizer._check_gradient(p)
             before = optimizer.state.get(p, {})
             dtensor.check_division(owner, p, before)
-            rehearse(parts[i].recipe, step.params[i], step.grads[i])
+            dry_run_stages(parts[i].recipe, step.params[i], step.grads[i])
             undo.remember(p)
             count = _checked_count(owner, before["step"]) if "step" in before else step_count(before)
-            state = with_slots(optimizer, parts[i].recipe, p, step.storage(step.params[i].dtype))
+            state = complete_state(optimizer, parts[i].recipe, p, step.storage(step.params[i].dtype))
             step.states[i] = dtensor.local_states([p], [state])[0] if is_divided else state
             _keep_count(state, count)
 
         recorded = "the step is recorded for autograd" if torch.is_grad_enabled() else None
-        self.roster.update(step, make, recorded or optimizer._engine.refusal())
+        self.tensor_table.update(step, make, recorded or optimizer._backend.fallback_reason())
         self._number(optimizer, step)
-        optimizer._engine.check(step, self.roster)
+        optimizer._backend.check(step, self.tensor_table)
 
     def _number(self, optimizer: Optimizer, step: Step) -> None:
         """Each part's numbers, one set for each count of steps among its parameters."""
         found, everywhere = self._counts(step)
         for count in everywhere:
             _checked_count(type(optimizer).__name__, count)
-        known: dict[Any, list[Numbers]] = {}
-        recent: dict[Any, tuple[tuple[Stage, ...], Numbers]] = {}
+        known: dict[Any, list[StepScalars]] = {}
+        recent: dict[Any, tuple[tuple[Stage, ...], StepScalars]] = {}
         for part in step.parts:
             distinct = everywhere
             if len(everywhere) > 1:
@@ -199,10 +205,12 @@ class Stepper:
                     self._numbered(optimizer, part, (*key[:6], optimizer.options.clip_value, count), recent)
                     for count in distinct
                 ]
-            part.numbers = known[key]
+            part.scalars = known[key]
         self._recent = recent if len(everywhere) > 1 else {}
 
-    def _numbered(self, optimizer: Optimizer, part: Part, key: tuple[Any, ...], recent: dict[Any, Any]) -> Numbers:
+    def _numbered(
+        self, optimizer: Optimizer, part: GroupStep, key: tuple[Any, ...], recent: dict[Any, Any]
+    ) -> StepScalars:
         """The numbers of one count, those of the last step where they follow from the same values."""
         stages, seed, count = part.recipe.stages, key[5], key[-1]
         held = self._recent.get(key)
@@ -215,26 +223,26 @@ class Stepper:
 
     def _counts(self, step: Step) -> tuple[np.ndarray, list[float]]:
         """(each parameter's count of steps, the different ones); nearly always they are all the same."""
-        others = {i: float(step_count(step.states[i])) for i in self.roster.others}
-        everywhere = set(others.values()).union(*(table.counts.tolist() for table in self.roster.tables))
+        others = {i: float(step_count(step.states[i])) for i in self.tensor_table.fallbacks}
+        everywhere = set(others.values()).union(*(table.counts.tolist() for table in self.tensor_table.kernel_args))
         counts = np.zeros(len(step.params))
         if len(everywhere) > 1:
-            for table in self.roster.tables:
+            for table in self.tensor_table.kernel_args:
                 counts[table.positions] = table.counts
             counts[list(others)] = list(others.values())
         return counts, list(everywhere)
 
-    def _run(self, optimizer: Optimizer, step: Step, verdict: Verdict) -> None:
+    def _run(self, optimizer: Optimizer, step: Step, decision: StepDecision) -> None:
         """Write: first what can still fail, which is then taken back."""
-        left = self.roster.left()
-        observing = optimizer._observes_products()
-        with unchanged_on_error(step, range(len(step.params)) if observing else left):
+        left = self.tensor_table.left()
+        observing = optimizer._has_products()
+        with restore_on_error(step, range(len(step.params)) if observing else left):
             if observing:
-                optimizer._observe(step)
-            _scale(step, verdict.scale)
+                optimizer._observe_products(step)
+            _scale(step, decision.scale)
             if left:
-                optimizer._engine.run_eagerly(step, left)
-        optimizer._engine.run_kernels(self.roster, step)
+                optimizer._backend.run_eager(step, left)
+        optimizer._backend.run_kernels(self.tensor_table, step)
         if step.params is not step.owners:
             dtensor.mark_written(step.owners)
 
@@ -247,20 +255,20 @@ def _is_fixed(value: Any) -> bool:
 def _is_pure(recipe: Recipe) -> bool:
     """True where a recipe's scalars follow from the clock alone: stages of ours, with settings that are numbers."""
     values = (recipe.lr, *(value for line in recipe.bound_stages for value in line.settings))
-    return all(map(_is_fixed, values)) and not has_foreign_stages(recipe)
+    return all(map(_is_fixed, values)) and not has_custom_stages(recipe)
 
 
 def _scale(step: Step, scale: Any) -> None:
     """Multiply the gradients of every part by `scale`, or by its negative to ascend."""
     plain = type(scale) is float and scale == 1.0
-    for part in {id(part.numbers): part for part in step.parts if part.ascends or not plain}.values():
-        part.numbers[:] = [n._replace(scale=-scale if part.ascends else scale) for n in part.numbers]
+    for part in {id(part.scalars): part for part in step.parts if part.ascends or not plain}.values():
+        part.scalars[:] = [n._replace(scale=-scale if part.ascends else scale) for n in part.scalars]
 
 
-def _numbers(optimizer: Optimizer, part: Part, t: int, seed: int | None) -> Numbers:
+def _numbers(optimizer: Optimizer, part: GroupStep, t: int, seed: int | None) -> StepScalars:
     clock = Clock(t, part.recipe.lr, part.factor, part.window)
-    word = 0 if seed is None else int(stream(seed_word(seed), t))
-    return Numbers(clock, part.recipe.scalars(clock), limit=optimizer.options.clip_value, word=word)
+    rng_key = 0 if seed is None else int(stream(seed_word(seed), t))
+    return StepScalars(clock, part.recipe.scalars(clock), clip_value=optimizer.options.clip_value, rng_key=rng_key)
 
 
 def ordinals(optimizer: Optimizer, index: int) -> list[int]:
@@ -269,7 +277,7 @@ def ordinals(optimizer: Optimizer, index: int) -> list[int]:
     return [before + i for i, p in enumerate(optimizer.param_groups[index]["params"]) if p.grad is not None]
 
 
-def with_slots(optimizer: Optimizer, recipe: Recipe, p: Tensor, storage: Storage) -> dict[str, Any]:
+def complete_state(optimizer: Optimizer, recipe: Recipe, p: Tensor, storage: StorageFormat) -> dict[str, Any]:
     """The state of a parameter, with what it lacks of the recipe's slots made.
 
     Raises `ArgumentError` for what was put in a slot's place and cannot be stepped.
@@ -279,7 +287,7 @@ def with_slots(optimizer: Optimizer, recipe: Recipe, p: Tensor, storage: Storage
         if slot.key in state:
             _check_kept(type(optimizer).__name__, slot, state[slot.key], p)
     if any(slot.key not in state for slot in storage.slots(recipe)):
-        refuse_first_step_in_a_graph(optimizer)
+        reject_state_init_in_graph(optimizer)
         with torch.inference_mode(False):  # state outlives the mode it is made in
             for key, value in new_slots(recipe, p, storage).items():
                 state.setdefault(key, value)
@@ -329,7 +337,7 @@ def _keep_count(state: dict[str, Any], count: int) -> None:
             state["step"] = torch.tensor(float(count), dtype=torch.float32, device="cpu")
 
 
-def refuse_first_step_in_a_graph(optimizer: Optimizer) -> None:
+def reject_state_init_in_graph(optimizer: Optimizer) -> None:
     """Raise `ArgumentError` where a CUDA graph records: state must be there before."""
     if cuda_graph.capturing():
         raise ArgumentError(

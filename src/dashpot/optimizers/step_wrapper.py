@@ -10,10 +10,10 @@ import torch
 
 from dashpot._torch_private import has_step_hooks, is_dynamo_active, is_profiling
 
-__all__ = ["annotated_where_watched", "is_traced"]
+__all__ = ["hook_step_if_needed", "is_dynamo_tracing"]
 
 
-def annotated_where_watched(step: Callable[..., Any]) -> Callable[..., Any]:
+def hook_step_if_needed(step: Callable[..., Any]) -> Callable[..., Any]:
     """`step` inside torch's wrapper with hooks and a profiler's annotation where there is a hook or a profiler.
 
     The annotation costs a small model a fifth of a step, profiler or not.
@@ -29,6 +29,6 @@ def annotated_where_watched(step: Callable[..., Any]) -> Callable[..., Any]:
     return watched
 
 
-def is_traced() -> bool:
+def is_dynamo_tracing() -> bool:
     """Whether Dynamo looks at frames that begin now; `torch.compiler.disable` costs a small step a tenth of it."""
     return torch.compiler.is_dynamo_compiling() or is_dynamo_active()

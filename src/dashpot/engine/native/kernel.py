@@ -19,7 +19,7 @@ from dashpot.engine.native.kernel_check import Sample
 from dashpot.engine.native.passes import traffic
 from dashpot.engine.native.symbols import UntraceableError, kind_of
 from dashpot.engine.native.trace import Layout, scalar_row, trace
-from dashpot.engine.program import Numbers, Storage
+from dashpot.engine.program import StepScalars, StorageFormat
 from dashpot.errors import ArgumentError
 from dashpot.recipes.recipe import BoundStage, Recipe
 from dashpot.stages.base import Clock, Stage
@@ -41,7 +41,7 @@ class Kernel:
     both are in the library, so that switching decay on or off compiles nothing.
     """
 
-    def __init__(self, recipe: Recipe, storage: Storage, layout: Layout) -> None:
+    def __init__(self, recipe: Recipe, storage: StorageFormat, layout: Layout) -> None:
         self.slots = [key for key, _ in layout.slots]
         self.weight = str(layout.weight).removeprefix("torch.")
         self._storage, self._layout = storage, layout
@@ -86,21 +86,21 @@ class Kernel:
         """
         return self._function(f"step_{self._choices.index(active)}", _RUN)
 
-    def check(self, recipe: Recipe, active: tuple[bool, ...], numbers: Numbers) -> None:
+    def check(self, recipe: Recipe, active: tuple[bool, ...], step_scalars: StepScalars) -> None:
         """Raise `ArgumentError` where a stage's scalars are not those that the kernel was written for; at the first
         step of each variant compare it with the stages, too, after which it may have `failed`."""
         number = self._choices.index(active)
-        _check_names(recipe.bound_stages, numbers, self._records[number])
+        _check_names(recipe.bound_stages, step_scalars, self._records[number])
         if number in self._proven:
             return
         sample = Sample(recipe, self._storage, self._layout)
         try:
             with torch.no_grad():
-                expected = sample.stepped(recipe, numbers)
+                expected = sample.stepped(recipe, step_scalars)
         except Exception as error:
             self.fail(f"A stage raises {type(error).__name__} on {len(sample.w)} random numbers: {error}")
             return
-        table, scalars = sample.row(), packed([scalar_row(recipe.bound_stages, numbers)])
+        table, scalars = sample.row(), packed([scalar_row(recipe.bound_stages, step_scalars)])
         self.runner(active)(1, table.ctypes.data, scalars.buffer_info()[0], 1)
         if sample.agrees(expected):
             self._proven.add(number)
@@ -131,9 +131,9 @@ def packed(rows: Iterable[Iterable[Any]]) -> array[float]:
     return array("d", chain.from_iterable(rows))
 
 
-def _check_names(lines: Sequence[BoundStage], numbers: Numbers, records: Sequence[tuple[str, ...]]) -> None:
+def _check_names(lines: Sequence[BoundStage], step_scalars: StepScalars, records: Sequence[tuple[str, ...]]) -> None:
     """A kernel reads scalars by their places."""
-    for line, values, names in zip(lines, numbers.scalars, records, strict=True):
+    for line, values, names in zip(lines, step_scalars.stages, records, strict=True):
         if values._fields != names:
             raise ArgumentError(
                 f"{type(line.stage).__name__}: scalars must return the same scalars at every step, {', '.join(names)}; "
@@ -146,7 +146,7 @@ def _check_names(lines: Sequence[BoundStage], numbers: Numbers, records: Sequenc
 _KERNELS: dict[Hashable, Kernel | UntraceableError] = {}
 
 
-def kernel_for(recipe: Recipe, storage: Storage, layout: Layout) -> Kernel:
+def kernel_for(recipe: Recipe, storage: StorageFormat, layout: Layout) -> Kernel:
     """The kernel for a recipe's structure; made once in a process. Raises `UntraceableError`."""
     key = structure(recipe), storage, layout, torch.get_default_dtype()  # of what torch makes of Python numbers
     check_hashable(key)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dashpot.engine.native.cpp import FIRST_SLOT, GRADIENT, STEP, WEIGHT, columns
 from dashpot.engine.native.trace import Layout
-from dashpot.engine.program import COMPENSATION, Numbers, Storage, one_step
+from dashpot.engine.program import COMPENSATION, StepScalars, StorageFormat, one_step
 from dashpot.engine.rounding import stream
 from dashpot.recipes.recipe import Recipe
 
@@ -26,7 +26,7 @@ _STRAY = 0.1  # share of elements that may differ: a comparison can turn where t
 class Sample:
     """Random weights, gradients and state of one layout, positive in all slots that have no sign of their own."""
 
-    def __init__(self, recipe: Recipe, storage: Storage, layout: Layout) -> None:
+    def __init__(self, recipe: Recipe, storage: StorageFormat, layout: Layout) -> None:
         generator = torch.Generator("cpu").manual_seed(0)
         self._storage, self._layout = storage, layout
         dtypes = dict(layout.slots)
@@ -47,13 +47,15 @@ class Sample:
         row[0, FIRST_SLOT:] = [value.data_ptr() for value in self.state.values()]
         return row
 
-    def stepped(self, recipe: Recipe, numbers: Numbers) -> dict[str, Tensor]:
+    def stepped(self, recipe: Recipe, scalars: StepScalars) -> dict[str, Tensor]:
         """What the eager engine makes of them."""
-        if self._storage.draws:
-            numbers = numbers._replace(word=stream(torch.tensor(numbers.word, dtype=torch.int32, device="cpu"), 0))
+        if self._storage.is_stochastic:
+            scalars = scalars._replace(
+                rng_key=stream(torch.tensor(scalars.rng_key, dtype=torch.int32, device="cpu"), 0)
+            )
         index = torch.arange(_ELEMENTS, dtype=torch.int32, device="cpu")
         compute = self._layout.compute
-        w, slots = one_step(recipe.bound_stages, self._storage, compute, numbers, self.w, self.g, self.state, index)
+        w, slots = one_step(recipe.bound_stages, self._storage, compute, scalars, self.w, self.g, self.state, index)
         return {key: value.clone() for key, value in {"w": w, **slots}.items()}
 
     def agrees(self, expected: dict[str, Tensor]) -> bool:

@@ -11,8 +11,8 @@ import torch
 
 from dashpot.engine import rounding
 from dashpot.engine.native.symbols import Graph, Symbol, UntraceableError, kind_of
-from dashpot.engine.program import Numbers, Storage, one_step
-from dashpot.engine.stage_errors import place_of
+from dashpot.engine.program import StepScalars, StorageFormat, one_step
+from dashpot.engine.stage_errors import find_stage_frame
 from dashpot.recipes.recipe import BoundStage
 from dashpot.stages.base import Clock, Slot, Stage
 
@@ -49,17 +49,19 @@ SCALE, LIMIT = 0, 1
 """The places of the gradient's scale and of the limit of `clip_value` among the scalars."""
 
 
-def scalar_row(lines: Sequence[BoundStage], numbers: Numbers) -> list[Any]:
+def scalar_row(lines: Sequence[BoundStage], step_scalars: StepScalars) -> list[Any]:
     """The numbers of a step, some perhaps 0-d tensors, in the order in which a kernel reads them."""
-    limit = math.inf if numbers.limit is None else numbers.limit
-    row = [numbers.scale, limit, numbers.word, numbers.clock.lr, numbers.clock.factor]
-    for line, values in zip(lines, numbers.scalars, strict=True):
+    limit = math.inf if step_scalars.clip_value is None else step_scalars.clip_value
+    row = [step_scalars.scale, limit, step_scalars.rng_key, step_scalars.clock.lr, step_scalars.clock.factor]
+    for line, values in zip(lines, step_scalars.stages, strict=True):
         row += values
         row += line.settings
     return row
 
 
-def trace(lines: Sequence[BoundStage], slots: Sequence[Slot], storage: Storage, layout: Layout, clock: Clock) -> Trace:
+def trace(
+    lines: Sequence[BoundStage], slots: Sequence[Slot], storage: StorageFormat, layout: Layout, clock: Clock
+) -> Trace:
     """Run one step on symbols. Raises `UntraceableError` for what a kernel cannot hold.
 
     `clock` is that of any step: which scalars there are is read from the stages, not their values. Two runs must say
@@ -68,17 +70,19 @@ def trace(lines: Sequence[BoundStage], slots: Sequence[Slot], storage: Storage, 
     try:
         first, second = (_trace(lines, slots, storage, layout, clock) for _ in range(2))
     except UntraceableError as error:
-        error.place = error.place or place_of(error)
+        error.place = error.place or find_stage_frame(error)
         raise
     except Exception as error:  # a stage may do anything; the eager engine will show the error if it is one
-        raise UntraceableError(f"{type(error).__name__}: {error}", place=place_of(error)) from error
+        raise UntraceableError(f"{type(error).__name__}: {error}", place=find_stage_frame(error)) from error
     if first.text != second.text:
         what = "a stage that computes with a number that is another one each time"
         raise UntraceableError(what, "draw no random numbers in a stage, and make what changes a setting")
     return first
 
 
-def _trace(lines: Sequence[BoundStage], slots: Sequence[Slot], storage: Storage, layout: Layout, clock: Clock) -> Trace:
+def _trace(
+    lines: Sequence[BoundStage], slots: Sequence[Slot], storage: StorageFormat, layout: Layout, clock: Clock
+) -> Trace:
     graph = Graph()
     kinds = {"w": kind_of(layout.weight), "g": kind_of(layout.gradient)}
     kinds |= {key: kind_of(dtype) for key, dtype in layout.slots}
@@ -88,7 +92,9 @@ def _trace(lines: Sequence[BoundStage], slots: Sequence[Slot], storage: Storage,
         for key, kind in kinds.items()
     }
     count = _Counter(graph)
-    scale, limit, word, lr, factor = (cast(Any, count.next()) for _ in range(_LEADING))  # symbols act as numbers here
+    scale, limit, rng_key, lr, factor = (
+        cast(Any, count.next()) for _ in range(_LEADING)
+    )  # symbols act as numbers here
     symbolic, scalars = [], []
     for line in lines:
         names = line.stage.prepare(clock)
@@ -96,16 +102,16 @@ def _trace(lines: Sequence[BoundStage], slots: Sequence[Slot], storage: Storage,
         scalars.append(type(names)(*(count.next() for _ in names)))
         fields = {name: count.next() for name in set_numbers(line.stage)}
         symbolic.append(line._replace(stage=with_settings(line.stage, fields)))
-    if storage.draws:
-        word = _tensor_word(graph, word)
+    if storage.is_stochastic:
+        rng_key = _tensor_word(graph, rng_key)
     prepared = _prepared(layout, single)
     if prepared:
         scale, limit = 1.0, None
         loads["g"] = graph.node("load", ("g",), kind_of(layout.compute), vector=True)
-    numbers = Numbers(Clock(None, lr, factor), tuple(scalars), scale, limit, word)
+    step_scalars = StepScalars(Clock(None, lr, factor), tuple(scalars), scale, limit, rng_key)
     state = {key: loads[key] for key, _ in layout.slots}
     index = graph.node("index", (), "i32", vector=True)
-    new, kept = one_step(symbolic, storage, layout.compute, numbers, loads["w"], loads["g"], state, index)  # pyright: ignore[reportArgumentType]
+    new, kept = one_step(symbolic, storage, layout.compute, step_scalars, loads["w"], loads["g"], state, index)  # pyright: ignore[reportArgumentType]
     results = {key: graph.symbol(value) for key, value in {"w": new, **kept}.items()}
     for key, value in results.items():
         _check(key, value, kinds[key], vector=key not in single)
@@ -170,7 +176,7 @@ def with_settings(stage: Stage, values: Mapping[str, Any]) -> Stage:
     return double
 
 
-def _tensor_word(graph: Graph, word: Symbol) -> Any:
+def _tensor_word(graph: Graph, rng_key: Symbol) -> Any:
     """The step's word, mixed with the tensor's number, which every row of a kernel's table carries."""
-    seed = graph.node("cast", (word,), "i32", vector=False)
+    seed = graph.node("cast", (rng_key,), "i32", vector=False)
     return rounding.stream(seed, graph.node("ordinal", (), "i32", vector=False))  # pyright: ignore[reportArgumentType]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dashpot.engine.stage_errors import Place
+from dashpot.engine.stage_errors import StageFrame
 
 __all__ = ["UntraceableError", "unsupported"]
 
@@ -41,7 +41,7 @@ class UntraceableError(BaseException):
     No `Exception`: a stage that tries something and goes another way when it fails must not be traced along that way.
     """
 
-    def __init__(self, what: str, cure: str = _LISTED, place: Place | None = None) -> None:
+    def __init__(self, what: str, cure: str = _LISTED, place: StageFrame | None = None) -> None:
         super().__init__(what)
         self.what, self.cure, self.place = what, cure, place
 
