@@ -1,4 +1,4 @@
-"""Compilers that are shell scripts, a cache and a temporary folder for each test, forked children."""
+"""Shell scripts as compilers, a cache and a temporary folder per test, forked children."""
 
 import contextlib
 import gc
@@ -15,13 +15,14 @@ import warnings
 from pathlib import Path
 
 import pytest
+from processes import LIMIT
 
 from dashpot.engine.native import build, cache, compiler
 
 ROOT = str(Path(build.__file__).parents[3])
 
 
-def answering(number):
+def source_returning(number):
     return f'extern "C" int answer() {{ return {number}; }}'
 
 
@@ -36,15 +37,15 @@ extern "C" int threads() {
 
 
 @pytest.fixture(autouse=True)
-def clean_slate(tmp_path, monkeypatch):
-    """No kernel known, an empty cache, and a temporary folder of the test's own that must be empty at its end."""
+def isolated_cache(tmp_path, monkeypatch):
+    """Empty caches, and a temporary folder per test that must be empty at its end."""
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     monkeypatch.setenv("TMPDIR", str(temporary))
     monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "cache"))
     monkeypatch.delenv("CXX", raising=False)
-    for name, value in {"_libraries": {}, "_refused": {}, "_warned": set(), "_announced": False}.items():
+    for name, value in {"_libraries": {}, "_accepted": {}, "_warned": set(), "_logged": False}.items():
         monkeypatch.setattr(build, name, value)
     yield temporary
     gc.collect()
@@ -52,8 +53,8 @@ def clean_slate(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def scripted(tmp_path, monkeypatch):
-    """Make `CXX` a shell script that does something and then calls the real compiler, for its version without delay."""
+def scripted_compiler(tmp_path, monkeypatch):
+    """Set `CXX` to a shell script that runs commands and then the real compiler; `--version` skips the commands."""
     real = compiler.find().path
 
     def use(commands):
@@ -69,19 +70,19 @@ def scripted(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def logged(scripted, tmp_path):
-    """A compiler that notes its process in a file: the function that reads them."""
+def logged(scripted_compiler, tmp_path):
+    """A compiler that logs its process id; returns a function that reads the log."""
     log = tmp_path / "log"
     log.touch()
-    scripted(f"echo $$ >> {log}")
+    scripted_compiler(f"echo $$ >> {log}")
     return lambda: [int(line) for line in log.read_text().split()]
 
 
 @pytest.fixture
-def hanging(scripted, tmp_path):
-    """A compiler that does not end within the test: the function that waits until it runs and gives its process."""
+def hanging(scripted_compiler, tmp_path):
+    """A compiler that hangs; returns a function that waits for its start and returns its process id."""
     log = tmp_path / "log"
-    scripted(f"echo $$ > {log}.part; mv {log}.part {log}; sleep 100")
+    scripted_compiler(f"echo $$ > {log}.part; mv {log}.part {log}; sleep 100")
 
     def process():
         until(log.exists)
@@ -90,17 +91,17 @@ def hanging(scripted, tmp_path):
     return process
 
 
-def until(condition, seconds=30):
+def until(condition, seconds=300):
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "it never came true"
+        assert time.monotonic() < end, "condition never met"
         time.sleep(0.002)
 
 
 def ended(compiler_process):
-    """Whether the compiler has gone without a trace, and soon every program that it had called.
+    """Check that the compiler has been reaped, and wait until its subprocesses have exited.
 
-    Those are the system's to wait for, which some containers never do, so that a zombie of theirs is as good as gone.
+    Those are reaped by init, which some containers lack, so zombies count as exited.
     """
     try:
         os.kill(compiler_process, 0)
@@ -111,10 +112,10 @@ def ended(compiler_process):
 
 
 def states(group):
-    """The states of the processes in a group."""
+    """Return the states of the processes in a group."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # it ended meanwhile
+        with contextlib.suppress(OSError):  # exited meanwhile
             state, _, its_group, *_ = path.read_text().rpartition(")")[2].split()
             if int(its_group) == group:
                 found.append(state)
@@ -122,7 +123,7 @@ def states(group):
 
 
 def forked(work):
-    """Run `work` in a forked child; its process number."""
+    """Run `work` in a forked child and return its process id."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of threads at every fork
         child = os.fork()
@@ -142,8 +143,8 @@ def succeeded(child):
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-def forget():
-    """Forget loaded libraries, as a new process has none."""
+def clear_loaded():
+    """Clear the loaded libraries, as in a new process."""
     build._libraries.clear()
 
 
@@ -152,7 +153,7 @@ def entry(source):
 
 
 def other_process(script, **environment):
-    """Run Python lines in a new process in which every warning is an error; what it printed."""
+    """Run Python lines in a new process with warnings as errors and return the output."""
     path = os.pathsep.join([ROOT, os.environ.get("PYTHONPATH", "")])
     lines = ["from dashpot.engine.native import build", textwrap.dedent(script)]
     done = subprocess.run(
@@ -161,14 +162,14 @@ def other_process(script, **environment):
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=LIMIT,
     )
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 
 
 def together(*works):
-    """Run functions in threads at the same time; the first exception of one is raised."""
+    """Run functions in concurrent threads and raise the first exception."""
     barrier, faults = threading.Barrier(len(works)), []
 
     def run(work):
@@ -188,7 +189,7 @@ def together(*works):
 
 
 class Compiling:
-    """A thread that asks for a kernel: `with` waits until its compiler runs, and at the end for its library."""
+    """A thread that compiles a kernel: `with` waits for the start of the compiler, and on exit for the library."""
 
     def __init__(self, source):
         self.library = None
@@ -209,13 +210,13 @@ class Compiling:
 
 
 def holder(source):
-    """A child that holds the claim on a kernel until it is killed."""
+    """Fork a child that holds the lock of a kernel until it is killed."""
     reading, writing = os.pipe()
 
     def work():
-        claim = cache.Claim(cache.folder(), cache.key(source, compiler.find()))
-        assert claim.taken()
-        signal.alarm(60)
+        lock = cache.CompileLock(cache.folder(), cache.key(source, compiler.find()))
+        assert lock.try_acquire()
+        signal.alarm(int(LIMIT))
         os.write(writing, b"x")
         signal.pause()
 

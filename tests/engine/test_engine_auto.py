@@ -1,4 +1,4 @@
-"""`engine="auto"`: kernels from the first step to the last, and what `explain_engine` says of them."""
+"""`engine="auto"` and `explain_engine`."""
 
 import copy
 
@@ -14,8 +14,8 @@ pytestmark = pytest.mark.needs_compiler
 
 
 @pytest.fixture
-def asked(monkeypatch):
-    """The sources whose libraries were asked for; no kernel is known before."""
+def requested(monkeypatch):
+    """Record the sources passed to `build.library`, with no kernel known before."""
     sources = []
 
     def library(source):
@@ -29,23 +29,23 @@ def asked(monkeypatch):
 
 @pytest.mark.parametrize("engine", ["auto", "compiled"])
 @pytest.mark.parametrize("shapes", [((3,),), ((300, 300), (5,))])
-def test_a_model_of_any_size_is_compiled_before_its_first_step(asked, engine, shapes):
+def test_any_size_compiles_before_first_step(requested, engine, shapes):
     params = parameters(torch.float32, shapes=shapes)
     optimizer = dp.AdamW(params, engine=engine)
     march([(params, optimizer)], range(1))
     assert is_compiled(optimizer)
     march([(params, optimizer)], range(1, 3))
-    assert len(asked) == 1
+    assert len(requested) == 1
 
 
-def test_engine_eager_asks_for_no_compiler(asked):
+def test_engine_eager_compiles_nothing(requested):
     params = parameters(torch.float32)
     march([(params, dp.AdamW(params, engine="eager"))], range(2))
-    assert asked == []
+    assert requested == []
 
 
 @pytest.mark.parametrize("at", [1, 50])
-def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(at):
+def test_resumed_run_matches_uninterrupted_run_bit_for_bit(at):
     params = parameters(torch.float32)
     optimizer = dp.AdamW(params, engine="auto", lr=0.1)
     march([(params, optimizer)], range(at))
@@ -57,17 +57,17 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(at):
     assert same(snapshot(params, optimizer), snapshot(others, other))
 
 
-def test_a_parameter_that_joins_late_goes_on_with_the_kernel_of_the_others(asked):
+def test_late_parameter_uses_existing_kernel(requested):
     params = parameters()
     optimizer = dp.AdamW(params, engine="auto")
     march([(params, optimizer)], range(5), missing=lambda step, index: index == 0)
     march([(params, optimizer)], range(5, 7))
     assert fates(optimizer) == "group 0: 3 tensors, 11 elements, float64: compiled, 56 bytes moved for each element"
     assert [int(optimizer.state[p]["step"]) for p in params] == [2, 7, 7]
-    assert len(asked) == 1
+    assert len(requested) == 1
 
 
-# ---- words ----------------------------------------------------------------------------------------------------------
+# ---- explain_engine --------------------------------------------------------------------------------------------------
 
 
 def test_explain_engine_in_auto():
@@ -82,7 +82,7 @@ def test_explain_engine_in_auto():
     assert fates(optimizer) == "group 0: 3 tensors, 11 elements, float32: compiled, 28 bytes moved for each element"
 
 
-def test_explain_engine_counts_every_kind_of_tensor():
+def test_explain_engine_groups_tensors_by_reason():
     shared = torch.ones(4)
     params = [
         torch.ones(3, requires_grad=True),
@@ -105,13 +105,13 @@ def test_explain_engine_counts_every_kind_of_tensor():
 
 
 @pytest.mark.parametrize("wrong", [None, torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)])
-def test_explain_engine_wants_an_optimizer_of_ours(wrong):
+def test_explain_engine_rejects_other_objects(wrong):
     with pytest.raises(dp.ArgumentError, match=f"expected a dashpot optimizer, got {type(wrong).__name__}"):
         dp.explain_engine(wrong)
 
 
 @pytest.mark.parametrize(("value", "mode"), [("compiled", "compiled"), ("auto", "auto"), ("", "auto"), (None, "auto")])
-def test_the_environment_chooses_where_the_argument_does_not(monkeypatch, value, mode):
+def test_environment_variable_is_default_of_engine(monkeypatch, value, mode):
     monkeypatch.delenv("DASHPOT_ENGINE")
     if value is not None:
         monkeypatch.setenv("DASHPOT_ENGINE", value)

@@ -1,4 +1,4 @@
-"""Where no kernel is to be had the eager engine does the work: the same numbers, one warning with cause and cure."""
+"""Fallback to the eager engine without a kernel: equal results, one warning with cause and remedy."""
 
 import stat
 import warnings
@@ -14,24 +14,24 @@ pytestmark = pytest.mark.needs_compiler
 
 
 @pytest.fixture(autouse=True)
-def clean_slate(tmp_path, monkeypatch):
-    """No kernel known, nothing warned of, an empty cache."""
+def isolated_cache(tmp_path, monkeypatch):
+    """Empty caches and no past warnings."""
     monkeypatch.setenv("DASHPOT_CACHE", str(tmp_path / "cache"))
     for module, name, value in (
         (kernel, "_KERNELS", {}),
         (kernel, "_warned", set()),
         (build, "_libraries", {}),
-        (build, "_refused", {}),
+        (build, "_accepted", {}),
         (build, "_warned", set()),
     ):
         monkeypatch.setattr(module, name, value)
     return tmp_path
 
 
-def scripted(folder, body):
-    """A compiler that knows its version and otherwise does what `body` says."""
+def scripted_compiler(folder, body):
+    """Write a compiler script that prints a version and otherwise runs `body`."""
     path = folder / "compiler"
-    path.write_text(f'#!/bin/sh\ncase "$*" in *--version*) echo "scripted 1.0"; exit 0;; esac\n{body}\n')
+    path.write_text(f'#!/bin/sh\ncase "$*" in *--version*) echo "scripted_compiler 1.0"; exit 0;; esac\n{body}\n')
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
     return str(path)
 
@@ -45,15 +45,15 @@ def expected(steps):
     return values(run(sgd(params, engine="eager"), params, steps))
 
 
-def warned_of(action):
+def warnings_of(action):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         action()
     return [str(item.message) for item in caught]
 
 
-def check_fallback(engine, steps, cause, cure):
-    """Two optimizers, one after the other: the same numbers, one warning, and the reason in `explain_engine`."""
+def check_fallback(engine, steps, cause, remedy):
+    """Step two optimizers: eager results, one warning in all, and the reason in `explain_engine`."""
     optimizers = []
 
     def go():
@@ -62,11 +62,11 @@ def check_fallback(engine, steps, cause, cure):
             optimizers.append((params, sgd(params, engine=engine)))
             march([optimizers[-1]], range(steps))
 
-    sentences = warned_of(go)
+    sentences = warnings_of(go)
     assert len(sentences) == 1
     assert sentences[0].startswith("dashpot runs its slower eager engine, with the same results. ")
     assert cause in sentences[0]
-    assert cure in sentences[0]
+    assert remedy in sentences[0]
     for params, optimizer in optimizers:
         assert identical(params, expected(steps))
         assert cause in fates(optimizer)
@@ -77,62 +77,62 @@ NO_COMPILER = ("compiled", 3), ("auto", 3)
 
 
 @pytest.mark.parametrize(("engine", "steps"), NO_COMPILER)
-def test_without_a_compiler(monkeypatch, engine, steps):
+def test_invalid_cxx(monkeypatch, engine, steps):
     monkeypatch.setenv("CXX", "/nonexistent/c++")
     check_fallback(engine, steps, "/nonexistent/c++", "set CXX")
 
 
 @pytest.mark.parametrize(("engine", "steps"), NO_COMPILER)
-def test_without_a_compiler_on_the_path(monkeypatch, tmp_path, engine, steps):
+def test_no_compiler_on_path(monkeypatch, tmp_path, engine, steps):
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     check_fallback(engine, steps, "No C++ compiler (c++, g++, clang++) is on the search path", "apt install g++")
 
 
 @pytest.mark.parametrize(("engine", "steps"), [("compiled", 3), ("auto", 3)])
-def test_a_compiler_that_fails(monkeypatch, tmp_path, engine, steps):
-    monkeypatch.setenv("CXX", scripted(tmp_path, 'echo "kernel.cpp:1: error: out of cheese" >&2; exit 1'))
-    check_fallback(engine, steps, "error: out of cheese", "set CXX to another one")
+def test_failing_compiler(monkeypatch, tmp_path, engine, steps):
+    monkeypatch.setenv("CXX", scripted_compiler(tmp_path, 'echo "kernel.cpp:1: error: out of cheese" >&2; exit 1'))
+    check_fallback(engine, steps, "error: out of cheese", "set CXX to another compiler")
 
 
-def test_eager_needs_no_compiler_and_says_nothing(monkeypatch):
+def test_eager_without_compiler_does_not_warn(monkeypatch):
     monkeypatch.setenv("CXX", "/nonexistent/c++")
     params = parameters()
-    assert warned_of(lambda: run(sgd(params, engine="eager"), params, 30)) == []
+    assert warnings_of(lambda: run(sgd(params, engine="eager"), params, 30)) == []
 
 
-def test_a_compiler_that_fails_once_leaves_one_method_eager(monkeypatch, tmp_path):
-    """What failed stays eager for the life of the process; what is compiled later is not held back."""
+def test_failed_kernel_stays_eager_and_others_compile(monkeypatch, tmp_path):
+    """A failed kernel is not retried in the same process."""
     broken = tmp_path / "broken"
     broken.touch()
     compiler = build.find()
-    monkeypatch.setenv("CXX", scripted(tmp_path, f'[ -e "{broken}" ] && exit 1\nexec "{compiler.path}" "$@"'))
+    monkeypatch.setenv("CXX", scripted_compiler(tmp_path, f'[ -e "{broken}" ] && exit 1\nexec "{compiler.path}" "$@"'))
     first, second = parameters(), parameters()
     one, two = sgd(first, engine="compiled"), dp.SGD(second, lr=0.1, engine="compiled")
-    assert len(warned_of(lambda: march([(first, one)], range(2)))) == 1
+    assert len(warnings_of(lambda: march([(first, one)], range(2)))) == 1
     broken.unlink()
-    assert warned_of(lambda: march([(first, one), (second, two)], range(2, 4))) == []
+    assert warnings_of(lambda: march([(first, one), (second, two)], range(2, 4))) == []
     assert is_compiled(two)
     assert "eager: The C++ compiler" in fates(one)
     assert identical(first, expected(4))
 
 
-def test_clipping_and_skipping_work_without_a_compiler(monkeypatch):
+def test_clipping_and_skipping_without_compiler_match_eager(monkeypatch):
     monkeypatch.setenv("CXX", "/nonexistent/c++")
     params, others = parameters(), parameters()
     options = {"max_norm": 0.5, "nonfinite": "skip"}
-    assert len(warned_of(lambda: run(sgd(params, engine="compiled", **options), params, 4))) == 1
+    assert len(warnings_of(lambda: run(sgd(params, engine="compiled", **options), params, 4))) == 1
     run(sgd(others, engine="eager", **options), others, 4)
     assert identical(params, values(others))
 
 
-def test_a_damaged_kernel_in_the_cache_is_built_again(tmp_path, monkeypatch):
+def test_corrupt_cached_kernel_is_rebuilt(tmp_path, monkeypatch):
     params = parameters()
     march([(params, sgd(params, engine="compiled"))], range(2))
     (kept,) = (path for path in (tmp_path / "cache").rglob("*") if path.suffix in (".so", ".dylib"))
     damaged = tmp_path / "damaged"
     damaged.write_bytes(kept.read_bytes()[:-4096] + bytes(4096))
-    damaged.replace(kept)  # not in place: the old file is in use
+    damaged.replace(kept)  # not in place: the old file is loaded
     monkeypatch.setattr(kernel, "_KERNELS", {})
     monkeypatch.setattr(build, "_libraries", {})
     before = build.compilations()
@@ -144,7 +144,7 @@ def test_a_damaged_kernel_in_the_cache_is_built_again(tmp_path, monkeypatch):
     assert identical(again, values(params))
 
 
-def test_a_kernel_in_the_cache_is_not_built_again(monkeypatch):
+def test_cached_kernel_is_not_recompiled(monkeypatch):
     params = parameters()
     march([(params, sgd(params, engine="compiled"))], range(1))
     monkeypatch.setattr(kernel, "_KERNELS", {})

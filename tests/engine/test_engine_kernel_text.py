@@ -1,4 +1,4 @@
-"""The forms in which a kernel writes an operation where a quicker one is exact: bounds, and rounding to bfloat16."""
+"""Exact fast forms of operations in kernels: clamping, rounding to bfloat16, gradient scaling and norms."""
 
 import math
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ __all__ = ["shared_cache"]
 
 @dataclass(frozen=True)
 class Bounded(dp.Stage):
-    """Bounds that are one number for a whole tensor: a mean, which may be nan, and constants."""
+    """Bounds that are scalars for a whole tensor: a mean, possibly nan, and constants."""
 
     slots = (dp.elementwise("below"), dp.elementwise("above"), dp.elementwise("constant"))
 
@@ -24,7 +24,7 @@ class Bounded(dp.Stage):
 
 
 @pytest.mark.needs_compiler
-def test_bounds_of_one_number_pass_nan_on_as_torch_does():
+def test_clamp_by_scalar_propagates_nan_like_torch():
     g = torch.tensor([-1.0, -0.0, 0.0, 0.25, 3.0, math.inf, -math.inf, math.nan, 1e-40])
     found = []
     for engine in ("eager", "compiled"):
@@ -41,7 +41,7 @@ def test_bounds_of_one_number_pass_nan_on_as_torch_does():
 
 @dataclass(frozen=True)
 class Kept(dp.Stage):
-    """State that is stored as it was loaded, and state that arithmetic has made."""
+    """State stored as loaded, and state computed by arithmetic."""
 
     slots = (dp.elementwise("loaded"), dp.elementwise("sum"))
 
@@ -49,8 +49,8 @@ class Kept(dp.Stage):
         return x, type(s)(x.w, x.w + x.g)
 
 
-def every_kind_of_float():
-    """Bits of every exponent and sign, with fractions beside and between bfloat16 numbers: nans of every sort too."""
+def floats_of_every_kind():
+    """Floats of every exponent and sign, with mantissas at and between bfloat16 numbers, and every kind of nan."""
     fractions = torch.tensor([0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF, 0x18000, 0x3FFFFF, 0x400000, 0x7F7FFF, 0x7FFFFF])
     positive = (torch.arange(256)[:, None] << 23) + fractions
     return torch.cat([positive, positive - 2**31]).flatten().to(torch.int32).view(torch.float32)
@@ -63,10 +63,10 @@ def same_numbers(a, b):
 
 
 def stepped(dtype, **options):
-    """Everything a step writes on both engines, from numbers of every kind."""
+    """Return pairs of all tensors that a step writes on the two engines."""
     found = []
     for engine in ("eager", "compiled"):
-        w = every_kind_of_float().to(dtype)
+        w = floats_of_every_kind().to(dtype)
         p = w.clone().requires_grad_()
         p.grad = w.flip(0).clone()
         optimizer = dp.SGM.from_recipe([p], dp.Recipe(Kept(), lr=0.75), engine=engine, **options)
@@ -87,16 +87,16 @@ def stepped(dtype, **options):
     ],
     ids=str,
 )
-def test_every_float_is_rounded_alike_by_both_engines(dtype, options):
+def test_both_engines_round_every_float_equally(dtype, options):
     for eager, compiled in stepped(dtype, **options):
         assert same_numbers(eager, compiled)
 
 
-SIZES = (1, 63, 64, 65, 1023, 1024, 1025, 16385)  # around the lanes, the blocks and the chunks of a sum of squares
+SIZES = (1, 63, 64, 65, 1023, 1024, 1025, 16385)  # around vector, block and chunk sizes of the sum of squares
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e-25, 1.0, 1e25, "mixed"])
-def test_the_norm_of_gradients_is_that_in_double(scale):
+def test_gradient_norm_matches_float64(scale):
     generator = torch.Generator().manual_seed(0)
     params = [torch.zeros(size, requires_grad=True) for size in SIZES]
     for number, p in enumerate(params):
@@ -109,7 +109,7 @@ def test_the_norm_of_gradients_is_that_in_double(scale):
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_one_number_that_is_not_finite_is_found_wherever_it_is(bad):
+def test_single_nonfinite_element_is_detected_anywhere(bad):
     params = [torch.zeros(size, requires_grad=True) for size in SIZES]
     optimizer = dp.SGD(params, lr=1.0, nonfinite="skip", engine="compiled")
     for p in params:
@@ -132,8 +132,8 @@ def test_one_number_that_is_not_finite_is_found_wherever_it_is(bad):
     ],
     ids=str,
 )
-def test_the_gradient_is_scaled_and_limited_alike_by_both_engines(dtype, options):
-    """Beside the loop of a kernel, a block of 512 elements at a time; decay reads weights, momentum gradients."""
+def test_both_engines_scale_and_clip_gradients_equally(dtype, options):
+    """Kernels do that ahead of the loop in blocks of 512; decay reads weights, momentum reads gradients."""
     found = []
     for engine in ("eager", "compiled"):
         generator = torch.Generator().manual_seed(0)

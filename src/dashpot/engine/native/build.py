@@ -1,4 +1,4 @@
-"""From the source text of a kernel to the loaded library: from memory, from the cache, or from the compiler."""
+"""Kernel libraries by source text: from memory, from the disk cache, or compiled."""
 
 from __future__ import annotations
 
@@ -14,34 +14,37 @@ import time
 from pathlib import Path
 
 from dashpot.engine.native import cache
-from dashpot.engine.native.compile_job import Job, compilations
+from dashpot.engine.native.compile_job import CompileJob, compilations
 from dashpot.engine.native.compiler import BuildError, Compiler, find
 from dashpot.utils.warn import warn
 
-__all__ = ["BuildError", "compilations", "library", "loaded"]
+__all__ = ["BuildError", "compilations", "library", "load_cached"]
 
-PATIENCE = 5.0
-"""Seconds to wait for another process that compiles the same kernel before doing it too."""
-PAUSE = 0.005
-"""Seconds between two looks at the compiler, or at the process that is waited for."""
-LONG = 1.0
-"""Seconds after which a compilation is announced."""
-CONSEQUENCE = "Until then every process compiles its kernels anew."
+PEER_TIMEOUT = 5.0
+"""Seconds to wait for another process that compiles the same kernel."""
+POLL_INTERVAL = 0.005
+"""Seconds between checks of the compiler or of another process."""
+ANNOUNCE_AFTER = 1.0
+"""Seconds after which a compilation is logged."""
+UNCACHED = "Until then every process recompiles its kernels."
 
 _log = logging.getLogger("dashpot")
 _libraries: dict[str, ctypes.CDLL] = {}
-_refused: dict[Compiler, Compiler] = {}  # compilers with flags they refused, and what they accepted instead
+_accepted: dict[Compiler, Compiler] = {}  # by compiler with rejected flags, the same with the flags it accepts
 _warned: set[str] = set()
-_announced = False
+_logged = False
 _lock = threading.Lock()
 _source_locks: dict[str, threading.Lock] = {}
 
 
-def loaded(source: str) -> ctypes.CDLL | None:
-    """The library of a kernel if this process or the cache has it, else None. Never compiles; about a millisecond.
+def load_cached(source: str) -> ctypes.CDLL | None:
+    """Return a kernel's library from memory or the disk cache, else None. Takes about a millisecond.
+
+    Args:
+        source: C++ source text.
 
     Warns:
-        RuntimeWarning: once, where the cache folder cannot be used; kernels then last as long as the process.
+        RuntimeWarning: Once, if the cache folder cannot be used; libraries are then lost at exit.
     """
     if source in _libraries:
         return _libraries[source]
@@ -52,172 +55,173 @@ def loaded(source: str) -> ctypes.CDLL | None:
     place = _folder()
     path = None if place is None else cache.read(place, name)
     if path is not None:
-        with contextlib.suppress(OSError):  # a folder that allows no programs
+        with contextlib.suppress(OSError):  # mounted noexec
             return _libraries.setdefault(source, ctypes.CDLL(str(path)))
     return None
 
 
 def library(source: str) -> ctypes.CDLL:
-    """The library of a kernel, compiled now if need be.
+    """Return a kernel's library, compiling it if necessary.
 
-    A source is compiled once: other threads wait for that, and so do other processes, for at most `PATIENCE` seconds.
+    Concurrent calls compile a source once: other threads wait, and other processes for up to `PEER_TIMEOUT` seconds.
+
+    Args:
+        source: C++ source text.
 
     Raises:
-        BuildError: there is no compiler, it cannot compile the source, or what it makes cannot be loaded.
+        BuildError: If there is no compiler, it fails, or its output cannot be loaded.
 
     Warns:
-        RuntimeWarning: once, where the compiler refused a flag that makes kernels fast.
+        RuntimeWarning: Once, if the compiler rejects an optimization flag.
 
     >>> library('extern "C" int dashpot_doctest() { return 5; }').dashpot_doctest()
     5
     """
-    found = loaded(source)
+    found = load_cached(source)
     if found is not None:
         return found
     compiler = find()
     with _source_locks.setdefault(source, threading.Lock()):
-        claim = cache.Claim(_folder(), cache.key(source, compiler))
+        lock = cache.CompileLock(_folder(), cache.key(source, compiler))
         try:
-            _wait_for(claim)
-            return loaded(source) or _compiled(source, compiler)
+            _wait_for(lock)
+            return load_cached(source) or _compile(source, compiler)
         finally:
-            claim.release()
+            lock.release()
 
 
-def _wait_for(claim: cache.Claim) -> None:
-    """Wait until no other process compiles this kernel, or one has for so long that it is not worth the wait."""
-    end = time.monotonic() + PATIENCE
-    while not claim.taken() and time.monotonic() < end:
-        time.sleep(PAUSE)
+def _wait_for(lock: cache.CompileLock) -> None:
+    """Wait for the lock for at most `PEER_TIMEOUT` seconds."""
+    end = time.monotonic() + PEER_TIMEOUT
+    while not lock.try_acquire() and time.monotonic() < end:
+        time.sleep(POLL_INTERVAL)
 
 
 class _AttemptError(Exception):
-    """One command gave no usable library, for a reason that fewer flags may remove."""
+    """A compilation that failed, and may succeed with fewer flags."""
 
 
-def _compiled(source: str, compiler: Compiler) -> ctypes.CDLL:
-    """Compile with the best flags that the compiler accepts, keep the library in the cache, and load it."""
+def _compile(source: str, compiler: Compiler) -> ctypes.CDLL:
+    """Compile with the best flags that the compiler accepts, cache the library, and load it."""
     try:
-        job = Job(source)
+        job = CompileJob(source)
     except OSError as error:
         raise BuildError(
-            f"There is no folder to compile a kernel in ({error}): set TMPDIR to one that you can write to."
+            f"No writable temporary folder to compile a kernel in ({error}): set TMPDIR to a writable folder."
         ) from error
-    complaints: list[str] = []
+    errors: list[str] = []
     with job:
-        for used in _refused.get(compiler, compiler).attempts():
+        for used in _accepted.get(compiler, compiler).with_fallbacks():
             try:
                 found = _attempt(job, used, cache.key(source, compiler))
             except _AttemptError as failure:
-                complaints.append(str(failure))
-                if job.stopped:
+                errors.append(str(failure))
+                if job.kill_reason:
                     break
                 continue
             _libraries[source] = found
-            if complaints:
-                _refused[compiler] = used
-                _warn(_loss(compiler, used, complaints[0]))
+            if errors:
+                _accepted[compiler] = used
+                _warn(_rejected_flags_message(compiler, used, errors[0]))
             return found
-    # The last attempt had the fewest flags, so what it says is about the source.
+    # The last attempt has the fewest flags, so its error concerns the source.
     raise BuildError(
-        f"The C++ compiler {compiler.path} could not make a kernel ({complaints[-1]}): "
-        "update it, or set CXX to another one."
+        f"The C++ compiler {compiler.path} cannot compile a kernel ({errors[-1]}): "
+        "update it, or set CXX to another compiler."
     )
 
 
-def _attempt(job: Job, compiler: Compiler, name: str) -> ctypes.CDLL:
-    """Compile with these flags and wait for the compiler; the library is kept in the cache as `name`."""
+def _attempt(job: CompileJob, compiler: Compiler, name: str) -> ctypes.CDLL:
+    """Run the compiler with these flags, cache its library as `name`, and load it."""
     try:
         job.launch(compiler)
         while job.running():
-            if job.elapsed() > LONG:
-                _announce()
-            time.sleep(PAUSE)
-        complaint = job.complaint()
+            if job.elapsed() > ANNOUNCE_AFTER:
+                _log_compilation()
+            time.sleep(POLL_INTERVAL)
+        failure = job.error()
     except OSError as error:
-        complaint = str(error)
-    if complaint:
-        raise _AttemptError(complaint)
-    return _kept(job.built, name)
+        failure = str(error)
+    if failure:
+        raise _AttemptError(failure)
+    return _store_and_load(job.built, name)
 
 
-def _kept(built: Path, name: str) -> ctypes.CDLL:
-    """Write the library `built` to the cache and load it from there; where that cannot be, load it as it lies.
+def _store_and_load(built: Path, name: str) -> ctypes.CDLL:
+    """Write the library `built` to the cache and load it from there, or in place if that fails.
 
-    Its private folder can go right after that, for a loaded library does not need its file.
+    The file of a loaded library may be deleted.
     """
     place = _folder()
     fault = ""
     if place is not None:
         try:
             return ctypes.CDLL(str(cache.write(place, name, built)))
-        except OSError as error:  # a full disk, a read-only one, one that allows no programs
+        except OSError as error:  # disk full, read-only, or mounted noexec
             reason = error.strerror or _without_path(error)
-            fault = f"be kept in the folder {str(place)!r} or loaded from there ({reason})"
+            fault = f"be cached in the folder {str(place)!r} or loaded from there ({reason})"
     try:
         found = ctypes.CDLL(str(built))
     except OSError as error:
-        if not _forbids_programs(built.parent, error):
-            raise _AttemptError(f"its library cannot be loaded: {error}") from error
+        if not _is_noexec(built.parent, error):
+            raise _AttemptError(f"the library cannot be loaded: {error}") from error
         raise BuildError(
             f"A compiled kernel cannot {fault and f'{fault}, nor '}be loaded from the temporary folder "
-            f"{str(built.parent.parent)!r} ({_without_path(error)}), as programs may not run there: "
-            f"set {cache.VARIABLE} to a folder of yours where they may."
+            f"{str(built.parent.parent)!r} ({_without_path(error)}), which is mounted noexec: "
+            f"set {cache.VARIABLE} to a private folder that allows executables."
         ) from error
     if fault:
         _warn(
-            f"A compiled kernel cannot {fault}: make room there or set {cache.VARIABLE} to a folder of yours where "
-            f"programs may run. {CONSEQUENCE}"
+            f"A compiled kernel cannot {fault}: free disk space there or set {cache.VARIABLE} to a private folder that "
+            f"allows executables. {UNCACHED}"
         )
     return found
 
 
-def _forbids_programs(place: Path, error: OSError) -> bool:
-    """Whether a library was refused because of the file system it lies on, mounted `noexec`, and not for itself."""
+def _is_noexec(place: Path, error: OSError) -> bool:
+    """Check whether a library failed to load because its file system is mounted `noexec`."""
     mounted = sys.platform != "win32" and os.statvfs(place).f_flag & getattr(os, "ST_NOEXEC", 0)
     return bool(mounted) or "failed to map segment" in str(error)
 
 
 def _without_path(error: OSError) -> str:
-    """What the loader says, without the file's path at its beginning."""
+    """Return the loader's message without the leading file path."""
     return re.sub(r"^/.*?\.so: ", "", str(error))
 
 
 def _folder() -> Path | None:
-    """The folder of the cache, None and one warning where it cannot be used."""
+    """Return the cache folder, or None with one warning if it cannot be used."""
     try:
         return cache.folder()
     except cache.CacheError as error:
-        _warn(f"{error} {CONSEQUENCE}")
+        _warn(f"{error} {UNCACHED}")
         return None
 
 
-def _loss(wanted: Compiler, used: Compiler, complaint: str) -> str:
-    """The sentence about the flags a compiler refused."""
+def _rejected_flags_message(wanted: Compiler, used: Compiler, error: str) -> str:
     dropped = [*(wanted.tuning if not used.tuning else ()), *(wanted.openmp if not used.openmp else ())]
     return (
-        f"The C++ compiler {wanted.path} refused {shlex.join(dropped)} ({complaint}), so kernels "
-        f"{'use one thread' if used.tuning else 'are slower than they could be'}: "
-        "install a complete and current g++ or set CXX to one, and empty the cache of kernels."
+        f"The C++ compiler {wanted.path} rejects {shlex.join(dropped)} ({error}), so kernels "
+        f"{'use one thread' if used.tuning else 'are slower than possible'}: "
+        "install a complete and current g++ or set CXX to one, and empty the kernel cache."
     )
 
 
-def _announce() -> None:
-    """Log, once in a process, that a compiler is at work."""
-    global _announced  # noqa: PLW0603
+def _log_compilation() -> None:
+    """Log a running compilation, once per process."""
+    global _logged  # noqa: PLW0603
     with _lock:
-        if _announced:
+        if _logged:
             return
-        _announced = True
+        _logged = True
     place = _folder()
-    once = "" if place is None else f" (once; kept in {place})"
-    # Nothing is wrong, but WARNING is the lowest level that Python shows where logging is not configured, and whoever
-    # waits for a first step has rarely configured it.
+    once = "" if place is None else f" (once; cached in {place})"
+    # WARNING is the lowest level shown without logging configuration, which is the common case.
     _log.warning("Compiling a kernel for this machine%s ...", once)
 
 
 def _warn(sentence: str) -> None:
-    """Warn, each sentence once in a process."""
+    """Warn, once per process for each sentence."""
     with _lock:
         if sentence in _warned:
             return
@@ -226,7 +230,7 @@ def _warn(sentence: str) -> None:
 
 
 def _after_fork() -> None:
-    """In a forked child: new locks, as a thread of the parent may have held the old ones."""
+    """Replace the locks in a forked child, as a thread of the parent may hold them."""
     global _lock  # noqa: PLW0603
     _lock = threading.Lock()
     _source_locks.clear()

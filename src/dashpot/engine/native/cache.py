@@ -1,4 +1,4 @@
-"""Compiled kernels on disk: a folder of this user alone, one checked file each, safe with many processes at once."""
+"""Disk cache of compiled kernels: a private folder, one checksummed file per kernel, safe for concurrent processes."""
 
 from __future__ import annotations
 
@@ -23,67 +23,67 @@ from dashpot.utils.cache_dir import cache_folder
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["VARIABLE", "CacheError", "Claim", "folder", "key", "read", "write"]
+__all__ = ["VARIABLE", "CacheError", "CompileLock", "folder", "key", "read", "write"]
 
 VARIABLE = "DASHPOT_CACHE"
-"""The environment variable that names the cache folder."""
+"""Environment variable with the path of the cache folder."""
 
 MAGIC = b"dashpot\x01"
-TRAILER = len(MAGIC) + hashlib.sha256().digest_size
+TRAILER_SIZE = len(MAGIC) + hashlib.sha256().digest_size
 DAY = 86400.0
-OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 class CacheError(DashpotError, RuntimeError):
-    """The cache folder cannot be used, or must not be."""
+    """The cache folder cannot be used, or is not safe to use."""
 
 
 def folder() -> Path:
-    """The cache folder, made where it is missing: `DASHPOT_CACHE`, else `kernels` in dashpot's per-user cache.
+    """Return the cache folder, created if missing: `DASHPOT_CACHE`, else `kernels` in dashpot's per-user cache.
 
-    It holds native code that will run as this user, so nobody else may be able to put a file there.
+    It holds native code that runs as this user, so only this user may be able to write to it.
 
     Raises:
-        CacheError: it cannot be made, belongs to somebody else, or others can write to it or replace it.
+        CacheError: If it cannot be created, has a different owner, or can be written to or replaced by others.
     """
     try:
         named = os.environ.get(VARIABLE)
         place = (Path(named).expanduser() if named else cache_folder() / "kernels").absolute()
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
-        refusal = _refusal(place)
-    except (OSError, RuntimeError) as error:  # RuntimeError: the user has no home
+        reason = _reject_reason(place)
+    except (OSError, RuntimeError) as error:  # RuntimeError: no home directory
         at = f" {str(error.filename)!r}" if isinstance(error, OSError) and error.filename else ""
-        reason = error.strerror if isinstance(error, OSError) else error
+        cause = error.strerror if isinstance(error, OSError) else error
         raise CacheError(
-            f"The folder{at} for compiled kernels cannot be made ({reason}): "
+            f"The folder{at} for compiled kernels cannot be created ({cause}): "
             f"set {VARIABLE} to a folder that only you can write to."
         ) from error
-    if refusal:
-        raise CacheError(refusal)
+    if reason:
+        raise CacheError(reason)
     return place
 
 
-def _refusal(place: Path) -> str:
-    """The sentence that says why native code in `place` cannot be trusted, empty where it can."""
+def _reject_reason(place: Path) -> str:
+    """Return why native code in `place` cannot be trusted; empty if it can."""
     name = f"The folder {str(place)!r} for compiled kernels"
     elsewhere = f"set {VARIABLE} to a folder that only you can write to"
-    if sys.platform == "win32":  # the profile of a user is closed to others by default, and modes say nothing
+    if sys.platform == "win32":  # user profiles are private by default, and have no modes
         return ""
     status = place.stat()
     if status.st_uid != os.geteuid():
-        return f"{name} belongs to another user (number {status.st_uid}, you are {os.geteuid()}): {elsewhere}."
-    if status.st_mode & OTHERS_WRITE:
-        return f"{name} can be written to by others, who could plant code there: chmod go-w it, or {elsewhere}."
+        return f"{name} belongs to another user (uid {status.st_uid}, yours is {os.geteuid()}): {elsewhere}."
+    if status.st_mode & WRITABLE_BY_OTHERS:
+        return f"{name} is writable by other users, who could insert code: chmod go-w it, or {elsewhere}."
     for parent in place.resolve().parents:
-        # With write permission for all and no sticky bit anybody can put another folder in the place of ours. A group
-        # that may write to a parent is common (umask 002, project folders), and what it put there would be its own.
+        # World-writable without the sticky bit: any user can replace the folder. Group-writable parents are common
+        # (umask 002, project folders), and a replacement would have a different owner.
         if (parent.stat().st_mode & (stat.S_IWOTH | stat.S_ISVTX)) == stat.S_IWOTH:
-            return f"{name} is inside {str(parent)!r}, which everybody can write to: chmod o-w that, or {elsewhere}."
+            return f"{name} is inside {str(parent)!r}, which is world-writable: chmod o-w that, or {elsewhere}."
     return ""
 
 
 def key(source: str, compiler: Compiler) -> str:
-    """The name of a kernel: a checksum over everything that can change its code or whether it runs here.
+    """Return the name of a kernel: a checksum of everything its code or its compatibility depends on.
 
     That is the source, the compiler, its version and flags, torch's version, the system and the processor.
     """
@@ -98,43 +98,43 @@ def key(source: str, compiler: Compiler) -> str:
 
 @functools.lru_cache(maxsize=1)
 def processor() -> str:
-    """The identity of the processor: its name and its instruction sets, of the first core."""
-    wanted = {"model name", "flags", "Features", "CPU implementer", "CPU architecture", "CPU part"}
+    """Return the name and the instruction sets of the first core."""
+    fields = {"model name", "flags", "Features", "CPU implementer", "CPU architecture", "CPU part"}
     lines: list[str] = []
     with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as cores:  # noqa: PTH123
         for line in cores:
             if not line.strip() and lines:
-                break  # the next core; on a large machine the whole file takes tens of milliseconds
-            if line.partition(":")[0].strip() in wanted:
+                break  # next core; reading the whole file takes tens of milliseconds on large machines
+            if line.partition(":")[0].strip() in fields:
                 lines.append(line.strip())
     return "\n".join(lines) or platform.processor()
 
 
 def read(place: Path, name: str) -> Path | None:
-    """The intact library called `name` in the folder `place`, None where it is missing, damaged or not ours.
+    """Return the path of the library `name` in `place`, or None if it is missing, corrupt or not private.
 
-    Between this check and its loading the file could change by this user's own hand only: the folder is closed to
-    others. A process that has it loaded is safe even then, for a rebuilt one is another file under the same name.
+    Only this user can change the file between this check and loading it. Processes that have it loaded are unaffected
+    by a rebuild, which writes a new file under the same name.
     """
     path = _path(place, name)
     try:
-        with open(path, "rb", opener=_no_links) as file:
-            if not _is_ours(os.fstat(file.fileno())):
+        with open(path, "rb", opener=_open_nofollow) as file:
+            if not _is_private(os.fstat(file.fileno())):
                 return None
             content = file.read()
     except OSError:
         return None
-    body, trailer = content[:-TRAILER], content[-TRAILER:]
+    body, trailer = content[:-TRAILER_SIZE], content[-TRAILER_SIZE:]
     return path if body and trailer == _trailer(name, body) else None
 
 
 def write(place: Path, name: str, built: Path) -> Path:
-    """Put the shared library `built` into the folder `place` under `name`; it appears there complete or not at all.
+    """Copy the shared library `built` to `place` as `name`, atomically, and return its path.
 
-    Loaders ignore what follows the last section, and that is where the checksum goes: one file, one replacement.
+    The checksum follows the last section, where loaders ignore it: one file, replaced by one rename.
 
     Raises:
-        OSError: the folder cannot be written to or the disk is full.
+        OSError: If the folder is not writable or the disk is full.
     """
     body = built.read_bytes()
 
@@ -143,19 +143,19 @@ def write(place: Path, name: str, built: Path) -> Path:
             os.fchmod(file.fileno(), 0o600)
         file.write(body + _trailer(name, body))
 
-    _sweep(place)
+    _remove_stale(place)
     write_atomically(_path(place, name), fill)
     return _path(place, name)
 
 
-class Claim:
-    """The right of one process to compile one kernel, so that processes that start together compile it once.
+class CompileLock:
+    """Advisory lock with which concurrent processes compile a kernel once.
 
-    It is an advisory lock that ends with its process, however that ends. Where locks do not work everybody has it.
+    It is released when its process ends. Without support for locks, every process acquires it.
 
     Args:
-        place: the folder of the cache; None where there is none, and so nothing to share.
-        name: the kernel.
+        place: Cache folder; None for no cache, hence no lock.
+        name: Kernel.
     """
 
     def __init__(self, place: Path | None, name: str) -> None:
@@ -166,25 +166,25 @@ class Claim:
             with contextlib.suppress(OSError):
                 self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
 
-    def taken(self) -> bool:
-        """Try to take the claim, without waiting: whether this process has it now."""
+    def try_acquire(self) -> bool:
+        """Acquire the lock without waiting; return whether this process holds it."""
         if sys.platform == "win32" or self._file is None:
             return True
         try:
-            # A lock of POSIX and not of BSD: a forked child does not keep it after its parent's end.
+            # POSIX lock: unlike a BSD lock, it is not inherited by forked children.
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
             return False
-        except OSError:  # a file system without locks
+        except OSError:  # no locks on this file system
             return True
         self._held = True
         return True
 
     def release(self) -> None:
-        """Let the next one have it: closing the file gives it up.
+        """Release the lock and delete its file.
 
-        The file goes too. Who waits on it still gets the lock, and who comes later makes another: by then the kernel
-        is in the cache, and where it is not, two processes compile it, which costs time and nothing else.
+        A waiting process still acquires the lock of the deleted file; a later one creates a new file. By then the
+        kernel is cached; otherwise both compile it.
         """
         if self._file is None:
             return
@@ -199,26 +199,26 @@ def _path(place: Path, name: str) -> Path:
     return place / f"{name}.so"
 
 
-def _no_links(path: str, flags: int) -> int:
-    """Open without following a link in the last place, and without waiting for a pipe's other end."""
+def _open_nofollow(path: str, flags: int) -> int:
+    """Open a file without following a final symlink and without blocking on a pipe."""
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
 
 
-def _is_ours(status: os.stat_result) -> bool:
-    """Whether a file is a plain one that only this user can have written."""
+def _is_private(status: os.stat_result) -> bool:
+    """Check for a regular file that only this user can write."""
     if not stat.S_ISREG(status.st_mode):
         return False
-    return sys.platform == "win32" or (status.st_uid == os.geteuid() and not status.st_mode & OTHERS_WRITE)
+    return sys.platform == "win32" or (status.st_uid == os.geteuid() and not status.st_mode & WRITABLE_BY_OTHERS)
 
 
 def _trailer(name: str, body: bytes) -> bytes:
-    """What follows the library in its file; with the name in it one kernel cannot stand for another."""
+    """Return the bytes after the library; the name is hashed too, so that entries cannot be swapped."""
     return MAGIC + hashlib.sha256(name.encode() + body).digest()
 
 
 @functools.lru_cache(maxsize=64)
-def _sweep(place: Path) -> None:
-    """Remove what processes that died left in `place` more than a day ago; once per process."""
+def _remove_stale(place: Path) -> None:
+    """Remove files that dead processes left in `place` more than a day ago; once per process."""
     oldest = time.time() - DAY
     for pattern in (".*.part", "*.lock"):
         for path in place.glob(pattern):

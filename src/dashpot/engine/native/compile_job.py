@@ -1,4 +1,4 @@
-"""A C++ compiler at work as a child process, in a temporary folder of its own."""
+"""A C++ compiler as a child process with a temporary folder."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from pathlib import Path
 
 from dashpot.engine.native.compiler import Compiler
 
-__all__ = ["Job", "compilations"]
+__all__ = ["CompileJob", "compilations"]
 
 TIMEOUT = 120.0
-"""Seconds after which a compiler counts as hung."""
+"""Seconds after which a compiler is killed."""
 
 _launches = itertools.count()
 _launched = 0
 
 
 def compilations() -> int:
-    """How many compilers this process has started, its parents' before a fork included.
+    """Return the number of compilers started by this process, and by its parents before a fork.
 
     >>> compilations() >= 0
     True
@@ -33,49 +33,51 @@ def compilations() -> int:
     return _launched
 
 
-class Job:
-    """A temporary folder with one source text, in which compilers run, one at a time.
+class CompileJob:
+    """One source text in a temporary folder, and the compilers that run on it, one at a time.
 
-    As a context manager it ends the compiler and removes the folder, whatever ends the block; the end of the process
-    does the same.
+    The compiler is killed and the folder removed on exit from the context manager, or at the end of the process.
+
+    Args:
+        source: C++ source text.
 
     Raises:
-        OSError: there is no temporary folder that can be written to.
+        OSError: If no temporary folder is writable.
     """
 
     def __init__(self, source: str) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="dashpot-build-"))
         self.built = self.folder / "kernel.so"
-        self.stopped: str | None = None
-        """Why the compiler was ended before it was done."""
+        self.kill_reason: str | None = None
+        """Why the compiler was killed."""
         self._process: subprocess.Popen[bytes] | None = None
-        self._began = 0.0
-        # Runs at the end of the process where a daemon thread compiles, also in a process that multiprocessing forked;
-        # a forked child leaves the compiler and the folder to its parent.
-        self._close = util.Finalize(None, self._end, exitpriority=10)
+        self._start = 0.0
+        # Unlike atexit, this also runs in processes forked by multiprocessing. It does nothing in a plain forked child:
+        # the compiler and the folder belong to the parent.
+        self._close = util.Finalize(None, self._cleanup, exitpriority=10)
         try:
             (self.folder / "kernel.cpp").write_text(source, encoding="utf-8")
         except BaseException:
             self._close()
             raise
 
-    def __enter__(self) -> Job:
+    def __enter__(self) -> CompileJob:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._close()
 
     def launch(self, compiler: Compiler) -> None:
-        """Start the compiler and return.
+        """Start the compiler without waiting for it.
 
-        It leads a session of its own, so that it can be ended together with the programs it calls, and keeps its
-        temporary files in the folder, so that they go with it.
+        It runs in a new session, so that its subprocesses can be killed with it, and its temporary files are in the
+        job's folder.
 
         Raises:
-            OSError: it cannot be started.
+            OSError: If the compiler cannot be started.
         """
         global _launched  # noqa: PLW0603
-        self._began = time.monotonic()
+        self._start = time.monotonic()
         with (self.folder / "messages").open("wb") as messages:
             self._process = subprocess.Popen(
                 compiler.command("kernel.cpp", "kernel.so"),
@@ -89,46 +91,44 @@ class Job:
         _launched = next(_launches) + 1
 
     def running(self) -> bool:
-        """Whether the compiler is still at work; one that hangs is ended here."""
+        """Check whether the compiler is running; kill it after `TIMEOUT`."""
         if self._process is None or self._process.poll() is not None:
             return False
         if self.elapsed() < TIMEOUT:
             return True
-        self.stopped = f"it did not end within {TIMEOUT:.0f} seconds"
+        self.kill_reason = f"no result within {TIMEOUT:.0f} seconds"
         self._kill()
         return False
 
     def elapsed(self) -> float:
-        """Seconds since the compiler was started."""
-        return time.monotonic() - self._began
+        """Return the seconds since the compiler was started."""
+        return time.monotonic() - self._start
 
-    def complaint(self) -> str | None:
-        """None where the compiler that has ended made a library, else its first line about an error."""
+    def error(self) -> str | None:
+        """Return the first error line of the finished compiler, or None if it wrote a library."""
         code = None if self._process is None else self._process.returncode
         if code == 0 and self.built.is_file():
             return None
-        if self.stopped:
-            return self.stopped
+        if self.kill_reason:
+            return self.kill_reason
         lines = (self.folder / "messages").read_text(encoding="utf-8", errors="replace").splitlines()
-        telling = [line.strip() for line in lines if "error" in line.lower()] or [
-            line.strip() for line in lines if line
-        ]
-        return telling[0] if telling else f"it ended with status {code} and said nothing"
+        errors = [line.strip() for line in lines if "error" in line.lower()] or [line.strip() for line in lines if line]
+        return errors[0] if errors else f"exit status {code} without a message"
 
-    def _end(self) -> None:
+    def _cleanup(self) -> None:
         if self._process is not None and self._process.poll() is None:
-            self.stopped = "its process ends"
+            self.kill_reason = "the process exits"
             self._kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _kill(self) -> None:
-        """End the compiler with all the programs it called, and wait until it has ended."""
+        """Kill the compiler and its subprocesses, and wait for it."""
         assert self._process is not None
         if sys.platform == "win32":
             self._process.kill()
         else:
             try:
                 os.killpg(self._process.pid, signal.SIGKILL)
-            except (ProcessLookupError, PermissionError):  # it ended just now
+            except (ProcessLookupError, PermissionError):  # already exited
                 self._process.kill()
         self._process.wait()

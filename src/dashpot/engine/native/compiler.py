@@ -1,4 +1,4 @@
-"""The machine's C++ compiler, and the flags with which it makes a kernel that equals eager bit for bit."""
+"""C++ compiler discovery, and the flags for kernels with the rounding of the eager engine."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ __all__ = ["BuildError", "Compiler", "find"]
 NAMES = ("c++", "g++", "clang++")
 BASE_FLAGS = (
     "-std=c++17",
-    # -O3 takes a fifth longer and gives kernels of the same speed: their loops say themselves that they are vectors.
+    # -O3 compiles 20 % longer without faster kernels: their loops are marked for vectorization.
     "-O2",
     "-ftree-vectorize",
     "-fopenmp-simd",
     "-fPIC",
     "-shared",
-    # errno and floating-point traps, which nobody reads; with them square roots and selections stay scalar.
+    # errno and floating-point traps are unused, and prevent vectorized square roots and selections.
     "-fno-math-errno",
     "-fno-trapping-math",
-    # No fused multiply-add that the source does not ask for: eager rounds after each operation.
+    # No implicit fused multiply-add: the eager engine rounds after each operation.
     "-ffp-contract=off",
 )
-CURE = "install one (Debian, Ubuntu: apt install g++; Fedora: dnf install gcc-c++; macOS: xcode-select --install)"
+INSTALL = "install one (Debian, Ubuntu: apt install g++; Fedora: dnf install gcc-c++; macOS: xcode-select --install)"
 VERSION_TIMEOUT = 30.0
 
 
@@ -43,15 +43,15 @@ class BuildError(DashpotError, RuntimeError):
 
 @dataclass(frozen=True)
 class Compiler:
-    """A C++ compiler with everything about its command that can change the library it makes.
+    """A C++ compiler and every part of its command that affects the library.
 
     Args:
-        path: the program.
-        version: what it says about itself.
-        flags: the flags every kernel needs, before them any words that `CXX` has after the program.
-        tuning: the flags that name this processor; empty where they cannot be used.
-        openmp: the flags that turn on OpenMP; empty where torch's OpenMP runtime cannot be shared.
-        libraries: what is linked, after the source.
+        path: Executable.
+        version: Output of `--version`.
+        flags: Arguments of `CXX` after the executable, then the flags of every kernel.
+        tuning: Flags for this processor; empty if unsupported.
+        openmp: Flags that enable OpenMP; empty if torch's OpenMP runtime cannot be shared.
+        libraries: Linker arguments, after the source.
     """
 
     path: str
@@ -62,25 +62,25 @@ class Compiler:
     libraries: tuple[str, ...] = ()
 
     def command(self, source: str, library: str) -> list[str]:
-        """The words of the command that turns the file `source` into the shared library `library`."""
+        """Return the command that compiles the file `source` to the shared library `library`."""
         return [self.path, *self.flags, *self.tuning, *self.openmp, source, "-o", library, *self.libraries]
 
-    def attempts(self) -> list[Compiler]:
-        """This compiler, then the same with ever fewer of the flags that some compilers refuse, each once.
+    def with_fallbacks(self) -> list[Compiler]:
+        """Return this compiler, then copies with fewer optional flags, without duplicates.
 
-        An assembler older than the processor refuses the tuning, and OpenMP is a package of its own on some systems.
+        An assembler older than the processor rejects the tuning flags, and some systems package OpenMP separately.
         """
         serial = replace(self, openmp=(), libraries=())
         return list(dict.fromkeys([self, replace(self, tuning=()), serial, replace(serial, tuning=())]))
 
 
 def find() -> Compiler:
-    """The compiler that `CXX` names, else the first of c++, g++ and clang++ on the search path.
+    """Return the compiler of `CXX`, else the first of c++, g++ and clang++ on the search path.
 
-    Asked once for each value of `CXX` and `PATH`: its version costs a process of a few milliseconds.
+    Cached by the values of `CXX` and `PATH`.
 
     Raises:
-        BuildError: there is no compiler, or it does not run.
+        BuildError: If there is no compiler, or it does not run.
 
     >>> "-ffp-contract=off" in find().flags
     True
@@ -89,35 +89,33 @@ def find() -> Compiler:
 
 
 @functools.lru_cache(maxsize=8)
-def _find(named: str, search: str | None) -> Compiler:
-    words = _named(named, search) if named else _default(search)
+def _find(cxx: str, search: str | None) -> Compiler:
+    words = _from_cxx(cxx, search) if cxx else _from_path(search)
     version = _version(words)
     openmp, libraries = _openmp(version)
     return Compiler(words[0], version, (*words[1:], *BASE_FLAGS), _tuning(), openmp, libraries)
 
 
-def _default(search: str | None) -> list[str]:
-    """The first compiler on the search path."""
+def _from_path(search: str | None) -> list[str]:
     for name in NAMES:
         if path := shutil.which(name, path=search):
             return [str(Path(path).absolute())]
-    raise BuildError(f"No C++ compiler ({', '.join(NAMES)}) is on the search path: {CURE} or set CXX to one.")
+    raise BuildError(f"No C++ compiler ({', '.join(NAMES)}) is on the search path: {INSTALL} or set CXX to one.")
 
 
-def _named(named: str, search: str | None) -> list[str]:
-    """The program that `CXX` names and, as in `ccache g++`, the words after it."""
+def _from_cxx(cxx: str, search: str | None) -> list[str]:
+    """Split `CXX` into the executable and its arguments, as in `ccache g++`."""
     try:
-        splits = [[named], shlex.split(named)]
+        splits = [[cxx], shlex.split(cxx)]
     except ValueError:  # an unclosed quote
-        splits = [[named]]
+        splits = [[cxx]]
     for words in splits:
         if words and (path := shutil.which(words[0], path=search)):
             return [str(Path(path).absolute()), *words[1:]]
-    raise BuildError(f"CXX={named!r} is no program that can be run: set CXX to a C++ compiler, or unset it and {CURE}.")
+    raise BuildError(f"CXX={cxx!r} is not an executable: set CXX to a C++ compiler, or unset it and {INSTALL}.")
 
 
 def _version(words: list[str]) -> str:
-    """What the compiler says about itself."""
     try:
         answer = subprocess.run(
             [*words, "--version"],
@@ -129,13 +127,13 @@ def _version(words: list[str]) -> str:
         )
     except (OSError, subprocess.SubprocessError) as error:
         raise BuildError(
-            f"The C++ compiler {shlex.join(words)} does not run ({error}): {CURE} or set CXX to one that runs."
+            f"The C++ compiler {shlex.join(words)} does not run ({error}): {INSTALL} or set CXX to one that runs."
         ) from error
     return answer.stdout.decode(errors="replace").strip()
 
 
 def _tuning() -> tuple[str, ...]:
-    """The flag that allows every instruction of this processor."""
+    """Return the flag that enables every instruction of this processor."""
     machine = platform.machine().lower()
     if machine in {"x86_64", "amd64", "i386", "i686", "s390x"}:
         return ("-march=native",)
@@ -145,27 +143,27 @@ def _tuning() -> tuple[str, ...]:
 
 
 def _openmp(version: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Flags and libraries for OpenMP on the very runtime that torch has loaded; both empty where that cannot be.
+    """Return flags and libraries for OpenMP on the runtime that torch has loaded; both empty if that is impossible.
 
-    A second runtime in the process would bring a second pool of threads that fights the first one, and would not see
-    `torch.set_num_threads`. So the kernel is linked against torch's file, whatever its name: the loader finds that one
-    by its SONAME among the loaded libraries and looks no further. The two families of compilers call different
-    functions of the runtime: GNU's libgomp has no `__kmpc_fork_call`, Intel's and LLVM's have both on Linux.
+    A second runtime would add a second thread pool and ignore `torch.set_num_threads`. So the kernel is linked against
+    torch's file, whatever its name: the dynamic loader resolves its SONAME to the library already loaded. GNU compilers
+    call `GOMP_parallel`, LLVM and Intel compilers `__kmpc_fork_call`; libgomp has only the former, libomp and libiomp
+    have both on Linux.
     """
     gnu = "Free Software Foundation" in version
-    runtime = _loaded_from("GOMP_parallel" if gnu else "__kmpc_fork_call")
+    runtime = _find_library("GOMP_parallel" if gnu else "__kmpc_fork_call")
     if runtime is None:
         return (), ()
     if gnu:
-        # The compiler adds its own -lgomp at the end of the line: not needed by then, it leaves no trace.
+        # The compiler appends its own -lgomp, which --as-needed then drops.
         return ("-fopenmp",), (runtime, "-Wl,--as-needed")
-    # -Xclang: pragmas only, so that the compiler does not ask for a runtime of its own.
+    # -Xclang enables the pragmas without linking the compiler's own runtime.
     library = "-Wl,-undefined,dynamic_lookup" if sys.platform == "darwin" else runtime
     return ("-Xclang", "-fopenmp"), (library,)
 
 
-class _Place(ctypes.Structure):
-    """The Dl_info of dladdr(3)."""
+class _DlInfo(ctypes.Structure):
+    """`Dl_info` of dladdr(3)."""
 
     _fields_ = (
         ("file", ctypes.c_char_p),
@@ -175,21 +173,21 @@ class _Place(ctypes.Structure):
     )
 
 
-def _loaded_from(function: str) -> str | None:
-    """The file from which torch's own calls of `function` are served: looked up the way the loader did it for torch.
+def _find_library(function: str) -> str | None:
+    """Return the file that provides `function` to torch, in the loader's order: global scope, then torch's libraries.
 
-    That is in the libraries everybody sees, then in those torch brought along. None where nobody has it.
+    None if there is no such function.
     """
     if sys.platform == "win32":
         return None
     for scope in (None, EXTENSION_FILE):
         try:
             address = ctypes.cast(ctypes.CDLL(scope)[function], ctypes.c_void_p)
-            find_place = ctypes.CDLL(None).dladdr
+            dladdr = ctypes.CDLL(None).dladdr
         except (OSError, AttributeError):
             continue
-        place = _Place()
-        find_place.argtypes = [ctypes.c_void_p, ctypes.POINTER(_Place)]
-        if find_place(address, ctypes.byref(place)) and place.file and Path(os.fsdecode(place.file)).is_file():
-            return str(Path(os.fsdecode(place.file)).absolute())
+        info = _DlInfo()
+        dladdr.argtypes = [ctypes.c_void_p, ctypes.POINTER(_DlInfo)]
+        if dladdr(address, ctypes.byref(info)) and info.file and Path(os.fsdecode(info.file)).is_file():
+            return str(Path(os.fsdecode(info.file)).absolute())
     return None

@@ -1,9 +1,8 @@
-"""torch's stable C interface, by which a kernel library looks at tensors without torch's headers.
+"""torch's stable C interface, with which a kernel library reads tensor metadata without torch's headers.
 
-The functions are those that ahead-of-time compiled models call (torch/csrc/inductor/aoti_torch/c/shim.h). They take an
-`at::Tensor*`, which every Python tensor holds: the place in the object is found by the number that Python shows as
-`_cdata`, and compared on several tensors before anything relies on it. The place of the dispatch keys in what it points
-to is found likewise.
+The functions are those of ahead-of-time compiled models (torch/csrc/inductor/aoti_torch/c/shim.h). They take an
+`at::Tensor*`, which every Python tensor holds. Its offset in the Python object is found by searching for the address of
+the `TensorImpl`, and verified on several tensors; so is the offset of the dispatch keys in the `TensorImpl`.
 """
 
 from __future__ import annotations
@@ -17,11 +16,12 @@ from typing import Any
 import torch
 
 from dashpot._torch_private import dispatch_keys, impl_address, neg_view
+from dashpot.engine.native.compiler import BuildError
 
-__all__ = ["InterfaceError", "dtype_code", "functions", "lazy_keys"]
+__all__ = ["dtype_code", "functions", "lazy_keys"]
 
 _FUNCTIONS = ("data_ptr", "dtype", "dim", "sizes", "strides")
-_WORDS = 22  # of a `TensorImpl`, fewer than it has
+_WORDS = 22  # searched in a `TensorImpl`, which is larger
 _CODES = {
     torch.float32: "float32",
     torch.float64: "float64",
@@ -33,33 +33,33 @@ _CODES = {
 }
 
 
-class InterfaceError(Exception):
-    """torch's C interface is missing or not what it was."""
-
-
 @cache
 def functions() -> ctypes.Array[ctypes.c_int64]:
-    """The struct `Torch` of tables.h. Raises `InterfaceError`."""
+    """Return the struct `Torch` of tables.h.
+
+    Raises:
+        BuildError: If torch's C interface is missing or has changed.
+    """
     library, version = _library(), torch.__version__
     try:
         found = [ctypes.cast(getattr(library, f"aoti_torch_get_{name}"), ctypes.c_void_p).value for name in _FUNCTIONS]
     except AttributeError as error:
-        raise InterfaceError(f"torch {version} lacks a function of its C interface ({error}).") from error
+        raise BuildError(f"torch {version} lacks a function of the C interface ({error}).") from error
     samples = (
         torch.zeros(2, 3, device="cpu").t(),
         torch.nn.Parameter(torch.zeros(4, dtype=torch.bfloat16, device="cpu")),
         torch.zeros((), device="cpu", requires_grad=True),
     )
-    places = {_places(x) for x in samples}
-    if len(places) != 1 or -1 in next(iter(places)) or not all(_agrees(library, x) for x in samples):
-        raise InterfaceError(f"The C interface of torch {version} is not one that this version of dashpot knows.")
-    fields = [*places.pop(), lazy_keys(), *found]
+    offsets = {_offsets(x) for x in samples}
+    if len(offsets) != 1 or -1 in next(iter(offsets)) or not all(_agrees(library, x) for x in samples):
+        raise BuildError(f"The C interface of torch {version} is not supported by this version of dashpot.")
+    fields = [*offsets.pop(), lazy_keys(), *found]
     return (ctypes.c_int64 * len(fields))(*fields)
 
 
 @cache
 def lazy_keys() -> int:
-    """The keys of views that conjugate or negate what they read."""
+    """Return the dispatch keys of lazily conjugated and negated views."""
     z = torch.zeros(1, dtype=torch.complex64, device="cpu")
     plain = dispatch_keys(z)
     return (dispatch_keys(z.conj()) ^ plain) | (dispatch_keys(neg_view(z)) ^ plain)
@@ -67,38 +67,38 @@ def lazy_keys() -> int:
 
 @cache
 def dtype_code(dtype: torch.dtype) -> int:
-    """The number of a floating or complex dtype in the C interface."""
+    """Return the C interface's code of a floating or complex dtype."""
     return int(getattr(_library(), f"aoti_torch_dtype_{_CODES[dtype]}")())
 
 
 @cache
 def _library() -> ctypes.CDLL:
-    """The library of torch's that has the functions; torch has loaded it already."""
+    """Return the library of torch that exports the functions; it is already loaded."""
     name = {"win32": "torch_cpu.dll", "darwin": "libtorch_cpu.dylib"}.get(sys.platform, "libtorch_cpu.so")
     try:
         return ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / name))
     except OSError as error:
-        raise InterfaceError(f"torch's library cannot be loaded ({error}).") from error
+        raise BuildError(f"torch's library cannot be loaded ({error}).") from error
 
 
-def _places(x: torch.Tensor) -> tuple[int, int, int]:
-    """Where a tensor's object has its type and its implementation, and where that has its dispatch keys."""
+def _offsets(x: torch.Tensor) -> tuple[int, int, int]:
+    """Return the offsets of type and `TensorImpl` pointer in a Python tensor, and of the keys in the `TensorImpl`."""
     size = object.__sizeof__(x) // 8
     return (
-        _place(id(x), size, id(type(x))),
-        _place(id(x), size, impl_address(x)),
-        _place(impl_address(x), _WORDS, dispatch_keys(x)),
+        _offset(id(x), size, id(type(x))),
+        _offset(id(x), size, impl_address(x)),
+        _offset(impl_address(x), _WORDS, dispatch_keys(x)),
     )
 
 
-def _place(address: int, size: int, word: int) -> int:
-    """How many bytes from an address a word is first found among `size` words; -1 for none."""
+def _offset(address: int, size: int, word: int) -> int:
+    """Return the byte offset of the first equal word among `size` words at an address; -1 if there is none."""
     words: Any = (ctypes.c_uint64 * size).from_address(address)
     return next((8 * i for i in range(size) if words[i] == word), -1)
 
 
 def _agrees(library: ctypes.CDLL, x: torch.Tensor) -> bool:
-    """True where the functions say of a tensor what Python says."""
+    """Check that the C functions and Python report the same metadata."""
     handle = ctypes.byref(ctypes.c_void_p(impl_address(x)))
     address, code, dim = ctypes.c_void_p(), ctypes.c_int32(-1), ctypes.c_int64(-1)
     failed = [
