@@ -47,15 +47,15 @@ def make_optimizers(out: Path) -> None:
     torch.save(made, out / "optimizers.pt")
 
 
-def make_learner(out: Path) -> None:
+def make_fit(out: Path, name: str) -> None:
     """Store the checkpoint of a fit that ended within an epoch, and the result of the whole fit."""
-    checkpoints = Checkpoints(out / "learner", every_steps=2, keep=1)
+    checkpoints = Checkpoints(out / name, every_steps=2, keep=1)
     torch.manual_seed(0)
-    stored.learner().fit(stored.EPOCHS, callbacks=[*stored.callbacks(), checkpoints, stored.StopAt()])
+    stored.learner().fit(stored.EPOCHS, callbacks=[*stored.FITS[name](), checkpoints, stored.StopAt()])
     torch.manual_seed(0)
-    whole = stored.learner()
-    whole.fit(stored.EPOCHS, callbacks=stored.callbacks())
-    torch.save({"model": whole.model.state_dict(), "history": whole.history}, out / "learner.pt")
+    whole, callbacks = stored.learner(), stored.FITS[name]()
+    whole.fit(stored.EPOCHS, callbacks=callbacks)
+    torch.save(stored.fit_result(whole, callbacks), out / f"{name}.pt")
 
 
 def stop_at(patch: pytest.MonkeyPatch, steps: int) -> None:
@@ -93,7 +93,8 @@ if __name__ == "__main__":
     folder = Path(sys.argv[1]).absolute()
     make_recipes(folder)
     make_optimizers(folder)
-    make_learner(folder)
+    for fit in stored.FITS:
+        make_fit(folder, fit)
     with redirect_stdout(sys.stderr):
         make_command(folder, "run", stored.TRAIN, "train --resume run", 7, stored.run_result)
         make_command(folder, "study", stored.COMPARE, stored.COMPARE, 29, stored.study_result)

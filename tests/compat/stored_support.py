@@ -19,9 +19,23 @@ import dashpot as dp
 from dashpot import tasks
 from dashpot.__main__ import main
 from dashpot.data import Batches
-from dashpot.schedules import Cosine, Exponential
+from dashpot.schedules import Cosine, Exponential, Plateau
 from dashpot.tasks import Problem
-from dashpot.training import EMA, Accumulate, Callback, CancelFit, EarlyStopping, Engine, Learner, Schedule, read_newest
+from dashpot.training import (
+    EMA,
+    SWA,
+    Accumulate,
+    Callback,
+    CancelFit,
+    ClipGradients,
+    EarlyStopping,
+    Engine,
+    Learner,
+    NonFinite,
+    Recorder,
+    Schedule,
+    read_newest,
+)
 
 STORED = Path(__file__).parents[1] / "golden" / "compat"
 SHAPES = ((3, 2), (4,), (), (2, 3, 3, 3))
@@ -199,8 +213,24 @@ def learner() -> Learner:
     return Learner.of(problem, optimizer, lr=0.03, engine=Engine("cpu"))
 
 
-def callbacks() -> list[Any]:
+def averaged() -> list[Callback]:
     return [Accumulate(2), EMA(0.9), Schedule(lambda steps: Cosine(steps, floor=0.1)), EarlyStopping(patience=2)]
+
+
+def watched() -> list[Callback]:
+    plateau = Schedule(Plateau(patience=0, threshold=0.9), per="epoch")
+    stopping = EarlyStopping("accuracy", mode="max", patience=3, restore_best=True)
+    return [SWA(first_epoch=0), plateau, stopping, ClipGradients(norm=0.5), NonFinite(), Recorder("lr", "grad_norm")]
+
+
+FITS = {"learner": averaged, "callbacks": watched}
+"""The callbacks of each stored fit."""
+
+
+def fit_result(learner: Learner, callbacks: list[Callback]) -> dict[str, Any]:
+    """Weights, history and recorded values of a finished fit."""
+    recorded = {name: value for c in callbacks if isinstance(c, Recorder) for name, value in c.values.items()}
+    return {"model": learner.model.state_dict(), "history": learner.history, "recorded": recorded}
 
 
 class StopAt(Callback):

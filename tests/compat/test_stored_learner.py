@@ -4,14 +4,22 @@ import shutil
 
 import pytest
 import torch
-from stored_support import EPOCHS, STORED, StopAt, callbacks, distance, learner
+from stored_support import EPOCHS, FITS, STORED, StopAt, distance, fit_result, learner
 
 from dashpot.training import Checkpoints, latest, read_newest
 
+REL = 1e-9
+"""In float64: sums in a different order on another processor, over at most 30 steps of a network."""
+
+
+@pytest.fixture(params=FITS)
+def name(request):
+    return request.param
+
 
 @pytest.fixture
-def checkpoints(tmp_path):
-    return shutil.copytree(STORED / "learner", tmp_path / "learner")
+def checkpoints(name, tmp_path):
+    return shutil.copytree(STORED / name, tmp_path / name)
 
 
 def test_stored_checkpoint_is_within_an_epoch(checkpoints):
@@ -19,25 +27,22 @@ def test_stored_checkpoint_is_within_an_epoch(checkpoints):
     assert (epoch, batch > 0) == (1, True)
 
 
-def test_stored_checkpoint_resumes_to_the_stored_weights_and_history(checkpoints):
-    """1e-9 in float64: sums in a different order on another processor, over 15 steps of a network."""
-    resumed = learner()
-    found = [*callbacks(), Checkpoints(checkpoints, every_steps=2, keep=1)]
-    resumed.fit(EPOCHS, callbacks=found, resume=read_newest(checkpoints))
-    expected = torch.load(STORED / "learner.pt", weights_only=True)
-    weights = resumed.model.state_dict()
-    assert weights.keys() == expected["model"].keys()
-    assert distance(weights.values(), expected["model"].values()) <= 1e-9
-    assert len(resumed.history) == len(expected["history"]) == EPOCHS
-    for epoch, stored in zip(resumed.history, expected["history"], strict=True):
-        assert epoch.keys() == stored.keys()
-        for phase, means in stored.items():
-            assert epoch[phase] == pytest.approx(means, rel=1e-9)
+def test_stored_checkpoint_resumes_to_the_stored_weights_and_history(name, checkpoints):
+    resumed, callbacks = learner(), FITS[name]()
+    saving = Checkpoints(checkpoints, every_steps=2, keep=1)
+    resumed.fit(EPOCHS, callbacks=[*callbacks, saving], resume=read_newest(checkpoints))
+    found, expected = fit_result(resumed, callbacks), torch.load(STORED / f"{name}.pt", weights_only=True)
+    assert found["model"].keys() == expected["model"].keys()
+    assert distance(found["model"].values(), expected["model"].values()) <= REL
+    assert found["recorded"] == {key: pytest.approx(values, rel=REL) for key, values in expected["recorded"].items()}
+    assert len(found["history"]) == len(expected["history"]) == EPOCHS
+    for epoch, stored in zip(found["history"], expected["history"], strict=True):
+        assert epoch == {phase: pytest.approx(means, rel=REL) for phase, means in stored.items()}
 
 
-def test_new_checkpoint_has_the_stored_keys(checkpoints, tmp_path):
-    found = [*callbacks(), Checkpoints(tmp_path / "new", every_steps=2, keep=1), StopAt()]
-    learner().fit(EPOCHS, callbacks=found)
+def test_new_checkpoint_has_the_stored_keys(name, checkpoints, tmp_path):
+    saving = Checkpoints(tmp_path / "new", every_steps=2, keep=1)
+    learner().fit(EPOCHS, callbacks=[*FITS[name](), saving, StopAt()])
     assert latest(tmp_path / "new").name == latest(checkpoints).name
     assert outline(read_newest(tmp_path / "new")) == outline(read_newest(checkpoints))
 
