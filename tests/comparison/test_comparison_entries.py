@@ -15,13 +15,12 @@ from dashpot.comparison import DEFAULT_METHODS, Entry, default_lr, entry, known_
 from dashpot.comparison.sweep import grid, sweep
 from dashpot.errors import ArgumentError
 from dashpot.optimizers.registry import METHODS
-from dashpot.runs.default_lr import GENERIC_LR, TUNED_LR
+from dashpot.runs.default_lr import TUNED_LR
 from dashpot.tasks import get, names
 
 
 def test_every_method_can_be_compared():
     assert set(METHODS) <= set(known_entries())
-    assert set(METHODS) == set(GENERIC_LR)
     assert set(DEFAULT_METHODS) <= set(known_entries())
 
 
@@ -34,7 +33,7 @@ def test_tuned_rates_are_of_known_tasks_and_methods_and_cover_all_compared_by_de
 
 
 def test_an_unknown_task_takes_generic_rates_and_variants_their_methods():
-    assert {default_lr("mine", f"autosgm-{k}") for k in range(5)} == {GENERIC_LR["autosgm"]}
+    assert {default_lr("mine", f"autosgm-{k}") for k in range(5)} == {METHODS["autosgm"].lr}
     assert default_lr("mine", "sgd") == 0.1
 
 

@@ -1,7 +1,7 @@
 """Every method goes downhill: on an ill-conditioned quadratic and down Rosenbrock's curved valley."""
 
 import torch
-from registry import each_kind
+from registry import each
 
 STEPS = 150
 
@@ -29,13 +29,13 @@ def descend(subject, loss, start, lr):
     return [*losses, loss(w).item()]
 
 
-@each_kind()
+@each()
 def test_the_quadratic_is_solved(subject):
     losses = descend(subject, quadratic, [-1.0, -0.5, -0.25, 0.5, 1.5, 2.0], subject.lr)
     assert losses[-1] < 0.1 * losses[0]  # measured: 0.08 for the slowest (a long warm-up), below 0.03 for most
 
 
-@each_kind()
+@each()
 def test_rosenbrock_goes_down(subject):
     lr = 0.02 * subject.lr if subject.steep else subject.lr
     losses = descend(subject, rosenbrock, [-1.2, 1.0], lr)

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from registry import SECOND_ORDER, each, each_kind
+from registry import SECOND_ORDER, each
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     _init_optim_state,
@@ -87,7 +87,7 @@ def goes_on(subject, **options):
         assert_equal(its.state_dict(), opt.state_dict())
 
 
-@each_kind()
+@each()
 def test_a_checkpoint_goes_on(subject):
     goes_on(subject)
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 from contracts.trajectories import distance, gradient, parameters, run, values
-from registry import each, each_kind, known_products
+from registry import each
+from subjects import known_products
 
 import dashpot as dp
 from dashpot.functional import init, observe, update
@@ -182,7 +183,7 @@ def step_of_class(subject, keys):
     return step
 
 
-@each_kind(smooth)
+@each(smooth)
 def test_a_differentiable_step_passes_gradcheck(subject):
     warm = parameters(shapes=((4,),))
     optimizer = subject.make(warm)

@@ -3,7 +3,8 @@
 import pytest
 import torch
 from contracts.trajectories import parameters
-from registry import each, each_kind, known_products
+from registry import each
+from subjects import known_products
 
 import dashpot as dp
 from dashpot.functional import init, observe, update
@@ -38,7 +39,7 @@ def training(subject, mask):
 
 
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
-@each_kind(smooth)
+@each(smooth)
 def test_derivatives_through_zero_gradients_are_those_of_finite_differences(subject, mask):
     outcome, lr, h = training(subject, mask), torch.tensor(subject.lr, dtype=torch.float64), 1e-6
     ahead = (lr * 0.5, DIRECTION)
@@ -62,7 +63,7 @@ def test_forward_mode_gives_the_same_derivatives(subject, mask):
     assert torch.equal(value, outcome(lr, WEIGHTS))
 
 
-@each_kind(lambda subject: subject.recipe is None)
+@each(lambda subject: subject.recipe is None)
 def test_a_differentiable_class_gives_the_same_derivatives(subject):
     """Through `step`, with the recorded weights as its parameters; the second element never has a gradient."""
     lr = torch.tensor(subject.lr, dtype=torch.float64, requires_grad=True)

@@ -6,7 +6,8 @@ import pickle
 
 import pytest
 from contracts.trajectories import distance, parameters, run
-from registry import SignFlips, each
+from registry import each
+from subjects import SignFlips
 
 import dashpot as dp
 

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 from contracts.trajectories import parameters
 from registry import KINDS, SUBJECTS, TORCH_METHODS, each
+from subjects import default_subject
 
 import dashpot as dp
 from dashpot.constraints import OneOf
@@ -28,12 +29,20 @@ def test_names_are_unique():
     assert len(set(names)) == len(names)
 
 
-def test_every_named_method_is_a_subject():
-    assert {*METHODS.values(), dp.SGM} == {subject.cls for subject in SUBJECTS}
+def test_every_method_is_a_kind():
+    expected = {*(row.cls for row in METHODS.values()), dp.SGM}
+    assert expected == {subject.cls for subject in SUBJECTS if subject.kind} == {subject.cls for subject in SUBJECTS}
 
 
-def test_every_named_method_is_a_kind():
-    assert {*METHODS.values(), dp.SGM} == {subject.cls for subject in SUBJECTS if subject.name in KINDS}
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_without_a_row_is_tested_in_its_default_settings(name):
+    row = METHODS[name]
+    found = default_subject(name, row)
+    [explicit, *_] = [subject for subject in SUBJECTS if subject.cls is row.cls]
+    assert found.kind
+    assert found.momentum_key == explicit.momentum_key
+    assert found.counterpart == explicit.counterpart
+    assert found.make(parameters()).recipe.stages
 
 
 def test_every_class_of_torch_that_has_a_counterpart_is_compared():
@@ -56,5 +65,5 @@ def test_every_choice_of_every_stage_is_in_some_subject(cls, name, value, stages
 def test_the_momentum_is_where_the_table_says(subject):
     optimizer = subject.make(parameters())
     found = {"momentum", "betas"} & set(optimizer.defaults)
-    assert found == ({subject.knob} if subject.knob else set())
+    assert found == ({subject.momentum_key} if subject.momentum_key else set())
     assert found <= set(optimizer.param_groups[0])

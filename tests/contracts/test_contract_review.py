@@ -85,7 +85,7 @@ def test_the_settings_of_ones_own_stage_may_have_any_name_but_the_groups_own():
         def apply(self, x, s, c, ctx):
             return x, s
 
-    with pytest.raises(dp.ArgumentError, match="cannot be called 'lr'"):
+    with pytest.raises(dp.ArgumentError, match="must not have a setting 'lr'"):
         dp.SGM([ones(2)], lr=0.1, rate=Reserved())
 
 

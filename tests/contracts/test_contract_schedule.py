@@ -156,7 +156,7 @@ def test_resuming_gives_the_same_values(subject):
     assert second.current_lr() == whole.current_lr()
 
 
-@each(lambda subject: subject.knob)
+@each(lambda subject: subject.momentum_key)
 def test_momentum_cycles_as_in_one_cycle(subject):
     cycle = OneCycleMomentum(steps=8)
     params, others = parameters(), parameters()

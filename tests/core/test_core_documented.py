@@ -13,7 +13,7 @@ from dashpot.optimizers.registry import METHODS
 MODULES = sorted(
     item.name for item in pkgutil.walk_packages(dp.__path__, "dashpot.") if not item.name.endswith("__main__")
 )
-OPTIMIZERS = sorted({*METHODS.values(), dp.SGM}, key=lambda cls: cls.__name__)
+OPTIMIZERS = sorted({*(row.cls for row in METHODS.values()), dp.SGM}, key=lambda cls: cls.__name__)
 
 
 @pytest.mark.parametrize("name", ["dashpot", *MODULES])

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from registry import known_products
+from subjects import known_products
 from torch import nn
 
 import dashpot as dp
@@ -236,7 +236,7 @@ def made(method, groups):
     return method(groups, probe=known_products) if issubclass(method, dp.SecondOrder) else method(groups)
 
 
-@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+@pytest.mark.parametrize("method", [row.cls for row in METHODS.values()], ids=METHODS)
 def test_every_method_takes_the_groups_and_saves_state_by_name(method):
     torch.manual_seed(1)
     model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 1))
@@ -252,7 +252,7 @@ def test_every_method_takes_the_groups_and_saves_state_by_name(method):
     assert all(not torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True))
 
 
-@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+@pytest.mark.parametrize("method", [row.cls for row in METHODS.values()], ids=METHODS)
 def test_decay_reaches_the_decaying_group_only(method):
     """Zero gradients: with decay a weight moves, without it stays, exactly."""
     model = nn.Linear(2, 2)

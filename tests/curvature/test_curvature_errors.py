@@ -486,7 +486,7 @@ def test_an_sgm_without_curvature_takes_no_products():
     ],
 )
 def test_an_sgm_without_curvature_refuses_the_keywords_of_products(name, value):
-    text = f"SGM: {name} has no use, as no stage learns from Hessian-vector products."
+    text = f"SGM: {name} requires a stage that uses Hessian-vector products, such as Curvature."
     with pytest.raises(dp.ArgumentError, match="^" + re.escape(text) + "$"):
         dp.SGM(leaves((2,)), filter=dp.Filter(0.9), **{name: value})
     with pytest.raises(dp.ArgumentError, match="^" + re.escape(text) + "$"):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from contracts.trajectories import distance, parameters, run, values
-from registry import each_kind
+from registry import each
 
 import dashpot as dp
 from dashpot.engine import backend, blockwise
@@ -52,7 +52,7 @@ def results(make, steps=3, dtype=torch.float64, missing=lambda step, index: Fals
     return [*values(params), *state]
 
 
-@each_kind()
+@each()
 def test_every_method_gets_the_same_numbers(subject, one_by_one):
     together = results(lambda params: subject.make(params, engine="eager"))
     one_by_one()

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from contracts.trajectories import distance, gradient, identical, parameters, run, values
-from registry import SUBJECTS, each, each_kind
+from registry import SUBJECTS, each
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import dashpot as dp
@@ -42,7 +42,7 @@ def test_the_numbers_are_those_of_the_ordinary_step(subject):
     assert distance(others, ordinary) < SAME
 
 
-@each_kind(lambda subject: subject.captures)
+@each(lambda subject: subject.captures)
 def test_the_numbers_are_the_same_with_clipping_and_parameters_that_join_later(subject):
     def missing(step, index):
         return step == 3 or (index == 1 and step < 2)
@@ -74,7 +74,7 @@ OPTIONS = (
 )
 
 
-@each_kind(lambda subject: subject.captures)
+@each(lambda subject: subject.captures)
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_a_step_runs_where_tensors_have_no_values_at_all(subject, options):
     """On `meta` every look at a value raises, and every count, slot and scalar of lr has to be there."""
@@ -92,7 +92,7 @@ def test_a_step_runs_where_tensors_have_no_values_at_all(subject, options):
     assert all(state["step"].dtype == torch.float32 for state in optimizer.state.values())
 
 
-@each_kind(lambda subject: subject.captures and "own-stage" not in subject.name)
+@each(lambda subject: subject.captures and "own-stage" not in subject.name)
 def test_low_precision_draws_what_the_ordinary_step_draws(subject):
     options = {"rounding": "stochastic", "state_dtype": torch.bfloat16, "seed": 5}
     params, others = parameters(torch.bfloat16), parameters(torch.bfloat16)
@@ -103,7 +103,7 @@ def test_low_precision_draws_what_the_ordinary_step_draws(subject):
     assert distance([p.float() for p in others], [p.float() for p in params]) <= 2**-7
 
 
-@each_kind(lambda subject: subject.captures)
+@each(lambda subject: subject.captures)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_skipped_step_leaves_everything_bit_for_bit(subject, bad):
     params = parameters()
@@ -161,7 +161,7 @@ def test_a_tensor_lr_is_used_as_it_is():
     assert distance(others, params) < SAME
 
 
-@each_kind(lambda subject: subject.captures)
+@each(lambda subject: subject.captures)
 @pytest.mark.parametrize("to_capturable", [False, True])
 def test_a_checkpoint_goes_from_one_way_of_counting_to_the_other(subject, to_capturable):
     straight, params = parameters(), parameters()

@@ -9,7 +9,7 @@ import pytest
 import torch
 from contracts.trajectories import distance, gradient, identical, parameters, values
 from engine_support import SGD, fates, feed, is_compiled, march, shared_cache, twins  # noqa: F401
-from registry import SUBJECTS, each, each_kind
+from registry import SUBJECTS, each
 
 import dashpot as dp
 from dashpot.engine.native import build
@@ -45,7 +45,7 @@ def check_equal_in_double(subject, shapes, steps):
     assert distance(states(*second), states(*first)) < DOUBLE
 
 
-@each_kind()
+@each()
 def test_compiled_equals_eager_over_100_steps(subject):
     check_equal_in_double(subject, SMALL, 100)
 

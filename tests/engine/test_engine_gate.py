@@ -399,7 +399,7 @@ def test_options_are_visible_in_the_text():
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_every_method_takes_every_option(name):
     params = parameters()
-    optimizer = METHODS[name](params, lr=0.01, **CHOSEN)
+    optimizer = METHODS[name].cls(params, lr=0.01, **CHOSEN)
     assert optimizer.options == ResolvedOptions(**CHOSEN)
 
 

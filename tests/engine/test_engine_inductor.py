@@ -8,7 +8,7 @@ import warnings
 import pytest
 import torch
 from contracts.trajectories import distance, gradient, identical, parameters, run, values
-from registry import SUBJECTS, each, each_kind, marked
+from registry import SUBJECTS, each, marked
 
 import dashpot as dp
 from dashpot.engine import inductor
@@ -55,7 +55,7 @@ def pair(subject, backend, steps=6, dtype=torch.float64, **options):
     return eager, others, one, two
 
 
-@each_kind()
+@each()
 def test_one_graph_gives_the_numbers_of_the_eager_engine(subject):
     check_one_graph(subject, capturable=False)
 

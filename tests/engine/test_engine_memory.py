@@ -7,7 +7,7 @@ import pytest
 import torch
 from contracts.trajectories import parameters
 from engine_support import march, shared_cache  # noqa: F401
-from registry import each_kind
+from registry import each
 
 import dashpot as dp
 
@@ -77,7 +77,7 @@ def _tensors_like(p):
     return [x for x in gc.get_objects() if type(x) in (torch.Tensor, torch.nn.Parameter) and x.numel() == p.numel()]
 
 
-@each_kind()
+@each()
 def test_every_method_lets_go_of_its_state(subject):
     params = parameters(torch.float32)
     optimizer = subject.make(params)

@@ -9,7 +9,7 @@ from dashpot.engine.program import StepScalars, advance
 from dashpot.optimizers.registry import METHODS
 from dashpot.stages import Clock
 
-RECIPES = {name: cls.recipe_for() for name, cls in METHODS.items()}
+RECIPES = {name: row.cls.recipe_for() for name, row in METHODS.items()}
 RECIPES |= {
     f"autosgm-{n}": dp.AutoSGM.recipe_for(numerator=n, zero=0.5, decay="change", weight_decay=0.1) for n in range(5)
 }

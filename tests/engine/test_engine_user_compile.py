@@ -5,7 +5,7 @@ from unittest import mock
 import pytest
 import torch
 from contracts.trajectories import distance
-from registry import SUBJECTS, each, each_kind
+from registry import SUBJECTS, each
 
 import dashpot as dp
 from dashpot.functional import init, update
@@ -79,7 +79,7 @@ def traceable(subject):
     return True
 
 
-@each_kind(lambda subject: subject in UNSCHEDULED and traceable(subject))
+@each(lambda subject: subject in UNSCHEDULED and traceable(subject))
 def test_a_whole_training_step_is_one_graph(subject):
     recipe = subject.make([torch.zeros(1, requires_grad=True)]).recipe
     count = Counting()

@@ -49,7 +49,7 @@ OTHERS = (
 )
 NUMPY = (np.float64(0.1), np.float32(0.1), np.float16(0.1), np.int64(1), np.int8(2), np.bool_(True), np.float64("nan"))
 NAMES = ("auto", "skip", "raise", "nearest", "stochastic", "kahan", "lr", "schedule", "constant", "coupled", "change")
-CLASSES: tuple[type[dp.Optimizer], ...] = tuple(METHODS.values())
+CLASSES: tuple[type[dp.Optimizer], ...] = tuple(row.cls for row in METHODS.values())
 RECIPES = (
     dp.Recipe(dp.Filter(0.9), dp.SecondMoment(0.9), dp.DecoupledDecay(0.01), lr=0.1),
     dp.Recipe(dp.CoupledDecay(0.01), dp.Filter(0.5, zero=0.25, gain=1.0, normalise="none"), dp.HuberClip(0.9), lr=0.1),

@@ -7,14 +7,14 @@ import re
 import pytest
 import torch
 from contracts.trajectories import identical, parameters, run, values
-from registry import known_products
+from subjects import known_products
 
 import dashpot as dp
 from dashpot.constraints import ARGUMENTS
 from dashpot.optimizers import registry
 from dashpot.schedules import Schedule
 
-CLASSES = [*registry.METHODS.values()]
+CLASSES = [row.cls for row in registry.METHODS.values()]
 KEPT_AS = {"pole": "momentum"}
 NOT_READ_AT_A_STEP = ("foreach", "fused", "differentiable")
 """Without effect, or fixed at construction."""
@@ -127,11 +127,11 @@ SENTENCES = [
     (lambda: dp.Recipe(lr=-1.0), "Recipe: lr must be a number in [0, inf), got -1.0."),
     (
         lambda: dp.SGD(parameters(), nesterov=True),
-        "SGD: nesterov needs momentum in (0, 1) and dampening 0, got momentum=0, dampening=0.",
+        "SGD: nesterov requires momentum in (0, 1) and dampening 0, got momentum=0, dampening=0.",
     ),
     (
         lambda: dp.SGD(parameters(), momentum=0.9, nesterov=True, dampening=0.5),
-        "SGD: nesterov needs momentum in (0, 1) and dampening 0, got momentum=0.9, dampening=0.5.",
+        "SGD: nesterov requires momentum in (0, 1) and dampening 0, got momentum=0.9, dampening=0.5.",
     ),
     (
         lambda: dp.Filter(0.9, gain=1.0, normalise="exact"),

@@ -48,7 +48,9 @@ def test_a_tuple_of_the_wrong_length_or_type_is_refused_with_its_entries(name):
 def test_a_setting_given_as_tuple_and_as_keyword_is_refused(name, place, entry):
     word = entry[0]
     keyword = "coupled" if word == "decay" else GOOD_TUPLES[name][place]
-    with pytest.raises(dp.ArgumentError, match=f"AutoSGM: {word} is given twice, in {name} and as a keyword"):
+    with pytest.raises(
+        dp.ArgumentError, match=f"AutoSGM: {word} must be given once, got it in {name} and as a keyword"
+    ):
         dp.AutoSGM(parameters(), **{name: GOOD_TUPLES[name], word: keyword})
 
 
@@ -59,7 +61,7 @@ def test_a_bad_window_is_refused(bad):
 
 
 def test_a_window_given_twice_is_refused():
-    with pytest.raises(dp.ArgumentError, match="AutoSGM: give the window as rc_cfg or as schedule, not as both"):
+    with pytest.raises(dp.ArgumentError, match="AutoSGM: rc_cfg must be None if schedule is given, got both"):
         dp.AutoSGM(parameters(), rc_cfg=(1, 0, 0.1, 2, 1, 3, 10, 1, 0), schedule=Cosine(10))
 
 
@@ -74,7 +76,7 @@ def test_a_group_may_have_tuples_of_its_own():
     assert identical(second, alone)
     with pytest.raises(dp.ArgumentError, match="AutoSGM: rc_cfg must be given to the optimizer"):
         dp.AutoSGM([{"params": parameters(), "rc_cfg": (1, 0, 0.1, 2, 1, 3, 10, 1, 0)}])
-    with pytest.raises(dp.ArgumentError, match="AutoSGM: lr is given twice"):
+    with pytest.raises(dp.ArgumentError, match="AutoSGM: lr must be given once"):
         dp.AutoSGM([{"params": parameters(), "lr": 0.1, "lr_cfg": (True, 0.05, 3)}])
 
 

@@ -6,11 +6,11 @@ import re
 import pytest
 import torch
 from contracts.trajectories import identical, parameters, run
-from registry import each, each_kind
+from registry import each
 
 import dashpot as dp
 from dashpot.optimizers.group_keys import CARRIED, edit_distance, nearest
-from dashpot.optimizers.options import ResolvedOptions
+from dashpot.optimizers.options import OPTION_NAMES
 from dashpot.optimizers.second_order_base import SecondOrder
 
 OF_USERS = {"layer": 3, "bias": True, "meta": "x", "role": "head", "main": 1, "id": 7, "wd": 0.1, "tag": "a", 5: "five"}
@@ -31,21 +31,21 @@ def is_one_sentence(text):
         (
             lambda: dp.AdamW([{"params": weight(), "weight_decy": 0.1}]),
             "AdamW: unknown key 'weight_decy' in a parameter group: did you mean 'weight_decay'? "
-            "Values of your own go into extra={...}.",
+            "Put other values into extra={...}.",
         ),
         (
             lambda: dp.SGM([{"params": weight(), "rate": dp.SecondMoment()}, {"params": weight()}], lr=0.1),
-            "SGM: a parameter group cannot have stages of its own, got 'rate': groups share the stages and may differ "
-            "in their numbers (none here); for other stages make a second SGM.",
+            "SGM: a parameter group must not have stages, got 'rate': groups share the stages and may differ "
+            "in numeric settings (none in this recipe); for different stages make a second SGM.",
         ),
         (
             lambda: dp.AdamW([{"params": weight(), "max_norm": 1.0}]),
-            "AdamW: a parameter group cannot have 'max_norm', which is one for all groups: give it to AdamW(...).",
+            "AdamW: a parameter group must not have 'max_norm', an argument for all groups: pass it to AdamW(...).",
         ),
         (
             lambda: dp.AutoSGM([{"params": weight(), "lr_cgf": (True, 0.1, 1)}]),
             "AutoSGM: unknown key 'lr_cgf' in a parameter group: did you mean 'lr_cfg'? "
-            "Values of your own go into extra={...}.",
+            "Put other values into extra={...}.",
         ),
         (
             lambda: dp.SGD([{"params": weight(), "extra": 3}]),
@@ -71,7 +71,7 @@ def test_the_sentence(build, message):
 def words_of(optimizer):
     """Every argument of the constructor and every run option."""
     arguments = [*inspect.signature(type(optimizer).__init__).parameters][2:]
-    return {name for name in arguments if name != "options"} | {*ResolvedOptions._fields}
+    return {name for name in arguments if name != "options"} | {*OPTION_NAMES}
 
 
 @each()
@@ -86,7 +86,7 @@ def test_every_argument_is_read_from_a_group_or_refused_there(subject):
         if kept_as in optimizer.defaults:
             optimizer.add_param_group({"params": weight(), word: optimizer.defaults[kept_as]})
         elif word not in CARRIED and not word.endswith("_cfg"):
-            with pytest.raises(dp.ArgumentError, match=f"a parameter group cannot have .*'{word}'") as caught:
+            with pytest.raises(dp.ArgumentError, match=f"a parameter group must not have .*'{word}'") as caught:
                 optimizer.add_param_group({"params": weight(), word: None})
             assert is_one_sentence(str(caught.value))
 
@@ -131,7 +131,7 @@ def test_keys_of_users_and_of_torch_stay_in_the_group(subject):
     assert {key: optimizer.param_groups[1][key] for key in own} == own
 
 
-@each_kind()
+@each()
 def test_keys_of_users_change_no_number(subject):
     first, second = parameters(), parameters()
     run(subject.make(first), first, 3)

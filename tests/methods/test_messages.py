@@ -10,11 +10,11 @@ import torch
 import dashpot as dp
 from dashpot.engine.native import build
 from dashpot.optimizers import registry
-from dashpot.optimizers.options import ResolvedOptions
+from dashpot.optimizers.options import OPTION_NAMES
 from dashpot.utils.warn import warn
 
 MODEL = torch.nn.Linear(2, 2)
-CLASSES = tuple(registry.METHODS.values())
+CLASSES = tuple(row.cls for row in registry.METHODS.values())
 
 
 def weights() -> list[torch.Tensor]:
@@ -30,14 +30,14 @@ def misplaced(part: Any) -> Any:
 
 
 SENTENCES = [
-    (lambda: dp.AdamW(MODEL), "AdamW: give the module's parameters, model.parameters(), not a Linear."),
+    (lambda: dp.AdamW(MODEL), "AdamW: params must be parameters, as in model.parameters(), got a Linear."),
     (
         lambda: dp.AdamW([{"params": MODEL}]),
-        "AdamW: give the module's parameters, model.parameters(), not a Linear.",
+        "AdamW: params must be parameters, as in model.parameters(), got a Linear.",
     ),
     (
         lambda: dp.AdamW(MODEL.parameters),
-        "AdamW: call the method that gives the parameters, as in model.parameters().",
+        "AdamW: params must be parameters, as in model.parameters(), got the method itself.",
     ),
     (
         lambda: dp.AdamW(weights(), schedule=constant("betas")),
@@ -49,12 +49,12 @@ SENTENCES = [
     ),
     (
         lambda: dp.SGM(weights(), **misplaced(0.9)),
-        "SGM: filter must be None, a Stage or a sequence of Stages, got 0.9; say dp.Filter(pole=0.9).",
+        "SGM: filter must be None, a Stage or a sequence of Stages, got 0.9; use dp.Filter(pole=0.9).",
     ),
     (
         lambda: dp.SGM(weights(), **misplaced(dp.Filter)),
         "SGM: filter must be None, a Stage or a sequence of Stages, got <class 'dashpot.stages.filter.Filter'>; "
-        "say dp.Filter().",
+        "use dp.Filter().",
     ),
 ]
 
@@ -78,7 +78,7 @@ def test_an_unknown_keyword_lists_arguments_then_options(cls):
         cls(weights(), **unknown)
     arguments, options = str(caught.value).split(" Options of every optimizer: ")
     assert arguments.startswith(f"{cls.__name__}: unknown argument 'zzzz'. Arguments: lr")
-    assert options == ", ".join(ResolvedOptions._fields) + "."
+    assert options == ", ".join(OPTION_NAMES) + "."
 
 
 @pytest.mark.parametrize(

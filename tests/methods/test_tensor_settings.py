@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from contracts.trajectories import distance, identical, parameters, run, values
-from registry import SUBJECTS, each_kind
+from registry import SUBJECTS, each
 
 import dashpot as dp
 from dashpot.utils.scalars import read
@@ -47,7 +47,7 @@ def trajectory(subject, engine, settings, steps=3):
     return values(run(optimizer, params, steps))
 
 
-@each_kind()
+@each()
 def test_every_setting_as_a_tensor_gives_what_the_number_gives(subject):
     settings = numbers_of(subject.make(parameters()))
     expected = trajectory(subject, "eager", settings)
@@ -56,7 +56,7 @@ def test_every_setting_as_a_tensor_gives_what_the_number_gives(subject):
         assert identical(trajectory(subject, "eager", tensors), expected)
 
 
-@each_kind()
+@each()
 def test_float32_tensors_are_read_in_double_precision_by_both_engines(subject):
     settings = numbers_of(subject.make(parameters()))
     tensors = {name: as_tensors(value, (1, 1), torch.float32) for name, value in settings.items()}
@@ -100,7 +100,7 @@ def test_a_write_to_the_tensor_is_seen_at_the_next_step(engine):
     assert lr.shape == (1, 1)
 
 
-@each_kind()
+@each()
 def test_the_recipe_of_tensor_settings_has_numbers(subject):
     optimizer = subject.make(parameters(), lr=torch.full((1,), 0.25))
     assert type(optimizer.recipe.lr) is float

@@ -5,7 +5,8 @@ import inspect
 import pytest
 import torch
 from contracts.trajectories import distance, gradient, identical, parameters
-from registry import SUBJECTS, Subject, each
+from registry import SUBJECTS, each
+from subjects import Subject
 from torch.optim import lr_scheduler as torch_schedulers
 from torch.optim.swa_utils import SWALR
 
@@ -70,7 +71,7 @@ each_scheduler = pytest.mark.parametrize("scheduler", SCHEDULERS)
 
 def drivable(subject: Subject, scheduler: str) -> bool:
     """torch's cycling schedulers ask for a momentum; Nesterov needs a positive one, which they give."""
-    return subject.knob is not None or scheduler not in CYCLES_MOMENTUM
+    return subject.momentum_key is not None or scheduler not in CYCLES_MOMENTUM
 
 
 def advance(scheduler, step):
@@ -132,7 +133,7 @@ def test_lr_and_momentum_of_the_other_methods_follow(subject, scheduler):
     optimizer = subject.make(params, schedule=None)
     seen = train(optimizer, params, scheduler)
     group = {key: value for key, value in optimizer.defaults.items() if key in ("lr", "momentum", "betas")}
-    known = {"momentum": torch.optim.SGD, "betas": torch.optim.Adam, None: torch.optim.SGD}[subject.knob]
+    known = {"momentum": torch.optim.SGD, "betas": torch.optim.Adam, None: torch.optim.SGD}[subject.momentum_key]
     expected = train(known(reference, **group), reference, scheduler)
     assert seen == [{key: values[key] for key in group} for values in expected]
     assert len({str(values) for values in seen}) > 1

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from learner_support import StopAt, learner, problem, same, weights
-from registry import SUBJECTS, each_kind
+from registry import SUBJECTS, each
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
@@ -90,7 +90,7 @@ def test_it_goes_on_from_any_batch(tmp_path, stops):
     assert_same(whole(learner), Resumed(learner, tmp_path, stops).learner)
 
 
-@each_kind()
+@each()
 def test_every_method_goes_on_in_the_middle_of_an_epoch(tmp_path, subject):
     make = partial(learner, lambda params, lr: subject.make(list(params), lr), lr=subject.lr)
     assert_same(whole(make), Resumed(make, tmp_path, [4]).learner)

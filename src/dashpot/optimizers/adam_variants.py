@@ -1,42 +1,44 @@
-"""Variants of Adam beyond torch.optim's."""
+"""Variants of Adam that torch.optim does not have."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from dashpot.constraints import Scalar
 from dashpot.optimizers import presets
 from dashpot.optimizers.base import Optimizer
 from dashpot.optimizers.options import Options, Unpack
-from dashpot.schedules import Schedule
 
 __all__ = ["CenteredAdam", "QHAdam"]
 
 
-Schedules = Schedule | Mapping[str, Schedule] | None
-
-
 class QHAdam(Optimizer):
-    """QHAdam: Adam with a share of the raw gradient above and of its square below.
+    """QHAdam: Adam with quasi-hyperbolic averages in numerator and denominator.
 
+        m <- beta1 m + (1 - beta1) g,     m^ = m/(1 - beta1^t)
+        s <- beta2 s + (1 - beta2) g^2,   s^ = s/(1 - beta2^t)
         w <- w (1 - lr weight_decay) - lr ((1 - nu1) g + nu1 m^) / (sqrt((1 - nu2) g^2 + nu2 s^) + eps)
 
     Args:
-        params: Parameters, groups or (name, parameter) pairs.
-        lr, eps, weight_decay: >= 0; the decay is AdamW's.
-        betas: Pair in [0, 1).
-        nus: Pair in [0, 1]; (1, 1) is AdamW, (beta1, 1) Nesterov's zero.
-        maximize, differentiable, schedule, options: As in `HeavyBall`.
+        params: Parameters, parameter groups or (name, parameter) pairs.
+        lr: Learning rate, >= 0.
+        betas: Decay rates of the two moving averages, both in [0, 1).
+        nus: Weights of the two moving averages, both in [0, 1]. (1, 1) is AdamW; (beta1, 1) has Nesterov's zero.
+        eps: Term added to the denominator, >= 0.
+        weight_decay: Decoupled weight decay as in `AdamW`, >= 0.
+        options: Options of every optimizer, see `dashpot.Options`.
 
-    Raises `ArgumentError` for a value outside its range.
+    Raises:
+        ArgumentError: If a value is outside its range.
 
-    Source: Ma and Yarats, arXiv 1810.06801.
+    Source:
+        Ma and Yarats, arXiv 1810.06801.
 
-    >>> import torch, dashpot as dp
-    >>> dp.diff(dp.QHAdam([torch.zeros(1)], betas=(0.9, 0.999), nus=(1.0, 1.0)), dp.AdamW([torch.zeros(1)]))
-    Filter.normalise: 'memory' | 'exact'
-    DecoupledDecay: - | DecoupledDecay(weight_decay=0.01)
+    Example:
+        >>> import torch, dashpot as dp
+        >>> dp.diff(dp.QHAdam([torch.zeros(1)], betas=(0.9, 0.999), nus=(1.0, 1.0)), dp.AdamW([torch.zeros(1)]))
+        Filter.normalise: 'memory' | 'exact'
+        DecoupledDecay: - | DecoupledDecay(weight_decay=0.01)
     """
 
     preset = staticmethod(presets.qhadam)
@@ -50,41 +52,45 @@ class QHAdam(Optimizer):
         eps: float = 1e-8,
         *,
         weight_decay: Scalar = 0.0,
-        maximize: bool = False,
-        differentiable: bool = False,
-        schedule: Schedules = None,
         **options: Unpack[Options],
     ) -> None:
         settings = {"lr": lr, "betas": betas, "nus": nus, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(
-            params, {**settings, "maximize": maximize, "differentiable": differentiable}, schedule, **options
-        )
+        super().__init__(params, settings, **options)
 
 
 class CenteredAdam(Optimizer):
-    """Adam over the gradient's standard deviation instead of its root mean square.
+    """Adam with the gradient's standard deviation in place of its root mean square.
 
+        m <- beta1 m + (1 - beta1) g,   s <- beta2 s + (1 - beta2) g^2,   a <- beta2 a + (1 - beta2) g
         w <- w (1 - lr weight_decay) - lr m^ / (sqrt(max(s^ - a^^2, 0)) + eps)
 
+    with m^, s^ and a^ bias corrected as in Adam.
+
     Args:
-        params: Parameters, groups or (name, parameter) pairs.
-        lr, eps, weight_decay: >= 0; the decay is AdamW's.
-        betas: Pair in [0, 1): poles of m and of s.
-        mean: What a is. "average": the mean gradient with the pole of s, in a slot of its own; the difference then is a
-            variance. "direction": m itself, as in the source. It remembers less than s, so that s^ - m^^2 is negative
-            after every change of the gradient, is cut at zero, and the step is m^/eps: it takes a large eps to train.
-        uncentered_steps: Integer >= 0: while t is below it the root mean square is used, because s^ = a^^2 exactly at t
-            = 1.
-        maximize, differentiable, schedule, options: As in `HeavyBall`.
+        params: Parameters, parameter groups or (name, parameter) pairs.
+        lr: Learning rate, >= 0.
+        betas: Decay rates of m and of s, both in [0, 1).
+        eps: Term added to the denominator, >= 0.
+        weight_decay: Decoupled weight decay as in `AdamW`, >= 0.
+        mean: The mean a. "average": the moving average of the gradient with the pole of s, in its own slot
+            `grad_avg`; s^ - a^^2 is then a variance. "direction": m, as in the source. m has a shorter memory than s,
+            so s^ - m^^2 is negative after every change of the gradient and clamped at zero, the step is m^/eps, and
+            training requires a large eps.
+        uncentered_steps: Number of the first step with a centered denominator, an integer >= 0. Earlier steps use the
+            root mean square, because s^ = a^^2 at t = 1.
+        options: Options of every optimizer, see `dashpot.Options`.
 
-    Raises `ArgumentError` for a value outside its range.
+    Raises:
+        ArgumentError: If a value is outside its range.
 
-    Source: the TTIC 31230 lecture notes.
+    Source:
+        The TTIC 31230 lecture notes.
 
-    >>> import torch, dashpot as dp
-    >>> dp.diff(dp.AdamW([torch.zeros(1)], weight_decay=0.0), dp.CenteredAdam([torch.zeros(1)]))
-    SecondMoment: SecondMoment(beta=0.999) | -
-    CenteredMoment: - | CenteredMoment(beta=0.999)
+    Example:
+        >>> import torch, dashpot as dp
+        >>> dp.diff(dp.AdamW([torch.zeros(1)], weight_decay=0.0), dp.CenteredAdam([torch.zeros(1)]))
+        SecondMoment: SecondMoment(beta=0.999) | -
+        CenteredMoment: - | CenteredMoment(beta=0.999)
     """
 
     preset = staticmethod(presets.centered_adam)
@@ -99,11 +105,7 @@ class CenteredAdam(Optimizer):
         weight_decay: Scalar = 0.0,
         mean: str = "average",
         uncentered_steps: int = 10,
-        maximize: bool = False,
-        differentiable: bool = False,
-        schedule: Schedules = None,
         **options: Unpack[Options],
     ) -> None:
         settings = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "mean": mean}
-        settings |= {"uncentered_steps": uncentered_steps, "maximize": maximize, "differentiable": differentiable}
-        super().__init__(params, settings, schedule, **options)
+        super().__init__(params, {**settings, "uncentered_steps": uncentered_steps}, **options)

@@ -1,7 +1,8 @@
-"""AutoSGM: moment and correlation learning rates over the pole-zero filter, in its own tuples or in words.
+"""AutoSGM: moment and correlation learning rates over a pole-zero filter.
 
-Source: Somefun, AutoSGM (README for the arguments; the formulas are re-derived). The original's departures from its own
-documentation are not copied; those that its published numbers contain can be switched on by name (`quirks`).
+Source: Somefun, AutoSGM (README for the arguments; the formulas are re-derived). The original code deviates from its
+documentation in several places. The deviations are off by default; those that affect the published results can be
+enabled by name (`quirks`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dashpot.errors import ArgumentError
 from dashpot.optimizers.base import Optimizer
 from dashpot.optimizers.options import Options, Unpack
 from dashpot.recipes.recipe import Recipe
-from dashpot.schedules import Schedule, Window
+from dashpot.schedules import Window
 from dashpot.stages import (
     ChangeDecay,
     CoupledDecay,
@@ -34,11 +35,11 @@ from dashpot.utils.scalars import is_number
 __all__ = ["AutoSGM", "autosgm"]
 
 QUIRKS = {
-    "pole_only_debias": "bias correction 1 - pole^t whatever the zero: AutoSGM's default, so this one changes nothing",
+    "pole_only_debias": "bias correction by 1 - pole^t for any zero: AutoSGM's default, so this has no effect",
     "first_step_unscaled_zero": "without debias, the first output is not divided by 1 - zero",
     "eta_in_second_moment": "without debias, the input constant also scales the second moment",
     "eps_nudge_small_weights": "at the first step weights with |w| < eps start from w + eps",
-    "maximize_negates_decay": "maximize turns the whole step round, decay included",
+    "maximize_negates_decay": "maximize negates the whole step, including the decay",
     "late_logistic_unnormalised": "window 6 keeps the end values of window 5",
     "epoch_counts_tau_steps": "the epoch of epoch-unit windows advances every tau steps",
     "epoch_window_second_frame": "the last epoch of later frames of epoch-unit windows falls below zero",
@@ -93,7 +94,7 @@ def autosgm(
     maximize: bool = False,
     quirks: Sequence[str] = (),
 ) -> Recipe:
-    """AutoSGM as stages; the arguments are those of `AutoSGM` (the pole under torch's name, momentum)."""
+    """AutoSGM's recipe; the arguments are those of `AutoSGM`, with the pole under torch's name `momentum`."""
     stages: list[Stage] = [
         *([NudgeSmallWeights(eps)] if "eps_nudge_small_weights" in quirks else []),
         *([CoupledDecay(weight_decay)] if decay == "coupled" else []),
@@ -136,41 +137,56 @@ def _unset(gain: Scalar) -> bool:
 
 
 class AutoSGM(Optimizer):
-    """AutoSGM: pole-zero filter, moment denominator and a correlation or moment numerator.
+    """AutoSGM: pole-zero filter, second-moment denominator, and a correlation or moment numerator.
 
         v = filtered gradient / (sqrt(E[(g + eps)^2]) + eps)  (+ unit gain times weight_decay w, if decay is "change")
         w <- w - numerator F(t) v
 
-    The README's tuples and the keywords say the same; a setting is given one way or the other.
+    F(t) is the schedule. Every setting can be given in a tuple, as in AutoSGM's README, or as a keyword, but not in
+    both.
 
     Args:
-        params: Parameters, groups or (name, parameter) pairs.
-        lr_cfg: (adaptive, lr, numerator): `adaptive` False is a constant rate; lr >= 0 is the trust region; `numerator`
-            is 0 constant, 1 partial correlation, 2 the same Huberised, 3 moment, 4 constant with a Huberised prefilter.
-        beta_cfg: (beta_n, beta_a, pole, zero, gain, debias): poles of the numerator's and the denominator's averages;
-            pole in [0, 1) and zero < 1 of the filter; `gain` its input constant (0: 1 - pole), without effect while
-            `debias` is on. `debias` divides by 1 - pole^t, which for zero != 0 overshoots by up to 1/(1 - pole^2) at t
-            = 2 (as the original); "exact" does not.
-        rc_cfg: (shape, sequence, floor, order, half, epochs, steps per epoch, unit, flat top): the window; see
-            `dashpot.Window.from_rc_cfg`. In words: `schedule`.
-        wd_cfg: (weight_decay, level): level 0 is `decay="coupled"`, 1 is "change". At change level the decay acts with
-            the factor (1 - pole)/(1 - zero), a tenth for pole 0.9 and zero 0: 1e-2 here is 1e-3 for AdamW.
+        params: Parameters, parameter groups or (name, parameter) pairs.
+        lr_cfg: (adaptive, lr, numerator).
+        beta_cfg: (beta_n, beta_a, pole, zero, gain, debias).
+        rc_cfg: (shape, sequence, floor, order, half, epochs, steps per epoch, unit, flat top), the window that
+            `schedule` sets otherwise; see `dashpot.Window.from_rc_cfg`.
+        wd_cfg: (weight_decay, level), with level 0 for `decay="coupled"` and 1 for "change".
         eps_cfg: (eps,).
-        maximize: Ascend: the gradient is negated, the decay is not.
-        lr, adaptive, numerator, pole, zero, gain, debias, beta_n, beta_a, weight_decay, decay, eps: The same settings
-            as keywords.
-        decay_scale: At change level: "lr" (AutoSGM), or "schedule" or "constant" for a decay independent of lr.
-        schedule, options, differentiable: See `dashpot.Optimizer`.
-        quirks: Names of the original's habits to reproduce (`AutoSGM.QUIRKS`).
+        lr: Learning rate and trust region, >= 0. Default: 1e-3.
+        adaptive: Divide by the second moment and use the numerator; False is a constant rate. Default: True.
+        numerator: 0 constant, 1 partial correlation, 2 partial correlation with Huber weights, 3 moment, 4 constant
+            with Huber clipping of the filtered gradient. Default: 0.
+        pole, zero: Pole in [0, 1) and zero < 1 of the gradient filter. The pole is stored in the groups under torch's
+            key `momentum`. Default: 0.9, 0.
+        gain: Input constant of the filter, >= 0; 0 stands for 1 - pole. No effect with `debias`. Default: 0.
+        debias: True divides by 1 - pole^t, as the original does; for zero != 0 this overshoots by up to
+            1/(1 - pole^2) at t = 2. "exact" does not overshoot. False applies the plain linear filter. Default: True.
+        beta_n, beta_a: Poles of the numerator's and the denominator's moving averages, in [0, 1). Default: 0.9999,
+            0.999.
+        weight_decay: >= 0. Default: 0.
+        decay: "coupled" adds weight_decay w to the gradient. "change" adds it to the filtered and divided gradient,
+            times (1 - pole)/(1 - zero): for pole 0.9 and zero 0, weight_decay 1e-2 corresponds to AdamW's 1e-3.
+            Default: "coupled".
+        eps: Term of the denominator, >= 0. Default: 1e-8.
+        decay_scale: Scale of a decay at change level: "lr" as in AutoSGM, or "schedule" or "constant" for a decay
+            independent of lr.
+        quirks: Names of deviations of the original code to reproduce, keys of `AutoSGM.QUIRKS`.
+        options: Options of every optimizer, see `dashpot.Options`.
 
-    Raises `ArgumentError` for a value out of range, a tuple of the wrong length, or a setting given twice.
+    Raises:
+        ArgumentError: If a value is out of range, a tuple has the wrong length, or a setting is given twice.
 
-    >>> import torch, dashpot as dp
-    >>> w = [torch.zeros(2, requires_grad=True)]
-    >>> a = dp.AutoSGM(w, lr_cfg=(True, 1e-2, 3), beta_cfg=(0.9999, 0.999, 0.9, 0.5528, 0, True), wd_cfg=(0.0, 1))
-    >>> b = dp.AutoSGM(w, lr=1e-2, numerator=3, zero=0.5528, decay="change")
-    >>> dp.diff(a, b)
-    no difference
+    Source:
+        Somefun, AutoSGM.
+
+    Example:
+        >>> import torch, dashpot as dp
+        >>> w = [torch.zeros(2, requires_grad=True)]
+        >>> a = dp.AutoSGM(w, lr_cfg=(True, 1e-2, 3), beta_cfg=(0.9999, 0.999, 0.9, 0.5528, 0, True), wd_cfg=(0.0, 1))
+        >>> b = dp.AutoSGM(w, lr=1e-2, numerator=3, zero=0.5528, decay="change")
+        >>> dp.diff(a, b)
+        no difference
     """
 
     preset = staticmethod(autosgm)
@@ -186,7 +202,6 @@ class AutoSGM(Optimizer):
         rc_cfg: Sequence[Any] | None = None,
         wd_cfg: Sequence[Any] | None = None,
         eps_cfg: Sequence[Any] | None = None,
-        maximize: bool = False,
         lr: Scalar | None = None,
         adaptive: bool | None = None,
         numerator: int | None = None,
@@ -200,12 +215,10 @@ class AutoSGM(Optimizer):
         decay: str | None = None,
         eps: Scalar | None = None,
         decay_scale: str = "lr",
-        schedule: Schedule | Mapping[str, Schedule] | None = None,
-        differentiable: bool = False,
         quirks: Sequence[str] = (),
         **options: Unpack[Options],
     ) -> None:
-        words = {
+        keywords = {
             "lr": lr,
             "adaptive": adaptive,
             "numerator": numerator,
@@ -220,25 +233,33 @@ class AutoSGM(Optimizer):
             "eps": eps,
         }
         tuples = {"lr_cfg": lr_cfg, "beta_cfg": beta_cfg, "wd_cfg": wd_cfg, "eps_cfg": eps_cfg}
-        given = {name: value for name, value in words.items() if value is not None}
-        settings = {**_DEFAULTS, **_said(given, tuples), **given}
+        given = {name: value for name, value in keywords.items() if value is not None}
+        settings = {**_DEFAULTS, **_from_tuples(given, tuples), **given}
         settings["momentum"] = settings.pop("pole")
         _check_quirks(quirks)
-        if rc_cfg is not None and schedule is not None:
-            raise ArgumentError("AutoSGM: give the window as rc_cfg or as schedule, not as both.")
         if rc_cfg is not None:
-            schedule = Window.from_rc_cfg(rc_cfg, quirks=tuple(q for q in quirks if q in _WINDOW_QUIRKS))
-        settings |= {"decay_scale": decay_scale, "maximize": maximize, "differentiable": differentiable}
-        super().__init__(params, {**settings, "quirks": tuple(quirks)}, schedule, **options)
+            if options.get("schedule") is not None:
+                raise ArgumentError("AutoSGM: rc_cfg must be None if schedule is given, got both.")
+            window_quirks = tuple(quirk for quirk in quirks if quirk in _WINDOW_QUIRKS)
+            options["schedule"] = Window.from_rc_cfg(rc_cfg, quirks=window_quirks)
+        super().__init__(params, {**settings, "decay_scale": decay_scale, "quirks": tuple(quirks)}, **options)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group; its settings may be written as the README's tuples too (rc_cfg belongs to the optimizer)."""
+        """Add a parameter group; its settings may be given as README tuples, except for rc_cfg.
+
+        Args:
+            param_group: A dict with `params` and any settings.
+
+        Raises:
+            ArgumentError: If a setting is out of range, unknown or given twice. The optimizer is unchanged then.
+        """
         if not isinstance(param_group, dict):
             raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
         if "rc_cfg" in param_group:
-            raise ArgumentError("AutoSGM: rc_cfg must be given to the optimizer, a parameter group has no window.")
-        words = {name: value for name, value in param_group.items() if name not in _TUPLES}
-        super().add_param_group(words | _said(words, {name: param_group.get(name) for name in _TUPLES}))
+            raise ArgumentError("AutoSGM: rc_cfg must be given to the optimizer, got it in a parameter group.")
+        keywords = {name: value for name, value in param_group.items() if name not in _TUPLES}
+        tuples = {name: param_group.get(name) for name in _TUPLES}
+        super().add_param_group(keywords | _from_tuples(keywords, tuples))
 
     def _check_settings(self, settings: Mapping[str, Any]) -> None:
         super()._check_settings(settings)
@@ -259,28 +280,29 @@ def _check_quirks(quirks: Any) -> None:
             raise unknown("quirk", name, QUIRKS)
 
 
-def _said(words: Mapping[str, Any], tuples: Mapping[str, Any]) -> dict[str, Any]:
-    """What the tuples say, none of it said in words as well."""
+def _from_tuples(keywords: Mapping[str, Any], tuples: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings given in README tuples; an error if one is a keyword as well."""
     settings: dict[str, Any] = {}
     for name, value in tuples.items():
         if value is None:
             continue
-        said = _unpacked(name, value)
-        for both in words.keys() & said.keys():
-            raise ArgumentError(f"AutoSGM: {both} is given twice, in {name} and as a keyword.")
-        settings |= said
+        entries = _parse_tuple(name, value)
+        for repeated in keywords.keys() & entries.keys():
+            raise ArgumentError(f"AutoSGM: {repeated} must be given once, got it in {name} and as a keyword.")
+        settings |= entries
     return settings
 
 
-def _unpacked(name: str, value: Any) -> dict[str, Any]:
-    """A README tuple as settings by name, each entry checked."""
+def _parse_tuple(name: str, value: Any) -> dict[str, Any]:
+    """The settings in a README tuple by name, each entry checked."""
     entries = _TUPLES[name]
-    wording = ", ".join(entry for entry, _ in entries)
     if not isinstance(value, (tuple, list)) or len(value) != len(entries):
-        raise ArgumentError(f"AutoSGM: {name} must be a tuple ({wording}), got {shown(value)}.")
+        expected = ", ".join(entry for entry, _ in entries)
+        raise ArgumentError(f"AutoSGM: {name} must be a tuple ({expected}), got {shown(value)}.")
+    settings: dict[str, Any] = {}
     for (entry, allowed), item in zip(entries, value, strict=True):
         check("AutoSGM", f"{name}: {entry}", item, allowed)
-    settings = {entry: item for (entry, _), item in zip(entries, value, strict=True)}
+        settings[entry] = item
     if "decay" in settings:
         settings["decay"] = _DECAY_LEVELS[settings["decay"]]
     return settings

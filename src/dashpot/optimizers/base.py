@@ -20,7 +20,14 @@ from dashpot.optimizers.capturable_step import CapturableStepper
 from dashpot.optimizers.grad_check import StepDecision
 from dashpot.optimizers.group_keys import check_keys, check_params
 from dashpot.optimizers.initial_state import init_state, is_state_init_step
-from dashpot.optimizers.options import FIXED_OPTIONS, Options, ResolvedOptions, Unpack
+from dashpot.optimizers.options import (
+    OPTION_NAMES,
+    Options,
+    ResolvedOptions,
+    StepOptions,
+    Unpack,
+    check_option_names,
+)
 from dashpot.optimizers.param_check import check_gradient
 from dashpot.optimizers.state_dict import (
     Accepted,
@@ -66,12 +73,10 @@ class Optimizer(torch.optim.Optimizer):
     """
 
     preset: ClassVar[Callable[..., Recipe]]
-    _OPTIONS: ClassVar[tuple[str, ...]] = ResolvedOptions._fields
+    _OPTIONS: ClassVar[tuple[str, ...]] = OPTION_NAMES
     _FLAGS = ("maximize", "seed")  # what groups hold beside the settings of the method
     _FIXED: ClassVar[Mapping[str, Any]] = {}  # settings of torch's counterpart that the class decides
-    _SAVED_COUNTERS = (
-        "steps_done",
-    )  # what groups carry so that it is saved; a group taken from elsewhere starts without
+    _SAVED_COUNTERS = ("steps_done",)  # counters saved in the groups; a group passed in by the user starts without
     _GROUP_WORDS: ClassVar[tuple[str, ...]] = ()  # what a group may say in other words than those it is kept under
     _SHARED: ClassVar[tuple[str, ...]] = ()  # settings of which the first group's are in force
     _step_supports_amp_scaling = True  # GradScaler leaves gradients as they are, and its scale and findings to `step`
@@ -80,16 +85,18 @@ class Optimizer(torch.optim.Optimizer):
         self,
         params: Any,
         defaults: dict[str, Any],
-        schedule: Schedule | Mapping[str, Schedule] | None = None,
         **options: Unpack[Options],
     ) -> None:
-        beside = {*ResolvedOptions._fields, "params"}
-        arguments = [name for name in _constructor_arguments(type(self)) if name not in beside]
-        self._options = ResolvedOptions.of(type(self).__name__, options, arguments)
+        given: dict[str, Any] = dict(options)
+        check_option_names(type(self).__name__, given, _constructor_arguments(type(self)))
+        schedule = given.pop("schedule", None)
+        defaults = {name: plain_data(value) for name, value in defaults.items()}
+        for name in ("maximize", "differentiable"):
+            defaults.setdefault(name, given.pop(name, False))
+        self._options = ResolvedOptions.of(type(self).__name__, given)
         check_params(type(self).__name__, params)
         self._reset_caches()
         self._schedule = schedules_by_name(type(self).__name__, schedule)
-        defaults = {name: plain_data(value) for name, value in defaults.items()}
         if self.options.rounding == "stochastic" or self.options.state_dtype is not None:
             defaults["seed"] = self.options.seed  # in the groups, so that it is saved and resuming draws the same
         if self.options.capturable:
@@ -115,15 +122,15 @@ class Optimizer(torch.optim.Optimizer):
         """The complete options; `set_options` changes those of clipping and `nonfinite`."""
         return self._options
 
-    def set_options(self, **options: Unpack[Options]) -> None:
+    def set_options(self, **options: Unpack[StepOptions]) -> None:
         """Change options between steps: `max_norm`, `clip_value`, `adaptive_clip` and `nonfinite`.
 
         Args:
             options: New values, as in `dashpot.Options`. Options not named keep their values.
 
         Raises:
-            TypeError: If an option does not exist.
-            ArgumentError: If a value is out of range, or an option is fixed at construction. Nothing changes.
+            ArgumentError: If a value is out of range, or an option does not exist or is fixed at construction. The
+                optimizer is unchanged then.
 
         Example:
             >>> import torch, dashpot as dp
@@ -132,12 +139,11 @@ class Optimizer(torch.optim.Optimizer):
             >>> opt.options.max_norm
             0.5
         """
-        owner = type(self).__name__
+        owner, settable = type(self).__name__, StepOptions.__annotations__
+        for name in options:
+            if name not in settable:
+                raise ArgumentError(f"{owner}: set_options must be given {', '.join(settable)}, got {name}.")
         new = ResolvedOptions.of(owner, {**self._options._asdict(), **options})
-        for name in FIXED_OPTIONS:
-            if getattr(new, name) != getattr(self._options, name):
-                got = shown(getattr(new, name))
-                raise ArgumentError(f"{owner}: {name} cannot be changed after construction, got {got}.")
         if any(group.get("capturable") for group in self.param_groups):
             self._check_nonfinite(new)
         self._options = new
@@ -521,9 +527,9 @@ def _tensors(settings: Mapping[str, Any]) -> dict[str, Tensor]:
 
 @cache
 def _constructor_arguments(cls: type[Optimizer]) -> tuple[str, ...]:
-    """The arguments by name, but for `self` and those of `**options`."""
+    """Names of the explicit arguments after `params`."""
     taken = inspect.signature(cls.__init__).parameters.values()
-    return tuple(item.name for item in taken if item.kind in (item.POSITIONAL_OR_KEYWORD, item.KEYWORD_ONLY))[1:]
+    return tuple(item.name for item in taken if item.kind in (item.POSITIONAL_OR_KEYWORD, item.KEYWORD_ONLY))[2:]
 
 
 @cache

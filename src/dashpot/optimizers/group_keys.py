@@ -1,7 +1,7 @@
-"""Keys of a parameter group: what a method reads, what may stand beside it, and what is a mistake.
+"""Validation of parameter-group keys.
 
-torch ignores a key it does not know, so that a misspelt setting trains with the default. Here a key is refused where it
-is an argument of the optimizer that groups do not have, or close to the name of a setting.
+torch ignores unknown keys, so a misspelt setting trains with the default. Here a key is rejected if it is a constructor
+argument that groups do not have, or close to the name of a setting.
 """
 
 from __future__ import annotations
@@ -25,49 +25,57 @@ _TORCH = (
     *("etas", "step_sizes"),
 )
 CARRIED = frozenset((*_OWN, *_SCHEDULERS, *_TORCH))
-"""Keys that every group may have: a user's, those that torch's schedulers write and those of torch's optimizers."""
+"""Keys allowed in every group: reserved names, those of torch's schedulers and those of torch's optimizers."""
 
 _SYNONYMS = {"learning_rate": "lr", "epsilon": "eps"}
-_LONG = 7  # from this length on two edits are a misspelling; "bias" is two edits from "debias" and from "betas"
-_SHORT = 4  # up to this length another first letter makes another word: "role" is not "pole"
+_LONG = 7  # names of this length or more may differ by two edits; "bias" is two edits from "debias" and "betas"
+_SHORT = 4  # names up to this length must share the first letter: "role" is not a misspelt "pole"
 
 
 def check_keys(owner: str, group: Mapping[str, Any], readable: Collection[str], arguments: Collection[str]) -> None:
-    """Raise `ArgumentError` for a key that looks like a setting and would be ignored.
+    """Check that no key of a group looks like a setting but would be ignored.
 
-    `readable` are the keys that the method reads from a group, `arguments` those of its constructor.
+    Args:
+        owner: Class name, for the message.
+        group: The parameter group.
+        readable: Keys that the method reads from a group.
+        arguments: Arguments of the constructor.
+
+    Raises:
+        ArgumentError: If a key is an argument of the constructor only, or a misspelt setting.
     """
     for key in group:
         if not isinstance(key, str) or key in readable or key in CARRIED:
             continue
         if key in arguments:
             raise ArgumentError(
-                f"{owner}: a parameter group cannot have {key!r}, which is one for all groups: give it to {owner}(...)."
+                f"{owner}: a parameter group must not have {key!r}, an argument for all groups: "
+                f"pass it to {owner}(...)."
             )
         if near := nearest(key, [*readable, *arguments]):
             raise ArgumentError(
                 f"{owner}: unknown key {key!r} in a parameter group: did you mean {near!r}? "
-                "Values of your own go into extra={...}."
+                "Put other values into extra={...}."
             )
     if not isinstance(group.get("extra", {}), dict):
         raise ArgumentError(f"{owner}: extra of a parameter group must be a dict, got {type(group['extra']).__name__}.")
 
 
 def check_params(owner: str, params: Any) -> None:
-    """Raise `ArgumentError` for a module, or its method `parameters` itself, where its parameters are meant."""
+    """Raise `ArgumentError` if `params` is a module or a method that was not called."""
+    expected = f"{owner}: params must be parameters, as in model.parameters()"
     if isinstance(params, torch.nn.Module):
-        raise ArgumentError(
-            f"{owner}: give the module's parameters, model.parameters(), not a {type(params).__name__}."
-        )
+        raise ArgumentError(f"{expected}, got a {type(params).__name__}.")
     if inspect.ismethod(params):
-        raise ArgumentError(f"{owner}: call the method that gives the parameters, as in model.{params.__name__}().")
+        raise ArgumentError(f"{expected}, got the method itself.")
 
 
 def nearest(word: str, names: Iterable[str]) -> str | None:
-    """The name of which `word` is a misspelling, or None.
+    """Return the name that `word` misspells, or None.
 
-    >>> nearest("weight_decy", ["lr", "weight_decay"]), nearest("rl", ["lr"]), nearest("id", ["lr"])
-    ('weight_decay', 'lr', None)
+    Example:
+        >>> nearest("weight_decy", ["lr", "weight_decay"]), nearest("rl", ["lr"]), nearest("id", ["lr"])
+        ('weight_decay', 'lr', None)
     """
     names = list(names)
     plain = word.lower().replace("-", "_")
@@ -85,16 +93,17 @@ def _is_misspelling(word: str, name: str, distance: int) -> bool:
         return distance <= 2
     if distance != 1 or len(name) == 1:
         return False
-    if len(name) == 2:  # letters swapped, or one too many
+    if len(name) == 2:  # swapped letters, or one extra letter
         return sorted(word) == sorted(name) or (len(word) == 3 and set(name) <= set(word))
     return len(name) > _SHORT or word[0] == name[0] or sorted(word) == sorted(name)
 
 
 def edit_distance(a: str, b: str) -> int:
-    """The number of letters to insert, delete, replace or swap with their neighbour to get from `a` to `b`.
+    """Return the number of insertions, deletions, replacements and swaps of neighbours that turn `a` into `b`.
 
-    >>> edit_distance("weigth", "weight"), edit_distance("bta", "betas")
-    (1, 2)
+    Example:
+        >>> edit_distance("weigth", "weight"), edit_distance("bta", "betas")
+        (1, 2)
     """
     before: list[int] = []
     row = list(range(len(b) + 1))

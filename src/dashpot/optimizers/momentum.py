@@ -1,4 +1,4 @@
-"""Points of the design space that torch.optim has no class for, and SGM, the general point."""
+"""Momentum methods parametrized by the pole of their gradient filter."""
 
 from __future__ import annotations
 
@@ -9,33 +9,36 @@ from dashpot.constraints import Scalar
 from dashpot.optimizers import presets
 from dashpot.optimizers.base import Optimizer
 from dashpot.optimizers.options import Options, Unpack
-from dashpot.schedules import Schedule
 
 __all__ = ["NAG", "QHM", "HeavyBall"]
 
-Schedules = Schedule | Mapping[str, Schedule] | None
-
 
 class HeavyBall(Optimizer):
-    """Polyak's heavy ball: v <- pole v + g + weight_decay w, w <- w - lr v.
+    """Polyak's heavy ball.
 
-    The DC gain is 1/(1 - pole): the effective learning rate is lr/(1 - pole).
+        v <- pole v + g + weight_decay w
+        w <- w - lr v
+
+    The filter has DC gain 1/(1 - pole), so the effective learning rate is lr/(1 - pole).
 
     Args:
-        params: Parameters, groups or (name, parameter) pairs.
-        lr, weight_decay: >= 0.
-        pole: In [0, 1); kept in the groups under torch's key `momentum`, so that schedulers can cycle it.
-        maximize: Ascend: the gradient is negated, the decay is not.
-        differentiable: Record the step for autograd.
-        schedule, options: See `dashpot.Optimizer`.
+        params: Parameters, parameter groups or (name, parameter) pairs.
+        lr: Learning rate, >= 0.
+        pole: Decay rate of the velocity, in [0, 1). Stored in the groups under torch's key `momentum`, so that torch's
+            schedulers can cycle it.
+        weight_decay: L2 penalty added to the gradient, >= 0.
+        options: Options of every optimizer (`schedule`, `maximize`, `engine`, `max_norm`, ...), see `dashpot.Options`.
 
-    Raises `ArgumentError` for a value outside its range.
+    Raises:
+        ArgumentError: If a value is outside its range.
 
-    Source: Polyak (1964); equal to torch.optim.SGD(momentum=pole).
+    Source:
+        Polyak (1964). Equal to `torch.optim.SGD(momentum=pole)`.
 
-    >>> import torch, dashpot as dp
-    >>> dp.diff(dp.HeavyBall([torch.zeros(1)], lr=0.1), dp.SGD([torch.zeros(1)], lr=0.1, momentum=0.9))
-    no difference
+    Example:
+        >>> import torch, dashpot as dp
+        >>> dp.diff(dp.HeavyBall([torch.zeros(1)], lr=0.1), dp.SGD([torch.zeros(1)], lr=0.1, momentum=0.9))
+        no difference
     """
 
     preset = staticmethod(presets.heavy_ball)
@@ -49,33 +52,38 @@ class HeavyBall(Optimizer):
         pole: Scalar = 0.9,
         *,
         weight_decay: Scalar = 0.0,
-        maximize: bool = False,
-        differentiable: bool = False,
-        schedule: Schedules = None,
         **options: Unpack[Options],
     ) -> None:
-        settings = {"lr": lr, "momentum": pole, "weight_decay": weight_decay}
-        super().__init__(
-            params, {**settings, "maximize": maximize, "differentiable": differentiable}, schedule, **options
-        )
+        super().__init__(params, {"lr": lr, "momentum": pole, "weight_decay": weight_decay}, **options)
 
 
 class NAG(Optimizer):
-    """Nesterov's accelerated gradient: b <- pole b + g, w <- w - lr (g + pole b).
+    """Nesterov's accelerated gradient.
 
-    The filter's zero is at pole/(1 + pole), its DC gain 1/(1 - pole).
+        g <- g + weight_decay w
+        b <- pole b + g
+        w <- w - lr (g + pole b)
+
+    The filter has its zero at pole/(1 + pole) and DC gain 1/(1 - pole).
 
     Args:
-        params, lr, pole, weight_decay, maximize, differentiable, schedule, options: As in `HeavyBall`.
+        params: Parameters, parameter groups or (name, parameter) pairs.
+        lr: Learning rate, >= 0.
+        pole: Decay rate of the buffer, in [0, 1). Stored in the groups under torch's key `momentum`.
+        weight_decay: L2 penalty added to the gradient, >= 0.
+        options: Options of every optimizer, see `dashpot.Options`.
 
-    Raises `ArgumentError` for a value outside its range.
+    Raises:
+        ArgumentError: If a value is outside its range.
 
-    Source: Nesterov (1983); equal to torch.optim.SGD(momentum=pole, nesterov=True).
+    Source:
+        Nesterov (1983). Equal to `torch.optim.SGD(momentum=pole, nesterov=True)`.
 
-    >>> import torch, dashpot as dp
-    >>> dp.diff(dp.HeavyBall([torch.zeros(1)]), dp.NAG([torch.zeros(1)]))
-    Filter.zero: 0.0 | 0.4736842105263158
-    Filter.gain: 1.0 | 1.9
+    Example:
+        >>> import torch, dashpot as dp
+        >>> dp.diff(dp.HeavyBall([torch.zeros(1)]), dp.NAG([torch.zeros(1)]))
+        Filter.zero: 0.0 | 0.4736842105263158
+        Filter.gain: 1.0 | 1.9
     """
 
     preset = staticmethod(presets.nag)
@@ -89,36 +97,40 @@ class NAG(Optimizer):
         pole: Scalar = 0.9,
         *,
         weight_decay: Scalar = 0.0,
-        maximize: bool = False,
-        differentiable: bool = False,
-        schedule: Schedules = None,
         **options: Unpack[Options],
     ) -> None:
-        settings = {"lr": lr, "momentum": pole, "weight_decay": weight_decay}
-        super().__init__(
-            params, {**settings, "maximize": maximize, "differentiable": differentiable}, schedule, **options
-        )
+        super().__init__(params, {"lr": lr, "momentum": pole, "weight_decay": weight_decay}, **options)
 
 
 class QHM(Optimizer):
-    """Quasi-hyperbolic momentum: m <- pole m + (1 - pole) g, w <- w - lr ((1 - nu) g + nu m).
+    """Quasi-hyperbolic momentum: a weighted mean of the gradient and its moving average.
 
-    Unit DC gain: the effective learning rate is lr. nu = 1 is averaged momentum, nu = pole Nesterov's zero, nu = 0
-    plain.
+        g <- g + weight_decay w
+        m <- pole m + (1 - pole) g
+        w <- w - lr ((1 - nu) g + nu m)
+
+    The filter has unit DC gain, so the effective learning rate is lr. nu = 1 is an exponential moving average, nu =
+    pole has Nesterov's zero, and nu = 0 is plain gradient descent.
 
     Args:
-        params, lr, pole, weight_decay, maximize, differentiable, schedule, options: As in `HeavyBall`; lr is 1/(1 -
-            pole) times a heavy ball's.
-        nu: In [0, 1].
-        debias: Divide by 1 - nu pole^t: a constant gradient comes out unchanged from the first step.
+        params: Parameters, parameter groups or (name, parameter) pairs.
+        lr: Learning rate, >= 0. To match a heavy ball, multiply its rate by 1/(1 - pole).
+        pole: Decay rate of the moving average, in [0, 1). Stored in the groups under torch's key `momentum`.
+        nu: Weight of the moving average, in [0, 1].
+        weight_decay: L2 penalty added to the gradient, >= 0.
+        debias: Divide the direction by 1 - nu pole^t, so that a constant gradient passes unchanged from the first step.
+        options: Options of every optimizer, see `dashpot.Options`.
 
-    Raises `ArgumentError` for a value outside its range.
+    Raises:
+        ArgumentError: If a value is outside its range.
 
-    Source: Ma and Yarats, arXiv 1810.06801.
+    Source:
+        Ma and Yarats, arXiv 1810.06801.
 
-    >>> import torch, dashpot as dp
-    >>> dp.QHM([torch.zeros(1)], lr=1.0, pole=0.5, nu=0.5).recipe.stages[1].zero
-    0.3333333333333333
+    Example:
+        >>> import torch, dashpot as dp
+        >>> dp.QHM([torch.zeros(1)], lr=1.0, pole=0.5, nu=0.5).recipe.stages[1].zero
+        0.3333333333333333
     """
 
     preset = staticmethod(presets.qhm)
@@ -132,12 +144,7 @@ class QHM(Optimizer):
         *,
         weight_decay: Scalar = 0.0,
         debias: bool = False,
-        maximize: bool = False,
-        differentiable: bool = False,
-        schedule: Schedules = None,
         **options: Unpack[Options],
     ) -> None:
         settings = {"lr": lr, "momentum": pole, "nu": nu, "weight_decay": weight_decay, "debias": debias}
-        super().__init__(
-            params, {**settings, "maximize": maximize, "differentiable": differentiable}, schedule, **options
-        )
+        super().__init__(params, settings, **options)

@@ -1,11 +1,11 @@
-"""How an optimizer runs, beside what it computes: engine, clipping, precision. Every optimizer takes these keywords."""
+"""Options common to every optimizer: execution, clipping, precision, group flags and schedules."""
 
 from __future__ import annotations
 
 import math
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -15,53 +15,80 @@ from dashpot.constraints import ARGUMENTS, FLAG, POSITIVE, Constraint, Interval,
 from dashpot.engine.program import StorageFormat
 from dashpot.errors import ArgumentError
 from dashpot.optimizers.group_keys import nearest
+from dashpot.schedules import Schedule
 from dashpot.utils.scalars import read
 
-__all__ = ["FIXED_OPTIONS", "BaseOptions", "Options", "ResolvedOptions", "Unpack"]
+__all__ = [
+    "OPTION_NAMES",
+    "BaseOptions",
+    "Options",
+    "ResolvedOptions",
+    "Schedules",
+    "StepOptions",
+    "Unpack",
+    "check_option_names",
+]
+
+Schedules: TypeAlias = "Schedule | Mapping[str, Schedule] | None"
+"""Type of the option `schedule`."""
 
 
-class BaseOptions(TypedDict, total=False):
-    """`Options` but for `capturable`, which some of torch's classes take by themselves."""
+class StepOptions(TypedDict, total=False):
+    """The part of `Options` that `Optimizer.set_options` can change between steps."""
 
-    engine: str
     max_norm: float | None
     clip_value: float | None
     adaptive_clip: float | None
     nonfinite: str
+
+
+class BaseOptions(StepOptions, total=False):
+    """The part of `Options` without the flags that torch's classes take as explicit arguments."""
+
+    schedule: Schedules
+    engine: str
     rounding: str
     state_dtype: torch.dtype | None
     seed: int
 
 
 class Options(BaseOptions, total=False):
-    """Keywords that every optimizer takes and none of which is a setting of its method.
+    """Keyword arguments of every optimizer.
 
     Args:
-        engine: "auto" (compiled kernels where they pay, see `dashpot.explain_engine`), "eager" or "compiled"; where it
-            is not given, what the environment variable `DASHPOT_ENGINE` says, or "auto".
-        max_norm: Positive, or None: the gradients of all groups together are scaled down to this norm inside the step;
-            `p.grad` stays as it is. The norm before is `optimizer.last_grad_norm`; `math.inf` measures it and clips
-            nothing.
-        clip_value: Positive, or None: every element of a gradient is cut to [-clip_value, clip_value], after
-            `max_norm`.
-        adaptive_clip: Positive, or None: each gradient's norm is held to this multiple of its weight's norm
+        schedule: A `dashpot.Schedule` for lr, a mapping from setting names to schedules, or None. A schedule is a
+            function of the optimizer's step count, so resuming and rebuilding need no further state. torch schedulers
+            work as well, on the parameter groups.
+        maximize: Ascend: negate the gradient, but not the decay. Default: False. May differ between groups.
+        differentiable: Record the step for autograd. Default: False.
+        capturable: Count steps on the parameters' device and avoid host syncs, so that a CUDA graph can record a
+            training step and replay it. Excludes `nonfinite="raise"`. Stored in the groups; loading a checkpoint does
+            not change it. Default: False.
+        engine: "auto" (compiled kernels where they are faster, see `dashpot.explain_engine`), "eager" or "compiled".
+            Default: the environment variable `DASHPOT_ENGINE`, else "auto".
+        max_norm: Positive, or None: scale the gradients of all groups jointly down to this norm inside the step,
+            leaving `p.grad` unchanged. `optimizer.last_grad_norm` is the norm before clipping; `math.inf` measures it
+            without clipping.
+        clip_value: Positive, or None: clamp every element of a gradient to [-clip_value, clip_value], after `max_norm`.
+        adaptive_clip: Positive, or None: limit each gradient's norm to this multiple of its weight's norm
             (`AdaptiveClip`).
-        nonfinite: What a step does with gradients that are not all finite: "allow" (torch's way: take it), "skip"
-            (leave weights, state and counts as they are; `optimizer.last_step` says so) or "raise" (`NonFiniteError`,
-            nothing changed).
-        rounding: Of bfloat16 weights: "nearest", "stochastic" (right on average) or "kahan" (a second bfloat16 number
-            keeps what rounding cut off). Without effect on wider weights.
-        state_dtype: `torch.bfloat16` halves the elementwise state of float32 and bfloat16 weights, rounded
-            stochastically; None keeps it in float32.
-        seed: Integer in [0, 2^63) of the stochastic rounding, which depends on nothing but it, the step and the
-            element.
-        capturable: True: steps are counted on the parameters' device and nothing is read back, so that a CUDA graph can
-            record a training step and replay it. Not with `nonfinite="raise"`. Kept in the groups; loading leaves it as
-            it is.
+        nonfinite: Treatment of gradients with nan or inf: "allow" (as in torch: apply the step), "skip" (leave
+            weights, state and step counts unchanged, and set `optimizer.last_step` to "skipped") or "raise"
+            (`NonFiniteError`, with nothing changed). Default: "allow".
+        rounding: Rounding of bfloat16 weights: "nearest", "stochastic" (unbiased) or "kahan" (a second bfloat16 number
+            holds the rounding error). No effect on wider dtypes. Default: "nearest".
+        state_dtype: `torch.bfloat16` halves the elementwise state of float32 and bfloat16 weights, with stochastic
+            rounding; None keeps float32.
+        seed: Integer in [0, 2^63), seed of stochastic rounding. The random numbers depend only on the seed, the step
+            and the element. Default: 0.
     """
 
+    maximize: bool
+    differentiable: bool
     capturable: bool
 
+
+OPTION_NAMES: tuple[str, ...] = tuple(Options.__annotations__)
 
 VARIABLE = "DASHPOT_ENGINE"
 
@@ -78,25 +105,21 @@ _ALLOWED: Mapping[str, Constraint] = {
 }
 
 
-FIXED_OPTIONS = ("engine", "rounding", "state_dtype", "seed", "capturable")
-"""Options fixed at construction: state, kernels and parameter groups depend on them."""
-
-
-def _unknown(owner: str, name: str, arguments: Sequence[str]) -> str:
-    """The sentence about a keyword that a constructor does not have."""
-    near = nearest(name, [*arguments, *_ALLOWED]) or similar(name, [*arguments, *_ALLOWED])
-    hint = f": did you mean {near!r}?" if near else "."
-    own = f" Arguments: {', '.join(arguments)}." if arguments else ""
-    return f"{owner}: unknown argument {shown(name)}{hint}{own} Options of every optimizer: {', '.join(_ALLOWED)}."
-
-
-def _number(value: Any) -> Any:
-    """An option given as a tensor, also one on a device, is read once."""
-    return value.item() if isinstance(value, Tensor) else read(value)
+def check_option_names(owner: str, options: Mapping[str, Any], arguments: Sequence[str] = ()) -> None:
+    """Raise `TypeError` for a keyword that is neither an option nor one of the constructor's `arguments`."""
+    known = [*(name for name in arguments if name not in OPTION_NAMES), *OPTION_NAMES]
+    for name in options:
+        if name not in OPTION_NAMES:
+            near = nearest(name, known) or similar(name, known)
+            hint = f": did you mean {near!r}?" if near else "."
+            own = ", ".join(known[: -len(OPTION_NAMES)])
+            own = f" Arguments: {own}." if own else ""
+            common = ", ".join(OPTION_NAMES)
+            raise TypeError(f"{owner}: unknown argument {shown(name)}{hint}{own} Options of every optimizer: {common}.")
 
 
 class ResolvedOptions(NamedTuple):
-    """`Options`, complete and checked."""
+    """The validated execution options of an optimizer, with defaults filled in."""
 
     engine: str = "auto"
     max_norm: float | None = None
@@ -109,30 +132,28 @@ class ResolvedOptions(NamedTuple):
     capturable: bool = False
 
     @staticmethod
-    def of(owner: str, options: Mapping[str, Any], arguments: Sequence[str] = ()) -> ResolvedOptions:
-        """From keywords; `TypeError` for an unknown one, `ArgumentError` for a value out of range.
+    def of(owner: str, options: Mapping[str, Any]) -> ResolvedOptions:
+        """Resolve keyword arguments.
 
-        `arguments` are those of the constructor beside the options.
+        Raises:
+            ArgumentError: If a value is out of range.
         """
         options = {"engine": os.environ.get(VARIABLE) or "auto", **options}
         for name, value in options.items():
-            if name not in _ALLOWED:
-                raise TypeError(_unknown(owner, name, arguments))
             if isinstance(value, Tensor) and value.is_meta:
                 raise ArgumentError(f"{owner}: {name} must have a value, got a tensor on the meta device.")
             check(owner, name, value, _ALLOWED[name])
-        return ResolvedOptions(**{name: _number(value) for name, value in options.items()})
+        values = {name: value.item() if isinstance(value, Tensor) else read(value) for name, value in options.items()}
+        return ResolvedOptions(**values)
 
     def storage(self, dtype: torch.dtype) -> StorageFormat:
-        """How a parameter of `dtype` is kept: only what is narrower than its compute precision can be rounded."""
+        """The storage of a parameter of `dtype`: only dtypes narrower than the compute dtype are rounded."""
         weight = self.rounding if dtype == torch.bfloat16 else "nearest"
         if self.state_dtype is None or dtype not in (torch.float32, torch.bfloat16):
             return StorageFormat(weight)
         return StorageFormat(weight, "stochastic", self.state_dtype)
 
     def text(self) -> str:
-        """The keywords that differ from their defaults, as they were written."""
-        changed = {
-            name: value for name, value in self._asdict().items() if value != ResolvedOptions._field_defaults[name]
-        }
-        return ", ".join(f"{name}={value!r}" for name, value in changed.items())
+        """The options that differ from their defaults, as keyword arguments."""
+        defaults = self._field_defaults
+        return ", ".join(f"{name}={value!r}" for name, value in self._asdict().items() if value != defaults[name])

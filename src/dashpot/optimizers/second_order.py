@@ -1,4 +1,4 @@
-"""Second-order methods: a filtered gradient over a denominator learned from Hessian-vector products."""
+"""Second-order methods: a filtered gradient divided by a curvature estimate from Hessian-vector products."""
 
 from __future__ import annotations
 
@@ -9,57 +9,62 @@ from dashpot.constraints import POLE, Scalar, check, shown
 from dashpot.curvature.hvp_options import Products
 from dashpot.errors import ArgumentError
 from dashpot.optimizers import presets
-from dashpot.optimizers.options import BaseOptions, Unpack
+from dashpot.optimizers.options import Options, Unpack
 from dashpot.optimizers.second_order_base import SecondOrder
-from dashpot.schedules import Schedule
 from dashpot.utils.scalars import read
 
 __all__ = ["ESGD", "AdaHessian", "Sophia"]
 
-Schedules = Schedule | Mapping[str, Schedule] | None
-
 
 class ESGD(SecondOrder):
-    """ESGD-M: quasi-hyperbolic momentum over the row norms of the Hessian, with a warm-up of the learning rate.
+    """ESGD-M: quasi-hyperbolic momentum divided by the row norms of the Hessian, with warm-up of the learning rate.
 
         m = beta1 m + (1 - beta1) g,        e = (v m + (1 - v) g)/(1 - v beta1^t)
         w <- w (1 - a weight_decay) - a e/d
 
-    Every few steps a random probe u gives the product H u, whose squares estimate the squared norms of the Hessian's
-    rows, diag(H^2); d is their root. For a diagonal Hessian that is |H_ii|, and the step Newton's.
+    A Hessian-vector product H u with a random probe u is taken every few steps. Its elementwise square estimates the
+    squared norms of the Hessian's rows, diag(H^2), and d is the root of their average. For a diagonal Hessian d is
+    |H_ii|, and the step is Newton's.
 
         version 1:  D = beta2 D + (1 - beta2) (H u)^2,   d = sqrt(D/(1 - beta2^h)) + eps,   a = lr (1 - lr_warmup^t)
         version 2:  D = max(beta2 D, (H u)^2),           d = sqrt(D) + eps,                 a = lr (1 - lr_warmup^h)
 
-    t counts steps and h products. The learning rate has no unit: for eps = 0 the path stays the same when the loss, or
-    all weights by one factor, are measured in other units. Rates from 1e-3 to 1 are usual.
+    t counts steps and h products. The learning rate is dimensionless: with eps = 0 the trajectory does not depend on
+    the units of the loss or on a common scale of the weights. Usual rates are 1e-3 to 1.
 
     Args:
-        params: Parameters, groups or (name, parameter) pairs.
-        lr, eps, weight_decay: >= 0. eps is in units of curvature; the decay is AdamW's.
-        betas: Pair in [0, 1); beta2 counts products, and may be 1 in version 2: the maximum of all times.
-        v: In [0, 1]: share of the average in the direction. None is beta1, Nesterov's momentum; 1 is the average alone;
-            (0.999, 0.999) with v = 0.7 is quasi-hyperbolic momentum. Version 2 has none: it is beta1.
-        lr_warmup: In [0, 1).
-        update_d_every, d_warmup: Integers >= 1: a product in each of the first `d_warmup` steps, then every
-            `update_d_every`.
+        params: Parameters, parameter groups or (name, parameter) pairs.
+        lr: Learning rate, >= 0.
+        betas: Decay rates of m, per step, and of D, per product, both in [0, 1). In version 2, betas[1] may be 1: D is
+            then the maximum over all products.
+        v: Weight of the moving average in the direction, in [0, 1]. None is beta1, Nesterov's momentum; 1 is the
+            average alone; 0.7 with betas[0] = 0.999 is the quasi-hyperbolic default. Must be None in version 2, which
+            uses beta1.
+        lr_warmup: Decay rate of the warm-up, in [0, 1); 0 is no warm-up.
+        eps: Term added to d, >= 0, in units of curvature.
+        weight_decay: Decoupled weight decay as in `AdamW`, >= 0.
+        update_d_every: Steps between products, an integer >= 1.
+        d_warmup: Number of initial steps that all have a product, an integer >= 1.
         version: 1 or 2.
-        probe, distribution, relative_step, process_group: How products are taken, see
-            `dashpot.curvature.ProbingOptions`; `seed`, among the options, seeds the probes.
-        maximize: Ascend: the gradient is negated, the decay is not.
-        differentiable: Record the step for autograd; products count as constants.
-        schedule, options: See `dashpot.Optimizer`; not `capturable`.
+        probe, distribution, relative_step, process_group: Computation of the products, see
+            `dashpot.curvature.ProbingOptions`.
+        options: Options of every optimizer, see `dashpot.Options`; `capturable` must be False. `seed` also
+            seeds the probes. With `differentiable`, products are constants.
 
-    Raises `ArgumentError` for a value outside its range, `CurvatureError` where a product cannot be taken.
+    Raises:
+        ArgumentError: If a value is outside its range.
+        CurvatureError: If a product cannot be computed.
 
-    Source: Crowson, ESGD-M (its documentation and later version); Dauphin et al., arXiv 1502.04390; Ma and Yarats,
-    arXiv 1810.06801.
+    Source:
+        Crowson, ESGD-M (its documentation and later version); Dauphin et al., arXiv 1502.04390; Ma and Yarats,
+        arXiv 1810.06801.
 
-    >>> import torch, dashpot as dp
-    >>> w = torch.tensor([1.0, 1.0], requires_grad=True)
-    >>> opt = dp.ESGD([w], lr=1.0, betas=(0.0, 0.999), lr_warmup=0.0, eps=0.0)
-    >>> opt.backward((w * w * torch.tensor([1.0, 1000.0])).sum()); opt.step(); w.tolist()
-    [0.0, 0.0]
+    Example:
+        >>> import torch, dashpot as dp
+        >>> w = torch.tensor([1.0, 1.0], requires_grad=True)
+        >>> opt = dp.ESGD([w], lr=1.0, betas=(0.0, 0.999), lr_warmup=0.0, eps=0.0)
+        >>> opt.backward((w * w * torch.tensor([1.0, 1000.0])).sum()); opt.step(); w.tolist()
+        [0.0, 0.0]
     """
 
     preset = staticmethod(presets.esgd)
@@ -81,16 +86,13 @@ class ESGD(SecondOrder):
         distribution: str = "rademacher",
         relative_step: float | None = None,
         process_group: Any = None,
-        maximize: bool = False,
-        differentiable: bool = False,
-        schedule: Schedules = None,
-        **options: Unpack[BaseOptions],
+        **options: Unpack[Options],
     ) -> None:
         settings = {"lr": lr, "betas": betas, "v": v, "lr_warmup": lr_warmup, "eps": eps, "weight_decay": weight_decay}
-        settings |= {"version": version, "maximize": maximize, "differentiable": differentiable}
+        settings["version"] = version
         probing = {"update_d_every": update_d_every, "d_warmup": d_warmup, "probe": probe, "distribution": distribution}
         probing |= {"relative_step": relative_step, "process_group": process_group}
-        super().__init__(params, settings, schedule, probing, **options)
+        super().__init__(params, settings, probing, **options)
 
     def _check_settings(self, settings: Mapping[str, Any]) -> None:
         version, betas = settings.get("version"), settings.get("betas")
@@ -111,33 +113,44 @@ def _is_one(value: Any) -> bool:
 
 
 class AdaHessian(SecondOrder):
-    """AdaHessian: Adam with Hutchinson's estimate of the Hessian's diagonal in place of the gradient.
+    """AdaHessian: Adam with Hutchinson's estimate of the Hessian diagonal in the denominator.
 
         m = beta1 m + (1 - beta1) g
-        z = mean over the kernel's window of (u H u),    D = beta2 D + (1 - beta2) z^2       (at a product)
+        z = mean over the kernel's window of (u H u),    D = beta2 D + (1 - beta2) z^2       (at each product)
         w <- w (1 - lr weight_decay) - lr m^/(sqrt(D^)^hessian_power + eps)
 
-    with m^ = m/(1 - beta1^t), D^ = D/(1 - beta2^h), t the steps and h the products so far.
+    with m^ = m/(1 - beta1^t) and D^ = D/(1 - beta2^h) after t steps and h products with random probes u.
 
     Args:
-        params: Parameters, groups or (name, parameter) pairs.
-        lr, eps, weight_decay: >= 0; the decay is AdamW's.
-        betas: Pair in [0, 1); beta2 counts products.
-        hessian_power: In [0, 1]: 1 is Newton's scaling, 0 plain gradient descent.
-        spatial_averaging: Average u H u over the dimensions from the third on, the window of a convolution's kernel.
-            The average is of the signed estimate, as in the paper's formula; the authors' code averages its absolute
-            value.
-        update_d_every, d_warmup: As in `ESGD`; 1, a product at every step, is the paper's. Others' code with rarer
-            products takes the last estimate in again on the steps between; here nothing is taken in on those.
-        probe, distribution, relative_step, process_group, maximize, differentiable, schedule, options: As in `ESGD`.
+        params: Parameters, parameter groups or (name, parameter) pairs.
+        lr: Learning rate, >= 0.
+        betas: Decay rates of m, per step, and of D, per product, both in [0, 1).
+        eps: Term added to the denominator, >= 0.
+        weight_decay: Decoupled weight decay as in `AdamW`, >= 0.
+        hessian_power: Exponent of the curvature, in [0, 1]: 1 is Newton's scaling, 0 plain gradient descent.
+        spatial_averaging: Average u H u over the third and later dimensions, the window of a convolution kernel. The
+            signed estimate is averaged, as in the paper's formula; the authors' code averages its absolute value.
+        update_d_every: Steps between products, an integer >= 1. 1, a product at every step, is the paper's choice. D
+            changes only at products, whereas other implementations with rarer products reuse the last estimate at
+            every step.
+        d_warmup: Number of initial steps that all have a product, an integer >= 1.
+        probe, distribution, relative_step, process_group: Computation of the products, see
+            `dashpot.curvature.ProbingOptions`.
+        options: Options of every optimizer, see `dashpot.Options`; `capturable` must be False.
 
-    Raises `ArgumentError` for a value outside its range, `CurvatureError` where a product cannot be taken.
+    Raises:
+        ArgumentError: If a value is outside its range.
+        CurvatureError: If a product cannot be computed.
 
-    Source: Yao et al., arXiv 2006.00719.
+    Source:
+        Yao et al., arXiv 2006.00719.
 
-    >>> import torch, dashpot as dp
-    >>> dp.diff(dp.AdamW([torch.zeros(1)], weight_decay=0.0), dp.AdaHessian([torch.zeros(1)], lr=1e-3)).rows[1][2]
-    Curvature(beta=0.999, eps=0.0001, estimate='diagonal', accumulator='squares', power=None, gamma=None, spatial=True)
+    Example:
+        >>> import torch, dashpot as dp
+        >>> adamw, ours = dp.AdamW([torch.zeros(1)], weight_decay=0.0), dp.AdaHessian([torch.zeros(1)], lr=1e-3)
+        >>> dp.diff(adamw, ours).rows[1][2]
+        Curvature(beta=0.999, eps=0.0001, estimate='diagonal', accumulator='squares', power=None, gamma=None,
+                  spatial=True)
     """
 
     preset = staticmethod(presets.adahessian)
@@ -158,44 +171,50 @@ class AdaHessian(SecondOrder):
         distribution: str = "rademacher",
         relative_step: float | None = None,
         process_group: Any = None,
-        maximize: bool = False,
-        differentiable: bool = False,
-        schedule: Schedules = None,
-        **options: Unpack[BaseOptions],
+        **options: Unpack[Options],
     ) -> None:
         settings = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "hessian_power": hessian_power}
-        settings |= {"spatial_averaging": spatial_averaging, "maximize": maximize, "differentiable": differentiable}
+        settings["spatial_averaging"] = spatial_averaging
         probing = {"update_d_every": update_d_every, "d_warmup": d_warmup, "probe": probe, "distribution": distribution}
         probing |= {"relative_step": relative_step, "process_group": process_group}
-        super().__init__(params, settings, schedule, probing, **options)
+        super().__init__(params, settings, probing, **options)
 
 
 class Sophia(SecondOrder):
-    """Sophia-H: the averaged gradient over the averaged diagonal of the Hessian, every element cut at 1.
+    """Sophia-H: the averaged gradient divided by the averaged Hessian diagonal, clipped elementwise.
 
         m = beta1 m + (1 - beta1) g
-        h = beta2 h + (1 - beta2) u H u                                                      (at a product)
+        h = beta2 h + (1 - beta2) u H u                                                      (at each product)
         w <- w (1 - lr weight_decay) - lr clip(m/max(gamma h, eps), -1, 1)
 
-    Neither average is bias corrected. Where the curvature is negative or small the step is lr times the sign of m, so
-    lr bounds every element's step. `maximize` negates the Hessian with the gradient.
+    Neither average is bias corrected. Where the curvature is negative or small, the step is lr times the sign of m, so
+    lr bounds every element's step. `maximize` negates the Hessian together with the gradient.
 
     Args:
-        params: Parameters, groups or (name, parameter) pairs.
-        lr, eps, weight_decay: >= 0; the decay is AdamW's.
-        betas: Pair in [0, 1); beta2 counts products.
-        gamma: >= 0: the smaller, the more elements are cut; 0 is sign descent.
-        update_d_every, d_warmup: As in `ESGD`.
-        probe, distribution, relative_step, process_group, maximize, differentiable, schedule, options: As in `ESGD`.
+        params: Parameters, parameter groups or (name, parameter) pairs.
+        lr: Learning rate, >= 0.
+        betas: Decay rates of m, per step, and of h, per product, both in [0, 1).
+        gamma: Scale of the curvature, >= 0. Smaller values clip more elements; 0 is sign descent.
+        eps: Lower bound of gamma h, >= 0.
+        weight_decay: Decoupled weight decay as in `AdamW`, >= 0.
+        update_d_every: Steps between products, an integer >= 1.
+        d_warmup: Number of initial steps that all have a product, an integer >= 1.
+        probe, distribution, relative_step, process_group: Computation of the products, see
+            `dashpot.curvature.ProbingOptions`.
+        options: Options of every optimizer, see `dashpot.Options`; `capturable` must be False.
 
-    Raises `ArgumentError` for a value outside its range, `CurvatureError` where a product cannot be taken.
+    Raises:
+        ArgumentError: If a value is outside its range.
+        CurvatureError: If a product cannot be computed.
 
-    Source: Liu et al., arXiv 2305.14342; its first version cuts m/max(h, eps') at rho with the rate lr', which is this
-    with gamma = rho, lr = rho lr', eps = rho eps' and weight_decay/rho.
+    Source:
+        Liu et al., arXiv 2305.14342. Its first version clips m/max(h, eps') at rho with the rate lr'; this is the same
+        with gamma = rho, lr = rho lr', eps = rho eps' and weight_decay/rho.
 
-    >>> import torch, dashpot as dp
-    >>> dp.Sophia([torch.zeros(1)], lr=1e-3).recipe.stages[2]
-    ClipElements(limit=1.0)
+    Example:
+        >>> import torch, dashpot as dp
+        >>> dp.Sophia([torch.zeros(1)], lr=1e-3).recipe.stages[2]
+        ClipElements(limit=1.0)
     """
 
     preset = staticmethod(presets.sophia)
@@ -215,13 +234,9 @@ class Sophia(SecondOrder):
         distribution: str = "gaussian",
         relative_step: float | None = None,
         process_group: Any = None,
-        maximize: bool = False,
-        differentiable: bool = False,
-        schedule: Schedules = None,
-        **options: Unpack[BaseOptions],
+        **options: Unpack[Options],
     ) -> None:
         settings = {"lr": lr, "betas": betas, "gamma": gamma, "eps": eps, "weight_decay": weight_decay}
-        settings |= {"maximize": maximize, "differentiable": differentiable}
         probing = {"update_d_every": update_d_every, "d_warmup": d_warmup, "probe": probe, "distribution": distribution}
         probing |= {"relative_step": relative_step, "process_group": process_group}
-        super().__init__(params, settings, schedule, probing, **options)
+        super().__init__(params, settings, probing, **options)

@@ -26,7 +26,6 @@ from dashpot.engine.tensor_table import step_count
 from dashpot.errors import ArgumentError, CurvatureError
 from dashpot.optimizers.base import Optimizer
 from dashpot.optimizers.options import Options, Unpack
-from dashpot.schedules import Schedule
 from dashpot.stages.base import Observation
 from dashpot.utils.scalars import read
 
@@ -63,7 +62,6 @@ class SecondOrder(Optimizer):
         self,
         params: Any,
         defaults: dict[str, Any],
-        schedule: Schedule | Mapping[str, Schedule] | None,
         probing: Mapping[str, Any],
         **options: Unpack[Options],
     ) -> None:
@@ -71,7 +69,7 @@ class SecondOrder(Optimizer):
         if self._observes():
             saved = {name: getattr(self._probing, name) for name in _SAVED}
             defaults = {**defaults, **saved, "probe_seed": options.get("seed", 0)}
-        super().__init__(params, defaults, schedule, **options)
+        super().__init__(params, defaults, **options)
 
     @property
     def probing(self) -> Probing:

@@ -1,14 +1,16 @@
-"""Which methods are compared, and the learning rate each one starts with: plain data.
+"""Default methods of a comparison, and the tuned learning rate of each method and task.
 
-The rates of a task were found by the sweep that docs/compare.md records: one seed that no comparison uses by default, a
-grid with steps of about 3. A task without rates of its own takes `GENERIC_LR`.
+The rates come from the sweep recorded in docs/compare.md: one seed that comparisons do not use by default, and a grid
+with a spacing of about 3. Other tasks use the generic rate of `dashpot.optimizers.registry`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-__all__ = ["DEFAULT_METHODS", "GENERIC_LR", "TUNED_LR", "default_lr"]
+from dashpot.optimizers.registry import METHODS, VARIANTS
+
+__all__ = ["DEFAULT_METHODS", "TUNED_LR", "default_lr"]
 
 DEFAULT_METHODS: tuple[str, ...] = (
     "sgd",
@@ -21,25 +23,7 @@ DEFAULT_METHODS: tuple[str, ...] = (
     "autosgm-1",
     "autosgm-3",
 )
-"""The methods of a comparison that names none."""
-
-GENERIC_LR: Mapping[str, float] = {
-    "sgd": 0.1,
-    "heavy-ball": 0.01,
-    "nag": 0.01,
-    "qhm": 0.1,
-    "rmsprop": 1e-3,
-    "adam": 1e-3,
-    "adamw": 1e-3,
-    "nadam": 1e-3,
-    "qhadam": 1e-3,
-    "centered-adam": 1e-3,
-    "autosgm": 1e-3,
-    "esgd": 0.1,
-    "adahessian": 0.03,
-    "sophia": 1e-3,
-}
-"""Rates for a task nobody has tuned: the usual first guesses. A variant such as `autosgm-3` takes its method's."""
+"""The methods of a comparison without an explicit choice."""
 
 TUNED_LR: Mapping[str, Mapping[str, float]] = {
     "digits": {
@@ -163,15 +147,16 @@ TUNED_LR: Mapping[str, Mapping[str, float]] = {
         "sophia": 0.03,
     },
 }
-"""Task name -> method -> rate, from the sweep; a method for which no rate of the grid trained is left out."""
+"""Task name -> method -> rate from the sweep, without the methods that did not train at any rate of the grid."""
 
 
 def default_lr(task: str, method: str) -> float:
-    """The learning rate `method` starts with on `task`.
+    """Return the tuned learning rate of a method or variant for `task`, or the method's generic rate.
 
-    >>> default_lr("a task of your own", "autosgm-3")
-    0.001
+    Example:
+        >>> default_lr("digits", "autosgm-3"), default_lr("unknown task", "autosgm-3")
+        (0.3, 0.001)
     """
     tuned = TUNED_LR.get(task, {})
-    family = "autosgm" if method.startswith("autosgm-") else method
-    return tuned.get(method, tuned.get(family, GENERIC_LR[family]))
+    family, _ = VARIANTS.get(method, (method, {}))
+    return tuned.get(method, tuned.get(family, METHODS[family].lr))

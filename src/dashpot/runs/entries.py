@@ -22,8 +22,6 @@ from dashpot.utils.warn import warn
 
 __all__ = ["RATE_SCHEDULES", "Entry", "entry", "known_entries", "one_cycle"]
 
-NUMERATORS = (0, 1, 2, 3, 4)
-
 RATE_SCHEDULES = tuple(name for name in schedules.NAMES if name not in ("window", "1cycle-momentum"))
 """The schedules a name alone makes for the learning rate: a window needs a shape, the other is of the momentum."""
 
@@ -76,7 +74,7 @@ class Entry:
 
 def known_entries() -> tuple[str, ...]:
     """Names that `entry` accepts: every method, and AutoSGM with each of its numerators."""
-    return (*registry.METHODS, *(f"autosgm-{index}" for index in NUMERATORS))
+    return (*registry.METHODS, *registry.VARIANTS)
 
 
 def entry(
@@ -110,9 +108,9 @@ def entry(
         raise unknown("method", name, known_entries())
     if schedule is not None:
         _check_schedule(schedule)
-    family, _, numerator = name.partition("-") if name.startswith("autosgm-") else (name, "", "")
+    family, settings = registry.VARIANTS.get(name, (name, {}))
     make = registry.get(family)
-    given = {**({"numerator": int(numerator)} if numerator else {}), **(options or {})}
+    given = {**settings, **(options or {})}
     _check_options(name, make, given)
     return Entry(
         name, make, default_lr(task, name) if lr is None else lr, given, _scheduled(name, make, given, schedule)

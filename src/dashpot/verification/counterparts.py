@@ -13,7 +13,7 @@ import torch
 from dashpot.constraints import unknown
 from dashpot.errors import ArgumentError
 from dashpot.optimizers import registry
-from dashpot.optimizers.options import Options
+from dashpot.optimizers.options import ResolvedOptions
 
 __all__ = ["by_path", "is_path", "reference"]
 
@@ -82,7 +82,7 @@ def reference(against: str, method: str, lr: float | None, options: Mapping[str,
     if against in ENGINES:
         if is_path(method):
             raise ArgumentError(f"verify: --against {against} needs a method of dashpot's, got {method}.")
-        family = method if method in registry.METHODS else method.partition("-")[0]
+        family, _ = registry.VARIANTS.get(method, (method, {}))
         return partial(registry.get(family), **{**rate, **options, "engine": against})
     found = _counterpart(against, method)
     given = {found.names.get(name, name): value for name, value in options.items()}
@@ -153,6 +153,6 @@ def _taken(against: str, make: Callable[..., Any], given: Mapping[str, Any]) -> 
     if any(item.kind is inspect.Parameter.VAR_KEYWORD for item in parameters.values()):
         return dict(given)
     for name in given:
-        if name not in parameters and name not in set(Options.__annotations__) - CLIPPING:
+        if name not in parameters and name not in set(ResolvedOptions._fields) - CLIPPING:
             raise ArgumentError(f"verify: --against {against} takes no {name}, so that both would not do the same.")
     return {name: value for name, value in given.items() if name in parameters}

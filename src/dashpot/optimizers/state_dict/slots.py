@@ -67,7 +67,7 @@ def is_of_some_method(key: str) -> bool:
 def _keys_of_methods() -> frozenset[str]:
     from dashpot.optimizers.registry import METHODS  # which imports the optimizers, which load state
 
-    return frozenset(key for cls in METHODS.values() for key in slots_of(_builder(cls), _defaults(cls)).known)
+    return frozenset(key for row in METHODS.values() for key in slots_of(_builder(row.cls), _defaults(row.cls)).known)
 
 
 def _builder(cls: Any) -> Callable[[dict[str, Any]], Recipe]:
