@@ -126,7 +126,7 @@ def subject(name: str, cls: type[dp.Optimizer], keys: str, momentum_key: str | N
 
 def default_subject(name: str, method: Method) -> Subject:
     """Return the subject of a method without a row of its own: default settings, the facts read from the optimizer."""
-    options = {"probe": known_products} if issubclass(method.cls, dp.SecondOrder) else {}
+    options: dict[str, Any] = {"probe": known_products} if issubclass(method.cls, dp.SecondOrder) else {}
     optimizer = method.cls([torch.zeros(1, requires_grad=True)], **options)
     keys = " ".join(slot.key for slot in optimizer.recipe.slots)
     momentum_key = next((key for key in ("momentum", "betas") if key in optimizer.defaults), None)

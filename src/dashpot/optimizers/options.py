@@ -143,7 +143,9 @@ class ResolvedOptions(NamedTuple):
             if isinstance(value, Tensor) and value.is_meta:
                 raise ArgumentError(f"{owner}: {name} must have a value, got a tensor on the meta device.")
             check(owner, name, value, _ALLOWED[name])
-        values = {name: value.item() if isinstance(value, Tensor) else read(value) for name, value in options.items()}
+        values: dict[str, Any] = {
+            name: value.item() if isinstance(value, Tensor) else read(value) for name, value in options.items()
+        }
         return ResolvedOptions(**values)
 
     def storage(self, dtype: torch.dtype) -> StorageFormat:
