@@ -240,7 +240,7 @@ class StopAt(Callback):
     essential = False
 
     def after_batch(self, learner):
-        if learner.training and learner.position == STOP:
+        if learner.training and learner.loop.position == STOP:
             raise CancelFit
 
 

@@ -99,7 +99,7 @@ class Windows(Callback):
         self.batches = batches
 
     def before_fit(self, learner):
-        learner.accumulate = self.batches
+        learner.loop.accumulate = self.batches
 
 
 class StopAt(Callback):
@@ -111,7 +111,7 @@ class StopAt(Callback):
         self.batches, self.state = batches, None
 
     def after_batch(self, learner):
-        epoch, batch = learner.position
+        epoch, batch = learner.loop.position
         if learner.training and epoch * len(learner.train) + batch == self.batches:
             self.state = copy.deepcopy(learner.state_dict())
             self.state["callbacks"].pop("StopAt", None)
@@ -276,7 +276,7 @@ def sends_once_a_step() -> None:
         future.set_result(total / dist.get_world_size())
         return future
 
-    mine.module.register_comm_hook(None, count)
+    mine._module.register_comm_hook(None, count)
     mine.fit(1)
     assert len(sent) == 2  # three batches in two steps
 
@@ -325,12 +325,12 @@ def overflow_is_agreed(strategy: str) -> None:
 
     class Spoil(Callback):
         def after_loss(self, learner):
-            if learner.training and learner.batch == 1 and learner.engine.global_rank == 1:
-                learner.loss = learner.loss * float("inf")
+            if learner.training and learner.batch.index == 1 and learner.engine.global_rank == 1:
+                learner.batch.loss = learner.batch.loss * float("inf")
 
     for make in (dp.AdamW, torch.optim.AdamW):
         mine = learner(partial(make, lr=0.01), strategy, precision="fp16")
-        mine.callbacks.append(Spoil())
+        mine._callbacks.append(Spoil())
         mine.fit(2)
         assert mine.steps == 4, mine.steps
         assert_alike_everywhere(mine)

@@ -42,7 +42,7 @@ class StopAt(Callback):
         self.batches, self.state = batches, None
 
     def after_batch(self, learner):
-        epoch, batch = learner.position
+        epoch, batch = learner.loop.position
         if learner.training and epoch * len(learner.train) + batch == self.batches:
             self.state = copy.deepcopy(learner.state_dict())
             self.state["callbacks"].pop("StopAt")

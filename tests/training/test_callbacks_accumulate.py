@@ -88,19 +88,19 @@ def test_batches_of_unknown_size_count_alike():
 def test_the_counts_are_of_steps():
     class Counts(Callback):
         def before_fit(self, learner):
-            self.found = (learner.accumulate, learner.steps_in_epoch, learner.total_steps)
+            self.found = (learner.loop.accumulate, learner.total_steps)
 
     counts = Counts()
     recorder = Recorder("lr")
     subject = learner(callbacks=[Accumulate(2), counts, recorder])
     subject.fit(3)
-    assert counts.found == (2, 2, 6)
+    assert counts.found == (2, 6)
     assert subject.steps == len(recorder.values["lr"]) == 6
     subject.fit(1)
     assert len(recorder.values["lr"]) == 2
-    subject.callbacks.clear()
+    subject._callbacks.clear()
     subject.fit(1)
-    assert subject.accumulate == 1
+    assert subject.loop.accumulate == 1
 
 
 @pytest.mark.parametrize("at", [2, 3, 5, 6, 8])
@@ -120,8 +120,8 @@ def test_a_fit_goes_on_between_any_two_steps(at):
     torch.manual_seed(5)
     resumed = fitted([], resume=stop.state)
     assert same(weights(whole), weights(resumed))
-    assert whole.callbacks[-1].values == resumed.callbacks[-1].values
-    assert len(resumed.callbacks[-1].values["lr"]) == resumed.steps == 6
+    assert whole._callbacks[-1].values == resumed._callbacks[-1].values
+    assert len(resumed._callbacks[-1].values["lr"]) == resumed.steps == 6
 
 
 def test_no_state_in_the_middle_of_a_step():
@@ -138,10 +138,10 @@ def test_the_next_fit_begins_with_clean_gradients():
     def weights_after(first):
         made = learner(torch.optim.SGD, callbacks=[Accumulate(2)])
         optimizer = torch.optim.SGD(made.model.parameters(), lr=0.0)
-        made.optimizer, made.opt, made.lr = optimizer, optimizer, None
+        made._optimizer, made.opt, made._lr = optimizer, optimizer, None
         if first:
             made.fit(1, callbacks=[Stop()])
-            assert made.pending_batches == 1
+            assert made.loop.pending_batches == 1
             for _, buffer in made.model.named_buffers():
                 buffer.zero_()
         norms = []

@@ -122,7 +122,7 @@ def test_the_averages_are_evaluated_kept_and_told(average):
     assert all(torch.equal(value, seen.steps[-1][name]) for name, value in left.model.named_parameters())
     left.model.load_state_dict(state)
     data = {"train": left.train.source, "evaluation": left.evaluation.source}
-    problem = Problem(model=left.model, **data, loss=left.loss_function, metrics=left.metrics)
+    problem = Problem(model=left.model, **data, loss=left._loss, metrics=left.metrics)
     assert evaluate(problem) == left.history[-1]["eval"]
 
 

@@ -86,7 +86,7 @@ def test_cancelled_batches_and_epochs_leave_no_half_step(tmp_path):
         order = -50
 
         def after_backward(self, learner):
-            if learner.batch == 2:
+            if learner.batch.index == 2:
                 raise CancelBatch
 
         def before_epoch(self, learner):
@@ -301,7 +301,7 @@ def test_a_folder_that_cannot_be_is_one_sentence_before_any_step(tmp_path):
 
     class Watch(Callback):
         def before_batch(self, learner):
-            seen.append(learner.batch)
+            seen.append(learner.batch.index)
 
     with pytest.raises(RunError, match=r"Cannot write .*file/inside"):
         fitted(tmp_path / "file" / "inside", 1, [Watch()])

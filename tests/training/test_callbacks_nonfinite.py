@@ -31,7 +31,7 @@ class Spoil(Callback):
 
     def after_backward(self, learner):
         named = dict(learner.model.named_parameters())
-        for name, value in self.values.items() if (learner.epoch, learner.batch) == (0, self.batch) else ():
+        for name, value in self.values.items() if (learner.epoch, learner.batch.index) == (0, self.batch) else ():
             named[f"{name}"].grad.view(-1)[: len(value)] = torch.tensor(value)
 
 
@@ -60,7 +60,7 @@ def test_it_names_parameter_and_layer_with_the_right_label(values, kind):
         f"Step 2 (epoch 1, batch 2) has gradients that are not finite: {kind} in 1.weight (BatchNorm1d). "
         "All outputs of the model are finite: it begins in the backward pass."
     )
-    assert subject.stopped == report
+    assert subject.stop_reason == report
 
 
 def test_it_names_all_of_them_up_to_a_length():
@@ -119,8 +119,10 @@ def test_it_names_the_first_module_that_makes_something_not_finite():
     subject = with_log(first=1)
     with pytest.warns(RuntimeWarning, match="not finite"):
         subject.fit(1)
-    assert subject.stopped.startswith("Step 2 (epoch 1, batch 2) has gradients that are not finite: nan in 0.weight")
-    assert "The loss is nan. The first module with nan in its output is 1.1 (Log), in batch 2." in subject.stopped
+    assert subject.stop_reason.startswith(
+        "Step 2 (epoch 1, batch 2) has gradients that are not finite: nan in 0.weight"
+    )
+    assert "The loss is nan. The first module with nan in its output is 1.1 (Log), in batch 2." in subject.stop_reason
 
 
 def test_looking_for_it_leaves_nothing_changed():
@@ -161,15 +163,15 @@ def test_with_accumulation_it_looks_at_all_batches_of_the_step():
     subject.model[1][1].calls = -1  # the first batch is fine, the second is not; then the batches once more
     with pytest.warns(RuntimeWarning, match="not finite"):
         subject.fit(1)
-    assert subject.stopped.startswith("Step 1 (epoch 1, batch 3)")
-    assert "The first module with nan in its output is 1.1 (Log), in batch 1." in subject.stopped
+    assert subject.stop_reason.startswith("Step 1 (epoch 1, batch 3)")
+    assert "The first module with nan in its output is 1.1 (Log), in batch 1." in subject.stop_reason
     assert subject.steps == 0
 
 
 def test_a_model_that_cannot_be_run_again_is_reported_without_its_modules():
     class Pair(Callback):
         def predict(self, learner, proceed):
-            learner.output = learner.model(learner.x["data"])
+            learner.batch.output = learner.model(learner.batch.x["data"])
 
     x, y = torch.randn(4, 4), torch.zeros(4, dtype=torch.long)
     x[0] = math.nan
@@ -184,7 +186,7 @@ def test_a_model_that_cannot_be_run_again_is_reported_without_its_modules():
     )
     with pytest.warns(RuntimeWarning, match="The input of batch 1 holds nan already"):
         subject.fit(1)
-    assert "nan in weight (Linear)" in subject.stopped
+    assert "nan in weight (Linear)" in subject.stop_reason
 
 
 # ---- what is done ---------------------------------------------------------------------------------------------------
@@ -217,7 +219,7 @@ def test_skip_leaves_the_step_out(make):
 
     class Leave(Callback):
         def step(self, learner, proceed):
-            if (learner.epoch, learner.batch) != (0, 1):
+            if (learner.epoch, learner.batch.index) != (0, 1):
                 proceed()
 
     found = []
@@ -234,7 +236,7 @@ def test_skip_leaves_the_step_out(make):
     assert of_skipped == of_left
     assert skipped.steps == left.steps == len(of_left["lr"]) == 5
     assert (warned, none) == (1, 0)
-    assert skipped.stopped is None
+    assert skipped.stop_reason is None
 
 
 def test_skip_warns_once_and_keeps_every_report():
@@ -281,8 +283,8 @@ def test_checking_the_loss():
 
         def get_loss(self, learner, proceed):
             proceed()
-            if learner.training and learner.batch == 1:
-                learner.loss = learner.loss * self.value
+            if learner.training and learner.batch.index == 1:
+                learner.batch.loss = learner.batch.loss * self.value
 
     _, report = stopped(Bad(math.inf), watch=NonFinite(check="loss"))
     assert "The loss is inf." in report

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -250,7 +251,7 @@ def test_the_seconds_of_an_epoch_go_on_through_a_resume():
 def test_parts_that_were_cut_short_and_early_ends():
     class Cancels(Callback):
         def before_batch(self, learner):
-            if (learner.epoch, learner.phase) in {(0, "train"), (1, "eval")}:
+            if (learner.epoch, learner.loop.phase) in {(0, "train"), (1, "eval")}:
                 raise CancelEpoch
 
     lines, _ = table_of(3, callbacks=[Cancels()])
@@ -263,8 +264,9 @@ def test_parts_that_were_cut_short_and_early_ends():
 
 def test_the_time_left_counts_both_phases():
     class Fit:
-        epochs, epoch, training, phase = 3, 0, True, "train"
-        train, evaluation, phases = range(10), range(4), {"train": True, "eval": True}
+        epochs, epoch, training = 3, 0, True
+        train, evaluation = range(10), range(4)
+        loop = SimpleNamespace(phase="train", phases={"train": True, "eval": True})
 
     pace, one = _TimeEstimate(), Fit()
     assert pace.remaining(one, 0) is None
@@ -273,7 +275,7 @@ def test_the_time_left_counts_both_phases():
     assert pace.remaining(one, 5) == pytest.approx(
         25 * 1.0 + 12 / 3, abs=0.5
     )  # a second a batch, a third of it to evaluate
-    one.training, one.phase, one.epoch = False, "eval", 2
+    one.training, one.loop.phase, one.epoch = False, "eval", 2
     pace.done, pace.seconds = {"train": 30, "eval": 2}, {"train": 30.0, "eval": 4.0}
     pace.begin("eval")
     assert pace.remaining(one, 2) == pytest.approx(2 * 2.0, abs=0.5)

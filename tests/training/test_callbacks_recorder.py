@@ -115,7 +115,7 @@ def test_norms_and_losses_are_those_of_the_step():
 
         def after_loss(self, learner):
             if learner.training:
-                losses.append(learner.loss.item())
+                losses.append(learner.batch.loss.item())
 
     made = recorded("grad_norm", "state:exp_avg", loss=True, callbacks=[ByHand()])
     assert made["grad_norm"] == pytest.approx(norms, rel=1e-6)  # float32 sums in another order
@@ -130,8 +130,8 @@ def test_the_loss_of_a_step_is_the_mean_over_its_examples():
     class ByHand(Callback):
         def after_loss(self, learner):
             if learner.training:
-                losses.append(learner.loss.item())
-                sizes.append(learner.size)
+                losses.append(learner.batch.loss.item())
+                sizes.append(learner.batch.size)
 
     made = recorded("lr", loss=True, callbacks=[ByHand(), Accumulate(3)], epochs=2, make=torch.optim.SGD)["loss"]
     for step, value in enumerate(made):
@@ -169,7 +169,7 @@ class Skip(Callback):
     order = 5
 
     def step(self, learner, proceed):
-        if learner.batch != 1:
+        if learner.batch.index != 1:
             proceed()
 
 
@@ -179,7 +179,7 @@ class CancelAt(Callback):
         setattr(self, where, self._raise)
 
     def _raise(self, learner):
-        if learner.training and learner.batch == 1:
+        if learner.training and learner.batch.index == 1:
             raise self.error
 
 
@@ -202,7 +202,7 @@ def test_exactly_as_many_entries_as_steps(callback, steps):
 def test_a_step_that_our_optimizer_skips_has_no_entry():
     class Spoil(Callback):
         def after_backward(self, learner):
-            if learner.batch == 1:
+            if learner.batch.index == 1:
                 next(learner.model.parameters()).grad.fill_(math.nan)
 
     make = partial(dp.AdamW, nonfinite="skip")

@@ -30,7 +30,7 @@ class Used(Callback):
     def step(self, learner, proceed):
         value = self.read(learner.opt.param_groups[0])
         proceed()
-        if learner.stepped:
+        if learner.batch.stepped:
             self.values.append(float(value))
 
 
@@ -142,7 +142,7 @@ def test_per_epoch_it_moves_on_after_the_evaluation(schedule):
         order = 45
 
         def after_epoch(self, learner):
-            seen.append((learner.phase, learner.opt.param_groups[0]["lr"]))
+            seen.append((learner.loop.phase, learner.opt.param_groups[0]["lr"]))
 
     assert used(Schedule(schedule, per="epoch"), others=[Look()]) == [0.5] * 3 + [0.25] * 3 + [0.125] * 3
     assert seen[:4] == [("train", 0.5), ("eval", 0.5), ("train", 0.25), ("eval", 0.25)]
@@ -164,13 +164,13 @@ class SkipSteps(Callback):
     order = 5
 
     def step(self, learner, proceed):
-        if learner.batch != 1:
+        if learner.batch.index != 1:
             proceed()
 
 
 class CancelSecond(Callback):
     def after_loss(self, learner):
-        if learner.training and learner.batch == 1:
+        if learner.training and learner.batch.index == 1:
             raise CancelBatch
 
 
@@ -222,7 +222,7 @@ class Losses(Callback):
         self.losses, self.phase, self.name = losses, phase, name
 
     def after_epoch(self, learner):
-        if learner.phase == self.phase:
+        if learner.loop.phase == self.phase:
             learner.history[learner.epoch][self.phase][self.name] = self.losses[learner.epoch]
 
 

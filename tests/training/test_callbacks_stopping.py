@@ -27,7 +27,7 @@ class Script(Callback):
         self.values, self.phase, self.metric = values, phase, metric
 
     def after_epoch(self, learner):
-        if learner.phase == self.phase:
+        if learner.loop.phase == self.phase:
             learner.history[learner.epoch][self.phase][self.metric] = self.values[learner.epoch]
 
 
@@ -66,7 +66,7 @@ def test_it_stops_once_patience_is_over(values, options, epochs):
 def test_it_knows_the_best():
     epochs, stopping, one = epochs_of(3.0, 1.0, 2.0, 2.0, patience=2)
     assert (epochs, stopping.best, stopping.best_epoch, stopping.waited) == (4, 1.0, 1, 2)
-    assert one.stopped == "the loss of eval has not become better than 1 for 2 epochs"
+    assert one.stop_reason == "the loss of eval has not become better than 1 for 2 epochs"
 
 
 def test_the_fit_ends_tidily_after_the_whole_epoch():
@@ -77,7 +77,7 @@ def test_the_fit_ends_tidily_after_the_whole_epoch():
             self.told = []
 
         def after_epoch(self, learner):
-            self.told.append((learner.epoch, learner.phase, learner.position))
+            self.told.append((learner.epoch, learner.loop.phase, learner.loop.position))
 
         def after_fit(self, learner):
             self.told.append("after_fit")
@@ -93,7 +93,7 @@ def test_the_fit_ends_tidily_after_the_whole_epoch():
         "after_fit",
     ]
     one.fit(1)
-    assert one.stopped is None
+    assert one.stop_reason is None
 
 
 class Keep(Callback):
@@ -118,11 +118,11 @@ def test_a_resume_counts_on():
         resumed, stopping = learner(), EarlyStopping(patience=3)
         resumed.fit(6, callbacks=[stopping, Script(*values)], resume=state)
         assert (len(resumed.history), stopping.best, stopping.best_epoch, stopping.waited) == (5, 1.0, 1, 3)
-        assert resumed.stopped is not None
+        assert resumed.stop_reason is not None
     patient = learner()
     patient.fit(6, callbacks=[EarlyStopping(patience=4), Script(*values)], resume=keep.states[-1])
     assert len(patient.history) == 6
-    assert patient.stopped is None
+    assert patient.stop_reason is None
 
 
 @pytest.mark.parametrize("epochs", [3, 6], ids=["at the last epoch", "early"])

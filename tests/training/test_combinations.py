@@ -64,8 +64,12 @@ def raises(error, where):
     return hook
 
 
+def multiply_loss(made, factor):
+    made.batch.loss = made.batch.loss * factor
+
+
 def on_batch(*numbers):
-    return lambda learner: learner.training and learner.batch in numbers
+    return lambda learner: learner.training and learner.batch.index in numbers
 
 
 # ---- what one callback does to the others ----------------------------------------------------------------------------
@@ -78,7 +82,7 @@ def test_a_step_that_a_callback_leaves_out_takes_its_loss_scale_along():
         order = 45
 
         def step(self, learner, proceed):
-            if learner.batch != 0:
+            if learner.batch.index != 0:
                 proceed()
 
     def moved(precision):
@@ -122,7 +126,7 @@ def test_an_overridden_setting_holds_beside_a_schedule(make, schedule):
 def test_a_window_whose_first_batch_is_cancelled_begins_with_its_second(tmp_path, first):
     cancels = At("before_batch", raises(CancelBatch, on_batch(first)))
     seen, shares = Recorder(), []
-    note = At("after_backward", lambda made: shares.append(made.loss.item() * made.share))
+    note = At("after_backward", lambda made: shares.append(made.batch.loss.item() * made.batch.weight))
     learner(batch_size=2, callbacks=[Accumulate(2), cancels, seen, JSONLines(tmp_path / "log", every=1), note]).fit(1)
     expected = {0: [shares[0], shares[1] + shares[2], shares[3]], 2: [shares[0] + shares[1], shares[2], shares[3]]}
     assert seen.values["loss"] == pytest.approx(expected[first], rel=1e-6)  # sums of float32
@@ -130,7 +134,7 @@ def test_a_window_whose_first_batch_is_cancelled_begins_with_its_second(tmp_path
 
 def test_a_report_on_such_a_window_is_on_its_own_batches(tmp_path):
     cancels = At("before_batch", raises(CancelBatch, on_batch(2)))
-    breaks = At("after_loss", lambda made: setattr(made, "loss", made.loss * torch.nan) if on_batch(3)(made) else None)
+    breaks = At("after_loss", lambda made: multiply_loss(made, torch.nan) if on_batch(3)(made) else None)
     with pytest.warns(RuntimeWarning, match="Step 2 "):
         learner(batch_size=2, callbacks=[Accumulate(2), cancels, breaks, NonFinite(folder=tmp_path)]).fit(1)
     [path] = tmp_path.glob("*.pt")
@@ -148,12 +152,12 @@ def test_the_norm_is_that_before_clipping_also_where_the_last_batch_is_cancelled
 
 
 def test_skipping_a_step_leaves_the_wish_of_another_to_stop():
-    stops = At("after_batch", lambda made: setattr(made, "stopped", "time is up") if on_batch(0)(made) else None)
-    breaks = At("after_loss", lambda made: setattr(made, "loss", made.loss * torch.inf) if on_batch(1)(made) else None)
+    stops = At("after_batch", lambda made: setattr(made, "stop_reason", "time is up") if on_batch(0)(made) else None)
+    breaks = At("after_loss", lambda made: multiply_loss(made, torch.inf) if on_batch(1)(made) else None)
     one = learner(callbacks=[stops, breaks, NonFinite(then="skip")])
     with pytest.warns(RuntimeWarning, match="not finite"):
         one.fit(3)
-    assert (len(one.history), one.stopped) == (1, "time is up")
+    assert (len(one.history), one.stop_reason) == (1, "time is up")
 
 
 @pytest.mark.parametrize("probe", ["graph", "differences", "forward"])
@@ -163,7 +167,7 @@ def test_products_of_every_route_are_of_the_loss_that_actions_make(probe):
     class Tenfold(Callback):
         def get_loss(self, learner, proceed):
             proceed()
-            learner.loss = learner.loss * 10
+            learner.batch.loss = learner.batch.loss * 10
 
     def hessian(*callbacks):
         one = learner(partial(dp.Sophia, probe=probe), lr=0.0, dtype=torch.float64, callbacks=callbacks)
@@ -181,7 +185,7 @@ def test_a_step_counts_where_a_callback_cancels_after_it():
 
         def step(self, learner, proceed):
             proceed()
-            if learner.batch == 1:
+            if learner.batch.index == 1:
                 raise CancelBatch
 
     seen = Recorder()
@@ -195,7 +199,7 @@ def test_a_step_counts_where_a_callback_cancels_after_it():
 
 def skips(phase):
     """Leaves that phase of every other epoch out before it begins."""
-    return At("before_epoch", raises(CancelEpoch, lambda made: made.phase == phase and made.epoch % 2 == 0))
+    return At("before_epoch", raises(CancelEpoch, lambda made: made.loop.phase == phase and made.epoch % 2 == 0))
 
 
 @pytest.mark.parametrize(("phase", "evaluate"), [("eval", True), ("train", True), ("train", False)])
@@ -241,7 +245,7 @@ def test_a_cancellation_in_a_cleanup_ends_what_is_around_it(wish, cleanup, steps
 
 @pytest.mark.parametrize(("wish", "event"), [(CancelBatch, "before_epoch"), (CancelEpoch, "before_fit")])
 def test_a_cancellation_of_what_has_not_begun_is_a_sentence(wish, event):
-    with pytest.raises(RunError, match=f"{wish.__name__} was raised where there is no (batch|epoch) to end"):
+    with pytest.raises(RunError, match=f"{wish.__name__} must be raised within a"):
         learner(callbacks=[At(event, raises(wish, lambda _: True))]).fit(1)
 
 
@@ -421,7 +425,7 @@ def test_a_refused_fit_leaves_the_last_one_as_it_was():
     one = Learner.of(given, opt, engine=Engine("cpu"))
     one.fit(2)
     state = one.state_dict()
-    with pytest.raises(ArgumentError, match="lr is given with an optimizer that is made already"):
+    with pytest.raises(ArgumentError, match="lr must be None if optimizer is an instance"):
         one.fit(3, lr=0.5)
     assert one.state_dict()["progress"] == state["progress"]
 
@@ -456,11 +460,11 @@ def test_statistics_are_of_what_callbacks_give_the_model(evaluate):
 
     class Divides(Callback):
         def before_batch(self, learner):
-            learner.x = learner.x / 64
+            learner.batch.x = learner.batch.x / 64
 
     class Predicts(Callback):
         def predict(self, learner, proceed):
-            learner.output = learner.module(learner.x, learner.x * 0)
+            learner.batch.output = learner.forward(learner.batch.x, learner.batch.x * 0)
 
     def statistics(scale, *callbacks):
         given = problem(examples=12)

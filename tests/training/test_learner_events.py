@@ -14,7 +14,7 @@ import dashpot as dp
 from dashpot.data import Batches
 from dashpot.errors import ArgumentError, RunError
 from dashpot.tasks import Problem
-from dashpot.training import Callback, CancelBatch, CancelEpoch, CancelFit, Engine, Learner, only
+from dashpot.training import Callback, CancelBatch, CancelEpoch, CancelFit, Engine, Learner
 from dashpot.training.callback import ACTIONS, EVENTS
 
 BATCH = ["before_batch", "predict", "after_predict", "get_loss", "after_loss"]
@@ -67,7 +67,7 @@ def test_a_batch_that_only_adds_to_the_gradient_takes_no_step():
         order = -20
 
         def before_fit(self, learner):
-            learner.accumulate = 2
+            learner.loop.accumulate = 2
 
     adding = [name for name in TRAIN if name not in ("step", "after_step", "zero_grad")]
     assert heard(Two())[1:-2] == ["before_epoch", *adding, *TRAIN, *END, "before_epoch", *EVAL, *END]
@@ -79,7 +79,9 @@ def test_phases_and_modes():
     class Look(Callback):
         def after_predict(self, learner):
             module = next(learner.model.children())
-            seen.append((learner.phase, learner.training, module.training, torch.is_grad_enabled(), learner.batch))
+            seen.append(
+                (learner.loop.phase, learner.training, module.training, torch.is_grad_enabled(), learner.batch.index)
+            )
 
     learner(examples=8, callbacks=[Look()]).fit(1)
     assert seen == [("train", True, True, True, 0), ("train", True, True, True, 1), ("eval", False, False, False, 0)]
@@ -108,33 +110,12 @@ def test_actions_are_nested_the_first_outermost():
             self.name, self.order = name, order
 
         def step(self, learner, proceed):
-            log.append(f"{self.name} before {learner.stepped}")
+            log.append(f"{self.name} before {learner.batch.stepped}")
             proceed()
-            log.append(f"{self.name} after {learner.stepped}")
+            log.append(f"{self.name} after {learner.batch.stepped}")
 
     learner(examples=4, callbacks=[Around("inner", 2), Around("outer", 1)]).fit(1)
     assert log == ["outer before False", "inner before False", "inner after True", "outer after True"]
-
-
-def test_only_runs_alone():
-    log = []
-
-    class Alone(Tell):
-        @only
-        def after_epoch(self, learner):
-            log.append("alone")
-
-        @only
-        def zero_grad(self, learner, proceed):
-            log.append("clear")
-            proceed()
-
-    first, alone, last = Tell(log), Alone(log), Tell(log)
-    learner(examples=4, callbacks=[first, alone, last]).fit(1, evaluate=False)
-    assert log.count("alone") == log.count("clear") == 1
-    assert "after_epoch" not in log
-    assert "zero_grad" not in log
-    assert log.count("before_epoch") == 3
 
 
 # ---- cancelling -----------------------------------------------------------------------------------------------------
@@ -188,12 +169,12 @@ def test_cancelling_the_fit_ends_it(where):
 def test_a_cancelled_batch_counts_neither_in_the_means_nor_as_a_step():
     class Second(Callback):
         def after_loss(self, learner):
-            if learner.training and learner.batch == 1:
+            if learner.training and learner.batch.index == 1:
                 raise CancelBatch
 
     subject = learner(callbacks=[Second()])
     subject.fit(1)
-    assert (subject.steps, subject.means.count) == (2, 10)
+    assert (subject.steps, subject.loop.means.count) == (2, 10)
     assert len(subject.history) == 1
 
 
@@ -210,10 +191,10 @@ def test_gradients_of_a_cancelled_step_do_not_get_into_the_next(where, accumulat
             self.cancelled, self.norms = cancelled, []
 
         def before_fit(self, learner):
-            learner.accumulate = accumulate
+            learner.loop.accumulate = accumulate
 
         def after_backward(self, learner):
-            if learner.is_last_microbatch:
+            if learner.batch.is_last_microbatch:
                 self.norms.append([p.grad.norm().item() for p in learner.model.parameters()])
                 if where == "after_backward":
                     self._cancel(learner)
@@ -223,7 +204,7 @@ def test_gradients_of_a_cancelled_step_do_not_get_into_the_next(where, accumulat
                 self._cancel(learner)
 
         def _cancel(self, learner):
-            if self.cancelled and learner.batch == accumulate - 1:
+            if self.cancelled and learner.batch.index == accumulate - 1:
                 raise CancelBatch
 
     for cancelled in (False, True):
@@ -318,7 +299,7 @@ def test_an_instance_serves_every_fit():
     subject.fit(1)
     subject.fit(1)
     assert subject.opt is optimizer
-    with pytest.raises(ArgumentError, match="lr is given with an optimizer"):
+    with pytest.raises(ArgumentError, match="lr must be None if optimizer is an instance"):
         subject.fit(1, lr=0.1)
 
 
@@ -360,17 +341,17 @@ def test_a_callback_that_keeps_gradients_is_heavy_ball():
 def test_callbacks_may_do_an_action_in_the_learners_place():
     class Own(Callback):
         def predict(self, learner, proceed):
-            learner.output = learner.model(learner.x)
+            learner.batch.output = learner.model(learner.batch.x)
 
         def get_loss(self, learner, proceed):
-            learner.loss = nn.functional.cross_entropy(learner.output, learner.y)
+            learner.batch.loss = nn.functional.cross_entropy(learner.batch.output, learner.batch.y)
 
         def backward(self, learner, proceed):
-            learner.loss.backward()
+            learner.batch.loss.backward()
 
         def step(self, learner, proceed):
             learner.opt.step()
-            learner.stepped = True
+            learner.batch.stepped = True
 
         def zero_grad(self, learner, proceed):
             learner.opt.zero_grad()
@@ -385,7 +366,7 @@ def test_a_changed_loss_is_what_goes_backward():
     class Half(Callback):
         def get_loss(self, learner, proceed):
             proceed()
-            learner.loss = learner.loss * 0.5
+            learner.batch.loss = learner.batch.loss * 0.5
 
     halved = plain(torch.optim.SGD, [Half()])
     slower = plain(lambda params, lr: torch.optim.SGD(params, lr=lr / 2))
@@ -397,7 +378,7 @@ def test_a_changed_loss_is_what_goes_backward():
 
 
 def test_a_misnamed_event_is_refused_with_the_right_name():
-    with pytest.raises(ArgumentError, match="'after_bacth' is no event: did you mean 'after_batch'"):
+    with pytest.raises(ArgumentError, match="'after_bacth' is not an event: did you mean 'after_batch'"):
         type("Typo", (Callback,), {"after_bacth": lambda self, learner: None})
 
 
@@ -419,7 +400,7 @@ def made(model=None, train=None, optimizer=torch.optim.SGD, loss=nn.functional.c
     ("options", "sentence"),
     [
         ({"model": print}, "model must be a torch.nn.Module"),
-        ({"optimizer": 0.1}, "optimizer must be one, or a function that makes one, got 0.1"),
+        ({"optimizer": 0.1}, "optimizer must be a torch optimizer or a factory, got 0.1"),
         ({"train": 3}, "train must be dashpot.data.Batches, a DataLoader or another sized iterable"),
         ({"train": []}, "train must hold at least one batch, got an empty list"),
         ({"evaluation": []}, "evaluation must hold at least one batch, got an empty list"),
@@ -445,7 +426,7 @@ def test_a_bad_number_of_epochs(epochs):
 
 
 def test_a_function_that_makes_no_optimizer():
-    assert "optimizer must make a torch.optim.Optimizer, it made 7" in fails(optimizer=lambda params, lr: 7)
+    assert "optimizer must return a torch.optim.Optimizer, got 7" in fails(optimizer=lambda params, lr: 7)
 
 
 @pytest.mark.parametrize(
@@ -482,7 +463,7 @@ def test_a_state_is_not_to_be_had_while_gradients_wait():
         order = -20
 
         def before_fit(self, learner):
-            learner.accumulate = 2
+            learner.loop.accumulate = 2
 
         def after_batch(self, learner):
             if learner.training:
@@ -514,7 +495,7 @@ def test_callbacks_know_in_a_cleanup_what_goes_on_from_there(error, seen):
             raise error
 
         def cleanup_batch(self, learner):
-            noted.append(learner.unwinding)
+            noted.append(learner.loop.unwinding)
 
         cleanup_epoch = cleanup_fit = cleanup_batch
 

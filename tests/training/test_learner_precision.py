@@ -58,7 +58,7 @@ def test_products_are_narrow_weights_gradients_and_losses_are_not(precision, kin
 
     class Look(Callback):
         def after_loss(self, learner):
-            seen.add((learner.output.dtype, learner.loss.dtype))
+            seen.add((learner.batch.output.dtype, learner.batch.loss.dtype))
 
         def after_backward(self, learner):
             assert {p.grad.dtype for p in learner.model.parameters()} == {torch.float32}
@@ -75,11 +75,11 @@ def test_bf16_is_autocast_by_hand():
     class ByHand(Callback):
         def predict(self, learner, proceed):
             with torch.autocast("cpu", torch.bfloat16):
-                learner.output = learner.model(learner.x)
+                learner.batch.output = learner.model(learner.batch.x)
 
         def get_loss(self, learner, proceed):
             with torch.autocast("cpu", torch.bfloat16):
-                learner.loss = nn.functional.cross_entropy(learner.output, learner.y)
+                learner.batch.loss = nn.functional.cross_entropy(learner.batch.output, learner.batch.y)
 
     assert same(
         weights(trained(Engine("cpu", precision="bf16"))), weights(trained(Engine("cpu"), callbacks=[ByHand()]))
@@ -179,7 +179,7 @@ class Overflow(Callback):
         self.notes = []
 
     def after_backward(self, learner):
-        if (learner.epoch, learner.batch) == (0, 1):
+        if (learner.epoch, learner.batch.index) == (0, 1):
             next(learner.model.parameters()).grad[0, 0] = math.inf
 
     def step(self, learner, proceed):
@@ -188,7 +188,7 @@ class Overflow(Callback):
         proceed()
         same_weights = all(torch.equal(a, b) for a, b in zip(before[0], self._state(learner)[0], strict=True))
         same_counts = before[1] == self._state(learner)[1]
-        self.notes.append((learner.stepped, same_weights, same_counts, learner.engine.scaler.get_scale() / scale))
+        self.notes.append((learner.batch.stepped, same_weights, same_counts, learner.engine.scaler.get_scale() / scale))
 
     @staticmethod
     def _state(learner):
@@ -206,7 +206,7 @@ def test_an_overflow_skips_the_step_and_nothing_moves(make, clip):
 
     class Count(Callback):
         def after_step(self, learner):
-            told.append(learner.batch)
+            told.append(learner.batch.index)
 
     callbacks = [overflow, recorder, Schedule(Cosine), Count(), *([ClipGradients(norm=1.0)] if clip else [])]
     subject = trained(fp16(), make, callbacks)
@@ -223,7 +223,7 @@ def test_an_overflow_skips_the_step_and_nothing_moves(make, clip):
 def test_steps_after_an_overflow_are_those_without_that_batch():
     class Leave(Callback):
         def step(self, learner, proceed):
-            if (learner.epoch, learner.batch) != (0, 1):
+            if (learner.epoch, learner.batch.index) != (0, 1):
                 proceed()
 
     for make in (dp.AdamW, torch.optim.AdamW):
@@ -246,7 +246,7 @@ def test_a_step_that_is_cancelled_after_unscaling_does_not_leave_the_next_one_sc
         order = 20
 
         def step(self, learner, proceed):
-            if (learner.epoch, learner.batch) == (0, 0):
+            if (learner.epoch, learner.batch.index) == (0, 0):
                 raise CancelBatch
             proceed()
 

@@ -65,7 +65,7 @@ def whole(make, callbacks=list, epochs=EPOCHS):
 def assert_same(a: Learner, b: Learner) -> None:
     assert same(weights(a), weights(b))
     assert a.history == b.history
-    assert (a.steps, a.position) == (b.steps, b.position)
+    assert (a.steps, a.loop.position) == (b.steps, b.loop.position)
     assert_equal(a.opt.state_dict(), b.opt.state_dict())
 
 
@@ -361,7 +361,7 @@ def test_tied_parameters_are_saved_once_and_stay_tied():
 def test_what_was_frozen_or_thawed_on_the_way_stays_so(tmp_path):
     class Thaw(Callback):
         def before_epoch(self, learner):
-            if learner.epoch == 1 and learner.training and learner.position[1] == 0:
+            if learner.epoch == 1 and learner.training and learner.loop.position[1] == 0:
                 learner.model.frozen.requires_grad_(True)
                 learner.model.first.requires_grad_(False)
 
@@ -401,7 +401,7 @@ def test_one_state_serves_many_fits_and_is_not_changed(make):
 def test_a_state_does_not_follow_what_happens_afterwards():
     class Keeps(StopAt):
         def after_batch(self, learner):
-            if learner.training and learner.position == (0, 2):
+            if learner.training and learner.loop.position == (0, 2):
                 self.state = learner.state_dict()
                 self.copied = copy.deepcopy(self.state)
 
@@ -417,7 +417,7 @@ def test_a_finished_fit_returns_at_once_with_its_history(tmp_path):
 
     class Watch(Callback):
         def before_batch(self, learner):
-            seen.append(learner.batch)
+            seen.append(learner.batch.index)
 
         def after_fit(self, learner):
             seen.append("after_fit")
@@ -434,7 +434,7 @@ def test_a_finished_fit_returns_at_once_with_its_history(tmp_path):
 def test_no_state_is_taken_in_the_middle_of_a_step_or_of_an_evaluation():
     class Early(Callback):
         def after_batch(self, learner):
-            if learner.training and not learner.is_last_microbatch:
+            if learner.training and not learner.batch.is_last_microbatch:
                 with pytest.raises(RunError, match="got 1 accumulated micro-batches"):
                     learner.state_dict()
             if not learner.training:

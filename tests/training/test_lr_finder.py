@@ -161,7 +161,7 @@ def everything(one):
         {
             "attributes": {name: id(value) for name, value in vars(one).items()},
             "history": one.history,
-            "callbacks": list(map(id, one.callbacks)),
+            "callbacks": list(map(id, one._callbacks)),
             "model": dict(one.model.state_dict()),
             "buffers": dict(one.model.named_buffers()),
             "grads": [p.grad for p in one.model.parameters()],
@@ -191,7 +191,7 @@ class Explodes(Callback):
         setattr(self, event, self._fail)
 
     def _fail(self, learner, *_):
-        if learner.batch == 1:
+        if learner.batch.index == 1:
             raise self.error
 
 
@@ -225,8 +225,8 @@ def test_it_leaves_no_trace(kind, fitted, end):
         one.fit(2)
         one.model[0].weight.grad = torch.ones_like(one.model[0].weight)
     else:
-        one.module = one.engine.setup(one.model)
-    before, recorded = everything(one), copy.deepcopy(one.callbacks[0]._read)
+        one._module = one.engine.setup(one.model)
+    before, recorded = everything(one), copy.deepcopy(one._callbacks[0]._values)
     if end is None:
         assert len(find_lr(one, 1e-4, 1e-1).losses) > 5
     else:
@@ -234,7 +234,7 @@ def test_it_leaves_no_trace(kind, fitted, end):
             find_lr(one, 1e-4, 1e-1, callbacks=[Explodes(*end)])
     after = everything(one)
     assert [name for name in before if not equal(before[name], after[name])] == []
-    assert one.callbacks[0]._read == recorded
+    assert one._callbacks[0]._values == recorded
     assert one.model[0].weight.requires_grad
 
 
@@ -247,7 +247,7 @@ def test_training_after_it_is_as_without_it():
         if look:
             find_lr(one)
         one.fit(2)
-        results.append((weights(one), one.history, one.callbacks[0].values))
+        results.append((weights(one), one.history, one._callbacks[0].values))
     assert same(results[0][0], results[1][0])
     assert results[0][1:] == results[1][1:]
 
@@ -278,7 +278,7 @@ def test_accumulation_looks_at_whole_steps():
     seen = Recorder()
     curve = find_lr(one, 1e-3, 1.0, steps=7, callbacks=[Accumulate(2), seen])
     assert curve.losses == pytest.approx(seen.values["loss"], rel=1e-6)
-    assert one.accumulate == 1
+    assert not hasattr(one, "loop")
 
 
 def test_fp16_takes_skipped_steps_again():
@@ -293,7 +293,7 @@ def test_fp16_takes_skipped_steps_again():
 def test_steps_that_are_skipped_for_ever_end_it():
     class Skips(Callback):
         def step(self, learner, proceed):
-            learner.stepped = False
+            learner.batch.stepped = False
 
     with pytest.raises(RunError, match="32 steps in a row were skipped"):
         find_lr(learner(), callbacks=[Skips()])

@@ -93,7 +93,7 @@ class Rates(Callback):
         self.rates = []
 
     def before_batch(self, learner):
-        if learner.training and learner.batch == 0:
+        if learner.training and learner.batch.index == 0:
             self.rates.append(learner.opt.param_groups[0]["lr"])
 
 
@@ -170,7 +170,11 @@ def test_an_epoch_that_ends_on_purpose_is_saved_also_while_an_error_is_handled(t
 def test_an_epoch_cut_short_on_purpose_moves_a_schedule_of_epochs_once(phase, evaluate):
     class Cuts(Callback):
         def before_batch(self, learner):
-            if learner.phase == phase and learner.epoch == 1 and learner.batch == (1 if phase == "train" else 0):
+            if (
+                learner.loop.phase == phase
+                and learner.epoch == 1
+                and learner.batch.index == (1 if phase == "train" else 0)
+            ):
                 raise CancelEpoch
 
     made, rates = learner(PLAIN, lr=0.1), Rates()

@@ -33,7 +33,7 @@ class At(Callback):
         setattr(self, event, self._look)
 
     def _look(self, learner):
-        if learner.training and learner.batch in self.batches:
+        if learner.training and learner.batch.index in self.batches:
             self.act(learner)
 
 
@@ -128,7 +128,7 @@ def test_a_rate_that_is_a_tensor_is_read_when_the_epoch_is_over(schedule):
 def test_no_step_waits_for_a_rate_on_a_device(schedule):
     opt = dp.AdamW([torch.zeros(1, requires_grad=True)], lr=0.1, schedule=schedule)
     opt.param_groups[0]["lr"] = torch.zeros((), device="meta")  # whoever reads its number fails
-    rows, one = Rows(), cast(Any, SimpleNamespace(opt=opt, stepped=True))
+    rows, one = Rows(), cast(Any, SimpleNamespace(opt=opt, batch=SimpleNamespace(stepped=True)))
     rows.before_fit(one)
     rows.step(one, lambda: None)
 

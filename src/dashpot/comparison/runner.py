@@ -136,7 +136,7 @@ class _RecordedEpochs(Epochs):
                 f"The record {self.record} is damaged: it ends before its checkpoint; delete it to repeat that run."
             )
         truncate(self.record, state["bytes"])
-        done = self._learner.position[0]
+        done = self._learner.loop.position[0]
         append_line(self.record, encode({"kind": "resumed", "epochs": done, "versions": versions()}))
 
 

@@ -1,7 +1,7 @@
 """Training: the learner and its callbacks, and checkpoints that resume a run to the same numbers."""
 
 from dashpot.runs.records import Divergence, Epoch
-from dashpot.training.callback import Callback, CancelBatch, CancelEpoch, CancelFit, only
+from dashpot.training.callback import Callback, CancelBatch, CancelEpoch, CancelFit
 from dashpot.training.callbacks import (
     CSV,
     EMA,
@@ -54,7 +54,6 @@ __all__ = [
     "find_lr",
     "latest",
     "one_cycle",
-    "only",
     "read_newest",
     "train",
 ]

@@ -1,4 +1,4 @@
-"""The learner: model, data, loss and optimizer, and the loop that brings them together."""
+"""The learner: a training loop over model, data, loss and optimizer, with callbacks."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,9 +17,10 @@ from dashpot.constraints import Interval, check
 from dashpot.errors import ArgumentError, RunError
 from dashpot.tasks import Problem
 from dashpot.tasks.means import Means
-from dashpot.training.callback import ACTIONS, Callback, CallbackList, CancelBatch, CancelEpoch, CancelFit, listed
+from dashpot.training.callback import ACTIONS, Callback, CallbackList, CancelBatch, CancelEpoch, CancelFit, as_list
 from dashpot.training.distributed.engine import Engine
 from dashpot.training.loader import ResumableLoader
+from dashpot.training.loop_state import Batch, LoopState
 from dashpot.training.losses import scalar_loss
 from dashpot.training.state import fit_state
 from dashpot.utils.warn import warn
@@ -26,16 +28,16 @@ from dashpot.utils.warn import warn
 __all__ = ["Learner"]
 
 EPOCHS = Interval(1, math.inf, "left", integer=True)
-MakeOptimizer = Callable[..., Optimizer]
+OptimizerFactory = Callable[..., Optimizer]
 
 
 class Learner:
-    """Trains a model, evaluates it after every epoch, and tells callbacks everything that happens.
+    """Training loop with evaluation after every epoch.
 
-    In order, with the names that callbacks know (`dashpot.training.callback`):
+    Events and actions of a fit, in order (see `dashpot.training.callback`):
 
         before_fit
-          for each epoch, once to train and once to evaluate (without gradients, in evaluation mode):
+          for each epoch, first in training, then in evaluation mode (without gradients):
             before_epoch
               for each batch:  before_batch, predict, after_predict, get_loss, after_loss,
                                [training:  backward, after_backward, step, after_step, zero_grad], after_batch,
@@ -43,44 +45,59 @@ class Learner:
             after_epoch, cleanup_epoch
         after_fit, cleanup_fit
 
-    predict, get_loss, backward, step and zero_grad are actions, the others events. `after_step` is told where the
-    optimizer has stepped: not for a micro-batch that only adds to the gradient, nor for a step that was skipped because
-    its gradients were not finite. The cleanup events come whatever happens, errors included.
+    predict, get_loss, backward, step and zero_grad are actions, the others events. `after_step` is called only if the
+    optimizer has stepped: neither after a micro-batch that only accumulates its gradient, nor after a step skipped for
+    non-finite gradients. Cleanup events are always called, also after errors.
 
     Args:
-        model: moved to the device of `engine` when a fit begins.
-        train: training data: `dashpot.data.Batches` or another stream, or a `DataLoader` of pairs (x, y).
-        evaluation: evaluation data of the same kind, or None.
-        loss: maps (output, y) to the mean loss of the batch, a 0-d tensor.
-        optimizer: a torch optimizer over the model's parameters, used by every fit; or what makes one, called as
+        model: Model, called as `model(x)`. The first fit moves it to the device of `engine`.
+        train: Training data: `dashpot.data.Batches` or another stream, or a `DataLoader` of pairs (x, y).
+        evaluation: Evaluation data of the same kinds, or None.
+        loss: Function from (output, y) to the mean loss of the batch, a 0-d tensor.
+        optimizer: A torch optimizer over the model's parameters, shared by all fits, or a factory, called as
             `optimizer(model.parameters(), lr=lr)` (without lr if none is given) at the start of every fit.
-        lr: learning rate for what makes the optimizer.
-        metrics: name to a function that maps (output, y) to the *sum* of the metric over the batch.
-        evaluation_loss: what evaluation reports as the loss, such as one without label smoothing; by default `loss`.
-        callbacks: take part in every fit.
-        engine: device, precision and processes; by default one process on the accelerator there is.
+        lr: Learning rate for the factory.
+        metrics: Functions from (output, y) to the *sum* of a metric over the batch, by name.
+        evaluation_loss: Loss function for evaluation, for example without label smoothing. Default: `loss`.
+        callbacks: Callbacks of every fit.
+        engine: Device, precision and processes. Default: one process on the available accelerator.
+
+    Attributes:
+        model: The model.
+        opt: Optimizer of the fit; None before the first fit if `optimizer` is a factory.
+        engine: Device, precision and processes.
+        train: Training data, a `ResumableLoader`.
+        evaluation: Evaluation data, a `ResumableLoader` or None.
+        metrics: Metric functions by name.
+        epochs: Number of epochs of the fit.
+        epoch: Current epoch, from 0.
+        training: True in training, False in evaluation.
+        batch: Current `Batch`: index, x, y, output, loss.
+        steps: Optimizer steps taken since the start of the run.
+        total_steps: Optimizer steps of the whole fit, skipped steps included.
+        history: Means of each epoch, `{"train": {...}, "eval": {...}}`.
+        stop_reason: None, or the reason to end the fit after this epoch, set by a callback. To end it immediately,
+            raise `CancelFit` as well.
+        loop: `LoopState` of the fit: position, gradient accumulation, phases.
 
     Raises:
-        ArgumentError: an argument is of the wrong kind, or a phase has no batches.
+        ArgumentError: If an argument has the wrong type, or a loader is empty.
 
-    While it runs, callbacks find here: `model`, `opt`, `engine`; `epochs` (of the fit), `epoch` (from 0), `training`,
-    `phase` ("train" or "eval"), `batch` (number in the phase), `x`, `y`, `size`, `output`, `loss`; `steps` (that the
-    optimizer has taken since the start of the run), `steps_in_epoch`, `total_steps`, and `stepped` (whether it has
-    on this batch); `accumulate`, the batches for a step, which a callback may set before the fit; `waiting`, those
-    whose gradients wait for their step; `grad_norm`, the norm of the step's gradients before clipping, where a callback
-    has measured it; `position`, the (epoch, batch) that comes next; `means` of the phase, and `history`, a list of
-    {"train": {...}, "eval": {...}}; `stopped`, None or why a callback ends the fit: after this epoch, or at
-    once where it raises `CancelFit` as well; `leaving`, in a cleanup event, the type of the exception that goes on from
-    there: an error, or a cancellation of more than what is cleaned up; None where there is none.
-
-    >>> import dashpot as dp
-    >>> from dashpot import tasks
-    >>> problem = tasks.get("digits").build(seed=0)
-    >>> learner = Learner.of(problem, dp.AdamW, lr=0.01, engine=Engine("cpu"))
-    >>> learner.fit(2)
-    >>> len(learner.history), learner.steps, learner.history[-1]["eval"]["accuracy"] > 0.7
-    (2, 60, True)
+    Example:
+        >>> import dashpot as dp
+        >>> from dashpot import tasks
+        >>> problem = tasks.get("digits").build(seed=0)
+        >>> learner = Learner.of(problem, dp.AdamW, lr=0.01, engine=Engine("cpu"))
+        >>> learner.fit(2)
+        >>> len(learner.history), learner.steps, learner.history[-1]["eval"]["accuracy"] > 0.7
+        (2, 60, True)
     """
+
+    epochs: int
+    epoch: int
+    training: bool
+    batch: Batch
+    loop: LoopState
 
     def __init__(
         self,
@@ -89,7 +106,7 @@ class Learner:
         evaluation: Any = None,
         *,
         loss: Callable[[Any, Any], Tensor],
-        optimizer: Optimizer | MakeOptimizer,
+        optimizer: Optimizer | OptimizerFactory,
         lr: float | None = None,
         metrics: Mapping[str, Callable[[Any, Any], Tensor]] | None = None,
         evaluation_loss: Callable[[Any, Any], Tensor] | None = None,
@@ -99,7 +116,7 @@ class Learner:
         if not isinstance(model, nn.Module):
             raise ArgumentError(f"Learner: model must be a torch.nn.Module, got {model!r}.")
         if not isinstance(optimizer, Optimizer) and not callable(optimizer):
-            raise ArgumentError(f"Learner: optimizer must be one, or a function that makes one, got {optimizer!r}.")
+            raise ArgumentError(f"Learner: optimizer must be a torch optimizer or a factory, got {optimizer!r}.")
         for name, function in (("loss", loss), ("evaluation_loss", evaluation_loss)):
             if not callable(function) and not (function is None and name == "evaluation_loss"):
                 raise ArgumentError(f"Learner: {name} must be a function of (output, y), got {function!r}.")
@@ -107,33 +124,29 @@ class Learner:
             raise ArgumentError(
                 f"Learner: metrics must be a mapping of names to functions of (output, y), got {metrics!r}."
             )
-        self.engine = Engine() if engine is None else engine
-        self.model, self.loss_function, self.optimizer, self.lr = model, loss, optimizer, lr
-        self.evaluation_loss = loss if evaluation_loss is None else evaluation_loss
         if "loss" in (metrics or {}):
-            raise ArgumentError("Learner: metrics must not have the name 'loss', which is the loss's own.")
-        self.metrics, self.callbacks = dict(metrics or {}), listed(callbacks)
+            raise ArgumentError("Learner: metrics must not contain the reserved name 'loss'.")
+        self.engine = Engine() if engine is None else engine
+        self.model, self.metrics = model, dict(metrics or {})
         self.train = ResumableLoader(train, self.engine, "train")
         self.evaluation = None if evaluation is None else ResumableLoader(evaluation, self.engine, "evaluation")
-        self.module: nn.Module | None = None
         self.opt: Any = optimizer if isinstance(optimizer, Optimizer) else None
-        self.defaults = {} if self.opt is None else fit_state.defaults(self.opt)
         self.history: list[dict[str, dict[str, float]]] = []
-        self.steps, self.position, self.accumulate, self.pending_batches = 0, (0, 0), 1, 0
-        self._step_batches: list[tuple[Any, Any, float]] = []
-        self.stopped: str | None = None
-        self.unwinding: type[BaseException] | None = None
-        self.event = ""
-        self.override = False
-        self.grad_norm: Tensor | None = None
-        CallbackList(self.callbacks)
+        self.steps = 0
+        self.stop_reason: str | None = None
+        self._loss, self._evaluation_loss = loss, loss if evaluation_loss is None else evaluation_loss
+        self._optimizer, self._lr, self._callbacks = optimizer, lr, as_list(callbacks)
+        self._defaults = {} if self.opt is None else fit_state.defaults(self.opt)
+        self._module: nn.Module | None = None  # the model as set up by the engine
+        self._step_batches: list[Batch] = []
+        CallbackList(self._callbacks)
 
     @classmethod
-    def of(cls, problem: Problem, optimizer: Optimizer | MakeOptimizer, **options: Any) -> Learner:
-        """A learner of a task's problem; `options` are the learner's own."""
+    def of(cls, problem: Problem, optimizer: Optimizer | OptimizerFactory, **options: Any) -> Learner:
+        """Return a learner for the problem of a task; `options` are arguments of `Learner`."""
         losses = {"loss": problem.loss, "evaluation_loss": problem.evaluation_loss}
-        shape = {**losses, "metrics": problem.metrics, "optimizer": optimizer}
-        return cls(problem.model, problem.train, problem.evaluation, **shape, **options)
+        given = {**losses, "metrics": problem.metrics, "optimizer": optimizer}
+        return cls(problem.model, problem.train, problem.evaluation, **given, **options)
 
     # ---- the loop ---------------------------------------------------------------------------------------------------
 
@@ -148,311 +161,296 @@ class Learner:
         resume: Mapping[str, Any] | None = None,
         override: bool = False,
     ) -> None:
-        """Run the loop.
+        """Train and evaluate.
 
         Args:
-            epochs: in all, those that `resume` has done included.
-            lr: in place of the learner's own.
-            callbacks: take part in this fit only.
-            train, evaluate: whether to have these phases.
-            resume: what `state_dict()` returned during an earlier fit: this one goes on where that was.
-            override: go on although optimizer, schedule, precision or the like are set otherwise here than there.
+            epochs: Number of epochs, those of `resume` included.
+            lr: Learning rate in place of the learner's.
+            callbacks: Additional callbacks of this fit.
+            train: Whether to run the training phases.
+            evaluate: Whether to run the evaluation phases.
+            resume: State to resume from, the result of `state_dict()` during an earlier fit.
+            override: Resume also if the optimizer, schedule, precision or other settings differ from the saved ones.
 
         Raises:
-            ArgumentError: an argument is out of range, or the loss is no scalar.
-            RunError: `resume` is of another model, optimizer or data, or of other settings without `override`; the
-                differences are listed.
+            ArgumentError: If an argument is out of range, or the loss is not a scalar.
+            RunError: If `resume` does not match the model, optimizer or data, or, without `override`, the settings.
+                The message lists the differences.
         """
         check("fit", "epochs", epochs, EPOCHS)
-        callback_list = CallbackList([*self.callbacks, *listed(callbacks)])
-        self._prepare(self.lr if lr is None else lr)
+        all_callbacks = CallbackList([*self._callbacks, *as_list(callbacks)])
+        self._prepare(self._lr if lr is None else lr)
+        phases = {"train": train, "eval": evaluate and self.evaluation is not None}
+        self.loop = LoopState(all_callbacks, Means(self.metrics), phases, override)
         self.epochs, self.epoch, self.training = epochs, 0, True
-        self.history, self.steps, self.position, self.accumulate = [], 0, (0, 0), 1
-        self.stopped, self.override = None, override
-        self.phases = {"train": train, "eval": evaluate and self.evaluation is not None}
-        self.callback_list = callback_list
-        self._do = {name: callback_list.wrap_action(name, self, getattr(self, name)) for name in ACTIONS}
+        self.history, self.steps, self.stop_reason = [], 0, None
+        self._actions = {name: all_callbacks.wrap_action(name, self, getattr(self, name)) for name in ACTIONS}
         try:
-            self._scope("fit", CancelFit, lambda: self._epochs(resume, override))
-        except (CancelBatch, CancelEpoch) as wish:
-            scope = "batch" if isinstance(wish, CancelBatch) else "epoch"
-            raise RunError(f"Learner: {type(wish).__name__} was raised where there is no {scope} to end.") from wish
+            self._run_scope("fit", CancelFit, lambda: self._run_epochs(resume, override))
+        except (CancelBatch, CancelEpoch) as cancel:
+            scope = "batch" if isinstance(cancel, CancelBatch) else "epoch"
+            raise RunError(f"Learner: {type(cancel).__name__} must be raised within a {scope}.") from cancel
 
     def _prepare(self, lr: float | None) -> None:
-        """Put the model in place and make the optimizer."""
-        made = isinstance(self.optimizer, Optimizer)
-        if made and lr is not None:
-            raise ArgumentError("Learner: lr is given with an optimizer that is made already; set its own lr.")
-        if made and self.engine.sharded:
-            raise ArgumentError("Learner: strategy='fsdp' makes parameters anew; give what makes the optimizer.")
-        if self.module is None:
-            self.module = self.engine.setup(self.model)
-        opt: Any = self.optimizer
-        if not made:
+        """Set up the model and the optimizer."""
+        given = isinstance(self._optimizer, Optimizer)
+        if given and lr is not None:
+            raise ArgumentError("Learner: lr must be None if optimizer is an instance; set the lr of its groups.")
+        if given and self.engine.sharded:
+            raise ArgumentError(
+                "Learner: optimizer must be a factory with strategy='fsdp', which replaces the parameters."
+            )
+        if self._module is None:
+            self._module = self.engine.setup(self.model)
+        opt: Any = self._optimizer
+        if not given:
             opt = opt(self.model.parameters(), **({} if lr is None else {"lr": lr}))
         if not isinstance(opt, Optimizer):
-            raise ArgumentError(f"Learner: optimizer must make a torch.optim.Optimizer, it made {opt!r}.")
+            raise ArgumentError(f"Learner: optimizer must return a torch.optim.Optimizer, got {opt!r}.")
         if _needs_closure(opt):
             raise ArgumentError(
-                "Learner: optimizer must step without a closure that computes the loss anew; "
-                f"{type(opt).__name__} asks for one."
+                f"Learner: optimizer must support step() without a closure, got {type(opt).__name__}, which requires "
+                "one."
             )
-        if not made:
-            self.opt, self.defaults = opt, fit_state.defaults(opt)
-        self._drop()
+        if not given:
+            self.opt, self._defaults = opt, fit_state.defaults(opt)
+        self.engine.reset()
+        self.opt.zero_grad()
 
-    def _epochs(self, resume: Mapping[str, Any] | None, override: bool) -> None:
+    def _run_epochs(self, resume: Mapping[str, Any] | None, override: bool) -> None:
+        loop = self.loop
         if resume is not None:
             fit_state.restore(self, resume, override)
-            self._random = resume["random"]
-            self.epoch = max(0, self.position[0] - 1)  # the last one done, where none is left to do
-        for epoch in range(self.position[0], self.epochs):
-            if self.stopped is not None:  # a callback wants no further epoch
+            self._rng_state = resume["random"]
+            self.epoch = max(0, loop.position[0] - 1)  # the last finished epoch, if none is left
+        for epoch in range(loop.position[0], self.epochs):
+            if self.stop_reason is not None:
                 break
             self.epoch = epoch
-            if self.phases["train"]:
-                self._phase("train", self.train, self.position[1])
-            if self.phases["eval"]:
+            if loop.phases["train"]:
+                self._run_phase("train", self.train, loop.position[1])
+            if loop.phases["eval"]:
                 with torch.no_grad():
-                    self._phase("eval", self.evaluation)
-            self.position = (self.epoch + 1, 0)
+                    self._run_phase("eval", self.evaluation)
+            loop.position = (epoch + 1, 0)
 
-    def _phase(self, name: str, loader: Any, start: int = 0) -> None:
-        """One phase of an epoch, from batch number `start` on."""
-        self.phase, self.training, self.loader, self.batch = name, name == "train", loader, start
+    def _run_phase(self, phase: str, loader: Any, start: int = 0) -> None:
+        """Run one phase of an epoch from batch `start`."""
+        self.training, self.loop.phase, self.loop.loader = phase == "train", phase, loader
         if start == 0:
-            self.means = Means(self.metrics)
+            self.loop.means = Means(self.metrics)
         if len(self.history) <= self.epoch:
             self.history.append({})
         self.model.train(self.training)
-        self._scope("epoch", CancelEpoch, lambda: self._batches(start), cut=self._close)
 
-    def _batches(self, start: int) -> None:
-        self._each_batch(start)
-        self._close()
+        def run() -> None:
+            self._run_batches(start)
+            self._end_phase()
 
-    def _each_batch(self, start: int) -> None:
-        if start:  # going on within an epoch: what before_epoch draws was drawn before the epoch's first batch
-            fit_state.restore_random(self, self._random)
-        for number, batch in enumerate(self.loader.batches(self.epoch, start), start):
-            self.batch = number
-            self.x, self.y, self.size, self.weight = batch
-            self.stepped, self.grad_norm = False, None
-            if self.training and self.pending_batches and number % self.accumulate == 0:
-                self._drop()
-            before = self.pending_batches
-            self._scope("batch", CancelBatch, self._batch)
-            if self.training and before and self.pending_batches == before and self.is_last_microbatch:
-                self._step_without_last()
+        self._run_scope("epoch", CancelEpoch, run, on_cancel=self._end_phase)
+
+    def _run_batches(self, start: int) -> None:
+        loop = self.loop
+        if start:  # before_epoch drew its random numbers before the first batch of the epoch
+            fit_state.restore_random(self, self._rng_state)
+        for index, batch in enumerate(loop.loader.batches(self.epoch, start), start):
+            self.batch = batch
+            loop.locate(batch, index)
+            if self.training and loop.pending_batches and index % loop.accumulate == 0:
+                self._discard_gradients()
+            before = loop.pending_batches
+            self._run_scope("batch", CancelBatch, self._run_batch)
+            if self.training and before and loop.pending_batches == before and batch.is_last_microbatch:
+                self._step_without_cancelled()
             if self.training:
-                self.position = (self.epoch, number + 1)
+                loop.position = (self.epoch, index + 1)
 
-    def _close(self) -> None:
-        """What there is after a phase, also after one that is cut short on purpose."""
-        if self.training and self.pending_batches:
-            self._drop()
-        self.history[self.epoch][self.phase] = self.means.values(self.engine.all_reduce_sum)
-        if self.phase == "eval" or not self.phases["eval"]:
-            self.position = (self.epoch + 1, 0)
+    def _end_phase(self) -> None:
+        """Record the means of the phase, also of one that was cancelled."""
+        if self.training and self.loop.pending_batches:
+            self._discard_gradients()
+        self.history[self.epoch][self.loop.phase] = self.loop.means.values(self.engine.all_reduce_sum)
+        if self.loop.phase == "eval" or not self.loop.phases["eval"]:
+            self.loop.position = (self.epoch + 1, 0)
 
-    def _batch(self) -> None:
-        more = self.training and not self.is_last_microbatch
-        with self.engine.no_sync(self.module) if more else nullcontext():  # pyright: ignore[reportArgumentType]
-            self._do["predict"]()
-            self.notify("after_predict")
-            self._do["get_loss"]()
-            self.notify("after_loss")
+    def _run_batch(self) -> None:
+        batch, accumulates = self.batch, self.training and not self.batch.is_last_microbatch
+        with self.engine.no_sync(self._module) if accumulates else nullcontext():  # pyright: ignore[reportArgumentType]
+            self._actions["predict"]()
+            self._notify("after_predict")
+            self._actions["get_loss"]()
+            self._notify("after_loss")
             if self.training:
                 try:
-                    self._do["backward"]()
-                finally:  # a gradient may be there, whatever a callback does after it
-                    self.pending_batches += 1
-                self.notify("after_backward")
+                    self._actions["backward"]()
+                finally:  # gradients may exist even if a callback raised after the backward pass
+                    self.loop.pending_batches += 1
+                self._notify("after_backward")
         if self.training:
-            if self.is_last_microbatch:
-                self._step()
-            self.position = (self.epoch, self.batch + 1)
-        if self.size:
-            self.means.add(self.output, self.y, self.loss.detach(), self.size)
+            if batch.is_last_microbatch:
+                self._run_step()
+            self.loop.position = (self.epoch, batch.index + 1)
+        if batch.size:
+            self.loop.means.add(batch.output, batch.y, batch.loss.detach(), batch.size)
 
-    def _step(self) -> None:
+    def _run_step(self) -> None:
         try:
-            self._do["step"]()
-        finally:  # a callback may not have gone on to the optimizer, or have cancelled the batch after it
+            self._actions["step"]()
+        finally:  # a callback may have replaced the step, or cancelled the batch after it
             self.engine.reset()
-            self.steps += self.stepped
-        if self.stepped:
-            self.notify("after_step")
-        self._do["zero_grad"]()
-        self.pending_batches = 0
+            self.steps += self.batch.stepped
+        if self.batch.stepped:
+            self._notify("after_step")
+        self._actions["zero_grad"]()
+        self.loop.pending_batches = 0
 
-    def _step_without_last(self) -> None:
-        """The batch that was to complete a step was cancelled before its gradient: step with those of the others."""
+    def _step_without_cancelled(self) -> None:
+        """Step with the other gradients of a step whose last micro-batch was cancelled before its backward pass."""
         if self.engine.world_size > 1 or self.engine.recomputes_loss(self.opt):
-            # Only the cancelled batch would have reduced the gradients.
+            # Only the cancelled micro-batch would have reduced the gradients.
             warn(
-                f"Learner: batch {self.batch + 1} of epoch {self.epoch + 1}, the last one of its step, was cancelled; "
-                f"the gradients of the {self.pending_batches} before it are dropped."
+                f"Learner: batch {self.batch.index + 1} of epoch {self.epoch + 1}, the last micro-batch of a step, was "
+                f"cancelled; discarding the gradients of {self.loop.pending_batches} micro-batches."
             )
-            self._drop()
+            self._discard_gradients()
         else:
             with suppress(CancelBatch):
-                self._step()
+                self._run_step()
 
-    def _drop(self) -> None:
-        """Drop gradients that a cancellation has left without their step; the next step is not to use them."""
+    def _discard_gradients(self) -> None:
+        """Clear the gradients accumulated for a step that was cancelled."""
         self.engine.reset()
         self.opt.zero_grad()
-        self.pending_batches = 0
+        self.loop.pending_batches = 0
 
-    def _scope(
-        self, name: str, cancel: type[Exception], body: Callable[[], None], cut: Callable[[], None] | None = None
+    def _run_scope(
+        self, name: str, cancel: type[Exception], body: Callable[[], None], on_cancel: Callable[[], None] | None = None
     ) -> None:
-        """Tell `before_`, run the body, tell `after_`. A cancellation leaves the rest out, but for `cut`, which ends
-        what it has cut short; cleaning up is never left out."""
-        leaving = None
+        """Run `body` between the before and after events of a scope, and always its cleanup event.
+
+        A cancellation of type `cancel` ends the scope: it skips the rest, calls `on_cancel`, and does not propagate.
+        """
+        unwinding = None
         try:
-            self.notify(f"before_{name}")
+            self._notify(f"before_{name}")
             body()
-            self.notify(f"after_{name}")
+            self._notify(f"after_{name}")
         except cancel:
-            if cut is not None:
-                cut()
+            if on_cancel is not None:
+                on_cancel()
         except BaseException as error:
-            leaving = type(error)
+            unwinding = type(error)
             raise
         finally:
-            self.unwinding, self.event = leaving, f"cleanup_{name}"
-            self.callback_list.notify_cleanup(self.event, self, within=cancel)
+            self.loop.unwinding, self.loop.event = unwinding, f"cleanup_{name}"
+            self.loop.callbacks.notify_cleanup(self.loop.event, self, within=cancel)
 
-    def notify(self, event: str) -> None:
-        """Tell the callbacks an event."""
-        self.event = event
-        self.callback_list.notify(event, self)
+    def _notify(self, event: str) -> None:
+        self.loop.event = event
+        self.loop.callbacks.notify(event, self)
 
-    # ---- the actions: what the learner itself does of each ----------------------------------------------------------
+    # ---- actions ----------------------------------------------------------------------------------------------------
 
     def predict(self) -> None:
-        """Compute `output` from `x`."""
-        assert self.module is not None
-        with self.engine.autocast():
-            self.output = self.module(self.x)
+        """Compute `batch.output` from `batch.x`."""
+        self.batch.output = self.forward(self.batch.x)
 
     def get_loss(self) -> None:
-        """Compute `loss`, the mean over the batch, from `output` and `y`."""
+        """Compute `batch.loss`, the mean over the batch, from `batch.output` and `batch.y`."""
         with self.engine.autocast():
-            function = self.loss_function if self.training else self.evaluation_loss
-            self.loss = scalar_loss(function, self.output, self.y)
+            function = self._loss if self.training else self._evaluation_loss
+            self.batch.loss = scalar_loss(function, self.batch.output, self.batch.y)
 
     def backward(self) -> None:
-        """Add this batch's share of the gradient to the parameters'."""
-        if not self.loss.requires_grad:
+        """Accumulate the gradients of `batch.loss`, times `batch.weight`, in the parameters."""
+        batch = self.batch
+        if not batch.loss.requires_grad:
             raise ArgumentError(
-                "Learner: the loss depends on no parameter that is trained: all of them are frozen "
-                "(requires_grad=False), or it was computed without gradients."
+                "Learner: the loss must depend on a trained parameter; all of them are frozen (requires_grad=False), "
+                "or it was computed without gradients."
             )
-        if not self.pending_batches:
+        if not self.loop.pending_batches:
             self.engine.rescale(self.opt)
-        share = self.share
         if self.engine.recomputes_loss(self.opt):
-            self._step_batches = [*(self._step_batches if self.pending_batches else []), (self.x, self.y, share)]
-        again = self._again if self.is_last_microbatch else None
-        self.engine.backward(self.loss if share == 1 else self.loss * share, self.opt, again)
+            earlier = self._step_batches if self.loop.pending_batches else []
+            self._step_batches = [*earlier, replace(batch, output=None, loss=None)]
+        recompute = self._recompute_losses if batch.is_last_microbatch else None
+        self.engine.backward(batch.loss if batch.weight == 1 else batch.loss * batch.weight, self.opt, recompute)
 
     def step(self) -> None:
-        """Let the optimizer step, and note in `stepped` whether it did."""
-        self.stepped = self.engine.step(self.opt)
+        """Run the optimizer step, and set `batch.stepped`."""
+        self.batch.stepped = self.engine.step(self.opt)
 
     def zero_grad(self) -> None:
-        """Clear the gradients, once they have been used."""
+        """Clear the gradients after a step."""
         self.opt.zero_grad()
 
-    def _again(self) -> Tensor:
-        """Go backward from the losses of all batches of this step once more; their sum. No event is told."""
-        assert self.module is not None
+    def _recompute_losses(self) -> Tensor:
+        """Backpropagate the losses of all micro-batches of this step again, without events; return their sum."""
+        assert self._module is not None
         total = torch.zeros((), device=self.engine.device)
-        present = self.x, self.y, self.output, self.loss
-        for number, (x, y, share) in enumerate(self._step_batches, 1):
-            self.x, self.y, last = x, y, number == len(self._step_batches)
-            with nullcontext() if last else self.engine.no_sync(self.module):
-                self._do["predict"]()
-                self._do["get_loss"]()
-                loss = self.loss * share
+        current = self.batch
+        for batch in self._step_batches:
+            self.batch = replace(batch)
+            with nullcontext() if batch.is_last_microbatch else self.engine.no_sync(self._module):
+                self._actions["predict"]()
+                self._actions["get_loss"]()
+                loss = self.batch.loss * batch.weight
                 loss.backward()
                 total = total + loss.detach()
-        self.x, self.y, self.output, self.loss = present
+        self.batch = current
         return total
 
-    # ---- what callbacks ask -----------------------------------------------------------------------------------------
+    # ---- for callbacks ----------------------------------------------------------------------------------------------
+
+    def forward(self, *inputs: Any) -> Any:
+        """Call the model, as set up for the processes, under the engine's autocast."""
+        assert self._module is not None
+        with self.engine.autocast():
+            return self._module(*inputs)
 
     def update_batchnorm(self, loader: ResumableLoader) -> None:
-        """Send the epoch's batches through the model in training mode, for what it takes from them, such as statistics.
+        """Run the batches of the current epoch through the model in training mode, to update batch-norm statistics.
 
-        `before_batch` is told, with `training` False, and `predict` passes through callbacks: they may change what the
-        model is given. No other event is told, and everything here is as before when it is over.
+        Calls the event `before_batch`, with `training` False, and the action `predict`, so that callbacks may change
+        the model's input. The learner's attributes are restored afterwards.
         """
-        kept, training = dict(vars(self)), self.model.training
-        self.module, self.training = self.model, False  # each process by itself
+        saved, event, training = dict(vars(self)), self.loop.event, self.model.training
+        self._module, self.training = self.model, False  # without communication between ranks
         self.model.train()
         try:
-            for number, batch in enumerate(loader.batches(self.epoch)):
-                self.batch, (self.x, self.y, self.size, self.weight) = number, batch
+            for index, batch in enumerate(loader.batches(self.epoch)):
+                self.batch, batch.index = batch, index
                 with suppress(CancelBatch):
-                    self.notify("before_batch")
-                    self._do["predict"]()
+                    self._notify("before_batch")
+                    self._actions["predict"]()
         finally:
             self.model.train(training)
             vars(self).clear()
-            vars(self).update(kept)
-
-    @property
-    def window(self) -> int:
-        """Batches whose gradients make the present step: `accumulate`, or fewer at the end of an epoch."""
-        if self.accumulate == 1:  # the length of the data need not be asked for
-            return 1
-        first = self.batch - self.batch % self.accumulate
-        return min(self.accumulate, len(self.loader) - first)
-
-    @property
-    def share(self) -> float:
-        """What the mean loss of the present batch counts in its step's: by its examples, as far as the data tell."""
-        first, window = self.batch - self.batch % self.accumulate, self.window
-        if window == 1:
-            return self.weight
-        return (
-            self.weight
-            * self.loader.examples(self.batch)
-            / sum(map(self.loader.examples, range(first, first + window)))
-        )
-
-    @property
-    def is_last_microbatch(self) -> bool:
-        """Whether the present batch is the last one before the optimizer steps."""
-        return (self.batch + 1) % self.accumulate == 0 or self.batch + 1 == len(self.loader)
-
-    @property
-    def steps_in_epoch(self) -> int:
-        """Steps of the optimizer in one epoch, skipped ones included."""
-        return -(-len(self.train) // self.accumulate)
+            vars(self).update(saved)
+            self.loop.event = event
 
     @property
     def total_steps(self) -> int:
-        """Steps of the optimizer in the whole fit, skipped ones included."""
-        return self.epochs * self.steps_in_epoch
+        """Optimizer steps of the whole fit, skipped steps included."""
+        return self.epochs * -(-len(self.train) // self.loop.accumulate)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything a fit needs to go on from `position`, as plain data and tensors; every process must ask.
+        """Return the state from which a fit resumes at `loop.position`, as plain data and tensors.
 
-        Raises `RunError` while gradients wait for their step, from `after_backward` to the end of a batch and between
-        the batches of one step: in several processes they are not added up yet, so a state could not hold them; also
-        before the first fit, and after one that has left averaged weights in the model.
+        Must be called on all ranks.
+
+        Raises:
+            RunError: If called before the first fit, with accumulated gradients (from `after_backward` to the end of a
+                batch, and between the micro-batches of a step: the ranks have not reduced them yet), or while the
+                model holds averaged weights.
         """
-        if not hasattr(self, "callback_list"):
-            raise RunError("Learner: there is a state only during and after a fit.")
-        if self.pending_batches:
+        if not hasattr(self, "loop"):
+            raise RunError("Learner: state_dict must be called during or after a fit.")
+        if self.loop.pending_batches:
             raise RunError(
-                f"Learner: state_dict must be called between optimizer steps, got {self.pending_batches} accumulated "
-                "micro-batches; call it in after_batch if learner.is_last_microbatch."
+                f"Learner: state_dict must be called between optimizer steps, got {self.loop.pending_batches} "
+                "accumulated micro-batches; call it in after_batch if batch.is_last_microbatch."
             )
         return fit_state.take(self)
 
@@ -464,6 +462,6 @@ def _are_metrics(metrics: Any) -> bool:
 
 
 def _needs_closure(optimizer: Optimizer) -> bool:
-    """Whether a step has to be given what computes the loss anew, as that of L-BFGS."""
+    """Return whether `step` requires a closure, as that of L-BFGS does."""
     closure = inspect.signature(optimizer.step).parameters.get("closure")
     return closure is not None and closure.default is closure.empty

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 
@@ -18,6 +18,7 @@ from dashpot.training.distributed.data_sharding import (
     unshardable_reason,
 )
 from dashpot.training.distributed.engine import Engine
+from dashpot.training.loop_state import Batch
 from dashpot.training.state.loader_state import (
     component_states,
     generator_states,
@@ -28,20 +29,7 @@ from dashpot.training.state.loader_state import (
 )
 from dashpot.utils.rng_state import random_state, set_random_state
 
-__all__ = ["Batch", "ResumableLoader"]
-
-
-class Batch(NamedTuple):
-    """What one process gets of a batch: its examples, and its share of the whole batch's mean loss.
-
-    `weight` is 1 for one process; otherwise the number of own examples over the mean number of a process, so that
-    averages over processes are averages over examples.
-    """
-
-    x: Any
-    y: Any
-    size: int
-    weight: float
+__all__ = ["ResumableLoader"]
 
 
 class ResumableLoader:

@@ -81,12 +81,12 @@ class Epochs(Callback):
         """Take in the step's loss."""
         if not learner.training:
             return
-        self._waiting.append(learner.loss.detach())
-        self._sizes.append(learner.size)
+        self._waiting.append(learner.batch.loss.detach())
+        self._sizes.append(learner.batch.size)
         if len(self._waiting) == FLUSH:
             self._flush()
         if self.on_step is not None:
-            self.on_step(learner.epoch * len(learner.train) + learner.batch + 1)
+            self.on_step(learner.epoch * len(learner.train) + learner.batch.index + 1)
         if self._diverged:
             self._stop(learner)
 
@@ -97,7 +97,7 @@ class Epochs(Callback):
             self._watch.stop()
             if self._diverged:
                 self._stop(learner)
-        if not learner.training or not learner.phases["eval"]:
+        if not learner.training or not learner.loop.phases["eval"]:
             means = learner.history[learner.epoch]
             # The mean loss is taken from the losses as they were recorded, without another rounding.
             total = math.fsum(loss * size for loss, size in zip(self._losses, self._sizes, strict=True))
@@ -154,7 +154,7 @@ class _From(Callback):
         self.first = first
 
     def before_fit(self, learner: Learner) -> None:
-        learner.position, learner.steps = (self.first, 0), self.first * len(learner.train)
+        learner.loop.position, learner.steps = (self.first, 0), self.first * len(learner.train)
         learner.history = [{} for _ in range(self.first)]
 
 

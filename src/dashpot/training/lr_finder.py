@@ -179,8 +179,8 @@ def find_lr(
     finder = _Finder(rates, float(stop_at))
     check_initialized(learner.model, "find_lr")
     with unchanged(learner):
-        learner.callbacks = []
-        lr = learner.lr if learner.lr is not None or not _takes_lr(learner.optimizer) else start
+        learner._callbacks = []
+        lr = learner._lr if learner._lr is not None or not _takes_lr(learner._optimizer) else start
         learner.fit(len(rates) + PATIENCE, lr=lr, callbacks=[finder, *callbacks], evaluate=False)
     curve = LRCurve(rates[: len(finder.losses)], finder.losses, finder.ended)
     if not curve.losses:
@@ -232,8 +232,8 @@ class _Finder(Callback):
         self.ratios = [float(group["lr"]) / first if first else 1.0 for group in learner.opt.param_groups]
 
     def after_loss(self, learner: Learner) -> None:
-        part = learner.loss.detach() * learner.share
-        self.loss = self.loss + part if learner.pending_batches else part
+        part = learner.batch.loss.detach() * learner.batch.weight
+        self.loss = self.loss + part if learner.loop.pending_batches else part
 
     def step(self, learner: Learner, proceed: Callable[[], None]) -> None:
         [total] = learner.engine.all_reduce_sum([float(self.loss)])
@@ -245,8 +245,8 @@ class _Finder(Callback):
             else:
                 group["lr"] = lr * ratio
         proceed()
-        self.skipped = 0 if learner.stepped else self.skipped + 1
-        if learner.stepped:
+        self.skipped = 0 if learner.batch.stepped else self.skipped + 1
+        if learner.batch.stepped:
             self.losses.append(loss)
         if len(self.losses) == len(self.rates):
             self._end("that was the last rate")
@@ -274,15 +274,15 @@ class _Finder(Callback):
 @contextmanager
 def unchanged(learner: Learner) -> Iterator[None]:
     """Whatever the block trains, learner, model and optimizer are as before after it, in whatever way it ends."""
-    if learner.module is None:  # a fit would; buffers that move to a device are others from there on
-        learner.module = learner.engine.setup(learner.model)
+    if learner._module is None:  # a fit would; buffers that move to a device are others from there on
+        learner._module = learner.engine.setup(learner.model)
     with ExitStack() as stack:
         stack.enter_context(side_pass(learner.train))
         stack.enter_context(_counters_kept(learner))
         stack.enter_context(_scale_kept(learner))
         stack.enter_context(_model_kept(learner.model, sharded=learner.engine.sharded))
-        if isinstance(learner.optimizer, Optimizer):
-            stack.enter_context(_optimizer_kept(learner.optimizer))
+        if isinstance(learner._optimizer, Optimizer):
+            stack.enter_context(_optimizer_kept(learner._optimizer))
         yield
 
 

@@ -44,4 +44,4 @@ class Accumulate(Callback):
         self.batches = int(batches)
 
     def before_fit(self, learner: Learner) -> None:
-        learner.accumulate = self.batches  # every fit begins with 1; after it, its state still says what it was
+        learner.loop.accumulate = self.batches  # every fit begins with 1; after it, its state still says what it was

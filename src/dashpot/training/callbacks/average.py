@@ -75,7 +75,7 @@ class AveragedWeights(Callback):
     # ---- events -----------------------------------------------------------------------------------------------------
 
     def before_fit(self, learner: Learner) -> None:
-        others = [c for c in learner.callback_list.ordered if isinstance(c, AveragedWeights) and c is not self]
+        others = [c for c in learner.loop.callbacks if isinstance(c, AveragedWeights) and c is not self]
         if others:
             raise ArgumentError(
                 f"Learner: one callback may average the weights, got {type(self).__name__} and "
@@ -318,7 +318,7 @@ class SWA(AveragedWeights):
 
 def evaluated_weights(learner: Learner) -> dict[str, Any]:
     """The weights that an evaluation at this moment uses, as a state dict of whole tensors on the CPU."""
-    for callback in learner.callback_list.ordered:
+    for callback in learner.loop.callbacks:
         if isinstance(callback, AveragedWeights) and callback.ready:
             return callback.weights()
     return weights.model_state(learner.model)

@@ -143,7 +143,7 @@ class Checkpoints(Callback):
             known = ", ".join(["loss", *learner.metrics])
             raise ArgumentError(f"Checkpoints: best must name one of {known}, got {self.metric!r}.")
         learner.train.check_resumable()
-        if learner.phases["eval"]:
+        if learner.loop.phases["eval"]:
             learner.evaluation.check_resumable()
         self._best, self._saved_position, self._epoch_ended = None, None, False
         self._saved_time = time.monotonic()
@@ -155,17 +155,17 @@ class Checkpoints(Callback):
         self._epoch_ended = False
         if not learner.training:
             return
-        if learner.position == (0, 0) and self._saved_position is None and latest(self.folder):
+        if learner.loop.position == (0, 0) and self._saved_position is None and latest(self.folder):
             raise RunError(
                 f"{self.folder} holds checkpoints of an earlier fit; go on from them with fit(..., resume=read_newest("
                 "folder)), or give this fit a folder of its own."
             )
-        self._saved_position = self._saved_position or learner.position
+        self._saved_position = self._saved_position or learner.loop.position
 
     def after_batch(self, learner: Any) -> None:
         if (
             learner.training
-            and learner.is_last_microbatch
+            and learner.batch.is_last_microbatch
             and (self._is_step_due(learner) or self._is_time_due(learner))
         ):
             self.save(learner)
@@ -175,7 +175,7 @@ class Checkpoints(Callback):
 
     def cleanup_epoch(self, learner: Any) -> None:
         # Not after_epoch: averaged weights are in the model until they are taken out in the cleanup.
-        epoch, batch = learner.position
+        epoch, batch = learner.loop.position
         if batch or epoch != learner.epoch + 1 or self._saved_position is None or self._has_failed(learner):
             return  # an evaluation is still to come, or the epoch has failed
         better = self._is_better(learner)
@@ -190,18 +190,18 @@ class Checkpoints(Callback):
         """Write a checkpoint now, unless there is one of this moment; every process of the fit has to ask.
 
         Args:
-            learner: between two steps, as in `after_batch` where `learner.is_last_microbatch`.
+            learner: between two steps, as in `after_batch` where `learner.batch.is_last_microbatch`.
             better: mark it as the best one.
 
         Raises:
             RunError: it cannot be written.
         """
-        if learner.position == self._saved_position:
+        if learner.loop.position == self._saved_position:
             return
         path = self.folder / f"step-{learner.steps:08d}-{self._next_number():05d}.ckpt"
         if better:
             self._best = {"file": path.name, "metric": self.metric, "value": self._value(learner)}
-            self._best["epoch"] = learner.position[0]
+            self._best["epoch"] = learner.loop.position[0]
         state, fault = learner.state_dict(), None
         if learner.engine.is_rank_zero:
             try:
@@ -214,7 +214,7 @@ class Checkpoints(Callback):
         fault = learner.engine.all_gather(fault)[0]
         if fault is not None:
             raise RunError(fault)
-        self._saved_position, self._saved_time = learner.position, time.monotonic()
+        self._saved_position, self._saved_time = learner.loop.position, time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
         return {} if self._best is None else {"best": self._best}
@@ -230,10 +230,11 @@ class Checkpoints(Callback):
 
     def _has_failed(self, learner: Any) -> bool:
         """Whether an error has kept the epoch's end from callbacks, whose states would lack it."""
-        return not self._epoch_ended and learner.unwinding is not None and not issubclass(learner.unwinding, CancelFit)
+        unwinding = learner.loop.unwinding
+        return not self._epoch_ended and unwinding is not None and not issubclass(unwinding, CancelFit)
 
     def _is_step_due(self, learner: Any) -> bool:
-        return self.every_steps is not None and learner.stepped and learner.steps % self.every_steps == 0
+        return self.every_steps is not None and learner.batch.stepped and learner.steps % self.every_steps == 0
 
     def _is_time_due(self, learner: Any) -> bool:
         if self.every_seconds is None:

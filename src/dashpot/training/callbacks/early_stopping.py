@@ -22,8 +22,8 @@ class EarlyStopping(Callback):
     """Ends the fit after an epoch when `metric` has not become better for `patience` epochs in a row.
 
     Better means below (mode "min") or above ("max") the best value so far by more than `min_delta`; nan never is. The
-    epoch is finished as any other, so that it is in tables, logs and checkpoints, `learner.stopped` says why the fit
-    ends, and `after_fit` is told. A fit that resumes after that ends at once, unless it is given more patience.
+    epoch is finished as any other, so that it is in tables, logs and checkpoints, `learner.stop_reason` says why the
+    fit ends, and `after_fit` is told. A fit that resumes after that ends at once, unless it is given more patience.
 
     Args:
         metric: "loss" or the name of a metric.
@@ -42,7 +42,7 @@ class EarlyStopping(Callback):
     >>> from dashpot.training import Engine, Learner
     >>> learner = Learner.of(tasks.get("digits").build(0), AdamW, lr=0.0, engine=Engine("cpu"))
     >>> learner.fit(100, callbacks=[EarlyStopping(patience=2)])
-    >>> learner.stopped
+    >>> learner.stop_reason
     'the loss of eval has not become better than 2... for 2 epochs'
     >>> len(learner.history)
     3
@@ -85,13 +85,13 @@ class EarlyStopping(Callback):
     def before_fit(self, learner: Learner) -> None:
         if self.metric not in ("loss", *learner.metrics):
             raise unknown("metric", self.metric, ["loss", *learner.metrics])
-        if not learner.phases[self.phase]:
-            raise unknown("phase", self.phase, [phase for phase, runs in learner.phases.items() if runs])
+        if not learner.loop.phases[self.phase]:
+            raise unknown("phase", self.phase, [phase for phase, runs in learner.loop.phases.items() if runs])
         self._learner = learner
         self._reset()
 
     def after_epoch(self, learner: Learner) -> None:
-        if learner.phase != self.phase:
+        if learner.loop.phase != self.phase:
             return
         value = learner.history[learner.epoch][self.phase][self.metric]
         if self._is_better(value):
@@ -111,7 +111,7 @@ class EarlyStopping(Callback):
     def _stop_if_exhausted(self) -> None:
         if self.waited >= self.patience:
             than = "" if self.best is None else f" than {self.best:.4g}"
-            self._learner.stopped = (
+            self._learner.stop_reason = (
                 f"the {self.metric} of {self.phase} has not become better{than} for {self.waited} epochs"
             )
 

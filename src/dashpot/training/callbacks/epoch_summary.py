@@ -61,17 +61,17 @@ class EpochCallback(Callback):
         try:
             proceed()
         finally:  # a callback may cancel the batch once the step is taken, which then counts all the same
-            if learner.stepped:
+            if learner.batch.stepped:
                 self._step_lr = lr
 
     def after_epoch(self, learner: Learner) -> None:
         """Tell the epoch if this was its last phase."""
-        if learner.phase == ("eval" if learner.phases["eval"] else "train"):
+        if learner.loop.phase == ("eval" if learner.loop.phases["eval"] else "train"):
             self._report(learner)
 
     def cleanup_epoch(self, learner: Learner) -> None:
         """Tell the epoch where its last phase was cut short on purpose, not where it fails."""
-        if self._last_reported != learner.epoch and learner.unwinding is None:
+        if self._last_reported != learner.epoch and learner.loop.unwinding is None:
             self.after_epoch(learner)
 
     def _report(self, learner: Learner) -> None:
@@ -81,7 +81,7 @@ class EpochCallback(Callback):
             learner.steps,
             dict(means.get("train", {})),
             dict(means.get("eval", {})),
-            self._lr() if learner.phases["train"] else None,
+            self._lr() if learner.loop.phases["train"] else None,
             self._stopwatch.seconds[1],
         )
         self._step_lr, self._stopwatch, self._last_reported = None, Stopwatch(), learner.epoch

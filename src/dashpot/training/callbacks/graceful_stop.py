@@ -36,7 +36,7 @@ class GracefulStop(Callback):
         self._exit_code = 0  # the exit code that the wish asks for here; 0: there was none
 
     def after_batch(self, learner: Learner) -> None:
-        if learner.training and learner.is_last_microbatch and self._stop_requested(learner):
+        if learner.training and learner.batch.is_last_microbatch and self._stop_requested(learner):
             self.save(learner)
             raise self._interrupted(learner)
 
@@ -45,7 +45,8 @@ class GracefulStop(Callback):
             raise self._interrupted(learner)
 
     def _stop_requested(self, learner: Learner) -> bool:
-        between = (learner.batch + 1) % (POLL_STEPS * learner.accumulate) and learner.batch + 1 < len(learner.train)
+        done = learner.batch.index + 1
+        between = done % (POLL_STEPS * learner.loop.accumulate) and done < len(learner.train)
         if learner.engine.world_size > 1 and learner.training and between:
             return False
         return learner.engine.any(self._stop_requested_here())

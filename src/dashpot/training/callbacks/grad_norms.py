@@ -22,14 +22,14 @@ def gradients(learner: Learner) -> list[Tensor]:
 
 
 def grad_norm(learner: Learner) -> Tensor:
-    """The 2-norm of all gradients before clipping, measured once for a step and kept as `learner.grad_norm`.
+    """The 2-norm of all gradients before clipping, measured once for a step and kept as `learner.batch.grad_norm`.
 
     Every process must ask, and gets the same. What scales gradients by their norm measures for itself instead: another
     callback may have changed them meanwhile.
     """
-    if learner.grad_norm is None:
-        learner.grad_norm = total_norm(gradients(learner))
-    return learner.grad_norm
+    if learner.batch.grad_norm is None:
+        learner.batch.grad_norm = total_norm(gradients(learner))
+    return learner.batch.grad_norm
 
 
 def total_norm(tensors: Iterable[Tensor], norm_type: float = 2.0) -> Tensor:

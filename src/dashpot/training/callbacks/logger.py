@@ -63,7 +63,7 @@ class Logger(EpochCallback):
         super().before_fit(learner)
         self._writes, self._is_open, self._finished = learner.engine.is_rank_zero, False, False
         self._pending_steps: list[tuple[int, int]] = []
-        self._metrics, self._phases = tuple(learner.metrics), dict(learner.phases)
+        self._metrics, self._phases = tuple(learner.metrics), dict(learner.loop.phases)
         if self.every:
             self._step_recorder.before_fit(learner)
 
@@ -90,7 +90,7 @@ class Logger(EpochCallback):
             super().step(learner, proceed)
             return
         super().step(learner, lambda: self._step_recorder.step(learner, proceed))
-        if learner.stepped:
+        if learner.batch.stepped:
             self._pending_steps.append(
                 (learner.epoch + 1, learner.steps + 1)
             )  # the step counts once all have passed it on

@@ -46,8 +46,8 @@ class NonFinite(Callback):
     when the scale has come down so far (2^-10) that the gradients themselves must be the reason.
 
     Args:
-        then: "stop" ends the fit, with a warning and the report as `learner.stopped`; "skip" leaves this step out (no
-            gradient, no schedule moves) and warns the first time; "raise" raises `NonFiniteError`.
+        then: "stop" ends the fit, with a warning and the report as `learner.stop_reason`; "skip" leaves this step out
+            (no gradient, no schedule moves) and warns the first time; "raise" raises `NonFiniteError`.
         folder: where to write, each time but at most `keep` times, a file with the report, the fit's state before the
             step, the gradients and the batches. `torch.load(file, weights_only=True)` reads it. None: nowhere.
         check: "gradients", or "loss": only the losses of the step's batches are looked at.
@@ -99,16 +99,16 @@ class NonFinite(Callback):
             make_folder(self.folder)
 
     def after_backward(self, learner: Learner) -> None:
-        if learner.pending_batches == 1:
+        if learner.loop.pending_batches == 1:
             self._batches, self._losses = [], []
-        self._batches.append((learner.batch, learner.x, learner.y))
-        self._losses.append(learner.loss.detach())
+        self._batches.append((learner.batch.index, learner.batch.x, learner.batch.y))
+        self._losses.append(learner.batch.loss.detach())
 
     def step(self, learner: Learner, proceed: Callable[[], None]) -> None:
         scaler = learner.engine.scaler
         if scaler is not None:
             proceed()
-            if not learner.stepped and scaler.get_scale() < MIN_LOSS_SCALE:
+            if not learner.batch.stepped and scaler.get_scale() < MIN_LOSS_SCALE:
                 self._handle(learner)
         elif self._is_finite(learner):
             proceed()
@@ -143,7 +143,7 @@ class NonFinite(Callback):
         if self.then == "raise":
             raise NonFiniteError(report)
         if self.then == "stop":
-            learner.stopped = report
+            learner.stop_reason = report
         if (self.then == "stop" or len(self.reports) == 1) and learner.engine.is_rank_zero:
             warn(report, RuntimeWarning)
         if self.then == "stop":
@@ -153,15 +153,14 @@ class NonFinite(Callback):
     def _write(self, learner: Learner, found: Diagnosis, report: str) -> Path:
         """Every process takes part, as the state is everybody's; the first one writes."""
         assert self.folder is not None
-        path = (
-            self.folder / f"nonfinite-step-{learner.steps + 1}-epoch-{learner.epoch + 1}-batch-{learner.batch + 1}.pt"
-        )
+        epoch, batch = learner.epoch, learner.batch.index
+        path = self.folder / f"nonfinite-step-{learner.steps + 1}-epoch-{epoch + 1}-batch-{batch + 1}.pt"
         state = fit_state.take(learner)
         if learner.engine.is_rank_zero:
             batches = [{"batch": number, "x": _to_plain(x), "y": _to_plain(y)} for number, x, y in self._batches]
             # Apart from the state, so that a fit may go on from it: with these gradients it would not get far.
             values, state["besides"]["gradients"] = state["besides"]["gradients"], {}
-            state["progress"]["position"] = [learner.epoch, learner.batch - learner.batch % learner.accumulate]
+            state["progress"]["position"] = [epoch, batch - batch % learner.loop.accumulate]
             held = {"report": report, **found.plain(), "values": values, "state": state, "batches": batches}
             content = io.BytesIO()
             torch.save(held, content)

@@ -45,7 +45,7 @@ class Diagnosis:
 
     def text(self, learner: Learner) -> str:
         """One paragraph for the user."""
-        place = f"Step {learner.steps + 1} (epoch {learner.epoch + 1}, batch {learner.batch + 1})"
+        place = f"Step {learner.steps + 1} (epoch {learner.epoch + 1}, batch {learner.batch.index + 1})"
         what = "gradients" if self.gradients else "a loss" if self.losses else "a batch" if self.inputs else "weights"
         text = f"{place} has {what} that {'are' if what in ('gradients', 'weights') else 'is'} not finite"
         text += f": {self._list_names(self.gradients)}." if self.gradients else "."
@@ -155,7 +155,6 @@ def _first_module(learner: Learner, batches: Sequence[tuple[int, Any, Any]]) -> 
 
         return module.register_forward_hook(hook)
 
-    assert learner.module is not None
     buffers = {name: buffer.clone() for name, buffer in learner.model.named_buffers()}
     random = random_state()
     try:
@@ -164,8 +163,7 @@ def _first_module(learner: Learner, batches: Sequence[tuple[int, Any, Any]]) -> 
                 stack.callback(watch(name, module).remove)
             stack.enter_context(torch.no_grad())
             for number, x, _ in batches:
-                with learner.engine.autocast():
-                    learner.module(x)
+                learner.forward(x)
                 if learner.engine.any(bool(found)):
                     return (*found[0], number) if found else None
     except Exception:  # a model that wants more than x; the rest of the report stands without this

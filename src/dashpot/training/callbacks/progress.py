@@ -71,14 +71,14 @@ class Progress(EpochCallback):
 
     def before_epoch(self, learner: Learner) -> None:
         super().before_epoch(learner)
-        self._print_epochs(learner, learner.position[0])
-        self._estimate.begin(learner.phase)
-        self._draw_bar(learner, learner.batch)
+        self._print_epochs(learner, learner.loop.position[0])
+        self._estimate.begin(learner.loop.phase)
+        self._draw_bar(learner, learner.loop.position[1] if learner.training else 0)
 
     def after_batch(self, learner: Learner) -> None:
-        self._estimate.done[learner.phase] += 1
+        self._estimate.done[learner.loop.phase] += 1
         if time.perf_counter() >= self._next_draw:
-            self._draw_bar(learner, learner.batch + 1)
+            self._draw_bar(learner, learner.batch.index + 1)
 
     def on_epoch_summary(self, learner: Learner, summary: EpochSummary) -> None:
         self._measured[summary.number] = summary.lr, summary.seconds
@@ -89,7 +89,7 @@ class Progress(EpochCallback):
         self._estimate.update()
 
     def after_fit(self, learner: Learner) -> None:
-        self._print_epochs(learner, learner.position[0])
+        self._print_epochs(learner, learner.loop.position[0])
 
     def cleanup_fit(self, learner: Learner) -> None:
         self._write(lambda out: out.close())
@@ -125,7 +125,7 @@ class Progress(EpochCallback):
         if self._out is None or not self._out.live:
             self._next_draw = float("inf")
             return
-        size, left = len(learner.loader), self._estimate.remaining(learner, done)
+        size, left = len(learner.loop.loader), self._estimate.remaining(learner, done)
         phase = "train" if learner.training else "eval "
         bar = _Bar(
             title=f"epoch {learner.epoch + 1}/{learner.epochs}  {phase}",
@@ -150,7 +150,7 @@ class Progress(EpochCallback):
 
 def _format_running_loss(learner: Learner) -> str:
     """The mean loss of the phase so far. From another device it comes with the learner's next reading."""
-    means = learner.means
+    means = learner.loop.means
     if learner.engine.device.type == "cpu":
         means.flush()
     return f"loss {decimals(means.sums[0] / means.count)}" if means.count else ""
@@ -173,9 +173,9 @@ class _Column(NamedTuple):
 def _columns(learner: Learner) -> list[_Column]:
     columns = [_Column("", "epoch", max(5, len(str(learner.epochs))), 0, lambda row: str(row.number))]
     for phase in ("train", "eval"):
-        if learner.phases[phase]:
+        if learner.loop.phases[phase]:
             columns += [_mean_column(phase, name, place) for place, name in enumerate(["loss", *learner.metrics])]
-    if learner.phases["train"]:
+    if learner.loop.phases["train"]:
         columns.append(_Column("", "lr", 8, 30, lambda row: "" if row.lr is None else f"{row.lr:.3g}"))
     columns.append(_Column("", "time", 7, 20, lambda row: "" if row.seconds is None else clock(row.seconds)))
     return columns
@@ -232,10 +232,10 @@ class _TimeEstimate:
             return None
         size = {"train": len(learner.train), "eval": len(learner.evaluation or ())}
         rest = {phase: size[phase] * (learner.epochs - learner.epoch - 1) for phase in size}
-        rest[learner.phase] += size[learner.phase] - done
+        rest[learner.loop.phase] += size[learner.loop.phase] - done
         if learner.training:
             rest["eval"] += size["eval"]
-        return sum(rest[phase] * self._seconds_per_batch(phase) for phase in rest if learner.phases[phase])
+        return sum(rest[phase] * self._seconds_per_batch(phase) for phase in rest if learner.loop.phases[phase])
 
     def _seconds_per_batch(self, phase: str) -> float:
         """Seconds of a batch."""

@@ -95,14 +95,14 @@ class Recorder(Callback):
 
     def after_backward(self, learner: Learner) -> None:
         if self.loss:
-            part = learner.loss.detach() * learner.share
-            self._loss = part if learner.pending_batches == 1 else self._loss + part
-        if learner.is_last_microbatch:
+            part = learner.batch.loss.detach() * learner.batch.weight
+            self._loss = part if learner.loop.pending_batches == 1 else self._loss + part
+        if learner.batch.is_last_microbatch:
             self._measure_grad_norm(learner)
 
     def cleanup_batch(self, learner: Learner) -> None:
         if (
-            learner.training and learner.is_last_microbatch and learner.pending_batches
+            learner.training and learner.batch.is_last_microbatch and learner.loop.pending_batches
         ):  # the step comes without this batch
             self._measure_grad_norm(learner)
 
@@ -116,7 +116,7 @@ class Recorder(Callback):
         if "grad_norm" in self.names:
             row["grad_norm"] = grad_norm(learner)
         proceed()
-        if not learner.stepped:
+        if not learner.batch.stepped:
             return
         for name in self.names:
             if name.startswith("state:"):
@@ -132,7 +132,7 @@ class Recorder(Callback):
 
     def cleanup_fit(self, learner: Learner) -> None:
         # Losses are added up over the processes, and one that fails must not wait for the others.
-        if self._pending and (self._world == 1 or learner.unwinding is None):
+        if self._pending and (self._world == 1 or learner.loop.unwinding is None):
             self._flush()
 
     def _flush(self) -> None:

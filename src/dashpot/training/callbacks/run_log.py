@@ -61,12 +61,12 @@ class RunLog(Callback):
 
     def after_loss(self, learner: Learner) -> None:
         if learner.training:
-            self._pending.append((learner.loss.detach(), learner.size))
-            if learner.is_last_microbatch:  # the rate that the step is about to use, also where it is then skipped
+            self._pending.append((learner.batch.loss.detach(), learner.batch.size))
+            if learner.batch.is_last_microbatch:  # the rate of the step, also if it is skipped
                 self._lrs.append(current_lr(learner.opt))
 
     def after_batch(self, learner: Learner) -> None:
-        if learner.training and learner.is_last_microbatch:
+        if learner.training and learner.batch.is_last_microbatch:
             if len(self._pending) >= FLUSH:
                 self._flush()
             self._stop_if_diverged(learner)
@@ -76,28 +76,28 @@ class RunLog(Callback):
             self._flush()
             self._stop_if_diverged(learner)
             self._stopwatch.stop()
-        if not learner.training or not learner.phases["eval"]:
+        if not learner.training or not learner.loop.phases["eval"]:
             self._write_epoch(learner)
 
     def after_fit(self, learner: Learner) -> None:
-        reason = {} if learner.stopped is None else {"reason": learner.stopped}
+        reason = {} if learner.stop_reason is None else {"reason": learner.stop_reason}
         self._append(encode({"kind": "end", "status": "done", "steps": self._first_step, **reason}))
         self._end_written = True
 
     def cleanup_fit(self, learner: Learner) -> None:
         """A fit that another callback has cancelled, and said why, has diverged."""
-        if learner.stopped is None or self._end_written:
+        if learner.stop_reason is None or self._end_written:
             return
         self._flush()
         if self._losses:
             self.diverged = self._divergence()
-            self._write_divergence(learner, learner.stopped)
+            self._write_divergence(learner, learner.stop_reason)
 
     # ---- steps ------------------------------------------------------------------------------------------------------
 
     def _flush(self) -> None:
         """Read what waits on the device and make steps of it: the batches of each window together."""
-        pairs, size = self._pending_means(), self._learner.accumulate
+        pairs, size = self._pending_means(), self._learner.loop.accumulate
         self._pending.clear()
         for at in range(0, len(pairs), size):
             self._losses.append(_window_mean(pairs[at : at + size]))

@@ -89,7 +89,7 @@ class Schedule(Callback):
     def before_fit(self, learner: Learner) -> None:
         self._learner, self._opt, self._final_state = learner, learner.opt, {}
         self._last_epoch = -1
-        others = [other for other in learner.callback_list.ordered if isinstance(other, Schedule) and other is not self]
+        others = [other for other in learner.loop.callbacks if isinstance(other, Schedule) and other is not self]
         others = [other for other in others if other.scheduler is not None]  # those before this one
         # What the fit began with, not what a schedule before this one has made of it.
         self._initial_groups = others[0]._initial_groups if others else _GroupSnapshot(learner.opt)
@@ -109,7 +109,7 @@ class Schedule(Callback):
             self.scheduler.step()
 
     def after_epoch(self, learner: Learner) -> None:
-        last = learner.phases["train"] and not (learner.training and learner.phases["eval"])
+        last = learner.loop.phases["train"] and not (learner.training and learner.loop.phases["eval"])
         if not last or self._last_epoch == learner.epoch:
             return
         self._last_epoch = learner.epoch
@@ -124,10 +124,10 @@ class Schedule(Callback):
 
         Where a callback ends the fit after the epoch's last batch, before this one is told, the epoch counts in full.
         """
-        if learner.unwinding is None:
+        if learner.loop.unwinding is None:
             counts = not self._needs_metric
         else:
-            counts = issubclass(learner.unwinding, CancelFit) and learner.position == (learner.epoch + 1, 0)
+            counts = issubclass(learner.loop.unwinding, CancelFit) and learner.loop.position == (learner.epoch + 1, 0)
         if counts:
             self.after_epoch(learner)
 
@@ -154,7 +154,7 @@ class Schedule(Callback):
             _GroupSnapshot(self._opt, state["groups"]).restore(self._scheduled)
             self.scheduler.load_state_dict(state["scheduler"])
             self._metric_values = list(state["measured"])
-        elif self._learner.override:
+        elif self._learner.loop.override:
             self._fast_forward(state["measured"])
         else:
             raise RunError(
@@ -183,7 +183,7 @@ class Schedule(Callback):
             for value in measured:
                 self._step_scheduler(value)
             return
-        for _ in range(self._learner.position[0] if self.per == "epoch" else self._learner.steps):
+        for _ in range(self._learner.loop.position[0] if self.per == "epoch" else self._learner.steps):
             self._step_scheduler()
 
 
@@ -305,7 +305,7 @@ def _format_location(place: tuple[str, int | None]) -> str:
 
 
 def _metric_value(learner: Learner, metric: str) -> float:
-    return learner.history[learner.epoch][learner.phase][metric]
+    return learner.history[learner.epoch][learner.loop.phase][metric]
 
 
 def _setting_differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:

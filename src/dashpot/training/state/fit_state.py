@@ -39,16 +39,16 @@ def take(learner: Learner) -> dict[str, Any]:
         "data": {"train": learner.train.state_dict(), "evaluation": _state_of(learner.evaluation)},
         "settings": settings(learner),
         "progress": {
-            "position": list(learner.position),
+            "position": list(learner.loop.position),
             "steps": learner.steps,
             "epochs": learner.epochs,
             "history": [{phase: dict(means) for phase, means in epoch.items()} for epoch in learner.history],
-            "means": engine.all_gather(learner.means.state_dict()) if learner.position[1] else None,
+            "means": engine.all_gather(learner.loop.means.state_dict()) if learner.loop.position[1] else None,
         },
         "callbacks": {
-            name: weights.copied(callback.state_dict()) for name, callback in learner.callback_list.named().items()
+            name: weights.copied(callback.state_dict()) for name, callback in learner.loop.callbacks.by_name().items()
         },
-        "observers": [name for name, callback in learner.callback_list.named().items() if not callback.essential],
+        "observers": [name for name, callback in learner.loop.callbacks.by_name().items() if not callback.essential],
     }
 
 
@@ -76,7 +76,7 @@ def restore(learner: Learner, state: Mapping[str, Any], override: bool = False) 
         raise RunError(_refusal([f"the optimizer's recipe is {there} there and {here} here"]))
     try:
         _restore_progress(learner, state["progress"])
-        for name, callback in learner.callback_list.named().items():
+        for name, callback in learner.loop.callbacks.by_name().items():
             if name in state["callbacks"]:
                 callback.load_state_dict(weights.copied(state["callbacks"][name]))
     except BaseException:  # a callback may refuse its state; the model is still as it was
@@ -111,11 +111,11 @@ def settings(learner: Learner) -> dict[str, Any]:
         "batches": len(learner.train),
         **{name: size for name, size in _sizes(learner).items() if size is not None},
         "data": _source(learner.train.source),
-        "accumulate": learner.accumulate,
+        "accumulate": learner.loop.accumulate,
         "metrics": ", ".join(learner.metrics),
-        "defaults": learner.defaults,
+        "defaults": learner._defaults,
         "recipe": _recipe(opt),
-        "callbacks": {name: callback.settings() for name, callback in learner.callback_list.named().items()},
+        "callbacks": {name: callback.settings() for name, callback in learner.loop.callbacks.by_name().items()},
     }
 
 
@@ -140,37 +140,37 @@ def _source(source: Any) -> str:
 
 def _restore_progress(learner: Learner, progress: Mapping[str, Any]) -> None:
     engine = learner.engine
-    learner.position, learner.steps = tuple(progress["position"]), progress["steps"]
+    learner.loop.position, learner.steps = tuple(progress["position"]), progress["steps"]
     learner.history = [{phase: dict(means) for phase, means in epoch.items()} for epoch in progress["history"]]
-    learner.means = Means(learner.metrics)
+    learner.loop.means = Means(learner.metrics)
     if progress["means"] is None:
         return
     if len(progress["means"]) == engine.world_size:
-        learner.means.load_state_dict(progress["means"][engine.global_rank])
+        learner.loop.means.load_state_dict(progress["means"][engine.global_rank])
     elif engine.is_rank_zero:  # the sums of all processes, which count once
         rows = progress["means"]
         total = [sum(column) for column in zip(*(row["sums"] for row in rows), strict=True)]
-        learner.means.load_state_dict({"count": sum(row["count"] for row in rows), "sums": total})
+        learner.loop.means.load_state_dict({"count": sum(row["count"] for row in rows), "sums": total})
 
 
 def _check_moment(learner: Learner) -> None:
     """Refuse a moment at which the model holds other weights than the optimizer's, or not all callbacks are told."""
-    for callback in learner.callback_list.ordered:
+    for callback in learner.loop.callbacks:
         if callback.in_model is not None:
             raise RunError(
                 f"{type(callback).__name__} has put {callback.in_model} into the model, so that there is no state to "
                 "go on from; take it earlier, as Checkpoints does, or have the fit end with the optimizer's weights."
             )
-    epoch, batch = learner.position
-    if batch and getattr(learner, "phase", "train") == "eval":
+    epoch, batch = learner.loop.position
+    if batch and learner.loop.phase == "eval":
         raise RunError(
             f"A fit's state is taken while it trains or after an epoch, not while epoch {epoch + 1} is evaluated."
         )
-    ends = learner.event in ("after_epoch", "cleanup_epoch") and learner.unwinding is None
-    if ends and batch and learner.phases["eval"]:
+    ends = learner.loop.event in ("after_epoch", "cleanup_epoch") and learner.loop.unwinding is None
+    if ends and batch and learner.loop.phases["eval"]:
         raise RunError("A fit's state is not taken between the two phases of an epoch; take it after the evaluation.")
-    if learner.event == "after_epoch":
-        for callback in learner.callback_list.not_notified("after_epoch"):
+    if learner.loop.event == "after_epoch":
+        for callback in learner.loop.callbacks.pending("after_epoch"):
             if callback.essential and callback.state_dict():
                 raise RunError(
                     f"{type(callback).__name__} is not told the end of the epoch yet; take a fit's state in "
@@ -208,7 +208,7 @@ def _check(learner: Learner, state: Mapping[str, Any], override: bool) -> None:
 
 def _other_callbacks(learner: Learner, state: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     """How the callbacks differ that have settings or a state; those that only look on may come and go."""
-    there, named = state["settings"]["callbacks"], learner.callback_list.named()
+    there, named = state["settings"]["callbacks"], learner.loop.callbacks.by_name()
     aside = {*state["observers"], *(name for name, callback in named.items() if not callback.essential)}
     theirs = {name for name, kept in state["callbacks"].items() if kept or there.get(name)} - aside
     ours = {name for name, c in named.items() if c.essential and (here[name] or c.state_dict())} - aside

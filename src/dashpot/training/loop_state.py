@@ -1,0 +1,88 @@
+"""State of the training loop: the current batch, and the position within a fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from dashpot.tasks.means import Means
+    from dashpot.training.callback import CallbackList
+    from dashpot.training.loader import ResumableLoader
+
+__all__ = ["Batch", "LoopState"]
+
+
+@dataclass
+class Batch:
+    """One batch of this rank, and the results computed from it.
+
+    Attributes:
+        x: Model input, on the engine's device.
+        y: Target, on the engine's device.
+        size: Number of examples on this rank.
+        weight: Weight of the mean loss of this batch in the loss of its optimizer step.
+        index: Index within the phase, from 0.
+        is_last_microbatch: Whether the optimizer steps after this batch.
+        output: Output of the model.
+        loss: Mean loss, a 0-d tensor.
+        stepped: Whether the optimizer has stepped after this batch; False if the step was skipped.
+        grad_norm: Gradient 2-norm of the step before clipping, if a callback has measured it; a 0-d tensor.
+    """
+
+    x: Any
+    y: Any
+    size: int
+    weight: float
+    index: int = 0
+    is_last_microbatch: bool = True
+    output: Any = None
+    loss: Any = None
+    stepped: bool = False
+    grad_norm: Tensor | None = None
+
+
+@dataclass
+class LoopState:
+    """State of one fit beyond the attributes of `Learner`.
+
+    Attributes:
+        callbacks: Callbacks of the fit, in order.
+        means: Running means of the loss and the metrics over the phase.
+        phases: Whether the fit has the phases "train" and "eval".
+        override: Whether the settings of a resumed checkpoint may differ.
+        accumulate: Number of micro-batches of an optimizer step. A callback may set it in `before_fit`.
+        pending_batches: Number of micro-batches whose gradients are accumulated for the next step.
+        position: (epoch, batch) of the next training batch.
+        phase: Current phase, "train" or "eval".
+        loader: Loader of the current phase.
+        event: Name of the event in progress.
+        unwinding: In cleanup events, the type of the exception that propagates further, or None: an error, or a
+            cancellation of a wider scope.
+    """
+
+    callbacks: CallbackList
+    means: Means
+    phases: Mapping[str, bool]
+    override: bool
+    accumulate: int = 1
+    pending_batches: int = 0
+    position: tuple[int, int] = (0, 0)
+    phase: str = "train"
+    loader: ResumableLoader | Any = None
+    event: str = ""
+    unwinding: type[BaseException] | None = None
+
+    def locate(self, batch: Batch, index: int) -> None:
+        """Set the fields of `batch` that depend on its index within the phase."""
+        batch.index = index
+        batch.is_last_microbatch = (index + 1) % self.accumulate == 0 or index + 1 == len(self.loader)
+        if self.accumulate > 1:
+            first = index - index % self.accumulate
+            window = range(first, min(first + self.accumulate, len(self.loader)))
+            if len(window) > 1:
+                examples = self.loader.examples
+                batch.weight = batch.weight * examples(index) / sum(map(examples, window))
