@@ -108,7 +108,7 @@ def test_normalisation_layers_do_not_decay(norm):
     groups = dp.param_groups(model, 0.1)
     assert names(groups, True) == ["0.weight"]
     assert names(groups, False) == ["0.bias", *[f"1.{name}" for name, _ in norm.named_parameters()]]
-    assert {row.why for row in groups.rows if row.name.startswith("1.")} == {type(norm).__name__}
+    assert {row.reason for row in groups.rows if row.name.startswith("1.")} == {type(norm).__name__}
     assert names(dp.param_groups(model, 0.1, decay_norms=True), False) == ["0.bias"]
 
 
@@ -121,7 +121,7 @@ def test_a_subclass_of_a_norm_is_a_norm_and_own_classes_can_be_named():
         "1.bias",
     ]
     told = dp.param_groups(nn.Sequential(Grouped(), nn.Linear(2, 2)), 0.1, norms=(Grouped,))
-    assert {row.name: row.why for row in told.rows if not row.decays} == {"0.table": "Grouped", "1.bias": "bias"}
+    assert {row.name: row.reason for row in told.rows if not row.decays} == {"0.table": "Grouped", "1.bias": "bias"}
 
 
 def test_biases():
@@ -182,13 +182,13 @@ def test_tied_parameters_can_be_allowed_and_follow_the_first():
 
 def test_the_table_shows_every_name_of_a_tied_parameter():
     groups = dp.param_groups(Tied(), 0.1, allow_tied=True)
-    assert {row.name: row.why for row in groups.rows}["embedding.weight"] == "Embedding, also head.weight"
+    assert {row.name: row.reason for row in groups.rows}["embedding.weight"] == "Embedding, also head.weight"
 
 
 def test_a_module_used_twice_is_not_tied():
     layer = nn.Linear(2, 2)
     model = nn.Sequential(layer, nn.ReLU(), nn.Sequential(layer))
-    assert [(row.name, row.why) for row in dp.param_groups(model, 0.1).rows] == [
+    assert [(row.name, row.reason) for row in dp.param_groups(model, 0.1).rows] == [
         ("0.weight", "Linear"),
         ("0.bias", "bias"),
     ]
@@ -203,7 +203,7 @@ def test_a_frozen_tied_parameter_is_simply_left_out():
 def test_table():
     groups = dp.param_groups(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)), 0.25)
     assert str(groups).splitlines() == [
-        "name      shape              decay  why",
+        "name      shape              decay  reason",
         "0.weight  (2, 1, 3, 3)       yes    Conv2d",
         "0.bias    (2,)               no     bias",
         "1.weight  (2,)               no     BatchNorm2d",

@@ -81,4 +81,4 @@ def test_matrices_and_embeddings_decay_norms_and_biases_do_not(name):
         if not row.decays:
             is_norm = row.name.split(".")[-2].endswith(NORMS)
             assert len(row.shape) == 1
-            assert "Norm" in row.why if is_norm else row.why.startswith("bias")
+            assert "Norm" in row.reason if is_norm else row.reason.startswith("bias")

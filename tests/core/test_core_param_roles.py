@@ -13,7 +13,7 @@ import dashpot as dp
 
 def whys(model, **options):
     """(decays, reason) by name."""
-    return {row.name: (row.decays, row.why) for row in dp.param_groups(model, 0.1, **options).rows}
+    return {row.name: (row.decays, row.reason) for row in dp.param_groups(model, 0.1, **options).rows}
 
 
 def decaying(model, **options):
@@ -192,7 +192,7 @@ def test_prelu_does_not_decay():
 def test_a_vector_of_unknown_meaning_is_named():
     model = nn.Sequential(*[module("Gate", {"w": 3, "v": (3, 3)}) for _ in range(4)])
     with pytest.warns(
-        UserWarning, match=r"'0.w' and 3 more of Gate \(a vector, not decayed\); decide with overrides={'0"
+        UserWarning, match=r"'0.w' and 3 more of Gate \(a vector, not decayed\); set decay with overrides={'0"
     ) as seen:
         assert decaying(model) == [f"{i}.v" for i in range(4)]
     assert len(seen) == 1
@@ -202,7 +202,7 @@ def test_a_vector_of_unknown_meaning_is_named():
 
 def test_the_warning_names_five_kinds_at_most():
     model = nn.ModuleList([module(f"Kind{i}", {"w": 2}) for i in range(8)])
-    with pytest.warns(UserWarning, match=r", 3 other kinds; decide"):
+    with pytest.warns(UserWarning, match=r", 3 other kinds; set decay"):
         dp.param_groups(model, 0.1)
 
 
@@ -261,8 +261,8 @@ def test_overrides_decide_by_name_or_class_and_the_first_wins():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"*.wieght": True}, r"overrides\['\*.wieght'\] must decide some parameter, got none"),
-        ({nn.LSTM: True}, r"overrides\[LSTM\] must decide some parameter, got none"),
+        ({"*.wieght": True}, r"overrides\['\*.wieght'\] must match a parameter, got none"),
+        ({nn.LSTM: True}, r"overrides\[LSTM\] must match a parameter, got none"),
         ({"weight": 0}, r"overrides\['weight'\] must be True or False, got 0"),
         ({int: True}, r"overrides must have names or module classes as keys, got <class 'int'>"),
     ],

@@ -142,5 +142,5 @@ def test_no_module_of_the_package_warns_at_a_line_of_its_own():
     ("text", "forbidden"),
     [("x.so: failed to map segment from shared object", True), ("x.so: undefined symbol: f", False)],
 )
-def test_a_library_on_a_file_system_without_programs_is_told_from_a_bad_one(tmp_path, text, forbidden):
-    assert build._forbids_programs(tmp_path, OSError(text)) is forbidden
+def test_load_errors_on_noexec_file_systems_are_detected(tmp_path, text, forbidden):
+    assert build._is_noexec(tmp_path, OSError(text)) is forbidden

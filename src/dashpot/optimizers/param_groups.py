@@ -1,4 +1,4 @@
-"""Parameter groups from a model: which parameters decay and which do not."""
+"""Parameter groups with and without weight decay, from a model."""
 
 from __future__ import annotations
 
@@ -12,40 +12,40 @@ from torch import nn
 from dashpot.constraints import FLAG, NONNEGATIVE, Scalar, check
 from dashpot.errors import ArgumentError
 from dashpot.optimizers.group_keys import CARRIED, nearest
-from dashpot.optimizers.param_owners import Owned, shape_of, trainable
+from dashpot.optimizers.param_owners import OwnedParam, shape_of, trainable_params
 from dashpot.optimizers.param_roles import Role, role_of
 from dashpot.utils.warn import warn
 
 __all__ = ["ParamGroups", "param_groups"]
 
 _FLAGS = ("decay_norms", "decay_biases", "decay_embeddings", "allow_tied")
-_SHOWN = 5  # doubtful kinds of tensors that a warning names
+_MAX_SHOWN = 5  # kinds of uncertain tensors named in a warning
+
+
+class _Decision(NamedTuple):
+    decays: bool
+    reason: str
+    doubt: str | None = None
 
 
 class _Row(NamedTuple):
     name: str
     shape: tuple[int, ...] | None
     decays: bool
-    why: str
-
-
-class _Decision(NamedTuple):
-    decays: bool
-    why: str
-    doubt: str | None = None
+    reason: str
 
 
 class ParamGroups(list[dict[str, Any]]):
-    """Two parameter groups, ready for an optimizer; prints as a table of what went where and why."""
+    """Parameter groups for an optimizer; prints as a table of parameters, decay and reasons."""
 
     rows: tuple[_Row, ...] = ()
 
     def __repr__(self) -> str:
         width = max([len(row.name) for row in self.rows], default=4)
-        lines = [f"{'name':<{width}}  {'shape':<18} decay  why"]
+        lines = [f"{'name':<{width}}  {'shape':<18} decay  reason"]
         for row in self.rows:
             shape = "uninitialized" if row.shape is None else str(row.shape)
-            lines.append(f"{row.name:<{width}}  {shape:<18} {'yes' if row.decays else 'no':<5}  {row.why}")
+            lines.append(f"{row.name:<{width}}  {shape:<18} {'yes' if row.decays else 'no':<5}  {row.reason}")
         for group, decays in zip(self, sorted({row.decays for row in self.rows}, reverse=True), strict=True):
             lines.append(
                 f"weight_decay={group['weight_decay']}: {_totals([r for r in self.rows if r.decays is decays])}"
@@ -71,62 +71,69 @@ def param_groups(
     allow_tied: bool = False,
     **settings: Any,
 ) -> ParamGroups:
-    """Split a model's trainable parameters into one group that decays and one that does not.
+    """Split the trainable parameters of a model into a group with weight decay and a group without.
+
+    Every trainable parameter is in exactly one group, together with its name, so that optimizer state is saved by name.
+    Weights and embeddings decay; biases, parameters of normalization layers and other vectors, such as scales, do not,
+    nor do parameters with a true attribute `_no_weight_decay`. Normalization layers are torch's, and modules that own
+    only vectors and are named norm, by class or attribute, or have an epsilon. A parametrized tensor is classified as
+    the tensor it computes. A warning lists tensors whose role neither class nor name determines. The printed result
+    shows the reason for each decision.
 
     Args:
-        model: Any module; parameters that do not require gradients are left out.
-        weight_decay: >= 0, for the first group; the second gets 0.
-        decay_norms, decay_biases, decay_embeddings: Whether parameters of normalization layers, biases, and embeddings
-            decay.
-        norms: Normalization classes, in addition to those that are recognized.
-        overrides: Your own decisions, True for decay: a key is a module class or a pattern of parameter names such as
-            "*.gain". The first key that matches a parameter decides; a key that matches none is refused.
-        allow_tied: Accept a parameter that is registered under two names, decided by the first. By default it is
-            refused, because the two can disagree. A module that the model uses twice is no tie.
-        settings: Further settings for both groups, e.g. `lr=1e-3`.
+        model: Any module. Parameters that do not require gradients are excluded.
+        weight_decay: Decay of the first group, >= 0. The second has 0.
+        decay_norms: Whether parameters of normalization layers decay.
+        decay_biases: Whether biases decay.
+        decay_embeddings: Whether embeddings decay.
+        norms: Normalization classes, in addition to the recognized ones.
+        overrides: Decisions, True for decay, by module class or by a pattern of parameter names such as "*.gain". The
+            first matching key decides; every key must match a parameter.
+        allow_tied: Classify a parameter registered under two names by the first. By default it is an error, because
+            the two roles may differ. A module used twice by the model is not tied.
+        settings: Further settings of both groups, such as `lr=1e-3`.
 
-    Normalization layers are those of torch, and modules with nothing but vectors that are called norm, by class or by
-    attribute, or have an epsilon. A parametrized tensor is decided as the tensor it stands for. Other vectors, such as
-    scales, do not decay, as neither do parameters with a true attribute `_no_weight_decay`. Where neither class nor
-    name tells what a tensor is, a warning names it. The table that the result prints gives the reason for each tensor.
+    Returns:
+        One or two parameter groups, without empty ones.
 
-    Every trainable parameter lands in exactly one group, with its name, so that optimizer state is saved by name.
-    Raises `ArgumentError` for a tied parameter, a model without trainable parameters, or a setting that is a misspelt
-    argument.
+    Raises:
+        ArgumentError: If a parameter is tied, the model has no trainable parameters, or a setting is a misspelt
+            argument.
 
-    >>> import dashpot as dp
-    >>> groups = param_groups(nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3)), weight_decay=0.01)
-    >>> groups
-    name      shape              decay  why
-    0.weight  (3, 2)             yes    Linear
-    0.bias    (3,)               no     bias
-    1.weight  (3,)               no     LayerNorm
-    1.bias    (3,)               no     LayerNorm
-    weight_decay=0.01: 1 tensors, 6 elements
-    weight_decay=0.0: 3 tensors, 9 elements
-    >>> opt = dp.AdamW(groups, lr=1e-3)
+    Example:
+        >>> import dashpot as dp
+        >>> groups = param_groups(nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3)), weight_decay=0.01)
+        >>> groups
+        name      shape              decay  reason
+        0.weight  (3, 2)             yes    Linear
+        0.bias    (3,)               no     bias
+        1.weight  (3,)               no     LayerNorm
+        1.bias    (3,)               no     LayerNorm
+        weight_decay=0.01: 1 tensors, 6 elements
+        weight_decay=0.0: 3 tensors, 9 elements
+        >>> opt = dp.AdamW(groups, lr=1e-3)
     """
     check("param_groups", "weight_decay", weight_decay, NONNEGATIVE)
     for name, flag in zip(_FLAGS, (decay_norms, decay_biases, decay_embeddings, allow_tied), strict=True):
         check("param_groups", name, flag, FLAG)
     _check(model, norms, settings)
-    own = _Overrides(overrides or {})
+    rules = _Overrides(overrides or {})
     by_role = {Role.WEIGHT: True, Role.BIAS: decay_biases, Role.NORM: decay_norms, Role.VECTOR: False}
     by_role[Role.EMBEDDING] = decay_embeddings
-    rows, members, doubtful = [], {True: [], False: []}, []
-    for owned, *ties in _registered(model):
+    rows, members, uncertain = [], {True: [], False: []}, []
+    for owned, *ties in _registrations(model):
         _check_ties(owned, ties, allow_tied)
-        decision = own.decision(owned) or _marked(owned) or _decision(owned, norms, by_role)
-        why = ", also ".join([decision.why, *(other.name for other in ties)])
-        rows.append(_Row(owned.name, shape_of(owned.parameter), decision.decays, why))
+        decision = rules.decision(owned) or _marked(owned) or _decision(owned, norms, by_role)
+        reason = ", also ".join([decision.reason, *(other.name for other in ties)])
+        rows.append(_Row(owned.name, shape_of(owned.parameter), decision.decays, reason))
         members[decision.decays].append((owned.name, owned.parameter))
         if decision.doubt:
-            doubtful.append((owned, decision))
+            uncertain.append((owned, decision))
     if not rows:
         raise ArgumentError("param_groups: the model must have at least one trainable parameter, got none.")
-    own.check_used()
-    if doubtful:
-        warn(_warning(doubtful))
+    rules.check_used()
+    if uncertain:
+        warn(_warning(uncertain))
     groups = ParamGroups(
         {"params": members[decays], "weight_decay": weight_decay if decays else 0.0, **settings}
         for decays in (True, False)
@@ -151,24 +158,24 @@ def _is_module_class(x: Any) -> bool:
     return isinstance(x, type) and issubclass(x, nn.Module)
 
 
-def _registered(model: nn.Module) -> list[list[Owned]]:
-    """For every trainable parameter, each place where it is registered, under its first name."""
-    found: dict[int, dict[tuple[int, str], Owned]] = {}
-    for owned in trainable(model):
-        found.setdefault(id(owned.parameter), {}).setdefault(owned.holder, owned)
-    return [list(places.values()) for places in found.values()]
+def _registrations(model: nn.Module) -> list[list[OwnedParam]]:
+    """Return, for every trainable parameter, its registrations, each under its first name."""
+    found: dict[int, dict[tuple[int, str], OwnedParam]] = {}
+    for owned in trainable_params(model):
+        found.setdefault(id(owned.parameter), {}).setdefault(owned.registration, owned)
+    return [list(registrations.values()) for registrations in found.values()]
 
 
-def _check_ties(owned: Owned, ties: list[Owned], allow_tied: bool) -> None:
+def _check_ties(owned: OwnedParam, ties: list[OwnedParam], allow_tied: bool) -> None:
     if ties and not allow_tied:
         raise ArgumentError(
             f"param_groups: {ties[0].name!r} and {owned.name!r} are one tied parameter; "
-            "pass allow_tied=True to treat it as the first."
+            f"pass allow_tied=True to classify it as {owned.name!r}."
         )
 
 
 class _Overrides:
-    """The user's decisions, and which of them were used."""
+    """User-defined decisions, and which of them are still unused."""
 
     def __init__(self, given: Mapping[Any, bool]) -> None:
         for key, decays in given.items():
@@ -178,7 +185,7 @@ class _Overrides:
                 raise ArgumentError(f"param_groups: overrides[{_text(key)}] must be True or False, got {decays!r}.")
         self._given, self._unused = given, set(given)
 
-    def decision(self, owned: Owned) -> _Decision | None:
+    def decision(self, owned: OwnedParam) -> _Decision | None:
         for key, decays in self._given.items():
             if fnmatchcase(owned.name, key) if isinstance(key, str) else isinstance(owned.module, key):
                 self._unused.discard(key)
@@ -188,38 +195,38 @@ class _Overrides:
     def check_used(self) -> None:
         for key in self._given:
             if key in self._unused:
-                raise ArgumentError(f"param_groups: overrides[{_text(key)}] must decide some parameter, got none.")
+                raise ArgumentError(f"param_groups: overrides[{_text(key)}] must match a parameter, got none.")
 
 
 def _text(key: Any) -> str:
     return repr(key) if isinstance(key, str) else key.__name__
 
 
-def _marked(owned: Owned) -> _Decision | None:
-    """Models such as Mamba mark parameters that must not decay."""
+def _marked(owned: OwnedParam) -> _Decision | None:
+    """Return the decision for a parameter with the `_no_weight_decay` attribute that models such as Mamba set."""
     return _Decision(False, "_no_weight_decay") if getattr(owned.parameter, "_no_weight_decay", False) else None
 
 
-def _decision(owned: Owned, norms: tuple[type[nn.Module], ...], by_role: Mapping[Role, bool]) -> _Decision:
-    role, why, doubt = role_of(owned, norms)
-    return _Decision(by_role[role], why, doubt)
+def _decision(owned: OwnedParam, norms: tuple[type[nn.Module], ...], by_role: Mapping[Role, bool]) -> _Decision:
+    role, reason, doubt = role_of(owned, norms)
+    return _Decision(by_role[role], reason, doubt)
 
 
-def _warning(doubtful: list[tuple[Owned, _Decision]]) -> str:
-    """One sentence that names the doubtful tensors, one for each class and attribute."""
-    kinds: dict[tuple[str, str], list[tuple[Owned, _Decision]]] = {}
-    for owned, decision in doubtful:
-        kinds.setdefault((owned.kind, owned.attribute), []).append((owned, decision))
+def _warning(uncertain: list[tuple[OwnedParam, _Decision]]) -> str:
+    """Return the warning about uncertain tensors, with one example for each class and attribute."""
+    kinds: dict[tuple[str, str], list[tuple[OwnedParam, _Decision]]] = {}
+    for owned, decision in uncertain:
+        kinds.setdefault((owned.class_name, owned.attribute), []).append((owned, decision))
     parts = []
-    for alike in list(kinds.values())[:_SHOWN]:
+    for alike in list(kinds.values())[:_MAX_SHOWN]:
         owned, decision = alike[0]
         more = f" and {len(alike) - 1} more" if len(alike) > 1 else ""
         side = "decayed" if decision.decays else "not decayed"
-        parts.append(f"{owned.name!r}{more} of {owned.kind} ({decision.doubt}, {side})")
-    if len(kinds) > _SHOWN:
-        parts.append(f"{len(kinds) - _SHOWN} other kinds")
-    key = doubtful[0][0].name
+        parts.append(f"{owned.name!r}{more} of {owned.class_name} ({decision.doubt}, {side})")
+    if len(kinds) > _MAX_SHOWN:
+        parts.append(f"{len(kinds) - _MAX_SHOWN} other kinds")
+    key = uncertain[0][0].name
     return (
-        f"param_groups cannot tell what some tensors are: {', '.join(parts)}; "
-        f"decide with overrides={{{key!r}: True}} or False."
+        f"param_groups: the role of some tensors is uncertain: {', '.join(parts)}; "
+        f"set decay with overrides={{{key!r}: True}} or False."
     )

@@ -1,4 +1,4 @@
-"""The trainable tensors of a model, each with the module and the attribute that it is a part of."""
+"""Trainable parameters of a model, each with the module and attribute it belongs to."""
 
 from __future__ import annotations
 
@@ -9,87 +9,91 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
-__all__ = ["Owned", "class_of", "is_container", "shape_of", "trainable"]
+__all__ = ["OwnedParam", "class_of", "is_container", "shape_of", "trainable_params"]
 
 
-class Owned(NamedTuple):
-    """A parameter under one of its names, and what it is a part of: an attribute of a module.
+class OwnedParam(NamedTuple):
+    """A parameter under one of its names, with its owner.
 
-    `module` and `attribute` are those that hold it, except for the original of a parametrized tensor, which is a part
-    of the tensor, and for an entry of a `ParameterList` or `ParameterDict`, which is a part of the module that holds
-    the container. `place` is the name of `module`. `holder` says where the parameter is registered: a module that a
-    model uses twice registers it once. `outer` is the parametrized tensor that a parametrization's own parameter
-    computes.
+    The owner is usually the module that registers the parameter. The original of a parametrized tensor belongs to the
+    parametrized tensor, and an entry of a `ParameterList` or `ParameterDict` to the module that contains the list.
+
+    Attributes:
+        name: Qualified name of the parameter.
+        parameter: The parameter.
+        module: The owner.
+        attribute: Attribute of the owner.
+        module_name: Qualified name of the owner.
+        registration: Identity of the registering module, and the parameter's name there. The same for a module that
+            the model uses twice.
+        parametrized: True for the original of a parametrized tensor.
+        outer: The parametrized tensor that a parametrization's own parameter contributes to, or None.
     """
 
     name: str
     parameter: nn.Parameter
     module: nn.Module
     attribute: str
-    place: str
-    holder: tuple[int, str]
+    module_name: str
+    registration: tuple[int, str]
     parametrized: bool
-    outer: Owned | None
+    outer: OwnedParam | None
 
     @property
-    def kind(self) -> str:
-        """The class of `module`, without the name that parametrizations give it."""
+    def class_name(self) -> str:
+        """Name of the owner's class, without the prefix of parametrized classes."""
         return class_of(self.module).__name__
 
 
 def class_of(module: nn.Module) -> type[nn.Module]:
-    """The class of a module, not the one that parametrizations derive from it."""
+    """Return the class of a module before parametrization."""
     return parametrize.type_before_parametrizations(module)
 
 
 def is_container(module: nn.Module) -> bool:
-    """True for a container of parameters."""
+    """Return True for a container of parameters."""
     return isinstance(module, (nn.ParameterList, nn.ParameterDict))
 
 
 def shape_of(parameter: nn.Parameter) -> tuple[int, ...] | None:
-    """The shape; None for a parameter of a lazy module that has not run yet."""
+    """Return the shape; None for an uninitialized parameter of a lazy module."""
     return None if is_lazy(parameter) else tuple(parameter.shape)
 
 
-def trainable(model: nn.Module) -> Iterator[Owned]:
-    """Every parameter that requires a gradient, under each of its names."""
+def trainable_params(model: nn.Module) -> Iterator[OwnedParam]:
+    """Yield every parameter that requires a gradient, under each of its names."""
     modules = dict(model.named_modules(remove_duplicate=False))
-    for prefix, holder in modules.items():
-        for key, parameter in holder.named_parameters(recurse=False, remove_duplicate=False):
+    for prefix, module in modules.items():
+        for key, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
             if parameter.requires_grad:
                 yield _owned(modules, prefix, key, parameter)
 
 
-def _owned(modules: Mapping[str, nn.Module], prefix: str, key: str, parameter: nn.Parameter) -> Owned:
-    place, attribute, parametrized = prefix, key, False
-    if is_container(modules[place]) and place:
-        place, _, attribute = place.rpartition(".")
-    elif found := _parametrized_by(modules, prefix):
-        (place, attribute), parametrized = found, True
-    name, holder = _join(prefix, key), (id(modules[prefix]), key)
-    owned = Owned(name, parameter, modules[place], attribute, place, holder, parametrized, None)
-    outer = next((found for parent in _parents(place) if (found := _parametrized_by(modules, parent))), None)
+def _owned(modules: Mapping[str, nn.Module], prefix: str, key: str, parameter: nn.Parameter) -> OwnedParam:
+    owner, attribute, parametrized = prefix, key, False
+    if is_container(modules[owner]) and owner:
+        owner, _, attribute = owner.rpartition(".")
+    elif found := _parametrized_tensor(modules, prefix):
+        (owner, attribute), parametrized = found, True
+    name, registration = f"{prefix}.{key}" if prefix else key, (id(modules[prefix]), key)
+    owned = OwnedParam(name, parameter, modules[owner], attribute, owner, registration, parametrized, None)
+    outer = next((found for parent in _ancestors(owner) if (found := _parametrized_tensor(modules, parent))), None)
     if outer is None:
         return owned
-    place, attribute = outer
-    return owned._replace(outer=Owned(name, parameter, modules[place], attribute, place, holder, True, None))
+    owner, attribute = outer
+    return owned._replace(outer=OwnedParam(name, parameter, modules[owner], attribute, owner, registration, True, None))
 
 
-def _parametrized_by(modules: Mapping[str, nn.Module], prefix: str) -> tuple[str, str] | None:
-    """(name of the module, attribute) of the tensor whose `ParametrizationList` a module is; None for any other."""
+def _parametrized_tensor(modules: Mapping[str, nn.Module], prefix: str) -> tuple[str, str] | None:
+    """Return (module name, attribute) of the tensor parametrized by a `ParametrizationList`; None for other modules."""
     if not isinstance(modules[prefix], parametrize.ParametrizationList):
         return None
     container, _, attribute = prefix.rpartition(".")
     return container.rpartition(".")[0], attribute
 
 
-def _parents(prefix: str) -> Iterator[str]:
-    """The names of the modules that contain a module, from the inside, itself first."""
-    while prefix:
-        yield prefix
-        prefix = prefix.rpartition(".")[0]
-
-
-def _join(prefix: str, key: str) -> str:
-    return f"{prefix}.{key}" if prefix else key
+def _ancestors(name: str) -> Iterator[str]:
+    """Yield the name of a module and of its ancestors, innermost first, without the root."""
+    while name:
+        yield name
+        name = name.rpartition(".")[0]

@@ -1,4 +1,4 @@
-"""What a tensor is to its model: a weight, a bias, part of a normalization, an embedding, or another vector."""
+"""Roles of parameters in a model: weight, bias, normalization, embedding or other vector."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from dashpot._torch_private import NormBase
-from dashpot.optimizers.param_owners import Owned, class_of, is_container, shape_of
+from dashpot.optimizers.param_owners import OwnedParam, class_of, is_container, shape_of
 
-__all__ = ["Role", "Verdict", "role_of"]
+__all__ = ["Role", "RoleDecision", "role_of"]
 
 Classes = tuple[type[nn.Module], ...]
 
@@ -25,13 +25,13 @@ _BIAS = re.compile(r"(?<!un)(?<!de)bias(?!ed)", re.IGNORECASE)
 _NORM = r"[Nn]orm(?!al(?!i[sz]))"  # "Normalize", not "Normal"
 _NORM_CLASS = re.compile(rf"{_NORM}|(?<![A-Z])(LN|BN|GN|GRN)(?![A-Za-z])")
 _NORM_CLASS_ENDING = re.compile(r"(Norm|Normali[sz]ation|(?<![A-Z])(LN|BN|GN|GRN))(\dd)?$")
-_NORM_PLACE = re.compile(rf"{_NORM}|(^|_)(ln|bn|gn)(?![a-z])")
+_NORM_ATTRIBUTE = re.compile(rf"{_NORM}|(^|_)(ln|bn|gn)(?![a-z])")
 _TABLE = re.compile(r"(?<![a-z])(tokens?|emb(ed(ding)?s?)?)\d*$", re.IGNORECASE)
 _SCALE = re.compile(r"scal(e|ing)|gain|gamma|alpha|lambda|temperature", re.IGNORECASE)
 
 
 class Role(Enum):
-    """What a tensor is to its model."""
+    """Role of a parameter in its model."""
 
     WEIGHT = "weight"
     BIAS = "bias"
@@ -40,77 +40,79 @@ class Role(Enum):
     VECTOR = "vector"
 
 
-class Verdict(NamedTuple):
-    """The role of a tensor, the evidence, and a doubt where the evidence is weak."""
+class RoleDecision(NamedTuple):
+    """A parameter's role, the reason, and a doubt if the evidence is weak."""
 
     role: Role
-    why: str
+    reason: str
     doubt: str | None = None
 
 
-def role_of(owned: Owned, norms: Classes = ()) -> Verdict:
-    """The role of a tensor; `norms` are classes that are known to be normalizations.
+def role_of(owned: OwnedParam, norms: Classes = ()) -> RoleDecision:
+    """Determine the role of a parameter: torch's layers by class, other modules by structure and name.
 
-    Layers of torch are recognized by class, those of others by structure and name.
+    Args:
+        owned: The parameter and its owner.
+        norms: Further normalization classes.
     """
-    if owned.outer is not None:  # what computes part of a norm or a bias is treated alike
-        verdict = _role(owned.outer, norms)
-        if verdict.role in (Role.NORM, Role.BIAS):
-            return verdict
+    if owned.outer is not None:  # parameters that compute a norm or a bias share its role
+        decision = _role(owned.outer, norms)
+        if decision.role in (Role.NORM, Role.BIAS):
+            return decision
     return _role(owned, norms)
 
 
-def _role(owned: Owned, norms: Classes) -> Verdict:
-    verdict = _by_class(owned, norms) or _by_structure(owned)
-    return verdict._replace(why=f"{verdict.why}, parametrized") if owned.parametrized else verdict
+def _role(owned: OwnedParam, norms: Classes) -> RoleDecision:
+    decision = _by_class(owned, norms) or _by_structure(owned)
+    return decision._replace(reason=f"{decision.reason}, parametrized") if owned.parametrized else decision
 
 
-def _by_class(owned: Owned, norms: Classes) -> Verdict | None:
-    module, kind = owned.module, owned.kind
+def _by_class(owned: OwnedParam, norms: Classes) -> RoleDecision | None:
+    module, name = owned.module, owned.class_name
     if isinstance(module, (*_NORMS, *norms)):
-        return Verdict(Role.NORM, kind)
+        return RoleDecision(Role.NORM, name)
     if isinstance(module, _EMBEDDINGS):
-        return Verdict(Role.EMBEDDING, kind)
+        return RoleDecision(Role.EMBEDDING, name)
     if _is_layer_of_torch(module) and "weight" in owned.attribute:
-        return Verdict(Role.VECTOR if isinstance(module, nn.PReLU) else Role.WEIGHT, kind)
+        return RoleDecision(Role.VECTOR if isinstance(module, nn.PReLU) else Role.WEIGHT, name)
     return None
 
 
-def _by_structure(owned: Owned) -> Verdict:
-    kind, shape = owned.kind, shape_of(owned.parameter)
-    if reason := _like_a_norm(owned):
-        return Verdict(Role.NORM, f"{kind}: {reason}")
+def _by_structure(owned: OwnedParam) -> RoleDecision:
+    name, shape = owned.class_name, shape_of(owned.parameter)
+    if evidence := _norm_evidence(owned):
+        return RoleDecision(Role.NORM, f"{name}: {evidence}")
     if _BIAS.search(owned.attribute):
-        return Verdict(Role.BIAS, "bias")
+        return RoleDecision(Role.BIAS, "bias")
     if _TABLE.search(owned.attribute):
-        return Verdict(Role.EMBEDDING, f"{kind}: embedding by name")
+        return RoleDecision(Role.EMBEDDING, f"{name}: embedding by name")
     if shape is None:
-        return Verdict(Role.WEIGHT, kind, "no shape yet")
+        return RoleDecision(Role.WEIGHT, name, "uninitialized")
     if _is_vector(shape):
-        named = _SCALE.search(owned.attribute) or _SCALE.search(kind)
-        return Verdict(Role.VECTOR, f"{kind}: vector", None if named else "a vector")
-    doubt = "in a class named like a norm, but not a vector" if _NORM_CLASS_ENDING.search(kind) else None
-    return Verdict(Role.WEIGHT, kind, doubt)
+        is_scale = _SCALE.search(owned.attribute) or _SCALE.search(name)
+        return RoleDecision(Role.VECTOR, f"{name}: vector", None if is_scale else "a vector")
+    doubt = "in a class named like a norm, but not a vector" if _NORM_CLASS_ENDING.search(name) else None
+    return RoleDecision(Role.WEIGHT, name, doubt)
 
 
-def _like_a_norm(owned: Owned) -> str | None:
-    """The evidence that a module is a normalization: nothing but vectors, and a name or an epsilon."""
-    module, own = owned.module, _own(owned.module)
+def _norm_evidence(owned: OwnedParam) -> str | None:
+    """Return the evidence that a module is a normalization (only vectors, and a name or an epsilon), or None."""
+    module, own = owned.module, _own_params(owned.module)
     if _is_layer_of_torch(module) or all(map(_BIAS.search, own)):
         return None
-    if not all(_may_be_vector(p, owned.kind) for p in own.values()):
+    if not all(_may_be_vector(p, owned.class_name) for p in own.values()):
         return None
-    if _NORM_CLASS.search(owned.kind):
+    if _NORM_CLASS.search(owned.class_name):
         return "norm by class name"
-    if _NORM_PLACE.search(owned.place.rpartition(".")[2]):
+    if _NORM_ATTRIBUTE.search(owned.module_name.rpartition(".")[2]):
         return "norm by name"
     if any("eps" in name and isinstance(value, float) for name, value in vars(module).items()):
         return "norm by its eps"
     return None
 
 
-def _own(module: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that are parts of a module itself."""
+def _own_params(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Return a module's own parameters, including those in containers and parametrizations."""
     own = dict(module.named_parameters(recurse=False))
     parts = [*module.named_children(), *getattr(module, "parametrizations", {}).items()]
     for name, part in parts:
@@ -119,18 +121,18 @@ def _own(module: nn.Module) -> dict[str, nn.Parameter]:
     return own
 
 
-def _may_be_vector(parameter: nn.Parameter, kind: str) -> bool:
-    """True for the shape of a vector; where the shape is not known yet, the class decides."""
+def _may_be_vector(parameter: nn.Parameter, class_name: str) -> bool:
+    """Return True for the shape of a vector; for an uninitialized parameter, the class name decides."""
     shape = shape_of(parameter)
-    return bool(_NORM_CLASS_ENDING.search(kind)) if shape is None else _is_vector(shape)
+    return bool(_NORM_CLASS_ENDING.search(class_name)) if shape is None else _is_vector(shape)
 
 
 def _is_vector(shape: tuple[int, ...]) -> bool:
-    """True for at most one dimension, and for shapes that broadcast, as (1, 8, 1, 1). Two dimensions make a matrix."""
+    """Return True for at most one dimension, and for broadcast shapes such as (1, 8, 1, 1), but not for matrices."""
     return len(shape) < 2 or (len(shape) > 2 and math.prod(shape) == max(shape))
 
 
 def _is_layer_of_torch(module: nn.Module) -> bool:
-    """True for torch's own layers and classes derived from them."""
+    """Return True for torch's layers and their subclasses."""
     ancestors = [cls for cls in class_of(module).__mro__ if cls.__module__.startswith(("torch.nn.", "torch.ao."))]
     return bool(ancestors) and ancestors[0] not in _ROOTS

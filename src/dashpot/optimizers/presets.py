@@ -1,6 +1,6 @@
-"""Each named method as one expression: the stages in the order in which they act.
+"""The recipe of each named method, as one expression: its stages in the order in which they act.
 
-The maths is in the docstrings; v is the direction, the step is w <- w - lr v, and g the gradient.
+In the docstrings, g is the gradient, v the direction, and the step is w <- w - lr v.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def sgd(
 
 
 def _torch_momentum(momentum: Scalar, dampening: Scalar, is_nesterov: bool) -> tuple[Stage, ...]:
-    """No filter, and no memory, for a momentum of exactly zero; otherwise torch's buffer."""
+    """Return torch's momentum buffer; no stage, and so no state, for a momentum of exactly zero."""
     if is_number(momentum) and momentum == 0:
         return ()
     if is_nesterov:
@@ -96,7 +96,7 @@ def rmsprop(
     momentum: Scalar = 0.0,
     centered: bool = False,
 ) -> Recipe:
-    """torch.optim.RMSprop: g over sqrt(s) + eps, s = alpha s + (1 - alpha) g^2 uncorrected; then heavy ball."""
+    """torch.optim.RMSprop: g/(sqrt(s) + eps), s = alpha s + (1 - alpha) g^2 not debiased; then heavy ball."""
     if centered:
         denominator = CenteredMoment(alpha, eps, average="plain", uncentered_steps=0, slot="square_avg")
     else:
@@ -112,7 +112,7 @@ def adam(
     amsgrad: bool = False,
     decoupled_weight_decay: bool = False,
 ) -> Recipe:
-    """Adam: debiased first moment over the root of the debiased second, decay coupled to the gradient."""
+    """Adam: debiased first moment over the root of the debiased second moment, with coupled decay."""
     if decoupled_weight_decay:
         return adamw(lr, betas, eps, weight_decay, amsgrad)
     return Recipe(CoupledDecay(weight_decay), *_adam_ratio(betas, eps, amsgrad), lr=lr)
@@ -126,7 +126,7 @@ def adamw(
     amsgrad: bool = False,
     decay_scale: str = "lr",
 ) -> Recipe:
-    """AdamW: Adam with the decay taken from the weight, w (1 - lr weight_decay), beside the step."""
+    """AdamW: Adam with decoupled decay, w (1 - lr weight_decay) minus the step."""
     return Recipe(*_adam_ratio(betas, eps, amsgrad), DecoupledDecay(weight_decay, decay_scale), lr=lr)
 
 
@@ -142,7 +142,7 @@ def nadam(
     momentum_decay: Scalar = 4e-3,
     decoupled_weight_decay: bool = False,
 ) -> Recipe:
-    """torch.optim.NAdam: Adam with the first moment read one step ahead."""
+    """torch.optim.NAdam: Adam with Nesterov's first moment."""
     ratio = NesterovMoment(betas[0], momentum_decay), SecondMoment(betas[1], eps)
     if decoupled_weight_decay:
         return Recipe(*ratio, DecoupledDecay(weight_decay), lr=lr)
@@ -170,7 +170,7 @@ def centered_adam(
     mean: str = "average",
     uncentered_steps: int = 10,
 ) -> Recipe:
-    """Adam over the standard deviation, sqrt(s^ - a^^2) + eps, with the uncentred root in the first steps."""
+    """Adam over the standard deviation, sqrt(s^ - a^^2) + eps; over the root mean square in the first steps."""
     denominator = CenteredMoment(betas[1], eps, mean=mean, uncentered_steps=uncentered_steps)
     return Recipe(Filter(betas[0], slot="exp_avg"), denominator, DecoupledDecay(weight_decay), lr=lr)
 
@@ -184,7 +184,7 @@ def esgd(
     weight_decay: Scalar = 0.0,
     version: int = 1,
 ) -> Recipe:
-    """ESGD-M: debiased quasi-hyperbolic momentum over the Hessian's row norms, lr and decay warmed up."""
+    """ESGD-M: debiased quasi-hyperbolic momentum over the Hessian's row norms, with warm-up of lr and decay."""
     momentum = _quasi_hyperbolic(betas[0], betas[0] if v is None else v, True)
     accumulator, counts = ("squares", "steps") if version == 1 else ("maximum", "products")
     denominator = Curvature(betas[1], eps, accumulator=accumulator)
@@ -199,7 +199,7 @@ def adahessian(
     hessian_power: Scalar = 1.0,
     spatial_averaging: bool = True,
 ) -> Recipe:
-    """AdaHessian: AdamW with u H u, averaged over each kernel's window, where Adam squares the gradient."""
+    """AdaHessian: AdamW with the squared gradient replaced by u H u, averaged over each kernel's window."""
     power = None if is_number(hessian_power) and hessian_power == 1 else hessian_power
     denominator = Curvature(betas[1], eps, "diagonal", power=power, spatial=spatial_averaging)
     return Recipe(Filter(betas[0], slot="exp_avg"), denominator, DecoupledDecay(weight_decay), lr=lr)
@@ -212,7 +212,7 @@ def sophia(
     eps: Scalar = 1e-12,
     weight_decay: Scalar = 0.1,
 ) -> Recipe:
-    """Sophia-H: the mean gradient over the mean of u H u, not below eps, every element cut at 1."""
+    """Sophia-H: the mean gradient over the mean of u H u, bounded below by eps, clipped elementwise at 1."""
     average = Filter(betas[0], normalise="none", slot="exp_avg")
     denominator = Curvature(betas[1], eps, "diagonal", "mean", gamma=gamma)
     return Recipe(average, denominator, ClipElements(1.0), DecoupledDecay(weight_decay), lr=lr)
