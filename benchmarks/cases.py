@@ -1,7 +1,7 @@
-"""What is measured: sets of tensors, ours and theirs on each, and the limits of the ratios.
+"""Benchmark cases: sets of tensors, dashpot and reference optimizers, and limits of the ratios.
 
-A maker takes parameters with gradients and returns something with a `step`. Ours run on the engine that the
-environment variable DASHPOT_ENGINE names, except where a row says otherwise.
+A maker takes parameters with gradients and returns an object with a `step` method. dashpot optimizers use the engine in
+the environment variable DASHPOT_ENGINE unless the row specifies one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Stepper(Protocol):
 
 @runtime_checkable
 class Preparing(Protocol):
-    """A stepper with something to do before each step that is not timed."""
+    """A stepper with untimed preparation before each step."""
 
     def prepare(self) -> None: ...
 
@@ -50,7 +50,7 @@ SHAPES: dict[str, list[tuple[int, ...]]] = {
         *((c,) for c in (8, 16, 32, 64) for _ in range(3)),
         (10,),
     ],
-    TRANSFORMER: [  # width 128, 256 words, 128 places: embeddings, layers of twelve tensors, final norm, head
+    TRANSFORMER: [  # width 128, 256 tokens, 128 positions: embeddings, layers of twelve tensors, final norm, head
         *((256, 128), (128, 128)),
         *((384, 128), (384,), (128, 128), (128,), (512, 128), (512,), (128, 512), (128,), *[(128,)] * 4) * 2,
         *((128,), (128,), (256, 128), (256,)),
@@ -62,14 +62,13 @@ SHAPES: dict[str, list[tuple[int, ...]]] = {
 
 
 class Case(NamedTuple):
-    """A row: the step of `ours` in units of the step of `reference`.
+    """A row: the step time of `ours` relative to `reference`.
 
-    must, aim
-        upper limits of the ratio, None where the row is for information.
-    package
-        what has to be installed for it, beside dashpot.
-    early
-        time steps 2 to 50 of fresh optimizers instead of those after a warm-up.
+    Args:
+        must: Required upper limit of the ratio; None for information only.
+        aim: Desired upper limit of the ratio.
+        package: Additional package that the row requires.
+        early: Time steps 2 to 50 of fresh optimizers instead of steps after a warm-up.
     """
 
     name: str
@@ -87,14 +86,14 @@ class Case(NamedTuple):
         return self.package is None or find_spec(self.package) is not None
 
     def title(self) -> str:
-        """The name, with the package's version where there is a package."""
+        """Return the name, with package and version if the row requires one."""
         if self.package is None:
             return self.name
         return f"{self.package} {metadata.version(self.package) if self.installed() else ''}: {self.name}"
 
 
 def parameters(shapes: Sequence[tuple[int, ...]], dtype: torch.dtype, copies: int) -> list[list[Tensor]]:
-    """`copies` lists of the same parameters, in tensors of their own, with the same gradients."""
+    """Return `copies` lists of separate tensors with equal parameters and gradients."""
     generator = torch.Generator().manual_seed(0)
     weights = [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
     grads = [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
@@ -105,11 +104,11 @@ def parameters(shapes: Sequence[tuple[int, ...]], dtype: torch.dtype, copies: in
     return lists
 
 
-# ---- theirs ---------------------------------------------------------------------------------------------------------
+# ---- reference optimizers ---------------------------------------------------------------------------------------------------------
 
 
 class ClipThenStep:
-    """What one writes without a clip inside the step: it scales the gradients, then steps."""
+    """Clipping outside the step: scale the gradients, then step."""
 
     def __init__(self, params: list[Tensor]) -> None:
         self.params, self.optimizer = params, torch.optim.AdamW(params, fused=True)
@@ -119,8 +118,8 @@ class ClipThenStep:
         self.optimizer.step()
 
 
-def torch_adamw(params: list[Tensor], **how: bool) -> Stepper:
-    return torch.optim.AdamW(params, **how)
+def torch_adamw(params: list[Tensor], **options: bool) -> Stepper:
+    return torch.optim.AdamW(params, **options)
 
 
 def torch_sgd(params: list[Tensor]) -> Stepper:
@@ -128,11 +127,11 @@ def torch_sgd(params: list[Tensor]) -> Stepper:
 
 
 def peer(params: list[Tensor], package: str, name: str) -> Stepper:
-    """An optimizer of another package with its default settings, in training mode and keeping the gradients."""
+    """Return an optimizer of a third-party package with default settings, in training mode."""
     optimizer = getattr(importlib.import_module(package), name)(params)
-    if hasattr(optimizer, "train"):  # schedulefree steps in this mode only
+    if hasattr(optimizer, "train"):  # schedulefree requires training mode
         optimizer.train()
-    if hasattr(optimizer, "consume_grad"):  # heavyball would drop the gradients, and the next step do nothing
+    if hasattr(optimizer, "consume_grad"):  # otherwise heavyball drops the gradients, and later steps are no-ops
         optimizer.consume_grad = False
     return optimizer
 
@@ -143,7 +142,7 @@ foreach = partial(torch_adamw, foreach=True)
 loop = partial(torch_adamw, foreach=False)
 
 
-# ---- ours -----------------------------------------------------------------------------------------------------------
+# ---- dashpot optimizers -----------------------------------------------------------------------------------------------------------
 
 
 def adamw(params: list[Tensor], **options: Any) -> Stepper:
@@ -164,7 +163,7 @@ stochastic = partial(halved, rounding="stochastic")
 
 
 def moved(stepper: Stepper) -> int | None:
-    """Bytes that a step of ours moves, from the kernels' plans; None where a tensor is not stepped by a kernel."""
+    """Return the bytes moved by a dashpot step; None if any tensor is not stepped by a kernel."""
     if not isinstance(stepper, dp.Optimizer) or stepper.options.engine == "eager":
         return None
     tensor_table = stepper._stepper.tensor_table
@@ -174,7 +173,7 @@ def moved(stepper: Stepper) -> int | None:
     if stepper.options.max_norm is None:
         return bytes_
     grads = (p.grad for group in stepper.param_groups for p in group["params"])
-    return bytes_ + sum(g.nbytes for g in grads if g is not None)  # the norm reads them once more
+    return bytes_ + sum(g.nbytes for g in grads if g is not None)  # the norm reads gradients again
 
 
 # ---- the rows -------------------------------------------------------------------------------------------------------
@@ -259,11 +258,11 @@ OTHERS = [
         Case(name, partial(peer, package=package, name=name), FUSED, fused, package=package)
         for package, name in (
             ("schedulefree", "AdamWScheduleFree"),
-            ("pytorch_optimizer", "StableAdamW"),  # its AdamW is torch's own class
+            ("pytorch_optimizer", "StableAdamW"),  # its AdamW is torch's class
             ("heavyball", "AdamW"),
         )
     ),
 ]
 
 NARROW = [ADAMW, HALVED, KAHAN, STOCHASTIC]
-"""The rows that are measured without AVX-512 too."""
+"""Rows that are also measured without AVX-512."""

@@ -1,15 +1,15 @@
-"""Iterations until a loss of 1e-8 on small hard problems, each method at its best, as Markdown tables.
+"""Iterations to a loss of 1e-8 on small hard problems, each method with its best settings, as Markdown tables.
 
-    python benchmarks/convergence.py                           # everything, about ten minutes
-    python benchmarks/convergence.py --only Rosenbrock         # problems whose name holds a text
-    python benchmarks/convergence.py --quick                   # at most 2000 iterations: a look, no result
-    python benchmarks/convergence.py --write docs/results.md   # also replace the tables there
+    python benchmarks/convergence.py                           # all tables, about ten minutes
+    python benchmarks/convergence.py --only Rosenbrock         # problems whose name contains a text
+    python benchmarks/convergence.py --quick                   # at most 2000 iterations; not for publication
+    python benchmarks/convergence.py --write docs/results.md   # also update the tables in the file
 
-All learning rates of a method run side by side through the functional form, mapped over by `torch.func.vmap`, until one
-of them has arrived: that is the best. A method with random probes has several runs for each rate, which all have to
-arrive (where no rate gets so far, most of them). Momentum is chosen in the same way, from three values. Then the
-method's own class repeats the best pair with other probes: these are the figures of the table. Everything is in float64
-on one thread, and no gradient has noise.
+All learning rates of a method run in parallel through the functional form and `torch.func.vmap` until one of them
+reaches the target; this rate is the best. A method with random probes has several runs per rate, and all of them must
+reach the target (most of them, if no rate achieves this). Momentum is selected in the same way from three values. The
+optimizer class then repeats the best pair with different probes, and the tables report these runs. All computations use
+float64 on one thread, without gradient noise.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from statistics import median_low
 from typing import Any, NamedTuple
 
 import torch
-from page import Place
+from page import Section
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -32,28 +32,26 @@ import dashpot as dp
 from dashpot.curvature import Probing, probes
 from dashpot.functional import init, observe, update
 
-PLACE = Place("<!-- tables of benchmarks/convergence.py -->", "<!-- end of tables of benchmarks/convergence.py -->")
+SECTION = Section("<!-- tables of benchmarks/convergence.py -->", "<!-- end of tables of benchmarks/convergence.py -->")
 START = time.monotonic()
 
 TARGET = 1e-8
 BUDGET = 50_000
 PER_DECADE, LOWEST, HIGHEST = 8, -5, 3
 RATES = [10 ** (LOWEST + i / PER_DECADE) for i in range((HIGHEST - LOWEST) * PER_DECADE + 1)]
-POLES = (0.998, 0.99, 0.9)  # the first is the best for a quadratic of this condition
-TRIALS = 3  # runs for each rate of a method with random probes, while the best one is looked for
-REPEATS = 15  # runs at the best one, with other probes
+POLES = (0.998, 0.99, 0.9)  # the first is optimal for a quadratic with this condition number
+TRIALS = 3  # runs per rate of a method with random probes, during the search
+REPEATS = 15  # runs at the best rate, with different probes
 DIMENSION, CONDITION = 20, 1e6
 
 
 class Problem(NamedTuple):
-    """A function with the minimum 0, on many points at once: the rows of a matrix.
+    """A function with minimum 0, evaluated at many points: the rows of a matrix.
 
-    at
-        values and gradients, of shapes (rows,) and (rows, n).
-    product
-        products of the Hessian at each row with the same row of another matrix.
-    eigenvalues
-        of a Hessian that is the same everywhere, else None.
+    Args:
+        at: Function that returns values of shape (rows,) and gradients of shape (rows, n).
+        product: Function that multiplies the Hessian at each row with the same row of a second matrix.
+        eigenvalues: Eigenvalues of the Hessian if it is constant, else None.
     """
 
     name: str
@@ -64,9 +62,9 @@ class Problem(NamedTuple):
 
 
 class Method(NamedTuple):
-    """A class, its settings but for the learning rate as a function of the pole, and what poles are tried.
+    """An optimizer class, its settings apart from the learning rate as a function of the pole, and candidate poles.
 
-    A second-order one says when it takes products, and of what; 1 and 1 is at every step.
+    For a second-order method, `probing` sets the intervals of products; `Probing(1, 1)` means every step.
     """
 
     name: str
@@ -80,21 +78,21 @@ def betas(second: float, **others: Any) -> Callable[[float], dict[str, Any]]:
     return lambda pole: {"betas": (pole, second), **others}
 
 
-SOMETIMES = Probing(update_d_every=10, d_warmup=20)
+EVERY_TENTH_STEP = Probing(update_d_every=10, d_warmup=20)
 METHODS = [
     Method("SGD", "SGD", lambda pole: {"momentum": pole}, (0.0,)),
     Method("NAG", "NAG", lambda pole: {"pole": pole}),
     Method("AdamW", "AdamW", betas(0.999, weight_decay=0.0)),
-    Method("ESGD, version 1", "ESGD", betas(0.999, version=1), probing=SOMETIMES),
-    Method("ESGD, version 2", "ESGD", betas(0.999, version=2), probing=SOMETIMES),
+    Method("ESGD, version 1", "ESGD", betas(0.999, version=1), probing=EVERY_TENTH_STEP),
+    Method("ESGD, version 2", "ESGD", betas(0.999, version=2), probing=EVERY_TENTH_STEP),
     Method("AdaHessian", "AdaHessian", betas(0.999), probing=Probing(1, 1)),
     Method("Sophia", "Sophia", betas(0.99, weight_decay=0.0), (*POLES[:2], 0.96), Probing(10, 1, "auto", "gaussian")),
 ]
 
 
 class Found(NamedTuple):
-    """The rate at which the most runs arrived, how many of them, after how many iterations the last of these, and the
-    least loss that any run of any rate came to."""
+    """The best rate: number of runs that reached the target, iterations of the last of them, and the lowest loss of any
+    run at any rate."""
 
     rate: float
     arrived: int
@@ -129,9 +127,9 @@ def rosenbrock(dimension: int) -> Problem:
 
 
 def quadratic(*, rotated: bool) -> Problem:
-    """w' H w / 2 with eigenvalues from 1e-3 to 1e3, evenly spaced in the logarithm, along the axes or turned.
+    """w' H w / 2 with eigenvalues from 1e-3 to 1e3, evenly spaced on a logarithmic scale, along the axes or rotated.
 
-    At the start the loss is 1, of which every eigenvector has the same share.
+    The initial loss is 1, with equal contributions of all eigenvectors.
     """
     half = math.log10(CONDITION) / 2
     h = torch.logspace(-half, half, DIMENSION, dtype=torch.float64)
@@ -152,18 +150,18 @@ def quadratic(*, rotated: bool) -> Problem:
 
 def main(arguments: Sequence[str]) -> None:
     options = parsed(arguments)
-    PLACE.check(options.write)
+    SECTION.check(options.write)
     torch.set_num_threads(1)
     report = "\n\n".join(sections(options.only, 2000 if options.quick else BUDGET))
     print(report)
-    PLACE.write(options.write, report)
+    SECTION.write(options.write, report)
 
 
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Iterations until a loss of 1e-8, as Markdown tables.")
-    parser.add_argument("--quick", action="store_true", help="at most 2000 iterations: a look, no result")
-    parser.add_argument("--only", default="", metavar="TEXT", help="problems whose name holds TEXT")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="also replace the tables in FILE")
+    parser.add_argument("--quick", action="store_true", help="at most 2000 iterations; not for publication")
+    parser.add_argument("--only", default="", metavar="TEXT", help="problems whose name contains TEXT")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="also update the tables in FILE")
     return parser.parse_args(arguments)
 
 
@@ -188,7 +186,7 @@ def about(budget: int) -> str:
 
 
 def closed_form(problem: Problem) -> list[str]:
-    """What plain gradient descent needs on a quadratic, where that is too long to run."""
+    """Return the iterations of plain gradient descent on a quadratic, which would take too long to run."""
     if problem.eigenvalues is None:
         return []
     steps = min(descent_steps(problem.eigenvalues, rate) for rate in RATES)
@@ -196,7 +194,7 @@ def closed_form(problem: Problem) -> list[str]:
 
 
 def descent_steps(h: Tensor, rate: float) -> float:
-    """The least t with sum_i (1 - rate h_i)^2t / n <= TARGET, by bisection."""
+    """Return the least t with sum_i (1 - rate h_i)^2t / n <= TARGET, by bisection."""
     left = (1 - rate * h) ** 2
     if left.max() >= 1:
         return math.inf
@@ -232,12 +230,12 @@ def counted(iterations: float, budget: int) -> str:
 
 
 def rate_text(rate: float) -> str:
-    """With a warning where a better rate may lie outside."""
+    """Return the rate as text, marked if it is at the edge of the grid."""
     return f"{rate:.2g}{' (at the edge)' if rate in (RATES[0], RATES[-1]) else ''}"
 
 
 def best(problem: Problem, method: Method, budget: int) -> Found:
-    """Over all poles; once all runs of one have arrived, the others have to be quicker."""
+    """Return the best rate over all poles; the iterations of a successful pole limit the search of the others."""
     chosen, limit = None, budget
     for pole in method.poles:
         found = search(problem, method, pole, limit)
@@ -250,11 +248,11 @@ def best(problem: Problem, method: Method, budget: int) -> Found:
 
 
 def search(problem: Problem, method: Method, pole: float, budget: int) -> Found:
-    """Every rate at once, until all runs of one of them have arrived."""
+    """Run all rates in parallel until all runs of one of them reach the target."""
     trials = runs_of(method)
     rates = torch.tensor(RATES, dtype=torch.float64).repeat_interleave(trials)
     w = problem.start.repeat(len(rates), 1)
-    steps = Steps(made(method, pole, 1.0, [problem.start.clone().requires_grad_()]).recipe, rates, w)
+    steps = Steps(build(method, pole, 1.0, [problem.start.clone().requires_grad_()]).recipe, rates, w)
     arrival = torch.full((len(rates),), math.inf, dtype=torch.float64)
     least, last, number = torch.tensor(math.inf, dtype=torch.float64), None, 0
     for step in range(budget + 1):
@@ -276,28 +274,28 @@ def search(problem: Problem, method: Method, pole: float, budget: int) -> Found:
 
 
 def at_best_rate(arrival: Tensor, least: float, pole: float) -> Found:
-    """Of the rates (rows) at which the most runs arrived, the one where the last of these was the first to do so."""
+    """Return the rate (row) with the most successful runs; among equals, the one whose last run was fastest."""
     each = zip(RATES, arrival.isfinite().sum(1).tolist(), arrival.nan_to_num(posinf=-1).amax(1).tolist(), strict=True)
     rate, arrived, last = min(each, key=lambda one: (-one[1], one[2]))
     return Found(rate, arrived, int(last), least, pole)
 
 
 def runs_of(method: Method) -> int:
-    """At each rate, in the search."""
+    """Return the number of runs per rate in the search."""
     return TRIALS if method.probing else 1
 
 
-def made(method: Method, pole: float, lr: float, params: list[Tensor], **options: Any) -> Any:
-    """The optimizer itself."""
+def build(method: Method, pole: float, lr: float, params: list[Tensor], **options: Any) -> Any:
+    """Create the optimizer."""
     if method.probing:
         options |= {name: getattr(method.probing, name) for name in ("update_d_every", "d_warmup", "distribution")}
     return getattr(dp, method.make)(params, lr=lr, **method.settings(pole), **options)
 
 
 class Steps:
-    """The functional form of a recipe, each row of the weights with its own learning rate and state.
+    """The functional form of a recipe, with a learning rate and state per row of the weights.
 
-    It is traced once into a plain list of tensor operations, which spares every step the stages' Python.
+    The step is traced once into a list of tensor operations, which avoids the Python overhead of stages.
     """
 
     def __init__(self, recipe: dp.Recipe, rates: Tensor, w: Tensor) -> None:
@@ -308,10 +306,10 @@ class Steps:
             return update(recipe.with_settings(lr=lr), w, g, state, step)
 
         def seen(v: Tensor, hv: Tensor, state: Any) -> Any:
-            return observe(recipe, state, v, hv, 0)  # which step it is tells these methods nothing
+            return observe(recipe, state, v, hv, 0)  # these methods do not depend on the step
 
         every = torch.func.vmap(one, in_dims=(0, 0, 0, 0, None))
-        other = torch.zeros_like(w)  # tracing takes one tensor that is given twice for one input
+        other = torch.zeros_like(w)  # a tensor passed twice would be traced as one input
         self._update = make_fx(lambda *args: every(rates, *args))(w, other, self.state, self.done)
         self._observe = make_fx(torch.func.vmap(seen))(w, other, self.state) if recipe.observes() else None
 
@@ -326,17 +324,17 @@ class Steps:
 
 
 def measure(problem: Problem, method: Method, pole: float, rate: float, budget: int) -> list[tuple[float, float]]:
-    """(iterations, products) of the class itself: one parameter, every row of which is a run with its own probes."""
+    """Return (iterations, products) of runs of the class: the rows of one parameter, each with its own probes."""
     w = problem.start.repeat(REPEATS if method.probing else 1, 1).requires_grad_()
     taken = 0
 
     def products(params: Sequence[Tensor], probes: Sequence[Tensor]) -> list[Tensor]:
         nonlocal taken
-        taken += 1  # a run that has blown up must not spoil the others: products that are not finite are dropped whole
+        taken += 1  # a diverged run must not affect the others: non-finite products are dropped
         return [problem.product(p.detach(), v).nan_to_num() for p, v in zip(params, probes, strict=True)]
 
     options = {"probe": products, "seed": 2} if method.probing else {}
-    optimizer = made(method, pole, rate, [w], engine="eager", **options)
+    optimizer = build(method, pole, rate, [w], engine="eager", **options)
     found: list[tuple[float, float]] = [(math.inf, math.inf)] * len(w)
     for step in range(budget + 1):
         loss, w.grad = problem.at(w.detach())
@@ -349,7 +347,7 @@ def measure(problem: Problem, method: Method, pole: float, rate: float, budget: 
 
 
 def spaced(number: float) -> str:
-    """Digits in groups of three."""
+    """Return a number with digits in groups of three."""
     return f"{int(number):,}".replace(",", " ")
 
 

@@ -1,10 +1,10 @@
-"""How long the first step takes: fresh processes with an empty, then a filled cache of kernels.
+"""Time of the first step in fresh processes, with an empty and with a filled kernel cache.
 
     python benchmarks/first_step.py "AdamW"     # seconds, as JSON
 
-torch is loaded before the clock starts, and the parameters and their gradients are there. `import` is `import dashpot`
-after it; the first step is all of the first `optimizer.step()`: making the state, tracing, compiling or loading, and
-the step itself, on one thread. With a filled cache its CPU time counts. The files are in the system's page cache.
+torch is loaded, and parameters and gradients are allocated, before timing starts. `import` is the time of
+`import dashpot`. The first step includes state initialization, tracing, compiling or loading, and the step itself, on
+one thread. With a filled cache, CPU time is reported. Files are in the page cache.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import NamedTuple
 import torch
 
 COLD, WARM = (1.2, 0.5), (0.1, 0.05)
-"""(must, aim) in seconds for AdamW: elapsed, and of CPU time."""
+"""(required, desired) seconds for AdamW: elapsed time, and CPU time."""
 ADAMW, SMALL, AUTOSGM = "AdamW", "AdamW, 30 small tensors", "AutoSGM, numerator 2"
 TORCH = "torch AdamW fused"
 SUBJECTS = (ADAMW, SMALL, AUTOSGM, TORCH)
@@ -32,7 +32,7 @@ COLD_RUNS, WARM_RUNS = 3, 3
 
 
 class First(NamedTuple):
-    """Seconds, as medians: of the import, of the step with an empty cache, of CPU time with a filled one."""
+    """Median seconds of the import, of a step with an empty cache, and of CPU time with a filled cache."""
 
     imported: float
     cold: float | None
@@ -40,7 +40,7 @@ class First(NamedTuple):
 
 
 def first(name: str, *, quick: bool = False) -> First:
-    """A subject's first step in processes of their own; those with an empty cache have a folder each."""
+    """Measure the first step of a subject in separate processes, each cold one with its own cache folder."""
     with tempfile.TemporaryDirectory(prefix="dashpot-bench-") as folder:
         caches = [Path(folder, str(i)) for i in range(1 if quick else COLD_RUNS)]
         for cache in caches:
@@ -51,7 +51,7 @@ def first(name: str, *, quick: bool = False) -> First:
 
 
 def _child(name: str, cache: Path) -> dict[str, float]:
-    environment = {**os.environ, "DASHPOT_CACHE": str(cache), "OMP_NUM_THREADS": "1"}  # idle threads use CPU time too
+    environment = {**os.environ, "DASHPOT_CACHE": str(cache), "OMP_NUM_THREADS": "1"}  # idle threads use CPU time
     run = subprocess.run([sys.executable, __file__, name], capture_output=True, text=True, check=False, env=environment)
     if run.returncode:
         raise RuntimeError(f"{name}: {run.stderr.strip()}")
@@ -59,7 +59,7 @@ def _child(name: str, cache: Path) -> dict[str, float]:
 
 
 def first_here(name: str, shapes: Sequence[tuple[int, ...]] | None = None) -> dict[str, float]:
-    """Seconds of the import and of the first step in this process."""
+    """Return the seconds of the import and of the first step in this process."""
     start = time.perf_counter()
     import dashpot as dp
 

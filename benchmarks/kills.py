@@ -1,13 +1,13 @@
-"""Kills `dashpot train` at random moments, also while it writes a checkpoint, resumes it, and compares the end.
+"""Kill `dashpot train` at random moments, also during checkpoint writes, resume it, and compare the final state.
 
     python benchmarks/kills.py                 # 50 kills over five methods
     python benchmarks/kills.py --kills 6 --seed 3
 
-The task is of this file: digits, noise and dropout in a small convolutional network; with averaged weights,
-accumulation, a one-cycle schedule and a checkpoint every three steps. A kill is SIGKILL: while the command starts; at a
-random moment of training; or as soon as a half-written checkpoint is seen in the folder, up to 20 ms later. After its
-kills a run is left to finish. Its last checkpoint must then hold the same bits as that of a run nobody has killed:
-weights, optimizer, averages, history, random states; every checkpoint must be readable, and no half file be left.
+The task is defined in this file: digits, noise and dropout in a small convolutional network, with averaged weights,
+gradient accumulation, a one-cycle schedule and a checkpoint every three steps. A kill is SIGKILL during start-up, at a
+random moment of training, or up to 20 ms after a partially written checkpoint appears. After its kills, a run finishes
+normally. Its last checkpoint must then be bit-identical to that of an uninterrupted run in weights, optimizer,
+averages, history and random states; all checkpoints must be readable, and no partial file may remain.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ TRAIN = [sys.executable, "-m", "dashpot_command", "train"]
 OPTIONS = "--ema 0.99 --accumulate 2 --schedule 1cycle --checkpoint-every 3 --keep 3 --log csv --threads 1 --epochs 8"
 METHODS = ("adamw", "autosgm", "esgd", "nadam", "sgd")
 TIMES = {"seconds", "wall_s", "cpu_s", "time", "elapsed"}
-"""Keys of numbers that no two runs share."""
+"""Keys of numbers that differ between runs."""
 
 
 # ---- the task --------------------------------------------------------------------------------------------------------
 
 
-class Shaken(nn.Module):
-    """Noise and a shift by a pixel on every image, in training, from torch's global generator."""
+class NoisyShift(nn.Module):
+    """Add noise and shift images by up to one pixel in training, with torch's global generator."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
@@ -57,15 +57,15 @@ class Shaken(nn.Module):
 
 
 def network() -> nn.Sequential:
-    """10 682 parameters."""
-    first = [Shaken(), nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()]
+    """Return a network with 10 682 parameters."""
+    first = [NoisyShift(), nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()]
     return nn.Sequential(
         *first, nn.Conv2d(16, 16, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Dropout(0.2), nn.Linear(144, 10)
     )
 
 
 def problem(seed: int) -> Problem:
-    """Twenty batches of shuffled digits."""
+    """Return a problem with twenty batches of shuffled digits."""
     images = digits.load()
     x, y = (torch.from_numpy(part) for part in (images.train_images, images.train_labels))
     x, y = x[:1000].float().div(8).sub(1).reshape(-1, 1, 8, 8), y[:1000].long()
@@ -79,31 +79,31 @@ def problem(seed: int) -> Problem:
 
 
 def build() -> Task:
-    """What `dashpot train benchmarks/kills.py:build` trains."""
+    """Return the task of `dashpot train benchmarks/kills.py:build`."""
     return Task("kills", problem, epochs=8)
 
 
-# ---- a life ----------------------------------------------------------------------------------------------------------
+# ---- runs and kills ----------------------------------------------------------------------------------------------------------
 
 
 def command(folder: Path, method: str) -> list[str]:
-    """What begins the run in a folder, or goes on with it."""
+    """Return the command that starts or resumes the run in a folder."""
     if (folder / "run.toml").exists():
         return [*TRAIN, "--resume", str(folder)]
-    shutil.rmtree(folder, ignore_errors=True)  # killed before it had begun
+    shutil.rmtree(folder, ignore_errors=True)  # killed before the run started
     task = f"{Path(__file__).resolve()}:build"
     return [*TRAIN, task, "--optimizer", method, "--lr", "0.01", *OPTIONS.split(), "--out", str(folder)]
 
 
 def start(folder: Path, method: str) -> subprocess.Popen[bytes]:
-    """The command, in its own process."""
+    """Start the command in a new process."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with (folder.parent / f"{folder.name}.log").open("ab") as log:
         return subprocess.Popen(command(folder, method), stdout=log, stderr=log, env=environment)
 
 
 def finish(folder: Path, method: str) -> float:
-    """Let a run come to its end; seconds."""
+    """Run to the end and return the seconds taken."""
     began = time.perf_counter()
     process = start(folder, method)
     if process.wait() != 0:
@@ -111,13 +111,13 @@ def finish(folder: Path, method: str) -> float:
     return time.perf_counter() - began
 
 
-def halves(folder: Path) -> list[Path]:
-    """Files that are being written, or were when their writer was killed."""
+def partial_files(folder: Path) -> list[Path]:
+    """Return files that are being written, or were left by a killed writer."""
     return list(folder.rglob("*.part"))
 
 
 def kill(folder: Path, method: str, how: str, draw: random.Random, length: float) -> str:
-    """One life: start, kill as asked, and say what the kill has hit; "end" where the run was faster."""
+    """Start a run, kill it, and return what the kill interrupted; "end" if the run finished first."""
     before = {path.name for path in folder.rglob("*.ckpt")}
     process = start(folder, method)
     if how == "start":
@@ -127,7 +127,7 @@ def kill(folder: Path, method: str, how: str, draw: random.Random, length: float
         if how == "training":
             _pause(process, draw.uniform(0, 0.3 * length))
         else:
-            _wait(process, lambda: halves(folder))
+            _wait(process, lambda: partial_files(folder))
             _pause(process, draw.uniform(0, 0.02))
     process.send_signal(signal.SIGKILL)
     code = process.wait()
@@ -135,7 +135,7 @@ def kill(folder: Path, method: str, how: str, draw: random.Random, length: float
         return "end"
     if code != -signal.SIGKILL:
         raise SystemExit(f"{folder.name} ended by itself with {code}:\n{_log(folder)[-3000:]}")
-    return f"{how}, within a write" if halves(folder) else how
+    return f"{how}, within a write" if partial_files(folder) else how
 
 
 def _wait(process: subprocess.Popen[bytes], until: Any) -> None:
@@ -153,11 +153,11 @@ def _log(folder: Path) -> str:
     return (folder.parent / f"{folder.name}.log").read_text(errors="replace")
 
 
-# ---- what is compared ------------------------------------------------------------------------------------------------
+# ---- comparison ------------------------------------------------------------------------------------------------
 
 
 def fingerprint(folder: Path) -> str:
-    """sha256 of everything in the last checkpoint but times."""
+    """Return the SHA-256 of the last checkpoint without times."""
     newest = latest(folder / "checkpoints")
     assert newest is not None
     digest = hashlib.sha256()
@@ -171,7 +171,7 @@ def _feed(digest: Any, value: Any) -> None:
         digest.update(value.contiguous().view(torch.uint8).numpy().tobytes() if value.dim() else repr(value).encode())
     elif isinstance(value, Mapping):
         for key in sorted(value, key=str):
-            if key not in TIMES and key not in ("Record", "CSV", "Progress", "Checkpoints"):  # of files and times
+            if key not in TIMES and key not in ("Record", "CSV", "Progress", "Checkpoints"):  # contain paths and times
                 digest.update(str(key).encode())
                 _feed(digest, value[key])
     elif isinstance(value, (list, tuple)):
@@ -182,7 +182,7 @@ def _feed(digest: Any, value: Any) -> None:
 
 
 def record(folder: Path) -> list[Any]:
-    """The lines of the run's record that hold its numbers, without times."""
+    """Return the lines of the record with measured values, without times."""
     lines = [json.loads(line) for line in (folder / "run.jsonl").read_text().splitlines()]
     return [_timeless(line) for line in lines if line["kind"] not in ("header", "resumed")]
 
@@ -194,13 +194,13 @@ def _timeless(value: Any) -> Any:
 
 
 def check(folder: Path, whole: Path) -> list[str]:
-    """What is wrong with a run that was killed; nothing, one hopes."""
+    """Return the differences between a killed run and an uninterrupted one."""
     found = []
     if fingerprint(folder) != fingerprint(whole):
         found.append("its last checkpoint differs")
     if record(folder) != record(whole):
         found.append("its record differs")
-    found += [f"{path.name} was left" for path in halves(folder)]
+    found += [f"{path.name} was left" for path in partial_files(folder)]
     found += [f"{path.name} was left" for path in folder.rglob("*.damaged*")]
     for path in folder.rglob("*.ckpt"):
         checkpoint_file.read(path)
@@ -211,7 +211,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--keep", action="store_true", help="leave the runs where they are")
+    parser.add_argument("--keep", action="store_true", help="keep the run folders")
     parser.add_argument("--methods", default=",".join(METHODS))
     given = parser.parse_args()
     draw, methods = random.Random(given.seed), given.methods.split(",")
@@ -229,7 +229,7 @@ def main() -> None:
                 hit = kill(folder, method, how, draw, length)
                 hits[hit] += 1
                 wanted -= hit != "end"
-                if hit == "end":  # begin again: a run that is over cannot be killed
+                if hit == "end":  # restart: a finished run cannot be killed
                     faults += check(folder, whole)
                     shutil.rmtree(folder)
             finish(folder, method)

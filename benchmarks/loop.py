@@ -1,12 +1,12 @@
-"""What the learner costs: its CPU time over that of a bare loop that does the same steps.
+"""Overhead of the learner: its CPU time relative to a plain loop with the same steps.
 
     python benchmarks/loop.py [--threads 1 2] [--rounds N] [--write docs/performance.md]
 
-Three sides train copies of one network by AdamW in one process and in turns, a few steps each: a bare PyTorch loop,
-the same with sums of loss and accuracy, and a fit of the learner with `Recorder` and `Progress`. The turns are taken
-within the learner's one fit: its data first let the bare loops do their steps, and then give the next batches. A round
-is an epoch of 32 batches, whatever the learner does around it included: its ratio is that of the sums of CPU time, the
-figure the median over the rounds. The live line is drawn once for so much of the learner's own time, as in a fit alone.
+Three sides train copies of one network with AdamW in one process, alternating every few steps: a plain PyTorch loop, a
+plain loop that also sums loss and accuracy, and a fit of the learner with `Recorder` and `Progress`. The alternation is
+part of the learner's data source: it runs the steps of the plain loops before it yields the next batches. A round is an
+epoch of 32 batches, including the work of the learner between epochs. Its ratio is that of the total CPU times, and the
+result is the median over the rounds. The live line is redrawn per CPU time of the learner, as in a fit on its own.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from statistics import median, quantiles
 from typing import NamedTuple, TextIO
 
 import torch
-from page import Place
+from page import Section
 from timing import threads
 from torch import Tensor
 
@@ -35,19 +35,19 @@ from dashpot.training import Engine, Learner
 from dashpot.training.callbacks.progress import Progress
 from dashpot.training.callbacks.recorder import Recorder
 
-PLACE = Place("<!-- tables of benchmarks/loop.py -->", "<!-- end of tables of benchmarks/loop.py -->")
+SECTION = Section("<!-- tables of benchmarks/loop.py -->", "<!-- end of tables of benchmarks/loop.py -->")
 MUST = 1.03
-STEPS = 32  # of a round
-REFRESH = 0.125  # seconds between two drawings of the live line in a fit alone
+STEPS = 32  # per round
+REFRESH = 0.125  # seconds between redraws of the live line in a fit on its own
 CASES = {"fashion-mnist": (512, 2), "digits": (46, 8)}
-"""Batch size and steps of a turn for each task."""
+"""Batch size and steps per turn for each task."""
 SIDES = ("bare", "sums", "learner")
 
 Seconds = tuple[float, float]
 
 
 class Terminal(io.TextIOWrapper):
-    """A terminal that nobody looks at."""
+    """A terminal that discards its output."""
 
     def __init__(self) -> None:
         super().__init__(io.BytesIO(), encoding="utf-8")
@@ -57,7 +57,7 @@ class Terminal(io.TextIOWrapper):
 
 
 class Row(NamedTuple):
-    """CPU and wall ratios to the bare loop over the rounds, and microseconds of CPU on top of each step."""
+    """CPU and wall time relative to the plain loop, and additional CPU seconds per step."""
 
     task: str
     against: str
@@ -72,7 +72,7 @@ class Row(NamedTuple):
 
 
 class BareLoop:
-    """The steps as one writes them by hand."""
+    """A handwritten training loop."""
 
     def __init__(self, problem: Problem, sums: bool) -> None:
         self.problem, self.sums = copy.deepcopy(problem), sums
@@ -108,7 +108,7 @@ def adamw(problem: Problem) -> dp.AdamW:
 
 
 class Turns:
-    """The learner's data: before it gives a few batches, each bare loop does as many steps. It keeps the times."""
+    """Data source of the learner that runs the plain loops before each turn, and measures all sides."""
 
     def __init__(self, batches: Batches, others: list[BareLoop], turn: int) -> None:
         self.batches, self.others, self.turn = batches, others, turn
@@ -119,7 +119,7 @@ class Turns:
         return len(self.batches)
 
     def epoch(self, index: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches; what the learner did since the last one of the epoch before counts to that epoch."""
+        """Yield the batches of an epoch; time since the last batch of an epoch counts for that epoch."""
         self.stop()
         self.rounds.append([(0.0, 0.0)] * (1 + len(self.others)))
         for side, other in enumerate(self.others):
@@ -138,7 +138,7 @@ class Turns:
         self._since = clocks()
 
     def stop(self) -> None:
-        """The learner's turn is over."""
+        """End the turn of the learner."""
         if self._since is not None:
             self._add(-1, self._since)
             self._since = None
@@ -159,7 +159,7 @@ def clocks() -> Seconds:
 
 
 def measured(name: str, stream: TextIO, rounds: int) -> list[Row]:
-    """The learner against both bare loops; the first round, with whatever is compiled, does not count."""
+    """Measure the learner and both plain loops; the first round is a warm-up."""
     size, turn = CASES[name]
     problem = tasks.get(name, batch_size=size).build(seed=0)
     data: Batches = problem.train
@@ -194,19 +194,19 @@ def row(name: str, against: str, shown: str, side: int, turns: Turns) -> Row:
 
 
 def check_same(learner: Learner, others: list[BareLoop]) -> None:
-    """All have trained the same weights and measured the same means: nobody has done less."""
+    """Raise `RuntimeError` unless all sides have equal weights and means."""
     for other in others:
         pairs = zip(learner.model.parameters(), other.problem.model.parameters(), strict=True)
         if not all(torch.equal(a, b) for a, b in pairs):
             raise RuntimeError("The sides have trained different weights.")
     means = learner.history[-1]["train"]
     loss, right = others[1].means
-    if abs(means["loss"] - loss) > 1e-5 * loss or means["accuracy"] != right:  # sums in float32 on their side
+    if abs(means["loss"] - loss) > 1e-5 * loss or means["accuracy"] != right:  # the plain loops sum in float32
         raise RuntimeError(f"The sides have measured different means: {means} and {others[1].means}.")
 
 
 def table(count: int, rows: list[Row]) -> str:
-    """A markdown table of the rows on `count` threads."""
+    """Return a Markdown table of the rows on `count` threads."""
     lines = [
         f"### {count} thread{'s' if count > 1 else ''}",
         "",
@@ -228,14 +228,14 @@ def table(count: int, rows: list[Row]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, nargs="+", default=[2, 1])
-    parser.add_argument("--rounds", type=int, default=12, help="of Fashion-MNIST; four times as many of the digits")
+    parser.add_argument("--rounds", type=int, default=12, help="rounds of Fashion-MNIST; digits use four times as many")
     parser.add_argument("--tasks", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--write", type=Path, metavar="FILE", help="replace the tables in this file")
     options = parser.parse_args()
-    PLACE.check(options.write)
+    SECTION.check(options.write)
     parts = [
         f"{platform.machine()}, {platform.system()}; torch {torch.__version__}, Python {platform.python_version()}; "
-        f"AdamW, rounds of {STEPS} steps; load of the machine at the start {os.getloadavg()[0]:.1f}."
+        f"AdamW, rounds of {STEPS} steps; load average at the start {os.getloadavg()[0]:.1f}."
     ]
     print(parts[0], "\n")
     for count in options.threads:
@@ -247,7 +247,7 @@ def main() -> None:
                     rows += measured(name, stream, rounds)
         parts.append(table(count, rows))
         print(parts[-1], "\n", flush=True)
-    PLACE.write(options.write, "\n\n".join(parts))
+    SECTION.write(options.write, "\n\n".join(parts))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Memory a step needs for itself: the highest resident size during it above the resident size before it.
+"""Temporary memory of a step: peak resident size during the step minus resident size before it.
 
     python benchmarks/memory.py "dashpot AdamW"     # MiB, as JSON
 
-A fresh process takes three steps, gives back what malloc keeps of freed memory (malloc_trim, else what earlier steps
-freed would hide what this one takes), has Linux forget its high-water mark (a 5 written to /proc/self/clear_refs sets
-VmHWM to VmRSS), takes one more step and reads VmHWM again.
+A fresh process takes three steps, returns freed memory to the system (malloc_trim; otherwise memory freed by earlier
+steps would hide new allocations), resets the peak (writing 5 to /proc/self/clear_refs sets VmHWM to VmRSS), takes one
+more step and reads VmHWM.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ SUBJECTS: dict[str, tuple[Make, torch.dtype]] = {
     "torch AdamW foreach": (foreach, torch.float32),
     "torch AdamW loop": (loop, torch.float32),
 }
-"""Ours first: the target is theirs alone."""
+"""dashpot first; only these have a target."""
 
 
 def measured() -> bool:
-    """Whether this system can tell."""
+    """Return whether this system supports the measurement."""
     return Path("/proc/self/clear_refs").exists() and hasattr(ctypes.CDLL(None), "malloc_trim")
 
 
 def extra(name: str) -> float:
-    """MiB a step of a subject needs beside what is there between steps, found out in a process of its own."""
+    """Return the temporary memory of a step in MiB, measured in a new process."""
     run = subprocess.run([sys.executable, __file__, name], capture_output=True, text=True, check=False)
     if run.returncode:
         raise RuntimeError(f"{name}: {run.stderr.strip()}")
@@ -49,7 +49,7 @@ def extra(name: str) -> float:
 
 
 def extra_here(make: Make, shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> float:
-    """The same, in this process."""
+    """Return the temporary memory of a step in MiB, measured in this process."""
     (params,) = parameters(shapes, dtype, 1)
     stepper = make(params)
     for _ in range(3):
@@ -62,7 +62,7 @@ def extra_here(make: Make, shapes: Sequence[tuple[int, ...]], dtype: torch.dtype
 
 
 def resident(which: str) -> float:
-    """A size from /proc/self/status in MiB."""
+    """Return a size from /proc/self/status in MiB."""
     found = re.search(rf"^{which}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
     assert found is not None, which
     return int(found[1]) / 1024

@@ -1,4 +1,4 @@
-"""The processor that figures belong to, the vector instructions in use, and how to do without AVX-512."""
+"""Processor name and vector instructions in use, and an environment without AVX-512."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ CAPABILITY = "ATEN_CPU_CAPABILITY"
 
 
 def flags() -> frozenset[str]:
-    """What /proc/cpuinfo says that the processor can do; nothing where there is no such file."""
+    """Return the flags of the first processor in /proc/cpuinfo; empty if the file does not exist."""
     information = Path("/proc/cpuinfo")
     lines = information.read_text(errors="replace").splitlines() if information.exists() else []
     return frozenset(next((line.partition(":")[2] for line in lines if line.startswith("flags")), "").split())
 
 
 def avx2_only() -> bool:
-    """Whether this process was started with `narrowed`."""
+    """Return whether this process was started with the environment `narrowed`."""
     return os.environ.get(CAPABILITY) == "avx2"
 
 
 def narrowed(cache: str) -> Mapping[str, str]:
-    """The environment of a process in which neither torch nor our kernels use AVX-512, with a cache of its own."""
+    """Return the environment of a process without AVX-512 in torch and in dashpot kernels, with its own cache."""
     compiler = os.environ.get("CXX") or shlex.quote(find().path)
     return {**os.environ, CAPABILITY: "avx2", "CXX": f"{compiler} -mno-avx512f", "DASHPOT_CACHE": cache}
 
 
 def instructions() -> str:
-    """The widest vector instructions that both sides use."""
+    """Return the widest vector instructions used by both sides."""
     if avx2_only():
         return "AVX2 only"
     known = flags()
@@ -41,5 +41,5 @@ def instructions() -> str:
 
 
 def stamp() -> str:
-    """The line above a table."""
+    """Return the line above a table: processor, instructions and date."""
     return f"{machine()['processor']}, {instructions()}, {datetime.date.today().isoformat()}."

@@ -1,10 +1,10 @@
-"""What Hessian-vector products cost: whole training steps of ESGD, on each route, over those of AdamW.
+"""Cost of Hessian-vector products: training steps of ESGD on each route relative to AdamW.
 
     python benchmarks/products.py [--threads 1 2] [--budget SECONDS] [--write docs/performance.md]
 
-The network is the published one of Fashion-MNIST with batches of 512 random images, which cost what real ones cost. A
-product is taken at every tenth step. In each round AdamW takes ten steps, then ESGD takes ten on a copy of its own,
-one of them with a product; the figure is the median of the rounds' ratios. Forward, backward and step are all timed.
+The network is that of the Fashion-MNIST task, with batches of 512 random images, which cost as much as real ones. Every
+tenth step computes a product. In each round AdamW takes ten steps, then ESGD takes ten on a separate copy, one of them
+with a product. The result is the median ratio over the rounds. Forward pass, backward pass and step are timed.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from statistics import median, quantiles
 from typing import NamedTuple
 
 import torch
-from page import Place
+from page import Section
 from timing import threads
 from torch import Tensor, nn
 
 import dashpot as dp
 from dashpot.tasks import fashion_mnist
 
-PLACE = Place("<!-- tables of benchmarks/products.py -->", "<!-- end of tables of benchmarks/products.py -->")
+SECTION = Section("<!-- tables of benchmarks/products.py -->", "<!-- end of tables of benchmarks/products.py -->")
 MUST = {"opt.backward": 1.25, "graph": 1.25, "closure": 1.25, "forward": 1.25, "differences": 1.35}
 EVERY = 10
-WARM_UP = 2  # rounds outside the timing
+WARM_UP = 2  # rounds that are not timed
 
 Step = Callable[[], None]
 
 
 class Row(NamedTuple):
-    """Median and quartiles of a route's ratio to AdamW; seconds for a step of each."""
+    """Median and quartiles of the ratio of a route to AdamW, and seconds per step of both."""
 
     route: str
     value: float
@@ -47,7 +47,7 @@ class Row(NamedTuple):
 
 
 def training(route: str | None, batch: tuple[Tensor, Tensor]) -> Step:
-    """A function that takes one training step; by AdamW for no route."""
+    """Return a function that takes one training step, with AdamW if `route` is None."""
     torch.manual_seed(0)
     model, loss_of = fashion_mnist.network(), nn.CrossEntropyLoss()
     params = list(model.parameters())
@@ -80,7 +80,7 @@ def _plain_step(opt: dp.Optimizer, loss: Callable[[], Tensor], backward: Callabl
 
 
 def measured(route: str, batch: tuple[Tensor, Tensor], budget: float) -> Row:
-    """One route against AdamW, in turns for `budget` seconds."""
+    """Measure one route and AdamW in alternation for `budget` seconds."""
     theirs, ours = training(None, batch), training(route, batch)
     times: list[tuple[float, float]] = []
     start, skipped = 0.0, 0
@@ -104,7 +104,7 @@ def _seconds(step: Step) -> float:
 
 
 def table(count: int, rows: list[Row]) -> str:
-    """A markdown table of the routes on `count` threads."""
+    """Return a Markdown table of the routes on `count` threads."""
     lines = [
         f"### {count} thread{'s' if count > 1 else ''}",
         "",
@@ -126,8 +126,8 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=20.0, help="seconds for each route and number of threads")
     parser.add_argument("--write", type=Path, metavar="FILE", help="replace the tables in this file")
     options = parser.parse_args()
-    PLACE.check(options.write)
-    # torch warns of the circle that create_graph=True makes, which the optimizer breaks.
+    SECTION.check(options.write)
+    # torch warns about the reference cycle of create_graph=True, which the optimizer breaks.
     warnings.filterwarnings("ignore", "Using backward", UserWarning)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(512, 1, 28, 28, generator=generator)
@@ -140,7 +140,7 @@ def main() -> None:
         with threads(count):
             parts.append(table(count, [measured(route, batch, options.budget) for route in MUST]))
         print("\n\n".join(parts[-1:]), flush=True)
-    PLACE.write(options.write, "\n\n".join(parts))
+    SECTION.write(options.write, "\n\n".join(parts))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Which parameters step together: a set with gradients that changes at each step, and a group for each parameter."""
+"""Optimizers with a varying set of parameters with gradients, and with one group per parameter."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import dashpot as dp
 
 
 class Rotating:
-    """An AdamW of ours of which two thirds of the parameters have gradients, a window that moves `shift` a step.
+    """AdamW with gradients in two thirds of the parameters, a window that moves by `shift` parameters per step.
 
-    Every parameter has its state before the first timed step. Without a shift the set stays the same.
+    All states exist before the first timed step. With `shift` 0 the set is constant.
     """
 
     def __init__(self, params: list[Tensor], shift: int) -> None:
@@ -22,7 +22,7 @@ class Rotating:
         self.optimizer.step()
 
     def prepare(self) -> None:
-        """Assign the gradients of the next step, which costs the same whether the set changes or not."""
+        """Assign the gradients of the next step, at equal cost for every shift."""
         count = len(self.params)
         self.start = (self.start + self.shift) % count
         for i, (p, grad) in enumerate(zip(self.params, self.grads, strict=True)):
@@ -33,7 +33,7 @@ class Rotating:
 
 
 def grouped(params: list[Tensor], make: type[torch.optim.Optimizer], *, spread: bool, **options: Any) -> Any:
-    """An optimizer with a group for each parameter; with `spread`, each has a learning rate of its own."""
+    """Return an optimizer with one group per parameter, with different learning rates if `spread`."""
     count = len(params)
     rates = [1e-3 * (1 + i / count if spread else 1) for i in range(count)]
     return make([{"params": [p], "lr": lr} for p, lr in zip(params, rates, strict=True)], **options)

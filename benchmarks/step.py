@@ -1,16 +1,15 @@
-"""Time of one optimizer step in units of torch's, memory of a step and time of the first one, as Markdown tables.
+"""Step time relative to torch, memory of a step, and time of the first step, as Markdown tables.
 
-    python benchmarks/step.py                               # everything, about five minutes
-    python benchmarks/step.py --quick                       # the same rows, a tenth of the rounds
-    python benchmarks/step.py --only AutoSGM                # rows whose name holds a text; steps only
-    python benchmarks/step.py --avx2                        # the rows bound by arithmetic, without AVX-512
-    python benchmarks/step.py --write docs/performance.md   # also replace the tables there
+    python benchmarks/step.py                               # all tables, about five minutes
+    python benchmarks/step.py --quick                       # the same rows with a tenth of the rounds
+    python benchmarks/step.py --only AutoSGM                # steps of cases whose name contains a text
+    python benchmarks/step.py --avx2                        # compute-bound rows without AVX-512
+    python benchmarks/step.py --write docs/performance.md   # also update the tables in the file
 
-In each round torch takes one step, then ours takes one, on separate copies of the same parameters; a row tells the
-median over the rounds of the ratio of the two times. Only `optimizer.step()` is timed, the caches being as the other
-side left them, and pauses of the garbage collector count on the side they meet. What either side does the first times
-(state, kernels, compilers) is outside. Where the processor has AVX-512, a run of everything includes `--avx2`, in a
-process of its own. Nothing here is part of the tests.
+In each round torch takes one step, then dashpot, on separate copies of the same parameters. A row reports the median
+ratio of the two times over the rounds. Only `optimizer.step()` is timed, with caches as the other side left them;
+garbage collection counts for the side during which it runs. Initial steps (state, kernels, compilers) are not timed. On
+processors with AVX-512, a full run includes `--avx2` in a separate process. Tests do not run these measurements.
 """
 
 from __future__ import annotations
@@ -31,51 +30,51 @@ import memory
 import processor
 import table
 import torch
-from bystanders import Bystanders
+from background_load import BackgroundLoad
 from cases import LARGE, NARROW, OTHERS, SHAPES, TARGETS, Case
-from page import Place
+from page import Section
 from timing import Row, bandwidths, measure, threads
 
 from dashpot.runs.environment import machine
 
 START = time.monotonic()
-PLACE = Place("<!-- tables of benchmarks/step.py -->", "<!-- end of tables -->")
+SECTION = Section("<!-- tables of benchmarks/step.py -->", "<!-- end of tables -->")
 
 
 TARGET_BUDGET, BUDGET = 2.5, 1.0
-"""Seconds for a row and a number of threads, with a target and without."""
+"""Seconds per row and number of threads, with and without a target."""
 
 
 def main(arguments: Sequence[str]) -> None:
     options = parsed(arguments)
-    PLACE.check(options.write)
-    os.environ.setdefault("DASHPOT_ENGINE", "compiled")  # for the children as well
+    SECTION.check(options.write)
+    os.environ.setdefault("DASHPOT_ENGINE", "compiled")  # inherited by child processes
     if options.avx2 and not processor.avx2_only():
-        bystanders = Bystanders()
-        parts = [without_avx512(arguments), bystanders.warning()]
+        load = BackgroundLoad()
+        parts = [without_avx512(arguments), load.warning()]
         print("\n\n".join(filter(None, parts)))
         return
     report = "\n\n".join(sections(options))
     print(report)
-    PLACE.write(options.write, report)
+    SECTION.write(options.write, report)
 
 
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Times and memory of optimizer steps, as Markdown tables.")
-    parser.add_argument("--quick", action="store_true", help="a tenth of the rounds: a look, no result")
-    parser.add_argument("--threads", type=int, help="with this many alone, instead of two and one")
-    parser.add_argument("--only", default="", metavar="TEXT", help="steps only, of cases whose name holds TEXT")
-    parser.add_argument("--avx2", action="store_true", help="steps only, of AdamW and bfloat16, without AVX-512")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="also replace the tables in FILE")
+    parser.add_argument("--quick", action="store_true", help="a tenth of the rounds; not for publication")
+    parser.add_argument("--threads", type=int, help="number of threads; default: both two and one")
+    parser.add_argument("--only", default="", metavar="TEXT", help="only steps of cases whose name contains TEXT")
+    parser.add_argument("--avx2", action="store_true", help="only steps of AdamW and bfloat16, without AVX-512")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="also update the tables in FILE")
     options = parser.parse_args(arguments)
     if options.write and (options.avx2 or options.only):
-        parser.error("--write records all tables: leave out --avx2 and --only.")
+        parser.error("--write records all tables; it cannot be combined with --avx2 or --only.")
     return options
 
 
 def sections(options: argparse.Namespace) -> list[str]:
-    """All that is printed, measured in the order of the page."""
-    bystanders = Bystanders()
+    """Measure all parts of the report, in order."""
+    load = BackgroundLoad()
     counts = [options.threads] if options.threads else sorted({min(2, os.cpu_count() or 1), 1}, reverse=True)
     rates = all_bandwidths(counts)
     share = 0.1 if options.quick else 1.0
@@ -85,8 +84,8 @@ def sections(options: argparse.Namespace) -> list[str]:
     )
     ends = [] if options.only or options.avx2 else slow_ends(options)
     again = all_bandwidths(counts)
-    rates = {count: max(rates[count], again[count]) for count in counts}  # whatever disturbs makes it less
-    warning = None if options.avx2 else bystanders.warning()  # the process that started this one is no bystander
+    rates = {count: max(rates[count], again[count]) for count in counts}  # disturbances only lower the bandwidth
+    warning = None if options.avx2 else load.warning()  # do not count the parent process
     parts = [about(rates, quick=options.quick), *filter(None, [warning])]
     for count in counts:
         title = f"### {counted(count)}{', AVX2 only' if options.avx2 else ''}"
@@ -97,7 +96,7 @@ def sections(options: argparse.Namespace) -> list[str]:
 
 
 def without_avx512(arguments: Sequence[str]) -> str:
-    """The report of a process of its own, as torch chooses its instructions when it starts."""
+    """Return the report of a new process without AVX-512: torch selects instructions at start-up."""
     with tempfile.TemporaryDirectory(prefix="dashpot-bench-") as cache:
         Path(cache).chmod(0o700)
         command = [sys.executable, __file__, *arguments]
@@ -106,7 +105,7 @@ def without_avx512(arguments: Sequence[str]) -> str:
 
 
 def all_bandwidths(counts: Sequence[int]) -> dict[int, tuple[float, float]]:
-    """Of a copy and of an addition in place, for each number of threads."""
+    """Return the bandwidths of a copy and of an in-place addition by number of threads."""
     found = {}
     for count in counts:
         with threads(count):
@@ -117,20 +116,20 @@ def all_bandwidths(counts: Sequence[int]) -> dict[int, tuple[float, float]]:
 def measured(cases: Sequence[Case], counts: Sequence[int], budget: float) -> list[Row]:
     rows = []
     for case in cases:
-        say(case.title() if case.installed() else f"{case.package} is not installed: no row")
+        say(case.title() if case.installed() else f"{case.package} is not installed; skipping its row")
         if case.installed():
             rows.append(measure(case, SHAPES[case.tensors], counts, budget))
     return rows
 
 
 def slow_ends(options: argparse.Namespace) -> list[str]:
-    """What takes processes of their own: memory, first steps and the rows without AVX-512."""
+    """Measure in new processes: memory, first steps, and rows without AVX-512."""
     parts = ["### Memory, and first steps on 1 thread", processor.stamp()]
     if memory.measured():
         say("memory")
         parts.append(table.memories({name: memory.extra(name) for name in memory.SUBJECTS}))
     else:
-        parts.append("Extra memory: not measured, which needs Linux with glibc.")
+        parts.append("Extra memory: not measured; requires Linux with glibc.")
     say("first steps")
     firsts = {name: first_step.first(name, quick=options.quick) for name in first_step.SUBJECTS}
     parts.append(table.firsts(firsts))
@@ -142,7 +141,7 @@ def slow_ends(options: argparse.Namespace) -> list[str]:
 
 
 def about(rates: dict[int, tuple[float, float]], *, quick: bool) -> str:
-    """The machine and what is compared."""
+    """Return a description of machine, versions and tensors."""
     facts = machine()
     speeds = ", ".join(f"{c / 1e9:.1f} and {a / 1e9:.1f} with {counted(n)}" for n, (c, a) in rates.items())
     sizes = "; ".join(f"{name}: {sum(map(math.prod, shapes))}" for name, shapes in SHAPES.items() if name != LARGE)

@@ -1,4 +1,4 @@
-"""The measurements as Markdown."""
+"""Measurements as Markdown tables."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ _SHORT = {
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; all columns but the first are figures."""
+    """Return a Markdown table with right-aligned columns after the first."""
     lines = [heads, [":--", *["--:"] * (len(heads) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def verdict(value: float, must: float | None, aim: float | None) -> str:
-    """Which limit a value keeps."""
+    """Return which limit a value satisfies."""
     if must is None or aim is None:
         return ""
     return "aim" if value <= aim else "must" if value <= must else "**missed**"
 
 
 def steps(rows: Sequence[Row], threads: int, copy: float, add: float, *, targets: bool) -> str:
-    """One table for a number of threads; `copy` and `add` are bandwidths in bytes a second."""
+    """Return the table for a number of threads; `copy` and `add` are bandwidths in bytes per second."""
     heads = ["case", "against", *(["must", "aim"] if targets else []), "ratio", "quartiles"]
     heads += [*(["verdict"] if targets else []), "ms", "theirs, ms", "bytes/param", "GB/s", "of copy_", "of add_"]
     return table(heads, (_step(row, threads, (copy, add), targets) for row in rows))
@@ -45,7 +45,7 @@ def _step(row: Row, threads: int, bandwidths: tuple[float, float], targets: bool
     case, ratio = row.case, row.ratios[threads]
     limits = [_figure(case.must, "{:.2f}"), _figure(case.aim, "{:.2f}")] if targets else []
     judged = [verdict(ratio.value, case.must, case.aim)] if targets else []
-    rate = row.moved / ratio.ours if row.moved and case.tensors == LARGE else None  # the others fit into caches
+    rate = row.moved / ratio.ours if row.moved and case.tensors == LARGE else None  # smaller tensors fit in caches
     return [
         _SHORT[case.tensors] + case.title(),
         case.against,
@@ -62,7 +62,7 @@ def _step(row: Row, threads: int, bandwidths: tuple[float, float], targets: bool
 
 
 def memories(found: Mapping[str, float]) -> str:
-    """Extra memory during a step, in MiB by subject."""
+    """Return the table of temporary memory in MiB by subject."""
     limit = memory.ONE_LARGE_TENSOR
     return table(
         ["extra memory during a step", "must, MiB", "aim, MiB", "MiB", "verdict"],
@@ -71,7 +71,7 @@ def memories(found: Mapping[str, float]) -> str:
                 name,
                 *((f"{limit:.0f}", "0") if _is_ours(name) else ("", "")),
                 f"{size:.1f}",
-                verdict(size, limit, 0.1) if _is_ours(name) else "",  # 0.1: the counters of pages are not exact
+                verdict(size, limit, 0.1) if _is_ours(name) else "",  # 0.1: page counters are approximate
             ]
             for name, size in found.items()
         ),
@@ -79,7 +79,7 @@ def memories(found: Mapping[str, float]) -> str:
 
 
 def firsts(found: Mapping[str, First]) -> str:
-    """First steps by subject; the limits are those of AdamW."""
+    """Return the table of first steps by subject; the limits are those of AdamW."""
     rows = []
     for name, first in found.items():
         judged = name not in {AUTOSGM, TORCH}

@@ -1,4 +1,4 @@
-"""Time of one step as a ratio, both sides in one process and in turns; and the bandwidth of a copy."""
+"""Step time relative to a reference, measured in alternation in one process, and memory bandwidth."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import torch
 from cases import Case, Preparing, Stepper, moved, parameters
 from torch import Tensor
 
-WARM_UP = 3  # steps outside the timing: state, kernels, compilers of either side
+WARM_UP = 3  # steps that are not timed: state, kernels and compilers of both sides
 FEWEST, MOST = 9, 2001
-EARLY = 50  # the last step of a fresh optimizer that is timed where a case asks for the early ones
+EARLY = 50  # last timed step of a fresh optimizer, for cases with `early`
 
 
 class Ratio(NamedTuple):
-    """Medians over the rounds; `low` and `high` are the quartiles of the ratio, times in seconds."""
+    """Medians over the rounds; quartiles `low` and `high` of the ratio; times in seconds."""
 
     value: float
     low: float
@@ -30,7 +30,7 @@ class Ratio(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A case as measured: a ratio for each number of threads, and the bytes a step of ours moves, where known."""
+    """A measured case: ratio by number of threads, and bytes moved by a dashpot step, if known."""
 
     case: Case
     elements: int
@@ -49,7 +49,7 @@ def threads(count: int) -> Iterator[None]:
 
 
 def measure(case: Case, shapes: Sequence[tuple[int, ...]], thread_counts: Sequence[int], budget: float) -> Row:
-    """Both sides of a case on separate copies of the same parameters, `budget` seconds for each number of threads."""
+    """Measure both sides on copies of the same parameters, for `budget` seconds per number of threads."""
     ours, theirs = parameters(shapes, case.dtype, 2)
     make_ours, make_theirs = case.ours(ours), case.reference(theirs)
     ratios = {}
@@ -65,7 +65,7 @@ def measure(case: Case, shapes: Sequence[tuple[int, ...]], thread_counts: Sequen
 
 
 def rounds(reference: Stepper, ours: Stepper, budget: float) -> Ratio:
-    """One step of each in turn until `budget` seconds are over; the ratio is taken in each round."""
+    """Alternate steps of both sides for `budget` seconds and compute the ratio of each round."""
     gc.collect()
     table: list[tuple[float, float]] = []
     end = time.perf_counter() + budget
@@ -75,7 +75,7 @@ def rounds(reference: Stepper, ours: Stepper, budget: float) -> Ratio:
 
 
 def early(case: Case, shapes: Sequence[tuple[int, ...]], budget: float) -> Ratio:
-    """Steps 2 to `EARLY` of both sides in turn, again and again with fresh optimizers until `budget` is over."""
+    """Alternate steps 2 to `EARLY` of both sides, with fresh optimizers, for `budget` seconds."""
     table: list[tuple[float, float]] = []
     end = time.perf_counter() + budget
     while not table or time.perf_counter() < end:
@@ -87,13 +87,13 @@ def early(case: Case, shapes: Sequence[tuple[int, ...]], budget: float) -> Ratio
 
 
 def ratio(table: Sequence[tuple[float, float]]) -> Ratio:
-    """Of rounds, each with their seconds and ours."""
+    """Return the ratio over rounds of (reference, dashpot) seconds."""
     low, middle, high = quantiles([mine / other for other, mine in table], n=4)
     return Ratio(middle, low, high, median(mine for _, mine in table), median(other for other, _ in table), len(table))
 
 
 def timed(stepper: Stepper) -> float:
-    """Seconds of a step, without what the stepper prepares for it."""
+    """Return the seconds of a step, without its preparation."""
     if isinstance(stepper, Preparing):
         stepper.prepare()
     return seconds(stepper.step)
@@ -106,10 +106,10 @@ def seconds(step: Callable[[], object]) -> float:
 
 
 def check_steps(stepper: Stepper, params: list[Tensor]) -> None:
-    """A last step must move every weight tensor that has a gradient: a step that does nothing is fast."""
+    """Raise `RuntimeError` if a further step does not change every tensor that has a gradient."""
     for p in params:
         with torch.no_grad():
-            p.fill_(1e-3)  # small enough that a bfloat16 weight moves too
+            p.fill_(1e-3)  # small enough to change a bfloat16 weight
     before = [p.detach().clone() for p in params]
     timed(stepper)
     pairs = [(p, b) for p, b in zip(params, before, strict=True) if p.grad is not None]
@@ -119,10 +119,10 @@ def check_steps(stepper: Stepper, params: list[Tensor]) -> None:
 
 
 def bandwidths(elements: int = 100_000_000, repeats: int = 9) -> tuple[float, float]:
-    """Bytes a second, all that is read and written, of `y.copy_(x)` and `y.add_(x)` on tensors far above the caches.
+    """Return the bytes per second read and written by `y.copy_(x)` and `y.add_(x)` on tensors larger than all caches.
 
-    Before a processor overwrites a line of memory it mostly reads it, which no one counts in a copy. What is changed in
-    place has been read anyway, so steps can exceed the figure of a copy; that of `add_` is the fairer one.
+    A processor usually reads a cache line before overwriting it, and this read is not counted for a copy. In-place
+    updates read the line anyway, so a step can exceed the bandwidth of a copy; `add_` is the fairer comparison.
     """
     x, y = torch.ones(elements), torch.zeros(elements)
     copy = median(seconds(lambda: y.copy_(x)) for _ in range(repeats))

@@ -55,12 +55,14 @@ def test_the_mapped_search_and_the_class_take_the_same_steps(method, monkeypatch
 
 def test_convergence_replaces_its_tables_alone(tmp_path, monkeypatch):
     page = tmp_path / "results.md"
-    page.write_text(f"before\n{convergence.PLACE.begin}\nold\n{convergence.PLACE.end}\nafter\n")
+    page.write_text(f"before\n{convergence.SECTION.begin}\nold\n{convergence.SECTION.end}\nafter\n")
     monkeypatch.setattr(convergence, "sections", lambda only, budget: ["new", "newer"])
     convergence.main(["--write", str(page)])
-    assert page.read_text() == f"before\n{convergence.PLACE.begin}\n\nnew\n\nnewer\n\n{convergence.PLACE.end}\nafter\n"
+    assert (
+        page.read_text() == f"before\n{convergence.SECTION.begin}\n\nnew\n\nnewer\n\n{convergence.SECTION.end}\nafter\n"
+    )
     page.write_text("nothing here\n")
-    with pytest.raises(SystemExit, match="must hold the lines"):
+    with pytest.raises(SystemExit, match="must contain the lines"):
         convergence.main(["--write", str(page)])
 
 

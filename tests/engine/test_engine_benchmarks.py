@@ -10,7 +10,7 @@ import torch
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 
-import bystanders  # noqa: E402
+import background_load  # noqa: E402
 import cases  # noqa: E402
 import first_step  # noqa: E402
 import memory  # noqa: E402
@@ -190,29 +190,29 @@ def test_the_first_step_and_the_import_are_timed(name):
     assert found["import"] >= 0
 
 
-def test_own_work_is_no_bystander():
-    watch = bystanders.Bystanders()
-    watch.load = 0.0
-    assert watch.cores() >= 0
-    watch._busy = None  # a system that does not tell
-    assert watch.warning() is None
-    watch.load = 3.0
-    assert "noise" in watch.warning()
+def test_background_load_excludes_own_process():
+    load = background_load.BackgroundLoad()
+    load.load = 0.0
+    assert load.cores() >= 0
+    load._busy = None  # /proc/stat is not available
+    assert load.warning() is None
+    load.load = 3.0
+    assert "noise" in load.warning()
 
 
 def test_the_tables_in_a_page_are_replaced_and_the_rest_stays(tmp_path, monkeypatch):
     page = tmp_path / "performance.md"
-    page.write_text(f"before\n{step.PLACE.begin}\nold\n{step.PLACE.end}\nafter\n")
+    page.write_text(f"before\n{step.SECTION.begin}\nold\n{step.SECTION.end}\nafter\n")
     monkeypatch.setattr(step, "sections", lambda options: ["new", "newer"])
     monkeypatch.setenv("DASHPOT_ENGINE", "eager")
     step.main(["--write", str(page)])
-    assert page.read_text() == f"before\n{step.PLACE.begin}\n\nnew\n\nnewer\n\n{step.PLACE.end}\nafter\n"
+    assert page.read_text() == f"before\n{step.SECTION.begin}\n\nnew\n\nnewer\n\n{step.SECTION.end}\nafter\n"
 
 
-def test_a_page_without_a_place_for_tables_is_refused_before_measuring(tmp_path):
+def test_page_without_markers_is_rejected_before_measuring(tmp_path):
     page = tmp_path / "other.md"
     page.write_text("nothing here\n")
-    with pytest.raises(SystemExit, match="must hold the lines"):
+    with pytest.raises(SystemExit, match="must contain the lines"):
         step.main(["--write", str(page)])
 
 

@@ -1,4 +1,4 @@
-"""How much other processes use the cores meanwhile: figures with company are noise."""
+"""CPU load of other processes during a measurement, which invalidates it."""
 
 from __future__ import annotations
 
@@ -6,35 +6,35 @@ import os
 import time
 from pathlib import Path
 
-BUSY = 0.15  # cores, from which on a table says that it was disturbed
+BUSY = 0.15  # cores; a higher load adds a warning to the tables
 
 
-class Bystanders:
-    """Counts from its making on. Where the system does not tell, only the load average at the start is known."""
+class BackgroundLoad:
+    """The load since construction; without /proc/stat, only the load average at construction."""
 
     def __init__(self) -> None:
         self.load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
         self._start, self._busy, self._own = time.monotonic(), busy_seconds(), own_seconds()
 
     def cores(self) -> float:
-        """Cores that other processes kept busy on average since the start."""
+        """Return the average number of cores used by other processes since construction."""
         if self._busy is None:
             return 0.0
         others = (busy_seconds() or 0.0) - self._busy - (own_seconds() - self._own)
         return max(others, 0.0) / max(time.monotonic() - self._start, 1e-9)
 
     def warning(self) -> str | None:
-        """A sentence where others disturb or may have, else None."""
+        """Return a warning if other processes may have disturbed the measurement, else None."""
         if self.cores() < BUSY and self.load < 2 * BUSY:
             return None
         return (
             f"**Disturbed:** the load average at the start was {self.load:.1f}, and other processes kept "
-            f"{self.cores():.1f} cores busy meanwhile; these figures are noise."
+            f"{self.cores():.1f} cores busy; these figures are noise."
         )
 
 
 def busy_seconds() -> float | None:
-    """Seconds all cores have worked for somebody since the system started, those stolen by a host included."""
+    """Return the busy seconds of all cores since boot, steal time included; None if not available."""
     try:
         user, nice, system, _, _, *rest = map(int, Path("/proc/stat").read_text().splitlines()[0].split()[1:9])
     except (OSError, ValueError):
@@ -43,6 +43,6 @@ def busy_seconds() -> float | None:
 
 
 def own_seconds() -> float:
-    """Seconds this process and the children it has waited for have worked."""
+    """Return the CPU seconds of this process and its reaped children."""
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system
