@@ -104,7 +104,7 @@ def parameters(shapes: Sequence[tuple[int, ...]], dtype: torch.dtype, copies: in
     return lists
 
 
-# ---- reference optimizers ---------------------------------------------------------------------------------------------------------
+# ---- reference optimizers -------------------------------------------------------------------------------------------
 
 
 class ClipThenStep:
@@ -142,7 +142,7 @@ foreach = partial(torch_adamw, foreach=True)
 loop = partial(torch_adamw, foreach=False)
 
 
-# ---- dashpot optimizers -----------------------------------------------------------------------------------------------------------
+# ---- dashpot optimizers ---------------------------------------------------------------------------------------------
 
 
 def adamw(params: list[Tensor], **options: Any) -> Stepper:
