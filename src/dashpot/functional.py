@@ -1,7 +1,7 @@
-"""The functional form: the same stages and the same engine, without an optimizer object.
+"""Functional form of the optimizers: pure functions of recipe, parameters, gradients and state.
 
-Pure functions, so that `torch.func.vmap` runs many learning rates in one process and `torch.func.grad` differentiates
-through a whole training run.
+They compose with `torch.func.vmap` (many learning rates in one process) and `torch.func.grad` (derivatives of a whole
+training run).
 """
 
 from __future__ import annotations
@@ -26,12 +26,15 @@ __all__ = ["init", "observe", "update"]
 
 
 def init(recipe: Recipe, params: Mapping[str, Tensor] | Sequence[Tensor] | Tensor) -> Any:
-    """Fresh state, shaped like `params`: for each tensor a dict of slots.
+    """Return the initial state, structured like `params`, with a dict of slots for each tensor.
 
     Args:
         recipe: The method.
-        params: Real tensors: one, a sequence, or a mapping by name. Half-precision ones are updated in float32, rounded
-            once.
+        params: Real tensors: one, a sequence, or a mapping by name. Half-precision tensors are updated in float32 and
+            rounded once.
+
+    Raises:
+        ArgumentError: If a tensor is complex.
 
     >>> import torch, dashpot as dp
     >>> recipe = dp.Recipe(dp.Filter(pole=0.9), lr=0.1)
@@ -43,22 +46,26 @@ def init(recipe: Recipe, params: Mapping[str, Tensor] | Sequence[Tensor] | Tenso
     if not isinstance(params, Tensor):
         return [init(recipe, p) for p in params]
     if params.is_complex():
-        raise ArgumentError("init: the functional form takes real tensors, got a complex one; use torch.view_as_real.")
+        raise ArgumentError("init: params must be real, got a complex tensor; use torch.view_as_real.")
     dry_run_stages(recipe, params)
     return new_slots(recipe, params)
 
 
 def update(recipe: Recipe, params: Any, grads: Any, state: Any, step: int | Tensor) -> tuple[Any, Any]:
-    """One step of every tensor: (new params, new state). Nothing is changed in place.
+    """Return (new params, new state) after one step, without modifying the arguments.
 
     Args:
-        recipe: The method; its `lr` and any other setting may be a tensor that is mapped over or differentiated.
-        params, grads, state: Alike in structure: one tensor, a sequence or a mapping; `state` as `init` made it.
-        step: Steps done before this one: 0, 1, 2, ... As a 0-d tensor it is data for `torch.compile`, which then
-            compiles the update once for all steps; a recipe with schedules, which are functions of a Python number,
-            refuses that.
+        recipe: The method; `lr` and other settings may be vmapped or differentiated tensors.
+        params: One tensor, a sequence or a mapping.
+        grads: Gradients, structured like `params`.
+        state: As returned by `init` or `update`.
+        step: Number of completed steps: 0, 1, 2, ... A 0-d tensor lets `torch.compile` compile the update once for all
+            steps, but cannot be combined with schedules, which are functions of a Python number.
 
-    Sixteen learning rates at once, each with its own weights and state:
+    Raises:
+        ArgumentError: If the structures or shapes differ, or `step` is not a nonnegative integer.
+
+    Example: sixteen learning rates in parallel.
 
     >>> import torch, dashpot as dp
     >>> recipe = dp.AdamW.recipe_for(lr=1e-3)
@@ -72,13 +79,13 @@ def update(recipe: Recipe, params: Any, grads: Any, state: Any, step: int | Tens
 
 
 def observe(recipe: Recipe, state: Any, probes: Any, products: Any, step: int | Tensor) -> Any:
-    """The state after a Hessian-vector product, to be taken in before `update` takes the same step.
+    """Return the state after a Hessian-vector product; call it before `update` of the same step.
 
     Args:
-        recipe: A second-order method: one with a stage such as `Curvature`. For any other the state stays as it is.
-        state: As `init` or `update` gave it.
-        probes, products: Alike in structure with the parameters: v, with independent entries of mean 0 and variance 1,
-            and H v.
+        recipe: A second-order method, with a stage such as `Curvature`; other methods leave the state unchanged.
+        state: As returned by `init` or `update`.
+        probes: Probes v, structured like the parameters, with independent entries of mean 0 and variance 1.
+        products: Products H v, structured like the parameters.
         step: As in `update`.
 
     >>> import torch, dashpot as dp
@@ -91,7 +98,7 @@ def observe(recipe: Recipe, state: Any, probes: Any, products: Any, step: int | 
 
 
 def _at(owner: str, recipe: Recipe, step: int | Tensor) -> tuple[Recipe, StepScalars]:
-    """The recipe with its schedules resolved, and the numbers of the step after `step` steps."""
+    """Return the recipe with schedules resolved, and the scalars of the step after `step` completed steps."""
     recipe = recipe.widened()
     if isinstance(step, Tensor):
         _check_step(owner, recipe, step)
@@ -118,13 +125,13 @@ def _observe(recipe: Recipe, scalars: StepScalars, state: Any, probes: Any, prod
 
 
 def _check_step(owner: str, recipe: Recipe, step: Tensor) -> None:
-    """Refuse what is no number of steps, by its kind alone: its value may be unknown while a graph is made."""
+    """Validate the type of a tensor `step`; its value may be unknown during tracing."""
     if step.dim() != 0 or step.is_complex() or step.dtype == torch.bool:
         raise ArgumentError(f"{owner}: step must be an integer or a 0-d tensor, got {shown(step)}.")
     if recipe.schedule:
         raise ArgumentError(
-            f"{owner}: schedules are functions of a Python number; give step as an int, or a tensor lr without "
-            "schedule."
+            f"{owner}: step must be an int for a recipe with schedules, got a tensor; "
+            "alternatively pass a tensor lr without a schedule."
         )
 
 

@@ -72,7 +72,7 @@ def test_the_recipe_carries_the_schedule_of_a_setting_or_says_why_not(subject):
         assert repr(CHANGING) in repr(optimizer) or without_effect(optimizer, name)
         formula = (subject.cls, name) in MOVED_BY_FORMULA or moves_the_gain(subject, name)
         if formula and not without_effect(optimizer, name):
-            with pytest.raises(dp.ArgumentError, match="a recipe cannot carry the schedule of"):
+            with pytest.raises(dp.ArgumentError, match=r"the schedule of .* cannot be part of a recipe"):
                 optimizer.recipe  # noqa: B018
             continue
         run(optimizer, params, 4)
@@ -134,7 +134,9 @@ def test_a_schedule_is_carried_under_the_name_of_the_stage_that_it_moves(cls, na
 def test_a_schedule_that_moves_others_by_a_formula_is_printed_beside_the_recipe(cls, name):
     settings = {dp.SGD: {"momentum": 0.9, "dampening": 0.5}, dp.ESGD: {"v": 0.7}}.get(cls, {})
     optimizer = cls(parameters(), **settings, schedule={name: CHANGING})
-    with pytest.raises(dp.ArgumentError, match=r"cannot carry the schedule of .* by a formula"):
+    with pytest.raises(
+        dp.ArgumentError, match=r"the schedule of .* cannot be part of a recipe, since .* is computed from it"
+    ):
         optimizer.recipe  # noqa: B018
     assert f"schedule={{{name!r}: {CHANGING!r}}}" in repr(optimizer)
 
@@ -208,7 +210,7 @@ def test_a_setting_that_is_no_number_cannot_be_scheduled(name):
 
 
 def test_one_setting_under_two_names_cannot_have_two_schedules():
-    with pytest.raises(dp.ArgumentError, match=r"Adam: pole and betas\[0\] are one setting"):
+    with pytest.raises(dp.ArgumentError, match=r"Adam: pole and betas\[0\] are the same setting"):
         dp.Adam(parameters(), schedule={"pole": CHANGING, "betas[0]": CHANGING})
 
 

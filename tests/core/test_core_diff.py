@@ -89,5 +89,5 @@ def test_optimizers_and_tensors_are_compared_by_value():
 
 @pytest.mark.parametrize("bad", [None, "adam", torch.optim.SGD])
 def test_something_without_a_recipe_is_refused(bad):
-    with pytest.raises(ArgumentError, match=r"^diff: expected a Recipe or an optimizer that has one, got "):
+    with pytest.raises(ArgumentError, match=r"^diff: arguments must be Recipes or optimizers with a recipe, got "):
         dp.diff(dp.Recipe(), bad)

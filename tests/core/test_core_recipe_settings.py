@@ -32,7 +32,7 @@ def test_slots_of_all_stages_in_order():
     ],
 )
 def test_two_stages_cannot_keep_state_under_one_key(stages):
-    with pytest.raises(ArgumentError, match=r"^Recipe: two stages keep their state under '\w+'; give one of them"):
+    with pytest.raises(ArgumentError, match=r"^Recipe: two stages use the state key '\w+'; rename the slot of one"):
         dp.Recipe(*stages)
 
 

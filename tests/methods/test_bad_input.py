@@ -143,7 +143,7 @@ SENTENCES = [
     ),
     (
         lambda: dp.Recipe(dp.Filter(0.9), dp.Filter(0.5)),
-        "Recipe: two stages keep their state under 'momentum_buffer'; give one of them another slot name.",
+        "Recipe: two stages use the state key 'momentum_buffer'; rename the slot of one of them.",
     ),
     (lambda: dp.Recipe(0.9), "Recipe: every positional argument must be a Stage, got 0.9."),
     (
@@ -156,7 +156,7 @@ SENTENCES = [
     ),
     (
         lambda: dp.SGM(parameters(), filter=(dp.Filter(0.9), dp.Filter(0.5))),
-        "Recipe: two stages keep their state under 'momentum_buffer'; give one of them another slot name.",
+        "Recipe: two stages use the state key 'momentum_buffer'; rename the slot of one of them.",
     ),
 ]
 

@@ -41,7 +41,7 @@ from dashpot.optimizers.state_dict import (
 )
 from dashpot.optimizers.step import Stepper
 from dashpot.optimizers.step_wrapper import hook_step_if_needed, is_dynamo_tracing
-from dashpot.recipes.bind_schedules import carried, check_schedules
+from dashpot.recipes.bind_schedules import bind_schedules, check_schedules
 from dashpot.recipes.recipe import Recipe
 from dashpot.schedules import Schedule, hyperparams
 from dashpot.schedules.resolve import lr_in_force, schedules_by_name
@@ -155,7 +155,7 @@ class Optimizer(torch.optim.Optimizer):
         Raises `ArgumentError` for a schedule that a recipe cannot carry, because it moves other numbers by a formula:
         one of NAG's pole moves the zero and the gain as well.
         """
-        return self._carried(self.param_groups[0])
+        return self._recipe_with_schedules(self.param_groups[0])
 
     @property
     def schedule(self) -> dict[str, Schedule]:
@@ -236,8 +236,8 @@ class Optimizer(torch.optim.Optimizer):
                     f"{type(self).__name__}: {self._argument(name)} must have a value, got a tensor on the meta device."
                 )
 
-    def _carried(self, group: Mapping[str, Any]) -> Recipe:
-        return carried(type(self).__name__, self._built, self._settings(group), self._schedule)
+    def _recipe_with_schedules(self, group: Mapping[str, Any]) -> Recipe:
+        return bind_schedules(type(self).__name__, self._built, self._settings(group), self._schedule)
 
     def _check_settings(self, settings: Mapping[str, Any]) -> None:
         owner = type(self).__name__
@@ -499,7 +499,7 @@ class Optimizer(torch.optim.Optimizer):
         for index, group in enumerate(self.param_groups):
             lines.append(f"  group {index}: {_size(group)}")
             try:
-                lines.append(f"    {self._carried(group)!r}")
+                lines.append(f"    {self._recipe_with_schedules(group)!r}")
             except ArgumentError:
                 lines += [f"    {self._recipe_of(group)!r}", f"    schedule={self._schedule!r}"]
         return "\n".join([*lines, ")"])

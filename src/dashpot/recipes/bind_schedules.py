@@ -1,4 +1,4 @@
-"""Schedules of settings: reading what the caller gave, checking it, and writing it into a recipe."""
+"""Validation of schedules of settings, and their transfer to a recipe."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from dashpot.schedules import Schedule, hyperparams
 if TYPE_CHECKING:
     from dashpot.recipes.recipe import Recipe
 
-__all__ = ["carried", "check_schedules"]
+__all__ = ["bind_schedules", "check_schedules"]
 
 
 def check_schedules(owner: str, settings: Mapping[str, Any], schedules: Mapping[str, Schedule]) -> None:
-    """Raise `ArgumentError` for a schedule of something that is no setting, no number, or scheduled twice."""
+    """Raise `ArgumentError` if a scheduled setting does not exist, is not a number, or is scheduled twice."""
     places: dict[Any, str] = {}
     for name in schedules:
         value = hyperparams.read(settings, name)
@@ -28,20 +28,22 @@ def check_schedules(owner: str, settings: Mapping[str, Any], schedules: Mapping[
         check(owner, f"the scheduled {name}", value, Interval())
         place = hyperparams.locate(settings, name)
         if place in places:
-            raise ArgumentError(f"{owner}: {places[place]} and {name} are one setting; give it one schedule.")
+            raise ArgumentError(f"{owner}: {places[place]} and {name} are the same setting; pass one schedule.")
         places[place] = name
 
 
-def carried(
+def bind_schedules(
     owner: str,
     build: Callable[[dict[str, Any]], Recipe],
     settings: dict[str, Any],
     schedules: Mapping[str, Schedule],
 ) -> Recipe:
-    """The recipe that `build` makes of `settings`, with the schedules on those of its settings that are scheduled.
+    """Return the recipe `build(settings)` with schedules attached to the corresponding recipe settings.
 
-    Which these are shows a probe, a tensor in the place of each scheduled number: it comes out in the recipe as it went
-    in, or as another tensor where a formula was applied to it. Raises `ArgumentError` in the second case.
+    The correspondence is found by passing a distinct tensor for each scheduled number and locating it in the recipe.
+
+    Raises:
+        ArgumentError: If `build` applies a formula to a scheduled setting, so that its tensor is not in the recipe.
     """
     probes = {name: _probe(hyperparams.read(settings, name)) for name in schedules if name != "lr"}
     for name, probe in probes.items():
@@ -55,8 +57,8 @@ def carried(
             schedule[field], bases[field] = schedules[names[0]], float(value)
         elif probes and isinstance(value, Tensor) and all(value is not given for given in settings.values()):
             raise ArgumentError(
-                f"{owner}: a recipe cannot carry the schedule of {' and '.join(probes)}, "
-                f"which moves {field} by a formula."
+                f"{owner}: the schedule of {' and '.join(probes)} cannot be part of a recipe, "
+                f"since {field} is computed from it."
             )
     return recipe.with_settings(schedule=schedule, **bases)
 

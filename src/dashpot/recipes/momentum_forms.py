@@ -1,6 +1,6 @@
-"""From each momentum method's own parameters to (pole, zero, gain), and back.
+"""Conversion between the parametrizations of momentum and (pole, zero, gain).
 
-All rows use H(z) = gain (1 - zero z^-1)/(1 - pole z^-1) and the step w <- w - lr v.
+The filter is H(z) = gain (1 - zero z^-1)/(1 - pole z^-1), the step w <- w - lr v.
 
 | method                      | parameters   | pole | zero                       | gain     |
 |-----------------------------|--------------|------|----------------------------|----------|
@@ -11,7 +11,7 @@ All rows use H(z) = gain (1 - zero z^-1)/(1 - pole z^-1) and the step w <- w - l
 | Nesterov, torch             | mu           | mu   | mu/(1 + mu)                | 1 + mu   |
 | QHM                         | beta, nu     | beta | (1-nu) beta/(1 - nu beta)  | 1-nu beta|
 
-torch's dampening lets the first gradient in with weight 1, a transient (tau mu^(t-1) g_1) that no gain describes.
+torch's dampening weights the first gradient by 1, a transient (tau mu^(t-1) g_1) not described by a gain.
 
 Sources: Ma and Yarats, arXiv 1810.06801; torch.optim.SGD; Somefun, AutoSGM.
 """
@@ -41,11 +41,11 @@ __all__ = [
     "to_qhm",
 ]
 
-_SAME = 1e-12  # relative: two closed forms of one number differ by a few roundings
+_SAME = 1e-12  # relative tolerance for closed forms that differ by rounding
 
 
 class Point(NamedTuple):
-    """A point of the filter plane."""
+    """Filter parameters: pole, zero and gain."""
 
     pole: Scalar
     zero: Scalar
@@ -53,7 +53,7 @@ class Point(NamedTuple):
 
     @property
     def dc_gain(self) -> Scalar:
-        """Output for a constant input 1: gain (1 - zero)/(1 - pole). The effective learning rate is lr times this.
+        """DC gain, gain (1 - zero)/(1 - pole); the effective learning rate is lr times this.
 
         >>> heavy_ball(0.75).dc_gain, ema(0.75).dc_gain
         (4.0, 1.0)
@@ -62,7 +62,7 @@ class Point(NamedTuple):
 
 
 def ema(beta: Scalar) -> Point:
-    """Averaged momentum, m = beta m + (1 - beta) g.
+    """Return the filter of averaged momentum, m = beta m + (1 - beta) g.
 
     >>> ema(0.75)
     Point(pole=0.75, zero=0.0, gain=0.25)
@@ -72,7 +72,7 @@ def ema(beta: Scalar) -> Point:
 
 
 def heavy_ball(momentum: Scalar, dampening: Scalar = 0.0) -> Point:
-    """Heavy ball as torch writes it, v = momentum v + (1 - dampening) g.
+    """Return the filter of torch's heavy ball, v = momentum v + (1 - dampening) g.
 
     >>> heavy_ball(0.9)
     Point(pole=0.9, zero=0.0, gain=1.0)
@@ -83,7 +83,7 @@ def heavy_ball(momentum: Scalar, dampening: Scalar = 0.0) -> Point:
 
 
 def nesterov(momentum: Scalar) -> Point:
-    """Nesterov's method as torch writes it, g + momentum v after v = momentum v + g.
+    """Return the filter of torch's Nesterov momentum, g + momentum v after v = momentum v + g.
 
     >>> nesterov(1.0 / 3)
     Point(pole=0.3333333333333333, zero=0.25, gain=1.3333333333333333)
@@ -93,7 +93,7 @@ def nesterov(momentum: Scalar) -> Point:
 
 
 def qhm(beta: Scalar, nu: Scalar) -> Point:
-    """Quasi-hyperbolic momentum, (1 - nu) g + nu m. nu = 1 is `ema`, nu = beta Nesterov's zero, nu = 0 plain.
+    """Return the filter of quasi-hyperbolic momentum, (1 - nu) g + nu m; nu = 1 is `ema`, nu = beta Nesterov.
 
     >>> qhm(0.5, 0.5)
     Point(pole=0.5, zero=0.3333333333333333, gain=0.75)
@@ -104,7 +104,7 @@ def qhm(beta: Scalar, nu: Scalar) -> Point:
 
 
 def to_ema(point: Point) -> tuple[float, float]:
-    """(beta, factor): `point` is `ema(beta)` with lr times `factor`.
+    """Return (beta, factor): `point` equals `ema(beta)` with lr times `factor`.
 
     >>> to_ema(heavy_ball(0.75))
     (0.75, 4.0)
@@ -114,7 +114,7 @@ def to_ema(point: Point) -> tuple[float, float]:
 
 
 def to_heavy_ball(point: Point) -> tuple[float, float]:
-    """(momentum, factor): `point` is `heavy_ball(momentum)` with lr times `factor`.
+    """Return (momentum, factor): `point` equals `heavy_ball(momentum)` with lr times `factor`.
 
     >>> to_heavy_ball(ema(0.75))
     (0.75, 0.25)
@@ -124,7 +124,7 @@ def to_heavy_ball(point: Point) -> tuple[float, float]:
 
 
 def to_nesterov(point: Point) -> tuple[float, float]:
-    """(momentum, factor): `point` is `nesterov(momentum)` with lr times `factor`.
+    """Return (momentum, factor): `point` equals `nesterov(momentum)` with lr times `factor`.
 
     >>> to_nesterov(qhm(0.5, 0.5))
     (0.5, 0.5)
@@ -134,9 +134,12 @@ def to_nesterov(point: Point) -> tuple[float, float]:
 
 
 def to_qhm(point: Point) -> tuple[float, float, float]:
-    """(beta, nu, factor): `point` is `qhm(beta, nu)` with lr times `factor`; nu = (pole - zero)/(pole (1 - zero)).
+    """Return (beta, nu, factor): `point` equals `qhm(beta, nu)` with lr times `factor`.
 
-    Raises `ArgumentError` for a pole of 0, where nu has no effect and cannot be told.
+        nu = (pole - zero)/(pole (1 - zero))
+
+    Raises:
+        ArgumentError: If the pole is 0, for which nu is undetermined.
 
     >>> beta, nu, factor = to_qhm(nesterov(0.9))
     >>> round(beta, 12), round(nu, 12), round(factor, 12)
@@ -154,7 +157,7 @@ def _need_zero(owner: str, point: Point, zero: Scalar) -> None:
 
 
 def pole_of_length(length: Scalar) -> Scalar:
-    """The pole of an average over about `length` >= 1 samples, 1 - 1/length; 1 is no averaging.
+    """Return the pole 1 - 1/length of an average over about `length` >= 1 samples.
 
     >>> pole_of_length(4)
     0.75
@@ -164,7 +167,7 @@ def pole_of_length(length: Scalar) -> Scalar:
 
 
 def averaging_length(pole: Scalar) -> Scalar:
-    """The number of samples N = 1/(1 - pole) that an average with this pole remembers.
+    """Return the averaging length N = 1/(1 - pole) in samples.
 
     >>> averaging_length(0.75)
     4.0
@@ -174,10 +177,10 @@ def averaging_length(pole: Scalar) -> Scalar:
 
 
 def low_noise_zero(pole: float) -> float:
-    """AutoSGM's recommended zero, 1 - sqrt(2 (1 - pole)); it makes the noise gain (1-pole)(1+zero)/(1+pole).
+    """Return AutoSGM's recommended zero, 1 - sqrt(2 (1 - pole)); the noise gain is (1-pole)(1+zero)/(1+pole).
 
     Args:
-        pole: In [1/2, 1), where the zero is not negative.
+        pole: In [1/2, 1), for a nonnegative zero.
 
     >>> round(low_noise_zero(0.9), 4)
     0.5528
@@ -187,10 +190,11 @@ def low_noise_zero(pole: float) -> float:
 
 
 def momentum_correction(lr: float, previous_lr: float) -> float:
-    """Factor on the buffer when lr sits inside it, v = mu v + lr g, and lr changes: lr/previous_lr.
+    """Return the buffer correction lr/previous_lr after a change of lr, for v = mu v + lr g.
 
-    With it the slide form of momentum equals torch's v = mu v + g for a varying rate. Source: Goyal et al.,
-    arXiv 1706.02677.
+    With this correction the form v = mu v + lr g, w = w - v equals torch's v = mu v + g, w = w - lr v for a varying lr.
+
+    Source: Goyal et al., arXiv 1706.02677.
 
     >>> momentum_correction(0.05, previous_lr=0.1)
     0.5

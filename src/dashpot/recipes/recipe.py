@@ -1,4 +1,4 @@
-"""The recipe: a whole method as one frozen value."""
+"""Recipe: a complete method as an immutable value."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from dashpot.utils.scalars import read
 
 __all__ = ["Diff", "Recipe", "diff"]
 
-# torch's names for the settings of a stage, as users write them in schedules.
+# torch's names of stage settings, accepted as schedule keys
 _TORCH_NAMES = {"momentum": "pole", "betas[0]": "pole", "betas[1]": "beta", "alpha": "beta"}
 
 
 class BoundStage(NamedTuple):
-    """A stage made ready to run: where its slots lie in a parameter's state, and the tuple they are handed over in."""
+    """A stage with its state keys, the named-tuple type of its slots and its numeric settings."""
 
     stage: Stage
     keys: tuple[str, ...]
     state_type: Any
     settings: tuple[Any, ...]
-    """The numeric settings that are set: a stage may read them from itself instead of from its scalars."""
+    """Numeric settings other than None; a stage may read them directly instead of from its scalars."""
 
     @staticmethod
     def of(stage: Stage) -> BoundStage:
@@ -38,16 +38,23 @@ class BoundStage(NamedTuple):
 
 
 class Recipe:
-    """Stages in the order in which they act, a learning rate and schedules: everything that defines a method.
+    """Ordered stages, a learning rate and schedules: the complete definition of a method.
+
+    A recipe is immutable, hashable, has an evaluable `repr`, and is serializable to plain data.
 
     Args:
-        stages: The line the gradient passes; see `dashpot.stages`.
+        stages: Stages applied to the gradient, in order; see `dashpot.stages`.
         lr: Base learning rate, >= 0: a number or a 0-d tensor.
-        schedule: A `Schedule` for lr, or a mapping from the names of settings (`lr`, `pole`, `zero`, `weight_decay`,
-            `eps`, ...) to schedules. Pure functions of the step count.
+        schedule: A `Schedule` of lr, or a mapping from setting names (`lr`, `pole`, `zero`, `weight_decay`, `eps`, ...)
+            to schedules.
 
-    A recipe is immutable and hashable, prints as an expression that pastes back, and converts to plain data and back.
-    `slots` is all state it keeps for one parameter; `bound_stages` are its active stages, ready for an engine.
+    Attributes:
+        slots: State variables per parameter.
+        bound_stages: Active stages with their state keys, for engines.
+
+    Raises:
+        ArgumentError: If a positional argument is not a stage, lr is out of range, a scheduled setting does not exist,
+            or two stages use the same state key.
 
     >>> from dashpot import Filter, SecondMoment
     >>> recipe = Recipe(Filter(pole=0.9), SecondMoment(beta=0.99), lr=0.001)
@@ -94,7 +101,7 @@ class Recipe:
         return tuple(sorted(items.items()))
 
     def __setattr__(self, name: str, value: Any) -> None:
-        raise AttributeError(f"A recipe is frozen: make a new one with with_settings({name}=...).")
+        raise AttributeError(f"A recipe is frozen: create a new one with with_settings({name}=...).")
 
     def __delattr__(self, name: str) -> None:
         raise AttributeError(f"A recipe is frozen: {name} cannot be deleted.")
@@ -120,11 +127,11 @@ class Recipe:
         return f"Recipe({', '.join(parts)})"
 
     def active(self) -> Iterator[Stage]:
-        """The stages that do something with their present settings."""
+        """Iterate over the stages that are not no-ops for their current settings."""
         return (line.stage for line in self.bound_stages)
 
     def observes(self) -> bool:
-        """True for a second-order method: some stage learns from Hessian-vector products.
+        """Return True for a second-order method, in which a stage uses Hessian-vector products.
 
         >>> from dashpot import Curvature, SecondMoment
         >>> Recipe(Curvature()).observes(), Recipe(SecondMoment()).observes()
@@ -133,7 +140,7 @@ class Recipe:
         return any(stage.observes for stage in self.active())
 
     def settings(self) -> dict[str, Scalar]:
-        """Every numeric setting by name, lr excluded; a name that comes twice gets a number: `eps`, `eps_2`."""
+        """Return all numeric settings except lr by name; repeated names are numbered: `eps`, `eps_2`."""
         return {name: getattr(self.stages[index], field) for name, (index, field) in self._places().items()}
 
     def _places(self) -> dict[str, tuple[int, str]]:
@@ -149,7 +156,7 @@ class Recipe:
         return places
 
     def with_settings(self, **changes: Any) -> Recipe:
-        """A recipe with some settings changed, by the names of `settings()`, or `lr`, or `schedule`."""
+        """Return a recipe with changed settings, named as in `settings()`, `lr` or `schedule`."""
         lr, schedule = changes.pop("lr", self.lr), changes.pop("schedule", dict(self.schedule))
         places = self._places()
         stages = list(self.stages)
@@ -161,7 +168,7 @@ class Recipe:
         return Recipe(*stages, lr=lr, schedule=schedule)
 
     def at_lr(self, lr: Scalar) -> Recipe:
-        """This recipe at another learning rate, which the caller has checked; stages are shared."""
+        """Return this recipe with a different, already validated learning rate; stages are shared."""
         other = object.__new__(Recipe)
         for name in ("stages", "slots", "bound_stages", "schedule"):
             object.__setattr__(other, name, getattr(self, name))
@@ -169,7 +176,7 @@ class Recipe:
         return other
 
     def at(self, step: int) -> tuple[Recipe, float]:
-        """The recipe with its schedules resolved for `step` (steps done before: 0, 1, ...), and their factor on lr."""
+        """Return the recipe with schedules resolved after `step` completed steps, and their factor on lr."""
         if not self.schedule:
             return self, 1.0
         schedule = dict(self.schedule)
@@ -180,23 +187,23 @@ class Recipe:
         return self.with_settings(lr=lr, schedule=None, **values), factor
 
     def widened(self) -> Recipe:
-        """The recipe with its tensor settings as 0-d float64 tensors: arithmetic with them is then that of numbers."""
+        """Return the recipe with tensor settings as 0-d float64 tensors, for arithmetic in double precision."""
         settings = {"lr": self.lr, **self.settings()}
-        # Two comprehensions, as Dynamo cannot trace an assignment inside one.
+        # Dynamo cannot trace an assignment inside a comprehension.
         wide = {name: read(value, keep=True) for name, value in settings.items()}
         changed = {name: value for name, value in wide.items() if value is not settings[name]}
         return self.with_settings(**changed) if changed else self
 
     def scalars(self, clock: Clock) -> tuple[Any, ...]:
-        """What each active stage needs at this step, in order."""
+        """Return the scalars of each active stage at this step, in order."""
         return tuple(stage.prepare(clock) for stage in self.active())
 
     def warnings(self) -> list[str]:
-        """Sentences about settings that are legal but surprising."""
+        """Return warnings about valid but surprising settings."""
         return [text for stage in self.stages if (text := stage.warning())]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for records and checkpoints: only dicts, lists, numbers and strings."""
+        """Return plain data (dicts, lists, numbers, strings) for records and checkpoints."""
         return {
             "stages": [stage.to_dict() for stage in self.stages],
             "lr": _number(self.lr),
@@ -205,7 +212,7 @@ class Recipe:
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> Recipe:
-        """The recipe that `to_dict` described; `ArgumentError` where the description is not one."""
+        """Rebuild a recipe from `to_dict()`; raise `ArgumentError` if `data` is invalid."""
         for name in ("stages", "lr", "schedule"):
             if not isinstance(data, Mapping) or name not in data:
                 raise ArgumentError(f"Recipe: {name} is missing in the description {shown(data)}.")
@@ -221,12 +228,10 @@ def _rebuild(stages: tuple[Stage, ...], lr: Scalar, schedule: tuple[tuple[str, S
 def _refuse_shared_slots(slots: tuple[Slot, ...]) -> None:
     keys = [slot.key for slot in slots]
     if "step" in keys:
-        raise ArgumentError("Recipe: a stage keeps its state under 'step', the step count; give it another slot name.")
+        raise ArgumentError("Recipe: state key 'step' is reserved for the step count; rename the slot of the stage.")
     for key in keys:
         if keys.count(key) > 1:
-            raise ArgumentError(
-                f"Recipe: two stages keep their state under {key!r}; give one of them another slot name."
-            )
+            raise ArgumentError(f"Recipe: two stages use the state key {key!r}; rename the slot of one of them.")
 
 
 def _number(value: Scalar) -> Any:
@@ -234,7 +239,7 @@ def _number(value: Scalar) -> Any:
 
 
 def _stage_text(stage: Stage) -> str:
-    """The stage as an expression, with the settings that differ from their defaults (the first one always)."""
+    """Format a stage as an expression with its first setting and all settings that differ from their defaults."""
     shown = []
     for position, field in enumerate(dataclasses.fields(stage)):  # pyright: ignore[reportArgumentType]
         value = _number(getattr(stage, field.name))
@@ -244,7 +249,7 @@ def _stage_text(stage: Stage) -> str:
 
 
 class Diff(NamedTuple):
-    """What differs between two recipes: rows of (name, value in the first, value in the second)."""
+    """Differences between two recipes: rows of (name, first value, second value)."""
 
     rows: tuple[tuple[str, Any, Any], ...]
 
@@ -259,7 +264,7 @@ def _text(value: Any) -> str:
 
 
 def diff(a: Any, b: Any) -> Diff:
-    """Name what differs between two recipes or optimizers: settings of stages both have, and stages only one has.
+    """Compare two recipes or optimizers: settings of common stages, and stages of only one of them.
 
     >>> import torch, dashpot as dp
     >>> w = [torch.zeros(2, requires_grad=True)]
@@ -286,12 +291,12 @@ def diff(a: Any, b: Any) -> Diff:
 def _recipe_of(value: Any) -> Recipe:
     recipe = getattr(value, "recipe", value)
     if not isinstance(recipe, Recipe):
-        raise ArgumentError(f"diff: expected a Recipe or an optimizer that has one, got {value!r}.")
+        raise ArgumentError(f"diff: arguments must be Recipes or optimizers with a recipe, got {value!r}.")
     return recipe
 
 
 def _labelled(recipe: Recipe) -> dict[str, Stage]:
-    """Stages by class name, numbered where a class comes twice; idle stages do nothing and are left out."""
+    """Return the active stages by class name, numbered if repeated; no-op stages are omitted."""
     stages: dict[str, Stage] = {}
     for stage in recipe.active():
         name, count = type(stage).__name__, 2
