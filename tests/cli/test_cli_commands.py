@@ -54,7 +54,7 @@ def test_the_same_command_again_trains_nothing_and_another_is_refused(dashpot, m
     code, out, _ = dashpot(*words)
     assert (code, record.stat().st_mtime_ns) == (0, before)
     assert "done in an earlier session" in out
-    assert "epochs is 2 there and 3 here" in refused(dashpot(*words, "--epochs", 3))
+    assert "epochs: saved 2, current 3" in refused(dashpot(*words, "--epochs", 3))
     assert record.stat().st_mtime_ns == before
 
 

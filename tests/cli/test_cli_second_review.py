@@ -70,8 +70,8 @@ def test_a_finished_run_without_its_checkpoints_is_never_started_over(dashpot, m
     before = contents(folder)
     sentence = refused(dashpot("train", "--resume", "a", *more))
     assert sentence == (
-        "The checkpoints of a are gone, but its record run.jsonl shows that there were some; dashpot train "
-        "--config a/run.toml starts a new run."
+        "The checkpoints of a are missing, although its record run.jsonl shows that some were written; dashpot "
+        "train --config a/run.toml starts a new run."
     )
     assert contents(folder) == before
 
@@ -81,7 +81,7 @@ def test_a_run_of_two_epochs_without_its_checkpoints_is_never_started_over(dashp
     folder = cut(dashpot, my_task, monkeypatch, 7, "--log", "csv")
     take_away(folder / "checkpoints")
     before = contents(folder)
-    assert "The checkpoints of a are gone" in refused(dashpot("train", "--resume", "a"))
+    assert "The checkpoints of a are missing" in refused(dashpot("train", "--resume", "a"))
     assert contents(folder) == before
 
 
@@ -93,14 +93,14 @@ def test_a_run_that_went_on_within_its_first_epoch_is_never_started_over(dashpot
         assert dashpot("train", "--resume", "a")[0] == 130
     take_away(folder / "checkpoints")
     before = contents(folder)
-    assert "The checkpoints of a are gone" in refused(dashpot("train", "--resume", "a"))
+    assert "The checkpoints of a are missing" in refused(dashpot("train", "--resume", "a"))
     assert contents(folder) == before
 
 
 def test_after_one_epoch_a_missing_folder_is_refused(dashpot, my_task, monkeypatch):
     folder = cut(dashpot, my_task, monkeypatch, 4)
     no_folder(folder / "checkpoints")
-    assert "The checkpoints of a are gone" in refused(dashpot("train", "--resume", "a"))
+    assert "The checkpoints of a are missing" in refused(dashpot("train", "--resume", "a"))
 
 
 def test_a_run_killed_between_its_first_epoch_and_checkpoint_starts_over_and_keeps_that_record(
@@ -119,7 +119,9 @@ def test_a_run_killed_between_its_first_epoch_and_checkpoint_starts_over_and_kee
     record = Path("a/run.jsonl").read_bytes()
     code, out, _ = dashpot("train", "--resume", "a")
     assert code == 0
-    assert "Starts over in a: there was no checkpoint yet; what it had is kept in run-1.jsonl." in out.splitlines()
+    assert (
+        "Restarting a, which has no checkpoint yet. The earlier record was copied to run-1.jsonl." in out.splitlines()
+    )
     assert Path("a/run-1.jsonl").read_bytes() == record
     assert same("whole", "a")
 
@@ -129,7 +131,7 @@ def test_a_run_with_no_more_than_a_header_starts_over(dashpot, my_task, monkeypa
     folder = cut(dashpot, my_task, monkeypatch, 1, "--log", "csv")
     no_folder(folder / "checkpoints")
     _, out, _ = dashpot("train", "--resume", "a")
-    assert "Starts over in a: there was no checkpoint yet." in out.splitlines()
+    assert "Restarting a, which has no checkpoint yet." in out.splitlines()
     assert same("whole", "a")
     assert not Path("a/run-1.jsonl").exists()
 
@@ -139,7 +141,7 @@ def test_logs_without_a_record_are_left_alone(dashpot, my_task):
     no_folder(folder / "checkpoints")
     (folder / "run.jsonl").unlink()
     before = contents(folder)
-    assert "a has logs, but its record run.jsonl is gone; dashpot train --con" in refused(
+    assert "a has logs, but its record run.jsonl is missing; dashpot train --con" in refused(
         dashpot("train", "--resume", "a")
     )
     assert contents(folder) == before
@@ -195,7 +197,7 @@ def test_none_is_a_setting_as_any_other_of_a_run_that_goes_on(dashpot, my_task):
     begun(dashpot, my_task, "--max-norm", 1, "--ema", 0.5)
     assert dashpot("train", "--resume", "a", "--patience", "none")[0] == 0
     words = ("train", "--resume", "a", "--epochs", 2, "--max-norm", "none")
-    assert "max_norm is 1.0 there and not set here" in refused(dashpot(*words))
+    assert "max_norm: saved 1.0, given not set" in refused(dashpot(*words))
     assert dashpot(*words, "--override")[0] == 0
     assert "max_norm" not in read_settings(Path("a/run.toml"))
     assert read_settings(Path("a/run.toml"))["ema"] == 0.5
@@ -243,15 +245,15 @@ def machine(monkeypatch):
 def test_a_device_that_is_not_there_is_one_sentence(dashpot, my_task, machine, name, kind, more):
     machine(0)
     sentence = refused(dashpot("train", my_task, *WORDS, "--accelerator", name, *more))
-    assert sentence == f"There is no {kind} device here for accelerator {name}; choose auto or cpu."
+    assert sentence == f"Engine: accelerator {name} is not available on this machine; choose auto or cpu."
 
 
 @pytest.mark.parametrize(
     ("cuda", "mps", "accelerator", "sentence"),
     [
-        (1, False, "cuda", "There is 1 CUDA device here, and 4 processes need 4; choose 1, or accelerator cpu."),
-        (3, False, "auto", "There are 3 CUDA devices here, and 4 processes need 4; choose 1 to 3, or accelerator cpu."),
-        (0, True, "auto", "There is 1 MPS device here, and 4 processes need 4; choose 1, or accelerator cpu."),
+        (1, False, "cuda", "devices must be 1 with accelerator cuda"),
+        (3, False, "auto", "devices must be 1 to 3 with accelerator cuda"),
+        (0, True, "auto", "devices must be 1 with accelerator mps"),
     ],
 )
 def test_too_few_devices_are_found_before_anything_starts(
@@ -260,12 +262,13 @@ def test_too_few_devices_are_found_before_anything_starts(
     machine(cuda, mps)
     monkeypatch.setattr(launcher, "launch", lambda *_: pytest.fail("started"))
     words = ("--accelerator", accelerator, "--devices", 4)
-    assert refused(dashpot("train", my_task, *WORDS, *words)) == sentence
+    expected = f"Engine: {sentence} on this machine, got 4; accelerator cpu has no such limit."
+    assert refused(dashpot("train", my_task, *WORDS, *words)) == expected
 
 
 def test_the_engine_says_the_same_and_what_else_lightning_refuses(machine):
     machine(0)
-    with pytest.raises(RunError, match=r"^There is no CUDA device here for accelerator cuda; choose auto or cpu\.$"):
+    with pytest.raises(RunError, match=r"^Engine: accelerator cuda is not available on this machine; choose"):
         Engine("cuda")
     with pytest.raises(RunError, match=r"^Engine: accelerator 'abacus' cannot be used: "):
         Engine("abacus")
@@ -376,9 +379,9 @@ def test_processes_of_a_run_find_a_folder_whose_name_begins_with_a_dash(dashpot,
 
 def test_a_log_is_named_once(dashpot):
     assert refused(dashpot("train", "digits", *WORDS, "--log", "csv,jsonl,csv")) == (
-        "train: log must name each log once, got csv, jsonl, csv."
+        "train: log must not repeat a name, got csv, jsonl, csv."
     )
-    with pytest.raises(ArgumentError, match="each log once"):
+    with pytest.raises(ArgumentError, match="must not repeat a name"):
         Settings(task="digits", optimizer="sgd", log=("csv", "csv"))
 
 
@@ -419,14 +422,14 @@ def test_a_settings_file_that_tells_no_command_is_no_obstacle(dashpot, my_task, 
 @pytest.mark.parametrize(
     ("more", "what"),
     [
-        (("--seed", 5), "seed (seed is 0 there and 5 here)"),
-        (("--optimizer", "sgd", "--lr", 1), "optimizer (optimizer is adamw there and sgd here)"),
+        (("--seed", 5), "seed (seed: saved 0, given 5)"),
+        (("--optimizer", "sgd", "--lr", 1), "optimizer (optimizer: saved adamw, given sgd)"),
     ],
 )
 def test_what_cannot_be_overridden_is_said_at_once(dashpot, my_task, more, what, override):
     begun(dashpot, my_task)
     sentence = refused(dashpot("train", "--resume", "a", *more, *override))
-    assert sentence == f"a has begun and cannot change its {what}; start a new run with that."
+    assert sentence == f"a: a resumed run cannot change its {what}; start a new run."
 
 
 # ---- a settings file edited by hand ----------------------------------------------------------------------------------
@@ -436,9 +439,9 @@ def test_what_cannot_be_overridden_is_said_at_once(dashpot, my_task, more, what,
 @pytest.mark.parametrize(
     ("old", "new", "what"),
     [
-        ("seed = 0", "seed = 5", "run.toml says seed 5, the record 0"),
-        ('"adamw"', '"sgd"', "run.toml says optimizer sgd, the record adamw"),
-        (':build"', ':other"', "run.toml says task "),
+        ("seed = 0", "seed = 5", "run.toml has seed 5, the record 0"),
+        ('"adamw"', '"sgd"', "run.toml has optimizer sgd, the record adamw"),
+        (':build"', ':other"', "run.toml has task "),
     ],
 )
 def test_an_edit_of_what_a_run_has_begun_with_is_noticed(dashpot, my_task, monkeypatch, old, new, what, finished):
@@ -452,7 +455,7 @@ def test_an_edit_of_what_a_run_has_begun_with_is_noticed(dashpot, my_task, monke
     for more in ((), ("--override",)):
         sentence = refused(dashpot("train", "--resume", "a", *more))
         assert what in sentence
-        assert sentence.endswith("; put that back, or start a new run with dashpot train --config a/run.toml.")
+        assert sentence.endswith("; restore the value, or start a new run with dashpot train --config a/run.toml.")
     assert contents(folder) == before
 
 

@@ -50,10 +50,10 @@ def test_it_prints_the_call_the_folder_a_table_and_what_repeats_the_run(dashpot,
     lines = out.splitlines()
     assert (code, err) == (0, "")
     assert lines[0].startswith("dashpot.AdamW(model.parameters(), lr=0.1, schedule=Polynomial(steps=9")
-    assert lines[1] == "Kept in runs/mine-adamw-seed0."
+    assert lines[1] == "Writing to runs/mine-adamw-seed0."
     assert lines[3].split() == ["epoch", "loss", "loss", "lr", "time"]
     assert [line.split()[0] for line in lines[4:7]] == ["1", "2", "3"]
-    assert lines[-1].endswith("Again: dashpot train --config runs/mine-adamw-seed0/run.toml")
+    assert lines[-1].endswith("Repeat with: dashpot train --config runs/mine-adamw-seed0/run.toml")
     assert "after 3 epochs" in lines[-1]
     found = sorted(path.name for path in Path("runs/mine-adamw-seed0").iterdir())
     assert found == ["checkpoints", "run.jsonl", "run.toml"]
@@ -90,11 +90,11 @@ def test_a_second_run_gets_a_folder_of_its_own_and_nothing_is_overwritten(dashpo
     dashpot("train", my_task, *WORDS, "--epochs", 1)
     before = {path: path.read_bytes() for path in Path("runs").rglob("*") if path.is_file()}
     _, out, _ = dashpot("train", my_task, *WORDS, "--epochs", 1)
-    assert "Kept in runs/mine-adamw-seed0-2." in out
+    assert "Writing to runs/mine-adamw-seed0-2." in out
     assert {path: path.read_bytes() for path in before} == before
     code, _, err = dashpot("train", my_task, *WORDS, "--out", "runs/mine-adamw-seed0")
     assert (code, err.count("\n")) == (2, 1)
-    assert "runs/mine-adamw-seed0 holds a run; go on with it by --resume" in err
+    assert "runs/mine-adamw-seed0 holds a run; resume it with --resume" in err
     assert {path: path.read_bytes() for path in before} == before
 
 
@@ -111,7 +111,7 @@ def test_a_killed_run_goes_on_to_the_same_bits_and_the_same_record(dashpot, my_t
             dashpot("train", *words, "--out", "cut")
     code, out, _ = dashpot("train", "--resume", "cut")
     assert code == 0
-    assert "Goes on in cut after " in out or "Starts over in cut" in out
+    assert "Resuming cut after " in out or "Restarting cut" in out
     assert same("whole", "cut")
     one, other = (read_run(Path(name, "run.jsonl")) for name in ("whole", "cut"))
     assert (one.loss, one.lr, one.status) == (other.loss, other.lr, other.status)
@@ -151,11 +151,11 @@ def test_ctrl_c_stops_after_the_step_with_a_checkpoint_and_says_how_to_go_on(das
     with monkeypatch.context() as patch:
         stop_at(patch, 5)
         code, _, err = dashpot("train", *words, "--out", "cut")
-    assert (code, err.strip()) == (130, "Stopped. Continue with: dashpot train --resume cut")
+    assert (code, err.strip()) == (130, "Stopped. Resume with: dashpot train --resume cut")
     assert read_newest("cut/checkpoints")["progress"]["position"] == [1, 2]
     code, out, _ = dashpot("train", "--resume", "cut")
     assert code == 0
-    assert "Goes on in cut after 1 epoch and 2 batches." in out
+    assert "Resuming cut after 1 epoch and 2 batches." in out
     assert same("whole", "cut")
 
 
@@ -164,7 +164,7 @@ def test_a_finished_run_says_so(dashpot, my_task):
     before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
     code, out, err = dashpot("train", "--resume", "run", "--epochs", 1)
     assert (code, err) == (0, "")
-    assert out.splitlines()[0] == "run is finished; nothing is left to do."
+    assert out.splitlines()[0] == "run is complete; nothing to resume."
     assert {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()} == before
 
 
@@ -174,16 +174,16 @@ def test_other_settings_are_listed_and_refused_unless_they_are_to_override(dashp
     more = ("--epochs", 2, "--lr", 0.01, "--set", "weight_decay=0.25")
     sentence = refused(dashpot("train", "--resume", "run", *more))
     for difference in (
-        "epochs is 1 there and 2 here",
-        "lr is 0.1 there and 0.01",
-        "weight_decay is 0.5 there and 0.25",
+        "epochs: saved 1, given 2",
+        "lr: saved 0.1, given 0.01",
+        "weight_decay: saved 0.5, given 0.25",
     ):
         assert difference in sentence
     assert "--override" in sentence
     assert {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()} == before
     code, out, _ = dashpot("train", "--resume", "run", *more, "--override")
     assert code == 0
-    assert "Goes on in run after 1 epoch." in out
+    assert "Resuming run after 1 epoch." in out
     record = read_run(Path("run/run.jsonl"))
     assert record.lr == [0.1] * 3 + [0.01] * 3
     assert read_newest("run/checkpoints")["optimizer"]["param_groups"][0]["weight_decay"] == 0.25
@@ -211,7 +211,7 @@ def test_a_run_that_diverges_says_so_and_exits_with_3(dashpot, my_task, words):
     assert record.end["step"] + 1 == len(record.loss)
     code, out, _ = dashpot("train", "--resume", "run")
     assert code == 3
-    assert out.splitlines()[0] == "run has diverged; nothing is left to do."
+    assert out.splitlines()[0] == "run has diverged; nothing to resume."
 
 
 def test_a_skipped_step_does_not_end_the_run_but_nothing_else_than_skipped_ones_does(dashpot, my_task, monkeypatch):
@@ -245,7 +245,7 @@ def test_patience_ends_a_run_early_as_done(dashpot, my_task):
     end = read_run(Path("r/run.jsonl")).end
     assert end is not None
     assert end["status"] == "done"
-    assert dashpot("train", "--resume", "r")[1].splitlines()[0] == "r is finished; nothing is left to do."
+    assert dashpot("train", "--resume", "r")[1].splitlines()[0] == "r is complete; nothing to resume."
 
 
 def test_one_cycle_moves_the_momentum_and_a_method_that_cannot_says_so(dashpot, my_task, monkeypatch):
@@ -300,8 +300,8 @@ def test_lr_find_makes_the_folder_of_its_page(dashpot, my_task):
     [
         (("digits", "--optimizer", "sdg"), "Unknown method 'sdg': did you mean 'sgd'?"),
         (("digit", "--optimizer", "sgd"), "Unknown task 'digit': did you mean 'digits'?"),
-        (("digits",), "the optimizer is missing"),
-        (("--optimizer", "sgd"), "the task is missing"),
+        (("digits",), "optimizer is missing"),
+        (("--optimizer", "sgd"), "task is missing"),
         (("digits", "--task", "digits", "--optimizer", "sgd"), "Name one task"),
         (("digits", "--optimizer", "sgd", "--lr", "-1"), "lr must be None or a number in [0, inf), got -1.0."),
         (("digits", "--optimizer", "sgd", "--lr", "nan"), "lr must be None or a number in [0, inf), got nan."),
@@ -331,7 +331,7 @@ def test_lr_find_makes_the_folder_of_its_page(dashpot, my_task):
         (("digits", "--optimizer", "sgd", "--set", "momentum=2"), "momentum must be a number in [0, 1), got 2."),
         (("digits", "--optimizer", "sgd", "--config", "gone.toml"), "Cannot read the settings file gone.toml"),
         (("digits", "--optimizer", "sgd", "--override"), "--override goes with --resume"),
-        (("--resume", "gone"), "gone holds no run"),
+        (("--resume", "gone"), "gone is not the folder of a run"),
         (("--resume", "gone", "--out", "there"), "leave --out away"),
         (("gone.py:build", "--optimizer", "sgd"), "gone.py"),
     ],
@@ -348,7 +348,7 @@ def test_bad_input_is_one_sentence_with_exit_code_2_and_nothing_written(dashpot,
             'task = "digits"\noptimiser = "sgd"\n',
             "Unknown setting in mine.toml: 'optimiser': did you mean 'optimizer'?",
         ),
-        ('task = "digits"\noptimizer = sgd\n', "The settings file mine.toml is no TOML: "),
+        ('task = "digits"\noptimizer = sgd\n', "The settings file mine.toml is not valid TOML: "),
         (
             'task = "digits"\noptimizer = "sgd"\nepochs = "two"\n',
             "epochs must be None or an integer in [1, inf), got 'two'.",
@@ -356,7 +356,7 @@ def test_bad_input_is_one_sentence_with_exit_code_2_and_nothing_written(dashpot,
         ('task = "digits"\noptimizer = "sgd"\nlog = "csv"\n', "log must be a list of names"),
         ('task = "digits"\noptimizer = "sgd"\nset = 3\n', "set must be a table"),
         ("task = 3\noptimizer = 'sgd'\n", "task must be a string, got 3."),
-        ("task = '\xff'", "is no TOML"),
+        ("task = '\xff'", "is not valid TOML"),
     ],
 )
 def test_a_bad_settings_file_is_one_sentence(dashpot, text, sentence):
@@ -369,7 +369,7 @@ def test_an_unwritable_folder_is_one_sentence(dashpot, my_task):
     assert "Cannot write file/run" in refused(dashpot("train", my_task, *WORDS, "--out", "file/run"))
     Path("full").mkdir()
     Path("full/letter").write_text("mine")
-    assert "full is not empty" in refused(dashpot("train", my_task, *WORDS, "--out", "full"))
+    assert "full is neither empty" in refused(dashpot("train", my_task, *WORDS, "--out", "full"))
 
 
 @pytest.mark.parametrize("calls", [5, 9, 14])
@@ -413,9 +413,7 @@ def test_an_edited_task_is_refused(dashpot, my_task, monkeypatch):
         dashpot("train", my_task, *WORDS, "--out", "run")
     with Path("mine.py").open("a") as file:
         file.write("# edited\n")
-    assert "The task has changed since run was last at work: task.file_sha256 is" in refused(
-        dashpot("train", "--resume", "run")
-    )
+    assert "The task of run has changed: task.file_sha256: saved" in refused(dashpot("train", "--resume", "run"))
     assert dashpot("train", "--resume", "run", "--override")[0] == 0
 
 
@@ -431,7 +429,7 @@ def test_a_changed_task_is_accepted_once(dashpot, my_task, monkeypatch):
     assert stopped(3, "--resume", "run", "--override")[0] == 130
     assert stopped(4, "--resume", "run")[0] == 130
     Path("mine.py").write_text(original)  # a change as well, by now
-    assert "The task has changed since run was last at work: " in refused(dashpot("train", "--resume", "run"))
+    assert "The task of run has changed: " in refused(dashpot("train", "--resume", "run"))
     assert dashpot("train", "--resume", "run", "--override")[0] == 0
 
 
@@ -477,7 +475,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_used(dashpot, my_tas
     with pytest.warns(UserWarning, match="the one before it is used"):
         code, out, _ = dashpot("train", "--resume", "run")
     assert code == 0
-    assert "Goes on in run after 2 epochs." in out
+    assert "Resuming run after 2 epochs." in out
     assert same("whole", "run")
 
 
@@ -500,6 +498,6 @@ def test_ctrl_c_of_a_process_and_its_continuation(tmp_path):
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err.strip() == "Stopped. Continue with: dashpot train --resume run"
+    assert err.strip() == "Stopped. Resume with: dashpot train --resume run"
     assert json.loads((tmp_path / "run/run.jsonl").read_text().splitlines()[0])["kind"] == "header"
     assert latest(tmp_path / "run/checkpoints") is not None

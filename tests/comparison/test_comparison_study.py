@@ -59,15 +59,18 @@ def test_pairing_does_not_depend_on_which_methods_take_part(tmp_path):
 @pytest.mark.parametrize(
     ("other", "named"),
     [
-        (lambda: study("adam", epochs=4), "epochs is 3 there and 4 here"),
-        (lambda: study("adam", seeds=(0, 1)), r"seeds is \[0\] there and \[0, 1\] here"),
-        (lambda: study("adam", "sgd"), "methods.sgd is only here"),
-        (lambda: study("sgd"), "methods.adam is only there"),
-        (lambda: study("adam", schedule="cosine"), "methods.adam is .*schedule=Cosine"),
-        (lambda: Study(toy(config={"batch_size": 7}), study().entries, (0,), 3), "config.batch_size is 6 there and 7"),
-        (lambda: Study(toy(), (entry("adam", "toy", lr=0.5),), (0,), 3), r"lr=0\.05\).* there and .*lr=0\.5\)"),
-        (lambda: Study(toy(), study().entries, (0,), 3, threads=1), "threads is null there and 1 here"),
-        (lambda: Study(toy(name="other"), study().entries, (0,), 3), 'task is "toy" there and "other" here'),
+        (lambda: study("adam", epochs=4), "epochs: saved 3, current 4"),
+        (lambda: study("adam", seeds=(0, 1)), r"seeds: saved \[0\], current \[0, 1\]"),
+        (lambda: study("adam", "sgd"), "methods.sgd: saved nothing, current"),
+        (lambda: study("sgd"), "methods.adam: saved .*, current nothing"),
+        (lambda: study("adam", schedule="cosine"), "methods.adam: saved .*schedule=Cosine"),
+        (
+            lambda: Study(toy(config={"batch_size": 7}), study().entries, (0,), 3),
+            "config.batch_size: saved 6, current 7",
+        ),
+        (lambda: Study(toy(), (entry("adam", "toy", lr=0.5),), (0,), 3), r"saved .*lr=0\.05\).*, current .*lr=0\.5\)"),
+        (lambda: Study(toy(), study().entries, (0,), 3, threads=1), "threads: saved null, current 1"),
+        (lambda: Study(toy(name="other"), study().entries, (0,), 3), 'task: saved "toy", current "other"'),
     ],
 )
 def test_other_settings_in_the_same_folder_are_refused_and_named(tmp_path, other, named):
@@ -87,7 +90,7 @@ def test_a_change_of_the_method_is_named_once_and_a_changed_meaning_by_its_recip
     stored = json.loads(path.read_text())
     stored["settings"]["recipes"]["adam"] = "Recipe(of an older version)"
     path.write_text(json.dumps(stored))
-    with pytest.raises(RunError, match=r"recipes\.adam is .*older version"):
+    with pytest.raises(RunError, match=r"recipes\.adam: saved .*older version"):
         finished(tmp_path / "out")
 
 

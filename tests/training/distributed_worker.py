@@ -437,8 +437,8 @@ def unshardable_reason() -> None:
     for source, text in (
         (DataLoader(Endless(), 2), "train is to be shared by 2 processes, .* got a DataLoader of an IterableDataset"),
         (DataLoader(examples, batch_size=None), "got a DataLoader with batch_size=None"),
-        (DataLoader(examples, 2, sampler=DistributedSampler(examples)), "with a DistributedSampler; leave that out"),
-        (Own(), "got Own, of which nobody knows"),
+        (DataLoader(examples, 2, sampler=DistributedSampler(examples)), "with a DistributedSampler; remove it"),
+        (Own(), "got Own, which cannot guarantee"),
     ):
         with pytest.raises(dp.ArgumentError, match=text):
             Learner(its.model, source, loss=its.loss, optimizer=dp.AdamW, engine=engine("ddp"))

@@ -520,5 +520,5 @@ def test_callbacks_of_a_fit_are_a_list():
 def test_a_batch_without_rows_cannot_be_shared():
     from dashpot.training.distributed.data_sharding import slice_rows
 
-    with pytest.raises(ArgumentError, match="every tensor in it must have some, got a tensor without dimensions"):
+    with pytest.raises(ArgumentError, match="must have a batch dimension, got a 0-d tensor"):
         slice_rows((torch.zeros(3), torch.tensor(1.0)), slice(0, 1))

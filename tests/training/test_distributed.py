@@ -99,7 +99,7 @@ def test_a_launcher_that_says_half():
     with pytest.raises(dp.RunError, match="not LOCAL_RANK, MASTER_ADDR, MASTER_PORT; torchrun sets all"):
         launcher_ranks({"RANK": "0", "WORLD_SIZE": "2"})
     env = {"RANK": "0", "WORLD_SIZE": "two", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
-    with pytest.raises(dp.RunError, match="must be whole numbers"):
+    with pytest.raises(dp.RunError, match="must be integers"):
         launcher_ranks(env)
     assert launcher_ranks({**env, "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"}) == (0, 8, 0, 4)
 

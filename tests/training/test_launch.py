@@ -28,8 +28,8 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(launcher, "GRACE", 0.5)
-    monkeypatch.setattr(launcher, "PATIENCE", 0.5)
+    monkeypatch.setattr(launcher, "FAILURE_GRACE", 0.5)
+    monkeypatch.setattr(launcher, "TERMINATE_GRACE", 0.5)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     for name in ("RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
@@ -83,7 +83,7 @@ def test_an_error_is_shown_with_its_process(tmp_path, capfd):
     assert "Connection closed" not in err
     last = err.splitlines()[-1]
     assert last == (
-        "Process 2 of 2 ended with exit code 1; the others were stopped. Go on with: dashpot train --resume R"
+        "Process 2 of 2 ended with exit code 1; the others were stopped. Resume with: dashpot train --resume R"
     )
 
 
@@ -92,7 +92,7 @@ def test_a_killed_process_is_named_and_the_others_stop(tmp_path, capfd):
     assert run("killed", tmp_path) == 4
     assert time.monotonic() - began < 10
     assert capfd.readouterr().err == (
-        "Process 2 of 2 was killed by SIGKILL; the others were stopped. Go on with: dashpot train --resume R\n"
+        "Process 2 of 2 was killed by SIGKILL; the others were stopped. Resume with: dashpot train --resume R\n"
     )
     assert not any(map(is_running, pids(tmp_path, "there")))
 

@@ -55,7 +55,7 @@ def test_a_run_leaves_random_states_and_threads_as_they_were(settings, tmp_path)
     random.seed(3)
     np.random.seed(3)
     before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist(), torch.get_num_threads()
-    start(settings, tmp_path / "run", say=quiet)
+    start(settings, tmp_path / "run", write_line=quiet)
     after = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist(), torch.get_num_threads()
     assert torch.equal(before[0], after[0])
     assert before[1:] == after[1:]
@@ -65,7 +65,7 @@ def test_the_seed_alone_decides(settings, tmp_path):
     losses = []
     for name, state in (("a", 1), ("b", 2)):
         torch.manual_seed(state)
-        losses.append(start(settings, tmp_path / name, say=quiet).run.loss)
+        losses.append(start(settings, tmp_path / name, write_line=quiet).run.loss)
     assert losses[0] == losses[1]
 
 
@@ -82,7 +82,7 @@ def test_the_record_holds_the_mean_loss_of_each_steps_examples(settings, tmp_pat
 
     monkeypatch.setattr(Learner, "backward", backward)
     changed = dataclasses.replace(settings, accumulate=4, epochs=2)
-    run = start(changed, tmp_path / "run", say=quiet).run
+    run = start(changed, tmp_path / "run", write_line=quiet).run
     windows = [seen[0:4], seen[4:7], seen[7:11], seen[11:14]]
     wanted = [sum(loss * size for loss, size in window) / sum(size for _, size in window) for window in windows]
     assert run.loss == pytest.approx(wanted, rel=1e-14)
@@ -95,7 +95,7 @@ def test_ctrl_c_while_it_evaluates_stops_after_that_with_a_checkpoint(settings, 
     from dashpot.comparison import Interrupted
     from dashpot.training.callbacks.checkpoints import read_newest
 
-    whole = start(settings, tmp_path / "whole", say=quiet).run
+    whole = start(settings, tmp_path / "whole", write_line=quiet).run
     get_loss = Learner.get_loss
 
     def interrupted(self):
@@ -105,17 +105,17 @@ def test_ctrl_c_while_it_evaluates_stops_after_that_with_a_checkpoint(settings, 
 
     with monkeypatch.context() as patch:
         patch.setattr(Learner, "get_loss", interrupted)
-        with pytest.raises(Interrupted, match="Continue with: dashpot train --resume"):
-            start(settings, tmp_path / "run", say=quiet)
+        with pytest.raises(Interrupted, match="Resume with: dashpot train --resume"):
+            start(settings, tmp_path / "run", write_line=quiet)
     assert read_newest(tmp_path / "run" / "checkpoints")["progress"]["position"] == [2, 0]
-    run = resume(tmp_path / "run", say=quiet).run
+    run = resume(tmp_path / "run", write_line=quiet).run
     assert (run.loss, run.epochs[-1]["eval"]) == (whole.loss, whole.epochs[-1]["eval"])
 
 
 def test_a_run_can_be_stopped_and_continued_at_every_step(settings, tmp_path, monkeypatch):
     from dashpot.comparison import Interrupted
 
-    whole = start(settings, tmp_path / "whole", say=quiet).run
+    whole = start(settings, tmp_path / "whole", write_line=quiet).run
     step = Learner.step
     told = []
 
@@ -127,11 +127,11 @@ def test_a_run_can_be_stopped_and_continued_at_every_step(settings, tmp_path, mo
 
     monkeypatch.setattr(Learner, "step", interrupted)
     with pytest.raises(Interrupted):
-        start(settings, tmp_path / "run", say=quiet)
+        start(settings, tmp_path / "run", write_line=quiet)
     for _ in range(4):
         with pytest.raises(Interrupted):
-            resume(tmp_path / "run", say=quiet)
-    run = resume(tmp_path / "run", say=quiet).run
+            resume(tmp_path / "run", write_line=quiet)
+    run = resume(tmp_path / "run", write_line=quiet).run
     assert told == [1, 5, 9, 13, 17]
     assert (run.status, run.loss, run.lr) == ("done", whole.loss, whole.lr)
     assert [epoch["eval"] for epoch in run.epochs] == [epoch["eval"] for epoch in whole.epochs]
@@ -140,11 +140,11 @@ def test_a_run_can_be_stopped_and_continued_at_every_step(settings, tmp_path, mo
 
 
 def test_a_record_that_ends_before_its_checkpoint_is_told(settings, tmp_path):
-    start(settings, tmp_path / "run", say=quiet)
+    start(settings, tmp_path / "run", write_line=quiet)
     record = tmp_path / "run" / "run.jsonl"
     record.write_text(record.read_text().splitlines(keepends=True)[0])
     with pytest.raises(RunError, match="ends before its checkpoint"):
-        resume(tmp_path / "run", say=quiet)
+        resume(tmp_path / "run", write_line=quiet)
 
 
 def test_finding_a_rate_writes_nothing_and_gives_a_curve(settings, tmp_path, monkeypatch):
@@ -192,13 +192,13 @@ def test_a_bad_setting_is_found_before_anything_is_written(settings, tmp_path):
 
     for change in ({"set": {"beta": 1}}, {"set": {"betas": (0.9,)}}, {"schedule": "cosin"}, {"optimizer": "adamm"}):
         with pytest.raises(ArgumentError):
-            start(dataclasses.replace(settings, **change), tmp_path / "run", say=quiet)
+            start(dataclasses.replace(settings, **change), tmp_path / "run", write_line=quiet)
     assert not (tmp_path / "run").exists()
 
 
 def test_a_run_of_another_tool_is_no_run(tmp_path):
     (tmp_path / "run.jsonl").write_text("{}\n")
     with pytest.raises(RunError, match=r"no run.toml"):
-        resume(tmp_path, say=quiet)
+        resume(tmp_path, write_line=quiet)
     with pytest.raises(RunError, match="damaged"):
         read_run(tmp_path / "run.jsonl")

@@ -79,7 +79,7 @@ def stopped(settings, folder, monkeypatch, number: int, sent: int = signal.SIGIN
     with monkeypatch.context() as patch:
         at_step(patch, number, lambda: os.kill(os.getpid(), sent))
         with pytest.raises(Interrupted) as stop:
-            start(settings, folder, say=quiet)
+            start(settings, folder, write_line=quiet)
     return stop.value
 
 
@@ -241,26 +241,26 @@ def test_schedules_of_different_hyperparameters_go_together_and_both_are_put_bac
 
 
 def test_an_override_that_is_refused_changes_nothing(settings, tmp_path, monkeypatch):
-    whole = start(settings, tmp_path / "whole", say=quiet).run
+    whole = start(settings, tmp_path / "whole", write_line=quiet).run
     stopped(settings, tmp_path / "run", monkeypatch, 4)  # in the middle of an epoch, which cannot change its windows
     before = files(tmp_path / "run")
     with pytest.raises(RunError, match="from within an epoch of another fit: accumulate"):
-        resume(tmp_path / "run", {"accumulate": 2}, override=True, say=quiet)
+        resume(tmp_path / "run", {"accumulate": 2}, override=True, write_line=quiet)
     assert files(tmp_path / "run") == before
-    assert resume(tmp_path / "run", say=quiet).run.loss == whole.loss
+    assert resume(tmp_path / "run", write_line=quiet).run.loss == whole.loss
 
 
 def test_a_finished_run_keeps_its_settings_where_fewer_epochs_are_refused(settings, tmp_path):
-    start(settings, tmp_path / "run", say=quiet)
+    start(settings, tmp_path / "run", write_line=quiet)
     before = files(tmp_path / "run")
     with pytest.raises(RunError, match="3 finished epochs"):
-        resume(tmp_path / "run", {"epochs": 2}, override=True, say=quiet)
+        resume(tmp_path / "run", {"epochs": 2}, override=True, write_line=quiet)
     assert files(tmp_path / "run") == before
 
 
 def test_settings_that_leave_nothing_to_do_are_written_all_the_same(settings, tmp_path):
-    start(settings, tmp_path / "run", say=quiet)
-    assert resume(tmp_path / "run", {"keep": 2}, override=True, say=quiet).status == "done"
+    start(settings, tmp_path / "run", write_line=quiet)
+    assert resume(tmp_path / "run", {"keep": 2}, override=True, write_line=quiet).status == "done"
     assert "keep = 2" in (tmp_path / "run" / "run.toml").read_text()
     assert "keep = 3" in (tmp_path / "run" / "run-1.toml").read_text()
 
@@ -271,7 +271,7 @@ def test_a_kill_right_after_an_accepted_override_needs_no_second_one(settings, t
     stopped(settings, tmp_path / "whole", monkeypatch, at)
     shutil.copytree(tmp_path / "whole", tmp_path / "cut")
     change = {"lr": 0.01, "set": {"weight_decay": 0.5}}
-    whole = resume(tmp_path / "whole", change, override=True, say=quiet).run
+    whole = resume(tmp_path / "whole", change, override=True, write_line=quiet).run
 
     def die(self, learner):
         raise SystemExit
@@ -279,8 +279,8 @@ def test_a_kill_right_after_an_accepted_override_needs_no_second_one(settings, t
     with monkeypatch.context() as patch:
         patch.setattr(RunLog, "after_backward", die, raising=False)
         with pytest.raises(SystemExit):
-            resume(tmp_path / "cut", change, override=True, say=quiet)
-    run = resume(tmp_path / "cut", say=quiet).run
+            resume(tmp_path / "cut", change, override=True, write_line=quiet)
+    run = resume(tmp_path / "cut", write_line=quiet).run
     assert (run.loss, run.lr, run.epochs[-1]["eval"]) == (whole.loss, whole.lr, whole.epochs[-1]["eval"])
     assert run.lr == [0.05] * (at + 1) + [0.01] * (8 - at)
 
@@ -290,12 +290,12 @@ def test_a_log_that_was_off_for_a_while_keeps_its_lines(settings, tmp_path, monk
         with monkeypatch.context() as patch:
             at_step(patch, number, lambda: os.kill(os.getpid(), signal.SIGINT))
             with pytest.raises(Interrupted):
-                resume(tmp_path / "run", change, override=True, say=quiet)
+                resume(tmp_path / "run", change, override=True, write_line=quiet)
 
     stopped(dataclasses.replace(settings, log=("csv", "tensorboard")), tmp_path / "run", monkeypatch, 4)
     goes_on(6, log=("jsonl",))
     goes_on(7, log=("csv", "jsonl", "tensorboard"))
-    assert resume(tmp_path / "run", say=quiet).status == "done"
+    assert resume(tmp_path / "run", write_line=quiet).status == "done"
     lines = (tmp_path / "run" / "log.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in lines] == ["epoch", "1", "3"]
 
@@ -306,9 +306,9 @@ def test_a_refusal_names_the_option_of_the_command(settings, tmp_path, monkeypat
     stopped(settings, tmp_path / "run", monkeypatch, 4)
     monkeypatch.setattr(run.RunPlan, "optimizer", lambda self, params: dp.SGD(params, lr=0.1))
     with pytest.raises(RunError, match="--override goes on with those here") as refusal:
-        resume(tmp_path / "run", say=quiet)
+        resume(tmp_path / "run", write_line=quiet)
     assert "override=True" not in str(refusal.value)
-    assert "Go on with" not in str(refusal.value)
+    assert "Resume with" not in str(refusal.value)
 
 
 # ---- signals and errors ----------------------------------------------------------------------------------------------
@@ -326,13 +326,13 @@ def hangup_is_heard():
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
 @pytest.mark.usefixtures("hangup_is_heard")
 def test_what_ends_a_job_stops_it_after_the_step_with_a_checkpoint(settings, tmp_path, monkeypatch, name, code):
-    whole = start(settings, tmp_path / "whole", say=quiet).run
+    whole = start(settings, tmp_path / "whole", write_line=quiet).run
     handlers = [signal.getsignal(number) for number in TERMINATION_SIGNALS]
     stop = stopped(settings, tmp_path / "run", monkeypatch, 4, getattr(signal, name))
-    assert (stop.code, str(stop)) == (code, f"Stopped. Continue with: dashpot train --resume {tmp_path / 'run'}")
+    assert (stop.code, str(stop)) == (code, f"Stopped. Resume with: dashpot train --resume {tmp_path / 'run'}")
     assert read_newest(tmp_path / "run" / "checkpoints")["progress"]["position"] == [1, 2]
     assert [signal.getsignal(number) for number in TERMINATION_SIGNALS] == handlers
-    assert resume(tmp_path / "run", say=quiet).run.loss == whole.loss
+    assert resume(tmp_path / "run", write_line=quiet).run.loss == whole.loss
 
 
 @pytest.mark.needs_posix
@@ -342,7 +342,7 @@ def test_the_exit_code_of_the_command_tells_the_signal(settings, tmp_path, monke
     at_step(monkeypatch, 4, lambda: os.kill(os.getpid(), signal.SIGTERM))
     words = ["train", settings.task, "--optimizer", "sgd", "--lr", "0.1", "--threads", "1", "--out", f"{tmp_path}/run"]
     assert run(words) == 143
-    assert capsys.readouterr().err == f"\nStopped. Continue with: dashpot train --resume {tmp_path}/run\n"
+    assert capsys.readouterr().err == f"\nStopped. Resume with: dashpot train --resume {tmp_path}/run\n"
 
 
 @pytest.mark.needs_posix
@@ -368,9 +368,9 @@ def test_an_error_is_followed_by_the_command_that_goes_on(settings, tmp_path, mo
     with monkeypatch.context() as patch:
         at_step(patch, 4, fail)
         with pytest.raises(ZeroDivisionError, match=r"^mine$"):
-            start(settings, tmp_path / "run", say=quiet)
-    assert capsys.readouterr().err == f"Go on with: dashpot train --resume {tmp_path / 'run'}\n"
-    assert resume(tmp_path / "run", say=quiet).status == "done"
+            start(settings, tmp_path / "run", write_line=quiet)
+    assert capsys.readouterr().err == f"Resume with: dashpot train --resume {tmp_path / 'run'}\n"
+    assert resume(tmp_path / "run", write_line=quiet).status == "done"
 
 
 def test_a_mistake_that_shows_while_it_trains_is_one_sentence_with_that_command(
@@ -381,8 +381,8 @@ def test_a_mistake_that_shows_while_it_trains_is_one_sentence_with_that_command(
 
     at_step(monkeypatch, 4, fail)
     with pytest.raises(RunError) as error:
-        start(settings, tmp_path / "run", say=quiet)
-    assert str(error.value) == f"The disk is full. Go on with: dashpot train --resume {tmp_path / 'run'}"
+        start(settings, tmp_path / "run", write_line=quiet)
+    assert str(error.value) == f"The disk is full. Resume with: dashpot train --resume {tmp_path / 'run'}"
     assert capsys.readouterr().err == ""
 
 
@@ -399,11 +399,11 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_never_started_over(settings,
     spoil(tmp_path / "run")
     record = (tmp_path / "run" / "run.jsonl").read_bytes()
     with pytest.warns(UserWarning, match="is damaged"), pytest.raises(RunError, match="only the damaged"):
-        resume(tmp_path / "run", say=quiet)
+        resume(tmp_path / "run", write_line=quiet)
     before = files(tmp_path / "run")
     for _ in range(2):
-        with pytest.raises(RunError, match=r"are all damaged \(step-.*run\.toml starts a new run\.$"):
-            resume(tmp_path / "run", say=quiet)
+        with pytest.raises(RunError, match=r"are all corrupt \(step-.*run\.toml starts a new run\.$"):
+            resume(tmp_path / "run", write_line=quiet)
     assert files(tmp_path / "run") == before
     assert (tmp_path / "run" / "run.jsonl").read_bytes() == record
 
@@ -419,7 +419,9 @@ def test_a_run_whose_record_is_gone_is_left_alone(settings, tmp_path, monkeypatc
         for each in path.parent.glob("*.ckpt"):
             each.rename(each.with_name(f"{each.name}.damaged"))
     before = files(folder)
-    with pytest.raises(RunError, match=r"run has checkpoints, but its record run\.jsonl is gone; dashpot train --con"):
-        resume(folder, say=quiet)
+    with pytest.raises(
+        RunError, match=r"run has checkpoints, but its record run\.jsonl is missing; dashpot train --con"
+    ):
+        resume(folder, write_line=quiet)
     assert files(folder) == before
     assert any(name.endswith("log.csv") for name in before)

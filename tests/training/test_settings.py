@@ -79,8 +79,8 @@ def test_what_a_constraint_refuses_is_refused_by_name(name, value):
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ({"optimizer": "sgd"}, "the task is missing"),
-        ({"task": "digits"}, "the optimizer is missing"),
+        ({"optimizer": "sgd"}, "task is missing"),
+        ({"task": "digits"}, "optimizer is missing"),
         ({"task": "digits", "optimizer": "sgd", "lr_max": 1.0}, "Unknown setting 'lr_max'"),
         ({"task": "digits", "optimizer": "sgd", "log": ["csv"]}, "log must be a list of names"),
         ({"task": "digits", "optimizer": "sgd", "log": ("cvs",)}, "Unknown log 'cvs': did you mean 'csv'"),
@@ -127,10 +127,10 @@ def test_values_are_read_as_typed(text, value):
 def test_differences_are_of_what_is_given_only():
     given = {"lr": 0.5, "epochs": 6, "data_dir": None, "set": {"eps": 1e-6, "weight_decay": 0.1, "betas": (0.9, 0.99)}}
     assert diff_settings(ALL, given) == [
-        "lr is 1e-300 there and 0.5 here",
-        'data_dir is a "quoted" ä path\\ there and not set here',
-        "eps is 1e-08 there and 1e-06 here",
-        "weight_decay is not set there and 0.1 here",
+        "lr: saved 1e-300, given 0.5",
+        'data_dir: saved a "quoted" ä path\\, given not set',
+        "eps: saved 1e-08, given 1e-06",
+        "weight_decay: saved not set, given 0.1",
     ]
 
 
@@ -145,6 +145,6 @@ def test_none_differs_from_not_set():
     there = Settings(task="digits", optimizer="sgd", set={"a": None})
     assert diff_settings(there, {"set": {"a": None}}) == []
     assert diff_settings(there, {"set": {"a": 1.0, "b": None}}) == [
-        "a is none there and 1.0 here",
-        "b is not set there and none here",
+        "a: saved none, given 1.0",
+        "b: saved not set, given none",
     ]

@@ -1,4 +1,4 @@
-"""Differences between two pieces of plain data."""
+"""Differences between saved and current plain data."""
 
 from __future__ import annotations
 
@@ -8,21 +8,20 @@ from typing import Any
 __all__ = ["diff_data"]
 
 
-def diff_data(there: Any, here: Any, path: str = "") -> list[str]:
-    """What differs between two pieces of plain data, one phrase each.
+def diff_data(saved: Any, current: Any, path: str = "") -> list[str]:
+    """Return one phrase for each differing value of two nested dicts.
 
-    >>> diff_data({"epochs": 2, "seeds": [0]}, {"epochs": 3, "seeds": [0]})
-    ['epochs is 2 there and 3 here']
+    >>> diff_data({"epochs": 2, "seeds": [0]}, {"epochs": 3, "seeds": [0], "lr": 0.1})
+    ['epochs: saved 2, current 3', 'lr: saved nothing, current 0.1']
     """
-    if isinstance(there, dict) and isinstance(here, dict):
-        found = []
-        for key in [*there, *(key for key in here if key not in there)]:
-            place = f"{path}.{key}" if path else key
-            if key not in here:
-                found.append(f"{place} is only there")
-            elif key not in there:
-                found.append(f"{place} is only here")
-            else:
-                found += diff_data(there[key], here[key], place)
-        return found
-    return [] if there == here else [f"{path} is {json.dumps(there)} there and {json.dumps(here)} here"]
+    if not (isinstance(saved, dict) and isinstance(current, dict)):
+        return [] if saved == current else [f"{path}: saved {json.dumps(saved)}, current {json.dumps(current)}"]
+    found = []
+    for key in {**saved, **current}:
+        name = f"{path}.{key}" if path else key
+        if key in saved and key in current:
+            found += diff_data(saved[key], current[key], name)
+        else:
+            values = [json.dumps(data[key]) if key in data else "nothing" for data in (saved, current)]
+            found.append(f"{name}: saved {values[0]}, current {values[1]}")
+    return found

@@ -1,4 +1,4 @@
-"""What several processes share of a batch: rows of one that all have made alike, or their own part of a loader's."""
+"""Data sharding: slices of identical batches, or per-rank parts of the batches of a `DataLoader`."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ __all__ = [
 ]
 
 
-def shard_slice(size: int, rank: int, world: int) -> slice:
-    """The part of `size` examples that process `rank` of `world` takes: they follow one another, the first take more.
+def shard_slice(size: int, rank: int, world_size: int) -> slice:
+    """Return the contiguous slice of `size` examples that belongs to `rank`; lower ranks get the remainder.
 
     >>> [list(range(5)[shard_slice(5, rank, 3)]) for rank in range(3)]
     [[0, 1], [2, 3], [4]]
     """
-    least, more = divmod(size, world)
-    start = rank * least + min(rank, more)
-    return slice(start, start + least + (rank < more))
+    quotient, remainder = divmod(size, world_size)
+    start = rank * quotient + min(rank, remainder)
+    return slice(start, start + quotient + (rank < remainder))
 
 
-def map_tensors(change: Callable[[Tensor], Tensor], value: Any) -> Any:
-    """`value` with every tensor in it changed: in tuples, lists and mappings, too."""
+def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """Apply `function` to every tensor in nested tuples, lists and mappings."""
     if isinstance(value, Tensor):
-        return change(value)
+        return function(value)
     if isinstance(value, Mapping):
-        return {key: map_tensors(change, item) for key, item in value.items()}
+        return {key: map_tensors(function, item) for key, item in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(map_tensors(change, item) for item in value))
+        return type(value)(*(map_tensors(function, item) for item in value))
     if isinstance(value, (list, tuple)):
-        return type(value)(map_tensors(change, item) for item in value)
+        return type(value)(map_tensors(function, item) for item in value)
     return value
 
 
 def count_examples(value: Any) -> int | None:
-    """The rows of the first tensor in `value`, the length of a plain list; None where there is nothing to count.
+    """Return the number of rows of the first tensor in `value` or the length of a plain list; None if undefined.
 
     >>> import torch
     >>> count_examples({"labels": torch.zeros(4), "boxes": torch.zeros(4, 2)}), count_examples(["a", "b"])
@@ -65,49 +65,53 @@ def count_examples(value: Any) -> int | None:
 
 
 def slice_rows(value: Any, part: slice) -> Any:
-    """Those rows of every tensor in `value`.
+    """Slice the first dimension of every tensor in `value`.
+
+    Raises:
+        ArgumentError: If a tensor has no dimensions.
 
     >>> import torch
     >>> slice_rows({"words": torch.arange(4), "mask": torch.ones(4, 1)}, slice(1, 2))
     {'words': tensor([1]), 'mask': tensor([[1.]])}
     """
-    return map_tensors(lambda tensor: _cut(tensor, part), value)
+    return map_tensors(lambda tensor: _slice_tensor(tensor, part), value)
 
 
-def _cut(tensor: Any, part: slice) -> Any:
+def _slice_tensor(tensor: Any, part: slice) -> Any:
     if tensor.ndim == 0:
         raise ArgumentError(
-            "Learner: several processes share a batch by its rows, so every tensor in it must have some, got a tensor "
-            "without dimensions."
+            "Learner: with several processes, every tensor of a batch must have a batch dimension, got a 0-d tensor."
         )
     return tensor[part]
 
 
 def unshardable_reason(source: Any) -> str | None:
-    """Why several processes cannot share the batches of `source`, or None."""
+    """Return why the batches of `source` cannot be sharded, as a noun phrase; None if they can."""
     from torch.utils.data import DataLoader, IterableDataset
     from torch.utils.data.distributed import DistributedSampler
 
     if callable(getattr(source, "epoch", None)) or isinstance(source, (list, tuple)):
         return None
     if not isinstance(source, DataLoader):
-        return f"{type(source).__name__}, of which nobody knows whether it gives every process the same"
+        return f"{type(source).__name__}, which cannot guarantee identical batches on every rank"
     if isinstance(source.dataset, IterableDataset):
-        return "a DataLoader of an IterableDataset, whose examples have no numbers"
+        return "a DataLoader of an IterableDataset, whose examples have no indices"
     if source.batch_sampler is None:
         return "a DataLoader with batch_size=None"
     for sampler in (source.sampler, source.batch_sampler):
         if isinstance(sampler, DistributedSampler):
-            return "a DataLoader with a DistributedSampler; leave that out, as batches are shared here"
+            return "a DataLoader with a DistributedSampler; remove it, as dashpot shards the batches"
     return None
 
 
 class ShardedBatchSampler:
-    """Stands for a loader's batch sampler: the part of every batch that is this process's.
+    """Batch sampler that yields the part of every batch that belongs to this rank.
 
-    The first process draws the batches of an epoch and tells the others. `sizes` then holds (examples of the batch,
-    examples of it that are here) of each; where fewer examples than processes leave nothing, one that does not count is
-    loaded all the same, as everybody has to take part.
+    Rank 0 draws the batches of an epoch and broadcasts them. A batch with fewer examples than processes leaves some
+    ranks without any; these load its first example with weight 0, because every rank has to run every step.
+
+    Attributes:
+        sizes: For each batch of the epoch, its number of examples and how many of them belong to this rank.
     """
 
     def __init__(self, batches: Any, engine: Any) -> None:
@@ -127,8 +131,8 @@ class ShardedBatchSampler:
 
 
 def shard_loader(loader: Any, engine: Any) -> tuple[Any, ShardedBatchSampler]:
-    """A copy of a `DataLoader` that loads this process's parts, and what tells their sizes."""
-    batches, copied = ShardedBatchSampler(loader.batch_sampler, engine), copy.copy(loader)
-    # A loader guards these against assignment; made anew it might want arguments that only its class knows.
-    vars(copied).update(batch_sampler=batches, _iterator=None)
-    return copied, batches
+    """Return a copy of a `DataLoader` that loads this rank's examples, and its batch sampler."""
+    sampler, copied = ShardedBatchSampler(loader.batch_sampler, engine), copy.copy(loader)
+    # DataLoader rejects assignment to these attributes, and a subclass may require constructor arguments.
+    vars(copied).update(batch_sampler=sampler, _iterator=None)
+    return copied, sampler

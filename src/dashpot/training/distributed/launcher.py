@@ -1,7 +1,7 @@
-"""Several processes of one command on this machine: started together, watched, and stopped together.
+"""Launcher of several processes of one command on this machine: start, supervision, shutdown.
 
-What a process finds is what `torchrun` sets, so that the same command runs under that as well. The parent keeps the
-place where they meet, on the loopback interface, for as long as it lives.
+The processes get the environment variables of `torchrun`, so the same command also runs under it. The parent hosts the
+rendezvous store on the loopback interface for its whole lifetime.
 """
 
 from __future__ import annotations
@@ -20,64 +20,65 @@ from contextlib import contextmanager
 from typing import Any
 
 from dashpot.constraints import check
+from dashpot.runs.signals import TERMINATION_SIGNALS
 from dashpot.training.distributed.engine import DEVICES
 from dashpot.training.distributed.process_group import SUPERVISOR, loopback_interface
 
 __all__ = ["PROCESS_FAILED", "launch"]
 
 PROCESS_FAILED = 4
-"""Exit code where a process was killed, or failed without saying why in one sentence."""
+"""Exit code if a process was killed or failed without a one-sentence message."""
 REPORTED_CODES = (2, 3, 130)
-"""Exit codes of a command that has said what is the matter: a mistake of the caller's, divergence, Ctrl-C."""
-GRACE, PATIENCE = 3.0, 5.0
-"""Seconds that processes get to end by themselves once one has failed, and to obey SIGTERM."""
-HELD, POLL, LINES = 0.5, 0.05, 400
+"""Exit codes of processes that have printed their own message: usage error, divergence, Ctrl-C."""
+FAILURE_GRACE, TERMINATE_GRACE = 3.0, 5.0
+"""Seconds between the first failure and SIGTERM for the other processes, and between SIGTERM and SIGKILL."""
+STDERR_DELAY, POLL_INTERVAL, STDERR_LINES = 0.5, 0.05, 400
 LOST_PEER = re.compile("closed by peer|reset by peer|Broken pipe|Connection refused|Timed out|DistNetworkError")
-"""In what a process says that has lost the others."""
+"""Pattern on stderr of a process that failed because it lost its connection to another one."""
 
 
 def launch(argv: Sequence[str], devices: int, resume_command: Callable[[], str | None]) -> int:
-    """Run `devices` processes of a command that train together, and return the exit code.
+    """Run `devices` processes of a distributed training command and return the exit code.
 
-    The first process has this one's stdout; what the others print there is dropped. A message on stderr that several
-    processes give is shown once. As soon as one fails the others are stopped, within seconds. Ctrl-C, SIGTERM and
-    SIGHUP go to all of them as Ctrl-C; this process then waits for their tidy end, and a second one reaches them again.
+    Rank 0 inherits stdout; the stdout of the other ranks is discarded. A message that several ranks print to stderr is
+    shown once. If one process fails, the others are terminated within seconds. SIGINT, SIGTERM and SIGHUP are forwarded
+    to every process as SIGINT; the parent then waits for their shutdown, and forwards a second signal as well.
 
     Args:
-        argv: the command, its program first.
-        devices: number of processes, at least 1.
-        resume_command: called when a process was lost; what it returns is shown as the way to go on.
+        argv: Command line, program first.
+        devices: Number of processes, at least 1.
+        resume_command: Called after a process was killed or crashed; the command it returns is printed.
 
     Returns:
-        0 when all have ended well; the processes' own code where it tells why (2 the caller's mistake, 3 divergence,
-        130 Ctrl-C); 4 where one was killed or failed otherwise: a line names it. 128 + number of a signal that this
-        process was sent and the others ended by.
+        0 if all processes succeeded; the exit code of a process that printed the reason (2 usage error, 3 divergence,
+        130 Ctrl-C); 4 if one was killed or failed otherwise, with a line that names it; 128 + signal number if the
+        parent received a signal and the processes ended because of it.
 
     Raises:
-        ArgumentError: `devices` is out of range.
+        ArgumentError: If `devices` is out of range.
     """
     check("launch", "devices", devices, DEVICES)
     with _rendezvous() as port:
-        started = [_Process(argv, rank, devices, port) for rank in range(devices)]
+        processes = [_Process(argv, rank, devices, port) for rank in range(devices)]
         try:
-            with _signals_to(started) as stopping:
-                failed = _watch(started, stopping)
+            with _forward_signals(processes) as received:
+                failed = _wait(processes, received)
         finally:
-            _end(started)
-    for process in started:
+            _terminate(processes)
+    for process in processes:
         process.drain()
     if failed is None:
-        started[0].show()
+        processes[0].show()
         return 0
-    if stopping and failed.popen.returncode == -signal.SIGINT:  # it had nothing to say before it obeyed
-        return 128 + stopping[0]
-    code = _tell(started, failed, resume_command)
-    return 128 + stopping[0] if stopping and code == 130 else code
+    if received and failed.popen.returncode == -signal.SIGINT:  # the default handler prints nothing
+        return 128 + received[0]
+    code = _report(processes, failed, resume_command)
+    return 128 + received[0] if received and code == 130 else code
 
 
 @contextmanager
 def _rendezvous() -> Iterator[int]:
-    """The port of a store on the loopback interface; nobody else can take it in between."""
+    """Host a TCP store on the loopback interface and yield its port; the listening socket is never released."""
     import torch.distributed as dist
 
     with socket.socket() as listener:
@@ -92,23 +93,22 @@ def _rendezvous() -> Iterator[int]:
 
 
 class _Process:
-    """One of the processes, and what it says on stderr."""
+    """A launched process and its captured stderr."""
 
-    def __init__(self, argv: Sequence[str], rank: int, world: int, port: int) -> None:
-        self.rank, self.world = rank, world
-        self.stopped = False  # by this process
+    def __init__(self, argv: Sequence[str], rank: int, world_size: int, port: int) -> None:
+        self.rank, self.name = rank, f"process {rank + 1} of {world_size}"
         self.ended_at: float | None = None
         self.shown = ""
-        self._waiting: deque[tuple[float, str]] = deque()
-        self._lines: deque[str] = deque(maxlen=LINES)
+        self._pending: deque[tuple[float, str]] = deque()
+        self._lines: deque[str] = deque(maxlen=STDERR_LINES)
         self._lock = threading.Lock()
         self.popen = subprocess.Popen(
             argv,
-            env=_environment(rank, world, port),
+            env=_environment(rank, world_size, port),
             stdin=subprocess.DEVNULL,
             stdout=None if rank == 0 else subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C reaches it through this process only, once
+            start_new_session=True,  # Ctrl-C reaches it once, through the parent
             text=True,
             errors="replace",
         )
@@ -121,7 +121,7 @@ class _Process:
             for line in stream:
                 with self._lock:
                     self._lines.append(line)
-                    self._waiting.append((time.monotonic(), line))
+                    self._pending.append((time.monotonic(), line))
 
     def poll(self) -> int | None:
         code = self.popen.poll()
@@ -134,116 +134,110 @@ class _Process:
             self.popen.send_signal(number)
 
     def drain(self) -> None:
-        """Read what was said to the end; a grandchild that holds the pipe is not waited for long."""
+        """Read stderr to its end, for at most a second: a grandchild may hold the pipe open."""
         self._reader.join(timeout=1.0)
 
     def show(self, older_than: float = 0.0) -> None:
-        """Pass on what was said at least so many seconds ago, and not yet shown."""
+        """Print pending stderr lines that were read at least `older_than` seconds ago."""
         now = time.monotonic()
-        while self._waiting and now - self._waiting[0][0] >= older_than:
+        while self._pending and now - self._pending[0][0] >= older_than:
             with self._lock:
-                _, line = self._waiting.popleft()
+                _, line = self._pending.popleft()
             self.shown += line
             sys.stderr.write(line)
             sys.stderr.flush()
 
     @property
-    def said(self) -> str:
+    def stderr(self) -> str:
+        """The last lines of stderr."""
         with self._lock:
             return "".join(self._lines).strip()
 
-    @property
-    def name(self) -> str:
-        return f"process {self.rank + 1} of {self.world}"
 
-
-def _environment(rank: int, world: int, port: int) -> dict[str, str]:
-    """What torchrun would set, and that this process is to be outlived by none."""
-    its = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "GROUP_RANK": 0}
-    its |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": "True"}
-    its |= {"TORCHELASTIC_RESTART_COUNT": 0, "TORCHELASTIC_RUN_ID": f"dashpot-{os.getpid()}", SUPERVISOR: os.getpid()}
-    threads = max(1, (os.cpu_count() or 1) // world)
+def _environment(rank: int, world_size: int, port: int) -> dict[str, str]:
+    """Return the environment of torchrun for one rank, plus the process id of this supervisor."""
+    ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
+    store = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    run = {"GROUP_RANK": 0, "TORCHELASTIC_RESTART_COUNT": 0, "TORCHELASTIC_RUN_ID": f"dashpot-{os.getpid()}"}
+    threads = max(1, (os.cpu_count() or 1) // world_size)
     defaults = {"OMP_NUM_THREADS": threads, "GLOO_SOCKET_IFNAME": loopback_interface(), "PYTHONUNBUFFERED": 1}
-    return {name: str(value) for name, value in {**defaults, **os.environ, **its}.items()}
+    variables = {**defaults, **os.environ, **ranks, **store, **run, SUPERVISOR: os.getpid()}
+    return {name: str(value) for name, value in variables.items()}
 
 
 @contextmanager
-def _signals_to(processes: Sequence[_Process]) -> Iterator[list[int]]:
-    """Pass what asks this process to end on to all, as Ctrl-C: SIGTERM would not let them save. The list holds it."""
-    came: list[int] = []
+def _forward_signals(processes: Sequence[_Process]) -> Iterator[list[int]]:
+    """Forward termination signals to all processes as SIGINT, after which they save; yield the received signals."""
+    received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield came
+        yield received
         return
 
-    def pass_on(number: int, _: Any) -> None:
-        came.append(number)
+    def forward(number: int, _: Any) -> None:
+        received.append(number)
         for process in processes:
             process.send(signal.SIGINT)
 
-    previous = {number: signal.signal(number, pass_on) for number in _PASSED_ON}
+    previous = {number: signal.signal(number, forward) for number in TERMINATION_SIGNALS}
     try:
-        yield came
+        yield received
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
 
 
-_PASSED_ON = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-
-
-def _watch(processes: Sequence[_Process], stopping: list[int]) -> _Process | None:
-    """Wait until all have ended, or one has failed and the others had time to; that one, or None."""
+def _wait(processes: Sequence[_Process], received: list[int]) -> _Process | None:
+    """Wait until all processes have ended, or `FAILURE_GRACE` after a failure; return the process to blame, if any."""
     first_failure: float | None = None
     while True:
         codes = [process.poll() for process in processes]
-        running = [process for process, code in zip(processes, codes, strict=True) if code is None]
         if first_failure is None and any(codes):
             first_failure = time.monotonic()
         if first_failure is None:
-            processes[0].show(older_than=HELD)
-        if not running:
+            processes[0].show(older_than=STDERR_DELAY)
+        if None not in codes:
             break
-        if first_failure is not None and not stopping and time.monotonic() - first_failure > GRACE:
+        if first_failure is not None and not received and time.monotonic() - first_failure > FAILURE_GRACE:
             break
-        time.sleep(POLL)
+        time.sleep(POLL_INTERVAL)
     failed = [process for process in processes if process.poll()]
-    return min(failed, key=_blame, default=None)
+    return min(failed, key=_blame_order, default=None)
 
 
-def _blame(process: _Process) -> tuple[bool, bool, bool, float]:
-    """Orders processes that failed: one that was killed, one that says why, one that has not just lost another."""
+def _blame_order(process: _Process) -> tuple[bool, bool, bool, float]:
+    """Sort key of failed processes: killed ones, then reported errors, then those that did not merely lose a peer."""
     code, ended = process.poll() or 0, process.ended_at or 0.0
     process.drain()
-    return code >= 0, code not in REPORTED_CODES, bool(LOST_PEER.search(process.said)), ended
+    return code >= 0, code not in REPORTED_CODES, bool(LOST_PEER.search(process.stderr)), ended
 
 
-def _end(processes: Sequence[_Process]) -> None:
-    """Stop those that still run: asked first, then not asked."""
+def _terminate(processes: Sequence[_Process]) -> None:
+    """End the running processes: SIGTERM, then SIGKILL after `TERMINATE_GRACE`."""
     for process in processes:
         process.send(signal.SIGTERM)
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TERMINATE_GRACE
     while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
-        time.sleep(POLL)
+        time.sleep(POLL_INTERVAL)
     for process in processes:
         if process.poll() is None:
             process.popen.kill()
         process.popen.wait()
 
 
-def _tell(processes: Sequence[_Process], failed: _Process, resume_command: Callable[[], str | None]) -> int:
-    """Say on stderr what became of `failed`, and how to go on; the exit code."""
+def _report(processes: Sequence[_Process], failed: _Process, resume_command: Callable[[], str | None]) -> int:
+    """Print the failure and the command that resumes the run; return the exit code."""
     code = failed.popen.returncode
     if failed.rank == 0:
         failed.show()
-    elif failed.said not in processes[0].shown:  # the first may have said the same
-        print(failed.said, file=sys.stderr)
+    elif failed.stderr not in processes[0].shown:  # rank 0 may have printed the same message
+        print(failed.stderr, file=sys.stderr)
     if code in REPORTED_CODES:
         return code
     how = f"was killed by {_signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
     others = "; the others were stopped" if len(processes) > 1 else ""
     command = resume_command()
-    go_on = f" Go on with: {command}" if command else ""
-    print(f"{failed.name[0].upper()}{failed.name[1:]} {how}{others}.{go_on}", file=sys.stderr)
+    hint = f" Resume with: {command}" if command else ""
+    print(f"{failed.name.capitalize()} {how}{others}.{hint}", file=sys.stderr)
     return PROCESS_FAILED
 
 

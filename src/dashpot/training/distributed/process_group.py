@@ -1,4 +1,4 @@
-"""One of several processes that train together: what the launcher says, the group, and what all have to agree on."""
+"""The process group of distributed training: launcher variables, initialization, shutdown and initial weights."""
 
 from __future__ import annotations
 
@@ -34,16 +34,15 @@ __all__ = [
 ]
 
 SUPERVISOR = "DASHPOT_SUPERVISOR"
-"""Environment variable with the number of the process that started this one, without which it is not to go on."""
-LOST = timedelta(minutes=30)
-"""How long a process waits for another that lives and says nothing; a dead one is noticed at once."""
-LEAVING, LETTING_GO = 5.0, 0.5
-"""Seconds that a process which ends gives its group to finish what is under way, and gloo's threads to let go of it."""
-INNER = ("127.0.0.1", "localhost", "::1")
+"""Environment variable with the process id of the launcher; a process exits once its launcher has died."""
+COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+"""Timeout of a collective for a peer that is alive but silent; a dead peer is detected at once."""
+SHUTDOWN_TIMEOUT, THREAD_EXIT_DELAY = 5.0, 0.5
+"""Seconds to wait at exit for pending collectives, and then for gloo's threads to release their tensors."""
 
 
 class Ranks(NamedTuple):
-    """This process among those that a launcher started: number and count, in all and on this machine."""
+    """Rank of this process and number of processes, in total and on this machine."""
 
     rank: int
     world_size: int
@@ -52,10 +51,16 @@ class Ranks(NamedTuple):
 
 
 def launcher_ranks(environment: Mapping[str, str] | None = None) -> Ranks | None:
-    """What torchrun, or another launcher with its variables, says; None without one.
+    """Read the variables that torchrun or a compatible launcher sets.
+
+    Args:
+        environment: Environment variables; None means `os.environ`.
+
+    Returns:
+        The ranks; None if the process was not started by a launcher.
 
     Raises:
-        RunError: some variables are missing, or are no numbers.
+        RunError: If a variable is missing or is not an integer.
 
     >>> store = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
     >>> launcher_ranks({"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", **store})
@@ -70,54 +75,54 @@ def launcher_ranks(environment: Mapping[str, str] | None = None) -> Ranks | None
     if missing := [name for name in needed if name not in env]:
         raise RunError(f"The launcher set RANK and WORLD_SIZE but not {', '.join(missing)}; torchrun sets all of them.")
     try:
-        rank, world, local = (int(env[name]) for name in needed[:3])
-        return Ranks(rank, world, local, int(env.get("LOCAL_WORLD_SIZE", world)))
+        rank, world_size, local_rank = (int(env[name]) for name in needed[:3])
+        return Ranks(rank, world_size, local_rank, int(env.get("LOCAL_WORLD_SIZE", world_size)))
     except ValueError as error:
-        raise RunError(f"The launcher's RANK, WORLD_SIZE and LOCAL_RANK must be whole numbers: {error}.") from error
+        raise RunError(f"The launcher's RANK, WORLD_SIZE and LOCAL_RANK must be integers: {error}.") from error
 
 
-def join(here: Ranks, device_type: str) -> None:
-    """Join the group of all processes, once: gloo, and nccl beside it for tensors on GPUs. It is left at exit."""
+def join(ranks: Ranks, device_type: str) -> None:
+    """Initialize the default process group, once: gloo, plus nccl for CUDA tensors. It is destroyed at exit."""
     exit_with_supervisor()
     if dist.is_initialized():
         return
-    if here.local_world_size == here.world_size:  # one machine: nobody outside it is to be reached
+    if ranks.local_world_size == ranks.world_size:  # a single machine: no traffic leaves it
         os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback_interface())
         os.environ.setdefault("NCCL_SOCKET_IFNAME", loopback_interface())
-    # Plain data goes by gloo also where weights go by nccl, and waits for no GPU.
+    # Python objects go through gloo even if the weights go through nccl: no synchronization with a GPU.
     backend = "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo"
-    dist.init_process_group(backend, rank=here.rank, world_size=here.world_size, timeout=LOST)
-    asked = threading.Event()
-    leaving = threading.Thread(target=_leave_when, args=(asked,), daemon=True)  # at exit none can be started any more
-    leaving.start()
-    atexit.register(_end, asked, leaving)
+    dist.init_process_group(backend, rank=ranks.rank, world_size=ranks.world_size, timeout=COLLECTIVE_TIMEOUT)
+    exiting = threading.Event()
+    thread = threading.Thread(target=_destroy_group_after, args=(exiting,), daemon=True)  # none can be started at exit
+    thread.start()
+    atexit.register(_shut_down, exiting, thread)
 
 
 def loopback_interface() -> str:
-    """The name of the network interface that stays within this machine."""
+    """Return the name of the loopback network interface."""
     return "lo0" if sys.platform == "darwin" else "lo"
 
 
-def _leave_when(asked: threading.Event) -> None:
-    asked.wait()
+def _destroy_group_after(exiting: threading.Event) -> None:
+    exiting.wait()
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
-def _end(asked: threading.Event, leaving: threading.Thread) -> None:
-    """Leave the group, and see gloo's threads out before Python ends.
+def _shut_down(exiting: threading.Event, thread: threading.Thread) -> None:
+    """Destroy the group and wait for gloo's threads before the interpreter finalizes.
 
-    They let go of tensors of Python's, for which they ask for the interpreter; one that asks while Python is ending
-    takes the whole process down (SIGABRT, "terminate called without an active exception"), a finished run included.
+    gloo's threads acquire the GIL to release Python tensors. A thread that does so during finalization aborts the
+    process (SIGABRT, "terminate called without an active exception"), even after a completed run.
     """
-    gc.collect()  # a learner that is over is a cycle and still has the group; who lets go of it last ends its threads
-    asked.set()
-    leaving.join(LEAVING)  # what waits for a process that hangs is not waited for
-    time.sleep(LETTING_GO)  # where somebody has the group still, as torch's caches have after FSDP, the threads go on
+    gc.collect()  # a learner is a reference cycle that holds the group; the last release joins the group's threads
+    exiting.set()
+    thread.join(SHUTDOWN_TIMEOUT)  # bounded, as a collective with a hanging peer never completes
+    time.sleep(THREAD_EXIT_DELAY)  # caches of torch keep the group alive after FSDP, and its threads with it
 
 
 def exit_with_supervisor() -> None:
-    """End this process when the one that supervises it has ended without a word, say by SIGKILL."""
+    """Start a thread that exits this process once its launcher has died, for example by SIGKILL."""
     supervisor = os.environ.get(SUPERVISOR)
     if supervisor is None or any(thread.name == SUPERVISOR for thread in threading.enumerate()):
         return
@@ -131,21 +136,21 @@ def exit_with_supervisor() -> None:
 
 
 def broadcast_weights(model: nn.Module) -> None:
-    """Give every process the weights and buffers of the first."""
+    """Broadcast parameters and buffers from rank 0."""
     with torch.no_grad():
         for tensor in itertools.chain(model.parameters(), model.buffers()):
             dist.broadcast(tensor, 0)
 
 
 def seed_ranks(rank: int) -> None:
-    """Let every process draw noise of its own: the first goes on as it is, the others start anew from its state."""
-    state: list[Any] = [None]
+    """Seed the global generators of every rank above 0 from the state of rank 0, which keeps its own state."""
+    seed: list[Any] = [None]
     if rank == 0:
         with torch.random.fork_rng(devices=[]):
-            state = [int(torch.randint(2**62, ()))]
-    dist.broadcast_object_list(state, 0)
+            seed = [int(torch.randint(2**62, ()))]
+    dist.broadcast_object_list(seed, 0)
     if rank > 0:
-        draw = generator("process", state[0], rank)
-        torch.manual_seed(int(torch.randint(2**62, (), generator=draw)))
-        random.seed(int(torch.randint(2**62, (), generator=draw)))
-        np.random.seed(int(torch.randint(2**32, (), generator=draw)))
+        seeds = generator("process", seed[0], rank)
+        torch.manual_seed(int(torch.randint(2**62, (), generator=seeds)))
+        random.seed(int(torch.randint(2**62, (), generator=seeds)))
+        np.random.seed(int(torch.randint(2**32, (), generator=seeds)))

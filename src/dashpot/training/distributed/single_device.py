@@ -1,4 +1,4 @@
-"""An engine that changes nothing: one process, in float32, with the model where it is."""
+"""Engine for a model that is already on its device: one process, float32, no lightning-fabric."""
 
 from __future__ import annotations
 
@@ -11,39 +11,39 @@ __all__ = ["SingleDevice"]
 
 
 class SingleDevice(Engine):
-    """The engine of a problem that is on its device already: any device of torch's, in this process alone.
+    """Engine of one process that leaves the model on its current device, in float32.
 
-    Nothing has to be set up for that, so lightning-fabric is not asked.
+    It needs no set-up, so lightning-fabric is not imported.
 
     Args:
-        device: the model's.
+        device: Device of the model, any device of torch.
 
     >>> SingleDevice(torch.device("cpu")).world_size
     1
     """
 
-    def __init__(self, device: torch.device) -> None:  # the parts of `Engine` that set something up are left out
+    def __init__(self, device: torch.device) -> None:  # Engine.__init__ would create a Fabric
         self.precision, self.strategy, self.scaler, self._unscaled = "fp32", "auto", None, False
         self._device = device
 
     @property
     def device(self) -> torch.device:
-        """The model's device."""
+        """Device of the model."""
         return self._device
 
     @property
     def world_size(self) -> int:
-        """One, whatever started this process."""
+        """Always 1, also under a launcher."""
         return 1
 
     @property
     def global_rank(self) -> int:
-        """The first."""
+        """Always 0."""
         return 0
 
     def setup(self, model: nn.Module) -> nn.Module:
-        """The model as it is."""
+        """Return `model` unchanged."""
         return model
 
     def barrier(self) -> None:
-        """There is nobody to wait for."""
+        """No-op."""

@@ -1,1 +1,1 @@
-"""Runs of `dashpot train`: a folder, its settings, start and resume."""
+"""Runs of `dashpot train`: settings, folder, start and resume."""

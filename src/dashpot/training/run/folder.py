@@ -1,4 +1,4 @@
-"""The folder of one training run: what is in it, and what may not be mixed in it."""
+"""Folder of one training run: its files, and the checks that keep runs apart."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ __all__ = ["RunFolder", "default_folder_name", "exists", "list_names", "path_arg
 
 @dataclass(frozen=True)
 class RunFolder:
-    """`run.toml` (the settings that repeat it), `run.jsonl` (its record), `checkpoints/`, and logs where wanted.
+    """Folder of a run: `run.toml` (its settings), `run.jsonl` (its record), `checkpoints/` and optional logs.
 
     >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as place:
-    ...     folder = RunFolder.create(Path(place, "run"), Settings(task="digits", optimizer="sgd"), command=None)
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     folder = RunFolder.create(Path(directory, "run"), Settings(task="digits", optimizer="sgd"), command=None)
     ...     RunFolder.open(folder.path).settings().optimizer
     'sgd'
     """
@@ -36,87 +36,92 @@ class RunFolder:
 
     @property
     def settings_file(self) -> Path:
-        """What `dashpot train --config` takes to repeat the run."""
+        """Settings file, an argument of `dashpot train --config`."""
         return self.path / "run.toml"
 
     @property
     def record(self) -> Path:
-        """Header, losses, epochs and end, as `dashpot.comparison.read_run` reads them."""
+        """Record, as read by `dashpot.comparison.read_run`."""
         return self.path / "run.jsonl"
 
     @property
     def checkpoints(self) -> Path:
-        """Where `Checkpoints` writes."""
+        """Folder of the checkpoints."""
         return self.path / "checkpoints"
 
     @property
     def logs(self) -> dict[str, Path]:
-        """Where each log is, of those that are wanted."""
+        """Path of each kind of log."""
         return {name: self.path / file for name, file in LOGS.items()}
 
     @property
-    def restart_command(self) -> str:
-        """The command that starts a new run like this one."""
+    def repeat_command(self) -> str:
+        """Command that starts a new run with the same settings."""
         return f"dashpot train --config {shell_quoted(self.settings_file)}"
 
     @property
     def resume_command(self) -> str:
-        """The command that goes on with this run."""
+        """Command that resumes this run."""
         return f"dashpot train --resume {shell_quoted(self.path)}"
 
     @classmethod
     def create(cls, out: Path | None, settings: Settings, *, command: str | None) -> RunFolder:
-        """Make the folder of a new run and write its settings; by default a numbered one under `runs/`.
+        """Create the folder of a new run and write its settings.
+
+        Args:
+            out: Folder, missing or empty; None creates a numbered one under `runs/`.
+            settings: Settings of the run.
+            command: Command line, stored in `run.toml`.
 
         Raises:
-            RunError: `out` holds something already, or cannot be written.
+            RunError: If `out` is not empty or cannot be written.
         """
-        folder = cls(_numbered(Path("runs") / default_folder_name(settings)) if out is None else _empty(out))
+        folder = cls(_make_numbered(Path("runs") / default_folder_name(settings)) if out is None else _make_empty(out))
         folder.write(settings, command=command)
         return folder
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
-        """The folder of a run that has begun.
+        """Open the folder of an existing run.
 
         Raises:
-            RunError: there is no run in it, or it cannot be looked at.
+            RunError: If it has no `run.toml` or cannot be read.
         """
         folder = cls(path)
         if not exists(folder.settings_file):
-            raise RunError(f"{path} holds no run: there is no run.toml in it.")
+            raise RunError(f"{path} is not the folder of a run: it has no run.toml.")
         return folder
 
     def settings(self) -> Settings:
-        """What `run.toml` says."""
+        """Read `run.toml`."""
         return Settings.of(read_settings(self.settings_file))
 
     def command(self) -> str | None:
-        """What was typed to make `run.toml`, as far as that tells it."""
+        """Read the command line from `run.toml`; None if it is missing."""
         command = read_made_by(self.settings_file).get("command")
         return command if isinstance(command, str) else None
 
     def write(self, settings: Settings, *, command: str | None) -> None:
-        """Write `run.toml`; an older one, whose settings were overridden, stays beside it under a number."""
+        """Write `run.toml`, after a copy of an existing one to a numbered file."""
         if exists(self.settings_file):
             _back_up(self.settings_file)
         write_settings(self.settings_file, settings, made_by(command))
 
     def back_up_record(self) -> Path:
-        """Copy the record to a file beside it, with a number, before another one takes its place; that file."""
+        """Copy the record to a numbered file in the same folder and return its path."""
         return _back_up(self.record)
 
     def run(self) -> Run | None:
-        """The record, where there is one."""
-        return read_run(self.record, advice=f"{self.restart_command} starts a new run") if exists(self.record) else None
+        """Read the record; None if there is none."""
+        return read_run(self.record, advice=f"{self.repeat_command} starts a new run") if exists(self.record) else None
 
     def lock(self) -> AbstractContextManager[None]:
-        """Keep other processes out."""
+        """Return a context that excludes other processes."""
         return locked(self.path)
 
 
 def default_folder_name(settings: Settings) -> str:
-    """What a run's folder is called where nobody says.
+    """Return the name of a run's folder if `--out` is not given.
 
     >>> default_folder_name(Settings(task="my tasks/mine.py:build", optimizer="sgd", seed=3))
     'mine-sgd-seed3'
@@ -130,19 +135,19 @@ def default_folder_name(settings: Settings) -> str:
 
 
 def made_by(command: str | None) -> dict[str, Any]:
-    """The table of a settings file that says where it comes from."""
+    """Return the table of a settings file with versions, time and command."""
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     return {**versions(), "written": now, **({"command": command} if command else {})}
 
 
 def path_argument(path: Path) -> str:
-    """A path as it is typed on a command line, where a name that begins with a dash would be taken for an option."""
+    """Format a path as a command-line argument; one with a leading dash would be parsed as an option."""
     text = str(path)
     return f"./{text}" if text.startswith("-") else text
 
 
 def shell_quoted(path: Path) -> str:
-    """`path_argument` for a shell, whatever is in the name.
+    """Format a path as an argument of a shell command.
 
     >>> shell_quoted(Path("runs/one")), shell_quoted(Path("my runs")), shell_quoted(Path("-one"))
     ('runs/one', "'my runs'", './-one')
@@ -151,68 +156,68 @@ def shell_quoted(path: Path) -> str:
 
 
 def exists(path: Path) -> bool:
-    """Whether there is such a file or folder.
+    """Return whether a file or folder exists.
 
     Raises:
-        RunError: the system does not say, as in a folder that this user may not look into.
+        RunError: If it cannot be determined, for example for lack of search permission.
     """
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
-        raise _cannot_read(path, error) from error
+        raise _read_error(path, error) from error
     return True
 
 
 def list_names(path: Path) -> list[str] | None:
-    """The names in a folder; None where there is no such folder.
+    """Return the names in a folder; None if it does not exist.
 
     Raises:
-        RunError: it is no folder, or cannot be read.
+        RunError: If it is not a folder or cannot be read.
     """
     try:
         return [item.name for item in path.iterdir()]
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise _cannot_read(path, error) from error
+        raise _read_error(path, error) from error
 
 
-def _cannot_read(path: Path, error: OSError) -> RunError:
+def _read_error(path: Path, error: OSError) -> RunError:
     return RunError(f"Cannot read {path}: {error.strerror or error}.")
 
 
 def _back_up(path: Path) -> Path:
-    """Copy a file to one beside it, with the first free number in its name; that file."""
-    kept = next(file for k in count(1) if not exists(file := path.with_name(f"{path.stem}-{k}{path.suffix}")))
+    """Copy a file to the first free numbered name, such as `run-1.toml`, and return that path."""
+    copy = next(file for k in count(1) if not exists(file := path.with_name(f"{path.stem}-{k}{path.suffix}")))
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise _cannot_read(path, error) from error
-    write_bytes(kept, content)
-    return kept
+        raise _read_error(path, error) from error
+    write_bytes(copy, content)
+    return copy
 
 
-def _empty(path: Path) -> Path:
-    """`path`, made where it is missing; what holds anything is refused."""
+def _make_empty(path: Path) -> Path:
+    """Create the folder `path` if it is missing; check that it is empty."""
     if exists(path / "run.toml"):
-        raise RunError(f"{path} holds a run; go on with it by --resume {shell_quoted(path)}, or choose another folder.")
+        raise RunError(f"{path} holds a run; resume it with --resume {shell_quoted(path)}, or choose another folder.")
     if path.is_dir() and list_names(path):
-        raise RunError(f"{path} is not empty and holds no run; choose another folder.")
+        raise RunError(f"{path} is neither empty nor the folder of a run; choose another folder.")
     return make_folder(path)
 
 
-def _numbered(path: Path) -> Path:
-    """A folder that is not there yet: `path`, or `path-2`, `path-3`, ..., made by nobody else."""
+def _make_numbered(path: Path) -> Path:
+    """Create the first of `path`, `path-2`, `path-3`, ... that does not exist; safe with concurrent runs."""
     make_folder(path.parent)
     for number in count(1):
-        chosen = path if number == 1 else path.with_name(f"{path.name}-{number}")
+        candidate = path if number == 1 else path.with_name(f"{path.name}-{number}")
         try:
-            chosen.mkdir()
+            candidate.mkdir()
         except FileExistsError:
             continue
         except OSError as error:
-            raise RunError(f"Cannot write {chosen}: {error.strerror or error}.") from error
-        return chosen
+            raise RunError(f"Cannot write {candidate}: {error.strerror or error}.") from error
+        return candidate
     raise AssertionError

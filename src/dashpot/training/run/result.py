@@ -1,50 +1,50 @@
-"""How a run ended, and the last line that tells it."""
+"""Result of a run and its summary line."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
-from dashpot.runs.eta import duration
 from dashpot.runs.records import Run
 from dashpot.runs.table import score_text
 from dashpot.training.run.folder import RunFolder
+from dashpot.utils.format import duration
 
 __all__ = ["RunResult", "counted"]
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """How a run ended: "done", "stopped" (early, because it no longer improved) or "diverged"; and its record."""
+    """Folder and record of a run that has ended."""
 
     folder: RunFolder
     run: Run
 
     @property
     def status(self) -> str:
-        """`done` or `diverged`."""
+        """`done` or `diverged`; a run with early stopping is `done`."""
         return self.run.status
 
     def text(self) -> str:
-        """The last line that a user reads."""
+        """Return the summary line: score, duration, and the command that repeats the run."""
         end = self.run.end
         assert end is not None
-        again = f"Again: {self.folder.restart_command}"
+        repeat = f"Repeat with: {self.folder.repeat_command}"
         if end["status"] == "diverged":
-            what = "gradients are not finite" if end["loss"] not in ("nan", "inf") else f"the loss is {end['loss']}"
-            return f"Diverged at step {end['step'] + 1}: {what}. {again}"
+            cause = "non-finite gradients" if end["loss"] not in ("nan", "inf") else f"the loss is {end['loss']}"
+            return f"Diverged at step {end['step'] + 1}: {cause}. {repeat}"
         last = self.run.epochs[-1]
         seconds = duration(math.fsum(epoch["wall_s"] for epoch in self.run.epochs))
         phase = "eval" if last["eval"] else "train"
-        why = f" Stopped early: {end['reason']}." if "reason" in end else ""
+        reason = f" Stopped early: {end['reason']}." if "reason" in end else ""
         epochs = counted(last["epoch"], "epoch")
-        return f"{phase} {score_text(last[phase])} after {epochs}, {seconds} of training.{why} {again}"
+        return f"{phase} {score_text(last[phase])} after {epochs}, {seconds} of training.{reason} {repeat}"
 
 
-def counted(number: int, one: str, more: str = "s") -> str:
-    """A number of things in words.
+def counted(number: int, noun: str, plural: str = "s") -> str:
+    """Format a count with its noun, to which `plural` is appended for any number but 1.
 
     >>> counted(1, "epoch"), counted(2, "batch", "es"), counted(0, "epoch")
     ('1 epoch', '2 batches', '0 epochs')
     """
-    return f"{number} {one}{'' if number == 1 else more}"
+    return f"{number} {noun}{'' if number == 1 else plural}"

@@ -1,4 +1,4 @@
-"""Whether and from where a run in a folder can go on: what its settings, its record and its checkpoints say."""
+"""Resume checks and checkpoint selection for the run in a folder."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from dashpot.runs.diff import diff_data
 from dashpot.runs.environment import versions
 from dashpot.runs.records import Run
 from dashpot.tasks.user_file import is_file_spec
+from dashpot.training.callbacks.checkpoints import damaged, latest, read_newest
 from dashpot.training.run.folder import RunFolder, exists, list_names
 from dashpot.training.run.plan import RunPlan
 from dashpot.training.run.settings import Settings, diff_settings
@@ -20,106 +21,105 @@ from dashpot.utils.warn import warn
 __all__ = ["check_recorded_identity", "check_task", "latest_state", "merge_settings"]
 
 FIXED = ("task", "optimizer", "seed")
-"""What a run that has begun cannot change."""
-SHOWN = 6
+"""Settings that cannot change once a run has started."""
+MAX_LISTED = 6
 
 
-def merge_settings(there: Settings, given: Mapping[str, Any], path: Path, *, override: bool) -> Settings:
-    """The settings of the run in `path` with those given in their place.
+def merge_settings(saved: Settings, given: Mapping[str, Any], path: Path, *, override: bool) -> Settings:
+    """Return the saved settings of the run in `path`, updated with the `given` ones.
 
     Raises:
-        RunError: some differ and are not to be overridden, or cannot be.
+        RunError: If a setting differs without `override`, or cannot be changed.
     """
-    found = diff_settings(there, given)
+    found = diff_settings(saved, given)
     if not found:
-        return there
-    fixed = [name for name in FIXED if name in given and given[name] != getattr(there, name)]
+        return saved
+    fixed = [name for name in FIXED if name in given and given[name] != getattr(saved, name)]
     if fixed:
-        which = _listed(diff_settings(there, {name: given[name] for name in fixed}))
-        raise RunError(
-            f"{path} has begun and cannot change its {', '.join(fixed)} ({which}); start a new run with that."
-        )
+        changes = _joined(diff_settings(saved, {name: given[name] for name in fixed}))
+        raise RunError(f"{path}: a resumed run cannot change its {', '.join(fixed)} ({changes}); start a new run.")
     if not override:
         raise RunError(
-            f"{path} is a run with other settings: {_listed(found)}. Nothing was changed; --override goes on with the "
-            "new ones."
+            f"{path} was started with different settings: {_joined(found)}. Nothing was changed; --override resumes "
+            "with the given ones."
         )
-    return dataclasses.replace(there, **{**given, "set": {**there.set, **given.get("set", {})}})
+    return dataclasses.replace(saved, **{**given, "set": {**saved.set, **given.get("set", {})}})
 
 
 def latest_state(folder: RunFolder, run: Run | None) -> dict[str, Any] | None:
-    """The state to go on from; None where there has been no checkpoint yet.
+    """Load the latest intact checkpoint; None if the run has not written one yet.
 
     Raises:
-        RunError: there were checkpoints, and they are gone, damaged or nothing is left of the record that they belong
-            to; or the folder cannot be read.
+        RunError: If checkpoints existed but are missing or all corrupt, their record is missing, or the folder cannot
+            be read.
     """
-    from dashpot.training.callbacks.checkpoints import damaged, latest, read_newest
-
-    list_names(folder.checkpoints)  # a folder that may not be read looks empty below
-    there, spoilt = latest(folder.checkpoints), damaged(folder.checkpoints)
-    if there is not None:
-        exists(there)  # in a folder that may be listed and not entered, it is not to be seen
-    anew = f"{folder.restart_command} starts a new run"
-    has = "checkpoints" if there or spoilt else "logs" if any(map(exists, folder.logs.values())) else None
-    if run is None and has:
-        raise RunError(f"{folder.path} has {has}, but its record {folder.record.name} is gone; {anew}.")
-    if there is None and spoilt:
-        raise RunError(f"The checkpoints of {folder.path} are all damaged ({_names(spoilt)}); {anew}.")
-    if there is None and run is not None and _had_checkpoint(folder, run):
+    list_names(folder.checkpoints)  # raises for an unreadable folder, which would look empty below
+    newest, corrupt = latest(folder.checkpoints), damaged(folder.checkpoints)
+    if newest is not None:
+        exists(newest)  # raises for a folder with read but without search permission
+    restart = f"{folder.repeat_command} starts a new run"
+    found = "checkpoints" if newest or corrupt else "logs" if any(map(exists, folder.logs.values())) else None
+    if run is None and found:
+        raise RunError(f"{folder.path} has {found}, but its record {folder.record.name} is missing; {restart}.")
+    if newest is None and corrupt:
+        names = _joined([path.name for path in corrupt])
+        raise RunError(f"The checkpoints of {folder.path} are all corrupt ({names}); {restart}.")
+    if newest is None and run is not None and _had_checkpoint(folder, run):
         raise RunError(
-            f"The checkpoints of {folder.path} are gone, but its record {folder.record.name} shows that there were "
-            f"some; {anew}."
+            f"The checkpoints of {folder.path} are missing, although its record {folder.record.name} shows that some "
+            f"were written; {restart}."
         )
-    return None if there is None else read_newest(folder.checkpoints)
+    return None if newest is None else read_newest(folder.checkpoints)
 
 
 def _had_checkpoint(folder: RunFolder, run: Run) -> bool:
-    """Whether the record shows that there has been a checkpoint.
+    """Return whether the record shows that a checkpoint was written.
 
-    One epoch alone does not: its checkpoint is written after its line, and a run can be killed in between. The folder
-    is there by then.
+    A single epoch does not: its checkpoint is written after its line in the record, so the run may have been killed in
+    between. The folder of the checkpoints exists by then.
     """
-    late = run.end is not None or len(run.epochs) > 1 or bool(run.resumed)
-    return late or (len(run.epochs) == 1 and list_names(folder.checkpoints) is None)
+    written = run.end is not None or len(run.epochs) > 1 or bool(run.resumed)
+    return written or (len(run.epochs) == 1 and list_names(folder.checkpoints) is None)
 
 
-def _names(paths: list[Path]) -> str:
-    return _listed([path.name for path in paths])
+def check_recorded_identity(saved: Settings, run: Run | None, folder: RunFolder) -> None:
+    """Check that `run.toml` has the task, optimizer and seed of the record.
 
-
-def check_recorded_identity(there: Settings, run: Run | None, folder: RunFolder) -> None:
-    """Refuse a `run.toml` that was edited into the one of another run."""
-    begun: dict[str, Any] = {} if run is None else run.header.get("run", {})
+    Raises:
+        RunError: If one of them was edited.
+    """
+    recorded: dict[str, Any] = {} if run is None else run.header.get("run", {})
     for name in FIXED:
-        new = getattr(there, name)
-        old = begun.get(name, new)
+        new = getattr(saved, name)
+        old = recorded.get(name, new)
         if old != new and not (name == "task" and _is_moved(old, new)):
             raise RunError(
-                f"{folder.path} has begun and cannot change its {name}: run.toml says {name} {new}, the record {old}; "
-                f"put that back, or start a new run with {folder.restart_command}."
+                f"{folder.path}: a resumed run cannot change its {name}: run.toml has {name} {new}, the record {old}; "
+                f"restore the value, or start a new run with {folder.repeat_command}."
             )
 
 
 def _is_moved(old: str, new: str) -> bool:
-    """Whether two tasks are the same function in files of different places; whether it is the same file shows later."""
+    """Return whether both tasks name the same function in files at different paths; `check_task` compares the files."""
     functions = [task.rpartition(".py")[2] or ":build" for task in (old, new)]
     return is_file_spec(old) and is_file_spec(new) and functions[0] == functions[1]
 
 
 def check_task(plan: RunPlan, run: Run | None, path: Path, *, override: bool) -> None:
-    """Refuse to go on with another task under the same name, and say where versions differ."""
+    """Check that the task has not changed since the run was started, and warn about different versions.
+
+    Raises:
+        RunError: If the settings, file or data of the task differ and `override` is false.
+    """
     if run is None:
         return
     found = diff_data(run.task, dict(plan.task.config), "task")
     if found and not override:
-        raise RunError(
-            f"The task has changed since {path} was last at work: {_listed(found)}. --override goes on all the same."
-        )
-    other = diff_data(run.header["versions"], versions())
-    if other:
-        warn(f"{path} was begun with other versions, so its numbers may differ: {_listed(other)}.")
+        raise RunError(f"The task of {path} has changed: {_joined(found)}. Resume with --override to accept this.")
+    if found := diff_data(run.header["versions"], versions()):
+        warn(f"{path} was started with different versions, so its numbers may differ: {_joined(found)}.")
 
 
-def _listed(found: list[str]) -> str:
-    return "; ".join(found[:SHOWN]) + (f"; and {len(found) - SHOWN} more" if len(found) > SHOWN else "")
+def _joined(phrases: list[str]) -> str:
+    more = len(phrases) - MAX_LISTED
+    return "; ".join(phrases[:MAX_LISTED]) + (f"; and {more} more" if more > 0 else "")

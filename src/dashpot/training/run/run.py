@@ -1,4 +1,4 @@
-"""One training run in a folder of its own: begun from settings, continued after anything, told as it goes."""
+"""Start and resume of a training run in its folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -19,59 +19,77 @@ import torch
 from dashpot.errors import DashpotError, RunError
 from dashpot.runs.environment import torch_threads
 from dashpot.runs.files import write_error, write_text
-from dashpot.runs.records import Run, encode
+from dashpot.runs.records import Run
 from dashpot.runs.signals import TERMINATION_SIGNALS, Interrupted, interruptible
 from dashpot.training.callback import Callback
+from dashpot.training.callbacks import (
+    CSV,
+    EMA,
+    Accumulate,
+    Checkpoints,
+    EarlyStopping,
+    JSONLines,
+    NonFinite,
+    Progress,
+    TensorBoard,
+)
+from dashpot.training.callbacks.graceful_stop import GracefulStop
+from dashpot.training.callbacks.run_log import RunLog
 from dashpot.training.distributed.engine import Engine
 from dashpot.training.distributed.process_group import SUPERVISOR
 from dashpot.training.learner import Learner
+from dashpot.training.lr_finder import LRCurve, find_lr
 from dashpot.training.run.folder import RunFolder
 from dashpot.training.run.plan import RunPlan
 from dashpot.training.run.result import RunResult, counted
 from dashpot.training.run.resume import check_recorded_identity, check_task, latest_state, merge_settings
 from dashpot.training.run.settings import Settings
 from dashpot.utils.rng_state import random_state, set_random_state
+from dashpot.utils.strict_json import encode
 
-if TYPE_CHECKING:
-    from dashpot.training.callbacks.checkpoints import Checkpoints
-    from dashpot.training.lr_finder import LRCurve
-
-__all__ = ["RunPlan", "RunResult", "lr_range_test", "merge_settings", "resume", "start"]
+__all__ = ["lr_range_test", "resume", "start"]
 
 Value = TypeVar("Value")
 
 
 def start(
-    settings: Settings, out: Path | None = None, *, command: str | None = None, say: Callable[[str], None] = print
+    settings: Settings,
+    out: Path | None = None,
+    *,
+    command: str | None = None,
+    write_line: Callable[[str], None] = print,
 ) -> RunResult:
-    """Train as `settings` say, in a new folder.
+    """Train with `settings` in a new folder.
 
     Args:
-        settings: of the run.
-        out: the folder, which must not hold anything; None makes a numbered one under `runs/`.
-        command: what the user typed, kept in the folder.
-        say: told each line; the table of the epochs goes to the standard output.
+        settings: Settings of the run.
+        out: Folder, missing or empty; None creates a numbered one under `runs/`.
+        command: Command line, stored in the folder.
+        write_line: Output function for each line, except for the table of epochs, which goes to stdout.
+
+    Returns:
+        The folder and the record of the run.
 
     Raises:
-        ArgumentError, DataError: settings that cannot be; nothing is written then.
-        RunError: the folder is not free or not writable, or the device is not there.
-        Interrupted: Ctrl-C, SIGTERM or SIGHUP; everything up to the last step is kept.
+        ArgumentError, DataError: If the settings are invalid; nothing has been written then.
+        RunError: If the folder is not empty or not writable, or the device is not available.
+        Interrupted: On SIGINT, SIGTERM or SIGHUP, after a checkpoint of the last step.
 
     >>> import tempfile
     >>> lines = []
-    >>> with tempfile.TemporaryDirectory() as place:
+    >>> with tempfile.TemporaryDirectory() as directory:
     ...     settings = Settings(task="digits", optimizer="adamw", epochs=1, threads=1, accelerator="cpu")
-    ...     result = start(settings, Path(place, "run"), say=lines.append)
+    ...     result = start(settings, Path(directory, "run"), write_line=lines.append)
             train              eval
     epoch ...
     >>> result.status, len(result.run.loss)
     ('done', 30)
     """
-    with _settled(settings):
+    with _seeded(settings):
         engine = _engine(settings)
         plan = RunPlan.of(dataclasses.replace(settings, devices=engine.world_size))
-        folder = _first(engine, lambda: RunFolder.create(out, plan.settings, command=command))
-        return _train(plan, folder, engine, None, command, say)
+        folder = _on_rank_zero(engine, lambda: RunFolder.create(out, plan.settings, command=command))
+        return _train(plan, folder, engine, None, command, write_line)
 
 
 def resume(
@@ -80,65 +98,63 @@ def resume(
     *,
     override: bool = False,
     command: str | None = None,
-    say: Callable[[str], None] = print,
+    write_line: Callable[[str], None] = print,
 ) -> RunResult:
-    """Continue the run in a folder from its newest good checkpoint, to the same bits as without the interruption.
+    """Resume the run in a folder from its latest intact checkpoint, bit for bit.
 
     Args:
-        path: the folder.
-        given: settings that the user gives besides.
-        override: go on with those that differ, where the run can; otherwise a difference is refused.
-        command, say: as for `start`.
+        path: Folder of the run.
+        given: Settings from the command line.
+        override: Use the `given` settings where they differ from the saved ones, instead of raising.
+        command: As for `start`.
+        write_line: As for `start`.
 
     Returns:
-        How it ended; a run that had ended is not touched.
+        The folder and the record of the run; a run that has ended is left unchanged.
 
     Raises:
-        RunError: there is no run in the folder, it has other settings, its checkpoints are of another model, gone or
-            all damaged, its record is gone, what its `run.toml` says was edited into another run, or another process is
-            at work in it. Nothing was changed then, but that a damaged checkpoint is put aside.
-        Interrupted: as for `start`.
+        RunError: If the folder holds no run, its settings differ, its checkpoints do not match the model, are missing
+            or all corrupt, its record is missing, `run.toml` was edited to another task, method or seed, or another
+            process has locked it. Nothing is changed then, except that a corrupt checkpoint is renamed.
+        Interrupted: As for `start`.
     """
     folder = RunFolder.open(path)
-    there, run = folder.settings(), folder.run()
-    check_recorded_identity(there, run, folder)
-    settings = merge_settings(there, given or {}, path, override=override)
-    if run is not None and run.end is not None and settings == there:
+    saved, run = folder.settings(), folder.run()
+    check_recorded_identity(saved, run, folder)
+    settings = merge_settings(saved, given or {}, path, override=override)
+    if run is not None and run.end is not None and settings == saved:
         result = RunResult(folder, run)
-        say(f"{path} {'is finished' if result.status == 'done' else 'has diverged'}; nothing is left to do.")
-        say(result.text())
+        write_line(f"{path} {'is complete' if result.status == 'done' else 'has diverged'}; nothing to resume.")
+        write_line(result.text())
         return result
-    with _settled(settings):
+    with _seeded(settings):
         engine = _engine(settings)
         if engine.world_size != settings.devices and not override:
             raise RunError(
-                f"{path} is a run of {counted(settings.devices, 'process', 'es')}, not of {engine.world_size}; "
-                "--override goes on."
+                f"{path} was started with {counted(settings.devices, 'process', 'es')}, not {engine.world_size}; "
+                "resume with --override to change the number."
             )
         plan = RunPlan.of(dataclasses.replace(settings, devices=engine.world_size))
         check_task(plan, run, path, override=override)
-        changed = plan.settings != there
-        return _train(plan, folder, engine, run, command, say, changed=changed, override=override)
+        changed = plan.settings != saved
+        return _train(plan, folder, engine, run, command, write_line, changed=changed, override=override)
 
 
 def lr_range_test(settings: Settings) -> LRCurve:
-    """The learning-rate curve of a method on a task, from `dashpot.training.lr_finder.find_lr`; nothing is written.
+    """Run `dashpot.training.lr_finder.find_lr` with the task and method of `settings`; no files are written.
 
     Raises:
-        ArgumentError, DataError: settings that cannot be.
-        RunError: the device is not there.
+        ArgumentError, DataError: If the settings are invalid.
+        RunError: If the device is not available.
     """
-    from dashpot.training.callbacks.accumulate import Accumulate
-    from dashpot.training.lr_finder import find_lr
-
-    with _settled(settings):
+    with _seeded(settings):
         plan, engine = RunPlan.of(settings), _engine(settings)
         return find_lr(
             Learner.of(plan.problem, plan.optimizer, engine=engine, callbacks=[Accumulate(settings.accumulate)])
         )
 
 
-# ---- the parts of a run ---------------------------------------------------------------------------------------------
+# ---- parts of a run -------------------------------------------------------------------------------------------------
 
 
 def _train(
@@ -147,55 +163,55 @@ def _train(
     engine: Engine,
     run: Run | None,
     command: str | None,
-    say: Callable[[str], None],
+    write_line: Callable[[str], None],
     *,
     changed: bool = False,
     override: bool = False,
 ) -> RunResult:
-    """Train in a folder from its newest checkpoint if it has one; `changed` settings are written once they hold."""
+    """Train in a folder, from its latest checkpoint if any; write `changed` settings once the fit accepts them."""
     settings = plan.settings
-    tell = say if engine.is_rank_zero else lambda _: None
+    output = write_line if engine.is_rank_zero else lambda _: None
     with ExitStack() as stack:
-        check = stack.enter_context(interruptible(_signals()))
-        _first(engine, lambda: stack.enter_context(folder.lock()))  # which gives None
+        check = stack.enter_context(interruptible(_stop_signals()))
+        _on_rank_zero(engine, lambda: stack.enter_context(folder.lock()))
         state = latest_state(folder, run)
-        kept = None
+        backup = None
         if state is None:
-            typed = command if changed else folder.command() or command  # the first of several processes has another
-            kept = _first(engine, lambda: _start_record(plan, folder, run, typed))
-        tell(plan.entry.call(plan.steps))
-        tell(_where(folder, run, state, kept))
+            typed = command if changed else folder.command() or command  # ranks above 0 have a different command line
+            backup = _on_rank_zero(engine, lambda: _start_record(plan, folder, run, typed))
+        output(plan.entry.call(plan.steps))
+        output(_first_line(folder, run, state, backup))
         learner = Learner.of(plan.problem, plan.optimizer, engine=engine)
-        write = (lambda: _first(engine, lambda: folder.write(settings, command=command))) if changed else None
+        write = (lambda: _on_rank_zero(engine, lambda: folder.write(settings, command=command))) if changed else None
         checkpoints = _checkpoints(plan, folder)
-        begun = _Begun(write, checkpoints.save if state is not None and override else None)
-        callbacks = [*_callbacks(plan, folder, check, checkpoints), begun]
+        accepted = _OnAccepted(write, checkpoints.save if state is not None and override else None)
+        callbacks = [*_callbacks(plan, folder, check, checkpoints), accepted]
         try:
             learner.fit(settings.epochs or 1, callbacks=callbacks, resume=state, override=override)
         except Interrupted as stop:
-            raise Interrupted(f"Stopped. Continue with: {folder.resume_command}", stop.code) from None
+            raise Interrupted(f"Stopped. Resume with: {folder.resume_command}", stop.code) from None
         except DashpotError as error:
-            raise _for_the_command(error, folder.resume_command if begun.done else None) from error.__cause__
+            raise _command_error(error, folder.resume_command if accepted.done else None) from error.__cause__
         except Exception:
-            if engine.is_rank_zero and SUPERVISOR not in os.environ:  # which says it itself
-                print(f"Go on with: {folder.resume_command}", file=sys.stderr)
+            if engine.is_rank_zero and SUPERVISOR not in os.environ:  # else the launcher prints this line
+                print(f"Resume with: {folder.resume_command}", file=sys.stderr)
             raise
-    found = _first(engine, folder.run)
-    assert found is not None
-    result = RunResult(folder, found)
-    tell(result.text())
+    recorded = _on_rank_zero(engine, folder.run)
+    assert recorded is not None
+    result = RunResult(folder, recorded)
+    output(result.text())
     return result
 
 
-class _Begun(Callback):
-    """Does what has to wait until the fit has accepted the state it goes on from, and before anything else happens.
+class _OnAccepted(Callback):
+    """Run actions once the fit has accepted the state to resume, before its first batch.
 
     Args:
-        write: writes the run's new settings.
-        save: writes a checkpoint under them, so that the run can be killed at once and goes on without `--override`.
+        write: Writes the changed settings.
+        save: Writes a checkpoint with the changed settings, from which the run resumes without `--override`.
     """
 
-    order: ClassVar[int] = -1000  # nothing has been drawn yet: the checkpoint has the random state of the one before
+    order: ClassVar[int] = -1000  # before any callback draws: the checkpoint keeps the restored random state
 
     def __init__(self, write: Callable[[], object] | None, save: Callable[[Learner], object] | None) -> None:
         self.write, self.save, self.done = write, save, False
@@ -213,33 +229,33 @@ class _Begun(Callback):
         self.done = True
 
 
-def _for_the_command(error: DashpotError, again: str | None) -> DashpotError:
-    """The same sentence with the option in place of the argument that it stands for, and how to go on after it."""
+def _command_error(error: DashpotError, resume_command: str | None) -> DashpotError:
+    """Return the error with command-line options in place of arguments, and with the command that resumes the run."""
     text = str(error).replace("override=True", "--override")
-    return type(error)(text if again is None else f"{text} Go on with: {again}")
+    return type(error)(text if resume_command is None else f"{text} Resume with: {resume_command}")
 
 
-def _signals() -> tuple[int, ...]:
-    """What stops a run tidily. One of several processes is told by Ctrl-C alone: SIGTERM is to end it whatever it waits
-    for, once another is lost."""
+def _stop_signals() -> tuple[int, ...]:
+    """Return the signals that stop after a checkpoint: SIGINT only under a launcher, which ends hanging ranks by
+    SIGTERM."""
     return (signal.SIGINT,) if SUPERVISOR in os.environ else TERMINATION_SIGNALS
 
 
 def _start_record(plan: RunPlan, folder: RunFolder, run: Run | None, command: str | None) -> str | None:
-    """Write the record's header; what a start that was killed before its first checkpoint has logged is dropped.
+    """Write the first line of the record and remove logs of a run that was killed before its first checkpoint.
 
     Returns:
-        The name of the file that keeps the record there was, where that held an epoch.
+        Name of the backup of an earlier record with at least one epoch, if any.
     """
-    kept = folder.back_up_record().name if run is not None and run.epochs else None
+    backup = folder.back_up_record().name if run is not None and run.epochs else None
     for path in folder.logs.values():
-        _drop(path)
+        _remove(path)
     write_text(folder.record, encode(plan.metadata(command)) + "\n")
-    return kept
+    return backup
 
 
-def _drop(path: Path) -> None:
-    """Remove a file, or a folder with all that is in it."""
+def _remove(path: Path) -> None:
+    """Remove a file or a folder with its content."""
     try:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -249,22 +265,20 @@ def _drop(path: Path) -> None:
         raise write_error(path, error) from error
 
 
-def _where(folder: RunFolder, run: Run | None, state: Mapping[str, Any] | None, kept: str | None) -> str:
-    """What the run begins with; `kept` is the file that keeps an earlier record."""
+def _first_line(folder: RunFolder, run: Run | None, state: Mapping[str, Any] | None, backup: str | None) -> str:
+    """Return the line that names the folder and the starting point; `backup` is the copy of an earlier record."""
     if state is not None:
         epoch, batch = state["progress"]["position"]
-        within = f" and {counted(batch, 'batch', 'es')}" if batch else ""
-        return f"Goes on in {folder.path} after {counted(epoch, 'epoch')}{within}."
+        batches = f" and {counted(batch, 'batch', 'es')}" if batch else ""
+        return f"Resuming {folder.path} after {counted(epoch, 'epoch')}{batches}."
     if run is None:
-        return f"Kept in {folder.path}."
-    earlier = f"; what it had is kept in {kept}" if kept else ""
-    return f"Starts over in {folder.path}: there was no checkpoint yet{earlier}."
+        return f"Writing to {folder.path}."
+    copied = f" The earlier record was copied to {backup}." if backup else ""
+    return f"Restarting {folder.path}, which has no checkpoint yet.{copied}"
 
 
 def _checkpoints(plan: RunPlan, folder: RunFolder) -> Checkpoints:
-    """After every epoch, the last ones and the best."""
-    from dashpot.training.callbacks.checkpoints import Checkpoints
-
+    """Return the callback that saves checkpoints: after every epoch, the latest ones and the best."""
     settings = plan.settings
     return Checkpoints(
         folder.checkpoints,
@@ -276,45 +290,23 @@ def _checkpoints(plan: RunPlan, folder: RunFolder) -> Checkpoints:
 
 
 def _callbacks(plan: RunPlan, folder: RunFolder, check: Callable[[], None], checkpoints: Checkpoints) -> list[Callback]:
-    """What the settings ask for, beside record, checkpoints, table and the tidy stop."""
-    from dashpot.training.callbacks.graceful_stop import GracefulStop
-    from dashpot.training.callbacks.progress import Progress
-    from dashpot.training.callbacks.run_log import RunLog
-
+    """Return the callbacks of a run: record, table, checkpoints, graceful stop, and those that the settings request."""
     settings, (metric, mode) = plan.settings, plan.score
     phase = "train" if plan.problem.evaluation is None else "eval"
     skipping = settings.nonfinite == "skip" or settings.precision == "fp16"
     resumed = {"call": plan.entry.call(plan.steps), "task": dict(plan.task.config)}
-    chosen: list[Callback] = [
-        RunLog(folder.record, skipping=skipping, resumed=resumed),
-        Progress(),
-        checkpoints,
-    ]
+    callbacks: list[Callback] = [RunLog(folder.record, skipping=skipping, resumed=resumed), Progress(), checkpoints]
     if settings.accumulate > 1:
-        from dashpot.training.callbacks.accumulate import Accumulate
-
-        chosen.append(Accumulate(settings.accumulate))
+        callbacks.append(Accumulate(settings.accumulate))
     if settings.nonfinite == "stop":
-        from dashpot.training.callbacks.nonfinite import NonFinite
-
-        chosen.append(NonFinite(then="stop", folder=folder.path))
+        callbacks.append(NonFinite(then="stop", folder=folder.path))
     if settings.ema is not None:
-        from dashpot.training.callbacks.average import EMA
-
-        chosen.append(EMA(settings.ema))
+        callbacks.append(EMA(settings.ema))
     if settings.patience is not None:
-        from dashpot.training.callbacks.early_stopping import EarlyStopping
-
-        chosen.append(EarlyStopping(metric, phase=phase, patience=settings.patience, mode=mode))
-    chosen += [_log(name, folder.logs[name]) for name in settings.log]
-    return [*chosen, GracefulStop(check, checkpoints.save)]
-
-
-def _log(name: str, path: Path) -> Callback:
-    """A log of every epoch in the run's folder, gone on with where it was off for a while."""
-    from dashpot.training.callbacks import CSV, JSONLines, TensorBoard
-
-    return {"csv": CSV, "jsonl": JSONLines, "tensorboard": TensorBoard}[name](path, append=True)
+        callbacks.append(EarlyStopping(metric, phase=phase, patience=settings.patience, mode=mode))
+    loggers = {"csv": CSV, "jsonl": JSONLines, "tensorboard": TensorBoard}
+    callbacks += [loggers[name](folder.logs[name], append=True) for name in settings.log]
+    return [*callbacks, GracefulStop(check, checkpoints.save)]
 
 
 def _engine(settings: Settings) -> Engine:
@@ -322,8 +314,8 @@ def _engine(settings: Settings) -> Engine:
 
 
 @contextmanager
-def _settled(settings: Settings) -> Iterator[None]:
-    """Threads and random numbers of the run; afterwards they are as they were."""
+def _seeded(settings: Settings) -> Iterator[None]:
+    """Set the number of threads and seed the global generators; restore them afterwards."""
     before = random_state()
     with torch_threads(settings.threads):
         torch.manual_seed(settings.seed)
@@ -335,17 +327,15 @@ def _settled(settings: Settings) -> Iterator[None]:
             set_random_state(before)
 
 
-def _first(engine: Engine, action: Callable[[], Value]) -> Value:
-    """What `action` gives on the first process, on all of them; where it fails, it fails for all."""
-    if engine.world_size == 1:
-        return action()
-    found: tuple[Any, DashpotError | None] = (None, None)
+def _on_rank_zero(engine: Engine, action: Callable[[], Value]) -> Value:
+    """Run `action` on rank 0 and return its result, or raise its error, on every rank."""
+    outcome: tuple[Any, DashpotError | None] = (None, None)
     if engine.is_rank_zero:
         try:
-            found = (action(), None)
+            outcome = (action(), None)
         except DashpotError as error:
-            found = (None, error)
-    value, error = engine.all_gather(found)[0]
+            outcome = (None, error)
+    value, error = engine.broadcast(outcome)
     if error is not None:
         raise error
     return value
