@@ -220,8 +220,8 @@ def test_a_skipped_step_does_not_end_the_run_but_nothing_else_than_skipped_ones_
     def spoilt(bad):
         def get_loss(self):
             loss(self)
-            if self.training and bad(self.batch):
-                self.loss = self.loss * torch.nan
+            if self.training and bad(self.batch.index):
+                self.batch.loss = self.batch.loss * torch.nan
 
         return get_loss
 

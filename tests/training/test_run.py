@@ -77,7 +77,7 @@ def test_the_record_holds_the_mean_loss_of_each_steps_examples(settings, tmp_pat
     after = Learner.backward
 
     def backward(self):
-        seen.append((self.loss.item(), self.size))
+        seen.append((self.batch.loss.item(), self.batch.size))
         after(self)
 
     monkeypatch.setattr(Learner, "backward", backward)
