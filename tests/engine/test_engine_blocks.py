@@ -1,4 +1,4 @@
-"""The eager engine's blocks: joined and cut tensors get the numbers of tensors stepped one by one."""
+"""Blocks of the eager engine: results equal those of steps tensor by tensor."""
 
 from dataclasses import dataclass
 
@@ -11,36 +11,36 @@ import dashpot as dp
 from dashpot.engine import backend, blockwise
 from dashpot.stages import Filter
 
-SHAPES = ((3, 2), (), (5,), (0, 2), (2 * blockwise.SHARE + 77,), (4, 3, 3, 3), (200, 200))
+SHAPES = ((3, 2), (), (5,), (0, 2), (2 * blockwise.ELEMENTS_PER_THREAD + 77,), (4, 3, 3, 3), (200, 200))
 
 
 @pytest.fixture
-def one_by_one(monkeypatch):
-    """Call it to have every tensor stepped by itself from then on."""
+def disable_blocks(monkeypatch):
+    """Return a function that disables blocks."""
 
-    def switch():
+    def disable():
         monkeypatch.setattr(backend, "step_in_blocks", lambda recipe, works, scalars: list(works))
 
-    return switch
+    return disable
 
 
 @pytest.fixture
-def taken(monkeypatch):
-    """How many tensors each block held, one entry for each block, with blocks for two threads."""
-    monkeypatch.setattr(blockwise, "block_size", lambda: 2 * blockwise.SHARE)
+def block_sizes(monkeypatch):
+    """Record the number of tensors of each block, with blocks for two threads."""
+    monkeypatch.setattr(blockwise, "block_size", lambda: 2 * blockwise.ELEMENTS_PER_THREAD)
     found = []
-    joined, alone = blockwise._Blocks._step_joined, blockwise._Blocks._step_alone
+    concatenated, single = blockwise._Blocks._step_concatenated, blockwise._Blocks._step_block
 
-    def step_joined(self, block):
-        found.append(len(block))
-        joined(self, block)
+    def step_concatenated(self, blocks):
+        found.append(len(blocks))
+        concatenated(self, blocks)
 
-    def step_alone(self, lines):
+    def step_block(self, block):
         found.append(1)
-        alone(self, lines)
+        single(self, block)
 
-    monkeypatch.setattr(blockwise._Blocks, "_step_joined", step_joined)
-    monkeypatch.setattr(blockwise._Blocks, "_step_alone", step_alone)
+    monkeypatch.setattr(blockwise._Blocks, "_step_concatenated", step_concatenated)
+    monkeypatch.setattr(blockwise._Blocks, "_step_block", step_block)
     return found
 
 
@@ -53,11 +53,11 @@ def results(make, steps=3, dtype=torch.float64, missing=lambda step, index: Fals
 
 
 @each()
-def test_every_method_gets_the_same_numbers(subject, one_by_one):
-    together = results(lambda params: subject.make(params, engine="eager"))
-    one_by_one()
-    # torch's vectorised square root and its scalar one differ in the last bit.
-    assert distance(together, results(lambda params: subject.make(params, engine="eager"))) < 1e-14
+def test_blocks_match_single_steps_for_every_method(subject, disable_blocks):
+    blocked = results(lambda params: subject.make(params, engine="eager"))
+    disable_blocks()
+    # torch's vectorized and scalar square roots differ in the last bit.
+    assert distance(blocked, results(lambda params: subject.make(params, engine="eager"))) < 1e-14
 
 
 @pytest.mark.parametrize(
@@ -66,36 +66,31 @@ def test_every_method_gets_the_same_numbers(subject, one_by_one):
     ids=str,
 )
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.complex64], ids=str)
-def test_every_storage_gets_the_same_bits(dtype, options, one_by_one):
+def test_blocks_match_single_steps_bit_for_bit_for_every_storage(dtype, options, disable_blocks):
     if dtype.is_complex and "clip_value" not in options:
         return
 
     def make(params):
         return dp.SGD(params, lr=0.1, momentum=0.9, weight_decay=0.01, engine="eager", **options)
 
-    together = results(make, dtype=dtype)
-    one_by_one()
-    assert all(torch.equal(x, y) for x, y in zip(together, results(make, dtype=dtype), strict=True))
+    blocked = results(make, dtype=dtype)
+    disable_blocks()
+    assert all(torch.equal(x, y) for x, y in zip(blocked, results(make, dtype=dtype), strict=True))
 
 
-def test_small_tensors_are_joined_and_large_ones_cut(taken):
+def test_small_tensors_are_concatenated_and_large_ones_split(block_sizes):
     results(lambda params: dp.AdamW(params, engine="eager"), steps=1)
-    assert taken == [
-        1,
-        1,
-        1,
-        4,
-    ]  # two pieces of the large one, the middle one, four small ones; an empty one has no step
+    assert block_sizes == [1, 1, 1, 4]  # two of the large tensor, one medium, four small ones; none for an empty one
 
 
-def test_tensors_that_count_other_steps_are_apart(taken, one_by_one):
+def test_tensors_with_different_step_counts_use_different_blocks(block_sizes, disable_blocks):
     def late(step, index):
         return index == 2 and step == 0
 
-    together = results(lambda params: dp.AdamW(params, engine="eager"), steps=2, missing=late)
-    assert sorted(taken) == [1] * 7 + [3, 3]
-    one_by_one()
-    assert distance(together, results(lambda params: dp.AdamW(params, engine="eager"), steps=2, missing=late)) < 1e-14
+    blocked = results(lambda params: dp.AdamW(params, engine="eager"), steps=2, missing=late)
+    assert sorted(block_sizes) == [1] * 7 + [3, 3]
+    disable_blocks()
+    assert distance(blocked, results(lambda params: dp.AdamW(params, engine="eager"), steps=2, missing=late)) < 1e-14
 
 
 @pytest.mark.parametrize(
@@ -103,36 +98,36 @@ def test_tensors_that_count_other_steps_are_apart(taken, one_by_one):
     [dp.Recipe(dp.HuberClip()), dp.Recipe(dp.AdaptiveClip(), Filter(0.9)), dp.Recipe(dp.SecondMoment(), dp.Parcor())],
     ids=str,
 )
-def test_a_recipe_that_looks_at_whole_tensors_is_stepped_one_by_one(recipe, taken):
+def test_recipe_with_reductions_uses_no_blocks(recipe, block_sizes):
     results(lambda params: dp.SGM.from_recipe(params, recipe, engine="eager"), steps=1)
-    assert taken == []
+    assert block_sizes == []
 
 
 @dataclass(frozen=True)
 class LastAxis(dp.Stage):
-    """A user's stage that looks at the shape."""
+    """A custom stage that depends on the shape."""
 
     def apply(self, x, s, c, ctx):
         return x._replace(v=x.v / x.v.norm(dim=-1, keepdim=True).clamp_min(1e-3)), s
 
 
-def test_a_users_stage_is_stepped_one_by_one(taken):
+def test_custom_stage_uses_no_blocks(block_sizes):
     results(lambda params: dp.SGM.from_recipe(params, dp.Recipe(LastAxis()), engine="eager"), steps=1)
-    assert taken == []
+    assert block_sizes == []
 
 
-def test_weights_that_share_memory_are_stepped_in_turn(taken):
-    """The second step starts from what the first one wrote."""
+def test_overlapping_weights_are_stepped_in_order(block_sizes):
+    """The second weight is read after the first is written."""
     memory = torch.ones(6)
     first, second = memory[:4].requires_grad_(), memory[2:].requires_grad_()
     optimizer = dp.SGD([first, second], lr=1.0, weight_decay=0.5, engine="eager")
     first.grad, second.grad = torch.zeros(4), torch.zeros(4)
     optimizer.step()
     assert memory.tolist() == [0.5, 0.5, 0.25, 0.25, 0.5, 0.5]
-    assert taken == []
+    assert block_sizes == []
 
 
-def test_other_orders_in_memory_are_stepped_one_by_one(taken):
+def test_noncontiguous_tensors_use_no_blocks(block_sizes):
     def make():
         torch.manual_seed(0)
         w = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last).requires_grad_()
@@ -143,5 +138,5 @@ def test_other_orders_in_memory_are_stepped_one_by_one(taken):
     params, others = make(), make()
     dp.AdamW(params, lr=0.1, engine="eager").step()
     torch.optim.AdamW(others, lr=0.1, foreach=False).step()
-    assert taken == []
+    assert block_sizes == []
     torch.testing.assert_close(params, others)

@@ -16,7 +16,6 @@ from dashpot.engine.native import functions
 from dashpot.engine.native.symbols import UntraceableError
 from dashpot.engine.native.trace import Layout, trace
 from dashpot.engine.program import DEFAULT_FORMAT
-from dashpot.stages.base import Clock
 
 pytestmark = pytest.mark.needs_compiler
 
@@ -69,7 +68,7 @@ def test_every_documented_stage_can_be_compiled():
         for compute in (torch.float32, torch.float64):
             layout = Layout(compute, torch.float32, torch.bfloat16, tuple((slot.key, compute) for slot in recipe.slots))
             try:
-                trace(recipe.bound_stages, recipe.slots, DEFAULT_FORMAT, layout, Clock(1, 0.1))
+                trace(recipe.bound_stages, recipe.slots, DEFAULT_FORMAT, layout)
             except UntraceableError:
                 refused.add(type(stage).__name__)
     assert refused <= NOT_COMPILED

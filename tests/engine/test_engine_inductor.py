@@ -51,7 +51,7 @@ def pair(subject, backend, steps=6, dtype=torch.float64, **options):
     run(two, others, steps)
     programs = list(two._backend.inductor._programs.values())
     assert programs  # a comparison of eager with eager would prove nothing
-    assert all(program._proven and not program._failed for program in programs)
+    assert all(program._succeeded and not program._failed for program in programs)
     return eager, others, one, two
 
 

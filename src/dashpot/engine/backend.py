@@ -53,7 +53,7 @@ class Backend:
         for table in tensor_table.kernel_args:
             for part in {id(part.scalars): part for part in table.parts(step)}.values():
                 for scalars in part.scalars:
-                    table.kernel.check(part.recipe, table.active, scalars)
+                    table.kernel.verify(part.recipe, table.active, scalars)
 
     def measure_gradients(
         self, step: Step, tensor_table: TensorTable

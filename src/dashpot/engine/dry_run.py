@@ -21,9 +21,8 @@ from torch import Tensor
 from dashpot._torch_private import write_count
 from dashpot.engine.eager import real_view
 from dashpot.engine.native.kernel import structure
-from dashpot.engine.native.trace import Layout, trace
-from dashpot.engine.native.untraceable import UntraceableError
-from dashpot.engine.program import DEFAULT_FORMAT, WHOLE_TENSOR, WholeTensor, compute_dtype
+from dashpot.engine.native.trace import trace_float32
+from dashpot.engine.program import WHOLE_TENSOR, WholeTensor, compute_dtype
 from dashpot.engine.stage_errors import is_custom_stage, wrap_stage_errors
 from dashpot.errors import ArgumentError
 from dashpot.recipes.recipe import BoundStage, Recipe
@@ -58,24 +57,13 @@ def dry_run_stages(recipe: Recipe, p: Tensor, grad: Tensor | None = None) -> Non
         if hashable:
             if len(_passed) >= _MOST_KEPT:
                 _passed.clear()
-            _passed.add(any_shape if _traceable(recipe) else this_shape)
+            _passed.add(any_shape if trace_float32(recipe, active=True) else this_shape)
 
 
 def _hashable(key: Hashable) -> bool:
     try:
         hash(key)
     except TypeError:  # a setting such as a list
-        return False
-    return True
-
-
-def _traceable(recipe: Recipe) -> bool:
-    """True where the stages work on elements and whole-tensor means alone, whatever the shape."""
-    slots = tuple((slot.key, torch.float32) for slot in recipe.slots)
-    layout = Layout(torch.float32, torch.float32, torch.float32, slots)
-    try:
-        trace(recipe.bound_stages, recipe.slots, DEFAULT_FORMAT, layout, Clock(1, 1.0))
-    except UntraceableError:
         return False
     return True
 

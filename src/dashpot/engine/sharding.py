@@ -12,12 +12,10 @@ import torch
 from torch import Tensor
 
 from dashpot.engine.dtensor import is_dtensor, local
-from dashpot.engine.native.symbols import UntraceableError
-from dashpot.engine.native.trace import Layout, trace
-from dashpot.engine.program import DEFAULT_FORMAT
+from dashpot.engine.native.trace import trace_float32
 from dashpot.engine.rounding import stream
-from dashpot.recipes.recipe import BoundStage, Recipe
-from dashpot.stages.base import Clock, Context
+from dashpot.recipes.recipe import Recipe
+from dashpot.stages.base import Context
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -135,14 +133,8 @@ def _reals(p: Tensor) -> int:
 
 def _reduces(recipe: Recipe) -> bool:
     """True where a stage, idle or not, asks for a mean or a norm; and where it cannot be told."""
-    lines = [BoundStage.of(stage) for stage in recipe.stages]
-    single = torch.float32
-    layout = Layout(single, single, single, tuple((slot.key, single) for slot in recipe.slots))
-    try:
-        found = trace(lines, recipe.slots, DEFAULT_FORMAT, layout, Clock(t=1, lr=0.0))
-    except UntraceableError:
-        return True
-    return any(x.level > 0 for x in (*found.arrays.values(), *found.singles.values()))
+    found = trace_float32(recipe, active=False)
+    return found is None or any(x.level > 0 for x in (*found.arrays.values(), *found.per_tensor.values()))
 
 
 def agreed(here: Mapping[Spread | None, tuple[Tensor, Any]]) -> tuple[Tensor, Any]:

@@ -28,9 +28,9 @@ from dashpot.engine.layout import (
     unsupported_reason,
 )
 from dashpot.engine.native.cpp import GRADIENT
-from dashpot.engine.native.kernel import Kernel, kernel_for, packed
+from dashpot.engine.native.kernel import Kernel, kernel_for
 from dashpot.engine.native.symbols import UntraceableError
-from dashpot.engine.native.trace import scalar_row
+from dashpot.engine.scalars import pack, to_buffer
 from dashpot.engine.sharding import Spread, numbered
 
 __all__ = ["KernelArgs", "TensorTable", "step_count"]
@@ -121,8 +121,8 @@ class KernelArgs:
         self.rows, self._offsets, self._records = arrays
         self.counts, self._status = np.zeros(len(positions)), np.zeros(len(positions), dtype=np.int8)
         arrays = self._offsets, self._records, self.rows, self.counts, self._status
-        self._looker, self._addresses = home.kernel.looker(), [array.ctypes.data for array in arrays]
-        self._runner = home.kernel.runner(home.active)
+        self._looker, self._addresses = home.kernel.check_function(), [array.ctypes.data for array in arrays]
+        self._runner = home.kernel.step_function(home.active)
         self._home, self._at, self._get = home, positions, _getter(home.keys)
         self._parts, self._numbers = parts, sorted(set(parts.tolist()))
         self._odd = False
@@ -171,7 +171,7 @@ class KernelArgs:
 
     def run(self, step: Step, threads: int) -> None:
         """Take the step of its tensors."""
-        scalars = packed(self._numbered(step))
+        scalars = to_buffer(self._numbered(step))
         self._runner(len(self._at), self._addresses[2], scalars.buffer_info()[0], threads)
         torch.autograd.graph.increment_version(step.written[id(self)])
 
@@ -182,7 +182,7 @@ class KernelArgs:
         for part in self.parts(step):
             if id(part.scalars) not in begins:
                 begins[id(part.scalars)] = len(scalars)
-                scalars += (scalar_row(part.recipe.bound_stages, numbers) for numbers in part.scalars)
+                scalars += (pack(part.recipe.bound_stages, numbers) for numbers in part.scalars)
         if len(scalars) == 1:
             self.rows[:, 1] = 0
         else:

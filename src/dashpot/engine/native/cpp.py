@@ -9,7 +9,8 @@ from importlib import resources
 from dashpot.engine.native.loops import Array, Body, indented, phase
 from dashpot.engine.native.passes import Pass, passes, reached
 from dashpot.engine.native.symbols import Symbol
-from dashpot.engine.native.trace import LIMIT, SCALE, Trace
+from dashpot.engine.native.trace import Trace
+from dashpot.engine.scalars import CLIP_VALUE, SCALE
 
 __all__ = ["FIRST_SLOT", "GRADIENT", "STEP", "WEIGHT", "columns", "source"]
 
@@ -113,8 +114,8 @@ class _Writer:
     """Writes the statements of one variant."""
 
     def __init__(self, trace: Trace, sums: Mapping[int, int]) -> None:
-        self._kinds, self._singles, self._sums = trace.kinds, trace.singles, sums
-        self._prepared = (f"c[{SCALE}]", f"c[{LIMIT}]") if trace.prepared else None
+        self._kinds, self._per_tensor, self._sums = trace.kinds, trace.per_tensor, sums
+        self._prepared = (f"c[{SCALE}]", f"c[{CLIP_VALUE}]") if trace.prepared else None
         self._columns = {"w": WEIGHT, "g": GRADIENT}
         self._columns |= {key: FIRST_SLOT + number for number, key in enumerate(_slots(trace))}
         self._names: dict[int, str] = {}
@@ -138,8 +139,8 @@ class _Writer:
 
     def finish(self) -> str:
         self._names = {}
-        lines = [self._statement(s) for s in reached(self._singles.values())]
-        for key, value in self._singles.items():
+        lines = [self._statement(s) for s in reached(self._per_tensor.values())]
+        for key, value in self._per_tensor.items():
             kind = TYPES[self._kinds[key]]
             lines.append(f"*reinterpret_cast<{kind}*>(row[{self._columns[key]}]) = {self._name(value)};")
         return indented(lines, 4)
@@ -231,7 +232,7 @@ def _never_nan(bound: Symbol) -> bool:
         bound = bound.args[0]
     if bound.op == "constant":
         return not math.isnan(bound.args[0])
-    return bound.op == "scalar" and bound.args[0] == LIMIT
+    return bound.op == "scalar" and bound.args[0] == CLIP_VALUE
 
 
 def _literal(value: float) -> str:

@@ -1,13 +1,12 @@
-"""A recipe's kernel: one compiled library for a recipe's structure and its tensors' dtypes, whatever its numbers."""
+"""Kernels: one compiled library per recipe structure and dtypes, independent of the values of settings."""
 
 from __future__ import annotations
 
 import ctypes
 import dataclasses
-from array import array
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import cache, partial
-from itertools import chain, product
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -18,48 +17,56 @@ from dashpot.engine.native.build import BuildError
 from dashpot.engine.native.kernel_check import Sample
 from dashpot.engine.native.passes import traffic
 from dashpot.engine.native.symbols import UntraceableError, kind_of
-from dashpot.engine.native.trace import Layout, scalar_row, trace
+from dashpot.engine.native.trace import Layout, trace
 from dashpot.engine.program import StepScalars, StorageFormat
+from dashpot.engine.scalars import pack, to_buffer
 from dashpot.errors import ArgumentError
 from dashpot.recipes.recipe import BoundStage, Recipe
-from dashpot.stages.base import Clock, Stage
+from dashpot.stages.base import Stage
 from dashpot.utils.warn import warn
 
-__all__ = ["Kernel", "active_stages", "check_hashable", "kernel_for", "packed", "structure"]
+__all__ = ["Kernel", "active_stages", "check_hashable", "kernel_for", "structure"]
 
-_MOST_VARIANTS = 4
+_MAX_VARIANTS = 4
 _I, _P = ctypes.c_int64, ctypes.c_void_p
-_RUN = None, (_I, _P, _P, _I)
-_LOOK = _I, (_P, _I, _I, _P, _P, _P, _P, _P, _P, _I, _I, _P, _P)
-_CLOCK = Clock(t=1, lr=1.0)
+_STEP_SIGNATURE = None, (_I, _P, _P, _I)
+_CHECK_SIGNATURE = _I, (_P, _I, _I, _P, _P, _P, _P, _P, _P, _I, _I, _P, _P)
 
 
 class Kernel:
-    """The source of a recipe's kernels, and the library once it is built.
+    """The source of a recipe's kernels, and their library once built.
 
-    A stage that is left out while its setting is zero, such as weight decay, makes two variants, with it and without:
-    both are in the library, so that switching decay on or off compiles nothing.
+    A stage that is a no-op for some settings, such as zero weight decay, makes two variants. The library contains both,
+    so that enabling or disabling the stage does not recompile.
+
+    Args:
+        recipe: Recipe; only its structure and its active stages matter.
+        storage: Rounding of weight and state.
+        layout: Dtypes.
+
+    Raises:
+        UntraceableError: If a stage cannot be traced.
     """
 
     def __init__(self, recipe: Recipe, storage: StorageFormat, layout: Layout) -> None:
         self.slots = [key for key, _ in layout.slots]
         self.weight = str(layout.weight).removeprefix("torch.")
         self._storage, self._layout = storage, layout
-        self._choices = _variants(recipe)
-        self._proven: set[int] = set()
+        self._variants = _variants(recipe)
+        self._verified: set[int] = set()
         slots = storage.slots(recipe)
-        traces = [trace(_lines(recipe, active), slots, storage, layout, _CLOCK) for active in self._choices]
-        self._records = [item.records for item in traces]
+        traces = [trace(_bound(recipe, active), slots, storage, layout) for active in self._variants]
+        self._record_fields = [item.record_fields for item in traces]
         self.source = cpp.source(traces, kind_of(layout.gradient), kind_of(layout.compute))
-        self.bytes_per_element = traffic(traces[self._choices.index(active_stages(recipe))])
+        self.bytes_per_element = traffic(traces[self._variants.index(active_stages(recipe))])
         self.failed: str | None = None
-        """Why there is no library, once that is known."""
+        """Why the kernel is not used; None if it is, or if that is not known yet."""
         self._library: ctypes.CDLL | None = None
         self._functions: dict[str, Any] = {}
         self._torch = 0
 
     def ready(self) -> bool:
-        """True once the library is loaded, compiled now if need be; where it cannot be, `failed` says why."""
+        """Load or compile the library; return False and set `failed` if that is impossible."""
         if self._library is None and self.failed is None:
             try:
                 self._torch = ctypes.addressof(interface.functions())
@@ -69,86 +76,89 @@ class Kernel:
         return self.failed is None
 
     def fail(self, reason: str) -> None:
-        """Use this kernel no more; says so once."""
+        """Disable this kernel, with one warning per reason."""
         self.failed = reason
         _warn_once(reason)
 
-    def looker(self) -> Callable[..., int]:
-        """`look` of tables.h, without its first argument."""
-        return partial(self._function("look", _LOOK), self._torch)
+    def check_function(self) -> Callable[..., int]:
+        """Return `look` of tables.h without its first argument."""
+        return partial(self._function("look", _CHECK_SIGNATURE), self._torch)
 
-    def runner(self, active: tuple[bool, ...]) -> Callable[[int, int, int, int], None]:
-        """The function that steps a table, for a set of active stages.
+    def step_function(self, active: tuple[bool, ...]) -> Callable[[int, int, int, int], None]:
+        """Return the function that steps a table, for a set of active stages.
 
-        It takes the number of rows and the addresses of the table, whose second column tells which scalars a row takes,
-        and of the scalars; then the number of threads. The addresses in the table are followed as they are: whoever
-        made it has checked them.
+        Its arguments are the number of rows, the addresses of the table and of the scalar rows, and the number of
+        threads. The second column of the table is the scalar row of a tensor. Addresses are not checked.
         """
-        return self._function(f"step_{self._choices.index(active)}", _RUN)
+        return self._function(f"step_{self._variants.index(active)}", _STEP_SIGNATURE)
 
-    def check(self, recipe: Recipe, active: tuple[bool, ...], step_scalars: StepScalars) -> None:
-        """Raise `ArgumentError` where a stage's scalars are not those that the kernel was written for; at the first
-        step of each variant compare it with the stages, too, after which it may have `failed`."""
-        number = self._choices.index(active)
-        _check_names(recipe.bound_stages, step_scalars, self._records[number])
-        if number in self._proven:
+    def verify(self, recipe: Recipe, active: tuple[bool, ...], step_scalars: StepScalars) -> None:
+        """Check the names of the stages' scalars; before the first step of a variant, also compare it with the stages.
+
+        Sets `failed` if the kernel and the stages disagree.
+
+        Raises:
+            ArgumentError: If a stage returns different scalars than at the first step.
+        """
+        number = self._variants.index(active)
+        _check_fields(recipe.bound_stages, step_scalars, self._record_fields[number])
+        if number in self._verified:
             return
         sample = Sample(recipe, self._storage, self._layout)
         try:
             with torch.no_grad():
-                expected = sample.stepped(recipe, step_scalars)
+                expected = sample.eager_step(recipe, step_scalars)
         except Exception as error:
-            self.fail(f"A stage raises {type(error).__name__} on {len(sample.w)} random numbers: {error}")
+            self.fail(f"A stage raises {type(error).__name__} on {len(sample.w)} random elements: {error}")
             return
-        table, scalars = sample.row(), packed([scalar_row(recipe.bound_stages, step_scalars)])
-        self.runner(active)(1, table.ctypes.data, scalars.buffer_info()[0], 1)
-        if sample.agrees(expected):
-            self._proven.add(number)
+        table, scalars = sample.row(), to_buffer([pack(recipe.bound_stages, step_scalars)])
+        self.step_function(active)(1, table.ctypes.data, scalars.buffer_info()[0], 1)
+        if sample.matches(expected):
+            self._verified.add(number)
         else:
-            names = ", ".join(type(line.stage).__name__ for line in recipe.bound_stages)
+            names = ", ".join(type(bound.stage).__name__ for bound in recipe.bound_stages)
             self.fail(
-                f"A kernel does not compute what the stages of its recipe do ({names}): a stage may ask for the type "
-                "of what it is given, or the compiler is at fault; see docs/own-stage.md."
+                f"A kernel disagrees with the stages of its recipe ({names}): a stage may branch on the type of its "
+                "input, or the compiler may have a bug; see docs/own-stage.md."
             )
 
     def measure(self, table: np.ndarray, threads: int) -> tuple[float, bool]:
-        """(sum of squares of all gradients in the table, whether every element is finite)."""
+        """Return the sum of squares of all gradients in a table, and whether all elements are finite."""
         out = np.zeros(2)
-        self._function("measure_gradients", _RUN)(len(table), table.ctypes.data, out.ctypes.data, threads)
+        self._function("measure_gradients", _STEP_SIGNATURE)(len(table), table.ctypes.data, out.ctypes.data, threads)
         return float(out[0]), bool(out[1] == 0)
 
     def _function(self, name: str, signature: tuple[Any, Any]) -> Any:
         if name not in self._functions:
-            assert self._library is not None, "a kernel is used before it is ready"
+            assert self._library is not None, "the kernel must be ready"
             function = self._library[name]
             function.restype, function.argtypes = signature
             self._functions[name] = function
         return self._functions[name]
 
 
-def packed(rows: Iterable[Iterable[Any]]) -> array[float]:
-    """Rows of scalars as a kernel reads them."""
-    return array("d", chain.from_iterable(rows))
-
-
-def _check_names(lines: Sequence[BoundStage], step_scalars: StepScalars, records: Sequence[tuple[str, ...]]) -> None:
-    """A kernel reads scalars by their places."""
-    for line, values, names in zip(lines, step_scalars.stages, records, strict=True):
+def _check_fields(stages: Sequence[BoundStage], scalars: StepScalars, fields: Sequence[tuple[str, ...]]) -> None:
+    """Kernels read scalars by position."""
+    for bound, values, names in zip(stages, scalars.stages, fields, strict=True):
         if values._fields != names:
             raise ArgumentError(
-                f"{type(line.stage).__name__}: scalars must return the same scalars at every step, {', '.join(names)}; "
+                f"{type(bound.stage).__name__}: scalars must return the same names at every step, {', '.join(names)}; "
                 f"got {', '.join(values._fields)}."
             )
 
 
-# ---- which kernel ---------------------------------------------------------------------------------------------------
+# ---- lookup ---------------------------------------------------------------------------------------------------
 
 _KERNELS: dict[Hashable, Kernel | UntraceableError] = {}
 
 
 def kernel_for(recipe: Recipe, storage: StorageFormat, layout: Layout) -> Kernel:
-    """The kernel for a recipe's structure; made once in a process. Raises `UntraceableError`."""
-    key = structure(recipe), storage, layout, torch.get_default_dtype()  # of what torch makes of Python numbers
+    """Return the kernel for a recipe's structure, created once per process.
+
+    Raises:
+        UntraceableError: If a stage cannot be traced.
+    """
+    key = structure(recipe), storage, layout, torch.get_default_dtype()  # for type promotion of Python numbers
     check_hashable(key)
     if key not in _KERNELS:
         try:
@@ -162,16 +172,16 @@ def kernel_for(recipe: Recipe, storage: StorageFormat, layout: Layout) -> Kernel
 
 
 def check_hashable(key: Any) -> None:
-    """Raise `UntraceableError` where a structure holds a setting that cannot be looked up, such as a list."""
+    """Raise `UntraceableError` if a structure contains an unhashable setting, such as a list."""
     try:
         hash(key)
     except TypeError as error:
-        what = f"a stage with a setting of {error}"
-        raise UntraceableError(what, "make every setting a number, a string or a tuple of them") from error
+        hint = "make every setting a number, a string or a tuple of them"
+        raise UntraceableError(f"a stage with a setting of {error}", hint) from error
 
 
 def structure(recipe: Recipe) -> Hashable:
-    """What a recipe's kernels depend on: its stages and their choices, but none of their numbers."""
+    """Return the stages and their non-numeric settings: the part of a recipe that its kernels depend on."""
     shape = tuple(_shape(stage) for stage in recipe.stages)
     return shape if len(_variants(recipe)) > 1 else (shape, active_stages(recipe))
 
@@ -193,22 +203,22 @@ def _field_names(kind: type[Stage]) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def active_stages(recipe: Recipe) -> tuple[bool, ...]:
-    """Which stages of a recipe do something with their present settings."""
+    """Return for each stage whether it is active, that is, not a no-op with its current settings."""
     return tuple(not stage.is_noop() for stage in recipe.stages)
 
 
 def _variants(recipe: Recipe) -> list[tuple[bool, ...]]:
-    """The sets of active stages to compile: all that settings can bring about, unless they are many."""
+    """Return the sets of active stages to compile: all possible ones, or the current one if they are many."""
     options = [(True, False) if type(stage).is_noop is not Stage.is_noop else (True,) for stage in recipe.stages]
     every = list(product(*options))
-    return every if len(every) <= _MOST_VARIANTS else [active_stages(recipe)]
+    return every if len(every) <= _MAX_VARIANTS else [active_stages(recipe)]
 
 
-def _lines(recipe: Recipe, active: tuple[bool, ...]) -> tuple[BoundStage, ...]:
+def _bound(recipe: Recipe, active: tuple[bool, ...]) -> tuple[BoundStage, ...]:
     return tuple(BoundStage.of(stage) for stage, on in zip(recipe.stages, active, strict=True) if on)
 
 
-# ---- what users are told --------------------------------------------------------------------------------------------
+# ---- warnings --------------------------------------------------------------------------------------------
 
 _warned: set[str] = set()
 

@@ -1,8 +1,7 @@
-"""A kernel is compared with the eager engine before its first use.
+"""Comparison of a kernel with the eager engine before its first use.
 
-Symbols cannot notice everything a stage may do with them: one that asks `isinstance(x.d, Tensor)` goes another way with
-a symbol than with a tensor. So a kernel has to show on a few random numbers that it computes what the stages do; that
-covers the compiler too.
+Tracing does not detect every branch: `isinstance(x.d, Tensor)` is false for a symbol. So each kernel is compared with
+the stages on random elements, which also covers compiler bugs.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ from dashpot.recipes.recipe import Recipe
 __all__ = ["Sample"]
 
 _ELEMENTS = 97
-_STRAY = 0.1  # share of elements that may differ: a comparison can turn where the engines differ by a rounding
+_MAX_MISMATCHES = 0.1  # fraction of elements: comparisons in a stage can flip by one rounding
 
 
 class Sample:
-    """Random weights, gradients and state of one layout, positive in all slots that have no sign of their own."""
+    """Random weights, gradients and nonnegative state increments of one layout."""
 
     def __init__(self, recipe: Recipe, storage: StorageFormat, layout: Layout) -> None:
         generator = torch.Generator("cpu").manual_seed(0)
@@ -36,19 +35,19 @@ class Sample:
         self.state: dict[str, Tensor] = {}
         for slot in storage.slots(recipe):
             size = () if slot.shape == "per_tensor" else (_ELEMENTS,)
-            spread = 0.0 if slot.key == COMPENSATION else torch.rand(size, generator=generator, device="cpu")
-            self.state[slot.key] = (slot.initial + spread * torch.ones(size, device="cpu")).to(dtypes[slot.key])
+            increment = 0.0 if slot.key == COMPENSATION else torch.rand(size, generator=generator, device="cpu")
+            self.state[slot.key] = (slot.initial + increment * torch.ones(size, device="cpu")).to(dtypes[slot.key])
 
     def row(self) -> np.ndarray:
-        """The table of a kernel with these tensors alone; the kernel then writes into them."""
+        """Return a one-row kernel table of these tensors, which the kernel then updates in place."""
         row = np.zeros((1, columns(list(self.state))), dtype=np.int64)
         row[0, 0] = _ELEMENTS
         row[0, WEIGHT], row[0, GRADIENT], row[0, STEP] = (x.data_ptr() for x in (self.w, self.g, self.count))
         row[0, FIRST_SLOT:] = [value.data_ptr() for value in self.state.values()]
         return row
 
-    def stepped(self, recipe: Recipe, scalars: StepScalars) -> dict[str, Tensor]:
-        """What the eager engine makes of them."""
+    def eager_step(self, recipe: Recipe, scalars: StepScalars) -> dict[str, Tensor]:
+        """Return the result of an eager step, without updating the tensors."""
         if self._storage.is_stochastic:
             scalars = scalars._replace(
                 rng_key=stream(torch.tensor(scalars.rng_key, dtype=torch.int32, device="cpu"), 0)
@@ -58,8 +57,8 @@ class Sample:
         w, slots = one_step(recipe.bound_stages, self._storage, compute, scalars, self.w, self.g, self.state, index)
         return {key: value.clone() for key, value in {"w": w, **slots}.items()}
 
-    def agrees(self, expected: dict[str, Tensor]) -> bool:
-        """True where these tensors, after the kernel's step, are what was expected, but for roundings."""
+    def matches(self, expected: dict[str, Tensor]) -> bool:
+        """Check these tensors, after the kernel's step, against the eager result within rounding."""
         found = {"w": self.w, **self.state}
         return all(_close(found[key], value) for key, value in expected.items())
 
@@ -68,5 +67,5 @@ def _close(found: Tensor, expected: Tensor) -> bool:
     tolerance = 0.02 if found.dtype.itemsize == 2 else 1e-3
     a, b = found.double(), expected.double()
     scale = float(b[b.isfinite()].abs().mean()) if b.isfinite().any() else 0.0
-    stray = ~torch.isclose(a, b, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
-    return float(stray.double().mean()) <= _STRAY
+    mismatch = ~torch.isclose(a, b, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
+    return float(mismatch.double().mean()) <= _MAX_MISMATCHES

@@ -1,8 +1,8 @@
-"""The order of work in a kernel: in which pass over a tensor each sum is formed and each array written.
+"""Scheduling of a kernel: in which pass over a tensor each sum is computed and each array is written.
 
-A tensor-wide sum ends a pass, because what depends on it needs all elements first. Between passes nothing is kept but
-the sums: what a later pass needs again it computes again, which costs arithmetic and no memory traffic. So an array
-must not be overwritten before the last pass that reads its old value.
+A sum over the tensor ends a pass, because operations that depend on it need all elements. Only sums are kept between
+passes; later passes recompute the rest, which costs arithmetic but no memory traffic. So an array must not be
+overwritten before the last pass that reads its old value.
 """
 
 from __future__ import annotations
@@ -17,19 +17,21 @@ __all__ = ["Pass", "passes", "reached", "reads", "traffic"]
 
 
 class Pass(NamedTuple):
-    """One pass over the elements: the sums it forms and the arrays it writes."""
+    """One pass over the elements: the sums it computes and the arrays it writes."""
 
     sums: tuple[Symbol, ...]
     stores: Mapping[str, Symbol]
 
     def roots(self) -> list[Symbol]:
-        """What must be computed for each element."""
+        """Return the symbols to compute for each element."""
         return [*(s.args[0] for s in self.sums), *self.stores.values()]
 
 
 def passes(trace: Trace) -> list[Pass]:
-    """The passes of a step, as few as its sums allow."""
-    sums = [s for s in reached([*trace.arrays.values(), *trace.singles.values()], through_sums=True) if s.op == "sum"]
+    """Return the minimal passes of a step."""
+    sums = [
+        s for s in reached([*trace.arrays.values(), *trace.per_tensor.values()], through_sums=True) if s.op == "sum"
+    ]
     last = max([0, *(s.args[0].level for s in sums), *(value.level for value in trace.arrays.values())])
     when = {key: value.level for key, value in trace.arrays.items()}
     while True:
@@ -50,19 +52,19 @@ def passes(trace: Trace) -> list[Pass]:
 
 
 def traffic(trace: Trace) -> int:
-    """Bytes read and written for each element of a tensor, all passes together."""
+    """Return the bytes read and written per element in all passes."""
     size = {"f64": 8, "f32": 4, "i32": 4, "bf16": 2, "f16": 2}
     touched = [key for work in passes(trace) for key in (*reads(work.roots()), *work.stores)]
     return sum(size[trace.kinds[key]] for key in touched)
 
 
 def reads(roots: Iterable[Symbol]) -> set[str]:
-    """The arrays whose old values an element's computation needs."""
+    """Return the arrays whose old values are read."""
     return {s.args[0] for s in reached(roots) if s.op == "load"}
 
 
 def reached(roots: Iterable[Symbol], *, through_sums: bool = False) -> list[Symbol]:
-    """Everything `roots` are computed from, operands first. A sum counts as known unless `through_sums`."""
+    """Return all operands of `roots`, transitively, operands first; stop at sums unless `through_sums`."""
     order: dict[int, Symbol] = {}
     waiting = list(roots)[::-1]
     while waiting:  # no recursion: a stage may chain a thousand operations

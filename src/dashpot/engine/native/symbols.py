@@ -78,8 +78,8 @@ class Graph:
             self._nodes[key] = Symbol(self, op, args, kind, vector=vector, level=level)
         return self._nodes[key]
 
-    def text(self) -> tuple[Any, ...]:
-        """Every operation with its constants, in the order of their making."""
+    def operations(self) -> tuple[Any, ...]:
+        """Return all operations with their constants, in the order of recording."""
         return tuple(
             (s.op, s.kind, *(repr(a) for a in s.args if not isinstance(a, Symbol))) for s in self._nodes.values()
         )

@@ -1,4 +1,4 @@
-"""Why a stage cannot be compiled, and what its author can do about it."""
+"""Why a stage cannot be compiled, and what to write instead."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from dashpot.engine.stage_errors import StageFrame
 
 __all__ = ["UntraceableError", "unsupported"]
 
-_LISTED = "write it with the operations that docs/own-stage.md lists"
+_LISTED = "use the operations listed in docs/own-stage.md"
 _NO_SHAPE = (
-    "a kernel serves tensors of every shape: work on elements, and use ctx.mean or ctx.norm for the whole tensor"
+    "kernels are independent of shapes: use elementwise operations, and ctx.mean or ctx.norm for the whole tensor"
 )
-_REDUCE = "use ctx.mean or ctx.norm, the reductions that compile"
-_KEEP = "keep it a tensor, and use torch.where for a condition"
-_NO_DRAW = "draw no random numbers in a stage"
+_REDUCE = "use ctx.mean or ctx.norm"
+_NO_VALUES = "keep it a tensor, and use torch.where for conditions"
+_NO_RANDOM = "draw no random numbers in a stage"
 
 _SHAPES = "shape size dim ndim numel stride reshape reshape_as view view_as flatten unflatten ravel squeeze unsqueeze "
 _SHAPES += "expand expand_as broadcast_to permute transpose t T mT roll flip diff narrow chunk split stack cat "
@@ -21,38 +21,39 @@ _REDUCTIONS = "mean sum norm linalg_norm linalg_vector_norm vector_norm max min 
 _REDUCTIONS += "var_mean median quantile any all prod dot vdot dist cumsum cumprod sort topk kthvalue argmax argmin "
 _REDUCTIONS += "count_nonzero logsumexp softmax nansum nanmean"
 _VALUES = "item tolist numpy cpu cuda is_nonzero equal allclose"
-_DRAWS = "rand_like randn_like randint_like bernoulli dropout normal multinomial poisson"
+_RANDOM = "rand_like randn_like randint_like bernoulli dropout normal multinomial poisson"
 
-_CURES = {
+_HINTS = {
     **dict.fromkeys(_SHAPES.split(), _NO_SHAPE),
     **dict.fromkeys(_REDUCTIONS.split(), _REDUCE),
-    **dict.fromkeys(_VALUES.split(), _KEEP),
-    **dict.fromkeys(_DRAWS.split(), _NO_DRAW),
+    **dict.fromkeys(_VALUES.split(), _NO_VALUES),
+    **dict.fromkeys(_RANDOM.split(), _NO_RANDOM),
 }
 
 
 class UntraceableError(BaseException):
-    """An operation that kernels do not have; the text names it, and the stage once that is known.
+    """An operation that kernels do not support.
+
+    Not an `Exception`, so that a stage's own `except` clause does not hide it and trace a fallback of the stage.
 
     Args:
-        cure: What the author can write instead, as the end of a sentence.
-        place: The line of the stage.
-
-    No `Exception`: a stage that tries something and goes another way when it fails must not be traced along that way.
+        operation: Name or description of the operation.
+        hint: Replacement to suggest, in the imperative.
+        frame: Line of the stage, if known.
     """
 
-    def __init__(self, what: str, cure: str = _LISTED, place: StageFrame | None = None) -> None:
-        super().__init__(what)
-        self.what, self.cure, self.place = what, cure, place
+    def __init__(self, operation: str, hint: str = _LISTED, frame: StageFrame | None = None) -> None:
+        super().__init__(operation)
+        self.operation, self.hint, self.frame = operation, hint, frame
 
     def __str__(self) -> str:
-        return f"{self.place.stage}: {self.what}" if self.place else self.what
+        return f"{self.frame.stage}: {self.operation}" if self.frame else self.operation
 
 
 def unsupported(name: str, text: str | None = None) -> UntraceableError:
-    """The error for a function or method of torch that cannot be traced; `text` says more than its name."""
+    """Return the error for a function or method of torch, described by `text`."""
     if name.endswith("_") and not name.startswith("_"):
-        cure = f"use {name[:-1]}, which returns a new tensor"
+        hint = f"use {name[:-1]}, which returns a new tensor"
     else:
-        cure = _CURES.get(name.removeprefix("linalg_"), _LISTED)
-    return UntraceableError(text or name, cure)
+        hint = _HINTS.get(name.removeprefix("linalg_"), _LISTED)
+    return UntraceableError(text or name, hint)
