@@ -57,7 +57,7 @@ def test_two_wrappers_differ_on_both_sides():
 def test_names_that_differ_otherwise_do_not_match(names):
     saved = prefixed("encoder.") if names[0].startswith("decoder") else NAMES
     (_, first), (_, second) = optimizer(saved, 1), optimizer(names)
-    with pytest.raises(dp.ArgumentError, match="AdamW: the saved state is of other parameters: "):
+    with pytest.raises(dp.ArgumentError, match="AdamW: saved parameter names must match the optimizer's: "):
         second.load_state_dict(first.state_dict())
     assert not second.state
 
@@ -71,8 +71,8 @@ def refusal(wanted, saved):
 
 def test_the_nearest_names_are_named():
     assert refusal(("norm1.weight", "fc.weight", "fc.bias"), ("norm.weight", "fc.weight", "b")) == (
-        "AdamW: the saved state is of other parameters: "
-        "2 of 3 names are missing from it, 2 of its 3 are unknown here.\n"
+        "AdamW: saved parameter names must match the optimizer's: "
+        "2 of 3 names are not saved, 2 of 3 saved names are unknown.\n"
         "  missing 'fc.bias'\n"
         "  missing 'norm1.weight', nearest saved name 'norm.weight'\n"
         "  unknown 'b'"
@@ -81,19 +81,21 @@ def test_the_nearest_names_are_named():
 
 def test_the_prefixes_are_named():
     message = refusal(("actor.a.w", "actor.b.w"), ("critic.a.w", "critic.b.w"))
-    assert message.endswith("\n  All names here begin with 'actor.' and all saved names begin with 'critic.'.")
+    assert message.endswith(
+        "\n  All names of the optimizer begin with 'actor.' and all saved names begin with 'critic.'."
+    )
 
 
 def test_names_behind_a_prefix_that_are_the_same_are_not_listed():
     message = refusal(NAMES, ("module.encoder.0.weight", "module.encoder.0.bias", "module.tail"))
-    assert "1 of 3 names are missing from it, 1 of its 3 are unknown here.\n  missing 'head.weight'" in message
+    assert "1 of 3 names are not saved, 1 of 3 saved names are unknown.\n  missing 'head.weight'" in message
 
 
 def test_thousands_of_names_take_ten_lines():
     wanted = [f"layers.{i}.attention.weight" for i in range(1500)]
     saved = [f"blocks.{i}.attn.kernel" + "x" * 500 for i in range(1500)]
     message = refusal(wanted, saved)
-    assert "1500 of 1500 names are missing" in message
+    assert "1500 of 1500 names are not saved" in message
     assert len(message.splitlines()) <= 10
     assert len(message) < 2000
 

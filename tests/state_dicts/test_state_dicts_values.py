@@ -106,7 +106,7 @@ REFUSED = {
     "int64": ("exp_avg", torch.zeros(2, dtype=torch.int64), "got a tensor of shape (2,) and torch.int64."),
     "meta": ("exp_avg_sq", torch.zeros(2, device="meta"), "tensor, got a tensor on the meta device."),
     "None": ("exp_avg_sq", None, "must be a dense floating-point tensor, got None."),
-    "shape": ("exp_avg_sq", torch.zeros(3), "must have the shape (2,), got (3,)."),
+    "shape": ("exp_avg_sq", torch.zeros(3), "must have shape (2,), got (3,)."),
     "nan": ("step", torch.tensor(float("nan")), "must be an integer in [0, 2^53), got nan in torch.float32."),
     "negative": ("step", -1, "must be an integer in [0, 2^53), got -1."),
     "fractional": ("step", 1.5, "must be an integer in [0, 2^53), got 1.5."),
@@ -173,7 +173,7 @@ def test_half_of_the_state_is_refused(missing):
     run(optimizer, params, 1)
     saved = copy.deepcopy(optimizer.state_dict())
     del saved["state"][0][missing]
-    with pytest.raises(dp.ArgumentError, match=f"Adam: the saved state of parameter 0 has no {missing}"):
+    with pytest.raises(dp.ArgumentError, match=f"Adam: the saved state of parameter 0 lacks {missing}"):
         optimizer.load_state_dict(saved)
 
 

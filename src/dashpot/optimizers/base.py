@@ -30,13 +30,13 @@ from dashpot.optimizers.options import (
 )
 from dashpot.optimizers.param_check import check_gradient
 from dashpot.optimizers.state_dict import (
-    Accepted,
+    AcceptedGroup,
     Slots,
     check_form,
-    faithful_load,
+    check_known_settings,
+    checked_load,
+    normalize_group,
     plain_data,
-    plain_group,
-    refuse_foreign,
     slots_of,
 )
 from dashpot.optimizers.step import Stepper
@@ -455,28 +455,30 @@ class Optimizer(torch.optim.Optimizer):
             state_dict = dict(state_dict)
         check_form(type(self).__name__, state_dict)
         # Tensors made in inference mode could not be written at a step outside it.
-        with torch.inference_mode(False), faithful_load(self, self._accept):
+        with torch.inference_mode(False), checked_load(self, self._accept):
             super().load_state_dict(state_dict)
         for group in self.param_groups:
             if group.get("capturable"):  # read now, not when a step must not wait for a device
                 group.setdefault("steps_done", self.steps_done())
 
-    def _accept(self, saved: Mapping[str, Any], own: Mapping[str, Any]) -> Accepted:
+    def _accept(self, saved: Mapping[str, Any], own: Mapping[str, Any]) -> AcceptedGroup:
         """A saved group as the group `own` takes it over; refuses a group of another method."""
         owner = type(self).__name__
-        saved = plain_group(owner, saved, own, self._SAVED_COUNTERS)
+        saved = normalize_group(owner, saved, own, self._SAVED_COUNTERS)
         numbers = [name for name, value in self._settings(self.defaults).items() if is_numeric(value)]
         lacking = [name for name in numbers if name not in saved]
         if lacking:
-            raise ArgumentError(f"{owner}: the saved group has no {', '.join(lacking)}; it is of another method.")
-        refuse_foreign(owner, saved, own)
+            raise ArgumentError(
+                f"{owner}: a saved group must have {', '.join(lacking)}, got one of a different method."
+            )
+        check_known_settings(owner, saved, own)
         if "capturable" in saved:  # how the saved one ran is of no concern
             saved["capturable"] = own.get("capturable", False)
         settings = {**self.defaults, **saved, "params": own["params"]}
         settings.pop("capturable", None)
         self._check_settings(settings)
         recipe, possible = self._recipe_of(settings), self._possible_slots()
-        return Accepted(saved, lambda p: possible.with_needed(self.options.storage(p.dtype).slots(recipe)))
+        return AcceptedGroup(saved, lambda p: possible.with_needed(self.options.storage(p.dtype).slots(recipe)))
 
     def _possible_slots(self) -> Slots:
         """The state that the method has in any settings."""

@@ -14,7 +14,7 @@ from dashpot.errors import ArgumentError
 from dashpot.optimizers import presets
 from dashpot.optimizers.base import Optimizer
 from dashpot.optimizers.options import BaseOptions, Unpack
-from dashpot.optimizers.state_dict import Accepted
+from dashpot.optimizers.state_dict import AcceptedGroup
 
 __all__ = ["SGD", "Adam", "AdamW", "NAdam", "RMSprop"]
 
@@ -154,7 +154,7 @@ class RMSprop(Optimizer):
         }
         super().__init__(params, settings, **options)
 
-    def _accept(self, saved: Mapping[str, Any], own: Mapping[str, Any]) -> Accepted:
+    def _accept(self, saved: Mapping[str, Any], own: Mapping[str, Any]) -> AcceptedGroup:
         return super()._accept({"momentum": 0, **saved}, own)  # torch.optim.RMSprop's default for old checkpoints
 
 
@@ -290,7 +290,7 @@ class AdamW(Optimizer):
         }
         super().__init__(params, settings, **options)
 
-    def _accept(self, saved: Mapping[str, Any], own: Mapping[str, Any]) -> Accepted:
+    def _accept(self, saved: Mapping[str, Any], own: Mapping[str, Any]) -> AcceptedGroup:
         return super()._accept({**saved, **self._FIXED}, own)  # like torch.optim.AdamW
 
 

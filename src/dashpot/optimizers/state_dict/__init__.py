@@ -1,17 +1,17 @@
-"""Saving and loading optimizer state: plain data out; checked, converted and matched by name in."""
+"""Optimizer state: plain data when saved; matched by name, checked and converted when loaded."""
 
-from dashpot.optimizers.state_dict.groups import check_form, plain_group, refuse_foreign
-from dashpot.optimizers.state_dict.loading import Accepted, faithful_load
+from dashpot.optimizers.state_dict.groups import check_form, check_known_settings, normalize_group
+from dashpot.optimizers.state_dict.loading import AcceptedGroup, checked_load
 from dashpot.optimizers.state_dict.plain import plain_data
 from dashpot.optimizers.state_dict.slots import Slots, slots_of
 
 __all__ = [
-    "Accepted",
+    "AcceptedGroup",
     "Slots",
     "check_form",
-    "faithful_load",
+    "check_known_settings",
+    "checked_load",
+    "normalize_group",
     "plain_data",
-    "plain_group",
-    "refuse_foreign",
     "slots_of",
 ]

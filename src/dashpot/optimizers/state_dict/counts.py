@@ -1,4 +1,4 @@
-"""Numbers that count: steps and products, in the groups and in the state of each parameter."""
+"""Counts of steps and products, in parameter groups and in the state of parameters."""
 
 from __future__ import annotations
 
@@ -10,24 +10,28 @@ from torch import Tensor
 
 from dashpot.errors import ArgumentError
 
-__all__ = ["COUNT_BITS", "checked_count", "is_dense", "one_number", "short"]
+__all__ = ["COUNT_BITS", "as_number", "checked_count", "is_dense", "short"]
 
 COUNT_BITS = 53
-"""Counts are below 2^53: whole numbers up to there are exact as Python floats, in which schedules compute."""
+"""Counts are below 2^53: schedules compute in Python floats, which represent integers up to there exactly."""
 
 
 def checked_count(owner: str, name: str, value: Any, low: int = 0, bits: int = COUNT_BITS) -> int:
-    """`value` as a Python integer; `ArgumentError` for anything but a whole number in [low, 2^bits)."""
-    number = one_number(value)
+    """Return `value` as a Python integer.
+
+    Raises:
+        ArgumentError: If `value` is not an integral number in [low, 2^bits).
+    """
+    number = as_number(value)
     if number is None or not low <= number < 2**bits or number != int(number):
         raise ArgumentError(f"{owner}: {name} must be an integer in [{low}, 2^{bits}), got {short(value)}.")
     return int(number)
 
 
-def one_number(value: Any) -> int | float | None:
-    """The value of a number or of a tensor of shape () or (1,); None for everything else, bools included."""
+def as_number(value: Any) -> int | float | None:
+    """Return the value of a number or of a tensor of shape () or (1,); None for anything else, bools included."""
     if isinstance(value, Tensor):
-        if not _holds_a_number(value):
+        if not _is_number_tensor(value):
             return None
         value = value.item()
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
@@ -36,11 +40,11 @@ def one_number(value: Any) -> int | float | None:
 
 
 def is_dense(x: Tensor) -> bool:
-    """True for a tensor with one number in memory for each element, or on the meta device none."""
+    """Return True for a strided tensor that is neither quantized nor nested, including meta tensors."""
     return x.layout == torch.strided and not x.is_quantized and not x.is_nested
 
 
-def _holds_a_number(x: Tensor) -> bool:
+def _is_number_tensor(x: Tensor) -> bool:
     return (
         is_dense(x)
         and x.device.type != "meta"
@@ -52,16 +56,16 @@ def _holds_a_number(x: Tensor) -> bool:
 
 
 def short(value: Any) -> str:
-    """A value in a message, however long it is."""
+    """Format a value for a message, abbreviated to 80 characters."""
     if isinstance(value, Tensor):
-        return _of_tensor(value)
+        return _describe_tensor(value)
     if isinstance(value, int) and value.bit_length() > 128:
         return f"an integer of {value.bit_length()} bits"
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _of_tensor(x: Tensor) -> str:
+def _describe_tensor(x: Tensor) -> str:
     if x.is_quantized:
         return "a quantized tensor"
     if x.is_nested:

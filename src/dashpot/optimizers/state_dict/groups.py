@@ -1,4 +1,4 @@
-"""Saved parameter groups: their form, their counts, and what flags mean that they do not have."""
+"""Validation and normalization of saved parameter groups."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dashpot.optimizers.group_keys import CARRIED
 from dashpot.optimizers.state_dict.counts import checked_count, short
 from dashpot.optimizers.state_dict.plain import plain_data
 
-__all__ = ["check_form", "plain_group", "refuse_foreign"]
+__all__ = ["check_form", "check_known_settings", "normalize_group"]
 
 _ABSENT = {
     "amsgrad": False,
@@ -22,19 +22,19 @@ _ABSENT = {
     "maximize": False,
     "nesterov": False,
 }
-"""What torch's classes take for flags that an older checkpoint does not have."""
+"""Defaults of torch's classes for flags that old checkpoints lack."""
 
 _NEUTRAL = {"decay_scale": "lr"}
-"""Values with which a setting that a class does not have makes no difference."""
+"""Values at which a setting unknown to a class has no effect."""
 
 _SEEDS = ("seed", "probe_seed")
 
 
 def check_form(owner: str, state_dict: Any) -> None:
-    """Raise `ArgumentError` for something that has not the form of a state dict."""
+    """Raise `ArgumentError` if `state_dict` is malformed."""
     if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= state_dict.keys():
         got = list(state_dict) if isinstance(state_dict, Mapping) else state_dict
-        raise ArgumentError(f"{owner}: a state dict has the keys 'state' and 'param_groups', got {short(got)}.")
+        raise ArgumentError(f"{owner}: a state dict must have the keys 'state' and 'param_groups', got {short(got)}.")
     state, groups = state_dict["state"], state_dict["param_groups"]
     if not isinstance(state, Mapping):
         raise ArgumentError(f"{owner}: 'state' of a state dict must be a dict, got {short(state)}.")
@@ -44,17 +44,17 @@ def check_form(owner: str, state_dict: Any) -> None:
         _check_group(owner, number, group)
     numbers = [index for group in groups for index in group["params"]]
     if len(set(numbers)) < len(numbers):
-        raise ArgumentError(f"{owner}: a parameter comes twice in the 'params' of the saved groups.")
+        raise ArgumentError(f"{owner}: 'params' of the saved groups must be unique, got a repeated parameter.")
     for index in state.keys() - set(numbers):
         if type(index) is int or isinstance(index, Tensor):
-            raise ArgumentError(f"{owner}: there is saved state for {short(index)}, which is in no saved group.")
+            raise ArgumentError(f"{owner}: saved state must belong to a saved group, got state for {short(index)}.")
 
 
 def _check_group(owner: str, number: int, group: Any) -> None:
     if not isinstance(group, Mapping) or not isinstance(group.get("params"), (list, tuple)):
         raise ArgumentError(f"{owner}: saved group {number} must be a dict with a list 'params', got {short(group)}.")
     if not all(isinstance(index, Hashable) for index in group["params"]):
-        raise ArgumentError(f"{owner}: 'params' of saved group {number} must hold numbers of parameters.")
+        raise ArgumentError(f"{owner}: 'params' of saved group {number} must be parameter numbers.")
     names = group.get("param_names")
     if names is not None and not _are_names(names, len(group["params"])):
         raise ArgumentError(f"{owner}: 'param_names' of saved group {number} must be a name for each parameter.")
@@ -64,10 +64,10 @@ def _are_names(names: Any, count: int) -> bool:
     return isinstance(names, (list, tuple)) and len(names) == count and all(isinstance(name, str) for name in names)
 
 
-def plain_group(
+def normalize_group(
     owner: str, group: Mapping[str, Any], own: Mapping[str, Any], counters: Sequence[str]
 ) -> dict[str, Any]:
-    """A saved group as plain data, with its counts and rates checked, and the flags that it lacks of `own`."""
+    """Return a saved group as plain data, with counts and rates checked and missing flags of `own` filled in."""
     saved = {**plain_data(dict(group))}
     saved |= {name: value for name, value in _ABSENT.items() if name in own and name not in saved}
     if saved.get("param_names", ()) is None:
@@ -81,11 +81,10 @@ def plain_group(
     return saved
 
 
-def refuse_foreign(owner: str, saved: Mapping[str, Any], own: Mapping[str, Any]) -> None:
-    """Raise `ArgumentError` for a saved setting that the group here does not have and that makes a difference."""
+def check_known_settings(owner: str, saved: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Raise `ArgumentError` for an effective saved setting that the group `own` does not have."""
     for name in saved.keys() & ARGUMENTS.keys() - own.keys() - CARRIED:
         if name not in _NEUTRAL or saved[name] != _NEUTRAL[name]:
             raise ArgumentError(
-                f"{owner}: the saved group has {name}={short(saved[name])}, which {owner} has not; "
-                "it is of another method."
+                f"{owner}: a saved group must not have {name}={short(saved[name])}, a setting of a different method."
             )

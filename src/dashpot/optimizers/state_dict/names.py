@@ -1,4 +1,4 @@
-"""Saved parameters matched with an optimizer's by name, whatever module was wrapped around them."""
+"""Matching of saved parameter names with an optimizer's, across module wrappers."""
 
 from __future__ import annotations
 
@@ -8,33 +8,35 @@ from collections.abc import Sequence
 
 from dashpot.errors import ArgumentError
 
-__all__ = ["saved_names"]
+__all__ = ["match_names"]
 
 _WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 """Attributes under which torch's wrappers (compile, FSDP, activation checkpointing) keep the wrapped module."""
 
-_SHOWN = 4  # names of each kind in a message
+_MAX_SHOWN = 4  # names of each kind in a message
 
 
-def saved_names(owner: str, wanted: Sequence[str], saved: Sequence[str]) -> dict[str, str]:
-    """The saved name that belongs to each wanted one; `ArgumentError` where some have no counterpart.
+def match_names(owner: str, wanted: Sequence[str], saved: Sequence[str]) -> dict[str, str]:
+    """Map each wanted name to its saved name, up to wrapper names and a prefix shared by all names of one side.
 
-    Names of wrappers, and a prefix that all names of one side share, may differ.
+    Raises:
+        ArgumentError: If a name has no counterpart.
 
-    >>> saved_names("Adam", ["fc.weight", "fc.bias"], ["module.fc.bias", "module.fc.weight"])
-    {'fc.weight': 'module.fc.weight', 'fc.bias': 'module.fc.bias'}
+    Example:
+        >>> match_names("Adam", ["fc.weight", "fc.bias"], ["module.fc.bias", "module.fc.weight"])
+        {'fc.weight': 'module.fc.weight', 'fc.bias': 'module.fc.bias'}
     """
     if set(wanted) == set(saved):
         return {name: name for name in wanted}
     own, theirs = _without_prefix(_unwrapped(wanted), _unwrapped(saved))
     if set(own) != set(theirs):
-        raise _differing(owner, own, theirs)
-    of = dict(zip(theirs, saved, strict=True))
-    return {name: of[bare] for name, bare in zip(wanted, own, strict=True)}
+        raise _mismatch(owner, own, theirs)
+    saved_name = dict(zip(theirs, saved, strict=True))
+    return {name: saved_name[bare] for name, bare in zip(wanted, own, strict=True)}
 
 
 def _unwrapped(names: Sequence[str]) -> list[str]:
-    """The names as they are inside all wrappers; as they were where that makes two of them alike."""
+    """Return the names without wrappers, or unchanged if two would coincide."""
     bare = [".".join(part for part in name.split(".") if part not in _WRAPPERS) for name in names]
     while bare and all(name.startswith("module.") for name in bare):
         bare = [name.removeprefix("module.") for name in bare]
@@ -42,7 +44,7 @@ def _unwrapped(names: Sequence[str]) -> list[str]:
 
 
 def _without_prefix(own: list[str], theirs: list[str]) -> tuple[list[str], list[str]]:
-    """Both lists, one of them without the prefix that leaves the most names in common."""
+    """Return both lists, one without the prefix whose removal makes the most names match."""
     pairs = [(own, theirs)]
     pairs += [(own, cut) for cut in _cuts(theirs)]
     pairs += [(cut, theirs) for cut in _cuts(own)]
@@ -50,38 +52,38 @@ def _without_prefix(own: list[str], theirs: list[str]) -> tuple[list[str], list[
 
 
 def _cuts(names: list[str]) -> list[list[str]]:
-    """The names without each of the dotted prefixes that all of them share."""
+    """Return the lists of names without each dotted prefix that all names share."""
     parts = [name.split(".") for name in names]
     return [[".".join(part[count:]) for part in parts] for count in range(1, len(_shared(names)) + 1)]
 
 
 def _shared(names: list[str]) -> list[str]:
-    """The modules, from the outermost on, in which all named parameters are."""
+    """Return the modules, outermost first, that contain all named parameters."""
     parts = [name.split(".")[:-1] for name in names]
     pairs = zip(min(parts), max(parts), strict=False) if parts else ()
     return [a for a, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)]
 
 
-def _differing(owner: str, own: list[str], theirs: list[str]) -> ArgumentError:
-    """At most ten lines, however many names differ."""
+def _mismatch(owner: str, own: list[str], theirs: list[str]) -> ArgumentError:
+    """Return the error for names without a counterpart, in at most ten lines."""
     missing, unknown = sorted(set(own) - set(theirs)), sorted(set(theirs) - set(own))
     lines = [
-        f"{owner}: the saved state is of other parameters: {len(missing)} of {len(own)} names are missing from it, "
-        f"{len(unknown)} of its {len(theirs)} are unknown here."
+        f"{owner}: saved parameter names must match the optimizer's: {len(missing)} of {len(own)} names are not saved, "
+        f"{len(unknown)} of {len(theirs)} saved names are unknown."
     ]
     near: set[str] = set()
-    for name in missing[:_SHOWN]:
+    for name in missing[:_MAX_SHOWN]:
         found = difflib.get_close_matches(name, unknown, n=1)
         near.update(found)
         lines.append(f"  missing {_short(name)}" + (f", nearest saved name {_short(found[0])}" if found else ""))
-    lines += [f"  unknown {_short(name)}" for name in unknown if name not in near][:_SHOWN]
+    lines += [f"  unknown {_short(name)}" for name in unknown if name not in near][:_MAX_SHOWN]
     prefixes = [f"{text} begin with {_short(p)}" for text, p in _prefixes(own, theirs)]
     return ArgumentError("\n".join([*lines, *([f"  All {' and all '.join(prefixes)}."] if prefixes else [])]))
 
 
 def _prefixes(own: list[str], theirs: list[str]) -> list[tuple[str, str]]:
-    """The dotted prefix of each side, where there are several names and the other side has another prefix."""
-    both = [("names here", own), ("saved names", theirs)]
+    """Return the dotted prefix of each side with several names, if the prefixes differ."""
+    both = [("names of the optimizer", own), ("saved names", theirs)]
     found = [(text, ".".join(_shared(names))) for text, names in both if len(names) > 1]
     return [(text, f"{p}.") for text, p in found if p and len({q for _, q in found}) > 1]
 

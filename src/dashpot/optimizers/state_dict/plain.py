@@ -1,4 +1,4 @@
-"""Plain data: what `torch.load(weights_only=True)` reads back."""
+"""Conversion to plain data, readable by `torch.load(weights_only=True)`."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ _PLAIN = frozenset({bool, type(None), Tensor, *_SCALARS})
 
 
 def plain_data(value: Any) -> Any:
-    """`value` with numpy numbers, arrays and subclasses of Python's types replaced by Python's own types.
+    """Replace numpy numbers, arrays and subclasses of built-in types by built-in types.
 
-    Tensors and objects of other kinds stay as they are, and so does a container in which nothing had to be replaced.
+    Tensors and other objects are unchanged. A container without replacements is returned itself.
 
-    >>> import numpy as np
-    >>> plain_data({"lr": np.float64(0.5), "betas": (np.float32(0.5), 0.75)})
-    {'lr': 0.5, 'betas': (0.5, 0.75)}
+    Example:
+        >>> import numpy as np
+        >>> plain_data({"lr": np.float64(0.5), "betas": (np.float32(0.5), 0.75)})
+        {'lr': 0.5, 'betas': (0.5, 0.75)}
     """
     if type(value) in _PLAIN or isinstance(value, Tensor):
         return value
     if isinstance(value, np.generic):
-        return _of_numpy(value)
+        return _numpy_item(value)
     if isinstance(value, np.ndarray):
         return plain_data(value.tolist())
     if isinstance(value, dict):
@@ -36,17 +37,17 @@ def plain_data(value: Any) -> Any:
             entries = [plain_data(item) for item in value]
             return value if type(value) is kind and _same(entries, value) else kind(entries)
     kind = next((kind for kind in _SCALARS if isinstance(value, kind)), None)
-    return value if kind is None else _base(kind, value)
+    return value if kind is None else _builtin(kind, value)
 
 
-def _of_numpy(value: np.generic) -> Any:
+def _numpy_item(value: np.generic) -> Any:
     item = value.item()
     if isinstance(item, np.generic):  # Python has no extended precision
         return complex(item) if isinstance(item, np.complexfloating) else float(item)
     return item
 
 
-def _base(kind: type, value: Any) -> Any:
+def _builtin(kind: type, value: Any) -> Any:
     return str.__str__(value) if kind is str else kind(value)
 
 

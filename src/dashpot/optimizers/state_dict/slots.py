@@ -1,4 +1,4 @@
-"""Which state a method may have: in its present settings, in others, and that of other methods."""
+"""State keys that a method can have, in its current and other settings."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from dashpot.errors import ArgumentError
 from dashpot.recipes.recipe import Recipe
 from dashpot.stages.base import Slot, Stage
 
-__all__ = ["Slots", "is_of_some_method", "slots_of"]
+__all__ = ["Slots", "is_known_key", "slots_of"]
 
 
 class Slots(NamedTuple):
     """The state of one parameter by key.
 
-    `known` are the slots of the method in any settings, `needed` those in its present settings, `lasting` those that it
-    has in all settings. The others come and go with a setting, as a momentum of zero does, and may be missing.
+    Attributes:
+        known: Slots of the method in any settings.
+        lasting: Keys that exist in all settings. Others depend on a setting, such as a nonzero momentum, and may be
+            missing.
+        needed: Keys of the current settings.
     """
 
     known: Mapping[str, Slot]
@@ -28,13 +31,13 @@ class Slots(NamedTuple):
     needed: frozenset[str] = frozenset()
 
     def with_needed(self, needed: Iterable[Slot]) -> Slots:
-        """The slots of a method whose present settings need `needed`."""
+        """Return the slots with the current settings' slots `needed`."""
         present = {slot.key: slot for slot in needed}
         return Slots({**self.known, **present}, self.lasting & present.keys(), frozenset(present))
 
 
 def slots_of(build: Callable[[dict[str, Any]], Recipe], settings: Mapping[str, Any]) -> Slots:
-    """The slots of the recipes that `build` makes of `settings` and of settings that differ from them in one choice."""
+    """Return the slots of the recipes for `settings` and for settings that differ from them in one choice."""
     recipes = [list(recipe.slots) for recipe in _variations(build, settings)]
     known = {slot.key: slot for slots in recipes for slot in slots}
     return Slots(known, frozenset(key for key in known if all(key in {s.key for s in slots} for slots in recipes)))
@@ -46,26 +49,26 @@ def _variations(build: Callable[[dict[str, Any]], Recipe], settings: Mapping[str
         for value in _choices(name):
             try:
                 yield build({**settings, name: value})
-            except ArgumentError:  # not together with the other settings
+            except ArgumentError:  # excluded by the other settings
                 continue
 
 
 def _choices(name: str) -> tuple[Any, ...]:
-    """The values of a setting that may decide which slots there are: every choice, and zero against other numbers."""
+    """Return the values of a setting that can affect the slots: every choice, or zero and a nonzero number."""
     allowed = ARGUMENTS.get(name)
     if isinstance(allowed, OneOf):
         return allowed.values
     return (0.0, 0.5) if isinstance(allowed, Interval) and not allowed.integer and allowed.allows(0.0) else ()
 
 
-def is_of_some_method(key: str) -> bool:
-    """True for a key under which some method or stage, a user's own included, keeps state."""
+def is_known_key(key: str) -> bool:
+    """Return True for a state key of any named method or registered stage."""
     return key != COMPENSATION and (key in _keys_of_methods() or any(key in _keys(s) for s in Stage.registry.values()))
 
 
 @cache
 def _keys_of_methods() -> frozenset[str]:
-    from dashpot.optimizers.registry import METHODS  # which imports the optimizers, which load state
+    from dashpot.optimizers.registry import METHODS  # avoids an import cycle
 
     return frozenset(key for row in METHODS.values() for key in slots_of(_builder(row.cls), _defaults(row.cls)).known)
 
@@ -79,6 +82,6 @@ def _defaults(cls: Any) -> dict[str, Any]:
 
 
 def _keys(stage: type[Stage]) -> frozenset[str]:
-    """The keys of a stage's slots, where these do not depend on its settings."""
+    """Return the keys of a stage's slots if they do not depend on its settings."""
     slots = stage.slots
     return frozenset(slot.key for slot in slots) if isinstance(slots, tuple) else frozenset()
