@@ -97,7 +97,7 @@ def test_lists(dashpot):
         (("compare",), "Name one task"),
         (("compare", "digits", "--task", "digits"), "Name one task"),
         (("compare", "--task", "gone.py:build"), "gone.py"),
-        (("report", "nowhere"), "nowhere holds no comparison"),
+        (("report", "nowhere"), "nowhere is not a comparison"),
         (("reproduce", "mnist"), "Unknown table 'mnist': did you mean 'fashion-mnist'?"),
         (("reproduce", "fashion-mnist", "--rows", "A2,Q"), "Unknown row 'Q'"),
     ],
@@ -215,7 +215,7 @@ def test_the_demonstration_says_why_it_runs_on_digits(monkeypatch):
     monkeypatch.setattr(tasks, "get", without_fashion)
     study, reason = demo_study()
     assert study.task.name == "digits"
-    assert reason.startswith("Fashion-MNIST is not here. The demonstration therefore runs on the digits")
+    assert reason.startswith("Fashion-MNIST is not here. Using the digits")
 
 
 def test_the_demonstration_runs_from_one_word(dashpot, monkeypatch):

@@ -34,7 +34,7 @@ def test_ctrl_c_keeps_finished_epochs_says_how_to_go_on_and_the_same_command_doe
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in err
-    assert "Stopped. out keeps 0 of 1 runs, and sgd seed 0 up to epoch" in err
+    assert "Stopped. out has 0 of 1 runs and sgd seed 0 up to epoch" in err
     assert f"Continue with: dashpot {' '.join(COMPARE)}" in err
     [run] = StudyFolder(tmp_path / "out").runs()
     done = len(run.epochs)
@@ -43,7 +43,7 @@ def test_ctrl_c_keeps_finished_epochs_says_how_to_go_on_and_the_same_command_doe
     with start(tmp_path, *COMPARE) as process:
         out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (0, "")
-    assert f"goes on after epoch {done}" in out
+    assert f"resumes after epoch {done}" in out
     assert "Report: out/report.html" in out
     [run] = StudyFolder(tmp_path / "out").runs()
     assert (run.status, len(run.epochs), len(run.loss)) == ("done", 6, 180)

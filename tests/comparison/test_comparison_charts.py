@@ -1,4 +1,4 @@
-"""Curves, figures and colours."""
+"""Curves, figures and line styles."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import math
 
 import numpy as np
 import pytest
-from comparison_support import diverging, finished, study, toy
 from hypothesis import given
 from hypothesis import strategies as st
+from study_support import diverging, finished, study, toy
 
 from dashpot.comparison import DEFAULT_METHODS, Study, run_study
 from dashpot.comparison.curves import change_points, downsample, score_band, smooth, smoothed_loss
@@ -21,7 +21,7 @@ VALUES = st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=40)
 
 
 @given(VALUES, st.integers(1, 60))
-def test_smoothing_is_the_mean_of_the_neighbours_that_are_there(values, window):
+def test_smooth_equals_mean_of_available_neighbors(values, window):
     half = (window | 1) // 2
     expected = [np.mean(values[max(0, i - half) : i + half + 1]) for i in range(len(values))]
     # Sums of up to 40 numbers below 1e3 in float64.
@@ -29,7 +29,7 @@ def test_smoothing_is_the_mean_of_the_neighbours_that_are_there(values, window):
 
 
 @given(VALUES, st.integers(2, 50))
-def test_thinning_keeps_both_ends_the_order_and_the_values(values, points):
+def test_downsample_keeps_endpoints_order_and_values(values, points):
     steps, kept = downsample(np.array(values), points)
     assert len(kept) <= points
     assert (steps[0], steps[-1]) == (1, len(values))
@@ -38,7 +38,7 @@ def test_thinning_keeps_both_ends_the_order_and_the_values(values, points):
 
 
 @given(st.lists(st.sampled_from([0.1, 0.2]), min_size=1, max_size=30))
-def test_changes_draw_the_same_line_with_fewer_points(values):
+def test_change_points_preserve_the_curve(values):
     steps, kept = change_points(values)
     redrawn = np.interp(np.arange(1, len(values) + 1), steps, kept)
     np.testing.assert_array_equal(redrawn, values)
@@ -54,7 +54,7 @@ def traces(figure, role):
     return {trace.name: trace for trace in figure.data if trace.meta["role"] == role}
 
 
-def test_the_score_is_the_mean_over_seeds_within_its_band(runs):
+def test_score_figure_shows_seed_mean_and_band(runs):
     group = [run for run in runs if run.entry == "adam"]
     band = score_band(group, "eval", "accuracy")
     values = [[epoch["eval"]["accuracy"] for epoch in run.epochs] for run in group]
@@ -66,12 +66,12 @@ def test_the_score_is_the_mean_over_seeds_within_its_band(runs):
     assert max(traces(figure, "band")["adam"].y) == max(map(max, values))
 
 
-def test_one_seed_has_no_band(tmp_path):
+def test_score_figure_of_one_seed_has_no_band(tmp_path):
     figure = score_figure(finished(tmp_path / "out", "sgd"), "eval", "accuracy")
     assert traces(figure, "band") == {}
 
 
-def test_the_loss_shows_every_run_faintly_and_where_one_diverged(runs):
+def test_loss_figure_shows_single_runs_and_divergence(runs):
     figure = loss_figure(runs)
     assert len([trace for trace in figure.data if trace.meta["role"] == "raw"]) == 6
     assert set(traces(figure, "line")) == {"sgd", "adam"}
@@ -83,7 +83,7 @@ def test_the_loss_shows_every_run_faintly_and_where_one_diverged(runs):
     assert all(math.isfinite(y) for y in cross.y)
 
 
-def test_the_rate_is_the_one_recorded(runs):
+def test_lr_figure_shows_recorded_lr(runs):
     lines = traces(lr_figure(runs), "line")
     assert list(lines["adam"].x) == [1, 12]
     assert list(lines["adam"].y) == [0.05, 0.05]
@@ -99,11 +99,11 @@ def with_losses(runs, losses):
     ("losses", "kind"),
     [([1.0, 0.1], "log"), ([1.0, 0.0, 0.1], "log"), ([1.0, 0.9], None), ([1.0, -0.1], None), ([0.0, 0.0], None)],
 )
-def test_an_axis_is_logarithmic_where_that_helps(runs, losses, kind):
+def test_axis_is_logarithmic_for_nonnegative_values_over_a_wide_range(runs, losses, kind):
     assert loss_figure(with_losses(runs, losses)).layout.yaxis.type == kind
 
 
-def test_a_logarithmic_axis_covers_the_values_and_its_labels_are_their_numbers(runs):
+def test_logarithmic_axis_covers_values_and_labels_ticks(runs):
     axis = lr_figure(runs).layout.yaxis
     rates = [lr for run in runs for lr in run.lr]
     assert 10 ** axis.range[0] < min(rates) or min(rates) < 1e-12 * max(rates)
@@ -111,22 +111,21 @@ def test_a_logarithmic_axis_covers_the_values_and_its_labels_are_their_numbers(r
     assert [float(text) for text in axis.ticktext] == list(axis.tickvals)
 
 
-def test_a_method_has_the_same_colour_in_every_chart(runs):
+def test_method_has_same_color_in_every_chart(runs):
     figures = [loss_figure(runs), score_figure(runs, "eval", "accuracy"), lr_figure(runs)]
-    looks = [
+    styles = [
         {name: trace.line.to_plotly_json() for name, trace in traces(figure, "line").items()} for figure in figures
     ]
-    assert looks[0]["adam"] == looks[1]["adam"] == looks[2]["adam"]
-    assert looks[0]["adam"]["color"] == STYLES["adam"].light
+    assert styles[0]["adam"] == styles[1]["adam"] == styles[2]["adam"]
+    assert styles[0]["adam"]["color"] == STYLES["adam"].light
 
 
-def test_methods_of_ones_own_have_styles_that_no_known_method_has():
+def test_styles_of_unknown_methods_are_unique():
     own = styles_for([f"mine-{i}" for i in range(8)])
     assert len({*own.values(), *STYLES.values()}) == 8 + len(set(STYLES.values()))
 
 
-# What a colour looks like without one of the three cone types: Machado, Oliveira and Fernandes (2009), severity 1,
-# applied to linear RGB.
+# Simulated color blindness as matrices on linear RGB. Source: Machado, Oliveira and Fernandes (2009), severity 1.
 VISION = {
     "normal": np.eye(3),
     "protan": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
@@ -134,8 +133,8 @@ VISION = {
 }
 
 
-def linear(colour: str) -> np.ndarray:
-    channels = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+def linear(color: str) -> np.ndarray:
+    channels = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
     return np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
 
 
@@ -147,19 +146,19 @@ def lab(rgb: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("vision", VISION)
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_methods_differ_in_dash_or_clearly_in_colour_for_every_eye(theme, vision):
+def test_default_methods_differ_in_dash_or_color_under_color_blindness(theme, vision):
     for one, two in itertools.combinations(DEFAULT_METHODS, 2):
         a, b = STYLES[one], STYLES[two]
         if a.dash != b.dash:
             continue
         seen = [lab(np.asarray(VISION[vision]) @ linear(getattr(style, theme))) for style in (a, b)]
-        # A distance of 2.3 in CIELAB is just noticeable; lines need several times that.
+        # A CIELAB distance of 2.3 is just noticeable; lines need several times that.
         assert np.linalg.norm(seen[0] - seen[1]) > 12, (one, two)
 
 
 @pytest.mark.parametrize(("theme", "paper"), [("light", "#ffffff"), ("dark", "#14171b")])
 @pytest.mark.parametrize("name", STYLES)
-def test_lines_stand_out_from_the_page(name, theme, paper):
+def test_line_contrast_meets_wcag(name, theme, paper):
     weights = np.array([0.2126, 0.7152, 0.0722])
     bright, dim = sorted((weights @ linear(getattr(STYLES[name], theme)), weights @ linear(paper)), reverse=True)
     assert (bright + 0.05) / (dim + 0.05) >= 3  # WCAG 2.2, 1.4.11: graphical objects

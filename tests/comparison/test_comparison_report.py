@@ -1,4 +1,4 @@
-"""The report: one file, self-contained, made from records only."""
+"""Report: one self-contained file, made from records only."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from html.parser import HTMLParser
 
 import pytest
 import torch
-from comparison_support import diverging, finished, study, toy
+from processes import LIMIT
+from study_support import diverging, finished, study, toy
 
 from dashpot.comparison import Entry, Interrupted, Study, StudyProgress, run_study, write_report
 from dashpot.errors import RunError
 
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 
 
 class Page(HTMLParser):
-    """Elements, their attributes and their text; fails on elements that are not closed in order."""
+    """Elements of a page with attributes and text; asserts that elements are closed in order."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -64,7 +66,7 @@ def page(text):
     return Page(text)
 
 
-def test_nothing_is_loaded_from_outside(page, text):
+def test_report_loads_nothing_external(page, text):
     for tag, attributes in page.elements:
         for name in ("src", "href", "srcset", "action", "data", "poster"):
             assert name not in attributes, (tag, attributes)
@@ -77,14 +79,13 @@ def test_nothing_is_loaded_from_outside(page, text):
     assert policies[0].startswith("default-src 'none'")
 
 
-def test_plotly_is_inside_exactly_once(text):
+def test_report_contains_plotly_once(text):
     assert len(re.findall(r"\* plotly\.js v\d", text)) == 1
-    assert (
-        len(re.findall(r"<script", text)) - text.count('"<script') <= 6
-    )  # three data, plotly, ours; one in plotly's text
+    # Three of data, plotly, the page's own, and one within plotly's text.
+    assert len(re.findall(r"<script", text)) - text.count('"<script') <= 6
 
 
-def test_every_method_has_its_row_its_recipe_and_its_switch(page, text):
+def test_report_has_row_recipe_and_button_of_every_method(page, text):
     plain = html.unescape(text)
     for name in ("sgd", "adam", "autosgm-3", "too-fast"):
         assert ("button", name) in [(tag, a.get("data-method")) for tag, a in page.elements]
@@ -95,19 +96,19 @@ def test_every_method_has_its_row_its_recipe_and_its_switch(page, text):
     assert "Runs diverged: too-fast." in plain
 
 
-def test_text_from_records_cannot_become_markup(page, text):
+def test_report_escapes_text_of_records(page, text):
     assert "</script><b>" not in text
-    assert "dashpot compare toy --seeds 2 # </script><b>&" in page.text["again"]
+    assert "dashpot compare toy --seeds 2 # </script><b>&" in page.text["reproduce"]
 
 
-def test_records_inside_are_the_records_on_disk(page, folder):
+def test_report_embeds_the_records_on_disk(page, folder):
     records = json.loads(page.text["records"])
     assert records.pop("study.json") == json.loads((folder / "study.json").read_text())
     assert records == {path.name: path.read_text() for path in (folder / "runs").iterdir()}
     assert len(records) == 8
 
 
-def test_charts_are_strict_json_with_a_method_and_a_role_for_every_trace(page):
+def test_figures_are_strict_json_with_method_and_role_per_trace(page):
     def refuse(name):
         raise AssertionError(f"{name} is not JSON")
 
@@ -122,7 +123,7 @@ def test_charts_are_strict_json_with_a_method_and_a_role_for_every_trace(page):
             assert trace["meta"]["role"] in ("line", "raw", "band", "diverged")
 
 
-def test_it_is_rebuilt_from_records_alone(folder, text, tmp_path):
+def test_report_rebuilt_from_records_is_identical(folder, text, tmp_path):
     copy = tmp_path / "copy"
     copy.mkdir()
     shutil.copytree(folder / "runs", copy / "runs")
@@ -131,7 +132,7 @@ def test_it_is_rebuilt_from_records_alone(folder, text, tmp_path):
     assert (copy / "summary.md").read_text() == (folder / "summary.md").read_text()
 
 
-def test_an_unfinished_study_is_reported_as_far_as_it_went(tmp_path):
+def test_report_of_unfinished_study_counts_unfinished_runs(tmp_path):
     class Stop(StudyProgress):
         def step(self, steps_done):
             if steps_done == 9:
@@ -143,7 +144,7 @@ def test_an_unfinished_study_is_reported_as_far_as_it_went(tmp_path):
     assert "unfinished" in page.text["summary"]
 
 
-def test_a_task_without_evaluation_or_accuracy_is_scored_by_its_training_loss(tmp_path):
+def test_task_without_evaluation_and_metrics_is_scored_by_training_loss(tmp_path):
     def bare(seed):
         problem = toy().build(seed)
         problem.metrics, problem.evaluation = {}, None
@@ -156,29 +157,27 @@ def test_a_task_without_evaluation_or_accuracy_is_scored_by_its_training_loss(tm
     assert "train loss" in page.text["summary"]
 
 
-def test_only_diverged_runs_still_make_a_report(tmp_path):
+def test_report_of_only_diverged_runs(tmp_path):
     run_study(Study(toy(), (diverging(),), (0,), 2), tmp_path / "out")
     assert "No run has finished" in write_report(tmp_path / "out").read_text(encoding="utf-8")
 
 
-def test_nothing_to_report_is_one_sentence(tmp_path):
-    with pytest.raises(RunError, match="holds no comparison"):
+def test_write_report_rejects_missing_study_and_study_without_epochs(tmp_path):
+    with pytest.raises(RunError, match="is not a comparison"):
         write_report(tmp_path / "nowhere")
     finished(tmp_path / "out")
     for path in (tmp_path / "out" / "runs").iterdir():
         path.unlink()
-    with pytest.raises(RunError, match="holds no finished epoch yet"):
+    with pytest.raises(RunError, match="has no finished epoch"):
         write_report(tmp_path / "out")
 
 
 @pytest.mark.slow
-def test_a_browser_draws_every_chart_and_reports_no_error(folder, tmp_path):
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("no Chromium on this machine: the charts were not drawn")
+@pytest.mark.skipif(BROWSER is None, reason="requires Chromium")
+def test_browser_draws_every_chart_without_errors(folder, tmp_path):
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--virtual-time-budget=9000"]
     url = write_report(folder).resolve().as_uri()
-    command = [browser, *options, f"--user-data-dir={tmp_path}", "--dump-dom", url]
-    drawn = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    command = [str(BROWSER), *options, f"--user-data-dir={tmp_path}", "--dump-dom", url]
+    drawn = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=True)
     assert drawn.stdout.count('class="main-svg"') >= 4
     assert not [line for line in drawn.stderr.splitlines() if "CONSOLE" in line]

@@ -1,11 +1,11 @@
-"""The published table: settings as published, and the command that repeats it (on a small stand-in for the data)."""
+"""Published table: settings of its rows, and their reproduction on a small task."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-from comparison_support import build, toy
+from study_support import build, toy
 
 import dashpot
 from dashpot import tasks
@@ -25,7 +25,7 @@ def optimizer_of(key: str, params, steps: int) -> torch.optim.Optimizer:
 
 
 def trajectory(optimizer: torch.optim.Optimizer, w: torch.Tensor, steps: int) -> list[np.ndarray]:
-    """Weights after each step on a fixed sequence of gradients."""
+    """Return the weights after each step on a fixed sequence of gradients."""
     draw = torch.Generator().manual_seed(1)
     seen = []
     for _ in range(steps):
@@ -44,13 +44,13 @@ def weight() -> torch.Tensor:
     return torch.ones(3, dtype=torch.float64, requires_grad=True)
 
 
-def test_the_rows_are_the_published_ones():
+def test_rows_have_the_published_results():
     assert list(ROWS) == list(LAST_ACCURACY)
     assert {key: row.figures[-1][2] for key, row in ROWS.items()} == LAST_ACCURACY
     assert [row.epochs for row in ROWS.values()] == [5, 3, 3, 3, 3, 3, 6]
 
 
-def test_row_a2_is_a1_continued_by_a_new_optimizer_at_a_quarter_of_the_rate():
+def test_row_a2_equals_a1_resumed_with_new_optimizer_and_quarter_lr():
     ours, theirs = build(0), build(0)
     torch.manual_seed(0)
     train(ours, optimizer_of("A2", ours.model.parameters(), 20), 5)
@@ -58,10 +58,12 @@ def test_row_a2_is_a1_continued_by_a_new_optimizer_at_a_quarter_of_the_rate():
     train(theirs, torch.optim.SGD(theirs.model.parameters(), lr=0.2), 3)
     train(theirs, torch.optim.SGD(theirs.model.parameters(), lr=0.05), 5, first=3)
     for mine, other in zip(ours.model.parameters(), theirs.model.parameters(), strict=True):
-        torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-7)  # float32: 0.25 * 0.2 rounds once more than 0.05
+        torch.testing.assert_close(
+            mine, other, rtol=1e-6, atol=1e-7
+        )  # float32: 0.25 * 0.2 has one more rounding than 0.05
 
 
-def test_row_b_is_an_average_of_gradients_that_starts_at_zero():
+def test_row_b_averages_gradients_from_zero():
     w = weight()
     m, expected, steps = np.zeros(3), np.ones(3), []
     for g in gradients(20, 3):
@@ -71,7 +73,7 @@ def test_row_b_is_an_average_of_gradients_that_starts_at_zero():
     np.testing.assert_allclose(trajectory(optimizer_of("B", [w], 20), w, 20), steps, rtol=1e-12)
 
 
-def test_row_c_starts_at_the_first_square_and_is_not_bias_corrected():
+def test_row_c_starts_from_first_square_without_bias_correction():
     w = weight()
     s, expected, steps = None, np.ones(3), []
     for g in gradients(20, 3):
@@ -81,7 +83,7 @@ def test_row_c_starts_at_the_first_square_and_is_not_bias_corrected():
     np.testing.assert_allclose(trajectory(optimizer_of("C", [w], 20), w, 20), steps, rtol=1e-12)
 
 
-def test_row_d_has_eps_inside_the_root_and_corrects_both_averages():
+def test_row_d_has_eps_inside_the_root_and_bias_corrections():
     w = weight()
     m, s, expected, steps = np.zeros(3), np.zeros(3), np.ones(3), []
     for t, g in enumerate(gradients(20, 3), start=1):
@@ -92,7 +94,7 @@ def test_row_d_has_eps_inside_the_root_and_corrects_both_averages():
 
 
 def scheduled(key: str, steps: int) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler, torch.Tensor]:
-    """The row's optimizer and schedule as torch has them."""
+    """Return torch's optimizer and scheduler for the row, and the weight."""
     w = weight()
     if key == "E":
         optimizer = torch.optim.Adam([w], lr=1e-2)
@@ -102,7 +104,7 @@ def scheduled(key: str, steps: int) -> tuple[torch.optim.Optimizer, torch.optim.
 
 
 @pytest.mark.parametrize("key", ["E", "F", "G"])
-def test_rows_with_schedules_step_as_torch_does(key):
+def test_scheduled_rows_match_torch(key):
     steps = 40
     w = weight()
     ours = trajectory(optimizer_of(key, [w], steps), w, steps)
@@ -117,8 +119,8 @@ def test_rows_with_schedules_step_as_torch_does(key):
 
 
 @pytest.fixture
-def stand_in(monkeypatch):
-    """The toy task in the place of Fashion-MNIST; counts how often a problem is built."""
+def toy_task(monkeypatch):
+    """Replace Fashion-MNIST by the toy task; return the list of seeds of built problems."""
     built = []
 
     def counted(seed: int) -> Problem:
@@ -129,9 +131,10 @@ def stand_in(monkeypatch):
     return built
 
 
-def test_the_table_stands_beside_the_published_figures_and_says_how_it_was_made(tmp_path, stand_in):
-    said: list[str] = []
-    path = reproduce(tmp_path / "out", ["B", "E"], seeds=2, say=said.append, command="dashpot reproduce fashion-mnist")
+def test_reproduce_writes_results_published_values_and_provenance(tmp_path, toy_task):
+    logged: list[str] = []
+    command = "dashpot reproduce fashion-mnist"
+    path = reproduce(tmp_path / "out", ["B", "E"], seeds=2, log=logged.append, command=command)
     text = path.read_text(encoding="utf-8")
     rows = [line for line in text.splitlines() if line.startswith(("| B", "| E"))]
     assert len(rows) == 6
@@ -146,23 +149,23 @@ def test_the_table_stands_beside_the_published_figures_and_says_how_it_was_made(
         "over 2 seeds",
     ):
         assert part in text
-    assert said[0] == "Row B: EMA momentum 0.9, lr 1.25"
-    assert len(said) == 4
+    assert logged[0] == "Row B: EMA momentum 0.9, lr 1.25"
+    assert len(logged) == 4
 
 
-def test_a_finished_reproduction_is_not_trained_again(tmp_path, stand_in):
-    first = reproduce(tmp_path / "out", ["C"], seeds=1, say=lambda _: None).read_text(encoding="utf-8")
-    stand_in.clear()
-    assert reproduce(tmp_path / "out", ["C"], seeds=1, say=lambda _: None).read_text(encoding="utf-8") == first
-    assert stand_in == [0]  # once, to compare the settings
+def test_reproduce_does_not_repeat_finished_runs(tmp_path, toy_task):
+    first = reproduce(tmp_path / "out", ["C"], seeds=1, log=lambda _: None).read_text(encoding="utf-8")
+    toy_task.clear()
+    assert reproduce(tmp_path / "out", ["C"], seeds=1, log=lambda _: None).read_text(encoding="utf-8") == first
+    assert toy_task == [0]  # once, to compare the settings
 
 
-def test_an_unknown_row_is_refused_before_the_data_are_loaded(tmp_path, monkeypatch):
+def test_reproduce_rejects_unknown_row_before_loading_data(tmp_path, monkeypatch):
     monkeypatch.setattr(tasks, "get", lambda *_, **__: pytest.fail("loaded"))
     with pytest.raises(ArgumentError, match="Unknown row 'Z'"):
         reproduce(tmp_path / "out", ["Z"])
 
 
-def test_the_methods_are_ours():
+def test_rows_use_dashpot_optimizers():
     for key, row in ROWS.items():
         assert isinstance(optimizer_of(key, [weight()], 10), dashpot.Optimizer), row.label

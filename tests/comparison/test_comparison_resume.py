@@ -1,4 +1,4 @@
-"""A run that is stopped anywhere ends with the numbers of one that was not."""
+"""Resuming: an interrupted run has the same results as an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from comparison_support import diverging, finished, numbers, study, toy
+from study_support import diverging, finished, numbers, study, toy
 
 from dashpot.comparison import Interrupted, Study, StudyProgress, known_entries, read_run, run_study
 from dashpot.comparison import runner as runner_module
@@ -22,11 +22,11 @@ STEPS = 12
 
 
 class Killed(BaseException):
-    """What a killed process does to the loop: it ends, wherever it is, and nothing is tidied up."""
+    """Simulates a killed process: ends the loop without cleanup."""
 
 
 class KillAt(StudyProgress):
-    """Ends the study after a given number of steps in all."""
+    """Kills the study after a total number of steps."""
 
     def __init__(self, steps: int) -> None:
         self.left = steps
@@ -37,7 +37,7 @@ class KillAt(StudyProgress):
             raise Killed
 
 
-def test_a_kill_after_any_step_changes_no_number(tmp_path):
+def test_kill_after_any_step_resumes_to_identical_results(tmp_path):
     whole = numbers(finished(tmp_path / "whole", "adam", schedule="cosine"))
     for steps in range(1, STEPS + 1):
         out = tmp_path / str(steps)
@@ -47,19 +47,19 @@ def test_a_kill_after_any_step_changes_no_number(tmp_path):
 
 
 @pytest.mark.parametrize("name", known_entries())
-def test_every_method_resumes_exactly(tmp_path, name):
+def test_every_method_resumes_to_identical_results(tmp_path, name):
     whole = numbers(finished(tmp_path / "whole", name))
     with pytest.raises(Killed):
         run_study(study(name), tmp_path / "out", progress=KillAt(6))
     assert numbers(finished(tmp_path / "out", name)) == whole
 
 
-def test_a_study_killed_again_and_again_gets_there(tmp_path):
+def test_study_killed_repeatedly_completes_with_identical_results(tmp_path):
     names, seeds = ("sgd", "adam"), (0, 1)
     whole = numbers(finished(tmp_path / "whole", *names, seeds=seeds))
     for kills in itertools.count():
         try:
-            # Five steps reach the end of an epoch from the start of any, so every attempt gains at least one.
+            # Epochs have four steps, so every attempt of five finishes at least one.
             runs = run_study(study(*names, seeds=seeds), tmp_path / "out", progress=KillAt(5))
             break
         except Killed:
@@ -70,7 +70,7 @@ def test_a_study_killed_again_and_again_gets_there(tmp_path):
 
 @pytest.mark.parametrize(("module", "place"), [(runner_module, "append_line"), (checkpoint_file, "write")])
 @pytest.mark.parametrize("nth", [1, 2])
-def test_a_kill_before_or_after_writing_an_epoch_changes_no_number(tmp_path, monkeypatch, module, place, nth):
+def test_kill_around_writing_an_epoch_resumes_to_identical_results(tmp_path, monkeypatch, module, place, nth):
     whole = numbers(finished(tmp_path / "whole"))
     real, count = getattr(module, place), itertools.count(1)
 
@@ -87,7 +87,7 @@ def test_a_kill_before_or_after_writing_an_epoch_changes_no_number(tmp_path, mon
 
 
 @pytest.mark.parametrize("cut", [1, 40, 200])
-def test_a_line_cut_short_by_the_kill_is_written_again(tmp_path, cut):
+def test_partial_line_is_rewritten_on_resume(tmp_path, cut):
     whole = numbers(finished(tmp_path / "whole"))
     with pytest.raises(Killed):
         run_study(study(), tmp_path / "out", progress=KillAt(6))
@@ -98,7 +98,7 @@ def test_a_line_cut_short_by_the_kill_is_written_again(tmp_path, cut):
     assert numbers(finished(tmp_path / "out")) == whole
 
 
-def test_a_run_without_its_checkpoint_starts_over(tmp_path):
+def test_run_without_checkpoint_restarts(tmp_path):
     whole = numbers(finished(tmp_path / "whole"))
     with pytest.raises(Killed):
         run_study(study(), tmp_path / "out", progress=KillAt(6))
@@ -106,7 +106,7 @@ def test_a_run_without_its_checkpoint_starts_over(tmp_path):
     assert numbers(finished(tmp_path / "out")) == whole
 
 
-def test_finished_runs_are_not_touched_and_no_checkpoint_is_left(tmp_path):
+def test_finished_runs_are_unchanged_and_have_no_checkpoint(tmp_path):
     finished(tmp_path / "out", "sgd", "adam")
     runs = tmp_path / "out" / "runs"
     before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in runs.iterdir()}
@@ -115,7 +115,7 @@ def test_finished_runs_are_not_touched_and_no_checkpoint_is_left(tmp_path):
     assert {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in runs.iterdir()} == before
 
 
-def test_the_record_tells_of_the_continuation(tmp_path):
+def test_record_has_a_resumed_line(tmp_path):
     with pytest.raises(Killed):
         run_study(study(), tmp_path / "out", progress=KillAt(6))
     finished(tmp_path / "out")
@@ -124,16 +124,16 @@ def test_the_record_tells_of_the_continuation(tmp_path):
     assert kinds == ["header", "steps", "epoch", "resumed", "steps", "epoch", "steps", "epoch", "end"]
 
 
-def test_a_record_shorter_than_its_checkpoint_is_refused(tmp_path):
+def test_record_shorter_than_its_checkpoint_is_rejected(tmp_path):
     with pytest.raises(Killed):
         run_study(study(), tmp_path / "out", progress=KillAt(6))
     record = tmp_path / "out" / "runs" / "adam-seed0.jsonl"
     os.truncate(record, record.stat().st_size - 1)
-    with pytest.raises(RunError, match=r"adam-seed0\.jsonl is damaged: it ends before its checkpoint"):
+    with pytest.raises(RunError, match=r"adam-seed0\.jsonl is damaged: it is shorter than its checkpoint expects"):
         finished(tmp_path / "out")
 
 
-def test_a_diverged_run_is_finished_and_the_others_go_on(tmp_path):
+def test_diverged_run_is_final_and_other_runs_continue(tmp_path):
     mixed = Study(toy(), (diverging(), *study("adam").entries), (0, 1), 3)
     runs = run_study(mixed, tmp_path / "out")
     assert [(run.entry, run.seed, run.status) for run in runs] == [
@@ -144,11 +144,11 @@ def test_a_diverged_run_is_finished_and_the_others_go_on(tmp_path):
     ]
     assert runs[0].end is not None
     assert runs[0].end["step"] == len(runs[0].loss) - 1
-    assert repr(numbers(run_study(mixed, tmp_path / "out"))) == repr(numbers(runs))  # NaN is not equal to itself
+    assert repr(numbers(run_study(mixed, tmp_path / "out"))) == repr(numbers(runs))  # NaN != NaN
     assert not list((tmp_path / "out" / "runs").glob("*.ckpt"))
 
 
-def test_a_tidy_stop_says_what_is_kept_and_how_to_go_on(tmp_path):
+def test_interrupt_message_lists_saved_runs_and_command(tmp_path):
     class StopAt(KillAt):
         def step(self, steps_done):
             self.left -= 1
@@ -157,29 +157,29 @@ def test_a_tidy_stop_says_what_is_kept_and_how_to_go_on(tmp_path):
 
     with pytest.raises(Interrupted) as stop:
         run_study(study("sgd", "adam"), tmp_path / "out", progress=StopAt(STEPS + 9), command="dashpot compare toy")
-    said = str(stop.value)
-    assert "keeps 1 of 2 runs, and adam seed 0 up to epoch 2 of 3" in said
-    assert said.endswith("Continue with: dashpot compare toy")
+    message = str(stop.value)
+    assert "has 1 of 2 runs and adam seed 0 up to epoch 2 of 3" in message
+    assert message.endswith("Continue with: dashpot compare toy")
 
 
-def drawn():
+def draw_numbers():
     return torch.rand(3).tolist(), random.random(), np.random.rand()
 
 
-def test_training_leaves_the_callers_random_state_alone(tmp_path):
+def test_run_study_restores_global_rng_state(tmp_path):
     seed_all(3)
-    expected = drawn()
+    expected = draw_numbers()
     seed_all(3)
     finished(tmp_path / "out")
-    assert drawn() == expected
+    assert draw_numbers() == expected
     seed_all(3)
     with pytest.raises(Killed):
         run_study(study("sgd"), tmp_path / "killed", progress=KillAt(6))
     finished(tmp_path / "killed", "sgd")
-    assert drawn() == expected
+    assert draw_numbers() == expected
 
 
-def test_a_model_that_draws_from_python_and_numpy_goes_on_exactly(tmp_path):
+def test_python_and_numpy_random_states_resume(tmp_path):
     def build(seed):
         problem = toy().build(seed)
         plain = problem.loss
@@ -196,24 +196,24 @@ def test_a_model_that_draws_from_python_and_numpy_goes_on_exactly(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 and no more", None])
-def test_a_checkpoint_that_cannot_be_used_is_named_with_the_way_out(tmp_path, content):
+def test_unreadable_checkpoint_error_names_file_and_remedy(tmp_path, content):
     with pytest.raises(Killed):
         run_study(study(), tmp_path / "out", progress=KillAt(6))
     path = tmp_path / "out" / "runs" / "adam-seed0.ckpt"
-    if content is None:  # what an older version wrote
+    if content is None:  # written by an older version
         torch.save({"model": {}, "progress": {"epochs": 1, "bytes": 10}}, path)
     else:
         path.write_bytes(content)
-    with pytest.raises(RunError, match=r"adam-seed0\.ckpt .*Delete it to start that run over"):
+    with pytest.raises(RunError, match=r"adam-seed0\.ckpt .*Delete it to restart the run"):
         finished(tmp_path / "out")
 
 
-def test_a_full_disk_is_one_sentence_and_loses_no_finished_epoch(tmp_path, monkeypatch):
+def test_full_disk_error_keeps_finished_epochs(tmp_path, monkeypatch):
     whole = numbers(finished(tmp_path / "whole"))
     real, count = os.fsync, itertools.count(1)
 
     def full(descriptor):
-        if next(count) > 6:  # study.json, header, epoch 1 and its checkpoint fit; a folder's own syncs vary
+        if next(count) > 6:  # enough for study.json, header, epoch 1 and its checkpoint
             raise OSError(28, "No space left on device")
         real(descriptor)
 

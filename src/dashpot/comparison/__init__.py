@@ -1,7 +1,7 @@
-"""Comparing methods: paired runs, records, summary and report.
+"""Comparison of methods: paired runs, records, summary and report.
 
-A comparison is a `Study`. `run_study` trains what its folder does not hold yet; `summarise` and `write_report` read
-records only.
+A comparison is a `Study`. `run_study` trains the runs missing from its folder; `summarise` and `write_report` only read
+records.
 """
 
 from dashpot.comparison.progress import LineProgress, LiveProgress, SilentProgress, StudyProgress

@@ -1,4 +1,4 @@
-"""Curves from records: what a chart draws, as plain arrays."""
+"""Curves computed from records, as plain arrays for charts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Array = npt.NDArray[np.float64]
 
 
 class Band(NamedTuple):
-    """A mean over seeds with the lowest and the highest, against steps."""
+    """Mean, minimum and maximum over seeds, against steps."""
 
     steps: Array
     mean: Array
@@ -26,13 +26,13 @@ class Band(NamedTuple):
 
 
 def smoothed_loss(runs: Sequence[Run], window: int) -> Array:
-    """The smoothed training loss, averaged over the runs as far as all of them go."""
+    """Return the mean of the smoothed training losses, up to the length of the shortest run."""
     length = min(len(run.loss) for run in runs)
     return np.mean([smooth(run.loss, window)[:length] for run in runs], axis=0)
 
 
 def score_band(runs: Sequence[Run], phase: str, metric: str) -> Band:
-    """Mean, lowest and highest of `metric` after each epoch that all runs have finished."""
+    """Return mean, minimum and maximum of `metric` after each epoch that all runs have finished."""
     length = min(len(run.epochs) for run in runs)
     values = np.array([[epoch[phase][metric] for epoch in run.epochs[:length]] for run in runs])
     steps = np.array([epoch["steps"] for epoch in runs[0].epochs[:length]], dtype=float)
@@ -40,7 +40,7 @@ def score_band(runs: Sequence[Run], phase: str, metric: str) -> Band:
 
 
 def downsample(values: Array, points: int) -> tuple[Array, Array]:
-    """Steps (from 1) and values at no more than about `points` of them, both ends kept.
+    """Return steps (from 1) and values at `points` or fewer evenly spaced positions, endpoints included.
 
     >>> steps, values = downsample(np.arange(5.0), points=3)
     >>> steps.tolist(), values.tolist()
@@ -51,7 +51,7 @@ def downsample(values: Array, points: int) -> tuple[Array, Array]:
 
 
 def change_points(values: Sequence[float]) -> tuple[Array, Array]:
-    """Steps (from 1) and values where the value changes, with both ends: a constant becomes two points.
+    """Return steps (from 1) and values on both sides of each change, endpoints included; a constant has two points.
 
     >>> steps, values = change_points([0.1, 0.1, 0.1, 0.05])
     >>> steps.tolist(), values.tolist()

@@ -1,4 +1,4 @@
-"""The demonstration: the default comparison, short, on real data, with a word on every stage."""
+"""Study of `dashpot demo`: the default comparison, shortened."""
 
 from __future__ import annotations
 
@@ -13,19 +13,22 @@ from dashpot.runs.study import Study
 __all__ = ["demo_study"]
 
 EPOCHS = {"fashion-mnist": 2, "digits": 12}
-"""Epochs of every run: two minutes or less for all methods on two cores."""
+"""Epochs of each run; all methods together take at most two minutes on two cores."""
 
 
 def demo_study(data_dir: Path | None = None) -> tuple[Study, str]:
-    """The study of `dashpot demo`, and a sentence that says on which data it runs and why.
+    """Return the study and a message that explains the choice of data.
 
-    Fashion-MNIST where it is found or can be downloaded, else the digits in the package.
+    The task is Fashion-MNIST if its files are found or can be downloaded, else the digits included in the package.
+
+    Args:
+        data_dir: Folder searched first for Fashion-MNIST.
     """
     try:
         task = tasks.get("fashion-mnist", data_dir=data_dir)
-        reason = "Fashion-MNIST is here: 60 000 training and 10 000 test images."
+        reason = "Data: Fashion-MNIST, 60 000 training and 10 000 test images."
     except DataError as error:
         task = tasks.get("digits")
-        reason = f"{error} The demonstration therefore runs on the digits that come with dashpot."
+        reason = f"{error} Using the digits included in dashpot instead."
     entries = tuple(entry(name, task.name) for name in DEFAULT_METHODS)
     return Study(task, entries, seeds=(0, 1), epochs=EPOCHS[task.name]), reason

@@ -1,6 +1,6 @@
-"""The charts of a comparison as plotly figures, for a report or a notebook.
+"""Charts of a comparison as plotly figures, for a report or a notebook.
 
-Every trace carries `meta = {"method": ..., "role": ...}`, by which a page recolours it or switches a method off.
+Every trace has `meta = {"method": ..., "role": ...}`, by which a page selects colors and visibility.
 """
 
 from __future__ import annotations
@@ -21,37 +21,31 @@ if TYPE_CHECKING:
 
 __all__ = ["loss_figure", "lr_figure", "score_figure"]
 
-POINTS = 400
-DEEPEST = 1e-12  # values further below the highest are left off a logarithmic axis
+MAX_POINTS = 400
+MIN_RATIO = 1e-12  # a logarithmic axis omits values below this fraction of the maximum
 HOVER = "%{y:.4g}"
 
 
 def loss_figure(runs: Sequence[Run]) -> Figure:
-    """Training loss: the mean over seeds of a moving average over a thirtieth of the run, single steps faint behind."""
+    """Return the chart of the training loss: seed means of a moving average over 1/30 of the run, and single steps."""
     figure = _figure("steps", "training loss")
     _log_axis(figure, [loss for run in runs for loss in run.loss])
     methods, styles = _by_method(runs), _styles(runs)
     for name, group in methods.items():
         for run in group:
-            _add(figure, name, "raw", styles[name], downsample(np.asarray(run.loss), POINTS), hoverinfo="skip")
+            _add(figure, name, "raw", styles[name], downsample(np.asarray(run.loss), MAX_POINTS), hoverinfo="skip")
     for name, group in methods.items():
-        whole = [run for run in group if run.loss and run.status != "diverged"]
-        if whole:
-            window = max(1, max(len(run.loss) for run in whole) // 30)
-            _add(
-                figure,
-                name,
-                "line",
-                styles[name],
-                downsample(smoothed_loss(whole, window), POINTS),
-                hovertemplate=HOVER,
-            )
+        finished = [run for run in group if run.loss and run.status != "diverged"]
+        if finished:
+            window = max(1, max(len(run.loss) for run in finished) // 30)
+            mean = downsample(smoothed_loss(finished, window), MAX_POINTS)
+            _add(figure, name, "line", styles[name], mean, hovertemplate=HOVER)
         _add_divergences(figure, name, styles[name], group)
     return figure
 
 
 def score_figure(runs: Sequence[Run], phase: str, metric: str) -> Figure:
-    """`metric` after each epoch: the mean over seeds, with a band from the lowest seed to the highest."""
+    """Return the chart of `metric` after each epoch: mean over seeds with a band from minimum to maximum."""
     figure = _figure("steps", f"{phase} {metric}")
     methods, styles = _by_method([run for run in runs if run.epochs and run.status != "diverged"]), _styles(runs)
     if metric == "loss":
@@ -67,7 +61,7 @@ def score_figure(runs: Sequence[Run], phase: str, metric: str) -> Figure:
 
 
 def lr_figure(runs: Sequence[Run]) -> Figure:
-    """The learning rate each step used, of the first run of each method."""
+    """Return the chart of the learning rate of each step, for the first run of each method."""
     figure = _figure("steps", "learning rate")
     methods, styles = _by_method([run for run in runs if run.lr]), _styles(runs)
     _log_axis(figure, [lr for run in runs for lr in run.lr])
@@ -94,15 +88,15 @@ def _figure(x: str, y: str) -> Figure:
 
 
 def _log_axis(figure: Figure, values: Sequence[float]) -> None:
-    """A logarithmic axis, labelled at decades and, where these are few, at 2 and 5.
+    """Make the y axis logarithmic, with ticks at decades and, for at most four decades, at 2 and 5.
 
-    It stays linear where a value is negative or all lie within a factor of five.
+    The axis stays linear if a value is negative or all positive values are within a factor of five.
     """
     positive = [value for value in values if 0 < value < math.inf]
     if not positive or min(values) < 0 or max(positive) < 5 * min(positive):
         return
     high = max(positive)
-    low = max(min(positive), high * DEEPEST)
+    low = max(min(positive), high * MIN_RATIO)
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     marks = (1, 2, 5) if len(decades) <= 4 else (1,)
     ticks = [float(f"{mark}e{decade}") for decade in decades for mark in marks]
@@ -116,8 +110,8 @@ def _log_axis(figure: Figure, values: Sequence[float]) -> None:
 
 
 def _add(figure: Figure, name: str, role: str, style: Style, points: tuple[Any, Any], **options: Any) -> None:
-    """One trace; its role decides how strong it is: the line, the faint raw steps, or the band."""
-    look: dict[str, dict[str, Any]] = {
+    """Add a trace in the style of its role: "line", "raw" (single steps), "band" or "diverged"."""
+    by_role: dict[str, dict[str, Any]] = {
         "line": {"line": {"color": style.light, "width": 2, "dash": style.dash}},
         "raw": {"line": {"color": style.light, "width": 1}, "opacity": 0.2},
         "band": {"line": {"width": 0}, "fill": "toself", "fillcolor": style.light, "opacity": 0.16},
@@ -125,13 +119,13 @@ def _add(figure: Figure, name: str, role: str, style: Style, points: tuple[Any, 
             "marker": {"color": style.light, "symbol": "x-thin", "size": 10, "line": {"width": 2, "color": style.light}}
         },
     }
-    options = {"mode": "markers" if role == "diverged" else "lines", **look[role], **options}
+    options = {"mode": "markers" if role == "diverged" else "lines", **by_role[role], **options}
     x, y = (axis.tolist() for axis in points)
     figure.add_scatter(x=x, y=y, name=name, meta={"method": name, "role": role}, **options)
 
 
 def _add_divergences(figure: Figure, name: str, style: Style, runs: Sequence[Run]) -> None:
-    """A cross at the last finite loss of every run that diverged."""
+    """Mark the last finite loss of every diverged run with a cross."""
     ends = [run for run in runs if run.status == "diverged" and len(run.loss) > 1]
     if ends:
         x, y = np.array([len(run.loss) - 1.0 for run in ends]), np.array([run.loss[-2] for run in ends])
@@ -146,5 +140,5 @@ def _by_method(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 
 def _styles(runs: Sequence[Run]) -> dict[str, Style]:
-    """Styles by all methods of the study, so that no chart's choice of runs changes a colour."""
+    """Return the styles of all methods of the study, so that colors do not depend on the runs in a chart."""
     return styles_for(_by_method(runs))

@@ -1,8 +1,7 @@
-"""One colour and line style for each method, the same in every chart and report.
+"""Color and line style of each method, the same in every chart and report.
 
-Hues follow Okabe and Ito's colour-blind-safe set, darkened for white paper and lightened for a dark screen. Methods of
-one family share a hue and differ by the dash of the line, so that no pair is told apart by a hard colour difference
-alone.
+Hues follow Okabe and Ito's color-blind-safe set, darkened for light pages and lightened for dark ones. Methods of one
+family share a hue and differ in dash, so that no two methods differ only by similar colors.
 
 Source: M. Okabe and K. Ito, Color Universal Design, 2008.
 """
@@ -16,7 +15,7 @@ __all__ = ["STYLES", "Style", "styles_for"]
 
 
 class Style(NamedTuple):
-    """Colour on a light and on a dark page, and the dash of the line as plotly names it."""
+    """Line color on light and on dark pages, and plotly name of the dash."""
 
     light: str
     dark: str
@@ -49,7 +48,7 @@ STYLES: dict[str, Style] = {
     "autosgm-3": Style(*GREEN, "dot"),
     "autosgm-4": Style(*GREEN, "dashdot"),
 }
-"""Fixed styles of the methods dashpot knows."""
+"""Fixed styles of dashpot's methods."""
 
 FALLBACK_STYLES = [
     *(Style(*hue, "longdashdot") for hue in (VERMILION, BLUE, GREEN, PURPLE, INK)),
@@ -58,7 +57,7 @@ FALLBACK_STYLES = [
 
 
 def styles_for(names: Iterable[str]) -> dict[str, Style]:
-    """A style for each name: the fixed one, or the next unknown one for a method of the user's own.
+    """Return a style for each name: the fixed one, or the next fallback style for other methods.
 
     >>> styles_for(["adam", "mine"])["mine"].dash
     'longdashdot'

@@ -1,7 +1,8 @@
-"""The published Fashion-MNIST table as data: settings and figures of the runs that `dashpot reproduce` repeats.
+"""Published Fashion-MNIST table: settings and results of the runs that `dashpot reproduce` repeats.
 
-Each figure is (train accuracy, train loss, evaluation accuracy, evaluation loss) after one epoch of a single run.
-Source: the SlowAI notebook, jeremyadamsfisher/SlowAI on GitHub.
+Each result is (train accuracy, train loss, evaluation accuracy, evaluation loss) after one epoch of a single run.
+
+Source: SlowAI notebook, jeremyadamsfisher/SlowAI on GitHub.
 """
 
 from __future__ import annotations
@@ -23,7 +24,16 @@ Figures = tuple[tuple[float, float, float, float], ...]
 
 @dataclass(frozen=True)
 class PublishedRow:
-    """One row of the table: what was run, and what came out."""
+    """Row of the table: settings and published results of one run.
+
+    Attributes:
+        label: Description of the settings.
+        make: Optimizer class.
+        lr: Learning rate.
+        figures: Results after each epoch.
+        options: Further arguments of `make`.
+        schedule: Function from the number of steps to the `schedule` argument of `make`, or None.
+    """
 
     label: str
     make: Callable[..., Optimizer]
@@ -34,7 +44,7 @@ class PublishedRow:
 
     @property
     def epochs(self) -> int:
-        """Epochs of the run."""
+        """Number of epochs."""
         return len(self.figures)
 
 
@@ -106,4 +116,4 @@ ROWS: Mapping[str, PublishedRow] = {
         schedule=_one_cycle,
     ),
 }
-"""Row name -> settings and published figures."""
+"""Rows by name."""

@@ -1,4 +1,4 @@
-"""The report: one HTML file made from records only, with everything it needs inside."""
+"""Report: one self-contained HTML file, made from records only."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["write_report"]
 
 
 class Chart(NamedTuple):
-    """One chart of the page: where it stands, what it is called, what to know when reading it."""
+    """Chart of the report: key of its HTML element, title, note and plotly figure."""
 
     key: str
     title: str
@@ -30,16 +30,22 @@ class Chart(NamedTuple):
 
 
 def write_report(out: Path) -> Path:
-    """Write `report.html` and `summary.md` into a comparison's folder from its records; return the report's path.
+    """Write `report.html` and `summary.md` from the records of a comparison.
+
+    Args:
+        out: Folder of the comparison.
+
+    Returns:
+        Path of `report.html`.
 
     Raises:
-        RunError: the folder holds no readable comparison or no finished epoch, cannot be written, or jinja2 or plotly
-            is not installed.
+        RunError: If `out` is not a readable comparison, has no finished epoch or cannot be written, or if jinja2 or
+            plotly is not installed.
     """
     folder = StudyFolder(Path(out))
     study, runs = folder.study(), folder.runs()
     if not any(run.epochs or run.end for run in runs):
-        raise RunError(f"{folder.path} holds no finished epoch yet, so there is nothing to report.")
+        raise RunError(f"{folder.path} has no finished epoch to report.")
     summary = summarise(runs)
     page = _render(study, runs, summary, _charts(runs, summary))
     write_text(folder.path / "summary.md", summary.markdown() + "\n")
@@ -48,32 +54,22 @@ def write_report(out: Path) -> Path:
 
 
 def _charts(runs: Sequence[Run], summary: Summary) -> list[Chart]:
-    """Loss, the score and the other evaluation metrics, learning rate."""
-    band = "Mean over seeds; the band runs from the lowest seed to the highest."
-    measured = next((run.epochs[-1][summary.score.phase] for run in runs if run.epochs), {})
-    metrics = [summary.score.metric, *(name for name in measured if name != summary.score.metric)] if measured else []
-    window = "Moving average over a thirtieth of the run; single steps faint behind."
-    return [
-        *(
-            Chart(name, f"{_phase(summary.score.phase)} {name}", band, score_figure(runs, summary.score.phase, name))
-            for name in metrics[:1]
-        ),
-        Chart("train-loss", "Training loss", window, loss_figure(runs)),
-        *(
-            Chart(
-                f"other-{name}",
-                f"{_phase(summary.score.phase)} {name}",
-                band,
-                score_figure(runs, summary.score.phase, name),
-            )
-            for name in metrics[1:]
-        ),
-        Chart("lr", "Learning rate", "The rate each step used.", lr_figure(runs)),
+    """Return the charts of the score, the training loss, the other metrics and the learning rate."""
+    phase, metric = summary.score.phase, summary.score.metric
+    title = {"eval": "Evaluation", "train": "Training"}[phase]
+
+    def metric_chart(key: str, name: str) -> Chart:
+        note = "Mean over seeds; band from minimum to maximum."
+        return Chart(key, f"{title} {name}", note, score_figure(runs, phase, name))
+
+    measured = next((run.epochs[-1][phase] for run in runs if run.epochs), {})
+    note = "Moving average over 1/30 of the run; single steps are faint."
+    charts = [
+        Chart("train-loss", "Training loss", note, loss_figure(runs)),
+        *(metric_chart(f"other-{name}", name) for name in measured if name != metric),
+        Chart("lr", "Learning rate", "Learning rate of each step.", lr_figure(runs)),
     ]
-
-
-def _phase(phase: str) -> str:
-    return {"eval": "Evaluation", "train": "Training"}[phase]
+    return [metric_chart(metric, metric), *charts] if measured else charts
 
 
 def _render(study: dict[str, Any], runs: Sequence[Run], summary: Summary, charts: Sequence[Chart]) -> str:
@@ -111,22 +107,22 @@ def _render(study: dict[str, Any], runs: Sequence[Run], summary: Summary, charts
 
 
 def headline(summary: Summary) -> str:
-    """The result in a sentence or two: who leads, by how much, and how far one method's seeds lie apart."""
+    """Return the result in one or two sentences: best method, its mean and deviation, the next method, divergence."""
     ranked = [row for row in summary.rows if row.mean is not None]
     diverged = [row.name for row in summary.rows if row.diverged]
-    lost = f" Runs diverged: {', '.join(diverged)}." if diverged else ""
+    divergence = f" Runs diverged: {', '.join(diverged)}." if diverged else ""
     if not ranked:
-        return "No run has finished." + lost
+        return "No run has finished." + divergence
     best = ranked[0]
     spread = "" if best.sd is None else f" ± {best.sd:.4f} over {best.done} seeds"
     text = f"{best.name} has the best mean {summary.score.phase} {summary.score.metric}, {best.mean:.4f}{spread}"
     if len(ranked) > 1 and ranked[1].mean is not None and best.mean is not None:
-        text += f"; {ranked[1].name} follows at {ranked[1].mean:.4f}"
-    return text + "." + lost
+        text += f"; {ranked[1].name} is next with {ranked[1].mean:.4f}"
+    return text + "." + divergence
 
 
 def _facts(settings: dict[str, Any], runs: Sequence[Run]) -> list[tuple[str, str]]:
-    """What a reader needs to repeat the study: name and value, values that differ between runs all shown."""
+    """Return name and value of the fields required to repeat the study; all values if they differ between runs."""
     headers = [run.header for run in runs]
     config = "; ".join(f"{key} {_plain(value)}" for key, value in settings["config"].items())
     wall = sum(epoch["wall_s"] for run in runs for epoch in run.epochs)
@@ -136,9 +132,9 @@ def _facts(settings: dict[str, Any], runs: Sequence[Run]) -> list[tuple[str, str
     versions = {", ".join(f"{name} {version}" for name, version in header["versions"].items()) for header in headers}
     return [
         ("Epochs", f"{settings['epochs']} of {settings['steps_per_epoch']} steps"),
-        ("Seeds", ", ".join(map(str, settings["seeds"])) + "; the same initial weights and batches for every method"),
+        ("Seeds", ", ".join(map(str, settings["seeds"])) + "; all methods have the same initial weights and batches"),
         ("Task", f"{headers[0]['task']['parameters']} parameters; {config}"),
-        ("Training time", f"{duration(wall)} in all, evaluation not counted"),
+        ("Training time", f"{duration(wall)} in total, without evaluation"),
         ("Versions", " | ".join(sorted(versions))),
         ("Machine", " | ".join(sorted(machine))),
         ("Started", min(header["started"] for header in headers)),
@@ -146,11 +142,11 @@ def _facts(settings: dict[str, Any], runs: Sequence[Run]) -> list[tuple[str, str
 
 
 def _plain(value: Any) -> str:
-    """A setting as text; checksums are cut to what tells them apart, the records hold them whole."""
+    """Return a setting as text, with checksums shortened to 12 digits."""
     text = value if isinstance(value, str) else json.dumps(value)
     return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{52}\b", r"\1...", text)
 
 
 def _json(value: Any) -> str:
-    """JSON that may stand inside a script element: no `<`, so nothing in it can end the element."""
+    """Return JSON for a script element: without `<`, so that it cannot close the element."""
     return json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")

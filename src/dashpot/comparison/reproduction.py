@@ -1,4 +1,4 @@
-"""Repeating the published Fashion-MNIST table with our optimizers: several seeds beside the single published runs."""
+"""Reproduction of the published Fashion-MNIST table with several seeds of dashpot's optimizers."""
 
 from __future__ import annotations
 
@@ -32,27 +32,30 @@ def reproduce(
     data_dir: Path | None = None,
     threads: int | None = None,
     progress: Callable[[], StudyProgress] | None = None,
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
     command: str | None = None,
 ) -> Path:
-    """Run rows of the published table and write `results.md` with our figures beside theirs.
+    """Train rows of the published table and write `results.md` with published and own results.
 
-    Every row is a study of its own in `out`, so an interrupted reproduction goes on where it stopped.
+    Each row is a study in a subfolder of `out`; an interrupted reproduction resumes there.
 
     Args:
-        out: folder for the records and `results.md`.
-        rows: keys of `dashpot.comparison.published.ROWS`.
-        seeds: number of seeds, from 0.
-        data_dir: where to look for Fashion-MNIST first.
-        threads: threads torch computes with.
-        progress: makes what is told of each row's training.
-        say: told the heading and the table of each row.
-        command: the command that repeats it, noted in the table.
+        out: Folder for the records and `results.md`.
+        rows: Keys of `dashpot.comparison.published.ROWS`.
+        seeds: Number of seeds, counted from 0.
+        data_dir: Folder searched first for Fashion-MNIST.
+        threads: Number of torch threads; None keeps torch's setting.
+        progress: Factory of the progress report of each row; default: none.
+        log: Function called with the title and the table of each row.
+        command: Command line that repeats the reproduction, recorded in `results.md`.
+
+    Returns:
+        Path of `results.md`.
 
     Raises:
-        ArgumentError: no such row.
-        DataError: Fashion-MNIST cannot be had.
-        RunError: a record cannot be read or written.
+        ArgumentError: If a row is unknown.
+        DataError: If Fashion-MNIST is not available.
+        RunError: If a record cannot be read or written.
     """
     for key in rows:
         if key not in ROWS:
@@ -61,23 +64,23 @@ def reproduce(
     sections = []
     for key in rows:
         row = ROWS[key]
-        say(f"Row {key}: {row.label}")
+        log(f"Row {key}: {row.label}")
         entry = Entry(f"row-{key}", row.make, row.lr, row.options, row.schedule)
         study = Study(task, (entry,), tuple(range(seeds)), row.epochs, threads)
         runs = run_study(study, out / key, progress=progress() if progress else None, command=command)
         sections.append((key, row, runs))
-        say(markdown_table(HEADER, table_rows(key, row, runs)))
+        log(markdown_table(HEADER, table_rows(key, row, runs)))
     write_text(out / "results.md", _document(sections, seeds, command))
     return out / "results.md"
 
 
 def table_rows(key: str, row: PublishedRow, runs: Sequence[Run]) -> list[list[str]]:
-    """One line an epoch: mean and standard deviation over seeds, what was published, the difference in accuracy."""
+    """Return a table row per epoch: mean and deviation over seeds, published results, difference in accuracy."""
     lines = []
     for index, (train_accuracy, train_loss, accuracy, loss) in enumerate(row.figures):
-        reached = [run.epochs[index] for run in runs if len(run.epochs) > index]
-        train = [epoch["train"] for epoch in reached]
-        evaluation = [epoch["eval"] for epoch in reached]
+        epochs = [run.epochs[index] for run in runs if len(run.epochs) > index]
+        train = [epoch["train"] for epoch in epochs]
+        evaluation = [epoch["eval"] for epoch in epochs]
         ours = _spread(evaluation, "accuracy")
         lines.append(
             [
@@ -111,7 +114,7 @@ def _document(sections: Sequence[tuple[str, PublishedRow, Sequence[Run]]], seeds
     return (
         "\n\n".join(
             [
-                f"Ours: mean ± standard deviation over {seeds} seeds; published: one run. Diverged runs: {diverged}.",
+                f"Ours: mean ± standard deviation over {seeds} seeds. Published: one run. Diverged runs: {diverged}.",
                 labels,
                 markdown_table(HEADER, rows),
                 f"Command: `{command or 'dashpot.comparison.reproduction.reproduce(...)'}`\n\n"

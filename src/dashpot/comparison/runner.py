@@ -1,4 +1,4 @@
-"""Doing a study: each run recorded as it goes, finished ones skipped, interrupted ones continued."""
+"""Execution of a study: records each run, skips finished runs and resumes interrupted ones."""
 
 from __future__ import annotations
 
@@ -27,43 +27,46 @@ __all__ = ["run_study"]
 def run_study(
     study: Study, out: Path, *, progress: StudyProgress | None = None, command: str | None = None
 ) -> list[Run]:
-    """Train every run of `study` that `out` does not hold yet, and return all records.
+    """Train the runs of `study` that are missing from `out`, and return all records.
 
-    An interrupted run goes on from its last finished epoch and ends with the numbers it would have had without the
-    interruption, on the same machine, versions and number of threads. Every run starts from its seed in the global
-    generators of torch, Python and numpy, which are afterwards as they were.
+    An interrupted run resumes after its last finished epoch. Its results equal those of an uninterrupted run bit for
+    bit on the same machine with the same versions and number of threads. Each run seeds the global generators of torch,
+    Python and numpy; their previous states are restored afterwards.
 
     Args:
-        study: what to compare.
-        out: folder for `study.json` and the records; made where it is missing.
-        progress: told what happens; silent by default.
-        command: the command that repeats the study, kept in the records.
+        study: Study to run.
+        out: Folder for `study.json` and the records, created if missing.
+        progress: Progress report; default: none.
+        command: Command line that repeats the study, stored in the records.
+
+    Returns:
+        Runs of the study, by method and seed.
 
     Raises:
-        ArgumentError: an optimizer refuses its settings; nothing is written then.
-        RunError: the folder is of another study or of another program, in use, or not writable.
-        Interrupted: Ctrl-C; everything up to each run's last finished epoch is kept.
+        ArgumentError: If an optimizer rejects its settings; nothing is written.
+        RunError: If the folder belongs to a different study or program, is locked, or cannot be written.
+        Interrupted: After Ctrl-C. All finished epochs are kept.
     """
     progress = progress or SilentProgress()
     folder = StudyFolder(Path(out))
     settings = study.settings()
     folder.prepare(settings, command)
-    plans = study.runs()
+    runs = study.runs()
     with folder.locked(), torch_threads(study.threads), progress, interruptible() as check_interrupt:
-        progress.begin(len(plans), study.epochs * settings["steps_per_epoch"], study.epochs)
+        progress.begin(len(runs), study.epochs * settings["steps_per_epoch"], study.epochs)
         runner = _StudyRunner(study, folder, progress, check_interrupt, command)
         try:
-            for plan in plans:
+            for run in runs:
                 check_interrupt()
-                runner.run(plan)
+                runner.run(run)
         except Interrupted:
-            raise Interrupted(_interrupted_message(folder, plans, study.epochs, command)) from None
+            raise Interrupted(_interrupted_message(folder, len(runs), study.epochs, command)) from None
     return folder.runs()
 
 
 @dataclass(frozen=True)
 class _StudyRunner:
-    """One call of `run_study`, run by run."""
+    """Arguments of one `run_study` call."""
 
     study: Study
     folder: StudyFolder
@@ -72,7 +75,7 @@ class _StudyRunner:
     command: str | None
 
     def run(self, plan: StudyRun) -> None:
-        """Do one run, unless an earlier session finished it."""
+        """Train one run unless an earlier session has finished it."""
         record = self.folder.record(plan.entry.name, plan.seed)
         checkpoint = self.folder.checkpoint(plan.entry.name, plan.seed)
         run = read_run(record) if record.exists() else None
@@ -85,7 +88,7 @@ class _StudyRunner:
         checkpoint.unlink(missing_ok=True)
 
     def _train(self, plan: StudyRun, record: Path, checkpoint: Path) -> None:
-        """Start a run, or continue it where record and checkpoint are both there."""
+        """Start a run, or resume it if both record and checkpoint exist."""
         epochs = self.study.epochs
         problem = self.study.task.build(plan.seed)
         optimizer = plan.entry.optimizer(problem.model.parameters(), epochs * len(problem.train))
@@ -106,14 +109,14 @@ class _StudyRunner:
                 checkpoint_file.write(checkpoint, learner.state_dict())
             self.progress.epoch(plan, epoch)
 
-        told = _RecordedEpochs(record, on_step, on_epoch)
-        learner.fit(epochs, callbacks=[told], resume=state)
-        if told.epochs[-1].diverged is None:
-            append_line(record, encode({"kind": "end", "status": "done", "steps": told.epochs[-1].steps}))
+        recorder = _RecordedEpochs(record, on_step, on_epoch)
+        learner.fit(epochs, callbacks=[recorder], resume=state)
+        if recorder.epochs[-1].diverged is None:
+            append_line(record, encode({"kind": "end", "status": "done", "steps": recorder.epochs[-1].steps}))
 
 
 class _RecordedEpochs(Epochs):
-    """Epochs that are written to a record, whose length is a part of the run's state."""
+    """`Epochs` whose state includes the length of the record, so that a resume truncates it."""
 
     state_name: ClassVar[str] = "_Recorded"  # the key in existing checkpoints
 
@@ -129,11 +132,12 @@ class _RecordedEpochs(Epochs):
         self._learner = learner
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Cut the record back to where the state was taken, and note the continuation."""
+        """Truncate the record to its length at the checkpoint and append a `resumed` line."""
         super().load_state_dict(state)
         if self.record.stat().st_size < state["bytes"]:
             raise RunError(
-                f"The record {self.record} is damaged: it ends before its checkpoint; delete it to repeat that run."
+                f"The record {self.record} is damaged: it is shorter than its checkpoint expects. "
+                "Delete it to repeat the run."
             )
         truncate(self.record, state["bytes"])
         done = self._learner.loop.position[0]
@@ -141,20 +145,18 @@ class _RecordedEpochs(Epochs):
 
 
 def _read_checkpoint(checkpoint: Path) -> dict[str, Any]:
-    """The state to go on from."""
     try:
         return checkpoint_file.read(checkpoint)
     except RunError as error:
-        raise RunError(f"{error} Delete it to start that run over.") from error
+        raise RunError(f"{error} Delete it to restart the run.") from error
 
 
-def _interrupted_message(folder: StudyFolder, plans: list[StudyRun], epochs: int, command: str | None) -> str:
-    """What an interrupted study has on the disk, and how to go on."""
+def _interrupted_message(folder: StudyFolder, total: int, epochs: int, command: str | None) -> str:
+    """Return a message about the saved runs and how to resume."""
     runs = folder.runs()
     finished = sum(run.end is not None for run in runs)
-    begun = [
-        f"{run.entry} seed {run.seed} up to epoch {len(run.epochs)} of {epochs}" for run in runs if run.end is None
-    ]
-    also = f", and {begun[0]}" if begun else ""
-    again = f"Continue with: {command}" if command else "Run the study again to continue."
-    return f"Stopped. {folder.path} keeps {finished} of {len(plans)} runs{also}. {again}"
+    started = next((run for run in runs if run.end is None), None)
+    saved = f"Stopped. {folder.path} has {finished} of {total} runs"
+    if started is not None:
+        saved += f" and {started.entry} seed {started.seed} up to epoch {len(started.epochs)} of {epochs}"
+    return f"{saved}. " + (f"Continue with: {command}" if command else "Run the study again to continue.")

@@ -1,4 +1,4 @@
-"""The summary of a study: one row a method, computed from records only."""
+"""Summary of a study: one row per method, computed from records only."""
 
 from __future__ import annotations
 
@@ -17,20 +17,23 @@ __all__ = ["Score", "Summary", "SummaryRow", "summarise"]
 
 @dataclass(frozen=True)
 class SummaryRow:
-    """What one method reached over its seeds.
+    """Results of one method over its seeds.
 
-    Args:
-        name: the method as compared.
-        lr: its base learning rate.
-        finals: the score after the last epoch of each run that is done, in seed order.
-        mean, sd, best: of `finals`; None where there are none, and for `sd` fewer than two (n - 1 in the divisor).
-        steps_to_target: median over all runs that ended of the steps before the first evaluation that meets the target.
-            A run that never met it counts as infinite, so the median is infinite when half of them did not.
-            None where no target is set.
-        budget: steps of a whole run, the most that `steps_to_target` can be when it is finite.
-        reached: how many runs met the target.
-        cpu_s: mean CPU seconds of training of the runs that are done.
-        done, diverged, unfinished: how many runs are so.
+    Attributes:
+        name: Name of the entry.
+        lr: Base learning rate.
+        finals: Scores after the last epoch of the completed runs, in seed order.
+        mean: Mean of `finals`; None without completed runs.
+        sd: Sample standard deviation of `finals` (divisor n - 1); None for fewer than two values.
+        best: Best value of `finals`; None without completed runs.
+        steps_to_target: Steps until the first evaluation that meets the target, as the median over all completed and
+            diverged runs. A run that never meets it counts as infinite. None without a target.
+        reached: Number of runs that met the target.
+        budget: Steps of a complete run, the largest finite value of `steps_to_target`.
+        cpu_s: Mean CPU seconds of training over the completed runs.
+        done: Number of completed runs.
+        diverged: Number of diverged runs.
+        unfinished: Number of unfinished runs.
     """
 
     name: str
@@ -50,7 +53,7 @@ class SummaryRow:
 
 @dataclass(frozen=True)
 class Score:
-    """What methods are judged by: a metric, `max` or `min`, the phase it is measured in, and the target, if any."""
+    """Score of a study: metric, direction ("max" or "min"), phase ("train" or "eval"), and target value or None."""
 
     metric: str
     direction: str
@@ -60,19 +63,19 @@ class Score:
 
 @dataclass(frozen=True)
 class Summary:
-    """All rows, best mean first; methods without a finished run come last."""
+    """Rows of all methods, best mean first; methods without completed runs are last."""
 
     score: Score
     rows: tuple[SummaryRow, ...]
 
     def header(self) -> list[str]:
-        """Column titles; columns that would be empty everywhere are left out."""
+        """Return the column titles; columns without any value are omitted."""
         score = self.score
         target = [] if score.target is None else [f"steps to {score.target:g}"]
         return ["method", "lr", f"{score.phase} {score.metric}", "sd", "best", *target, "CPU time", *self._notes()]
 
     def cells(self, row: SummaryRow) -> list[str]:
-        """The cells of one row as text."""
+        """Return the cells of a row as text."""
         notes = {"diverged": row.diverged, "unfinished": row.unfinished}
         target = [] if self.score.target is None else [_steps(row)]
         return [
@@ -87,11 +90,11 @@ class Summary:
         ]
 
     def text(self) -> str:
-        """The table for a terminal."""
+        """Return the table as aligned text."""
         return text_table(self.header(), [self.cells(row) for row in self.rows])
 
     def markdown(self) -> str:
-        """The table as Markdown."""
+        """Return the table as Markdown."""
         return markdown_table(self.header(), [self.cells(row) for row in self.rows])
 
     def _notes(self) -> list[str]:
@@ -100,10 +103,13 @@ class Summary:
 
 
 def summarise(runs: Sequence[Run]) -> Summary:
-    """The summary of the runs of one study.
+    """Summarise the runs of one study.
 
-    The score is what the study's records say: the task's target metric, else accuracy, else the loss; taken from the
-    evaluation, or from training where the task has no evaluation set.
+    The score is defined in the records: the metric of the task's target, else the accuracy, else the loss, from the
+    evaluation phase, or from the training phase if the task has no evaluation set.
+
+    Args:
+        runs: Runs of the study, at least one.
     """
     score = Score(**runs[0].header["score"])
     names = list(dict.fromkeys(run.entry for run in runs))
@@ -137,7 +143,7 @@ def _row(name: str, runs: list[Run], score: Score) -> SummaryRow:
 
 
 def steps_to_target(run: Run, score: Score) -> float:
-    """Steps before the first evaluation that meets the target; infinite where none does."""
+    """Return the steps until the first evaluation that meets the target, or infinity."""
     assert score.target is not None
     target = Target(score.metric, score.target, score.direction)
     reached = (epoch["steps"] for epoch in run.epochs if target.reached(epoch[score.phase][score.metric]))
@@ -145,7 +151,7 @@ def steps_to_target(run: Run, score: Score) -> float:
 
 
 def _number(value: float | None, like: float | None = None) -> str:
-    """Four decimals where they say something of `like` (the value itself by default), else three digits."""
+    """Format with four decimals if significant at the scale of `like` (default: `value`), else three digits."""
     if value is None:
         return "-"
     size = abs(value if like is None else like)

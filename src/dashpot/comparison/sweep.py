@@ -1,4 +1,4 @@
-"""Finding a method's learning rate on a task: a walk on a logarithmic grid."""
+"""Learning rate sweep of a method on a task, on a logarithmic grid."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ from dashpot.training import train
 __all__ = ["SWEEP_SEED", "Trial", "sweep"]
 
 SWEEP_SEED = 1000
-"""The seed rates are tuned on; comparisons use seeds from 0, so no method is tuned on a run that is then compared."""
+"""Seed of sweeps. Comparisons use seeds from 0, so that learning rates are not tuned on compared runs."""
 
 
 class Trial(NamedTuple):
-    """One rate and what it reached: the final score, and the epochs until the target was met.
+    """Result of a run with one learning rate.
 
-    The epochs are infinite if the target is not met in the end, even if it was for a while. A run that diverged has the
-    worst possible score.
+    Attributes:
+        lr: Learning rate.
+        score: Score after the last epoch; the worst possible value if the run diverged.
+        epochs_to_target: Epochs until the target was first met; infinite if the last epoch does not meet it.
     """
 
     lr: float
@@ -42,22 +44,22 @@ def sweep(
     seed: int = SWEEP_SEED,
     max_runs: int = 12,
 ) -> list[Trial]:
-    """Train `method` at rates of the grid ..., 0.1, 0.3, 1, 3, ... and return the trials, best first.
+    """Train `method` with learning rates of the grid ..., 0.1, 0.3, 1, 3, ... and return the trials, best first.
 
-    The walk starts at the method's default rate and tries the neighbours of the best rate so far until both are known;
-    while every run has diverged, it goes down.
+    The search starts at the method's default rate and trains the neighbors of the best rate until both are done. While
+    all runs diverge, it moves to lower rates.
 
     Args:
-        task: what is trained.
-        method: a name `dashpot.comparison.entry` knows.
-        by: what makes a rate good: "score", the final score; or "target", few epochs to the task's target and then the
-            score, for noiseless tasks whose final loss is rounding error at every good rate.
-        epochs: of every run; the task's own number by default.
-        seed: of every run.
-        max_runs: at most this many runs.
+        task: Task to train.
+        method: Name of a method, see `dashpot.comparison.known_entries`.
+        by: Criterion: "score", the final score; or "target", the number of epochs to the task's target, ties broken by
+            the score, for noiseless tasks whose final loss is rounding error at every good rate.
+        epochs: Epochs of each run; default: those of the task.
+        seed: Seed of each run.
+        max_runs: Maximum number of runs, at least 1.
 
     Raises:
-        ArgumentError: no such method, or an argument is out of range.
+        ArgumentError: If `method` is unknown or an argument is out of range.
 
     >>> from dashpot import tasks
     >>> best, *others = sweep(tasks.get("quadratic"), "sgd", epochs=5)
@@ -83,7 +85,7 @@ def sweep(
 
 
 def grid(place: int) -> float:
-    """Entry `place` of the grid: 10^(place/2), rounded to one digit.
+    """Return element `place` of the grid: 10^(place/2), rounded to one digit.
 
     >>> [grid(place) for place in (-3, -2, -1, 0, 1)]
     [0.03, 0.1, 0.3, 1.0, 3.0]
@@ -92,7 +94,7 @@ def grid(place: int) -> float:
 
 
 def _trial(study: Study) -> tuple[Trial, float]:
-    """The study's one run as a trial, and the sign that makes a smaller score better."""
+    """Train the only run of `study`; return the trial and a sign such that smaller sign * score is better."""
     [plan] = study.runs()
     problem = study.task.build(plan.seed)
     score = Score(**study.score(problem))

@@ -1,4 +1,4 @@
-"""A task that trains in milliseconds and hides nothing: dropout, batch statistics, shuffling, a short last batch."""
+"""Toy task with dropout, batch norm, shuffling and a shorter last batch, and studies of it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def build(seed: int) -> Problem:
 
 
 def toy(**changes: Any) -> Task:
-    """Four steps an epoch: batches of 6, 6, 6 and 4."""
+    """Return the toy task with `changes`: four steps per epoch, of 6, 6, 6 and 4 examples."""
     settings: dict[str, Any] = {
         "name": "toy",
         "build": build,
@@ -50,12 +50,12 @@ def study(*names: str, seeds: tuple[int, ...] = (0,), epochs: int = 3, schedule:
 
 
 def diverging() -> Entry:
-    """Plain descent with a rate that no loss survives."""
+    """Return an entry that diverges."""
     return Entry("too-fast", torch.optim.SGD, 1e30)
 
 
 def numbers(runs: list[Run]) -> list[Any]:
-    """Everything measured, times left out: equal for equal runs."""
+    """Return all recorded values except times."""
     return [
         (
             run.entry,

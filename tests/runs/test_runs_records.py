@@ -1,4 +1,4 @@
-"""Records: strict JSON, readable after any interruption, honest about damage."""
+"""Records: strict JSON, readable after any interruption, with errors for damaged lines."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import math
 
 import pytest
-from comparison_support import finished, numbers
+from study_support import finished, numbers
 
 from dashpot.errors import RunError
 from dashpot.runs.records import FORMAT, Run, encode, epoch_lines, read_run
@@ -34,7 +34,7 @@ def written(path, *lines: str) -> Run:
     return read_run(path)
 
 
-def test_what_is_written_is_read_back(tmp_path):
+def test_written_record_reads_back(tmp_path):
     run = written(
         tmp_path / "r.jsonl", epoch_lines(epoch(1)), epoch_lines(epoch(2)), encode({"kind": "end", "status": "done"})
     )
@@ -46,13 +46,13 @@ def test_what_is_written_is_read_back(tmp_path):
     assert run.epochs[0]["cpu_s"] == 1.2346
 
 
-def test_a_constant_rate_is_written_once_and_read_for_every_step(tmp_path):
+def test_constant_lr_is_stored_once_and_read_per_step(tmp_path):
     lines = epoch_lines(epoch(lr=[0.1, 0.1]))
     assert json.loads(lines.splitlines()[0])["lr"] == 0.1
     assert written(tmp_path / "r.jsonl", lines).lr == [0.1, 0.1]
 
 
-def test_numbers_that_are_not_finite_stay_strict_json(tmp_path):
+def test_nonfinite_numbers_are_encoded_as_strict_json(tmp_path):
     def refuse(name):
         raise AssertionError(f"{name} is not JSON")
 
@@ -65,14 +65,14 @@ def test_numbers_that_are_not_finite_stay_strict_json(tmp_path):
     assert math.isnan(run.epochs[0]["eval"]["loss"])
 
 
-def test_a_diverged_epoch_ends_the_record_without_means(tmp_path):
+def test_diverged_epoch_ends_the_record_without_means(tmp_path):
     lines = epoch_lines(epoch(train={}, evaluation={}, diverged=Divergence(1, "nan"), loss=[1.0, math.nan]))
     run = written(tmp_path / "r.jsonl", lines)
     assert run.epochs == []
     assert run.end == {"kind": "end", "status": "diverged", "step": 1, "loss": "nan"}
 
 
-def test_every_prefix_reads_as_the_run_up_to_its_last_whole_line(tmp_path):
+def test_truncated_record_reads_up_to_its_last_complete_line(tmp_path):
     path = tmp_path / "r.jsonl"
     whole = written(path, epoch_lines(epoch(1)), epoch_lines(epoch(2)), encode({"kind": "end", "status": "done"}))
     content = path.read_bytes()
@@ -96,24 +96,24 @@ def test_every_prefix_reads_as_the_run_up_to_its_last_whole_line(tmp_path):
         (encode(HEADER), 2),
     ],
 )
-def test_damage_before_the_last_line_names_file_and_line(tmp_path, line, where):
+def test_damaged_line_error_names_file_and_line(tmp_path, line, where):
     with pytest.raises(RunError, match=rf"r\.jsonl is damaged at line {where}; delete it"):
         written(tmp_path / "r.jsonl", line, epoch_lines(epoch()))
 
 
-def test_a_line_after_the_end_is_damage(tmp_path):
+def test_line_after_the_end_is_rejected(tmp_path):
     with pytest.raises(RunError, match="damaged at line 3"):
         written(tmp_path / "r.jsonl", encode({"kind": "end", "status": "done"}), epoch_lines(epoch()))
 
 
 @pytest.mark.parametrize("content", [b"", b'{"kind":"hea', b"\xff\xfe\n", b'{"kind":"steps","first":0}\n'])
-def test_a_record_without_its_header_is_refused(tmp_path, content):
+def test_record_without_header_is_rejected(tmp_path, content):
     (tmp_path / "r.jsonl").write_bytes(content)
     with pytest.raises(RunError, match=r"r\.jsonl is damaged"):
         read_run(tmp_path / "r.jsonl")
 
 
-def test_another_format_and_a_missing_file_are_told_apart_from_damage(tmp_path):
+def test_unknown_format_and_missing_file_have_their_own_errors(tmp_path):
     (tmp_path / "r.jsonl").write_text(encode({**HEADER, "format": 99}) + "\n")
     with pytest.raises(RunError, match=f"format 99; this version of dashpot reads format {FORMAT}"):
         read_run(tmp_path / "r.jsonl")
@@ -121,7 +121,7 @@ def test_another_format_and_a_missing_file_are_told_apart_from_damage(tmp_path):
         read_run(tmp_path / "gone.jsonl")
 
 
-def test_a_real_record_says_what_ran_where_and_how(tmp_path):
+def test_header_of_a_study_run_is_complete(tmp_path):
     [run] = finished(tmp_path / "out", "adamw")
     header = run.header
     assert header["call"] == "dashpot.AdamW(model.parameters(), lr=0.05)"

@@ -1,0 +1,41 @@
+"""Remaining time of a study, and durations as text."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dashpot.runs import eta as eta_module
+from dashpot.runs.eta import ProgressEstimate, duration
+
+
+def test_estimate_uses_the_speed_of_this_session_only(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(eta_module.time, "perf_counter", lambda: now[0])
+    estimate = ProgressEstimate(runs=4, steps=10)
+    estimate.skip_run()  # finished in an earlier session: does not count towards the speed
+    estimate.start_run(4)  # resumes after four steps
+    assert estimate.remaining() is None
+    now[0] += 6.0
+    for step in range(5, 8):
+        estimate.step(step)
+    assert estimate.fraction == 17 / 40
+    assert estimate.remaining() == pytest.approx(23 * 6.0 / 3)  # 23 steps to go, 3 steps in 6 seconds
+    estimate.finish_run()  # diverged early: its remaining steps no longer count
+    assert estimate.remaining() == pytest.approx(20 * 6.0 / 3)
+
+
+@given(st.floats(0, 1e6))
+def test_duration_never_shows_60_seconds_or_minutes(seconds):
+    text = duration(seconds)
+    assert "60 s" not in text
+    assert "60 min" not in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0.0 s"), (9.94, "9.9 s"), (9.96, "10 s"), (59.6, "1 min 0 s"), (3599.7, "1 h 0 min"), (86400, "24 h 0 min")],
+)
+def test_duration_at_unit_boundaries(seconds, text):
+    assert duration(seconds) == text
