@@ -467,7 +467,7 @@ def test_an_sgm_without_curvature_takes_no_products():
     params = leaves((3,), (2,))
     optimizer = dp.SGM(params, filter=dp.Filter(0.9))
     assert not optimizer.should_create_graph()
-    refused(optimizer, lambda: optimizer.curvature_step(lambda: quartic(params)), "no stage", dp.ArgumentError)
+    refused(optimizer, lambda: optimizer.curvature_step(lambda: quartic(params)), "requires a stage", dp.ArgumentError)
     optimizer.backward(quartic(params))  # the plain one
     optimizer.step()
     assert optimizer.should_create_graph() is False

@@ -1,4 +1,4 @@
-"""Optimizers that learn curvature: when a product is due, how it is taken, and how it reaches the stages."""
+"""Base class of the second-order optimizers: scheduling, computation and use of Hessian-vector products."""
 
 from __future__ import annotations
 
@@ -31,26 +31,35 @@ from dashpot.utils.scalars import read
 
 __all__ = ["SecondOrder"]
 
-_OBSERVATION = 0x0B5E  # keeps the rounding of what a product changes apart from that of the step
+_OBSERVATION = 0x0B5E  # RNG stream of the rounding in observations, separate from that of the step
 
 Closure = Callable[[], Any]
 
 
 class SecondOrder(Optimizer):
-    """Base of the methods that divide by curvature: `dashpot.Optimizer` with Hessian-vector products.
+    """Base class of the second-order methods: `dashpot.Optimizer` with Hessian-vector products.
 
-    A product H v with a random probe v is taken in the first `d_warmup` steps, then every `update_d_every`, and at the
-    next step wherever a parameter has none yet (which stays in place until then). It is the Hessian of the mean loss:
-    clipping and loss scaling leave it as it is. Ways to give one its loss, in the order of convenience:
+    A product H v with a random probe v is computed in each of the first `d_warmup` steps, then every `update_d_every`
+    steps, and in the next step if a parameter has no product yet; such a parameter is not updated before. H is the
+    Hessian of the mean loss, unaffected by clipping and loss scaling. Ways to provide the loss, most convenient first:
 
         opt.backward(loss); opt.step()                      # in place of loss.backward(), also per micro-batch
         loss.backward(create_graph=opt.should_create_graph()); opt.step()
         opt.step(closure)                                   # the closure zeroes gradients and calls backward
-        opt.curvature_step(closure)                         # a product alone, say of a part of the batch; then step
+        opt.curvature_step(closure); opt.step()             # the product alone, for example of a part of the batch
 
-    Any other step is that of an ordinary optimizer. A product that is not finite is dropped and counted
-    (`curvature_stats`). Raises `CurvatureError` where a product cannot be taken in the way asked for, before weights or
-    state change.
+    Steps without a product are those of a first-order optimizer. A product with nan or inf is skipped and counted in
+    `curvature_stats`.
+
+    Args:
+        params: Parameters, parameter groups or (name, parameter) pairs.
+        defaults: Default settings of the groups.
+        probing: Options of `dashpot.curvature.ProbingOptions`.
+        options: Options of every optimizer, see `dashpot.Options`.
+
+    Raises:
+        ArgumentError: If a value is outside its range.
+        CurvatureError: If a product cannot be computed in the requested way; weights and state are unchanged then.
     """
 
     _FLAGS = (*Optimizer._FLAGS, "update_d_every", "d_warmup")
@@ -67,103 +76,109 @@ class SecondOrder(Optimizer):
     ) -> None:
         self._probing = Probing.of(type(self).__name__, probing)
         if self._observes():
-            saved = {name: getattr(self._probing, name) for name in _SAVED}
-            defaults = {**defaults, **saved, "probe_seed": options.get("seed", 0)}
+            stored = {name: getattr(self._probing, name) for name in _STORED}
+            defaults = {**defaults, **stored, "probe_seed": options.get("seed", 0)}
         super().__init__(params, defaults, **options)
 
     @property
     def probing(self) -> Probing:
-        """When and how products are taken, complete."""
-        return self._in_force_now() if self._observes() else self._probing
+        """The resolved probing options."""
+        return self._current_probing() if self._observes() else self._probing
 
-    # ---- when -------------------------------------------------------------------------------------------------------
+    # ---- scheduling of products --------------------------------------------------------------------------------------
 
     def should_create_graph(self) -> bool:
-        """True if the coming step wants gradients that carry a graph; asking changes nothing.
+        """Return True if the next step uses gradients with a graph. Has no side effect.
 
-        >>> import torch, dashpot as dp
-        >>> opt = dp.ESGD([torch.zeros(1, requires_grad=True)])
-        >>> opt.should_create_graph(), opt.should_create_graph()
-        (True, True)
+        Example:
+            >>> import torch, dashpot as dp
+            >>> opt = dp.ESGD([torch.zeros(1, requires_grad=True)])
+            >>> opt.should_create_graph(), opt.should_create_graph()
+            (True, True)
         """
-        return self._observes() and self._between.settled is None and (self._scheduled() or bool(self._waiting()))
+        return self._observes() and self._between.settled is None and (self._is_scheduled() or bool(self._due_params()))
 
     def _observes(self) -> bool:
-        """True where some stage of the method learns from products."""
+        """Return True if a stage of the method uses products."""
         return True
 
-    def _scheduled(self) -> bool:
+    def _is_scheduled(self) -> bool:
         last = self._counter("product_at")
-        return self._in_force_now().due(self.steps_done(), None if last < 0 else last)
+        return self._current_probing().due(self.steps_done(), None if last < 0 else last)
 
-    def _in_force_now(self) -> Probing:
-        """`probing`, with what the first group says of it now."""
+    def _current_probing(self) -> Probing:
+        """Return the probing options with the current values of the first group."""
         group, values = self.param_groups[0], {}
-        for name in _SAVED:
+        for name in _STORED:
             values[name] = read(group.get(name, getattr(self._probing, name)))
             check(type(self).__name__, name, values[name], ARGUMENTS[name])
         return self._probing._replace(**values)
 
     def _counter(self, name: str) -> int:
-        """A count that the groups carry, so that it is saved with them."""
-        lowest = _FRESH[name]
+        """Return a counter stored in the groups."""
+        lowest = _INITIAL_COUNTERS[name]
         return max((self._count(group, name, lowest) for group in self.param_groups if name in group), default=lowest)
 
-    def _waiting(self) -> set[Tensor]:
-        """The parameters without any product that have a gradient, or had one at some step."""
-        return {p for p in self._lacking() if p.requires_grad and (p.grad is not None or self._has_stepped(p))}
+    def _due_params(self) -> set[Tensor]:
+        """Return the parameters without a product that have a gradient, or had one in an earlier step."""
+        return {p for p in self._without_product() if p.requires_grad and (p.grad is not None or self._has_stepped(p))}
 
     def _has_stepped(self, p: Tensor) -> bool:
         return step_count(self.state.get(p, {})) > 0
 
-    def _lacking(self) -> set[Tensor]:
-        """The parameters that have not taken a product in yet."""
+    def _without_product(self) -> set[Tensor]:
+        """Return the parameters without a product so far."""
         every = [p for group in self.param_groups for p in group["params"]]
-        if self._between.unobserved is None:  # at first, and after loading, the state tells
+        if self._between.unobserved is None:  # read from the state initially and after loading
             self._between.unobserved = {p for p in every if not _has_product(self.state.get(p, {}))}
-        return self._between.unobserved | {p for p in every if p not in self.state}  # state may have been cleared
+        return self._between.unobserved | {
+            p for p in every if p not in self.state
+        }  # the user may have cleared the state
 
     def _params(self) -> list[Tensor]:
         return [p for group in self.param_groups for p in group["params"] if p.requires_grad]
 
     @property
     def curvature_stats(self) -> CurvatureStats:
-        """The route of the products, how many there were, and what they cost; see `CurvatureStats`.
+        """Route, number and cost of the products, see `dashpot.curvature.CurvatureStats`.
 
-        >>> import torch, dashpot as dp
-        >>> w = torch.ones(1, requires_grad=True)
-        >>> opt = dp.ESGD([w])
-        >>> opt.backward((w**4).sum()); opt.step(); opt.curvature_stats[:4]
-        ('closure', 'a loss was given', 1, 0)
+        Example:
+            >>> import torch, dashpot as dp
+            >>> w = torch.ones(1, requires_grad=True)
+            >>> opt = dp.ESGD([w])
+            >>> opt.backward((w**4).sum()); opt.step(); opt.curvature_stats[:4]
+            ('closure', 'a loss was given', 1, 0)
         """
         skipped = self._counter("products_skipped")
         route, reason = self._taker.route or (None, None)
         taken = self._counter("products") - skipped
         return CurvatureStats(route, reason, taken, skipped, *self._watch.medians(), self._watch.share())
 
-    # ---- taking products --------------------------------------------------------------------------------------------
+    # ---- computation of products -------------------------------------------------------------------------------------
 
     def backward(self, loss: Tensor, scaler: Any = None, **kwargs: Any) -> None:
-        """`loss.backward()`, with the Hessian-vector product when one is due.
+        """Call `loss.backward()` and compute the Hessian-vector product if one is due.
 
-        Gradients and products add up over calls, so micro-batches work as they do with `backward`: divide each loss by
-        their number.
+        Gradients and products accumulate over calls. With micro-batches, divide each loss by their number.
 
         Args:
-            loss: 0-d tensor, the mean loss.
-            scaler: A `torch.amp.GradScaler`, or None: the loss is scaled here, the gradients carry the scale and the
-                product does not.
-            kwargs: As for `torch.Tensor.backward`.
+            loss: The mean loss, a 0-d tensor.
+            scaler: A `torch.amp.GradScaler`, or None. The method scales the loss; gradients are scaled, the product is
+                not.
+            kwargs: Keyword arguments of `torch.Tensor.backward`.
+
+        Raises:
+            CurvatureError: If the product cannot be computed.
         """
         if self._taker.inside is not None:
             if scaler is not None:
-                raise CurvatureError(f"{type(self).__name__}: backward takes no scaler inside a closure.")
+                raise CurvatureError(f"{type(self).__name__}: scaler must be None inside a closure.")
             loss.backward(**kwargs)
             return
         params, scale = self._params(), 1.0
         if scaler is not None:
             loss, scale = scaler.scale(loss), float(scaler.get_scale())
-        if not self._takes(loss, params):
+        if not self._accumulates(loss, params):
             loss.backward(**kwargs)
             return
         self._taker.check_backward(params)
@@ -171,8 +186,8 @@ class SecondOrder(Optimizer):
         self._taker.differentiate(self._between.gathered, params, probes, raw=scaler is None, scale=rest)(loss, kwargs)
         self._between.gathered.stamp(params)
 
-    def _takes(self, loss: Tensor, params: list[Tensor]) -> bool:
-        """True where products are gathered with this step's gradients: decided once, at the first micro-batch."""
+    def _accumulates(self, loss: Tensor, params: list[Tensor]) -> bool:
+        """Return True if this step's backward passes accumulate products, as decided at the first micro-batch."""
         gathered = self._between.gathered
         fresh = [p for p in params if p.grad is None]
         if len(fresh) == len(params):
@@ -180,86 +195,99 @@ class SecondOrder(Optimizer):
         gathered.forget(fresh)
         if gathered.due is None:
             gathered.due = self._observes() and self._between.settled is None and not callable(self._probing.probe)
-            if gathered.due and not self._scheduled():
-                waiting = self._waiting()
-                gathered.due = bool(waiting) and self._agreed(not waiting.isdisjoint(leaves(loss)))
+            if gathered.due and not self._is_scheduled():
+                waiting = self._due_params()
+                gathered.due = bool(waiting) and self._any_rank(not waiting.isdisjoint(leaves(loss)))
         return gathered.due
 
-    def _agreed(self, wanted: bool) -> bool:
-        """True where any process wants a product; all then take it, or none."""
+    def _any_rank(self, wanted: bool) -> bool:
+        """Return True if any rank requires a product; all ranks then compute it."""
         return any_process(wanted, self._probing.process_group, self._params())
 
     def step(self, closure: Closure | None = None) -> Any:
-        """Take one step; parameters without a gradient stay as they are.
+        """Take one step. Parameters without a gradient are unchanged.
 
         Args:
-            closure: A function that clears the gradients, computes the loss, calls backward (once, or for each of
-                several micro-batches, their losses divided by their number) and returns the loss. Where a product is
-                due it is taken on the way. With `probe="differences"` the closure is called twice more, with the same
-                random numbers; what it does to gradients and to buffers of modules is undone. One that neither goes
-                backward nor returns anything, as Lightning gives in manual optimization, counts as none.
+            closure: A function that zeroes the gradients, computes the loss, calls backward (once, or for each of
+                several micro-batches, with losses divided by their number) and returns the loss. It provides the
+                product if one is due. With `probe="differences"` it is called twice more, with the same random numbers
+                and without effect on gradients and module buffers. A closure without a backward pass and a return
+                value, as in Lightning's manual optimization, is ignored.
+
+        Returns:
+            The closure's return value, or None.
         """
         loss = None
         if closure is not None:
             takes = self._probing.probe != "graph" and not callable(self._probing.probe)
-            if takes and self._observes() and self._between.settled is None and self._scheduled():
+            if takes and self._observes() and self._between.settled is None and self._is_scheduled():
                 params, pending = self._params(), Pending()
                 loss = self._taker.train(closure, pending, params, self._probes(pending, params))
                 if pending.taken:
-                    self._between.gathered = pending  # only now, as the closure clears what was gathered before
+                    self._between.gathered = pending  # after the call, because the closure clears accumulated products
             else:
                 with torch.enable_grad():
                     loss = closure()
                 if takes and self._observes() and loss is not None:
                     check_loss(type(self).__name__, loss)
-                    if self._between.settled is None and self._lacking():
-                        self._look_again(closure)
+                    if self._between.settled is None and self._without_product():
+                        self._late_product(closure)
         self._untraced(self)
         return loss
 
-    def _look_again(self, closure: Closure) -> None:
-        """A product at once where a parameter got its first gradient on a step without one."""
-        lacking = self._lacking() - self._between.gathered.held.keys()
-        if self._agreed(any(p.grad is not None and p.requires_grad for p in lacking)):
-            after = RandomState(self._params())
+    def _late_product(self, closure: Closure) -> None:
+        """Compute a product if a parameter receives its first gradient in a step without one."""
+        missing = self._without_product() - self._between.gathered.held.keys()
+        if self._any_rank(any(p.grad is not None and p.requires_grad for p in missing)):
+            random_state = RandomState(self._params())
             self.curvature_step(closure)
-            after.restore()
+            random_state.restore()
 
     def curvature_step(self, closure: Closure) -> Any:
-        """Take a product for the coming step, whether it is due or not; a second call before that step replaces it.
+        """Compute the product of the next step, whether due or not, replacing an earlier one.
 
-        Gradients, the buffers of modules and, but for one evaluation, torch's random state stay as they are.
+        Gradients and module buffers are unchanged. torch's RNG advances by one evaluation of the closure.
 
         Args:
-            closure: A function that returns the mean loss, not scaled, of a batch or a part of it. It may call backward
-                itself, also for several micro-batches, their losses divided by their number.
+            closure: A function that returns the unscaled mean loss of a batch or a part of it. It may call backward
+                itself, also for several micro-batches with losses divided by their number.
 
-        >>> import torch, dashpot as dp
-        >>> w = torch.ones(2, requires_grad=True)
-        >>> opt = dp.Sophia([w], lr=0.1)
-        >>> for k in range(3):
-        ...     if opt.should_create_graph():
-        ...         loss = opt.curvature_step(lambda: (w**4).sum())
-        ...     (w**4).sum().backward(); opt.step(); opt.zero_grad()
-        >>> opt.curvature_stats.products
-        1
+        Returns:
+            The closure's loss.
+
+        Raises:
+            ArgumentError: If no stage of the method uses products.
+            CurvatureError: If the product cannot be computed.
+
+        Example:
+            >>> import torch, dashpot as dp
+            >>> w = torch.ones(2, requires_grad=True)
+            >>> opt = dp.Sophia([w], lr=0.1)
+            >>> for k in range(3):
+            ...     if opt.should_create_graph():
+            ...         loss = opt.curvature_step(lambda: (w**4).sum())
+            ...     (w**4).sum().backward(); opt.step(); opt.zero_grad()
+            >>> opt.curvature_stats.products
+            1
         """
         if not self._observes():
-            raise ArgumentError(f"{type(self).__name__}: no stage of the method learns from Hessian-vector products.")
+            raise ArgumentError(
+                f"{type(self).__name__}: curvature_step requires a stage that uses Hessian-vector products."
+            )
         params, pending = self._params(), Pending()
         loss = self._taker.look(closure, pending, params, self._probes(pending, params))
         self._between.settled = pending
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Clear the gradients, and the products that `backward` gathered with them."""
+        """Clear the gradients and the products accumulated by `backward`."""
         super().zero_grad(set_to_none)
         self._between.gathered.clear()
         if self._taker.inside is not None:
             self._taker.inside.restart()
 
     def _probes(self, pending: Pending, params: Sequence[Tensor]) -> list[Tensor]:
-        """The probes of the coming product: the same in every process and after every interruption."""
+        """Return the probes of the next product, identical on every rank and after resuming."""
         if missing := [p for p in params if p not in pending.probes]:
             indices = {p: i for i, p in enumerate(p for group in self.param_groups for p in group["params"])}
             seed, number = self.param_groups[0]["probe_seed"], self._counter("products")
@@ -276,68 +304,68 @@ class SecondOrder(Optimizer):
         if self._is_state_init_step():
             super()._step()
             for group in self.param_groups:
-                group.update({name: group.get(name, fresh) for name, fresh in _FRESH.items()})
+                group.update({name: group.get(name, initial) for name, initial in _INITIAL_COUNTERS.items()})
             return
         done = self.steps_done()
         stepping = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
-        lacking, attempted = self._lacking(), self._prepare(stepping)
+        missing, attempted = self._without_product(), self._select_products(stepping)
         try:
             super()._step()
         finally:
             ready, self._between.ready = self._between.ready, None
         self._between.gathered, self._between.settled = Pending(), None
         if self.steps_done() > done:
-            self._between.unobserved = lacking - (ready or {}).keys()
-            self._conclude(done, attempted, ready)
+            self._between.unobserved = missing - (ready or {}).keys()
+            self._update_counters(done, attempted, ready)
 
     def _is_state_init_step(self) -> bool:
-        """Not where products were taken for this step."""
+        """Return False if products were computed for this step."""
         settled, gathered = self._between.settled, self._between.gathered
         return settled is None and not gathered.taken and super()._is_state_init_step()
 
-    def _prepare(self, params: list[Tensor]) -> bool:
-        """Settle which products this step takes in, and drop the graphs that gradients carry. True where there are
-        products, finite or not."""
-        if replaced := self._between.gathered.stale():  # somebody cleared the gradients that these products came with
+    def _select_products(self, params: list[Tensor]) -> bool:
+        """Select the products of this step and detach the gradients; return True if there are any, even nan."""
+        if replaced := self._between.gathered.stale():  # the gradients of these products were cleared
             self._between.gathered.clear()
         pending = self._between.settled or self._between.gathered
         if params and not pending.taken:
             for p in params:
                 self._check_gradient(p)
-            pending = self._from_step(params, replaced)
+            pending = self._product_from_gradients(params, replaced)
         for group in self.param_groups if pending.taken else ():
             check_windows(type(self).__name__, group["params"], self._recipe_of(group))
-        _drop_graphs(params, bool(self.defaults["differentiable"]))
-        self._between.ready = self._finished(pending, params) if pending.taken and params else None
+        if not self.defaults["differentiable"]:
+            _detach_gradients(params)
+        self._between.ready = self._reduced_products(pending, params) if pending.taken and params else None
         return pending.taken
 
-    def _from_step(self, params: list[Tensor], replaced: bool) -> Pending:
-        """A product that the gradients themselves can give, or a user's function."""
-        pending, lacking = Pending(), self._lacking() & set(params)
-        if not self._scheduled() and not lacking:
+    def _product_from_gradients(self, params: list[Tensor], replaced: bool) -> Pending:
+        """Compute a product from gradients with a graph, or by the user's function."""
+        pending, missing = Pending(), self._without_product() & set(params)
+        if not self._is_scheduled() and not missing:
             return pending
         if callable(self._probing.probe):
             self._taker.supplied(pending, params, self._probes(pending, params))
             return pending
         has_graphs = all(p.grad is not None and p.grad.requires_grad for p in params)
-        if not has_graphs and not self._scheduled() and not any(map(self._has_stepped, lacking)):
-            return pending  # a newcomer stays in place, and the next step is due
+        if not has_graphs and not self._is_scheduled() and not any(map(self._has_stepped, missing)):
+            return pending  # a new parameter is not updated, and the next step computes a product
         scale, _ = self._scaler()
         probes, rest = shrunk(self._probes(pending, params), 1.0 if scale is None else float(scale))
         self._taker.from_gradients(pending, params, probes, raw=scale is None, scale=rest, replaced=replaced)
         return pending
 
-    def _finished(self, pending: Pending, params: list[Tensor]) -> dict[Tensor, tuple[Tensor, Tensor]] | None:
-        """(probe, product) of each parameter with a gradient; None where the products are not finite."""
+    def _reduced_products(self, pending: Pending, params: list[Tensor]) -> dict[Tensor, tuple[Tensor, Tensor]] | None:
+        """Return (probe, product) for each parameter with a gradient; None if a product is not finite."""
         scale, found = self._scaler()
         if pending.raw and scale is None and found is not None:
             raise CurvatureError(
-                f"{type(self).__name__}: the scaler has unscaled the gradients but not the product, and its scale is "
-                "not known here; use opt.backward(loss, scaler=scaler), or clip with max_norm in place of unscale_."
+                f"{type(self).__name__}: scaler.unscale_ unscaled the gradients but not the product, whose scale is "
+                "unknown; use opt.backward(loss, scaler=scaler), or clip with max_norm in place of unscale_."
             )
-        upside_down = {p for group in self.param_groups if self._maximizes(group) for p in group["params"]}
+        negated = {p for group in self.param_groups if self._maximizes(group) for p in group["params"]}
         averaging = False if callable(self._probing.probe) else self._probing.process_group
-        products = finished(pending, params, scale, averaging, upside_down)
+        products = finished(pending, params, scale, averaging, negated)
         if products is None:
             return None
         reached = list(products)
@@ -360,8 +388,8 @@ class SecondOrder(Optimizer):
             context = step.division.contexts.get(i, WHOLE_TENSOR)
             observe_tensor(recipe, work.storage, scalars, work.p, seen, work.state, context)
 
-    def _conclude(self, done: int, attempted: bool, ready: dict[Tensor, tuple[Tensor, Tensor]] | None) -> None:
-        """Count, after a step that was taken."""
+    def _update_counters(self, done: int, attempted: bool, ready: dict[Tensor, tuple[Tensor, Tensor]] | None) -> None:
+        """Update the counters after an applied step."""
         self._watch.lap(attempted)
         if not attempted:
             return
@@ -385,7 +413,7 @@ class SecondOrder(Optimizer):
     def _check_capturable(self, capturable: bool) -> None:
         if capturable and self._observes():
             raise ArgumentError(
-                f"{type(self).__name__}: capturable must be False: a recorded step cannot take products now and then."
+                f"{type(self).__name__}: capturable must be False: a CUDA graph cannot record products at intervals."
             )
         super()._check_capturable(capturable)
 
@@ -398,18 +426,18 @@ class SecondOrder(Optimizer):
         return {**super().__getstate__(), "_probing": self._probing}
 
 
-_SAVED = ("update_d_every", "d_warmup")  # kept in the groups, and so in checkpoints; the first group's are in force
+_STORED = ("update_d_every", "d_warmup")  # stored in the groups and in checkpoints; the first group's values apply
 
-_FRESH = {"product_at": -1, "products": 0, "products_skipped": 0}
+_INITIAL_COUNTERS = {"product_at": -1, "products": 0, "products_skipped": 0}
 
 
 def _has_product(state: Mapping[str, Any]) -> bool:
-    """Whether a parameter has taken a product in; where a user's stages do not count them, whether it has stepped."""
+    """Return whether a parameter has a product; if its stages do not count products, whether it has a step."""
     return float(state["products"].detach()) > 0 if "products" in state else step_count(state) > 0
 
 
-def _drop_graphs(params: Sequence[Tensor], wanted: bool) -> None:
-    """A gradient with a graph leads back to its parameter, which holds it: a circle that would keep the graph alive."""
-    for p in params if not wanted else ():
+def _detach_gradients(params: Sequence[Tensor]) -> None:
+    """Detach gradients: a gradient with a graph is in a reference cycle with its parameter, which keeps the graph."""
+    for p in params:
         if p.grad is not None and p.grad.requires_grad:
             p.grad = p.grad.detach()
