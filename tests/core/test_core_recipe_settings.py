@@ -43,7 +43,7 @@ def test_two_filters_with_slots_of_their_own():
 
 
 def test_the_step_counts_key_is_taken():
-    with pytest.raises(ArgumentError, match=r"^Recipe: a stage keeps its state under 'step', the step count"):
+    with pytest.raises(ArgumentError, match=r"^Recipe: state key 'step' is reserved for the step count"):
         dp.Recipe(dp.Filter(slot="step"))
 
 
