@@ -1,4 +1,4 @@
-"""What the schedule tests share: the golden files, and one valid instance of every schedule."""
+"""Golden files and one valid instance of every schedule."""
 
 import json
 from pathlib import Path
@@ -41,5 +41,5 @@ def golden(name):
 
 
 def label(value):
-    """A short test name."""
+    """Return a short test ID."""
     return type(value).__name__

@@ -1,4 +1,4 @@
-"""The scheduler: equal to torch's, exact after resuming, and clear about what it cannot do."""
+"""Scheduler: parity with torch, exact resume, errors."""
 
 import copy
 import io
@@ -24,7 +24,7 @@ def adamw(lr=0.1, groups=1, **options):
 
 
 def train(optimizer, scheduler, steps, seen=None):
-    """A few steps downhill; `seen` collects the values in force."""
+    """A few steps downhill; `seen` collects the values of each step."""
     for _ in range(steps):
         for group in optimizer.param_groups:
             for p in group["params"]:
@@ -58,7 +58,7 @@ def through_disk(state):
     return torch.load(buffer, weights_only=True)
 
 
-def test_every_knob_has_its_value_at_every_step():
+def test_every_hyperparameter_follows_its_schedule():
     optimizer = adamw(groups=2, weight_decay=0.2, eps=1e-3)
     seen = []
     train(optimizer, everything(optimizer), 15, seen)
@@ -100,7 +100,7 @@ def test_same_as_torch_one_cycle_with_momentum():
 
 
 @pytest.mark.parametrize("name", ["momentum", "pole"])
-def test_momentum_and_pole_are_the_same_knob(name):
+def test_momentum_and_pole_are_aliases(name):
     optimizer = SGD([parameter()], lr=0.1, momentum=0.9)
     scheduler = Scheduler(optimizer, **{name: sch.Constant(0.5)})
     assert optimizer.param_groups[0]["momentum"] == 0.45
@@ -115,7 +115,7 @@ def test_a_hyperparameter_of_any_name_can_be_scheduled():
 
 
 @pytest.mark.parametrize("last", [False, True])
-def test_building_again_does_not_compound(last):
+def test_creating_a_second_scheduler_does_not_compound(last):
     optimizer = adamw(groups=2)
     seen, reference = [], []
     uninterrupted = adamw(groups=2)
@@ -159,7 +159,7 @@ def test_resumed_equals_uninterrupted(way):
     assert weights(second) == weights(straight)
 
 
-def test_loading_writes_the_values_in_force_even_without_the_optimizer_state():
+def test_loading_writes_current_values_without_the_optimizer_state():
     optimizer = adamw()
     scheduler = Scheduler(optimizer, lr=sch.Exponential(0.5))
     train(optimizer, scheduler, 3)
@@ -176,7 +176,7 @@ def test_state_is_plain_data():
     }
 
 
-def test_a_tensor_is_written_in_place_and_never_given_away():
+def test_tensor_lr_is_written_in_place_and_copied_on_read():
     lr = torch.tensor(0.1, dtype=torch.float64)
     optimizer = SGD([parameter()], lr=lr)
     scheduler = Scheduler(optimizer, lr=sch.Exponential(0.5))
@@ -190,7 +190,7 @@ def test_a_tensor_is_written_in_place_and_never_given_away():
     assert scheduler.base_lrs == [0.1]
 
 
-def test_a_base_value_left_as_a_tensor_by_torch_is_read():
+def test_tensor_base_value_of_torch_is_read():
     optimizer = SGD([parameter()], lr=torch.tensor(0.5))
     lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
     assert isinstance(optimizer.param_groups[0]["initial_lr"], torch.Tensor)
@@ -199,7 +199,7 @@ def test_a_base_value_left_as_a_tensor_by_torch_is_read():
     assert scheduler.state_dict()["bases"] == [{"lr": 0.5}]
 
 
-def test_a_group_added_later_joins_in():
+def test_group_added_later_is_scheduled():
     optimizer = adamw()
     scheduler = Scheduler(optimizer, lr=sch.Exponential(0.5))
     train(optimizer, scheduler, 2)
@@ -209,7 +209,7 @@ def test_a_group_added_later_joins_in():
     assert scheduler.base_lrs == [0.1, 0.8]
 
 
-def test_the_optimizer_keeps_its_step_and_no_order_of_calls_warns():
+def test_optimizer_step_is_not_wrapped():
     optimizer = adamw()
     scheduler = Scheduler(optimizer, lr=sch.Exponential(0.5))
     assert "step" not in vars(optimizer)
@@ -218,7 +218,7 @@ def test_the_optimizer_keeps_its_step_and_no_order_of_calls_warns():
     assert scheduler.get_last_lr() == [0.05]
 
 
-def test_it_is_a_torch_scheduler_and_works_inside_torchs_own():
+def test_works_inside_torch_schedulers():
     optimizer = SGD([parameter()], lr=0.1, momentum=0.8)
     parts = [
         Scheduler(optimizer, lr=sch.LinearWarmup(3, 0.5), momentum=sch.Constant(0.5)),
@@ -234,7 +234,7 @@ def test_it_is_a_torch_scheduler_and_works_inside_torchs_own():
     assert seen == [(0.1 * warm(s), 0.4) for s in range(3)] + [(0.1 * fall(s), 0.8) for s in range(3)]
 
 
-def test_get_lr_is_the_rate_in_force():
+def test_get_lr_returns_the_current_rate():
     optimizer = adamw(groups=2)
     scheduler = Scheduler(optimizer, lr=sch.Exponential(0.5))
     train(optimizer, scheduler, 2)
@@ -242,7 +242,7 @@ def test_get_lr_is_the_rate_in_force():
     assert Scheduler(adamw(), eps=sch.Constant()).get_lr() == [0.1]
 
 
-def test_it_can_jump_to_a_step():
+def test_step_accepts_an_epoch():
     optimizer = adamw()
     scheduler = Scheduler(optimizer, lr=sch.Exponential(0.5))
     scheduler.step(4)
@@ -252,7 +252,7 @@ def test_it_can_jump_to_a_step():
 
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
-def test_a_copy_drives_its_own_optimizer(duplicate):
+def test_copy_schedules_its_own_optimizer(duplicate):
     optimizer = adamw()
     scheduler = everything(optimizer)
     train(optimizer, scheduler, 3)
@@ -279,12 +279,12 @@ def test_a_copy_drives_its_own_optimizer(duplicate):
         (lambda: Scheduler(adamw(), lr=sch.Constant(), last_epoch=3), "parameter group 0 has no 'initial_lr'"),
     ],
 )
-def test_wrong_arguments_are_refused(build, message):
+def test_invalid_arguments_raise(build, message):
     with pytest.raises(ArgumentError, match=message):
         build()
 
 
-def test_a_refusal_leaves_the_optimizer_as_it_was():
+def test_errors_leave_the_optimizer_unchanged():
     optimizer = adamw(groups=2)
     before = copy.deepcopy(optimizer.state_dict())
     with pytest.raises(ArgumentError, match="zero"):
@@ -300,7 +300,7 @@ def test_a_refusal_leaves_the_optimizer_as_it_was():
         ({"bases": [{"lr": 0.1}] * 2}, "state_dict has 2 parameter groups, the optimizer 1"),
     ],
 )
-def test_the_state_of_another_scheduler_is_refused_before_anything_changes(change, message):
+def test_state_of_a_different_scheduler_raises_before_any_change(change, message):
     scheduler = Scheduler(adamw(), lr=sch.Exponential(0.5))
     state = scheduler.state_dict()
     with pytest.raises(ArgumentError, match=message):
@@ -309,7 +309,7 @@ def test_the_state_of_another_scheduler_is_refused_before_anything_changes(chang
     assert scheduler.get_last_lr() == [0.1]
 
 
-def test_a_state_that_is_no_schedulers_is_refused():
+def test_incomplete_state_raises():
     scheduler = Scheduler(adamw(), lr=sch.Exponential(0.5))
     with pytest.raises(ArgumentError, match="state_dict lacks bases, schedules;"):
         scheduler.load_state_dict({"last_epoch": 3})

@@ -1,4 +1,4 @@
-"""What every schedule promises: values, equality, printing, JSON, and clear refusals."""
+"""Properties of all schedules: values, equality, repr, JSON, and errors."""
 
 import copy
 import dataclasses
@@ -34,7 +34,7 @@ def test_every_exported_schedule_has_an_example():
 
 
 @pytest.mark.parametrize("schedule", EXAMPLES, ids=label)
-def test_description_survives_json_exactly(schedule):
+def test_json_round_trip_is_exact(schedule):
     back = sch.Schedule.from_dict(json.loads(json.dumps(schedule.to_dict())))
     assert back == schedule
     assert repr(back) == repr(schedule)
@@ -42,7 +42,7 @@ def test_description_survives_json_exactly(schedule):
 
 
 @pytest.mark.parametrize("schedule", EXAMPLES, ids=label)
-def test_repr_pastes_back(schedule):
+def test_repr_evaluates_to_the_schedule(schedule):
     assert eval(repr(schedule), vars(sch)) == schedule
 
 
@@ -65,7 +65,7 @@ def test_fields_cannot_be_changed(schedule):
 
 
 @pytest.mark.parametrize("schedule", EXAMPLES, ids=label)
-def test_values_are_floats_and_depend_on_the_step_alone(schedule):
+def test_values_are_floats_and_depend_only_on_the_step(schedule):
     forward = schedule.table(40)
     assert all(type(value) is float for value in forward)
     assert [schedule(step) for step in reversed(range(40))] == forward[::-1]
@@ -73,18 +73,18 @@ def test_values_are_floats_and_depend_on_the_step_alone(schedule):
 
 @pytest.mark.parametrize("schedule", EXAMPLES, ids=label)
 @pytest.mark.parametrize("bad", [*PLACE.refused(), -1, 2.0, True, np.float64(3), torch.tensor(2.5)], ids=repr)
-def test_a_step_that_is_no_count_is_refused(schedule, bad):
+def test_invalid_step_raises(schedule, bad):
     with pytest.raises(ArgumentError, match=rf"{label(schedule)}: step must be an integer in \[0, inf\)"):
         schedule(bad)
 
 
 @pytest.mark.parametrize(("schedule", "name", "bad"), list(bad_arguments()))
-def test_an_argument_out_of_range_is_refused(schedule, name, bad):
+def test_argument_out_of_range_raises(schedule, name, bad):
     with pytest.raises(ArgumentError, match=rf"^{label(schedule)}: {name} must be .*, got .*\.$"):
         dataclasses.replace(schedule, **{name: bad})
 
 
-def test_tensors_are_no_arguments():
+def test_tensor_arguments_raise():
     with pytest.raises(ArgumentError, match=r"Cosine: steps must be a plain Python value, got tensor\(5\)"):
         sch.Cosine(steps=torch.tensor(5))
 
@@ -95,13 +95,13 @@ def test_lists_and_numpy_floats_become_plain_values():
     assert repr(schedule) == "MultiStep(milestones=(2, 5), factor=0.5)"
 
 
-def test_value_multiplies_a_factor_and_lets_an_absolute_schedule_replace_the_base():
+def test_value_of_factors_and_absolute_schedules():
     assert sch.Constant(0.5).value(0.1, 3) == 0.05
     assert sch.OneCycleMomentum(steps=10).value(123.0, 0) == 0.95
     assert (sch.Constant(0.5) * sch.OneCycleMomentum(steps=10)).value(123.0, 0) == 0.475
 
 
-def test_table_starts_at_step_0_and_refuses_a_negative_length():
+def test_table_starts_at_step_0_and_rejects_negative_lengths():
     assert sch.Exponential(0.5).table(0) == []
     assert sch.Exponential(0.5).table(2) == [1.0, 0.5]
     with pytest.raises(ArgumentError, match="Exponential: steps must be an integer"):
@@ -114,7 +114,7 @@ def test_products_and_sequences_follow_their_parts():
     assert sch.Sequence((warm, fall, warm), (4, 9)).table(15) == warm.table(4) + fall.table(5) + warm.table(6)
 
 
-def test_a_schedule_is_multiplied_by_schedules_only():
+def test_product_with_other_types_raises():
     with pytest.raises(TypeError):
         sch.Constant() * 2.0
 
@@ -134,7 +134,7 @@ def test_a_schedule_is_multiplied_by_schedules_only():
         (lambda: sch.Exponential(1.3)(10**6), "to the power 1000000 overflows"),
     ],
 )
-def test_arguments_that_do_not_go_together_are_refused(build, message):
+def test_inconsistent_arguments_raise(build, message):
     with pytest.raises(ArgumentError, match=message):
         build()
 
@@ -151,27 +151,27 @@ def test_arguments_that_do_not_go_together_are_refused(build, message):
         ({"schedule": "Product", "parts": [{"schedule": "Nope"}, {}]}, "Unknown schedule 'Nope'"),
     ],
 )
-def test_a_wrong_description_is_refused(data, message):
+def test_invalid_data_raises(data, message):
     with pytest.raises(ArgumentError, match=message):
         sch.Schedule.from_dict(data)
 
 
-def test_a_missing_parameter_without_default_is_named():
+def test_missing_parameter_raises():
     with pytest.raises(ArgumentError, match="Cosine: steps is missing in the description"):
         sch.Schedule.from_dict({"schedule": "Cosine", "floor": 0.1})
 
 
-def test_a_description_may_leave_out_what_has_a_default():
+def test_data_may_omit_defaults():
     assert sch.Schedule.from_dict({"schedule": "Cosine", "steps": 5}) == sch.Cosine(5)
 
 
-def test_a_second_schedule_of_the_same_name_is_refused():
+def test_duplicate_schedule_name_raises():
     with pytest.raises(ArgumentError, match=r"named 'Cosine' already exists in dashpot\.schedules\.ramp"):
         type("Cosine", (sch.Schedule,), {})
     assert sch.Schedule.registry["Cosine"] is sch.Cosine
 
 
-def test_a_class_may_be_defined_again_as_in_a_notebook():
+def test_class_may_be_redefined():
     def define(factor):
         @dataclass(frozen=True)
         class SchedulesTestOwn(sch.Schedule):
@@ -188,7 +188,7 @@ def test_a_class_may_be_defined_again_as_in_a_notebook():
         del sch.Schedule.registry[second.__name__]
 
 
-def test_a_subclass_without_values_says_what_it_lacks():
+def test_subclass_without_at_raises():
     @dataclass(frozen=True)
     class SchedulesTestEmpty(sch.Schedule):
         pass
@@ -200,5 +200,5 @@ def test_a_subclass_without_values_says_what_it_lacks():
         del sch.Schedule.registry["SchedulesTestEmpty"]
 
 
-def test_increasing_refuses_what_it_says():
+def test_increasing_rejects_its_refused_values():
     assert not any(Increasing().allows(bad) for bad in Increasing().refused())

@@ -35,7 +35,7 @@ def test_name_builds_the_schedule(name):
 
 @pytest.mark.parametrize("name", BUILT)
 @pytest.mark.parametrize("steps", [2, 3, 7, 100])
-def test_every_name_serves_any_run(name, steps):
+def test_every_name_works_for_any_number_of_steps(name, steps):
     options = {"shape": "polynomial"} if name == "window" else {}
     table = sch.from_name(name, steps, **options).table(steps + 1)
     assert all(0 <= value <= 1 for value in table)
@@ -56,7 +56,7 @@ def test_warmup_peaks_after_its_fraction(name, warmup, peak):
     assert table.index(1.0) == peak
 
 
-def test_step_drops_as_often_as_asked():
+def test_step_has_the_given_number_of_drops():
     assert len(set(sch.from_name("step", 100, drops=4).table(100))) == 5
 
 
@@ -75,18 +75,18 @@ def test_step_drops_as_often_as_asked():
         ("inverse-time", {"final": 0}, "inverse-time: final must be a number"),
     ],
 )
-def test_wrong_names_and_options_are_refused(name, options, message):
+def test_unknown_names_and_options_raise(name, options, message):
     with pytest.raises(ArgumentError, match=message):
         sch.from_name(name, 100, **options)
 
 
 @pytest.mark.parametrize("steps", [0, -1, 1.5, "10", None])
-def test_a_wrong_number_of_steps_is_refused(steps):
+def test_invalid_number_of_steps_raises(steps):
     with pytest.raises(ArgumentError, match=r"Schedule 'cosine': steps must be an integer in \[1, inf\)"):
         sch.from_name("cosine", steps)
 
 
-def test_options_come_with_the_name():
+def test_split_name_parses_options():
     name, options = sch.split_name("cosine-restarts:cycles=2,mult=5")
     schedule = sch.from_name(name, 600, **options)
     assert schedule == sch.CosineRestarts(first=100, mult=5)
@@ -96,6 +96,6 @@ def test_options_come_with_the_name():
 
 
 @pytest.mark.parametrize("text", ["cosine:floor", "cosine:floor=", "cosine:=1", "cosine:floor=0,floor=1", "cosine:,"])
-def test_an_option_without_a_value_or_given_twice_is_refused(text):
+def test_malformed_options_raise(text):
     with pytest.raises(ArgumentError, match="options must be distinct OPTION=VALUE pairs"):
         sch.split_name(text)

@@ -1,4 +1,4 @@
-"""The picture of a schedule."""
+"""Plots of schedules."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ from dashpot.errors import ArgumentError
 
 
 @pytest.mark.parametrize("schedule", EXAMPLES, ids=label)
-def test_plot_shows_the_values_in_force(schedule):
+def test_plot_shows_the_values(schedule):
     (trace,) = schedule.plot(25, base=0.3).data
     assert list(trace.y) == [schedule.value(0.3, step) for step in range(25)]
     assert trace.line.shape == "hv"
@@ -25,13 +25,13 @@ def test_plot_names_the_schedule_and_the_quantity():
     assert sch.OneCycleMomentum(10).plot(10).layout.yaxis.title.text == "value"
 
 
-def test_a_long_title_is_broken_into_lines():
+def test_long_title_is_wrapped():
     lines = (sch.Cosine(10) * sch.Window("logistic", 10)).plot(10).layout.title.text.split("<br>")
     assert len(lines) == 2
     assert max(map(len, lines)) <= 100
 
 
-def test_a_base_that_is_no_number_is_refused():
+def test_invalid_base_raises():
     with pytest.raises(ArgumentError, match="Cosine: base must be a number"):
         sch.Cosine(10).plot(10, base=float("nan"))
 
@@ -42,11 +42,11 @@ def test_without_plotly_the_error_names_the_extra(monkeypatch):
         sch.Cosine(10).plot(10)
 
 
-def test_importing_schedules_leaves_plotly_alone():
+def test_importing_schedules_does_not_import_plotly():
     code = "import sys, dashpot.schedules; assert 'plotly' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_without_steps_the_plot_shows_the_whole_schedule_or_a_hundred_steps():
+def test_plot_default_number_of_steps():
     assert len(sch.Cosine(steps=37).plot().data[0].y) == 37
     assert len(sch.Exponential(0.9).plot().data[0].y) == 100

@@ -1,4 +1,4 @@
-"""The window quirks, on the trajectories of the original optimizer."""
+"""Window quirks against trajectories of the original optimizer."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def flat(tensors):
 
 
 def directions(config, gradients):
-    """The step of each optimizer step but for rate and window: the filtered gradient over the root of its square."""
+    """Step without rate and window: the filtered gradient over the root of its square."""
     adaptive = config["lr_cfg"][0]
     _, decay, pole, zero, *_ = config["beta_cfg"]
     (eps,) = config["eps_cfg"]
@@ -29,7 +29,7 @@ def directions(config, gradients):
 
 
 @pytest.mark.parametrize("case", DATA["cases"], ids=lambda case: case["id"])
-def test_window_moves_the_original_optimizer(case):
+def test_window_matches_the_original_optimizer(case):
     config, problem = case["config"], DATA["problems"][case["problem"]]
     window = Window.from_rc_cfg(config["rc_cfg"], quirks=[name for name in case["quirks"] if name in QUIRKS])
     before = flat(problem["init"])
@@ -40,7 +40,7 @@ def test_window_moves_the_original_optimizer(case):
         before = flat(params)
 
 
-def test_the_last_epoch_runs_past_the_end_from_the_second_window_on():
+def test_last_epoch_passes_the_end_from_the_second_window():
     window = Window.from_rc_cfg((1, 0, 0, 2, 1, 4, 9, 0, 0), quirks=QUIRKS)
     assert window.steps == 16  # four epochs of tau = 4 steps, not of spe = 9
     last = [[round(window(frame * 16 + step), 3) for step in range(12, 16)] for frame in range(3)]
@@ -63,18 +63,18 @@ def test_the_epoch_quirks_are_independent():
     ("order", "second", "third"),
     [(1, -0.75, -1.75), (2, 0.5625, 3.0625)],  # (1 - u)^order at u = 1.75 and 2.75
 )
-def test_polynomials_are_evaluated_past_their_end(order, second, third):
+def test_polynomials_are_extrapolated(order, second, third):
     window = OriginalWindow("polynomial", steps=8, hold=2, order=order, second_frame=True)
     assert [window(15), window(23)] == [second, third]
 
 
-def test_a_polynomial_of_fractional_order_has_no_second_frame():
+def test_fractional_polynomial_with_second_frame_raises():
     with pytest.raises(ArgumentError, match=r"order must be an integer .* second_frame, got 1\.5"):
         OriginalWindow("polynomial", steps=8, hold=2, order=1.5, second_frame=True)
 
 
 @pytest.mark.parametrize("cfact", [1, 2, 3])
-def test_quirks_with_nothing_to_act_on_change_nothing(cfact):
+def test_inapplicable_quirks_have_no_effect(cfact):
     cfg = (5, 0, 0, 4, 1, 4, 9, cfact, 0)
     assert Window.from_rc_cfg(cfg, quirks=QUIRKS) == Window.from_rc_cfg(cfg)
 
@@ -84,6 +84,6 @@ def test_an_original_window_without_quirks_is_a_window():
 
 
 @pytest.mark.parametrize("quirks", [["late_logistic_unormalised"], "late_logistic_unormalised"])
-def test_an_unknown_quirk_is_refused(quirks):
+def test_unknown_quirk_raises(quirks):
     with pytest.raises(ArgumentError, match="did you mean 'late_logistic_unnormalised'"):
         Window.from_rc_cfg((1, 0, 0, 2, 1, 4, 9, 0, 0), quirks=quirks)

@@ -1,4 +1,4 @@
-"""The half-window shapes against the golden grid, and their ends for any order."""
+"""Half-window shapes against golden values, and their ends for all orders."""
 
 import math
 
@@ -78,7 +78,7 @@ def test_steep_logistics_do_not_overflow(name):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("repeats", [2, 3, 5])
-def test_stairs_meet_at_equal_heights(name, repeats):
+def test_staircase_is_continuous(name, repeats):
     if name == "logistic":  # its copies overlap; they are a sum of falls, symmetric about the middle
         pairs = [stacked(name, u, 4, repeats) + stacked(name, 1 - u, 4, repeats) for u in (0.1, 0.3, 0.5)]
         assert pairs == pytest.approx([1.0] * 3, rel=1e-12)

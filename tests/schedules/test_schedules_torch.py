@@ -1,4 +1,4 @@
-"""Our schedules against torch's schedulers: the golden numbers, and torch itself."""
+"""Schedules against torch's schedulers and golden values."""
 
 import dataclasses
 import math
@@ -22,7 +22,7 @@ CLOSE = {"rtol": 1e-12, "atol": 1e-17}
 
 
 def golden_schedule(case):
-    """The base value and the schedule that mean what a golden case says of torch."""
+    """Return the base value and the schedule equivalent to a golden case of torch."""
     c, base = case["config"], case["base_lr"]
     steps = c.get("total_steps")
     one = {"pct_start": c.get("pct_start", 0.3), "three_phase": c.get("three_phase", False)}
@@ -53,7 +53,7 @@ def sgd(lr=BASE, **options):
 
 
 def torch_values(build, count, optimizer=None, key="lr"):
-    """The values torch's scheduler puts in force for the first `count` steps."""
+    """Return the values of torch's scheduler for the first `count` steps."""
     optimizer = optimizer or sgd()
     scheduler, seen = build(optimizer), []
     for _ in range(count):
@@ -131,7 +131,7 @@ def test_schedule_equals_the_torch_scheduler_it_maps_to(name):
 
 
 @pytest.mark.parametrize("schedule", FACTORS, ids=label)
-def test_a_factor_is_a_lambda_for_torch(schedule):
+def test_factor_is_a_valid_torch_lambda(schedule):
     drawn = torch_values(lambda o: lr_scheduler.LambdaLR(o, schedule), 30)
     assert drawn == values(schedule, BASE, 30)
 
@@ -160,7 +160,7 @@ def test_one_cycle_equals_torch(steps, pct_start, div, final_div, anneal, three_
     np.testing.assert_allclose(values(momentum, math.nan, steps), seen["momentum"], rtol=1e-12)
 
 
-def test_one_cycle_holds_where_torch_rises_and_then_raises():
+def test_one_cycle_is_constant_after_the_last_step():
     optimizer = sgd(momentum=0.9)
     scheduler = lr_scheduler.OneCycleLR(optimizer, 1e-2, 354)
     for _ in range(354):
@@ -174,7 +174,7 @@ def test_one_cycle_holds_where_torch_rises_and_then_raises():
     assert 1e-2 * ours(353) == pytest.approx(4e-8, rel=1e-12)
 
 
-def test_the_peak_of_one_cycle_is_met_only_if_it_falls_on_a_step():
+def test_one_cycle_peak_is_reached_only_at_an_integer_step():
     assert max(sch.OneCycle(40).table(40)) == 1.0
     table = sch.OneCycle(354).table(354)
     assert table.index(max(table)) == 105
@@ -202,12 +202,12 @@ RAMPS = [
 
 
 @pytest.mark.parametrize(("ramp", "end"), RAMPS, ids=label)
-def test_a_ramp_meets_its_end_exactly_and_stays_there(ramp, end):
+def test_ramp_reaches_its_end_exactly_and_holds(ramp, end):
     assert ramp.table(20)[7:] == [end] * 13
     assert ramp(6) != end
 
 
-def test_cosine_stays_at_the_floor_where_torch_rises_and_a_window_restarts():
+def test_cosine_holds_the_floor_after_the_end():
     assert sch.Cosine(8, 0.1)(12) == 0.1
     assert sch.Cosine(8, 0.1, after="rise")(16) == 1.0
     assert sch.Window("raised-cosine", 8, floor=0.1)(8) == 1.0
@@ -242,7 +242,7 @@ def test_plateau_equals_torch_at_every_value(history, floor, **options):
         assert ours.factor_after(history[:count]) == optimizer.param_groups[0]["lr"]
 
 
-def test_plateau_takes_tensors_and_refuses_what_is_no_number():
+def test_plateau_accepts_tensors_and_rejects_non_numbers():
     assert sch.Plateau(patience=0).factor_after(torch.tensor([1.0, 2.0, 2.0])) == pytest.approx(0.01)
     with pytest.raises(ArgumentError, match="Plateau: history must hold numbers, got None"):
         sch.Plateau().factor_after([1.0, None])
@@ -255,6 +255,6 @@ def plateau_arguments():
 
 
 @pytest.mark.parametrize(("name", "bad"), list(plateau_arguments()))
-def test_plateau_refuses_arguments_out_of_range(name, bad):
+def test_plateau_rejects_arguments_out_of_range(name, bad):
     with pytest.raises(ArgumentError, match=rf"^Plateau: {name} must be .*, got .*\.$"):
         sch.Plateau(**{name: bad})

@@ -62,7 +62,7 @@ def test_golden_has_all_cases():
 
 @settings(deadline=None, max_examples=200)
 @given(window=windows())
-def test_factors_lie_between_floor_and_1_and_repeat_exactly(window):
+def test_factors_are_within_floor_and_1_and_periodic(window):
     table = window.table(3 * window.steps)
     assert all(window.floor <= factor <= 1 for factor in table)
     assert table[: window.steps] == table[window.steps : 2 * window.steps] == table[2 * window.steps :]
@@ -118,7 +118,7 @@ def test_flat_top_covers_its_fraction(window, sequence):
     assert all(factor == 1.0 for factor in other.table(int(window.flat_top * values)))
 
 
-def test_unsorted_kronecker_takes_the_points_in_their_order_after_the_flat_top():
+def test_unsorted_kronecker_follows_the_sequence_after_the_flat_top():
     window = Window("polynomial", steps=8, flat_top=0.25, sequence="kronecker-unsorted")
     assert window.table(8) == [1.0, 1.0, *[1 - point(k) for k in range(6)]]
     ordered = Window("polynomial", steps=8, flat_top=0.25, sequence="kronecker")
@@ -126,7 +126,7 @@ def test_unsorted_kronecker_takes_the_points_in_their_order_after_the_flat_top()
     assert window.table(8) != ordered.table(8)
 
 
-def test_full_windows_have_the_values_of_the_documentation():
+def test_full_windows_match_the_documentation():
     def quarter(shape, order):
         return Window(shape, steps=4, order=order, half=False).table(4)
 
@@ -138,13 +138,13 @@ def test_full_windows_have_the_values_of_the_documentation():
     assert [round(v, 4) for v in quarter("late-logistic", 4)] == [0, 0.8431, 1, 0.8431]
 
 
-def test_the_default_order_is_that_of_the_shape():
+def test_default_order_depends_on_the_shape():
     for name, shape in SHAPES.items():
         assert Window(name, steps=9) == Window(name, steps=9, order=shape.order)
 
 
 @pytest.mark.parametrize("name", [name for name in SHAPES if name != "flat"])
-def test_an_order_the_shape_does_not_allow_is_refused(name):
+def test_order_out_of_range_raises(name):
     allowed = SHAPES[name].orders
     for bad in allowed.refused():
         if bad is not None:
@@ -154,13 +154,13 @@ def test_an_order_the_shape_does_not_allow_is_refused(name):
             Window.from_rc_cfg(rc(rcm=tuple(SHAPES).index(name), n=bad))
 
 
-def test_the_flat_shape_takes_no_order():
+def test_flat_shape_rejects_an_order():
     with pytest.raises(ArgumentError, match="order must be None, which the flat shape does not use, got 2"):
         Window("flat", steps=9, order=2)
 
 
 @pytest.mark.parametrize(("steps", "hold"), [(1, 1), (9, 2), (4, 4), (2, 4)])
-def test_a_window_of_fewer_than_two_values_or_of_a_broken_one_is_refused(steps, hold):
+def test_window_with_too_few_or_fractional_values_raises(steps, hold):
     with pytest.raises(ArgumentError, match=f"got steps={steps}, hold={hold}"):
         Window("polynomial", steps=steps, hold=hold)
 
@@ -179,20 +179,20 @@ def test_a_window_of_fewer_than_two_values_or_of_a_broken_one_is_refused(steps, 
         ({"rcm": 0, "tau": 1, "spe": 1}, Constant()),
     ],
 )
-def test_the_tuple_of_autosgm_is_read_slot_by_slot(changes, expected):
+def test_rc_cfg_entries(changes, expected):
     assert Window.from_rc_cfg(rc(**changes)) == expected
     assert Window.from_rc_cfg(list(rc(**changes))) == expected
 
 
 @pytest.mark.parametrize("slot", SLOTS)
-def test_a_slot_out_of_range_is_named(slot):
+def test_rc_cfg_entry_out_of_range_raises(slot):
     for bad in SLOTS[slot].refused():
         with pytest.raises(ArgumentError, match=rf"^rc_cfg: {slot} must be .*, got "):
             Window.from_rc_cfg(rc(**{slot: bad}))
 
 
 @pytest.mark.parametrize("bad", [None, 3, "123456789", rc()[:8], (*rc(), 1), {1: 2}])
-def test_something_other_than_nine_values_is_refused(bad):
+def test_rc_cfg_of_wrong_length_raises(bad):
     with pytest.raises(ArgumentError, match="rc_cfg must be a tuple of 9 values"):
         Window.from_rc_cfg(bad)
 
@@ -205,6 +205,6 @@ def test_something_other_than_nine_values_is_refused(bad):
         ({"spe": 1, "cfact": 2}, "spe >= 2 for cfact 2, got tau=3, spe=1, cfact=2"),
     ],
 )
-def test_a_window_too_short_is_refused(changes, message):
+def test_window_too_short_raises(changes, message):
     with pytest.raises(ArgumentError, match=message):
         Window.from_rc_cfg(rc(**changes))

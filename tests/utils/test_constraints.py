@@ -1,4 +1,4 @@
-"""Constraints: what they allow, what they refuse, and the sentence they write."""
+"""Constraints: allowed and rejected values, and messages."""
 
 import dataclasses
 import math
@@ -30,7 +30,7 @@ UNIT = {closed: Interval(0, 1, closed) for closed in ("neither", "left", "right"
         (Optional(UNIT["both"]), "None or a number in [0, 1]"),
     ],
 )
-def test_text(constraint, text):
+def test_str_of_an_interval(constraint, text):
     assert str(constraint) == text
 
 
@@ -38,7 +38,7 @@ def test_text(constraint, text):
     ("closed", "low", "high"),
     [("neither", False, False), ("left", True, False), ("right", False, True), ("both", True, True)],
 )
-def test_ends(closed, low, high):
+def test_interval_ends(closed, low, high):
     interval = UNIT[closed]
     assert (interval.allows(0), interval.allows(1)) == (low, high)
     assert interval.allows(0.5)
@@ -47,18 +47,18 @@ def test_ends(closed, low, high):
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
-def test_an_open_line_allows_every_finite_number(value):
+def test_unbounded_interval_allows_all_finite_numbers(value):
     assert Interval().allows(value)
 
 
 @pytest.mark.parametrize(
     "value", [math.nan, math.inf, -math.inf, "0.5", None, True, False, (0.5,), [0.5], 0.5j, 10**400]
 )
-def test_no_numbers(value):
+def test_non_numbers_are_rejected(value):
     assert not Interval().allows(value)
 
 
-def test_integers():
+def test_integer_intervals():
     count = Interval(0, 5, "both", integer=True)
     assert [count.allows(v) for v in (0, 5, 6, -1, 2.0, True)] == [True, True, False, False, False, False]
     assert count.allows(torch.tensor(3))
@@ -75,19 +75,19 @@ def test_scalar_tensors_count_as_numbers():
     assert not interval.allows(torch.tensor(0.5 + 0j))
 
 
-def test_tensors_that_cannot_be_read_are_let_through():
-    """A mapped value and one on the meta device have no number to look at."""
+def test_unreadable_tensors_are_allowed():
+    """Vmapped and meta tensors have no readable value."""
     assert UNIT["left"].allows(torch.tensor(7.0, device="meta"))
     seen = []
     torch.func.vmap(lambda v: seen.append(UNIT["left"].allows(v)) or v)(torch.tensor([5.0, 6.0]))
     assert seen == [True]
 
 
-def test_numpy_doubles_are_floats():
+def test_numpy_float64_counts_as_float():
     assert UNIT["left"].allows(np.float64(0.5))
 
 
-def test_one_of_tells_bool_from_number():
+def test_one_of_distinguishes_bool_from_number():
     flag, level = OneOf((False, True)), OneOf((0, 1))
     assert [flag.allows(v) for v in (True, False, 1, 0, None)] == [True, True, False, False, False]
     assert [level.allows(v) for v in (0, 1, True, False, 1.0, 2)] == [True, True, False, False, False, False]
@@ -112,8 +112,8 @@ def test_optional():
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)
-def test_a_constraint_allows_nothing_of_what_it_says_it_refuses(name):
-    """`refused` feeds the bad-input tests of every optimizer: it must be neither empty nor wrong."""
+def test_constraints_reject_their_refused_values(name):
+    """`refused` is the source of the bad-input tests of all optimizers."""
     allowed = ARGUMENTS[name]
     refused = allowed.refused()
     assert len(refused) >= 3
@@ -125,7 +125,7 @@ def test_a_constraint_allows_nothing_of_what_it_says_it_refuses(name):
 
 
 @pytest.mark.parametrize("closed", UNIT)
-def test_an_interval_refuses_its_open_ends_and_beyond(closed):
+def test_interval_rejects_open_ends_and_values_beyond(closed):
     refused = UNIT[closed].refused()
     assert -1 in refused
     assert 2 in refused
@@ -133,7 +133,7 @@ def test_an_interval_refuses_its_open_ends_and_beyond(closed):
     assert (1 in [v for v in refused if v is not True]) is (closed in ("neither", "left"))
 
 
-def test_check_passes_what_is_allowed():
+def test_check_accepts_allowed_values():
     assert check("Owner", "lr", 0.1, ARGUMENTS["lr"]) is None
 
 
@@ -157,7 +157,7 @@ def test_fields_carry_their_constraints():
         Settings()
 
 
-def test_unknown_names_get_the_nearest_known_one():
+def test_unknown_names_suggest_the_closest_match():
     error = unknown("method", "adamm", {"sgd": 1, "adam": 2})
     assert isinstance(error, ArgumentError)
     assert str(error) == "Unknown method 'adamm': did you mean 'adam'? Known: adam, sgd."
@@ -165,7 +165,7 @@ def test_unknown_names_get_the_nearest_known_one():
     assert "Unknown method 3" in str(unknown("method", 3, ["adam"]))  # pyright: ignore[reportArgumentType]
 
 
-def test_errors_are_one_family_and_keep_the_builtin_kind():
+def test_errors_share_a_base_and_a_builtin_type():
     assert issubclass(ArgumentError, ValueError)
     assert all(issubclass(error, RuntimeError) for error in (DataError, RunError))
     assert all(issubclass(error, DashpotError) for error in (ArgumentError, DataError, RunError))

@@ -1,14 +1,14 @@
-"""The recipe as a value: text, equality, plain data and back, a user's own stage."""
+"""Recipe as a value: repr, equality, serialization, custom stages."""
 
 import copy
 import json
 import pickle
 
-import core_own_stage
+import recipes_custom_stage
 import pytest
 import torch
-from core_own_stage import Softsign
-from core_recipes import RECIPES
+from recipes_custom_stage import Softsign
+from recipes_support import RECIPES
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,12 +34,12 @@ def ids(recipe):
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=ids)
-def test_the_text_pastes_back(recipe):
+def test_repr_evaluates_to_the_recipe(recipe):
     assert eval(repr(recipe), dict(NAMES)) == recipe
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=ids)
-def test_plain_data_and_back_through_json(recipe):
+def test_json_round_trip(recipe):
     data = json.loads(json.dumps(recipe.to_dict()))
     back = dp.Recipe.from_dict(data)
     assert back == recipe
@@ -56,7 +56,7 @@ def test_copies_are_equal(recipe, copied):
     assert [line.keys for line in again.bound_stages] == [line.keys for line in recipe.bound_stages]
 
 
-def test_recipes_differ_where_anything_differs():
+def test_recipes_with_any_difference_are_unequal():
     assert len(set(RECIPES)) == len(RECIPES)
     assert dp.Recipe(dp.Filter(0.9)) != dp.Recipe(dp.Filter(0.8))
     assert dp.Recipe(dp.Filter(0.9)) != dp.Recipe(dp.Filter(0.9), lr=0.1)
@@ -66,13 +66,13 @@ def test_recipes_differ_where_anything_differs():
 
 
 @given(st.floats(0, 0.999), st.floats(-2, 0.999), st.floats(0, 10))
-def test_text_and_data_keep_every_digit(pole, zero, lr):
+def test_repr_and_data_preserve_all_digits(pole, zero, lr):
     recipe = dp.Recipe(dp.Filter(pole, zero), lr=lr)
     assert eval(repr(recipe), dict(NAMES)) == recipe
     assert dp.Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
 
 
-def test_the_text_shows_the_first_setting_and_those_that_are_not_defaults():
+def test_repr_shows_the_first_setting_and_nondefault_settings():
     assert repr(dp.Recipe(dp.Filter(), dp.SecondMoment(eps=1e-6))) == (
         "Recipe(Filter(pole=0.9), SecondMoment(beta=0.999, eps=1e-06), lr=0.001)"
     )
@@ -83,7 +83,7 @@ def test_the_text_shows_the_first_setting_and_those_that_are_not_defaults():
     assert "schedule={'lr': Exponential(factor=0.5), 'pole': Constant(factor=0.5)}" in repr(both)
 
 
-def test_tensor_settings_print_and_save_as_numbers():
+def test_tensor_settings_are_printed_and_saved_as_numbers():
     recipe = dp.Recipe(dp.Filter(torch.tensor(0.5)), lr=torch.tensor(0.25))
     assert repr(recipe) == "Recipe(Filter(pole=0.5), lr=0.25)"
     assert dp.Recipe.from_dict(recipe.to_dict()) == dp.Recipe(dp.Filter(0.5), lr=0.25)
@@ -104,26 +104,26 @@ def test_frozen():
 # ---- a user's own stage ----------------------------------------------------------------------------------------------
 
 
-def test_an_own_stage_is_saved_with_its_module():
+def test_custom_stage_is_saved_with_its_module():
     data = dp.Recipe(Softsign(0.5)).to_dict()["stages"][0]
     assert data == {
-        "stage": "core_own_stage.Softsign",
+        "stage": "recipes_custom_stage.Softsign",
         "width": 0.5,
         "gain": 1.0,
         "floor": None,
         "levels": [1, 2],
         "mode": "soft",
     }
-    assert type(dp.Stage.from_dict(data)) is core_own_stage.Softsign
+    assert type(dp.Stage.from_dict(data)) is recipes_custom_stage.Softsign
 
 
-def test_numeric_fields_are_found_however_they_are_annotated():
+def test_numeric_fields_are_found_for_all_annotations():
     assert Softsign.numeric() == ("width", "gain", "floor")
     assert dp.Recipe(Softsign(0.5, floor=0.1)).settings() == {"width": 0.5, "gain": 1.0, "floor": 0.1}
     assert dp.Recipe(Softsign(0.5)).settings() == {"width": 0.5, "gain": 1.0}  # a floor of None is no number to set
 
 
-def test_an_own_stage_runs_and_its_state_has_its_own_key():
+def test_custom_stage_runs_with_its_own_state_key():
     w = torch.tensor([1.0, -3.0], dtype=torch.float64, requires_grad=True)
     opt = dp.SGM.from_recipe([w], dp.Recipe(Softsign(1.0), lr=0.5))
     w.grad = w.detach().clone()
@@ -140,21 +140,24 @@ def test_an_own_stage_runs_and_its_state_has_its_own_key():
     ("data", "sentence"),
     [
         ({"stage": "Filterr"}, r"Unknown stage 'Filterr': did you mean 'Filter'\? Known: .*SecondMoment"),
-        ({"stage": "core_own_stage.Softsig"}, r"Unknown stage .*did you mean 'core_own_stage.Softsign'\?"),
+        ({"stage": "recipes_custom_stage.Softsig"}, r"Unknown stage .*did you mean 'recipes_custom_stage.Softsign'\?"),
         ({"stage": "Filter", "poll": 0.9}, r"Unknown setting of Filter 'poll': did you mean 'pole'\?"),
         ({"stage": "Filter", "pole": 1.0}, r"^Filter: pole must be a number in \[0, 1\), got 1.0"),
-        ({"stage": "core_own_stage.Softsign"}, r"^core_own_stage.Softsign: width is missing in the description"),
+        (
+            {"stage": "recipes_custom_stage.Softsign"},
+            r"^recipes_custom_stage.Softsign: width is missing in the description",
+        ),
         ({"pole": 0.9}, r'A stage is described by a mapping with the key "stage", got'),
         (["Filter"], r'A stage is described by a mapping with the key "stage", got'),
     ],
 )
-def test_bad_stage_descriptions_are_refused(data, sentence):
+def test_invalid_stage_data_raises(data, sentence):
     with pytest.raises(ArgumentError, match=sentence):
         dp.Stage.from_dict(data)
 
 
 @pytest.mark.parametrize("missing", ["stages", "lr", "schedule"])
-def test_an_incomplete_recipe_description_is_refused(missing):
+def test_incomplete_recipe_data_raises(missing):
     data = dp.Recipe(dp.Filter()).to_dict()
     del data[missing]
     with pytest.raises(ArgumentError, match=rf"^Recipe: {missing} is missing in the description"):
@@ -162,18 +165,18 @@ def test_an_incomplete_recipe_description_is_refused(missing):
 
 
 @pytest.mark.parametrize("bad", [None, "Filter", [1]])
-def test_something_else_is_no_recipe_description(bad):
+def test_recipe_data_of_wrong_type_raises(bad):
     with pytest.raises(ArgumentError, match=r"^Recipe: stages is missing"):
         dp.Recipe.from_dict(bad)
 
 
 @pytest.mark.parametrize("bad", [dp.Filter, "Filter()", None, 0.9])
-def test_something_else_is_no_stage(bad):
+def test_argument_other_than_a_stage_raises(bad):
     with pytest.raises(ArgumentError, match=r"^Recipe: every positional argument must be a Stage, got "):
         dp.Recipe(bad)
 
 
 @pytest.mark.parametrize("lr", [-1.0, float("nan"), float("inf"), "0.1", None, True])
-def test_bad_rates_are_refused(lr):
+def test_invalid_lr_raises(lr):
     with pytest.raises(ArgumentError, match=r"^Recipe: lr must be a number in \[0, inf\), got "):
         dp.Recipe(lr=lr)

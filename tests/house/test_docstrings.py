@@ -1,4 +1,4 @@
-"""Every public name has its documentation, and every optimizer documents every argument it takes."""
+"""Docstrings of all public names, and of all optimizer arguments."""
 
 import importlib
 import inspect

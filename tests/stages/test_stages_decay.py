@@ -1,11 +1,11 @@
-"""The three decays and the three scales: what is added where, and which share of a weight a step takes."""
+"""The three kinds of decay with the three scales."""
 
 import math
 import warnings
 
 import pytest
 import torch
-from core_support import few, signals, stepped, tensor
+from stages_support import few, signals, stepped, tensor
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -35,7 +35,7 @@ def flat(rows):
 
 @few
 @given(DECAYS)
-def test_coupled_decay_adds_to_the_gradient_that_every_later_stage_sees(decay):
+def test_coupled_decay_is_added_to_the_gradient_of_later_stages(decay):
     x = signals([CoupledDecay(decay), SecondMoment(0.0, 0.0)], [[0.5, -1.0]], weights=[tensor([2.0, 3.0])])[0]
     torch.testing.assert_close(x.g, tensor([0.5 + decay * 2, -1 + decay * 3]), rtol=1e-15, atol=0)
     assert torch.equal(x.d, x.g.abs())
@@ -58,13 +58,13 @@ def test_coupled_decay_passes_through_the_filter(decay, lr, pole):
 
 
 def factors(scale, lr, schedule):
-    """What multiplies weight_decay at each step, in words: lr F, F, or 1."""
+    """Factor on weight_decay at each step: lr F, F, or 1."""
     return [{"lr": lr * schedule(t), "schedule": schedule(t), "constant": 1.0}[scale] for t in range(4)]
 
 
 @pytest.mark.parametrize("scale", ["lr", "schedule", "constant"])
 @pytest.mark.parametrize("stage", [DecoupledDecay, ChangeDecay])
-def test_scale_with_a_schedule(stage, scale):
+def test_decay_scale_with_a_schedule(stage, scale):
     """Zero gradients, so that only decay acts: w_t = w_0 prod(1 - s_t weight_decay)."""
     lr, decay, schedule = 0.2, 0.3, dp.schedules.Exponential(0.5)
     p = weight([1.0])
@@ -80,15 +80,15 @@ def test_scale_with_a_schedule(stage, scale):
 
 @pytest.mark.parametrize(("scale", "share"), [("lr", 0.2), ("schedule", 1.0), ("constant", 1.0)])
 def test_only_the_lr_scale_follows_the_base_rate(scale, share):
-    """Doubling lr doubles the decay with scale "lr" and leaves it with the other two."""
+    """Doubling lr doubles the decay with scale "lr" and does not change it with the other two."""
     for lr in (0.2, 0.4):
         p = weight([1.0])
         [[w]] = run(dp.SGM([p], lr, decay=DecoupledDecay(0.1, scale)), p, [[0.0]])
         assert 1 - w == pytest.approx(0.1 * (share * lr / 0.2 if scale == "lr" else share), rel=1e-12)
 
 
-def test_schedule_scale_sees_a_torch_schedulers_factor():
-    """AdamW(decay_scale="schedule") under LambdaLR: the decay follows the factor and not the rate."""
+def test_schedule_scale_follows_a_torch_scheduler():
+    """AdamW(decay_scale="schedule") under LambdaLR: the decay follows the factor, not the rate."""
     p = weight([1.0])
     opt = dp.AdamW([p], lr=0.01, weight_decay=0.1, decay_scale="schedule")
     scheduler = torch.optim.lr_scheduler.LambdaLR(opt, lambda t: 0.5**t)
@@ -101,7 +101,7 @@ def test_schedule_scale_sees_a_torch_schedulers_factor():
     assert got == pytest.approx(expected, rel=1e-14)
 
 
-def test_schedule_scale_sees_the_share_of_the_highest_rate_under_one_cycle():
+def test_schedule_scale_is_relative_to_max_lr_under_one_cycle():
     """OneCycleLR starts at max_lr/div_factor: that fraction of weight_decay acts, and all of it at the top."""
     p = weight([1.0])
     opt = dp.AdamW([p], lr=0.01, weight_decay=0.1, decay_scale="schedule")
@@ -138,7 +138,7 @@ def test_decoupled_decay_is_torch_adamw(decay, lr):
         (ChangeDecay(0.05, scale="constant"), ChangeDecay(0.1, scale="lr")),
     ],
 )
-def test_decays_add_up(stages):
+def test_decays_are_additive(stages):
     """lr = 0.5: each pair takes a tenth of the old weight."""
     p = weight([1.0])
     assert run(dp.SGM.from_recipe([p], dp.Recipe(*stages, lr=0.5)), p, [[0.0]]) == [[pytest.approx(0.9, rel=1e-15)]]
@@ -157,7 +157,7 @@ def test_change_decay_adds_to_the_direction(decay, lr, factor):
     torch.testing.assert_close(x.v, tensor([1 + factor * decay * 3, -1 + factor * decay * 4]), rtol=1e-14, atol=0)
 
 
-def test_change_decay_of_autosgm_is_a_tenth_of_the_constant():
+def test_autosgm_change_decay_is_a_tenth_of_the_constant():
     """Factor (1 - pole)/(1 - zero): 0.1 for pole 0.9, zero 0; 0.19 at Nesterov's zero; 0.2236 at 0.5528."""
     for zero, factor in [(0.0, 0.1), (0.9 / 1.9, 0.19), (1 - math.sqrt(0.2), 0.2236)]:
         stage = dp.AutoSGM.recipe_for(zero=zero, decay="change", weight_decay=0.5).stages[-1]
@@ -167,7 +167,7 @@ def test_change_decay_of_autosgm_is_a_tenth_of_the_constant():
 
 @few
 @given(DECAYS, RATES)
-def test_autosgm_decay_is_adamw_with_a_tenth(rho, lr):
+def test_autosgm_decay_equals_adamw_with_a_tenth(rho, lr):
     """Zero gradients after one: the decays agree when AdamW gets (1 - 0.9) rho. eps = 0 leaves the directions 0."""
     p, q = weight([1.0]), weight([1.0])
     ours = dp.AutoSGM([p], lr=lr, weight_decay=rho, decay="change", eps=0.0)
@@ -176,8 +176,8 @@ def test_autosgm_decay_is_adamw_with_a_tenth(rho, lr):
     assert flat(run(ours, p, gradients)) == pytest.approx(flat(run(adamw, q, gradients)), rel=1e-11, abs=1e-11)
 
 
-def test_change_decay_is_seen_by_a_numerator_with_scale_lr_only():
-    """Parcor multiplies w with the direction: decay that is part of it changes the rate, decay beside it does not."""
+def test_change_decay_reaches_the_numerator_only_with_scale_lr():
+    """Parcor multiplies w with the direction: only decay that is part of the direction changes the rate."""
     plain, seen, beside = (
         float(signals([*stages, dp.Parcor(0.5)], [[0.5, 1.0]], weights=[tensor([2.0, 1.0])])[0].rate)
         for stages in ([], [ChangeDecay(0.5)], [ChangeDecay(0.5, scale="constant")])
@@ -190,8 +190,8 @@ def test_change_decay_is_seen_by_a_numerator_with_scale_lr_only():
 
 
 @pytest.mark.parametrize("stage", [CoupledDecay, DecoupledDecay, ChangeDecay])
-def test_decay_of_zero_leaves_the_arithmetic_out(stage):
-    """An infinite weight and -0.0 stay as they are: 0 * inf would be nan, and -0.0 + 0.0 is 0.0."""
+def test_zero_decay_skips_the_arithmetic(stage):
+    """Infinite weights and -0.0 are unchanged: 0 * inf would be nan, and -0.0 + 0.0 is 0.0."""
     assert stage(0.0).is_noop()
     assert stage(0).is_noop()
     assert not stage(1e-300).is_noop()
@@ -212,7 +212,7 @@ def test_decay_of_zero_leaves_the_arithmetic_out(stage):
         (ChangeDecay(3.0, 0.5, "constant"), 0.1),
     ],
 )
-def test_a_share_above_one_warns(stage, lr):
+def test_decay_above_one_per_step_warns(stage, lr):
     with pytest.warns(UserWarning, match=r"subtracts 1.5 times the weight per step and overshoots zero"):
         stage.scalars(Clock(t=1, lr=lr))
 
@@ -228,31 +228,31 @@ def test_a_share_above_one_warns(stage, lr):
         (ChangeDecay(4.0, 0.5, "constant"), 0.1),
     ],
 )
-def test_a_share_of_two_or_more_is_refused(stage, lr):
+def test_decay_of_two_or_more_per_step_raises(stage, lr):
     with pytest.raises(ArgumentError, match=r"fraction of the weight per step must be below 2 \(unstable\), got 2"):
         stage.scalars(Clock(t=1, lr=lr))
 
 
-def test_a_share_of_exactly_one_warns():
+def test_decay_of_exactly_one_per_step_warns():
     with pytest.warns(UserWarning, match=r"subtracts 1 times the weight per step"):
         DecoupledDecay(1.0, "constant").scalars(Clock(t=1, lr=0.1))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.999999])
-def test_a_share_below_one_is_silent(share):
+def test_decay_below_one_per_step_does_not_warn(share):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         DecoupledDecay(share, "constant").scalars(Clock(t=1, lr=0.1))
 
 
-def test_the_schedules_factor_counts_for_the_share():
-    """lr weight_decay F = 0.9 is fine though lr weight_decay = 1.8."""
+def test_overshoot_check_includes_the_schedule():
+    """lr weight_decay F = 0.9 does not warn although lr weight_decay = 1.8."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         DecoupledDecay(1.8).scalars(Clock(t=1, lr=1.0, factor=0.5))
 
 
-def test_refused_overshoot_changes_nothing():
+def test_rejected_overshoot_changes_nothing():
     p = weight([1.0])
     opt = dp.SGM([p], lr=1.0, decay=DecoupledDecay(2.0))
     p.grad = torch.ones_like(p)
@@ -262,7 +262,7 @@ def test_refused_overshoot_changes_nothing():
     assert opt.state[p] == {}
 
 
-def test_maximize_negates_the_gradient_and_not_the_decay():
+def test_maximize_negates_the_gradient_but_not_the_decay():
     up, down = weight([1.0]), weight([1.0])
     for p, gradient, maximize in ((up, 0.5, True), (down, -0.5, False)):
         run(dp.SGM([p], 0.1, decay=DecoupledDecay(0.1), maximize=maximize), p, [[gradient]])

@@ -1,7 +1,7 @@
-"""What a recipe holds: slots, settings by name, idle stages, schedules."""
+"""Contents of a recipe: slots, settings by name, no-op stages, schedules."""
 
 import pytest
-from core_recipes import RECIPES
+from recipes_support import RECIPES
 
 import dashpot as dp
 from dashpot.errors import ArgumentError
@@ -31,18 +31,18 @@ def test_slots_of_all_stages_in_order():
         (dp.Parcor(), dp.MomentRate()),
     ],
 )
-def test_two_stages_cannot_keep_state_under_one_key(stages):
+def test_shared_state_key_raises(stages):
     with pytest.raises(ArgumentError, match=r"^Recipe: two stages use the state key '\w+'; rename the slot of one"):
         dp.Recipe(*stages)
 
 
-def test_two_filters_with_slots_of_their_own():
+def test_two_filters_with_distinct_slots():
     recipe = dp.Recipe(dp.Filter(0.9), dp.Filter(0.5, slot="second"))
     assert [slot.key for slot in recipe.slots] == ["momentum_buffer", "second"]
     assert recipe.settings() == {"pole": 0.9, "zero": 0.0, "pole_2": 0.5, "zero_2": 0.0}
 
 
-def test_the_step_counts_key_is_taken():
+def test_reserved_step_key_raises():
     with pytest.raises(ArgumentError, match=r"^Recipe: state key 'step' is reserved for the step count"):
         dp.Recipe(dp.Filter(slot="step"))
 
@@ -55,7 +55,7 @@ def test_slot_declarations():
 # ---- settings by name ------------------------------------------------------------------------------------------------
 
 
-def test_settings_are_named_in_order_and_numbered_where_a_name_comes_twice():
+def test_settings_are_ordered_and_repeated_names_numbered():
     recipe = dp.Recipe(dp.SecondMoment(0.99, 1e-6), dp.Parcor(0.5), dp.HuberClip(0.25, eps=1e-3), lr=0.1)
     assert recipe.settings() == {
         "beta": 0.99,
@@ -72,7 +72,7 @@ def test_settings_are_named_in_order_and_numbered_where_a_name_comes_twice():
     assert dp.Recipe(dp.Filter(gain=2.0, normalise="none")).settings()["gain"] == 2.0
 
 
-def test_with_settings_changes_the_named_stage_only():
+def test_with_settings_changes_only_the_named_stage():
     recipe = dp.Recipe(dp.SecondMoment(), dp.Parcor(), lr=0.1, schedule=Cosine(5))
     changed = recipe.with_settings(beta_2=0.5, eps=1e-3, lr=0.2)
     assert changed == dp.Recipe(dp.SecondMoment(eps=1e-3), dp.Parcor(0.5), lr=0.2, schedule=Cosine(5))
@@ -81,14 +81,14 @@ def test_with_settings_changes_the_named_stage_only():
     assert recipe.with_settings() == recipe
 
 
-def test_every_setting_can_be_set_by_its_name():
+def test_all_settings_can_be_set_by_name():
     for recipe in RECIPES:
         for name, value in recipe.settings().items():
             changed = recipe.with_settings(**{name: value / 2})
             assert changed.settings() == {**recipe.settings(), name: value / 2}
 
 
-def test_unknown_and_bad_settings_are_refused():
+def test_unknown_and_invalid_settings_raise():
     recipe = dp.Recipe(dp.Filter())
     with pytest.raises(ArgumentError, match=r"^Recipe: no setting 'momentum'; it has lr, schedule, pole, zero"):
         recipe.with_settings(momentum=0.5)
@@ -101,14 +101,14 @@ def test_unknown_and_bad_settings_are_refused():
 # ---- idle stages and cautions ----------------------------------------------------------------------------------------
 
 
-def test_idle_stages_stay_in_the_recipe_and_out_of_its_lines():
+def test_no_op_stages_are_not_bound():
     recipe = dp.Recipe(dp.CoupledDecay(0.0), dp.Filter(), dp.DecoupledDecay(0.1))
     assert [type(stage) for stage in recipe.stages] == [dp.CoupledDecay, dp.Filter, dp.DecoupledDecay]
     assert [type(stage) for stage in recipe.active()] == [dp.Filter, dp.DecoupledDecay]
     assert [line.stage for line in recipe.bound_stages] == list(recipe.active())
 
 
-def test_cautions_are_collected():
+def test_warnings_are_collected():
     assert dp.Recipe(dp.Filter(0.9)).warnings() == []
     assert len(dp.Recipe(dp.Filter(0.1, 0.5), dp.Filter(0.2, 0.5, slot="b")).warnings()) == 2
 
@@ -116,17 +116,17 @@ def test_cautions_are_collected():
 # ---- schedules -------------------------------------------------------------------------------------------------------
 
 
-def test_one_schedule_is_that_of_lr():
+def test_single_schedule_applies_to_lr():
     assert dp.Recipe(schedule=Cosine(5)) == dp.Recipe(schedule={"lr": Cosine(5)})
 
 
-def test_torch_names_reach_the_settings_of_the_stages():
+def test_torch_names_refer_to_stage_settings():
     for name, setting in [("momentum", "pole"), ("betas[0]", "pole"), ("betas[1]", "beta"), ("alpha", "beta")]:
         recipe = dp.Recipe(dp.Filter(), dp.SecondMoment(), schedule={name: Cosine(5)})
         assert recipe.schedule == ((setting, Cosine(5)),)
 
 
-def test_at_resolves_every_schedule_but_the_factor_on_lr():
+def test_at_resolves_all_schedules_except_the_factor_on_lr():
     recipe = dp.Recipe(dp.Filter(0.8), lr=0.4, schedule={"lr": Exponential(0.5), "pole": Exponential(0.25)})
     now, factor = recipe.at(2)
     assert now == dp.Recipe(dp.Filter(0.8 * 0.25**2), lr=0.4)
@@ -152,11 +152,11 @@ def test_an_absolute_schedule_replaces_the_value():
         ([Cosine(5)], r"^Recipe: schedule must be None, a Schedule or a mapping"),
     ],
 )
-def test_bad_schedules_are_refused(schedule, sentence):
+def test_invalid_schedules_raise(schedule, sentence):
     with pytest.raises(ArgumentError, match=sentence):
         dp.Recipe(dp.Filter(), schedule=schedule)
 
 
-def test_two_names_of_one_setting_are_refused():
+def test_two_names_of_one_setting_raise():
     with pytest.raises(ArgumentError, match=r"^Recipe: pole is scheduled twice, once as 'momentum'"):
         dp.Recipe(dp.Filter(), schedule={"pole": Cosine(5), "momentum": Cosine(6)})

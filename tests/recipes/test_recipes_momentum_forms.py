@@ -1,10 +1,10 @@
-"""The mapping table: each method written as its source writes it, against the filter at the mapped point, and back."""
+"""Momentum methods in the form of their sources against the filter at the converted point, and back."""
 
 import math
 
 import pytest
 import torch
-from core_support import directions, few, noise, stepped, tensor
+from stages_support import directions, few, noise, stepped, tensor
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,7 +31,7 @@ def close(actual, expected):
 # ---- every row of the table, against a loop in the method's own words ------------------------------------------------
 
 
-def test_plain():
+def test_plain_gradient():
     assert at(Point(0.0, 0.0, 1.0)).tolist() == GRADIENTS
 
 
@@ -57,7 +57,7 @@ def test_heavy_ball(momentum):
 
 @few
 @given(POLES, FRACTIONS)
-def test_dampening_is_the_point_plus_a_transient_of_the_first_gradient(momentum, dampening):
+def test_dampening_adds_a_transient_of_the_first_gradient(momentum, dampening):
     v, expected = GRADIENTS[0], [GRADIENTS[0]]
     for g in GRADIENTS[1:]:
         v = momentum * v + (1 - dampening) * g
@@ -66,8 +66,8 @@ def test_dampening_is_the_point_plus_a_transient_of_the_first_gradient(momentum,
     close(at(momentum_forms.heavy_ball(momentum, dampening)) + tensor(transient), expected)
 
 
-def test_dampening_equal_to_the_momentum_is_not_the_average():
-    """The point is the same, the first gradient is not dampened."""
+def test_dampening_equal_to_momentum_differs_from_ema():
+    """The filter is equal except for the undampened first gradient."""
     assert momentum_forms.heavy_ball(0.9, dampening=0.9) == pytest.approx(momentum_forms.ema(0.9))
     p = torch.zeros(1, dtype=torch.float64)
     torch_sgd = torch.optim.SGD([p], lr=1.0, momentum=0.9, dampening=0.9)
@@ -78,7 +78,7 @@ def test_dampening_equal_to_the_momentum_is_not_the_average():
 
 @few
 @given(POLES)
-def test_nesterov_as_torch_writes_it(momentum):
+def test_nesterov_matches_torch(momentum):
     v, expected = 0.0, []
     for g in GRADIENTS:
         v = momentum * v + g
@@ -89,7 +89,7 @@ def test_nesterov_as_torch_writes_it(momentum):
 @few
 @given(st.floats(0.1, 0.95), st.floats(0.01, 0.2))
 def test_nesterov_look_ahead_form_has_the_same_filter(momentum, lr):
-    """On a quadratic: v = momentum v - lr g(w + momentum v), w = w + v. The look-ahead point is our weight."""
+    """On a quadratic: v = momentum v - lr g(w + momentum v), w = w + v. The look-ahead point is the stored weight."""
     curvature, w, v, ahead = 1.5, 2.0, 0.0, []
     for _ in range(10):
         v = momentum * v - lr * curvature * (w + momentum * v)
@@ -141,7 +141,7 @@ def test_low_noise_zero():
 
 @few
 @given(st.floats(0.5, 0.99))
-def test_low_noise_zero_gives_its_noise_gain(pole):
+def test_low_noise_zero_noise_gain(pole):
     """sum h_k^2 of the unit-DC filter is (1 - pole)(1 + zero)/(1 + pole)."""
     zero = momentum_forms.low_noise_zero(pole)
     gain = (1 - pole) / (1 - zero)
@@ -154,7 +154,7 @@ def test_low_noise_zero_gives_its_noise_gain(pole):
 
 @few
 @given(st.floats(0, 0.999))
-def test_ema_and_heavy_ball_are_each_other_with_another_rate(pole):
+def test_ema_and_heavy_ball_differ_by_a_factor_on_lr(pole):
     assert momentum_forms.to_ema(momentum_forms.ema(pole)) == pytest.approx((pole, 1.0), rel=1e-13)
     assert momentum_forms.to_heavy_ball(momentum_forms.heavy_ball(pole)) == (pole, 1.0)
     assert momentum_forms.to_ema(momentum_forms.heavy_ball(pole)) == pytest.approx((pole, 1 / (1 - pole)), rel=1e-13)
@@ -163,7 +163,7 @@ def test_ema_and_heavy_ball_are_each_other_with_another_rate(pole):
 
 @few
 @given(POLES, st.floats(0, 0.99))
-def test_dampened_heavy_ball_is_a_heavy_ball_with_another_rate(pole, dampening):
+def test_dampened_heavy_ball_equals_heavy_ball_with_scaled_lr(pole, dampening):
     momentum, factor = momentum_forms.to_heavy_ball(momentum_forms.heavy_ball(pole, dampening))
     assert (momentum, factor) == (pole, 1 - dampening)
 
@@ -184,7 +184,7 @@ def test_qhm_round_trip(beta, nu):
 
 @few
 @given(POLES, FRACTIONS, st.floats(0.01, 10))
-def test_any_zero_from_0_to_the_pole_is_a_qhm_point(pole, share, gain):
+def test_zeros_up_to_the_pole_are_qhm_points(pole, share, gain):
     zero = share * pole
     beta, nu, factor = momentum_forms.to_qhm(Point(pole, zero, gain))
     again = momentum_forms.qhm(beta, min(nu, 1.0))  # rounding can lift nu above 1
@@ -194,14 +194,14 @@ def test_any_zero_from_0_to_the_pole_is_a_qhm_point(pole, share, gain):
 
 @few
 @given(POLES)
-def test_nesterov_and_qhm_are_each_other(beta):
+def test_nesterov_and_qhm_are_equivalent(beta):
     assert momentum_forms.to_qhm(momentum_forms.nesterov(beta)) == pytest.approx((beta, beta, 1 / (1 - beta)), rel=1e-9)
     assert momentum_forms.to_nesterov(momentum_forms.qhm(beta, beta)) == pytest.approx((beta, 1 - beta), rel=1e-9)
 
 
 @few
 @given(POLES, FRACTIONS, st.floats(0.1, 3))
-def test_the_factor_belongs_to_the_rate(beta, nu, gain):
+def test_factor_multiplies_lr(beta, nu, gain):
     """Same directions: the point, and its QHM form with lr times the factor."""
     start = Point(beta, momentum_forms.qhm(beta, nu).zero, gain)
     back_beta, back_nu, factor = momentum_forms.to_qhm(start)

@@ -1,4 +1,4 @@
-"""Every example runs as a script and does what its docstring says."""
+"""Examples run as scripts with the documented results."""
 
 import math
 import runpy

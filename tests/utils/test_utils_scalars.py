@@ -1,4 +1,4 @@
-"""Scalar arithmetic that works on numbers and on tensors."""
+"""Scalar arithmetic on numbers and tensors."""
 
 import pytest
 import torch
@@ -8,14 +8,14 @@ from dashpot.utils.scalars import is_number, minimum, where
 HALF = torch.tensor(0.5, dtype=torch.float64)
 
 
-def test_where_on_a_python_condition_hands_the_branch_through():
+def test_where_with_a_python_condition_returns_the_branch():
     assert where(True, 1, 2) == 1
     assert where(False, 1, HALF) is HALF
 
 
 @pytest.mark.parametrize("truth", [True, False])
 @pytest.mark.parametrize(("yes", "no"), [(0.9, 0.1), (HALF, 0.1), (0.9, HALF), (HALF, 2 * HALF)])
-def test_where_on_a_tensor_condition_keeps_double_precision(truth, yes, no):
+def test_where_with_a_tensor_condition_keeps_double_precision(truth, yes, no):
     """0.9 in float32 is wrong in the eighth digit, which would be the precision of a whole float64 run."""
     out = where(torch.tensor(truth), yes, no)
     assert isinstance(out, torch.Tensor)
@@ -23,7 +23,7 @@ def test_where_on_a_tensor_condition_keeps_double_precision(truth, yes, no):
     assert out.item() == float(yes if truth else no)
 
 
-def test_where_is_mapped_and_differentiated():
+def test_where_under_vmap_and_grad():
     x = torch.tensor([-1.0, 2.0], dtype=torch.float64)
     mapped = torch.func.vmap(lambda v: where(v > 0, 0.9, 0.1))(x)
     assert mapped.tolist() == [0.1, 0.9]

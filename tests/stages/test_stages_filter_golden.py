@@ -2,7 +2,7 @@
 
 import golden_data as golden
 import pytest
-from core_support import directions, tensor
+from stages_support import directions, tensor
 
 from dashpot import Filter
 from dashpot.stages.filter import unit_gain
@@ -18,7 +18,7 @@ DEBIASED = 1e-11
 
 
 def original(case):
-    """The stage that the original's four arguments mean, its first-step habit included."""
+    """Stage for the original's four arguments, including its first-step quirk."""
     pole, zero, eta = case["beta"], case["gamma"], case["eta"]
     if case["debias"]:
         return Filter(pole, zero, normalise="autosgm")
@@ -32,7 +32,7 @@ def error(stage, name, expected):
 
 @pytest.mark.parametrize("name", INPUTS)
 @pytest.mark.parametrize("case", CASES, ids=IDS)
-def test_original_output(case, name):
+def test_filter_matches_recorded_outputs(case, name):
     assert error(original(case), name, case["original"][name]) < ROUNDING
 
 
@@ -55,8 +55,8 @@ def test_running_average(case):
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c["gamma"] != 0 and not c["debias"]])
-def test_without_the_first_step_habit_the_recording_is_missed(case):
-    """The flag does something: the plain linear filter differs from the original at t = 1 by the factor 1 - zero."""
+def test_recording_requires_the_first_step_quirk(case):
+    """The plain linear filter differs from the original at t = 1 by the factor 1 - zero."""
     plain = Filter(case["beta"], case["gamma"], original(case).gain, normalise="none")
     first = directions([plain], DATA["inputs"]["random"])[0].item()
     gain = plain.gain or unit_gain(plain.pole, plain.zero)
@@ -65,7 +65,7 @@ def test_without_the_first_step_habit_the_recording_is_missed(case):
     assert abs(first - case["original"]["random"][0]) > 0.05
 
 
-def test_every_recording_is_used():
+def test_all_recordings_are_used():
     assert len(CASES) == 15
     assert [c["N"] for c in DATA["running_average_min_tN"]] == [1, 5, 10]
     assert all(set(c["original"]) == {"random", "step", "impulse"} for c in CASES)

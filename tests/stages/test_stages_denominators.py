@@ -1,10 +1,10 @@
-"""Every denominator against a loop over Python floats, one element at a time."""
+"""Denominators against elementwise loops over Python floats."""
 
 import math
 
 import pytest
 import torch
-from core_support import directions, few, noise, signals, tensor
+from stages_support import directions, few, noise, signals, tensor
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,7 +23,7 @@ def close(actual, expected):
 
 
 def averages(values, beta, kind):
-    """The running averages of a sequence, written as their sources write them."""
+    """Running averages of a sequence, in the form of their sources."""
     s, out = 0.0, []
     for t, x in enumerate(values, start=1):
         if kind == "running":
@@ -62,14 +62,14 @@ def test_rmsprop_with_bias_correction(beta, eps):
 
 @few
 @given(BETAS, EPS)
-def test_rmsprop_of_torch_is_not_corrected(beta, eps):
+def test_torch_rmsprop_has_no_bias_correction(beta, eps):
     expected = [g / (math.sqrt(s) + eps) for g, s in zip(GRADIENTS, squares(beta, "plain"), strict=True)]
     close(directions([SecondMoment(beta, eps, average="plain")], GRADIENTS), expected)
 
 
 @few
 @given(BETAS, EPS)
-def test_rmsprop_that_starts_at_the_first_square(beta, eps):
+def test_rmsprop_initialized_with_the_first_square(beta, eps):
     """The notebook's: s_1 = g_1^2."""
     expected = [g / (math.sqrt(s) + eps) for g, s in zip(GRADIENTS, squares(beta, "first"), strict=True)]
     close(directions([SecondMoment(beta, eps, average="first")], GRADIENTS), expected)
@@ -77,7 +77,7 @@ def test_rmsprop_that_starts_at_the_first_square(beta, eps):
 
 @few
 @given(BETAS, EPS)
-def test_centred_rmsprop_of_torch(beta, eps):
+def test_torch_centred_rmsprop(beta, eps):
     rows = zip(squares(beta, "plain"), averages(GRADIENTS, beta, "plain"), strict=True)
     x = signals([CenteredMoment(beta, eps, average="plain", uncentered_steps=0)], GRADIENTS)
     check_variance(x, GRADIENTS, [s - a * a for s, a in rows], eps, inside=False)
@@ -85,7 +85,7 @@ def test_centred_rmsprop_of_torch(beta, eps):
 
 @few
 @given(BETAS, EPS, st.floats(0, 0.95))
-def test_rmsprop_momentum_is_heavy_ball_behind_the_division(beta, eps, momentum):
+def test_rmsprop_momentum_is_a_heavy_ball_after_the_division(beta, eps, momentum):
     b, expected = 0.0, []
     for g, s in zip(GRADIENTS, squares(beta, "plain"), strict=True):
         b = momentum * b + g / (math.sqrt(s) + eps)
@@ -115,7 +115,7 @@ def test_adam_with_eps_inside_the_root(beta1, beta2, eps, kind):
 
 @few
 @given(st.floats(1, 30), st.floats(1, 30), EPS)
-def test_adam_of_the_lecture_notes_averages_with_one_over_min_t_n(n_g, n_s, eps):
+def test_lecture_notes_adam_uses_running_averages(n_g, n_s, eps):
     beta1, beta2 = 1 - 1 / n_g, 1 - 1 / n_s
     rows = zip(averages(GRADIENTS, beta1, "running"), squares(beta2, "running"), strict=True)
     stages = [Filter(beta1, normalise="running"), SecondMoment(beta2, eps, average="running")]
@@ -125,7 +125,7 @@ def test_adam_of_the_lecture_notes_averages_with_one_over_min_t_n(n_g, n_s, eps)
 @few
 @given(BETAS, BETAS, EPS, st.integers(0, 16), st.sampled_from(["outside", "inside"]))
 def test_centred_adam_with_guard_and_clamp(beta1, beta2, eps, guard, eps_mode):
-    """sqrt(max(s^ - m^^2, 0)) and eps outside or inside; the mean is left out while t < guard."""
+    """sqrt(max(s^ - m^^2, 0)) and eps outside or inside; without the mean while t < guard."""
     means = averages(GRADIENTS, beta1, "debiased")
     rows = enumerate(zip(means, squares(beta2, "debiased"), strict=True), start=1)
     variances = [max(s - m * m, 0) if t >= guard else s for t, (m, s) in rows]
@@ -138,7 +138,7 @@ def test_centred_adam_with_guard_and_clamp(beta1, beta2, eps, guard, eps_mode):
 @few
 @given(BETAS, st.floats(1e-3, 1))
 def test_variance_power_divides_by_the_variance(beta, eps):
-    """The step that a noise analysis gives: g/(sigma^2 + eps)."""
+    """Step of a noise analysis: g/(sigma^2 + eps)."""
     means = averages(GRADIENTS, beta, "debiased")
     rows = zip(GRADIENTS, squares(beta, "debiased"), means, strict=True)
     expected = [g / (max(s - a * a, 0) + eps) for g, s, a in rows]
@@ -155,7 +155,7 @@ def test_autosgm_adds_eps_to_the_signed_gradient_and_after_the_root(beta, eps):
 
 @few
 @given(BETAS, EPS, st.floats(0, 1))
-def test_share_of_the_present_square(beta, eps, nu):
+def test_weight_of_the_current_square(beta, eps, nu):
     """QHAdam: sqrt((1 - nu) g^2 + nu s^) + eps."""
     rows = zip(GRADIENTS, squares(beta, "debiased"), strict=True)
     expected = [g / (math.sqrt((1 - nu) * g * g + nu * s) + eps) for g, s in rows]
@@ -172,7 +172,7 @@ def test_scale_multiplies_the_mean_square(beta, eps, scale):
 @pytest.mark.parametrize("kind", ["debiased", "plain", "first", "running"])
 @few
 @given(beta=st.floats(0, 0.99))
-def test_centred_mean_has_the_same_average_as_the_square(kind, beta):
+def test_centred_mean_uses_the_average_of_the_square(kind, beta):
     """One kind of average serves both, so that the variance is negative by rounding only."""
     values = [g + 3 for g in GRADIENTS]
     means, mean_squares = averages(values, beta, kind), averages([g * g for g in values], beta, kind)
@@ -184,7 +184,7 @@ def test_centred_mean_has_the_same_average_as_the_square(kind, beta):
 
 
 def test_eps_inside_acts_as_a_floor_of_its_root():
-    """For a gradient that all but vanished: d is sqrt(eps) inside and eps outside."""
+    """For a vanishing gradient, d is sqrt(eps) inside and eps outside."""
     tiny = [1e-12]
     inside = directions([SecondMoment(0.9, 1e-6, "inside")], tiny).item()
     outside = directions([SecondMoment(0.9, 1e-6)], tiny).item()
@@ -194,20 +194,20 @@ def test_eps_inside_acts_as_a_floor_of_its_root():
 
 @pytest.mark.parametrize("mode", ["outside", "inside", "gradient"])
 @pytest.mark.parametrize("average", ["debiased", "plain", "first", "running"])
-def test_zero_eps_and_zero_gradients_give_a_zero_direction(mode, average):
+def test_zero_eps_with_zero_gradients_returns_a_zero_direction(mode, average):
     out = directions([SecondMoment(0.9, 0.0, mode, average)], [[0.0, 1.0], [0.0, -2.0]])
     assert out[:, 0].tolist() == [0.0, 0.0]
     assert torch.isfinite(out).all()
 
 
-def test_zero_eps_centred_gives_zero_only_where_the_direction_is_zero():
-    """0/0 = 0; x/0 stays infinite, which a guard or an eps must prevent."""
+def test_zero_eps_centred_is_zero_only_for_a_zero_direction():
+    """0/0 = 0; x/0 is infinite, unless prevented by uncentered_steps or eps."""
     stage = CenteredMoment(0.9, 0.0, uncentered_steps=0, average="first")
     out = directions([stage], [[0.0, 1.0]])
     assert out.tolist() == [[0.0, math.inf]]
 
 
-def test_over_keeps_the_sign_of_zero_and_passes_nan():
+def test_over_preserves_the_sign_of_zero_and_nan():
     v, d = tensor([0.0, -0.0, 1.0, math.nan, 0.0]), tensor([0.0, 0.0, 2.0, 1.0, math.nan])
     out = over(v, d)
     assert torch.equal(out[:3], tensor([0.0, -0.0, 0.5]))
@@ -219,14 +219,14 @@ def test_over_keeps_the_sign_of_zero_and_passes_nan():
 # ---- the guard and the clamp of the centred denominator --------------------------------------------------------------
 
 
-def test_first_step_without_a_guard_is_huge_and_with_one_is_not():
+def test_uncentered_steps_prevent_a_huge_first_step():
     unguarded = directions([Filter(0.9), CenteredMoment(mean="direction", uncentered_steps=0)], [[2.0]])
     guarded = directions([Filter(0.9), CenteredMoment(mean="direction")], [[2.0]])
     assert unguarded.item() == pytest.approx(2.0 / 1e-8)
     assert guarded.item() == pytest.approx(1.0, rel=1e-7)
 
 
-def test_the_guard_ends_at_the_stated_step():
+def test_centring_starts_at_the_given_step():
     """uncentered_steps = 3: t = 1, 2 without the mean, t = 3 with it."""
     plain = directions([SecondMoment(0.9)], GRADIENTS[:4])
     guarded = directions([CenteredMoment(0.9, uncentered_steps=3)], GRADIENTS[:4])
@@ -234,7 +234,7 @@ def test_the_guard_ends_at_the_stated_step():
     assert (guarded[2:].abs() > plain[2:].abs() * 1.001).all()
 
 
-def test_a_mean_with_another_pole_is_clamped_at_zero():
+def test_variance_with_different_poles_is_clamped_at_zero():
     """Mean of the last gradient alone against a long mean square: s^ - m^^2 < 0, so d = eps."""
     gradients = [0.1] * 5 + [1.0]
     out = directions([Filter(0.0), CenteredMoment(0.999, 0.5, mean="direction", uncentered_steps=0)], gradients)
@@ -253,7 +253,7 @@ def test_slots():
     assert [slot.key for slot in CenteredMoment(mean="direction").slots] == ["exp_avg_sq"]
 
 
-def test_the_gradient_not_the_direction_is_squared_and_denominators_multiply():
+def test_denominators_square_the_gradient_and_multiply():
     x = signals([Filter(0.9, gain=1.0, normalise="none"), SecondMoment(0.0, 0.0)], [3.0, 4.0])
     assert [s.d.item() for s in x] == [3.0, 4.0]
     twice = signals([SecondMoment(0.0, 0.0), SecondMoment(0.0, 0.0, slot="second")], [3.0])[0]

@@ -1,11 +1,11 @@
-"""Gradient clipping: the recorded cases, torch itself, and the edges."""
+"""Gradient clipping against recorded cases and torch, and edge cases."""
 
 import math
 
 import golden_data as golden
 import pytest
 import torch
-from core_support import few, noise, tensor
+from stages_support import few, noise, tensor
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,7 +29,7 @@ def test_recorded_case(case):
         torch.testing.assert_close(got.flatten(), tensor(want), rtol=1e-14, atol=0)
 
 
-def test_every_recorded_case_is_used():
+def test_all_recorded_cases_are_used():
     assert len(CASES) == 16
     assert {c["norm_type"] for c in CASES} == {1.0, 2.0, "inf"}
 
@@ -55,7 +55,7 @@ def test_no_gradients():
     assert norm.item() == 0.0
 
 
-def test_inputs_are_left_as_they_are_and_a_generator_is_read_once():
+def test_inputs_are_unchanged_and_generators_accepted():
     grads = [torch.full((2,), 3.0), torch.full((1,), 4.0)]
     clipped, _ = clip.clip_by_norm((g for g in grads), 0.1)
     assert len(clipped) == 2
@@ -64,7 +64,7 @@ def test_inputs_are_left_as_they_are_and_a_generator_is_read_once():
     assert grads[1].item() == 4.0
 
 
-def test_short_gradients_are_not_stretched():
+def test_small_gradients_are_not_scaled_up():
     grads = [torch.tensor([0.3, 0.4])]
     assert clip.norm_factor(clip.total_norm(grads), 1.0).item() == 1.0
     assert torch.equal(clip.clip_by_norm(grads, 1.0)[0][0], grads[0])
@@ -77,12 +77,12 @@ def test_zero_gradients_stay_zero():
     assert torch.equal(clipped[0], torch.zeros(3))
 
 
-def test_the_guard_is_torchs():
-    """max_norm/(norm + 1e-6): a norm of exactly max_norm is shortened by a millionth."""
+def test_guard_equals_torch():
+    """max_norm/(norm + 1e-6): a norm of exactly max_norm is scaled down by 1e-6."""
     assert clip.norm_factor(tensor(1.0), 1.0).item() == pytest.approx(1 / (1 + 1e-6), rel=1e-15)
 
 
-def test_one_infinite_entry_makes_finite_ones_zero_and_itself_nan():
+def test_infinite_entry_zeroes_finite_ones_and_becomes_nan():
     grads = [torch.tensor([1.0, math.inf]), torch.tensor([-2.0])]
     clipped, norm = clip.clip_by_norm(grads, 1.0)
     assert norm.item() == math.inf
@@ -91,14 +91,14 @@ def test_one_infinite_entry_makes_finite_ones_zero_and_itself_nan():
     assert clipped[1].item() == 0
 
 
-def test_one_nan_makes_everything_nan():
+def test_nan_propagates_to_all_entries():
     clipped, norm = clip.clip_by_norm([torch.tensor([1.0, math.nan]), torch.tensor([2.0])], 1.0)
     assert math.isnan(norm.item())
     assert all(torch.isnan(g).all() for g in clipped)
 
 
 @pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
-def test_a_nonfinite_norm_is_an_error_on_request(bad):
+def test_error_if_nonfinite_raises(bad):
     with pytest.raises(ArgumentError, match=r"clip_by_norm: the norm of the gradients must be finite, got (inf|nan)"):
         clip.clip_by_norm([torch.tensor([1.0, bad])], 1.0, error_if_nonfinite=True)
     assert clip.clip_by_norm([torch.tensor([1.0])], 1.0, error_if_nonfinite=True)[1].item() == 1.0
@@ -119,7 +119,7 @@ def test_clip_by_value():
     assert math.isnan(extreme[2].item())
 
 
-def test_an_infinite_norm_allows_everything():
+def test_infinite_max_norm_does_not_clip():
     given = [torch.tensor([3.0, math.inf]), torch.tensor([4.0])]
     clipped, norm = clip.clip_by_norm(given, math.inf)
     assert norm.item() == math.inf
@@ -129,7 +129,7 @@ def test_an_infinite_norm_allows_everything():
 
 
 @pytest.mark.parametrize("bad", [0.0, -1.0, math.nan, -math.inf, "1", None, True])
-def test_bad_limits_are_refused(bad):
+def test_invalid_limits_raise(bad):
     with pytest.raises(ArgumentError, match=r"norm_factor: max_norm must be a number in \(0, inf\], got "):
         clip.clip_by_norm([torch.ones(1)], bad)
     with pytest.raises(ArgumentError, match=r"clip_by_value: limit must be a number in \(0, inf\), got "):
@@ -137,6 +137,6 @@ def test_bad_limits_are_refused(bad):
 
 
 @pytest.mark.parametrize("bad", [0, -1.0, math.nan, "2", None, True])
-def test_bad_norm_types_are_refused(bad):
+def test_invalid_norm_types_raise(bad):
     with pytest.raises(ArgumentError, match=r"total_norm: norm_type must be a positive number or infinity, got "):
         clip.total_norm([torch.ones(1)], bad)

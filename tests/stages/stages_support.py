@@ -1,4 +1,4 @@
-"""Driving stages over a sequence of gradients, without an optimizer, in float64."""
+"""Run stages over a sequence of gradients in float64, without an optimizer."""
 
 import torch
 from hypothesis import settings
@@ -17,7 +17,7 @@ def tensor(values):
 
 
 def signals(stages, gradients, *, weights=None, lr=0.1, factor=1.0, window=1.0):
-    """The signal behind the last stage at t = 1, 2, ..., with the engine's own state handling.
+    """Yield the signal after the last stage at t = 1, 2, ..., with the state handling of the engine.
 
     `stages` is a sequence of stages, or a function from t to one (settings that change during a run). `weights` gives w
     at each step; without it w is zero.
@@ -39,12 +39,12 @@ def signals(stages, gradients, *, weights=None, lr=0.1, factor=1.0, window=1.0):
 
 
 def directions(stages, gradients, **settings):
-    """v behind the last stage at every step, stacked along the first axis."""
+    """Return v after the last stage at every step, stacked along the first axis."""
     return torch.stack([x.v for x in signals(stages, gradients, **settings)])
 
 
 def stepped(optimizer, params, gradients):
-    """Feed gradients (one tensor a step and parameter) and return the parameters after every step."""
+    """Step with the given gradients (per step and parameter) and return the parameters after every step."""
     path = []
     for grads in gradients:
         for p, g in zip(params, grads, strict=True):
@@ -55,5 +55,5 @@ def stepped(optimizer, params, gradients):
 
 
 def noise(*shape, seed=0):
-    """Standard normal numbers from a generator of their own."""
+    """Return standard normal numbers from a separate generator."""
     return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))

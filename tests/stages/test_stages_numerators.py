@@ -1,10 +1,10 @@
-"""AutoSGM's numerators and the robust clip against loops over Python floats, element by element."""
+"""AutoSGM's numerators and `HuberClip` against elementwise loops over Python floats."""
 
 import math
 
 import pytest
 import torch
-from core_support import few, noise, signals, tensor
+from stages_support import few, noise, signals, tensor
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -94,13 +94,13 @@ def test_huber_clip(beta, cap, eps):
 # ---- what the averages' zero start does ------------------------------------------------------------------------------
 
 
-def test_first_step_of_the_robust_clip_is_small():
+def test_huber_clip_first_step_is_small():
     """sd_1 = sqrt(1 - beta) dev: beta 0.9999 passes 4 sqrt(1e-4) = 0.04 of the first direction."""
     first = signals([HuberClip(eps=0.0)], GRADIENTS[:1])[0].v
     torch.testing.assert_close(first, 0.04 * GRADIENTS[0], rtol=1e-9, atol=0)
 
 
-def test_the_robust_clip_opens_after_645_steps_of_constant_deviation():
+def test_huber_clip_factor_reaches_one_after_645_steps():
     """With dev = 1 always, 4 sqrt(1 - 0.9999^t) reaches 1 between t = 645 and 646."""
     beta, centre, inputs = 0.9999, 0.0, []
     for _ in range(650):
@@ -114,20 +114,20 @@ def test_the_robust_clip_opens_after_645_steps_of_constant_deviation():
     assert factors[645:] == [1.0] * 5
 
 
-def test_first_moment_rate_is_a_warm_up():
+def test_moment_rate_starts_with_a_warm_up():
     """0.9 (1 - beta) lr mean(u^2): with debiased u = sign(g) the mean is 1."""
     first = rates(MomentRate(0.9999), 0.5, before=[SecondMoment(eps=0.0)])[0]
     assert first == pytest.approx(0.9 * 1e-4 * 0.5, rel=1e-10)
 
 
-def test_first_huber_cut_binds_at_beta_999():
+def test_huber_parcor_clips_in_the_first_step():
     """M_1 = (1 - beta)|p|: the cap starts at 4 (1 - 0.999) = 0.004 of the product."""
     once = signals([HuberParcor(beta=0.0, smoothing=0.0)], tensor([[2.0]]), weights=tensor([[1.5]]), lr=0.1)[0]
     # beta = 0: C = 1 + w^2, the sum is one term; 0.004 p/C lies far below the limit C.
     assert float(once.rate) == pytest.approx(0.1 * 0.004 * 3.0 / (1 + 1.5**2), rel=1e-12)
 
 
-def test_parcor_sits_on_its_limit_for_a_long_memory():
+def test_parcor_reaches_its_bound_for_a_long_memory():
     """rate = lr (1 + mean E[w^2]) once |A| has outgrown the limit: larger than lr."""
     g, w = torch.full((40, 3), 1.0, dtype=torch.float64), torch.full((40, 3), 2.0, dtype=torch.float64)
     got = float(signals([Parcor(0.99)], g, weights=w, lr=0.1)[-1].rate)
@@ -141,18 +141,18 @@ def test_parcor_sits_on_its_limit_for_a_long_memory():
 
 
 @pytest.mark.parametrize("stage", [Parcor(), HuberParcor(), MomentRate()])
-def test_a_numerator_gives_one_number_and_leaves_the_direction(stage):
+def test_numerator_returns_a_scalar_and_keeps_the_direction(stage):
     x = signals([stage], GRADIENTS, weights=WEIGHTS)
     assert all(item.rate.shape == () for item in x)
     assert torch.equal(torch.stack([item.v for item in x]), GRADIENTS)
 
 
 @pytest.mark.parametrize("stage", [Parcor(), HuberParcor(), MomentRate()])
-def test_zero_lr_gives_a_zero_rate(stage):
+def test_zero_lr_returns_a_zero_rate(stage):
     assert rates(stage, 0.0) == [0.0] * STEPS
 
 
-def test_zero_gradients_give_no_nan():
+def test_zero_gradients_do_not_produce_nan():
     zero = torch.zeros(3, 2, dtype=torch.float64)
     for numerator in (Parcor(), HuberParcor(), MomentRate()):
         x = signals([SecondMoment(eps=0.0), numerator], zero)
@@ -167,15 +167,15 @@ def test_zero_directions_are_clipped_to_zero_without_eps():
 
 
 def test_state_per_weight():
-    """Numbers a weight: two for Parcor, three for HuberParcor, one for MomentRate, none for HuberClip."""
+    """Slots per weight: two for Parcor, three for HuberParcor, one for MomentRate, none for HuberClip."""
     stages = (Parcor(), HuberParcor(), MomentRate(), HuberClip())
     counts = [sum(slot.shape == "elementwise" for slot in stage.slots) for stage in stages]
     assert counts == [2, 3, 1, 0]
     assert [len(stage.slots) - count for stage, count in zip(stages, counts, strict=True)] == [1, 1, 1, 2]
 
 
-def test_the_schedule_multiplies_the_rate_and_not_its_memory():
-    """F(t) enters the update only: the state after a step with factor 0.5 is that after one with factor 1."""
+def test_schedule_scales_the_rate_but_not_its_state():
+    """F(t) affects the update only: factors 0.5 and 1 lead to the same state."""
     halves = [dp.schedules.Constant(0.5), None]
     weights, states = [], []
     for schedule in halves:
@@ -199,6 +199,6 @@ def test_the_schedule_multiplies_the_rate_and_not_its_memory():
         (lambda: HuberClip(eps=-1e-9), r"^HuberClip: eps must be a number in \[0, inf\), got -1e-09"),
     ],
 )
-def test_settings_out_of_range_are_refused(build, sentence):
+def test_settings_out_of_range_raise(build, sentence):
     with pytest.raises(ArgumentError, match=sentence):
         build()

@@ -1,4 +1,4 @@
-"""Reading and writing a group's hyperparameters by their common names."""
+"""Access to hyperparameters of a group by common names."""
 
 import pytest
 import torch
@@ -45,7 +45,7 @@ def test_locate(group, name, place):
         ({}, ""),
     ],
 )
-def test_names_a_group_does_not_have(group, name):
+def test_unknown_hyperparameter_raises(group, name):
     with pytest.raises(ArgumentError, match=r"^The parameter group has no hyperparameter .*; it has ") as caught:
         locate(group, name)
     assert repr(name) in str(caught.value)
@@ -59,7 +59,7 @@ def test_read():
     assert read(ADAM, "betas") == (0.9, 0.999)
 
 
-def test_write_replaces_a_pair_and_leaves_the_old_one():
+def test_write_replaces_a_pair_without_modifying_it():
     old = (0.9, 0.999)
     for pair in (old, list(old)):
         group = {"betas": pair}

@@ -1,8 +1,8 @@
-"""The filter's closed forms against simulation: impulse and step responses, normalisations, changing settings."""
+"""Closed forms of the filter against simulation: responses, normalizations, varying settings."""
 
 import pytest
 import torch
-from core_support import directions, few, noise, signals, stepped, tensor
+from stages_support import directions, few, noise, signals, stepped, tensor
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -44,7 +44,7 @@ def test_step_response(pole, zero):
 @few
 @given(POLES, ZEROS, st.floats(0.01, 5))
 def test_equals_the_direct_recursion_of_the_transfer_function(pole, zero, gain):
-    """y_t = pole y_{t-1} + gain (x_t - zero x_{t-1}): two stored values instead of our one."""
+    """y_t = pole y_{t-1} + gain (x_t - zero x_{t-1}), with two stored values."""
     inputs = noise(12).tolist()
     expected, y, last = [], 0.0, 0.0
     for x in inputs:
@@ -56,13 +56,13 @@ def test_equals_the_direct_recursion_of_the_transfer_function(pole, zero, gain):
 
 @few
 @given(POLES, ZEROS)
-def test_exact_passes_a_constant_unchanged_from_the_first_step(pole, zero):
+def test_exact_preserves_a_constant_from_the_first_step(pole, zero):
     close(directions([Filter(pole, zero)], [3.0] * 12), [3.0] * 12)
 
 
 @few
 @given(POLES, ZEROS)
-def test_exact_is_the_linear_filter_over_its_step_response(pole, zero):
+def test_exact_divides_the_linear_filter_by_its_step_response(pole, zero):
     inputs = noise(12).tolist()
     linear = directions([Filter(pole, zero, normalise="none")], inputs)
     exact = directions([Filter(pole, zero)], inputs)
@@ -129,13 +129,13 @@ def test_unscaled_start_is_short_at_the_first_step_only(pole, zero, gain):
 
 
 @pytest.mark.parametrize("normalise", ["exact", "none", "autosgm", "memory", "running"])
-def test_pole_zero_is_no_filter(normalise):
+def test_pole_zero_is_the_identity(normalise):
     inputs = noise(6).tolist()
     assert directions([Filter(0.0, normalise=normalise)], inputs).tolist() == inputs
 
 
 @pytest.mark.parametrize("normalise", ["exact", "none"])
-def test_zero_on_the_pole_is_no_filter(normalise):
+def test_zero_on_the_pole_is_the_identity(normalise):
     inputs = noise(6).tolist()
     close(directions([Filter(0.9, 0.9, normalise=normalise)], inputs), inputs)
 
@@ -148,13 +148,13 @@ def test_running_is_the_arithmetic_mean_until_its_length(length, seed):
     close(outputs[:length], [inputs[:t].mean().item() for t in range(1, length + 1)])
 
 
-def test_running_of_a_length_that_is_no_integer():
+def test_running_with_a_fractional_length():
     """Length 2.5: coefficients 1, 1/2, then 1/2.5."""
     outputs = directions([Filter(1 - 1 / 2.5, normalise="running")], [1.0, 2.0, 4.0])
     close(outputs, [1.0, 1.5, 0.6 * 1.5 + 0.4 * 4.0])
 
 
-def test_running_and_debiased_averages_differ_in_between():
+def test_running_and_debiased_averages_differ_between_the_limits():
     """Weight of the newest sample for N = 10: 1/min(t, N) against (1 - beta)/(1 - beta^t)."""
     running = [directions([Filter(0.9, normalise="running")], [0.0] * (t - 1) + [1.0])[-1].item() for t in (1, 5, 10)]
     debiased = [directions([Filter(0.9)], [0.0] * (t - 1) + [1.0])[-1].item() for t in (1, 5, 10)]
@@ -175,8 +175,8 @@ def test_first_start_is_torch_dampening(momentum, dampening):
 
 
 @pytest.mark.parametrize("zero", [0.0, "nesterov"])
-def test_a_pole_changed_during_a_run_follows_torch(zero):
-    """Momentum cycled between steps: the present value enters the state update, as torch's SGD has it."""
+def test_changing_the_pole_during_a_run_matches_torch(zero):
+    """Cycled momentum: the current value enters the state update, as in torch's SGD."""
     poles, inputs = [0.9, 0.5, 0.95, 0.7, 0.85], noise(5).tolist()
 
     def stages(t):
@@ -194,8 +194,8 @@ def test_a_pole_changed_during_a_run_follows_torch(zero):
     close(directions(stages, inputs), expected)
 
 
-def test_a_debiased_pole_changed_during_a_run_follows_torch():
-    """Adam's correction uses 1 - beta^t of the present beta, not the product of the past ones."""
+def test_changing_a_debiased_pole_during_a_run_matches_torch():
+    """Adam's correction uses 1 - beta^t of the current beta, not the product of past values."""
     betas, inputs = [0.9, 0.5, 0.95, 0.7, 0.85], noise(5).tolist()
     p = torch.zeros(1, dtype=torch.float64)
     # beta2 = 0 and a tiny eps make the denominator |g|, so torch's step shows its first moment.
@@ -226,7 +226,7 @@ def test_any_shape(shape):
     close(outputs, torch.full((3, *shape), 2.0).tolist())
 
 
-def test_the_filter_acts_on_the_direction_and_leaves_the_rest():
+def test_filter_modifies_only_the_direction():
     x = signals([Filter(0.9)], [2.0, 1.0])[1]
     assert (x.g.item(), x.w.item(), x.d, x.rate, x.shrink) == (1.0, 0.0, 1.0, 0.1, None)
 
@@ -240,17 +240,17 @@ def test_unit_gain_and_carry():
 
 
 @pytest.mark.parametrize("normalise", ["exact", "autosgm", "memory", "running"])
-def test_a_gain_is_refused_where_the_normalisation_fixes_it(normalise):
+def test_gain_raises_if_determined_by_the_normalisation(normalise):
     with pytest.raises(ArgumentError, match=r"^Filter: gain must be None with normalise='\w+', got 1.0"):
         Filter(0.9, gain=1.0, normalise=normalise)
 
 
-def test_running_with_a_zero_is_refused():
+def test_running_with_a_zero_raises():
     with pytest.raises(ArgumentError, match=r"^Filter: zero must be 0 with normalise='running', got 0.5"):
         Filter(0.9, 0.5, normalise="running")
 
 
-def test_zero_above_the_pole_is_legal_and_warns_once():
+def test_zero_above_the_pole_warns_once():
     stage = Filter(0.5, 0.8)
     assert directions([stage], IMPULSE)[1].item() < 0
     with pytest.warns(UserWarning, match="zero 0.8 is above pole 0.5") as caught:

@@ -1,4 +1,4 @@
-"""A user's own stages, in a module of their own: what the recipe tests read back by name."""
+"""Custom stages in an importable module, for deserialization by name."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from dashpot.constraints import Scalar
 
 @dataclass(frozen=True)
 class Softsign(dp.Stage):
-    """v <- v/(|v| + width), with the last direction kept: every kind of field annotation a user may write."""
+    """v <- v/(|v| + width), with the last direction as state, and all kinds of field annotations."""
 
     width: Scalar
     gain: float = 1.0

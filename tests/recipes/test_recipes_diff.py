@@ -1,4 +1,4 @@
-"""diff names what differs between two recipes, completely and in order."""
+"""dp.diff reports all differences between two recipes, in order."""
 
 from dataclasses import dataclass
 
@@ -34,23 +34,23 @@ def test_settings_of_a_shared_stage_the_rate_and_the_schedule():
     assert repr(dp.diff(a, b)).splitlines()[-1] == f"schedule of pole: - | {Cosine(5)!r}"
 
 
-def test_stages_only_one_has():
+def test_diff_of_stages_in_one_recipe_only():
     a, b = dp.Recipe(dp.Filter()), dp.Recipe(dp.Filter(), dp.HuberClip(cap=2))
     assert dp.diff(a, b).rows == (("HuberClip", None, dp.HuberClip(cap=2)),)
     assert repr(dp.diff(b, a)) == "HuberClip: HuberClip(beta=0.9999, cap=2) | -"
 
 
-def test_a_class_that_comes_twice_is_numbered():
+def test_repeated_classes_are_numbered():
     a = dp.Recipe(dp.Filter(0.9), dp.Filter(0.5, slot="second"))
     b = dp.Recipe(dp.Filter(0.9), dp.Filter(0.6, slot="second"))
     assert dp.diff(a, b).rows == (("Filter 2.pole", 0.5, 0.6),)
 
 
-def test_idle_stages_are_no_difference():
+def test_no_op_stages_are_ignored():
     assert dp.diff(dp.Recipe(dp.CoupledDecay(0.0), dp.Filter()), dp.Recipe(dp.Filter())).rows == ()
 
 
-def test_the_order_of_shared_stages_is_named_beside_other_differences():
+def test_order_of_shared_stages_is_reported_with_other_differences():
     a = dp.Recipe(dp.Filter(0.9), dp.SecondMoment())
     b = dp.Recipe(dp.SecondMoment(), dp.HuberClip(), dp.Filter(0.9))
     assert ("order", "Filter > SecondMoment", "SecondMoment > HuberClip > Filter") in dp.diff(a, b).rows
@@ -58,12 +58,12 @@ def test_the_order_of_shared_stages_is_named_beside_other_differences():
     assert [row[0] for row in dp.diff(a, swapped).rows] == ["Filter.pole", "order"]
 
 
-def test_a_stage_only_one_has_is_no_difference_in_order():
+def test_additional_stage_is_not_an_order_difference():
     rows = dp.diff(dp.Recipe(dp.Filter()), dp.Recipe(dp.SecondMoment(), dp.Filter())).rows
     assert [row[0] for row in rows] == ["SecondMoment"]
 
 
-def test_two_classes_of_one_name_are_two_stages():
+def test_classes_with_equal_names_are_distinct():
     @dataclass(frozen=True)
     class HuberClip(dp.Stage):
         width: float = 1.0
@@ -88,6 +88,6 @@ def test_optimizers_and_tensors_are_compared_by_value():
 
 
 @pytest.mark.parametrize("bad", [None, "adam", torch.optim.SGD])
-def test_something_without_a_recipe_is_refused(bad):
+def test_argument_without_a_recipe_raises(bad):
     with pytest.raises(ArgumentError, match=r"^diff: arguments must be Recipes or optimizers with a recipe, got "):
         dp.diff(dp.Recipe(), bad)

@@ -1,4 +1,4 @@
-"""What `import dashpot` brings along: torch and numpy only; benchmarks/step.py measures its time."""
+"""Modules loaded by `import dashpot`: only torch, numpy and the standard library."""
 
 import json
 import subprocess
@@ -17,25 +17,25 @@ print(json.dumps({"new": sorted(set(sys.modules) - before), "all": sorted(sys.mo
 
 @pytest.fixture(scope="module")
 def imported():
-    """A fresh interpreter that imports torch, then dashpot, with warnings as errors."""
+    """Modules of a new interpreter that imports torch, then dashpot, with warnings as errors."""
     done = subprocess.run([sys.executable, "-W", "error", "-c", SCRIPT], capture_output=True, text=True, check=True)
     assert done.stderr == ""
     return json.loads(done.stdout)
 
 
-def test_no_extra_is_imported(imported):
+def test_no_optional_dependency_is_imported(imported):
     extras = {"plotly", "pooch", "rich", "cyclopts", "jinja2", "scipy", "pandas", "matplotlib", "torchvision"}
     assert extras.isdisjoint(name.partition(".")[0] for name in imported["all"])
     assert "lightning_fabric" not in imported["all"]
 
 
-def test_nothing_foreign_comes_with_dashpot(imported):
-    """Beside its own modules only the standard library and parts of torch and numpy not imported before."""
+def test_no_other_package_is_imported(imported):
+    """Additional modules belong to the standard library, torch or numpy."""
     allowed = set(sys.stdlib_module_names) | {"dashpot", "torch", "numpy"}
     assert {name.partition(".")[0] for name in imported["new"]} <= allowed
 
 
-def test_workbench_modules_stay_out(imported):
-    """The optimizers need no data set, task, comparison or command line."""
+def test_packages_above_optimizers_are_not_imported(imported):
+    """Optimizers do not import data sets, tasks, comparisons or the command line."""
     for part in ("cli", "comparison", "data", "tasks", "training", "verification"):
         assert f"dashpot.{part}" not in imported["all"]

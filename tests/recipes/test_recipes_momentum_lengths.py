@@ -1,8 +1,8 @@
-"""The slide form of momentum, averaging lengths, and the mappings' refusals."""
+"""Momentum with lr in the buffer, averaging lengths, and invalid arguments of the conversions."""
 
 import pytest
 import torch
-from core_support import few, noise, stepped, tensor
+from stages_support import few, noise, stepped, tensor
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -38,7 +38,7 @@ def torch_form(lrs, momentum):
     return path
 
 
-def test_slide_form_is_heavy_ball_for_a_constant_rate_only():
+def test_lr_in_the_buffer_equals_heavy_ball_only_for_a_constant_lr():
     constant, falling = [0.1] * 20, [0.1 * 0.9**t for t in range(20)]
     assert slide(constant, 0.9, corrected=False) == pytest.approx(torch_form(constant, 0.9), rel=1e-12)
     gap = max(abs(a - b) for a, b in zip(slide(falling, 0.9, False), torch_form(falling, 0.9), strict=True))
@@ -47,7 +47,7 @@ def test_slide_form_is_heavy_ball_for_a_constant_rate_only():
 
 @few
 @given(st.lists(st.floats(0.01, 1), min_size=20, max_size=20), POLES)
-def test_momentum_correction_makes_the_slide_form_torch_for_any_rates(lrs, momentum):
+def test_momentum_correction_matches_torch_for_a_varying_lr(lrs, momentum):
     assert slide(lrs, momentum, corrected=True) == pytest.approx(torch_form(lrs, momentum), rel=1e-9, abs=1e-9)
 
 
@@ -60,7 +60,7 @@ def test_length_and_pole_are_inverse(length):
     assert momentum_forms.averaging_length(momentum_forms.pole_of_length(length)) == pytest.approx(length, rel=1e-10)
 
 
-def test_length_one_is_no_averaging():
+def test_length_one_disables_averaging():
     assert momentum_forms.pole_of_length(1) == 0
     assert momentum_forms.averaging_length(0.0) == 1
 
@@ -93,6 +93,6 @@ def test_length_one_is_no_averaging():
         ),
     ],
 )
-def test_values_out_of_range_are_refused(call, sentence):
+def test_values_out_of_range_raise(call, sentence):
     with pytest.raises(ArgumentError, match=sentence):
         call()

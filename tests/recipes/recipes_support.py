@@ -1,6 +1,6 @@
-"""Recipes that between them use every stage, every kind of setting and schedules."""
+"""Recipes that cover all stages, kinds of settings and schedules."""
 
-from core_own_stage import Softsign
+from recipes_custom_stage import Softsign
 
 import dashpot as dp
 from dashpot.schedules import Constant, Cosine, Exponential

@@ -1,4 +1,4 @@
-"""What a stage's class must be: mistakes in the class body are sentences when the first instance is made."""
+"""Validation of stage classes at their first instance."""
 
 # ruff: noqa: UP007, UP045 - the older spellings of an annotation are what is tested
 import typing
@@ -19,7 +19,7 @@ class Body:
         return x._replace(v=x.v * 2), s
 
 
-def test_a_forgotten_decorator_is_a_sentence():
+def test_missing_dataclass_decorator_raises():
     class Plain(Body, dp.Stage):
         pass
 
@@ -36,7 +36,7 @@ def test_a_forgotten_decorator_is_a_sentence():
             kind(*arguments)
 
 
-def test_a_stage_that_is_not_frozen_is_refused():
+def test_unfrozen_stage_raises():
     @dataclass
     class Thawed(Body, dp.Stage):
         beta: float = 0.9
@@ -45,7 +45,7 @@ def test_a_stage_that_is_not_frozen_is_refused():
         Thawed()
 
 
-def test_a_subclass_without_settings_of_its_own_needs_no_decorator():
+def test_subclass_without_own_settings_does_not_require_a_decorator():
     class Doubled(dp.SecondMoment):
         kind: ClassVar[str] = "doubled"
 
@@ -56,7 +56,7 @@ def test_a_subclass_without_settings_of_its_own_needs_no_decorator():
     assert Doubled(0.5).numeric() == dp.SecondMoment(0.5).numeric()
 
 
-def test_a_stage_without_apply_is_a_sentence():
+def test_stage_without_apply_raises():
     @dataclass(frozen=True)
     class Empty(dp.Stage):
         pass
@@ -69,20 +69,20 @@ SLOTS = (dp.elementwise("a"), (dp.elementwise("a"), "b"), "a", None, 3, ("a",), 
 
 
 @pytest.mark.parametrize("slots", SLOTS, ids=range(len(SLOTS)))
-def test_slots_that_are_no_tuple_of_slots_are_refused(slots):
+def test_slots_of_wrong_type_raise(slots):
     made = dataclass(frozen=True)(type("Kept", (Body, dp.Stage), {"slots": slots}))
     with pytest.raises(dp.ArgumentError, match=r"^Kept: slots must be a tuple of elementwise"):
         made()
 
 
 @pytest.mark.parametrize("slots", SLOTS, ids=range(len(SLOTS)))
-def test_slots_that_follow_from_the_settings_are_checked_with_the_recipe(slots):
+def test_slots_property_is_checked_by_the_recipe(slots):
     made = dataclass(frozen=True)(type("Kept", (Body, dp.Stage), {"slots": property(lambda self: slots)}))()
     with pytest.raises(dp.ArgumentError, match=r"^Kept: slots must be a tuple of elementwise"):
         dp.Recipe(made)
 
 
-def test_two_slots_of_one_name_are_refused():
+def test_duplicate_slot_names_raise():
     slots = (dp.elementwise("a", "first"), dp.per_tensor("a", "second"))
     made = dataclass(frozen=True)(type("Kept", (Body, dp.Stage), {"slots": slots}))
     with pytest.raises(dp.ArgumentError, match=r"^Kept: two slots have the same name, got a, a\.$"):
@@ -90,7 +90,7 @@ def test_two_slots_of_one_name_are_refused():
 
 
 @pytest.mark.parametrize("make", [dp.elementwise, dp.per_tensor])
-def test_a_slot_is_checked_where_it_is_declared(make):
+def test_slot_is_checked_at_its_declaration(make):
     for name in ("", "1a", "a b", "class", "_a", 3, None):
         with pytest.raises(dp.ArgumentError, match="name must be an identifier that does not begin with _, got"):
             make(name)
@@ -139,13 +139,13 @@ STRUCTURE = (
 
 
 @pytest.mark.parametrize("annotation", NUMERIC, ids=repr)
-def test_every_way_to_annotate_a_number_makes_a_scalar(annotation):
+def test_all_numeric_annotations_are_scalars(annotation):
     made = dataclass(frozen=True)(type("Any", (Body, dp.Stage), {"__annotations__": {"rate": annotation}, "rate": 0.5}))
     assert made().numeric() == ("rate",)
     assert dp.Recipe(made()).settings() == {"rate": 0.5}
 
 
 @pytest.mark.parametrize("annotation", STRUCTURE, ids=repr)
-def test_every_other_annotation_is_structure(annotation):
+def test_other_annotations_are_structure(annotation):
     made = dataclass(frozen=True)(type("Any", (Body, dp.Stage), {"__annotations__": {"rate": annotation}, "rate": 0.5}))
     assert made().numeric() == ()
