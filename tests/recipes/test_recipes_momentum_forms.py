@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from stages_support import directions, few, noise, stepped, tensor
 from hypothesis import given
 from hypothesis import strategies as st
+from stages_support import directions, few, noise, stepped, tensor
 
 from dashpot.recipes import momentum_forms
 from dashpot.recipes.momentum_forms import Point

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from stages_support import few, noise, stepped, tensor
 from hypothesis import given
 from hypothesis import strategies as st
+from stages_support import few, noise, stepped, tensor
 
 from dashpot.errors import ArgumentError
 from dashpot.recipes import momentum_forms

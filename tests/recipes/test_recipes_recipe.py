@@ -4,13 +4,13 @@ import copy
 import json
 import pickle
 
-import recipes_custom_stage
 import pytest
+import recipes_custom_stage
 import torch
-from recipes_custom_stage import Softsign
-from recipes_support import RECIPES
 from hypothesis import given
 from hypothesis import strategies as st
+from recipes_custom_stage import Softsign
+from recipes_support import RECIPES
 
 import dashpot as dp
 from dashpot.errors import ArgumentError

@@ -5,9 +5,9 @@ import warnings
 
 import pytest
 import torch
-from stages_support import few, signals, stepped, tensor
 from hypothesis import given
 from hypothesis import strategies as st
+from stages_support import few, signals, stepped, tensor
 
 import dashpot as dp
 from dashpot import ChangeDecay, CoupledDecay, DecoupledDecay, Filter, SecondMoment

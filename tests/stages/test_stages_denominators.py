@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from stages_support import directions, few, noise, signals, tensor
 from hypothesis import given
 from hypothesis import strategies as st
+from stages_support import directions, few, noise, signals, tensor
 
 from dashpot import CenteredMoment, Filter, SecondMoment
 from dashpot.stages.at_zero import over

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from stages_support import directions, few, noise, signals, stepped, tensor
 from hypothesis import given
 from hypothesis import strategies as st
+from stages_support import directions, few, noise, signals, stepped, tensor
 
 import dashpot as dp
 from dashpot.errors import ArgumentError

@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from stages_support import few, noise, signals, tensor
 from hypothesis import given
 from hypothesis import strategies as st
+from stages_support import few, noise, signals, tensor
 
 import dashpot as dp
 from dashpot import Filter, HuberClip, HuberParcor, MomentRate, Parcor, SecondMoment

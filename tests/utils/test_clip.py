@@ -5,9 +5,9 @@ import math
 import golden_data as golden
 import pytest
 import torch
-from stages_support import few, noise, tensor
 from hypothesis import given
 from hypothesis import strategies as st
+from stages_support import few, noise, tensor
 
 from dashpot import clip
 from dashpot.errors import ArgumentError
