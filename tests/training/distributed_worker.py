@@ -435,7 +435,10 @@ def unshardable_reason() -> None:
 
     examples, its = Noted(torch.float32), problem()
     for source, text in (
-        (DataLoader(Endless(), 2), "train is to be shared by 2 processes, .* got a DataLoader of an IterableDataset"),
+        (
+            DataLoader(Endless(), 2),
+            "train must be .* to be sharded over 2 processes, got a DataLoader of an IterableDataset",
+        ),
         (DataLoader(examples, batch_size=None), "got a DataLoader with batch_size=None"),
         (DataLoader(examples, 2, sampler=DistributedSampler(examples)), "with a DistributedSampler; remove it"),
         (Own(), "got Own, which cannot guarantee"),

@@ -264,5 +264,5 @@ def test_bad_arguments():
         SWA(0).weights()
     one, stop = learner(), StopAt(2)
     one.fit(1, callbacks=[EMA(), stop])
-    with pytest.raises(RunError, match="EMA: buffers is copy there and average here"):
+    with pytest.raises(RunError, match="EMA: buffers: saved copy, current average"):
         learner().fit(1, callbacks=[EMA(buffers="average")], resume=stop.state)

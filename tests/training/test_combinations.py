@@ -267,8 +267,8 @@ def taken(order, training):
     ("order", "training", "callbacks", "sentence"),
     [
         (0, False, [EMA(0.9)], "EMA has put its averages into the model"),
-        (1000, True, [SWA(0)], "not taken between the two phases of an epoch"),
-        (0, False, [Schedule(Exponential(0.5), per="epoch")], "Schedule is not told the end of the epoch yet"),
+        (1000, True, [SWA(0)], "got the end of a training phase"),
+        (0, False, [Schedule(Exponential(0.5), per="epoch")], "Schedule has not been notified of the end of the epoch"),
     ],
 )
 def test_no_state_is_taken_while_callbacks_are_apart(order, training, callbacks, sentence):
@@ -316,13 +316,13 @@ def test_early_stopping_forgets_what_it_measured_of_something_else():
 @pytest.mark.parametrize(
     ("there", "here", "sentence"),
     [
-        ([ClipGradients(norm=1.0)], [], "the callback ClipGradients is only there"),
-        ([], [ClipGradients(norm=1.0)], "the callback ClipGradients is only here"),
-        ([ClipGradients(norm=1.0)], [ClipGradients(norm=2.0)], "ClipGradients: norm is 1.0 there and 2.0 here"),
-        ([EMA(0.9)], [EMA(0.5)], "EMA: decay is 0.9 there and 0.5 here"),
-        ([SWA(0)], [SWA(0, every=2)], "SWA: every is 1 there and 2 here"),
-        ([NonFinite("skip")], [NonFinite("raise")], "NonFinite: then is skip there and raise here"),
-        ([EarlyStopping()], [EarlyStopping("accuracy")], "EarlyStopping: metric is loss there and accuracy here"),
+        ([ClipGradients(norm=1.0)], [], "callback ClipGradients is only in the checkpoint"),
+        ([], [ClipGradients(norm=1.0)], "callback ClipGradients is only in this fit"),
+        ([ClipGradients(norm=1.0)], [ClipGradients(norm=2.0)], "ClipGradients: norm: saved 1.0, current 2.0"),
+        ([EMA(0.9)], [EMA(0.5)], "EMA: decay: saved 0.9, current 0.5"),
+        ([SWA(0)], [SWA(0, every=2)], "SWA: every: saved 1, current 2"),
+        ([NonFinite("skip")], [NonFinite("raise")], "NonFinite: then: saved skip, current raise"),
+        ([EarlyStopping()], [EarlyStopping("accuracy")], "EarlyStopping: metric: saved loss, current accuracy"),
     ],
 )
 def test_other_settings_of_callbacks_are_listed_and_refused(there, here, sentence):
@@ -343,7 +343,7 @@ def test_the_rest_of_an_epoch_is_of_the_same_order(override):
     given = problem()
     other = Batches(given.train.x, given.train.y, 4, shuffle=True, seed=1)
     one = Learner(given.model, other, loss=given.loss, optimizer=dp.AdamW, lr=0.01, engine=Engine("cpu"))
-    with pytest.raises(RunError, match=r"data is Batches\(.*seed=0.* there and Batches\(.*seed=1"):
+    with pytest.raises(RunError, match=r"data: saved Batches\(.*seed=0.*, current Batches\(.*seed=1"):
         one.fit(2, resume=stop.state, override=override)
 
 
@@ -415,7 +415,7 @@ def test_a_state_from_within_an_epoch_too_many_is_refused(batches):
     if batches == 3:
         learner().fit(1, resume=stop.state)
     else:
-        with pytest.raises(RunError, match="1 finished epochs and 2 batches of the next, more than the 1 wanted here"):
+        with pytest.raises(RunError, match="1 finished epochs and 2 batches of the next, got 1"):
             learner().fit(1, resume=stop.state, override=True)
 
 

@@ -402,9 +402,9 @@ def made(model=None, train=None, optimizer=torch.optim.SGD, loss=nn.functional.c
         ({"model": print}, "model must be a torch.nn.Module"),
         ({"optimizer": 0.1}, "optimizer must be a torch optimizer or a factory, got 0.1"),
         ({"train": 3}, "train must be dashpot.data.Batches, a DataLoader or another sized iterable"),
-        ({"train": []}, "train must hold at least one batch, got an empty list"),
-        ({"evaluation": []}, "evaluation must hold at least one batch, got an empty list"),
-        ({"train": torch.utils.data.DataLoader([])}, "train must hold at least one batch, got an empty DataLoader"),
+        ({"train": []}, "train must contain at least one batch, got an empty list"),
+        ({"evaluation": []}, "evaluation must contain at least one batch, got an empty list"),
+        ({"train": torch.utils.data.DataLoader([])}, "train must contain at least one batch, got an empty DataLoader"),
         ({"evaluation": (pair for pair in [])}, "evaluation must be dashpot.data.Batches"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -445,17 +445,17 @@ def test_a_loss_that_is_no_scalar(loss, got):
 def test_labels_out_of_range(label):
     x, y = torch.randn(4, 4), torch.tensor([0, 1, label, 2])
     sentence = fails(train=Batches(x, y, 4))
-    assert sentence == (f"Learner: labels must be integers in [0, 2], as the model gives 3 classes, got {label}.")
+    assert sentence == (f"Learner: labels must be integers in [0, 2] for a model with 3 classes, got {label}.")
 
 
 def test_a_batch_on_another_device():
     x, y = torch.randn(4, 4, device="meta"), torch.zeros(4, dtype=torch.long, device="meta")
-    assert fails(train=Batches(x, y, 4)) == "Learner: train gives a batch on meta, the model is on cpu."
+    assert fails(train=Batches(x, y, 4)) == "Learner: train must yield tensors on the CPU or on cpu, got meta."
 
 
 @pytest.mark.parametrize("item", [torch.zeros(2, 4), (torch.zeros(2, 4),), {"x": 1}], ids=["tensor", "one", "mapping"])
 def test_a_batch_that_is_no_pair(item):
-    assert "train must give pairs (x, y), got" in fails(train=[item])
+    assert "train must yield pairs (x, y), got" in fails(train=[item])
 
 
 def test_a_state_is_not_to_be_had_while_gradients_wait():

@@ -244,7 +244,7 @@ def test_an_override_that_is_refused_changes_nothing(settings, tmp_path, monkeyp
     whole = start(settings, tmp_path / "whole", write_line=quiet).run
     stopped(settings, tmp_path / "run", monkeypatch, 4)  # in the middle of an epoch, which cannot change its windows
     before = files(tmp_path / "run")
-    with pytest.raises(RunError, match="from within an epoch of another fit: accumulate"):
+    with pytest.raises(RunError, match="must not change within an epoch differ: accumulate"):
         resume(tmp_path / "run", {"accumulate": 2}, override=True, write_line=quiet)
     assert files(tmp_path / "run") == before
     assert resume(tmp_path / "run", write_line=quiet).run.loss == whole.loss

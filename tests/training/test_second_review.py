@@ -215,7 +215,7 @@ def test_an_evaluation_with_workers_that_stay_cannot_be_resumed_and_says_so(tmp_
     one = Learner(
         data.model, data.train, staying(data.evaluation), loss=data.loss, optimizer=dp.AdamW, engine=Engine("cpu")
     )
-    with pytest.raises(ArgumentError, match=r"evaluation cannot go on from a checkpoint .*persistent_workers=True"):
+    with pytest.raises(ArgumentError, match=r"evaluation cannot be resumed exactly: .*persistent_workers=True"):
         one.fit(1, callbacks=[Checkpoints(tmp_path)])
     assert list(tmp_path.iterdir()) == []
     one.fit(1, callbacks=[Checkpoints(tmp_path)], evaluate=False)  # where they are not asked, nothing is refused

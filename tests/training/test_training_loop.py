@@ -16,7 +16,7 @@ from dashpot.schedules import Exponential
 from dashpot.tasks import Problem, accuracy, evaluate
 from dashpot.tasks.means import FLUSH
 from dashpot.training import Callback, CancelFit, Divergence, Engine, Learner, train
-from dashpot.training.loop import COUNT, Epochs
+from dashpot.training.loop import COUNT, EpochStats
 
 
 def problem(examples: int = 10, batch_size: int = 4, seed: int = 0) -> Problem:
@@ -124,7 +124,7 @@ class StopAfter(Callback):
 def test_epochs_are_told_whole_where_a_fit_goes_on(batches):
     def begun():
         p = problem()
-        return Learner.of(p, dashpot.Adam(p.model.parameters(), lr=0.01), engine=Engine("cpu")), Epochs()
+        return Learner.of(p, dashpot.Adam(p.model.parameters(), lr=0.01), engine=Engine("cpu")), EpochStats()
 
     def numbers(epochs):
         return [(e.number, e.steps, e.train, e.evaluation, e.loss, e.lr) for e in epochs]

@@ -61,7 +61,7 @@ def test_a_batch_without_y_counts_its_x():
     one = small([(X[:5], None), (X[5:], torch.tensor(0.0))], loss=lambda output, y: output.square().mean())
     one.fit(1)
     assert one.loop.means.count == 12
-    with pytest.raises(ArgumentError, match="examples of"):
+    with pytest.raises(ArgumentError, match="countable x or y"):
         small([(None, None)]).fit(1)
 
 
@@ -176,22 +176,22 @@ def test_a_sampler_with_epochs_of_its_own_goes_on_within_an_epoch(kind, at):
     assert whole.train.source.sampler.number == resumed.train.source.sampler.number == (2 if kind is ByEpoch else 3)
 
 
-@pytest.mark.parametrize(("said", "gave"), [(4, "only 3"), (2, "more")])
+@pytest.mark.parametrize(("said", "gave"), [(4, "3"), (2, "more")])
 def test_data_of_another_length_than_they_say_are_refused(said, gave):
     class Lies(list):
         def __len__(self):
             return said
 
-    with pytest.raises(RunError, match=f"train says that it has {said} batches, and gave {gave}"):
+    with pytest.raises(RunError, match=f"= {said} batches, got {gave}"):
         small(Lies(pairs())).fit(1)
 
 
 def test_the_rest_of_an_epoch_has_batches_of_the_size_of_its_beginning():
     small_batches, stop = learner(examples=12, batch_size=4), StopAt(1)
     small_batches.fit(1, callbacks=[stop])
-    with pytest.raises(RunError, match="within an epoch of another fit: batch size is 4 there and 5 here"):
+    with pytest.raises(RunError, match="must not change within an epoch differ: batch size: saved 4, current 5"):
         learner(examples=12, batch_size=5).fit(1, resume=stop.state, override=True)
-    with pytest.raises(RunError, match="number of examples is 12 there and 11 here"):
+    with pytest.raises(RunError, match="number of examples: saved 12, current 11"):
         learner(examples=11, batch_size=4).fit(1, resume=stop.state, override=True)
 
 
@@ -232,7 +232,7 @@ def test_a_rate_in_a_tensor_resumes_after_it_has_moved():
 
 @pytest.mark.parametrize("state", ["run/checkpoints", {"weight": X}], ids=["path", "weights"])
 def test_what_is_no_state_is_refused_in_a_sentence(state):
-    with pytest.raises(RunError, match=r"resume must be what learner.state_dict\(\) gave"):
+    with pytest.raises(RunError, match=r"resume must be the result of learner.state_dict\(\)"):
         learner().fit(1, resume=state)
 
 
@@ -254,7 +254,7 @@ def test_observers_may_come_and_go_others_may_not(capsys):
     class Mine(Recorder):
         essential = True
 
-    with pytest.raises(RunError, match="the callback Mine is only here"):
+    with pytest.raises(RunError, match="callback Mine is only in this fit"):
         learner().fit(2, callbacks=[Mine("lr")], resume=stop.state)
 
 
@@ -327,7 +327,7 @@ def test_metrics_are_numbers():
 @pytest.mark.filterwarnings("ignore:Lazy modules are a new feature")
 def test_what_copies_weights_refuses_those_without_a_shape():
     for use in (lambda one: one.fit(1, callbacks=[EMA(0.9)]), find_lr):
-        with pytest.raises(ArgumentError, match=r"weight of the model has no shape yet"):
+        with pytest.raises(ArgumentError, match=r"weight of the model must be initialized"):
             use(small(pairs(), model=nn.Sequential(nn.LazyLinear(2))))
     small(pairs(), model=nn.Sequential(nn.LazyLinear(2))).fit(1)
 

@@ -17,7 +17,7 @@ from dashpot.runs.records import Run, encode, epoch_lines, read_run
 from dashpot.runs.signals import Interrupted, interruptible
 from dashpot.runs.study import Study, StudyRun
 from dashpot.training import Epoch, Learner
-from dashpot.training.loop import Epochs, learner_in_place
+from dashpot.training.loop import EpochStats, single_device_learner
 from dashpot.training.state import checkpoint_file
 from dashpot.utils.rng_state import preserve_rng_state, seed_all
 
@@ -97,7 +97,7 @@ class _StudyRunner:
         if state is None:
             write_text(record, encode(run_metadata(self.study, plan, problem, optimizer, self.command)) + "\n")
         self.progress.start(plan, 0 if state is None else state["progress"]["position"][0])
-        learner = learner_in_place(problem, optimizer)
+        learner = single_device_learner(problem, optimizer)
 
         def on_step(steps: int) -> None:
             self.progress.step(steps)
@@ -115,7 +115,7 @@ class _StudyRunner:
             append_line(record, encode({"kind": "end", "status": "done", "steps": recorder.epochs[-1].steps}))
 
 
-class _RecordedEpochs(Epochs):
+class _RecordedEpochs(EpochStats):
     """`Epochs` whose state includes the length of the record, so that a resume truncates it."""
 
     state_name: ClassVar[str] = "_Recorded"  # the key in existing checkpoints

@@ -1,4 +1,4 @@
-"""Batches on their way to the learner: any source, from any place in an epoch, on the device, shared by processes."""
+"""Data loaders of a learner: resumable within an epoch, on the device, sharded over ranks."""
 
 from __future__ import annotations
 
@@ -33,163 +33,167 @@ __all__ = ["ResumableLoader"]
 
 
 class ResumableLoader:
-    """The batches of a phase.
+    """Batches of a phase, from any position in an epoch.
+
+    Each batch is a global batch, split over the ranks. Every rank draws all batches of a stream and keeps its slice. Of
+    a `DataLoader`, every rank loads only its part, in the order drawn on rank 0.
 
     Args:
-        source: a `dashpot.data.Stream` such as `Batches`, or an iterable of pairs (x, y) with a length, such as
+        source: A `dashpot.data.Stream` such as `Batches`, or a sized iterable of pairs (x, y) such as
             `torch.utils.data.DataLoader`.
-        engine: gives the device and the processes.
-        owner: what errors call the source, such as "train".
-
-    A batch is that of all processes together, and every process takes its part of it. A stream's batches are made by
-    each, and cut. Of a loader's each loads its part only, in the order that the first process draws.
+        engine: Device and processes.
+        owner: Name of the source in errors, such as "train".
 
     Raises:
-        ArgumentError: the source is of another kind, empty, or cannot be shared by several processes.
+        ArgumentError: If the source has another type, is empty, or cannot be sharded over several ranks.
     """
 
     def __init__(self, source: Any, engine: Engine, owner: str) -> None:
         self.source, self.engine, self.owner = source, engine, owner
-        self._begun: Mapping[str, Any] | None = None
+        self._epoch_start: Mapping[str, Any] | None = None  # RNG and loader state
         if not hasattr(source, "__len__") or not (self.is_stream or hasattr(source, "__iter__")):
-            raise self._refusal()
+            raise self._type_error()
         try:
             size = len(source)
-        except TypeError as error:  # a DataLoader always has __len__, but it asks a dataset that may have none
-            raise self._refusal(", which has no length") from error
+        except TypeError as error:  # DataLoader always defines __len__, but its dataset may not
+            raise self._type_error(", which has no length") from error
         if size == 0:
-            raise ArgumentError(f"Learner: {owner} must hold at least one batch, got an empty {type(source).__name__}.")
+            raise ArgumentError(
+                f"Learner: {owner} must contain at least one batch, got an empty {type(source).__name__}."
+            )
         if engine.world_size > 1 and (reason := unshardable_reason(source)):
             raise ArgumentError(
-                f"Learner: {owner} is to be shared by {engine.world_size} processes, which takes dashpot.data.Batches "
-                f"or a DataLoader that numbers its examples; got {reason}."
+                f"Learner: {owner} must be dashpot.data.Batches or a map-style DataLoader to be sharded over "
+                f"{engine.world_size} processes, got {reason}."
             )
-        shares = engine.world_size > 1 and not self.is_stream and not isinstance(source, (list, tuple))
-        self._loader, self._parts = shard_loader(source, engine) if shares else (source, None)
+        shards = engine.world_size > 1 and not self.is_stream and not isinstance(source, (list, tuple))
+        self._loader, self._sampler = shard_loader(source, engine) if shards else (source, None)
 
     def __len__(self) -> int:
         return len(self.source)
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from number `start` on.
+        """Yield the batches of an epoch from index `start`.
 
         Raises:
-            RunError: they are not as many as the source says.
+            RunError: If the number of batches differs from `len(source)`.
         """
-        whole = islice(self.source.epoch(epoch), start, None) if self.is_stream else self._replayed(epoch, start)
-        said, given = len(self), start
-        for number, item in enumerate(whole, start):
-            given = number + 1
-            if given > said:
+        items = islice(self.source.epoch(epoch), start, None) if self.is_stream else self._replay(epoch, start)
+        expected, count, world_size = len(self), start, self.engine.world_size
+        for index, item in enumerate(items, start):
+            count = index + 1
+            if count > expected:
                 break
             x, y = self._pair(item)
-            if self._parts is not None:
-                size, mine = self._parts.sizes[number]
+            if self._sampler is not None:
+                size, own_size = self._sampler.sizes[index]
             else:
-                x, y, size, mine = self._cut(x, y)
-            weight = 1.0 if self.engine.world_size == 1 else mine * self.engine.world_size / size
-            yield Batch(self._placed(x), self._placed(y), mine, weight)
-        if given != said:
-            gave = "more" if given > said else f"only {given}"
-            raise RunError(f"Learner: {self.owner} says that it has {said} batches, and gave {gave}.")
+                x, y, size, own_size = self._own_slice(x, y)
+            # Averages over ranks with these weights are averages over examples.
+            weight = 1.0 if world_size == 1 else own_size * world_size / size
+            yield Batch(self._to_engine(x), self._to_engine(y), own_size, weight)
+        if count != expected:
+            got = "more" if count > expected else str(count)
+            raise RunError(f"Learner: {self.owner} must yield len({self.owner}) = {expected} batches, got {got}.")
 
-    def examples(self, number: int) -> int:
-        """Examples in batch `number`, all processes together; 1 for each where the source does not tell."""
+    def examples(self, index: int) -> int:
+        """Return the number of examples in a batch, over all ranks; 1 if the source does not define it."""
         size, every = self.batch_size, self.all_examples
-        return 1 if size is None or every is None else max(1, min(size, every - number * size))
+        return 1 if size is None or every is None else max(1, min(size, every - index * size))
 
     @property
     def batch_size(self) -> int | None:
-        """Examples in a full batch, where the source tells."""
+        """Number of examples in a full batch, if the source defines it."""
         size = getattr(self.source, "batch_size", None)
         return size if isinstance(size, int) else None
 
     @property
     def all_examples(self) -> int | None:
-        """Examples in an epoch, those of a last batch that is left out included, where the source tells."""
-        held: Any = getattr(self.source, "x", getattr(self.source, "sampler", None))
-        return count_examples(held) if hasattr(held, "__len__") else None
+        """Number of examples in an epoch, those of a dropped last batch included, if the source defines it."""
+        examples: Any = getattr(self.source, "x", getattr(self.source, "sampler", None))
+        return count_examples(examples) if hasattr(examples, "__len__") else None
 
     @property
     def is_stream(self) -> bool:
-        """Whether an epoch is a pure function of its number."""
+        """Whether an epoch is a pure function of its index."""
         return callable(getattr(self.source, "epoch", None))
 
-    def _replayed(self, epoch: int, start: int) -> Iterator[Any]:
-        """A loader's batches from `start` on: begun with the random state that it was begun with, read up to there."""
-        now = {**random_state(), "own": generator_states(self.source), "parts": component_states(self.source)}
-        if start == 0 or self._begun is None:
-            self._begun = now
+    def _replay(self, epoch: int, start: int) -> Iterator[Any]:
+        """Return a loader's batches from `start`, replayed from the state at the start of the epoch."""
+        current = {**random_state(), "own": generator_states(self.source), "parts": component_states(self.source)}
+        if start == 0 or self._epoch_start is None:
+            self._epoch_start = current
         else:
-            set_component_states(self.source, self._begun.get("parts", {}))
-        set_random_state(self._begun)
-        set_generator_states(self.source, self._begun["own"])
+            set_component_states(self.source, self._epoch_start.get("parts", {}))
+        set_random_state(self._epoch_start)
+        set_generator_states(self.source, self._epoch_start["own"])
         set_epoch(self.source, epoch)
         batches = iter(self._loader)
         for _ in islice(batches, start):
             pass
         if start:
-            set_random_state(now)
+            set_random_state(current)
         return batches
 
     def state_dict(self) -> dict[str, Any]:
-        """What it takes to start again in the middle of an epoch, of every process, or with the next one."""
-        parts = {} if self.is_stream else component_states(self.source)
-        return {"begun": self.engine.all_gather(self._begun), "own": generator_states(self.source), "parts": parts}
+        """Return the state, gathered over ranks, from which the current or the next epoch resumes."""
+        components = {} if self.is_stream else component_states(self.source)
+        epoch_start = self.engine.all_gather(self._epoch_start)
+        return {"begun": epoch_start, "own": generator_states(self.source), "parts": components}
 
     def check_resumable(self) -> None:
-        """Refuse a source that no state could make repeat its batches.
+        """Check that a saved state can reproduce the batches.
 
         Raises:
-            ArgumentError: it is one.
+            ArgumentError: If it cannot.
         """
         reason = None if self.is_stream else non_resumable_reason(self.source)
         if reason:
-            raise ArgumentError(f"Learner: {self.owner} cannot go on from a checkpoint to the same numbers: {reason}.")
+            raise ArgumentError(f"Learner: {self.owner} cannot be resumed exactly: {reason}.")
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on with the epoch that `state` was taken in."""
+        """Restore the result of `state_dict`."""
         set_generator_states(self.source, state["own"])
         set_component_states(self.source, state.get("parts", {}))
-        begun = state["begun"]  # the first process's tells the order, also to another number of processes
-        self._begun = begun[self.engine.global_rank] if self.engine.global_rank < len(begun) else None
+        # Rank 0 determines the order, for any number of ranks.
+        epoch_start, rank = state["begun"], self.engine.global_rank
+        self._epoch_start = epoch_start[rank] if rank < len(epoch_start) else None
 
-    def _refusal(self, more: str = "") -> ArgumentError:
-        """The error for a source of another kind."""
+    def _type_error(self, detail: str = "") -> ArgumentError:
         return ArgumentError(
             f"Learner: {self.owner} must be dashpot.data.Batches, a DataLoader or another sized iterable of pairs "
-            f"(x, y), got {self.source!r}{more}."
+            f"(x, y), got {self.source!r}{detail}."
         )
 
     def _pair(self, item: Any) -> tuple[Any, Any]:
         if not isinstance(item, (tuple, list)) or len(item) != 2:
-            raise ArgumentError(f"Learner: {self.owner} must give pairs (x, y), got {type(item).__name__}.")
+            raise ArgumentError(f"Learner: {self.owner} must yield pairs (x, y), got {type(item).__name__}.")
         x, y = item
         return x, y
 
-    def _placed(self, part: Any) -> Any:
-        """Tensors of the host go to the device; one that is on another device is a mistake."""
-        return map_tensors(self._to_device, part)
+    def _to_engine(self, value: Any) -> Any:
+        """Move the CPU tensors of a batch to the engine's device; reject those on other devices."""
+        return map_tensors(self._to_device, value)
 
     def _to_device(self, tensor: Tensor) -> Tensor:
         device = self.engine.device
         if tensor.device == device:
             return tensor
         if tensor.device.type != "cpu":
-            raise ArgumentError(f"Learner: {self.owner} gives a batch on {tensor.device}, the model is on {device}.")
+            raise ArgumentError(
+                f"Learner: {self.owner} must yield tensors on the CPU or on {device}, got {tensor.device}."
+            )
         return tensor.to(device, non_blocking=True)
 
-    def _cut(self, x: Any, y: Any) -> tuple[Any, Any, int, int]:
-        """(x, y, examples in all, examples here): this process's part of a batch that every process has made alike."""
-        size, world = count_examples(y), self.engine.world_size
+    def _own_slice(self, x: Any, y: Any) -> tuple[Any, Any, int, int]:
+        """Return (x, y, global size, own size) for this rank's slice of a global batch."""
+        size, world_size = count_examples(y), self.engine.world_size
         size = count_examples(x) if size is None else size
         if size is None:
-            raise ArgumentError(
-                f"Learner: {self.owner} must give batches with tensors to count the examples of, got {y!r}."
-            )
-        if world == 1:
+            raise ArgumentError(f"Learner: {self.owner} must yield batches with a countable x or y, got {y!r}.")
+        if world_size == 1:
             return x, y, size, size
-        part = shard_slice(size, self.engine.global_rank, world)
-        mine = part.stop - part.start
-        part = part if mine else slice(1)  # where nothing is left take part all the same, without counting
-        return slice_rows(x, part), slice_rows(y, part), size, mine
+        part = shard_slice(size, self.engine.global_rank, world_size)
+        own_size = part.stop - part.start
+        part = part if own_size else slice(1)  # an empty rank computes one example with weight 0
+        return slice_rows(x, part), slice_rows(y, part), size, own_size

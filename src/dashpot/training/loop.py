@@ -1,4 +1,4 @@
-"""Training a problem: the learner's loop, told epoch by epoch."""
+"""Training a problem with any optimizer, one record per epoch."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from dashpot.training.distributed.single_device import SingleDevice
 from dashpot.training.learner import Learner
 from dashpot.training.stopwatch import Stopwatch
 
-__all__ = ["Epochs", "current_lr", "learner_in_place", "train"]
+__all__ = ["EpochStats", "current_lr", "single_device_learner", "train"]
 
 COUNT = Interval(0, math.inf, "left", integer=True)
 
 
 def current_lr(optimizer: Optimizer) -> float:
-    """The learning rate of the first group that the next step will use, its schedule included.
+    """Return the learning rate of the next step, schedule included, for the first parameter group.
 
     >>> import torch
     >>> current_lr(torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.5))
@@ -36,17 +36,18 @@ def current_lr(optimizer: Optimizer) -> float:
     return float(optimizer.param_groups[0]["lr"] if scheduled is None else scheduled())
 
 
-class Epochs(Callback):
-    """Measures every epoch, and ends the fit where a loss is not finite.
+class EpochStats(Callback):
+    """Callback that measures every epoch, and ends the fit at a non-finite loss.
 
     Args:
-        on_step: called after every step with the number of steps done.
-        on_epoch: called with each `Epoch` once it is evaluated.
+        on_step: Called after every step with the number of steps taken.
+        on_epoch: Called with each `Epoch` after its evaluation.
 
-    `epochs` holds those of the fit.
+    Attributes:
+        epochs: The epochs of the fit.
     """
 
-    order = 100  # what it tells of a step comes after what everything else does with it
+    order = 100  # on_step runs after all other callbacks
 
     def __init__(
         self, on_step: Callable[[int], None] | None = None, on_epoch: Callable[[Epoch], None] | None = None
@@ -55,35 +56,34 @@ class Epochs(Callback):
         self.epochs: list[Epoch] = []
 
     def before_fit(self, learner: Learner) -> None:
-        """Begin with nothing; a state that is gone on from comes after this."""
+        """Reset; `load_state_dict` is called afterwards."""
         self.epochs = []
-        self._begin()
+        self._start_epoch()
 
-    def _begin(self) -> None:
-        """Begin an epoch."""
+    def _start_epoch(self) -> None:
         self._losses: list[float] = []
         self._lrs: list[float] = []
         self._sizes: list[int] = []
-        self._waiting: list[Tensor] = []
-        self._watch = Stopwatch()
+        self._pending: list[Tensor] = []  # losses not yet read from the device
+        self._stopwatch = Stopwatch()
 
     def before_epoch(self, learner: Learner) -> None:
-        """Start the clock of the training phase."""
+        """Start timing the training phase."""
         if learner.training:
-            self._watch.start()
+            self._stopwatch.start()
 
     def before_batch(self, learner: Learner) -> None:
-        """Note the rate that the step is about to use."""
+        """Record the learning rate of the step."""
         if learner.training:
             self._lrs.append(current_lr(learner.opt))
 
     def after_batch(self, learner: Learner) -> None:
-        """Take in the step's loss."""
+        """Record the loss of the step."""
         if not learner.training:
             return
-        self._waiting.append(learner.batch.loss.detach())
+        self._pending.append(learner.batch.loss.detach())
         self._sizes.append(learner.batch.size)
-        if len(self._waiting) == FLUSH:
+        if len(self._pending) == FLUSH:
             self._flush()
         if self.on_step is not None:
             self.on_step(learner.epoch * len(learner.train) + learner.batch.index + 1)
@@ -91,64 +91,63 @@ class Epochs(Callback):
             self._stop(learner)
 
     def after_epoch(self, learner: Learner) -> None:
-        """Read what waits, and tell the epoch once it is evaluated."""
+        """Read the pending losses, and emit the epoch after its last phase."""
         if learner.training:
             self._flush()
-            self._watch.stop()
+            self._stopwatch.stop()
             if self._diverged:
                 self._stop(learner)
         if not learner.training or not learner.loop.phases["eval"]:
             means = learner.history[learner.epoch]
-            # The mean loss is taken from the losses as they were recorded, without another rounding.
+            # The mean of the recorded losses, without another rounding.
             total = math.fsum(loss * size for loss, size in zip(self._losses, self._sizes, strict=True))
             trained = {**means["train"], "loss": total / sum(self._sizes)}
-            self._tell(self._epoch(learner, train=trained, evaluation=means.get("eval", {})))
+            self._emit(self._epoch(learner, train=trained, evaluation=means.get("eval", {})))
 
     def _flush(self) -> None:
-        """Read the waiting losses, all at once, as far as they are finite and one more."""
-        fresh = torch.stack(self._waiting).tolist() if self._waiting else []
-        self._waiting.clear()
-        bad = next((i for i, loss in enumerate(fresh) if not math.isfinite(loss)), len(fresh))
-        self._losses += fresh[: bad + 1]
+        """Read the pending losses from the device, up to the first non-finite one."""
+        losses = torch.stack(self._pending).tolist() if self._pending else []
+        self._pending.clear()
+        bad = next((i for i, loss in enumerate(losses) if not math.isfinite(loss)), len(losses))
+        self._losses += losses[: bad + 1]
 
     @property
     def _diverged(self) -> bool:
         return bool(self._losses) and not math.isfinite(self._losses[-1])
 
     def _epoch(self, learner: Learner, **measured: Any) -> Epoch:
-        """The epoch as far as it went."""
-        (cpu, wall), done = self._watch.seconds, len(self._losses)
+        (cpu, wall), done = self._stopwatch.seconds, len(self._losses)
         steps = learner.epoch * len(learner.train) + done
         means = {"train": {}, "evaluation": {}, **measured}
         return Epoch(learner.epoch + 1, steps, loss=self._losses, lr=self._lrs[:done], cpu_s=cpu, wall_s=wall, **means)
 
     def _stop(self, learner: Learner) -> None:
-        """Tell the epoch that diverged, and end the fit."""
+        """Emit the diverged epoch, and end the fit."""
         label = "nan" if math.isnan(self._losses[-1]) else "inf"
         step = learner.epoch * len(learner.train) + len(self._losses) - 1
-        self._tell(self._epoch(learner, diverged=Divergence(step, label)))
+        self._emit(self._epoch(learner, diverged=Divergence(step, label)))
         raise CancelFit
 
-    def _tell(self, epoch: Epoch) -> None:
+    def _emit(self, epoch: Epoch) -> None:
         self.epochs.append(epoch)
-        self._begin()
+        self._start_epoch()
         if self.on_epoch is not None:
             self.on_epoch(epoch)
 
     def state_dict(self) -> dict[str, Any]:
-        """What is known of an epoch that is not over; those that are over have been told."""
+        """Return the measurements of the unfinished epoch; finished epochs have been emitted."""
         self._flush()
         lists = {"losses": list(self._losses), "lrs": list(self._lrs), "sizes": list(self._sizes)}
-        return {**lists, "spent": list(self._watch.seconds)}
+        return {**lists, "spent": list(self._stopwatch.seconds)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with that epoch."""
+        """Restore the measurements of the unfinished epoch."""
         self._losses, self._lrs, self._sizes = (list(state[name]) for name in ("losses", "lrs", "sizes"))
-        self._watch = Stopwatch(state["spent"])
+        self._stopwatch = Stopwatch(state["spent"])
 
 
-class _From(Callback):
-    """Begins with a later epoch."""
+class _StartEpoch(Callback):
+    """Starts the fit at a later epoch."""
 
     def __init__(self, first: int) -> None:
         self.first = first
@@ -158,8 +157,8 @@ class _From(Callback):
         learner.history = [{} for _ in range(self.first)]
 
 
-def learner_in_place(problem: Problem, optimizer: Optimizer) -> Learner:
-    """A learner of `problem` that computes where its model is, in this process alone."""
+def single_device_learner(problem: Problem, optimizer: Optimizer) -> Learner:
+    """Return a learner of `problem` on the current device of the model, in this process only."""
     device = next(p for group in optimizer.param_groups for p in group["params"]).device
     return Learner.of(problem, optimizer, engine=SingleDevice(device))
 
@@ -175,36 +174,37 @@ def train(
 ) -> list[Epoch]:
     """Train `problem.model` in place and evaluate it after every epoch.
 
-    It is a fit of `Learner` with nothing added. A loss that is not finite ends the run: the last `Epoch` then carries
-    `diverged`, and its steps end with that loss. It may be noticed up to `means.FLUSH` steps late, because losses are
-    read from the device that many at a time.
+    A fit of `Learner` on the model's device. A non-finite loss ends it: the last `Epoch` then has `diverged` set, and
+    its steps end with that loss. Losses are read from the device every `dashpot.tasks.means.FLUSH` steps, so up to that
+    many further steps may have been taken.
 
     Args:
-        problem: model, batches, loss and metrics.
-        optimizer: any `torch.optim.Optimizer` over the model's parameters.
-        epochs: epochs in all, at least 1.
-        first: epochs already done, for a run that goes on; batches are drawn for the epochs from here on.
-        on_step: called after every step with the number of steps done.
-        on_epoch: called with each `Epoch` once it is evaluated.
+        problem: Model, batches, loss and metrics.
+        optimizer: A `torch.optim.Optimizer` over the model's parameters.
+        epochs: Number of epochs, those before `first` included, >= 1.
+        first: Number of epochs to skip, in [0, epochs], for example those of an earlier call.
+        on_step: Called after every step with the number of steps taken.
+        on_epoch: Called with each `Epoch` after its evaluation.
 
     Returns:
         The epochs trained by this call.
 
     Raises:
-        ArgumentError: `epochs` or `first` is out of range.
+        ArgumentError: If `epochs` or `first` is out of range.
 
-    >>> import torch
-    >>> from dashpot import tasks
-    >>> problem = tasks.get("digits").build(0)
-    >>> [epoch] = train(problem, torch.optim.Adam(problem.model.parameters(), lr=0.01), epochs=1)
-    >>> epoch.steps == len(problem.train), sorted(epoch.evaluation)
-    (True, ['accuracy', 'loss'])
+    Example:
+        >>> import torch
+        >>> from dashpot import tasks
+        >>> problem = tasks.get("digits").build(0)
+        >>> [epoch] = train(problem, torch.optim.Adam(problem.model.parameters(), lr=0.01), epochs=1)
+        >>> epoch.steps == len(problem.train), sorted(epoch.evaluation)
+        (True, ['accuracy', 'loss'])
     """
     check("train", "epochs", epochs, Interval(1, math.inf, "left", integer=True))
     check("train", "first", first, COUNT)
     if first > epochs:
         raise ArgumentError(f"train: first must be at most epochs = {epochs}, got {first}.")
-    told = Epochs(on_step, on_epoch)
-    learner_in_place(problem, optimizer).fit(epochs, callbacks=[told, _From(first)])
+    stats = EpochStats(on_step, on_epoch)
+    single_device_learner(problem, optimizer).fit(epochs, callbacks=[stats, _StartEpoch(first)])
     problem.model.train()
-    return told.epochs
+    return stats.epochs

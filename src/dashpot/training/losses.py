@@ -1,4 +1,4 @@
-"""The loss of a batch, and what is wrong where there is none."""
+"""Loss of a batch, and the errors of invalid losses."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from dashpot.errors import ArgumentError
 
 __all__ = ["scalar_loss"]
 
-LEFT_OUT = -100
-"""The label that torch's cross entropy leaves out by default."""
+IGNORE_INDEX = -100
+"""Default `ignore_index` of `torch.nn.functional.cross_entropy`."""
 
 
 def scalar_loss(function: Callable[[Any, Any], Any], output: Any, y: Any) -> Tensor:
-    """`function(output, y)`, a 0-d tensor.
+    """Return `function(output, y)` as a 0-d tensor.
 
     Raises:
-        ArgumentError: it is no 0-d tensor, or labels are out of range.
+        ArgumentError: If the loss is not a tensor with one element, or labels are out of range.
 
     >>> import torch
     >>> scalar_loss(lambda output, y: output, torch.ones(2), None)
@@ -38,17 +38,17 @@ def scalar_loss(function: Callable[[Any, Any], Any], output: Any, y: Any) -> Ten
 
 
 def _check_labels(output: Any, y: Any, error: Exception) -> None:
-    """Say so where class numbers are out of range, which torch tells as an index out of bounds."""
+    """Report class labels out of range, for which torch raises an index error."""
     if not isinstance(error, IndexError) and "out of bounds" not in str(error):
         return
     if not isinstance(output, Tensor) or not isinstance(y, Tensor) or y.is_floating_point():
         return
-    if y.ndim != output.ndim - 1 or output.ndim < 2 or output.shape[1] < 2:  # no class numbers beside their scores
+    if y.ndim != output.ndim - 1 or output.ndim < 2 or output.shape[1] < 2:  # not class labels and scores
         return
     classes = output.shape[1]
-    bad = y[((y < 0) | (y >= classes)) & (y != LEFT_OUT)]
+    bad = y[((y < 0) | (y >= classes)) & (y != IGNORE_INDEX)]
     if bad.numel():
         raise ArgumentError(
-            f"Learner: labels must be integers in [0, {classes - 1}], as the model gives {classes} classes, got "
+            f"Learner: labels must be integers in [0, {classes - 1}] for a model with {classes} classes, got "
             f"{bad.flatten()[0].item()}."
         ) from error

@@ -1,4 +1,4 @@
-"""The learning-rate range test: a short run with a rising rate, of which nothing remains but its curve."""
+"""Learning-rate range test: a short run with an increasing rate, whose effects are undone."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ __all__ = ["LRCurve", "Suggestion", "find_lr"]
 
 FACTOR = 1.3
 SPAN = 3.0
-"""The losses are smoothed over rates that lie within this factor."""
+"""Losses are smoothed over rates within this factor."""
 PATIENCE = 32
-"""Skipped steps in a row after which the test ends."""
+"""Number of consecutive skipped steps that ends the test."""
 STEPS = Optional(Interval(2, math.inf, "left", integer=True))
 
 
 class Suggestion(NamedTuple):
-    """Learning rates read off a curve; None where it gives none, because the loss never falls."""
+    """Suggested learning rates; None if the loss never decreases."""
 
     steepest: float | None
     minimum: float | None
@@ -46,9 +46,12 @@ class Suggestion(NamedTuple):
 
 @dataclass(frozen=True)
 class LRCurve:
-    """What the range test measured: `losses[i]` is the loss just before the step with `lrs[i]`.
+    """Result of the range test.
 
-    `ended` says why it went no further. Losses are finite: the one that ended the test by being nan is not there.
+    Attributes:
+        lrs: Learning rates, increasing.
+        losses: Losses before the step with each rate, all finite: a final nan or infinity is left out.
+        ended: Reason for the end of the test.
 
     >>> curve = LRCurve([1e-4, 1e-3, 1e-2, 1e-1, 1.0], [2.0, 1.9, 1.0, 0.5, 4.0], "by hand")
     >>> curve.suggest()
@@ -61,21 +64,21 @@ class LRCurve:
 
     @property
     def smoothed(self) -> list[float]:
-        """The losses as a centred moving average over rates within a factor of 3, at the ends over what is there."""
+        """Centred moving average of the losses over rates within a factor of 3, over fewer at the ends."""
         if len(self.lrs) < 2:
             return list(self.losses)
         step = math.log(self.lrs[-1] / self.lrs[0]) / (len(self.lrs) - 1)
         return smooth(self.losses, 1 + 2 * int(math.log(SPAN) / step / 2)).tolist()
 
     def suggest(self) -> Suggestion:
-        """Two rates to begin with, from the smoothed loss L up to the rate m at which it is lowest.
+        """Suggest two learning rates, from the smoothed loss L up to the rate m of its minimum.
 
-            steepest: where dL / d(log lr) is lowest; the derivative at a point is that of the parabola through it and
-                      its neighbours, at an end the difference quotient,
+            steepest: argmin of dL / d(log lr); the derivative at a point is that of the parabola through it and its
+                      neighbours, at an end the difference quotient,
             minimum:  m / 10.
 
-        They agree within a small factor for many models. The steepest is the more careful one where the loss falls
-        over a wide range of rates. Both are None where L is lowest at the first rate.
+        For many models they agree within a small factor. `steepest` is the more conservative one if the loss decreases
+        over a wide range of rates. Both are None if L is lowest at the first rate.
 
         Source: L. Smith, Cyclical learning rates for training neural networks, 2017 (the range test).
         """
@@ -87,15 +90,15 @@ class LRCurve:
         return Suggestion(self.lrs[int(slopes.argmin())], self.lrs[lowest] / 10)
 
     def plot(self) -> Figure:
-        """A plotly figure of loss against rate with the suggestions marked.
+        """Return a plotly figure of the loss over the learning rate, with the suggestions marked.
 
         Raises:
-            ArgumentError: plotly is not installed.
+            ArgumentError: If plotly is not installed.
         """
         try:
             import plotly.graph_objects as go
         except ImportError as error:
-            raise ArgumentError("Plotting a curve needs plotly: pip install 'dashpot[plot]'.") from error
+            raise ArgumentError("LRCurve.plot requires plotly: pip install 'dashpot[plot]'.") from error
         smoothed = self.smoothed
         figure = go.Figure()
         figure.add_scatter(x=self.lrs, y=self.losses, mode="lines", name="loss", opacity=0.35)
@@ -112,22 +115,22 @@ class LRCurve:
         return figure
 
     def text(self, width: int = 64, height: int = 12) -> str:
-        """The smoothed curve drawn in characters, with the suggestions below it in words."""
-        return "\n".join([*_drawing(self, width, height), "", *self._words()])
+        """Return the smoothed curve as a text plot, followed by the suggestions."""
+        return "\n".join([*_text_plot(self, width, height), "", *self._summary()])
 
     def __str__(self) -> str:
         return self.text()
 
-    def _words(self) -> list[str]:
-        found = self.suggest()
+    def _summary(self) -> list[str]:
+        suggestions = self.suggest()._asdict().items()
         last = f"{self.lrs[-1]:.3g}" if self.lrs else "the first rate"
-        words = [f"{_LABELS[name]:<24} {lr:.2g}" for name, lr in found._asdict().items() if lr is not None]
-        if not words:
-            words = ["The loss did not fall at any rate: begin lower, or with other weights."]
-        return [*words, f"The test ended at {last}: {self.ended}."]
+        lines = [f"{_LABELS[name]:<24} {lr:.2g}" for name, lr in suggestions if lr is not None]
+        if not lines:
+            lines = ["The loss did not decrease at any rate: start lower, or from other weights."]
+        return [*lines, f"The test ended at {last}: {self.ended}."]
 
 
-_LABELS = {"steepest": "steepest descent", "minimum": "a tenth of the lowest's"}
+_LABELS = {"steepest": "steepest descent", "minimum": "a tenth of the minimum's"}
 
 
 def find_lr(
@@ -140,47 +143,48 @@ def find_lr(
     stop_at: float = 3.0,
     callbacks: Sequence[Callback] = (),
 ) -> LRCurve:
-    """Train for a few steps with a rate that rises from `start` by `factor` a step, and put everything back.
+    """Train for a few steps with a rate that increases from `start` by `factor` per step, and restore everything.
 
-    It ends at `end`, or before where the loss is not finite, or its mean over the last rates, those within a factor of
-    3, is above `stop_at` times the lowest such mean so far (for a lowest mean b < 0: above b + (stop_at - 1) |b|): a
-    single batch that is hard by chance ends nothing. Of several parameter groups the first has the rate of the curve,
-    the others keep their ratio to it. A schedule that the optimizer has of its own is off. A step that is skipped, as
-    by the loss scaler of fp16, is taken again at the same rate. Data that do not last begin again. Nothing is
-    evaluated.
+    The test ends at `end`, at a non-finite loss, or if the mean loss over the last rates, those within a factor of 3,
+    exceeds `stop_at` times the lowest such mean b so far (b + (stop_at - 1) |b| if b < 0), so that a single outlier
+    batch does not end it. With several parameter groups, the first has the rate of the curve and the others keep their
+    ratio to it. A schedule of the optimizer is disabled. A skipped step, for example by the fp16 loss scaler, is
+    repeated at the same rate. The data are repeated as needed. There is no evaluation.
 
-    Afterwards, also after an error or Ctrl-C, weights, buffers, gradients, the state of an optimizer that was given
-    made, the loss scale, random generators, the place in the data, each module's mode and everything the learner counts
-    are as before; only the model has been moved to its device. The learner's callbacks take no part.
+    Afterwards, also after an error or Ctrl-C, the weights, buffers, gradients, the state of an optimizer instance, the
+    loss scale, the random generators, the position in the data, the modules' modes and the learner's attributes are
+    restored; only the model stays on the engine's device. The learner's own callbacks are not called.
 
     Args:
-        learner: as it would be trained.
-        start, end: positive, start < end.
-        factor: above 1; by default 1.3.
-        steps: integer >= 2, in place of `factor`: so many rates from `start` to `end`.
-        stop_at: above 1.
-        callbacks: take part, such as `Accumulate` or `ClipGradients`.
+        learner: A learner as for training.
+        start: First learning rate, > 0.
+        end: Largest learning rate, > `start`.
+        factor: Ratio of successive rates, > 1. Default: 1.3.
+        steps: Number of rates from `start` to `end`, an integer >= 2, in place of `factor`.
+        stop_at: Ratio to the lowest mean loss that ends the test, > 1.
+        callbacks: Callbacks of the test, such as `Accumulate` or `ClipGradients`.
 
     Raises:
-        ArgumentError: an argument is out of range.
-        RunError: not one step could be taken.
+        ArgumentError: If an argument is out of range.
+        RunError: If no step could be taken.
 
-    Source: the loop of the SlowAI notebooks; L. Smith, Cyclical learning rates for training neural networks, 2017.
+    Source: The loop of the SlowAI notebooks; L. Smith, Cyclical learning rates for training neural networks, 2017.
 
-    >>> from dashpot import AdamW, tasks
-    >>> from dashpot.training import Engine, Learner
-    >>> learner = Learner.of(tasks.get("digits").build(0), AdamW, engine=Engine("cpu"))
-    >>> curve = find_lr(learner)
-    >>> curve.lrs[0], 1e-4 < curve.suggest().steepest < 1e-1
-    (1e-05, True)
+    Example:
+        >>> from dashpot import AdamW, tasks
+        >>> from dashpot.training import Engine, Learner
+        >>> learner = Learner.of(tasks.get("digits").build(0), AdamW, engine=Engine("cpu"))
+        >>> curve = find_lr(learner)
+        >>> curve.lrs[0], 1e-4 < curve.suggest().steepest < 1e-1
+        (1e-05, True)
     """
     rates = _rates(start, end, factor, steps)
     check("find_lr", "stop_at", stop_at, Interval(1, math.inf))
     finder = _Finder(rates, float(stop_at))
     check_initialized(learner.model, "find_lr")
-    with unchanged(learner):
+    with _restored(learner):
         learner._callbacks = []
-        lr = learner._lr if learner._lr is not None or not _takes_lr(learner._optimizer) else start
+        lr = learner._lr if learner._lr is not None or not _accepts_lr(learner._optimizer) else start
         learner.fit(len(rates) + PATIENCE, lr=lr, callbacks=[finder, *callbacks], evaluate=False)
     curve = LRCurve(rates[: len(finder.losses)], finder.losses, finder.ended)
     if not curve.losses:
@@ -194,25 +198,25 @@ def _rates(start: float, end: float, factor: float | None, steps: int | None) ->
     check("find_lr", "factor", factor, Optional(Interval(1, math.inf)))
     check("find_lr", "steps", steps, STEPS)
     if factor is not None and steps is not None:
-        raise ArgumentError("find_lr: give factor or steps, not both.")
+        raise ArgumentError(f"find_lr: factor must be None if steps is given, got {factor!r}.")
     ratio = (end / start) ** (1 / (steps - 1)) if steps else FACTOR if factor is None else factor
     count = steps or 1 + math.floor(math.log(end / start) / math.log(ratio) * (1 + 1e-12))
     return [start * ratio**i for i in range(count)]
 
 
-def _takes_lr(make: Any) -> bool:
-    """Whether what makes the optimizer can be given a rate."""
-    if isinstance(make, Optimizer):
+def _accepts_lr(optimizer: Any) -> bool:
+    """Return whether `optimizer` is a factory with the argument lr."""
+    if isinstance(optimizer, Optimizer):
         return False
     try:
-        taken = inspect.signature(make).parameters
+        parameters = inspect.signature(optimizer).parameters
     except (TypeError, ValueError):
         return False
-    return "lr" in taken or any(p.kind is p.VAR_KEYWORD for p in taken.values())
+    return "lr" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 class _Finder(Callback):
-    """Sets the rate of each step, and looks at the loss before it."""
+    """Sets the rate of each step, and records the loss before it."""
 
     order: ClassVar[int] = -1000
 
@@ -222,8 +226,8 @@ class _Finder(Callback):
         self.ended = ""
         self.skipped = 0
         self.best = math.inf
-        """The lowest mean of so many losses in a row, those of rates within a factor of SPAN."""
-        self.recent = 1 + int(math.log(SPAN) / math.log(rates[1] / rates[0])) if len(rates) > 1 else 1
+        """The lowest mean of `window` consecutive losses."""
+        self.window = 1 + int(math.log(SPAN) / math.log(rates[1] / rates[0])) if len(rates) > 1 else 1
 
     def before_fit(self, learner: Learner) -> None:
         if hasattr(learner.opt, "_schedule"):
@@ -232,13 +236,13 @@ class _Finder(Callback):
         self.ratios = [float(group["lr"]) / first if first else 1.0 for group in learner.opt.param_groups]
 
     def after_loss(self, learner: Learner) -> None:
-        part = learner.batch.loss.detach() * learner.batch.weight
-        self.loss = self.loss + part if learner.loop.pending_batches else part
+        loss = learner.batch.loss.detach() * learner.batch.weight
+        self.loss = self.loss + loss if learner.loop.pending_batches else loss
 
     def step(self, learner: Learner, proceed: Callable[[], None]) -> None:
         [total] = learner.engine.all_reduce_sum([float(self.loss)])
         loss, lr = total / learner.engine.world_size, self.rates[len(self.losses)]
-        self._look(loss)
+        self._check_loss(loss)
         for group, ratio in zip(learner.opt.param_groups, self.ratios, strict=True):
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(lr * ratio)
@@ -249,67 +253,67 @@ class _Finder(Callback):
         if learner.batch.stepped:
             self.losses.append(loss)
         if len(self.losses) == len(self.rates):
-            self._end("that was the last rate")
+            self._end("last rate reached")
         if self.skipped == PATIENCE:
-            self._end(f"{PATIENCE} steps in a row were skipped because their gradients were not finite")
+            self._end(f"{PATIENCE} consecutive steps were skipped for non-finite gradients")
 
-    def _look(self, loss: float) -> None:
-        """End the test where the loss is not finite or has grown too much, for more than the batch at hand."""
+    def _check_loss(self, loss: float) -> None:
+        """End the test if the loss is not finite, or its mean over the window has grown too much."""
         if not math.isfinite(loss):
-            self._end(f"the loss is {loss}")
-        recent = [*self.losses, loss][-self.recent :]
+            self._end(f"loss is {loss}")
+        recent = [*self.losses, loss][-self.window :]
         mean = math.fsum(recent) / len(recent)
         self.best = min(self.best, mean)
         if mean > self.best + (self.stop_at - 1) * abs(self.best):
-            self._end(f"the loss, {mean:.4g}, is more than {self.stop_at:g} times the lowest, {self.best:.4g}")
+            self._end(f"mean loss {mean:.4g} exceeds {self.stop_at:g} times the lowest, {self.best:.4g}")
 
     def _end(self, reason: str) -> None:
         self.ended = reason
         raise CancelFit
 
 
-# ---- putting everything back ----------------------------------------------------------------------------------------
+# ---- restoring ------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def unchanged(learner: Learner) -> Iterator[None]:
-    """Whatever the block trains, learner, model and optimizer are as before after it, in whatever way it ends."""
-    if learner._module is None:  # a fit would; buffers that move to a device are others from there on
+def _restored(learner: Learner) -> Iterator[None]:
+    """Restore learner, model and optimizer on exit."""
+    if learner._module is None:  # set up now: a move to the device replaces the buffers
         learner._module = learner.engine.setup(learner.model)
     with ExitStack() as stack:
         stack.enter_context(side_pass(learner.train))
-        stack.enter_context(_counters_kept(learner))
-        stack.enter_context(_scale_kept(learner))
-        stack.enter_context(_model_kept(learner.model, sharded=learner.engine.sharded))
+        stack.enter_context(_restored_attributes(learner))
+        stack.enter_context(_restored_loss_scale(learner))
+        stack.enter_context(_restored_model(learner.model, sharded=learner.engine.sharded))
         if isinstance(learner._optimizer, Optimizer):
-            stack.enter_context(_optimizer_kept(learner._optimizer))
+            stack.enter_context(_restored_optimizer(learner._optimizer))
         yield
 
 
 @contextmanager
-def _counters_kept(learner: Learner) -> Iterator[None]:
-    kept = dict(vars(learner))
+def _restored_attributes(learner: Learner) -> Iterator[None]:
+    saved = dict(vars(learner))
     try:
         yield
     finally:
         vars(learner).clear()
-        vars(learner).update(kept)
+        vars(learner).update(saved)
 
 
 @contextmanager
-def _scale_kept(learner: Learner) -> Iterator[None]:
+def _restored_loss_scale(learner: Learner) -> Iterator[None]:
     engine = learner.engine
-    kept = None if engine.scaler is None else engine.scaler.state_dict()
+    saved = None if engine.scaler is None else engine.scaler.state_dict()
     try:
         yield
     finally:
-        if engine.scaler is not None and kept is not None:
+        if engine.scaler is not None and saved is not None:
             engine.reset()
-            engine.scaler.load_state_dict(kept)
+            engine.scaler.load_state_dict(saved)
 
 
 @contextmanager
-def _model_kept(model: nn.Module, sharded: bool) -> Iterator[None]:
+def _restored_model(model: nn.Module, sharded: bool) -> Iterator[None]:
     params = [(p, p.detach().clone(), p.grad, p.requires_grad) for p in model.parameters()]
     modules = [(m, m.training, dict(module_buffers(m))) for m in model.modules()]
     buffers = [(b, b.detach().clone()) for b in model.buffers()]
@@ -326,16 +330,16 @@ def _model_kept(model: nn.Module, sharded: bool) -> Iterator[None]:
                 module_buffers(module).update(own)
             for old, value in buffers:
                 old.copy_(value)
-            for p, value, grad, trained in params:
+            for p, value, grad, requires_grad in params:
                 p.copy_(value)
                 p.grad = grad
-                p.requires_grad_(trained)
+                p.requires_grad_(requires_grad)
 
 
 @contextmanager
-def _optimizer_kept(optimizer: Any) -> Iterator[None]:
-    memo: dict[int, Any] = {}  # what is in both is copied once
-    kept = copy.deepcopy(optimizer.state_dict(), memo)
+def _restored_optimizer(optimizer: Any) -> Iterator[None]:
+    memo: dict[int, Any] = {}  # tensors in both are copied once
+    saved = copy.deepcopy(optimizer.state_dict(), memo)
     state = {key: copy.deepcopy(own, memo) for key, own in optimizer.state.items()}
     schedule = getattr(optimizer, "_schedule", None)
     try:
@@ -343,26 +347,26 @@ def _optimizer_kept(optimizer: Any) -> Iterator[None]:
     finally:
         if schedule is not None:
             optimizer._schedule = schedule
-        optimizer.load_state_dict(kept)  # which also drops what the optimizer has looked up about its state
-        optimizer.state.update(state)  # as it was: torch casts what it loads to the weights' dtype
+        optimizer.load_state_dict(saved)  # also resets values that the optimizer has derived from its state
+        optimizer.state.update(state)  # in its own dtypes: torch casts loaded state to the weights' dtype
 
 
-# ---- drawing --------------------------------------------------------------------------------------------------------
+# ---- text plot ------------------------------------------------------------------------------------------------------
 
 
 def _window(losses: Sequence[float]) -> tuple[float, float]:
-    """The losses worth drawing: from the lowest to as much above the first one as that lies above the lowest."""
+    """Return the plotted range of losses: from the lowest to twice as far above it as the first loss."""
     low, first, high = min(losses), losses[0], max(losses)
     return low, min(high, first + (first - low)) if first > low else high
 
 
-def _drawing(curve: LRCurve, width: int, height: int) -> list[str]:
+def _text_plot(curve: LRCurve, width: int, height: int) -> list[str]:
     losses = curve.smoothed
     if len(losses) < 2:
         return []
     low, high = _window(losses)
-    places = np.linspace(math.log(curve.lrs[0]), math.log(curve.lrs[-1]), width)
-    heights = np.interp(places, np.log(curve.lrs), losses)
+    positions = np.linspace(math.log(curve.lrs[0]), math.log(curve.lrs[-1]), width)
+    heights = np.interp(positions, np.log(curve.lrs), losses)
     rows = np.round((heights - low) / ((high - low) or 1.0) * (height - 1))
     lines = []
     for level in range(height - 1, -1, -1):

@@ -1,4 +1,4 @@
-"""Work on the training data besides the fit, of which the fit notices nothing."""
+"""Side passes over the training data, which restore RNG and loader state."""
 
 from __future__ import annotations
 
@@ -17,29 +17,28 @@ __all__ = ["check_initialized", "reshard", "side_pass"]
 
 @contextmanager
 def side_pass(loader: ResumableLoader) -> Iterator[None]:
-    """Whatever the block reads of `loader` and draws, the fit goes on with the batches and the noise that it would have
-    had; every process has to enter."""
-    place = loader.state_dict()
+    """Restore the loader and all random generators on exit, so that the fit is unaffected; enter it on all ranks."""
+    state = loader.state_dict()
     with preserve_rng_state():
         try:
             yield
         finally:
-            loader.load_state_dict(place)
+            loader.load_state_dict(state)
 
 
 def check_initialized(model: nn.Module, owner: str) -> None:
-    """Refuse a model whose lazy layers have no weights yet: there is nothing to copy.
+    """Check that a model has no uninitialized lazy parameters or buffers.
 
     Raises:
-        ArgumentError: it is one.
+        ArgumentError: If it has any.
     """
     lazy = next((name for name, value in [*model.named_parameters(), *model.named_buffers()] if is_lazy(value)), None)
     if lazy is not None:
-        raise ArgumentError(f"{owner}: {lazy} of the model has no shape yet; put a batch through the model first.")
+        raise ArgumentError(f"{owner}: {lazy} of the model must be initialized; run a batch through the model first.")
 
 
 def reshard(model: nn.Module) -> None:
-    """Make FSDP2 drop whole weights, which it keeps after an evaluation or an interrupted step and would go on with."""
+    """Free the unsharded parameters that FSDP2 keeps, and would reuse, after an evaluation or an interrupted step."""
     for module in model.modules():
         if hasattr(module, "reshard"):
             module.reshard()  # pyright: ignore[reportCallIssue]

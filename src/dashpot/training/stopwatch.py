@@ -1,4 +1,4 @@
-"""CPU and wall seconds of an epoch's training, over as many sessions as it takes."""
+"""CPU and wall time of an epoch's training, over several sessions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ __all__ = ["Stopwatch"]
 
 
 class Stopwatch:
-    """Adds up seconds between `start` and `stop`: of all CPUs this process has used, and by the clock.
+    """Accumulated CPU and wall time between `start` and `stop`, in seconds.
+
+    Args:
+        spent: (CPU, wall) seconds of earlier sessions.
 
     >>> watch = Stopwatch()
     >>> watch.start()
@@ -23,21 +26,21 @@ class Stopwatch:
         self._spent, self._since = (spent[0], spent[1]), None
 
     def start(self) -> None:
-        """Go on from here."""
+        """Start or continue."""
         self._since = _now()
 
     def stop(self) -> None:
-        """Take in the time since the start."""
+        """Stop, and add the time since `start`."""
         self._spent, self._since = self.seconds, None
 
     @property
-    def runs(self) -> bool:
-        """Whether it was started and not stopped since."""
+    def running(self) -> bool:
+        """Whether the stopwatch is started."""
         return self._since is not None
 
     @property
     def seconds(self) -> tuple[float, float]:
-        """CPU and wall seconds so far."""
+        """(CPU, wall) seconds so far; CPU time is that of all threads of this process."""
         if self._since is None:
             return self._spent
         (cpu, wall), (cpu_then, wall_then), (cpu_now, wall_now) = self._spent, self._since, _now()

@@ -69,8 +69,8 @@ class AveragedWeights(Callback):
         mine = {id(value): self.averages[name] for name, value in self._tensors().items()}
         for name, value in model.state_dict(keep_vars=True).items():
             if id(value) in mine:
-                state[name] = weights.copied(mine[id(value)]).to(value.dtype)
-        return state | {name: weights.copied(value) for name, value in self.statistics.items()}
+                state[name] = weights.cpu_copy(mine[id(value)]).to(value.dtype)
+        return state | {name: weights.cpu_copy(value) for name, value in self.statistics.items()}
 
     # ---- events -----------------------------------------------------------------------------------------------------
 
@@ -160,7 +160,7 @@ class AveragedWeights(Callback):
         if set(own) != set(state["averages"]):
             raise RunError(f"{owner}: the checkpoint has averages of other parameters, or also of buffers.")
         for name, value in own.items():
-            value.copy_(weights.like(state["averages"][name], value))
+            value.copy_(weights.shard_like(state["averages"][name], value))
         buffers = dict(self._learner.model.named_buffers())
         self.count = state["count"]
         self.statistics = {name: value.to(buffers[name].device) for name, value in state["statistics"].items()}

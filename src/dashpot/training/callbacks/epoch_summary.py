@@ -52,7 +52,7 @@ class EpochCallback(Callback):
 
     def before_epoch(self, learner: Learner) -> None:
         """Start the clock with the first phase of an epoch."""
-        if not self._stopwatch.runs:
+        if not self._stopwatch.running:
             self._stopwatch.start()
 
     def step(self, learner: Learner, proceed: Callable[[], None]) -> None:

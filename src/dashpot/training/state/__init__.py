@@ -1,1 +1,1 @@
-"""State of a fit, and the checkpoint files that hold it."""
+"""State of a fit, and checkpoint files."""

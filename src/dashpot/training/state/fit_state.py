@@ -1,4 +1,4 @@
-"""The whole state of a fit between two steps: taken, and put back so that the rest comes out the same."""
+"""State of a fit between two optimizer steps, for an exact resume."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ if TYPE_CHECKING:
 
 __all__ = ["defaults", "restore", "restore_random", "take"]
 
-WITHIN = ("batches", "batch size", "number of examples", "data", "accumulate", "metrics")
-"""Settings that the rest of an epoch has to share with its beginning."""
+FIXED_WITHIN_EPOCH = ("batches", "batch size", "number of examples", "data", "accumulate", "metrics")
+"""Settings that must not change within an epoch, even with `override`."""
 
 
 def take(learner: Learner) -> dict[str, Any]:
-    """The state of `learner`: plain data and tensors on the CPU, in whole tensors whatever the number of processes.
+    """Return the state of the fit, as plain data and CPU tensors, with sharded tensors gathered.
 
     Raises:
-        RunError: an evaluation is under way.
+        RunError: If called during an evaluation, before all callbacks are notified of the end of an epoch, or while
+            the model holds other weights than the optimizer's.
     """
     _check_moment(learner)
-    engine = learner.engine
+    engine, callbacks = learner.engine, learner.loop.callbacks.by_name()
     return {
         "model": weights.model_state(learner.model),
-        "besides": weights.besides(learner.model),
+        "besides": weights.extra_state(learner.model),
         "optimizer": weights.optimizer_state(learner.model, learner.opt),
         "scaler": None if engine.scaler is None else engine.scaler.state_dict(),
         "random": engine.all_gather(random_state()),
@@ -45,45 +46,43 @@ def take(learner: Learner) -> dict[str, Any]:
             "history": [{phase: dict(means) for phase, means in epoch.items()} for epoch in learner.history],
             "means": engine.all_gather(learner.loop.means.state_dict()) if learner.loop.position[1] else None,
         },
-        "callbacks": {
-            name: weights.copied(callback.state_dict()) for name, callback in learner.loop.callbacks.by_name().items()
-        },
-        "observers": [name for name, callback in learner.loop.callbacks.by_name().items() if not callback.essential],
+        "callbacks": {name: weights.cpu_copy(callback.state_dict()) for name, callback in callbacks.items()},
+        "observers": [name for name, callback in callbacks.items() if not callback.essential],
     }
 
 
 def restore(learner: Learner, state: Mapping[str, Any], override: bool = False) -> None:
-    """Put `state` back into `learner`, whose fit has just begun.
+    """Load `state` into `learner`, at the start of a fit.
 
     Args:
-        learner: of the same model, data and callbacks.
-        state: what `take` gave; it is not changed.
-        override: go on with the settings of here where they differ.
+        learner: A learner with the same model, data and callbacks.
+        state: The result of `take`; not modified.
+        override: Whether to keep the learner's settings where they differ from the saved ones.
 
     Raises:
-        RunError: it is of another model, optimizer, data or list of callbacks, or of other settings without `override`;
-            each difference is listed, and weights and optimizer stay as they were.
+        RunError: If the model, optimizer, data or callbacks do not match, or, without `override`, the settings. The
+            message lists the differences; weights and optimizer are left unchanged.
     """
-    _check_kind(state)
-    _check(learner, state, override)
+    _check_structure(state)
+    _check_settings(learner, state, override)
     weights.check_model(learner.model, state["model"])
-    unlike = [name for name, *_ in _differences(state["settings"]["defaults"], settings(learner)["defaults"])]
-    undo = weights.load_optimizer(learner.model, learner.opt, state["optimizer"], keep=unlike if override else ())
-    # Switches that the groups hold are those of there by now, so that what differs would stay so.
-    there, here = state["settings"]["recipe"], _recipe(learner.opt)
-    if _differs(there, here) and not override:
+    changed = [name for name, _ in _differences(state["settings"]["defaults"], settings(learner)["defaults"])]
+    undo = weights.load_optimizer(learner.model, learner.opt, state["optimizer"], keep=changed if override else ())
+    # Compared after loading: flags in the groups have their saved values by now.
+    saved, current = state["settings"]["recipe"], _recipe(learner.opt)
+    if _differs(saved, current) and not override:
         undo()
-        raise RunError(_refusal([f"the optimizer's recipe is {there} there and {here} here"]))
+        raise RunError(_settings_error([f"recipe: saved {saved}, current {current}"]))
     try:
         _restore_progress(learner, state["progress"])
         for name, callback in learner.loop.callbacks.by_name().items():
             if name in state["callbacks"]:
-                callback.load_state_dict(weights.copied(state["callbacks"][name]))
-    except BaseException:  # a callback may refuse its state; the model is still as it was
+                callback.load_state_dict(weights.cpu_copy(state["callbacks"][name]))
+    except BaseException:  # a callback may reject its state; the model is still unchanged
         undo()
         raise
     weights.load_model(learner.model, state["model"])
-    weights.load_besides(learner.model, state["besides"])
+    weights.load_extra_state(learner.model, state["besides"])
     if learner.engine.scaler is not None and state["scaler"]:
         learner.engine.scaler.load_state_dict(state["scaler"])
     learner.train.load_state_dict(state["data"]["train"])
@@ -93,23 +92,27 @@ def restore(learner: Learner, state: Mapping[str, Any], override: bool = False) 
 
 
 def restore_random(learner: Learner, states: Sequence[Mapping[str, Any]]) -> None:
-    """Put the generators of every process back; a process that there was not has none, and goes on with its own. The
-    first process's draw the order of a shuffled loader, for any number of processes."""
+    """Restore the RNG states of this rank.
+
+    A rank without a saved state, after a resume with more processes, keeps its own. The order of a shuffled loader is
+    drawn on rank 0, so it does not depend on the number of processes.
+    """
     if learner.engine.global_rank < len(states):
         set_random_state(states[learner.engine.global_rank])
 
 
 def settings(learner: Learner) -> dict[str, Any]:
-    """What a fit was told and its state does not carry: texts and numbers to compare."""
+    """Return the settings of a fit that its state does not contain: strings and numbers, compared on resume."""
     opt = learner.opt
     options = getattr(opt, "options", None)
+    sizes = {"batch size": learner.train.batch_size, "number of examples": learner.train.all_examples}
     return {
         "optimizer": _title(opt),
         "schedule": repr(getattr(opt, "schedule", None) or None),
         "options": options.text() if isinstance(options, ResolvedOptions) else "",
         "precision": learner.engine.precision,
         "batches": len(learner.train),
-        **{name: size for name, size in _sizes(learner).items() if size is not None},
+        **{name: size for name, size in sizes.items() if size is not None},
         "data": _source(learner.train.source),
         "accumulate": learner.loop.accumulate,
         "metrics": ", ".join(learner.metrics),
@@ -120,143 +123,144 @@ def settings(learner: Learner) -> dict[str, Any]:
 
 
 def defaults(optimizer: Optimizer) -> dict[str, str]:
-    """The settings that an optimizer was made with, as texts; taken before a tensor among them is changed in place."""
+    """Return the default settings of an optimizer as strings, before a tensor among them is changed in place."""
     return {name: repr(value) for name, value in optimizer.defaults.items()}
 
 
-def _sizes(learner: Learner) -> dict[str, int | None]:
-    """What tells the data of one fit from those of another with as many batches."""
-    return {"batch size": learner.train.batch_size, "number of examples": learner.train.all_examples}
-
-
 def _source(source: Any) -> str:
-    """What gives the batches and in which order, as far as it tells: its class, and its seed, its sampler."""
-    told = {name: getattr(source, name, None) for name in ("shuffle", "seed", "augment_from", "drop_last")}
-    named = [f"{name}={value}" for name, value in told.items() if isinstance(value, (bool, int))]
+    """Return the class of a data source with its seed, flags and sampler."""
+    values = {name: getattr(source, name, None) for name in ("shuffle", "seed", "augment_from", "drop_last")}
+    shown = [f"{name}={value}" for name, value in values.items() if isinstance(value, (bool, int))]
     sampler = getattr(source, "sampler", None)
-    named += [] if sampler is None else [type(sampler).__name__]
-    return f"{type(source).__name__}({', '.join(named)})"
+    shown += [] if sampler is None else [type(sampler).__name__]
+    return f"{type(source).__name__}({', '.join(shown)})"
 
 
 def _restore_progress(learner: Learner, progress: Mapping[str, Any]) -> None:
-    engine = learner.engine
-    learner.loop.position, learner.steps = tuple(progress["position"]), progress["steps"]
+    engine, loop = learner.engine, learner.loop
+    loop.position, learner.steps = tuple(progress["position"]), progress["steps"]
     learner.history = [{phase: dict(means) for phase, means in epoch.items()} for epoch in progress["history"]]
-    learner.loop.means = Means(learner.metrics)
+    loop.means = Means(learner.metrics)
     if progress["means"] is None:
         return
     if len(progress["means"]) == engine.world_size:
-        learner.loop.means.load_state_dict(progress["means"][engine.global_rank])
-    elif engine.is_rank_zero:  # the sums of all processes, which count once
+        loop.means.load_state_dict(progress["means"][engine.global_rank])
+    elif engine.is_rank_zero:  # the sums of all ranks, to be counted once
         rows = progress["means"]
         total = [sum(column) for column in zip(*(row["sums"] for row in rows), strict=True)]
-        learner.loop.means.load_state_dict({"count": sum(row["count"] for row in rows), "sums": total})
+        loop.means.load_state_dict({"count": sum(row["count"] for row in rows), "sums": total})
 
 
 def _check_moment(learner: Learner) -> None:
-    """Refuse a moment at which the model holds other weights than the optimizer's, or not all callbacks are told."""
-    for callback in learner.loop.callbacks:
+    """Check that the model holds the optimizer's weights, and that no phase or event is incomplete."""
+    loop = learner.loop
+    for callback in loop.callbacks:
         if callback.in_model is not None:
             raise RunError(
-                f"{type(callback).__name__} has put {callback.in_model} into the model, so that there is no state to "
-                "go on from; take it earlier, as Checkpoints does, or have the fit end with the optimizer's weights."
+                f"{type(callback).__name__} has put {callback.in_model} into the model, so no checkpoint can be taken; "
+                "take it earlier, as Checkpoints does, or end the fit with the optimizer's weights."
             )
-    epoch, batch = learner.loop.position
-    if batch and learner.loop.phase == "eval":
+    epoch, batch = loop.position
+    if batch and loop.phase == "eval":
         raise RunError(
-            f"A fit's state is taken while it trains or after an epoch, not while epoch {epoch + 1} is evaluated."
+            f"The state of a fit must be taken in training or after an epoch, got the evaluation of epoch {epoch + 1}."
         )
-    ends = learner.loop.event in ("after_epoch", "cleanup_epoch") and learner.loop.unwinding is None
-    if ends and batch and learner.loop.phases["eval"]:
-        raise RunError("A fit's state is not taken between the two phases of an epoch; take it after the evaluation.")
-    if learner.loop.event == "after_epoch":
-        for callback in learner.loop.callbacks.pending("after_epoch"):
+    at_end = loop.event in ("after_epoch", "cleanup_epoch") and loop.unwinding is None
+    if at_end and batch and loop.phases["eval"]:
+        raise RunError(
+            "The state of a fit must be taken in training or after an epoch, got the end of a training phase; take it "
+            "after the evaluation."
+        )
+    if loop.event == "after_epoch":
+        for callback in loop.callbacks.pending("after_epoch"):
             if callback.essential and callback.state_dict():
                 raise RunError(
-                    f"{type(callback).__name__} is not told the end of the epoch yet; take a fit's state in "
-                    "cleanup_epoch, or in a callback of a higher order."
+                    f"{type(callback).__name__} has not been notified of the end of the epoch; take the state of a fit "
+                    "in cleanup_epoch, or in a callback of a higher order."
                 )
 
 
-def _check_kind(state: Any) -> None:
-    """Refuse what is no state of a fit, such as a path or the weights of a model."""
+def _check_structure(state: Any) -> None:
+    """Reject other objects than the state of a fit, such as a path or the weights of a model."""
     if not isinstance(state, Mapping) or not state.keys() >= {"model", "optimizer", "settings", "progress", "random"}:
         got = "other keys" if isinstance(state, Mapping) else type(state).__name__
-        raise RunError(
-            "resume must be what learner.state_dict() gave during a fit, or what read_newest(folder) reads of "
-            f"checkpoints, got {got}."
-        )
+        raise RunError(f"resume must be the result of learner.state_dict() or of read_newest(folder), got {got}.")
 
 
-def _check(learner: Learner, state: Mapping[str, Any], override: bool) -> None:
-    """Refuse a state that this fit cannot go on from, before anything is changed."""
-    progress, there, here = state["progress"], state["settings"], settings(learner)
+def _check_settings(learner: Learner, state: Mapping[str, Any], override: bool) -> None:
+    """Check the saved progress and settings, before anything is changed."""
+    progress, saved, current = state["progress"], state["settings"], settings(learner)
     epoch, batch = progress["position"]
     if epoch + bool(batch) > learner.epochs:
         within = f" and {batch} batches of the next" if batch else ""
         raise RunError(
-            f"The checkpoint is of {epoch} finished epochs{within}, more than the {learner.epochs} wanted here."
+            f"fit: epochs must be at least those of the checkpoint, {epoch} finished epochs{within}, got "
+            f"{learner.epochs}."
         )
-    unlike = _differences(_without(there), _without(here)) + _differences(there["defaults"], here["defaults"])
-    within = [text for name, text in unlike if batch and name in WITHIN]
-    if within:  # the rest of an epoch has to be that of its beginning
-        raise RunError(f"The checkpoint is from within an epoch of another fit: {'; '.join(within)}.")
-    found = [text for _, text in unlike] + _other_callbacks(learner, state, here["callbacks"])
+    own = _differences(_comparable(saved), _comparable(current))
+    differences = own + _differences(saved["defaults"], current["defaults"])
+    fixed = [text for name, text in differences if batch and name in FIXED_WITHIN_EPOCH]
+    if fixed:
+        raise RunError(f"Settings that must not change within an epoch differ: {'; '.join(fixed)}.")
+    found = [text for _, text in differences] + _callback_differences(learner, state, current["callbacks"])
     if found and not override:
-        raise RunError(_refusal(found))
+        raise RunError(_settings_error(found))
 
 
-def _other_callbacks(learner: Learner, state: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """How the callbacks differ that have settings or a state; those that only look on may come and go."""
-    there, named = state["settings"]["callbacks"], learner.loop.callbacks.by_name()
-    aside = {*state["observers"], *(name for name, callback in named.items() if not callback.essential)}
-    theirs = {name for name, kept in state["callbacks"].items() if kept or there.get(name)} - aside
-    ours = {name for name, c in named.items() if c.essential and (here[name] or c.state_dict())} - aside
-    found = [f"the callback {name} is only there" for name in sorted(theirs - named.keys())]
-    found += [f"the callback {name} is only here" for name in sorted(ours - state["callbacks"].keys())]
+def _callback_differences(learner: Learner, state: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+    """Return the differences between callbacks with settings or state, observers excluded."""
+    saved, callbacks = state["settings"]["callbacks"], learner.loop.callbacks.by_name()
+    observers = {*state["observers"], *(name for name, callback in callbacks.items() if not callback.essential)}
+    theirs = {name for name, kept in state["callbacks"].items() if kept or saved.get(name)} - observers
+    ours = {name for name, c in callbacks.items() if c.essential and (current[name] or c.state_dict())} - observers
+    found = [f"callback {name} is only in the checkpoint" for name in sorted(theirs - callbacks.keys())]
+    found += [f"callback {name} is only in this fit" for name in sorted(ours - state["callbacks"].keys())]
     for name in sorted(theirs & ours):
-        found += [f"{name}: {text}" for _, text in _differences(there.get(name, {}), here[name])]
+        found += [f"{name}: {text}" for _, text in _differences(saved.get(name, {}), current[name])]
     return found
 
 
-def _refusal(found: Sequence[str]) -> str:
-    return f"The checkpoint is of a fit with other settings: {'; '.join(found)}; override=True goes on with those here."
+def _settings_error(found: Sequence[str]) -> str:
+    return (
+        f"The settings of the checkpoint and of this fit differ: {'; '.join(found)}; pass override=True to use the "
+        "current ones."
+    )
 
 
-def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(name, sentence) of what differs; a setting that one side does not know is no difference."""
+def _differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return (name, description) of the settings that both sides have and that differ."""
     return [
-        (name, f"{name} is {_shown(there[name])} there and {_shown(here[name])} here")
-        for name in there
-        if name in here and _differs(there[name], here[name])
+        (name, f"{name}: saved {_shown(saved[name])}, current {_shown(current[name])}")
+        for name in saved
+        if name in current and _differs(saved[name], current[name])
     ]
 
 
-def _differs(there: Any, here: Any) -> bool:
-    """Whether two settings differ; a text with an address in it is another one in every process."""
-    return there != here and " at 0x" not in f"{there} {here}"
+def _differs(saved: Any, current: Any) -> bool:
+    """Return whether two settings differ; those that show a memory address are never compared."""
+    return saved != current and " at 0x" not in f"{saved} {current}"
 
 
 def _shown(value: Any) -> str:
     return str(value) or "none"
 
 
-def _without(values: Mapping[str, Any]) -> dict[str, Any]:
+def _comparable(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in ("defaults", "recipe", "callbacks")}
 
 
 def _title(optimizer: Optimizer) -> str:
-    """The optimizer's class; torch's and ours share names."""
+    """Return the optimizer's class, prefixed by `torch` or `dashpot`, which share class names."""
     kind = type(optimizer)
     origin = kind.__module__.partition(".")[0]
     return f"{origin}.{kind.__name__}" if origin in ("torch", "dashpot") else kind.__name__
 
 
 def _recipe(optimizer: Optimizer) -> str:
-    """The stages of a dashpot optimizer without their numbers, which are in its groups; empty where there are none."""
+    """Return the stages of a dashpot optimizer without numbers, which are in its groups; empty if it has none."""
     try:
         recipe = getattr(optimizer, "recipe", None)
-    except ArgumentError:  # a schedule that no recipe can carry
+    except ArgumentError:  # a schedule that recipes cannot represent
         recipe = None
     return "" if recipe is None else ", ".join(_stage(**stage.to_dict()) for stage in recipe.stages)
 

@@ -1,4 +1,4 @@
-"""Weights and optimizer state as whole tensors under the names of the model's parameters, whoever holds which part."""
+"""Weights and optimizer state as full tensors, keyed by the names of the model's parameters."""
 
 from __future__ import annotations
 
@@ -13,103 +13,106 @@ from torch.optim import Optimizer
 from dashpot.errors import RunError
 
 __all__ = [
-    "besides",
     "check_model",
-    "copied",
-    "like",
-    "load_besides",
+    "cpu_copy",
+    "extra_state",
+    "load_extra_state",
     "load_model",
     "load_optimizer",
     "model_state",
     "optimizer_state",
+    "shard_like",
 ]
 
-SHOWN = 6
+MAX_SHOWN = 6
+"""Number of differences that an error message lists."""
 
 
 # ---- the model ------------------------------------------------------------------------------------------------------
 
 
 def model_state(model: nn.Module) -> dict[str, Any]:
-    """`model.state_dict()` as copies on the CPU; with sharded parameters every process has to ask."""
+    """Return `model.state_dict()` as CPU copies; with sharded parameters, call it on all ranks."""
     state = model.state_dict(keep_vars=True)
-    once = {id(value): copied(value) for value in state.values()}  # tied parameters are one tensor
+    once = {id(value): cpu_copy(value) for value in state.values()}  # tied parameters stay one tensor
     return {name: once[id(value)] for name, value in state.items()}
 
 
 def check_model(model: nn.Module, state: Mapping[str, Any]) -> None:
-    """Refuse weights that are not this model's.
+    """Check that saved weights match the model.
 
     Raises:
-        RunError: names, shapes or dtypes differ; each is listed.
+        RunError: If names, shapes or dtypes differ; the message lists the differences.
     """
     own = model.state_dict()
     found = [f"{name} is only in the checkpoint" for name in state if name not in own]
     found += [f"{name} is only in the model" for name in own if name not in state]
-    found += [text for name in state if name in own if (text := _unlike(name, state[name], own[name]))]
+    found += [text for name in state if name in own if (text := _mismatch(name, state[name], own[name]))]
     if found:
-        more = f"; and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-        raise RunError(f"The checkpoint is of another model: {'; '.join(found[:SHOWN])}{more}.")
+        more = f"; and {len(found) - MAX_SHOWN} more" if len(found) > MAX_SHOWN else ""
+        raise RunError(f"The checkpoint does not match the model: {'; '.join(found[:MAX_SHOWN])}{more}.")
 
 
 def load_model(model: nn.Module, state: Mapping[str, Any]) -> None:
-    """Put weights and buffers back.
+    """Load weights and buffers.
 
     Raises:
-        RunError: names, shapes or dtypes differ; each is listed, and nothing is changed.
+        RunError: If names, shapes or dtypes differ; the model is left unchanged.
     """
     check_model(model, state)
-    own = model.state_dict()  # carries the versions of the modules, which loading asks for
+    own = model.state_dict()  # has the version metadata of the modules, which load_state_dict reads
     for name, value in own.items():
-        own[name] = like(state[name], value) if isinstance(value, Tensor) else state[name]
+        own[name] = shard_like(state[name], value) if isinstance(value, Tensor) else state[name]
     model.load_state_dict(own)
 
 
-def besides(model: nn.Module) -> dict[str, Any]:
-    """What a model carries that its `state_dict` leaves out, as copies on the CPU.
+def extra_state(model: nn.Module) -> dict[str, Any]:
+    """Return the state that `model.state_dict()` omits, as CPU copies.
 
-    Buffers that are not persistent, gradients that are kept from one step to the next, and which parameters are frozen.
+    Non-persistent buffers, gradients kept from one step to the next, and the names of frozen parameters.
     """
     persistent, params = model.state_dict(), list(model.named_parameters())
     return {
-        "buffers": {name: _copy(b) for name, b in model.named_buffers() if name not in persistent},
-        "gradients": {name: _copy(p.grad) for name, p in params if p.grad is not None},
+        "buffers": {name: _full_cpu_copy(b) for name, b in model.named_buffers() if name not in persistent},
+        "gradients": {name: _full_cpu_copy(p.grad) for name, p in params if p.grad is not None},
         "frozen": [name for name, p in params if not p.requires_grad],
     }
 
 
-def load_besides(model: nn.Module, state: Mapping[str, Any]) -> None:
-    """Put back what `besides` told, after `load_model`."""
+def load_extra_state(model: nn.Module, state: Mapping[str, Any]) -> None:
+    """Restore the result of `extra_state`, after `load_model`."""
     buffers, frozen = dict(model.named_buffers()), set(state["frozen"])
     for name, value in state["buffers"].items():
         if name in buffers and buffers[name].shape == value.shape:
-            buffers[name].copy_(like(value, buffers[name]))
-        elif name in buffers:  # one that grows as it is needed
+            buffers[name].copy_(shard_like(value, buffers[name]))
+        elif name in buffers:  # a buffer that grows on demand
             path, _, last = name.rpartition(".")
             setattr(model.get_submodule(path), last, value.to(buffers[name].device))
     for name, p in model.named_parameters():
         p.requires_grad_(name not in frozen)
         grad = state["gradients"].get(name)
-        p.grad = None if grad is None else like(grad.clone(), p).to(p.device)
+        p.grad = None if grad is None else shard_like(grad.clone(), p).to(p.device)
 
 
-def _unlike(name: str, there: Any, here: Any) -> str | None:
-    """How two values of one name differ in kind."""
-    if not isinstance(there, Tensor) or not isinstance(here, Tensor) or is_lazy(here) or is_lazy(there):
+def _mismatch(name: str, saved: Any, current: Any) -> str | None:
+    """Describe how the shapes or dtypes of two values differ."""
+    if not isinstance(saved, Tensor) or not isinstance(current, Tensor) or is_lazy(current) or is_lazy(saved):
         return None
-    if there.shape != here.shape:
-        return f"{name} has shape {tuple(there.shape)} there and {tuple(here.shape)} here"
-    return None if there.dtype == here.dtype else f"{name} is {there.dtype} there and {here.dtype} here"
+    if saved.shape != current.shape:
+        return f"{name} has shape {tuple(saved.shape)} in the checkpoint, {tuple(current.shape)} in the model"
+    if saved.dtype != current.dtype:
+        return f"{name} has dtype {saved.dtype} in the checkpoint, {current.dtype} in the model"
+    return None
 
 
 # ---- the optimizer --------------------------------------------------------------------------------------------------
 
 
 def optimizer_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
-    """The optimizer's `state_dict` as copies on the CPU, with names of parameters in the place of their numbers."""
+    """Return the optimizer's `state_dict` as CPU copies, with parameter names in place of indices."""
     plain, names = optimizer.state_dict(), _names(model, optimizer)
     own_names = {"params", "param_names"}
-    return copied(
+    return cpu_copy(
         {
             **plain,
             "state": {names[key] if key in range(len(names)) else key: item for key, item in plain["state"].items()},
@@ -124,28 +127,29 @@ def optimizer_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
 def load_optimizer(
     model: nn.Module, optimizer: Optimizer, state: Mapping[str, Any], *, keep: Iterable[str] = ()
 ) -> Callable[[], None]:
-    """Put an optimizer's state back, matched by the names of the parameters; the order of groups plays no part.
+    """Load optimizer state, matched by parameter names, in any order of the groups.
 
-    State comes back in the dtypes that it was saved in, also where `Optimizer.load_state_dict` would cast it.
+    State is loaded in its saved dtypes, also where `Optimizer.load_state_dict` would cast it.
 
     Args:
-        model, optimizer: the names are the model's.
-        state: as returned by `optimizer_state`; it is not changed, and the optimizer keeps nothing of it.
-        keep: settings of the groups that stay as they are here.
+        model: The model, which names the parameters.
+        optimizer: An optimizer over the model's parameters.
+        state: The result of `optimizer_state`; neither modified nor referenced afterwards.
+        keep: Group settings that keep their current values.
 
     Returns:
-        A function that undoes it.
+        A function that undoes the load.
 
     Raises:
-        RunError: it is of other parameters or groups, or the optimizer refuses it; nothing is changed then.
+        RunError: If parameters or groups do not match, or the optimizer rejects the state; it is left unchanged.
     """
     names = _names(model, optimizer)
     index_of = {name: index for index, name in enumerate(names)}
     params = [p for group in optimizer.param_groups for p in group["params"]]
-    whole = {index_of.get(key, key): item for key, item in state["state"].items()}
-    spread = {
-        key: _map(item, lambda value, p=params[key]: _like_state(value, p)) if isinstance(key, int) else copied(item)
-        for key, item in whole.items()
+    full = {index_of.get(key, key): item for key, item in state["state"].items()}
+    sharded = {
+        key: _map(item, lambda value, p=params[key]: _shard_state(value, p)) if isinstance(key, int) else cpu_copy(item)
+        for key, item in full.items()
     }
     saved = _matched(state["param_groups"], _own_groups(names, optimizer))
     groups = [
@@ -155,38 +159,37 @@ def load_optimizer(
     before = optimizer.state, [dict(group) for group in optimizer.param_groups]
 
     def undo() -> None:
-        # Through its own door, so that what the optimizer has looked up about its state is dropped.
+        # __setstate__ also resets values that the optimizer has derived from its state.
         optimizer.__setstate__({"state": before[0], "param_groups": before[1]})
 
     try:
-        optimizer.load_state_dict({**state, "state": spread, "param_groups": groups})
+        optimizer.load_state_dict({**state, "state": sharded, "param_groups": groups})
     except Exception as error:
         undo()
-        raise RunError(f"The checkpoint's optimizer state does not fit: {error}") from error
+        raise RunError(f"The optimizer state of the checkpoint cannot be loaded: {error}") from error
     for index, p in enumerate(params):
-        if index in spread:
-            optimizer.state[p] = _as_saved(optimizer.state[p], spread[index])
+        if index in sharded:
+            optimizer.state[p] = _as_saved(optimizer.state[p], sharded[index])
     return undo
 
 
 def _settings(
     saved: Mapping[str, Any], own: Mapping[str, Any], params: list[int], keep: Iterable[str]
 ) -> dict[str, Any]:
-    """A saved group in the optimizer's own order of parameters."""
-    group = {key: _beside(value, own.get(key)) for key, value in saved.items()}
+    """Return a saved group with the optimizer's order of parameters."""
+    group = {key: _on_device_of(own.get(key), value) for key, value in saved.items()}
     group |= {key: own[key] for key in keep if key in own}
-    return {**group, "params": params}  # without names of parameters torch keeps those that are here
+    return {**group, "params": params}  # without param_names, torch keeps the current ones
 
 
-def _beside(value: Any, own: Any) -> Any:
-    """A setting that is a tensor goes where the optimizer has its own."""
+def _on_device_of(own: Any, value: Any) -> Any:
     return value.clone().to(own.device) if isinstance(value, Tensor) and isinstance(own, Tensor) else value
 
 
 def _names(model: nn.Module, optimizer: Optimizer) -> list[str]:
-    """The name of every parameter of the optimizer, in its order; one that is not the model's goes by its number.
+    """Return the name of every optimizer parameter, in order; "parameter N" for one outside the model.
 
-    A tied parameter has several names: the first of them in the alphabet does not depend on which module came first.
+    A tied parameter has several names; the first in alphabetical order does not depend on the order of modules.
     """
     known: dict[int, str] = {}
     for name, p in model.named_parameters(remove_duplicate=False):
@@ -201,10 +204,10 @@ def _own_groups(names: Sequence[str], optimizer: Optimizer) -> list[list[str]]:
 
 
 def _matched(saved: Sequence[Mapping[str, Any]], own: Sequence[Sequence[str]]) -> list[Mapping[str, Any]]:
-    """The saved group of each group of names.
+    """Return the saved group with the same parameters for each group of names.
 
     Raises:
-        RunError: there are others.
+        RunError: If the groups do not match one to one.
     """
     rest, found = list(saved), []
     for names in own:
@@ -214,10 +217,10 @@ def _matched(saved: Sequence[Mapping[str, Any]], own: Sequence[Sequence[str]]) -
             found.append(match)
     if len(found) == len(own) and not rest:
         return found
-    there = [list(group["params"]) for group in saved]
+    theirs = [list(group["params"]) for group in saved]
     raise RunError(
-        f"The checkpoint's optimizer has groups of {_counts(there)} parameters, this one of {_counts(own)}, "
-        f"or of other ones{_difference(there, own)}."
+        f"The parameter groups of the checkpoint do not match the optimizer's: saved groups of {_counts(theirs)} "
+        f"parameters, current groups of {_counts(own)}{_difference(theirs, own)}."
     )
 
 
@@ -226,14 +229,14 @@ def _counts(groups: Sequence[Sequence[str]]) -> str:
 
 
 def _difference(saved: Sequence[Sequence[str]], own: Sequence[Sequence[str]]) -> str:
-    there, here = ({name for group in groups for name in group} for groups in (saved, own))
-    parts = [f"only there: {', '.join(sorted(there - here)[:SHOWN])}"] if there - here else []
-    parts += [f"only here: {', '.join(sorted(here - there)[:SHOWN])}"] if here - there else []
+    theirs, ours = ({name for group in groups for name in group} for groups in (saved, own))
+    parts = [f"only saved: {', '.join(sorted(theirs - ours)[:MAX_SHOWN])}"] if theirs - ours else []
+    parts += [f"only current: {', '.join(sorted(ours - theirs)[:MAX_SHOWN])}"] if ours - theirs else []
     return f" ({'; '.join(parts)})" if parts else ""
 
 
 def _as_saved(loaded: Any, saved: Any) -> Any:
-    """State as it was loaded, in the dtypes that it was saved in."""
+    """Return loaded state in its saved dtypes."""
     if isinstance(loaded, Tensor) and isinstance(saved, Tensor):
         return loaded if loaded.dtype == saved.dtype else saved.to(loaded.device)
     if isinstance(loaded, dict) and isinstance(saved, Mapping):
@@ -248,38 +251,36 @@ def _without(group: Mapping[str, Any], names: set[str]) -> dict[str, Any]:
 # ---- tensors --------------------------------------------------------------------------------------------------------
 
 
-def copied(value: Any) -> Any:
-    """Plain data with a copy on the CPU, whole, in the place of every tensor."""
-    return _map(value, _copy)
+def cpu_copy(value: Any) -> Any:
+    """Return a deep copy of plain data, with every tensor gathered and on the CPU."""
+    return _map(value, _full_cpu_copy)
 
 
-def _map(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """`value` with every tensor in it changed."""
+def _map(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """Apply `function` to every tensor in nested plain data."""
     if isinstance(value, Tensor):
-        return change(value)
+        return function(value)
     if isinstance(value, Mapping):
-        return {key: _map(item, change) for key, item in value.items()}
+        return {key: _map(item, function) for key, item in value.items()}
     if type(value) in (list, tuple):
-        return type(value)(_map(item, change) for item in value)
+        return type(value)(_map(item, function) for item in value)
     return copy.deepcopy(value)
 
 
-def _copy(value: Tensor) -> Tensor:
-    return _whole(value.detach()).to("cpu", copy=True)
+def _full_cpu_copy(value: Tensor) -> Tensor:
+    value = value.detach()
+    full = value.full_tensor() if _is_sharded(value) else value  # pyright: ignore[reportAttributeAccessIssue]
+    return full.to("cpu", copy=True)
 
 
-def _whole(value: Tensor) -> Tensor:
-    return value.full_tensor() if _is_divided(value) else value  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def _is_divided(value: Tensor) -> bool:
-    # Asking for the class would import torch.distributed.tensor in runs of one process.
+def _is_sharded(value: Tensor) -> bool:
+    # isinstance would import torch.distributed.tensor in single-process runs.
     return hasattr(value, "full_tensor") and hasattr(value, "placements")
 
 
-def like(value: Tensor, other: Tensor) -> Tensor:
-    """`value`, which every process has whole, divided as `other` is."""
-    if not _is_divided(other):
+def shard_like(value: Tensor, other: Tensor) -> Tensor:
+    """Shard a full tensor, equal on every rank, as `other` is sharded."""
+    if not _is_sharded(other):
         return value
     from torch.distributed.tensor import distribute_tensor
 
@@ -287,6 +288,6 @@ def like(value: Tensor, other: Tensor) -> Tensor:
     return distribute_tensor(value.to(mesh.device_type), mesh, placements, src_data_rank=None)
 
 
-def _like_state(value: Tensor, p: Tensor) -> Tensor:
-    """A copy; elementwise state is divided as its parameter is, what is one number for a tensor is not."""
-    return like(value.clone(), p) if value.shape == p.shape and p.dim() else value.clone()
+def _shard_state(value: Tensor, p: Tensor) -> Tensor:
+    """Return a copy: elementwise state is sharded as its parameter, scalar state is not."""
+    return shard_like(value.clone(), p) if value.shape == p.shape and p.dim() else value.clone()
