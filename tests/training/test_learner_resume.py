@@ -465,8 +465,9 @@ def test_another_model_is_listed():
     state["model"]["0.bias"] = state["model"]["0.bias"].double()
     del state["model"]["1.weight"]
     found = (
-        r"does not match the model: extra is only in the checkpoint; 1\.weight is only in the model; 0\.weight has shape "
-        r"\(9, 4\) in the checkpoint, \(8, 4\) in the model; 0\.bias has dtype torch\.float64 in the checkpoint"
+        r"does not match the model: extra is only in the checkpoint; 1\.weight is only in the model; "
+        r"0\.weight has shape \(9, 4\) in the checkpoint, \(8, 4\) in the model; "
+        r"0\.bias has dtype torch\.float64 in the checkpoint"
     )
     untouched(learner, state, found)
 

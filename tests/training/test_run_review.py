@@ -305,7 +305,7 @@ def test_a_refusal_names_the_option_of_the_command(settings, tmp_path, monkeypat
 
     stopped(settings, tmp_path / "run", monkeypatch, 4)
     monkeypatch.setattr(run.RunPlan, "optimizer", lambda self, params: dp.SGD(params, lr=0.1))
-    with pytest.raises(RunError, match="--override goes on with those here") as refusal:
+    with pytest.raises(RunError, match="pass --override to use the current ones") as refusal:
         resume(tmp_path / "run", write_line=quiet)
     assert "override=True" not in str(refusal.value)
     assert "Resume with" not in str(refusal.value)
