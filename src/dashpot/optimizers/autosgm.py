@@ -159,7 +159,7 @@ class AutoSGM(Optimizer):
             with Huber clipping of the filtered gradient. Default: 0.
         pole, zero: Pole in [0, 1) and zero < 1 of the gradient filter. The pole is stored in the groups under torch's
             key `momentum`. Default: 0.9, 0.
-        gain: Input constant of the filter, >= 0; 0 stands for 1 - pole. No effect with `debias`. Default: 0.
+        gain: Input constant of the filter, >= 0; 0 selects 1 - pole. No effect with `debias`. Default: 0.
         debias: True divides by 1 - pole^t, as the original does; for zero != 0 this overshoots by up to
             1/(1 - pole^2) at t = 2. "exact" does not overshoot. False applies the plain linear filter. Default: True.
         beta_n, beta_a: Poles of the numerator's and the denominator's moving averages, in [0, 1). Default: 0.9999,

@@ -40,7 +40,7 @@ class ESGD(SecondOrder):
         v: Weight of the moving average in the direction, in [0, 1]. None is beta1, Nesterov's momentum; 1 is the
             average alone; 0.7 with betas[0] = 0.999 is the quasi-hyperbolic default. Must be None in version 2, which
             uses beta1.
-        lr_warmup: Decay rate of the warm-up, in [0, 1); 0 is no warm-up.
+        lr_warmup: Decay rate of the warm-up, in [0, 1); 0 disables it.
         eps: Term added to d, >= 0, in units of curvature.
         weight_decay: Decoupled weight decay as in `AdamW`, >= 0.
         update_d_every: Steps between products, an integer >= 1.
