@@ -149,7 +149,7 @@ def find_lr(
     exceeds `stop_at` times the lowest such mean b so far (b + (stop_at - 1) |b| if b < 0), so that a single outlier
     batch does not end it. With several parameter groups, the first has the rate of the curve and the others keep their
     ratio to it. A schedule of the optimizer is disabled. A skipped step, for example by the fp16 loss scaler, is
-    repeated at the same rate. The data are repeated as needed. There is no evaluation.
+    repeated at the same rate. The data are repeated as needed. No evaluation is run.
 
     Afterwards, also after an error or Ctrl-C, the weights, buffers, gradients, the state of an optimizer instance, the
     loss scale, the random generators, the position in the data, the modules' modes and the learner's attributes are
