@@ -163,13 +163,14 @@ def _check_moment(learner: Learner) -> None:
     epoch, batch = loop.position
     if batch and loop.phase == "eval":
         raise RunError(
-            f"The state of a fit must be taken during training or after an epoch, got the evaluation of epoch {epoch + 1}."
+            "The state of a fit must be taken during training or after an epoch, got the evaluation of epoch "
+            f"{epoch + 1}."
         )
     at_end = loop.event in ("after_epoch", "cleanup_epoch") and loop.unwinding is None
     if at_end and batch and loop.phases["eval"]:
         raise RunError(
-            "The state of a fit must be taken during training or after an epoch, got the end of a training phase; take it "
-            "after the evaluation."
+            "The state of a fit must be taken during training or after an epoch, got the end of a training phase; take "
+            "it after the evaluation."
         )
     if loop.event == "after_epoch":
         for callback in loop.callbacks.pending("after_epoch"):
