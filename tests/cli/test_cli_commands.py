@@ -93,9 +93,9 @@ def test_lists(dashpot):
         (("compare", "digits", "--threads", "0"), "threads must be None or an integer in [1, "),
         (("compare", "digits", "--threads", "100000"), "threads must be None or an integer in [1, "),
         (("compare", "digits", "--schedule", "window"), "Unknown schedule 'window'"),
-        (("compare", "digits", "--methods", "sgd,sgd"), "each with its own name"),
-        (("compare",), "Name one task"),
-        (("compare", "digits", "--task", "digits"), "Name one task"),
+        (("compare", "digits", "--methods", "sgd,sgd"), "with unique names"),
+        (("compare",), "Give one task"),
+        (("compare", "digits", "--task", "digits"), "Give one task"),
         (("compare", "--task", "gone.py:build"), "gone.py"),
         (("report", "nowhere"), "nowhere is not a comparison"),
         (("reproduce", "mnist"), "Unknown table 'mnist': did you mean 'fashion-mnist'?"),
@@ -149,7 +149,7 @@ def test_a_full_disk_is_one_sentence_and_the_same_command_goes_on(dashpot, my_ta
         patch.setattr(os, "fsync", full)
         code, _, err = dashpot(*words)
     assert code == 2
-    assert "No space left on device; what was finished before is kept." in err
+    assert "No space left on device; completed results are kept." in err
     assert len(err.strip().splitlines()) == 1
     assert dashpot(*words)[0] == 0
 

@@ -258,7 +258,7 @@ def test_one_cycle_moves_the_momentum_and_a_method_that_cannot_says_so(dashpot, 
         warnings.simplefilter("always")
         _, out, err = dashpot("train", my_task, "--optimizer", "nag", "--schedule", "1cycle", "--epochs", 1)
     assert "OneCycleMomentum" not in out
-    assert err == "Note: 1cycle moves only the learning rate of nag, not its momentum.\n"
+    assert err == "Note: 1cycle schedules only the learning rate of nag, not its momentum.\n"
 
 
 def test_lr_find_prints_a_curve_and_writes_a_page_where_it_is_told(dashpot, my_task, tmp_path):
@@ -302,7 +302,7 @@ def test_lr_find_makes_the_folder_of_its_page(dashpot, my_task):
         (("digit", "--optimizer", "sgd"), "Unknown task 'digit': did you mean 'digits'?"),
         (("digits",), "optimizer is missing"),
         (("--optimizer", "sgd"), "task is missing"),
-        (("digits", "--task", "digits", "--optimizer", "sgd"), "Name one task"),
+        (("digits", "--task", "digits", "--optimizer", "sgd"), "Give one task"),
         (("digits", "--optimizer", "sgd", "--lr", "-1"), "lr must be None or a number in [0, inf), got -1.0."),
         (("digits", "--optimizer", "sgd", "--lr", "nan"), "lr must be None or a number in [0, inf), got nan."),
         (("digits", "--optimizer", "sgd", "--seed", "-1"), "seed must be an integer in [0, "),
@@ -321,18 +321,18 @@ def test_lr_find_makes_the_folder_of_its_page(dashpot, my_task):
         (("digits", "--optimizer", "sgd", "--strategy", "dp"), "strategy must be one of 'auto', 'ddp', 'fsdp'"),
         (("digits", "--optimizer", "sgd", "--set", "momentum"), "--set must be NAME=VALUE"),
         (("digits", "--optimizer", "sgd", "--set"), "--set must be NAME=VALUE"),
-        (("digits", "--optimizer", "sgd", "--epochs", "5.5"), "--epochs: an integer is needed, got '5.5'."),
-        (("digits", "--optimizer", "sgd", "--lr", "fast"), "--lr: a number is needed, got 'fast'."),
-        (("digits", "--optimizer", "sgd", "--max-norm", "3x"), "--max-norm: a number is needed, got '3x'."),
+        (("digits", "--optimizer", "sgd", "--epochs", "5.5"), "--epochs: must be an integer, got '5.5'."),
+        (("digits", "--optimizer", "sgd", "--lr", "fast"), "--lr: must be a number, got 'fast'."),
+        (("digits", "--optimizer", "sgd", "--max-norm", "3x"), "--max-norm: must be a number, got '3x'."),
         (("digits", "--optimzer", "sgd"), "Unknown option: --optimzer. Did you mean --optimizer?"),
         (("digits", "--optimizer"), "--optimizer requires an argument."),
         (("digits", "digits", "--optimizer", "sgd"), "Unused Tokens: ['digits']."),
         (("digits", "--optimizer", "sgd", "--set", "momentm=0.9"), "'momentm': did you mean 'momentum'?"),
         (("digits", "--optimizer", "sgd", "--set", "momentum=2"), "momentum must be a number in [0, 1), got 2."),
         (("digits", "--optimizer", "sgd", "--config", "gone.toml"), "Cannot read the settings file gone.toml"),
-        (("digits", "--optimizer", "sgd", "--override"), "--override goes with --resume"),
+        (("digits", "--optimizer", "sgd", "--override"), "--override requires --resume"),
         (("--resume", "gone"), "gone is not the folder of a run"),
-        (("--resume", "gone", "--out", "there"), "leave --out away"),
+        (("--resume", "gone", "--out", "there"), "--out cannot be combined with --resume"),
         (("gone.py:build", "--optimizer", "sgd"), "gone.py"),
     ],
 )
@@ -395,7 +395,7 @@ def test_a_folder_in_use_is_refused(dashpot, my_task):
     dashpot("train", my_task, *WORDS, "--epochs", 1, "--out", "run")
     with run.RunFolder(Path("run")).lock():
         words = ("train", "--resume", "run", "--epochs", 2, "--override")
-        assert "Another process is running in run" in refused(dashpot(*words))
+        assert "Another process is using run" in refused(dashpot(*words))
 
 
 def test_a_checkpoint_of_another_model_is_refused_with_what_differs(dashpot, my_task):

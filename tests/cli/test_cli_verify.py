@@ -108,7 +108,7 @@ def test_a_method_without_a_counterpart_has_its_own_other_engine(dashpot, my_tas
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ((), "the optimizer is missing; name one, such as --optimizer adamw"),
+        ((), "optimizer is missing; give one, such as --optimizer adamw"),
         (("--optimizer", "adamm"), "Unknown method 'adamm': did you mean 'adam'?"),
         (("--against", "torhc"), "Unknown reference 'torhc': did you mean 'torch'?"),
         (("--against", "torch.optim.AdamX"), "Unknown class of torch.optim 'AdamX': did you mean 'Adam'?"),
@@ -122,12 +122,12 @@ def test_a_method_without_a_counterpart_has_its_own_other_engine(dashpot, my_tas
         (("--set", "weight_deacy=1"), "Unknown setting of adamw 'weight_deacy': did you mean 'weight_decay'?"),
         (("--set", "lr"), "--set must be NAME=VALUE"),
         (("--steps", 1), "steps must be an integer in [2, inf), got 1."),
-        (("--steps", "few"), "an integer is needed, got 'few'."),
+        (("--steps", "few"), "must be an integer, got 'few'."),
         (("--tolerance", -1), "tolerance must be None or a number in [0, inf), got -1.0."),
         (("--lr", "nan"), "lr must be a number in [0, inf), got nan."),
         (("--lr", 0), "no weight has moved in 20 steps"),
         (("--dtype", "int8"), "dtype must be one of None, 'float64', 'float32', 'bfloat16', 'float16', got 'int8'."),
-        (("--task", "digits"), "Name one task"),
+        (("--task", "digits"), "Give one task"),
     ],
 )
 def test_bad_input_is_one_sentence_with_exit_code_2(dashpot, my_task, words, sentence):
@@ -144,5 +144,5 @@ def test_counterparts_take_the_settings_of_ours_under_their_own_names():
 
 
 def test_help_lists_the_exit_code(dashpot):
-    assert "5 they disagree" in dashpot("verify", "--help")[1]
-    assert "5 verify has found a disagreement" in " ".join(dashpot("--help")[1].split())
+    assert "5 deviation beyond the tolerance" in dashpot("verify", "--help")[1]
+    assert "5 verify found a deviation" in " ".join(dashpot("--help")[1].split())

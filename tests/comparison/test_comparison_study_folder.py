@@ -79,7 +79,7 @@ def test_folder_locked_by_another_process_is_rejected(tmp_path):
         assert holder.stdout is not None
         holder.stdout.readline()
         try:
-            with pytest.raises(RunError, match="Another process is running"):
+            with pytest.raises(RunError, match="Another process is using"):
                 finished(tmp_path)
         finally:
             holder.communicate("\n")

@@ -36,7 +36,7 @@ def test_default_lr_of_unknown_task_is_the_generic_lr():
     assert default_lr("mine", "sgd") == 0.1
 
 
-@pytest.mark.filterwarnings("ignore:1cycle moves only the learning rate")
+@pytest.mark.filterwarnings("ignore:1cycle schedules only the learning rate")
 @pytest.mark.parametrize("schedule", [None, "cosine", "1cycle", "warmup-linear"])
 @pytest.mark.parametrize("name", known_entries())
 def test_call_evaluates_to_the_same_recipe(name, schedule):
@@ -73,7 +73,7 @@ def test_one_cycle_schedules_momentum_if_the_recipe_supports_it(name):
     assert [str(item.message) for item in caught] == (
         []
         if name in SCHEDULED_MOMENTUM or name in NO_MOMENTUM
-        else [f"1cycle moves only the learning rate of {name}, not its momentum."]
+        else [f"1cycle schedules only the learning rate of {name}, not its momentum."]
     )
 
 

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dashpot.runs import eta as eta_module
-from dashpot.runs.eta import ProgressEstimate, duration
+from dashpot.runs.eta import ProgressEstimate
+from dashpot.utils.format import duration
 
 
 def test_estimate_uses_the_speed_of_this_session_only(monkeypatch):

@@ -9,8 +9,9 @@ import pytest
 from study_support import finished, numbers
 
 from dashpot.errors import RunError
-from dashpot.runs.records import FORMAT, Run, encode, epoch_lines, read_run
+from dashpot.runs.records import FORMAT, Run, epoch_lines, read_run
 from dashpot.training import Divergence, Epoch
+from dashpot.utils.strict_json import encode
 
 HEADER = {"kind": "header", "format": FORMAT, "entry": "adam", "seed": 3}
 

@@ -210,7 +210,7 @@ def test_a_full_disk_keeps_what_there_was(file, monkeypatch):
 def test_a_disk_that_fills_up_while_torch_writes_is_one_sentence(tmp_path, monkeypatch):
     real = Path.open
     monkeypatch.setattr(Path, "open", lambda path, mode="r", **rest: real(Path("/dev/full"), "wb", **rest))
-    with pytest.raises(RunError, match=r"Cannot write .*run\.ckpt: No space left on device; what was finished"):
+    with pytest.raises(RunError, match=r"Cannot write .*run\.ckpt: No space left on device; completed results"):
         write(tmp_path / "run.ckpt", {"w": torch.zeros(10**6)})
 
 

@@ -175,7 +175,7 @@ def test_a_lock_is_of_processes_and_goes_with_them(tmp_path):
     with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "mine\n"
-        with pytest.raises(RunError, match="Another process is running in"), locked(tmp_path):
+        with pytest.raises(RunError, match="Another process is using"), locked(tmp_path):
             pass
         other.kill()
         other.wait()

@@ -402,7 +402,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_never_started_over(settings,
         resume(tmp_path / "run", write_line=quiet)
     before = files(tmp_path / "run")
     for _ in range(2):
-        with pytest.raises(RunError, match=r"are all corrupt \(step-.*run\.toml starts a new run\.$"):
+        with pytest.raises(RunError, match=r"are all damaged \(step-.*run\.toml starts a new run\.$"):
             resume(tmp_path / "run", write_line=quiet)
     assert files(tmp_path / "run") == before
     assert (tmp_path / "run" / "run.jsonl").read_bytes() == record

@@ -29,7 +29,7 @@ def test_what_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
     with pytest.raises(RunError, match=r"Cannot write .*missing"):
         append_line(tmp_path / "missing" / "record", "line")
     monkeypatch.setattr(os, "fsync", no_space)
-    with pytest.raises(RunError, match="what was finished before is kept"):
+    with pytest.raises(RunError, match="completed results are kept"):
         append_line(tmp_path / "record", "line")
     with pytest.raises(RunError, match="No space left"):
         write_text(tmp_path / "text", "text")

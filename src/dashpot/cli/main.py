@@ -1,4 +1,4 @@
-"""The command line: each command reads its options and calls one function of the library."""
+"""Commands of the command line; each parses its options and calls one function of the library."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Annotated
 from cyclopts import App, CycloptsError, Parameter
 
 from dashpot import tasks
-from dashpot.cli.task_options import DataDir, TaskName, TaskOption, chosen_task
-from dashpot.cli.train import lr_find, train, typed_command, whole
+from dashpot.cli.task_options import DataDir, TaskName, TaskOption, select_task
+from dashpot.cli.train import command_line, integer, lr_find, train
 from dashpot.cli.verify import verify
 from dashpot.comparison import (
     DEFAULT_METHODS,
@@ -37,10 +37,10 @@ __all__ = ["run"]
 app = App(
     name="dashpot",
     help="Stochastic-gradient methods for PyTorch: train, compare, verify, report.",
-    help_epilogue="Any command takes --debug: an error then shows where it came from.\n\n"
-    "Exit codes: 0 done, 2 a mistake, 3 a run of train has diverged, 4 one of its\n"
-    "processes has died, 5 verify has found a disagreement, 130 stopped by Ctrl-C\n"
-    "(143 SIGTERM, 129 SIGHUP).",
+    help_epilogue="With --debug, every command prints the traceback of an error.\n\n"
+    "Exit codes: 0 success, 2 error, 3 training diverged, 4 a training process\n"
+    "died, 5 verify found a deviation, 130 stopped by Ctrl-C (143 SIGTERM,\n"
+    "129 SIGHUP).",
     help_format="plaintext",
     default_parameter=Parameter(negative=()),
     suppress_keyboard_interrupt=False,
@@ -49,16 +49,14 @@ app = App(
 DEBUG = "--debug"
 
 
-Epochs = Annotated[
-    int | None, Parameter(converter=whole, help="Epochs of every run; the task's own number by default.")
-]
+Epochs = Annotated[int | None, Parameter(converter=integer, help="Epochs of every run; defaults to the task's.")]
 Schedule = Annotated[str | None, Parameter(help="Learning-rate schedule over the whole run, e.g. cosine or 1cycle.")]
-Threads = Annotated[int | None, Parameter(converter=whole, help="Threads torch computes with.")]
+Threads = Annotated[int | None, Parameter(converter=integer, help="Number of torch threads.")]
 Out = Annotated[
-    Path | None, Parameter(help="Folder for records and report; an interrupted comparison continues there.")
+    Path | None, Parameter(help="Folder of records and report; rerun the command to resume an interrupted comparison.")
 ]
 Seeds = Annotated[
-    int, Parameter(converter=whole, help="Number of seeds; seed k gives every method the same weights and batches.")
+    int, Parameter(converter=integer, help="Number of seeds; all methods share weights and batches of a seed.")
 ]
 
 
@@ -68,17 +66,19 @@ def compare(
     /,
     *,
     task: TaskOption = None,
-    methods: Annotated[str | None, Parameter(help="Methods, separated by commas; a standard list by default.")] = None,
+    methods: Annotated[str | None, Parameter(help="Comma-separated methods; defaults to a standard list.")] = None,
     seeds: Seeds = 3,
     epochs: Epochs = None,
-    lr: Annotated[list[str] | None, Parameter(help="METHOD=VALUE, any number of times.", consume_multiple=True)] = None,
+    lr: Annotated[
+        list[str] | None, Parameter(help="Learning rates METHOD=VALUE, repeatable.", consume_multiple=True)
+    ] = None,
     schedule: Schedule = None,
     out: Out = None,
     data_dir: DataDir = None,
     threads: Threads = None,
 ) -> None:
-    """Train a list of methods on one task, over several seeds, and write records, a summary and a report."""
-    chosen = chosen_task(name, task, data_dir)
+    """Train several methods on one task over several seeds; write records, a summary and a report."""
+    chosen = select_task(name, task, data_dir)
     names = list(DEFAULT_METHODS) if methods is None else methods.split(",")
     rates = _rates(lr or [], names)
     entries = tuple(entry(method, chosen.name, lr=rates.get(method), schedule=schedule) for method in names)
@@ -95,16 +95,16 @@ app.command(verify)
 
 @app.command
 def report(folder: Path, /) -> None:
-    """Write the report of a comparison again, from its records only."""
+    """Regenerate the report of a comparison from its records."""
     print(f"Report: {write_report(folder)}")
 
 
 @app.command
 def demo(*, out: Out = None, data_dir: DataDir = None) -> None:
-    """Compare the standard methods on real data in a few minutes."""
+    """Compare the standard methods on real data, within minutes."""
     from dashpot.comparison.demo import demo_study
 
-    print("Looking for Fashion-MNIST; a download of 30 MB where it is not on this machine ...", flush=True)
+    print("Looking for Fashion-MNIST (downloads 30 MB if it is not on this machine) ...", flush=True)
     study, reason = demo_study(data_dir)
     print(reason)
     _compare(study, out or Path("demo") / study.task.name)
@@ -112,29 +112,29 @@ def demo(*, out: Out = None, data_dir: DataDir = None) -> None:
 
 @app.command
 def reproduce(
-    name: Annotated[str, Parameter(help="What to repeat: fashion-mnist.")],
+    name: Annotated[str, Parameter(help="Published table: fashion-mnist.")],
     /,
     *,
-    rows: Annotated[str | None, Parameter(help="Rows of the table, separated by commas; all by default.")] = None,
+    rows: Annotated[str | None, Parameter(help="Comma-separated rows of the table; defaults to all.")] = None,
     seeds: Seeds = 3,
     out: Out = None,
     data_dir: DataDir = None,
     threads: Threads = None,
 ) -> None:
-    """Repeat a published table with dashpot's optimizers and print both side by side."""
+    """Reproduce a published table with dashpot's optimizers and print both side by side."""
     from dashpot.comparison.published import ROWS
-    from dashpot.comparison.reproduction import reproduce as repeat
+    from dashpot.comparison.reproduction import reproduce as reproduce_table
 
     if name != "fashion-mnist":
         raise unknown("table", name, ["fashion-mnist"])
-    path = repeat(
+    path = reproduce_table(
         out or Path("runs") / "reproduce-fashion-mnist",
         tuple(ROWS) if rows is None else tuple(rows.split(",")),
         seeds,
         data_dir=data_dir,
         threads=threads,
         progress=lambda: progress_for(sys.stdout),
-        command=typed_command(),
+        command=command_line(),
     )
     print(f"Table: {path}")
 
@@ -144,24 +144,24 @@ def list_methods() -> None:
     """List the methods."""
     _list({name: registry.get(name).__doc__ for name in registry.METHODS})
     variants = [name for name in known_entries() if name not in registry.METHODS]
-    print(f"Variants: {', '.join(variants)} (AutoSGM with that learning-rate numerator).")
+    print(f"Variants: {', '.join(variants)} (AutoSGM with this learning-rate numerator).")
 
 
 @app.command(name="tasks")
 def list_tasks() -> None:
-    """List the tasks that come with dashpot."""
+    """List the tasks of dashpot."""
     print("\n".join(tasks.names()))
-    print("path/to/file.py:function  a task of your own: a function that returns a dashpot.tasks.Task")
+    print("path/to/file.py:function  a user-defined task: a function that returns a dashpot.tasks.Task")
 
 
 @app.command(name="schedules")
 def list_schedules() -> None:
-    """List the names that --schedule takes."""
+    """List the names for --schedule."""
     print("\n".join(RATE_SCHEDULES))
 
 
 def run(argv: Sequence[str]) -> int:
-    """Run one command line and return its exit code; every message about the caller's mistake is one sentence."""
+    """Run a command line and return its exit code; user errors are printed as one sentence."""
     debug = DEBUG in argv
     try:
         with _plain_warnings():
@@ -176,7 +176,7 @@ def run(argv: Sequence[str]) -> int:
         print(error, file=sys.stderr)
         return 2
     except BrokenPipeError:
-        # Whoever read the output has enough, as `head` does; what is on the disk is kept.
+        # The reader of the output has exited, as `head` does; files on disk are complete.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except (Interrupted, KeyboardInterrupt) as stop:
@@ -186,14 +186,14 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _sentence(error: CycloptsError) -> str:
-    """What was wrong with an option, on one line; the parser itself would draw a box of the terminal's width."""
+    """Return a parser error on one line; cyclopts would print it in a box of the terminal's width."""
     text = " ".join(str(error).split())
     return text if text.endswith((".", "?", "...")) else f"{text}."
 
 
 @contextmanager
 def _plain_warnings() -> Iterator[None]:
-    """Print warnings as the sentences they are, without the line of code they come from."""
+    """Print warnings as plain sentences, without their source line."""
     before = warnings.formatwarning
     warnings.formatwarning = lambda message, *_, **__: f"Note: {message}\n"
     try:
@@ -207,16 +207,16 @@ def _compare(study: Study, out: Path) -> None:
     methods, seeds = len(study.entries), len(study.seeds)
     print(
         f"Comparing {methods} methods on {study.task.name}: {study.epochs} epochs, {seeds} seeds, "
-        f"{methods * seeds} runs, kept in {out}.",
+        f"{methods * seeds} runs, written to {out}.",
         flush=True,
     )
-    runs = run_study(study, out, progress=progress_for(sys.stdout), command=typed_command())
+    runs = run_study(study, out, progress=progress_for(sys.stdout), command=command_line())
     print(f"\n{summarise(runs).text()}\n", flush=True)
     print(f"Report: {write_report(out)}")
 
 
 def _rates(items: Sequence[str], names: Sequence[str]) -> dict[str, float]:
-    """`METHOD=VALUE` items as a mapping; the methods must be among those compared."""
+    """Parse `METHOD=VALUE` items; the methods must be in `names`."""
     rates = {}
     for item in items:
         method, _, value = item.partition("=")

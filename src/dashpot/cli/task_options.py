@@ -1,4 +1,4 @@
-"""The task of a command, named by position or by option."""
+"""Options that select the task of a command."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from cyclopts import Parameter
 from dashpot import tasks
 from dashpot.errors import ArgumentError
 
-__all__ = ["DataDir", "TaskName", "TaskOption", "chosen_task"]
+__all__ = ["DataDir", "TaskName", "TaskOption", "select_task"]
 
 TaskName = Annotated[str | None, Parameter(help="Name of a task (see `dashpot tasks`), or path/to/file.py:function.")]
-TaskOption = Annotated[str | None, Parameter(name="--task", help="The same as an option.")]
-DataDir = Annotated[Path | None, Parameter(help="Folder to look for data sets in first.")]
+TaskOption = Annotated[str | None, Parameter(name="--task", help="The task, as an option instead of an argument.")]
+DataDir = Annotated[Path | None, Parameter(help="First folder to search for data sets.")]
 
 
-def chosen_task(name: str | None, option: str | None, data_dir: Path | None) -> tasks.Task:
-    """The task that was named in exactly one of the two ways."""
+def select_task(name: str | None, option: str | None, data_dir: Path | None) -> tasks.Task:
+    """Return the task that is given either as an argument or as an option."""
     if (name is None) == (option is None):
-        raise ArgumentError("Name one task, such as digits, or give --task path/to/file.py:function.")
+        raise ArgumentError("Give one task, such as digits or --task path/to/file.py:function.")
     return tasks.get(name or option or "", data_dir=data_dir)

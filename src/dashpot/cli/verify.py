@@ -1,4 +1,4 @@
-"""`dashpot verify`: a method beside a reference, on a task's own model and batches."""
+"""`dashpot verify`: comparison of a method with a reference on a task's model and batches."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Annotated
 import torch
 from cyclopts import Parameter
 
-from dashpot.cli.task_options import DataDir, TaskName, TaskOption, chosen_task
-from dashpot.cli.train import number, pairs, whole
+from dashpot.cli.task_options import DataDir, TaskName, TaskOption, select_task
+from dashpot.cli.train import integer, number, parse_pairs
 from dashpot.constraints import OneOf, check
 from dashpot.errors import ArgumentError
 from dashpot.runs.entries import entry
@@ -20,7 +20,7 @@ from dashpot.verification.counterparts import by_path, is_path, reference
 __all__ = ["DISAGREES", "verify"]
 
 DISAGREES = 5
-"""The exit code where weights or checkpoints deviate by more than the tolerance."""
+"""Exit code if weights or checkpoints deviate by more than the tolerance."""
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 
 
@@ -36,51 +36,53 @@ def verify(
     against: Annotated[
         str,
         Parameter(
-            help="torch (the class of torch.optim that equals the method), torch.optim.NAME, another method, eager or "
-            "compiled (the method itself on that engine), package.Class, or path/to/file.py:Class."
+            help="Reference: torch (the equivalent class of torch.optim), torch.optim.NAME, another method, eager or "
+            "compiled (the same method on that engine), package.Class, or path/to/file.py:Class."
         ),
     ] = "torch",
     lr: Annotated[
         float | None,
-        Parameter(converter=number, help="Learning rate of both; that of a method is tuned for the task by default."),
+        Parameter(converter=number, help="Learning rate of both; by default the one tuned for the task."),
     ] = None,
     set: Annotated[
         list[str] | None,
-        Parameter(help="NAME=VALUE of both, e.g. weight_decay=5e-4 or betas=0.9,0.99.", consume_multiple=True),
+        Parameter(
+            help="Arguments NAME=VALUE of both, e.g. weight_decay=5e-4 or betas=0.9,0.99.", consume_multiple=True
+        ),
     ] = None,
-    steps: Annotated[int, Parameter(converter=whole, help="Steps whose weights are compared, at least 2.")] = 20,
+    steps: Annotated[int, Parameter(converter=integer, help="Number of compared steps, at least 2.")] = 20,
     tolerance: Annotated[
-        float | None, Parameter(converter=number, help="Ulps allowed after all steps; 16 sqrt(steps) by default.")
+        float | None, Parameter(converter=number, help="Tolerance in ulps after all steps; defaults to 16 sqrt(steps).")
     ] = None,
     dtype: Annotated[
-        str | None, Parameter(help="Convert model and batches: float64, float32, bfloat16 or float16.")
+        str | None, Parameter(help="Data type of model and batches: float64, float32, bfloat16 or float16.")
     ] = None,
     timed_steps: Annotated[
-        int, Parameter(converter=whole, help="The late step whose time is measured; 0 measures no cost.")
+        int, Parameter(converter=integer, help="Step whose time and memory are measured; 0 skips the measurement.")
     ] = 100,
-    seed: Annotated[int, Parameter(converter=whole, help="Of the weights, the batch order and the noise.")] = 0,
+    seed: Annotated[int, Parameter(converter=integer, help="Seed of weights, batch order and noise.")] = 0,
     data_dir: DataDir = None,
-    threads: Annotated[int | None, Parameter(converter=whole, help="Threads torch computes with.")] = None,
-    json: Annotated[bool, Parameter(help="Print the result as one line of JSON.")] = False,
+    threads: Annotated[int | None, Parameter(converter=integer, help="Number of torch threads.")] = None,
+    json: Annotated[bool, Parameter(help="Print the result as a line of JSON.")] = False,
 ) -> int:
-    """Check on a task's model that a method does what a reference does, and measure what a step of each costs.
+    """Compare the updates of a method and a reference on a task's model, and measure the cost of their steps.
 
     Both get the same gradients and exchange checkpoints after half of the steps.
 
-    Exit codes: 0 they agree, 2 a mistake, 5 they disagree by more than the tolerance.
+    Exit codes: 0 agreement, 2 error, 5 deviation beyond the tolerance.
     """
     import dashpot as dp
 
     if optimizer is None:
-        raise ArgumentError("verify: the optimizer is missing; name one, such as --optimizer adamw.")
+        raise ArgumentError("verify: optimizer is missing; give one, such as --optimizer adamw.")
     check("verify", "dtype", dtype, OneOf((None, *DTYPES)))
-    chosen = chosen_task(name, task, data_dir)
-    options = pairs(set) if set is not None else {}
+    chosen = select_task(name, task, data_dir)
+    options = parse_pairs(set) if set is not None else {}
     if is_path(optimizer):
         ours = by_path("--optimizer", optimizer, options if lr is None else {"lr": lr, **options})
     else:
-        line = entry(optimizer, chosen.name, lr=lr, options=options)
-        ours, lr, options = partial(line.optimizer, steps=steps), line.lr, line.options
+        method = entry(optimizer, chosen.name, lr=lr, options=options)
+        ours, lr, options = partial(method.optimizer, steps=steps), method.lr, method.options
     other = reference(against, optimizer, lr, options)
     with torch_threads(threads):
         result = dp.verify(

@@ -6,10 +6,11 @@ import sys
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
-from dashpot.runs.eta import ProgressEstimate, duration
+from dashpot.runs.eta import ProgressEstimate
 from dashpot.runs.records import Run
 from dashpot.runs.table import score_text
 from dashpot.training import Epoch
+from dashpot.utils.format import duration
 
 if TYPE_CHECKING:
     from dashpot.runs.study import StudyRun

@@ -13,9 +13,9 @@ from dashpot.comparison.palette import styles_for
 from dashpot.comparison.study_folder import StudyFolder
 from dashpot.comparison.summary import Summary, summarise
 from dashpot.errors import RunError
-from dashpot.runs.eta import duration
 from dashpot.runs.files import write_text
 from dashpot.runs.records import Run
+from dashpot.utils.format import duration
 
 __all__ = ["write_report"]
 

@@ -13,13 +13,14 @@ from dashpot.errors import RunError
 from dashpot.runs.environment import torch_threads, versions
 from dashpot.runs.files import append_line, truncate, write_text
 from dashpot.runs.metadata import run_metadata
-from dashpot.runs.records import Run, encode, epoch_lines, read_run
+from dashpot.runs.records import Run, epoch_lines, read_run
 from dashpot.runs.signals import Interrupted, interruptible
 from dashpot.runs.study import Study, StudyRun
 from dashpot.training import Epoch, Learner
 from dashpot.training.loop import EpochStats, single_device_learner
 from dashpot.training.state import checkpoint_file
 from dashpot.utils.rng_state import preserve_rng_state, seed_all
+from dashpot.utils.strict_json import encode
 
 __all__ = ["run_study"]
 

@@ -12,7 +12,8 @@ from dashpot.errors import RunError
 from dashpot.runs.diff import diff_data
 from dashpot.runs.files import make_folder, write_text
 from dashpot.runs.lock import locked
-from dashpot.runs.records import Run, encode, read_run
+from dashpot.runs.records import Run, read_run
+from dashpot.utils.strict_json import encode
 
 __all__ = ["StudyFolder"]
 

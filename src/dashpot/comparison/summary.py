@@ -7,10 +7,10 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dashpot.runs.eta import duration
 from dashpot.runs.records import Run
 from dashpot.runs.table import markdown_table, text_table
 from dashpot.tasks import Target
+from dashpot.utils.format import duration
 
 __all__ = ["Score", "Summary", "SummaryRow", "summarise"]
 

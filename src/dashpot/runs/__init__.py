@@ -1,1 +1,1 @@
-"""Runs: records, entries and settings shared by training and comparison."""
+"""Records, entries and studies, shared by training and comparison."""

@@ -1,4 +1,4 @@
-"""What is compared: a method with a name, a learning rate and a schedule."""
+"""Entries of a comparison: a method with name, learning rate, options and schedule."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ from dashpot.utils.warn import warn
 __all__ = ["RATE_SCHEDULES", "Entry", "entry", "known_entries", "one_cycle"]
 
 RATE_SCHEDULES = tuple(name for name in schedules.NAMES if name not in ("window", "1cycle-momentum"))
-"""The schedules a name alone makes for the learning rate: a window needs a shape, the other is of the momentum."""
+"""Learning-rate schedules available by name; windows need a shape, and 1cycle-momentum is for the momentum."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of a comparison: how to make an optimizer, and what to call it.
+    """Named optimizer configuration of a comparison.
 
     Args:
-        name: letters, digits, `-`, `_` and `.`; it names the run's files and the line in every chart.
-        make: an optimizer class or function, called as `make(params, lr=lr, **options)`.
-        lr: base learning rate, at least 0.
-        options: further keyword arguments of `make`.
-        schedule: total number of steps -> value of the keyword argument `schedule`; None passes no such argument.
+        name: Name of the files and of the line in charts: letters, digits, `-`, `_` and `.`, not starting with `.`.
+        make: Optimizer class or factory, called as `make(params, lr=lr, **options)`.
+        lr: Base learning rate, at least 0.
+        options: Further keyword arguments of `make`.
+        schedule: Function from the total number of steps to the keyword argument `schedule`; None omits the argument.
 
     Raises:
-        ArgumentError: the name cannot name a file, or `lr` is out of range.
+        ArgumentError: If the name is invalid or `lr` is out of range.
 
     >>> import torch
-    >>> line = Entry("torch-adam", torch.optim.Adam, 1e-3, {"betas": (0.9, 0.99)})
-    >>> line.call(steps=100)
+    >>> adam = Entry("torch-adam", torch.optim.Adam, 1e-3, {"betas": (0.9, 0.99)})
+    >>> adam.call(steps=100)
     'torch.optim.Adam(model.parameters(), lr=0.001, betas=(0.9, 0.99))'
     """
 
@@ -58,22 +58,22 @@ class Entry:
         check(self.name, "lr", self.lr, ARGUMENTS["lr"])
 
     def arguments(self, steps: int) -> dict[str, Any]:
-        """The keyword arguments of `make` for a run of `steps` steps."""
+        """Return the keyword arguments of `make` for a run of `steps` steps."""
         scheduled = {} if self.schedule is None else {"schedule": self.schedule(steps)}
         return {"lr": self.lr, **self.options, **scheduled}
 
     def optimizer(self, params: Iterable[Any], steps: int) -> Optimizer:
-        """A fresh optimizer over `params` for a run of `steps` steps."""
+        """Create an optimizer over `params` for a run of `steps` steps."""
         return self.make(params, **self.arguments(steps))
 
     def call(self, steps: int) -> str:
-        """The call that makes the optimizer, as one would type it."""
+        """Return the expression that creates the optimizer."""
         arguments = "".join(f", {key}={value!r}" for key, value in self.arguments(steps).items())
         return f"{_origin(self.make)}.{self.make.__name__}(model.parameters(){arguments})"
 
 
 def known_entries() -> tuple[str, ...]:
-    """Names that `entry` accepts: every method, and AutoSGM with each of its numerators."""
+    """Return the names that `entry` accepts: all methods, and `autosgm-K` for each numerator K."""
     return (*registry.METHODS, *registry.VARIANTS)
 
 
@@ -85,18 +85,18 @@ def entry(
     schedule: str | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Entry:
-    """An entry by name, with the rate tuned for `task` unless `lr` is given.
+    """Create an entry by name, by default with the learning rate tuned for `task`.
 
     Args:
-        name: a method of `dashpot methods`; `autosgm-K` is AutoSGM with numerator K in 0 to 4.
-        task: name of the task; a task without tuned rates takes the generic ones.
-        lr: base learning rate.
-        schedule: a name of `dashpot.schedules.from_name`, with options as in "warmup-cosine:warmup=0.05"; None keeps
-            the rate constant. "1cycle" moves the momentum of the method as well, where it has one: see `one_cycle`.
-        options: further keyword arguments of the method.
+        name: Method from `dashpot methods`, or `autosgm-K`: AutoSGM with numerator K in 0 to 4.
+        task: Name of the task; a task without tuned learning rates uses generic ones.
+        lr: Base learning rate, at least 0; None means the default of the task.
+        schedule: Name from `dashpot.schedules.from_name`, with options as in "warmup-cosine:warmup=0.05"; None keeps
+            the learning rate constant. "1cycle" also schedules the momentum if the method has one, see `one_cycle`.
+        options: Further keyword arguments of the method.
 
     Raises:
-        ArgumentError: no such method, option or schedule, or `lr` is out of range.
+        ArgumentError: If the method, an option or the schedule does not exist, or `lr` is out of range.
 
     >>> entry("autosgm-3", "digits", lr=0.01).call(steps=100)
     'dashpot.AutoSGM(model.parameters(), lr=0.01, numerator=3)'
@@ -118,11 +118,11 @@ def entry(
 
 
 def one_cycle(make: Callable[..., Optimizer], options: Mapping[str, Any], steps: int) -> dict[str, schedules.Schedule]:
-    """The 1cycle policy for a method: the rate up and down and, where it has a momentum, the momentum down and up.
+    """Return the 1cycle policy of a method: learning rate up and down, and momentum down and up if it has one.
 
-    The momentum, `betas[0]` or `momentum` of its groups, goes .95 -> .85 -> .95 whatever its own value, unless that is
-    0: then there is none, and only the rate moves. The same holds for NAG, QHM, QHAdam and ESGD, of whose recipes other
-    numbers are made from the momentum, so that they cannot carry its schedule.
+    The momentum (`betas[0]` or `momentum` of the groups) follows .95 -> .85 -> .95, regardless of its own value. Only
+    the learning rate is scheduled if the momentum is 0, and for NAG, QHM, QHAdam and ESGD, whose recipes derive other
+    constants from the momentum and therefore do not support its schedule.
 
     Source: Smith and Topin, "Super-Convergence", 2018; the defaults of torch.optim.lr_scheduler.OneCycleLR.
 
@@ -137,18 +137,18 @@ def one_cycle(make: Callable[..., Optimizer], options: Mapping[str, Any], steps:
     if momentum is None:
         return rate
     both = {**rate, momentum: OneCycleMomentum(steps)}
-    return both if _carries(make, options, both) else rate
+    return both if _supports(make, options, both) else rate
 
 
 def _momentum(make: Callable[..., Optimizer], options: Mapping[str, Any]) -> str | None:
-    """The setting of the groups that is the momentum of a method, or None where that is zero or missing."""
+    """Return the group key of a method's momentum; None if it is zero or missing."""
     [group] = make([torch.zeros(1, requires_grad=True)], lr=1.0, **options).param_groups
     name, value = ("betas[0]", group["betas"][0]) if "betas" in group else ("momentum", group.get("momentum", 0.0))
     return name if value else None
 
 
-def _carries(make: Callable[..., Optimizer], options: Mapping[str, Any], both: Mapping[str, Any]) -> bool:
-    """Whether the method's recipe can carry these schedules, so that it can be written to a record."""
+def _supports(make: Callable[..., Optimizer], options: Mapping[str, Any], both: Mapping[str, Any]) -> bool:
+    """Return whether the method's recipe can express these schedules."""
     optimizer = make([torch.zeros(1, requires_grad=True)], lr=1.0, **options, schedule=both)
     try:
         optimizer.recipe  # pyright: ignore[reportAttributeAccessIssue]  # noqa: B018
@@ -160,14 +160,14 @@ def _carries(make: Callable[..., Optimizer], options: Mapping[str, Any], both: M
 def _scheduled(
     name: str, make: Callable[..., Optimizer], options: Mapping[str, Any], schedule: str | None
 ) -> Callable[[int], Any] | None:
-    """Total number of steps -> value of the argument `schedule`."""
+    """Return a function from the total number of steps to the argument `schedule`."""
     if schedule is None:
         return None
     if schedule != "1cycle":
         kind, given = schedules.split_name(schedule)
         return lambda steps: schedules.from_name(kind, steps, **given)
     if _momentum(make, options) is not None and len(one_cycle(make, options, 1)) == 1:
-        warn(f"1cycle moves only the learning rate of {name}, not its momentum.")
+        warn(f"1cycle schedules only the learning rate of {name}, not its momentum.")
     return lambda steps: one_cycle(make, options, steps)
 
 
@@ -179,9 +179,11 @@ def _check_schedule(text: str) -> None:
 
 
 def _check_options(name: str, make: Callable[..., Optimizer], options: Mapping[str, Any]) -> None:
-    """Refuse an argument that the method does not have, with the nearest one."""
-    own = inspect.signature(make).parameters.values()
-    known = {item.name for item in own if item.kind is not inspect.Parameter.VAR_KEYWORD} | set(Options.__annotations__)
+    """Check that the method has these arguments."""
+    parameters = inspect.signature(make).parameters.values()
+    known = {item.name for item in parameters if item.kind is not inspect.Parameter.VAR_KEYWORD} | set(
+        Options.__annotations__
+    )
     known -= {"self", "params", "lr", "schedule"}
     for option in options:
         if option not in known:
@@ -189,7 +191,7 @@ def _check_options(name: str, make: Callable[..., Optimizer], options: Mapping[s
 
 
 def _origin(make: Callable[..., Optimizer]) -> str:
-    """The module to import `make` from: the package that re-exports it where there is one."""
+    """Return the package that re-exports `make`, else its module."""
     for package in ("dashpot", "torch.optim"):
         if getattr(sys.modules.get(package), make.__name__, None) is make:
             return package

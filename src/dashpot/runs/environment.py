@@ -1,4 +1,4 @@
-"""What a run ran with: versions and machine, as plain data for the record."""
+"""Environment of a run: versions and machine, as plain data for its record."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["machine", "torch_threads", "versions"]
 
 
 def versions() -> dict[str, str]:
-    """Versions of everything that can change a number.
+    """Return the versions of all software that can change a result.
 
     >>> sorted(versions())
     ['dashpot', 'numpy', 'python', 'torch']
@@ -32,7 +32,7 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, str | int]:
-    """The processor, its cores, the threads torch uses and the operating system; no name of a person or host.
+    """Return processor, cores, torch threads and operating system; no user or host name.
 
     >>> sorted(machine())
     ['cores', 'processor', 'system', 'threads']
@@ -46,12 +46,12 @@ def machine() -> dict[str, str | int]:
 
 
 THREADS = Optional(Interval(1, max(64, 4 * (os.cpu_count() or 1)), "both", integer=True))
-"""Far above what helps; torch's thread library crashes on absurd numbers."""
+"""Allowed numbers of threads; the maximum is far above a useful one, and OpenMP crashes on huge numbers."""
 
 
 @contextmanager
 def torch_threads(count: int | None) -> Iterator[None]:
-    """Let torch compute with `count` threads within the block; None leaves its setting.
+    """Set the number of torch threads inside the block; None leaves it unchanged.
 
     >>> with torch_threads(1):
     ...     torch.get_num_threads()
@@ -74,10 +74,10 @@ def _dashpot() -> str:
 
 
 def _processor() -> str:
-    """The processor's marketing name where the system tells it, else its architecture."""
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        for line in information.read_text(errors="replace").splitlines():
+    """Return the model name of the processor if available, else its architecture."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(errors="replace").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()

@@ -1,4 +1,4 @@
-"""Writing records and checkpoints: whole or not at all, and on the disk before anything relies on them."""
+"""File writes that raise `RunError`: atomic, or appended and flushed to disk."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["append_line", "check_writable", "make_folder", "truncate", "write_by
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
-    """Write a file in one piece; an older one stays as it was until the new one is complete.
+    """Write a file atomically: an existing one is replaced once the new one is complete.
 
     Raises:
-        RunError: it cannot be written.
+        RunError: If it cannot be written.
     """
     try:
         write_atomically(path, lambda stream: stream.write(content))
@@ -24,15 +24,15 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """`write_bytes` of a text in UTF-8."""
+    """Write text atomically as UTF-8; see `write_bytes`."""
     write_bytes(path, text.encode())
 
 
 def append_line(path: Path, line: str) -> int:
-    """Add a line to a file and wait until it is on the disk; return the file's length in bytes.
+    """Append a line, flush it to disk, and return the length of the file in bytes.
 
     Raises:
-        RunError: it cannot be written; a part of the line may then be at the end of the file.
+        RunError: If it cannot be written; the file may then end in a part of the line.
     """
     try:
         with path.open("ab") as stream:
@@ -45,10 +45,10 @@ def append_line(path: Path, line: str) -> int:
 
 
 def truncate(path: Path, length: int) -> None:
-    """Drop everything after the first `length` bytes of a file.
+    """Truncate a file to `length` bytes.
 
     Raises:
-        RunError: it cannot be written.
+        RunError: If it cannot be written.
     """
     try:
         os.truncate(path, length)
@@ -57,10 +57,10 @@ def truncate(path: Path, length: int) -> None:
 
 
 def make_folder(path: Path) -> Path:
-    """Create a folder, and those above it, where it is missing.
+    """Create a folder and its parents if they are missing.
 
     Raises:
-        RunError: it cannot be created.
+        RunError: If it cannot be created.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -70,20 +70,20 @@ def make_folder(path: Path) -> Path:
 
 
 def check_writable(path: Path) -> None:
-    """Refuse a place for a file where none can be written, before the work for it is done.
+    """Check that a file can be written at `path`, before its content is computed.
 
     Raises:
-        RunError: there is a folder, or what should be the folder above it cannot be written to.
+        RunError: If `path` is a folder, or its closest existing parent is not a writable folder.
     """
-    if os.path.isdir(path):  # noqa: PTH112 - which never raises
+    if os.path.isdir(path):  # noqa: PTH112 - unlike Path.is_dir, it never raises
         raise RunError(f"Cannot write {path}: it is a folder.")
-    above = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
-    if not os.path.isdir(above):  # noqa: PTH112
-        raise RunError(f"Cannot write {path}: {above} is not a folder.")
-    if not os.access(above, os.W_OK | os.X_OK):
-        raise RunError(f"Cannot write {path}: the folder {above} may not be written to.")
+    parent = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
+    if not os.path.isdir(parent):  # noqa: PTH112
+        raise RunError(f"Cannot write {path}: {parent} is not a folder.")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise RunError(f"Cannot write {path}: the folder {parent} is not writable.")
 
 
 def write_error(path: Path, error: OSError) -> RunError:
-    """The error for a file that the system refuses to write."""
-    return RunError(f"Cannot write {path}: {error.strerror or error}; what was finished before is kept.")
+    """Return the `RunError` for a failed write to `path`."""
+    return RunError(f"Cannot write {path}: {error.strerror or error}; completed results are kept.")

@@ -1,4 +1,4 @@
-"""A folder that one process at a time works in."""
+"""Lock of a folder: one process at a time."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["locked"]
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep a second process out of `folder` for as long as the block lasts; the system frees it when the process ends.
+    """Hold an exclusive lock on `folder` inside the block; the system releases it if the process dies.
 
     Raises:
-        RunError: another process has it, or the folder cannot be opened.
+        RunError: If another process holds the lock, or the folder cannot be opened.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder, locked(Path(folder)):
@@ -25,7 +25,7 @@ def locked(folder: Path) -> Iterator[None]:
     """
     try:
         import fcntl
-    except ImportError:  # Windows has no flock; there the user alone keeps two processes apart
+    except ImportError:  # Windows has no flock: no locking there
         yield
         return
     try:
@@ -36,7 +36,7 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise RunError(f"Another process is running in {folder}; wait for it, or choose another folder.") from error
+            raise RunError(f"Another process is using {folder}; wait for it, or choose another folder.") from error
         yield
     finally:
         os.close(descriptor)

@@ -1,4 +1,4 @@
-"""The first line of a record: everything that is known of a run before its first step."""
+"""Metadata of a run: the first line of its record."""
 
 from __future__ import annotations
 
@@ -19,17 +19,25 @@ __all__ = ["fingerprint", "run_metadata"]
 
 
 def run_metadata(
-    study: Study, plan: StudyRun, problem: Problem, optimizer: Optimizer, command: str | None
+    study: Study, run: StudyRun, problem: Problem, optimizer: Optimizer, command: str | None
 ) -> dict[str, Any]:
-    """The header of a run that is about to begin."""
+    """Return the first line of the record of `run`, as plain data.
+
+    Args:
+        study: Study of the run.
+        run: Entry and seed.
+        problem: Problem of the task for that seed, before training.
+        optimizer: Optimizer of the run.
+        command: Command line that started the study, or None.
+    """
     steps = len(problem.train)
     return {
         "kind": "header",
         "format": FORMAT,
-        "entry": plan.entry.name,
-        "seed": plan.seed,
-        "lr": plan.entry.lr,
-        "call": plan.entry.call(study.epochs * steps),
+        "entry": run.entry.name,
+        "seed": run.seed,
+        "lr": run.entry.lr,
+        "call": run.entry.call(study.epochs * steps),
         **describe(optimizer),
         "task": {
             "name": study.task.name,
@@ -49,7 +57,7 @@ def run_metadata(
 
 
 def fingerprint(model: nn.Module) -> str:
-    """A short hash of every parameter and buffer: equal for equal starting points.
+    """Return a short hash of all parameters and buffers.
 
     >>> fingerprint(nn.Linear(1, 1)) == fingerprint(nn.Linear(1, 1))
     False

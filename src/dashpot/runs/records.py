@@ -1,14 +1,14 @@
-"""Records: one JSON-lines file a run, written as the run goes, readable after any interruption.
+"""Records of runs: JSON Lines files, appended during a run and readable after any interruption.
 
-Lines, in order, each an object with a `kind`:
+Each line is an object with a `kind`. The lines are, in order:
 
-* `header`: format version, entry, seed, optimizer (call, recipe), task with its settings, versions, machine, command;
-* `steps`: loss and learning rate of every step of one epoch (`lr` is one number where it did not change);
-* `epoch`: steps so far, means of the train and evaluation phase, CPU and wall seconds of training;
-* `resumed`: where an interrupted run went on, with which versions and settings of the task;
-* `end`: `status` is `done` or `diverged`, the latter with the step and its loss.
+* `header`: format version, entry, seed, optimizer (call, recipe), task and its settings, versions, machine, command;
+* `steps`: loss and learning rate of every step of an epoch (`lr` is a single number if it was constant);
+* `epoch`: number of steps so far, means of training and evaluation, CPU and wall seconds of training;
+* `resumed`: position, versions and task settings at which an interrupted run was resumed;
+* `end`: `status` `done` or `diverged`, the latter with step and loss.
 
-Numbers that are not finite are written as the strings "nan", "inf" and "-inf", so every line is strict JSON.
+Non-finite numbers are written as the strings "nan", "inf" and "-inf", so that every line is strict JSON.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from typing import Any
 from dashpot.errors import RunError
 from dashpot.utils.strict_json import encode
 
-__all__ = ["FORMAT", "Divergence", "Epoch", "Run", "encode", "epoch_lines", "read_run"]
+__all__ = ["FORMAT", "Divergence", "Epoch", "Run", "epoch_lines", "read_run"]
 
 FORMAT = 1
 
 
 @dataclass(frozen=True)
 class Divergence:
-    """The step (0 for the first of the run) whose loss was not finite, and what it was: `"nan"` or `"inf"`."""
+    """Step of a run, from 0, with a non-finite loss; `label` is `"nan"` or `"inf"`."""
 
     step: int
     label: str
@@ -36,12 +36,18 @@ class Divergence:
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch measured.
+    """Measurements of one epoch.
 
-    `number` counts from 1, `steps` from the start of the run. `train` holds running means taken while the weights
-    change, `evaluation` the means after the epoch (empty without an evaluation set, and for a diverged epoch).
-    `loss` and `lr` have one entry a step; `lr` is the rate the step used. `cpu_s` and `wall_s` are seconds of training,
-    evaluation left out.
+    Attributes:
+        number: Number of the epoch, from 1.
+        steps: Steps since the start of the run.
+        train: Means over the training batches, computed while the weights change.
+        evaluation: Means after the epoch; empty without an evaluation set and for a diverged epoch.
+        loss: Loss of each step.
+        lr: Learning rate of each step.
+        cpu_s: CPU seconds of training, without evaluation.
+        wall_s: Wall-clock seconds of training, without evaluation.
+        diverged: First step with a non-finite loss, or None.
     """
 
     number: int
@@ -57,7 +63,7 @@ class Epoch:
 
 @dataclass
 class Run:
-    """One run as its record tells it; `end` is None while it is unfinished."""
+    """Content of a record; `end` is None for an unfinished run."""
 
     path: Path
     header: dict[str, Any]
@@ -69,18 +75,18 @@ class Run:
 
     @property
     def task(self) -> dict[str, Any]:
-        """The task's settings: those of the header, or of where the run last went on."""
+        """Settings of the task at the last resume, else at the start."""
         known = [line["task"] for line in self.resumed if "task" in line]
         return known[-1] if known else self.header["task"]["config"]
 
     @property
     def entry(self) -> str:
-        """Name of the method as compared."""
+        """Name of the entry."""
         return self.header["entry"]
 
     @property
     def seed(self) -> int:
-        """Seed of the initial weights, the batch order and the training noise."""
+        """Seed of initial weights, batch order and training noise."""
         return self.header["seed"]
 
     @property
@@ -90,7 +96,7 @@ class Run:
 
 
 def epoch_lines(epoch: Epoch) -> str:
-    """The `steps` and `epoch` lines of one epoch; a diverged epoch has no means, so only its steps and its end."""
+    """Return the `steps` and `epoch` lines of an epoch; `steps` and `end` if it diverged, as it has no means then."""
     steps = {
         "kind": "steps",
         "first": epoch.steps - len(epoch.loss),
@@ -113,14 +119,14 @@ def epoch_lines(epoch: Epoch) -> str:
 
 
 def read_run(path: Path, *, advice: str = "delete it to repeat that run") -> Run:
-    """Read one record; a last line that an interruption cut short is left out.
+    """Read a record; an incomplete last line is ignored.
 
     Args:
-        path: the record.
-        advice: what a user can do where it is damaged.
+        path: Path of the record.
+        advice: End of the error message for a damaged record: what to do about it.
 
     Raises:
-        RunError: the file cannot be read, is damaged before its last line, or is of another format.
+        RunError: If the file cannot be read, is damaged before its last line, or has a different format version.
     """
     try:
         text = path.read_bytes()
@@ -129,7 +135,7 @@ def read_run(path: Path, *, advice: str = "delete it to repeat that run") -> Run
     run = Run(path, {})
     for number, line in enumerate(text[: text.rfind(b"\n") + 1].splitlines(), start=1):
         try:
-            _take(run, json.loads(line))
+            _add_line(run, json.loads(line))
         except (ValueError, KeyError, TypeError) as error:
             raise RunError(f"The record {path} is damaged at line {number}; {advice}.") from error
     if not run.header:
@@ -138,11 +144,10 @@ def read_run(path: Path, *, advice: str = "delete it to repeat that run") -> Run
 
 
 REQUIRED = ("entry", "seed")
-"""What names a run."""
+"""Required keys of the header."""
 
 
-def _take(run: Run, line: dict[str, Any]) -> None:
-    """Add one line to `run`."""
+def _add_line(run: Run, line: dict[str, Any]) -> None:
     kind = line["kind"]
     if (kind == "header") == bool(run.header) or run.end is not None:
         raise ValueError("the header is not the first line, or the end not the last")
@@ -171,4 +176,4 @@ def _take(run: Run, line: dict[str, Any]) -> None:
 
 def _check_format(path: Path, found: Any) -> None:
     if found != FORMAT:
-        raise RunError(f"The record {path} is of format {found!r}; this version of dashpot reads format {FORMAT}.")
+        raise RunError(f"The record {path} has format {found!r}; this version of dashpot reads format {FORMAT}.")

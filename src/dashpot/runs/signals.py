@@ -1,4 +1,4 @@
-"""Signals during training: the first asks for a tidy stop between two steps, the second ends the process at once."""
+"""Signals during training: the first one stops between two steps, the second one ends the process at once."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from contextlib import contextmanager
 __all__ = ["TERMINATION_SIGNALS", "Interrupted", "interruptible"]
 
 TERMINATION_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
-"""Ctrl-C, what ends a job of a cluster or a container, and the loss of the terminal."""
+"""Ctrl-C, termination by a cluster or container, and loss of the terminal."""
 
 
-class Interrupted(Exception):  # noqa: N818 - the user's wish, not an error
-    """Training was asked to stop; the message says what is kept and how to go on.
+class Interrupted(Exception):  # noqa: N818 - control flow, not an error
+    """Training was stopped by a signal; the message says what was saved and how to resume.
 
-    `code` is the exit code of the command: 128 and the number of the signal, such as 130 for Ctrl-C.
+    Attributes:
+        code: Exit code of the command: 128 + signal number, for example 130 for Ctrl-C.
     """
 
     def __init__(self, message: str = "", code: int = 130) -> None:
@@ -26,32 +27,32 @@ class Interrupted(Exception):  # noqa: N818 - the user's wish, not an error
 
 @contextmanager
 def interruptible(signals: Sequence[int] = (signal.SIGINT,)) -> Iterator[Callable[[], None]]:
-    """Within the block, `signals` only set a flag; the function it yields raises `Interrupted` once the flag is set.
+    """Record `signals` inside the block, and yield a function that raises `Interrupted` once one was received.
 
-    Outside the main thread, where Python delivers no signals, the block changes nothing. A signal besides Ctrl-C that
-    the process was told to ignore, as SIGHUP under `nohup`, stays ignored.
+    A second signal has its default action. Outside the main thread, to which Python delivers all signals, this is a
+    no-op. An ignored signal other than SIGINT, such as SIGHUP under `nohup`, stays ignored.
 
     >>> with interruptible() as check:
     ...     check()
     """
-    came: list[int] = []
+    received: list[int] = []
 
     def check() -> None:
-        if came:
-            raise Interrupted(code=128 + came[0])
+        if received:
+            raise Interrupted(code=128 + received[0])
 
     if threading.current_thread() is not threading.main_thread():
         yield check
         return
 
-    taken = [s for s in signals if s == signal.SIGINT or signal.getsignal(s) is not signal.SIG_IGN]
+    handled = [s for s in signals if s == signal.SIGINT or signal.getsignal(s) is not signal.SIG_IGN]
 
-    def ask(number: int, _: object) -> None:
-        came.append(number)
-        for each in taken:
+    def record(number: int, _: object) -> None:
+        received.append(number)
+        for each in handled:
             signal.signal(each, signal.SIG_DFL)
 
-    previous = {number: signal.signal(number, ask) for number in taken}
+    previous = {number: signal.signal(number, record) for number in handled}
     try:
         yield check
     finally:

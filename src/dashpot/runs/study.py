@@ -1,4 +1,4 @@
-"""A study: which methods meet on which task, over which seeds and how long."""
+"""Studies: comparisons of methods on one task, over several seeds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SEED = Interval(0, 2**32, "left", integer=True)
 
 @dataclass(frozen=True)
 class StudyRun:
-    """One run to do: an entry and a seed."""
+    """One run of a study: an entry and a seed."""
 
     entry: Entry
     seed: int
@@ -33,22 +33,22 @@ class StudyRun:
 
 @dataclass(frozen=True)
 class Study:
-    """The settings of a comparison. Runs of one seed are paired: same initial weights, batches and training noise.
+    """Settings of a comparison. Runs with the same seed are paired: same initial weights, batches and training noise.
 
     Args:
-        task: what is trained, from `dashpot.tasks.get` or your own.
-        entries: at least one, each with its own name.
-        seeds: at least one, each once, integers from 0.
-        epochs: epochs of every run, at least 1.
-        threads: threads torch computes with, at least 1; None leaves torch's setting.
+        task: Task, from `dashpot.tasks.get` or user-defined.
+        entries: Methods to compare, at least one, with unique names.
+        seeds: Seeds, at least one, unique integers in [0, 2**32).
+        epochs: Epochs of every run, at least 1.
+        threads: Number of torch threads, at least 1; None leaves it unchanged.
 
     Raises:
-        ArgumentError: one of these does not hold.
+        ArgumentError: If a value is out of range or a name or seed is repeated.
 
     >>> from dashpot import tasks
     >>> from dashpot.comparison import entry
     >>> study = Study(tasks.get("digits"), (entry("adam", "digits"), entry("sgd", "digits")), seeds=(0, 1), epochs=2)
-    >>> [str(plan) for plan in study.runs()]
+    >>> [str(run) for run in study.runs()]
     ['adam seed 0', 'sgd seed 0', 'adam seed 1', 'sgd seed 1']
     """
 
@@ -61,20 +61,20 @@ class Study:
     def __post_init__(self) -> None:
         names = [entry.name for entry in self.entries]
         if not names or len(set(names)) != len(names):
-            raise ArgumentError(f"Study: entries must be at least one, each with its own name, got {names}.")
+            raise ArgumentError(f"Study: entries must be at least one, with unique names, got {names}.")
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
-            raise ArgumentError(f"Study: seeds must be at least one, each once, got {self.seeds}.")
+            raise ArgumentError(f"Study: seeds must be at least one, without repetition, got {self.seeds}.")
         for seed in self.seeds:
             check("Study", "seeds", seed, SEED)
         check("Study", "epochs", self.epochs, COUNT)
         check("Study", "threads", self.threads, THREADS)
 
     def runs(self) -> list[StudyRun]:
-        """Every run, seed by seed, so that an interrupted study has compared all methods on its first seeds."""
+        """Return all runs, ordered by seed, so that an interrupted study has all methods for its first seeds."""
         return [StudyRun(entry, seed) for seed in self.seeds for entry in self.entries]
 
     def settings(self) -> dict[str, Any]:
-        """What makes two studies the same, as plain data; building every optimizer once finds bad settings early."""
+        """Return the identity of the study as plain data; creating every optimizer rejects invalid settings."""
         problem = self.task.build(self.seeds[0])
         steps = len(problem.train)
         total = steps * self.epochs
@@ -92,7 +92,7 @@ class Study:
         }
 
     def score(self, problem: Problem) -> dict[str, Any]:
-        """What methods are judged by: the task's target, else accuracy where it is measured, else the loss."""
+        """Return the metric that ranks methods: the task's target, else the accuracy if measured, else the loss."""
         target = self.task.target
         if target is None:
             accuracy = "accuracy" in problem.metrics
@@ -108,7 +108,7 @@ class Study:
 
 
 def describe(optimizer: Optimizer) -> dict[str, Any]:
-    """The optimizer's recipe, as an expression and as plain data; for one without a recipe its class and defaults.
+    """Return the optimizer's recipe as an expression and as plain data; class and defaults if it has no recipe.
 
     >>> import torch
     >>> describe(torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.5))["recipe"].split(", ")[:2]

@@ -1,4 +1,4 @@
-"""Tables of text: aligned columns for a terminal, and the same as Markdown."""
+"""Text tables: aligned columns for a terminal, or Markdown."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["markdown_table", "score_text", "text_table"]
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns padded to their widest cell: the first to the left, the others to the right.
+    """Format a table with aligned columns: the first one left-aligned, the others right-aligned.
 
     >>> print(text_table(["method", "accuracy"], [["adam", "0.8771"], ["sgd", "0.84"]]))
     method  accuracy
@@ -25,7 +25,7 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The same as a Markdown table.
+    """Format a Markdown table.
 
     >>> print(markdown_table(["method", "accuracy"], [["adam", "0.8771"]]))
     | method | accuracy |
@@ -38,7 +38,7 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def score_text(means: Mapping[str, float]) -> str:
-    """Accuracy with the loss in brackets, as published tables print them; the loss alone where there is no accuracy.
+    """Format accuracy and loss as "accuracy (loss)", or the loss alone.
 
     >>> score_text({"loss": 0.3351, "accuracy": 0.8771}), score_text({"loss": 0.3351})
     ('.877 (.335)', '0.3351')

@@ -13,11 +13,12 @@ from torch import Tensor
 from dashpot.errors import RunError
 from dashpot.runs.environment import versions
 from dashpot.runs.files import append_line, truncate
-from dashpot.runs.records import Divergence, Epoch, encode, epoch_lines
+from dashpot.runs.records import Divergence, Epoch, epoch_lines
 from dashpot.tasks.means import FLUSH
 from dashpot.training.callback import Callback, CancelFit
 from dashpot.training.loop import current_lr
 from dashpot.training.stopwatch import Stopwatch
+from dashpot.utils.strict_json import encode
 
 if TYPE_CHECKING:
     from dashpot.training.learner import Learner

@@ -47,23 +47,23 @@ def merge_settings(saved: Settings, given: Mapping[str, Any], path: Path, *, ove
 
 
 def latest_state(folder: RunFolder, run: Run | None) -> dict[str, Any] | None:
-    """Load the latest intact checkpoint; None if the run has not written one yet.
+    """Load the latest undamaged checkpoint; None if the run has not written one yet.
 
     Raises:
-        RunError: If checkpoints existed but are missing or all corrupt, their record is missing, or the folder cannot
+        RunError: If checkpoints existed but are missing or all damaged, their record is missing, or the folder cannot
             be read.
     """
     list_names(folder.checkpoints)  # raises for an unreadable folder, which would look empty below
-    newest, corrupt = latest(folder.checkpoints), damaged(folder.checkpoints)
+    newest, unusable = latest(folder.checkpoints), damaged(folder.checkpoints)
     if newest is not None:
         exists(newest)  # raises for a folder with read but without search permission
     restart = f"{folder.repeat_command} starts a new run"
-    found = "checkpoints" if newest or corrupt else "logs" if any(map(exists, folder.logs.values())) else None
+    found = "checkpoints" if newest or unusable else "logs" if any(map(exists, folder.logs.values())) else None
     if run is None and found:
         raise RunError(f"{folder.path} has {found}, but its record {folder.record.name} is missing; {restart}.")
-    if newest is None and corrupt:
-        names = _joined([path.name for path in corrupt])
-        raise RunError(f"The checkpoints of {folder.path} are all corrupt ({names}); {restart}.")
+    if newest is None and unusable:
+        names = _joined([path.name for path in unusable])
+        raise RunError(f"The checkpoints of {folder.path} are all damaged ({names}); {restart}.")
     if newest is None and run is not None and _had_checkpoint(folder, run):
         raise RunError(
             f"The checkpoints of {folder.path} are missing, although its record {folder.record.name} shows that some "

@@ -100,7 +100,7 @@ def resume(
     command: str | None = None,
     write_line: Callable[[str], None] = print,
 ) -> RunResult:
-    """Resume the run in a folder from its latest intact checkpoint, bit for bit.
+    """Resume the run in a folder from its latest undamaged checkpoint, bit for bit.
 
     Args:
         path: Folder of the run.
@@ -114,8 +114,8 @@ def resume(
 
     Raises:
         RunError: If the folder holds no run, its settings differ, its checkpoints do not match the model, are missing
-            or all corrupt, its record is missing, `run.toml` was edited to another task, method or seed, or another
-            process has locked it. Nothing is changed then, except that a corrupt checkpoint is renamed.
+            or all damaged, its record is missing, `run.toml` was edited to another task, method or seed, or another
+            process has locked it. Nothing is changed then, except that a damaged checkpoint is renamed.
         Interrupted: As for `start`.
     """
     folder = RunFolder.open(path)
