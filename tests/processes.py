@@ -1,4 +1,4 @@
-"""Several processes of one worker script on this machine, and what became of each."""
+"""Run one worker script in several processes and collect the outcomes."""
 
 from __future__ import annotations
 
@@ -9,24 +9,26 @@ import sys
 from pathlib import Path
 from typing import Any
 
-LIMIT = 240.0  # seconds for all checks; a process that waits for another gives up after 60
+LIMIT = 1800.0
+"""Seconds for all checks of a worker, or for any other subprocess of a test: only hangs reach it, whatever the load."""
+PEER_LIMIT = 600.0
+"""Seconds a rank waits for another one in a collective operation."""
 
 
 def environment(script: Path, rank: int = 0, world: int = 1) -> dict[str, str]:
-    """What a worker finds: the folders of the tests, and the variables that torchrun sets."""
+    """Return the environment of a worker: the test folders, and the variables that torchrun sets."""
     tests = Path(__file__).parent
     paths = os.pathsep.join([str(script.parent), str(tests), *filter(None, [os.environ.get("PYTHONPATH")])])
-    # Nobody outside this machine is to be reached, and several processes of one thread each share it.
-    inside = "lo0" if sys.platform == "darwin" else "lo"
+    loopback = "lo0" if sys.platform == "darwin" else "lo"
     launcher = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
-    launcher |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}  # workers meet in a file
-    return {**os.environ, **launcher, "PYTHONPATH": paths, "GLOO_SOCKET_IFNAME": inside, "OMP_NUM_THREADS": "1"}
+    launcher |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}  # workers rendezvous through a file
+    return {**os.environ, **launcher, "PYTHONPATH": paths, "GLOO_SOCKET_IFNAME": loopback, "OMP_NUM_THREADS": "1"}
 
 
 def run_processes(
     script: Path, folder: Path, *arguments: str, world: int = 2, limit: float = LIMIT
 ) -> list[dict[str, Any]]:
-    """Run `script RANK WORLD FOLDER ARGUMENTS` for each rank; what each wrote into FOLDER/outcomes-RANK.json."""
+    """Run `script RANK WORLD FOLDER ARGUMENTS` for each rank and return the contents of FOLDER/outcomes-RANK.json."""
     processes = [
         subprocess.Popen(
             [sys.executable, str(script), str(rank), str(world), str(folder), *arguments],
@@ -42,7 +44,7 @@ def run_processes(
     finally:
         for process in processes:
             process.kill()
-            process.wait()
+            process.communicate()  # closes the pipe, which would otherwise warn when it is collected
     files = [folder / f"outcomes-{rank}.json" for rank in range(world)]
     assert all(file.exists() for file in files), "\n".join(printed)
     return [json.loads(file.read_text()) for file in files]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dashpot.engine.dtensor import is_dtensor, local
 from dashpot.engine.eager import real_view
-from dashpot.engine.sharding import spread_of
+from dashpot.engine.sharding import shard_spec
 
 __all__ = ["Between", "Pending", "any_process", "finished", "several_processes"]
 
@@ -119,9 +119,9 @@ def _all_finite(products: Mapping[Tensor, Tensor]) -> bool:
     strange: dict[Any, Tensor] = {}
     for p, product in products.items():
         count = (~real_view(product).isfinite()).sum().to(torch.float64)
-        spread = spread_of(p)
+        spread = shard_spec(p)
         strange[spread] = strange[spread].to(count.device) + count if spread in strange else count
-    found = [count if spread is None else spread.total(count) for spread, count in strange.items()]
+    found = [count if spread is None else spread.all_reduce(count) for spread, count in strange.items()]
     return all(float(count) == 0 for count in found)
 
 

@@ -32,7 +32,7 @@ from torch import Tensor
 
 from dashpot.engine.dtensor import local
 from dashpot.engine.eager import real_view
-from dashpot.engine.sharding import Spread, spread_of
+from dashpot.engine.sharding import ShardSpec, shard_spec
 
 __all__ = ["central_difference", "relative_step_for", "step_length"]
 
@@ -53,14 +53,14 @@ def step_length(params: Sequence[Tensor], probes: Sequence[Tensor], relative_ste
 
 def _norm(params: Sequence[Tensor], values: Sequence[Tensor]) -> float:
     """The norm of values that are divided over processes as the parameters are, all of them together."""
-    squares: dict[Spread | None, list[Tensor]] = {}
+    squares: dict[ShardSpec | None, list[Tensor]] = {}
     for p, value in zip(params, values, strict=True):
         square = real_view(local(value).detach()).to(torch.float64).square().sum()
-        squares.setdefault(spread_of(p), []).append(square)
+        squares.setdefault(shard_spec(p), []).append(square)
     total = 0.0
     for spread, found in squares.items():
         here = torch.stack([square.to(found[0].device) for square in found]).sum()
-        total += float(here if spread is None else spread.total(here))
+        total += float(here if spread is None else spread.all_reduce(here))
     return math.sqrt(total)
 
 

@@ -19,7 +19,7 @@ from dashpot.curvature.hvp_options import Probing
 from dashpot.curvature.sharded import pieces_of_gradients, weights_gathered_anew
 from dashpot.curvature.state_guards import RandomState, buffers_kept, gradients_kept, hooks_silenced
 from dashpot.curvature.unsupported import refuse_blind_functions, refuse_sparse
-from dashpot.engine.dtensor import any_dtensor, local
+from dashpot.engine.dtensor import has_dtensor, local
 from dashpot.errors import CurvatureError
 
 __all__ = ["Taker"]
@@ -261,7 +261,7 @@ class Taker:
 
     def _route_for_closure(self, params: Tensors) -> str:
         """The route for a closure, noted with its reason; `CurvatureError` where the one asked for cannot work."""
-        asked, sharded = self.probing.probe, any_dtensor(params)
+        asked, sharded = self.probing.probe, has_dtensor(params)
         if asked == "auto":
             if sharded:
                 return self._note("differences", "parameters are sharded, and a graph ends at their pieces")
@@ -287,7 +287,7 @@ class Taker:
                 f"{self.owner}: probe={asked!r} has to evaluate the loss itself; give step or curvature_step a "
                 "closure, or use probe='auto'."
             )
-        if any_dtensor(params):
+        if has_dtensor(params):
             raise CurvatureError(
                 f"{self.owner}: the graph of a loss ends at the pieces of sharded parameters; call curvature_step with "
                 "a closure, which takes differences of gradients."
@@ -301,7 +301,7 @@ class Taker:
                 f"{self.owner}: probe={asked!r} needs a closure on this step: give it to step, or to curvature_step "
                 "before."
             )
-        if any_dtensor(params):
+        if has_dtensor(params):
             raise CurvatureError(
                 f"{self.owner}: gradients of sharded parameters carry no graph; call curvature_step with a closure "
                 "before the step, which takes differences of gradients."

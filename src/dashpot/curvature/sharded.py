@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dashpot.curvature.state_guards import before_every_module
-from dashpot.engine.dtensor import is_dtensor, localized
+from dashpot.engine.dtensor import is_dtensor, to_local
 from dashpot.errors import CurvatureError
 from dashpot.recipes.recipe import Recipe
 
@@ -39,7 +39,7 @@ def pieces_of_gradients(owner: str, params: Sequence[Tensor]) -> list[Tensor | N
     """The gradients in this process, copied; summed over processes where that is still due."""
     having = [p for p in params if p.grad is not None]
     with torch.no_grad():
-        _, grads = localized(owner, having, [p.grad for p in having if p.grad is not None])
+        _, grads = to_local(owner, having, [p.grad for p in having if p.grad is not None])
     found = {p: g.detach().clone() for p, g in zip(having, grads, strict=True)}
     return [found.get(p) for p in params]
 

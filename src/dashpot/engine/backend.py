@@ -15,7 +15,7 @@ from dashpot.engine.group_step import Step, TensorStep
 from dashpot.engine.inductor import Inductor
 from dashpot.engine.program import WHOLE_TENSOR, StepScalars
 from dashpot.engine.rounding import stream
-from dashpot.engine.sharding import Spread
+from dashpot.engine.sharding import ShardSpec
 from dashpot.engine.stage_errors import wrap_stage_errors
 from dashpot.engine.tensor_table import TensorTable
 from dashpot.recipes.recipe import Recipe
@@ -57,25 +57,25 @@ class Backend:
 
     def measure_gradients(
         self, step: Step, tensor_table: TensorTable
-    ) -> Iterator[tuple[Spread | None, float, bool, list[Tensor]]]:
+    ) -> Iterator[tuple[ShardSpec | None, float, bool, list[Tensor]]]:
         """For each way in which gradients are divided: (that way, sum of squares and finiteness of those that kernels
         measured, the gradients left to measure)."""
         left = set(range(len(step.grads)))
-        found: dict[Spread | None, tuple[float, bool]] = dict.fromkeys(step.division.kinds, (0.0, True))
+        found: dict[ShardSpec | None, tuple[float, bool]] = dict.fromkeys(step.sharding.specs, (0.0, True))
         for table in tensor_table.usable():
             squares, finite = found[table.spread]
             more, good = table.kernel.measure(table.rows, torch.get_num_threads())
             found[table.spread] = squares + more, finite and good
             left -= set(table.positions.tolist())
-        rest = dict(step.division.parted(sorted(left)))
+        rest = dict(step.sharding.group_by_spec(sorted(left)))
         for spread, (squares, finite) in found.items():
             grads = (step.grads[i] for i in rest.get(spread, ()))
             yield spread, squares, finite, [g for g in grads if g.numel()]
 
     def run_eager(self, step: Step, left: Sequence[int]) -> None:
         """Take the step of the parameters `left`, which no kernel takes."""
-        contexts = step.division.contexts
-        away = self.inductor.elements(step.params[i] for i in left) + step.division.elsewhere
+        contexts = step.sharding.contexts
+        away = self.inductor.elements(step.params[i] for i in left) + step.sharding.remote_elements
         for part in step.parts:
             here = [i for i in left if part.start <= i < part.stop]
             works = [step.work(i) for i in here if i not in contexts]

@@ -1,7 +1,7 @@
-"""Parameters that several processes hold in pieces: DTensors, as FSDP2's `fully_shard` makes them.
+"""Sharded parameters (DTensor), as from FSDP2's `fully_shard`.
 
-The engines only ever see the piece that is here, a plain tensor. What is said about whole tensors is in `division`.
-torch.distributed.tensor takes long to import. Who has a DTensor has imported it, so it is only looked up.
+The engines only process local shards, which are plain tensors; reductions over whole tensors are in `sharding`.
+Importing torch.distributed.tensor is slow, so it is only looked up: a DTensor implies that it is imported.
 """
 
 from __future__ import annotations
@@ -18,57 +18,59 @@ from dashpot.errors import ArgumentError
 
 __all__ = [
     "LocalState",
-    "any_dtensor",
-    "check_division",
-    "check_state_division",
+    "check_sharding",
+    "check_state_sharding",
+    "has_dtensor",
+    "increment_versions",
     "is_dtensor",
     "local",
     "local_states",
-    "localized",
-    "mark_written",
-    "refuse_dtensors",
+    "reject_dtensors",
+    "to_local",
 ]
 
 
 def is_dtensor(x: Any) -> bool:
-    """True for a DTensor."""
+    """Check for a DTensor."""
     return issubclass(type(x), _dtensor())
 
 
 def _dtensor() -> type | tuple[()]:
     module = sys.modules.get("torch.distributed.tensor")
-    return getattr(module, "DTensor", ())  # missing while the module is being imported
+    return getattr(module, "DTensor", ())  # missing during the import of the module
 
 
-def any_dtensor(tensors: Sequence[Tensor]) -> bool:
-    """True where one of the tensors is a DTensor; asked at every step, and so of each type once."""
+def has_dtensor(tensors: Sequence[Tensor]) -> bool:
+    """Check for DTensors, once per distinct type, as this runs at every step."""
     kind = _dtensor()
     return kind != () and any(issubclass(its, kind) for its in set(map(type, tensors)))
 
 
 def local(x: Any) -> Any:
-    """The piece of a DTensor that is here, sharing its memory; anything else as it is."""
+    """Return the local shard of a DTensor, sharing its memory; anything else unchanged."""
     if not is_dtensor(x):
         return x
-    piece = local_tensor(x, None)
-    piece = x.to_local() if piece is None else piece
-    return piece.wait() if hasattr(piece, "wait") else piece
+    shard = local_tensor(x, None)
+    shard = x.to_local() if shard is None else shard
+    return shard.wait() if hasattr(shard, "wait") else shard
 
 
-def localized(owner: str, params: list[Tensor], grads: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """(pieces of the parameters, pieces of their gradients); the same lists where no parameter is a DTensor.
+def to_local(owner: str, params: list[Tensor], grads: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the local shards of parameters and gradients; the same lists if no parameter is a DTensor.
 
-    A gradient that is still to be summed over processes (`Partial`) is summed. Raises `ArgumentError` where a gradient
-    is divided in another way than its parameter.
+    A gradient with a `Partial` placement is reduced.
+
+    Raises:
+        ArgumentError: If a gradient is not sharded as its parameter, or the step is differentiable.
     """
-    if not any_dtensor(params):
+    if not has_dtensor(params):
         return params, grads
     if torch.is_grad_enabled():
-        raise ArgumentError(f"{owner}: differentiable=True takes plain tensors, got a DTensor.")
-    return [local(p) for p in params], [_piece(owner, p, g) for p, g in zip(params, grads, strict=True)]
+        raise ArgumentError(f"{owner}: differentiable=True requires plain tensors, got a DTensor.")
+    return [local(p) for p in params], [_local_grad(owner, p, g) for p, g in zip(params, grads, strict=True)]
 
 
-def _piece(owner: str, p: Any, grad: Any) -> Tensor:
+def _local_grad(owner: str, p: Any, grad: Any) -> Tensor:
     if not is_dtensor(p):
         return grad
     if is_dtensor(grad):
@@ -78,30 +80,30 @@ def _piece(owner: str, p: Any, grad: Any) -> Tensor:
             if grad.placements == p.placements:
                 return local(grad)
             pairs = zip(p.placements, grad.placements, strict=True)
-            if all(its.is_partial() or its == how for how, its in pairs) and grad.shape == p.shape:
+            if all(its.is_partial() or its == own for own, its in pairs) and grad.shape == p.shape:
                 return local(grad.redistribute(placements=p.placements))
-    raise _divided_otherwise(owner, p, grad)
+    raise _sharding_error(owner, p, grad)
 
 
-def _divided_otherwise(owner: str, p: Any, grad: Any) -> ArgumentError:
+def _sharding_error(owner: str, p: Any, grad: Any) -> ArgumentError:
     return ArgumentError(
-        f"{owner}: a gradient must be divided as its parameter of shape {tuple(p.shape)}, {_division(p)}, "
-        f"got {_division(grad)}."
+        f"{owner}: a gradient must be sharded as its parameter of shape {tuple(p.shape)}, {_describe(p)}, "
+        f"got {_describe(grad)}."
     )
 
 
-def _division(x: Any) -> str:
+def _describe(x: Any) -> str:
     return f"{x.placements} on {x.device_mesh}" if is_dtensor(x) else "a plain tensor"
 
 
-def refuse_dtensors(owner: str, params: Sequence[Tensor]) -> None:
-    """For steps that a graph records: `ArgumentError` for a DTensor."""
-    if any_dtensor(params):
-        raise ArgumentError(f"{owner}: capturable=True takes plain tensors, got a DTensor; leave it off.")
+def reject_dtensors(owner: str, params: Sequence[Tensor]) -> None:
+    """Raise `ArgumentError` for a DTensor, for steps in a CUDA graph."""
+    if has_dtensor(params):
+        raise ArgumentError(f"{owner}: capturable=True requires plain tensors, got a DTensor.")
 
 
 class LocalState(MutableMapping[str, Any]):
-    """The state of a DTensor as the engines see it: the piece of each tensor that is here. Writes reach the state."""
+    """State of a DTensor with local shards as values; writes go to the original state."""
 
     def __init__(self, state: dict[str, Any]) -> None:
         self._state = state
@@ -123,37 +125,37 @@ class LocalState(MutableMapping[str, Any]):
 
 
 def local_states(params: Sequence[Tensor], states: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The states of parameters as the engines see them."""
+    """Return the states of parameters, with local shards for DTensors."""
     pairs = zip(params, states, strict=True)
     return [cast(dict[str, Any], LocalState(state)) if is_dtensor(p) else state for p, state in pairs]
 
 
-def mark_written(params: Sequence[Tensor]) -> None:
-    """Tell autograd that DTensors have changed; it only sees what is done to their pieces."""
-    if any_dtensor(params):
+def increment_versions(params: Sequence[Tensor]) -> None:
+    """Increment the version counters of DTensors, whose shards were written in place."""
+    if has_dtensor(params):
         torch.autograd.graph.increment_version([p for p in params if is_dtensor(p)])
 
 
-def check_division(owner: str, p: Any, state: Mapping[str, Any]) -> None:
-    """`ArgumentError` for a plain parameter's divided gradient, and for state that is not divided as its parameter."""
-    if not any_dtensor([p, p.grad, *state.values()]):
+def check_sharding(owner: str, p: Any, state: Mapping[str, Any]) -> None:
+    """Raise `ArgumentError` for a sharded gradient of a plain parameter, and for state not sharded as its parameter."""
+    if not has_dtensor([p, p.grad, *state.values()]):
         return
     if is_dtensor(p.grad) and not is_dtensor(p):
-        raise _divided_otherwise(owner, p, p.grad)
-    check_state_division(owner, p, state)
+        raise _sharding_error(owner, p, p.grad)
+    check_state_sharding(owner, p, state)
 
 
-def check_state_division(owner: str, p: Any, state: Mapping[str, Any]) -> None:
-    """`ArgumentError` for elementwise state, say from another run, that is not divided as its parameter."""
+def check_state_sharding(owner: str, p: Any, state: Mapping[str, Any]) -> None:
+    """Raise `ArgumentError` for elementwise state, such as loaded state, that is not sharded as its parameter."""
     for key, value in state.items():
         if not isinstance(value, Tensor) or not (is_dtensor(value) or (is_dtensor(p) and value.dim() > 0)):
             continue
-        if not (is_dtensor(p) and is_dtensor(value) and _placed(p) == _placed(value)):
+        if not (is_dtensor(p) and is_dtensor(value) and _placement(p) == _placement(value)):
             raise ArgumentError(
-                f"{owner}: state {key!r} must be divided as its parameter of shape {tuple(p.shape)}, {_division(p)}, "
-                f"got {_division(value)}; torch.distributed.checkpoint.state_dict.set_optimizer_state_dict does that."
+                f"{owner}: state {key!r} must be sharded as its parameter of shape {tuple(p.shape)}, {_describe(p)}, "
+                f"got {_describe(value)}; use torch.distributed.checkpoint.state_dict.set_optimizer_state_dict."
             )
 
 
-def _placed(x: Any) -> tuple[Any, Any]:
+def _placement(x: Any) -> tuple[Any, Any]:
     return x.device_mesh, x.placements

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dashpot.engine.program import StepScalars, StorageFormat
-from dashpot.engine.sharding import Division, numbered
+from dashpot.engine.sharding import Sharding, shard_rng_stream
 from dashpot.recipes.recipe import Recipe
 
 __all__ = ["GroupStep", "Kind", "Step", "TensorStep"]
@@ -76,7 +76,7 @@ class Step:
     ordinals: Sequence[int]
     states: list[dict[str, Any]]
     storage: Callable[[torch.dtype], StorageFormat]
-    division: Division
+    sharding: Sharding
     which: np.ndarray
     copies: list[Tensor] = field(default_factory=list)
     """Gradients as kernels take them, for as long as the step lasts."""
@@ -93,5 +93,5 @@ class Step:
     def work(self, i: int) -> TensorStep:
         """The step of parameter `i` alone."""
         p = self.params[i]
-        ordinal = numbered(self.ordinals[i], self.division.spread(i))
+        ordinal = shard_rng_stream(self.ordinals[i], self.sharding.spec(i))
         return TensorStep(self.storage(p.dtype), ordinal, p, self.grads[i], self.states[i], int(self.which[i]))

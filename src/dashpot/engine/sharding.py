@@ -1,6 +1,6 @@
-"""How tensors are divided over processes, and what is summed over all of them: means and norms.
+"""Sharding of tensors over mesh dimensions, and reductions over it: means, norms and finiteness.
 
-Every process must take the same decisions, so none depends on the piece that is here, not even whether to communicate.
+All ranks must take the same decisions, so none depends on the local shard, not even whether to communicate.
 """
 
 from __future__ import annotations
@@ -20,111 +20,124 @@ from dashpot.stages.base import Context
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
-__all__ = ["Division", "MeshContext", "Spread", "agreed", "numbered", "spread_of"]
+__all__ = ["ShardSpec", "ShardedTensorContext", "Sharding", "global_norm_and_finite", "shard_rng_stream", "shard_spec"]
 
 
-class Spread(NamedTuple):
-    """How the elements of a tensor are divided: over the dimensions `dims` of a mesh; it is repeated over the rest."""
+class ShardSpec(NamedTuple):
+    """Sharding of a tensor over the dimensions `dims` of a mesh; it is replicated over the others."""
 
     mesh: DeviceMesh
     dims: tuple[int, ...]
 
-    def total(self, x: Tensor) -> Tensor:
-        """`x` summed over the processes that hold the pieces of one copy; written in place."""
-        return _summed(x, self.mesh, self.dims)
+    def all_reduce(self, x: Tensor) -> Tensor:
+        """Sum `x` over the ranks with the shards of one replica, in place."""
+        return _all_reduce(x, self.mesh, self.dims)
 
-    def piece(self) -> int:
-        """The number of the piece that is here; the same wherever it is repeated."""
-        number, place = 0, self.mesh.get_coordinate() or ()
-        for dim in self.dims if place else ():
-            number = number * self.mesh.size(dim) + place[dim]
-        return number
+    def shard_index(self) -> int:
+        """Return the number of the local shard, equal for all replicas."""
+        index, coordinate = 0, self.mesh.get_coordinate() or ()
+        for dim in self.dims if coordinate else ():
+            index = index * self.mesh.size(dim) + coordinate[dim]
+        return index
 
 
-def _summed(x: Tensor, mesh: DeviceMesh, dims: Sequence[int]) -> Tensor:
+def _all_reduce(x: Tensor, mesh: DeviceMesh, dims: Sequence[int]) -> Tensor:
     from torch.distributed import all_reduce
 
-    if mesh.get_coordinate() is not None:  # a process outside the mesh holds nothing and is not waited for
+    if mesh.get_coordinate() is not None:  # ranks outside the mesh do not take part
         for dim in dims:
             all_reduce(x, group=mesh.get_group(dim))
     return x
 
 
-def spread_of(p: Tensor) -> Spread | None:
-    """How a DTensor is divided; None for a plain tensor."""
+def shard_spec(p: Tensor) -> ShardSpec | None:
+    """Return the sharding of a DTensor; None for a plain tensor."""
     if not is_dtensor(p):
         return None
     x = cast(Any, p)
-    return Spread(x.device_mesh, tuple(i for i, how in enumerate(x.placements) if not how.is_replicate()))
+    return ShardSpec(x.device_mesh, tuple(i for i, how in enumerate(x.placements) if not how.is_replicate()))
 
 
-def numbered(ordinal: int, spread: Spread | None) -> int:
-    """The number that tells a tensor's random rounding from that of others, here made one for each piece.
+def shard_rng_stream(ordinal: int, spec: ShardSpec | None) -> int:
+    """Return the stream number of the local shard, for stochastic rounding.
 
-    Elements are numbered by their place in the piece, so pieces must differ in this number. Copies of a piece have the
-    same and round alike. Divided over more or fewer processes, a tensor draws other numbers: a run that goes on so is
-    as unbiased as before, but not bit for bit the run it would have been.
+    Elements are indexed within their shard, so each shard has a different number; replicas have the same. After a
+    change of the world size a tensor draws different numbers: rounding stays unbiased, but is not reproduced bit for
+    bit.
+
+    Args:
+        ordinal: Stream number of the whole tensor.
+        spec: Its sharding; None for a plain tensor.
     """
-    return int(stream(ordinal, spread.piece())) if spread is not None and spread.dims else ordinal
+    return int(stream(ordinal, spec.shard_index())) if spec is not None and spec.dims else ordinal
 
 
-class MeshContext:
-    """Reductions over a tensor of `count` numbers of which a piece is here; float64 until the last rounding.
+class ShardedTensorContext:
+    """Reductions over a sharded tensor, in float64 until the last rounding; 0-d values are equal on all ranks.
 
-    What has no dimension, such as the mean of something else, is the same everywhere already.
+    Args:
+        spec: Sharding.
+        count: Real numbers in the whole tensor.
     """
 
-    def __init__(self, spread: Spread, count: int) -> None:
-        self._spread, self._count = spread, count
+    def __init__(self, spec: ShardSpec, count: int) -> None:
+        self._spec, self._count = spec, count
 
     def mean(self, x: Tensor) -> Tensor:
-        """The mean over all elements, 0-d."""
+        """Return the mean over all elements, 0-d."""
         if x.dim() == 0:
             return x
-        return (self._spread.total(x.sum(dtype=torch.float64)) / self._count).to(x.dtype)
+        return (self._spec.all_reduce(x.sum(dtype=torch.float64)) / self._count).to(x.dtype)
 
     def norm(self, x: Tensor) -> Tensor:
-        """The Frobenius norm, 0-d."""
+        """Return the Frobenius norm, 0-d."""
         if x.dim() == 0:
             return x.abs()
-        return self._spread.total(x.to(torch.float64).square().sum()).sqrt().to(x.dtype)
+        return self._spec.all_reduce(x.to(torch.float64).square().sum()).sqrt().to(x.dtype)
 
 
-class Division:
-    """How the tensors of a step are divided; without arguments, of plain tensors.
+class Sharding:
+    """Sharding of all tensors of a step; without arguments, of plain tensors.
 
-    `kinds` are the different ways in the order of the tensors, which is the same in every process. `contexts` tell how
-    to reduce over tensors that have one in `refused`, by position: kernels do not communicate. `elsewhere` counts the
-    numbers that kernels of other processes may take.
+    Attributes:
+        specs: Distinct shardings in the order of the tensors, which is the same on all ranks.
+        contexts: Reductions over the tensors with an entry in `eager_reasons`, by position.
+        eager_reasons: Why a tensor has no kernel, by position: kernels do not communicate.
+        remote_elements: Real numbers that kernels of other ranks may update.
+
+    Args:
+        params: Parameters.
+        recipes: Recipe of each.
     """
 
     def __init__(self, params: Sequence[Tensor] = (), recipes: Sequence[Recipe] = ()) -> None:
-        self._spreads = list(map(spread_of, params))
-        self.kinds = tuple(dict.fromkeys(self._spreads)) or (None,)
+        self._by_param = list(map(shard_spec, params))
+        self.specs = tuple(dict.fromkeys(self._by_param)) or (None,)
         self.contexts: dict[int, Context] = {}
-        self.refused: dict[int, str] = {}
-        self.elsewhere = 0
-        reducing = {id(recipe): _reduces(recipe) for recipe in recipes} if self.kinds != (None,) else {}
-        for i, (p, recipe, spread) in enumerate(zip(params, recipes, self._spreads, strict=True)):
-            if spread is None or not spread.dims or spread.mesh.get_coordinate() is None:
+        self.eager_reasons: dict[int, str] = {}
+        self.remote_elements = 0
+        reducing = {id(recipe): _reduces(recipe) for recipe in recipes} if self.specs != (None,) else {}
+        for i, (p, recipe, spec) in enumerate(zip(params, recipes, self._by_param, strict=True)):
+            if spec is None or not spec.dims or spec.mesh.get_coordinate() is None:
                 continue
-            sums = reducing[id(recipe)]
-            # An empty piece steps as well: numbers that are kept once for the whole tensor must go on with it.
-            if sums or local(p).numel() == 0:
-                self.contexts[i] = MeshContext(spread, _reals(p))
-                reason = "its means and norms are sums over several processes" if sums else "no element of it is here"
-                self.refused[i] = reason
-            self.elsewhere += 0 if sums else _reals(p) - _reals(local(p))
+            reduces = reducing[id(recipe)]
+            # Empty shards step too, to update per-tensor slots.
+            if reduces or local(p).numel() == 0:
+                self.contexts[i] = ShardedTensorContext(spec, _reals(p))
+                self.eager_reasons[i] = (
+                    "its means and norms are reduced over ranks" if reduces else "its shard is empty"
+                )
+            self.remote_elements += 0 if reduces else _reals(p) - _reals(local(p))
 
-    def spread(self, i: int) -> Spread | None:
-        """How tensor `i` is divided."""
-        return self._spreads[i] if self._spreads else None
+    def spec(self, i: int) -> ShardSpec | None:
+        """Return the sharding of tensor `i`."""
+        return self._by_param[i] if self._by_param else None
 
-    def parted(self, positions: Sequence[int]) -> Iterator[tuple[Spread | None, list[int]]]:
-        """Positions of tensors that are divided alike, together."""
-        for kind in self.kinds:
-            if alike := [i for i in positions if self.spread(i) == kind]:
-                yield kind, alike
+    def group_by_spec(self, positions: Sequence[int]) -> Iterator[tuple[ShardSpec | None, list[int]]]:
+        """Yield each sharding with its positions."""
+        for spec in self.specs:
+            if group := [i for i in positions if self.spec(i) == spec]:
+                yield spec, group
 
 
 def _reals(p: Tensor) -> int:
@@ -132,36 +145,40 @@ def _reals(p: Tensor) -> int:
 
 
 def _reduces(recipe: Recipe) -> bool:
-    """True where a stage, idle or not, asks for a mean or a norm; and where it cannot be told."""
+    """Check for means or norms in any stage, active or not; true if a stage cannot be traced."""
     found = trace_float32(recipe, active=False)
     return found is None or any(x.level > 0 for x in (*found.arrays.values(), *found.per_tensor.values()))
 
 
-def agreed(here: Mapping[Spread | None, tuple[Tensor, Any]]) -> tuple[Tensor, Any]:
-    """(norm, whether all is finite) of tensors of which pieces are here: the same answer in every process.
+def global_norm_and_finite(local_values: Mapping[ShardSpec | None, tuple[Tensor, Any]]) -> tuple[Tensor, Any]:
+    """Reduce norm and finiteness over ranks, with one all-reduce if all tensors have the same sharding.
 
-    `here` holds the two for the pieces, by how their tensors are divided, in the order of the parameters; None stands
-    for plain tensors, which every process holds alike. One sum over the mesh where all are divided alike.
+    Args:
+        local_values: Norm of the local shards and whether they are finite, by sharding in the order of the parameters;
+            None stands for plain tensors, which are equal on all ranks.
+
+    Returns:
+        The norm and whether all elements are finite, equal on all ranks.
     """
-    spreads = [spread for spread in here if spread is not None]
-    device = torch.device(spreads[0].mesh.device_type)
-    pairs = {spread: _pair(*found, device) for spread, found in here.items()}
-    last = max(spreads, key=lambda spread: len(spread.dims))  # it carries what the others found to all its processes
-    for spread in spreads:
-        if spread is not last:
-            spread.total(pairs[spread])
+    specs = [spec for spec in local_values if spec is not None]
+    device = torch.device(specs[0].mesh.device_type)
+    pairs = {spec: _square_and_nonfinite(*values, device) for spec, values in local_values.items()}
+    last = max(specs, key=lambda spec: len(spec.dims))  # its reduction also distributes the flags of the others
+    for spec in specs:
+        if spec is not last:
+            spec.all_reduce(pairs[spec])
     pairs[last][1] = torch.stack([pair[1] for pair in pairs.values()]).sum()
-    squares = last.total(pairs[last])
-    bad = squares[1:]
-    for mesh in dict.fromkeys(spread.mesh for spread in spreads):
-        unasked = [dim for dim in range(mesh.ndim) if mesh != last.mesh or dim not in last.dims]
-        _summed(bad, mesh, unasked)
+    reduced = last.all_reduce(pairs[last])
+    nonfinite = reduced[1:]
+    for mesh in dict.fromkeys(spec.mesh for spec in specs):
+        remaining = [dim for dim in range(mesh.ndim) if mesh != last.mesh or dim not in last.dims]
+        _all_reduce(nonfinite, mesh, remaining)
     norm = torch.stack([pair[0] for pair in pairs.values()]).sum().sqrt()
-    return norm, bool(bad == 0) if device.type == "cpu" else (bad == 0).squeeze()
+    return norm, bool(nonfinite == 0) if device.type == "cpu" else (nonfinite == 0).squeeze()
 
 
-def _pair(norm: Tensor, finite: Any, device: torch.device) -> Tensor:
-    """(square of the norm, 1 where not all is finite), float64."""
+def _square_and_nonfinite(norm: Tensor, finite: Any, device: torch.device) -> Tensor:
+    """Return (norm squared, 1 if anything is not finite) in float64."""
     finite = finite if isinstance(finite, Tensor) else torch.tensor(finite, device="cpu")
     wide = norm.detach().to(device, torch.float64)
     return torch.stack([wide.square(), 1.0 - finite.to(device, torch.float64)])

@@ -31,7 +31,7 @@ from dashpot.engine.native.cpp import GRADIENT
 from dashpot.engine.native.kernel import Kernel, kernel_for
 from dashpot.engine.native.symbols import UntraceableError
 from dashpot.engine.scalars import pack, to_buffer
-from dashpot.engine.sharding import Spread, numbered
+from dashpot.engine.sharding import ShardSpec, shard_rng_stream
 
 __all__ = ["KernelArgs", "TensorTable", "step_count"]
 
@@ -65,7 +65,7 @@ class PreparedGroup:
         kernel: Kernel,
         active: tuple[bool, ...],
         keys: tuple[str, ...],
-        spread: Spread | None,
+        spread: ShardSpec | None,
         width: int,
     ) -> None:
         self.kernel, self.active, self.keys, self.spread = kernel, active, keys, spread
@@ -241,7 +241,7 @@ class TensorTable:
         for attempt in count():  # from the third time on, what still does not fit is left to the eager engine
             for i in stale:
                 make(i)
-                refused = eager or step.division.refused.get(i)
+                refused = eager or step.sharding.eager_reasons.get(i)
                 found = (refused, None) if refused else self._looked_over(step, i)
                 changed |= found[0] != self.fallbacks.get(i)
                 self._place(step, i, *found)
@@ -298,12 +298,12 @@ class TensorTable:
         if not kernel.ready():
             return str(kernel.failed), None
         slots = {slot: state[slot.key] for slot in storage.slots(part.recipe)}
-        spread, steps = step.division.spread(i), state["step"]
+        spread, steps = step.sharding.spec(i), state["step"]
         keys, width = ("step", *(slot.key for slot in slots)), g.element_size()
         key = kernel, part.kind.active, keys, spread, width
         if key not in self._homes:
             self._homes[key] = PreparedGroup(*key)
-        ordinal = numbered(step.ordinals[i], spread)
+        ordinal = shard_rng_stream(step.ordinals[i], spread)
         row = kernel_row(ordinal, p, steps, slots.values()), signature_of(p, g, steps, slots)
         return self._homes[key], _Row(*row, list(map(memory_span, (p, steps, *slots.values()))))
 

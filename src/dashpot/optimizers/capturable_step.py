@@ -38,7 +38,7 @@ class CapturableStepper:
             params, _ = with_gradients(group["params"])
             optimizer._check_settings({name: group[name] for name in optimizer._FLAGS if name in group})
             optimizer._check_capturable(bool(group.get("capturable")))
-            dtensor.refuse_dtensors(type(optimizer).__name__, params)
+            dtensor.reject_dtensors(type(optimizer).__name__, params)
             for p in params:
                 optimizer._check_gradient(p)
             plans.append((index, group, params, optimizer._resolve_group(group, done)))

@@ -16,7 +16,7 @@ from dashpot.clip import norm_factor, total_norm
 from dashpot.engine.backend import Backend
 from dashpot.engine.group_step import Step
 from dashpot.engine.program import compute_dtype
-from dashpot.engine.sharding import agreed
+from dashpot.engine.sharding import global_norm_and_finite
 from dashpot.engine.tensor_table import TensorTable
 from dashpot.errors import NonFiniteError
 from dashpot.optimizers.options import ResolvedOptions
@@ -73,7 +73,7 @@ def _measured(engine: Backend, step: Step, tensor_table: TensorTable) -> tuple[T
         for spread, squares, finite, rest in engine.measure_gradients(step, tensor_table)
     }
     here = {spread: _combined(measure_gradients) for spread, measure_gradients in found.items()}
-    return agreed(here) if here.keys() - {None} else here[None]
+    return global_norm_and_finite(here) if here.keys() - {None} else here[None]
 
 
 def _combined(measure_gradients: tuple[float, bool, list[Tensor]]) -> tuple[Tensor, Any]:

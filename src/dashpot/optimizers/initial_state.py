@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dashpot.engine import dtensor
-from dashpot.engine.sharding import agreed, spread_of
+from dashpot.engine.sharding import global_norm_and_finite, shard_spec
 from dashpot.optimizers import cuda_graph
 from dashpot.optimizers.step import complete_state, with_gradients
 from dashpot.utils.scalars import is_number, read
@@ -59,8 +59,8 @@ def _all_zero(params: Sequence[Tensor]) -> bool:
     for p in params:
         grad = dtensor.local(p.grad)
         zero = grad.layout == torch.strided and not bool(torch.count_nonzero(grad))
-        found[spread_of(p)] = found.get(spread_of(p), True) and zero
+        found[shard_spec(p)] = found.get(shard_spec(p), True) and zero
     if found.keys() == {None}:
         return found[None]
     nothing = torch.zeros((), dtype=torch.float64)
-    return bool(agreed({spread: (nothing, zero) for spread, zero in found.items()})[1])
+    return bool(global_norm_and_finite({spread: (nothing, zero) for spread, zero in found.items()})[1])

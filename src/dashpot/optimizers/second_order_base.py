@@ -385,7 +385,7 @@ class SecondOrder(Optimizer):
                 rng_key = torch.tensor(scalars.rng_key, dtype=torch.int32, device=v.device)
                 scalars = scalars._replace(rng_key=stream(rng_key, work.rng_stream, _OBSERVATION))
             seen = Observation(real_view(v), real_view(hv), owner.dim())
-            context = step.division.contexts.get(i, WHOLE_TENSOR)
+            context = step.sharding.contexts.get(i, WHOLE_TENSOR)
             observe_tensor(recipe, work.storage, scalars, work.p, seen, work.state, context)
 
     def _update_counters(self, done: int, attempted: bool, ready: dict[Tensor, tuple[Tensor, Tensor]] | None) -> None:

@@ -22,7 +22,7 @@ from dashpot.engine.native.kernel import active_stages, structure
 from dashpot.engine.program import StepScalars, StorageFormat
 from dashpot.engine.rollback import Undo, has_custom_stages, restore_on_error
 from dashpot.engine.rounding import seed_word, stream
-from dashpot.engine.sharding import Division
+from dashpot.engine.sharding import Sharding
 from dashpot.engine.tensor_table import TensorTable, step_count
 from dashpot.errors import ArgumentError
 from dashpot.optimizers import cuda_graph
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["Stepper", "complete_state", "ordinals", "reject_state_init_in_graph", "with_gradients"]
 
 
-_UNDIVIDED = Division()
+_UNSHARDED = Sharding()
 _NONE = type(None)
 
 
@@ -104,7 +104,7 @@ class Stepper:
                 numbers += [before + i for i in at]
                 parts.append(self._part(optimizer, place, group, start, len(owners), done))
             before += len(params)
-        params, grads = dtensor.localized(type(optimizer).__name__, owners, wholes)
+        params, grads = dtensor.to_local(type(optimizer).__name__, owners, wholes)
         return Step(
             parts,
             owners,
@@ -113,9 +113,9 @@ class Stepper:
             numbers,
             self._states(optimizer, owners),
             optimizer.options.storage,
-            Division(owners, [part.recipe for part in parts for _ in range(part.start, part.stop)])
+            Sharding(owners, [part.recipe for part in parts for _ in range(part.start, part.stop)])
             if params is not owners
-            else _UNDIVIDED,
+            else _UNSHARDED,
             np.zeros(len(owners), dtype=np.int64),
         )
 
@@ -160,7 +160,7 @@ class Stepper:
         else:
             by_identity = dict(zip(map(id, states), states.values(), strict=True))
             found = [by_identity.get(id(p), {}) for p in owners]
-        return dtensor.local_states(owners, found) if dtensor.any_dtensor(owners) else found
+        return dtensor.local_states(owners, found) if dtensor.has_dtensor(owners) else found
 
     def _made_ready(self, optimizer: Optimizer, step: Step, undo: Undo) -> None:
         """Check every parameter, complete its state, and number the step."""
@@ -171,7 +171,7 @@ class Stepper:
             p = step.owners[i]
             optimizer._check_gradient(p)
             before = optimizer.state.get(p, {})
-            dtensor.check_division(owner, p, before)
+            dtensor.check_sharding(owner, p, before)
             dry_run_stages(parts[i].recipe, step.params[i], step.grads[i])
             undo.remember(p)
             count = _checked_count(owner, before["step"]) if "step" in before else step_count(before)
@@ -244,7 +244,7 @@ class Stepper:
                 optimizer._backend.run_eager(step, left)
         optimizer._backend.run_kernels(self.tensor_table, step)
         if step.params is not step.owners:
-            dtensor.mark_written(step.owners)
+            dtensor.increment_versions(step.owners)
 
 
 def _is_fixed(value: Any) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dashpot.engine.dtensor import check_state_division
+from dashpot.engine.dtensor import check_state_sharding
 from dashpot.errors import ArgumentError
 from dashpot.optimizers.state_dict.entries import Target, convert_entry
 from dashpot.optimizers.state_dict.groups import check_form
@@ -59,7 +59,7 @@ def checked_load(
                     title = f"parameter {index}" if name is None else f"parameter {name!r}"
                     target = Target(owner, title, p, bool(group.get("capturable")))
                     loaded[p] = convert_entry(target, state.pop(index), slots(p))
-                    check_state_division(owner, p, loaded[p])
+                    check_state_sharding(owner, p, loaded[p])
         return {**ordered, "state": state, "param_groups": groups}
 
     def after(_: torch.optim.Optimizer) -> None:
