@@ -1,4 +1,4 @@
-"""deepcopy and pickle: the copy goes on as the original does, and neither touches the other."""
+"""Contract: deep copies and pickles continue like the original, independently of it."""
 
 import copy
 import io
@@ -15,7 +15,7 @@ COPIERS = {"deepcopy": copy.deepcopy, "pickle": lambda value: pickle.loads(pickl
 
 @each()
 @pytest.mark.parametrize("how", COPIERS)
-def test_a_copy_goes_on_alike_and_apart(subject, how):
+def test_copy_continues_identically_and_independently(subject, how):
     params = parameters()
     optimizer = subject.make(params)
     run(optimizer, params, 5)
@@ -31,7 +31,7 @@ def test_a_copy_goes_on_alike_and_apart(subject, how):
 
 @each()
 @pytest.mark.parametrize("how", COPIERS)
-def test_a_copy_keeps_its_schedule(subject, how):
+def test_copy_keeps_the_schedule(subject, how):
     params = parameters()
     optimizer = subject.make(params, schedule=dp.schedules.Exponential(0.5))
     run(optimizer, params, 3)
@@ -44,7 +44,7 @@ def test_a_copy_keeps_its_schedule(subject, how):
 
 
 @each()
-def test_a_copy_before_the_first_step_is_complete(subject):
+def test_copy_before_the_first_step_is_complete(subject):
     params = parameters()
     others, second = copy.deepcopy((params, subject.make(params)))
     run(subject.make(params), params, 3)
@@ -53,14 +53,14 @@ def test_a_copy_before_the_first_step_is_complete(subject):
 
 
 @each()
-def test_public_attributes_survive_a_copy(subject):
+def test_copy_keeps_public_attributes(subject):
     optimizer = subject.make(parameters())
     second = copy.deepcopy(optimizer)
     assert {name for name in vars(optimizer) if name[0] != "_"} <= {name for name in vars(second) if name[0] != "_"}
     assert second.defaults == optimizer.defaults
 
 
-def test_pickling_writes_to_a_file_object():
+def test_pickle_to_a_file_object():
     buffer = io.BytesIO()
     pickle.dump(dp.Adam(parameters()), buffer)
     buffer.seek(0)

@@ -1,4 +1,4 @@
-"""Every method goes downhill: on an ill-conditioned quadratic and down Rosenbrock's curved valley."""
+"""Contract: every method reduces an ill-conditioned quadratic and Rosenbrock's function."""
 
 import torch
 from registry import each
@@ -16,7 +16,7 @@ def rosenbrock(w):
 
 
 def descend(subject, loss, start, lr):
-    """The losses before each step and after the last."""
+    """Return the losses before each step and after the last."""
     w = torch.tensor(start, dtype=torch.float64, requires_grad=True)
     optimizer = subject.make([w], lr=lr)
     losses = []
@@ -30,13 +30,13 @@ def descend(subject, loss, start, lr):
 
 
 @each()
-def test_the_quadratic_is_solved(subject):
+def test_quadratic_loss_falls_by_a_factor_of_ten(subject):
     losses = descend(subject, quadratic, [-1.0, -0.5, -0.25, 0.5, 1.5, 2.0], subject.lr)
     assert losses[-1] < 0.1 * losses[0]  # measured: 0.08 for the slowest (a long warm-up), below 0.03 for most
 
 
 @each()
-def test_rosenbrock_goes_down(subject):
+def test_rosenbrock_loss_falls(subject):
     lr = 0.02 * subject.lr if subject.steep else subject.lr
     losses = descend(subject, rosenbrock, [-1.2, 1.0], lr)
-    assert losses[-1] < 0.25 * losses[0]  # measured: at most 0.18; the valley's floor is at 0.17 of the start
+    assert losses[-1] < 0.25 * losses[0]  # measured: at most 0.18; the floor of the valley is at 0.17

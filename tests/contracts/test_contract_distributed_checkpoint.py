@@ -1,4 +1,4 @@
-"""torch.distributed.checkpoint: the step by which it makes the state of a fresh optimizer, and what it loads then."""
+"""Contract: state initialization, saving and loading by torch.distributed.checkpoint."""
 
 import copy
 import math
@@ -44,8 +44,8 @@ def assert_equal(a, b):
 
 
 @each()
-def test_the_step_that_makes_the_state_changes_nothing_else(subject):
-    """Afterwards the state is whole, and the optimizer goes on as one that never took that step."""
+def test_state_init_step_changes_only_the_state(subject):
+    """The state is complete afterwards, and training continues as without that step."""
     one, two = network(), network()
     made, fresh = subject.make(one.parameters()), subject.make(two.parameters())
     before = copied(one)
@@ -60,7 +60,7 @@ def test_the_step_that_makes_the_state_changes_nothing_else(subject):
 
 
 def resumed(subject, saved, trained, flat, **options):
-    """A fresh optimizer with a checkpoint of another, on a copy of its model."""
+    """Return a copy of the model and a new optimizer that loaded the checkpoint."""
     model, how = network(), StateDictOptions(flatten_optimizer_state_dict=flat)
     model.load_state_dict(trained.state_dict())
     opt = subject.make(model.parameters(), **options)
@@ -69,8 +69,8 @@ def resumed(subject, saved, trained, flat, **options):
     return model, opt
 
 
-def goes_on(subject, **options):
-    """A run that went through such a checkpoint ends as one that did not."""
+def check_resume(subject, **options):
+    """Check that a resumed run ends exactly like an uninterrupted one."""
     model = network()
     opt = subject.make(model.parameters(), **options)
     train(model, opt, 2)
@@ -80,28 +80,28 @@ def goes_on(subject, **options):
     ]
     copies = [resumed(subject, saved[flat], model, flat, **options) for flat in (False, True)]
     train(model, opt, 2, first=2)
-    for other, its in copies:
-        assert its.steps_done() == 2
-        train(other, its, 2, first=2)
+    for other, resumed_opt in copies:
+        assert resumed_opt.steps_done() == 2
+        train(other, resumed_opt, 2, first=2)
         assert all(map(torch.equal, other.parameters(), model.parameters()))
-        assert_equal(its.state_dict(), opt.state_dict())
+        assert_equal(resumed_opt.state_dict(), opt.state_dict())
 
 
 @each()
-def test_a_checkpoint_goes_on(subject):
-    goes_on(subject)
+def test_resume_from_a_distributed_checkpoint_is_exact(subject):
+    check_resume(subject)
 
 
 OPTIONS = [{"state_dtype": torch.bfloat16}, {"rounding": "kahan"}, {"rounding": "stochastic"}]
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_state_in_low_precision_is_whole(options):
-    goes_on(SECOND_ORDER[0], **options)
+def test_resume_with_low_precision_state_is_exact(options):
+    check_resume(SECOND_ORDER[0], **options)
 
 
-def test_a_checkpoint_before_the_first_step_changes_nothing():
-    """torch's own classes count the step that makes their state."""
+def test_saving_before_the_first_step_changes_nothing():
+    """torch's classes count the state initialization step."""
     one, two = network(), network()
     saved, straight = dp.AdamW(one.parameters()), dp.AdamW(two.parameters())
     get_optimizer_state_dict(one, saved)
@@ -110,7 +110,7 @@ def test_a_checkpoint_before_the_first_step_changes_nothing():
     assert all(map(torch.equal, one.parameters(), two.parameters()))
 
 
-def test_lr_as_a_tensor():
+def test_state_init_step_with_a_tensor_lr():
     model = network()
     opt = dp.Sophia(model.parameters(), lr=torch.tensor(0.1))
     _init_optim_state(opt)
@@ -119,7 +119,7 @@ def test_lr_as_a_tensor():
 
 
 @pytest.mark.parametrize("lr", [0, np.float32(0), np.int64(0), torch.tensor(0, dtype=torch.float64)], ids=repr)
-def test_zero_in_any_form(lr):
+def test_state_init_step_accepts_every_zero_lr(lr):
     model = network()
     opt = dp.ESGD(model.parameters())
     opt.param_groups[0]["lr"] = lr
@@ -130,7 +130,7 @@ def test_zero_in_any_form(lr):
 
 
 @pytest.mark.parametrize("lr", [torch.zeros(2), None, "0", False, torch.zeros((), device="meta")], ids=repr)
-def test_a_bad_lr_is_still_refused(lr):
+def test_state_init_step_rejects_invalid_lr(lr):
     model = network()
     opt = dp.AdamW(model.parameters())
     opt.param_groups[0]["lr"] = lr
@@ -142,7 +142,7 @@ def test_a_bad_lr_is_still_refused(lr):
 
 
 @pytest.mark.parametrize("cls", [dp.ESGD, dp.AdaHessian, dp.Sophia])
-def test_nothing_is_learned_or_counted(cls):
+def test_state_init_step_observes_and_counts_nothing(cls):
     model = network()
     opt = cls(model.parameters())
     _init_optim_state(opt)
@@ -151,7 +151,7 @@ def test_nothing_is_learned_or_counted(cls):
     assert opt.should_create_graph()
 
 
-SPOILED = {
+CHANGES = {
     "lr": lambda opt, p: opt.param_groups[0].update(lr=1e-30),
     "gradient": lambda opt, p: p.grad.view(-1)[0].fill_(1e-45),
     "nan": lambda opt, p: p.grad.view(-1)[0].fill_(math.nan),
@@ -159,20 +159,20 @@ SPOILED = {
 }
 
 
-@pytest.mark.parametrize("spoil", SPOILED.values(), ids=SPOILED)
-def test_any_other_step_still_asks_for_a_product(spoil):
-    """Only zero gradients, zero rates and no state at all tell that no product is wanted."""
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_similar_steps_still_require_a_product(change):
+    """A step needs no product only if all gradients and rates are zero and there is no state."""
     model = network()
     opt = dp.AdaHessian(model.parameters(), lr=0.0)
     for p in model.parameters():
         p.grad = torch.zeros_like(p)
-    spoil(opt, model[1].bias)
+    change(opt, model[1].bias)
     with pytest.raises(dp.CurvatureError, match="a product is due"):
         opt.step()
     assert not any("step" in state for state in opt.state.values())
 
 
-def test_a_product_that_was_taken_is_used():
+def test_zero_lr_step_uses_a_computed_product():
     w = torch.zeros(2, requires_grad=True)
     opt = dp.ESGD([w], lr=0.0)
     opt.backward((w**2).sum())
@@ -181,7 +181,7 @@ def test_a_product_that_was_taken_is_used():
     assert opt.state[w]["hess_sq"].all()
 
 
-def test_frozen_parameters_stay_without_state():
+def test_state_init_step_skips_frozen_parameters():
     model = network()
     model[0].requires_grad_(False)
     opt = dp.ESGD(model.parameters())

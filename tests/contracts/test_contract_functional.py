@@ -1,4 +1,4 @@
-"""The functional form: the numbers of the class, many settings at once, and gradients through a step."""
+"""Contract: the functional form equals the class, and supports vmap and gradients through steps."""
 
 import pytest
 import torch
@@ -9,19 +9,19 @@ from subjects import known_products
 import dashpot as dp
 from dashpot.functional import init, observe, update
 
-SAME = 1e-12  # float64 over ten steps: the stated bound
+SAME = 1e-12  # stated bound for ten steps in float64
 
 
 def smooth(subject):
-    """The sign of the user's own stage has no derivative worth comparing."""
+    """Exclude the custom stage, whose sign has no useful derivative."""
     return "own-stage" not in subject.name
 
 
 def observed(recipe, params, state, step, subject):
-    """The state after the product that the class takes at this step, if any."""
+    """Return the state after the product of this step, if the class takes one."""
     if not recipe.observes() or not subject.product_at(step):
         return state
-    ones = [torch.ones_like(p) for p in params]  # the known Hessian is diagonal: every probe of signs teaches the same
+    ones = [torch.ones_like(p) for p in params]  # with a diagonal Hessian, all sign probes are equivalent
     return observe(recipe, state, ones, known_products(params, ones), step)
 
 
@@ -35,7 +35,7 @@ def functional_run(recipe, params, steps, subject):
 
 
 @each()
-def test_it_gives_the_numbers_of_the_class(subject):
+def test_functional_update_equals_the_class(subject):
     params = parameters()
     optimizer = subject.make(params)
     recipe = optimizer.recipe
@@ -48,7 +48,7 @@ def test_it_gives_the_numbers_of_the_class(subject):
 
 
 @each()
-def test_it_gives_the_numbers_of_the_class_under_a_schedule(subject):
+def test_functional_update_with_a_schedule_equals_the_class(subject):
     params = parameters()
     optimizer = subject.make(params, schedule=dp.schedules.Cosine(20, floor=0.1))
     recipe = optimizer.recipe
@@ -58,7 +58,7 @@ def test_it_gives_the_numbers_of_the_class_under_a_schedule(subject):
 
 
 @each()
-def test_half_precision_is_rounded_as_in_the_class(subject):
+def test_functional_update_rounds_half_precision_like_the_class(subject):
     params = parameters(torch.bfloat16)
     optimizer = subject.make(params)
     recipe = optimizer.recipe
@@ -69,7 +69,7 @@ def test_half_precision_is_rounded_as_in_the_class(subject):
 
 
 @each()
-def test_nothing_is_changed_in_place(subject):
+def test_functional_update_changes_nothing_in_place(subject):
     params = values(parameters())
     recipe = subject.make(parameters()).recipe
     state = init(recipe, params)
@@ -85,7 +85,7 @@ def flat(nested):
 
 
 @each()
-def test_params_may_be_one_tensor_a_sequence_or_a_mapping(subject):
+def test_functional_params_can_be_a_tensor_a_sequence_or_a_mapping(subject):
     recipe = subject.make(parameters()).recipe
     (w, _, _) = values(parameters())
     alone, _ = update(recipe, w, gradient(w, 0), init(recipe, w), 0)
@@ -96,7 +96,7 @@ def test_params_may_be_one_tensor_a_sequence_or_a_mapping(subject):
 
 
 @each()
-def test_sixteen_learning_rates_at_once_equal_sixteen_runs(subject):
+def test_vmap_over_learning_rates_equals_separate_runs(subject):
     recipe, w = subject.make(parameters()).recipe, values(parameters())[0]
 
     def train(lr):
@@ -110,7 +110,7 @@ def test_sixteen_learning_rates_at_once_equal_sixteen_runs(subject):
 
 
 @each()
-def test_every_setting_can_be_mapped_over(subject):
+def test_vmap_over_every_setting_equals_separate_runs(subject):
     recipe, w = subject.make(parameters()).recipe, values(parameters())[0]
     for name, value in recipe.settings().items():
 
@@ -125,7 +125,7 @@ def test_every_setting_can_be_mapped_over(subject):
 
 
 def loss_after_steps(recipe, w0, subject, steps=3):
-    """The loss of a smooth function after a few steps that use its own gradients."""
+    """Return a smooth loss after a few steps along its gradients."""
 
     def loss(w):
         return ((w - 0.3) ** 2).sum() + torch.sin(w).sum()
@@ -138,8 +138,8 @@ def loss_after_steps(recipe, w0, subject, steps=3):
 
 
 @each(smooth)
-def test_the_gradient_through_a_run_equals_finite_differences(subject):
-    """With respect to lr: the derivative that tuning by gradient descent uses."""
+def test_lr_gradient_through_a_run_equals_finite_differences(subject):
+    """The derivative with respect to lr, as used by gradient-based tuning."""
     recipe = subject.make(parameters()).recipe
     w0 = torch.tensor([0.7, -0.4, 1.3, -1.1], dtype=torch.float64)
 
@@ -156,7 +156,7 @@ def test_the_gradient_through_a_run_equals_finite_differences(subject):
 
 
 @each()
-def test_the_gradient_through_a_run_is_finite_for_every_setting(subject):
+def test_gradient_through_a_run_is_finite_for_every_setting(subject):
     recipe = subject.make(parameters()).recipe
     w0 = torch.tensor([0.7, -0.4, 1.3, -1.1], dtype=torch.float64)
     for name, value in recipe.settings().items():
@@ -170,7 +170,7 @@ def test_the_gradient_through_a_run_is_finite_for_every_setting(subject):
 
 
 def step_of_class(subject, keys):
-    """A differentiable step of the class as a function of lr, weight, gradient and state."""
+    """Return a differentiable step of the class as a function of lr, weight, gradient and state."""
 
     def step(lr, w, grad, *slots):
         p = w.clone()
@@ -184,7 +184,7 @@ def step_of_class(subject, keys):
 
 
 @each(smooth)
-def test_a_differentiable_step_passes_gradcheck(subject):
+def test_differentiable_step_passes_gradcheck(subject):
     warm = parameters(shapes=((4,),))
     optimizer = subject.make(warm)
     run(optimizer, warm, 3)
@@ -195,15 +195,15 @@ def test_a_differentiable_step_passes_gradcheck(subject):
 
 
 @each()
-def test_complex_parameters_are_refused_by_the_functional_form(subject):
+def test_functional_init_rejects_complex_parameters(subject):
     recipe = subject.make(parameters()).recipe
     with pytest.raises(dp.ArgumentError, match="init: params must be real"):
         init(recipe, torch.zeros(2, dtype=torch.complex64))
 
 
 @each(smooth)
-def test_gradients_pass_through_two_steps_of_the_class(subject):
-    """The second step overwrites what the first one wrote: the recording must not be spoilt."""
+def test_lr_gradient_through_two_differentiable_steps(subject):
+    """The in-place second step must not corrupt the recorded first step."""
 
     def outcome(lr):
         p = torch.tensor([0.7, -0.4, 1.3], dtype=torch.float64).requires_grad_() * 1.0
@@ -222,8 +222,24 @@ def test_gradients_pass_through_two_steps_of_the_class(subject):
 
 
 @each()
-def test_an_empty_tensor_comes_back_as_it_was(subject):
+def test_functional_update_of_an_empty_tensor(subject):
     recipe, empty = subject.make(parameters()).recipe, torch.empty(0, 3)
     new, state = update(recipe, empty, empty, init(recipe, empty), 0)
     assert new.shape == (0, 3)
     assert all(torch.isfinite(value).all() for value in state.values())
+
+
+@pytest.mark.parametrize("step", [-1, "0", 1.5])
+def test_functional_update_rejects_an_invalid_step(step):
+    recipe, w = dp.AdamW.recipe_for(), torch.ones(2)
+    with pytest.raises(dp.ArgumentError, match="step must be"):
+        update(recipe, w, w, init(recipe, w), step)
+
+
+def test_functional_update_rejects_gradients_of_other_shapes_or_keys():
+    recipe, w = dp.AdamW.recipe_for(), torch.ones(2)
+    state = init(recipe, w)
+    with pytest.raises(dp.ArgumentError, match="its parameter's shape"):
+        update(recipe, w, torch.ones(3, 2), state, 0)
+    with pytest.raises(dp.ArgumentError, match="keys of params"):
+        update(recipe, {"w": w}, {"w": w, "v": w}, {"w": state}, 0)

@@ -1,4 +1,4 @@
-"""What a gradient does and does not do: none, zero, untouched, missing for a while."""
+"""Contract: missing, zero and invalid gradients, and edited weights."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def unscheduled(subject):
 
 
 @each()
-def test_a_step_before_any_gradient_does_nothing(subject):
+def test_step_without_any_gradient_does_nothing(subject):
     params = parameters()
     start = values(params)
     optimizer = subject.make(params)
@@ -35,8 +35,8 @@ def test_a_step_before_any_gradient_does_nothing(subject):
 
 
 @each(unscheduled)
-def test_a_step_without_gradient_does_not_count(subject):
-    """Parameter 1 misses every third step: it goes as if these steps had never been."""
+def test_missing_gradient_skips_the_parameter(subject):
+    """Parameter 1 has no gradient at every third step and behaves as if these steps did not exist."""
     params = parameters()
     run(subject.make(params), params, 9, missing=lambda step, index: index == 1 and step % 3 == 0)
     (_, alone, _) = others = parameters()
@@ -46,7 +46,7 @@ def test_a_step_without_gradient_does_not_count(subject):
 
 @each()
 @pytest.mark.parametrize("maximize", [False, True], ids=["down", "up"])
-def test_the_gradient_is_left_as_it_was(subject, maximize):
+def test_step_leaves_gradients_unchanged(subject, maximize):
     params = parameters()
     optimizer = subject.make(params, maximize=maximize)
     for step in range(3):
@@ -60,7 +60,7 @@ def test_the_gradient_is_left_as_it_was(subject, maximize):
 
 
 @each()
-def test_zero_grad_clears_and_keeps_the_state(subject):
+def test_zero_grad_keeps_the_state(subject):
     params = parameters()
     optimizer = subject.make(params)
     run(optimizer, params, 2)
@@ -71,7 +71,7 @@ def test_zero_grad_clears_and_keeps_the_state(subject):
 
 @each(moves_by_gradient_alone)
 @pytest.mark.parametrize("eps", ["own eps", "eps 0"])
-def test_zero_gradients_move_nothing(subject, eps):
+def test_zero_gradients_leave_weights_unchanged(subject, eps):
     params = parameters()
     start = values(params)
     optimizer = subject.make(params)
@@ -91,8 +91,8 @@ def without_eps(optimizer):
 
 
 @each(lambda subject: moves_by_gradient_alone(subject) and "CenteredMoment" not in repr(stages(subject)))
-def test_an_element_without_gradient_stays_at_eps_zero_while_others_move(subject):
-    """torch gives NaN here (0/0); dashpot defines the update as 0. A centred moment is 0 where the gradient is not."""
+def test_zero_gradient_element_with_eps_zero_is_unchanged(subject):
+    """torch yields NaN (0/0), dashpot 0. Centered moments, which can be 0 for a nonzero gradient, are excluded."""
     params = [torch.ones(6, dtype=torch.float64, requires_grad=True)]
     optimizer = subject.make(params)
     without_eps(optimizer)
@@ -106,7 +106,7 @@ def test_an_element_without_gradient_stays_at_eps_zero_while_others_move(subject
     assert bool(torch.isfinite(params[0]).all())
 
 
-def test_torch_gives_nan_where_the_contract_above_gives_zero():
+def test_torch_zero_gradient_element_with_eps_zero_is_nan():
     p = torch.ones(2, dtype=torch.float64, requires_grad=True)
     p.grad = torch.tensor([0.0, 1.0], dtype=torch.float64)
     torch.optim.Adam([p], eps=0.0).step()
@@ -114,8 +114,8 @@ def test_torch_gives_nan_where_the_contract_above_gives_zero():
 
 
 @each()
-def test_a_weight_and_gradient_of_zero_stay_zero(subject):
-    """Decay included: it has nothing to take. The one exception is the original's habit of lifting small weights."""
+def test_zero_weights_with_zero_gradients_stay_zero(subject):
+    """Including decay; except for AutoSGM's quirk of raising small weights."""
     params = [torch.zeros(shape, dtype=torch.float64, requires_grad=True) for shape in ((3, 2), ())]
     optimizer = subject.make(params)
     for _ in range(3):
@@ -127,8 +127,8 @@ def test_a_weight_and_gradient_of_zero_stay_zero(subject):
 
 
 @each()
-def test_weights_edited_from_outside_are_where_the_next_step_starts(subject):
-    """Five steps, an edit, five steps equal a fresh optimizer that starts at the edited weights with the same state."""
+def test_step_starts_from_edited_weights(subject):
+    """After an edit, steps equal those of a new optimizer with the edited weights and the same state."""
     params = parameters()
     optimizer = subject.make(params)
     run(optimizer, params, 5)
@@ -144,8 +144,8 @@ def test_weights_edited_from_outside_are_where_the_next_step_starts(subject):
 
 
 @each()
-def test_weights_swapped_through_data_are_seen(subject):
-    """`p.data = ...`, as an average of weights is swapped in."""
+def test_step_starts_from_weights_assigned_to_data(subject):
+    """`p.data = ...`, as used to swap in averaged weights."""
     params, others = parameters(), parameters()
     first, second = subject.make(params), subject.make(others)
     run(first, params, 3)
@@ -160,8 +160,8 @@ def test_weights_swapped_through_data_are_seen(subject):
 
 
 @each()
-def test_a_layer_unfrozen_later_starts_then(subject):
-    """Frozen parameters get no gradient from autograd; unfreezing needs no new optimizer."""
+def test_unfrozen_layer_starts_training(subject):
+    """Unfreezing parameters does not require a new optimizer."""
     model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1)).double()
     x, y = torch.randn(8, 3, dtype=torch.float64), torch.randn(8, 1, dtype=torch.float64)
     frozen, optimizer = list(model[0].parameters()), subject.make(model.parameters())
@@ -185,8 +185,8 @@ def test_a_layer_unfrozen_later_starts_then(subject):
     assert [int(optimizer.state[p]["step"]) for p in model.parameters()] == [2, 2, 5, 5]
 
 
-def test_steps_are_refused_before_anything_is_written():
-    """The last gradient is bad: the parameters before it have not moved either."""
+def test_invalid_gradient_is_rejected_before_any_write():
+    """Only the second gradient is invalid, but the first parameter is unchanged too."""
     params = parameters()
     start = values(params)
     optimizer = dp.Adam(params)

@@ -1,11 +1,14 @@
-"""Parameter groups: each with its own settings, at any time; a bad one changes nothing."""
+"""Contract: parameter groups have independent settings; an invalid group changes nothing."""
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from contracts.trajectories import identical, parameters, run, values
 from registry import each
+
+import dashpot as dp
 
 EDITS = {"lr": 0.003, "weight_decay": 0.07, "momentum": 0.6, "betas": (0.6, 0.8), "eps": 0.5, "zero": 0.1, "nu": 0.4}
 
@@ -15,7 +18,7 @@ def unscheduled(subject):
 
 
 def edits_for(subject):
-    """Those settings of EDITS that the subject has, one dict for each; a running average has no zero."""
+    """Return the applicable settings of EDITS, one dict each; a running average has no zero."""
     optimizer = subject.make(parameters())
     running = any(getattr(stage, "normalise", None) == "running" for stage in optimizer.recipe.stages)
     return [{name: EDITS[name]} for name in EDITS if name in optimizer.defaults and not (running and name == "zero")]
@@ -35,8 +38,8 @@ def test_groups_equal_separate_optimizers(subject):
 
 
 @each()
-def test_an_edited_group_equals_an_optimizer_built_so(subject):
-    """Five steps, an edit of the group, five steps; the state of the first five under a fresh optimizer's settings."""
+def test_edited_group_equals_an_optimizer_with_those_settings(subject):
+    """Five steps before and after the edit, against a new optimizer with the same state and the new settings."""
     for edit in edits_for(subject):
         params = parameters()
         optimizer = subject.make(params)
@@ -52,8 +55,8 @@ def test_an_edited_group_equals_an_optimizer_built_so(subject):
 
 
 @each()
-def test_every_numeric_setting_of_a_group_matters(subject):
-    """An edit that changes nothing would mean a setting that is stored but not read."""
+def test_every_group_setting_has_an_effect(subject):
+    """A setting without effect would be stored but not read."""
     for edit in edits_for(subject):
         params, others = parameters(), parameters()
         run(subject.make(params), params, 5)
@@ -62,7 +65,7 @@ def test_every_numeric_setting_of_a_group_matters(subject):
 
 
 @each(unscheduled)
-def test_a_group_added_later_equals_an_optimizer_started_later(subject):
+def test_added_group_equals_a_new_optimizer(subject):
     first, second = parameters(seed=1), parameters(seed=2)
     optimizer = subject.make(first)
     run(optimizer, first, 3)
@@ -75,17 +78,17 @@ def test_a_group_added_later_equals_an_optimizer_started_later(subject):
 
 BAD_GROUPS = {
     "a negative lr": lambda p: {"params": [p], "lr": -1.0},
-    "an lr that is no number": lambda p: {"params": [p], "lr": float("nan")},
-    "something that is no tensor": lambda p: {"params": [p, 3.0]},
+    "a nan lr": lambda p: {"params": [p], "lr": float("nan")},
+    "a non-tensor": lambda p: {"params": [p, 3.0]},
     "integers": lambda p: {"params": [torch.zeros(2, dtype=torch.int64)]},
-    "a tensor that is no leaf": lambda p: {"params": [p * 2]},
-    "no dict": lambda p: [p],
+    "a non-leaf tensor": lambda p: {"params": [p * 2]},
+    "not a dict": lambda p: [p],
     "a set": lambda p: {"params": {p}},
 }
 
 
 @each()
-def test_a_bad_group_changes_nothing(subject):
+def test_invalid_group_changes_nothing(subject):
     params = parameters()
     optimizer = subject.make(params)
     run(optimizer, params, 2)
@@ -106,7 +109,7 @@ def test_a_bad_group_changes_nothing(subject):
 
 
 @each()
-def test_a_parameter_twice_is_refused(subject):
+def test_duplicate_parameter_is_rejected(subject):
     params = parameters()
     optimizer = subject.make(params)
     with pytest.raises(ValueError, match="more than one parameter group"):
@@ -115,7 +118,7 @@ def test_a_parameter_twice_is_refused(subject):
 
 
 @each(lambda subject: subject.momentum_key == "momentum")
-def test_a_group_may_call_the_momentum_pole(subject):
+def test_group_accepts_pole_for_momentum(subject):
     params = parameters()
     optimizer = subject.make([{"params": params, "pole": 0.75}])
     assert optimizer.param_groups[0]["momentum"] == 0.75
@@ -123,8 +126,27 @@ def test_a_group_may_call_the_momentum_pole(subject):
 
 
 @each()
-def test_the_defaults_are_not_shared_between_optimizers(subject):
+def test_defaults_are_not_shared_between_optimizers(subject):
     first, second = subject.make(parameters()), subject.make(parameters())
     first.param_groups[0]["lr"] = 0.5
     assert second.param_groups[0]["lr"] == subject.lr
     assert first.defaults["lr"] == subject.lr
+
+
+def test_groups_of_another_optimizer_start_without_a_step_count():
+    params = parameters()
+    first = dp.SGD(params, lr=1.0)
+    run(first, params, 1)
+    assert dp.SGD(first.param_groups, lr=1.0).steps_done() == 0
+
+
+def test_group_accepts_pole_for_the_first_beta():
+    optimizer = dp.Adam([{"params": parameters(), "pole": 0.5}])
+    assert optimizer.param_groups[0]["betas"] == (0.5, 0.999)
+
+
+@pytest.mark.parametrize("number", [np.float32(0.5), np.float64(0.5)])
+def test_numpy_settings_become_python_numbers(number):
+    optimizer = dp.SGD(parameters(), lr=number, momentum=number)
+    assert repr(optimizer.recipe).count("np.") == 0
+    assert {type(optimizer.param_groups[0][key]) for key in ("lr", "momentum")} == {float}

@@ -1,4 +1,4 @@
-"""torch's hooks around step, state_dict and load_state_dict, and the closure."""
+"""Contract: torch's hooks of step, state_dict and load_state_dict, and closures."""
 
 import pytest
 import torch
@@ -10,22 +10,22 @@ from registry import each
 def test_step_hooks_run_before_and_after(subject):
     params = parameters()
     optimizer = subject.make(params)
-    seen = []
-    optimizer.register_step_pre_hook(lambda opt, args, kwargs: seen.append(("before", params[0].detach().clone())))
-    handle = optimizer.register_step_post_hook(lambda opt, args, kwargs: seen.append(("after", params[0].clone())))
+    events = []
+    optimizer.register_step_pre_hook(lambda opt, args, kwargs: events.append(("before", params[0].detach().clone())))
+    handle = optimizer.register_step_post_hook(lambda opt, args, kwargs: events.append(("after", params[0].clone())))
     start = params[0].detach().clone()
     run(optimizer, params, 1)
-    assert [name for name, _ in seen] == ["before", "after"]
-    assert torch.equal(seen[0][1], start)
-    assert torch.equal(seen[1][1], params[0])
+    assert [name for name, _ in events] == ["before", "after"]
+    assert torch.equal(events[0][1], start)
+    assert torch.equal(events[1][1], params[0])
     handle.remove()
     run(optimizer, params, 1)
-    assert [name for name, _ in seen] == ["before", "after", "before"]
+    assert [name for name, _ in events] == ["before", "after", "before"]
 
 
 @each()
-def test_a_step_hook_may_change_the_gradients(subject):
-    """As gradient clipping by a hook does."""
+def test_step_pre_hook_can_change_gradients(subject):
+    """As in gradient clipping by a hook."""
     params, others = parameters(), parameters()
     first, second = subject.make(params), subject.make(others)
 
@@ -43,17 +43,17 @@ def test_a_step_hook_may_change_the_gradients(subject):
 
 
 @each()
-def test_state_dict_hooks_run_and_may_replace(subject):
+def test_state_dict_hooks_can_replace_the_result(subject):
     optimizer = subject.make(parameters())
-    seen = []
-    optimizer.register_state_dict_pre_hook(lambda opt: seen.append("before"))
+    events = []
+    optimizer.register_state_dict_pre_hook(lambda opt: events.append("before"))
     optimizer.register_state_dict_post_hook(lambda opt, saved: {**saved, "note": "mine"})
     assert optimizer.state_dict()["note"] == "mine"
-    assert seen == ["before"]
+    assert events == ["before"]
 
 
 @each()
-def test_load_hooks_run_and_may_replace(subject):
+def test_load_hooks_can_replace_the_state_dict(subject):
     params, others = parameters(), parameters()
     first, second = subject.make(params), subject.make(others)
     run(first, params, 2)
@@ -66,7 +66,7 @@ def test_load_hooks_run_and_may_replace(subject):
 
     def loaded(optimizer):
         order.append("after")
-        # A post-hook sees the state as it will be, dtypes included.
+        # The state is final in a post-hook, including dtypes.
         pairs = zip(params, others, strict=True)
         assert all(torch.equal(second.state[q][key], first.state[p][key]) for p, q in pairs for key in subject.keys)
 
@@ -78,7 +78,7 @@ def test_load_hooks_run_and_may_replace(subject):
 
 
 @each()
-def test_loading_leaves_no_hook_behind(subject):
+def test_loading_removes_its_hooks(subject):
     params = parameters()
     optimizer = subject.make(params)
     run(optimizer, params, 1)
@@ -91,7 +91,7 @@ def test_loading_leaves_no_hook_behind(subject):
 
 @each()
 @pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad], ids=["enabled", "disabled"])
-def test_the_closure_is_called_once_with_gradients_and_its_value_returned(subject, mode):
+def test_closure_is_called_once_with_grad_enabled(subject, mode):
     params, others = parameters(), parameters()
     calls = []
 
@@ -117,7 +117,7 @@ def test_the_closure_is_called_once_with_gradients_and_its_value_returned(subjec
 
 
 @each()
-def test_weights_stay_leaves_that_require_gradients(subject):
+def test_weights_stay_leaves_that_require_grad(subject):
     params = parameters()
     run(subject.make(params), params, 2)
     assert all(p.is_leaf and p.requires_grad and p.grad_fn is None for p in params)

@@ -1,11 +1,11 @@
-"""lr is a number or a 0-d tensor, may change at any step, and zero means no movement."""
+"""Contract: lr is a number or a 0-d tensor, can change at any step, and may be zero."""
 
 import pytest
 import torch
 from contracts.trajectories import distance, identical, parameters, run, values
 from registry import each
 
-# A tensor's arithmetic may be ordered differently from a number's: a few roundings of float64 over ten steps.
+# Arithmetic with a tensor may be ordered differently: a few roundings of float64 in ten steps.
 ROUNDINGS = 1e-14
 
 
@@ -14,7 +14,7 @@ def tensor(value):
 
 
 @each()
-def test_a_tensor_gives_what_the_number_gives(subject):
+def test_tensor_lr_equals_float_lr(subject):
     params, others = parameters(), parameters()
     run(subject.make(params), params)
     run(subject.make(others, lr=tensor(subject.lr)), others)
@@ -22,7 +22,7 @@ def test_a_tensor_gives_what_the_number_gives(subject):
 
 
 @each()
-def test_a_tensor_changed_in_place_and_a_number_replaced_are_seen(subject):
+def test_changed_lr_takes_effect_at_the_next_step(subject):
     params, others = parameters(), parameters()
     lr = tensor(subject.lr)
     first, second = subject.make(params), subject.make(others, lr=lr)
@@ -42,7 +42,7 @@ def test_a_tensor_changed_in_place_and_a_number_replaced_are_seen(subject):
 
 @each()
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_tensor_of_another_precision_leaves_the_dtypes(subject, dtype):
+def test_float64_lr_keeps_dtypes(subject, dtype):
     params = parameters(getattr(torch, dtype))
     optimizer = subject.make(params, lr=tensor(subject.lr))
     run(optimizer, params, 2)
@@ -51,7 +51,7 @@ def test_a_tensor_of_another_precision_leaves_the_dtypes(subject, dtype):
 
 
 @each()
-def test_the_tensor_itself_is_never_written(subject):
+def test_tensor_lr_is_not_modified(subject):
     params = parameters()
     lr = tensor(subject.lr)
     optimizer = subject.make(params, lr=lr)
@@ -61,7 +61,7 @@ def test_the_tensor_itself_is_never_written(subject):
 
 
 @each(lambda subject: subject.lr_moves_all)
-def test_a_group_with_lr_zero_does_not_move(subject):
+def test_group_with_zero_lr_is_unchanged(subject):
     moving, still, alone = parameters(seed=1), parameters(seed=2), parameters(seed=1)
     start = values(still)
     optimizer = subject.make([{"params": moving}, {"params": still, "lr": 0.0}])
@@ -72,8 +72,8 @@ def test_a_group_with_lr_zero_does_not_move(subject):
 
 
 @each(lambda subject: not subject.lr_moves_all)
-def test_a_decay_independent_of_lr_goes_on_at_lr_zero(subject):
-    """The exception to the contract above, and its reason: the flag in the table is true."""
+def test_decay_independent_of_lr_applies_at_zero_lr(subject):
+    """The exception to the contract above: `lr_moves_all` is False."""
     params = parameters()
     start = values(params)
     run(subject.make(params, lr=0.0), params, 1)
@@ -82,7 +82,7 @@ def test_a_decay_independent_of_lr_goes_on_at_lr_zero(subject):
 
 
 @each()
-def test_lr_at_tells_the_rate_of_the_next_step(subject):
+def test_current_lr_is_the_rate_of_the_next_step(subject):
     optimizer = subject.make(parameters())
     assert optimizer.current_lr() == pytest.approx(subject.lr, rel=1e-15)
     optimizer.param_groups[0]["lr"] = tensor(0.25)

@@ -1,4 +1,4 @@
-"""maximize ascends: the gradient is negated and nothing else, the decay goes on pulling to zero."""
+"""Contract: maximize negates the gradient but not the decay."""
 
 import torch
 from contracts.trajectories import gradient, identical, parameters, run, values
@@ -6,7 +6,7 @@ from registry import each
 
 
 def both(subject):
-    """Ten steps up along the recorded gradients, and ten down along their negatives."""
+    """Return the weights of a maximizing run, and of a minimizing run with negated gradients."""
     params, others = parameters(), parameters()
     run(subject.make(params, maximize=True), params)
     down = subject.make(others)
@@ -18,25 +18,25 @@ def both(subject):
 
 
 @each(lambda subject: not subject.flips_decay)
-def test_maximizing_equals_minimizing_the_negative(subject):
+def test_maximize_equals_minimizing_the_negative(subject):
     params, others = both(subject)
     assert identical(params, others)
 
 
 @each(lambda subject: subject.flips_decay)
-def test_the_quirk_negates_the_decay_too(subject):
+def test_maximize_quirk_negates_the_decay(subject):
     params, others = both(subject)
     assert not identical(params, others)
 
 
 @each()
-def test_the_loss_goes_up(subject):
+def test_maximize_raises_the_loss(subject):
     w = torch.tensor([0.5, -1.0], dtype=torch.float64, requires_grad=True)
     optimizer = subject.make([w], maximize=True, schedule=None)
     losses = []
     for _ in range(5):
         optimizer.zero_grad()
-        loss = 10 * w.sum()  # a gradient that outweighs every decay of the table
+        loss = 10 * w.sum()  # outweighs every decay of the subjects
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
@@ -45,7 +45,7 @@ def test_the_loss_goes_up(subject):
 
 
 @each()
-def test_maximize_is_a_setting_of_each_group(subject):
+def test_maximize_can_differ_between_groups(subject):
     up, down = parameters(seed=1), parameters(seed=2)
     optimizer = subject.make([{"params": up, "maximize": True}, {"params": down}])
     run(optimizer, [*up, *down], 3)

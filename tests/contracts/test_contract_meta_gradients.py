@@ -1,4 +1,4 @@
-"""Derivatives through training where gradients are exactly zero: a root or a quotient there must not give NaN."""
+"""Contract: derivatives through training are finite where gradients are exactly zero."""
 
 import pytest
 import torch
@@ -16,12 +16,12 @@ MASKS = {"some": [1.0, 0.0, 1.0, 1.0, 0.0], "none": [0.0] * 5}
 
 
 def smooth(subject):
-    """The sign of the user's own stage has no derivative; nor has the root of a variance that is rounding error."""
+    """Exclude a sign, and the root of a variance that is only rounding error."""
     return subject.name not in ("own-stage", "centered-adam-at-once")
 
 
 def training(subject, mask):
-    """The loss after three steps, as a function of lr and the weights, whose gradients vanish where `mask` is 0."""
+    """Return the loss after three steps as a function of lr and weights; gradients are zero where `mask` is 0."""
     recipe = subject.make(parameters()).recipe
     mask = torch.tensor(mask, dtype=torch.float64)
 
@@ -40,7 +40,7 @@ def training(subject, mask):
 
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
 @each(smooth)
-def test_derivatives_through_zero_gradients_are_those_of_finite_differences(subject, mask):
+def test_derivatives_through_zero_gradients_equal_finite_differences(subject, mask):
     outcome, lr, h = training(subject, mask), torch.tensor(subject.lr, dtype=torch.float64), 1e-6
     ahead = (lr * 0.5, DIRECTION)
     by_lr, by_weight = torch.func.grad(outcome, (0, 1))(lr, WEIGHTS)
@@ -50,22 +50,22 @@ def test_derivatives_through_zero_gradients_are_those_of_finite_differences(subj
     torch.testing.assert_close(slope, expected / (2 * h), rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.slow  # forward mode takes seconds to load
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch's own, in forward mode
+@pytest.mark.slow  # importing forward mode takes seconds
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # raised by torch in forward mode
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
 @each(smooth)
-def test_forward_mode_gives_the_same_derivatives(subject, mask):
+def test_forward_mode_equals_reverse_mode(subject, mask):
     outcome, lr = training(subject, mask), torch.tensor(subject.lr, dtype=torch.float64)
     by_lr, by_weight = torch.func.grad(outcome, (0, 1))(lr, WEIGHTS)
-    with torch.no_grad():  # it needs no recording
+    with torch.no_grad():
         value, forward = torch.func.jvp(outcome, (lr, WEIGHTS), (torch.ones_like(lr), DIRECTION))
     torch.testing.assert_close(forward, by_lr + (by_weight * DIRECTION).sum(), rtol=1e-11, atol=1e-11)
     assert torch.equal(value, outcome(lr, WEIGHTS))
 
 
 @each(lambda subject: subject.recipe is None)
-def test_a_differentiable_class_gives_the_same_derivatives(subject):
-    """Through `step`, with the recorded weights as its parameters; the second element never has a gradient."""
+def test_derivatives_through_differentiable_steps_are_finite(subject):
+    """The parameters are non-leaf tensors; some elements have zero gradients."""
     lr = torch.tensor(subject.lr, dtype=torch.float64, requires_grad=True)
     start = WEIGHTS.clone().requires_grad_()
     w = start * 1.0
@@ -77,8 +77,8 @@ def test_a_differentiable_class_gives_the_same_derivatives(subject):
         assert torch.isfinite(slope).all()
 
 
-def test_the_value_of_adam():
-    """lr .1, 3 steps on |p|^2 from [1, 2] with the gradient p * [1, 0]: the second element does not move."""
+def test_adam_derivatives_with_a_zero_gradient():
+    """Three steps from [1, 2] with lr 0.1 and gradient p * [1, 0]."""
 
     def outcome(lr, w):
         recipe, state = dp.Adam.recipe_for(), init(dp.Adam.recipe_for(), w)
@@ -97,7 +97,7 @@ def test_the_value_of_adam():
 VALUES = torch.tensor([0.0, -0.0, 1e-320, 1e-300, 0.25, 3.0, float("inf"), float("nan")], dtype=torch.float64)
 
 
-def test_values_are_those_of_the_plain_operations():
+def test_guarded_operations_keep_values():
     v = VALUES[:, None].expand(8, 8)
     d = VALUES[None, :].expand(8, 8)
     for operation in (root, lambda x: power(x, 0.5), lambda x: power(x, 0.0), lambda x: over(v, x + 0 * v)):
@@ -111,7 +111,7 @@ def slope_of(operation, x):
     return torch.func.grad(operation)(torch.tensor(x, dtype=torch.float64)).item()
 
 
-def test_derivatives_at_zero():
+def test_guarded_operations_have_finite_derivatives_at_zero():
     assert slope_of(root, 0.0) == 0.0
     assert slope_of(root, 4.0) == 0.25
     assert slope_of(lambda x: power(x, 0.5), 0.0) == 0.0

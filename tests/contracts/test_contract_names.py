@@ -1,4 +1,4 @@
-"""State finds its parameter by name where there are names, and by position where there are none."""
+"""Contract: state is matched by parameter name, or by position without names."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def named(params, names=NAMES):
 
 
 def feed(optimizer, params, steps, order=(0, 1, 2)):
-    """Parameter number i of `params` gets the gradients of number order[i]."""
+    """Run steps in which `params[i]` has the recorded gradients number order[i]."""
     for step in steps:
         for p, index in zip(params, order, strict=True):
             p.grad = gradient(p, step, index)
@@ -25,7 +25,7 @@ def feed(optimizer, params, steps, order=(0, 1, 2)):
 
 
 @each()
-def test_state_follows_the_names_into_another_order(subject):
+def test_state_is_matched_by_name_in_any_order(subject):
     straight = parameters(shapes=SHAPES)
     feed(subject.make(named(straight)), straight, range(10))
     params = parameters(shapes=SHAPES)
@@ -41,7 +41,7 @@ def test_state_follows_the_names_into_another_order(subject):
 
 @each()
 @pytest.mark.parametrize("with_names", [(False, False), (True, False), (False, True)], ids=str)
-def test_state_goes_by_position_unless_both_sides_have_names(subject, with_names):
+def test_state_is_matched_by_position_without_names(subject, with_names):
     straight = parameters(shapes=SHAPES)
     run(subject.make(straight), straight, 10)
     params = parameters(shapes=SHAPES)
@@ -55,7 +55,7 @@ def test_state_goes_by_position_unless_both_sides_have_names(subject, with_names
     assert identical(again, straight)
 
 
-def test_state_moves_between_groups_by_name():
+def test_state_is_matched_by_name_across_groups():
     params = parameters(shapes=SHAPES)
     first = dp.Adam([{"params": named(params)[:1]}, {"params": named(params)[1:], "lr": 0.5}])
     run(first, params, 3)
@@ -65,10 +65,10 @@ def test_state_moves_between_groups_by_name():
     second.load_state_dict(first.state_dict())
     for p, q in zip(params, others, strict=True):
         assert torch.equal(second.state[q]["exp_avg"], first.state[p]["exp_avg"])
-    assert [group["lr"] for group in second.param_groups] == [0.5, 1e-3]  # settings go with the names too
+    assert [group["lr"] for group in second.param_groups] == [0.5, 1e-3]  # settings are matched by name too
 
 
-def test_parameters_saved_with_different_settings_are_not_put_into_one_group():
+def test_merging_groups_with_different_settings_is_rejected():
     params = parameters(shapes=SHAPES)
     first = dp.Adam([{"params": named(params)[:1]}, {"params": named(params)[1:], "lr": 0.5}])
     run(first, params, 3)
@@ -79,8 +79,8 @@ def test_parameters_saved_with_different_settings_are_not_put_into_one_group():
     assert not second.state
 
 
-def test_a_name_that_two_groups_share_does_not_mix_their_state():
-    """Two models in one optimizer both have a `weight`: names cannot tell them apart, so position decides."""
+def test_ambiguous_names_are_matched_by_position():
+    """Two models in one optimizer can both have a `weight`."""
 
     def groups(params):
         return [{"params": [("weight", params[0])]}, {"params": [("weight", params[1]), ("bias", params[2])]}]

@@ -1,4 +1,4 @@
-"""Half-precision parameters: float32 arithmetic and state, rounded once a step."""
+"""Contract: half-precision parameters use float32 arithmetic and state, with one rounding per step."""
 
 import pytest
 import torch
@@ -10,8 +10,8 @@ HALVES = [torch.bfloat16, torch.float16]
 
 @each()
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
-def test_a_half_parameter_is_computed_in_float32_and_rounded_once(subject, dtype):
-    """Equal, bit for bit, to a float32 run whose weights are rounded to half precision after every step."""
+def test_half_precision_step_equals_a_rounded_float32_step(subject, dtype):
+    """Bitwise equal to a float32 run whose weights are rounded to half precision after every step."""
     params = parameters(dtype)
     wide = [p.detach().float().requires_grad_() for p in params]
     first, second = subject.make(params), subject.make(wide)
@@ -34,7 +34,7 @@ def test_a_half_parameter_is_computed_in_float32_and_rounded_once(subject, dtype
 
 @each()
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_state_has_the_precision_of_the_parameter(subject, dtype):
+def test_state_has_the_dtype_of_the_parameter(subject, dtype):
     params = parameters(dtype)
     optimizer = subject.make(params)
     run(optimizer, params, 2)
@@ -43,7 +43,7 @@ def test_state_has_the_precision_of_the_parameter(subject, dtype):
 
 
 @each()
-def test_one_optimizer_holds_parameters_of_several_precisions(subject):
+def test_parameters_of_several_dtypes_in_one_optimizer(subject):
     kinds = [torch.float64, torch.float32, torch.bfloat16]
     mixed = [parameters(kind)[0] for kind in kinds]
     run(subject.make(mixed), mixed, 4)

@@ -1,4 +1,4 @@
-"""The recipe of every optimizer: it pastes back, passes through JSON, and is the whole method."""
+"""Contract: every optimizer's recipe evaluates from its repr, round-trips through JSON, and defines the method."""
 
 import copy
 import json
@@ -17,14 +17,14 @@ SCHEDULE = {"lr": dp.schedules.Cosine(50, floor=0.1)}
 
 @each()
 @pytest.mark.parametrize("schedule", [None, SCHEDULE], ids=["constant", "scheduled"])
-def test_the_text_pastes_back(subject, schedule):
+def test_repr_evaluates_to_the_recipe(subject, schedule):
     recipe = subject.make(parameters(), schedule=schedule).recipe
     assert eval(repr(recipe), dict(NAMES)) == recipe
     assert dict(recipe.schedule) == (schedule or {})
 
 
 @each()
-def test_the_optimizer_prints_its_recipe_for_every_group(subject):
+def test_optimizer_repr_shows_the_recipe_of_every_group(subject):
     first, second = parameters(seed=1), parameters(seed=2)
     optimizer = subject.make([{"params": first}, {"params": second, "lr": 0.125}])
     text = repr(optimizer)
@@ -35,7 +35,7 @@ def test_the_optimizer_prints_its_recipe_for_every_group(subject):
 
 
 @each()
-def test_it_passes_through_json(subject):
+def test_recipe_round_trips_through_json(subject):
     recipe = subject.make(parameters()).recipe
     again = dp.Recipe.from_dict(json.loads(json.dumps(recipe.to_dict())))
     assert again == recipe
@@ -44,14 +44,13 @@ def test_it_passes_through_json(subject):
 
 
 @each()
-def test_it_survives_copies(subject):
+def test_recipe_survives_copy_and_pickle(subject):
     recipe = subject.make(parameters()).recipe
     assert pickle.loads(pickle.dumps(recipe)) == copy.deepcopy(recipe) == recipe
 
 
 @each(lambda subject: not subject.flips_decay)
-def test_it_is_the_whole_method(subject):
-    """An optimizer made from the recipe alone does the same."""
+def test_optimizer_from_the_recipe_is_equal(subject):
     params, others = parameters(), parameters()
     optimizer = subject.make(params)
     run(optimizer, params)
@@ -60,7 +59,7 @@ def test_it_is_the_whole_method(subject):
 
 
 @each()
-def test_it_follows_the_groups(subject):
+def test_recipe_reflects_group_settings(subject):
     optimizer = subject.make(parameters())
     before = optimizer.recipe
     optimizer.param_groups[0]["lr"] = 0.125
@@ -68,6 +67,6 @@ def test_it_follows_the_groups(subject):
 
 
 @each(lambda subject: subject.recipe is None and subject.cls is not dp.SGM)
-def test_it_can_be_had_without_an_optimizer(subject):
+def test_recipe_for_equals_the_optimizers_recipe(subject):
     options = {key: value for key, value in subject.options.items() if key != "maximize" and key not in subject.probing}
     assert subject.cls.recipe_for(lr=subject.lr, **options) == subject.make(parameters()).recipe

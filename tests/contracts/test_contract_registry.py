@@ -1,4 +1,4 @@
-"""The table of subjects is complete and tells the truth: a gap here would be a gap in every contract."""
+"""The table of test subjects covers every method, stage and choice of a stage."""
 
 import dataclasses
 
@@ -24,7 +24,7 @@ CHOICES = [
 ]
 
 
-def test_names_are_unique():
+def test_subject_names_are_unique():
     names = [subject.name for subject in SUBJECTS]
     assert len(set(names)) == len(names)
 
@@ -45,7 +45,7 @@ def test_a_method_without_a_row_is_tested_in_its_default_settings(name):
     assert found.make(parameters()).recipe.stages
 
 
-def test_every_class_of_torch_that_has_a_counterpart_is_compared():
+def test_every_torch_compatible_class_has_a_subject():
     assert {subject.cls for subject in TORCH_METHODS} == {dp.SGD, dp.RMSprop, dp.Adam, dp.AdamW, dp.NAdam}
 
 
@@ -62,7 +62,7 @@ def test_every_choice_of_every_stage_is_in_some_subject(cls, name, value, stages
 
 
 @each()
-def test_the_momentum_is_where_the_table_says(subject):
+def test_momentum_key_matches_the_optimizer(subject):
     optimizer = subject.make(parameters())
     found = {"momentum", "betas"} & set(optimizer.defaults)
     assert found == ({subject.momentum_key} if subject.momentum_key else set())

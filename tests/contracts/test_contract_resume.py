@@ -1,4 +1,4 @@
-"""A run that is saved and resumed is the run that was never interrupted, bit for bit."""
+"""Contract: a resumed run is bitwise equal to an uninterrupted run."""
 
 import copy
 
@@ -9,7 +9,7 @@ from registry import each
 
 
 def reloaded(path, subject, **changes):
-    """New parameters and a new optimizer, in another setting, as the file describes them."""
+    """Return parameters and a new optimizer with a different lr, loaded from the file."""
     saved = torch.load(path, weights_only=True)
     params = [w.requires_grad_() for w in saved["params"]]
     optimizer = subject.make(params, lr=0.5 * subject.lr, **changes)
@@ -22,7 +22,7 @@ def save(path, params, optimizer):
 
 
 @each()
-def test_ten_and_ten_steps_equal_twenty(subject, tmp_path):
+def test_resumed_run_equals_an_uninterrupted_run(subject, tmp_path):
     straight = parameters()
     run(subject.make(straight), straight, 20)
     params = parameters()
@@ -34,7 +34,7 @@ def test_ten_and_ten_steps_equal_twenty(subject, tmp_path):
 
 
 @each()
-def test_saving_before_the_first_step_saves_the_settings(subject):
+def test_saving_before_the_first_step_saves_settings(subject):
     params = parameters()
     first, second = subject.make(params), subject.make(parameters(), lr=0.5 * subject.lr)
     second.load_state_dict(first.state_dict())
@@ -47,7 +47,7 @@ def test_saving_before_the_first_step_saves_the_settings(subject):
     ("saved_as", "loaded_into"),
     [("bfloat16", "bfloat16"), ("float16", "float16"), ("float32", "float64"), ("float64", "float32")],
 )
-def test_state_keeps_its_own_dtype_and_bits(subject, saved_as, loaded_into):
+def test_loaded_state_keeps_its_dtype_and_bits(subject, saved_as, loaded_into):
     params = parameters(getattr(torch, saved_as))
     optimizer = subject.make(params)
     run(optimizer, params, 3)
@@ -65,7 +65,7 @@ def test_state_keeps_its_own_dtype_and_bits(subject, saved_as, loaded_into):
 
 
 @each()
-def test_loaded_state_shares_no_memory_with_the_saved_one(subject):
+def test_loaded_state_does_not_alias_the_saved_state(subject):
     params, others = parameters(), parameters()
     first, second = subject.make(params), subject.make(others)
     run(first, params, 3)
@@ -81,7 +81,7 @@ def test_loaded_state_shares_no_memory_with_the_saved_one(subject):
 
 
 @each()
-def test_a_copied_state_dict_stays_as_it_was(subject):
+def test_copied_state_dict_is_unaffected_by_later_steps(subject):
     params = parameters()
     optimizer = subject.make(params)
     run(optimizer, params, 3)

@@ -1,4 +1,4 @@
-"""schedule=: a pure function of the steps done, on any setting; resuming and rebuilding change nothing."""
+"""Contract: schedules are pure functions of the step count, for any setting."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ CHANGING = Exponential(0.9)
 
 
 def scalar_settings(subject):
-    """The names under which a schedule can reach the numbers of a group: pairs by their entries."""
+    """Return the names of the schedulable numbers of a group; pairs by entry."""
     optimizer = subject.make(parameters(), schedule=None)
     names = []
     for name, value in optimizer.defaults.items():
@@ -32,14 +32,13 @@ def scheduled(subject, params, schedule, **changes):
 
 
 def lr_is_a_plain_factor(subject):
-    """The schedule multiplies an estimated numerator, and drives a decay of its own: there lr alone is not the same."""
+    """Exclude estimated numerators and decays scaled by the schedule, for which editing lr is not equivalent."""
     estimated = any(hasattr(stage, "smoothing") for stage in subject.make(parameters()).recipe.stages)
     return subject.lr_moves_all and not estimated
 
 
 @each(lr_is_a_plain_factor)
-def test_lr_follows_the_schedule(subject):
-    """As if the group's lr were written by hand before every step."""
+def test_lr_schedule_equals_setting_lr_before_every_step(subject):
     params, others = parameters(), parameters()
     first, second = scheduled(subject, params, FALLING), subject.make(others, schedule=None)
     for step in range(8):
@@ -51,7 +50,7 @@ def test_lr_follows_the_schedule(subject):
 
 
 @each()
-def test_every_setting_follows_a_schedule(subject):
+def test_schedule_of_any_setting_equals_setting_it_before_every_step(subject):
     for name in scalar_settings(subject):
         params, others = parameters(), parameters()
         first, second = scheduled(subject, params, {name: CHANGING}), subject.make(others, schedule=None)
@@ -64,8 +63,8 @@ def test_every_setting_follows_a_schedule(subject):
 
 
 @each(lambda subject: not subject.flips_decay)
-def test_the_recipe_carries_the_schedule_of_a_setting_or_says_why_not(subject):
-    """What it carries is the method: run from the recipe alone, the numbers are the same."""
+def test_recipe_contains_the_schedule_or_rejects_it(subject):
+    """An optimizer built from a recipe with the schedule is equal."""
     for name in scalar_settings(subject):
         params, others = parameters(), parameters()
         optimizer = scheduled(subject, params, {name: CHANGING})
@@ -93,7 +92,7 @@ MOVED_BY_FORMULA = {
 
 
 def moves_the_gain(subject, name):
-    """Nesterov's zero, the factor of AutoSGM's decay and its gain are formulas of the pole and the zero."""
+    """Return True for settings that AutoSGM's decay or gain, or Nesterov's zero, is computed from."""
     options = subject.options
     by_decay = options.get("decay") == "change" and name in ("momentum", "zero")
     plain = options.get("debias", True) is False
@@ -102,7 +101,7 @@ def moves_the_gain(subject, name):
 
 
 def without_effect(optimizer, name):
-    """Settings of what is switched off: nothing in the recipe is theirs."""
+    """Return True for a setting of a disabled part, which does not occur in the recipe."""
     group = optimizer.param_groups[0]
     unused = {
         "dampening": group.get("momentum") == 0 or group.get("nesterov"),
@@ -122,16 +121,16 @@ CARRIED = {
     dp.QHAdam: {"nus[1]": "nu"},
     dp.AutoSGM: {"beta_a": "beta", "zero": "zero", "momentum": "pole"},
 }
-PAIRS = [(cls, name, carrier) for cls, names in CARRIED.items() for name, carrier in names.items()]
+PAIRS = [(cls, name, field) for cls, names in CARRIED.items() for name, field in names.items()]
 
 
-@pytest.mark.parametrize(("cls", "name", "carrier"), PAIRS, ids=[f"{c.__name__}-{n}" for c, n, _ in PAIRS])
-def test_a_schedule_is_carried_under_the_name_of_the_stage_that_it_moves(cls, name, carrier):
-    assert dict(cls(parameters(), schedule={name: CHANGING}).recipe.schedule) == {carrier: CHANGING}
+@pytest.mark.parametrize(("cls", "name", "field"), PAIRS, ids=[f"{c.__name__}-{n}" for c, n, _ in PAIRS])
+def test_recipe_schedule_uses_the_stages_setting_name(cls, name, field):
+    assert dict(cls(parameters(), schedule={name: CHANGING}).recipe.schedule) == {field: CHANGING}
 
 
 @pytest.mark.parametrize(("cls", "name"), sorted(MOVED_BY_FORMULA, key=str), ids=str)
-def test_a_schedule_that_moves_others_by_a_formula_is_printed_beside_the_recipe(cls, name):
+def test_repr_shows_a_schedule_that_the_recipe_cannot_contain(cls, name):
     settings = {dp.SGD: {"momentum": 0.9, "dampening": 0.5}, dp.ESGD: {"v": 0.7}}.get(cls, {})
     optimizer = cls(parameters(), **settings, schedule={name: CHANGING})
     with pytest.raises(
@@ -142,7 +141,7 @@ def test_a_schedule_that_moves_others_by_a_formula_is_printed_beside_the_recipe(
 
 
 @each()
-def test_resuming_gives_the_same_values(subject):
+def test_resume_continues_the_schedule(subject):
     straight = parameters()
     whole = scheduled(subject, straight, FALLING)
     run(whole, straight, 10)
@@ -159,7 +158,7 @@ def test_resuming_gives_the_same_values(subject):
 
 
 @each(lambda subject: subject.momentum_key)
-def test_momentum_cycles_as_in_one_cycle(subject):
+def test_momentum_schedule_cycles_momentum(subject):
     cycle = OneCycleMomentum(steps=8)
     params, others = parameters(), parameters()
     first, second = scheduled(subject, params, {"momentum": cycle}), subject.make(others, schedule=None)
@@ -171,7 +170,7 @@ def test_momentum_cycles_as_in_one_cycle(subject):
 
 
 @each()
-def test_the_groups_keep_their_base_values(subject):
+def test_schedule_leaves_group_values_unchanged(subject):
     params = parameters()
     optimizer = scheduled(subject, params, FALLING)
     run(optimizer, params, 5)
@@ -179,7 +178,7 @@ def test_the_groups_keep_their_base_values(subject):
 
 
 @each()
-def test_parameters_that_miss_steps_follow_the_steps_of_the_optimizer(subject):
+def test_schedule_counts_optimizer_steps(subject):
     params = parameters()
     optimizer = scheduled(subject, params, FALLING)
     run(optimizer, params, 6, missing=lambda step, index: index == 0 and step < 5)
@@ -189,41 +188,52 @@ def test_parameters_that_miss_steps_follow_the_steps_of_the_optimizer(subject):
 
 @each()
 @pytest.mark.parametrize("bad", [0.5, "cosine", max, {"lr": 0.5}, [Cosine(10)]], ids=str)
-def test_something_that_is_no_schedule_is_refused(subject, bad):
+def test_invalid_schedule_is_rejected(subject, bad):
     owner = "Recipe" if subject.recipe else subject.cls.__name__
     with pytest.raises(dp.ArgumentError, match=f"{owner}: schedule must be None, a Schedule or a mapping"):
         subject.make(parameters(), schedule=bad)
 
 
 @each()
-def test_a_schedule_of_an_unknown_setting_is_refused_at_once(subject):
+def test_schedule_of_an_unknown_setting_is_rejected(subject):
     with pytest.raises(dp.ArgumentError, match=r"no (setting|hyperparameter) 'learning_rate'"):
         subject.make(parameters(), schedule={"learning_rate": Cosine(10)})
 
 
 @pytest.mark.parametrize("name", ["betas", "nesterov", "amsgrad", "foreach"])
-def test_a_setting_that_is_no_number_cannot_be_scheduled(name):
+def test_schedule_of_a_non_numeric_setting_is_rejected(name):
     cls = dp.SGD if name == "nesterov" else dp.Adam
     reasons = f"the scheduled {name} must be a number", f"{name} is a pair", f"no hyperparameter '{name}'"
     with pytest.raises(dp.ArgumentError, match="|".join(reasons)):
         cls(parameters(), schedule={name: CHANGING})
 
 
-def test_one_setting_under_two_names_cannot_have_two_schedules():
+def test_two_schedules_of_one_setting_are_rejected():
     with pytest.raises(dp.ArgumentError, match=r"Adam: pole and betas\[0\] are the same setting"):
         dp.Adam(parameters(), schedule={"pole": CHANGING, "betas[0]": CHANGING})
 
 
+def test_schedule_counts_steps_of_all_parameters():
+    a, b = parameters(shapes=((2,), (2,)))
+    optimizer = dp.SGD([a, b], lr=1.0, schedule=dp.schedules.Linear(steps=20, start=1.0, end=0.0))
+    run(optimizer, [a, b], 15, missing=lambda step, index: (step < 10) == (index == 1))
+    assert optimizer.steps_done() == 15
+    assert optimizer.current_lr() == pytest.approx(0.25)
+    resumed = dp.SGD([a, b], lr=1.0, schedule=optimizer.schedule)
+    resumed.load_state_dict(optimizer.state_dict())
+    assert resumed.current_lr() == optimizer.current_lr()
+
+
 @dataclass(frozen=True)
 class Sinking(dp.Schedule):
-    """1, 0, -1, ...: a user's schedule that leaves the range of every setting."""
+    """A custom schedule 1, 0, -1, ..., which leaves the range of every setting."""
 
     def _at(self, step):
         return float(1 - step)
 
 
 @each()
-def test_a_schedule_that_leaves_the_range_is_refused_before_anything_is_written(subject):
+def test_out_of_range_schedule_is_rejected_before_any_write(subject):
     for name in [n for n in scalar_settings(subject) if n.split("[")[0] in ARGUMENTS and n != "zero"]:
         params = parameters()
         optimizer = scheduled(subject, params, {name: Sinking()})
@@ -240,14 +250,14 @@ def test_a_schedule_that_leaves_the_range_is_refused_before_anything_is_written(
 
 @dataclass(frozen=True)
 class Broken(dp.Schedule):
-    """A user's schedule that fails at its third step."""
+    """A custom schedule that is nan from the third step."""
 
     def _at(self, step):
         return 1.0 if step < 2 else float("nan")
 
 
 @each()
-def test_a_factor_that_is_no_number_is_refused_before_anything_is_written(subject):
+def test_nan_lr_factor_is_rejected_before_any_write(subject):
     params = parameters()
     optimizer = scheduled(subject, params, Broken())
     run(optimizer, params, 2)

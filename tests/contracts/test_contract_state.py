@@ -1,4 +1,4 @@
-"""What a method keeps for each parameter: documented keys, torch's where torch has the method."""
+"""Contract: state keys, shapes and step counts; equal to torch's for torch's methods."""
 
 import torch
 from contracts.trajectories import parameters, run
@@ -16,7 +16,7 @@ def test_state_has_the_documented_keys(subject):
 
 
 @each()
-def test_step_is_counted_as_torch_counts_it(subject):
+def test_step_count_equals_torchs(subject):
     params = parameters()
     optimizer = subject.make(params)
     run(optimizer, params, 3, missing=lambda step, index: index == 1 and step == 0)
@@ -27,7 +27,7 @@ def test_step_is_counted_as_torch_counts_it(subject):
 
 
 @each()
-def test_state_has_the_shape_of_the_parameter_or_none(subject):
+def test_state_shapes_match_the_slots(subject):
     params = parameters()
     optimizer = subject.make(params)
     run(optimizer, params, 1)
@@ -39,11 +39,11 @@ def test_state_has_the_shape_of_the_parameter_or_none(subject):
 
 
 @each(lambda subject: subject.counterpart)
-def test_state_keys_are_those_of_torch(subject):
+def test_state_keys_equal_torchs(subject):
     ours, theirs = parameters(), parameters()
     optimizer, reference = subject.make(ours), subject.make_torch(theirs)
     run(optimizer, ours, 1)
     run(reference, theirs, 1)
     for p, q in zip(ours, theirs, strict=True):
         expected = {key for key, value in reference.state[q].items() if value is not None}
-        assert set(optimizer.state[p]) == expected | {"step"}  # torch's SGD counts no steps
+        assert set(optimizer.state[p]) == expected | {"step"}  # torch's SGD does not count steps

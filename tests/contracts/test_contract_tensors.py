@@ -1,15 +1,15 @@
-"""Parameters of every kind: 0-d, empty, complex, and laid out in memory in any order."""
+"""Contract: 0-d, empty and complex parameters, views, and any memory layout."""
 
 import pytest
 import torch
 from contracts.trajectories import distance, gradient, identical, parameters, run, values
 from registry import each
 
-SUMMATION = 1e-13  # means and norms over a tensor add up in the order of memory: a few roundings of float64
+SUMMATION = 1e-13  # sums over a tensor follow its memory order: a few roundings of float64
 
 
 @each()
-def test_a_0d_parameter_goes_like_one_element(subject):
+def test_0d_parameter_equals_a_one_element_vector(subject):
     scalar = parameters(shapes=((),))
     vector = [scalar[0].detach().reshape(1).requires_grad_()]
     first, second = subject.make(scalar), subject.make(vector)
@@ -23,7 +23,7 @@ def test_a_0d_parameter_goes_like_one_element(subject):
 
 
 @each()
-def test_an_empty_parameter_does_no_harm(subject):
+def test_empty_parameter_does_not_affect_others(subject):
     shape = (0, 3)
     straight = parameters()
     run(subject.make(straight), straight, 6)
@@ -39,13 +39,13 @@ def test_an_empty_parameter_does_no_harm(subject):
     assert all(torch.isfinite(value).all() for value in second.state[others[-1]].values())
 
 
-def looks_at_no_shape(subject):
-    """The average over a kernel's window takes the dimensions as they are; pairs of reals have one more."""
+def ignores_shape(subject):
+    """Exclude averages over kernel windows: a pair of reals has one more dimension."""
     return not subject.spatial
 
 
-@each(looks_at_no_shape)
-def test_a_complex_parameter_is_a_pair_of_reals(subject):
+@each(ignores_shape)
+def test_complex_parameter_equals_a_pair_of_reals(subject):
     params = parameters(torch.complex128)
     reals = [torch.view_as_real(p.detach()).clone().requires_grad_() for p in params]
     first, second = subject.make(params), subject.make(reals)
@@ -62,8 +62,8 @@ def test_a_complex_parameter_is_a_pair_of_reals(subject):
 
 
 @each(lambda subject: subject.counterpart)
-def test_a_complex_parameter_goes_as_in_torch(subject):
-    torch.set_default_dtype(torch.float64)  # torch keeps NAdam's running product in it
+def test_complex_parameter_equals_torch(subject):
+    torch.set_default_dtype(torch.float64)  # the dtype of torch's running product in NAdam
     try:
         params, others = parameters(torch.complex128), parameters(torch.complex128)
         run(subject.make(params), params, 20)
@@ -74,8 +74,8 @@ def test_a_complex_parameter_goes_as_in_torch(subject):
 
 
 @each()
-def test_a_conjugated_gradient_view_is_read_right(subject):
-    """torch conjugates lazily: such a gradient holds other bits than its values."""
+def test_conjugate_view_gradient_is_resolved(subject):
+    """torch conjugates lazily, so the memory does not hold the values."""
     params, others = parameters(torch.complex64), parameters(torch.complex64)
     first, second = subject.make(params), subject.make(others)
     for index, (p, q) in enumerate(zip(params, others, strict=True)):
@@ -95,7 +95,7 @@ LAYOUTS = {
 
 @each()
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_memory_layout_does_not_matter(subject, layout):
+def test_result_is_independent_of_memory_layout(subject, layout):
     shape, arrange = LAYOUTS[layout]
     plain, arranged, fed = parameters(shapes=(shape,) * 3)
     with torch.no_grad():
@@ -115,8 +115,8 @@ def test_memory_layout_does_not_matter(subject, layout):
 
 
 @each()
-def test_a_view_of_a_larger_tensor_moves_alone(subject):
-    """Parameters of one flat buffer: the neighbours in memory stay."""
+def test_view_parameter_leaves_its_buffer_unchanged(subject):
+    """As for parameters in one flat buffer."""
     buffer = torch.ones(10, dtype=torch.float64)
     p = buffer[3:7].requires_grad_()
     optimizer = subject.make([p])

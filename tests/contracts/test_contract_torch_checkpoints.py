@@ -1,4 +1,4 @@
-"""A checkpoint of torch.optim goes on in dashpot, and one of dashpot in torch.optim, as if nothing had happened."""
+"""Contract: checkpoints of torch.optim resume in dashpot, and vice versa."""
 
 import copy
 import io
@@ -17,7 +17,7 @@ has_counterpart = each(lambda subject: subject.counterpart)
 
 @pytest.fixture(autouse=True)
 def float64_by_default():
-    """torch keeps NAdam's running product in the default dtype; in float32 torch itself is off by 1e-8."""
+    """torch stores NAdam's running product in the default dtype; float32 has an error of 1e-8."""
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
@@ -31,7 +31,7 @@ def through_a_file(state_dict):
 
 
 def continued(first, second, start, other):
-    """Ten steps with `first`, then ten with `second` from its checkpoint."""
+    """Run ten steps with `first`, then ten with `second` from its checkpoint; return the weights."""
     run(first, start, 10)
     with torch.no_grad():
         for p, q in zip(other, start, strict=True):
@@ -41,7 +41,7 @@ def continued(first, second, start, other):
 
 
 @has_counterpart
-def test_torch_goes_on_in_dashpot(subject):
+def test_torch_checkpoint_resumes_in_dashpot(subject):
     straight, start, other = parameters(), parameters(), parameters()
     run(subject.make_torch(straight), straight, 20)
     ours = continued(subject.make_torch(start), subject.make(other, lr=0.5), start, other)
@@ -49,7 +49,7 @@ def test_torch_goes_on_in_dashpot(subject):
 
 
 @has_counterpart
-def test_dashpot_goes_on_in_torch(subject):
+def test_dashpot_checkpoint_resumes_in_torch(subject):
     straight, start, other = parameters(), parameters(), parameters()
     run(subject.make_torch(straight), straight, 20)
     theirs = continued(subject.make(start), subject.make_torch(other, lr=0.5), start, other)
@@ -57,7 +57,7 @@ def test_dashpot_goes_on_in_torch(subject):
 
 
 @has_counterpart
-def test_there_and_back_again(subject):
+def test_checkpoint_round_trip_through_torch(subject):
     straight, start, middle, end = parameters(), parameters(), parameters(), parameters()
     run(subject.make(straight), straight, 30)
     second = subject.make_torch(middle)
@@ -72,7 +72,7 @@ def test_there_and_back_again(subject):
 
 
 @has_counterpart
-def test_parameters_that_never_had_a_gradient_have_no_state_to_pass(subject):
+def test_torch_checkpoint_with_parameters_without_state(subject):
     def some(step, index):
         return index == 1
 
@@ -88,7 +88,7 @@ def test_parameters_that_never_had_a_gradient_have_no_state_to_pass(subject):
     assert distance(others, params) < TOLERANCE
 
 
-def test_a_checkpoint_that_counts_steps_as_plain_numbers_loads():
+def test_torch_checkpoint_with_integer_steps():
     """torch saved `step` as an int before version 1.12."""
     params, others = parameters(), parameters()
     first = torch.optim.Adam(params, lr=0.01)
@@ -106,7 +106,7 @@ def test_a_checkpoint_that_counts_steps_as_plain_numbers_loads():
     assert distance(others, params) < TOLERANCE
 
 
-def test_a_checkpoint_from_before_newer_settings_loads():
+def test_torch_checkpoint_without_newer_settings():
     params, others = parameters(), parameters()
     first = torch.optim.SGD(params, lr=0.01, momentum=0.9)
     run(first, params, 3)

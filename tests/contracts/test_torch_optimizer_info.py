@@ -1,7 +1,7 @@
-"""torch's own database of optimizer inputs, run through our classes: every configuration and every error input.
+"""torch's database of optimizer inputs: every configuration and every error input.
 
-The database is private to torch and needs `expecttest`; where it cannot be imported these tests say so and are skipped,
-and the parity tests of tests/methods remain.
+The database is private to torch and requires `expecttest`. If it cannot be imported, these tests are skipped;
+the parity tests of tests/methods remain.
 """
 
 import pytest
@@ -22,7 +22,7 @@ TOLERANCE = 1e-11  # float64: the stated bound of parity with torch.optim
 
 
 def inputs(device):
-    """(name, description, keyword arguments), the tensors among them in float64 as the parameters are."""
+    """Return (name, description, keyword arguments), with tensors in float64 like the parameters."""
     return [
         (name, item.desc, {key: wide(value) for key, value in item.kwargs.items()})
         for name, info in INFOS.items()
@@ -43,13 +43,13 @@ ERRORS = [(name, item) for name, info in INFOS.items() for item in info.optim_er
 
 @pytest.fixture(autouse=True)
 def float64_by_default():
-    """torch keeps NAdam's running product of momenta in the default dtype."""
+    """torch stores NAdam's product of momenta in the default dtype."""
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
 
 
-def test_the_database_holds_what_we_have():
+def test_database_contains_every_class():
     assert set(INFOS) == set(NAMES)
     assert len(CONFIGURATIONS) >= 30
     assert len(ERRORS) >= 25
@@ -57,7 +57,7 @@ def test_the_database_holds_what_we_have():
 
 @pytest.mark.parametrize("engine", ["eager", pytest.param("compiled", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("name", "description", "options"), CONFIGURATIONS + ON_CUDA, ids=str)
-def test_every_configuration_gives_the_numbers_of_torch(name, description, options, engine):
+def test_every_configuration_equals_torch(name, description, options, engine):
     ours, theirs = parameters(), parameters()
 
     def skips_a_step(step, index):
@@ -69,8 +69,8 @@ def test_every_configuration_gives_the_numbers_of_torch(name, description, optio
     assert distance(ours, theirs) < TOLERANCE, description
 
 
-# torch refuses these because of its foreach implementation; here an lr or a pole may always be a tensor, alone or not.
-ALLOWED_HERE = (
+# Limits of torch's foreach implementation; dashpot accepts any setting as a tensor.
+ACCEPTED = (
     "lr as Tensor doesn't work with foreach & not capturable",
     "betas must be either both floats or both Tensors",
     r"betas\[0\] as a Tensor is not supported for capturable=False and foreach=True",
@@ -78,12 +78,12 @@ ALLOWED_HERE = (
 
 
 @pytest.mark.parametrize(("name", "item"), ERRORS, ids=[f"{n}-{i.optimizer_error_input.desc}" for n, i in ERRORS])
-def test_every_input_that_torch_refuses_is_refused(name, item):
+def test_every_error_input_of_torch_is_rejected(name, item):
     config = item.optimizer_error_input
     cls = getattr(dp, name)
     assert item.error_on is OptimizerErrorEnum.CONSTRUCTION_ERROR
     params = config.params if config.params is not None else parameters()
-    if config.desc in ALLOWED_HERE:
+    if config.desc in ACCEPTED:
         optimizer, reference = cls(params, **config.kwargs), parameters()
         plain = {key: plain_number(value) for key, value in config.kwargs.items() if key != "foreach"}
         run(optimizer, params, 5)
@@ -105,8 +105,8 @@ def plain_number(value):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_flags_of_the_database_are_true_of_ours(name):
-    """What torch's own tests would ask for: complex parameters, differentiable and foreach steps."""
+def test_database_flags_hold_for_dashpot(name):
+    """Complex parameters, differentiable and foreach steps, as in torch's tests."""
     info, cls = INFOS[name], getattr(dp, name)
     assert info.supports_complex
     params, start = parameters(torch.complex128), parameters(torch.complex128)

@@ -1,4 +1,4 @@
-"""Short deterministic runs: parameters, recorded gradients, and the distance between two results."""
+"""Short deterministic runs with recorded gradients, and comparisons of their results."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SHAPES = ((3, 2), (4,), ())
 
 
 def parameters(dtype=torch.float64, shapes=SHAPES, seed=0):
-    """Leaf tensors, the same ones for the same arguments (rounded from one float64 draw whatever the dtype)."""
+    """Return leaf tensors determined by the arguments; all dtypes are rounded from the same float64 values."""
     wide = torch.complex128 if dtype.is_complex else torch.float64
     generator = torch.Generator().manual_seed(seed)
     return [torch.randn(shape, generator=generator, dtype=wide).to(dtype).requires_grad_() for shape in shapes]
@@ -24,12 +24,12 @@ def _recorded(shape, dtype, step, index):
 
 
 def gradient(p, step, index=0):
-    """The gradient that parameter number `index` gets at `step`, whatever its value is: errors cannot compound."""
+    """Return the gradient of parameter `index` at `step`, independent of its value, so that errors do not compound."""
     return _recorded(tuple(p.shape), p.dtype, step, index).clone()
 
 
 def run(optimizer, params, steps=10, missing=lambda step, index: False):
-    """Feed recorded gradients for `steps` (a number or a range), leaving out the missing ones; returns `params`."""
+    """Run `steps` (a number or a range) with recorded gradients, except for missing ones; return `params`."""
     for step in range(steps) if isinstance(steps, int) else steps:
         for index, p in enumerate(params):
             p.grad = None if missing(step, index) else gradient(p, step, index)
@@ -42,7 +42,7 @@ def values(params):
 
 
 def distance(params, expected):
-    """The largest |a - b| / max(1, |b|) over all elements."""
+    """Return the largest |a - b| / max(1, |b|) over all elements; inf for nonfinite values."""
     pairs = list(zip(params, expected, strict=True))
     errors = [((a - b).abs() / b.abs().clamp_min(1)).max().item() for a, b in pairs if a.numel()]
     return max(errors, default=0.0) if all(torch.isfinite(a).all() for a, _ in pairs) else float("inf")
@@ -53,15 +53,15 @@ def identical(params, expected):
 
 
 def assert_same_method(first, second, tolerance=1e-12, steps=40):
-    """`first` and `second` build an optimizer over given parameters; the same gradients give the same weights.
+    """Check that two optimizer factories give equal weights for equal gradients.
 
-    1e-12 in float64 allows for the same arithmetic in another order.
+    1e-12 in float64 allows for a different order of arithmetic.
     """
     one, two = parameters(), parameters()
     assert distance(run(first(one), one, steps), run(second(two), two, steps)) < tolerance
 
 
-def assert_other_method(first, second):
-    """The equation does not hold: what its test would say if a method were wrong."""
+def assert_different_method(first, second):
+    """Check that two optimizer factories give different weights: a negative control of `assert_same_method`."""
     one, two = parameters(), parameters()
     assert distance(run(first(one), one, 40), run(second(two), two, 40)) > 1e-6

@@ -120,7 +120,8 @@ class Case:
             if rng.random() < 0.5:
                 recipe = recipe.with_settings(**{rng.choice([*recipe.settings(), "lr"]): drawn_value(rng)})
             return dp.SGM.from_recipe(params, recipe, **options), params, names
-        names = [name for name in inspect.signature(cls.__init__).parameters if name not in NOT_TRIED]
+        known = (*inspect.signature(cls.__init__).parameters, "maximize", "differentiable")
+        names = [name for name in dict.fromkeys(known) if name not in NOT_TRIED]
         options |= {name: drawn_value(rng) for name in rng.sample(names, rng.choice((0, 1, 1, 2)))}
         if rng.random() < 0.15:
             options["schedule"] = drawn_schedule(rng, names)

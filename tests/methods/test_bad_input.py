@@ -12,6 +12,7 @@ from subjects import known_products
 import dashpot as dp
 from dashpot.constraints import ARGUMENTS
 from dashpot.optimizers import registry
+from dashpot.optimizers.options import OPTION_NAMES
 from dashpot.schedules import Schedule
 
 CLASSES = [row.cls for row in registry.METHODS.values()]
@@ -21,7 +22,8 @@ NOT_READ_AT_A_STEP = ("foreach", "fused", "differentiable")
 
 
 def arguments_of(cls):
-    names = [name for name in inspect.signature(cls.__init__).parameters if name in ARGUMENTS]
+    names = [name for name in (*inspect.signature(cls.__init__).parameters, *OPTION_NAMES) if name in ARGUMENTS]
+    names = [name for name in dict.fromkeys(names) if name not in ("seed", "capturable")]
     assert "lr" in names
     return names
 
@@ -41,7 +43,8 @@ def refused_values(cls, name):
     """What the constraint refuses; None means "not given" in AutoSGM's keyword form."""
     refused = ARGUMENTS[name].refused()
     assert len(refused) >= 3
-    optional = cls is dp.AutoSGM and inspect.signature(cls.__init__).parameters[name].default is None
+    parameter = inspect.signature(cls.__init__).parameters.get(name)
+    optional = cls is dp.AutoSGM and parameter is not None and parameter.default is None
     return [value for value in refused if not (optional and value is None)]
 
 

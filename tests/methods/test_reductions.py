@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from contracts.trajectories import assert_other_method, assert_same_method, distance, gradient, parameters, run
+from contracts.trajectories import assert_different_method, assert_same_method, distance, gradient, parameters, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -83,7 +83,7 @@ def test_autosgm_without_denominator_and_decay_is_debiased_momentum():
 
 def test_the_input_constant_of_autosgm_has_no_effect_while_debiased():
     assert_same_method(lambda p: dp.AutoSGM(p, gain=0.37), dp.AutoSGM)
-    assert_other_method(lambda p: dp.AutoSGM(p, gain=0.37, debias=False), lambda p: dp.AutoSGM(p, debias=False))
+    assert_different_method(lambda p: dp.AutoSGM(p, gain=0.37, debias=False), lambda p: dp.AutoSGM(p, debias=False))
 
 
 def test_a_huge_cap_makes_the_numerators_of_the_pair_coincide():
@@ -122,7 +122,7 @@ def test_centred_adam_whose_guard_never_ends_is_adamw(betas, weight_decay):
 
 
 def test_centred_adam_with_its_guard_ended_is_not_adamw():
-    assert_other_method(lambda p: dp.CenteredAdam(p, lr=0.01), lambda p: dp.AdamW(p, lr=0.01, weight_decay=0.0))
+    assert_different_method(lambda p: dp.CenteredAdam(p, lr=0.01), lambda p: dp.AdamW(p, lr=0.01, weight_decay=0.0))
 
 
 def test_adam_is_its_recipe_of_stages():

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from contracts.trajectories import assert_other_method, assert_same_method
+from contracts.trajectories import assert_different_method, assert_same_method
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -37,7 +37,7 @@ def test_row_4_with_a_zero_on_the_pole_both_levels_are_one(pole, decay):
 def test_with_momentum_the_levels_differ():
     """The non-equivalence beside row 4: the test above can fail."""
     common = {"lr": 0.05, "adaptive": False, "weight_decay": 0.5}
-    assert_other_method(
+    assert_different_method(
         lambda p: dp.AutoSGM(p, decay="coupled", **common), lambda p: dp.AutoSGM(p, decay="change", **common)
     )
 

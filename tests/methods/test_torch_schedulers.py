@@ -4,7 +4,7 @@ import inspect
 
 import pytest
 import torch
-from contracts.trajectories import distance, gradient, identical, parameters
+from contracts.trajectories import distance, gradient, identical, parameters, run
 from registry import SUBJECTS, each
 from subjects import Subject
 from torch.optim import lr_scheduler as torch_schedulers
@@ -222,3 +222,29 @@ def test_a_decay_by_the_schedule_follows_a_scheduler_of_torch():
         reference.step()
         driver.step()
     assert shrink(1e-3, "OneCycleLR") == pytest.approx(shares, rel=1e-12)
+
+
+def test_lr_rounded_below_zero_counts_as_zero():
+    """The recursive formula of LinearLR ends slightly below zero."""
+    params = parameters()
+    optimizer = dp.SGD(params, lr=0.1)
+    scheduler = torch_schedulers.LinearLR(optimizer, 1 / 3, 0.0, 5)
+    for step in range(8):
+        run(optimizer, params, [step])
+        scheduler.step()
+    assert optimizer.param_groups[0]["lr"] < 0
+    optimizer.param_groups[0]["lr"] = -1e-6
+    with pytest.raises(dp.ArgumentError, match="lr must be"):
+        optimizer.step()
+
+
+def test_scheduled_decay_does_not_exceed_its_base_value():
+    w = torch.ones(2, dtype=torch.float64, requires_grad=True)
+    optimizer = dp.AdamW([w], lr=1e-2, weight_decay=0.1, decay_scale="schedule")
+    scheduler = torch_schedulers.CyclicLR(optimizer, 1e-3, 1e-2, step_size_up=4, cycle_momentum=False)
+    for _ in range(8):
+        before = w.detach().clone()
+        w.grad = torch.zeros_like(w)
+        optimizer.step()
+        torch.testing.assert_close(w.detach(), before * 0.9, rtol=1e-12, atol=0)
+        scheduler.step()

@@ -170,6 +170,30 @@ def test_another_methods_state_is_refused_by_its_slots(cls):
     assert second.state_dict() == before
 
 
+@pytest.mark.parametrize(
+    ("saved_by", "loaded_into"),
+    [
+        (lambda p: dp.SGD(p, momentum=0.9), dp.AdamW),
+        (
+            lambda p: dp.SGM(p, filter=dp.Filter(0.9)),
+            lambda p: dp.SGM(p, filter=dp.Filter(0.9), rate=dp.SecondMoment()),
+        ),
+        (dp.Adam, dp.AutoSGM),
+    ],
+)
+def test_group_of_a_different_method_is_rejected(saved_by, loaded_into):
+    w, v = one_weight(), one_weight()
+    first, second = stepped(saved_by([w]), w), loaded_into([v])
+    with pytest.raises(dp.ArgumentError, match="of a different method"):
+        second.load_state_dict(first.state_dict())
+    assert not second.state
+
+
+def test_empty_state_dict_is_rejected():
+    with pytest.raises(dp.ArgumentError, match="'state' and 'param_groups'"):
+        dp.Adam([one_weight()]).load_state_dict({})
+
+
 @dataclass(frozen=True)
 class Remembering(dp.Stage):
     slots = (dp.elementwise("seen", "seen_gradients"),)
