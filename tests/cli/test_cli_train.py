@@ -241,7 +241,7 @@ def test_patience_ends_a_run_early_as_done(dashpot, my_task):
     )
     assert code == 0
     assert "after 3 epochs" in out
-    assert "Stopped early: the loss of eval has not become better" in out
+    assert "Stopped early: eval loss has not improved" in out
     end = read_run(Path("r/run.jsonl")).end
     assert end is not None
     assert end["status"] == "done"
@@ -472,7 +472,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_used(dashpot, my_tas
     path.write_bytes(path.read_bytes()[:-100])
     lines = Path("run/run.jsonl").read_text().splitlines(keepends=True)
     Path("run/run.jsonl").write_text("".join(lines[:-1]))  # the run was killed before it wrote its end
-    with pytest.warns(UserWarning, match="the one before it is used"):
+    with pytest.warns(UserWarning, match="the previous checkpoint is used"):
         code, out, _ = dashpot("train", "--resume", "run")
     assert code == 0
     assert "Resuming run after 2 epochs." in out

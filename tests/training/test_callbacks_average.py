@@ -258,7 +258,7 @@ def test_bad_arguments():
         EMA(buffers="none")
     with pytest.raises(ArgumentError, match="first_epoch must be below the number of epochs, 2, got 2"):
         learner().fit(2, callbacks=[SWA(2)])
-    with pytest.raises(ArgumentError, match="one callback may average the weights, got EMA and SWA"):
+    with pytest.raises(ArgumentError, match="callbacks must contain at most one weight average, got EMA and SWA"):
         learner().fit(2, callbacks=[EMA(), SWA(0)])
     with pytest.raises(RunError, match="no weights have been averaged"):
         SWA(0).weights()

@@ -223,7 +223,7 @@ def test_a_damaged_newest_is_told_put_aside_and_the_one_before_used(tmp_path):
     one, two, three = (tmp_path / "out" / name for name in kept(tmp_path / "out"))
     damage(two)
     damage(three)
-    with pytest.warns(UserWarning, match=r"0000\d\.ckpt is damaged.* It is kept as .*\.damaged") as told:
+    with pytest.warns(UserWarning, match=r"0000\d\.ckpt is damaged.* It is renamed to .*\.damaged") as told:
         state = read_newest(tmp_path / "out")
     assert len(told) == 2
     assert state["progress"]["position"] == [1, 0]
@@ -236,15 +236,15 @@ def test_a_damaged_newest_is_told_put_aside_and_the_one_before_used(tmp_path):
 def test_nothing_good_is_said(tmp_path):
     assert latest(tmp_path) is None
     assert latest(tmp_path / "missing") is None
-    with pytest.raises(RunError, match="holds no checkpoint"):
+    with pytest.raises(RunError, match="contains no checkpoint"):
         read_newest(tmp_path)
-    with pytest.raises(RunError, match="missing holds no checkpoint"):
+    with pytest.raises(RunError, match="missing contains no checkpoint"):
         read_newest(tmp_path / "missing")
     fitted(tmp_path, 1)
     damage(latest(tmp_path))
     with (
         pytest.warns(UserWarning, match="is damaged"),
-        pytest.raises(RunError, match=r"no good checkpoint in .*, only the damaged step-00000003-00001\.ckpt\.damaged"),
+        pytest.raises(RunError, match=r"contains only damaged checkpoints: step-00000003-00001\.ckpt\.damaged"),
     ):
         read_newest(tmp_path)
 
@@ -271,7 +271,7 @@ def test_the_newest_is_the_one_written_last_whatever_its_steps(tmp_path):
 def test_another_fits_checkpoints_are_left_alone(tmp_path):
     fitted(tmp_path, 1)
     before = kept(tmp_path)
-    with pytest.raises(RunError, match=r"holds checkpoints of an earlier fit; go on from them"):
+    with pytest.raises(RunError, match=r"contains checkpoints of an earlier fit; resume it"):
         fitted(tmp_path, 1)
     assert kept(tmp_path) == before
 
@@ -338,8 +338,8 @@ def test_an_epoch_that_fails_is_not_saved(tmp_path):
         ({"every_steps": 1.5}, "every_steps must be .*got 1.5"),
         ({"every_seconds": 0}, "every_seconds must be .*got 0"),
         ({"keep": 0}, "keep must be .*got 0"),
-        ({"best": "accuracy"}, 'best must be a pair of a metric and "max" or "min"'),
-        ({"best": ("accuracy", "most")}, "best must be a pair"),
+        ({"best": "accuracy"}, 'best must be None or a pair of a metric and "max" or "min"'),
+        ({"best": ("accuracy", "most")}, "best must be None or a pair"),
     ],
 )
 def test_bad_arguments(tmp_path, options, message):

@@ -212,24 +212,26 @@ def test_numbers_that_are_not_finite(tmp_path):
 def test_files_of_other_runs_are_left_alone(tmp_path):
     path = tmp_path / "log"
     for make in (CSV, JSONLines):
-        path.write_text("of another run\n")
-        with pytest.raises(RunError, match="is of another run; give another path, append=True or replace=True"):
+        path.write_text("of a different run\n")
+        with pytest.raises(
+            RunError, match="belongs to a different run; use a different path, append=True or replace=True"
+        ):
             learner().fit(1, callbacks=[make(path)])
-        assert path.read_text() == "of another run\n"
+        assert path.read_text() == "of a different run\n"
         learner().fit(1, callbacks=[make(path, replace=True)])
         assert "another" not in path.read_text()
     learner().fit(1, callbacks=[TensorBoard(tmp_path / "events")])
-    with pytest.raises(RunError, match="holds events of another run"):
+    with pytest.raises(RunError, match="contains events of a different run"):
         learner().fit(1, callbacks=[TensorBoard(tmp_path / "events")])
 
 
 def test_a_resume_before_the_first_line_does_not_take_another_file(tmp_path):
     stop, other = StopAt(1), tmp_path / "other"
     learner().fit(1, callbacks=[JSONLines(tmp_path / "log"), stop])
-    other.write_text("of another run\n")
-    with pytest.raises(RunError, match="is of another run"):
+    other.write_text("of a different run\n")
+    with pytest.raises(RunError, match="belongs to a different run"):
         learner().fit(1, callbacks=[JSONLines(other)], resume=stop.state)
-    assert other.read_text() == "of another run\n"
+    assert other.read_text() == "of a different run\n"
 
 
 def test_a_resume_looks_whether_it_is_its_file(tmp_path):
@@ -237,13 +239,13 @@ def test_a_resume_looks_whether_it_is_its_file(tmp_path):
     learner().fit(3, callbacks=[JSONLines(path), stop])
     right = path.read_text()
     path.write_text(right.replace('"epoch":1', '"epoch":7'))
-    with pytest.raises(RunError, match="does not begin with the lines that the checkpoint goes on from"):
+    with pytest.raises(RunError, match="does not start with the entries at the checkpoint"):
         learner().fit(3, callbacks=[JSONLines(path)], resume=stop.state)
     path.write_text(right[:-5])
-    with pytest.raises(RunError, match="does not begin with the lines"):
+    with pytest.raises(RunError, match="does not start with the entries"):
         learner().fit(3, callbacks=[JSONLines(path)], resume=stop.state)
     path.unlink()
-    with pytest.warns(UserWarning, match="is missing; its lines before the checkpoint are lost"):
+    with pytest.warns(UserWarning, match="is missing; its entries before the checkpoint are lost"):
         learner().fit(3, callbacks=[JSONLines(path)], resume=stop.state)
     assert [line["epoch"] for line in read_lines(path)] == [2, 3]
 
@@ -268,11 +270,11 @@ def test_bad_arguments(tmp_path):
         if value is not None:
             with pytest.raises(ArgumentError, match="CSV: every must be None or an integer in"):
                 CSV(tmp_path / "log", every=value)
-    with pytest.raises(ArgumentError, match="JSONLines: values must be a list of names, got the text 'lr'"):
+    with pytest.raises(ArgumentError, match="JSONLines: values must be a list of names, got the string 'lr'"):
         JSONLines(tmp_path / "log", values="lr")
-    with pytest.raises(ArgumentError, match="CSV: path must be the path of a file, got 3"):
+    with pytest.raises(ArgumentError, match="CSV: path must be a path, got 3"):
         CSV(3)
-    with pytest.raises(ArgumentError, match="TensorBoard: folder must be the path of a folder, got None"):
+    with pytest.raises(ArgumentError, match="TensorBoard: folder must be a path, got None"):
         TensorBoard(None)
     with pytest.raises(ArgumentError):
         learner().fit(1, callbacks=[CSV(tmp_path / "log", every=1, values=["warmth"])])

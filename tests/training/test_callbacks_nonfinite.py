@@ -39,7 +39,7 @@ def stopped(*callbacks, watch=None, make=torch.optim.SGD, epochs=2, **options):
     """The learner and the report of a fit that stops."""
     watch = NonFinite() if watch is None else watch
     subject = learner(make, 0.1, callbacks=[*callbacks, watch], **options)
-    with pytest.warns(RuntimeWarning, match="not finite") as caught:
+    with pytest.warns(RuntimeWarning, match="non-finite") as caught:
         subject.fit(epochs)
     assert [str(entry.message) for entry in caught] == watch.reports[:1]
     return subject, watch.reports[0]
@@ -57,8 +57,8 @@ def test_it_names_parameter_and_layer_with_the_right_label(values, kind):
     """Any nan makes it "nan", and only infinities "inf": the original had the two labels swapped."""
     subject, report = stopped(Spoil(**{"1_weight": values}))
     assert report == (
-        f"Step 2 (epoch 1, batch 2) has gradients that are not finite: {kind} in 1.weight (BatchNorm1d). "
-        "All outputs of the model are finite: it begins in the backward pass."
+        f"Step 2 (epoch 1, batch 2) has non-finite gradients: {kind} in 1.weight (BatchNorm1d). "
+        "All outputs of the model are finite; the origin is in the backward pass."
     )
     assert subject.stop_reason == report
 
@@ -117,11 +117,9 @@ def with_log(first=0, batches=3, watch=None, callbacks=()):
 
 def test_it_names_the_first_module_that_makes_something_not_finite():
     subject = with_log(first=1)
-    with pytest.warns(RuntimeWarning, match="not finite"):
+    with pytest.warns(RuntimeWarning, match="non-finite"):
         subject.fit(1)
-    assert subject.stop_reason.startswith(
-        "Step 2 (epoch 1, batch 2) has gradients that are not finite: nan in 0.weight"
-    )
+    assert subject.stop_reason.startswith("Step 2 (epoch 1, batch 2) has non-finite gradients: nan in 0.weight")
     assert "The loss is nan. The first module with nan in its output is 1.1 (Log), in batch 2." in subject.stop_reason
 
 
@@ -149,19 +147,19 @@ def test_inputs_and_weights_that_are_not_finite_already():
     made = problem()
     made.train.x[made.train._order(0)[5]] = math.inf
     subject = Learner.of(made, torch.optim.SGD, lr=0.1, callbacks=[NonFinite()], engine=Engine("cpu"))
-    with pytest.warns(RuntimeWarning, match="The input of batch 2 holds inf already"):
+    with pytest.warns(RuntimeWarning, match="The input of batch 2 contains inf"):
         subject.fit(1)
     subject = learner(torch.optim.SGD, 0.1, callbacks=[NonFinite()])
     with torch.no_grad():
         subject.model[4].bias[0] = math.inf
-    with pytest.warns(RuntimeWarning, match=r"Weights are not finite already: inf in 4.bias \(Linear\)"):
+    with pytest.warns(RuntimeWarning, match=r"Non-finite weights: inf in 4.bias \(Linear\)"):
         subject.fit(1)
 
 
 def test_with_accumulation_it_looks_at_all_batches_of_the_step():
     subject = with_log(first=0, watch=NonFinite(), callbacks=[Accumulate(3)])
     subject.model[1][1].calls = -1  # the first batch is fine, the second is not; then the batches once more
-    with pytest.warns(RuntimeWarning, match="not finite"):
+    with pytest.warns(RuntimeWarning, match="non-finite"):
         subject.fit(1)
     assert subject.stop_reason.startswith("Step 1 (epoch 1, batch 3)")
     assert "The first module with nan in its output is 1.1 (Log), in batch 1." in subject.stop_reason
@@ -184,7 +182,7 @@ def test_a_model_that_cannot_be_run_again_is_reported_without_its_modules():
         callbacks=[Pair(), NonFinite()],
         engine=Engine("cpu"),
     )
-    with pytest.warns(RuntimeWarning, match="The input of batch 1 holds nan already"):
+    with pytest.warns(RuntimeWarning, match="The input of batch 1 contains nan"):
         subject.fit(1)
     assert "nan in weight (Linear)" in subject.stop_reason
 
@@ -300,9 +298,7 @@ def test_under_a_loss_scale_an_infinity_is_the_scalers_business_until_the_scale_
     x[3] = math.nan
     made = Problem(model=nn.Linear(4, 3), train=Batches(x, y, 16), loss=nn.functional.cross_entropy)
     subject = Learner.of(made, torch.optim.SGD, lr=0.1, callbacks=[NonFinite()], engine=engine)
-    with pytest.warns(
-        RuntimeWarning, match="Step 1 .epoch 3, batch 1. has gradients that are not finite: nan in weight"
-    ):
+    with pytest.warns(RuntimeWarning, match="Step 1 .epoch 3, batch 1. has non-finite gradients: nan in weight"):
         subject.fit(9)
     assert engine.scaler.get_scale() == 2.0**-11
     assert subject.steps == 0
@@ -326,7 +322,7 @@ def test_the_file_holds_what_it_takes_to_look_into_it(tmp_path):
     subject, report = stopped(Spoil(**{"4_bias": [math.nan]}), watch=watch)
     [path] = (tmp_path / "new" / "reports").iterdir()
     assert path.name == "nonfinite-step-2-epoch-1-batch-2.pt"
-    assert f"are in {path}." in report
+    assert f"are saved in {path}." in report
     held = torch.load(path, weights_only=True)
     assert held["gradients"] == {"4.bias": "nan"}
     assert held["first"] is None

@@ -317,5 +317,5 @@ def test_bad_arguments():
     for value in NONNEGATIVE.refused():
         with pytest.raises(ArgumentError, match="Progress: every_s must be"):
             Progress(every_s=value)
-    with pytest.raises(ArgumentError, match="stream must be None or a text file that is open, got 'log'"):
+    with pytest.raises(ArgumentError, match="stream must be None or a writable text stream, got 'log'"):
         Progress("log")

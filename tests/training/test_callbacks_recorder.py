@@ -245,7 +245,7 @@ def test_it_goes_on_with_what_was_recorded(at):
 def test_the_record_of_other_names_is_refused():
     stop = StopAt(1)
     learner(callbacks=[Recorder("lr")]).fit(1, callbacks=[stop])
-    with pytest.raises(RunError, match=r"recorder holds loss, lr; this one loss, grad_norm"):
+    with pytest.raises(RunError, match="names must be those of the checkpoint, loss, lr, got loss, grad_norm"):
         learner(callbacks=[Recorder("grad_norm")]).fit(1, resume=stop.state)
 
 
@@ -260,7 +260,7 @@ def test_the_plot_shows_every_name():
     assert [trace.name for trace in recorder.plot("lr").data] == ["lr"]
     with pytest.raises(ArgumentError, match="a name must be one of 'loss', 'lr', 'grad_norm', got 'momentum'"):
         recorder.plot("momentum")
-    with pytest.raises(ArgumentError, match="nothing is recorded"):
+    with pytest.raises(ArgumentError, match="the recorder has no names"):
         Recorder(loss=False).plot()
 
 
@@ -270,10 +270,10 @@ def test_the_plot_shows_every_name():
 @pytest.mark.parametrize(
     ("names", "sentence"),
     [
-        ((3,), "names must be texts such as 'lr', got 3"),
-        (("",), "names must be texts such as 'lr', got ''"),
-        (("lr", "lr"), "'lr' is given twice"),
-        (("loss",), "'loss' is given twice"),
+        ((3,), "names must be strings such as 'lr', got 3"),
+        (("",), "names must be strings such as 'lr', got ''"),
+        (("lr", "lr"), "names must be distinct, got 'lr' twice"),
+        (("loss",), "names must be distinct, got 'loss' twice"),
     ],
 )
 def test_bad_names_at_construction(names, sentence):
@@ -285,10 +285,10 @@ def test_bad_names_at_construction(names, sentence):
     ("name", "sentence"),
     [
         ("momentun", "has no hyperparameter 'momentun'; it has lr"),
-        ("lr:1", "'lr:1' asks for group 1, the optimizer has 1"),
-        ("betas", r"'betas' is no number in the parameter group but \(0.9, 0.999\)"),
-        ("maximize", "'maximize' is no number in the parameter group but False"),
-        ("state:exp_average", "the optimizer has no state 'exp_average'; it has exp_avg, exp_avg_sq, step"),
+        ("lr:1", "'lr:1' requires parameter group 1; the optimizer has 1"),
+        ("betas", r"'betas' must be a number in the parameter group, got \(0.9, 0.999\)"),
+        ("maximize", "'maximize' must be a number in the parameter group, got False"),
+        ("state:exp_average", "the optimizer has no state 'exp_average'; known are exp_avg, exp_avg_sq, step"),
     ],
 )
 def test_bad_names_when_the_fit_begins(name, sentence):

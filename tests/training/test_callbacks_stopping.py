@@ -66,7 +66,7 @@ def test_it_stops_once_patience_is_over(values, options, epochs):
 def test_it_knows_the_best():
     epochs, stopping, one = epochs_of(3.0, 1.0, 2.0, 2.0, patience=2)
     assert (epochs, stopping.best, stopping.best_epoch, stopping.waited) == (4, 1.0, 1, 2)
-    assert one.stop_reason == "the loss of eval has not become better than 1 for 2 epochs"
+    assert one.stop_reason == "eval loss has not improved from 1 for 2 epochs"
 
 
 def test_the_fit_ends_tidily_after_the_whole_epoch():

@@ -155,7 +155,7 @@ def test_skipping_a_step_leaves_the_wish_of_another_to_stop():
     stops = At("after_batch", lambda made: setattr(made, "stop_reason", "time is up") if on_batch(0)(made) else None)
     breaks = At("after_loss", lambda made: multiply_loss(made, torch.inf) if on_batch(1)(made) else None)
     one = learner(callbacks=[stops, breaks, NonFinite(then="skip")])
-    with pytest.warns(RuntimeWarning, match="not finite"):
+    with pytest.warns(RuntimeWarning, match="non-finite"):
         one.fit(3)
     assert (len(one.history), one.stop_reason) == (1, "time is up")
 
@@ -369,7 +369,7 @@ def test_a_refused_resume_cuts_no_log(tmp_path):
     with (tmp_path / "log.jsonl").open("a") as file:
         file.write("more\n")
     before = (tmp_path / "log.jsonl").read_bytes()
-    with pytest.raises(RunError, match="does not begin with the lines"):
+    with pytest.raises(RunError, match="does not start with the entries"):
         learner(callbacks=logs()).fit(4, resume=state)
     assert (tmp_path / "log.jsonl").read_bytes() == before
 

@@ -143,7 +143,7 @@ def test_a_record_that_ends_before_its_checkpoint_is_told(settings, tmp_path):
     start(settings, tmp_path / "run", write_line=quiet)
     record = tmp_path / "run" / "run.jsonl"
     record.write_text(record.read_text().splitlines(keepends=True)[0])
-    with pytest.raises(RunError, match="ends before its checkpoint"):
+    with pytest.raises(RunError, match="shorter than its checkpoint expects"):
         resume(tmp_path / "run", write_line=quiet)
 
 

@@ -221,7 +221,7 @@ def test_two_schedules_of_one_hyperparameter_are_refused_and_leave_it_as_it_was(
     before = {key: value for key, value in opt.param_groups[0].items() if key != "params"}
     data = [(torch.ones(2, 4), torch.zeros(2, dtype=torch.long))]
     made = Learner(model, data, loss=torch.nn.functional.cross_entropy, optimizer=opt, engine=Engine("cpu"))
-    with pytest.raises(ArgumentError, match=rf"Schedule: {name}\S* is moved by two schedules"):
+    with pytest.raises(ArgumentError, match=rf"Schedule: {name}\S* has two schedules"):
         made.fit(1, callbacks=[one(), other()])
     assert {key: value for key, value in opt.param_groups[0].items() if key != "params"} == before
 
@@ -398,7 +398,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_never_started_over(settings,
     stopped(dataclasses.replace(settings, log=("csv",)), tmp_path / "run", monkeypatch, 4)
     spoil(tmp_path / "run")
     record = (tmp_path / "run" / "run.jsonl").read_bytes()
-    with pytest.warns(UserWarning, match="is damaged"), pytest.raises(RunError, match="only the damaged"):
+    with pytest.warns(UserWarning, match="is damaged"), pytest.raises(RunError, match="only damaged checkpoints"):
         resume(tmp_path / "run", write_line=quiet)
     before = files(tmp_path / "run")
     for _ in range(2):

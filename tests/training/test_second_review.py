@@ -66,7 +66,7 @@ def scheduled(params, lr):
     return dp.AdamW(params, lr=lr, schedule=Cosine(12))
 
 
-@pytest.mark.filterwarnings("ignore:.*not finite:RuntimeWarning")
+@pytest.mark.filterwarnings("ignore:.*non-finite:RuntimeWarning")
 @pytest.mark.parametrize(
     "callbacks",
     [

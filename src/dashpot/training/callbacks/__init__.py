@@ -1,4 +1,4 @@
-"""Callbacks for the learner, one idea a file."""
+"""Callbacks for the learner, one per file."""
 
 from dashpot.training.callbacks.accumulate import Accumulate
 from dashpot.training.callbacks.average import EMA, SWA

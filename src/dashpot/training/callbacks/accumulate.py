@@ -1,4 +1,4 @@
-"""Steps of the optimizer that are made of several batches."""
+"""Gradient accumulation."""
 
 from __future__ import annotations
 
@@ -15,26 +15,27 @@ __all__ = ["Accumulate"]
 
 
 class Accumulate(Callback):
-    """Lets the optimizer step once for every `batches` batches, and for what is left of them at the end of an epoch.
+    """Gradient accumulation over `batches` micro-batches per optimizer step.
 
-    The gradient of a step is that of the mean loss over all examples of its batches, so that 4 batches of b do what one
-    of 4 b does, but for layers that look at a batch as a whole, such as batch norm. Where the data do not tell how many
-    examples a batch holds (they do as `dashpot.data.Batches` and as a `DataLoader` with a `batch_size`), its batches
-    count alike. Schedules, the recorder and `learner.steps` count steps, not batches. A state can be taken between
-    steps only.
+    The last step of an epoch may have fewer micro-batches. The gradient is that of the mean loss over all examples of
+    the step: 4 micro-batches of size b are equivalent to one batch of size 4 b, except for layers with batch
+    statistics, such as batch norm. Micro-batches have equal weights if the data do not provide batch sizes
+    (`dashpot.data.Batches` and a `DataLoader` with a `batch_size` do). Schedules, `Recorder` and `learner.steps` count
+    optimizer steps. Checkpoints can only be taken between steps.
 
     Args:
-        batches: integer >= 1.
+        batches: Number of micro-batches per step, an integer >= 1.
 
     Raises:
-        ArgumentError: `batches` is out of range.
+        ArgumentError: If `batches` is out of range.
 
-    >>> from dashpot import AdamW, tasks
-    >>> from dashpot.training import Engine, Learner
-    >>> learner = Learner.of(tasks.get("digits").build(0), AdamW, lr=0.01, engine=Engine("cpu"))
-    >>> learner.fit(1, callbacks=[Accumulate(4)])
-    >>> len(learner.train), learner.steps
-    (30, 8)
+    Example:
+        >>> from dashpot import AdamW, tasks
+        >>> from dashpot.training import Engine, Learner
+        >>> learner = Learner.of(tasks.get("digits").build(0), AdamW, lr=0.01, engine=Engine("cpu"))
+        >>> learner.fit(1, callbacks=[Accumulate(4)])
+        >>> len(learner.train), learner.steps
+        (30, 8)
     """
 
     order: ClassVar[int] = -20
@@ -44,4 +45,4 @@ class Accumulate(Callback):
         self.batches = int(batches)
 
     def before_fit(self, learner: Learner) -> None:
-        learner.loop.accumulate = self.batches  # every fit begins with 1; after it, its state still says what it was
+        learner.loop.accumulate = self.batches  # reset to 1 at the start of each fit, not at its end

@@ -1,4 +1,4 @@
-"""Averages of the weights along the way, with which the model is evaluated."""
+"""Weight averages for evaluation."""
 
 from __future__ import annotations
 
@@ -29,12 +29,17 @@ AVERAGES = "its averages"
 
 
 class AveragedWeights(Callback):
-    """Base of `EMA` and `SWA`: keeps an average of each parameter, and swaps it in where the model is evaluated.
+    """Base class of `EMA` and `SWA`: an average of each parameter, loaded into the model for evaluation.
 
-    The model holds the averages from `before_epoch` of an evaluation until its `after_epoch`; training goes on with the
-    weights as the optimizer left them. A fit that comes to its end leaves the averages in the model if `keep` is true;
-    one that fails or is cancelled leaves the optimizer's weights. Averages of parameters in half precision are kept in
-    float32. A subclass says when to take the weights in, by `update`.
+    The model has the averages from `before_epoch` to `after_epoch` of the evaluation; training uses the optimizer's
+    weights. A completed fit leaves the averages in the model if `keep` is True; a failed or cancelled fit leaves the
+    optimizer's weights. Averages of half-precision parameters are float32. Subclasses call `update`.
+
+    Args:
+        keep: Whether the averages stay in the model after a completed fit.
+
+    Attributes:
+        count: Number of averaged weights.
     """
 
     order: ClassVar[int] = 20
@@ -43,24 +48,21 @@ class AveragedWeights(Callback):
         check(type(self).__name__, "keep", keep, FLAG)
         self.keep = keep
         self.count = 0
-        """Weights taken in so far."""
         self._backup: dict[str, Tensor] | None = None
         self._completed = False
 
-    # ---- for users --------------------------------------------------------------------------------------------------
-
     @property
     def ready(self) -> bool:
-        """Whether there is an average to evaluate."""
+        """Whether any weights have been averaged."""
         return self.count > 0
 
     def weights(self) -> dict[str, Any]:
-        """The averaged model as a state dict of whole tensors on the CPU, for `load_state_dict` of a model like it.
+        """Return a state dict of the averaged model, with unsharded CPU tensors.
 
-        With `strategy="fsdp"` every process has to ask.
+        With `strategy="fsdp"`, a collective: every rank must call it.
 
         Raises:
-            RunError: there is no average yet.
+            RunError: If no weights have been averaged yet.
         """
         if not self.ready:
             raise RunError(f"{type(self).__name__}: no weights have been averaged yet.")
@@ -78,7 +80,7 @@ class AveragedWeights(Callback):
         others = [c for c in learner.loop.callbacks if isinstance(c, AveragedWeights) and c is not self]
         if others:
             raise ArgumentError(
-                f"Learner: one callback may average the weights, got {type(self).__name__} and "
+                f"Learner: callbacks must contain at most one weight average, got {type(self).__name__} and "
                 f"{type(others[0]).__name__}."
             )
         check_initialized(learner.model, type(self).__name__)
@@ -122,7 +124,7 @@ class AveragedWeights(Callback):
         self.count += 1
 
     def _tensors(self) -> Mapping[str, Tensor]:
-        """What is averaged, as it is in the model now."""
+        """Return the averaged tensors of the model by name."""
         return self._params
 
     def _swap_in(self) -> None:
@@ -147,7 +149,7 @@ class AveragedWeights(Callback):
             foreach_copy_(own, new)
 
     def _load_statistics(self) -> None:
-        """Put statistics of layers into the model that belong to the averages."""
+        """Load the batch norm statistics of the averages into the model."""
 
     # ---- state ------------------------------------------------------------------------------------------------------
 
@@ -158,7 +160,7 @@ class AveragedWeights(Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         owner, own = type(self).__name__, self.averages
         if set(own) != set(state["averages"]):
-            raise RunError(f"{owner}: the checkpoint has averages of other parameters, or also of buffers.")
+            raise RunError(f"{owner}: the checkpoint has averages of different parameters or buffers.")
         for name, value in own.items():
             value.copy_(weights.shard_like(state["averages"][name], value))
         buffers = dict(self._learner.model.named_buffers())
@@ -167,39 +169,40 @@ class AveragedWeights(Callback):
 
 
 class EMA(AveragedWeights):
-    """An exponential moving average of the weights, taken after every step of the optimizer.
+    """Exponential moving average of the weights, updated after every optimizer step.
 
-    With w_t the weights after step t, w_0 those at the beginning, and a_0 = w_0,
+    With w_t the weights after step t, w_0 the initial weights, and a_0 = w_0,
 
         a_t = d_t a_(t-1) + (1 - d_t) w_t,      d_t = decay, or min(decay, (1 + t) / (10 + t)) with `warmup`.
 
-    Without warmup a_t = decay^t w_0 + (1 - decay) sum_i decay^(t-i) w_i, so that the initial weights count for long;
-    with it the average reaches back over about a ninth of the steps taken, until decay is the narrower limit. A step
-    that was skipped because its gradients were not finite does not count.
+    Without warmup, a_t = decay^t w_0 + (1 - decay) sum_i decay^(t-i) w_i, in which the initial weights have a large
+    weight for long. With warmup, the average has a time constant of about t / 9 steps until `decay` limits it. Skipped
+    steps do not count.
 
-    The model is evaluated with the averages, and has them after the fit; see `AveragedWeights`. `weights()` gives them
-    as a state dict at any time.
+    The model has the averages during evaluation and after the fit, see `AveragedWeights`. `weights()` returns them as a
+    state dict at any time.
 
     Args:
-        decay: in [0, 1).
-        warmup: whether to begin with shorter averages.
-        buffers: "copy" has the averaged model use buffers, such as the statistics of batch norm, as they are; "average"
-            averages those of floating point as the parameters.
-        keep: whether the averages stay in the model when the fit is complete.
+        decay: Decay in [0, 1).
+        warmup: Whether to start with shorter averages.
+        buffers: "copy" to use the current buffers, such as batch norm statistics, with the averages; "average" to
+            average floating-point buffers like parameters.
+        keep: Whether the averages stay in the model after a completed fit.
 
     Raises:
-        ArgumentError: an argument is out of range; when the fit begins, another callback averages the weights as well.
+        ArgumentError: If an argument is out of range or, when the fit begins, another callback averages the weights.
 
-    Source: B. Polyak and A. Juditsky, Acceleration of stochastic approximation by averaging, 1992 (averaging); the
-    warmup is that of tf.train.ExponentialMovingAverage with `num_updates`.
+    Source: B. Polyak and A. Juditsky, Acceleration of stochastic approximation by averaging, 1992 (averaging); warmup
+    of tf.train.ExponentialMovingAverage with `num_updates`.
 
-    >>> from dashpot import SGD, tasks
-    >>> from dashpot.training import Engine, Learner
-    >>> learner = Learner.of(tasks.get("digits").build(0), SGD, lr=0.1, engine=Engine("cpu"))
-    >>> ema = EMA(decay=0.99)
-    >>> learner.fit(2, callbacks=[ema])
-    >>> ema.count, learner.history[-1]["eval"]["accuracy"] > 0.5
-    (60, True)
+    Example:
+        >>> from dashpot import SGD, tasks
+        >>> from dashpot.training import Engine, Learner
+        >>> learner = Learner.of(tasks.get("digits").build(0), SGD, lr=0.1, engine=Engine("cpu"))
+        >>> ema = EMA(decay=0.99)
+        >>> learner.fit(2, callbacks=[ema])
+        >>> ema.count, learner.history[-1]["eval"]["accuracy"] > 0.5
+        (60, True)
     """
 
     def __init__(self, decay: float = 0.999, *, warmup: bool = True, buffers: str = "copy", keep: bool = True) -> None:
@@ -213,7 +216,7 @@ class EMA(AveragedWeights):
         return {"decay": self.decay, "warmup": self.warmup, "buffers": self.buffers}
 
     def decay_at(self, step: int) -> float:
-        """d_t for step t, from 1.
+        """Return d_t for step t, from 1.
 
         >>> EMA(0.9).decay_at(1) == 2 / 11, EMA(0.9).decay_at(1000)
         (True, 0.9)
@@ -226,43 +229,44 @@ class EMA(AveragedWeights):
     def _tensors(self) -> Mapping[str, Tensor]:
         if self.buffers == "copy":
             return self._params
-        # Looked up each time: modules may replace their buffers.
+        # Not cached, because modules may replace their buffers.
         buffers = self._learner.model.named_buffers()
         return self._params | {name: value for name, value in buffers if _is_averaged(value)}
 
 
 class SWA(AveragedWeights):
-    """Stochastic weight averaging: the plain mean of the weights at the ends of epochs.
+    """Stochastic weight averaging: the mean of the weights at the ends of epochs.
 
-    After epoch first_epoch (from 0), and every `every` epochs from there on, with n weights in the average a,
+    After epoch `first_epoch` (from 0) and every `every` epochs from then on, with n weights in the average a,
 
         a <- a + (w - a) / (n + 1).
 
-    From the first average on the model is evaluated with it, and has it after the fit; see `AveragedWeights`. Batch
-    norm needs statistics of the averaged weights: before the evaluation after a new average, and at the end of a fit
-    without any, the training data go through the model once more, without gradients. What that draws and reads does not
-    change the training. Of several processes each takes its part of the data, and the statistics are averaged.
+    From the first average on, the model has the average during evaluation and after the fit, see `AveragedWeights`.
+    Batch norm statistics of the averaged weights are computed in a forward pass over the training data before the
+    evaluation of a new average, or at the end of a fit without evaluation. This pass does not affect the training. Each
+    rank uses its shard of the data, and the statistics are averaged.
 
-    The method is meant for a rate that stays high from `first_epoch` on; schedules are your own to choose.
+    The method assumes a high learning rate from `first_epoch` on; choose the schedule accordingly.
 
     Args:
-        first_epoch: integer >= 0: so many epochs are left out.
-        every: integer >= 1.
-        keep: whether the averages stay in the model when the fit is complete.
+        first_epoch: First epoch to average, an integer >= 0.
+        every: Epochs between updates of the average, an integer >= 1.
+        keep: Whether the averages stay in the model after a completed fit.
 
     Raises:
-        ArgumentError: an argument is out of range; when the fit begins, another callback averages the weights as well,
-            or the fit ends before its first average.
+        ArgumentError: If an argument is out of range or, when the fit begins, another callback averages the weights or
+            the fit ends before `first_epoch`.
 
     Source: P. Izmailov et al., Averaging weights leads to wider optima and better generalization, 2018, algorithm 1.
 
-    >>> from dashpot import SGD, tasks
-    >>> from dashpot.training import Engine, Learner
-    >>> learner = Learner.of(tasks.get("digits").build(0), SGD, lr=0.5, engine=Engine("cpu"))
-    >>> swa = SWA(first_epoch=1)
-    >>> learner.fit(4, callbacks=[swa])
-    >>> swa.count
-    3
+    Example:
+        >>> from dashpot import SGD, tasks
+        >>> from dashpot.training import Engine, Learner
+        >>> learner = Learner.of(tasks.get("digits").build(0), SGD, lr=0.5, engine=Engine("cpu"))
+        >>> swa = SWA(first_epoch=1)
+        >>> learner.fit(4, callbacks=[swa])
+        >>> swa.count
+        3
     """
 
     def __init__(self, first_epoch: int, every: int = 1, *, keep: bool = True) -> None:
@@ -292,7 +296,7 @@ class SWA(AveragedWeights):
     def after_fit(self, learner: Learner) -> None:
         super().after_fit(learner)
         if self.ready and not self.statistics:
-            self._swap_in()  # measures them
+            self._swap_in()  # computes the statistics
             self._swap_out()
 
     def _swap_in(self) -> None:
@@ -317,7 +321,7 @@ class SWA(AveragedWeights):
 
 
 def evaluated_weights(learner: Learner) -> dict[str, Any]:
-    """The weights that an evaluation at this moment uses, as a state dict of whole tensors on the CPU."""
+    """Return a state dict of the weights that evaluation uses, averaged or not, with unsharded CPU tensors."""
     for callback in learner.loop.callbacks:
         if isinstance(callback, AveragedWeights) and callback.ready:
             return callback.weights()
@@ -329,17 +333,17 @@ def _is_averaged(value: Tensor) -> bool:
 
 
 def _to_float32(value: Tensor) -> Tensor:
-    """`value` without its history, in float32 at least."""
+    """Return the detached value in float32 or a wider dtype."""
     return value.detach().to(torch.promote_types(value.dtype, torch.float32))
 
 
 def _local(value: Tensor) -> Tensor:
-    """This process's part of a tensor that is divided among processes; other tensors as they are."""
+    """Return the local shard of a DTensor, detached; other tensors detached."""
     part = local_tensor(value, value)
     return part.detach()
 
 
-# ---- statistics of batch norm ---------------------------------------------------------------------------------------
+# ---- batch norm statistics ------------------------------------------------------------------------------------------
 
 
 def _buffers_of(model: nn.Module, norms: Iterable[nn.Module]) -> Iterator[tuple[str, Tensor]]:
@@ -348,11 +352,11 @@ def _buffers_of(model: nn.Module, norms: Iterable[nn.Module]) -> Iterator[tuple[
 
 
 def _update_batchnorm(learner: Learner, norms: Iterable[Any]) -> None:
-    """Replace the running statistics by means over the training data."""
+    """Recompute the running statistics as means over the training data."""
     with side_pass(learner.train), _restored_momentum(norms), torch.no_grad():
         for norm in norms:
             norm.reset_running_stats()
-            norm.momentum = None  # a plain mean
+            norm.momentum = None  # cumulative mean
         learner.update_batchnorm(learner.train)
     if learner.engine.world_size > 1:
         for _, value in _buffers_of(learner.model, norms):

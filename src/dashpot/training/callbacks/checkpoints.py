@@ -1,4 +1,4 @@
-"""Checkpoints in a folder: written while a fit runs, the last few and the best one kept, the newest good one found."""
+"""Checkpoints of a fit in a folder: writing, retention, and selection for resuming."""
 
 from __future__ import annotations
 
@@ -30,77 +30,80 @@ _PARTIAL = re.compile(r"\.(step-\d{8,}-\d{5,}\.ckpt|best\.json)\.[0-9a-f]+\.part
 
 
 def latest(folder: str | os.PathLike[str]) -> Path | None:
-    """The checkpoint in `folder` that was written last, good or not; None where there is none."""
+    """Return the last written checkpoint in `folder`, intact or not, or None."""
     return next(iter(_newest_first(Path(folder))), None)
 
 
 def best(folder: str | os.PathLike[str]) -> Path | None:
-    """The checkpoint in `folder` that is marked as the best one; None where there is none."""
-    mark = _read_best(Path(folder))
-    return None if mark is None else Path(folder, mark["file"])
+    """Return the best checkpoint in `folder`, or None."""
+    found = _read_best(Path(folder))
+    return None if found is None else Path(folder, found["file"])
 
 
 def damaged(folder: str | os.PathLike[str]) -> list[Path]:
-    """The checkpoints in `folder` that `read_newest` has put aside."""
+    """Return the checkpoints in `folder` that `read_newest` has renamed as damaged."""
     return sorted(Path(folder).glob("step-*.ckpt.damaged*"))
 
 
 def read_newest(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """The state in the newest good checkpoint of a folder, for `Learner.fit(resume=...)`.
+    """Return the state of the newest intact checkpoint in `folder`, for `Learner.fit(resume=...)`.
 
-    A damaged one is told with a warning and renamed to end in `.damaged`, and the one before it is used.
+    A damaged checkpoint is renamed to end in `.damaged`, with a warning, and the previous one is used.
 
     Raises:
-        RunError: there is none, or the newest is none of dashpot's, holds code, or is from a newer dashpot.
+        RunError: If no checkpoint is intact, or the newest is not a dashpot checkpoint, contains code, or was
+            written by a newer dashpot.
     """
-    folder, corrupt = Path(folder), []
+    folder, renamed = Path(folder), []
     for path in _newest_first(folder):
         try:
             state = checkpoint_file.read(path)
         except checkpoint_file.DamagedError as error:
-            corrupt.append(_quarantine(path, error))
+            renamed.append(_rename_damaged(path, error))
             continue
         except RunError:
             if path.exists():
                 raise
-            continue  # another process of this run has just put it aside
+            continue  # renamed by another rank
         return state
-    if not corrupt:
-        raise RunError(f"{folder} holds no checkpoint.")
-    raise RunError(f"There is no good checkpoint in {folder}, only the damaged {', '.join(corrupt)}.")
+    if not renamed:
+        raise RunError(f"{folder} contains no checkpoint.")
+    raise RunError(f"{folder} contains only damaged checkpoints: {', '.join(renamed)}.")
 
 
 class Checkpoints(Callback):
-    """Writes checkpoints while a fit runs: after epochs, and within them if asked to.
+    """Periodic checkpoints, after epochs and optionally within them.
 
-    A checkpoint is a new file `step-STEPS-NUMBER.ckpt`, complete and on the disk before it has its name; only then are
-    older ones removed. `read_newest(folder)` gives the state to go on from, `fit(..., resume=state)` goes on. A fit
-    that cannot save stops with what went wrong, and the checkpoints that there are stay.
+    Each checkpoint is a new file `step-STEPS-NUMBER.ckpt`. It is renamed to this name once it is complete and synced to
+    disk; only then are older checkpoints removed. To resume, pass `read_newest(folder)` to `fit(..., resume=state)`. If
+    a checkpoint cannot be written, the fit fails and existing checkpoints are kept.
 
     Args:
-        folder: of this run alone; made where it is missing.
-        every_epochs: after every so many epochs, evaluation included; None: never. The last one always comes.
-        every_steps: also after every so many steps of the optimizer.
-        every_seconds: also once so many seconds have gone by since the last one.
-        keep: the last so many stay; None: all.
-        best: a metric of the evaluation (of training where there is none) and "max" or "min", such as
-            `("accuracy", "max")`: the checkpoint after the epoch that was best so far stays too, and `best.json` says
-            which that is. The first of equals; a nan is never best.
-        config: more to write into every file, such as the settings of the run; plain data.
+        folder: Folder of the checkpoints of one run, created if missing.
+        every_epochs: Epochs between checkpoints, an integer >= 1, or None. The last epoch always has one.
+        every_steps: Optimizer steps between further checkpoints, an integer >= 1, or None.
+        every_seconds: Seconds between further checkpoints, > 0, or None.
+        keep: Number of latest checkpoints to keep, an integer >= 1; None: all.
+        best: A metric of the evaluation phase (the training phase without evaluation) and "max" or "min",
+            such as `("accuracy", "max")`. The checkpoint of the best epoch is kept too, and `best.json` names it. The
+            earliest of equal values is best; NaN never is.
+        config: Further plain data stored in every checkpoint, such as the settings of the run.
 
     Raises:
-        ArgumentError: an argument is out of range, or there is no such metric.
-        RunError: the folder cannot be written; it holds another fit's checkpoints; or the data cannot be resumed.
+        ArgumentError: If an argument is out of range or the metric does not exist.
+        RunError: If the folder cannot be written or contains checkpoints of a different fit, or if the data cannot be
+            resumed.
 
-    >>> import tempfile
-    >>> from dashpot.training import Learner
-    >>> import dashpot as dp
-    >>> from dashpot import tasks
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     learner = Learner.of(tasks.get("digits").build(seed=0), dp.AdamW, lr=0.01)
-    ...     learner.fit(1, callbacks=[Checkpoints(folder)])
-    ...     latest(folder).name, read_newest(folder)["progress"]["position"]
-    ('step-00000030-00001.ckpt', [1, 0])
+    Example:
+        >>> import tempfile
+        >>> from dashpot.training import Learner
+        >>> import dashpot as dp
+        >>> from dashpot import tasks
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     learner = Learner.of(tasks.get("digits").build(seed=0), dp.AdamW, lr=0.01)
+        ...     learner.fit(1, callbacks=[Checkpoints(folder)])
+        ...     latest(folder).name, read_newest(folder)["progress"]["position"]
+        ('step-00000030-00001.ckpt', [1, 0])
     """
 
     order: ClassVar[int] = 90
@@ -126,17 +129,15 @@ class Checkpoints(Callback):
             check("Checkpoints", name, value, allowed)
         if best is not None and not _is_metric_mode(best):
             raise ArgumentError(
-                f'Checkpoints: best must be a pair of a metric and "max" or "min", or None, got {best!r}.'
+                f'Checkpoints: best must be None or a pair of a metric and "max" or "min", got {best!r}.'
             )
         self.folder, self.keep, self.config = Path(folder), keep, dict(config or {})
         self.every_epochs, self.every_steps, self.every_seconds = every_epochs, every_steps, every_seconds
         self.metric, self.direction = best or (None, "max")
         self._best: dict[str, Any] | None = None
-        self._saved_position: tuple[int, int] | None = (
-            None  # the position of the last checkpoint, from the first epoch on
-        )
+        self._saved_position: tuple[int, int] | None = None  # of the last checkpoint, or of the start
         self._saved_time = 0.0
-        self._epoch_ended = False  # whether this epoch's end was told, here and thereby to all of a smaller order
+        self._epoch_ended = False  # whether `after_epoch` was called, here and on all callbacks of lower order
 
     def before_fit(self, learner: Any) -> None:
         if self.metric is not None and self.metric not in ("loss", *learner.metrics):
@@ -157,8 +158,8 @@ class Checkpoints(Callback):
             return
         if learner.loop.position == (0, 0) and self._saved_position is None and latest(self.folder):
             raise RunError(
-                f"{self.folder} holds checkpoints of an earlier fit; go on from them with fit(..., resume=read_newest("
-                "folder)), or give this fit a folder of its own."
+                f"{self.folder} contains checkpoints of an earlier fit; resume it with fit(..., resume=read_newest("
+                "folder)), or use a different folder."
             )
         self._saved_position = self._saved_position or learner.loop.position
 
@@ -174,10 +175,10 @@ class Checkpoints(Callback):
         self._epoch_ended = True
 
     def cleanup_epoch(self, learner: Any) -> None:
-        # Not after_epoch: averaged weights are in the model until they are taken out in the cleanup.
+        # Not in after_epoch, because averaged weights stay in the model until the cleanup.
         epoch, batch = learner.loop.position
         if batch or epoch != learner.epoch + 1 or self._saved_position is None or self._has_failed(learner):
-            return  # an evaluation is still to come, or the epoch has failed
+            return  # before the evaluation, or after a failure
         better = self._is_better(learner)
         if better or (self.every_epochs is not None and epoch % self.every_epochs == 0) or epoch == learner.epochs:
             self.save(learner, better)
@@ -187,14 +188,14 @@ class Checkpoints(Callback):
             self.save(learner)
 
     def save(self, learner: Any, better: bool = False) -> None:
-        """Write a checkpoint now, unless there is one of this moment; every process of the fit has to ask.
+        """Write a checkpoint, unless one exists for the current position. A collective: every rank must call it.
 
         Args:
-            learner: between two steps, as in `after_batch` where `learner.batch.is_last_microbatch`.
-            better: mark it as the best one.
+            learner: Learner between two steps, such as in `after_batch` if `learner.batch.is_last_microbatch`.
+            better: Whether to mark the checkpoint as the best one.
 
         Raises:
-            RunError: it cannot be written.
+            RunError: If it cannot be written.
         """
         if learner.loop.position == self._saved_position:
             return
@@ -224,12 +225,12 @@ class Checkpoints(Callback):
         if found is not None and found["metric"] == self.metric:
             self._best = found
             if _read_best(self.folder) is None and (self.folder / found["file"]).exists():
-                self._write_best()  # the run was killed between the checkpoint and its mark
+                self._write_best()  # killed between writing the checkpoint and best.json
 
-    # ---- when -------------------------------------------------------------------------------------------------------
+    # ---- conditions -------------------------------------------------------------------------------------------------
 
     def _has_failed(self, learner: Any) -> bool:
-        """Whether an error has kept the epoch's end from callbacks, whose states would lack it."""
+        """Whether an error has prevented callbacks from completing the epoch."""
         unwinding = learner.loop.unwinding
         return not self._epoch_ended and unwinding is not None and not issubclass(unwinding, CancelFit)
 
@@ -241,7 +242,7 @@ class Checkpoints(Callback):
             return False
         return learner.engine.all_gather(time.monotonic() - self._saved_time >= self.every_seconds)[
             0
-        ]  # the first one's clock
+        ]  # clock of rank 0
 
     def _value(self, learner: Any) -> float:
         epoch = learner.history[learner.epoch]
@@ -256,7 +257,7 @@ class Checkpoints(Callback):
     # ---- the folder -------------------------------------------------------------------------------------------------
 
     def _next_number(self) -> int:
-        """A number above that of every file there was, put aside or not: a name is never used twice."""
+        """Return a number above those of all files, damaged ones included, so that names are never reused."""
         names = (_NAME.match(path.name) for path in self.folder.glob("step-*"))
         return 1 + max((int(name[1]) for name in names if name), default=0)
 
@@ -264,46 +265,46 @@ class Checkpoints(Callback):
         write_text(self.folder / BEST, json.dumps(self._best) + "\n")
 
     def _remove_old(self, newest: Path) -> None:
-        """Remove what is not to be kept; `newest` is safe by now."""
+        """Remove checkpoints beyond `keep`, except `newest` and the best."""
         if self.keep is None:
             return
-        marks = [mark["file"] for mark in (_read_best(self.folder), self._best) if mark is not None]
+        best = [found["file"] for found in (_read_best(self.folder), self._best) if found is not None]
         old = [path for path in _newest_first(self.folder) if path != newest][self.keep - 1 :]
         for path in old:
-            if path.name not in marks:
+            if path.name not in best:
                 _remove(path)
 
     def _remove_partial_files(self) -> None:
-        """Remove the halves of files that killed runs have left."""
+        """Remove partial files of killed runs."""
         for path in self.folder.glob(".*.part"):
             if _PARTIAL.fullmatch(path.name):
                 _remove(path)
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    """The checkpoints in a folder by their running number, which tells the order in which they were written."""
+    """Return the checkpoints in a folder, the last written one first."""
     found = [(int(name[1]), path) for path in folder.glob("step-*.ckpt") if (name := _NAME.fullmatch(path.name))]
     return [path for _, path in sorted(found, reverse=True)]
 
 
 def _read_best(folder: Path) -> dict[str, Any] | None:
-    """The mark of the best checkpoint, if that is there."""
+    """Return the contents of best.json if its checkpoint exists, else None."""
     try:
-        mark = json.loads((folder / BEST).read_text(encoding="utf-8"))
-        return mark if _NAME.fullmatch(mark["file"]) and (folder / mark["file"]).exists() else None
+        found = json.loads((folder / BEST).read_text(encoding="utf-8"))
+        return found if _NAME.fullmatch(found["file"]) and (folder / found["file"]).exists() else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _quarantine(path: Path, error: RunError) -> str:
-    """Rename a damaged checkpoint and tell it; its new name."""
+def _rename_damaged(path: Path, error: RunError) -> str:
+    """Rename a damaged checkpoint with a warning, and return its new name."""
     try:
         aside = keep_aside(path)
-    except FileNotFoundError:  # another process of this run was first
+    except FileNotFoundError:  # renamed by another rank
         return path.name
     except OSError as reason:
         raise write_error(path, reason) from error
-    warn(f"{error} It is kept as {aside.name}, and the one before it is used.")
+    warn(f"{error} It is renamed to {aside.name}, and the previous checkpoint is used.")
     return aside.name
 
 

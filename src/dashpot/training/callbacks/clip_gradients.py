@@ -1,4 +1,4 @@
-"""Clipping of gradients between backward and step."""
+"""Gradient clipping between backward pass and optimizer step."""
 
 from __future__ import annotations
 
@@ -22,33 +22,38 @@ __all__ = ["ClipGradients"]
 
 
 class ClipGradients(Callback):
-    """Scales all gradients down to a common norm, and then cuts their elements, before every step.
+    """Gradient clipping by total norm, then by value, before every optimizer step.
 
         n = p-norm of all elements,    g <- g min(1, norm / (n + 1e-6)),    g <- min(max(g, -value), value)
 
-    It comes once for a step, when the gradients of all its batches and processes are added up and the loss scale of
-    fp16 is taken out: the limits are in units of the true gradient. One infinite element makes the finite ones 0 and
-    itself nan, and one nan makes all nan; see `NonFinite`. Nothing is read from the device.
+    Clipping is applied once per step, to gradients that are accumulated, reduced over all ranks and unscaled (fp16). An
+    infinite element becomes NaN and all finite elements 0; a NaN makes all elements NaN. See `NonFinite`. Clipping
+    does not sync with the host.
 
-    dashpot's optimizers can do the same inside their step (`max_norm`, `clip_value`).
+    dashpot's optimizers can also clip inside their step (`max_norm`, `clip_value`).
 
     Args:
-        norm: positive, or None.
-        value: positive, or None.
-        norm_type: p > 0, or infinity for the largest absolute value.
+        norm: Maximum total norm, positive, or None.
+        value: Maximum absolute value of an element, positive, or None.
+        norm_type: Exponent p > 0 of the norm; `math.inf` for the maximum norm.
+
+    Attributes:
+        last_norm: Total norm before clipping in the last step, a 0-d tensor; None before the first step or without
+            `norm`.
 
     Raises:
-        ArgumentError: an argument is out of range, or neither `norm` nor `value` is given.
+        ArgumentError: If an argument is out of range, or neither `norm` nor `value` is given.
 
     Source: torch.nn.utils.clip_grad_norm_ and clip_grad_value_.
 
-    >>> from dashpot import SGD, tasks
-    >>> from dashpot.training import Engine, Learner
-    >>> learner = Learner.of(tasks.get("digits").build(0), SGD, lr=0.1, engine=Engine("cpu"))
-    >>> clip = ClipGradients(norm=0.01)
-    >>> learner.fit(1, callbacks=[clip])
-    >>> clip.last_norm > 0.01
-    tensor(True)
+    Example:
+        >>> from dashpot import SGD, tasks
+        >>> from dashpot.training import Engine, Learner
+        >>> learner = Learner.of(tasks.get("digits").build(0), SGD, lr=0.1, engine=Engine("cpu"))
+        >>> clip = ClipGradients(norm=0.01)
+        >>> learner.fit(1, callbacks=[clip])
+        >>> clip.last_norm > 0.01
+        tensor(True)
     """
 
     order: ClassVar[int] = 10
@@ -62,22 +67,18 @@ class ClipGradients(Callback):
             raise ArgumentError("ClipGradients: norm or value must be given.")
         self.norm, self.value, self.norm_type = norm, value, float(norm_type)
         self.last_norm: Tensor | None = None
-        """The norm before clipping at the last step, a 0-d tensor; None before the first, or without `norm`."""
 
     def settings(self) -> dict[str, Any]:
         return {"norm": self.norm, "value": self.value, "norm_type": self.norm_type}
 
     def step(self, learner: Learner, proceed: Callable[[], None]) -> None:
-        found = gradients(learner)
+        grads = gradients(learner)
         if self.norm is not None:
-            self.last_norm = total_norm(found, self.norm_type)
-            clip_grads_with_norm_(_owners(learner), self.norm, self.last_norm)
+            self.last_norm = total_norm(grads, self.norm_type)
+            params = [p for group in learner.opt.param_groups for p in group["params"]]
+            clip_grads_with_norm_(params, self.norm, self.last_norm)
         if self.value is not None:
             with torch.no_grad():
-                for gradient in found:
-                    gradient.clamp_(-self.value, self.value)
+                for grad in grads:
+                    grad.clamp_(-self.value, self.value)
         proceed()
-
-
-def _owners(learner: Learner) -> list[Tensor]:
-    return [p for group in learner.opt.param_groups for p in group["params"]]

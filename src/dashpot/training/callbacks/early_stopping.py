@@ -1,4 +1,4 @@
-"""Ending a fit that no longer gets better."""
+"""Early stopping."""
 
 from __future__ import annotations
 
@@ -19,33 +19,40 @@ __all__ = ["EarlyStopping"]
 
 
 class EarlyStopping(Callback):
-    """Ends the fit after an epoch when `metric` has not become better for `patience` epochs in a row.
+    """Early stopping after `patience` consecutive epochs without an improvement of `metric`.
 
-    Better means below (mode "min") or above ("max") the best value so far by more than `min_delta`; nan never is. The
-    epoch is finished as any other, so that it is in tables, logs and checkpoints, `learner.stop_reason` says why the
-    fit ends, and `after_fit` is told. A fit that resumes after that ends at once, unless it is given more patience.
+    A value is an improvement if it is below (mode "min") or above ("max") the best value by more than `min_delta`; NaN
+    never is. The last epoch is completed, logged and saved as usual, `learner.stop_reason` is set, and `after_fit` is
+    called. A fit resumed from there ends immediately unless its patience is larger.
 
     Args:
         metric: "loss" or the name of a metric.
-        phase: "eval" or "train"; training measures while the weights change.
-        patience: epochs without a better value that are one too many, an integer >= 1.
-        min_delta: at least 0.
+        phase: "eval" or "train". Training metrics are means over the epoch, measured while the weights change.
+        patience: Number of epochs without improvement, an integer >= 1.
+        min_delta: Minimum improvement, >= 0.
         mode: "min" or "max".
-        restore_best: put the weights of the best epoch into the model when the fit ends, early or after its last epoch:
-            the averaged ones, where a callback averages them (`EMA`, `SWA`). They are kept in the state, and so in
-            every checkpoint. A fit that fails or is cancelled leaves the model as it is.
+        restore_best: Whether to load the weights of the best epoch into the model at the end of the fit: the averaged
+            weights if a callback averages them (`EMA`, `SWA`). The weights are part of every checkpoint. A failed or
+            cancelled fit leaves the model unchanged.
+
+    Attributes:
+        best: Best value, or None.
+        best_epoch: Epoch of the best value, from 0, or None.
+        waited: Number of epochs since the best value.
 
     Raises:
-        ArgumentError: an argument is out of range, or, when the fit begins, the learner has no such metric or phase.
+        ArgumentError: If an argument is out of range or, when the fit begins, the learner does not have the metric or
+            the phase.
 
-    >>> from dashpot import AdamW, tasks
-    >>> from dashpot.training import Engine, Learner
-    >>> learner = Learner.of(tasks.get("digits").build(0), AdamW, lr=0.0, engine=Engine("cpu"))
-    >>> learner.fit(100, callbacks=[EarlyStopping(patience=2)])
-    >>> learner.stop_reason
-    'the loss of eval has not become better than 2... for 2 epochs'
-    >>> len(learner.history)
-    3
+    Example:
+        >>> from dashpot import AdamW, tasks
+        >>> from dashpot.training import Engine, Learner
+        >>> learner = Learner.of(tasks.get("digits").build(0), AdamW, lr=0.0, engine=Engine("cpu"))
+        >>> learner.fit(100, callbacks=[EarlyStopping(patience=2)])
+        >>> learner.stop_reason
+        'eval loss has not improved from 2... for 2 epochs'
+        >>> len(learner.history)
+        3
     """
 
     order: ClassVar[int] = 80
@@ -71,11 +78,8 @@ class EarlyStopping(Callback):
 
     def _reset(self) -> None:
         self.best: float | None = None
-        """The best value so far."""
         self.best_epoch: int | None = None
-        """Its epoch, from 0."""
         self.waited = 0
-        """Epochs since then."""
         self._weights: dict[str, Tensor] | None = None
         self._completed, self.in_model = False, None
 
@@ -110,10 +114,8 @@ class EarlyStopping(Callback):
 
     def _stop_if_exhausted(self) -> None:
         if self.waited >= self.patience:
-            than = "" if self.best is None else f" than {self.best:.4g}"
-            self._learner.stop_reason = (
-                f"the {self.metric} of {self.phase} has not become better{than} for {self.waited} epochs"
-            )
+            best = "" if self.best is None else f" from {self.best:.4g}"
+            self._learner.stop_reason = f"{self.phase} {self.metric} has not improved{best} for {self.waited} epochs"
 
     def after_fit(self, learner: Learner) -> None:
         self._completed = True
@@ -125,11 +127,11 @@ class EarlyStopping(Callback):
         self._completed = False
 
     def state_dict(self) -> dict[str, Any]:
-        found = {"best": self.best, "best_epoch": self.best_epoch, "waited": self.waited, "weights": self._weights}
-        return {**found, "measured": self.settings()}
+        state = {"best": self.best, "best_epoch": self.best_epoch, "waited": self.waited, "weights": self._weights}
+        return {**state, "measured": self.settings()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if state["measured"] != self.settings():  # values of something else say nothing here
+        if state["measured"] != self.settings():  # values of a different metric or phase are not comparable
             return
         self.best, self.best_epoch, self.waited = state["best"], state["best_epoch"], state["waited"]
         self._weights = state["weights"] if self.restore_best else None
@@ -137,7 +139,7 @@ class EarlyStopping(Callback):
 
 
 class _MetricName:
-    """A constraint: any text."""
+    """Constraint: any string."""
 
     def __str__(self) -> str:
         return "the name of a metric"

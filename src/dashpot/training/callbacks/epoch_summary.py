@@ -1,4 +1,4 @@
-"""What one epoch amounts to, gathered for callbacks that tell or write it down."""
+"""Summary of an epoch for callbacks that display or log it."""
 
 from __future__ import annotations
 
@@ -21,8 +21,16 @@ __all__ = ["EpochCallback", "EpochSummary"]
 
 @dataclass(frozen=True)
 class EpochSummary:
-    """One epoch: its number from 1, the steps taken until its end, the means of its phases, the learning rate that its
-    last step used, and its seconds, evaluation included. A phase that did not run is empty."""
+    """Summary of an epoch.
+
+    Attributes:
+        number: Number of the epoch, from 1.
+        steps: Optimizer steps until the end of the epoch.
+        train: Means of the training phase; empty if it did not run.
+        evaluation: Means of the evaluation phase; empty if it did not run.
+        lr: Learning rate of the last step, or None.
+        seconds: Wall time including evaluation, or None.
+    """
 
     number: int
     steps: int
@@ -31,46 +39,48 @@ class EpochSummary:
     lr: float | None = None
     seconds: float | None = None
 
+    @property
+    def phases(self) -> dict[str, dict[str, float]]:
+        """Means by phase, "train" and "eval"."""
+        return {"train": self.train, "eval": self.evaluation}
+
 
 class EpochCallback(Callback):
-    """Base of callbacks that do something with each finished epoch: define `on_epoch_summary(learner, summary)`.
+    """Base class of callbacks with a hook `on_epoch_summary(learner, summary)` for finished epochs.
 
-    It is called once an epoch, by every process, in `after_epoch` of the last phase: before callbacks of a higher order
-    look at it, such as those that save. After a phase that was cut short by `CancelEpoch` it comes with the cleanup.
-    The seconds of an epoch go on through a resume; work that had to be done twice counts once.
+    The hook is called once per epoch on every rank, in `after_epoch` of the last phase, or in `cleanup_epoch` if
+    `CancelEpoch` has ended that phase. The time of a resumed epoch includes its time before the checkpoint.
     """
 
     def on_epoch_summary(self, learner: Learner, summary: EpochSummary) -> None:
-        """One epoch is over."""
+        """Handle the summary of a finished epoch."""
         raise NotImplementedError
 
     def before_fit(self, learner: Learner) -> None:
-        """Start anew; a resume loads its state after this."""
         self._step_lr: tuple[Any, float] | None = None
         self._stopwatch = Stopwatch()
-        self._last_reported = -1  # the last epoch that was
+        self._last_reported = -1  # epoch
 
     def before_epoch(self, learner: Learner) -> None:
-        """Start the clock with the first phase of an epoch."""
         if not self._stopwatch.running:
             self._stopwatch.start()
 
     def step(self, learner: Learner, proceed: Callable[[], None]) -> None:
-        """Keep the rate of a step that is taken, read before it."""
+        """Record the learning rate of the step."""
         lr = _next_lr(learner.opt)
         try:
             proceed()
-        finally:  # a callback may cancel the batch once the step is taken, which then counts all the same
+        finally:  # a callback may cancel the batch after the optimizer has stepped
             if learner.batch.stepped:
                 self._step_lr = lr
 
     def after_epoch(self, learner: Learner) -> None:
-        """Tell the epoch if this was its last phase."""
+        """Report the epoch after its last phase."""
         if learner.loop.phase == ("eval" if learner.loop.phases["eval"] else "train"):
             self._report(learner)
 
     def cleanup_epoch(self, learner: Learner) -> None:
-        """Tell the epoch where its last phase was cut short on purpose, not where it fails."""
+        """Report the epoch if its last phase was cancelled, but not if it failed."""
         if self._last_reported != learner.epoch and learner.loop.unwinding is None:
             self.after_epoch(learner)
 
@@ -88,23 +98,23 @@ class EpochCallback(Callback):
         self.on_epoch_summary(learner, summary)
 
     def _lr(self) -> float | None:
-        """The rate of the last step taken in this epoch; a device that holds it is waited for here."""
+        """Return the learning rate of the last step of this epoch, with a host sync if it is a device tensor."""
         return None if self._step_lr is None else float(self._step_lr[0]) * self._step_lr[1]
 
     def state_dict(self) -> dict[str, Any]:
-        """The unfinished epoch's part."""
+        """Return learning rate and time of the unfinished epoch."""
         return {"lr": self._lr(), "seconds": self._stopwatch.seconds[1]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with that epoch."""
+        """Restore learning rate and time of the unfinished epoch."""
         self._step_lr = None if state["lr"] is None else (state["lr"], 1.0)
         self._stopwatch = Stopwatch((0.0, state["seconds"]))
 
 
 def _next_lr(opt: Any) -> tuple[Any, float]:
-    """The rate of the coming step as (base rate, factor on it).
+    """Return the learning rate of the next step as (base learning rate, factor).
 
-    A base rate that is a tensor is copied and not read, so that no step waits for a device.
+    A base learning rate that is a tensor is cloned instead of read, without a host sync.
     """
     lr, factor = opt.param_groups[0]["lr"], 1.0
     if not isinstance(lr, Tensor):

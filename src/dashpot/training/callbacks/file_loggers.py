@@ -1,4 +1,4 @@
-"""Logs that are files of lines: JSON and comma-separated values."""
+"""Loggers to text files: JSON lines and CSV."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["CSV", "JSONLines"]
 
 
 class FileLogger(Logger):
-    """Base of loggers into one file of lines; a resume continues the file where the checkpoint left it."""
+    """Base class of loggers to a text file. A resumed fit truncates the file to its length at the checkpoint."""
 
     def __init__(
         self,
@@ -40,9 +40,9 @@ class FileLogger(Logger):
         check(type(self).__name__, "replace", replace, FLAG)
         check(type(self).__name__, "append", append, FLAG)
         if replace and append:
-            raise ArgumentError(f"{type(self).__name__}: append and replace are both given; a file is kept or not.")
+            raise ArgumentError(f"{type(self).__name__}: append and replace must not both be True.")
         if not isinstance(path, (str, os.PathLike)):
-            raise ArgumentError(f"{type(self).__name__}: path must be the path of a file, got {path!r}.")
+            raise ArgumentError(f"{type(self).__name__}: path must be a path, got {path!r}.")
         self.path, self.replace, self.append = Path(path), replace, append
 
     def before_fit(self, learner: Learner) -> None:
@@ -52,31 +52,32 @@ class FileLogger(Logger):
 
     def open(self) -> None:
         make_folder(self.path.parent)
-        there = not self._resumed and self.path.is_file() and self.path.stat().st_size > 0
-        if there and not (self.replace or self.append):
+        exists = not self._resumed and self.path.is_file() and self.path.stat().st_size > 0
+        if exists and not (self.replace or self.append):
             raise RunError(
-                f"{type(self).__name__}: {self.path} is of another run; give another path, append=True or replace=True."
+                f"{type(self).__name__}: {self.path} belongs to a different run; use a different path, append=True or "
+                "replace=True."
             )
-        if there and self.append:
-            self._resume_at(self.path.read_bytes().rfind(b"\n") + 1)  # not a line that was cut short
+        if exists and self.append:
+            self._resume_at(self.path.read_bytes().rfind(b"\n") + 1)  # drops an incomplete last line
         if self._resumed:
-            truncate(self.path, self._length)  # not before all have accepted the state that the fit goes on from
+            truncate(self.path, self._length)  # only after all callbacks have accepted their states
         else:
             self._append("", fresh=True)
         if self._length == 0:
             self.write_header()
 
     def _resume_at(self, length: int) -> None:
-        """Go on after so many bytes of the file."""
+        """Continue after the first `length` bytes of the file."""
         with self.path.open("rb") as file:
             self._digest.update(file.read(length))
         self._length, self._resumed = length, True
 
     def write_header(self) -> None:
-        """Write what stands above all lines."""
+        """Write the header, if any."""
 
     def write_line(self, line: str) -> None:
-        """Add a line, which ends here."""
+        """Append a line."""
         self._append(line + "\n")
 
     def _append(self, text: str, fresh: bool = False) -> None:
@@ -97,65 +98,66 @@ class FileLogger(Logger):
             raise write_error(self.path, error) from error
 
     def state_dict(self) -> dict[str, Any]:
-        """The length of the file and a checksum of what is in it, as the first process has written it."""
-        inherited = super().state_dict()  # writes what waits
+        """Return the length of the file and the checksum of its contents on rank 0."""
+        inherited = super().state_dict()  # writes pending entries
         place = {"path": str(self.path.resolve()), "bytes": self._length, "sha256": self._digest.hexdigest()}
         return {**inherited, **place}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with the file where it was then; it is cut back once the fit goes on.
+        """Restore the position in the file; it is truncated when the fit begins to write.
 
         Raises:
-            RunError: it is another file, or was changed.
+            RunError: If the file does not start with the contents at the checkpoint.
         """
         super().load_state_dict(state)
-        if not self._writes or (state["bytes"] == 0 and state["path"] != str(self.path.resolve())):
-            return  # nothing of it to go on with
+        if not self._is_rank_zero or (state["bytes"] == 0 and state["path"] != str(self.path.resolve())):
+            return
         if not self.path.exists():
             if state["bytes"]:
-                warn(f"{self.path} is missing; its lines before the checkpoint are lost.")
+                warn(f"{self.path} is missing; its entries before the checkpoint are lost.")
             return
         self._resume_at(state["bytes"])
         if self._digest.hexdigest() != state["sha256"]:
             raise RunError(
-                f"{self.path} does not begin with the lines that the checkpoint goes on from; without the file the run "
-                "goes on, too."
+                f"{self.path} does not start with the entries at the checkpoint; move the file away to resume without "
+                "them."
             )
 
 
 class JSONLines(FileLogger):
-    """Writes a file of JSON objects, one a line:
+    """Logger to a file with one JSON object per line.
 
         {"kind": "epoch", "epoch": 1, "step": 118, "train": {"loss": ..}, "eval": {..}, "lr": .., "seconds": ..}
         {"kind": "step", "epoch": 1, "step": 100, "loss": .., "lr": ..}
 
-    An epoch's `step` is the number of steps until its end, its `lr` the rate its last step used. Numbers that are not
-    finite are the texts "nan", "inf" and "-inf". After a resume no line is missing or there twice, whichever checkpoint
-    it goes on from.
+    In an epoch entry, `step` is the number of steps until its end and `lr` the learning rate of its last step.
+    Non-finite numbers are the strings "nan", "inf" and "-inf". A resumed fit neither loses nor repeats entries,
+    whichever checkpoint it resumes from.
 
     Args:
-        path: the file; its folder is made where it is missing.
-        every: steps for a line of steps; None for lines of epochs alone.
-        values: what such lines hold beside the loss of the step, named as for `Recorder`.
-        replace: whether a file of another run is overwritten.
-        append: whether a file of another run is gone on with.
+        path: Path of the file; missing parent folders are created.
+        every: Number of steps between step entries, an integer >= 1; None for epoch entries only.
+        values: Values of step entries in addition to the loss, named as for `Recorder`.
+        replace: Whether to overwrite the file of a different run.
+        append: Whether to append to the file of a different run.
 
     Raises:
-        ArgumentError: an argument is of the wrong kind or out of range.
-        RunError: as the fit begins, the file holds lines of another run; or it cannot be written.
+        ArgumentError: If an argument has the wrong type or is out of range.
+        RunError: When the fit begins, if the file belongs to a different run or cannot be written.
 
-    >>> import tempfile
-    >>> from dashpot import AdamW, tasks
-    >>> from dashpot.training import Engine, Learner
-    >>> learner = Learner.of(tasks.get("digits").build(0), AdamW, lr=0.01, engine=Engine("cpu"))
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     learner.fit(1, callbacks=[JSONLines(Path(folder, "log.jsonl"), every=10)])
-    ...     print(Path(folder, "log.jsonl").read_text())
-    {"kind":"step","epoch":1,"step":10,"loss":...,"lr":0.01}
-    {"kind":"step","epoch":1,"step":20,"loss":...,"lr":0.01}
-    {"kind":"step","epoch":1,"step":30,"loss":...,"lr":0.01}
-    {"kind":"epoch","epoch":1,"step":30,"train":{"loss":...,"accuracy":...},"eval":{...},"lr":0.01,"seconds":...}
-    <BLANKLINE>
+    Example:
+        >>> import tempfile
+        >>> from dashpot import AdamW, tasks
+        >>> from dashpot.training import Engine, Learner
+        >>> learner = Learner.of(tasks.get("digits").build(0), AdamW, lr=0.01, engine=Engine("cpu"))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     learner.fit(1, callbacks=[JSONLines(Path(folder, "log.jsonl"), every=10)])
+        ...     print(Path(folder, "log.jsonl").read_text())
+        {"kind":"step","epoch":1,"step":10,"loss":...,"lr":0.01}
+        {"kind":"step","epoch":1,"step":20,"loss":...,"lr":0.01}
+        {"kind":"step","epoch":1,"step":30,"loss":...,"lr":0.01}
+        {"kind":"epoch","epoch":1,"step":30,"train":{"loss":...,"accuracy":...},"eval":{...},"lr":0.01,"seconds":...}
+        <BLANKLINE>
     """
 
     def write_epoch(self, summary: EpochSummary) -> None:
@@ -167,41 +169,42 @@ class JSONLines(FileLogger):
 
 
 class CSV(FileLogger):
-    """Writes a file of comma-separated values under a line of names:
+    """Logger to a CSV file with a header.
 
         epoch,step,train_loss,train_accuracy,eval_loss,eval_accuracy,lr,seconds
 
-    With `every` there are lines of steps as well; a column `kind` in front then says "epoch" or "step", a column `loss`
-    has the loss of the step, and further columns its values. Cells that a line has nothing for are empty. After a
-    resume no line is missing or there twice, whichever checkpoint it goes on from.
+    With `every`, there are also rows for steps. The first column, `kind`, is then "epoch" or "step", and further
+    columns contain the loss and the values of the step. Cells without a value are empty. A resumed fit neither loses
+    nor repeats rows, whichever checkpoint it resumes from.
 
     Args:
-        path: the file; its folder is made where it is missing.
-        every: steps for a line of steps; None for lines of epochs alone.
-        values: what such lines hold beside the loss of the step, named as for `Recorder`.
-        replace: whether a file of another run is overwritten.
-        append: whether a file of another run is gone on with.
+        path: Path of the file; missing parent folders are created.
+        every: Number of steps between step rows, an integer >= 1; None for epoch rows only.
+        values: Values of step rows in addition to the loss, named as for `Recorder`.
+        replace: Whether to overwrite the file of a different run.
+        append: Whether to append to the file of a different run.
 
     Raises:
-        ArgumentError: an argument is of the wrong kind or out of range.
-        RunError: as the fit begins, the file holds lines of another run; or it cannot be written.
+        ArgumentError: If an argument has the wrong type or is out of range.
+        RunError: When the fit begins, if the file belongs to a different run or cannot be written.
 
-    >>> import tempfile
-    >>> from dashpot import AdamW, tasks
-    >>> from dashpot.training import Engine, Learner
-    >>> learner = Learner.of(tasks.get("digits").build(0), AdamW, lr=0.01, engine=Engine("cpu"))
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     learner.fit(2, callbacks=[CSV(Path(folder, "log.csv"))])
-    ...     print(Path(folder, "log.csv").read_text())
-    epoch,step,train_loss,train_accuracy,eval_loss,eval_accuracy,lr,seconds
-    1,30,...,0.01,...
-    2,60,...,0.01,...
-    <BLANKLINE>
+    Example:
+        >>> import tempfile
+        >>> from dashpot import AdamW, tasks
+        >>> from dashpot.training import Engine, Learner
+        >>> learner = Learner.of(tasks.get("digits").build(0), AdamW, lr=0.01, engine=Engine("cpu"))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     learner.fit(2, callbacks=[CSV(Path(folder, "log.csv"))])
+        ...     print(Path(folder, "log.csv").read_text())
+        epoch,step,train_loss,train_accuracy,eval_loss,eval_accuracy,lr,seconds
+        1,30,...,0.01,...
+        2,60,...,0.01,...
+        <BLANKLINE>
     """
 
     @property
     def columns(self) -> list[str]:
-        """The names in the first line; known once a fit has begun."""
+        """Column names; available once a fit has begun."""
         phases = [phase for phase in ("train", "eval") if self._phases[phase]]
         means = [f"{phase}_{name}" for phase in phases for name in ("loss", *self._metrics)]
         own = ["loss", *(name for name in self.values if name not in ("lr", "loss"))]
@@ -217,11 +220,7 @@ class CSV(FileLogger):
         self._write_csv(self.columns)
 
     def write_epoch(self, summary: EpochSummary) -> None:
-        means = {
-            f"{phase}_{name}": value
-            for phase, found in (("train", summary.train), ("eval", summary.evaluation))
-            for name, value in found.items()
-        }
+        means = {f"{phase}_{name}": value for phase, values in summary.phases.items() for name, value in values.items()}
         own = {
             "kind": "epoch",
             "epoch": summary.number,

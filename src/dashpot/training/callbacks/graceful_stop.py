@@ -1,4 +1,4 @@
-"""Stopping a fit between two steps because the user wants it, with a checkpoint."""
+"""Graceful stop of a fit between two steps, with a checkpoint."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
 __all__ = ["GracefulStop"]
 
 POLL_STEPS = 8
-"""Steps between two questions to the other processes whether they were asked to stop."""
+"""Steps between exchanges of stop requests among ranks."""
 
 
 class GracefulStop(Callback):
-    """Saves and leaves the fit with `Interrupted` after the step during which `check` begins to raise it.
+    """Stop on request: saves a checkpoint and raises `Interrupted` after the current step.
 
-    A wish that comes while the model is evaluated is met after the evaluation, with the checkpoint of the epoch's end;
-    the last epoch is then finished. Several processes stop after the same step.
+    A stop requested during evaluation is honored after it, with the checkpoint of the epoch; in the last epoch, the fit
+    completes. All ranks stop after the same step.
 
     Args:
-        check: raises `Interrupted` once the user has asked to stop, as the function of `interruptible` does.
-        save: writes a checkpoint; every process calls it.
+        check: Function that raises `Interrupted` once a stop is requested, such as that of `interruptible`.
+        save: Function that writes a checkpoint, called on every rank.
     """
 
     order: ClassVar[int] = 95
@@ -33,7 +33,7 @@ class GracefulStop(Callback):
 
     def __init__(self, check: Callable[[], None], save: Callable[[Learner], object]) -> None:
         self.check, self.save = check, save
-        self._exit_code = 0  # the exit code that the wish asks for here; 0: there was none
+        self._exit_code = 0  # of the request on this rank; 0 without a request
 
     def after_batch(self, learner: Learner) -> None:
         if learner.training and learner.batch.is_last_microbatch and self._stop_requested(learner):
@@ -60,5 +60,5 @@ class GracefulStop(Callback):
         return False
 
     def _interrupted(self, learner: Learner) -> Interrupted:
-        """The same in every process, whichever of them was asked."""
+        """Return the exception with the same exit code on every rank."""
         return Interrupted(code=max(learner.engine.all_gather(self._exit_code)))

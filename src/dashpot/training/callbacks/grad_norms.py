@@ -1,4 +1,4 @@
-"""The gradients of the step at hand, as callbacks see them: all batches added up, the loss scale taken out."""
+"""Gradients of the current step for callbacks: accumulated and unscaled."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ __all__ = ["grad_norm", "gradients", "total_norm"]
 
 
 def gradients(learner: Learner) -> list[Tensor]:
-    """The gradients that the optimizer's coming step uses; to be asked for within the action `step`."""
+    """Return the unscaled gradients of the optimizer step; to be called within the action `step`."""
     learner.engine.unscale(learner.opt)
     return [p.grad for group in learner.opt.param_groups for p in group["params"] if p.grad is not None]
 
 
 def grad_norm(learner: Learner) -> Tensor:
-    """The 2-norm of all gradients before clipping, measured once for a step and kept as `learner.batch.grad_norm`.
+    """Return the 2-norm of all gradients before clipping, computed once per step and cached in `learner.batch`.
 
-    Every process must ask, and gets the same. What scales gradients by their norm measures for itself instead: another
-    callback may have changed them meanwhile.
+    A collective: every rank must call it. Callbacks that scale gradients by their norm must use `total_norm` instead,
+    because a previous callback may have changed the gradients.
     """
     if learner.batch.grad_norm is None:
         learner.batch.grad_norm = total_norm(gradients(learner))
@@ -33,7 +33,7 @@ def grad_norm(learner: Learner) -> Tensor:
 
 
 def total_norm(tensors: Iterable[Tensor], norm_type: float = 2.0) -> Tensor:
-    """The norm of all elements together, a 0-d tensor; those of weights that are divided among processes count once.
+    """Return the norm over all elements, a 0-d tensor; for sharded tensors, that of the whole tensor.
 
     >>> total_norm([torch.tensor([3.0]), torch.tensor([[4.0]])])
     tensor(5.)

@@ -1,4 +1,4 @@
-"""What all logs of a fit have in common: one entry for every epoch, and for every so many steps."""
+"""Base class of loggers: one entry per epoch, and optionally every n steps."""
 
 from __future__ import annotations
 
@@ -21,10 +21,17 @@ EVERY = Optional(Interval(1, math.inf, "left", integer=True))
 
 
 class Logger(EpochCallback):
-    """Base of loggers: one entry for every epoch, and with `every` one for every so many steps.
+    """Base class of loggers, with one entry per epoch and, with `every`, one every `every` steps.
 
-    A subclass defines `write_epoch` and `write_step`, which the first process alone calls, and `open`, `sync` and
-    `close` where it needs them. Values of steps are read in groups, in all processes.
+    Subclasses define `write_epoch` and `write_step` and may define `open`, `sync` and `close`. These are called on rank
+    0 only. Values of steps are buffered on every rank to avoid host syncs.
+
+    Args:
+        every: Number of steps between entries for steps, an integer >= 1; None for entries of epochs only.
+        values: Names of the values of a step, as for `Recorder`.
+
+    Raises:
+        ArgumentError: If an argument is out of range.
     """
 
     order: ClassVar[int] = 60
@@ -33,7 +40,7 @@ class Logger(EpochCallback):
     def __init__(self, every: int | None, values: Sequence[str]) -> None:
         check(type(self).__name__, "every", every, EVERY)
         if isinstance(values, str):
-            raise ArgumentError(f"{type(self).__name__}: values must be a list of names, got the text {values!r}.")
+            raise ArgumentError(f"{type(self).__name__}: values must be a list of names, got the string {values!r}.")
         self.every, self.values = every, tuple(values)
         self._step_recorder = _StepRecorder(*(name for name in self.values if name != "loss"))
         self._is_open = False
@@ -41,27 +48,27 @@ class Logger(EpochCallback):
     # ---- for subclasses ---------------------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """The fit is about to write, after a resume has put its state back and all have accepted theirs."""
+        """Open the log before the first entry, after all callbacks have restored their states."""
 
     def write_epoch(self, summary: EpochSummary) -> None:
-        """An epoch is over."""
+        """Write the entry of a finished epoch."""
         raise NotImplementedError
 
     def write_step(self, epoch: int, step: int, values: Mapping[str, float]) -> None:
-        """A step of an epoch, both from 1, was taken; `values` begins with its loss."""
+        """Write the entry of a step; `epoch` and `step` count from 1, and the first of `values` is the loss."""
         raise NotImplementedError
 
     def sync(self) -> None:
-        """Everything so far has to be where a killed process cannot lose it."""
+        """Flush all entries to disk."""
 
     def close(self) -> None:
-        """The fit is over."""
+        """Close the log at the end of the fit."""
 
     # ---- events -----------------------------------------------------------------------------------------------------
 
     def before_fit(self, learner: Learner) -> None:
         super().before_fit(learner)
-        self._writes, self._is_open, self._finished = learner.engine.is_rank_zero, False, False
+        self._is_rank_zero, self._is_open, self._finished = learner.engine.is_rank_zero, False, False
         self._pending_steps: list[tuple[int, int]] = []
         self._metrics, self._phases = tuple(learner.metrics), dict(learner.loop.phases)
         if self.every:
@@ -72,8 +79,8 @@ class Logger(EpochCallback):
         self._open_once()
 
     def _open_once(self) -> None:
-        """Begin, with the first epoch or the first checkpoint: a state says what is in the file."""
-        if not self._is_open and self._writes:
+        """Open the log before the first entry or the first checkpoint, whose state describes the file."""
+        if not self._is_open and self._is_rank_zero:
             self.open()
         self._is_open = True
 
@@ -91,9 +98,8 @@ class Logger(EpochCallback):
             return
         super().step(learner, lambda: self._step_recorder.step(learner, proceed))
         if learner.batch.stepped:
-            self._pending_steps.append(
-                (learner.epoch + 1, learner.steps + 1)
-            )  # the step counts once all have passed it on
+            # `learner.steps` is incremented after the action.
+            self._pending_steps.append((learner.epoch + 1, learner.steps + 1))
         if len(self._pending_steps) == FLUSH:
             self._flush()
 
@@ -101,23 +107,23 @@ class Logger(EpochCallback):
         return self.every is not None and (learner.steps + 1) % self.every == 0
 
     def on_epoch_summary(self, learner: Learner, summary: EpochSummary) -> None:
-        self._open_once()  # where the epoch was left out before this was told of it
+        self._open_once()  # `before_epoch` may have been cancelled
         self._flush()
-        if self._writes:
+        if self._is_rank_zero:
             self.write_epoch(summary)
             self.sync()
 
     def cleanup_fit(self, learner: Learner) -> None:
         if self._is_open:
-            if learner.engine.world_size == 1:  # one process that fails must not wait for the others
+            if learner.engine.world_size == 1:  # a failed rank must not wait in a collective
                 self._flush()
-            if self._writes:
+            if self._is_rank_zero:
                 self.close()
         self._is_open, self._finished = False, True
 
     def _flush(self) -> None:
         for (epoch, step), values in zip(self._pending_steps, self._step_recorder.pop_rows(), strict=True):
-            if self._writes:
+            if self._is_rank_zero:
                 self.write_step(epoch, step, values)
         self._pending_steps.clear()
 
@@ -125,16 +131,16 @@ class Logger(EpochCallback):
         if not self._finished:
             self._open_once()
             self._flush()
-            if self._writes:
+            if self._is_rank_zero:
                 self.sync()
         return super().state_dict()
 
 
 class _StepRecorder(Recorder):
-    """A recorder that gives its rows away."""
+    """Recorder whose rows can be removed."""
 
     def pop_rows(self) -> list[dict[str, float]]:
-        """The rows since the last time."""
+        """Return and remove the recorded rows."""
         self._flush()
         columns, self._values = self._values, {name: [] for name in self._values}
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]

@@ -1,4 +1,4 @@
-"""Gradients and losses that are not finite: found before they reach the weights, and told where they come from."""
+"""Detection of non-finite gradients and losses before they reach the weights, with a diagnosis."""
 
 from __future__ import annotations
 
@@ -31,45 +31,46 @@ ACTIONS = OneOf(("stop", "skip", "raise"))
 CHECKS = OneOf(("gradients", "loss"))
 KEEP = Interval(1, math.inf, "left", integer=True)
 MIN_LOSS_SCALE = 2.0**-10
-"""A loss scale below it makes no finite gradient overflow in float16 unless it is beyond 6e7."""
+"""With a loss scale below this, only gradients above 6e7 overflow in float16."""
 
 
 class NonFinite(Callback):
-    """Looks before every step whether the gradients are finite; if not, says where that began, and does as told.
+    """Check for non-finite gradients before every optimizer step, with a diagnosis of their origin.
 
-    The report names every parameter whose gradient holds a nan ("nan"), or no nan but an infinity ("inf"), and its
-    layer; weights that are not finite themselves; and the first module that makes something not finite of a batch of
-    this step, found by sending the batches through the model once more. Neither buffers nor random states change by it.
+    The report lists parameters with non-finite gradients ("nan" if any element is NaN, else "inf") and their layers,
+    non-finite weights, and the first module with a non-finite output, found in another forward pass over the batches of
+    the step. This pass does not change buffers or random states.
 
-    One norm is computed and read for every step, which makes a GPU wait for it. Under the loss scale of fp16 an
-    infinity now and then is how the scale is found: the scaler skips these steps by itself, and this callback speaks up
-    when the scale has come down so far (2^-10) that the gradients themselves must be the reason.
+    The check costs one gradient norm and one host sync per step. With a loss scaler (fp16), occasional infinities are
+    normal, and the scaler skips these steps. This callback then acts only if the loss scale falls below 2^-10, because
+    the unscaled gradients must be the cause.
 
     Args:
-        then: "stop" ends the fit, with a warning and the report as `learner.stop_reason`; "skip" leaves this step out
-            (no gradient, no schedule moves) and warns the first time; "raise" raises `NonFiniteError`.
-        folder: where to write, each time but at most `keep` times, a file with the report, the fit's state before the
-            step, the gradients and the batches. `torch.load(file, weights_only=True)` reads it. None: nowhere.
-        check: "gradients", or "loss": only the losses of the step's batches are looked at.
-        keep: how many such files to write in one fit.
+        then: Action: "stop" ends the fit with a warning and sets `learner.stop_reason` to the report; "skip" skips the
+            step, including its gradient and schedules, with a warning for the first one; "raise" raises
+            `NonFiniteError`.
+        folder: Folder for files with the report, the state of the fit before the step, the gradients and the batches,
+            to be read with `torch.load(file, weights_only=True)`. None: no files.
+        check: "gradients", or "loss" to check only the losses of the batches of the step.
+        keep: Maximum number of files per fit, an integer >= 1.
 
     Attributes:
-        reports: the report of every step that was not finite, in this fit.
+        reports: Reports of all non-finite steps of the fit.
 
     Raises:
-        ArgumentError: an argument is out of range.
-        RunError: the folder cannot be written.
+        ArgumentError: If an argument is out of range.
+        RunError: If the folder cannot be written.
 
-    >>> import torch
-    >>> from dashpot import SGD, tasks
-    >>> from dashpot.training import Engine, Learner
-    >>> learner = Learner.of(tasks.get("digits").build(0), SGD, lr=0.1, engine=Engine("cpu"))
-    >>> watch = NonFinite(then="raise")
-    >>> with torch.no_grad():
-    ...     _ = next(learner.model.parameters()).view(-1)[0].fill_(torch.nan)
-    >>> learner.fit(1, callbacks=[watch])
-    Traceback (most recent call last):
-    dashpot.errors.NonFiniteError: Step 1 (epoch 1, batch 1) has gradients that are not finite: ...
+    Example:
+        >>> import torch
+        >>> from dashpot import SGD, tasks
+        >>> from dashpot.training import Engine, Learner
+        >>> learner = Learner.of(tasks.get("digits").build(0), SGD, lr=0.1, engine=Engine("cpu"))
+        >>> with torch.no_grad():
+        ...     _ = next(learner.model.parameters()).view(-1)[0].fill_(torch.nan)
+        >>> learner.fit(1, callbacks=[NonFinite(then="raise")])
+        Traceback (most recent call last):
+        dashpot.errors.NonFiniteError: Step 1 (epoch 1, batch 1) has non-finite gradients: ...
     """
 
     order: ClassVar[int] = 5
@@ -127,18 +128,18 @@ class NonFinite(Callback):
     def _is_finite(self, learner: Learner) -> bool:
         if self.check == "gradients":
             return math.isfinite(grad_norm(learner).item())
-        bad = not all(map(math.isfinite, torch.stack([loss.float() for loss in self._losses]).tolist()))
-        return not learner.engine.any(bad)
+        finite = all(map(math.isfinite, torch.stack([loss.float() for loss in self._losses]).tolist()))
+        return not learner.engine.any(not finite)
 
     def _handle(self, learner: Learner, proceed: Callable[[], None] | None = None) -> None:
-        """Report, and do as told; `proceed` takes the step after all where it was only the norm that overflowed."""
+        """Report and act; call `proceed` to take the step if only the norm overflowed."""
         found = diagnose(learner, self._batches, self._losses)
         if proceed is not None and not (found.gradients or found.losses):
             proceed()
             return
         report = found.text(learner)
         if self.folder is not None and len(self.reports) < self.keep:
-            report += f" The state and the batch are in {self._write(learner, found, report)}."
+            report += f" State and batches are saved in {self._write(learner, found, report)}."
         self.reports.append(report)
         if self.then == "raise":
             raise NonFiniteError(report)
@@ -151,25 +152,25 @@ class NonFinite(Callback):
         learner.opt.zero_grad()
 
     def _write(self, learner: Learner, found: Diagnosis, report: str) -> Path:
-        """Every process takes part, as the state is everybody's; the first one writes."""
+        """Write a file on rank 0 and return its path. A collective, because it gathers the state."""
         assert self.folder is not None
         epoch, batch = learner.epoch, learner.batch.index
         path = self.folder / f"nonfinite-step-{learner.steps + 1}-epoch-{epoch + 1}-batch-{batch + 1}.pt"
         state = fit_state.take(learner)
         if learner.engine.is_rank_zero:
             batches = [{"batch": number, "x": _to_plain(x), "y": _to_plain(y)} for number, x, y in self._batches]
-            # Apart from the state, so that a fit may go on from it: with these gradients it would not get far.
+            # Stored apart from the state, so that a fit can resume from the state.
             values, state["besides"]["gradients"] = state["besides"]["gradients"], {}
             state["progress"]["position"] = [epoch, batch - batch % learner.loop.accumulate]
-            held = {"report": report, **found.plain(), "values": values, "state": state, "batches": batches}
-            content = io.BytesIO()
-            torch.save(held, content)
-            write_bytes(path, content.getbuffer())
+            content = {"report": report, **found.plain(), "values": values, "state": state, "batches": batches}
+            buffer = io.BytesIO()
+            torch.save(content, buffer)
+            write_bytes(path, buffer.getbuffer())
         return path
 
 
 def _to_plain(value: Any) -> Any:
-    """`value`, its tensors on the CPU; what a file read with `weights_only` cannot hold as its text."""
+    """Return `value` with CPU tensors, and objects that `weights_only` cannot load as strings."""
     if isinstance(value, Tensor):
         return value.detach().cpu()
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Where numbers that are not finite come from: parameters, layers, and the first module that makes one."""
+"""Diagnosis of non-finite values: parameters, layers, and the first module with a non-finite output."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from dashpot.utils.rng_state import random_state, set_random_state
+from dashpot.utils.rng_state import preserve_rng_state
 
 if TYPE_CHECKING:
     from dashpot.training.learner import Learner
@@ -18,15 +18,20 @@ if TYPE_CHECKING:
 __all__ = ["Diagnosis", "diagnose", "label"]
 
 MAX_NAMES = 4
-"""Parameters named in a sentence."""
+"""Maximum number of parameters listed in a report."""
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What is not finite: label ("nan" or "inf") by name.
+    """Labels ("nan" or "inf") of non-finite values.
 
-    `gradients` and `weights` are by parameter, `losses` and `inputs` by number of the batch; `layers` tells the class
-    of the module that owns a parameter; `first` is the module, its class and the batch where it began, or None.
+    Attributes:
+        gradients: Labels by parameter.
+        weights: Labels by parameter.
+        losses: Labels by index of the batch.
+        inputs: Labels by index of the batch.
+        layers: Class of the module that owns a parameter, by parameter.
+        first: First module with a non-finite output: its name, class, label and index of the batch; or None.
     """
 
     gradients: dict[str, str] = field(default_factory=dict)
@@ -37,40 +42,42 @@ class Diagnosis:
     first: tuple[str, str, str, int] | None = None
 
     def plain(self) -> dict[str, Any]:
-        """Plain data for a file."""
+        """Return the diagnosis as plain data."""
         first = (
             None if self.first is None else dict(zip(("module", "class", "label", "batch"), self.first, strict=True))
         )
         return {"gradients": self.gradients, "weights": self.weights, "losses": self.losses, "first": first}
 
     def text(self, learner: Learner) -> str:
-        """One paragraph for the user."""
+        """Return the report, one paragraph."""
         place = f"Step {learner.steps + 1} (epoch {learner.epoch + 1}, batch {learner.batch.index + 1})"
-        what = "gradients" if self.gradients else "a loss" if self.losses else "a batch" if self.inputs else "weights"
-        text = f"{place} has {what} that {'are' if what in ('gradients', 'weights') else 'is'} not finite"
+        kinds = {"gradients": self.gradients, "losses": self.losses, "inputs": self.inputs, "weights": self.weights}
+        text = f"{place} has non-finite {next((kind for kind, found in kinds.items() if found), 'weights')}"
         text += f": {self._list_names(self.gradients)}." if self.gradients else "."
         if self.losses:
             text += f" The loss is {next(iter(self.losses.values()))}."
         if self.inputs:
             number, kind = next(iter(self.inputs.items()))
-            text += f" The input of batch {number + 1} holds {kind} already."
+            text += f" The input of batch {number + 1} contains {kind}."
         if self.weights:
-            text += f" Weights are not finite already: {self._list_names(self.weights)}."
+            text += f" Non-finite weights: {self._list_names(self.weights)}."
         if self.first is not None:
-            name, kind, what, number = self.first
-            text += f" The first module with {what} in its output is {_owner(name, kind)}, in batch {number + 1}."
+            name, kind, found, number = self.first
+            owner = f"{name} ({kind})" if name else f"the model itself ({kind})"
+            text += f" The first module with {found} in its output is {owner}, in batch {number + 1}."
         elif self.gradients and not (self.losses or self.weights or self.inputs):
-            text += " All outputs of the model are finite: it begins in the backward pass."
+            text += " All outputs of the model are finite; the origin is in the backward pass."
         return text
 
     def _list_names(self, found: Mapping[str, str]) -> str:
-        parts = [f"{what} in {name} ({self.layers.get(name, '?')})" for name, what in list(found.items())[:MAX_NAMES]]
+        shown = list(found.items())[:MAX_NAMES]
+        parts = [f"{kind} in {name} ({self.layers.get(name, '?')})" for name, kind in shown]
         more = f" and {len(found) - MAX_NAMES} more" if len(found) > MAX_NAMES else ""
         return ", ".join(parts) + more
 
 
 def diagnose(learner: Learner, batches: Sequence[tuple[int, Any, Any]], losses: Iterable[Tensor]) -> Diagnosis:
-    """What is not finite in the step at hand; every process must ask, and gets what any of them finds."""
+    """Find non-finite values of the current step, merged over all ranks. A collective."""
     named = {name: p for name, p in learner.model.named_parameters() if p.requires_grad}
     local = Diagnosis(
         gradients=_labels({name: p.grad for name, p in named.items() if p.grad is not None}),
@@ -90,7 +97,7 @@ def diagnose(learner: Learner, batches: Sequence[tuple[int, Any, Any]], losses: 
 
 
 def label(value: Tensor) -> str | None:
-    """ "nan" if any element is nan, else "inf" if any is infinite, else None.
+    """Return "nan" if any element is NaN, else "inf" if any is infinite, else None.
 
     >>> label(torch.tensor([1.0, torch.inf])), label(torch.tensor([torch.inf, torch.nan])), label(torch.tensor([1.0]))
     ('inf', 'nan', None)
@@ -99,7 +106,7 @@ def label(value: Tensor) -> str | None:
 
 
 def _labels(values: Mapping[str, Tensor]) -> dict[str, str]:
-    """The labels of those that have one; one transfer for all."""
+    """Return the labels of tensors with non-finite elements, with a single device transfer."""
     local = {name: _local(value.detach()) for name, value in values.items()}
     local = {
         name: v for name, v in local.items() if (v.is_floating_point() or v.is_complex()) and v.device.type != "meta"
@@ -111,12 +118,12 @@ def _labels(values: Mapping[str, Tensor]) -> dict[str, str]:
 
 
 def _local(value: Tensor) -> Tensor:
-    """This process's part of a tensor that is divided."""
+    """Return the local shard of a DTensor; other tensors unchanged."""
     return value.to_local() if hasattr(value, "to_local") else value  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _merged(ranks: Sequence[Mapping[Any, str]]) -> dict[Any, str]:
-    """The labels of all processes; a nan anywhere outweighs an infinity elsewhere."""
+    """Merge the labels of all ranks; "nan" takes precedence over "inf"."""
     keys = list(dict.fromkeys(key for found in ranks for key in found))
     return {key: "nan" if any(found.get(key) == "nan" for found in ranks) else "inf" for key in keys}
 
@@ -124,10 +131,6 @@ def _merged(ranks: Sequence[Mapping[Any, str]]) -> dict[Any, str]:
 def _layer(model: nn.Module, parameter: str) -> str:
     name = parameter.rpartition(".")[0]
     return type(model.get_submodule(name)).__name__.removeprefix("FSDP")
-
-
-def _owner(name: str, kind: str) -> str:
-    return f"{name} ({kind})" if name else f"the model itself ({kind})"
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
@@ -142,13 +145,15 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 def _first_module(learner: Learner, batches: Sequence[tuple[int, Any, Any]]) -> tuple[str, str, str, int] | None:
-    """(name, class, label, batch) of the first module whose output is not finite, in one more forward pass of each
-    batch; None where there is none, or where the model cannot be run like this. Nothing is left changed."""
+    """Return name, class, label and batch of the first module with a non-finite output, in another forward pass.
+
+    Returns None if all outputs are finite or the model requires more than x. Buffers and random states are restored.
+    """
     found: list[tuple[str, str, str]] = []
 
     def watch(name: str, module: nn.Module) -> Any:
         def hook(_: nn.Module, __: Any, output: Any) -> None:
-            labels = [what for tensor in _tensors(output) if (what := label(tensor)) is not None]
+            labels = [kind for tensor in _tensors(output) if (kind := label(tensor)) is not None]
             if labels and not found:
                 kind = "nan" if "nan" in labels else "inf"
                 found.append((name, type(module).__name__.removeprefix("FSDP"), kind))
@@ -156,9 +161,9 @@ def _first_module(learner: Learner, batches: Sequence[tuple[int, Any, Any]]) -> 
         return module.register_forward_hook(hook)
 
     buffers = {name: buffer.clone() for name, buffer in learner.model.named_buffers()}
-    random = random_state()
     try:
         with ExitStack() as stack:
+            stack.enter_context(preserve_rng_state())
             for name, module in learner.model.named_modules():
                 stack.callback(watch(name, module).remove)
             stack.enter_context(torch.no_grad())
@@ -166,10 +171,9 @@ def _first_module(learner: Learner, batches: Sequence[tuple[int, Any, Any]]) -> 
                 learner.forward(x)
                 if learner.engine.any(bool(found)):
                     return (*found[0], number) if found else None
-    except Exception:  # a model that wants more than x; the rest of the report stands without this
+    except Exception:  # e.g. a model that requires more than x
         return None
     finally:
-        set_random_state(random)
         with torch.no_grad():
             for name, buffer in learner.model.named_buffers():
                 buffer.copy_(buffers[name])

@@ -1,4 +1,4 @@
-"""Telling how a fit goes: a table with a row for every epoch, and in a terminal a line for the one at work."""
+"""Progress of a fit: a table with a row per epoch and, in a terminal, a progress bar of the current epoch."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ __all__ = ["Progress"]
 
 GAP = "  "
 EVAL_TO_TRAIN_TIME = 1 / 3
-"""Time of an evaluated batch in those of training, as long as none was seen: forward is a third of both ways."""
+"""Assumed time ratio of evaluation and training batches before both are measured: forward only, of three passes."""
 
 
 class Progress(EpochCallback):
-    """A table of the epochs as they are finished: means of both phases, learning rate of the last step, time.
+    """Table of finished epochs: means of both phases, learning rate of the last step, and time.
 
-    In a terminal a line below it shows the epoch at work: batches done, the loss so far, and the time left for the
-    whole fit. It goes when the fit ends, in whatever way; the table stays. Everywhere else, in pipes, logs and
-    notebooks, there is the table alone, and also where `rich` is not installed. A terminal too narrow for all columns
-    gets the more important ones. After a resume the table begins with the epochs done before. Of several processes the
-    first one tells.
+    In a terminal, a progress bar shows the current epoch: batches, running loss, and remaining time of the fit. It is
+    removed at the end of the fit. Pipes, log files, notebooks, and installations without `rich` only have the table.
+    Narrow terminals omit the less important columns. After a resume, the table starts with the previous epochs. Only
+    rank 0 prints.
 
-    Numbers have three decimals, or three digits and a power of ten where that would tell nothing.
+    Numbers have three decimals, or three significant digits in scientific notation if these are more informative.
 
     Args:
-        stream: where to write; by default standard output, as it is when the fit begins.
-        every_s: seconds from one change of the line to the next, at least.
+        stream: Output stream; default: standard output at the start of the fit.
+        every_s: Minimum seconds between updates of the progress bar, >= 0.
 
     Raises:
-        ArgumentError: `every_s` is negative or no number, or `stream` cannot be written to.
+        ArgumentError: If `every_s` is out of range or `stream` is not writable.
 
-    >>> from dashpot import AdamW, tasks
-    >>> from dashpot.training import Engine, Learner
-    >>> learner = Learner.of(tasks.get("digits").build(0), AdamW, lr=0.01, engine=Engine("cpu"))
-    >>> learner.fit(1, callbacks=[Progress()])  # doctest: +ELLIPSIS
-            train              eval
-    epoch    loss  accuracy    loss  accuracy        lr     time
-        1   ...                                    0.01    ... s
+    Example:
+        >>> from dashpot import AdamW, tasks
+        >>> from dashpot.training import Engine, Learner
+        >>> learner = Learner.of(tasks.get("digits").build(0), AdamW, lr=0.01, engine=Engine("cpu"))
+        >>> learner.fit(1, callbacks=[Progress()])  # doctest: +ELLIPSIS
+                train              eval
+        epoch    loss  accuracy    loss  accuracy        lr     time
+            1   ...                                    0.01    ... s
     """
 
     order: ClassVar[int] = 70
@@ -55,7 +55,7 @@ class Progress(EpochCallback):
     def __init__(self, stream: TextIO | None = None, every_s: float = 0.125) -> None:
         check("Progress", "every_s", every_s, NONNEGATIVE)
         if stream is not None and not hasattr(stream, "write"):
-            raise ArgumentError(f"Progress: stream must be None or a text file that is open, got {stream!r}.")
+            raise ArgumentError(f"Progress: stream must be None or a writable text stream, got {stream!r}.")
         self.stream, self.every_s = stream, float(every_s)
         self._out: _Table | None = None
 
@@ -63,7 +63,7 @@ class Progress(EpochCallback):
 
     def before_fit(self, learner: Learner) -> None:
         super().before_fit(learner)
-        self._measured: dict[int, tuple[float | None, float | None]] = {}  # rate and seconds, by number of epoch
+        self._measured: dict[int, tuple[float | None, float | None]] = {}  # lr and seconds by epoch
         self._printed, self._next_draw = 0, 0.0
         self._columns: list[_Column] = []
         self._estimate = _TimeEstimate()
@@ -95,19 +95,19 @@ class Progress(EpochCallback):
         self._write(lambda out: out.close())
         self._out = None
 
-    def _write(self, what: Callable[[_Table], None]) -> None:
-        """Write; where the terminal or the pipe is gone the fit goes on without a table."""
+    def _write(self, action: Callable[[_Table], None]) -> None:
+        """Perform an output action; continue without output if the terminal or pipe is closed."""
         if self._out is None:
             return
         try:
-            what(self._out)
+            action(self._out)
         except OSError:
             self._out = None
 
-    # ---- what is shown ----------------------------------------------------------------------------------------------
+    # ---- output -----------------------------------------------------------------------------------------------------
 
     def _print_epochs(self, learner: Learner, epochs: int) -> None:
-        """Show those of the first `epochs` epochs that are not shown yet."""
+        """Print the rows of the first `epochs` epochs that are not printed yet."""
         if self._out is None or epochs <= self._printed:
             return
         if not self._columns:
@@ -121,18 +121,18 @@ class Progress(EpochCallback):
         self._printed = epochs
 
     def _draw_bar(self, learner: Learner, done: int) -> None:
-        """Show the line of the epoch at work, of which `done` batches are over."""
+        """Draw the progress bar of the current epoch after `done` batches."""
         if self._out is None or not self._out.live:
             self._next_draw = float("inf")
             return
-        size, left = len(learner.loop.loader), self._estimate.remaining(learner, done)
+        size, seconds = len(learner.loop.loader), self._estimate.remaining(learner, done)
         phase = "train" if learner.training else "eval "
         bar = _Bar(
             title=f"epoch {learner.epoch + 1}/{learner.epochs}  {phase}",
-            share=done / size,
+            fraction=done / size,
             batches=f"{done:>{len(str(size))}}/{size}",
             loss=_format_running_loss(learner),
-            left="" if left is None else f"{duration(left)} left",
+            time_left="" if seconds is None else f"{duration(seconds)} left",
         )
         self._write(lambda out: out.draw(bar))
         self._next_draw = time.perf_counter() + self.every_s
@@ -140,7 +140,7 @@ class Progress(EpochCallback):
     # ---- state ------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """What the learner's history does not hold of the epochs: rates and seconds."""
+        """Return learning rates and times of the epochs, which `learner.history` does not contain."""
         return {**super().state_dict(), "measured": [[n, lr, s] for n, (lr, s) in self._measured.items()]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -149,7 +149,7 @@ class Progress(EpochCallback):
 
 
 def _format_running_loss(learner: Learner) -> str:
-    """The mean loss of the phase so far. From another device it comes with the learner's next reading."""
+    """Return the running mean loss of the phase; on accelerators that of the last flush, without a host sync."""
     means = learner.loop.means
     if learner.engine.device.type == "cpu":
         means.flush()
@@ -160,8 +160,15 @@ def _format_running_loss(learner: Learner) -> str:
 
 
 class _Column(NamedTuple):
-    """A column: the phase it is of (or ""), its name, its width, the text of its cells; the highest `rank` goes first
-    where there is too little room."""
+    """Column of the table.
+
+    Attributes:
+        phase: "train", "eval" or "".
+        name: Title.
+        width: Width in characters.
+        rank: Priority; columns with the highest rank are omitted first.
+        text: Function from the summary of an epoch to the text of a cell.
+    """
 
     phase: str
     name: str
@@ -183,7 +190,7 @@ def _columns(learner: Learner) -> list[_Column]:
 
 def _mean_column(phase: str, name: str, place: int) -> _Column:
     def text(row: EpochSummary) -> str:
-        means = row.train if phase == "train" else row.evaluation
+        means = row.phases[phase]
         return decimals(means[name]) if name in means else ""
 
     rank = 1 + place if phase == "eval" else 40 + place if place else 2
@@ -191,24 +198,24 @@ def _mean_column(phase: str, name: str, place: int) -> _Column:
 
 
 def _select_columns(columns: list[_Column], width: int | None) -> list[_Column]:
-    """As many columns as fit into the width, the more important ones."""
+    """Return the most important columns that fit into the width."""
     while width is not None and len(columns) > 1 and sum(len(GAP) + c.width for c in columns) - len(GAP) > width:
         columns = [column for column in columns if column.rank < max(c.rank for c in columns)]
     return columns
 
 
 def _header(columns: Sequence[_Column]) -> list[str]:
-    """Two lines: a phase stands above the first of its columns."""
+    """Return two lines: phases above their first columns, and column titles."""
     phases = [c.phase if i == 0 or columns[i - 1].phase != c.phase else "" for i, c in enumerate(columns)]
     above = GAP.join(phase.rjust(column.width) for phase, column in zip(phases, columns, strict=True))
     return [above.rstrip(), GAP.join(column.name.rjust(column.width) for column in columns)]
 
 
-# ---- the line of the epoch at work ----------------------------------------------------------------------------------
+# ---- progress bar ---------------------------------------------------------------------------------------------------
 
 
 class _TimeEstimate:
-    """Batches and seconds of each phase in this session, and what they say of the rest of the fit."""
+    """Remaining time of the fit, from batches and seconds of each phase in this session."""
 
     def __init__(self) -> None:
         self.done = {"train": 0, "eval": 0}
@@ -216,17 +223,17 @@ class _TimeEstimate:
         self.begin("train")
 
     def begin(self, phase: str) -> None:
-        """A phase begins; what was between the phases does not count."""
+        """Start the clock of a phase; time between phases does not count."""
         self.phase, self.since = phase, time.perf_counter()
 
     def update(self) -> None:
-        """Add the time since the last look to the phase."""
+        """Add the time since the last update to the phase."""
         now = time.perf_counter()
         self.seconds[self.phase] += now - self.since
         self.since = now
 
     def remaining(self, learner: Learner, done: int) -> float | None:
-        """Seconds that the rest takes at the speed so far; None before the first batch."""
+        """Return the remaining seconds at the measured speed; None before the first batch."""
         self.update()
         if not self.done["train"] and not self.done["eval"]:
             return None
@@ -238,7 +245,7 @@ class _TimeEstimate:
         return sum(rest[phase] * self._seconds_per_batch(phase) for phase in rest if learner.loop.phases[phase])
 
     def _seconds_per_batch(self, phase: str) -> float:
-        """Seconds of a batch."""
+        """Return the seconds of a batch, measured or assumed."""
         if self.done[phase]:
             return self.seconds[phase] / self.done[phase]
         other = "train" if phase == "eval" else "eval"
@@ -248,32 +255,32 @@ class _TimeEstimate:
 
 
 class _Bar(NamedTuple):
-    """What the line of the epoch at work says."""
+    """Contents of the progress bar."""
 
     title: str
-    share: float
+    fraction: float
     batches: str
     loss: str
-    left: str
+    time_left: str
 
     def parts(self, width: int, full: str = "━", empty: str = "─") -> tuple[str, str, str, str]:
-        """The line for a width: title, done and open part of the bar, and notes; the least needed note goes first."""
-        notes = [self.batches, self.loss, self.left]
-        for least in (self.batches, self.loss, self.left):
-            if len(self.title) + sum(len(GAP) + len(note) for note in notes if note) + len(GAP) + 6 <= width:
+        """Return title, full part, empty part and notes for a width; notes that do not fit are omitted."""
+        notes = [self.batches, self.loss, self.time_left]
+        for note in (self.batches, self.loss, self.time_left):
+            if len(self.title) + sum(len(GAP) + len(text) for text in notes if text) + len(GAP) + 6 <= width:
                 break
-            notes.remove(least)
+            notes.remove(note)
         tail = "".join(GAP + note for note in notes if note)
         room = max(0, width - len(self.title) - len(GAP) - len(tail))
-        done = int(room * min(1.0, self.share))
+        done = int(room * min(1.0, self.fraction))
         return self.title + GAP, full * done, empty * (room - done), tail
 
 
-# ---- where it goes --------------------------------------------------------------------------------------------------
+# ---- streams --------------------------------------------------------------------------------------------------------
 
 
 class _Table:
-    """Plain lines into a stream."""
+    """Table in a stream, without a progress bar."""
 
     live = False
     width: int | None = None
@@ -285,14 +292,14 @@ class _Table:
         print(*lines, sep="\n", file=self.stream, flush=True)
 
     def draw(self, bar: _Bar) -> None:
-        """Show the line of the epoch at work."""
+        """Draw the progress bar."""
 
     def close(self) -> None:
-        """Take that line away."""
+        """Remove the progress bar."""
 
 
 class _Terminal(_Table):
-    """Lines in a terminal, above one that changes."""
+    """Table in a terminal, above a progress bar."""
 
     live = True
 
@@ -306,8 +313,8 @@ class _Terminal(_Table):
             console=self.console,
             auto_refresh=False,
             transient=True,
-            redirect_stdout=_is_terminal(sys.stdout),  # what is printed meanwhile stands above the line;
-            redirect_stderr=_is_terminal(sys.stderr),  # what goes to a file still does
+            redirect_stdout=_is_terminal(sys.stdout),  # prints other output above the bar,
+            redirect_stderr=_is_terminal(sys.stderr),  # but not output redirected to a file
         )
         self.signs = ("#", "-") if self.console.options.ascii_only else ("━", "─")
 
@@ -324,7 +331,7 @@ class _Terminal(_Table):
 
         if not self.bar.is_started:
             self.bar.start()
-            self.console.show_cursor(True)  # a process that is killed cannot bring it back
+            self.console.show_cursor(True)  # a killed process could not show it again
         title, done, rest, notes = bar.parts(self.console.width, *self.signs)
         line = Text.assemble(title, (done, "cyan"), (rest, "bright_black"), notes, no_wrap=True, overflow="crop")
         self.bar.update(line, refresh=True)

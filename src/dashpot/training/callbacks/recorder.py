@@ -1,4 +1,4 @@
-"""What every step of the optimizer used, written down as the fit goes on."""
+"""Recorder of values of every optimizer step."""
 
 from __future__ import annotations
 
@@ -28,34 +28,35 @@ GROUP_SUFFIX = re.compile(r"(?P<name>.+):(?P<index>\d+)")
 
 
 class Recorder(Callback):
-    """Keeps a number of every optimizer step under each of its names; a step that was skipped has none.
+    """Record of one number per optimizer step for each name; skipped steps are omitted.
 
-    A hyperparameter is the value that the step used, the optimizer's own schedule included. Values on a device are read
-    in groups, so that it does not wait.
+    Hyperparameters are recorded as used by the step, the optimizer's own schedule included. Device values are buffered
+    to avoid host syncs.
 
     Args:
-        names: what to record:
+        names: Values to record:
 
-            * a hyperparameter of the first parameter group, "lr", "momentum" (also where it is the first of `betas`),
-              "betas[1]", "weight_decay", ...; "lr:1" is that of group 1;
-            * "grad_norm", the 2-norm of all gradients before clipping, in true units under a loss scale;
-            * "state:exp_avg", the 2-norm of that state over all parameters, as the step has left it.
-        loss: whether to record the loss of the step as "loss": the mean over the examples of all its batches.
+            * a hyperparameter of the first parameter group: "lr", "momentum" (or the first of `betas`), "betas[1]",
+              "weight_decay", ...; "lr:1" is that of group 1;
+            * "grad_norm": 2-norm of all gradients before clipping, unscaled;
+            * "state:exp_avg": 2-norm of an optimizer state over all parameters, after the step.
+        loss: Whether to record the loss of the step as "loss", the mean over the examples of all its micro-batches.
 
     Raises:
-        ArgumentError: a name is no text or given twice; when a fit begins, a hyperparameter or a group that is not
-            there; at the first step, a state that the optimizer does not have.
+        ArgumentError: If a name is not a string or is repeated; when a fit begins, if a parameter group or a
+            hyperparameter does not exist; at the first step, if the optimizer does not have a state.
 
-    >>> from dashpot import AdamW, tasks
-    >>> from dashpot.schedules import Cosine
-    >>> from dashpot.training import Engine, Learner
-    >>> def make(params, lr):
-    ...     return AdamW(params, lr=lr, schedule=Cosine(30))
-    >>> recorder = Recorder("lr", "betas[1]", "grad_norm", "state:exp_avg")
-    >>> learner = Learner.of(tasks.get("digits").build(0), make, lr=0.01, engine=Engine("cpu"))
-    >>> learner.fit(1, callbacks=[recorder])
-    >>> sorted(recorder.values), len(recorder.values["loss"]), recorder.values["lr"][:1]
-    (['betas[1]', 'grad_norm', 'loss', 'lr', 'state:exp_avg'], 30, [0.01])
+    Example:
+        >>> from dashpot import AdamW, tasks
+        >>> from dashpot.schedules import Cosine
+        >>> from dashpot.training import Engine, Learner
+        >>> def make(params, lr):
+        ...     return AdamW(params, lr=lr, schedule=Cosine(30))
+        >>> recorder = Recorder("lr", "betas[1]", "grad_norm", "state:exp_avg")
+        >>> learner = Learner.of(tasks.get("digits").build(0), make, lr=0.01, engine=Engine("cpu"))
+        >>> learner.fit(1, callbacks=[recorder])
+        >>> sorted(recorder.values), len(recorder.values["loss"]), recorder.values["lr"][:1]
+        (['betas[1]', 'grad_norm', 'loss', 'lr', 'state:exp_avg'], 30, [0.01])
     """
 
     order: ClassVar[int] = 40
@@ -65,18 +66,18 @@ class Recorder(Callback):
         check("Recorder", "loss", loss, OneOf((False, True)))
         for name in names:
             if not isinstance(name, str) or not name:
-                raise ArgumentError(f"Recorder: names must be texts such as 'lr', got {name!r}.")
+                raise ArgumentError(f"Recorder: names must be strings such as 'lr', got {name!r}.")
         every = [*(["loss"] if loss else []), *names]
         for name in every:
             if every.count(name) > 1:
-                raise ArgumentError(f"Recorder: {name!r} is given twice.")
+                raise ArgumentError(f"Recorder: names must be distinct, got {name!r} twice.")
         self.names, self.loss = tuple(names), loss
         self._values: dict[str, list[float]] = {name: [] for name in every}
         self._pending: list[dict[str, Any]] = []
 
     @property
     def values(self) -> dict[str, list[float]]:
-        """The numbers by name, one of each for every step; where there are several processes, those read so far."""
+        """Recorded numbers by name, one per step. With several ranks, buffered steps are missing during a fit."""
         if self._pending and self._world == 1:
             self._flush()
         return {name: list(numbers) for name, numbers in self._values.items()}
@@ -107,7 +108,7 @@ class Recorder(Callback):
             self._measure_grad_norm(learner)
 
     def _measure_grad_norm(self, learner: Learner) -> None:
-        """Take the gradient's norm now, before anything clips."""
+        """Compute the gradient norm before clipping."""
         if "grad_norm" in self.names:
             grad_norm(learner)
 
@@ -131,12 +132,12 @@ class Recorder(Callback):
         self._flush()
 
     def cleanup_fit(self, learner: Learner) -> None:
-        # Losses are added up over the processes, and one that fails must not wait for the others.
+        # Losses are reduced over all ranks; a failed rank must not wait in a collective.
         if self._pending and (self._world == 1 or learner.loop.unwinding is None):
             self._flush()
 
     def _flush(self) -> None:
-        """Read what waits: one transfer for each name."""
+        """Read the buffered values, with one device transfer per name."""
         rows, self._pending = self._pending, []
         for name in self._values if rows else ():
             numbers = _to_floats([row[name] for row in rows])
@@ -152,29 +153,36 @@ class Recorder(Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if set(state) != set(self._values):
-            raise RunError(f"The checkpoint's recorder holds {', '.join(state)}; this one {', '.join(self._values)}.")
+            raise RunError(
+                f"Recorder: names must be those of the checkpoint, {', '.join(state)}, got {', '.join(self._values)}."
+            )
         self._pending = []
         self._values = {name: state[name].tolist() for name in self._values}
 
     def plot(self, *names: str) -> Figure:
-        """A plotly figure of these names, or of all: one panel for each, over the steps.
+        """Return a plotly figure with one panel per name, against steps.
 
-        Raises `ArgumentError` for a name that is not recorded, or when plotly is not installed.
+        Args:
+            names: Recorded names; default: all.
 
-        >>> Recorder("lr").plot("lr").layout.xaxis.title.text
-        'step'
+        Raises:
+            ArgumentError: If a name is not recorded, or plotly is not installed.
+
+        Example:
+            >>> Recorder("lr").plot("lr").layout.xaxis.title.text
+            'step'
         """
         try:
             import plotly.graph_objects as go
             from plotly.subplots import make_subplots
         except ImportError as error:
-            raise ArgumentError("Plotting a recorder needs plotly: pip install 'dashpot[plot]'.") from error
+            raise ArgumentError("Recorder.plot needs plotly: pip install 'dashpot[plot]'.") from error
         values = self.values
         shown = list(names or values)
         for name in shown:
             check("Recorder.plot", "a name", name, OneOf(tuple(values)))
         if not shown:
-            raise ArgumentError("Recorder.plot: nothing is recorded.")
+            raise ArgumentError("Recorder.plot: the recorder has no names.")
         figure = make_subplots(rows=len(shown), cols=1, shared_xaxes=True, vertical_spacing=0.2 / len(shown))
         for row, name in enumerate(shown, 1):
             steps = list(range(1, len(values[name]) + 1))
@@ -189,17 +197,20 @@ class Recorder(Callback):
 
 
 def _reader(opt: Optimizer, name: str) -> Callable[[], Any]:
-    """What reads a hyperparameter as the coming step will use it: a number, or a copy of a tensor.
+    """Return a function that reads a hyperparameter of the next step: a number, or a clone of a tensor.
 
-    Raises `ArgumentError` where there is none of this name.
+    Raises:
+        ArgumentError: If the group or the hyperparameter does not exist or is not a number.
     """
     found = GROUP_SUFFIX.fullmatch(name)
     plain, index = (found["name"], int(found["index"])) if found else (name, 0)
     if index >= len(opt.param_groups):
-        raise ArgumentError(f"Recorder: {name!r} asks for group {index}, the optimizer has {len(opt.param_groups)}.")
+        raise ArgumentError(
+            f"Recorder: {name!r} requires parameter group {index}; the optimizer has {len(opt.param_groups)}."
+        )
     value = hyperparams.read(opt.param_groups[index], plain)
     if isinstance(value, bool) or not isinstance(value, (int, float, Tensor)):
-        raise ArgumentError(f"Recorder: {name!r} is no number in the parameter group but {value!r}.")
+        raise ArgumentError(f"Recorder: {name!r} must be a number in the parameter group, got {value!r}.")
     schedule = _optimizer_schedule(opt, plain, index)
     if schedule is not None and schedule == "lr":
         return lambda: opt.current_lr(index)  # pyright: ignore[reportAttributeAccessIssue]
@@ -214,7 +225,7 @@ def _reader(opt: Optimizer, name: str) -> Callable[[], Any]:
 
 
 def _optimizer_schedule(opt: Optimizer, name: str, index: int) -> Any:
-    """The schedule that the optimizer itself has for a hyperparameter, "lr" for the rate's, or None."""
+    """Return the optimizer's own schedule of a hyperparameter, "lr" if it is that of the learning rate, or None."""
     group = opt.param_groups[index]
     for scheduled, schedule in getattr(opt, "schedule", {}).items():
         if hyperparams.locate(group, scheduled) == hyperparams.locate(group, name):
@@ -224,16 +235,15 @@ def _optimizer_schedule(opt: Optimizer, name: str, index: int) -> Any:
 
 def _state_norm(opt: Optimizer, name: str) -> Tensor:
     key = name.removeprefix("state:")
-    kept = [state[key] for state in opt.state.values() if isinstance(state.get(key), Tensor)]
-    if not kept:
+    values = [state[key] for state in opt.state.values() if isinstance(state.get(key), Tensor)]
+    if not values:
         known = sorted({k for state in opt.state.values() for k, v in state.items() if isinstance(v, Tensor)})
-        has = f"it has {', '.join(known)}" if known else "it has none"
-        raise ArgumentError(f"Recorder: the optimizer has no state {key!r}; {has}.")
-    return total_norm([value.to(torch.float32) if not value.is_floating_point() else value for value in kept])
+        raise ArgumentError(f"Recorder: the optimizer has no state {key!r}; known are {', '.join(known) or 'none'}.")
+    return total_norm([value.to(torch.float32) if not value.is_floating_point() else value for value in values])
 
 
 def _to_floats(values: list[Any]) -> list[float]:
-    """Numbers of which some are tensors, read together."""
+    """Return numbers and 0-d tensors as floats, with a single device transfer."""
     tensors = [value.reshape(()) for value in values if isinstance(value, Tensor)]
     read = iter(torch.stack(tensors).tolist() if tensors else [])
     return [next(read) if isinstance(value, Tensor) else float(value) for value in values]

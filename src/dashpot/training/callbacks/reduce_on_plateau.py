@@ -1,4 +1,4 @@
-"""`dashpot.schedules.Plateau` driving the learning rate of an optimizer."""
+"""Scheduler that reduces the learning rate on a plateau."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["ReduceOnPlateau"]
 
 
 class ReduceOnPlateau:
-    """Multiplies every group's learning rate by the plateau's factor for all that was measured so far.
+    """Scheduler that multiplies every group's initial learning rate by the factor of a `Plateau`.
 
     >>> import torch
     >>> opt = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.5)
@@ -25,13 +25,13 @@ class ReduceOnPlateau:
 
     def __init__(self, opt: Optimizer, plateau: Plateau) -> None:
         if "lr" in getattr(opt, "schedule", {}):
-            raise ArgumentError("Schedule: lr has a schedule in the optimizer already; give it one of the two.")
+            raise ArgumentError("Schedule: lr is already scheduled by the optimizer; remove one of the schedules.")
         self.opt, self.plateau = opt, plateau
         self.base_lrs = [float(group["lr"]) for group in opt.param_groups]
         self.history: list[float] = []
 
     def step(self, value: float) -> None:
-        """Take in what an epoch measured."""
+        """Append the metric of an epoch and update the learning rates."""
         self.history.append(float(value))
         factor = self.plateau.factor_after(self.history)
         for group, base in zip(self.opt.param_groups, self.base_lrs, strict=False):
@@ -41,9 +41,9 @@ class ReduceOnPlateau:
                 group["lr"] = base * factor
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain data: what was measured, the rates to begin with, and of which plateau."""
+        """Return values, initial learning rates and the plateau's settings as plain data."""
         return {"history": list(self.history), "bases": list(self.base_lrs), "plateau": repr(self.plateau)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken; the rate in force is a matter of the groups."""
+        """Restore values and initial learning rates; the current learning rate is part of the optimizer's state."""
         self.history, self.base_lrs = list(state["history"]), list(state["bases"])

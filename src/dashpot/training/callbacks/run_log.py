@@ -1,4 +1,4 @@
-"""A run's record: what every step and every epoch measured, on the disk as the run goes."""
+"""Record of a run: values of every step and every epoch."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ __all__ = ["RunLog"]
 
 
 class RunLog(Callback):
-    """Appends to a record, whose header is there already, and ends the fit when it has diverged.
+    """Writer of a run's record; ends the fit if it diverges.
 
-    The lines are those of `dashpot.runs.records`: loss and learning rate of every step (with accumulation the
-    mean of its batches), means and seconds of every epoch, and the end. A loss that is not finite is a divergence;
-    where such steps are skipped, `FLUSH` of them in a row are. Losses are read from the device in groups, so it may be
-    noticed that many steps late.
+    Lines are those of `dashpot.runs.records`: loss and learning rate of every step (with gradient accumulation the mean
+    loss of its micro-batches), means and seconds of every epoch, and the end. The header must exist already. A run
+    diverges at a non-finite loss or, if non-finite steps are skipped, at `FLUSH` consecutive ones. Losses are buffered
+    on the device, so that divergence is detected up to `FLUSH` steps late.
 
     Args:
-        path: the record.
-        skipping: whether steps with gradients that are not finite are skipped, here or by a loss scaler.
-        resumed: more to write into the line that says where the run went on.
+        path: Path of the record.
+        skipping: Whether steps with non-finite gradients are skipped, by `NonFinite` or by a loss scaler.
+        resumed: Further fields of the `resumed` line.
     """
 
     order: ClassVar[int] = 65
@@ -86,7 +86,7 @@ class RunLog(Callback):
         self._end_written = True
 
     def cleanup_fit(self, learner: Learner) -> None:
-        """A fit that another callback has cancelled, and said why, has diverged."""
+        """Record a fit that another callback has cancelled with a stop reason as diverged."""
         if learner.stop_reason is None or self._end_written:
             return
         self._flush()
@@ -97,7 +97,7 @@ class RunLog(Callback):
     # ---- steps ------------------------------------------------------------------------------------------------------
 
     def _flush(self) -> None:
-        """Read what waits on the device and make steps of it: the batches of each window together."""
+        """Read the buffered losses and average those of each step."""
         pairs, size = self._pending_means(), self._learner.loop.accumulate
         self._pending.clear()
         for at in range(0, len(pairs), size):
@@ -107,12 +107,12 @@ class RunLog(Callback):
                 self.diverged = self._divergence()
 
     def _pending_means(self) -> list[tuple[float, float]]:
-        """The mean loss and the number of examples of the waiting batches, each over all processes."""
+        """Return mean loss and number of examples of each buffered batch, over all ranks."""
         if not self._pending:
             return []
         values = torch.stack([loss.double() for loss, _ in self._pending]).tolist()
         sizes = [float(size) for _, size in self._pending]
-        if self._learner.engine.world_size > 1:  # this process saw a part of each batch only
+        if self._learner.engine.world_size > 1:  # each rank has a part of each batch
             sums = [value * size if size else 0.0 for value, size in zip(values, sizes, strict=True)]
             totals = self._learner.engine.all_reduce_sum([*sums, *sizes])
             sizes = totals[len(sums) :]
@@ -120,7 +120,7 @@ class RunLog(Callback):
         return list(zip(values, sizes, strict=True))
 
     def _divergence(self) -> Divergence:
-        """At the last step that was read."""
+        """Return the divergence at the last step that was read."""
         loss = self._losses[-1]
         label = f"{loss:.4g}" if math.isfinite(loss) else "nan" if math.isnan(loss) else "inf"
         return Divergence(self._first_step + len(self._losses) - 1, label)
@@ -131,7 +131,7 @@ class RunLog(Callback):
             raise CancelFit
 
     def _write_divergence(self, learner: Learner, reason: str | None = None) -> None:
-        """Write the steps so far, and that the run has diverged."""
+        """Write the steps up to the divergence, and the end of the run."""
         assert self.diverged is not None
         kept = self.diverged.step - self._first_step + 1
         steps, _ = epoch_lines(self._epoch(learner, self._losses[:kept], self._lrs[:kept])).splitlines()
@@ -146,7 +146,7 @@ class RunLog(Callback):
         self._first_step += len(self._losses)
         self._losses, self._lrs, self._stopwatch = [], [], Stopwatch()
 
-    def _epoch(self, learner: Learner, losses: list[float], rates: list[float]) -> Epoch:
+    def _epoch(self, learner: Learner, losses: list[float], lrs: list[float]) -> Epoch:
         means = learner.history[learner.epoch]
         cpu, wall = self._stopwatch.seconds
         return Epoch(
@@ -155,7 +155,7 @@ class RunLog(Callback):
             train=means.get("train", {}),
             evaluation=means.get("eval", {}),
             loss=losses,
-            lr=rates,
+            lr=lrs,
             cpu_s=cpu,
             wall_s=wall,
             diverged=self.diverged,
@@ -168,7 +168,7 @@ class RunLog(Callback):
     # ---- resuming ---------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """The steps that are not written yet, of all processes together, and the length of the file."""
+        """Return the steps that are not written yet, reduced over all ranks, and the length of the file."""
         self._flush()
         return {
             "bytes": self.path.stat().st_size if self.path.exists() else 0,
@@ -180,23 +180,23 @@ class RunLog(Callback):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Cut the record back to where the state was taken."""
+        """Restore unwritten steps, and truncate the record to its length at the checkpoint."""
         self._first_step, self._nonfinite_steps = state["first"], state["bad"]
         self._losses, self._lrs = list(state["losses"]), list(state["rates"])
         self._stopwatch = Stopwatch(state["spent"])
         if self._learner.engine.is_rank_zero:
-            self._cut_back(state["bytes"])
+            self._truncate(state["bytes"])
 
-    def _cut_back(self, length: int) -> None:
+    def _truncate(self, length: int) -> None:
         if not self.path.exists() or self.path.stat().st_size < length:
-            raise RunError(f"The record {self.path} is damaged: it ends before its checkpoint.")
+            raise RunError(f"The record {self.path} is damaged: it is shorter than its checkpoint expects.")
         truncate(self.path, length)
         steps = self._first_step + len(self._losses)
         append_line(self.path, encode({"kind": "resumed", "steps": steps, "versions": versions(), **self.resumed}))
 
 
 def _window_mean(pairs: list[tuple[float, float]]) -> float:
-    """The mean loss over the examples of a window's batches."""
+    """Return the mean loss over the examples of a step."""
     if len(pairs) == 1:
         return pairs[0][0]
     return math.fsum(value * size for value, size in pairs) / math.fsum(size for _, size in pairs)

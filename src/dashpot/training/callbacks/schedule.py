@@ -1,4 +1,4 @@
-"""Schedules that move an optimizer's hyperparameters as a fit goes on: ours, torch's, and those that watch a metric."""
+"""Hyperparameter schedules of a fit: dashpot's, torch's, and schedules driven by a metric."""
 
 from __future__ import annotations
 
@@ -26,44 +26,44 @@ if TYPE_CHECKING:
 __all__ = ["Schedule", "one_cycle"]
 
 SCHEDULER_KEYS = ("initial_", "max_", "min_", "base_")
-"""How the keys begin that schedulers add to a group, to remember values by."""
+"""Prefixes of the keys that schedulers add to parameter groups."""
 
 
 class Schedule(Callback):
-    """Moves hyperparameters of the optimizer, a step ahead after each step that was taken, or after each epoch.
+    """Schedule of optimizer hyperparameters, advanced after each optimizer step or each epoch.
 
-    The first step uses the schedule's value at 0. Batches that only add to a gradient do not count, nor do steps that
-    were skipped because gradients were not finite. What watches a metric looks at it once an epoch, after the
-    evaluation; otherwise an epoch that `CancelEpoch` cut short counts as well. Once the fit is over the hyperparameters
-    are again what they were before it, so that a second fit does not start from the end of the first.
+    The first step uses the schedule's value at 0. Accumulated micro-batches and steps skipped for non-finite gradients
+    do not count. Plateau schedules are advanced once per epoch, after the evaluation; other schedules also after an
+    epoch that `CancelEpoch` has ended. The end of the fit restores the initial hyperparameters for the next fit.
 
     Args:
-        schedule: one of
+        schedule: One of
 
-            * a `dashpot.schedules.Schedule`, for lr, or a mapping from names of hyperparameters ("lr", "momentum",
-              "betas[1]", "weight_decay", ...) to these. They drive any torch optimizer;
-            * a function that maps the total number of steps (with `per="epoch"`: of epochs) to one of these;
-            * a function that maps the optimizer to a torch `LRScheduler`, such as `partial(StepLR, step_size=30)`. It
-              may ask for the number of steps as well, with an argument `total_steps`;
-            * a `dashpot.schedules.Plateau`, for lr, or a function that maps the optimizer to a `ReduceLROnPlateau`.
-        per: "batch", for each step of the optimizer, or "epoch".
-        metric: what a plateau is looked for in: "loss" or another mean of the evaluation, or of the training where
-            there is no evaluation.
+            * a `dashpot.schedules.Schedule` for lr, or a mapping from names of hyperparameters ("lr", "momentum",
+              "betas[1]", "weight_decay", ...) to such schedules; they work with any torch optimizer;
+            * a function from the total number of steps (with `per="epoch"`: of epochs) to one of these;
+            * a function from the optimizer to a torch `LRScheduler`, such as `partial(StepLR, step_size=30)`, with an
+              optional argument `total_steps`;
+            * a `dashpot.schedules.Plateau` for lr, or a function from the optimizer to a `ReduceLROnPlateau`.
+        per: "batch" to advance the schedule with each optimizer step, or "epoch".
+        metric: Metric of a plateau schedule: "loss" or the name of a metric, from the evaluation phase, or from the
+            training phase of a fit without evaluation.
 
     Raises:
-        ArgumentError: `schedule` is none of these, or of a hyperparameter that the optimizer lacks or schedules itself,
-            or that another `Schedule` of the fit moves.
-        RunError: a fit goes on from the state of another schedule, such as one of another number of steps, without
-            `override`. With it this schedule is taken to where it would be by now.
+        ArgumentError: If `schedule` has an unsupported type, or its hyperparameter does not exist or is already
+            scheduled by the optimizer or another `Schedule` of the fit.
+        RunError: If a resumed checkpoint has a different schedule, such as one with a different number of steps, and
+            `override` is False. With `override=True`, this schedule is advanced to the current step.
 
-    >>> from functools import partial
-    >>> import torch
-    >>> from dashpot import AdamW, tasks
-    >>> from dashpot.schedules import Cosine
-    >>> from dashpot.training import Engine, Learner
-    >>> learner = Learner.of(tasks.get("digits").build(0), AdamW, lr=0.01, engine=Engine("cpu"))
-    >>> learner.fit(1, callbacks=[Schedule(lambda steps: Cosine(steps))])
-    >>> learner.fit(2, callbacks=[Schedule(partial(torch.optim.lr_scheduler.ExponentialLR, gamma=0.5), per="epoch")])
+    Example:
+        >>> from functools import partial
+        >>> from torch.optim.lr_scheduler import ExponentialLR
+        >>> from dashpot import AdamW, tasks
+        >>> from dashpot.schedules import Cosine
+        >>> from dashpot.training import Engine, Learner
+        >>> learner = Learner.of(tasks.get("digits").build(0), AdamW, lr=0.01, engine=Engine("cpu"))
+        >>> learner.fit(1, callbacks=[Schedule(lambda steps: Cosine(steps))])
+        >>> learner.fit(2, callbacks=[Schedule(partial(ExponentialLR, gamma=0.5), per="epoch")])
     """
 
     order: ClassVar[int] = 50
@@ -71,27 +71,27 @@ class Schedule(Callback):
     def __init__(self, schedule: Any, per: str = "batch", metric: str = "loss") -> None:
         check("Schedule", "per", per, OneOf(("batch", "epoch")))
         if not isinstance(metric, str):
-            raise ArgumentError(f"Schedule: metric must be the name of a mean, such as 'loss', got {metric!r}.")
+            raise ArgumentError(f"Schedule: metric must be 'loss' or the name of a metric, got {metric!r}.")
         if isinstance(schedule, (LRScheduler, Optimizer)) or not (
             callable(schedule) or isinstance(schedule, (Mapping, Plateau))
         ):
             raise ArgumentError(
                 "Schedule: schedule must be a dashpot Schedule, a mapping of names to Schedules, a Plateau, or a "
-                f"function that makes one or a torch scheduler, got {schedule!r}."
+                f"factory of one of these or of a torch scheduler, got {schedule!r}."
             )
         self.schedule, self.per, self.metric = schedule, per, metric
         self.scheduler: Any = None
         self._initial_groups: _GroupSnapshot | None = None
         self._final_state: dict[str, Any] = {}
         self._scheduled: set[Any] = set()
-        self._last_epoch = -1  # the last epoch that was taken in
+        self._last_epoch = -1  # last counted epoch
 
     def before_fit(self, learner: Learner) -> None:
         self._learner, self._opt, self._final_state = learner, learner.opt, {}
         self._last_epoch = -1
         others = [other for other in learner.loop.callbacks if isinstance(other, Schedule) and other is not self]
-        others = [other for other in others if other.scheduler is not None]  # those before this one
-        # What the fit began with, not what a schedule before this one has made of it.
+        others = [other for other in others if other.scheduler is not None]  # started before this one
+        # Not a new snapshot after `others`, which may have changed the groups already.
         self._initial_groups = others[0]._initial_groups if others else _GroupSnapshot(learner.opt)
         self._metric_values: list[float] = []
         self._build()
@@ -99,10 +99,10 @@ class Schedule(Callback):
         self._scheduled = _scheduled_hyperparams(self.scheduler, learner.opt)
         if self._needs_metric and self.metric not in ("loss", *learner.metrics):
             raise unknown("metric", self.metric, ["loss", *learner.metrics])
-        if twice := [name for other in others for name in self._scheduled & other._scheduled]:
-            raise ArgumentError(
-                f"Schedule: {_format_location(twice[0])} is moved by two schedules; give it one of the two."
-            )
+        if shared := [location for other in others for location in self._scheduled & other._scheduled]:
+            key, index = shared[0]
+            name = key if index is None else f"{key}[{index}]"
+            raise ArgumentError(f"Schedule: {name} has two schedules; remove one of them.")
 
     def after_step(self, learner: Learner) -> None:
         if self.per == "batch" and not self._needs_metric:
@@ -114,15 +114,16 @@ class Schedule(Callback):
             return
         self._last_epoch = learner.epoch
         if self._needs_metric:
-            self._metric_values.append(_metric_value(learner, self.metric))
+            self._metric_values.append(learner.history[learner.epoch][learner.loop.phase][self.metric])
             self._step_scheduler(self._metric_values[-1])
         elif self.per == "epoch":
             self._step_scheduler()
 
     def cleanup_epoch(self, learner: Learner) -> None:
-        """Move after an epoch that was cut short on purpose, not after one that fails; what watches has nothing new.
+        """Count a cancelled epoch, except for plateau schedules, but not a failed one.
 
-        Where a callback ends the fit after the epoch's last batch, before this one is told, the epoch counts in full.
+        If a callback ends the fit after the last batch of the epoch but before this callback's `after_epoch`, the epoch
+        counts.
         """
         if learner.loop.unwinding is None:
             counts = not self._needs_metric
@@ -148,9 +149,9 @@ class Schedule(Callback):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        there, here = state["settings"], {"per": self.per, "metric": self.metric, "scheduler": self._initial_state}
-        unlike = _setting_differences(there, here)
-        if not unlike:
+        current = {"per": self.per, "metric": self.metric, "scheduler": self._initial_state}
+        differences = _setting_differences(state["settings"], current)
+        if not differences:
             _GroupSnapshot(self._opt, state["groups"]).restore(self._scheduled)
             self.scheduler.load_state_dict(state["scheduler"])
             self._metric_values = list(state["measured"])
@@ -158,8 +159,8 @@ class Schedule(Callback):
             self._fast_forward(state["measured"])
         else:
             raise RunError(
-                f"The checkpoint is of a fit under another schedule: {'; '.join(unlike)}; override=True goes on under "
-                "the one of here."
+                f"The schedules of the checkpoint and of this fit differ: {'; '.join(differences)}; pass override=True "
+                "to use the current schedule."
             )
 
     def _build(self) -> None:
@@ -169,12 +170,12 @@ class Schedule(Callback):
 
     def _step_scheduler(self, *measured: float) -> None:
         with warnings.catch_warnings():
-            # Where the steps before were all skipped, or taken in an earlier run, torch sees a mistake in the order.
+            # torch misses optimizer steps that were skipped or taken before a resume.
             warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
             self.scheduler.step(*measured)
 
     def _fast_forward(self, measured: list[float]) -> None:
-        """Bring a schedule that the fit did not begin with to where it would be if the fit had."""
+        """Advance a new schedule from its start to the current step."""
         assert self._initial_groups is not None
         self._initial_groups.restore()
         self._build()
@@ -188,22 +189,23 @@ class Schedule(Callback):
 
 
 def one_cycle(max_lr: float | None = None, **shape: Any) -> Schedule:
-    """1cycle over the whole fit: the learning rate up to its peak and down again, the momentum down and up.
+    """Return a 1cycle schedule over the whole fit: the learning rate rises and falls, the momentum falls and rises.
 
-    The momentum is that of the groups, or the first of their betas; where they have neither, the rate alone moves.
+    The momentum is `momentum` or the first of `betas`; without either, only the learning rate is scheduled.
 
     Args:
-        max_lr: the peak, positive; None: each group's own learning rate.
-        shape: `pct_start`, `anneal`, `three_phase` of `dashpot.schedules.OneCycle`, and its `div` and `final_div`;
+        max_lr: Maximum learning rate, positive. None: the learning rate of each group.
+        shape: Options `pct_start`, `anneal`, `three_phase`, `div` and `final_div` of `dashpot.schedules.OneCycle`, and
             `high` and `low` of `OneCycleMomentum`.
 
     Raises:
-        ArgumentError: an argument is out of range or unknown.
+        ArgumentError: If an argument is out of range or unknown.
 
-    >>> from dashpot import AdamW, tasks
-    >>> from dashpot.training import Engine, Learner
-    >>> learner = Learner.of(tasks.get("digits").build(0), AdamW, lr=0.01, engine=Engine("cpu"))
-    >>> learner.fit(1, callbacks=[one_cycle(max_lr=0.05)])
+    Example:
+        >>> from dashpot import AdamW, tasks
+        >>> from dashpot.training import Engine, Learner
+        >>> learner = Learner.of(tasks.get("digits").build(0), AdamW, lr=0.01, engine=Engine("cpu"))
+        >>> learner.fit(1, callbacks=[one_cycle(max_lr=0.05)])
     """
     check("one_cycle", "max_lr", max_lr, Optional(POSITIVE))
     both = {name: shape.pop(name) for name in ("pct_start", "anneal", "three_phase") if name in shape}
@@ -211,32 +213,32 @@ def one_cycle(max_lr: float | None = None, **shape: Any) -> Schedule:
     momentum = both | {name: shape.pop(name) for name in ("high", "low") if name in shape}
     if shape:
         known = "pct_start, anneal, three_phase, div, final_div, high, low"
-        raise ArgumentError(f"one_cycle: there is no argument {next(iter(shape))!r}; known are {known}.")
+        raise ArgumentError(f"one_cycle: unknown argument {next(iter(shape))!r}; known are {known}.")
     for kind, settings in ((OneCycle, rate), (OneCycleMomentum, momentum)):
-        kind(1, **settings)  # so that what is out of range is told now
+        kind(1, **settings)  # checks the ranges
 
     def build(opt: Optimizer, total_steps: int) -> Scheduler:
         for group in opt.param_groups if max_lr is not None else ():
             group["initial_lr"] = max_lr
-        moved: dict[str, ScheduleFunction] = {"lr": OneCycle(total_steps, **rate)}
+        schedules: dict[str, ScheduleFunction] = {"lr": OneCycle(total_steps, **rate)}
         if all("momentum" in group or "betas" in group for group in opt.param_groups):
-            moved["momentum"] = OneCycleMomentum(total_steps, **momentum)
-        return _scheduler_of(opt, moved)
+            schedules["momentum"] = OneCycleMomentum(total_steps, **momentum)
+        return _scheduler_of(opt, schedules)
 
     return Schedule(build)
 
 
-# ---- making the scheduler -------------------------------------------------------------------------------------------
+# ---- scheduler construction -----------------------------------------------------------------------------------------
 
 
 def _make_scheduler(schedule: Any, opt: Optimizer, total: int) -> Any:
-    """The scheduler of a fit, with `step`, `state_dict` and `load_state_dict`."""
+    """Return the scheduler of a fit, an object with `step`, `state_dict` and `load_state_dict`."""
     made = schedule
     if not isinstance(made, (ScheduleFunction, Mapping, Plateau)):
         made = _call_factory(schedule, opt, total)
     if isinstance(made, LRScheduler):
         if made.optimizer is not opt:
-            raise ArgumentError("Schedule: the function must make a scheduler of the optimizer it is given.")
+            raise ArgumentError("Schedule: the function must return a scheduler of the optimizer that is passed to it.")
         return made
     if isinstance(made, Plateau):
         return ReduceOnPlateau(opt, made)
@@ -244,7 +246,7 @@ def _make_scheduler(schedule: Any, opt: Optimizer, total: int) -> Any:
         made = {"lr": made}
     if isinstance(made, Mapping) and made and all(isinstance(item, ScheduleFunction) for item in made.values()):
         return _scheduler_of(opt, made)
-    raise ArgumentError(f"Schedule: the function must make a schedule or a torch scheduler, it made {made!r}.")
+    raise ArgumentError(f"Schedule: the function must return a schedule or a torch scheduler, got {made!r}.")
 
 
 def _scheduler_of(opt: Optimizer, schedules: Mapping[str, ScheduleFunction]) -> Scheduler:
@@ -252,21 +254,21 @@ def _scheduler_of(opt: Optimizer, schedules: Mapping[str, ScheduleFunction]) -> 
     own = {hyperparams.locate(group, name) for name in getattr(opt, "schedule", {})}
     for name in schedules:
         if hyperparams.locate(group, name) in own:
-            raise ArgumentError(f"Schedule: {name} has a schedule in the optimizer already; give it one of the two.")
+            raise ArgumentError(f"Schedule: {name} is already scheduled by the optimizer; remove one of the schedules.")
     return Scheduler(opt, also=schedules)
 
 
 def _call_factory(function: Callable[..., Any], opt: Optimizer, total: int) -> Any:
-    """What a user's function makes of the optimizer, of the number of steps, or of both."""
+    """Call a user's function with the optimizer, the number of steps, or both."""
     opened, needed = _open_arguments(function)
     if "total_steps" in opened and needed != ["total_steps"]:
         return function(opt, total_steps=total)
     if len(needed) == 2 and not isinstance(function, (type, partial)):
         return function(opt, total)
     if len(needed) > 1:
-        raise ArgumentError(f"Schedule: {function!r} needs {', '.join(needed[1:])} besides the optimizer.")
-    # Which of the two a function of one argument takes shows when it is called: a number makes no torch scheduler, and
-    # an optimizer no schedule of ours.
+        raise ArgumentError(f"Schedule: {function!r} requires {', '.join(needed[1:])} in addition to the optimizer.")
+    # A function of one argument fails for the wrong one: torch schedulers reject numbers, and dashpot's schedules
+    # reject optimizers.
     try:
         return function(total)
     except Exception as of_steps:
@@ -280,7 +282,7 @@ def _call_factory(function: Callable[..., Any], opt: Optimizer, total: int) -> A
 
 
 def _open_arguments(function: Callable[..., Any]) -> tuple[list[str], list[str]]:
-    """The names of a function's arguments that are still open, and of those that it cannot do without."""
+    """Return the names of a function's arguments without a value (no default or None), and of the required ones."""
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):
@@ -291,7 +293,7 @@ def _open_arguments(function: Callable[..., Any]) -> tuple[list[str], list[str]]
 
 
 def _scheduled_hyperparams(scheduler: Any, opt: Optimizer) -> set[tuple[str, int | None]]:
-    """Where in a group the hyperparameters are that a scheduler moves."""
+    """Return the locations of the scheduled hyperparameters in a group."""
     group = opt.param_groups[0]
     names = list(scheduler.schedules) if isinstance(scheduler, Scheduler) else ["lr"]
     if getattr(scheduler, "cycle_momentum", False):  # torch's OneCycleLR and CyclicLR
@@ -299,66 +301,57 @@ def _scheduled_hyperparams(scheduler: Any, opt: Optimizer) -> set[tuple[str, int
     return {hyperparams.locate(group, name) for name in names}
 
 
-def _format_location(place: tuple[str, int | None]) -> str:
-    key, index = place
-    return key if index is None else f"{key}[{index}]"
-
-
-def _metric_value(learner: Learner, metric: str) -> float:
-    return learner.history[learner.epoch][learner.loop.phase][metric]
-
-
-def _setting_differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """What two schedules were made with, where it differs; numbers may be tensors."""
+def _setting_differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+    """Return the differing settings of two schedules, one phrase each; values may be tensors."""
     found = []
-    for name in {**there, **here}:
-        a, b = there.get(name), here.get(name)
+    for name in {**saved, **current}:
+        a, b = saved.get(name), current.get(name)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             found += _setting_differences(a, b)
-        elif _text(a) != _text(b):
-            found.append(f"{name} is {a} there and {b} here")
+        elif _canonical(a) != _canonical(b):
+            found.append(f"{name}: saved {a}, current {b}")
     return found
 
 
-def _text(value: Any) -> str:
-    """A text that is the same for equal values; numpy's numbers come back from a file as Python's."""
+def _canonical(value: Any) -> str:
+    """Return a string that is equal for equal values; files restore numpy numbers as Python numbers."""
     if isinstance(value, (list, tuple)):
-        return f"{type(value).__name__}({', '.join(map(_text, value))})"
+        return f"{type(value).__name__}({', '.join(map(_canonical, value))})"
     return repr(value.item() if isinstance(value, np.generic) else value)
 
 
-# ---- the groups ------------------------------------------------------------------------------------------------------
+# ---- parameter groups -----------------------------------------------------------------------------------------------
 
 
 class _GroupSnapshot:
-    """The hyperparameters of an optimizer's groups, as they are now or as given, to be put back."""
+    """Snapshot of the hyperparameters of an optimizer's groups, current or given ones."""
 
     def __init__(self, opt: Optimizer, values: list[dict[str, Any]] | None = None) -> None:
         self.opt, self.wrapped = opt, "step" in vars(opt)
         self.values = [self._snapshot(group) for group in opt.param_groups] if values is None else values
 
     def _snapshot(self, group: dict[str, Any]) -> dict[str, Any]:
-        # Counters, such as steps_done, are no hyperparameters: they are not among the defaults.
+        # Counters such as steps_done are not hyperparameters and not among the defaults.
         names = [name for name in group if name in self.opt.defaults or name.startswith(SCHEDULER_KEYS)]
         return {name: value.clone() if isinstance(value := group[name], Tensor) else value for name in names}
 
-    def restore(self, moves: Collection[tuple[str, int | None]] | None = None) -> None:
-        """Put back all of them, or those that a scheduler moves, and what schedulers have written beside them."""
+    def restore(self, locations: Collection[tuple[str, int | None]] | None = None) -> None:
+        """Restore all hyperparameters or those at `locations`, and the keys added by schedulers."""
         for group, values in zip(self.opt.param_groups, self.values, strict=False):
             for name in [name for name in group if name.startswith(SCHEDULER_KEYS) and name not in values]:
                 if name not in self.opt.defaults:
                     del group[name]
             for name, value in values.items():
-                if moves is None or name not in self.opt.defaults or (name, None) in moves:
+                if locations is None or name not in self.opt.defaults or (name, None) in locations:
                     _assign(group, name, value)
-                for index in [index for key, index in moves or () if key == name and index is not None]:
+                for index in [index for key, index in locations or () if key == name and index is not None]:
                     hyperparams.write(group, f"{name}[{index}]", value[index])
         if not self.wrapped:
-            vars(self.opt).pop("step", None)  # torch's schedulers put a counting wrapper around it
+            vars(self.opt).pop("step", None)  # the counting wrapper of torch's schedulers
 
 
 def _assign(group: dict[str, Any], name: str, value: Any) -> None:
     if isinstance(held := group.get(name), Tensor):
-        held.fill_(value)  # in place: a recorded graph reads this very tensor
+        held.fill_(value)  # in place, for captured CUDA graphs
     else:
         group[name] = value

@@ -1,4 +1,4 @@
-"""A log for TensorBoard."""
+"""Logger to TensorBoard."""
 
 from __future__ import annotations
 
@@ -20,21 +20,22 @@ __all__ = ["TensorBoard"]
 
 
 class TensorBoard(Logger):
-    """Writes events for TensorBoard: `train/loss`, `eval/loss`, ..., `epoch/lr` and `epoch/seconds` after every epoch,
-    and with `every` `step/loss`, `step/lr`, ...; all against the steps of the optimizer.
+    """Logger to TensorBoard.
 
-    After a resume TensorBoard shows every number once: what was written after the checkpoint is marked as dropped.
+    Tags are `train/loss`, `eval/loss`, ..., `epoch/lr` and `epoch/seconds` for epochs and, with `every`, `step/loss`,
+    `step/lr`, ... for steps, all against the optimizer step. After a resume, TensorBoard shows every value once: events
+    after the checkpoint are purged.
 
     Args:
-        folder: where the files of events go; it is made where it is missing.
-        every: steps for numbers of steps; None for epochs alone.
-        values: what is written of steps beside their loss, named as for `Recorder`.
-        append: whether to write beside the events of another run.
+        folder: Folder of the event files, created if missing.
+        every: Number of steps between step values, an integer >= 1; None for epoch values only.
+        values: Step values in addition to the loss, named as for `Recorder`.
+        append: Whether the folder may contain events of a different run.
 
     Raises:
-        ArgumentError: an argument is of the wrong kind or out of range.
-        RunError: tensorboard is not installed; as the fit begins, the folder holds events of another run, or it cannot
-            be written.
+        ArgumentError: If an argument has the wrong type or is out of range.
+        RunError: If tensorboard is not installed or, when the fit begins, the folder contains events of a different run
+            or cannot be written.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class TensorBoard(Logger):
         super().__init__(every, values)
         check("TensorBoard", "append", append, FLAG)
         if not isinstance(folder, (str, os.PathLike)):
-            raise ArgumentError(f"TensorBoard: folder must be the path of a folder, got {folder!r}.")
+            raise ArgumentError(f"TensorBoard: folder must be a path, got {folder!r}.")
         self.folder, self.append = Path(folder), append
         self._make_writer = _summary_writer()
 
@@ -58,14 +59,14 @@ class TensorBoard(Logger):
         self._last_values: dict[str, float] = {}
 
     def open(self) -> None:
-        there = not self._resumed and any(self.folder.glob("events.out.tfevents.*"))
-        if there and not self.append:
+        exists = not self._resumed and any(self.folder.glob("events.out.tfevents.*"))
+        if exists and not self.append:
             raise RunError(
-                f"TensorBoard: {self.folder} holds events of another run; give another folder, or append=True."
+                f"TensorBoard: {self.folder} contains events of a different run; use a different folder or append=True."
             )
         make_folder(self.folder)
         try:
-            # Events from this step on that an earlier session has written are dropped by whoever reads them.
+            # TensorBoard drops events of an earlier session from the purge step on.
             self.writer = self._make_writer(str(self.folder), purge_step=self._last_step if self._resumed else None)
         except OSError as error:
             raise write_error(self.folder, error) from error
@@ -73,7 +74,7 @@ class TensorBoard(Logger):
             self.writer.add_scalar(tag, value, self._last_step)
 
     def write_epoch(self, summary: EpochSummary) -> None:
-        means = {f"{phase}/{name}": v for phase, found in _phases(summary).items() for name, v in found.items()}
+        means = {f"{phase}/{name}": v for phase, values in summary.phases.items() for name, v in values.items()}
         rest = {"epoch/lr": summary.lr, "epoch/seconds": summary.seconds}
         self._add(summary.steps, means | {tag: value for tag, value in rest.items() if value is not None})
 
@@ -94,17 +95,13 @@ class TensorBoard(Logger):
         self.writer.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """The last step with numbers, and these: a purge at that step takes them as well."""
-        inherited = super().state_dict()  # writes what waits
+        """Return the last step and its values, because a purge at that step also drops them."""
+        inherited = super().state_dict()  # writes pending entries
         return {**inherited, "at": self._last_step, "last": dict(self._last_values)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         self._resumed, self._last_step, self._last_values = True, state["at"], dict(state["last"])
-
-
-def _phases(summary: EpochSummary) -> dict[str, dict[str, float]]:
-    return {"train": summary.train, "eval": summary.evaluation}
 
 
 def _summary_writer() -> Callable[..., Any]:
