@@ -166,10 +166,10 @@ def moved(stepper: Stepper) -> int | None:
     """Return the bytes moved by a dashpot step; None if any tensor is not stepped by a kernel."""
     if not isinstance(stepper, dp.Optimizer) or stepper.options.engine == "eager":
         return None
-    tensor_table = stepper._stepper.tensor_table
-    if not tensor_table.kernel_args or tensor_table.fallbacks:
+    table = stepper._backend.tensor_table
+    if not table.kernel_args or table.fallbacks:
         return None
-    bytes_ = sum(table.kernel.bytes_per_element * table.elements() for table in tensor_table.kernel_args)
+    bytes_ = sum(args.kernel.bytes_per_element * args.elements() for args in table.kernel_args)
     if stepper.options.max_norm is None:
         return bytes_
     grads = (p.grad for group in stepper.param_groups for p in group["params"])

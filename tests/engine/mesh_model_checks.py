@@ -59,9 +59,9 @@ def fully_sharded_model(name):
     ours, alone = net(True), net(False)
     mine, other = METHODS[name](ours.parameters()), METHODS[name](alone.parameters())
     learn(ours, mine, 1, sharded=True)
-    tables = mine._stepper.tensor_table.kernel_args
+    tables = mine._backend.tensor_table.kernel_args
     learn(ours, mine, 9, sharded=True, first=1)
-    assert mine._stepper.tensor_table.kernel_args is tables, "kernel arguments were rebuilt"
+    assert mine._backend.tensor_table.kernel_args is tables, "kernel arguments were rebuilt"
     learn(alone, other, 10, sharded=False)
     assert any(isinstance(p, DTensor) and dtensor.local(p).shape[0] != whole(p).shape[0] for p in ours.parameters())
     assert_same(ours.parameters(), alone.parameters())

@@ -62,7 +62,7 @@ def test_late_parameter_uses_existing_kernel(requested):
     optimizer = dp.AdamW(params, engine="auto")
     march([(params, optimizer)], range(5), missing=lambda step, index: index == 0)
     march([(params, optimizer)], range(5, 7))
-    assert fates(optimizer) == "group 0: 3 tensors, 11 elements, float64: compiled, 56 bytes moved for each element"
+    assert fates(optimizer) == "group 0: 3 tensors, 11 elements, float64: compiled, 56 bytes moved per element"
     assert [int(optimizer.state[p]["step"]) for p in params] == [2, 7, 7]
     assert len(requested) == 1
 
@@ -74,12 +74,12 @@ def test_explain_engine_in_auto():
     params = parameters(torch.float32)
     optimizer = dp.AdamW(params, engine="auto")
     assert repr(dp.explain_engine(optimizer)) == (
-        "engine='auto': kernels from the first step on where there is a C++ compiler or a filled cache; "
+        "engine='auto': kernels from the first step on if there is a C++ compiler or a filled cache; "
         "on accelerators, torch.compile for 1048576 elements or more\n"
-        "  no step was taken yet"
+        "  no step taken yet"
     )
     march([(params, optimizer)], range(1))
-    assert fates(optimizer) == "group 0: 3 tensors, 11 elements, float32: compiled, 28 bytes moved for each element"
+    assert fates(optimizer) == "group 0: 3 tensors, 11 elements, float32: compiled, 28 bytes moved per element"
 
 
 def test_explain_engine_groups_tensors_by_reason():
@@ -95,12 +95,12 @@ def test_explain_engine_groups_tensors_by_reason():
     optimizer = dp.SGD([{"params": params[:3]}, {"params": params[3:]}], lr=0.1, engine="compiled")
     march([(params, optimizer)], range(1))
     assert repr(dp.explain_engine(optimizer)).splitlines() == [
-        "engine='compiled': kernels, compiled before the first step where the cache has none",
-        "  group 0: 1 tensor, 3 elements, float32: compiled, 12 bytes moved for each element",
-        "  group 0: 1 tensor, 4 elements, float64: compiled, 24 bytes moved for each element",
-        "  group 0: 1 tensor, eager: it has no elements",
-        "  group 1: 1 tensor, eager: its elements are not dense in memory",
-        "  group 1: 2 tensors, eager: it shares memory with another tensor",
+        "engine='compiled': kernels, compiled before the first step unless cached",
+        "  group 0: 1 tensor, 3 elements, float32: compiled, 12 bytes moved per element",
+        "  group 0: 1 tensor, 4 elements, float64: compiled, 24 bytes moved per element",
+        "  group 0: 1 tensor, eager: no elements",
+        "  group 1: 1 tensor, eager: not dense in memory",
+        "  group 1: 2 tensors, eager: shares memory with another tensor",
     ]
 
 

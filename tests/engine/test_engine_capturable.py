@@ -251,20 +251,20 @@ def refused_while_capturing(monkeypatch, optimizer, params, sentence, steps=0):
 
 def test_an_ordinary_step_is_not_recorded(monkeypatch):
     params = parameters()
-    refused_while_capturing(monkeypatch, dp.Adam(params), params, "capturable=True only")
+    refused_while_capturing(monkeypatch, dp.Adam(params), params, "only if capturable=True")
 
 
 def test_the_step_that_makes_the_state_is_not_recorded(monkeypatch):
     params = parameters()
     optimizer = dp.Adam(params, capturable=True)
-    refused_while_capturing(monkeypatch, optimizer, params, "cannot record the step that makes the state")
+    refused_while_capturing(monkeypatch, optimizer, params, "cannot record the step that creates the state")
     assert not optimizer.state
 
 
 def test_a_schedule_is_not_recorded(monkeypatch):
     params = parameters()
     optimizer = dp.Adam(params, capturable=True, schedule=dp.schedules.Cosine(10))
-    refused_while_capturing(monkeypatch, optimizer, params, "a schedule is a function on the host", steps=1)
+    refused_while_capturing(monkeypatch, optimizer, params, "a schedule is computed on the host", steps=1)
 
 
 def test_a_warm_step_is_recorded(monkeypatch):

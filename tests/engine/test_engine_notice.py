@@ -10,14 +10,14 @@ import torch
 from engine_support import fates, shared_cache  # noqa: F401
 
 import dashpot as dp
-from dashpot.engine import fallback_warning
+from dashpot.engine import backend
 
 pytestmark = pytest.mark.needs_compiler
 
 
 @pytest.fixture(autouse=True)
 def nothing_warned(monkeypatch):
-    monkeypatch.setattr(fallback_warning, "_warned", set())
+    monkeypatch.setattr(backend, "_warned", set())
 
 
 @dataclass(frozen=True)

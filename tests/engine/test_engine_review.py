@@ -80,7 +80,7 @@ def test_a_kernel_that_went_another_way_than_its_stage_is_not_used(stage):
     """A stage that asks for types: the kernel is compared with the eager engine before its first use."""
     gradients = [[1.0, -2.0], [0.5, 3.0]]
     eager, _ = path([dp.SecondMoment(), stage], "eager", gradients)
-    with pytest.warns(RuntimeWarning, match="does not compute what the stages of its recipe do"):
+    with pytest.warns(RuntimeWarning, match="A kernel disagrees with the stages of its recipe"):
         compiled, _ = path([dp.SecondMoment(), stage], "compiled", gradients)
     assert compiled == eager
 
@@ -164,14 +164,27 @@ def test_a_norm_beyond_float32_still_clips(engine, capturable):
     assert optimizer.last_grad_norm.item() == pytest.approx(5e30, rel=1e-6)  # float32 gradients
 
 
-def test_options_that_tensors_were_made_for_cannot_be_replaced():
+def test_set_options_of_an_option_fixed_at_construction_raises():
     optimizer = dp.SGD([torch.zeros(1, requires_grad=True)], max_norm=1.0)
-    with pytest.raises(ArgumentError, match="SGD: engine cannot be changed after construction, got 'compiled'"):
+    with pytest.raises(ArgumentError, match=r"SGD: set_options must be given max_norm, .*, got engine"):
         optimizer.set_options(engine="compiled")
     with pytest.raises(ArgumentError, match="SGD: max_norm must be"):
         optimizer.set_options(max_norm=-1.0)
     optimizer.set_options(max_norm=0.5)
     assert optimizer.options.max_norm == 0.5
+
+
+@pytest.mark.parametrize("engine", ["eager", "compiled"])
+def test_set_options_of_adaptive_clip_applies_to_the_next_step(engine):
+    w = torch.ones(3, requires_grad=True)
+    optimizer = dp.SGD([w], lr=1.0, engine=engine)
+    w.grad = torch.ones(3)
+    optimizer.step()
+    optimizer.set_options(adaptive_clip=0.001)
+    with torch.no_grad():
+        w.fill_(1.0)
+    optimizer.step()
+    torch.testing.assert_close(w.detach(), torch.full((3,), 0.999))
 
 
 @pytest.mark.needs_compiler

@@ -304,7 +304,7 @@ def test_explain_engine_says_the_bytes():
     params = parameters(torch.float32)
     optimizer = dp.AdamW(params, engine="compiled")
     march([(params, optimizer)], range(1))
-    assert fates(optimizer) == ("group 0: 3 tensors, 11 elements, float32: compiled, 28 bytes moved for each element")
+    assert fates(optimizer) == ("group 0: 3 tensors, 11 elements, float32: compiled, 28 bytes moved per element")
 
 
 def test_an_array_is_not_overwritten_before_the_last_pass_that_reads_it():

@@ -1,8 +1,8 @@
-"""Who does a step: compiled kernels on the CPU, Inductor's programs on accelerators, else the eager engine."""
+"""Backend selection: compiled kernels on the CPU, Inductor on accelerators, else the eager engine."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -10,9 +10,9 @@ from torch import Tensor
 from dashpot._torch_private import foreach_add_
 from dashpot.engine.blockwise import step_in_blocks
 from dashpot.engine.eager import step_tensor
-from dashpot.engine.fallback_warning import warn_uncompiled
 from dashpot.engine.group_step import Step, TensorStep
 from dashpot.engine.inductor import Inductor
+from dashpot.engine.native.untraceable import UntraceableError
 from dashpot.engine.program import WHOLE_TENSOR, StepScalars
 from dashpot.engine.rounding import stream
 from dashpot.engine.sharding import ShardSpec
@@ -20,11 +20,14 @@ from dashpot.engine.stage_errors import wrap_stage_errors
 from dashpot.engine.tensor_table import TensorTable
 from dashpot.recipes.recipe import Recipe
 from dashpot.stages.base import Context
+from dashpot.utils.warn import warn
 
 __all__ = ["MIN_ELEMENTS", "Backend"]
 
 MIN_ELEMENTS = 1 << 20
-"""Elements from which on `engine="auto"` compiles for an accelerator, where a compilation takes many seconds."""
+"""Least number of elements on an accelerator for which `engine="auto"` compiles, which takes many seconds."""
+
+_warned: set[str] = set()
 
 
 class Backend:
@@ -32,73 +35,97 @@ class Backend:
 
     Args:
         mode: "auto", "eager" or "compiled".
+
+    Attributes:
+        tensor_table: The tensors that kernels support.
+        inductor: The compiled programs on accelerators.
     """
 
     def __init__(self, mode: str) -> None:
         self.mode = mode
+        self.tensor_table = TensorTable()
         self.inductor = Inductor(mode, MIN_ELEMENTS)
 
-    def fallback_reason(self) -> str | None:
-        """Why no kernel shall be used at all, or None."""
-        return "engine='eager' was asked for" if self.mode == "eager" else None
+    def prepare(self, step: Step, complete_state: Callable[[int], None]) -> None:
+        """Bring the tensor table up to date with a step; see `TensorTable.update`."""
+        reason = "engine='eager'" if self.mode == "eager" else None
+        recorded = "step recorded by autograd" if torch.is_grad_enabled() else None
+        self.tensor_table.update(step, complete_state, recorded or reason)
 
-    def check(self, step: Step, tensor_table: TensorTable) -> None:
-        """Compare kernels with this step's numbers and, before their first use, with the eager engine.
+    def check(self, step: Step) -> None:
+        """Check kernels against the scalars of a step and, before their first use, against the eager engine.
 
-        Warns of what the user asked to be compiled and cannot be.
+        Warns if `engine="compiled"` and a recipe has no kernel.
         """
         if self.mode == "compiled":
-            for error in tensor_table.untraceable.values():
-                warn_uncompiled(error)
-        for table in tensor_table.kernel_args:
-            for part in {id(part.scalars): part for part in table.parts(step)}.values():
-                for scalars in part.scalars:
-                    table.kernel.verify(part.recipe, table.active, scalars)
+            for error in self.tensor_table.untraceable.values():
+                _warn_uncompiled(error)
+        for args in self.tensor_table.kernel_args:
+            for group in {id(group.scalars): group for group in args.groups(step)}.values():
+                for scalars in group.scalars:
+                    args.kernel.verify(group.plan.recipe, args.active, scalars)
 
-    def measure_gradients(
-        self, step: Step, tensor_table: TensorTable
-    ) -> Iterator[tuple[ShardSpec | None, float, bool, list[Tensor]]]:
-        """For each way in which gradients are divided: (that way, sum of squares and finiteness of those that kernels
-        measured, the gradients left to measure)."""
+    def measure_gradients(self, step: Step) -> Iterator[tuple[ShardSpec | None, tuple[float, bool, list[Tensor]]]]:
+        """Measure gradients with kernels.
+
+        Yields:
+            For each way of sharding: (the sharding, (sum of squares, whether all are finite, gradients not measured)).
+        """
         left = set(range(len(step.grads)))
         found: dict[ShardSpec | None, tuple[float, bool]] = dict.fromkeys(step.sharding.specs, (0.0, True))
-        for table in tensor_table.usable():
-            squares, finite = found[table.spread]
-            more, good = table.kernel.measure(table.rows, torch.get_num_threads())
-            found[table.spread] = squares + more, finite and good
-            left -= set(table.positions.tolist())
+        for args in self.tensor_table.usable():
+            total, finite = found[args.spec]
+            squares, all_finite = args.kernel.measure(args.rows, torch.get_num_threads())
+            found[args.spec] = total + squares, finite and all_finite
+            left -= set(args.positions.tolist())
         rest = dict(step.sharding.group_by_spec(sorted(left)))
-        for spread, (squares, finite) in found.items():
-            grads = (step.grads[i] for i in rest.get(spread, ()))
-            yield spread, squares, finite, [g for g in grads if g.numel()]
+        for spec, (squares, finite) in found.items():
+            grads = (step.grads[i] for i in rest.get(spec, ()))
+            yield spec, (squares, finite, [g for g in grads if g.numel()])
 
-    def run_eager(self, step: Step, left: Sequence[int]) -> None:
-        """Take the step of the parameters `left`, which no kernel takes."""
+    def run_eager(self, step: Step, positions: Sequence[int]) -> None:
+        """Step the parameters at `positions` without kernels."""
         contexts = step.sharding.contexts
-        away = self.inductor.elements(step.params[i] for i in left) + step.sharding.remote_elements
-        for part in step.parts:
-            here = [i for i in left if part.start <= i < part.stop]
-            works = [step.work(i) for i in here if i not in contexts]
-            works = self.inductor.run(part.recipe, works, part.scalars, away) if away else works
-            for work in step_in_blocks(part.recipe, works, part.scalars):
-                _step_eagerly(part.recipe, work, part.scalars[work.scalars_index])
-            for i in here:  # in one order in all processes, as they wait for each other
+        elements = self.inductor.elements(step.params[i] for i in positions) + step.sharding.remote_elements
+        for group in step.groups:
+            recipe, scalars = group.plan.recipe, group.scalars
+            members = [i for i in positions if group.start <= i < group.stop]
+            tensors = [step.tensor_step(i) for i in members if i not in contexts]
+            tensors = self.inductor.run(recipe, tensors, scalars, elements) if elements else tensors
+            for tensor in step_in_blocks(recipe, tensors, scalars):
+                _step_eager(recipe, tensor, scalars)
+            for i in members:  # collectives: the same order on every rank
                 if i in contexts:
-                    work = step.work(i)
-                    _step_eagerly(part.recipe, work, part.scalars[work.scalars_index], contexts[i])
+                    _step_eager(recipe, step.tensor_step(i), scalars, contexts[i])
         with torch.no_grad():
-            foreach_add_([step.states[i]["step"] for i in left], 1)
+            foreach_add_([step.states[i]["step"] for i in positions], 1)
 
-    def run_kernels(self, tensor_table: TensorTable, step: Step) -> None:
-        """Take the step of every other parameter. The tables have been checked, so nothing fails here."""
+    def run_kernels(self, step: Step) -> None:
+        """Step all other parameters. Their arguments are valid, so this cannot fail."""
         threads = torch.get_num_threads()
-        for table in tensor_table.usable():
-            table.run(step, threads)
+        for args in self.tensor_table.usable():
+            args.run(step, threads)
 
 
-def _step_eagerly(recipe: Recipe, work: TensorStep, scalars: StepScalars, context: Context = WHOLE_TENSOR) -> None:
-    if work.storage.is_stochastic:
-        rng_key = torch.tensor(scalars.rng_key, dtype=torch.int32, device=work.p.device)
-        scalars = scalars._replace(rng_key=stream(rng_key, work.rng_stream))
-    with wrap_stage_errors(work.p.shape):
-        step_tensor(recipe, work.storage, scalars, work.p, work.grad, work.state, context=context)
+def _step_eager(
+    recipe: Recipe, tensor: TensorStep, scalars: Sequence[StepScalars], context: Context = WHOLE_TENSOR
+) -> None:
+    own = scalars[tensor.scalars_index]
+    if tensor.storage.is_stochastic:
+        rng_key = torch.tensor(own.rng_key, dtype=torch.int32, device=tensor.p.device)
+        own = own._replace(rng_key=stream(rng_key, tensor.rng_stream))
+    with wrap_stage_errors(tensor.p.shape):
+        step_tensor(recipe, tensor.storage, own, tensor.p, tensor.grad, tensor.state, context=context)
+
+
+def _warn_uncompiled(error: UntraceableError) -> None:
+    """Warn once per process for each cause."""
+    where = f" ({error.frame})" if error.frame else ""
+    cause = f"{error}{where} cannot be compiled"
+    if cause not in _warned:
+        _warned.add(cause)
+        warn(
+            f'{cause}, so engine="compiled" steps these parameters in the slower eager engine, with the same results; '
+            f'{error.hint}, or use engine="auto". dashpot.explain_engine(optimizer) lists the engine of every tensor.',
+            RuntimeWarning,
+        )

@@ -18,7 +18,7 @@ from dashpot.engine.group_step import TensorStep
 from dashpot.engine.native.kernel import structure
 from dashpot.engine.native.trace import trace_float32
 from dashpot.engine.program import StepScalars, StorageFormat, compute_dtype, one_step
-from dashpot.engine.stage_errors import is_custom_stage
+from dashpot.engine.stage_errors import has_custom_stages
 from dashpot.recipes.recipe import Recipe
 
 __all__ = ["ELEMENTS_PER_THREAD", "block_size", "step_in_blocks"]
@@ -71,7 +71,7 @@ def _is_elementwise(recipe: Recipe) -> bool:
 
     Errors of custom stages must name the parameter, so these are stepped tensor by tensor.
     """
-    if any(is_custom_stage(type(stage)) for stage in recipe.stages):
+    if has_custom_stages(recipe):
         return False
     key = structure(recipe)
     if key not in _elementwise:

@@ -1,7 +1,7 @@
-"""A trial run of a user's stages on copies of a parameter, before a step writes anything.
+"""Dry run of custom stages on copies of a parameter, before a step writes anything.
 
-Mistakes in `apply` and `observe` would otherwise show as a Python error in the middle of a step, or as a changed
-gradient. dashpot's own stages are covered by its tests and are never tried.
+Errors in `apply` and `observe` would otherwise surface as a Python error in the middle of a step, or as a modified
+gradient. dashpot's own stages are covered by its tests and skipped.
 """
 
 from __future__ import annotations
@@ -30,37 +30,44 @@ from dashpot.stages.base import Clock, Observation, Signal, Slot, Stage
 
 __all__ = ["dry_run_stages"]
 
-_LARGEST = 1 << 14  # elements of a trial; a larger parameter is represented by a corner of it
-_MOST_KEPT = 1 << 12
+_MAX_ELEMENTS = 1 << 14  # of a dry run; larger parameters are cropped
+_MAX_CACHED = 1 << 12
 
 _passed: set[Hashable] = set()
 
 
 def dry_run_stages(recipe: Recipe, p: Tensor, grad: Tensor | None = None) -> None:
-    """Run the recipe once on copies of `p` and `grad` (ones where None), if it holds a stage from outside dashpot.
+    """Run a recipe with custom stages once on copies of a parameter, and check the results of every stage.
 
-    Raises `ArgumentError`, naming the stage, for what its author has to mend. `p` and `grad` are the local tensors of
-    one parameter. Costs nothing for dashpot's own stages, and one run for each structure, dtype and device; where the
-    stages cannot be compiled, as they may ask for the shape, one for each shape as well.
+    A recipe is run once for each structure, dtype and device, and, if it cannot be compiled and so may depend on the
+    shape, for each shape.
+
+    Args:
+        recipe: The recipe; without custom stages this is a no-op.
+        p: The parameter, or its local tensor.
+        grad: Its gradient; ones by default.
+
+    Raises:
+        ArgumentError: If a custom stage is invalid.
     """
-    if not any(is_custom_stage(type(line.stage)) for line in recipe.bound_stages):
+    if not any(map(is_custom_stage, map(type, recipe.active()))):
         return
     if torch.compiler.is_compiling() or p.numel() == 0 or p.device.type == "meta":
         return
     any_shape = structure(recipe), p.dtype, p.device
     this_shape = *any_shape, tuple(p.shape)
-    hashable = _hashable(any_shape)
-    if hashable and not _passed.isdisjoint((any_shape, this_shape)):
+    is_hashable = _is_hashable(any_shape)
+    if is_hashable and not _passed.isdisjoint((any_shape, this_shape)):
         return
-    with _undisturbed(p.device):
-        _try(recipe, p.detach(), torch.ones_like(p) if grad is None else grad.detach())
-        if hashable:
-            if len(_passed) >= _MOST_KEPT:
+    with _isolated(p.device):
+        _run_cropped(recipe, p.detach(), torch.ones_like(p) if grad is None else grad.detach())
+        if is_hashable:
+            if len(_passed) >= _MAX_CACHED:
                 _passed.clear()
             _passed.add(any_shape if trace_float32(recipe, active=True) else this_shape)
 
 
-def _hashable(key: Hashable) -> bool:
+def _is_hashable(key: Hashable) -> bool:
     try:
         hash(key)
     except TypeError:  # a setting such as a list
@@ -69,8 +76,8 @@ def _hashable(key: Hashable) -> bool:
 
 
 @contextmanager
-def _undisturbed(device: torch.device) -> Iterator[None]:
-    """Neither recorded by autograd nor seen by any generator of random numbers."""
+def _isolated(device: torch.device) -> Iterator[None]:
+    """Disable autograd and restore the random number generators."""
     states = random.getstate(), np.random.get_state()
     devices = [device] if device.type == "cuda" else []
     try:
@@ -81,12 +88,12 @@ def _undisturbed(device: torch.device) -> Iterator[None]:
         np.random.set_state(states[1])
 
 
-def _try(recipe: Recipe, p: Tensor, grad: Tensor) -> None:
-    """A corner of a large parameter first; all of it only where that fails, as a stage may ask for the shape."""
+def _run_cropped(recipe: Recipe, p: Tensor, grad: Tensor) -> None:
+    """Run on a crop of a large parameter, and on all of it only if that fails: a stage may depend on the shape."""
     w, g = _working(p, p), _working(grad, p)
-    sizes = _bounded(w.shape)
+    sizes = _cropped_sizes(w.shape)
     try:
-        _run(recipe, _corner(w, sizes), _corner(g, sizes), p)
+        _run(recipe, _crop(w, sizes), _crop(g, sizes), p)
     except ArgumentError:
         if sizes == list(w.shape):
             raise
@@ -94,81 +101,80 @@ def _try(recipe: Recipe, p: Tensor, grad: Tensor) -> None:
 
 
 def _working(x: Tensor, p: Tensor) -> Tensor:
-    """`x` as the engine hands it to the stages of `p`: real, of one dimension or more, in the compute precision."""
+    """Convert `x` as the engine does for the stages of `p`: real, at least 1-d, in the compute precision."""
     real = real_view(x.resolve_conj())
     return (real.reshape(1) if real.dim() == 0 else real).to(compute_dtype(p.dtype))
 
 
-def _bounded(shape: torch.Size) -> list[int]:
+def _cropped_sizes(shape: torch.Size) -> list[int]:
     sizes = list(shape)
-    while math.prod(sizes) > _LARGEST:
+    while math.prod(sizes) > _MAX_ELEMENTS:
         longest = sizes.index(max(sizes))
         sizes[longest] = (sizes[longest] + 1) // 2
     return sizes
 
 
-def _corner(x: Tensor, sizes: list[int]) -> Tensor:
+def _crop(x: Tensor, sizes: list[int]) -> Tensor:
     for dim, size in enumerate(sizes):
         x = x.narrow(dim, 0, size)
     return x.clone(memory_format=torch.contiguous_format)
 
 
 def _run(recipe: Recipe, w: Tensor, g: Tensor, p: Tensor) -> None:
-    g = g.nan_to_num(0.0, 0.0, 0.0)  # a step may skip such gradients; the stages shall not be judged by them
-    clock = Clock(1, _own(recipe.lr))
+    g = g.nan_to_num(0.0, 0.0, 0.0)  # a step may skip such gradients, so stages need not support them
+    clock = Clock(1, _clone(recipe.lr))
     x = Signal(w=w, g=g, d=1.0, v=g, rate=clock.lr, shrink=None)
-    for line in recipe.bound_stages:
-        x = _Trial(line, clock, p).passed(x)
+    for bound_stage in recipe.bound_stages:
+        x = _StageRun(bound_stage, clock, p).run(x)
 
 
-def _own(value: Any) -> Any:
+def _clone(value: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) else value
 
 
-class _Trial:
-    """One stage on copies of one parameter."""
+class _StageRun:
+    """The dry run of one stage."""
 
-    def __init__(self, line: BoundStage, clock: Clock, p: Tensor) -> None:
-        self._keys, self._p = line.keys, p
-        self._stage = _double(line.stage)
-        self._name = type(line.stage).__name__
+    def __init__(self, bound_stage: BoundStage, clock: Clock, p: Tensor) -> None:
+        self._p = p
+        self._stage = _copy_tensors(bound_stage.stage)
+        self._name = type(bound_stage.stage).__name__
         self._slots: tuple[Slot, ...] = tuple(self._stage.slots)
-        self._clock, self._state_type = clock, line.state_type
+        self._clock, self._state_type = clock, bound_stage.state_type
         self._context = _Context(self._name)
 
-    def passed(self, x: Signal) -> Signal:
-        """The signal after the stage."""
-        foreign = is_custom_stage(type(self._stage))
-        scalars = self._asked(self._stage.scalars, self._clock)
+    def run(self, x: Signal) -> Signal:
+        """Return the signal after the stage."""
+        scalars = self._call(self._stage.scalars, self._clock)
         if not isinstance(scalars, Mapping):
-            raise self._error(f"scalars must return a mapping from names to numbers, got {_described(scalars)}")
-        c = self._asked(self._stage.prepare, self._clock)
+            raise self._error(f"scalars must return a mapping from names to numbers, got {_describe(scalars)}")
+        c = self._call(self._stage.prepare, self._clock)
         state = [self._slot(slot, x.w) for slot in self._slots]
-        if not foreign:
-            return self._asked(self._stage.apply, x, self._state_type(*state), c, WHOLE_TENSOR)[0]
-        names = {name: _own(value) for name, value in c._asdict().items()}
-        c = _speaking(self._name, type(c), self._no_scalar)(**names)
-        s = _speaking(self._name, self._state_type, self._no_slot)(*state)
+        if not is_custom_stage(type(self._stage)):
+            return self._call(self._stage.apply, x, self._state_type(*state), c, WHOLE_TENSOR)[0]
+        names = {name: _clone(value) for name, value in c._asdict().items()}
+        c = _strict(self._name, type(c), self._no_scalar)(**names)
+        s = _strict(self._name, self._state_type, self._no_slot)(*state)
         if self._stage.observes:
             s = self._observed(x, s, c)
-        return self._applied(_speaking(self._name, Signal, self._no_field)(*x), s, c)
+        return self._applied(_strict(self._name, Signal, self._no_field)(*x), s, c)
 
     def _slot(self, slot: Slot, w: Tensor) -> Tensor:
         shape = w.shape if slot.shape == "elementwise" else ()
         return torch.full(shape, float(slot.initial), dtype=w.dtype, device=w.device)
 
     def _observed(self, x: Signal, s: Any, c: Any) -> Any:
-        o = _speaking(self._name, Observation, self._no_observation)(torch.ones_like(x.w), x.g.clone(), self._p.dim())
+        o = _strict(self._name, Observation, self._no_observation)(torch.ones_like(x.w), x.g.clone(), self._p.dim())
         with self._unchanged("observe", o=o, s=s, c=c):
-            new = self._asked(self._stage.observe, o, s, c, self._context)
+            new = self._call(self._stage.observe, o, s, c, self._context)
         self._check_slots("observe", "s", new, new, x.w)
         return type(s)(*new)
 
     def _applied(self, x: Signal, s: Any, c: Any) -> Signal:
         with self._unchanged("apply", x=x, s=s, c=c):
-            result = self._asked(self._stage.apply, x, s, c, self._context)
+            result = self._call(self._stage.apply, x, s, c, self._context)
         if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], Signal)):
-            got = "x alone" if isinstance(result, Signal) else _described(result)
+            got = "x alone" if isinstance(result, Signal) else _describe(result)
             raise self._error(f"apply must return the pair (x, s), got {got}")
         self._check_slots("apply", "the pair (x, s)", result, result[1], x.w)
         self._check_signal(result[0], x.w)
@@ -176,27 +182,27 @@ class _Trial:
 
     # ---- checks -----------------------------------------------------------------------------------------------------
 
-    def _asked(self, method: Callable[..., Any], *args: Any) -> Any:
-        """What a method of the stage returns; any exception as a sentence."""
+    def _call(self, method: Callable[..., Any], *args: Any) -> Any:
+        """Call a method of the stage; convert exceptions to `ArgumentError`."""
         try:
             with wrap_stage_errors(self._p.shape):
                 return method(*args)
         except _UndeclaredError as error:
             raise ArgumentError(str(error)) from error
-        except TypeError as error:  # a signature that does not fit, which no line of the stage raises
-            raise self._error(f"{method.__name__} does not take what it is called with, {error}") from error
+        except TypeError as error:  # raised by the call itself
+            raise self._error(f"{method.__name__} has the wrong signature, {error}") from error
 
     @contextmanager
     def _unchanged(self, method: str, **records: Any) -> Iterator[None]:
-        """Refuse an operation in place on what the stage was given."""
-        given = {
+        """Refuse in-place operations on the arguments of the stage."""
+        before = {
             f"{record}.{name}": (value, write_count(value), value.clone())
             for record, values in records.items()
             for name, value in values._asdict().items()
             if isinstance(value, Tensor)
         }
         yield
-        changed = [name for name, before in given.items() if _changed(*before)]
+        changed = [name for name, saved in before.items() if _changed(*saved)]
         if changed:
             raise self._error(
                 f"{method} changes {' and '.join(changed)} in place; use operations that return a new tensor, "
@@ -207,30 +213,30 @@ class _Trial:
         if not isinstance(new, tuple) or isinstance(new, Signal) or len(new) != len(self._slots):
             raise self._error(
                 f"{method} must return {expected} with s a tuple of its {len(self._slots)} slots, "
-                f"got {_described(result)}; change slots with s._replace"
+                f"got {_describe(result)}; change slots with s._replace"
             )
         for slot, value in zip(self._slots, new, strict=True):
             shape = tuple(w.shape) if slot.shape == "elementwise" else ()
             if not isinstance(value, Tensor) or tuple(value.shape) != shape:
-                wanted = f"a tensor of the parameter's shape {shape}" if shape else "a 0-d tensor"
-                raise self._error(f"{slot.shape} slot {slot.name} must be {wanted}, got {_described(value)}")
+                expected_value = f"a tensor of the parameter's shape {shape}" if shape else "a 0-d tensor"
+                raise self._error(f"{slot.shape} slot {slot.name} must be {expected_value}, got {_describe(value)}")
 
     def _check_signal(self, x: Signal, w: Tensor) -> None:
-        for name, what in (("v", "direction"), ("g", "gradient"), ("w", "weight")):
+        for name, role in (("v", "direction"), ("g", "gradient"), ("w", "weight")):
             value = getattr(x, name)
             if not isinstance(value, Tensor) or value.shape != w.shape:
-                got = tuple(value.shape) if isinstance(value, Tensor) else _described(value)
-                raise self._error(f"the {what} must keep the shape {tuple(w.shape)}, got {got}")
+                got = tuple(value.shape) if isinstance(value, Tensor) else _describe(value)
+                raise self._error(f"the {role} must keep the shape {tuple(w.shape)}, got {got}")
         for name, value in (("d", x.d), ("rate", x.rate), ("shrink", x.shrink)):
-            if not (_fits(value, w) or (name == "shrink" and value is None)):
+            if not (_is_broadcastable(value, w) or (name == "shrink" and value is None)):
                 raise self._error(
-                    f"x.{name} must be a number or fit the shape {tuple(w.shape)}, got {_described(value)}"
+                    f"x.{name} must be a number or fit the shape {tuple(w.shape)}, got {_describe(value)}"
                 )
 
     def _error(self, text: str) -> ArgumentError:
         return ArgumentError(f"{self._name}: {text}.")
 
-    # ---- names that are not there -----------------------------------------------------------------------------------
+    # ---- missing names ----------------------------------------------------------------------------------------------
 
     def _no_slot(self, name: str) -> str:
         names = [slot.name for slot in self._slots]
@@ -256,20 +262,20 @@ class _Trial:
         return f"{self._name}: x has no field {name!r}; it has {', '.join(Signal._fields)}."
 
 
-def _double(stage: Stage) -> Stage:
-    """The stage, with copies of the tensors among its settings."""
+def _copy_tensors(stage: Stage) -> Stage:
+    """Return the stage with copies of the tensors among its settings."""
     fields = dataclasses.fields(stage)  # pyright: ignore[reportArgumentType] - every stage is a dataclass
     tensors = {f.name: getattr(stage, f.name) for f in fields if isinstance(getattr(stage, f.name), Tensor)}
     if not tensors:
         return stage
-    double = copy(stage)
+    copied = copy(stage)
     for name, value in tensors.items():
-        object.__setattr__(double, name, value.clone())
-    return double
+        object.__setattr__(copied, name, value.clone())
+    return copied
 
 
 class _Context(WholeTensor):
-    """Answers a reduction that it does not have with a sentence."""
+    """Reductions; unsupported ones raise `ArgumentError`."""
 
     def __init__(self, owner: str) -> None:
         self._owner = owner
@@ -281,32 +287,32 @@ class _Context(WholeTensor):
 
 
 class _UndeclaredError(ArgumentError, AttributeError):
-    """A name that a record does not have; `hasattr` and `getattr` with a default work as on any named tuple."""
+    """A missing name; an `AttributeError`, so that `hasattr` and `getattr` with a default work."""
 
 
-def _speaking(owner: str, kind: Any, sentence: Callable[[str], str]) -> Any:
-    """The named tuple `kind`, which answers a name that it does not have with a sentence of `owner`'s."""
+def _strict(owner: str, kind: Any, message: Callable[[str], str]) -> Any:
+    """Return a subclass of the named tuple `kind` that raises `ArgumentError` for missing names and assignments."""
 
     def missing(self: Any, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        raise _UndeclaredError(sentence(name))
+        raise _UndeclaredError(message(name))
 
     def replaced(self: Any, /, **changes: Any) -> Any:
         for name in changes.keys() - set(kind._fields):
-            raise _UndeclaredError(sentence(name))
+            raise _UndeclaredError(message(name))
         return kind._replace(self, **changes)
 
     def assigned(self: Any, name: str, value: Any) -> None:
         del self, value
-        raise _UndeclaredError(f"{owner}: {name} is assigned to, and what a stage is given is fixed; use _replace.")
+        raise _UndeclaredError(f"{owner}: {name} is assigned to, but arguments of a stage are immutable; use _replace.")
 
     methods = {"__getattr__": missing, "__setattr__": assigned, "_replace": replaced}
     return type(kind.__name__, (kind,), {"__slots__": (), **methods})
 
 
-def _fits(value: Any, w: Tensor) -> bool:
-    """True for a number and for a tensor that broadcasts to the shape of `w`."""
+def _is_broadcastable(value: Any, w: Tensor) -> bool:
+    """Check for a number or a tensor that broadcasts to the shape of `w`."""
     if not isinstance(value, Tensor):
         return isinstance(value, (int, float))
     try:
@@ -315,15 +321,15 @@ def _fits(value: Any, w: Tensor) -> bool:
         return False
 
 
-def _changed(value: Tensor, version: int, was: Tensor) -> bool:
-    """True after an operation in place; one on `.data` shows in the numbers alone."""
+def _changed(value: Tensor, version: int, before: Tensor) -> bool:
+    """Check for an in-place operation; one on `.data` changes the values but not the version."""
     try:
-        return write_count(value) != version or not torch.allclose(value, was, rtol=0, atol=0, equal_nan=True)
-    except RuntimeError:  # `vmap` maps over them
+        return write_count(value) != version or not torch.allclose(value, before, rtol=0, atol=0, equal_nan=True)
+    except RuntimeError:  # under vmap
         return False
 
 
-def _described(value: Any) -> str:
+def _describe(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)}"
     if isinstance(value, Mapping) or (isinstance(value, tuple) and not hasattr(value, "_fields")):

@@ -1,6 +1,6 @@
-"""The eager engine: the stages in written order, here one tensor at a time. The readable oracle for every other engine.
+"""The eager engine: the stages in order, one tensor at a time. The reference for every other engine.
 
-`blocks.py` runs the same on many elements at a time where a recipe allows it.
+`blockwise.py` runs the same on blocks of several or partial tensors if the recipe allows it.
 """
 
 from __future__ import annotations
@@ -36,26 +36,35 @@ def step_tensor(
     skip: Any = False,
     context: Context = WHOLE_TENSOR,
 ) -> None:
-    """One step of a parameter in place: `p` and the slots in `state` are written, `grad` is left as it is.
+    """Step one parameter, updating `p` and the slots in `state` in place.
 
-    Where `skip`, a 0-d tensor, holds, what was there is written back. Half-precision parameters are computed in float32
-    and rounded once; complex ones as pairs of reals. With gradients enabled the step is recorded from copies, so that
-    writing the results back does not spoil the recording.
+    Half-precision parameters are computed in float32 and rounded once, complex ones as pairs of reals. If gradients are
+    enabled, autograd records the step on copies, which the results written back do not invalidate.
+
+    Args:
+        recipe: The recipe.
+        storage: The storage format.
+        scalars: The scalars of the step.
+        p: The parameter.
+        grad: Its gradient, not modified.
+        state: Its state.
+        skip: 0-d tensor; True writes the old values back.
+        context: Reductions over the whole tensor.
     """
-    if p.numel() == 0 and context is WHOLE_TENSOR:  # an empty piece of a larger tensor takes part in its reductions
+    if p.numel() == 0 and context is WHOLE_TENSOR:  # an empty shard takes part in reductions
         return
-    own = torch.Tensor.clone if torch.is_grad_enabled() else _as_it_is
-    kept = {slot.key: _place(state[slot.key], slot.shape == "per_tensor") for slot in storage.slots(recipe)}
-    working = {key: own(place) for key, place in kept.items()}
-    w, g = own(_place(p)), own(_place(grad.resolve_conj()))
+    copy = torch.Tensor.clone if torch.is_grad_enabled() else _identity
+    targets = {slot.key: _working_view(state[slot.key], slot.shape == "per_tensor") for slot in storage.slots(recipe)}
+    working = {key: copy(target) for key, target in targets.items()}
+    w, g = copy(_working_view(p)), copy(_working_view(grad.resolve_conj()))
     index = positions(w) if storage.is_stochastic else None
     new, slots = one_step(recipe.bound_stages, storage, compute_dtype(p.dtype), scalars, w, g, working, index, context)
     if isinstance(skip, Tensor):
         skip = skip.to(w.device)
         new, slots = torch.where(skip, w, new), {k: torch.where(skip, working[k], v) for k, v in slots.items()}
     for key, value in slots.items():
-        kept[key].copy_(value)
-    _place(p).copy_(new)
+        targets[key].copy_(value)
+    _working_view(p).copy_(new)
 
 
 def observe_tensor(
@@ -63,29 +72,29 @@ def observe_tensor(
     storage: StorageFormat,
     scalars: StepScalars,
     p: Tensor,
-    seen: Observation,
+    observation: Observation,
     state: dict[str, Tensor],
     context: Context = WHOLE_TENSOR,
 ) -> None:
-    """Take a Hessian-vector product of a parameter into its state, in place.
+    """Update the state of a parameter in place from a Hessian-vector product.
 
-    `seen` holds real tensors, shaped like `p` or, where that is complex, like its pairs of reals.
+    Args are those of `step_tensor`. `observation` holds real tensors with the shape of `real_view(p)`.
     """
-    own = torch.Tensor.clone if torch.is_grad_enabled() else _as_it_is  # as in `step_tensor`
-    kept = {slot.key: _place(state[slot.key], slot.shape == "per_tensor") for slot in storage.slots(recipe)}
-    working = {key: own(place) for key, place in kept.items()}
-    index = positions(_place(p)) if storage.is_stochastic else None
-    seen = seen._replace(v=_place(seen.v), hv=_place(seen.hv))
+    copy = torch.Tensor.clone if torch.is_grad_enabled() else _identity  # as in `step_tensor`
+    targets = {slot.key: _working_view(state[slot.key], slot.shape == "per_tensor") for slot in storage.slots(recipe)}
+    working = {key: copy(target) for key, target in targets.items()}
+    index = positions(_working_view(p)) if storage.is_stochastic else None
+    observation = observation._replace(v=_working_view(observation.v), hv=_working_view(observation.hv))
     slots = one_observation(
-        recipe.bound_stages, storage, compute_dtype(p.dtype), scalars, seen, working, index, context
+        recipe.bound_stages, storage, compute_dtype(p.dtype), scalars, observation, working, index, context
     )
     for key, value in slots.items():
-        kept[key].copy_(value)
+        targets[key].copy_(value)
 
 
 def new_slots(recipe: Recipe, p: Tensor, storage: StorageFormat = DEFAULT_FORMAT) -> dict[str, Tensor]:
-    """Fresh state of one parameter: every slot of the recipe at its initial value, in the parameter's precision
-    or float32 where that is half, or in the storage's own dtype."""
+    """Return the initial slots of a parameter, elementwise ones in its precision, but at least float32, or in the dtype
+    of the storage format."""
     dtype = compute_dtype(p.dtype)
     slots: dict[str, Tensor] = {}
     for slot in storage.slots(recipe):
@@ -101,23 +110,25 @@ def new_slots(recipe: Recipe, p: Tensor, storage: StorageFormat = DEFAULT_FORMAT
 
 
 def positions(x: Tensor) -> Tensor:
-    """The place of each element in memory, int32, shaped like `x`; its own order where `x` does not fill its memory."""
+    """Return the position of each element in memory, int32; in contiguous order if `x` is not dense."""
     flat = torch.arange(x.numel(), dtype=torch.int32, device=x.device)
     strided = torch.empty_like(x, dtype=torch.int32)
     return flat.as_strided(x.shape, strided.stride())
 
 
-def _as_it_is(x: Tensor) -> Tensor:
+def _identity(x: Tensor) -> Tensor:
     return x
 
 
 def real_view(x: Tensor) -> Tensor:
-    """A complex tensor as pairs of reals, sharing its memory; any other as it is."""
+    """View a complex tensor as pairs of reals; return a real one unchanged."""
     return torch.view_as_real(x) if x.is_complex() else x
 
 
-def _place(x: Tensor, single: bool = False) -> Tensor:
-    """A real view of a weight or its state. A weight of no dimension gets one: torch would compute it in the precision
-    of the scalars, where these are tensors."""
+def _working_view(x: Tensor, per_tensor: bool = False) -> Tensor:
+    """View a weight or its state as real, with at least one dimension unless `per_tensor`.
+
+    torch would compute a 0-d weight in the precision of scalars that are tensors.
+    """
     x = real_view(x)
-    return x.view(1) if x.dim() == 0 and not single else x
+    return x.view(1) if x.dim() == 0 and not per_tensor else x

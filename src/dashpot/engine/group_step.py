@@ -1,12 +1,11 @@
-"""What a step is to do, complete before anything is written."""
+"""The plan of one optimizer step, complete before any tensor is written."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,11 +13,18 @@ from dashpot.engine.program import StepScalars, StorageFormat
 from dashpot.engine.sharding import Sharding, shard_rng_stream
 from dashpot.recipes.recipe import Recipe
 
-__all__ = ["GroupStep", "Kind", "Step", "TensorStep"]
+__all__ = ["GroupPlan", "GroupStep", "Step", "TensorStep"]
 
 
 class TensorStep(NamedTuple):
-    """One tensor's step: what is read and written, and the number of its row among the scalars."""
+    """The step of one tensor.
+
+    Attributes:
+        storage: The storage format of the weight and its state.
+        rng_stream: Random stream of the tensor, for stochastic rounding.
+        p, grad, state: Tensors read and written.
+        scalars_index: Index into the scalars of the group.
+    """
 
     storage: StorageFormat
     rng_stream: int
@@ -28,70 +34,90 @@ class TensorStep(NamedTuple):
     scalars_index: int
 
 
-class Kind(NamedTuple):
-    """What the kernels of a recipe depend on: its structure, and which of its stages are active."""
+class GroupPlan(NamedTuple):
+    """The resolved settings of a parameter group for one step.
 
-    structure: Any
+    Attributes:
+        recipe: The recipe for the current settings.
+        factor, window: The fields of `Clock`.
+        maximize: Whether the step ascends.
+        structure: The settings that kernels are specialized for.
+        active: Which stages are not no-ops.
+    """
+
+    recipe: Recipe
+    factor: Any
+    window: Any
+    maximize: bool
+    structure: Hashable
     active: tuple[bool, ...]
 
 
 @dataclass
 class GroupStep:
-    """A parameter group in a step: its place among the groups, and the range of its parameters in the step's lists.
+    """The step of one parameter group.
 
-    Parts with the same numbers share one list.
+    Attributes:
+        index: Index of the group in the optimizer.
+        group: The parameter group.
+        start, stop: Range of its parameters in the lists of the `Step`.
+        plan: The resolved settings.
+        scalars: One entry for each distinct step count in the group. Groups with equal scalars share a list.
     """
 
-    place: int
+    index: int
     group: Mapping[str, Any]
     start: int
     stop: int
-    recipe: Recipe
-    kind: Kind
-    factor: Any
-    window: Any
-    ascends: bool
+    plan: GroupPlan
     scalars: list[StepScalars] = field(default_factory=list)
 
     def names(self) -> list[str]:
-        """What to call each parameter in a sentence: its name, or its place in the group."""
-        everything = self.group["params"]
-        named = self.group.get("param_names") or [f"{i} of shape {tuple(p.shape)}" for i, p in enumerate(everything)]
-        return [f"parameter {name}" for name, p in zip(named, everything, strict=True) if p.grad is not None]
+        """Return a display name for each parameter with a gradient."""
+        params = self.group["params"]
+        named = self.group.get("param_names") or [f"{i} of shape {tuple(p.shape)}" for i, p in enumerate(params)]
+        return [f"parameter {name}" for name, p in zip(named, params, strict=True) if p.grad is not None]
 
 
 @dataclass
 class Step:
-    """The parameters with gradients, of all groups in order, and what is known of each.
+    """All parameters with a gradient, in the order of the groups.
 
-    `params` and `grads` are what is in this process: `owners` and their gradients, or their local pieces where those
-    are DTensors. `ordinals` number the parameters among all of the optimizer. `which[i]` tells which of its part's
-    numbers belong to parameter i: parameters that joined later count fewer steps.
+    Attributes:
+        groups: The groups that have such parameters.
+        owners: The parameters.
+        params, grads: The parameters and gradients, or their local tensors for DTensors.
+        indices: Index of each parameter among all of the optimizer.
+        states: State of each parameter.
+        storage: Storage format for a parameter dtype.
+        sharding: How the parameters are sharded.
+        scalars_index: Index of each parameter into the scalars of its group, an array or list. Parameters that joined
+            later have a smaller step count and so different scalars.
+        copies: Gradients copied for kernels, kept alive until the step ends.
+        written: Tensors that kernels write, by the id of their `KernelArgs`.
     """
 
-    parts: list[GroupStep]
+    groups: list[GroupStep]
     owners: list[Tensor]
     params: list[Tensor]
     grads: list[Tensor]
-    ordinals: Sequence[int]
+    indices: list[int]
     states: list[dict[str, Any]]
     storage: Callable[[torch.dtype], StorageFormat]
     sharding: Sharding
-    which: np.ndarray
+    scalars_index: Any
     copies: list[Tensor] = field(default_factory=list)
-    """Gradients as kernels take them, for as long as the step lasts."""
     written: dict[int, list[Tensor]] = field(default_factory=dict)
-    """What kernels write, by the identity of their tables."""
-    _part_of: list[GroupStep] = field(default_factory=list)
+    _group_of: list[GroupStep] = field(default_factory=list)
 
-    def part_of(self) -> list[GroupStep]:
-        """The part of each parameter."""
-        if not self._part_of:
-            self._part_of += [part for part in self.parts for _ in range(part.start, part.stop)]
-        return self._part_of
+    def group_of(self) -> list[GroupStep]:
+        """Return the group of each parameter."""
+        if not self._group_of:
+            self._group_of += [group for group in self.groups for _ in range(group.start, group.stop)]
+        return self._group_of
 
-    def work(self, i: int) -> TensorStep:
-        """The step of parameter `i` alone."""
+    def tensor_step(self, i: int) -> TensorStep:
+        """Return the step of parameter `i`."""
         p = self.params[i]
-        ordinal = shard_rng_stream(self.ordinals[i], self.sharding.spec(i))
-        return TensorStep(self.storage(p.dtype), ordinal, p, self.grads[i], self.states[i], int(self.which[i]))
+        stream = shard_rng_stream(self.indices[i], self.sharding.spec(i))
+        return TensorStep(self.storage(p.dtype), stream, p, self.grads[i], self.states[i], int(self.scalars_index[i]))

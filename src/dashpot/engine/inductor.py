@@ -57,19 +57,19 @@ class Inductor:
     def fallback_reason(self, p: Tensor, storage: StorageFormat, elements: int) -> str | None:
         """Return why a tensor is not compiled for, or None; `elements` counts the whole step on `devices`."""
         checks = (
-            (self.mode == "eager", "engine='eager' is set"),
-            (p.device.type not in self.devices, f"it is on {p.device}"),
-            (type(p) not in _PLAIN, f"it is a {type(p).__name__}"),
+            (self.mode == "eager", "engine='eager'"),
+            (p.device.type not in self.devices, f"on {p.device}"),
+            (type(p) not in _PLAIN, f"tensor subclass {type(p).__name__}"),
             (
                 self.mode == "auto" and elements < self.min_elements,
                 f"the model has fewer than {self.min_elements} elements",
             ),
-            (p.numel() < 2, "it has fewer than two elements"),
+            (p.numel() < 2, "fewer than two elements"),
             (
                 storage.is_stochastic and (p.numel() >= _MAX_INDEXED or p.device.type == "mps"),
                 "stochastic rounding is not supported",
             ),
-            (torch.is_grad_enabled(), "the step is recorded for autograd"),
+            (torch.is_grad_enabled(), "step recorded by autograd"),
         )
         return next((text for fails, text in checks if fails), None)
 

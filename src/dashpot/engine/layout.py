@@ -1,4 +1,4 @@
-"""Which tensors a kernel can take, and where they lie in memory."""
+"""Kernel support for tensors, and their rows in the kernel arguments."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,22 +17,14 @@ from dashpot.engine.program import StorageFormat, compute_dtype
 from dashpot.recipes.recipe import Recipe
 from dashpot.stages.base import Slot
 
-__all__ = [
-    "find_overlaps",
-    "is_plain",
-    "kernel_layout",
-    "kernel_row",
-    "memory_span",
-    "signature_of",
-    "unsupported_reason",
-]
+__all__ = ["is_plain", "kernel_layout", "kernel_row", "signature_of", "unsupported_reason"]
 
-_MOST_NUMBERED = 2**31  # elements are numbered in int32 where rounding draws
+_MAX_INDEXED = 2**31  # stochastic rounding indexes elements in int32
 
 
 @cache
 def is_plain(kind: type) -> bool:
-    """True for `Tensor`, `Parameter` and subclasses without a dispatch of their own."""
+    """Check for `Tensor`, `Parameter`, or a subclass that overrides neither `__torch_function__` nor dispatch."""
     if kind in (Tensor, torch.nn.Parameter):
         return True
     if not issubclass(kind, Tensor):
@@ -46,23 +37,23 @@ def is_plain(kind: type) -> bool:
 def unsupported_reason(
     recipe: Recipe, storage: StorageFormat, p: Tensor, g: Tensor, state: Mapping[str, Any]
 ) -> str | None:
-    """Why a kernel cannot take a parameter, or None."""
+    """Return the reason why kernels do not support a parameter, or None."""
     checks = (
-        (p.numel() == 0, "it has no elements"),
-        (not is_plain(type(p)), f"it is a {type(p).__name__}"),
-        (not is_plain(type(g)), f"its gradient is a {type(g).__name__}"),
-        (p.device.type != "cpu", f"it is on {p.device}"),
-        (p.is_inference(), "it was made in inference mode"),
-        (not _is_dense(p) or p.is_conj() or p.is_neg(), "its elements are not dense in memory"),
-        (storage.is_stochastic and p.numel() >= _MOST_NUMBERED, "it has 2^31 elements or more"),
+        (p.numel() == 0, "no elements"),
+        (not is_plain(type(p)), f"tensor subclass {type(p).__name__}"),
+        (not is_plain(type(g)), f"gradient of tensor subclass {type(g).__name__}"),
+        (p.device.type != "cpu", f"on {p.device}"),
+        (p.is_inference(), "inference tensor"),
+        (not _is_dense(p) or p.is_conj() or p.is_neg(), "not dense in memory"),
+        (storage.is_stochastic and p.numel() >= _MAX_INDEXED, "2^31 elements or more"),
     )
     reason = next((text for fails, text in checks if fails), None)
-    strange = (slot.key for slot in storage.slots(recipe) if not _is_usable(slot, state[slot.key], p))
-    return reason or next((f"its state {key!r} is of another kind or order in memory" for key in strange), None)
+    mismatched = (slot.key for slot in storage.slots(recipe) if not _is_usable(slot, state[slot.key], p))
+    return reason or next((f"state {key!r} differs in type or memory order" for key in mismatched), None)
 
 
 def _is_usable(slot: Slot, value: Any, p: Tensor) -> bool:
-    """True where a kernel can keep a slot in `value`."""
+    """Check that a kernel can update `value` in place as a slot of `p`."""
     if type(value) is not Tensor or value.device != p.device or value.layout != torch.strided or value.is_inference():
         return False
     if slot.shape == "per_tensor":
@@ -73,12 +64,12 @@ def _is_usable(slot: Slot, value: Any, p: Tensor) -> bool:
 
 
 def _order(x: Tensor) -> list[int]:
-    """The strides that say something: those of dimensions with more than one element."""
+    """Return the strides of the dimensions with more than one element; the others are arbitrary."""
     return [stride for stride, size in zip(x.stride(), x.shape, strict=True) if size != 1]
 
 
 def _is_dense(x: Tensor) -> bool:
-    """True where the elements fill a stretch of memory, in whatever order."""
+    """Check that the elements fill one span of memory, in any order."""
     expected = 1
     for stride, size in sorted(zip(x.stride(), x.shape, strict=True)):
         if size == 1:
@@ -90,7 +81,7 @@ def _is_dense(x: Tensor) -> bool:
 
 
 def kernel_layout(recipe: Recipe, storage: StorageFormat, p: Tensor, g: Tensor, state: Mapping[str, Any]) -> Layout:
-    """The dtypes of a parameter that a kernel can take."""
+    """Return the dtypes that the kernel of a parameter is specialized for."""
     slots = tuple((slot.key, _real(state[slot.key].dtype)) for slot in storage.slots(recipe))
     return Layout(compute_dtype(p.dtype), _real(p.dtype), _real(g.dtype), slots)
 
@@ -99,42 +90,19 @@ def _real(dtype: torch.dtype) -> torch.dtype:
     return dtype.to_real() if dtype.is_complex else dtype
 
 
-def kernel_row(ordinal: int, p: Tensor, step: Tensor, slots: Iterable[Tensor]) -> list[int]:
-    """The row of a kernel's table: number of reals, row of scalars, number of the tensor, then the addresses."""
+def kernel_row(rng_stream: int, p: Tensor, step: Tensor, slots: Iterable[Tensor]) -> list[int]:
+    """Return a row of kernel arguments: number of reals, row of scalars, random stream, then the addresses."""
     row = [0] * FIRST_SLOT
     row[0] = p.numel() * (2 if p.is_complex() else 1)
-    row[2], row[WEIGHT], row[STEP] = ordinal, p.data_ptr(), step.data_ptr()
+    row[2], row[WEIGHT], row[STEP] = rng_stream, p.data_ptr(), step.data_ptr()
     return row + [value.data_ptr() for value in slots]
 
 
 def signature_of(p: Tensor, g: Tensor, count: Tensor, slots: Mapping[Slot, Tensor]) -> list[int]:
-    """What the look before a step compares a parameter with; tables.h has the order."""
-    record: list[int] = []
+    """Return the types, dtypes, dispatch keys, sizes and strides to validate; the order is that of tables.h."""
+    signature: list[int] = []
     for x in (p, g, count, *slots.values()):
-        record += id(type(x)), dispatch_keys(x), dtype_code(x.dtype)
-    record[4] &= ~lazy_keys()  # lazy gradients are copied
+        signature += id(type(x)), dispatch_keys(x), dtype_code(x.dtype)
+    signature[4] &= ~lazy_keys()  # lazy gradients are copied
     singles = [slot.shape == "per_tensor" for slot in slots]
-    return [*record, *singles, p.dim(), *p.shape, *p.stride()]
-
-
-def memory_span(x: Tensor) -> tuple[int, int]:
-    """(start, end) of the memory in which a tensor's elements lie."""
-    reach = sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True)) + 1
-    return x.data_ptr(), x.data_ptr() + reach * x.element_size()
-
-
-def find_overlaps(starts: np.ndarray, ends: np.ndarray, reach: np.ndarray, owners: np.ndarray) -> set[int]:
-    """The owners of stretches of memory of which two overlap.
-
-    All are in the order of `starts`; `reach` is the largest of the ends so far.
-    """
-    if not (starts[1:] < reach[:-1]).any():
-        return set()
-    found: set[int] = set()
-    furthest, holder = -1, -1
-    for start, end, owner in zip(starts.tolist(), ends.tolist(), owners.tolist(), strict=True):
-        if start < furthest:
-            found |= {owner, holder}
-        if end > furthest:
-            furthest, holder = end, owner
-    return found
+    return [*signature, *singles, p.dim(), *p.shape, *p.stride()]

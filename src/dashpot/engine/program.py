@@ -1,8 +1,8 @@
-"""One step of one tensor as a pure function, from what is stored to what is stored: the text every engine runs.
+"""One step of one tensor as a pure function; the program that every engine runs.
 
-The eager engine calls it on tensors, the native one traces it, Inductor compiles it: the maths stand here and in the
-stages once. Stored numbers are widened to the compute precision, the gradient is scaled and clipped, the stages act,
-and the results are rounded back.
+The eager engine calls it on tensors, the native engine traces it, and Inductor compiles it, so that the maths exist
+once, here and in the stages. Stored values are converted to the compute precision, the gradient is scaled and clipped,
+the stages are applied, and the results are rounded back.
 """
 
 from __future__ import annotations
@@ -35,13 +35,16 @@ __all__ = [
 ]
 
 COMPENSATION = "compensation"
-"""State key of what rounding cut off a weight (`rounding="kahan"`)."""
+"""State key of the rounding error of a weight (`rounding="kahan"`)."""
 
 
 class StorageFormat(NamedTuple):
-    """How a tensor's numbers are kept between steps.
+    """The storage format of a weight and its state between steps.
 
-    `weight` and `state` tell how narrower numbers are rounded: "nearest", "stochastic" or, for the weight, "kahan".
+    Attributes:
+        weight: Rounding of the weight: "nearest", "stochastic" or "kahan".
+        state: Rounding of the state: "nearest" or "stochastic".
+        state_dtype: Dtype of elementwise state; None for the compute precision.
     """
 
     weight: str = "nearest"
@@ -49,24 +52,28 @@ class StorageFormat(NamedTuple):
     state_dtype: torch.dtype | None = None
 
     def slots(self, recipe: Recipe) -> tuple[Slot, ...]:
-        """All state of one parameter, the rounding's included."""
+        """Return the slots of the recipe and of the rounding."""
         return (*recipe.slots, elementwise(COMPENSATION)) if self.weight == "kahan" else recipe.slots
 
     @property
     def is_stochastic(self) -> bool:
-        """True when rounding uses random numbers."""
+        """Whether rounding uses random numbers."""
         return "stochastic" in (self.weight, self.state)
 
 
 DEFAULT_FORMAT = StorageFormat()
-"""Weights and state rounded to nearest, state in the compute precision."""
+"""Round weights and state to nearest; state in the compute precision."""
 
 
 class StepScalars(NamedTuple):
-    """Everything in a step that is no tensor; to every engine it is data.
+    """All scalars of a step. Every engine treats them as data, so that new values compile nothing.
 
-    `scalars` are the stages' own, `scale` multiplies the gradient (clip factor, loss scale, sign), `limit` bounds its
-    elements (None: no bound), `word` seeds the rounding of this tensor at this step.
+    Attributes:
+        clock: Step number and learning rate.
+        stages: The scalars of each stage.
+        scale: Factor on the gradient: clip factor, loss scale and sign.
+        clip_value: Bound on the elements of the gradient, or None.
+        rng_key: Key of the stochastic rounding.
     """
 
     clock: Clock
@@ -77,17 +84,17 @@ class StepScalars(NamedTuple):
 
 
 class WholeTensor:
-    """Reductions over one whole tensor: the context of an engine that holds each parameter by itself.
+    """Reductions over a tensor that is not sharded.
 
-    Summed in float64, as kernels do: the sum of large float32 numbers, or of their squares, may overflow.
+    They accumulate in float64, as kernels do: a float32 sum of large numbers, or of their squares, may overflow.
     """
 
     def mean(self, x: Tensor) -> Tensor:
-        """The mean over all elements, 0-d."""
+        """Return the mean of all elements, 0-d."""
         return x.mean(dtype=wide_dtype(x)).to(x.dtype)
 
     def norm(self, x: Tensor) -> Tensor:
-        """The Frobenius norm, 0-d."""
+        """Return the Frobenius norm, 0-d."""
         return torch.linalg.vector_norm(x, dtype=wide_dtype(x)).to(x.dtype)
 
 
@@ -95,7 +102,7 @@ WHOLE_TENSOR = WholeTensor()
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The real dtype in which a parameter of `dtype` is updated.
+    """Return the real dtype in which a parameter of `dtype` is updated.
 
     >>> compute_dtype(torch.bfloat16), compute_dtype(torch.complex128)
     (torch.float32, torch.float64)
@@ -105,42 +112,42 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def advance(
-    lines: Sequence[BoundStage],
+    stages: Sequence[BoundStage],
     scalars: StepScalars,
     w: Tensor,
     g: Tensor,
     state: Mapping[str, Tensor],
     context: Context = WHOLE_TENSOR,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The stages in written order, in one precision: the new weight and the new slots by key."""
+    """Apply the stages in order, in one precision; return the new weight and the new slots by key."""
     clock = scalars.clock
     x = Signal(w=w, g=g, d=1.0, v=g, rate=clock.lr, shrink=None)
     slots: dict[str, Tensor] = {}
-    for line, c in zip(lines, scalars.stages, strict=True):
-        x, s = line.stage.apply(x, line.state_type(*(state[key] for key in line.keys)), c, context)
-        slots.update(zip(line.keys, s, strict=True))
-        _check_shape(type(line.stage).__name__, x.v, w)
+    for (stage, keys, state_type, _), c in zip(stages, scalars.stages, strict=True):
+        x, s = stage.apply(x, state_type(*(state[key] for key in keys)), c, context)
+        slots.update(zip(keys, s, strict=True))
+        _check_shape(type(stage).__name__, x.v, w)
     return updated(x, clock.factor), slots
 
 
 def observe_product(
-    lines: Sequence[BoundStage],
+    stages: Sequence[BoundStage],
     scalars: StepScalars,
-    seen: Observation,
+    observation: Observation,
     state: Mapping[str, Tensor],
     context: Context = WHOLE_TENSOR,
 ) -> dict[str, Tensor]:
-    """What the observing stages make of a Hessian-vector product: their new slots by key."""
+    """Apply the observing stages to a Hessian-vector product; return their new slots by key."""
     slots: dict[str, Tensor] = {}
-    for line, c in zip(lines, scalars.stages, strict=True):
-        if line.stage.observes:
-            s = line.state_type(*(state[key] for key in line.keys))
-            slots.update(zip(line.keys, line.stage.observe(seen, s, c, context), strict=True))
+    for (stage, keys, state_type, _), c in zip(stages, scalars.stages, strict=True):
+        if stage.observes:
+            s = state_type(*(state[key] for key in keys))
+            slots.update(zip(keys, stage.observe(observation, s, c, context), strict=True))
     return slots
 
 
 def _check_shape(owner: str, direction: Any, w: Tensor) -> None:
-    if not issubclass(type(w), Tensor):  # a symbol, which stands for a tensor of any shape
+    if not issubclass(type(w), Tensor):  # a symbol, without a shape
         if not getattr(direction, "vector", False):
             raise ArgumentError(f"{owner}: the direction must keep the weight's shape.")
     elif getattr(direction, "shape", None) != w.shape:
@@ -149,7 +156,7 @@ def _check_shape(owner: str, direction: Any, w: Tensor) -> None:
 
 
 def one_step(
-    lines: Sequence[BoundStage],
+    stages: Sequence[BoundStage],
     storage: StorageFormat,
     dtype: torch.dtype,
     scalars: StepScalars,
@@ -159,54 +166,62 @@ def one_step(
     index: Tensor | None = None,
     context: Context = WHOLE_TENSOR,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """New weight and slots, in the dtypes `w` and `state` came in.
+    """Return the new weight and slots, in the dtypes of `w` and `state`.
 
-    `dtype` is the compute precision. `index`, the position of each element in the tensor's memory (int32), is needed
-    where rounding draws.
+    Args:
+        stages: The stages.
+        storage: The storage format.
+        dtype: The compute precision.
+        scalars: The scalars of the step.
+        w: The weight.
+        g: The gradient, with the shape of `w`.
+        state: The slots by key.
+        index: Position of each element in memory, int32, with the shape of `w`; required for stochastic rounding.
+        context: Reductions over the whole tensor.
     """
     compensation = state.get(COMPENSATION) if storage.weight == "kahan" else None
     wide = {key: value.to(dtype) for key, value in state.items() if key != COMPENSATION}
     weight = w.to(dtype) if compensation is None else rounding.join(w, compensation)
-    new, slots = advance(lines, scalars, weight, _prepared(g.to(dtype), scalars), wide, context)
+    new, slots = advance(stages, scalars, weight, _prepared(g.to(dtype), scalars), wide, context)
     draw = _Draw(scalars.rng_key, index)
     stored = {
-        key: _narrowed(value, state[key].dtype, storage.state, draw, number)
+        key: _rounded(value, state[key].dtype, storage.state, draw, number)
         for number, (key, value) in enumerate(slots.items())
     }
     given = {id(value) for value in state.values()}
-    for key, value in stored.items():  # writing one slot must not change another that is to be stored in a third
+    for key, value in stored.items():  # an unchanged slot returned under another key must not alias it
         if id(value) in given and value is not state[key]:
             stored[key] = value.clone()
     if compensation is not None:
         high, stored[COMPENSATION] = rounding.split(new)
         return high, stored
-    return _narrowed(new, w.dtype, storage.weight, draw, -1), stored
+    return _rounded(new, w.dtype, storage.weight, draw, -1), stored
 
 
 def one_observation(
-    lines: Sequence[BoundStage],
+    stages: Sequence[BoundStage],
     storage: StorageFormat,
     dtype: torch.dtype,
     scalars: StepScalars,
-    seen: Observation,
+    observation: Observation,
     state: Mapping[str, Tensor],
     index: Tensor | None = None,
     context: Context = WHOLE_TENSOR,
 ) -> dict[str, Tensor]:
-    """The slots that a Hessian-vector product changes, in the dtypes `state` came in; arguments as in `one_step`."""
+    """Return the slots that a Hessian-vector product updates, in the dtypes of `state`; arguments as in `one_step`."""
     wide = {key: value.to(dtype) for key, value in state.items() if key != COMPENSATION}
-    seen = seen._replace(v=seen.v.to(dtype), hv=seen.hv.to(dtype))
-    slots = observe_product(lines, scalars, seen, wide, context)
+    observation = observation._replace(v=observation.v.to(dtype), hv=observation.hv.to(dtype))
+    slots = observe_product(stages, scalars, observation, wide, context)
     draw = _Draw(scalars.rng_key, index)
     return {
-        key: _narrowed(value, state[key].dtype, storage.state, draw, number)
+        key: _rounded(value, state[key].dtype, storage.state, draw, number)
         for number, (key, value) in enumerate(slots.items())
     }
 
 
 def _prepared(g: Tensor, scalars: StepScalars) -> Tensor:
-    """The gradient as the stages see it: scaled, then bounded."""
-    if type(scalars.scale) is not float or scalars.scale != 1.0:  # a symbol is never looked at
+    """Return the gradient scaled and clipped."""
+    if type(scalars.scale) is not float or scalars.scale != 1.0:  # symbols cannot be compared
         g = g * scalars.scale
     if scalars.clip_value is None:
         return g
@@ -219,9 +234,9 @@ class _Draw(NamedTuple):
     index: Any
 
 
-def _narrowed(x: Tensor, dtype: torch.dtype, how: str, draw: _Draw, number: int) -> Tensor:
-    """`x` in a narrower dtype; two neighbouring numbers of slots share a hash."""
-    if how == "stochastic" and dtype == torch.bfloat16:
+def _rounded(x: Tensor, dtype: torch.dtype, mode: str, draw: _Draw, number: int) -> Tensor:
+    """Round `x` to a dtype. Two consecutive slot numbers share a hash."""
+    if mode == "stochastic" and dtype == torch.bfloat16:
         pair, half = divmod(number, 2)
         return rounding.stochastic(x, rounding.noise(draw.index, rounding.stream(draw.rng_key, pair), half))
     return x.to(dtype)

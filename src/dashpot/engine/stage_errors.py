@@ -1,4 +1,4 @@
-"""Errors that arise in a stage: where, and as a sentence."""
+"""Errors raised in custom stages: their location, and their conversion to `ArgumentError`."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from typing import NamedTuple
 import torch
 
 from dashpot.errors import ArgumentError, DashpotError
+from dashpot.recipes.recipe import Recipe
 from dashpot.stages.base import Stage
 
-__all__ = ["StageFrame", "find_stage_frame", "is_custom_stage", "wrap_stage_errors"]
+__all__ = ["StageFrame", "find_stage_frame", "has_custom_stages", "is_custom_stage", "wrap_stage_errors"]
 
 
 class StageFrame(NamedTuple):
-    """A line of a stage's method."""
+    """A source line in a method of a stage."""
 
     stage: str
     method: str
@@ -31,14 +32,14 @@ class StageFrame(NamedTuple):
 
 
 def find_stage_frame(error: BaseException) -> StageFrame | None:
-    """The innermost line of a stage's method, or of a function beside it in its file, in the traceback of `error`.
+    """Return the innermost frame of a stage's method in a traceback, or None.
 
-    None where no stage took part.
+    The line may be in a function that the method calls, if that is in the same file.
     """
     found, path = None, ""
     for frame, line in traceback.walk_tb(error.__traceback__):
         owner = frame.f_locals.get("self")
-        if isinstance(owner, Stage) and frame.f_code.co_filename != "<string>":  # where a dataclass has its methods
+        if isinstance(owner, Stage) and frame.f_code.co_filename != "<string>":  # the methods that dataclasses generate
             path = frame.f_code.co_filename
             found = StageFrame(
                 type(owner).__name__, frame.f_code.co_name, PurePath(path).name, line, is_custom_stage(type(owner))
@@ -49,28 +50,33 @@ def find_stage_frame(error: BaseException) -> StageFrame | None:
 
 
 def is_custom_stage(kind: type) -> bool:
-    """True for a stage from outside dashpot, whose mistakes are its author's to mend."""
+    """Check for a stage class defined outside dashpot."""
     return not kind.__module__.startswith("dashpot.")
+
+
+def has_custom_stages(recipe: Recipe) -> bool:
+    """Check for a stage defined outside dashpot, which may raise or be random."""
+    return any(is_custom_stage(type(stage)) for stage in recipe.stages)
 
 
 @contextmanager
 def wrap_stage_errors(shape: Sequence[int]) -> Iterator[None]:
-    """Turn an exception of a stage from outside dashpot into a sentence; `shape` is that of the parameter."""
+    """Convert exceptions of custom stages to `ArgumentError` for a parameter of `shape`."""
     try:
         yield
     except (DashpotError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        place = find_stage_frame(error)
-        if place is None or not place.is_custom:
+        frame = find_stage_frame(error)
+        if frame is None or not frame.is_custom:
             raise
-        raise ArgumentError(_sentence(error, place, shape)) from error
+        raise ArgumentError(_message(error, frame, shape)) from error
 
 
-def _sentence(error: Exception, place: StageFrame, shape: Sequence[int]) -> str:
-    start = f"{place.stage}: {place.method}"
+def _message(error: Exception, frame: StageFrame, shape: Sequence[int]) -> str:
+    start = f"{frame.stage}: {frame.method}"
     if isinstance(error, FrozenInstanceError):
-        return f"{start} assigns to self ({place}), and a stage is frozen; keep in a slot what changes."
+        return f"{start} assigns to self ({frame}), but stages are frozen; store changing values in a slot."
     what = str(error).strip().partition("\n")[0].rstrip(".:")
-    start = f"{start} raised {type(error).__name__} ({place}) for a parameter of shape {tuple(shape)}"
+    start = f"{start} raised {type(error).__name__} ({frame}) for a parameter of shape {tuple(shape)}"
     return f"{start}: {what}." if what else f"{start}."

@@ -1,13 +1,12 @@
-"""Steps that an accelerator's graph can record: counted, scaled and, where need be, skipped on the device itself.
+"""Steps that a CUDA graph can record: counted, scaled and, if necessary, skipped on the device.
 
-Nothing here looks at a tensor's value. What depends on the step count is computed from a tensor, for all parameters of
-a group in one go, and a step that is not to be taken writes back what was there.
+No tensor's value is read on the host. Scalars are computed from a tensor of step counts, for all parameters of a group
+at once, and a skipped step writes the old values back.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,19 +14,17 @@ from torch import Tensor
 
 from dashpot.clip import norm_factor, total_norm
 from dashpot.engine.eager import step_tensor
-from dashpot.engine.group_step import TensorStep
+from dashpot.engine.group_step import GroupPlan, GroupStep, Step
 from dashpot.engine.inductor import Inductor
-from dashpot.engine.program import StepScalars, StorageFormat
+from dashpot.engine.program import StepScalars
 from dashpot.engine.rounding import seed_word, stream
 from dashpot.engine.tensor_table import step_count
 from dashpot.optimizers.grad_check import StepDecision, norm_dtype
 from dashpot.optimizers.options import ResolvedOptions
-from dashpot.recipes.recipe import Recipe
 from dashpot.stages.base import Clock
 from dashpot.utils.scalars import scalar_dtype
 
 __all__ = [
-    "DevicePart",
     "DeviceStepCounts",
     "capturing",
     "check_gradients_on_device",
@@ -37,23 +34,16 @@ __all__ = [
 ]
 
 
-@dataclass
-class DevicePart:
-    """The parameters of a group that lie on one device and have gradients, and the numbers of their step."""
-
-    recipe: Recipe
-    params: list[Tensor]
-    grads: list[Tensor]
-    states: list[dict[str, Any]]
-    storages: list[StorageFormat]
-    ordinals: list[int]
-    tally: DeviceStepCounts
-    scalars: list[StepScalars]
-    ascends: bool
-
-
 class DeviceStepCounts:
-    """The step counts of parameters in one tensor on their device; each `state["step"]` is a view of its entry."""
+    """The step counts of several parameters in one tensor; each `state["step"]` becomes a view of its entry.
+
+    Args:
+        counts: Step counts, 0-d tensors on one device.
+        states: States of the parameters.
+
+    Attributes:
+        steps: The counts, shape (n,).
+    """
 
     def __init__(self, counts: Sequence[Tensor], states: Sequence[dict[str, Any]]) -> None:
         self.steps = torch.stack(list(counts))
@@ -61,62 +51,64 @@ class DeviceStepCounts:
         for state, view in zip(states, self._views, strict=True):
             state["step"] = view
 
-    def fits(self, states: Sequence[dict[str, Any]]) -> bool:
-        """True while these are the states it counts for, and nobody has put another count in one."""
+    def is_valid_for(self, states: Sequence[dict[str, Any]]) -> bool:
+        """Check that these states still hold the views."""
         return len(states) == len(self._views) and all(
             state.get("step") is view for state, view in zip(states, self._views, strict=True)
         )
 
-    def count(self, skip: Any) -> None:
-        """One step more, or none where `skip` holds."""
+    def increment(self, skip: Any) -> None:
+        """Add one step, or none where `skip` holds."""
         self.steps += (~skip).to(self.steps) if isinstance(skip, Tensor) else 1
 
 
 def step_count_on_device(state: Mapping[str, Any], device: torch.device) -> Tensor:
-    """The count of steps in a parameter's state, 0-d float32 on the device."""
+    """Return the step count in a parameter's state as a 0-d float32 tensor on `device`."""
     step = state.get("step")
     if isinstance(step, Tensor):
         return step.to(device, torch.float32).reshape(())
     return torch.full((), float(step_count(state)), device=device)
 
 
-def scalars_on_device(
-    recipe: Recipe, steps: Tensor, factor: Any, window: Any, limit: float | None, seed: int | None
-) -> list[StepScalars]:
-    """The numbers of the next step of each parameter, from their counts of steps done.
+def scalars_on_device(plan: GroupPlan, steps: Tensor, clip_value: float | None, seed: int | None) -> list[StepScalars]:
+    """Return the scalars of the next step of each parameter.
 
     A stage computes its scalars once, from a vector of step numbers.
+
+    Args:
+        plan: The plan of the group.
+        steps: Steps taken by each parameter, shape (n,).
+        clip_value: Bound on the elements of the gradient, or None.
+        seed: Seed of the stochastic rounding, or None.
     """
     t = (steps + 1).to(scalar_dtype(steps.device))
-    scalars = recipe.scalars(Clock(t, recipe.lr, factor, window))
-    words = 0 if seed is None else stream(seed_word(seed), (steps + 1).to(torch.int32))
-    count = len(steps)
-    columns = [[_each(value, count) for value in record] for record in scalars]
-    each_t, each_word = _each(t, count), _each(words, count)
+    recipe, n = plan.recipe, len(steps)
+    stages = recipe.scalars(Clock(t, recipe.lr, plan.factor, plan.window))
+    rng_keys = 0 if seed is None else stream(seed_word(seed), (steps + 1).to(torch.int32))
+    columns = [[_unbind(value, n) for value in record] for record in stages]
+    rows = zip(_unbind(t, n), _unbind(rng_keys, n), range(n), strict=True)
     return [
         StepScalars(
-            Clock(each_t[i], recipe.lr, factor, window),
-            tuple(
-                type(record)(*(column[i] for column in values)) for record, values in zip(scalars, columns, strict=True)
-            ),
-            clip_value=limit,
-            rng_key=each_word[i],
+            Clock(own_t, recipe.lr, plan.factor, plan.window),
+            tuple(type(record)(*(c[i] for c in values)) for record, values in zip(stages, columns, strict=True)),
+            clip_value=clip_value,
+            rng_key=rng_key,
         )
-        for i in range(count)
+        for own_t, rng_key, i in rows
     ]
 
 
-def _each(value: Any, count: int) -> Sequence[Any]:
-    """One number for each of `count` parameters, from a number for each or one for all."""
-    if isinstance(value, Tensor) and value.shape == (count,):
+def _unbind(value: Any, n: int) -> Sequence[Any]:
+    """Return n numbers, from a tensor of shape (n,) or one number for all."""
+    if isinstance(value, Tensor) and value.shape == (n,):
         return value.unbind()
-    return [value] * count
+    return [value] * n
 
 
 def check_gradients_on_device(
     options: ResolvedOptions, grads: Sequence[Tensor], scaler: tuple[Any, Any]
 ) -> StepDecision:
-    """`gate.judge` without an answer that anybody waits for: `skip` is a 0-d tensor where the step may be skipped."""
+    """`check_gradients` without host synchronization: `skip` is a 0-d tensor if the step may be skipped."""
     loss_scale, found_inf = scaler
     inverse = 1.0 if loss_scale is None else loss_scale.to(scalar_dtype(loss_scale.device)).reciprocal()
     skip: Any = found_inf.to(torch.bool).reshape(()) if isinstance(found_inf, Tensor) else False
@@ -124,9 +116,9 @@ def check_gradients_on_device(
     if not wide or (options.max_norm is None and options.nonfinite == "allow"):
         return StepDecision(inverse, skip)
     if options.nonfinite == "skip":
-        place = wide[0].device
-        finite = torch.stack([torch.isfinite(g).all().to(place) for g in wide]).all()
-        skip = ~finite if skip is False else skip.to(place) | ~finite
+        device = wide[0].device
+        finite = torch.stack([torch.isfinite(g).all().to(device) for g in wide]).all()
+        skip = ~finite if skip is False else skip.to(device) | ~finite
     norm = total_norm(wide) * inverse
     if options.max_norm is None:
         return StepDecision(inverse, skip, norm)
@@ -134,24 +126,30 @@ def check_gradients_on_device(
     return StepDecision(factor * inverse, skip, norm, factor < 1)
 
 
-def run_group_on_device(part: DevicePart, decision: StepDecision, inductor: Inductor, elements: int) -> None:
-    """Take the step of one part, or leave everything as it is where the verdict is to skip.
+def run_group_on_device(
+    step: Step, group: GroupStep, counts: DeviceStepCounts, decision: StepDecision, inductor: Inductor, elements: int
+) -> None:
+    """Step the parameters of a group on one device, or leave them unchanged if the decision is to skip.
 
-    `elements` are those of the whole step.
+    Args:
+        step: The step.
+        group: The group.
+        counts: The step counts of its parameters.
+        decision: Factor on the gradients, and whether to skip.
+        inductor: The compiled programs.
+        elements: Number of elements in the whole step on accelerators.
     """
-    scale = decision.scale.to(part.tally.steps.device) if isinstance(decision.scale, Tensor) else decision.scale
-    scalars = [n._replace(scale=-scale if part.ascends else scale) for n in part.scalars]
-    works = [
-        TensorStep(*item, row)
-        for row, item in enumerate(zip(part.storages, part.ordinals, part.params, part.grads, part.states, strict=True))
-    ]
-    for work in inductor.run(part.recipe, works, scalars, elements, decision.skip):
-        its = scalars[work.scalars_index]
-        its = its._replace(rng_key=stream(its.rng_key, work.rng_stream)) if work.storage.is_stochastic else its
-        step_tensor(part.recipe, work.storage, its, work.p, work.grad, work.state, decision.skip)
-    part.tally.count(decision.skip)
+    recipe, scale = group.plan.recipe, decision.scale
+    scale = scale.to(counts.steps.device) if isinstance(scale, Tensor) else scale
+    scalars = [s._replace(scale=-scale if group.plan.maximize else scale) for s in group.scalars]
+    tensors = [step.tensor_step(i) for i in range(group.start, group.stop)]
+    for tensor in inductor.run(recipe, tensors, scalars, elements, decision.skip):
+        own = scalars[tensor.scalars_index]
+        own = own._replace(rng_key=stream(own.rng_key, tensor.rng_stream)) if tensor.storage.is_stochastic else own
+        step_tensor(recipe, tensor.storage, own, tensor.p, tensor.grad, tensor.state, decision.skip)
+    counts.increment(decision.skip)
 
 
 def capturing() -> bool:
-    """True while what runs on the present stream is recorded into a CUDA graph, instead of done."""
+    """Return whether the current stream records into a CUDA graph."""
     return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()

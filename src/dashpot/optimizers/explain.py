@@ -1,4 +1,4 @@
-"""What the engine does with an optimizer's tensors, in words."""
+"""Which engine steps the tensors of an optimizer, as text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ __all__ = ["Explanation", "explain_engine"]
 
 
 class Explanation(NamedTuple):
-    """One line for each set of tensors that share a fate, and the rule that chose."""
+    """The engine of an optimizer.
+
+    Attributes:
+        mode: "auto", "eager" or "compiled".
+        rows: One line for each set of tensors stepped alike.
+    """
 
     mode: str
     rows: tuple[str, ...]
@@ -27,47 +32,47 @@ class Explanation(NamedTuple):
 
 _RULES = {
     "eager": "every operation by itself, one tensor at a time",
-    "compiled": "kernels, compiled before the first step where the cache has none",
+    "compiled": "kernels, compiled before the first step unless cached",
     "auto": (
-        "kernels from the first step on where there is a C++ compiler or a filled cache; "
+        "kernels from the first step on if there is a C++ compiler or a filled cache; "
         f"on accelerators, torch.compile for {MIN_ELEMENTS} elements or more"
     ),
 }
 
 
 def explain_engine(optimizer: Optimizer) -> Explanation:
-    """Which engine steps which tensors of an optimizer, and why.
+    """Explain which engine steps which tensors of an optimizer, and why.
 
     Args:
-        optimizer: A dashpot optimizer; before its first step only the rule is known.
+        optimizer: A dashpot optimizer. Before its first step only the rule is known.
 
-    Raises `ArgumentError` for anything else.
+    Raises:
+        ArgumentError: If `optimizer` is not a dashpot optimizer.
 
-    >>> import torch, dashpot as dp
-    >>> w = torch.zeros(3, requires_grad=True)
-    >>> opt = dp.AdamW([w], engine="eager")
-    >>> w.grad = torch.ones(3); opt.step()
-    >>> dp.explain_engine(opt)
-    engine='eager': every operation by itself, one tensor at a time
-      group 0: 1 tensor, eager: engine='eager' was asked for
+    Example:
+        >>> import torch, dashpot as dp
+        >>> w = torch.zeros(3, requires_grad=True)
+        >>> opt = dp.AdamW([w], engine="eager")
+        >>> w.grad = torch.ones(3); opt.step()
+        >>> dp.explain_engine(opt)
+        engine='eager': every operation by itself, one tensor at a time
+          group 0: 1 tensor, eager: engine='eager'
     """
-    stepper, engine = getattr(optimizer, "_stepper", None), getattr(optimizer, "_backend", None)
-    if stepper is None or not isinstance(engine, Backend):
+    backend = getattr(optimizer, "_backend", None)
+    if not isinstance(backend, Backend):
         raise ArgumentError(f"explain_engine: expected a dashpot optimizer, got {type(optimizer).__name__}.")
-    return Explanation(engine.mode, tuple(_rows(stepper.tensor_table)) or ("no step was taken yet",))
+    return Explanation(backend.mode, tuple(_rows(backend.tensor_table)) or ("no step taken yet",))
 
 
-def _rows(tensor_table: TensorTable) -> list[str]:
+def _rows(table: TensorTable) -> list[str]:
     found: dict[int, list[str]] = {}
-    for table in tensor_table.kernel_args:
-        for group, count in sorted(Counter(tensor_table.groups[i] for i in table.positions).items()):
-            elements = sum(
-                int(table.rows[n, 0]) for n, i in enumerate(table.positions) if tensor_table.groups[i] == group
-            )
-            found.setdefault(group, []).append(f"{_counted(count)}, {elements} elements, {_fate(table)}")
-    for (group, reason), count in Counter(
-        (tensor_table.groups[i], why) for i, why in tensor_table.fallbacks.items()
-    ).items():
+    for args in table.kernel_args:
+        groups = [table.group_indices[i] for i in args.positions]
+        for group, count in sorted(Counter(groups).items()):
+            elements = sum(int(args.rows[n, 0]) for n, own in enumerate(groups) if own == group)
+            found.setdefault(group, []).append(f"{_counted(count)}, {elements} elements, {_status(args)}")
+    fallbacks = Counter((table.group_indices[i], reason) for i, reason in table.fallbacks.items())
+    for (group, reason), count in fallbacks.items():
         found.setdefault(group, []).append(f"{_counted(count)}, eager: {reason}")
     return [f"group {group}: {row}" for group, rows in sorted(found.items()) for row in rows]
 
@@ -76,8 +81,8 @@ def _counted(count: int) -> str:
     return f"{count} tensor{'' if count == 1 else 's'}"
 
 
-def _fate(table: KernelArgs) -> str:
-    kernel = table.kernel
+def _status(args: KernelArgs) -> str:
+    kernel = args.kernel
     if kernel.failed:
         return f"{kernel.weight}: eager: {kernel.failed}"
-    return f"{kernel.weight}: compiled, {kernel.bytes_per_element} bytes moved for each element"
+    return f"{kernel.weight}: compiled, {kernel.bytes_per_element} bytes moved per element"

@@ -1,7 +1,7 @@
-"""What comes before a step: the norm of all gradients, the factor that clips them, and whether to step at all.
+"""Gradient checks before a step: global norm, clip factor, finiteness, and whether to skip the step.
 
-The clip factor of gradients on a device stays on it, so that clipping makes nobody wait. A step that may be skipped
-does wait for the answer.
+The clip factor of gradients on a device stays there, without host synchronization. A step that may be skipped needs
+one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from dashpot.engine.backend import Backend
 from dashpot.engine.group_step import Step
 from dashpot.engine.program import compute_dtype
 from dashpot.engine.sharding import global_norm_and_finite
-from dashpot.engine.tensor_table import TensorTable
 from dashpot.errors import NonFiniteError
 from dashpot.optimizers.options import ResolvedOptions
 
@@ -25,10 +24,13 @@ __all__ = ["StepDecision", "check_gradients", "norm_dtype"]
 
 
 class StepDecision(NamedTuple):
-    """What was decided for a step.
+    """Whether and how to take a step. Off the CPU `scale`, `norm` and `clipped` are 0-d tensors.
 
-    `scale` multiplies every gradient, `skip` leaves everything as it is, `norm` is that of the gradients before
-    clipping (None where nobody asked). Off the CPU `scale`, `norm` and `clipped` are 0-d tensors.
+    Attributes:
+        scale: Factor on every gradient.
+        skip: Whether to leave parameters, state and counts unchanged.
+        norm: Norm of the gradients before clipping; None if not measured.
+        clipped: Whether `max_norm` reduces the gradients.
     """
 
     scale: Any = 1.0
@@ -37,26 +39,31 @@ class StepDecision(NamedTuple):
     clipped: Any = False
 
     def outcome(self) -> str:
-        """The step in one word: "applied", "clipped" or "skipped"."""
+        """Return "applied", "clipped" or "skipped"."""
         return "skipped" if self.skip else "clipped" if bool(self.clipped) else "applied"
 
 
-def check_gradients(
-    options: ResolvedOptions, engine: Backend, step: Step, tensor_table: TensorTable, scaler: tuple[Any, Any]
-) -> StepDecision:
-    """The verdict on this step's gradients.
+def check_gradients(options: ResolvedOptions, backend: Backend, step: Step, scaler: tuple[Any, Any]) -> StepDecision:
+    """Measure the gradients of a step as far as the options need it, and decide how to take the step.
 
-    `scaler` is (loss scale, whether it found an infinity) as a `torch.amp.GradScaler` leaves them, or None each.
+    Args:
+        options: The options of the optimizer.
+        backend: The engine, which measures gradients with kernels.
+        step: The step.
+        scaler: (loss scale, whether an infinity was found) of a `torch.amp.GradScaler`, each or None.
+
+    Raises:
+        NonFiniteError: If `nonfinite="raise"` and a gradient is not finite.
     """
     loss_scale, found_inf = scaler
     inverse = 1.0 if loss_scale is None else 1.0 / float(loss_scale)
     skip = found_inf is not None and bool(found_inf)
-    if not step.parts or (options.max_norm is None and options.nonfinite == "allow"):
+    if not step.groups or (options.max_norm is None and options.nonfinite == "allow"):
         return StepDecision(inverse, skip)
-    norm, finite = _measured(engine, step, tensor_table)
+    norm, finite = _global_norm(backend, step)
     norm = norm * inverse
     if options.nonfinite == "raise" and not skip and not finite:
-        raise NonFiniteError(_complaint(step))
+        raise NonFiniteError(_message(step))
     skip = skip or (options.nonfinite == "skip" and not bool(finite))
     if options.max_norm is None or skip:
         return StepDecision(inverse, skip, norm)
@@ -66,30 +73,28 @@ def check_gradients(
     return StepDecision(scale, skip, norm, factor < 1)
 
 
-def _measured(engine: Backend, step: Step, tensor_table: TensorTable) -> tuple[Tensor, Any]:
-    """(norm of all gradients together, whether all their elements are finite), the same in every process."""
-    found = {
-        spread: (squares, finite, rest)
-        for spread, squares, finite, rest in engine.measure_gradients(step, tensor_table)
-    }
-    here = {spread: _combined(measure_gradients) for spread, measure_gradients in found.items()}
-    return global_norm_and_finite(here) if here.keys() - {None} else here[None]
+def _global_norm(backend: Backend, step: Step) -> tuple[Tensor, Any]:
+    """Return (norm of all gradients, whether all are finite), equal on every rank."""
+    found = {spec: _combined(*measured) for spec, measured in backend.measure_gradients(step)}
+    return global_norm_and_finite(found) if found.keys() - {None} else found[None]
 
 
-def _combined(measure_gradients: tuple[float, bool, list[Tensor]]) -> tuple[Tensor, Any]:
-    """(norm, whether all is finite) from what `Engine.measured` gives."""
-    squares, finite, rest = measure_gradients
+def _combined(squares: float, finite: Any, rest: list[Tensor]) -> tuple[Tensor, Any]:
+    """Combine what kernels measured with the gradients not measured."""
     norms = [torch.tensor(math.sqrt(squares) if squares >= 0 else math.nan, dtype=torch.float64, device="cpu")]
     for device in dict.fromkeys(g.device for g in rest):
-        here = [g if torch.is_grad_enabled() else g.detach() for g in rest if g.device == device]
-        norms.append(total_norm([g.to(norm_dtype(g)) for g in here]))
-        finite = _and(finite, torch.stack([torch.isfinite(g.detach()).all() for g in here]).all())
-    place = max(norms, key=lambda norm: norm.device.type != "cpu")
-    return total_norm([norm.to(place) for norm in norms]), finite
+        grads = [g if torch.is_grad_enabled() else g.detach() for g in rest if g.device == device]
+        norms.append(total_norm([g.to(norm_dtype(g)) for g in grads]))
+        finite = _and(finite, torch.stack([torch.isfinite(g.detach()).all() for g in grads]).all())
+    target = max(norms, key=lambda norm: norm.device.type != "cpu")
+    return total_norm([norm.to(target) for norm in norms]), finite
 
 
 def norm_dtype(g: Tensor) -> torch.dtype:
-    """The dtype to measure in: float64 on the CPU, as kernels do, so that squares of large numbers stay finite."""
+    """Return the dtype to measure a gradient in.
+
+    On the CPU float64, as in kernels, so that squares of large float32 numbers are finite.
+    """
     if g.device.type == "cpu":
         return torch.complex128 if g.is_complex() else torch.float64
     return g.dtype if g.is_complex() else compute_dtype(g.dtype)
@@ -99,16 +104,15 @@ def _and(a: Any, b: Tensor) -> Any:
     return bool(a) and bool(b) if b.device.type == "cpu" else b & a
 
 
-def _complaint(step: Step) -> str:
-    """Which gradients are not finite, by parameter name where there are names."""
+def _message(step: Step) -> str:
     found = []
-    for part in step.parts:
-        for name, g in zip(part.names(), step.grads[part.start : part.stop], strict=True):
+    for group in step.groups:
+        for name, g in zip(group.names(), step.grads[group.start : group.stop], strict=True):
             nans, infinities = int(torch.isnan(g).sum()), int(torch.isinf(g).sum())
             if nans or infinities:
-                counts = [f"{count} {word}" for count, word in ((nans, "nan"), (infinities, "infinite")) if count]
+                counts = [f"{count} {kind}" for count, kind in ((nans, "nan"), (infinities, "infinite")) if count]
                 found.append(f"{name} ({' and '.join(counts)} of {g.numel()})")
     if not found:
-        return "The gradient is not finite in another process; nothing was changed."
+        return "The gradient is not finite on another rank; nothing was changed."
     rest = f" and {len(found) - 5} more" if len(found) > 5 else ""
     return f"The gradient is not finite: {', '.join(found[:5])}{rest}; nothing was changed."

@@ -1,4 +1,4 @@
-"""Checks of one parameter before a step: its gradient, and the memory of what the step touches."""
+"""Checks of one parameter before a step: its gradient, and that its tensors can be read and written."""
 
 from __future__ import annotations
 
@@ -16,8 +16,17 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def check_gradient(owner: str, p: Tensor, state: Mapping[str, Any], *, differentiable: bool) -> None:
-    """Raise `ArgumentError` for a gradient of another layout, dtype, device or shape than its parameter's, and for
-    tensors that cannot be written."""
+    """Check that a gradient matches its parameter, and that all tensors can be written.
+
+    Args:
+        owner: Class of the optimizer, for messages.
+        p: The parameter, with a gradient.
+        state: Its state.
+        differentiable: Whether autograd records the step.
+
+    Raises:
+        ArgumentError: If the gradient differs in layout, dtype, device or shape, or a tensor cannot be written.
+    """
     grad = p.grad
     assert grad is not None
     if grad.layout != torch.strided:
@@ -29,26 +38,26 @@ def check_gradient(owner: str, p: Tensor, state: Mapping[str, Any], *, different
         )
     if differentiable and p.is_leaf and p.requires_grad:
         raise ArgumentError(
-            f"{owner}: differentiable=True writes the recorded step into the parameters, which must not be leaves "
-            f"that require gradients: give clones of them, got a leaf of shape {tuple(p.shape)}."
+            f"{owner}: parameters must not be leaves that require gradients with differentiable=True, which writes the "
+            f"recorded step into them, got a leaf of shape {tuple(p.shape)}; pass clones."
         )
     kept = {key: value for key, value in state.items() if isinstance(value, Tensor)}
     frozen = [key for key, value in kept.items() if value.is_inference() and key != "step"]
     frozen = ["the parameter", *frozen] if p.is_inference() else frozen
     if frozen and not torch.is_inference_mode_enabled():
         raise ArgumentError(
-            f"{owner}: {frozen[0]} of shape {tuple(p.shape)} was made in inference mode and cannot be changed "
-            "outside it; put a clone in its place."
+            f"{owner}: {frozen[0]} of shape {tuple(p.shape)} was made in inference mode and cannot be updated "
+            "outside it; replace it with a clone."
         )
     if any(map(_is_without_memory, (p, grad, *kept.values()))):
         raise ArgumentError(
-            f"{owner}: the memory of a parameter of shape {tuple(p.shape)}, of its gradient or of its state "
-            "was released (its storage has no bytes)."
+            f"{owner}: a parameter of shape {tuple(p.shape)}, its gradient and its state must have memory, got a "
+            "tensor whose storage was resized to zero bytes."
         )
 
 
 def _is_without_memory(x: Tensor) -> bool:
-    """True for a tensor whose storage was resized to nothing: whoever reads an element of it reads anything."""
+    """Check for a tensor whose storage was resized to zero bytes: reading it is undefined."""
     if type(x) not in _PLAIN or x.layout != torch.strided or x.data_ptr() != 0:
         return False
     return x.numel() > 0 and x.device.type != "meta" and not torch.compiler.is_compiling()

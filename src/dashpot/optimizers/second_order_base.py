@@ -375,18 +375,18 @@ class SecondOrder(Optimizer):
         return bool(self._between.ready)
 
     def _observe_products(self, step: Step) -> None:
-        ready, parts = self._between.ready or {}, step.part_of()
+        ready, groups = self._between.ready or {}, step.group_of()
         for i, owner in enumerate(step.owners):
             if owner not in ready:
                 continue
-            (v, hv), work, recipe = ready[owner], step.work(i), parts[i].recipe
-            scalars = parts[i].scalars[work.scalars_index]
-            if work.storage.is_stochastic:
+            (v, hv), tensor = ready[owner], step.tensor_step(i)
+            scalars = groups[i].scalars[tensor.scalars_index]
+            if tensor.storage.is_stochastic:
                 rng_key = torch.tensor(scalars.rng_key, dtype=torch.int32, device=v.device)
-                scalars = scalars._replace(rng_key=stream(rng_key, work.rng_stream, _OBSERVATION))
+                scalars = scalars._replace(rng_key=stream(rng_key, tensor.rng_stream, _OBSERVATION))
             seen = Observation(real_view(v), real_view(hv), owner.dim())
-            context = step.sharding.contexts.get(i, WHOLE_TENSOR)
-            observe_tensor(recipe, work.storage, scalars, work.p, seen, work.state, context)
+            context, recipe = step.sharding.contexts.get(i, WHOLE_TENSOR), groups[i].plan.recipe
+            observe_tensor(recipe, tensor.storage, scalars, tensor.p, seen, tensor.state, context)
 
     def _update_counters(self, done: int, attempted: bool, ready: dict[Tensor, tuple[Tensor, Tensor]] | None) -> None:
         """Update the counters after an applied step."""

@@ -1,4 +1,4 @@
-"""Who watches a step: hooks, a profiler, Dynamo. Mostly nobody, and a small model feels what watching costs."""
+"""Wrapping of `step` by torch and Dynamo, only when needed: a small model notices the overhead."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ __all__ = ["hook_step_if_needed", "is_dynamo_tracing"]
 
 
 def hook_step_if_needed(step: Callable[..., Any]) -> Callable[..., Any]:
-    """`step` inside torch's wrapper with hooks and a profiler's annotation where there is a hook or a profiler.
+    """Wrap `step` to run hooks and annotate the profile, as torch does, but only if there are hooks or a profiler.
 
-    The annotation costs a small model a fifth of a step, profiler or not.
+    The annotation takes a fifth of the step of a small model even without a profiler.
     """
     annotated = torch.optim.Optimizer.profile_hook_step(step)
 
     @wraps(step)
-    def watched(self: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> Any:
+    def wrapper(self: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_dynamo_compiling() or is_profiling() or has_step_hooks(self):
             return annotated(self, *args, **kwargs)
         return step(self, *args, **kwargs)
 
-    return watched
+    return wrapper
 
 
 def is_dynamo_tracing() -> bool:
-    """Whether Dynamo looks at frames that begin now; `torch.compiler.disable` costs a small step a tenth of it."""
+    """Check whether Dynamo would trace a call; `torch.compiler.disable` costs a tenth of a small step otherwise."""
     return torch.compiler.is_dynamo_compiling() or is_dynamo_active()

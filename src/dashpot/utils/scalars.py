@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dashpot.constraints import Scalar, is_numeric_tensor, is_unreadable
 
-__all__ = ["bound", "is_number", "is_numeric", "minimum", "read", "scalar_dtype", "typed_key", "where"]
+__all__ = ["bound", "is_immutable", "is_number", "is_numeric", "minimum", "read", "scalar_dtype", "typed_key", "where"]
 
 _MOST = 2**63 - 1  # largest integer torch can represent
 _PLAIN = (float, int, bool, str, type(None))
@@ -105,3 +105,8 @@ def is_numeric(value: Any) -> bool:
     if isinstance(value, tuple):
         return value != () and all(is_numeric(item) for item in value)
     return is_number(value) or isinstance(value, Tensor)
+
+
+def is_immutable(value: Any) -> bool:
+    """Check for a number, string, None or a tuple of them, which cannot change in place."""
+    return isinstance(value, _PLAIN) or (isinstance(value, tuple) and all(map(is_immutable, value)))
