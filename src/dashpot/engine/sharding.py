@@ -81,19 +81,19 @@ class ShardedTensorContext:
     """
 
     def __init__(self, spec: ShardSpec, count: int) -> None:
-        self._spec, self._count = spec, count
+        self._shard_spec, self._count = spec, count
 
     def mean(self, x: Tensor) -> Tensor:
         """Return the mean over all elements, 0-d."""
         if x.dim() == 0:
             return x
-        return (self._spec.all_reduce(x.sum(dtype=torch.float64)) / self._count).to(x.dtype)
+        return (self._shard_spec.all_reduce(x.sum(dtype=torch.float64)) / self._count).to(x.dtype)
 
     def norm(self, x: Tensor) -> Tensor:
         """Return the Frobenius norm, 0-d."""
         if x.dim() == 0:
             return x.abs()
-        return self._spec.all_reduce(x.to(torch.float64).square().sum()).sqrt().to(x.dtype)
+        return self._shard_spec.all_reduce(x.to(torch.float64).square().sum()).sqrt().to(x.dtype)
 
 
 class Sharding:
