@@ -67,7 +67,7 @@ def test_late_parameter_uses_existing_kernel(requested):
     assert len(requested) == 1
 
 
-# ---- explain_engine --------------------------------------------------------------------------------------------------
+# ---- explain_engine -------------------------------------------------------------------------------------------------
 
 
 def test_explain_engine_in_auto():

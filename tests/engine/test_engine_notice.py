@@ -66,7 +66,7 @@ CASES = {
     Peak: r"Peak: max with these arguments " + line(Peak, 1) + "use ctx.mean or ctx.norm",
     Rounded: r"Rounded: Tensor.round_ " + line(Rounded, 2) + "use round, which returns a new tensor",
     Weighted: r"a stage with a setting of unhashable type: 'list' .*; make every setting a number, a string or a tuple",
-    Threshold: r"Threshold: a Python decision on a scalar " + line(Threshold, 1) + r"compute it in scalars\(clock\)",
+    Threshold: r"Threshold: a Python branch on a scalar " + line(Threshold, 1) + r"compute it in scalars\(clock\)",
 }
 
 

@@ -1,4 +1,4 @@
-"""Tracing: what cannot be traced, that no number is written into a kernel, and passes over memory."""
+"""Tracing: untraceable operations, settings that stay variable in a kernel, and passes over memory."""
 
 import math
 import random
@@ -19,12 +19,12 @@ from dashpot.engine.program import DEFAULT_FORMAT
 
 pytestmark = pytest.mark.needs_compiler
 
-# ---- what cannot be traced ------------------------------------------------------------------------------------------
+# ---- untraceable operations -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class By(dp.Stage):
-    """A stage that does what it is told."""
+    """A stage that applies a function."""
 
     function: object = None
     beta: float = 0.25
@@ -33,12 +33,12 @@ class By(dp.Stage):
         return x._replace(v=self.function(x, c, ctx)), s
 
 
-def _assigned(v):
+def _assign(v):
     v[v < 0] = 0
     return v
 
 
-def _decided(x, c, ctx):
+def _branch(x, c, ctx):
     return x.v if x.v.sum() > 0 else -x.v
 
 
@@ -46,26 +46,26 @@ UNTRACEABLE = {
     "shape": (lambda x, c, ctx: x.v / x.v.shape[0], "Tensor.shape"),
     "numel": (lambda x, c, ctx: x.v / x.v.numel(), "Tensor.numel"),
     "item": (lambda x, c, ctx: x.v / (1 + x.v.abs().sum().item()), "Tensor.item"),
-    "decision": (_decided, "a Python decision on a tensor's value"),
-    "float": (lambda x, c, ctx: x.v / (1 + abs(float(x.v.sum()))), "reading into Python a tensor's value"),
-    "decision on a scalar": (lambda x, c, ctx: x.v if c.beta > 0 else -x.v, "a Python decision on a scalar"),
-    "scalar in Python": (lambda x, c, ctx: x.v * math.sqrt(c.beta), "reading into Python a scalar"),
+    "decision": (_branch, "a Python branch on a tensor's value"),
+    "float": (lambda x, c, ctx: x.v / (1 + abs(float(x.v.sum()))), "a Python conversion of a tensor's value"),
+    "decision on a scalar": (lambda x, c, ctx: x.v if c.beta > 0 else -x.v, "a Python branch on a scalar"),
+    "scalar in Python": (lambda x, c, ctx: x.v * math.sqrt(c.beta), "a Python conversion of a scalar"),
     "norm of order 1": (lambda x, c, ctx: x.v / x.v.norm(1), "a norm of order 1"),
     "unknown function": (lambda x, c, ctx: torch.digamma(x.v), "torch.digamma"),
     "unknown option": (lambda x, c, ctx: x.v.round(decimals=3), "round with these arguments"),
     "dimensions": (lambda x, c, ctx: x.v / x.v.dim(), "Tensor.dim"),
     "length": (lambda x, c, ctx: x.v / len(x.v), "the length of a tensor"),
     "new tensor": (lambda x, c, ctx: x.v + x.v.new_zeros(()), "Tensor.new_zeros"),
-    "another type": (lambda x, c, ctx: (x.v * 0).long() + x.v, "Tensor.long"),
-    "mean of truth": (lambda x, c, ctx: x.v / (1 + (x.v > 0).sum()), "sum of a vector of bool"),
-    "whole division": (lambda x, c, ctx: x.v + 0 * (x.v // 1.0), "division to whole numbers"),
+    "other dtype": (lambda x, c, ctx: (x.v * 0).long() + x.v, "Tensor.long"),
+    "sum of booleans": (lambda x, c, ctx: x.v / (1 + (x.v > 0).sum()), "sum of a vector of bool"),
+    "floor division": (lambda x, c, ctx: x.v + 0 * (x.v // 1.0), "floor division"),
     "unknown method": (lambda x, c, ctx: x.v.roll(1), "Tensor.roll"),
     "random": (lambda x, c, ctx: x.v + 0 * torch.rand_like(x.v), "torch.rand_like"),
     "random number": (lambda x, c, ctx: x.v * (1 + 0 * random.random()), None),
-    "another tensor": (lambda x, c, ctx: x.v * torch.ones(()), "a Tensor beside a traced tensor"),
+    "other tensor": (lambda x, c, ctx: x.v * torch.ones(()), "a Tensor combined with a traced tensor"),
     "negative integer": (lambda x, c, ctx: (-x.v.float().view(torch.int32) * 0).to(x.v.dtype) + x.v, "neg of i32"),
     "index": (lambda x, c, ctx: x.v[..., :] * 1, "indexing a tensor"),
-    "assignment": (lambda x, c, ctx: _assigned(x.v * 1), "assigning to elements of a tensor"),
+    "assignment": (lambda x, c, ctx: _assign(x.v * 1), "item assignment"),
     "sum over a dimension": (lambda x, c, ctx: x.v - x.v.sum(dim=0), "sum with these arguments"),
     "maximum over all": (lambda x, c, ctx: x.v / (1 + x.v.abs().max()), "max with these arguments"),
     "in place": (lambda x, c, ctx: x.v.clone().mul_(2), "Tensor.mul_"),
@@ -78,7 +78,7 @@ def by(function):
 
 @pytest.mark.filterwarnings("ignore:.* cannot be compiled, so engine=.compiled.:RuntimeWarning")
 @pytest.mark.parametrize("name", [name for name in UNTRACEABLE if name != "random number"])
-def test_what_cannot_be_traced_goes_eager_and_the_reason_is_named(name):
+def test_untraceable_stage_runs_eagerly_with_reason(name):
     function, reason = UNTRACEABLE[name]
     first, second = twins(by(function), parameters(shapes=((3, 2), (4,))))
     march((first, second), range(4))
@@ -88,8 +88,8 @@ def test_what_cannot_be_traced_goes_eager_and_the_reason_is_named(name):
 
 
 @pytest.mark.filterwarnings("ignore:.* cannot be compiled, so engine=.compiled.:RuntimeWarning")
-def test_a_random_number_is_not_written_into_a_kernel():
-    """A kernel would use the one that was drawn while tracing, at every step."""
+def test_random_constant_is_not_compiled():
+    """A kernel would repeat the number drawn during tracing."""
     p = torch.zeros(3, requires_grad=True)
     optimizer = by(lambda x, c, ctx: x.v * random.random())([p], engine="compiled", max_norm=1e9)
     moves = []
@@ -103,7 +103,7 @@ def test_a_random_number_is_not_written_into_a_kernel():
 
 
 @pytest.mark.parametrize("engine", ["eager", "compiled"])
-def test_a_direction_of_another_shape_is_refused(engine):
+def test_direction_of_different_shape_raises(engine):
     params = parameters(shapes=((4,),))
     optimizer = by(lambda x, c, ctx: x.v.reshape(2, 2))(params, engine=engine)
     before = values(params)
@@ -112,7 +112,7 @@ def test_a_direction_of_another_shape_is_refused(engine):
     assert distance(params, before) == 0
 
 
-def test_an_error_in_a_stage_is_named_whatever_the_engine():
+def test_error_in_stage_names_it_on_both_engines():
     for engine in ("eager", "compiled"):
         params = parameters()
         optimizer = by(lambda x, c, ctx: 1 / 0)(params, engine=engine)
@@ -121,7 +121,7 @@ def test_an_error_in_a_stage_is_named_whatever_the_engine():
         assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
 
-# ---- numbers of a stage are never written into a kernel -------------------------------------------------------------
+# ---- settings stay variable -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class FromItself(dp.Stage):
 
 @dataclass(frozen=True)
 class Derived(dp.Stage):
-    """Keeps a number that follows from its setting."""
+    """Stores a number derived from its setting."""
 
     beta: float = 0.5
 
@@ -179,7 +179,7 @@ class Branching(dp.Stage):
 
 @pytest.mark.filterwarnings("ignore:.* cannot be compiled, so engine=.compiled.:RuntimeWarning")
 @pytest.mark.parametrize("kind", [FromItself, Derived, ByProperty, ByScalars, Branching])
-def test_no_kernel_is_stale_after_a_setting_changed(kind):
+def test_changed_setting_reaches_kernel(kind):
     for beta in (0.5, 0.75, 0.25):
         first, second = twins(
             lambda ps, beta=beta, **how: dp.SGM.from_recipe(ps, dp.Recipe(dp.Filter(0.5), kind(beta), lr=0.1), **how),
@@ -192,7 +192,7 @@ def test_no_kernel_is_stale_after_a_setting_changed(kind):
 
 @dataclass(frozen=True)
 class Changing(dp.Stage):
-    """Other scalars at the first step than later."""
+    """Returns different scalars after the first step."""
 
     def scalars(self, clock):
         return {"a": 1.0, "b": 2.0} if clock.t == 1 else {"b": 2.0, "a": 1.0, "c": 0.5}
@@ -201,7 +201,7 @@ class Changing(dp.Stage):
         return x._replace(v=x.v * c.a), s
 
 
-def test_scalars_that_change_their_names_are_refused_before_anything_is_read():
+def test_changed_scalar_names_raise_before_any_write():
     params = parameters()
     optimizer = dp.SGM.from_recipe(params, dp.Recipe(Changing(), lr=0.1), engine="compiled")
     march([(params, optimizer)], range(1))
@@ -213,8 +213,8 @@ def test_scalars_that_change_their_names_are_refused_before_anything_is_read():
 
 
 @dataclass(frozen=True)
-class Worded(dp.Stage):
-    """A scalar that is no number."""
+class TextScalar(dp.Stage):
+    """A scalar that is not a number."""
 
     beta: float = 0.5
 
@@ -227,7 +227,7 @@ class Worded(dp.Stage):
 
 @dataclass(frozen=True)
 class Listing(dp.Stage):
-    """A setting without a hash."""
+    """An unhashable setting."""
 
     beta: float = 0.5
     weights: list = field(default_factory=lambda: [1.0, 2.0])
@@ -237,8 +237,8 @@ class Listing(dp.Stage):
 
 
 @pytest.mark.filterwarnings("ignore:.* cannot be compiled, so engine=.compiled.:RuntimeWarning")
-@pytest.mark.parametrize(("kind", "reason"), [(Worded, "Worded.scalars: how='fast'"), (Listing, "unhashable")])
-def test_strange_settings_go_eager(kind, reason):
+@pytest.mark.parametrize(("kind", "reason"), [(TextScalar, "TextScalar.scalars: how='fast'"), (Listing, "unhashable")])
+def test_non_numeric_settings_run_eagerly(kind, reason):
     first, second = twins(
         lambda ps, **how: dp.SGM.from_recipe(ps, dp.Recipe(dp.Filter(0.5), kind(), lr=0.1), **how), parameters()
     )
@@ -247,7 +247,7 @@ def test_strange_settings_go_eager(kind, reason):
     assert reason in fates(second[1])
 
 
-def test_stages_of_one_name_share_no_kernel():
+def test_stages_of_equal_name_have_separate_kernels():
     def stage(factor):
         def apply(self, x, s, c, ctx):
             return x._replace(v=x.v * factor), s
@@ -295,20 +295,20 @@ PLANS = {
 
 
 @pytest.mark.parametrize("name", PLANS)
-def test_passes_over_memory_and_bytes_for_each_element(name):
+def test_passes_and_bytes_per_element(name):
     recipe, count, size = PLANS[name]
     assert plan_of(recipe) == (count, size)
 
 
-def test_explain_engine_says_the_bytes():
+def test_explain_engine_reports_bytes():
     params = parameters(torch.float32)
     optimizer = dp.AdamW(params, engine="compiled")
     march([(params, optimizer)], range(1))
     assert fates(optimizer) == ("group 0: 3 tensors, 11 elements, float32: compiled, 28 bytes moved per element")
 
 
-def test_an_array_is_not_overwritten_before_the_last_pass_that_reads_it():
-    """The memory is needed, as it was, after the mean of something that depends on its new value."""
+def test_array_is_written_after_last_pass_that_reads_it():
+    """The old value of the slot is read after the mean of its new value."""
 
     @dataclass(frozen=True)
     class Late(dp.Stage):
@@ -330,7 +330,7 @@ def test_an_array_is_not_overwritten_before_the_last_pass_that_reads_it():
     assert plan_of(dp.Recipe(Late())) == (3, 36)
 
 
-def test_nothing_warns_where_everything_can_be_compiled():
+def test_traceable_recipe_does_not_warn():
     before = build.compilations()
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -63,7 +63,7 @@ def step_in_blocks(recipe: Recipe, works: Sequence[TensorStep], scalars: Sequenc
     return rest
 
 
-# ---- selection ---------------------------------------------------------------------------------------------------
+# ---- selection ------------------------------------------------------------------------------------------------------
 
 
 def _is_elementwise(recipe: Recipe) -> bool:
@@ -108,7 +108,7 @@ def _overlap(arrays: Iterator[Tensor]) -> bool:
     return any(first[1] > second[0] for first, second in pairwise(spans))
 
 
-# ---- stepping --------------------------------------------------------------------------------------------------------
+# ---- stepping -------------------------------------------------------------------------------------------------------
 
 
 class _Blocks:

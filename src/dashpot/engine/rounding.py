@@ -1,13 +1,13 @@
-"""Rounding to bfloat16 that loses nothing on average (stochastic) or almost nothing at all (split in two numbers).
+"""Rounding to bfloat16: stochastic (unbiased), or compensated by a second number (nearly lossless).
 
-A bfloat16 number has 8 significant bits, so a weight of 1 rounded to nearest ignores every step below 2^-9. Two known
-remedies, both computed in float32: round up or down at random so that the mean is right, or keep what the rounding
-lost in a second bfloat16 number and add it back before the next step. Zamirai et al. compare them in training.
+A bfloat16 number has 8 significant bits, so a weight of 1 rounded to nearest ignores every step below 2^-9. There are
+two known remedies, both computed in float32: rounding up or down at random with the correct mean, or storing the
+rounding error in a second bfloat16 number and adding it before the next step. Zamirai et al. compare them in training.
 
-Everything is elementwise int32 and float32 arithmetic on bit patterns. There is no generator with a state: noise is a
-hash of what it is for (seed, step, tensor, slot, element), so a resumed run continues bit for bit, and every engine
-and device gives the same bits. int32 arithmetic is meant modulo 2^32 throughout. Rounding never relies on a cast from
-float32 to bfloat16 and back, because a compiler may leave out such a pair.
+All operations are elementwise int32 and float32 arithmetic on bit patterns. The noise is stateless, a hash of (seed,
+step, tensor, slot, element), so a resumed run continues bit for bit, and all engines and devices give the same bits.
+int32 arithmetic is modulo 2^32. No operation relies on a cast from float32 to bfloat16 and back, because compilers may
+remove such pairs.
 
 Source: Zamirai et al., "Revisiting BFloat16 Training", arXiv 2010.06192; Kahan, "Further remarks on reducing
 truncation errors", Communications of the ACM 8(1), 1965.
@@ -31,15 +31,15 @@ _SEED = Interval(0, 2**63, "left", integer=True)
 
 
 def _signed(value: int) -> int:
-    """The 32-bit two's-complement number that is congruent to `value` modulo 2^32."""
+    """Return `value` modulo 2^32 as a signed 32-bit integer."""
     return (value + 2**31) % 2**32 - 2**31
 
 
-_GOLDEN = _signed(0x9E3779B9)  # 2^32 over the golden ratio, odd: its multiples spread evenly
+_GOLDEN = _signed(0x9E3779B9)  # 2^32 / golden ratio, odd: its multiples are equidistributed
 _FACTORS = _signed(0xED5AD4BB), _signed(0xAC4C1B51), _signed(0x31848BAB)
-_SPREAD = 0x7FEB352D
-_WORD, _NEXT = _signed(0x846CA68B), 0x42F6FBD2  # the factors _WORD + k _NEXT are odd, and each is a good multiplier
-_BLOCK, _QUARTER = 9, 7  # 512 elements share the 128 hashes of their block
+_MULTIPLIER = 0x7FEB352D
+_WORD, _NEXT = _signed(0x846CA68B), 0x42F6FBD2  # _WORD + k _NEXT is odd and a good multiplier for each k
+_BLOCK, _QUARTER = 9, 7  # log2: blocks of 512 elements share 128 hashes
 _UPPER_HALF = _signed(0xFFFF0000)
 _LOWER_HALF = 0x0000FFFF
 _TIE = 0x8000
@@ -48,7 +48,7 @@ _NAN = 0x7FC00000
 
 
 def _primitive(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Mark an operation that the kernel language has as a whole: a symbol keeps one node for it, as for torch's own."""
+    """Mark an operation that kernels implement as a primitive: tracing records one node, as for torch functions."""
 
     @functools.wraps(function)
     def dispatched(x: Any, *others: Any) -> Any:
@@ -59,14 +59,14 @@ def _primitive(function: Callable[..., Any]) -> Callable[..., Any]:
     return dispatched
 
 
-def _demand(owner: str, name: str, value: Tensor, dtype: torch.dtype) -> None:
-    """Raise `ArgumentError` unless `value` has this dtype: another one would change the arithmetic silently."""
+def _check_dtype(owner: str, name: str, value: Tensor, dtype: torch.dtype) -> None:
+    """Raise `ArgumentError` unless `value` has this dtype, as others would silently change the arithmetic."""
     if value.dtype != dtype:
         raise ArgumentError(f"{owner}: {name} must be a tensor of {dtype}, got {value.dtype}.")
 
 
 def _fold(x: Tensor, distance: int) -> Tensor:
-    """`x` xor its own upper bits, moved down by `distance` with zeros shifted in."""
+    """Return `x ^ (x >> distance)` with a logical shift."""
     return x ^ ((x >> distance) & (_MAGNITUDE >> (distance - 1)))
 
 
@@ -79,43 +79,46 @@ def _last_rounds(x: Tensor) -> Tensor:
 
 
 def mix(word: Tensor, salt: int | Tensor) -> Tensor:
-    """A new 32-bit word from `word` and a number: `hash(word + (salt + 1) * golden)`, modulo 2^32.
+    """Return `hash(word + (salt + 1) * golden)`, modulo 2^32.
 
-    For one word, different salts give different words (the hash and the multiplication are one-to-one).
+    For a fixed word this is injective in the salt, as the hash and the multiplication are bijective.
 
     Args:
         word: int32 tensor of any shape.
-        salt: a Python integer or an int32 tensor that broadcasts with `word`; taken modulo 2^32.
+        salt: A Python integer or an int32 tensor that broadcasts with `word`; reduced modulo 2^32.
 
     Returns:
         An int32 tensor.
 
     Raises:
-        ArgumentError: a tensor is not int32.
+        ArgumentError: If a tensor is not int32.
 
     Source: the three-round hash `triple32` of C. Wellons' hash prospector (https://github.com/skeeto/hash-prospector:
-    shifts 17, 11, 15, 14 and three multiplications); the walk in steps of the golden ratio of Steele, Lea and Flood,
+    shifts 17, 11, 15, 14 and three multiplications); the golden-ratio sequence of Steele, Lea and Flood,
     "Fast splittable pseudorandom number generators", OOPSLA 2014.
 
     >>> int(mix(torch.tensor(1, dtype=torch.int32), 0)) == int(mix(torch.tensor(1, dtype=torch.int32), 1))
     False
     """
-    _demand("mix", "word", word, torch.int32)
+    _check_dtype("mix", "word", word, torch.int32)
     if isinstance(salt, int):
         return _last_rounds(_first_round(word + _signed((salt + 1) * _GOLDEN)))
-    _demand("mix", "salt", salt, torch.int32)
+    _check_dtype("mix", "salt", salt, torch.int32)
     return _last_rounds(_first_round(word + (salt * _GOLDEN + _GOLDEN)))
 
 
 def seed_word(seed: int) -> int:
-    """The word a run starts from: any seed from 0 to 2^63 - 1, hashed to a signed 32-bit integer on the host.
+    """Hash a seed to a signed 32-bit integer on the host, the initial word of a run.
 
-    Neighbouring seeds give unrelated words. There are 2^32 words, so two given seeds share one with chance 2^-32.
+    Adjacent seeds give uncorrelated words. Two given seeds collide with probability 2^-32.
+
+    Args:
+        seed: Integer in [0, 2^63).
 
     Raises:
-        ArgumentError: `seed` is not an integer in [0, 2^63).
+        ArgumentError: If `seed` is not an integer in [0, 2^63).
 
-    Source: the 64-bit finaliser of SplitMix64 (Steele, Lea and Flood 2014; constants of D. Stafford's variant 13).
+    Source: the 64-bit finalizer of SplitMix64 (Steele, Lea and Flood 2014; constants of D. Stafford's variant 13).
 
     >>> seed_word(0), seed_word(1)
     (-501176263, 1853398634)
@@ -128,20 +131,20 @@ def seed_word(seed: int) -> int:
 
 
 def stream(word: int | Tensor, *numbers: int | Tensor) -> Tensor:
-    """The word of one stream of noise: `mix(mix(mix(word, step), tensor), slot)` and so on, in the given order.
+    """Return the word of a noise stream: `mix(mix(mix(word, step), tensor), slot)` and so on, in the given order.
 
-    Streams of different numbers are unrelated. As words have 32 bits, two given streams coincide with chance 2^-32:
-    in a long run some step of one tensor repeats the noise of another step of another tensor, which biases nothing.
+    Streams with different numbers are uncorrelated. Two given streams coincide with probability 2^-32; in a long run
+    some do, which causes no bias.
 
     Args:
         word: `seed_word(seed)`, or a 0-d int32 tensor with it.
-        numbers: Python integers or 0-d int32 tensors, such as step, number of the tensor, number of the slot.
+        numbers: Python integers or 0-d int32 tensors, such as the indices of step, tensor and slot.
 
     Returns:
         A 0-d int32 tensor.
 
     Raises:
-        ArgumentError: a tensor is not int32.
+        ArgumentError: If a tensor is not int32.
 
     >>> step = torch.tensor(3, dtype=torch.int32)
     >>> stream(seed_word(0), step, 2, 1) == stream(seed_word(0), 3, 2, 1)
@@ -154,54 +157,54 @@ def stream(word: int | Tensor, *numbers: int | Tensor) -> Tensor:
 
 
 def bits(index: Tensor, word: Tensor) -> Tensor:
-    """32 random bits: element `index` of the stream `word`.
+    """Return 32 random bits: element `index` of the stream `word`.
 
-    A second word, mixed from `word`, enters after the first round of the hash. Streams whose counters `index ^ word`
-    run over the same values therefore still differ.
+    A second word, mixed from `word`, is added after the first round of the hash, so that streams with the same set of
+    counters `index ^ word` differ.
 
     Args:
-        index: int32 tensor, the number of each element in its tensor.
+        index: int32 tensor, index of each element in its tensor.
         word: 0-d int32 tensor from `stream` (or one that broadcasts with `index`).
 
     Returns:
         An int32 tensor shaped like `index`.
 
     Raises:
-        ArgumentError: a tensor is not int32.
+        ArgumentError: If a tensor is not int32.
 
     >>> bits(torch.arange(2, dtype=torch.int32), stream(seed_word(0), 1))
     tensor([...], dtype=torch.int32)
     """
-    _demand("bits", "index", index, torch.int32)
+    _check_dtype("bits", "index", index, torch.int32)
     key = mix(word, 0)
     return _last_rounds(_first_round(index ^ word) ^ key)
 
 
 @_primitive
 def dither(index: Tensor, word: Tensor, key: Tensor) -> Tensor:
-    """32 bits for two numbers of `noise`: element `index` of the stream `word`, whose second word is `key`.
+    """Return 32 bits, for two numbers of `noise`: element `index` of the stream `word` with second word `key`.
 
-    Four elements of a block of 512, 128 apart, share one hash of their counter; each multiplies it by a factor of its
-    own. Products of one uniform word with two such factors are points of a lattice whose shortest vector is within 7%
-    of the longest possible: any two of the four are as good as independent, which is all that the variance of a sum of
-    roundings depends on. `bits` costs twice as much, and shares nothing.
+    Four elements of a block of 512, 128 apart, share one hash of their counter, multiplied by a different factor each.
+    Products of a uniform word with two of the factors form a lattice whose shortest vector is within 7% of the longest
+    possible, so any two of the four elements are practically independent. The variance of a sum of roundings depends on
+    pairs only. `bits` shares no hashes and costs twice as much.
 
     Source: shifts and the first two factors of C. Wellons' hash prospector (`lowbias32`); the choice of multipliers by
     the shortest lattice vector, the spectral test, of Knuth, "Seminumerical Algorithms", section 3.3.4.
     """
     counter = (index >> _BLOCK) * (1 << _QUARTER) + (index & ((1 << _QUARTER) - 1))
     quarter = (index >> _QUARTER) & 3
-    hashed = _fold(_fold(counter * _GOLDEN + word, 16) * _SPREAD, 15) ^ key
+    hashed = _fold(_fold(counter * _GOLDEN + word, 16) * _MULTIPLIER, 15) ^ key
     return _fold(hashed * (quarter * _NEXT + _WORD), 16)
 
 
 def noise(index: Tensor, word: Tensor, half: int = 0) -> Tensor:
-    """Uniform integers in [0, 65535]: element `index` of the stream `word`.
+    """Return uniform integers in [0, 65535]: element `index` of the stream `word`.
 
-    Each element of a stream has 32 bits, hence two independent numbers, `half` 0 and 1, for two slots.
+    Each element of a stream has 32 bits, hence two independent numbers, for two slots.
 
     Args:
-        index: int32 tensor, the number of each element in its tensor.
+        index: int32 tensor, index of each element in its tensor.
         word: 0-d int32 tensor from `stream` (or one that broadcasts with `index`).
         half: 0 for the lower 16 bits of the hash, 1 for the upper ones.
 
@@ -209,45 +212,45 @@ def noise(index: Tensor, word: Tensor, half: int = 0) -> Tensor:
         An int32 tensor shaped like `index`.
 
     Raises:
-        ArgumentError: a tensor is not int32.
+        ArgumentError: If a tensor is not int32.
 
     >>> noise(torch.arange(4, dtype=torch.int32), stream(seed_word(0), 1, 0, 0))
     tensor([...], dtype=torch.int32)
     """
-    _demand("noise", "index", index, torch.int32)
+    _check_dtype("noise", "index", index, torch.int32)
     return (dither(index, word, mix(word, 0)) >> (16 * half)) & _LOWER_HALF
 
 
 def _half(x: Tensor) -> Tensor:
-    """What to add for rounding to nearest, ties to even."""
+    """Return the addend for rounding to nearest, ties to even."""
     return ((x.view(torch.int32) >> 16) & 1) + (_TIE - 1)
 
 
 def _rounded(x: Tensor, addend: Tensor) -> Tensor:
-    """Bits whose upper half is the result: a carry out of the lower half rounds away from 0.
+    """Return bits whose upper half is the rounded number: a carry from the lower half rounds away from 0.
 
-    The carry could turn a nan into a zero, and the cut could turn it into an infinity.
+    Nans are replaced, as a carry could turn one into zero, and truncation into infinity.
     """
     return torch.where(torch.isnan(x), _NAN, x.view(torch.int32) + addend)
 
 
 def _upper(bits: Tensor) -> Tensor:
-    """The upper halves of 32 bits as bfloat16 numbers."""
+    """Return the upper halves as bfloat16 numbers."""
     return (bits >> 16).to(torch.int16).view(torch.bfloat16)
 
 
 @_primitive
 def stochastic(x: Tensor, noise: Tensor) -> Tensor:
-    """`x` rounded to one of the two bfloat16 numbers around it, with the mean exactly `x`.
+    """Round `x` to one of the two adjacent bfloat16 numbers, with mean exactly `x`.
 
-    Let `f` be the lower 16 bits of `x`, so that `f / 65536` is how far `x` lies from the neighbour nearer to 0 to the
-    one farther from 0. Adding `noise` carries into the upper bits for exactly `f` of its 65536 values. The result is
-    the farther neighbour with chance `f / 65536`, hence the mean is `x`, for subnormal numbers too.
+    Let `f` be the lower 16 bits of `x`, so that `f / 65536` is the relative position of `x` between the neighbor
+    towards 0 and the one away from 0. Adding `noise` carries into the upper bits for exactly `f` of its 65536 values.
+    The result is the neighbor away from 0 with probability `f / 65536`, so the mean is `x`, also for subnormals.
 
-    What bfloat16 holds stays as it is: zeros with their sign, infinities, and every number up to the largest finite
-    one, 3.3895e38. No `|x|` up to that number becomes infinite. A larger finite one becomes that number or infinity
-    by the same rule, as if infinity were 2^128 (to nearest, it would become infinite from half way on). A nan stays a
-    nan; its payload is not specified. The rule is symmetric: `stochastic(-x, noise) == -stochastic(x, noise)`.
+    Numbers representable in bfloat16 are unchanged: signed zeros, infinities, and every number up to the largest finite
+    one, 3.3895e38. No `|x|` up to that number becomes infinite. A larger finite number becomes that number or infinity
+    by the same rule, as if infinity were 2^128 (to nearest, it would become infinite from halfway on). A nan stays a
+    nan, with unspecified payload. The rule is odd: `stochastic(-x, noise) == -stochastic(x, noise)`.
 
     Args:
         x: float32 tensor.
@@ -257,7 +260,7 @@ def stochastic(x: Tensor, noise: Tensor) -> Tensor:
         A bfloat16 tensor shaped like `x`.
 
     Raises:
-        ArgumentError: a tensor has another dtype.
+        ArgumentError: If a tensor has a different dtype.
 
     Source: arXiv 2010.06192 (stochastic rounding of weight updates).
 
@@ -265,28 +268,28 @@ def stochastic(x: Tensor, noise: Tensor) -> Tensor:
     >>> bool(stochastic(x, n).double().mean() == x[0].double()), stochastic(x, n).unique().tolist()
     (True, [1.0, 1.0078125])
     """
-    _demand("stochastic", "x", x, torch.float32)
-    _demand("stochastic", "noise", noise, torch.int32)
+    _check_dtype("stochastic", "x", x, torch.float32)
+    _check_dtype("stochastic", "noise", noise, torch.int32)
     return _upper(_rounded(x, noise))
 
 
 def split(x: Tensor) -> tuple[Tensor, Tensor]:
-    """`x` as a bfloat16 number and a bfloat16 remainder: `high = nearest(x)`, `low = nearest(x - high)`.
+    """Split `x` into a bfloat16 number and remainder: `high = nearest(x)`, `low = nearest(x - high)`.
 
-    Ties go to even in `high`, as in torch, and away from zero in `low`, which is cheaper and as accurate.
+    Ties round to even in `high`, as in torch, and away from zero in `low`, which is cheaper and equally accurate.
 
     For `2^e <= |x| < 2^(e+1)` the remainder is at most `2^(e-8)` and exact in float32. Rounding it to 8 significant
     bits errs by at most `2^(e-17)`, and the sum in `join` is exact. Thus
 
         |join(*split(x)) - x| <= max(2^-17 |x|, 2^-134),
 
-    the second term where the remainder is subnormal (`|x| < 2^-117`). bfloat16 alone errs by up to `2^(e-8)`: the 16
-    bits more in memory give 9 significant bits more, 17 in all, and a step below `2^-17 |x|` can still be lost. This is
-    Kahan's compensated summation: a step computed as `split(join(high, low) + step)` adds to the next step what this
-    one could not store in `high`.
+    with the second term for a subnormal remainder (`|x| < 2^-117`). bfloat16 alone errs by up to `2^(e-8)`: 16 more
+    bits of memory give 9 more significant bits, 17 in all, and a step below `2^-17 |x|` can still be lost. This is
+    Kahan's compensated summation: a step computed as `split(join(high, low) + step)` adds the rounding error of `high`
+    to the next step.
 
-    `high` is always `x.to(torch.bfloat16)`. Where it is infinite or nan, `low` is 0, so that `join` gives `high` back;
-    finite `x` from 3.3962e38 on become infinite, as in any rounding to nearest. A weight of -0 comes back as +0.
+    `high` is always `x.to(torch.bfloat16)`. If it is infinite or nan, `low` is 0, so that `join` returns `high`; finite
+    `x` from 3.3962e38 on become infinite, as in any rounding to nearest. `join` returns +0 for -0.
 
     Args:
         x: float32 tensor.
@@ -295,7 +298,7 @@ def split(x: Tensor) -> tuple[Tensor, Tensor]:
         `high` and `low`, bfloat16 tensors shaped like `x`.
 
     Raises:
-        ArgumentError: `x` is not float32.
+        ArgumentError: If `x` is not float32.
 
     Source: Kahan 1965; arXiv 2010.06192 (Kahan summation of weight updates).
 
@@ -303,22 +306,22 @@ def split(x: Tensor) -> tuple[Tensor, Tensor]:
     >>> high.tolist(), low.tolist()
     ([1.0, inf], [0.00099945068359375, 0.0])
     """
-    _demand("split", "x", x, torch.float32)
+    _check_dtype("split", "x", x, torch.float32)
     return high_and_low(x)
 
 
 @_primitive
 def high_and_low(x: Tensor) -> tuple[Tensor, Tensor]:
-    """`split`, of what is known to be float32."""
+    """Split a float32 tensor, as `split` without the check."""
     bits = _rounded(x, _half(x))
     remainder = x - (bits & _UPPER_HALF).view(torch.float32)
-    # Where `high` is infinite or nan the remainder is so too, and 0 takes its place.
+    # If `high` is infinite or nan, so is the remainder, which becomes 0.
     low = torch.where(remainder.abs() < torch.inf, remainder.view(torch.int32) + _TIE, 0)
     return _upper(bits), _upper(low)
 
 
 def join(high: Tensor, low: Tensor) -> Tensor:
-    """The float32 number that `split` took apart: `high + low`, exact for a pair from `split`.
+    """Return the float32 number `high + low`, exact for a pair from `split`.
 
     Args:
         high: bfloat16 tensor.
@@ -328,7 +331,7 @@ def join(high: Tensor, low: Tensor) -> Tensor:
         A float32 tensor.
 
     Raises:
-        ArgumentError: a tensor is not bfloat16.
+        ArgumentError: If a tensor is not bfloat16.
 
     Source: Kahan 1965.
 
@@ -338,6 +341,6 @@ def join(high: Tensor, low: Tensor) -> Tensor:
     >>> bool((w - 2).abs() < 1000 * (2**-17 + 2**-24))
     True
     """
-    _demand("join", "high", high, torch.bfloat16)
-    _demand("join", "low", low, torch.bfloat16)
+    _check_dtype("join", "high", high, torch.bfloat16)
+    _check_dtype("join", "low", low, torch.bfloat16)
     return high.to(torch.float32) + low.to(torch.float32)

@@ -1,4 +1,4 @@
-"""From traced operations to C++: one struct for each variant of a recipe, and the functions that a library exports."""
+"""C++ code generation: one struct per variant of a recipe, and the exported functions of the library."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["FIRST_SLOT", "GRADIENT", "STEP", "WEIGHT", "columns", "source"]
 TYPES = {"f32": "float", "f64": "double", "number": "double", "bf16": "bf16", "f16": "_Float16"}
 TYPES |= {"i32": "int32_t", "i16": "int16_t", "bool": "bool"}
 
-# The columns of a table's row: elements, row of scalars, number of the tensor, then the addresses; as in tables.h.
+# Columns of a table row: element count, scalar row, stream number, then addresses; as in tables.h.
 WEIGHT, GRADIENT, STEP, FIRST_SLOT = 3, 4, 5, 6
 
 _INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
@@ -30,16 +30,16 @@ _MATHS = (
 )
 _MATHS += "floor ceil trunc pow atan2 hypot copysign fmod fmax fmin signbit"
 _CALLS |= {name: f"maths::{name}" for name in ("abs", *_MATHS.split())}
-_CALLS["round"] = "maths::nearbyint"  # halves to even, as in torch
+_CALLS["round"] = "maths::nearbyint"  # half to even, as in torch
 
 
 def columns(slots: Sequence[str]) -> int:
-    """How many columns a table has for a recipe with these slots."""
+    """Return the number of columns of a table for these slots."""
     return FIRST_SLOT + len(slots)
 
 
 def source(variants: Sequence[Trace], gradient: str, compute: str) -> str:
-    """The whole text of a kernel library: `step_0`, `step_1`, ... for the variants, and `measure`."""
+    """Return the source of a kernel library: `step_0`, `step_1`, ... for the variants, and `measure_gradients`."""
     headers = [_header("runtime.h"), _header("tables.h")]
     structs = [_struct(f"Variant{number}", trace) for number, trace in enumerate(variants)]
     width = columns(_slots(variants[0]))
@@ -111,7 +111,7 @@ def _struct(name: str, trace: Trace) -> str:
 
 
 class _Writer:
-    """Writes the statements of one variant."""
+    """Generates the statements of one variant."""
 
     def __init__(self, trace: Trace, sums: Mapping[int, int]) -> None:
         self._kinds, self._per_tensor, self._sums = trace.kinds, trace.per_tensor, sums
@@ -159,7 +159,7 @@ class _Writer:
         if symbol.op == "dither":
             return f"wrap(b{self._draws[id(symbol)]})"
         names = [self._name(argument) for argument in symbol.args]
-        if symbol.kind == "i32" and symbol.op in _INFIX:  # torch's integers wrap; C++'s signed ones may not
+        if symbol.kind == "i32" and symbol.op in _INFIX:  # signed overflow wraps in torch and is undefined in C++
             return f"wrap((uint32_t){names[0]} {_INFIX[symbol.op]} (uint32_t){names[1]})"
         if symbol.op in _OPERATORS:
             return f"{names[0]} {_OPERATORS[symbol.op]} {names[1]}"
@@ -212,11 +212,11 @@ _TEMPLATES = {
     "rsqrt": "{kind}(1) / maths::sqrt({0})",
     "sigmoid": "{kind}(1) / ({kind}(1) + maths::exp(-{0}))",
 }
-_ARITHMETIC = ("add", "sub", "mul", "div", "sqrt")  # what they give is never a signalling NaN
+_ARITHMETIC = ("add", "sub", "mul", "div", "sqrt")  # never a signaling nan
 
 
 def _form(symbol: Symbol) -> str:
-    """Which of the templates an operation takes: some have a quicker one for operands of a certain kind."""
+    """Return the template of an operation; some have a faster one for certain operands."""
     if symbol.op == "not" and symbol.kind == "i32":
         return "flip"
     if symbol.op in ("stochastic", "high") and symbol.args[0].op not in _ARITHMETIC:
@@ -227,7 +227,7 @@ def _form(symbol: Symbol) -> str:
 
 
 def _never_nan(bound: Symbol) -> bool:
-    """True for a constant and for the limit of `clip_value`, which is checked where it is set."""
+    """Check for a constant or `clip_value`, which is validated when set."""
     while bound.op in ("cast", "neg"):
         bound = bound.args[0]
     if bound.op == "constant":

@@ -1,6 +1,6 @@
-"""The functions and methods of torch that kernels have, in terms of symbols, with torch's types and special values.
+"""Functions and methods of torch on symbols, with torch's type promotion and special values.
 
-docs/own-stage.md lists them; a test compares the two.
+They are listed in docs/own-stage.md, which a test compares with this module.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from dashpot.engine.native.symbols import (
 )
 from dashpot.engine.native.untraceable import unsupported
 
-__all__ = ["FUNCTIONS", "OTHER_NAMES"]
+__all__ = ["ALIASES", "FUNCTIONS"]
 
 _SAME_SIZE = ({"f32", "i32"}, {"bf16", "i16"})
 
 
-# ---- choices --------------------------------------------------------------------------------------------------------
+# ---- selection ------------------------------------------------------------------------------------------------------
 
 
 def _where(condition: Any, yes: Any, no: Any) -> Symbol:
@@ -53,11 +53,11 @@ def _where(condition: Any, yes: Any, no: Any) -> Symbol:
 
 def _check_condition(name: str, condition: Any) -> None:
     if not isinstance(condition, Symbol) or condition.kind != "bool":
-        raise UntraceableError(f"{name} on what is no comparison", "compare first, as in x != 0")
+        raise UntraceableError(f"{name} with a condition that is not boolean", "compare first, as in x != 0")
 
 
 def _kind_of_numbers(*values: Any) -> str:
-    """The kind of the tensor that torch makes of Python numbers; its int64 is an i32 here, large enough for them."""
+    """Return the kind of a tensor of Python numbers; i32 suffices for torch's int64."""
     if all(isinstance(value, bool) for value in values):
         return "bool"
     return "i32" if all(isinstance(value, int) for value in values) else default_kind()
@@ -67,7 +67,7 @@ def _masked_fill(x: Symbol, mask: Any, value: Any) -> Symbol:
     _check_condition("masked_fill", mask)
     value = x.graph.symbol(value)
     if value.vector:
-        raise UntraceableError("masked_fill with one value per element", "use torch.where")
+        raise UntraceableError("masked_fill with a tensor of values", "use torch.where")
     return x.graph.node("where", (mask, cast(value, x.kind), x), x.kind, vector=x.vector or mask.vector)
 
 
@@ -88,7 +88,7 @@ def _bounded(op: str, x: Symbol, bound: Any) -> Symbol:
 
 
 def _larger(op: str, a: Any, b: Any) -> Symbol:
-    if type(b) is not Symbol:  # torch takes a number for a dimension
+    if type(b) is not Symbol:  # torch interprets a number as a dimension
         raise unsupported("max", f"{op} along a dimension")
     return float_only(op, a, b)
 
@@ -106,7 +106,7 @@ def _check_float(name: str, x: Any) -> None:
         raise UntraceableError(f"{name} of {x.kind if isinstance(x, Symbol) else 'a number'}")
 
 
-# ---- truth values ---------------------------------------------------------------------------------------------------
+# ---- booleans -------------------------------------------------------------------------------------------------------
 
 
 def _logical(op: str) -> Callable[..., Symbol]:
@@ -115,7 +115,7 @@ def _logical(op: str) -> Callable[..., Symbol]:
 
 def _truth(x: Any) -> Symbol:
     if not isinstance(x, Symbol) or x.kind not in (*FLOATS, "i32", "bool"):
-        raise UntraceableError("a truth value of a number")
+        raise UntraceableError("the truth value of a number")
     return cast(x, "bool")
 
 
@@ -141,7 +141,7 @@ def _signbit(x: Symbol) -> Symbol:
 
 
 def _remainder(a: Any, b: Any) -> Symbol:
-    """The remainder with the sign of the divisor."""
+    """Record the remainder with the sign of the divisor."""
     rest = float_only("fmod", a, b)
     b = rest.graph.symbol(b)
     other_sign = compare("ne", compare("lt", b, 0), compare("lt", rest, 0))
@@ -166,14 +166,14 @@ def _compared(op: str) -> Callable[..., Symbol]:
     return lambda a, b: compare(op, a, b)
 
 
-# ---- the whole tensor -----------------------------------------------------------------------------------------------
+# ---- reductions -----------------------------------------------------------------------------------------------------
 
 
-def _total(op: str, x: Symbol, dtype: torch.dtype | None) -> Symbol:
-    """A sum over the whole tensor, in double, then in the kind asked for."""
+def _reduce(op: str, x: Symbol, dtype: torch.dtype | None) -> Symbol:
+    """Record a reduction over the whole tensor, summed in double, in kind `dtype`."""
     if not x.vector or x.kind not in FLOATS:
-        what = f"{op} of {'a vector' if x.vector else 'a number'} of {x.kind}"
-        raise UntraceableError(what, "convert it first, as in .to(x.v)" if x.vector else "it is one number already")
+        hint = "convert it first, as in .to(x.v)" if x.vector else "it is a single number already"
+        raise UntraceableError(f"{op} of {'a vector' if x.vector else 'a number'} of {x.kind}", hint)
     total = x.graph.node("sum", (x,), "number", vector=False, level=x.level + 1)
     if op == "mean":
         total = x.graph.node("div", (total, x.graph.node("count", (), "number", vector=False)), "number", vector=False)
@@ -183,11 +183,11 @@ def _total(op: str, x: Symbol, dtype: torch.dtype | None) -> Symbol:
 
 
 def _mean(x: Symbol, *, dtype: torch.dtype | None = None) -> Symbol:
-    return _total("mean", x, dtype)
+    return _reduce("mean", x, dtype)
 
 
 def _sum(x: Symbol, *, dtype: torch.dtype | None = None) -> Symbol:
-    return _total("sum", x, dtype)
+    return _reduce("sum", x, dtype)
 
 
 def _norm(x: Symbol, ord: Any = 2, *, p: Any = None, dtype: torch.dtype | None = None) -> Symbol:
@@ -195,7 +195,7 @@ def _norm(x: Symbol, ord: Any = 2, *, p: Any = None, dtype: torch.dtype | None =
     if order not in (2, "fro", None):
         raise unsupported("norm", f"a norm of order {order}")
     wide = cast(x, "f64")  # squares of large float32 numbers overflow
-    return _total("norm", wide * wide, dtype or DTYPES[x.kind])
+    return _reduce("norm", wide * wide, dtype or DTYPES[x.kind])
 
 
 # ---- types ----------------------------------------------------------------------------------------------------------
@@ -213,10 +213,10 @@ def _to(x: Symbol, *args: Any, dtype: Any = None, device: Any = None, tensor: An
             device = value
         elif not isinstance(value, (bool, type(None))):
             raise UntraceableError(
-                f"Tensor.to with a {type(value).__name__}", "give a dtype or a tensor, as in .to(x.v)"
+                f"Tensor.to with a {type(value).__name__}", "pass a dtype or a tensor, as in .to(x.v)"
             )
     if device is not None and torch.device(device).type != "cpu":
-        raise UntraceableError("Tensor.to another device", "stay on the device of x.v")
+        raise UntraceableError("Tensor.to a different device", "stay on the device of x.v")
     return x if dtype is None else cast(x, kind_of(dtype))
 
 
@@ -234,13 +234,13 @@ def _cast_to(kind: str) -> Callable[..., Symbol]:
 
 def _view(x: Symbol, dtype: Any) -> Symbol:
     if not isinstance(dtype, torch.dtype) or not any({x.kind, kind_of(dtype)} <= pair for pair in _SAME_SIZE):
-        raise unsupported("view", "Tensor.view to another shape")
+        raise unsupported("view", "Tensor.view with a different shape")
     return x.graph.node("bitcast", (x,), kind_of(dtype), vector=x.vector)
 
 
 def _full_like(x: Symbol, fill_value: Any, *, dtype: torch.dtype | None = None, **options: Any) -> Symbol:
     if options.keys() - {"memory_format"}:
-        raise UntraceableError("a new tensor with options", "leave the options out")
+        raise UntraceableError("a new tensor with options", "omit the options")
     value = x.graph.symbol(fill_value)
     return x.graph.node("fill", (value,), x.kind if dtype is None else kind_of(dtype), vector=x.vector or value.vector)
 
@@ -259,7 +259,7 @@ _MATHS += "erf erfc sigmoid floor ceil trunc round"
 _TWO = "maximum minimum fmax fmin atan2 hypot copysign fmod"
 _COMPARED = ("lt", "le", "gt", "ge", "eq", "ne")
 
-# Function and method of a name are the same, but for those with a method of their own under "Tensor.name".
+# Functions and methods by name; a method that differs from the function is under "Tensor.name".
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     **{name: _function(name) for name in _MATHS.split()},
     **{name: _of_two(name) for name in _TWO.split()},
@@ -331,7 +331,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "detach": _same,
     "contiguous": _same,
 }
-OTHER_NAMES = {
+ALIASES = {
     "absolute": "abs",
     "negative": "neg",
     "subtract": "sub",
@@ -355,4 +355,4 @@ OTHER_NAMES = {
     "linalg_norm": "norm",
     "vector_norm": "norm",
 }
-FUNCTIONS |= {name: FUNCTIONS[known] for name, known in OTHER_NAMES.items()}
+FUNCTIONS |= {alias: FUNCTIONS[name] for alias, name in ALIASES.items()}

@@ -147,7 +147,7 @@ def _check_fields(stages: Sequence[BoundStage], scalars: StepScalars, fields: Se
             )
 
 
-# ---- lookup ---------------------------------------------------------------------------------------------------
+# ---- lookup ---------------------------------------------------------------------------------------------------------
 
 _KERNELS: dict[Hashable, Kernel | UntraceableError] = {}
 
@@ -218,7 +218,7 @@ def _bound(recipe: Recipe, active: tuple[bool, ...]) -> tuple[BoundStage, ...]:
     return tuple(BoundStage.of(stage) for stage, on in zip(recipe.stages, active, strict=True) if on)
 
 
-# ---- warnings --------------------------------------------------------------------------------------------
+# ---- warnings -------------------------------------------------------------------------------------------------------
 
 _warned: set[str] = set()
 

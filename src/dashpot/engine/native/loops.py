@@ -1,9 +1,9 @@
-"""The C++ of one phase: what is computed before the loop over a chunk's elements, the loop itself, and what follows.
+"""C++ of one phase, the implementation of a pass: statements before the loop over a chunk, the loop, and after it.
 
-The plain loop takes an element at a time and leaves the vectors to the compiler. Where numbers are rounded at random,
-it runs in blocks whose random bits are made first; where the gradient is scaled or limited, in blocks for which that is
-done first. Where every array holds bfloat16, an iteration takes two neighbouring elements as one word of 32 bits: the
-compiler then needs no vectors of 16-bit numbers and no instructions to spread and pack them.
+The plain loop processes one element per iteration and is vectorized by the compiler. With stochastic rounding it runs
+in blocks whose random bits are generated first; with scaled or clipped gradients, in blocks whose gradients are
+prepared first. If all arrays are bfloat16, an iteration processes two adjacent elements as one 32-bit word, which
+avoids vectors of 16-bit numbers and instructions that pack and unpack them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["Array", "Body", "indented", "phase"]
 
 
 class Array(NamedTuple):
-    """An array of a table's row: its column, its C++ type, and whether the phase writes it."""
+    """An array in a table row: its column, its C++ type, and whether the phase writes it."""
 
     column: int
     kind: str
@@ -34,13 +34,13 @@ class Body(NamedTuple):
     """The statements of a phase.
 
     Args:
-        before: What is the same for all elements.
-        inside: An element's statements, which call its numbers `e3`, `e4`, ... by column, and its random bits `b0`,
-            `b1`, ...
-        sums: The numbers of the sums that are formed: the statements add to `total0`, ...
-        draws: For each number of random bits, the names of the two words that it is made from.
-        gradient, prepared: The column of the gradient, and its scale and limit where these are to be applied before the
-            loop.
+        arrays: Arrays that are read or written.
+        before: Statements that are equal for all elements.
+        inside: Statements of an element, with its values `e3`, `e4`, ... by column, and its random bits `b0`, `b1`, ...
+        sums: Numbers of the sums: the statements add to `total0`, ...
+        draws: Names of the two words that each set of random bits is computed from.
+        gradient: Column of the gradient.
+        prepared: Expressions of scale and clip value if they are applied ahead of the loop, else None.
     """
 
     arrays: Sequence[Array]
@@ -104,7 +104,7 @@ if (as_it_is({scale}, {limit})) {{
 
 
 def phase(number: int, body: Body) -> str:
-    """The function `phase_<number>` of a variant."""
+    """Return the function `phase_<number>` of a variant."""
     body = body if any(a.column == body.gradient for a in body.arrays) else body._replace(prepared=None)
     before = [*(a.pointer() for a in body.arrays), *body.before, *(f"double total{s} = 0;" for s in body.sums)]
     if paired(body.arrays):
@@ -121,7 +121,7 @@ def phase(number: int, body: Body) -> str:
 
 
 def paired(arrays: Sequence[Array]) -> bool:
-    """True where two elements are taken as one word."""
+    """Check whether two elements are processed as one word."""
     return all(array.kind == "bf16" for array in arrays)
 
 
@@ -191,7 +191,7 @@ def _words(body: Body, *, limited: bool) -> str:
 
 
 def _wide(body: Body, array: Array) -> bool:
-    """True for the gradient where its scale and limit are applied to it as it is loaded."""
+    """Check for the gradient if it is scaled and clipped when loaded."""
     return body.prepared is not None and array.column == body.gradient
 
 
@@ -217,5 +217,5 @@ def _reduction(body: Body) -> str:
 
 
 def indented(lines: Iterable[str], by: int) -> str:
-    """Lines of C++ with `by` spaces before each, but for pragmas."""
+    """Indent lines of C++ by `by` spaces, except for pragmas."""
     return "\n".join(line if line.startswith("#") else " " * by + line for line in lines)

@@ -1,4 +1,4 @@
-"""The operations of `dashpot.engine.rounding` that kernels have as a whole, in terms of symbols."""
+"""Primitive operations of `dashpot.engine.rounding` on symbols."""
 
 from __future__ import annotations
 

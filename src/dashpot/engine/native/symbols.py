@@ -1,12 +1,11 @@
-"""Tracing by running: symbols stand in for tensors, and a stage's own maths, run on them, writes down the operations.
+"""Symbols: stand-ins for tensors that record the operations of a stage.
 
-A symbol is a vector (one number for each element of a tensor) or uniform (one number for the whole tensor). Its kind
-is what the number is: `f32`, `f64`, `bf16`, `f16`, `i32`, `bool`, or `number` for a step's scalar, which behaves as a
-Python number does beside a tensor: it takes the tensor's precision, and stays a double beside other numbers. Results
-therefore have the precision they have in the eager engine.
+A symbol is a vector (one value per element of a tensor) or uniform (one value per tensor). Its kind is its type: `f32`,
+`f64`, `bf16`, `f16`, `i32`, `bool`, or `number` for a step's scalar, which is promoted as a Python number: to the
+tensor's precision in an operation with a tensor, and to double with other numbers. So results have the same precision
+as in the eager engine.
 
-Whatever a vector's shape or another element's value decides cannot be traced; it raises `UntraceableError`, and the
-eager engine does the work instead.
+Operations that depend on shapes or on values in Python raise `UntraceableError`, and the eager engine is used.
 """
 
 from __future__ import annotations
@@ -53,24 +52,24 @@ KINDS = {
 }
 DTYPES = {kind: dtype for dtype, kind in KINDS.items()}
 FLOATS = ("f32", "f64")
-_STORED = ("bf16", "f16", "i16")  # only stored and converted
+_STORED = ("bf16", "f16", "i16")  # no arithmetic
 
 
 def kind_of(dtype: torch.dtype) -> str:
-    """The kind of a dtype; `UntraceableError` for one that kernels do not hold."""
+    """Return the kind of a dtype; raise `UntraceableError` for an unsupported one."""
     if dtype not in KINDS:
         raise UntraceableError(f"tensors of {dtype}", "use float16, bfloat16, float32 or float64")
     return KINDS[dtype]
 
 
 class Graph:
-    """The operations of one trace. Equal operations are one node."""
+    """The operations of one trace, without duplicates."""
 
     def __init__(self) -> None:
         self._nodes: dict[tuple[Any, ...], Symbol] = {}
 
     def node(self, op: str, args: tuple[Any, ...], kind: str, *, vector: bool, level: int | None = None) -> Symbol:
-        """The symbol of an operation; `level` is how many reductions must be complete before it can be computed."""
+        """Return the symbol of an operation; `level` is the number of reductions to complete before it."""
         key = (op, kind, *(id(a) if isinstance(a, Symbol) else repr(a) for a in args))
         if key not in self._nodes:
             if level is None:
@@ -85,11 +84,11 @@ class Graph:
         )
 
     def constant(self, value: float) -> Symbol:
-        """A Python number written in the stage."""
+        """Return a constant of the stage."""
         return self.node("constant", (value,), "number", vector=False)
 
     def symbol(self, value: Any) -> Symbol:
-        """`value` as a symbol."""
+        """Convert `value` to a symbol."""
         if isinstance(value, Symbol):
             return value
         value = plain(value)
@@ -97,51 +96,51 @@ class Graph:
             if isinstance(value, int) and abs(value) >= 2**31:
                 raise UntraceableError(f"the integer {value}")
             return self.constant(value)
-        what = type(value).__name__
-        raise UntraceableError(f"a {what} beside a traced tensor", "use a Python number, a setting or a slot")
+        operation = f"a {type(value).__name__} combined with a traced tensor"
+        raise UntraceableError(operation, "use a Python number, a setting or a slot")
 
 
 class Symbol:
-    """One value of a trace, with the arithmetic and the functions of a torch tensor."""
+    """One value of a trace, with the operators and functions of a tensor."""
 
     __slots__ = ("args", "graph", "kind", "level", "op", "vector")
-    __array_ufunc__ = None  # a numpy number in front leaves the operation to the symbol
+    __array_ufunc__ = None  # numpy scalars on the left defer to the symbol
 
     def __init__(self, graph: Graph, op: str, args: tuple[Any, ...], kind: str, *, vector: bool, level: int) -> None:
         self.graph, self.op, self.args, self.kind, self.vector, self.level = graph, op, args, kind, vector, level
 
     @property
     def device(self) -> torch.device:
-        """Kernels run on the CPU alone."""
+        """The CPU, as kernels run there only."""
         return torch.device("cpu")
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the tensor that this stands for."""
+        """The dtype of the tensor."""
         if self.kind == "number":
             raise UntraceableError("the dtype of a number")
         return DTYPES[self.kind]
 
-    # ---- what a kernel cannot know ----------------------------------------------------------------------------------
+    # ---- values unknown during tracing ------------------------------------------------------------------------------
 
     def __bool__(self) -> bool:
-        raise self._read("a Python decision on", "use torch.where")
+        raise self._value_error("a Python branch on", "use torch.where")
 
     def __float__(self) -> float:
-        raise self._read("reading into Python", "use the function of torch")
+        raise self._value_error("a Python conversion of", "use the function of torch")
 
     __int__ = __index__ = __complex__ = __float__  # type: ignore[assignment]
 
-    def _read(self, what: str, cure: str) -> UntraceableError:
-        if self.level == 0 and _of_scalars(self):
-            return UntraceableError(f"{what} a scalar", "compute it in scalars(clock), from Python numbers")
-        return UntraceableError(f"{what} a tensor's value", cure)
+    def _value_error(self, operation: str, hint: str) -> UntraceableError:
+        if self.level == 0 and _is_scalar_expression(self):
+            return UntraceableError(f"{operation} a scalar", "compute it in scalars(clock), from Python numbers")
+        return UntraceableError(f"{operation} a tensor's value", hint)
 
     def __getitem__(self, key: Any) -> Any:
         raise unsupported("narrow", "indexing a tensor")
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        raise UntraceableError("assigning to elements of a tensor", "use torch.where")
+        raise UntraceableError("item assignment", "use torch.where")
 
     def __len__(self) -> int:
         raise unsupported("shape", "the length of a tensor")
@@ -206,7 +205,7 @@ class Symbol:
         return _called("remainder", other, self)
 
     def __floordiv__(self, other: Any) -> Symbol:
-        raise unsupported("floor_divide", "division to whole numbers")
+        raise unsupported("floor_divide", "floor division")
 
     __rfloordiv__ = __floordiv__
 
@@ -271,12 +270,12 @@ class Symbol:
 
 
 def graph_of(*values: Any) -> Graph:
-    """The graph that the symbols among `values` belong to."""
+    """Return the graph of the first symbol among `values`."""
     return next(value.graph for value in values if isinstance(value, Symbol))
 
 
 def common(symbols: Iterable[Symbol]) -> str:
-    """torch's type promotion, for the kinds a stage meets: vectors decide over single tensors, tensors over numbers."""
+    """Return torch's type promotion: vectors take precedence over uniform tensors, tensors over numbers."""
     symbols = list(symbols)
     for kind in _STORED:
         if any(s.kind == kind for s in symbols):
@@ -294,17 +293,17 @@ def common(symbols: Iterable[Symbol]) -> str:
 
 
 def default_kind() -> str:
-    """The kind in which torch computes with fractions where no operand says which."""
+    """Return the kind of torch's default dtype, for operations without a floating operand."""
     kind = kind_of(torch.get_default_dtype())
     if kind not in FLOATS:
         raise UntraceableError(f"arithmetic in {kind}; convert to float32 first")
     return kind
 
 
-def _of_scalars(symbol: Symbol) -> bool:
-    """True for what is computed from a step's scalars and constants alone."""
+def _is_scalar_expression(symbol: Symbol) -> bool:
+    """Check for a function of scalars and constants only."""
     operands = [a for a in symbol.args if isinstance(a, Symbol)]
-    return symbol.op in ("scalar", "constant") or (bool(operands) and all(map(_of_scalars, operands)))
+    return symbol.op in ("scalar", "constant") or (bool(operands) and all(map(_is_scalar_expression, operands)))
 
 
 def _integral(symbol: Symbol) -> bool:
@@ -312,14 +311,14 @@ def _integral(symbol: Symbol) -> bool:
 
 
 def cast(x: Symbol, kind: str) -> Symbol:
-    """`x` in another kind."""
+    """Convert `x` to a kind."""
     if x.kind == kind:
         return x
     return x.graph.node("cast", (x,), kind, vector=x.vector)
 
 
 def combine(op: str, values: Iterable[Any], kind: str | None = None) -> Symbol:
-    """An operation whose operands are first brought to one kind, which is the result's unless `kind` says otherwise."""
+    """Record an operation on operands promoted to a common kind; that of the result unless `kind` is given."""
     values = list(values)
     graph = graph_of(*values)
     symbols = [graph.symbol(value) for value in values]
@@ -329,17 +328,17 @@ def combine(op: str, values: Iterable[Any], kind: str | None = None) -> Symbol:
 
 
 def arithmetic(op: str, a: Any, b: Any, *, alpha: Any = 1) -> Symbol:
-    """`a op (alpha b)`, of numbers that are no truth values."""
+    """Record `a op (alpha b)`, except for booleans."""
     if type(alpha) is Symbol or not isinstance(alpha, (int, float)) or alpha != 1:
         b = combine("mul", (b, alpha))
     result = combine(op, (a, b))
     if result.kind == "bool":
-        raise UntraceableError(f"{op} of truth values")
+        raise UntraceableError(f"{op} of booleans")
     return result
 
 
 def float_only(op: str, *values: Any) -> Symbol:
-    """An operation on fractions; torch has it for integers too, kernels do not."""
+    """Record an operation on floating kinds; kernels do not support torch's integer variants."""
     result = combine(op, values)
     if result.kind not in (*FLOATS, "number"):
         raise UntraceableError(f"{op} of {result.kind}")
@@ -347,12 +346,12 @@ def float_only(op: str, *values: Any) -> Symbol:
 
 
 def compare(op: str, a: Any, b: Any) -> Symbol:
-    """A comparison, which makes truth values."""
+    """Record a comparison, of kind bool."""
     return combine(op, (a, b), kind="bool")
 
 
 def bits(op: str, a: Any, b: Any) -> Symbol:
-    """An operation on the bits of integers or on truth values."""
+    """Record a bitwise operation on integers or booleans."""
     result = combine(op, (a, b))
     if result.kind not in ("i32", "bool") or (result.kind == "bool" and op in ("shl", "shr")):
         raise UntraceableError(f"{op} of {result.kind}")
@@ -360,14 +359,14 @@ def bits(op: str, a: Any, b: Any) -> Symbol:
 
 
 def unary(op: str, x: Symbol) -> Symbol:
-    """An operation on one fraction."""
-    if x.kind not in (*FLOATS, "number"):  # the least integer has no negative, which C++ leaves undefined
+    """Record a unary operation on a floating kind."""
+    if x.kind not in (*FLOATS, "number"):  # negating the least integer is undefined in C++
         raise UntraceableError(f"{op} of {x.kind}")
     return x.graph.node(op, (x,), x.kind, vector=x.vector)
 
 
 def power(base: Any, exponent: Any) -> Symbol:
-    """`base` to the power `exponent`, by the operation that torch takes for that exponent."""
+    """Record `base ** exponent` as the operation that torch uses for this exponent."""
     if type(exponent) is not Symbol and isinstance(exponent, (int, float)):
         if exponent == 2:
             return arithmetic("mul", base, base)
@@ -383,7 +382,7 @@ def power(base: Any, exponent: Any) -> Symbol:
 
 
 def divide(a: Any, b: Any) -> Symbol:
-    """True division, which makes fractions of integers."""
+    """Record true division, in the default kind for integers."""
     graph = graph_of(a, b)
     operands = graph.symbol(a), graph.symbol(b)
     if common(operands) in ("i32", "bool"):
@@ -392,7 +391,7 @@ def divide(a: Any, b: Any) -> Symbol:
 
 
 def _table() -> Mapping[str, Callable[..., Any]]:
-    from dashpot.engine.native.functions import FUNCTIONS  # which is written in terms of symbols
+    from dashpot.engine.native.functions import FUNCTIONS  # imports this module
     from dashpot.engine.native.primitives import PRIMITIVES
 
     return ChainMap(FUNCTIONS, PRIMITIVES)
