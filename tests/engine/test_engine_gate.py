@@ -1,8 +1,5 @@
 """Clipping inside the step, steps that are skipped or refused, and torch's GradScaler: the same in both engines."""
 
-import copy
-import pickle
-
 import numpy as np
 import pytest
 import torch
@@ -11,8 +8,6 @@ from engine_support import SGD, fates, feed, is_compiled, march, same, shared_ca
 from registry import SUBJECTS
 
 import dashpot as dp
-from dashpot.optimizers.options import ResolvedOptions
-from dashpot.optimizers.registry import METHODS
 
 pytestmark = pytest.mark.needs_compiler
 
@@ -331,76 +326,6 @@ def test_what_the_scaler_found_is_visible_in_last_step(engine):
 
 
 # ---- options --------------------------------------------------------------------------------------------------------
-
-WRONG = [
-    ({"engine": "fast"}, "engine must be one of 'auto', 'eager', 'compiled', got 'fast'"),
-    ({"max_norm": 0.0}, "max_norm must be"),
-    ({"max_norm": -1.0}, "max_norm must be"),
-    ({"max_norm": float("nan")}, "max_norm must be"),
-    ({"clip_value": 0}, "clip_value must be"),
-    ({"clip_value": "1"}, "clip_value must be"),
-    ({"adaptive_clip": -0.1}, "adaptive_clip must be"),
-    ({"nonfinite": "ignore"}, "nonfinite must be one of 'allow', 'skip', 'raise', got 'ignore'"),
-    ({"rounding": "random"}, "rounding must be one of 'nearest', 'stochastic', 'kahan', got 'random'"),
-    ({"state_dtype": torch.float16}, "state_dtype must be one of None, torch.bfloat16, got torch.float16"),
-    ({"seed": -1}, "seed must be"),
-    ({"seed": 2**63}, "seed must be"),
-    ({"seed": 1.5}, "seed must be"),
-]
-
-
-@pytest.mark.parametrize(("option", "sentence"), WRONG, ids=lambda value: str(value)[:40])
-@pytest.mark.parametrize("kind", [dp.AdamW, dp.AutoSGM])
-def test_a_wrong_option_is_refused_with_one_sentence(kind, option, sentence):
-    with pytest.raises(dp.ArgumentError) as caught:
-        kind(parameters(), **option)
-    text = str(caught.value)
-    assert text.startswith(f"{kind.__name__}: ")
-    assert sentence in text
-    assert text.endswith(".")
-    assert "\n" not in text
-
-
-def test_an_unknown_option_is_refused_and_a_close_name_suggested():
-    with pytest.raises(TypeError, match=r"AdamW: .*'max_nrom'.*max_norm"):
-        dp.AdamW(parameters(), max_nrom=1.0)
-
-
-def test_a_wrong_engine_in_the_environment_is_refused(monkeypatch):
-    monkeypatch.setenv("DASHPOT_ENGINE", "fats")
-    with pytest.raises(dp.ArgumentError, match=r"engine must be one of .* got 'fats'"):
-        dp.AdamW(parameters())
-
-
-CHOSEN = {
-    "engine": "compiled",
-    "max_norm": 0.5,
-    "clip_value": 0.2,
-    "adaptive_clip": 0.1,
-    "nonfinite": "skip",
-    "rounding": "kahan",
-    "state_dtype": torch.bfloat16,
-    "seed": 3,
-}
-
-
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
-def test_options_survive_a_copy(copied):
-    optimizer = dp.AdamW(parameters(), **CHOSEN)
-    assert copied(optimizer).options == optimizer.options == ResolvedOptions(**CHOSEN)
-
-
-def test_options_are_visible_in_the_text():
-    text = repr(dp.AdamW(parameters(), **CHOSEN))
-    assert "engine='compiled', max_norm=0.5, clip_value=0.2, adaptive_clip=0.1, nonfinite='skip'" in text
-    assert "rounding='kahan', state_dtype=torch.bfloat16, seed=3" in text
-
-
-@pytest.mark.parametrize("name", sorted(METHODS))
-def test_every_method_takes_every_option(name):
-    params = parameters()
-    optimizer = METHODS[name].cls(params, lr=0.01, **CHOSEN)
-    assert optimizer.options == ResolvedOptions(**CHOSEN)
 
 
 def test_both_engines_with_all_clips_at_once():

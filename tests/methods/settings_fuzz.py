@@ -24,6 +24,7 @@ import torch
 
 import dashpot as dp
 from dashpot import schedules
+from dashpot.optimizers.options import ResolvedOptions
 from dashpot.optimizers.registry import METHODS
 
 STEPS = 3
@@ -56,7 +57,7 @@ RECIPES = (
     dp.Recipe(dp.SecondMoment(0.9, 1e-3, eps_mode="inside"), dp.ClipElements(1.0), dp.MomentRate(0.5), lr=0.1),
 )
 NOT_TRIED = ("self", "params", "options", "schedule", "probe", "process_group", "filter", "rate", "decay", "robust")
-OPTIONS = ("max_norm", "clip_value", "adaptive_clip", "nonfinite", "rounding", "state_dtype", "seed", "capturable")
+OPTIONS = tuple(name for name in ResolvedOptions._fields if name != "engine")
 EDITED = ("steps_done", "initial_lr", "max_lr", "seed", "capturable", "extra", "weight_decy")
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 2**-6}
 

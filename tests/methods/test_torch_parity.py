@@ -136,7 +136,7 @@ def test_the_positional_order_is_that_of_torch(name):
     theirs_named = set(theirs.co_varnames[: theirs.co_argcount + theirs.co_kwonlyargcount])
     ours_named = set(ours.co_varnames[: ours.co_argcount + ours.co_kwonlyargcount])
     assert theirs_named <= ours_named
-    assert ours_named - theirs_named <= {"schedule", "decay_scale"}
+    assert ours_named - theirs_named <= {"capturable", "decay_scale"}
 
 
 def test_torch_gives_nan_for_a_variance_rounded_below_zero_and_dashpot_does_not():
