@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import dashpot as dp
-from dashpot.curvature import Probing, draws
+from dashpot.curvature import Probing, draw_probes
 from dashpot.functional import init, observe, update
 
 SECTION = Section("<!-- tables of benchmarks/convergence.py -->", "<!-- end of tables of benchmarks/convergence.py -->")
@@ -265,7 +265,7 @@ def search(problem: Problem, method: Method, pole: float, budget: int) -> Found:
             if arrival.view(-1, trials).isfinite().all(1).any():
                 break
         if method.probing and method.probing.due(step, last):
-            (v,) = draws(method.probing.distribution, 1, number, [w[:trials]], [0])
+            (v,) = draw_probes(method.probing.distribution, 1, number, [w[:trials]], [0])
             v = v.repeat(len(RATES), 1)
             steps.observe(v, problem.product(w, v))
             last, number = step, number + 1

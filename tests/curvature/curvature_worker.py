@@ -29,7 +29,7 @@ from torch.distributed.tensor import Partial, Replicate, Shard, distribute_tenso
 from torch.nn.parallel import DistributedDataParallel
 
 import dashpot as dp
-from dashpot.curvature.probes import draws
+from dashpot.curvature.probes import draw_probes
 from dashpot.engine import dtensor
 
 SAME = 1e-10
@@ -307,12 +307,12 @@ def a_graph_of_one_process() -> None:
     """`loss.backward(create_graph=True)`: torch refuses it where DDP communicates; where it does not, we do."""
     model = ddp_net()
     opt = make("ESGD-1", model.parameters())
-    text = "use opt.backward(loss), or give step a closure."
+    text = "use opt.backward(loss), or pass a closure to step."
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Using backward", UserWarning)
         with model.no_sync():
             loss_of(model, batch(0, False)).backward(create_graph=True)
-    refused(dp.CurvatureError, f"of one process; {text}", opt.step)
+    refused(dp.CurvatureError, f"local to one rank; {text}", opt.step)
     opt.zero_grad()
     loss_of(model, batch(0, False)).backward()
     with pytest.raises(dp.CurvatureError, match=re.escape(text)) as found:
@@ -424,9 +424,9 @@ def pieces_of_the_probes() -> None:
     plain = list(net().parameters())
     ordinals, where, rank = list(range(len(plain))), line(), dist.get_rank()
     for distribution in ("rademacher", "gaussian"):
-        whole = draws(distribution, 7, 3, plain, ordinals)
+        whole = draw_probes(distribution, 7, 3, plain, ordinals)
         for found, v, p in zip(
-            draws(distribution, 7, 3, list(sharded_net().parameters()), ordinals), whole, plain, strict=True
+            draw_probes(distribution, 7, 3, list(sharded_net().parameters()), ordinals), whole, plain, strict=True
         ):
             rows = -(-p.shape[0] // dist.get_world_size())  # the first pieces are the larger ones
             assert torch.equal(found, v[rows * rank : rows * (rank + 1)])
@@ -435,8 +435,8 @@ def pieces_of_the_probes() -> None:
                 if p.dim() == 1 and kind == Shard(1):
                     continue
                 piece = nn.Parameter(distribute_tensor(p.detach(), where, [kind]))
-                found = draws(distribution, 7, 3, [piece], [0])
-                expected = distribute_tensor(draws(distribution, 7, 3, [p], [0])[0], where, [kind])
+                found = draw_probes(distribution, 7, 3, [piece], [0])
+                expected = distribute_tensor(draw_probes(distribution, 7, 3, [p], [0])[0], where, [kind])
                 assert torch.equal(found[0], expected.to_local())
 
 
@@ -455,7 +455,7 @@ def what_is_refused() -> None:
 
     for probe in ("closure", "forward", "graph"):
         opt = make("ESGD-1", params, probe=probe)
-        text = f"probe={probe!r} cannot work with sharded parameters"
+        text = f"probe={probe!r} does not support sharded parameters"
         refused(dp.CurvatureError, text, lambda opt=opt: opt.curvature_step(closure))
         text = "differences" if probe == "graph" else text
         refused(dp.CurvatureError, text, lambda opt=opt: opt.step(closure))
@@ -464,9 +464,9 @@ def what_is_refused() -> None:
         assert not opt.state
         opt.zero_grad()
     opt = make("ESGD-1", params)
-    refused(dp.CurvatureError, "curvature_step with a closure, which takes differences", lambda: opt.backward(loss()))
+    refused(dp.CurvatureError, "curvature_step with a closure, which uses differences", lambda: opt.backward(loss()))
     closure()
-    refused(dp.CurvatureError, "curvature_step with a closure before the step, which takes differences", opt.step)
+    refused(dp.CurvatureError, "curvature_step with a closure before the step, which uses differences", opt.step)
     assert not opt.state
     assert_unmoved(model)
     opt.zero_grad()

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.nn.functional import conv1d, conv2d
 
-from dashpot.curvature import probes
+from dashpot.curvature import draw_probes
 
 BATCHES = 3  # the batches go round
 WAYS = ("backward", "graph", "closure", "forward", "differences", "curvature_step")
@@ -75,7 +75,7 @@ def exact_forward(loss, params, probes):
 def probes_of(optimizer, number, distribution="rademacher", seed=0):
     """The draws of product `number` for all parameters of an optimizer, in order."""
     params = [p for group in optimizer.param_groups for p in group["params"]]
-    return probes(distribution, seed, number, params, range(len(params)))
+    return draw_probes(distribution, seed, number, params, range(len(params)))
 
 
 @contextmanager

@@ -519,12 +519,12 @@ def test_products_may_come_from_a_function():
         optimizer.step()
     assert len(calls) == 2
     assert error(products_held(optimizer, params), [torch.full((3,), 3.0), torch.zeros(2)]) < DOUBLE
-    assert optimizer.curvature_stats[:4] == ("callable", "asked for", 2, 0)
+    assert optimizer.curvature_stats[:4] == ("callable", "requested", 2, 0)
     optimizer.zero_grad()
     optimizer.backward(quartic(params))  # plain: the function knows
     optimizer.step()
     optimizer.step(lambda: _backward(quartic(params)))
-    assert optimizer.curvature_stats[:4] == ("callable", "asked for", 3, 0)
+    assert optimizer.curvature_stats[:4] == ("callable", "requested", 3, 0)
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -81,7 +81,7 @@ def test_a_route_that_needs_a_closure(probe):
     params = leaves((3,), (2,))
     optimizer = started(params, probe=probe)
     quartic(params).backward()
-    text = refused(optimizer, optimizer.step, "needs a closure")
+    text = refused(optimizer, optimizer.step, "requires a closure")
     assert repr(probe) in text
     assert "curvature_step" in text
     if probe != "closure":
@@ -105,7 +105,8 @@ def test_a_closure_that_returns_no_loss(probe, way, value):
         return value
 
     act = getattr(optimizer, way)
-    text = refused(optimizer, lambda: act(closure), "AdaHessian: the closure must return the loss, one number, got ")
+    expected = "AdaHessian: the closure must return the loss, a single number, got "
+    text = refused(optimizer, lambda: act(closure), expected)
     assert (f"shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else repr(value)) in text
 
 
@@ -184,7 +185,7 @@ def test_a_model_without_double_backward_is_named_with_the_way_out(way, loss, sh
     if way == "graph":
         backward_with_graph(loss(params), True)
         if not any(p.grad.requires_grad for p in params):
-            refused(optimizer, optimizer.step, "carries no graph")
+            refused(optimizer, optimizer.step, "has no graph")
             return
     act = {
         "backward": lambda: optimizer.backward(loss(params)),
@@ -221,7 +222,7 @@ def test_auto_falls_back_to_differences_and_says_why(way, loss, shapes, name):
     assert auto.curvature_stats.route == asked.curvature_stats.route == "differences"
     assert name in auto.curvature_stats.reason
     assert "double backward" in auto.curvature_stats.reason
-    assert asked.curvature_stats.reason == "asked for"
+    assert asked.curvature_stats.reason == "requested"
     assert auto.curvature_stats.products == 3
 
 
@@ -399,7 +400,7 @@ def test_an_argument_out_of_range(cls, name):
 @pytest.mark.parametrize("value", ["backward", "double", None, 3, ["auto"]])
 def test_a_route_that_does_not_exist(cls, value):
     names = "'auto', 'graph', 'closure', 'forward', 'differences'"
-    text = f"{cls.__name__}: probe must be one of {names}, or a function, got {value!r}."
+    text = f"{cls.__name__}: probe must be one of {names}, or a callable, got {value!r}."
     with pytest.raises(dp.ArgumentError, match="^" + re.escape(text) + "$"):
         cls(leaves((2,)), probe=value)
 

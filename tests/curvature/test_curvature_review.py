@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import dashpot as dp
-from dashpot.curvature.probes import shrunk
+from dashpot.curvature.probes import scaled_probes
 
 PLAIN = {"betas": (0.0, 0.0), "lr": 0.01}
 
@@ -139,10 +139,10 @@ def test_a_product_that_is_lazily_conjugated(probe):
 
 def test_probes_of_half_precision_are_not_divided_away():
     v = torch.tensor([1.0, -1.0, 0.37], dtype=torch.float16)
-    (small,), rest = shrunk([v], 2.0**26)
+    (small,), rest = scaled_probes([v], 2.0**26)
     assert rest == 2.0**16
     torch.testing.assert_close(small * 1024, v, rtol=0, atol=0)
-    (small,), rest = shrunk([v.float()], 2.0**26)
+    (small,), rest = scaled_probes([v.float()], 2.0**26)
     assert rest == 1.0
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from dashpot.curvature.double_backward import differentiable_gradients, product_of_gradients
 from dashpot.curvature.finite_differences import central_difference, relative_step_for, step_length
-from dashpot.curvature.probes import draws
+from dashpot.curvature.probes import draw_probes
 
 FLOATS = [torch.float64, torch.float32]
 DIGITS = {torch.float64: 1e-9, torch.float32: 1e-3}  # largest found: 3.4e-10 and 2.3e-4
@@ -85,7 +85,7 @@ class Case:
     def __init__(self, params, loss, dtype, number=0):
         self.loss = loss
         self.params = [p.to(dtype).requires_grad_() for p in params]
-        self.probes = draws("rademacher", 0, number, self.params, range(len(params)))
+        self.probes = draw_probes("rademacher", 0, number, self.params, range(len(params)))
         wide = [p.detach().double().requires_grad_() for p in self.params]
         gradients = differentiable_gradients(loss(wide), wide)
         self.exact = flat(product_of_gradients(gradients, wide, [v.double() for v in self.probes]))
@@ -188,7 +188,7 @@ def test_weights_come_back_bit_for_bit(dtype, call):
             raise StopHereError
         return [p.detach().clone() for p in params]
 
-    probes = draws("rademacher", 0, 0, params, [0, 1])
+    probes = draw_probes("rademacher", 0, 0, params, [0, 1])
     if call is None:
         central_difference(gradients, params, probes, 10.0)
     else:
@@ -244,7 +244,7 @@ def autocast_error(kind, dtype, relative, number):
     model, inputs, labels = classifier(kind)
     params = list(model.parameters())
     wide = copy.deepcopy(model).double()
-    probes = draws("rademacher", 0, number, params, range(len(params)))
+    probes = draw_probes("rademacher", 0, number, params, range(len(params)))
     exact = differentiable_gradients(functional.cross_entropy(wide(inputs.double()), labels), list(wide.parameters()))
     exact = flat(product_of_gradients(exact, list(wide.parameters()), [v.double() for v in probes]))
 

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dashpot.curvature.probes import draw, draws
+from dashpot.curvature.probes import draw, draw_probes
 from dashpot.engine.rounding import bits, mix, noise, seed_word, stream
 
 Z = 6.0
@@ -25,7 +25,7 @@ SMALL = 0.6744897501960817  # a standard normal number is smaller in size with c
 
 
 def probe(distribution, *shape, seed=0, number=0, ordinal=0, dtype: torch.dtype = torch.float64):
-    return draws(distribution, seed, number, [torch.empty(shape, dtype=dtype)], [ordinal])[0]
+    return draw_probes(distribution, seed, number, [torch.empty(shape, dtype=dtype)], [ordinal])[0]
 
 
 def moment_z(values, expected, variance):
@@ -140,7 +140,7 @@ def test_tensors_products_and_seeds_are_independent(distribution, other):
 def many(distribution, over, count):
     """Rows: `count` products, or seeds; columns: five elements of each of four tensors.
 
-    The streams of all rows at once, for speed; the first rows are checked against `draws`.
+    The streams of all rows at once, for speed; the first rows are checked against `draw_probes`.
     """
     numbers = torch.arange(count, dtype=torch.int32)
     seeds = torch.tensor([seed_word(seed) for seed in (range(count) if over == "seeds" else [5])], dtype=torch.int32)
@@ -150,7 +150,7 @@ def many(distribution, over, count):
     values = torch.cat([draw(distribution, word[:, None], p) for word in words], dim=1)
     for row in range(4):
         seed, number = (5, row) if over == "products" else (row, 5)
-        assert torch.equal(values[row], torch.cat(draws(distribution, seed, number, [p] * 4, ordinals)))
+        assert torch.equal(values[row], torch.cat(draw_probes(distribution, seed, number, [p] * 4, ordinals)))
     return values
 
 
@@ -217,9 +217,9 @@ def test_draws_do_not_depend_on_the_layout_in_memory(distribution):
         torch.empty(4, 6, 4, 5)[::2, ::2],
         torch.empty(1).expand(2, 3, 4, 5),
     )
-    (expected,) = draws(distribution, 1, 2, [plain], [3])
+    (expected,) = draw_probes(distribution, 1, 2, [plain], [3])
     for p in layouts:
-        (got,) = draws(distribution, 1, 2, [p], [3])
+        (got,) = draw_probes(distribution, 1, 2, [p], [3])
         assert torch.equal(got, expected)
 
 
@@ -255,25 +255,25 @@ def test_the_random_state_of_torch_is_neither_read_nor_changed(distribution):
     params = [torch.empty(3, 4), torch.empty(5, dtype=torch.complex64)]
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    first = draws(distribution, 0, 0, params, [0, 1])
+    first = draw_probes(distribution, 0, 0, params, [0, 1])
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(2)
-    again = draws(distribution, 0, 0, params, [0, 1])
+    again = draw_probes(distribution, 0, 0, params, [0, 1])
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
 
 @BOTH
 def test_a_tensor_draws_the_same_whichever_tensors_are_drawn_with_it(distribution):
     params = [torch.empty(n) for n in (3, 4, 5)]
-    together = draws(distribution, 0, 4, params, [0, 1, 2])
+    together = draw_probes(distribution, 0, 4, params, [0, 1, 2])
     for ordinal in (2, 0):
-        (alone,) = draws(distribution, 0, 4, [params[ordinal]], [ordinal])
+        (alone,) = draw_probes(distribution, 0, 4, [params[ordinal]], [ordinal])
         assert torch.equal(alone, together[ordinal])
 
 
 def test_a_probe_is_not_part_of_a_graph_and_leaves_its_parameter_alone():
     p = torch.ones(3, requires_grad=True)
-    (v,) = draws("gaussian", 0, 0, [p], [0])
+    (v,) = draw_probes("gaussian", 0, 0, [p], [0])
     assert not v.requires_grad
     assert torch.equal(p.detach(), torch.ones(3))
 
@@ -317,8 +317,8 @@ def test_tensors_drawn_together_are_those_drawn_alone(distribution):
              torch.complex128, torch.float64)  # fmt: skip
     params = [torch.zeros(shape, dtype=kind) for shape, kind in zip(shapes, kinds, strict=True)]
     ordinals = [4, 1, 0, 9, 7, 2, 3, 11]
-    together = draws(distribution, 3, 5, params, ordinals)
-    alone = [draws(distribution, 3, 5, [p], [ordinal])[0] for p, ordinal in zip(params, ordinals, strict=True)]
+    together = draw_probes(distribution, 3, 5, params, ordinals)
+    alone = [draw_probes(distribution, 3, 5, [p], [ordinal])[0] for p, ordinal in zip(params, ordinals, strict=True)]
     for p, one, other in zip(params, together, alone, strict=True):
         assert (one.dtype, one.shape) == (p.dtype, p.shape)
         # Vectorised logarithms and cosines may round an element differently at another place of a tensor.

@@ -47,7 +47,7 @@ def test_recorded_products_give_the_recorded_weights(case):
 @CASES
 def test_recorded_probes_give_the_recorded_run(case, route, monkeypatch):
     problem, step = case["problem"], {}
-    monkeypatch.setattr(curvature_optimizer, "draws", lambda *_: shaped(step["draws"], problem))
+    monkeypatch.setattr(curvature_optimizer, "draw_probes", lambda *_: shaped(step["draws"], problem))
     params, loss_of = start(problem), loss_function(problem)
     opt = optimizer_of(case, params, probe="auto" if route == "backward" else route)
 

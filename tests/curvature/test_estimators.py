@@ -31,8 +31,8 @@ from torch.nn import functional
 import dashpot as dp
 from dashpot.curvature.double_backward import differentiable_gradients, product_of_gradients
 from dashpot.curvature.finite_differences import central_difference, relative_step_for, step_length
-from dashpot.curvature.forward_over_reverse import gradients_and_products, moving_along
-from dashpot.curvature.probes import draw, draws
+from dashpot.curvature.forward_over_reverse import forward_tangents, gradients_and_products
+from dashpot.curvature.probes import draw, draw_probes
 from dashpot.engine.rounding import seed_word, stream
 from dashpot.recipes.recipe import BoundStage
 from dashpot.stages.base import Observation
@@ -129,7 +129,7 @@ def by_double_backward(problem, probes):
 def by_forward_over_reverse(problem, probes):
     products = []
     for vs in probes:
-        with moving_along(problem.params, vs):
+        with forward_tangents(problem.params, vs):
             products.append(gradients_and_products(problem.loss(problem.params), problem.params)[1])
     return products
 
@@ -154,7 +154,7 @@ def probes_of(distribution, params, count):
     columns = [draw(distribution, w.view(-1, *[1] * p.dim()), p) for w, p in zip(words, params, strict=True)]
     rows = [list(row) for row in zip(*columns, strict=True)]
     for k in (0, 1, count - 1):
-        expected = draws(distribution, 3, k, params, range(len(params)))
+        expected = draw_probes(distribution, 3, k, params, range(len(params)))
         assert all(torch.equal(a, b) for a, b in zip(rows[k], expected, strict=True))
     return rows
 

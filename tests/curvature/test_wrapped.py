@@ -87,7 +87,7 @@ def test_a_closure_that_does_nothing_gives_no_product(probe):
     w = torch.ones(2, requires_grad=True)
     opt = dp.Sophia([w], lr=0.1, probe=probe)
     (w**4).sum().backward()
-    with pytest.raises(CurvatureError, match=r"closure|carries no graph"):
+    with pytest.raises(CurvatureError, match=r"closure|has no graph"):
         opt.step(nothing)
     assert w.tolist() == [1.0, 1.0]
     assert opt.steps_done() == 0

@@ -162,7 +162,7 @@ class TestLightning:
         model = module(make)
         fit(model)
         assert torch.equal(weights(model), plain_closures(make))
-        assert make.made[0].curvature_stats[:3] == ("closure", "a closure was given", 3)
+        assert make.made[0].curvature_stats[:3] == ("closure", "a closure was passed", 3)
 
     def test_second_order_by_a_closure_of_all_micro_batches(self):
         """Manual optimization; each batch in two halves within the closure."""
@@ -606,4 +606,4 @@ class TestTransformers:
         opt = dp.Sophia(model.parameters(), lr=0.01)
         opt.backward(model(**batch).loss)
         opt.step()
-        assert opt.curvature_stats[:3] == ("closure", "a loss was given", 1)
+        assert opt.curvature_stats[:3] == ("closure", "a loss was passed", 1)

@@ -1,10 +1,10 @@
-"""Curvature: random probes, Hessian-vector products by four routes, and the optimizers that learn from them."""
+"""Curvature: random probes and Hessian-vector products by four routes."""
 
 from dashpot.curvature.double_backward import differentiable_gradients, product_of_gradients
 from dashpot.curvature.finite_differences import central_difference, relative_step_for, step_length
-from dashpot.curvature.forward_over_reverse import gradients_and_products, moving_along
+from dashpot.curvature.forward_over_reverse import forward_tangents, gradients_and_products
 from dashpot.curvature.hvp_options import Probing, ProbingOptions
-from dashpot.curvature.probes import draws
+from dashpot.curvature.probes import draw_probes
 from dashpot.curvature.stats import CurvatureStats
 
 __all__ = [
@@ -13,9 +13,9 @@ __all__ = [
     "ProbingOptions",
     "central_difference",
     "differentiable_gradients",
-    "draws",
+    "draw_probes",
+    "forward_tangents",
     "gradients_and_products",
-    "moving_along",
     "product_of_gradients",
     "relative_step_for",
     "step_length",

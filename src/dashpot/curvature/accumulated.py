@@ -1,4 +1,4 @@
-"""Products on their way from a backward pass to the step that takes them in."""
+"""Accumulation of Hessian-vector products between a backward pass and the step."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from dashpot.engine.dtensor import is_dtensor, local
 from dashpot.engine.eager import real_view
 from dashpot.engine.sharding import shard_spec
 
-__all__ = ["Between", "Pending", "any_process", "finished", "several_processes"]
+__all__ = ["AccumulatedProducts", "PendingProducts", "any_rank", "is_multiprocess", "reduced_products"]
 
 
-class Pending:
-    """H v of each parameter, summed over micro-batches as `p.grad` is, and v.
+class AccumulatedProducts:
+    """H v of each parameter, summed over micro-batches like `p.grad`, and the probes v.
 
-    `raw` tells that the loss may have been multiplied by a gradient scaler, whose factor the products then carry; `due`
-    whether products are gathered for this step (None: undecided).
+    `taken` is True after a backward pass with products. `raw` is True if the products may contain the factor of a
+    gradient scaler. `due` states whether this step accumulates products (None: undecided).
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class Pending:
         self.clear()
 
     def clear(self) -> None:
-        """Drop everything."""
+        """Discard products and probes."""
         self.held.clear()
         self.probes.clear()
         self.taken = self.raw = False
@@ -40,7 +40,7 @@ class Pending:
     def add(
         self, params: Sequence[Tensor], products: Iterable[Tensor | None], *, raw: bool, scale: float = 1.0
     ) -> None:
-        """Add the products of one backward pass, divided by `scale`; None where it did not reach the parameter."""
+        """Add the products of one backward pass, divided by `scale`; None for parameters outside its graph."""
         self.taken, self.raw = True, self.raw or raw
         for p, product in zip(params, products, strict=True):
             if product is not None:
@@ -49,48 +49,53 @@ class Pending:
                 self.held[p] = self.held[p] + product if p in self.held else product
 
     def restart(self) -> None:
-        """Drop the products, and go on with the same probes."""
+        """Discard the products and keep the probes."""
         self.held.clear()
         self.taken = False
 
     def forget(self, params: Iterable[Tensor]) -> None:
-        """Drop the products of parameters whose gradients start anew."""
+        """Discard the products of parameters whose gradients were reset."""
         for p in params:
             self.held.pop(p, None)
 
     def stamp(self, params: Iterable[Tensor]) -> None:
-        """Note which gradients these products belong to."""
+        """Record the gradients that belong to these products."""
         self._grads = [(p, weakref.ref(p.grad)) for p in params if p.grad is not None]
 
     def stale(self) -> bool:
-        """True where a gradient is another tensor than at the last `stamp`."""
+        """Return True if a gradient was replaced since the last `stamp`."""
         return any(grad() is not p.grad for p, grad in self._grads)
 
 
 @dataclass
-class Between:
-    """What stands between two steps: products that came with gradients, those of `curvature_step`, those the step under
-    way takes in, and the parameters without any (None: the state tells).
+class PendingProducts:
+    """Products waiting for the next step.
 
-    One object, as a wrapper that has the optimizer's class and passes reads on (Fabric's, Lightning's) keeps what is
-    written to its attributes to itself.
+    A single object, since wrappers that subclass the optimizer and forward reads (Fabric, Lightning) do not forward
+    attribute writes.
+
+    Attributes:
+        from_gradients: Products accumulated with gradients.
+        from_curvature_step: Products of `curvature_step`.
+        ready: Reduced (probe, product) pairs for the current step.
+        unobserved: Parameters without any product so far; None if unknown.
     """
 
-    gathered: Pending = field(default_factory=Pending)
-    settled: Pending | None = None
+    from_gradients: AccumulatedProducts = field(default_factory=AccumulatedProducts)
+    from_curvature_step: AccumulatedProducts | None = None
     ready: dict[Tensor, tuple[Tensor, Tensor]] | None = None
     unobserved: set[Tensor] | None = None
 
 
-def several_processes(group: Any) -> bool:
-    """True where torch.distributed runs and the group (None: the default one) has more than one process."""
+def is_multiprocess(group: Any) -> bool:
+    """Return True if torch.distributed is initialized and the group (None: default) has several ranks."""
     dist = torch.distributed
     return dist.is_available() and dist.is_initialized() and dist.get_world_size(group) > 1
 
 
-def any_process(wanted: bool, group: Any, params: Sequence[Tensor]) -> bool:
-    """True where `wanted` holds in some process of the group."""
-    if not several_processes(group) or not params:
+def any_rank(wanted: bool, group: Any, params: Sequence[Tensor]) -> bool:
+    """Return True if `wanted` is True on any rank of the group."""
+    if not is_multiprocess(group) or not params:
         return wanted
     flag = torch.tensor(float(wanted), device=local(params[0]).device)
     torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX, group=group)
@@ -98,7 +103,7 @@ def any_process(wanted: bool, group: Any, params: Sequence[Tensor]) -> bool:
 
 
 def _averaged(products: Mapping[Tensor, Tensor], group: Any) -> dict[Tensor, Tensor]:
-    """The products of plain parameters as means over the processes; those of DTensors are means already."""
+    """Average the products of plain parameters over the ranks; products of DTensors are already averaged."""
     kinds: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
     for p, product in products.items():
         if not is_dtensor(p):
@@ -115,36 +120,36 @@ def _averaged(products: Mapping[Tensor, Tensor], group: Any) -> dict[Tensor, Ten
 
 
 def _all_finite(products: Mapping[Tensor, Tensor]) -> bool:
-    """True where every element is finite, on every process that holds a piece."""
-    strange: dict[Any, Tensor] = {}
+    """Return True if all elements are finite, on all ranks that hold a shard."""
+    nonfinite: dict[Any, Tensor] = {}
     for p, product in products.items():
         count = (~real_view(product).isfinite()).sum().to(torch.float64)
-        spread = shard_spec(p)
-        strange[spread] = strange[spread].to(count.device) + count if spread in strange else count
-    found = [count if spread is None else spread.all_reduce(count) for spread, count in strange.items()]
+        spec = shard_spec(p)
+        nonfinite[spec] = nonfinite[spec].to(count.device) + count if spec in nonfinite else count
+    found = [count if spec is None else spec.all_reduce(count) for spec, count in nonfinite.items()]
     return all(float(count) == 0 for count in found)
 
 
-def finished(
-    pending: Pending, params: Sequence[Tensor], scale: Tensor | None, group: Any, upside_down: set[Tensor]
+def reduced_products(
+    pending: AccumulatedProducts, params: Sequence[Tensor], scale: Tensor | None, group: Any, negated: set[Tensor]
 ) -> dict[Tensor, Tensor] | None:
-    """The product of each parameter that was reached, as the stages take it in; None where they are not all finite.
+    """Return the unscaled, averaged product of each reached parameter, or None if any is not finite.
 
-    Divided by the loss scale, averaged over the processes of `group` (False: not at all), and negated where the
-    objective is maximised.
+    Products are divided by the loss scale, averaged over the ranks of `group` (False: no averaging), and negated for
+    parameters in `negated`, whose objective is maximized.
     """
     products = {p: pending.held[p] for p in params if p in pending.held}
     if scale is not None and pending.raw:
         products = {p: hv / scale.to(hv.device, hv.dtype) for p, hv in products.items()}
-    if group is not False and several_processes(group) and params:
+    if group is not False and is_multiprocess(group) and params:
         products = _averaged(_reached_anywhere(products, params, group), group)
     if not _all_finite(products):
         return None
-    return {p: -hv if p in upside_down else hv for p, hv in products.items()}
+    return {p: -hv if p in negated else hv for p, hv in products.items()}
 
 
 def _reached_anywhere(products: Mapping[Tensor, Tensor], params: Sequence[Tensor], group: Any) -> dict[Tensor, Tensor]:
-    """The products with a zero for every parameter that was reached in another process only."""
+    """Add zero products for parameters reached only on other ranks."""
     reached = torch.tensor([float(p in products) for p in params], device=local(params[0]).device)
     torch.distributed.all_reduce(reached, torch.distributed.ReduceOp.MAX, group=group)
     chosen = [p for p, flag in zip(params, reached.tolist(), strict=True) if flag]

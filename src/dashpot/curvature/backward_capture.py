@@ -1,4 +1,4 @@
-"""Seeing the backward passes inside a closure, so that products can be taken where ordinary code calls `backward`."""
+"""Interception of `Tensor.backward` inside a closure, to compute products at the call."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from dashpot.utils.scalars import is_number
 __all__ = ["BackwardCall", "Evaluation", "check_loss", "coarser", "evaluate"]
 
 BackwardCall = Callable[[Tensor, dict[str, Any]], None]
-"""What to do instead of `loss.backward(**kwargs)`."""
+"""Replacement of `loss.backward(**kwargs)`."""
 
 
 class Evaluation(NamedTuple):
-    """What a closure returned, and the coarsest dtype it computed in (None: it computed nothing with a gradient)."""
+    """Return value of a closure and the coarsest dtype of its differentiable results, or None."""
 
     loss: Any
     coarsest: torch.dtype | None
 
 
-class _Following(TorchFunctionMode):
-    """While open, every `Tensor.backward` of this thread goes to a function; `passes` counts them."""
+class _BackwardCapture(TorchFunctionMode):
+    """Redirect `Tensor.backward` of this thread to a function, and count the calls."""
 
     def __init__(self, on_backward: BackwardCall) -> None:
         super().__init__()
-        self._on_backward, self.passes = on_backward, 0
+        self._on_backward, self.backward_calls = on_backward, 0
         self.coarsest: torch.dtype | None = None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is Tensor.backward:
-            self.passes += 1
+            self.backward_calls += 1
             self._on_backward(args[0], _arguments(args[1:], kwargs or {}))
             return None
         with nullcontext() if torch.is_grad_enabled() else without_tangents():
@@ -49,7 +49,7 @@ class _Following(TorchFunctionMode):
 
 
 def coarser(a: torch.dtype | None, b: torch.dtype) -> torch.dtype:
-    """The one of two real dtypes that rounds more.
+    """Return the real dtype with the larger rounding error.
 
     >>> coarser(torch.float16, torch.float32), coarser(None, torch.float64)
     (torch.float16, torch.float64)
@@ -58,41 +58,44 @@ def coarser(a: torch.dtype | None, b: torch.dtype) -> torch.dtype:
 
 
 def _arguments(args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of `Tensor.backward` by name, without those left at their defaults."""
+    """Return the non-default arguments of `Tensor.backward` by name."""
     named = dict(zip(("gradient", "retain_graph", "create_graph", "inputs"), args, strict=False)) | kwargs
     return {name: value for name, value in named.items() if value is not None and value is not False}
 
 
 def evaluate(closure: Callable[[], Any], on_backward: BackwardCall, *, may_return: bool) -> Evaluation:
-    """Call `closure` with gradients enabled and give its backward passes to a function.
+    """Call `closure` with gradients enabled and redirect its backward calls to `on_backward`.
 
-    With `may_return` a closure without any may return a loss, which then goes to the function; otherwise one without
-    any may return None, as it then did nothing. Raises `CurvatureError` where it returns no loss.
+    Without a backward call, the closure may return a loss, passed to `on_backward` (with `may_return`), or None, for a
+    closure without effect (otherwise).
+
+    Raises:
+        CurvatureError: If the closure returns no loss.
     """
     with torch.enable_grad():
-        with _Following(on_backward) as following:
+        with _BackwardCapture(on_backward) as capture:
             loss = closure()
-        if loss is None and following.passes == 0 and not may_return:
+        if loss is None and capture.backward_calls == 0 and not may_return:
             return Evaluation(None, None)
         check_loss("", loss)
-        if following.passes == 0:
+        if capture.backward_calls == 0:
             if not may_return:
-                raise CurvatureError("the closure given to step must call loss.backward(), got no call of it.")
+                raise CurvatureError("the closure given to step must call loss.backward(), got no call.")
             if not isinstance(loss, Tensor) or not loss.requires_grad:
                 raise CurvatureError(
                     "the closure must call loss.backward() or return a loss that depends on the parameters, "
                     f"got {loss!r}."
                 )
             on_backward(loss, {})
-    return Evaluation(loss, following.coarsest)
+    return Evaluation(loss, capture.coarsest)
 
 
 def check_loss(owner: str, loss: Any) -> None:
-    """`CurvatureError` for what is not one number."""
+    """Raise `CurvatureError` unless `loss` is a single number."""
     if not _is_loss(loss):
         got = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
-        said = f"{owner}: " if owner else ""
-        raise CurvatureError(f"{said}the closure must return the loss, one number, got {got}.")
+        prefix = f"{owner}: " if owner else ""
+        raise CurvatureError(f"{prefix}the closure must return the loss, a single number, got {got}.")
 
 
 def _is_loss(loss: Any) -> bool:

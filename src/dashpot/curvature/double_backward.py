@@ -8,19 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dashpot.curvature.unsupported import named_obstacle
+from dashpot.curvature.unsupported import naming_unsupported
 
 __all__ = ["differentiable_gradients", "product_of_gradients"]
 
 _SHARES = (1.0, 2.0**-6, 2.0**-12)
-"""Of the probe, tried in turn. In float16 products overflow before gradients do, above all those of a scaled loss."""
+"""Factors on the probe, tried in order: float16 products overflow before gradients, in particular for scaled losses."""
 
 
 def differentiable_gradients(
     loss: Tensor, params: Sequence[Tensor], gradient: Tensor | None = None
 ) -> list[Tensor | None]:
-    """The gradients of a loss with a graph behind them; None for a parameter that the loss does not depend on."""
-    with torch.enable_grad(), named_obstacle([loss]):
+    """Return differentiable gradients of a loss; None for parameters outside its graph."""
+    with torch.enable_grad(), naming_unsupported([loss]):
         return list(torch.autograd.grad(loss, params, gradient, create_graph=True, allow_unused=True))
 
 
@@ -32,11 +32,20 @@ def product_of_gradients(
     retain_graph: bool = False,
     patient: bool = False,
 ) -> list[Tensor | None]:
-    """H v for each parameter, from gradients that carry a graph; None stands for zero.
+    """Return H v for each parameter from differentiable gradients; None denotes zero.
 
-    One joint product, so that the blocks between different parameters count. A gradient without a graph does not depend
-    on the weights and adds nothing. `patient`: where the product is not finite, try again with smaller probes. Raises
-    `CurvatureError` where an operation has no double backward.
+    The product is joint and includes the off-diagonal blocks between parameters. Gradients without a graph do not
+    depend on the weights and contribute nothing.
+
+    Args:
+        grads: Gradients, in the order of `params`.
+        params: Parameters.
+        probes: Probes v, in the order of `params`.
+        retain_graph: As in `torch.autograd.grad`.
+        patient: If True, retry non-finite products with smaller probes.
+
+    Raises:
+        CurvatureError: If an operation has no double backward.
     """
     pairs = [(g, v) for g, v in zip(grads, probes, strict=True) if g is not None and g.requires_grad]
     if not pairs:
@@ -47,7 +56,7 @@ def product_of_gradients(
     for share in shares:
         keep = retain_graph or share != shares[-1]
         scaled: Any = weights if share == 1 else [v * share for v in weights]
-        with named_obstacle(outputs):
+        with naming_unsupported(outputs):
             found = torch.autograd.grad(outputs, params, scaled, retain_graph=keep, allow_unused=True)
         if all(x is None or bool(x.isfinite().all()) for x in (found if patient else ())):
             return [x if x is None or share == 1 else x / share for x in found]

@@ -1,8 +1,8 @@
-"""Hessian-vector products forward over reverse: the derivative of the gradient along v, carried through both passes.
+"""Forward-over-reverse Hessian-vector products: the forward-mode derivative of the gradient along v.
 
-This is what `torch.func.jvp(torch.func.grad(f), ...)` computes. There `f` must be a function of the parameters; here
-the weights themselves carry the tangent v for the time of one evaluation, so any closure will do, and no graph of the
-backward pass is kept.
+Equivalent to `torch.func.jvp(torch.func.grad(f), ...)`, which requires a function of the parameters. Here, the weights
+are dual tensors with tangent v during one evaluation, so that any closure works and no graph of the backward pass is
+retained.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from dashpot._torch_private import preserve_version_counters, without_forward_ad
-from dashpot.curvature.unsupported import named_obstacle
+from dashpot.curvature.unsupported import naming_unsupported
 
-__all__ = ["gradients_and_products", "moving_along", "without_tangents"]
+__all__ = ["forward_tangents", "gradients_and_products", "without_tangents"]
 
 
 @contextmanager
-def moving_along(params: Sequence[Tensor], probes: Sequence[Tensor]) -> Iterator[None]:
-    """Give each parameter its probe as tangent while this is open; the weights keep their values, bit for bit."""
-    torch.clear_autocast_cache()  # it may hold the weights in another dtype, without the tangents
+def forward_tangents(params: Sequence[Tensor], probes: Sequence[Tensor]) -> Iterator[None]:
+    """Make each parameter a dual tensor with its probe as tangent; values are unchanged bit for bit."""
+    torch.clear_autocast_cache()  # it may hold casts of the weights without tangents
     try:
-        with forward_ad.dual_level(), named_obstacle(way="forward-mode derivative"):
+        with forward_ad.dual_level(), naming_unsupported(way="forward-mode derivative"):
             with torch.no_grad(), preserve_version_counters(params):
                 for p, v in zip(params, probes, strict=True):
                     p.copy_(_dual(p.detach().clone(), v))
@@ -37,16 +37,16 @@ def moving_along(params: Sequence[Tensor], probes: Sequence[Tensor]) -> Iterator
 
 
 def _dual(value: Tensor, tangent: Tensor) -> Tensor:
-    # The first call loads formulas that torch scripts, against its own advice.
+    # The first call scripts formulas and triggers torch's own deprecation warning.
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r".*torch\.jit", DeprecationWarning)
         return forward_ad.make_dual(value, tangent)
 
 
 def without_tangents() -> AbstractContextManager[Any]:
-    """What is computed while this is open carries no tangent, as it gets no gradient under `torch.no_grad`.
+    """Disable forward-mode tangents, as `torch.no_grad` disables gradients.
 
-    torch's forward mode goes through `no_grad`; double backward does not, and the two must mean the same Hessian.
+    torch's forward mode ignores `no_grad`, double backward does not; both must compute the same Hessian.
     """
     return without_forward_ad()
 
@@ -54,7 +54,7 @@ def without_tangents() -> AbstractContextManager[Any]:
 def gradients_and_products(
     loss: Tensor, params: Sequence[Tensor], gradient: Tensor | None = None, *, retain_graph: bool = False
 ) -> tuple[list[Tensor | None], list[Tensor | None]]:
-    """(gradients, H v) of a loss that was computed inside `moving_along`; None stands for zero."""
+    """Return (gradients, H v) of a loss computed inside `forward_tangents`; None denotes zero."""
     found = torch.autograd.grad(loss, params, gradient, retain_graph=retain_graph, allow_unused=True)
     grads: list[Tensor | None] = []
     products: list[Tensor | None] = []

@@ -1,4 +1,4 @@
-"""Looking through a graph of autograd: which leaves it reaches, and what in it cannot be differentiated again."""
+"""Traversal of autograd graphs: reachable leaves, and nodes without a second derivative."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.utils.checkpoint import CheckpointFunction
 
 from dashpot._torch_private import autograd_function
 
-__all__ = ["blind_function", "hides_parameters", "leaves", "user_function"]
+__all__ = ["custom_function", "has_reentrant_checkpoint", "leaves", "once_differentiable_function"]
 
 
 def _nodes(roots: Iterable[Tensor]) -> Iterator[Any]:
@@ -26,34 +26,33 @@ def _nodes(roots: Iterable[Tensor]) -> Iterator[Any]:
 
 
 def leaves(loss: Tensor) -> set[Tensor]:
-    """The leaf tensors that a backward pass from `loss` would give a gradient."""
+    """Return the leaf tensors that receive a gradient in a backward pass from `loss`."""
     found = (getattr(node, "variable", None) for node in _nodes([loss]))
     return {leaf for leaf in found if leaf is not None}
 
 
-def user_function(roots: Iterable[Tensor]) -> str | None:
-    """The name of a `torch.autograd.Function` that the tensors were computed with."""
+def custom_function(roots: Iterable[Tensor]) -> str | None:
+    """Return the name of a `torch.autograd.Function` in the graph of the tensors, or None."""
     return next((kind.__name__ for node in _nodes(roots) if (kind := autograd_function(node))), None)
 
 
 _ONCE = once_differentiable(lambda ctx: None).__code__
 
 
-def hides_parameters(roots: Iterable[Tensor]) -> bool:
-    """True where part of the graph is made anew in each backward pass, by reentrant checkpointing: a derivative by
-    parameters in there comes out as None."""
+def has_reentrant_checkpoint(roots: Iterable[Tensor]) -> bool:
+    """Return True if the graph contains reentrant checkpointing, whose parameters have no derivative outside it."""
     return any(autograd_function(node) is CheckpointFunction for node in _nodes(roots))
 
 
-def blind_function(roots: Iterable[Tensor]) -> str | None:
-    """The name of a function that is differentiable once only, if the tensors, or their gradients, come from one.
+def once_differentiable_function(roots: Iterable[Tensor]) -> str | None:
+    """Return the name of a function without a second derivative in the graph of the tensors, or None.
 
-    torch itself would leave it out of a product without a word, as its gradients are not connected to anything.
+    torch silently omits such functions from a product, since their gradients are disconnected.
     """
     for node in _nodes(roots):
         function = autograd_function(node)
         if function is not None and getattr(function.backward, "__code__", None) is _ONCE:
             return function.__name__
         if node.name() == "torch::autograd::Error":
-            return user_function(roots) or "an operation of the model"
+            return custom_function(roots) or "an operation of the model"
     return None

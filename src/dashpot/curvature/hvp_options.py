@@ -1,4 +1,4 @@
-"""When and how a second-order method takes Hessian-vector products: its settings beside the update rule."""
+"""Options for the frequency and route of Hessian-vector products."""
 
 from __future__ import annotations
 
@@ -16,29 +16,28 @@ from dashpot.utils.scalars import read
 __all__ = ["ROUTES", "Probing", "ProbingOptions", "Products"]
 
 Products = Callable[[Sequence[Tensor], Sequence[Tensor]], Sequence["Tensor | None"]]
-"""A user's own products: (parameters, probes) -> H v for each; None stands for zero."""
+"""User-defined products: (parameters, probes) -> H v for each parameter; None denotes zero."""
 
 ROUTES = ("auto", "graph", "closure", "forward", "differences")
 
 
 class ProbingOptions(TypedDict, total=False):
-    """Keywords of every second-order method that say when and how it takes Hessian-vector products.
+    """Keywords of second-order methods for the frequency and route of Hessian-vector products.
 
     Args:
-        update_d_every, d_warmup: Integers >= 1: a product is taken in each of the first `d_warmup` steps, then whenever
-            `update_d_every` steps have passed since the last one. Kept in the parameter groups; those of the first
-            group are in force.
-        probe: The route to a product. "auto" takes the first that works; `curvature_stats` says which. "graph": the
-            gradients carry a graph, as after `loss.backward(create_graph=True)`. "closure": a second backward pass
-            through the loss of a closure or of `opt.backward(loss)`. "forward": derivatives forward over reverse, of a
-            closure. "differences": central differences of two ordinary gradients of a closure, for models without
-            double backward and for sharded ones. Or a callable, (parameters, probes) -> products, for what is known
-            otherwise.
-        distribution: Of the probes: "rademacher" or "gaussian" (the same mean, a larger variance).
-        relative_step: Positive, or None: of "differences", the length of the step over 1 + the norm of the weights.
-            None is the cube root of the roundoff of the arithmetic.
-        process_group: The processes that products are averaged over where parameters are plain tensors, as under DDP;
-            None is the default group of torch.distributed, if there is one.
+        update_d_every: Integer >= 1: interval between products in steps, after the warm-up. Stored in the parameter
+            groups; the value of the first group applies.
+        d_warmup: Integer >= 1: number of initial steps with a product each. Stored like `update_d_every`.
+        probe: Route to a product. "auto": the first route that works, reported in `curvature_stats`; "graph": from
+            gradients with a graph, as after `loss.backward(create_graph=True)`; "closure": double backward of the loss
+            of a closure or of `opt.backward(loss)`; "forward": forward over reverse, of a closure; "differences":
+            central differences of two gradients of a closure, for models without double backward and sharded models.
+            Alternatively a callable (parameters, probes) -> products.
+        distribution: Distribution of the probes: "rademacher", or "gaussian" (same mean, larger variance).
+        relative_step: > 0, or None: step length of "differences" relative to 1 + the norm of the weights. None is the
+            cube root of the roundoff.
+        process_group: Ranks over which products of plain parameters are averaged, as under DDP; None is the default
+            group of torch.distributed, if initialized.
     """
 
     update_d_every: int
@@ -58,7 +57,7 @@ _ALLOWED: Mapping[str, Constraint] = {
 
 
 class Probing(NamedTuple):
-    """`ProbingOptions`, complete and checked."""
+    """Resolved and validated `ProbingOptions`."""
 
     update_d_every: int = 10
     d_warmup: int = 20
@@ -69,19 +68,19 @@ class Probing(NamedTuple):
 
     @staticmethod
     def of(owner: str, options: Mapping[str, Any]) -> Probing:
-        """From keywords; `ArgumentError` for a value out of range."""
+        """Create from keywords; raise `ArgumentError` for values out of range."""
         probing = Probing(**{name: read(value) for name, value in options.items()})
         for name, allowed in _ALLOWED.items():
             check(owner, name, getattr(probing, name), allowed)
         if not callable(probing.probe) and probing.probe not in ROUTES:
             raise ArgumentError(
-                f"{owner}: probe must be one of {', '.join(map(repr, ROUTES))}, or a function, "
+                f"{owner}: probe must be one of {', '.join(map(repr, ROUTES))}, or a callable, "
                 f"got {shown(probing.probe)}."
             )
         return probing
 
     def due(self, done: int, last: int | None) -> bool:
-        """True where the step after `done` steps is to have a product; `last` is `done` of the last step that had one.
+        """Return True if the step after `done` steps computes a product; `last` is `done` of the last such step.
 
         >>> last, steps = None, []
         >>> for k in range(50):

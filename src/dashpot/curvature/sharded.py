@@ -1,4 +1,4 @@
-"""What products need to know of parameters that several processes hold in pieces."""
+"""Hessian-vector products of sharded parameters."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from dashpot.curvature.state_guards import before_every_module
+from dashpot.curvature.state_guards import module_pre_hook
 from dashpot.engine.dtensor import is_dtensor, to_local
 from dashpot.errors import CurvatureError
 from dashpot.recipes.recipe import Recipe
 
-__all__ = ["check_windows", "pieces_of_gradients", "weights_gathered_anew"]
+__all__ = ["check_spatial_sharding", "local_gradients", "reshard_before_forward"]
 
 
 @contextmanager
-def weights_gathered_anew() -> Iterator[None]:
-    """Have FSDP2 gather weights anew that it still holds from before they were moved, as after a forward pass that no
-    backward pass followed."""
+def reshard_before_forward() -> Iterator[None]:
+    """Reshard FSDP2 modules before their forward pass, so that moved weights are gathered again.
+
+    FSDP2 keeps gathered weights after a forward pass without a backward pass.
+    """
     seen: set[nn.Module] = set()
     kind = getattr(sys.modules.get("torch.distributed.fsdp"), "FSDPModule", ())
 
@@ -31,12 +33,12 @@ def weights_gathered_anew() -> Iterator[None]:
                 seen.add(part)
                 cast(Any, part).reshard()
 
-    with before_every_module(before):
+    with module_pre_hook(before):
         yield
 
 
-def pieces_of_gradients(owner: str, params: Sequence[Tensor]) -> list[Tensor | None]:
-    """The gradients in this process, copied; summed over processes where that is still due."""
+def local_gradients(owner: str, params: Sequence[Tensor]) -> list[Tensor | None]:
+    """Return copies of the local shards of the gradients, with pending reductions applied."""
     having = [p for p in params if p.grad is not None]
     with torch.no_grad():
         _, grads = to_local(owner, having, [p.grad for p in having if p.grad is not None])
@@ -44,14 +46,14 @@ def pieces_of_gradients(owner: str, params: Sequence[Tensor]) -> list[Tensor | N
     return [found.get(p) for p in params]
 
 
-def check_windows(owner: str, params: Sequence[Tensor], recipe: Recipe) -> None:
-    """Refuse windows of kernels that are divided over processes: each piece would be averaged by itself."""
+def check_spatial_sharding(owner: str, params: Sequence[Tensor], recipe: Recipe) -> None:
+    """Raise `CurvatureError` if a kernel window is sharded, which would average each shard separately."""
     if not any(getattr(stage, "spatial", False) for stage in recipe.active()):
         return
     for p in filter(is_dtensor, params):
         placements = cast(Any, p).placements
         if any(getattr(how, "dim", 0) >= 2 for how in placements):
             raise CurvatureError(
-                f"{owner}: spatial_averaging takes windows that are whole in each process, got {placements} for a "
-                f"parameter of shape {tuple(p.shape)}; divide its first or second dimension, or switch it off."
+                f"{owner}: spatial_averaging requires unsharded kernel windows, got {placements} for a parameter of "
+                f"shape {tuple(p.shape)}; shard its first or second dimension, or disable spatial_averaging."
             )

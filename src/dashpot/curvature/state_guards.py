@@ -1,4 +1,4 @@
-"""Leaving no trace: what an extra evaluation of a closure must find and leave as it was."""
+"""Context managers that make additional evaluations of a closure free of side effects."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from dashpot._torch_private import tensor_hooks
-from dashpot.curvature.accumulated import several_processes
+from dashpot.curvature.accumulated import is_multiprocess
 from dashpot.curvature.graph import leaves
 
-__all__ = ["RandomState", "before_every_module", "buffers_kept", "gradients_kept", "hooks_silenced"]
+__all__ = ["RngSnapshot", "disable_hooks", "module_pre_hook", "preserve_buffers", "preserve_gradients"]
 
 
-class RandomState:
-    """The state of torch's generators on the CPU and on the devices of some tensors."""
+class RngSnapshot:
+    """Snapshot of torch's generator states on the CPU and on the devices of the given tensors."""
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         self._devices = [d for d in dict.fromkeys(x.device for x in tensors) if d.type not in ("cpu", "meta")]
@@ -28,19 +28,19 @@ class RandomState:
         self._others = [torch.get_device_module(d).get_rng_state(d) for d in self._devices]
 
     def restore(self) -> None:
-        """Go back to this state, so that an evaluation draws the same dropout masks again."""
+        """Restore the snapshot, so that an evaluation repeats the same dropout masks."""
         torch.set_rng_state(self._cpu)
         for device, state in zip(self._devices, self._others, strict=True):
             torch.get_device_module(device).set_rng_state(state, device)
 
 
 @contextmanager
-def before_every_module(hook: Callable[[nn.Module, Any], None]) -> Iterator[None]:
-    """Call a function with every module before its forward pass while this is open."""
+def module_pre_hook(hook: Callable[[nn.Module, Any], None]) -> Iterator[None]:
+    """Register a global forward pre-hook for the duration of the context."""
     handle = nn.modules.module.register_module_forward_pre_hook(hook)
     try:
         with warnings.catch_warnings():
-            # That it is called once more for a compiled module, which does no harm.
+            # An additional call for compiled modules is harmless.
             warnings.filterwarnings("ignore", r"Using `torch\.compile\(module\)` when there are global", UserWarning)
             yield
     finally:
@@ -48,8 +48,8 @@ def before_every_module(hook: Callable[[nn.Module, Any], None]) -> Iterator[None
 
 
 @contextmanager
-def buffers_kept() -> Iterator[None]:
-    """Put back what modules change in their buffers while this is open, as BatchNorm does in its running averages."""
+def preserve_buffers() -> Iterator[None]:
+    """Restore module buffers on exit, such as the running statistics of BatchNorm."""
     kept: dict[tuple[nn.Module, str], tuple[Tensor, Tensor]] = {}
     seen: set[nn.Module] = set()
     thread = threading.get_ident()
@@ -57,7 +57,7 @@ def buffers_kept() -> Iterator[None]:
     def before(module: nn.Module, _: Any) -> None:
         if module in seen or threading.get_ident() != thread:
             return
-        # With all that is inside: a compiled module calls no hooks of its parts.
+        # Include submodules: a compiled module does not call their hooks.
         for part in module.modules():
             seen.add(part)
             for name, buffer in part.named_buffers(recurse=False):
@@ -65,7 +65,7 @@ def buffers_kept() -> Iterator[None]:
                     kept[part, name] = buffer, buffer.detach().clone()
 
     try:
-        with before_every_module(before):
+        with module_pre_hook(before):
             yield
     finally:
         with torch.no_grad():
@@ -76,15 +76,16 @@ def buffers_kept() -> Iterator[None]:
 
 
 @contextmanager
-def gradients_kept(params: Sequence[Tensor]) -> Iterator[Callable[[Tensor], set[Tensor]]]:
-    """Clear the gradients of `params` while this is open and put them back.
+def preserve_gradients(params: Sequence[Tensor]) -> Iterator[Callable[[Tensor], set[Tensor]]]:
+    """Clear the gradients of `params`, and restore them on exit.
 
-    Gives a function to call with a loss before its backward pass: it keeps the gradients of the loss's other leaves,
-    and returns all of them.
+    Yields:
+        A function to call with a loss before its backward pass. It also saves the gradients of the other leaves of the
+        loss, and returns all leaves.
     """
     mine = [(p, p.grad) for p in params]
-    # Under DDP their memory may be that of its buckets, which every backward pass writes to.
-    shared = several_processes(None)
+    # Under DDP, gradients may be views of buckets, which every backward pass overwrites.
+    shared = is_multiprocess(None)
     values = [p.grad.detach().clone() if shared and p.grad is not None else None for p in params]
     others: dict[Tensor, Tensor | None] = {}
     known = set(params)
@@ -108,11 +109,11 @@ def gradients_kept(params: Sequence[Tensor]) -> Iterator[Callable[[Tensor], set[
 
 
 @contextmanager
-def hooks_silenced(tensors: Iterable[Tensor]) -> Iterator[None]:
-    """No hook that a user put on one of these tensors runs while this is open: they are for training's gradients."""
+def disable_hooks(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """Disable user hooks on these tensors, which are meant for training gradients."""
     found = [hooks for x in tensors for hooks in tensor_hooks(x)]
     kept = [(hooks, dict(hooks)) for hooks in found]
-    for hooks in found:  # the very dictionaries, which torch holds as well
+    for hooks in found:  # in place: torch holds references to these dictionaries
         hooks.clear()
     try:
         yield

@@ -1,4 +1,4 @@
-"""What Hessian-vector products cost: counts, and their share of the time."""
+"""Cost of Hessian-vector products: counts and share of the time."""
 
 from __future__ import annotations
 
@@ -13,13 +13,17 @@ _REMEMBERED = 256
 
 
 class CurvatureStats(NamedTuple):
-    """What an optimizer's products cost so far.
+    """Cost of an optimizer's Hessian-vector products.
 
-    `route` is how the last product was taken and `reason` why so (None before the first). `products` counts those that
-    were taken in, `skipped` those that were not finite and left the curvature as it was; both go on in a resumed run.
-    `with_product` and `without` are median seconds from the end of one step to the end of the next, data and evaluation
-    included, for steps with and without a product; `share` is the part of the time that products cost. The three are
-    None until there were such steps in this process.
+    Attributes:
+        route: Route of the last product; None before the first.
+        reason: Reason for the route; None before the first product.
+        products: Number of products used, including those before a resume.
+        skipped: Number of non-finite products, which leave the estimate unchanged, including those before a resume.
+        with_product: Median time in seconds between the ends of successive steps, for steps with a product, including
+            data loading and evaluation; None before such a step in this process.
+        without: Likewise for steps without a product.
+        share: Fraction of the time spent on products; None unless both medians are known.
     """
 
     route: str | None
@@ -32,7 +36,7 @@ class CurvatureStats(NamedTuple):
 
 
 class StepTimer:
-    """Times from step to step. Medians, so that a pause for an evaluation or a checkpoint counts for nothing."""
+    """Timer between steps; medians exclude pauses for evaluations and checkpoints."""
 
     def __init__(self) -> None:
         self._last: float | None = None
@@ -40,7 +44,7 @@ class StepTimer:
         self._counts = {True: 0, False: 0}
 
     def lap(self, product: bool) -> None:
-        """A step has ended; `product` tells whether it had one."""
+        """Record the end of a step, with or without a product."""
         now = time.perf_counter()
         if self._last is not None:
             self._times[product].append(now - self._last)
@@ -48,12 +52,12 @@ class StepTimer:
         self._last = now
 
     def medians(self) -> tuple[float | None, float | None]:
-        """(with a product, without), in seconds."""
+        """Return the median seconds of steps (with a product, without)."""
         with_product, without = (median(self._times[kind]) if self._times[kind] else None for kind in (True, False))
         return with_product, without
 
     def share(self) -> float | None:
-        """The part of all time that products cost; None before there is something to compare."""
+        """Return the fraction of the time spent on products, or None if unknown."""
         with_product, without = self.medians()
         if with_product is None or without is None:
             return None

@@ -1,4 +1,4 @@
-"""What to say where a model cannot be differentiated twice: which operation it is, and which route remains."""
+"""Errors for models without a second derivative: the operation, and the remaining route."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from dashpot.curvature.graph import blind_function, hides_parameters, user_function
+from dashpot.curvature.graph import custom_function, has_reentrant_checkpoint, once_differentiable_function
 from dashpot.errors import CurvatureError
 
-__all__ = ["named_obstacle", "refuse_blind_functions", "refuse_hidden_parameters", "refuse_sparse"]
+__all__ = ["naming_unsupported", "reject_once_differentiable", "reject_reentrant_checkpoint", "reject_sparse"]
 
 _OPERATION = re.compile(r"(?:derivative for|forward AD with|forward-mode AD for|jvp for) '?((?:aten::)?[\w:.]+)'?")
 _SIGNS = (
@@ -26,14 +26,14 @@ _SIGNS = (
     "jvp function",
     "jvp staticmethod",
     "no forward mode",
-    "ZeroTensors",  # of torch's forward mode through some of its losses
+    "ZeroTensors",  # forward mode through some losses
     "incompatible with .grad()",  # reentrant checkpointing
 )
 
 
 @contextmanager
-def named_obstacle(outputs: Sequence[Tensor] = (), way: str = "double backward") -> Iterator[None]:
-    """Turn torch's complaint that something cannot be differentiated so into a `CurvatureError` that names it."""
+def naming_unsupported(outputs: Sequence[Tensor] = (), way: str = "double backward") -> Iterator[None]:
+    """Convert torch's errors about unsupported derivatives to a `CurvatureError` that names the operation."""
     try:
         yield
     except (RuntimeError, NotImplementedError) as error:
@@ -43,12 +43,12 @@ def named_obstacle(outputs: Sequence[Tensor] = (), way: str = "double backward")
         if "sparse" in text:
             raise CurvatureError("gradients must be dense, got sparse ones.") from error
         found = _OPERATION.search(text)
-        name = found[1] if found else _applied(error) or user_function(outputs) or _described(text)
+        name = found[1] if found else _applied(error) or custom_function(outputs) or _described(text)
         raise _no_way(name, way) from error
 
 
 def _applied(error: BaseException) -> str | None:
-    """The `torch.autograd.Function` in whose `apply` an error arose."""
+    """Return the `torch.autograd.Function` whose `apply` raised the error."""
     place = error.__traceback__
     while place is not None:
         cls = place.tb_frame.f_locals.get("cls")
@@ -59,32 +59,32 @@ def _applied(error: BaseException) -> str | None:
 
 
 def _described(text: str) -> str:
-    """An operation that torch does not name, with what torch says."""
+    """Describe an operation that torch does not name by torch's message."""
     first = text.strip().splitlines()[0]
     return f"an operation of the model ({first if len(first) < 200 else first[:200] + '...'})"
 
 
 def _no_way(name: str, way: str) -> CurvatureError:
     return CurvatureError(
-        f"{name} has no {way}; use probe='differences' with a closure, which needs ordinary gradients only."
+        f"{name} has no {way}; use probe='differences' with a closure, which requires only gradients."
     )
 
 
-def refuse_blind_functions(roots: Iterable[Tensor]) -> None:
-    """`CurvatureError` for what was computed with a function that is differentiable once only."""
-    name = blind_function(roots)
+def reject_once_differentiable(roots: Iterable[Tensor]) -> None:
+    """Raise `CurvatureError` if the graph contains a function without a second derivative."""
+    name = once_differentiable_function(roots)
     if name is not None:
         raise _no_way(name, "double backward")
 
 
-def refuse_hidden_parameters(loss: Tensor) -> None:
-    """`CurvatureError` for a loss whose graph shows only part of the parameters."""
-    if hides_parameters([loss]):
-        raise _no_way("reentrant checkpointing", "derivative by the parameters inside")
+def reject_reentrant_checkpoint(loss: Tensor) -> None:
+    """Raise `CurvatureError` if the graph of the loss contains reentrant checkpointing."""
+    if has_reentrant_checkpoint([loss]):
+        raise _no_way("reentrant checkpointing", "derivative with respect to the parameters inside")
 
 
-def refuse_sparse(grads: Iterable[Tensor | None]) -> None:
-    """`CurvatureError` for a gradient that is not dense."""
+def reject_sparse(grads: Iterable[Tensor | None]) -> None:
+    """Raise `CurvatureError` for a sparse gradient."""
     for g in grads:
         if g is not None and g.layout != torch.strided:
             raise CurvatureError(f"gradients must be dense, got layout {g.layout} for shape {tuple(g.shape)}.")

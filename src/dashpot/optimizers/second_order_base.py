@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from dashpot.constraints import ARGUMENTS, check
-from dashpot.curvature.accumulated import Between, Pending, any_process, finished
+from dashpot.curvature.accumulated import AccumulatedProducts, PendingProducts, any_rank, reduced_products
 from dashpot.curvature.backward_capture import check_loss
 from dashpot.curvature.graph import leaves
-from dashpot.curvature.hvp import Taker
+from dashpot.curvature.hvp import HvpComputer
 from dashpot.curvature.hvp_options import Probing
-from dashpot.curvature.probes import draws, shrunk
-from dashpot.curvature.sharded import check_windows
-from dashpot.curvature.state_guards import RandomState
+from dashpot.curvature.probes import draw_probes, scaled_probes
+from dashpot.curvature.sharded import check_spatial_sharding
+from dashpot.curvature.state_guards import RngSnapshot
 from dashpot.curvature.stats import CurvatureStats, StepTimer
 from dashpot.engine.eager import observe_tensor, real_view
 from dashpot.engine.group_step import Step
@@ -96,7 +96,11 @@ class SecondOrder(Optimizer):
             >>> opt.should_create_graph(), opt.should_create_graph()
             (True, True)
         """
-        return self._observes() and self._between.settled is None and (self._is_scheduled() or bool(self._due_params()))
+        return (
+            self._observes()
+            and self._pending.from_curvature_step is None
+            and (self._is_scheduled() or bool(self._due_params()))
+        )
 
     def _observes(self) -> bool:
         """Return True if a stage of the method uses products."""
@@ -129,9 +133,9 @@ class SecondOrder(Optimizer):
     def _without_product(self) -> set[Tensor]:
         """Return the parameters without a product so far."""
         every = [p for group in self.param_groups for p in group["params"]]
-        if self._between.unobserved is None:  # read from the state initially and after loading
-            self._between.unobserved = {p for p in every if not _has_product(self.state.get(p, {}))}
-        return self._between.unobserved | {
+        if self._pending.unobserved is None:  # read from the state initially and after loading
+            self._pending.unobserved = {p for p in every if not _has_product(self.state.get(p, {}))}
+        return self._pending.unobserved | {
             p for p in every if p not in self.state
         }  # the user may have cleared the state
 
@@ -150,7 +154,7 @@ class SecondOrder(Optimizer):
             ('closure', 'a loss was given', 1, 0)
         """
         skipped = self._counter("products_skipped")
-        route, reason = self._taker.route or (None, None)
+        route, reason = self._hvp.route or (None, None)
         taken = self._counter("products") - skipped
         return CurvatureStats(route, reason, taken, skipped, *self._watch.medians(), self._watch.share())
 
@@ -170,7 +174,7 @@ class SecondOrder(Optimizer):
         Raises:
             CurvatureError: If the product cannot be computed.
         """
-        if self._taker.inside is not None:
+        if self._hvp.inside is not None:
             if scaler is not None:
                 raise CurvatureError(f"{type(self).__name__}: scaler must be None inside a closure.")
             loss.backward(**kwargs)
@@ -181,28 +185,32 @@ class SecondOrder(Optimizer):
         if not self._accumulates(loss, params):
             loss.backward(**kwargs)
             return
-        self._taker.check_backward(params)
-        probes, rest = shrunk(self._probes(self._between.gathered, params), scale)
-        self._taker.differentiate(self._between.gathered, params, probes, raw=scaler is None, scale=rest)(loss, kwargs)
-        self._between.gathered.stamp(params)
+        self._hvp.check_backward(params)
+        probes, rest = scaled_probes(self._probes(self._pending.from_gradients, params), scale)
+        self._hvp.differentiate(self._pending.from_gradients, params, probes, raw=scaler is None, scale=rest)(
+            loss, kwargs
+        )
+        self._pending.from_gradients.stamp(params)
 
     def _accumulates(self, loss: Tensor, params: list[Tensor]) -> bool:
         """Return True if this step's backward passes accumulate products, as decided at the first micro-batch."""
-        gathered = self._between.gathered
+        from_gradients = self._pending.from_gradients
         fresh = [p for p in params if p.grad is None]
         if len(fresh) == len(params):
-            gathered.clear()
-        gathered.forget(fresh)
-        if gathered.due is None:
-            gathered.due = self._observes() and self._between.settled is None and not callable(self._probing.probe)
-            if gathered.due and not self._is_scheduled():
+            from_gradients.clear()
+        from_gradients.forget(fresh)
+        if from_gradients.due is None:
+            from_gradients.due = (
+                self._observes() and self._pending.from_curvature_step is None and not callable(self._probing.probe)
+            )
+            if from_gradients.due and not self._is_scheduled():
                 waiting = self._due_params()
-                gathered.due = bool(waiting) and self._any_rank(not waiting.isdisjoint(leaves(loss)))
-        return gathered.due
+                from_gradients.due = bool(waiting) and self._any_rank(not waiting.isdisjoint(leaves(loss)))
+        return from_gradients.due
 
     def _any_rank(self, wanted: bool) -> bool:
         """Return True if any rank requires a product; all ranks then compute it."""
-        return any_process(wanted, self._probing.process_group, self._params())
+        return any_rank(wanted, self._probing.process_group, self._params())
 
     def step(self, closure: Closure | None = None) -> Any:
         """Take one step. Parameters without a gradient are unchanged.
@@ -220,26 +228,28 @@ class SecondOrder(Optimizer):
         loss = None
         if closure is not None:
             takes = self._probing.probe != "graph" and not callable(self._probing.probe)
-            if takes and self._observes() and self._between.settled is None and self._is_scheduled():
-                params, pending = self._params(), Pending()
-                loss = self._taker.train(closure, pending, params, self._probes(pending, params))
+            if takes and self._observes() and self._pending.from_curvature_step is None and self._is_scheduled():
+                params, pending = self._params(), AccumulatedProducts()
+                loss = self._hvp.with_gradients(closure, pending, params, self._probes(pending, params))
                 if pending.taken:
-                    self._between.gathered = pending  # after the call, because the closure clears accumulated products
+                    self._pending.from_gradients = (
+                        pending  # after the call, because the closure clears accumulated products
+                    )
             else:
                 with torch.enable_grad():
                     loss = closure()
                 if takes and self._observes() and loss is not None:
                     check_loss(type(self).__name__, loss)
-                    if self._between.settled is None and self._without_product():
+                    if self._pending.from_curvature_step is None and self._without_product():
                         self._late_product(closure)
         self._untraced(self)
         return loss
 
     def _late_product(self, closure: Closure) -> None:
         """Compute a product if a parameter receives its first gradient in a step without one."""
-        missing = self._without_product() - self._between.gathered.held.keys()
+        missing = self._without_product() - self._pending.from_gradients.held.keys()
         if self._any_rank(any(p.grad is not None and p.requires_grad for p in missing)):
-            random_state = RandomState(self._params())
+            random_state = RngSnapshot(self._params())
             self.curvature_step(closure)
             random_state.restore()
 
@@ -274,24 +284,24 @@ class SecondOrder(Optimizer):
             raise ArgumentError(
                 f"{type(self).__name__}: curvature_step requires a stage that uses Hessian-vector products."
             )
-        params, pending = self._params(), Pending()
-        loss = self._taker.look(closure, pending, params, self._probes(pending, params))
-        self._between.settled = pending
+        params, pending = self._params(), AccumulatedProducts()
+        loss = self._hvp.without_gradients(closure, pending, params, self._probes(pending, params))
+        self._pending.from_curvature_step = pending
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients and the products accumulated by `backward`."""
         super().zero_grad(set_to_none)
-        self._between.gathered.clear()
-        if self._taker.inside is not None:
-            self._taker.inside.restart()
+        self._pending.from_gradients.clear()
+        if self._hvp.inside is not None:
+            self._hvp.inside.restart()
 
-    def _probes(self, pending: Pending, params: Sequence[Tensor]) -> list[Tensor]:
+    def _probes(self, pending: AccumulatedProducts, params: Sequence[Tensor]) -> list[Tensor]:
         """Return the probes of the next product, identical on every rank and after resuming."""
         if missing := [p for p in params if p not in pending.probes]:
             indices = {p: i for i, p in enumerate(p for group in self.param_groups for p in group["params"])}
             seed, number = self.param_groups[0]["probe_seed"], self._counter("products")
-            drawn = draws(self._probing.distribution, seed, number, missing, [indices[p] for p in missing])
+            drawn = draw_probes(self._probing.distribution, seed, number, missing, [indices[p] for p in missing])
             pending.probes.update(zip(missing, drawn, strict=True))
         return [pending.probes[p] for p in params]
 
@@ -312,50 +322,52 @@ class SecondOrder(Optimizer):
         try:
             super()._step()
         finally:
-            ready, self._between.ready = self._between.ready, None
-        self._between.gathered, self._between.settled = Pending(), None
+            ready, self._pending.ready = self._pending.ready, None
+        self._pending.from_gradients, self._pending.from_curvature_step = AccumulatedProducts(), None
         if self.steps_done() > done:
-            self._between.unobserved = missing - (ready or {}).keys()
+            self._pending.unobserved = missing - (ready or {}).keys()
             self._update_counters(done, attempted, ready)
 
     def _is_state_init_step(self) -> bool:
         """Return False if products were computed for this step."""
-        settled, gathered = self._between.settled, self._between.gathered
-        return settled is None and not gathered.taken and super()._is_state_init_step()
+        from_curvature_step, from_gradients = self._pending.from_curvature_step, self._pending.from_gradients
+        return from_curvature_step is None and not from_gradients.taken and super()._is_state_init_step()
 
     def _select_products(self, params: list[Tensor]) -> bool:
         """Select the products of this step and detach the gradients; return True if there are any, even nan."""
-        if replaced := self._between.gathered.stale():  # the gradients of these products were cleared
-            self._between.gathered.clear()
-        pending = self._between.settled or self._between.gathered
+        if replaced := self._pending.from_gradients.stale():  # the gradients of these products were cleared
+            self._pending.from_gradients.clear()
+        pending = self._pending.from_curvature_step or self._pending.from_gradients
         if params and not pending.taken:
             for p in params:
                 self._check_gradient(p)
             pending = self._product_from_gradients(params, replaced)
         for group in self.param_groups if pending.taken else ():
-            check_windows(type(self).__name__, group["params"], self._recipe_of(group))
+            check_spatial_sharding(type(self).__name__, group["params"], self._recipe_of(group))
         if not self.defaults["differentiable"]:
             _detach_gradients(params)
-        self._between.ready = self._reduced_products(pending, params) if pending.taken and params else None
+        self._pending.ready = self._reduced_products(pending, params) if pending.taken and params else None
         return pending.taken
 
-    def _product_from_gradients(self, params: list[Tensor], replaced: bool) -> Pending:
+    def _product_from_gradients(self, params: list[Tensor], replaced: bool) -> AccumulatedProducts:
         """Compute a product from gradients with a graph, or by the user's function."""
-        pending, missing = Pending(), self._without_product() & set(params)
+        pending, missing = AccumulatedProducts(), self._without_product() & set(params)
         if not self._is_scheduled() and not missing:
             return pending
         if callable(self._probing.probe):
-            self._taker.supplied(pending, params, self._probes(pending, params))
+            self._hvp.supplied(pending, params, self._probes(pending, params))
             return pending
         has_graphs = all(p.grad is not None and p.grad.requires_grad for p in params)
         if not has_graphs and not self._is_scheduled() and not any(map(self._has_stepped, missing)):
             return pending  # a new parameter is not updated, and the next step computes a product
         scale, _ = self._scaler()
-        probes, rest = shrunk(self._probes(pending, params), 1.0 if scale is None else float(scale))
-        self._taker.from_gradients(pending, params, probes, raw=scale is None, scale=rest, replaced=replaced)
+        probes, rest = scaled_probes(self._probes(pending, params), 1.0 if scale is None else float(scale))
+        self._hvp.from_gradients(pending, params, probes, raw=scale is None, scale=rest, replaced=replaced)
         return pending
 
-    def _reduced_products(self, pending: Pending, params: list[Tensor]) -> dict[Tensor, tuple[Tensor, Tensor]] | None:
+    def _reduced_products(
+        self, pending: AccumulatedProducts, params: list[Tensor]
+    ) -> dict[Tensor, tuple[Tensor, Tensor]] | None:
         """Return (probe, product) for each parameter with a gradient; None if a product is not finite."""
         scale, found = self._scaler()
         if pending.raw and scale is None and found is not None:
@@ -365,17 +377,17 @@ class SecondOrder(Optimizer):
             )
         negated = {p for group in self.param_groups if self._maximizes(group) for p in group["params"]}
         averaging = False if callable(self._probing.probe) else self._probing.process_group
-        products = finished(pending, params, scale, averaging, negated)
+        products = reduced_products(pending, params, scale, averaging, negated)
         if products is None:
             return None
         reached = list(products)
         return {p: (v, products[p]) for p, v in zip(reached, self._probes(pending, reached), strict=True)}
 
     def _has_products(self) -> bool:
-        return bool(self._between.ready)
+        return bool(self._pending.ready)
 
     def _observe_products(self, step: Step) -> None:
-        ready, groups = self._between.ready or {}, step.group_of()
+        ready, groups = self._pending.ready or {}, step.group_of()
         for i, owner in enumerate(step.owners):
             if owner not in ready:
                 continue
@@ -402,13 +414,13 @@ class SecondOrder(Optimizer):
 
     def _reset_caches(self) -> None:
         super()._reset_caches()
-        self._between = Between()
-        self._taker = Taker(type(self).__name__, self._probing)
+        self._pending = PendingProducts()
+        self._hvp = HvpComputer(type(self).__name__, self._probing)
         self._watch = StepTimer()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         super().add_param_group(param_group)
-        self._between.unobserved = None
+        self._pending.unobserved = None
 
     def _check_capturable(self, capturable: bool) -> None:
         if capturable and self._observes():
@@ -419,8 +431,8 @@ class SecondOrder(Optimizer):
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        self._between.unobserved = self._between.settled = None
-        self._between.gathered.clear()
+        self._pending.unobserved = self._pending.from_curvature_step = None
+        self._pending.from_gradients.clear()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_probing": self._probing}
