@@ -1,4 +1,4 @@
-"""Run one worker script in several processes and collect the outcomes."""
+"""Subprocesses of tests: limits, environment of a distributed worker, cleanup."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,18 @@ LIMIT = 1800.0
 """Seconds for all checks of a worker, or for any other subprocess of a test: only hangs reach it, whatever the load."""
 PEER_LIMIT = 600.0
 """Seconds a rank waits for another one in a collective operation."""
+EXIT_GRACE = 60.0
+"""Seconds for the other ranks to end after one has failed."""
+
+
+@contextmanager
+def running(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """Start a process; at the end of the block, kill it if it is still running, reap it and close its pipes."""
+    with subprocess.Popen(command, text=True, **options) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def environment(script: Path, rank: int = 0, world: int = 1) -> dict[str, str]:
@@ -25,26 +40,28 @@ def environment(script: Path, rank: int = 0, world: int = 1) -> dict[str, str]:
     return {**os.environ, **launcher, "PYTHONPATH": paths, "GLOO_SOCKET_IFNAME": loopback, "OMP_NUM_THREADS": "1"}
 
 
-def run_processes(
-    script: Path, folder: Path, *arguments: str, world: int = 2, limit: float = LIMIT
-) -> list[dict[str, Any]]:
-    """Run `script RANK WORLD FOLDER ARGUMENTS` for each rank and return the contents of FOLDER/outcomes-RANK.json."""
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(script), str(rank), str(world), str(folder), *arguments],
-            env=environment(script, rank, world),
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        for rank in range(world)
-    ]
+def run_processes(script: Path, folder: Path, *arguments: str, world: int = 2) -> list[dict[str, Any]]:
+    """Run `script RANK WORLD FOLDER ARGUMENTS` for each rank and return the contents of FOLDER/outcomes-RANK.json.
+
+    The output of the ranks goes to files, because a rank would block on a full pipe that is not being read.
+    """
+    processes: list[subprocess.Popen[bytes]] = []
+    outputs = [folder / f"output-{rank}.txt" for rank in range(world)]
     try:
-        printed = [process.communicate(timeout=limit)[0] for process in processes]
+        for rank, output in enumerate(outputs):
+            command = [sys.executable, str(script), str(rank), str(world), str(folder), *arguments]
+            with output.open("w") as stream:
+                env = environment(script, rank, world)
+                processes.append(subprocess.Popen(command, env=env, stdout=stream, stderr=subprocess.STDOUT))
+        deadline = time.monotonic() + LIMIT
+        while None in (codes := [process.poll() for process in processes]) and time.monotonic() < deadline:
+            if any(codes):
+                deadline = min(deadline, time.monotonic() + EXIT_GRACE)
+            time.sleep(0.05)
     finally:
         for process in processes:
             process.kill()
-            process.communicate()  # closes the pipe, which would otherwise warn when it is collected
-    files = [folder / f"outcomes-{rank}.json" for rank in range(world)]
-    assert all(file.exists() for file in files), "\n".join(printed)
-    return [json.loads(file.read_text()) for file in files]
+            process.wait()
+    results = [folder / f"outcomes-{rank}.json" for rank in range(world)]
+    assert all(result.exists() for result in results), "\n".join(output.read_text() for output in outputs)
+    return [json.loads(result.read_text()) for result in results]

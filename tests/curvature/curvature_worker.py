@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from processes import PEER_LIMIT
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -620,8 +621,8 @@ def main(rank: int, world: int, folder: Path, pattern: str) -> None:
     torch.set_default_dtype(torch.float32)
     warnings.simplefilter("error")
     store: Any = dist.FileStore(str(folder / "store"), world)  # pyright: ignore[reportPrivateImportUsage]
-    store.set_timeout(timedelta(seconds=60))
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timedelta(seconds=60))
+    store.set_timeout(timedelta(seconds=PEER_LIMIT))
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timedelta(seconds=PEER_LIMIT))
     outcomes: dict[str, str] = {}
     for name, (check, arguments) in CHECKS.items():
         if not re.search(pattern, name):
