@@ -1,8 +1,9 @@
-"""Small problems and learners for the tests of the training loop."""
+"""Small problems, learners and callbacks for the tests of the training loop."""
 
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,9 +13,12 @@ from dashpot.data import Batches
 from dashpot.tasks import Problem, accuracy
 from dashpot.training import Callback, CancelFit, Engine, Learner
 
+X = torch.randn(12, 3, generator=torch.Generator().manual_seed(0))
+Y = torch.arange(12) % 2
+
 
 def problem(examples: int = 10, batch_size: int = 4, seed: int = 0, dtype: torch.dtype = torch.float32) -> Problem:
-    """Three classes from four numbers, with dropout and batch norm; batches of 4, 4 and 2, reordered every epoch."""
+    """Three classes, four inputs, dropout and batch norm; batches of 4, 4 and 2, shuffled every epoch."""
     draw = torch.Generator().manual_seed(seed)
     x, y = torch.randn(examples, 4, generator=draw, dtype=dtype), torch.randint(0, 3, (examples,), generator=draw)
     with torch.random.fork_rng():
@@ -33,8 +37,27 @@ def learner(make=dp.AdamW, lr=0.01, callbacks=(), engine=None, **shape) -> Learn
     return Learner.of(problem(**shape), make, lr=lr, callbacks=callbacks, engine=engine or Engine("cpu"))
 
 
+def linear_learner(train, make: Any = torch.optim.SGD, *, model: Any = None, lr: float | None = 0.1, **options):
+    """A linear model of three inputs and two classes on any training data."""
+    torch.manual_seed(3)
+    model = nn.Linear(3, 2) if model is None else model
+    options = {"loss": nn.functional.cross_entropy, **options}
+    return Learner(model, train, optimizer=make, lr=lr, engine=Engine("cpu"), **options)
+
+
+def pairs(size=4):
+    """`X` and `Y` as a list of batches."""
+    return [(X[i : i + size], Y[i : i + size]) for i in range(0, 12, size)]
+
+
+def fp16(scale=2.0**10, interval=2000):
+    engine = Engine("cpu", precision="fp16")
+    engine.scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=interval)
+    return engine
+
+
 class StopAt(Callback):
-    """Keeps the learner's state after that many batches of training, and ends the fit there."""
+    """Copies the learner's state after a number of training batches, and cancels the fit."""
 
     order = 1000
 
@@ -47,6 +70,51 @@ class StopAt(Callback):
             self.state = copy.deepcopy(learner.state_dict())
             self.state["callbacks"].pop("StopAt")
             raise CancelFit
+
+
+class At(Callback):
+    """Calls `function(learner)` at one event."""
+
+    def __init__(self, event, function, order=0):
+        self.order = order  # pyright: ignore[reportAttributeAccessIssue]
+        setattr(self, event, function)
+
+
+class KeepGradients(Callback):
+    """Scales the gradients by 0.85 instead of clearing them."""
+
+    def zero_grad(self, learner, proceed):
+        for p in learner.model.parameters():
+            p.grad *= 0.85
+
+
+def raise_if(error, condition):
+    """Return a hook that raises `error` if `condition(learner)`."""
+
+    def hook(learner):
+        if condition(learner):
+            raise error
+
+    return hook
+
+
+def call_if(function, condition):
+    """Return a hook that calls `function(learner)` if `condition(learner)`."""
+    return lambda learner: function(learner) if condition(learner) else None
+
+
+def on_batch(*indices):
+    """Return a condition: whether a training batch with one of these indices is current."""
+    return lambda learner: learner.training and learner.batch.index in indices
+
+
+def multiply_loss(factor):
+    """Return a hook that multiplies the loss."""
+
+    def hook(learner):
+        learner.batch.loss = learner.batch.loss * factor
+
+    return hook
 
 
 def weights(learner: Learner) -> list[torch.Tensor]:

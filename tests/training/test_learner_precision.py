@@ -1,12 +1,13 @@
-"""Mixed precision: what runs in which type, and the order unscale, clip, step, update under a loss scale."""
+"""Mixed precision: dtypes, and the order unscale, clip, step, update with a loss scale."""
 
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import pytest
 import torch
-from learner_support import StopAt, learner, same, weights
+from learner_support import KeepGradients, StopAt, fp16, learner, linear_learner, pairs, same, weights
 from torch import nn
 
 import dashpot as dp
@@ -21,17 +22,11 @@ from dashpot.training.callbacks.recorder import Recorder
 from dashpot.training.callbacks.schedule import Schedule
 
 HALF = 2.0**-10
-"""Spacing of float16 around 1: what one rounding of a product may cost, relative."""
-
-
-def fp16(scale=2.0**10, interval=2000):
-    engine = Engine("cpu", precision="fp16")
-    engine.scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=interval)
-    return engine
+"""Spacing of float16 around 1: relative error of one rounding."""
 
 
 def trained(engine, make=torch.optim.SGD, callbacks=(), epochs=2, lr=0.1, **options):
-    """A small smooth model; its gradients have norms about 1."""
+    """Fit a small smooth model, with gradient norms of about 1."""
     draw = torch.Generator().manual_seed(1)
     x, y = torch.randn(24, 3, generator=draw), torch.randint(0, 2, (24,), generator=draw)
     with torch.random.fork_rng():
@@ -47,23 +42,23 @@ def distance(a, b):
     return max((x - y).abs().max().item() for x, y in zip(weights(a), weights(b), strict=True))
 
 
-# ---- types ----------------------------------------------------------------------------------------------------------
+# ---- dtypes ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("precision", "kind"), [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
 )
-def test_products_are_narrow_weights_gradients_and_losses_are_not(precision, kind):
+def test_autocast_keeps_weights_gradients_and_losses_in_float32(precision, kind):
     seen = set()
 
-    class Look(Callback):
+    class RecordDtypes(Callback):
         def after_loss(self, learner):
             seen.add((learner.batch.output.dtype, learner.batch.loss.dtype))
 
         def after_backward(self, learner):
             assert {p.grad.dtype for p in learner.model.parameters()} == {torch.float32}
 
-    subject = learner(dp.AdamW, engine=Engine("cpu", precision=precision), callbacks=[Look()])
+    subject = learner(dp.AdamW, engine=Engine("cpu", precision=precision), callbacks=[RecordDtypes()])
     subject.fit(2)
     assert seen == {(kind, torch.float32)}
     assert {p.dtype for p in subject.model.parameters()} == {torch.float32}
@@ -71,8 +66,8 @@ def test_products_are_narrow_weights_gradients_and_losses_are_not(precision, kin
     assert math.isfinite(subject.history[-1]["eval"]["loss"])
 
 
-def test_bf16_is_autocast_by_hand():
-    class ByHand(Callback):
+def test_bf16_equals_manual_autocast():
+    class ManualAutocast(Callback):
         def predict(self, learner, proceed):
             with torch.autocast("cpu", torch.bfloat16):
                 learner.batch.output = learner.model(learner.batch.x)
@@ -82,13 +77,13 @@ def test_bf16_is_autocast_by_hand():
                 learner.batch.loss = nn.functional.cross_entropy(learner.batch.output, learner.batch.y)
 
     assert same(
-        weights(trained(Engine("cpu", precision="bf16"))), weights(trained(Engine("cpu"), callbacks=[ByHand()]))
+        weights(trained(Engine("cpu", precision="bf16"))), weights(trained(Engine("cpu"), callbacks=[ManualAutocast()]))
     )
     assert not same(weights(trained(Engine("cpu", precision="bf16"))), weights(trained(Engine("cpu"))))
 
 
 @pytest.mark.parametrize("bad", ["float16", "16", None, 16])
-def test_an_unknown_precision(bad):
+def test_unknown_precision_raises(bad):
     with pytest.raises(ArgumentError, match="Engine: precision must be one of 'fp32', 'bf16', 'fp16'"):
         Engine("cpu", precision=bad)
 
@@ -96,8 +91,8 @@ def test_an_unknown_precision(bad):
 # ---- the order under a loss scale -----------------------------------------------------------------------------------
 
 
-def by_hand(scale, max_norm=None, epochs=2):
-    """The loop that torch's documentation of mixed precision tells."""
+def reference_loop(scale, max_norm=None, epochs=2):
+    """The loop of torch's documentation of mixed precision."""
     subject = learner_without_fit()
     model, opt = subject.model, torch.optim.SGD(subject.model.parameters(), lr=0.1, momentum=0.9)
     scaler = torch.amp.GradScaler("cpu", init_scale=scale)
@@ -125,14 +120,14 @@ def momentum(params, lr):
 
 @pytest.mark.parametrize("max_norm", [None, 0.05])
 @pytest.mark.parametrize("scale", [2.0**10, 2.0**40])
-def test_it_is_the_loop_of_torchs_documentation(scale, max_norm):
-    """Bit for bit, also where the first steps overflow."""
+def test_fp16_equals_documented_torch_loop(scale, max_norm):
+    """Bit for bit, also if the first steps overflow."""
     callbacks = [] if max_norm is None else [ClipGradients(norm=max_norm)]
     subject = trained(fp16(scale), momentum, callbacks)
-    assert same(weights(subject), by_hand(scale, max_norm))
+    assert same(weights(subject), reference_loop(scale, max_norm))
 
 
-def test_unscale_clip_step_update_come_in_this_order(monkeypatch):
+def test_fp16_order_is_unscale_clip_step_update(monkeypatch):
     calls = []
     engine = fp16()
     for name in ("scale", "unscale_", "step", "update"):
@@ -147,9 +142,11 @@ def test_unscale_clip_step_update_come_in_this_order(monkeypatch):
 
 
 @pytest.mark.parametrize("make", [torch.optim.SGD, dp.SGD, dp.AdamW], ids=["torch", "SGD", "AdamW"])
-def test_the_limit_is_in_units_of_the_true_gradient(make):
-    """Steps of fp16 and fp32 differ by roundings of float16. Clipped before unscaling, gradients would be 1024 times
-    too small; not unscaled at all, the step would be 1024 times too long."""
+def test_clipping_applies_to_unscaled_gradients(make):
+    """Steps of fp16 and fp32 differ only by float16 rounding.
+
+    With clipping before unscaling, gradients would be 1024 times too small; without unscaling, 1024 times too large.
+    """
     recorders = [Recorder("grad_norm"), Recorder("grad_norm")]
     scaled, true = (
         trained(engine, make, [ClipGradients(norm=0.05), recorder], lr=0.1)
@@ -171,7 +168,7 @@ def test_accumulated_gradients_are_unscaled_once():
 
 
 class Overflow(Callback):
-    """Puts an infinity into the gradients of the second batch of the first epoch; notes what it does to the rest."""
+    """Sets a gradient to infinity in the second batch of the first epoch, and records the changes by each step."""
 
     order = 1
 
@@ -201,12 +198,12 @@ class Overflow(Callback):
 
 @pytest.mark.parametrize("clip", [False, True], ids=["", "clipped"])
 @pytest.mark.parametrize("make", [torch.optim.AdamW, dp.AdamW, dp.SGD], ids=["torch", "AdamW", "SGD"])
-def test_an_overflow_skips_the_step_and_nothing_moves(make, clip):
-    overflow, recorder, told = Overflow(), Recorder("lr", "grad_norm"), []
+def test_overflow_skips_step_and_state(make, clip):
+    overflow, recorder, stepped_batches = Overflow(), Recorder("lr", "grad_norm"), []
 
     class Count(Callback):
         def after_step(self, learner):
-            told.append(learner.batch.index)
+            stepped_batches.append(learner.batch.index)
 
     callbacks = [overflow, recorder, Schedule(Cosine), Count(), *([ClipGradients(norm=1.0)] if clip else [])]
     subject = trained(fp16(), make, callbacks)
@@ -216,31 +213,31 @@ def test_an_overflow_skips_the_step_and_nothing_moves(make, clip):
     assert {note[3] for note in overflow.notes if note[0]} == {1.0}
     assert recorder.values["lr"] == [Cosine(6).value(0.1, step) for step in range(5)]
     assert all(map(math.isfinite, recorder.values["grad_norm"]))
-    assert subject.steps == len(recorder.values["loss"]) == len(told) == 5
+    assert subject.steps == len(recorder.values["loss"]) == len(stepped_batches) == 5
     assert all(value.isfinite().all() for value in weights(subject))
 
 
-def test_steps_after_an_overflow_are_those_without_that_batch():
-    class Leave(Callback):
+def test_steps_after_overflow_equal_those_without_that_batch():
+    class SkipStep(Callback):
         def step(self, learner, proceed):
             if (learner.epoch, learner.batch.index) != (0, 1):
                 proceed()
 
     for make in (dp.AdamW, torch.optim.AdamW):
         overflown = trained(fp16(), make, [Overflow(), Schedule(Cosine)])
-        left = trained(fp16(), make, [Leave(), Schedule(Cosine)])
-        # The scale is a power of two: but for what is too small for float16 it has no part in the result.
+        left = trained(fp16(), make, [SkipStep(), Schedule(Cosine)])
+        # The scale is a power of two: it only affects values too small for float16.
         assert distance(overflown, left) < 1e-3
 
 
-def test_the_scale_grows_again():
+def test_loss_scale_grows_after_overflow():
     engine = fp16(interval=2)
     trained(engine, epochs=2)
     assert engine.scaler.get_scale() == 2.0**13
 
 
-def test_a_step_that_is_cancelled_after_unscaling_does_not_leave_the_next_one_scaled():
-    """The scaler would take it for unscaled already, and step 1024 times too far."""
+def test_step_after_cancelled_step_is_unscaled():
+    """Otherwise the scaler assumes unscaled gradients, and the step is 1024 times too large."""
 
     class CancelFirst(Callback):
         order = 20
@@ -256,7 +253,7 @@ def test_a_step_that_is_cancelled_after_unscaling_does_not_leave_the_next_one_sc
 
 
 @pytest.mark.parametrize("at", [1, 2, 4])
-def test_the_scale_goes_on_where_it_was(at):
+def test_loss_scale_is_restored_on_resume(at):
     def fitted(callbacks=(), **options):
         engine = fp16(interval=3)
         subject = learner(dp.AdamW, engine=engine, callbacks=[Overflow2(), Schedule(Cosine)])
@@ -275,7 +272,7 @@ def test_the_scale_goes_on_where_it_was(at):
 
 
 class Overflow2(Overflow):
-    """Without notes."""
+    """Without records."""
 
     def step(self, learner, proceed):
         proceed()
@@ -286,8 +283,8 @@ class Overflow2(Overflow):
 
 @pytest.mark.parametrize("clip", [False, True], ids=["", "clipped"])
 @pytest.mark.parametrize("make", [dp.Sophia, dp.AdaHessian, dp.ESGD], ids=lambda make: make.__name__)
-def test_a_second_order_method_under_a_loss_scale(make, clip):
-    """Its products are taken out of the scale with the gradients: the curvature is that of fp32 within float16."""
+def test_second_order_methods_with_loss_scale(make, clip):
+    """Products are unscaled with the gradients: the curvature equals that of fp32 up to float16 rounding."""
 
     def fitted(engine):
         callbacks = [ClipGradients(norm=0.5)] if clip else []
@@ -299,9 +296,47 @@ def test_a_second_order_method_under_a_loss_scale(make, clip):
 
 
 @pytest.mark.parametrize("make", [dp.Sophia, dp.AdaHessian], ids=lambda make: make.__name__)
-def test_an_overflow_skips_a_second_order_step(make):
+def test_overflow_skips_second_order_step(make):
     overflow = Overflow()
     subject = trained(fp16(), make, [overflow, Schedule(Cosine)], lr=0.01)
     assert [note[0] for note in overflow.notes] == [True, False, True, True, True, True]
     assert overflow.notes[1] == (False, True, True, 0.5)
     assert all(value.isfinite().all() for value in weights(subject))
+
+
+# ---- gradients kept between steps, and failed steps ------------------------------------------------------------------
+
+
+def test_gradients_kept_by_callback_are_rescaled():
+    def fitted(engine, callbacks):
+        one = linear_learner(pairs(), callbacks=callbacks)
+        one.engine = one.train.engine = engine
+        one.fit(2)
+        return torch.cat([value.flatten() for value in weights(one)])
+
+    true = fitted(Engine("cpu"), [KeepGradients()])
+    # The weights move by 6 steps with gradients below 1, each rounded to the 11 bits of float16.
+    assert torch.allclose(fitted(fp16(), [KeepGradients()]), true, atol=5e-3)
+    assert not torch.allclose(fitted(fp16(), []), true, atol=0.05)  # the effect of the kept gradients is much larger
+
+
+def test_fit_after_failed_step_under_loss_scale():
+    class FailOnce(torch.optim.SGD):
+        fail: ClassVar[bool] = True
+
+        def step(self, closure=None):
+            if self.fail:
+                raise OSError("full")
+            return super().step(closure)
+
+    torch.manual_seed(4)
+    model = nn.Linear(3, 2)
+    before = [p.detach().clone() for p in model.parameters()]
+    one = linear_learner(pairs(), FailOnce(model.parameters(), lr=0.1), model=model, lr=None)
+    one.engine = one.train.engine = fp16()
+    with pytest.raises(OSError, match="full"):
+        one.fit(1)
+    FailOnce.fail = False
+    one.fit(1, callbacks=[ClipGradients(norm=1.0)])
+    assert one.steps == 3
+    assert max((p - q).abs().max().item() for p, q in zip(model.parameters(), before, strict=True)) <= 0.3  # 3 lr norm

@@ -1,4 +1,4 @@
-"""The benchmark of the loop at toy size and without a verdict, so that it cannot rot."""
+"""The loop benchmark at toy size, without a check of its timings."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def short(monkeypatch):
 
 @pytest.mark.usefixtures("short")
 @pytest.mark.parametrize("stream", [io.StringIO, benchmark.Terminal])
-def test_all_sides_do_the_same_steps_and_are_timed(stream):
+def test_all_loops_are_timed_over_the_same_steps(stream):
     rows = benchmark.measured("digits", stream(), rounds=3)
     assert [(row.against, row.rounds) for row in rows] == [("bare", 3), ("sums", 3)]
     assert all(row.step > 0 and row.ratio > 0 and row.low <= row.ratio <= row.high for row in rows)
@@ -31,17 +31,17 @@ def test_all_sides_do_the_same_steps_and_are_timed(stream):
 
 
 @pytest.mark.usefixtures("short")
-def test_a_side_that_does_less_is_found_out(monkeypatch):
+def test_different_numbers_of_steps_raise(monkeypatch):
     real = benchmark.BareLoop.steps
     monkeypatch.setattr(benchmark.BareLoop, "steps", lambda loop, count: real(loop, count - 2))
     with pytest.raises(RuntimeError, match="different weights"):
         benchmark.measured("digits", io.StringIO(), rounds=2)
 
 
-def test_the_learners_seconds_are_those_outside_the_bare_loops(monkeypatch):
-    """Each look at the clock is a second: the learner's turns and what it does after an epoch are a second each."""
-    looks = iter(range(1000))
-    monkeypatch.setattr(benchmark, "clocks", lambda: (float(next(looks)),) * 2)
+def test_learner_time_excludes_bare_loops(monkeypatch):
+    """Each clock read advances one second: the learner's turns, and its work after an epoch, take one second each."""
+    ticks = iter(range(1000))
+    monkeypatch.setattr(benchmark, "clocks", lambda: (float(next(ticks)),) * 2)
     x, y = torch.randn(8, 2), torch.zeros(8, dtype=torch.int64)
 
     class Nothing:

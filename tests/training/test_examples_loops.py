@@ -4,16 +4,12 @@ import runpy
 from pathlib import Path
 
 import pytest
-from loop_frameworks import LIGHTNING_WARNINGS, forget_accelerate, needs
+from loop_frameworks import LIGHTNING_WARNINGS, needs
 
 FOLDER = Path(__file__).parents[2] / "examples"
 
 
-@pytest.fixture(autouse=True)
-def swept(monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    yield
-    forget_accelerate()
+pytestmark = pytest.mark.usefixtures("clean_frameworks")
 
 
 def run(name):

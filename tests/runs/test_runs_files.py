@@ -1,4 +1,4 @@
-"""Writing files of runs: lines that are on the disk, and one sentence where they cannot be."""
+"""Files of runs: appended lines and write errors."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ def no_space(*_: object) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_lines_are_appended_and_the_length_is_told(tmp_path):
+def test_append_line_returns_length(tmp_path):
     path = tmp_path / "record"
     assert append_line(path, "one") == 4
     assert append_line(path, "zwölf") == path.stat().st_size
     assert path.read_text(encoding="utf-8") == "one\nzwölf\n"
 
 
-def test_what_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
+def test_write_errors_name_the_path(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match=r"Cannot write .*file/inside"):
         make_folder(tmp_path / "file" / "inside")

@@ -1,4 +1,4 @@
-"""A checkpoint file: exact, whole or absent, told apart from everything that is none, harmless to read."""
+"""Checkpoint files: exact, atomic, verified, and safe to read."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ STATE = {
 }
 
 
-class Bomb:
+class RunsCode:
     def __reduce__(self):
         return os.mkdir, ("exploded",)
 
@@ -49,12 +49,12 @@ def same(a, b) -> bool:
     return type(a) is type(b) and a == b
 
 
-def test_everything_comes_back(file):
+def test_write_read_round_trip(file):
     assert same(read(file), STATE)
     assert list(file.parent.iterdir()) == [file]
 
 
-def test_it_is_a_file_of_torchs_that_says_what_it_is(tmp_path):
+def test_file_is_readable_by_torch_load(tmp_path):
     write(tmp_path / "run.ckpt", STATE, {"config": {"lr": 0.1}})
     content = torch.load(tmp_path / "run.ckpt", weights_only=True)
     assert content["format"] == FORMAT
@@ -64,7 +64,7 @@ def test_it_is_a_file_of_torchs_that_says_what_it_is(tmp_path):
     assert content["written"].endswith("+00:00")
 
 
-def test_what_only_resembles_plain_data_is_made_plain(tmp_path):
+def test_write_converts_to_plain_data(tmp_path):
     write(
         tmp_path / "a", {"a": np.float64(0.1), "b": OrderedDict(c=np.int32(3)), "d": torch.nn.Parameter(torch.ones(1))}
     )
@@ -76,13 +76,13 @@ def test_what_only_resembles_plain_data_is_made_plain(tmp_path):
     ("bad", "where"),
     [({"a": {"b": [Path("x")]}}, r"got PosixPath at state\.a\.b\[0\]"), ({"f": max}, r"got builtin\w+ at state\.f")],
 )
-def test_what_reading_would_refuse_is_not_written(tmp_path, bad, where):
+def test_write_rejects_other_types(tmp_path, bad, where):
     with pytest.raises(RunError, match=where):
         write(tmp_path / "a", bad)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_missing_file_a_folder_and_a_closed_one(tmp_path, monkeypatch):
+def test_read_of_unreadable_paths_raises(tmp_path, monkeypatch):
     with pytest.raises(RunError, match=r"Checkpoint .*gone\.ckpt"):
         read(tmp_path / "gone.ckpt")
     with pytest.raises(RunError, match=r"Cannot read .*Is a directory"):
@@ -96,29 +96,29 @@ def test_a_missing_file_a_folder_and_a_closed_one(tmp_path, monkeypatch):
         read(tmp_path / "run.ckpt")
 
 
-def test_every_flipped_byte_is_harmless_or_refused(file):
-    """torch itself reads a changed tensor without a word; the checksums of the parts tell."""
-    whole = file.read_bytes()
-    refused = 0
-    for place in range(0, len(whole), 11):
-        file.write_bytes(whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :])
+def test_flipped_byte_is_harmless_or_detected(file):
+    """torch.load reads a changed tensor silently; the checksums detect it."""
+    content = file.read_bytes()
+    detected = 0
+    for index in range(0, len(content), 11):
+        file.write_bytes(content[:index] + bytes([content[index] ^ 16]) + content[index + 1 :])
         try:
-            assert same(read(file), STATE)  # padding and dates, which nobody reads
+            assert same(read(file), STATE)  # padding and dates, which are not read
         except RunError:
-            refused += 1
-    assert refused > 50
+            detected += 1
+    assert detected > 50
 
 
-def test_a_changed_tensor_is_damage(file):
-    whole = file.read_bytes()
-    place = whole.index(torch.arange(6.0).numpy().tobytes())
-    file.write_bytes(whole[: place + 6] + b"\x01" + whole[place + 7 :])
+def test_changed_tensor_is_detected(file):
+    content = file.read_bytes()
+    index = content.index(torch.arange(6.0).numpy().tobytes())
+    file.write_bytes(content[: index + 6] + b"\x01" + content[index + 7 :])
     with pytest.raises(DamagedError, match=r"run\.ckpt is damaged: the checksum of .*data/\d does not match"):
         read(file)
 
 
 @pytest.mark.parametrize("length", [0, 3, 4, 100, 0.5, 0.99, -1])
-def test_a_truncated_file_is_damage(file, length):
+def test_truncated_file_is_detected(file, length):
     whole = file.read_bytes()
     kept = int(length * len(whole)) if isinstance(length, float) else length
     file.write_bytes(whole[:kept])
@@ -126,14 +126,14 @@ def test_a_truncated_file_is_damage(file, length):
         read(file)
 
 
-def test_checksums_are_written_whatever_the_process_has_set(tmp_path):
+def test_checksums_are_written_regardless_of_torch_setting(tmp_path):
     torch.serialization.set_crc32_options(False)
     try:
         write(tmp_path / "run.ckpt", STATE)
         assert torch.serialization.get_crc32_options() is False
     finally:
         torch.serialization.set_crc32_options(True)
-    test_a_changed_tensor_is_damage(tmp_path / "run.ckpt")
+    test_changed_tensor_is_detected(tmp_path / "run.ckpt")
 
 
 def make_text(path):
@@ -162,18 +162,18 @@ def make_tensor(path):
         (make_tensor, "is a torch file, but not a dashpot checkpoint"),
     ],
 )
-def test_something_else_is_said_to_be(tmp_path, make, message):
+def test_other_files_are_rejected(tmp_path, make, message):
     make(tmp_path / "thing")
     with pytest.raises(RunError, match=f"thing {message}") as caught:
         read(tmp_path / "thing")
     assert not isinstance(caught.value, DamagedError)
 
 
-def test_code_is_refused_and_not_run(tmp_path, monkeypatch):
+def test_code_is_rejected_and_not_executed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    torch.save({"format": 1, "dashpot": "0.1.0", "state": {"w": Bomb()}}, "a")
-    torch.save({"w": Bomb()}, "b", _use_new_zipfile_serialization=False)
-    Path("c").write_bytes(pickle.dumps(Bomb()))
+    torch.save({"format": 1, "dashpot": "0.1.0", "state": {"w": RunsCode()}}, "a")
+    torch.save({"w": RunsCode()}, "b", _use_new_zipfile_serialization=False)
+    Path("c").write_bytes(pickle.dumps(RunsCode()))
     for name, message in (
         ("a", r"a contains code \(\w+\.mkdir\); it was rejected and not executed"),
         ("b", "b is a bare pickle, which can contain code; it was rejected and not executed"),
@@ -185,7 +185,7 @@ def test_code_is_refused_and_not_run(tmp_path, monkeypatch):
     assert not Path("exploded").exists()
 
 
-def test_a_newer_format_says_who_reads_it(tmp_path):
+def test_newer_format_raises(tmp_path):
     torch.save({"format": FORMAT + 1, "dashpot": "7.2.0", "everything": {}}, tmp_path / "run.ckpt")
     with pytest.raises(
         RunError, match=r"got format 2, written by dashpot 7\.2\.0; install that version or a newer one"
@@ -193,7 +193,7 @@ def test_a_newer_format_says_who_reads_it(tmp_path):
         read(tmp_path / "run.ckpt")
 
 
-def test_a_full_disk_keeps_what_there_was(file, monkeypatch):
+def test_full_disk_keeps_previous_file(file, monkeypatch):
     before = file.read_bytes()
 
     def full(*_):
@@ -206,15 +206,15 @@ def test_a_full_disk_keeps_what_there_was(file, monkeypatch):
     assert list(file.parent.iterdir()) == [file]
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
-def test_a_disk_that_fills_up_while_torch_writes_is_one_sentence(tmp_path, monkeypatch):
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_full_disk_during_torch_save_raises(tmp_path, monkeypatch):
     real = Path.open
     monkeypatch.setattr(Path, "open", lambda path, mode="r", **rest: real(Path("/dev/full"), "wb", **rest))
     with pytest.raises(RunError, match=r"Cannot write .*run\.ckpt: No space left on device; completed results"):
         write(tmp_path / "run.ckpt", {"w": torch.zeros(10**6)})
 
 
-def test_numbers_that_are_not_finite_come_back(tmp_path):
+def test_nonfinite_numbers_round_trip(tmp_path):
     write(tmp_path / "a", {"a": math.nan, "b": -math.inf})
     state = read(tmp_path / "a")
     assert math.isnan(state["a"])

@@ -1,4 +1,4 @@
-"""The training loop against a naive one, and what it says of a run that diverges."""
+"""The function `train`: equality with a plain loop, recorded epochs, divergence."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dashpot.training.loop import COUNT, EpochStats
 
 
 def problem(examples: int = 10, batch_size: int = 4, seed: int = 0) -> Problem:
-    """Three classes from four numbers; batches of 4, 4 and 2, in a new order every epoch."""
+    """Three classes, four inputs; batches of 4, 4 and 2, shuffled every epoch."""
     draw = torch.Generator().manual_seed(seed)
     x, y = torch.randn(examples, 4, generator=draw), torch.randint(0, 3, (examples,), generator=draw)
     with torch.random.fork_rng():
@@ -35,10 +35,10 @@ def problem(examples: int = 10, batch_size: int = 4, seed: int = 0) -> Problem:
     )
 
 
-def surface(losses: list[float]) -> Problem:
-    """A problem whose loss at step k is `losses[k]`, whatever the weight; one step an example."""
+def scripted_problem(losses: list[float]) -> Problem:
+    """A problem whose loss at step k is `losses[k]` for any weight; one example per step."""
 
-    class Told(nn.Module):
+    class Identity(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.w = nn.Parameter(torch.zeros(()))
@@ -47,10 +47,10 @@ def surface(losses: list[float]) -> Problem:
             return x + 0 * self.w
 
     x = torch.tensor(losses)
-    return Problem(Told(), Batches(x, torch.zeros(len(losses)), batch_size=1), lambda output, _: output.mean())
+    return Problem(Identity(), Batches(x, torch.zeros(len(losses)), batch_size=1), lambda output, _: output.mean())
 
 
-def test_weights_and_losses_are_those_of_a_naive_loop():
+def test_train_equals_plain_loop():
     ours, naive = problem(), problem()
     optimizer = dashpot.Adam(ours.model.parameters(), lr=0.01)
     torch.manual_seed(5)
@@ -71,7 +71,7 @@ def test_weights_and_losses_are_those_of_a_naive_loop():
         assert torch.equal(mine, theirs)
 
 
-def test_every_epoch_is_evaluated_with_the_weights_it_ends_with():
+def test_train_evaluates_after_every_epoch():
     p = problem()
     seen = []
     train(p, dashpot.SGD(p.model.parameters(), lr=0.1), 2, on_epoch=lambda e: seen.append((e.evaluation, evaluate(p))))
@@ -79,8 +79,8 @@ def test_every_epoch_is_evaluated_with_the_weights_it_ends_with():
     assert all(recorded == now for recorded, now in seen)
 
 
-def test_a_learner_measures_what_evaluate_measures():
-    """Also over more batches than are read from the device at a time."""
+def test_learner_evaluation_equals_evaluate():
+    """Also with more batches than are read from the device at once."""
     p = problem(examples=3 * FLUSH + 1)
     p.evaluation = Batches(p.train.x, p.train.y, 2)
     learner = Learner.of(p, dashpot.SGD(p.model.parameters(), lr=0.1), engine=Engine("cpu"))
@@ -90,18 +90,18 @@ def test_a_learner_measures_what_evaluate_measures():
     assert epoch.evaluation == evaluate(p)
 
 
-def test_it_trains_where_the_model_is_whatever_has_started_the_process(monkeypatch):
+def test_train_ignores_launcher_variables(monkeypatch):
     for name in ("RANK", "LOCAL_RANK"):
         monkeypatch.setenv(name, "1")
     for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
         monkeypatch.setenv(name, "2")
-    monkeypatch.setitem(sys.modules, "lightning_fabric", None)  # nor is it needed
+    monkeypatch.setitem(sys.modules, "lightning_fabric", None)  # not needed either
     p = problem()
     [epoch] = train(p, dashpot.SGD(p.model.parameters(), lr=0.1), 1)
     assert epoch.steps == 3
 
 
-def test_the_model_is_left_ready_to_train():
+def test_train_leaves_model_in_training_mode():
     p = problem()
     train(p, dashpot.SGD(p.model.parameters(), lr=0.1), 1)
     assert all(module.training for module in p.model.modules())
@@ -121,8 +121,8 @@ class StopAfter(Callback):
 
 
 @pytest.mark.parametrize("batches", [1, 2, 3, 5])
-def test_epochs_are_told_whole_where_a_fit_goes_on(batches):
-    def begun():
+def test_epoch_stats_are_restored_on_resume(batches):
+    def make():
         p = problem()
         return Learner.of(p, dashpot.Adam(p.model.parameters(), lr=0.01), engine=Engine("cpu")), EpochStats()
 
@@ -130,39 +130,39 @@ def test_epochs_are_told_whole_where_a_fit_goes_on(batches):
         return [(e.number, e.steps, e.train, e.evaluation, e.loss, e.lr) for e in epochs]
 
     torch.manual_seed(5)
-    learner, whole = begun()
+    learner, whole = make()
     learner.fit(3, callbacks=[whole])
     torch.manual_seed(5)
-    learner, first = begun()
+    learner, first = make()
     stop = StopAfter(batches)
     learner.fit(3, callbacks=[first, stop])
-    learner, rest = begun()
+    learner, rest = make()
     learner.fit(3, callbacks=[rest], resume=stop.state)
     assert numbers([*first.epochs, *rest.epochs]) == numbers(whole.epochs)
 
 
-def test_training_means_weigh_batches_by_their_size():
+def test_training_means_are_weighted_by_batch_size():
     p = problem()
     p.model[2].p = 0.0
     optimizer = dashpot.SGD(p.model.parameters(), lr=0.0)
     [epoch] = train(p, optimizer, 1)
     everything = evaluate(p)
     assert epoch.train["accuracy"] == everything["accuracy"]
-    # The weights stand still, so the weighted mean over batches is the mean over all; float32 losses agree to rounding.
+    # Constant weights: the weighted mean over batches is the mean over all examples, up to float32 rounding.
     assert epoch.train["loss"] == pytest.approx(everything["loss"], rel=1e-6)
     assert epoch.steps == 3 == len(epoch.loss)
 
 
 @pytest.mark.parametrize("first", [0, 2])
-def test_recorded_rate_is_the_one_each_step_used(first):
+def test_recorded_lr_is_that_of_each_step(first):
     p = problem()
     optimizer = dashpot.SGD(p.model.parameters(), lr=0.1, schedule=Exponential(0.5))
     epochs = train(p, optimizer, 3, first=first)
-    rates = [lr for epoch in epochs for lr in epoch.lr]
-    assert rates == [0.1 * 0.5**k for k in range(3 * (3 - first))]
+    lrs = [lr for epoch in epochs for lr in epoch.lr]
+    assert lrs == [0.1 * 0.5**k for k in range(3 * (3 - first))]
 
 
-def test_recorded_rate_under_a_torch_scheduler_is_the_one_before_the_scheduler_steps():
+def test_recorded_lr_precedes_torch_scheduler_step():
     p = problem()
     optimizer = torch.optim.SGD(p.model.parameters(), lr=1.0)
     scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
@@ -170,7 +170,7 @@ def test_recorded_rate_under_a_torch_scheduler_is_the_one_before_the_scheduler_s
     assert epoch.lr == [1.0, 0.5, 0.25]
 
 
-def test_steps_are_counted_over_epochs_and_from_where_a_run_goes_on():
+def test_steps_count_skipped_epochs():
     p = problem()
     counted: list[int] = []
     epochs = train(p, dashpot.SGD(p.model.parameters()), 3, first=1, on_step=counted.append)
@@ -178,7 +178,7 @@ def test_steps_are_counted_over_epochs_and_from_where_a_run_goes_on():
     assert [(epoch.number, epoch.steps) for epoch in epochs] == [(2, 6), (3, 9)]
 
 
-def test_later_epochs_see_their_own_order():
+def test_first_epoch_selects_its_data_order():
     p, seen = problem(), []
     p.loss = lambda output, y: seen.append(y.tolist()) or nn.functional.cross_entropy(output, y)
     p.evaluation = None
@@ -188,10 +188,10 @@ def test_later_epochs_see_their_own_order():
 
 @pytest.mark.parametrize(("value", "label"), [(math.nan, "nan"), (math.inf, "inf"), (-math.inf, "inf")])
 @pytest.mark.parametrize("step", [0, 1, FLUSH - 1, FLUSH, 2 * FLUSH + 3])
-def test_divergence_is_told_at_its_step_and_ends_the_run(step, value, label):
+def test_divergence_ends_training_at_its_step(step, value, label):
     losses = [1.0] * (4 * FLUSH)
     losses[step] = value
-    p, trained = surface(losses), []
+    p, trained = scripted_problem(losses), []
     epochs = train(p, torch.optim.SGD(p.model.parameters(), lr=0.1), 2, on_step=trained.append)
     assert len(epochs) == 1
     assert epochs[0].diverged == Divergence(step, label)
@@ -201,8 +201,8 @@ def test_divergence_is_told_at_its_step_and_ends_the_run(step, value, label):
     assert len(trained) <= step + FLUSH
 
 
-def test_divergence_in_a_later_epoch_counts_steps_from_the_start():
-    p = surface([1.0, 1.0, 1.0])
+def test_divergence_step_counts_from_start_of_run():
+    p = scripted_problem([1.0, 1.0, 1.0])
     calls = iter(range(100))
     p.loss = lambda output, _: output.mean() + (math.nan if next(calls) == 4 else 0.0)
     epochs = train(p, torch.optim.SGD(p.model.parameters(), lr=0.1), 5)
@@ -211,14 +211,14 @@ def test_divergence_in_a_later_epoch_counts_steps_from_the_start():
 
 @pytest.mark.parametrize("value", COUNT.refused())
 @pytest.mark.parametrize("name", ["epochs", "first"])
-def test_bad_counts_are_refused_before_training(name, value):
+def test_invalid_counts_raise_before_training(name, value):
     p = problem()
     arguments = {"epochs": 1, "first": 0, name: value}
     with pytest.raises(ArgumentError, match=f"train: {name} must be"):
         train(p, dashpot.SGD(p.model.parameters()), on_step=lambda _: pytest.fail("trained"), **arguments)
 
 
-def test_no_epochs_or_more_done_than_wanted_is_refused():
+def test_epochs_below_first_raise():
     p = problem()
     for epochs, first in ((0, 0), (1, 2)):
         with pytest.raises(ArgumentError, match="train: "):

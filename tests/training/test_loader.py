@@ -1,0 +1,163 @@
+"""Loaders of the learner: examples, lengths, samplers with state."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from learner_support import StopAt, X, Y, linear_learner, pairs, problem, same, weights
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+import dashpot as dp
+from dashpot.errors import ArgumentError, RunError
+from dashpot.training import Engine, Learner
+from dashpot.training.distributed.data_sharding import count_examples
+
+# ---- number of examples ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pack", [lambda y: (y, y.float()), lambda y: {"label": y}], ids=["tuple", "dict"])
+def test_examples_are_counted_in_tensors_of_y(pack):
+    def first(y):
+        return y[0] if isinstance(y, tuple) else y["label"]
+
+    one = linear_learner(
+        [(x, pack(y)) for x, y in pairs()],
+        loss=lambda output, y: nn.functional.cross_entropy(output, first(y)),
+        metrics={"share": lambda output, y: (first(y) >= 0).sum()},
+    )
+    one.fit(1)
+    plain = linear_learner(pairs())
+    plain.fit(1)
+    assert one.history[0]["train"]["share"] == 1.0
+    assert one.history[0]["train"]["loss"] == plain.history[0]["train"]["loss"]
+
+
+def test_examples_are_counted_in_x_if_y_has_none():
+    one = linear_learner([(X[:5], None), (X[5:], torch.tensor(0.0))], loss=lambda output, y: output.square().mean())
+    one.fit(1)
+    assert one.loop.means.count == 12
+    with pytest.raises(ArgumentError, match="countable x or y"):
+        linear_learner([(None, None)]).fit(1)
+
+
+def test_count_examples():
+    assert count_examples(np.zeros(3)) == 3
+    assert count_examples(torch.tensor(1.0)) is None
+    assert count_examples([None, (torch.zeros(4, 2),)]) == 4
+
+
+def test_slice_rows_of_0d_tensor_raises():
+    from dashpot.training.distributed.data_sharding import slice_rows
+
+    with pytest.raises(ArgumentError, match="must have a batch dimension, got a 0-d tensor"):
+        slice_rows((torch.zeros(3), torch.tensor(1.0)), slice(0, 1))
+
+
+# ---- lengths --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("length", "got"), [(4, "3"), (2, "more")])
+def test_wrong_number_of_batches_raises(length, got):
+    class WrongLength(list):
+        def __len__(self):
+            return length
+
+    with pytest.raises(RunError, match=f"= {length} batches, got {got}"):
+        linear_learner(WrongLength(pairs())).fit(1)
+
+
+class WithoutLength(IterableDataset):
+    """A data set without length, whose loader has a `__len__` that raises."""
+
+    def __iter__(self):
+        return iter([(torch.zeros(4), torch.tensor(0))] * 8)
+
+
+@pytest.mark.parametrize("owner", ["train", "evaluation"])
+def test_loader_without_length_raises(owner):
+    data = problem()
+    sources = {"train": data.train, "evaluation": data.evaluation, owner: DataLoader(WithoutLength(), 4)}
+    match = rf"^Learner: {owner} must be .*another sized iterable of pairs \(x, y\), got .*, which has no length\.$"
+    with pytest.raises(ArgumentError, match=match):
+        Learner(data.model, **sources, loss=data.loss, optimizer=dp.AdamW, engine=Engine("cpu"))
+
+
+class EpochAttribute(DataLoader):
+    """A loader with an attribute `epoch`, not a method."""
+
+    epoch = 0
+
+
+def test_attribute_named_epoch_does_not_make_a_stream():
+    seen = []
+    for kind in (DataLoader, EpochAttribute):
+        data = problem()
+        loader = kind(TensorDataset(cast(Any, data.train).x, cast(Any, data.train).y), batch_size=4)
+        one = Learner(data.model, loader, loss=nn.functional.cross_entropy, optimizer=dp.AdamW, engine=Engine("cpu"))
+        torch.manual_seed(2)
+        one.fit(1)
+        seen.append(one.history)
+    assert seen[0] == seen[1]
+
+
+# ---- samplers with state --------------------------------------------------------------------------------------------
+
+
+class Orders:
+    """A different order for every `number`."""
+
+    number = 0
+
+    def __len__(self):
+        return 12
+
+    def __iter__(self):
+        return iter(torch.randperm(12, generator=torch.Generator().manual_seed(self.number)).tolist())
+
+
+class ByEpoch(Orders):
+    """Orders by the epoch passed to `set_epoch`."""
+
+    def set_epoch(self, epoch):
+        self.number = epoch
+
+
+class ByIteration(Orders):
+    """Orders by the number of iterations, which is its state."""
+
+    def __init__(self):
+        self.state = {"count": 0}
+
+    def state_dict(self):
+        return self.state
+
+    def load_state_dict(self, state):
+        self.state = state
+
+    def __iter__(self):
+        self.state["count"] += 1
+        self.number = self.state["count"]
+        return super().__iter__()
+
+
+@pytest.mark.parametrize("kind", [ByEpoch, ByIteration])
+@pytest.mark.parametrize("at", [1, 3, 4, 5])
+def test_stateful_sampler_resumes_within_epoch(kind, at):
+    def loaded():
+        return linear_learner(DataLoader(TensorDataset(X, Y), batch_size=4, sampler=kind()))
+
+    uninterrupted, stopped, resumed = loaded(), loaded(), loaded()
+    uninterrupted.fit(3)
+    stopped.fit(3, callbacks=[stop := StopAt(at)])
+    resumed.fit(3, resume=stop.state)
+    assert same(weights(uninterrupted), weights(resumed))
+    assert uninterrupted.history == resumed.history
+    assert (
+        uninterrupted.train.source.sampler.number
+        == resumed.train.source.sampler.number
+        == (2 if kind is ByEpoch else 3)
+    )
