@@ -1,4 +1,4 @@
-"""Parameter groups: every trainable parameter in exactly one, on the right side, with its name."""
+"""`param_groups`: every trainable parameter is in exactly one group, with the right decay and its name."""
 
 import inspect
 
@@ -13,7 +13,7 @@ from dashpot.optimizers.registry import METHODS
 
 
 class Scaled(nn.Module):
-    """Parameters used directly, nested modules, a list, a buffer, and a norm class of its own."""
+    """Direct parameters, nested modules, a list, a buffer and a custom norm class."""
 
     def __init__(self):
         super().__init__()
@@ -38,7 +38,7 @@ class OwnNorm(nn.Module):
 
 
 class Grouped(nn.Module):
-    """A normalisation that nothing tells from a layer."""
+    """A normalization without any recognizable feature."""
 
     def __init__(self):
         super().__init__()
@@ -46,7 +46,7 @@ class Grouped(nn.Module):
 
 
 class Tied(nn.Module):
-    """A language model's head that shares its weight with the embedding."""
+    """A language model whose head shares the embedding weight."""
 
     def __init__(self):
         super().__init__()
@@ -78,8 +78,8 @@ NETWORKS = {
 
 @pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
 @pytest.mark.parametrize("options", [{}, {"decay_norms": True, "decay_biases": True}, {"decay_embeddings": False}])
-def test_nothing_is_lost_and_nothing_comes_twice(network, options):
-    """Counted against the model itself: the same tensors, the same names, the same number of elements."""
+def test_every_parameter_is_in_exactly_one_group(network, options):
+    """Compared with the model: the same tensors, names and number of elements."""
     model = network()
     groups = dp.param_groups(model, 0.1, **options)
     wanted = {name: id(p) for name, p in model.named_parameters() if p.requires_grad}
@@ -105,7 +105,7 @@ def test_nothing_is_lost_and_nothing_comes_twice(network, options):
     ],
     ids=lambda m: type(m).__name__,
 )
-def test_normalisation_layers_do_not_decay(norm):
+def test_normalization_layers_do_not_decay(norm):
     model = nn.Sequential(nn.Linear(2, 2), norm)
     groups = dp.param_groups(model, 0.1)
     assert names(groups, True) == ["0.weight"]
@@ -114,7 +114,7 @@ def test_normalisation_layers_do_not_decay(norm):
     assert names(dp.param_groups(model, 0.1, decay_norms=True), False) == ["0.bias"]
 
 
-def test_a_subclass_of_a_norm_is_a_norm_and_own_classes_can_be_named():
+def test_norm_subclasses_and_the_norms_argument():
     class Special(nn.LayerNorm):
         pass
 
@@ -126,8 +126,8 @@ def test_a_subclass_of_a_norm_is_a_norm_and_own_classes_can_be_named():
     assert {row.name: row.reason for row in told.rows if not row.decays} == {"0.table": "Grouped", "1.bias": "bias"}
 
 
-def test_biases():
-    """Linear, convolution, attention and recurrent biases, by name; on request they decay."""
+def test_biases_do_not_decay_by_default():
+    """Linear, convolution, attention and recurrent biases."""
     model = nn.ModuleDict({"lstm": nn.LSTM(2, 2), "attention": nn.MultiheadAttention(2, 1), "conv": nn.Conv1d(1, 1, 1)})
     assert names(dp.param_groups(model, 0.1), False) == [
         "lstm.bias_ih_l0",
@@ -140,25 +140,25 @@ def test_biases():
     assert len(dp.param_groups(model, 0.1, decay_biases=True)) == 1
 
 
-def test_a_bias_of_a_norm_follows_the_norms():
+def test_bias_of_a_norm_follows_decay_norms():
     model = nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2))
     assert names(dp.param_groups(model, 0.1, decay_biases=True), False) == ["1.weight", "1.bias"]
     assert names(dp.param_groups(model, 0.1, decay_norms=True), False) == ["0.bias"]
 
 
-def test_embeddings_decay_unless_asked_otherwise():
+def test_embeddings_decay_by_default():
     model = nn.Sequential(nn.Embedding(3, 2), nn.EmbeddingBag(3, 2), nn.Linear(2, 2, bias=False))
     assert names(dp.param_groups(model, 0.1), False) == []
     assert names(dp.param_groups(model, 0.1, decay_embeddings=False), False) == ["0.weight", "1.weight"]
 
 
-def test_parameters_used_directly_on_a_module():
+def test_parameters_of_a_custom_module():
     groups = dp.param_groups(Scaled(), 0.1)
     assert names(groups, True) == ["blocks.0.weight", "extra.0"]
     assert names(groups, False) == ["scale", "bias", "blocks.0.bias", "blocks.1.gain"]
 
 
-def test_frozen_parameters_are_left_out():
+def test_frozen_parameters_are_excluded():
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     model[0].requires_grad_(False)
     assert [row.name for row in dp.param_groups(model, 0.1).rows] == ["1.weight", "1.bias"]
@@ -167,14 +167,14 @@ def test_frozen_parameters_are_left_out():
         dp.param_groups(model, 0.1)
 
 
-def test_tied_parameters_are_refused_with_both_names():
+def test_tied_parameters_are_rejected_with_both_names():
     with pytest.raises(
         ArgumentError, match=r"'head.weight' and 'embedding.weight' are one tied parameter; pass allow_"
     ):
         dp.param_groups(Tied(), 0.1)
 
 
-def test_tied_parameters_can_be_allowed_and_follow_the_first():
+def test_allowed_tied_parameter_follows_its_first_name():
     model = Tied()
     groups = dp.param_groups(model, 0.1, decay_embeddings=False, allow_tied=True)
     assert names(groups, True) == []
@@ -182,12 +182,12 @@ def test_tied_parameters_can_be_allowed_and_follow_the_first():
     assert len(members(groups)) == len(list(model.parameters())) == 2
 
 
-def test_the_table_shows_every_name_of_a_tied_parameter():
+def test_table_shows_every_name_of_a_tied_parameter():
     groups = dp.param_groups(Tied(), 0.1, allow_tied=True)
     assert {row.name: row.reason for row in groups.rows}["embedding.weight"] == "Embedding, also head.weight"
 
 
-def test_a_module_used_twice_is_not_tied():
+def test_module_used_twice_is_not_tied():
     layer = nn.Linear(2, 2)
     model = nn.Sequential(layer, nn.ReLU(), nn.Sequential(layer))
     assert [(row.name, row.reason) for row in dp.param_groups(model, 0.1).rows] == [
@@ -196,13 +196,13 @@ def test_a_module_used_twice_is_not_tied():
     ]
 
 
-def test_a_frozen_tied_parameter_is_simply_left_out():
+def test_frozen_tied_parameter_is_excluded():
     model = Tied()
     model.embedding.weight.requires_grad_(False)
     assert [row.name for row in dp.param_groups(model, 0.1).rows] == ["head.bias"]
 
 
-def test_table():
+def test_groups_print_as_a_table():
     groups = dp.param_groups(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)), 0.25)
     assert str(groups).splitlines() == [
         "name      shape              decay  reason",
@@ -215,8 +215,8 @@ def test_table():
     ]
 
 
-def test_the_table_still_prints_after_an_optimizer_took_the_groups():
-    """torch's optimizers rewrite the dicts they are given; ours leave them."""
+def test_table_prints_after_use_by_an_optimizer():
+    """torch's optimizers modify the given dicts; dashpot's do not."""
     groups = dp.param_groups(nn.Linear(2, 3), 0.1)
     before = str(groups)
     dp.AdamW(groups)
@@ -226,7 +226,7 @@ def test_the_table_still_prints_after_an_optimizer_took_the_groups():
     assert str(groups) == before
 
 
-def test_settings_go_to_both_groups_and_decay_to_one():
+def test_further_settings_apply_to_both_groups():
     groups = dp.param_groups(nn.Linear(2, 2), 0.1, lr=0.5, betas=(0.8, 0.9))
     opt = dp.AdamW(groups)
     assert [group["weight_decay"] for group in opt.param_groups] == [0.1, 0.0]
@@ -234,12 +234,12 @@ def test_settings_go_to_both_groups_and_decay_to_one():
 
 
 def made(method, groups):
-    """With known products where the method takes any."""
+    """Return the optimizer, with known products if it uses any."""
     return method(groups, probe=known_products) if issubclass(method, dp.SecondOrder) else method(groups)
 
 
 @pytest.mark.parametrize("method", [row.cls for row in METHODS.values()], ids=METHODS)
-def test_every_method_takes_the_groups_and_saves_state_by_name(method):
+def test_every_method_accepts_the_groups_and_saves_names(method):
     torch.manual_seed(1)
     model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 1))
     opt = made(method, dp.param_groups(model, 0.5))
@@ -255,10 +255,10 @@ def test_every_method_takes_the_groups_and_saves_state_by_name(method):
 
 
 @pytest.mark.parametrize("method", [row.cls for row in METHODS.values()], ids=METHODS)
-def test_decay_reaches_the_decaying_group_only(method):
+def test_only_the_decaying_group_decays(method):
     if "weight_decay" not in inspect.signature(method).parameters:
         pytest.skip("has no weight decay")
-    """Zero gradients: with decay a weight moves, without it stays, exactly."""
+    """With zero gradients, weights change exactly if they decay."""
     model = nn.Linear(2, 2)
     opt = made(method, dp.param_groups(model, 0.5))
     weight, bias = model.weight.detach().clone(), model.bias.detach().clone()
@@ -269,7 +269,7 @@ def test_decay_reaches_the_decaying_group_only(method):
     assert torch.equal(model.bias, bias)
 
 
-def test_state_finds_its_parameters_after_the_model_was_built_in_another_order():
+def test_state_is_matched_by_name_for_a_reordered_model():
     def network(order):
         torch.manual_seed(0)
         layers = {"a": nn.Linear(2, 3), "b": nn.LayerNorm(3)}
@@ -287,7 +287,7 @@ def test_state_finds_its_parameters_after_the_model_was_built_in_another_order()
 
 
 @pytest.mark.parametrize("bad", [-0.1, float("nan"), float("inf"), "0.1", None, True])
-def test_bad_decay_is_refused(bad):
+def test_invalid_decay_is_rejected(bad):
     with pytest.raises(ArgumentError, match=r"^param_groups: weight_decay must be a number in \[0, inf\), got "):
         dp.param_groups(nn.Linear(1, 1), bad)
 
@@ -304,6 +304,6 @@ def test_bad_decay_is_refused(bad):
         ({"model": nn.Linear(1, 1).parameters()}, "model must be a torch.nn.Module, got generator"),
     ],
 )
-def test_bad_arguments_are_refused(arguments, message):
+def test_invalid_arguments_are_rejected(arguments, message):
     with pytest.raises(ArgumentError, match=f"^param_groups: {message}"):
         dp.param_groups(**{"model": nn.Linear(1, 1), "weight_decay": 0.1, **arguments})

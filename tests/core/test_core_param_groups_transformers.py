@@ -69,7 +69,7 @@ NORMS = ("ln_1", "ln_2", "ln_f", "norm", "layernorm", "LayerNorm", "layer_norm",
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
-def test_matrices_and_embeddings_decay_norms_and_biases_do_not(name):
+def test_transformer_parameters_are_classified(name):
     logging.getLogger("transformers").setLevel(logging.ERROR)
     model = getattr(transformers, name)(CONFIGURATIONS[name]())
     rows = {row.name: row for row in dp.param_groups(model, 0.1, allow_tied=True).rows}

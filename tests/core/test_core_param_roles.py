@@ -1,4 +1,4 @@
-"""What `param_groups` takes a tensor for: norms by structure and name, parametrized tensors, vectors, overrides."""
+"""Roles assigned by `param_groups`: norms, parametrized tensors, vectors and overrides."""
 
 import warnings
 
@@ -11,17 +11,17 @@ from torch.nn.utils.parametrize import register_parametrization
 import dashpot as dp
 
 
-def whys(model, **options):
-    """(decays, reason) by name."""
+def reasons(model, **options):
+    """Return (decays, reason) by name."""
     return {row.name: (row.decays, row.reason) for row in dp.param_groups(model, 0.1, **options).rows}
 
 
 def decaying(model, **options):
-    return [name for name, (decays, _) in whys(model, **options).items() if decays]
+    return [name for name, (decays, _) in reasons(model, **options).items() if decays]
 
 
 def module(kind, shapes, **attributes):
-    """An instance of a new class called `kind` with parameters of the given shapes."""
+    """Return an instance of a new class named `kind` with parameters of the given shapes."""
     made = type(kind, (nn.Module,), {})()
     for name, shape in shapes.items():
         made.register_parameter(name, nn.Parameter(torch.ones(shape)))
@@ -31,7 +31,7 @@ def module(kind, shapes, **attributes):
 
 
 class Shifted(nn.Module):
-    """A parametrization with parameters of its own."""
+    """A parametrization with parameters."""
 
     def __init__(self, *shape):
         super().__init__()
@@ -57,41 +57,41 @@ NORMS = {
 
 
 @pytest.mark.parametrize("kind", NORMS)
-def test_a_norm_of_others_is_known_by_its_class_name(kind):
+def test_norm_is_recognized_by_class_name(kind):
     model = nn.Sequential(nn.Linear(2, 2), module(kind, NORMS[kind]))
     assert decaying(model) == ["0.weight"]
-    assert whys(model)[f"1.{next(iter(NORMS[kind]))}"] == (False, f"{kind}: norm by class name")
+    assert reasons(model)[f"1.{next(iter(NORMS[kind]))}"] == (False, f"{kind}: norm by class name")
     assert decaying(model, decay_norms=True) == ["0.weight", *[f"1.{name}" for name in NORMS[kind]]]
 
 
 @pytest.mark.parametrize(
     "place", ["norm", "norm1", "ln_f", "ln1", "q_norm", "post_attention_layernorm", "LayerNorm", "bn"]
 )
-def test_a_norm_is_known_by_its_place(place):
+def test_norm_is_recognized_by_attribute(place):
     model = nn.ModuleDict({"fc": nn.Linear(2, 2), place: module("Affine", {"weight": 2, "bias": 2})})
     assert decaying(model) == ["fc.weight"]
-    assert whys(model)[f"{place}.weight"][1] == "Affine: norm by name"
+    assert reasons(model)[f"{place}.weight"][1] == "Affine: norm by name"
 
 
-def test_a_norm_is_known_by_its_epsilon():
+def test_norm_is_recognized_by_its_epsilon():
     model = nn.Sequential(nn.Linear(2, 2), module("Affine", {"weight": 2}, variance_epsilon=1e-6))
-    assert whys(model)["1.weight"] == (False, "Affine: norm by its eps")
+    assert reasons(model)["1.weight"] == (False, "Affine: norm by its eps")
 
 
 @pytest.mark.parametrize(
     ("kind", "shapes"),
     [("NormalizedProjection", {"weight": (2, 3)}), ("LogNormal", {"table": (2, 3)}), ("PlainNet", {"weight": (1, 3)})],
 )
-def test_a_matrix_is_no_part_of_a_norm(kind, shapes):
+def test_module_with_a_matrix_is_not_a_norm(kind, shapes):
     assert decaying(nn.ModuleDict({"norm": module(kind, shapes)})) == [f"norm.{name}" for name in shapes]
 
 
-def test_a_layer_of_torch_in_a_norms_place_is_what_it_is():
+def test_torch_layer_named_norm_is_not_a_norm():
     model = nn.ModuleDict({"norm": nn.Linear(3, 1), "ln_f": nn.Conv1d(1, 1, 1)})
     assert decaying(model) == ["norm.weight", "ln_f.weight"]
 
 
-def test_a_matrix_of_a_class_called_norm_decays_with_a_warning():
+def test_matrix_in_a_class_named_norm_decays_with_a_warning():
     model = nn.Sequential(module("HeadwiseLayerNorm", {"weight": (4, 8)}))
     with pytest.warns(UserWarning, match=r"'0.weight' of HeadwiseLayerNorm \(in a class named like a norm, but not"):
         assert decaying(model) == ["0.weight"]
@@ -104,11 +104,11 @@ def test_a_matrix_of_a_class_called_norm_decays_with_a_warning():
 
 @pytest.mark.parametrize("norm", [lambda: nn.LayerNorm(3), lambda: module("LlamaRMSNorm", {"weight": 3, "bias": 3})])
 @pytest.mark.parametrize("attribute", ["weight", "bias"])
-def test_a_parametrized_norm_is_a_norm(norm, attribute):
+def test_parametrized_norm_is_a_norm(norm, attribute):
     model = nn.Sequential(nn.Linear(3, 3), norm())
     register_parametrization(model[1], attribute, Shifted(3))
     assert decaying(model) == ["0.weight"]
-    decays, why = whys(model)[f"1.parametrizations.{attribute}.original"]
+    decays, why = reasons(model)[f"1.parametrizations.{attribute}.original"]
     assert (decays, why.endswith(", parametrized")) == (False, True)
 
 
@@ -117,26 +117,26 @@ def test_a_parametrized_norm_is_a_norm(norm, attribute):
     [parametrizations.weight_norm, parametrizations.spectral_norm, parametrizations.orthogonal],
 )
 @pytest.mark.parametrize("layer", [lambda: nn.Linear(3, 3), lambda: nn.Conv1d(3, 3, 1)])
-def test_a_parametrized_weight_decays_and_its_bias_does_not(parametrize, layer):
+def test_parametrized_weight_decays_and_its_bias_does_not(parametrize, layer):
     model = parametrize(layer())
     kind = type(layer()).__name__
     originals = [name for name, _ in model.named_parameters() if name.startswith("parametrizations.weight.original")]
-    assert whys(model) == {"bias": (False, "bias")} | dict.fromkeys(originals, (True, f"{kind}, parametrized"))
+    assert reasons(model) == {"bias": (False, "bias")} | dict.fromkeys(originals, (True, f"{kind}, parametrized"))
 
 
 @pytest.mark.parametrize(
     "parametrize", [parametrizations.weight_norm, lambda m, name: register_parametrization(m, name, Shifted(3))]
 )
-def test_a_parametrized_bias_is_a_bias(parametrize):
+def test_parametrized_bias_is_a_bias(parametrize):
     model = nn.Linear(3, 3)
     parametrize(model, "bias")
-    found = whys(model)
+    found = reasons(model)
     assert found.pop("weight") == (True, "Linear")
     assert set(found.values()) == {(False, "bias, parametrized")}
     assert set(decaying(model, decay_biases=True)) == {"weight", *found}
 
 
-def test_parameters_of_a_weights_parametrization_are_judged_by_themselves():
+def test_parameters_of_a_weight_parametrization_are_classified_separately():
     model = nn.Linear(3, 3)
     register_parametrization(model, "weight", Shifted(3, 3))
     assert decaying(model) == [
@@ -146,14 +146,14 @@ def test_parameters_of_a_weights_parametrization_are_judged_by_themselves():
     ]
 
 
-def test_old_weight_norm_keeps_the_roles():
+def test_legacy_weight_norm_keeps_the_roles():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = nn.utils.weight_norm(nn.Linear(3, 3))
     assert decaying(model) == ["weight_g", "weight_v"]
 
 
-def test_entries_of_containers_belong_to_the_module_that_holds_them():
+def test_container_entries_belong_to_the_containing_module():
     model = module("Mixture", {})
     model.biases = nn.ParameterList([torch.zeros(2), torch.zeros(2)])
     model.tables = nn.ParameterDict({"a": torch.ones(2, 2), "bias": torch.ones(2, 2)})
@@ -171,17 +171,17 @@ def test_entries_of_containers_belong_to_the_module_that_holds_them():
     [("LayerScale", "lambda1"), ("Block", "layer_scale_1"), ("Clip", "logit_scale"), ("A", "gain")],
 )
 def test_scales_do_not_decay(kind, attribute):
-    assert whys(module(kind, {attribute: 4})) == {attribute: (False, f"{kind}: vector")}
+    assert reasons(module(kind, {attribute: 4})) == {attribute: (False, f"{kind}: vector")}
 
 
 @pytest.mark.parametrize("shape", [(), (8,), (1, 1, 8), (1, 8, 1), (8, 1, 1)])
-def test_a_scale_that_broadcasts_does_not_decay(shape):
+def test_broadcast_scale_does_not_decay(shape):
     assert decaying(module("Snake", {"alpha": shape})) == []
 
 
-def test_a_lone_bias_is_no_norm():
+def test_module_with_only_a_bias_is_not_a_norm():
     model = module("RobertaPreLayerNormLMHead", {"bias": 8})
-    assert whys(model) == {"bias": (False, "bias")}
+    assert reasons(model) == {"bias": (False, "bias")}
     assert decaying(model, decay_biases=True) == ["bias"]
 
 
@@ -189,7 +189,7 @@ def test_prelu_does_not_decay():
     assert decaying(nn.Sequential(nn.Linear(2, 2), nn.PReLU(2))) == ["0.weight"]
 
 
-def test_a_vector_of_unknown_meaning_is_named():
+def test_vector_of_unknown_role_warns():
     model = nn.Sequential(*[module("Gate", {"w": 3, "v": (3, 3)}) for _ in range(4)])
     with pytest.warns(
         UserWarning, match=r"'0.w' and 3 more of Gate \(a vector, not decayed\); set decay with overrides={'0"
@@ -200,7 +200,7 @@ def test_a_vector_of_unknown_meaning_is_named():
     assert decaying(model, overrides={"*.w": True}) == [name for name, _ in model.named_parameters()]
 
 
-def test_the_warning_names_five_kinds_at_most():
+def test_warning_names_at_most_five_kinds():
     model = nn.ModuleList([module(f"Kind{i}", {"w": 2}) for i in range(8)])
     with pytest.warns(UserWarning, match=r", 3 other kinds; set decay"):
         dp.param_groups(model, 0.1)
@@ -211,24 +211,24 @@ def test_the_warning_names_five_kinds_at_most():
 )
 def test_tokens_and_position_tables_are_embeddings(attribute):
     model = module("VisionTransformer", {attribute: (1, 1, 4)})
-    assert whys(model) == {attribute: (True, "VisionTransformer: embedding by name")}
+    assert reasons(model) == {attribute: (True, "VisionTransformer: embedding by name")}
     assert decaying(model, decay_embeddings=False) == []
 
 
-def test_a_table_of_biases_is_a_bias():
-    assert whys(module("WindowAttention", {"relative_position_bias_table": (9, 2)})) == {
+def test_bias_table_is_a_bias():
+    assert reasons(module("WindowAttention", {"relative_position_bias_table": (9, 2)})) == {
         "relative_position_bias_table": (False, "bias")
     }
 
 
-def test_a_models_own_mark_is_respected():
+def test_no_weight_decay_attribute_is_respected():
     model = module("Mamba", {"A_log": (2, 2), "x_proj": (2, 2)})
     model.A_log._no_weight_decay = True
-    assert whys(model)["A_log"] == (False, "_no_weight_decay")
+    assert reasons(model)["A_log"] == (False, "_no_weight_decay")
     assert decaying(model) == ["x_proj"]
 
 
-def test_lazy_parameters_are_decided_by_class_and_name():
+def test_lazy_parameters_are_classified_by_class_and_name():
     class LazyOwnNorm(nn.Module):
         def __init__(self):
             super().__init__()
@@ -248,9 +248,9 @@ def test_lazy_parameters_are_decided_by_class_and_name():
 # ---- overrides -------------------------------------------------------------------------------------------------------
 
 
-def test_overrides_decide_by_name_or_class_and_the_first_wins():
+def test_first_matching_override_decides():
     model = nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2))
-    assert whys(model, overrides={"1.b*": True, nn.LayerNorm: False, "*.weight": False}) == {
+    assert reasons(model, overrides={"1.b*": True, nn.LayerNorm: False, "*.weight": False}) == {
         "0.weight": (False, "overrides['*.weight']"),
         "0.bias": (False, "bias"),
         "1.weight": (False, "overrides[LayerNorm]"),
@@ -267,6 +267,6 @@ def test_overrides_decide_by_name_or_class_and_the_first_wins():
         ({int: True}, r"overrides must have names or module classes as keys, got <class 'int'>"),
     ],
 )
-def test_bad_overrides_are_refused(overrides, message):
+def test_invalid_overrides_are_rejected(overrides, message):
     with pytest.raises(dp.ArgumentError, match=f"^param_groups: {message}"):
         dp.param_groups(nn.Linear(2, 2), 0.1, overrides=overrides)

@@ -1,9 +1,9 @@
-"""One random case of settings, edits of a group and schedules, drawn from a seed, and what both engines make of it.
+"""Random cases of settings, group edits and schedules, run by both engines.
 
-A case is good where it raises an `ArgumentError` (or a `TypeError` of ours) with one sentence, or where both engines
-take three steps to the same weights, infinities and NaN included.
+A case passes if it raises an `ArgumentError` (or a `TypeError` of the package) with a one-line message, or if both
+engines take three steps to the same weights, including inf and NaN.
 
-    python tests/methods/settings_fuzz.py 100000        # cases 0 to 99999, in as many processes as there are cores
+    python tests/methods/settings_fuzz.py 100000        # cases 0 to 99999, one process per core
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ EDITED = ("steps_done", "initial_lr", "max_lr", "seed", "capturable", "extra", "
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 2**-6}
 
 
-def drawn_value(rng: random.Random) -> Any:
-    """A number, or something that is none, as Python, numpy or torch has it."""
+def random_value(rng: random.Random) -> Any:
+    """Return a number or another value, as a Python, numpy or torch object."""
     kind = rng.random()
     if kind < 0.3:
         return rng.choice(FLOATS)
@@ -74,13 +74,13 @@ def drawn_value(rng: random.Random) -> Any:
     if kind < 0.6:
         return rng.choice(NUMPY)
     if kind < 0.75:
-        return drawn_tensor(rng)
+        return random_tensor(rng)
     if kind < 0.85:
-        return (drawn_value(rng), drawn_value(rng))
+        return (random_value(rng), random_value(rng))
     return rng.choice(NAMES if rng.random() < 0.5 else OTHERS)
 
 
-def drawn_tensor(rng: random.Random) -> torch.Tensor:
+def random_tensor(rng: random.Random) -> torch.Tensor:
     value = rng.choice(FLOATS[:17])
     dtype = rng.choice((torch.float64, torch.float32, torch.bfloat16, torch.int64, torch.bool, torch.complex64))
     shape = rng.choice(((), (1,), (1, 1), (2,), (0,)))
@@ -90,20 +90,24 @@ def drawn_tensor(rng: random.Random) -> torch.Tensor:
     )
 
 
-def drawn_schedule(rng: random.Random, names: list[str]) -> Any:
+def random_schedule(rng: random.Random, names: list[str]) -> Any:
     kind = rng.choice((schedules.Constant, schedules.Exponential, schedules.Cosine, schedules.Linear))
     values = {
-        schedules.Constant: lambda: {"factor": drawn_value(rng)},
-        schedules.Exponential: lambda: {"factor": drawn_value(rng)},
-        schedules.Cosine: lambda: {"steps": rng.choice((1, 2, 10)), "floor": drawn_value(rng)},
-        schedules.Linear: lambda: {"steps": rng.choice((1, 2, 10)), "start": drawn_value(rng), "end": drawn_value(rng)},
+        schedules.Constant: lambda: {"factor": random_value(rng)},
+        schedules.Exponential: lambda: {"factor": random_value(rng)},
+        schedules.Cosine: lambda: {"steps": rng.choice((1, 2, 10)), "floor": random_value(rng)},
+        schedules.Linear: lambda: {
+            "steps": rng.choice((1, 2, 10)),
+            "start": random_value(rng),
+            "end": random_value(rng),
+        },
     }[kind]()
     made = kind(**values)
     return made if rng.random() < 0.5 else {rng.choice(names): made}
 
 
 class Case:
-    """What is drawn from one seed; `outcome` runs it, always from fresh draws, as tensors may be changed."""
+    """A case drawn from a seed. Each run draws it again, because runs may modify tensors."""
 
     def __init__(self, seed: int, classes: tuple[type[dp.Optimizer], ...] = CLASSES) -> None:
         self.seed, self.classes = seed, classes
@@ -114,19 +118,19 @@ class Case:
         params = [p.to(dtype).requires_grad_() for p in params]
         cls: Any = rng.choice(self.classes)
         options: dict[str, Any] = {"engine": engine}
-        options |= {name: drawn_value(rng) for name in OPTIONS if rng.random() < 0.04}
+        options |= {name: random_value(rng) for name in OPTIONS if rng.random() < 0.04}
         if issubclass(cls, dp.SGM):
             names = ["lr", "momentum", "eps", "beta", "weight_decay"]
             recipe = rng.choice(RECIPES)
             if rng.random() < 0.5:
-                recipe = recipe.with_settings(**{rng.choice([*recipe.settings(), "lr"]): drawn_value(rng)})
+                recipe = recipe.with_settings(**{rng.choice([*recipe.settings(), "lr"]): random_value(rng)})
             return dp.SGM.from_recipe(params, recipe, **options), params, names
         known = (*inspect.signature(cls.__init__).parameters, "maximize", "differentiable")
         names = [name for name in dict.fromkeys(known) if name not in NOT_TRIED]
-        options |= {name: drawn_value(rng) for name in rng.sample(names, rng.choice((0, 1, 1, 2)))}
+        options |= {name: random_value(rng) for name in rng.sample(names, rng.choice((0, 1, 1, 2)))}
         if rng.random() < 0.15:
-            options["schedule"] = drawn_schedule(rng, names)
-        group = {name: drawn_value(rng) for name in rng.sample([*names, *EDITED], 1) if rng.random() < 0.3}
+            options["schedule"] = random_schedule(rng, names)
+        group = {name: random_value(rng) for name in rng.sample([*names, *EDITED], 1) if rng.random() < 0.3}
         if issubclass(cls, dp.SecondOrder):
             options["probe"] = lambda params, probes: [2 * v for v in probes]
         return cls([{"params": params[:2]}, {"params": params[2:], **group}], **options), params, names
@@ -142,7 +146,7 @@ class Case:
                 p.grad = torch.randn(p.shape, generator=generator, dtype=torch.float64).to(dtype)
             try:
                 if rng.random() < 0.2:
-                    optimizer.param_groups[-1][rng.choice([*names, *EDITED])] = drawn_value(rng)
+                    optimizer.param_groups[-1][rng.choice([*names, *EDITED])] = random_value(rng)
                 optimizer.step()
             except Exception:
                 same = all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(params, before, strict=True))
@@ -151,7 +155,7 @@ class Case:
         return dtype, [p.detach() for p in params]
 
     def outcome(self) -> str | None:
-        """None where the case is good, or what is wrong with it."""
+        """Return the fault of the case, or None."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             eager, compiled = (self._result(engine) for engine in ("eager", "compiled"))
@@ -166,13 +170,13 @@ class Case:
         try:
             return self.weights(engine)
         except (dp.ArgumentError, dp.NonFiniteError, TypeError) as error:
-            return "refused" if is_a_sentence(error) else f"no sentence: {type(error).__name__}: {error}"
+            return "refused" if is_package_message(error) else f"bad message: {type(error).__name__}: {error}"
         except Exception as error:
             return f"raised {type(error).__name__}: {error}"
 
 
-def is_a_sentence(error: Exception) -> bool:
-    """Ours name their owner; a `TypeError` must be one that the package raises itself."""
+def is_package_message(error: Exception) -> bool:
+    """Return True for a one-line message raised by the package itself."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -181,7 +185,7 @@ def is_a_sentence(error: Exception) -> bool:
 
 
 def agree(dtype: torch.dtype, first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
-    """Equal to a few roundings of three steps; where one is infinite or NaN, so is the other."""
+    """Return True if the weights are equal up to rounding, with the same inf and NaN."""
     for a, b in zip(first, second, strict=True):
         a, b = a.double(), b.double()
         finite = torch.isfinite(a) & torch.isfinite(b)

@@ -1,4 +1,4 @@
-"""AMSGrad: the denominator of the largest average so far, in any recipe and switched on at any time."""
+"""AMSGrad: the maximum of the second moment, in any recipe and enabled at any time."""
 
 import math
 
@@ -14,7 +14,7 @@ GRADIENTS = [3.0, 0.1, -0.2, 5.0, 0.0, 0.3]
 
 
 def denominators(kind, eps_mode):
-    """The formulas in Python floats."""
+    """Yield the denominators from the formulas in Python floats."""
     square = largest = 0.0
     for t, g in enumerate(GRADIENTS, start=1):
         x = g + EPS if eps_mode == "gradient" else g
@@ -27,7 +27,7 @@ def denominators(kind, eps_mode):
 
 @pytest.mark.parametrize("kind", ["debiased", "plain", "first", "running"])
 @pytest.mark.parametrize("eps_mode", ["outside", "inside", "gradient"])
-def test_the_denominator_is_the_root_of_the_largest_average(kind, eps_mode):
+def test_maximum_denominator_equals_the_formula(kind, eps_mode):
     recipe = dp.Recipe(dp.SecondMoment(BETA, EPS, eps_mode, kind, maximum=True), lr=1.0)
     w = torch.zeros((), dtype=torch.float64)
     state = dp.functional.init(recipe, w)
@@ -37,15 +37,15 @@ def test_the_denominator_is_the_root_of_the_largest_average(kind, eps_mode):
         assert -new.item() == pytest.approx(g / d, rel=1e-13)
 
 
-def test_rmsprop_keeps_its_maximum_beside_its_own_average():
+def test_maximum_slot_is_named_after_the_average_slot():
     stage = dp.SecondMoment(0.9, average="plain", slot="square_avg", maximum=True)
     assert [slot.key for slot in stage.slots] == ["square_avg", "max_square_avg"]
 
 
 @ENGINES
 @pytest.mark.parametrize("nu", [1.0, 0.5])
-def test_a_share_of_the_present_square_and_one_that_overflows(nu, engine):
-    """QHAdam's denominator over the maximum; float32 squares overflow from 1.9e19 on, and torch's step is 0 then."""
+def test_maximum_with_nu_and_with_overflow(nu, engine):
+    """QHAdam's denominator with a maximum. float32 squares overflow above 1.9e19; the step is then 0, as in torch."""
     w = torch.zeros(3, requires_grad=True)
     opt = dp.SGM.from_recipe([w], dp.Recipe(dp.SecondMoment(BETA, 0.0, nu=nu, maximum=True), lr=1.0), engine=engine)
     for g in (2.0, 1.0):
@@ -57,12 +57,12 @@ def test_a_share_of_the_present_square_and_one_that_overflows(nu, engine):
 
 @pytest.mark.parametrize("bad", [None, 1, "yes", torch.tensor(True)], ids=str)
 @pytest.mark.parametrize("cls", [dp.Adam, dp.AdamW])
-def test_amsgrad_is_true_or_false(cls, bad):
+def test_amsgrad_rejects_values_other_than_bools(cls, bad):
     with pytest.raises(dp.ArgumentError, match=rf"{cls.__name__}: amsgrad must be one of False, True, got"):
         cls(parameters(), amsgrad=bad)
 
 
-def test_the_recipe_and_the_difference_show_it():
+def test_amsgrad_shows_in_recipe_and_diff():
     plain, largest = dp.AdamW(parameters()), dp.AdamW(parameters(), amsgrad=True)
     assert "SecondMoment(beta=0.999, maximum=True)" in repr(largest.recipe)
     assert repr(dp.diff(plain, largest)) == "SecondMoment.maximum: False | True"
@@ -72,8 +72,8 @@ def test_the_recipe_and_the_difference_show_it():
 @ENGINES
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
 @pytest.mark.parametrize("name", ["Adam", "AdamW"])
-def test_complex_and_real_parameters_in_groups_give_the_numbers_of_torch(name, dtype, engine):
-    """Only the second group divides by a maximum; torch takes real and imaginary parts apart as well."""
+def test_amsgrad_of_one_group_equals_torch(name, dtype, engine):
+    """Only the second group uses amsgrad. torch also treats real and imaginary parts separately."""
 
     def trained(cls, **options):
         first, second = parameters(dtype), parameters(dtype, seed=1)
@@ -86,8 +86,8 @@ def test_complex_and_real_parameters_in_groups_give_the_numbers_of_torch(name, d
 
 
 @ENGINES
-def test_switched_on_in_the_middle_the_maximum_starts_there(engine):
-    """torch raises KeyError there; the numbers are those of its step with a maximum of zero."""
+def test_amsgrad_enabled_later_starts_the_maximum_there(engine):
+    """torch raises KeyError; the result equals torch's with an initial maximum of zero."""
     params, others = parameters(), parameters()
     ours, theirs = dp.Adam(params, lr=0.1, engine=engine), torch.optim.Adam(others, lr=0.1)
     for optimizer, ps in ((ours, params), (theirs, others)):
@@ -106,7 +106,7 @@ def test_switched_on_in_the_middle_the_maximum_starts_there(engine):
     assert identical([ours.state[p]["max_exp_avg_sq"] for p in params], kept)
 
 
-def test_a_checkpoint_brings_it_along_and_adams_loads_into_it():
+def test_amsgrad_is_loaded_from_a_checkpoint():
     first, params = dp.AdamW(start := parameters(), amsgrad=True), parameters()
     run(first, start, 4)
     second = dp.AdamW(params)
@@ -121,8 +121,8 @@ def test_a_checkpoint_brings_it_along_and_adams_loads_into_it():
 
 @ENGINES
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_bfloat16_state_follows_float32_state(dtype, engine):
-    """8 bits: the averages wander by a percent, and their maximum takes the upper end of it."""
+def test_amsgrad_bfloat16_state_follows_float32_state(dtype, engine):
+    """With 8 bits the averages fluctuate by a percent, and the maximum takes the upper end."""
     wide, narrow = parameters(dtype, [(4096,)]), parameters(dtype, [(4096,)])
     start = values(wide)
     run(dp.AdamW(wide, lr=0.01, amsgrad=True, engine=engine), wide, 20)
@@ -134,7 +134,7 @@ def test_bfloat16_state_follows_float32_state(dtype, engine):
     assert apart[0] < 0.03 * moved[0]
 
 
-def test_learning_rates_can_be_mapped_over():
+def test_amsgrad_vmap_over_learning_rates():
     recipe, w = dp.Adam.recipe_for(amsgrad=True), torch.ones(3, dtype=torch.float64)
 
     def after(lr):

@@ -1,4 +1,4 @@
-"""Bad input, generated from the constraint data: one sentence, with owner, name, range and value."""
+"""Invalid settings, generated from the constraints: one message with owner, name, range and value."""
 
 import copy
 import inspect
@@ -17,8 +17,8 @@ from dashpot.schedules import Schedule
 
 CLASSES = [row.cls for row in registry.METHODS.values()]
 KEPT_AS = {"pole": "momentum"}
-NOT_READ_AT_A_STEP = ("foreach", "fused", "differentiable")
-"""Without effect, or fixed at construction."""
+NOT_READ_IN_A_STEP = ("foreach", "fused", "differentiable")
+"""Settings without effect, or fixed at construction."""
 
 
 def arguments_of(cls):
@@ -29,7 +29,7 @@ def arguments_of(cls):
 
 
 def made(cls, params, **options):
-    """An optimizer with its defaults; one that learns from products gets known ones."""
+    """Return an optimizer with its defaults, and with known products if it uses any."""
     known = {"probe": known_products} if issubclass(cls, dp.SecondOrder) and cls is not dp.SGM else {}
     return cls(params, **known, **options)
 
@@ -39,8 +39,8 @@ IDS = [f"{cls.__name__}-{name}" for cls, name in CASES]
 each_argument = pytest.mark.parametrize(("cls", "name"), CASES, ids=IDS)
 
 
-def refused_values(cls, name):
-    """What the constraint refuses; None means "not given" in AutoSGM's keyword form."""
+def rejected_values(cls, name):
+    """Return values that the constraint rejects; in AutoSGM, None is an absent keyword."""
     refused = ARGUMENTS[name].refused()
     assert len(refused) >= 3
     parameter = inspect.signature(cls.__init__).parameters.get(name)
@@ -48,34 +48,34 @@ def refused_values(cls, name):
     return [value for value in refused if not (optional and value is None)]
 
 
-def sentence(cls, name, value):
-    """The whole message, as a pattern."""
+def message(cls, name, value):
+    """Return the complete message as a pattern."""
     return "^" + re.escape(f"{cls.__name__}: {name} must be {ARGUMENTS[name]}, got {value!r}.") + "$"
 
 
 @each_argument
-def test_the_constructor_refuses_what_the_constraint_refuses(cls, name):
-    for value in refused_values(cls, name):
-        with pytest.raises(dp.ArgumentError, match=sentence(cls, name, value)):
+def test_constructor_rejects_invalid_values(cls, name):
+    for value in rejected_values(cls, name):
+        with pytest.raises(dp.ArgumentError, match=message(cls, name, value)):
             cls(parameters(), **{name: value})
 
 
 @each_argument
-def test_a_group_refuses_it_and_nothing_changes(cls, name):
+def test_invalid_value_in_a_new_group_changes_nothing(cls, name):
     params = parameters()
     optimizer = made(cls, params)
     run(optimizer, params, 1)
     start, groups = values(params), copy.deepcopy(optimizer.state_dict()["param_groups"])
     for value in ARGUMENTS[name].refused():
         group = {"params": [torch.zeros(2, requires_grad=True)], name: value}
-        with pytest.raises(dp.ArgumentError, match=sentence(cls, name, value)):
+        with pytest.raises(dp.ArgumentError, match=message(cls, name, value)):
             optimizer.add_param_group(group)
     assert optimizer.state_dict()["param_groups"] == groups
     assert identical(params, start)
 
 
-@pytest.mark.parametrize(("cls", "name"), [case for case in CASES if case[1] not in NOT_READ_AT_A_STEP])
-def test_a_step_after_a_bad_edit_refuses_it_and_nothing_changes(cls, name):
+@pytest.mark.parametrize(("cls", "name"), [case for case in CASES if case[1] not in NOT_READ_IN_A_STEP])
+def test_invalid_value_in_an_edited_group_changes_nothing(cls, name):
     params = parameters()
     optimizer = made(cls, params)
     run(optimizer, params, 1)
@@ -84,7 +84,7 @@ def test_a_step_after_a_bad_edit_refuses_it_and_nothing_changes(cls, name):
     good = optimizer.param_groups[0][key]
     for value in [*ARGUMENTS[name].refused(), {}, [[]]]:
         optimizer.param_groups[0][key] = value
-        with pytest.raises(dp.ArgumentError, match=sentence(cls, name, value)):
+        with pytest.raises(dp.ArgumentError, match=message(cls, name, value)):
             run(optimizer, params, [1])
     assert identical(params, start)
     for index, saved in optimizer.state_dict()["state"].items():
@@ -97,7 +97,7 @@ def test_a_step_after_a_bad_edit_refuses_it_and_nothing_changes(cls, name):
 
 
 @each_argument
-def test_a_checkpoint_that_holds_it_is_refused_and_nothing_changes(cls, name):
+def test_invalid_value_in_a_checkpoint_changes_nothing(cls, name):
     params = parameters()
     optimizer = made(cls, params)
     run(optimizer, params, 1)
@@ -110,7 +110,7 @@ def test_a_checkpoint_that_holds_it_is_refused_and_nothing_changes(cls, name):
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
 @pytest.mark.parametrize("value", [-1.0, float("nan"), torch.tensor(-1.0), torch.tensor(float("nan")), torch.ones(2)])
-def test_a_bad_learning_rate_as_number_or_tensor(cls, value):
+def test_invalid_lr_is_rejected_as_number_and_tensor(cls, value):
     with pytest.raises(dp.ArgumentError, match=rf"^{cls.__name__}: lr must be a number in \[0, inf\), got "):
         cls(parameters(), lr=value)
     optimizer = made(cls, parameters())
@@ -119,7 +119,7 @@ def test_a_bad_learning_rate_as_number_or_tensor(cls, value):
         run(optimizer, optimizer.param_groups[0]["params"], 1)
 
 
-SENTENCES = [
+MESSAGES = [
     (lambda: dp.HeavyBall(parameters(), pole=1), "HeavyBall: pole must be a number in [0, 1), got 1."),
     (lambda: dp.Filter(pole=1), "Filter: pole must be a number in [0, 1), got 1."),
     (lambda: dp.Filter(zero=1), "Filter: zero must be a number in (-inf, 1), got 1."),
@@ -164,8 +164,8 @@ SENTENCES = [
 ]
 
 
-@pytest.mark.parametrize(("build", "message"), SENTENCES, ids=[message for _, message in SENTENCES])
-def test_one_clear_sentence(build, message):
+@pytest.mark.parametrize(("build", "message"), MESSAGES, ids=[message for _, message in MESSAGES])
+def test_error_message_states_owner_range_and_value(build, message):
     with pytest.raises(dp.ArgumentError) as caught:
         build()
     assert str(caught.value) == message
@@ -191,11 +191,11 @@ def test_one_clear_sentence(build, message):
     ],
     ids=["method", "method with a dash", "stage", "quirk", "schedule by name", "schedule in a file"],
 )
-def test_an_unknown_name_suggests_the_nearest(ask, kind, near):
+def test_unknown_name_suggests_the_nearest(ask, kind, near):
     with pytest.raises(dp.ArgumentError, match=rf"^Unknown {kind}: did you mean '{near}'\? Known: .*{near}"):
         ask()
 
 
-def test_an_unknown_name_that_is_near_to_none_lists_all():
+def test_unknown_name_without_a_near_one_lists_all():
     with pytest.raises(dp.ArgumentError, match=r"^Unknown method 'zzz': Known: adahessian, adam, adamw, autosgm"):
         registry.get("zzz")

@@ -1,4 +1,4 @@
-"""Bad gradients, bad checkpoints, bad parameters and decays that overshoot: refused before anything is written."""
+"""Invalid gradients, checkpoints and parameters, and overshooting decays: rejected before any write."""
 
 import copy
 
@@ -11,8 +11,8 @@ import dashpot as dp
 
 
 @each()
-def test_a_sparse_gradient_is_refused_before_anything_is_written(subject):
-    """It is the last gradient of the last group: those before it have not moved either."""
+def test_sparse_gradient_is_rejected_before_any_write(subject):
+    """The sparse gradient is the last one; the parameters before it are unchanged too."""
     params = parameters(shapes=((4,), (2,), (3, 2)))
     optimizer = subject.make([{"params": params[:1]}, {"params": params[1:]}])
     run(optimizer, params, 1)
@@ -28,7 +28,7 @@ def test_a_sparse_gradient_is_refused_before_anything_is_written(subject):
 
 
 @each()
-def test_a_bad_setting_of_the_last_group_is_refused_before_the_first_moves(subject):
+def test_invalid_lr_of_the_last_group_is_rejected_before_any_write(subject):
     first, second = parameters(seed=1), parameters(seed=2)
     optimizer = subject.make([{"params": first}, {"params": second}])
     start = values(first)
@@ -40,13 +40,13 @@ def test_a_bad_setting_of_the_last_group_is_refused_before_the_first_moves(subje
 
 
 @each()
-def test_a_gradient_of_another_dtype_is_refused_before_anything_is_written(subject):
+def test_gradient_of_a_different_dtype_is_rejected_before_any_write(subject):
     params = parameters()
     optimizer = subject.make(params)
     start = values(params)
     for index, p in enumerate(params):
         p.grad = gradient(p, 0, index)
-    params[-1].grad_dtype = None  # torch lets any dtype in now
+    params[-1].grad_dtype = None  # torch then accepts any dtype
     params[-1].grad = params[-1].grad.float()
     with pytest.raises(dp.ArgumentError, match=r"dtype must be its parameter's,? torch.float64, got torch.float32"):
         optimizer.step()
@@ -55,7 +55,7 @@ def test_a_gradient_of_another_dtype_is_refused_before_anything_is_written(subje
 
 
 @pytest.mark.parametrize("subject", [s for s in SUBJECTS if s.name in ("sgd", "adamw", "autosgm-1-zero")], ids=str)
-def test_state_of_another_number_of_parameters_or_groups_is_refused(subject):
+def test_state_with_a_different_number_of_parameters_is_rejected(subject):
     first = subject.make(parameters())
     fewer = subject.make(parameters()[:2])
     grouped = subject.make([{"params": [p]} for p in parameters()])
@@ -79,7 +79,7 @@ OVERSHOOTING = {
 
 
 @pytest.mark.parametrize("name", OVERSHOOTING)
-def test_a_decay_that_overshoots_zero_warns_and_one_that_diverges_is_refused(name):
+def test_overshooting_decay_warns_and_diverging_decay_is_rejected(name):
     build = OVERSHOOTING[name]
     params = parameters()
     start = values(params)
@@ -93,17 +93,17 @@ def test_a_decay_that_overshoots_zero_warns_and_one_that_diverges_is_refused(nam
     assert identical(params, start)
 
 
-def test_a_zero_above_the_pole_warns():
+def test_zero_above_the_pole_warns():
     with pytest.warns(UserWarning, match=r"zero 0\.5 is above pole 0\.1"):
         dp.AutoSGM(parameters(), pole=0.1, zero=0.5)
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.bool], ids=str)
-def test_a_parameter_that_is_no_float_is_refused(dtype):
+def test_non_float_parameter_is_rejected(dtype):
     with pytest.raises(dp.ArgumentError, match=f"Adam: parameters must be real or complex floats, got {dtype}"):
         dp.Adam([torch.zeros(2, dtype=dtype)])
 
 
-def test_no_parameters_are_refused():
+def test_empty_parameter_list_is_rejected():
     with pytest.raises(ValueError, match="empty parameter list"):
         dp.Adam([])

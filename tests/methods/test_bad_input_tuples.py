@@ -1,4 +1,4 @@
-"""AutoSGM's tuples: wrong length, type, entry, or a setting said twice."""
+"""AutoSGM's tuples: wrong lengths, types and entries, and settings given twice."""
 
 import re
 
@@ -9,7 +9,7 @@ import dashpot as dp
 from dashpot.optimizers import autosgm
 from dashpot.schedules import Cosine
 
-GOOD_TUPLES = {
+VALID_TUPLES = {
     "lr_cfg": (True, 0.01, 0),
     "beta_cfg": (0.9999, 0.999, 0.9, 0.0, 0.0, True),
     "wd_cfg": (0.0, 1),
@@ -18,16 +18,16 @@ GOOD_TUPLES = {
 ENTRIES = [(name, place, entry) for name, entries in autosgm._TUPLES.items() for place, entry in enumerate(entries)]
 
 
-def test_the_table_of_tuples_is_complete():
-    assert set(GOOD_TUPLES) == set(autosgm._TUPLES)
-    dp.AutoSGM(parameters(), **GOOD_TUPLES)
+def test_valid_tuples_cover_every_tuple():
+    assert set(VALID_TUPLES) == set(autosgm._TUPLES)
+    dp.AutoSGM(parameters(), **VALID_TUPLES)
 
 
 @pytest.mark.parametrize(("name", "place", "entry"), ENTRIES, ids=[f"{n}-{e[0]}" for n, _, e in ENTRIES])
-def test_a_bad_entry_of_a_tuple_is_named(name, place, entry):
+def test_invalid_tuple_entry_is_named(name, place, entry):
     word, allowed = entry
     for value in allowed.refused():
-        bad = (*GOOD_TUPLES[name][:place], value, *GOOD_TUPLES[name][place + 1 :])
+        bad = (*VALID_TUPLES[name][:place], value, *VALID_TUPLES[name][place + 1 :])
         expected = re.escape(f"AutoSGM: {name}: {word} must be {allowed}, got {value!r}.")
         with pytest.raises(dp.ArgumentError, match=expected):
             dp.AutoSGM(parameters(), **{name: bad})
@@ -35,9 +35,9 @@ def test_a_bad_entry_of_a_tuple_is_named(name, place, entry):
             dp.AutoSGM([{"params": parameters(), name: bad}])
 
 
-@pytest.mark.parametrize("name", GOOD_TUPLES)
-def test_a_tuple_of_the_wrong_length_or_type_is_refused_with_its_entries(name):
-    good = GOOD_TUPLES[name]
+@pytest.mark.parametrize("name", VALID_TUPLES)
+def test_tuple_of_wrong_length_or_type_is_rejected(name):
+    good = VALID_TUPLES[name]
     wording = ", ".join(word for word, _ in autosgm._TUPLES[name])
     for bad in [good[:-1], (*good, 1), (), "abc", 0.5, {1, 2}, {"lr": 1}]:
         with pytest.raises(dp.ArgumentError, match=re.escape(f"AutoSGM: {name} must be a tuple ({wording}), got ")):
@@ -45,27 +45,27 @@ def test_a_tuple_of_the_wrong_length_or_type_is_refused_with_its_entries(name):
 
 
 @pytest.mark.parametrize(("name", "place", "entry"), ENTRIES, ids=[f"{n}-{e[0]}" for n, _, e in ENTRIES])
-def test_a_setting_given_as_tuple_and_as_keyword_is_refused(name, place, entry):
+def test_setting_in_tuple_and_keyword_is_rejected(name, place, entry):
     word = entry[0]
-    keyword = "coupled" if word == "decay" else GOOD_TUPLES[name][place]
+    keyword = "coupled" if word == "decay" else VALID_TUPLES[name][place]
     with pytest.raises(
         dp.ArgumentError, match=f"AutoSGM: {word} must be given once, got it in {name} and as a keyword"
     ):
-        dp.AutoSGM(parameters(), **{name: GOOD_TUPLES[name], word: keyword})
+        dp.AutoSGM(parameters(), **{name: VALID_TUPLES[name], word: keyword})
 
 
 @pytest.mark.parametrize("bad", [(1, 0, 0.1), (9, 0, 0, 2, 1, 3, 10, 1, 0), "rc", 5, (1, 0, 2.0, 2, 1, 3, 10, 1, 0)])
-def test_a_bad_window_is_refused(bad):
+def test_invalid_window_is_rejected(bad):
     with pytest.raises(dp.ArgumentError, match="rc_cfg"):
         dp.AutoSGM(parameters(), rc_cfg=bad)
 
 
-def test_a_window_given_twice_is_refused():
+def test_window_with_schedule_is_rejected():
     with pytest.raises(dp.ArgumentError, match="AutoSGM: rc_cfg must be None if schedule is given, got both"):
         dp.AutoSGM(parameters(), rc_cfg=(1, 0, 0.1, 2, 1, 3, 10, 1, 0), schedule=Cosine(10))
 
 
-def test_a_group_may_have_tuples_of_its_own():
+def test_group_accepts_tuples():
     first, second = parameters(seed=1), parameters(seed=2)
     group = {"params": second, "lr_cfg": (True, 0.05, 3), "beta_cfg": (0.9, 0.99, 0.5, 0.2, 0.0, True)}
     joint = dp.AutoSGM([{"params": first}, group])
@@ -81,6 +81,6 @@ def test_a_group_may_have_tuples_of_its_own():
 
 
 @pytest.mark.parametrize("bad", ["pole_only_debias", 3, {"pole_only_debias"}])
-def test_quirks_that_are_no_sequence_are_refused(bad):
+def test_quirks_must_be_a_sequence(bad):
     with pytest.raises(dp.ArgumentError, match="AutoSGM: quirks must be a sequence of names, got"):
         dp.AutoSGM(parameters(), quirks=bad)

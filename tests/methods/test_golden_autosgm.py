@@ -1,4 +1,4 @@
-"""AutoSGM against trajectories of the original implementation, every recorded case."""
+"""AutoSGM against every recorded trajectory of the original implementation."""
 
 import golden_data as golden
 import pytest
@@ -18,17 +18,17 @@ def optimizer(params, case):
 @pytest.mark.parametrize(("case_id", "problem", "case"), CASES, ids=IDS)
 def test_trajectory_equals_the_original(case_id, problem, case):
     params = golden.start(problem)
-    # 1e-10: stated for the recordings, which the formulas reproduce to about 1e-14.
+    # Stated bound; the formulas reproduce the recordings to about 1e-14.
     assert golden.replay(optimizer(params, case), params, problem, case) < 1e-10
 
 
 QUIRKY = [item for item in CASES if set(item[2]["quirks"]) - {"pole_only_debias"}]
-QUIRKY = [item for item in QUIRKY if item[0] != "window-15-original"]  # 6 epochs of 6 steps: both countings agree
+QUIRKY = [item for item in QUIRKY if item[0] != "window-15-original"]  # 6 epochs of 6 steps: both conventions agree
 
 
 @pytest.mark.parametrize(("case_id", "problem", "case"), QUIRKY, ids=[item[0] for item in QUIRKY])
-def test_a_quirk_that_is_left_out_is_missed(case_id, problem, case):
-    """The flags do something: without them the recording of the original's habit is not reproduced."""
+def test_trajectory_without_its_quirks_differs(case_id, problem, case):
+    """A negative control: without its quirks, a recording is not reproduced."""
     params = golden.start(problem)
     plain = {**case, "quirks": []}
     assert golden.replay(optimizer(params, plain), params, problem, plain) > 1e-6

@@ -1,4 +1,4 @@
-"""Keys of a parameter group: settings work, misspelt ones and arguments of the optimizer are refused, others stay."""
+"""Keys of parameter groups: misspelt settings and optimizer arguments are rejected, other keys are kept."""
 
 import inspect
 import re
@@ -13,15 +13,25 @@ from dashpot.optimizers.group_keys import CARRIED, edit_distance, nearest
 from dashpot.optimizers.options import OPTION_NAMES
 from dashpot.optimizers.second_order_base import SecondOrder
 
-OF_USERS = {"layer": 3, "bias": True, "meta": "x", "role": "head", "main": 1, "id": 7, "wd": 0.1, "tag": "a", 5: "five"}
-OF_USERS |= {"lr_mult": 2.0, "group_name": "b", "depth": 1, "is_frozen": False, "weight_decay_scale": 0.5}
+USER_KEYS = {
+    "layer": 3,
+    "bias": True,
+    "meta": "x",
+    "role": "head",
+    "main": 1,
+    "id": 7,
+    "wd": 0.1,
+    "tag": "a",
+    5: "five",
+}
+USER_KEYS |= {"lr_mult": 2.0, "group_name": "b", "depth": 1, "is_frozen": False, "weight_decay_scale": 0.5}
 
 
 def weight():
     return [torch.ones(2, requires_grad=True)]
 
 
-def is_one_sentence(text):
+def is_one_line(text):
     return text.endswith(".") and "\n" not in text
 
 
@@ -62,22 +72,22 @@ def is_one_sentence(text):
     ],
     ids=["misspelt", "a stage", "an option", "a misspelt tuple", "extra", "differentiable", "timetable"],
 )
-def test_the_sentence(build, message):
+def test_error_message(build, message):
     with pytest.raises(dp.ArgumentError) as caught:
         build()
     assert str(caught.value) == message
 
 
-def words_of(optimizer):
-    """Every argument of the constructor and every run option."""
+def arguments_of(optimizer):
+    """Return every argument of the constructor and every option."""
     arguments = [*inspect.signature(type(optimizer).__init__).parameters][2:]
     return {name for name in arguments if name != "options"} | {*OPTION_NAMES}
 
 
 @each()
-def test_every_argument_is_read_from_a_group_or_refused_there(subject):
+def test_group_accepts_or_rejects_every_argument(subject):
     optimizer = subject.make(parameters())
-    words = words_of(optimizer)
+    words = arguments_of(optimizer)
     words |= (
         {"probe", "distribution", "relative_step", "process_group"} if isinstance(optimizer, SecondOrder) else set()
     )
@@ -88,11 +98,11 @@ def test_every_argument_is_read_from_a_group_or_refused_there(subject):
         elif word not in CARRIED and not word.endswith("_cfg"):
             with pytest.raises(dp.ArgumentError, match=f"a parameter group must not have .*'{word}'") as caught:
                 optimizer.add_param_group({"params": weight(), word: None})
-            assert is_one_sentence(str(caught.value))
+            assert is_one_line(str(caught.value))
 
 
 def misspelt(name):
-    """One letter dropped, doubled, swapped with the next; capitals and dashes."""
+    """Yield misspellings: a letter dropped, doubled or swapped, capitals and dashes."""
     middle = len(name) // 2
     yield name[:middle] + name[middle] + name[middle:]
     yield name[: middle - 1] + name[middle] + name[middle - 1] + name[middle + 1 :]
@@ -106,9 +116,9 @@ def misspelt(name):
 
 
 @each()
-def test_a_misspelt_setting_is_refused_with_the_right_name(subject):
+def test_misspelt_setting_is_rejected_with_a_suggestion(subject):
     optimizer = subject.make([{"params": parameters()}])
-    known = {*optimizer.defaults, *words_of(optimizer), *CARRIED}
+    known = {*optimizer.defaults, *arguments_of(optimizer), *CARRIED}
     groups = len(optimizer.param_groups)
     for name in optimizer.defaults:
         for wrong in {word for word in misspelt(name) if word not in known and len(name) > 1}:
@@ -117,34 +127,34 @@ def test_a_misspelt_setting_is_refused_with_the_right_name(subject):
             )
             with pytest.raises(dp.ArgumentError, match=pattern) as caught:
                 optimizer.add_param_group({"params": weight(), wrong: 0.1})
-            assert is_one_sentence(str(caught.value).replace("? ", ", "))
+            assert is_one_line(str(caught.value).replace("? ", ", "))
             assert edit_distance(wrong.lower().replace("-", "_"), re.findall("mean '(.*?)'", str(caught.value))[0]) <= 2
     assert len(optimizer.param_groups) == groups
 
 
 @each()
-def test_keys_of_users_and_of_torch_stay_in_the_group(subject):
+def test_group_keeps_keys_of_users_and_of_torch(subject):
     optimizer = subject.make(parameters())
-    own = {**OF_USERS, "name": "late", "lr_scale": 0.5, "initial_lr": 0.1, "max_lr": 1.0, "min_lr": 0.0}
+    own = {**USER_KEYS, "name": "late", "lr_scale": 0.5, "initial_lr": 0.1, "max_lr": 1.0, "min_lr": 0.0}
     own |= {"foreach": None, "fused": None, "extra": {"weight_decy": 1, "schedule": object()}}
     optimizer.add_param_group({"params": weight(), **own})
     assert {key: optimizer.param_groups[1][key] for key in own} == own
 
 
 @each()
-def test_keys_of_users_change_no_number(subject):
+def test_keys_of_users_have_no_effect(subject):
     first, second = parameters(), parameters()
     run(subject.make(first), first, 3)
-    run(subject.make([{"params": second, **OF_USERS, "extra": {"lr": 7}}]), second, 3)
+    run(subject.make([{"params": second, **USER_KEYS, "extra": {"lr": 7}}]), second, 3)
     assert identical(first, second)
 
 
 @pytest.mark.parametrize("cls", [dp.AdamW, dp.SGD, dp.RMSprop, dp.NAdam, dp.Adam])
-def test_groups_of_another_optimizer_of_torch_are_taken_over(cls):
+def test_groups_of_torch_optimizers_are_accepted(cls):
     for other in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.RMSprop):
         theirs = other(weight(), lr=0.25)
         torch.optim.lr_scheduler.OneCycleLR(theirs, max_lr=0.5, total_steps=10)
-        if cls is dp.AdamW and other in (torch.optim.Adam, torch.optim.NAdam):  # their groups ask for coupled decay
+        if cls is dp.AdamW and other in (torch.optim.Adam, torch.optim.NAdam):  # their groups have coupled decay
             with pytest.raises(dp.ArgumentError, match="AdamW: decoupled_weight_decay must be True, got False"):
                 cls(theirs.param_groups)
             continue
@@ -152,7 +162,7 @@ def test_groups_of_another_optimizer_of_torch_are_taken_over(cls):
         assert ours.param_groups[0]["lr"] == theirs.param_groups[0]["lr"]
 
 
-def test_loading_refuses_no_key():
+def test_loading_accepts_every_key():
     optimizer = dp.AdamW(weight())
     saved = optimizer.state_dict()
     saved["param_groups"][0]["weight_decy"] = 0.5
@@ -173,11 +183,11 @@ def test_loading_refuses_no_key():
         ("beta", "betas"),
         ("weightDecay", "weight_decay"),
         ("epss", "eps"),
-        *((str(word), None) for word in OF_USERS),
+        *((str(word), None) for word in USER_KEYS),
         *((word, None) for word in ("l", "r", "ls", "ir", "kr", "op", "v2", "lay", "label", "feed", "step", "reps")),
     ],
 )
-def test_the_nearest_name(word, name):
+def test_nearest_name(word, name):
     settings = ["lr", "betas", "eps", "weight_decay", "momentum", "debias", "pole", "gain", "seed", "zero", "nu", "v"]
     assert nearest(word, settings) == name
 
@@ -186,5 +196,5 @@ def test_the_nearest_name(word, name):
     ("a", "b", "distance"),
     [("", "ab", 2), ("ab", "ba", 1), ("abcd", "acbd", 1), ("kitten", "sitting", 3), ("x", "x", 0)],
 )
-def test_the_edit_distance(a, b, distance):
+def test_edit_distance(a, b, distance):
     assert edit_distance(a, b) == edit_distance(b, a) == distance

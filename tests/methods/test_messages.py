@@ -1,4 +1,4 @@
-"""What newcomers write first, and the sentence with the cure."""
+"""Messages for common mistakes, with suggestions; warnings point to user code."""
 
 import warnings
 from pathlib import Path
@@ -29,7 +29,7 @@ def misplaced(part: Any) -> Any:
     return {"filter": part}
 
 
-SENTENCES = [
+MESSAGES = [
     (lambda: dp.AdamW(MODEL), "AdamW: params must be parameters, as in model.parameters(), got a Linear."),
     (
         lambda: dp.AdamW([{"params": MODEL}]),
@@ -59,20 +59,20 @@ SENTENCES = [
 ]
 
 
-@pytest.mark.parametrize(("build", "message"), SENTENCES, ids=[message for _, message in SENTENCES])
-def test_the_sentence(build, message):
+@pytest.mark.parametrize(("build", "message"), MESSAGES, ids=[message for _, message in MESSAGES])
+def test_error_message(build, message):
     with pytest.raises(dp.ArgumentError) as caught:
         build()
     assert str(caught.value) == message
 
 
-def test_an_unknown_schedule_lists_the_entries_of_pairs():
+def test_unknown_scheduled_setting_lists_entries_of_pairs():
     with pytest.raises(dp.ArgumentError, match=r"no hyperparameter 'beta'; it has lr, betas\[0\], betas\[1\], eps"):
         dp.AdamW(weights(), schedule=constant("beta"))
 
 
 @pytest.mark.parametrize("cls", CLASSES)
-def test_an_unknown_keyword_lists_arguments_then_options(cls):
+def test_unknown_keyword_lists_arguments_and_options(cls):
     unknown: dict[str, Any] = {"zzzz": 1}
     with pytest.raises(TypeError) as caught:
         cls(weights(), **unknown)
@@ -85,13 +85,13 @@ def test_an_unknown_keyword_lists_arguments_then_options(cls):
     ("cls", "word", "near"),
     [(dp.AdamW, "beta", "betas"), (dp.ESGD, "learning_rate", "lr"), (dp.SGD, "maxnorm", "max_norm")],
 )
-def test_an_unknown_keyword_suggests_the_nearest(cls, word, near):
+def test_unknown_keyword_suggests_the_nearest(cls, word, near):
     with pytest.raises(TypeError, match=rf"^{cls.__name__}: unknown argument '{word}': did you mean '{near}'\? Arg"):
         cls(weights(), **{word: 0.1})
 
 
 @pytest.mark.parametrize(
-    ("name", "cure"),
+    ("name", "suggestion"),
     [
         ("Lion", "; write the rule as a custom stage, see README.md"),
         ("LAMB", "; write the rule as a custom stage, see docs/own-stage.md"),
@@ -103,16 +103,16 @@ def test_an_unknown_keyword_suggests_the_nearest(cls, word, near):
         ("__path_of_nothing__", ""),
     ],
 )
-def test_a_missing_public_name(name, cure):
+def test_missing_public_name_has_a_suggestion(name, suggestion):
     with pytest.raises(AttributeError) as caught:
         getattr(dp, name)
-    assert str(caught.value) == f"module 'dashpot' has no attribute {name!r}{cure}"
+    assert str(caught.value) == f"module 'dashpot' has no attribute {name!r}{suggestion}"
 
 
 # ---- warnings -------------------------------------------------------------------------------------------------------
 
 
-def test_warnings_point_at_the_line_of_the_user():
+def test_warnings_point_to_user_code():
     params = weights()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -127,15 +127,15 @@ def test_warnings_point_at_the_line_of_the_user():
     assert len({item.lineno for item in caught}) == 4
 
 
-def test_no_module_of_the_package_warns_at_a_line_of_its_own():
-    """`warnings.warn` with a fixed stacklevel points into the package after the next change of a call."""
+def test_package_warns_only_through_its_helper():
+    """`warnings.warn` with a fixed stacklevel would point into the package after a change of the call depth."""
     package = dp.__path__[0]
     pattern = "warnings.warn("
     files = [path for path in sorted(Path(package).rglob("*.py")) if path.name != "warn.py"]
     assert [path.name for path in files if pattern in path.read_text(encoding="utf-8")] == []
 
 
-# ---- a file system without programs ---------------------------------------------------------------------------------
+# ---- noexec file systems ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""AutoSGM, Adam and their kin where they coincide: each equation of the docs as two runs on the same gradients."""
+"""Equivalences of AutoSGM, Adam and their variants, each tested by two runs with the same gradients."""
 
 import math
 
@@ -12,7 +12,7 @@ import dashpot as dp
 from dashpot.recipes import momentum_forms
 
 SAME = 1e-12
-"""float64: both sides do the same arithmetic in another order."""
+"""Tolerance in float64: both sides use the same arithmetic in a different order."""
 POLES = st.floats(0.01, 0.99)
 DRAWS = settings(max_examples=20)
 
@@ -22,12 +22,12 @@ def filtered(lr=0.05, **filter_settings):
 
 
 TINY = 1e-13
-"""AutoSGM adds eps to the gradient before squaring: Adam up to a relative 2 eps/|g|, which this makes negligible."""
+"""AutoSGM adds eps to the gradient before squaring, a relative difference 2 eps/|g| to Adam, negligible here."""
 
 
 @DRAWS
 @given(pole=POLES, beta=st.floats(0.5, 0.9999), rho=st.floats(0, 0.5))
-def test_autosgm_at_change_level_is_adamw_with_a_share_of_the_decay(pole, beta, rho):
+def test_autosgm_at_change_level_equals_adamw_with_scaled_decay(pole, beta, rho):
     """weight_decay = (1 - pole) rho: with pole 0.9 AutoSGM's 1e-2 is AdamW's 1e-3."""
     tuples = {
         "lr_cfg": (True, 0.01, 0),
@@ -42,7 +42,7 @@ def test_autosgm_at_change_level_is_adamw_with_a_share_of_the_decay(pole, beta, 
     )
 
 
-def test_autosgm_at_change_level_is_adamw_of_torch():
+def test_autosgm_at_change_level_equals_torch_adamw():
     assert_same_method(
         lambda p: dp.AutoSGM(p, lr=0.01, decay="change", weight_decay=0.1, eps=TINY),
         lambda p: torch.optim.AdamW(p, lr=0.01, eps=TINY, weight_decay=0.01),
@@ -52,7 +52,7 @@ def test_autosgm_at_change_level_is_adamw_of_torch():
 
 @DRAWS
 @given(zero=st.floats(-0.5, 0.9))
-def test_the_share_of_the_decay_is_the_unit_gain(zero):
+def test_change_level_decay_is_scaled_by_the_unit_gain(zero):
     share = (1 - 0.9) / (1 - zero)
     start = torch.ones(1, dtype=torch.float64, requires_grad=True)
     optimizer = dp.AutoSGM([start], lr=0.5, zero=zero, decay="change", weight_decay=0.25)
@@ -62,14 +62,14 @@ def test_the_share_of_the_decay_is_the_unit_gain(zero):
 
 
 @pytest.mark.parametrize(("zero", "share"), [(0.0, 0.1), (0.9 / 1.9, 0.19), (0.5528, 0.2236)])
-def test_the_shares_that_the_docs_print(zero, share):
+def test_change_level_factors_in_the_docs(zero, share):
     decay = dp.AutoSGM.recipe_for(zero=zero, decay="change", weight_decay=1.0).stages[-1]
     assert decay.factor == pytest.approx(share, abs=5e-5)
 
 
 @DRAWS
 @given(pole=POLES, beta=st.floats(0.5, 0.9999), rho=st.floats(0, 0.2))
-def test_autosgm_at_gradient_level_is_adam(pole, beta, rho):
+def test_autosgm_at_gradient_level_equals_adam(pole, beta, rho):
     assert_same_method(
         lambda p: dp.AutoSGM(p, lr=0.01, pole=pole, beta_a=beta, weight_decay=rho, eps=TINY),
         lambda p: dp.Adam(p, lr=0.01, betas=(pole, beta), weight_decay=rho, eps=TINY),
@@ -77,17 +77,17 @@ def test_autosgm_at_gradient_level_is_adam(pole, beta, rho):
     )
 
 
-def test_autosgm_without_denominator_and_decay_is_debiased_momentum():
+def test_autosgm_without_denominator_equals_debiased_momentum():
     assert_same_method(lambda p: dp.AutoSGM(p, lr=0.05, adaptive=False), filtered(pole=0.9, normalise="exact"))
 
 
-def test_the_input_constant_of_autosgm_has_no_effect_while_debiased():
+def test_autosgm_gain_has_no_effect_with_debias():
     assert_same_method(lambda p: dp.AutoSGM(p, gain=0.37), dp.AutoSGM)
     assert_different_method(lambda p: dp.AutoSGM(p, gain=0.37, debias=False), lambda p: dp.AutoSGM(p, debias=False))
 
 
-def test_a_huge_cap_makes_the_numerators_of_the_pair_coincide():
-    """Numerator 2 without its cut and its division by C is numerator 1 as long as the weights are small."""
+def test_autosgm_numerators_1_and_2_coincide_with_a_large_cap():
+    """Without its cap and division by C, numerator 2 equals numerator 1 for small weights."""
     small = [p.detach().mul(1e-9).requires_grad_() for p in parameters()]
     other = [p.detach().clone().requires_grad_() for p in small]
     one = dp.SGM(small, lr=1e-9, rate=dp.Parcor(0.9))
@@ -100,14 +100,14 @@ def test_a_huge_cap_makes_the_numerators_of_the_pair_coincide():
 
 @DRAWS
 @given(betas=st.tuples(POLES, st.floats(0.5, 0.9999)), weight_decay=st.floats(0, 0.5))
-def test_qhadam_with_both_nus_one_is_adamw(betas, weight_decay):
+def test_qhadam_with_nus_one_equals_adamw(betas, weight_decay):
     common = {"lr": 0.01, "betas": betas, "weight_decay": weight_decay}
     assert_same_method(
         lambda p: dp.QHAdam(p, nus=(1.0, 1.0), **common), lambda p: dp.AdamW(p, **common), tolerance=1e-11
     )
 
 
-def test_qhadam_with_both_nus_zero_is_the_sign():
+def test_qhadam_with_nus_zero_is_sign_descent():
     params, start = parameters(), [p.detach() for p in parameters()]
     run(dp.QHAdam(params, lr=0.01, nus=(0.0, 0.0), eps=0.0), params, 1)
     expected = [w - 0.01 * gradient(w, 0, index).sign() for index, w in enumerate(start)]
@@ -116,23 +116,23 @@ def test_qhadam_with_both_nus_zero_is_the_sign():
 
 @DRAWS
 @given(betas=st.tuples(POLES, st.floats(0.5, 0.9999)), weight_decay=st.floats(0, 0.5))
-def test_centred_adam_whose_guard_never_ends_is_adamw(betas, weight_decay):
+def test_centered_adam_with_only_uncentered_steps_equals_adamw(betas, weight_decay):
     common = {"lr": 0.01, "betas": betas, "weight_decay": weight_decay}
     assert_same_method(lambda p: dp.CenteredAdam(p, uncentered_steps=10**9, **common), lambda p: dp.AdamW(p, **common))
 
 
-def test_centred_adam_with_its_guard_ended_is_not_adamw():
+def test_centered_adam_differs_from_adamw():
     assert_different_method(lambda p: dp.CenteredAdam(p, lr=0.01), lambda p: dp.AdamW(p, lr=0.01, weight_decay=0.0))
 
 
-def test_adam_is_its_recipe_of_stages():
+def test_adam_equals_sgm_with_its_stages():
     assert_same_method(
         lambda p: dp.SGM(p, lr=0.01, filter=dp.Filter(0.9), rate=dp.SecondMoment(0.999)), lambda p: dp.Adam(p, lr=0.01)
     )
 
 
-def test_rmsprop_is_adam_without_momentum_and_correction():
-    """Divided by the correction sqrt(1 - beta^t), step by step."""
+def test_rmsprop_equals_adam_without_momentum_and_debias():
+    """With Adam's lr divided by the correction sqrt(1 - beta^t) at each step."""
     beta, lr, steps = 0.9, 0.01, 20
     params, others = parameters(), parameters()
     rmsprop = dp.RMSprop(params, lr=lr, alpha=beta, eps=0.0)
@@ -145,22 +145,22 @@ def test_rmsprop_is_adam_without_momentum_and_correction():
 
 
 @pytest.mark.parametrize("length", [1, 4, 10, 2.5])
-def test_a_running_average_is_the_arithmetic_mean_until_t_equals_n(length):
-    """And the pole filter afterwards. N = 1 is no averaging; N need not be an integer."""
+def test_running_average_is_the_arithmetic_mean_until_n(length):
+    """Afterwards it is the pole filter. N = 1 disables averaging; N can be fractional."""
     params = [torch.zeros(4, dtype=torch.float64, requires_grad=True)]
     pole = momentum_forms.pole_of_length(length)
     optimizer = dp.SGM(params, lr=1.0, filter=dp.Filter(pole, normalise="running"))
-    mean, seen = torch.zeros(4, dtype=torch.float64), []
+    mean, history = torch.zeros(4, dtype=torch.float64), []
     for step in range(15):
         before = params[0].detach().clone()
         run(optimizer, params, [step])
         g = gradient(params[0], step)
-        seen.append(g)
-        mean = torch.stack(seen).mean(0) if step + 1 <= length else (1 - 1 / length) * mean + g / length
+        history.append(g)
+        mean = torch.stack(history).mean(0) if step + 1 <= length else (1 - 1 / length) * mean + g / length
         assert distance([before - params[0].detach()], [mean]) < SAME
 
 
-def test_a_running_second_moment_is_the_mean_square_until_t_equals_n():
+def test_running_second_moment_is_the_mean_square_until_n():
     params = [torch.zeros(4, dtype=torch.float64, requires_grad=True)]
     recipe = dp.Recipe(dp.SecondMoment(0.9, 0.0, average="running"), lr=1.0)
     optimizer = dp.SGM.from_recipe(params, recipe)

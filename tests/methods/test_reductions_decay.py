@@ -1,4 +1,4 @@
-"""Where the kinds of weight decay coincide, and the points to which they lead."""
+"""Equivalences and fixed points of the kinds of weight decay."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ DRAWS = settings(max_examples=20)
 
 @DRAWS
 @given(decay=st.floats(0, 1), lr=st.floats(1e-3, 0.9))
-def test_row_1_without_filter_and_denominator_all_decays_are_one(decay, lr):
+def test_decays_coincide_without_filter_and_denominator(decay, lr):
     coupled = lambda p: dp.SGD(p, lr=lr, weight_decay=decay)  # noqa: E731
     assert_same_method(coupled, lambda p: dp.SGM(p, lr=lr, decay=dp.DecoupledDecay(decay)))
     assert_same_method(
@@ -25,7 +25,7 @@ def test_row_1_without_filter_and_denominator_all_decays_are_one(decay, lr):
 
 @DRAWS
 @given(pole=POLES, decay=st.floats(0, 0.5))
-def test_row_4_with_a_zero_on_the_pole_both_levels_are_one(pole, decay):
+def test_decay_levels_coincide_with_the_zero_on_the_pole(pole, decay):
     common = {"lr": 0.05, "adaptive": False, "pole": pole, "zero": pole, "debias": "exact", "weight_decay": decay}
     assert_same_method(
         lambda p: dp.AutoSGM(p, decay="coupled", **common),
@@ -34,8 +34,8 @@ def test_row_4_with_a_zero_on_the_pole_both_levels_are_one(pole, decay):
     )
 
 
-def test_with_momentum_the_levels_differ():
-    """The non-equivalence beside row 4: the test above can fail."""
+def test_decay_levels_differ_with_momentum():
+    """A negative control of the test above."""
     common = {"lr": 0.05, "adaptive": False, "weight_decay": 0.5}
     assert_different_method(
         lambda p: dp.AutoSGM(p, decay="coupled", **common), lambda p: dp.AutoSGM(p, decay="change", **common)
@@ -71,7 +71,7 @@ FIXED_POINTS = {
 
 
 @pytest.mark.parametrize("name", FIXED_POINTS)
-def test_row_5_fixed_points_of_a_constant_decay(name):
+def test_fixed_points_of_constant_decay(name):
     build, gain, strength = FIXED_POINTS[name]
     w = torch.zeros(3, dtype=torch.float64, requires_grad=True)
     optimizer = build([w])
@@ -79,10 +79,12 @@ def test_row_5_fixed_points_of_a_constant_decay(name):
         w.grad = CURVATURE * (w.detach() - 1)
         optimizer.step()
     expected = gain * CURVATURE / (gain * CURVATURE + strength)
-    torch.testing.assert_close(w.detach(), expected, rtol=1e-9, atol=0)  # converged: the slowest factor is below 0.99
+    torch.testing.assert_close(
+        w.detach(), expected, rtol=1e-9, atol=0
+    )  # the slowest mode contracts by 0.99
 
 
-def test_decay_is_not_applied_where_there_is_no_gradient():
+def test_decay_is_not_applied_without_a_gradient():
     w = torch.ones(2, dtype=torch.float64, requires_grad=True)
     dp.AdamW([w], lr=0.1, weight_decay=0.5).step()
     assert torch.equal(w, torch.ones(2, dtype=torch.float64))

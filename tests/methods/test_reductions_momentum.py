@@ -1,4 +1,4 @@
-"""Momentum in all its forms is one filter: each row of the mapping table as two runs on the same gradients."""
+"""Forms of momentum as one filter: each row of the mapping table, tested by two runs with the same gradients."""
 
 import math
 
@@ -12,7 +12,7 @@ import dashpot as dp
 from dashpot.recipes import momentum_forms
 
 SAME = 1e-12
-"""float64: both sides do the same arithmetic in another order."""
+"""Tolerance in float64: both sides use the same arithmetic in a different order."""
 POLES = st.floats(0.01, 0.99)
 DRAWS = settings(max_examples=20)
 
@@ -23,30 +23,30 @@ def filtered(lr=0.05, **filter_settings):
 
 @DRAWS
 @given(beta=POLES)
-def test_qhm_with_nu_equal_to_beta_is_nag_with_lr_scaled(beta):
+def test_qhm_with_nu_equal_to_beta_equals_nag_with_scaled_lr(beta):
     assert_same_method(
         lambda p: dp.QHM(p, lr=0.1, pole=beta, nu=beta),
         lambda p: dp.NAG(p, lr=0.1 * (1 - beta), pole=beta),
-        tolerance=1e-11,  # pole and zero are rounded apart: a relative 1e-16/(1 - beta) a step
+        tolerance=1e-11,  # pole and zero are rounded separately: a relative 1e-16/(1 - beta) per step
     )
 
 
 @DRAWS
 @given(beta=POLES)
-def test_qhm_with_nu_one_is_averaged_momentum(beta):
+def test_qhm_with_nu_one_equals_averaged_momentum(beta):
     assert_same_method(lambda p: dp.QHM(p, lr=0.1, pole=beta, nu=1.0), filtered(lr=0.1, pole=beta, normalise="none"))
 
 
 @DRAWS
 @given(beta=POLES)
-def test_qhm_with_nu_zero_is_plain(beta):
+def test_qhm_with_nu_zero_equals_sgd(beta):
     assert_same_method(lambda p: dp.QHM(p, lr=0.1, pole=beta, nu=0.0), lambda p: dp.SGD(p, lr=0.1))
 
 
 @DRAWS
 @given(beta=POLES, nu=st.floats(0, 1))
-def test_qhm_is_the_pole_zero_filter(beta, nu):
-    """zero = (1 - nu) beta/(1 - nu beta), gain 1 - nu beta; and by its own definition."""
+def test_qhm_equals_the_pole_zero_filter(beta, nu):
+    """zero = (1 - nu) beta/(1 - nu beta), gain 1 - nu beta; also against the definition of QHM."""
     point = momentum_forms.qhm(beta, nu)
     assert_same_method(
         lambda p: dp.QHM(p, lr=0.1, pole=beta, nu=nu),
@@ -67,7 +67,7 @@ def test_qhm_is_the_pole_zero_filter(beta, nu):
 
 @DRAWS
 @given(beta=POLES, nu=st.floats(0.01, 1))
-def test_debiased_qhm_is_the_exact_normalisation(beta, nu):
+def test_debiased_qhm_equals_exact_normalisation(beta, nu):
     assert_same_method(
         lambda p: dp.QHM(p, lr=0.1, pole=beta, nu=nu, debias=True),
         filtered(lr=0.1, pole=beta, zero=momentum_forms.qhm(beta, nu).zero, normalise="exact"),
@@ -77,12 +77,12 @@ def test_debiased_qhm_is_the_exact_normalisation(beta, nu):
 @pytest.mark.parametrize("normalise", ["exact", "none"])
 @DRAWS
 @given(beta=POLES)
-def test_a_zero_on_the_pole_is_no_filter(normalise, beta):
+def test_filter_with_the_zero_on_the_pole_equals_sgd(normalise, beta):
     assert_same_method(filtered(pole=beta, zero=beta, normalise=normalise), lambda p: dp.SGD(p, lr=0.05))
 
 
-def test_autosgm_with_a_zero_on_the_pole_overshoots_and_exact_does_not():
-    """The original corrects by the pole alone: 1/(1 - beta^2) too large at the second step."""
+def test_autosgm_debias_overshoots_except_for_exact():
+    """The original corrects by the pole alone, 1/(1 - beta^2) too large at the second step."""
 
     def second_step(debias):
         w = torch.zeros(1, dtype=torch.float64, requires_grad=True)
@@ -99,7 +99,7 @@ def test_autosgm_with_a_zero_on_the_pole_overshoots_and_exact_does_not():
 
 @DRAWS
 @given(mu=POLES, weight_decay=st.floats(0, 0.1))
-def test_heavy_ball_is_momentum_of_torch(mu, weight_decay):
+def test_heavy_ball_equals_torch_momentum(mu, weight_decay):
     assert_same_method(
         lambda p: dp.HeavyBall(p, lr=0.02, pole=mu, weight_decay=weight_decay),
         lambda p: torch.optim.SGD(p, lr=0.02, momentum=mu, weight_decay=weight_decay),
@@ -109,13 +109,13 @@ def test_heavy_ball_is_momentum_of_torch(mu, weight_decay):
 
 @DRAWS
 @given(mu=POLES)
-def test_averaged_momentum_is_heavy_ball_with_lr_scaled(mu):
+def test_averaged_momentum_equals_heavy_ball_with_scaled_lr(mu):
     assert_same_method(
         filtered(lr=0.1, pole=mu, normalise="none"), lambda p: dp.HeavyBall(p, lr=0.1 * (1 - mu), pole=mu)
     )
 
 
-def test_the_slide_form_is_heavy_ball_for_a_constant_rate():
+def test_velocity_form_equals_heavy_ball_at_constant_lr():
     """v = mu v + lr g, w -= v."""
     params = parameters()
     expected = [p.detach().clone() for p in params]
@@ -131,7 +131,7 @@ def test_the_slide_form_is_heavy_ball_for_a_constant_rate():
 @DRAWS
 @given(mu=POLES, tau=st.floats(0, 1))
 def test_dampening_is_a_gain_and_a_transient(mu, tau):
-    """torch lets the first gradient in undampened: (mu, 0, 1 - tau) plus tau mu^(t-1) g_1."""
+    """torch does not dampen the first gradient: (mu, 0, 1 - tau) plus tau mu^(t-1) g_1."""
     params = [torch.zeros(4, dtype=torch.float64, requires_grad=True)]
     run(dp.SGD(params, lr=1.0, momentum=mu, dampening=tau), params, 20)
     others = [torch.zeros(4, dtype=torch.float64, requires_grad=True)]
@@ -143,7 +143,7 @@ def test_dampening_is_a_gain_and_a_transient(mu, tau):
 
 @DRAWS
 @given(mu=POLES)
-def test_nesterov_is_a_zero(mu):
+def test_nesterov_is_a_zero_of_the_filter(mu):
     point = momentum_forms.nesterov(mu)
     assert_same_method(
         lambda p: torch.optim.SGD(p, lr=0.02, momentum=mu, nesterov=True),
@@ -153,8 +153,8 @@ def test_nesterov_is_a_zero(mu):
     assert_same_method(lambda p: dp.NAG(p, lr=0.02, pole=mu), lambda p: dp.SGD(p, lr=0.02, momentum=mu, nesterov=True))
 
 
-def test_autosgm_with_input_constant_one_is_nesterov_but_for_its_first_step():
-    """Documented unit-gain scaling is Nesterov's; the quirk leaves the first step lr mu g_1 short."""
+def test_autosgm_with_gain_one_equals_nesterov_after_the_first_step():
+    """With the quirk, the first step is shorter by lr mu g_1."""
     mu, lr = 0.9, 0.02
     settings = {"adaptive": False, "pole": mu, "zero": mu / (1 + mu), "gain": 1.0, "debias": False, "lr": lr}
     assert_same_method(lambda p: dp.AutoSGM(p, **settings), lambda p: dp.NAG(p, lr=lr, pole=mu))
@@ -165,8 +165,8 @@ def test_autosgm_with_input_constant_one_is_nesterov_but_for_its_first_step():
     assert distance(run(quirky, params, 20), short) < SAME
 
 
-def test_the_look_ahead_form_of_nesterov_is_the_same_filter_in_another_variable():
-    """theta is where the gradient is taken, w = theta + mu v trails it: gradient at the look-ahead point."""
+def test_look_ahead_form_of_nesterov_is_the_same_filter():
+    """The gradient is evaluated at the look-ahead point theta; w = theta - mu v."""
     mu, lr = 0.8, 0.05
     curvature = torch.tensor([0.5, 1.0, 3.0], dtype=torch.float64)
     w, v = torch.ones(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
@@ -181,7 +181,7 @@ def test_the_look_ahead_form_of_nesterov_is_the_same_filter_in_another_variable(
 
 
 @pytest.mark.parametrize("beta", [0.5, 0.9, 0.99, 0.999])
-def test_the_low_noise_zero(beta):
+def test_low_noise_zero(beta):
     """gamma = 1 - sqrt(2(1 - beta)): unit gain sqrt((1-beta)/2), nu = (1 - gain)/beta."""
     zero = momentum_forms.low_noise_zero(beta)
     gain = math.sqrt((1 - beta) / 2)
@@ -193,7 +193,7 @@ def test_the_low_noise_zero(beta):
     )
 
 
-def test_the_recommended_point_of_esgd_is_a_zero():
+def test_qhm_default_as_pole_and_zero():
     """QHM (0.999, 0.7): zero 0.99667, gain 0.3007."""
     point = momentum_forms.qhm(0.999, 0.7)
     assert (round(point.zero, 5), round(point.gain, 4)) == (0.99667, 0.3007)

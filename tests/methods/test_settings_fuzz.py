@@ -1,4 +1,4 @@
-"""Random settings, edits and schedules: refused with a sentence, or three steps on which both engines agree."""
+"""Random settings, edits and schedules: rejected with a message, or three steps on which both engines agree."""
 
 import pytest
 import torch
@@ -6,22 +6,22 @@ from settings_fuzz import Case, failures
 
 import dashpot as dp
 
-LEARNED_FROM = (396, 2145, 4535, 5442, 12357, 14044, 15485, 25970, 35734, 60109, 90998)
-"""Cases that once failed."""
+REGRESSIONS = (396, 2145, 4535, 5442, 12357, 14044, 15485, 25970, 35734, 60109, 90998)
+"""Seeds of cases that failed in the past."""
 
 
-def test_some_cases_of_two_methods():
-    """Few kernels to compile; the slow test has all methods."""
+def test_random_cases_of_two_methods():
+    """Two methods need few kernels; the slow test covers all methods."""
     assert failures(range(150), (dp.AdamW, dp.SGD)) == []
 
 
-def test_cases_that_failed():
-    assert {seed: Case(seed).outcome() for seed in LEARNED_FROM} == dict.fromkeys(LEARNED_FROM)
+def test_regression_cases():
+    assert {seed: Case(seed).outcome() for seed in REGRESSIONS} == dict.fromkeys(REGRESSIONS)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("start", range(0, 100_000, 5000))
-def test_all_cases(start):
+def test_random_cases_of_all_methods(start):
     assert failures(range(start, start + 5000)) == []
 
 
@@ -39,31 +39,31 @@ def stepped(engine, **options):
 
 
 @pytest.mark.parametrize("name", ["lr", "weight_decay", "momentum"])
-def test_an_integer_that_python_does_not_print(name):
+def test_huge_integer_is_abbreviated_in_the_message(name):
     with pytest.raises(dp.ArgumentError, match=rf"^SGD: {name} must be .*, got an integer of 16610 bits\.$"):
         dp.SGD(weights(), **{name: 10**5000})
 
 
 @pytest.mark.parametrize("engine", ["eager", "compiled"])
 @pytest.mark.parametrize("value", [1e39, 1e300, 10**40])
-def test_a_bound_beyond_single_precision_is_no_bound(engine, value):
+def test_clip_value_beyond_float32_does_not_clip(engine, value):
     assert [p.tolist() for p in stepped(engine, lr=1.0, clip_value=value)] == [[0.5] * 3, 0.5]
 
 
 @pytest.mark.parametrize("engine", ["eager", "compiled"])
 @pytest.mark.parametrize("value", [1e39, 10**40])
-def test_a_rate_beyond_single_precision_overflows_alike(engine, value):
+def test_lr_beyond_float32_overflows_equally(engine, value):
     assert [p.tolist() for p in stepped(engine, lr=value)] == [[-torch.inf] * 3, -torch.inf]
 
 
 @pytest.mark.parametrize("cls", [dp.Adam, dp.AdamW])
-def test_a_flag_that_is_a_tensor(cls):
+def test_tensor_flag_is_rejected(cls):
     with pytest.raises(dp.ArgumentError, match=rf"^{cls.__name__}: amsgrad must be one of False, True, got tensor"):
         cls(weights(), amsgrad=torch.tensor([0.1, 0.2]))
 
 
 @pytest.mark.parametrize("value", ["x", -1, 1.5, None, True, torch.ones(2), 2**60, float("nan"), 10**5000], ids=type)
-def test_a_count_of_steps_that_is_none(value):
+def test_invalid_step_count_is_rejected(value):
     params = weights()
     optimizer = dp.SGD(params, lr=0.5)
     optimizer.param_groups[0]["steps_done"] = value
@@ -76,7 +76,7 @@ def test_a_count_of_steps_that_is_none(value):
 
 @pytest.mark.parametrize("name", ["initial_lr", "max_lr"])
 @pytest.mark.parametrize("value", ["x", None, torch.ones(2), 10**400], ids=type)
-def test_a_highest_rate_that_is_no_number(name, value):
+def test_invalid_peak_lr_is_rejected(name, value):
     params = weights()
     optimizer = dp.SGD(params, lr=0.5)
     optimizer.param_groups[0][name] = value
@@ -86,6 +86,6 @@ def test_a_highest_rate_that_is_no_number(name, value):
         optimizer.step()
 
 
-def test_a_recorded_step_of_a_leaf():
+def test_differentiable_step_of_a_leaf_is_rejected():
     with pytest.raises(dp.ArgumentError, match=r"SGD: differentiable=True .* got a leaf of shape "):
         stepped("eager", lr=0.5, differentiable=True)

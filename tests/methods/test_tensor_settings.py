@@ -1,4 +1,4 @@
-"""Settings as tensors: one element of any shape and dtype counts as the number it holds, read in double precision."""
+"""Settings as one-element tensors of any shape and dtype, read in double precision."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ def is_number(value):
 
 
 def numbers_of(optimizer):
-    """The numeric settings of the first group, pairs included; none that decides over state or structure."""
+    """Return the numeric settings of the first group, including pairs, without structural choices."""
     group = optimizer.param_groups[0]
     kept = {name: group[name] for name in optimizer._settings(group)}
     choices = {"numerator", "version"}
@@ -48,7 +48,7 @@ def trajectory(subject, engine, settings, steps=3):
 
 
 @each()
-def test_every_setting_as_a_tensor_gives_what_the_number_gives(subject):
+def test_tensor_settings_equal_number_settings(subject):
     settings = numbers_of(subject.make(parameters()))
     expected = trajectory(subject, "eager", settings)
     for shape in ((), (1,), (1, 1)):
@@ -57,7 +57,7 @@ def test_every_setting_as_a_tensor_gives_what_the_number_gives(subject):
 
 
 @each()
-def test_float32_tensors_are_read_in_double_precision_by_both_engines(subject):
+def test_float32_settings_are_read_in_double_precision(subject):
     settings = numbers_of(subject.make(parameters()))
     tensors = {name: as_tensors(value, (1, 1), torch.float32) for name, value in settings.items()}
     rounded = {name: as_numbers(value) for name, value in tensors.items()}
@@ -68,8 +68,8 @@ def test_float32_tensors_are_read_in_double_precision_by_both_engines(subject):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_the_given_case_moves_every_parameter_and_counts(engine):
-    """`lr=torch.full((1, 1), .1)` moved a matrix, then raised at a vector."""
+def test_tensor_settings_update_every_parameter(engine):
+    """Regression: `lr=torch.full((1, 1), .1)` updated a matrix, then raised for a vector."""
     params = parameters()
     tensors: dict[str, Any] = {
         name: torch.full((1, 1), value) for name, value in (("lr", 0.1), ("weight_decay", 0.5), ("eps", 1e-3))
@@ -85,7 +85,7 @@ def test_the_given_case_moves_every_parameter_and_counts(engine):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_write_to_the_tensor_is_seen_at_the_next_step(engine):
+def test_in_place_change_of_a_setting_takes_effect(engine):
     params, others = parameters(), parameters()
     lr = torch.full((1, 1), 0.5, dtype=torch.float64)
     optimizer, plain = dp.AdamW(params, lr=lr, engine=engine), dp.AdamW(others, lr=0.5, engine=engine)
@@ -101,7 +101,7 @@ def test_a_write_to_the_tensor_is_seen_at_the_next_step(engine):
 
 
 @each()
-def test_the_recipe_of_tensor_settings_has_numbers(subject):
+def test_recipe_of_tensor_settings_has_numbers(subject):
     optimizer = subject.make(parameters(), lr=torch.full((1,), 0.25))
     assert type(optimizer.recipe.lr) is float
     assert optimizer.current_lr() == 0.25 * dict(optimizer.recipe.schedule).get("lr", lambda _: 1.0)(0)
@@ -109,7 +109,7 @@ def test_the_recipe_of_tensor_settings_has_numbers(subject):
 
 @pytest.mark.parametrize("shape", [(), (1, 1)], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_gradients_flow_back_to_a_tensor_of_any_shape(shape, dtype):
+def test_gradients_flow_to_settings_of_any_shape(shape, dtype):
     """d/dlr of p - lr g is -g."""
     lr = torch.full(shape, 0.5, dtype=dtype, requires_grad=True)
     p = torch.tensor([1.0, 2.0], dtype=torch.float64, requires_grad=True).clone()
@@ -121,8 +121,8 @@ def test_gradients_flow_back_to_a_tensor_of_any_shape(shape, dtype):
     assert lr.grad.item() == -7
 
 
-def test_the_functional_form_reads_settings_in_double_precision():
-    """A float32 rate of 0.1 is 0.100000001490116; its products are rounded to double, not to single precision."""
+def test_functional_update_reads_settings_in_double_precision():
+    """A float32 rate of 0.1 is 0.100000001490116; its products are rounded to double precision."""
     recipe, w = dp.AdamW.recipe_for(lr=0.1), torch.ones(3, dtype=torch.float64)
     single: dict[str, Any] = {"lr": torch.full((1, 1), 0.1), "pole": torch.tensor(0.9), "beta": torch.tensor([0.99])}
     both = []
@@ -134,7 +134,7 @@ def test_the_functional_form_reads_settings_in_double_precision():
     assert distance(*([p] for p in both)) < 1e-15
 
 
-def test_mapped_settings_of_single_precision_leave_single_precision_weights():
+def test_vmap_over_float32_settings_keeps_float32_weights():
     recipe, w = dp.NAG.recipe_for(lr=0.1), torch.ones(3)
 
     def stepped(lr, pole):
@@ -147,7 +147,7 @@ def test_mapped_settings_of_single_precision_leave_single_precision_weights():
     assert torch.equal(mapped, torch.stack([stepped(*pair) for pair in zip(rates, poles, strict=True)]))
 
 
-def test_options_may_be_tensors():
+def test_options_can_be_tensors():
     params, others = parameters(), parameters()
     bounds: Any = {"max_norm": torch.full((1, 1), 0.5), "clip_value": torch.tensor(0.25)}
     run(dp.SGD(params, lr=0.1, **bounds), params, 2)
@@ -155,7 +155,7 @@ def test_options_may_be_tensors():
     assert identical(params, others)
 
 
-def test_a_setting_on_the_meta_device_needs_parameters_there():
+def test_meta_setting_is_rejected_for_other_devices():
     params = parameters()
     message = r"^AdamW: lr must have a value, got a tensor on the meta device\.$"
     with pytest.raises(dp.ArgumentError, match=message):
@@ -176,18 +176,18 @@ def test_a_setting_on_the_meta_device_needs_parameters_there():
     [torch.ones(2), torch.ones(0), torch.tensor(True), torch.tensor(1j), torch.tensor([0.5]).to_sparse()],
     ids=["two elements", "none", "bool", "complex", "sparse"],
 )
-def test_other_tensors_are_no_numbers(value):
+def test_non_scalar_tensor_settings_are_rejected(value):
     for make in (lambda: dp.SGD(parameters(), lr=value), lambda: dp.AdamW(parameters(), betas=(0.9, value))):
         with pytest.raises(dp.ArgumentError, match="must be a"):
             make()
 
 
-def test_reading_leaves_what_is_no_number():
+def test_read_returns_other_values_unchanged():
     text, mapping = "lr", {}
     assert read(text) is text
     assert read(mapping) is mapping
     assert read([0.5, torch.ones(2)])[1].shape == (2,)
 
 
-def test_there_are_numbers_to_try():
+def test_every_subject_has_numeric_settings():
     assert all(numbers_of(subject.make(parameters())) for subject in SUBJECTS)

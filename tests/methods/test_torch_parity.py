@@ -1,7 +1,7 @@
-"""The methods torch.optim has too: over drawn settings the numbers are torch's, 100 float64 steps, to 1e-11.
+"""Parity with torch.optim to 1e-11 over random settings and 100 steps in float64.
 
-The error is relative to max(1, |w|), over all parameters at the end of the run. Gradients are recorded ones, so that
-errors do not compound; some parameters miss some steps, and groups differ.
+The error is relative to max(1, |w|), over all parameters at the end of the run. Gradients are recorded, so that errors
+do not compound; some are missing, and groups differ.
 """
 
 import pytest
@@ -23,7 +23,7 @@ EPS = st.floats(1e-8, 1e-1)
 FLAGS = st.booleans()
 SIZES = st.floats(-3, 3).map(lambda exponent: 10.0**exponent)
 MISSING = st.sampled_from([None, 2, 3, 7])
-"""Every n-th step parameter 1 has no gradient; None: it always has one."""
+"""Parameter 1 has no gradient at every n-th step; None: at no step."""
 
 SGD = st.fixed_dictionaries(
     {
@@ -43,14 +43,14 @@ SGD = st.fixed_dictionaries(
     }
 )
 RMSPROP = {"lr": RATES, "eps": EPS, "weight_decay": DECAYS, "momentum": POLES, "maximize": FLAGS}
-# A centred variance at alpha near 0 is the rounding error of s - a^2: torch's root of it is noise, or NaN below zero.
-UNCENTRED = st.fixed_dictionaries({**RMSPROP, "alpha": POLES})
-CENTRED = st.fixed_dictionaries({**RMSPROP, "centered": st.just(True), "alpha": st.floats(0.05, 0.999)})
+# For alpha near 0, the centered variance s - a^2 is a rounding error, and torch's root of it is noise or NaN.
+UNCENTERED = st.fixed_dictionaries({**RMSPROP, "alpha": POLES})
+CENTERED = st.fixed_dictionaries({**RMSPROP, "centered": st.just(True), "alpha": st.floats(0.05, 0.999)})
 ADAM = {"lr": RATES, "betas": BETAS, "eps": EPS, "weight_decay": DECAYS, "maximize": FLAGS}
 NADAM = {**ADAM, "momentum_decay": st.floats(0, 0.1), "decoupled_weight_decay": FLAGS}
 METHODS = {
     "SGD": SGD,
-    "RMSprop": UNCENTRED | CENTRED,
+    "RMSprop": UNCENTERED | CENTERED,
     "Adam": st.fixed_dictionaries({**ADAM, "amsgrad": FLAGS, "decoupled_weight_decay": FLAGS}),
     "AdamW": st.fixed_dictionaries({**ADAM, "amsgrad": FLAGS}),
     "NAdam": st.fixed_dictionaries(NADAM),
@@ -59,14 +59,14 @@ METHODS = {
 
 @pytest.fixture(autouse=True)
 def float64_by_default():
-    """torch keeps NAdam's running product of momenta in the default dtype."""
+    """torch stores NAdam's product of momenta in the default dtype."""
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
 
 
 def train(cls, groups, size, missing, nudge=0.0):
-    """The parameters after 100 steps, each group with its own settings, from a start that is `nudge` away."""
+    """Return the parameters after 100 steps, from a start shifted by `nudge`; each group has its own settings."""
     params = [parameters(seed=seed) for seed, _ in enumerate(groups)]
     with torch.no_grad():
         for group in params:
@@ -83,9 +83,10 @@ def train(cls, groups, size, missing, nudge=0.0):
 
 
 def assert_parity(name, groups, size, missing):
-    """Set aside, because they compare roundings and not methods: draws where torch fails (NaN from a centred variance
-    below zero) and where torch by itself makes more than 100 times as much of a nudge of the start (a strong coupled
-    decay that flips the sign of a nearly vanishing gradient, over a denominator with no memory).
+    """Compare with torch, except for draws that only compare rounding errors.
+
+    These are draws where torch yields NaN (a centered variance below zero), and where torch amplifies a shift of the
+    start more than 100 times (a strong coupled decay flips the sign of a tiny gradient under a memoryless denominator).
     """
     cls, separate = getattr(torch.optim, name), [{**group, "foreach": False} for group in groups]
     theirs = train(cls, separate, size, missing)
@@ -97,7 +98,7 @@ def assert_parity(name, groups, size, missing):
 
 @pytest.mark.parametrize("examples", [15, pytest.param(100, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", METHODS)
-def test_drawn_settings_give_the_numbers_of_torch(name, examples):
+def test_random_settings_equal_torch(name, examples):
     @settings(max_examples=examples)
     @given(options=METHODS[name], size=SIZES, missing=MISSING)
     def one_group(options, size, missing):
@@ -108,7 +109,7 @@ def test_drawn_settings_give_the_numbers_of_torch(name, examples):
 
 @pytest.mark.parametrize("examples", [5, pytest.param(30, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", METHODS)
-def test_groups_with_drawn_settings_of_their_own_give_the_numbers_of_torch(name, examples):
+def test_random_group_settings_equal_torch(name, examples):
     @settings(max_examples=examples)
     @given(groups=st.lists(METHODS[name], min_size=2, max_size=3), size=SIZES, missing=MISSING)
     def several_groups(groups, size, missing):
@@ -118,18 +119,18 @@ def test_groups_with_drawn_settings_of_their_own_give_the_numbers_of_torch(name,
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_the_defaults_are_those_of_torch(name):
+def test_defaults_equal_torchs(name):
     theirs = getattr(torch.optim, name)(parameters()).defaults
     ours = getattr(dp, name)(parameters()).defaults
     shared = set(ours) & set(theirs)
     assert {key: ours[key] for key in shared} == {key: theirs[key] for key in shared}
-    # AdamW's flag is always True in torch; decay_scale is ours.
+    # AdamW's flag is always True in torch; decay_scale is not in torch.
     assert set(theirs) - shared <= {"decoupled_weight_decay"}
     assert set(ours) - shared <= {"decay_scale"}
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_the_positional_order_is_that_of_torch(name):
+def test_positional_order_equals_torchs(name):
     theirs = torch.optim.__dict__[name].__init__.__code__
     ours = getattr(dp, name).__init__.__code__
     assert ours.co_varnames[: ours.co_argcount] == theirs.co_varnames[: theirs.co_argcount]
@@ -139,8 +140,8 @@ def test_the_positional_order_is_that_of_torch(name):
     assert ours_named - theirs_named <= {"capturable", "decay_scale"}
 
 
-def test_torch_gives_nan_for_a_variance_rounded_below_zero_and_dashpot_does_not():
-    """The draws left out above, shown once: alpha = 0 makes the variance a rounding error."""
+def test_variance_rounded_below_zero_is_finite_unlike_torch():
+    """An example of the excluded draws: a small alpha makes the variance a rounding error."""
     values = [torch.linspace(0.1, 1.0, 200, dtype=torch.float64).requires_grad_() for _ in range(2)]
     for cls, p in zip((torch.optim.RMSprop, dp.RMSprop), values, strict=True):
         optimizer = cls([p], centered=True, alpha=0.3)
@@ -153,9 +154,9 @@ def test_torch_gives_nan_for_a_variance_rounded_below_zero_and_dashpot_does_not(
 
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("flag", ["foreach", "fused"])
-def test_implementation_flags_do_not_change_the_numbers(name, flag):
+def test_implementation_flags_have_no_effect(name, flag):
     cls = getattr(dp, name)
-    if flag == "fused" and name in ("RMSprop", "NAdam"):  # torch has no such argument there
+    if flag == "fused" and name in ("RMSprop", "NAdam"):  # torch does not have the argument
         with pytest.raises(TypeError, match="fused"):
             cls(parameters(), fused=True)
         return
@@ -163,7 +164,7 @@ def test_implementation_flags_do_not_change_the_numbers(name, flag):
     assert all(torch.equal(p, q) for p, q in zip(train(cls, [{flag: True}], 1.0, None), plain, strict=True))
 
 
-def test_the_comparison_can_fail():
-    """One part in 10^9 on one setting is seen."""
+def test_parity_check_detects_a_small_error():
+    """A relative error of 1e-9 in one setting is detected."""
     theirs = train(torch.optim.Adam, [{"lr": 0.1}], 1.0, None)
     assert distance(train(dp.Adam, [{"lr": 0.1 * (1 + 1e-9)}], 1.0, None), theirs) > TOLERANCE

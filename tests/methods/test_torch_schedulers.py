@@ -1,4 +1,4 @@
-"""Every scheduler of torch.optim drives our optimizers as it drives torch's own: same values, same trajectories."""
+"""torch's schedulers have the same effect on dashpot's optimizers as on torch's."""
 
 import inspect
 
@@ -64,13 +64,13 @@ REPRESENTATIVES = {
     "sgm-no-stage",
     "own-stage",
 }
-"""One subject for each way in which a method can use the rate and the momentum."""
+"""One subject for each use of the rate and the momentum by a method."""
 
 each_scheduler = pytest.mark.parametrize("scheduler", SCHEDULERS)
 
 
 def drivable(subject: Subject, scheduler: str) -> bool:
-    """torch's cycling schedulers ask for a momentum; Nesterov needs a positive one, which they give."""
+    """Return False for a cycling scheduler and a subject without momentum."""
     return subject.momentum_key is not None or scheduler not in CYCLES_MOMENTUM
 
 
@@ -82,21 +82,21 @@ def advance(scheduler, step):
 
 
 def train(optimizer, params, scheduler, steps=STEPS):
-    """The values of the group in force at each step: lr and where there are any momentum and betas."""
-    seen = []
+    """Return lr, momentum and betas of the group at each step, if it has them."""
+    history = []
     driver = SCHEDULERS[scheduler](optimizer)
     for step in range(steps):
         group = optimizer.param_groups[0]
-        seen.append({key: group[key] for key in ("lr", "momentum", "betas") if key in group})
+        history.append({key: group[key] for key in ("lr", "momentum", "betas") if key in group})
         for index, p in enumerate(params):
             p.grad = gradient(p, step, index)
         optimizer.step()
         if step + 1 < steps:  # OneCycleLR ends with its last step
             advance(driver, step)
-    return seen
+    return history
 
 
-def test_every_scheduler_of_torch_is_in_the_table():
+def test_table_contains_every_torch_scheduler():
     public = {name for name in torch_schedulers.__all__ if inspect.isclass(getattr(torch_schedulers, name))}
     assert public - {"LRScheduler"} <= {name.split()[0] for name in SCHEDULERS}
 
@@ -114,8 +114,8 @@ def test_representatives_are_subjects():
 
 @each_scheduler
 @each(lambda subject: subject.counterpart)
-def test_values_and_trajectories_are_those_of_torch(subject, scheduler):
-    torch.set_default_dtype(torch.float64)  # torch keeps NAdam's running product in it
+def test_scheduled_trajectory_equals_torch(subject, scheduler):
+    torch.set_default_dtype(torch.float64)  # the dtype of torch's running product in NAdam
     try:
         ours, theirs = parameters(), parameters()
         seen = train(subject.make(ours), ours, scheduler)
@@ -128,8 +128,8 @@ def test_values_and_trajectories_are_those_of_torch(subject, scheduler):
 
 @each_scheduler
 @each(is_representative)
-def test_lr_and_momentum_of_the_other_methods_follow(subject, scheduler):
-    """The same values that torch's SGD or Adam gets; and the step uses them."""
+def test_scheduled_lr_and_momentum_equal_manual_edits(subject, scheduler):
+    """The scheduler writes the same values as for torch's SGD or Adam, and the step uses them."""
     if not drivable(subject, scheduler):
         with pytest.raises(ValueError, match="momentum"):
             SCHEDULERS[scheduler](subject.make(parameters()))
@@ -155,17 +155,17 @@ def test_lr_and_momentum_of_the_other_methods_follow(subject, scheduler):
 
 
 @each_scheduler
-def test_a_scheduler_writes_into_a_tensor_learning_rate(scheduler):
+def test_scheduler_updates_a_tensor_lr(scheduler):
     params, others = parameters(), parameters()
     lr = torch.tensor(0.01, dtype=torch.float64)
     seen = train(dp.AdamW(params, lr=lr), params, scheduler)
     expected = train(dp.AdamW(others, lr=0.01), others, scheduler)
-    assert distance(params, others) < 1e-9  # torch computes some factors from a float64 tensor in another order
+    assert distance(params, others) < 1e-9  # torch computes some factors in a different order
     assert [values["betas"] for values in seen] == [values["betas"] for values in expected]
 
 
 @pytest.mark.parametrize("scheduler", [name for name in SCHEDULERS if name != "ReduceLROnPlateau"])
-def test_resuming_optimizer_and_scheduler_equals_the_whole_run(scheduler):
+def test_resumed_scheduler_equals_an_uninterrupted_run(scheduler):
     straight = parameters()
     whole = dp.AutoSGM(straight, lr=0.01)
     driver = SCHEDULERS[scheduler](whole)
@@ -188,13 +188,13 @@ def test_resuming_optimizer_and_scheduler_equals_the_whole_run(scheduler):
     second_driver = SCHEDULERS[scheduler](second)
     saved = first_driver.state_dict()
     second_driver.load_state_dict(saved)
-    second.load_state_dict(first.state_dict())  # after the scheduler, as torch's documentation asks
+    second.load_state_dict(first.state_dict())  # after the scheduler, as torch's documentation requires
     go(second, second_driver, again, range(5, STEPS))
     assert identical(again, straight)
 
 
-def test_a_decay_by_the_schedule_follows_a_scheduler_of_torch():
-    """decay_scale="schedule": the factor that a torch scheduler puts on lr counts, the base lr does not."""
+def test_decay_scale_schedule_follows_a_torch_scheduler():
+    """decay_scale="schedule" uses the factor of a torch scheduler, but not the base lr."""
 
     def shrink(lr, scheduler):
         w = torch.ones(1, dtype=torch.float64, requires_grad=True)
@@ -209,7 +209,7 @@ def test_a_decay_by_the_schedule_follows_a_scheduler_of_torch():
             sizes.append(1 - w.item() / before)
         return sizes
 
-    # weight_decay times the factor in force: 0.8^n, or OneCycleLR's share of its peak.
+    # weight_decay times the current factor: 0.8^n, or OneCycleLR's fraction of its peak.
     expected = [0.1 * 0.8**n for n in range(4)]
     assert shrink(1e-3, "ExponentialLR") == pytest.approx(expected, rel=1e-12)
     assert shrink(1e-1, "ExponentialLR") == pytest.approx(expected, rel=1e-12)

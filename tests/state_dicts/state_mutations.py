@@ -1,4 +1,4 @@
-"""Changes that make a valid state dict questionable: what a loader must convert or refuse."""
+"""Mutations of a valid state dict that a loader must convert or reject."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ NUMBERS = {
     "an integer tensor": torch.tensor(3),
     "shape (1,)": torch.tensor([3.0]),
 }
-"""In place of a count or of a per-tensor slot."""
+"""Replacements of a count or a per-tensor slot."""
 
 GROUP_VALUES = {"a string": "x", "nothing": None, "a dict": {}}
 
 
 def element_values(value):
-    """In place of an elementwise slot."""
+    """Return replacements of an elementwise slot."""
     return {
         "a float": 0.5,
         "a list": value.tolist(),
@@ -57,7 +57,7 @@ def element_values(value):
 
 
 def mutations(saved):
-    """(what was done, the state dict after it) for many changes of `saved`, which stays as it is."""
+    """Yield (description, mutated state dict) for many mutations of `saved`."""
     first = next(iter(saved["state"]), None)
     entry = saved["state"].get(first, {})
     for key, value in entry.items():
@@ -86,7 +86,7 @@ def mutations(saved):
 
 
 def _with(saved, *path_and_value):
-    """A copy of `saved` in which the value at a path is another."""
+    """Return a copy of `saved` with the value at a path replaced."""
     *path, last, new = path_and_value
     changed = copy.deepcopy(saved)
     place = changed

@@ -1,4 +1,4 @@
-"""What a saved group says the method is: decoupled decay, Nesterov, amsgrad and the like go with the state."""
+"""Flags of saved groups, such as decoupled decay, Nesterov and amsgrad, are loaded with the state."""
 
 import copy
 from dataclasses import dataclass
@@ -44,8 +44,8 @@ OURS_AND_TORCHS = (dp, torch.optim)
         ("Adam", "AdamW", 0.9, 0.75796),
     ],
 )
-def test_decay_stays_what_it_was(saving, loading, saved_by, loaded_into, first, second):
-    """lr .1, weight_decay .5, w = 1, gradient 1; to the five digits given."""
+def test_kind_of_decay_is_kept_on_load(saving, loading, saved_by, loaded_into, first, second):
+    """lr 0.1, weight_decay 0.5, w = 1, gradient 1."""
     one, two, optimizer = after_the_next_step(getattr(saving, saved_by), getattr(loading, loaded_into))
     assert one == pytest.approx(first, abs=1e-6)
     assert two == pytest.approx(second, abs=2e-5)
@@ -73,8 +73,8 @@ FLAGS = [
 
 @pytest.mark.parametrize(("name", "settings"), FLAGS, ids=str)
 @pytest.mark.parametrize(("saving", "loading"), [(torch.optim, dp), (dp, torch.optim), (dp, dp)])
-def test_every_flag_is_taken_from_the_loaded_group(saving, loading, name, settings):
-    """And the other way round: an optimizer with the flag that loads state without it goes on without it."""
+def test_flags_come_from_the_saved_group(saving, loading, name, settings):
+    """Conversely, loading a group without the flag disables it."""
     for mine, others in ((settings, {}), ({key: settings[key] for key in settings if key == "momentum"}, settings)):
         start, straight = parameters(torch.float64), parameters(torch.float64)
         first = getattr(saving, name)(start, lr=0.01, **mine)
@@ -84,11 +84,11 @@ def test_every_flag_is_taken_from_the_loaded_group(saving, loading, name, settin
         second.load_state_dict(copy.deepcopy(first.state_dict()))
         run(second, start, range(3, 6))
         run(reference, straight, 6)
-        assert distance(start, straight) < (1e-8 if name == "NAdam" else 1e-11)  # torch keeps mu_product in float32
+        assert distance(start, straight) < (1e-8 if name == "NAdam" else 1e-11)  # torch stores mu_product in float32
 
 
 @pytest.mark.parametrize(("name", "settings"), FLAGS, ids=str)
-def test_flags_that_an_old_checkpoint_lacks_are_off(name, settings):
+def test_flags_missing_in_old_checkpoints_are_off(name, settings):
     flags = [key for key, value in settings.items() if value is True]
     params = parameters()
     saved = getattr(torch.optim, name)(params).state_dict()
@@ -100,7 +100,7 @@ def test_flags_that_an_old_checkpoint_lacks_are_off(name, settings):
         assert all(optimizer.param_groups[0].get(flag, False) is False for flag in flags)
 
 
-def test_an_rmsprop_from_before_momentum_has_none():
+def test_rmsprop_checkpoint_without_momentum():
     params = parameters()
     saved = torch.optim.RMSprop(params).state_dict()
     del saved["param_groups"][0]["momentum"]
@@ -111,7 +111,7 @@ def test_an_rmsprop_from_before_momentum_has_none():
 
 @pytest.mark.parametrize(("cls", "nesterov"), [(dp.HeavyBall, False), (dp.NAG, True)])
 @pytest.mark.parametrize("module", OURS_AND_TORCHS, ids=lambda m: m.__name__)
-def test_heavy_balls_and_nesterovs_state_is_that_of_sgd(cls, nesterov, module):
+def test_heavy_ball_and_nag_exchange_checkpoints_with_sgd(cls, nesterov, module):
     start, straight = parameters(), parameters()
     for first, into in (
         (cls(start, lr=0.01, pole=0.8), lambda: module.SGD(start)),
@@ -147,7 +147,7 @@ def test_heavy_balls_and_nesterovs_state_is_that_of_sgd(cls, nesterov, module):
         (lambda p: dp.ESGD(p, probe=lambda ws, us: us), dp.AdamW, "a setting of a different method"),
     ],
 )
-def test_what_another_method_is_is_not_lost_silently(saved_by, loaded_into, words):
+def test_settings_of_a_different_method_are_rejected(saved_by, loaded_into, words):
     w = one_weight()
     first, second = stepped(saved_by([w]), w), loaded_into([one_weight()])
     before = copy.deepcopy(second.state_dict())
@@ -157,8 +157,8 @@ def test_what_another_method_is_is_not_lost_silently(saved_by, loaded_into, word
 
 
 @pytest.mark.parametrize("cls", [dp.ESGD, dp.AdaHessian, dp.Sophia, dp.NAdam, dp.CenteredAdam])
-def test_another_methods_state_is_refused_by_its_slots(cls):
-    """Under a group of the right method, as where settings come from elsewhere."""
+def test_slots_of_a_different_method_are_rejected(cls):
+    """The saved group itself fits."""
     w, v = one_weight(), one_weight()
     known = {"probe": lambda ws, us: us} if issubclass(cls, dp.SecondOrder) else {}
     first, second = stepped(cls([w], **known), w), stepped(dp.AdamW([v]), v)
@@ -202,7 +202,7 @@ class Remembering(dp.Stage):
         return x, s._replace(seen=s.seen + x.g)
 
 
-def test_the_slots_of_ones_own_stage_belong_to_it():
+def test_slots_of_a_custom_stage_are_rejected_elsewhere():
     w, v = one_weight(), one_weight()
     first = stepped(dp.SGM([w], filter=dp.Filter(0.9), rate=Remembering()), w)
     second = dp.SGM([v], filter=dp.Filter(0.9))
@@ -210,8 +210,8 @@ def test_the_slots_of_ones_own_stage_belong_to_it():
         second.load_state_dict(first.state_dict())
 
 
-def test_the_maximum_of_amsgrad_beside_adams_state_is_no_other_method():
-    """amsgrad was switched off after some steps: torch saves what is left of it, and loads it."""
+def test_leftover_amsgrad_slot_is_accepted():
+    """After disabling amsgrad, torch still saves and loads its slot."""
     w = one_weight()
     first = stepped(torch.optim.Adam([w], amsgrad=True), w)
     first.param_groups[0]["amsgrad"] = False
@@ -222,7 +222,7 @@ def test_the_maximum_of_amsgrad_beside_adams_state_is_no_other_method():
 
 
 @pytest.mark.parametrize("give", ["to a group", "by an edit"])
-def test_adamw_without_decoupled_decay_is_refused(give):
+def test_adamw_without_decoupled_decay_is_rejected(give):
     w = one_weight()
     message = "AdamW: decoupled_weight_decay must be True, got False"
     if give == "to a group":
@@ -236,7 +236,7 @@ def test_adamw_without_decoupled_decay_is_refused(give):
     assert w.item() == 1.0
 
 
-def test_the_text_shows_lazy_parameters_and_ascent():
+def test_repr_shows_lazy_parameters_and_maximize():
     model = torch.nn.Sequential(torch.nn.LazyLinear(4), torch.nn.Linear(4, 2))
     optimizer = dp.SGD(model.parameters(), maximize=True)
     assert "group 0: 4 tensors, 10 elements, 2 uninitialized, maximize=True" in repr(optimizer)

@@ -1,4 +1,4 @@
-"""Names of wrapped modules: state finds its parameter, or a short message says which names differ."""
+"""State is matched by name across module wrappers; a short message reports mismatches."""
 
 import pytest
 import torch
@@ -37,7 +37,7 @@ OTHERS = {
 @pytest.mark.parametrize("what", OTHERS)
 @pytest.mark.parametrize("saved_wrapped", [False, True])
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)], ids=str)
-def test_a_wrappers_prefix_makes_no_difference(what, saved_wrapped, order):
+def test_wrapper_names_are_ignored(what, saved_wrapped, order):
     names = [OTHERS[what][i] for i in order]
     (a, first), (b, second) = optimizer(NAMES, 0 if saved_wrapped else 2), optimizer(names, 2 if saved_wrapped else 0)
     source, target = (second, first) if saved_wrapped else (first, second)
@@ -47,14 +47,14 @@ def test_a_wrappers_prefix_makes_no_difference(what, saved_wrapped, order):
     assert target.param_groups[0]["param_names"] == list(names if target is second else NAMES)
 
 
-def test_two_wrappers_differ_on_both_sides():
+def test_different_wrapper_names_on_both_sides():
     (_, first), (_, second) = optimizer(prefixed("module."), 1), optimizer(prefixed("_orig_mod."))
     second.load_state_dict(first.state_dict())
     assert second.steps_done() == 1
 
 
 @pytest.mark.parametrize("names", [prefixed("decoder."), ("encoder.1.weight", *NAMES[1:]), NAMES[:2]], ids=str)
-def test_names_that_differ_otherwise_do_not_match(names):
+def test_other_name_differences_are_rejected(names):
     saved = prefixed("encoder.") if names[0].startswith("decoder") else NAMES
     (_, first), (_, second) = optimizer(saved, 1), optimizer(names)
     with pytest.raises(dp.ArgumentError, match="AdamW: saved parameter names must match the optimizer's: "):
@@ -62,15 +62,15 @@ def test_names_that_differ_otherwise_do_not_match(names):
     assert not second.state
 
 
-def refusal(wanted, saved):
+def mismatch_message(wanted, saved):
     (_, first), (_, second) = optimizer(saved, 1), optimizer(wanted)
     with pytest.raises(dp.ArgumentError) as caught:
         second.load_state_dict(first.state_dict())
     return str(caught.value)
 
 
-def test_the_nearest_names_are_named():
-    assert refusal(("norm1.weight", "fc.weight", "fc.bias"), ("norm.weight", "fc.weight", "b")) == (
+def test_name_mismatch_message_suggests_the_nearest():
+    assert mismatch_message(("norm1.weight", "fc.weight", "fc.bias"), ("norm.weight", "fc.weight", "b")) == (
         "AdamW: saved parameter names must match the optimizer's: "
         "2 of 3 names are not saved, 2 of 3 saved names are unknown.\n"
         "  missing 'fc.bias'\n"
@@ -79,28 +79,28 @@ def test_the_nearest_names_are_named():
     )
 
 
-def test_the_prefixes_are_named():
-    message = refusal(("actor.a.w", "actor.b.w"), ("critic.a.w", "critic.b.w"))
+def test_name_mismatch_message_shows_prefixes():
+    message = mismatch_message(("actor.a.w", "actor.b.w"), ("critic.a.w", "critic.b.w"))
     assert message.endswith(
         "\n  All names of the optimizer begin with 'actor.' and all saved names begin with 'critic.'."
     )
 
 
-def test_names_behind_a_prefix_that_are_the_same_are_not_listed():
-    message = refusal(NAMES, ("module.encoder.0.weight", "module.encoder.0.bias", "module.tail"))
+def test_name_mismatch_message_omits_matching_names():
+    message = mismatch_message(NAMES, ("module.encoder.0.weight", "module.encoder.0.bias", "module.tail"))
     assert "1 of 3 names are not saved, 1 of 3 saved names are unknown.\n  missing 'head.weight'" in message
 
 
-def test_thousands_of_names_take_ten_lines():
+def test_name_mismatch_message_is_short():
     wanted = [f"layers.{i}.attention.weight" for i in range(1500)]
     saved = [f"blocks.{i}.attn.kernel" + "x" * 500 for i in range(1500)]
-    message = refusal(wanted, saved)
+    message = mismatch_message(wanted, saved)
     assert "1500 of 1500 names are not saved" in message
     assert len(message.splitlines()) <= 10
     assert len(message) < 2000
 
 
-def test_names_that_a_wrapper_alone_tells_apart_stay_apart():
+def test_names_that_differ_only_by_a_wrapper_are_distinct():
     names = ("a._orig_mod.weight", "a.weight")
     (a, first), (b, second) = optimizer(names, 2), optimizer(names[::-1])
     second.load_state_dict(first.state_dict())

@@ -1,4 +1,4 @@
-"""`state_dict()` holds tensors and plain Python values only, whoever wrote what into the groups."""
+"""`state_dict()` contains only tensors and plain Python values."""
 
 import collections
 import enum
@@ -35,20 +35,20 @@ def assert_plain(value):
         assert type(value) in PLAIN, type(value)
 
 
-def numpy_in_the_place_of(value):
-    """A setting as a numpy number of the same value, within pairs too."""
+def as_numpy(value):
+    """Return a setting as numpy numbers of the same value, including pairs."""
     if isinstance(value, tuple):
-        return tuple(map(numpy_in_the_place_of, value))
+        return tuple(map(as_numpy, value))
     if isinstance(value, bool):
         return np.bool_(value)
     return np.float64(value) if isinstance(value, float) else value
 
 
 @each()
-def test_numpy_numbers_in_a_group_do_not_reach_the_file(subject):
-    """At construction of the group, in the group, and written by a scheduler; the file goes on to the same bits."""
+def test_state_dict_converts_numpy_numbers(subject):
+    """numpy numbers in a new group, an edited group and from a scheduler; the resumed run is bitwise equal."""
     params, others, straight = (parameters(shapes=((3,),)) for _ in range(3))
-    settings = {key: numpy_in_the_place_of(value) for key, value in subject.make(params).param_groups[0].items()}
+    settings = {key: as_numpy(value) for key, value in subject.make(params).param_groups[0].items()}
     del settings["params"]
     optimizer = subject.make([{**settings, "params": params}])
     assert_plain({key: value for key, value in optimizer.param_groups[0].items() if key != "params"})
@@ -69,7 +69,7 @@ def test_numpy_numbers_in_a_group_do_not_reach_the_file(subject):
     assert identical(others, straight)
 
 
-def test_a_numpy_seed_is_saved_as_pythons():
+def test_state_dict_converts_a_numpy_seed():
     for opt in (
         dp.AdamW(parameters(), rounding="stochastic", seed=np.int64(7)),
         dp.Sophia(parameters(), seed=np.int64(7)),
@@ -78,7 +78,7 @@ def test_a_numpy_seed_is_saved_as_pythons():
         assert 7 in through_a_file(opt.state_dict())["param_groups"][0].values()
 
 
-def test_a_saved_group_with_numpy_numbers_loads_as_pythons():
+def test_loading_converts_numpy_numbers():
     optimizer = dp.AdamW(parameters())
     saved = optimizer.state_dict()
     saved["param_groups"][0].update(
@@ -88,8 +88,8 @@ def test_a_saved_group_with_numpy_numbers_loads_as_pythons():
     assert_plain({key: value for key, value in optimizer.param_groups[0].items() if key != "params"})
 
 
-def test_a_state_dict_that_is_plain_already_is_torchs():
-    """The entries are the optimizer's own dictionaries, as in torch."""
+def test_plain_state_dict_is_returned_without_copies():
+    """The entries are the optimizer's dictionaries, as in torch."""
     params = parameters()
     optimizer = dp.Adam(params)
     run(optimizer, params, 1)
@@ -123,15 +123,15 @@ Pair = collections.namedtuple("Pair", "a b")
     ],
     ids=repr,
 )
-def test_values_become_pythons_own(value, expected):
+def test_plain_data_converts_to_builtin_types(value, expected):
     made = plain_data(value)
     assert made == expected
     assert type(made) is type(expected)
     assert_plain(made)
 
 
-def test_the_state_of_one_parameter_is_saved_alone():
-    """One entry of many, saved by itself, does not carry the counts of all."""
+def test_saved_state_of_one_parameter_is_small():
+    """The counts of all parameters do not share a storage."""
     params = parameters(shapes=((2,),) * 300)
     optimizer = dp.AdamW(params)
     run(optimizer, params, 1)

@@ -1,4 +1,4 @@
-"""What a loaded state dict may hold: converted where torch converts it, else refused with nothing changed."""
+"""Values in loaded state dicts: converted as in torch, or rejected without changes."""
 
 import copy
 import gc
@@ -17,11 +17,11 @@ import dashpot as dp
 SHAPES = ((3, 2), (4,), ())
 ONE_OF_EACH_CLASS = [*{subject.cls: subject for subject in SUBJECTS if subject.keys}.values()]
 QUICK = (dp.SGD, dp.AdamW, dp.NAdam, dp.ESGD)
-ONE_OF_EACH_CLASS_SLOWLY = [
+ONE_OF_EACH_CLASS_MARKED = [
     pytest.param(subject, marks=() if subject.cls in QUICK else pytest.mark.slow) for subject in ONE_OF_EACH_CLASS
 ]
 DIVERGED = ("nan", "infinite", "negative", "2^53", "2^63")
-"""Numbers that load in places where no range is theirs; the step after them need not be finite."""
+"""Numbers accepted by slots without a range; the next step need not be finite."""
 
 
 def made(subject, engine="eager", steps=2, dtype=torch.float32):
@@ -41,15 +41,15 @@ def same(a, b):
     return a == b
 
 
-@pytest.mark.parametrize("subject", ONE_OF_EACH_CLASS_SLOWLY, ids=str)
-def test_a_changed_state_dict_is_refused_and_nothing_changes_or_both_engines_step(subject):
+@pytest.mark.parametrize("subject", ONE_OF_EACH_CLASS_MARKED, ids=str)
+def test_mutated_state_dict_is_rejected_or_usable(subject):
     made_for = [made(subject, engine) for engine in ("eager", "compiled")]
     saved = copy.deepcopy(made_for[0][1].state_dict())
     refused = 0
     for what, changed in mutations(saved):
         for params, optimizer in made_for:
             optimizer.load_state_dict(saved)
-            if error := refusal(optimizer, changed):
+            if error := load_error(optimizer, changed):
                 assert isinstance(error, dp.ArgumentError) or "param" in str(error), what
                 assert same(optimizer.state_dict(), saved), what
                 refused += 1
@@ -62,8 +62,8 @@ def test_a_changed_state_dict_is_refused_and_nothing_changes_or_both_engines_ste
     assert refused > 40
 
 
-def refusal(optimizer, state):
-    """The error of loading `state`: torch's own where the numbers of groups or parameters differ."""
+def load_error(optimizer, state):
+    """Return the error of loading `state`, or None."""
     try:
         optimizer.load_state_dict(state)
     except ValueError as error:
@@ -81,7 +81,7 @@ EVERY_SUBJECT_AND_CLASS = [("eager", s) for s in SUBJECTS] + [("compiled", s) fo
 
 
 @pytest.mark.parametrize(("engine", "subject"), EVERY_SUBJECT_AND_CLASS, ids=str)
-def test_loading_what_was_saved_changes_no_bit(engine, subject):
+def test_loading_own_state_changes_nothing(engine, subject):
     params, optimizer = made(subject, engine)
     straight, other = made(subject, engine)
     before = copy.deepcopy(optimizer.state_dict())
@@ -94,7 +94,7 @@ def test_loading_what_was_saved_changes_no_bit(engine, subject):
     assert identical(params, straight)
 
 
-REFUSED = {
+REJECTED = {
     "a list": ("exp_avg", [0.0, 0.0], "must be a dense floating-point tensor, got [0.0, 0.0]."),
     "a float": ("exp_avg", 0.5, "must be a dense floating-point tensor, got 0.5."),
     "sparse": (
@@ -116,10 +116,10 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("what", REFUSED)
+@pytest.mark.parametrize("what", REJECTED)
 @pytest.mark.parametrize("named", [False, True])
-def test_the_message_names_parameter_and_slot(what, named):
-    key, value, ending = REFUSED[what]
+def test_message_names_parameter_and_slot(what, named):
+    key, value, ending = REJECTED[what]
     w = torch.ones(2, requires_grad=True)
     optimizer = dp.AdamW([("fc.weight", w)] if named else [w])
     run(optimizer, [w], 1)
@@ -132,11 +132,11 @@ def test_the_message_names_parameter_and_slot(what, named):
     assert str(caught.value).endswith(ending)
 
 
-def test_a_quantized_slot_is_refused():
+def test_quantized_slot_is_rejected():
     [p, *_], optimizer = made(next(s for s in SUBJECTS if s.name == "adam"))
     saved = copy.deepcopy(optimizer.state_dict())
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch advises against it
+        warnings.simplefilter("ignore")  # deprecated by torch
         saved["state"][0]["exp_avg"] = torch.quantize_per_tensor(torch.zeros(p.shape), 0.1, 0, torch.qint8)
     with pytest.raises(dp.ArgumentError, match="got a quantized tensor"):
         optimizer.load_state_dict(saved)
@@ -146,8 +146,8 @@ COUNTS = [3, 3.0, np.int64(3), np.float32(3), torch.tensor(3), torch.tensor([3.0
 
 
 @pytest.mark.parametrize("step", COUNTS, ids=repr)
-def test_counts_and_numbers_are_converted_as_in_torch(step):
-    """torch.optim.NAdam takes the same state to the same weights."""
+def test_counts_are_converted_as_in_torch(step):
+    """Steps from the loaded state equal those of torch.optim.NAdam."""
     results = []
     for module in (torch.optim, dp):
         params = parameters(torch.float32, shapes=SHAPES)
@@ -155,19 +155,19 @@ def test_counts_and_numbers_are_converted_as_in_torch(step):
         run(optimizer, params, 3)
         saved = copy.deepcopy(optimizer.state_dict())
         for state in saved["state"].values():
-            state["step"] = copy.deepcopy(step)  # torch counts in place
+            state["step"] = copy.deepcopy(step)  # torch increments in place
             state["mu_product"] = float(state["mu_product"])
         optimizer.load_state_dict(saved)
         results.append(run(optimizer, params, range(3, 5)))
         if module is dp:
             state = optimizer.state[params[0]]
             assert [(state[key].shape, state[key].dtype) for key in ("step", "mu_product")] == [((), torch.float32)] * 2
-    torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-7)  # float32, in another order
+    torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-7)  # float32 arithmetic in a different order
 
 
 @pytest.mark.parametrize("missing", ["step", "exp_avg_sq"])
-def test_half_of_the_state_is_refused(missing):
-    """torch.optim.Adam loads it, and fails at the next step."""
+def test_incomplete_state_is_rejected(missing):
+    """torch.optim.Adam loads it and fails at the next step."""
     params = parameters(shapes=((2,),))
     optimizer = dp.Adam(params)
     run(optimizer, params, 1)
@@ -177,8 +177,8 @@ def test_half_of_the_state_is_refused(missing):
         optimizer.load_state_dict(saved)
 
 
-def test_state_takes_the_order_in_memory_of_its_parameter():
-    """A kernel steps only what lies in memory as its weight does."""
+def test_loaded_state_takes_the_parameters_memory_format():
+    """A kernel requires state in the weight's memory format."""
     w = torch.ones(2, 3, 4, 4).to(memory_format=torch.channels_last).requires_grad_()
     optimizer = dp.Adam([w], engine="compiled")
     run(optimizer, [w], 1)
@@ -190,7 +190,7 @@ def test_state_takes_the_order_in_memory_of_its_parameter():
 
 
 @pytest.mark.parametrize("engine", ["eager", "compiled"])
-def test_state_that_is_loaded_in_inference_mode_steps_outside(engine):
+def test_state_loaded_in_inference_mode_can_be_stepped(engine):
     params = parameters(shapes=((2,),))
     optimizer = dp.NAdam(params, engine=engine)
     run(optimizer, params, 1)
@@ -200,7 +200,7 @@ def test_state_that_is_loaded_in_inference_mode_steps_outside(engine):
     run(optimizer, params, 1)
 
 
-def test_loaded_tensors_have_storages_of_their_own():
+def test_loaded_tensors_have_their_own_storages():
     source, params = parameters(shapes=((6,),)), parameters(shapes=((6,),))
     first, second = dp.Adam(source), dp.Adam(params)
     run(first, source, 1)
@@ -213,8 +213,8 @@ def test_loaded_tensors_have_storages_of_their_own():
 
 
 @pytest.mark.parametrize("engine", ["eager", "compiled"])
-def test_loading_holds_on_to_nothing(engine):
-    """What was there before and what was loaded are freed with their last reference, without the garbage collector."""
+def test_loading_keeps_no_references(engine):
+    """Previous and loaded state are freed with their last reference, without garbage collection."""
     [w] = params = parameters(shapes=((6,),))
     optimizer = dp.Adam(params, engine=engine)
     run(optimizer, params, 1)
@@ -230,7 +230,7 @@ def test_loading_holds_on_to_nothing(engine):
         gc.enable()
 
 
-def test_a_none_that_stands_for_no_momentum_loads():
+def test_none_momentum_buffer_is_ignored():
     """torch.optim.SGD saved `momentum_buffer: None` without momentum."""
     [w] = params = parameters(shapes=((2,),))
     optimizer = dp.SGD(params, momentum=0.9)
@@ -239,7 +239,7 @@ def test_a_none_that_stands_for_no_momentum_loads():
     run(optimizer, params, 1)
 
 
-def test_other_keys_of_an_entry_and_other_entries_are_kept():
+def test_other_keys_and_entries_are_kept():
     [w] = params = parameters(shapes=((2,),))
     optimizer = dp.Adam(params)
     run(optimizer, params, 1)
@@ -253,7 +253,7 @@ def test_other_keys_of_an_entry_and_other_entries_are_kept():
     run(optimizer, params, 1)
 
 
-def test_state_for_an_uninitialized_parameter_is_refused():
+def test_state_of_an_uninitialized_parameter_is_rejected():
     lazy = torch.nn.LazyLinear(2)
     optimizer = dp.Adam(lazy.parameters())
     entry = {"step": 1, "exp_avg": torch.zeros(2, 3), "exp_avg_sq": torch.zeros(2, 3)}
