@@ -213,9 +213,9 @@ def rates(files: list[Path], counts: dict[str, int], root: Path) -> list[str]:
     for path in files:
         folder = path.relative_to(root).parent.as_posix()
         words[folder] = words.get(folder, 0) + sum(len(text.split()) for _, text in prose(path))
-    rows = [(1000 * counts.get(folder, 0) / max(total, 1), folder, total) for folder, total in words.items()]
-    rows.append((1000 * sum(counts.values()) / max(sum(words.values()), 1), "total", sum(words.values())))
-    return [f"{rate:6.1f}  {counts.get(folder, 0):5d} in {total:6d} words  {folder}" for rate, folder, total in rows]
+    words["total"], total = sum(words.values()), sum(counts.values())
+    rows = [(counts.get(folder, total if folder == "total" else 0), number, folder) for folder, number in words.items()]
+    return [f"{1000 * found / max(n, 1):6.1f}  {found:5d} in {n:6d} words  {folder}" for found, n, folder in rows]
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -110,3 +110,12 @@ def test_update_rewrites_the_budget_file(tmp_path, monkeypatch, capsys):
     assert json.loads(budget.read_text()) == {"src": 7}
     assert prose_lint.main([]) == 0
     assert "7 phrases, within budget" in capsys.readouterr().out
+
+
+def test_rates_are_findings_per_thousand_words(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("told " * 4 + "word " * 4)
+    assert prose_lint.rates([page], {".": 4}, tmp_path) == [
+        " 500.0      4 in      8 words  .",
+        " 500.0      4 in      8 words  total",
+    ]
