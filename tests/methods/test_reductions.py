@@ -14,7 +14,7 @@ from dashpot.recipes import momentum_forms
 SAME = 1e-12
 """Tolerance in float64: both sides use the same arithmetic in a different order."""
 POLES = st.floats(0.01, 0.99)
-DRAWS = settings(max_examples=20)
+DRAWS = settings(max_examples=8)
 
 
 def filtered(lr=0.05, **filter_settings):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 import dashpot as dp
 
 POLES = st.floats(0.01, 0.99)
-DRAWS = settings(max_examples=20)
+DRAWS = settings(max_examples=8)
 
 
 @DRAWS
