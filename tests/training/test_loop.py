@@ -16,7 +16,8 @@ from dashpot.schedules import Exponential
 from dashpot.tasks import Problem, accuracy, evaluate
 from dashpot.tasks.means import FLUSH
 from dashpot.training import Callback, CancelFit, Divergence, Engine, Learner, train
-from dashpot.training.loop import COUNT, EpochStats
+from dashpot.training.learner import EPOCHS
+from dashpot.training.loop import EpochStats
 
 
 def problem(examples: int = 10, batch_size: int = 4, seed: int = 0) -> Problem:
@@ -153,13 +154,10 @@ def test_training_means_are_weighted_by_batch_size():
     assert epoch.steps == 3 == len(epoch.loss)
 
 
-@pytest.mark.parametrize("first", [0, 2])
-def test_recorded_lr_is_that_of_each_step(first):
+def test_recorded_lr_is_that_of_each_step():
     p = problem()
-    optimizer = dashpot.SGD(p.model.parameters(), lr=0.1, schedule=Exponential(0.5))
-    epochs = train(p, optimizer, 3, first=first)
-    lrs = [lr for epoch in epochs for lr in epoch.lr]
-    assert lrs == [0.1 * 0.5**k for k in range(3 * (3 - first))]
+    epochs = train(p, dashpot.SGD(p.model.parameters(), lr=0.1, schedule=Exponential(0.5)), 3)
+    assert [lr for epoch in epochs for lr in epoch.lr] == [0.1 * 0.5**k for k in range(9)]
 
 
 def test_recorded_lr_precedes_torch_scheduler_step():
@@ -170,20 +168,19 @@ def test_recorded_lr_precedes_torch_scheduler_step():
     assert epoch.lr == [1.0, 0.5, 0.25]
 
 
-def test_steps_count_skipped_epochs():
-    p = problem()
-    counted: list[int] = []
-    epochs = train(p, dashpot.SGD(p.model.parameters()), 3, first=1, on_step=counted.append)
-    assert counted == [4, 5, 6, 7, 8, 9]
-    assert [(epoch.number, epoch.steps) for epoch in epochs] == [(2, 6), (3, 9)]
+def test_steps_are_counted_over_epochs():
+    p, counted = problem(), []
+    epochs = train(p, dashpot.SGD(p.model.parameters()), 2, on_step=counted.append)
+    assert counted == [1, 2, 3, 4, 5, 6]
+    assert [(epoch.number, epoch.steps) for epoch in epochs] == [(1, 3), (2, 6)]
 
 
-def test_first_epoch_selects_its_data_order():
+def test_every_epoch_has_its_data_order():
     p, seen = problem(), []
     p.loss = lambda output, y: seen.append(y.tolist()) or nn.functional.cross_entropy(output, y)
     p.evaluation = None
-    train(p, dashpot.SGD(p.model.parameters()), 2, first=1)
-    assert seen == [y.tolist() for _, y in p.train.epoch(1)]
+    train(p, dashpot.SGD(p.model.parameters()), 2)
+    assert seen == [y.tolist() for epoch in range(2) for _, y in p.train.epoch(epoch)]
 
 
 @pytest.mark.parametrize(("value", "label"), [(math.nan, "nan"), (math.inf, "inf"), (-math.inf, "inf")])
@@ -209,17 +206,8 @@ def test_divergence_step_counts_from_start_of_run():
     assert [epoch.diverged for epoch in epochs] == [None, Divergence(4, "nan")]
 
 
-@pytest.mark.parametrize("value", COUNT.refused())
-@pytest.mark.parametrize("name", ["epochs", "first"])
-def test_invalid_counts_raise_before_training(name, value):
+@pytest.mark.parametrize("epochs", EPOCHS.refused())
+def test_invalid_epochs_raise_before_training(epochs):
     p = problem()
-    arguments = {"epochs": 1, "first": 0, name: value}
-    with pytest.raises(ArgumentError, match=f"train: {name} must be"):
-        train(p, dashpot.SGD(p.model.parameters()), on_step=lambda _: pytest.fail("trained"), **arguments)
-
-
-def test_epochs_below_first_raise():
-    p = problem()
-    for epochs, first in ((0, 0), (1, 2)):
-        with pytest.raises(ArgumentError, match="train: "):
-            train(p, dashpot.SGD(p.model.parameters()), epochs, first=first)
+    with pytest.raises(ArgumentError, match="train: epochs must be"):
+        train(p, dashpot.SGD(p.model.parameters()), epochs, on_step=lambda _: pytest.fail("trained"))

@@ -119,7 +119,7 @@ class _StudyRunner:
 class _RecordedEpochs(EpochStats):
     """`Epochs` whose state includes the length of the record, so that a resume truncates it."""
 
-    state_name: ClassVar[str] = "_Recorded"  # the key in existing checkpoints
+    state_name: ClassVar[str | None] = "_Recorded"  # the key in existing checkpoints
 
     def __init__(self, record: Path, on_step: Callable[[int], None], on_epoch: Callable[[Epoch], None]) -> None:
         super().__init__(on_step, on_epoch)

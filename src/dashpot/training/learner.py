@@ -93,12 +93,6 @@ class Learner:
         (2, 60, True)
     """
 
-    epochs: int
-    epoch: int
-    training: bool
-    batch: Batch
-    loop: LoopState
-
     def __init__(
         self,
         model: nn.Module,

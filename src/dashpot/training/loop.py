@@ -10,19 +10,16 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from dashpot.constraints import Interval, check
-from dashpot.errors import ArgumentError
+from dashpot.constraints import check
 from dashpot.runs.records import Divergence, Epoch
 from dashpot.tasks import Problem
 from dashpot.tasks.means import FLUSH
 from dashpot.training.callback import Callback, CancelFit
 from dashpot.training.distributed.single_device import SingleDevice
-from dashpot.training.learner import Learner
+from dashpot.training.learner import EPOCHS, Learner
 from dashpot.training.stopwatch import Stopwatch
 
 __all__ = ["EpochStats", "current_lr", "single_device_learner", "train"]
-
-COUNT = Interval(0, math.inf, "left", integer=True)
 
 
 def current_lr(optimizer: Optimizer) -> float:
@@ -146,17 +143,6 @@ class EpochStats(Callback):
         self._stopwatch = Stopwatch(state["spent"])
 
 
-class _StartEpoch(Callback):
-    """Starts the fit at a later epoch."""
-
-    def __init__(self, first: int) -> None:
-        self.first = first
-
-    def before_fit(self, learner: Learner) -> None:
-        learner.loop.position, learner.steps = (self.first, 0), self.first * len(learner.train)
-        learner.history = [{} for _ in range(self.first)]
-
-
 def single_device_learner(problem: Problem, optimizer: Optimizer) -> Learner:
     """Return a learner of `problem` on the current device of the model, in this process only."""
     device = next(p for group in optimizer.param_groups for p in group["params"]).device
@@ -168,7 +154,6 @@ def train(
     optimizer: Optimizer,
     epochs: int,
     *,
-    first: int = 0,
     on_step: Callable[[int], None] | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
 ) -> list[Epoch]:
@@ -181,16 +166,15 @@ def train(
     Args:
         problem: Model, batches, loss and metrics.
         optimizer: A `torch.optim.Optimizer` over the model's parameters.
-        epochs: Number of epochs, those before `first` included, >= 1.
-        first: Number of epochs to skip, in [0, epochs], for example those of an earlier call.
+        epochs: Number of epochs, an integer >= 1.
         on_step: Called after every step with the number of steps taken.
         on_epoch: Called with each `Epoch` after its evaluation.
 
     Returns:
-        The epochs trained by this call.
+        The epochs.
 
     Raises:
-        ArgumentError: If `epochs` or `first` is out of range.
+        ArgumentError: If `epochs` is out of range.
 
     Example:
         >>> import torch
@@ -200,11 +184,8 @@ def train(
         >>> epoch.steps == len(problem.train), sorted(epoch.evaluation)
         (True, ['accuracy', 'loss'])
     """
-    check("train", "epochs", epochs, Interval(1, math.inf, "left", integer=True))
-    check("train", "first", first, COUNT)
-    if first > epochs:
-        raise ArgumentError(f"train: first must be at most epochs = {epochs}, got {first}.")
+    check("train", "epochs", epochs, EPOCHS)
     stats = EpochStats(on_step, on_epoch)
-    single_device_learner(problem, optimizer).fit(epochs, callbacks=[stats, _StartEpoch(first)])
+    single_device_learner(problem, optimizer).fit(epochs, callbacks=[stats])
     problem.model.train()
     return stats.epochs

@@ -6,7 +6,7 @@ import copy
 import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -280,36 +280,18 @@ def _restored(learner: Learner) -> Iterator[None]:
     """Restore learner, model and optimizer on exit."""
     if learner._module is None:  # set up now: a move to the device replaces the buffers
         learner._module = learner.engine.setup(learner.model)
-    with ExitStack() as stack:
-        stack.enter_context(side_pass(learner.train))
-        stack.enter_context(_restored_attributes(learner))
-        stack.enter_context(_restored_loss_scale(learner))
-        stack.enter_context(_restored_model(learner.model, sharded=learner.engine.sharded))
-        if isinstance(learner._optimizer, Optimizer):
-            stack.enter_context(_restored_optimizer(learner._optimizer))
-        yield
-
-
-@contextmanager
-def _restored_attributes(learner: Learner) -> Iterator[None]:
-    saved = dict(vars(learner))
+    attributes, engine, optimizer = dict(vars(learner)), learner.engine, learner._optimizer
+    loss_scale = None if engine.scaler is None else engine.scaler.state_dict()
+    restored_optimizer = _restored_optimizer(optimizer) if isinstance(optimizer, Optimizer) else nullcontext()
     try:
-        yield
+        with side_pass(learner.train), _restored_model(learner.model, engine.sharded), restored_optimizer:
+            yield
     finally:
         vars(learner).clear()
-        vars(learner).update(saved)
-
-
-@contextmanager
-def _restored_loss_scale(learner: Learner) -> Iterator[None]:
-    engine = learner.engine
-    saved = None if engine.scaler is None else engine.scaler.state_dict()
-    try:
-        yield
-    finally:
-        if engine.scaler is not None and saved is not None:
+        vars(learner).update(attributes)
+        if engine.scaler is not None and loss_scale is not None:
             engine.reset()
-            engine.scaler.load_state_dict(saved)
+            engine.scaler.load_state_dict(loss_scale)
 
 
 @contextmanager

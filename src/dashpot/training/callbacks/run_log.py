@@ -42,7 +42,7 @@ class RunLog(Callback):
 
     order: ClassVar[int] = 65
     essential: ClassVar[bool] = False
-    state_name: ClassVar[str] = "Record"  # the key in existing checkpoints
+    state_name: ClassVar[str | None] = "Record"  # the key in existing checkpoints
 
     def __init__(self, path: Path, *, skipping: bool = False, resumed: Mapping[str, Any] | None = None) -> None:
         self.path, self.skipping, self.resumed = path, skipping, dict(resumed or {})
