@@ -1,4 +1,4 @@
-"""One of the processes that test_launch.py starts: `launch_worker.py WHAT FOLDER`."""
+"""Process of test_launch.py: `launch_worker.py BEHAVIOUR FOLDER`, with the name of a function below."""
 
 import os
 import signal
@@ -7,13 +7,15 @@ import threading
 import time
 from pathlib import Path
 
+from processes import LIMIT
+
 RANK, WORLD = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def note(folder: Path, text: str) -> None:
-    """Tell that this process is `text`; the file is there with its number in it, or not at all."""
-    (folder / f"{text}-{RANK}.new").write_text(str(os.getpid()))
-    (folder / f"{text}-{RANK}.new").rename(folder / f"{text}-{RANK}")
+def mark(folder: Path, event: str) -> None:
+    """Atomically create FOLDER/EVENT-RANK with the process id."""
+    (folder / f"{event}-{RANK}.new").write_text(str(os.getpid()))
+    (folder / f"{event}-{RANK}.new").rename(folder / f"{event}-{RANK}")
 
 
 def wait_for(file: Path) -> None:
@@ -24,53 +26,53 @@ def wait_for(file: Path) -> None:
 def print_lines(folder: Path) -> int:
     print(f"from {RANK} of {WORLD} at {os.environ['MASTER_ADDR']}")
     print(f"note of {RANK}", file=sys.stderr)
-    note(folder, "done")
+    mark(folder, "done")
     return 0
 
 
-def same_mistake(_: Path) -> int:
-    print("The file is not there.", file=sys.stderr)
+def error_on_all_ranks(_: Path) -> int:
+    print("The file does not exist.", file=sys.stderr)
     return 2
 
 
-def mistake_of_one(folder: Path) -> int:
-    """The second process makes a mistake, and the first notices only that it is gone."""
+def error_on_one_rank(folder: Path) -> int:
+    """Print an error on rank 1; rank 0 only loses the connection."""
     if RANK == 1:
-        print("Its part is damaged.", file=sys.stderr)
-        note(folder, "gone")
+        print("The data are damaged.", file=sys.stderr)
+        mark(folder, "ended")
         return 2
-    wait_for(folder / "gone-1")
+    wait_for(folder / "ended-1")
     raise RuntimeError("Connection closed by peer")
 
 
-def crash(folder: Path) -> int:
+def exception_on_one_rank(folder: Path) -> int:
     if RANK == 1:
-        note(folder, "gone")
+        mark(folder, "ended")
         return 1 // 0
-    wait_for(folder / "gone-1")
+    wait_for(folder / "ended-1")
     raise RuntimeError("Connection closed by peer")
 
 
 def killed(folder: Path) -> int:
-    """The first process does not even obey SIGTERM."""
+    """Kill rank 1, while rank 0 ignores SIGTERM."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    note(folder, "there")
-    wait_for(folder / "there-0")
+    mark(folder, "started")
+    wait_for(folder / "started-0")
     if RANK == 1:
         os.kill(os.getpid(), signal.SIGKILL)
-    time.sleep(60)
+    time.sleep(LIMIT)
     return 0
 
 
-def tidy(folder: Path) -> int:
-    asked = threading.Event()
-    signal.signal(signal.SIGINT, lambda *_: asked.set())
-    note(folder, "there")
-    asked.wait(60)
+def graceful_stop(folder: Path) -> int:
+    interrupted = threading.Event()
+    signal.signal(signal.SIGINT, lambda *_: interrupted.set())
+    mark(folder, "started")
+    interrupted.wait(LIMIT)
     time.sleep(0.3)
-    note(folder, "tidy")
+    mark(folder, "saved")
     print("Stopped.", file=sys.stderr)
-    time.sleep(1.2 if RANK == 0 else 0.8)  # what the first says is shown before the second ends
+    time.sleep(1.2 if RANK == 0 else 0.8)  # stderr of rank 0 is shown before rank 1 ends
     return 130
 
 
@@ -78,13 +80,13 @@ def orphan(folder: Path) -> int:
     from dashpot.training.distributed.process_group import exit_with_supervisor
 
     exit_with_supervisor()
-    note(folder, "there")
-    time.sleep(60)
+    mark(folder, "started")
+    time.sleep(LIMIT)
     return 0
 
 
-def late(folder: Path) -> int:
-    """gloo has work for another 0.1 s when the second process ends, and lets go of its tensor only then."""
+def pending_collective(folder: Path) -> int:
+    """Exit rank 1 during a collective, whose tensor gloo releases 0.1 s later."""
     import atexit
     import gc
 
@@ -93,21 +95,21 @@ def late(folder: Path) -> int:
 
     from dashpot.training.distributed import process_group
 
-    def keep_the_interpreter() -> None:
+    def hold_the_gil() -> None:
         end = time.monotonic() + 0.8
         while RANK == 1 and time.monotonic() < end:
             pass
 
-    atexit.register(keep_the_interpreter)  # after the group is left
-    here = process_group.launcher_ranks()
-    assert here is not None
-    process_group.join(here, "cpu")
-    holder = [dist.group.WORLD]
+    atexit.register(hold_the_gil)  # runs after the group is destroyed
+    ranks = process_group.launcher_ranks()
+    assert ranks is not None
+    process_group.join(ranks, "cpu")
+    references: list[object] = [dist.group.WORLD]
     if (folder / "held").exists():
-        globals()["HOLDER"] = holder
+        globals()["HOLDER"] = references
     else:
         gc.disable()
-        holder.append(holder)  # a cycle, as a learner and its model are
+        references.append(references)  # a reference cycle, as between a learner and its model
     dist.barrier()
     if RANK == 0:
         time.sleep(0.1)
@@ -117,14 +119,14 @@ def late(folder: Path) -> int:
 
 
 def train(folder: Path) -> int:
-    """Digits; the second process is killed at step 40 unless that has happened before."""
+    """Train on digits; kill rank 1 at step 40 if FOLDER/kill exists."""
     import torch
 
     import dashpot as dp
     from dashpot import tasks
     from dashpot.training import Callback, Engine, Learner
 
-    class Keep(Callback):
+    class SaveState(Callback):
         order = 100
 
         def after_batch(self, learner):
@@ -146,14 +148,14 @@ def train(folder: Path) -> int:
         if learner.engine.is_rank_zero:
             torch.save({"model": learner.model.state_dict(), "history": learner.history}, folder / name)
 
-    kept = folder / "state.pt"
-    fit("final.pt", [Keep()], torch.load(kept, weights_only=True) if kept.exists() else None)
-    fit("whole.pt", [])
+    saved = folder / "state.pt"
+    fit("final.pt", [SaveState()], torch.load(saved, weights_only=True) if saved.exists() else None)
+    fit("uninterrupted.pt", [])
     if RANK == 0:
         print("trained")
     return 0
 
 
 if __name__ == "__main__":
-    sys.modules["torchmetrics"] = None  # type: ignore[assignment] - lightning asks for its version: 3 s with transformers
+    sys.modules["torchmetrics"] = None  # type: ignore[assignment] - imported by lightning-fabric, for 3 seconds
     sys.exit(globals()[sys.argv[1]](Path(sys.argv[2])))

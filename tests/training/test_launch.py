@@ -1,4 +1,4 @@
-"""Several processes started and watched by one: what happens when one of them fails, and how a run goes on then."""
+"""The launcher: messages, exit codes, signals and shutdown of several processes, and resume after a killed one."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import LIMIT, running
 
 import dashpot as dp
 from dashpot.training.distributed import launcher
 from dashpot.training.distributed.launcher import launch
 
 WORKER = Path(__file__).parent / "launch_worker.py"
-LIMIT = 60.0  # seconds for anything here; all but training takes less than one
 
-pytestmark = pytest.mark.skipif(
-    sys.platform == "win32" or not torch.distributed.is_available(), reason="needs processes as POSIX has them"
-)
+pytestmark = [pytest.mark.needs_posix, pytest.mark.needs_gloo]
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch):
+def worker_environment(monkeypatch):
     monkeypatch.setattr(launcher, "FAILURE_GRACE", 0.5)
     monkeypatch.setattr(launcher, "TERMINATE_GRACE", 0.5)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    paths = [str(WORKER.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
     for name in ("RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
 
 
-def run(what, folder, devices=2, command="dashpot train --resume R"):
-    return launch([sys.executable, str(WORKER), what, str(folder)], devices, lambda: command)
+def run(behaviour, folder, devices=2, command="dashpot train --resume R"):
+    return launch([sys.executable, str(WORKER), behaviour, str(folder)], devices, lambda: command)
 
 
-def pids(folder, text):
-    return [int(file.read_text()) for file in sorted(folder.glob(f"{text}-?"))]
+def process_ids(folder, event):
+    return [int(file.read_text()) for file in sorted(folder.glob(f"{event}-?"))]
 
 
 def is_running(pid):
@@ -58,26 +58,26 @@ def wait_until(condition):
         time.sleep(0.01)
 
 
-def test_all_end_well(tmp_path, capfd):
+def test_launch_shows_output_of_rank_zero_and_returns_0(tmp_path, capfd):
     assert run("print_lines", tmp_path, devices=3) == 0
     out, err = capfd.readouterr()
-    assert out == "from 0 of 3 at 127.0.0.1\n"  # the first process's alone
+    assert out == "from 0 of 3 at 127.0.0.1\n"
     assert err == "note of 0\n"
-    assert len(pids(tmp_path, "done")) == 3
+    assert len(process_ids(tmp_path, "done")) == 3
 
 
-def test_a_mistake_of_all_is_told_once(tmp_path, capfd):
-    assert run("same_mistake", tmp_path) == 2
-    assert capfd.readouterr().err == "The file is not there.\n"
+def test_error_on_all_ranks_is_shown_once(tmp_path, capfd):
+    assert run("error_on_all_ranks", tmp_path) == 2
+    assert capfd.readouterr().err == "The file does not exist.\n"
 
 
-def test_a_mistake_of_one_is_told_and_not_what_it_did_to_the_others(tmp_path, capfd):
-    assert run("mistake_of_one", tmp_path) == 2
-    assert capfd.readouterr().err == "Its part is damaged.\n"
+def test_error_on_one_rank_is_shown_without_its_consequences(tmp_path, capfd):
+    assert run("error_on_one_rank", tmp_path) == 2
+    assert capfd.readouterr().err == "The data are damaged.\n"
 
 
-def test_an_error_is_shown_with_its_process(tmp_path, capfd):
-    assert run("crash", tmp_path) == 4
+def test_exception_is_shown_with_rank_and_resume_command(tmp_path, capfd):
+    assert run("exception_on_one_rank", tmp_path) == 4
     err = capfd.readouterr().err
     assert "ZeroDivisionError" in err
     assert "Connection closed" not in err
@@ -87,107 +87,88 @@ def test_an_error_is_shown_with_its_process(tmp_path, capfd):
     )
 
 
-def test_a_killed_process_is_named_and_the_others_stop(tmp_path, capfd):
-    began = time.monotonic()
-    assert run("killed", tmp_path) == 4
-    assert time.monotonic() - began < 10
-    assert capfd.readouterr().err == (
-        "Process 2 of 2 was killed by SIGKILL; the others were stopped. Resume with: dashpot train --resume R\n"
-    )
-    assert not any(map(is_running, pids(tmp_path, "there")))
+@pytest.mark.parametrize(
+    ("command", "hint"), [("dashpot train --resume R", " Resume with: dashpot train --resume R"), (None, "")]
+)
+def test_killed_process_is_named_and_others_are_terminated(tmp_path, capfd, command, hint):
+    assert run("killed", tmp_path, command=command) == 4
+    assert capfd.readouterr().err == f"Process 2 of 2 was killed by SIGKILL; the others were stopped.{hint}\n"
+    assert not any(map(is_running, process_ids(tmp_path, "started")))
 
 
-def test_nothing_to_go_on_with(tmp_path, capfd):
-    assert run("killed", tmp_path, command=None) == 4
-    assert capfd.readouterr().err == "Process 2 of 2 was killed by SIGKILL; the others were stopped.\n"
+def send_once_started(folder, number):
+    """Start a thread that sends a signal to this process once both workers have started."""
 
-
-def supervisor(what, folder):
-    """A process of its own that supervises two."""
-    code = (
-        "import sys; from dashpot.training.distributed.launcher import launch\n"
-        f"sys.exit(launch([sys.executable, {str(WORKER)!r}, {what!r}, {str(folder)!r}], 2, lambda: None))"
-    )
-    return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
-
-
-def told_while_it_waits(folder, number):
-    """Send this process a signal once both that it supervises are there."""
-
-    def tell():
-        wait_until(lambda: len(pids(folder, "there")) == 2)
+    def send():
+        wait_until(lambda: len(process_ids(folder, "started")) == 2)
         os.kill(os.getpid(), number)
 
-    thread = threading.Thread(target=tell)
+    thread = threading.Thread(target=send)
     thread.start()
     return thread
 
 
-def test_ctrl_c_reaches_all_and_waits_for_their_tidy_end(tmp_path, capfd):
-    thread = told_while_it_waits(tmp_path, signal.SIGINT)
-    assert run("tidy", tmp_path) == 130
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_is_forwarded_and_graceful_stop_awaited(tmp_path, capfd, number):
+    before = signal.getsignal(number)
+    thread = send_once_started(tmp_path, number)
+    assert run("graceful_stop", tmp_path) == 128 + number
     thread.join()
     assert capfd.readouterr().err == "Stopped.\n"
-    assert len(pids(tmp_path, "tidy")) == 2
+    assert len(process_ids(tmp_path, "saved")) == 2
+    assert not any(map(is_running, process_ids(tmp_path, "started")))
+    assert signal.getsignal(number) == before
 
 
-def test_a_supervisor_that_is_terminated_stops_all(tmp_path, capfd):
-    before = signal.getsignal(signal.SIGTERM)
-    thread = told_while_it_waits(tmp_path, signal.SIGTERM)
-    assert run("tidy", tmp_path) == 128 + signal.SIGTERM
-    thread.join()
-    assert capfd.readouterr().err == "Stopped.\n"
-    assert not any(map(is_running, pids(tmp_path, "there")))
-    assert signal.getsignal(signal.SIGTERM) == before
-
-
-@pytest.mark.parametrize("held", [False, True])
-def test_a_process_ends_well_while_gloo_is_at_work(tmp_path, capfd, held):
-    """Once it aborted where a thread of gloo's let go of a tensor at the moment Python ended."""
+@pytest.mark.parametrize("held", [pytest.param(False, marks=pytest.mark.slow), True])
+def test_exit_with_pending_collective_succeeds(tmp_path, capfd, held):
+    """A gloo thread that released a tensor during finalization of the interpreter aborted the process."""
     if held:
         (tmp_path / "held").touch()
-    assert run("late", tmp_path) == 0
+    assert run("pending_collective", tmp_path) == 0
     assert capfd.readouterr().err == ""
 
 
 @pytest.mark.slow
-def test_no_process_outlives_a_killed_supervisor(tmp_path):
-    process = supervisor("orphan", tmp_path)
-    wait_until(lambda: len(pids(tmp_path, "there")) == 2)
-    process.kill()
-    process.communicate(timeout=LIMIT)
-    wait_until(lambda: not any(map(is_running, pids(tmp_path, "there"))))
+def test_processes_exit_when_launcher_is_killed(tmp_path):
+    code = (
+        "import sys; from dashpot.training.distributed.launcher import launch\n"
+        f"sys.exit(launch([sys.executable, {str(WORKER)!r}, 'orphan', {str(tmp_path)!r}], 2, lambda: None))"
+    )
+    with running([sys.executable, "-c", code], stderr=subprocess.DEVNULL) as process:
+        wait_until(lambda: len(process_ids(tmp_path, "started")) == 2)
+        process.kill()
+        process.wait()
+        wait_until(lambda: not any(map(is_running, process_ids(tmp_path, "started"))))
 
 
-def test_a_run_goes_on_after_a_killed_process(tmp_path, capfd):
-    """To the same bits as a run of two processes that nobody interrupted."""
+def test_resume_after_killed_process_is_bit_identical(tmp_path, capfd):
     (tmp_path / "kill").touch()
     assert run("train", tmp_path) == 4
     assert re.fullmatch(r"Process 2 of 2 was killed by SIGKILL; .*\n", capfd.readouterr().err)
     assert not (tmp_path / "final.pt").exists()
     assert torch.load(tmp_path / "state.pt", weights_only=True)["progress"]["steps"] == 30
     assert run("train", tmp_path) == 0
-    whole, broken = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("whole", "final"))
-    assert all(torch.equal(value, broken["model"][name]) for name, value in whole["model"].items())
-    assert whole["history"] == broken["history"]
-    assert len(whole["history"]) == 2
+    expected, resumed = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("uninterrupted", "final"))
+    assert all(torch.equal(value, resumed["model"][name]) for name, value in expected["model"].items())
+    assert expected["history"] == resumed["history"]
+    assert len(expected["history"]) == 2
     assert capfd.readouterr() == ("trained\n", "")
 
 
 @pytest.mark.slow
-def test_the_same_script_under_torchrun(tmp_path):
-    """The same numbers as under `launch`."""
-    folders = [tmp_path / name for name in ("ours", "torchrun")]
+def test_torchrun_gives_the_results_of_launch(tmp_path):
+    folders = [tmp_path / name for name in ("launch", "torchrun")]
     for folder in folders:
         folder.mkdir()
     assert run("train", folders[0]) == 0
-    start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-    subprocess.run([*start, str(WORKER), "train", str(folders[1])], check=True, timeout=LIMIT)
-    ours, theirs = (torch.load(folder / "final.pt", weights_only=True) for folder in folders)
-    assert all(torch.equal(value, theirs["model"][name]) for name, value in ours["model"].items())
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    subprocess.run([*torchrun, str(WORKER), "train", str(folders[1])], check=True, timeout=LIMIT)
+    expected, actual = (torch.load(folder / "final.pt", weights_only=True) for folder in folders)
+    assert all(torch.equal(value, actual["model"][name]) for name, value in expected["model"].items())
 
 
 @pytest.mark.parametrize("devices", [0, 1.5, "2"])
-def test_devices_is_a_number(devices):
+def test_launch_rejects_invalid_devices(devices):
     with pytest.raises(dp.ArgumentError, match="launch: devices"):
         launch(["true"], devices, lambda: None)
