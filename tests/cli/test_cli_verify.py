@@ -10,16 +10,16 @@ import torch
 from cli_support import refused
 
 from dashpot.optimizers.registry import METHODS
-from dashpot.verification.counterparts import IN_TORCH, reference
+from dashpot.verification.counterparts import TORCH_COUNTERPARTS, reference_factory
 
 QUICK = ("--steps", 4, "--timed-steps", 0)
 
 
-@pytest.mark.parametrize("method", IN_TORCH)
+@pytest.mark.parametrize("method", TORCH_COUNTERPARTS)
 def test_every_method_of_torchs_agrees_with_it(dashpot, my_task, method):
     code, out, err = dashpot("verify", my_task, "--optimizer", method, "--lr", 0.1, *QUICK)
     assert (code, err) == (0, ""), out
-    assert f"agrees with torch.optim.{IN_TORCH[method].make.__name__} within " in out
+    assert f"agrees with torch.optim.{TORCH_COUNTERPARTS[method].factory.__name__} within " in out
     assert not Path("runs").exists()
 
 
@@ -93,7 +93,7 @@ def test_a_divergence_of_both_is_told(dashpot, my_task):
     assert "are no longer finite" in " ".join(out.split())
 
 
-@pytest.mark.parametrize("method", [*sorted(set(METHODS) - set(IN_TORCH)), "autosgm-2"])
+@pytest.mark.parametrize("method", [*sorted(set(METHODS) - set(TORCH_COUNTERPARTS)), "autosgm-2"])
 def test_a_method_without_a_counterpart_is_one_sentence(dashpot, my_task, method):
     sentence = refused(dashpot("verify", my_task, "--optimizer", method))
     assert sentence.startswith(f"verify: torch.optim has no counterpart of {method}; --against eager compares it")
@@ -138,7 +138,7 @@ def test_bad_input_is_one_sentence_with_exit_code_2(dashpot, my_task, words, sen
 
 
 def test_counterparts_take_the_settings_of_ours_under_their_own_names():
-    make = reference("torch", "heavy-ball", 0.1, {"pole": 0.5, "weight_decay": 0.1, "engine": "eager"})
+    make = reference_factory("torch", "heavy-ball", 0.1, {"pole": 0.5, "weight_decay": 0.1, "engine": "eager"})
     [group] = make([torch.zeros(1)]).param_groups
     assert (group["momentum"], group["weight_decay"], group["nesterov"]) == (0.5, 0.1, False)
 

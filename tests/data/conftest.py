@@ -13,7 +13,7 @@ import pytest
 from dashpot.data import idx, loading
 from dashpot.data.idx_dataset import IdxDataset, IdxFile
 from dashpot.data.images import Images
-from dashpot.data.warn_once import say_once
+from dashpot.data.warn_once import warn_once
 from dashpot.utils.atomic_files import sha256
 
 
@@ -87,5 +87,5 @@ def tiny(tmp_path, monkeypatch) -> Tiny:
     dataset = IdxDataset("tiny", "Tiny-MNIST", files, ("tiny", ""), tmp_path / "system", (), "do something else")
     monkeypatch.setattr(loading, "cache_folder", lambda: tmp_path / "cache")
     monkeypatch.delenv("DASHPOT_DATA", raising=False)
-    say_once.cache_clear()
+    warn_once.cache_clear()
     return Tiny(images, content, dataset, tmp_path / "cache" / "tiny")

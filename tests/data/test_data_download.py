@@ -99,7 +99,7 @@ def test_a_wrong_file_from_every_mirror_is_an_error_with_both_checksums_and_leav
     server.pages["/bad/train-images.gz"] = b"something else"
     with pytest.raises(DataError) as error:
         load_idx(on_mirrors(tiny, f"{server.address}/bad/"))
-    assert tiny.dataset.files["train_images"].packed_sha256 in str(error.value)
+    assert tiny.dataset.files["train_images"].gzip_sha256 in str(error.value)
     assert "but got" in str(error.value)
     assert str(error.value).endswith("do something else.")
     assert list(tiny.cache.iterdir()) == []

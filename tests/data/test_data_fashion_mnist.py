@@ -48,7 +48,7 @@ def test_the_recorded_checksums_are_those_of_the_published_files(system):
         name = file.name.encode() + b"\0"
         published = b"\x1f\x8b\x08\x08" + struct.pack("<I", stamp) + packed[8:10] + name + packed[10:]
         assert hashlib.md5(published).hexdigest() == md5
-        assert hashlib.sha256(published).hexdigest() == file.packed_sha256
+        assert hashlib.sha256(published).hexdigest() == file.gzip_sha256
         assert hashlib.sha256(gzip.decompress(packed)).hexdigest() == file.sha256
 
 

@@ -24,9 +24,9 @@ def read_from(monkeypatch):
     """The folders that original files were read from, in order."""
     seen, real = [], loading.read
 
-    def observing(path, file, *, ours):
+    def observing(path, file, *, in_cache):
         seen.append(path.parent)
-        return real(path, file, ours=ours)
+        return real(path, file, in_cache=in_cache)
 
     monkeypatch.setattr(loading, "read", observing)
     return seen
@@ -115,7 +115,7 @@ def test_a_damaged_file_of_the_user_is_reported_with_its_checksums_and_left_alon
     with pytest.raises(DataError) as error:
         load_idx(tiny.dataset, tmp_path / "mine")
     sentence, file = str(error.value), tiny.dataset.files[key]
-    expected, actual = file.packed_sha256, sha256(bad)
+    expected, actual = file.gzip_sha256, sha256(bad)
     if kind in ("short", "wrong magic", "other values", "trailing", "empty"):  # an empty file unpacks to nothing
         expected, actual = file.sha256, sha256(gzip.decompress(bad))
     assert sentence.startswith(f"{path} is damaged (")

@@ -14,7 +14,7 @@ from torch.optim import lr_scheduler
 import dashpot as dp
 from dashpot.errors import ArgumentError, RunError
 from dashpot.schedules import Cosine, Exponential, OneCycle, OneCycleMomentum
-from dashpot.tasks.means import FLUSH
+from dashpot.tasks.running_means import SYNC_INTERVAL
 from dashpot.training import Callback, CancelBatch, CancelFit
 from dashpot.training.callbacks.accumulate import Accumulate
 from dashpot.training.callbacks.recorder import Recorder
@@ -141,7 +141,7 @@ def test_the_loss_of_a_step_is_the_mean_over_its_examples():
     assert sizes == [4, 4, 2] * 2
 
 
-@pytest.mark.parametrize("examples", [4 * FLUSH - 4, 4 * FLUSH, 4 * FLUSH + 4])
+@pytest.mark.parametrize("examples", [4 * SYNC_INTERVAL - 4, 4 * SYNC_INTERVAL, 4 * SYNC_INTERVAL + 4])
 def test_values_are_read_in_groups_and_none_is_lost(examples):
     made = recorded("grad_norm", loss=True, examples=examples, make=torch.optim.SGD, lr=0.01, epochs=2)
     assert len(made["loss"]) == len(made["grad_norm"]) == examples // 2

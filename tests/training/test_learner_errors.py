@@ -13,7 +13,7 @@ from torch import nn
 import dashpot as dp
 from dashpot.data import Batches
 from dashpot.errors import ArgumentError
-from dashpot.tasks.means import Means
+from dashpot.tasks.running_means import RunningMeans
 from dashpot.training import EMA, Callback, Engine, Learner, Recorder, find_lr
 from dashpot.training.losses import scalar_loss
 
@@ -187,7 +187,7 @@ def test_metric_must_return_one_number():
     with pytest.raises(ArgumentError, match=r"metric 'each' must give .* one number, got shape \(4,\)"):
         linear_learner(pairs(), metrics={"each": lambda output, y: output.argmax(1) == y}).fit(1)
     with pytest.raises(ArgumentError, match="got None"):
-        Means({"none": cast("Any", lambda output, y: None)}).add(X, Y, torch.tensor(0.0), 12)
+        RunningMeans({"none": cast("Any", lambda output, y: None)}).add(X, Y, torch.tensor(0.0), 12)
 
 
 # ---- batches --------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from dashpot.data import Batches
 from dashpot.errors import ArgumentError
 from dashpot.schedules import Exponential
 from dashpot.tasks import Problem, accuracy, evaluate
-from dashpot.tasks.means import FLUSH
+from dashpot.tasks.running_means import SYNC_INTERVAL
 from dashpot.training import Callback, CancelFit, Divergence, Engine, Learner, train
 from dashpot.training.learner import EPOCHS
 from dashpot.training.loop import EpochStats
@@ -82,7 +82,7 @@ def test_train_evaluates_after_every_epoch():
 
 def test_learner_evaluation_equals_evaluate():
     """Also with more batches than are read from the device at once."""
-    p = problem(examples=3 * FLUSH + 1)
+    p = problem(examples=3 * SYNC_INTERVAL + 1)
     p.evaluation = Batches(p.train.x, p.train.y, 2)
     learner = Learner.of(p, dashpot.SGD(p.model.parameters(), lr=0.1), engine=Engine("cpu"))
     learner.fit(1)
@@ -184,9 +184,9 @@ def test_every_epoch_has_its_data_order():
 
 
 @pytest.mark.parametrize(("value", "label"), [(math.nan, "nan"), (math.inf, "inf"), (-math.inf, "inf")])
-@pytest.mark.parametrize("step", [0, 1, FLUSH - 1, FLUSH, 2 * FLUSH + 3])
+@pytest.mark.parametrize("step", [0, 1, SYNC_INTERVAL - 1, SYNC_INTERVAL, 2 * SYNC_INTERVAL + 3])
 def test_divergence_ends_training_at_its_step(step, value, label):
-    losses = [1.0] * (4 * FLUSH)
+    losses = [1.0] * (4 * SYNC_INTERVAL)
     losses[step] = value
     p, trained = scripted_problem(losses), []
     epochs = train(p, torch.optim.SGD(p.model.parameters(), lr=0.1), 2, on_step=trained.append)
@@ -195,7 +195,7 @@ def test_divergence_ends_training_at_its_step(step, value, label):
     assert epochs[0].loss[:step] == losses[:step]
     assert len(epochs[0].loss) == len(epochs[0].lr) == epochs[0].steps == step + 1
     assert epochs[0].train == epochs[0].evaluation == {}
-    assert len(trained) <= step + FLUSH
+    assert len(trained) <= step + SYNC_INTERVAL
 
 
 def test_divergence_step_counts_from_start_of_run():

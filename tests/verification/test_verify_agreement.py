@@ -1,4 +1,4 @@
-"""`dashpot.verify` where both sides compute the same: it agrees, and leaves everything as it was."""
+"""`dashpot.verify` where both replicas compute the same: it agrees, and leaves everything as it was."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_models_of_every_kind(kind):
     result = on(model, dp.AdamW, torch.optim.AdamW)
     assert result.agrees, result
     assert {row.name for row in result.tensors} == {name for name, p in model.named_parameters() if p.requires_grad}
-    assert result.losses[0] == pytest.approx(result.losses[1], rel=1e-4)  # the same dropout masks on both sides
+    assert result.losses[0] == pytest.approx(result.losses[1], rel=1e-4)  # the same dropout masks on both replicas
 
 
 def test_everything_of_the_users_is_left_as_it_was():
@@ -229,12 +229,12 @@ class Rounding(ByClosure):
 def test_where_training_enlarges_rounding_float64_decides():
     start = {"params": torch.tensor([0.5, 1.0, 1.5]), "steps": 8}
     enlarging = lambda w: (100 * w).sin().sum()  # noqa: E731  each step enlarges a difference about tenfold
-    makers = [partial(cls, lr=1e-3) for cls in (ByClosure, Rounding)]
-    result = quick(*makers, enlarging, **start)
+    factories = [partial(cls, lr=1e-3) for cls in (ByClosure, Rounding)]
+    result = quick(*factories, enlarging, **start)
     assert (result.agrees, result.dtype) == (True, "float64")
     assert "in float32, training amplifies rounding errors" in result.verdict
-    assert not quick(*makers, enlarging, **start, tolerance=1000)
-    assert not quick(makers[0], partial(Rounding, lr=1.001e-3), enlarging, **start)
+    assert not quick(*factories, enlarging, **start, tolerance=1000)
+    assert not quick(factories[0], partial(Rounding, lr=1.001e-3), enlarging, **start)
 
 
 def test_two_of_one_class_are_told_apart_by_how_they_run():

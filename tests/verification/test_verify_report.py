@@ -12,7 +12,7 @@ from torch import nn
 from verify_support import on, tiny
 
 import dashpot as dp
-from dashpot.verification.deviation import Scale
+from dashpot.verification.deviation import UlpScale
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +54,9 @@ def test_the_result_is_plain_data(measured):
 
 
 def test_ulps_are_counted_at_the_largest_magnitude_a_weight_has_had():
-    scale = Scale({"w": torch.tensor([1.0, 0.25])})
+    scale = UlpScale({"w": torch.tensor([1.0, 0.25])})
     after = torch.tensor([1e-6, 0.25])
-    scale.grow({"w": after})
+    scale.update({"w": after})
     eps = torch.finfo(torch.float32).eps
     found = scale.distances({"w": after + torch.tensor([eps, 0.0])}, {"w": after})["w"]
     assert found.ulps == pytest.approx(1, rel=1e-3)
@@ -67,11 +67,11 @@ def test_ulps_are_counted_at_the_largest_magnitude_a_weight_has_had():
 def test_an_ulp_is_the_distance_to_the_next_number(dtype):
     start = torch.tensor([1.5, -3.0, 0.1, 100.0], dtype=dtype)
     step = torch.tensor([1, -2, 2.0**-4, 64], dtype=dtype) * torch.finfo(dtype).eps
-    assert Scale({"w": start}).distances({"w": start + step}, {"w": start})["w"].ulps == 1
+    assert UlpScale({"w": start}).distances({"w": start + step}, {"w": start})["w"].ulps == 1
 
 
 def test_infinities_and_nans_in_the_same_places_are_equal():
     w = torch.tensor([1.0, torch.inf, torch.nan])
-    distances = Scale({"w": torch.ones(3)}).distances
+    distances = UlpScale({"w": torch.ones(3)}).distances
     assert distances({"w": w}, {"w": w.clone()})["w"] == (0, 0)
     assert distances({"w": w.flip(0)}, {"w": w})["w"].ulps == torch.inf

@@ -15,7 +15,7 @@ from dashpot.errors import ArgumentError
 from dashpot.runs.entries import entry
 from dashpot.runs.environment import torch_threads
 from dashpot.utils.strict_json import encode
-from dashpot.verification.counterparts import by_path, is_path, reference
+from dashpot.verification.counterparts import factory_from_path, is_import_path, reference_factory
 
 __all__ = ["DISAGREES", "verify"]
 
@@ -78,12 +78,12 @@ def verify(
     check("verify", "dtype", dtype, OneOf((None, *DTYPES)))
     chosen = select_task(name, task, data_dir)
     options = parse_pairs(set) if set is not None else {}
-    if is_path(optimizer):
-        ours = by_path("--optimizer", optimizer, options if lr is None else {"lr": lr, **options})
+    if is_import_path(optimizer):
+        ours = factory_from_path("--optimizer", optimizer, options if lr is None else {"lr": lr, **options})
     else:
         method = entry(optimizer, chosen.name, lr=lr, options=options)
         ours, lr, options = partial(method.optimizer, steps=steps), method.lr, method.options
-    other = reference(against, optimizer, lr, options)
+    other = reference_factory(against, optimizer, lr, options)
     with torch_threads(threads):
         result = dp.verify(
             ours,

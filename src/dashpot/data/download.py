@@ -38,7 +38,7 @@ def _fetch(dataset: IdxDataset, file: IdxFile, folder: Path) -> Path:
         try:
             path = pooch.retrieve(
                 f"{mirror}{file.name}.gz",
-                known_hash=f"sha256:{file.packed_sha256}",
+                known_hash=f"sha256:{file.gzip_sha256}",
                 fname=f"{file.name}.gz",
                 path=folder,
                 downloader=pooch.HTTPDownloader(timeout=_TIMEOUT),  # pyright: ignore[reportArgumentType] - pooch's own

@@ -9,9 +9,9 @@ from pathlib import Path
 from dashpot.data.idx_dataset import IdxDataset
 from dashpot.errors import DataError
 
-__all__ = ["VARIABLE", "find", "user_folder"]
+__all__ = ["ENV_VARIABLE", "find", "user_folder"]
 
-VARIABLE = "DASHPOT_DATA"
+ENV_VARIABLE = "DASHPOT_DATA"
 """The environment variable that names a data folder."""
 
 
@@ -21,14 +21,14 @@ def user_folder(data_dir: str | os.PathLike[str] | None) -> Path | None:
     Raises:
         DataError: it is not a folder that can be read.
     """
-    named = data_dir if data_dir is not None else os.environ.get(VARIABLE) or None
+    named = data_dir if data_dir is not None else os.environ.get(ENV_VARIABLE) or None
     if named is None:
         return None
     folder = Path(named).expanduser()
     try:
         next(folder.iterdir(), None)
     except OSError as error:
-        origin = f"the environment variable {VARIABLE}" if data_dir is None else "data_dir (--data-dir)"
+        origin = f"the environment variable {ENV_VARIABLE}" if data_dir is None else "data_dir (--data-dir)"
         reason = error.strerror or error
         raise DataError(f"The data folder {str(named)!r} given by {origin} cannot be read: {reason}.") from error
     return folder

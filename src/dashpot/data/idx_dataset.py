@@ -21,13 +21,13 @@ __all__ = ["IdxDataset", "IdxFile", "read"]
 class IdxFile:
     """One file of a data set.
 
-    `sha256` is the checksum of the decoded bytes, which decide; `packed_sha256` that of the published `name.gz`, which
+    `sha256` is the checksum of the decoded bytes, which decide; `gzip_sha256` that of the published `name.gz`, which
     a download must match. A copy packed anew (as Linux distributions do) has another packed checksum and is accepted.
     """
 
     name: str
     sha256: str
-    packed_sha256: str
+    gzip_sha256: str
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,13 @@ class IdxDataset:
     advice: str
 
 
-def read(path: Path, file: IdxFile, *, ours: bool) -> np.ndarray:
+def read(path: Path, file: IdxFile, *, in_cache: bool) -> np.ndarray:
     """Decode one idx file, packed or not, and check that it is the published one.
 
     Args:
         path: where it lies; a name that ends in `.gz` is unpacked.
         file: what it must be.
-        ours: whether it lies in dashpot's cache. A damaged file of ours is renamed to `*.damaged`; anybody else's is
+        in_cache: whether it lies in dashpot's cache. A damaged file of in_cache is renamed to `*.damaged`; anybody else's is
             left untouched.
 
     Raises:
@@ -68,14 +68,16 @@ def read(path: Path, file: IdxFile, *, ours: bool) -> np.ndarray:
         content = gzip.decompress(packed) if path.suffix == ".gz" else packed
     except (OSError, EOFError, zlib.error) as error:
         reason = f"it does not unpack: {str(error).rstrip('.')}"
-        raise _damaged(path, reason, "sha256", file.packed_sha256, sha256(packed), ours=ours) from error
+        raise _corrupt_error(path, reason, "sha256", file.gzip_sha256, sha256(packed), in_cache=in_cache) from error
     actual = sha256(content)
     if actual != file.sha256:
-        raise _damaged(path, _fault(content), "sha256 of the unpacked bytes", file.sha256, actual, ours=ours)
+        raise _corrupt_error(
+            path, _mismatch_reason(content), "sha256 of the unpacked bytes", file.sha256, actual, in_cache=in_cache
+        )
     return idx.decode(content)
 
 
-def _fault(content: bytes) -> str:
+def _mismatch_reason(content: bytes) -> str:
     """What is wrong with bytes that have the wrong checksum, as far as their own header tells."""
     try:
         idx.decode(content)
@@ -84,9 +86,9 @@ def _fault(content: bytes) -> str:
     return "it is a whole idx file with other values"
 
 
-def _damaged(path: Path, reason: str, what: str, expected: str, actual: str, *, ours: bool) -> DataError:
+def _corrupt_error(path: Path, reason: str, what: str, expected: str, actual: str, *, in_cache: bool) -> DataError:
     outcome = "it was left as it is"
-    if ours:
+    if in_cache:
         try:
             outcome = f"it was kept aside as {keep_aside(path).name}, and the next run looks for a sound copy"
         except OSError as error:

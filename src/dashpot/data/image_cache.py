@@ -11,7 +11,7 @@ import numpy as np
 from dashpot.data import idx
 from dashpot.data.idx_dataset import IdxDataset
 from dashpot.data.images import Images
-from dashpot.data.warn_once import say_once
+from dashpot.data.warn_once import warn_once
 from dashpot.utils.atomic_files import keep_aside, sha256, write_atomically
 
 __all__ = ["load", "store"]
@@ -24,7 +24,7 @@ def store(path: Path, images: Images) -> None:
     try:
         write_atomically(path, lambda file: np.savez(file, **images._asdict()))
     except OSError as error:
-        say_once(f"The decoded data set is not kept in {path.parent} ({error.strerror or error}); this run goes on.")
+        warn_once(f"The decoded data set is not kept in {path.parent} ({error.strerror or error}); this run goes on.")
 
 
 def load(path: Path, dataset: IdxDataset) -> Images | None:
@@ -37,16 +37,16 @@ def load(path: Path, dataset: IdxDataset) -> Images | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        say_once(f"The decoded data set {path} cannot be read ({error.strerror or error}) and is decoded anew.")
+        warn_once(f"The decoded data set {path} cannot be read ({error.strerror or error}) and is decoded anew.")
         return None
-    fault = "a checksum differs"
+    reason = "a checksum differs"
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             images = Images(**{name: archive[name] for name in Images._fields})
         if all(sha256(idx.encode(getattr(images, key))) == file.sha256 for key, file in dataset.files.items()):
             return images
     except Exception as error:
-        fault = f"{type(error).__name__}: {error}"
+        reason = f"{type(error).__name__}: {error}"
     _discard(path, fault)
     return None
 

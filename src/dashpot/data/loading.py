@@ -13,7 +13,7 @@ from dashpot.data.download import download
 from dashpot.data.find import find, user_folder
 from dashpot.data.idx_dataset import IdxDataset, read
 from dashpot.data.images import Images
-from dashpot.data.warn_once import say_once
+from dashpot.data.warn_once import warn_once
 from dashpot.errors import DataError
 from dashpot.utils.cache_dir import cache_folder
 
@@ -35,45 +35,45 @@ def load_idx(dataset: IdxDataset, data_dir: str | os.PathLike[str] | None = None
         if missing:
             place = next(iter(paths.values())).parent
             raise DataError(f"{dataset.title} in {place} is incomplete: {', '.join(missing)} (.gz) is missing.")
-        return _read(dataset, paths, ours=False)
+        return _read(dataset, paths, in_cache=False)
     cache = cache_folder() / dataset.name
     copy = cache / "decoded.npz"
     images = image_cache.load(copy, dataset)
     if images is None:
-        images = _originals(dataset, cache)
+        images = _load_original(dataset, cache)
         image_cache.store(copy, images)
     return images
 
 
-def _originals(dataset: IdxDataset, cache: Path) -> Images:
+def _load_original(dataset: IdxDataset, cache: Path) -> Images:
     cached = find(dataset, cache)
     if len(cached) == len(dataset.files):
-        return _read(dataset, cached, ours=True)
+        return _read(dataset, cached, in_cache=True)
     system = find(dataset, dataset.system)
     if len(system) == len(dataset.files):
-        return _read(dataset, system, ours=False)
-    with _writable(cache) as folder:
+        return _read(dataset, system, in_cache=False)
+    with _writable_folder(cache) as folder:
         fetched = download(dataset, [key for key in dataset.files if key not in cached], folder)
-        return _read(dataset, cached | fetched, ours=True)
+        return _read(dataset, cached | fetched, in_cache=True)
 
 
-def _read(dataset: IdxDataset, paths: Mapping[str, Path], *, ours: bool) -> Images:
-    return Images(**{key: read(paths[key], file, ours=ours) for key, file in dataset.files.items()})
+def _read(dataset: IdxDataset, paths: Mapping[str, Path], *, in_cache: bool) -> Images:
+    return Images(**{key: read(paths[key], file, in_cache=in_cache) for key, file in dataset.files.items()})
 
 
 @contextmanager
-def _writable(folder: Path) -> Iterator[Path]:
+def _writable_folder(folder: Path) -> Iterator[Path]:
     """`folder` if files can be made in it, else a temporary one."""
-    fault = _refusal(folder)
+    reason = _write_error(folder)
     if fault is None:
         yield folder
         return
-    say_once(f"Downloads are not kept in {folder} ({fault}); this run goes on.")
+    warn_once(f"Downloads are not kept in {folder} ({fault}); this run goes on.")
     with tempfile.TemporaryDirectory() as temporary:
         yield Path(temporary)
 
 
-def _refusal(folder: Path) -> str | None:
+def _write_error(folder: Path) -> str | None:
     """Why no file can be made in `folder`, or None."""
     try:
         folder.mkdir(parents=True, exist_ok=True)

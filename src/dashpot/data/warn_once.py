@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 import logging
 
-__all__ = ["say_once"]
+__all__ = ["warn_once"]
 
 _log = logging.getLogger("dashpot.data")
 
 
 @functools.cache
-def say_once(message: str) -> None:
+def warn_once(message: str) -> None:
     """Log a warning the first time this process asks for it; a study loads its data many times."""
     _log.warning(message)

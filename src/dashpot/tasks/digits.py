@@ -6,7 +6,7 @@ from torch import nn
 
 from dashpot.data import digits
 from dashpot.tasks.classification import classification
-from dashpot.tasks.options import check_options
+from dashpot.tasks.option_checks import check_options
 from dashpot.tasks.task import Target, Task
 
 __all__ = ["network", "task"]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dashpot.errors import ArgumentError
-from dashpot.tasks.means import Means
+from dashpot.tasks.running_means import RunningMeans
 from dashpot.tasks.task import Problem
 
 __all__ = ["accuracy", "evaluate"]
@@ -50,7 +50,7 @@ def evaluate(problem: Problem, model: nn.Module | None = None) -> dict[str, floa
         raise ArgumentError("evaluate: the problem has no evaluation data (Problem.evaluation is None).")
     model = problem.model if model is None else model
     loss = problem.loss if problem.evaluation_loss is None else problem.evaluation_loss
-    means = Means(problem.metrics)
+    means = RunningMeans(problem.metrics)
     with torch.no_grad(), _evaluation_mode(model):
         for x, y in problem.evaluation.epoch(0):
             output = model(x)

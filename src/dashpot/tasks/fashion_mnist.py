@@ -13,7 +13,7 @@ from torch import nn
 from dashpot.data import fashion_mnist, generator
 from dashpot.tasks.classification import classification
 from dashpot.tasks.norm import DetachedBatchNorm2d
-from dashpot.tasks.options import check_options
+from dashpot.tasks.option_checks import check_options
 from dashpot.tasks.task import Target, Task
 
 __all__ = ["SLOPE", "network", "statistics", "task"]

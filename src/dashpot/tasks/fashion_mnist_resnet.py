@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dashpot.data import augment, fashion_mnist
 from dashpot.tasks.classification import classification
 from dashpot.tasks.fashion_mnist import statistics
-from dashpot.tasks.options import check_options
+from dashpot.tasks.option_checks import check_options
 from dashpot.tasks.task import Target, Task
 
 __all__ = ["SMOOTHING", "network", "smoothed_cross_entropy", "task"]

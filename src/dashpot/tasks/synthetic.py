@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dashpot.constraints import Interval, check
 from dashpot.data import SEED, Batches, generator
-from dashpot.tasks.options import check_options
+from dashpot.tasks.option_checks import check_options
 from dashpot.tasks.surfaces import Quadratic, Rosenbrock, Saddle, Surface, spectrum
 from dashpot.tasks.task import Problem, Target, Task
 

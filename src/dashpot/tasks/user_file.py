@@ -16,7 +16,7 @@ from typing import Any
 from dashpot.errors import ArgumentError
 from dashpot.tasks.task import Problem, Task
 
-__all__ = ["is_file_spec", "load_name", "load_task"]
+__all__ = ["is_file_spec", "load_object", "load_task"]
 
 
 def is_file_spec(spec: str) -> bool:
@@ -25,7 +25,7 @@ def is_file_spec(spec: str) -> bool:
     >>> is_file_spec("my_task.py:build"), is_file_spec("my_task.py"), is_file_spec("digits")
     (True, True, False)
     """
-    return _split(spec)[0].endswith(".py")
+    return _split_spec(spec)[0].endswith(".py")
 
 
 def load_task(spec: str, *, data_dir: str | os.PathLike[str] | None = None, **options: Any) -> Task:
@@ -42,9 +42,9 @@ def load_task(spec: str, *, data_dir: str | os.PathLike[str] | None = None, **op
     Raises:
         ArgumentError: the file or the function is missing, either of them raises, or the function returns no `Task`.
     """
-    name, function = _split(spec)
+    name, function = _split_spec(spec)
     path = Path(name).expanduser()
-    module = _run(path)
+    module = _execute(path)
     build = getattr(module, function, None)
     if not callable(build):
         raise ArgumentError(
@@ -55,14 +55,14 @@ def load_task(spec: str, *, data_dir: str | os.PathLike[str] | None = None, **op
         wants_folder = "data_dir" in inspect.signature(build).parameters
         return build(**options, **({"data_dir": data_dir} if wants_folder else {}))
 
-    task = _guarded(path, f"{function}()", call)
+    task = _wrap_errors(path, f"{function}()", call)
     if not isinstance(task, Task):
         raise ArgumentError(f"Task file {path}: {function}() must return a dashpot.tasks.Task, got {task!r}.")
     config = {**task.config, "file_sha256": _digest(path)}
-    return dataclasses.replace(task, build=_checked(path, task.build), config=config)
+    return dataclasses.replace(task, build=_checked_build(path, task.build), config=config)
 
 
-def load_name(spec: str) -> Any:
+def load_object(spec: str) -> Any:
     """What the file in `path/to/file.py:name` calls `name`; the file is run as in `load_task`.
 
     Raises:
@@ -72,17 +72,17 @@ def load_name(spec: str) -> Any:
     if not separator or not file.endswith(".py") or not name:
         raise ArgumentError(f"A name in a Python file is written path/to/file.py:name, got {spec!r}.")
     path = Path(file).expanduser()
-    module = _run(path)
+    module = _execute(path)
     if not hasattr(module, name):
         raise ArgumentError(f"The file {path} has no `{name}`.")
     return getattr(module, name)
 
 
-def _checked(path: Path, build: Callable[[int], Problem]) -> Callable[[int], Problem]:
+def _checked_build(path: Path, build: Callable[[int], Problem]) -> Callable[[int], Problem]:
     """The task's own `build`, whose faults become one sentence."""
 
     def checked(seed: int) -> Problem:
-        problem = _guarded(path, "Task.build", lambda: build(seed))
+        problem = _wrap_errors(path, "Task.build", lambda: build(seed))
         if not isinstance(problem, Problem):
             raise ArgumentError(f"Task file {path}: Task.build must return a dashpot.tasks.Problem, got {problem!r}.")
         return problem
@@ -95,12 +95,12 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _split(spec: str) -> tuple[str, str]:
+def _split_spec(spec: str) -> tuple[str, str]:
     path, separator, function = spec.rpartition(":")
     return (path, function or "build") if separator and path.endswith(".py") else (spec, "build")
 
 
-def _run(path: Path) -> ModuleType:
+def _execute(path: Path) -> ModuleType:
     try:
         source = path.read_bytes()
     except OSError as error:
@@ -110,14 +110,14 @@ def _run(path: Path) -> ModuleType:
     module.__file__ = str(path)
     sys.modules[module.__name__] = module
     try:
-        _guarded(path, "the file", lambda: exec(compile(source, str(path), "exec"), module.__dict__))
+        _wrap_errors(path, "the file", lambda: exec(compile(source, str(path), "exec"), module.__dict__))
     except BaseException:
         del sys.modules[module.__name__]
         raise
     return module
 
 
-def _guarded(path: Path, what: str, run: Callable[[], Any]) -> Any:
+def _wrap_errors(path: Path, what: str, run: Callable[[], Any]) -> Any:
     """What `run` returns; its exception, `sys.exit` included, becomes one sentence with the line it comes from."""
     try:
         return run()

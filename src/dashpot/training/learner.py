@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from dashpot.constraints import Interval, check
 from dashpot.errors import ArgumentError, RunError
 from dashpot.tasks import Problem
-from dashpot.tasks.means import Means
+from dashpot.tasks.running_means import RunningMeans
 from dashpot.training.callback import ACTIONS, Callback, CallbackList, CancelBatch, CancelEpoch, CancelFit, as_list
 from dashpot.training.distributed.engine import Engine
 from dashpot.training.loader import ResumableLoader
@@ -75,7 +75,7 @@ class Learner:
         batch: Current `Batch`: index, x, y, output, loss.
         steps: Optimizer steps taken since the start of the run.
         total_steps: Optimizer steps of the whole fit, skipped steps included.
-        history: Means of each epoch, `{"train": {...}, "eval": {...}}`.
+        history: RunningMeans of each epoch, `{"train": {...}, "eval": {...}}`.
         stop_reason: None, or the reason to end the fit after this epoch, set by a callback. To end it immediately,
             raise `CancelFit` as well.
         loop: `LoopState` of the fit: position, gradient accumulation, phases.
@@ -175,7 +175,7 @@ class Learner:
         all_callbacks = CallbackList([*self._callbacks, *as_list(callbacks)])
         self._prepare(self._lr if lr is None else lr)
         phases = {"train": train, "eval": evaluate and self.evaluation is not None}
-        self.loop = LoopState(all_callbacks, Means(self.metrics), phases, override)
+        self.loop = LoopState(all_callbacks, RunningMeans(self.metrics), phases, override)
         self.epochs, self.epoch, self.training = epochs, 0, True
         self.history, self.steps, self.stop_reason = [], 0, None
         self._actions = {name: all_callbacks.wrap_action(name, self, getattr(self, name)) for name in ACTIONS}
@@ -232,7 +232,7 @@ class Learner:
         """Run one phase of an epoch from batch `start`."""
         self.training, self.loop.phase, self.loop.loader = phase == "train", phase, loader
         if start == 0:
-            self.loop.means = Means(self.metrics)
+            self.loop.means = RunningMeans(self.metrics)
         if len(self.history) <= self.epoch:
             self.history.append({})
         self.model.train(self.training)

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from dashpot.constraints import check
 from dashpot.runs.records import Divergence, Epoch
 from dashpot.tasks import Problem
-from dashpot.tasks.means import FLUSH
+from dashpot.tasks.running_means import SYNC_INTERVAL
 from dashpot.training.callback import Callback, CancelFit
 from dashpot.training.distributed.single_device import SingleDevice
 from dashpot.training.learner import EPOCHS, Learner
@@ -80,7 +80,7 @@ class EpochStats(Callback):
             return
         self._pending.append(learner.batch.loss.detach())
         self._sizes.append(learner.batch.size)
-        if len(self._pending) == FLUSH:
+        if len(self._pending) == SYNC_INTERVAL:
             self._flush()
         if self.on_step is not None:
             self.on_step(learner.epoch * len(learner.train) + learner.batch.index + 1)
@@ -160,7 +160,7 @@ def train(
     """Train `problem.model` in place and evaluate it after every epoch.
 
     A fit of `Learner` on the model's device. A non-finite loss ends it: the last `Epoch` then has `diverged` set, and
-    its steps end with that loss. Losses are read from the device every `dashpot.tasks.means.FLUSH` steps, so up to that
+    its steps end with that loss. Losses are read from the device every `dashpot.tasks.running_means.SYNC_INTERVAL` steps, so up to that
     many further steps may have been taken.
 
     Args:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from dashpot.tasks.means import Means
+    from dashpot.tasks.running_means import RunningMeans
     from dashpot.training.callback import CallbackList
     from dashpot.training.loader import ResumableLoader
 
@@ -65,7 +65,7 @@ class LoopState:
     """
 
     callbacks: CallbackList
-    means: Means
+    means: RunningMeans
     phases: Mapping[str, bool]
     override: bool
     accumulate: int = 1

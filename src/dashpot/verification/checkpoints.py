@@ -1,4 +1,4 @@
-"""Optimizers that go on from a checkpoint, their own class's or the other's."""
+"""Checkpoint exchange: new optimizers that resume from their own and from the other class's state."""
 
 from __future__ import annotations
 
@@ -8,38 +8,40 @@ from typing import Any, NamedTuple
 
 import torch
 
-from dashpot.verification.side import Maker, Side
-from dashpot.verification.subject import Subject
-from dashpot.verification.track import Track
+from dashpot.verification.replica import OptimizerFactory, Replica
+from dashpot.verification.replica_check import ReplicaCheck
+from dashpot.verification.workload import Workload
 
-__all__ = ["Resumed", "resumed"]
+__all__ = ["ResumedRun", "resume_all"]
 
 
-class Resumed(NamedTuple):
-    """A track that goes on with the class `target` from a checkpoint of `source`, each an index of a side."""
+class ResumedRun(NamedTuple):
+    """A run of class `target`, resumed from a checkpoint of class `source`; both are indices of a replica."""
 
     source: int
     target: int
-    track: Track
+    check: ReplicaCheck
 
 
-WAYS = ((0, 1), (1, 0), (0, 0))
-"""From the optimizer to the reference, back, and from the optimizer to itself."""
+RESUME_PAIRS = ((0, 1), (1, 0), (0, 0))
+"""Optimizer to reference, reference to optimizer, optimizer to itself."""
 
 
-def resumed(subject: Subject, makers: Sequence[Maker], sides: Sequence[Side]) -> list[Resumed]:
-    """New optimizers with the present weights and state of the sides, in every way that is to be tried."""
-    found = []
-    for source, target in WAYS:
-        track = Track(Side(subject, makers[target], like=sides[source]))
-        state = through_file(sides[source].optimizer.state_dict())
-        track.attempt(lambda side, state=state: side.optimizer.load_state_dict(state))
-        found.append(Resumed(source, target, track))
-    return found
+def resume_all(
+    workload: Workload, factories: Sequence[OptimizerFactory], replicas: Sequence[Replica]
+) -> list[ResumedRun]:
+    """Return a resumed run for each of `RESUME_PAIRS`, with the current weights and optimizer state."""
+    runs = []
+    for source, target in RESUME_PAIRS:
+        check = ReplicaCheck(Replica(workload, factories[target], init_from=replicas[source]))
+        state = save_and_load(replicas[source].optimizer.state_dict())
+        check.attempt(lambda replica, state=state: replica.optimizer.load_state_dict(state))
+        runs.append(ResumedRun(source, target, check))
+    return runs
 
 
-def through_file(state: Any) -> Any:
-    """State as it comes back from a checkpoint on the disk."""
+def save_and_load(state: Any) -> Any:
+    """Return `state` after a round trip through `torch.save`."""
     content = io.BytesIO()
     torch.save(state, content)
     content.seek(0)

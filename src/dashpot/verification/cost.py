@@ -1,4 +1,4 @@
-"""What a step costs: time at the first and at a late step, bytes of state, and bytes that only the step needs."""
+"""Cost of a step: time of the first and of a late step, bytes of state, and temporary memory."""
 
 from __future__ import annotations
 
@@ -10,69 +10,69 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dashpot.verification.course import Course
+from dashpot.verification.paired_run import PairedRun
+from dashpot.verification.replica import OptimizerFactory, Replica
 from dashpot.verification.result import Cost
-from dashpot.verification.side import Maker, Side
-from dashpot.verification.subject import Subject
+from dashpot.verification.workload import Workload
 
-__all__ = ["costs"]
+__all__ = ["measure_costs"]
 
-AROUND = 5
-"""A time is the median over the steps up to this far from the one it is of."""
+MEDIAN_RADIUS = 5
+"""The time of a step is the median over the steps up to this distance from it."""
 
 
-def costs(subject: Subject, makers: Sequence[Maker], course: Course, names: Sequence[str], timed: int) -> list[Cost]:
-    """Of the optimizer and of the reference.
+def measure_costs(
+    workload: Workload, factories: Sequence[OptimizerFactory], run: PairedRun, names: Sequence[str], timed: int
+) -> list[Cost]:
+    """Return the costs of the optimizer and of the reference.
 
-    Where gradients are all that a step needs, both take `timed` steps in turns on copies, always with the gradients of
-    the first batch, so that no forward pass disturbs the caches. Elsewhere the steps of the course count.
+    If a step needs only gradients, both take `timed` steps in turn on new replicas, always with the gradients of the
+    first batch, so that no forward pass disturbs the caches. Otherwise, use the times of the paired run.
     """
-    first, last = course.first_seconds, course.last_seconds
-    if not course.shared:
-        sizes = [_state_bytes(side.optimizer) for side in course.sides]
-        return [Cost(*row, None) for row in zip(names, first, [course.compared] * 2, last, sizes, strict=True)]
-    sides = [Side(subject, make) for make in makers]
-    gradients = sides[0].gradients(1)
-    for side in sides:
-        for name, p in side.params.items():
-            p.grad = gradients[name].clone() if name in gradients else None
-    times = _in_turns(sides, timed)
+    first, last = run.first_seconds, run.last_seconds
+    if not run.shared_gradients:
+        sizes = [_state_bytes(replica.optimizer) for replica in run.replicas]
+        return [Cost(*row, None) for row in zip(names, first, [run.compared] * 2, last, sizes, strict=True)]
+    replicas = [Replica(workload, factory) for factory in factories]
+    gradients = replicas[0].compute_gradients(1)
+    for replica in replicas:
+        replica.set_gradients(gradients)
+    times = _interleaved_seconds(replicas, timed)
     return [
-        Cost(name, seconds, timed, late, _state_bytes(side.optimizer), _step_bytes(side))
-        for name, seconds, late, side in zip(names, first, times, sides, strict=True)
+        Cost(name, seconds, timed, late, _state_bytes(replica.optimizer), _temporary_bytes(replica))
+        for name, seconds, late, replica in zip(names, first, times, replicas, strict=True)
     ]
 
 
-def _in_turns(sides: Sequence[Side], timed: int) -> list[float]:
-    """The seconds of step `timed` of each side."""
+def _interleaved_seconds(replicas: Sequence[Replica], timed: int) -> list[float]:
+    """Return the seconds of step `timed` of each replica."""
     table: list[list[float]] = []
-    for _ in range(timed + AROUND):
-        for side in sides:
-            side.move()
-        table.append([side.seconds for side in sides])
-    return [statistics.median(column) for column in zip(*table[-2 * AROUND :], strict=True)]
+    for _ in range(timed + MEDIAN_RADIUS):
+        for replica in replicas:
+            replica.step()
+        table.append([replica.seconds for replica in replicas])
+    return [statistics.median(column) for column in zip(*table[-2 * MEDIAN_RADIUS :], strict=True)]
 
 
 def _state_bytes(optimizer: Any) -> int:
-    kept = (value for state in getattr(optimizer, "state", {}).values() for value in state.values())
-    return sum(value.nbytes for value in kept if isinstance(value, Tensor))
+    values = (value for state in getattr(optimizer, "state", {}).values() for value in state.values())
+    return sum(value.nbytes for value in values if isinstance(value, Tensor))
 
 
-def _step_bytes(side: Side) -> int:
-    """The most that torch has allocated at once in a step, beyond what was there before it."""
-    device = next(iter(side.params.values())).device
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        side.move()
-        return torch.cuda.max_memory_allocated(device) - before
-    return _profiled_peak(side.move)
+def _temporary_bytes(replica: Replica) -> int:
+    """Return the peak of torch's allocations during a step, minus those before it."""
+    if replica.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(replica.device)
+        before = torch.cuda.memory_allocated(replica.device)
+        replica.step()
+        return torch.cuda.max_memory_allocated(replica.device) - before
+    return _profiled_peak(replica.step)
 
 
 def _profiled_peak(step: Callable[[], object]) -> int:
-    """The peak of the sum over allocations and frees, as torch's profiler records them."""
+    """Return the peak of the cumulative allocations and frees recorded by torch's profiler."""
     before = os.environ.get("KINETO_LOG_LEVEL")
-    os.environ["KINETO_LOG_LEVEL"] = "99"  # else it writes to stderr that it starts and stops
+    os.environ["KINETO_LOG_LEVEL"] = "99"  # suppresses start and stop messages on stderr
     try:
         with torch.autograd.profiler.profile(profile_memory=True) as profile:
             step()

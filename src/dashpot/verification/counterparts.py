@@ -1,4 +1,4 @@
-"""References by name: the class of torch.optim that equals a method, and other classes by their path."""
+"""References by name: counterparts in torch.optim, and other classes by path."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from dashpot.errors import ArgumentError
 from dashpot.optimizers import registry
 from dashpot.optimizers.options import ResolvedOptions
 
-__all__ = ["by_path", "is_path", "reference"]
+__all__ = ["TORCH_COUNTERPARTS", "factory_from_path", "is_import_path", "reference_factory"]
 
 ENGINES = ("eager", "compiled")
 CLIPPING = {"max_norm", "clip_value", "adaptive_clip"}
-"""Of the options that are none of the method's settings, those that change what it computes."""
+"""Options that are not settings of the method but change the results."""
 
 
 class Counterpart(NamedTuple):
-    """A class of torch.optim, the names it has for settings of ours, and settings that make it the same method."""
+    """A class of torch.optim, its names of dashpot's settings, and fixed settings of the method."""
 
-    make: Callable[..., Any]
+    factory: Callable[..., Any]
     names: Mapping[str, str] = {}
     settings: Mapping[str, Any] = {}
 
 
-IN_TORCH: Mapping[str, Counterpart] = {
+TORCH_COUNTERPARTS: Mapping[str, Counterpart] = {
     "sgd": Counterpart(torch.optim.SGD),
     "heavy-ball": Counterpart(torch.optim.SGD, {"pole": "momentum"}, {"momentum": 0.9}),
     "nag": Counterpart(torch.optim.SGD, {"pole": "momentum"}, {"momentum": 0.9, "nesterov": True}),
@@ -41,100 +41,107 @@ IN_TORCH: Mapping[str, Counterpart] = {
 }
 
 
-def is_path(name: str) -> bool:
-    """Whether it names a class or function in a module or a file.
+def is_import_path(name: str) -> bool:
+    """Return whether `name` is the path of a class or function in a module or a file.
 
-    >>> [is_path(name) for name in ("adamw", "torch.optim.AdamW", "mine.py:AdamW", "mine.py")]
+    >>> [is_import_path(name) for name in ("adamw", "torch.optim.AdamW", "mine.py:AdamW", "mine.py")]
     [False, True, True, True]
     """
     return "." in name
 
 
-def by_path(option: str, path: str, settings: Mapping[str, Any]) -> Callable[[Any], Any]:
-    """A function from parameters to what the class or function at a path makes with these settings.
+def factory_from_path(option: str, path: str, settings: Mapping[str, Any]) -> Callable[[Any], Any]:
+    """Return a function from parameters to an optimizer of the class at a path.
 
     Args:
-        option: the option it was given with, such as "--optimizer".
+        option: Command-line option in messages, such as "--optimizer".
         path: `package.Class` or `path/to/file.py:Class`.
-        settings: its keyword arguments.
+        settings: Keyword arguments of the class.
+
+    Raises:
+        ArgumentError: If there is no such class.
     """
-    return _guarded(f"{option} {path}", partial(_at(option, path), **settings))
+    return _wrap_errors(f"{option} {path}", partial(_resolve(option, path), **settings))
 
 
-def reference(against: str, method: str, lr: float | None, options: Mapping[str, Any]) -> Callable[[Any], Any]:
-    """A function from parameters to the optimizer to compare a method with.
+def reference_factory(against: str, method: str, lr: float | None, options: Mapping[str, Any]) -> Callable[[Any], Any]:
+    """Return a function from parameters to the reference optimizer of a method.
 
     Args:
-        against: "torch" (the class of torch.optim that equals the method), "eager" or "compiled" (the method itself on
-            that engine), another method, `torch.optim.NAME`, an importable `package.Class`, or `path/to/file.py:Class`.
+        against: "torch" (counterpart of the method in torch.optim), "eager" or "compiled" (the method itself on that
+            engine), a different method, `torch.optim.NAME`, an importable `package.Class`, or `path/to/file.py:Class`.
         method: A name in `dashpot.optimizers.registry`, `autosgm-K` with the numerator among the options, or the path
-            of another class.
-        lr, options: What the method is made with. The reference takes the same, but for options of ours that do not
-            change what is computed, such as `engine`.
+            of a class.
+        lr: Learning rate of both; None for the default.
+        options: Keyword arguments of the method. The reference gets the same, except for dashpot options that do not
+            change results, such as `engine`.
 
-    Raises `ArgumentError` where there is no such class, or it does not take a setting.
+    Raises:
+        ArgumentError: If there is no such class, or it does not support a setting.
 
-    >>> [group] = reference("torch", "nag", 0.1, {"pole": 0.8})([torch.zeros(1)]).param_groups
+    >>> [group] = reference_factory("torch", "nag", 0.1, {"pole": 0.8})([torch.zeros(1)]).param_groups
     >>> group["momentum"], group["nesterov"]
     (0.8, True)
     """
     rate = {} if lr is None else {"lr": lr}
     if against in ENGINES:
-        if is_path(method):
-            raise ArgumentError(f"verify: --against {against} needs a method of dashpot's, got {method}.")
+        if is_import_path(method):
+            raise ArgumentError(
+                f"verify: --optimizer must be a method of dashpot for --against {against}, got {method}."
+            )
         family, _ = registry.VARIANTS.get(method, (method, {}))
         return partial(registry.get(family), **{**rate, **options, "engine": against})
-    found = _counterpart(against, method)
-    given = {found.names.get(name, name): value for name, value in options.items()}
-    taken = _taken(against, found.make, given)
-    return _guarded(f"--against {against}", partial(found.make, **{**rate, **found.settings, **taken}))
+    counterpart = _counterpart(against, method)
+    renamed = {counterpart.names.get(name, name): value for name, value in options.items()}
+    settings = {**rate, **counterpart.settings, **_supported_settings(against, counterpart.factory, renamed)}
+    return _wrap_errors(f"--against {against}", partial(counterpart.factory, **settings))
 
 
-def _guarded(name: str, make: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """`make`, whose refusals become one sentence."""
+def _wrap_errors(name: str, factory: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return `factory` with its errors converted to an ArgumentError."""
 
-    def guarded(params: Any) -> Any:
+    def wrapped(params: Any) -> Any:
         try:
-            return make(params)
+            return factory(params)
         except (TypeError, ValueError) as error:
             reason = str(error).partition("\n")[0].rstrip(".")
-            raise ArgumentError(f"verify: {name} cannot be made ({reason}).") from error
+            raise ArgumentError(f"verify: {name} cannot be created ({reason}).") from error
 
-    return guarded
+    return wrapped
 
 
 def _counterpart(against: str, method: str) -> Counterpart:
     if against == "torch":
-        if method not in IN_TORCH:
-            eager = "" if is_path(method) else "--against eager compares it with the readable engine, "
+        if method not in TORCH_COUNTERPARTS:
+            eager = "" if is_import_path(method) else "--against eager compares it with the eager engine, "
             raise ArgumentError(
                 f"verify: torch.optim has no counterpart of {method}; {eager}--against package.Class or "
                 "path/to/file.py:Class compares it with that class."
             )
-        return IN_TORCH[method]
+        return TORCH_COUNTERPARTS[method]
     if against in registry.METHODS:
         return Counterpart(registry.get(against))
-    if not is_path(against):
+    if not is_import_path(against):
         raise unknown("reference", against, ["torch", *ENGINES, *registry.METHODS])
-    return Counterpart(_at("--against", against))
+    return Counterpart(_resolve("--against", against))
 
 
-def _at(option: str, path: str) -> Callable[..., Any]:
-    """The class or function at a path."""
+def _resolve(option: str, path: str) -> Callable[..., Any]:
+    """Return the class or function at a path."""
     if ".py:" in path:
-        from dashpot.tasks.user_file import load_name
+        from dashpot.tasks.user_file import load_object
 
-        found = load_name(path)
+        found = load_object(path)
     elif path.endswith(".py"):
         raise ArgumentError(f"verify: {option} must name a class in the file, as in {path}:Class.")
     else:
-        found = _imported(option, path)
+        found = _import(option, path)
     if not callable(found):
         raise ArgumentError(f"verify: {option} {path} must be an optimizer class or a function, got {found!r}.")
     return found
 
 
-def _imported(option: str, path: str) -> Any:
+def _import(option: str, path: str) -> Any:
     module, _, name = path.rpartition(".")
     try:
         found = importlib.import_module(module)
@@ -147,12 +154,12 @@ def _imported(option: str, path: str) -> Any:
     return getattr(found, name)
 
 
-def _taken(against: str, make: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that `make` takes; it may only lack options that do not change what is computed."""
-    parameters = inspect.signature(make).parameters
+def _supported_settings(against: str, factory: Callable[..., Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that `factory` supports; missing ones must be options that do not change results."""
+    parameters = inspect.signature(factory).parameters
     if any(item.kind is inspect.Parameter.VAR_KEYWORD for item in parameters.values()):
-        return dict(given)
-    for name in given:
+        return dict(settings)
+    for name in settings:
         if name not in parameters and name not in set(ResolvedOptions._fields) - CLIPPING:
-            raise ArgumentError(f"verify: --against {against} takes no {name}, so that both would not do the same.")
-    return {name: value for name, value in given.items() if name in parameters}
+            raise ArgumentError(f"verify: --against {against} does not support {name}, so results would differ.")
+    return {name: value for name, value in settings.items() if name in parameters}

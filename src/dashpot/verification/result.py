@@ -1,33 +1,34 @@
-"""What a verification found, as data and as one screen of text."""
+"""Results of a verification, as data and as a report of one screen."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import textwrap
 from dataclasses import dataclass
 from typing import Any
 
 from dashpot.utils.format import short_time, size
-from dashpot.verification.track import First
+from dashpot.verification.replica_check import FirstDeviation
 
 __all__ = ["Checkpoint", "Cost", "Deviation", "Verification", "number"]
 
 WIDTH = 80
 ROWS = 5
-"""The most lines of the table of tensors."""
+"""Maximum number of lines in the table of tensors."""
 NAME, CELL = 47, 11
 
 
 @dataclass(frozen=True)
 class Deviation:
-    """How far a tensor is from the reference's.
+    """Deviation of a tensor from the reference.
 
     Args:
-        name: as `named_parameters` calls it.
-        shape: of the tensor.
-        ulps: the worst element, in units of the spacing of numbers at the largest magnitude this weight has had.
-        relative: the worst element's difference, over the largest weight of the tensor.
-        moved: how far the reference has moved the tensor, in ulps; None where that is not of interest.
+        name: Name in `named_parameters`.
+        shape: Shape of the tensor.
+        ulps: Largest deviation, in units of the floating-point spacing at the largest magnitude this weight has had.
+        relative: Largest deviation divided by the largest weight of the tensor.
+        moved: Distance that the reference has moved the tensor, in ulps; None if not reported.
     """
 
     name: str
@@ -39,15 +40,15 @@ class Deviation:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A run that went on from a checkpoint.
+    """Result of a run resumed from a checkpoint.
 
     Args:
-        source: the class that saved its state.
-        target: the class that loaded it.
-        outcome: "agrees", "deviates", "not applicable" (the target does not take this state), or "fails" (it does not
-            take its own).
-        ulps: the largest deviation from the run that was saved, after the last step; None where there was no run.
-        reason: why there was no run, else empty.
+        source: Class that saved its state.
+        target: Class that loaded the state.
+        outcome: "agrees", "deviates", "not applicable" (the target does not support the state of the other class), or
+            "fails" (the class does not support its own state).
+        ulps: Largest deviation from the saved run, after the last step; None without a resumed run.
+        reason: Error that prevented the resumed run, else empty.
     """
 
     source: str
@@ -59,16 +60,16 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a step of one side costs.
+    """Cost of a step of one optimizer.
 
     Args:
-        name: the class.
-        first_seconds: of the first step, with all it prepares, such as state and kernels.
-        late: the step, counted from 1, that `late_seconds` is of.
-        late_seconds: of that step: the median over ten steps around it.
-        state_bytes: of the tensors in the state.
-        step_bytes: the most that torch allocates at once in a step beyond weights, gradients and state; None where a
-            step includes a backward pass.
+        name: Class of the optimizer.
+        first_seconds: Seconds of the first step, including the creation of state and kernels.
+        late: Number of the late step, counted from 1.
+        late_seconds: Seconds of the late step: the median over ten steps around it.
+        state_bytes: Bytes of the tensors in the state.
+        step_bytes: Peak of torch's allocations in a step, beyond weights, gradients and state; None if a step includes
+            a backward pass.
     """
 
     name: str
@@ -81,27 +82,28 @@ class Cost:
 
 @dataclass(frozen=True, repr=False)
 class Verification:
-    """The result of `dashpot.verify`; prints as one screen of text and is true where both agree.
+    """Result of `dashpot.verify`; prints as a report of one screen and is true if the optimizers agree.
 
     Args:
-        optimizer, reference: names of the two classes.
-        agrees: whether weights and checkpoints are within the tolerance.
-        verdict: the same in words.
-        steps: how many were asked for.
-        compared: after how many of them both had finite weights, so that they could be compared.
-        dtype, device: of the weights.
-        shared_gradients: whether both were given the gradients of the reference; otherwise each had its own.
-        tolerance: in ulps, after all steps.
-        tensors: the deviation of each tensor after the last step, the worst first.
-        first: the first deviation that was not allowed, or None.
-        drift: the worst tensor after a run of the optimizer on gradients of its own, or None.
-        noise: the same of the reference beside itself, started an ulp away.
-        losses: of the optimizer and of the reference at the last step, each on its own gradients; None after a
-            divergence.
-        saved: the step after which checkpoints were taken.
-        checkpoints: the runs that went on from them.
-        costs: of the optimizer and of the reference; empty with `timed_steps=0`.
-        settings: settings of the parameter groups that differ, where the weights do not agree.
+        optimizer: Name of the optimizer's class.
+        reference: Name of the reference's class.
+        agrees: Whether weights and checkpoints are within the tolerance.
+        verdict: The result in words.
+        steps: Requested number of steps.
+        compared: Number of steps with finite weights in both, which were compared.
+        dtype: Dtype of the weights.
+        device: Device type of the weights.
+        shared_gradients: Whether both stepped on the gradients of the reference; otherwise each on its own.
+        tolerance: Ulps allowed after all steps.
+        tensors: Deviation of each tensor after the last step, worst first.
+        first: First deviation above the tolerance, or None.
+        drift: Worst tensor after a run of the optimizer on its own gradients, or None.
+        noise: Worst tensor after a run of the reference, perturbed by one ulp, on its own gradients, or None.
+        losses: Losses of optimizer and reference at the last step, each on its own gradients; None after a divergence.
+        saved: Step of the checkpoints.
+        checkpoints: Results of the resumed runs.
+        costs: Costs of optimizer and reference; empty with `timed_steps=0`.
+        settings: Parameter group settings with different values; empty if the weights agree.
     """
 
     optimizer: str
@@ -115,7 +117,7 @@ class Verification:
     shared_gradients: bool
     tolerance: float
     tensors: tuple[Deviation, ...]
-    first: First | None
+    first: FirstDeviation | None
     drift: Deviation | None
     noise: Deviation | None
     losses: tuple[float, float] | None
@@ -131,29 +133,29 @@ class Verification:
         return self.text()
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields as plain data, ready for JSON; nan and infinities are strings."""
+        """Return all fields as JSON-serializable data; NaNs and infinities become strings."""
         return _plain(dataclasses.asdict(self))
 
     def text(self) -> str:
-        """The report: one screen of 80 columns."""
+        """Return the report: one screen of 80 columns."""
         parts = [self._head(), self._tensors(), self._checkpoints(), self._costs()]
         return "\n\n".join("\n".join(lines) for lines in parts if lines)
 
     def _head(self) -> list[str]:
         weights = sum(math.prod(tensor.shape) for tensor in self.tensors)
-        what = f"{self.compared} steps in {self.dtype} on {self.device}: {len(self.tensors)} tensors, {weights} weights"
-        lines = [*_wrapped(self.verdict), f"{what}."]
+        run = f"{self.compared} steps in {self.dtype} on {self.device}"
+        lines = [*_wrapped(self.verdict), f"{run}: {len(self.tensors)} tensors, {weights} weights."]
         if self.settings:
             lines += _wrapped(f"Settings that differ: {'; '.join(self.settings)}.")
         return lines
 
     def _tensors(self) -> list[str]:
         title = "Deviation on identical gradients" if self.shared_gradients else "Deviation of independent runs"
-        cut = self.tensors if len(self.tensors) <= ROWS else self.tensors[: ROWS - 1]
-        lines = [_row(title, "ulps", "moved", "relative"), *(_of(f"  {d.name}", d) for d in cut)]
-        if rest := self.tensors[len(cut) :]:
-            most = Deviation("", (), max(d.ulps for d in rest), max(d.relative for d in rest))
-            lines.append(_of(f"  {len(rest)} more tensors, at most", most))
+        shown = self.tensors if len(self.tensors) <= ROWS else self.tensors[: ROWS - 1]
+        lines = [_row(title, "ulps", "moved", "relative"), *(_deviation_row(f"  {d.name}", d) for d in shown)]
+        if rest := self.tensors[len(shown) :]:
+            worst = Deviation("", (), max(d.ulps for d in rest), max(d.relative for d in rest))
+            lines.append(_deviation_row(f"  {len(rest)} more tensors, at most", worst))
         lines.append(_row("  tolerance", number(self.tolerance)))
         if self.drift is not None and self.noise is not None:
             lines.append(_row(f"Independent run: {self.drift.name}", "", "", number(self.drift.relative)))
@@ -169,8 +171,8 @@ class Verification:
         lines = [f"Resumed from a checkpoint of step {self.saved}, compared at step {self.compared}"]
         for found in self.checkpoints:
             ulps = "" if found.ulps is None else f"{number(found.ulps)} ulps"
-            way = f"  {found.source} -> {found.target}"
-            lines.append(f"{_cut(way, 52):<52}{found.outcome:>14}{ulps:>14}".rstrip())
+            pair = f"  {found.source} -> {found.target}"
+            lines.append(f"{_cut(pair, 52):<52}{found.outcome:>14}{ulps:>14}".rstrip())
             if found.reason:
                 lines.append(f"    {_cut(found.reason, WIDTH - 4)}")
         return lines
@@ -188,8 +190,9 @@ class Verification:
         return lines
 
 
-def _of(text: str, found: Deviation) -> str:
-    return _row(text, number(found.ulps), "" if found.moved is None else number(found.moved), number(found.relative))
+def _deviation_row(text: str, deviation: Deviation) -> str:
+    moved = "" if deviation.moved is None else number(deviation.moved)
+    return _row(text, number(deviation.ulps), moved, number(deviation.relative))
 
 
 def _row(text: str, *cells: str) -> str:
@@ -197,7 +200,7 @@ def _row(text: str, *cells: str) -> str:
 
 
 def number(value: float) -> str:
-    """Few digits; 0 is exact.
+    """Format a number with two or three significant digits.
 
     >>> [number(value) for value in (0.0, 1.5, 160.0, 31234.5, 1.2e-7, float("inf"))]
     ['0', '1.5', '160', '3.1e+04', '1.2e-07', 'inf']
@@ -208,7 +211,7 @@ def number(value: float) -> str:
 
 
 def _cut(text: str, width: int) -> str:
-    """At most `width` characters, without the middle."""
+    """Shorten `text` to `width` characters by removing the middle."""
     if len(text) <= width:
         return text
     head = width // 2 - 2
@@ -216,8 +219,6 @@ def _cut(text: str, width: int) -> str:
 
 
 def _wrapped(text: str) -> list[str]:
-    import textwrap
-
     return textwrap.wrap(text, WIDTH)
 
 

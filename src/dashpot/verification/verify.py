@@ -1,4 +1,4 @@
-"""`dashpot.verify`: the public function, from arguments to result."""
+"""Public function `dashpot.verify`: from arguments to the result."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from dashpot.constraints import Interval, OneOf, Optional, check
 from dashpot.errors import ArgumentError
 from dashpot.optimizers.base import Optimizer
 from dashpot.utils.rng_state import preserve_rng_state
-from dashpot.verification.checkpoints import Resumed
-from dashpot.verification.cost import costs
-from dashpot.verification.course import Course, run_course
+from dashpot.verification.checkpoints import ResumedRun
+from dashpot.verification.cost import measure_costs
 from dashpot.verification.deviation import Distance
+from dashpot.verification.paired_run import PairedRun, run_pair
+from dashpot.verification.replica import ARGUMENTS, OptimizerFactory
 from dashpot.verification.result import Checkpoint, Deviation, Verification
-from dashpot.verification.side import ARGUMENTS, Maker
-from dashpot.verification.subject import Subject
-from dashpot.verification.verdict import differing_settings, dtype_name, verdict
+from dashpot.verification.verdict import dtype_name, format_verdict, mismatched_settings
+from dashpot.verification.workload import Workload
 
 __all__ = ["verify"]
 
@@ -56,33 +56,38 @@ def verify(
     """Compare an optimizer with a reference on copies of your model: weights, checkpoints, time and memory.
 
     Both optimizers step on the reference's gradients, so that deviations come from the optimizer alone and training
-    cannot amplify them. Halfway, each saves a checkpoint; the other class resumes from it, and so does the optimizer's
-    own. An independent run of the optimizer on its own gradients is reported but not judged.
-    The model, its gradients and the random number generators are left unchanged.
+    cannot amplify them. Halfway, each saves a checkpoint; the other class resumes from it, and so does the optimizer
+    itself. An independent run of the optimizer on its own gradients is reported but does not affect the result. The
+    model, its gradients and the random number generators are left unchanged. Peak memory is about 22 times that of the
+    weights, and three times as much if a disagreement is repeated in float64.
 
     Args:
-        make_optimizer, make_reference: Optimizer classes, or functions from parameters to an optimizer; each is called
-            several times.
+        make_optimizer: An optimizer class, or a function from parameters to an optimizer; called several times.
+        make_reference: Likewise, for the reference.
         model_or_loss: One of: a module, with `loss` and `batches` of (input, target); a module that returns its loss,
             or an output with a field `loss`, when called as `model(*batch)` or, for a mapping, `model(**batch)`; a
             `dashpot.tasks.Problem`; a function of tensors that returns a loss, with `params`.
-        steps: At least 2.
+        steps: Number of steps; at least 2.
         batches: An iterable such as a `DataLoader`; the first `steps` batches are used, and repeated if there are
             fewer.
         loss: A function of (output, target).
-        params: For a function of tensors: its initial arguments.
-        takes: What the two functions are called with: "parameters", "named_parameters", or "model" (the copy itself).
+        params: Initial arguments of a function of tensors.
+        takes: Argument of the two functions: "parameters", "named_parameters", or "model" (the copy itself).
         dtype: Convert the copies and floating-point batches; float64 reveals differences that float32 rounding hides.
-        tolerance: The largest deviation allowed after all steps, in ulps; sqrt(k/steps) of it after step k. Default: 16
+        tolerance: Largest deviation allowed after all steps, in ulps; sqrt(k/steps) of it after step k. Default: 16
             sqrt(steps). One ulp is the spacing of floating-point numbers at the largest magnitude the weight has had.
             Optimizers that need a closure or Hessian-vector products run on their own gradients; the default is then
             1/sqrt(eps) ulps (half of the digits) at every step, and if lower precision exceeds it, float64 decides.
         timed_steps: The late step to time; 0 skips the measurement of time and memory.
-        seed: Of the model's random numbers: step k draws the same on all copies.
+        seed: Seed of the model's random numbers; step k draws the same ones on all copies.
 
-    Raises `ArgumentError` for inconsistent arguments, and if nothing can be compared because no weight moves or the
-    first step is not finite. Peak memory is about 22 times that of the weights, and three times as much if a
-    disagreement is repeated in float64.
+    Returns:
+        Deviations, checkpoint results and costs; true if the optimizers agree.
+
+    Raises:
+        ArgumentError: If arguments are inconsistent, no weight moves, or weights are not finite after the first step.
+
+    Example:
 
     >>> import torch, dashpot as dp
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
@@ -99,47 +104,49 @@ def verify(
     """
     if isinstance(steps, Iterable):
         raise ArgumentError(f"verify: steps must be an integer, got {type(steps).__name__}; give batches by keyword.")
-    given = {"steps": steps, "takes": takes, "dtype": dtype, "tolerance": tolerance}
-    for name, value in {**given, "timed_steps": timed_steps, "seed": seed}.items():
+    arguments = {"steps": steps, "takes": takes, "dtype": dtype, "tolerance": tolerance}
+    for name, value in {**arguments, "timed_steps": timed_steps, "seed": seed}.items():
         check("verify", name, value, _ALLOWED[name])
-    makers = Maker("make_optimizer", make_optimizer, takes), Maker("make_reference", make_reference, takes)
+    factories = (
+        OptimizerFactory("make_optimizer", make_optimizer, takes),
+        OptimizerFactory("make_reference", make_reference, takes),
+    )
     with preserve_rng_state(), _default_dtype(dtype):
-        subject = Subject.of(model_or_loss, batches=batches, loss=loss, params=params, steps=steps, seed=seed)
-        subject = subject if dtype is None else subject.converted(dtype)
-        course = run_course(subject, makers, steps, tolerance)
-        names = _names(course)
-        measured = costs(subject, makers, course, names, timed_steps) if timed_steps else []
-        wide = _in_float64(subject, makers, steps) if course.deviates else None
-    enlarged = None
-    if not course.shared and wide is not None and not wide.deviates and tolerance is None:
-        course, enlarged, wide = wide, course, None
-    checkpoints = tuple(_checkpoint(way, names) for way in course.checkpoints)
-    agrees = course.main.first is None and not any(way.outcome in ("deviates", "fails") for way in checkpoints)
+        workload = Workload.create(model_or_loss, batches=batches, loss=loss, params=params, steps=steps, seed=seed)
+        workload = workload if dtype is None else workload.converted(dtype)
+        run = run_pair(workload, factories, steps, tolerance)
+        names = _names(run)
+        costs = measure_costs(workload, factories, run, names, timed_steps) if timed_steps else []
+        float64_run = _run_in_float64(workload, factories, steps) if run.deviates else None
+    low_precision_run = None
+    if not run.shared_gradients and float64_run is not None and not float64_run.deviates and tolerance is None:
+        run, low_precision_run, float64_run = float64_run, run, None
+    checkpoints = tuple(_checkpoint(resumed, names) for resumed in run.resumed)
     return Verification(
         *names,
-        agrees=agrees,
-        verdict=verdict(names, course, checkpoints, wide, enlarged),
+        agrees=run.main.first is None and not any(found.outcome in ("deviates", "fails") for found in checkpoints),
+        verdict=format_verdict(names, run, checkpoints, float64_run, low_precision_run),
         steps=steps,
-        compared=course.compared,
-        dtype=dtype_name(course),
-        device=next(iter(course.sides[1].params.values())).device.type,
-        shared_gradients=course.shared,
-        tolerance=course.allowed,
-        tensors=_tensors(course),
-        first=course.main.first,
-        drift=None if course.drift is None else _deviation(course, *course.drift),
-        noise=None if course.noise is None else _deviation(course, *course.noise),
-        losses=course.losses,
-        saved=course.saved,
+        compared=run.compared,
+        dtype=dtype_name(run),
+        device=run.replicas[1].device.type,
+        shared_gradients=run.shared_gradients,
+        tolerance=run.tolerance,
+        tensors=_tensors(run),
+        first=run.main.first,
+        drift=None if run.drift is None else _deviation(run, *run.drift),
+        noise=None if run.noise is None else _deviation(run, *run.noise),
+        losses=run.losses,
+        saved=run.saved,
         checkpoints=checkpoints,
-        costs=tuple(measured),
-        settings=differing_settings(course) if course.main.first else (),
+        costs=tuple(costs),
+        settings=mismatched_settings(run) if run.main.first else (),
     )
 
 
 @contextmanager
 def _default_dtype(dtype: torch.dtype | None) -> Iterator[None]:
-    """What a model or an optimizer makes by itself is then as exact as the weights."""
+    """Set the default dtype to float64 if that is `dtype`, for tensors that a model or an optimizer creates."""
     before = torch.get_default_dtype()
     if dtype == torch.float64:
         torch.set_default_dtype(torch.float64)
@@ -149,38 +156,39 @@ def _default_dtype(dtype: torch.dtype | None) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def _in_float64(subject: Subject, makers: Sequence[Maker], steps: int) -> Course | None:
-    """The same in float64, which tells rounding from another formula; None where it cannot be run or says no more."""
-    dtypes = {p.dtype for p in subject.model.parameters()}
+def _run_in_float64(workload: Workload, factories: Sequence[OptimizerFactory], steps: int) -> PairedRun | None:
+    """Repeat the run in float64; None for models in float64, complex models, and models that fail in float64."""
+    dtypes = {p.dtype for p in workload.model.parameters()}
     if torch.float64 in dtypes or any(dtype.is_complex for dtype in dtypes):
         return None
     try:
         with _default_dtype(torch.float64):
-            return run_course(subject.converted(torch.float64), makers, steps, None)
-    except Exception:  # the user's model is free not to work in float64
+            return run_pair(workload.converted(torch.float64), factories, steps, None)
+    except Exception:  # the user's model need not support float64
         return None
 
 
-def _names(course: Course) -> tuple[str, str]:
-    ours, theirs = (side.optimizer for side in course.sides)
+def _names(run: PairedRun) -> tuple[str, str]:
+    ours, theirs = (replica.optimizer for replica in run.replicas)
     if _name(ours) != _name(theirs):
         return _name(ours), _name(theirs)
-    if _options_text(ours) != _options_text(theirs):
-        how = [f"({text})" if (text := _options_text(side)) else "" for side in (ours, theirs)]
-        return _name(ours) + how[0], _name(theirs) + how[1]
+    options = [_options_text(optimizer) for optimizer in (ours, theirs)]
+    if options[0] != options[1]:
+        ours, theirs = (f"{_name(ours)}({text})" if text else _name(ours) for text in options)
+        return ours, theirs
     return _name(ours), f"{_name(theirs)} (reference)"
 
 
 def _options_text(optimizer: Any) -> str:
-    """How an optimizer runs, as keywords that differ from the defaults."""
+    """Return the options with other values than the defaults, as keyword arguments."""
     if isinstance(optimizer, Optimizer):
         return optimizer.options.text()
-    chosen = {name: getattr(optimizer, "defaults", {}).get(name) for name in ("foreach", "fused")}
-    return ", ".join(f"{name}={value}" for name, value in chosen.items() if value is not None)
+    flags = {name: getattr(optimizer, "defaults", {}).get(name) for name in ("foreach", "fused")}
+    return ", ".join(f"{name}={value}" for name, value in flags.items() if value is not None)
 
 
 def _name(optimizer: Any) -> str:
-    """The class as one would import it.
+    """Return the import path of the optimizer's class.
 
     >>> _name(torch.optim.SGD([torch.zeros(1)]))
     'torch.optim.SGD'
@@ -192,23 +200,23 @@ def _name(optimizer: Any) -> str:
     module = sys.modules.get(kind.__module__)
     if kind.__module__ == "__main__" or module is None:
         return kind.__qualname__
-    if module.__spec__ is None and module.__file__ is not None:  # of a file that was run, not imported
+    if module.__spec__ is None and module.__file__ is not None:  # a file run by path
         return f"{Path(module.__file__).name}:{kind.__qualname__}"
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _tensors(course: Course) -> tuple[Deviation, ...]:
-    found = [_deviation(course, name, distance, course.moved[name]) for name, distance in course.main.distances.items()]
-    return tuple(sorted(found, key=lambda deviation: -deviation.ulps))
+def _tensors(run: PairedRun) -> tuple[Deviation, ...]:
+    deviations = [_deviation(run, name, distance, run.moved[name]) for name, distance in run.main.distances.items()]
+    return tuple(sorted(deviations, key=lambda deviation: -deviation.ulps))
 
 
-def _deviation(course: Course, name: str, distance: Distance, moved: float | None = None) -> Deviation:
-    return Deviation(name, tuple(course.sides[1].params[name].shape), *distance, moved)
+def _deviation(run: PairedRun, name: str, distance: Distance, moved: float | None = None) -> Deviation:
+    return Deviation(name, tuple(run.replicas[1].params[name].shape), *distance, moved)
 
 
-def _checkpoint(way: Resumed, names: Sequence[str]) -> Checkpoint:
-    source, target, track = names[way.source], names[way.target], way.track
-    if track.failed is not None:
-        own = way.source == way.target
-        return Checkpoint(source, target, "fails" if own else "not applicable", reason=track.failed)
-    return Checkpoint(source, target, "agrees" if track.first is None else "deviates", track.ulps)
+def _checkpoint(resumed: ResumedRun, names: Sequence[str]) -> Checkpoint:
+    source, target, check = names[resumed.source], names[resumed.target], resumed.check
+    if check.failure is not None:
+        outcome = "fails" if resumed.source == resumed.target else "not applicable"
+        return Checkpoint(source, target, outcome, reason=check.failure)
+    return Checkpoint(source, target, "agrees" if check.first is None else "deviates", check.ulps)

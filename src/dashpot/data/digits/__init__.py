@@ -11,12 +11,12 @@ from dashpot.data.images import Images
 from dashpot.errors import DataError
 from dashpot.utils.atomic_files import sha256
 
-__all__ = ["SHA256", "TRAINING", "load"]
+__all__ = ["SHA256", "TRAIN_SIZE", "load"]
 
 SHA256 = "87ff0c9e40dc7e2c0e34e7257799c2e3f3aec1a016363bb11cad869ec428a826"
 """The checksum of the images followed by the labels, one byte a value."""
 
-TRAINING = 1500
+TRAIN_SIZE = 1500
 """Images in the training part; the other 297 are for evaluation."""
 
 
@@ -46,4 +46,4 @@ def load() -> Images:
     actual = sha256(images.tobytes() + labels.tobytes())
     if actual != SHA256:
         raise DataError(f"{source} is damaged: expected sha256 {SHA256}, got {actual}; install dashpot again.")
-    return Images(images[:TRAINING], labels[:TRAINING], images[TRAINING:], labels[TRAINING:])
+    return Images(images[:TRAIN_SIZE], labels[:TRAIN_SIZE], images[TRAIN_SIZE:], labels[TRAIN_SIZE:])

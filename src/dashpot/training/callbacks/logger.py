@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from dashpot.constraints import Interval, Optional, check
 from dashpot.errors import ArgumentError
-from dashpot.tasks.means import FLUSH
+from dashpot.tasks.running_means import SYNC_INTERVAL
 from dashpot.training.callbacks.epoch_summary import EpochCallback, EpochSummary
 from dashpot.training.callbacks.recorder import Recorder
 
@@ -100,7 +100,7 @@ class Logger(EpochCallback):
         if learner.batch.stepped:
             # `learner.steps` is incremented after the action.
             self._pending_steps.append((learner.epoch + 1, learner.steps + 1))
-        if len(self._pending_steps) == FLUSH:
+        if len(self._pending_steps) == SYNC_INTERVAL:
             self._flush()
 
     def _is_due(self, learner: Learner) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor
 from dashpot.constraints import OneOf, check
 from dashpot.errors import ArgumentError, RunError
 from dashpot.schedules import hyperparams
-from dashpot.tasks.means import FLUSH
+from dashpot.tasks.running_means import SYNC_INTERVAL
 from dashpot.training.callback import Callback
 from dashpot.training.callbacks.grad_norms import grad_norm, total_norm
 
@@ -125,7 +125,7 @@ class Recorder(Callback):
         if self.loss:
             row["loss"] = self._loss
         self._pending.append(row)
-        if len(self._pending) >= FLUSH:
+        if len(self._pending) >= SYNC_INTERVAL:
             self._flush()
 
     def after_epoch(self, learner: Learner) -> None:

@@ -14,7 +14,7 @@ from dashpot.errors import RunError
 from dashpot.runs.environment import versions
 from dashpot.runs.files import append_line, truncate
 from dashpot.runs.records import Divergence, Epoch, epoch_lines
-from dashpot.tasks.means import FLUSH
+from dashpot.tasks.running_means import SYNC_INTERVAL
 from dashpot.training.callback import Callback, CancelFit
 from dashpot.training.loop import current_lr
 from dashpot.training.stopwatch import Stopwatch
@@ -31,8 +31,8 @@ class RunLog(Callback):
 
     Lines are those of `dashpot.runs.records`: loss and learning rate of every step (with gradient accumulation the mean
     loss of its micro-batches), means and seconds of every epoch, and the end. The header must exist already. A run
-    diverges at a non-finite loss or, if non-finite steps are skipped, at `FLUSH` consecutive ones. Losses are buffered
-    on the device, so that divergence is detected up to `FLUSH` steps late.
+    diverges at a non-finite loss or, if non-finite steps are skipped, at `SYNC_INTERVAL` consecutive ones. Losses are buffered
+    on the device, so that divergence is detected up to `SYNC_INTERVAL` steps late.
 
     Args:
         path: Path of the record.
@@ -68,7 +68,7 @@ class RunLog(Callback):
 
     def after_batch(self, learner: Learner) -> None:
         if learner.training and learner.batch.is_last_microbatch:
-            if len(self._pending) >= FLUSH:
+            if len(self._pending) >= SYNC_INTERVAL:
                 self._flush()
             self._stop_if_diverged(learner)
 
@@ -103,7 +103,7 @@ class RunLog(Callback):
         for at in range(0, len(pairs), size):
             self._losses.append(_window_mean(pairs[at : at + size]))
             self._nonfinite_steps = 0 if math.isfinite(self._losses[-1]) else self._nonfinite_steps + 1
-            if self.diverged is None and self._nonfinite_steps == (FLUSH if self.skipping else 1):
+            if self.diverged is None and self._nonfinite_steps == (SYNC_INTERVAL if self.skipping else 1):
                 self.diverged = self._divergence()
 
     def _pending_means(self) -> list[tuple[float, float]]:

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from dashpot.errors import ArgumentError, RunError
 from dashpot.optimizers.options import ResolvedOptions
-from dashpot.tasks.means import Means
+from dashpot.tasks.running_means import RunningMeans
 from dashpot.training.state import weights
 from dashpot.utils.rng_state import random_state, set_random_state
 
@@ -140,7 +140,7 @@ def _restore_progress(learner: Learner, progress: Mapping[str, Any]) -> None:
     engine, loop = learner.engine, learner.loop
     loop.position, learner.steps = tuple(progress["position"]), progress["steps"]
     learner.history = [{phase: dict(means) for phase, means in epoch.items()} for epoch in progress["history"]]
-    loop.means = Means(learner.metrics)
+    loop.means = RunningMeans(learner.metrics)
     if progress["means"] is None:
         return
     if len(progress["means"]) == engine.world_size:

@@ -10,19 +10,19 @@ from torch import Tensor
 
 from dashpot.errors import ArgumentError
 
-__all__ = ["FLUSH", "Means"]
+__all__ = ["SYNC_INTERVAL", "RunningMeans"]
 
-FLUSH = 32
+SYNC_INTERVAL = 32
 """Batches between two reads from the device: often enough to see a diverged loss soon, too rarely to cost."""
 
 
-class Means:
+class RunningMeans:
     """Means over examples of the loss and of every metric.
 
     A metric gives its sum over the batch as a number, or as a tensor with one element; `ArgumentError` says which does
     not.
 
-    >>> means = Means({"accuracy": lambda output, target: (output.argmax(1) == target).sum()})
+    >>> means = RunningMeans({"accuracy": lambda output, target: (output.argmax(1) == target).sum()})
     >>> means.add(torch.eye(2), torch.tensor([0, 0]), torch.tensor(0.5), size=2)
     >>> means.values()
     {'loss': 0.5, 'accuracy': 0.5}
@@ -32,23 +32,23 @@ class Means:
         self.metrics = metrics
         self.sums = [0.0] * (1 + len(metrics))
         self.count = 0
-        self._waiting: list[list[Tensor]] = []
+        self._pending: list[list[Tensor]] = []
         self._sizes: list[int] = []
 
     def add(self, output: Tensor, target: Tensor, loss: Tensor, size: int) -> None:
         """Take in a batch of `size` examples: its output and target, and its mean loss."""
         output = output.detach() if isinstance(output, Tensor) else output
-        sums = (_sum(name, metric(output, target)) for name, metric in self.metrics.items())
-        self._waiting.append([loss.detach().reshape(()), *sums])
+        sums = (_scalar_tensor(name, metric(output, target)) for name, metric in self.metrics.items())
+        self._pending.append([loss.detach().reshape(()), *sums])
         self._sizes.append(size)
-        if len(self._sizes) == FLUSH:
+        if len(self._sizes) == SYNC_INTERVAL:
             self.flush()
 
     def flush(self) -> None:
         """Read what waits on the device, all at once."""
-        if not self._waiting:
+        if not self._pending:
             return
-        columns = [torch.stack(column) for column in zip(*self._waiting, strict=True)]
+        columns = [torch.stack(column) for column in zip(*self._pending, strict=True)]
         wide = torch.promote_types(columns[0].dtype, torch.float32)  # counts examples exactly
         columns = [column.to(columns[0].device, wide) for column in columns]
         columns[0] = columns[0] * torch.tensor(self._sizes, dtype=wide, device=columns[0].device)
@@ -56,7 +56,7 @@ class Means:
         for row in torch.stack(columns, dim=1).tolist():
             self.sums = [a + b for a, b in zip(self.sums, row, strict=True)]
         self.count += sum(self._sizes)
-        self._waiting.clear()
+        self._pending.clear()
         self._sizes.clear()
 
     def values(self, total: Callable[[list[float]], list[float]] = list) -> dict[str, float]:
@@ -74,11 +74,11 @@ class Means:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from sums."""
         self.count, self.sums = int(state["count"]), [float(value) for value in state["sums"]]
-        self._waiting.clear()
+        self._pending.clear()
         self._sizes.clear()
 
 
-def _sum(name: str, value: Any) -> Tensor:
+def _scalar_tensor(name: str, value: Any) -> Tensor:
     """What a metric gave, as a 0-d tensor."""
     if isinstance(value, (int, float)):
         return torch.tensor(value, dtype=torch.float64)

@@ -1,0 +1,62 @@
+"""Deviations of one replica from the reference, recorded step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from dashpot.verification.deviation import Distance
+from dashpot.verification.replica import Replica
+
+__all__ = ["FirstDeviation", "ReplicaCheck"]
+
+
+@dataclass(frozen=True)
+class FirstDeviation:
+    """First step and tensor with a deviation above the tolerance of that step, both in ulps."""
+
+    step: int
+    name: str
+    ulps: float
+    allowed: float
+
+
+@dataclass
+class ReplicaCheck:
+    """A replica and its deviations from the reference so far.
+
+    Args:
+        replica: The replica under test; None after a failure.
+        distances: Distance of each tensor after the last recorded step.
+        first: First deviation above the tolerance.
+        failure: Exception that stopped the replica, as text.
+    """
+
+    replica: Replica | None
+    distances: Mapping[str, Distance] = field(default_factory=dict)
+    first: FirstDeviation | None = None
+    failure: str | None = None
+
+    @property
+    def ulps(self) -> float:
+        """Largest deviation after the last recorded step."""
+        return max((distance.ulps for distance in self.distances.values()), default=0.0)
+
+    def attempt(self, action: Callable[[Replica], object]) -> None:
+        """Call `action`, which may fail because state of a different class was loaded."""
+        if self.replica is None:
+            return
+        try:
+            action(self.replica)
+        except Exception as error:  # foreign classes may raise anything
+            reason = str(error).partition("\n")[0].rstrip(".")
+            self.replica, self.failure = None, f"{type(error).__name__}: {reason}"
+
+    def record(self, step: int, allowed: float, distances: Mapping[str, Distance], *, finite: bool) -> None:
+        """Record the deviations after a step; if weights are not finite, only a deviation above the tolerance."""
+        name = max(distances, key=lambda name: distances[name].ulps)
+        excess = distances[name].ulps > allowed
+        if self.first is None and excess:
+            self.first = FirstDeviation(step, name, distances[name].ulps, allowed)
+        if excess or finite:
+            self.distances = distances
