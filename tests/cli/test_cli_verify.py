@@ -81,8 +81,10 @@ def test_an_optimizer_of_ones_own(dashpot, my_task):
     assert "optimizers.py:Mine disagrees with torch.optim.SGD" in " ".join(out.split())
     assert dashpot(*words, "--against", "optimizers.py:Mine", "--set", "momentum=0.5")[0] == 0
     assert "torch.optim has no counterpart of optimizers.py:Mine" in refused(dashpot(*words))
-    assert "needs a method of dashpot's" in refused(dashpot(*words, "--against", "eager"))
-    assert "--optimizer optimizers.py:Mine cannot be made (" in refused(
+    assert "must be a method of dashpot for --against eager, got optimizers.py:Mine" in refused(
+        dashpot(*words, "--against", "eager")
+    )
+    assert "--optimizer optimizers.py:Mine cannot be created (" in refused(
         dashpot(*words, "--set", "speed=3", "--against", "optimizers.py:Loose")
     )
 
@@ -116,16 +118,16 @@ def test_a_method_without_a_counterpart_has_its_own_other_engine(dashpot, my_tas
         (("--against", "optimizers.py:Missing"), "The file optimizers.py has no `Missing`."),
         (("--against", "optimizers.py:WRONG"), "must be an optimizer class or a function, got 3"),
         (("--against", "optimizers.py"), "--against must name a class in the file, as in optimizers.py:Class."),
-        (("--against", "torch.nn.Linear"), "--against torch.nn.Linear cannot be made ("),
+        (("--against", "torch.nn.Linear"), "--against torch.nn.Linear cannot be created ("),
         (("--against", "gone.py:Mine"), "gone.py cannot be read"),
-        (("--set", "max_norm=1"), "--against torch takes no max_norm, so that both would not do the same."),
+        (("--set", "max_norm=1"), "--against torch does not support max_norm, so results would differ."),
         (("--set", "weight_deacy=1"), "Unknown setting of adamw 'weight_deacy': did you mean 'weight_decay'?"),
         (("--set", "lr"), "--set must be NAME=VALUE"),
         (("--steps", 1), "steps must be an integer in [2, inf), got 1."),
         (("--steps", "few"), "must be an integer, got 'few'."),
         (("--tolerance", -1), "tolerance must be None or a number in [0, inf), got -1.0."),
         (("--lr", "nan"), "lr must be a number in [0, inf), got nan."),
-        (("--lr", 0), "no weight has moved in 20 steps"),
+        (("--lr", 0), "at least one weight must move, got no change in 20 steps"),
         (("--dtype", "int8"), "dtype must be one of None, 'float64', 'float32', 'bfloat16', 'float16', got 'int8'."),
         (("--task", "digits"), "Give one task"),
     ],

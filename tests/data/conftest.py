@@ -1,4 +1,4 @@
-"""A tiny idx data set with its own system folder, cache and mirrors; nothing of the machine's is read or written."""
+"""A tiny idx data set with its own system folder, cache and mirrors, isolated from those of the machine."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from dashpot.data.warn_once import warn_once
 from dashpot.utils.atomic_files import sha256
 
 
-class Logged(logging.Handler):
-    """What is logged."""
+class RecordingHandler(logging.Handler):
+    """Handler that collects log records."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -38,8 +38,8 @@ class Logged(logging.Handler):
 
 @pytest.fixture
 def logged():
-    """What dashpot logs during the test; pytest's own `caplog` is off, see pyproject.toml."""
-    logger, handler = logging.getLogger("dashpot"), Logged()
+    """Log records of dashpot during the test; pytest's `caplog` is disabled in pyproject.toml."""
+    logger, handler = logging.getLogger("dashpot"), RecordingHandler()
     logger.addHandler(handler)
     yield handler
     logger.removeHandler(handler)
@@ -52,15 +52,15 @@ class Tiny:
     dataset: IdxDataset
     cache: Path
 
-    def write(self, folder: Path, *, packed: bool = True, leave_out: str = "") -> Path:
+    def write(self, folder: Path, *, compressed: bool = True, omit: str = "") -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         for key, file in self.dataset.files.items():
-            if key != leave_out:
-                name = f"{file.name}.gz" if packed else file.name
-                (folder / name).write_bytes(self.packed(key) if packed else self.content[key])
+            if key != omit:
+                name = f"{file.name}.gz" if compressed else file.name
+                (folder / name).write_bytes(self.compressed(key) if compressed else self.content[key])
         return folder
 
-    def packed(self, key: str) -> bytes:
+    def compressed(self, key: str) -> bytes:
         return gzip.compress(self.content[key], mtime=0)
 
     def path(self, folder: Path, key: str = "train_labels") -> Path:
@@ -84,7 +84,7 @@ def tiny(tmp_path, monkeypatch) -> Tiny:
         key: IdxFile(key.replace("_", "-"), sha256(raw), sha256(gzip.compress(raw, mtime=0)))
         for key, raw in content.items()
     }
-    dataset = IdxDataset("tiny", "Tiny-MNIST", files, ("tiny", ""), tmp_path / "system", (), "do something else")
+    dataset = IdxDataset("tiny", "Tiny-MNIST", files, ("tiny", ""), tmp_path / "system", (), "use a different data set")
     monkeypatch.setattr(loading, "cache_folder", lambda: tmp_path / "cache")
     monkeypatch.delenv("DASHPOT_DATA", raising=False)
     warn_once.cache_clear()

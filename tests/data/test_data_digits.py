@@ -11,7 +11,7 @@ from dashpot.errors import DataError
 from dashpot.utils.atomic_files import sha256
 
 
-def test_the_split_is_the_documented_one():
+def test_digits_split_has_documented_sizes():
     images = digits.load()
     assert images.train_images.shape == (1500, 8, 8)
     assert images.train_labels.shape == (1500,)
@@ -20,8 +20,8 @@ def test_the_split_is_the_documented_one():
     assert {array.dtype for array in images} == {np.dtype(np.uint8)}
 
 
-def test_the_values_are_the_published_ones():
-    """Class counts as in the description of optdigits.tes at UCI; the first image as printed there."""
+def test_digits_values_match_published_ones():
+    """Source of class counts and first image: description of optdigits.tes at UCI."""
     images = digits.load()
     labels = np.concatenate([images.train_labels, images.eval_labels])
     assert np.bincount(labels).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
@@ -29,7 +29,7 @@ def test_the_values_are_the_published_ones():
     assert (images.train_images.min(), images.train_images.max()) == (0, 16)
 
 
-def test_the_file_is_small_and_comes_with_its_licence():
+def test_digits_file_is_small_and_includes_licence():
     folder = resources.files(digits)
     assert len((folder / "digits.npz").read_bytes()) < 100_000
     notice = (folder / "NOTICE.md").read_text(encoding="utf-8")
@@ -37,17 +37,17 @@ def test_the_file_is_small_and_comes_with_its_licence():
     assert "10.24432/C50P49" in notice
 
 
-@pytest.mark.parametrize("kind", ["truncated", "other values", "missing"])
-def test_a_damaged_file_is_reported(monkeypatch, tmp_path, kind):
+@pytest.mark.parametrize("kind", ["truncated", "different values", "missing"])
+def test_damaged_digits_file_raises(monkeypatch, tmp_path, kind):
     copy = tmp_path / "digits.npz"
     good = (resources.files(digits) / "digits.npz").read_bytes()
     if kind == "truncated":
         copy.write_bytes(good[:1000])
-    elif kind == "other values":
+    elif kind == "different values":
         np.savez(copy, images=np.zeros((1797, 8, 8), np.uint8), labels=np.zeros(1797, np.uint8))
         actual = sha256(bytes(1797 * 65))
     monkeypatch.setattr(digits, "resources", types.SimpleNamespace(files=lambda _: tmp_path))
-    with pytest.raises(DataError, match=r"digits\.npz is damaged.*install dashpot again\.$") as error:
+    with pytest.raises(DataError, match=r"digits\.npz is damaged.*reinstall dashpot\.$") as error:
         digits.load()
-    if kind == "other values":
+    if kind == "different values":
         assert f"expected sha256 {digits.SHA256}, got {actual};" in str(error.value)

@@ -11,7 +11,7 @@ from dashpot.data import fashion_mnist
 from dashpot.errors import DataError
 
 FILES = fashion_mnist.DATASET.files.values()
-# The MD5 printed in the README of zalandoresearch/fashion-mnist, and the time stamp in the published gzip header.
+# MD5 from the README of zalandoresearch/fashion-mnist, and time stamp of the published gzip header.
 PUBLISHED = {
     "train-images-idx3-ubyte": ("8d4fb7e6c68d591d4c3dfef9ec88bf0d", 1504176606),
     "train-labels-idx1-ubyte": ("25c81989df183df01b3e8a0aad5dffbe", 1504176606),
@@ -24,37 +24,37 @@ PUBLISHED = {
 def system():
     folder = fashion_mnist.DATASET.system
     if not all((folder / f"{file.name}.gz").is_file() for file in FILES):
-        pytest.skip(f"Fashion-MNIST is not on this machine: no {folder} (Debian package dataset-fashion-mnist)")
+        pytest.skip(f"needs {folder} (Debian package dataset-fashion-mnist)")
     return folder
 
 
-def test_the_real_data_set_has_its_shape_and_balance(system):
+def test_real_data_set_has_published_shapes_and_class_counts(system):
     images = fashion_mnist.load(system)
     assert images.train_images.shape == (60000, 28, 28)
     assert images.eval_images.shape == (10000, 28, 28)
     assert np.bincount(images.train_labels).tolist() == [6000] * 10
     assert np.bincount(images.eval_labels).tolist() == [1000] * 10
-    # The mean that everybody's normalisation constant 0.2860 for Fashion-MNIST stands for.
+    # The usual normalization constant of Fashion-MNIST.
     assert images.train_images.mean() / 255 == pytest.approx(0.2860, abs=5e-5)
 
 
-def test_the_recorded_checksums_are_those_of_the_published_files(system):
-    """Debian packs the files anew, without name and time; with both put back, the published MD5 must come out."""
+def test_checksums_match_published_files(system):
+    """Debian's gzip headers lack name and time; restoring both must reproduce the published MD5."""
     for file in FILES:
         md5, stamp = PUBLISHED[file.name]
-        packed = (system / f"{file.name}.gz").read_bytes()
-        if packed[3] != 0:
-            pytest.skip(f"{system} does not hold Debian's copy: its gzip headers have flags {packed[3]}")
+        compressed = (system / f"{file.name}.gz").read_bytes()
+        if compressed[3] != 0:
+            pytest.skip(f"needs Debian's gzip headers without flags, got flags {compressed[3]}")
         name = file.name.encode() + b"\0"
-        published = b"\x1f\x8b\x08\x08" + struct.pack("<I", stamp) + packed[8:10] + name + packed[10:]
+        published = b"\x1f\x8b\x08\x08" + struct.pack("<I", stamp) + compressed[8:10] + name + compressed[10:]
         assert hashlib.md5(published).hexdigest() == md5
         assert hashlib.sha256(published).hexdigest() == file.gzip_sha256
-        assert hashlib.sha256(gzip.decompress(packed)).hexdigest() == file.sha256
+        assert hashlib.sha256(gzip.decompress(compressed)).hexdigest() == file.sha256
 
 
-def test_another_data_set_under_the_same_names_is_refused(tmp_path):
-    """MNIST and its relatives share the file names."""
+def test_load_different_data_set_with_same_names_raises(tmp_path):
+    """MNIST has the same file names."""
     for file in FILES:
         (tmp_path / f"{file.name}.gz").write_bytes(gzip.compress(b"\0\0\x08\x01\0\0\0\x01\x07"))
-    with pytest.raises(DataError, match="it is a whole idx file with other values"):
+    with pytest.raises(DataError, match="it is a valid idx file with different values"):
         fashion_mnist.load(tmp_path)

@@ -18,34 +18,34 @@ def test_decode_inverts_encode_for_every_shape(shape, seed):
     assert np.array_equal(decoded, array)
 
 
-def test_header_is_the_published_one():
-    """The first bytes of train-images-idx3-ubyte of MNIST: 00 00 08 03, then 60000, 28, 28 in big-endian order."""
+def test_encode_header_matches_published_format():
+    """train-images-idx3-ubyte of MNIST starts with 00 00 08 03, then 60000, 28, 28 in big-endian order."""
     header = idx.encode(np.zeros((2, 28, 28), np.uint8))[:16]
     assert header.hex() == "00000803" + "00000002" + "0000001c" + "0000001c"
 
 
-WHOLE = idx.encode(np.arange(6, dtype=np.uint8).reshape(2, 3))
+VALID = idx.encode(np.arange(6, dtype=np.uint8).reshape(2, 3))
 
 
 @pytest.mark.parametrize(
-    ("content", "fault"),
+    ("content", "message"),
     [
-        (b"", "does not begin like an idx file .first bytes missing"),
-        (WHOLE[:3], "does not begin like an idx file"),
-        (b"\x1f\x8b" + WHOLE[2:], "first bytes 1f8b0802"),
-        (WHOLE[:2] + b"\x0d" + WHOLE[3:], "idx type is 0x0d, not 0x08"),
-        (WHOLE[:3] + b"\x00" + WHOLE[4:], "header of 0 dimensions is incomplete"),
-        (WHOLE[:9], "header of 2 dimensions is incomplete"),
-        (WHOLE[:-1], r"5 values, not the 6 of shape \(2, 3\)"),
-        (WHOLE + b"\0", r"7 values, not the 6 of shape \(2, 3\)"),
+        (b"", "does not start with the idx magic number .first bytes missing"),
+        (VALID[:3], "does not start with the idx magic number"),
+        (b"\x1f\x8b" + VALID[2:], "first bytes 1f8b0802"),
+        (VALID[:2] + b"\x0d" + VALID[3:], "idx type is 0x0d, not 0x08"),
+        (VALID[:3] + b"\x00" + VALID[4:], "header of 0 dimensions is incomplete"),
+        (VALID[:9], "header of 2 dimensions is incomplete"),
+        (VALID[:-1], r"5 values, not the 6 of shape \(2, 3\)"),
+        (VALID + b"\0", r"7 values, not the 6 of shape \(2, 3\)"),
     ],
 )
-def test_bytes_that_are_not_one_whole_array_are_refused(content, fault):
-    with pytest.raises(idx.IdxError, match=fault):
+def test_decode_invalid_content_raises(content, message):
+    with pytest.raises(idx.IdxError, match=message):
         idx.decode(content)
 
 
 @pytest.mark.parametrize("array", [np.zeros(3, np.int8), np.zeros((), np.uint8)])
-def test_encode_takes_unsigned_bytes_with_dimensions_only(array):
-    with pytest.raises(idx.IdxError, match="an array of unsigned bytes is needed"):
+def test_encode_invalid_array_raises(array):
+    with pytest.raises(idx.IdxError, match="array must have dtype uint8 and dimensions"):
         idx.encode(array)

@@ -14,23 +14,23 @@ keys = st.lists(st.one_of(st.integers(0, 2**40), st.text(max_size=3)), min_size=
 
 @settings(deadline=None, max_examples=50)
 @given(first=keys, second=keys)
-def test_streams_are_equal_exactly_when_their_keys_are(first, second):
+def test_generators_are_equal_if_and_only_if_keys_are(first, second):
     a, b = (torch.randint(2**62, (4,), generator=generator(*key)) for key in (first, second))
     assert torch.equal(a, b) == (first == second)
 
 
-def test_the_stream_of_a_key_is_pinned():
-    """Records written by one version are continued by the next: the numbers behind a key must not move."""
+def test_generator_numbers_are_frozen():
+    """Later versions continue records of earlier ones, so that the numbers of a key must not change."""
     assert generator("order", 0, 0).initial_seed() == 2171595965
 
 
-def test_a_generator_leaves_the_global_one_alone():
+def test_generator_keeps_global_random_state():
     before = torch.get_rng_state()
     torch.rand(5, generator=generator(1, 2))
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_seeded_draws_what_manual_seed_would_and_restores_the_state():
+def test_seeded_matches_manual_seed_and_restores_state():
     torch.manual_seed(123)
     expected = torch.rand(4)
     torch.manual_seed(9)
@@ -48,7 +48,7 @@ def test_seeded_restores_the_state_after_an_error():
 
 
 @pytest.mark.parametrize("seed", SEED.refused(), ids=repr)
-def test_bad_seeds_are_refused(seed):
+def test_seeded_with_invalid_seed_raises(seed):
     assert isinstance(SEED, Interval)
     with pytest.raises(ArgumentError, match="seeded: seed must be an integer in"), seeded(seed):
         pass

@@ -112,7 +112,7 @@ def test_a_divergence_of_one_is_a_disagreement():
 
 
 def test_a_divergence_at_once_compares_nothing():
-    with pytest.raises(dp.ArgumentError, match="not finite after the first step"):
+    with pytest.raises(dp.ArgumentError, match="must be finite after the first step"):
         quick(dp.SGD, torch.optim.SGD, lambda w: w.sum() * math.nan, params=torch.ones(2))
 
 
@@ -136,18 +136,34 @@ MODEL = user_model()
         ((dp.AdamW, dp.AdamW, MODEL), {"dtype": torch.int64}, "dtype must be one of"),
         ((dp.AdamW, dp.AdamW, MODEL), {"takes": "groups"}, "takes must be one of"),
         ((dp.AdamW, dp.AdamW, MODEL), {"timed_steps": -1}, "timed_steps must be"),
-        ((dp.AdamW, dp.AdamW, MODEL), {"batches": None}, "loss needs batches"),
+        (
+            (dp.AdamW, dp.AdamW, MODEL),
+            {"batches": None},
+            "must be pairs \\(input, target\\) if loss is given, got None",
+        ),
         ((dp.AdamW, dp.AdamW, MODEL), {"batches": []}, "at least one batch"),
         ((dp.AdamW, dp.AdamW, MODEL), {"batches": torch.ones(3)}, "a list of batches or a DataLoader, got Tensor"),
-        ((dp.AdamW, dp.AdamW, MODEL), {"batches": [torch.ones(8, 3)]}, "must be a pair of an input and a target"),
+        (
+            (dp.AdamW, dp.AdamW, MODEL),
+            {"batches": [torch.ones(8, 3)]},
+            "must be a pair \\(input, target\\), got Tensor",
+        ),
         ((dp.AdamW, dp.AdamW, MODEL), {"loss": None, "batches": [torch.ones(8, 3)]}, "one element, got shape"),
         ((dp.AdamW, dp.AdamW, MODEL), {"loss": lambda output, y: y.sum()}, "must depend on the model's parameters"),
-        ((dp.AdamW, dp.AdamW, MODEL), {"params": [torch.ones(1)]}, "a module takes no params"),
-        ((dp.AdamW, dp.AdamW, abs), {"loss": None}, "a function of tensors takes no batches"),
-        ((dp.AdamW, dp.AdamW, abs), {"loss": None, "batches": None}, "needs params, the tensors to start at"),
-        ((dp.AdamW, dp.AdamW, nn.LazyLinear(2)), {}, "has no shape yet"),
+        ((dp.AdamW, dp.AdamW, MODEL), {"params": [torch.ones(1)]}, "params must be None for a module, got list"),
+        ((dp.AdamW, dp.AdamW, abs), {"loss": None}, "batches must be None for a function of tensors"),
+        (
+            (dp.AdamW, dp.AdamW, abs),
+            {"loss": None, "batches": None},
+            "params must be the initial tensors of the function, got None",
+        ),
+        ((dp.AdamW, dp.AdamW, nn.LazyLinear(2)), {}, "the model must be initialized, got uninitialized weight"),
         ((dp.AdamW, dp.AdamW, nn.Linear(3, 2).requires_grad_(False)), {}, "parameter that requires a gradient"),
-        ((partial(dp.SGD, lr=0.0), partial(dp.SGD, lr=0.0), MODEL), {}, "no weight has moved"),
+        (
+            (partial(dp.SGD, lr=0.0), partial(dp.SGD, lr=0.0), MODEL),
+            {},
+            "at least one weight must move, got no change in 6 steps",
+        ),
     ],
 )
 def test_bad_arguments_are_one_sentence(arguments, options, sentence):
@@ -159,7 +175,7 @@ def test_bad_arguments_are_one_sentence(arguments, options, sentence):
 
 def test_a_model_that_cannot_be_converted_is_one_sentence():
     start = torch.ones(2, dtype=torch.complex64)
-    with pytest.raises(dp.ArgumentError, match="dtype cannot be given for a model with complex parameters"):
+    with pytest.raises(dp.ArgumentError, match="dtype must be None for models with complex parameters"):
         quick(dp.SGD, dp.SGD, lambda w: w.abs().sum(), params=start, dtype=torch.float64)
 
 

@@ -1,4 +1,4 @@
-"""Data sets in memory: found or downloaded, checked, decoded once, and cut into batches."""
+"""In-memory data sets: located or downloaded, verified, decoded once, and split into batches."""
 
 from __future__ import annotations
 

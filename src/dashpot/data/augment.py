@@ -1,8 +1,7 @@
-"""Random changes of whole batches of images, each a pure function of the batch and a generator.
+"""Random augmentation of image batches, as pure functions of the batch and a generator.
 
-The random numbers are drawn on the CPU from the generator that is handed in, whatever the device of the images, so that
-every device sees the same images. The global random state plays no part. `Batches(augment=...)` hands in a generator
-of its own for every step.
+Random numbers are drawn on the CPU from the given generator, so that results are the same on every device. The global
+random state is neither read nor changed. `Batches(augment=...)` passes a new generator for every step.
 """
 
 from __future__ import annotations
@@ -19,18 +18,18 @@ __all__ = ["crop", "flip"]
 
 
 def flip(images: Tensor, generator: torch.Generator, share: float = 0.5) -> Tensor:
-    """Mirror each image, left to right, with probability `share`.
+    """Flip each image horizontally with probability `share`.
 
     Args:
-        images: shape (examples, channels, height, width).
-        generator: a CPU generator; one number is drawn for each image.
-        share: in [0, 1].
+        images: Images of shape (examples, channels, height, width).
+        generator: A CPU generator; one number is drawn for each image.
+        share: Probability, in [0, 1].
 
     Returns:
         A new tensor of the same shape.
 
     Raises:
-        ArgumentError: an argument is out of range or of another shape.
+        ArgumentError: If `images` is not 4-dimensional or `share` is out of range.
 
     >>> flip(torch.tensor([[[[1.0, 2.0]]]]), torch.Generator().manual_seed(0), share=1)
     tensor([[[[2., 1.]]]])
@@ -42,22 +41,21 @@ def flip(images: Tensor, generator: torch.Generator, share: float = 0.5) -> Tens
 
 
 def crop(images: Tensor, generator: torch.Generator, padding: int = 2, fill: float = 0.0) -> Tensor:
-    """Shift each image by up to `padding` pixels either way: pad it with `fill`, then cut a random part of its size.
+    """Pad each image with `fill` and take a random crop of the original size.
 
-    Every shift, vertical and horizontal apart, is as likely as any other.
+    Vertical and horizontal shifts are independent and uniform on -padding, ..., padding.
 
     Args:
-        images: shape (examples, channels, height, width).
-        generator: a CPU generator; two numbers are drawn for each image.
-        padding: pixels on each side, at least 0.
-        fill: the value of the pixels that come in from outside. For images that have been normalised it is what the
-            background has become.
+        images: Images of shape (examples, channels, height, width).
+        generator: A CPU generator; two numbers are drawn for each image.
+        padding: Pixels on each side; >= 0.
+        fill: Value of the padded pixels; for normalized images, the normalized background.
 
     Returns:
         A new tensor of the same shape.
 
     Raises:
-        ArgumentError: an argument is out of range or of another shape.
+        ArgumentError: If `images` is not 4-dimensional, or `padding` or `fill` is out of range.
 
     >>> crop(torch.ones(1, 1, 2, 2), torch.Generator().manual_seed(4), padding=1)
     tensor([[[[0., 1.],
@@ -72,11 +70,13 @@ def crop(images: Tensor, generator: torch.Generator, padding: int = 2, fill: flo
     rows = (top + torch.arange(height, device=images.device))[:, :, None]
     columns = (left + torch.arange(width, device=images.device))[:, None, :]
     example = torch.arange(count, device=images.device)[:, None, None]
-    # The slice between the indices puts the channels last: (examples, height, width, channels).
+    # Advanced indices separated by a slice come first: (examples, height, width, channels).
     return padded[example, :, rows, columns].permute(0, 3, 1, 2)
 
 
 def _check_images(owner: str, images: Tensor) -> None:
     if not isinstance(images, Tensor) or images.ndim != 4:
         got = f"shape {tuple(images.shape)}" if isinstance(images, Tensor) else repr(images)
-        raise ArgumentError(f"{owner}: images must be a tensor (examples, channels, height, width), got {got}.")
+        raise ArgumentError(
+            f"{owner}: images must be a tensor of shape (examples, channels, height, width), got {got}."
+        )

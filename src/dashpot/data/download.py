@@ -1,4 +1,4 @@
-"""Downloading the files of a data set that are missing, each checked against its published checksum."""
+"""Download of missing data files, verified against their published checksums."""
 
 from __future__ import annotations
 
@@ -12,16 +12,24 @@ from dashpot.errors import DataError
 __all__ = ["download"]
 
 _TIMEOUT = (3.0, 30.0)
-"""Seconds to wait for a connection, and between two pieces of a file."""
+"""Connect and read timeouts in seconds."""
 
 
 def download(dataset: IdxDataset, keys: Iterable[str], folder: Path) -> dict[str, Path]:
-    """Fetch the files `keys` of `dataset` into `folder`; the answer maps each key to its path.
+    """Download files of a data set into `folder`, trying the mirrors in order.
 
-    A file appears in `folder` complete and checked, or not at all; the mirrors are tried in order.
+    A file appears in `folder` only once it is complete and verified.
+
+    Args:
+        dataset: The data set.
+        keys: Keys of the missing files.
+        folder: Destination.
+
+    Returns:
+        Path of each key.
 
     Raises:
-        DataError: pooch is not installed, or no mirror gives a file; the sentence ends in what to do instead.
+        DataError: If pooch is not installed, or all mirrors fail for a file; the message ends with alternatives.
     """
     return {key: _fetch(dataset, dataset.files[key], folder) for key in keys}
 
@@ -30,9 +38,10 @@ def _fetch(dataset: IdxDataset, file: IdxFile, folder: Path) -> Path:
     try:
         import pooch
     except ImportError as error:
-        need = "downloading needs pooch (pip install 'dashpot[data]')"
-        raise DataError(f"{dataset.title} is not on this machine and {need}: {dataset.advice}.") from error
-    faults: list[str] = []
+        raise DataError(
+            f"{dataset.title} was not found; a download needs pooch (pip install 'dashpot[data]'): {dataset.advice}."
+        ) from error
+    failures: list[str] = []
     cause = None
     for mirror in dataset.mirrors:
         try:
@@ -41,23 +50,23 @@ def _fetch(dataset: IdxDataset, file: IdxFile, folder: Path) -> Path:
                 known_hash=f"sha256:{file.gzip_sha256}",
                 fname=f"{file.name}.gz",
                 path=folder,
-                downloader=pooch.HTTPDownloader(timeout=_TIMEOUT),  # pyright: ignore[reportArgumentType] - pooch's own
+                downloader=pooch.HTTPDownloader(timeout=_TIMEOUT),  # pyright: ignore[reportArgumentType]
             )
             return Path(path)
-        except (OSError, ValueError) as error:  # every error of requests is an OSError; a wrong checksum a ValueError
-            faults.append(f"{urlsplit(mirror).netloc}: {_summary(error)}")
+        except (OSError, ValueError) as error:  # errors of requests; wrong checksums
+            failures.append(f"{urlsplit(mirror).netloc}: {_summary(error)}")
             cause = error
     raise DataError(
-        f"{dataset.title} is not on this machine and could not be downloaded ({', '.join(faults)}): {dataset.advice}."
+        f"{dataset.title} was not found, and downloads failed ({', '.join(failures)}): {dataset.advice}."
     ) from cause
 
 
 def _summary(error: Exception) -> str:
-    """The kind and the status of a network error, whose text runs over many lines; the first sentence of any other."""
+    """Return type and status of a network error, whose text is long, or the first sentence of other errors."""
     if type(error).__module__.partition(".")[0] != "requests":
         return str(error).partition(". ")[0].rstrip(".")
     response = getattr(error, "response", None)
     if response is None:
         return type(error).__name__
-    response.close()  # the error holds the connection open
+    response.close()  # the error keeps the connection open
     return f"{type(error).__name__} {response.status_code}"

@@ -1,4 +1,4 @@
-"""Fashion-MNIST: 60 000 + 10 000 grey images of clothes, 28 x 28, in 10 classes.
+"""Fashion-MNIST: 60 000 + 10 000 grayscale images of clothes, 28 x 28 pixels, in 10 classes.
 
 Source: Xiao, Rasul and Vollgraf, "Fashion-MNIST: a novel image dataset for benchmarking machine learning algorithms",
 arXiv:1708.07747. Licence: MIT, copyright Zalando SE.
@@ -48,29 +48,29 @@ DATASET = IdxDataset(
         "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
     ),
     advice=(
-        "install the Debian or Ubuntu package dataset-fashion-mnist, or name a folder that holds its four idx .gz "
-        "files with --data-dir or DASHPOT_DATA, or take the task digits, which needs no download"
+        "install the Debian or Ubuntu package dataset-fashion-mnist, set --data-dir or DASHPOT_DATA to a folder with "
+        "its four idx .gz files, or use the task digits, which needs no download"
     ),
 )
-"""The published files. The mirrors need no trust: what they send is checked."""
+"""The published files. Mirrors need not be trusted, because downloads are verified."""
 
 
 def load(data_dir: str | os.PathLike[str] | None = None) -> Images:
-    """The four arrays of Fashion-MNIST, from the first place that has them.
+    """Load Fashion-MNIST from the first available source.
 
-    The places, in order: `data_dir`, or the folder in the environment variable `DASHPOT_DATA`; the per-user cache; the
-    system package (/usr/share/datasets/fashion-mnist); a download. In a folder of the user's the files may lie in
-    `fashion-mnist/`, in `FashionMNIST/raw/` where torchvision puts them, or directly, packed (.gz) or not. What comes
-    from the system or a download is decoded once to a file in the cache.
+    Sources, in order: `data_dir`, or the folder in the environment variable `DASHPOT_DATA`; the per-user cache; the
+    system package (/usr/share/datasets/fashion-mnist); a download. The user's folder may contain the files directly, in
+    `fashion-mnist/`, or in `FashionMNIST/raw/` (torchvision's layout), compressed (.gz) or not. Data from the system
+    package or a download are decoded once into a cached file.
 
     Args:
-        data_dir: a folder to look in first.
+        data_dir: Folder searched first.
 
     Returns:
         Images of shape (60000, 28, 28) and (10000, 28, 28) with values 0 to 255, and their labels 0 to 9.
 
     Raises:
-        DataError: a file is damaged, some of the files of a user's folder are missing, or the data set is nowhere and
-            cannot be downloaded.
+        DataError: If a file is damaged, the user's folder is incomplete, or the data set is not found and cannot be
+            downloaded.
     """
     return load_idx(DATASET, data_dir)

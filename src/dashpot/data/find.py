@@ -1,4 +1,4 @@
-"""Where data sets are looked for: the user's folder, the cache, the system."""
+"""Search for data files in the user's folder and other locations."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ from dashpot.errors import DataError
 __all__ = ["ENV_VARIABLE", "find", "user_folder"]
 
 ENV_VARIABLE = "DASHPOT_DATA"
-"""The environment variable that names a data folder."""
+"""Environment variable with the path of the data folder."""
 
 
 def user_folder(data_dir: str | os.PathLike[str] | None) -> Path | None:
-    """The folder the user named: `data_dir`, else the environment variable `DASHPOT_DATA`, else None.
+    """Return the user's data folder: `data_dir`, else the environment variable `DASHPOT_DATA`, else None.
 
     Raises:
-        DataError: it is not a folder that can be read.
+        DataError: If the folder cannot be read.
     """
-    named = data_dir if data_dir is not None else os.environ.get(ENV_VARIABLE) or None
-    if named is None:
+    path = data_dir if data_dir is not None else os.environ.get(ENV_VARIABLE) or None
+    if path is None:
         return None
-    folder = Path(named).expanduser()
+    folder = Path(path).expanduser()
     try:
         next(folder.iterdir(), None)
     except OSError as error:
         origin = f"the environment variable {ENV_VARIABLE}" if data_dir is None else "data_dir (--data-dir)"
         reason = error.strerror or error
-        raise DataError(f"The data folder {str(named)!r} given by {origin} cannot be read: {reason}.") from error
+        raise DataError(f"The data folder {str(path)!r} given by {origin} cannot be read: {reason}.") from error
     return folder
 
 
-def find(dataset: IdxDataset, folder: Path, inside: Iterable[str] = ("",)) -> dict[str, Path]:
-    """The files of `dataset` in the first of the places `inside` `folder` that has any; empty where none has.
+def find(dataset: IdxDataset, folder: Path, subfolders: Iterable[str] = ("",)) -> dict[str, Path]:
+    """Return the files of `dataset` in the first subfolder of `folder` that contains any of them.
 
-    Each file counts as `name.gz` or, unpacked, as `name`. The answer may lack some of the files.
+    A file may be compressed (`name.gz`) or not (`name`). The result may be incomplete or empty.
     """
-    for place in inside:
+    for subfolder in subfolders:
         found: dict[str, Path] = {}
         for key, file in dataset.files.items():
-            candidates = (folder / place / f"{file.name}.gz", folder / place / file.name)
+            candidates = (folder / subfolder / f"{file.name}.gz", folder / subfolder / file.name)
             path = next((path for path in candidates if _is_file(path)), None)
             if path is not None:
                 found[key] = path
@@ -52,7 +52,7 @@ def find(dataset: IdxDataset, folder: Path, inside: Iterable[str] = ("",)) -> di
 
 
 def _is_file(path: Path) -> bool:
-    """Whether `path` is a file, as far as this user may know."""
+    """Return whether `path` is a file; False without permission to check."""
     try:
         return path.is_file()
     except OSError:

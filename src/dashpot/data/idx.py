@@ -1,7 +1,7 @@
-"""The idx format of the MNIST family: a header of big-endian integers, then the values row by row.
+"""The idx format of MNIST: a header of big-endian integers, followed by the values in row-major order.
 
 Bytes 0 and 1 are zero, byte 2 is the type (0x08: unsigned bytes), byte 3 the number of dimensions; one unsigned 32-bit
-integer per dimension follows. Source: the format's description on the MNIST page, http://yann.lecun.com/exdb/mnist/.
+integer per dimension follows. Source: format description at http://yann.lecun.com/exdb/mnist/.
 """
 
 from __future__ import annotations
@@ -17,22 +17,20 @@ _UNSIGNED_BYTES = 0x08
 
 
 class IdxError(ValueError):
-    """The bytes are not one whole idx array; the message says what is wrong, without naming a file."""
+    """Invalid idx data; the message is a clause without the name of the file."""
 
 
 def decode(content: bytes) -> np.ndarray:
-    """The array of unsigned bytes that `content` holds, neither shorter nor longer than its header says.
-
-    The array is a read-only view of `content`.
+    """Decode an array of unsigned bytes, as a read-only view of `content`.
 
     Raises:
-        IdxError: the magic number, the number of dimensions or the length is wrong.
+        IdxError: If the magic number, the number of dimensions or the length is wrong.
 
     >>> decode(b"\\0\\0\\x08\\x01" + b"\\0\\0\\0\\x03" + b"abc")
     array([97, 98, 99], dtype=uint8)
     """
     if len(content) < 4 or content[:2] != b"\0\0":
-        raise IdxError(f"it does not begin like an idx file (first bytes {content[:4].hex() or 'missing'})")
+        raise IdxError(f"it does not start with the idx magic number (first bytes {content[:4].hex() or 'missing'})")
     if content[2] != _UNSIGNED_BYTES:
         raise IdxError(f"its idx type is 0x{content[2]:02x}, not 0x08 (unsigned bytes)")
     dimensions = content[3]
@@ -41,17 +39,19 @@ def decode(content: bytes) -> np.ndarray:
         raise IdxError(f"its idx header of {dimensions} dimensions is incomplete")
     shape = struct.unpack(f">{dimensions}I", content[4:start])
     if len(content) != start + math.prod(shape):
-        raise IdxError(f"it holds {len(content) - start} values, not the {math.prod(shape)} of shape {shape}")
+        raise IdxError(f"it contains {len(content) - start} values, not the {math.prod(shape)} of shape {shape}")
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
 def encode(array: np.ndarray) -> bytes:
-    """The idx file of an array of unsigned bytes with 1 to 255 dimensions: the inverse of `decode`.
+    """Encode an array of unsigned bytes with 1 to 255 dimensions; the inverse of `decode`.
 
     >>> encode(np.array([97, 98, 99], dtype=np.uint8)) == b"\\0\\0\\x08\\x01" + b"\\0\\0\\0\\x03" + b"abc"
     True
     """
     if array.dtype != np.uint8 or array.ndim == 0:
-        raise IdxError(f"an array of unsigned bytes is needed, not {array.ndim} dimensions of {array.dtype}")
+        raise IdxError(
+            f"encode: array must have dtype uint8 and dimensions, got dtype {array.dtype} and {array.ndim} dimensions"
+        )
     header = struct.pack(f">4B{array.ndim}I", 0, 0, _UNSIGNED_BYTES, array.ndim, *array.shape)
     return header + array.tobytes()

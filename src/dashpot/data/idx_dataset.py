@@ -1,4 +1,4 @@
-"""A data set published as idx files: what its files are called, and what their bytes must be."""
+"""Names, checksums and sources of data sets published as idx files."""
 
 from __future__ import annotations
 
@@ -19,10 +19,14 @@ __all__ = ["IdxDataset", "IdxFile", "read"]
 
 @dataclass(frozen=True)
 class IdxFile:
-    """One file of a data set.
+    """A file of a data set.
 
-    `sha256` is the checksum of the decoded bytes, which decide; `gzip_sha256` that of the published `name.gz`, which
-    a download must match. A copy packed anew (as Linux distributions do) has another packed checksum and is accepted.
+    Files compressed again, as by Linux distributions, have a different `gzip_sha256` and are valid.
+
+    Args:
+        name: File name without ".gz".
+        sha256: Checksum of the decompressed content.
+        gzip_sha256: Checksum of the published `name.gz`, required of downloads.
     """
 
     name: str
@@ -32,11 +36,16 @@ class IdxFile:
 
 @dataclass(frozen=True)
 class IdxDataset:
-    """A data set of idx files and the places it can come from.
+    """A data set of idx files and its sources.
 
-    `files` maps the fields of `Images` to files, `folders` are the places inside a data folder where copies are
-    looked for, `system` is where a system package puts them, `mirrors` are addresses ending in "/", tried in order,
-    `advice` completes the sentence "... is neither here nor could it be downloaded: ".
+    Args:
+        name: Name of its folder in the cache.
+        title: Name in messages.
+        files: File for each field of `Images`.
+        folders: Subfolders of a data folder to search, in order.
+        system: Folder of the system package.
+        mirrors: URLs ending in "/", tried in order.
+        advice: Alternatives, as the last clause of an error message.
     """
 
     name: str
@@ -49,48 +58,53 @@ class IdxDataset:
 
 
 def read(path: Path, file: IdxFile, *, in_cache: bool) -> np.ndarray:
-    """Decode one idx file, packed or not, and check that it is the published one.
+    """Read an idx file and verify its checksum.
 
     Args:
-        path: where it lies; a name that ends in `.gz` is unpacked.
-        file: what it must be.
-        in_cache: whether it lies in dashpot's cache. A damaged file of in_cache is renamed to `*.damaged`; anybody else's is
-            left untouched.
+        path: Path of the file; decompressed if it ends in `.gz`.
+        file: Expected checksums.
+        in_cache: Whether the file is in dashpot's cache, where damaged files are renamed to `*.damaged`; others are
+            left unchanged.
 
     Raises:
-        DataError: it cannot be read, is cut short, is no idx file or has another checksum.
+        DataError: If the file cannot be read, is truncated or not an idx file, or has a different checksum.
     """
     try:
-        packed = path.read_bytes()
+        raw = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
     try:
-        content = gzip.decompress(packed) if path.suffix == ".gz" else packed
+        content = gzip.decompress(raw) if path.suffix == ".gz" else raw
     except (OSError, EOFError, zlib.error) as error:
-        reason = f"it does not unpack: {str(error).rstrip('.')}"
-        raise _corrupt_error(path, reason, "sha256", file.gzip_sha256, sha256(packed), in_cache=in_cache) from error
+        reason = f"decompression failed: {str(error).rstrip('.')}"
+        raise _corrupt_error(path, reason, "sha256", file.gzip_sha256, sha256(raw), in_cache=in_cache) from error
     actual = sha256(content)
     if actual != file.sha256:
         raise _corrupt_error(
-            path, _mismatch_reason(content), "sha256 of the unpacked bytes", file.sha256, actual, in_cache=in_cache
+            path,
+            _mismatch_reason(content),
+            "sha256 of the decompressed content",
+            file.sha256,
+            actual,
+            in_cache=in_cache,
         )
     return idx.decode(content)
 
 
 def _mismatch_reason(content: bytes) -> str:
-    """What is wrong with bytes that have the wrong checksum, as far as their own header tells."""
+    """Return why content with a wrong checksum is invalid."""
     try:
         idx.decode(content)
     except idx.IdxError as error:
         return str(error)
-    return "it is a whole idx file with other values"
+    return "it is a valid idx file with different values"
 
 
-def _corrupt_error(path: Path, reason: str, what: str, expected: str, actual: str, *, in_cache: bool) -> DataError:
-    outcome = "it was left as it is"
+def _corrupt_error(path: Path, reason: str, label: str, expected: str, actual: str, *, in_cache: bool) -> DataError:
+    outcome = "it was left unchanged"
     if in_cache:
         try:
-            outcome = f"it was kept aside as {keep_aside(path).name}, and the next run looks for a sound copy"
+            outcome = f"it was renamed to {keep_aside(path).name}, and the next run uses a different source"
         except OSError as error:
-            outcome = f"it could not be kept aside ({error.strerror or error})"
-    return DataError(f"{path} is damaged ({reason}): expected {what} {expected}, got {actual}; {outcome}.")
+            outcome = f"it could not be renamed ({error.strerror or error})"
+    return DataError(f"{path} is damaged ({reason}): expected {label} {expected}, got {actual}; {outcome}.")

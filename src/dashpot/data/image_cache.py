@@ -1,4 +1,4 @@
-"""The decoded copy of a data set in the cache: one file, written whole, checked whenever it is read."""
+"""Decoded data sets in the cache: one file each, written atomically and verified on every read."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ _log = logging.getLogger(__name__)
 
 
 def store(path: Path, images: Images) -> None:
-    """Write `images` to `path`; where that fails (read-only folder, full disk) say so once and leave nothing behind."""
+    """Write `images` to `path` atomically; log a warning, once, if that fails (read-only folder, full disk)."""
     try:
         write_atomically(path, lambda file: np.savez(file, **images._asdict()))
     except OSError as error:
-        warn_once(f"The decoded data set is not kept in {path.parent} ({error.strerror or error}); this run goes on.")
+        warn_once(f"The decoded data set is not cached in {path.parent} ({error.strerror or error}).")
 
 
 def load(path: Path, dataset: IdxDataset) -> Images | None:
-    """The decoded data set at `path`, or None where there is none or it is damaged.
+    """Return the decoded data set at `path`, or None if it is missing or damaged.
 
-    Every array is checked against the published checksum. A damaged file is renamed to `*.damaged`.
+    Every array is verified against the published checksum. A damaged file is renamed to `*.damaged`.
     """
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         return None
     except OSError as error:
-        warn_once(f"The decoded data set {path} cannot be read ({error.strerror or error}) and is decoded anew.")
+        warn_once(f"The decoded data set {path} cannot be read ({error.strerror or error}) and is decoded again.")
         return None
     reason = "a checksum differs"
     try:
@@ -47,13 +47,13 @@ def load(path: Path, dataset: IdxDataset) -> Images | None:
             return images
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
-    _discard(path, fault)
+    _rename_damaged(path, reason)
     return None
 
 
-def _discard(path: Path, fault: str) -> None:
+def _rename_damaged(path: Path, reason: str) -> None:
     try:
-        outcome = f"was kept aside as {keep_aside(path).name}"
+        outcome = f"was renamed to {keep_aside(path).name}"
     except OSError as error:
-        outcome = f"could not be kept aside ({error.strerror or error})"
-    _log.warning("The decoded data set %s is damaged (%s), %s and is decoded anew.", path, fault, outcome)
+        outcome = f"could not be renamed ({error.strerror or error})"
+    _log.warning("The decoded data set %s is damaged (%s), %s, and is decoded again.", path, reason, outcome)

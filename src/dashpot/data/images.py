@@ -1,4 +1,4 @@
-"""The shape in which every image data set of dashpot arrives."""
+"""Format of image data sets."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ __all__ = ["Images"]
 
 
 class Images(NamedTuple):
-    """A labelled image data set as it was published: unsigned bytes, split into training and evaluation.
+    """A labelled image data set of unsigned bytes, split into training and evaluation data.
 
-    Images have shape (examples, height, width), labels (examples,). The arrays may be read-only.
+    Images have shape (examples, height, width), labels (examples,). Arrays may be read-only.
     """
 
     train_images: np.ndarray

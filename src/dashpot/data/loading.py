@@ -1,4 +1,4 @@
-"""Loading an idx data set from the first place that has it."""
+"""Loading of idx data sets from the first available source."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ __all__ = ["load_idx"]
 
 
 def load_idx(dataset: IdxDataset, data_dir: str | os.PathLike[str] | None = None) -> Images:
-    """The arrays of `dataset`: from the user's folder, the cache, the system, or a download, in this order.
+    """Load `dataset` from the user's folder, the cache, the system package, or a download, in this order.
 
-    A user's folder is read and checked every time, so that a file damaged there is always reported.
+    Files in the user's folder are verified by every call, so that a damaged file is always reported.
 
     Raises:
-        DataError: see `dashpot.data.fashion_mnist.load`.
+        DataError: As in `dashpot.data.fashion_mnist.load`.
     """
     folder = user_folder(data_dir)
     paths = find(dataset, folder, dataset.folders) if folder is not None else {}
     if paths:
         missing = [file.name for key, file in dataset.files.items() if key not in paths]
         if missing:
-            place = next(iter(paths.values())).parent
-            raise DataError(f"{dataset.title} in {place} is incomplete: {', '.join(missing)} (.gz) is missing.")
+            parent = next(iter(paths.values())).parent
+            raise DataError(f"{dataset.title} in {parent} is incomplete: {', '.join(missing)} (.gz) is missing.")
         return _read(dataset, paths, in_cache=False)
     cache = cache_folder() / dataset.name
-    copy = cache / "decoded.npz"
-    images = image_cache.load(copy, dataset)
+    decoded = cache / "decoded.npz"
+    images = image_cache.load(decoded, dataset)
     if images is None:
         images = _load_original(dataset, cache)
-        image_cache.store(copy, images)
+        image_cache.store(decoded, images)
     return images
 
 
@@ -63,18 +63,18 @@ def _read(dataset: IdxDataset, paths: Mapping[str, Path], *, in_cache: bool) -> 
 
 @contextmanager
 def _writable_folder(folder: Path) -> Iterator[Path]:
-    """`folder` if files can be made in it, else a temporary one."""
+    """Yield `folder` if it is writable, else a temporary folder."""
     reason = _write_error(folder)
-    if fault is None:
+    if reason is None:
         yield folder
         return
-    warn_once(f"Downloads are not kept in {folder} ({fault}); this run goes on.")
+    warn_once(f"Downloads are not cached in {folder} ({reason}).")
     with tempfile.TemporaryDirectory() as temporary:
         yield Path(temporary)
 
 
 def _write_error(folder: Path) -> str | None:
-    """Why no file can be made in `folder`, or None."""
+    """Return why `folder` is not writable, or None."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -1,4 +1,4 @@
-"""Random numbers that are pure functions of a key and leave torch's global generators as they are."""
+"""Random numbers as pure functions of a key, independent of torch's global generators."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from dashpot.constraints import Interval, check
 __all__ = ["SEED", "generator", "seeded"]
 
 SEED = Interval(0, 2**32 - 1, "both", integer=True)
-"""The seeds there are: torch's CPU generator reads 32 bits of a seed, so a larger one would repeat a smaller one."""
+"""Allowed seeds. torch's CPU generator uses 32 bits of a seed, so that larger ones would repeat smaller ones."""
 
 
 def generator(*key: int | str) -> torch.Generator:
-    """A fresh CPU generator whose numbers depend on `key` and on nothing else.
+    """Return a new CPU generator, seeded by `key`.
 
-    Keys that differ anywhere give unrelated streams; (1, 2) and (12,) differ.
+    Different keys, such as (1, 2) and (12,), give independent streams.
 
     >>> a, b, c = (torch.rand((), generator=generator("noise", 0, epoch)) for epoch in (3, 3, 4))
     >>> bool(a == b), bool(a == c)
@@ -31,13 +31,16 @@ def generator(*key: int | str) -> torch.Generator:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Run a block as if `torch.manual_seed(seed)` stood before it, and put the generator back afterwards.
+    """Seed the global CPU generator for a block, and restore its state afterwards.
 
-    For code that draws from the global CPU generator, such as the initialisation of `torch.nn` layers. The generators
-    of other devices are not touched: build on the CPU, then move.
+    For code that draws from the global generator, such as the initialization of `torch.nn` layers. Generators of other
+    devices are unaffected: initialize modules on the CPU, then move them.
+
+    Args:
+        seed: An integer in [0, 2**32 - 1].
 
     Raises:
-        ArgumentError: `seed` is not an integer in [0, 2**32 - 1].
+        ArgumentError: If `seed` is out of range.
 
     >>> before = torch.get_rng_state()
     >>> with seeded(7):

@@ -1,4 +1,4 @@
-"""Saying something once."""
+"""Warnings that are logged once per process."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ _log = logging.getLogger("dashpot.data")
 
 @functools.cache
 def warn_once(message: str) -> None:
-    """Log a warning the first time this process asks for it; a study loads its data many times."""
+    """Log a warning once per process; a study loads its data many times."""
     _log.warning(message)

@@ -75,7 +75,7 @@ class Learner:
         batch: Current `Batch`: index, x, y, output, loss.
         steps: Optimizer steps taken since the start of the run.
         total_steps: Optimizer steps of the whole fit, skipped steps included.
-        history: RunningMeans of each epoch, `{"train": {...}, "eval": {...}}`.
+        history: Means of each epoch, `{"train": {...}, "eval": {...}}`.
         stop_reason: None, or the reason to end the fit after this epoch, set by a callback. To end it immediately,
             raise `CancelFit` as well.
         loop: `LoopState` of the fit: position, gradient accumulation, phases.

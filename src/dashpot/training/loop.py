@@ -160,8 +160,8 @@ def train(
     """Train `problem.model` in place and evaluate it after every epoch.
 
     A fit of `Learner` on the model's device. A non-finite loss ends it: the last `Epoch` then has `diverged` set, and
-    its steps end with that loss. Losses are read from the device every `dashpot.tasks.running_means.SYNC_INTERVAL` steps, so up to that
-    many further steps may have been taken.
+    its steps end with that loss. Losses are read from the device every `SYNC_INTERVAL` steps, so up to that many
+    further steps may have been taken.
 
     Args:
         problem: Model, batches, loss and metrics.

@@ -31,8 +31,8 @@ class RunLog(Callback):
 
     Lines are those of `dashpot.runs.records`: loss and learning rate of every step (with gradient accumulation the mean
     loss of its micro-batches), means and seconds of every epoch, and the end. The header must exist already. A run
-    diverges at a non-finite loss or, if non-finite steps are skipped, at `SYNC_INTERVAL` consecutive ones. Losses are buffered
-    on the device, so that divergence is detected up to `SYNC_INTERVAL` steps late.
+    diverges at a non-finite loss or, if non-finite steps are skipped, at `SYNC_INTERVAL` consecutive ones. Losses are
+    buffered on the device, so that divergence is detected up to `SYNC_INTERVAL` steps late.
 
     Args:
         path: Path of the record.

@@ -13,7 +13,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_the_folder_is_made_and_the_old_file_replaced(tmp_path):
+def test_write_atomically_creates_folder_and_replaces_file(tmp_path):
     path = tmp_path / "new" / "file"
     for content in (b"old", b"new"):
         write_atomically(path, lambda file, content=content: file.write(content))
@@ -21,7 +21,7 @@ def test_the_folder_is_made_and_the_old_file_replaced(tmp_path):
     assert names(path.parent) == ["file"]
 
 
-def test_a_failing_writer_leaves_the_old_file_and_nothing_else(tmp_path):
+def test_write_atomically_failing_writer_keeps_old_file(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"old")
 
@@ -36,7 +36,7 @@ def test_a_failing_writer_leaves_the_old_file_and_nothing_else(tmp_path):
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
-def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, step):
+def test_write_atomically_on_full_disk_keeps_old_file(tmp_path, monkeypatch, step):
     path = tmp_path / "file"
     path.write_bytes(b"old")
 
@@ -50,7 +50,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch,
     assert names(tmp_path) == ["file"]
 
 
-def test_the_file_appears_only_after_its_bytes_are_on_the_disk(tmp_path, monkeypatch):
+def test_write_atomically_syncs_content_before_rename(tmp_path, monkeypatch):
     path, seen = tmp_path / "file", []
     real = os.fsync
 
@@ -60,17 +60,17 @@ def test_the_file_appears_only_after_its_bytes_are_on_the_disk(tmp_path, monkeyp
 
     monkeypatch.setattr(os, "fsync", observing)
     write_atomically(path, lambda file: file.write(b"new"))
-    assert seen == [False, True]  # the file's bytes, then its name in the folder
+    assert seen == [False, True]  # content first, then the directory entry
     assert path.read_bytes() == b"new"
 
 
-def test_the_file_has_the_permissions_of_any_new_file(tmp_path):
+def test_write_atomically_uses_default_permissions(tmp_path):
     write_atomically(tmp_path / "atomic", lambda file: file.write(b""))
     (tmp_path / "plain").touch()
     assert (tmp_path / "atomic").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-def test_keeping_aside_never_overwrites(tmp_path):
+def test_keep_aside_never_overwrites(tmp_path):
     path = tmp_path / "file.gz"
     for content in (b"one", b"two", b"three"):
         path.write_bytes(content)
