@@ -116,7 +116,7 @@ def test_state_with_pending_gradients_raises():
     ("order", "training", "callbacks", "message"),
     [
         (0, False, [EMA(0.9)], "EMA has put its averages into the model"),
-        (1000, True, [SWA(0)], "got the end of a training phase"),
+        (1000, True, [SWA(0)], "got the end of the training phase of epoch 1"),
         (0, False, [Schedule(Exponential(0.5), per="epoch")], "Schedule has not been notified of the end of the epoch"),
     ],
 )

@@ -91,7 +91,7 @@ class ResumableLoader:
                 x, y, size, own_size = self._own_slice(x, y)
             # Averages over ranks with these weights are averages over examples.
             weight = 1.0 if world_size == 1 else own_size * world_size / size
-            yield Batch(self._to_engine(x), self._to_engine(y), own_size, weight)
+            yield Batch(map_tensors(self._to_device, x), map_tensors(self._to_device, y), own_size, weight)
         if count != expected:
             got = "more" if count > expected else str(count)
             raise RunError(f"Learner: {self.owner} must yield len({self.owner}) = {expected} batches, got {got}.")
@@ -171,11 +171,8 @@ class ResumableLoader:
         x, y = item
         return x, y
 
-    def _to_engine(self, value: Any) -> Any:
-        """Move the CPU tensors of a batch to the engine's device; reject those on other devices."""
-        return map_tensors(self._to_device, value)
-
     def _to_device(self, tensor: Tensor) -> Tensor:
+        """Move a CPU tensor to the engine's device; reject tensors on other devices."""
         device = self.engine.device
         if tensor.device == device:
             return tensor

@@ -161,16 +161,11 @@ def _check_moment(learner: Learner) -> None:
                 "take it earlier, as Checkpoints does, or end the fit with the optimizer's weights."
             )
     epoch, batch = loop.position
-    if batch and loop.phase == "eval":
-        raise RunError(
-            "The state of a fit must be taken during training or after an epoch, got the evaluation of epoch "
-            f"{epoch + 1}."
-        )
     at_end = loop.event in ("after_epoch", "cleanup_epoch") and loop.unwinding is None
-    if at_end and batch and loop.phases["eval"]:
+    if batch and (loop.phase == "eval" or (at_end and loop.phases["eval"])):
+        got = "the evaluation" if loop.phase == "eval" else "the end of the training phase"
         raise RunError(
-            "The state of a fit must be taken during training or after an epoch, got the end of a training phase; take "
-            "it after the evaluation."
+            f"The state of a fit must be taken during training or after an epoch, got {got} of epoch {epoch + 1}."
         )
     if loop.event == "after_epoch":
         for callback in loop.callbacks.pending("after_epoch"):
