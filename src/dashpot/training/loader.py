@@ -19,14 +19,7 @@ from dashpot.training.distributed.data_sharding import (
 )
 from dashpot.training.distributed.engine import Engine
 from dashpot.training.loop_state import Batch
-from dashpot.training.state.loader_state import (
-    component_states,
-    generator_states,
-    non_resumable_reason,
-    set_component_states,
-    set_epoch,
-    set_generator_states,
-)
+from dashpot.training.state.loader_state import loader_state, non_resumable_reason, set_epoch, set_loader_state
 from dashpot.utils.rng_state import random_state, set_random_state
 
 __all__ = ["ResumableLoader"]
@@ -120,13 +113,12 @@ class ResumableLoader:
 
     def _replay(self, epoch: int, start: int) -> Iterator[Any]:
         """Return a loader's batches from `start`, replayed from the state at the start of the epoch."""
-        current = {**random_state(), "own": generator_states(self.source), "parts": component_states(self.source)}
+        current = {**random_state(), **loader_state(self.source)}
         if start == 0 or self._epoch_start is None:
             self._epoch_start = current
         else:
-            set_component_states(self.source, self._epoch_start.get("parts", {}))
-        set_random_state(self._epoch_start)
-        set_generator_states(self.source, self._epoch_start["own"])
+            set_random_state(self._epoch_start)
+            set_loader_state(self.source, self._epoch_start)
         set_epoch(self.source, epoch)
         batches = iter(self._loader)
         for _ in islice(batches, start):
@@ -137,9 +129,7 @@ class ResumableLoader:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state, gathered over ranks, from which the current or the next epoch resumes."""
-        components = {} if self.is_stream else component_states(self.source)
-        epoch_start = self.engine.all_gather(self._epoch_start)
-        return {"begun": epoch_start, "own": generator_states(self.source), "parts": components}
+        return {"begun": self.engine.all_gather(self._epoch_start), **loader_state(self.source)}
 
     def check_resumable(self) -> None:
         """Check that a saved state can reproduce the batches.
@@ -153,8 +143,7 @@ class ResumableLoader:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the result of `state_dict`."""
-        set_generator_states(self.source, state["own"])
-        set_component_states(self.source, state.get("parts", {}))
+        set_loader_state(self.source, state)
         # Rank 0 determines the order, for any number of ranks.
         epoch_start, rank = state["begun"], self.engine.global_rank
         self._epoch_start = epoch_start[rank] if rank < len(epoch_start) else None

@@ -1,4 +1,4 @@
-"""State of a data loader: its generators, and the samplers and data sets that count epochs or have a `state_dict`."""
+"""State of a data loader: its generators, and the samplers and data sets with a `state_dict` or an epoch."""
 
 from __future__ import annotations
 
@@ -7,49 +7,38 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
-__all__ = [
-    "component_states",
-    "generator_states",
-    "non_resumable_reason",
-    "set_component_states",
-    "set_epoch",
-    "set_generator_states",
-]
+__all__ = ["loader_state", "non_resumable_reason", "set_epoch", "set_loader_state"]
 
 _GENERATORS = ("generator", "sampler.generator", "batch_sampler.generator", "batch_sampler.sampler.generator")
 _COMPONENTS = ("", "sampler", "batch_sampler", "batch_sampler.sampler", "dataset")
 
 
-def generator_states(loader: Any) -> dict[str, Tensor]:
-    """Return the state of each generator passed to a `DataLoader` or its samplers, by attribute path.
+def loader_state(loader: Any) -> dict[str, Any]:
+    """Return the states of the generators and of the components of a `DataLoader`, by attribute path.
+
+    Components are the loader, its samplers and its data set, if they define `state_dict` and `load_state_dict`. A
+    stream, whose epochs are pure functions of their index, has none.
 
     >>> from torch.utils.data import DataLoader
-    >>> list(generator_states(DataLoader([1, 2], shuffle=True, generator=torch.Generator())))
-    ['generator']
+    >>> state = loader_state(DataLoader([1, 2], shuffle=True, generator=torch.Generator()))
+    >>> list(state["own"]), state["parts"]
+    (['generator'], {})
     """
-    return {path: generator.get_state() for path, generator in _generators(loader)}
+    return {
+        "own": {path: generator.get_state() for path, generator in _generators(loader)},
+        "parts": {path: copy.deepcopy(part.state_dict()) for path, part in _components(loader) if _has_state(part)},
+    }
 
 
-def set_generator_states(loader: Any, states: Mapping[str, Tensor]) -> None:
-    """Restore the result of `generator_states`."""
+def set_loader_state(loader: Any, state: Mapping[str, Any]) -> None:
+    """Restore the result of `loader_state`."""
     for path, generator in _generators(loader):
-        if path in states:
-            generator.set_state(states[path])
-
-
-def component_states(loader: Any) -> dict[str, Any]:
-    """Return the `state_dict` of each component that can load one, by attribute path."""
-    stateful = {path: component for path, component in _components(loader) if _has_state(component)}
-    return {path: copy.deepcopy(component.state_dict()) for path, component in stateful.items()}
-
-
-def set_component_states(loader: Any, states: Mapping[str, Any]) -> None:
-    """Restore the result of `component_states`."""
+        if path in state["own"]:
+            generator.set_state(state["own"][path])
     for path, component in _components(loader):
-        if path in states and _has_state(component):
-            component.load_state_dict(copy.deepcopy(states[path]))
+        if path in state.get("parts", {}) and _has_state(component):
+            component.load_state_dict(copy.deepcopy(state["parts"][path]))
 
 
 def set_epoch(loader: Any, epoch: int) -> None:
@@ -71,7 +60,7 @@ def _generators(loader: Any) -> Iterator[tuple[str, torch.Generator]]:
 
 
 def _components(loader: Any) -> Iterator[tuple[str, Any]]:
-    return ((path, found) for path, found in _attributes(loader, _COMPONENTS) if found is not None)
+    return iter(()) if callable(getattr(loader, "epoch", None)) else _attributes(loader, _COMPONENTS)
 
 
 def _has_state(component: Any) -> bool:
@@ -85,6 +74,6 @@ def _attributes(loader: Any, paths: tuple[str, ...]) -> Iterator[tuple[str, Any]
         found = loader
         for name in filter(None, path.split(".")):
             found = getattr(found, name, None)
-        if id(found) not in seen:
+        if found is not None and id(found) not in seen:
             seen.add(id(found))
             yield path, found
