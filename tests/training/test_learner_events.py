@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from event_support import END, EVAL, TRAIN, EventLog, events_of
@@ -177,3 +179,13 @@ def test_backward_uses_loss_changed_by_callback():
     slower = fitted(lambda params, lr: torch.optim.SGD(params, lr=lr / 2))
     for a, b in zip(weights(halved), weights(slower), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-13, atol=1e-15)
+
+
+def test_public_attributes_are_the_documented_ones():
+    section = Learner.__doc__.partition("Attributes:")[2].partition("Raises:")[0]
+    documented = set(re.findall(r"^        (\w+):", section, re.MULTILINE))
+    subject = learner(examples=4)
+    subject.fit(1)
+    properties = {name for name, value in vars(Learner).items() if isinstance(value, property)}
+    assert {name for name in vars(subject) if not name.startswith("_")} | properties == documented
+    assert len(documented) <= 15

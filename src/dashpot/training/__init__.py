@@ -1,4 +1,4 @@
-"""Training: the learner and its callbacks, and checkpoints that resume a run to the same numbers."""
+"""Training loop with callbacks, and exact resume from checkpoints."""
 
 from dashpot.runs.records import Divergence, Epoch
 from dashpot.training.callback import Callback, CancelBatch, CancelEpoch, CancelFit
