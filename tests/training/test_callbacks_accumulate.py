@@ -1,4 +1,4 @@
-"""Steps made of several batches: the same as one large batch, the counts, and where a fit can stop and go on."""
+"""Gradient accumulation: equivalence to large batches, step counts, and resumes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dashpot.training.callbacks.schedule import Schedule
 
 
 def trained(make, batch_size, accumulate, examples=19, loader=False, epochs=3):
-    """A small smooth model in float64 without layers that look at a batch as a whole."""
+    """Train a small smooth float64 model without batch statistics."""
     draw = torch.Generator().manual_seed(1)
     x = torch.randn(examples, 3, generator=draw, dtype=torch.float64)
     y = torch.randint(0, 2, (examples,), generator=draw)
@@ -40,10 +40,10 @@ def trained(make, batch_size, accumulate, examples=19, loader=False, epochs=3):
 @pytest.mark.parametrize("loader", [False, True], ids=["Batches", "DataLoader"])
 @pytest.mark.parametrize("examples", [16, 18, 19, 3])
 @pytest.mark.parametrize("make", [torch.optim.SGD, dp.AdamW, dp.SGD])
-def test_several_small_batches_are_one_large_one(make, examples, loader):
-    """With 18 and 19 the last step of an epoch has batches of 2 and of 2 and 1: its examples count alike.
+def test_accumulated_batches_match_one_large_batch(make, examples, loader):
+    """With 18 and 19 examples, the last step has fewer examples or a shorter micro-batch.
 
-    The sums are taken in another order; 1e-12 of the largest is four orders above their rounding.
+    Sums have a different order; the tolerance of 1e-12 is four orders of magnitude above their rounding.
     """
     small, of_small = trained(make, 2, 4, examples, loader)
     large, of_large = trained(make, 8, 1, examples, loader)
@@ -56,7 +56,7 @@ def test_several_small_batches_are_one_large_one(make, examples, loader):
         assert len(of_small[name]) == small.steps
 
 
-def test_batches_of_unknown_size_count_alike():
+def test_batches_of_unknown_size_have_equal_weights():
     class Unknown:
         def __init__(self, pairs):
             self.pairs = pairs
@@ -80,12 +80,12 @@ def test_batches_of_unknown_size_count_alike():
 
     made = Problem(model=model, train=Unknown(pairs), loss=nn.functional.mse_loss)
     Learner.of(made, torch.optim.SGD, lr=0.0, engine=Engine("cpu")).fit(1, callbacks=[Accumulate(2), Look()])
-    per_example = 2 * torch.eye(3, dtype=torch.float64) / 2  # of the mean square over two outputs
+    per_example = 2 * torch.eye(3, dtype=torch.float64) / 2  # of the mean squared error over two outputs
     expected = (per_example[:2].mean(0) + per_example[2]) / 2
     torch.testing.assert_close(gradients[0], expected.expand(2, 3), rtol=1e-15, atol=0)
 
 
-def test_the_counts_are_of_steps():
+def test_schedules_and_recorder_count_steps():
     class Counts(Callback):
         def before_fit(self, learner):
             self.found = (learner.loop.accumulate, learner.total_steps)
@@ -104,8 +104,8 @@ def test_the_counts_are_of_steps():
 
 
 @pytest.mark.parametrize("at", [2, 3, 5, 6, 8])
-def test_a_fit_goes_on_between_any_two_steps(at):
-    """Batches of 4, 4 and 2, steps after the second and the third."""
+def test_fit_resumes_between_any_two_steps(at):
+    """Batches of 4, 4 and 2 examples, with steps after the second and the third."""
 
     def fitted(callbacks, **options):
         subject = learner(dp.AdamW, callbacks=[Accumulate(2), Schedule(Cosine), Recorder("lr")])
@@ -124,13 +124,13 @@ def test_a_fit_goes_on_between_any_two_steps(at):
     assert len(resumed._callbacks[-1].values["lr"]) == resumed.steps == 6
 
 
-def test_no_state_in_the_middle_of_a_step():
+def test_no_state_within_an_accumulated_step():
     for at in (1, 4, 7):
         with pytest.raises(RunError, match="got 1 accumulated micro-batches"):
             learner(callbacks=[Accumulate(2)]).fit(3, callbacks=[StopAt(at)])
 
 
-def test_the_next_fit_begins_with_clean_gradients():
+def test_next_fit_starts_with_cleared_gradients():
     class Stop(Callback):
         def after_batch(self, learner):
             raise CancelFit
@@ -158,6 +158,6 @@ def test_the_next_fit_begins_with_clean_gradients():
 
 
 @pytest.mark.parametrize("bad", [0, -1, 1.5, "2", None, True, float("inf")])
-def test_bad_numbers_of_batches(bad):
+def test_invalid_number_of_batches_is_rejected(bad):
     with pytest.raises(ArgumentError, match=r"Accumulate: batches must be an integer in \[1, inf\)"):
         Accumulate(bad)

@@ -1,4 +1,4 @@
-"""Averages of the weights: their maths, what is evaluated with them, and that training notices nothing."""
+"""Weight averages: values, evaluation, resumes, and unaffected training."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from dashpot.training import Callback, CancelFit
 from dashpot.training.callbacks.average import EMA, SWA, evaluated_weights
 
 F64 = {"dtype": torch.float64}
-# Averages of float64 by another order of operations: a few roundings of 2e-16, relative to weights of size 1.
+# Different order of float64 operations: a few roundings of 2e-16, for weights of size 1.
 EXACT = {"rtol": 0, "atol": 1e-14}
 
 
-class Seen(Callback):
-    """Keeps the parameters at the beginning, after every step and after every epoch of training."""
+class RecordParameters(Callback):
+    """Records the parameters at the start, after every step and after every training epoch."""
 
     order = 30
 
@@ -43,12 +43,12 @@ def params(learner):
 
 def fit(average, epochs=3, seed=7, **options):
     torch.manual_seed(seed)
-    seen, one = Seen(), learner(lr=0.05, **options)
+    seen, one = RecordParameters(), learner(lr=0.05, **options)
     one.fit(epochs, callbacks=[average, seen])
     return one, seen
 
 
-def test_an_ema_without_warmup_is_its_closed_form():
+def test_ema_without_warmup_matches_closed_form():
     ema, d = EMA(0.9, warmup=False), 0.9
     _, seen = fit(ema, **F64)
     t = len(seen.steps)
@@ -58,25 +58,25 @@ def test_an_ema_without_warmup_is_its_closed_form():
         torch.testing.assert_close(average, d**t * seen.start[name] + (1 - d) * sum_, **EXACT)
 
 
-def test_warmup_shortens_the_average_at_first():
+def test_ema_with_warmup_matches_recursion():
     ema = EMA(0.4)
     _, seen = fit(ema, **F64)
     want = seen.start
     for t, w in enumerate(seen.steps, 1):
         d = min(0.4, (1 + t) / (10 + t))
         want = {name: d * want[name] + (1 - d) * w[name] for name in want}
-    assert ema.decay_at(3) == 4 / 13 < 0.4 == ema.decay_at(5)  # both kinds of steps were taken
+    assert ema.decay_at(3) == 4 / 13 < 0.4 == ema.decay_at(5)  # both branches occur
     for name, average in ema.averages.items():
         torch.testing.assert_close(average, want[name], **EXACT)
 
 
-def test_an_ema_is_that_of_torch():
+def test_ema_matches_torch():
     ema = EMA(0.95, warmup=False)
 
     class Torch(Callback):
         def before_fit(self, learner):
             self.model = AveragedModel(learner.model, multi_avg_fn=get_ema_multi_avg_fn(0.95))
-            self.model.n_averaged += 1  # torch's would begin with the weights of the first step
+            self.model.n_averaged += 1  # torch starts with the weights after the first step
 
         def after_step(self, learner):
             self.model.update_parameters(learner.model)
@@ -88,7 +88,7 @@ def test_an_ema_is_that_of_torch():
         torch.testing.assert_close(ema.averages[name], p.detach(), **EXACT)
 
 
-def test_swa_is_the_mean_of_the_epochs_it_takes():
+def test_swa_is_the_mean_of_its_epochs():
     swa = SWA(1, every=2)
     _, seen = fit(swa, epochs=6, **F64)
     assert swa.count == 3
@@ -98,7 +98,7 @@ def test_swa_is_the_mean_of_the_epochs_it_takes():
 
 
 @pytest.mark.parametrize("average", [lambda: EMA(0.9, keep=False), lambda: SWA(0, keep=False)], ids=["ema", "swa"])
-def test_training_notices_nothing(average):
+def test_training_is_not_affected(average):
     torch.manual_seed(7)
     plain = learner(lr=0.05)
     plain.fit(3)
@@ -111,7 +111,7 @@ def test_training_notices_nothing(average):
 @pytest.mark.parametrize(
     "average", [lambda **k: EMA(0.9, **k), lambda **k: EMA(0.9, buffers="average", **k), lambda **k: SWA(1, **k)]
 )
-def test_the_averages_are_evaluated_kept_and_told(average):
+def test_averages_are_evaluated_kept_and_returned(average):
     one = average()
     kept, _ = fit(one)
     other = average(keep=False)
@@ -126,7 +126,7 @@ def test_the_averages_are_evaluated_kept_and_told(average):
     assert evaluate(problem) == left.history[-1]["eval"]
 
 
-def test_before_its_first_average_swa_evaluates_the_weights_themselves():
+def test_swa_evaluates_the_weights_before_its_first_average():
     torch.manual_seed(7)
     plain = learner(lr=0.05)
     plain.fit(2)
@@ -134,7 +134,7 @@ def test_before_its_first_average_swa_evaluates_the_weights_themselves():
     assert [epoch["eval"] for epoch in averaged.history[:2]] == [epoch["eval"] for epoch in plain.history]
 
 
-def test_swa_takes_the_statistics_of_batch_norm_again():
+def test_swa_recomputes_batch_norm_statistics():
     swa = SWA(0, keep=False)
     one, _ = fit(swa)
     model = copy.deepcopy(one.model)
@@ -149,7 +149,7 @@ def test_swa_takes_the_statistics_of_batch_norm_again():
     again = SWA(0)
     torch.manual_seed(7)
     unevaluated = learner(lr=0.05)
-    unevaluated.fit(3, callbacks=[again], evaluate=False)  # they are then taken once, at the end
+    unevaluated.fit(3, callbacks=[again], evaluate=False)  # computed once, at the end of the fit
     assert all(torch.equal(again.statistics[name], value) for name, value in evaluated.items())
     assert torch.equal(unevaluated.model[1].running_mean, evaluated["1.running_mean"])
 
@@ -176,9 +176,9 @@ class Fails(Callback):
             raise self.error
 
 
-@pytest.mark.parametrize("error", [ValueError("told to"), KeyboardInterrupt()])
-def test_a_failing_evaluation_leaves_the_weights_of_training(error):
-    ema, seen = EMA(0.9), Seen()
+@pytest.mark.parametrize("error", [ValueError("expected"), KeyboardInterrupt()])
+def test_failed_evaluation_restores_the_training_weights(error):
+    ema, seen = EMA(0.9), RecordParameters()
     torch.manual_seed(7)
     one = learner(lr=0.05)
     with pytest.raises(type(error)):
@@ -187,8 +187,8 @@ def test_a_failing_evaluation_leaves_the_weights_of_training(error):
     assert all(torch.equal(p, seen.steps[-1][name]) for name, p in one.model.named_parameters())
 
 
-def test_a_cancelled_fit_leaves_the_weights_of_training():
-    seen = Seen()
+def test_cancelled_fit_restores_the_training_weights():
+    seen = RecordParameters()
     one = learner(lr=0.05)
     one.fit(3, callbacks=[EMA(0.9), seen, Fails(CancelFit())])
     assert all(torch.equal(p, seen.steps[-1][name]) for name, p in one.model.named_parameters())
@@ -198,7 +198,7 @@ def test_a_cancelled_fit_leaves_the_weights_of_training():
 @pytest.mark.parametrize(
     "average", [lambda: EMA(0.9), lambda: EMA(0.9, buffers="average"), lambda: SWA(1)], ids=["ema", "buffers", "swa"]
 )
-def test_a_resume_is_exact(average, at):
+def test_resumed_fit_is_identical(average, at):
     whole, ema = learner(), average()
     torch.manual_seed(7)
     whole.fit(3, callbacks=[ema])
@@ -213,7 +213,7 @@ def test_a_resume_is_exact(average, at):
     assert all(torch.equal(value, other.averages[name]) for name, value in ema.averages.items())
 
 
-def test_a_state_taken_after_an_epoch_holds_the_weights_of_training():
+def test_state_after_an_epoch_has_the_training_weights():
     class After(Callback):
         order = 90
 
@@ -221,11 +221,11 @@ def test_a_state_taken_after_an_epoch_holds_the_weights_of_training():
             if not learner.training:
                 self.state = copy.deepcopy(learner.state_dict())
 
-    after, seen, ema = After(), Seen(), EMA(0.9)
+    after, seen, ema = After(), RecordParameters(), EMA(0.9)
     learner().fit(2, callbacks=[after, seen, ema])
     assert all(torch.equal(after.state["model"][name], p) for name, p in seen.steps[-1].items())
     finished = learner()
-    finished.fit(2, callbacks=[After(), Seen(), other := EMA(0.9)], resume=after.state)
+    finished.fit(2, callbacks=[After(), RecordParameters(), other := EMA(0.9)], resume=after.state)
     assert all(torch.equal(p, other.averages[name]) for name, p in finished.model.named_parameters())
 
 
@@ -235,11 +235,11 @@ def test_half_precision_is_averaged_in_float32():
     one.fit(2, callbacks=[ema])
     assert {value.dtype for value in ema.averages.values()} == {torch.float32}
     assert {p.dtype for p in one.model.parameters()} == {torch.bfloat16}
-    # An average in bfloat16, which has 8 bits, would stay where it is when it moves by a thousandth.
+    # With its 8 significant bits, a bfloat16 average would not change by a thousandth.
     assert any(not torch.equal(value, value.bfloat16().float()) for value in ema.averages.values())
 
 
-def test_evaluated_weights_are_the_averages_where_there_are_any():
+def test_evaluated_weights_are_averages_if_available():
     one, _ = fit(ema := EMA(0.9, keep=False))
     assert torch.equal(evaluated_weights(one)["0.weight"], ema.averages["0.weight"])
     plain = learner()
@@ -247,7 +247,7 @@ def test_evaluated_weights_are_the_averages_where_there_are_any():
     assert torch.equal(evaluated_weights(plain)["0.weight"], plain.model[0].weight)
 
 
-def test_bad_arguments():
+def test_invalid_arguments_are_rejected():
     for value in POLE.refused():
         with pytest.raises(ArgumentError, match="EMA: decay must be"):
             EMA(value)

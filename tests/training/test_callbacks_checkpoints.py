@@ -1,4 +1,4 @@
-"""Checkpoints in a folder: when they come, which stay, and which is taken to go on."""
+"""Checkpoints in a folder: when they are written, which are kept, and which is resumed."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ def fitted(folder, epochs=3, callbacks=(), resume=None, **options):
     return made
 
 
-def kept(folder: Path) -> list[str]:
+def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
 def positions(folder: Path) -> list[list[int]]:
     return [
-        checkpoint_file.read(folder / name)["progress"]["position"] for name in kept(folder) if name.endswith(".ckpt")
+        checkpoint_file.read(folder / name)["progress"]["position"] for name in names(folder) if name.endswith(".ckpt")
     ]
 
 
-# ---- when ------------------------------------------------------------------------------------------------------------
+# ---- intervals -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -50,38 +50,38 @@ def positions(folder: Path) -> list[list[int]]:
         ({"every_seconds": 1e-9, "every_epochs": 2}, [[0, 1], [0, 2], [0, 3], [1, 1], [1, 2], [1, 3], [2, 0]]),
     ],
 )
-def test_they_come_after_epochs_and_steps(tmp_path, options, expected):
+def test_checkpoints_are_written_after_epochs_and_steps(tmp_path, options, expected):
     fitted(tmp_path, keep=None, **options)
     assert positions(tmp_path)[: len(expected)] == expected
     assert positions(tmp_path)[-1] == [3, 0]
 
 
-def test_the_clock_starts_again_with_every_checkpoint(tmp_path, monkeypatch):
+def test_every_seconds_counts_from_the_last_checkpoint(tmp_path, monkeypatch):
     now = iter(range(100))
-    monkeypatch.setattr(time, "monotonic", lambda: float(next(now)))  # one second for every look at the clock
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(now)))  # one second per call
     fitted(tmp_path, keep=None, every_epochs=None, every_seconds=3)
     assert positions(tmp_path) == [[0, 3], [1, 3], [2, 3], [3, 0]]
 
 
-def test_the_state_after_an_epoch_holds_its_evaluation(tmp_path):
+def test_checkpoint_of_an_epoch_includes_its_evaluation(tmp_path):
     made = fitted(tmp_path, 2)
     state = read_newest(tmp_path)
     assert state["progress"]["history"] == made.history
     assert all(epoch.keys() == {"train", "eval"} for epoch in made.history)
 
 
-def test_names_tell_steps_and_order(tmp_path):
+def test_names_contain_steps_and_number(tmp_path):
     fitted(tmp_path, config={"lr": 0.1})
-    assert kept(tmp_path) == [f"step-0000000{3 * n}-0000{n}.ckpt" for n in (1, 2, 3)]
+    assert names(tmp_path) == [f"step-0000000{3 * n}-0000{n}.ckpt" for n in (1, 2, 3)]
     assert torch.load(latest(tmp_path), weights_only=True)["config"] == {"lr": 0.1}
 
 
-def test_accumulated_batches_are_waited_for(tmp_path):
+def test_checkpoints_are_written_between_accumulated_steps(tmp_path):
     fitted(tmp_path, 1, [Accumulate(2)], every_steps=1, keep=None)
     assert positions(tmp_path) == [[0, 2], [0, 3], [1, 0]]
 
 
-def test_cancelled_batches_and_epochs_leave_no_half_step(tmp_path):
+def test_checkpoints_with_cancelled_batches_and_epochs(tmp_path):
     class Cancels(Callback):
         order = -50
 
@@ -97,13 +97,13 @@ def test_cancelled_batches_and_epochs_leave_no_half_step(tmp_path):
     assert positions(tmp_path) == [[0, 2], [1, 0], [1, 2], [2, 0], [2, 2], [3, 0]]
 
 
-def test_a_fit_that_only_evaluates_writes_nothing(tmp_path):
+def test_evaluation_only_fit_writes_nothing(tmp_path):
     made = learner()
     made.fit(1, train=False, callbacks=[Checkpoints(tmp_path)])
-    assert kept(tmp_path) == []
+    assert names(tmp_path) == []
 
 
-def test_without_evaluation(tmp_path):
+def test_fit_without_evaluation(tmp_path):
     made = learner()
     made.evaluation = None
     made.fit(2, callbacks=[Checkpoints(tmp_path, best=("loss", "min"))])
@@ -111,11 +111,11 @@ def test_without_evaluation(tmp_path):
     assert best(tmp_path) == latest(tmp_path)
 
 
-# ---- which stay ------------------------------------------------------------------------------------------------------
+# ---- retention -------------------------------------------------------------------------------------------------------
 
 
-class Says(Callback):
-    """Puts the values that a test wants into the history."""
+class SetAccuracy(Callback):
+    """Replaces the evaluation accuracies in the history."""
 
     def __init__(self, values):
         self.values = values
@@ -135,10 +135,10 @@ class Says(Callback):
         ("min", [0.1, 0.9, 0.3, 0.4, 0.5], 1),
     ],
 )
-def test_the_last_few_and_the_best_stay(tmp_path, direction, values, winner):
-    fitted(tmp_path, 5, [Says(values)], keep=2, best=("accuracy", direction))
+def test_latest_and_best_checkpoints_are_kept(tmp_path, direction, values, winner):
+    fitted(tmp_path, 5, [SetAccuracy(values)], keep=2, best=("accuracy", direction))
     numbers = sorted({winner, 4, 5})
-    assert kept(tmp_path) == ["best.json", *(f"step-000000{3 * n:02d}-0000{n}.ckpt" for n in numbers)]
+    assert names(tmp_path) == ["best.json", *(f"step-000000{3 * n:02d}-0000{n}.ckpt" for n in numbers)]
     mark = json.loads((tmp_path / "best.json").read_text())
     assert mark["epoch"] == winner
     assert mark["value"] == values[winner - 1]
@@ -146,62 +146,62 @@ def test_the_last_few_and_the_best_stay(tmp_path, direction, values, winner):
     assert checkpoint_file.read(best(tmp_path))["progress"]["position"] == [winner, 0]
 
 
-def test_an_epoch_that_is_best_is_saved_whatever_every_epochs_says(tmp_path):
-    fitted(tmp_path, 5, [Says([0.1, 0.9, 0.3, 0.4, 0.5])], keep=1, best=("accuracy", "max"), every_epochs=4)
+def test_best_epoch_is_saved_between_every_epochs(tmp_path):
+    fitted(tmp_path, 5, [SetAccuracy([0.1, 0.9, 0.3, 0.4, 0.5])], keep=1, best=("accuracy", "max"), every_epochs=4)
     assert positions(tmp_path) == [[2, 0], [5, 0]]
 
 
-def test_no_metric_no_best(tmp_path):
+def test_best_is_none_without_metric_or_with_nan(tmp_path):
     fitted(tmp_path, 1)
     assert best(tmp_path) is None
-    fitted(tmp_path / "nan", 1, [Says([float("nan")])], best=("accuracy", "max"))
+    fitted(tmp_path / "nan", 1, [SetAccuracy([float("nan")])], best=("accuracy", "max"))
     assert best(tmp_path / "nan") is None
 
 
-def test_the_best_is_remembered_by_a_fit_that_goes_on(tmp_path):
-    says, options = Says([0.1, 0.9, 0.3, 0.4, 0.5]), {"keep": 1, "best": ("accuracy", "max")}
-    fitted(tmp_path, 3, [says], **options)
-    fitted(tmp_path, 5, [says], resume=read_newest(tmp_path), **options)
+def test_resumed_fit_keeps_the_best_checkpoint(tmp_path):
+    accuracies, options = SetAccuracy([0.1, 0.9, 0.3, 0.4, 0.5]), {"keep": 1, "best": ("accuracy", "max")}
+    fitted(tmp_path, 3, [accuracies], **options)
+    fitted(tmp_path, 5, [accuracies], resume=read_newest(tmp_path), **options)
     assert positions(tmp_path) == [[2, 0], [5, 0]]
     assert best(tmp_path).name == "step-00000006-00002.ckpt"
 
 
-def test_a_mark_that_a_kill_prevented_is_made_up_for(tmp_path):
-    says, options = Says([0.1, 0.9, 0.3]), {"keep": 1, "best": ("accuracy", "max")}
-    fitted(tmp_path, 2, [says], **options)
+def test_resumed_fit_restores_missing_best_json(tmp_path):
+    accuracies, options = SetAccuracy([0.1, 0.9, 0.3]), {"keep": 1, "best": ("accuracy", "max")}
+    fitted(tmp_path, 2, [accuracies], **options)
     (tmp_path / "best.json").unlink()
-    fitted(tmp_path, 3, [says], resume=read_newest(tmp_path), **options)
+    fitted(tmp_path, 3, [accuracies], resume=read_newest(tmp_path), **options)
     assert positions(tmp_path) == [[2, 0], [3, 0]]
     assert best(tmp_path).name == "step-00000006-00002.ckpt"
 
 
-def test_old_ones_go_only_after_the_new_one_is_there(tmp_path, monkeypatch):
-    gone, unlink = [], Path.unlink
+def test_old_checkpoints_are_removed_after_the_new_one_exists(tmp_path, monkeypatch):
+    removed, unlink = [], Path.unlink
 
-    def watched(path, **options):
+    def recording(path, **options):
         if path.suffix == ".ckpt":
-            gone.append((path.name, [checkpoint_file.read(tmp_path / name) and name for name in kept(tmp_path)]))
+            removed.append((path.name, [checkpoint_file.read(tmp_path / name) and name for name in names(tmp_path)]))
         unlink(path, **options)
 
-    monkeypatch.setattr(Path, "unlink", watched)
+    monkeypatch.setattr(Path, "unlink", recording)
     fitted(tmp_path, 3, keep=1)
     one, two, three = (f"step-0000000{3 * n}-0000{n}.ckpt" for n in (1, 2, 3))
-    assert gone == [(one, [one, two]), (two, [two, three])]
+    assert removed == [(one, [one, two]), (two, [two, three])]
 
 
-def test_leftovers_of_killed_runs_are_cleared_and_nothing_else(tmp_path):
+def test_partial_files_of_killed_runs_are_removed(tmp_path):
     mine = ".step-00000003-00001.ckpt.0123456789abcdef.part"
     for name in (mine, ".best.json.0123456789abcdef.part", ".notes.0123456789abcdef.part", "notes.txt"):
         (tmp_path / name).write_bytes(b"half")
     fitted(tmp_path, 1)
-    assert kept(tmp_path) == [".notes.0123456789abcdef.part", "notes.txt", "step-00000003-00001.ckpt"]
+    assert names(tmp_path) == [".notes.0123456789abcdef.part", "notes.txt", "step-00000003-00001.ckpt"]
 
 
-# ---- which is taken --------------------------------------------------------------------------------------------------
+# ---- resuming --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("at", [[2], [3], [5], [1, 2, 4, 8]], ids=str)
-def test_a_fit_goes_on_from_the_newest_to_the_same_bits(tmp_path, at):
+def test_fit_resumed_from_newest_is_identical(tmp_path, at):
     expected = fitted(tmp_path / "whole", 3)
     state = None
     for number in [*at, None]:
@@ -217,23 +217,23 @@ def damage(path: Path) -> None:
     path.write_bytes(whole[: len(whole) // 2] + b"\x01" + whole[len(whole) // 2 + 1 :][:-100])
 
 
-def test_a_damaged_newest_is_told_put_aside_and_the_one_before_used(tmp_path):
+def test_damaged_checkpoints_are_renamed_and_the_previous_one_is_used(tmp_path):
     expected = fitted(tmp_path / "whole", 3)
     fitted(tmp_path / "out", 3)
-    one, two, three = (tmp_path / "out" / name for name in kept(tmp_path / "out"))
+    one, two, three = (tmp_path / "out" / name for name in names(tmp_path / "out"))
     damage(two)
     damage(three)
-    with pytest.warns(UserWarning, match=r"0000\d\.ckpt is damaged.* It is renamed to .*\.damaged") as told:
+    with pytest.warns(UserWarning, match=r"0000\d\.ckpt is damaged.* It is renamed to .*\.damaged") as caught:
         state = read_newest(tmp_path / "out")
-    assert len(told) == 2
+    assert len(caught) == 2
     assert state["progress"]["position"] == [1, 0]
-    assert kept(tmp_path / "out") == [one.name, f"{two.name}.damaged", f"{three.name}.damaged"]
+    assert names(tmp_path / "out") == [one.name, f"{two.name}.damaged", f"{three.name}.damaged"]
     resumed = fitted(tmp_path / "out", 3, resume=state)
     assert same(weights(expected), weights(resumed))
-    assert latest(tmp_path / "out").name == "step-00000009-00005.ckpt"  # no number is used twice
+    assert latest(tmp_path / "out").name == "step-00000009-00005.ckpt"  # numbers are not reused
 
 
-def test_nothing_good_is_said(tmp_path):
+def test_read_newest_without_intact_checkpoint_raises(tmp_path):
     assert latest(tmp_path) is None
     assert latest(tmp_path / "missing") is None
     with pytest.raises(RunError, match="contains no checkpoint"):
@@ -249,15 +249,15 @@ def test_nothing_good_is_said(tmp_path):
         read_newest(tmp_path)
 
 
-def test_a_newer_format_is_neither_damage_nor_passed_over(tmp_path):
+def test_checkpoint_of_newer_format_is_rejected(tmp_path):
     fitted(tmp_path, 2)
     torch.save({"format": 2, "dashpot": "9.0.0", "state": {}}, latest(tmp_path))
     with pytest.raises(RunError, match=r"dashpot 9\.0\.0"):
         read_newest(tmp_path)
-    assert len(kept(tmp_path)) == 2
+    assert len(names(tmp_path)) == 2
 
 
-def test_the_newest_is_the_one_written_last_whatever_its_steps(tmp_path):
+def test_newest_is_the_last_written(tmp_path):
     fitted(tmp_path, 3, keep=None)
     first = checkpoint_file.read(sorted(tmp_path.iterdir())[0])
     fitted(tmp_path, 2, resume=first, keep=None)
@@ -265,22 +265,22 @@ def test_the_newest_is_the_one_written_last_whatever_its_steps(tmp_path):
     assert read_newest(tmp_path)["progress"]["position"] == [2, 0]
 
 
-# ---- refusals --------------------------------------------------------------------------------------------------------
+# ---- errors ----------------------------------------------------------------------------------------------------------
 
 
-def test_another_fits_checkpoints_are_left_alone(tmp_path):
+def test_folder_with_checkpoints_of_an_earlier_fit_is_rejected(tmp_path):
     fitted(tmp_path, 1)
-    before = kept(tmp_path)
+    before = names(tmp_path)
     with pytest.raises(RunError, match=r"contains checkpoints of an earlier fit; resume it"):
         fitted(tmp_path, 1)
-    assert kept(tmp_path) == before
+    assert names(tmp_path) == before
 
 
 def full(*_):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_a_full_disk_stops_the_fit_and_the_last_good_one_stays(tmp_path, monkeypatch):
+def test_full_disk_fails_the_fit_and_keeps_the_last_checkpoint(tmp_path, monkeypatch):
     expected = fitted(tmp_path / "whole", 3)
 
     class Fills(Callback):
@@ -290,12 +290,12 @@ def test_a_full_disk_stops_the_fit_and_the_last_good_one_stays(tmp_path, monkeyp
 
     with monkeypatch.context() as patch, pytest.raises(RunError, match=r"Cannot write .*step-.*: No space left on dev"):
         fitted(tmp_path / "out", 3, [Fills()])
-    assert kept(tmp_path / "out") == ["step-00000003-00001.ckpt"]
+    assert names(tmp_path / "out") == ["step-00000003-00001.ckpt"]
     resumed = fitted(tmp_path / "out", 3, resume=read_newest(tmp_path / "out"))
     assert same(weights(expected), weights(resumed))
 
 
-def test_a_folder_that_cannot_be_is_one_sentence_before_any_step(tmp_path):
+def test_unwritable_folder_is_rejected_before_the_first_step(tmp_path):
     (tmp_path / "file").write_text("")
     seen = []
 
@@ -308,7 +308,7 @@ def test_a_folder_that_cannot_be_is_one_sentence_before_any_step(tmp_path):
     assert not seen
 
 
-def test_a_fit_that_a_callback_ends_has_its_last_epoch(tmp_path):
+def test_cancelled_fit_saves_its_last_epoch(tmp_path):
     class Stops(Callback):
         order = 80
 
@@ -320,7 +320,7 @@ def test_a_fit_that_a_callback_ends_has_its_last_epoch(tmp_path):
     assert positions(tmp_path) == [[1, 0], [2, 0]]
 
 
-def test_an_epoch_that_fails_is_not_saved(tmp_path):
+def test_failed_epoch_is_not_saved(tmp_path):
     class Fails(Callback):
         def after_batch(self, learner):
             if not learner.training and learner.epoch == 1:
@@ -342,12 +342,12 @@ def test_an_epoch_that_fails_is_not_saved(tmp_path):
         ({"best": ("accuracy", "most")}, "best must be None or a pair"),
     ],
 )
-def test_bad_arguments(tmp_path, options, message):
+def test_invalid_arguments_are_rejected(tmp_path, options, message):
     with pytest.raises(ArgumentError, match=f"Checkpoints: {message}"):
         Checkpoints(tmp_path, **options)
 
 
-def test_a_metric_that_is_none(tmp_path):
+def test_unknown_metric_is_rejected(tmp_path):
     with pytest.raises(ArgumentError, match="best must name one of loss, accuracy, got 'f1'"):
         fitted(tmp_path / "out", best=("f1", "max"))
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""Clipping between backward and step: the recorded cases, torch itself, and where it stands among the others."""
+"""Gradient clipping: golden cases, torch, and order among other callbacks."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from dashpot.training.callbacks.recorder import Recorder
 CASES = golden.load("clipping")["cases"]
 
 
-class Stub:
-    """As much of a learner as clipping asks for, with gradients of the test's choice."""
+class LearnerStub:
+    """Attributes of a learner that clipping uses, with given gradients."""
 
     def __init__(self, gradients):
         self.params = []
@@ -37,8 +37,8 @@ class Stub:
 
 
 def clipped(gradients, **options):
-    """The clipped gradients, and the norm before."""
-    stub, clip, stepped = Stub(gradients), ClipGradients(**options), []
+    """Return the clipped gradients and the norm before clipping."""
+    stub, clip, stepped = LearnerStub(gradients), ClipGradients(**options), []
     clip.step(stub, lambda: stepped.append([p.grad for p in stub.params]))
     assert len(stepped) == stub.unscaled == 1
     return stepped[0], clip.last_norm
@@ -49,8 +49,8 @@ def tensor(values, shape):
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: f"max={c['max_norm']}-p={c['norm_type']}")
-def test_recorded_case(case):
-    """1e-14 relative: one root and one product of float64 numbers."""
+def test_clipping_matches_golden_case(case):
+    """Tolerance 1e-14: a square root and a product in float64."""
     gradients = [tensor(g, shape) for g, shape in zip(case["grads"], case["shapes"], strict=True)]
     found, norm = clipped(gradients, norm=case["max_norm"], norm_type=float(case["norm_type"]))
     assert norm.item() == pytest.approx(case["total_norm"], rel=1e-14)
@@ -58,20 +58,20 @@ def test_recorded_case(case):
         torch.testing.assert_close(got.flatten(), tensor(want, -1), rtol=1e-14, atol=0)
 
 
-def test_every_recorded_case_is_used():
+def test_golden_cases_are_complete():
     assert len(CASES) == 16
 
 
-def test_values_and_both_together():
+def test_clipping_by_value_and_by_both():
     gradient = torch.tensor([-3.0, 0.5, 4.0], dtype=torch.float64)
     [found], norm = clipped([gradient.clone()], value=1.0)
     assert (found.tolist(), norm) == ([-1.0, 0.5, 1.0], None)
-    [found], norm = clipped([gradient.clone()], norm=2.0, value=1.0)  # the norm first
+    [found], norm = clipped([gradient.clone()], norm=2.0, value=1.0)  # norm first
     factor = 2.0 / (norm.item() + 1e-6)
     assert found.tolist() == pytest.approx([-1.0, 0.5 * factor, 1.0])
 
 
-def test_edges():
+def test_missing_nonfinite_and_small_gradients():
     assert clipped([None, tensor([1.0, 1.0], 2)], norm=10.0)[1].item() == pytest.approx(math.sqrt(2))
     [infinite], norm = clipped([tensor([1.0, math.inf], 2)], norm=1.0)
     assert norm.item() == math.inf
@@ -83,7 +83,7 @@ def test_edges():
     assert unchanged.tolist() == [0.3, 0.4]
 
 
-def test_no_gradients_at_all():
+def test_norm_without_gradients_is_zero():
     class Frozen(Callback):
         def after_backward(self, learner):
             learner.opt.zero_grad()
@@ -101,7 +101,7 @@ def fitted(make, callbacks):
 
 
 @pytest.mark.parametrize("norm_type", [1.0, 2.0, 3.5, math.inf])
-def test_it_is_what_torch_does_by_hand(norm_type):
+def test_clipping_matches_torch(norm_type):
     norms = []
 
     class ByHand(Callback):
@@ -124,15 +124,15 @@ def test_it_is_what_torch_does_by_hand(norm_type):
     assert min(norms) > 0.3
 
 
-def test_it_is_what_our_optimizers_do_inside():
-    """To rounding: the factor is applied inside the step there, and here before it."""
+def test_clipping_matches_max_norm_of_the_optimizer():
+    """Equal up to rounding: the optimizer applies the factor within its step."""
     inside = fitted(lambda params, lr: dp.SGD(params, lr=lr, max_norm=0.3), [])
     outside = fitted(dp.SGD, [ClipGradients(norm=0.3)])
     for a, b in zip(weights(inside), weights(outside), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
-def test_it_clips_once_a_step_what_all_batches_add_up_to():
+def test_accumulated_gradients_are_clipped_once_per_step():
     calls = []
 
     class Counted(ClipGradients):
@@ -146,8 +146,8 @@ def test_it_clips_once_a_step_what_all_batches_add_up_to():
     subject = learner(torch.optim.SGD, callbacks=[Counted(norm=1e-2), Accumulate(2), recorder])
     subject.fit(2)
     assert len(calls) == subject.steps == 4
-    assert calls == pytest.approx([1e-2] * 4, rel=1e-3)  # 1e-6 is added to the norm, which is about 1
-    assert min(recorder.values["grad_norm"]) > 0.1  # the recorder's are before clipping
+    assert calls == pytest.approx([1e-2] * 4, rel=1e-3)  # the norm is about 1, plus 1e-6
+    assert min(recorder.values["grad_norm"]) > 0.1  # before clipping
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_it_clips_once_a_step_what_all_batches_add_up_to():
         ({"norm": 1.0, "norm_type": "inf"}, "norm_type must be a positive number or infinity, got 'inf'"),
     ],
 )
-def test_bad_arguments(options, sentence):
+def test_invalid_arguments_are_rejected(options, sentence):
     with pytest.raises(ArgumentError) as caught:
         ClipGradients(**options)
     assert sentence in str(caught.value)

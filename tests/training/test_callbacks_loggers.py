@@ -1,4 +1,4 @@
-"""Logs: what is in them, and that no resume doubles or loses a line."""
+"""Loggers: entries, and resumes without lost or repeated entries."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ def read_events(folder):
     return {tag: [(e.step, e.value) for e in found.Scalars(tag)] for tag in tags if tag != "epoch/seconds"}
 
 
-def test_json_lines_hold_epochs_and_steps(tmp_path):
-    one, seen = learner(scheduled), Recorder("lr", "grad_norm")
-    one.fit(2, callbacks=[JSONLines(tmp_path / "new" / "log.jsonl", every=2, values=["lr", "grad_norm"]), seen])
+def test_jsonlines_entries_of_epochs_and_steps(tmp_path):
+    one, recorder = learner(scheduled), Recorder("lr", "grad_norm")
+    one.fit(2, callbacks=[JSONLines(tmp_path / "new" / "log.jsonl", every=2, values=["lr", "grad_norm"]), recorder])
     lines = read_lines(tmp_path / "new" / "log.jsonl")
-    values = seen.values
+    values = recorder.values
     for line in lines:
         if line["kind"] == "step":
             i = line["step"] - 1
@@ -71,10 +71,10 @@ def test_json_lines_hold_epochs_and_steps(tmp_path):
     ]
     for number, line in enumerate(line for line in lines if line["kind"] == "epoch"):
         assert {"train": line["train"], "eval": line["eval"]} == one.history[number]
-        assert line["lr"] == values["lr"][3 * number + 2]  # of the last step, not of the next one
+        assert line["lr"] == values["lr"][3 * number + 2]  # of the last step, not the next
 
 
-def test_csv_holds_epochs(tmp_path):
+def test_csv_rows_of_epochs(tmp_path):
     one = learner(scheduled)
     one.fit(2, callbacks=[CSV(tmp_path / "log.csv")])
     lines = (tmp_path / "log.csv").read_text().splitlines()
@@ -85,31 +85,31 @@ def test_csv_holds_epochs(tmp_path):
         assert float(row["eval_accuracy"]) == means["eval"]["accuracy"]
 
 
-def test_csv_holds_steps(tmp_path):
-    one, seen = learner(), Recorder("betas[1]")
-    one.fit(1, callbacks=[CSV(tmp_path / "log.csv", every=1, values=["lr", "betas[1]"]), seen], evaluate=False)
+def test_csv_rows_of_steps(tmp_path):
+    one, recorder = learner(), Recorder("betas[1]")
+    one.fit(1, callbacks=[CSV(tmp_path / "log.csv", every=1, values=["lr", "betas[1]"]), recorder], evaluate=False)
     rows = read_csv(tmp_path / "log.csv")
     assert list(rows[0]) == ["kind", "epoch", "step", "loss", "betas[1]", "train_loss", "train_accuracy", "lr"]
     assert [row["kind"] for row in rows] == ["step", "step", "step", "epoch"]
-    assert [float(row["loss"]) for row in rows[:3]] == seen.values["loss"]
+    assert [float(row["loss"]) for row in rows[:3]] == recorder.values["loss"]
     assert {row["betas[1]"] for row in rows} == {"0.999", ""}
 
 
 @pytest.fixture(autouse=True)
-def few_event_files(monkeypatch):
-    """TensorBoard sorts the files of one second by a number that this process counts up, as a text: 10 before 9."""
+def reset_event_file_counter(monkeypatch):
+    """TensorBoard sorts files of the same second by a process-wide counter as text, with 10 before 9."""
     from tensorboard.summary.writer import event_file_writer
 
     monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
 
 
-def test_tensorboard_holds_epochs_and_steps(tmp_path):
-    one, seen = learner(scheduled), Recorder("lr")
-    one.fit(2, callbacks=[TensorBoard(tmp_path, every=2), seen])
+def test_tensorboard_values_of_epochs_and_steps(tmp_path):
+    one, recorder = learner(scheduled), Recorder("lr")
+    one.fit(2, callbacks=[TensorBoard(tmp_path, every=2), recorder])
     events = read_events(tmp_path)
     # Scalars are stored in float32.
-    assert events["step/loss"] == [(i, pytest.approx(seen.values["loss"][i - 1], rel=1e-6)) for i in (2, 4, 6)]
-    assert events["step/lr"] == [(i, pytest.approx(seen.values["lr"][i - 1], rel=1e-6)) for i in (2, 4, 6)]
+    assert events["step/loss"] == [(i, pytest.approx(recorder.values["loss"][i - 1], rel=1e-6)) for i in (2, 4, 6)]
+    assert events["step/lr"] == [(i, pytest.approx(recorder.values["lr"][i - 1], rel=1e-6)) for i in (2, 4, 6)]
     assert events["eval/accuracy"] == [
         (3 * n, pytest.approx(means["eval"]["accuracy"], rel=1e-6)) for n, means in enumerate(one.history, 1)
     ]
@@ -124,7 +124,7 @@ LOGS = {
 
 
 class AfterEpoch(Callback):
-    """Keeps the state at the end of the first epoch, where checkpoints are taken."""
+    """Saves the state after the first epoch, like a checkpoint."""
 
     order = 90
 
@@ -136,13 +136,13 @@ class AfterEpoch(Callback):
 
 @pytest.mark.parametrize("kind", LOGS)
 @pytest.mark.parametrize("at", [1, 3, "epoch", 4, 5, 9])
-def test_a_resume_from_an_earlier_state_writes_what_an_uninterrupted_fit_writes(kind, at, tmp_path):
+def test_resumed_log_equals_uninterrupted_log(kind, at, tmp_path):
     make, read = LOGS[kind]
     torch.manual_seed(7)
     learner().fit(3, callbacks=[make(tmp_path / "whole")])
     stop = AfterEpoch() if at == "epoch" else StopAt(at)
-    if at != "epoch":  # a fit that goes on after its state was kept, as one that is killed later
-        stop.after_batch = lambda one, kept=stop.after_batch: _without_cancel(kept, one)
+    if at != "epoch":  # the fit continues after its state is saved, as before a later kill
+        stop.after_batch = lambda one, kept=stop.after_batch: call_without_cancel(kept, one)
     torch.manual_seed(7)
     learner().fit(2 if at != 9 else 3, callbacks=[make(tmp_path / "cut"), stop])
     for _ in range(2):
@@ -150,7 +150,7 @@ def test_a_resume_from_an_earlier_state_writes_what_an_uninterrupted_fit_writes(
         assert read(tmp_path / "cut") == read(tmp_path / "whole")
 
 
-def _without_cancel(hook, one):
+def call_without_cancel(hook, one):
     from dashpot.training import CancelFit
 
     try:
@@ -159,21 +159,21 @@ def _without_cancel(hook, one):
         return
 
 
-def test_accumulated_and_cancelled_parts(tmp_path):
+def test_entries_with_accumulation_and_cancelled_evaluation(tmp_path):
     class Cancels(Callback):
         def before_batch(self, learner):
             if learner.epoch == 1 and not learner.training:
                 raise CancelEpoch
 
     one = learner(batch_size=2)  # five batches: steps of 2, 2 and 1
-    one.fit(3, callbacks=[Accumulate(2), Cancels(), seen := Recorder(), JSONLines(tmp_path / "log", every=3)])
+    one.fit(3, callbacks=[Accumulate(2), Cancels(), recorder := Recorder(), JSONLines(tmp_path / "log", every=3)])
     lines = read_lines(tmp_path / "log")
     assert [(line["kind"], line["step"]) for line in lines] == [(k, s) for s in (3, 6, 9) for k in ("step", "epoch")]
-    assert [line["loss"] for line in lines[::2]] == seen.values["loss"][2::3]
+    assert [line["loss"] for line in lines[::2]] == recorder.values["loss"][2::3]
     assert [bool(line["eval"]) for line in lines[1::2]] == [True, False, True]
 
 
-def test_a_fit_that_begins_while_an_error_is_handled_logs_what_another_does(tmp_path):
+def test_fit_within_exception_handler_logs_cancelled_epochs(tmp_path):
     class Cancels(Callback):
         def before_batch(self, learner):
             if learner.epoch == 1 and not learner.training:
@@ -190,18 +190,18 @@ def test_a_fit_that_begins_while_an_error_is_handled_logs_what_another_does(tmp_
     assert plain == handling == [("epoch", 1), ("epoch", 2), ("epoch", 3)]
 
 
-def test_the_lines_before_a_failure_are_there(tmp_path):
+def test_entries_before_a_failure_are_written(tmp_path):
     class Fails(Callback):
         def after_step(self, learner):
             if learner.steps == 5:
-                raise ValueError("told to")
+                raise ValueError("expected")
 
-    with pytest.raises(ValueError, match="told to"):
+    with pytest.raises(ValueError, match="expected"):
         learner().fit(3, callbacks=[JSONLines(tmp_path / "log", every=1), Fails()])
     assert [line["step"] for line in read_lines(tmp_path / "log")][:5] == [1, 2, 3, 3, 4]
 
 
-def test_numbers_that_are_not_finite(tmp_path):
+def test_nonfinite_numbers(tmp_path):
     one = learner(dp.SGD, lr=1e38)
     one.fit(2, callbacks=[JSONLines(tmp_path / "log.jsonl", every=1), CSV(tmp_path / "log.csv")])
     assert "nan" in {line.get("loss") for line in read_lines(tmp_path / "log.jsonl")}
@@ -209,7 +209,7 @@ def test_numbers_that_are_not_finite(tmp_path):
     assert encode({"a": (1, -math.inf)}) == '{"a":[1,"-inf"]}'
 
 
-def test_files_of_other_runs_are_left_alone(tmp_path):
+def test_files_of_different_runs_are_rejected_unchanged(tmp_path):
     path = tmp_path / "log"
     for make in (CSV, JSONLines):
         path.write_text("of a different run\n")
@@ -225,7 +225,7 @@ def test_files_of_other_runs_are_left_alone(tmp_path):
         learner().fit(1, callbacks=[TensorBoard(tmp_path / "events")])
 
 
-def test_a_resume_before_the_first_line_does_not_take_another_file(tmp_path):
+def test_resume_before_first_entry_rejects_a_different_file(tmp_path):
     stop, other = StopAt(1), tmp_path / "other"
     learner().fit(1, callbacks=[JSONLines(tmp_path / "log"), stop])
     other.write_text("of a different run\n")
@@ -234,7 +234,7 @@ def test_a_resume_before_the_first_line_does_not_take_another_file(tmp_path):
     assert other.read_text() == "of a different run\n"
 
 
-def test_a_resume_looks_whether_it_is_its_file(tmp_path):
+def test_resume_rejects_a_changed_file(tmp_path):
     path, stop = tmp_path / "log", StopAt(4)
     learner().fit(3, callbacks=[JSONLines(path), stop])
     right = path.read_text()
@@ -250,7 +250,7 @@ def test_a_resume_looks_whether_it_is_its_file(tmp_path):
     assert [line["epoch"] for line in read_lines(path)] == [2, 3]
 
 
-def test_what_cannot_be_written(tmp_path):
+def test_unwritable_path_is_rejected(tmp_path):
     (tmp_path / "file").write_text("")
     for make in (lambda: CSV(tmp_path / "file" / "log"), lambda: JSONLines(tmp_path)):
         with pytest.raises(RunError, match="Cannot write"):
@@ -259,13 +259,13 @@ def test_what_cannot_be_written(tmp_path):
         learner().fit(1, callbacks=[TensorBoard(tmp_path / "file" / "log")])
 
 
-def test_without_tensorboard(monkeypatch, tmp_path):
+def test_missing_tensorboard_is_reported(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard.writer", None)
     with pytest.raises(RunError, match=r"TensorBoard needs tensorboard: pip install 'dashpot\[tensorboard\]'"):
         TensorBoard(tmp_path)
 
 
-def test_bad_arguments(tmp_path):
+def test_invalid_arguments_are_rejected(tmp_path):
     for value in Interval(1, math.inf, "left", integer=True).refused():
         if value is not None:
             with pytest.raises(ArgumentError, match="CSV: every must be None or an integer in"):

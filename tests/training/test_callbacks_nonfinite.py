@@ -1,4 +1,4 @@
-"""Gradients that are not finite: found before they do harm, named, written down, and dealt with as told."""
+"""Non-finite gradients and losses: diagnosis, actions and files."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from dashpot.training.callbacks.recorder import Recorder
 from dashpot.training.callbacks.schedule import Schedule
 
 
-class Spoil(Callback):
-    """Puts values into the gradients of parameters at one batch of the first epoch."""
+class SetGradients(Callback):
+    """Overwrites elements of gradients at one batch of the first epoch."""
 
     def __init__(self, batch=1, **values):
         self.batch, self.values = batch, {name.replace("_", ".", 1): value for name, value in values.items()}
@@ -36,7 +36,7 @@ class Spoil(Callback):
 
 
 def stopped(*callbacks, watch=None, make=torch.optim.SGD, epochs=2, **options):
-    """The learner and the report of a fit that stops."""
+    """Return the learner and the report of a stopped fit."""
     watch = NonFinite() if watch is None else watch
     subject = learner(make, 0.1, callbacks=[*callbacks, watch], **options)
     with pytest.warns(RuntimeWarning, match="non-finite") as caught:
@@ -45,7 +45,7 @@ def stopped(*callbacks, watch=None, make=torch.optim.SGD, epochs=2, **options):
     return subject, watch.reports[0]
 
 
-# ---- what the report says -------------------------------------------------------------------------------------------
+# ---- report ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -53,9 +53,8 @@ def stopped(*callbacks, watch=None, make=torch.optim.SGD, epochs=2, **options):
     [([math.nan], "nan"), ([math.inf], "inf"), ([-math.inf], "inf"), ([math.inf, math.nan], "nan")],
     ids=["nan", "inf", "-inf", "both"],
 )
-def test_it_names_parameter_and_layer_with_the_right_label(values, kind):
-    """Any nan makes it "nan", and only infinities "inf": the original had the two labels swapped."""
-    subject, report = stopped(Spoil(**{"1_weight": values}))
+def test_report_has_label_parameter_and_layer(values, kind):
+    subject, report = stopped(SetGradients(**{"1_weight": values}))
     assert report == (
         f"Step 2 (epoch 1, batch 2) has non-finite gradients: {kind} in 1.weight (BatchNorm1d). "
         "All outputs of the model are finite; the origin is in the backward pass."
@@ -63,9 +62,9 @@ def test_it_names_parameter_and_layer_with_the_right_label(values, kind):
     assert subject.stop_reason == report
 
 
-def test_it_names_all_of_them_up_to_a_length():
-    spoiled = {name: [math.nan] for name in ("0_weight", "0_bias", "1_weight", "1_bias", "4_weight")}
-    _, report = stopped(Spoil(**spoiled | {"0_bias": [math.inf]}))
+def test_report_lists_at_most_four_parameters():
+    values = {name: [math.nan] for name in ("0_weight", "0_bias", "1_weight", "1_bias", "4_weight")}
+    _, report = stopped(SetGradients(**values | {"0_bias": [math.inf]}))
     expected = "nan in 0.weight (Linear), inf in 0.bias (Linear), nan in 1.weight (BatchNorm1d), nan in 1.bias"
     assert expected in report
     assert "(BatchNorm1d) and 1 more." in report
@@ -75,27 +74,27 @@ def test_it_names_all_of_them_up_to_a_length():
     ("value", "expected"),
     [([1.0, -math.inf], "inf"), ([math.nan, math.inf], "nan"), ([0.0], None), ([], None)],
 )
-def test_labels(value, expected):
+def test_label(value, expected):
     assert label(torch.tensor(value)) == expected
     assert label(torch.tensor(value).to(torch.bfloat16)) == expected
 
 
-def test_a_gradient_that_is_none_is_fine():
+def test_missing_gradient_is_ignored():
     class Freeze(Callback):
         order = 1
 
         def after_backward(self, learner):
             next(learner.model.parameters()).grad = None
 
-    _, report = stopped(Freeze(), Spoil(**{"4_bias": [math.nan]}))
+    _, report = stopped(Freeze(), SetGradients(**{"4_bias": [math.nan]}))
     assert ": nan in 4.bias (Linear)." in report
     subject = learner(torch.optim.SGD, 0.1, callbacks=[Freeze(), NonFinite()])
     subject.fit(1)
     assert subject.steps == 3
 
 
-class Log(nn.Module):
-    """nan where the input is below zero, from the given call on."""
+class PartialLog(nn.Module):
+    """Logarithm, NaN for negative inputs; identity in the first calls."""
 
     def __init__(self, first):
         super().__init__()
@@ -106,25 +105,28 @@ class Log(nn.Module):
         return x.log() if self.calls > self.first else x
 
 
-def with_log(first=0, batches=3, watch=None, callbacks=()):
+def learner_with_log(first=0, batches=3, watch=None, callbacks=()):
     x, y = torch.randn(4 * batches, 4), torch.arange(4 * batches) % 3
     model = nn.Sequential(
-        nn.Linear(4, 8), nn.Sequential(nn.BatchNorm1d(8), Log(first)), nn.Dropout(0.5), nn.Linear(8, 3)
+        nn.Linear(4, 8), nn.Sequential(nn.BatchNorm1d(8), PartialLog(first)), nn.Dropout(0.5), nn.Linear(8, 3)
     )
     made = Problem(model=model, train=Batches(x, y, 4), loss=nn.functional.cross_entropy)
     return Learner.of(made, dp.SGD, lr=0.1, callbacks=[watch or NonFinite(), *callbacks], engine=Engine("cpu"))
 
 
-def test_it_names_the_first_module_that_makes_something_not_finite():
-    subject = with_log(first=1)
+def test_report_has_the_first_module_with_nonfinite_output():
+    subject = learner_with_log(first=1)
     with pytest.warns(RuntimeWarning, match="non-finite"):
         subject.fit(1)
     assert subject.stop_reason.startswith("Step 2 (epoch 1, batch 2) has non-finite gradients: nan in 0.weight")
-    assert "The loss is nan. The first module with nan in its output is 1.1 (Log), in batch 2." in subject.stop_reason
+    assert (
+        "The loss is nan. The first module with nan in its output is 1.1 (PartialLog), in batch 2."
+        in subject.stop_reason
+    )
 
 
-def test_looking_for_it_leaves_nothing_changed():
-    """Neither buffers nor random states nor hooks nor gradients: a skipped step leaves the model as it was."""
+def test_diagnosis_changes_nothing():
+    """A skipped step does not change weights, buffers, random states or hooks."""
     seen = []
 
     class Look(Callback):
@@ -137,13 +139,13 @@ def test_looking_for_it_leaves_nothing_changed():
             seen.append(same(before, weights(learner)) and torch.equal(random, torch.get_rng_state()))
             seen.append(not any(module._forward_hooks for module in learner.model.modules()))
 
-    subject = with_log(watch=NonFinite(then="skip"), callbacks=[Look()])
+    subject = learner_with_log(watch=NonFinite(then="skip"), callbacks=[Look()])
     with pytest.warns(RuntimeWarning, match="first module"):
         subject.fit(1)
     assert seen == [True] * 6
 
 
-def test_inputs_and_weights_that_are_not_finite_already():
+def test_report_of_nonfinite_inputs_and_weights():
     made = problem()
     made.train.x[made.train._order(0)[5]] = math.inf
     subject = Learner.of(made, torch.optim.SGD, lr=0.1, callbacks=[NonFinite()], engine=Engine("cpu"))
@@ -156,17 +158,17 @@ def test_inputs_and_weights_that_are_not_finite_already():
         subject.fit(1)
 
 
-def test_with_accumulation_it_looks_at_all_batches_of_the_step():
-    subject = with_log(first=0, watch=NonFinite(), callbacks=[Accumulate(3)])
-    subject.model[1][1].calls = -1  # the first batch is fine, the second is not; then the batches once more
+def test_diagnosis_covers_all_accumulated_batches():
+    subject = learner_with_log(first=0, watch=NonFinite(), callbacks=[Accumulate(3)])
+    subject.model[1][1].calls = -1  # identity for the first batch of the step only
     with pytest.warns(RuntimeWarning, match="non-finite"):
         subject.fit(1)
     assert subject.stop_reason.startswith("Step 1 (epoch 1, batch 3)")
-    assert "The first module with nan in its output is 1.1 (Log), in batch 1." in subject.stop_reason
+    assert "The first module with nan in its output is 1.1 (PartialLog), in batch 1." in subject.stop_reason
     assert subject.steps == 0
 
 
-def test_a_model_that_cannot_be_run_again_is_reported_without_its_modules():
+def test_report_without_module_if_the_model_requires_more_than_x():
     class Pair(Callback):
         def predict(self, learner, proceed):
             learner.batch.output = learner.model(learner.batch.x["data"])
@@ -187,10 +189,10 @@ def test_a_model_that_cannot_be_run_again_is_reported_without_its_modules():
     assert "nan in weight (Linear)" in subject.stop_reason
 
 
-# ---- what is done ---------------------------------------------------------------------------------------------------
+# ---- actions --------------------------------------------------------------------------------------------------------
 
 
-def test_stop_comes_before_any_harm():
+def test_stop_precedes_the_step():
     before = []
 
     class Keep(Callback):
@@ -201,27 +203,27 @@ def test_stop_comes_before_any_harm():
             proceed()
 
     recorder = Recorder("lr", "grad_norm")
-    subject, _ = stopped(Keep(), recorder, Spoil(**{"0_bias": [math.nan]}))
+    subject, _ = stopped(Keep(), recorder, SetGradients(**{"0_bias": [math.nan]}))
     assert same(before, list(subject.model.parameters()))
     assert subject.steps == len(recorder.values["loss"]) == 1
 
 
-def test_raise():
+def test_raise_raises_nonfinite_error():
     with pytest.raises(NonFiniteError, match=r"Step 2 .* nan in 0\.bias"):
-        learner(torch.optim.SGD, 0.1, callbacks=[NonFinite("raise"), Spoil(**{"0_bias": [math.nan]})]).fit(1)
+        learner(torch.optim.SGD, 0.1, callbacks=[NonFinite("raise"), SetGradients(**{"0_bias": [math.nan]})]).fit(1)
 
 
 @pytest.mark.parametrize("make", [torch.optim.SGD, dp.AdamW])
-def test_skip_leaves_the_step_out(make):
-    """The rest is what a loop does that leaves the step out by hand."""
+def test_skip_skips_the_step(make):
+    """The results equal those of a loop that skips the step manually."""
 
-    class Leave(Callback):
+    class SkipSecondStep(Callback):
         def step(self, learner, proceed):
             if (learner.epoch, learner.batch.index) != (0, 1):
                 proceed()
 
     found = []
-    for callbacks in ([NonFinite("skip"), Spoil(**{"0_bias": [math.inf]})], [Leave()]):
+    for callbacks in ([NonFinite("skip"), SetGradients(**{"0_bias": [math.inf]})], [SkipSecondStep()]):
         torch.manual_seed(8)
         recorder = Recorder("lr", "grad_norm")
         subject = learner(make, 0.1, callbacks=[*callbacks, recorder, Schedule(Cosine)])
@@ -237,30 +239,32 @@ def test_skip_leaves_the_step_out(make):
     assert skipped.stop_reason is None
 
 
-def test_skip_warns_once_and_keeps_every_report():
+def test_skip_warns_once_and_collects_reports():
     watch = NonFinite("skip")
-    _, report = stopped(Spoil(0, **{"0_bias": [math.nan]}), Spoil(2, **{"0_bias": [math.inf]}), watch=watch)
+    _, report = stopped(
+        SetGradients(0, **{"0_bias": [math.nan]}), SetGradients(2, **{"0_bias": [math.inf]}), watch=watch
+    )
     assert [entry[:6] for entry in watch.reports] == ["Step 1", "Step 2"]
     assert "inf in 0.bias" in watch.reports[1]
     assert report == watch.reports[0]
 
 
-def test_a_skipped_step_leaves_no_gradient_behind():
+def test_skip_clears_gradients():
     class Keep(Callback):
-        """Keeps part of the gradient; a nan would stay for ever."""
+        """Keeps part of the gradient, and so any NaN."""
 
         def zero_grad(self, learner, proceed):
             for p in learner.model.parameters():
                 if p.grad is not None:
                     p.grad *= 0.5
 
-    subject, _ = stopped(Keep(), Spoil(0, **{"0_bias": [math.nan]}), watch=NonFinite("skip"))
+    subject, _ = stopped(Keep(), SetGradients(0, **{"0_bias": [math.nan]}), watch=NonFinite("skip"))
     assert subject.steps == 5
     assert all(p.isfinite().all() for p in subject.model.parameters())
 
 
-def test_a_norm_that_overflows_is_no_reason_to_stop():
-    """Finite gradients of 1e30 have a norm beyond float32; the step is taken."""
+def test_overflowing_norm_of_finite_gradients_is_accepted():
+    """The norm of gradients of 1e30 overflows in float32."""
 
     class Large(Callback):
         def after_backward(self, learner):
@@ -274,7 +278,7 @@ def test_a_norm_that_overflows_is_no_reason_to_stop():
     assert watch.reports == []
 
 
-def test_checking_the_loss():
+def test_check_of_the_loss():
     class Bad(Callback):
         def __init__(self, value):
             self.value = value
@@ -286,12 +290,14 @@ def test_checking_the_loss():
 
     _, report = stopped(Bad(math.inf), watch=NonFinite(check="loss"))
     assert "The loss is inf." in report
-    subject = learner(torch.optim.SGD, 0.1, callbacks=[NonFinite(check="loss"), Spoil(2, **{"0_bias": [math.nan]})])
-    subject.fit(1, evaluate=False)  # gradients are not looked at
+    subject = learner(
+        torch.optim.SGD, 0.1, callbacks=[NonFinite(check="loss"), SetGradients(2, **{"0_bias": [math.nan]})]
+    )
+    subject.fit(1, evaluate=False)  # gradients are not checked
     assert subject.steps == 3
 
 
-def test_under_a_loss_scale_an_infinity_is_the_scalers_business_until_the_scale_is_spent():
+def test_loss_scaler_skips_until_the_scale_is_too_small():
     engine = Engine("cpu", precision="fp16")
     engine.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**-8)
     x, y = torch.randn(16, 4), torch.arange(16) % 3
@@ -304,7 +310,7 @@ def test_under_a_loss_scale_an_infinity_is_the_scalers_business_until_the_scale_
     assert subject.steps == 0
 
 
-def test_an_overflow_of_a_large_scale_is_no_report():
+def test_overflow_of_a_large_loss_scale_is_not_reported():
     engine = Engine("cpu", precision="fp16")
     engine.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
     watch = NonFinite("raise")
@@ -314,29 +320,29 @@ def test_an_overflow_of_a_large_scale_is_no_report():
     assert watch.reports == []
 
 
-# ---- the file -------------------------------------------------------------------------------------------------------
+# ---- files ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_file_holds_what_it_takes_to_look_into_it(tmp_path):
+def test_file_contains_report_gradients_state_and_batches(tmp_path):
     watch = NonFinite(folder=tmp_path / "new" / "reports")
-    subject, report = stopped(Spoil(**{"4_bias": [math.nan]}), watch=watch)
+    subject, report = stopped(SetGradients(**{"4_bias": [math.nan]}), watch=watch)
     [path] = (tmp_path / "new" / "reports").iterdir()
     assert path.name == "nonfinite-step-2-epoch-1-batch-2.pt"
     assert f"are saved in {path}." in report
-    held = torch.load(path, weights_only=True)
-    assert held["gradients"] == {"4.bias": "nan"}
-    assert held["first"] is None
-    assert held["values"]["4.bias"].isnan().tolist() == [True, False, False]
-    [batch] = held["batches"]
+    content = torch.load(path, weights_only=True)
+    assert content["gradients"] == {"4.bias": "nan"}
+    assert content["first"] is None
+    assert content["values"]["4.bias"].isnan().tolist() == [True, False, False]
+    [batch] = content["batches"]
     expected = list(subject.train.source.epoch(0))[1]
     assert torch.equal(batch["x"], expected[0])
     assert torch.equal(batch["y"], expected[1])
-    assert held["state"]["progress"]["position"] == [0, 1]
+    assert content["state"]["progress"]["position"] == [0, 1]
     for name, value in subject.model.named_parameters():
-        assert torch.equal(held["state"]["model"][name], value)
+        assert torch.equal(content["state"]["model"][name], value)
 
 
-def test_no_more_than_a_few_files(tmp_path):
+def test_number_of_files_is_limited(tmp_path):
     class Always(Callback):
         def after_backward(self, learner):
             learner.model[4].bias.grad[0] = math.nan
@@ -345,16 +351,16 @@ def test_no_more_than_a_few_files(tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_a_fit_goes_on_from_the_file(tmp_path):
-    stopped(Spoil(**{"4_bias": [math.nan]}), watch=NonFinite(folder=tmp_path), make=dp.AdamW)
+def test_fit_resumes_from_the_file(tmp_path):
+    stopped(SetGradients(**{"4_bias": [math.nan]}), watch=NonFinite(folder=tmp_path), make=dp.AdamW)
     state = torch.load(next(tmp_path.iterdir()), weights_only=True)["state"]
-    state["callbacks"].pop("Spoil")
+    state["callbacks"].pop("SetGradients")
     again = learner(dp.AdamW, 0.1, callbacks=[NonFinite()])
     again.fit(2, resume=state)
     assert again.steps == 6
 
 
-def test_a_folder_that_cannot_be_written(tmp_path):
+def test_unwritable_folder_is_rejected(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match="Cannot write"):
         learner(callbacks=[NonFinite(folder=tmp_path / "file" / "folder")]).fit(1)
@@ -369,7 +375,7 @@ def test_a_folder_that_cannot_be_written(tmp_path):
         ({"keep": 0}, "keep must be an integer in [1, inf), got 0"),
     ],
 )
-def test_bad_arguments(options, sentence):
+def test_invalid_arguments_are_rejected(options, sentence):
     with pytest.raises(ArgumentError) as caught:
         NonFinite(**options)
     assert sentence in str(caught.value)

@@ -1,4 +1,4 @@
-"""The table of a fit: its rows and columns everywhere, the line below it in a terminal, and how it ends."""
+"""Progress of a fit: table, progress bar in a terminal, and cleanup."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SEQUENCE = re.compile(r"\x1b\[(\??[\d;]*)([A-Za-z])")
 
 
 class Terminal(io.StringIO):
-    """A text stream that says it is a terminal, and can tell what such a one would show."""
+    """Text stream that emulates a terminal."""
 
     encoding = "utf-8"
 
@@ -33,7 +33,7 @@ class Terminal(io.StringIO):
         return True
 
     def screen(self):
-        """(lines, whether the cursor is visible, whether colours are back to normal)."""
+        """Return the lines, whether the cursor is visible, and whether the style is reset."""
         lines, row, column, visible, plain, at = [""], 0, 0, True, True, 0
         text = self.getvalue()
         while at < len(text):
@@ -82,7 +82,7 @@ def table_of(epochs=2, stream=None, callbacks=(), **options):
     return stream.getvalue().splitlines(), one
 
 
-def test_plain_lines_elsewhere():
+def test_table_in_a_plain_stream():
     lines, one = table_of(3)
     assert lines[0] == "        train              eval"
     assert lines[1] == "epoch    loss  accuracy    loss  accuracy        lr     time"
@@ -103,12 +103,12 @@ def test_phases_that_do_not_run_have_no_columns():
     assert lines[1].split() == ["epoch", "loss", "accuracy", "time"]
 
 
-def test_standard_output_is_that_of_the_moment(capsys):
+def test_default_stream_is_the_current_stdout(capsys):
     learner(callbacks=[Progress()]).fit(1)
     assert len(capsys.readouterr().out.splitlines()) == 3
 
 
-def test_in_a_terminal_a_line_below_the_table_tells_how_far_it_is():
+def test_terminal_has_a_progress_bar_below_the_table():
     terminal, seen = Terminal(), []
 
     class Look(Callback):
@@ -134,11 +134,11 @@ def test_in_a_terminal_a_line_below_the_table_tells_how_far_it_is():
     assert seen[2][-1].count("━") > seen[1][-1].count("━") > seen[0][-1].count("━") > 0
     assert seen[2][-1].count("─") == 0
     assert f"loss {decimals(one.history[0]['train']['loss'])}" in seen[2][-1]
-    assert len([line for line in seen[-1] if line]) == 4  # two lines of names, one epoch, the line at work
+    assert len([line for line in seen[-1] if line]) == 4  # two header lines, one epoch, the bar
 
 
 @pytest.mark.parametrize("columns", [80, 60, 40, 20])
-def test_a_narrow_terminal_gets_what_matters_most(columns, monkeypatch):
+def test_narrow_terminal_omits_less_important_columns(columns, monkeypatch):
     monkeypatch.setenv("COLUMNS", str(columns))
     terminal = Terminal()
     table_of(2, terminal)
@@ -150,7 +150,7 @@ def test_a_narrow_terminal_gets_what_matters_most(columns, monkeypatch):
     assert len(lines) == 4
 
 
-def test_the_line_of_the_epoch_at_work_keeps_what_matters_most():
+def test_progress_bar_omits_notes_that_do_not_fit():
     bar = _Bar("epoch 3/6  train", 0.5, "59/118", "loss 0.412", "1 min 20 s left")
     for width in range(30, 100):
         title, done, rest, notes = bar.parts(width)
@@ -162,8 +162,8 @@ def test_the_line_of_the_epoch_at_work_keeps_what_matters_most():
 
 
 @pytest.mark.parametrize("event", ["before_fit", "after_predict", "after_epoch", "cleanup_epoch"])
-@pytest.mark.parametrize("error", [ValueError("told to"), KeyboardInterrupt()], ids=["error", "ctrl-c"])
-def test_a_fit_that_fails_leaves_the_terminal_as_it_was(event, error):
+@pytest.mark.parametrize("error", [ValueError("expected"), KeyboardInterrupt()], ids=["error", "ctrl-c"])
+def test_failed_fit_restores_the_terminal(event, error):
     class Fails(Callback):
         order = 100
 
@@ -182,28 +182,28 @@ def test_a_fit_that_fails_leaves_the_terminal_as_it_was(event, error):
     assert terminal.screen()[0][-2] == "free"
 
 
-def test_the_cursor_is_visible_all_along():
+def test_cursor_stays_visible():
     terminal = Terminal()
 
     class Look(Callback):
         def after_predict(self, learner):
-            assert terminal.screen()[1]  # a process that is killed here leaves it so
+            assert terminal.screen()[1]  # also if the process is killed here
 
     table_of(1, terminal, [Look()])
 
 
-def test_what_is_printed_meanwhile_goes_where_it_would(capsys):
+def test_other_output_is_not_redirected(capsys):
     class Prints(Callback):
         def after_epoch(self, learner):
-            print("a word")
+            print("output")
 
     terminal = Terminal()
     table_of(1, terminal, [Prints()])
-    assert capsys.readouterr().out == "a word\n" * 2  # standard output is no terminal here
-    assert "a word" not in terminal.getvalue()
+    assert capsys.readouterr().out == "output\n" * 2  # stdout is not a terminal here
+    assert "output" not in terminal.getvalue()
 
 
-def test_a_resume_shows_the_epochs_before():
+def test_resumed_table_starts_with_previous_epochs():
     class Sleeps(Callback):
         def after_batch(self, learner):
             time.sleep(0.02)
@@ -217,7 +217,7 @@ def test_a_resume_shows_the_epochs_before():
     lines = resumed.getvalue().splitlines()
     assert len(lines) == len(whole) == 5
     assert lines[:4] == stream.getvalue().splitlines()[:4]
-    assert float(lines[4].split()[6]) >= 0.0  # the seconds of the third epoch include those before the stop
+    assert float(lines[4].split()[6]) >= 0.0  # includes the time before the stop
     finished = learner(scheduled)
     state = None
 
@@ -236,7 +236,7 @@ def test_a_resume_shows_the_epochs_before():
     assert len(again.getvalue().splitlines()) == 4
 
 
-def test_the_seconds_of_an_epoch_go_on_through_a_resume():
+def test_seconds_of_a_resumed_epoch_include_the_earlier_part():
     class Sleeps(Callback):
         def after_batch(self, learner):
             time.sleep(0.2)
@@ -248,7 +248,7 @@ def test_the_seconds_of_an_epoch_go_on_through_a_resume():
     assert float(resumed.getvalue().splitlines()[2].split()[6]) >= 0.4
 
 
-def test_parts_that_were_cut_short_and_early_ends():
+def test_table_with_cancelled_phases_and_early_stopping():
     class Cancels(Callback):
         def before_batch(self, learner):
             if (learner.epoch, learner.loop.phase) in {(0, "train"), (1, "eval")}:
@@ -262,35 +262,36 @@ def test_parts_that_were_cut_short_and_early_ends():
     assert len(lines) == 4
 
 
-def test_the_time_left_counts_both_phases():
+def test_remaining_time_counts_both_phases(monkeypatch):
+    monkeypatch.setattr(time, "perf_counter", lambda: 0.0)
+
     class Fit:
         epochs, epoch, training = 3, 0, True
         train, evaluation = range(10), range(4)
         loop = SimpleNamespace(phase="train", phases={"train": True, "eval": True})
 
-    pace, one = _TimeEstimate(), Fit()
-    assert pace.remaining(one, 0) is None
-    pace.done, pace.seconds = {"train": 5, "eval": 0}, {"train": 5.0, "eval": 0.0}
-    pace.since = time.perf_counter()
-    assert pace.remaining(one, 5) == pytest.approx(
-        25 * 1.0 + 12 / 3, abs=0.5
-    )  # a second a batch, a third of it to evaluate
+    estimate, one = _TimeEstimate(), Fit()
+    assert estimate.remaining(one, 0) is None
+    estimate.done, estimate.seconds = {"train": 5, "eval": 0}, {"train": 5.0, "eval": 0.0}
+    estimate.since = time.perf_counter()
+    # One second per training batch, a third of it per evaluation batch.
+    assert estimate.remaining(one, 5) == pytest.approx(25 * 1.0 + 12 / 3)
     one.training, one.loop.phase, one.epoch = False, "eval", 2
-    pace.done, pace.seconds = {"train": 30, "eval": 2}, {"train": 30.0, "eval": 4.0}
-    pace.begin("eval")
-    assert pace.remaining(one, 2) == pytest.approx(2 * 2.0, abs=0.5)
+    estimate.done, estimate.seconds = {"train": 30, "eval": 2}, {"train": 30.0, "eval": 4.0}
+    estimate.begin("eval")
+    assert estimate.remaining(one, 2) == pytest.approx(2 * 2.0)
 
 
-def test_it_changes_no_more_often_than_asked(monkeypatch):
+def test_bar_is_redrawn_at_most_every_s(monkeypatch):
     drawn = []
     monkeypatch.setattr(module._Terminal, "draw", lambda self, bar: drawn.append(bar))
     learner().fit(4, callbacks=[Progress(Terminal(), every_s=1000)])
-    assert len(drawn) == 8  # when each phase begins
+    assert len(drawn) == 8  # at the start of each phase
     learner().fit(4, callbacks=[Progress(Terminal(), every_s=0)])
     assert len(drawn) == 8 + 8 + 16
 
 
-def test_without_rich_and_in_dumb_terminals_there_is_the_table(monkeypatch):
+def test_table_without_rich_and_in_dumb_terminals(monkeypatch):
     monkeypatch.setenv("TERM", "dumb")
     lines, _ = table_of(1, Terminal())
     assert len(lines) == 3
@@ -300,7 +301,7 @@ def test_without_rich_and_in_dumb_terminals_there_is_the_table(monkeypatch):
     assert len(lines) == 3
 
 
-def test_numbers_as_people_read_them():
+def test_formats_of_numbers_and_times():
     assert [decimals(value) for value in (0.9996, 12.3456, 9999.9, 10000.0, 0.00099, float("inf"))] == [
         *("1.000", "12.346", "9999.900", "1.00e+04", "9.90e-04", "inf")
     ]
@@ -313,7 +314,7 @@ def test_numbers_as_people_read_them():
     ]
 
 
-def test_bad_arguments():
+def test_invalid_arguments_are_rejected():
     for value in NONNEGATIVE.refused():
         with pytest.raises(ArgumentError, match="Progress: every_s must be"):
             Progress(every_s=value)

@@ -1,4 +1,4 @@
-"""The recorder: as many entries as steps, each the value that its step used."""
+"""Recorder: one value per step, as used by the step."""
 
 from __future__ import annotations
 
@@ -33,18 +33,17 @@ def table(schedule, steps=9, base=0.5):
     return [schedule.value(base, step) for step in range(steps)]
 
 
-# ---- the value that the step used -----------------------------------------------------------------------------------
+# ---- hyperparameters ------------------------------------------------------------------------------------------------
 
 
-def test_a_callbacks_schedule():
-    """The first record is the rate of the first step, the last that of the last."""
+def test_lr_of_a_schedule_callback():
     assert recorded("lr", callbacks=[Schedule(Cosine)])["lr"] == table(Cosine(9))
     expected = table(Exponential(0.5))
     torchs = Schedule(partial(lr_scheduler.ExponentialLR, gamma=0.5))
     assert recorded("lr", callbacks=[torchs], make=torch.optim.SGD)["lr"] == expected
 
 
-def test_the_optimizers_own_schedule():
+def test_hyperparameters_of_the_optimizers_own_schedule():
     made = recorded(
         "lr",
         "momentum",
@@ -58,14 +57,14 @@ def test_the_optimizers_own_schedule():
     assert made["betas[1]"] == table(Exponential(0.9), base=0.999)
 
 
-def test_one_cycle_of_momentum_in_betas_and_in_momentum():
+def test_one_cycle_momentum_in_betas_and_momentum():
     for make in (torch.optim.AdamW, partial(torch.optim.SGD, momentum=0.9)):
         made = recorded("momentum", "lr", make=make, callbacks=[one_cycle()])
         assert made["momentum"] == OneCycleMomentum(9).table(9)
         assert made["lr"] == table(OneCycle(9))
 
 
-def test_groups_and_other_hyperparameters():
+def test_hyperparameters_of_parameter_groups():
     def make(params, lr):
         first, *rest = params
         return torch.optim.AdamW([{"params": [first], "lr": 0.25}, {"params": rest, "eps": 1e-4}], lr=lr)
@@ -81,26 +80,25 @@ def test_groups_and_other_hyperparameters():
     }
 
 
-def test_a_rate_that_is_a_tensor_is_copied_before_it_changes():
+def test_tensor_lr_is_cloned_before_it_changes():
     rate = torch.tensor(0.5, dtype=torch.float64)
     made = recorded("lr", make=lambda params, lr: torch.optim.SGD(params, lr=rate), callbacks=[Schedule(Cosine)])
     assert made["lr"] == table(Cosine(9))
 
 
-def test_what_another_callback_changes_just_before_the_step():
-    class Change(Callback):
+def test_lr_changed_by_another_callback_before_the_step():
+    class ChangeLR(Callback):
         def step(self, learner, proceed):
             learner.opt.param_groups[0]["lr"] = 0.125
             proceed()
 
-    assert recorded("lr", make=torch.optim.SGD, callbacks=[Change()])["lr"] == [0.125] * 9
+    assert recorded("lr", make=torch.optim.SGD, callbacks=[ChangeLR()])["lr"] == [0.125] * 9
 
 
-# ---- norms and the loss ---------------------------------------------------------------------------------------------
+# ---- norms and losses -----------------------------------------------------------------------------------------------
 
 
-def test_norms_and_losses_are_those_of_the_step():
-    """Compared with what is measured by hand, one by one."""
+def test_norms_and_losses_match_manual_values():
     norms, states, losses = [], [], []
 
     class ByHand(Callback):
@@ -118,13 +116,13 @@ def test_norms_and_losses_are_those_of_the_step():
                 losses.append(learner.batch.loss.item())
 
     made = recorded("grad_norm", "state:exp_avg", loss=True, callbacks=[ByHand()])
-    assert made["grad_norm"] == pytest.approx(norms, rel=1e-6)  # float32 sums in another order
+    assert made["grad_norm"] == pytest.approx(norms, rel=1e-6)  # different order of float32 sums
     assert made["state:exp_avg"] == pytest.approx(states, rel=1e-6)
     assert made["loss"] == losses
     assert len(losses) == 9
 
 
-def test_the_loss_of_a_step_is_the_mean_over_its_examples():
+def test_loss_of_a_step_is_the_mean_over_its_examples():
     losses, sizes = [], []
 
     class ByHand(Callback):
@@ -142,27 +140,27 @@ def test_the_loss_of_a_step_is_the_mean_over_its_examples():
 
 
 @pytest.mark.parametrize("examples", [4 * SYNC_INTERVAL - 4, 4 * SYNC_INTERVAL, 4 * SYNC_INTERVAL + 4])
-def test_values_are_read_in_groups_and_none_is_lost(examples):
+def test_buffered_values_are_complete(examples):
     made = recorded("grad_norm", loss=True, examples=examples, make=torch.optim.SGD, lr=0.01, epochs=2)
     assert len(made["loss"]) == len(made["grad_norm"]) == examples // 2
     assert all(math.isfinite(value) for value in made["grad_norm"])
 
 
-def test_values_can_be_read_at_any_time():
+def test_values_are_available_during_a_fit():
     seen = []
 
-    class Look(Callback):
+    class ReadValues(Callback):
         def after_step(self, learner):
             seen.append(len(recorder.values["loss"]))
             recorder.values["loss"].clear()  # a copy
 
     recorder = Recorder()
-    learner(callbacks=[Look(), recorder]).fit(1)
+    learner(callbacks=[ReadValues(), recorder]).fit(1)
     assert seen == [1, 2, 3]
     assert Recorder("lr").values == {"loss": [], "lr": []}
 
 
-# ---- as many entries as steps ---------------------------------------------------------------------------------------
+# ---- number of values -----------------------------------------------------------------------------------------------
 
 
 class Skip(Callback):
@@ -192,14 +190,14 @@ class CancelAt(Callback):
         (CancelAt("after_step", CancelFit), 2),
         (Accumulate(2), 6),
     ],
-    ids=["skipped", "cancelled before", "cancelled after backward", "fit cancelled", "accumulated"],
+    ids=["skipped", "cancelled before backward", "cancelled after backward", "fit cancelled", "accumulated"],
 )
-def test_exactly_as_many_entries_as_steps(callback, steps):
+def test_number_of_values_equals_number_of_steps(callback, steps):
     made = recorded("lr", "grad_norm", "state:exp_avg", loss=True, callbacks=[callback])
     assert {len(values) for values in made.values()} == {steps}
 
 
-def test_a_step_that_our_optimizer_skips_has_no_entry():
+def test_step_skipped_by_the_optimizer_has_no_value():
     class Spoil(Callback):
         def after_backward(self, learner):
             if learner.batch.index == 1:
@@ -211,7 +209,7 @@ def test_a_step_that_our_optimizer_skips_has_no_entry():
     assert all(map(math.isfinite, made["grad_norm"]))
 
 
-def test_a_new_fit_begins_anew():
+def test_new_fit_resets_the_values():
     recorder = Recorder("lr")
     subject = learner(callbacks=[recorder])
     subject.fit(2)
@@ -223,7 +221,7 @@ def test_a_new_fit_begins_anew():
 
 
 @pytest.mark.parametrize("at", [1, 3, 5])
-def test_it_goes_on_with_what_was_recorded(at):
+def test_resumed_fit_has_identical_values(at):
     def fitted(callbacks=(), **options):
         recorder = Recorder("lr", "grad_norm", "state:exp_avg")
         learner(callbacks=[recorder, Schedule(Cosine)]).fit(3, callbacks=callbacks, **options)
@@ -242,14 +240,14 @@ def test_it_goes_on_with_what_was_recorded(at):
     assert resumed.values == whole.values
 
 
-def test_the_record_of_other_names_is_refused():
+def test_checkpoint_with_different_names_is_rejected():
     stop = StopAt(1)
     learner(callbacks=[Recorder("lr")]).fit(1, callbacks=[stop])
     with pytest.raises(RunError, match="names must be those of the checkpoint, loss, lr, got loss, grad_norm"):
         learner(callbacks=[Recorder("grad_norm")]).fit(1, resume=stop.state)
 
 
-def test_the_plot_shows_every_name():
+def test_plot_shows_every_name():
     recorder = Recorder("lr", "grad_norm")
     learner(callbacks=[recorder]).fit(1)
     figure = recorder.plot()
@@ -264,7 +262,7 @@ def test_the_plot_shows_every_name():
         Recorder(loss=False).plot()
 
 
-# ---- bad input ------------------------------------------------------------------------------------------------------
+# ---- invalid arguments ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -276,7 +274,7 @@ def test_the_plot_shows_every_name():
         (("loss",), "names must be distinct, got 'loss' twice"),
     ],
 )
-def test_bad_names_at_construction(names, sentence):
+def test_invalid_names_are_rejected(names, sentence):
     with pytest.raises(ArgumentError, match=sentence):
         Recorder(*names)
 
@@ -291,6 +289,6 @@ def test_bad_names_at_construction(names, sentence):
         ("state:exp_average", "the optimizer has no state 'exp_average'; known are exp_avg, exp_avg_sq, step"),
     ],
 )
-def test_bad_names_when_the_fit_begins(name, sentence):
+def test_unknown_names_are_rejected_in_the_fit(name, sentence):
     with pytest.raises(ArgumentError, match=sentence):
         recorded(name, make=torch.optim.AdamW)

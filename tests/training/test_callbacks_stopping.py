@@ -1,4 +1,4 @@
-"""Early stopping: what counts as better, a tidy end, exact resumes, the best weights."""
+"""Early stopping: improvements, completion of the last epoch, resumes and best weights."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from dashpot.training.callbacks.early_stopping import EarlyStopping
 NAN, INF = math.nan, math.inf
 
 
-class Script(Callback):
-    """Puts given values into the history, as if they had been measured."""
+class SetMetric(Callback):
+    """Replaces a metric in the history."""
 
     order = 50
 
@@ -31,11 +31,11 @@ class Script(Callback):
             learner.history[learner.epoch][self.phase][self.metric] = self.values[learner.epoch]
 
 
-def epochs_of(*values, **options):
-    """Epochs that a fit with these losses runs, and the callback."""
+def fit_with_metric(*values, **options):
+    """Return the number of epochs of a fit with the given metric values, the callback and the learner."""
     one, stopping = learner(), EarlyStopping(**options)
-    script = Script(*values, phase=options.get("phase", "eval"), metric=options.get("metric", "loss"))
-    one.fit(len(values), callbacks=[stopping, script])
+    set_metric = SetMetric(*values, phase=options.get("phase", "eval"), metric=options.get("metric", "loss"))
+    one.fit(len(values), callbacks=[stopping, set_metric])
     return len(one.history), stopping, one
 
 
@@ -59,33 +59,33 @@ def epochs_of(*values, **options):
         ((3.0, 3.0, 1.0), {"patience": 1, "phase": "train"}, 2),
     ],
 )
-def test_it_stops_once_patience_is_over(values, options, epochs):
-    assert epochs_of(*values, **options)[0] == epochs
+def test_fit_stops_after_patience_epochs_without_improvement(values, options, epochs):
+    assert fit_with_metric(*values, **options)[0] == epochs
 
 
-def test_it_knows_the_best():
-    epochs, stopping, one = epochs_of(3.0, 1.0, 2.0, 2.0, patience=2)
+def test_best_value_and_epoch():
+    epochs, stopping, one = fit_with_metric(3.0, 1.0, 2.0, 2.0, patience=2)
     assert (epochs, stopping.best, stopping.best_epoch, stopping.waited) == (4, 1.0, 1, 2)
     assert one.stop_reason == "eval loss has not improved from 1 for 2 epochs"
 
 
-def test_the_fit_ends_tidily_after_the_whole_epoch():
-    class Told(Callback):
+def test_last_epoch_is_completed():
+    class RecordEvents(Callback):
         order = 1000
 
         def __init__(self):
-            self.told = []
+            self.recorded = []
 
         def after_epoch(self, learner):
-            self.told.append((learner.epoch, learner.loop.phase, learner.loop.position))
+            self.recorded.append((learner.epoch, learner.loop.phase, learner.loop.position))
 
         def after_fit(self, learner):
-            self.told.append("after_fit")
+            self.recorded.append("after_fit")
 
-    told, one = Told(), learner()
+    recorded, one = RecordEvents(), learner()
     stop_while_training = EarlyStopping(phase="train", patience=1)
-    one.fit(5, callbacks=[told, stop_while_training, Script(1.0, 2.0, phase="train")])
-    assert told.told == [
+    one.fit(5, callbacks=[recorded, stop_while_training, SetMetric(1.0, 2.0, phase="train")])
+    assert recorded.recorded == [
         (0, "train", (0, 3)),
         (0, "eval", (1, 0)),
         (1, "train", (1, 3)),
@@ -96,8 +96,8 @@ def test_the_fit_ends_tidily_after_the_whole_epoch():
     assert one.stop_reason is None
 
 
-class Keep(Callback):
-    """Takes the learner's state after every epoch, where checkpoints do."""
+class SaveStates(Callback):
+    """Saves the learner's state after every epoch, like a checkpoint."""
 
     order = 90
 
@@ -110,35 +110,35 @@ class Keep(Callback):
             self.models.append(weights(learner))
 
 
-def test_a_resume_counts_on():
-    keep, values = Keep(), (3.0, 1.0, 2.0, 2.0, 2.0, 0.5)
-    learner().fit(6, callbacks=[EarlyStopping(patience=3), Script(*values), keep])
-    assert len(keep.states) == 5
-    for state in keep.states:
+def test_resumed_fit_continues_counting():
+    saved, values = SaveStates(), (3.0, 1.0, 2.0, 2.0, 2.0, 0.5)
+    learner().fit(6, callbacks=[EarlyStopping(patience=3), SetMetric(*values), saved])
+    assert len(saved.states) == 5
+    for state in saved.states:
         resumed, stopping = learner(), EarlyStopping(patience=3)
-        resumed.fit(6, callbacks=[stopping, Script(*values)], resume=state)
+        resumed.fit(6, callbacks=[stopping, SetMetric(*values)], resume=state)
         assert (len(resumed.history), stopping.best, stopping.best_epoch, stopping.waited) == (5, 1.0, 1, 3)
         assert resumed.stop_reason is not None
     patient = learner()
-    patient.fit(6, callbacks=[EarlyStopping(patience=4), Script(*values)], resume=keep.states[-1])
+    patient.fit(6, callbacks=[EarlyStopping(patience=4), SetMetric(*values)], resume=saved.states[-1])
     assert len(patient.history) == 6
     assert patient.stop_reason is None
 
 
 @pytest.mark.parametrize("epochs", [3, 6], ids=["at the last epoch", "early"])
-def test_the_best_weights_come_back(epochs):
-    keep, one = Keep(), learner()
-    one.fit(epochs, callbacks=[EarlyStopping(patience=2, restore_best=True), Script(3.0, 1.0, 2.0, 2.0), keep])
+def test_best_weights_are_restored(epochs):
+    saved, one = SaveStates(), learner()
+    one.fit(epochs, callbacks=[EarlyStopping(patience=2, restore_best=True), SetMetric(3.0, 1.0, 2.0, 2.0), saved])
     assert len(one.history) == min(epochs, 4)
-    assert same(weights(one), keep.models[1])
-    assert not same(weights(one), keep.models[-1])
+    assert same(weights(one), saved.models[1])
+    assert not same(weights(one), saved.models[-1])
     resumed = learner(seed=0)
     stopping = EarlyStopping(patience=2, restore_best=True)
-    resumed.fit(epochs, callbacks=[stopping, Script(3.0, 1.0, 2.0, 2.0)], resume=keep.states[2])
-    assert same(weights(resumed), keep.models[1])
+    resumed.fit(epochs, callbacks=[stopping, SetMetric(3.0, 1.0, 2.0, 2.0)], resume=saved.states[2])
+    assert same(weights(resumed), saved.models[1])
 
 
-def test_the_best_weights_are_the_averages_that_were_evaluated():
+def test_restored_weights_are_the_evaluated_averages():
     class Evaluated(Callback):
         def __init__(self):
             self.models = []
@@ -148,12 +148,12 @@ def test_the_best_weights_are_the_averages_that_were_evaluated():
                 self.models.append(weights(learner))
 
     seen, one = Evaluated(), learner(lr=0.1)
-    one.fit(3, callbacks=[EarlyStopping(restore_best=True), EMA(0.9), Script(3.0, 1.0, 2.0), seen])
+    one.fit(3, callbacks=[EarlyStopping(restore_best=True), EMA(0.9), SetMetric(3.0, 1.0, 2.0), seen])
     assert same(weights(one), seen.models[1])
 
 
-def test_a_cancelled_fit_leaves_the_weights_as_they_are():
-    one, keep = learner(), Keep()
+def test_cancelled_fit_does_not_restore_weights():
+    one, saved = learner(), SaveStates()
 
     class Cancels(Callback):
         order = 100
@@ -162,11 +162,11 @@ def test_a_cancelled_fit_leaves_the_weights_as_they_are():
             if learner.epoch == 1 and not learner.training:
                 raise CancelFit
 
-    one.fit(4, callbacks=[EarlyStopping(restore_best=True), Script(1.0, 2.0), keep, Cancels()])
-    assert same(weights(one), keep.models[1])
+    one.fit(4, callbacks=[EarlyStopping(restore_best=True), SetMetric(1.0, 2.0), saved, Cancels()])
+    assert same(weights(one), saved.models[1])
 
 
-def test_a_state_within_an_epoch_goes_on():
+def test_state_within_an_epoch():
     stop = StopAt(4)
     torch.manual_seed(7)
     learner().fit(3, callbacks=[EarlyStopping(patience=1), stop])
@@ -175,7 +175,7 @@ def test_a_state_within_an_epoch_goes_on():
     assert (state["best_epoch"], state["waited"], state["weights"]) == (0, 0, None)
 
 
-def test_bad_arguments():
+def test_invalid_arguments_are_rejected():
     for value in Interval(1, math.inf, "left", integer=True).refused():
         with pytest.raises(ArgumentError, match="EarlyStopping: patience must be"):
             EarlyStopping(patience=value)
