@@ -195,7 +195,7 @@ def test_metric_must_return_one_number():
 
 def test_batch_on_other_device_raises():
     x, y = torch.randn(4, 4, device="meta"), torch.zeros(4, dtype=torch.long, device="meta")
-    assert fit_error(train=Batches(x, y, 4)) == "Learner: train must yield tensors on the CPU or on cpu, got meta."
+    assert fit_error(train=Batches(x, y, 4)) == "Learner: train must yield tensors on cpu, got meta."
 
 
 @pytest.mark.parametrize("item", [torch.zeros(2, 4), (torch.zeros(2, 4),), {"x": 1}], ids=["tensor", "one", "mapping"])

@@ -166,9 +166,8 @@ class ResumableLoader:
         if tensor.device == device:
             return tensor
         if tensor.device.type != "cpu":
-            raise ArgumentError(
-                f"Learner: {self.owner} must yield tensors on the CPU or on {device}, got {tensor.device}."
-            )
+            allowed = " or ".join(dict.fromkeys(["cpu", str(device)]))
+            raise ArgumentError(f"Learner: {self.owner} must yield tensors on {allowed}, got {tensor.device}.")
         return tensor.to(device, non_blocking=True)
 
     def _own_slice(self, x: Any, y: Any) -> tuple[Any, Any, int, int]:
