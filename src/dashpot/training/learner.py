@@ -180,7 +180,7 @@ class Learner:
         self.history, self.steps, self.stop_reason = [], 0, None
         self._actions = {name: all_callbacks.wrap_action(name, self, getattr(self, name)) for name in ACTIONS}
         try:
-            self._run_scope("fit", CancelFit, lambda: self._run_epochs(resume, override))
+            self._run_scope("fit", CancelFit, lambda: self._run_epochs(resume))
         except (CancelBatch, CancelEpoch) as cancel:
             scope = "batch" if isinstance(cancel, CancelBatch) else "epoch"
             raise RunError(f"Learner: {type(cancel).__name__} must be raised within a {scope}.") from cancel
@@ -211,10 +211,10 @@ class Learner:
         self.engine.reset()
         self.opt.zero_grad()
 
-    def _run_epochs(self, resume: Mapping[str, Any] | None, override: bool) -> None:
+    def _run_epochs(self, resume: Mapping[str, Any] | None) -> None:
         loop = self.loop
         if resume is not None:
-            fit_state.restore(self, resume, override)
+            fit_state.restore(self, resume, loop.override)
             self._rng_state = resume["random"]
             self.epoch = max(0, loop.position[0] - 1)  # the last finished epoch, if none is left
         for epoch in range(loop.position[0], self.epochs):
