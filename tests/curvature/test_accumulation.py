@@ -62,7 +62,7 @@ def assert_alike(one, two, bound):
 
 @pytest.mark.parametrize("cuts", [EVEN, UNEVEN], ids=["even", "uneven"])
 @pytest.mark.parametrize("way", WAYS)
-def test_micro_batches_are_the_batch(way, cuts):
+def test_micro_batches_equal_the_batch(way, cuts):
     whole, pieces = weights(), weights()
     one, two = optimizer_over(whole, "backward"), optimizer_over(pieces, way)
     bound = tolerance(way)
@@ -139,7 +139,7 @@ def _back(optimizer, loss):
     return loss
 
 
-def test_a_discarded_product_does_not_stand_for_one_that_was_not_taken():
+def test_discarded_product_is_computed_again():
     """After the gradients were cleared, a plain backward pass has no product: the step says so."""
     params = leaves((3,), (2, 2))
     optimizer = dp.AdaHessian(params, lr=0.1)
@@ -177,7 +177,7 @@ def test_a_second_curvature_step_replaces_the_first():
     assert optimizer.curvature_stats.products == 1
 
 
-def test_a_product_of_curvature_step_outlives_zero_grad_and_counts_where_none_was_due():
+def test_curvature_step_product_survives_zero_grad():
     params = leaves((3,), (2, 2))
     optimizer = dp.AdaHessian(params, lr=0.1, betas=(0.0, 0.0), update_d_every=10)
     for k in range(3):
@@ -194,7 +194,7 @@ def test_a_product_of_curvature_step_outlives_zero_grad_and_counts_where_none_wa
 
 
 @pytest.mark.parametrize("way", EXACT_WAYS)
-def test_a_parameter_of_some_micro_batches_only(way):
+def test_parameter_in_some_micro_batches_only(way):
     """The second parameter is in half of them: gradients and products of the others are zero for it."""
     results = []
     for pieces in (1, 4):
@@ -212,7 +212,7 @@ def test_a_parameter_of_some_micro_batches_only(way):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_gradients_accumulate_onto_what_is_there(way):
+def test_gradients_accumulate_onto_existing_ones(way):
     """A closure need not clear gradients: a user may accumulate over calls."""
     params, twins = leaves((3,), (2,)), leaves((3,), (2,))
     optimizer = dp.AdaHessian(params, lr=0.1, probe=probe_of(way))
@@ -234,3 +234,46 @@ def test_gradients_accumulate_onto_what_is_there(way):
 
         optimizer.step(closure)
     assert error([p.grad for p in params], [q.grad + 2 for q in twins]) < 1e-14
+
+
+def scalar_weights(*values):
+    return [torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in values]
+
+
+PLAIN = {"betas": (0.0, 0.0), "lr": 0.01}
+
+
+def test_parameter_without_a_product_is_not_updated():
+    a, b = scalar_weights([1.0, 2.0], [1.0, 2.0])
+    opt = dp.AdaHessian([a, b], **PLAIN, update_d_every=10)
+    opt.curvature_step(lambda: (a**4).sum())  # noqa: PLW0108 - evaluated when it is called
+    ((a**4).sum() + (b**4).sum()).backward()
+    opt.step()
+    assert opt.state[a]["products"] == 1
+    assert opt.state[b]["products"] == 0
+    assert b.tolist() == [1.0, 2.0]
+    assert opt.should_create_graph()
+
+
+def diagonal(optimizer, p):
+    """What AdaHessian took for the Hessian's diagonal, betas (0, 0): its absolute value."""
+    return optimizer.state[p]["hess_sq"].sqrt()
+
+
+@pytest.mark.parametrize("probe", ["closure", "forward", "differences"])
+def test_products_cleared_inside_a_closure_are_discarded(probe):
+    (w,) = scalar_weights([1.0, 2.0])
+    opt = dp.AdaHessian([w], **PLAIN, probe=probe)
+
+    def closure():
+        (5 * (w**2).sum()).backward()
+        opt.zero_grad()
+        loss = (w**2).sum()
+        loss.backward()
+        return loss
+
+    opt.step(closure)
+    opt.curvature_step(closure)
+    assert diagonal(opt, w).tolist() == pytest.approx([2.0, 2.0], rel=1e-8)
+    opt.step(closure)
+    assert diagonal(opt, w).tolist() == pytest.approx([2.0, 2.0], rel=1e-8)

@@ -17,42 +17,25 @@ from curvature.second_order_support import (
     take_step,
     weights,
 )
+from curvature_closures_support import (
+    ANSWERS,
+    DOUBLE,
+    PROBES,
+    _backward,
+    bound_of,
+    expected_products,
+    methodical,
+    products_held,
+)
 from torch import nn
 
 import dashpot as dp
 
-DOUBLE = 1e-12
-DIFFERENCES = 1e-8  # the cube root of the roundoff squared, 2.3e-11, times third derivatives below 100
 IN_STEP = ("closure", "forward", "differences")  # the ways that go through step(closure)
-PROBES = ("auto", "forward", "differences")
-ANSWERS = ("loss", "backward")  # what a closure given to curvature_step may do
-
-
-def bound_of(way):
-    return DIFFERENCES if way == "differences" else DOUBLE
-
-
-def methodical(params, way="auto", **changes):
-    """An optimizer whose state after one step is the last product: (v H v)^2."""
-    settings = {"lr": 0.01, "betas": (0.0, 0.0), "spatial_averaging": False, "probe": probe_of(way)}
-    return dp.AdaHessian(params, **{**settings, **changes})
-
-
-def products_held(optimizer, params):
-    """|v H v| as the state holds it."""
-    return [optimizer.state[p]["hess_sq"].sqrt() for p in params]
-
-
-def expected_products(optimizer, params, loss, number=0):
-    probes = probes_of(optimizer, number)
-    return [(v * hv).abs() for v, hv in zip(probes, exact(loss, params, probes)[1], strict=True)]
-
-
-# ---- gradients ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_gradients_are_those_of_a_plain_backward_pass(way):
+def test_gradients_equal_those_of_backward(way):
     params = weights()
     optimizer = dp.AdaHessian(params, lr=0.01, probe=probe_of(way))
     for k in range(4):
@@ -90,7 +73,7 @@ def test_a_parameter_in_which_the_loss_is_linear_has_the_product_zero(way):
 
 @pytest.mark.parametrize("answer", ANSWERS)
 @pytest.mark.parametrize("probe", PROBES)
-def test_curvature_step_leaves_the_gradients_alone(probe, answer):
+def test_curvature_step_preserves_gradients(probe, answer):
     params = leaves((3,), (2,))
     optimizer = dp.AdaHessian(params, lr=0.1, probe=probe)
     params[0].grad = held = torch.full_like(params[0], 5.0)
@@ -115,7 +98,7 @@ def test_curvature_step_leaves_the_gradients_alone(probe, answer):
 
 
 @pytest.mark.parametrize("probe", PROBES)
-def test_a_closure_that_raises_leaves_everything_as_it_was(probe):
+def test_raising_closure_changes_nothing(probe):
     params = leaves((3,), (2,))
     start = [p.detach().clone() for p in params]
     layer = nn.BatchNorm1d(3, dtype=torch.float64)
@@ -156,211 +139,6 @@ def test_curvature_step_may_come_between_a_loss_and_its_backward_pass(probe):
     loss.backward()
     optimizer.step()
     assert optimizer.curvature_stats.products == 1
-
-
-# ---- hooks and other leaves -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("way", [way for way in WAYS if way != "curvature_step"])
-def test_hooks_run_once_on_a_step_with_a_product(way):
-    params = leaves((3,), (2,))
-    seen, accumulated, plain = [], [], []
-    params[0].register_hook(lambda g: seen.append(g.detach().clone()))
-    params[1].register_post_accumulate_grad_hook(lambda p: accumulated.append(p.grad.detach().clone()))
-    copies = [p.detach().clone().requires_grad_() for p in params]
-    copies[0].register_hook(lambda g: plain.append(g.detach().clone()))
-    quartic(copies).backward()
-    optimizer = dp.AdaHessian(params, lr=0.1, probe=probe_of(way))
-    take_step(way, optimizer, [lambda: quartic(params)])
-    assert optimizer.curvature_stats.products == 1
-    assert error(accumulated, [copies[1].grad]) < 1e-15
-    assert error(seen, plain) < 1e-15
-
-
-@pytest.mark.parametrize("answer", ANSWERS)
-@pytest.mark.parametrize("probe", PROBES)
-def test_hooks_do_not_run_in_curvature_step(probe, answer):
-    """A hook may step another optimizer or count gradients: it waits for those that are for real."""
-    params = leaves((3,), (2,))
-    seen, accumulated = [], []
-    params[0].register_hook(seen.append)
-    params[0].register_post_accumulate_grad_hook(accumulated.append)
-    optimizer = dp.AdaHessian(params, lr=0.1, probe=probe)
-    optimizer.curvature_step(lambda: quartic(params) if answer == "loss" else _backward(quartic(params)))
-    assert accumulated == []
-    assert seen == []
-    _backward(quartic(params))
-    assert (len(seen), len(accumulated)) == (1, 1)
-
-
-@pytest.mark.parametrize("way", WAYS)
-def test_a_hook_that_changes_the_gradient_does_not_change_the_curvature(way):
-    """It is the Hessian of the loss, whatever becomes of the gradient on its way. On the route "graph" there is
-    nothing but the changed gradient, so there it is the derivative of that."""
-    params = leaves((3,), (2,))
-    start = [p.detach().clone() for p in params]
-    optimizer = methodical(params, way)
-    share = 2 if way == "graph" else 1
-    expected = [share * product for product in expected_products(optimizer, start, quartic)]
-    for p in params:
-        p.register_hook(lambda g: 2 * g)
-    take_step(way, optimizer, [lambda: quartic(params)])
-    assert error([p.grad for p in params], [2 * g for g in exact(quartic, start, start)[0]]) < DOUBLE
-    assert error(products_held(optimizer, params), expected) < bound_of(way)
-
-
-@pytest.mark.parametrize("way", WAYS)
-def test_leaves_of_another_optimizer_get_their_gradient_once(way):
-    """A generator and its critic, an encoder trained by someone else: they see one backward pass."""
-    params, (outside,) = leaves((3,)), leaves((4,), seed=1)
-    other = torch.optim.SGD([outside], lr=0.1)
-    optimizer = methodical(params, way)
-    expected = expected_products(optimizer, params, lambda values: quartic([*values, outside.detach()]))
-    outside.grad = torch.ones_like(outside)
-    (plain,) = torch.autograd.grad(quartic([*params, outside]), [outside])
-    take_step(way, optimizer, [lambda: quartic([*params, outside])])
-    assert error([outside.grad], [plain + 1]) < 1e-15
-    assert error(products_held(optimizer, params), expected) < bound_of(way)
-    other.step()
-
-
-@pytest.mark.parametrize("answer", ANSWERS)
-@pytest.mark.parametrize("probe", PROBES)
-@pytest.mark.parametrize("has", [True, False], ids=["with a gradient", "without"])
-def test_leaves_of_another_optimizer_do_not_notice_curvature_step(probe, answer, has):
-    params, (outside,) = leaves((3,)), leaves((4,), seed=1)
-    outside.grad = torch.ones_like(outside) if has else None
-    optimizer = dp.AdaHessian(params, lr=0.1, probe=probe)
-
-    def closure():
-        loss = quartic([*params, outside])
-        if answer == "backward":
-            loss.backward()
-        return loss
-
-    optimizer.curvature_step(closure)
-    assert torch.equal(outside.grad, torch.ones_like(outside)) if has else outside.grad is None
-
-
-# ---- random numbers and buffers -------------------------------------------------------------------------------------
-
-
-class Masked(nn.Module):
-    """A net with dropout and batch normalisation in front of a loss that is smooth."""
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.last = nn.Linear(4, 5, dtype=torch.float64), nn.Linear(5, 1, dtype=torch.float64)
-        self.norm, self.drop = nn.BatchNorm1d(5, dtype=torch.float64), nn.Dropout(0.5)
-        self.evaluations = 0
-
-    def forward(self, x):
-        self.evaluations += 1
-        return (self.last(self.drop(torch.tanh(self.norm(self.first(x))))) ** 2).mean()
-
-
-def masked():
-    torch.manual_seed(5)
-    net = Masked()
-    x = torch.randn(8, 4, dtype=torch.float64)
-    torch.manual_seed(11)
-    return net, x
-
-
-@pytest.mark.parametrize("way", WAYS)
-def test_every_route_has_the_masks_of_the_evaluation_and_leaves_the_random_state_as_after_one(way):
-    net, x = masked()
-    state = torch.get_rng_state()
-    loss = net(x)
-    after_one = torch.get_rng_state()
-    assert not torch.equal(state, after_one)
-    params = list(net.parameters())
-    optimizer = methodical(params, way, eps=1.0)
-    probes = probes_of(optimizer, 0)
-    # Without the first bias, whose gradient is zero but for roundoff.
-    grads = torch.autograd.grad(loss, params, create_graph=True)
-    products = torch.autograd.grad(grads, params, probes)
-    expected = [(v * hv).abs() for v, hv in zip(probes, products, strict=True)]
-    torch.set_rng_state(state)
-    if way == "curvature_step":
-        optimizer.curvature_step(lambda: net(x))
-    else:
-        take_step(way, optimizer, [lambda: net(x)])
-    assert torch.equal(torch.get_rng_state(), after_one)
-    if way == "curvature_step":
-        net(x).backward()
-        optimizer.step()
-    assert error(products_held(optimizer, params), expected) < bound_of(way)
-
-
-def buffers(net):
-    return [buffer.detach().clone() for buffer in net.buffers()]
-
-
-@pytest.mark.parametrize("way", WAYS)
-def test_running_averages_change_once_a_step(way):
-    net, x = masked()
-    twin, _ = masked()
-    twin(x)
-    optimizer = dp.AdaHessian(net.parameters(), lr=0.1, probe=probe_of(way))
-    take_step(way, optimizer, [lambda: net(x)])
-    assert all(torch.equal(a, b) for a, b in zip(buffers(net), buffers(twin), strict=True))
-    assert optimizer.curvature_stats.products == 1
-
-
-@pytest.mark.parametrize("answer", ANSWERS)
-@pytest.mark.parametrize("probe", PROBES)
-def test_curvature_step_leaves_running_averages_alone(probe, answer):
-    net, x = masked()
-    net(x)
-    before, held = buffers(net), list(net.buffers())
-    optimizer = dp.AdaHessian(net.parameters(), lr=0.1, probe=probe)
-
-    def closure():
-        loss = net(x)
-        if answer == "backward":
-            loss.backward()
-        return loss
-
-    optimizer.curvature_step(closure)
-    assert all(torch.equal(a, b) for a, b in zip(buffers(net), before, strict=True))
-    assert all(a is b for a, b in zip(net.buffers(), held, strict=True))
-    assert not net.norm._forward_pre_hooks
-    evaluations = net.evaluations
-    net(x)  # no hook is left behind
-    assert net.evaluations == evaluations + 1
-
-
-class Remembering(nn.Module):
-    """It puts a new tensor in the place of its buffer, as user code often does."""
-
-    def __init__(self):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(2, dtype=torch.float64))
-        self.register_buffer("mean", torch.zeros(2, dtype=torch.float64))
-
-    def forward(self):
-        self.mean = 0.9 * self.mean + self.weight.detach()
-        return (self.weight**4).sum()
-
-
-@pytest.mark.parametrize("probe", PROBES)
-def test_buffers_that_a_module_replaces_are_put_back(probe):
-    net = Remembering()
-    optimizer = dp.AdaHessian(net.parameters(), lr=0.1, probe=probe)
-    optimizer.curvature_step(net)
-    assert torch.equal(net.mean, torch.zeros(2, dtype=torch.float64))
-    optimizer = dp.AdaHessian(net.parameters(), lr=0.1, probe=probe)
-    optimizer.step(lambda: _backward(net()))
-    assert torch.equal(net.mean, torch.ones(2, dtype=torch.float64))
-
-
-def _backward(loss):
-    loss.backward()
-    return loss
-
-
-# ---- what a closure may do ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("way", IN_STEP)
@@ -409,7 +187,7 @@ def test_a_training_framework_closure(way):
     assert optimizer.param_groups[0]["lr"] == 0.025
 
 
-def test_a_closure_may_go_backward_by_the_optimizer():
+def test_closure_may_call_optimizer_backward():
     params = leaves((3,), (2,))
     optimizer = dp.AdaHessian(params, lr=0.1, update_d_every=2)
 
@@ -425,7 +203,7 @@ def test_a_closure_may_go_backward_by_the_optimizer():
 
 
 @pytest.mark.parametrize("probe", PROBES)
-def test_it_works_where_gradients_are_switched_off(probe):
+def test_closure_under_no_grad(probe):
     params = leaves((3,), (2,))
     optimizer = dp.AdaHessian(params, lr=0.1, probe=probe)
     with torch.no_grad():
@@ -434,9 +212,6 @@ def test_it_works_where_gradients_are_switched_off(probe):
         optimizer.step()
         assert not torch.is_grad_enabled()
     assert optimizer.curvature_stats.products == 2
-
-
-# ---- the arguments of backward --------------------------------------------------------------------------------------
 
 
 def test_backward_takes_a_gradient_of_the_loss():
@@ -485,7 +260,7 @@ def test_backward_with_a_graph_leaves_one():
     assert not any(p.grad.requires_grad for p in params)
 
 
-def test_backward_without_a_product_is_the_plain_one():
+def test_backward_without_a_product_is_loss_backward():
     params = leaves((3,), (2,))
     optimizer = dp.AdaHessian(params, lr=0.1, update_d_every=10)
     optimizer.backward(quartic(params))
@@ -500,10 +275,7 @@ def test_backward_without_a_product_is_the_plain_one():
     assert len(seen) == 2
 
 
-# ---- other ways -----------------------------------------------------------------------------------------------------
-
-
-def test_products_may_come_from_a_function():
+def test_products_from_a_callable():
     params = leaves((3,), (2,))
     calls = []
 
@@ -541,7 +313,7 @@ def test_the_stats_name_the_route(way):
 
 
 @pytest.mark.parametrize("way", [way for way in WAYS if way != "forward"])
-def test_torch_schedulers_steer_the_learning_rate(way):
+def test_torch_schedulers_set_the_learning_rate(way):
     params, twins = leaves((3,), (2,)), leaves((3,), (2,))
     optimizer, twin = (dp.Sophia(ws, lr=0.1, update_d_every=2, probe=probe_of(way)) for ws in (params, twins))
     scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
@@ -553,7 +325,7 @@ def test_torch_schedulers_steer_the_learning_rate(way):
         assert error(params, [q.detach() for q in twins]) < 1e-15
 
 
-def test_gradient_clipping_leaves_the_curvature_alone():
+def test_gradient_clipping_does_not_change_the_curvature():
     params, twins = leaves((3,), (2,)), leaves((3,), (2,))
     optimizer, twin = methodical(params), methodical(twins, max_norm=1e-3)
     expected = expected_products(optimizer, params, quartic)

@@ -15,7 +15,7 @@ import products as cost  # noqa: E402
 
 
 @pytest.mark.parametrize("problem", convergence.problems(), ids=lambda problem: problem.name)
-def test_the_problems_derivatives_are_those_of_their_values(problem):
+def test_problem_derivatives_match_their_values(problem):
     generator = torch.Generator().manual_seed(0)
     w = problem.start + 0.1 * torch.randn(3, len(problem.start), generator=generator, dtype=torch.float64)
     v = torch.randn(w.shape, generator=generator, dtype=torch.float64)
@@ -38,7 +38,7 @@ def test_the_closed_form_of_gradient_descent_counts_its_steps():
 
 
 @pytest.mark.parametrize("method", convergence.METHODS, ids=lambda method: method.name)
-def test_the_mapped_search_and_the_class_take_the_same_steps(method, monkeypatch):
+def test_vmapped_search_equals_the_optimizer_class(method, monkeypatch):
     # a diagonal Hessian and signs as probes: products do not depend on chance, so the counts must agree
     h = torch.tensor([1.0, 0.25], dtype=torch.float64)
     easy = convergence.Problem(
@@ -66,7 +66,7 @@ def test_convergence_replaces_its_tables_alone(tmp_path, monkeypatch):
         convergence.main(["--write", str(page)])
 
 
-def test_what_does_not_arrive_is_said(monkeypatch):
+def test_unreached_targets_are_reported(monkeypatch):
     monkeypatch.setattr(convergence, "RATES", [0.001, 0.002])
     line = convergence.row(convergence.quadratic(rotated=True), convergence.METHODS[0], 20)
     assert line.startswith("| SGD |  |  | > 20 | least loss ")
@@ -82,7 +82,7 @@ def test_every_route_of_the_cost_table_trains(route):
     assert row.value > 0
 
 
-def test_the_cost_table_says_what_is_missed():
+def test_cost_table_reports_missed_targets():
     row = cost.Row("graph", 1.3, 1.2, 1.4, 0.1, 0.2, 7)
     text = cost.table(1, [row])
     assert text.startswith("### 1 thread\n")

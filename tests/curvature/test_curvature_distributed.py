@@ -44,18 +44,18 @@ def outcomes(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", CHECKS)
-def test_in_two_processes(outcomes, name):
+def test_on_two_ranks(outcomes, name):
     for rank, found in enumerate(outcomes):
         reason = found.get(name, "it did not run, as processes differed in an earlier check")
         assert reason == "passed", f"process {rank}: {reason}"
 
 
-def test_every_check_is_asked_for(outcomes):
+def test_all_checks_are_listed(outcomes):
     assert set(outcomes[0]) == set(CHECKS)
 
 
 @pytest.mark.slow
-def test_every_combination_in_two_processes(tmp_path):
+def test_all_combinations_on_two_ranks(tmp_path):
     """All methods by all routes with and without micro-batches and views of buckets."""
     for rank, found in enumerate(run_processes(WORKER, tmp_path, "^slow")):
         wrong = {name: reason for name, reason in found.items() if reason != "passed"}

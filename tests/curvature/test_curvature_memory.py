@@ -101,7 +101,7 @@ def test_memory_is_flat_for_every_method(name, no_collector):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_refused_product_leaves_nothing_behind(way, no_collector):
+def test_rejected_product_is_freed(way, no_collector):
     """A closure that fails in the middle keeps no graph and no copies."""
     net, loss = perceptron()
     optimizer = dp.AdaHessian(net.parameters(), lr=0.01, probe=probe_of(way))
@@ -121,7 +121,7 @@ def test_a_refused_product_leaves_nothing_behind(way, no_collector):
 
 
 @pytest.mark.parametrize("way", EXACT_WAYS)
-def test_the_optimizer_and_its_parameters_go_when_nobody_holds_them(way, no_collector):
+def test_optimizer_and_parameters_are_freed(way, no_collector):
     before = tensors_alive()
     params = leaves((3,), (2,))
     optimizer = dp.AdaHessian(params, lr=0.01, probe=probe_of(way))
@@ -135,7 +135,7 @@ def test_the_optimizer_and_its_parameters_go_when_nobody_holds_them(way, no_coll
     assert tensors_alive() <= before
 
 
-def test_the_count_sees_circles(no_collector):
+def test_object_count_includes_reference_cycles(no_collector):
     """What the tests above would say: torch's circle of parameter, gradient and graph, which no step has cut."""
     before = tensors_alive()
     for _ in range(5):
@@ -145,7 +145,7 @@ def test_the_count_sees_circles(no_collector):
     assert tensors_alive() >= before + 5
 
 
-def test_counting_adds_nothing_to_the_count(no_collector):
+def test_counting_does_not_change_the_count(no_collector):
     """Python remembers which classes are no Mapping, once for each kind of Mapping, and any package may bring kinds."""
     kinds = [type(f"Mapping{k}", (Mapping,), {}) for k in range(60)]
     before = alive()

@@ -85,7 +85,7 @@ def test_saved_at_any_time(name, saved_at, tmp_path):
     assert_same_run((second, again), (whole, straight))
 
 
-def test_saved_after_a_product_was_dropped(tmp_path):
+def test_saved_after_a_skipped_product(tmp_path):
     """The count of draws goes on, so that the probes after it are the same."""
 
     def products(ws, probes):
@@ -112,7 +112,7 @@ def test_saved_after_a_product_was_dropped(tmp_path):
     assert not any(torch.equal(v, w) for i, v in enumerate(expected) for w in expected[:i])
 
 
-def test_saved_when_the_first_product_was_dropped(tmp_path):
+def test_saved_with_a_skipped_first_product(tmp_path):
     """Every parameter still waits, and the resumed run knows it."""
     params, straight = leaves((3,)), leaves((3,))
     spoil = True
@@ -134,7 +134,7 @@ def test_saved_when_the_first_product_was_dropped(tmp_path):
 
 
 @pytest.mark.parametrize("saved_at", range(3, 9))
-def test_saved_while_a_late_parameter_waits(saved_at, tmp_path):
+def test_saved_before_the_first_product_of_a_late_parameter(saved_at, tmp_path):
     """Whether it was there on the last step or not, the resumed run does what the uninterrupted one does."""
 
     def run(optimizer, params, steps):
@@ -155,7 +155,7 @@ def test_saved_while_a_late_parameter_waits(saved_at, tmp_path):
 
 @pytest.mark.parametrize("how", ["deepcopy", "pickle"])
 @EVERY_METHOD
-def test_a_copied_optimizer_goes_on_alike(name, how):
+def test_copied_optimizer_continues_identically(name, how):
     params = weights()
     optimizer = make(name, params, schedule=Cosine(STEPS, floor=0.1), distribution="gaussian")
     march(optimizer, params, range(SAVED_AT))
@@ -168,7 +168,7 @@ def test_a_copied_optimizer_goes_on_alike(name, how):
     assert_same_run((twin, copies), (optimizer, params))
 
 
-def test_a_copied_sgm_goes_on_alike():
+def test_copied_sgm_continues_identically():
     params = weights()
     stages: Any = {"filter": dp.Filter(0.9), "rate": (dp.Curvature(0.9), dp.Warmup(0.9, "products"))}
     optimizer = dp.SGM(params, 0.1, **stages | PROBING)
@@ -179,7 +179,7 @@ def test_a_copied_sgm_goes_on_alike():
     assert_same_run((twin, copies), (optimizer, params))
 
 
-def test_the_fallback_to_differences_is_found_again(tmp_path):
+def test_fallback_to_differences_is_detected_after_resume(tmp_path):
     """The route is no part of the file: a resumed run tries, falls back at its first product, and goes the same way."""
 
     def loss(params, k):
@@ -213,7 +213,7 @@ STRANGERS = [
 
 
 @pytest.mark.parametrize(("saved", "into"), STRANGERS)
-def test_the_state_of_another_method_is_refused(saved, into):
+def test_state_of_a_different_method_raises(saved, into):
     pairs = []
     for name in (saved, into):
         cls, settings = OTHERS[name]
@@ -233,7 +233,7 @@ def test_the_state_of_another_method_is_refused(saved, into):
     assert same([p.detach() for p in params], before[1])
 
 
-def test_loading_drops_products_that_wait():
+def test_loading_discards_pending_products():
     params = leaves((3,), (2,))
     optimizer = make("AdaHessian", params)
     saved = copy.deepcopy(optimizer.state_dict())
@@ -263,3 +263,44 @@ def test_named_parameters_in_another_order_resume_by_name(tmp_path):
     second.load_state_dict(saved["optimizer"])
     for p, q in zip(params, again, strict=True):
         assert same(dict(first.state[p]), dict(second.state[q]))
+
+
+def scalar_weights(*values):
+    return [torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in values]
+
+
+PLAIN = {"betas": (0.0, 0.0), "lr": 0.01}
+
+
+def test_cleared_state_requires_a_product():
+    (w,) = scalar_weights([1.0, 2.0])
+    opt = dp.AdaHessian([w], **PLAIN, update_d_every=1000)
+    for _ in range(3):
+        opt.zero_grad()
+        opt.backward((w**4).sum())
+        opt.step()
+    opt.state.clear()
+    for _ in range(2):
+        opt.zero_grad()
+        opt.backward((w**4).sum())
+        opt.step()
+    assert opt.state[w]["products"] == 1
+
+
+def test_product_schedule_is_saved_and_editable():
+    (w,), (other,) = scalar_weights([1.0, 2.0]), scalar_weights([1.0, 2.0])
+    opt = dp.ESGD([w], d_warmup=2, update_d_every=5)
+    second = dp.ESGD([other], d_warmup=1, update_d_every=100)
+    second.load_state_dict(opt.state_dict())
+    assert (second.probing.d_warmup, second.probing.update_d_every) == (2, 5)
+    opt.param_groups[0]["update_d_every"] = 3
+    taken = []
+    for k in range(9):
+        taken += [k] * opt.should_create_graph()
+        opt.zero_grad()
+        opt.backward((w**4).sum())
+        opt.step()
+    assert taken == [0, 1, 4, 7]
+    opt.param_groups[0]["update_d_every"] = 0
+    with pytest.raises(dp.ArgumentError, match=r"^ESGD: update_d_every must be an integer in \[1, inf\), got 0\.$"):
+        opt.step()

@@ -300,7 +300,7 @@ def test_estimates_have_the_mean_and_the_variance_of_theory(name, distribution):
 
 
 @pytest.mark.parametrize("route", ["forward", "differences"])
-def test_estimates_by_the_other_routes_have_them_too(route):
+def test_estimates_of_other_routes_have_the_theoretical_moments(route):
     problem, probes, products = sample("tanh network", "rademacher", route, 800)
     for stage in (ROW_NORM, DIAGONAL):
         check(stage, problem, probes, products, "rademacher")
@@ -321,7 +321,7 @@ WRONG = ["row sums", "squares of row sums", "blocks apart", "half the variance",
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_what_is_no_such_estimate_fails_the_same_test(wrong):
+def test_wrong_estimates_fail_the_moment_test(wrong):
     problem, probes, products = sample("tanh network", "rademacher")
     stage, distribution = ROW_NORM, "rademacher"
     if wrong in ("row sums", "squares of row sums"):
@@ -376,7 +376,7 @@ def average_z(found, theory, beta, count):
     return ((found - expected) / spread.sqrt()).abs().max().item()
 
 
-def test_what_optimizers_keep_is_the_average_that_theory_predicts():
+def test_optimizer_state_matches_the_predicted_average():
     problem, beta, count = TanhNetwork(), 0.98, 150
     kept = run(dp.ESGD, problem, count, betas=(0.9, beta))
     assert average_z(kept, all_moments(ROW_NORM, problem, "rademacher"), beta, count) < Z

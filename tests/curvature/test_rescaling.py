@@ -117,7 +117,7 @@ LR_SEES_LOSS = ("SGD", "AdaHessian, power 1/2")
 
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 @pytest.mark.parametrize("name", METHODS)
-def test_other_units_leave_the_path_where_settings_make_up_for_them(name, loss):
+def test_rescaled_problem_with_rescaled_settings_has_the_same_path(name, loss):
     method = METHODS[name]
     expected = path(method.method, method.settings, loss)
     assert expected.isfinite().all()
@@ -149,7 +149,7 @@ def test_rates_scaled_as_for_adam_would_be_wrong(name):
 
 
 @pytest.mark.parametrize("name", ["Adam", "ESGD 1", "ESGD 2", "AdaHessian"])
-def test_eps_has_a_unit(name):
+def test_eps_scales_with_the_loss(name):
     method = METHODS[name]
     n, c = 8.0, 16.0
     expected = path(method.method, method.settings | {"eps": 0.1}, network)

@@ -44,7 +44,7 @@ def products(recorded, problem):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_esgd_repeats_the_recorded_run_from_recorded_gradients_and_products(case):
+def test_esgd_matches_the_recorded_run_from_gradients_and_products(case):
     problem = case["problem"]
     methods = textbooks(case, problems.start(problem))
     for recorded in case["steps"]:
@@ -73,7 +73,7 @@ def test_rebuilt_loss_has_the_recorded_values_gradients_and_products(case):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_esgd_on_the_rebuilt_loss_repeats_the_recorded_run_from_the_draws_alone(case):
+def test_esgd_matches_the_recorded_run_from_draws(case):
     problem = case["problem"]
     loss = problems.loss_function(problem)
     params = problems.start(problem)
@@ -167,7 +167,7 @@ def test_sophia_as_in_the_first_version_of_its_paper():
 
 
 @pytest.mark.parametrize("method", [ESGDVersion1, ESGDVersion2, AdaHessian, SophiaH])
-def test_a_tensor_rests_until_its_first_product_and_without_a_gradient(method):
+def test_tensor_is_not_updated_before_its_first_product(method):
     params, run = random_run([(2,), (3,)], 3)
     oracle = method(params, lr=0.1)
     (grads, probes), *_ = run

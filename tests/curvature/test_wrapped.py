@@ -74,7 +74,7 @@ def train(way, wrap, **options):
 @pytest.mark.parametrize("always_a_closure", [False, True])
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.filterwarnings("ignore:Using backward.. with create_graph=True:UserWarning")
-def test_a_wrapped_optimizer_does_what_the_bare_one_does(way, always_a_closure):
+def test_wrapped_optimizer_equals_the_bare_one(way, always_a_closure):
     bare, stats = train(way, lambda opt: opt)
     through, its = train(way, lambda opt: Wrapped(opt, always_a_closure))
     assert torch.equal(bare, through)
@@ -83,7 +83,7 @@ def test_a_wrapped_optimizer_does_what_the_bare_one_does(way, always_a_closure):
 
 
 @pytest.mark.parametrize("probe", ["auto", "forward", "differences"])
-def test_a_closure_that_does_nothing_gives_no_product(probe):
+def test_closure_without_effect_has_no_product(probe):
     w = torch.ones(2, requires_grad=True)
     opt = dp.Sophia([w], lr=0.1, probe=probe)
     (w**4).sum().backward()
@@ -93,7 +93,7 @@ def test_a_closure_that_does_nothing_gives_no_product(probe):
     assert opt.steps_done() == 0
 
 
-def test_a_closure_that_goes_backward_still_has_to_return_its_loss():
+def test_closure_that_calls_backward_must_return_its_loss():
     w = torch.ones(2, requires_grad=True)
     opt = dp.Sophia([w], lr=0.1)
     with pytest.raises(CurvatureError, match="must return the loss"):

@@ -108,7 +108,7 @@ class Case:
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("name", SMOOTH)
 @pytest.mark.parametrize(("scale", "unit"), [(1e-3, 1.0), (1.0, 1.0), (1.0, 1e3)], ids=["tiny", "plain", "large unit"])
-def test_the_rule_is_near_the_best_step_and_has_its_digits(name, dtype, scale, unit):
+def test_default_step_is_near_optimal(name, dtype, scale, unit):
     case = Case(*problem(name, scale, unit), dtype)
     length = case.rule()
     best = min(case.error(length * 2.0**k) for k in range(-12, 13, 2))
@@ -119,14 +119,14 @@ def test_the_rule_is_near_the_best_step_and_has_its_digits(name, dtype, scale, u
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("name", ["rosenbrock", "quartic"])
-def test_the_rule_follows_large_weights_of_polynomials(name, dtype):
+def test_default_step_for_large_weights_of_polynomials(name, dtype):
     case = Case(*problem(name, scale=1e3), dtype)
     assert case.error(case.rule()) < 10 * min(case.error(case.rule() * 2.0**k) for k in range(-12, 13, 2))
     assert case.error(case.rule()) < DIGITS[dtype]
 
 
 @pytest.mark.parametrize("name", SMOOTH)
-def test_a_unit_that_makes_all_weights_tiny_wants_a_step_of_ones_own(name):
+def test_tiny_weights_require_a_custom_relative_step(name):
     # The documented limit: 1 + |w| is 1, where the gradient changes over lengths of 1e-3.
     case = Case(*problem(name, unit=1e-3), torch.float64)
     assert case.error(case.rule()) > 1e-8
@@ -146,7 +146,7 @@ def test_the_step_length_takes_norms_over_all_parameters():
     assert math.isfinite(step_length([torch.empty(0)], [torch.empty(0)], 0.5))
 
 
-def test_errors_grow_as_the_square_above_and_as_the_inverse_below():
+def test_error_scaling_with_the_step_length():
     case = Case(*problem("tanh"), torch.float64)
     length = case.rule()
     above = [case.error(length * 2.0**k) for k in (6, 7, 8)]
@@ -176,7 +176,7 @@ class StopHereError(Exception):
 
 @pytest.mark.parametrize("call", [1, 2, None])
 @pytest.mark.parametrize("dtype", [*FLOATS, torch.bfloat16, torch.complex64], ids=str)
-def test_weights_come_back_bit_for_bit(dtype, call):
+def test_weights_are_restored_bit_for_bit(dtype, call):
     params = [(1e3 * normal(5, 4, seed=8)).to(dtype).requires_grad_(), torch.tensor([-0.0, 0.0, 1e-30]).to(dtype)]
     before = [p.detach().clone() for p in params]
     seen = []
@@ -202,7 +202,7 @@ def test_weights_come_back_bit_for_bit(dtype, call):
     assert params[0].requires_grad
 
 
-def test_weights_come_back_where_moving_them_fails_half_way():
+def test_weights_are_restored_after_a_partial_failure():
     params = [torch.ones(3), torch.ones(2)]
     with pytest.raises(RuntimeError):
         central_difference(list, params, [torch.ones(3), torch.ones(5)], 1.0)
@@ -258,7 +258,7 @@ def autocast_error(kind, dtype, relative, number):
 
 
 @pytest.mark.parametrize(("kind", "limit"), [("tanh", 0.06), ("gelu", 0.3)])
-def test_under_autocast_the_step_of_the_coarse_arithmetic_is_the_right_one(kind, limit):
+def test_step_under_autocast_follows_the_coarser_dtype(kind, limit):
     # bfloat16: weights of float32 are multiplied with 8 significant bits, and the step of float32 drowns in that.
     coarse = autocast_error(kind, torch.bfloat16, relative_step_for(torch.bfloat16), 0)
     fine = autocast_error(kind, torch.bfloat16, relative_step_for(torch.float32), 0)
@@ -270,7 +270,7 @@ def test_under_autocast_the_step_of_the_coarse_arithmetic_is_the_right_one(kind,
 # --- gradients that jump --------------------------------------------------------------------------------------------
 
 
-def test_differences_see_the_curvature_of_kinks_that_double_backward_misses():
+def test_differences_include_curvature_of_kinks():
     # E relu(x w) over standard normal x is |w|/sqrt(2 pi), whose Hessian is (1 - w w'/w^2)/(|w| sqrt(2 pi)); with fixed
     # x the loss is piecewise linear in w.
     w, x = normal(5, seed=12), normal(2**18, 5, seed=13).float()

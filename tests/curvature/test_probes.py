@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dashpot.curvature.probes import draw, draw_probes
+from dashpot.curvature.probes import draw, draw_probes, scaled_probes
 from dashpot.engine.rounding import bits, mix, noise, seed_word, stream
 
 Z = 6.0
@@ -187,7 +187,7 @@ def test_real_and_imaginary_parts_are_independent_entries(distribution):
 
 
 @pytest.mark.parametrize("step", [0, 1, 7])
-def test_probes_have_nothing_to_do_with_the_noise_of_stochastic_rounding(step):
+def test_probes_are_independent_of_stochastic_rounding(step):
     # The same seed, the number of the product equal to the step, the same tensor: only what the stream is for differs.
     seed, ordinal, count = 13, 2, 2**18
     v = probe("rademacher", count, seed=seed, number=step, ordinal=ordinal)
@@ -209,7 +209,7 @@ def test_probes_have_nothing_to_do_with_the_noise_of_stochastic_rounding(step):
 
 
 @BOTH
-def test_draws_do_not_depend_on_the_layout_in_memory(distribution):
+def test_probes_do_not_depend_on_memory_layout(distribution):
     plain = torch.empty(2, 3, 4, 5)
     layouts = (
         plain.to(memory_format=torch.channels_last),
@@ -224,13 +224,13 @@ def test_draws_do_not_depend_on_the_layout_in_memory(distribution):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_rademacher_draws_are_the_same_in_every_dtype(dtype):
+def test_rademacher_probes_are_equal_in_all_dtypes(dtype):
     v = probe("rademacher", 999, dtype=dtype)
     assert v.dtype == dtype
     assert torch.equal(v.double(), probe("rademacher", 999))
 
 
-def test_gaussian_draws_are_the_same_in_every_dtype_up_to_rounding():
+def test_gaussian_probes_are_equal_in_all_dtypes_up_to_rounding():
     exact, single = probe("gaussian", N), probe("gaussian", N, dtype=torch.float32)
     error = (single.double() - exact).abs()
     # r = sqrt(-2 log u): u near 1 is rounded by 2^-25, so r^2 errs by 2^-24 and r by 2^-12 at most, where it is that
@@ -251,7 +251,7 @@ def test_pairs_of_dtypes_agree_for_rademacher(single, double):
 
 
 @BOTH
-def test_the_random_state_of_torch_is_neither_read_nor_changed(distribution):
+def test_torch_rng_state_is_not_used(distribution):
     params = [torch.empty(3, 4), torch.empty(5, dtype=torch.complex64)]
     torch.manual_seed(1)
     before = torch.get_rng_state()
@@ -263,7 +263,7 @@ def test_the_random_state_of_torch_is_neither_read_nor_changed(distribution):
 
 
 @BOTH
-def test_a_tensor_draws_the_same_whichever_tensors_are_drawn_with_it(distribution):
+def test_probe_does_not_depend_on_other_tensors(distribution):
     params = [torch.empty(n) for n in (3, 4, 5)]
     together = draw_probes(distribution, 0, 4, params, [0, 1, 2])
     for ordinal in (2, 0):
@@ -271,7 +271,7 @@ def test_a_tensor_draws_the_same_whichever_tensors_are_drawn_with_it(distributio
         assert torch.equal(alone, together[ordinal])
 
 
-def test_a_probe_is_not_part_of_a_graph_and_leaves_its_parameter_alone():
+def test_probe_has_no_graph_and_does_not_modify_its_parameter():
     p = torch.ones(3, requires_grad=True)
     (v,) = draw_probes("gaussian", 0, 0, [p], [0])
     assert not v.requires_grad
@@ -298,7 +298,7 @@ kinds = st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.com
     number=st.integers(0, 2**31 - 1),
     ordinal=st.integers(0, 2**20),
 )
-def test_any_shape_draws_its_elements_by_their_number(distribution, shape, dtype, seed, number, ordinal):
+def test_elements_depend_only_on_their_index(distribution, shape, dtype, seed, number, ordinal):
     v = probe(distribution, *shape, seed=seed, number=number, ordinal=ordinal, dtype=dtype)
     assert (v.shape, v.dtype) == (torch.Size(shape), dtype)
     real = torch.view_as_real(v) if dtype.is_complex else v
@@ -310,7 +310,7 @@ def test_any_shape_draws_its_elements_by_their_number(distribution, shape, dtype
 
 
 @pytest.mark.parametrize("distribution", ["rademacher", "gaussian"])
-def test_tensors_drawn_together_are_those_drawn_alone(distribution):
+def test_batched_draws_equal_single_draws(distribution):
     """Many small ones are drawn in one go; sizes are odd, dtypes mixed, and one is too large to join."""
     shapes = ((3,), (5, 1), (), (0, 2), (7,), (300, 300), (2, 3), (3, 3))
     kinds = (torch.float32, torch.float64, torch.complex64, torch.float32, torch.bfloat16, torch.float32,
@@ -323,3 +323,12 @@ def test_tensors_drawn_together_are_those_drawn_alone(distribution):
         assert (one.dtype, one.shape) == (p.dtype, p.shape)
         # Vectorised logarithms and cosines may round an element differently at another place of a tensor.
         torch.testing.assert_close(one, other, rtol=1e-5 if distribution == "gaussian" else 0, atol=1e-5)
+
+
+def test_half_precision_probes_do_not_underflow():
+    v = torch.tensor([1.0, -1.0, 0.37], dtype=torch.float16)
+    (small,), rest = scaled_probes([v], 2.0**26)
+    assert rest == 2.0**16
+    torch.testing.assert_close(small * 1024, v, rtol=0, atol=0)
+    (small,), rest = scaled_probes([v.float()], 2.0**26)
+    assert rest == 1.0
