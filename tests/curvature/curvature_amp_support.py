@@ -66,7 +66,7 @@ def twice_differentiably(loss, opt):
 
 
 def take_step(model, opt, route, cast=None):
-    """One step by a route; the loss before it."""
+    """Take one step by a route and return the previous loss."""
 
     def closure():
         opt.zero_grad()
@@ -95,7 +95,7 @@ def probe_of(route):
 
 
 def product(route, cast=None, model=None, relative_step=None, around: Any = contextlib.nullcontext):
-    """u H u of one probe: what Sophia's accumulator holds after one product if it forgets all others."""
+    """Return u H u of one probe: Sophia's accumulator after one product with beta2 = 0."""
     model = net() if model is None else model
     settings = {"betas": (0.0, 0.0), "distribution": "rademacher", "relative_step": relative_step}
     opt = dp.Sophia(model.parameters(), lr=0.0, probe=probe_of(route), **settings)
@@ -111,7 +111,7 @@ def distance(a, b):
 
 def tolerance(route, cast, relative_step):
     """Of the relative distance. Roundings of the values that pass through the network are independent and add up to a
-    few units in the root mean square; measured are 1.2 u, for differences beside their own errors."""
+    few units in the root mean square; measured: 1.2 u, plus the error of differences."""
     unit = BFLOAT16 if cast == torch.bfloat16 else FLOAT16
     if route != "differences":
         return 4 * unit
@@ -126,7 +126,7 @@ EACH = pytest.mark.parametrize(
 
 
 def scaled_step(loss_of_model, opt, scaler, way):
-    """One step in one of the ways to give the loss of a scaled training step."""
+    """Take one step with a scaled loss, provided in one of several ways."""
     if way == "curvature_step" and opt.should_create_graph():
         opt.curvature_step(loss_of_model)
     loss = loss_of_model()
@@ -146,7 +146,7 @@ def scaled_step(loss_of_model, opt, scaler, way):
 
 
 def kept(model, opt):
-    """Weights and state, copied."""
+    """Return copies of weights and state."""
     return copy.deepcopy([[p.detach(), dict(opt.state.get(p, {}))] for p in model.parameters()])
 
 

@@ -25,13 +25,13 @@ def bound_of(way):
 
 
 def methodical(params, way="auto", **changes):
-    """An optimizer whose state after one step is the last product: (v H v)^2."""
+    """Return an optimizer whose state after one step is the last product, (v H v)^2."""
     settings = {"lr": 0.01, "betas": (0.0, 0.0), "spatial_averaging": False, "probe": probe_of(way)}
     return dp.AdaHessian(params, **{**settings, **changes})
 
 
 def products_held(optimizer, params):
-    """|v H v| as the state holds it."""
+    """Return |v H v| from the state."""
     return [optimizer.state[p]["hess_sq"].sqrt() for p in params]
 
 

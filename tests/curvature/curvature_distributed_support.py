@@ -44,7 +44,7 @@ ROUTES = ("backward", "step", "curvature_step", "forward", "differences")
 
 
 class Net(nn.Module):
-    """Over two processes: uneven rows (3, 5, 3), one row, and the empty pieces beside it. Smooth, so that H exists."""
+    """Two-rank model with uneven rows (3, 5, 3), a single row and empty shards; smooth, so that H exists."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ def net() -> Net:
 
 
 def batch(step: int, whole: bool) -> tuple[Tensor, Tensor]:
-    """The examples of all processes, or those of this one: an equal share, so that the mean is the mean of means."""
+    """Return the examples of all ranks or of this one, in equal shares."""
     generator = torch.Generator().manual_seed(1000 + step)
     count = BATCH * dist.get_world_size()
     x = torch.randn(count, 1, 3, 3, generator=generator, dtype=torch.float64)
@@ -75,7 +75,7 @@ def loss_of(model: nn.Module, data: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def alone() -> Any:
-    """The group of this process only: an optimizer with it does not talk to the others."""
+    """Return a process group of this rank only, for optimizers without communication."""
     groups = WORKER.setdefault("alone", [dist.new_group([r]) for r in range(dist.get_world_size())])
     return groups[dist.get_rank()]
 
@@ -92,7 +92,7 @@ def parts(data: tuple[Tensor, Tensor], micro: int) -> list[tuple[Tensor, Tensor]
 
 
 def passes(model: nn.Module, data: tuple[Tensor, Tensor], micro: int, backward: Callable[[Tensor], None]) -> Tensor:
-    """Micro-batches, of which DDP communicates at the last only. Returns the mean loss."""
+    """Run micro-batches with DDP communication in the last one, and return the mean loss."""
     total = torch.zeros((), dtype=torch.float64)
     for number, part in enumerate(parts(data, micro)):
         ddp = isinstance(model, DistributedDataParallel) and number < micro - 1
@@ -151,7 +151,7 @@ def make(name: str, params: Any, **options: Any) -> Any:
 
 
 def reference(name: str, way: str = "step", steps: int = STEPS, **options: Any) -> tuple[Net, Any]:
-    """(model, optimizer) of a run in this process alone, on the batches of all."""
+    """Return (model, optimizer) of a single-process run on the global batches."""
     key = ("reference", name, way, steps, *sorted(options.items()))
     if key not in WORKER:
         model = net()
@@ -175,7 +175,7 @@ def assert_equal_everywhere(x: Tensor) -> None:
 
 
 def everything(model: nn.Module, opt: Any) -> Iterator[tuple[str, Tensor]]:
-    """Weights and state, by name."""
+    """Yield weights and state by name."""
     for name, p in model.named_parameters():
         yield name, full(p)
         for key, value in opt.state[p].items():
@@ -183,7 +183,7 @@ def everything(model: nn.Module, opt: Any) -> Iterator[tuple[str, Tensor]]:
 
 
 def furthest(model: nn.Module, opt: Any, other: nn.Module, expected: Any) -> float:
-    """The largest |difference|/(1 + |value|) in weights and state; all bit-identical between the processes."""
+    """Return the largest |difference|/(1 + |value|) of weights and state; check equality on all ranks."""
     mine, theirs = dict(everything(model, opt)), dict(everything(other, expected))
     largest = 0.0
     for (name, a), (same, b) in zip(mine.items(), theirs.items(), strict=True):
@@ -207,7 +207,7 @@ def assert_unmoved(model: nn.Module) -> None:
 
 
 def moved(model: nn.Module) -> None:
-    """The run under test did something: no comparison of two runs that stand still."""
+    """Check that the run changed the weights."""
     for p, q in zip(model.parameters(), net().parameters(), strict=True):
         assert (full(p) - q).abs().max() > 1e-6
 

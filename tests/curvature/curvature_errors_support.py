@@ -18,12 +18,12 @@ each_class = pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name_
 
 
 def is_one_sentence(text):
-    """It starts with the method or the operation, ends with a full stop, and has no line break."""
+    """Check that a message starts with the method or operation, ends with a period and is one line."""
     return text.endswith(".") and "\n" not in text and not re.search(r"\. [A-Z]", text)
 
 
 def refused(optimizer, act, match, kind: Any = dp.CurvatureError):
-    """`act` is refused, and weights, state and groups stay bit for bit. Returns the message."""
+    """Check that `act` raises without changing weights, state and groups; return the message."""
     before = snapshot(optimizer)
     with pytest.raises(kind, match=match) as caught:
         act()

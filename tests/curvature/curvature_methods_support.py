@@ -59,7 +59,7 @@ CASES = [
 
 
 class Timetable:
-    """The documented rule for when a product is taken: in the first steps, then every so often."""
+    """Documented schedule of products: in each of the first steps, then periodically."""
 
     def __init__(self, every, warmup):
         self.every, self.warmup, self.last = every, warmup, 0

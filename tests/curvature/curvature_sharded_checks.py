@@ -40,7 +40,7 @@ from dashpot.engine import dtensor
 
 
 def sharded_net() -> Net:
-    """`conv` and `first` gather their weights for themselves, `last` with the whole model."""
+    """FSDP2 model; `conv` and `first` are sharded separately, `last` with the root."""
     model = net()
     for module in (model.conv, model.first, model):
         fully_shard(module, mesh=line())
@@ -62,7 +62,7 @@ def sharded_numbers_of_one_process(name: str, way: str, relative_step: float | N
 
 
 def late_sums(way: str, lazy: bool) -> None:
-    """Micro-batches, `lazy` ones with gradients that are reduced at the last only."""
+    """Micro-batches; with `lazy`, gradients are reduced only in the last one."""
 
     def sums(model: Any, data: Any, micro: int, backward: Callable[[Tensor], None]) -> Tensor:
         total = torch.zeros((), dtype=torch.float64)
@@ -81,7 +81,7 @@ def late_sums(way: str, lazy: bool) -> None:
 
 
 def after_an_evaluation() -> None:
-    """A forward pass without a backward pass leaves the root's weights gathered; products need those that moved."""
+    """A forward pass without backward leaves the root's weights gathered; products require the moved weights."""
     model, other = sharded_net(), net()
     opt = make("ESGD-1", model.parameters(), **SMALL_NOISE)
     expected = make("ESGD-1", other.parameters(), process_group=alone(), probe="differences", **SMALL_NOISE)
@@ -117,7 +117,7 @@ def pieces_of_the_probes() -> None:
 
 
 def what_is_refused() -> None:
-    """Before anything changes; afterwards the way that is named works."""
+    """Errors are raised before any change, and the suggested alternative works."""
     model = sharded_net()
     params = list(model.parameters())  # after a forward pass alone the model shows gathered weights in their place
 
@@ -154,7 +154,7 @@ def what_is_refused() -> None:
 
 
 def repeated_parameters(divide_batch: bool) -> None:
-    """Repeated weights. Where the batch is divided, their gradients come as terms of a sum (`Partial`)."""
+    """Replicated weights; with a sharded batch, their gradients are `Partial`."""
     plain = nn.Sequential(nn.Linear(9, 5), nn.Tanh(), nn.Linear(5, 1)).double()
     model = copy.deepcopy(plain)
     for module in model:
@@ -184,7 +184,7 @@ def repeated_parameters(divide_batch: bool) -> None:
 
 
 def window(where: list[Any] | None) -> tuple[Any, Callable[[], Any]]:
-    """(parameter, first step) of AdaHessian on a kernel with a known product, divided in some way."""
+    """Return (parameter, first step) of AdaHessian on a sharded kernel with a known product."""
     w, hv = (torch.randn(3, 2, 4, 3, generator=torch.Generator().manual_seed(k), dtype=torch.float64) for k in (0, 1))
     p = nn.Parameter(w if where is None else distribute_tensor(w, line(), where))
     piece = hv if where is None else distribute_tensor(hv, line(), where).to_local()
@@ -199,7 +199,7 @@ def window(where: list[Any] | None) -> tuple[Any, Callable[[], Any]]:
 
 
 def averages_over_the_window() -> None:
-    """Right where whole windows are here; divided ones are refused before anything changes."""
+    """Unsharded windows are averaged correctly; sharded ones raise before any change."""
     expected = window(None)[1]()
     for kind in (Shard(0), Shard(1), Replicate()):
         torch.testing.assert_close(window([kind])[1](), expected, rtol=1e-14, atol=0)
@@ -211,7 +211,7 @@ def averages_over_the_window() -> None:
 
 
 def dropped_where_one_piece_is_not_finite() -> None:
-    """A product that a user gives, with a nan in the second process's piece."""
+    """User-defined product with a nan in the shard of rank 1."""
     w = torch.arange(1.0, 6.0, dtype=torch.float64)
     p = nn.Parameter(distribute_tensor(w, line(), [Shard(0)]))
     spoil = False

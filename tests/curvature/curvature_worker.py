@@ -77,10 +77,10 @@ def the_numbers_of_one_process(name: str, way: str, micro: int = 1, **options: A
 
 
 def gradients_stay(way: str, view: bool) -> None:
-    """`p.grad` after a product is what it was, in the same memory: DDP writes to it in every backward pass."""
+    """`p.grad` is unchanged by a product and keeps its memory, which DDP writes in every backward pass."""
     model, other = ddp_net(gradient_as_bucket_view=view), ddp_net(gradient_as_bucket_view=view)
     opt = make("ESGD-1", model.parameters(), probe="differences" if way == "differences" else "auto")
-    for step in (3, 4, 0):  # DDP makes its buckets anew after the first pass, and then keeps them
+    for step in (3, 4, 0):  # DDP rebuilds its buckets once, after the first pass
         for its in (model, other):
             its.zero_grad()
             loss_of(its, batch(step, False)).backward()
@@ -90,14 +90,14 @@ def gradients_stay(way: str, view: bool) -> None:
         assert p.grad is place
         assert q.grad is not None
         assert torch.equal(place, q.grad)
-    loss_of(model, batch(2, False)).backward()  # and adding to it goes on
+    loss_of(model, batch(2, False)).backward()  # gradients continue to accumulate
     loss_of(other, batch(2, False)).backward()
     for p, q in zip(model.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(p.grad, q.grad, rtol=1e-14, atol=1e-14)
 
 
 def no_forward_mode(**options: Any) -> None:
-    """With these options DDP puts an operation of its own behind the model, which has no forward mode."""
+    """With these options DDP appends an operation without forward mode to the model."""
     model = ddp_net(**options)
     opt = make("ESGD-1", model.parameters(), probe="forward")
     text = "has no forward-mode derivative; use probe='differences'"
@@ -107,7 +107,7 @@ def no_forward_mode(**options: Any) -> None:
 
 
 def falls_back_everywhere(view: bool) -> None:
-    """A model without double backward: "auto" finds out at the first product, and no gradient is counted twice."""
+    """Without double backward, "auto" falls back at the first product without counting gradients twice."""
 
     def attending(model: nn.Module, data: Any, micro: int, backward: Callable[[Tensor], None]) -> Tensor:
         del micro
@@ -129,7 +129,7 @@ def falls_back_everywhere(view: bool) -> None:
 
 
 def a_graph_of_one_process() -> None:
-    """`loss.backward(create_graph=True)`: torch refuses it where DDP communicates; where it does not, we do."""
+    """`loss.backward(create_graph=True)` raises, in torch if DDP communicates, otherwise in dashpot."""
     model = ddp_net()
     opt = make("ESGD-1", model.parameters())
     text = "use opt.backward(loss), or pass a closure to step."
@@ -151,7 +151,7 @@ def a_graph_of_one_process() -> None:
 
 
 def not_finite_in_one_process(way: str) -> None:
-    """The product of the step 4, of the second process alone; the gradients are finite everywhere."""
+    """Non-finite product on rank 1 in step 4, with finite gradients."""
 
     def spoiled(model: nn.Module, data: Any, micro: int, backward: Callable[[Tensor], None]) -> Tensor:
         del micro
@@ -173,7 +173,7 @@ def not_finite_in_one_process(way: str) -> None:
 
 
 def resumed(name: str, sharded: bool) -> None:
-    """Saved after 6 of 11 steps, two after the last product, into new objects."""
+    """Save after 6 of 11 steps, two steps after the last product, and resume in new objects."""
     fresh, way = (sharded_net, "step") if sharded else (ddp_net, "backward")
     through, first, second = fresh(), fresh(), fresh()
     straight, saving, going_on = (make(name, model.parameters()) for model in (through, first, second))
@@ -193,7 +193,7 @@ FAST = ("ESGD-1-step-None", "ESGD-1-curvature_step-0.001", "AdaHessian-step-0.00
 
 
 def table() -> dict[str, tuple[Callable[..., None], dict[str, Any]]]:
-    """{name: (check, arguments)}; names that start with "slow" are left out of the fast set."""
+    """Return {name: (check, arguments)}; names starting with "slow" are excluded from the fast set."""
     found: dict[str, tuple[Callable[..., None], dict[str, Any]]] = {}
     for i, name in enumerate(METHODS):
         for j, way in enumerate(ROUTES):
@@ -242,7 +242,7 @@ CHECKS = table()
 
 
 def alike(store: Any, name: str, passed: bool) -> bool:
-    """True where the check ended in every process as it did here."""
+    """Return True if the check had the same outcome on all ranks."""
     store.set(f"{name} {dist.get_rank()}", str(passed))
     return len({store.get(f"{name} {rank}") for rank in range(dist.get_world_size())}) == 1
 

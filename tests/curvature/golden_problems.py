@@ -1,4 +1,4 @@
-"""The losses behind the golden ESGD cases, rebuilt as torch functions of their parameters.
+"""Losses of the golden ESGD cases as torch functions of their parameters.
 
 Each case holds its `problem`. Kind "quartic": with w all parameters flattened and joined,
 loss = w'Aw/2 - b'w + c/4 sum w^4. Kind "mlp": the mean over all entries of (W2 tanh(W1 x + b1) + b2 - y)^2.
@@ -11,12 +11,12 @@ FILES = ("esgd_v1", "esgd_v1_gauss", "esgd_v2")
 
 
 def cases():
-    """Every golden ESGD case, each a dict with id, version, config, groups, problem and steps."""
+    """Return all golden ESGD cases, each a dict with id, version, config, groups, problem and steps."""
     return [case for name in FILES for case in golden_data.load(name)["cases"]]
 
 
 def start(problem):
-    """The initial parameters, float64, requiring gradients."""
+    """Return the initial parameters in float64, requiring gradients."""
     shapes = [torch.Size(shape) for shape in problem["shapes"]]
     if problem["kind"] == "quartic":
         parts = _tensor(problem["init_vector"]).split([shape.numel() for shape in shapes])
@@ -26,24 +26,24 @@ def start(problem):
 
 
 def loss_function(problem):
-    """The loss as a function of the list of parameters."""
+    """Return the loss as a function of the list of parameters."""
     return {"quartic": _quartic, "mlp": _perceptron}[problem["kind"]](problem)
 
 
 def shaped(values, problem):
-    """One recorded list of flat tensors (gradients, draws, products, parameters) in the shapes of the problem."""
+    """Reshape a recorded list of flat tensors to the shapes of the problem."""
     return [_tensor(flat).reshape(shape) for flat, shape in zip(values, problem["shapes"], strict=True)]
 
 
 def parameters_before(case):
-    """The parameters before each step: the initial ones, then those recorded after the step before."""
+    """Return the parameters before each step."""
     problem = case["problem"]
     recorded = [shaped(step["params"], problem) for step in case["steps"][:-1]]
     return [start(problem), *([p.requires_grad_() for p in params] for params in recorded)]
 
 
 def derivatives(loss, params, draws=None):
-    """(loss, gradients, H draws by double backward, or None without draws)."""
+    """Return (loss, gradients, H draws by double backward, or None without draws)."""
     value = loss(params)
     grads = torch.autograd.grad(value, params, create_graph=draws is not None)
     products = None if draws is None else torch.autograd.grad(grads, params, grad_outputs=draws)

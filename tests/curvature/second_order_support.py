@@ -137,7 +137,7 @@ def error(got, expected):
 
 
 def snapshot(optimizer):
-    """Copies of everything that a refused call must leave alone: weights, gradients, state and groups."""
+    """Return copies of weights, gradients, state and groups, which a rejected call must not change."""
     params = [p for group in optimizer.param_groups for p in group["params"]]
     state = (
         {(i, key): value.detach().clone() for i, p in enumerate(params) for key, value in optimizer.state[p].items()}

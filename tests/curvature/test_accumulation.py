@@ -20,7 +20,7 @@ from curvature.second_order_support import (
 
 import dashpot as dp
 
-# Double precision: sums of four parts in another order. Some ten roundings of 1e-16 a step, magnified by the
+# Double precision: sums of four parts in a different order. Some ten roundings of 1e-16 a step, magnified by the
 # denominators over the 6 steps that feed back.
 DOUBLE = 1e-10
 # Central differences with a step of 6e-6 (1 + |w|)/|v|: the gradients' roundoff of 1e-16 over that step, some 1e-10,
@@ -37,7 +37,7 @@ def tolerance(way):
 
 
 def parts(params, k, cuts):
-    """The mean loss of step k as a sum over pieces of the batch, each weighted with its share."""
+    """Return the weighted losses of micro-batches whose sum is the mean loss of step k."""
     x, y = batch(k, SIZE)
 
     def piece(first, last):
@@ -52,7 +52,7 @@ def optimizer_over(params, way, **changes):
 
 
 def assert_alike(one, two, bound):
-    """(optimizer, parameters) twice: the same weights, gradients and state."""
+    """Check that two (optimizer, parameters) pairs have equal weights, gradients and state."""
     for p, q in zip(one[1], two[1], strict=True):
         mine, theirs = one[0].state[p], two[0].state[q]
         assert mine.keys() == theirs.keys()
@@ -76,7 +76,7 @@ def test_micro_batches_equal_the_batch(way, cuts):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_the_product_is_that_of_the_mean_loss(way):
-    """Not of the last micro-batch, not a mean of squares: v H v of the whole batch by other means."""
+    """v H v of the whole batch, not of the last micro-batch, nor a mean of squares."""
     params = weights()
     optimizer = optimizer_over(params, way, betas=(0.0, 0.0), spatial_averaging=False)
     probes = probes_of(optimizer, 0)
@@ -87,7 +87,7 @@ def test_the_product_is_that_of_the_mean_loss(way):
 
 
 def reference(params, loss):
-    """State after one step on the loss alone."""
+    """Return the state after one step on the loss."""
     copies = [p.detach().clone().requires_grad_() for p in params]
     optimizer = dp.AdaHessian(copies, lr=0.1)
     optimizer.backward(loss(copies))
@@ -106,11 +106,11 @@ def other(values):
 @pytest.mark.parametrize("way", EXACT_WAYS)
 @pytest.mark.parametrize("clear", ["optimizer", "optimizer to zero", "model"])
 def test_clearing_the_gradients_discards_the_products(way, clear):
-    """A loss that was given up leaves nothing behind, whatever the next step's way."""
+    """A discarded loss has no effect on the next step by any route."""
     params = leaves((3,), (2, 2))
     optimizer = dp.AdaHessian(params, lr=0.1, probe=probe_of(way))
     expected = reference(params, other)
-    if way != "forward":  # which refuses a loss outside a closure
+    if way != "forward":  # which requires a closure
         optimizer.backward(one(params))
         optimizer.backward(one(params))
     if clear == "model":
@@ -140,7 +140,7 @@ def _back(optimizer, loss):
 
 
 def test_discarded_product_is_computed_again():
-    """After the gradients were cleared, a plain backward pass has no product: the step says so."""
+    """After clearing the gradients, a backward pass without a product raises in the step."""
     params = leaves((3,), (2, 2))
     optimizer = dp.AdaHessian(params, lr=0.1)
     optimizer.backward(one(params))
@@ -195,7 +195,7 @@ def test_curvature_step_product_survives_zero_grad():
 
 @pytest.mark.parametrize("way", EXACT_WAYS)
 def test_parameter_in_some_micro_batches_only(way):
-    """The second parameter is in half of them: gradients and products of the others are zero for it."""
+    """A parameter in half of the micro-batches has zero gradients and products in the others."""
     results = []
     for pieces in (1, 4):
         params = leaves((3,), (2,))
@@ -213,7 +213,7 @@ def test_parameter_in_some_micro_batches_only(way):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_gradients_accumulate_onto_existing_ones(way):
-    """A closure need not clear gradients: a user may accumulate over calls."""
+    """A closure may accumulate gradients over calls."""
     params, twins = leaves((3,), (2,)), leaves((3,), (2,))
     optimizer = dp.AdaHessian(params, lr=0.1, probe=probe_of(way))
     held = [p.detach() * 0 + 2.0 for p in params]
@@ -256,7 +256,7 @@ def test_parameter_without_a_product_is_not_updated():
 
 
 def diagonal(optimizer, p):
-    """What AdaHessian took for the Hessian's diagonal, betas (0, 0): its absolute value."""
+    """Return the absolute value of AdaHessian's diagonal estimate for betas (0, 0)."""
     return optimizer.state[p]["hess_sq"].sqrt()
 
 

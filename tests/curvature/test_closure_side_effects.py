@@ -46,7 +46,7 @@ def test_hooks_run_once_on_a_step_with_a_product(way):
 @pytest.mark.parametrize("answer", ANSWERS)
 @pytest.mark.parametrize("probe", PROBES)
 def test_hooks_do_not_run_in_curvature_step(probe, answer):
-    """A hook may step another optimizer or count gradients: it waits for those that are for real."""
+    """Hooks, which may step another optimizer or count gradients, run only for training gradients."""
     params = leaves((3,), (2,))
     seen, accumulated = [], []
     params[0].register_hook(seen.append)
@@ -61,8 +61,8 @@ def test_hooks_do_not_run_in_curvature_step(probe, answer):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_gradient_hook_does_not_change_the_curvature(way):
-    """It is the Hessian of the loss, whatever becomes of the gradient on its way. On the route "graph" there is
-    nothing but the changed gradient, so there it is the derivative of that."""
+    """Curvature is that of the loss, independent of gradient hooks, except on the route "graph", which only has the
+    modified gradient."""
     params = leaves((3,), (2,))
     start = [p.detach().clone() for p in params]
     optimizer = methodical(params, way)
@@ -77,7 +77,7 @@ def test_gradient_hook_does_not_change_the_curvature(way):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_leaves_of_other_optimizers_receive_one_gradient(way):
-    """A generator and its critic, an encoder trained by someone else: they see one backward pass."""
+    """Leaves of other optimizers (a critic, a shared encoder) receive one backward pass."""
     params, (outside,) = leaves((3,)), leaves((4,), seed=1)
     other = torch.optim.SGD([outside], lr=0.1)
     optimizer = methodical(params, way)
@@ -109,7 +109,7 @@ def test_curvature_step_does_not_affect_leaves_of_other_optimizers(probe, answer
 
 
 class Masked(nn.Module):
-    """A net with dropout and batch normalisation in front of a loss that is smooth."""
+    """Model with dropout and batch normalization and a smooth loss."""
 
     def __init__(self):
         super().__init__()
@@ -195,7 +195,7 @@ def test_curvature_step_preserves_running_statistics(probe, answer):
 
 
 class Remembering(nn.Module):
-    """It puts a new tensor in the place of its buffer, as user code often does."""
+    """Module that replaces its buffer by a new tensor."""
 
     def __init__(self):
         super().__init__()

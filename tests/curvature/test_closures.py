@@ -1,4 +1,4 @@
-"""What surrounds a product: gradients, hooks, random numbers, buffers, other optimizers. It must leave no trace."""
+"""Gradients, closures and arguments of backward in steps with a product."""
 
 import pytest
 import torch
@@ -44,7 +44,7 @@ def test_gradients_equal_those_of_backward(way):
         expected.backward()
         assert optimizer.should_create_graph()
         loss = take_step(way, optimizer, [lambda k=k: residual(params, batch(k))])
-        # 1e-15: backward passes with and without a graph may add in another order.
+        # 1e-15: backward passes with and without a graph may add in a different order.
         assert error([p.grad for p in params], [q.grad for q in copies]) < 1e-15
         assert loss.item() == pytest.approx(expected.item(), rel=1e-15)
         assert not any(p.grad.requires_grad for p in params)
@@ -62,8 +62,8 @@ def test_parameters_the_loss_does_not_depend_on_have_no_gradient(way):
 
 @pytest.mark.parametrize("way", [way for way in WAYS if way != "graph"])
 def test_a_parameter_in_which_the_loss_is_linear_has_the_product_zero(way):
-    """As the last bias of a critic: its gradient is a constant. Among given gradients it cannot be told from one that
-    was computed without a graph, which is refused."""
+    """A constant gradient has product zero; on the route "graph" it is indistinguishable from a gradient without a
+    graph and raises."""
     params, (bias,) = leaves((3,)), leaves((2,))
     optimizer = methodical([*params, bias], way, eps=1.0)
     expected = expected_products(optimizer, [*params, bias], lambda values: quartic(values[:1]) + values[1].sum())
@@ -123,7 +123,7 @@ def test_raising_closure_changes_nothing(probe):
         assert all(torch.equal(p, w) for p, w in zip(params, start, strict=True))
         assert torch.equal(layer.running_mean, torch.zeros(3, dtype=torch.float64))
         assert not torch.autograd.forward_ad.unpack_dual(params[0]).tangent
-    # And the product that was not taken is asked for again.
+    # The missing product is requested again.
     assert optimizer.should_create_graph()
     optimizer.curvature_step(lambda: quartic(params))
     optimizer.step()
@@ -160,7 +160,7 @@ def test_a_closure_may_return_a_number(way):
 
 @pytest.mark.parametrize("way", IN_STEP)
 def test_a_training_framework_closure(way):
-    """As Lightning's: it evaluates, clears, goes backward, and has the optimizer wrapped in a scheduler's counter."""
+    """Lightning-style closure: evaluate, clear, backward, with the optimizer wrapped by a scheduler."""
     params, twins = leaves((3,), (2,)), leaves((3,), (2,))
     optimizer = dp.AdaHessian(params, lr=0.1, update_d_every=2, probe=probe_of(way))
     plain = dp.AdaHessian(twins, lr=0.1, update_d_every=2)
@@ -226,7 +226,7 @@ def test_backward_takes_a_gradient_of_the_loss():
 
 
 def test_backward_of_some_inputs_only():
-    """The block of the Hessian that belongs to them; the others are as if they were not there."""
+    """The product uses the Hessian block of the given inputs."""
     params = leaves((3,), (2,))
     optimizer = methodical(params)
     probes = probes_of(optimizer, 0)
@@ -293,7 +293,7 @@ def test_products_from_a_callable():
     assert error(products_held(optimizer, params), [torch.full((3,), 3.0), torch.zeros(2)]) < DOUBLE
     assert optimizer.curvature_stats[:4] == ("callable", "requested", 2, 0)
     optimizer.zero_grad()
-    optimizer.backward(quartic(params))  # plain: the function knows
+    optimizer.backward(quartic(params))  # plain: the callable provides products
     optimizer.step()
     optimizer.step(lambda: _backward(quartic(params)))
     assert optimizer.curvature_stats[:4] == ("callable", "requested", 3, 0)

@@ -49,7 +49,7 @@ def test_differences_under_autocast_have_the_documented_error(cast, relative_ste
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize("before", [False, True])
 def test_surrounding_autocast_has_no_effect(route, before):
-    """Autocast keeps the weights it has cast until it ends, and does not see them move."""
+    """Autocast caches cast weights until its context ends."""
     model, step = net(), 0.1 if route == "differences" else None
 
     @contextlib.contextmanager
@@ -82,7 +82,7 @@ SCALED = ("scaler", "scaled", "graph", "curvature_step", "unscaled first")
 @pytest.mark.parametrize("way", SCALED)
 @pytest.mark.parametrize("name", METHODS)
 def test_scaler_does_not_change_the_run(name, way):
-    """Weights and accumulators, bit for bit, over a growing scale and steps with and without products."""
+    """Weights and accumulators are bit-identical over a growing scale, with and without products."""
     model, other = net(), net()
     opt, expected = make(name, model), make(name, other)
     scaler = torch.amp.GradScaler("cpu", init_scale=SCALE, growth_interval=3)
@@ -153,7 +153,7 @@ def test_unscaling_before_a_step_without_a_product():
 @pytest.mark.parametrize("first", [True, False])
 @pytest.mark.parametrize("way", SCALED)
 def test_overflow_defers_the_product_to_the_next_step(way, first):
-    """At the very first step and at the sixth, where a product is due after some without."""
+    """Overflow in the first and in the sixth step, with a product due."""
     model, other = net(), net()
     opt, expected = make("ESGD-1", model, d_warmup=1), make("ESGD-1", other, d_warmup=1)
     scaler = torch.amp.GradScaler("cpu", init_scale=SCALE)
@@ -177,8 +177,8 @@ def test_overflow_defers_the_product_to_the_next_step(way, first):
 @pytest.mark.parametrize("way", SCALED)
 @pytest.mark.parametrize("scale", [2.0**16, 2.0**30])
 def test_float16_autocast_with_a_scaler(way, scale):
-    """2^16 is torch's first scale. With 2^30 steps are skipped until the scale just fits the gradients. Products are
-    larger than gradients, and must not be lost for that."""
+    """2^16 is torch's initial scale; with 2^30, steps are skipped until the gradients are finite. Products are larger
+    than gradients and must not overflow."""
     model, losses = net(), []
     opt = make("ESGD-1", model)
     scaler = torch.amp.GradScaler("cpu", init_scale=scale)

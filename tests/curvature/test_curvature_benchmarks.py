@@ -1,4 +1,4 @@
-"""The benchmarks of second-order methods at toy size and without a clock, so that they cannot rot."""
+"""Benchmarks of second-order methods at toy size, without timing."""
 
 import sys
 import warnings

@@ -43,7 +43,7 @@ def test_clipping_does_not_change_the_product(name, clip, route):
 
 
 def test_clipping_a_scaled_loss():
-    """`max_norm` is that of the gradient without the scale; the product has no scale either."""
+    """`max_norm` refers to the unscaled gradient; the product is unscaled, too."""
     model, other = net(), net()
     opt, expected = (make("ESGD-1", m, max_norm=0.05) for m in (model, other))
     scaler = torch.amp.GradScaler("cpu", init_scale=SCALE)
@@ -70,7 +70,7 @@ def test_bfloat16_weights_receive_products(name, route):
 
 @pytest.mark.parametrize("route", ROUTES)
 def test_products_of_bfloat16_weights(route):
-    """Against float32 arithmetic with the same, rounded, weights."""
+    """Compare with float32 arithmetic on the same rounded weights."""
     rounded = net(torch.bfloat16)
     same = copy.deepcopy(rounded).float()
     step = 0.1 if route == "differences" else None
@@ -79,8 +79,7 @@ def test_products_of_bfloat16_weights(route):
 
 
 def test_bfloat16_accumulator_is_unbiased():
-    """D = beta D + (1 - beta) q^2 moves by less than half of what bfloat16 resolves, thousands of times: rounded to
-    nearest it would stay where it is."""
+    """Updates of D below half the resolution of bfloat16: rounding to nearest would never change D."""
     count, products = 1024, 200
     held = {}
     for dtype, options in (
@@ -114,7 +113,7 @@ PLAIN = {"betas": (0.0, 0.0), "lr": 0.01}
 
 
 def diagonal(optimizer, p):
-    """What AdaHessian took for the Hessian's diagonal, betas (0, 0): its absolute value."""
+    """Return the absolute value of AdaHessian's diagonal estimate for betas (0, 0)."""
     return optimizer.state[p]["hess_sq"].sqrt()
 
 

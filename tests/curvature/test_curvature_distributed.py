@@ -1,7 +1,6 @@
-"""Products where several processes train one model: DDP, FSDP2 and other DTensors against a run in one process.
+"""Products in distributed training (DDP, FSDP2, other DTensors) against a single-process run.
 
-The checks are functions of curvature_worker.py. All run in one set of processes, which takes as long as their start;
-here each check's outcome in every process is a test of its own.
+The checks are functions of curvature_worker.py and run in one set of processes; each outcome is a separate test.
 """
 
 from pathlib import Path
@@ -56,7 +55,7 @@ def test_all_checks_are_listed(outcomes):
 
 @pytest.mark.slow
 def test_all_combinations_on_two_ranks(tmp_path):
-    """All methods by all routes with and without micro-batches and views of buckets."""
+    """All methods and routes with and without micro-batches and bucket views."""
     for rank, found in enumerate(run_processes(WORKER, tmp_path, "^slow")):
         wrong = {name: reason for name, reason in found.items() if reason != "passed"}
         assert not wrong, (rank, wrong)

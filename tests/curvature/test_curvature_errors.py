@@ -1,4 +1,4 @@
-"""What cannot be: one sentence that says what, what is allowed and what was got, before weights or state change."""
+"""Errors of second-order methods, raised before weights or state change."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ PROBES = ("auto", "forward", "differences")
 
 
 def started(params, steps=1, **settings):
-    """An optimizer that has taken a step, with a product due at the next one."""
+    """Return an optimizer after one step, with a product due in the next one."""
     settings = {"lr": 0.1, **settings}
     probe = settings.pop("probe", "auto")
     optimizer = dp.AdaHessian(params, probe=probe, **settings)
@@ -42,7 +42,7 @@ def test_gradient_without_a_graph_raises(cls):
         assert text.startswith(f"{cls.__name__}: ")
         assert "opt.backward(loss)" in text
         assert "create_graph=opt.should_create_graph()" in text
-        # What it names works, and the step that was refused has not been counted.
+        # The suggested alternative works, and the rejected step was not counted.
         optimizer.zero_grad()
         optimizer.backward(quartic(params))
         optimizer.step()
@@ -102,7 +102,7 @@ def test_curvature_step_loss_without_graph_raises(probe, value):
 
 
 class CubeOnce(torch.autograd.Function):
-    """x^3 whose backward pass cannot be differentiated."""
+    """x^3 with a once-differentiable backward pass."""
 
     @staticmethod
     def forward(ctx, x):
@@ -121,7 +121,7 @@ def cube(params):
 
 
 def cubes_alone(params):
-    """Its gradients look like constants: torch gives those of such a function no graph."""
+    """Sum of once-differentiable cubes, whose gradients have no graph."""
     return sum(CubeOnce.apply(p).sum() for p in params)
 
 
@@ -164,7 +164,7 @@ def test_missing_double_backward_error_names_the_operation(way, loss, shapes, na
         "closure": lambda: optimizer.step(closure),
         "curvature_step": lambda: optimizer.curvature_step(closure),
     }[way]
-    named = "operation" if way == "graph" and name == "CubeOnce" else name  # gradients do not tell what made them
+    named = "operation" if way == "graph" and name == "CubeOnce" else name  # gradients do not name their operation
     text = refused(optimizer, act, f"{named}.* has no double backward")
     assert "probe='differences' with a closure" in text
     assert text.startswith("AdaHessian: ")
@@ -206,7 +206,7 @@ def test_gradients_are_correct_in_the_fallback_step():
 
 
 class CubeReverseOnly(torch.autograd.Function):
-    """x^3 with two backward passes and no forward derivative."""
+    """x^3 with double backward and without forward mode."""
 
     @staticmethod
     def forward(ctx, x):
@@ -257,7 +257,7 @@ def test_sparse_gradients_raise(way):
 
 
 def diagonal(optimizer, p):
-    """What AdaHessian took for the Hessian's diagonal, betas (0, 0): its absolute value."""
+    """Return the absolute value of AdaHessian's diagonal estimate for betas (0, 0)."""
     return optimizer.state[p]["hess_sq"].sqrt()
 
 

@@ -1,4 +1,4 @@
-"""Memory stays flat on every route, with the garbage collector switched off: no graph is kept, no circle is left."""
+"""Memory is constant on every route without the garbage collector: no graphs or reference cycles remain."""
 
 import gc
 from collections import Counter
@@ -16,7 +16,7 @@ METHODS = {"ESGD-1": (dp.ESGD, {}), "ESGD-2": (dp.ESGD, {"version": 2}), "Sophia
 
 @pytest.fixture
 def no_collector():
-    """Nothing but reference counts frees memory while this is in force; only what is made from here on is counted."""
+    """Disable the garbage collector, and count only objects created from here on."""
     gc.collect()
     gc.freeze()
     gc.disable()
@@ -36,8 +36,8 @@ def perceptron():
 
 
 def alive():
-    """How many objects of each kind the collector knows of. Whatever a circle keeps alive is among them; tuples are not
-    counted, of which Python keeps thousands for later use."""
+    """Count the objects tracked by the collector by type, including those in reference cycles; tuples, which Python
+    caches, are excluded."""
     counts = Counter()  # not Counter(...) of an iterable, which asks every Mapping there is and remembers the answers
     for thing in gc.get_objects():
         if type(thing) is not tuple:
@@ -51,7 +51,7 @@ def tensors_alive():
 
 
 def resident():
-    """Bytes of this process in memory; 0 where the system does not tell."""
+    """Return the resident memory in bytes, or 0 if unknown."""
     try:
         with open("/proc/self/statm") as file:  # noqa: PTH123
             return int(file.read().split()[1]) * 4096
@@ -61,7 +61,7 @@ def resident():
 
 def run(optimizer, way, steps, loss):
     for k in range(steps):
-        take_step(way, optimizer, [loss] * (1 + (k % 8 == 0)))  # now and then two micro-batches
+        take_step(way, optimizer, [loss] * (1 + (k % 8 == 0)))  # every eighth step has two micro-batches
 
 
 def check_flat(way, steps, **settings):
@@ -102,7 +102,7 @@ def test_memory_is_flat_for_every_method(name, no_collector):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_rejected_product_is_freed(way, no_collector):
-    """A closure that fails in the middle keeps no graph and no copies."""
+    """A raising closure leaves no graph and no copies."""
     net, loss = perceptron()
     optimizer = dp.AdaHessian(net.parameters(), lr=0.01, probe=probe_of(way))
     run(optimizer, way, 3, loss)
@@ -136,7 +136,7 @@ def test_optimizer_and_parameters_are_freed(way, no_collector):
 
 
 def test_object_count_includes_reference_cycles(no_collector):
-    """What the tests above would say: torch's circle of parameter, gradient and graph, which no step has cut."""
+    """The reference cycle of parameter, gradient and graph in torch is detected."""
     before = tensors_alive()
     for _ in range(5):
         (w,) = leaves((3,))
@@ -146,7 +146,7 @@ def test_object_count_includes_reference_cycles(no_collector):
 
 
 def test_counting_does_not_change_the_count(no_collector):
-    """Python remembers which classes are no Mapping, once for each kind of Mapping, and any package may bring kinds."""
+    """Python caches negative isinstance checks per abstract class, which must not affect the count."""
     kinds = [type(f"Mapping{k}", (Mapping,), {}) for k in range(60)]
     before = alive()
     grown = {kind: count for kind, count in (alive() - before).items() if count > len(kinds) // 2}

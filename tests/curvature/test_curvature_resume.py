@@ -1,4 +1,4 @@
-"""A run that is saved and resumed is the run that was never interrupted, bit for bit, products and probes included."""
+"""Resumed runs equal uninterrupted ones bit for bit, including products and probes."""
 
 import copy
 import pickle
@@ -38,7 +38,7 @@ def save(path, optimizer, params):
 
 
 def reload(path, name, **changes):
-    """New parameters and a new optimizer in other settings, as the file describes them."""
+    """Return new parameters and a new optimizer with different settings, loaded from the file."""
     saved = torch.load(path, weights_only=True)
     params = [w.requires_grad_() for w in saved["params"]]
     optimizer = make(name, params, **changes)
@@ -47,7 +47,7 @@ def reload(path, name, **changes):
 
 
 def assert_same_run(one, two):
-    """(optimizer, params) twice, bit for bit."""
+    """Check that two (optimizer, params) pairs are equal bit for bit."""
     assert all(torch.equal(p, q) for p, q in zip(one[1], two[1], strict=True))
     assert same(one[0].state_dict(), two[0].state_dict())
     assert one[0].curvature_stats[2:4] == two[0].curvature_stats[2:4]
@@ -72,7 +72,7 @@ def test_saved_between_products_on_every_route(way, tmp_path):
 @EVERY_METHOD
 @pytest.mark.parametrize("saved_at", [1, 3, 6, 7])
 def test_saved_at_any_time(name, saved_at, tmp_path):
-    """In the warm-up, after it, before a product and right after one; settings and seed come from the file."""
+    """Save in the warm-up, after it, before and after a product; settings and seed come from the file."""
     straight, params = weights(), weights()
     schedule = Cosine(STEPS, floor=0.1)
     whole = make(name, straight, schedule=schedule)
@@ -86,7 +86,7 @@ def test_saved_at_any_time(name, saved_at, tmp_path):
 
 
 def test_saved_after_a_skipped_product(tmp_path):
-    """The count of draws goes on, so that the probes after it are the same."""
+    """The draw counter continues, so that later probes are equal."""
 
     def products(ws, probes):
         found = [v * (1 + w.detach() ** 2) for w, v in zip(ws, probes, strict=True)]
@@ -113,7 +113,7 @@ def test_saved_after_a_skipped_product(tmp_path):
 
 
 def test_saved_with_a_skipped_first_product(tmp_path):
-    """Every parameter still waits, and the resumed run knows it."""
+    """All parameters still lack a product in the resumed run."""
     params, straight = leaves((3,)), leaves((3,))
     spoil = True
 
@@ -135,7 +135,7 @@ def test_saved_with_a_skipped_first_product(tmp_path):
 
 @pytest.mark.parametrize("saved_at", range(3, 9))
 def test_saved_before_the_first_product_of_a_late_parameter(saved_at, tmp_path):
-    """Whether it was there on the last step or not, the resumed run does what the uninterrupted one does."""
+    """The resumed run equals the uninterrupted one whether or not the parameter was present in the last step."""
 
     def run(optimizer, params, steps):
         for k in steps:
@@ -180,7 +180,7 @@ def test_copied_sgm_continues_identically():
 
 
 def test_fallback_to_differences_is_detected_after_resume(tmp_path):
-    """The route is no part of the file: a resumed run tries, falls back at its first product, and goes the same way."""
+    """The route is not saved: a resumed run falls back again at its first product."""
 
     def loss(params, k):
         h = torch.nn.functional.scaled_dot_product_attention(*(p.view(1, 1, 2, 4) for p in params))
@@ -203,7 +203,7 @@ def test_fallback_to_differences_is_detected_after_resume(tmp_path):
 
 OTHERS = {**METHODS, "AdamW": (dp.AdamW, {"lr": 0.1}), "HeavyBall": (dp.HeavyBall, {"lr": 0.1})}
 # ESGD's version is a setting, which comes with the state. AdamW's settings are among those of all three, and a slot may
-# be missing, as after a momentum was switched on: nothing tells that the state is not its own.
+# be missing, as after enabling momentum: the state is indistinguishable from its own.
 STRANGERS = [
     (a, b)
     for a in OTHERS
@@ -251,7 +251,7 @@ def test_loading_discards_pending_products():
 
 
 def test_named_parameters_in_another_order_resume_by_name(tmp_path):
-    """Probes go by the order of the parameters, state by their names: curvature stays with its parameter."""
+    """Probes depend on the order of the parameters, state on their names."""
     params = leaves((3,), (2,))
     first = make("AdaHessian", list(zip("ab", params, strict=True)))
     for _ in range(4):

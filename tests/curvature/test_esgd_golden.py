@@ -1,4 +1,4 @@
-"""ESGD against the recorded runs of the original, with recorded products and with products taken here."""
+"""ESGD against recorded runs of the original, with recorded and recomputed products."""
 
 import pytest
 import torch

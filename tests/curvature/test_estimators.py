@@ -1,4 +1,4 @@
-"""Estimates from products against exact Hessians: unbiased, with the variance that theory says.
+"""Estimates from products against exact Hessians: unbiased, with the theoretical variance.
 
 With h the row i of a symmetric Hessian H, both estimates are quadratic forms q = v' A v of the probe:
 
@@ -148,7 +148,7 @@ ROUTES = {"double": by_double_backward, "forward": by_forward_over_reverse, "dif
 
 
 def probes_of(distribution, params, count):
-    """The first `count` draws of seed 3: all at once for speed, a few of them checked against `draws`."""
+    """Return the first `count` draws of seed 3 in one batch; a few are checked against `draw_probes`."""
     numbers = torch.arange(count, dtype=torch.int32)
     words = [stream(seed_word(3), PROBES, numbers, ordinal) for ordinal in range(len(params))]
     columns = [draw(distribution, w.view(-1, *[1] * p.dim()), p) for w, p in zip(words, params, strict=True)]
@@ -168,7 +168,7 @@ def sample(name, distribution, route="double", count=COUNT):
 
 
 def estimates(stage, params, probes, products):
-    """What the stage takes in of each draw, one row each: with beta = 0 its slot holds the last estimate alone."""
+    """Return the estimate of each draw, one per row: with beta = 0 the slot holds the last estimate."""
     line, settings = BoundStage.of(stage), SimpleNamespace(beta=0.0)
     columns = []
     for i, p in enumerate(params):
@@ -357,7 +357,7 @@ def test_wrong_estimates_fail_the_moment_test(wrong):
 
 
 def run(method, problem, count, **settings):
-    """The average that the method keeps after `count` products at the same weights: lr = 0, one product a step."""
+    """Return the method's average after `count` products at the same weights (lr = 0)."""
     opt = method(problem.params, lr=0.0, weight_decay=0.0, update_d_every=1, **settings)
     for _ in range(count):
         opt.backward(problem.loss(problem.params))

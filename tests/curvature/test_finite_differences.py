@@ -1,4 +1,4 @@
-"""Products by differences of gradients: how near to the best step the rule comes, its stated digits, its limits."""
+"""Products by finite differences: accuracy and limits of the default step."""
 
 import copy
 import math
@@ -70,7 +70,7 @@ SMOOTH = {
 
 
 def problem(name, scale=1.0, unit=1.0):
-    """`scale` makes the weights larger, `unit` only their numbers: the loss is that of the weights over `unit`."""
+    """Problem with weights scaled by `scale`, or expressed in a different `unit`."""
     params, loss = SMOOTH[name]()
     return [scale * unit * p for p in params], lambda params: loss([p / unit for p in params])
 
@@ -97,7 +97,7 @@ class Case:
         return step_length(self.params, self.probes, relative or relative_step_for(self.params[0].dtype))
 
     def error(self, length):
-        """Of the product by differences, relative in the norm."""
+        """Relative error of the product by differences, in the norm."""
         found = flat(central_difference(self.gradients, self.params, self.probes, length))
         return ((found - self.exact).norm() / self.exact.norm()).item()
 
@@ -311,5 +311,5 @@ def test_on_a_relu_network_in_float32_products_agree_in_the_mean():
     assert z.abs().max() < 6  # 64 elements, normal for 400 draws: beyond with chance 1e-7
     # Single products do not agree: by the norms of all draws the jumps add this much to the estimates.
     assert gaps.norm() > 0.1 * sizes.norm()
-    # The limit on the mean is sharp enough to tell a product from none.
+    # The limit on the mean is sharp enough to distinguish a product from zero.
     assert (sizes.mean(dim=0) / (gaps.std(dim=0) / math.sqrt(count)).clamp_min(1e-12)).abs().max() > 30

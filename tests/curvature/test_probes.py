@@ -1,8 +1,8 @@
-"""Probes: the right distribution, independent wherever estimates rely on it, and a pure function of what they are for.
+"""Probes: distribution, independence, and dependence on their key only.
 
 Sampling limits: every seed is fixed, so a test either always passes or always fails. Z = 6 standard deviations: a
 normal number is beyond with chance 2e-9, and no test makes more than 500 comparisons, so true random numbers would miss
-a test with chance below 1e-6. Where a test compares more, it says so and takes Z_MANY.
+a test with chance below 1e-6. Tests with more comparisons use Z_MANY.
 """
 
 import math
@@ -29,19 +29,19 @@ def probe(distribution, *shape, seed=0, number=0, ordinal=0, dtype: torch.dtype 
 
 
 def moment_z(values, expected, variance):
-    """How many standard deviations the mean of `values` is away from what is expected."""
+    """Return the z-score of the mean of `values`."""
     return (values.double().mean().item() - expected) / math.sqrt(variance / values.numel())
 
 
 def signs(values):
-    """The probe as columns of fair coins, +1 or -1: its sign, and for a Gaussian one also whether it is large."""
+    """Return the probe as columns of +1 and -1: its signs, and for Gaussian probes also whether entries are large."""
     if (values.abs() == 1).all():
         return [values.double()]
     return [values.double().sign(), (values.double().abs() - SMALL).sign()]
 
 
 def assert_unrelated(a, b):
-    """Every coin of `a` against every coin of `b`, and the products themselves."""
+    """Check the independence of all sign columns of `a` and `b`."""
     assert abs(moment_z(a.double() * b.double(), 0, 1)) < Z  # both have variance 1, so has the product
     for x in signs(a):
         for y in signs(b):
@@ -140,7 +140,7 @@ def test_tensors_products_and_seeds_are_independent(distribution, other):
 def many(distribution, over, count):
     """Rows: `count` products, or seeds; columns: five elements of each of four tensors.
 
-    The streams of all rows at once, for speed; the first rows are checked against `draw_probes`.
+    All rows are drawn in one batch; the first rows are checked against `draw_probes`.
     """
     numbers = torch.arange(count, dtype=torch.int32)
     seeds = torch.tensor([seed_word(seed) for seed in (range(count) if over == "seeds" else [5])], dtype=torch.int32)
@@ -169,7 +169,7 @@ def test_few_elements_over_many_products_or_seeds_are_jointly_independent(distri
     gram = pairs.T @ pairs / count
     gram.fill_diagonal_(0)
     assert gram.abs().max() * math.sqrt(count) < Z_MANY
-    for lag in (1, 2, 16):  # and one run does not tell about the next ones
+    for lag in (1, 2, 16):  # and runs are independent of later ones
         follow = coins[:-lag].T @ coins[lag:] / math.sqrt(count - lag)
         assert follow.abs().max() < Z_MANY
 
@@ -188,12 +188,12 @@ def test_real_and_imaginary_parts_are_independent_entries(distribution):
 
 @pytest.mark.parametrize("step", [0, 1, 7])
 def test_probes_are_independent_of_stochastic_rounding(step):
-    # The same seed, the number of the product equal to the step, the same tensor: only what the stream is for differs.
+    # Same seed, product number equal to the step, same tensor: only the purpose of the stream differs.
     seed, ordinal, count = 13, 2, 2**18
     v = probe("rademacher", count, seed=seed, number=step, ordinal=ordinal)
     sizes = probe("gaussian", count, seed=seed, number=step, ordinal=ordinal)
     index, word = torch.arange(count, dtype=torch.int32), stream(seed_word(seed), step)
-    observation = 0x0B5E  # the rounding of what a product changes has streams of its own
+    observation = 0x0B5E  # separate streams for rounding after a product
     for slot in (-1, 0, 1):
         for stem in (stream(word, ordinal, slot), stream(word, ordinal, observation, slot)):
             for half in (0, 1):
@@ -311,7 +311,7 @@ def test_elements_depend_only_on_their_index(distribution, shape, dtype, seed, n
 
 @pytest.mark.parametrize("distribution", ["rademacher", "gaussian"])
 def test_batched_draws_equal_single_draws(distribution):
-    """Many small ones are drawn in one go; sizes are odd, dtypes mixed, and one is too large to join."""
+    """Batched draws of odd sizes and mixed dtypes, with one tensor too large to batch."""
     shapes = ((3,), (5, 1), (), (0, 2), (7,), (300, 300), (2, 3), (3, 3))
     kinds = (torch.float32, torch.float64, torch.complex64, torch.float32, torch.bfloat16, torch.float32,
              torch.complex128, torch.float64)  # fmt: skip

@@ -1,7 +1,7 @@
-"""Which methods notice the units that weights and loss are measured in, and how their settings make up for it.
+"""Dependence of methods on the units of weights and loss, and the compensating settings.
 
 The model with weights w and loss L(w) becomes one with parameters u = n w, which computes with u/n, and the loss c L.
-Gradients are then c/n of what they were, the Hessian c/n^2. The path is the same, u = n w at every step, for
+Gradients are scaled by c/n, the Hessian by c/n^2. The path is the same, u = n w at every step, for
 
     SGD                            lr n^2/c
     Adam (eps = 0)                 lr n
@@ -46,7 +46,7 @@ LOSSES = {"network": network, "quartic": quartic}
 
 
 def path(method, settings, loss, n: float | list[float] = 1.0, c=1.0):
-    """The weights after every step, in the old unit: rows of u/n. `n` is one number, or one for each tensor."""
+    """Return the weights after every step in the original unit, u/n; `n` is a number or one per tensor."""
     factors = n if isinstance(n, list) else [n] * len(START)
     params = [(w * factor).requires_grad_() for w, factor in zip(START, factors, strict=True)]
     opt = method(params, **settings)
@@ -65,7 +65,7 @@ def path(method, settings, loss, n: float | list[float] = 1.0, c=1.0):
 
 
 def gap(one, other):
-    """The largest distance between the paths, over the length of the way."""
+    """Return the largest distance between the paths relative to their length."""
     start = torch.cat([w.flatten() for w in START])
     return ((one - other).abs().max() / (one - start).abs().max()).item()
 
@@ -75,7 +75,7 @@ OTHER = 1e-2
 
 
 class Method:
-    """A method with its settings, and the settings that make up for other units."""
+    """A method with its settings, and the settings that compensate for different units."""
 
     def __init__(self, method, settings, rule):
         self.method, self.settings, self.rule = method, settings, rule

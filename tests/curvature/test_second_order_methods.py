@@ -1,7 +1,7 @@
-"""ESGD, AdaHessian and Sophia against the textbook, with products of real losses by other means and the same draws.
+"""ESGD, AdaHessian and Sophia against textbook implementations with the same draws.
 
 Each test steps both at the same gradients and products, those at the optimizer's weights, so errors cannot compound:
-1e-12 of max(1, |w|) in float64 is what some 40 steps of a few roundings amount to, in another order of operations."""
+1e-12 of max(1, |w|) in float64 allows for about 40 steps with a few roundings each."""
 
 from typing import Any
 
@@ -49,7 +49,7 @@ class Twin:
         return probes_of(self.optimizer, self.products, self.distribution, self.seed)
 
     def oracle_step(self, loss, has_product, present=(True,) * 4, signs=(1, 1), exact=exact):
-        """The textbook's weights after a step at the present gradients and products of the optimizer's weights."""
+        """Return the textbook weights after a step with the current gradients and products."""
         probes, points = self.probes(), [p for p, here in zip(self.params, present, strict=True) if here]
         chosen = [v for v, here in zip(probes, present, strict=True) if here]
 
@@ -67,7 +67,7 @@ class Twin:
         return after
 
     def counts(self):
-        """(steps, products) of each tensor by the textbook."""
+        """Return the textbook's (steps, products) of each tensor."""
         steps = [n for oracle in self.oracles for n in oracle.steps]
         return steps, [n for oracle in self.oracles for n in oracle.products]
 
@@ -77,7 +77,7 @@ def _shared_defaults(name):
 
 
 def _textbook_names(settings):
-    """Of AdaHessian, the textbook says which average where dashpot says whether."""
+    """Convert settings to the names of the textbook classes."""
     settings = {key: value for key, value in settings.items() if key != "maximize"}  # it is given negatives
     if "spatial_averaging" in settings:
         settings["average"] = "signed" if settings.pop("spatial_averaging") else "none"
@@ -134,7 +134,7 @@ def test_schedule_changes_the_learning_rate(name):
 
 @EVERY_METHOD
 def test_settings_may_change_between_steps(name):
-    """lr, eps, decay and betas are read at each step; an average of squares keeps the weights its entries had."""
+    """lr, eps, decay and betas are read at each step; averages keep the weights of their entries."""
     twin = Twin(name, {"lr": 0.02, "betas": (0.8, 0.9)}, {}, {"d_warmup": 2, "update_d_every": 3})
     squares = name in ("ESGD-1", "AdaHessian")
     share = 0.0  # sum of the weights of all products in the average
@@ -158,7 +158,7 @@ def test_settings_may_change_between_steps(name):
 
 
 class _Correction(float):
-    """A beta2 whose powers are what makes 1 - b2^h the given share."""
+    """A beta2 for which 1 - b2^h is the given value."""
 
     share = 0.0
 
@@ -173,15 +173,15 @@ def _correct_by(oracle, share):
 
 
 def late_loss(twin, present):
-    """The loss at the optimizer's parameters, in which the absent ones are constants."""
+    """Return the loss at the optimizer's parameters, with absent ones constant."""
     return lambda values: quartic([p if here else p.detach() for p, here in zip(values, present, strict=True)])
 
 
 @pytest.mark.parametrize("way", ["backward", "graph", "closure", "curvature_step"])
 @EVERY_METHOD
 def test_late_parameter_is_not_updated_before_its_first_product(name, way):
-    """Its first gradient comes at step 7, not a step with a product: one is forced, at once where there is a closure
-    to evaluate, else at the next step. Until then it decays, but the gradient has no say."""
+    """The first gradient is in step 7, without a scheduled product: one is forced, at once
+    with a closure, otherwise in the next step. Until then, only decay is applied."""
     settings = {"lr": 0.02, "weight_decay": 0.1}
     twin = Twin(name, settings, {}, {"d_warmup": 2, "update_d_every": 10}, lambda: leaves((3, 2), (4,), (2,), ()))
     first, forced = 7, 7 if way == "closure" else 8
@@ -210,7 +210,7 @@ def test_late_parameter_is_not_updated_before_its_first_product(name, way):
 
 @pytest.mark.parametrize("way", ["backward", "graph", "closure", "curvature_step"])
 def test_a_late_parameter_gets_the_whole_product_from_micro_batches(way):
-    """The first gradient of a parameter must not make a product of what is left of the step's micro-batches."""
+    """The first gradient of a parameter must not lead to a product of only the remaining micro-batches."""
     a, b = leaves((3,), (2,))
     optimizer = dp.AdaHessian([a, b], lr=0.1, betas=(0.0, 0.0), d_warmup=1, update_d_every=10)
     taken = {a: 0, b: 0}
@@ -226,7 +226,7 @@ def test_a_late_parameter_gets_the_whole_product_from_micro_batches(way):
 
 
 def test_parameter_with_intermittent_gradients_receives_a_product():
-    """It has none on the steps that are forced for it; a product must come all the same."""
+    """A parameter without a gradient in forced steps eventually receives a product."""
     a, b = leaves((3,), (2,))
     start = b.detach().clone()
     optimizer = dp.ESGD([a, b], lr=0.1, d_warmup=1, update_d_every=10)
@@ -259,7 +259,7 @@ RECORDED = [x.detach() for x in leaves(*[(30,)] * 82, seed=3)]  # gradients and 
         # bfloat16: the step is computed in float32, then each step rounds a weight of up to 4 by half a unit of 2^-7.
         (torch.bfloat16, "nearest", 40 * 2.0**-9 * 4),
         (torch.bfloat16, "stochastic", 40 * 2.0**-8 * 4),
-        # With what was cut off kept: one rounding to read the weight, and 40 of the 16 bits kept together.
+        # Kahan: one rounding to read the weight, and 40 of the two bfloat16 numbers together.
         (torch.bfloat16, "kahan", 2.0**-8 * 4),
     ],
     ids=str,

@@ -1,4 +1,4 @@
-"""The textbook methods against recorded runs, against torch and against closed forms: they may then judge others."""
+"""Textbook methods against recorded runs, torch and closed forms."""
 
 import pytest
 import torch
@@ -6,17 +6,17 @@ from curvature import golden_problems as problems
 from curvature.textbook import AdaHessian, ESGDVersion1, ESGDVersion2, SophiaH, spatial_average
 
 CASES = [pytest.param(case, id=case["id"]) for case in problems.cases()]
-SCHEDULE = ("update_d_every", "d_warmup")  # when to take a product: the recording tells
+SCHEDULE = ("update_d_every", "d_warmup")  # product schedule, taken from the recording
 
 
 def error(got, expected):
-    """The largest error relative to max(|expected|, 1e-3): entries that pass through zero have none of their own."""
+    """Return the largest error relative to max(|expected|, 1e-3), for entries near zero."""
     pairs = zip(got, expected, strict=True)
     return max(((x - e).abs() / e.abs().clamp_min(1e-3)).max().item() for x, e in pairs)
 
 
 def textbooks(case, params):
-    """One ESGD for each group: the first parameter and the rest where the case has two groups."""
+    """Return one ESGD per group: with two groups, the first parameter and the rest."""
     method = ESGDVersion2 if case["version"] == "v2" else ESGDVersion1
     groups = [params] if case["groups"] is None else [params[:1], params[1:]]
     settings = [case["config"] | overrides for overrides in case["groups"] or [{}]]
@@ -27,7 +27,7 @@ def textbooks(case, params):
 
 
 def step(methods, grads, product):
-    """One step of all groups; returns the parameters of all."""
+    """Take one step of all groups and return all parameters."""
     after, first = [], 0
     for method in methods:
         mine = slice(first, first + len(method.params))
@@ -37,7 +37,7 @@ def step(methods, grads, product):
 
 
 def products(recorded, problem):
-    """(draws, products) of a recorded step, None where none was taken."""
+    """Return (draws, products) of a recorded step, or None without a product."""
     if recorded["draws"] is None:
         return None
     return problems.shaped(recorded["draws"], problem), problems.shaped(recorded["hvp"], problem)
@@ -98,7 +98,7 @@ def test_products_were_recorded_on_the_documented_schedule(case):
 
 
 def random_run(shapes, steps, seed=0):
-    """Initial parameters and per step gradients and Rademacher probes."""
+    """Return initial parameters, and gradients and Rademacher probes per step."""
     draw = torch.Generator().manual_seed(seed)
 
     def normals():

@@ -1,4 +1,4 @@
-"""Products through wrappers that have the optimizer's class and pass reads on, as Fabric's and Lightning's do."""
+"""Products through wrappers that subclass the optimizer and forward reads (Fabric, Lightning)."""
 
 import pytest
 import torch
@@ -9,8 +9,8 @@ from dashpot.errors import CurvatureError
 
 
 class Wrapped:
-    """Written as those wrappers are: methods of the optimizer's class run on the wrapper itself, whose own attributes
-    the optimizer does not see; `step` goes to the optimizer with a closure, if only one that does nothing."""
+    """Wrapper like Fabric's: inherited methods run on the wrapper, whose attributes the optimizer does not see; `step`
+    calls the optimizer with a closure, possibly one without effect."""
 
     def __init__(self, optimizer, always_a_closure):
         self._wrapped, self._always = optimizer, always_a_closure
@@ -79,7 +79,7 @@ def test_wrapped_optimizer_equals_the_bare_one(way, always_a_closure):
     through, its = train(way, lambda opt: Wrapped(opt, always_a_closure))
     assert torch.equal(bare, through)
     assert stats == its
-    assert stats[2] == 3  # step 0, the newcomer, four steps later
+    assert stats[2] == 3  # step 0, the new parameter, four steps later
 
 
 @pytest.mark.parametrize("probe", ["auto", "forward", "differences"])

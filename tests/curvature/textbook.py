@@ -1,4 +1,4 @@
-"""ESGD, AdaHessian and Sophia-H written out from their formulas in float64, as an oracle for longer runs.
+"""Reference implementations of ESGD, AdaHessian and Sophia-H in float64, from their formulas.
 
 Each class holds copies of its parameters. `step(grads, product)` takes one gradient per tensor and either None or
 a pair (probes, products): one probe v and one product H v per tensor, taken at the parameters before the step. It
@@ -20,7 +20,7 @@ def _wide(x):
 
 
 class _Textbook:
-    """Counts the steps and the products of each tensor; `_update` of a method returns the new value of one tensor."""
+    """Base class that counts steps and products; `_update` returns the new value of one tensor."""
 
     def __init__(self, params):
         self.params = [_wide(p) for p in params]
@@ -44,7 +44,7 @@ class _Textbook:
 
 
 class ESGDVersion1(_Textbook):
-    """ESGD-M as first published: momentum with a free look-ahead, an average of squared products.
+    """ESGD-M, first version: momentum with a free look-ahead, an average of squared products.
 
         m   = b1 m + (1 - b1) g
         est = (nu m + (1 - nu) g) / (1 - nu b1^t)           nu = b1 is Nesterov, nu = 1 plain momentum
@@ -72,7 +72,7 @@ class ESGDVersion1(_Textbook):
 
 
 class ESGDVersion2(_Textbook):
-    """ESGD-M as it is now: Nesterov momentum, a decaying maximum of squared products, warmup counted in products.
+    """ESGD-M, current version: Nesterov momentum, a decaying maximum of squared products, warmup counted in products.
 
         m   = b1 m + (1 - b1) g
         est = (b1 m + (1 - b1) g) / (1 - b1^(t + 1))
@@ -99,7 +99,7 @@ class ESGDVersion2(_Textbook):
 
 
 def spatial_average(z, kind):
-    """The mean over the kernel window of a convolution: all dimensions from the third on, for 3 or more dimensions.
+    """Average over the kernel window of a convolution: the dimensions 2, 3, ...
 
     "signed" averages z = v hv (the formula of the AdaHessian paper), "absolute" averages |z| (the authors' code),
     "none" leaves z alone. The authors' code averages 4 dimensions so (its instructive version 3 as well, and the rows
@@ -148,7 +148,7 @@ class AdaHessian(_Textbook):
 
 
 class SophiaH(_Textbook):
-    """Momentum over an average of the Hessian diagonal, each entry cut to [-1, 1]; nothing is bias-corrected.
+    """Momentum over an average of the Hessian diagonal, each entry clamped to [-1, 1], without bias correction.
 
         m = b1 m + (1 - b1) g
         D = b2 D + (1 - b2) v hv                            on a product

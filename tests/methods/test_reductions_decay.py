@@ -79,9 +79,7 @@ def test_fixed_points_of_constant_decay(name):
         w.grad = CURVATURE * (w.detach() - 1)
         optimizer.step()
     expected = gain * CURVATURE / (gain * CURVATURE + strength)
-    torch.testing.assert_close(
-        w.detach(), expected, rtol=1e-9, atol=0
-    )  # the slowest mode contracts by 0.99
+    torch.testing.assert_close(w.detach(), expected, rtol=1e-9, atol=0)  # the slowest mode contracts by 0.99
 
 
 def test_decay_is_not_applied_without_a_gradient():

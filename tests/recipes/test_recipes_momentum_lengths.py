@@ -51,7 +51,7 @@ def test_momentum_correction_matches_torch_for_a_varying_lr(lrs, momentum):
     assert slide(lrs, momentum, corrected=True) == pytest.approx(torch_form(lrs, momentum), rel=1e-9, abs=1e-9)
 
 
-# ---- lengths and refusals --------------------------------------------------------------------------------------------
+# ---- lengths and invalid arguments -----------------------------------------------------------------------------------
 
 
 @few

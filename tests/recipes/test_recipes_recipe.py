@@ -120,7 +120,7 @@ def test_custom_stage_is_saved_with_its_module():
 def test_numeric_fields_are_found_for_all_annotations():
     assert Softsign.numeric() == ("width", "gain", "floor")
     assert dp.Recipe(Softsign(0.5, floor=0.1)).settings() == {"width": 0.5, "gain": 1.0, "floor": 0.1}
-    assert dp.Recipe(Softsign(0.5)).settings() == {"width": 0.5, "gain": 1.0}  # a floor of None is no number to set
+    assert dp.Recipe(Softsign(0.5)).settings() == {"width": 0.5, "gain": 1.0}  # floor is None: not numeric
 
 
 def test_custom_stage_runs_with_its_own_state_key():

@@ -113,7 +113,7 @@ def test_optional():
 
 @pytest.mark.parametrize("name", ARGUMENTS)
 def test_constraints_reject_their_refused_values(name):
-    """`refused` is the source of the bad-input tests of all optimizers."""
+    """These values are the source of the bad-input tests of all optimizers."""
     allowed = ARGUMENTS[name]
     refused = allowed.refused()
     assert len(refused) >= 3
