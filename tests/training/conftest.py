@@ -2,6 +2,9 @@
 
 import pytest
 from loop_frameworks import forget_accelerate
+from run_support import TASK
+
+from dashpot.training.run.settings import Settings
 
 
 @pytest.fixture
@@ -10,3 +13,11 @@ def clean_frameworks(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     yield
     forget_accelerate()
+
+
+@pytest.fixture
+def settings(tmp_path) -> Settings:
+    """Settings of a run of the small task in `run_support`."""
+    path = tmp_path / "small.py"
+    path.write_text(TASK)
+    return Settings(task=f"{path}:build", optimizer="adamw", lr=0.05, threads=1, accelerator="cpu")
