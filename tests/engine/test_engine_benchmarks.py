@@ -36,7 +36,7 @@ OTHERS_WARNINGS = pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     "case", [pytest.param(c, marks=[OTHERS_WARNINGS] if c.package else [], id=name(c)) for c in EVERY]
 )
-def test_both_sides_of_a_row_step_every_tensor(case):
+def test_both_sides_of_each_row_step_every_tensor(case):
     if not case.installed():
         pytest.skip(f"{case.package} is not installed")
     ours, theirs = cases.parameters(TOY, case.dtype, 2)
@@ -44,13 +44,13 @@ def test_both_sides_of_a_row_step_every_tensor(case):
     timing.check_steps(case.reference(theirs), theirs)
 
 
-def test_a_step_that_does_nothing_is_noticed():
+def test_step_without_effect_is_detected():
     (params,) = cases.parameters(TOY, torch.float32, 1)
     with pytest.raises(RuntimeError, match=r"Idle: 2 of 2 tensors did not move"):
         timing.check_steps(type("Idle", (), {"step": lambda self: None})(), params)
 
 
-def test_copies_have_the_same_numbers_in_tensors_of_their_own():
+def test_copies_are_equal_and_separate():
     first, second = cases.parameters(TOY, torch.float32, 2)
     for p, q in zip(first, second, strict=True):
         assert torch.equal(p, q)
@@ -58,7 +58,7 @@ def test_copies_have_the_same_numbers_in_tensors_of_their_own():
         assert len({x.data_ptr() for x in (p, q, p.grad, q.grad)}) == 4
 
 
-def test_the_tensors_are_those_the_issue_names():
+def test_benchmark_tensors_have_documented_sizes():
     sizes = {name: [torch.Size(shape).numel() for shape in shapes] for name, shapes in cases.SHAPES.items()}
     assert sum(sizes[cases.LARGE]) == 25_217_024
     assert (len(sizes[cases.MANY]), min(sizes[cases.MANY]), max(sizes[cases.MANY])) == (1000, 64, 4096)
@@ -68,7 +68,7 @@ def test_the_tensors_are_those_the_issue_names():
     assert {c.tensors for c in EVERY} == set(sizes)
 
 
-def test_the_set_of_parameters_changes_at_each_step_and_its_size_does_not():
+def test_changing_set_keeps_its_size():
     (params,) = cases.parameters([(2,)] * 9, torch.float32, 1)
     stepped = []
     rotating, fixed = sets.Rotating(params, shift=7), sets.Rotating(params, shift=0)
@@ -78,7 +78,7 @@ def test_the_set_of_parameters_changes_at_each_step_and_its_size_does_not():
     assert stepped == [{7, 8, 0, 1, 2, 3}, {5, 6, 7, 8, 0, 1}, {*range(6)}, {*range(6)}]
 
 
-def test_every_parameter_has_a_group_of_its_own():
+def test_each_parameter_has_its_own_group():
     (params,) = cases.parameters([(2,)] * 4, torch.float32, 1)
     equal, spread = (sets.grouped(params, torch.optim.AdamW, spread=s).param_groups for s in (False, True))
     assert [len(group["params"]) for group in equal] == [1] * 4
@@ -98,7 +98,7 @@ def test_every_parameter_has_a_group_of_its_own():
         (lambda p: cases.adamw(p, engine="eager"), torch.float32, None),
     ],
 )
-def test_bytes_per_parameter_are_counted_from_the_kernels_plans(make, dtype, per_parameter, monkeypatch):
+def test_bytes_per_parameter_follow_from_kernel_passes(make, dtype, per_parameter, monkeypatch):
     monkeypatch.setenv("DASHPOT_ENGINE", "auto")
     (params,) = cases.parameters(TOY, dtype, 1)
     stepper = make(params)
@@ -107,7 +107,7 @@ def test_bytes_per_parameter_are_counted_from_the_kernels_plans(make, dtype, per
     assert cases.moved(stepper) == expected
 
 
-def test_the_ratio_is_the_median_of_the_ratios_of_each_round(monkeypatch):
+def test_ratio_is_median_over_rounds(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
 
@@ -128,7 +128,7 @@ def test_the_ratio_is_the_median_of_the_ratios_of_each_round(monkeypatch):
     assert (found.ours, found.theirs) == (2.0, 2.0)
 
 
-def test_early_steps_are_those_of_fresh_optimizers_without_the_first(monkeypatch):
+def test_early_steps_use_fresh_optimizers_and_exclude_first(monkeypatch):
     monkeypatch.setattr(timing, "timed", lambda stepper: stepper.step())
 
     def counting(factor):
@@ -140,7 +140,7 @@ def test_early_steps_are_those_of_fresh_optimizers_without_the_first(monkeypatch
     assert (found.value, found.rounds, found.theirs) == (3.0, 49, 26.0)  # 26: the median of 2 to 50
 
 
-def test_without_avx512_both_sides_are_told(monkeypatch):
+def test_avx2_only_applies_to_both_sides(monkeypatch):
     monkeypatch.setenv("CXX", "ccache g++")
     monkeypatch.delenv(processor.CAPABILITY, raising=False)
     told = processor.narrowed("/kernels")
@@ -154,7 +154,7 @@ def test_without_avx512_both_sides_are_told(monkeypatch):
     assert "AVX2 only" in processor.stamp()
 
 
-def test_tables_name_what_was_measured():
+def test_tables_state_conditions():
     ratio = timing.Ratio(1.05, 1.0, 1.1, 0.010, 0.0095, 99)
     rows = [timing.Row(case, 1_000_000, 28_000_000, {1: ratio}) for case in EVERY if case.installed()]
     text = table.steps(rows, 1, 5.6e9, 11.2e9, targets=True)
@@ -169,7 +169,7 @@ def test_tables_name_what_was_measured():
 
 
 @pytest.mark.skipif(not memory.measured(), reason="needs Linux with glibc")
-def test_extra_memory_is_that_of_the_step_alone():
+def test_extra_memory_counts_only_the_step():
     class Greedy:
         def __init__(self, params):
             pass
@@ -183,7 +183,7 @@ def test_extra_memory_is_that_of_the_step_alone():
 
 
 @pytest.mark.parametrize("name", first_step.SUBJECTS)
-def test_the_first_step_and_the_import_are_timed(name):
+def test_first_step_and_import_are_timed(name):
     found = first_step.first_here(name, TOY)
     assert found["step"] > 0
     assert found["cpu"] > 0
@@ -200,7 +200,7 @@ def test_background_load_excludes_own_process():
     assert "noise" in load.warning()
 
 
-def test_the_tables_in_a_page_are_replaced_and_the_rest_stays(tmp_path, monkeypatch):
+def test_tables_in_page_are_replaced(tmp_path, monkeypatch):
     page = tmp_path / "performance.md"
     page.write_text(f"before\n{step.SECTION.begin}\nold\n{step.SECTION.end}\nafter\n")
     monkeypatch.setattr(step, "sections", lambda options: ["new", "newer"])
@@ -217,7 +217,7 @@ def test_page_without_markers_is_rejected_before_measuring(tmp_path):
 
 
 @pytest.mark.parametrize("part", [["--avx2"], ["--only", "SGD"]])
-def test_part_of_the_tables_does_not_replace_them_all(part, tmp_path, capsys):
+def test_partial_tables_are_not_written(part, tmp_path, capsys):
     with pytest.raises(SystemExit):
         step.main([*part, "--write", str(tmp_path / "page.md")])
     assert "--write records all tables" in capsys.readouterr().err

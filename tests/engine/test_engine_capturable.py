@@ -31,19 +31,19 @@ def both(subject, steps=20, missing=lambda step, index: False, **options):
     return ordinary, others, optimizer
 
 
-def test_the_watch_notices_a_read():
+def test_sync_detector_detects_read():
     with NothingIsRead(), pytest.raises(AssertionError, match="_local_scalar_dense"):
         float(torch.zeros(()))
 
 
 @each(lambda subject: subject.captures)
-def test_the_numbers_are_those_of_the_ordinary_step(subject):
+def test_results_match_ordinary_step(subject):
     ordinary, others, _ = both(subject)
     assert distance(others, ordinary) < SAME
 
 
 @each(lambda subject: subject.captures)
-def test_the_numbers_are_the_same_with_clipping_and_parameters_that_join_later(subject):
+def test_results_match_with_clipping_and_late_parameters(subject):
     def missing(step, index):
         return step == 3 or (index == 1 and step < 2)
 
@@ -54,7 +54,7 @@ def test_the_numbers_are_the_same_with_clipping_and_parameters_that_join_later(s
 
 
 @each(lambda subject: subject.captures)
-def test_nothing_is_read_in_a_whole_step(subject):
+def test_step_reads_no_tensor_value(subject):
     params = parameters()
     optimizer = subject.make(params, capturable=True, max_norm=0.5, nonfinite="skip", schedule=dp.schedules.Cosine(9))
     with NothingIsRead():
@@ -76,7 +76,7 @@ OPTIONS = (
 
 @each(lambda subject: subject.captures)
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_a_step_runs_where_tensors_have_no_values_at_all(subject, options):
+def test_step_runs_on_meta_tensors(subject, options):
     """On `meta` every look at a value raises, and every count, slot and scalar of lr has to be there."""
     dtype = torch.bfloat16 if "rounding" in options else torch.float32
     params = [torch.zeros(shape, device="meta", dtype=dtype, requires_grad=True) for shape in ((3, 2), (4,), ())]
@@ -93,7 +93,7 @@ def test_a_step_runs_where_tensors_have_no_values_at_all(subject, options):
 
 
 @each(lambda subject: subject.captures and "own-stage" not in subject.name)
-def test_low_precision_draws_what_the_ordinary_step_draws(subject):
+def test_low_precision_matches_ordinary_step(subject):
     options = {"rounding": "stochastic", "state_dtype": torch.bfloat16, "seed": 5}
     params, others = parameters(torch.bfloat16), parameters(torch.bfloat16)
     run(subject.make(params, **options), params, 3)
@@ -105,7 +105,7 @@ def test_low_precision_draws_what_the_ordinary_step_draws(subject):
 
 @each(lambda subject: subject.captures)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_skipped_step_leaves_everything_bit_for_bit(subject, bad):
+def test_skipped_step_changes_nothing(subject, bad):
     params = parameters()
     optimizer = subject.make(params, capturable=True, nonfinite="skip")
     run(optimizer, params, 3)
@@ -147,7 +147,7 @@ def test_grad_scaler_scales_and_skips(finite, capturable):
     assert identical([p.grad for p in params], sent)
 
 
-def test_a_tensor_lr_is_used_as_it_is():
+def test_tensor_lr_is_not_copied():
     params, others = parameters(), parameters()
     rate = torch.tensor(0.1, dtype=torch.float64)
     one, two = dp.AdamW(params, lr=0.1), dp.AdamW(others, lr=rate, capturable=True)
@@ -163,7 +163,7 @@ def test_a_tensor_lr_is_used_as_it_is():
 
 @each(lambda subject: subject.captures)
 @pytest.mark.parametrize("to_capturable", [False, True])
-def test_a_checkpoint_goes_from_one_way_of_counting_to_the_other(subject, to_capturable):
+def test_checkpoint_loads_across_capturable(subject, to_capturable):
     straight, params = parameters(), parameters()
     run(subject.make(straight), straight, 10)
     first = subject.make(params, capturable=not to_capturable)
@@ -175,7 +175,7 @@ def test_a_checkpoint_goes_from_one_way_of_counting_to_the_other(subject, to_cap
     assert distance(params, straight) < SAME
 
 
-def test_a_loaded_count_goes_to_the_device_of_its_parameter():
+def test_loaded_step_count_moves_to_parameter_device():
     """`meta` stands for the device: it is the one other device that every machine has."""
     cpu, away = [torch.zeros(2, requires_grad=True)], [torch.zeros(2, device="meta", requires_grad=True)]
     first, second, third = dp.Adam(cpu), dp.Adam(away, capturable=True), dp.Adam(away)
@@ -187,7 +187,7 @@ def test_a_loaded_count_goes_to_the_device_of_its_parameter():
     assert second.steps_done() == 2  # read when it was loaded, not at the next step
 
 
-def test_a_capturable_checkpoint_of_torch_loads():
+def test_capturable_torch_checkpoint_loads():
     params = parameters()
     first = torch.optim.Adam(params, capturable=True)
     for p in params:
@@ -198,7 +198,7 @@ def test_a_capturable_checkpoint_of_torch_loads():
 
 
 @each(lambda subject: subject.captures)
-def test_a_copy_goes_on_alike_and_apart(subject):
+def test_copy_continues_independently_on_device(subject):
     params = parameters()
     optimizer = subject.make(params, capturable=True)
     run(optimizer, params, 3)
@@ -214,12 +214,12 @@ def test_a_copy_goes_on_alike_and_apart(subject):
 
 
 @each(lambda subject: subject in SUBJECTS[:1] or subject.recipe is not None)
-def test_raising_for_a_nonfinite_gradient_is_refused(subject):
+def test_nonfinite_raise_is_rejected(subject):
     with pytest.raises(dp.ArgumentError, match="nonfinite='raise' requires a host sync"):
         subject.make(parameters(), capturable=True, nonfinite="raise").step()
 
 
-def test_groups_must_agree():
+def test_capturable_must_agree_between_groups():
     (w, b, _) = parameters()
     with pytest.raises(dp.ArgumentError, match="capturable must be the same in all parameter groups"):
         dp.Adam([{"params": [w]}, {"params": [b], "capturable": True}])
@@ -233,7 +233,7 @@ def test_groups_must_agree():
 
 
 @pytest.mark.parametrize("value", ["yes", 2, None])
-def test_it_is_a_flag(value):
+def test_capturable_must_be_bool(value):
     with pytest.raises(dp.ArgumentError, match="Adam: capturable must be"):
         dp.Adam(parameters(), capturable=value)
     with pytest.raises(dp.ArgumentError, match="HeavyBall: capturable must be"):
@@ -249,25 +249,25 @@ def refused_while_capturing(monkeypatch, optimizer, params, sentence, steps=0):
     assert identical(params, kept)
 
 
-def test_an_ordinary_step_is_not_recorded(monkeypatch):
+def test_capture_without_capturable_raises(monkeypatch):
     params = parameters()
     refused_while_capturing(monkeypatch, dp.Adam(params), params, "only if capturable=True")
 
 
-def test_the_step_that_makes_the_state_is_not_recorded(monkeypatch):
+def test_capture_of_first_step_raises(monkeypatch):
     params = parameters()
     optimizer = dp.Adam(params, capturable=True)
     refused_while_capturing(monkeypatch, optimizer, params, "cannot record the step that creates the state")
     assert not optimizer.state
 
 
-def test_a_schedule_is_not_recorded(monkeypatch):
+def test_capture_with_schedule_raises(monkeypatch):
     params = parameters()
     optimizer = dp.Adam(params, capturable=True, schedule=dp.schedules.Cosine(10))
     refused_while_capturing(monkeypatch, optimizer, params, "a schedule is computed on the host", steps=1)
 
 
-def test_a_warm_step_is_recorded(monkeypatch):
+def test_capture_after_first_step_succeeds(monkeypatch):
     params = parameters()
     optimizer = dp.Adam(params, capturable=True)
     run(optimizer, params, 1)

@@ -31,7 +31,7 @@ def growing(step, index):
 
 @pytest.mark.parametrize("missing", [rotating, alternating, growing])
 @pytest.mark.parametrize("options", [{}, {"max_norm": 0.5}], ids=["plain", "max_norm"])
-def test_both_engines_agree_whatever_the_sets(missing, options):
+def test_engines_agree_for_changing_sets(missing, options):
     first, second = twins(lambda params, **how: adamw(params, **how, **options), parameters(shapes=SHAPES))
     for step in range(15):
         march((first, second), [step], missing=missing)
@@ -41,7 +41,7 @@ def test_both_engines_agree_whatever_the_sets(missing, options):
     assert counts[0] == counts[1]
 
 
-def test_memory_of_a_parameter_without_a_gradient_may_hold_a_gradient_of_another():
+def test_gradient_in_memory_of_parameter_without_gradient():
     """What is not written in a step may be read in it; the kernels go on."""
     params = parameters(shapes=((4,), (4,)))
     optimizer = dp.SGD(params, lr=0.1, engine="compiled")
@@ -55,7 +55,7 @@ def test_memory_of_a_parameter_without_a_gradient_may_hold_a_gradient_of_another
     assert is_compiled(optimizer)
 
 
-def test_parameters_that_come_to_share_memory_go_eager_in_order():
+def test_parameters_that_start_to_overlap_use_eager_engine():
     pairs = []
     for engine in ("eager", "compiled"):
         params = parameters(shapes=((6,), (3,), (3,)))

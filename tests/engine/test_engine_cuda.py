@@ -32,7 +32,7 @@ def back(params):
 
 
 @pytest.mark.parametrize(("subject", "capturable"), CASES, ids=str)
-def test_the_numbers_are_those_of_the_cpu(subject, capturable):
+def test_results_match_cpu(subject, capturable):
     cpu, gpu = parameters(), on_gpu()
     run(subject.make(cpu), cpu, 10)
     run_on_gpu(subject.make(gpu, capturable=capturable, engine="eager"), gpu, range(10))
@@ -40,7 +40,7 @@ def test_the_numbers_are_those_of_the_cpu(subject, capturable):
 
 
 @each(lambda subject: subject.captures)
-def test_a_capturable_step_waits_for_nothing(subject):
+def test_capturable_step_does_not_synchronize(subject):
     gpu = on_gpu(torch.float32)
     optimizer = subject.make(gpu, capturable=True, engine="eager", max_norm=1.0, nonfinite="skip")
     run_on_gpu(optimizer, gpu, range(2))
@@ -56,7 +56,7 @@ def test_a_capturable_step_waits_for_nothing(subject):
 
 
 @each(lambda subject: subject.captures)
-def test_a_recorded_step_replays(subject):
+def test_captured_step_replays(subject):
     gpu, plain = on_gpu(), on_gpu()
     optimizer = subject.make(gpu, capturable=True, engine="eager", schedule={})
     reference = subject.make(plain, engine="eager", schedule={})
@@ -86,7 +86,7 @@ def test_a_recorded_step_replays(subject):
     assert all(optimizer.state[p]["step"].item() == 8 for p in gpu)
 
 
-def test_a_whole_training_step_is_one_graph_that_clips_and_skips():
+def test_captured_training_step_clips_and_skips():
     def model():
         torch.manual_seed(0)
         return torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Tanh(), torch.nn.Linear(16, 4)).cuda()
@@ -135,7 +135,7 @@ def test_compiled_equals_eager(subject, capturable):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rounding", ["nearest", "stochastic", "kahan"])
-def test_compiled_rounds_bfloat16_as_eager_does(rounding):
+def test_compiled_bfloat16_rounding_matches_eager(rounding):
     results = []
     for engine in ("eager", "compiled"):
         params = on_gpu(torch.bfloat16)
@@ -145,7 +145,7 @@ def test_compiled_rounds_bfloat16_as_eager_does(rounding):
     assert distance(*results) <= 2**-7
 
 
-def test_grad_scaler_skips_without_waiting():
+def test_grad_scaler_skips_without_synchronization():
     (w, *_) = on_gpu(torch.float32)
     optimizer = dp.AdamW([w], capturable=True)
     run_on_gpu(optimizer, [w], range(1))

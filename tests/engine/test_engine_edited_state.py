@@ -53,7 +53,7 @@ def _refused(params, optimizer, match):
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("case", SLOTS)
-def test_a_slot_that_cannot_be_stepped(case, engine):
+def test_invalid_slot_raises(case, engine):
     edit, match = SLOTS[case]
     params, optimizer = _trained(engine)
     state = optimizer.state[params[1]]
@@ -62,7 +62,7 @@ def test_a_slot_that_cannot_be_stepped(case, engine):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_conjugated_slot(engine):
+def test_conjugated_slot_raises(engine):
     params, optimizer = _trained(engine, torch.complex64)
     state = optimizer.state[params[1]]
     state["exp_avg"] = state["exp_avg"].conj()
@@ -71,7 +71,7 @@ def test_a_conjugated_slot(engine):
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("case", COUNTS)
-def test_a_count_of_steps_that_is_none(case, engine):
+def test_invalid_step_count_raises(case, engine):
     params, optimizer = _trained(engine)
     optimizer.state[params[1]]["step"] = COUNTS[case]()
     _refused(params, optimizer, r"AdamW: state 'step' must be an integer in \[0, 2\^53\), got")
@@ -79,7 +79,7 @@ def test_a_count_of_steps_that_is_none(case, engine):
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("count", [float("nan"), -2.0, 2.5])
-def test_a_count_of_steps_that_is_edited_in_place(count, engine):
+def test_step_count_edited_in_place_raises(count, engine):
     params, optimizer = _trained(engine)
     optimizer.state[params[1]]["step"].fill_(count)
     _refused(params, optimizer, r"AdamW: state 'step' must be an integer in \[0, 2\^53\), got")

@@ -79,14 +79,14 @@ def check_narrow(subject, dtype):
 
 
 @pytest.mark.parametrize(("name", "dtype"), NARROW, ids=str)
-def test_compiled_is_as_close_to_double_as_eager(name, dtype):
+def test_compiled_is_as_accurate_as_eager(name, dtype):
     check_narrow(NAMED[name], dtype)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ROUNDING, ids=str)
 @each()
-def test_compiled_is_as_close_to_double_as_eager_for_every_method(subject, dtype):
+def test_compiled_is_as_accurate_as_eager_for_every_method(subject, dtype):
     check_narrow(subject, dtype)
 
 
@@ -109,7 +109,7 @@ GRADIENTS = {
 
 @pytest.mark.parametrize("name", ["adamw-decay", "sgm-all-stages"])
 @pytest.mark.parametrize("layout", ARRANGED)
-def test_layouts_of_parameters_and_gradients_mix(name, layout):
+def test_parameters_and_gradients_in_different_memory_formats(name, layout):
     """The gradient changes its layout from step to step."""
     shape, arrange = ARRANGED[layout]
     (plain,) = parameters(shapes=(shape,))
@@ -122,7 +122,7 @@ def test_layouts_of_parameters_and_gradients_mix(name, layout):
     assert second[0][0].stride() == stride
 
 
-def test_a_parameter_with_gaps_goes_eager_and_right():
+def test_non_dense_parameter_uses_eager_engine():
     params = [torch.randn(4, 6, 2, dtype=torch.float64)[..., 0] for _ in range(2)]
     one, two = ([p.detach().clone() for p in params] for _ in range(2))
     two = [torch.stack([p, p], -1)[..., 0].requires_grad_() for p in two]
@@ -144,7 +144,7 @@ def test_complex_parameters(name, dtype):
     assert distance(second[0], values(first[0])) < (DOUBLE if dtype == torch.complex128 else 1e-4)
 
 
-def test_conjugated_and_negated_gradients_are_read_right_whenever_they_come():
+def test_conjugated_and_negated_gradients():
     """torch marks them by a bit beside the same memory: address, strides and dtype say nothing."""
     (p,) = parameters(torch.complex128, shapes=((4,),))
     (q,) = parameters(shapes=((4,),))
@@ -160,7 +160,7 @@ def test_conjugated_and_negated_gradients_are_read_right_whenever_they_come():
 
 
 @pytest.mark.parametrize("name", ["adamw-decay", "sgm-all-stages"])
-def test_threads_change_no_bit(name):
+def test_results_do_not_depend_on_threads(name):
     ran = []
     for threads in (1, 2):
         params = parameters(shapes=SMALL + LARGE)
@@ -178,7 +178,7 @@ def test_threads_change_no_bit(name):
 
 
 @pytest.mark.parametrize("name", ["adamw-decay", "sgm-all-stages"])
-def test_the_set_of_parameters_with_gradients_grows_and_shrinks(name):
+def test_changing_set_of_parameters_with_gradients(name):
     first, second = pair_of(NAMED[name], parameters(shapes=(*SMALL, (5,), (7,))))
     march((first, second), range(40), missing=lambda step, index: (step * 7 + index * 5) % 11 < 4)
     march((first, second), range(40, 43), missing=lambda step, index: True)
@@ -189,7 +189,7 @@ def test_the_set_of_parameters_with_gradients_grows_and_shrinks(name):
     assert second[1].steps_done() == first[1].steps_done()
 
 
-def test_frozen_layers_join_later_with_counts_of_their_own():
+def test_late_parameters_have_their_own_step_counts():
     first, second = pair_of(NAMED["adamw-decay"], parameters())
     for params, _ in (first, second):
         params[0].requires_grad_(False)
@@ -215,7 +215,7 @@ def mixed():
     return [*parameters(), *parameters(torch.float32, seed=1), *parameters(torch.complex64, seed=2)]
 
 
-def test_groups_of_different_settings_and_dtypes():
+def test_groups_with_different_settings_and_dtypes():
     first, second = twins(grouped, mixed())
     march((first, second), range(30))
     assert is_compiled(second[1])
@@ -223,7 +223,7 @@ def test_groups_of_different_settings_and_dtypes():
     assert distance(second[0][:3], values(first[0][:3])) < DOUBLE
 
 
-def test_a_group_that_is_added_later():
+def test_group_added_later():
     first, second = twins(lambda ps, **how: dp.AdamW(ps[:2], weight_decay=0.1, **how), parameters(shapes=SMALL))
     march((first, second), range(5), missing=lambda step, index: index > 1)
     for params, optimizer in (first, second):
@@ -263,7 +263,7 @@ CHANGES = [
 
 
 @pytest.mark.parametrize("kind", [dp.AdamW, dp.Adam, dp.NAdam], ids=lambda kind: kind.__name__)
-def test_settings_change_between_steps_and_nothing_is_compiled(kind):
+def test_changed_settings_compile_nothing(kind):
     params = parameters(shapes=((3, 2), (4,), (), (5,), (300,)))
     first, second = twins(lambda ps, **how: kind(ps, lr=0.01, weight_decay=0.0, **how), params)
     march((first, second), range(2))
@@ -277,7 +277,7 @@ def test_settings_change_between_steps_and_nothing_is_compiled(kind):
     assert is_compiled(second[1])
 
 
-def test_a_learning_rate_in_a_float32_tensor():
+def test_float32_tensor_lr():
     """Eager multiplies it with other settings in float32, a kernel in double: 2^-24 of each step of size 0.01."""
     first, second = twins(lambda ps, **how: dp.AdamW(ps, lr=torch.tensor(0.01), **how), parameters())
     march((first, second), range(20))
@@ -285,7 +285,7 @@ def test_a_learning_rate_in_a_float32_tensor():
     assert distance(second[0], values(first[0])) < 20 * 0.01 * 2**-24
 
 
-def test_clipping_switched_on_and_off_compiles_nothing():
+def test_switching_clipping_compiles_nothing():
     first, second = pair_of(NAMED["adamw-decay"], parameters())
     march((first, second), range(2))
     before = build.compilations()
@@ -299,7 +299,7 @@ def test_clipping_switched_on_and_off_compiles_nothing():
     assert build.compilations() == before
 
 
-def test_sizes_and_numbers_of_tensors_compile_nothing():
+def test_new_sizes_and_numbers_of_tensors_compile_nothing():
     for _ in range(2):
         params = parameters(shapes=((3,),))
         march([(params, dp.AdamW(params, engine="compiled"))], range(1))
@@ -312,7 +312,7 @@ def test_sizes_and_numbers_of_tensors_compile_nothing():
     assert build.compilations() == before
 
 
-def test_the_first_step_of_a_new_structure_compiles_once():
+def test_new_structure_compiles_once():
     """The count that the tests above read does count."""
     before = build.compilations()
     recipe = dp.Recipe(dp.Filter(0.5, slot="a slot of this test"), dp.SecondMoment(0.5), dp.Filter(0.25))
@@ -322,7 +322,7 @@ def test_the_first_step_of_a_new_structure_compiles_once():
     assert build.compilations() == before + 1
 
 
-def test_a_gradient_of_the_step_before_is_read_afresh():
+def test_gradient_at_reused_address_is_read_again():
     """The same tensor with other values, as zero_grad(set_to_none=False) leaves it."""
     first, second = pair_of(NAMED["adamw-decay"], parameters())
     for step in range(4):

@@ -31,7 +31,7 @@ class Failing(dp.Stage):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_stage_that_fails_at_a_later_parameter_changes_nothing(engine, recwarn):
+def test_stage_failing_at_later_parameter_changes_nothing(engine, recwarn):
     params = parameters(shapes=((3, 2), (4,)))
     optimizer = dp.SGM(params, lr=0.1, rate=Failing(), engine=engine)
     march([(params, optimizer)], range(1))
@@ -58,7 +58,7 @@ class Refusing(torch.nn.Parameter):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_tensor_subclass_that_fails_changes_nothing(engine, monkeypatch):
+def test_failing_tensor_subclass_changes_nothing(engine, monkeypatch):
     first, second = parameters(shapes=((3, 2), (4,)))
     params = [first, Refusing(second.detach())]
     optimizer = dp.AdamW(params, lr=0.1, engine=engine)
@@ -72,7 +72,7 @@ def test_a_tensor_subclass_that_fails_changes_nothing(engine, monkeypatch):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_first_step_that_fails_leaves_no_state(engine, monkeypatch):
+def test_failed_first_step_leaves_no_state(engine, monkeypatch):
     first, second = parameters(shapes=((3, 2), (4,)))
     params = [first, Refusing(second.detach())]
     optimizer = dp.AdamW(params, lr=0.1, engine=engine)
@@ -87,7 +87,7 @@ def test_a_first_step_that_fails_leaves_no_state(engine, monkeypatch):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_state_made_in_inference_mode_is_ordinary_state(engine):
+def test_state_created_in_inference_mode_is_writable(engine):
     params, others = parameters(), parameters()
     optimizer, other = (dp.AdamW(ps, lr=0.1, engine=engine) for ps in (params, others))
     with torch.inference_mode():
@@ -100,7 +100,7 @@ def test_state_made_in_inference_mode_is_ordinary_state(engine):
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("key", ["step", "exp_avg"])
-def test_an_inference_tensor_put_into_the_state_is_refused_before_anything_is_written(engine, key):
+def test_inference_tensor_in_state_raises_before_anything_is_written(engine, key):
     params = parameters()
     optimizer = dp.AdamW(params, lr=0.1, engine=engine)
     march([(params, optimizer)], range(2))
@@ -120,7 +120,7 @@ def test_an_inference_tensor_put_into_the_state_is_refused_before_anything_is_wr
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("shape", [(2, 4), (8,)])
-def test_a_weight_reshaped_at_the_same_address_is_noticed(engine, shape):
+def test_weight_reshaped_at_same_address_is_detected(engine, shape):
     p = torch.arange(8.0).reshape(4, 2).requires_grad_()
     optimizer = dp.AdamW([p], lr=0.1, engine=engine)
     march([([p], optimizer)], range(2))

@@ -40,7 +40,7 @@ def cases():
 
 
 @pytest.mark.parametrize(("recipe", "dtype", "engine"), list(cases()))
-def test_a_clipped_gradient_moves_the_weights_as_in_float64(recipe, dtype, engine):
+def test_clipped_huge_gradient_matches_float64(recipe, dtype, engine):
     steps, unit = 3, torch.finfo(dtype).eps
     for size in (size for size in [1.0, 1e4, *SIZES] if size <= LARGEST[dtype]):
         expected = trained(recipe, size, dtype, torch.float64, "eager", steps)
@@ -61,7 +61,7 @@ def test_sgd_with_adaptive_clip(engine):
 
 
 @ENGINES
-def test_huber_clip_scales_the_first_direction_as_in_float64(engine):
+def test_huber_clip_of_first_direction_matches_float64(engine):
     recipe, single = dp.Recipe(dp.HuberClip(0.99), lr=1.0), torch.float32
     for size in SIZES:
         got = trained(recipe, size, single, single, engine, 1)
@@ -70,7 +70,7 @@ def test_huber_clip_scales_the_first_direction_as_in_float64(engine):
 
 
 @ENGINES
-def test_huber_clip_recovers_from_a_huge_gradient(engine):
+def test_huber_clip_recovers_from_huge_gradient(engine):
     """What it stores is at most the largest float32 number, and fades: an infinity would stay."""
     w = torch.zeros(5, requires_grad=True)
     optimizer = dp.SGM.from_recipe([w], dp.Recipe(dp.HuberClip(0.5), lr=0.0), engine=engine)
@@ -82,7 +82,7 @@ def test_huber_clip_recovers_from_a_huge_gradient(engine):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
-def test_a_mean_and_a_norm_overflow_only_where_they_are_too_large_themselves(dtype):
+def test_mean_and_norm_overflow_only_if_result_does(dtype):
     x = torch.full((1000,), torch.finfo(dtype).max, dtype=dtype)
     if dtype != torch.float64:
         torch.testing.assert_close(WHOLE_TENSOR.mean(x), x[0])

@@ -61,12 +61,12 @@ def _transposed_weight_as_gradient(reader, owner):
         (_transposed_weight_as_gradient(1, 1), torch.float64),
     ],
 )
-def test_both_engines_agree_on_lazy_and_overlapping_views(edit, dtype):
+def test_engines_agree_on_lazy_and_overlapping_views(edit, dtype):
     torch.testing.assert_close(*(_stepped(engine, edit, dtype) for engine in ENGINES), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_state_of_inference_mode_at_the_address_of_the_old_is_refused_before_anything_is_written(engine):
+def test_inference_state_at_reused_address_raises(engine):
     params = [torch.nn.Parameter(torch.ones(64, 64)) for _ in range(2)]
     optimizer = dp.AdamW(params, lr=0.1, engine=engine)
     for p in params:
@@ -82,7 +82,7 @@ def test_state_of_inference_mode_at_the_address_of_the_old_is_refused_before_any
     assert all(map(torch.equal, before, params))
 
 
-def test_the_place_of_dispatch_keys_holds_for_every_kind_of_tensor():
+def test_dispatch_key_offset_is_valid_for_all_tensors():
     offset = interface.functions()[2]
     z = torch.zeros(3, dtype=torch.complex64)
     for x in (z, z.conj(), torch.ops.aten._neg_view(z), torch.zeros(2).to_sparse(), torch.zeros(())):

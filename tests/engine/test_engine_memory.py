@@ -1,4 +1,4 @@
-"""No engine holds a tensor between steps: what the user drops is freed at once, by reference counts alone."""
+"""Tensors are not kept alive between steps: freed at once, by reference counting alone."""
 
 import gc
 import weakref
@@ -6,7 +6,11 @@ import weakref
 import pytest
 import torch
 from contracts.trajectories import parameters
-from engine_support import march, shared_cache  # noqa: F401
+from engine_support import (  # noqa: F401
+    fates,
+    march,
+    shared_cache,
+)
 from registry import each
 
 import dashpot as dp
@@ -34,7 +38,7 @@ def stepped(options, steps=2):
     return params, optimizer
 
 
-def test_a_replaced_slot_is_freed_at_once(options):
+def test_replaced_slot_is_freed(options):
     params, optimizer = stepped(options)
     state = optimizer.state[params[0]]
     before = weakref.ref(state["exp_avg"])
@@ -42,7 +46,7 @@ def test_a_replaced_slot_is_freed_at_once(options):
     assert before() is None
 
 
-def test_cleared_state_is_freed_at_once(options):
+def test_cleared_state_is_freed(options):
     params, optimizer = stepped(options)
     kept = [weakref.ref(value) for p in params for value in optimizer.state[p].values() if value.dim()]
     optimizer.state.clear()
@@ -50,7 +54,7 @@ def test_cleared_state_is_freed_at_once(options):
     assert [ref() for ref in kept] == [None] * len(kept)
 
 
-def test_parameters_are_freed_with_their_groups(options):
+def test_parameters_of_removed_groups_are_freed(options):
     params, optimizer = stepped(options)
     kept = [weakref.ref(p) for p in params]
     params.clear()
@@ -59,7 +63,7 @@ def test_parameters_are_freed_with_their_groups(options):
     assert [ref() for ref in kept] == [None, None]
 
 
-def test_a_gradient_in_another_order_leaves_nothing_behind(options):
+def test_gradient_copy_is_freed(options):
     """Its copy, as large as the weight, lasts for the step."""
     p = torch.ones(8, 4, requires_grad=True)
     optimizer = dp.SGD([p], lr=0.1, **options)
@@ -78,7 +82,7 @@ def _tensors_like(p):
 
 
 @each()
-def test_every_method_lets_go_of_its_state(subject):
+def test_state_of_every_method_is_freed(subject):
     params = parameters(torch.float32)
     optimizer = subject.make(params)
     march([(params, optimizer)], range(2))
@@ -87,6 +91,23 @@ def test_every_method_lets_go_of_its_state(subject):
     assert [ref() for ref in kept if ref() is not None] == []
 
 
-def test_counts_of_steps_have_memory_of_their_own():
+def test_step_counts_have_separate_storage():
     params, optimizer = stepped(OPTIONS["compiled"])
     assert [optimizer.state[p]["step"].untyped_storage().nbytes() for p in params] == [4, 4]
+
+
+ENGINES = ("eager", "compiled")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_step_counts_stay_on_cpu_with_other_default_device(engine):
+    w = torch.ones(3, requires_grad=True)
+    w.grad = torch.ones(3)
+    optimizer = dp.AdamW([w], engine=engine)
+    torch.set_default_device("meta")
+    try:
+        for _ in range(2):
+            optimizer.step()
+    finally:
+        torch.set_default_device(None)
+    assert optimizer.state[w]["step"] == 2

@@ -38,14 +38,14 @@ def after_1000_steps(engine, rounding, size=1e-3, count=4096, **how):
 
 
 @engines
-def test_to_nearest_small_steps_are_lost(engine):
+def test_nearest_rounding_loses_small_steps(engine):
     """What the other two mend: below 1 the grid is 2^-8 wide, and half of that is more than the step."""
     p, _ = after_1000_steps(engine, "nearest")
     assert torch.equal(p, ones(4096))
 
 
 @engines
-def test_kahan_keeps_every_small_step(engine):
+def test_kahan_keeps_small_steps(engine):
     p, optimizer = after_1000_steps(engine, "kahan")
     joined = p.double() + optimizer.state[p]["compensation"].double()
     # Each step errs by 2^-17 |x| in the split (see rounding.split) and by 2^-24 in float32.
@@ -54,7 +54,7 @@ def test_kahan_keeps_every_small_step(engine):
 
 
 @engines
-def test_stochastic_rounding_moves_by_the_right_amount_on_average(engine):
+def test_stochastic_rounding_is_unbiased(engine):
     p, _ = after_1000_steps(engine, "stochastic")
     # A step of s on a grid of width u adds the variance s (u - s) < s u, with u <= 2^-8 below 1: 1000 of them have a
     # standard deviation below sqrt(1000 * 1e-3 * 2^-8) = 0.0625 for one element.
@@ -65,7 +65,7 @@ def test_stochastic_rounding_moves_by_the_right_amount_on_average(engine):
 
 @engines
 @pytest.mark.parametrize("rounding", ["kahan", "stochastic"])
-def test_decay_is_in_the_same_rounded_write(engine, rounding):
+def test_decay_is_rounded_together_with_step(engine, rounding):
     """Decoupled decay of 1e-4 a step, alone: rounded by itself it would be lost."""
     p = ones(4096)
     optimizer = dp.AdamW([p], lr=0.01, weight_decay=0.01, engine=engine, rounding=rounding)
@@ -99,7 +99,7 @@ PRECISE = {
 
 
 @pytest.mark.parametrize("how", PRECISE)
-def test_without_a_square_root_both_engines_agree_in_every_bit(how):
+def test_engines_agree_bit_for_bit_without_square_root(how):
     """Elementwise arithmetic is rounded alike; the random numbers are those of the element, whatever its layout."""
     options = {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.01, "nesterov": True, **PRECISE[how]}
     first, second = twins(
@@ -111,7 +111,7 @@ def test_without_a_square_root_both_engines_agree_in_every_bit(how):
     assert same(snapshot(*first), snapshot(*second))
 
 
-def test_state_of_float32_weights_agrees_in_every_bit():
+def test_bfloat16_state_of_float32_weights_agrees_bit_for_bit():
     first, second = twins(
         lambda ps, **engine: dp.SGD(ps, lr=0.01, momentum=0.9, state_dtype=HALF, **engine),
         parameters(torch.float32, shapes=SHAPES),
@@ -123,7 +123,7 @@ def test_state_of_float32_weights_agrees_in_every_bit():
 
 
 @pytest.mark.parametrize("name", ["adamw-decay", pytest.param("autosgm-1-zero", marks=pytest.mark.slow)])
-def test_with_a_square_root_nearly_every_bit_agrees(name):
+def test_engines_agree_in_nearly_all_bits_with_square_root(name):
     """A last bit that differs before rounding turns the rounding of one element in 2^15 or so."""
     first, second = twins(
         lambda ps, **engine: NAMED[name].make(ps, rounding="stochastic", state_dtype=HALF, **engine),
@@ -136,7 +136,7 @@ def test_with_a_square_root_nearly_every_bit_agrees(name):
     assert distance([second[0][0].double()], [first[0][0].double()]) <= 2 * 2**-7
 
 
-def test_threads_change_no_random_bit():
+def test_random_bits_do_not_depend_on_threads():
     ran = []
     for threads in (1, 2):
         params = parameters(HALF, shapes=((70000,), (300,)))
@@ -158,7 +158,7 @@ def stochastic(params, **how):
 
 
 @engines
-def test_a_resumed_run_draws_the_same(engine):
+def test_resumed_run_rounds_alike(engine):
     """The seed travels in the groups; the one given at construction is replaced by it."""
     params = parameters(HALF, shapes=SHAPES)
     optimizer = stochastic(params, engine=engine, seed=11)
@@ -175,7 +175,7 @@ def test_a_resumed_run_draws_the_same(engine):
     assert same(snapshot(params, optimizer), snapshot(others, other))
 
 
-def test_a_run_may_change_its_engine_at_a_checkpoint():
+def test_engine_can_change_at_checkpoint():
     straight, first, second = (parameters(HALF, shapes=SHAPES) for _ in range(3))
     optimizer = stochastic(straight, engine="eager", seed=4)
     march([(straight, optimizer)], range(10))
@@ -191,7 +191,7 @@ def test_a_run_may_change_its_engine_at_a_checkpoint():
 
 
 @engines
-def test_other_seeds_draw_other_numbers(engine):
+def test_different_seeds_round_differently(engine):
     ran = []
     for seed in (0, 0, 1, 2**40):
         params = parameters(HALF, shapes=((5000,),))
@@ -220,7 +220,7 @@ def correlation(a, b):
 
 
 @engines
-def test_steps_and_tensors_draw_independently(engine):
+def test_steps_and_tensors_round_independently(engine):
     seen = noise_of(engine, steps=2, tensors=2)
     draws = [seen[0][0], seen[0][1], seen[1][0], seen[1][1]]
     for i, a in enumerate(draws):
@@ -228,7 +228,7 @@ def test_steps_and_tensors_draw_independently(engine):
         assert all(abs(correlation(a, b)) < 5 / math.sqrt(a.numel()) for b in draws[i + 1 :])
 
 
-def test_a_frozen_neighbour_does_not_change_what_a_tensor_draws():
+def test_frozen_parameter_does_not_change_rounding_of_others():
     ran = []
     for frozen in (False, True):
         params = [torch.ones(5000, dtype=HALF, requires_grad=True) for _ in range(2)]
@@ -241,7 +241,7 @@ def test_a_frozen_neighbour_does_not_change_what_a_tensor_draws():
 
 
 @engines
-def test_slots_and_weight_draw_independently(engine):
+def test_slots_and_weight_round_independently(engine):
     """Both averages and the weight of a step from zero state that puts all three half way between two numbers."""
     recipe = dp.Recipe(dp.Filter(0.5, normalise="none"), dp.Filter(0.5, normalise="none", slot="second"), lr=2.0**-9)
     p = torch.ones(20000, dtype=HALF, requires_grad=True)
@@ -260,7 +260,7 @@ def test_slots_and_weight_draw_independently(engine):
         assert all(abs(correlation(a, b)) < 5 / math.sqrt(a.numel()) for b in draws[i + 1 :])
 
 
-def test_the_seed_is_a_setting_of_the_groups_only_where_something_draws():
+def test_seed_is_in_groups_only_with_stochastic_rounding():
     assert "seed" not in dp.SGD(parameters(HALF), lr=0.1, seed=3).param_groups[0]
     assert "seed" not in dp.SGD(parameters(HALF), lr=0.1, rounding="kahan", seed=3).param_groups[0]
     assert dp.SGD(parameters(HALF), lr=0.1, rounding="stochastic", seed=3).param_groups[0]["seed"] == 3
@@ -282,7 +282,7 @@ KEPT = [
 
 
 @pytest.mark.parametrize(("dtype", "options", "dtypes", "bytes_each"), KEPT)
-def test_the_memory_of_the_state(dtype, options, dtypes, bytes_each):
+def test_state_memory(dtype, options, dtypes, bytes_each):
     """The same in both engines, as state is made before any engine is asked."""
     p = torch.ones(1000, dtype=dtype, requires_grad=True)
     optimizer = dp.AdamW([p], engine="eager", **options)
@@ -294,7 +294,7 @@ def test_the_memory_of_the_state(dtype, options, dtypes, bytes_each):
 
 
 @engines
-def test_wide_weights_are_left_alone(engine):
+def test_rounding_does_not_affect_wide_weights(engine):
     for dtype in (torch.float64, torch.float32):
         params, others = parameters(dtype), parameters(dtype)
         run(dp.SGD(params, lr=0.1, momentum=0.9, engine=engine, rounding="stochastic"), params, 5)
@@ -303,7 +303,7 @@ def test_wide_weights_are_left_alone(engine):
 
 
 @engines
-def test_per_tensor_state_stays_in_the_compute_precision(engine):
+def test_per_tensor_state_keeps_compute_precision(engine):
     params = parameters(HALF)
     optimizer = dp.NAdam(params, engine=engine, state_dtype=HALF)
     march([(params, optimizer)], range(2))
@@ -335,7 +335,7 @@ def test_bfloat16_state_trains_as_well_as_float32_state():
     assert narrow == pytest.approx(wide, rel=0.05)
 
 
-def test_mended_bfloat16_weights_train_better_than_rounded_ones():
+def test_kahan_and_stochastic_weights_train_better_than_nearest():
     """Small steps late in training are lost to nearest; kahan comes close to float32."""
     schedule = {"schedule": dp.schedules.Cosine(300)}
     plain, kahan = trained(HALF, **schedule), trained(HALF, rounding="kahan", **schedule)

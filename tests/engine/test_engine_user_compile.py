@@ -80,7 +80,7 @@ def traceable(subject):
 
 
 @each(lambda subject: subject in UNSCHEDULED and traceable(subject))
-def test_a_whole_training_step_is_one_graph(subject):
+def test_training_step_is_one_graph(subject):
     recipe = subject.make([torch.zeros(1, requires_grad=True)]).recipe
     count = Counting()
     plain, _ = trained(trainer(recipe), recipe, as_step=int)
@@ -90,7 +90,7 @@ def test_a_whole_training_step_is_one_graph(subject):
 
 
 @pytest.mark.parametrize("subject", UNSCHEDULED, ids=str)
-def test_a_step_number_as_a_tensor_gives_the_same_numbers_and_dtypes(subject):
+def test_tensor_step_number_gives_same_results_and_dtypes(subject):
     recipe = subject.make([torch.zeros(1, requires_grad=True)]).recipe
     plain, _ = trained(trainer(recipe), recipe, as_step=int)
     others, _ = trained(trainer(recipe), recipe)
@@ -100,7 +100,7 @@ def test_a_step_number_as_a_tensor_gives_the_same_numbers_and_dtypes(subject):
     assert all(value.dtype == torch.float32 for value in low.values())
 
 
-def test_a_tensor_lr_may_change_between_calls_without_compiling():
+def test_changed_tensor_lr_compiles_nothing():
     rate, count = torch.tensor(0.1, dtype=torch.float64), Counting()
     recipe = dp.AdamW.recipe_for(lr=rate)
     train_step = torch.compile(trainer(recipe), fullgraph=True, backend=count)
@@ -115,7 +115,7 @@ def test_a_tensor_lr_may_change_between_calls_without_compiling():
     assert len(count.graphs) == 1
 
 
-def test_torch_autograd_grad_is_traced_too():
+def test_autograd_grad_is_traced():
     recipe, count = dp.AdamW.recipe_for(lr=0.1), Counting()
 
     def train_step(step, w, state, x, y):
@@ -137,13 +137,13 @@ def test_torch_autograd_grad_is_traced_too():
 @pytest.mark.parametrize(
     "step", [torch.zeros(2), torch.tensor(True), torch.tensor(1j)], ids=["vector", "bool", "complex"]
 )
-def test_a_tensor_that_is_no_step_number_is_refused(step):
+def test_invalid_tensor_step_number_raises(step):
     recipe, w = dp.Adam.recipe_for(), torch.zeros(2)
     with pytest.raises(dp.ArgumentError, match="update: step must be an integer or a 0-d tensor"):
         update(recipe, w, w, init(recipe, w), step)
 
 
-def test_a_schedule_refuses_a_step_number_on_the_device():
+def test_schedule_with_tensor_step_number_raises():
     recipe, w = dp.Adam.recipe_for().with_settings(schedule=dp.schedules.Cosine(10)), torch.zeros(2)
     with pytest.raises(dp.ArgumentError, match="update: schedules are functions of a Python number"):
         update(recipe, w, w, init(recipe, w), torch.tensor(1))
@@ -180,7 +180,7 @@ NAMES = ("sgd-momentum", "adamw", "nadam", "autosgm-2-zero", "sgm-all-stages", "
 
 @each(lambda subject: subject.name in NAMES)
 @pytest.mark.parametrize("capturable", [False, True])
-def test_the_class_runs_inside_a_compiled_function(subject, capturable):
+def test_optimizer_runs_inside_compiled_function(subject, capturable):
     count = Counting()
     plain, _ = results(subject, capturable=capturable)
     compiled, optimizer = results(subject, count, capturable=capturable)
@@ -189,7 +189,7 @@ def test_the_class_runs_inside_a_compiled_function(subject, capturable):
     assert optimizer.steps_done() == 4
 
 
-def test_a_compiled_engine_runs_inside_a_compiled_function():
+def test_compiled_engine_runs_inside_compiled_function():
     from dashpot.engine.inductor import Inductor
 
     (subject,) = (subject for subject in SUBJECTS if subject.name == "adamw")
@@ -204,7 +204,7 @@ def test_a_compiled_engine_runs_inside_a_compiled_function():
     assert len(inner.graphs) == 1
 
 
-def test_the_class_cannot_be_part_of_one_whole_graph_and_torch_says_why():
+def test_optimizer_in_full_graph_raises_torch_error():
     """docs/engine.md quotes this sentence."""
     w = torch.ones(2, requires_grad=True)
     w.grad = torch.ones(2)
@@ -216,7 +216,7 @@ def test_the_class_cannot_be_part_of_one_whole_graph_and_torch_says_why():
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # torch's own, on importing its compiler
-def test_a_whole_training_step_as_real_kernels():
+def test_training_step_compiles_with_inductor():
     recipe = dp.AdamW.recipe_for(lr=0.05)
     plain, _ = trained(trainer(recipe), recipe, as_step=int)
     compiled, _ = trained(torch.compile(trainer(recipe), fullgraph=True), recipe)

@@ -59,7 +59,7 @@ def made(stage, engine, dtype=torch.float32, recipe=None):
 
 def line(kind, number):
     """A line of `apply` of a stage, the first one after `def` being 1, as a warning names it."""
-    return rf"\(test_engine_notice\.py, line {kind.apply.__code__.co_firstlineno + number}\) .*; "
+    return rf"\(test_engine_fallback_warning\.py, line {kind.apply.__code__.co_firstlineno + number}\) .*; "
 
 
 CASES = {
@@ -71,7 +71,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("kind", CASES)
-def test_a_stage_without_a_kernel_warns_once_with_stage_line_and_cure(kind):
+def test_untraceable_stage_warns_once_with_line_and_remedy(kind):
     _, optimizer = made(kind(), "compiled")
     with pytest.warns(RuntimeWarning, match=CASES[kind]) as caught:
         optimizer.step()
@@ -86,12 +86,12 @@ def test_a_stage_without_a_kernel_warns_once_with_stage_line_and_cure(kind):
 
 
 @pytest.mark.parametrize("engine", ["auto", "eager"])
-def test_what_was_not_asked_for_is_no_warning(engine):
+def test_auto_and_eager_do_not_warn(engine):
     for kind in CASES:
         made(kind(), engine)[1].step()
 
 
-def test_an_unsupported_dtype_warns_with_the_cure():
+def test_unsupported_dtype_warns_with_remedy():
     recipe = dp.AdamW.recipe_for()
     p, optimizer = made(None, "compiled", torch.float8_e5m2, recipe)
     message = "tensors of torch.float8_e5m2 cannot be compiled, .*; use float16, bfloat16, float32 or float64"
@@ -102,7 +102,7 @@ def test_an_unsupported_dtype_warns_with_the_cure():
     assert torch.equal(p.float(), eager.param_groups[0]["params"][0].float())
 
 
-def test_a_warning_made_an_error_leaves_everything_as_it_was():
+def test_warning_as_error_changes_nothing():
     p, optimizer = made(Peak(), "compiled")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -112,7 +112,7 @@ def test_a_warning_made_an_error_leaves_everything_as_it_was():
     assert not optimizer.state[p]
 
 
-def test_the_reason_keeps_no_tensor_alive():
+def test_reason_keeps_no_tensor_alive():
     p, optimizer = made(Peak(), "auto")
     optimizer.step()
     gone = weakref.ref(p)
@@ -121,7 +121,7 @@ def test_the_reason_keeps_no_tensor_alive():
     assert gone() is None
 
 
-def test_what_torch_makes_of_python_numbers_is_not_written_into_a_kernel():
+def test_default_dtype_is_part_of_kernel_key():
     """`torch.where` of two numbers has the default dtype, which may change."""
 
     @dataclass(frozen=True)

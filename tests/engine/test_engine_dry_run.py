@@ -146,7 +146,7 @@ MISTAKES = {
     ),
     "broken": (
         lambda self, x, s, c, ctx: (x._replace(v=x.v.reshape(5)), s),
-        r"apply raised RuntimeError \(test_engine_rehearsal.py, line \d+\) for a parameter of shape \(4, 3\): shape",
+        r"apply raised RuntimeError \(test_engine_dry_run.py, line \d+\) for a parameter of shape \(4, 3\): shape",
     ),
     "wrong signature": (lambda self, x, s, c: (x, s), "apply has the wrong signature, .*positional"),
     "no self": (lambda x, s, c, ctx: (x, s), "apply has the wrong signature, .*positional"),
@@ -188,7 +188,7 @@ def attempt(params, grads, made, engine, message):
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_in_apply_is_a_sentence_before_anything_is_written(name, engine):
+def test_invalid_apply_raises_before_anything_is_written(name, engine):
     apply, message = MISTAKES[name]
     params = [torch.randn(4, 3, requires_grad=True)]
     attempt(params, [torch.randn(4, 3)], stage(apply), engine, message)
@@ -197,14 +197,14 @@ def test_a_mistake_in_apply_is_a_sentence_before_anything_is_written(name, engin
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.complex64], ids=str)
 @pytest.mark.parametrize("shape", [(), (1,), (5,), (300, 200)])
-def test_gradients_of_any_shape_and_dtype_stay_as_they_are(shape, dtype, engine):
+def test_gradients_of_any_shape_and_dtype_stay_unchanged(shape, dtype, engine):
     made = stage(lambda self, x, s, c, ctx: (x._replace(v=x.v.mul_(2)), s))
     p = torch.randn(shape, dtype=dtype, requires_grad=True)
     attempt([p], [torch.randn(shape, dtype=dtype)], made, engine, r"apply changes x\.g and x\.v in place")
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_mistake_that_one_shape_alone_shows_leaves_the_other_parameters(engine):
+def test_error_for_one_shape_leaves_other_parameters_unchanged(engine):
     """The second parameter fails; the first is not stepped either."""
     made = stage(lambda self, x, s, c, ctx: (x._replace(v=x.v.reshape(-1, 4).reshape(x.v.shape)), s))
     params = [torch.randn(shape, requires_grad=True) for shape in ((8,), (7,))]
@@ -220,7 +220,7 @@ SCALARS = {
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("name", SCALARS)
-def test_a_mistake_in_scalars_is_a_sentence(name, engine):
+def test_invalid_scalars_raise(name, engine):
     scalars, message = SCALARS[name]
     made = stage(lambda self, x, s, c, ctx: (x._replace(v=x.v * c.beta), s), scalars=scalars)
     attempt([torch.ones(3, requires_grad=True)], [torch.ones(3)], made, engine, message)
@@ -228,7 +228,7 @@ def test_a_mistake_in_scalars_is_a_sentence(name, engine):
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.filterwarnings("ignore:.* cannot be compiled, so engine=.compiled.:RuntimeWarning")
-def test_an_exception_at_a_later_step_is_a_sentence_too(engine):
+def test_exception_at_later_step_is_converted(engine):
     """With the second of two parameters, when the first has been computed; both stay as they were."""
 
     def apply(self, x, s, c, ctx):
@@ -245,7 +245,7 @@ def test_an_exception_at_a_later_step_is_a_sentence_too(engine):
         optimizer.step()
     before = snapshot(params, optimizer)
     message = (
-        r"^Mine: apply raised LookupError \(test_engine_rehearsal.py, line \d+\) for .* shape \(2,\): three steps\.$"
+        r"^Mine: apply raised LookupError \(test_engine_dry_run.py, line \d+\) for .* shape \(2,\): three steps\.$"
     )
     with pytest.raises(dp.ArgumentError, match=message) as caught:
         optimizer.step()
@@ -253,7 +253,7 @@ def test_an_exception_at_a_later_step_is_a_sentence_too(engine):
     assert same(snapshot(params, optimizer), before)
 
 
-def test_running_out_of_memory_stays_what_it_is():
+def test_out_of_memory_error_is_not_converted():
     def apply(self, x, s, c, ctx):
         raise torch.OutOfMemoryError("no room")
 
@@ -272,7 +272,7 @@ OBSERVE = {
 
 
 @pytest.mark.parametrize("name", OBSERVE)
-def test_a_mistake_in_observe_is_a_sentence(name):
+def test_invalid_observe_raises(name):
     observe, message = OBSERVE[name]
     made = stage(lambda self, x, s, c, ctx: (x, s), observe=observe)
     w = torch.ones(3, requires_grad=True)
@@ -285,7 +285,7 @@ def test_a_mistake_in_observe_is_a_sentence(name):
     assert w.tolist() == [1.0] * 3
 
 
-def test_the_functional_form_is_covered_where_state_is_made():
+def test_functional_init_runs_dry_run():
     for apply, message in MISTAKES.values():
         with pytest.raises(dp.ArgumentError, match=r"^Mine: " + message):
             dp.functional.init(dp.Recipe(stage(apply)), torch.ones(4, 3))
@@ -300,7 +300,7 @@ def counting(calls, change=lambda v: v):
     return dp.Recipe(stage(apply))
 
 
-def test_a_trial_runs_once_for_a_structure_and_dtype():
+def test_dry_run_is_cached_by_structure_and_dtype():
     calls = []
     recipe = counting(calls)
     for shape in ((2, 3), (7,), (5000, 4000)):
@@ -311,7 +311,7 @@ def test_a_trial_runs_once_for_a_structure_and_dtype():
     assert calls == [(2, 3), (2,)]
 
 
-def test_a_stage_that_may_ask_for_the_shape_is_tried_on_every_shape_but_on_a_corner_of_a_large_one():
+def test_shape_dependent_stage_runs_once_per_shape_cropped():
     calls = []
     recipe = counting(calls, lambda v: v.reshape(v.shape))
     for shape in ((2, 3), (2, 3), (7,), (5000, 4000)):
@@ -321,7 +321,7 @@ def test_a_stage_that_may_ask_for_the_shape_is_tried_on_every_shape_but_on_a_cor
     assert torch.Size(calls[2]).numel() <= 1 << 14
 
 
-def test_a_trial_draws_no_random_numbers():
+def test_dry_run_preserves_random_state():
     recipe = counting([], lambda v: v * torch.rand(()) * random.random() * np.random.rand())
     torch.manual_seed(3), random.seed(3), np.random.seed(3)
     expected = torch.rand(()), random.random(), np.random.rand()
@@ -330,7 +330,7 @@ def test_a_trial_draws_no_random_numbers():
     assert (torch.rand(()), random.random(), np.random.rand()) == expected
 
 
-def test_a_stage_that_needs_the_whole_shape_is_tried_on_it():
+def test_stage_that_fails_cropped_runs_on_full_shape():
     def apply(self, x, s, c, ctx):
         return x._replace(v=x.v.reshape(700, 50).reshape(x.v.shape)), s
 
@@ -338,7 +338,7 @@ def test_a_stage_that_needs_the_whole_shape_is_tried_on_it():
 
 
 @pytest.mark.filterwarnings("ignore:.* cannot be compiled, so engine=.compiled.:RuntimeWarning")
-def test_what_legitimate_stages_do_is_allowed():
+def test_valid_stage_idioms_pass():
     """Lists as settings, defaults for missing scalars, errors caught, work in place on tensors of its own."""
 
     def apply(self, x, s, c, ctx):
@@ -360,7 +360,7 @@ def test_what_legitimate_stages_do_is_allowed():
         assert optimizer.state[p]["memory"].tolist() == [1.0, 0.0, 1.0, 0.0]
 
 
-def test_a_tensor_setting_changed_in_place_is_refused_and_stays():
+def test_in_place_change_of_tensor_setting_raises():
     beta = torch.tensor(0.5)
 
     @dataclass(frozen=True)
@@ -375,7 +375,7 @@ def test_a_tensor_setting_changed_in_place_is_refused_and_stays():
     assert beta.item() == 0.5
 
 
-def test_init_works_under_vmap_and_in_a_graph():
+def test_functional_init_works_under_vmap_and_compile():
     recipe = dp.Recipe(stage(lambda self, x, s, c, ctx: (x._replace(v=x.v * c.beta), s)), lr=0.1)
 
     def trained(w, beta):

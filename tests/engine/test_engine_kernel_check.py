@@ -1,0 +1,99 @@
+"""Kernels are compared with their stages before their first use."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from engine_support import fates, shared_cache  # noqa: F401 - a fixture for every test here
+
+import dashpot as dp
+from dashpot.constraints import Scalar
+from dashpot.engine.native import kernel
+
+ENGINES = ("eager", "compiled")
+
+
+@pytest.fixture(autouse=True)
+def warned_anew(monkeypatch):
+    monkeypatch.setattr(kernel, "_warned", set())
+
+
+def path(stage, engine, gradients, lr=1.0, **options):
+    """The weight after each step with the given gradients, and the optimizer."""
+    w = torch.zeros(len(gradients[0]), dtype=torch.float64, requires_grad=True)
+    optimizer = dp.SGM.from_recipe([w], dp.Recipe(*stage, lr=lr), engine=engine, **options)
+    weights = []
+    for g in gradients:
+        w.grad = torch.tensor(g, dtype=torch.float64)
+        optimizer.step()
+        weights.append(w.tolist())
+    return weights, optimizer
+
+
+@dataclass(frozen=True)
+class AsksForTensors(dp.Stage):
+    def apply(self, x, s, c, ctx):
+        return x._replace(v=x.v * (x.d if isinstance(x.d, torch.Tensor) else 1.0)), s
+
+
+@dataclass(frozen=True)
+class AsksForNumbers(dp.Stage):
+    alpha: Scalar = 0.5
+
+    def apply(self, x, s, c, ctx):
+        return x._replace(v=x.v * (c.alpha if isinstance(c.alpha, float) else 7.0)), s
+
+
+@dataclass(frozen=True)
+class TriesShapes(dp.Stage):
+    def apply(self, x, s, c, ctx):
+        try:
+            return x._replace(v=x.v * x.v.shape[0]), s
+        except Exception:
+            return x, s
+
+
+@pytest.mark.needs_compiler
+@pytest.mark.parametrize("stage", [AsksForTensors(), AsksForNumbers()], ids=lambda s: type(s).__name__)
+def test_kernel_that_disagrees_with_its_stage_is_not_used(stage):
+    """A stage that asks for types: the kernel is compared with the eager engine before its first use."""
+    gradients = [[1.0, -2.0], [0.5, 3.0]]
+    eager, _ = path([dp.SecondMoment(), stage], "eager", gradients)
+    with pytest.warns(RuntimeWarning, match="A kernel disagrees with the stages of its recipe"):
+        compiled, _ = path([dp.SecondMoment(), stage], "compiled", gradients)
+    assert compiled == eager
+
+
+@pytest.mark.filterwarnings("ignore:.* cannot be compiled, so engine=.compiled.:RuntimeWarning")
+def test_stage_that_catches_shape_errors_agrees_in_both_engines():
+    (eager, _), (compiled, _) = (path([dp.SecondMoment(), TriesShapes()], e, [[1.0, -2.0]]) for e in ENGINES)
+    assert compiled == eager
+
+
+@dataclass(frozen=True)
+class OutsideExponent(dp.Stage):
+    exponent = torch.tensor(2.0)
+
+    def apply(self, x, s, c, ctx):
+        return x._replace(v=x.v.abs() ** self.exponent), s
+
+
+@pytest.mark.filterwarnings("ignore:.* cannot be compiled, so engine=.compiled.:RuntimeWarning")
+def test_captured_tensor_is_not_compiled_as_constant():
+    _, optimizer = path([OutsideExponent()], "compiled", [[1.0]])
+    assert "cannot be compiled" in fates(optimizer)
+
+
+@dataclass(frozen=True)
+class Long(dp.Stage):
+    def apply(self, x, s, c, ctx):
+        v = x.v
+        for _ in range(1200):
+            v = v * 0.5 + 0.5 * x.g
+        return x._replace(v=v), s
+
+
+@pytest.mark.needs_compiler
+def test_stage_with_a_thousand_operations_compiles():
+    weights, _ = path([Long()], "compiled", [[1.0]])
+    assert weights == [[-1.0]]

@@ -1,0 +1,111 @@
+"""Tensors that share memory: stepped by the eager engine, in order."""
+
+import pytest
+import torch
+from contracts.trajectories import distance, gradient, parameters, values
+from engine_support import (
+    fates,
+    feed,
+    is_compiled,
+    march,
+    shared_cache,  # noqa: F401
+    state_of,
+    twins,
+)
+
+import dashpot as dp
+
+pytestmark = pytest.mark.needs_compiler
+
+
+DOUBLE = 1e-12  # float64: the bound of test_engine_equality
+
+
+SHAPES = ((3, 3), (4,), ())
+
+
+def adamw(params, **how):
+    return dp.AdamW(params, lr=0.02, weight_decay=0.1, **how)
+
+
+def agree(first, second):
+    assert distance(second[0], values(first[0])) < DOUBLE
+    for p, q in zip(first[0], second[0], strict=True):
+        a, b = state_of(first[1], p), state_of(second[1], q)
+        assert a.keys() == b.keys()
+        assert distance(list(b.values()), list(a.values())) < DOUBLE
+
+
+def _twice_the_same(buffer):
+    return [buffer[:6], buffer[:6]]
+
+
+def _part_of_another(buffer):
+    return [buffer[:6], buffer[2:4]]
+
+
+def _overlapping_slices(buffer):
+    return [buffer[:6], buffer[4:9], buffer[10:12]]
+
+
+def _side_by_side(buffer):
+    return [buffer[:6], buffer[6:9], buffer[9:]]
+
+
+def _with_gaps_first(buffer):
+    return [buffer[::2], buffer[:6]]
+
+
+@pytest.mark.parametrize(
+    "cut", [_twice_the_same, _part_of_another, _overlapping_slices, _with_gaps_first], ids=lambda cut: cut.__name__[1:]
+)
+def test_overlapping_parameters_use_eager_engine_in_order(cut):
+    pairs = []
+    for engine in ("eager", "compiled"):
+        buffer = torch.linspace(-1, 1, 12, dtype=torch.float64)
+        params = [part.detach().requires_grad_() for part in cut(buffer)]
+        pairs.append((params, adamw(params, engine=engine)))
+    march(pairs, range(5))
+    agree(*pairs)
+    assert "shares memory with another tensor" in fates(pairs[1][1])
+
+
+def test_adjacent_parameters_in_one_buffer_are_compiled():
+    buffer = torch.linspace(-1, 1, 12, dtype=torch.float64)
+    params = [part.detach().requires_grad_() for part in _side_by_side(buffer)]
+    optimizer = adamw(params, engine="compiled")
+    march([(params, optimizer)], range(2))
+    assert is_compiled(optimizer)
+
+
+ALIASES = {
+    "its own weight": lambda params, state: params[1].detach(),
+    "another's weight": lambda params, state: params[0].detach().view(-1)[5:],
+    "its own state": lambda params, state: state[params[1]]["exp_avg"],
+    "another's state": lambda params, state: state[params[0]]["exp_avg_sq"].view(-1)[:4],
+}
+
+
+@pytest.mark.parametrize("name", ALIASES)
+def test_gradient_that_aliases_written_memory(name):
+    """The gradient moves to another address from one step to the next, in either direction."""
+    first, second = twins(adamw, parameters(shapes=SHAPES))
+    march((first, second), range(2))
+    for step in range(2, 8):
+        for params, optimizer in (first, second):
+            feed(params, step)
+            if step % 3:
+                params[1].grad = ALIASES[name](params, optimizer.state)
+            optimizer.step()
+        agree(first, second)
+    assert "compiled" in fates(second[1])
+
+
+def test_two_parameters_with_shared_gradient():
+    first, second = twins(adamw, parameters(shapes=((4,), (4,))))
+    for step in range(4):
+        for params, optimizer in (first, second):
+            params[0].grad = params[1].grad = gradient(params[0], step)
+            optimizer.step()
+    agree(first, second)
+    assert is_compiled(second[1])
