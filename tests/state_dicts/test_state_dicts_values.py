@@ -77,10 +77,16 @@ def restore(params):
             p.copy_(start)
 
 
-EVERY_SUBJECT_AND_CLASS = [("eager", s) for s in SUBJECTS] + [("compiled", s) for s in ONE_OF_EACH_CLASS]
+ENGINES_AND_SUBJECTS = [
+    pytest.param(engine, subject, marks=() if fast else pytest.mark.slow)
+    for engine, subject, fast in [
+        *(("eager", subject, subject.kind) for subject in SUBJECTS),
+        *(("compiled", subject, subject.cls in QUICK) for subject in ONE_OF_EACH_CLASS),
+    ]
+]
 
 
-@pytest.mark.parametrize(("engine", "subject"), EVERY_SUBJECT_AND_CLASS, ids=str)
+@pytest.mark.parametrize(("engine", "subject"), ENGINES_AND_SUBJECTS, ids=str)
 def test_loading_own_state_changes_nothing(engine, subject):
     params, optimizer = made(subject, engine)
     straight, other = made(subject, engine)
