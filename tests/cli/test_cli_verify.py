@@ -1,4 +1,4 @@
-"""`dashpot verify`: what it prints, with which exit code, and what it refuses."""
+"""`dashpot verify`: output, exit codes and error messages."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ QUICK = ("--steps", 4, "--timed-steps", 0)
 
 
 @pytest.mark.parametrize("method", TORCH_COUNTERPARTS)
-def test_every_method_of_torchs_agrees_with_it(dashpot, my_task, method):
+def test_method_agrees_with_torch_counterpart(dashpot, my_task, method):
     code, out, err = dashpot("verify", my_task, "--optimizer", method, "--lr", 0.1, *QUICK)
     assert (code, err) == (0, ""), out
     assert f"agrees with torch.optim.{TORCH_COUNTERPARTS[method].factory.__name__} within " in out
     assert not Path("runs").exists()
 
 
-def test_the_whole_report_is_one_screen(dashpot, my_task):
+def test_report_fits_one_screen(dashpot, my_task):
     code, out, _ = dashpot("verify", "--task", my_task, "--optimizer", "adamw", "--against", "torch", "--threads", 1)
     assert code == 0
     assert len(out.splitlines()) < 24
@@ -32,7 +32,7 @@ def test_the_whole_report_is_one_screen(dashpot, my_task):
     assert out.startswith("dashpot.AdamW agrees with torch.optim.AdamW")
 
 
-def test_a_disagreement_is_exit_code_5(dashpot, my_task):
+def test_disagreement_exits_with_code_5(dashpot, my_task):
     code, out, err = dashpot("verify", my_task, "--optimizer", "adamw", "--against", "torch.optim.Adam", *QUICK)
     assert (code, err) == (5, "")
     assert "dashpot.AdamW disagrees with torch.optim.Adam" in " ".join(out.split())
@@ -41,19 +41,19 @@ def test_a_disagreement_is_exit_code_5(dashpot, my_task):
     assert loose[0] == 0
 
 
-def test_settings_go_to_both_and_the_engine_to_ours(dashpot, my_task):
+def test_settings_apply_to_both_and_engine_to_optimizer(dashpot, my_task):
     words = ("verify", my_task, "--optimizer", "adam", "--set", "betas=0.8,0.9", "weight_decay=0.5", "engine=eager")
     assert dashpot(*words, *QUICK)[0] == 0
     assert dashpot(*words, "--against", "eager", *QUICK)[0] == 0
 
 
-def test_json(dashpot, my_task):
+def test_json_output(dashpot, my_task):
     code, out, _ = dashpot("verify", my_task, "--optimizer", "sgd", "--dtype", "float64", "--json", *QUICK)
     found = json.loads(out)
     assert (code, found["agrees"], found["dtype"], found["compared"]) == (0, True, "float64", 4)
 
 
-FILE = """
+SOURCE = """
 import torch
 WRONG = 3
 def Loose(params, **settings):
@@ -66,15 +66,15 @@ class Mine(torch.optim.SGD):
 """
 
 
-def test_a_class_in_a_file(dashpot, my_task):
-    Path("optimizers.py").write_text(FILE)
+def test_against_class_in_file(dashpot, my_task):
+    Path("optimizers.py").write_text(SOURCE)
     code, out, _ = dashpot("verify", my_task, "--optimizer", "sgd", "--against", "optimizers.py:Mine", *QUICK)
     assert code == 5
     assert "weight differs by" in " ".join(out.split())
 
 
-def test_an_optimizer_of_ones_own(dashpot, my_task):
-    Path("optimizers.py").write_text(FILE)
+def test_optimizer_class_in_file(dashpot, my_task):
+    Path("optimizers.py").write_text(SOURCE)
     words = ("verify", my_task, "--optimizer", "optimizers.py:Mine", *QUICK, "--lr", 0.1)
     code, out, _ = dashpot(*words, "--against", "torch.optim.SGD")
     assert code == 5
@@ -89,26 +89,26 @@ def test_an_optimizer_of_ones_own(dashpot, my_task):
     )
 
 
-def test_a_divergence_of_both_is_told(dashpot, my_task):
+def test_divergence_of_both_is_reported(dashpot, my_task):
     code, out, _ = dashpot("verify", my_task, "--optimizer", "sgd", "--lr", 1e20, "--timed-steps", 0)
     assert code == 0
     assert "are no longer finite" in " ".join(out.split())
 
 
 @pytest.mark.parametrize("method", [*sorted(set(METHODS) - set(TORCH_COUNTERPARTS)), "autosgm-2"])
-def test_a_method_without_a_counterpart_is_one_sentence(dashpot, my_task, method):
-    sentence = refused(dashpot("verify", my_task, "--optimizer", method))
-    assert sentence.startswith(f"verify: torch.optim has no counterpart of {method}; --against eager compares it")
+def test_method_without_counterpart_raises_one_line_message(dashpot, my_task, method):
+    message = refused(dashpot("verify", my_task, "--optimizer", method))
+    assert message.startswith(f"verify: torch.optim has no counterpart of {method}; --against eager compares it")
 
 
-def test_a_method_without_a_counterpart_has_its_own_other_engine(dashpot, my_task):
+def test_method_without_counterpart_against_eager_engine(dashpot, my_task):
     code, out, _ = dashpot("verify", my_task, "--optimizer", "autosgm-2", "--against", "eager", *QUICK)
     assert code == 0
     assert "agrees with dashpot.AutoSGM" in out
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    ("words", "message"),
     [
         ((), "optimizer is missing; give one, such as --optimizer adamw"),
         (("--optimizer", "adamm"), "Unknown method 'adamm': did you mean 'adam'?"),
@@ -132,19 +132,19 @@ def test_a_method_without_a_counterpart_has_its_own_other_engine(dashpot, my_tas
         (("--task", "digits"), "Give one task"),
     ],
 )
-def test_bad_input_is_one_sentence_with_exit_code_2(dashpot, my_task, words, sentence):
-    Path("optimizers.py").write_text(FILE)
+def test_invalid_input_exits_with_code_2_and_one_line_message(dashpot, my_task, words, message):
+    Path("optimizers.py").write_text(SOURCE)
     optimizer = () if "--optimizer" in words or not words else ("--optimizer", "adamw")
     zero_decay = ("--set", "weight_decay=0") if words == ("--lr", 0) else ()
-    assert sentence in refused(dashpot("verify", my_task, *optimizer, *words, *zero_decay))
+    assert message in refused(dashpot("verify", my_task, *optimizer, *words, *zero_decay))
 
 
-def test_counterparts_take_the_settings_of_ours_under_their_own_names():
+def test_counterpart_settings_are_renamed():
     make = reference_factory("torch", "heavy-ball", 0.1, {"pole": 0.5, "weight_decay": 0.1, "engine": "eager"})
     [group] = make([torch.zeros(1)]).param_groups
     assert (group["momentum"], group["weight_decay"], group["nesterov"]) == (0.5, 0.1, False)
 
 
-def test_help_lists_the_exit_code(dashpot):
+def test_help_lists_exit_code(dashpot):
     assert "5 deviation beyond the tolerance" in dashpot("verify", "--help")[1]
     assert "5 verify found a deviation" in " ".join(dashpot("--help")[1].split())

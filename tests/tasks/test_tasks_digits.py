@@ -8,7 +8,7 @@ from dashpot.errors import ArgumentError
 from dashpot.tasks import evaluate, get
 
 
-def test_the_data_are_the_embedded_ones_scaled_to_plus_minus_one():
+def test_digits_task_scales_pixels_to_plus_minus_one():
     problem = get("digits", shuffle=False, batch_size=100).build(0)
     images = digits.load()
     x, y = next(problem.train.epoch(0))
@@ -18,7 +18,7 @@ def test_the_data_are_the_embedded_ones_scaled_to_plus_minus_one():
     assert (problem.train.x.min(), problem.train.x.max()) == (-1, 1)
 
 
-def test_the_seed_decides_weights_and_order():
+def test_digits_task_seed_determines_weights_and_order():
     task = get("digits")
     before = torch.get_rng_state()
     one, two, other = task.build(3), task.build(3), task.build(4)
@@ -30,8 +30,8 @@ def test_the_seed_decides_weights_and_order():
     assert not torch.equal(first, third)
 
 
-def test_a_few_seconds_of_training_pass_the_target():
-    """Adam at 1e-2 for the default budget; the best epoch of ten seeds was between .960 and .983."""
+def test_digits_task_training_reaches_target():
+    """Adam with lr 1e-2 for the default epochs; over ten seeds, the best epoch was between .960 and .983."""
     task = get("digits")
     problem = task.build(0)
     optimizer = torch.optim.Adam(problem.model.parameters(), lr=1e-2)
@@ -46,11 +46,11 @@ def test_a_few_seconds_of_training_pass_the_target():
     assert best < 1
 
 
-def test_a_data_folder_is_ignored_since_the_digits_are_embedded(tmp_path):
+def test_digits_task_ignores_data_dir(tmp_path):
     assert get("digits", data_dir=tmp_path / "missing").name == "digits"
 
 
-def test_bad_options_are_refused():
+def test_digits_task_with_invalid_option_raises():
     with pytest.raises(ArgumentError, match=r"^digits: batch_size must be an integer"):
         get("digits", batch_size=2.5)
     with pytest.raises(ArgumentError, match="Unknown option of the task digits 'condition': Known: "):

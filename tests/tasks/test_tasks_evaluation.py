@@ -9,8 +9,8 @@ from dashpot.errors import ArgumentError
 from dashpot.tasks import Problem, accuracy, evaluate
 
 
-class Noisy(nn.Module):
-    """A model whose output depends on its mode, with a frozen part that stays in evaluation mode."""
+class ModeDependent(nn.Module):
+    """Model with mode-dependent output and a submodule that stays in evaluation mode."""
 
     def __init__(self):
         super().__init__()
@@ -27,11 +27,11 @@ def problem():
     torch.manual_seed(0)
     x, y = torch.randn(23, 4), torch.randint(3, (23,))
     batches = Batches(x, y, batch_size=5)
-    return Problem(Noisy(), batches, nn.functional.cross_entropy, batches, {"accuracy": accuracy})
+    return Problem(ModeDependent(), batches, nn.functional.cross_entropy, batches, {"accuracy": accuracy})
 
 
-def test_it_equals_the_naive_loop_over_single_examples(problem):
-    """Float32 arithmetic in another order: 1e-6."""
+def test_evaluate_matches_loop_over_examples(problem):
+    """Tolerance 1e-6: float32 sums in a different order."""
     losses, hits = [], []
     with torch.no_grad():
         for x, y in zip(problem.evaluation.x, problem.evaluation.y, strict=True):
@@ -45,7 +45,7 @@ def test_it_equals_the_naive_loop_over_single_examples(problem):
     assert all(type(value) is float for value in result.values())
 
 
-def test_modes_gradients_and_random_state_are_left_as_they_were(problem):
+def test_evaluate_keeps_modes_gradients_and_random_state(problem):
     before = torch.get_rng_state()
     modes = [module.training for module in problem.model.modules()]
     assert modes == [True, True, False, True]
@@ -55,14 +55,14 @@ def test_modes_gradients_and_random_state_are_left_as_they_were(problem):
     assert all(p.grad is None and p.requires_grad for p in problem.model.parameters())
 
 
-def test_modes_are_restored_after_an_error(problem):
+def test_evaluate_restores_modes_after_error(problem):
     problem.loss = lambda output, target: output.no_such_attribute
     with pytest.raises(AttributeError):
         evaluate(problem)
     assert problem.model.training
 
 
-def test_another_model_can_be_measured(problem):
+def test_evaluate_with_different_model(problem):
     constant = nn.Linear(4, 3)
     with torch.no_grad():
         constant.weight.zero_()
@@ -71,22 +71,22 @@ def test_another_model_can_be_measured(problem):
     assert result["accuracy"] == (problem.evaluation.y == 0).double().mean().item()
 
 
-def test_the_device_is_read_once(problem, monkeypatch):
+def test_evaluate_syncs_with_device_once(problem, monkeypatch):
     reads = []
     for name in ("item", "tolist", "__float__", "__bool__", "__int__"):
         real = getattr(torch.Tensor, name)
 
-        def observing(tensor, *, real=real, name=name):
+        def recording(tensor, *, real=real, name=name):
             reads.append(name)
             return real(tensor)
 
-        monkeypatch.setattr(torch.Tensor, name, observing)
+        monkeypatch.setattr(torch.Tensor, name, recording)
     evaluate(problem)
     assert reads == ["tolist"]
 
 
-def test_counts_are_exact_for_a_half_precision_model():
-    """bfloat16 cannot count to 300."""
+def test_evaluate_counts_exactly_in_half_precision():
+    """bfloat16 cannot represent 299."""
     x = torch.ones(300, 2, dtype=torch.bfloat16)
     batches = Batches(x, torch.zeros(300, dtype=torch.int64), batch_size=300)
     model = nn.Identity()
@@ -96,7 +96,7 @@ def test_counts_are_exact_for_a_half_precision_model():
     assert evaluate(problem) == {"loss": 3.0, "right": 299 / 300}
 
 
-def test_a_problem_without_evaluation_data_is_refused(problem):
+def test_evaluate_without_evaluation_data_raises(problem):
     problem.evaluation = None
-    with pytest.raises(ArgumentError, match="has no evaluation data"):
+    with pytest.raises(ArgumentError, match=r"problem\.evaluation must be a Stream, got None"):
         evaluate(problem)

@@ -18,7 +18,7 @@ EXAMPLES, EVALUATION = 96, 40
 
 
 @pytest.fixture(scope="module")
-def fake():
+def images():
     rng = np.random.default_rng(0)
     count = EXAMPLES + EVALUATION
     pixels, labels = rng.integers(0, 256, (count, 28, 28), dtype=np.uint8), rng.integers(0, 10, count, dtype=np.uint8)
@@ -26,12 +26,12 @@ def fake():
 
 
 @pytest.fixture
-def task(fake, monkeypatch):
-    monkeypatch.setattr(fashion_mnist, "load", lambda data_dir: fake)
+def task(images, monkeypatch):
+    monkeypatch.setattr(fashion_mnist, "load", lambda data_dir: images)
     return get("fashion-mnist-resnet")
 
 
-def test_the_network_has_the_size_and_the_shape_it_says():
+def test_network_matches_documented_architecture():
     model = network()
     assert sum(p.numel() for p in model.parameters()) == 464_874
     assert model(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
@@ -44,16 +44,16 @@ def test_the_network_has_the_size_and_the_shape_it_says():
     assert sizes == [(32, 28)] + [(64, 14)] * 3 + [(128, 7)] * 3
 
 
-def test_every_pixel_can_change_the_output():
+def test_network_output_depends_on_every_pixel():
     model = network().eval()
     image = torch.rand(1, 1, 28, 28, generator=torch.Generator().manual_seed(0)).requires_grad_()
     model(image).square().sum().backward()
     assert image.grad is not None
-    assert (image.grad != 0).float().mean() > 0.9  # a ReLU may shut a pixel out here and there
+    assert (image.grad != 0).float().mean() > 0.9  # a few pixels may have a zero gradient because of ReLU
 
 
-def test_blocks_start_as_the_identity():
-    """ReLU after the sum: the input of a block is not negative, so that the block gives it back unchanged."""
+def test_residual_blocks_are_initialized_to_identity():
+    """The input of a block is not negative, so that the ReLU after the sum does not change it."""
     blocks = [layer for layer in network() if hasattr(layer, "branch")]
     assert len(blocks) == 2
     for block, channels in zip(blocks, (64, 128), strict=True):
@@ -61,25 +61,25 @@ def test_blocks_start_as_the_identity():
         assert torch.equal(block(x), x)
 
 
-def test_the_head_sees_the_largest_and_the_mean_value_of_every_channel():
+def test_pool_concatenates_max_and_mean():
     pool = network()[-2]
     x = torch.randn(3, 4, 5, 6, dtype=torch.float64)
     expected = torch.cat([x.flatten(2).max(2).values, x.flatten(2).sum(2) / 30], 1)
     torch.testing.assert_close(pool(x), expected, rtol=1e-12, atol=1e-12)  # float64, 30 terms
 
 
-def test_smoothing_spreads_a_tenth_of_the_label_over_all_classes():
+def test_smoothed_cross_entropy_matches_definition():
     output, labels = torch.randn(5, 10, dtype=torch.float64), torch.tensor([3, 0, 9, 1, 3])
-    wanted = torch.full((5, 10), 0.01, dtype=torch.float64)
-    wanted[torch.arange(5), labels] += 0.9
-    expected = -(wanted * output.log_softmax(1)).sum(1).mean()
+    smoothed = torch.full((5, 10), 0.01, dtype=torch.float64)
+    smoothed[torch.arange(5), labels] += 0.9
+    expected = -(smoothed * output.log_softmax(1)).sum(1).mean()
     torch.testing.assert_close(smoothed_cross_entropy(output, labels), expected, rtol=1e-12, atol=0)  # float64
 
 
-def test_training_lowers_the_smoothed_loss_and_evaluation_reports_plain_cross_entropy(task):
+def test_task_trains_on_smoothed_loss_and_evaluates_plain_cross_entropy(task):
     problem = task.build(0)
     with torch.no_grad():
-        # Sure of a label that more than a tenth of the images have, so that the two losses differ.
+        # A confident prediction of a label of more than a tenth of the images makes the two losses differ.
         problem.model[-1].bias[problem.evaluation.y.bincount().argmax()] += 20
     assert problem.loss is smoothed_cross_entropy
     problem.model.eval()
@@ -92,7 +92,7 @@ def test_training_lowers_the_smoothed_loss_and_evaluation_reports_plain_cross_en
     assert result["accuracy"] == pytest.approx((output.argmax(1) == problem.evaluation.y).double().mean().item())
 
 
-def test_without_a_loss_of_its_own_evaluation_takes_the_one_of_training():
+def test_evaluation_loss_defaults_to_training_loss():
     model, x = nn.Linear(1, 1), torch.ones(4, 1)
     batches = Batches(x, x, 2)
     first = Problem(model, batches, nn.functional.mse_loss, batches)
@@ -104,10 +104,10 @@ def test_without_a_loss_of_its_own_evaluation_takes_the_one_of_training():
         Problem(model, batches, nn.functional.mse_loss, evaluation_loss=3)  # pyright: ignore[reportArgumentType]
 
 
-def test_training_images_are_normalised_and_later_mirrored_and_evaluation_images_only_normalised(task, fake):
+def test_task_flips_only_training_images_from_second_epoch(task, images):
     problem = task.build(0)
-    mean, std = statistics(fake.train_images)
-    expected = (torch.tensor(fake.eval_images).double() / 255 - mean) / std
+    mean, std = statistics(images.train_images)
+    expected = (torch.tensor(images.eval_images).double() / 255 - mean) / std
     torch.testing.assert_close(problem.evaluation.x[:, 0].double(), expected, rtol=1e-5, atol=1e-6)  # float32
     plain, mirrored = 0, 0
     labels = []
@@ -120,13 +120,13 @@ def test_training_images_are_normalised_and_later_mirrored_and_evaluation_images
             if index is None:
                 index = known[image.flip(-1).contiguous().numpy().tobytes()]
                 mirrored += 1
-            assert label == fake.train_labels[index]
+            assert label == images.train_labels[index]
             labels.append(index)
-    assert sorted(labels) == list(range(EXAMPLES)), "every image once"
-    assert abs(plain - mirrored) <= 4 * math.sqrt(EXAMPLES), "half of them, give or take four standard deviations"
+    assert sorted(labels) == list(range(EXAMPLES)), "every image must occur once"
+    assert abs(plain - mirrored) <= 4 * math.sqrt(EXAMPLES), "half of them, within four standard deviations"
 
 
-def test_batches_are_a_pure_function_of_the_seed_and_the_epoch(task):
+def test_task_batches_are_pure_function_of_seed_and_epoch(task):
     def first(seed, epoch):
         return next(task.build(seed).train.epoch(epoch))[0]
 
@@ -135,14 +135,14 @@ def test_batches_are_a_pure_function_of_the_seed_and_the_epoch(task):
     assert not torch.equal(first(0, 2), first(1, 2))
 
 
-def test_the_seed_decides_the_weights(task):
+def test_task_weights_depend_on_seed(task):
     one, two, other = (task.build(seed).model.state_dict() for seed in (42, 42, 43))
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert not torch.equal(one["1.weight"], other["1.weight"])
 
 
-def test_an_optimizer_of_dashpot_learns_a_batch(task):
-    """Random pixels with random labels: learning by heart is all there is, and 12 steps are enough to show it."""
+def test_dashpot_optimizer_overfits_one_batch(task):
+    """The model memorizes random labels of random pixels within 12 steps."""
     problem = task.build(0)
     optimizer = dp.AdamW(problem.model.parameters(), lr=3e-3)
     x, y = problem.train.x[:16], problem.train.y[:16]
@@ -156,7 +156,7 @@ def test_an_optimizer_of_dashpot_learns_a_batch(task):
     assert losses[-1] < 0.5 * losses[0]
 
 
-def test_the_task_is_told_as_it_is(task):
+def test_task_target_and_config_match_documentation(task):
     assert (task.epochs, task.target) == (6, Target("accuracy", 0.935, "max"))
     expected = {"batch_size": 64, "shuffle": True, "mirror": 0.5, "mirror_from": 1, "label_smoothing": 0.1}
     assert {name: task.config[name] for name in expected} == expected
@@ -164,17 +164,17 @@ def test_the_task_is_told_as_it_is(task):
 
 
 @pytest.mark.parametrize(
-    ("options", "sentence"),
+    ("options", "message"),
     [
         ({"batch_size": 0}, r"^fashion-mnist-resnet: batch_size must be an integer in \[1, inf\), got 0\.$"),
         ({"shuffle": 1}, r"^fashion-mnist-resnet: shuffle must be one of False, True, got 1\.$"),
         ({"batchsize": 4}, "^Unknown option of the task fashion-mnist-resnet 'batchsize': did you mean 'batch_size'"),
     ],
 )
-def test_bad_options_are_refused_before_data_are_loaded(monkeypatch, options, sentence):
-    def loaded(data_dir):
+def test_task_with_invalid_option_raises_before_loading(monkeypatch, options, message):
+    def fail(data_dir):
         raise AssertionError
 
-    monkeypatch.setattr(fashion_mnist, "load", loaded)
-    with pytest.raises(ArgumentError, match=sentence):
+    monkeypatch.setattr(fashion_mnist, "load", fail)
+    with pytest.raises(ArgumentError, match=message):
         get("fashion-mnist-resnet", **options)

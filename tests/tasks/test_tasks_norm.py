@@ -13,7 +13,7 @@ EPS, MOMENTUM = 1e-5, 0.1
 
 
 def reference(x, weight, bias, mean=None, variance=None):
-    """The definition, written out; the statistics of the batch where none are given."""
+    """Return output, mean and variance by definition; statistics of the batch by default."""
     if mean is None:
         count = x.numel() // x.shape[1]
         mean = x.sum((0, 2, 3)) / count
@@ -37,14 +37,14 @@ def batches(count: int):
     return [2 * torch.randn(4, 3, 5, 2, generator=generator, dtype=torch.float64) - 1 for _ in range(count)]
 
 
-def test_it_starts_as_the_identity_in_evaluation_mode_up_to_eps():
+def test_norm_is_initially_identity_in_evaluation_mode():
     x = torch.randn(2, 3, 4, 4, dtype=torch.float64)
     norm = DetachedBatchNorm2d(3).double().eval()
     torch.testing.assert_close(norm(x), x / (1 + EPS) ** 0.5, rtol=1e-14, atol=0)
 
 
-def test_training_normalises_by_the_batch_and_averages_its_statistics(norm):
-    """Rounding in float64 only: 1e-12."""
+def test_norm_in_training_mode_matches_reference(norm):
+    """Tolerance 1e-12: float64 rounding."""
     running_mean, running_var = torch.zeros(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64)
     for x in batches(4):
         expected, mean, variance = reference(x, norm.weight, norm.bias)
@@ -55,7 +55,7 @@ def test_training_normalises_by_the_batch_and_averages_its_statistics(norm):
         torch.testing.assert_close(norm.running_var, running_var, rtol=1e-12, atol=1e-12)
 
 
-def test_evaluation_uses_the_running_statistics_and_keeps_them(norm):
+def test_norm_in_evaluation_mode_uses_running_statistics(norm):
     first, second = batches(2)
     norm(first)
     norm.eval()
@@ -65,7 +65,7 @@ def test_evaluation_uses_the_running_statistics_and_keeps_them(norm):
     assert all(torch.equal(before[name], value) for name, value in norm.state_dict().items())
 
 
-def test_no_gradient_flows_through_the_statistics(norm):
+def test_norm_gradient_excludes_statistics(norm):
     (x,) = batches(1)
     x.requires_grad_()
     upstream = torch.randn_like(x)
@@ -83,8 +83,8 @@ def test_no_gradient_flows_through_the_statistics(norm):
     torch.testing.assert_close(x.grad, upstream * factor, rtol=1e-12, atol=1e-12)
 
 
-def test_torchs_own_layer_is_another_one(norm):
-    """Guards the two tests above: with the gradient through the statistics they would fail."""
+def test_norm_gradient_differs_from_torch_batch_norm(norm):
+    """The two tests above would fail with gradients through the statistics."""
     (x,) = batches(1)
     torchs = nn.BatchNorm2d(3).double()
     torchs.load_state_dict(norm.state_dict())
@@ -96,19 +96,19 @@ def test_torchs_own_layer_is_another_one(norm):
     assert not torch.allclose(*grads, rtol=0.1)
 
 
-def test_second_derivatives_exist(norm):
+def test_norm_second_derivative_matches_formula(norm):
     (x,) = batches(1)
     x.requires_grad_()
     (grad,) = torch.autograd.grad(norm(x).pow(3).sum(), x, create_graph=True)
     (second,) = torch.autograd.grad(grad.sum(), x)
-    # y is linear in x with the statistics fixed, y = kx + c, so d2(y^3)/dx2 = 6 y k^2.
+    # With fixed statistics y is linear in x, y = kx + c, so d2(y^3)/dx2 = 6 y k^2.
     with torch.no_grad():
         y, _, variance = reference(x, norm.weight, norm.bias)
         k = norm.weight[:, None, None] / (variance[:, None, None] + EPS) ** 0.5
     torch.testing.assert_close(second, 6 * y * k**2, rtol=1e-10, atol=1e-10)
 
 
-def test_momentum_none_keeps_the_plain_average(norm):
+def test_norm_momentum_none_averages_all_batches(norm):
     norm.momentum = None
     means = []
     for x in batches(3):
@@ -117,16 +117,18 @@ def test_momentum_none_keeps_the_plain_average(norm):
     torch.testing.assert_close(norm.running_mean, torch.stack(means).mean(0), rtol=1e-12, atol=1e-12)
 
 
-def test_one_value_a_channel_has_no_variance(norm):
+def test_norm_with_one_value_per_channel_raises(norm):
     x = torch.zeros(1, 3, 1, 1, dtype=torch.float64)
-    with pytest.raises(ArgumentError, match=r"needs two values in each channel, got shape \(1, 3, 1, 1\)\.$"):
+    with pytest.raises(
+        ArgumentError, match=r"must have at least two values per channel in training mode, got shape \(1, 3, 1, 1\)\.$"
+    ):
         norm(x)
     assert norm.running_var.tolist() == [1, 1, 1]
     assert norm.eval()(x).isfinite().all()
 
 
-def test_autocast_keeps_the_running_statistics_in_their_dtype():
-    """bfloat16 holds 8 bits: the statistics must be taken in float32, the output may be off by 2^-8 of its size."""
+def test_norm_under_autocast_keeps_float32_statistics():
+    """bfloat16 has 8 bits: statistics must be computed in float32; the relative error of the output is 2^-8."""
     norm, wide = DetachedBatchNorm2d(3), DetachedBatchNorm2d(3)
     x = batches(1)[0].bfloat16()
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -138,18 +140,18 @@ def test_autocast_keeps_the_running_statistics_in_their_dtype():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sentence"),
+    ("arguments", "message"),
     [
         ((0,), r"num_features must be an integer in \[1, inf\), got 0\.$"),
         ((3, -1e-5), r"eps must be a number in \[0, inf\), got -1e-05\.$"),
         ((3, 1e-5, 0.0), r"momentum must be None or a number in \(0, 1\], got 0\.0\.$"),
     ],
 )
-def test_bad_arguments_are_refused(arguments, sentence):
-    with pytest.raises(ArgumentError, match=sentence):
+def test_norm_with_invalid_argument_raises(arguments, message):
+    with pytest.raises(ArgumentError, match=message):
         DetachedBatchNorm2d(*arguments)
 
 
-def test_another_number_of_dimensions_is_refused(norm):
+def test_norm_with_wrong_number_of_dimensions_raises(norm):
     with pytest.raises(ValueError, match="expected 4D input"):
         norm(torch.zeros(3, 3, dtype=torch.float64))

@@ -8,11 +8,11 @@ import torch
 from dashpot.errors import ArgumentError
 from dashpot.tasks import Task, evaluate, get, names
 
-HERE = [name for name in names() if not name.startswith("fashion-mnist")]
+LOCAL_TASKS = [name for name in names() if not name.startswith("fashion-mnist")]
 
 
-@pytest.mark.parametrize("name", HERE)
-def test_every_task_follows_the_contract(name):
+@pytest.mark.parametrize("name", LOCAL_TASKS)
+def test_task_satisfies_contract(name):
     task = get(name)
     assert isinstance(task, Task)
     assert task.name == name
@@ -29,8 +29,8 @@ def test_every_task_follows_the_contract(name):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in problem.model.parameters())
 
 
-@pytest.mark.parametrize("name", HERE)
-def test_the_same_seed_gives_the_same_first_steps(name):
+@pytest.mark.parametrize("name", LOCAL_TASKS)
+def test_task_with_same_seed_trains_identically(name):
     def weights():
         problem = get(name).build(11)
         optimizer = torch.optim.SGD(problem.model.parameters(), lr=1e-3)
@@ -43,11 +43,11 @@ def test_the_same_seed_gives_the_same_first_steps(name):
     assert torch.equal(weights(), weights())
 
 
-def test_an_unknown_name_suggests_the_nearest():
+def test_get_unknown_name_suggests_nearest():
     with pytest.raises(ArgumentError, match=r"^Unknown task 'fashon-mnist': did you mean 'fashion-mnist'"):
         get("fashon-mnist")
 
 
-def test_a_task_must_be_named_by_a_string():
-    with pytest.raises(ArgumentError, match=r"^get: the task must be given as a string, got 3"):
+def test_get_with_non_string_raises():
+    with pytest.raises(ArgumentError, match=r"^get: spec must be a string, got 3"):
         get(3)

@@ -25,7 +25,7 @@ def surfaces(dtype=torch.float64):
 
 
 @pytest.mark.parametrize("name", ["quadratic", "rosenbrock", "saddle"])
-def test_the_minimum_is_zero_where_the_docstring_says(name):
+def test_surface_has_documented_minimum(name):
     surface, solutions = surfaces()[name]
     for solution in solutions:
         with torch.no_grad():
@@ -47,14 +47,14 @@ def zero(w):
 @pytest.mark.parametrize("name", ["rosenbrock", "saddle"])
 @settings(deadline=None, max_examples=50)
 @given(a=st.floats(-3, 3), b=st.floats(-3, 3))
-def test_no_point_lies_below_the_minimum(name, a, b):
+def test_surface_is_nonnegative(name, a, b):
     surface, _ = surfaces()[name]
     with torch.no_grad():
         surface.w.copy_(torch.tensor([a, b]))
     assert surface.value().item() >= 0
 
 
-def test_the_saddle_has_the_documented_curvature():
+def test_saddle_has_documented_curvature():
     def f(w):
         return w[0] ** 2 / 2 + (w[1] ** 2 - 1) ** 2 / 4
 
@@ -67,8 +67,8 @@ def test_the_saddle_has_the_documented_curvature():
 
 @settings(deadline=None, max_examples=30)
 @given(dimension=st.integers(1, 30), condition=st.floats(1, 1e6))
-def test_the_spectrum_has_the_condition_number_asked_for(dimension, condition):
-    """float32: 1e-5 relative, from the rounding of the exponent."""
+def test_spectrum_has_given_condition_number(dimension, condition):
+    """Relative tolerance 1e-5: float32 rounding of the exponent."""
     eigenvalues = spectrum(dimension, condition)
     assert eigenvalues.shape == (dimension,)
     assert eigenvalues[-1].item() == 1
@@ -79,7 +79,7 @@ def test_the_spectrum_has_the_condition_number_asked_for(dimension, condition):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_loss_of_a_step_is_the_value_plus_the_noise_and_evaluation_has_none(name):
+def test_training_loss_includes_noise_and_evaluation_loss_does_not(name):
     problem = get(name).build(1)
     value = problem.model.value()
     noise, target = next(problem.train.epoch(0))
@@ -92,7 +92,7 @@ def test_the_loss_of_a_step_is_the_value_plus_the_noise_and_evaluation_has_none(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_seed_decides_the_start_and_the_noise_and_the_global_state_is_untouched(name):
+def test_seed_determines_start_and_noise(name):
     task = get(name, steps=7)
     before = torch.get_rng_state()
     one, two, other = task.build(5), task.build(5), task.build(6)
@@ -104,8 +104,8 @@ def test_the_seed_decides_the_start_and_the_noise_and_the_global_state_is_untouc
     assert len(one.train) == len(noises[0]) == 7
 
 
-def test_noise_has_the_variance_asked_for_and_is_independent():
-    """40 000 normal draws: the variance is known to 0.7 %, a correlation to 0.005; four sigma each."""
+def test_noise_is_independent_with_given_variance():
+    """Four sigma: with 40 000 normal draws, the standard error of the variance is 0.7 %, of a correlation 0.005."""
     stream = GradientNoise(dimension=2, steps=20_000, variance=0.25, seed=0)
     noise = torch.cat([x for x, _ in stream.epoch(0)]).double()
     assert noise.var().item() == pytest.approx(0.25, rel=0.028)
@@ -116,9 +116,9 @@ def test_noise_has_the_variance_asked_for_and_is_independent():
     assert abs(torch.corrcoef(torch.stack([noise[:, 0], other[:, 0]]))[0, 1].item()) < 4 / math.sqrt(20_000)
 
 
-def test_gradient_descent_settles_where_the_docstring_says():
-    """E[f] = variance lr / 4 sum 1 / (1 - lr h / 2). Mean over 20 000 steps of four independent coordinates with at
-    most 1 / (lr h) = 20 correlated steps: the sum is known to about 2 %."""
+def test_noisy_quadratic_reaches_documented_equilibrium():
+    """E[f] = variance lr / 4 sum 1 / (1 - lr h / 2). The standard error of the mean over 20 000 steps of four
+    independent coordinates, with correlation times of at most 1 / (lr h) = 20 steps, is about 2 %."""
     lr, variance = 0.5, 0.04
     problem = get("noisy-quadratic", dimension=4, condition=10.0, variance=variance, steps=20_500).build(0)
     h, w = problem.model.eigenvalues.double(), problem.model.w.detach().double()
@@ -134,7 +134,7 @@ def test_gradient_descent_settles_where_the_docstring_says():
     ("name", "lr", "momentum"),
     [("quadratic", 1.0, 0), ("noisy-quadratic", 0.1, 0), ("rosenbrock", 1e-3, 0.9), ("saddle", 0.1, 0)],
 )
-def test_a_plain_method_reaches_the_target_within_the_budget_but_not_at_once(name, lr, momentum):
+def test_sgd_reaches_target_within_default_epochs(name, lr, momentum):
     task = get(name)
     problem = task.build(0)
     assert not task.target.reached(evaluate(problem)["loss"])
@@ -151,22 +151,22 @@ def test_a_plain_method_reaches_the_target_within_the_budget_but_not_at_once(nam
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "sentence"),
+    ("name", "options", "message"),
     [
         ("quadratic", {"dimension": 0}, r"^quadratic: dimension must be an integer in \[1, inf\), got 0\.$"),
         ("quadratic", {"condition": 0.5}, r"^quadratic: condition must be a number in \[1, inf\), got 0\.5\.$"),
         ("noisy-quadratic", {"variance": -1}, r"^noisy-quadratic: variance must be a number in \[0, inf\), got -1\.$"),
         ("rosenbrock", {"steps": 0}, r"^rosenbrock: steps must be an integer in \[1, inf\), got 0\.$"),
-        ("saddle", {"device": "nowhere"}, "^saddle: device must be one torch can use"),
+        ("saddle", {"device": "nowhere"}, "^saddle: device must be available to torch"),
         ("saddle", {"variance": 0.1}, "^Unknown option of the task saddle 'variance'"),
     ],
 )
-def test_bad_options_are_refused(name, options, sentence):
-    with pytest.raises(ArgumentError, match=sentence):
+def test_task_with_invalid_option_raises(name, options, message):
+    with pytest.raises(ArgumentError, match=message):
         get(name, **options)
 
 
-def test_bad_seeds_and_epochs_are_refused():
+def test_invalid_seed_or_epoch_raises():
     with pytest.raises(ArgumentError, match=r"^saddle: seed must be an integer in"):
         get("saddle").build(-1)
     with pytest.raises(ArgumentError, match=r"^GradientNoise: epoch must be an integer in"):

@@ -11,21 +11,21 @@ from dashpot.tasks import Problem, Target, Task
 BATCHES = Batches(torch.zeros(2, 1), torch.zeros(2, 1), batch_size=1)
 
 
-def test_a_target_is_reached_at_its_value_and_beyond_it():
-    up, down = Target("accuracy", 0.9, "max"), Target("loss", 0.1, "min")
-    assert [up.reached(value) for value in (0.89, 0.9, 0.91, float("nan"))] == [False, True, True, False]
-    assert [down.reached(value) for value in (0.11, 0.1, 0.09, float("nan"))] == [False, True, True, False]
+def test_target_reached_includes_its_value():
+    maximize, minimize = Target("accuracy", 0.9, "max"), Target("loss", 0.1, "min")
+    assert [maximize.reached(value) for value in (0.89, 0.9, 0.91, float("nan"))] == [False, True, True, False]
+    assert [minimize.reached(value) for value in (0.11, 0.1, 0.09, float("nan"))] == [False, True, True, False]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sentence"),
+    ("arguments", "message"),
     [
         (("loss", float("nan"), "min"), "Target: value must be a number"),
         (("loss", 0.1, "down"), r"^Target: direction must be one of 'max', 'min', got 'down'\.$"),
     ],
 )
-def test_bad_targets_are_refused(arguments, sentence):
-    with pytest.raises(ArgumentError, match=sentence):
+def test_target_with_invalid_argument_raises(arguments, message):
+    with pytest.raises(ArgumentError, match=message):
         Target(*arguments)
 
 
@@ -34,24 +34,24 @@ def loss(output, target):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sentence"),
+    ("arguments", "message"),
     [
         ({"model": "net"}, r"^Problem: model must be a torch\.nn\.Module, got 'net'\.$"),
         ({"train": [1]}, r"^Problem: train must be Batches or another Stream, got \[1\]\.$"),
         ({"loss": "mse"}, r"^Problem: loss must be a function of \(output, target\), got 'mse'\.$"),
         ({"metrics": {"accuracy": 1}}, r"^Problem: accuracy must be a function of \(output, target\), got 1\.$"),
-        ({"metrics": {"loss": loss}}, r"^Problem: a metric must not be called 'loss'"),
+        ({"metrics": {"loss": loss}}, r"^Problem: metrics must have names other than 'loss'"),
     ],
 )
-def test_bad_problems_are_refused(arguments, sentence):
+def test_problem_with_invalid_argument_raises(arguments, message):
     good = {"model": nn.Linear(1, 1), "train": BATCHES, "loss": loss}
     Problem(**good)
-    with pytest.raises(ArgumentError, match=sentence):
+    with pytest.raises(ArgumentError, match=message):
         Problem(**(good | arguments))
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sentence"),
+    ("arguments", "message"),
     [
         ({"epochs": 0}, r"^Task: epochs must be an integer in \[1, inf\), got 0\.$"),
         ({"epochs": 1.5}, "^Task: epochs must be an integer"),
@@ -62,8 +62,8 @@ def test_bad_problems_are_refused(arguments, sentence):
         ({"config": {"x": float("nan")}}, "^Task: config must be plain JSON"),
     ],
 )
-def test_bad_tasks_are_refused(arguments, sentence):
+def test_task_with_invalid_argument_raises(arguments, message):
     good = {"name": "mine", "build": print, "epochs": 1}
     Task(**good)
-    with pytest.raises(ArgumentError, match=sentence):
+    with pytest.raises(ArgumentError, match=message):
         Task(**(good | arguments))

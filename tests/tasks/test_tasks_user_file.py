@@ -8,7 +8,7 @@ import pytest
 from dashpot.errors import ArgumentError, DataError
 from dashpot.tasks import evaluate, get
 
-GOOD = """
+SOURCE = """
     from __future__ import annotations
     from dataclasses import dataclass
     import torch
@@ -52,8 +52,8 @@ def write(tmp_path):
     return write
 
 
-def test_a_function_of_a_file_gives_the_task(write):
-    path = write(GOOD)
+def test_get_returns_task_of_function_in_file(write):
+    path = write(SOURCE)
     task = get(f"{path}:build")
     assert task.name == "mine"
     assert set(evaluate(task.build(0))) == {"loss"}
@@ -64,66 +64,66 @@ def test_a_function_of_a_file_gives_the_task(write):
     assert get(f"{path}:build").config["file_sha256"] != first
 
 
-def test_what_its_build_raises_or_returns_is_one_sentence(write):
-    raising = write(GOOD.replace("x = torch.ones(4, 1)", "raise KeyError('boo')"))
+def test_build_that_fails_raises_argument_error(write):
+    raises = write(SOURCE.replace("x = torch.ones(4, 1)", "raise KeyError('boo')"))
     with pytest.raises(ArgumentError, match=r"Task\.build raised at line .* KeyError"):
-        get(str(raising)).build(0)
-    wrong = write(GOOD.replace("return Problem(", "return (5, "))
+        get(str(raises)).build(0)
+    wrong = write(SOURCE.replace("return Problem(", "return (5, "))
     with pytest.raises(ArgumentError, match=r"must return a dashpot\.tasks\.Problem"):
         get(str(wrong)).build(0)
 
 
-def test_the_data_folder_is_handed_to_functions_that_take_it(write, tmp_path):
-    path = write(GOOD)
+def test_data_dir_is_passed_to_functions_with_that_parameter(write, tmp_path):
+    path = write(SOURCE)
     assert get(f"{path}:other", data_dir=tmp_path).config["data_dir"] == str(tmp_path)
     assert get(f"{path}:build", data_dir=tmp_path).config["width"] == 1
 
 
-def test_nothing_is_written_beside_the_file_and_an_edit_counts_at_once(write, tmp_path, monkeypatch):
+def test_task_file_is_executed_again_without_writing_bytecode(write, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     before = list(sys.path)
-    path = write(GOOD)
+    path = write(SOURCE)
     get(f"{path}:build")
-    write(GOOD.replace('"mine"', '"late"'))
+    write(SOURCE.replace('"mine"', '"late"'))
     assert get(f"{path}:build").name == "late"
     assert [p.name for p in tmp_path.iterdir()] == ["my_task.py"]
     assert sys.path == before
 
 
-def test_files_of_one_name_do_not_meet(write, tmp_path):
-    first = get(f"{write(GOOD)}:build")
+def test_task_files_with_same_name_are_independent(write, tmp_path):
+    first = get(f"{write(SOURCE)}:build")
     second = tmp_path / "folder" / "my_task.py"
     second.parent.mkdir()
-    second.write_text(dedent(GOOD).replace("Linear(1, 1)", "Linear(1, 1, bias=False)"), encoding="utf-8")
+    second.write_text(dedent(SOURCE).replace("Linear(1, 1)", "Linear(1, 1, bias=False)"), encoding="utf-8")
     assert len(list(get(f"{second}:build").build(0).model.parameters())) == 1
     assert len(list(first.build(0).model.parameters())) == 2
 
 
 @pytest.mark.parametrize(
-    ("function", "sentence"),
+    ("function", "message"),
     [
-        ("bild", r"has no `bild`; a task file defines `def bild\(\) -> dashpot\.tasks\.Task`\.$"),
-        ("nothing", r"has no `nothing`; a task file defines"),
+        ("bild", r"has no `bild`; define `def bild\(\) -> dashpot\.tasks\.Task`\.$"),
+        ("nothing", r"has no `nothing`; define"),
         ("wrong", r": wrong\(\) must return a dashpot\.tasks\.Task, got 'no task'\.$"),
         ("failing", r": failing\(\) raised at line 28 RuntimeError: out of luck\.$"),
         ("exiting", r": exiting\(\) raised at line 31 SystemExit: 3\.$"),
     ],
 )
-def test_a_bad_function_is_one_sentence(write, function, sentence):
-    path = write(GOOD)
-    with pytest.raises(ArgumentError, match=sentence) as error:
+def test_invalid_function_raises_one_line_message(write, function, message):
+    path = write(SOURCE)
+    with pytest.raises(ArgumentError, match=message) as error:
         get(f"{path}:{function}")
     assert str(error.value).startswith(f"Task file {path}")
     assert "\n" not in str(error.value)
 
 
-def test_options_the_function_does_not_take_are_an_error(write):
+def test_unknown_option_of_function_raises(write):
     with pytest.raises(ArgumentError, match=r"build\(\) raised TypeError: .*unexpected keyword argument 'depth'\.$"):
-        get(f"{write(GOOD)}:build", depth=3)
+        get(f"{write(SOURCE)}:build", depth=3)
 
 
 @pytest.mark.parametrize(
-    ("source", "sentence", "cause"),
+    ("source", "message", "cause"),
     [
         ("x = 1\ny = (", r"the file raised at line 2 SyntaxError: '\(' was never closed\.$", SyntaxError),
         (
@@ -136,16 +136,16 @@ def test_options_the_function_does_not_take_are_an_error(write):
         ("from dashpot.errors import DataError\nraise DataError('gone')", r"at line 2 DataError: gone\.$", DataError),
     ],
 )
-def test_a_file_that_fails_is_one_sentence_with_line_and_cause_and_leaves_no_module(write, source, sentence, cause):
+def test_failing_file_raises_with_line_and_cause_and_leaves_no_module(write, source, message, cause):
     modules = set(sys.modules)
     path = write(source)
-    with pytest.raises(ArgumentError, match=sentence) as error:
+    with pytest.raises(ArgumentError, match=message) as error:
         get(f"{path}:build")
     assert isinstance(error.value.__cause__, cause)
     assert set(sys.modules) == modules
 
 
-def test_a_missing_file_and_a_folder_are_errors(tmp_path):
+def test_missing_or_unreadable_file_raises(tmp_path):
     with pytest.raises(ArgumentError, match=r"Task file .*none\.py cannot be read: No such file or directory\.$"):
         get(f"{tmp_path / 'none.py'}:build")
     (tmp_path / "folder.py").mkdir()

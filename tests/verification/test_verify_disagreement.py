@@ -1,4 +1,4 @@
-"""`dashpot.verify` where something differs: it says what, where, and from which step on."""
+"""`dashpot.verify` with different optimizers: detection, location and explanation of deviations."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
-from verify_support import Forgetful, Refusing, on, quick, tiny
+from verify_support import Forgetful, Refusing, quick, tiny, verify_model
 
 import dashpot as dp
 
@@ -23,8 +23,8 @@ import dashpot as dp
         ({"betas": (0.9, 0.99)}, ("betas (0.9, 0.99) and (0.9, 0.999)",)),
     ],
 )
-def test_another_setting_is_found_and_named(options, settings):
-    result = on(tiny(), partial(dp.AdamW, **options), torch.optim.AdamW)
+def test_different_setting_is_reported(options, settings):
+    result = verify_model(tiny(), partial(dp.AdamW, **options), torch.optim.AdamW)
     assert not result.agrees
     assert not result
     assert result.settings == settings
@@ -34,55 +34,55 @@ def test_another_setting_is_found_and_named(options, settings):
     assert "In float64 they differ as well" in result.verdict
 
 
-def test_a_small_difference_needs_float64():
+def test_small_difference_deviates_only_in_float64():
     ours = partial(dp.AdamW, lr=1e-3 * (1 + 1e-9))
-    assert on(tiny(), ours, torch.optim.AdamW)
-    result = on(tiny(), ours, torch.optim.AdamW, dtype=torch.float64)
+    assert verify_model(tiny(), ours, torch.optim.AdamW)
+    result = verify_model(tiny(), ours, torch.optim.AdamW, dtype=torch.float64)
     assert not result
     assert "In float64" not in result.verdict
 
 
-def test_rounding_is_told_from_another_method():
-    result = on(tiny(), partial(dp.Adam, state_dtype=torch.bfloat16), torch.optim.Adam)
+def test_rounding_is_distinguished_from_different_method():
+    result = verify_model(tiny(), partial(dp.Adam, state_dtype=torch.bfloat16), torch.optim.Adam)
     assert not result
     assert "In float64 they agree within" in result.verdict
 
 
-def test_the_tolerance_is_the_callers_or_grows_like_a_random_walk():
-    loose = on(tiny(), partial(dp.SGD, lr=0.0101), partial(torch.optim.SGD, lr=0.01), tolerance=1e9)
+def test_tolerance_defaults_to_random_walk():
+    loose = verify_model(tiny(), partial(dp.SGD, lr=0.0101), partial(torch.optim.SGD, lr=0.01), tolerance=1e9)
     assert (loose.agrees, loose.tolerance) == (True, 1e9)
-    strict = on(tiny(), dp.Adam, torch.optim.Adam, tolerance=0)
+    strict = verify_model(tiny(), dp.Adam, torch.optim.Adam, tolerance=0)
     assert not strict
-    assert on(tiny(), dp.SGD, torch.optim.SGD, steps=4).tolerance == 32
+    assert verify_model(tiny(), dp.SGD, torch.optim.SGD, steps=4).tolerance == 32
 
 
-def test_a_faulty_checkpoint_is_found():
-    result = on(tiny(), Forgetful, torch.optim.Adam)
+def test_faulty_checkpoint_deviates():
+    result = verify_model(tiny(), Forgetful, torch.optim.Adam)
     assert result.first is None
     assert not result.agrees
-    assert [way.outcome for way in result.checkpoints] == ["deviates", "agrees", "deviates"]
+    assert [checkpoint.outcome for checkpoint in result.checkpoints] == ["deviates", "agrees", "deviates"]
     assert (
         "torch.optim.Adam resumed from a checkpoint of verify_support.Forgetful does not reproduce its run"
         in result.verdict
     )
 
 
-def test_state_that_is_refused_is_not_applicable_but_for_the_class_itself():
-    result = on(tiny(), Refusing, torch.optim.Adam)
-    assert [way.outcome for way in result.checkpoints] == ["agrees", "not applicable", "fails"]
-    assert result.checkpoints[1].reason == "ValueError: no such state"
+def test_rejected_state_is_not_applicable_except_own():
+    result = verify_model(tiny(), Refusing, torch.optim.Adam)
+    assert [checkpoint.outcome for checkpoint in result.checkpoints] == ["agrees", "not applicable", "fails"]
+    assert result.checkpoints[1].reason == "ValueError: unsupported state"
     assert not result.agrees
 
 
-def test_state_that_only_a_step_cannot_use_is_not_applicable():
-    result = on(tiny(), torch.optim.SGD, partial(torch.optim.Adam, lr=1e-3))
-    by_target = {way.target: way for way in result.checkpoints}
+def test_state_that_fails_in_step_is_not_applicable():
+    result = verify_model(tiny(), torch.optim.SGD, partial(torch.optim.Adam, lr=1e-3))
+    by_target = {checkpoint.target: checkpoint for checkpoint in result.checkpoints}
     assert by_target["torch.optim.Adam"].outcome == "not applicable"
     assert "KeyError" in by_target["torch.optim.Adam"].reason
 
 
-def test_tensors_that_hardly_move_are_told():
-    """Twice the learning rate is not seen in bfloat16, as six steps move the first tensor by 15 ulps."""
+def test_small_movement_is_reported():
+    """In bfloat16, six steps move the first tensor by 15 ulps, which hides a doubled learning rate."""
     start, (slow, fast) = [torch.ones(1), torch.ones(1)], [partial(dp.SGD, lr=lr) for lr in (0.01, 0.02)]
     result = quick(slow, fast, lambda a, b: a.sum() + b.sum() / 1024, params=start, dtype=torch.bfloat16)
     assert result.agrees
@@ -95,7 +95,7 @@ def diverging(w: torch.Tensor) -> torch.Tensor:
     return (w**4).sum()
 
 
-def test_a_divergence_of_both_is_no_disagreement_but_told():
+def test_divergence_of_both_agrees_with_warning():
     result = quick(dp.SGD, torch.optim.SGD, diverging, params=torch.tensor([40.0]), steps=20)
     assert result.agrees
     assert 1 < result.compared < 20
@@ -103,7 +103,7 @@ def test_a_divergence_of_both_is_no_disagreement_but_told():
     assert all(math.isfinite(row.ulps) for row in result.tensors)
 
 
-def test_a_divergence_of_one_is_a_disagreement():
+def test_divergence_of_one_disagrees():
     result = quick(partial(dp.SGD, nonfinite="skip"), torch.optim.SGD, diverging, params=torch.tensor([40.0]), steps=20)
     assert not result.agrees
     assert result.first.ulps == math.inf
@@ -111,7 +111,7 @@ def test_a_divergence_of_one_is_a_disagreement():
     json.dumps(result.to_dict(), allow_nan=False)
 
 
-def test_a_divergence_at_once_compares_nothing():
+def test_divergence_in_first_step_raises():
     with pytest.raises(dp.ArgumentError, match="must be finite after the first step"):
         quick(dp.SGD, torch.optim.SGD, lambda w: w.sum() * math.nan, params=torch.ones(2))
 
@@ -124,7 +124,7 @@ MODEL = user_model()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "options", "sentence"),
+    ("arguments", "options", "message"),
     [
         ((dp.AdamW(MODEL.parameters()), dp.AdamW, MODEL), {}, "make_optimizer must be a function from parameters"),
         ((dp.AdamW, lambda params: None, MODEL), {}, "make_reference must return an optimizer, got NoneType"),
@@ -149,7 +149,11 @@ MODEL = user_model()
             "must be a pair \\(input, target\\), got Tensor",
         ),
         ((dp.AdamW, dp.AdamW, MODEL), {"loss": None, "batches": [torch.ones(8, 3)]}, "one element, got shape"),
-        ((dp.AdamW, dp.AdamW, MODEL), {"loss": lambda output, y: y.sum()}, "must depend on the model's parameters"),
+        (
+            (dp.AdamW, dp.AdamW, MODEL),
+            {"loss": lambda output, y: y.sum()},
+            "must depend on the model's parameters",
+        ),
         ((dp.AdamW, dp.AdamW, MODEL), {"params": [torch.ones(1)]}, "params must be None for a module, got list"),
         ((dp.AdamW, dp.AdamW, abs), {"loss": None}, "batches must be None for a function of tensors"),
         (
@@ -166,24 +170,24 @@ MODEL = user_model()
         ),
     ],
 )
-def test_bad_arguments_are_one_sentence(arguments, options, sentence):
-    with pytest.raises(dp.ArgumentError, match=sentence) as caught:
-        on(arguments[2], *arguments[:2], **options)
+def test_invalid_argument_raises_one_line_message(arguments, options, message):
+    with pytest.raises(dp.ArgumentError, match=message) as caught:
+        verify_model(arguments[2], *arguments[:2], **options)
     assert str(caught.value).startswith("verify: ")
     assert "\n" not in str(caught.value)
 
 
-def test_a_model_that_cannot_be_converted_is_one_sentence():
+def test_dtype_with_complex_model_raises():
     start = torch.ones(2, dtype=torch.complex64)
     with pytest.raises(dp.ArgumentError, match="dtype must be None for models with complex parameters"):
         quick(dp.SGD, dp.SGD, lambda w: w.abs().sum(), params=start, dtype=torch.float64)
 
 
-def test_what_cannot_be_copied_is_one_sentence():
+def test_uncopyable_model_or_batch_raises():
     model = tiny()
     batch = (torch.ones(8, 3, requires_grad=True) * 1, torch.ones(8, 2))
     with pytest.raises(dp.ArgumentError, match="a batch cannot be copied"):
-        on(model, dp.SGD, dp.SGD, batches=[batch])
+        verify_model(model, dp.SGD, dp.SGD, batches=[batch])
     model.cache = model[0].weight * 2
     with pytest.raises(dp.ArgumentError, match="the model cannot be copied"):
-        on(model, dp.SGD, dp.SGD)
+        verify_model(model, dp.SGD, dp.SGD)

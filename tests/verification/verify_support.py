@@ -1,4 +1,4 @@
-"""A small model with batches, and optimizers with a fault."""
+"""A small model with batches, and faulty optimizers."""
 
 from __future__ import annotations
 
@@ -23,13 +23,12 @@ def pairs(count: int = 4) -> list[tuple[torch.Tensor, torch.Tensor]]:
     return [(torch.randn(8, 3, generator=draw), torch.randn(8, 2, generator=draw)) for _ in range(count)]
 
 
-def on(model: nn.Module, ours: Any, theirs: Any, **options: Any) -> dp.Verification:
-    """Verify on the tiny data."""
+def verify_model(model: nn.Module, ours: Any, theirs: Any, **options: Any) -> dp.Verification:
     return quick(ours, theirs, model, **{"batches": pairs(), "loss": nn.functional.mse_loss, **options})
 
 
 class Forgetful(torch.optim.Adam):
-    """Adam whose checkpoint starts the second moment anew."""
+    """Adam with zeros in place of the second moment in checkpoints."""
 
     def state_dict(self):
         saved = super().state_dict()
@@ -41,7 +40,7 @@ class Forgetful(torch.optim.Adam):
 
 
 class Refusing(torch.optim.Adam):
-    """Adam that cannot read any state."""
+    """Adam that rejects any state."""
 
     def load_state_dict(self, state_dict):
-        raise ValueError("no such state.\nMore lines.")
+        raise ValueError("unsupported state.\nMore lines.")

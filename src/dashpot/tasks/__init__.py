@@ -1,4 +1,4 @@
-"""Tasks: name -> model, data, loss, metrics and target, rebuilt afresh from a seed."""
+"""Tasks by name: model, data, loss, metrics and target, created from a seed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The common shape of the image classification tasks."""
+"""Image classification tasks."""
 
 from __future__ import annotations
 
@@ -34,18 +34,27 @@ def classification(
     augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
     augment_from: int = 0,
 ) -> Task:
-    """A task that learns the labels of `images` by `loss` and measures cross-entropy and accuracy.
+    """Return a task that minimizes `loss` and reports cross-entropy and accuracy.
 
-    The tensors are made once, on `device`, and shared by every problem. The seed of a problem decides the weights that
-    `network` draws from torch's global generator (on the CPU, so that they are the same on every device), with
-    `shuffle` the order of the images, and with `augment` what becomes of them.
+    All problems share one copy of the data on `device`. The seed of a problem determines the weights, drawn by
+    `network` from torch's global CPU generator and hence the same on every device, the order of the images with
+    `shuffle`, and the random numbers of `augment`. Other arguments are those of `Batches` and `Task`.
 
     Args:
-        images: the data set.
-        scale: maps pixel values as float32, shape (examples, 1, height, width), to the network's input.
-        network: makes the freshly initialised model.
-        name: what records and reports call the task; the other arguments are those of `Batches` and `Task`.
-        loss: what training lowers, a function of (output, labels); evaluation reports plain cross-entropy.
+        images: The data set.
+        scale: Maps float32 pixel values of shape (examples, 1, height, width) to the input of the network.
+        network: Returns a newly initialized model.
+        name: Name of the task in records and reports.
+        batch_size: Images per training batch.
+        shuffle: Draw a new order every epoch.
+        device: Device of data and model.
+        epochs: Default number of epochs.
+        target: Target metric and value.
+        description: One sentence.
+        config: Further entries of `Task.config`.
+        loss: Training loss, a function of (output, labels); evaluation reports plain cross-entropy.
+        augment: Augmentation of training batches, or None.
+        augment_from: First augmented epoch, counted from 0.
     """
     inputs = [
         scale(torch.tensor(pixels, dtype=torch.float32, device=device).unsqueeze(1))

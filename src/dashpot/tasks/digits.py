@@ -1,4 +1,4 @@
-"""The digits task: a small convolutional network on the 1797 digits shipped with dashpot."""
+"""Digits task: a small convolutional network on the 1797 digits included in dashpot."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ __all__ = ["network", "task"]
 
 
 def network() -> nn.Sequential:
-    """The network: 14 538 parameters, input (N, 1, 8, 8), output (N, 10).
+    """Return the network: 14 538 parameters, input (N, 1, 8, 8), output (N, 10).
 
-    Three blocks of 3 x 3 convolution, batch normalisation and ReLU, widening 1, 16, 32, 32, with a maximum over 2 x 2
-    after the second and a mean over the remaining 4 x 4 after the third; then one linear layer. Initialised as torch
-    does, from its global generator.
+    Three blocks of 3 x 3 convolution, batch normalization and ReLU, with 1, 16, 32 and 32 channels, 2 x 2 max pooling
+    after the second block and 4 x 4 average pooling after the third; then a linear layer. torch's default
+    initialization, from its global generator.
     """
     features = (*_block(1, 16), *_block(16, 32), nn.MaxPool2d(2), *_block(32, 32), nn.AvgPool2d(4))
     return nn.Sequential(*features, nn.Flatten(), nn.Linear(32, 10))
@@ -28,20 +28,20 @@ def _block(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
 
 
 def task(*, batch_size: int = 50, shuffle: bool = True, device: str = "cpu") -> Task:
-    """Handwritten digits: cross-entropy and accuracy on 297 digits from mostly unseen forms. Needs no download.
+    """Return the digits task: cross-entropy and accuracy on 297 digits from mostly unseen forms, without download.
 
-    Pixel values 0 to 16 are scaled to [-1, 1]. A run's seed decides the initial weights and, with `shuffle`, the order.
+    Pixel values 0 to 16 are scaled to [-1, 1]. The seed determines the initial weights and, with `shuffle`, the order.
 
     Args:
-        batch_size: images in a batch, at least 1; the 1500 training images make 30 batches of 50.
-        shuffle: draw a new order every epoch.
-        device: where the data and the model live.
+        batch_size: Images per batch; >= 1. The 1500 training images give 30 batches of 50.
+        shuffle: Draw a new order every epoch.
+        device: Device of data and model.
 
     Raises:
-        ArgumentError: an option is out of range.
-        DataError: the installed data file is damaged.
+        ArgumentError: If an option is out of range.
+        DataError: If the installed data file is damaged.
 
-    Source: the data set is described in `dashpot.data.digits.load`; the network is ours.
+    Source: data set of `dashpot.data.digits.load`; the network is our own.
 
     >>> problem = task().build(seed=0)
     >>> len(problem.train), sum(p.numel() for p in problem.model.parameters())

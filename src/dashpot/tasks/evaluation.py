@@ -1,4 +1,4 @@
-"""Measuring a model on the evaluation data of its problem."""
+"""Evaluation of a model on the evaluation data of its problem."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["accuracy", "evaluate"]
 
 
 def accuracy(output: Tensor, target: Tensor) -> Tensor:
-    """The number of rows of `output`, shape (batch, classes), whose largest entry is at the index in `target`.
+    """Return the number of correct predictions, the argmax of `output` of shape (batch, classes).
 
     >>> accuracy(torch.tensor([[0.1, 0.9], [0.8, 0.2]]), torch.tensor([1, 1]))
     tensor(1)
@@ -25,21 +25,20 @@ def accuracy(output: Tensor, target: Tensor) -> Tensor:
 
 
 def evaluate(problem: Problem, model: nn.Module | None = None) -> dict[str, float]:
-    """The mean loss and the mean of every metric over the evaluation data.
+    """Return the means of loss and metrics over the evaluation examples.
 
-    The loss is `problem.evaluation_loss` where the problem has one, else `problem.loss`.
-    Runs in evaluation mode and without gradients, and puts the mode of every submodule back. The mean is over examples:
-    a short last batch counts for what it holds. The numbers are read from the device once for 32 batches.
+    The loss is `problem.evaluation_loss`, or `problem.loss` if that is None. Runs in evaluation mode without gradients,
+    and restores the mode of every submodule. Causes one host sync per 32 batches.
 
     Args:
-        problem: gives the data, the loss, the metrics and, unless `model` is given, the model.
-        model: another model to measure, such as an average of weights.
+        problem: Data, loss, metrics and default model.
+        model: A different model, such as averaged weights.
 
     Returns:
-        "loss" and every key of `problem.metrics`, each a Python float.
+        Python floats for "loss" and every key of `problem.metrics`.
 
     Raises:
-        ArgumentError: the problem has no evaluation data.
+        ArgumentError: If the problem has no evaluation data.
 
     >>> from dashpot.tasks import get
     >>> problem = get("saddle").build(seed=0)
@@ -47,7 +46,7 @@ def evaluate(problem: Problem, model: nn.Module | None = None) -> dict[str, floa
     {'loss': 0.74}
     """
     if problem.evaluation is None:
-        raise ArgumentError("evaluate: the problem has no evaluation data (Problem.evaluation is None).")
+        raise ArgumentError("evaluate: problem.evaluation must be a Stream, got None.")
     model = problem.model if model is None else model
     loss = problem.loss if problem.evaluation_loss is None else problem.evaluation_loss
     means = RunningMeans(problem.metrics)

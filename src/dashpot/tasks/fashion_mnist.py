@@ -1,4 +1,4 @@
-"""The Fashion-MNIST task: a small convolutional network on 60 000 images of clothes."""
+"""Fashion-MNIST task: a small convolutional network on 60 000 images of clothes."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from dashpot.tasks.task import Target, Task
 __all__ = ["SLOPE", "network", "statistics", "task"]
 
 SLOPE = 0.1
-"""The slope of the leaky ReLU for negative input, and of the initialisation that goes with it."""
+"""Negative slope of the leaky ReLU, also used by the initialization."""
 
 _WIDTHS = (1, 8, 16, 32, 64)
 
 
 def network() -> nn.Sequential:
-    """The network: 30 522 parameters, input (N, 1, 28, 28), output (N, 10).
+    """Return the network: 30 522 parameters, input (N, 1, 28, 28), output (N, 10).
 
-    Four blocks of convolution (stride 2; 5 x 5 with padding 2, then 3 x 3 with padding 1), leaky ReLU and
-    `DetachedBatchNorm2d`, widening 1, 8, 16, 32, 64; then a 3 x 3 convolution to the ten classes. Convolution weights
-    are drawn from Kaiming's normal distribution for the slope, biases as torch draws them, both from torch's global
-    generator.
+    Four blocks of convolution (stride 2; first 5 x 5 with padding 2, then 3 x 3 with padding 1), leaky ReLU and
+    `DetachedBatchNorm2d`, with 1, 8, 16, 32 and 64 channels; then a 3 x 3 convolution to ten classes. Convolution
+    weights are Kaiming normal for the negative slope, biases have torch's default initialization, both from torch's
+    global generator.
     """
     layers: list[nn.Module] = []
     for index, (inputs, outputs) in enumerate(pairwise(_WIDTHS)):
@@ -46,10 +46,10 @@ def _convolution(inputs: int, outputs: int, kernel: int) -> nn.Conv2d:
 
 
 def statistics(images: np.ndarray) -> tuple[float, float]:
-    """The mean and the standard deviation of the pixels, scaled to [0, 1], of 100 images.
+    """Return mean and standard deviation of the pixels, scaled to [0, 1], of 100 images.
 
-    The 100 are drawn at random once and for all, so that every run, whatever its seed, sees the same data. Sums of
-    integers are exact: the two numbers are the same on every machine.
+    The images are drawn with a fixed seed, so that the data are the same in every run. Sums of integers are exact, so
+    that the results are the same on every machine.
     """
     chosen = torch.randperm(len(images), generator=generator("fashion-mnist statistics"))[:100]
     pixels = images[chosen.numpy()].astype(np.int64)
@@ -65,24 +65,23 @@ def task(
     shuffle: bool = False,
     device: str = "cpu",
 ) -> Task:
-    """Clothes in 10 classes: cross-entropy and accuracy on the 10 000 test images.
+    """Return the Fashion-MNIST task: cross-entropy and accuracy on the 10 000 test images, in 10 classes.
 
-    Images are scaled to [0, 1] and normalised by the `statistics` of 100 training images; the last batch of an epoch
-    holds what remains (118 steps of up to 512 images); there is no augmentation. A run's seed decides the initial
-    weights and, with `shuffle`, the order. The data are held once, as float32 (220 MB), whatever the number of problems
-    built.
+    Images are scaled to [0, 1] and normalized by the `statistics` of 100 training images, without augmentation. An
+    epoch has 118 steps of up to 512 images. The seed determines the initial weights and, with `shuffle`, the order. All
+    problems share one float32 copy of the data (220 MB).
 
     Args:
-        data_dir: a folder to look for the data in first, see `dashpot.data.fashion_mnist.load`.
-        batch_size: images in a batch, at least 1.
-        shuffle: draw a new order every epoch. Off by default, as in the published experiment.
-        device: where the data and the model live.
+        data_dir: Data folder searched first, see `dashpot.data.fashion_mnist.load`.
+        batch_size: Images per batch; >= 1.
+        shuffle: Draw a new order every epoch; False in the published experiment.
+        device: Device of data and model.
 
     Raises:
-        ArgumentError: an option is out of range.
-        DataError: the data set is damaged, or is neither here nor to be downloaded.
+        ArgumentError: If an option is out of range.
+        DataError: If the data set is damaged, or is not found and cannot be downloaded.
 
-    Source: the optimizer comparison of the SlowAI notebooks (part 10), whose model and data this repeats.
+    Source: model and data of the optimizer comparison in the SlowAI notebooks (part 10).
     """
     check_options("fashion-mnist", batch_size=batch_size, shuffle=shuffle, device=device)
     images = fashion_mnist.load(data_dir)

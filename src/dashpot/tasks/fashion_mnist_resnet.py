@@ -1,4 +1,4 @@
-"""The stronger Fashion-MNIST task: a small residual network, with mirrored images and smoothed labels in training."""
+"""Fashion-MNIST task with a small residual network, random flips and label smoothing."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from dashpot.tasks.task import Target, Task
 __all__ = ["SMOOTHING", "network", "smoothed_cross_entropy", "task"]
 
 SMOOTHING = 0.1
-"""The share of each training label that is spread evenly over the ten classes."""
+"""Label smoothing of the training loss."""
 
 _WIDTH = 64
 
 
 def network() -> nn.Sequential:
-    """The network: 464 874 parameters, input (N, 1, 28, 28), output (N, 10).
+    """Return the network: 464 874 parameters, input (N, 1, 28, 28), output (N, 10).
 
     Convolutions to 32 channels at 28 x 28 and, with stride 2, to 64 at 14 x 14; a residual block; a convolution with
-    stride 2 to 128 channels at 7 x 7; a residual block. The largest and the mean value of every channel, side by side,
-    go through a linear layer. Every convolution is 3 x 3, has no bias and is followed by batch normalisation, and all
-    but the last of a block by ReLU. The last normalisation of a block starts at zero, which makes the block the
-    identity. Everything else is drawn as torch draws it, from torch's global generator.
+    stride 2 to 128 channels at 7 x 7; a residual block; concatenated global max and average pooling; a linear layer.
+    Every convolution is 3 x 3 without bias, followed by batch normalization and, except for the last one of a residual
+    block, by ReLU. The weight of the last normalization of a block is initialized to zero, so that the block is the
+    identity. Other weights have torch's default initialization, from its global generator.
     """
     return nn.Sequential(
         _ChannelsLast(),
@@ -43,7 +43,7 @@ def network() -> nn.Sequential:
 
 
 class _Residual(nn.Module):
-    """ReLU of the input plus two convolutions of it."""
+    """ReLU of the sum of the input and two convolutions."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -55,14 +55,14 @@ class _Residual(nn.Module):
 
 
 class _Pool(nn.Module):
-    """The largest value of every channel, then the mean of every channel."""
+    """Concatenated global max and average pooling."""
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([x.amax((2, 3)), x.mean((2, 3))], dim=1)
 
 
 class _ChannelsLast(nn.Module):
-    """The same values with the channels innermost in memory, where convolutions on a CPU are about a third faster."""
+    """Conversion to channels-last memory format; convolutions on a CPU are then about a third faster."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.contiguous(memory_format=torch.channels_last)
@@ -73,7 +73,7 @@ def _convolution(inputs: int, outputs: int, stride: int = 1) -> list[nn.Module]:
 
 
 def smoothed_cross_entropy(output: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy against labels of which `SMOOTHING` is spread evenly over all classes, what training lowers."""
+    """Return the training loss: cross-entropy with label smoothing `SMOOTHING`."""
     return nn.functional.cross_entropy(output, labels, label_smoothing=SMOOTHING)
 
 
@@ -84,23 +84,22 @@ def task(
     shuffle: bool = True,
     device: str = "cpu",
 ) -> Task:
-    """Clothes in 10 classes: a residual network, the loss and the accuracy on the 10 000 test images.
+    """Return the task of a residual network on Fashion-MNIST, with loss and accuracy on the 10 000 test images.
 
-    Images are scaled and normalised as in the task `fashion-mnist`. From the second epoch on, each image of training is
-    mirrored with probability 1/2, drawn anew every epoch; the first one learns faster from images as they are. Training
-    lowers `smoothed_cross_entropy`; evaluation reports plain cross-entropy. A run's seed decides the initial weights,
-    what is mirrored and, with `shuffle`, the order. The data are held once, as float32 (220 MB), whatever the number of
-    problems built.
+    Images are scaled and normalized as in the task `fashion-mnist`. From the second epoch on, each training image is
+    flipped horizontally with probability 1/2, drawn again every epoch; the first epoch learns faster without flips.
+    Training minimizes `smoothed_cross_entropy`; evaluation reports plain cross-entropy. The seed determines the initial
+    weights, the flips and, with `shuffle`, the order. All problems share one float32 copy of the data (220 MB).
 
     Args:
-        data_dir: a folder to look for the data in first, see `dashpot.data.fashion_mnist.load`.
-        batch_size: images in a batch, at least 1.
-        shuffle: draw a new order every epoch.
-        device: where the data and the model live.
+        data_dir: Data folder searched first, see `dashpot.data.fashion_mnist.load`.
+        batch_size: Images per batch; >= 1.
+        shuffle: Draw a new order every epoch.
+        device: Device of data and model.
 
     Raises:
-        ArgumentError: an option is out of range.
-        DataError: the data set is damaged, or is neither here nor to be downloaded.
+        ArgumentError: If an option is out of range.
+        DataError: If the data set is damaged, or is not found and cannot be downloaded.
     """
     check_options("fashion-mnist-resnet", batch_size=batch_size, shuffle=shuffle, device=device)
     images = fashion_mnist.load(data_dir)

@@ -1,4 +1,4 @@
-"""A batch normalisation whose statistics carry no gradient."""
+"""Batch normalization without gradients through its statistics."""
 
 from __future__ import annotations
 
@@ -14,26 +14,25 @@ __all__ = ["DetachedBatchNorm2d"]
 
 
 class DetachedBatchNorm2d(nn.BatchNorm2d):
-    """Batch normalisation that treats the mean and the variance of the batch as constants.
+    """Batch normalization with detached mean and variance of the batch.
 
-    In training mode, with m and v the mean and the unbiased variance of each channel over the batch and its pixels,
+    In training mode, with mean m and unbiased variance v of each channel over the batch and its pixels,
 
         y = weight * (x - m) / sqrt(v + eps) + bias,      running <- (1 - momentum) * running + momentum * (m, v),
 
-    and in evaluation mode the running values (at first 0 and 1) stand for m and v. No gradient flows through m and v:
-    dy/dx = weight / sqrt(v + eps), elementwise. `torch.nn.BatchNorm2d` differs in two points: it differentiates through
-    the statistics, and normalises by the biased variance (its running variance is the unbiased one).
+    and in evaluation mode m and v are the running values (initially 0 and 1). No gradient flows through m and v:
+    dy/dx = weight / sqrt(v + eps), elementwise. `torch.nn.BatchNorm2d`, in contrast, differentiates through the
+    statistics, and normalizes by the biased variance (its running variance is unbiased).
 
     Args:
-        num_features: channels C of an input of shape (N, C, H, W).
-        eps: added to the variance, at least 0.
-        momentum: weight of the newest batch in the running averages, in (0, 1]; None for the plain average of all.
+        num_features: Channels C of an input of shape (N, C, H, W); >= 1.
+        eps: Added to the variance; >= 0.
+        momentum: Weight of the current batch in the running averages, in (0, 1]; None for the mean of all batches.
 
     Raises:
-        ArgumentError: an argument is out of range; or, in training mode, a channel has fewer than two values, so that
-            it has no unbiased variance.
+        ArgumentError: If an argument is out of range, or a channel has fewer than two values in training mode.
 
-    Source: the layer of the SlowAI notebooks (part 10); see `dashpot.tasks.fashion_mnist`.
+    Source: layer of the SlowAI notebooks (part 10); see `dashpot.tasks.fashion_mnist`.
 
     >>> norm = DetachedBatchNorm2d(1)
     >>> x = torch.tensor([1.0, 3.0]).reshape(2, 1, 1, 1).requires_grad_()
@@ -49,24 +48,25 @@ class DetachedBatchNorm2d(nn.BatchNorm2d):
         super().__init__(num_features, eps, momentum)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise `input`, shape (N, C, H, W); see the class."""
+        """Normalize `input` of shape (N, C, H, W)."""
         self._check_input_dim(input)
         mean, variance = self.running_mean, self.running_var
         if self.training:
-            mean, variance = self._observe(input)
-        # With the statistics given from outside, torch's kernel differentiates by the input alone.
+            mean, variance = self._update_statistics(input)
+        # With given statistics, torch's kernel differentiates only with respect to the input.
         return nn.functional.batch_norm(input, mean, variance, self.weight, self.bias, training=False, eps=self.eps)
 
     @torch.no_grad()
-    def _observe(self, input: Tensor) -> tuple[Tensor, Tensor]:
+    def _update_statistics(self, input: Tensor) -> tuple[Tensor, Tensor]:
         if input.numel() < 2 * self.num_features:
             raise ArgumentError(
-                f"DetachedBatchNorm2d: training needs two values in each channel, got shape {tuple(input.shape)}."
+                f"DetachedBatchNorm2d: input must have at least two values per channel in training mode, "
+                f"got shape {tuple(input.shape)}."
             )
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
-        # Under autocast the input is narrower than the running statistics, and too narrow for sums.
+        # Under autocast, the precision of the input is too low for sums.
         variance, mean = torch.var_mean(input.to(self.running_mean.dtype), dim=(0, 2, 3))
         self.num_batches_tracked.add_(1)
         weight = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum

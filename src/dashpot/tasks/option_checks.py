@@ -1,4 +1,4 @@
-"""The options that built-in tasks share, checked before any data are loaded."""
+"""Range checks of the options of built-in tasks, before any data are loaded."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ _ALLOWED: Mapping[str, Constraint] = {
 
 
 def check_options(owner: str, *, device: str, **options: Any) -> None:
-    """Raise `ArgumentError` unless every option of the task `owner` is in its range and torch can use `device`.
+    """Check the options of the task `owner`.
+
+    Raises:
+        ArgumentError: If an option is out of range or `device` is not available.
 
     >>> check_options("digits", device="cpu", batch_size=0)
     Traceback (most recent call last):
@@ -36,6 +39,4 @@ def check_options(owner: str, *, device: str, **options: Any) -> None:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
         reason = str(error).partition("\n")[0].rstrip(".")
-        raise ArgumentError(
-            f"{owner}: device must be one torch can use on this machine, got {device!r} ({reason})."
-        ) from error
+        raise ArgumentError(f"{owner}: device must be available to torch, got {device!r} ({reason}).") from error

@@ -27,7 +27,7 @@ _FACTORIES: Mapping[str, Callable[..., Task]] = {
 
 
 def names() -> tuple[str, ...]:
-    """The names `get` knows.
+    """Return the names of the built-in tasks.
 
     >>> names()
     ('digits', 'fashion-mnist', 'fashion-mnist-resnet', 'quadratic', 'noisy-quadratic', 'rosenbrock', 'saddle')
@@ -36,26 +36,26 @@ def names() -> tuple[str, ...]:
 
 
 def get(spec: str, *, data_dir: str | os.PathLike[str] | None = None, **options: Any) -> Task:
-    """The task called `spec`, with its data loaded.
+    """Return a task with its data loaded.
 
     Args:
-        spec: one of `names()`, or `path/to/file.py:function` for a task of your own: a function that takes the
-            options and returns a `Task`. Without `:function`, `build` is called.
-        data_dir: a folder to look for data sets in first; tasks that need no data ignore it.
-        options: the task's own options, listed in its docstring: `dashpot.tasks.digits.task`,
-            `dashpot.tasks.fashion_mnist.task`, `dashpot.tasks.fashion_mnist_resnet.task`, and the functions of
-            `dashpot.tasks.synthetic`.
+        spec: One of `names()`, or `path/to/file.py:function` for a function of the options that returns a `Task`;
+            the default function is `build`.
+        data_dir: Data folder searched first; ignored by tasks without data.
+        options: Options of the task, see `dashpot.tasks.digits.task`, `dashpot.tasks.fashion_mnist.task`,
+            `dashpot.tasks.fashion_mnist_resnet.task`, and the functions of `dashpot.tasks.synthetic`.
 
     Raises:
-        ArgumentError: the name or an option is unknown or out of range, or the file does not give a task.
-        DataError: the data set is damaged, or is neither on this machine nor to be downloaded.
+        ArgumentError: If the name or an option is unknown, an option is out of range, or the file does not define a
+            task.
+        DataError: If the data set is damaged, or is not found and cannot be downloaded.
 
     >>> task = get("quadratic", condition=10.0)
     >>> task.name, task.target
     ('quadratic', Target(metric='loss', value=0.001, direction='min'))
     """
     if not isinstance(spec, str):
-        raise ArgumentError(f"get: the task must be given as a string, got {spec!r}.")
+        raise ArgumentError(f"get: spec must be a string, got {spec!r}.")
     if is_file_spec(spec):
         return load_task(spec, data_dir=data_dir, **options)
     if spec not in _FACTORIES:

@@ -1,4 +1,4 @@
-"""Running means over examples: sums that stay on the device for a while."""
+"""Running means over examples, summed on the device between host syncs."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from dashpot.errors import ArgumentError
 __all__ = ["SYNC_INTERVAL", "RunningMeans"]
 
 SYNC_INTERVAL = 32
-"""Batches between two reads from the device: often enough to see a diverged loss soon, too rarely to cost."""
+"""Batches between host syncs: frequent enough to detect divergence early, rare enough to cost little."""
 
 
 class RunningMeans:
-    """Means over examples of the loss and of every metric.
+    """Means of the loss and of metrics over examples.
 
-    A metric gives its sum over the batch as a number, or as a tensor with one element; `ArgumentError` says which does
-    not.
+    Args:
+        metrics: Functions of (output, target) that return the *sum* of the metric over the batch, as a number or a
+            tensor with one element.
 
     >>> means = RunningMeans({"accuracy": lambda output, target: (output.argmax(1) == target).sum()})
     >>> means.add(torch.eye(2), torch.tensor([0, 0]), torch.tensor(0.5), size=2)
@@ -36,7 +37,17 @@ class RunningMeans:
         self._sizes: list[int] = []
 
     def add(self, output: Tensor, target: Tensor, loss: Tensor, size: int) -> None:
-        """Take in a batch of `size` examples: its output and target, and its mean loss."""
+        """Add a batch.
+
+        Args:
+            output: Output of the model.
+            target: Target of the batch.
+            loss: Mean loss over the batch.
+            size: Number of examples.
+
+        Raises:
+            ArgumentError: If a metric does not return one number.
+        """
         output = output.detach() if isinstance(output, Tensor) else output
         sums = (_scalar_tensor(name, metric(output, target)) for name, metric in self.metrics.items())
         self._pending.append([loss.detach().reshape(()), *sums])
@@ -45,14 +56,14 @@ class RunningMeans:
             self.flush()
 
     def flush(self) -> None:
-        """Read what waits on the device, all at once."""
+        """Add the pending batches to the sums, with one host sync."""
         if not self._pending:
             return
         columns = [torch.stack(column) for column in zip(*self._pending, strict=True)]
-        wide = torch.promote_types(columns[0].dtype, torch.float32)  # counts examples exactly
+        wide = torch.promote_types(columns[0].dtype, torch.float32)  # exact for counts of examples
         columns = [column.to(columns[0].device, wide) for column in columns]
         columns[0] = columns[0] * torch.tensor(self._sizes, dtype=wide, device=columns[0].device)
-        # Summed as Python floats: a float32 sum over many batches would lose digits.
+        # Python floats, because a float32 sum over many batches would lose digits.
         for row in torch.stack(columns, dim=1).tolist():
             self.sums = [a + b for a, b in zip(self.sums, row, strict=True)]
         self.count += sum(self._sizes)
@@ -60,29 +71,29 @@ class RunningMeans:
         self._sizes.clear()
 
     def values(self, total: Callable[[list[float]], list[float]] = list) -> dict[str, float]:
-        """The means so far; `total` adds the sums of several processes. Empty before the first batch."""
+        """Return the means so far, {} without batches; `total` reduces the sums over ranks."""
         self.flush()
         count, *sums = total([float(self.count), *self.sums])
         return {name: s / count for name, s in zip(["loss", *self.metrics], sums, strict=True)} if count else {}
 
     def state_dict(self, total: Callable[[list[float]], list[float]] = list) -> dict[str, Any]:
-        """The sums so far, of all processes."""
+        """Return the sums so far; `total` reduces them over ranks."""
         self.flush()
         count, *sums = total([float(self.count), *self.sums])
         return {"count": int(count), "sums": sums}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from sums."""
+        """Restore the sums and discard pending batches."""
         self.count, self.sums = int(state["count"]), [float(value) for value in state["sums"]]
         self._pending.clear()
         self._sizes.clear()
 
 
 def _scalar_tensor(name: str, value: Any) -> Tensor:
-    """What a metric gave, as a 0-d tensor."""
+    """Return the value of a metric as a 0-d tensor."""
     if isinstance(value, (int, float)):
         return torch.tensor(value, dtype=torch.float64)
     if not isinstance(value, Tensor) or value.numel() != 1:
         got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
-        raise ArgumentError(f"The metric {name!r} must give its sum over the batch, one number, got {got}.")
+        raise ArgumentError(f"Metric {name!r} must return its sum over the batch, one number, got {got}.")
     return value.detach().reshape(())

@@ -1,4 +1,4 @@
-"""Loss surfaces with a known minimum, as modules whose only parameter is the point `w`."""
+"""Loss surfaces with a known minimum, as modules with a single parameter, the point `w`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ __all__ = ["Quadratic", "Rosenbrock", "Saddle", "Surface", "spectrum"]
 
 
 class Surface(nn.Module, ABC):
-    """A function f of the point `w`, with a slope of noise added for every row of the input.
+    """A function f of the point `w` with gradient noise.
 
-    `forward(noise)` maps noise of shape (batch, dimension) to f(w) + noise @ w, shape (batch,). The mean of that over
-    the batch has the gradient f'(w) + mean(noise): the noise is the error of the gradient. With zero noise the value is
-    f(w) itself. The minimum of every surface here is 0.
+    `forward(noise)` maps noise of shape (batch, dimension) to f(w) + noise @ w of shape (batch,). The mean over the
+    batch has the gradient f'(w) + mean(noise). The minimum of every surface in this module is 0.
+
+    Args:
+        start: Initial value of `w`.
     """
 
     def __init__(self, start: Tensor) -> None:
@@ -25,15 +27,15 @@ class Surface(nn.Module, ABC):
 
     @abstractmethod
     def value(self) -> Tensor:
-        """f(w), a 0-d tensor."""
+        """Return f(w), a 0-d tensor."""
 
     def forward(self, noise: Tensor) -> Tensor:
-        """f(w) + noise @ w for every row of `noise`."""
+        """Return f(w) + noise @ w for every row of `noise`."""
         return self.value() + noise @ self.w
 
 
 def spectrum(dimension: int, condition: float) -> Tensor:
-    """Eigenvalues from 1 / condition to 1, equally spaced in the logarithm; the single one is 1.
+    """Return logarithmically spaced eigenvalues from 1 / condition to 1; [1] in one dimension.
 
     >>> spectrum(3, 100.0)
     tensor([0.0100, 0.1000, 1.0000])
@@ -42,7 +44,7 @@ def spectrum(dimension: int, condition: float) -> Tensor:
 
 
 class Quadratic(Surface):
-    """f(w) = 1/2 sum_i eigenvalues_i w_i^2, least at w = 0.
+    """f(w) = 1/2 sum_i eigenvalues_i w_i^2, with its minimum at w = 0.
 
     >>> Quadratic(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 0.5])).value().item()
     1.5
@@ -55,12 +57,11 @@ class Quadratic(Surface):
         self.register_buffer("eigenvalues", eigenvalues)
 
     def value(self) -> Tensor:
-        """f(w), a 0-d tensor."""
         return (self.eigenvalues * self.w**2).sum() / 2
 
 
 class Rosenbrock(Surface):
-    """f(a, b) = (1 - a)^2 + 100 (b - a^2)^2, least at (1, 1): a curved valley, flat along its floor.
+    """f(a, b) = (1 - a)^2 + 100 (b - a^2)^2, a curved valley with its minimum at (1, 1).
 
     Source: H. H. Rosenbrock, "An automatic method for finding the greatest or least value of a function", The Computer
     Journal 3 (1960).
@@ -70,21 +71,19 @@ class Rosenbrock(Surface):
     """
 
     def value(self) -> Tensor:
-        """f(w), a 0-d tensor."""
         a, b = self.w
         return (1 - a) ** 2 + 100 * (b - a**2) ** 2
 
 
 class Saddle(Surface):
-    """f(a, b) = a^2 / 2 + (b^2 - 1)^2 / 4: a saddle at (0, 0), where f = 1/4, between the minima (0, 1) and (0, -1).
+    """f(a, b) = a^2 / 2 + (b^2 - 1)^2 / 4, with a saddle at (0, 0), f = 1/4, and minima at (0, 1) and (0, -1).
 
-    At the saddle the curvature is +1 along a and -1 along b; at the minima it is +1 and +2.
+    The second derivatives are 1 along a and -1 along b at the saddle, and 1 and 2 at the minima.
 
     >>> Saddle(torch.tensor([1.0, 0.0])).value().item()
     0.75
     """
 
     def value(self) -> Tensor:
-        """f(w), a 0-d tensor."""
         a, b = self.w
         return a**2 / 2 + (b**2 - 1) ** 2 / 4

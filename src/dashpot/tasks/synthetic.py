@@ -1,6 +1,6 @@
-"""Synthetic tasks: surfaces whose minimum is known, with gradient noise of a known variance or none.
+"""Synthetic tasks: surfaces with a known minimum, with or without gradient noise of known variance.
 
-An "epoch" is a fixed number of steps. The evaluation loss is the value of the surface without noise; its minimum is 0.
+An epoch is a fixed number of steps. The evaluation loss is the value of the surface without noise; its minimum is 0.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ __all__ = ["GradientNoise", "noisy_quadratic", "quadratic", "rosenbrock", "saddl
 
 @dataclass(frozen=True)
 class GradientNoise:
-    """A `Stream` of gradient noise: x of shape (1, dimension), independent and normal; y is a zero without meaning.
+    """A `Stream` of independent normal gradient noise, x of shape (1, dimension); y is an unused zero.
 
     The noise of an epoch is a pure function of (seed, epoch), like the order of `Batches`.
 
     Args:
-        dimension: entries of the gradient.
-        steps: steps in an epoch.
-        variance: of every entry in every step; 0 gives zeros.
-        seed: an integer in [0, 2**32 - 1].
-        device: where the noise is used; it is drawn on the CPU, so that every device sees the same.
+        dimension: Elements of the gradient.
+        steps: Steps per epoch.
+        variance: Variance of every element in every step; >= 0.
+        seed: An integer in [0, 2**32 - 1].
+        device: Device of the noise, which is drawn on the CPU and hence the same on every device.
     """
 
     dimension: int
@@ -43,11 +43,11 @@ class GradientNoise:
     device: str = "cpu"
 
     def __len__(self) -> int:
-        """Steps in one epoch."""
+        """Return the number of steps per epoch."""
         return self.steps
 
     def epoch(self, index: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The steps of epoch `index`, counted from 0."""
+        """Return the steps of epoch `index`, counted from 0."""
         check("GradientNoise", "epoch", index, Interval(0, math.inf, "left", integer=True))
         normal = torch.randn(self.steps, 1, self.dimension, generator=generator("noise", self.seed, index))
         noise = normal.mul_(math.sqrt(self.variance)).to(self.device)
@@ -81,20 +81,18 @@ def _task(
 
 
 def quadratic(*, dimension: int = 20, condition: float = 100.0, steps: int = 50, device: str = "cpu") -> Task:
-    """f(w) = 1/2 sum_i h_i w_i^2 with eigenvalues h from 1 / condition to 1, without noise.
+    """Return a task that minimizes f(w) = 1/2 sum_i h_i w_i^2, with eigenvalues h from 1 / condition to 1.
 
-    The seed draws the start from the standard normal distribution. Gradient descent converges for lr below 2, fastest
-    for lr = 2 / (1 + 1 / condition).
+    The initial w is standard normal. Gradient descent converges for lr < 2, fastest for lr = 2 / (1 + 1 / condition).
 
     Args:
-        dimension: entries of w, at least 1.
-        condition: the largest eigenvalue over the smallest, at least 1; the others are equally
-            spaced in the logarithm.
-        steps: steps in an epoch, at least 1.
-        device: where the model lives.
+        dimension: Elements of w; >= 1.
+        condition: Ratio of the largest to the smallest eigenvalue; >= 1. Eigenvalues are logarithmically spaced.
+        steps: Steps per epoch; >= 1.
+        device: Device of the model.
 
     Raises:
-        ArgumentError: an option is out of range.
+        ArgumentError: If an option is out of range.
 
     >>> quadratic(dimension=2, condition=4.0).build(seed=0).model.eigenvalues
     tensor([0.2500, 1.0000])
@@ -112,20 +110,20 @@ def quadratic(*, dimension: int = 20, condition: float = 100.0, steps: int = 50,
 def noisy_quadratic(
     *, dimension: int = 20, condition: float = 100.0, variance: float = 0.01, steps: int = 50, device: str = "cpu"
 ) -> Task:
-    """The `quadratic` task with gradients that carry independent normal noise.
+    """Return the `quadratic` task with independent normal gradient noise.
 
-    With a constant rate lr, gradient descent settles where E[f] = variance * lr / 4 * sum_i 1 / (1 - lr h_i / 2): a
-    lower rate ends lower but gets there later.
+    Gradient descent with a constant lr reaches E[f] = variance * lr / 4 * sum_i 1 / (1 - lr h_i / 2) in equilibrium: a
+    lower lr reaches a lower value, but later.
 
     Args:
-        dimension: entries of w, at least 1.
-        condition: the largest eigenvalue over the smallest, at least 1.
-        variance: of every entry of the gradient in every step, at least 0.
-        steps: steps in an epoch, at least 1.
-        device: where the model lives.
+        dimension: Elements of w; >= 1.
+        condition: Ratio of the largest to the smallest eigenvalue; >= 1.
+        variance: Variance of every element of the gradient in every step; >= 0.
+        steps: Steps per epoch; >= 1.
+        device: Device of the model.
 
     Raises:
-        ArgumentError: an option is out of range.
+        ArgumentError: If an option is out of range.
 
     >>> noise, _ = next(noisy_quadratic(dimension=3, variance=0.04).build(seed=0).train.epoch(0))
     >>> noise.shape
@@ -142,14 +140,14 @@ def noisy_quadratic(
 
 
 def rosenbrock(*, steps: int = 50, device: str = "cpu") -> Task:
-    """Rosenbrock's curved valley, from the classical start (-1.2, 1) moved by a tenth of a standard normal draw.
+    """Return a task on Rosenbrock's function; w starts at (-1.2, 1) plus 0.1 times standard normal noise.
 
     Args:
-        steps: steps in an epoch, at least 1.
-        device: where the model lives.
+        steps: Steps per epoch; >= 1.
+        device: Device of the model.
 
     Raises:
-        ArgumentError: an option is out of range.
+        ArgumentError: If an option is out of range.
 
     >>> rosenbrock().build(seed=0).model.w.shape
     torch.Size([2])
@@ -165,14 +163,14 @@ def rosenbrock(*, steps: int = 50, device: str = "cpu") -> Task:
 
 
 def saddle(*, steps: int = 50, device: str = "cpu") -> Task:
-    """A saddle to escape from: the start is (1, 0) moved by a hundredth of a standard normal draw.
+    """Return a task that has to escape a saddle; w starts at (1, 0) plus 0.01 times standard normal noise.
 
     Args:
-        steps: steps in an epoch, at least 1.
-        device: where the model lives.
+        steps: Steps per epoch; >= 1.
+        device: Device of the model.
 
     Raises:
-        ArgumentError: an option is out of range.
+        ArgumentError: If an option is out of range.
 
     >>> saddle().build(seed=0).model.w.shape
     torch.Size([2])

@@ -1,4 +1,4 @@
-"""What a task is: a model, its data, a loss to lower and a target to reach, rebuilt afresh from a seed."""
+"""Tasks and their problems: model, data, loss and target, created from a seed."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ __all__ = ["Problem", "Target", "Task"]
 
 @dataclass(frozen=True)
 class Target:
-    """A value of an evaluation metric that counts as success.
+    """Target value of an evaluation metric.
 
     Args:
-        metric: a name in the answer of `evaluate`: "loss", or a key of `Problem.metrics`.
-        value: the value to reach.
-        direction: "max" if larger is better, "min" if smaller is.
+        metric: "loss" or a key of `Problem.metrics`.
+        value: Value to reach; finite.
+        direction: "max" if larger values are better, "min" if smaller ones are.
 
     >>> Target("accuracy", 0.95, "max").reached(0.96), Target("loss", 1e-3, "min").reached(float("nan"))
     (True, False)
@@ -39,30 +39,29 @@ class Target:
         check_fields(self)
 
     def reached(self, value: float) -> bool:
-        """Whether `value` is at least as good as the target; NaN never is."""
+        """Return whether `value` is at least as good as the target; False for NaN."""
         return value >= self.value if self.direction == "max" else value <= self.value
 
 
 @dataclass
 class Problem:
-    """One fresh instance of a task, ready to train.
+    """One instance of a task, ready to train.
 
-    A step takes a pair (x, y) from `train` and lowers `loss(model(x), y)`. Synthetic problems fit the same loop: x is
-    the step's gradient noise and the model's output the value of the surface.
+    A step minimizes `loss(model(x), y)` for a pair (x, y) of `train`. In synthetic problems, x is the gradient noise
+    and the output of the model is the value of the surface.
 
     Args:
-        model: the module whose parameters are trained.
-        train: the training data.
-        loss: maps (output, y) to the mean loss over the batch, a 0-d tensor.
-        evaluation: the data `evaluate` runs over (its epoch 0), or None.
-        metrics: name to a function that maps (output, y) to the *sum* of the metric over the batch, a 0-d tensor; for
-            the accuracy, the number of right answers.
-        evaluation_loss: what evaluation reports as "loss" in place of `loss`, of the same kind; None for `loss` itself.
-            For a loss that is made harder than the question asked, as label smoothing does: evaluation then stays
-            comparable with runs that train without it.
+        model: Module to train.
+        train: Training data.
+        loss: Maps (output, y) to the mean loss over the batch, a 0-d tensor.
+        evaluation: Evaluation data (epoch 0 of the stream), or None.
+        metrics: Functions by name that map (output, y) to the *sum* of the metric over the batch, a 0-d tensor; for the
+            accuracy, the number of correct predictions.
+        evaluation_loss: Loss of the evaluation, of the same signature; None for `loss`. With label smoothing, for
+            example, plain cross-entropy keeps the evaluation comparable with runs without smoothing.
 
     Raises:
-        ArgumentError: an argument is of the wrong type, or a metric is called "loss".
+        ArgumentError: If an argument has the wrong type, or a metric has the name "loss".
     """
 
     model: nn.Module
@@ -82,25 +81,25 @@ class Problem:
             if not callable(function):
                 raise ArgumentError(f"Problem: {name} must be a function of (output, target), got {function!r}.")
         if "loss" in self.metrics:
-            raise ArgumentError("Problem: a metric must not be called 'loss', which names the loss itself.")
+            raise ArgumentError("Problem: metrics must have names other than 'loss', got 'loss'.")
 
 
 @dataclass(frozen=True)
 class Task:
-    """A named piece of work on which methods are compared.
+    """A named training problem for the comparison of methods.
 
     Args:
-        name: what records and reports call it.
-        build: maps a seed, an integer in [0, 2**32 - 1], to a fresh `Problem`. The same seed gives the same problem;
-            torch's global random state is left as it was found.
-        epochs: how many epochs to train where the caller does not say, at least 1.
-        target: what counts as success, or None.
-        description: one sentence.
-        config: everything that tells this task from another of the same name, as plain JSON: batch size, options, the
-            fingerprint of the data. It is written to every record.
+        name: Name in records and reports.
+        build: Maps a seed, an integer in [0, 2**32 - 1], to a new `Problem`. The same seed gives the same problem;
+            torch's global random state is unchanged.
+        epochs: Default number of epochs; >= 1.
+        target: Target metric and value, or None.
+        description: One sentence.
+        config: Everything that distinguishes this task from others of the same name, as plain JSON: batch size,
+            options, checksum of the data. Part of every record.
 
     Raises:
-        ArgumentError: an argument is out of range or of the wrong type.
+        ArgumentError: If an argument is out of range or has the wrong type.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Tasks that users write: a function in a Python file, run by path."""
+"""User-defined tasks: functions in Python files, run by path."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["is_file_spec", "load_object", "load_task"]
 
 
 def is_file_spec(spec: str) -> bool:
-    """Whether `spec` names a Python file, `file.py` or `file.py:function`.
+    """Return whether `spec` is a Python file, `file.py` or `file.py:function`.
 
     >>> is_file_spec("my_task.py:build"), is_file_spec("my_task.py"), is_file_spec("digits")
     (True, True, False)
@@ -29,31 +29,30 @@ def is_file_spec(spec: str) -> bool:
 
 
 def load_task(spec: str, *, data_dir: str | os.PathLike[str] | None = None, **options: Any) -> Task:
-    """The task that the function named by `spec` returns when it is called with `options`.
+    """Return the task created by a function in a Python file.
 
-    The file is run as a module of its own. It is read afresh every time, nothing is written beside it, and its folder
-    is not added to the import path.
+    The file is executed as a new module by every call. No bytecode is written, and its folder is not added to the
+    import path.
 
     Args:
-        spec: `path/to/file.py:function`; without a function, `build`.
-        data_dir: handed to the function if it has a parameter of this name.
-        options: handed to the function.
+        spec: `path/to/file.py:function`; the default function is `build`.
+        data_dir: Passed to the function if it has a parameter of this name.
+        options: Keyword arguments of the function.
 
     Raises:
-        ArgumentError: the file or the function is missing, either of them raises, or the function returns no `Task`.
+        ArgumentError: If the file or the function is missing, either of them raises, or the function does not return a
+            `Task`.
     """
     name, function = _split_spec(spec)
     path = Path(name).expanduser()
     module = _execute(path)
     build = getattr(module, function, None)
     if not callable(build):
-        raise ArgumentError(
-            f"Task file {path} has no `{function}`; a task file defines `def {function}() -> dashpot.tasks.Task`."
-        )
+        raise ArgumentError(f"Task file {path} has no `{function}`; define `def {function}() -> dashpot.tasks.Task`.")
 
     def call() -> Any:
-        wants_folder = "data_dir" in inspect.signature(build).parameters
-        return build(**options, **({"data_dir": data_dir} if wants_folder else {}))
+        has_data_dir = "data_dir" in inspect.signature(build).parameters
+        return build(**options, **({"data_dir": data_dir} if has_data_dir else {}))
 
     task = _wrap_errors(path, f"{function}()", call)
     if not isinstance(task, Task):
@@ -63,14 +62,14 @@ def load_task(spec: str, *, data_dir: str | os.PathLike[str] | None = None, **op
 
 
 def load_object(spec: str) -> Any:
-    """What the file in `path/to/file.py:name` calls `name`; the file is run as in `load_task`.
+    """Return the object `name` of the file in `path/to/file.py:name`, executed as in `load_task`.
 
     Raises:
-        ArgumentError: the file cannot be read or raises, or has no such name.
+        ArgumentError: If the file cannot be read or raises, or does not define `name`.
     """
     file, separator, name = spec.rpartition(":")
     if not separator or not file.endswith(".py") or not name:
-        raise ArgumentError(f"A name in a Python file is written path/to/file.py:name, got {spec!r}.")
+        raise ArgumentError(f"Objects in Python files must be given as path/to/file.py:name, got {spec!r}.")
     path = Path(file).expanduser()
     module = _execute(path)
     if not hasattr(module, name):
@@ -79,7 +78,7 @@ def load_object(spec: str) -> Any:
 
 
 def _checked_build(path: Path, build: Callable[[int], Problem]) -> Callable[[int], Problem]:
-    """The task's own `build`, whose faults become one sentence."""
+    """Return `build` with its exceptions converted and its result checked."""
 
     def checked(seed: int) -> Problem:
         problem = _wrap_errors(path, "Task.build", lambda: build(seed))
@@ -91,7 +90,6 @@ def _checked_build(path: Path, build: Callable[[int], Problem]) -> Callable[[int
 
 
 def _digest(path: Path) -> str:
-    """Of the file as it is now: an edited task is another task."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -105,7 +103,7 @@ def _execute(path: Path) -> ModuleType:
         source = path.read_bytes()
     except OSError as error:
         raise ArgumentError(f"Task file {path} cannot be read: {error.strerror or error}.") from error
-    # The digest keeps two files of one name apart. Registered, because dataclasses and pickle look their module up.
+    # The digest distinguishes files with the same name. dataclasses and pickle need the module in sys.modules.
     module = ModuleType(f"{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}")
     module.__file__ = str(path)
     sys.modules[module.__name__] = module
@@ -117,8 +115,8 @@ def _execute(path: Path) -> ModuleType:
     return module
 
 
-def _wrap_errors(path: Path, what: str, run: Callable[[], Any]) -> Any:
-    """What `run` returns; its exception, `sys.exit` included, becomes one sentence with the line it comes from."""
+def _wrap_errors(path: Path, label: str, run: Callable[[], Any]) -> Any:
+    """Return `run()`; convert its exceptions, including SystemExit, to an ArgumentError with the line number."""
     try:
         return run()
     except (Exception, SystemExit) as error:
@@ -129,4 +127,4 @@ def _wrap_errors(path: Path, what: str, run: Callable[[], Any]) -> Any:
             line = next((frame.lineno for frame in reversed(frames) if frame.filename == str(path)), None)
         where = f" at line {line}" if line else ""
         reason = f"{type(error).__name__}: {getattr(error, 'msg', error)}".partition("\n")[0].rstrip(".: ")
-        raise ArgumentError(f"Task file {path}: {what} raised{where} {reason}.") from error
+        raise ArgumentError(f"Task file {path}: {label} raised{where} {reason}.") from error
