@@ -1,8 +1,9 @@
-"""Settings of every test: one thread, fixed seeds, deterministic property tests."""
+"""Settings of all tests: one thread, fixed seeds, deterministic property tests, skips by marker."""
 
 import os
 import sys
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from hypothesis import HealthCheck, settings
 
 from dashpot.engine.native.compiler import BuildError, find
 
-collect_ignore_glob = ["*conftest.py"]  # no doctests there, and of several files of this name pytest can import one
+collect_ignore_glob = ["*conftest.py"]  # no doctests, and modules of equal name clash
 
 settings.register_profile(
     "dashpot",
@@ -19,14 +20,16 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 settings.load_profile("dashpot")
-# The oracle, unless a test asks for another engine; `make test-compiled` runs the contracts on kernels instead.
+# The reference engine is the default of tests; `make test-compiled` runs the contracts on kernels.
 os.environ.setdefault("DASHPOT_ENGINE", "eager")
+# All test processes and later runs share compiled kernels.
+os.environ.setdefault("DASHPOT_CACHE", str(Path(__file__).parents[1] / ".pytest_cache" / "kernels"))
 torch.set_num_threads(int(os.environ.get("DASHPOT_TEST_THREADS", "1")))
 
 
 @pytest.fixture(autouse=True)
 def fixed_seed():
-    torch.default_generator.manual_seed(0)  # torch.manual_seed formats the whole stack for every kind of accelerator
+    torch.default_generator.manual_seed(0)  # torch.manual_seed formats the call stack for each accelerator type
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(0)
 

@@ -2,7 +2,6 @@
 
 import pytest
 from curvature import textbook
-from engine.engine_support import is_compiled, shared_cache, twins  # noqa: F401
 
 import dashpot as dp
 

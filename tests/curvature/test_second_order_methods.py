@@ -20,7 +20,6 @@ from curvature.second_order_support import (
     weights,
 )
 from curvature_methods_support import CASES, DOUBLE, EVERY_METHOD, ORACLES, STEPS, Timetable, identity
-from engine.engine_support import is_compiled, shared_cache, twins  # noqa: F401
 
 import dashpot as dp
 from dashpot.schedules import Cosine

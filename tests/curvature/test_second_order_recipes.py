@@ -17,7 +17,7 @@ from curvature.second_order_support import (
     weights,
 )
 from curvature_methods_support import CASES, DOUBLE, EVERY_METHOD, ORACLES, STEPS, Timetable, identity
-from engine.engine_support import is_compiled, shared_cache, twins  # noqa: F401
+from engine.engine_support import is_compiled, twins
 
 import dashpot as dp
 

@@ -1,25 +1,23 @@
-"""Twins: the same parameters, gradients and settings under two engines, and kernels kept in one folder a session."""
+"""Equal parameters, gradients and settings under two engines."""
 
 from __future__ import annotations
-
-import os
 
 import pytest
 import torch
 from contracts.trajectories import gradient
 
 import dashpot as dp
+from dashpot.engine.native import build, kernel
 
 SGD = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def shared_cache(tmp_path_factory):
-    """One cache for all tests of a session, as a kernel costs the compiler half a second; or the one you have set."""
-    with pytest.MonkeyPatch.context() as patch:
-        if "DASHPOT_CACHE" not in os.environ:
-            patch.setenv("DASHPOT_CACHE", str(tmp_path_factory.getbasetemp() / "kernels"))
-        yield
+@pytest.fixture
+def empty_cache(tmp_path, monkeypatch):
+    """Empty kernel caches in memory and on disk, so that every new kernel counts as a compilation."""
+    monkeypatch.setenv("DASHPOT_CACHE", str(tmp_path / "kernels"))
+    monkeypatch.setattr(kernel, "_KERNELS", {})
+    monkeypatch.setattr(build, "_libraries", {})
 
 
 def copies(params):
@@ -81,3 +79,14 @@ def same(a, b):
     if isinstance(a, (list, tuple)):
         return isinstance(b, (list, tuple)) and len(a) == len(b) and all(map(same, a, b))
     return a == b
+
+
+class CountingBackend:
+    """A backend of torch.compile that records graphs and runs them unchanged."""
+
+    def __init__(self):
+        self.graphs = []
+
+    def __call__(self, graph, inputs):
+        self.graphs.append(graph)
+        return graph.forward

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from contracts.trajectories import parameters
-from engine_support import copies, fates, is_compiled, march, same, shared_cache, snapshot  # noqa: F401
+from engine_support import copies, fates, is_compiled, march, same, snapshot
 
 import dashpot as dp
 from dashpot.engine.native import build, kernel

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from contracts.trajectories import distance, gradient, parameters, values
-from engine_support import copies, fates, is_compiled, march, shared_cache, twins  # noqa: F401
+from engine_support import fates, is_compiled, march, twins
 
 import dashpot as dp
 

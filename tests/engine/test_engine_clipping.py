@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from contracts.trajectories import distance, gradient, parameters, values
-from engine_support import SGD, fates, feed, is_compiled, march, same, shared_cache, snapshot  # noqa: F401
+from engine_support import SGD, fates, feed, is_compiled, march, same, snapshot  # noqa: F401
 from registry import SUBJECTS
 
 import dashpot as dp

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from contracts.trajectories import distance
-from engine_support import fates, is_compiled, shared_cache  # noqa: F401
+from engine_support import fates, is_compiled
 
 import dashpot as dp
 from dashpot.engine.native import functions

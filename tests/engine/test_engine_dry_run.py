@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from engine_support import same, shared_cache, snapshot  # noqa: F401
+from engine_support import same, snapshot
 
 import dashpot as dp
 from dashpot.engine import dry_run

@@ -8,7 +8,7 @@ compared with the float64 trajectory: each rounds at every step, neither may be 
 import pytest
 import torch
 from contracts.trajectories import distance, gradient, identical, parameters, values
-from engine_support import SGD, fates, feed, is_compiled, march, shared_cache, twins  # noqa: F401
+from engine_support import SGD, empty_cache, fates, feed, is_compiled, march, twins  # noqa: F401
 from registry import SUBJECTS, each
 
 import dashpot as dp
@@ -262,6 +262,7 @@ CHANGES = [
 ]
 
 
+@pytest.mark.usefixtures("empty_cache")
 @pytest.mark.parametrize("kind", [dp.AdamW, dp.Adam, dp.NAdam], ids=lambda kind: kind.__name__)
 def test_changed_settings_compile_nothing(kind):
     params = parameters(shapes=((3, 2), (4,), (), (5,), (300,)))
@@ -285,6 +286,7 @@ def test_float32_tensor_lr():
     assert distance(second[0], values(first[0])) < 20 * 0.01 * 2**-24
 
 
+@pytest.mark.usefixtures("empty_cache")
 def test_switching_clipping_compiles_nothing():
     first, second = pair_of(NAMED["adamw-decay"], parameters())
     march((first, second), range(2))
@@ -299,6 +301,7 @@ def test_switching_clipping_compiles_nothing():
     assert build.compilations() == before
 
 
+@pytest.mark.usefixtures("empty_cache")
 def test_new_sizes_and_numbers_of_tensors_compile_nothing():
     for _ in range(2):
         params = parameters(shapes=((3,),))
@@ -312,6 +315,7 @@ def test_new_sizes_and_numbers_of_tensors_compile_nothing():
     assert build.compilations() == before
 
 
+@pytest.mark.usefixtures("empty_cache")
 def test_new_structure_compiles_once():
     """The count that the tests above read does count."""
     before = build.compilations()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from contracts.trajectories import gradient, parameters
-from engine_support import is_compiled, march, same, shared_cache, snapshot  # noqa: F401
+from engine_support import is_compiled, march, same, snapshot
 
 import dashpot as dp
 

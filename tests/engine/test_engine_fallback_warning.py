@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
-from engine_support import fates, shared_cache  # noqa: F401
+from engine_support import fates
 
 import dashpot as dp
 from dashpot.engine import backend

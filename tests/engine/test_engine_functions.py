@@ -1,8 +1,8 @@
-"""Every function of a kernel against torch, on special values of both precisions.
+"""Functions of kernels compared with torch, on special values of both precisions.
 
-Arithmetic that IEEE 754 rounds correctly must agree in every bit, for special values too. The other functions come from
-two libraries (torch's vectorised ones and the C++ compiler's), each within an ulp: at most 2 between them. torch's own
-square root is among those, as its vectorised form is not always correctly rounded.
+Correctly rounded IEEE 754 arithmetic must agree bit for bit. Other functions come from two libraries (torch's
+vectorized one and the C++ standard library), each with an error of at most one ulp, so they differ by at most two. They
+include torch's square root, whose vectorized form is not always correctly rounded.
 """
 
 import math
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from contracts.trajectories import distance, parameters
-from engine_support import fates, is_compiled, shared_cache  # noqa: F401
+from engine_support import fates, is_compiled
 
 import dashpot as dp
 from dashpot.engine.native.functions import FUNCTIONS
@@ -164,7 +164,7 @@ ROUNDED = {
     "atan2": torch.atan2,
     "hypot": lambda a, b: a.hypot(b),
 }
-# Where two zeros are compared, torch leaves open which is the larger.
+# The order of two zeros is unspecified in torch.
 SIGN_OF_ZERO = (
     "maximum",
     "minimum",
@@ -179,7 +179,7 @@ SIGN_OF_ZERO = (
     "relu",
     "clamp by another precision",
 )
-INTEGERS = {  # float32 alone has an integer view
+INTEGERS = {  # only float32 has an integer view
     "view": lambda a, b: (a.view(torch.int32) + 1).view(torch.float32),
     "bitwise_left_shift": lambda a, b: torch.bitwise_left_shift(a.view(torch.int32), 3).view(torch.float32),
     "bitwise_right_shift": lambda a, b: torch.bitwise_right_shift(a.view(torch.int32), 3).view(torch.float32),
@@ -190,7 +190,7 @@ INTEGERS = {  # float32 alone has an integer view
     "integer to float": lambda a, b: a.view(torch.int32).to(torch.float32),
     "shift left": lambda a, b: ((a.view(torch.int32) << 31) >> 16).to(torch.float32),
 }
-FUSED = {  # sums in another order; multiply-adds that torch rounds once and a kernel twice
+FUSED = {  # sums in a different order; multiply-adds that torch rounds once and a kernel twice
     "mean": lambda a, b: a.mean() * b,
     "sum": lambda a, b: torch.sum(a) + b,
     "norm": lambda a, b: b / a.norm(),
@@ -206,10 +206,10 @@ FUSED = {  # sums in another order; multiply-adds that torch rounds once and a k
 
 
 def stage_of(functions, suffix):
-    """A stage that keeps the result of every function in a slot of its own."""
+    """Return a stage that stores the result of each function in a slot."""
 
     @dataclass(frozen=True)
-    class Tried(dp.Stage):
+    class StoreResults(dp.Stage):
         label_: str = suffix
 
         @property
@@ -220,11 +220,11 @@ def stage_of(functions, suffix):
             results = [function(x.g, x.w) for function in functions.values()]
             return x._replace(v=x.v * 0), type(s)(*results)
 
-    return Tried()
+    return StoreResults()
 
 
-def tried(functions, dtype, a, b, suffix):
-    """What both engines computed of each function, by name."""
+def results_of(functions, dtype, a, b, suffix):
+    """Return the results of both engines by name."""
     found = []
     for engine in ("eager", "compiled"):
         p = b.clone().requires_grad_()
@@ -245,7 +245,7 @@ def grid(dtype):
 
 
 def ordered(x):
-    """Integers in the order of floats, one apart for neighbours."""
+    """Map floats to integers in the same order, adjacent ones one apart."""
     kind, sign = (torch.int32, 2**31) if x.dtype == torch.float32 else (torch.int64, 2**63)
     bits = x.contiguous().view(kind).to(torch.int64)
     return torch.where(bits < 0, -(bits & (sign - 1)), bits)
@@ -259,9 +259,9 @@ def assert_close_in_ulps(name, eager, compiled, ulps):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_every_function_of_a_kernel_is_torchs(dtype):
+def test_functions_match_torch(dtype):
     functions = {**EXACT, **ROUNDED, **(INTEGERS if dtype == torch.float32 else {})}
-    for name, (eager, compiled) in tried(functions, dtype, *grid(dtype), "functions").items():
+    for name, (eager, compiled) in results_of(functions, dtype, *grid(dtype), "functions").items():
         assert_close_in_ulps(name, eager, compiled, 2 if name in ROUNDED else 0)
         if name not in (*ROUNDED, *SIGN_OF_ZERO):
             zero = eager == 0
@@ -269,15 +269,15 @@ def test_every_function_of_a_kernel_is_torchs(dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_reductions_and_fused_functions_of_a_kernel_are_torchs(dtype):
-    """To some roundings of numbers near 10."""
+def test_reductions_and_fused_functions_match_torch(dtype):
+    """Within a few roundings of numbers near 10."""
     a, b = (p.detach() for p in parameters(dtype, shapes=((999,), (999,))))
     bound = 1e-5 if dtype == torch.float32 else 1e-13
-    for name, (eager, compiled) in tried(FUSED, dtype, a, b, "reductions").items():
+    for name, (eager, compiled) in results_of(FUSED, dtype, a, b, "reductions").items():
         assert distance([compiled], [eager]) < bound, name
 
 
-def test_every_function_of_the_tracer_is_tried():
-    """Under its own name or under another one for the same."""
-    tried_ones = {FUNCTIONS[name] for name in {*EXACT, *ROUNDED, *INTEGERS, *FUSED} & FUNCTIONS.keys()}
-    assert {name for name, function in FUNCTIONS.items() if function not in tried_ones} == set()
+def test_all_functions_are_tested():
+    """Under their name or an alias."""
+    tested = {FUNCTIONS[name] for name in {*EXACT, *ROUNDED, *INTEGERS, *FUSED} & FUNCTIONS.keys()}
+    assert {name for name, function in FUNCTIONS.items() if function not in tested} == set()

@@ -1,6 +1,6 @@
-"""The compiled engine of accelerators, on CPU tensors: `Inductor` takes any device type it is told to.
+"""Compiled steps of accelerators, tested on CPU tensors, as `Inductor` supports any device type.
 
-Backends: a counting one that runs the graph as it is (fast), "aot_eager" (functionalised), "inductor" (slow: g++).
+Backends: `CountingBackend` (fast), "aot_eager" (functionalized), "inductor" (slow).
 """
 
 import warnings
@@ -8,7 +8,8 @@ import warnings
 import pytest
 import torch
 from contracts.trajectories import distance, gradient, identical, parameters, run, values
-from registry import SUBJECTS, each, marked
+from engine_support import CountingBackend
+from registry import SUBJECTS, each
 
 import dashpot as dp
 from dashpot.engine import inductor
@@ -22,52 +23,41 @@ NAMED = {subject.name: subject for subject in SUBJECTS}
 @pytest.fixture(autouse=True)
 def fresh_compiler(monkeypatch):
     torch.compiler.reset()
-    monkeypatch.setattr(inductor, "_warned", set())  # every failure warns, and a warning fails its test
-
-
-class Counting:
-    """A backend that counts the graphs it is given and runs them as they are."""
-
-    def __init__(self):
-        self.graphs = []
-
-    def __call__(self, graph, inputs):
-        self.graphs.append(graph)
-        return graph.forward
+    monkeypatch.setattr(inductor, "_warned", set())  # every failure warns, and warnings are errors
 
 
 def compiled(optimizer, backend):
-    """The optimizer, with its CPU tensors sent through torch.compile."""
+    """Compile the steps of the optimizer's CPU tensors with torch.compile."""
     optimizer._backend.inductor = Inductor("compiled", 0, backend, frozenset({"cpu"}))
     return optimizer
 
 
 def pair(subject, backend, steps=6, dtype=torch.float64, **options):
-    """Parameters stepped eagerly and compiled, and both optimizers."""
+    """Return parameters after eager and compiled steps, and both optimizers."""
     eager, others = parameters(dtype, SHAPES), parameters(dtype, SHAPES)
     one = subject.make(eager, engine="eager", **options)
     two = compiled(subject.make(others, engine="eager", **options), backend)
     run(one, eager, steps)
     run(two, others, steps)
     programs = list(two._backend.inductor._programs.values())
-    assert programs  # a comparison of eager with eager would prove nothing
+    assert programs  # not a comparison of eager with eager
     assert all(program._succeeded and not program._failed for program in programs)
     return eager, others, one, two
 
 
 @each()
-def test_one_graph_gives_the_numbers_of_the_eager_engine(subject):
+def test_compiled_step_is_one_graph_and_matches_eager(subject):
     check_one_graph(subject, capturable=False)
 
 
 @pytest.mark.slow
 @each(lambda subject: subject.captures)
-def test_one_capturable_graph_gives_the_numbers_of_the_eager_engine(subject):
+def test_capturable_step_is_one_graph_and_matches_eager(subject):
     check_one_graph(subject, capturable=True)
 
 
 def check_one_graph(subject, capturable):
-    count = Counting()
+    count = CountingBackend()
     eager, others, one, two = pair(subject, count, capturable=capturable)
     assert distance(others, eager) < SAME
     assert len(count.graphs) == 1
@@ -76,19 +66,21 @@ def check_one_graph(subject, capturable):
         assert distance(list(two.state[q].values()), list(one.state[p].values())) < SAME
 
 
-SOME = [NAMED[name] for name in ("sgd-momentum", "adamw", "nadam", "sgm-all-stages", "autosgm-2-debiased", "own-stage")]
+FAST = (("sgm-all-stages", torch.float32), ("adamw", torch.bfloat16), ("autosgm-2-debiased", torch.complex128))
 
 
-@pytest.mark.parametrize("subject", marked(SOME), ids=str)
 @pytest.mark.parametrize(
-    "dtype",
-    [pytest.param(torch.float64, marks=pytest.mark.slow), torch.float32, torch.bfloat16, torch.complex128],
-    ids=str,
+    ("subject", "dtype"),
+    [
+        pytest.param(NAMED[name], dtype, marks=() if (name, dtype) in FAST else pytest.mark.slow, id=f"{name}-{dtype}")
+        for name in ("sgd-momentum", "adamw", "nadam", "sgm-all-stages", "autosgm-2-debiased", "own-stage")
+        for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.complex128)
+    ],
 )
-def test_functionalised_graphs_write_back_in_every_dtype(subject, dtype):
+def test_functionalized_graph_matches_eager_in_every_dtype(subject, dtype):
     eager, others, *_ = pair(subject, "aot_eager", dtype=dtype)
-    # float32: scalars are float64 tensors instead of Python numbers, a few last bits in six steps; bfloat16: such a
-    # bit may round the other way, by 2^-8.
+    # float32: scalars are float64 tensors instead of Python numbers, which changes the last bits in six steps;
+    # bfloat16: such a change may round in the opposite direction, by 2^-8.
     bound = {torch.float32: 1e-5, torch.bfloat16: 2**-7, torch.complex128: SAME, torch.float64: SAME}[dtype]
     assert (
         distance(
@@ -103,16 +95,16 @@ def test_functionalised_graphs_write_back_in_every_dtype(subject, dtype):
     "options", [{"rounding": "stochastic"}, {"rounding": "kahan"}, {"state_dtype": torch.bfloat16}], ids=str
 )
 @pytest.mark.parametrize("capturable", [False, True])
-def test_rounding_draws_the_same_bits(options, capturable):
-    count = Counting()
+def test_rounding_matches_eager(options, capturable):
+    count = CountingBackend()
     eager, others, *_ = pair(NAMED["adamw"], count, dtype=torch.bfloat16, capturable=capturable, **options)
     assert distance([p.float() for p in others], [p.float() for p in eager]) <= 2**-7  # as above
     assert len(count.graphs) == 1
 
 
 @pytest.mark.parametrize("capturable", [False, True])
-def test_no_number_and_no_size_compiles_anything_new(capturable):
-    count = Counting()
+def test_new_numbers_and_sizes_do_not_recompile(capturable):
+    count = CountingBackend()
     params = parameters(shapes=((3, 2), (4,), (2, 3, 4)))
     optimizer = compiled(dp.AdamW(params, engine="eager", capturable=capturable, max_norm=1.0), count)
     run(optimizer, params, 2)
@@ -136,8 +128,8 @@ def test_no_number_and_no_size_compiles_anything_new(capturable):
     assert len(count.graphs) == 1
 
 
-def test_another_structure_or_dtype_is_another_graph_and_coming_back_is_none():
-    count = Counting()
+def test_new_structure_recompiles_once():
+    count = CountingBackend()
     params = parameters(shapes=((4,), (3, 2)))
     optimizer = compiled(dp.Adam(params, engine="eager"), count)
     for weight_decay, graphs in ((0, 1), (0.1, 2), (0, 2), (0.2, 2)):
@@ -147,28 +139,28 @@ def test_another_structure_or_dtype_is_another_graph_and_coming_back_is_none():
 
 
 @pytest.mark.parametrize("capturable", [False, True])
-def test_growing_frozen_and_oddly_laid_out_parameters(capturable):
-    def odd():
+def test_missing_gradients_and_memory_layouts_match_eager(capturable):
+    def layouts():
         base = parameters(shapes=((6, 4), (4, 4), (2, 3, 4, 5), (4,)))
         views = [
             base[0].detach()[:, ::2],  # not dense: eager
-            base[1].detach().t(),  # dense in another order
+            base[1].detach().t(),  # dense in a different order
             base[2].detach().contiguous(memory_format=torch.channels_last),
             base[3].detach(),
         ]
         return [v.requires_grad_() for v in views]
 
-    def gone(step, index):
+    def missing(step, index):
         return (index + step) % 3 == 0
 
-    eager, others, count = odd(), odd(), Counting()
-    run(dp.AdamW(eager, engine="eager", capturable=capturable), eager, 9, missing=gone)
-    run(compiled(dp.AdamW(others, engine="eager", capturable=capturable), count), others, 9, missing=gone)
+    eager, others, count = layouts(), layouts(), CountingBackend()
+    run(dp.AdamW(eager, engine="eager", capturable=capturable), eager, 9, missing=missing)
+    run(compiled(dp.AdamW(others, engine="eager", capturable=capturable), count), others, 9, missing=missing)
     assert distance(others, eager) < SAME
     assert len(count.graphs) == 1
 
 
-def test_a_skipped_step_of_a_compiled_graph_changes_nothing():
+def test_skipped_step_changes_nothing():
     params = parameters(shapes=SHAPES)
     optimizer = compiled(dp.AdamW(params, engine="eager", capturable=True, nonfinite="skip"), "aot_eager")
     run(optimizer, params, 2)
@@ -182,7 +174,7 @@ def test_a_skipped_step_of_a_compiled_graph_changes_nothing():
     assert all(identical(optimizer.state[p].values(), old) for p, old in zip(params, state, strict=True))
 
 
-def test_autograd_notices_that_weights_were_written():
+def test_compiled_step_increments_version_counters():
     (w,) = parameters(shapes=((4,),))
     optimizer = compiled(dp.SGD([w], engine="eager", momentum=0.9), "aot_eager")
     loss = (w * w).sum()
@@ -192,34 +184,34 @@ def test_autograd_notices_that_weights_were_written():
         loss.backward()
 
 
-def test_auto_compiles_from_a_size_on():
+def test_auto_compiles_from_minimum_size():
     small, large = parameters(shapes=((4,),)), parameters(shapes=((4,), (8,)))
     for params, graphs in ((small, 0), (large, 1)):
-        count = Counting()
+        count = CountingBackend()
         optimizer = dp.SGD(params, engine="eager")
         optimizer._backend.inductor = Inductor("auto", 10, count, frozenset({"cpu"}))
         run(optimizer, params, 2)
         assert len(count.graphs) == graphs
 
 
-def test_the_sizes_of_all_groups_count_together():
-    params, count = parameters(shapes=((6,), (6,))), Counting()
+def test_auto_counts_elements_of_all_groups():
+    params, count = parameters(shapes=((6,), (6,))), CountingBackend()
     optimizer = dp.SGD([{"params": [p]} for p in params], engine="eager")
     optimizer._backend.inductor = Inductor("auto", 10, count, frozenset({"cpu"}))
     run(optimizer, params, 1)
     assert len(count.graphs) == 1
 
 
-def test_the_real_switch_leaves_cpu_tensors_alone():
+def test_default_devices_exclude_cpu():
     optimizer = dp.SGD(parameters(), engine="compiled")
     assert "cuda" in optimizer._backend.inductor.devices
     assert "cpu" not in optimizer._backend.inductor.devices
 
 
 @pytest.mark.parametrize("capturable", [False, True])
-def test_a_failing_compiler_gives_one_warning_and_the_eager_numbers(capturable):
+def test_failing_compiler_warns_once_and_matches_eager(capturable):
     def broken(graph, inputs):
-        raise RuntimeError("no Triton here")
+        raise RuntimeError("no Triton")
 
     eager, others = parameters(shapes=SHAPES), parameters(shapes=SHAPES)
     run(dp.AdamW(eager, engine="eager", capturable=capturable), eager, 5)
@@ -229,12 +221,12 @@ def test_a_failing_compiler_gives_one_warning_and_the_eager_numbers(capturable):
         run(optimizer, others, 5)
     texts = [str(item.message) for item in caught if issubclass(item.category, RuntimeWarning)]
     assert len(texts) == 1
-    assert "no Triton here" in texts[0]
+    assert "no Triton" in texts[0]
     assert "engine='eager'" in texts[0]
     assert distance(others, eager) < SAME
 
 
-def test_running_out_of_memory_is_no_compile_error(monkeypatch):
+def test_out_of_memory_propagates(monkeypatch):
     def full(program, inputs):
         raise torch.OutOfMemoryError("full")
 
@@ -244,16 +236,16 @@ def test_running_out_of_memory_is_no_compile_error(monkeypatch):
         run(compiled(dp.SGD(params, engine="eager"), "eager"), params, 1)
 
 
-def test_a_stage_that_looks_at_shapes_is_left_to_the_eager_engine():
+def test_shape_dependent_stage_runs_eagerly():
     class Rows(dp.Stage):
-        """Needs the true shape, which a flat view does not have."""
+        """Depends on the shape, which a flat view lacks."""
 
         def apply(self, x, s, c, ctx):
             return x._replace(v=x.v / x.v.shape[0]), s
 
     from dataclasses import dataclass
 
-    recipe, count = dp.Recipe(dataclass(frozen=True)(Rows)(), lr=0.1), Counting()
+    recipe, count = dp.Recipe(dataclass(frozen=True)(Rows)(), lr=0.1), CountingBackend()
     eager, others = parameters(shapes=((3, 2),)), parameters(shapes=((3, 2),))
     run(dp.SGM.from_recipe(eager, recipe, engine="eager"), eager, 3)
     run(compiled(dp.SGM.from_recipe(others, recipe, engine="eager"), count), others, 3)
@@ -262,8 +254,8 @@ def test_a_stage_that_looks_at_shapes_is_left_to_the_eager_engine():
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # torch's own, on importing its compiler
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # from the import of torch's compiler
 @pytest.mark.parametrize("name", ["adamw", "sgm-all-stages", "autosgm-1-zero"])
-def test_real_kernels_give_the_numbers_of_the_eager_engine(name):
+def test_inductor_kernels_match_eager(name):
     eager, others, *_ = pair(NAMED[name], "inductor", steps=20, max_norm=1.0)
     assert distance(others, eager) < SAME

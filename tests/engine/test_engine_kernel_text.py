@@ -5,11 +5,9 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from engine_support import fates, is_compiled, shared_cache
+from engine_support import fates, is_compiled
 
 import dashpot as dp
-
-__all__ = ["shared_cache"]
 
 
 @dataclass(frozen=True)

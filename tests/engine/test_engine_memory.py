@@ -9,7 +9,6 @@ from contracts.trajectories import parameters
 from engine_support import (  # noqa: F401
     fates,
     march,
-    shared_cache,
 )
 from registry import each
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from contracts.trajectories import distance, gradient, parameters, values
-from engine_support import SGD, fates, feed, is_compiled, march, same, shared_cache, snapshot  # noqa: F401
+from engine_support import SGD, fates, feed, is_compiled, march, same, snapshot  # noqa: F401
 
 import dashpot as dp
 

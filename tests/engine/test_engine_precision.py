@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from contracts.trajectories import distance, gradient, parameters, run, values
-from engine_support import copies, fates, feed, is_compiled, march, same, shared_cache, snapshot, twins  # noqa: F401
+from engine_support import copies, fates, is_compiled, march, same, snapshot, twins
 from registry import SUBJECTS
 
 import dashpot as dp

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 from contracts.trajectories import distance, parameters, values
-from engine_support import fates, is_compiled, march, shared_cache, twins  # noqa: F401
+from engine_support import fates, is_compiled, march, twins
 
 import dashpot as dp
 from dashpot.engine.native import build

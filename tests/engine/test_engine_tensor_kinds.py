@@ -9,7 +9,6 @@ from engine_support import (
     feed,
     is_compiled,
     march,
-    shared_cache,  # noqa: F401
     state_of,
     twins,
 )

@@ -14,7 +14,6 @@ from engine_support import (
     is_compiled,
     march,
     same,
-    shared_cache,  # noqa: F401
     snapshot,
     state_of,
     twins,

@@ -1,10 +1,11 @@
-"""Inside a user's own torch.compile: the functional form traces whole, `opt.step()` runs beside the graph."""
+"""Use in a user's torch.compile: the functional form is traced in full, `opt.step()` causes a graph break."""
 
 from unittest import mock
 
 import pytest
 import torch
 from contracts.trajectories import distance
+from engine_support import CountingBackend
 from registry import SUBJECTS, each
 
 import dashpot as dp
@@ -13,28 +14,19 @@ from dashpot.stages import Clock
 
 SAME = 1e-12  # float64 over five steps; the step number is a float64 tensor instead of a Python number
 
-# Dynamo says that it looks through the cache of a stage's record types, which is harmless: their names decide them.
-# It also looks at the gradient of the loss, which is live where it goes on after `backward`, as torch itself complains.
+# Dynamo warns that it traces through the cache of record types, which is harmless as it is keyed by names. It also
+# reads the gradient of the loss, a non-leaf tensor, after `backward`.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*Dynamo detected a call to a .functools.lru_cache"),
     pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf"),
 ]
-# Dynamo (2.13) cannot look up the fields of a dataclass, which is how a stage without its own `scalars` finds them.
+# Dynamo (2.13) does not support `dataclasses.fields`, which stages without a `scalars` method use.
 UNSCHEDULED = [subject for subject in SUBJECTS if subject.recipe is None or not subject.recipe.schedule]
 
 
 @pytest.fixture(autouse=True)
 def fresh_compiler():
     torch.compiler.reset()
-
-
-class Counting:
-    def __init__(self):
-        self.graphs = []
-
-    def __call__(self, graph, inputs):
-        self.graphs.append(graph)
-        return graph.forward
 
 
 def data(step, n=6, dtype=torch.float64):
@@ -53,7 +45,7 @@ def loss_of(w, x, y):
 
 
 def trainer(recipe):
-    """Forward, backward and update as one function of tensors."""
+    """Return forward, backward and update as one function of tensors."""
 
     def train_step(step, w, state, x, y):
         return update(recipe, w, torch.func.grad(loss_of)(w, x, y), state, step)
@@ -82,15 +74,15 @@ def traceable(subject):
 @each(lambda subject: subject in UNSCHEDULED and traceable(subject))
 def test_training_step_is_one_graph(subject):
     recipe = subject.make([torch.zeros(1, requires_grad=True)]).recipe
-    count = Counting()
+    count = CountingBackend()
     plain, _ = trained(trainer(recipe), recipe, as_step=int)
     compiled, _ = trained(torch.compile(trainer(recipe), fullgraph=True, backend=count), recipe)
     assert distance(list(compiled.values()), list(plain.values())) < SAME
     assert len(count.graphs) == 1
 
 
-@pytest.mark.parametrize("subject", UNSCHEDULED, ids=str)
-def test_tensor_step_number_gives_same_results_and_dtypes(subject):
+@each(lambda subject: subject in UNSCHEDULED)
+def test_tensor_step_number_matches_integer(subject):
     recipe = subject.make([torch.zeros(1, requires_grad=True)]).recipe
     plain, _ = trained(trainer(recipe), recipe, as_step=int)
     others, _ = trained(trainer(recipe), recipe)
@@ -100,8 +92,8 @@ def test_tensor_step_number_gives_same_results_and_dtypes(subject):
     assert all(value.dtype == torch.float32 for value in low.values())
 
 
-def test_changed_tensor_lr_compiles_nothing():
-    rate, count = torch.tensor(0.1, dtype=torch.float64), Counting()
+def test_changed_tensor_lr_does_not_recompile():
+    rate, count = torch.tensor(0.1, dtype=torch.float64), CountingBackend()
     recipe = dp.AdamW.recipe_for(lr=rate)
     train_step = torch.compile(trainer(recipe), fullgraph=True, backend=count)
     w = other = weights()
@@ -116,7 +108,7 @@ def test_changed_tensor_lr_compiles_nothing():
 
 
 def test_autograd_grad_is_traced():
-    recipe, count = dp.AdamW.recipe_for(lr=0.1), Counting()
+    recipe, count = dp.AdamW.recipe_for(lr=0.1), CountingBackend()
 
     def train_step(step, w, state, x, y):
         grads = torch.autograd.grad(loss_of(w, x, y), list(w.values()))
@@ -137,19 +129,19 @@ def test_autograd_grad_is_traced():
 @pytest.mark.parametrize(
     "step", [torch.zeros(2), torch.tensor(True), torch.tensor(1j)], ids=["vector", "bool", "complex"]
 )
-def test_invalid_tensor_step_number_raises(step):
+def test_invalid_step_tensor_raises(step):
     recipe, w = dp.Adam.recipe_for(), torch.zeros(2)
     with pytest.raises(dp.ArgumentError, match="update: step must be an integer or a 0-d tensor"):
         update(recipe, w, w, init(recipe, w), step)
 
 
-def test_schedule_with_tensor_step_number_raises():
+def test_schedule_with_tensor_step_raises():
     recipe, w = dp.Adam.recipe_for().with_settings(schedule=dp.schedules.Cosine(10)), torch.zeros(2)
-    with pytest.raises(dp.ArgumentError, match="update: schedules are functions of a Python number"):
+    with pytest.raises(dp.ArgumentError, match="update: step must be an int for a recipe with schedules"):
         update(recipe, w, w, init(recipe, w), torch.tensor(1))
 
 
-# ---- the class ------------------------------------------------------------------------------------------------------
+# ---- optimizers ------------------------------------------------------------------------------------------------------
 
 
 def model_step(subject, **options):
@@ -180,21 +172,21 @@ NAMES = ("sgd-momentum", "adamw", "nadam", "autosgm-2-zero", "sgm-all-stages", "
 
 @each(lambda subject: subject.name in NAMES)
 @pytest.mark.parametrize("capturable", [False, True])
-def test_optimizer_runs_inside_compiled_function(subject, capturable):
-    count = Counting()
+def test_optimizer_step_in_compiled_function_matches_plain(subject, capturable):
+    count = CountingBackend()
     plain, _ = results(subject, capturable=capturable)
     compiled, optimizer = results(subject, count, capturable=capturable)
-    assert distance(compiled, plain) == 0  # the model's graph runs as it is, and the step is not traced
+    assert distance(compiled, plain) == 0  # the model's graph runs unchanged, and the step is not traced
     assert not [graph for graph in count.graphs if "copy_" in graph.code or "where" in graph.code]  # no step
     assert optimizer.steps_done() == 4
 
 
-def test_compiled_engine_runs_inside_compiled_function():
+def test_compiled_engine_in_compiled_function():
     from dashpot.engine.inductor import Inductor
 
     (subject,) = (subject for subject in SUBJECTS if subject.name == "adamw")
     plain, _ = results(subject)
-    outer, inner = Counting(), Counting()
+    outer, inner = CountingBackend(), CountingBackend()
     params, train_step, optimizer = model_step(subject)
     optimizer._backend.inductor = Inductor("compiled", 0, inner, frozenset({"cpu"}))
     train_step = torch.compile(train_step, backend=outer)
@@ -204,8 +196,8 @@ def test_compiled_engine_runs_inside_compiled_function():
     assert len(inner.graphs) == 1
 
 
-def test_optimizer_in_full_graph_raises_torch_error():
-    """docs/engine.md quotes this sentence."""
+def test_optimizer_step_with_fullgraph_raises():
+    """docs/engine.md quotes this message."""
     w = torch.ones(2, requires_grad=True)
     w.grad = torch.ones(2)
     optimizer = dp.AdamW([w])
@@ -215,8 +207,8 @@ def test_optimizer_in_full_graph_raises_torch_error():
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # torch's own, on importing its compiler
-def test_training_step_compiles_with_inductor():
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # from the import of torch's compiler
+def test_training_step_with_inductor_matches_plain():
     recipe = dp.AdamW.recipe_for(lr=0.05)
     plain, _ = trained(trainer(recipe), recipe, as_step=int)
     compiled, _ = trained(torch.compile(trainer(recipe), fullgraph=True), recipe)
