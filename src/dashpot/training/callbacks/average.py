@@ -68,10 +68,10 @@ class AveragedWeights(Callback):
             raise RunError(f"{type(self).__name__}: no weights have been averaged yet.")
         model = self._learner.model
         state = weights.model_state(model)
-        mine = {id(value): self.averages[name] for name, value in self._tensors().items()}
+        averages = {id(value): self.averages[name] for name, value in self._tensors().items()}
         for name, value in model.state_dict(keep_vars=True).items():
-            if id(value) in mine:
-                state[name] = weights.cpu_copy(mine[id(value)]).to(value.dtype)
+            if id(value) in averages:
+                state[name] = weights.cpu_copy(averages[id(value)]).to(value.dtype)
         return state | {name: weights.cpu_copy(value) for name, value in self.statistics.items()}
 
     # ---- events -----------------------------------------------------------------------------------------------------
@@ -114,7 +114,7 @@ class AveragedWeights(Callback):
     # ---- averages ---------------------------------------------------------------------------------------------------
 
     def update(self, share: float) -> None:
-        """average <- average + share (weights - average)."""
+        """Update the averages: average <- average + share (weights - average)."""
         tensors = self._tensors()
         with torch.no_grad():
             averages = [_local(self.averages[name]) for name in tensors]
@@ -145,8 +145,7 @@ class AveragedWeights(Callback):
         tensors = self._tensors()
         if tensors:
             new = [_local(values[name]) for name in tensors]
-            own = [_local(value) for value in tensors.values()]
-            foreach_copy_(own, new)
+            foreach_copy_([_local(value) for value in tensors.values()], new)
 
     def _load_statistics(self) -> None:
         """Load the batch norm statistics of the averages into the model."""
@@ -158,10 +157,9 @@ class AveragedWeights(Callback):
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        owner, own = type(self).__name__, self.averages
-        if set(own) != set(state["averages"]):
-            raise RunError(f"{owner}: the checkpoint has averages of different parameters or buffers.")
-        for name, value in own.items():
+        if self.averages.keys() != state["averages"].keys():
+            raise RunError(f"{type(self).__name__}: the checkpoint has averages of different parameters or buffers.")
+        for name, value in self.averages.items():
             value.copy_(weights.shard_like(state["averages"][name], value))
         buffers = dict(self._learner.model.named_buffers())
         self.count = state["count"]
@@ -339,8 +337,7 @@ def _to_float32(value: Tensor) -> Tensor:
 
 def _local(value: Tensor) -> Tensor:
     """Return the local shard of a DTensor, detached; other tensors detached."""
-    part = local_tensor(value, value)
-    return part.detach()
+    return local_tensor(value, value).detach()
 
 
 # ---- batch norm statistics ------------------------------------------------------------------------------------------
@@ -367,11 +364,11 @@ def _update_batchnorm(learner: Learner, norms: Iterable[Any]) -> None:
 
 @contextmanager
 def _restored_momentum(norms: Iterable[Any]) -> Iterator[None]:
-    kept = [(norm, norm.momentum) for norm in norms]
+    momenta = [(norm, norm.momentum) for norm in norms]
     try:
         yield
     finally:
-        for norm, momentum in kept:
+        for norm, momentum in momenta:
             norm.momentum = momentum
 
 

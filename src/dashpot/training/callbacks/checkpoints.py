@@ -120,13 +120,10 @@ class Checkpoints(Callback):
         best: Sequence[str] | None = None,
         config: Mapping[str, Any] | None = None,
     ) -> None:
-        for name, value, allowed in (
-            ("every_epochs", every_epochs, COUNT),
-            ("every_steps", every_steps, COUNT),
-            ("every_seconds", every_seconds, SECONDS),
-            ("keep", keep, COUNT),
-        ):
-            check("Checkpoints", name, value, allowed)
+        check("Checkpoints", "every_epochs", every_epochs, COUNT)
+        check("Checkpoints", "every_steps", every_steps, COUNT)
+        check("Checkpoints", "every_seconds", every_seconds, SECONDS)
+        check("Checkpoints", "keep", keep, COUNT)
         if best is not None and not _is_metric_mode(best):
             raise ArgumentError(
                 f'Checkpoints: best must be None or a pair of a metric and "max" or "min", got {best!r}.'
@@ -164,11 +161,7 @@ class Checkpoints(Callback):
         self._saved_position = self._saved_position or learner.loop.position
 
     def after_batch(self, learner: Any) -> None:
-        if (
-            learner.training
-            and learner.batch.is_last_microbatch
-            and (self._is_step_due(learner) or self._is_time_due(learner))
-        ):
+        if learner.training and learner.batch.is_last_microbatch and self._is_due(learner):
             self.save(learner)
 
     def after_epoch(self, learner: Any) -> None:
@@ -212,7 +205,7 @@ class Checkpoints(Callback):
                 self._remove_old(path)
             except RunError as error:
                 fault = str(error)
-        fault = learner.engine.all_gather(fault)[0]
+        fault = learner.engine.broadcast(fault)
         if fault is not None:
             raise RunError(fault)
         self._saved_position, self._saved_time = learner.loop.position, time.monotonic()
@@ -234,15 +227,13 @@ class Checkpoints(Callback):
         unwinding = learner.loop.unwinding
         return not self._epoch_ended and unwinding is not None and not issubclass(unwinding, CancelFit)
 
-    def _is_step_due(self, learner: Any) -> bool:
-        return self.every_steps is not None and learner.batch.stepped and learner.steps % self.every_steps == 0
-
-    def _is_time_due(self, learner: Any) -> bool:
+    def _is_due(self, learner: Any) -> bool:
+        """Whether a checkpoint is due by `every_steps`, or by `every_seconds` and the clock of rank 0."""
+        if self.every_steps is not None and learner.batch.stepped and learner.steps % self.every_steps == 0:
+            return True
         if self.every_seconds is None:
             return False
-        return learner.engine.all_gather(time.monotonic() - self._saved_time >= self.every_seconds)[
-            0
-        ]  # clock of rank 0
+        return learner.engine.broadcast(time.monotonic() - self._saved_time >= self.every_seconds)
 
     def _value(self, learner: Any) -> float:
         epoch = learner.history[learner.epoch]

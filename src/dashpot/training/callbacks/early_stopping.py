@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor
 
 from dashpot.constraints import FLAG, NONNEGATIVE, Interval, OneOf, check, unknown
+from dashpot.errors import ArgumentError
 from dashpot.training.callback import Callback
 from dashpot.training.callbacks.average import evaluated_weights
 from dashpot.training.state import weights
@@ -66,7 +67,8 @@ class EarlyStopping(Callback):
         mode: str = "min",
         restore_best: bool = False,
     ) -> None:
-        check("EarlyStopping", "metric", metric, _METRIC_NAME)
+        if not isinstance(metric, str):
+            raise ArgumentError(f"EarlyStopping: metric must be the name of a metric, got {metric!r}.")
         check("EarlyStopping", "phase", phase, OneOf(("train", "eval")))
         check("EarlyStopping", "patience", patience, Interval(1, math.inf, "left", integer=True))
         check("EarlyStopping", "min_delta", min_delta, NONNEGATIVE)
@@ -136,19 +138,3 @@ class EarlyStopping(Callback):
         self.best, self.best_epoch, self.waited = state["best"], state["best_epoch"], state["waited"]
         self._weights = state["weights"] if self.restore_best else None
         self._stop_if_exhausted()
-
-
-class _MetricName:
-    """Constraint: any string."""
-
-    def __str__(self) -> str:
-        return "the name of a metric"
-
-    def allows(self, value: Any) -> bool:
-        return isinstance(value, str)
-
-    def refused(self) -> list[Any]:
-        return [None, 3]
-
-
-_METRIC_NAME = _MetricName()

@@ -82,8 +82,9 @@ class NonFinite(Callback):
         check: str = "gradients",
         keep: int = 3,
     ) -> None:
-        for name, value, allowed in (("then", then, ACTIONS), ("check", check, CHECKS), ("keep", keep, KEEP)):
-            constraints.check("NonFinite", name, value, allowed)
+        constraints.check("NonFinite", "then", then, ACTIONS)
+        constraints.check("NonFinite", "check", check, CHECKS)
+        constraints.check("NonFinite", "keep", keep, KEEP)
         if folder is not None and not isinstance(folder, (str, os.PathLike)):
             raise ArgumentError(f"NonFinite: folder must be None or a path, got {folder!r}.")
         self.then, self.check, self.keep = then, check, keep

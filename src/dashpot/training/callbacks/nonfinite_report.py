@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from dashpot._torch_private import local_tensor
 from dashpot.utils.rng_state import preserve_rng_state
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def label(value: Tensor) -> str | None:
 
 def _labels(values: Mapping[str, Tensor]) -> dict[str, str]:
     """Return the labels of tensors with non-finite elements, with a single device transfer."""
-    local = {name: _local(value.detach()) for name, value in values.items()}
+    local = {name: local_tensor(value, value).detach() for name, value in values.items()}
     local = {
         name: v for name, v in local.items() if (v.is_floating_point() or v.is_complex()) and v.device.type != "meta"
     }
@@ -115,11 +116,6 @@ def _labels(values: Mapping[str, Tensor]) -> dict[str, str]:
         return {}
     rows = torch.stack([torch.stack((v.isnan().any(), v.isinf().any())) for v in local.values()]).tolist()
     return {name: "nan" if nan else "inf" for name, (nan, infinite) in zip(local, rows, strict=True) if nan or infinite}
-
-
-def _local(value: Tensor) -> Tensor:
-    """Return the local shard of a DTensor; other tensors unchanged."""
-    return value.to_local() if hasattr(value, "to_local") else value  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _merged(ranks: Sequence[Mapping[Any, str]]) -> dict[Any, str]:

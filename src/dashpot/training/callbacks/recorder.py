@@ -78,14 +78,14 @@ class Recorder(Callback):
     @property
     def values(self) -> dict[str, list[float]]:
         """Recorded numbers by name, one per step. With several ranks, buffered steps are missing during a fit."""
-        if self._pending and self._world == 1:
+        if self._pending and self._engine.world_size == 1:
             self._flush()
         return {name: list(numbers) for name, numbers in self._values.items()}
 
     # ---- events -----------------------------------------------------------------------------------------------------
 
     def before_fit(self, learner: Learner) -> None:
-        self._all_reduce_sum, self._world = learner.engine.all_reduce_sum, learner.engine.world_size
+        self._engine = learner.engine
         self._pending, self._loss = [], torch.zeros(())
         self._values = {name: [] for name in self._values}
         self._hyperparameters = {
@@ -102,9 +102,8 @@ class Recorder(Callback):
             self._measure_grad_norm(learner)
 
     def cleanup_batch(self, learner: Learner) -> None:
-        if (
-            learner.training and learner.batch.is_last_microbatch and learner.loop.pending_batches
-        ):  # the step comes without this batch
+        # If this batch was cancelled, the step uses the gradients of the other micro-batches.
+        if learner.training and learner.batch.is_last_microbatch and learner.loop.pending_batches:
             self._measure_grad_norm(learner)
 
     def _measure_grad_norm(self, learner: Learner) -> None:
@@ -133,7 +132,7 @@ class Recorder(Callback):
 
     def cleanup_fit(self, learner: Learner) -> None:
         # Losses are reduced over all ranks; a failed rank must not wait in a collective.
-        if self._pending and (self._world == 1 or learner.loop.unwinding is None):
+        if self._pending and (self._engine.world_size == 1 or learner.loop.unwinding is None):
             self._flush()
 
     def _flush(self) -> None:
@@ -141,8 +140,8 @@ class Recorder(Callback):
         rows, self._pending = self._pending, []
         for name in self._values if rows else ():
             numbers = _to_floats([row[name] for row in rows])
-            if name == "loss" and self._world > 1:
-                numbers = [number / self._world for number in self._all_reduce_sum(numbers)]
+            if name == "loss" and self._engine.world_size > 1:
+                numbers = [number / self._engine.world_size for number in self._engine.all_reduce_sum(numbers)]
             self._values[name] += numbers
 
     # ---- state and picture ------------------------------------------------------------------------------------------
