@@ -44,6 +44,7 @@ def test_accelerate_loop(capsys):
     assert example["result"] > 0.85
 
 
+@pytest.mark.slow
 @needs("transformers", "accelerate")
 def test_hf_trainer(capsys):
     example = run("hf_trainer")
