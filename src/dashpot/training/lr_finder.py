@@ -50,7 +50,7 @@ class LRCurve:
 
     Attributes:
         lrs: Learning rates, increasing.
-        losses: Losses before the step with each rate, all finite: a final nan or infinity is left out.
+        losses: Losses before the step with each rate, all finite: a final nan or infinity is excluded.
         ended: Reason for the end of the test.
 
     >>> curve = LRCurve([1e-4, 1e-3, 1e-2, 1e-1, 1.0], [2.0, 1.9, 1.0, 0.5, 4.0], "by hand")
