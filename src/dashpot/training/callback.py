@@ -155,7 +155,7 @@ class CallbackList:
         return [callback for callback in self._ordered if getattr(callback, event, None) in hooks]
 
     def notify_cleanup(self, event: str, learner: Any, within: type[Exception]) -> None:
-        """Call all hooks of a cleanup event, also if some of them raise, and then raise the widest exception.
+        """Call all hooks of a cleanup event, even if some raise, and then raise the exception of the widest scope.
 
         A cancellation is raised only if its scope is wider than that of `within`, the cancellation of the scope that
         ends, and than that of the exception that is already propagating.

@@ -177,7 +177,7 @@ def _check_moment(learner: Learner) -> None:
 
 
 def _check_structure(state: Any) -> None:
-    """Reject other objects than the state of a fit, such as a path or the weights of a model."""
+    """Reject objects that are not the state of a fit, such as a path or model weights."""
     if not isinstance(state, Mapping) or not state.keys() >= {"model", "optimizer", "settings", "progress", "random"}:
         got = "other keys" if isinstance(state, Mapping) else type(state).__name__
         raise RunError(f"resume must be the result of learner.state_dict() or of read_newest(folder), got {got}.")
