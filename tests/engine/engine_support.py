@@ -21,18 +21,18 @@ def empty_cache(tmp_path, monkeypatch):
 
 
 def copies(params):
-    """Leaves of their own with the same values and the same order in memory."""
+    """Clone tensors as leaves with the same values and memory order."""
     return [p.detach().clone(memory_format=torch.preserve_format).requires_grad_() for p in params]
 
 
 def twins(make, params):
-    """(parameters, optimizer) under the eager engine and under the compiled one."""
+    """Return (parameters, optimizer) for the eager engine and for the compiled one."""
     first, second = copies(params), copies(params)
     return (first, make(first, engine="eager")), (second, make(second, engine="compiled"))
 
 
 def feed(params, step, arrange=lambda g, index: g, missing=lambda step, index: False):
-    """Give every parameter its recorded gradient of a step."""
+    """Set the recorded gradient of a step on every parameter."""
     for index, p in enumerate(params):
         p.grad = None if missing(step, index) else arrange(gradient(p, step, index), index)
 
@@ -46,12 +46,12 @@ def march(pairs, steps, **options):
 
 
 def fates(optimizer):
-    """What `explain_engine` says, without the rule."""
+    """Return the rows of `explain_engine`."""
     return "\n".join(dp.explain_engine(optimizer).rows)
 
 
 def is_compiled(optimizer):
-    """True where kernels step every tensor that has elements."""
+    """Check that kernels step every tensor with elements."""
     rows = [row for row in dp.explain_engine(optimizer).rows if "no elements" not in row]
     return bool(rows) and all("compiled," in row for row in rows)
 
@@ -61,7 +61,7 @@ def state_of(optimizer, p):
 
 
 def snapshot(params, optimizer):
-    """Everything a step may change, as it is now."""
+    """Return a copy of everything that a step may change."""
     groups = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
     return (
         [p.detach().clone() for p in params],
@@ -71,7 +71,7 @@ def snapshot(params, optimizer):
 
 
 def same(a, b):
-    """Equality of snapshots, bit for bit."""
+    """Compare snapshots bit for bit."""
     if isinstance(a, torch.Tensor):
         return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
     if isinstance(a, dict):

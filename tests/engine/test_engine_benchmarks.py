@@ -1,4 +1,4 @@
-"""The benchmark at toy size and without a clock, so that it cannot rot."""
+"""The benchmarks at toy size and without timing."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`capturable=True`: the numbers of the ordinary step, with nothing read back from the device."""
+"""`capturable=True`: the results of the ordinary step, without host synchronization."""
 
 import copy
 
@@ -11,19 +11,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import dashpot as dp
 from dashpot.optimizers import cuda_graph
 
-SAME = 1e-12  # float64 over twenty steps: the stated bound; scalars are the same double arithmetic, by torch
+SAME = 1e-12  # float64 over twenty steps: torch computes the scalars with the same double arithmetic
 
 
-class NothingIsRead(TorchDispatchMode):
-    """Fails where the value of a tensor would become a number of the host."""
+class ForbidReads(TorchDispatchMode):
+    """Raise when a tensor's value is read on the host."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         assert func.overloadpacket not in (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero), func
         return func(*args, **(kwargs or {}))
 
 
-def both(subject, steps=20, missing=lambda step, index: False, **options):
-    """Ordinary and capturable parameters after the same gradients, and the capturable optimizer."""
+def run_both(subject, steps=20, missing=lambda step, index: False, **options):
+    """Return ordinary and capturable parameters after the same gradients, and the capturable optimizer."""
     ordinary, others = parameters(), parameters()
     run(subject.make(ordinary, **options), ordinary, steps, missing=missing)
     optimizer = subject.make(others, capturable=True, **options)
@@ -32,13 +32,13 @@ def both(subject, steps=20, missing=lambda step, index: False, **options):
 
 
 def test_sync_detector_detects_read():
-    with NothingIsRead(), pytest.raises(AssertionError, match="_local_scalar_dense"):
+    with ForbidReads(), pytest.raises(AssertionError, match="_local_scalar_dense"):
         float(torch.zeros(()))
 
 
 @each(lambda subject: subject.captures)
 def test_results_match_ordinary_step(subject):
-    ordinary, others, _ = both(subject)
+    ordinary, others, _ = run_both(subject)
     assert distance(others, ordinary) < SAME
 
 
@@ -47,7 +47,7 @@ def test_results_match_with_clipping_and_late_parameters(subject):
     def missing(step, index):
         return step == 3 or (index == 1 and step < 2)
 
-    ordinary, others, optimizer = both(subject, missing=missing, max_norm=0.5, clip_value=0.3)
+    ordinary, others, optimizer = run_both(subject, missing=missing, max_norm=0.5, clip_value=0.3)
     assert distance(others, ordinary) < SAME
     assert [optimizer.state[p]["step"].item() for p in others] == [19, 17, 19]
     assert optimizer.last_step == "clipped"
@@ -57,7 +57,7 @@ def test_results_match_with_clipping_and_late_parameters(subject):
 def test_step_reads_no_tensor_value(subject):
     params = parameters()
     optimizer = subject.make(params, capturable=True, max_norm=0.5, nonfinite="skip", schedule=dp.schedules.Cosine(9))
-    with NothingIsRead():
+    with ForbidReads():
         for step in range(3):
             for index, p in enumerate(params):
                 p.grad = gradient(p, step, index)
@@ -77,7 +77,7 @@ OPTIONS = (
 @each(lambda subject: subject.captures)
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_step_runs_on_meta_tensors(subject, options):
-    """On `meta` every look at a value raises, and every count, slot and scalar of lr has to be there."""
+    """On the meta device reading a value raises, and counts, slots and scalars must be there as well."""
     dtype = torch.bfloat16 if "rounding" in options else torch.float32
     params = [torch.zeros(shape, device="meta", dtype=dtype, requires_grad=True) for shape in ((3, 2), (4,), ())]
     optimizer = subject.make(params, lr=torch.tensor(0.1, device="meta"), capturable=True, **options)
@@ -98,8 +98,8 @@ def test_low_precision_matches_ordinary_step(subject):
     params, others = parameters(torch.bfloat16), parameters(torch.bfloat16)
     run(subject.make(params, **options), params, 3)
     run(subject.make(others, capturable=True, **options), others, 3)
-    # The scalars differ in their last bits (float64 tensors against Python numbers); a draw falls the other way for
-    # one of 65536 such differences, so a few elements may be a bfloat16 step apart, 2^-8 of their size.
+    # The scalars differ in their last bits (float64 tensors, Python numbers), which changes the rounding of one in
+    # 65536 such differences, so a few elements may differ by a bfloat16 step, 2^-8 of their size.
     assert distance([p.float() for p in others], [p.float() for p in params]) <= 2**-7
 
 
@@ -110,7 +110,7 @@ def test_skipped_step_changes_nothing(subject, bad):
     optimizer = subject.make(params, capturable=True, nonfinite="skip")
     run(optimizer, params, 3)
     kept, state = values(params), copy.deepcopy(optimizer.state_dict()["state"])
-    with NothingIsRead():
+    with ForbidReads():
         for index, p in enumerate(params):
             p.grad = gradient(p, 3, index)
         params[0].grad[0, 0] = bad
@@ -176,7 +176,7 @@ def test_checkpoint_loads_across_capturable(subject, to_capturable):
 
 
 def test_loaded_step_count_moves_to_parameter_device():
-    """`meta` stands for the device: it is the one other device that every machine has."""
+    """The meta device represents an accelerator, as it is available on every machine."""
     cpu, away = [torch.zeros(2, requires_grad=True)], [torch.zeros(2, device="meta", requires_grad=True)]
     first, second, third = dp.Adam(cpu), dp.Adam(away, capturable=True), dp.Adam(away)
     run(first, cpu, 2)
@@ -184,7 +184,7 @@ def test_loaded_step_count_moves_to_parameter_device():
     third.load_state_dict(first.state_dict())
     assert second.state[away[0]]["step"].device.type == "meta"
     assert third.state[away[0]]["step"].device.type == "cpu"
-    assert second.steps_done() == 2  # read when it was loaded, not at the next step
+    assert second.steps_done() == 2  # read when loaded, not at the next step
 
 
 def test_capturable_torch_checkpoint_loads():
@@ -240,7 +240,7 @@ def test_capturable_must_be_bool(value):
         dp.HeavyBall(parameters(), capturable=value)
 
 
-def refused_while_capturing(monkeypatch, optimizer, params, sentence, steps=0):
+def check_rejected_during_capture(monkeypatch, optimizer, params, sentence, steps=0):
     run(optimizer, params, steps)
     kept = values(params)
     monkeypatch.setattr(cuda_graph, "capturing", lambda: True)
@@ -251,20 +251,20 @@ def refused_while_capturing(monkeypatch, optimizer, params, sentence, steps=0):
 
 def test_capture_without_capturable_raises(monkeypatch):
     params = parameters()
-    refused_while_capturing(monkeypatch, dp.Adam(params), params, "only if capturable=True")
+    check_rejected_during_capture(monkeypatch, dp.Adam(params), params, "only if capturable=True")
 
 
 def test_capture_of_first_step_raises(monkeypatch):
     params = parameters()
     optimizer = dp.Adam(params, capturable=True)
-    refused_while_capturing(monkeypatch, optimizer, params, "cannot record the step that creates the state")
+    check_rejected_during_capture(monkeypatch, optimizer, params, "cannot record the step that creates the state")
     assert not optimizer.state
 
 
 def test_capture_with_schedule_raises(monkeypatch):
     params = parameters()
     optimizer = dp.Adam(params, capturable=True, schedule=dp.schedules.Cosine(10))
-    refused_while_capturing(monkeypatch, optimizer, params, "a schedule is computed on the host", steps=1)
+    check_rejected_during_capture(monkeypatch, optimizer, params, "a schedule is computed on the host", steps=1)
 
 
 def test_capture_after_first_step_succeeds(monkeypatch):

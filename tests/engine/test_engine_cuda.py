@@ -1,4 +1,4 @@
-"""On a real GPU: eager, capturable and compiled steps, and a whole training step as a CUDA graph."""
+"""On a GPU: eager, capturable and compiled steps, and a whole training step as a CUDA graph."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ import dashpot as dp
 pytestmark = pytest.mark.needs_gpu
 
 SAME = 1e-11  # float64: the GPU's own pow, exp and reductions
-NEAR = 1e-5  # float32 over ten steps, other orders of summation
+NEAR = 1e-5  # float32 over ten steps, different orders of summation
 
 CASES = [(subject, capturable) for subject in SUBJECTS for capturable in sorted({False, subject.captures})]
 
@@ -65,7 +65,7 @@ def test_captured_step_replays(subject):
     for p, g in zip(gpu, held, strict=True):
         p.grad = g
 
-    def give(step):
+    def set_gradients(step):
         for index, (p, g) in enumerate(zip(gpu, held, strict=True)):
             g.copy_(gradient(p.detach().cpu(), step, index))
 
@@ -73,14 +73,14 @@ def test_captured_step_replays(subject):
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for step in range(3):
-            give(step)
+            set_gradients(step)
             optimizer.step()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         optimizer.step()  # recorded, not done
     for step in range(3, 8):
-        give(step)
+        set_gradients(step)
         graph.replay()
     assert distance(back(gpu), back(plain)) < SAME
     assert all(optimizer.state[p]["step"].item() == 8 for p in gpu)
@@ -141,7 +141,7 @@ def test_compiled_bfloat16_rounding_matches_eager(rounding):
         params = on_gpu(torch.bfloat16)
         run_on_gpu(dp.AdamW(params, lr=0.01, rounding=rounding, engine=engine), params, range(10))
         results.append([p.float() for p in back(params)])
-    # float32 results that differ in the last bit round apart now and then, by one bfloat16 step.
+    # float32 results that differ in the last bit occasionally round differently, by one bfloat16 step.
     assert distance(*results) <= 2**-7
 
 

@@ -1,4 +1,4 @@
-"""Mistakes of a stage's author: one sentence that names the stage, before anything is written, in both engines."""
+"""Invalid custom stages raise an error that names the stage, before anything is written, in both engines."""
 
 import random
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ SLOTS = dp.elementwise("memory"), dp.per_tensor("level")
 
 
 def named(name, function):
-    """A method as if it were written in a class body."""
+    """Rename a function as a method, in tracebacks as well."""
     if function is not None:
         function.__name__, function.__code__ = name, function.__code__.replace(co_name=name)
     return function
 
 
 def stage(apply, *, name="Mine", scalars=None, observe=None, slots=SLOTS):
-    """A stage with the settings `n: int` and `beta: float`, and these methods."""
+    """Return a stage with the settings `n: int` and `beta: float` and the given methods."""
     methods = {key: named(key, given) for key, given in (("apply", apply), ("scalars", scalars), ("observe", observe))}
     body = {key: method for key, method in methods.items() if method is not None}
     body |= {"__annotations__": {"beta": float, "n": int}, "beta": 0.5, "n": 2, "slots": slots}
@@ -84,7 +84,7 @@ def _in_place_detached(x, s):
 
 
 PAIR = r"apply must return the pair \(x, s\)"
-MISTAKES = {
+INVALID_APPLY = {
     "only x": (lambda self, x, s, c, ctx: x, PAIR + ", got x alone"),
     "nothing": (lambda self, x, s, c, ctx: None, PAIR + ", got None"),
     "a tensor": (lambda self, x, s, c, ctx: x.v, PAIR + r", got a tensor of shape \(4, 3\)"),
@@ -170,8 +170,8 @@ MISTAKES = {
 }
 
 
-def attempt(params, grads, made, engine, message):
-    """The step is refused with a sentence, and nothing is changed by it."""
+def check_rejected(params, grads, made, engine, message):
+    """Check that a step raises with `message` and changes nothing."""
     optimizer = dp.SGM.from_recipe(params, dp.Recipe(made, dp.Filter(0.5), lr=0.1), engine=engine)
     for p, g in zip(params, grads, strict=True):
         p.grad = g.clone()
@@ -187,11 +187,11 @@ def attempt(params, grads, made, engine, message):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("name", MISTAKES)
+@pytest.mark.parametrize("name", INVALID_APPLY)
 def test_invalid_apply_raises_before_anything_is_written(name, engine):
-    apply, message = MISTAKES[name]
+    apply, message = INVALID_APPLY[name]
     params = [torch.randn(4, 3, requires_grad=True)]
-    attempt(params, [torch.randn(4, 3)], stage(apply), engine, message)
+    check_rejected(params, [torch.randn(4, 3)], stage(apply), engine, message)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -200,18 +200,20 @@ def test_invalid_apply_raises_before_anything_is_written(name, engine):
 def test_gradients_of_any_shape_and_dtype_stay_unchanged(shape, dtype, engine):
     made = stage(lambda self, x, s, c, ctx: (x._replace(v=x.v.mul_(2)), s))
     p = torch.randn(shape, dtype=dtype, requires_grad=True)
-    attempt([p], [torch.randn(shape, dtype=dtype)], made, engine, r"apply changes x\.g and x\.v in place")
+    check_rejected([p], [torch.randn(shape, dtype=dtype)], made, engine, r"apply changes x\.g and x\.v in place")
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_error_for_one_shape_leaves_other_parameters_unchanged(engine):
-    """The second parameter fails; the first is not stepped either."""
+    """The second parameter fails; the first is not updated either."""
     made = stage(lambda self, x, s, c, ctx: (x._replace(v=x.v.reshape(-1, 4).reshape(x.v.shape)), s))
     params = [torch.randn(shape, requires_grad=True) for shape in ((8,), (7,))]
-    attempt(params, [torch.randn(8), torch.randn(7)], made, engine, r"parameter of shape \(7,\): shape '\[-1, 4\]'")
+    check_rejected(
+        params, [torch.randn(8), torch.randn(7)], made, engine, r"parameter of shape \(7,\): shape '\[-1, 4\]'"
+    )
 
 
-SCALARS = {
+INVALID_SCALARS = {
     "none": (lambda self, clock: None, "scalars must return a mapping from names to numbers, got None"),
     "broken": (lambda self, clock: {"beta": self.beta / 0}, r"scalars raised ZeroDivisionError \(test_engine"),
     "left out": (lambda self, clock: {"t": clock.t}, r"scalars does not return 'beta'; return it, or read self\.beta"),
@@ -219,17 +221,17 @@ SCALARS = {
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("name", SCALARS)
+@pytest.mark.parametrize("name", INVALID_SCALARS)
 def test_invalid_scalars_raise(name, engine):
-    scalars, message = SCALARS[name]
+    scalars, message = INVALID_SCALARS[name]
     made = stage(lambda self, x, s, c, ctx: (x._replace(v=x.v * c.beta), s), scalars=scalars)
-    attempt([torch.ones(3, requires_grad=True)], [torch.ones(3)], made, engine, message)
+    check_rejected([torch.ones(3, requires_grad=True)], [torch.ones(3)], made, engine, message)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.filterwarnings("ignore:.* cannot be compiled, so engine=.compiled.:RuntimeWarning")
 def test_exception_at_later_step_is_converted(engine):
-    """With the second of two parameters, when the first has been computed; both stay as they were."""
+    """The second parameter raises after the first was updated; both are restored."""
 
     def apply(self, x, s, c, ctx):
         level = s.level + 1
@@ -261,7 +263,7 @@ def test_out_of_memory_error_is_not_converted():
         dp.functional.init(dp.Recipe(stage(apply)), torch.ones(2))
 
 
-OBSERVE = {
+INVALID_OBSERVE = {
     "nothing": (lambda self, o, s, c, ctx: None, "observe must return s with s a tuple of its 2 slots, got None"),
     "undeclared": (lambda self, o, s, c, ctx: s._replace(hess=o.hv), "s has no slot 'hess'"),
     "shape": (lambda self, o, s, c, ctx: s._replace(level=o.hv), "per_tensor slot level must be a 0-d tensor"),
@@ -271,9 +273,9 @@ OBSERVE = {
 }
 
 
-@pytest.mark.parametrize("name", OBSERVE)
+@pytest.mark.parametrize("name", INVALID_OBSERVE)
 def test_invalid_observe_raises(name):
-    observe, message = OBSERVE[name]
+    observe, message = INVALID_OBSERVE[name]
     made = stage(lambda self, x, s, c, ctx: (x, s), observe=observe)
     w = torch.ones(3, requires_grad=True)
     with pytest.raises(dp.ArgumentError, match=r"^Mine: " + message):
@@ -286,7 +288,7 @@ def test_invalid_observe_raises(name):
 
 
 def test_functional_init_runs_dry_run():
-    for apply, message in MISTAKES.values():
+    for apply, message in INVALID_APPLY.values():
         with pytest.raises(dp.ArgumentError, match=r"^Mine: " + message):
             dp.functional.init(dp.Recipe(stage(apply)), torch.ones(4, 3))
 
@@ -339,7 +341,7 @@ def test_stage_that_fails_cropped_runs_on_full_shape():
 
 @pytest.mark.filterwarnings("ignore:.* cannot be compiled, so engine=.compiled.:RuntimeWarning")
 def test_valid_stage_idioms_pass():
-    """Lists as settings, defaults for missing scalars, errors caught, work in place on tensors of its own."""
+    """Lists as settings, defaults for missing scalars, caught errors, in-place operations on own tensors."""
 
     def apply(self, x, s, c, ctx):
         assert not hasattr(c, "absent")

@@ -1,4 +1,4 @@
-"""State that was edited by hand into what no step can take is refused by name, in both engines, before any write."""
+"""Invalid user edits of the state raise before anything is written, in both engines."""
 
 import pytest
 import torch
@@ -42,7 +42,7 @@ def _trained(engine, dtype=torch.float32):
     return params, optimizer
 
 
-def _refused(params, optimizer, match):
+def _check_rejected(params, optimizer, match):
     before = [p.detach().clone() for p in params]
     with pytest.raises(dp.ArgumentError, match=match):
         optimizer.step()
@@ -58,7 +58,7 @@ def test_invalid_slot_raises(case, engine):
     params, optimizer = _trained(engine)
     state = optimizer.state[params[1]]
     state["exp_avg"] = edit(state["exp_avg"])
-    _refused(params, optimizer, rf"AdamW: state 'exp_avg' .*{match}")
+    _check_rejected(params, optimizer, rf"AdamW: state 'exp_avg' .*{match}")
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -66,7 +66,7 @@ def test_conjugated_slot_raises(engine):
     params, optimizer = _trained(engine, torch.complex64)
     state = optimizer.state[params[1]]
     state["exp_avg"] = state["exp_avg"].conj()
-    _refused(params, optimizer, "got a conjugated or expanded view")
+    _check_rejected(params, optimizer, "got a conjugated or expanded view")
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -74,7 +74,7 @@ def test_conjugated_slot_raises(engine):
 def test_invalid_step_count_raises(case, engine):
     params, optimizer = _trained(engine)
     optimizer.state[params[1]]["step"] = COUNTS[case]()
-    _refused(params, optimizer, r"AdamW: state 'step' must be an integer in \[0, 2\^53\), got")
+    _check_rejected(params, optimizer, r"AdamW: state 'step' must be an integer in \[0, 2\^53\), got")
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -82,4 +82,4 @@ def test_invalid_step_count_raises(case, engine):
 def test_step_count_edited_in_place_raises(count, engine):
     params, optimizer = _trained(engine)
     optimizer.state[params[1]]["step"].fill_(count)
-    _refused(params, optimizer, r"AdamW: state 'step' must be an integer in \[0, 2\^53\), got")
+    _check_rejected(params, optimizer, r"AdamW: state 'step' must be an integer in \[0, 2\^53\), got")

@@ -1,8 +1,8 @@
-"""The eager engine and the compiled one give the same numbers, whatever is stepped; and scalars compile nothing.
+"""The eager and the compiled engine agree for all methods, shapes and dtypes, and new scalars compile nothing.
 
-Bounds. In float64: 1e-12 of max(1, |x|), as torch's square root is not rounded correctly everywhere (its last bit
-differs from the processor's) and sums over a tensor add up in another order. In narrower dtypes both engines are
-compared with the float64 trajectory: each rounds at every step, neither may be much farther from it than the other.
+Bounds: in float64 1e-12 of max(1, |x|), as torch's vectorized square root is not correctly rounded (its last bit
+differs from the processor's) and reductions are summed in a different order. In narrower dtypes both engines are
+compared with the float64 trajectory, and neither may deviate much more from it than the other.
 """
 
 import pytest
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.needs_compiler
 
 DOUBLE = 1e-12
 SMALL = ((3, 2), (0, 3), (1,), (), (64,), (2, 3, 2, 2))
-# 16384 is the chunk of the kernels' sums and 65536 the size from which all threads share a tensor.
+# Kernels sum in chunks of 16384 elements, and all threads share a tensor of 65536 or more.
 LARGE = ((16384,), (16385,), (3, 5461), (65536,), (70000,), (1000, 70))
 NAMED = {subject.name: subject for subject in SUBJECTS}
 NARROW = [
@@ -62,7 +62,7 @@ def test_compiled_equals_eager_for_large_tensors_of_every_method(subject):
 
 
 def check_narrow(subject, dtype):
-    """The compiled engine is no farther from float64 than twice the eager one, and a rounding of each weight."""
+    """Check that the error of the compiled engine is at most twice that of the eager one plus one rounding."""
     first, second = pair_of(subject, parameters(dtype))
     exact = [p.detach().double().requires_grad_() for p in parameters(dtype)]
     reference = subject.make(exact, engine="eager")
@@ -110,7 +110,7 @@ GRADIENTS = {
 @pytest.mark.parametrize("name", ["adamw-decay", "sgm-all-stages"])
 @pytest.mark.parametrize("layout", ARRANGED)
 def test_parameters_and_gradients_in_different_memory_formats(name, layout):
-    """The gradient changes its layout from step to step."""
+    """The memory format of the gradient changes at every step."""
     shape, arrange = ARRANGED[layout]
     (plain,) = parameters(shapes=(shape,))
     first, second = pair_of(NAMED[name], [arrange(plain.detach())])
@@ -145,7 +145,7 @@ def test_complex_parameters(name, dtype):
 
 
 def test_conjugated_and_negated_gradients():
-    """torch marks them by a bit beside the same memory: address, strides and dtype say nothing."""
+    """torch marks them with a bit only: address, strides and dtype are the same."""
     (p,) = parameters(torch.complex128, shapes=((4,),))
     (q,) = parameters(shapes=((4,),))
     first, second = pair_of(NAMED["adamw-decay"], [p, q])
@@ -211,7 +211,7 @@ def grouped(params, **how):
 
 
 def mixed():
-    """Parameters of three dtypes."""
+    """Return parameters of three dtypes."""
     return [*parameters(), *parameters(torch.float32, seed=1), *parameters(torch.complex64, seed=2)]
 
 
@@ -279,7 +279,7 @@ def test_changed_settings_compile_nothing(kind):
 
 
 def test_float32_tensor_lr():
-    """Eager multiplies it with other settings in float32, a kernel in double: 2^-24 of each step of size 0.01."""
+    """Eager multiplies it with other settings in float32, kernels in float64: 2^-24 of each step of size 0.01."""
     first, second = twins(lambda ps, **how: dp.AdamW(ps, lr=torch.tensor(0.01), **how), parameters())
     march((first, second), range(20))
     assert is_compiled(second[1])
@@ -317,7 +317,7 @@ def test_new_sizes_and_numbers_of_tensors_compile_nothing():
 
 @pytest.mark.usefixtures("empty_cache")
 def test_new_structure_compiles_once():
-    """The count that the tests above read does count."""
+    """The counter used by the tests above counts."""
     before = build.compilations()
     recipe = dp.Recipe(dp.Filter(0.5, slot="a slot of this test"), dp.SecondMoment(0.5), dp.Filter(0.25))
     params = parameters()
@@ -327,7 +327,7 @@ def test_new_structure_compiles_once():
 
 
 def test_gradient_at_reused_address_is_read_again():
-    """The same tensor with other values, as zero_grad(set_to_none=False) leaves it."""
+    """The tensor is the same with new values, as after zero_grad(set_to_none=False)."""
     first, second = pair_of(NAMED["adamw-decay"], parameters())
     for step in range(4):
         for params, optimizer in (first, second):

@@ -1,4 +1,4 @@
-"""A step that fails leaves weights, state and counts as they were before it, whichever engine."""
+"""A failed step leaves weights, state and counts unchanged, in both engines."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ class FaultError(Exception):
 
 @dataclass(frozen=True)
 class Failing(dp.Stage):
-    """A running mean of directions; at the second parameter of the second step it raises."""
+    """A running mean of directions that raises at the second parameter of the second step."""
 
     rate: float = 0.5
     slots = (dp.elementwise("mean", "mean"),)
@@ -46,7 +46,7 @@ def test_stage_failing_at_later_parameter_changes_nothing(engine, recwarn):
 
 
 class Refusing(torch.nn.Parameter):
-    """A subclass with a dispatch of its own that may refuse to be written in place."""
+    """A tensor subclass that can reject in-place writes."""
 
     refuses = False
 

@@ -1,4 +1,4 @@
-"""Where `engine="compiled"` was asked for and a recipe has no kernel, one warning says so, with the cure."""
+"""`engine="compiled"` warns once, with a remedy, if a recipe has no kernel."""
 
 import gc
 import warnings
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.needs_compiler
 
 
 @pytest.fixture(autouse=True)
-def nothing_warned(monkeypatch):
+def reset_warnings(monkeypatch):
     monkeypatch.setattr(backend, "_warned", set())
 
 
@@ -58,7 +58,7 @@ def made(stage, engine, dtype=torch.float32, recipe=None):
 
 
 def line(kind, number):
-    """A line of `apply` of a stage, the first one after `def` being 1, as a warning names it."""
+    """Return the pattern for line `number` of a stage's `apply`, counted from 1 after `def`."""
     return rf"\(test_engine_fallback_warning\.py, line {kind.apply.__code__.co_firstlineno + number}\) .*; "
 
 
@@ -122,7 +122,7 @@ def test_reason_keeps_no_tensor_alive():
 
 
 def test_default_dtype_is_part_of_kernel_key():
-    """`torch.where` of two numbers has the default dtype, which may change."""
+    """`torch.where` of two numbers has the default dtype, which can change."""
 
     @dataclass(frozen=True)
     class Tenth(dp.Stage):

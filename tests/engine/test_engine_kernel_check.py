@@ -14,12 +14,12 @@ ENGINES = ("eager", "compiled")
 
 
 @pytest.fixture(autouse=True)
-def warned_anew(monkeypatch):
+def reset_warnings(monkeypatch):
     monkeypatch.setattr(kernel, "_warned", set())
 
 
-def path(stage, engine, gradients, lr=1.0, **options):
-    """The weight after each step with the given gradients, and the optimizer."""
+def weights_after(stage, engine, gradients, lr=1.0, **options):
+    """Return the weight after each step with the given gradients, and the optimizer."""
     w = torch.zeros(len(gradients[0]), dtype=torch.float64, requires_grad=True)
     optimizer = dp.SGM.from_recipe([w], dp.Recipe(*stage, lr=lr), engine=engine, **options)
     weights = []
@@ -31,13 +31,13 @@ def path(stage, engine, gradients, lr=1.0, **options):
 
 
 @dataclass(frozen=True)
-class AsksForTensors(dp.Stage):
+class BranchesOnTensor(dp.Stage):
     def apply(self, x, s, c, ctx):
         return x._replace(v=x.v * (x.d if isinstance(x.d, torch.Tensor) else 1.0)), s
 
 
 @dataclass(frozen=True)
-class AsksForNumbers(dp.Stage):
+class BranchesOnFloat(dp.Stage):
     alpha: Scalar = 0.5
 
     def apply(self, x, s, c, ctx):
@@ -45,7 +45,7 @@ class AsksForNumbers(dp.Stage):
 
 
 @dataclass(frozen=True)
-class TriesShapes(dp.Stage):
+class CatchesShapeError(dp.Stage):
     def apply(self, x, s, c, ctx):
         try:
             return x._replace(v=x.v * x.v.shape[0]), s
@@ -54,24 +54,26 @@ class TriesShapes(dp.Stage):
 
 
 @pytest.mark.needs_compiler
-@pytest.mark.parametrize("stage", [AsksForTensors(), AsksForNumbers()], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("stage", [BranchesOnTensor(), BranchesOnFloat()], ids=lambda s: type(s).__name__)
 def test_kernel_that_disagrees_with_its_stage_is_not_used(stage):
-    """A stage that asks for types: the kernel is compared with the eager engine before its first use."""
+    """The stage branches on types; the kernel is compared with the eager engine before its first use."""
     gradients = [[1.0, -2.0], [0.5, 3.0]]
-    eager, _ = path([dp.SecondMoment(), stage], "eager", gradients)
+    eager, _ = weights_after([dp.SecondMoment(), stage], "eager", gradients)
     with pytest.warns(RuntimeWarning, match="A kernel disagrees with the stages of its recipe"):
-        compiled, _ = path([dp.SecondMoment(), stage], "compiled", gradients)
+        compiled, _ = weights_after([dp.SecondMoment(), stage], "compiled", gradients)
     assert compiled == eager
 
 
 @pytest.mark.filterwarnings("ignore:.* cannot be compiled, so engine=.compiled.:RuntimeWarning")
 def test_stage_that_catches_shape_errors_agrees_in_both_engines():
-    (eager, _), (compiled, _) = (path([dp.SecondMoment(), TriesShapes()], e, [[1.0, -2.0]]) for e in ENGINES)
+    (eager, _), (compiled, _) = (
+        weights_after([dp.SecondMoment(), CatchesShapeError()], e, [[1.0, -2.0]]) for e in ENGINES
+    )
     assert compiled == eager
 
 
 @dataclass(frozen=True)
-class OutsideExponent(dp.Stage):
+class CapturedExponent(dp.Stage):
     exponent = torch.tensor(2.0)
 
     def apply(self, x, s, c, ctx):
@@ -80,7 +82,7 @@ class OutsideExponent(dp.Stage):
 
 @pytest.mark.filterwarnings("ignore:.* cannot be compiled, so engine=.compiled.:RuntimeWarning")
 def test_captured_tensor_is_not_compiled_as_constant():
-    _, optimizer = path([OutsideExponent()], "compiled", [[1.0]])
+    _, optimizer = weights_after([CapturedExponent()], "compiled", [[1.0]])
     assert "cannot be compiled" in fates(optimizer)
 
 
@@ -95,5 +97,5 @@ class Long(dp.Stage):
 
 @pytest.mark.needs_compiler
 def test_stage_with_a_thousand_operations_compiles():
-    weights, _ = path([Long()], "compiled", [[1.0]])
+    weights, _ = weights_after([Long()], "compiled", [[1.0]])
     assert weights == [[-1.0]]

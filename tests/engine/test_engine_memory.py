@@ -18,7 +18,7 @@ OPTIONS = {"eager": {"engine": "eager"}, "compiled": {"engine": "compiled"}, "on
 
 
 @pytest.fixture(autouse=True)
-def without_the_collector():
+def without_garbage_collector():
     gc.collect()
     gc.disable()
     yield
@@ -63,7 +63,7 @@ def test_parameters_of_removed_groups_are_freed(options):
 
 
 def test_gradient_copy_is_freed(options):
-    """Its copy, as large as the weight, lasts for the step."""
+    """A gradient in a different memory order is copied for the duration of the step."""
     p = torch.ones(8, 4, requires_grad=True)
     optimizer = dp.SGD([p], lr=0.1, **options)
     p.grad = torch.ones(4, 8).t()

@@ -1,4 +1,4 @@
-"""The shape that fused engines build on: one graph per recipe, whatever the scalars and sizes are."""
+"""One graph per recipe for all scalars and sizes, as fused engines need it."""
 
 import pytest
 import torch

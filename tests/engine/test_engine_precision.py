@@ -1,4 +1,4 @@
-"""bfloat16 weights and state: steps too small for them still move, and the random bits are the same in every engine."""
+"""bfloat16 weights and state: small steps are not lost, and both engines use the same random bits."""
 
 import io
 import math
@@ -25,7 +25,7 @@ def ones(count, dtype=HALF):
 
 
 def after_1000_steps(engine, rounding, size=1e-3, count=4096, **how):
-    """A weight of 1.0 after 1000 steps down by `size` each (gradient 1, learning rate `size`)."""
+    """Return a weight of 1.0 after 1000 steps of `-size` (gradient 1, learning rate `size`)."""
     p = ones(count)
     optimizer = dp.SGD([p], lr=size, engine=engine, rounding=rounding, **how)
     p.grad = torch.ones_like(p)
@@ -39,7 +39,7 @@ def after_1000_steps(engine, rounding, size=1e-3, count=4096, **how):
 
 @engines
 def test_nearest_rounding_loses_small_steps(engine):
-    """What the other two mend: below 1 the grid is 2^-8 wide, and half of that is more than the step."""
+    """Below 1 the spacing is 2^-8, and half of it exceeds the step."""
     p, _ = after_1000_steps(engine, "nearest")
     assert torch.equal(p, ones(4096))
 
@@ -48,7 +48,7 @@ def test_nearest_rounding_loses_small_steps(engine):
 def test_kahan_keeps_small_steps(engine):
     p, optimizer = after_1000_steps(engine, "kahan")
     joined = p.double() + optimizer.state[p]["compensation"].double()
-    # Each step errs by 2^-17 |x| in the split (see rounding.split) and by 2^-24 in float32.
+    # Each step has an error of 2^-17 |x| in the split (see rounding.split) and 2^-24 in float32.
     assert joined.abs().max().item() <= 1000 * (2**-17 + 2**-24)
     assert len(p.unique()) == 1
 
@@ -56,7 +56,7 @@ def test_kahan_keeps_small_steps(engine):
 @engines
 def test_stochastic_rounding_is_unbiased(engine):
     p, _ = after_1000_steps(engine, "stochastic")
-    # A step of s on a grid of width u adds the variance s (u - s) < s u, with u <= 2^-8 below 1: 1000 of them have a
+    # A step of s with spacing u adds the variance s (u - s) < s u, with u <= 2^-8 below 1: 1000 of them have a
     # standard deviation below sqrt(1000 * 1e-3 * 2^-8) = 0.0625 for one element.
     bound = 5 * math.sqrt(1000 * 1e-3 * 2**-8) / math.sqrt(p.numel())
     assert abs(p.double().mean().item()) < bound
@@ -66,7 +66,7 @@ def test_stochastic_rounding_is_unbiased(engine):
 @engines
 @pytest.mark.parametrize("rounding", ["kahan", "stochastic"])
 def test_decay_is_rounded_together_with_step(engine, rounding):
-    """Decoupled decay of 1e-4 a step, alone: rounded by itself it would be lost."""
+    """Decoupled decay of 1e-4 per step would be lost if rounded separately."""
     p = ones(4096)
     optimizer = dp.AdamW([p], lr=0.01, weight_decay=0.01, engine=engine, rounding=rounding)
     for _ in range(1000):
@@ -100,7 +100,7 @@ PRECISE = {
 
 @pytest.mark.parametrize("how", PRECISE)
 def test_engines_agree_bit_for_bit_without_square_root(how):
-    """Elementwise arithmetic is rounded alike; the random numbers are those of the element, whatever its layout."""
+    """Elementwise arithmetic rounds alike, and random numbers depend on the element, not the memory format."""
     options = {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.01, "nesterov": True, **PRECISE[how]}
     first, second = twins(
         lambda ps, **engine: dp.SGD(ps, **options, **engine),
@@ -124,7 +124,7 @@ def test_bfloat16_state_of_float32_weights_agrees_bit_for_bit():
 
 @pytest.mark.parametrize("name", ["adamw-decay", pytest.param("autosgm-1-zero", marks=pytest.mark.slow)])
 def test_engines_agree_in_nearly_all_bits_with_square_root(name):
-    """A last bit that differs before rounding turns the rounding of one element in 2^15 or so."""
+    """A differing last bit changes the rounding of about one element in 2^15."""
     first, second = twins(
         lambda ps, **engine: NAMED[name].make(ps, rounding="stochastic", state_dtype=HALF, **engine),
         parameters(HALF, shapes=((20000,),)),
@@ -159,7 +159,7 @@ def stochastic(params, **how):
 
 @engines
 def test_resumed_run_rounds_alike(engine):
-    """The seed travels in the groups; the one given at construction is replaced by it."""
+    """The seed is saved in the groups and replaces the one given at construction."""
     params = parameters(HALF, shapes=SHAPES)
     optimizer = stochastic(params, engine=engine, seed=11)
     march([(params, optimizer)], range(5))
@@ -202,7 +202,7 @@ def test_different_seeds_round_differently(engine):
 
 
 def noise_of(engine, steps=1, tensors=1, **how):
-    """Which of 20000 elements were rounded up by each step: the weight is half way between two numbers."""
+    """Return which of 20000 elements each step rounds up: the weight is half-way between two numbers."""
     params = [torch.ones(20000, dtype=HALF, requires_grad=True) for _ in range(tensors)]
     optimizer = dp.SGD(params, lr=2.0**-9, engine=engine, rounding="stochastic", **how)
     seen = []
@@ -242,7 +242,7 @@ def test_frozen_parameter_does_not_change_rounding_of_others():
 
 @engines
 def test_slots_and_weight_round_independently(engine):
-    """Both averages and the weight of a step from zero state that puts all three half way between two numbers."""
+    """The first step puts both averages and the weight half-way between two numbers."""
     recipe = dp.Recipe(dp.Filter(0.5, normalise="none"), dp.Filter(0.5, normalise="none", slot="second"), lr=2.0**-9)
     p = torch.ones(20000, dtype=HALF, requires_grad=True)
     optimizer = dp.SGM.from_recipe([p], recipe, engine=engine, rounding="stochastic", state_dtype=HALF)
@@ -283,7 +283,7 @@ KEPT = [
 
 @pytest.mark.parametrize(("dtype", "options", "dtypes", "bytes_each"), KEPT)
 def test_state_memory(dtype, options, dtypes, bytes_each):
-    """The same in both engines, as state is made before any engine is asked."""
+    """The state is created before an engine is selected, so that both have the same."""
     p = torch.ones(1000, dtype=dtype, requires_grad=True)
     optimizer = dp.AdamW([p], engine="eager", **options)
     p.grad = torch.ones_like(p)
@@ -314,7 +314,7 @@ def test_per_tensor_state_keeps_compute_precision(engine):
 
 
 def trained(dtype, steps=300, **how):
-    """The loss of a linear regression, 32 inputs, in float64 after a run of AdamW."""
+    """Return the float64 loss of a linear regression with 32 inputs after a run of AdamW."""
     generator = torch.Generator().manual_seed(1)
     inputs = torch.randn(256, 32, generator=generator)
     target = inputs @ torch.randn(32, 1, generator=generator) + 0.1 * torch.randn(256, 1, generator=generator)
@@ -329,14 +329,14 @@ def trained(dtype, steps=300, **how):
 
 
 def test_bfloat16_state_trains_as_well_as_float32_state():
-    """Within 5 percent of the final loss, near the noise of 0.01 that no weight can fit."""
+    """The final losses agree to 5 percent, near the irreducible noise of 0.01."""
     wide, narrow = trained(torch.float32), trained(torch.float32, state_dtype=HALF)
     assert wide < 0.02
     assert narrow == pytest.approx(wide, rel=0.05)
 
 
 def test_kahan_and_stochastic_weights_train_better_than_nearest():
-    """Small steps late in training are lost to nearest; kahan comes close to float32."""
+    """Nearest rounding loses small steps late in training; Kahan comes close to float32."""
     schedule = {"schedule": dp.schedules.Cosine(300)}
     plain, kahan = trained(HALF, **schedule), trained(HALF, rounding="kahan", **schedule)
     assert kahan <= plain

@@ -12,8 +12,8 @@ from dashpot.errors import ArgumentError
 ENGINES = ("eager", "compiled")
 
 
-def path(stage, engine, gradients, lr=1.0, **options):
-    """The weight after each step with the given gradients, and the optimizer."""
+def weights_after(stage, engine, gradients, lr=1.0, **options):
+    """Return the weight after each step with the given gradients, and the optimizer."""
     w = torch.zeros(len(gradients[0]), dtype=torch.float64, requires_grad=True)
     optimizer = dp.SGM.from_recipe([w], dp.Recipe(*stage, lr=lr), engine=engine, **options)
     weights = []
@@ -26,7 +26,7 @@ def path(stage, engine, gradients, lr=1.0, **options):
 
 @dataclass(frozen=True)
 class Delay(dp.Stage):
-    """The direction of two steps ago: one slot moves into another."""
+    """Return the direction of two steps ago: one slot is returned under another key."""
 
     slots = (dp.elementwise("last"), dp.elementwise("older"))
 
@@ -40,24 +40,24 @@ class Delay(dp.Stage):
 )
 def test_slot_returned_under_another_key_is_copied(options):
     options = dict(options)
-    weights, _ = path([Delay()], options.pop("engine"), [[1.0], [10.0], [100.0], [1000.0]], **options)
+    weights, _ = weights_after([Delay()], options.pop("engine"), [[1.0], [10.0], [100.0], [1000.0]], **options)
     assert weights == [[0.0], [0.0], [-1.0], [-11.0]]
 
 
 @dataclass(frozen=True)
-class OneForAll(dp.Stage):
+class ScalarDirection(dp.Stage):
     def apply(self, x, s, c, ctx):
         return x._replace(v=ctx.norm(x.v)), s
 
 
 @dataclass(frozen=True)
-class JustANumber(dp.Stage):
+class FloatDirection(dp.Stage):
     def apply(self, x, s, c, ctx):
         return x._replace(v=1.0), s
 
 
-@pytest.mark.parametrize("stage", [OneForAll(), JustANumber()], ids=lambda stage: type(stage).__name__)
+@pytest.mark.parametrize("stage", [ScalarDirection(), FloatDirection()], ids=lambda stage: type(stage).__name__)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_direction_with_wrong_shape_raises(stage, engine):
     with pytest.raises(ArgumentError, match="direction must keep the shape"):
-        path([stage], engine, [[1.0, 2.0]])
+        weights_after([stage], engine, [[1.0, 2.0]])

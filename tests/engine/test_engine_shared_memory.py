@@ -17,7 +17,7 @@ import dashpot as dp
 pytestmark = pytest.mark.needs_compiler
 
 
-DOUBLE = 1e-12  # float64: the bound of test_engine_equality
+DOUBLE = 1e-12  # float64, as in test_engine_equality
 
 
 SHAPES = ((3, 3), (4,), ())
@@ -27,7 +27,7 @@ def adamw(params, **how):
     return dp.AdamW(params, lr=0.02, weight_decay=0.1, **how)
 
 
-def agree(first, second):
+def assert_agree(first, second):
     assert distance(second[0], values(first[0])) < DOUBLE
     for p, q in zip(first[0], second[0], strict=True):
         a, b = state_of(first[1], p), state_of(second[1], q)
@@ -35,11 +35,11 @@ def agree(first, second):
         assert distance(list(b.values()), list(a.values())) < DOUBLE
 
 
-def _twice_the_same(buffer):
+def _identical(buffer):
     return [buffer[:6], buffer[:6]]
 
 
-def _part_of_another(buffer):
+def _nested(buffer):
     return [buffer[:6], buffer[2:4]]
 
 
@@ -47,16 +47,16 @@ def _overlapping_slices(buffer):
     return [buffer[:6], buffer[4:9], buffer[10:12]]
 
 
-def _side_by_side(buffer):
+def _adjacent(buffer):
     return [buffer[:6], buffer[6:9], buffer[9:]]
 
 
-def _with_gaps_first(buffer):
+def _strided_first(buffer):
     return [buffer[::2], buffer[:6]]
 
 
 @pytest.mark.parametrize(
-    "cut", [_twice_the_same, _part_of_another, _overlapping_slices, _with_gaps_first], ids=lambda cut: cut.__name__[1:]
+    "cut", [_identical, _nested, _overlapping_slices, _strided_first], ids=lambda cut: cut.__name__[1:]
 )
 def test_overlapping_parameters_use_eager_engine_in_order(cut):
     pairs = []
@@ -65,29 +65,29 @@ def test_overlapping_parameters_use_eager_engine_in_order(cut):
         params = [part.detach().requires_grad_() for part in cut(buffer)]
         pairs.append((params, adamw(params, engine=engine)))
     march(pairs, range(5))
-    agree(*pairs)
+    assert_agree(*pairs)
     assert "shares memory with another tensor" in fates(pairs[1][1])
 
 
 def test_adjacent_parameters_in_one_buffer_are_compiled():
     buffer = torch.linspace(-1, 1, 12, dtype=torch.float64)
-    params = [part.detach().requires_grad_() for part in _side_by_side(buffer)]
+    params = [part.detach().requires_grad_() for part in _adjacent(buffer)]
     optimizer = adamw(params, engine="compiled")
     march([(params, optimizer)], range(2))
     assert is_compiled(optimizer)
 
 
 ALIASES = {
-    "its own weight": lambda params, state: params[1].detach(),
-    "another's weight": lambda params, state: params[0].detach().view(-1)[5:],
-    "its own state": lambda params, state: state[params[1]]["exp_avg"],
-    "another's state": lambda params, state: state[params[0]]["exp_avg_sq"].view(-1)[:4],
+    "own weight": lambda params, state: params[1].detach(),
+    "other weight": lambda params, state: params[0].detach().view(-1)[5:],
+    "own state": lambda params, state: state[params[1]]["exp_avg"],
+    "other state": lambda params, state: state[params[0]]["exp_avg_sq"].view(-1)[:4],
 }
 
 
 @pytest.mark.parametrize("name", ALIASES)
 def test_gradient_that_aliases_written_memory(name):
-    """The gradient moves to another address from one step to the next, in either direction."""
+    """The address of the gradient changes between steps, in both directions."""
     first, second = twins(adamw, parameters(shapes=SHAPES))
     march((first, second), range(2))
     for step in range(2, 8):
@@ -96,7 +96,7 @@ def test_gradient_that_aliases_written_memory(name):
             if step % 3:
                 params[1].grad = ALIASES[name](params, optimizer.state)
             optimizer.step()
-        agree(first, second)
+        assert_agree(first, second)
     assert "compiled" in fates(second[1])
 
 
@@ -106,5 +106,5 @@ def test_two_parameters_with_shared_gradient():
         for params, optimizer in (first, second):
             params[0].grad = params[1].grad = gradient(params[0], step)
             optimizer.step()
-    agree(first, second)
+    assert_agree(first, second)
     assert is_compiled(second[1])

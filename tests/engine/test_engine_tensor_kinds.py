@@ -19,7 +19,7 @@ import dashpot as dp
 pytestmark = pytest.mark.needs_compiler
 
 
-DOUBLE = 1e-12  # float64: the bound of test_engine_equality
+DOUBLE = 1e-12  # float64, as in test_engine_equality
 
 
 SHAPES = ((3, 3), (4,), ())
@@ -29,7 +29,7 @@ def adamw(params, **how):
     return dp.AdamW(params, lr=0.02, weight_decay=0.1, **how)
 
 
-def agree(first, second):
+def assert_agree(first, second):
     assert distance(second[0], values(first[0])) < DOUBLE
     for p, q in zip(first[0], second[0], strict=True):
         a, b = state_of(first[1], p), state_of(second[1], q)
@@ -59,7 +59,7 @@ def test_tensor_subclass_is_compiled_unless_it_overrides_dispatch(kind, compiled
     march(pairs, range(3))
     assert is_compiled(pairs[1][1]) is compiled
     assert (f"tensor subclass {kind.__name__}" in fates(pairs[1][1])) is not compiled
-    agree(*pairs)
+    assert_agree(*pairs)
 
 
 def test_inference_tensors_use_eager_engine():
@@ -78,7 +78,7 @@ def test_step_in_inference_mode():
     first, second = twins(adamw, parameters(shapes=SHAPES))
     with torch.inference_mode():
         march((first, second), range(3))
-        agree(first, second)
+        assert_agree(first, second)
 
 
 @pytest.mark.parametrize("engine", ["eager", "compiled"])

@@ -24,7 +24,7 @@ import dashpot as dp
 pytestmark = pytest.mark.needs_compiler
 
 
-DOUBLE = 1e-12  # float64: the bound of test_engine_equality
+DOUBLE = 1e-12  # float64, as in test_engine_equality
 
 
 SHAPES = ((3, 3), (4,), ())
@@ -34,7 +34,7 @@ def adamw(params, **how):
     return dp.AdamW(params, lr=0.02, weight_decay=0.1, **how)
 
 
-def agree(first, second):
+def assert_agree(first, second):
     assert distance(second[0], values(first[0])) < DOUBLE
     for p, q in zip(first[0], second[0], strict=True):
         a, b = state_of(first[1], p), state_of(second[1], q)
@@ -47,7 +47,7 @@ def _weight_in_place(params, optimizer):
     params[0].mul_(-2)
 
 
-def _weight_elsewhere(params, optimizer):
+def _weight_replaced(params, optimizer):
     params[0].data = params[0].data * 3
 
 
@@ -59,7 +59,7 @@ def _weight_dtype(params, optimizer):
     params[0].data = params[0].data.float()
 
 
-def _weight_of_another_shape(params, optimizer):
+def _weight_reshaped(params, optimizer):
     params[1].data = params[1].data.view(2, 2)
     for key in ("exp_avg", "exp_avg_sq"):
         optimizer.state[params[1]][key] = optimizer.state[params[1]][key].view(2, 2)
@@ -74,7 +74,7 @@ def _state_in_place(params, optimizer):
     optimizer.state[params[0]]["exp_avg"].fill_(0.5)
 
 
-def _state_elsewhere(params, optimizer):
+def _state_replaced(params, optimizer):
     optimizer.state[params[0]]["exp_avg"] = torch.full((3, 3), 0.25, dtype=torch.float64)
 
 
@@ -114,7 +114,7 @@ def _count_in_place(params, optimizer):
     optimizer.state[params[0]]["step"].fill_(50)
 
 
-def _count_elsewhere(params, optimizer):
+def _count_replaced(params, optimizer):
     optimizer.state[params[0]]["step"] = torch.tensor(7.0)
 
 
@@ -139,7 +139,7 @@ def _loaded(params, optimizer):
     optimizer.load_state_dict(state)
 
 
-def _loaded_its_own(params, optimizer):
+def _loaded_own_state(params, optimizer):
     optimizer.load_state_dict(optimizer.state_dict())
 
 
@@ -164,7 +164,7 @@ def test_external_edit_has_same_effect_in_both_engines(edit):
         edit(params, optimizer)
     march((first, second), range(4, 8))
     assert "compiled" in fates(second[1])
-    agree(first, second)
+    assert_agree(first, second)
 
 
 def test_all_edits_are_collected():
@@ -174,7 +174,7 @@ def test_all_edits_are_collected():
 @pytest.mark.parametrize("engine", ["eager", "compiled"])
 @pytest.mark.parametrize(
     ("edit", "count"),
-    [(_count_in_place, 50), (_count_elsewhere, 7), (_count_as_a_number, 7), (_count_by_data, 30)],
+    [(_count_in_place, 50), (_count_replaced, 7), (_count_as_a_number, 7), (_count_by_data, 30)],
     ids=lambda edit: getattr(edit, "__name__", None),
 )
 def test_step_count_continues_from_edited_value(edit, count, engine):
@@ -194,7 +194,7 @@ def test_copy_continues_independently(copied):
     march((first, second), range(4, 8))
     untouched = snapshot(*second)
     march((third,), range(4, 8))
-    agree(first, third)
+    assert_agree(first, third)
     march((third,), range(8, 10))
     assert same(snapshot(*second), untouched)
     assert is_compiled(third[1])
@@ -216,7 +216,7 @@ def test_checkpoint_continues_bit_for_bit():
 
 
 def test_shrunk_weight_raises_and_writes_nothing():
-    """Its state has the old size; beyond the weight's own memory nothing may be written."""
+    """The state has the old size; memory beyond the weight must not be written."""
     for engine in ("eager", "compiled"):
         memory = torch.ones(9, dtype=torch.float64)
         p = torch.zeros(9, dtype=torch.float64, requires_grad=True)
@@ -283,7 +283,7 @@ def test_invalid_tensor_raises_before_anything_is_written(fault, steps, engine):
     optimizer = adamw(params, engine=engine)
     march([(params, optimizer)], range(steps))
     feed(params, steps)
-    others = [params[0], params[2]]  # the second's memory may be gone
+    others = [params[0], params[2]]  # the memory of the second may be released
     before = snapshot(others, optimizer), len(optimizer.state)
     fault(params, optimizer)
     with pytest.raises(dp.ArgumentError, match=f"AdamW: .*{REFUSED[fault]}"):
@@ -312,4 +312,4 @@ def test_valid_step_after_rejected_step_succeeds():
     with pytest.raises(dp.ArgumentError, match="dense"):
         second[1].step()
     march((first, second), range(3, 6))
-    agree(first, second)
+    assert_agree(first, second)
