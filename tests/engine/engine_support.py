@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from contracts.trajectories import gradient
+from registry import SUBJECTS
 
 import dashpot as dp
 from dashpot.engine.native import build, kernel
@@ -90,3 +91,32 @@ class CountingBackend:
     def __call__(self, graph, inputs):
         self.graphs.append(graph)
         return graph.forward
+
+
+DYNAMO_SUBJECTS = frozenset(
+    [
+        "sgd-nesterov",
+        "rmsprop-centered",
+        "adamw-amsgrad",
+        "qhadam-both",
+        "centered-adam-direction",
+        "autosgm-3-debiased",
+        "sgm-all-stages",
+        "own-stage",
+        "scheduled",
+        "esgd-2",
+        "adahessian",
+        "sophia",
+    ]
+)
+"""One or two methods of each family, for tests that run torch.compile for every subject."""
+
+
+def each_for_dynamo(condition=lambda subject: True):
+    """Parametrize a test over the subjects that meet a condition; those outside `DYNAMO_SUBJECTS` are slow tests."""
+    subjects = filter(condition, SUBJECTS)
+    return pytest.mark.parametrize(
+        "subject",
+        [pytest.param(s, marks=() if s.name in DYNAMO_SUBJECTS else pytest.mark.slow) for s in subjects],
+        ids=str,
+    )

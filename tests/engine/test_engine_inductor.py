@@ -8,7 +8,7 @@ import warnings
 import pytest
 import torch
 from contracts.trajectories import distance, gradient, identical, parameters, run, values
-from engine_support import CountingBackend
+from engine_support import CountingBackend, each_for_dynamo
 from registry import SUBJECTS, each
 
 import dashpot as dp
@@ -45,7 +45,7 @@ def pair(subject, backend, steps=6, dtype=torch.float64, **options):
     return eager, others, one, two
 
 
-@each()
+@each_for_dynamo()
 def test_compiled_step_is_one_graph_and_matches_eager(subject):
     check_one_graph(subject, capturable=False)
 

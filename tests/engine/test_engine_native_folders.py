@@ -22,10 +22,14 @@ class TestDamage:
         [
             pytest.param(lambda content, other: b"", id="empty"),
             pytest.param(lambda content, other: content[:-1], id="truncated by one byte"),
-            pytest.param(lambda content, other: content[: len(content) // 2], id="half"),
-            pytest.param(lambda content, other: content[: -cache.TRAILER_SIZE], id="no checksum"),
-            pytest.param(lambda content, other: content[-cache.TRAILER_SIZE :], id="checksum only"),
-            pytest.param(lambda content, other: content + b"x", id="trailing byte"),
+            pytest.param(lambda content, other: content[: len(content) // 2], id="half", marks=pytest.mark.slow),
+            pytest.param(
+                lambda content, other: content[: -cache.TRAILER_SIZE], id="no checksum", marks=pytest.mark.slow
+            ),
+            pytest.param(
+                lambda content, other: content[-cache.TRAILER_SIZE :], id="checksum only", marks=pytest.mark.slow
+            ),
+            pytest.param(lambda content, other: content + b"x", id="trailing byte", marks=pytest.mark.slow),
             pytest.param(lambda content, other: content.replace(b"answer", b"insert", 1), id="changed"),
             pytest.param(lambda content, other: other, id="different kernel"),
         ],

@@ -52,6 +52,7 @@ class TestOtherProcess:
         assert len(runtimes) == 1
         assert Path(runtimes[0]).samefile(compiler.find().libraries[0])
 
+    @pytest.mark.slow
     @pytest.mark.needs_linux
     def test_renamed_openmp_runtime_is_linked(self, tmp_path):
         # Some torch wheels bundle libgomp under a different name: simulate that by preloading a renamed copy.

@@ -5,7 +5,7 @@ from unittest import mock
 import pytest
 import torch
 from contracts.trajectories import distance
-from engine_support import CountingBackend
+from engine_support import CountingBackend, each_for_dynamo
 from registry import SUBJECTS, each
 
 import dashpot as dp
@@ -71,7 +71,7 @@ def traceable(subject):
     return True
 
 
-@each(lambda subject: subject in UNSCHEDULED and traceable(subject))
+@each_for_dynamo(lambda subject: subject in UNSCHEDULED and traceable(subject))
 def test_training_step_is_one_graph(subject):
     recipe = subject.make([torch.zeros(1, requires_grad=True)]).recipe
     count = CountingBackend()

@@ -69,7 +69,7 @@ def library(source: str) -> ctypes.CDLL:
         source: C++ source text.
 
     Raises:
-        BuildError: If there is no compiler, it fails, or its output cannot be loaded.
+        BuildError: If no compiler is found, it fails, or its output cannot be loaded.
 
     Warns:
         RuntimeWarning: Once, if the compiler rejects an optimization flag.

@@ -80,7 +80,7 @@ def find() -> Compiler:
     Cached by the values of `CXX` and `PATH`.
 
     Raises:
-        BuildError: If there is no compiler, or it does not run.
+        BuildError: If no compiler is found, or it does not run.
 
     >>> "-ffp-contract=off" in find().flags
     True
@@ -176,7 +176,7 @@ class _DlInfo(ctypes.Structure):
 def _find_library(function: str) -> str | None:
     """Return the file that provides `function` to torch, in the loader's order: global scope, then torch's libraries.
 
-    None if there is no such function.
+    None if it is not found.
     """
     if sys.platform == "win32":
         return None
