@@ -31,7 +31,7 @@ _warned: set[str] = set()
 
 
 class Backend:
-    """The engine of one optimizer.
+    """The execution engine of one optimizer.
 
     Args:
         mode: "auto", "eager" or "compiled".

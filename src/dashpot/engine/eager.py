@@ -78,7 +78,7 @@ def observe_tensor(
 ) -> None:
     """Update the state of a parameter in place from a Hessian-vector product.
 
-    Args are those of `step_tensor`. `observation` holds real tensors with the shape of `real_view(p)`.
+    Arguments are as in `step_tensor`; `observation` holds real tensors with the shape of `real_view(p)`.
     """
     copy = torch.Tensor.clone if torch.is_grad_enabled() else _identity  # as in `step_tensor`
     targets = {slot.key: _working_view(state[slot.key], slot.shape == "per_tensor") for slot in storage.slots(recipe)}

@@ -42,7 +42,7 @@ class GroupPlan(NamedTuple):
         factor, window: The fields of `Clock`.
         maximize: Whether the step ascends.
         structure: The settings that kernels are specialized for.
-        active: Which stages are not no-ops.
+        active: Mask of the stages that are not no-ops.
     """
 
     recipe: Recipe
@@ -87,7 +87,7 @@ class Step:
         groups: The groups that have such parameters.
         owners: The parameters.
         params, grads: The parameters and gradients, or their local tensors for DTensors.
-        indices: Index of each parameter among all of the optimizer.
+        indices: Index of each parameter in the optimizer.
         states: State of each parameter.
         storage: Storage format for a parameter dtype.
         sharding: How the parameters are sharded.

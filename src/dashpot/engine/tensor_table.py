@@ -54,7 +54,7 @@ class PreparedGroup:
 
     Args:
         kernel: The kernel.
-        active: Which stages of the recipe are not no-ops.
+        active: Mask of the stages that are not no-ops.
         keys: Keys of the state that the kernel writes: the step count, then the slots.
         spec: How the parameters are sharded.
         width: Bytes of an element of a gradient.
@@ -193,7 +193,7 @@ def _getter(keys: tuple[str, ...]) -> Callable[[Any], tuple[Any, ...]]:
 
 
 class TensorTable:
-    """Which tensors of an optimizer kernels can step, and their arguments.
+    """Kernel support and kernel arguments of the tensors of an optimizer.
 
     Attributes:
         kernel_args: Arguments of the current step, one entry for each kernel.

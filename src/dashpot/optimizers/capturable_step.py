@@ -17,7 +17,7 @@ __all__ = ["CapturableStepper"]
 
 
 class CapturableStepper:
-    """Takes the steps of one optimizer on the devices of its parameters."""
+    """The capturable step of one optimizer, with the step counts on the devices of its parameters."""
 
     def __init__(self) -> None:
         self._counts: dict[tuple[int, torch.device], cuda_graph.DeviceStepCounts] = {}

@@ -58,7 +58,7 @@ class DeviceStepCounts:
         )
 
     def increment(self, skip: Any) -> None:
-        """Add one step, or none where `skip` holds."""
+        """Increment the counts unless `skip` is true."""
         self.steps += (~skip).to(self.steps) if isinstance(skip, Tensor) else 1
 
 

@@ -1,4 +1,4 @@
-"""Which engine steps the tensors of an optimizer, as text."""
+"""Description of the engine that steps each tensor of an optimizer."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _RULES = {
 
 
 def explain_engine(optimizer: Optimizer) -> Explanation:
-    """Explain which engine steps which tensors of an optimizer, and why.
+    """Describe which engine steps which tensors of an optimizer, with the reasons.
 
     Args:
         optimizer: A dashpot optimizer. Before its first step only the rule is known.

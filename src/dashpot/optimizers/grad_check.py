@@ -1,7 +1,7 @@
 """Gradient checks before a step: global norm, clip factor, finiteness, and whether to skip the step.
 
-The clip factor of gradients on a device stays there, without host synchronization. A step that may be skipped needs
-one.
+The clip factor of gradients on a device stays there, without host synchronization. Only a step that may be skipped
+synchronizes.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class StepDecision(NamedTuple):
 
 
 def check_gradients(options: ResolvedOptions, backend: Backend, step: Step, scaler: tuple[Any, Any]) -> StepDecision:
-    """Measure the gradients of a step as far as the options need it, and decide how to take the step.
+    """Measure the gradients as the options require, and decide whether and how to take the step.
 
     Args:
         options: The options of the optimizer.
@@ -80,7 +80,7 @@ def _global_norm(backend: Backend, step: Step) -> tuple[Tensor, Any]:
 
 
 def _combined(squares: float, finite: Any, rest: list[Tensor]) -> tuple[Tensor, Any]:
-    """Combine what kernels measured with the gradients not measured."""
+    """Combine the measurements of kernels with the remaining gradients."""
     norms = [torch.tensor(math.sqrt(squares) if squares >= 0 else math.nan, dtype=torch.float64, device="cpu")]
     for device in dict.fromkeys(g.device for g in rest):
         grads = [g if torch.is_grad_enabled() else g.detach() for g in rest if g.device == device]
@@ -93,7 +93,7 @@ def _combined(squares: float, finite: Any, rest: list[Tensor]) -> tuple[Tensor, 
 def norm_dtype(g: Tensor) -> torch.dtype:
     """Return the dtype to measure a gradient in.
 
-    On the CPU float64, as in kernels, so that squares of large float32 numbers are finite.
+    On the CPU this is float64, as in kernels, so that squares of large float32 numbers are finite.
     """
     if g.device.type == "cpu":
         return torch.complex128 if g.is_complex() else torch.float64

@@ -92,7 +92,7 @@ def complete_state(optimizer: Steppable, recipe: Recipe, p: Tensor, storage: Sto
             _check_slot(type(optimizer).__name__, slot, state[slot.key], p)
     if any(slot.key not in state for slot in storage.slots(recipe)):
         reject_state_init_in_graph(optimizer)
-        with torch.inference_mode(False):  # the state must remain writable outside of it
+        with torch.inference_mode(False):  # the state must be writable outside inference mode
             for key, value in new_slots(recipe, p, storage).items():
                 state.setdefault(key, value)
     return state

@@ -1,7 +1,7 @@
 """One step of an optimizer: plan, check, decide, run.
 
-The optimizer provides the settings of its groups. Here tensors are collected, their state is completed and everything
-that can raise runs before anything is written.
+The optimizer provides the settings of its groups. This module collects the tensors, completes their state, and runs
+everything that can raise before the first write.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _NONE = type(None)
 
 
 class Stepper:
-    """Takes the steps of one optimizer."""
+    """The step of one optimizer, with the scalars cached from its last step."""
 
     def __init__(self) -> None:
         self._recent: dict[Any, tuple[tuple[Stage, ...], StepScalars]] = {}  # of the last step: most counts recur
@@ -168,7 +168,7 @@ class Stepper:
         return found[1]
 
     def _run(self, optimizer: Steppable, step: Step, decision: StepDecision, rollback: Rollback) -> None:
-        """Write: first what can raise, then the kernels."""
+        """Update the tensors: first the steps that can raise, then the kernels."""
         backend, observes = optimizer._backend, optimizer._has_products()
         eager = backend.tensor_table.eager_positions()
         rollback.save_values(step, range(len(step.params)) if observes else eager)

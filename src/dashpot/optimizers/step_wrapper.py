@@ -1,4 +1,4 @@
-"""Wrapping of `step` by torch and Dynamo, only when needed: a small model notices the overhead."""
+"""Wrapping of `step` by torch and Dynamo only if needed, as the overhead matters for small models."""
 
 from __future__ import annotations
 
