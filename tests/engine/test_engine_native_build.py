@@ -69,7 +69,7 @@ class TestAnnouncement:
         logger.removeHandler(handler)
 
     def test_long_compilation_is_logged_once_per_process(self, scripted_compiler, records, monkeypatch):
-        monkeypatch.setattr(build, "ANNOUNCE_AFTER", 0.05)
+        monkeypatch.setattr(build, "ANNOUNCE_AFTER", 0.0)
         scripted_compiler("sleep 0.1")
         for number in (4, 5):
             build.library(source_returning(number))
@@ -78,7 +78,7 @@ class TestAnnouncement:
         assert record.levelno >= logging.lastResort.level  # shown without logging configuration
 
     def test_log_without_cache_omits_folder(self, scripted_compiler, records, monkeypatch):
-        monkeypatch.setattr(build, "ANNOUNCE_AFTER", 0.05)
+        monkeypatch.setattr(build, "ANNOUNCE_AFTER", 0.0)
         scripted_compiler("sleep 0.1")
         cache.folder().chmod(0o770)
         with pytest.warns(RuntimeWarning, match="by other users"):

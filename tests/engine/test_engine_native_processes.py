@@ -26,6 +26,7 @@ from build_support import (
     source_returning,
     succeeded,
     together,
+    until,
 )
 from processes import LIMIT
 
@@ -96,8 +97,9 @@ class TestOtherProcess:
 
 
 class TestForks:
-    def test_forked_child_compiles_kernel_in_progress_in_parent(self, scripted_compiler, monkeypatch):
-        scripted_compiler("sleep 0.4")
+    def test_forked_child_compiles_kernel_in_progress_in_parent(self, scripted_compiler, monkeypatch, tmp_path):
+        first, release = tmp_path / "first", tmp_path / "release"
+        scripted_compiler(f"if mkdir {first} 2>/dev/null; then until [ -e {release} ]; do sleep 0.01; done; fi")
         monkeypatch.setattr(build, "PEER_TIMEOUT", 0.05)
 
         def child():
@@ -107,7 +109,11 @@ class TestForks:
             assert build.compilations() == before + 1
 
         with Compiling(source_returning(27)) as compiling:
-            assert succeeded(forked(child))
+            try:
+                until(first.exists)
+                assert succeeded(forked(child))
+            finally:
+                release.touch()
         assert compiling.library.answer() == 27
 
     def test_fork_with_held_locks_does_not_deadlock(self, scripted_compiler):
