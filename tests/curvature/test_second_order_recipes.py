@@ -17,7 +17,7 @@ from curvature.second_order_support import (
     weights,
 )
 from curvature_methods_support import CASES, DOUBLE, EVERY_METHOD, ORACLES, STEPS, Timetable, identity
-from engine.engine_support import is_compiled, twins
+from engine.engine_support import eager_and_compiled, is_compiled
 
 import dashpot as dp
 
@@ -176,7 +176,7 @@ def test_compiled_kernels_step_as_the_eager_engine(case):
         groups = [{"params": params[:2]}, {"params": params[2:], **other}]
         return cls(groups, **{**settings, **fixed, **probing, "probe": products}, engine=engine)
 
-    first, second = twins(make, weights())
+    first, second = eager_and_compiled(make, weights())
     for step in range(20):
         for params, optimizer in (first, second):
             for p, g in zip(params, leaves(*[p.shape for p in params], seed=step), strict=True):

@@ -21,32 +21,32 @@ def empty_cache(tmp_path, monkeypatch):
     monkeypatch.setattr(build, "_libraries", {})
 
 
-def copies(params):
+def clone_leaves(params):
     """Clone tensors as leaves with the same values and memory order."""
     return [p.detach().clone(memory_format=torch.preserve_format).requires_grad_() for p in params]
 
 
-def twins(make, params):
+def eager_and_compiled(make, params):
     """Return (parameters, optimizer) for the eager engine and for the compiled one."""
-    first, second = copies(params), copies(params)
+    first, second = clone_leaves(params), clone_leaves(params)
     return (first, make(first, engine="eager")), (second, make(second, engine="compiled"))
 
 
-def feed(params, step, arrange=lambda g, index: g, missing=lambda step, index: False):
+def set_gradients(params, step, arrange=lambda g, index: g, missing=lambda step, index: False):
     """Set the recorded gradient of a step on every parameter."""
     for index, p in enumerate(params):
         p.grad = None if missing(step, index) else arrange(gradient(p, step, index), index)
 
 
-def march(pairs, steps, **options):
+def run_steps(pairs, steps, **options):
     """Take the same steps with several (parameters, optimizer) pairs."""
     for step in steps:
         for params, optimizer in pairs:
-            feed(params, step, **options)
+            set_gradients(params, step, **options)
             optimizer.step()
 
 
-def fates(optimizer):
+def explanation(optimizer):
     """Return the rows of `explain_engine`."""
     return "\n".join(dp.explain_engine(optimizer).rows)
 
@@ -71,14 +71,14 @@ def snapshot(params, optimizer):
     )
 
 
-def same(a, b):
+def is_equal(a, b):
     """Compare snapshots bit for bit."""
     if isinstance(a, torch.Tensor):
         return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
     if isinstance(a, dict):
-        return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+        return isinstance(b, dict) and a.keys() == b.keys() and all(is_equal(a[key], b[key]) for key in a)
     if isinstance(a, (list, tuple)):
-        return isinstance(b, (list, tuple)) and len(a) == len(b) and all(map(same, a, b))
+        return isinstance(b, (list, tuple)) and len(a) == len(b) and all(map(is_equal, a, b))
     return a == b
 
 

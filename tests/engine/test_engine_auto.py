@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from contracts.trajectories import parameters
-from engine_support import copies, fates, is_compiled, march, same, snapshot
+from engine_support import clone_leaves, explanation, is_compiled, is_equal, run_steps, snapshot
 
 import dashpot as dp
 from dashpot.engine.native import build, kernel
@@ -32,15 +32,15 @@ def requested(monkeypatch):
 def test_any_size_compiles_before_first_step(requested, engine, shapes):
     params = parameters(torch.float32, shapes=shapes)
     optimizer = dp.AdamW(params, engine=engine)
-    march([(params, optimizer)], range(1))
+    run_steps([(params, optimizer)], range(1))
     assert is_compiled(optimizer)
-    march([(params, optimizer)], range(1, 3))
+    run_steps([(params, optimizer)], range(1, 3))
     assert len(requested) == 1
 
 
 def test_engine_eager_compiles_nothing(requested):
     params = parameters(torch.float32)
-    march([(params, dp.AdamW(params, engine="eager"))], range(2))
+    run_steps([(params, dp.AdamW(params, engine="eager"))], range(2))
     assert requested == []
 
 
@@ -48,21 +48,21 @@ def test_engine_eager_compiles_nothing(requested):
 def test_resumed_run_matches_uninterrupted_run_bit_for_bit(at):
     params = parameters(torch.float32)
     optimizer = dp.AdamW(params, engine="auto", lr=0.1)
-    march([(params, optimizer)], range(at))
-    others = copies(params)
+    run_steps([(params, optimizer)], range(at))
+    others = clone_leaves(params)
     other = dp.AdamW(others, engine="auto", lr=0.5)
     other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     for pair in ((params, optimizer), (others, other)):
-        march([pair], range(at, 110))
-    assert same(snapshot(params, optimizer), snapshot(others, other))
+        run_steps([pair], range(at, 110))
+    assert is_equal(snapshot(params, optimizer), snapshot(others, other))
 
 
 def test_late_parameter_uses_existing_kernel(requested):
     params = parameters()
     optimizer = dp.AdamW(params, engine="auto")
-    march([(params, optimizer)], range(5), missing=lambda step, index: index == 0)
-    march([(params, optimizer)], range(5, 7))
-    assert fates(optimizer) == "group 0: 3 tensors, 11 elements, float64: compiled, 56 bytes moved per element"
+    run_steps([(params, optimizer)], range(5), missing=lambda step, index: index == 0)
+    run_steps([(params, optimizer)], range(5, 7))
+    assert explanation(optimizer) == "group 0: 3 tensors, 11 elements, float64: compiled, 56 bytes moved per element"
     assert [int(optimizer.state[p]["step"]) for p in params] == [2, 7, 7]
     assert len(requested) == 1
 
@@ -78,8 +78,8 @@ def test_explain_engine_in_auto():
         "on accelerators, torch.compile for 1048576 elements or more\n"
         "  no step taken yet"
     )
-    march([(params, optimizer)], range(1))
-    assert fates(optimizer) == "group 0: 3 tensors, 11 elements, float32: compiled, 28 bytes moved per element"
+    run_steps([(params, optimizer)], range(1))
+    assert explanation(optimizer) == "group 0: 3 tensors, 11 elements, float32: compiled, 28 bytes moved per element"
 
 
 def test_explain_engine_groups_tensors_by_reason():
@@ -93,7 +93,7 @@ def test_explain_engine_groups_tensors_by_reason():
         shared[2:].requires_grad_(),
     ]
     optimizer = dp.SGD([{"params": params[:3]}, {"params": params[3:]}], lr=0.1, engine="compiled")
-    march([(params, optimizer)], range(1))
+    run_steps([(params, optimizer)], range(1))
     assert repr(dp.explain_engine(optimizer)).splitlines() == [
         "engine='compiled': kernels, compiled before the first step unless cached",
         "  group 0: 1 tensor, 3 elements, float32: compiled, 12 bytes moved per element",

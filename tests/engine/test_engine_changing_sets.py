@@ -3,7 +3,7 @@
 import pytest
 import torch
 from contracts.trajectories import distance, gradient, parameters, values
-from engine_support import fates, is_compiled, march, twins
+from engine_support import eager_and_compiled, explanation, is_compiled, run_steps
 
 import dashpot as dp
 
@@ -32,9 +32,9 @@ def growing(step, index):
 @pytest.mark.parametrize("missing", [rotating, alternating, growing])
 @pytest.mark.parametrize("options", [{}, {"max_norm": 0.5}], ids=["plain", "max_norm"])
 def test_engines_agree_for_changing_sets(missing, options):
-    first, second = twins(lambda params, **how: adamw(params, **how, **options), parameters(shapes=SHAPES))
+    first, second = eager_and_compiled(lambda params, **how: adamw(params, **how, **options), parameters(shapes=SHAPES))
     for step in range(15):
-        march((first, second), [step], missing=missing)
+        run_steps((first, second), [step], missing=missing)
         assert distance(second[0], values(first[0])) < 1e-12  # float64, as in test_engine_equality
         assert is_compiled(second[1])
     counts = [[int(opt.state[p]["step"]) for p in params if p in opt.state] for params, opt in (first, second)]
@@ -45,7 +45,7 @@ def test_gradient_in_memory_of_parameter_without_gradient():
     """Memory that a step does not write may be read in it, with kernels."""
     params = parameters(shapes=((4,), (4,)))
     optimizer = dp.SGD(params, lr=0.1, engine="compiled")
-    march([(params, optimizer)], range(2))
+    run_steps([(params, optimizer)], range(2))
     before = params[1].detach().clone()
     params[0].grad, params[1].grad = params[1].detach(), None
     expected = params[0].detach() - 0.1 * before
@@ -60,11 +60,11 @@ def test_parameters_that_start_to_overlap_use_eager_engine():
     for engine in ("eager", "compiled"):
         params = parameters(shapes=((6,), (3,), (3,)))
         optimizer = dp.SGD(params, lr=0.1, momentum=0.9, engine=engine)
-        march([(params, optimizer)], range(2), missing=lambda step, index: index == step)
+        run_steps([(params, optimizer)], range(2), missing=lambda step, index: index == step)
         params[1].data = params[0].data[2:5]
         for p, index in zip(params, range(3), strict=True):
             p.grad = gradient(p, 2, index)
         optimizer.step()
         pairs.append((params, optimizer))
     assert distance(pairs[1][0], values(pairs[0][0])) < 1e-12
-    assert "shares memory with another tensor" in fates(pairs[1][1])
+    assert "shares memory with another tensor" in explanation(pairs[1][1])

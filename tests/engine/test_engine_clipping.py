@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from contracts.trajectories import distance, gradient, parameters, values
-from engine_support import SGD, fates, feed, is_compiled, march, same, snapshot  # noqa: F401
+from engine_support import SGD, explanation, is_compiled, is_equal, run_steps, set_gradients, snapshot  # noqa: F401
 from registry import SUBJECTS
 
 import dashpot as dp
@@ -46,8 +46,8 @@ def test_max_norm_matches_clip_grad_norm(engine, max_norm):
     others = [p.detach().clone(memory_format=torch.preserve_format).requires_grad_() for p in params]
     ours, theirs = grouped(params, engine=engine, max_norm=max_norm), grouped(others, engine="eager")
     for step in range(5):
-        feed(params, step)
-        feed(others, step)
+        set_gradients(params, step)
+        set_gradients(others, step)
         before = [p.grad.clone() for p in params]
         ours.step()
         norm = torch.nn.utils.clip_grad_norm_(others, max_norm)
@@ -57,7 +57,7 @@ def test_max_norm_matches_clip_grad_norm(engine, max_norm):
         assert ours.last_grad_norm.dim() == 0
         assert ours.last_step == ("clipped" if max_norm < norm else "applied")
     assert distance(params, values(others)) < DOUBLE
-    assert ("compiled," in fates(ours)) is (engine == "compiled")
+    assert ("compiled," in explanation(ours)) is (engine == "compiled")
 
 
 @engines
@@ -66,8 +66,8 @@ def test_clip_value_matches_clip_grad_value(engine):
     others = [p.detach().clone().requires_grad_() for p in params]
     ours, theirs = grouped(params, engine=engine, clip_value=0.3), grouped(others, engine="eager")
     for step in range(5):
-        feed(params, step)
-        feed(others, step)
+        set_gradients(params, step)
+        set_gradients(others, step)
         ours.step()
         torch.nn.utils.clip_grad_value_(others, 0.3)
         theirs.step()
@@ -82,8 +82,8 @@ def test_max_norm_applies_before_clip_value(engine):
     ours = dp.AdamW(params, engine=engine, max_norm=1.0, clip_value=0.3)
     theirs = dp.AdamW(others, engine="eager")
     for step in range(5):
-        feed(params, step)
-        feed(others, step)
+        set_gradients(params, step)
+        set_gradients(others, step)
         ours.step()
         torch.nn.utils.clip_grad_norm_(others, 1.0)
         torch.nn.utils.clip_grad_value_(others, 0.3)
@@ -109,7 +109,7 @@ def test_adaptive_clip_matches_paper(engine):
     momenta = [np.zeros_like(w) for w in weights]
     optimizer = dp.SGD(params, lr=0.1, momentum=0.9, engine=engine, adaptive_clip=0.05)
     for step in range(6):
-        feed(params, step)
+        set_gradients(params, step)
         grads = [np.asarray(p.grad.numpy() * 10.0 ** (-step)) for p in params]
         for p, g in zip(params, grads, strict=True):
             p.grad = torch.from_numpy(g)
@@ -160,7 +160,7 @@ def test_engines_agree_with_all_clipping_options():
         params = parameters()
         options = {"max_norm": 0.5, "clip_value": 0.2, "adaptive_clip": 0.1, "nonfinite": "skip"}
         pairs.append((params, NAMED["adamw-decay"].make(params, engine=engine, **options)))
-    march(pairs, range(10))
+    run_steps(pairs, range(10))
     assert distance(pairs[1][0], values(pairs[0][0])) < DOUBLE
     assert is_compiled(pairs[1][1])
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from contracts.trajectories import distance
-from engine_support import fates, is_compiled
+from engine_support import explanation, is_compiled
 
 import dashpot as dp
 from dashpot.engine.native import functions
@@ -87,7 +87,7 @@ def test_documented_stages_run_on_kernels():
             opt.zero_grad()
             opt.backward((w**4).sum())
             opt.step()
-        assert is_compiled(opt) is (engine == "compiled"), fates(opt)
+        assert is_compiled(opt) is (engine == "compiled"), explanation(opt)
         found.append([w.detach(), *(value.double() for value in opt.state[w].values())])
     assert distance(*found) < 1e-12
 
@@ -112,7 +112,7 @@ def test_the_cautious_mask_compiles_by_every_way_to_write_it(dtype):
         for g in ([1.0, -1.0, 2.0, 3.0, 0.5], [-0.5, 1.0, 1.0, -9.0, 2.0]):
             p.grad = torch.tensor(g, dtype=dtype)
             opt.step()
-        assert is_compiled(opt) is (engine == "compiled"), fates(opt)
+        assert is_compiled(opt) is (engine == "compiled"), explanation(opt)
         found.append([opt.state[p][f"way{number}"] for number in range(4)])
     assert [value.tolist() for value in found[0]] == [[0.0, 1.0, 1.0, 1.0, 1.0]] * 4
     assert [value.tolist() for value in found[1]] == [value.tolist() for value in found[0]]

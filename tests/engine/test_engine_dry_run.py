@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from engine_support import same, snapshot
+from engine_support import is_equal, snapshot
 
 import dashpot as dp
 from dashpot.engine import dry_run
@@ -181,7 +181,7 @@ def check_rejected(params, grads, made, engine, message):
     assert str(caught.value).startswith("Mine: ")
     assert str(caught.value).endswith(".")
     assert "\n" not in str(caught.value)
-    assert same(snapshot(params, optimizer), before)
+    assert is_equal(snapshot(params, optimizer), before)
     assert all(torch.equal(p.grad, g) for p, g in zip(params, grads, strict=True))
     assert not any(optimizer.state.values())
 
@@ -252,7 +252,7 @@ def test_exception_at_later_step_is_converted(engine):
     with pytest.raises(dp.ArgumentError, match=message) as caught:
         optimizer.step()
     assert isinstance(caught.value.__cause__, LookupError)
-    assert same(snapshot(params, optimizer), before)
+    assert is_equal(snapshot(params, optimizer), before)
 
 
 def test_out_of_memory_error_is_not_converted():

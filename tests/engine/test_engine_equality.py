@@ -8,7 +8,7 @@ compared with the float64 trajectory, and neither may deviate much more from it 
 import pytest
 import torch
 from contracts.trajectories import distance, gradient, identical, parameters, values
-from engine_support import SGD, empty_cache, fates, feed, is_compiled, march, twins  # noqa: F401
+from engine_support import SGD, eager_and_compiled, empty_cache, explanation, is_compiled, run_steps, set_gradients  # noqa: F401
 from registry import SUBJECTS, each
 
 import dashpot as dp
@@ -30,7 +30,7 @@ ROUNDING = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8, torch.float16: 2.0
 
 
 def pair_of(subject, params):
-    return twins(subject.make, params)
+    return eager_and_compiled(subject.make, params)
 
 
 def states(params, optimizer):
@@ -39,8 +39,8 @@ def states(params, optimizer):
 
 def check_equal_in_double(subject, shapes, steps):
     first, second = pair_of(subject, parameters(shapes=shapes))
-    march((first, second), range(steps))
-    assert is_compiled(second[1]), fates(second[1])
+    run_steps((first, second), range(steps))
+    assert is_compiled(second[1]), explanation(second[1])
     assert distance(second[0], values(first[0])) < DOUBLE
     assert distance(states(*second), states(*first)) < DOUBLE
 
@@ -67,13 +67,13 @@ def check_narrow(subject, dtype):
     exact = [p.detach().double().requires_grad_() for p in parameters(dtype)]
     reference = subject.make(exact, engine="eager")
     for step in range(100):
-        feed(first[0], step)
-        feed(second[0], step)
+        set_gradients(first[0], step)
+        set_gradients(second[0], step)
         for p, q in zip(first[0], exact, strict=True):
             q.grad = p.grad.double()
         for optimizer in (first[1], second[1], reference):
             optimizer.step()
-    assert is_compiled(second[1]), fates(second[1])
+    assert is_compiled(second[1]), explanation(second[1])
     eager, compiled = (distance([p.detach().double() for p in ps], values(exact)) for ps in (first[0], second[0]))
     assert compiled <= 2 * eager + 4 * ROUNDING[dtype]
 
@@ -116,7 +116,7 @@ def test_parameters_and_gradients_in_different_memory_formats(name, layout):
     first, second = pair_of(NAMED[name], [arrange(plain.detach())])
     stride = second[0][0].stride()
     for step, kind in enumerate([*GRADIENTS, *reversed(GRADIENTS)]):
-        march((first, second), [step], arrange=lambda g, index, kind=kind: GRADIENTS[kind](g))
+        run_steps((first, second), [step], arrange=lambda g, index, kind=kind: GRADIENTS[kind](g))
         assert distance(second[0], values(first[0])) < DOUBLE, kind
     assert is_compiled(second[1])
     assert second[0][0].stride() == stride
@@ -128,8 +128,8 @@ def test_non_dense_parameter_uses_eager_engine():
     two = [torch.stack([p, p], -1)[..., 0].requires_grad_() for p in two]
     one = [p.requires_grad_() for p in one]
     pairs = (one, dp.AdamW(one, engine="eager")), (two, dp.AdamW(two, engine="compiled"))
-    march(pairs, range(3))
-    assert "not dense in memory" in fates(pairs[1][1])
+    run_steps(pairs, range(3))
+    assert "not dense in memory" in explanation(pairs[1][1])
     assert distance(two, values(one)) < DOUBLE
 
 
@@ -139,7 +139,7 @@ def test_non_dense_parameter_uses_eager_engine():
 )
 def test_complex_parameters(name, dtype):
     first, second = pair_of(NAMED[name], parameters(dtype))
-    march((first, second), range(20))
+    run_steps((first, second), range(20))
     assert is_compiled(second[1])
     assert distance(second[0], values(first[0])) < (DOUBLE if dtype == torch.complex128 else 1e-4)
 
@@ -151,7 +151,7 @@ def test_conjugated_and_negated_gradients():
     first, second = pair_of(NAMED["adamw-decay"], [p, q])
     for step in range(6):
         for params, optimizer in (first, second):
-            feed(params, step)
+            set_gradients(params, step)
             if step % 2:
                 params[0].grad = params[0].grad.conj()
                 params[1].grad = torch._neg_view(params[1].grad)
@@ -167,7 +167,7 @@ def test_results_do_not_depend_on_threads(name):
         optimizer = NAMED[name].make(params, engine="compiled", max_norm=1.0)
         torch.set_num_threads(threads)
         try:
-            march([(params, optimizer)], range(3))
+            run_steps([(params, optimizer)], range(3))
         finally:
             torch.set_num_threads(1)
         ran.append([*values(params), optimizer.last_grad_norm])
@@ -180,9 +180,9 @@ def test_results_do_not_depend_on_threads(name):
 @pytest.mark.parametrize("name", ["adamw-decay", "sgm-all-stages"])
 def test_changing_set_of_parameters_with_gradients(name):
     first, second = pair_of(NAMED[name], parameters(shapes=(*SMALL, (5,), (7,))))
-    march((first, second), range(40), missing=lambda step, index: (step * 7 + index * 5) % 11 < 4)
-    march((first, second), range(40, 43), missing=lambda step, index: True)
-    march((first, second), range(43, 46))
+    run_steps((first, second), range(40), missing=lambda step, index: (step * 7 + index * 5) % 11 < 4)
+    run_steps((first, second), range(40, 43), missing=lambda step, index: True)
+    run_steps((first, second), range(43, 46))
     assert distance(second[0], values(first[0])) < DOUBLE
     counts = [[float(optimizer.state[p]["step"]) for p in params] for params, optimizer in (first, second)]
     assert counts[0] == counts[1]
@@ -193,10 +193,10 @@ def test_late_parameters_have_their_own_step_counts():
     first, second = pair_of(NAMED["adamw-decay"], parameters())
     for params, _ in (first, second):
         params[0].requires_grad_(False)
-    march((first, second), range(5), missing=lambda step, index: index == 0)
+    run_steps((first, second), range(5), missing=lambda step, index: index == 0)
     for params, _ in (first, second):
         params[0].requires_grad_(True)
-    march((first, second), range(5, 15))
+    run_steps((first, second), range(5, 15))
     assert [float(second[1].state[p]["step"]) for p in second[0]] == [10, 15, 15]
     assert distance(second[0], values(first[0])) < DOUBLE
 
@@ -216,19 +216,21 @@ def mixed():
 
 
 def test_groups_with_different_settings_and_dtypes():
-    first, second = twins(grouped, mixed())
-    march((first, second), range(30))
+    first, second = eager_and_compiled(grouped, mixed())
+    run_steps((first, second), range(30))
     assert is_compiled(second[1])
     assert distance(second[0], values(first[0])) < 1e-5  # float32 weights of size 1 after 30 roundings of 2^-24
     assert distance(second[0][:3], values(first[0][:3])) < DOUBLE
 
 
 def test_group_added_later():
-    first, second = twins(lambda ps, **how: dp.AdamW(ps[:2], weight_decay=0.1, **how), parameters(shapes=SMALL))
-    march((first, second), range(5), missing=lambda step, index: index > 1)
+    first, second = eager_and_compiled(
+        lambda ps, **how: dp.AdamW(ps[:2], weight_decay=0.1, **how), parameters(shapes=SMALL)
+    )
+    run_steps((first, second), range(5), missing=lambda step, index: index > 1)
     for params, optimizer in (first, second):
         optimizer.add_param_group({"params": params[2:], "lr": 0.1})
-    march((first, second), range(5, 15))
+    run_steps((first, second), range(5, 15))
     assert is_compiled(second[1])
     assert distance(second[0], values(first[0])) < DOUBLE
 
@@ -242,8 +244,8 @@ def scheduled(params, **how):
 
 
 def test_schedules_of_several_settings():
-    first, second = twins(scheduled, parameters(shapes=SMALL))
-    march((first, second), range(60))
+    first, second = eager_and_compiled(scheduled, parameters(shapes=SMALL))
+    run_steps((first, second), range(60))
     assert is_compiled(second[1])
     assert distance(second[0], values(first[0])) < DOUBLE
 
@@ -266,13 +268,13 @@ CHANGES = [
 @pytest.mark.parametrize("kind", [dp.AdamW, dp.Adam, dp.NAdam], ids=lambda kind: kind.__name__)
 def test_changed_settings_compile_nothing(kind):
     params = parameters(shapes=((3, 2), (4,), (), (5,), (300,)))
-    first, second = twins(lambda ps, **how: kind(ps, lr=0.01, weight_decay=0.0, **how), params)
-    march((first, second), range(2))
+    first, second = eager_and_compiled(lambda ps, **how: kind(ps, lr=0.01, weight_decay=0.0, **how), params)
+    run_steps((first, second), range(2))
     before = build.compilations()
     for step, change in enumerate(CHANGES, start=2):
         for _, optimizer in (first, second):
             optimizer.param_groups[0].update(change)
-        march((first, second), [step], missing=lambda step, index: index == step % 5)
+        run_steps((first, second), [step], missing=lambda step, index: index == step % 5)
         assert distance(second[0], values(first[0])) < DOUBLE, change
     assert build.compilations() == before
     assert is_compiled(second[1])
@@ -280,8 +282,8 @@ def test_changed_settings_compile_nothing(kind):
 
 def test_float32_tensor_lr():
     """Eager multiplies it with other settings in float32, kernels in float64: 2^-24 of each step of size 0.01."""
-    first, second = twins(lambda ps, **how: dp.AdamW(ps, lr=torch.tensor(0.01), **how), parameters())
-    march((first, second), range(20))
+    first, second = eager_and_compiled(lambda ps, **how: dp.AdamW(ps, lr=torch.tensor(0.01), **how), parameters())
+    run_steps((first, second), range(20))
     assert is_compiled(second[1])
     assert distance(second[0], values(first[0])) < 20 * 0.01 * 2**-24
 
@@ -289,14 +291,14 @@ def test_float32_tensor_lr():
 @pytest.mark.usefixtures("empty_cache")
 def test_switching_clipping_compiles_nothing():
     first, second = pair_of(NAMED["adamw-decay"], parameters())
-    march((first, second), range(2))
+    run_steps((first, second), range(2))
     before = build.compilations()
     for step, change in enumerate(
         [{"max_norm": 0.5}, {"max_norm": None, "clip_value": 0.1}, {"clip_value": None}, {"nonfinite": "skip"}], start=2
     ):
         for _, optimizer in (first, second):
             optimizer.set_options(**change)
-        march((first, second), [step])
+        run_steps((first, second), [step])
         assert distance(second[0], values(first[0])) < DOUBLE, change
     assert build.compilations() == before
 
@@ -305,12 +307,12 @@ def test_switching_clipping_compiles_nothing():
 def test_new_sizes_and_numbers_of_tensors_compile_nothing():
     for _ in range(2):
         params = parameters(shapes=((3,),))
-        march([(params, dp.AdamW(params, engine="compiled"))], range(1))
+        run_steps([(params, dp.AdamW(params, engine="compiled"))], range(1))
         before = build.compilations()
         for count, size in ((1, 1), (2, 7), (50, 3), (1, 20000)):
             params = parameters(shapes=((size,),) * count)
             optimizer = dp.AdamW(params, engine="compiled", lr=0.5, betas=(0.1, 0.2))
-            march([(params, optimizer)], range(2))
+            run_steps([(params, optimizer)], range(2))
             assert is_compiled(optimizer)
     assert build.compilations() == before
 
@@ -322,7 +324,7 @@ def test_new_structure_compiles_once():
     recipe = dp.Recipe(dp.Filter(0.5, slot="a slot of this test"), dp.SecondMoment(0.5), dp.Filter(0.25))
     params = parameters()
     optimizer = dp.SGM.from_recipe(params, recipe, engine="compiled")
-    march([(params, optimizer)], range(3))
+    run_steps([(params, optimizer)], range(3))
     assert build.compilations() == before + 1
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from contracts.trajectories import gradient, parameters
-from engine_support import is_compiled, march, same, snapshot
+from engine_support import is_compiled, is_equal, run_steps, snapshot
 
 import dashpot as dp
 
@@ -34,11 +34,11 @@ class Failing(dp.Stage):
 def test_stage_failing_at_later_parameter_changes_nothing(engine, recwarn):
     params = parameters(shapes=((3, 2), (4,)))
     optimizer = dp.SGM(params, lr=0.1, rate=Failing(), engine=engine)
-    march([(params, optimizer)], range(1))
+    run_steps([(params, optimizer)], range(1))
     before = snapshot(params, optimizer)
     with pytest.raises((FaultError, dp.ArgumentError)):
-        march([(params, optimizer)], range(1, 2))
-    assert same(snapshot(params, optimizer), before)
+        run_steps([(params, optimizer)], range(1, 2))
+    assert is_equal(snapshot(params, optimizer), before)
     params[1].grad = None
     params[0].grad = gradient(params[0], 1)
     optimizer.step()
@@ -62,13 +62,13 @@ def test_failing_tensor_subclass_changes_nothing(engine, monkeypatch):
     first, second = parameters(shapes=((3, 2), (4,)))
     params = [first, Refusing(second.detach())]
     optimizer = dp.AdamW(params, lr=0.1, engine=engine)
-    march([(params, optimizer)], range(2))
+    run_steps([(params, optimizer)], range(2))
     before = snapshot(params, optimizer)
     monkeypatch.setattr(Refusing, "refuses", True)
     with pytest.raises(FaultError):
-        march([(params, optimizer)], range(2, 3))
+        run_steps([(params, optimizer)], range(2, 3))
     monkeypatch.setattr(Refusing, "refuses", False)
-    assert same(snapshot(params, optimizer), before)
+    assert is_equal(snapshot(params, optimizer), before)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -79,7 +79,7 @@ def test_failed_first_step_leaves_no_state(engine, monkeypatch):
     before = [p.detach().clone() for p in params]
     monkeypatch.setattr(Refusing, "refuses", True)
     with pytest.raises(FaultError):
-        march([(params, optimizer)], range(1))
+        run_steps([(params, optimizer)], range(1))
     monkeypatch.setattr(Refusing, "refuses", False)
     assert not optimizer.state
     assert optimizer.steps_done() == 0
@@ -91,11 +91,11 @@ def test_state_created_in_inference_mode_is_writable(engine):
     params, others = parameters(), parameters()
     optimizer, other = (dp.AdamW(ps, lr=0.1, engine=engine) for ps in (params, others))
     with torch.inference_mode():
-        march([(params, optimizer)], range(1))
-    march([(others, other)], range(1))
-    march([(params, optimizer), (others, other)], range(1, 4))
+        run_steps([(params, optimizer)], range(1))
+    run_steps([(others, other)], range(1))
+    run_steps([(params, optimizer), (others, other)], range(1, 4))
     assert not any(value.is_inference() for state in optimizer.state.values() for value in state.values())
-    assert same(snapshot(params, optimizer), snapshot(others, other))
+    assert is_equal(snapshot(params, optimizer), snapshot(others, other))
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -103,17 +103,17 @@ def test_state_created_in_inference_mode_is_writable(engine):
 def test_inference_tensor_in_state_raises_before_anything_is_written(engine, key):
     params = parameters()
     optimizer = dp.AdamW(params, lr=0.1, engine=engine)
-    march([(params, optimizer)], range(2))
+    run_steps([(params, optimizer)], range(2))
     with torch.inference_mode():
         optimizer.state[params[1]][key] = optimizer.state[params[1]][key].clone()
     before = [p.detach().clone() for p in params]
     if key == "step":
-        march([(params, optimizer)], range(2, 3))
+        run_steps([(params, optimizer)], range(2, 3))
         assert not is_compiled(optimizer) or engine != "eager"
         assert [int(optimizer.state[p]["step"]) for p in params] == [3, 3, 3]
         return
     with pytest.raises(dp.ArgumentError, match=r"inference"):
-        march([(params, optimizer)], range(2, 3))
+        run_steps([(params, optimizer)], range(2, 3))
     assert all(map(torch.equal, params, before))
     assert [int(optimizer.state[p]["step"]) for p in params] == [2, 2, 2]
 
@@ -123,12 +123,12 @@ def test_inference_tensor_in_state_raises_before_anything_is_written(engine, key
 def test_weight_reshaped_at_same_address_is_detected(engine, shape):
     p = torch.arange(8.0).reshape(4, 2).requires_grad_()
     optimizer = dp.AdamW([p], lr=0.1, engine=engine)
-    march([([p], optimizer)], range(2))
+    run_steps([([p], optimizer)], range(2))
     before = p.detach().clone().reshape(shape)
     p.data = p.data.view(shape)
     with pytest.raises(dp.ArgumentError, match=r"state 'exp_avg' must have its parameter's shape"):
-        march([([p], optimizer)], range(2, 3))
+        run_steps([([p], optimizer)], range(2, 3))
     assert torch.equal(p, before)
     optimizer.state.clear()
-    march([([p], optimizer)], range(2, 3))
+    run_steps([([p], optimizer)], range(2, 3))
     assert optimizer.state[p]["exp_avg"].shape == shape

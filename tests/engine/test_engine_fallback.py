@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 from contracts.trajectories import identical, parameters, run, values
-from engine_support import SGD, fates, is_compiled, march
+from engine_support import SGD, explanation, is_compiled, run_steps
 
 import dashpot as dp
 from dashpot.engine.native import build, kernel
@@ -60,7 +60,7 @@ def check_fallback(engine, steps, cause, remedy):
         for _ in range(2):
             params = parameters()
             optimizers.append((params, sgd(params, engine=engine)))
-            march([optimizers[-1]], range(steps))
+            run_steps([optimizers[-1]], range(steps))
 
     sentences = warnings_of(go)
     assert len(sentences) == 1
@@ -69,8 +69,8 @@ def check_fallback(engine, steps, cause, remedy):
     assert remedy in sentences[0]
     for params, optimizer in optimizers:
         assert identical(params, expected(steps))
-        assert cause in fates(optimizer)
-        assert "eager: " in fates(optimizer)
+        assert cause in explanation(optimizer)
+        assert "eager: " in explanation(optimizer)
 
 
 NO_COMPILER = ("compiled", 3), ("auto", 3)
@@ -109,11 +109,11 @@ def test_failed_kernel_stays_eager_and_others_compile(monkeypatch, tmp_path):
     monkeypatch.setenv("CXX", scripted_compiler(tmp_path, f'[ -e "{broken}" ] && exit 1\nexec "{compiler.path}" "$@"'))
     first, second = parameters(), parameters()
     one, two = sgd(first, engine="compiled"), dp.SGD(second, lr=0.1, engine="compiled")
-    assert len(warnings_of(lambda: march([(first, one)], range(2)))) == 1
+    assert len(warnings_of(lambda: run_steps([(first, one)], range(2)))) == 1
     broken.unlink()
-    assert warnings_of(lambda: march([(first, one), (second, two)], range(2, 4))) == []
+    assert warnings_of(lambda: run_steps([(first, one), (second, two)], range(2, 4))) == []
     assert is_compiled(two)
-    assert "eager: The C++ compiler" in fates(one)
+    assert "eager: The C++ compiler" in explanation(one)
     assert identical(first, expected(4))
 
 
@@ -128,7 +128,7 @@ def test_clipping_and_skipping_without_compiler_match_eager(monkeypatch):
 
 def test_corrupt_cached_kernel_is_rebuilt(tmp_path, monkeypatch):
     params = parameters()
-    march([(params, sgd(params, engine="compiled"))], range(2))
+    run_steps([(params, sgd(params, engine="compiled"))], range(2))
     (kept,) = (path for path in (tmp_path / "cache").rglob("*") if path.suffix in (".so", ".dylib"))
     damaged = tmp_path / "damaged"
     damaged.write_bytes(kept.read_bytes()[:-4096] + bytes(4096))
@@ -138,7 +138,7 @@ def test_corrupt_cached_kernel_is_rebuilt(tmp_path, monkeypatch):
     before = build.compilations()
     again = parameters()
     optimizer = sgd(again, engine="compiled")
-    march([(again, optimizer)], range(2))
+    run_steps([(again, optimizer)], range(2))
     assert build.compilations() == before + 1
     assert is_compiled(optimizer)
     assert identical(again, values(params))
@@ -146,12 +146,12 @@ def test_corrupt_cached_kernel_is_rebuilt(tmp_path, monkeypatch):
 
 def test_cached_kernel_is_not_recompiled(monkeypatch):
     params = parameters()
-    march([(params, sgd(params, engine="compiled"))], range(1))
+    run_steps([(params, sgd(params, engine="compiled"))], range(1))
     monkeypatch.setattr(kernel, "_KERNELS", {})
     monkeypatch.setattr(build, "_libraries", {})
     before = build.compilations()
     again = parameters()
     optimizer = sgd(again, engine="compiled")
-    march([(again, optimizer)], range(1))
+    run_steps([(again, optimizer)], range(1))
     assert build.compilations() == before
     assert is_compiled(optimizer)

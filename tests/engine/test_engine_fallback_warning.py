@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
-from engine_support import fates
+from engine_support import explanation
 
 import dashpot as dp
 from dashpot.engine import backend
@@ -79,7 +79,7 @@ def test_untraceable_stage_warns_once_with_line_and_remedy(kind):
     assert len(caught) == 1
     assert 'engine="compiled"' in text
     assert "dashpot.explain_engine(optimizer)" in text
-    assert "cannot be compiled" in fates(optimizer)
+    assert "cannot be compiled" in explanation(optimizer)
     optimizer.step()
     _, other = made(kind(), "compiled")
     other.step()
@@ -138,5 +138,5 @@ def test_default_dtype_is_part_of_kernel_key():
             optimizer.step()
         finally:
             torch.set_default_dtype(torch.float32)
-        assert "compiled," in fates(optimizer)
+        assert "compiled," in explanation(optimizer)
         assert p.tolist() == [-torch.tensor(0.1, dtype=default).item()] * 2

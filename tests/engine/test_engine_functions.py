@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from contracts.trajectories import distance, parameters
-from engine_support import fates, is_compiled
+from engine_support import explanation, is_compiled
 
 import dashpot as dp
 from dashpot.engine.native.functions import FUNCTIONS
@@ -232,7 +232,7 @@ def results_of(functions, dtype, a, b, suffix):
         p.grad = a.clone()
         optimizer.step()
         if engine == "compiled":
-            assert is_compiled(optimizer), fates(optimizer)
+            assert is_compiled(optimizer), explanation(optimizer)
         state = optimizer.state[p]
         found.append([state[f"r{number}"] for number in range(len(functions))])
     return {name: pair for name, *pair in zip(functions, *found, strict=True)}

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from engine_support import fates
+from engine_support import explanation
 
 import dashpot as dp
 from dashpot.constraints import Scalar
@@ -83,7 +83,7 @@ class CapturedExponent(dp.Stage):
 @pytest.mark.filterwarnings("ignore:.* cannot be compiled, so engine=.compiled.:RuntimeWarning")
 def test_captured_tensor_is_not_compiled_as_constant():
     _, optimizer = weights_after([CapturedExponent()], "compiled", [[1.0]])
-    assert "cannot be compiled" in fates(optimizer)
+    assert "cannot be compiled" in explanation(optimizer)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from engine_support import fates, is_compiled
+from engine_support import explanation, is_compiled
 
 import dashpot as dp
 
@@ -31,7 +31,7 @@ def test_clamp_by_scalar_propagates_nan_like_torch():
         for p in params:
             p.grad = g.clone()
         optimizer.step()
-        assert engine == "eager" or is_compiled(optimizer), fates(optimizer)
+        assert engine == "eager" or is_compiled(optimizer), explanation(optimizer)
         found.append([value for p in params for key, value in optimizer.state[p].items() if key != "step"])
     for eager, compiled in zip(*found, strict=True):
         torch.testing.assert_close(compiled, eager, rtol=0, atol=0, equal_nan=True)
@@ -69,7 +69,7 @@ def stepped(dtype, **options):
         p.grad = w.flip(0).clone()
         optimizer = dp.SGM.from_recipe([p], dp.Recipe(Kept(), lr=0.75), engine=engine, **options)
         optimizer.step()
-        assert engine == "eager" or is_compiled(optimizer), fates(optimizer)
+        assert engine == "eager" or is_compiled(optimizer), explanation(optimizer)
         found.append([p.detach(), *(value for key, value in optimizer.state[p].items() if key != "step")])
     return zip(*found, strict=True)
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from contracts.trajectories import parameters
 from engine_support import (  # noqa: F401
-    fates,
-    march,
+    explanation,
+    run_steps,
 )
 from registry import each
 
@@ -33,7 +33,7 @@ def options(request):
 def stepped(options, steps=2):
     params = parameters(torch.float32, shapes=((8, 4), (5,)))
     optimizer = dp.AdamW(params, **options)
-    march([(params, optimizer)], range(steps))
+    run_steps([(params, optimizer)], range(steps))
     return params, optimizer
 
 
@@ -84,7 +84,7 @@ def _tensors_like(p):
 def test_state_of_every_method_is_freed(subject):
     params = parameters(torch.float32)
     optimizer = subject.make(params)
-    march([(params, optimizer)], range(2))
+    run_steps([(params, optimizer)], range(2))
     kept = [weakref.ref(v) for s in optimizer.state.values() for v in s.values() if isinstance(v, torch.Tensor)]
     optimizer.state.clear()
     assert [ref() for ref in kept if ref() is not None] == []

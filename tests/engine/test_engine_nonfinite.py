@@ -3,7 +3,7 @@
 import pytest
 import torch
 from contracts.trajectories import distance, gradient, parameters, values
-from engine_support import SGD, fates, feed, is_compiled, march, same, snapshot  # noqa: F401
+from engine_support import SGD, explanation, is_compiled, is_equal, run_steps, set_gradients, snapshot  # noqa: F401
 
 import dashpot as dp
 
@@ -55,7 +55,7 @@ def test_skip_and_raise_leave_everything_unchanged(engine, value, index, how):
                 p.copy_(gradient(p, 999, i))
         optimizer = scheduled(params, engine=engine, nonfinite=how)
         for step in range(6):
-            feed(params, step)
+            set_gradients(params, step)
             if step == bad_at:
                 before = snapshot(params, optimizer), len(optimizer.state), optimizer.steps_done()
                 spoil(params, index, value)
@@ -65,20 +65,20 @@ def test_skip_and_raise_leave_everything_unchanged(engine, value, index, how):
                 else:
                     with pytest.raises(dp.NonFiniteError, match="nothing was changed"):
                         optimizer.step()
-                assert same((snapshot(params, optimizer), len(optimizer.state), optimizer.steps_done()), before)
-                feed(params, step)
+                assert is_equal((snapshot(params, optimizer), len(optimizer.state), optimizer.steps_done()), before)
+                set_gradients(params, step)
             optimizer.step()
             assert optimizer.last_step == "applied"
         ran.append(snapshot(params, optimizer))
-    assert same(ran[0], ran[1])
-    assert same(ran[0], ran[2])
+    assert is_equal(ran[0], ran[1])
+    assert is_equal(ran[0], ran[2])
 
 
 @engines
 def test_allow_matches_torch(engine):
     params = parameters()
     optimizer = dp.SGD(params, **SGD, engine=engine)
-    feed(params, 0)
+    set_gradients(params, 0)
     spoil(params, 1, float("nan"))
     optimizer.step()
     assert optimizer.last_step == "applied"
@@ -91,8 +91,8 @@ def test_max_norm_with_infinite_gradient_matches_torch(engine):
     params, others = parameters(), parameters()
     ours = dp.SGD(params, **SGD, engine=engine, max_norm=1.0)
     theirs = dp.SGD(others, **SGD, engine="eager")
-    feed(params, 0)
-    feed(others, 0)
+    set_gradients(params, 0)
+    set_gradients(others, 0)
     spoil(params, 1, float("inf"))
     spoil(others, 1, float("inf"))
     ours.step()
@@ -121,7 +121,7 @@ def test_error_names_parameters(engine):
 def test_error_without_names_gives_index_and_shape(engine):
     params = parameters()
     optimizer = dp.AdamW(params, engine=engine, nonfinite="raise")
-    feed(params, 0, missing=lambda step, index: index == 0)
+    set_gradients(params, 0, missing=lambda step, index: index == 0)
     spoil(params, 1, float("nan"))
     with pytest.raises(dp.NonFiniteError, match=r"parameter 1 of shape \(4,\) \(1 nan of 4\)"):
         optimizer.step()
@@ -142,13 +142,13 @@ def test_overflowing_norm_of_finite_gradients_is_not_skipped():
 def test_nan_in_one_group_skips_all_groups(engine):
     params = mixed()
     optimizer = grouped(params, engine=engine, nonfinite="skip")
-    march([(params, optimizer)], range(2))
+    run_steps([(params, optimizer)], range(2))
     before = snapshot(params, optimizer)
-    feed(params, 2)
+    set_gradients(params, 2)
     spoil(params, 5, complex(0, float("nan")))
     optimizer.step()
     assert optimizer.last_step == "skipped"
-    assert same(snapshot(params, optimizer), before)
+    assert is_equal(snapshot(params, optimizer), before)
 
 
 @engines
@@ -182,7 +182,7 @@ def test_grad_scaler_matches_unscaled_steps(engine, unscale, max_norm):
                 assert ours.last_grad_norm.item() == pytest.approx(theirs.last_grad_norm.item(), rel=1e-6)
         else:
             skipped += 1
-            assert same((snapshot(params, ours), len(ours.state)), before)
+            assert is_equal((snapshot(params, ours), len(ours.state)), before)
         if not unscale:
             assert all(torch.equal(p.grad, g) or factor != 1.0 for p, g in zip(params, kept, strict=True))
     assert skipped == 2

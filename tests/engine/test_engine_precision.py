@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from contracts.trajectories import distance, gradient, parameters, run, values
-from engine_support import copies, fates, is_compiled, march, same, snapshot, twins
+from engine_support import clone_leaves, eager_and_compiled, explanation, is_compiled, is_equal, run_steps, snapshot
 from registry import SUBJECTS
 
 import dashpot as dp
@@ -102,34 +102,34 @@ PRECISE = {
 def test_engines_agree_bit_for_bit_without_square_root(how):
     """Elementwise arithmetic rounds alike, and random numbers depend on the element, not the memory format."""
     options = {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.01, "nesterov": True, **PRECISE[how]}
-    first, second = twins(
+    first, second = eager_and_compiled(
         lambda ps, **engine: dp.SGD(ps, **options, **engine),
         [*parameters(HALF, shapes=SHAPES), arranged()],
     )
-    march((first, second), range(30))
-    assert is_compiled(second[1]), fates(second[1])
-    assert same(snapshot(*first), snapshot(*second))
+    run_steps((first, second), range(30))
+    assert is_compiled(second[1]), explanation(second[1])
+    assert is_equal(snapshot(*first), snapshot(*second))
 
 
 def test_bfloat16_state_of_float32_weights_agrees_bit_for_bit():
-    first, second = twins(
+    first, second = eager_and_compiled(
         lambda ps, **engine: dp.SGD(ps, lr=0.01, momentum=0.9, state_dtype=HALF, **engine),
         parameters(torch.float32, shapes=SHAPES),
     )
-    march((first, second), range(30))
+    run_steps((first, second), range(30))
     assert is_compiled(second[1])
     assert second[1].state[second[0][0]]["momentum_buffer"].dtype == HALF
-    assert same(snapshot(*first), snapshot(*second))
+    assert is_equal(snapshot(*first), snapshot(*second))
 
 
 @pytest.mark.parametrize("name", ["adamw-decay", pytest.param("autosgm-1-zero", marks=pytest.mark.slow)])
 def test_engines_agree_in_nearly_all_bits_with_square_root(name):
     """A differing last bit changes the rounding of about one element in 2^15."""
-    first, second = twins(
+    first, second = eager_and_compiled(
         lambda ps, **engine: NAMED[name].make(ps, rounding="stochastic", state_dtype=HALF, **engine),
         parameters(HALF, shapes=((20000,),)),
     )
-    march((first, second), range(10))
+    run_steps((first, second), range(10))
     assert is_compiled(second[1])
     differing = (first[0][0] != second[0][0]).double().mean().item()
     assert differing < 0.02
@@ -143,11 +143,11 @@ def test_random_bits_do_not_depend_on_threads():
         optimizer = dp.SGD(params, lr=0.01, momentum=0.9, engine="compiled", rounding="stochastic", state_dtype=HALF)
         torch.set_num_threads(threads)
         try:
-            march([(params, optimizer)], range(3))
+            run_steps([(params, optimizer)], range(3))
         finally:
             torch.set_num_threads(1)
         ran.append(snapshot(params, optimizer))
-    assert same(*ran)
+    assert is_equal(*ran)
 
 
 # ---- seeds and resuming ---------------------------------------------------------------------------------------------
@@ -162,32 +162,32 @@ def test_resumed_run_rounds_alike(engine):
     """The seed is saved in the groups and replaces the one given at construction."""
     params = parameters(HALF, shapes=SHAPES)
     optimizer = stochastic(params, engine=engine, seed=11)
-    march([(params, optimizer)], range(5))
+    run_steps([(params, optimizer)], range(5))
     file = io.BytesIO()
     torch.save(optimizer.state_dict(), file)
     file.seek(0)
-    others = copies(params)
+    others = clone_leaves(params)
     other = stochastic(others, engine=engine, seed=0)
     other.load_state_dict(torch.load(file, weights_only=True))
     assert other.param_groups[0]["seed"] == 11
     for pair in ((params, optimizer), (others, other)):
-        march([pair], range(5, 10))
-    assert same(snapshot(params, optimizer), snapshot(others, other))
+        run_steps([pair], range(5, 10))
+    assert is_equal(snapshot(params, optimizer), snapshot(others, other))
 
 
 def test_engine_can_change_at_checkpoint():
     straight, first, second = (parameters(HALF, shapes=SHAPES) for _ in range(3))
     optimizer = stochastic(straight, engine="eager", seed=4)
-    march([(straight, optimizer)], range(10))
+    run_steps([(straight, optimizer)], range(10))
     one = stochastic(first, engine="compiled", seed=4)
-    march([(first, one)], range(5))
+    run_steps([(first, one)], range(5))
     with torch.no_grad():
         for p, q in zip(second, first, strict=True):
             p.copy_(q)
     two = stochastic(second, engine="eager", seed=9)
     two.load_state_dict(one.state_dict())
-    march([(second, two)], range(5, 10))
-    assert same(snapshot(second, two), snapshot(straight, optimizer))
+    run_steps([(second, two)], range(5, 10))
+    assert is_equal(snapshot(second, two), snapshot(straight, optimizer))
 
 
 @engines
@@ -299,14 +299,14 @@ def test_rounding_does_not_affect_wide_weights(engine):
         params, others = parameters(dtype), parameters(dtype)
         run(dp.SGD(params, lr=0.1, momentum=0.9, engine=engine, rounding="stochastic"), params, 5)
         run(dp.SGD(others, lr=0.1, momentum=0.9, engine="eager"), others, 5)
-        assert same(values(params), values(others))
+        assert is_equal(values(params), values(others))
 
 
 @engines
 def test_per_tensor_state_keeps_compute_precision(engine):
     params = parameters(HALF)
     optimizer = dp.NAdam(params, engine=engine, state_dtype=HALF)
-    march([(params, optimizer)], range(2))
+    run_steps([(params, optimizer)], range(2))
     assert all(optimizer.state[p]["mu_product"].dtype == torch.float32 for p in params)
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from engine_support import fates  # noqa: F401 - a fixture for every test here
+from engine_support import explanation  # noqa: F401 - a fixture for every test here
 
 import dashpot as dp
 from dashpot.errors import ArgumentError

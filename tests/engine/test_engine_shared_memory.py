@@ -4,12 +4,12 @@ import pytest
 import torch
 from contracts.trajectories import distance, gradient, parameters, values
 from engine_support import (
-    fates,
-    feed,
+    eager_and_compiled,
+    explanation,
     is_compiled,
-    march,
+    run_steps,
+    set_gradients,
     state_of,
-    twins,
 )
 
 import dashpot as dp
@@ -64,16 +64,16 @@ def test_overlapping_parameters_use_eager_engine_in_order(cut):
         buffer = torch.linspace(-1, 1, 12, dtype=torch.float64)
         params = [part.detach().requires_grad_() for part in cut(buffer)]
         pairs.append((params, adamw(params, engine=engine)))
-    march(pairs, range(5))
+    run_steps(pairs, range(5))
     assert_agree(*pairs)
-    assert "shares memory with another tensor" in fates(pairs[1][1])
+    assert "shares memory with another tensor" in explanation(pairs[1][1])
 
 
 def test_adjacent_parameters_in_one_buffer_are_compiled():
     buffer = torch.linspace(-1, 1, 12, dtype=torch.float64)
     params = [part.detach().requires_grad_() for part in _adjacent(buffer)]
     optimizer = adamw(params, engine="compiled")
-    march([(params, optimizer)], range(2))
+    run_steps([(params, optimizer)], range(2))
     assert is_compiled(optimizer)
 
 
@@ -88,20 +88,20 @@ ALIASES = {
 @pytest.mark.parametrize("name", ALIASES)
 def test_gradient_that_aliases_written_memory(name):
     """The address of the gradient changes between steps, in both directions."""
-    first, second = twins(adamw, parameters(shapes=SHAPES))
-    march((first, second), range(2))
+    first, second = eager_and_compiled(adamw, parameters(shapes=SHAPES))
+    run_steps((first, second), range(2))
     for step in range(2, 8):
         for params, optimizer in (first, second):
-            feed(params, step)
+            set_gradients(params, step)
             if step % 3:
                 params[1].grad = ALIASES[name](params, optimizer.state)
             optimizer.step()
         assert_agree(first, second)
-    assert "compiled" in fates(second[1])
+    assert "compiled" in explanation(second[1])
 
 
 def test_two_parameters_with_shared_gradient():
-    first, second = twins(adamw, parameters(shapes=((4,), (4,))))
+    first, second = eager_and_compiled(adamw, parameters(shapes=((4,), (4,))))
     for step in range(4):
         for params, optimizer in (first, second):
             params[0].grad = params[1].grad = gradient(params[0], step)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 from contracts.trajectories import distance, parameters, values
-from engine_support import fates, is_compiled, march, twins
+from engine_support import eager_and_compiled, explanation, is_compiled, run_steps
 
 import dashpot as dp
 from dashpot.engine.native import build
@@ -80,10 +80,10 @@ def by(function):
 @pytest.mark.parametrize("name", [name for name in UNTRACEABLE if name != "random number"])
 def test_untraceable_stage_runs_eagerly_with_reason(name):
     function, reason = UNTRACEABLE[name]
-    first, second = twins(by(function), parameters(shapes=((3, 2), (4,))))
-    march((first, second), range(4))
-    assert f"eager: By: {reason}" in fates(second[1])
-    assert "cannot be compiled" in fates(second[1])
+    first, second = eager_and_compiled(by(function), parameters(shapes=((3, 2), (4,))))
+    run_steps((first, second), range(4))
+    assert f"eager: By: {reason}" in explanation(second[1])
+    assert "cannot be compiled" in explanation(second[1])
     assert distance(second[0], values(first[0])) == 0
 
 
@@ -99,7 +99,7 @@ def test_random_constant_is_not_compiled():
         optimizer.step()
         moves.append((before - p.detach())[0].item())
     assert len(set(moves)) == 5
-    assert "a non-deterministic constant" in fates(optimizer)
+    assert "a non-deterministic constant" in explanation(optimizer)
 
 
 @pytest.mark.parametrize("engine", ["eager", "compiled"])
@@ -108,7 +108,7 @@ def test_direction_of_different_shape_raises(engine):
     optimizer = by(lambda x, c, ctx: x.v.reshape(2, 2))(params, engine=engine)
     before = values(params)
     with pytest.raises(dp.ArgumentError, match=r"By: the direction must keep the shape \(4,\), got \(2, 2\)"):
-        march([(params, optimizer)], range(1))
+        run_steps([(params, optimizer)], range(1))
     assert distance(params, before) == 0
 
 
@@ -117,7 +117,7 @@ def test_error_in_stage_names_it_on_both_engines():
         params = parameters()
         optimizer = by(lambda x, c, ctx: 1 / 0)(params, engine=engine)
         with pytest.raises(dp.ArgumentError, match=r"By: apply raised ZeroDivisionError \(.*, line \d+\)") as caught:
-            march([(params, optimizer)], range(1))
+            run_steps([(params, optimizer)], range(1))
         assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
 
@@ -181,13 +181,13 @@ class Branching(dp.Stage):
 @pytest.mark.parametrize("kind", [FromItself, Derived, ByProperty, ByScalars, Branching])
 def test_changed_setting_reaches_kernel(kind):
     for beta in (0.5, 0.75, 0.25):
-        first, second = twins(
+        first, second = eager_and_compiled(
             lambda ps, beta=beta, **how: dp.SGM.from_recipe(ps, dp.Recipe(dp.Filter(0.5), kind(beta), lr=0.1), **how),
             parameters(),
         )
-        march((first, second), range(3))
+        run_steps((first, second), range(3))
         assert distance(second[0], values(first[0])) < 1e-12, beta
-    assert is_compiled(second[1]) is (kind not in (Derived, Branching)), fates(second[1])
+    assert is_compiled(second[1]) is (kind not in (Derived, Branching)), explanation(second[1])
 
 
 @dataclass(frozen=True)
@@ -204,11 +204,11 @@ class Changing(dp.Stage):
 def test_changed_scalar_names_raise_before_any_write():
     params = parameters()
     optimizer = dp.SGM.from_recipe(params, dp.Recipe(Changing(), lr=0.1), engine="compiled")
-    march([(params, optimizer)], range(1))
+    run_steps([(params, optimizer)], range(1))
     assert is_compiled(optimizer)
     before = values(params)
     with pytest.raises(dp.ArgumentError, match=r"Changing: .* the same names at every step, a, b; got b, a, c"):
-        march([(params, optimizer)], range(1, 2))
+        run_steps([(params, optimizer)], range(1, 2))
     assert distance(params, before) == 0
 
 
@@ -239,12 +239,12 @@ class Listing(dp.Stage):
 @pytest.mark.filterwarnings("ignore:.* cannot be compiled, so engine=.compiled.:RuntimeWarning")
 @pytest.mark.parametrize(("kind", "reason"), [(TextScalar, "TextScalar.scalars: how='fast'"), (Listing, "unhashable")])
 def test_non_numeric_settings_run_eagerly(kind, reason):
-    first, second = twins(
+    first, second = eager_and_compiled(
         lambda ps, **how: dp.SGM.from_recipe(ps, dp.Recipe(dp.Filter(0.5), kind(), lr=0.1), **how), parameters()
     )
-    march((first, second), range(3))
+    run_steps((first, second), range(3))
     assert distance(second[0], values(first[0])) == 0
-    assert reason in fates(second[1])
+    assert reason in explanation(second[1])
 
 
 def test_stages_of_equal_name_have_separate_kernels():
@@ -303,8 +303,8 @@ def test_passes_and_bytes_per_element(name):
 def test_explain_engine_reports_bytes():
     params = parameters(torch.float32)
     optimizer = dp.AdamW(params, engine="compiled")
-    march([(params, optimizer)], range(1))
-    assert fates(optimizer) == ("group 0: 3 tensors, 11 elements, float32: compiled, 28 bytes moved per element")
+    run_steps([(params, optimizer)], range(1))
+    assert explanation(optimizer) == ("group 0: 3 tensors, 11 elements, float32: compiled, 28 bytes moved per element")
 
 
 def test_array_is_written_after_last_pass_that_reads_it():
@@ -320,11 +320,11 @@ def test_array_is_written_after_last_pass_that_reads_it():
             spread = ctx.mean((memory - level).abs())
             return x._replace(v=x.v / (1 + spread) + s.memory), s._replace(memory=memory, level=level + spread)
 
-    first, second = twins(
+    first, second = eager_and_compiled(
         lambda ps, **how: dp.SGM.from_recipe(ps, dp.Recipe(Late(), lr=0.1), **how),
         parameters(shapes=((3, 2), (20000,), (70000,))),
     )
-    march((first, second), range(5))
+    run_steps((first, second), range(5))
     assert is_compiled(second[1])
     assert distance(second[0], values(first[0])) < 1e-12
     assert plan_of(dp.Recipe(Late())) == (3, 36)
@@ -334,5 +334,5 @@ def test_traceable_recipe_does_not_warn():
     before = build.compilations()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        march([(params := parameters(), dp.SGD(params, lr=0.1, engine="compiled"))], range(2))
+        run_steps([(params := parameters(), dp.SGD(params, lr=0.1, engine="compiled"))], range(2))
     assert build.compilations() <= before + 1

@@ -5,12 +5,12 @@ import torch
 from contracts.trajectories import distance, parameters, values
 from engine_support import (
     SGD,
-    fates,
-    feed,
+    eager_and_compiled,
+    explanation,
     is_compiled,
-    march,
+    run_steps,
+    set_gradients,
     state_of,
-    twins,
 )
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -56,9 +56,9 @@ def test_tensor_subclass_is_compiled_unless_it_overrides_dispatch(kind, compiled
     for engine in ("eager", "compiled"):
         params = [kind(p.detach()) for p in parameters(shapes=SHAPES)]
         pairs.append((params, adamw(params, engine=engine)))
-    march(pairs, range(3))
+    run_steps(pairs, range(3))
     assert is_compiled(pairs[1][1]) is compiled
-    assert (f"tensor subclass {kind.__name__}" in fates(pairs[1][1])) is not compiled
+    assert (f"tensor subclass {kind.__name__}" in explanation(pairs[1][1])) is not compiled
     assert_agree(*pairs)
 
 
@@ -71,13 +71,13 @@ def test_inference_tensors_use_eager_engine():
             p.grad = torch.ones(3, dtype=torch.float64)
             optimizer.step()
         assert p.tolist() == pytest.approx([1 - 0.02 * 0.1 - 0.02] * 3, abs=1e-9)  # eps = 1e-8 of a unit step
-    assert "inference tensor" in fates(optimizer)
+    assert "inference tensor" in explanation(optimizer)
 
 
 def test_step_in_inference_mode():
-    first, second = twins(adamw, parameters(shapes=SHAPES))
+    first, second = eager_and_compiled(adamw, parameters(shapes=SHAPES))
     with torch.inference_mode():
-        march((first, second), range(3))
+        run_steps((first, second), range(3))
         assert_agree(first, second)
 
 
@@ -86,11 +86,11 @@ def test_step_in_inference_mode():
 def test_backward_through_updated_tensor_raises_torch_error(engine, needed):
     params = parameters()
     optimizer = adamw(params, engine=engine)
-    march([(params, optimizer)], range(2))
+    run_steps([(params, optimizer)], range(2))
     factor = params[0] if needed == "weight" else optimizer.state[params[0]]["exp_avg"]
     leaf = torch.ones_like(params[0], requires_grad=True)
     loss = (factor * leaf).sum()
-    feed(params, 2)
+    set_gradients(params, 2)
     optimizer.step()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
@@ -102,7 +102,7 @@ def test_step_hooks_run_around_compiled_step():
     seen = []
     optimizer.register_step_pre_hook(lambda *_: seen.append(("before", params[0].detach().clone())))
     optimizer.register_step_post_hook(lambda *_: seen.append(("after", params[0].detach().clone())))
-    march([(params, optimizer)], range(1))
+    run_steps([(params, optimizer)], range(1))
     assert [name for name, _ in seen] == ["before", "after"]
     assert not torch.equal(seen[0][1], seen[1][1])
     assert is_compiled(optimizer)
@@ -130,9 +130,9 @@ def test_closure_is_called_once_with_gradients_enabled():
 def test_profiler_records_step_under_torch_name():
     params = parameters(shapes=SHAPES)
     optimizer = adamw(params, engine="compiled")
-    march([(params, optimizer)], range(1))
+    run_steps([(params, optimizer)], range(1))
     with torch.autograd.profiler.profile() as profile:
-        march([(params, optimizer)], range(1, 2))
+        run_steps([(params, optimizer)], range(1, 2))
     assert "Optimizer.step#AdamW.step" in [event.key for event in profile.key_averages()]
 
 
@@ -141,8 +141,8 @@ def test_global_step_hook_is_called():
     optimizer, calls = adamw(params, engine="compiled"), []
     handle = register_optimizer_step_post_hook(lambda *_: calls.append(1))
     try:
-        march([(params, optimizer)], range(2))
+        run_steps([(params, optimizer)], range(2))
     finally:
         handle.remove()
-    march([(params, optimizer)], range(2, 3))
+    run_steps([(params, optimizer)], range(2, 3))
     assert calls == [1, 1]

@@ -8,15 +8,15 @@ import pytest
 import torch
 from contracts.trajectories import distance, parameters, values
 from engine_support import (
-    copies,
-    fates,
-    feed,
+    clone_leaves,
+    eager_and_compiled,
+    explanation,
     is_compiled,
-    march,
-    same,
+    is_equal,
+    run_steps,
+    set_gradients,
     snapshot,
     state_of,
-    twins,
 )
 
 import dashpot as dp
@@ -146,7 +146,7 @@ def _loaded_own_state(params, optimizer):
 def _loaded_from_torch(params, optimizer):
     others = [p.detach().float().requires_grad_() for p in params]
     other = torch.optim.AdamW(others, lr=0.1)
-    march([(others, other)], range(3))
+    run_steps([(others, other)], range(3))
     optimizer.load_state_dict(other.state_dict())
 
 
@@ -158,12 +158,12 @@ EDITS = [edit for edit in EDITS if getattr(edit, "__module__", None) == __name__
 
 @pytest.mark.parametrize("edit", EDITS, ids=lambda edit: edit.__name__[1:])
 def test_external_edit_has_same_effect_in_both_engines(edit):
-    first, second = twins(adamw, parameters(shapes=SHAPES))
-    march((first, second), range(4))
+    first, second = eager_and_compiled(adamw, parameters(shapes=SHAPES))
+    run_steps((first, second), range(4))
     for params, optimizer in (first, second):
         edit(params, optimizer)
-    march((first, second), range(4, 8))
-    assert "compiled" in fates(second[1])
+    run_steps((first, second), range(4, 8))
+    assert "compiled" in explanation(second[1])
     assert_agree(first, second)
 
 
@@ -180,39 +180,39 @@ def test_all_edits_are_collected():
 def test_step_count_continues_from_edited_value(edit, count, engine):
     params = parameters(shapes=SHAPES)
     optimizer = adamw(params, engine=engine)
-    march([(params, optimizer)], range(4))
+    run_steps([(params, optimizer)], range(4))
     edit(params, optimizer)
-    march([(params, optimizer)], range(4, 6))
+    run_steps([(params, optimizer)], range(4, 6))
     assert [int(optimizer.state[p]["step"]) for p in params] == [count + 2, 6, 6]
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))])
 def test_copy_continues_independently(copied):
-    first, second = twins(adamw, parameters(shapes=SHAPES))
-    march((first, second), range(4))
+    first, second = eager_and_compiled(adamw, parameters(shapes=SHAPES))
+    run_steps((first, second), range(4))
     third = copied(second)
-    march((first, second), range(4, 8))
+    run_steps((first, second), range(4, 8))
     untouched = snapshot(*second)
-    march((third,), range(4, 8))
+    run_steps((third,), range(4, 8))
     assert_agree(first, third)
-    march((third,), range(8, 10))
-    assert same(snapshot(*second), untouched)
+    run_steps((third,), range(8, 10))
+    assert is_equal(snapshot(*second), untouched)
     assert is_compiled(third[1])
 
 
 def test_checkpoint_continues_bit_for_bit():
     params = parameters(shapes=SHAPES)
     optimizer = adamw(params, engine="compiled")
-    march([(params, optimizer)], range(4))
+    run_steps([(params, optimizer)], range(4))
     file = io.BytesIO()
     torch.save(optimizer.state_dict(), file)
-    others = copies(params)
+    others = clone_leaves(params)
     other = adamw(others, engine="compiled")
     file.seek(0)
     other.load_state_dict(torch.load(file, weights_only=True))
     for pair in ((params, optimizer), (others, other)):
-        march([pair], range(4, 9))
-    assert same(snapshot(params, optimizer), snapshot(others, other))
+        run_steps([pair], range(4, 9))
+    assert is_equal(snapshot(params, optimizer), snapshot(others, other))
 
 
 def test_shrunk_weight_raises_and_writes_nothing():
@@ -221,7 +221,7 @@ def test_shrunk_weight_raises_and_writes_nothing():
         memory = torch.ones(9, dtype=torch.float64)
         p = torch.zeros(9, dtype=torch.float64, requires_grad=True)
         optimizer = adamw([p], engine=engine)
-        march([([p], optimizer)], range(2))
+        run_steps([([p], optimizer)], range(2))
         p.grad, p.data = None, memory[:4]
         p.grad = torch.ones(4, dtype=torch.float64)
         with pytest.raises(dp.ArgumentError, match=r"must have its parameter.s shape"):
@@ -281,23 +281,23 @@ REFUSED = {
 def test_invalid_tensor_raises_before_anything_is_written(fault, steps, engine):
     params = parameters(shapes=SHAPES)
     optimizer = adamw(params, engine=engine)
-    march([(params, optimizer)], range(steps))
-    feed(params, steps)
+    run_steps([(params, optimizer)], range(steps))
+    set_gradients(params, steps)
     others = [params[0], params[2]]  # the memory of the second may be released
     before = snapshot(others, optimizer), len(optimizer.state)
     fault(params, optimizer)
     with pytest.raises(dp.ArgumentError, match=f"AdamW: .*{REFUSED[fault]}"):
         optimizer.step()
-    assert same((snapshot(others, optimizer), len(optimizer.state)), before)
+    assert is_equal((snapshot(others, optimizer), len(optimizer.state)), before)
 
 
 @pytest.mark.parametrize("engine", ["eager", "compiled"])
 def test_weight_viewed_as_other_dtype_raises(engine):
     p = torch.ones(4, dtype=torch.float16, requires_grad=True)
     optimizer = adamw([p], engine=engine)
-    march([([p], optimizer)], range(2))
+    run_steps([([p], optimizer)], range(2))
     before = p.detach().clone()
-    feed([p], 2)
+    set_gradients([p], 2)
     p.data = p.data.view(torch.bfloat16)
     with pytest.raises(dp.ArgumentError, match=r"dtype must be its parameter's, torch.bfloat16, got torch.float16"):
         optimizer.step()
@@ -305,11 +305,11 @@ def test_weight_viewed_as_other_dtype_raises(engine):
 
 
 def test_valid_step_after_rejected_step_succeeds():
-    first, second = twins(adamw, parameters(shapes=SHAPES))
-    march((first, second), range(3))
-    feed(second[0], 99)
+    first, second = eager_and_compiled(adamw, parameters(shapes=SHAPES))
+    run_steps((first, second), range(3))
+    set_gradients(second[0], 99)
     second[0][1].grad = second[0][1].grad.to_sparse()
     with pytest.raises(dp.ArgumentError, match="dense"):
         second[1].step()
-    march((first, second), range(3, 6))
+    run_steps((first, second), range(3, 6))
     assert_agree(first, second)
