@@ -38,7 +38,9 @@ def trained(make, batch_size, accumulate, examples=19, loader=False, epochs=3):
 
 
 @pytest.mark.parametrize("loader", [False, True], ids=["Batches", "DataLoader"])
-@pytest.mark.parametrize("examples", [16, 18, 19, 3])
+@pytest.mark.parametrize(
+    "examples", [16, pytest.param(18, marks=pytest.mark.slow), 19, pytest.param(3, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("make", [torch.optim.SGD, dp.AdamW, dp.SGD])
 def test_accumulated_batches_match_one_large_batch(make, examples, loader):
     """With 18 and 19 examples, the last step has fewer examples or a shorter micro-batch.

@@ -135,7 +135,9 @@ class AfterEpoch(Callback):
 
 
 @pytest.mark.parametrize("kind", LOGS)
-@pytest.mark.parametrize("at", [1, 3, "epoch", 4, 5, 9])
+@pytest.mark.parametrize(
+    "at", [1, pytest.param(3, marks=pytest.mark.slow), "epoch", 4, pytest.param(5, marks=pytest.mark.slow), 9]
+)
 def test_resumed_log_equals_uninterrupted_log(kind, at, tmp_path):
     make, read = LOGS[kind]
     torch.manual_seed(7)

@@ -80,7 +80,7 @@ def save_and_load(state):
 RESUMED = {**REPEATED, "mapping": lambda n: {"lr": Cosine(n), "momentum": OneCycleMomentum(n)}}
 
 
-@pytest.mark.parametrize("at", [1, pytest.param(4, marks=pytest.mark.slow), 6])
+@pytest.mark.parametrize("at", [pytest.param(1, marks=pytest.mark.slow), 4, pytest.param(6, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("per", ["batch", "epoch"])
 @pytest.mark.parametrize("name", sorted(RESUMED))
 def test_resumed_fit_has_identical_values(name, per, at):
