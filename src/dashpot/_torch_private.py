@@ -1,7 +1,7 @@
-"""Every private name of torch that dashpot uses, each with the reason and the behaviour without it.
+"""All private names of torch that dashpot uses, each with its reason and its fallback.
 
-Other modules import these names from here, so that a change in torch is handled in one place. Names that torch's own
-optimizers need (`_foreach_*`, hooks, profiler) are imported directly: without them `torch.optim` does not work either.
+Other modules import them from here, so that a change in torch is handled in one place. A missing name
+without a fallback raises on import or in the tests.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def impl_address(x: Tensor) -> int:
 
 
 def write_count(x: Tensor) -> int:
-    """Return how often `x` was written in place, to detect a stage that does so. No fallback."""
+    """Return the number of in-place writes to `x`, to detect stages that write to their input. No fallback."""
     return x._version
 
 
@@ -159,5 +159,5 @@ def mark_static(x: Tensor) -> None:
     torch._dynamo.mark_static(x)
 
 
-# A library of torch's, from which the loader's search order for OpenMP is reproduced. No fallback.
+# Shared library of torch, to find the OpenMP runtime that it loads. No fallback.
 EXTENSION_FILE: str = torch._C.__file__

@@ -102,7 +102,7 @@ def torch_state_dict_round_trip():
     whole = copy.deepcopy(saving.state_dict())
     whole["state"][0]["exp_avg"] = torch.zeros(others[0].shape)
     before = loaded.state[others[0]]
-    assert_raises(dp.ArgumentError, "must be sharded as its parameter", lambda: loaded.load_state_dict(whole))
+    assert_raises(dp.ArgumentError, "must be sharded like its parameter", lambda: loaded.load_state_dict(whole))
     assert loaded.state[others[0]] is before
 
 

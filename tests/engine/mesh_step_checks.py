@@ -125,7 +125,7 @@ def differently_sharded_gradient_raises():
     ):
         p.grad = None
         p.grad = wrong
-        assert_raises(dp.ArgumentError, "a gradient must be sharded as its parameter of shape (5, 3)", optimizer.step)
+        assert_raises(dp.ArgumentError, "a gradient must be sharded like its parameter of shape (5, 3)", optimizer.step)
     plain = nn.Parameter(value.clone())
     optimizer = dp.AdamW([plain], lr=0.1)
     plain.grad = value
@@ -170,7 +170,7 @@ def unsupported_options_raise():
     optimizer.step()
     before = whole(p).clone()
     optimizer.state[p]["exp_avg"] = whole(optimizer.state[p]["exp_avg"])
-    assert_raises(dp.ArgumentError, "state 'exp_avg' must be sharded as its parameter", optimizer.step)
+    assert_raises(dp.ArgumentError, "state 'exp_avg' must be sharded like its parameter", optimizer.step)
     assert_same([p], [before], 0.0)
 
 

@@ -37,27 +37,27 @@ def block_size() -> int:
     return ELEMENTS_PER_THREAD * max(2, torch.get_num_threads())
 
 
-def step_in_blocks(recipe: Recipe, works: Sequence[TensorStep], scalars: Sequence[StepScalars]) -> list[TensorStep]:
+def step_in_blocks(recipe: Recipe, steps: Sequence[TensorStep], scalars: Sequence[StepScalars]) -> list[TensorStep]:
     """Perform the steps that can be blocked and return the others.
 
     Args:
         recipe: Recipe of the group.
-        works: Steps of its tensors.
+        steps: Steps of its tensors.
         scalars: Scalars by `scalars_index`.
     """
-    if torch.is_grad_enabled() or not works or not _is_elementwise(recipe):
-        return list(works)
+    if torch.is_grad_enabled() or not steps or not _is_elementwise(recipe):
+        return list(steps)
     rest: list[TensorStep] = []
     batches: dict[tuple[StorageFormat, int], list[_Flat]] = {}
-    keys = {storage: [slot.key for slot in storage.slots(recipe)] for storage in {work.storage for work in works}}
-    for work in works:
-        flat = _flatten(work, keys[work.storage])
+    keys = {storage: [slot.key for slot in storage.slots(recipe)] for storage in {step.storage for step in steps}}
+    for step in steps:
+        flat = _flatten(step, keys[step.storage])
         if flat is None:
-            rest.append(work)
+            rest.append(step)
         else:
-            batches.setdefault((work.storage, work.scalars_index), []).append(flat)
+            batches.setdefault((step.storage, step.scalars_index), []).append(flat)
     if batches and _overlap(chain.from_iterable(chain.from_iterable(batches.values()))):
-        return list(works)
+        return list(steps)
     for (storage, row), batch in batches.items():
         _Blocks(recipe, storage, keys[storage], scalars[row]).step(batch)
     return rest
@@ -90,11 +90,11 @@ _Flat = list[Tensor]
 """Weight, gradient and slots of one tensor, each flattened."""
 
 
-def _flatten(work: TensorStep, keys: Sequence[str]) -> _Flat | None:
+def _flatten(step: TensorStep, keys: Sequence[str]) -> _Flat | None:
     """Return flat views of a tensor's step; None if it cannot be blocked."""
-    if work.storage.is_stochastic or work.p.numel() == 0:
+    if step.storage.is_stochastic or step.p.numel() == 0:
         return None
-    arrays = [work.p, work.grad, *map(work.state.__getitem__, keys)]
+    arrays = [step.p, step.grad, *map(step.state.__getitem__, keys)]
     return [x if x.dim() == 1 else x.view(-1) for x in arrays] if all(map(_can_flatten, arrays)) else None
 
 

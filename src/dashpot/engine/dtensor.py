@@ -61,7 +61,7 @@ def to_local(owner: str, params: list[Tensor], grads: list[Tensor]) -> tuple[lis
     A gradient with a `Partial` placement is reduced.
 
     Raises:
-        ArgumentError: If a gradient is not sharded as its parameter, or the step is differentiable.
+        ArgumentError: If a gradient is not sharded like its parameter, or the step is differentiable.
     """
     if not has_dtensor(params):
         return params, grads
@@ -87,7 +87,7 @@ def _local_grad(owner: str, p: Any, grad: Any) -> Tensor:
 
 def _sharding_error(owner: str, p: Any, grad: Any) -> ArgumentError:
     return ArgumentError(
-        f"{owner}: a gradient must be sharded as its parameter of shape {tuple(p.shape)}, {_describe(p)}, "
+        f"{owner}: a gradient must be sharded like its parameter of shape {tuple(p.shape)}, {_describe(p)}, "
         f"got {_describe(grad)}."
     )
 
@@ -137,7 +137,7 @@ def increment_versions(params: Sequence[Tensor]) -> None:
 
 
 def check_sharding(owner: str, p: Any, state: Mapping[str, Any]) -> None:
-    """Raise `ArgumentError` for a sharded gradient of a plain parameter, and for state not sharded as its parameter."""
+    """Raise `ArgumentError` for a sharded gradient of a plain parameter and for state with a different sharding."""
     if not has_dtensor([p, p.grad, *state.values()]):
         return
     if is_dtensor(p.grad) and not is_dtensor(p):
@@ -146,13 +146,13 @@ def check_sharding(owner: str, p: Any, state: Mapping[str, Any]) -> None:
 
 
 def check_state_sharding(owner: str, p: Any, state: Mapping[str, Any]) -> None:
-    """Raise `ArgumentError` for elementwise state, such as loaded state, that is not sharded as its parameter."""
+    """Raise `ArgumentError` for elementwise state, such as loaded state, that is not sharded like its parameter."""
     for key, value in state.items():
         if not isinstance(value, Tensor) or not (is_dtensor(value) or (is_dtensor(p) and value.dim() > 0)):
             continue
         if not (is_dtensor(p) and is_dtensor(value) and _placement(p) == _placement(value)):
             raise ArgumentError(
-                f"{owner}: state {key!r} must be sharded as its parameter of shape {tuple(p.shape)}, {_describe(p)}, "
+                f"{owner}: state {key!r} must be sharded like its parameter of shape {tuple(p.shape)}, {_describe(p)}, "
                 f"got {_describe(value)}; use torch.distributed.checkpoint.state_dict.set_optimizer_state_dict."
             )
 

@@ -38,7 +38,7 @@ class Inductor:
 
     Args:
         mode: "auto", "eager" or "compiled".
-        min_elements: Least number of elements on such devices for which "auto" compiles.
+        min_elements: Minimum number of elements on such devices for which "auto" compiles.
         backend: Backend of torch.compile.
         devices: Device types of the tensors to compile for.
     """
@@ -76,7 +76,7 @@ class Inductor:
     def run(
         self,
         recipe: Recipe,
-        works: Sequence[TensorStep],
+        steps: Sequence[TensorStep],
         scalars: Sequence[StepScalars],
         elements: int,
         skip: Any = False,
@@ -85,32 +85,32 @@ class Inductor:
 
         Args:
             recipe: Recipe of the group.
-            works: Steps of its tensors.
+            steps: Steps of its tensors.
             scalars: Scalars by `scalars_index`, with the RNG key of the step.
             elements: Number of elements of the whole step on `devices`.
             skip: False, or a 0-d tensor; nothing changes if it is true.
         """
         rest: list[TensorStep] = []
         rows: dict[torch.device, Tensor] = {}
-        for work in sorted(works, key=lambda work: -work.p.numel()):  # kernels are tuned for the first size
+        for step in sorted(steps, key=lambda step: -step.p.numel()):  # kernels are tuned for the first size
             program = None
-            if self.fallback_reason(work.p, work.storage, elements) is None:
-                program = self._program(recipe, work, skip is not False)
-            inputs = None if program is None else _inputs(recipe, work)
+            if self.fallback_reason(step.p, step.storage, elements) is None:
+                program = self._program(recipe, step, skip is not False)
+            inputs = None if program is None else _inputs(recipe, step)
             if program is None or inputs is None:
-                rest.append(work)
+                rest.append(step)
                 continue
-            device = work.p.device
+            device = step.p.device
             if device not in rows:
                 rows[device] = _scalar_table(recipe.bound_stages, scalars, device)
-            row = _line(rows[device][work.scalars_index, : program.width])
+            row = _line(rows[device][step.scalars_index, : program.width])
             extra = [skip.to(device)] if skip is not False else []
-            if work.storage.is_stochastic:
-                extra.append(self._rng_stream(work.rng_stream, device))
+            if step.storage.is_stochastic:
+                extra.append(self._rng_stream(step.rng_stream, device))
             if program.run([row, *extra, *inputs]):
-                torch.autograd.graph.increment_version([work.p, *(work.state[key] for key in program.slots)])
+                torch.autograd.graph.increment_version([step.p, *(step.state[key] for key in program.slots)])
             else:
-                rest.append(work)
+                rest.append(step)
         return rest
 
     def _rng_stream(self, number: int, device: torch.device) -> Tensor:
@@ -118,18 +118,18 @@ class Inductor:
             self._streams[number, device] = torch.full((), number, dtype=torch.int32, device=device)
         return self._streams[number, device]
 
-    def _program(self, recipe: Recipe, work: TensorStep, skips: bool) -> _Program | None:
-        p, slots = work.p, work.storage.slots(recipe)
-        dtypes = (p.dtype, work.grad.dtype, *(work.state[slot.key].dtype for slot in slots))
+    def _program(self, recipe: Recipe, step: TensorStep, skips: bool) -> _Program | None:
+        p, slots = step.p, step.storage.slots(recipe)
+        dtypes = (p.dtype, step.grad.dtype, *(step.state[slot.key].dtype for slot in slots))
         active = tuple(not stage.is_noop() for stage in recipe.stages)
-        key = structure(recipe), active, work.storage, dtypes, p.device.type, skips
+        key = structure(recipe), active, step.storage, dtypes, p.device.type, skips
         try:
             check_hashable(key)
         except UntraceableError:
             return None
         if key not in self._programs:
             is_traceable = trace_float32(recipe, active=True) is not None  # elementwise but for whole-tensor reductions
-            self._programs[key] = _Program(recipe, work.storage, skips, self.backend) if is_traceable else None
+            self._programs[key] = _Program(recipe, step.storage, skips, self.backend) if is_traceable else None
         return self._programs[key]
 
 
@@ -193,17 +193,17 @@ class _Program:
 # ---- tensors --------------------------------------------------------------------------------------------------------
 
 
-def _inputs(recipe: Recipe, work: TensorStep) -> list[Tensor] | None:
+def _inputs(recipe: Recipe, step: TensorStep) -> list[Tensor] | None:
     """Return flat views of weight, gradient and slots in one memory order, or None; copy the gradient if necessary."""
-    slots = [(slot, work.state[slot.key]) for slot in work.storage.slots(recipe)]
-    order = _order(work.p)
-    w = _flat(work.p, order)
-    g = _flat(work.grad.resolve_conj().resolve_neg(), order)
+    slots = [(slot, step.state[slot.key]) for slot in step.storage.slots(recipe)]
+    order = _order(step.p)
+    w = _flat(step.p, order)
+    g = _flat(step.grad.resolve_conj().resolve_neg(), order)
     if g is None:
-        g = _flat(torch.empty_like(work.p).copy_(work.grad), order)
+        g = _flat(torch.empty_like(step.p).copy_(step.grad), order)
     kept = [_line(value) if slot.shape == "per_tensor" else _flat(value, order) for slot, value in slots]
     found = [w, g, *kept]
-    alike = all(type(value) is Tensor and value.device == work.p.device for _, value in slots)
+    alike = all(type(value) is Tensor and value.device == step.p.device for _, value in slots)
     return None if not alike or any(x is None for x in found) else found  # pyright: ignore[reportReturnType]
 
 

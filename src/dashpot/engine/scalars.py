@@ -1,6 +1,6 @@
 """The scalar row: all scalars of one step in a fixed order, as compiled steps read them.
 
-`pack` writes the row, `unpack` reads it back from symbols or tensors; the layout is defined here alone.
+`pack` writes the row, `unpack` reads it back from symbols or tensors. Only this module defines the layout.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def unpack(
     Args:
         stages: Active stages.
         records: Scalars of the stages at any step, as from `example_records`.
-        row: Entries of the row. No more are taken than needed.
+        row: Entries of the row; trailing ones are not consumed.
 
     Returns:
         The stages with settings from the row, and the scalars. The clock has no step number.

@@ -138,7 +138,7 @@ class Kernel:
 
 
 def _check_fields(stages: Sequence[BoundStage], scalars: StepScalars, fields: Sequence[tuple[str, ...]]) -> None:
-    """Kernels read scalars by position."""
+    """Raise `ArgumentError` for changed names of scalars, as kernels read them by position."""
     for bound, values, names in zip(stages, scalars.stages, fields, strict=True):
         if values._fields != names:
             raise ArgumentError(

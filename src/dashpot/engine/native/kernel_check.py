@@ -1,7 +1,7 @@
 """Comparison of a kernel with the eager engine before its first use.
 
-Tracing does not detect every branch: `isinstance(x.d, Tensor)` is false for a symbol. So each kernel is compared with
-the stages on random elements, which also covers compiler bugs.
+Tracing does not detect every branch: `isinstance(x.d, Tensor)` is false for a symbol and true for a tensor. So each
+kernel is compared with the stages on random elements, which also covers compiler bugs.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Symbols: stand-ins for tensors that record the operations of a stage.
 
 A symbol is a vector (one value per element of a tensor) or uniform (one value per tensor). Its kind is its type: `f32`,
-`f64`, `bf16`, `f16`, `i32`, `bool`, or `number` for a step's scalar, which is promoted as a Python number: to the
+`f64`, `bf16`, `f16`, `i32`, `bool`, or `number` for a step's scalar, which is promoted like a Python number: to the
 tensor's precision in an operation with a tensor, and to double with other numbers. So results have the same precision
 as in the eager engine.
 

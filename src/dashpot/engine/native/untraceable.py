@@ -1,4 +1,4 @@
-"""Why a stage cannot be compiled, and what to write instead."""
+"""The error for operations that cannot be compiled, with a hint on what to use instead."""
 
 from __future__ import annotations
 

@@ -289,5 +289,5 @@ def shard_like(value: Tensor, other: Tensor) -> Tensor:
 
 
 def _shard_state(value: Tensor, p: Tensor) -> Tensor:
-    """Return a copy: elementwise state is sharded as its parameter, scalar state is not."""
+    """Return a copy: elementwise state is sharded like its parameter, scalar state is not."""
     return shard_like(value.clone(), p) if value.shape == p.shape and p.dim() else value.clone()
