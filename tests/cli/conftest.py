@@ -1,10 +1,11 @@
-"""The command line in this process, and a small task of one's own."""
+"""The command line in this process, and a small user-defined task."""
 
 from __future__ import annotations
 
 import sys
 
 import pytest
+import torch
 
 from dashpot.__main__ import main
 
@@ -28,9 +29,9 @@ def build():
 
 @pytest.fixture
 def dashpot(monkeypatch, tmp_path, capsys):
-    """Runs one command in an empty folder: (exit code, stdout, stderr)."""
+    """Return a function that runs a command in an empty folder and returns (exit code, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # otherwise the command starts this very process again
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # without it, the command would replace this process
 
     def run(*words: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["dashpot", *map(str, words)])
@@ -45,3 +46,12 @@ def dashpot(monkeypatch, tmp_path, capsys):
 def my_task(tmp_path) -> str:
     (tmp_path / "mine.py").write_text(TASK)
     return "mine.py:build"
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Resume is bit-identical for a fixed number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -1,4 +1,4 @@
-"""The command line in this process: what it prints, writes, refuses, and with which exit code."""
+"""Commands other than train, lr-find and verify: output, files, exit codes and input errors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from dashpot.optimizers.registry import METHODS
 from dashpot.runs.entries import RATE_SCHEDULES
 
 
-def test_compare_on_ones_own_task_writes_everything_and_prints_the_summary(dashpot, my_task):
+def test_compare_writes_all_files_and_prints_the_summary(dashpot, my_task):
     code, out, err = dashpot("compare", "--task", my_task, "--methods", "sgd,adam", "--seeds", 2, "--lr", "sgd=0.05")
     assert (code, err) == (0, "")
     folder = Path("runs/compare-my-task")
@@ -37,7 +37,7 @@ def test_compare_on_ones_own_task_writes_everything_and_prints_the_summary(dashp
     assert study["settings"]["epochs"] == 2
 
 
-def test_several_rates_may_follow_one_option_or_several(dashpot, my_task):
+def test_lr_option_takes_several_values_and_is_repeatable(dashpot, my_task):
     common = ("compare", my_task, "--methods", "sgd,adam", "--seeds", 1, "--epochs", 1)
     assert dashpot(*common, "--lr", "sgd=0.5", "adam=0.25", "--out", "a")[0] == 0
     assert dashpot(*common, "--lr", "sgd=0.5", "--lr", "adam=0.25", "--out", "b")[0] == 0
@@ -46,7 +46,7 @@ def test_several_rates_may_follow_one_option_or_several(dashpot, my_task):
     assert "lr=0.25" in settings[0]["methods"]["adam"]
 
 
-def test_the_same_command_again_trains_nothing_and_another_is_refused(dashpot, my_task):
+def test_repeated_compare_trains_nothing_and_changed_settings_raise(dashpot, my_task):
     words = ("compare", my_task, "--methods", "sgd", "--seeds", 1, "--out", "out")
     dashpot(*words)
     record = Path("out/runs/sgd-seed0.jsonl")
@@ -58,7 +58,7 @@ def test_the_same_command_again_trains_nothing_and_another_is_refused(dashpot, m
     assert record.stat().st_mtime_ns == before
 
 
-def test_report_rebuilds_the_page(dashpot, my_task):
+def test_report_is_regenerated_from_the_records(dashpot, my_task):
     dashpot("compare", my_task, "--methods", "sgd", "--seeds", 1, "--out", "out")
     page = Path("out/report.html")
     before = page.read_text()
@@ -68,7 +68,7 @@ def test_report_rebuilds_the_page(dashpot, my_task):
     assert page.read_text() == before
 
 
-def test_lists(dashpot):
+def test_methods_tasks_and_schedules_are_listed(dashpot):
     _, out, _ = dashpot("methods")
     assert [line.split()[0] for line in out.splitlines()[:-1]] == list(METHODS)
     assert all(len(line.split()) > 2 for line in out.splitlines())
@@ -102,11 +102,11 @@ def test_lists(dashpot):
         (("reproduce", "fashion-mnist", "--rows", "A2,Q"), "Unknown row 'Q'"),
     ],
 )
-def test_bad_input_is_one_sentence_with_exit_code_2_and_nothing_written(dashpot, words, sentence):
+def test_invalid_input_exits_with_2_and_writes_nothing(dashpot, words, sentence):
     assert sentence in refused(dashpot(*words))
 
 
-def test_a_task_file_without_build_is_one_sentence(dashpot, tmp_path):
+def test_task_file_without_the_function_exits_with_2(dashpot, tmp_path):
     (tmp_path / "empty.py").write_text("x = 1\n")
     assert "build" in refused(dashpot("compare", "--task", "empty.py:build"))
 
@@ -115,19 +115,19 @@ def test_a_task_file_without_build_is_one_sentence(dashpot, tmp_path):
     "words",
     [("compare", "digits", "--sedes", "3"), ("compare", "digits", "--seeds", "many"), ("report",), ("fly",)],
 )
-def test_unknown_and_missing_options_exit_with_code_2(dashpot, words):
+def test_unknown_and_missing_options_exit_with_2(dashpot, words):
     code, out, err = dashpot(*words)
     assert code == 2
     assert out + err
     assert "Traceback" not in out + err
 
 
-def test_debug_shows_where_an_error_came_from(dashpot):
+def test_debug_raises_the_error(dashpot):
     with pytest.raises(ValueError, match="Unknown task"):
         dashpot("compare", "digit", "--debug")
 
 
-def test_ctrl_c_outside_training_is_a_word_and_exit_code_130(dashpot, monkeypatch):
+def test_ctrl_c_outside_training_exits_with_130(dashpot, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
@@ -136,17 +136,17 @@ def test_ctrl_c_outside_training_is_a_word_and_exit_code_130(dashpot, monkeypatc
     assert (code, err.strip()) == (130, "Stopped.")
 
 
-def test_a_full_disk_is_one_sentence_and_the_same_command_goes_on(dashpot, my_task, monkeypatch):
+def test_compare_resumes_after_a_full_disk(dashpot, my_task, monkeypatch):
     words = ("compare", my_task, "--methods", "sgd,adam", "--seeds", 1)
     real, count = os.fsync, itertools.count(1)
 
-    def full(descriptor):
+    def fsync(descriptor):
         if next(count) > 5:
             raise OSError(errno.ENOSPC, "No space left on device")
         real(descriptor)
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full)
+        patch.setattr(os, "fsync", fsync)
         code, _, err = dashpot(*words)
     assert code == 2
     assert "No space left on device; completed results are kept." in err
@@ -154,7 +154,7 @@ def test_a_full_disk_is_one_sentence_and_the_same_command_goes_on(dashpot, my_ta
     assert dashpot(*words)[0] == 0
 
 
-def test_warnings_are_printed_as_sentences(dashpot, my_task, monkeypatch):
+def test_warnings_are_printed_without_source_lines(dashpot, my_task, monkeypatch):
     monkeypatch.setattr(
         warnings, "showwarning", lambda *parts, **_: sys.stderr.write(warnings.formatwarning(*parts[:4]))
     )
@@ -165,13 +165,13 @@ def test_warnings_are_printed_as_sentences(dashpot, my_task, monkeypatch):
     assert all(line.startswith("Note: ") for line in err.splitlines())
 
 
-def test_an_unwritable_folder_is_one_sentence(dashpot, my_task, tmp_path):
+def test_unwritable_folder_exits_with_2(dashpot, my_task, tmp_path):
     (tmp_path / "file").write_text("")
     result = dashpot("compare", my_task, "--methods", "sgd", "--out", "file/out")
     assert "Cannot write" in refused(result)
 
 
-def test_help_needs_no_task_and_names_the_commands(dashpot):
+def test_help_lists_the_commands(dashpot):
     code, out, _ = dashpot("--help")
     assert code == 0
     for command in (
@@ -192,39 +192,38 @@ def test_help_needs_no_task_and_names_the_commands(dashpot):
 
 
 @pytest.mark.parametrize("missing", ["cyclopts", "rich"])
-def test_without_the_packages_of_the_command_line_one_sentence_says_what_to_install(dashpot, monkeypatch, missing):
+def test_missing_packages_print_the_install_command(dashpot, monkeypatch, missing):
     real = builtins.__import__
 
-    def without(name, *rest, **options):
+    def import_without(name, *rest, **options):
         if name == missing:
             raise ImportError(name)
         return real(name, *rest, **options)
 
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setattr(builtins, "__import__", import_without)
     assert "pip install 'dashpot[cli]'" in refused(dashpot("methods"))
 
 
-def test_the_demonstration_says_why_it_runs_on_digits(monkeypatch):
+def test_demo_prints_why_it_uses_digits(monkeypatch):
     real = tasks.get
 
     def without_fashion(name, **options):
         if name == "fashion-mnist":
-            raise DataError("Fashion-MNIST is not here.")
+            raise DataError("Fashion-MNIST is not available.")
         return real(name, **options)
 
     monkeypatch.setattr(tasks, "get", without_fashion)
     study, reason = demo_study()
     assert study.task.name == "digits"
-    assert reason.startswith("Fashion-MNIST is not here. Using the digits")
+    assert reason.startswith("Fashion-MNIST is not available. Using the digits")
 
 
-def test_the_demonstration_runs_from_one_word(dashpot, monkeypatch):
-    monkeypatch.setattr(data.fashion_mnist, "load", lambda *_: (_ for _ in ()).throw(DataError("No data here.")))
+def test_demo_runs_without_arguments(dashpot, monkeypatch):
+    monkeypatch.setattr(data.fashion_mnist, "load", lambda *_: (_ for _ in ()).throw(DataError("No data.")))
     monkeypatch.setitem(demo.EPOCHS, "digits", 1)
+    monkeypatch.setattr(demo, "DEFAULT_METHODS", ("sgd", "adam"))
     code, out, _ = dashpot("demo")
     assert code == 0
-    assert (
-        out.index("Looking for Fashion-MNIST") < out.index("No data here.") < out.index("Comparing 9 methods on digits")
-    )
+    assert out.index("Looking for Fashion-MNIST") < out.index("No data.") < out.index("Comparing 2 methods on digits")
     assert "Report: demo/digits/report.html" in out
     assert Path("demo/digits/report.html").exists()

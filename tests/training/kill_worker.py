@@ -1,8 +1,8 @@
-"""Processes that train and are killed at a chosen place; each goes on from what the one before has left.
+"""Processes that train and are killed at a chosen point; each resumes from the files of its predecessor.
 
-    python kill_worker.py FOLDER "batch 4" "write 2 0.5" "named 1" "mark 1" "end"
+    python kill_worker.py FOLDER "batch 4" "write 2 4000" "rename 1" "best 1" "end"
 
-Prints how each ended: the signal's number, negative, or 0.
+Prints the exit code of each process: the negative signal number, or 0.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from dashpot.training.callbacks.checkpoints import Checkpoints, latest, read_new
 from dashpot.training.callbacks.schedule import one_cycle
 from dashpot.training.state import checkpoint_file
 
-EPOCHS, BATCHES = 3, 7
+EPOCHS = 3
 
 
-class Shaken(TensorDataset):
-    """Digits that move by a pixel and carry noise; torch's, numpy's and Python's generators take part."""
+class Augmented(TensorDataset):
+    """Digits with random shifts and noise, from the generators of torch, numpy and Python."""
 
     def __getitem__(self, index):
         x, y = super().__getitem__(index)
@@ -42,23 +42,27 @@ class Shaken(TensorDataset):
 
 
 def make() -> Learner:
-    """A small convolutional network with dropout and batch norm on a shuffled loader."""
+    """Return a learner with a small convolutional network, dropout, batch norm and a shuffled loader."""
     torch.manual_seed(1)
     random.seed(1)
     np.random.seed(1)
     digits = tasks.get("digits").build(seed=0)
     x, y = digits.train.x[:420].reshape(-1, 1, 8, 8), digits.train.y[:420]
     layers = [nn.Conv2d(1, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Dropout(0.2)]
-    model = nn.Sequential(*layers, nn.Linear(72, 10))
-    train = DataLoader(Shaken(x, y), batch_size=60, shuffle=True)
-    shape = {"loss": nn.functional.cross_entropy, "metrics": digits.metrics, "engine": Engine("cpu")}
     return Learner(
-        model, train, DataLoader(Shaken(x[:50], y[:50]), batch_size=50), optimizer=dp.AdamW, lr=0.01, **shape
+        nn.Sequential(*layers, nn.Linear(72, 10)),
+        DataLoader(Augmented(x, y), batch_size=60, shuffle=True),
+        DataLoader(Augmented(x[:50], y[:50]), batch_size=50),
+        loss=nn.functional.cross_entropy,
+        optimizer=dp.AdamW,
+        lr=0.01,
+        metrics=digits.metrics,
+        engine=Engine("cpu"),
     )
 
 
 def train(folder: Path, *more: Callback) -> Learner:
-    """A fit in `folder`, from the newest checkpoint there, if there is one."""
+    """Fit in `folder`, from its latest checkpoint if any."""
     learner = make()
     saving = Checkpoints(folder, every_steps=1, keep=2, best=("loss", "min"))
     state = read_newest(folder) if latest(folder) else None
@@ -67,36 +71,35 @@ def train(folder: Path, *more: Callback) -> Learner:
 
 
 def die(*_: Any) -> None:
-    """End like a process that the system kills."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-class DieAt(Callback):
-    """Killed at the end of that many batches of training from now on."""
+class DieAfterBatches(Callback):
+    """Dies after a number of training batches of this fit."""
 
     order = 1000
 
     def __init__(self, batches: int) -> None:
-        self.left = batches
+        self.remaining = batches
 
     def cleanup_batch(self, learner):
-        self.left -= learner.training
-        if self.left == 0:
+        self.remaining -= learner.training
+        if self.remaining == 0:
             die()
 
 
-class Slow:
-    """A file that is killed over once it holds so many bytes."""
+class PartialFile:
+    """Stream that dies after a number of written bytes."""
 
     def __init__(self, stream: Any, size: int) -> None:
-        self.stream, self.left = stream, size
+        self.stream, self.remaining = stream, size
 
     def write(self, content: Any) -> int:
-        piece = bytes(content)[: self.left]
+        piece = bytes(content)[: self.remaining]
         self.stream.write(piece)
         self.stream.flush()
-        self.left -= len(piece)
-        if self.left <= 0:
+        self.remaining -= len(piece)
+        if self.remaining <= 0:
             die()
         return len(content)
 
@@ -104,41 +107,41 @@ class Slow:
         self.stream.flush()
 
 
-def live(folder: Path, how: str) -> None:
-    """Train and die as told."""
-    place, *numbers = how.split()
+def train_and_die(folder: Path, event: str) -> None:
+    """Train, and die at "batch N", "write N BYTES", "rename N", "best 1" or not at all ("end")."""
+    kind, *numbers = event.split()
     count = itertools.count(1)
     more: list[Callback] = []
-    if place == "batch":
-        more.append(DieAt(int(numbers[0])))
-    elif place == "write":
-        real, nth, bytes_ = checkpoint_file.write_atomically, int(numbers[0]), int(numbers[1])
+    if kind == "batch":
+        more.append(DieAfterBatches(int(numbers[0])))
+    elif kind == "write":
+        write_atomically, nth, size = checkpoint_file.write_atomically, int(numbers[0]), int(numbers[1])
 
-        def slow(path, write):
-            real(path, (lambda stream: write(Slow(stream, bytes_))) if next(count) == nth else write)
+        def write_partially(path, write):
+            write_atomically(path, (lambda stream: write(PartialFile(stream, size))) if next(count) == nth else write)
 
-        checkpoint_file.write_atomically = slow
-    elif place == "named":
+        checkpoint_file.write_atomically = write_partially
+    elif kind == "rename":
         replace = Path.replace
 
-        def named(path, target):
+        def replace_and_die(path, target):
             replace(path, target)
             if Path(target).suffix == ".ckpt" and next(count) == int(numbers[0]):
                 die()
 
-        Path.replace = named
-    elif place == "mark":
-        Checkpoints._mark = die
+        Path.replace = replace_and_die
+    elif kind == "best":
+        Checkpoints._write_best = die
     train(folder, *more)
 
 
-def main(folder: Path, lives: list[str]) -> None:
+def main(folder: Path, events: list[str]) -> None:
     torch.set_num_threads(1)
-    make().fit(1)  # loads what is loaded late, once for all
-    for how in lives:
+    make().fit(1)  # lazy imports, once for all processes
+    for event in events:
         child = os.fork()
         if child == 0:
-            live(folder, how)
+            train_and_die(folder, event)
             os._exit(0)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 

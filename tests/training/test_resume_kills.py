@@ -1,4 +1,4 @@
-"""Killed at any place, a fit goes on to the same bits and leaves nothing half-written."""
+"""Processes killed at any point of training and of writing checkpoints resume bit-identically."""
 
 from __future__ import annotations
 
@@ -11,35 +11,38 @@ from pathlib import Path
 import kill_worker
 import pytest
 from learner_support import same, weights
+from processes import LIMIT
 
 from dashpot.training.callbacks.checkpoints import best
 from dashpot.training.state import checkpoint_file
 
 KILLS = [
-    "batch 1",  # before there is any checkpoint: one step takes two batches
+    "batch 1",  # before the first checkpoint: a step has two batches
     "batch 3",
     "write 2 0",  # an empty file
-    "write 1 4000",  # half of one
-    "named 2",  # complete, the old ones not removed yet
-    "mark",  # the best one not marked yet
+    "write 1 4000",  # a partial file
+    "rename 2",  # a complete file, before the old ones are removed
+    "best 1",  # before the best one is recorded
     "batch 5",
     "write 3 20000",
 ]
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
-def test_eight_kills_change_nothing(tmp_path):
-    command = [sys.executable, kill_worker.__file__, str(tmp_path / "out"), *KILLS, "end"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+@pytest.mark.needs_posix
+def test_run_killed_eight_times_resumes_bit_identically(tmp_path):
+    command = [sys.executable, kill_worker.__file__, str(tmp_path / "killed"), *KILLS, "end"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LIMIT)
     assert done.stdout.split() == [str(-signal.SIGKILL)] * len(KILLS) + ["0"], done.stderr
-    whole = kill_worker.train(tmp_path / "whole")
-    resumed = kill_worker.train(tmp_path / "out")  # it is finished: this only reads
-    assert same(weights(whole), weights(resumed))
-    assert whole.history == resumed.history
-    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    uninterrupted = kill_worker.train(tmp_path / "uninterrupted")
+    resumed = kill_worker.train(tmp_path / "killed")  # complete: only loads the checkpoint
+    assert same(weights(uninterrupted), weights(resumed))
+    assert uninterrupted.history == resumed.history
+    names = sorted(path.name for path in (tmp_path / "killed").iterdir())
     assert [Path(name).suffix for name in names] == [".json", *[".ckpt"] * (len(names) - 1)]
     for name in names[1:]:
-        assert checkpoint_file.read(tmp_path / "out" / name)
-    told, expected = (json.loads((tmp_path / folder / "best.json").read_text()) for folder in ("out", "whole"))
-    assert (told["epoch"], told["value"]) == (expected["epoch"], expected["value"])
-    assert checkpoint_file.read(best(tmp_path / "out"))["progress"]["position"] == [told["epoch"], 0]
+        assert checkpoint_file.read(tmp_path / "killed" / name)
+    actual, expected = (
+        json.loads((tmp_path / folder / "best.json").read_text()) for folder in ("killed", "uninterrupted")
+    )
+    assert (actual["epoch"], actual["value"]) == (expected["epoch"], expected["value"])
+    assert checkpoint_file.read(best(tmp_path / "killed"))["progress"]["position"] == [actual["epoch"], 0]

@@ -1,4 +1,4 @@
-"""Settings: what is allowed, and that a file says the same as the values it was written from."""
+"""Settings of a run: validation, round trip through TOML, parsed values and differences."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dashpot.training.run.settings import (
     write_settings,
 )
 
-MADE_BY = {"torch": "0", "command": "by hand"}
+MADE_BY = {"torch": "0", "command": "none"}
 
 ALL = Settings(
     task="folder with spaces/mine.py:build",
@@ -45,33 +45,33 @@ ALL = Settings(
 
 
 @pytest.mark.parametrize("settings", [ALL, Settings(task="digits", optimizer="sgd")], ids=["all", "few"])
-def test_a_file_gives_back_what_was_written(tmp_path, settings):
+def test_written_settings_read_back(tmp_path, settings):
     path = tmp_path / "run.toml"
     write_settings(path, settings, MADE_BY)
     assert Settings.of(read_settings(path)) == settings
 
 
-def test_every_setting_is_in_the_test_above():
+def test_round_trip_covers_every_setting():
     plain = Settings(task="digits", optimizer="sgd")
     assert all(getattr(ALL, name) != getattr(plain, name) for name in setting_names())
 
 
-def test_a_number_keeps_its_last_bit(tmp_path):
+def test_numbers_are_stored_exactly(tmp_path):
     path = tmp_path / "run.toml"
     for lr in (0.1 + 0.2, 5e-324, 1.7976931348623157e308, 3.0):
         write_settings(path, dataclasses.replace(ALL, lr=lr), MADE_BY)
         assert read_settings(path)["lr"] == lr
 
 
-def refused_values():
+def invalid_values():
     for item in dataclasses.fields(Settings):
         if item.metadata["allowed"] is not None:
             for value in item.metadata["allowed"].refused():
                 yield pytest.param(item.name, value, id=f"{item.name}={value!r}")
 
 
-@pytest.mark.parametrize(("name", "value"), [*refused_values()])
-def test_what_a_constraint_refuses_is_refused_by_name(name, value):
+@pytest.mark.parametrize(("name", "value"), [*invalid_values()])
+def test_invalid_value_raises_with_the_name(name, value):
     with pytest.raises(ArgumentError, match=f"^train: {name} must be "):
         dataclasses.replace(ALL, **{name: value})
 
@@ -89,12 +89,12 @@ def test_what_a_constraint_refuses_is_refused_by_name(name, value):
         ({"task": "digits", "optimizer": "sgd", "set": ()}, "set must be a table"),
     ],
 )
-def test_what_is_no_setting_is_refused(given, sentence):
+def test_missing_and_unknown_settings_and_wrong_types_raise(given, sentence):
     with pytest.raises(ArgumentError, match=sentence):
         Settings.of(given)
 
 
-def test_an_older_file_stays_when_a_new_one_cannot_be_written(tmp_path):
+def test_failed_write_leaves_the_existing_file(tmp_path):
     path = tmp_path / "run.toml"
     write_settings(path, ALL, MADE_BY)
     before = path.read_bytes()
@@ -119,12 +119,12 @@ def test_an_older_file_stays_when_a_new_one_cannot_be_written(tmp_path):
         ("1e999", float("inf")),
     ],
 )
-def test_values_are_read_as_typed(text, value):
+def test_parse_value_of_the_command_line(text, value):
     assert parse_value(text) == value
     assert type(parse_value(text)) is type(value)
 
 
-def test_differences_are_of_what_is_given_only():
+def test_diff_settings_lists_given_settings_only():
     given = {"lr": 0.5, "epochs": 6, "data_dir": None, "set": {"eps": 1e-6, "weight_decay": 0.1, "betas": (0.9, 0.99)}}
     assert diff_settings(ALL, given) == [
         "lr: saved 1e-300, given 0.5",
@@ -134,17 +134,17 @@ def test_differences_are_of_what_is_given_only():
     ]
 
 
-def test_none_of_the_optimizers_settings_is_written_as_a_word(tmp_path):
-    settings = Settings(task="digits", optimizer="sgd", set={"a": None, "b": (0.5, None), "c": "word", "d": 0})
+def test_none_in_optimizer_arguments_is_written_as_a_string(tmp_path):
+    settings = Settings(task="digits", optimizer="sgd", set={"a": None, "b": (0.5, None), "c": "string", "d": 0})
     write_settings(tmp_path / "run.toml", settings, {})
     assert 'a = "none"' in (tmp_path / "run.toml").read_text()
     assert Settings.of(read_settings(tmp_path / "run.toml")) == settings
 
 
-def test_none_differs_from_not_set():
-    there = Settings(task="digits", optimizer="sgd", set={"a": None})
-    assert diff_settings(there, {"set": {"a": None}}) == []
-    assert diff_settings(there, {"set": {"a": 1.0, "b": None}}) == [
+def test_diff_settings_distinguishes_none_from_not_set():
+    saved = Settings(task="digits", optimizer="sgd", set={"a": None})
+    assert diff_settings(saved, {"set": {"a": None}}) == []
+    assert diff_settings(saved, {"set": {"a": 1.0, "b": None}}) == [
         "a: saved none, given 1.0",
         "b: saved not set, given none",
     ]

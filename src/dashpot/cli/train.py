@@ -15,7 +15,14 @@ from cyclopts import Parameter, Token
 
 from dashpot.cli.task_options import TaskName
 from dashpot.errors import ArgumentError
+from dashpot.runs.files import check_writable, write_text
 from dashpot.tasks.user_file import is_file_spec
+from dashpot.training.distributed import launcher, process_group
+from dashpot.training.distributed.engine import check_devices
+from dashpot.training.run import run
+from dashpot.training.run.folder import RunFolder, path_argument
+from dashpot.training.run.plan import RunPlan
+from dashpot.training.run.resume import merge_settings
 from dashpot.training.run.settings import Settings, is_none, parse_value, read_settings, setting_names
 
 __all__ = ["DIVERGED", "command_line", "integer", "lr_find", "number", "parse_pairs", "train"]
@@ -103,11 +110,6 @@ def train(
     Exit codes: 0 success, 2 error, 3 training diverged, 4 a training process
     died, 130 stopped by Ctrl-C (143 SIGTERM, 129 SIGHUP).
     """
-    from dashpot.training.distributed import process_group
-    from dashpot.training.run import run
-    from dashpot.training.run.folder import RunFolder
-    from dashpot.training.run.resume import merge_settings
-
     values = _settings(config, name, given)
     if override and resume is None:
         raise ArgumentError("train: --override requires --resume.")
@@ -128,11 +130,6 @@ def train(
 
 def _launch(settings: Settings, resume: Path | None, out: Path | None) -> int:
     """Launch the processes of a distributed run, each with --resume; a new run's folder is created first."""
-    from dashpot.training.distributed import launcher
-    from dashpot.training.distributed.engine import check_devices
-    from dashpot.training.run.folder import RunFolder, path_argument
-    from dashpot.training.run.plan import RunPlan
-
     check_devices(settings.accelerator, settings.devices)
     words = [word for word in sys.argv[1:] if word != "--debug"]
     folder = RunFolder(resume) if resume is not None else None
@@ -153,9 +150,6 @@ def lr_find(
     out: Annotated[Path | None, Parameter(help="HTML file of the curve.")] = None,
 ) -> None:
     """Run a learning-rate range test: increase the rate with every batch and record the loss."""
-    from dashpot.runs.files import check_writable, write_text
-    from dashpot.training.run import run
-
     if out is not None:
         check_writable(out)
     values = {key: value for key, value in _settings(config, name, given).items() if key in LR_FIND_SETTINGS}

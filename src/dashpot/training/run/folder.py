@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import shlex
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -13,7 +12,6 @@ from typing import Any
 from dashpot.errors import RunError
 from dashpot.runs.environment import versions
 from dashpot.runs.files import make_folder, write_bytes
-from dashpot.runs.lock import locked
 from dashpot.runs.records import Run, read_run
 from dashpot.tasks.user_file import is_file_spec
 from dashpot.training.run.settings import LOGS, Settings, read_made_by, read_settings, write_settings
@@ -114,10 +112,6 @@ class RunFolder:
     def run(self) -> Run | None:
         """Read the record; None if there is none."""
         return read_run(self.record, advice=f"{self.repeat_command} starts a new run") if exists(self.record) else None
-
-    def lock(self) -> AbstractContextManager[None]:
-        """Return a context that excludes other processes."""
-        return locked(self.path)
 
 
 def default_folder_name(settings: Settings) -> str:

@@ -19,6 +19,7 @@ import torch
 from dashpot.errors import DashpotError, RunError
 from dashpot.runs.environment import torch_threads
 from dashpot.runs.files import write_error, write_text
+from dashpot.runs.lock import locked
 from dashpot.runs.records import Run
 from dashpot.runs.signals import TERMINATION_SIGNALS, Interrupted, interruptible
 from dashpot.training.callback import Callback
@@ -173,7 +174,7 @@ def _train(
     output = write_line if engine.is_rank_zero else lambda _: None
     with ExitStack() as stack:
         check = stack.enter_context(interruptible(_stop_signals()))
-        _on_rank_zero(engine, lambda: stack.enter_context(folder.lock()))
+        _on_rank_zero(engine, lambda: stack.enter_context(locked(folder.path)))
         state = latest_state(folder, run)
         backup = None
         if state is None:
