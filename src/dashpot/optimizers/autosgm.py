@@ -218,20 +218,9 @@ class AutoSGM(Optimizer):
         quirks: Sequence[str] = (),
         **options: Unpack[Options],
     ) -> None:
-        keywords = {
-            "lr": lr,
-            "adaptive": adaptive,
-            "numerator": numerator,
-            "pole": pole,
-            "zero": zero,
-            "gain": gain,
-            "debias": debias,
-            "beta_n": beta_n,
-            "beta_a": beta_a,
-            "weight_decay": weight_decay,
-            "decay": decay,
-            "eps": eps,
-        }
+        keywords = {"lr": lr, "adaptive": adaptive, "numerator": numerator, "beta_n": beta_n, "beta_a": beta_a}
+        keywords |= {"pole": pole, "zero": zero, "gain": gain, "debias": debias}
+        keywords |= {"weight_decay": weight_decay, "decay": decay, "eps": eps}
         tuples = {"lr_cfg": lr_cfg, "beta_cfg": beta_cfg, "wd_cfg": wd_cfg, "eps_cfg": eps_cfg}
         given = {name: value for name, value in keywords.items() if value is not None}
         settings = {**_DEFAULTS, **_from_tuples(given, tuples), **given}

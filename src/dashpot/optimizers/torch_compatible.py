@@ -72,14 +72,8 @@ class SGD(Optimizer):
         capturable: bool = False,
         **options: Unpack[BaseOptions],
     ) -> None:
-        settings = {
-            "lr": lr,
-            "momentum": momentum,
-            "dampening": dampening,
-            "weight_decay": weight_decay,
-            "nesterov": nesterov,
-            **_flags(maximize, foreach, differentiable, fused),
-        }
+        settings = {"lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay}
+        settings |= {"nesterov": nesterov, **_flags(maximize, foreach, differentiable, fused)}
         super().__init__(params, settings, capturable=capturable, **options)
 
     def _check_settings(self, settings: Mapping[str, Any]) -> None:
@@ -142,16 +136,9 @@ class RMSprop(Optimizer):
         differentiable: bool = False,
         **options: Unpack[BaseOptions],
     ) -> None:
-        settings = {
-            "lr": lr,
-            "momentum": momentum,
-            "alpha": alpha,
-            "eps": eps,
-            "centered": centered,
-            "weight_decay": weight_decay,
-            "capturable": capturable,
-            **_flags(maximize, foreach, differentiable),
-        }
+        settings = {"lr": lr, "momentum": momentum, "alpha": alpha, "eps": eps, "centered": centered}
+        settings |= {"weight_decay": weight_decay, "capturable": capturable}
+        settings |= _flags(maximize, foreach, differentiable)
         super().__init__(params, settings, **options)
 
     def _accept(self, saved: Mapping[str, Any], own: Mapping[str, Any]) -> AcceptedGroup:
@@ -210,16 +197,9 @@ class Adam(Optimizer):
         decoupled_weight_decay: bool = False,
         **options: Unpack[BaseOptions],
     ) -> None:
-        settings = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "amsgrad": amsgrad,
-            "capturable": capturable,
-            "decoupled_weight_decay": decoupled_weight_decay,
-            **_flags(maximize, foreach, differentiable, fused),
-        }
+        settings = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "amsgrad": amsgrad}
+        settings |= {"capturable": capturable, "decoupled_weight_decay": decoupled_weight_decay}
+        settings |= _flags(maximize, foreach, differentiable, fused)
         super().__init__(params, settings, **options)
 
 
@@ -278,16 +258,9 @@ class AdamW(Optimizer):
         decay_scale: str = "lr",
         **options: Unpack[BaseOptions],
     ) -> None:
-        settings = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "amsgrad": amsgrad,
-            "capturable": capturable,
-            "decay_scale": decay_scale,
-            **_flags(maximize, foreach, differentiable, fused),
-        }
+        settings = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "amsgrad": amsgrad}
+        settings |= {"capturable": capturable, "decay_scale": decay_scale}
+        settings |= _flags(maximize, foreach, differentiable, fused)
         super().__init__(params, settings, **options)
 
     def _accept(self, saved: Mapping[str, Any], own: Mapping[str, Any]) -> AcceptedGroup:
@@ -347,16 +320,9 @@ class NAdam(Optimizer):
         differentiable: bool = False,
         **options: Unpack[BaseOptions],
     ) -> None:
-        settings = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "momentum_decay": momentum_decay,
-            "decoupled_weight_decay": decoupled_weight_decay,
-            "capturable": capturable,
-            **_flags(maximize, foreach, differentiable),
-        }
+        settings = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        settings |= {"momentum_decay": momentum_decay, "decoupled_weight_decay": decoupled_weight_decay}
+        settings |= {"capturable": capturable, **_flags(maximize, foreach, differentiable)}
         super().__init__(params, settings, **options)
 
 
