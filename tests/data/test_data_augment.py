@@ -104,11 +104,11 @@ IMAGES = torch.zeros(2, 1, 3, 3)
     [
         (
             lambda: flip(IMAGES[0], seeded_generator()),
-            r"^flip: images must be a tensor of shape \(examples, channels, height, width\), got shape",
+            r"^flip: images must have shape \(examples, channels, height, width\), got shape",
         ),
         (
             lambda: crop([1], seeded_generator()),  # pyright: ignore[reportArgumentType]
-            r"^crop: images must be a tensor of shape \(examples, channels, height, width\), got \[1\]\.$",
+            r"^crop: images must have shape \(examples, channels, height, width\), got \[1\]\.$",
         ),
         (lambda: flip(IMAGES, seeded_generator(), 1.5), r"^flip: share must be a number in \[0, 1\], got 1\.5\.$"),
         (lambda: crop(IMAGES, seeded_generator(), -1), r"^crop: padding must be an integer in \[0, inf\), got -1\.$"),

@@ -89,12 +89,12 @@ x, y = torch.zeros(3, 2), torch.zeros(3)
         ((x, y, 1.5), r"^Batches: batch_size must be an integer"),
         ((x, y, 1, "yes"), r"^Batches: shuffle must be one of False, True, got 'yes'\.$"),
         ((x, y, 1, True, -1), r"^Batches: seed must be an integer in \[0, "),
-        ((x, y[:2], 1), r"^Batches: x and y must have the same number of rows, got 3 and 2\.$"),
+        ((x, y[:2], 1), r"^Batches: x and y must have equal length, got 3 and 2\.$"),
         ((x, [1, 2, 3], 1), r"^Batches: y must be a tensor with a row per example, got \[1, 2, 3\]\.$"),
         ((torch.tensor(1.0), y, 1), r"^Batches: x must be a tensor with a row per example"),
         ((x[:0], y[:0], 1), r"^Batches: x and y must have at least 1 rows, got 0\.$"),
         ((x, y, 4, False, 0, True), r"at least 4 rows, got 3\.$"),
-        ((x, y.to("meta"), 1), r"^Batches: x and y must be on the same device, got cpu and meta\.$"),
+        ((x, y.to("meta"), 1), r"^Batches: x and y must have the same device, got cpu, meta\.$"),
     ],
 )
 def test_batches_with_invalid_argument_raise(arguments, message):

@@ -105,7 +105,7 @@ def test_download_with_wrong_checksum_raises_and_keeps_nothing(server, tiny):
 
 
 def test_download_of_missing_file_raises_with_mirror_and_status(server, tiny):
-    with pytest.raises(DataError, match=r"\(127\.0\.0\.1:\d+: HTTPError 404\): use a different data set\.$"):
+    with pytest.raises(DataError, match=r"\(127\.0\.0\.1:\d+: HTTPError 404\); use a different data set\.$"):
         load_idx(with_mirrors(tiny, f"{server.address}/none/"))
 
 
@@ -115,7 +115,7 @@ def test_download_without_network_raises_with_advice(tiny):
     message = str(error.value)
     assert message.startswith("Tiny-MNIST was not found, and downloads failed (127.0.0.1:1: Connection")
     assert "no-such-host.invalid: " in message
-    assert message.endswith("): use a different data set.")
+    assert message.endswith("); use a different data set.")
     assert "\n" not in message
     assert list(tiny.cache.iterdir()) == []
 
@@ -123,7 +123,7 @@ def test_download_without_network_raises_with_advice(tiny):
 def test_download_without_pooch_raises_with_extra(tiny, monkeypatch):
     monkeypatch.setitem(sys.modules, "pooch", None)
     with pytest.raises(
-        DataError, match=r"a download needs pooch \(pip install 'dashpot\[data\]'\): use a different data set\."
+        DataError, match=r"; pip install 'dashpot\[data\]' to download it, or use a different data set\."
     ):
         load_idx(tiny.dataset)
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from pathlib import Path
+import os
 
 import pytest
 
@@ -33,11 +33,12 @@ def test_user_folder_unreadable_raises_with_origin(monkeypatch, tmp_path):
 def test_find_ignores_files_without_permission(tiny, tmp_path, monkeypatch):
     tiny.write(tmp_path)
 
-    def refused(_):
+    def raise_permission_error(*_):
         raise PermissionError
 
-    monkeypatch.setattr(Path, "is_file", refused)
-    assert find(tiny.dataset, tmp_path) == {}
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", raise_permission_error)
+        assert find(tiny.dataset, tmp_path) == {}
 
 
 def test_find_prefers_compressed_files_and_earlier_folders(tiny, tmp_path):

@@ -47,5 +47,5 @@ def test_decode_invalid_content_raises(content, message):
 
 @pytest.mark.parametrize("array", [np.zeros(3, np.int8), np.zeros((), np.uint8)])
 def test_encode_invalid_array_raises(array):
-    with pytest.raises(idx.IdxError, match="array must have dtype uint8 and dimensions"):
+    with pytest.raises(idx.IdxError, match="array must be uint8 with dimensions"):
         idx.encode(array)

@@ -42,6 +42,8 @@ def test_digits_task_training_reaches_target():
             problem.loss(problem.model(x), y).backward()
             optimizer.step()
         best = max(best, evaluate(problem)["accuracy"])
+        if task.target.reached(best):
+            break
     assert task.target.reached(best)
     assert best < 1
 

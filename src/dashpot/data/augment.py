@@ -77,6 +77,4 @@ def crop(images: Tensor, generator: torch.Generator, padding: int = 2, fill: flo
 def _check_images(owner: str, images: Tensor) -> None:
     if not isinstance(images, Tensor) or images.ndim != 4:
         got = f"shape {tuple(images.shape)}" if isinstance(images, Tensor) else repr(images)
-        raise ArgumentError(
-            f"{owner}: images must be a tensor of shape (examples, channels, height, width), got {got}."
-        )
+        raise ArgumentError(f"{owner}: images must have shape (examples, channels, height, width), got {got}.")

@@ -73,13 +73,9 @@ class Batches:
             if not isinstance(tensor, Tensor) or tensor.ndim == 0:
                 raise ArgumentError(f"Batches: {name} must be a tensor with a row per example, got {tensor!r}.")
         if len(self.x) != len(self.y):
-            raise ArgumentError(
-                f"Batches: x and y must have the same number of rows, got {len(self.x)} and {len(self.y)}."
-            )
+            raise ArgumentError(f"Batches: x and y must have equal length, got {len(self.x)} and {len(self.y)}.")
         if self.x.device != self.y.device:
-            raise ArgumentError(
-                f"Batches: x and y must be on the same device, got {self.x.device} and {self.y.device}."
-            )
+            raise ArgumentError(f"Batches: x and y must have the same device, got {self.x.device}, {self.y.device}.")
         if self.augment is not None and not callable(self.augment):
             raise ArgumentError(f"Batches: augment must be a function of (x, generator) or None, got {self.augment!r}.")
         if len(self) == 0:
@@ -104,19 +100,16 @@ class Batches:
         (True, False)
         """
         check("Batches", "epoch", index, Interval(0, math.inf, "left", integer=True))
-        return self._batches(index, self._order(index) if self.shuffle else None)
+        return self._batches(index)
 
-    def _order(self, index: int) -> Tensor:
-        order = torch.randperm(len(self.x), generator=generator("order", self.seed, index))
-        return order.to(self.x.device)
-
-    def _batches(self, epoch: int, order: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
+    def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        order = None
+        if self.shuffle:
+            order = torch.randperm(len(self.x), generator=generator("order", self.seed, epoch)).to(self.x.device)
         for step in range(len(self)):
             part = slice(step * self.batch_size, (step + 1) * self.batch_size)
             rows = part if order is None else order[part]
-            yield self._augmented(self.x[rows], epoch, step), self.y[rows]
-
-    def _augmented(self, x: Tensor, epoch: int, step: int) -> Tensor:
-        if self.augment is None or epoch < self.augment_from:
-            return x
-        return self.augment(x, generator("augment", self.seed, epoch, step))
+            x = self.x[rows]
+            if self.augment is not None and epoch >= self.augment_from:
+                x = self.augment(x, generator("augment", self.seed, epoch, step))
+            yield x, self.y[rows]

@@ -38,9 +38,8 @@ def _fetch(dataset: IdxDataset, file: IdxFile, folder: Path) -> Path:
     try:
         import pooch
     except ImportError as error:
-        raise DataError(
-            f"{dataset.title} was not found; a download needs pooch (pip install 'dashpot[data]'): {dataset.advice}."
-        ) from error
+        install = "pip install 'dashpot[data]' to download it"
+        raise DataError(f"{dataset.title} was not found; {install}, or {dataset.advice}.") from error
     failures: list[str] = []
     cause = None
     for mirror in dataset.mirrors:
@@ -57,7 +56,7 @@ def _fetch(dataset: IdxDataset, file: IdxFile, folder: Path) -> Path:
             failures.append(f"{urlsplit(mirror).netloc}: {_summary(error)}")
             cause = error
     raise DataError(
-        f"{dataset.title} was not found, and downloads failed ({', '.join(failures)}): {dataset.advice}."
+        f"{dataset.title} was not found, and downloads failed ({', '.join(failures)}); {dataset.advice}."
     ) from cause
 
 

@@ -43,17 +43,9 @@ def find(dataset: IdxDataset, folder: Path, subfolders: Iterable[str] = ("",)) -
         found: dict[str, Path] = {}
         for key, file in dataset.files.items():
             candidates = (folder / subfolder / f"{file.name}.gz", folder / subfolder / file.name)
-            path = next((path for path in candidates if _is_file(path)), None)
+            path = next((path for path in candidates if os.path.isfile(path)), None)  # noqa: PTH113  False without permission
             if path is not None:
                 found[key] = path
         if found:
             return found
     return {}
-
-
-def _is_file(path: Path) -> bool:
-    """Return whether `path` is a file; False without permission to check."""
-    try:
-        return path.is_file()
-    except OSError:
-        return False

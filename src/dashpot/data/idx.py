@@ -50,8 +50,6 @@ def encode(array: np.ndarray) -> bytes:
     True
     """
     if array.dtype != np.uint8 or array.ndim == 0:
-        raise IdxError(
-            f"encode: array must have dtype uint8 and dimensions, got dtype {array.dtype} and {array.ndim} dimensions"
-        )
+        raise IdxError(f"encode: array must be uint8 with dimensions, got {array.dtype} with {array.ndim} dimensions")
     header = struct.pack(f">4B{array.ndim}I", 0, 0, _UNSIGNED_BYTES, array.ndim, *array.shape)
     return header + array.tobytes()

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from dashpot.verification.replica import OptimizerFactory, Replica
+from dashpot.verification.replica import Factory, Replica
 from dashpot.verification.replica_check import ReplicaCheck
 from dashpot.verification.workload import Workload
 
@@ -27,9 +27,7 @@ RESUME_PAIRS = ((0, 1), (1, 0), (0, 0))
 """Optimizer to reference, reference to optimizer, optimizer to itself."""
 
 
-def resume_all(
-    workload: Workload, factories: Sequence[OptimizerFactory], replicas: Sequence[Replica]
-) -> list[ResumedRun]:
+def resume_all(workload: Workload, factories: Sequence[Factory], replicas: Sequence[Replica]) -> list[ResumedRun]:
     """Return a resumed run for each of `RESUME_PAIRS`, with the current weights and optimizer state."""
     runs = []
     for source, target in RESUME_PAIRS:

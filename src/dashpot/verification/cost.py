@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dashpot.verification.paired_run import PairedRun
-from dashpot.verification.replica import OptimizerFactory, Replica
+from dashpot.verification.replica import Factory, Replica
 from dashpot.verification.result import Cost
 from dashpot.verification.workload import Workload
 
@@ -22,7 +22,7 @@ MEDIAN_RADIUS = 5
 
 
 def measure_costs(
-    workload: Workload, factories: Sequence[OptimizerFactory], run: PairedRun, names: Sequence[str], timed: int
+    workload: Workload, factories: Sequence[Factory], run: PairedRun, names: Sequence[str], timed: int
 ) -> list[Cost]:
     """Return the costs of the optimizer and of the reference.
 

@@ -59,7 +59,7 @@ def factory_from_path(option: str, path: str, settings: Mapping[str, Any]) -> Ca
         settings: Keyword arguments of the class.
 
     Raises:
-        ArgumentError: If there is no such class.
+        ArgumentError: If the class does not exist.
     """
     return _wrap_errors(f"{option} {path}", partial(_resolve(option, path), **settings))
 
@@ -77,7 +77,7 @@ def reference_factory(against: str, method: str, lr: float | None, options: Mapp
             change results, such as `engine`.
 
     Raises:
-        ArgumentError: If there is no such class, or it does not support a setting.
+        ArgumentError: If the class does not exist or does not support a setting.
 
     >>> [group] = reference_factory("torch", "nag", 0.1, {"pole": 0.8})([torch.zeros(1)]).param_groups
     >>> group["momentum"], group["nesterov"]

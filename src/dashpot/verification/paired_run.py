@@ -7,16 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
 
 from dashpot.errors import ArgumentError
 from dashpot.verification.checkpoints import ResumedRun, resume_all
 from dashpot.verification.deviation import Distance, UlpScale, is_finite
-from dashpot.verification.replica import OptimizerFactory, Replica
+from dashpot.verification.replica import Factory, Replica
 from dashpot.verification.replica_check import ReplicaCheck
 from dashpot.verification.workload import Workload
 
-__all__ = ["PairedRun", "default_tolerance", "run_pair"]
+__all__ = ["PairedRun", "run_pair"]
 
 ULPS = 16.0
 """Tolerance after one step; docs/verify.md lists measured deviations."""
@@ -74,16 +73,14 @@ class PairedRun:
         return any(check.first is not None for check in self.checks)
 
 
-def run_pair(
-    workload: Workload, factories: Sequence[OptimizerFactory], steps: int, tolerance: float | None
-) -> PairedRun:
+def run_pair(workload: Workload, factories: Sequence[Factory], steps: int, tolerance: float | None) -> PairedRun:
     """Take `steps` steps with the optimizer and the reference.
 
     Args:
         workload: Model, batches and loss.
         factories: Factories of the optimizer and of the reference.
         steps: Number of steps; at least 2.
-        tolerance: Ulps allowed after the last step; None for `default_tolerance`.
+        tolerance: Ulps allowed after the last step; None for the default, see `dashpot.verify`.
 
     Raises:
         ArgumentError: If no weight moves, or weights are not finite after the first step.
@@ -91,11 +88,7 @@ def run_pair(
     _warm_up()
     ours, theirs = (Replica(workload, factory) for factory in factories)
     run = PairedRun((ours, theirs), ReplicaCheck(ours), 0.0, saved=steps // 2)
-    run.tolerance = (
-        default_tolerance(theirs.params, steps, shared_gradients=run.shared_gradients)
-        if tolerance is None
-        else tolerance
-    )
+    run.tolerance = _default_tolerance(run, steps) if tolerance is None else tolerance
     scale = UlpScale(theirs.params)
     for step in range(1, steps + 1):
         _advance(run, step)
@@ -117,16 +110,16 @@ def run_pair(
     return run
 
 
-def default_tolerance(weights: Mapping[str, Tensor], steps: int, *, shared_gradients: bool) -> float:
+def _default_tolerance(run: PairedRun, steps: int) -> float:
     """Return the ulps allowed after all steps.
 
     On the same gradients, two implementations of one formula differ by a few roundings per step, which add up like a
     random walk. On independent gradients, training amplifies the difference by an unknown factor; half of the digits
     must then agree.
     """
-    if shared_gradients:
+    if run.shared_gradients:
         return ULPS * math.sqrt(steps)
-    return max(1 / math.sqrt(torch.finfo(w.dtype).eps) for w in weights.values())
+    return max(1 / math.sqrt(torch.finfo(w.dtype).eps) for w in run.replicas[1].params.values())
 
 
 def _warm_up() -> None:
@@ -178,9 +171,7 @@ def _moved(workload: Workload, run: PairedRun, scale: UlpScale) -> dict[str, flo
     return {name: distance.ulps for name, distance in distances.items()}
 
 
-def _run_independently(
-    run: PairedRun, workload: Workload, factories: Sequence[OptimizerFactory], scale: UlpScale
-) -> None:
+def _run_independently(run: PairedRun, workload: Workload, factories: Sequence[Factory], scale: UlpScale) -> None:
     """Run the optimizer, and the reference perturbed by one ulp, on their own gradients."""
     ours, theirs = run.replicas
     if run.shared_gradients:

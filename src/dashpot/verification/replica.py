@@ -15,7 +15,7 @@ from dashpot.errors import ArgumentError
 from dashpot.optimizers.second_order_base import SecondOrder
 from dashpot.verification.workload import Workload
 
-__all__ = ["ARGUMENTS", "OptimizerFactory", "Replica"]
+__all__ = ["ARGUMENTS", "Factory", "Replica"]
 
 ARGUMENTS = ("parameters", "named_parameters", "model")
 """Possible arguments of an optimizer factory."""
@@ -23,7 +23,7 @@ ARGUMENTS = ("parameters", "named_parameters", "model")
 Gradients = Mapping[str, Tensor]
 
 
-class OptimizerFactory:
+class Factory:
     """User function that creates an optimizer, with checks of every result.
 
     Args:
@@ -68,7 +68,7 @@ class Replica:
         loss: Loss of the last batch, before its step.
     """
 
-    def __init__(self, workload: Workload, factory: OptimizerFactory, init_from: Replica | None = None) -> None:
+    def __init__(self, workload: Workload, factory: Factory, init_from: Replica | None = None) -> None:
         """Copy the initial model, or the current weights and buffers of `init_from`."""
         self.workload, self.model = workload, workload.copy()
         self.params = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
@@ -90,7 +90,7 @@ class Replica:
         return {name: p.grad for name, p in self.params.items() if p.grad is not None}
 
     def set_gradients(self, gradients: Gradients) -> None:
-        """Set `p.grad` to copies of these gradients, None where missing."""
+        """Set `p.grad` to copies of these gradients, or None if missing."""
         for name, p in self.params.items():
             p.grad = gradients[name].clone() if name in gradients else None
 

@@ -20,7 +20,7 @@ from dashpot.verification.checkpoints import ResumedRun
 from dashpot.verification.cost import measure_costs
 from dashpot.verification.deviation import Distance
 from dashpot.verification.paired_run import PairedRun, run_pair
-from dashpot.verification.replica import ARGUMENTS, OptimizerFactory
+from dashpot.verification.replica import ARGUMENTS, Factory
 from dashpot.verification.result import Checkpoint, Deviation, Verification
 from dashpot.verification.verdict import dtype_name, format_verdict, mismatched_settings
 from dashpot.verification.workload import Workload
@@ -107,10 +107,7 @@ def verify(
     arguments = {"steps": steps, "takes": takes, "dtype": dtype, "tolerance": tolerance}
     for name, value in {**arguments, "timed_steps": timed_steps, "seed": seed}.items():
         check("verify", name, value, _ALLOWED[name])
-    factories = (
-        OptimizerFactory("make_optimizer", make_optimizer, takes),
-        OptimizerFactory("make_reference", make_reference, takes),
-    )
+    factories = Factory("make_optimizer", make_optimizer, takes), Factory("make_reference", make_reference, takes)
     with preserve_rng_state(), _default_dtype(dtype):
         workload = Workload.create(model_or_loss, batches=batches, loss=loss, params=params, steps=steps, seed=seed)
         workload = workload if dtype is None else workload.converted(dtype)
@@ -156,7 +153,7 @@ def _default_dtype(dtype: torch.dtype | None) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def _run_in_float64(workload: Workload, factories: Sequence[OptimizerFactory], steps: int) -> PairedRun | None:
+def _run_in_float64(workload: Workload, factories: Sequence[Factory], steps: int) -> PairedRun | None:
     """Repeat the run in float64; None for models in float64, complex models, and models that fail in float64."""
     dtypes = {p.dtype for p in workload.model.parameters()}
     if torch.float64 in dtypes or any(dtype.is_complex for dtype in dtypes):
