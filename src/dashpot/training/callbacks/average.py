@@ -173,9 +173,9 @@ class EMA(AveragedWeights):
 
         a_t = d_t a_(t-1) + (1 - d_t) w_t,      d_t = decay, or min(decay, (1 + t) / (10 + t)) with `warmup`.
 
-    Without warmup, a_t = decay^t w_0 + (1 - decay) sum_i decay^(t-i) w_i, in which the initial weights have a large
-    weight for long. With warmup, the average has a time constant of about t / 9 steps until `decay` limits it. Skipped
-    steps do not count.
+    Without warmup, a_t = decay^t w_0 + (1 - decay) sum_i decay^(t-i) w_i, in which the initial weights dominate for
+    many steps. With warmup, the average has a time constant of about t / 9 steps until `decay` limits it.
+    Skipped steps do not count.
 
     The model has the averages during evaluation and after the fit, see `AveragedWeights`. `weights()` returns them as a
     state dict at any time.

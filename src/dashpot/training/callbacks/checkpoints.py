@@ -290,13 +290,13 @@ def _read_best(folder: Path) -> dict[str, Any] | None:
 def _rename_damaged(path: Path, error: RunError) -> str:
     """Rename a damaged checkpoint with a warning, and return its new name."""
     try:
-        aside = keep_aside(path)
+        renamed = keep_aside(path)
     except FileNotFoundError:  # renamed by another rank
         return path.name
     except OSError as reason:
         raise write_error(path, reason) from error
-    warn(f"{error} It is renamed to {aside.name}, and the previous checkpoint is used.")
-    return aside.name
+    warn(f"{error} It is renamed to {renamed.name}, and the previous checkpoint is used.")
+    return renamed.name
 
 
 def _remove(path: Path) -> None:

@@ -119,6 +119,6 @@ def _next_lr(opt: Any) -> tuple[Any, float]:
     lr, factor = opt.param_groups[0]["lr"], 1.0
     if not isinstance(lr, Tensor):
         return current_lr(opt), factor
-    if hasattr(opt, "current_lr"):  # one of ours, which may have a schedule of its own
+    if hasattr(opt, "current_lr"):  # a dashpot optimizer, possibly with its own schedule
         factor, lr = resolve.lr_in_force(opt.schedule.get("lr"), lr, opt.steps_done())
     return (lr.detach().clone() if isinstance(lr, Tensor) else lr), factor

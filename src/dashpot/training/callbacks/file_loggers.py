@@ -1,4 +1,4 @@
-"""Loggers to text files: JSON lines and CSV."""
+"""Text file loggers: JSON lines and CSV."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["CSV", "JSONLines"]
 
 
 class FileLogger(Logger):
-    """Base class of loggers to a text file. A resumed fit truncates the file to its length at the checkpoint."""
+    """Base class of text file loggers. A resumed fit truncates the file to its length at the checkpoint."""
 
     def __init__(
         self,
@@ -125,7 +125,7 @@ class FileLogger(Logger):
 
 
 class JSONLines(FileLogger):
-    """Logger to a file with one JSON object per line.
+    """JSON lines logger, one object per line.
 
         {"kind": "epoch", "epoch": 1, "step": 118, "train": {"loss": ..}, "eval": {..}, "lr": .., "seconds": ..}
         {"kind": "step", "epoch": 1, "step": 100, "loss": .., "lr": ..}
@@ -169,7 +169,7 @@ class JSONLines(FileLogger):
 
 
 class CSV(FileLogger):
-    """Logger to a CSV file with a header.
+    """CSV logger, with a header.
 
         epoch,step,train_loss,train_accuracy,eval_loss,eval_accuracy,lr,seconds
 

@@ -233,20 +233,22 @@ def one_cycle(max_lr: float | None = None, **shape: Any) -> Schedule:
 
 def _make_scheduler(schedule: Any, opt: Optimizer, total: int) -> Any:
     """Return the scheduler of a fit, an object with `step`, `state_dict` and `load_state_dict`."""
-    made = schedule
-    if not isinstance(made, (ScheduleFunction, Mapping, Plateau)):
-        made = _call_factory(schedule, opt, total)
-    if isinstance(made, LRScheduler):
-        if made.optimizer is not opt:
+    direct = isinstance(schedule, (ScheduleFunction, Mapping, Plateau))
+    result = schedule if direct else _call_factory(schedule, opt, total)
+    if isinstance(result, LRScheduler):
+        if result.optimizer is not opt:
             raise ArgumentError("Schedule: the function must return a scheduler of the optimizer that is passed to it.")
-        return made
-    if isinstance(made, Plateau):
-        return ReduceOnPlateau(opt, made)
-    if isinstance(made, ScheduleFunction):
-        made = {"lr": made}
-    if isinstance(made, Mapping) and made and all(isinstance(item, ScheduleFunction) for item in made.values()):
-        return _scheduler_of(opt, made)
-    raise ArgumentError(f"Schedule: the function must return a schedule or a torch scheduler, got {made!r}.")
+        return result
+    if isinstance(result, Plateau):
+        return ReduceOnPlateau(opt, result)
+    schedules = {"lr": result} if isinstance(result, ScheduleFunction) else result
+    if (
+        isinstance(schedules, Mapping)
+        and schedules
+        and all(isinstance(s, ScheduleFunction) for s in schedules.values())
+    ):
+        return _scheduler_of(opt, schedules)
+    raise ArgumentError(f"Schedule: the function must return a schedule or a torch scheduler, got {result!r}.")
 
 
 def _scheduler_of(opt: Optimizer, schedules: Mapping[str, ScheduleFunction]) -> Scheduler:

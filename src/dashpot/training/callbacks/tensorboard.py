@@ -1,4 +1,4 @@
-"""Logger to TensorBoard."""
+"""TensorBoard logger."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["TensorBoard"]
 
 
 class TensorBoard(Logger):
-    """Logger to TensorBoard.
+    """TensorBoard logger.
 
     Tags are `train/loss`, `eval/loss`, ..., `epoch/lr` and `epoch/seconds` for epochs and, with `every`, `step/loss`,
     `step/lr`, ... for steps, all against the optimizer step. After a resume, TensorBoard shows every value once: events
