@@ -184,7 +184,7 @@ def test_metric_must_return_one_number():
     one.fit(1)
     means = one.history[0]["train"]
     assert means["tensor"] == means["number"] == means["row"] > 0
-    with pytest.raises(ArgumentError, match=r"metric 'each' must give .* one number, got shape \(4,\)"):
+    with pytest.raises(ArgumentError, match=r"Metric 'each' must return .* one number, got shape \(4,\)"):
         linear_learner(pairs(), metrics={"each": lambda output, y: output.argmax(1) == y}).fit(1)
     with pytest.raises(ArgumentError, match="got None"):
         RunningMeans({"none": cast("Any", lambda output, y: None)}).add(X, Y, torch.tensor(0.0), 12)
