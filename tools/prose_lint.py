@@ -62,7 +62,7 @@ PHRASES: tuple[tuple[str, str], ...] = (
     (r"newcomers?", "new parameter, first occurrence"),
     (r"says? (?:so|what|why|which|how)", "report, state, explain"),
     # Negation and comparison.
-    (r"(?:is|are) no(?!-op)", "is not a, there is no"),
+    (r"(?<!there )(?:is|are) no(?!-op)", "is not a, there is no"),
     (r"of another", "different, of a different"),
     (r"another one|in another order", "a different"),
     (r"(?:is|are) of (?:the|a|no)|are of", "has, belongs to"),

@@ -210,7 +210,7 @@ def test_copy_continues_independently_on_device(subject):
     assert identical(others, params)
 
 
-# ---- what is refused ------------------------------------------------------------------------------------------------
+# ---- rejected settings ----------------------------------------------------------------------------------------------
 
 
 @each(lambda subject: subject in SUBJECTS[:1] or subject.recipe is not None)

@@ -76,7 +76,7 @@ def test_every_documented_stage_can_be_compiled():
 
 @pytest.mark.slow
 def test_documented_stages_run_on_kernels():
-    """All in one line, as one kernel, beside the eager engine."""
+    """All in one line, as one kernel, compared with the eager engine."""
     stages = {type(stage).__name__: stage for stage in documented() if type(stage).__name__ not in NOT_COMPILED}
     found = []
     for engine in ("eager", "compiled"):

@@ -100,7 +100,7 @@ PRECISE = {
 
 @pytest.mark.parametrize("how", PRECISE)
 def test_engines_agree_bit_for_bit_without_square_root(how):
-    """Elementwise arithmetic rounds alike, and random numbers depend on the element, not the memory format."""
+    """Elementwise arithmetic rounds equally, and random numbers depend on the element, not the memory format."""
     options = {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.01, "nesterov": True, **PRECISE[how]}
     first, second = eager_and_compiled(
         lambda ps, **engine: dp.SGD(ps, **options, **engine),
@@ -202,7 +202,7 @@ def test_different_seeds_round_differently(engine):
 
 
 def noise_of(engine, steps=1, tensors=1, **how):
-    """Return which of 20000 elements each step rounds up: the weight is half-way between two numbers."""
+    """Return which of 20000 elements each step rounds up: the weight is halfway between two numbers."""
     params = [torch.ones(20000, dtype=HALF, requires_grad=True) for _ in range(tensors)]
     optimizer = dp.SGD(params, lr=2.0**-9, engine=engine, rounding="stochastic", **how)
     seen = []
@@ -242,7 +242,7 @@ def test_frozen_parameter_does_not_change_rounding_of_others():
 
 @engines
 def test_slots_and_weight_round_independently(engine):
-    """The first step puts both averages and the weight half-way between two numbers."""
+    """The first step puts both averages and the weight halfway between two numbers."""
     recipe = dp.Recipe(dp.Filter(0.5, normalise="none"), dp.Filter(0.5, normalise="none", slot="second"), lr=2.0**-9)
     p = torch.ones(20000, dtype=HALF, requires_grad=True)
     optimizer = dp.SGM.from_recipe([p], recipe, engine=engine, rounding="stochastic", state_dtype=HALF)

@@ -1,4 +1,4 @@
-"""Tensors changed between steps: validated, prepared again, or refused by name."""
+"""Tensors changed between steps: validated, prepared again, or rejected by name."""
 
 import copy
 import io

@@ -30,7 +30,7 @@ from dashpot.training import Learner
 
 
 class RecordingDataset(Dataset):
-    """Dataset that records the indices it is asked for."""
+    """Dataset that records the requested indices."""
 
     def __init__(self, dtype: torch.dtype, noise: bool = False) -> None:
         self.x, self.y = data(dtype)

@@ -115,7 +115,7 @@ MEANS: list[torch.Tensor] = []
 
 
 def buffers_are_broadcast(strategy: str) -> None:
-    """Batch norm uses the statistics of each rank; the running ones are those of rank 0, in DDP and FSDP2 alike."""
+    """Batch norm uses the statistics of each rank; the running ones are those of rank 0, in both DDP and FSDP2."""
     actual = learner(dp.SGD, strategy, noisy=True, examples=10)
     actual.fit(1)
     mean = full_tensor(actual.model.get_submodule("2").running_mean)

@@ -161,7 +161,7 @@ def list_schedules() -> None:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Run a command line and return its exit code; user errors are printed as one sentence."""
+    """Run a command line and return its exit code; user errors are printed without a traceback."""
     debug = DEBUG in argv
     try:
         with _plain_warnings():

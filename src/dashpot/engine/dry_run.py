@@ -194,7 +194,7 @@ class _StageRun:
 
     @contextmanager
     def _unchanged(self, method: str, **records: Any) -> Iterator[None]:
-        """Refuse in-place operations on the arguments of the stage."""
+        """Reject in-place operations on the arguments of the stage."""
         before = {
             f"{record}.{name}": (value, write_count(value), value.clone())
             for record, values in records.items()
@@ -291,7 +291,7 @@ class _UndeclaredError(ArgumentError, AttributeError):
 
 
 def _strict(owner: str, kind: Any, message: Callable[[str], str]) -> Any:
-    """Return a subclass of the named tuple `kind` that raises `ArgumentError` for missing names and assignments."""
+    """Return a subclass of the named tuple `kind` with an `ArgumentError` for missing names and assignments."""
 
     def missing(self: Any, name: str) -> Any:
         if name.startswith("__"):

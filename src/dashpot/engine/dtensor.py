@@ -1,7 +1,7 @@
 """Sharded parameters (DTensor), as from FSDP2's `fully_shard`.
 
 The engines only process local shards, which are plain tensors; reductions over whole tensors are in `sharding`.
-Importing torch.distributed.tensor is slow, so it is only looked up: a DTensor implies that it is imported.
+Importing torch.distributed.tensor is slow, so this module only uses it if it is imported: every DTensor implies that.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ class Rollback:
         self._saved_states.append((p, dict(self._states[p]) if p in self._states else None))
 
     def save_values(self, step: Step, positions: Sequence[int]) -> None:
-        """Copy weights and state of `positions` if one of their steps can fail half-way.
+        """Copy weights and state of `positions` if one of their steps can fail halfway.
 
         Only custom stages and tensor subclasses can: the copies need as much memory as the tensors.
         """

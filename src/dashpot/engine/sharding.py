@@ -155,7 +155,7 @@ def global_norm_and_finite(local_values: Mapping[ShardSpec | None, tuple[Tensor,
 
     Args:
         local_values: Norm of the local shards and whether they are finite, by sharding in the order of the parameters;
-            None stands for plain tensors, which are equal on all ranks.
+            None for plain tensors, which are equal on all ranks.
 
     Returns:
         The norm and whether all elements are finite, equal on all ranks.

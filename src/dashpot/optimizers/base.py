@@ -79,7 +79,7 @@ class Optimizer(GroupSettings):
         self._reset_caches()
         self._schedule = schedules_by_name(type(self).__name__, schedule)
         if self.options.rounding == "stochastic" or self.options.state_dtype is not None:
-            defaults["seed"] = self.options.seed  # saved with the groups, so that a resumed run rounds alike
+            defaults["seed"] = self.options.seed  # saved with the groups, so that a resumed run rounds equally
         if self.options.capturable:
             defaults["capturable"] = True
         self._check_settings(defaults)
@@ -285,7 +285,7 @@ class Optimizer(GroupSettings):
                 group.setdefault("steps_done", self.steps_done())
 
     def _accept(self, saved: Mapping[str, Any], own: Mapping[str, Any]) -> AcceptedGroup:
-        """Convert a saved group for the group `own`; refuse a group of a different method."""
+        """Convert a saved group for the group `own`, and reject a group of a different method."""
         owner = type(self).__name__
         saved = normalize_group(owner, saved, own, self._SAVED_COUNTERS)
         numbers = [name for name, value in self._settings(self.defaults).items() if is_numeric(value)]

@@ -20,7 +20,7 @@ class Explanation(NamedTuple):
 
     Attributes:
         mode: "auto", "eager" or "compiled".
-        rows: One line for each set of tensors stepped alike.
+        rows: One line for each set of tensors stepped in the same way.
     """
 
     mode: str

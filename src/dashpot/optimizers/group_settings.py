@@ -179,7 +179,7 @@ class GroupSettings(torch.optim.Optimizer):
             )
 
     def _refuse_meta(self, tensors: Mapping[str, Tensor], params: Sequence[Tensor]) -> None:
-        """Refuse settings on the meta device, which have no value, unless all parameters are there too."""
+        """Reject settings on the meta device, which have no value, unless all parameters are there too."""
         for name, value in tensors.items():
             if value.device.type == "meta" and any(p.device.type != "meta" for p in params):
                 raise ArgumentError(
@@ -235,13 +235,13 @@ class GroupSettings(torch.optim.Optimizer):
         self._refuse_meta(tensor_settings(self._settings(group)), group["params"])
 
     def _check_keys(self, group: Mapping[str, Any]) -> None:
-        """Refuse keys that look like settings and would be ignored."""
+        """Reject keys that look like settings and would be ignored."""
         alias = ("pole",) if {"momentum", "betas"} & self.defaults.keys() else ()
         readable = (*self.defaults, *alias, *self._GROUP_WORDS, *self._SAVED_COUNTERS)
         check_keys(type(self).__name__, group, readable, (*constructor_arguments(type(self)), *self._OPTIONS))
 
     def _check_shared(self, group: Mapping[str, Any]) -> None:
-        """Refuse a value that differs from that of the other groups if it applies to all."""
+        """Reject a value that differs from that of the other groups if it applies to all."""
         agreed = {"differentiable": self.defaults["differentiable"]}
         if self.param_groups:
             agreed |= {name: self.param_groups[0][name] for name in self._SHARED if name in self.param_groups[0]}

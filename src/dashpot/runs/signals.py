@@ -14,7 +14,7 @@ TERMINATION_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTER
 
 
 class Interrupted(Exception):  # noqa: N818 - control flow, not an error
-    """Training was stopped by a signal; the message says what was saved and how to resume.
+    """Training was stopped by a signal; the message states what was saved and how to resume.
 
     Attributes:
         code: Exit code of the command: 128 + signal number, for example 130 for Ctrl-C.

@@ -51,7 +51,7 @@ def folder() -> Path:
         place = (Path(named).expanduser() if named else cache_folder() / "kernels").absolute()
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
         reason = _reject_reason(place)
-    except (OSError, RuntimeError) as error:  # RuntimeError: no home directory
+    except (OSError, RuntimeError) as error:  # RuntimeError if there is no home directory
         at = f" {str(error.filename)!r}" if isinstance(error, OSError) and error.filename else ""
         cause = error.strerror if isinstance(error, OSError) else error
         raise CacheError(

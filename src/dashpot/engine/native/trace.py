@@ -32,8 +32,8 @@ class Trace(NamedTuple):
     """The operations of one step.
 
     Args:
-        arrays: New value of `w` and of the elementwise slots by key; unchanged ones are left out.
-        per_tensor: New value of the per-tensor slots by key; unchanged ones are left out.
+        arrays: New value of `w` and of the elementwise slots by key; unchanged ones are omitted.
+        per_tensor: New value of the per-tensor slots by key; unchanged ones are omitted.
         kinds: Kind of `w`, `g` and all slots by key.
         scalars: Width of the scalar row.
         record_fields: Field names of each stage's scalars.

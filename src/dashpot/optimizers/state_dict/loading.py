@@ -34,9 +34,9 @@ def checked_load(
     """Make `optimizer.load_state_dict` match by name, validate, and keep dtypes while the context is open.
 
     torch matches by position, casts state to the parameter's dtype and validates nothing. Two of its hooks change that:
-    the last pre-hook validates and converts everything and removes the parameters' state from what torch loads; the
-    first post-hook adds it to the optimizer. The optimizer keeps its own `capturable`, which determines the device of
-    step counts.
+    the last pre-hook validates and converts everything and removes the parameters' state from the dictionary that torch
+    loads; the first post-hook adds it to the optimizer. The optimizer keeps its own `capturable`, which determines the
+    device of step counts.
 
     Args:
         optimizer: The optimizer.
