@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-LIMIT = 1800.0
+LIMIT = 3600.0
 """Seconds for all checks of a worker, or for any other subprocess of a test: only hangs reach it, whatever the load."""
 PEER_LIMIT = 600.0
 """Seconds a rank waits for another one in a collective operation."""
