@@ -7,6 +7,7 @@ enabled by name (`quirks`).
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -60,20 +61,6 @@ _TUPLES: Mapping[str, tuple[tuple[str, Constraint], ...]] = {
     "wd_cfg": (("weight_decay", NONNEGATIVE), ("decay", OneOf((0, 1)))),
     "eps_cfg": (("eps", NONNEGATIVE),),
 }
-_DEFAULTS: Mapping[str, Any] = {
-    "lr": 1e-3,
-    "adaptive": True,
-    "numerator": 0,
-    "pole": 0.9,
-    "zero": 0.0,
-    "gain": 0.0,
-    "debias": True,
-    "beta_n": 0.9999,
-    "beta_a": 0.999,
-    "weight_decay": 0.0,
-    "decay": "coupled",
-    "eps": 1e-8,
-}
 _DECAY_LEVELS = {0: "coupled", 1: "change"}
 
 
@@ -106,6 +93,10 @@ def autosgm(
         *([Negate()] if maximize and "maximize_negates_decay" in quirks else []),
     ]
     return Recipe(*stages, lr=lr)
+
+
+_OTHER = ("decay_scale", "maximize", "quirks")
+_DEFAULTS = {name: item.default for name, item in inspect.signature(autosgm).parameters.items() if name not in _OTHER}
 
 
 def _filter(pole: Scalar, zero: Scalar, gain: Scalar, debias: bool | str, quirks: Sequence[str]) -> Filter:
@@ -223,15 +214,16 @@ class AutoSGM(Optimizer):
         keywords |= {"weight_decay": weight_decay, "decay": decay, "eps": eps}
         tuples = {"lr_cfg": lr_cfg, "beta_cfg": beta_cfg, "wd_cfg": wd_cfg, "eps_cfg": eps_cfg}
         given = {name: value for name, value in keywords.items() if value is not None}
-        settings = {**_DEFAULTS, **_from_tuples(given, tuples), **given}
-        settings["momentum"] = settings.pop("pole")
+        given |= _from_tuples(given, tuples)
+        if "pole" in given:
+            given["momentum"] = given.pop("pole")
         _check_quirks(quirks)
         if rc_cfg is not None:
             if options.get("schedule") is not None:
                 raise ArgumentError("AutoSGM: rc_cfg must be None if schedule is given, got both.")
             window_quirks = tuple(quirk for quirk in quirks if quirk in _WINDOW_QUIRKS)
             options["schedule"] = Window.from_rc_cfg(rc_cfg, quirks=window_quirks)
-        super().__init__(params, {**settings, "decay_scale": decay_scale, "quirks": tuple(quirks)}, **options)
+        super().__init__(params, {**_DEFAULTS, **given, "decay_scale": decay_scale, "quirks": tuple(quirks)}, **options)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a parameter group; its settings may be given as README tuples, except for rc_cfg.
