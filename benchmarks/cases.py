@@ -20,7 +20,7 @@ from torch import Tensor
 import dashpot as dp
 
 
-class Stepper(Protocol):
+class SupportsStep(Protocol):
     def step(self) -> Any: ...
 
 
@@ -31,7 +31,7 @@ class Preparing(Protocol):
     def prepare(self) -> None: ...
 
 
-Make = Callable[[list[Tensor]], Stepper]
+Make = Callable[[list[Tensor]], SupportsStep]
 
 LARGE = "25.2M parameters in 24 (1024, 1024) and 50 (1024,)"
 MANY = "1000 tensors of 64 to 4096 elements"
@@ -118,15 +118,15 @@ class ClipThenStep:
         self.optimizer.step()
 
 
-def torch_adamw(params: list[Tensor], **options: bool) -> Stepper:
+def torch_adamw(params: list[Tensor], **options: Any) -> SupportsStep:
     return torch.optim.AdamW(params, **options)
 
 
-def torch_sgd(params: list[Tensor]) -> Stepper:
+def torch_sgd(params: list[Tensor]) -> SupportsStep:
     return torch.optim.SGD(params, lr=1e-3, momentum=0.9, fused=True)
 
 
-def peer(params: list[Tensor], package: str, name: str) -> Stepper:
+def peer(params: list[Tensor], package: str, name: str) -> SupportsStep:
     """Return an optimizer of a third-party package with default settings, in training mode."""
     optimizer = getattr(importlib.import_module(package), name)(params)
     if hasattr(optimizer, "train"):  # schedulefree requires training mode
@@ -145,15 +145,15 @@ loop = partial(torch_adamw, foreach=False)
 # ---- dashpot optimizers ---------------------------------------------------------------------------------------------
 
 
-def adamw(params: list[Tensor], **options: Any) -> Stepper:
+def adamw(params: list[Tensor], **options: Any) -> SupportsStep:
     return dp.AdamW(params, **options)
 
 
-def sgd(params: list[Tensor]) -> Stepper:
+def sgd(params: list[Tensor]) -> SupportsStep:
     return dp.SGD(params, lr=1e-3, momentum=0.9)
 
 
-def autosgm(params: list[Tensor], numerator: int) -> Stepper:
+def autosgm(params: list[Tensor], numerator: int) -> SupportsStep:
     return dp.AutoSGM(params, numerator=numerator)
 
 
@@ -162,7 +162,7 @@ kahan = partial(halved, rounding="kahan")
 stochastic = partial(halved, rounding="stochastic")
 
 
-def moved(stepper: Stepper) -> int | None:
+def moved(stepper: SupportsStep) -> int | None:
     """Return the bytes moved by a dashpot step; None if any tensor is not stepped by a kernel."""
     if not isinstance(stepper, dp.Optimizer) or stepper.options.engine == "eager":
         return None

@@ -161,7 +161,7 @@ def clocks() -> Seconds:
 def measured(name: str, stream: TextIO, rounds: int) -> list[Row]:
     """Measure the learner and both plain loops; the first round is a warm-up."""
     size, turn = CASES[name]
-    problem = tasks.get(name, batch_size=size).build(seed=0)
+    problem = tasks.get(name, batch_size=size).build(0)
     data: Batches = problem.train
     problem.train = Batches(data.x[: STEPS * size], data.y[: STEPS * size], size)
     others = [BareLoop(problem, sums=sums) for sums in (False, True)]

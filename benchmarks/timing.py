@@ -10,7 +10,7 @@ from statistics import median, quantiles
 from typing import NamedTuple
 
 import torch
-from cases import Case, Preparing, Stepper, moved, parameters
+from cases import Case, Preparing, SupportsStep, moved, parameters
 from torch import Tensor
 
 WARM_UP = 3  # steps that are not timed: state, kernels and compilers of both sides
@@ -64,7 +64,7 @@ def measure(case: Case, shapes: Sequence[tuple[int, ...]], thread_counts: Sequen
     return Row(case, sum(p.numel() for p in ours), moved(make_ours), ratios)
 
 
-def rounds(reference: Stepper, ours: Stepper, budget: float) -> Ratio:
+def rounds(reference: SupportsStep, ours: SupportsStep, budget: float) -> Ratio:
     """Alternate steps of both sides for `budget` seconds and compute the ratio of each round."""
     gc.collect()
     table: list[tuple[float, float]] = []
@@ -92,7 +92,7 @@ def ratio(table: Sequence[tuple[float, float]]) -> Ratio:
     return Ratio(middle, low, high, median(mine for _, mine in table), median(other for other, _ in table), len(table))
 
 
-def timed(stepper: Stepper) -> float:
+def timed(stepper: SupportsStep) -> float:
     """Return the seconds of a step, without its preparation."""
     if isinstance(stepper, Preparing):
         stepper.prepare()
@@ -105,7 +105,7 @@ def seconds(step: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def check_steps(stepper: Stepper, params: list[Tensor]) -> None:
+def check_steps(stepper: SupportsStep, params: list[Tensor]) -> None:
     """Raise `RuntimeError` if a further step does not change every tensor that has a gradient."""
     for p in params:
         with torch.no_grad():
