@@ -162,7 +162,8 @@ def measured(name: str, stream: TextIO, rounds: int) -> list[Row]:
     """Measure the learner and both plain loops; the first round is a warm-up."""
     size, turn = CASES[name]
     problem = tasks.get(name, batch_size=size).build(0)
-    data: Batches = problem.train
+    data = problem.train
+    assert isinstance(data, Batches)
     problem.train = Batches(data.x[: STEPS * size], data.y[: STEPS * size], size)
     others = [BareLoop(problem, sums=sums) for sums in (False, True)]
     turns = Turns(problem.train, others, turn)
