@@ -64,6 +64,13 @@ def test_every_method_is_exported():
     assert missing == [], "add these classes to dashpot/__init__.py"
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_is_on_the_optimizers_page(name):
+    page = (ROOT / "docs" / "optimizers.md").read_text(encoding="utf-8")
+    row = re.search(rf"^\| .*`{METHODS[name].cls.__name__}`", page, re.MULTILINE)
+    assert row, "add a row to the table of classes in docs/optimizers.md"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_documentation_uses_public_names(page):
     private = []
