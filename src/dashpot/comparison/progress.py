@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
 from dashpot.runs.eta import ProgressEstimate
@@ -24,14 +23,6 @@ class StudyProgress:
     A study calls `begin`, then for each run either `skip` or `start`, `step` and `epoch` (repeatedly) and `finish`, and
     at the end `close`.
     """
-
-    def __enter__(self) -> StudyProgress:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def begin(self, runs: int, steps: int, epochs: int) -> None:
         """Start a study of `runs` runs with `steps` steps in `epochs` epochs each."""

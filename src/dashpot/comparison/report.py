@@ -90,7 +90,6 @@ def _render(study: dict[str, Any], runs: Sequence[Run], summary: Summary, charts
     return environment.get_template("report.html.jinja").render(
         title=f"{study['settings']['task']}: {len(names)} methods compared",
         lead=headline(summary),
-        settings=study["settings"],
         task=runs[0].header["task"],
         command=study["command"],
         summary=summary,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -53,7 +54,7 @@ def run_study(
     settings = study.settings()
     folder.prepare(settings, command)
     runs = study.runs()
-    with folder.locked(), torch_threads(study.threads), progress, interruptible() as check_interrupt:
+    with folder.locked(), torch_threads(study.threads), closing(progress), interruptible() as check_interrupt:
         progress.begin(len(runs), study.epochs * settings["steps_per_epoch"], study.epochs)
         runner = _StudyRunner(study, folder, progress, check_interrupt, command)
         try:
