@@ -1,4 +1,4 @@
-"""Start and resume of a training run in its folder."""
+"""Starting and resuming training runs in their folders."""
 
 from __future__ import annotations
 
@@ -237,8 +237,7 @@ def _command_error(error: DashpotError, resume_command: str | None) -> DashpotEr
 
 
 def _stop_signals() -> tuple[int, ...]:
-    """Return the signals that stop after a checkpoint: SIGINT only under a launcher, which ends hanging ranks by
-    SIGTERM."""
+    """Return the signals that save and stop; under a launcher only SIGINT, because SIGTERM ends hanging ranks."""
     return (signal.SIGINT,) if SUPERVISOR in os.environ else TERMINATION_SIGNALS
 
 
