@@ -1,14 +1,15 @@
 """Settings of all tests: one thread, fixed seeds, deterministic property tests, skips by marker."""
 
+import functools
 import os
 import sys
-from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from dashpot.engine.native import cache
 from dashpot.engine.native.compiler import BuildError, find
 
 collect_ignore_glob = ["*conftest.py"]  # no doctests, and modules of equal name clash
@@ -22,8 +23,13 @@ settings.register_profile(
 settings.load_profile("dashpot")
 # The reference engine is the default of tests; `make test-compiled` runs the contracts on kernels.
 os.environ.setdefault("DASHPOT_ENGINE", "eager")
-# All test processes and later runs share compiled kernels.
-os.environ.setdefault("DASHPOT_CACHE", str(Path(__file__).parents[1] / ".pytest_cache" / "kernels"))
+# All test processes and later runs share compiled kernels, in the user's cache if the checkout is not private enough.
+SHARED_CACHE = str(Path(__file__).parents[1] / ".pytest_cache" / "kernels")
+if os.environ.setdefault("DASHPOT_CACHE", SHARED_CACHE) == SHARED_CACHE:
+    try:
+        cache.folder()
+    except cache.CacheError:
+        del os.environ["DASHPOT_CACHE"]
 torch.set_num_threads(int(os.environ.get("DASHPOT_TEST_THREADS", "1")))
 
 
@@ -37,7 +43,7 @@ def fixed_seed():
 DOCTESTS_THAT_COMPILE = ("docs/engine.md", "engine/native/build.py", "engine/native/compiler.py")
 
 
-@cache
+@functools.cache
 def missing(marker: str) -> str:
     """Return why tests with this marker cannot run on this machine; empty if they can."""
     if marker == "needs_compiler":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -79,7 +80,7 @@ class Subject:
                 last = done
         return due
 
-    @property
+    @cached_property
     def probing(self) -> Mapping[str, Any]:
         """The resolved probing options; empty for a method without products."""
         optimizer = self.make([torch.zeros(1, requires_grad=True)])
@@ -88,7 +89,7 @@ class Subject:
         assert isinstance(optimizer, dp.SecondOrder)
         return optimizer.probing._asdict()
 
-    @property
+    @cached_property
     def captures(self) -> bool:
         """A CUDA graph can record the step: it does not depend on products."""
         return not self.make([torch.zeros(1)]).recipe.observes()
