@@ -6,7 +6,7 @@
     python tools/prose_lint.py --all       # print every finding, not only those of folders over budget
     python tools/prose_lint.py --rates     # print findings per 1000 words by folder
 
-Checked are docstrings, comments, messages of raised errors and warnings, and Markdown outside of code. A phrase on the
+Checked are docstrings, comments, names of tests, messages of errors and warnings, and Markdown outside of code. A phrase on the
 list can be right in its sentence; most often the suggested word is shorter and better known.
 """
 
@@ -125,7 +125,7 @@ def markdown_prose(text: str) -> Iterator[tuple[int, str]]:
 
 
 def python_prose(text: str) -> Iterator[tuple[int, str]]:
-    """Yield first line number and text of every comment, docstring and message, without doctests."""
+    """Yield first line number and text of comments, docstrings without doctests, test names and messages."""
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.COMMENT:
             yield token.start[0], token.string.lstrip("#! ")
@@ -133,6 +133,8 @@ def python_prose(text: str) -> Iterator[tuple[int, str]]:
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             yield from _docstring(node)
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+                yield node.lineno, node.name.replace("_", " ")
         elif isinstance(node, ast.Raise) or (isinstance(node, ast.Call) and _reports(node)):
             parts = (part for part in ast.walk(node) if isinstance(part, ast.Constant) and isinstance(part.value, str))
             messages.update({id(part): part for part in parts})

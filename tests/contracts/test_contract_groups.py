@@ -133,7 +133,7 @@ def test_defaults_are_not_shared_between_optimizers(subject):
     assert first.defaults["lr"] == subject.lr
 
 
-def test_groups_of_another_optimizer_start_without_a_step_count():
+def test_groups_of_different_optimizer_start_without_step_count():
     params = parameters()
     first = dp.SGD(params, lr=1.0)
     run(first, params, 1)

@@ -250,7 +250,7 @@ def test_loading_discards_pending_products():
     assert_same_run((optimizer, params), (other, twins))
 
 
-def test_named_parameters_in_another_order_resume_by_name(tmp_path):
+def test_named_parameters_in_different_order_resume_by_name(tmp_path):
     """Probes depend on the order of the parameters, state on their names."""
     params = leaves((3,), (2,))
     first = make("AdaHessian", list(zip("ab", params, strict=True)))

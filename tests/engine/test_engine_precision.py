@@ -158,7 +158,7 @@ def stochastic(params, **how):
 
 
 @engines
-def test_resumed_run_rounds_alike(engine):
+def test_resumed_run_rounds_equally(engine):
     """The seed is saved in the groups and replaces the one given at construction."""
     params = parameters(HALF, shapes=SHAPES)
     optimizer = stochastic(params, engine=engine, seed=11)

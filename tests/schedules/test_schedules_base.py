@@ -47,7 +47,7 @@ def test_repr_evaluates_to_the_schedule(schedule):
 
 
 @pytest.mark.parametrize("schedule", EXAMPLES, ids=label)
-def test_equal_schedules_hash_alike_and_copies_are_equal(schedule):
+def test_equal_schedules_have_equal_hashes_and_copies(schedule):
     for twin in (copy.deepcopy(schedule), pickle.loads(pickle.dumps(schedule)), dataclasses.replace(schedule)):
         assert twin == schedule
         assert hash(twin) == hash(schedule)
@@ -200,5 +200,5 @@ def test_subclass_without_at_raises():
         del sch.Schedule.registry["SchedulesTestEmpty"]
 
 
-def test_increasing_rejects_its_refused_values():
+def test_increasing_rejects_invalid_values():
     assert not any(Increasing().allows(bad) for bad in Increasing().refused())

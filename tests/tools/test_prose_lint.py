@@ -61,6 +61,10 @@ def test_markdown_code_is_not_checked(tmp_path):
     assert phrases(tmp_path, "page.md", PAGE) == [(3, "told")]
 
 
+def test_names_of_tests_are_checked(tmp_path):
+    assert phrases(tmp_path, "module.py", "def test_run_goes_on(): ...\ndef run_goes_on(): ...\n") == [(1, "goes on")]
+
+
 def test_phrase_across_a_line_break_is_found(tmp_path):
     assert phrases(tmp_path, "module.py", '"""It was to be\nhad."""\n') == [(1, "to be had")]
 

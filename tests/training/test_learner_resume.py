@@ -186,7 +186,7 @@ def test_resume_is_exact_with_callbacks(tmp_path, name):
             assert len(other.values["lr"]) == whole.steps
 
 
-def test_resume_from_state_taken_in_after_epoch_is_exact():
+def test_resume_from_state_of_after_epoch_is_exact():
     found, takes = states_taken(1000, training=False)
     parts = [EMA(0.9), Schedule(Exponential(0.5), per="epoch")]
     whole = learner(callbacks=[*parts, takes])

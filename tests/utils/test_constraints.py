@@ -112,7 +112,7 @@ def test_optional():
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)
-def test_constraints_reject_their_refused_values(name):
+def test_constraints_reject_invalid_values(name):
     """These values are the source of the bad-input tests of all optimizers."""
     allowed = ARGUMENTS[name]
     refused = allowed.refused()
