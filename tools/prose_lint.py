@@ -6,8 +6,8 @@
     python tools/prose_lint.py --all       # print every finding, not only those of folders over budget
     python tools/prose_lint.py --rates     # print findings per 1000 words by folder
 
-Checked are docstrings, comments, names of tests, messages of errors and warnings, and Markdown outside of code. A phrase on the
-list can be right in its sentence; most often the suggested word is shorter and better known.
+Checked are docstrings, comments, names of tests, messages of errors and warnings, and Markdown outside of code. A
+phrase on the list can be right in its sentence; most often the suggested word is shorter and better known.
 """
 
 from __future__ import annotations
