@@ -40,7 +40,7 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
-	$(BIN)/python tools/prose_lint.py
+	$(BIN)/python tools/prose_lint.py --strict
 
 # Fix lint errors if possible, and format.
 format: $(VENV)/.dev

@@ -21,7 +21,7 @@ Command = Callable[..., tuple[int, str, str]]
 
 
 def refused(result: tuple[int, str, str]) -> str:
-    """Check that a command has failed with one sentence, exit code 2 and no files; return the sentence."""
+    """Check that a command has failed with a one-line error, exit code 2 and no files; return the error."""
     code, _, err = result
     assert code == 2
     assert "Traceback" not in err
