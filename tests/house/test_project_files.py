@@ -10,7 +10,7 @@ import dashpot
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = (ROOT, ROOT / "src" / "dashpot")
-PAGES = ("README.md", "CONTRIBUTING.md", "AGENTS.md", "SECURITY.md", "CHANGELOG.md")
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
 
 
 def anchor(heading):
@@ -24,11 +24,11 @@ def test_version_matches_the_package(file, pattern):
     assert re.findall(pattern, (ROOT / file).read_text(), re.MULTILINE) == [dashpot.__version__]
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_linked_files_and_sections_exist(page):
-    for link in re.findall(r"\]\((?!http)([^)]+)\)", (ROOT / page).read_text()):
+    for link in re.findall(r"\]\((?!http)([^)\s]+)\)", page.read_text()):
         file, _, section = link.partition("#")
-        target = ROOT / (file or page)
+        target = page.parent / file if file else page
         assert target.exists(), link
         headings = re.findall(r"(?m)^#+ (.+)$", target.read_text()) if section else []
         assert not section or section in map(anchor, headings), link
