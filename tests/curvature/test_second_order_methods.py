@@ -148,7 +148,7 @@ def test_settings_may_change_between_steps(name):
         due = twin.timetable.due(k)
         if squares and due:
             share = twin.oracles[0].b2 * share + 1 - twin.oracles[0].b2
-        if squares:  # the textbook divides by 1 - b2^h, which holds for a constant b2
+        if squares:  # the textbook divides by 1 - b2^h, which is correct only for a constant b2
             for oracle in twin.oracles:
                 _correct_by(oracle, share)
         expected = twin.oracle_step(residual_at(k), due)

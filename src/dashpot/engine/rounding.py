@@ -108,7 +108,7 @@ def mix(word: Tensor, salt: int | Tensor) -> Tensor:
 
 
 def seed_word(seed: int) -> int:
-    """Hash a seed to a signed 32-bit integer on the host, the initial word of a run.
+    """Hash a seed on the host to a signed 32-bit integer, from which the random streams of a run are derived.
 
     Adjacent seeds give uncorrelated words. Two given seeds collide with probability 2^-32.
 

@@ -79,7 +79,7 @@ class Optimizer(GroupSettings):
         self._reset_caches()
         self._schedule = schedules_by_name(type(self).__name__, schedule)
         if self.options.rounding == "stochastic" or self.options.state_dtype is not None:
-            defaults["seed"] = self.options.seed  # saved with the groups, so that a resumed run rounds equally
+            defaults["seed"] = self.options.seed  # saved with the groups, so that a resumed run rounds identically
         if self.options.capturable:
             defaults["capturable"] = True
         self._check_settings(defaults)

@@ -198,7 +198,7 @@ class GroupSettings(torch.optim.Optimizer):
 
         Args:
             param_group: A dict with `params` and any settings; `pole` may be written for `momentum`. Other keys are
-                kept, unless they resemble a setting; `extra` may hold a dict of anything.
+                kept, unless they resemble a setting; `extra` may be a dict with arbitrary contents.
 
         Raises:
             ArgumentError: If a key, setting or parameter is invalid. The optimizer is unchanged then.

@@ -24,7 +24,7 @@ _TINY = 1e-30  # this and its square root are normal float32 numbers
 def divided(x: Signal, d: Tensor, eps: Scalar = 0.0) -> Signal:
     """Divide the direction by `d` and multiply `d` into the signal's denominator.
 
-    `d` is bounded below by `eps` or its root; the check for division by zero is skipped if that bound is not tiny.
+    `d` must be at least `eps` or the square root of `eps`; if that bound is not tiny, no check for 0/0 is needed.
     """
     v = x.v / d if is_number(eps) and eps > _TINY else over(x.v, d)
     return x._replace(d=d if is_number(x.d) and x.d == 1 else x.d * d, v=v)

@@ -239,7 +239,7 @@ class SWA(AveragedWeights):
 
         a <- a + (w - a) / (n + 1).
 
-    From the first average on, the model has the average during evaluation and after the fit, see `AveragedWeights`.
+    Once a first average exists, the model holds the averaged weights during evaluation and after the fit; see `AveragedWeights`.
     Batch norm statistics of the averaged weights are computed in a forward pass over the training data before the
     evaluation of a new average, or at the end of a fit without evaluation. This pass does not affect the training. Each
     rank uses its shard of the data, and the statistics are averaged.

@@ -33,7 +33,7 @@ class SingleDevice(Engine):
 
     @property
     def world_size(self) -> int:
-        """Always 1, also under a launcher."""
+        """Always 1, even under a launcher."""
         return 1
 
     @property
