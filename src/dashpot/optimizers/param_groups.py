@@ -87,8 +87,8 @@ def param_groups(
         decay_biases: Whether biases decay.
         decay_embeddings: Whether embeddings decay.
         norms: Normalization classes, in addition to the recognized ones.
-        overrides: Explicit choices, True to decay, keyed by module class or by a pattern of parameter names such as "*.gain". The
-            first matching key decides; every key must match a parameter.
+        overrides: Explicit choices, True to decay, keyed by module class or by a pattern of parameter names such as
+            "*.gain". The first matching key decides; every key must match a parameter.
         allow_tied: Classify a parameter registered under two names by the first. By default it is an error, because
             the two roles may differ. A module used twice by the model is not tied.
         settings: Further settings of both groups, such as `lr=1e-3`.

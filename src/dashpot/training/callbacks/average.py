@@ -239,10 +239,10 @@ class SWA(AveragedWeights):
 
         a <- a + (w - a) / (n + 1).
 
-    Once a first average exists, the model holds the averaged weights during evaluation and after the fit; see `AveragedWeights`.
-    Batch norm statistics of the averaged weights are computed in a forward pass over the training data before the
-    evaluation of a new average, or at the end of a fit without evaluation. This pass does not affect the training. Each
-    rank uses its shard of the data, and the statistics are averaged.
+    Once a first average exists, the model holds the averaged weights during evaluation and after the fit; see
+    `AveragedWeights`. Batch norm statistics of the averaged weights are computed in a forward pass over the training
+    data before the evaluation of a new average, or at the end of a fit without evaluation. This pass does not affect
+    the training. Each rank uses its shard of the data, and the statistics are averaged.
 
     The method assumes a high learning rate from `first_epoch` on; choose the schedule accordingly.
 
