@@ -155,7 +155,7 @@ def test_order_out_of_range_raises(name):
 
 
 def test_flat_shape_rejects_an_order():
-    with pytest.raises(ArgumentError, match="order must be None, which the flat shape does not use, got 2"):
+    with pytest.raises(ArgumentError, match="order must be None for the flat shape, got 2"):
         Window("flat", steps=9, order=2)
 
 

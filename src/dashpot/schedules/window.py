@@ -71,9 +71,7 @@ class Window(Schedule):
         if self.order is None:
             object.__setattr__(self, "order", kind.order)
         elif kind.orders is None:
-            raise ArgumentError(
-                f"Window: order must be None, which the {self.shape} shape does not use, got {shown(self.order)}."
-            )
+            raise ArgumentError(f"Window: order must be None for the {self.shape} shape, got {shown(self.order)}.")
         else:
             check(f"Window of shape {self.shape!r}", "order", self.order, kind.orders)
         if self.steps % self.hold or self.steps < 2 * self.hold:
