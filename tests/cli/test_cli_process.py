@@ -40,7 +40,7 @@ def test_compare_resumes_after_ctrl_c(tmp_path):
     assert process.returncode == 130
     assert "Traceback" not in err
     assert "Stopped. out has 0 of 1 runs and sgd seed 0 up to epoch" in err
-    assert f"with: dashpot {' '.join(COMPARE)}" in err
+    assert f"Resume with: dashpot {' '.join(COMPARE)}" in err
     [run] = StudyFolder(tmp_path / "out").runs()
     done = len(run.epochs)
     assert 2 <= done < 6

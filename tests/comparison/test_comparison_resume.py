@@ -159,7 +159,7 @@ def test_interrupt_message_lists_saved_runs_and_command(tmp_path):
         run_study(study("sgd", "adam"), tmp_path / "out", progress=StopAt(STEPS + 9), command="dashpot compare toy")
     message = str(stop.value)
     assert "has 1 of 2 runs and adam seed 0 up to epoch 2 of 3" in message
-    assert message.endswith("Continue with: dashpot compare toy")
+    assert message.endswith("Resume with: dashpot compare toy")
 
 
 def draw_numbers():

@@ -161,4 +161,4 @@ def _interrupted_message(folder: StudyFolder, total: int, epochs: int, command: 
     saved = f"Stopped. {folder.path} has {finished} of {total} runs"
     if started is not None:
         saved += f" and {started.entry} seed {started.seed} up to epoch {len(started.epochs)} of {epochs}"
-    return f"{saved}. " + (f"Continue with: {command}" if command else "Run the study again to continue.")
+    return f"{saved}. " + (f"Resume with: {command}" if command else "Run the study again to resume.")
