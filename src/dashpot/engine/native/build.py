@@ -220,13 +220,13 @@ def _log_compilation() -> None:
     _log.warning("Compiling a kernel for this machine%s ...", once)
 
 
-def _warn(sentence: str) -> None:
-    """Warn, once per process for each sentence."""
+def _warn(message: str) -> None:
+    """Warn once per process and message."""
     with _lock:
-        if sentence in _warned:
+        if message in _warned:
             return
-        _warned.add(sentence)
-    warn(sentence, RuntimeWarning)
+        _warned.add(message)
+    warn(message, RuntimeWarning)
 
 
 def _after_fork() -> None:
