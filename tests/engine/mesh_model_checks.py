@@ -90,15 +90,15 @@ def distributed_checkpoint(name, full):
 
 def torch_state_dict_round_trip():
     """torch's own `state_dict` holds DTensors and loads with equal sharding."""
-    pieces = parameters(sharded(draw(0)))
-    saving = dp.AdamW(pieces, lr=0.1)
-    train(saving, pieces, 3, sharded)
-    others = parameters(p.detach().clone() for p in pieces)
+    distributed = parameters(sharded(draw(0)))
+    saving = dp.AdamW(distributed, lr=0.1)
+    train(saving, distributed, 3, sharded)
+    others = parameters(p.detach().clone() for p in distributed)
     loaded = dp.AdamW(others, lr=0.1)
     loaded.load_state_dict(copy.deepcopy(saving.state_dict()))
-    train(saving, pieces, 3, sharded, 3)
+    train(saving, distributed, 3, sharded, 3)
     train(loaded, others, 3, sharded, 3)
-    assert_same(others, pieces, 0.0)
+    assert_same(others, distributed, 0.0)
     whole = copy.deepcopy(saving.state_dict())
     whole["state"][0]["exp_avg"] = torch.zeros(others[0].shape)
     before = loaded.state[others[0]]
@@ -109,25 +109,25 @@ def torch_state_dict_round_trip():
 def state_initialization_step():
     """Zero gradients and rates only create the state; a nonzero gradient on one rank makes it a step on all."""
     for make in (dp.AdamW, dp.ESGD, dp.AutoSGM):
-        pieces = parameters(sharded(draw(0)))
-        before = [whole(p).clone() for p in pieces]
-        optimizer = make(pieces, lr=0.0)
-        for p in pieces:
+        distributed = parameters(sharded(draw(0)))
+        before = [whole(p).clone() for p in distributed]
+        optimizer = make(distributed, lr=0.0)
+        for p in distributed:
             p.grad = torch.zeros_like(p)
         optimizer.step()
-        assert_same(pieces, before, 0.0)
+        assert_same(distributed, before, 0.0)
         assert optimizer.steps_done() == 0
         assert all(
             dtensor.is_dtensor(p) == dtensor.is_dtensor(x)
-            for p in pieces
+            for p in distributed
             for x in optimizer.state[p].values()
             if x.dim()
         )
-    pieces = parameters(sharded(draw(0)))
-    optimizer = dp.AdamW(pieces, lr=0.0)
-    for p in pieces:
+    distributed = parameters(sharded(draw(0)))
+    optimizer = dp.AdamW(distributed, lr=0.0)
+    for p in distributed:
         p.grad = torch.zeros_like(p)
     if rank() == 1:
-        dtensor.local(pieces[0].grad)[0].fill_(1.0)
+        dtensor.local(distributed[0].grad)[0].fill_(1.0)
     optimizer.step()
     assert optimizer.steps_done() == 1

@@ -56,13 +56,13 @@ def sharding_over_two_dimensions():
     world = dist.get_world_size()
     where = init_device_mesh("cpu", (2, world // 2), mesh_dim_names=("a", "b"))
     start, steps = draw(0)[0], [draw(k)[0] for k in range(10)]
-    piece, plain = nn.Parameter(distribute_tensor(start, where, [Shard(0), Shard(1)])), nn.Parameter(start.clone())
-    mine, alone = (dp.AutoSGM([p], numerator=4, max_norm=1.0, engine="eager") for p in (piece, plain))
+    shard, plain = nn.Parameter(distribute_tensor(start, where, [Shard(0), Shard(1)])), nn.Parameter(start.clone())
+    mine, alone = (dp.AutoSGM([p], numerator=4, max_norm=1.0, engine="eager") for p in (shard, plain))
     for g in steps:
-        piece.grad, plain.grad = distribute_tensor(g, where, [Shard(0), Shard(1)]), g
+        shard.grad, plain.grad = distribute_tensor(g, where, [Shard(0), Shard(1)]), g
         mine.step()
         alone.step()
-    assert_same([piece], [plain])
+    assert_same([shard], [plain])
     assert_same([mine.last_grad_norm], [alone.last_grad_norm])
 
 
@@ -79,27 +79,27 @@ def global_norm_matches_single_process(engine):
 def nonfinite_decision_is_shared(engine, index, mode, replicas=1):
     """Only the second rank has a nan."""
     where = hybrid_mesh(replicas)
-    pieces = parameters(sharded(draw(0), where))
-    optimizer = dp.AdamW(pieces, engine=engine, nonfinite=mode, max_norm=None if mode == "raise" else 1.0)
-    train(optimizer, pieces, 1, lambda x: sharded(x, where))
-    before, steps = [whole(p).clone() for p in pieces], [optimizer.state[p]["step"].clone() for p in pieces]
-    for i, (p, g) in enumerate(zip(pieces, sharded(draw(7), where), strict=True)):
+    distributed = parameters(sharded(draw(0), where))
+    optimizer = dp.AdamW(distributed, engine=engine, nonfinite=mode, max_norm=None if mode == "raise" else 1.0)
+    train(optimizer, distributed, 1, lambda x: sharded(x, where))
+    before, steps = [whole(p).clone() for p in distributed], [optimizer.state[p]["step"].clone() for p in distributed]
+    for i, (p, g) in enumerate(zip(distributed, sharded(draw(7), where), strict=True)):
         p.grad = nan_on_one_rank(g) if i == index else g
     if mode == "raise":
-        text = "parameter " if rank() == 1 else "in another process"
+        text = "parameter " if rank() == 1 else "on another rank"
         assert_raises(dp.NonFiniteError, text, optimizer.step)
     else:
         optimizer.step()
         assert optimizer.last_step == "skipped"
-    assert_same(pieces, before, 0.0)
-    assert [optimizer.state[p]["step"] for p in pieces] == steps
-    train(optimizer, pieces, 1, lambda x: sharded(x, where))
+    assert_same(distributed, before, 0.0)
+    assert [optimizer.state[p]["step"] for p in distributed] == steps
+    train(optimizer, distributed, 1, lambda x: sharded(x, where))
     assert optimizer.last_step != "skipped"
 
 
 def grad_scaler_skips_on_all_ranks():
-    pieces, plain = parameters(sharded(draw(0))[:4]), parameters(draw(0)[:4])
-    for params, give in ((pieces, sharded), (plain, lambda x: x)):
+    distributed, plain = parameters(sharded(draw(0))[:4]), parameters(draw(0)[:4])
+    for params, give in ((distributed, sharded), (plain, lambda x: x)):
         optimizer = dp.AdamW(params, lr=0.1, engine="eager")
         scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
         for step in range(3):
@@ -111,7 +111,7 @@ def grad_scaler_skips_on_all_ranks():
             scaler.step(optimizer)
             scaler.update(8.0)
         assert optimizer.steps_done() == 2
-    assert_same(pieces, plain)
+    assert_same(distributed, plain)
 
 
 def differently_sharded_gradient_raises():
@@ -175,14 +175,14 @@ def unsupported_options_raise():
 
 
 def replaced_state_and_shards_are_detected():
-    mine, pieces, alone, plain = pair(dp.AdamW, steps=3, engine="eager")
-    state, other = mine.state[pieces[0]], alone.state[plain[0]]
+    mine, distributed, alone, plain = pair(dp.AdamW, steps=3, engine="eager")
+    state, other = mine.state[distributed[0]], alone.state[plain[0]]
     state["exp_avg"], other["exp_avg"] = state["exp_avg"] * 2, other["exp_avg"] * 2
-    pieces[0]._local_tensor = pieces[0]._local_tensor.clone() + 1
+    distributed[0]._local_tensor = distributed[0]._local_tensor.clone() + 1
     plain[0].data += 1
-    train(mine, pieces, 3, sharded, 3)
+    train(mine, distributed, 3, sharded, 3)
     train(alone, plain, 3, first=3)
-    assert_same(pieces, plain)
+    assert_same(distributed, plain)
 
 
 def step_increments_version_counters():
@@ -200,14 +200,14 @@ def shards_round_independently():
         optimizer = dp.SGD([p], lr=1e-3, rounding="stochastic")
         p.grad = distribute_tensor(torch.ones(size, dtype=torch.bfloat16), where, [kind])
         optimizer.step()
-        pieces = [torch.empty(4096) for _ in range(world)]
-        dist.all_gather(pieces, dtensor.local(p).detach().float())
+        shards = [torch.empty(4096) for _ in range(world)]
+        dist.all_gather(shards, dtensor.local(p).detach().float())
         if isinstance(kind, Replicate):
-            assert all(torch.equal(piece, pieces[0]) for piece in pieces)
+            assert all(torch.equal(shard, shards[0]) for shard in shards)
         else:
-            assert not any(torch.equal(piece, pieces[0]) for piece in pieces[1:])
+            assert not any(torch.equal(shard, shards[0]) for shard in shards[1:])
         # One element in four moves by 2^-8: the mean of n has standard deviation 2^-8 sqrt(3/16/n).
-        mean = torch.stack(pieces).double().mean()
+        mean = torch.stack(shards).double().mean()
         assert abs(mean - 0.999) < 5 * 2**-8 * (3 / 16 / 4096) ** 0.5 + 1e-6, mean
 
 
@@ -217,10 +217,10 @@ def replicas_round_equally():
     optimizer = dp.SGD([p], lr=1e-3, rounding="stochastic")
     p.grad = distribute_tensor(value, where, [Replicate(), Shard(0)])
     optimizer.step()
-    piece = dtensor.local(p).detach().float()
-    assert len(piece.unique()) == 2
-    replicas = [torch.empty_like(piece) for _ in range(2)]
-    dist.all_gather(replicas, piece, group=where.get_group("replicas"))
+    shard = dtensor.local(p).detach().float()
+    assert len(shard.unique()) == 2
+    replicas = [torch.empty_like(shard) for _ in range(2)]
+    dist.all_gather(replicas, shard, group=where.get_group("replicas"))
     assert torch.equal(*replicas)
 
 

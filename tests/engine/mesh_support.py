@@ -73,17 +73,17 @@ def assert_equal_on_all_ranks(x):
 
 def pair(make, steps=10, where=None, **options):
     """Return (optimizer, parameters) after equal steps, sharded and in a single process."""
-    pieces, plain = parameters(sharded(draw(0), where)), parameters(draw(0))
-    mine, alone = make(pieces, **options), make(plain, **{**options, "engine": "eager"})
-    train(mine, pieces, steps, lambda x: sharded(x, where))
+    distributed, plain = parameters(sharded(draw(0), where)), parameters(draw(0))
+    mine, alone = make(distributed, **options), make(plain, **{**options, "engine": "eager"})
+    train(mine, distributed, steps, lambda x: sharded(x, where))
     train(alone, plain, steps)
-    return mine, pieces, alone, plain
+    return mine, distributed, alone, plain
 
 
 def assert_matches_single_process(make, where=None, **options):
-    mine, pieces, alone, plain = pair(make, where=where, **options)
-    assert_same(pieces, plain)
-    for p, q in zip(pieces, plain, strict=True):
+    mine, distributed, alone, plain = pair(make, where=where, **options)
+    assert_same(distributed, plain)
+    for p, q in zip(distributed, plain, strict=True):
         assert mine.state[p].keys() == alone.state[q].keys()
         for key, value in mine.state[p].items():
             assert_same([value], [alone.state[q][key]])
@@ -92,7 +92,7 @@ def assert_matches_single_process(make, where=None, **options):
                 assert value.placements == p.placements
             elif not isinstance(value, DTensor):
                 assert_equal_on_all_ranks(value)
-    return mine, pieces, alone
+    return mine, distributed, alone
 
 
 def assert_raises(kind, text, act):
@@ -103,7 +103,7 @@ def assert_raises(kind, text, act):
 def nan_on_one_rank(x, owner=1):
     """Return a copy with a nan in the local shard of one rank."""
     x = copy.deepcopy(x)
-    piece = dtensor.local(x)
+    shard = dtensor.local(x)
     if rank() == owner:
-        piece[0] = float("nan")
+        shard[0] = float("nan")
     return x
