@@ -1,9 +1,10 @@
 """Callbacks: events, which notify each callback, and actions, which each callback may wrap.
 
-An *event* (`before_batch`, `after_loss`, ...) calls the method of this name on each callback that defines it, in
-ascending `order`, ties in the order of the list. An *action* (`predict`, `get_loss`, `backward`, `step`, `zero_grad`)
-is performed by the learner. A callback that defines a method of this name wraps it: the method receives the learner
-and a function `proceed`, which performs the rest of the action, and may call it or replace it.
+For an *event* (`before_batch`, `after_loss`, ...), the learner calls the method of the same name on each callback that
+defines it, in ascending `order`; callbacks of equal `order` are called in the order of the list. An *action*
+(`predict`, `get_loss`, `backward`, `step`, `zero_grad`) is performed by the learner. A callback that defines a method
+of the same name wraps the action: the method receives the learner and a function `proceed`, which performs the rest of
+the action. The method may call `proceed` or replace the action.
 """
 
 from __future__ import annotations
@@ -25,27 +26,27 @@ EVENTS = (
 
 
 class CancelBatch(Exception):  # noqa: N818 - control flow, not an error
-    """Skip the rest of this batch, `after_batch` included; `cleanup_batch` is still called.
+    """Skip the rest of this batch, including `after_batch`; `cleanup_batch` is still called.
 
     If the last micro-batch of a step is cancelled before its backward pass, the optimizer steps with the gradients of
-    the others.
+    the other micro-batches.
     """
 
 
 class CancelEpoch(Exception):  # noqa: N818
-    """Skip the rest of this phase of the epoch, `after_epoch` included; `cleanup_epoch` is still called."""
+    """Skip the rest of this phase of the epoch, including `after_epoch`; `cleanup_epoch` is still called."""
 
 
 class CancelFit(Exception):  # noqa: N818
-    """Skip the rest of the fit, `after_fit` included; `cleanup_fit` is still called."""
+    """Skip the rest of the fit, including `after_fit`; `cleanup_fit` is still called."""
 
 
 ERROR = 3
-"""Scope level of an error, which is wider than any cancellation."""
+"""Scope level of an error, which is wider than that of any cancellation."""
 
 
 def _scope_level(kind: type[BaseException] | None) -> int:
-    """Return the scope that an exception ends: 0 batch, 1 phase, 2 fit, 3 error; -1 for None."""
+    """Return the level of the scope that an exception ends: 0 (batch), 1 (phase), 2 (fit) or 3 (error); -1 for None."""
     if kind is None:
         return -1
     kinds = (CancelBatch, CancelEpoch, CancelFit)
@@ -67,13 +68,13 @@ class Callback:
     """Base class of callbacks.
 
     Subclasses define a method `method(self, learner)` for an event or `method(self, learner, proceed)` for an action. A
-    callback can be passed to the learner or to a single fit. A class that defines a method with the prefix of an event
-    but not the name of one raises `ArgumentError`.
+    callback can be passed to the learner or to a single fit. A class whose method name has the prefix of an event
+    (`before_`, `after_` or `cleanup_`) but is not the name of an event raises `ArgumentError`.
 
     Attributes:
-        order: Position among the callbacks, ascending.
-        essential: Whether a resumed fit needs the callback. False for observers such as loggers; a fit may resume with
-            or without them.
+        order: Sort key of the callbacks; those with a lower `order` are called first.
+        essential: Whether a fit can only be resumed with this callback. False for observers such as loggers, which can
+            be added or removed on resume.
         state_name: Name of the callback in checkpoints. Default: the name of its class.
         in_model: Description of the values that the callback has put into the model in place of the optimizer's
             weights, or None. While it is not None, no checkpoint can be taken.
@@ -98,22 +99,22 @@ class Callback:
                 raise ArgumentError(f"{cls.__name__}: {name!r} is not an event{hint} Events are {', '.join(EVENTS)}.")
 
     def settings(self) -> dict[str, Any]:
-        """Return the settings that a resumed fit must repeat, by name: numbers and strings."""
+        """Return the settings that a resumed fit must not change, as a dict from names to numbers or strings."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state that `load_state_dict` restores: plain data and tensors."""
+        """Return the state for `load_state_dict`, as plain data and tensors."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the result of `state_dict`; called after `before_fit`."""
+        """Restore the result of `state_dict`; called after `before_fit` of a resumed fit."""
 
 
 class CallbackList:
-    """Callbacks of one fit, in order.
+    """Callbacks of one fit, sorted by `order`.
 
     Raises:
-        ArgumentError: If an item is not a `Callback`, is given twice, or has a non-method attribute with the name of
+        ArgumentError: If an item is not a `Callback`, appears twice, or has a non-method attribute with the name of
             an event or an action.
     """
 
@@ -130,7 +131,7 @@ class CallbackList:
                 )
         self._ordered = sorted(given, key=lambda callback: callback.order)
         self._hooks = {name: self._hooks_of(name) for name in (*EVENTS, *ACTIONS)}
-        self._notified = 0  # hooks of the current event that have been called, the running one included
+        self._notified = 0  # number of hooks of the current event called so far, including the running one
 
     def __iter__(self) -> Iterator[Callback]:
         return iter(self._ordered)
@@ -150,15 +151,15 @@ class CallbackList:
             hook(learner)
 
     def pending(self, event: str) -> list[Callback]:
-        """Return the callbacks not yet notified of `event`, the event in progress."""
+        """Return the callbacks that have not been notified yet of `event`, which must be the event in progress."""
         hooks = self._hooks[event][self._notified :]
         return [callback for callback in self._ordered if getattr(callback, event, None) in hooks]
 
     def notify_cleanup(self, event: str, learner: Any, within: type[Exception]) -> None:
         """Call all hooks of a cleanup event, even if some raise, and then raise the exception of the widest scope.
 
-        A cancellation is raised only if its scope is wider than that of `within`, the cancellation of the scope that
-        ends, and than that of the exception that is already propagating.
+        A cancellation is raised only if its scope is wider than the ending scope, which `within` cancels, and wider
+        than the scope of an exception that is already propagating.
         """
         raised: list[BaseException] = []
         for hook in self._hooks[event]:
@@ -179,7 +180,7 @@ class CallbackList:
         return chain
 
     def by_name(self) -> dict[str, Callback]:
-        """Return the callbacks by their name in checkpoints, with `#2`, ... appended to repeated names."""
+        """Return a dict from names in checkpoints to callbacks, with `#2`, ... appended to repeated names."""
         names: dict[str, Callback] = {}
         for callback in self._ordered:
             kind = callback.state_name or type(callback).__name__

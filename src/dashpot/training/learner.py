@@ -1,4 +1,4 @@
-"""The learner: a training loop over model, data, loss and optimizer, with callbacks."""
+"""The learner: a training loop with callbacks for a model, its data, a loss and an optimizer."""
 
 from __future__ import annotations
 
@@ -45,21 +45,22 @@ class Learner:
             after_epoch, cleanup_epoch
         after_fit, cleanup_fit
 
-    predict, get_loss, backward, step and zero_grad are actions, the others events. `after_step` is called only if the
-    optimizer has stepped: neither after a micro-batch that only accumulates its gradient, nor after a step skipped for
-    non-finite gradients. Cleanup events are always called, also after errors.
+    predict, get_loss, backward, step and zero_grad are actions; the others are events. `after_step` is called only if
+    the optimizer has stepped, so neither after a micro-batch that only accumulates its gradient nor after a step that
+    was skipped because of non-finite gradients. Cleanup events are always called, even after errors.
 
     Args:
         model: Model, called as `model(x)`. The first fit moves it to the device of `engine`.
         train: Training data: `dashpot.data.Batches` or another stream, or a `DataLoader` of pairs (x, y).
-        evaluation: Evaluation data of the same kinds, or None.
+        evaluation: Evaluation data, of the same types as `train`, or None for fits without evaluation.
         loss: Function from (output, y) to the mean loss of the batch, a 0-d tensor.
         optimizer: A torch optimizer over the model's parameters, shared by all fits, or a factory, called as
             `optimizer(model.parameters(), lr=lr)` (without lr if none is given) at the start of every fit.
         lr: Learning rate for the factory.
-        metrics: Functions from (output, y) to the *sum* of a metric over the batch, by name.
+        metrics: Mapping from the name of a metric to a function of (output, y) that returns the *sum* of the metric
+            over the batch.
         evaluation_loss: Loss function for evaluation, for example without label smoothing. Default: `loss`.
-        callbacks: Callbacks of every fit.
+        callbacks: Callbacks used in every fit.
         engine: Device, precision and processes. Default: one process on the available accelerator.
 
     Attributes:
@@ -70,14 +71,14 @@ class Learner:
         evaluation: Evaluation data, a `ResumableLoader` or None.
         metrics: Metric functions by name.
         epochs: Number of epochs of the fit.
-        epoch: Current epoch, from 0.
-        training: True in training, False in evaluation.
-        batch: Current `Batch`: index, x, y, output, loss.
-        steps: Optimizer steps taken since the start of the run.
-        total_steps: Optimizer steps of the whole fit, skipped steps included.
-        history: Means of each epoch, `{"train": {...}, "eval": {...}}`.
-        stop_reason: None, or the reason to end the fit after this epoch, set by a callback. To end it immediately,
-            raise `CancelFit` as well.
+        epoch: Index of the current epoch, from 0.
+        training: True in training phases, False in evaluation phases.
+        batch: Current `Batch`, with its index, x, y, output and loss.
+        steps: Number of optimizer steps taken since the start of the run.
+        total_steps: Number of optimizer steps in the whole fit, including skipped steps.
+        history: Mean loss and metrics of each epoch, `{"train": {...}, "eval": {...}}`.
+        stop_reason: Reason for ending the fit after this epoch, set by a callback, or None. To end the fit
+            immediately, a callback must also raise `CancelFit`.
         loop: `LoopState` of the fit: position, gradient accumulation, phases.
 
     Raises:
@@ -158,18 +159,19 @@ class Learner:
         """Train and evaluate.
 
         Args:
-            epochs: Number of epochs, those of `resume` included.
-            lr: Learning rate in place of the learner's.
-            callbacks: Additional callbacks of this fit.
+            epochs: Total number of epochs, including those already completed in `resume`.
+            lr: Learning rate of this fit, which replaces that of the learner.
+            callbacks: Additional callbacks for this fit.
             train: Whether to run the training phases.
             evaluate: Whether to run the evaluation phases.
-            resume: State to resume from, the result of `state_dict()` during an earlier fit.
-            override: Resume also if the optimizer, schedule, precision or other settings differ from the saved ones.
+            resume: State to resume from, returned by `state_dict()` during an earlier fit.
+            override: Whether to resume even if the optimizer, schedule, precision or other settings differ from the
+                saved ones.
 
         Raises:
             ArgumentError: If an argument is out of range, or the loss is not a scalar.
-            RunError: If `resume` does not match the model, optimizer or data, or, without `override`, the settings.
-                The message lists the differences.
+            RunError: If `resume` does not match the model, optimizer or data, or if it does not match the settings and
+                `override` is False. The message lists the differences.
         """
         check("fit", "epochs", epochs, EPOCHS)
         all_callbacks = CallbackList([*self._callbacks, *as_list(callbacks)])
@@ -216,7 +218,7 @@ class Learner:
         if resume is not None:
             fit_state.restore(self, resume, loop.override)
             self._rng_state = resume["random"]
-            self.epoch = max(0, loop.position[0] - 1)  # the last finished epoch, if none is left
+            self.epoch = max(0, loop.position[0] - 1)  # if no epoch is left, the last finished one
         for epoch in range(loop.position[0], self.epochs):
             if self.stop_reason is not None:
                 break
@@ -245,7 +247,7 @@ class Learner:
 
     def _run_batches(self, start: int) -> None:
         loop = self.loop
-        if start:  # before_epoch drew its random numbers before the first batch of the epoch
+        if start:  # undo random draws of before_epoch, which the saved state already includes
             fit_state.restore_random(self, self._rng_state)
         for index, batch in enumerate(loop.loader.batches(self.epoch, start), start):
             self.batch = batch
@@ -260,7 +262,7 @@ class Learner:
                 loop.position = (self.epoch, index + 1)
 
     def _end_phase(self) -> None:
-        """Record the means of the phase, also of one that was cancelled."""
+        """Record the means of the phase, even if the phase was cancelled."""
         if self.training and self.loop.pending_batches:
             self._discard_gradients()
         self.history[self.epoch][self.loop.phase] = self.loop.means.values(self.engine.all_reduce_sum)
@@ -299,9 +301,9 @@ class Learner:
         self.loop.pending_batches = 0
 
     def _step_without_cancelled(self) -> None:
-        """Step with the other gradients of a step whose last micro-batch was cancelled before its backward pass."""
+        """Take a step whose last micro-batch was cancelled before its backward pass, without its gradient."""
         if self.engine.world_size > 1 or self.engine.recomputes_loss(self.opt):
-            # Only the cancelled micro-batch would have reduced the gradients.
+            # The gradients are not reduced yet; the cancelled backward pass would have reduced them.
             warn(
                 f"Learner: batch {self.batch.index + 1} of epoch {self.epoch + 1}, the last micro-batch of a step, was "
                 f"cancelled; discarding the gradients of {self.loop.pending_batches} micro-batches."
@@ -320,7 +322,7 @@ class Learner:
     def _run_scope(
         self, name: str, cancel: type[Exception], body: Callable[[], None], on_cancel: Callable[[], None] | None = None
     ) -> None:
-        """Run `body` between the before and after events of a scope, and always its cleanup event.
+        """Run `body` between the before and after events of a scope, and always call its cleanup event.
 
         A cancellation of type `cancel` ends the scope: it skips the rest, calls `on_cancel`, and does not propagate.
         """
@@ -398,7 +400,7 @@ class Learner:
     # ---- for callbacks ----------------------------------------------------------------------------------------------
 
     def forward(self, *inputs: Any) -> Any:
-        """Call the model, as set up for the processes, under the engine's autocast."""
+        """Call the model, as wrapped by the engine, under the engine's autocast."""
         assert self._module is not None
         with self.engine.autocast():
             return self._module(*inputs)
@@ -426,18 +428,18 @@ class Learner:
 
     @property
     def total_steps(self) -> int:
-        """Optimizer steps of the whole fit, skipped steps included."""
+        """Number of optimizer steps in the whole fit, including skipped steps."""
         return self.epochs * -(-len(self.train) // self.loop.accumulate)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state from which a fit resumes at `loop.position`, as plain data and tensors.
+        """Return the state for resuming the fit at `loop.position`, as plain data and tensors.
 
         Must be called on all ranks.
 
         Raises:
-            RunError: If called before the first fit, with accumulated gradients (from `after_backward` to the end of a
-                batch, and between the micro-batches of a step: the ranks have not reduced them yet), or while the
-                model holds averaged weights.
+            RunError: If called before the first fit, while gradients are accumulated (from `after_backward` to the end
+                of a batch and between the micro-batches of a step, because the ranks have not reduced them yet), or
+                while the model contains averaged weights.
         """
         if not hasattr(self, "loop"):
             raise RunError("Learner: state_dict must be called during or after a fit.")
@@ -456,6 +458,6 @@ def _are_metrics(metrics: Any) -> bool:
 
 
 def _needs_closure(optimizer: Optimizer) -> bool:
-    """Return whether `step` requires a closure, as that of L-BFGS does."""
+    """Return whether `step` requires a closure, as in L-BFGS."""
     closure = inspect.signature(optimizer.step).parameters.get("closure")
     return closure is not None and closure.default is closure.empty

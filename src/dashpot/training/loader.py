@@ -1,4 +1,4 @@
-"""Data loaders of a learner: resumable within an epoch, on the device, sharded over ranks."""
+"""Data loaders of a learner, which resume within an epoch, move batches to the device and shard them over ranks."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ __all__ = ["ResumableLoader"]
 
 
 class ResumableLoader:
-    """Batches of a phase, from any position in an epoch.
+    """Loader of the batches of a phase, starting at any position in an epoch.
 
-    Each batch is a global batch, split over the ranks. Every rank draws all batches of a stream and keeps its slice. Of
-    a `DataLoader`, every rank loads only its part, in the order drawn on rank 0.
+    Each batch of the source is a global batch, which is split over the ranks. For a stream, every rank draws all
+    batches and keeps its slice. For a `DataLoader`, every rank loads only its part, in the order drawn on rank 0.
 
     Args:
         source: A `dashpot.data.Stream` such as `Batches`, or a sized iterable of pairs (x, y) such as
             `torch.utils.data.DataLoader`.
         engine: Device and processes.
-        owner: Name of the source in errors, such as "train".
+        owner: Name of the source in error messages, such as "train".
 
     Raises:
-        ArgumentError: If the source has another type, is empty, or cannot be sharded over several ranks.
+        ArgumentError: If the source has an unsupported type, is empty, or cannot be sharded over several ranks.
     """
 
     def __init__(self, source: Any, engine: Engine, owner: str) -> None:
         self.source, self.engine, self.owner = source, engine, owner
-        self._epoch_start: Mapping[str, Any] | None = None  # RNG and loader state
+        self._epoch_start: Mapping[str, Any] | None = None  # RNG and loader state there
         if not hasattr(source, "__len__") or not (self.is_stream or hasattr(source, "__iter__")):
             raise self._type_error()
         try:
@@ -66,7 +66,7 @@ class ResumableLoader:
         return len(self.source)
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an epoch from index `start`.
+        """Yield the batches of an epoch, starting at index `start`.
 
         Raises:
             RunError: If the number of batches differs from `len(source)`.
@@ -82,7 +82,7 @@ class ResumableLoader:
                 size, own_size = self._sampler.sizes[index]
             else:
                 x, y, size, own_size = self._own_slice(x, y)
-            # Averages over ranks with these weights are averages over examples.
+            # With these weights, averages over ranks are averages over examples.
             weight = 1.0 if world_size == 1 else own_size * world_size / size
             yield Batch(map_tensors(self._to_device, x), map_tensors(self._to_device, y), own_size, weight)
         if count != expected:
@@ -96,23 +96,23 @@ class ResumableLoader:
 
     @property
     def batch_size(self) -> int | None:
-        """Number of examples in a full batch, if the source defines it."""
+        """Number of examples in a full batch, or None if the source does not define it."""
         size = getattr(self.source, "batch_size", None)
         return size if isinstance(size, int) else None
 
     @property
     def all_examples(self) -> int | None:
-        """Number of examples in an epoch, those of a dropped last batch included, if the source defines it."""
+        """Number of examples in an epoch, including those of a dropped last batch, or None if undefined."""
         examples: Any = getattr(self.source, "x", getattr(self.source, "sampler", None))
         return count_examples(examples) if hasattr(examples, "__len__") else None
 
     @property
     def is_stream(self) -> bool:
-        """Whether an epoch is a pure function of its index."""
+        """Whether the source is a stream, whose epochs are pure functions of their index."""
         return callable(getattr(self.source, "epoch", None))
 
     def _replay(self, epoch: int, start: int) -> Iterator[Any]:
-        """Return a loader's batches from `start`, replayed from the state at the start of the epoch."""
+        """Return the batches of a loader from index `start`, replayed from its state at the start of the epoch."""
         current = {**random_state(), **loader_state(self.source)}
         if start == 0 or self._epoch_start is None:
             self._epoch_start = current
@@ -128,14 +128,14 @@ class ResumableLoader:
         return batches
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state, gathered over ranks, from which the current or the next epoch resumes."""
+        """Return the state for resuming in the current or the next epoch, gathered over ranks."""
         return {"begun": self.engine.all_gather(self._epoch_start), **loader_state(self.source)}
 
     def check_resumable(self) -> None:
         """Check that a saved state can reproduce the batches.
 
         Raises:
-            ArgumentError: If it cannot.
+            ArgumentError: If no saved state can reproduce them.
         """
         reason = None if self.is_stream else non_resumable_reason(self.source)
         if reason:
@@ -144,7 +144,7 @@ class ResumableLoader:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the result of `state_dict`."""
         set_loader_state(self.source, state)
-        # Rank 0 determines the order, for any number of ranks.
+        # Rank 0 determines the order of the examples, whatever the number of ranks.
         epoch_start, rank = state["begun"], self.engine.global_rank
         self._epoch_start = epoch_start[rank] if rank < len(epoch_start) else None
 

@@ -1,4 +1,4 @@
-"""Training a problem with any optimizer, one record per epoch."""
+"""Training of a problem with any optimizer, with the measurements of each epoch."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class EpochStats(Callback):
         on_epoch: Called with each `Epoch` after its evaluation.
 
     Attributes:
-        epochs: The epochs of the fit.
+        epochs: Measured epochs of the fit, including a diverged one.
     """
 
     order = 100  # on_step runs after all other callbacks
@@ -53,7 +53,7 @@ class EpochStats(Callback):
         self.epochs: list[Epoch] = []
 
     def before_fit(self, learner: Learner) -> None:
-        """Reset; `load_state_dict` is called afterwards."""
+        """Reset all measurements; in a resumed fit, `load_state_dict` is called afterwards."""
         self.epochs = []
         self._start_epoch()
 
@@ -88,7 +88,7 @@ class EpochStats(Callback):
             self._stop(learner)
 
     def after_epoch(self, learner: Learner) -> None:
-        """Read the pending losses, and emit the epoch after its last phase."""
+        """Read the pending losses, and emit the `Epoch` after the last phase."""
         if learner.training:
             self._flush()
             self._stopwatch.stop()
@@ -96,7 +96,7 @@ class EpochStats(Callback):
                 self._stop(learner)
         if not learner.training or not learner.loop.phases["eval"]:
             means = learner.history[learner.epoch]
-            # The mean of the recorded losses, without another rounding.
+            # The mean of the recorded losses, without additional rounding.
             total = math.fsum(loss * size for loss, size in zip(self._losses, self._sizes, strict=True))
             trained = {**means["train"], "loss": total / sum(self._sizes)}
             self._emit(self._epoch(learner, train=trained, evaluation=means.get("eval", {})))
@@ -132,7 +132,7 @@ class EpochStats(Callback):
             self.on_epoch(epoch)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the measurements of the unfinished epoch; finished epochs have been emitted."""
+        """Return the measurements of the unfinished epoch; finished epochs have already been emitted."""
         self._flush()
         lists = {"losses": list(self._losses), "lrs": list(self._lrs), "sizes": list(self._sizes)}
         return {**lists, "spent": list(self._stopwatch.seconds)}
@@ -159,19 +159,19 @@ def train(
 ) -> list[Epoch]:
     """Train `problem.model` in place and evaluate it after every epoch.
 
-    A fit of `Learner` on the model's device. A non-finite loss ends it: the last `Epoch` then has `diverged` set, and
-    its steps end with that loss. Losses are read from the device every `SYNC_INTERVAL` steps, so up to that many
-    further steps may have been taken.
+    The training is a fit of `Learner` on the model's device. It ends at a non-finite loss: the last `Epoch` then has
+    `diverged` set, and its recorded steps end with that loss. Losses are read from the device every `SYNC_INTERVAL`
+    steps, so up to that many further steps may have been taken.
 
     Args:
-        problem: Model, batches, loss and metrics.
+        problem: Problem with the model, batches, loss and metrics.
         optimizer: A `torch.optim.Optimizer` over the model's parameters.
         epochs: Number of epochs, an integer >= 1.
         on_step: Called after every step with the number of steps taken.
         on_epoch: Called with each `Epoch` after its evaluation.
 
     Returns:
-        The epochs.
+        The measurements of each epoch.
 
     Raises:
         ArgumentError: If `epochs` is out of range.

@@ -30,7 +30,8 @@ class Batch:
         output: Output of the model.
         loss: Mean loss, a 0-d tensor.
         stepped: Whether the optimizer has stepped after this batch; False if the step was skipped.
-        grad_norm: Gradient 2-norm of the step before clipping, if a callback has measured it; a 0-d tensor.
+        grad_norm: 2-norm of the gradient of the step before clipping, a 0-d tensor; None if no callback has computed
+            it.
     """
 
     x: Any
@@ -53,15 +54,15 @@ class LoopState:
         callbacks: Callbacks of the fit, in order.
         means: Running means of the loss and the metrics over the phase.
         phases: Whether the fit has the phases "train" and "eval".
-        override: Whether the settings of a resumed checkpoint may differ.
-        accumulate: Number of micro-batches of an optimizer step. A callback may set it in `before_fit`.
+        override: Whether the settings may differ from those of a resumed checkpoint.
+        accumulate: Number of micro-batches per optimizer step. A callback may set it in `before_fit`.
         pending_batches: Number of micro-batches whose gradients are accumulated for the next step.
-        position: (epoch, batch) of the next training batch.
+        position: Indices (epoch, batch) of the next training batch.
         phase: Current phase, "train" or "eval".
         loader: Loader of the current phase.
         event: Name of the event in progress.
-        unwinding: In cleanup events, the type of the exception that propagates further, or None: an error, or a
-            cancellation of a wider scope.
+        unwinding: During cleanup events, the type of the exception that propagates beyond the scope (an error, or a
+            cancellation of a wider scope), or None.
     """
 
     callbacks: CallbackList

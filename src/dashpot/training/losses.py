@@ -1,4 +1,4 @@
-"""Loss of a batch, and the errors of invalid losses."""
+"""Loss of a batch, with errors for invalid losses and labels."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def scalar_loss(function: Callable[[Any, Any], Any], output: Any, y: Any) -> Ten
 
 
 def _check_labels(output: Any, y: Any, error: Exception) -> None:
-    """Report class labels out of range, for which torch raises an index error."""
+    """Raise `ArgumentError` for class labels out of range, for which torch raises an index error."""
     if not isinstance(error, IndexError) and "out of bounds" not in str(error):
         return
     if not isinstance(output, Tensor) or not isinstance(y, Tensor) or y.is_floating_point():

@@ -31,9 +31,9 @@ __all__ = ["LRCurve", "Suggestion", "find_lr"]
 
 FACTOR = 1.3
 SPAN = 3.0
-"""Losses are smoothed over rates within this factor."""
+"""Ratio of the largest to the smallest rate in a smoothing window."""
 PATIENCE = 32
-"""Number of consecutive skipped steps that ends the test."""
+"""Number of consecutive skipped steps after which the test ends."""
 STEPS = Optional(Interval(2, math.inf, "left", integer=True))
 
 
@@ -50,8 +50,8 @@ class LRCurve:
 
     Attributes:
         lrs: Learning rates, increasing.
-        losses: Losses before the step with each rate, all finite: a final nan or infinity is excluded.
-        ended: Reason for the end of the test.
+        losses: Loss before the step with each rate. All are finite, because a final NaN or infinity is excluded.
+        ended: Reason why the test ended.
 
     >>> curve = LRCurve([1e-4, 1e-3, 1e-2, 1e-1, 1.0], [2.0, 1.9, 1.0, 0.5, 4.0], "by hand")
     >>> curve.suggest()
@@ -64,20 +64,20 @@ class LRCurve:
 
     @property
     def smoothed(self) -> list[float]:
-        """Centred moving average of the losses over rates within a factor of 3, over fewer at the ends."""
+        """Centered moving average of the losses over rates within a factor of 3, with shorter windows at the ends."""
         if len(self.lrs) < 2:
             return list(self.losses)
         step = math.log(self.lrs[-1] / self.lrs[0]) / (len(self.lrs) - 1)
         return smooth(self.losses, 1 + 2 * int(math.log(SPAN) / step / 2)).tolist()
 
     def suggest(self) -> Suggestion:
-        """Suggest two learning rates, from the smoothed loss L up to the rate m of its minimum.
+        """Suggest two learning rates, based on the smoothed loss L at rates up to m, the rate with the lowest L.
 
-            steepest: argmin of dL / d(log lr); the derivative at a point is that of the parabola through it and its
-                      neighbours, at an end the difference quotient,
+            steepest: argmin of dL / d(log lr); the derivative at an inner point is that of the parabola through the
+                      point and its neighbors, and at an end it is the difference quotient,
             minimum:  m / 10.
 
-        For many models they agree within a small factor. `steepest` is the more conservative one if the loss decreases
+        For many models, the two agree within a small factor. `steepest` is more conservative if the loss decreases
         over a wide range of rates. Both are None if L is lowest at the first rate.
 
         Source: L. Smith, Cyclical learning rates for training neural networks, 2017 (the range test).
@@ -90,7 +90,7 @@ class LRCurve:
         return Suggestion(self.lrs[int(slopes.argmin())], self.lrs[lowest] / 10)
 
     def plot(self) -> Figure:
-        """Return a plotly figure of the loss over the learning rate, with the suggestions marked.
+        """Return a plotly figure of the loss against the learning rate, with the suggestions marked.
 
         Raises:
             ArgumentError: If plotly is not installed.
@@ -143,26 +143,28 @@ def find_lr(
     stop_at: float = 3.0,
     callbacks: Sequence[Callback] = (),
 ) -> LRCurve:
-    """Train for a few steps with a rate that increases from `start` by `factor` per step, and restore everything.
+    """Run a learning-rate range test: train with a rate that grows by `factor` per step, then restore everything.
 
-    The test ends at `end`, at a non-finite loss, or if the mean loss over the last rates, those within a factor of 3,
-    exceeds `stop_at` times the lowest such mean b so far (b + (stop_at - 1) |b| if b < 0), so that a single outlier
-    batch does not end it. With several parameter groups, the first has the rate of the curve and the others keep their
-    ratio to it. A schedule of the optimizer is disabled. A skipped step, for example by the fp16 loss scaler, is
-    repeated at the same rate. The data are repeated as needed. No evaluation is run.
+    The test ends when the rate reaches `end`, when the loss is not finite, or when the mean loss over the most recent
+    rates (those within a factor of 3) exceeds `stop_at` times the lowest such mean b so far (b + (stop_at - 1) |b| if
+    b < 0). Because of the mean, a single outlier batch does not end the test. With several parameter groups, the rates
+    of the curve are those of the first group, and the other groups keep their ratio to it. A schedule of the optimizer
+    is disabled. A step that is skipped, for example by the fp16 loss scaler, is repeated at the same rate. The data are
+    repeated as needed. No evaluation is run.
 
-    Afterwards, also after an error or Ctrl-C, the weights, buffers, gradients, the state of an optimizer instance, the
+    Afterwards, even after an error or Ctrl-C, the weights, buffers, gradients, the state of an optimizer instance, the
     loss scale, the random generators, the position in the data, the modules' modes and the learner's attributes are
-    restored; only the model stays on the engine's device. The learner's own callbacks are not called.
+    restored; only the device is not, because the model stays on the engine's device. The learner's own callbacks are
+    not called.
 
     Args:
-        learner: A learner as for training.
+        learner: Learner, set up as for training.
         start: First learning rate, > 0.
         end: Largest learning rate, > `start`.
         factor: Ratio of successive rates, > 1. Default: 1.3.
-        steps: Number of rates from `start` to `end`, an integer >= 2, in place of `factor`.
-        stop_at: Ratio to the lowest mean loss that ends the test, > 1.
-        callbacks: Callbacks of the test, such as `Accumulate` or `ClipGradients`.
+        steps: Number of rates from `start` to `end`, an integer >= 2, as an alternative to `factor`.
+        stop_at: Ratio of the mean loss to the lowest mean loss above which the test ends, > 1.
+        callbacks: Callbacks for the test, such as `Accumulate` or `ClipGradients`.
 
     Raises:
         ArgumentError: If an argument is out of range.
@@ -216,7 +218,7 @@ def _accepts_lr(optimizer: Any) -> bool:
 
 
 class _Finder(Callback):
-    """Sets the rate of each step, and records the loss before it."""
+    """Set the learning rate of each step, and record the loss before the step."""
 
     order: ClassVar[int] = -1000
 
@@ -278,7 +280,7 @@ class _Finder(Callback):
 @contextmanager
 def _restored(learner: Learner) -> Iterator[None]:
     """Restore learner, model and optimizer on exit."""
-    if learner._module is None:  # set up now: a move to the device replaces the buffers
+    if learner._module is None:  # set up first, because moving the model replaces its buffers
         learner._module = learner.engine.setup(learner.model)
     attributes, engine, optimizer = dict(vars(learner)), learner.engine, learner._optimizer
     loss_scale = None if engine.scaler is None else engine.scaler.state_dict()
@@ -320,7 +322,7 @@ def _restored_model(model: nn.Module, sharded: bool) -> Iterator[None]:
 
 @contextmanager
 def _restored_optimizer(optimizer: Any) -> Iterator[None]:
-    memo: dict[int, Any] = {}  # tensors in both are copied once
+    memo: dict[int, Any] = {}  # copies tensors that are in both only once
     saved = copy.deepcopy(optimizer.state_dict(), memo)
     state = {key: copy.deepcopy(own, memo) for key, own in optimizer.state.items()}
     schedule = getattr(optimizer, "_schedule", None)
@@ -330,14 +332,14 @@ def _restored_optimizer(optimizer: Any) -> Iterator[None]:
         if schedule is not None:
             optimizer._schedule = schedule
         optimizer.load_state_dict(saved)  # also resets values that the optimizer has derived from its state
-        optimizer.state.update(state)  # in its own dtypes: torch casts loaded state to the weights' dtype
+        optimizer.state.update(state)  # restores dtypes: load_state_dict casts state to the dtype of the weights
 
 
 # ---- text plot ------------------------------------------------------------------------------------------------------
 
 
 def _window(losses: Sequence[float]) -> tuple[float, float]:
-    """Return the plotted range of losses: from the lowest to twice as far above it as the first loss."""
+    """Return the plotted range of losses: from the lowest loss to twice the height of the first loss above it."""
     low, first, high = min(losses), losses[0], max(losses)
     return low, min(high, first + (first - low)) if first > low else high
 

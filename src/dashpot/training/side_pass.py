@@ -1,4 +1,4 @@
-"""Side passes over the training data, which restore RNG and loader state."""
+"""Additional passes over the training data, after which the RNG and loader states are restored."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["check_initialized", "reshard", "side_pass"]
 
 @contextmanager
 def side_pass(loader: ResumableLoader) -> Iterator[None]:
-    """Restore the loader and all random generators on exit, so that the fit is unaffected; enter it on all ranks."""
+    """Restore the loader and all random generators on exit, so that the fit is unaffected. Must run on all ranks."""
     state = loader.state_dict()
     with preserve_rng_state():
         try:
@@ -30,7 +30,7 @@ def check_initialized(model: nn.Module, owner: str) -> None:
     """Check that a model has no uninitialized lazy parameters or buffers.
 
     Raises:
-        ArgumentError: If it has any.
+        ArgumentError: If the model has any.
     """
     lazy = next((name for name, value in [*model.named_parameters(), *model.named_buffers()] if is_lazy(value)), None)
     if lazy is not None:

@@ -1,4 +1,4 @@
-"""CPU and wall time of an epoch's training, over several sessions."""
+"""CPU and wall time of the training phase of an epoch, accumulated over sessions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Stopwatch:
     """Accumulated CPU and wall time between `start` and `stop`, in seconds.
 
     Args:
-        spent: (CPU, wall) seconds of earlier sessions.
+        spent: CPU and wall seconds of earlier sessions.
 
     >>> watch = Stopwatch()
     >>> watch.start()
@@ -26,7 +26,7 @@ class Stopwatch:
         self._spent, self._since = (spent[0], spent[1]), None
 
     def start(self) -> None:
-        """Start or continue."""
+        """Start or continue timing."""
         self._since = _now()
 
     def stop(self) -> None:
@@ -35,12 +35,12 @@ class Stopwatch:
 
     @property
     def running(self) -> bool:
-        """Whether the stopwatch is started."""
+        """Whether the stopwatch is running."""
         return self._since is not None
 
     @property
     def seconds(self) -> tuple[float, float]:
-        """(CPU, wall) seconds so far; CPU time is that of all threads of this process."""
+        """CPU and wall seconds so far; the CPU time includes all threads of this process."""
         if self._since is None:
             return self._spent
         (cpu, wall), (cpu_then, wall_then), (cpu_now, wall_now) = self._spent, self._since, _now()

@@ -17,11 +17,11 @@ __all__ = ["Accumulate"]
 class Accumulate(Callback):
     """Gradient accumulation over `batches` micro-batches per optimizer step.
 
-    The last step of an epoch may have fewer micro-batches. The gradient is that of the mean loss over all examples of
-    the step: 4 micro-batches of size b are equivalent to one batch of size 4 b, except for layers with batch
-    statistics, such as batch norm. Micro-batches have equal weights if the data do not provide batch sizes
-    (`dashpot.data.Batches` and a `DataLoader` with a `batch_size` do). Schedules, `Recorder` and `learner.steps` count
-    optimizer steps. Checkpoints can only be taken between steps.
+    The last step of an epoch may have fewer micro-batches. The accumulated gradient is the gradient of the mean loss
+    over all examples of the step: 4 micro-batches of size b are equivalent to one batch of size 4 b, except for layers
+    with batch statistics, such as batch norm. If the data do not define a batch size (`dashpot.data.Batches` and a
+    `DataLoader` with a `batch_size` do), all micro-batches have equal weights. Schedules, `Recorder` and
+    `learner.steps` count optimizer steps. Checkpoints can only be taken between steps.
 
     Args:
         batches: Number of micro-batches per step, an integer >= 1.

@@ -1,4 +1,4 @@
-"""Weight averages for evaluation."""
+"""Averages of the weights, used for evaluation."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ AVERAGES = "its averages"
 
 
 class AveragedWeights(Callback):
-    """Base class of `EMA` and `SWA`: an average of each parameter, loaded into the model for evaluation.
+    """Base class of `EMA` and `SWA`, which average each parameter and load the averages into the model for evaluation.
 
-    The model has the averages from `before_epoch` to `after_epoch` of the evaluation; training uses the optimizer's
-    weights. A completed fit leaves the averages in the model if `keep` is True; a failed or cancelled fit leaves the
-    optimizer's weights. Averages of half-precision parameters are float32. Subclasses call `update`.
+    The model contains the averages from `before_epoch` to `after_epoch` of the evaluation; training uses the
+    optimizer's weights. A completed fit leaves the averages in the model if `keep` is True; a failed or cancelled fit
+    leaves the optimizer's weights. Averages of half-precision parameters are float32. Subclasses call `update`.
 
     Args:
-        keep: Whether the averages stay in the model after a completed fit.
+        keep: Whether the averages remain in the model after a completed fit.
 
     Attributes:
-        count: Number of averaged weights.
+        count: Number of updates of the averages so far.
     """
 
     order: ClassVar[int] = 20
@@ -59,7 +59,7 @@ class AveragedWeights(Callback):
     def weights(self) -> dict[str, Any]:
         """Return a state dict of the averaged model, with unsharded CPU tensors.
 
-        With `strategy="fsdp"`, a collective: every rank must call it.
+        With `strategy="fsdp"`, this is a collective: every rank must call it.
 
         Raises:
             RunError: If no weights have been averaged yet.
@@ -169,29 +169,30 @@ class AveragedWeights(Callback):
 class EMA(AveragedWeights):
     """Exponential moving average of the weights, updated after every optimizer step.
 
-    With w_t the weights after step t, w_0 the initial weights, and a_0 = w_0,
+    Let w_t be the weights after step t, w_0 the initial weights, and a_0 = w_0. Then
 
         a_t = d_t a_(t-1) + (1 - d_t) w_t,      d_t = decay, or min(decay, (1 + t) / (10 + t)) with `warmup`.
 
-    Without warmup, a_t = decay^t w_0 + (1 - decay) sum_i decay^(t-i) w_i, in which the initial weights dominate for
-    many steps. With warmup, the average has a time constant of about t / 9 steps until `decay` limits it.
-    Skipped steps do not count.
+    Without warmup, a_t = decay^t w_0 + (1 - decay) sum_i decay^(t-i) w_i, which is dominated by the initial weights for
+    many steps. With warmup, the average has a time constant of about t / 9 steps until `decay` limits it. Skipped steps
+    are not counted.
 
-    The model has the averages during evaluation and after the fit, see `AveragedWeights`. `weights()` returns them as a
-    state dict at any time.
+    The model contains the averages during evaluation and after the fit; see `AveragedWeights`. `weights()` returns them
+    as a state dict at any time.
 
     Args:
         decay: Decay in [0, 1).
-        warmup: Whether to start with shorter averages.
-        buffers: "copy" to use the current buffers, such as batch norm statistics, with the averages; "average" to
+        warmup: Whether to use a smaller decay, and thus a shorter average, in the first steps.
+        buffers: "copy" to combine the averages with the current buffers, such as batch norm statistics; "average" to
             average floating-point buffers like parameters.
-        keep: Whether the averages stay in the model after a completed fit.
+        keep: Whether the averages remain in the model after a completed fit.
 
     Raises:
-        ArgumentError: If an argument is out of range or, when the fit begins, another callback averages the weights.
+        ArgumentError: If an argument is out of range, or if another callback also averages the weights when the fit
+            begins.
 
-    Source: B. Polyak and A. Juditsky, Acceleration of stochastic approximation by averaging, 1992 (averaging); warmup
-    of tf.train.ExponentialMovingAverage with `num_updates`.
+    Source: B. Polyak and A. Juditsky, Acceleration of stochastic approximation by averaging, 1992 (averaging);
+    tf.train.ExponentialMovingAverage with `num_updates` (warmup).
 
     Example:
         >>> from dashpot import SGD, tasks
@@ -214,7 +215,7 @@ class EMA(AveragedWeights):
         return {"decay": self.decay, "warmup": self.warmup, "buffers": self.buffers}
 
     def decay_at(self, step: int) -> float:
-        """Return d_t for step t, from 1.
+        """Return d_t for step t, which counts from 1.
 
         >>> EMA(0.9).decay_at(1) == 2 / 11, EMA(0.9).decay_at(1000)
         (True, 0.9)
@@ -235,25 +236,26 @@ class EMA(AveragedWeights):
 class SWA(AveragedWeights):
     """Stochastic weight averaging: the mean of the weights at the ends of epochs.
 
-    After epoch `first_epoch` (from 0) and every `every` epochs from then on, with n weights in the average a,
+    After epoch `first_epoch` (counted from 0), and every `every` epochs after it, the average a is updated with the
+    current weights w, where n is the number of previous updates:
 
         a <- a + (w - a) / (n + 1).
 
-    Once a first average exists, the model holds the averaged weights during evaluation and after the fit; see
-    `AveragedWeights`. Batch norm statistics of the averaged weights are computed in a forward pass over the training
-    data before the evaluation of a new average, or at the end of a fit without evaluation. This pass does not affect
-    the training. Each rank uses its shard of the data, and the statistics are averaged.
+    After the first update, the model contains the average during evaluation and after the fit; see `AveragedWeights`.
+    Batch norm statistics of the averaged weights are computed in a forward pass over the training data, which is run
+    before the evaluation of a new average, or at the end of a fit without evaluation. This pass does not affect the
+    training. Each rank uses its shard of the data, and the statistics are averaged over the ranks.
 
-    The method assumes a high learning rate from `first_epoch` on; choose the schedule accordingly.
+    The method assumes a high learning rate after `first_epoch`; choose the schedule accordingly.
 
     Args:
-        first_epoch: First epoch to average, an integer >= 0.
-        every: Epochs between updates of the average, an integer >= 1.
-        keep: Whether the averages stay in the model after a completed fit.
+        first_epoch: First epoch after which the weights are averaged, an integer >= 0.
+        every: Number of epochs between updates of the average, an integer >= 1.
+        keep: Whether the average remains in the model after a completed fit.
 
     Raises:
-        ArgumentError: If an argument is out of range or, when the fit begins, another callback averages the weights or
-            the fit ends before `first_epoch`.
+        ArgumentError: If an argument is out of range, or if another callback also averages the weights when the fit
+            begins, or if the fit ends before `first_epoch`.
 
     Source: P. Izmailov et al., Averaging weights leads to wider optima and better generalization, 2018, algorithm 1.
 
@@ -319,7 +321,7 @@ class SWA(AveragedWeights):
 
 
 def evaluated_weights(learner: Learner) -> dict[str, Any]:
-    """Return a state dict of the weights that evaluation uses, averaged or not, with unsharded CPU tensors."""
+    """Return a state dict of the weights used in evaluation (averages, if any), with unsharded CPU tensors."""
     for callback in learner.loop.callbacks:
         if isinstance(callback, AveragedWeights) and callback.ready:
             return callback.weights()
@@ -331,12 +333,12 @@ def _is_averaged(value: Tensor) -> bool:
 
 
 def _to_float32(value: Tensor) -> Tensor:
-    """Return the detached value in float32 or a wider dtype."""
+    """Return `value`, detached and converted to float32 unless its dtype is wider."""
     return value.detach().to(torch.promote_types(value.dtype, torch.float32))
 
 
 def _local(value: Tensor) -> Tensor:
-    """Return the local shard of a DTensor, detached; other tensors detached."""
+    """Return the detached local shard of a DTensor; other tensors are only detached."""
     return local_tensor(value, value).detach()
 
 

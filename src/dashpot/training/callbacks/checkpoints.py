@@ -1,4 +1,4 @@
-"""Checkpoints of a fit in a folder: writing, retention, and selection for resuming."""
+"""Checkpoints of a fit in a folder: writing, retention, and selection for a resume."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ _PARTIAL = re.compile(r"\.(step-\d{8,}-\d{5,}\.ckpt|best\.json)\.[0-9a-f]+\.part
 
 
 def latest(folder: str | os.PathLike[str]) -> Path | None:
-    """Return the last written checkpoint in `folder`, intact or not, or None."""
+    """Return the newest checkpoint in `folder`, which may be damaged, or None if there is none."""
     return next(iter(_newest_first(Path(folder))), None)
 
 
 def best(folder: str | os.PathLike[str]) -> Path | None:
-    """Return the best checkpoint in `folder`, or None."""
+    """Return the best checkpoint in `folder`, or None if none is marked as best."""
     found = _read_best(Path(folder))
     return None if found is None else Path(folder, found["file"])
 
@@ -51,8 +51,8 @@ def read_newest(folder: str | os.PathLike[str]) -> dict[str, Any]:
     A damaged checkpoint is renamed to end in `.damaged`, with a warning, and the previous one is used.
 
     Raises:
-        RunError: If no checkpoint is intact, or the newest is not a dashpot checkpoint, contains code, or was
-            written by a newer dashpot.
+        RunError: If no checkpoint is intact, or the newest file is not a dashpot checkpoint, contains code, or was
+            written by a newer version of dashpot.
     """
     folder, renamed = Path(folder), []
     for path in _newest_first(folder):
@@ -74,25 +74,26 @@ def read_newest(folder: str | os.PathLike[str]) -> dict[str, Any]:
 class Checkpoints(Callback):
     """Periodic checkpoints, after epochs and optionally within them.
 
-    Each checkpoint is a new file `step-STEPS-NUMBER.ckpt`. It is renamed to this name once it is complete and synced to
+    Each checkpoint is a new file `step-STEPS-NUMBER.ckpt`. The file gets this name once it is complete and synced to
     disk; only then are older checkpoints removed. To resume, pass `read_newest(folder)` to `fit(..., resume=state)`. If
     a checkpoint cannot be written, the fit fails and existing checkpoints are kept.
 
     Args:
         folder: Folder of the checkpoints of one run, created if missing.
-        every_epochs: Epochs between checkpoints, an integer >= 1, or None. The last epoch always has one.
-        every_steps: Optimizer steps between further checkpoints, an integer >= 1, or None.
-        every_seconds: Seconds between further checkpoints, > 0, or None.
-        keep: Number of latest checkpoints to keep, an integer >= 1; None: all.
-        best: A metric of the evaluation phase (the training phase without evaluation) and "max" or "min",
-            such as `("accuracy", "max")`. The checkpoint of the best epoch is kept too, and `best.json` names it. The
-            earliest of equal values is best; NaN never is.
-        config: Further plain data stored in every checkpoint, such as the settings of the run.
+        every_epochs: Number of epochs between checkpoints, an integer >= 1, or None. A checkpoint is always written
+            after the last epoch.
+        every_steps: Number of optimizer steps between additional checkpoints, an integer >= 1, or None.
+        every_seconds: Seconds between additional checkpoints, > 0, or None.
+        keep: Number of latest checkpoints to keep, an integer >= 1, or None to keep all.
+        best: Pair of a metric and "max" or "min", such as `("accuracy", "max")`. The metric is that of the evaluation
+            phase, or of the training phase if there is no evaluation. The checkpoint of the best epoch is also kept,
+            and `best.json` contains its name. Of equal values, the earliest is the best; NaN is never the best.
+        config: Additional plain data stored in every checkpoint, such as the settings of the run.
 
     Raises:
         ArgumentError: If an argument is out of range or the metric does not exist.
-        RunError: If the folder cannot be written or contains checkpoints of a different fit, or if the data cannot be
-            resumed.
+        RunError: If the folder cannot be written or contains checkpoints of a different fit, or if the data loader
+            cannot be resumed.
 
     Example:
         >>> import tempfile
@@ -132,9 +133,9 @@ class Checkpoints(Callback):
         self.every_epochs, self.every_steps, self.every_seconds = every_epochs, every_steps, every_seconds
         self.metric, self.direction = best or (None, "max")
         self._best: dict[str, Any] | None = None
-        self._saved_position: tuple[int, int] | None = None  # of the last checkpoint, or of the start
+        self._saved_position: tuple[int, int] | None = None  # position of the last checkpoint, or of the start
         self._saved_time = 0.0
-        self._epoch_ended = False  # whether `after_epoch` was called, here and on all callbacks of lower order
+        self._epoch_ended = False  # whether `after_epoch` was called on this callback and all of lower order
 
     def before_fit(self, learner: Any) -> None:
         if self.metric is not None and self.metric not in ("loss", *learner.metrics):
@@ -168,7 +169,7 @@ class Checkpoints(Callback):
         self._epoch_ended = True
 
     def cleanup_epoch(self, learner: Any) -> None:
-        # Not in after_epoch, because averaged weights stay in the model until the cleanup.
+        # Not in after_epoch, because averaged weights remain in the model until the cleanup.
         epoch, batch = learner.loop.position
         if batch or epoch != learner.epoch + 1 or self._saved_position is None or self._has_failed(learner):
             return  # before the evaluation, or after a failure
@@ -181,14 +182,14 @@ class Checkpoints(Callback):
             self.save(learner)
 
     def save(self, learner: Any, better: bool = False) -> None:
-        """Write a checkpoint, unless one exists for the current position. A collective: every rank must call it.
+        """Write a checkpoint, unless one exists for the current position. This is a collective: all ranks must call it.
 
         Args:
-            learner: Learner between two steps, such as in `after_batch` if `learner.batch.is_last_microbatch`.
+            learner: Learner between two steps, for example in `after_batch` if `learner.batch.is_last_microbatch`.
             better: Whether to mark the checkpoint as the best one.
 
         Raises:
-            RunError: If it cannot be written.
+            RunError: If the checkpoint cannot be written.
         """
         if learner.loop.position == self._saved_position:
             return
@@ -223,12 +224,12 @@ class Checkpoints(Callback):
     # ---- conditions -------------------------------------------------------------------------------------------------
 
     def _has_failed(self, learner: Any) -> bool:
-        """Whether an error has prevented callbacks from completing the epoch."""
+        """Return whether an error has prevented callbacks from completing the epoch."""
         unwinding = learner.loop.unwinding
         return not self._epoch_ended and unwinding is not None and not issubclass(unwinding, CancelFit)
 
     def _is_due(self, learner: Any) -> bool:
-        """Whether a checkpoint is due by `every_steps`, or by `every_seconds` and the clock of rank 0."""
+        """Return whether a checkpoint is due, by `every_steps` or by `every_seconds` on the clock of rank 0."""
         if self.every_steps is not None and learner.batch.stepped and learner.steps % self.every_steps == 0:
             return True
         if self.every_seconds is None:
@@ -248,7 +249,7 @@ class Checkpoints(Callback):
     # ---- the folder -------------------------------------------------------------------------------------------------
 
     def _next_number(self) -> int:
-        """Return a number above those of all files, damaged ones included, so that names are never reused."""
+        """Return a number above those of all files, including damaged ones, so that names are never reused."""
         names = (_NAME.match(path.name) for path in self.folder.glob("step-*"))
         return 1 + max((int(name[1]) for name in names if name), default=0)
 
@@ -256,7 +257,7 @@ class Checkpoints(Callback):
         write_text(self.folder / BEST, json.dumps(self._best) + "\n")
 
     def _remove_old(self, newest: Path) -> None:
-        """Remove checkpoints beyond `keep`, except `newest` and the best."""
+        """Remove checkpoints older than the latest `keep`, except `newest` and the best one."""
         if self.keep is None:
             return
         best = [found["file"] for found in (_read_best(self.folder), self._best) if found is not None]
@@ -266,14 +267,14 @@ class Checkpoints(Callback):
                 _remove(path)
 
     def _remove_partial_files(self) -> None:
-        """Remove partial files of killed runs."""
+        """Remove partially written files of killed runs."""
         for path in self.folder.glob(".*.part"):
             if _PARTIAL.fullmatch(path.name):
                 _remove(path)
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    """Return the checkpoints in a folder, the last written one first."""
+    """Return the checkpoints in a folder, newest first."""
     found = [(int(name[1]), path) for path in folder.glob("step-*.ckpt") if (name := _NAME.fullmatch(path.name))]
     return [path for _, path in sorted(found, reverse=True)]
 

@@ -1,4 +1,4 @@
-"""Gradient clipping between backward pass and optimizer step."""
+"""Gradient clipping between the backward pass and the optimizer step."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class ClipGradients(Callback):
 
         n = p-norm of all elements,    g <- g min(1, norm / (n + 1e-6)),    g <- min(max(g, -value), value)
 
-    Clipping is applied once per step, to gradients that are accumulated, reduced over all ranks and unscaled (fp16). An
-    infinite element becomes NaN and all finite elements 0; a NaN makes all elements NaN. See `NonFinite`. Clipping
-    does not sync with the host.
+    Clipping is applied once per step, after the gradients have been accumulated, reduced over all ranks and (in fp16)
+    unscaled. If the norm is infinite, infinite elements become NaN and finite elements 0; a NaN makes all elements NaN.
+    To detect such gradients, see `NonFinite`. Clipping requires no host sync.
 
     dashpot's optimizers can also clip inside their step (`max_norm`, `clip_value`).
 

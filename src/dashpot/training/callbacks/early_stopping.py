@@ -22,28 +22,29 @@ __all__ = ["EarlyStopping"]
 class EarlyStopping(Callback):
     """Early stopping after `patience` consecutive epochs without an improvement of `metric`.
 
-    A value is an improvement if it is below (mode "min") or above ("max") the best value by more than `min_delta`; NaN
-    never is. The last epoch is completed, logged and saved as usual, `learner.stop_reason` is set, and `after_fit` is
-    called. A fit resumed from there ends immediately unless its patience is larger.
+    A value is an improvement if it is below (mode "min") or above (mode "max") the best value by more than `min_delta`;
+    NaN is never an improvement. The last epoch is completed, logged and saved as usual, `learner.stop_reason` is set,
+    and `after_fit` is called. If the fit is resumed after it was stopped, it ends immediately unless `patience` is
+    larger.
 
     Args:
         metric: "loss" or the name of a metric.
         phase: "eval" or "train". Training metrics are means over the epoch, measured while the weights change.
-        patience: Number of epochs without improvement, an integer >= 1.
-        min_delta: Minimum improvement, >= 0.
-        mode: "min" or "max".
-        restore_best: Whether to load the weights of the best epoch into the model at the end of the fit: the averaged
-            weights if a callback averages them (`EMA`, `SWA`). The weights are part of every checkpoint. A failed or
-            cancelled fit leaves the model unchanged.
+        patience: Number of consecutive epochs without improvement after which the fit stops, an integer >= 1.
+        min_delta: Minimum change that counts as an improvement, >= 0.
+        mode: Whether lower values ("min") or higher values ("max") of the metric are better.
+        restore_best: Whether to load the weights of the best epoch into the model at the end of the fit. If a callback
+            averages the weights (`EMA`, `SWA`), these are the averages. They are stored in every checkpoint. A failed
+            or cancelled fit leaves the model unchanged.
 
     Attributes:
-        best: Best value, or None.
-        best_epoch: Epoch of the best value, from 0, or None.
+        best: Best value so far, or None before the first epoch.
+        best_epoch: Index of the epoch with the best value, from 0, or None.
         waited: Number of epochs since the best value.
 
     Raises:
-        ArgumentError: If an argument is out of range or, when the fit begins, the learner does not have the metric or
-            the phase.
+        ArgumentError: If an argument is out of range, or if the learner does not have the metric or the phase when the
+            fit begins.
 
     Example:
         >>> from dashpot import AdamW, tasks

@@ -25,7 +25,7 @@ class EpochSummary:
 
     Attributes:
         number: Number of the epoch, from 1.
-        steps: Optimizer steps until the end of the epoch.
+        steps: Number of optimizer steps up to the end of the epoch.
         train: Means of the training phase; empty if it did not run.
         evaluation: Means of the evaluation phase; empty if it did not run.
         lr: Learning rate of the last step, or None.
@@ -41,15 +41,15 @@ class EpochSummary:
 
     @property
     def phases(self) -> dict[str, dict[str, float]]:
-        """Means by phase, "train" and "eval"."""
+        """Means of each phase, with the keys "train" and "eval"."""
         return {"train": self.train, "eval": self.evaluation}
 
 
 class EpochCallback(Callback):
-    """Base class of callbacks with a hook `on_epoch_summary(learner, summary)` for finished epochs.
+    """Base class of callbacks with a hook `on_epoch_summary(learner, summary)`, called after each epoch.
 
     The hook is called once per epoch on every rank, in `after_epoch` of the last phase, or in `cleanup_epoch` if
-    `CancelEpoch` has ended that phase. The time of a resumed epoch includes its time before the checkpoint.
+    `CancelEpoch` has ended that phase. The time of a resumed epoch includes the time spent on it before the checkpoint.
     """
 
     def on_epoch_summary(self, learner: Learner, summary: EpochSummary) -> None:
@@ -102,11 +102,11 @@ class EpochCallback(Callback):
         return None if self._step_lr is None else float(self._step_lr[0]) * self._step_lr[1]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return learning rate and time of the unfinished epoch."""
+        """Return the learning rate and the time of the unfinished epoch."""
         return {"lr": self._lr(), "seconds": self._stopwatch.seconds[1]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore learning rate and time of the unfinished epoch."""
+        """Restore the learning rate and the time of the unfinished epoch."""
         self._step_lr = None if state["lr"] is None else (state["lr"], 1.0)
         self._stopwatch = Stopwatch((0.0, state["seconds"]))
 
@@ -114,7 +114,7 @@ class EpochCallback(Callback):
 def _next_lr(opt: Any) -> tuple[Any, float]:
     """Return the learning rate of the next step as (base learning rate, factor).
 
-    A base learning rate that is a tensor is cloned instead of read, without a host sync.
+    If the base learning rate is a tensor, it is cloned instead of read, to avoid a host sync.
     """
     lr, factor = opt.param_groups[0]["lr"], 1.0
     if not isinstance(lr, Tensor):

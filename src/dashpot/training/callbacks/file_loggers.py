@@ -25,7 +25,7 @@ __all__ = ["CSV", "JSONLines"]
 
 
 class FileLogger(Logger):
-    """Base class of text file loggers. A resumed fit truncates the file to its length at the checkpoint."""
+    """Base class of text file loggers. On resume, the file is truncated to its length at the checkpoint."""
 
     def __init__(
         self,
@@ -74,10 +74,10 @@ class FileLogger(Logger):
         self._length, self._resumed = length, True
 
     def write_header(self) -> None:
-        """Write the header, if any."""
+        """Write the header, if the format has one."""
 
     def write_line(self, line: str) -> None:
-        """Append a line."""
+        """Append a line to the file."""
         self._append(line + "\n")
 
     def _append(self, text: str, fresh: bool = False) -> None:
@@ -104,10 +104,10 @@ class FileLogger(Logger):
         return {**inherited, **place}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the position in the file; it is truncated when the fit begins to write.
+        """Restore the position in the file; the file is truncated before the fit writes its first entry.
 
         Raises:
-            RunError: If the file does not start with the contents at the checkpoint.
+            RunError: If the file does not start with the contents that it had at the checkpoint.
         """
         super().load_state_dict(state)
         if not self._is_rank_zero or (state["bytes"] == 0 and state["path"] != str(self.path.resolve())):
@@ -125,14 +125,14 @@ class FileLogger(Logger):
 
 
 class JSONLines(FileLogger):
-    """JSON lines logger, one object per line.
+    """Logger that writes JSON lines, one object per line.
 
         {"kind": "epoch", "epoch": 1, "step": 118, "train": {"loss": ..}, "eval": {..}, "lr": .., "seconds": ..}
         {"kind": "step", "epoch": 1, "step": 100, "loss": .., "lr": ..}
 
-    In an epoch entry, `step` is the number of steps until its end and `lr` the learning rate of its last step.
-    Non-finite numbers are the strings "nan", "inf" and "-inf". A resumed fit neither loses nor repeats entries,
-    whichever checkpoint it resumes from.
+    In an epoch entry, `step` is the number of steps up to the end of the epoch, and `lr` is the learning rate of its
+    last step. Non-finite numbers are written as the strings "nan", "inf" and "-inf". A resumed fit neither loses nor
+    repeats entries, whichever checkpoint it resumes from.
 
     Args:
         path: Path of the file; missing parent folders are created.
@@ -169,11 +169,11 @@ class JSONLines(FileLogger):
 
 
 class CSV(FileLogger):
-    """CSV logger, with a header.
+    """Logger that writes a CSV file with a header.
 
         epoch,step,train_loss,train_accuracy,eval_loss,eval_accuracy,lr,seconds
 
-    With `every`, there are also rows for steps. The first column, `kind`, is then "epoch" or "step", and further
+    With `every`, the file also has rows for steps. The first column, `kind`, is then "epoch" or "step", and additional
     columns contain the loss and the values of the step. Cells without a value are empty. A resumed fit neither loses
     nor repeats rows, whichever checkpoint it resumes from.
 
@@ -204,7 +204,7 @@ class CSV(FileLogger):
 
     @property
     def columns(self) -> list[str]:
-        """Column names; available once a fit has begun."""
+        """Names of the columns; available once a fit has begun."""
         phases = [phase for phase in ("train", "eval") if self._phases[phase]]
         means = [f"{phase}_{name}" for phase in phases for name in ("loss", *self._metrics)]
         own = ["loss", *(name for name in self.values if name not in ("lr", "loss"))]

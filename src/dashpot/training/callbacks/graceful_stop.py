@@ -1,4 +1,4 @@
-"""Graceful stop of a fit between two steps, with a checkpoint."""
+"""Graceful stop of a fit between two steps, after saving a checkpoint."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 __all__ = ["GracefulStop"]
 
 POLL_STEPS = 8
-"""Steps between exchanges of stop requests among ranks."""
+"""Number of steps between exchanges of stop requests among ranks."""
 
 
 class GracefulStop(Callback):
-    """Stop on request: saves a checkpoint and raises `Interrupted` after the current step.
+    """Callback that, once a stop is requested, saves a checkpoint after the current step and raises `Interrupted`.
 
-    A stop requested during evaluation is honored after it, with the checkpoint of the epoch; in the last epoch, the fit
-    completes. All ranks stop after the same step.
+    If the stop is requested during evaluation, the fit stops after the evaluation, with the checkpoint of the epoch; in
+    the last epoch, the fit completes. All ranks stop after the same step.
 
     Args:
-        check: Function that raises `Interrupted` once a stop is requested, such as that of `interruptible`.
+        check: Function that raises `Interrupted` once a stop is requested, such as the one that `interruptible` yields.
         save: Function that writes a checkpoint, called on every rank.
     """
 
@@ -33,7 +33,7 @@ class GracefulStop(Callback):
 
     def __init__(self, check: Callable[[], None], save: Callable[[Learner], object]) -> None:
         self.check, self.save = check, save
-        self._exit_code = 0  # of the request on this rank; 0 without a request
+        self._exit_code = 0  # of the stop request on this rank; 0 without a request
 
     def after_batch(self, learner: Learner) -> None:
         if learner.training and learner.batch.is_last_microbatch and self._stop_requested(learner):

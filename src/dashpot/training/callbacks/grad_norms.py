@@ -1,4 +1,4 @@
-"""Gradients of the current step for callbacks: accumulated and unscaled."""
+"""Accumulated, unscaled gradients of the current step, and their norms, for callbacks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["grad_norm", "gradients", "total_norm"]
 
 
 def gradients(learner: Learner) -> list[Tensor]:
-    """Return the unscaled gradients of the optimizer step; to be called within the action `step`."""
+    """Return the unscaled gradients of the optimizer step. Must be called within the action `step`."""
     learner.engine.unscale(learner.opt)
     return [p.grad for group in learner.opt.param_groups for p in group["params"] if p.grad is not None]
 
@@ -24,8 +24,8 @@ def gradients(learner: Learner) -> list[Tensor]:
 def grad_norm(learner: Learner) -> Tensor:
     """Return the 2-norm of all gradients before clipping, computed once per step and cached in `learner.batch`.
 
-    A collective: every rank must call it. Callbacks that scale gradients by their norm must use `total_norm` instead,
-    because a previous callback may have changed the gradients.
+    This is a collective: every rank must call it. Callbacks that scale gradients by their norm must use `total_norm`
+    instead, because a previous callback may have changed the gradients.
     """
     if learner.batch.grad_norm is None:
         learner.batch.grad_norm = total_norm(gradients(learner))
@@ -33,7 +33,7 @@ def grad_norm(learner: Learner) -> Tensor:
 
 
 def total_norm(tensors: Iterable[Tensor], norm_type: float = 2.0) -> Tensor:
-    """Return the norm over all elements, a 0-d tensor; for sharded tensors, that of the whole tensor.
+    """Return the norm over all elements of all tensors, a 0-d tensor; sharded tensors are included as a whole.
 
     >>> total_norm([torch.tensor([3.0]), torch.tensor([[4.0]])])
     tensor(5.)

@@ -1,4 +1,4 @@
-"""Base class of loggers: one entry per epoch, and optionally every n steps."""
+"""Base class of loggers, which write one entry per epoch and optionally one every n steps."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ EVERY = Optional(Interval(1, math.inf, "left", integer=True))
 
 
 class Logger(EpochCallback):
-    """Base class of loggers, with one entry per epoch and, with `every`, one every `every` steps.
+    """Base class of loggers, which write one entry per epoch and, if `every` is given, one every `every` steps.
 
-    Subclasses define `write_epoch` and `write_step` and may define `open`, `sync` and `close`. These are called on rank
-    0 only. Values of steps are buffered on every rank to avoid host syncs.
+    Subclasses define `write_epoch` and `write_step`, and may define `open`, `sync` and `close`. These methods are
+    called on rank 0 only. Values of steps are buffered on every rank to avoid host syncs.
 
     Args:
-        every: Number of steps between entries for steps, an integer >= 1; None for entries of epochs only.
-        values: Names of the values of a step, as for `Recorder`.
+        every: Number of steps between step entries, an integer >= 1, or None for epoch entries only.
+        values: Names of the values in a step entry, as for `Recorder`.
 
     Raises:
         ArgumentError: If an argument is out of range.
@@ -55,7 +55,7 @@ class Logger(EpochCallback):
         raise NotImplementedError
 
     def write_step(self, epoch: int, step: int, values: Mapping[str, float]) -> None:
-        """Write the entry of a step; `epoch` and `step` count from 1, and the first of `values` is the loss."""
+        """Write the entry of a step. `epoch` and `step` count from 1, and the first item of `values` is the loss."""
         raise NotImplementedError
 
     def sync(self) -> None:
@@ -79,7 +79,7 @@ class Logger(EpochCallback):
         self._open_once()
 
     def _open_once(self) -> None:
-        """Open the log before the first entry or the first checkpoint, whose state describes the file."""
+        """Open the log before the first entry or the first checkpoint, which stores the state of the file."""
         if not self._is_open and self._is_rank_zero:
             self.open()
         self._is_open = True
@@ -137,7 +137,7 @@ class Logger(EpochCallback):
 
 
 class _StepRecorder(Recorder):
-    """Recorder whose rows can be removed."""
+    """Recorder whose recorded rows can be removed."""
 
     def pop_rows(self) -> list[dict[str, float]]:
         """Return and remove the recorded rows."""

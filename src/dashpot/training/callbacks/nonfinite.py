@@ -1,4 +1,4 @@
-"""Detection of non-finite gradients and losses before they reach the weights, with a diagnosis."""
+"""Detection and diagnosis of non-finite gradients and losses before they reach the weights."""
 
 from __future__ import annotations
 
@@ -35,23 +35,23 @@ MIN_LOSS_SCALE = 2.0**-10
 
 
 class NonFinite(Callback):
-    """Check for non-finite gradients before every optimizer step, with a diagnosis of their origin.
+    """Check for non-finite gradients before every optimizer step, and diagnose their origin.
 
-    The report lists parameters with non-finite gradients ("nan" if any element is NaN, else "inf") and their layers,
-    non-finite weights, and the first module with a non-finite output, found in another forward pass over the batches of
-    the step. This pass does not change buffers or random states.
+    The report lists the parameters with non-finite gradients ("nan" if any element is NaN, else "inf"), the layers of
+    these parameters, non-finite weights, and the first module with a non-finite output, found in an additional forward
+    pass over the batches of the step. This pass does not change buffers or random states.
 
     The check costs one gradient norm and one host sync per step. With a loss scaler (fp16), occasional infinities are
     normal, and the scaler skips these steps. This callback then acts only if the loss scale falls below 2^-10, because
-    the unscaled gradients must be the cause.
+    at such scales the infinities cannot come from the scaling.
 
     Args:
-        then: Action: "stop" ends the fit with a warning and sets `learner.stop_reason` to the report; "skip" skips the
-            step, including its gradient and schedules, with a warning for the first one; "raise" raises
-            `NonFiniteError`.
-        folder: Folder for files with the report, the state of the fit before the step, the gradients and the batches,
-            to be read with `torch.load(file, weights_only=True)`. None: no files.
-        check: "gradients", or "loss" to check only the losses of the batches of the step.
+        then: Action to take: "stop" ends the fit with a warning and sets `learner.stop_reason` to the report; "skip"
+            skips the step, discards its gradient, does not advance schedules, and warns about the first skipped step;
+            "raise" raises `NonFiniteError`.
+        folder: Folder for files that contain the report, the state of the fit before the step, the gradients and the
+            batches, readable with `torch.load(file, weights_only=True)`. None writes no files.
+        check: "gradients" to check the gradients, or "loss" to check only the losses of the batches of the step.
         keep: Maximum number of files per fit, an integer >= 1.
 
     Attributes:
@@ -133,7 +133,7 @@ class NonFinite(Callback):
         return not learner.engine.any(not finite)
 
     def _handle(self, learner: Learner, proceed: Callable[[], None] | None = None) -> None:
-        """Report and act; call `proceed` to take the step if only the norm overflowed."""
+        """Report the non-finite values and take the action; if only the norm overflowed, take the step instead."""
         found = diagnose(learner, self._batches, self._losses)
         if proceed is not None and not (found.gradients or found.losses):
             proceed()
@@ -153,14 +153,14 @@ class NonFinite(Callback):
         learner.opt.zero_grad()
 
     def _write(self, learner: Learner, found: Diagnosis, report: str) -> Path:
-        """Write a file on rank 0 and return its path. A collective, because it gathers the state."""
+        """Write a file on rank 0 and return its path. This is a collective, because it gathers the state."""
         assert self.folder is not None
         epoch, batch = learner.epoch, learner.batch.index
         path = self.folder / f"nonfinite-step-{learner.steps + 1}-epoch-{epoch + 1}-batch-{batch + 1}.pt"
         state = fit_state.take(learner)
         if learner.engine.is_rank_zero:
             batches = [{"batch": number, "x": _to_plain(x), "y": _to_plain(y)} for number, x, y in self._batches]
-            # Stored apart from the state, so that a fit can resume from the state.
+            # The gradients are stored outside the state, so that a fit can resume from the state.
             values, state["besides"]["gradients"] = state["besides"]["gradients"], {}
             state["progress"]["position"] = [epoch, batch - batch % learner.loop.accumulate]
             content = {"report": report, **found.plain(), "values": values, "state": state, "batches": batches}
@@ -171,7 +171,7 @@ class NonFinite(Callback):
 
 
 def _to_plain(value: Any) -> Any:
-    """Return `value` with CPU tensors, and objects that `weights_only` cannot load as strings."""
+    """Return `value` with tensors on the CPU, and with strings for objects that `weights_only` cannot load."""
     if isinstance(value, Tensor):
         return value.detach().cpu()
     if isinstance(value, dict):

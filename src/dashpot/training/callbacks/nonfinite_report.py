@@ -1,4 +1,4 @@
-"""Diagnosis of non-finite values: parameters, layers, and the first module with a non-finite output."""
+"""Diagnosis of non-finite values: the affected parameters and layers, and the first module with such an output."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Diagnosis:
     """Labels ("nan" or "inf") of non-finite values.
 
     Attributes:
-        gradients: Labels by parameter.
-        weights: Labels by parameter.
-        losses: Labels by index of the batch.
-        inputs: Labels by index of the batch.
-        layers: Class of the module that owns a parameter, by parameter.
-        first: First module with a non-finite output: its name, class, label and index of the batch; or None.
+        gradients: Labels of gradients, by parameter name.
+        weights: Labels of weights, by parameter name.
+        losses: Labels of losses, by batch index.
+        inputs: Labels of model inputs, by batch index.
+        layers: Class of the module that owns the parameter, by parameter name.
+        first: Name, class, label and batch index of the first module with a non-finite output, or None.
     """
 
     gradients: dict[str, str] = field(default_factory=dict)
@@ -50,7 +50,7 @@ class Diagnosis:
         return {"gradients": self.gradients, "weights": self.weights, "losses": self.losses, "first": first}
 
     def text(self, learner: Learner) -> str:
-        """Return the report, one paragraph."""
+        """Return the report as one paragraph."""
         place = f"Step {learner.steps + 1} (epoch {learner.epoch + 1}, batch {learner.batch.index + 1})"
         kinds = {"gradients": self.gradients, "losses": self.losses, "inputs": self.inputs, "weights": self.weights}
         text = f"{place} has non-finite {next((kind for kind, found in kinds.items() if found), 'weights')}"
@@ -78,7 +78,7 @@ class Diagnosis:
 
 
 def diagnose(learner: Learner, batches: Sequence[tuple[int, Any, Any]], losses: Iterable[Tensor]) -> Diagnosis:
-    """Find non-finite values of the current step, merged over all ranks. A collective."""
+    """Find the non-finite values of the current step on all ranks. This is a collective."""
     named = {name: p for name, p in learner.model.named_parameters() if p.requires_grad}
     local = Diagnosis(
         gradients=_labels({name: p.grad for name, p in named.items() if p.grad is not None}),
@@ -107,7 +107,7 @@ def label(value: Tensor) -> str | None:
 
 
 def _labels(values: Mapping[str, Tensor]) -> dict[str, str]:
-    """Return the labels of tensors with non-finite elements, with a single device transfer."""
+    """Return the labels of the tensors with non-finite elements, using a single device transfer."""
     local = {name: local_tensor(value, value).detach() for name, value in values.items()}
     local = {
         name: v for name, v in local.items() if (v.is_floating_point() or v.is_complex()) and v.device.type != "meta"
@@ -141,9 +141,10 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 def _first_module(learner: Learner, batches: Sequence[tuple[int, Any, Any]]) -> tuple[str, str, str, int] | None:
-    """Return name, class, label and batch of the first module with a non-finite output, in another forward pass.
+    """Return name, class, label and batch index of the first module with a non-finite output in a new forward pass.
 
-    Returns None if all outputs are finite or the model requires more than x. Buffers and random states are restored.
+    Returns None if all outputs are finite, or if the model requires arguments other than x. Buffers and random states
+    are restored.
     """
     found: list[tuple[str, str, str]] = []
 
@@ -167,7 +168,7 @@ def _first_module(learner: Learner, batches: Sequence[tuple[int, Any, Any]]) -> 
                 learner.forward(x)
                 if learner.engine.any(bool(found)):
                     return (*found[0], number) if found else None
-    except Exception:  # e.g. a model that requires more than x
+    except Exception:  # for example, the model requires arguments other than x
         return None
     finally:
         with torch.no_grad():

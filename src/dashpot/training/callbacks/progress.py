@@ -19,22 +19,22 @@ __all__ = ["Progress"]
 
 GAP = "  "
 EVAL_TO_TRAIN_TIME = 1 / 3
-"""Assumed time ratio of evaluation and training batches before both are measured: forward only, of three passes."""
+"""Assumed ratio of evaluation to training time of a batch until both are measured: backward costs twice the forward."""
 
 
 class Progress(EpochCallback):
-    """Table of finished epochs: means of both phases, learning rate of the last step, and time.
+    """Print a table of finished epochs: the means of both phases, the learning rate of the last step, and the time.
 
-    In a terminal, a progress bar shows the current epoch: batches, running loss, and remaining time of the fit. It is
-    removed at the end of the fit. Pipes, log files, notebooks, and installations without `rich` only have the table.
-    Narrow terminals omit the less important columns. After a resume, the table starts with the previous epochs. Only
-    rank 0 prints.
+    In a terminal, a progress bar of the current epoch shows the number of batches, the running loss, and the remaining
+    time of the fit. The bar is removed at the end of the fit. Pipes, log files, notebooks, and installations without
+    `rich` only show the table. In narrow terminals, the less important columns are omitted. After a resume, the table
+    starts with the previous epochs. Only rank 0 prints.
 
     Numbers have three decimals, or three significant digits in scientific notation if these are more informative.
 
     Args:
-        stream: Output stream; default: standard output at the start of the fit.
-        every_s: Minimum seconds between updates of the progress bar, >= 0.
+        stream: Output stream. Default: the standard output at the start of the fit.
+        every_s: Minimum time between updates of the progress bar in seconds, >= 0.
 
     Raises:
         ArgumentError: If `every_s` is out of range or `stream` is not writable.
@@ -63,7 +63,7 @@ class Progress(EpochCallback):
 
     def before_fit(self, learner: Learner) -> None:
         super().before_fit(learner)
-        self._measured: dict[int, tuple[float | None, float | None]] = {}  # lr and seconds by epoch
+        self._measured: dict[int, tuple[float | None, float | None]] = {}  # learning rate and seconds, by epoch
         self._printed, self._next_draw = 0, 0.0
         self._columns: list[_Column] = []
         self._estimate = _TimeEstimate()
@@ -107,7 +107,7 @@ class Progress(EpochCallback):
     # ---- output -----------------------------------------------------------------------------------------------------
 
     def _print_epochs(self, learner: Learner, epochs: int) -> None:
-        """Print the rows of the first `epochs` epochs that are not printed yet."""
+        """Print those rows of the first `epochs` epochs that have not been printed yet."""
         if self._out is None or epochs <= self._printed:
             return
         if not self._columns:
@@ -140,7 +140,7 @@ class Progress(EpochCallback):
     # ---- state ------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Return learning rates and times of the epochs, which `learner.history` does not contain."""
+        """Return the learning rates and times of the epochs, which `learner.history` does not contain."""
         return {**super().state_dict(), "measured": [[n, lr, s] for n, (lr, s) in self._measured.items()]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -149,7 +149,7 @@ class Progress(EpochCallback):
 
 
 def _format_running_loss(learner: Learner) -> str:
-    """Return the running mean loss of the phase; on accelerators that of the last flush, without a host sync."""
+    """Format the running mean loss of the phase; on accelerators, the mean at the last flush, to avoid a host sync."""
     means = learner.loop.means
     if learner.engine.device.type == "cpu":
         means.flush()
@@ -163,11 +163,11 @@ class _Column(NamedTuple):
     """Column of the table.
 
     Attributes:
-        phase: "train", "eval" or "".
-        name: Title.
+        phase: Phase of the values, "train" or "eval"; "" for columns without a phase.
+        name: Column title.
         width: Width in characters.
         rank: Priority; columns with the highest rank are omitted first.
-        text: Function from the summary of an epoch to the text of a cell.
+        text: Function from the summary of an epoch to the text of the cell.
     """
 
     phase: str
@@ -205,7 +205,7 @@ def _select_columns(columns: list[_Column], width: int | None) -> list[_Column]:
 
 
 def _header(columns: Sequence[_Column]) -> list[str]:
-    """Return two lines: phases above their first columns, and column titles."""
+    """Return the two lines of the header: phases, each above its first column, and column titles."""
     phases = [c.phase if i == 0 or columns[i - 1].phase != c.phase else "" for i, c in enumerate(columns)]
     above = GAP.join(phase.rjust(column.width) for phase, column in zip(phases, columns, strict=True))
     return [above.rstrip(), GAP.join(column.name.rjust(column.width) for column in columns)]
@@ -215,7 +215,7 @@ def _header(columns: Sequence[_Column]) -> list[str]:
 
 
 class _TimeEstimate:
-    """Remaining time of the fit, from batches and seconds of each phase in this session."""
+    """Estimate of the remaining time of the fit, from the batches and seconds of each phase in this session."""
 
     def __init__(self) -> None:
         self.done = {"train": 0, "eval": 0}
@@ -223,11 +223,11 @@ class _TimeEstimate:
         self.begin("train")
 
     def begin(self, phase: str) -> None:
-        """Start the clock of a phase; time between phases does not count."""
+        """Start the clock of a phase; time between phases is not counted."""
         self.phase, self.since = phase, time.perf_counter()
 
     def update(self) -> None:
-        """Add the time since the last update to the phase."""
+        """Add the time since the last update to that of the current phase."""
         now = time.perf_counter()
         self.seconds[self.phase] += now - self.since
         self.since = now
@@ -245,7 +245,7 @@ class _TimeEstimate:
         return sum(rest[phase] * self._seconds_per_batch(phase) for phase in rest if learner.loop.phases[phase])
 
     def _seconds_per_batch(self, phase: str) -> float:
-        """Return the seconds of a batch, measured or assumed."""
+        """Return the measured or assumed seconds per batch."""
         if self.done[phase]:
             return self.seconds[phase] / self.done[phase]
         other = "train" if phase == "eval" else "eval"
@@ -264,7 +264,7 @@ class _Bar(NamedTuple):
     time_left: str
 
     def parts(self, width: int, full: str = "━", empty: str = "─") -> tuple[str, str, str, str]:
-        """Return title, full part, empty part and notes for a width; notes that do not fit are omitted."""
+        """Return the title, the full part, the empty part and the notes that fit into `width` characters."""
         notes = [self.batches, self.loss, self.time_left]
         for note in (self.batches, self.loss, self.time_left):
             if len(self.title) + sum(len(GAP) + len(text) for text in notes if text) + len(GAP) + 6 <= width:
@@ -280,7 +280,7 @@ class _Bar(NamedTuple):
 
 
 class _Table:
-    """Table in a stream, without a progress bar."""
+    """Table printed to a stream, without a progress bar."""
 
     live = False
     width: int | None = None
@@ -299,7 +299,7 @@ class _Table:
 
 
 class _Terminal(_Table):
-    """Table in a terminal, above a progress bar."""
+    """Table printed to a terminal, above a progress bar."""
 
     live = True
 

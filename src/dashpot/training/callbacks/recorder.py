@@ -1,4 +1,4 @@
-"""Recorder of values of every optimizer step."""
+"""Recorder of values in every optimizer step."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ GROUP_SUFFIX = re.compile(r"(?P<name>.+):(?P<index>\d+)")
 
 
 class Recorder(Callback):
-    """Record of one number per optimizer step for each name; skipped steps are omitted.
+    """Record one number per optimizer step for each name; skipped steps are omitted.
 
-    Hyperparameters are recorded as used by the step, the optimizer's own schedule included. Device values are buffered
-    to avoid host syncs.
+    Hyperparameters are recorded as used by the step, including the effect of the optimizer's own schedule. Values on
+    the device are buffered to avoid host syncs.
 
     Args:
         names: Values to record:
 
             * a hyperparameter of the first parameter group: "lr", "momentum" (or the first of `betas`), "betas[1]",
-              "weight_decay", ...; "lr:1" is that of group 1;
-            * "grad_norm": 2-norm of all gradients before clipping, unscaled;
-            * "state:exp_avg": 2-norm of an optimizer state over all parameters, after the step.
+              "weight_decay", ...; "lr:1" is the learning rate of the group with index 1;
+            * "grad_norm": the 2-norm of all unscaled gradients before clipping;
+            * "state:exp_avg": the 2-norm of the optimizer state `exp_avg` over all parameters, after the step.
         loss: Whether to record the loss of the step as "loss", the mean over the examples of all its micro-batches.
 
     Raises:
-        ArgumentError: If a name is not a string or is repeated; when a fit begins, if a parameter group or a
-            hyperparameter does not exist; at the first step, if the optimizer does not have a state.
+        ArgumentError: If a name is not a string or is repeated; at the start of a fit, if a parameter group or a
+            hyperparameter does not exist; at the first step, if an optimizer state does not exist.
 
     Example:
         >>> from dashpot import AdamW, tasks
@@ -77,7 +77,7 @@ class Recorder(Callback):
 
     @property
     def values(self) -> dict[str, list[float]]:
-        """Recorded numbers by name, one per step. With several ranks, buffered steps are missing during a fit."""
+        """Recorded numbers, one per step, by name. With several ranks, buffered steps are missing during a fit."""
         if self._pending and self._engine.world_size == 1:
             self._flush()
         return {name: list(numbers) for name, numbers in self._values.items()}
@@ -102,7 +102,7 @@ class Recorder(Callback):
             self._measure_grad_norm(learner)
 
     def cleanup_batch(self, learner: Learner) -> None:
-        # If this batch was cancelled, the step uses the gradients of the other micro-batches.
+        # If this batch was cancelled, the step may use the gradients of the other micro-batches.
         if learner.training and learner.batch.is_last_microbatch and learner.loop.pending_batches:
             self._measure_grad_norm(learner)
 
@@ -131,7 +131,7 @@ class Recorder(Callback):
         self._flush()
 
     def cleanup_fit(self, learner: Learner) -> None:
-        # Losses are reduced over all ranks; a failed rank must not wait in a collective.
+        # A flush reduces losses over all ranks, and a failed rank must not wait in a collective.
         if self._pending and (self._engine.world_size == 1 or learner.loop.unwinding is None):
             self._flush()
 
@@ -159,10 +159,10 @@ class Recorder(Callback):
         self._values = {name: state[name].tolist() for name in self._values}
 
     def plot(self, *names: str) -> Figure:
-        """Return a plotly figure with one panel per name, against steps.
+        """Return a plotly figure with one panel per name, with the recorded values against the step.
 
         Args:
-            names: Recorded names; default: all.
+            names: Recorded names to plot. Default: all.
 
         Raises:
             ArgumentError: If a name is not recorded, or plotly is not installed.
@@ -196,7 +196,7 @@ class Recorder(Callback):
 
 
 def _reader(opt: Optimizer, name: str) -> Callable[[], Any]:
-    """Return a function that reads a hyperparameter of the next step: a number, or a clone of a tensor.
+    """Return a function that reads a hyperparameter of the next step, as a number or a clone of a tensor.
 
     Raises:
         ArgumentError: If the group or the hyperparameter does not exist or is not a number.
@@ -224,7 +224,7 @@ def _reader(opt: Optimizer, name: str) -> Callable[[], Any]:
 
 
 def _optimizer_schedule(opt: Optimizer, name: str, index: int) -> Any:
-    """Return the optimizer's own schedule of a hyperparameter, "lr" if it is that of the learning rate, or None."""
+    """Return the optimizer's own schedule of a hyperparameter ("lr" for that of the learning rate), or None."""
     group = opt.param_groups[index]
     for scheduled, schedule in getattr(opt, "schedule", {}).items():
         if hyperparams.locate(group, scheduled) == hyperparams.locate(group, name):
@@ -242,7 +242,7 @@ def _state_norm(opt: Optimizer, name: str) -> Tensor:
 
 
 def _to_floats(values: list[Any]) -> list[float]:
-    """Return numbers and 0-d tensors as floats, with a single device transfer."""
+    """Convert numbers and 0-d tensors to floats, using a single device transfer."""
     tensors = [value.reshape(()) for value in values if isinstance(value, Tensor)]
     read = iter(torch.stack(tensors).tolist() if tensors else [])
     return [next(read) if isinstance(value, Tensor) else float(value) for value in values]

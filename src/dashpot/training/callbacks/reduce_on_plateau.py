@@ -31,7 +31,7 @@ class ReduceOnPlateau:
         self.history: list[float] = []
 
     def step(self, value: float) -> None:
-        """Append the metric of an epoch and update the learning rates."""
+        """Append the metric value of an epoch and update the learning rates."""
         self.history.append(float(value))
         factor = self.plateau.factor_after(self.history)
         for group, base in zip(self.opt.param_groups, self.base_lrs, strict=False):
@@ -41,9 +41,9 @@ class ReduceOnPlateau:
                 group["lr"] = base * factor
 
     def state_dict(self) -> dict[str, Any]:
-        """Return values, initial learning rates and the plateau's settings as plain data."""
+        """Return the metric values, the initial learning rates and the settings of the plateau as plain data."""
         return {"history": list(self.history), "bases": list(self.base_lrs), "plateau": repr(self.plateau)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore values and initial learning rates; the current learning rate is part of the optimizer's state."""
+        """Restore the metric values and initial learning rates; the optimizer's state has the current rates."""
         self.history, self.base_lrs = list(state["history"]), list(state["bases"])

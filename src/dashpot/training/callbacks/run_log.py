@@ -1,4 +1,4 @@
-"""Record of a run: values of every step and every epoch."""
+"""Writer of the record of a run, with the values of every step and every epoch."""
 
 from __future__ import annotations
 
@@ -27,17 +27,18 @@ __all__ = ["RunLog"]
 
 
 class RunLog(Callback):
-    """Writer of a run's record; ends the fit if it diverges.
+    """Write the record of a run, and end the fit if it diverges.
 
-    Lines are those of `dashpot.runs.records`: loss and learning rate of every step (with gradient accumulation the mean
-    loss of its micro-batches), means and seconds of every epoch, and the end. The header must exist already. A run
-    diverges at a non-finite loss or, if non-finite steps are skipped, at `SYNC_INTERVAL` consecutive ones. Losses are
-    buffered on the device, so that divergence is detected up to `SYNC_INTERVAL` steps late.
+    The lines have the format of `dashpot.runs.records`: the loss and learning rate of every step (with gradient
+    accumulation, the mean loss of its micro-batches), the means and seconds of every epoch, and the end. The file must
+    already contain the header. A run has diverged at the first non-finite loss or, if steps with non-finite gradients
+    are skipped, after `SYNC_INTERVAL` consecutive non-finite losses. Losses are buffered on the device, so divergence
+    is detected up to `SYNC_INTERVAL` steps late.
 
     Args:
         path: Path of the record.
         skipping: Whether steps with non-finite gradients are skipped, by `NonFinite` or by a loss scaler.
-        resumed: Further fields of the `resumed` line.
+        resumed: Additional fields of the `resumed` line.
     """
 
     order: ClassVar[int] = 65
@@ -63,7 +64,7 @@ class RunLog(Callback):
     def after_loss(self, learner: Learner) -> None:
         if learner.training:
             self._pending.append((learner.batch.loss.detach(), learner.batch.size))
-            if learner.batch.is_last_microbatch:  # the rate of the step, also if it is skipped
+            if learner.batch.is_last_microbatch:  # recorded even if the step is skipped
                 self._lrs.append(current_lr(learner.opt))
 
     def after_batch(self, learner: Learner) -> None:
@@ -107,7 +108,7 @@ class RunLog(Callback):
                 self.diverged = self._divergence()
 
     def _pending_means(self) -> list[tuple[float, float]]:
-        """Return mean loss and number of examples of each buffered batch, over all ranks."""
+        """Return the mean loss and the number of examples of each buffered batch, over all ranks."""
         if not self._pending:
             return []
         values = torch.stack([loss.double() for loss, _ in self._pending]).tolist()
@@ -120,7 +121,7 @@ class RunLog(Callback):
         return list(zip(values, sizes, strict=True))
 
     def _divergence(self) -> Divergence:
-        """Return the divergence at the last step that was read."""
+        """Return a divergence at the last step whose loss was read."""
         loss = self._losses[-1]
         label = f"{loss:.4g}" if math.isfinite(loss) else "nan" if math.isnan(loss) else "inf"
         return Divergence(self._first_step + len(self._losses) - 1, label)
@@ -168,7 +169,7 @@ class RunLog(Callback):
     # ---- resuming ---------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the steps that are not written yet, reduced over all ranks, and the length of the file."""
+        """Return the steps that have not been written yet, reduced over all ranks, and the length of the file."""
         self._flush()
         return {
             "bytes": self.path.stat().st_size if self.path.exists() else 0,
@@ -180,7 +181,7 @@ class RunLog(Callback):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore unwritten steps, and truncate the record to its length at the checkpoint."""
+        """Restore the unwritten steps, and truncate the record to its length at the checkpoint."""
         self._first_step, self._nonfinite_steps = state["first"], state["bad"]
         self._losses, self._lrs = list(state["losses"]), list(state["rates"])
         self._stopwatch = Stopwatch(state["spent"])
@@ -196,7 +197,7 @@ class RunLog(Callback):
 
 
 def _window_mean(pairs: list[tuple[float, float]]) -> float:
-    """Return the mean loss over the examples of a step."""
+    """Return the mean loss over all examples of a step, from pairs of mean loss and number of examples."""
     if len(pairs) == 1:
         return pairs[0][0]
     return math.fsum(value * size for value, size in pairs) / math.fsum(size for _, size in pairs)

@@ -1,4 +1,4 @@
-"""Hyperparameter schedules of a fit: dashpot's, torch's, and schedules driven by a metric."""
+"""Hyperparameter schedules of a fit: those of dashpot and torch, and schedules driven by a metric."""
 
 from __future__ import annotations
 
@@ -32,26 +32,27 @@ SCHEDULER_KEYS = ("initial_", "max_", "min_", "base_")
 class Schedule(Callback):
     """Schedule of optimizer hyperparameters, advanced after each optimizer step or each epoch.
 
-    The first step uses the schedule's value at 0. Accumulated micro-batches and steps skipped for non-finite gradients
-    do not count. Plateau schedules are advanced once per epoch, after the evaluation; other schedules also after an
-    epoch that `CancelEpoch` has ended. The end of the fit restores the initial hyperparameters for the next fit.
+    The first step uses the schedule's value at 0. Micro-batches without an optimizer step and steps skipped because of
+    non-finite gradients do not advance the schedule. Plateau schedules are advanced once per epoch, after the
+    evaluation, unless `CancelEpoch` has ended the epoch; other schedules with `per="epoch"` are advanced even then. At
+    the end of the fit, the initial hyperparameters are restored for the next fit.
 
     Args:
         schedule: One of
 
             * a `dashpot.schedules.Schedule` for lr, or a mapping from names of hyperparameters ("lr", "momentum",
               "betas[1]", "weight_decay", ...) to such schedules; they work with any torch optimizer;
-            * a function from the total number of steps (with `per="epoch"`: of epochs) to one of these;
+            * a function from the total number of steps (or epochs, with `per="epoch"`) to one of these;
             * a function from the optimizer to a torch `LRScheduler`, such as `partial(StepLR, step_size=30)`, with an
               optional argument `total_steps`;
             * a `dashpot.schedules.Plateau` for lr, or a function from the optimizer to a `ReduceLROnPlateau`.
-        per: "batch" to advance the schedule with each optimizer step, or "epoch".
-        metric: Metric of a plateau schedule: "loss" or the name of a metric, from the evaluation phase, or from the
-            training phase of a fit without evaluation.
+        per: "batch" to advance the schedule after each optimizer step, or "epoch" to advance it after each epoch.
+        metric: Metric of a plateau schedule, "loss" or the name of a metric. Its value is that of the evaluation phase,
+            or of the training phase in a fit without evaluation.
 
     Raises:
-        ArgumentError: If `schedule` has an unsupported type, or its hyperparameter does not exist or is already
-            scheduled by the optimizer or another `Schedule` of the fit.
+        ArgumentError: If `schedule` has an unsupported type, or if its hyperparameter does not exist or is already
+            scheduled by the optimizer or by another `Schedule` of the fit.
         RunError: If a resumed checkpoint has a different schedule, such as one with a different number of steps, and
             `override` is False. With `override=True`, this schedule is advanced to the current step.
 
@@ -91,7 +92,7 @@ class Schedule(Callback):
         self._last_epoch = -1
         others = [other for other in learner.loop.callbacks if isinstance(other, Schedule) and other is not self]
         others = [other for other in others if other.scheduler is not None]  # started before this one
-        # Not a new snapshot after `others`, which may have changed the groups already.
+        # Reuse the snapshot of `others`, which may already have changed the groups.
         self._initial_groups = others[0]._initial_groups if others else _GroupSnapshot(learner.opt)
         self._metric_values: list[float] = []
         self._build()
@@ -120,10 +121,10 @@ class Schedule(Callback):
             self._step_scheduler()
 
     def cleanup_epoch(self, learner: Learner) -> None:
-        """Count a cancelled epoch, except for plateau schedules, but not a failed one.
+        """Count a cancelled epoch, except for plateau schedules, but do not count a failed one.
 
         If a callback ends the fit after the last batch of the epoch but before this callback's `after_epoch`, the epoch
-        counts.
+        is counted.
         """
         if learner.loop.unwinding is None:
             counts = not self._needs_metric
@@ -170,7 +171,7 @@ class Schedule(Callback):
 
     def _step_scheduler(self, *measured: float) -> None:
         with warnings.catch_warnings():
-            # torch misses optimizer steps that were skipped or taken before a resume.
+            # torch does not count optimizer steps that were skipped or taken before a resume.
             warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
             self.scheduler.step(*measured)
 
@@ -191,10 +192,11 @@ class Schedule(Callback):
 def one_cycle(max_lr: float | None = None, **shape: Any) -> Schedule:
     """Return a 1cycle schedule over the whole fit: the learning rate rises and falls, the momentum falls and rises.
 
-    The momentum is `momentum` or the first of `betas`; without either, only the learning rate is scheduled.
+    The momentum is `momentum` or the first of `betas`; if the optimizer has neither, only the learning rate is
+    scheduled.
 
     Args:
-        max_lr: Maximum learning rate, positive. None: the learning rate of each group.
+        max_lr: Maximum learning rate, positive; None uses the learning rate of each group.
         shape: Options `pct_start`, `anneal`, `three_phase`, `div` and `final_div` of `dashpot.schedules.OneCycle`, and
             `high` and `low` of `OneCycleMomentum`.
 
@@ -284,7 +286,7 @@ def _call_factory(function: Callable[..., Any], opt: Optimizer, total: int) -> A
 
 
 def _open_arguments(function: Callable[..., Any]) -> tuple[list[str], list[str]]:
-    """Return the names of a function's arguments without a value (no default or None), and of the required ones."""
+    """Return the names of the arguments whose default is None or missing, and the names of the required arguments."""
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):
@@ -295,7 +297,7 @@ def _open_arguments(function: Callable[..., Any]) -> tuple[list[str], list[str]]
 
 
 def _scheduled_hyperparams(scheduler: Any, opt: Optimizer) -> set[tuple[str, int | None]]:
-    """Return the locations of the scheduled hyperparameters in a group."""
+    """Return the locations of the scheduled hyperparameters in the first parameter group."""
     group = opt.param_groups[0]
     names = list(scheduler.schedules) if isinstance(scheduler, Scheduler) else ["lr"]
     if getattr(scheduler, "cycle_momentum", False):  # torch's OneCycleLR and CyclicLR
@@ -304,7 +306,7 @@ def _scheduled_hyperparams(scheduler: Any, opt: Optimizer) -> set[tuple[str, int
 
 
 def _setting_differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
-    """Return the differing settings of two schedules, one phrase each; values may be tensors."""
+    """Return one phrase for each setting that differs between two schedules; values may be tensors."""
     found = []
     for name in {**saved, **current}:
         a, b = saved.get(name), current.get(name)
@@ -316,7 +318,7 @@ def _setting_differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -
 
 
 def _canonical(value: Any) -> str:
-    """Return a string that is equal for equal values; files restore numpy numbers as Python numbers."""
+    """Return a string that is the same for equal numpy and Python numbers, since files restore the latter."""
     if isinstance(value, (list, tuple)):
         return f"{type(value).__name__}({', '.join(map(_canonical, value))})"
     return repr(value.item() if isinstance(value, np.generic) else value)
@@ -326,14 +328,14 @@ def _canonical(value: Any) -> str:
 
 
 class _GroupSnapshot:
-    """Snapshot of the hyperparameters of an optimizer's groups, current or given ones."""
+    """Snapshot of the hyperparameters in an optimizer's groups; by default, of the current ones."""
 
     def __init__(self, opt: Optimizer, values: list[dict[str, Any]] | None = None) -> None:
         self.opt, self.wrapped = opt, "step" in vars(opt)
         self.values = [self._snapshot(group) for group in opt.param_groups] if values is None else values
 
     def _snapshot(self, group: dict[str, Any]) -> dict[str, Any]:
-        # Counters such as steps_done are not hyperparameters and not among the defaults.
+        # Counters such as steps_done are not hyperparameters, and are not among the defaults.
         names = [name for name in group if name in self.opt.defaults or name.startswith(SCHEDULER_KEYS)]
         return {name: value.clone() if isinstance(value := group[name], Tensor) else value for name in names}
 
@@ -349,7 +351,7 @@ class _GroupSnapshot:
                 for index in [index for key, index in locations or () if key == name and index is not None]:
                     hyperparams.write(group, f"{name}[{index}]", value[index])
         if not self.wrapped:
-            vars(self.opt).pop("step", None)  # the counting wrapper of torch's schedulers
+            vars(self.opt).pop("step", None)  # the wrapper with which torch's schedulers count steps
 
 
 def _assign(group: dict[str, Any], name: str, value: Any) -> None:

@@ -1,4 +1,4 @@
-"""TensorBoard logger."""
+"""Logger for TensorBoard."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ __all__ = ["TensorBoard"]
 
 
 class TensorBoard(Logger):
-    """TensorBoard logger.
+    """Logger that writes TensorBoard event files.
 
-    Tags are `train/loss`, `eval/loss`, ..., `epoch/lr` and `epoch/seconds` for epochs and, with `every`, `step/loss`,
-    `step/lr`, ... for steps, all against the optimizer step. After a resume, TensorBoard shows every value once: events
-    after the checkpoint are purged.
+    The tags are `train/loss`, `eval/loss`, ..., `epoch/lr` and `epoch/seconds` for epochs and, if `every` is given,
+    `step/loss`, `step/lr`, ... for steps. All values are logged against the optimizer step. After a resume, TensorBoard
+    shows every value once, because events after the checkpoint are purged.
 
     Args:
         folder: Folder of the event files, created if missing.
@@ -34,8 +34,8 @@ class TensorBoard(Logger):
 
     Raises:
         ArgumentError: If an argument has the wrong type or is out of range.
-        RunError: If tensorboard is not installed or, when the fit begins, the folder contains events of a different run
-            or cannot be written.
+        RunError: If tensorboard is not installed, or if the folder cannot be written or contains events of a different
+            run when the fit begins.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class TensorBoard(Logger):
             )
         make_folder(self.folder)
         try:
-            # TensorBoard drops events of an earlier session from the purge step on.
+            # TensorBoard drops events of earlier sessions at and after the purge step.
             self.writer = self._make_writer(str(self.folder), purge_step=self._last_step if self._resumed else None)
         except OSError as error:
             raise write_error(self.folder, error) from error
@@ -95,7 +95,7 @@ class TensorBoard(Logger):
         self.writer.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the last step and its values, because a purge at that step also drops them."""
+        """Return the last step and its values, which a purge at that step also drops."""
         inherited = super().state_dict()  # writes pending entries
         return {**inherited, "at": self._last_step, "last": dict(self._last_values)}
 
