@@ -1,6 +1,7 @@
 """Gradient clipping by total norm and by value, as pure functions.
 
-Numerically equal to torch.nn.utils.clip_grad_norm_ and clip_grad_value_, without modifying gradients in place.
+The functions return the same values as torch.nn.utils.clip_grad_norm_ and clip_grad_value_ but do not modify gradients
+in place.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dashpot.utils.scalars import is_number
 
 __all__ = ["clip_by_norm", "clip_by_value", "norm_factor", "total_norm"]
 
-_GUARD = 1e-6  # torch's: keeps the factor finite for a zero norm
+_GUARD = 1e-6  # as in torch: keeps the factor finite for a zero norm
 
 
 def total_norm(gradients: Iterable[Tensor], norm_type: float = 2.0) -> Tensor:
@@ -28,7 +29,7 @@ def total_norm(gradients: Iterable[Tensor], norm_type: float = 2.0) -> Tensor:
         norm_type: p > 0, or infinity for the maximum absolute value.
 
     Returns:
-        A 0-d tensor; 0 without gradients.
+        A 0-d tensor, which is 0 if `gradients` is empty.
 
     Raises:
         ArgumentError: If `norm_type` is not positive.
@@ -45,7 +46,7 @@ def total_norm(gradients: Iterable[Tensor], norm_type: float = 2.0) -> Tensor:
 
 
 def norm_factor(norm: Tensor, max_norm: float) -> Tensor:
-    """Return the factor on every gradient, min(1, max_norm/(norm + 1e-6)); 1 for an infinite `max_norm`.
+    """Return the common factor on all gradients, min(1, max_norm/(norm + 1e-6)), or 1 if `max_norm` is infinite.
 
     >>> norm_factor(torch.tensor(0.5), max_norm=1.0)
     tensor(1.)
@@ -63,7 +64,7 @@ def clip_by_norm(
 
     Args:
         gradients: Tensors of any shape.
-        max_norm: Positive; infinity leaves gradients unchanged, including infinite entries.
+        max_norm: Upper bound on the total norm, > 0; infinity leaves gradients unchanged, including infinite entries.
         norm_type: p > 0, or infinity.
         error_if_nonfinite: If True, raise `ArgumentError` for a nan or infinite norm. Otherwise, as in torch, an
             infinite norm maps finite entries to 0 and infinite ones to nan, and a nan norm maps all entries to nan.

@@ -1,7 +1,7 @@
 """Allowed values as data: the source of validation, error messages and bad-input tests.
 
-A constraint tests a value, prints its range, and lists values it rejects. Constraints are attached to dataclass fields
-(`field`) and collected in `ARGUMENTS`, the ranges of the hyperparameters shared by all optimizers.
+A constraint checks a value, describes the allowed range as text, and lists examples of rejected values. Constraints are
+attached to dataclass fields (`field`). `ARGUMENTS` contains those of the hyperparameters shared by all optimizers.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ class Optional:
 
 
 def is_numeric_tensor(value: Tensor) -> bool:
-    """Return True for a real tensor with one element, of any number of dimensions."""
+    """Return True for a real-valued tensor with exactly one element and any number of dimensions."""
     if value.layout != torch.strided or value.is_nested or value.is_quantized:
         return False
     return value.numel() == 1 and not value.is_complex() and value.dtype != torch.bool
@@ -200,7 +200,7 @@ def field(default: Any, allowed: Constraint) -> Any:
 
 
 def check_fields(value: Any) -> None:
-    """Check all constrained fields of a dataclass instance; messages name its class as the owner."""
+    """Check all constrained fields of a dataclass instance; error messages begin with the name of its class."""
     for item in dataclasses.fields(value):
         allowed = item.metadata.get("allowed")
         if allowed is not None:

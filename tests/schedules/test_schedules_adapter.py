@@ -295,9 +295,12 @@ def test_errors_leave_the_optimizer_unchanged():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schedules": {"lr": sch.Exponential(0.9).to_dict()}}, "lr has schedule .*0.9.* in state_dict, .*0.5.* here"),
+        (
+            {"schedules": {"lr": sch.Exponential(0.9).to_dict()}},
+            "lr has schedule .*0.9.* in state_dict, but .*0.5.* in this scheduler",
+        ),
         ({"schedules": {}}, "lr has schedule None in state_dict"),
-        ({"bases": [{"lr": 0.1}] * 2}, "state_dict has 2 parameter groups, the optimizer 1"),
+        ({"bases": [{"lr": 0.1}] * 2}, "state_dict has 2 parameter groups, the optimizer has 1"),
     ],
 )
 def test_state_of_a_different_scheduler_raises_before_any_change(change, message):

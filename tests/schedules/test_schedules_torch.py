@@ -244,7 +244,7 @@ def test_plateau_equals_torch_at_every_value(history, floor, **options):
 
 def test_plateau_accepts_tensors_and_rejects_non_numbers():
     assert sch.Plateau(patience=0).factor_after(torch.tensor([1.0, 2.0, 2.0])) == pytest.approx(0.01)
-    with pytest.raises(ArgumentError, match="Plateau: history must hold numbers, got None"):
+    with pytest.raises(ArgumentError, match="Plateau: history must contain numbers, got None"):
         sch.Plateau().factor_after([1.0, None])
 
 

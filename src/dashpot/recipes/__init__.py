@@ -1,1 +1,1 @@
-"""Recipes: a method as one immutable value of stages, and the conversions between parametrisations."""
+"""Recipes, which define a method as an immutable sequence of stages, and conversions between parametrizations."""

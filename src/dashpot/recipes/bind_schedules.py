@@ -1,4 +1,4 @@
-"""Validation of schedules of settings, and their transfer to a recipe."""
+"""Validation of the schedules of optimizer settings, and their transfer to a recipe."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ def bind_schedules(
     The correspondence is found by passing a distinct tensor for each scheduled number and locating it in the recipe.
 
     Raises:
-        ArgumentError: If `build` applies a formula to a scheduled setting, so that its tensor is not in the recipe.
+        ArgumentError: If `build` applies a formula to a scheduled setting, so that the recipe does not contain the
+            tensor itself.
     """
     probes = {name: _probe(hyperparams.read(settings, name)) for name in schedules if name != "lr"}
     for name, probe in probes.items():

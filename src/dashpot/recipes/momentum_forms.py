@@ -1,6 +1,6 @@
 """Conversion between the parametrizations of momentum and (pole, zero, gain).
 
-The filter is H(z) = gain (1 - zero z^-1)/(1 - pole z^-1), the step w <- w - lr v.
+The filter is H(z) = gain (1 - zero z^-1)/(1 - pole z^-1), and the step is w <- w - lr v.
 
 | method                      | parameters   | pole | zero                       | gain     |
 |-----------------------------|--------------|------|----------------------------|----------|
@@ -11,7 +11,8 @@ The filter is H(z) = gain (1 - zero z^-1)/(1 - pole z^-1), the step w <- w - lr 
 | Nesterov, torch             | mu           | mu   | mu/(1 + mu)                | 1 + mu   |
 | QHM                         | beta, nu     | beta | (1-nu) beta/(1 - nu beta)  | 1-nu beta|
 
-torch's dampening weights the first gradient by 1, a transient (tau mu^(t-1) g_1) not described by a gain.
+With dampening, torch weights the first gradient by 1. The resulting transient, tau mu^(t-1) g_1, cannot be described by
+a gain.
 
 Sources: Ma and Yarats, arXiv 1810.06801; torch.optim.SGD; Somefun, AutoSGM.
 """
@@ -53,7 +54,7 @@ class Point(NamedTuple):
 
     @property
     def dc_gain(self) -> Scalar:
-        """DC gain, gain (1 - zero)/(1 - pole); the effective learning rate is lr times this.
+        """DC gain, gain (1 - zero)/(1 - pole); the effective learning rate is lr times this value.
 
         >>> heavy_ball(0.75).dc_gain, ema(0.75).dc_gain
         (4.0, 1.0)
@@ -93,7 +94,9 @@ def nesterov(momentum: Scalar) -> Point:
 
 
 def qhm(beta: Scalar, nu: Scalar) -> Point:
-    """Return the filter of quasi-hyperbolic momentum, (1 - nu) g + nu m; nu = 1 is `ema`, nu = beta Nesterov.
+    """Return the filter of quasi-hyperbolic momentum, (1 - nu) g + nu m.
+
+    It equals `ema` for nu = 1, and Nesterov momentum for nu = beta.
 
     >>> qhm(0.5, 0.5)
     Point(pole=0.5, zero=0.3333333333333333, gain=0.75)
@@ -104,7 +107,7 @@ def qhm(beta: Scalar, nu: Scalar) -> Point:
 
 
 def to_ema(point: Point) -> tuple[float, float]:
-    """Return (beta, factor): `point` equals `ema(beta)` with lr times `factor`.
+    """Return (beta, factor) such that `point` equals `ema(beta)` with lr multiplied by `factor`.
 
     >>> to_ema(heavy_ball(0.75))
     (0.75, 4.0)
@@ -114,7 +117,7 @@ def to_ema(point: Point) -> tuple[float, float]:
 
 
 def to_heavy_ball(point: Point) -> tuple[float, float]:
-    """Return (momentum, factor): `point` equals `heavy_ball(momentum)` with lr times `factor`.
+    """Return (momentum, factor) such that `point` equals `heavy_ball(momentum)` with lr multiplied by `factor`.
 
     >>> to_heavy_ball(ema(0.75))
     (0.75, 0.25)
@@ -124,7 +127,7 @@ def to_heavy_ball(point: Point) -> tuple[float, float]:
 
 
 def to_nesterov(point: Point) -> tuple[float, float]:
-    """Return (momentum, factor): `point` equals `nesterov(momentum)` with lr times `factor`.
+    """Return (momentum, factor) such that `point` equals `nesterov(momentum)` with lr multiplied by `factor`.
 
     >>> to_nesterov(qhm(0.5, 0.5))
     (0.5, 0.5)
@@ -134,7 +137,7 @@ def to_nesterov(point: Point) -> tuple[float, float]:
 
 
 def to_qhm(point: Point) -> tuple[float, float, float]:
-    """Return (beta, nu, factor): `point` equals `qhm(beta, nu)` with lr times `factor`.
+    """Return (beta, nu, factor) such that `point` equals `qhm(beta, nu)` with lr multiplied by `factor`.
 
         nu = (pole - zero)/(pole (1 - zero))
 
@@ -177,10 +180,12 @@ def averaging_length(pole: Scalar) -> Scalar:
 
 
 def low_noise_zero(pole: float) -> float:
-    """Return AutoSGM's recommended zero, 1 - sqrt(2 (1 - pole)); the noise gain is (1-pole)(1+zero)/(1+pole).
+    """Return AutoSGM's recommended zero, 1 - sqrt(2 (1 - pole)).
+
+    The noise gain of the filter is (1-pole)(1+zero)/(1+pole).
 
     Args:
-        pole: In [1/2, 1), for a nonnegative zero.
+        pole: In [1/2, 1), so that the zero is not negative.
 
     >>> round(low_noise_zero(0.9), 4)
     0.5528
@@ -192,7 +197,8 @@ def low_noise_zero(pole: float) -> float:
 def momentum_correction(lr: float, previous_lr: float) -> float:
     """Return the buffer correction lr/previous_lr after a change of lr, for v = mu v + lr g.
 
-    With this correction the form v = mu v + lr g, w = w - v equals torch's v = mu v + g, w = w - lr v for a varying lr.
+    With this correction, the form v = mu v + lr g, w = w - v is equivalent to torch's v = mu v + g, w = w - lr v even
+    if lr varies.
 
     Source: Goyal et al., arXiv 1706.02677.
 

@@ -127,7 +127,7 @@ class Recipe:
         return f"Recipe({', '.join(parts)})"
 
     def active(self) -> Iterator[Stage]:
-        """Iterate over the stages that are not no-ops for their current settings."""
+        """Iterate over the stages that are not no-ops with their current settings."""
         return (line.stage for line in self.bound_stages)
 
     def observes(self) -> bool:
@@ -156,7 +156,7 @@ class Recipe:
         return places
 
     def with_settings(self, **changes: Any) -> Recipe:
-        """Return a recipe with changed settings, named as in `settings()`, `lr` or `schedule`."""
+        """Return a copy with changed settings: any name from `settings()`, `lr` or `schedule`."""
         lr, schedule = changes.pop("lr", self.lr), changes.pop("schedule", dict(self.schedule))
         places = self._places()
         stages = list(self.stages)
@@ -168,7 +168,7 @@ class Recipe:
         return Recipe(*stages, lr=lr, schedule=schedule)
 
     def at_lr(self, lr: Scalar) -> Recipe:
-        """Return this recipe with a different, already validated learning rate; stages are shared."""
+        """Return a copy with a different learning rate, which must be valid; the stages are shared."""
         other = object.__new__(Recipe)
         for name in ("stages", "slots", "bound_stages", "schedule"):
             object.__setattr__(other, name, getattr(self, name))
@@ -176,7 +176,7 @@ class Recipe:
         return other
 
     def at(self, step: int) -> tuple[Recipe, float]:
-        """Return the recipe with schedules resolved after `step` completed steps, and their factor on lr."""
+        """Return the recipe with all schedules evaluated after `step` completed steps, and the factor on lr."""
         if not self.schedule:
             return self, 1.0
         schedule = dict(self.schedule)
@@ -187,7 +187,7 @@ class Recipe:
         return self.with_settings(lr=lr, schedule=None, **values), factor
 
     def widened(self) -> Recipe:
-        """Return the recipe with tensor settings as 0-d float64 tensors, for arithmetic in double precision."""
+        """Return a copy with tensor settings converted to 0-d float64 tensors, for arithmetic in double precision."""
         settings = {"lr": self.lr, **self.settings()}
         # Dynamo cannot trace an assignment inside a comprehension.
         wide = {name: read(value, keep=True) for name, value in settings.items()}
@@ -264,7 +264,7 @@ def _text(value: Any) -> str:
 
 
 def diff(a: Any, b: Any) -> Diff:
-    """Compare two recipes or optimizers: settings of common stages, and stages of only one of them.
+    """Compare two recipes or optimizers: list differing settings and the stages that only one of them has.
 
     >>> import torch, dashpot as dp
     >>> w = [torch.zeros(2, requires_grad=True)]

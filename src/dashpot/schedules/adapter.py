@@ -25,9 +25,9 @@ class Scheduler(LRScheduler):
     """Set hyperparameters of every parameter group from schedules; call `step()` after each `optimizer.step()`.
 
     Works with any torch optimizer. At step n = 0, 1, ... a hyperparameter is `schedule.value(base, n)`, where `base` is
-    its value when the first scheduler was created. As in torch, each group stores it under "initial_lr",
-    "initial_momentum", "initial_betas[0]" and so on, so that creating another scheduler does not compound and groups
-    added later are included. Tensor hyperparameters are written in place.
+    its value when the first scheduler was created. As in torch, each group stores the base value under "initial_lr",
+    "initial_momentum", "initial_betas[0]" and so on. The factors of successive schedulers therefore do not compound,
+    and groups added later are included. Tensor hyperparameters are written in place.
 
     Args:
         optimizer: Any `torch.optim.Optimizer`.
@@ -37,15 +37,16 @@ class Scheduler(LRScheduler):
         zero: Schedule of the filter's zero.
         eps: Schedule of eps.
         also: Schedules of hyperparameters whose names are not identifiers, such as {"betas[1]": schedule}.
-        last_epoch: -1 for a new run; n - 1 to resume after n steps, once the optimizer state is loaded.
+        last_epoch: -1 for a new run; n - 1 to resume after n steps, with the optimizer state already loaded.
         others: Schedules of other hyperparameters of the groups, by name.
 
     To resume, load the optimizer state and pass `last_epoch`, or call `load_state_dict`. Unlike torch's schedulers,
     this class does not wrap `optimizer.step` and does not warn about the order of calls.
 
     Raises:
-        ArgumentError: If `optimizer` is not an optimizer or a schedule not a `Schedule`; if a hyperparameter is missing
-            from a group, not a number, or named twice; or if `last_epoch` >= 0 and a group has no initial values.
+        ArgumentError: If `optimizer` is not an optimizer or a schedule is not a `Schedule`; if a hyperparameter is
+            missing from a group, is not a number, or is named twice; or if `last_epoch` >= 0 and a group has no initial
+            values.
 
     >>> import torch
     >>> from dashpot.schedules import OneCycle, OneCycleMomentum
@@ -110,7 +111,8 @@ class Scheduler(LRScheduler):
         To resume with different schedules, pass `last_epoch` to the constructor instead.
 
         Raises:
-            ArgumentError: If the schedules or the number of groups differ; nothing is changed.
+            ArgumentError: If the schedules or the number of groups differ from those in `state_dict`. The scheduler and
+                the optimizer are then unchanged.
         """
         missing = {"last_epoch", "schedules", "bases"} - set(state_dict)
         if missing:
@@ -121,7 +123,7 @@ class Scheduler(LRScheduler):
         groups, bases = self.optimizer.param_groups, state_dict["bases"]
         if len(bases) != len(groups):
             raise ArgumentError(
-                f"Scheduler: state_dict has {len(bases)} parameter groups, the optimizer {len(groups)}."
+                f"Scheduler: state_dict has {len(bases)} parameter groups, the optimizer has {len(groups)}."
             )
         for group, values in zip(groups, bases, strict=True):
             for name, base in values.items():
@@ -157,13 +159,13 @@ class Scheduler(LRScheduler):
         for name in sorted(own.keys() | saved.keys()):
             if own.get(name) != saved.get(name):
                 raise ArgumentError(
-                    f"Scheduler: {name} has schedule {saved.get(name)} in state_dict, {own.get(name)} here; "
-                    "to resume with a different schedule, pass last_epoch instead."
+                    f"Scheduler: {name} has schedule {saved.get(name)} in state_dict, but {own.get(name)} "
+                    "in this scheduler; to resume with a different schedule, pass last_epoch instead."
                 )
 
 
 def _schedules(named: Mapping[str, Any], also: Mapping[str, Any]) -> dict[str, Schedule]:
-    """Return the given schedules by hyperparameter."""
+    """Return the schedules other than None, by hyperparameter name."""
     given = {name: schedule for name, schedule in named.items() if schedule is not None}
     for name in given.keys() & also.keys():
         raise ArgumentError(f"Scheduler: {name} is given twice, as an argument and in also.")
@@ -181,7 +183,7 @@ def _base_key(group: Mapping[str, Any], name: str) -> str:
 
 
 def _base(group: dict[str, Any], name: str) -> float:
-    """Return the base value, stored on first access; a torch scheduler may have stored a tensor."""
+    """Return the base value, which is stored on first access; a torch scheduler may have stored a tensor."""
     key = _base_key(group, name)
     if key not in group:
         group[key] = float(read(group, name))

@@ -32,11 +32,11 @@ class _Parts:
 
 @dataclass(frozen=True)
 class Sequence(Schedule):
-    """Concatenation of schedules; each counts its steps from 0.
+    """Concatenation of schedules; each part counts its own steps from 0.
 
     Args:
         parts: Two or more schedules, either all factors or all absolute.
-        milestones: First step of every part but the first; positive and increasing.
+        milestones: First step of each part after the first; positive and increasing.
 
     Source: torch.optim.lr_scheduler.SequentialLR.
 

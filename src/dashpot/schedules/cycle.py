@@ -21,7 +21,7 @@ class OneCycle(Schedule):
 
     With N = steps and p = pct_start, the peak is at step i = p N - 1, between two steps unless p N is an integer. With
     three phases, the initial value is reached again at i = 2 p N - 2, before the last descent. After the last step the
-    factor is constant, whereas torch rises slightly and then raises an error.
+    factor is constant, whereas torch's scheduler first increases the rate slightly and then raises an error.
 
     Args:
         steps: Total number of steps N.
@@ -57,14 +57,14 @@ class OneCycle(Schedule):
 
 @dataclass(frozen=True)
 class OneCycleMomentum(Schedule):
-    """Momentum schedule of the 1cycle policy: falls from `high` to `low` while the rate rises, then returns.
+    """Momentum of the 1cycle policy, which falls from `high` to `low` while the learning rate rises, then rises again.
 
     The schedule is *absolute*: its values replace the momentum (the pole of the filter), regardless of the base value.
 
     Args:
-        steps: As in `OneCycle`, like `pct_start`, `anneal` and `three_phase`; use the same values.
+        steps: Total number of steps. Pass the same `steps`, `pct_start`, `anneal` and `three_phase` as to `OneCycle`.
         high: In [0, 1): momentum at the start and at the end.
-        low: In [0, 1), at most `high`: momentum at the peak of the rate.
+        low: In [0, 1), at most `high`: momentum at the peak of the learning rate.
         pct_start: See `OneCycle`.
         anneal: See `OneCycle`.
         three_phase: See `OneCycle`.
@@ -104,7 +104,7 @@ class Cyclic(Schedule):
 
     Args:
         up: Number of rising steps.
-        down: Number of falling steps; None is `up`.
+        down: Number of falling steps; None means `up`.
         floor: In [0, 1]: minimum, as a factor of the maximum.
 
     Source: Smith, "Cyclical Learning Rates", 2017; torch.optim.lr_scheduler.CyclicLR in its mode "triangular".
@@ -133,7 +133,7 @@ def _check_phases(cycle: OneCycle | OneCycleMomentum) -> None:
 
 
 def _through(cycle: OneCycle | OneCycleMomentum, values: tuple[float, ...], step: int) -> float:
-    """Interpolate `values` at the knots of the cycle, constant after the last; empty phases are skipped."""
+    """Interpolate between `values` at the knots of the cycle; phases without steps are skipped."""
     up = cycle.pct_start * cycle.steps - 1
     last = cycle.steps - 1
     step = min(step, last)

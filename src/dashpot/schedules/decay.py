@@ -35,7 +35,7 @@ class InverseTime(Schedule):
     """F = 1 / (1 + rate s), or the staircase F = 1 / (1 + rate floor(s / interval)).
 
     Args:
-        rate: In [0, inf): per step, or per interval if `interval` is given.
+        rate: Decay rate in [0, inf), per step or, if `interval` is given, per interval.
         interval: Number of steps between changes; None changes the factor at every step.
 
     F multiplies the *initial* value; multiplying the current value would compound.
@@ -55,7 +55,7 @@ class InverseTime(Schedule):
 
 @dataclass(frozen=True)
 class StepDecay(Schedule):
-    """F = factor^floor(s / every): multiplication by `factor` > 0 every `every` steps.
+    """F = factor^floor(s / every): multiplication by `factor` > 0 after every `every` steps.
 
     Source: torch.optim.lr_scheduler.StepLR.
 
@@ -75,8 +75,8 @@ class MultiStep(Schedule):
     """F = factor^m with m the number of milestones <= s: multiplication by `factor` > 0 at each milestone.
 
     Args:
-        milestones: Steps, positive and increasing.
-        factor: > 0.
+        milestones: Steps at which the factor changes; positive and increasing.
+        factor: Multiplier at each milestone, > 0.
 
     Source: torch.optim.lr_scheduler.MultiStepLR.
 

@@ -1,8 +1,8 @@
 """Access to hyperparameters of a parameter group by common names.
 
-torch keeps the pole of the gradient filter under `momentum` (SGD, RMSprop) or as the first of `betas` (Adam and its
-kin). A schedule should not care: `pole` and `momentum` name the same knob in every group, `betas[1]` one entry of a
-pair.
+torch stores the pole of the gradient filter as `momentum` (SGD, RMSprop) or as the first entry of `betas` (Adam and its
+variants). In schedules, `pole` and `momentum` both refer to this hyperparameter in any group, and `betas[1]` refers to
+the second entry of a pair.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def locate(group: Mapping[str, Any], name: str) -> tuple[str, int | None]:
 
 
 def _written(group: Mapping[str, Any], key: str) -> str:
-    """Format a key as schedulable names: the entries for a pair."""
+    """Return the names under which a key can be scheduled; for a pair, the names of its entries."""
     return f"{key}[0], {key}[1]" if is_pair(group[key]) else key
 
 

@@ -13,7 +13,7 @@ PHI = (math.sqrt(5) - 1) / 2
 
 
 def point(k: int) -> float:
-    """Return the fractional part of k phi, k = 0, 1, ..., phi = (sqrt 5 - 1) / 2.
+    """Return the fractional part of k phi for k = 0, 1, ... and phi = (sqrt 5 - 1) / 2.
 
     >>> [round(point(k), 4) for k in range(5)]
     [0.0, 0.618, 0.2361, 0.8541, 0.4721]

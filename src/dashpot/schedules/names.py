@@ -99,13 +99,13 @@ def from_name(name: str, steps: int, **options: Any) -> Schedule:
     | linear | floor (0) | linear decay |
     | polynomial | power (1), floor (0) | `Polynomial` |
     | cosine | floor (0), after ("hold") | `Cosine` |
-    | cosine-restarts | cycles (3), mult (1), floor (0) | cosines of lengths growing by `mult` |
+    | cosine-restarts | cycles (3), mult (1), floor (0) | cosine cycles, each `mult` times as long as the previous one |
     | exponential | final (0.01) | exponential decay to `final` |
     | inverse-time | final (0.1) | inverse-time decay to `final` |
     | step | drops (2), factor (0.1) | multiplication by `factor` at equal intervals |
-    | 1cycle | those of `OneCycle` | relative to the peak |
-    | 1cycle-momentum | those of `OneCycleMomentum` | absolute |
-    | window | shape, and those of `Window` | one window |
+    | 1cycle | options of `OneCycle` | `OneCycle`, relative to the peak |
+    | 1cycle-momentum | options of `OneCycleMomentum` | `OneCycleMomentum`, absolute values |
+    | window | shape (required), other options of `Window` | one `Window` |
     | warmup | warmup (0.1), start (0.01) | linear warm-up over the fraction `warmup` of the steps |
     | warmup-linear, warmup-cosine | warmup (0.1), start (0.01), floor (0) | warm-up, then linear or cosine decay |
 

@@ -17,19 +17,19 @@ __all__ = ["Plateau"]
 class Plateau:
     """Factor that is reduced when a metric stops improving.
 
-    A value that does not improve on the best so far is bad. After more than `patience` bad values in a row the factor
-    is multiplied by `factor`, and the next `cooldown` values are ignored. NaN is never an improvement. The factor is a
-    function of the recorded history, which is therefore sufficient to resume.
+    A value is bad if it does not improve on the best value so far. After more than `patience` bad values in a row, the
+    factor is multiplied by `factor`, and the next `cooldown` values are ignored. NaN is never an improvement. The
+    factor depends only on the recorded history, which is therefore sufficient to resume.
 
     Args:
-        factor: In (0, 1): multiplier of a reduction.
+        factor: In (0, 1): multiplier applied at each reduction.
         patience: Integer >= 0: number of bad values tolerated in a row.
-        threshold: >= 0: minimum improvement.
-        mode: "min" or "max": direction of improvement.
+        threshold: Minimum improvement, >= 0.
+        mode: "min" if smaller values are better, "max" if larger values are better.
         threshold_mode: "rel": the threshold is a fraction of the best value; "abs": an absolute amount.
         cooldown: Integer >= 0: number of values ignored after a reduction.
         floor: In [0, 1]: smallest factor.
-        eps: >= 0: reductions smaller than this are skipped.
+        eps: Minimum reduction of the factor, >= 0; smaller reductions are skipped.
 
     Source: torch.optim.lr_scheduler.ReduceLROnPlateau, with `floor` and `eps` relative to the base value. As in torch,
     "rel" assumes positive metrics: for negative ones, a slightly worse value counts as an improvement.
@@ -81,4 +81,4 @@ def _number(value: float) -> float:
     try:
         return float(value)
     except (TypeError, ValueError):
-        raise ArgumentError(f"Plateau: history must hold numbers, got {shown(value)}.") from None
+        raise ArgumentError(f"Plateau: history must contain numbers, got {shown(value)}.") from None

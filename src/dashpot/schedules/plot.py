@@ -17,7 +17,7 @@ __all__ = ["figure"]
 
 
 def figure(schedule: Schedule, steps: int, base: float) -> Figure:
-    """Return a figure of the values over the first `steps` steps as a step function."""
+    """Return a figure that shows the values of the first `steps` steps as a step function."""
     try:
         import plotly.graph_objects as go
     except ImportError as error:

@@ -1,6 +1,7 @@
 """Deviations of the original AutoSGM windows from their documentation, for reproducing published runs.
 
-Enabled by name with `Window.from_rc_cfg(rc_cfg, quirks=...)`; a quirk that does not apply has no effect.
+Quirks are enabled by name with `Window.from_rc_cfg(rc_cfg, quirks=...)`. A quirk that does not apply to the window has
+no effect.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ class OriginalWindow(Window):
 
     Args:
         unnormalised: Quirk `late_logistic_unnormalised`: W(u) = (L(u; 7/8) - L(1; 1/2)) / (L(0; 1/2) - L(1; 1/2)).
-        second_frame: Quirk `epoch_window_second_frame`: in window r = 0, 1, ... all steps of the last hold but its
+        second_frame: Quirk `epoch_window_second_frame`: in window r = 0, 1, ..., all steps of the last hold except the
             first use f = i / T + r. Staircase shapes continue to descend by one unit per stair, so that F becomes
             negative; the polynomial and the mid logistic are extrapolated. A polynomial of fractional order is
-            undefined there and rejected.
+            rejected, since it is undefined at these values.
 
     >>> window = OriginalWindow("raised-cosine", steps=8, hold=2, second_frame=True)
     >>> [round(factor, 3) for factor in window.table(16)[6:8] + window.table(16)[14:]]

@@ -20,7 +20,7 @@ class Linear(Schedule):
     Args:
         start: Initial factor, in [0, inf).
         end: Final factor, in [0, inf).
-        steps: Length of the ramp.
+        steps: Length of the ramp in steps.
 
     Source: torch.optim.lr_scheduler.LinearLR.
 
@@ -41,8 +41,8 @@ class LinearWarmup(Schedule):
     """F = start + (1 - start) min(1, s / steps): linear warm-up to the base value.
 
     Args:
-        steps: Length of the warm-up.
-        start: In [0, 1]: factor of the first step; with 0, the first step has no effect.
+        steps: Length of the warm-up in steps.
+        start: In [0, 1]: factor at the first step; with 0, the first step has no effect.
 
     Source: Goyal et al., "Accurate, Large Minibatch SGD", 2017.
 
@@ -78,8 +78,8 @@ class Polynomial(Schedule):
     """F = floor + (1 - floor) (1 - min(1, s / steps))^power.
 
     Args:
-        steps: Length of the decay.
-        power: > 0; 1 is linear.
+        steps: Length of the decay in steps.
+        power: Exponent > 0; 1 gives a linear decay.
         floor: In [0, 1]: final factor.
 
     Source: torch.optim.lr_scheduler.PolynomialLR.
@@ -102,8 +102,8 @@ class Cosine(Schedule):
 
     Args:
         steps: Number of steps until the floor is reached.
-        floor: In [0, 1].
-        after: Behaviour after the floor. "hold": constant; "rise": periodic with period 2 `steps`, as in
+        floor: Smallest factor, in [0, 1].
+        after: Behaviour after reaching the floor. "hold": constant; "rise": periodic with period 2 `steps`, as in
             torch.optim.lr_scheduler.CosineAnnealingLR. See `CosineRestarts` for jumps back to 1.
 
     Source: Loshchilov and Hutter, "SGDR", 2017.
@@ -125,12 +125,13 @@ class Cosine(Schedule):
 
 @dataclass(frozen=True)
 class CosineRestarts(Schedule):
-    """Cosine annealing with restarts; cycle i = 0, 1, ... has first * mult^i steps.
+    """Cosine annealing with restarts, where cycle i = 0, 1, ... has first * mult^i steps.
 
     Args:
         first: Number of steps of the first cycle.
-        mult: Integer >= 1: ratio of successive cycle lengths. With 1, this equals `Window("raised-cosine", first)`.
-        floor: In [0, 1]; each cycle ends one step before the floor.
+        mult: Integer >= 1: ratio of successive cycle lengths. With 1, the schedule equals
+            `Window("raised-cosine", first)`.
+        floor: In [0, 1]: lower limit of the factor; each cycle ends one step before reaching it.
 
     Source: torch.optim.lr_scheduler.CosineAnnealingWarmRestarts.
 

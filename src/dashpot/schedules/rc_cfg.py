@@ -27,11 +27,11 @@ SLOTS: Mapping[str, Constraint] = {
     "cfact": PLACE,
     "e": Interval(0, 1, "left"),
 }
-"""Entries in order with their allowed values; n is also checked against the shape."""
+"""Names of the entries in order, with their allowed values; the range of n additionally depends on the shape."""
 
 
 def from_rc_cfg(rc_cfg: Sequence[Any], quirks: Iterable[str] = ()) -> Schedule:
-    """See `Window.from_rc_cfg`."""
+    """Implement `Window.from_rc_cfg`."""
     slots, quirks = _slots(rc_cfg), _quirks(quirks)
     if slots["rcm"] == 0:
         return Constant()
@@ -79,7 +79,7 @@ def _quirks(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def _lengths(tau: int, spe: int, cfact: int, quirks: tuple[str, ...]) -> tuple[int, int]:
-    """Return the steps of a window and the steps per value."""
+    """Return the number of steps of a window and the number of steps per value."""
     epoch = tau if cfact == 0 and "epoch_counts_tau_steps" in quirks else spe
     if cfact == 2:
         return spe, 1

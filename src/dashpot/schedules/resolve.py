@@ -1,4 +1,4 @@
-"""Resolve the schedules of settings to values at a step."""
+"""Evaluation of the schedules of settings at a step."""
 
 from __future__ import annotations
 

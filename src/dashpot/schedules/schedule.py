@@ -61,7 +61,7 @@ class Schedule:
         check_fields(self)
 
     def __call__(self, step: int) -> float:
-        """Return the factor (absolute schedules: the value) at `step`, an integer >= 0."""
+        """Return the factor, or the value of an absolute schedule, at `step`, an integer >= 0."""
         check(type(self).__name__, "step", step, PLACE)
         return float(self._at(int(step)))
 
@@ -94,7 +94,7 @@ class Schedule:
         return self(step) if self.absolute else base * self(step)
 
     def table(self, steps: int) -> list[float]:
-        """Return the first `steps` factors (absolute schedules: values)."""
+        """Return the first `steps` factors, or the first values of an absolute schedule."""
         check(type(self).__name__, "steps", steps, PLACE)
         return [self(step) for step in range(steps)]
 
@@ -102,8 +102,8 @@ class Schedule:
         """Return a plotly figure of the values over the first `steps` steps.
 
         Args:
-            steps: Number of steps; by default the setting `steps` of the schedule, or 100.
-            base: Base value.
+            steps: Number of steps; by default the `steps` of the schedule, or 100 if it has no such setting.
+            base: Base value that the factors multiply.
 
         Raises:
             ArgumentError: If plotly is not installed.
@@ -117,7 +117,7 @@ class Schedule:
         return figure(self, getattr(self, "steps", 100) if steps is None else steps, base)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return JSON-serializable data: the class name under "schedule", then the fields."""
+        """Return JSON-serializable data: the class name under the key "schedule", then the fields."""
         values = {item.name: _encode(getattr(self, item.name)) for item in dataclasses.fields(self)}
         return {"schedule": type(self).__name__, **values}
 

@@ -1,8 +1,8 @@
-"""Half-window shapes W(u), from 1 at u = 0 to 0 at u = 1 (`flat` is 1).
+"""Half-window shapes W(u), which fall from 1 at u = 0 to 0 at u = 1 (except `flat`, which is 1).
 
-Each entry of `SHAPES` holds the function, the allowed orders, the default order and the staircase of repeated copies.
-All formulas avoid overflow and cancellation over the allowed orders. Source: AutoSGM, README; the late logistic is
-normalized by its own end values.
+Each entry of `SHAPES` contains the function, the allowed orders, the default order and, if it is not a staircase of
+copies, the function for repeated copies. All formulas avoid overflow and cancellation for all allowed orders. Source:
+AutoSGM, README, except that the late logistic is normalized by its own end values.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _fall(u: float, rate: float) -> float:
 
 @dataclass(frozen=True)
 class Shape:
-    """A half-window shape; `orders` is the range of its order, None for shapes without an order."""
+    """A half-window shape; `orders` is the allowed range of the order, or None for a shape without an order."""
 
     height: Callable[[float, float], float]
     orders: Interval | None

@@ -1,4 +1,4 @@
-"""Periodic windows: a shape stretched over a number of steps."""
+"""Periodic windows: a shape scaled to a number of steps."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["Window"]
 class Window(Schedule):
     """Periodic window: falls from 1 towards `floor` (half), or rises from `floor` to 1 and falls again (full).
 
-    With W the shape on [0, 1], T = steps / hold values in a window, and i = floor(step / hold) mod T:
+    Let W be the shape on [0, 1], T = steps / hold the number of values in a window, and i = floor(step / hold) mod T:
 
         f = i / T                       full window: f = |2 i / T - 1|
         F = 1                           for f < flat_top
@@ -33,14 +33,15 @@ class Window(Schedule):
     Args:
         shape: "flat", "raised-cosine", "polynomial", "exponential", "simple-polynomial", "logistic" or
             "late-logistic".
-        steps: Length of a window in steps, at least 2 `hold`. For one window per epoch, the steps of an epoch.
-        order: Parameter of the shape; range and default depend on the shape (`shapes.SHAPES`).
+        steps: Length of a window in steps, at least 2 `hold`. For one window per epoch, pass the number of steps per
+            epoch.
+        order: Parameter of the shape. Its range and default depend on the shape (`shapes.SHAPES`).
         floor: In [0, 1]: lower end of the window.
         half: True for a half window, False for a full one.
         flat_top: In [0, 1): fraction of the (half) window with factor 1.
         repeats: Integer M >= 1: number of copies of the shape per window, arranged as a staircase.
-        hold: Number of steps per value; divides `steps`. With the steps of an epoch, the factor changes between epochs
-            only.
+        hold: Number of steps per value, a divisor of `steps`. If it is the number of steps per epoch, the factor
+            changes only between epochs.
         sequence: "uniform"; "kronecker": sample the shape at golden-ratio points in descending order;
             "kronecker-unsorted": sample in the order of the sequence, with flat-top values at the top of the window.
 
@@ -84,10 +85,11 @@ class Window(Schedule):
     def from_rc_cfg(rc_cfg: Sequence[Any], quirks: Iterable[str] = ()) -> Schedule:
         """Convert AutoSGM's window tuple (rcm, inseq, x, n, m, tau, spe, cfact, e) to a schedule.
 
-        rcm = 0 to 6 is the shape, inseq = 1 the Kronecker sequence, x the floor, n the order, m = 1 a half and m = 0 a
-        full window, tau the number of epochs, spe the steps per epoch and e the flat top. cfact is the unit: 0 for a
-        window of tau epochs with one value per epoch, 1 for the same with one value per step, 2 for a window of one
-        epoch, and M >= 3 as 1 with M repeats (except for the polynomial, rcm = 2). rcm = 0 is `Constant()`.
+        rcm = 0 to 6 selects the shape, where 0 gives `Constant()`; inseq = 1 selects the Kronecker sequence. x is the
+        floor and n the order; m is 1 for a half window and 0 for a full window; tau is the number of epochs, spe the
+        number of steps per epoch, and e the flat top. cfact selects the unit: with 0, a window covers tau epochs with
+        one value per epoch; with 1, tau epochs with one value per step; with 2, one epoch. M >= 3 is equivalent to 1
+        with M repeats (except for the polynomial, rcm = 2).
 
         Args:
             rc_cfg: Tuple of 9 numbers.
@@ -122,7 +124,10 @@ class Window(Schedule):
         return None if f < self.flat_top else (f - self.flat_top) / (1 - self.flat_top)
 
     def _kronecker(self, i: int, values: int) -> float | None:
-        """Return u from the Kronecker sequence: `top` ones and `count` points; a full window mirrors them first."""
+        """Return u from the Kronecker sequence, or None for a value on the flat top.
+
+        Each side of the window has `top` flat values and `count` points; the first side of a full window is mirrored.
+        """
         sides = 1 if self.half else 2
         top = math.floor(self.flat_top * values / sides)
         count = math.floor(values / sides - top)

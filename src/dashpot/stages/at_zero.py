@@ -45,12 +45,12 @@ def power(x: Tensor, exponent: Any) -> Tensor:
 
 
 def nonzero(x: Tensor) -> Tensor:
-    """Return `x` with zeros replaced by 1 if derivatives are required; for denominators masked at zero."""
+    """Return `x` with zeros replaced by 1 if derivatives are required. Use for denominators that are masked at zero."""
     return torch.where(x == 0, 1.0, x) if _differentiated(x) else x
 
 
 def over(v: Tensor, d: Tensor | float) -> Tensor:
-    """Return v / d with 0/0 = 0, so that an element whose gradients were all zero does not move.
+    """Return v / d with 0/0 = 0, so that an element whose gradients were all zero is not updated.
 
     The derivative with respect to `v` is 1/d for nonzero d and 0 at 0/0.
     """

@@ -31,7 +31,7 @@ class NudgeSmallWeights(Stage):
 
 @dataclass(frozen=True)
 class Negate(Stage):
-    """Negate the whole direction, decay included (quirk `maximize_negates_decay`)."""
+    """Negate the whole direction, including weight decay (quirk `maximize_negates_decay`)."""
 
     def apply(self, x: Signal, s: Any, c: Any, ctx: Context) -> tuple[Signal, Any]:
         del c, ctx

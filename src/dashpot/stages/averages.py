@@ -1,4 +1,4 @@
-"""Four exponential averages, as the scalars of one step.
+"""Weights of four exponential averages at one step.
 
     q_t = keep q_{t-1} + add x_t,        average_t = hold q_{t-1} + direct x_t
 

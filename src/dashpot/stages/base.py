@@ -29,8 +29,8 @@ class Signal(NamedTuple):
         w: Weight before the step.
         g: Gradient, after coupled decay.
         d: Product of the denominators applied so far.
-        v: Direction: the gradient after filter and denominator.
-        rate: Learning-rate numerator, one number per tensor, without the schedule's factor.
+        v: Direction: the gradient after the filter and the denominator.
+        rate: Learning-rate numerator, a single number per tensor, not yet multiplied by the schedule's factor.
         shrink: Fraction of `w` subtracted by decoupled decay; None without decoupled decay.
     """
 
@@ -46,11 +46,11 @@ class Clock(NamedTuple):
     """Per-step scalars available to every stage.
 
     Attributes:
-        t: Optimizer steps of this parameter, including the current one: 1, 2, ...
+        t: Number of optimizer steps of this parameter, including the current one: 1, 2, ...
         lr: Base learning rate.
-        factor: Factor of the schedule on `lr`.
-        window: Current learning rate relative to the peak, at most 1: `factor`, times lr / max_lr (OneCycleLR) or
-            lr / initial_lr if a torch scheduler changes lr.
+        factor: Factor by which the schedule multiplies `lr`.
+        window: Current learning rate divided by its peak, at most 1. It equals `factor`, multiplied by lr / max_lr
+            (OneCycleLR) or lr / initial_lr (other schedulers) if a torch scheduler changes lr.
     """
 
     t: Any
@@ -62,8 +62,8 @@ class Clock(NamedTuple):
 class Observation(NamedTuple):
     """A probe `v` and its Hessian-vector product `hv` for one parameter.
 
-    Both have the shape of the parameter, with `dims` dimensions. Complex parameters are viewed as real, with a trailing
-    dimension of size 2.
+    Both have the shape of the parameter, which has `dims` dimensions. For a complex parameter, both are real views with
+    an additional trailing dimension of size 2.
     """
 
     v: Tensor
@@ -115,8 +115,8 @@ def _record(kind: str, names: tuple[str, ...]) -> Any:
 class Stage(ABC):
     """Base class of the stages of an update rule; subclass it as a frozen dataclass whose fields are the settings.
 
-    Numeric fields are data and may change between steps; all other fields are structure and are fixed. A stage has no
-    access to the optimizer or its parameter groups and must not read tensor values on the host.
+    Numeric fields may change between steps; all other fields define the structure of the stage and are fixed. A stage
+    has no access to the optimizer or its parameter groups and must not read tensor values on the host.
 
     Example: sign descent, with a slot that counts sign changes.
 
@@ -169,7 +169,7 @@ class Stage(ABC):
 
     @classmethod
     def numeric(cls) -> tuple[str, ...]:
-        """Return the names of the numeric fields: annotated `float` or `Scalar`, including unions."""
+        """Return the names of the numeric fields, annotated as `float`, `Scalar` or a union with one of them."""
         return cls.__dict__.get("_numeric") or _numeric_fields(cls)
 
     def scalars(self, clock: Clock) -> Mapping[str, Any]:
@@ -204,7 +204,7 @@ class Stage(ABC):
         return _record("State", tuple(slot.name for slot in self.slots))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data: the class under the key "stage", then every field."""
+        """Return the stage as plain data: the class name under the key "stage", then all fields."""
         fields = dataclasses.fields(self)  # pyright: ignore[reportArgumentType]
         return {"stage": self.label(), **{f.name: _plain(getattr(self, f.name)) for f in fields}}
 
@@ -305,7 +305,7 @@ def _plain(value: Any) -> Any:
 
 
 def _tuples(value: Any) -> Any:
-    """Convert lists of plain data back to tuples, since stages are hashable."""
+    """Convert lists of plain data back to tuples, since stages must be hashable."""
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 

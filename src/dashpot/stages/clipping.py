@@ -25,10 +25,10 @@ class AdaptiveClip(Stage):
         g <- g min(1, share max(|w|, floor)/|g|)
 
     Args:
-        share: Positive: maximum of |g|/|w|.
-        floor: Positive: lower bound on |w| in this ratio, so that zero-initialized weights can move.
+        share: Maximum ratio |g|/|w|, > 0.
+        floor: Lower bound on |w| in this ratio, > 0, so that zero-initialized weights can be updated.
 
-    Source: Brock et al., arXiv 2102.06171 (per unit, with share 0.01 to 0.16 and floor 1e-3).
+    Source: Brock et al., arXiv 2102.06171, where the norms are per unit, `share` is 0.01 to 0.16 and `floor` is 1e-3.
     """
 
     share: Scalar = field(0.01, Interval(0))
@@ -54,7 +54,7 @@ class HuberClip(Stage):
     Args:
         beta: In [0, 1): pole of both averages.
         cap: Positive; 4 bounds the probability of clipping by 1/16 (Chebyshev's inequality).
-        eps: >= 0.
+        eps: Constant >= 0 added to the deviation and to its root mean square.
 
     Source: Somefun, AutoSGM (documented as numerator 4).
     """
@@ -77,10 +77,10 @@ class HuberClip(Stage):
 
 @dataclass(frozen=True)
 class ClipElements(Stage):
-    """Clamp every element of the direction to [-limit, limit], which bounds the update by lr limit.
+    """Clamp every element of the direction to [-limit, limit], which bounds the update by lr times `limit`.
 
     Args:
-        limit: > 0.
+        limit: Maximum absolute value of an element, > 0.
 
     Source: Liu et al., arXiv 2305.14342 (Sophia).
     """

@@ -1,8 +1,8 @@
 """Curvature estimates from Hessian-vector products as a denominator.
 
-A stage with `observes` implements `observe` in addition to `apply`: it accumulates a probe v and the product H v in the
-stage's slots, on the steps that compute a product. `apply` only reads these slots, so that all other steps, and fused
-kernels, cost as much as Adam's.
+A stage with `observes = True` implements `observe` in addition to `apply`. On steps that compute a product, `observe`
+accumulates the probe v and the product H v in the slots of the stage. `apply` only reads these slots, so that all other
+steps, and fused kernels, cost as much as those of Adam.
 """
 
 from __future__ import annotations
@@ -53,17 +53,19 @@ class Curvature(Stage):
         "mean":     D = beta D + (1 - beta) q,       d = max(gamma D, eps)
 
     Args:
-        beta: In [0, 1), or [0, 1] for "maximum"; per product, not per step.
-        eps: >= 0: added to the root; for "mean" the lower bound of the denominator.
+        beta: Decay factor in [0, 1), or in [0, 1] for "maximum"; it is applied per product, not per step.
+        eps: Constant >= 0 added to the root; for "mean", the lower bound of the denominator.
         estimate: "row-norm" or "diagonal", as above.
         accumulator: "squares", "maximum" or "mean", as above.
-        power: In [0, 1]: 1 is Newton's scaling, 0 gradient descent (AdaHessian's Hessian power). None is 1 without
-            computing a power; must be None for "mean".
-        gamma: >= 0: factor on the mean (Sophia). None is 1; must be None unless "mean".
+        power: Exponent in [0, 1] (AdaHessian's Hessian power): 1 gives Newton's scaling, 0 gives gradient descent. None
+            is equivalent to 1 but skips the computation of the power; it is required for "mean".
+        gamma: Factor >= 0 on the mean (Sophia). None is equivalent to 1 and is required unless the accumulator is
+            "mean".
         spatial: If True, average q over the dimensions 2, 3, ... (the window of a convolution kernel) before squaring.
 
     Until its first product, a parameter has an infinite denominator and is not updated. `products` counts h;
-    `hess_weight` is 1 - beta^h, kept as a running sum so that beta may change and no cancellation occurs.
+    `hess_weight` is 1 - beta^h, kept as a running sum so that beta may change between products and no cancellation
+    occurs.
 
     Source: Dauphin et al., arXiv 1502.04390 (equilibration); Crowson, ESGD-M (moving averages and maximum); Yao et al.,
     arXiv 2006.00719 (AdaHessian); Liu et al., arXiv 2305.14342 (Sophia).

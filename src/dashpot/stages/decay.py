@@ -26,7 +26,7 @@ class CoupledDecay(_Decay):
     """L2 regularisation: g <- g + weight_decay w, before filters and moments.
 
     Args:
-        weight_decay: >= 0: the gradient of (weight_decay/2) |w|^2.
+        weight_decay: Coefficient >= 0; the added term is the gradient of (weight_decay/2) |w|^2.
 
     Source: torch.optim.SGD, RMSprop and Adam (`weight_decay`); AutoSGM level 0.
     """
@@ -42,14 +42,15 @@ class CoupledDecay(_Decay):
 
 @dataclass(frozen=True)
 class DecoupledDecay(_Decay):
-    """Decoupled weight decay: w <- w (1 - s weight_decay), with the step computed from the old w.
+    """Decoupled weight decay: w <- w (1 - s weight_decay), where the step is computed from the old w.
 
     Args:
-        weight_decay: >= 0.
+        weight_decay: Coefficient >= 0.
         scale: Definition of s. "lr": the effective learning rate, lr times numerator times schedule (AdamW);
             "schedule": the schedule's factor, which makes the decay independent of lr; "constant": 1.
 
-    A product s weight_decay of 1 or more overshoots zero (warning); of 2 or more, it diverges (`ArgumentError`).
+    If s weight_decay is 1 or more, the weight overshoots zero and a warning is issued. If it is 2 or more, the weight
+    diverges and `ArgumentError` is raised.
 
     Source: Loshchilov and Hutter, arXiv 1711.05101; torch.optim.AdamW ("lr").
     """
@@ -74,9 +75,10 @@ class ChangeDecay(_Decay):
     """Decay added to the direction after filter and denominator: v <- v + factor weight_decay w.
 
     Args:
-        weight_decay: >= 0.
-        factor: In AutoSGM the filter's unit gain (1 - pole)/(1 - zero): with pole 0.9 and zero 0 the effective decay is
-            a tenth of `weight_decay`, so that AutoSGM's 1e-2 corresponds to AdamW's 1e-3.
+        weight_decay: Coefficient >= 0.
+        factor: Factor >= 0 on `weight_decay`. In AutoSGM, it is the unit gain of the filter, (1 - pole)/(1 - zero).
+            With pole 0.9 and zero 0, the effective decay is a tenth of `weight_decay`: 1e-2 in AutoSGM corresponds to
+            1e-3 in AdamW.
         scale: "lr": scaled by the effective learning rate and included in the direction seen by the numerators
             (AutoSGM); "schedule", "constant": subtracted from w independently of lr, scaled by the schedule's factor
             or by 1.

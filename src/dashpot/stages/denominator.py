@@ -24,7 +24,8 @@ _TINY = 1e-30  # this and its square root are normal float32 numbers
 def divided(x: Signal, d: Tensor, eps: Scalar = 0.0) -> Signal:
     """Divide the direction by `d` and multiply `d` into the signal's denominator.
 
-    `d` must be at least `eps` or the square root of `eps`; if that bound is not tiny, no check for 0/0 is needed.
+    Every element of `d` must be at least `eps` or the square root of `eps`. Unless `eps` is tiny, 0/0 is impossible and
+    is not checked.
     """
     v = x.v / d if is_number(eps) and eps > _TINY else over(x.v, d)
     return x._replace(d=d if is_number(x.d) and x.d == 1 else x.d * d, v=v)
@@ -41,15 +42,15 @@ class SecondMoment(Stage):
         s_t = beta s_{t-1} + (1 - beta) g_t^2,        d_t = sqrt(s_t) + eps
 
     Args:
-        beta: In [0, 1): the memory of the average is about 1/(1 - beta) steps.
-        eps: >= 0.
+        beta: In [0, 1): the average covers about 1/(1 - beta) steps.
+        eps: Constant >= 0 in the denominator.
         eps_mode: Placement of eps. "outside": added to the root (torch); "inside": added to the mean square, which
             corresponds to "outside" with sqrt(eps); "gradient": added to g before squaring and again to the root
             (AutoSGM).
         average: Initial behaviour of the average: "debiased" (Adam), "plain" (torch's RMSprop), "first" (initialized
             with g_1^2), "running" (arithmetic mean until t = 1/(1 - beta)).
-        nu: In [0, 1]: weight of the average in the mean square, with weight 1 - nu on the current g^2 (QHAdam).
-        scale: Factor on the mean square; 1 except to reproduce AutoSGM's `eta_in_second_moment`.
+        nu: Weight of the average in the mean square, in [0, 1]; the current g^2 has the weight 1 - nu (QHAdam).
+        scale: Factor on the mean square; differs from 1 only to reproduce AutoSGM's `eta_in_second_moment`.
         slot: State key of the average.
         maximum: If True, use the maximum max(s_1, ..., s_t) instead of s_t, with the same bias correction (AMSGrad);
             its state key is `max_` followed by `slot`.
@@ -103,13 +104,15 @@ class CenteredMoment(Stage):
         var_t = max(E[g^2] - E[g]^2, 0),        d_t = sqrt(var_t) + eps
 
     Args:
-        beta, eps, eps_mode, average: As in `SecondMoment` ("outside" or "inside").
+        beta, eps, eps_mode, average: As in `SecondMoment`; `eps_mode` must be "outside" or "inside".
         mean: Estimate of E[g]. "average": an average with the same pole, in the slot `grad_avg`; "direction": the
-            incoming direction, which is the debiased first moment after a `Filter` with zero 0 (no extra state).
+            incoming direction, which needs no extra state and is the debiased first moment after a `Filter` with
+            zero 0.
         power: "std": divide by the standard deviation; "variance": divide by the variance + eps, the scaling obtained
             from a noise analysis of stochastic gradients.
         uncentered_steps: The mean is ignored while t < uncentered_steps, since E[g^2] - E[g]^2 is close to zero in the
-            first steps and the update would be huge. 0 disables this (torch's centred RMSprop).
+            first steps and the update would be huge. With 0, the mean is always subtracted, as in torch's centred
+            RMSprop.
 
     Source: torch.optim.RMSprop(centered=True); the TTIC 31230 lecture notes.
     """

@@ -7,8 +7,8 @@ The state is one tensor m, the output of the pole-only filter with the same DC g
     v_t = gain x_t + carry m_{t-1},        carry = (pole - zero)/(1 - zero)
     m_t = pole m_{t-1} + gain (1 - zero) x_t
 
-In this form m equals torch's buffer, `momentum_buffer` of SGD (heavy ball and Nesterov) and `exp_avg` of Adam, so that
-checkpoints are interchangeable, and there is no cancellation of nearly equal numbers.
+In this form, m equals the buffer in torch: `momentum_buffer` in SGD (heavy ball and Nesterov) and `exp_avg` in Adam.
+Checkpoints are therefore interchangeable. The form also avoids cancellation of nearly equal numbers.
 """
 
 from __future__ import annotations
@@ -56,13 +56,14 @@ class Filter(Stage):
     """First-order lowpass filter of the direction.
 
     Args:
-        pole: In [0, 1): the memory is about 1/(1 - pole) steps; 0 disables it.
+        pole: In [0, 1): the memory covers about 1/(1 - pole) steps; 0 disables it.
         zero: Below 1, normally at most `pole`: 0 for heavy ball, pole/(1 + pole) for Nesterov, `pole` for the identity.
         gain: Weight of the newest gradient. None: unit DC gain, (1 - pole)/(1 - zero); 1: torch's heavy ball. Must be
             None unless `normalise="none"`.
         normalise: Bias correction. "exact": divide by the step response, so that a constant gradient is unchanged from
             the first step (Adam, QHM); "none": plain linear filter; "autosgm": divide by 1 - pole^t for every zero,
-            with the first output equal to the first input (AutoSGM; too large by up to 1/(1 - pole^2) at t = 2);
+            with the first output equal to the first input (AutoSGM; too large by a factor of up to 1/(1 - pole^2) at
+            t = 2);
             "memory": divide only the memory term by 1 - pole^t (QHAdam); "running": pole 1 - 1/min(t, N) with
             N = 1/(1 - pole), an arithmetic mean until t = N (requires zero = 0).
         start: Initial state. "zero": memory 0; "first": memory and output equal to the first input (torch's

@@ -11,6 +11,6 @@ __all__ = ["updated"]
 
 
 def updated(x: Signal, factor: Scalar) -> Tensor:
-    """Return w - (rate factor) v - shrink w, with `factor` the value of the schedule."""
+    """Return w - (rate factor) v - shrink w, where `factor` is the current factor of the schedule."""
     step = (x.rate * factor) * x.v
     return x.w - step if x.shrink is None else x.w - x.shrink * x.w - step

@@ -17,12 +17,13 @@ class Warmup(Stage):
     """Multiply the learning rate by 1 - rho^n, which rises from 1 - rho to 1.
 
     Args:
-        rho: In [0, 1): the rate reaches 63 % after about n = 1/(1 - rho). 0 disables the warm-up.
-        counts: Definition of n: optimizer "steps", or "products" that updated the curvature estimate.
+        rho: In [0, 1): the rate reaches 63 % of its final value at about n = 1/(1 - rho). 0 disables the warm-up.
+        counts: Definition of n: the number of optimizer "steps", or of Hessian-vector "products" that updated the
+            curvature estimate.
 
     The first curvature estimates are too noisy for the full learning rate.
 
-    Source: Crowson, ESGD-M (steps in the first version, products in the later one).
+    Source: Crowson, ESGD-M (the first version counts steps, the later one counts products).
 
     >>> Warmup(0.99).scalars(Clock(t=100, lr=1.0))["share"].__round__(2)
     0.63
