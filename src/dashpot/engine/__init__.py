@@ -1,1 +1,1 @@
-"""Engines run the stages of a recipe on tensors. The eager one is the oracle; faster ones fuse the same functions."""
+"""Engines, which run the stages of a recipe on tensors. The eager engine is the reference for the faster ones."""

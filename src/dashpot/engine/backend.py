@@ -1,4 +1,4 @@
-"""Backend selection: compiled kernels on the CPU, Inductor on accelerators, else the eager engine."""
+"""Backend selection: compiled kernels on the CPU, Inductor on accelerators, and the eager engine otherwise."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from dashpot.utils.warn import warn
 __all__ = ["MIN_ELEMENTS", "Backend"]
 
 MIN_ELEMENTS = 1 << 20
-"""Least number of elements on an accelerator for which `engine="auto"` compiles, which takes many seconds."""
+"""Minimum number of elements on an accelerator for `engine="auto"` to compile, which takes many seconds."""
 
 _warned: set[str] = set()
 
@@ -37,8 +37,8 @@ class Backend:
         mode: "auto", "eager" or "compiled".
 
     Attributes:
-        tensor_table: The tensors that kernels support.
-        inductor: The compiled programs on accelerators.
+        tensor_table: The tensors that kernels support, with their kernel arguments.
+        inductor: The compiled steps on accelerators.
     """
 
     def __init__(self, mode: str) -> None:
@@ -53,9 +53,9 @@ class Backend:
         self.tensor_table.update(step, complete_state, recorded or reason)
 
     def check(self, step: Step) -> None:
-        """Check kernels against the scalars of a step and, before their first use, against the eager engine.
+        """Check the scalars that kernels read and, before the first use of a kernel, compare it with the eager engine.
 
-        Warns if `engine="compiled"` and a recipe has no kernel.
+        Warns if a recipe has no kernel despite `engine="compiled"`.
         """
         if self.mode == "compiled":
             for error in self.tensor_table.untraceable.values():
@@ -69,7 +69,8 @@ class Backend:
         """Measure gradients with kernels.
 
         Yields:
-            For each way of sharding: (the sharding, (sum of squares, whether all are finite, gradients not measured)).
+            For each distinct sharding, the pair (sharding, (sum of squares, whether all elements are finite, gradients
+            that were not measured)).
         """
         left = set(range(len(step.grads)))
         found: dict[ShardSpec | None, tuple[float, bool]] = dict.fromkeys(step.sharding.specs, (0.0, True))
@@ -94,14 +95,14 @@ class Backend:
             tensors = self.inductor.run(recipe, tensors, scalars, elements) if elements else tensors
             for tensor in step_in_blocks(recipe, tensors, scalars):
                 _step_eager(recipe, tensor, scalars)
-            for i in members:  # collectives: the same order on every rank
+            for i in members:  # collectives must run in the same order on every rank
                 if i in contexts:
                     _step_eager(recipe, step.tensor_step(i), scalars, contexts[i])
         with torch.no_grad():
             foreach_add_([step.states[i]["step"] for i in positions], 1)
 
     def run_kernels(self, step: Step) -> None:
-        """Step all other parameters. Their arguments are valid, so this cannot fail."""
+        """Step all other parameters with kernels. Their arguments are already validated, so this cannot fail."""
         threads = torch.get_num_threads()
         for args in self.tensor_table.usable():
             args.run(step, threads)

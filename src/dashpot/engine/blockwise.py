@@ -1,8 +1,8 @@
 """The eager engine on blocks of elements: small tensors are concatenated and large ones split.
 
-A torch operation costs at least a microsecond, and a large result goes through main memory. So tensors with equal
-scalars are stepped together, in blocks whose intermediate results stay in the CPU cache. This requires an elementwise
-recipe; each element undergoes the same operations as in a step of its tensor alone.
+A torch operation takes at least a microsecond, and large results are written to main memory. Therefore tensors with
+equal scalars are stepped together, in blocks whose intermediate results fit in the CPU cache. The recipe must be
+elementwise; every element then undergoes the same operations as if its tensor were stepped alone.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from dashpot.recipes.recipe import Recipe
 __all__ = ["ELEMENTS_PER_THREAD", "block_size", "step_in_blocks"]
 
 ELEMENTS_PER_THREAD = 1 << 15
-"""Elements of a block per thread, the grain size of torch."""
+"""Number of elements of a block per thread: the grain size of torch."""
 _SMALL = 1 << 15
-"""Tensors with fewer elements are concatenated."""
+"""Tensors with fewer elements than this are concatenated."""
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 _elementwise: dict[Hashable, bool] = {}
 
 
 def block_size() -> int:
-    """Return the elements of a block: at least two threads' share, to amortize the cost of calls."""
+    """Return the number of elements in a block, at least enough for two threads, to amortize the overhead of calls."""
     return ELEMENTS_PER_THREAD * max(2, torch.get_num_threads())
 
 
@@ -41,9 +41,9 @@ def step_in_blocks(recipe: Recipe, steps: Sequence[TensorStep], scalars: Sequenc
     """Perform the steps that can be blocked and return the others.
 
     Args:
-        recipe: Recipe of the group.
-        steps: Steps of its tensors.
-        scalars: Scalars by `scalars_index`.
+        recipe: Recipe of the parameter group.
+        steps: Steps of the tensors in the group.
+        scalars: Scalars, indexed by the `scalars_index` of each step.
     """
     if torch.is_grad_enabled() or not steps or not _is_elementwise(recipe):
         return list(steps)
@@ -67,9 +67,10 @@ def step_in_blocks(recipe: Recipe, steps: Sequence[TensorStep], scalars: Sequenc
 
 
 def _is_elementwise(recipe: Recipe) -> bool:
-    """Check that all stages, active or not, are dashpot's, and use no means, norms or per-tensor slots.
+    """Check that no stage, active or not, is custom or uses means, norms or per-tensor slots.
 
-    Errors of custom stages must name the parameter, so these are stepped tensor by tensor.
+    Custom stages are excluded because their error messages must name the parameter, so they run on one tensor at a
+    time.
     """
     if has_custom_stages(recipe):
         return False
@@ -87,11 +88,11 @@ def _traces_elementwise(recipe: Recipe) -> bool:
 
 
 _Flat = list[Tensor]
-"""Weight, gradient and slots of one tensor, each flattened."""
+"""Flat views of the weight, the gradient and the slots of one tensor."""
 
 
 def _flatten(step: TensorStep, keys: Sequence[str]) -> _Flat | None:
-    """Return flat views of a tensor's step; None if it cannot be blocked."""
+    """Return flat views of the tensors of a step, or None if it cannot be performed in blocks."""
     if step.storage.is_stochastic or step.p.numel() == 0:
         return None
     arrays = [step.p, step.grad, *map(step.state.__getitem__, keys)]
@@ -103,7 +104,7 @@ def _can_flatten(x: Tensor) -> bool:
 
 
 def _overlap(arrays: Iterator[Tensor]) -> bool:
-    """Check whether any arrays overlap in memory, in which case the order of steps matters."""
+    """Check whether any two arrays overlap in memory, which makes the order of the steps significant."""
     spans = sorted((start := x.data_ptr(), start + x.nbytes) for x in arrays)
     return any(first[1] > second[0] for first, second in pairwise(spans))
 
@@ -112,7 +113,7 @@ def _overlap(arrays: Iterator[Tensor]) -> bool:
 
 
 class _Blocks:
-    """Steps tensors with equal storage format and scalars."""
+    """Steps tensors that have the same storage format and scalars."""
 
     def __init__(self, recipe: Recipe, storage: StorageFormat, keys: Sequence[str], scalars: StepScalars) -> None:
         self._recipe, self._storage, self._keys, self._scalars = recipe, storage, keys, scalars
@@ -154,7 +155,7 @@ class _Blocks:
 
 
 def _pack_blocks(tensors: Sequence[_Flat], limit: int) -> Iterator[list[_Flat]]:
-    """Yield consecutive small tensors with at most `limit` elements in all."""
+    """Yield lists of consecutive small tensors with at most `limit` elements per list."""
     block: list[_Flat] = []
     count = 0
     for flat in tensors:

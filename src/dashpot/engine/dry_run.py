@@ -1,7 +1,7 @@
 """Dry run of custom stages on copies of a parameter, before a step writes anything.
 
-Errors in `apply` and `observe` would otherwise surface as a Python error in the middle of a step, or as a modified
-gradient. dashpot's own stages are covered by its tests and skipped.
+Mistakes in `apply` and `observe` would otherwise raise a Python error in the middle of a step, or silently modify the
+gradient. The stages of dashpot are not checked, because its tests cover them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from dashpot.stages.base import Clock, Observation, Signal, Slot, Stage
 
 __all__ = ["dry_run_stages"]
 
-_MAX_ELEMENTS = 1 << 14  # of a dry run; larger parameters are cropped
+_MAX_ELEMENTS = 1 << 14  # of a parameter in a dry run; larger parameters are cropped
 _MAX_CACHED = 1 << 12
 
 _passed: set[Hashable] = set()
@@ -39,13 +39,13 @@ _passed: set[Hashable] = set()
 def dry_run_stages(recipe: Recipe, p: Tensor, grad: Tensor | None = None) -> None:
     """Run a recipe with custom stages once on copies of a parameter, and check the results of every stage.
 
-    A recipe is run once for each structure, dtype and device, and, if it cannot be compiled and so may depend on the
-    shape, for each shape.
+    There is one dry run for each structure of a recipe, dtype and device. A recipe that cannot be compiled may depend
+    on the shape, and is run once for each shape as well.
 
     Args:
-        recipe: The recipe; without custom stages this is a no-op.
-        p: The parameter, or its local tensor.
-        grad: Its gradient; ones by default.
+        recipe: The recipe. If it has no custom stages, nothing is run.
+        p: The parameter, or its local tensor if it is a DTensor.
+        grad: The gradient of the parameter; ones by default.
 
     Raises:
         ArgumentError: If a custom stage is invalid.
@@ -70,14 +70,14 @@ def dry_run_stages(recipe: Recipe, p: Tensor, grad: Tensor | None = None) -> Non
 def _is_hashable(key: Hashable) -> bool:
     try:
         hash(key)
-    except TypeError:  # a setting such as a list
+    except TypeError:  # an unhashable setting, such as a list
         return False
     return True
 
 
 @contextmanager
 def _isolated(device: torch.device) -> Iterator[None]:
-    """Disable autograd and restore the random number generators."""
+    """Disable autograd, and restore the state of the random number generators on exit."""
     states = random.getstate(), np.random.get_state()
     devices = [device] if device.type == "cuda" else []
     try:
@@ -89,7 +89,7 @@ def _isolated(device: torch.device) -> Iterator[None]:
 
 
 def _run_cropped(recipe: Recipe, p: Tensor, grad: Tensor) -> None:
-    """Run on a crop of a large parameter, and on all of it only if that fails: a stage may depend on the shape."""
+    """Run on a crop of a large parameter, and on the whole parameter if that fails: a stage may depend on the shape."""
     w, g = _working(p, p), _working(grad, p)
     sizes = _cropped_sizes(w.shape)
     try:
@@ -101,7 +101,7 @@ def _run_cropped(recipe: Recipe, p: Tensor, grad: Tensor) -> None:
 
 
 def _working(x: Tensor, p: Tensor) -> Tensor:
-    """Convert `x` as the engine does for the stages of `p`: real, at least 1-d, in the compute precision."""
+    """Convert `x` as the engine does before the stages of `p`: to a real, at least 1-d tensor in compute precision."""
     real = real_view(x.resolve_conj())
     return (real.reshape(1) if real.dim() == 0 else real).to(compute_dtype(p.dtype))
 
@@ -121,7 +121,7 @@ def _crop(x: Tensor, sizes: list[int]) -> Tensor:
 
 
 def _run(recipe: Recipe, w: Tensor, g: Tensor, p: Tensor) -> None:
-    g = g.nan_to_num(0.0, 0.0, 0.0)  # a step may skip such gradients, so stages need not support them
+    g = g.nan_to_num(0.0, 0.0, 0.0)  # steps with nonfinite gradients may be skipped, so stages need not support them
     clock = Clock(1, _clone(recipe.lr))
     x = Signal(w=w, g=g, d=1.0, v=g, rate=clock.lr, shrink=None)
     for bound_stage in recipe.bound_stages:
@@ -189,7 +189,7 @@ class _StageRun:
                 return method(*args)
         except _UndeclaredError as error:
             raise ArgumentError(str(error)) from error
-        except TypeError as error:  # raised by the call itself
+        except TypeError as error:  # raised by the call, not by the body of the method
             raise self._error(f"{method.__name__} has the wrong signature, {error}") from error
 
     @contextmanager
@@ -263,7 +263,7 @@ class _StageRun:
 
 
 def _copy_tensors(stage: Stage) -> Stage:
-    """Return the stage with copies of the tensors among its settings."""
+    """Return the stage with copies of all settings that are tensors."""
     fields = dataclasses.fields(stage)  # pyright: ignore[reportArgumentType] - every stage is a dataclass
     tensors = {f.name: getattr(stage, f.name) for f in fields if isinstance(getattr(stage, f.name), Tensor)}
     if not tensors:
@@ -275,7 +275,7 @@ def _copy_tensors(stage: Stage) -> Stage:
 
 
 class _Context(WholeTensor):
-    """Reductions; unsupported ones raise `ArgumentError`."""
+    """Reductions over the tensor; other attributes raise `ArgumentError`."""
 
     def __init__(self, owner: str) -> None:
         self._owner = owner
@@ -287,11 +287,11 @@ class _Context(WholeTensor):
 
 
 class _UndeclaredError(ArgumentError, AttributeError):
-    """A missing name; an `AttributeError`, so that `hasattr` and `getattr` with a default work."""
+    """A missing name. It is an `AttributeError`, so that `hasattr` and `getattr` with a default work."""
 
 
 def _strict(owner: str, kind: Any, message: Callable[[str], str]) -> Any:
-    """Return a subclass of the named tuple `kind` with an `ArgumentError` for missing names and assignments."""
+    """Return a subclass of the named tuple `kind` in which missing names and assignments cause an `ArgumentError`."""
 
     def missing(self: Any, name: str) -> Any:
         if name.startswith("__"):
@@ -312,7 +312,7 @@ def _strict(owner: str, kind: Any, message: Callable[[str], str]) -> Any:
 
 
 def _is_broadcastable(value: Any, w: Tensor) -> bool:
-    """Check for a number or a tensor that broadcasts to the shape of `w`."""
+    """Check whether `value` is a number or a tensor that broadcasts to the shape of `w`."""
     if not isinstance(value, Tensor):
         return isinstance(value, (int, float))
     try:
@@ -322,7 +322,7 @@ def _is_broadcastable(value: Any, w: Tensor) -> bool:
 
 
 def _changed(value: Tensor, version: int, before: Tensor) -> bool:
-    """Check for an in-place operation; one on `.data` changes the values but not the version."""
+    """Check whether a tensor was modified in place. Operations on `.data` change its values but not its version."""
     try:
         return write_count(value) != version or not torch.allclose(value, before, rtol=0, atol=0, equal_nan=True)
     except RuntimeError:  # under vmap

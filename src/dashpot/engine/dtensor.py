@@ -1,7 +1,8 @@
-"""Sharded parameters (DTensor), as from FSDP2's `fully_shard`.
+"""Sharded parameters (DTensor), such as those created by FSDP2's `fully_shard`.
 
-The engines only process local shards, which are plain tensors; reductions over whole tensors are in `sharding`.
-Importing torch.distributed.tensor is slow, so this module only uses it if it is imported: every DTensor implies that.
+The engines only process local shards, which are plain tensors. Reductions over whole tensors are in `sharding.py`.
+Importing torch.distributed.tensor is slow, so this module only uses it if it is already imported. If a DTensor exists,
+it is.
 """
 
 from __future__ import annotations
@@ -31,23 +32,23 @@ __all__ = [
 
 
 def is_dtensor(x: Any) -> bool:
-    """Check for a DTensor."""
+    """Check whether `x` is a DTensor."""
     return issubclass(type(x), _dtensor())
 
 
 def _dtensor() -> type | tuple[()]:
     module = sys.modules.get("torch.distributed.tensor")
-    return getattr(module, "DTensor", ())  # missing during the import of the module
+    return getattr(module, "DTensor", ())  # missing while the module is being imported
 
 
 def has_dtensor(tensors: Sequence[Tensor]) -> bool:
-    """Check for DTensors, once per distinct type, as this runs at every step."""
+    """Check for DTensors. Each distinct type is checked once, because this function runs at every step."""
     kind = _dtensor()
     return kind != () and any(issubclass(its, kind) for its in set(map(type, tensors)))
 
 
 def local(x: Any) -> Any:
-    """Return the local shard of a DTensor, sharing its memory; anything else unchanged."""
+    """Return the local shard of a DTensor, sharing its memory. Return any other object unchanged."""
     if not is_dtensor(x):
         return x
     shard = local_tensor(x, None)
@@ -56,12 +57,12 @@ def local(x: Any) -> Any:
 
 
 def to_local(owner: str, params: list[Tensor], grads: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """Return the local shards of parameters and gradients; the same lists if no parameter is a DTensor.
+    """Return the local shards of parameters and gradients, or the given lists if no parameter is a DTensor.
 
-    A gradient with a `Partial` placement is reduced.
+    Gradients with a `Partial` placement are reduced first.
 
     Raises:
-        ArgumentError: If a gradient is not sharded like its parameter, or the step is differentiable.
+        ArgumentError: If a gradient is not sharded like its parameter, or if the step is differentiable.
     """
     if not has_dtensor(params):
         return params, grads
@@ -97,13 +98,13 @@ def _describe(x: Any) -> str:
 
 
 def reject_dtensors(owner: str, params: Sequence[Tensor]) -> None:
-    """Raise `ArgumentError` for a DTensor, for steps in a CUDA graph."""
+    """Raise `ArgumentError` if any parameter is a DTensor: steps captured in a CUDA graph do not support them."""
     if has_dtensor(params):
         raise ArgumentError(f"{owner}: capturable=True requires plain tensors, got a DTensor.")
 
 
 class LocalState(MutableMapping[str, Any]):
-    """State of a DTensor with local shards as values; writes go to the original state."""
+    """View of the state of a DTensor whose values are local shards. Assignments are forwarded to the original state."""
 
     def __init__(self, state: dict[str, Any]) -> None:
         self._state = state
@@ -125,19 +126,19 @@ class LocalState(MutableMapping[str, Any]):
 
 
 def local_states(params: Sequence[Tensor], states: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the states of parameters, with local shards for DTensors."""
+    """Return the states of parameters, with local shards as values for DTensors."""
     pairs = zip(params, states, strict=True)
     return [cast(dict[str, Any], LocalState(state)) if is_dtensor(p) else state for p, state in pairs]
 
 
 def increment_versions(params: Sequence[Tensor]) -> None:
-    """Increment the version counters of DTensors, whose shards were written in place."""
+    """Increment the version counters of DTensors, because their shards were written in place."""
     if has_dtensor(params):
         torch.autograd.graph.increment_version([p for p in params if is_dtensor(p)])
 
 
 def check_sharding(owner: str, p: Any, state: Mapping[str, Any]) -> None:
-    """Raise `ArgumentError` for a sharded gradient of a plain parameter and for state with a different sharding."""
+    """Raise `ArgumentError` if a plain parameter has a sharded gradient, or if the sharding of the state differs."""
     if not has_dtensor([p, p.grad, *state.values()]):
         return
     if is_dtensor(p.grad) and not is_dtensor(p):
@@ -146,7 +147,7 @@ def check_sharding(owner: str, p: Any, state: Mapping[str, Any]) -> None:
 
 
 def check_state_sharding(owner: str, p: Any, state: Mapping[str, Any]) -> None:
-    """Raise `ArgumentError` for elementwise state, such as loaded state, that is not sharded like its parameter."""
+    """Raise `ArgumentError` if elementwise state, which may have been loaded, is not sharded like its parameter."""
     for key, value in state.items():
         if not isinstance(value, Tensor) or not (is_dtensor(value) or (is_dtensor(p) and value.dim() > 0)):
             continue

@@ -1,6 +1,7 @@
-"""The eager engine: the stages in order, one tensor at a time. The reference for every other engine.
+"""The eager engine, the reference for all others: it applies the stages in order to one tensor at a time.
 
-`blockwise.py` runs the same on blocks of several or partial tensors if the recipe allows it.
+If the recipe allows it, `blockwise.py` runs the same operations on blocks, which are parts of tensors or several
+tensors.
 """
 
 from __future__ import annotations
@@ -38,20 +39,21 @@ def step_tensor(
 ) -> None:
     """Step one parameter, updating `p` and the slots in `state` in place.
 
-    Half-precision parameters are computed in float32 and rounded once, complex ones as pairs of reals. If gradients are
-    enabled, autograd records the step on copies, which the results written back do not invalidate.
+    Steps of half-precision parameters are computed in float32 and rounded once. Complex parameters are processed as
+    pairs of reals. If gradients are enabled, autograd records the step on copies, so that writing back the results does
+    not invalidate the graph.
 
     Args:
         recipe: The recipe.
         storage: The storage format.
         scalars: The scalars of the step.
         p: The parameter.
-        grad: Its gradient, not modified.
-        state: Its state.
-        skip: 0-d tensor; True writes the old values back.
+        grad: The gradient of the parameter; not modified.
+        state: The state of the parameter.
+        skip: False or a 0-d tensor; if true, the old values are written back.
         context: Reductions over the whole tensor.
     """
-    if p.numel() == 0 and context is WHOLE_TENSOR:  # an empty shard takes part in reductions
+    if p.numel() == 0 and context is WHOLE_TENSOR:  # an empty shard must still take part in reductions
         return
     copy = torch.Tensor.clone if torch.is_grad_enabled() else _identity
     targets = {slot.key: _working_view(state[slot.key], slot.shape == "per_tensor") for slot in storage.slots(recipe)}
@@ -78,7 +80,7 @@ def observe_tensor(
 ) -> None:
     """Update the state of a parameter in place from a Hessian-vector product.
 
-    Arguments are as in `step_tensor`; `observation` holds real tensors with the shape of `real_view(p)`.
+    The arguments are those of `step_tensor`. `observation` contains real tensors with the shape of `real_view(p)`.
     """
     copy = torch.Tensor.clone if torch.is_grad_enabled() else _identity  # as in `step_tensor`
     targets = {slot.key: _working_view(state[slot.key], slot.shape == "per_tensor") for slot in storage.slots(recipe)}
@@ -110,7 +112,7 @@ def new_slots(recipe: Recipe, p: Tensor, storage: StorageFormat = DEFAULT_FORMAT
 
 
 def positions(x: Tensor) -> Tensor:
-    """Return the position of each element in memory, int32; in contiguous order if `x` is not dense."""
+    """Return the position of each element in memory as int32, or in contiguous order if `x` is not dense."""
     flat = torch.arange(x.numel(), dtype=torch.int32, device=x.device)
     strided = torch.empty_like(x, dtype=torch.int32)
     return flat.as_strided(x.shape, strided.stride())
@@ -121,14 +123,14 @@ def _identity(x: Tensor) -> Tensor:
 
 
 def real_view(x: Tensor) -> Tensor:
-    """View a complex tensor as pairs of reals; return a real one unchanged."""
+    """View a complex tensor as pairs of reals; return a real tensor unchanged."""
     return torch.view_as_real(x) if x.is_complex() else x
 
 
 def _working_view(x: Tensor, per_tensor: bool = False) -> Tensor:
-    """View a weight or its state as real, with at least one dimension unless `per_tensor`.
+    """View a weight or its state as a real tensor, with at least one dimension unless `per_tensor`.
 
-    torch would compute a 0-d weight in the precision of scalars that are tensors.
+    In operations of a 0-d weight with scalars that are tensors, torch would use the precision of the scalars.
     """
     x = real_view(x)
     return x.view(1) if x.dim() == 0 and not per_tensor else x

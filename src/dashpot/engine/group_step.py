@@ -1,4 +1,4 @@
-"""The plan of one optimizer step, complete before any tensor is written."""
+"""The plan of one optimizer step, which is complete before any tensor is written."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class TensorStep(NamedTuple):
 
     Attributes:
         storage: The storage format of the weight and its state.
-        rng_stream: Random stream of the tensor, for stochastic rounding.
-        p, grad, state: Tensors read and written.
-        scalars_index: Index into the scalars of the group.
+        rng_stream: Number of the tensor's random stream, for stochastic rounding.
+        p, grad, state: The weight, its gradient and its state.
+        scalars_index: Index of the tensor's entry in the scalars of the group.
     """
 
     storage: StorageFormat
@@ -39,10 +39,10 @@ class GroupPlan(NamedTuple):
 
     Attributes:
         recipe: The recipe for the current settings.
-        factor, window: The fields of `Clock`.
-        maximize: Whether the step ascends.
-        structure: The settings that kernels are specialized for.
-        active: Mask of the stages that are not no-ops.
+        factor, window: The fields of the same names in `Clock`.
+        maximize: Whether the step maximizes the objective.
+        structure: The settings for which kernels are specialized.
+        active: For each stage, whether it is active, that is, not a no-op.
     """
 
     recipe: Recipe
@@ -60,8 +60,8 @@ class GroupStep:
     Attributes:
         index: Index of the group in the optimizer.
         group: The parameter group.
-        start, stop: Range of its parameters in the lists of the `Step`.
-        plan: The resolved settings.
+        start, stop: Range of the group's parameters in the lists of the `Step`.
+        plan: The resolved settings of the group.
         scalars: One entry for each distinct step count in the group. Groups with equal scalars share a list.
     """
 
@@ -73,7 +73,7 @@ class GroupStep:
     scalars: list[StepScalars] = field(default_factory=list)
 
     def names(self) -> list[str]:
-        """Return a display name for each parameter with a gradient."""
+        """Return the display name of each parameter that has a gradient."""
         params = self.group["params"]
         named = self.group.get("param_names") or [f"{i} of shape {tuple(p.shape)}" for i, p in enumerate(params)]
         return [f"parameter {name}" for name, p in zip(named, params, strict=True) if p.grad is not None]
@@ -81,20 +81,20 @@ class GroupStep:
 
 @dataclass
 class Step:
-    """All parameters with a gradient, in the order of the groups.
+    """All parameters that have a gradient, in the order of the groups.
 
     Attributes:
-        groups: The groups that have such parameters.
-        owners: The parameters.
-        params, grads: The parameters and gradients, or their local tensors for DTensors.
+        groups: The groups with at least one such parameter.
+        owners: The parameters as the optimizer holds them, which may be DTensors.
+        params, grads: The parameters and their gradients; local tensors in place of DTensors.
         indices: Index of each parameter in the optimizer.
-        states: State of each parameter.
-        storage: Storage format for a parameter dtype.
-        sharding: How the parameters are sharded.
-        scalars_index: Index of each parameter into the scalars of its group, an array or list. Parameters that joined
-            later have a smaller step count and so different scalars.
-        copies: Gradients copied for kernels, kept alive until the step ends.
-        written: Tensors that kernels write, by the id of their `KernelArgs`.
+        states: Optimizer state of each parameter.
+        storage: Function that returns the storage format for a parameter dtype.
+        sharding: Sharding of the parameters.
+        scalars_index: For each parameter, the index of its entry in the scalars of its group; an array or list.
+            Parameters that were added later have a smaller step count and therefore different scalars.
+        copies: Copies of gradients that kernels read, kept alive until the end of the step.
+        written: Tensors that kernels write, keyed by the id of their `KernelArgs`.
     """
 
     groups: list[GroupStep]

@@ -1,8 +1,8 @@
-"""Compiled steps on accelerators: `program.one_step` through torch.compile, which generates Triton kernels.
+"""Compiled steps on accelerators: `program.one_step`, compiled by torch.compile to Triton kernels.
 
-There is one graph per recipe structure and dtypes. Weight, gradient and state are flat views of dynamic length, and all
-scalars are entries of the scalar row, so that no value and no size causes a recompilation. The graph is first traced
-with `make_fx`, so that torch.compile has no Python of dashpot to guard.
+There is one graph for each recipe structure and combination of dtypes. The weight, gradient and state are flat views of
+dynamic length, and all scalars are entries of the scalar row, so neither values nor sizes cause a recompilation. The
+graph is first traced with `make_fx`, so that torch.compile installs no guards on Python code of dashpot.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from dashpot.utils.warn import warn
 __all__ = ["ACCELERATORS", "Inductor"]
 
 ACCELERATORS = frozenset({"cuda", "xpu", "mps"})
-"""Device types with compiled steps; the CPU has kernels instead."""
+"""Device types with compiled steps. The CPU has kernels instead."""
 _MAX_INDEXED = 2**31  # stochastic rounding indexes elements in int32
 _PLAIN = (Tensor, torch.nn.Parameter)
 
@@ -37,10 +37,10 @@ class Inductor:
     """The compiled steps of one optimizer.
 
     Args:
-        mode: "auto", "eager" or "compiled".
-        min_elements: Minimum number of elements on such devices for which "auto" compiles.
+        mode: The engine option: "auto", "eager" or "compiled".
+        min_elements: Minimum number of elements on `devices` for "auto" to compile.
         backend: Backend of torch.compile.
-        devices: Device types of the tensors to compile for.
+        devices: Types of the devices to compile for.
     """
 
     def __init__(
@@ -55,7 +55,10 @@ class Inductor:
         return sum(x.numel() for x in tensors if x.device.type in self.devices)
 
     def fallback_reason(self, p: Tensor, storage: StorageFormat, elements: int) -> str | None:
-        """Return why a tensor is not compiled for, or None; `elements` counts the whole step on `devices`."""
+        """Return the reason why a tensor has no compiled step, or None.
+
+        `elements` is the number of elements of all tensors of the step on `devices`.
+        """
         checks = (
             (self.mode == "eager", "engine='eager'"),
             (p.device.type not in self.devices, f"on {p.device}"),
@@ -84,11 +87,11 @@ class Inductor:
         """Perform the steps that can be compiled, large tensors first, and return the others.
 
         Args:
-            recipe: Recipe of the group.
-            steps: Steps of its tensors.
-            scalars: Scalars by `scalars_index`, with the RNG key of the step.
-            elements: Number of elements of the whole step on `devices`.
-            skip: False, or a 0-d tensor; nothing changes if it is true.
+            recipe: Recipe of the parameter group.
+            steps: Steps of the tensors in the group.
+            scalars: Scalars, indexed by the `scalars_index` of each step, with the RNG key of the step.
+            elements: Number of elements of all tensors of the step on `devices`.
+            skip: False or a 0-d tensor; if true, weights and state do not change.
         """
         rest: list[TensorStep] = []
         rows: dict[torch.device, Tensor] = {}
@@ -128,13 +131,13 @@ class Inductor:
         except UntraceableError:
             return None
         if key not in self._programs:
-            is_traceable = trace_float32(recipe, active=True) is not None  # elementwise but for whole-tensor reductions
+            is_traceable = trace_float32(recipe, active=True) is not None  # elementwise except for reductions
             self._programs[key] = _Program(recipe, step.storage, skips, self.backend) if is_traceable else None
         return self._programs[key]
 
 
 class _Program:
-    """The step of one recipe structure, compiled on its first run."""
+    """The step of one recipe structure, compiled when it first runs."""
 
     def __init__(self, recipe: Recipe, storage: StorageFormat, skips: bool, backend: Any) -> None:
         self._recipe, self._storage, self._skips, self._backend = recipe, storage, skips, backend
@@ -146,7 +149,11 @@ class _Program:
         self._per_tensor = {slot.key for slot in recipe.slots if slot.shape == "per_tensor"}
 
     def run(self, inputs: list[Tensor]) -> bool:
-        """Run on (row, [skip], [stream], weight, gradient, *slots); return False if torch.compile failed."""
+        """Run on `inputs`, and return False if torch.compile failed.
+
+        The inputs are the row of scalars, the skip flag and the random stream if the step has them, the weight, the
+        gradient and the slots.
+        """
         if self._failed:
             return False
         mark_static(inputs[0])
@@ -168,7 +175,7 @@ class _Program:
     def _compiled(self, inputs: list[Tensor]) -> Callable[..., Any]:
         from torch.fx.experimental.proxy_tensor import make_fx
 
-        size = self.width + 1  # equal sizes would become one symbol, and the row's size is static
+        size = self.width + 1  # differs from the static size of the row: equal sizes would become one symbol
         examples = [x.new_empty(size) if x.dim() and x.numel() > 1 else x for x in inputs[1:]]
         graph = make_fx(self._step, tracing_mode="symbolic")(inputs[0], *examples)
         return torch.compile(graph, dynamic=True, fullgraph=True, backend=self._backend)
@@ -194,7 +201,10 @@ class _Program:
 
 
 def _inputs(recipe: Recipe, step: TensorStep) -> list[Tensor] | None:
-    """Return flat views of weight, gradient and slots in one memory order, or None; copy the gradient if necessary."""
+    """Return flat views of weight, gradient and slots in the same memory order, or None if that is impossible.
+
+    A gradient with a different memory order is copied.
+    """
     slots = [(slot, step.state[slot.key]) for slot in step.storage.slots(recipe)]
     order = _order(step.p)
     w = _flat(step.p, order)
@@ -212,14 +222,17 @@ def _order(x: Tensor) -> list[int]:
 
 
 def _flat(x: Tensor, order: list[int]) -> Tensor | None:
-    """Return the elements of `x` in memory order, or None if they are not dense in this order of dimensions."""
+    """Return the elements of `x` in memory order, or None if they are not dense in the given order of dimensions."""
     if len(order) != x.dim() or x.is_conj() or x.is_neg() or not x.detach().permute(order).is_contiguous():
         return None
     return _line(torch.view_as_real(x.detach()) if x.is_complex() else x)
 
 
 def _line(x: Tensor) -> Tensor:
-    """Return the memory of a dense tensor as a 1-D tensor; not a view, as torch.compile guards the base's shape."""
+    """Return the memory of a dense tensor as a 1-D tensor.
+
+    It is not a view, because torch.compile guards on the shape of a view's base.
+    """
     start = x.storage_offset()
     return torch.empty(0, dtype=x.dtype, device=x.device).set_(x.untyped_storage(), start, (x.numel(),), (1,))  # pyright: ignore[reportArgumentType]
 
@@ -230,7 +243,7 @@ def _line(x: Tensor) -> Tensor:
 def _scalar_table(stages: Sequence[BoundStage], scalars: Sequence[StepScalars], device: torch.device) -> Tensor:
     """Return the scalar rows on a device, without copies from host memory.
 
-    Rows have an even number of entries, so that each is aligned to 16 bytes.
+    The number of entries per row is even, so that each row is aligned to 16 bytes.
     """
     columns = list(zip(*(pack(stages, item) for item in scalars), strict=True))
     table = torch.empty((len(scalars), len(columns) + len(columns) % 2), dtype=scalar_dtype(device), device=device)

@@ -1,4 +1,4 @@
-"""Kernel support for tensors, and their rows in the kernel arguments."""
+"""Which tensors kernels support, and the rows of supported tensors in the kernel arguments."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MAX_INDEXED = 2**31  # stochastic rounding indexes elements in int32
 
 @cache
 def is_plain(kind: type) -> bool:
-    """Check for `Tensor`, `Parameter`, or a subclass that overrides neither `__torch_function__` nor dispatch."""
+    """Check for `Tensor`, `Parameter`, or a subclass that overrides neither kind of torch dispatch."""
     if kind in (Tensor, torch.nn.Parameter):
         return True
     if not issubclass(kind, Tensor):
@@ -64,12 +64,12 @@ def _is_usable(slot: Slot, value: Any, p: Tensor) -> bool:
 
 
 def _order(x: Tensor) -> list[int]:
-    """Return the strides of the dimensions with more than one element; the others are arbitrary."""
+    """Return the strides of the dimensions with more than one element; the strides of the others are arbitrary."""
     return [stride for stride, size in zip(x.stride(), x.shape, strict=True) if size != 1]
 
 
 def _is_dense(x: Tensor) -> bool:
-    """Check that the elements fill one span of memory, in any order."""
+    """Check that the elements fill one contiguous span of memory, in any order."""
     expected = 1
     for stride, size in sorted(zip(x.stride(), x.shape, strict=True)):
         if size == 1:
@@ -81,7 +81,7 @@ def _is_dense(x: Tensor) -> bool:
 
 
 def kernel_layout(recipe: Recipe, storage: StorageFormat, p: Tensor, g: Tensor, state: Mapping[str, Any]) -> Layout:
-    """Return the dtypes that the kernel of a parameter is specialized for."""
+    """Return the dtypes for which the kernel of a parameter is specialized."""
     slots = tuple((slot.key, _real(state[slot.key].dtype)) for slot in storage.slots(recipe))
     return Layout(compute_dtype(p.dtype), _real(p.dtype), _real(g.dtype), slots)
 
@@ -91,7 +91,7 @@ def _real(dtype: torch.dtype) -> torch.dtype:
 
 
 def kernel_row(rng_stream: int, p: Tensor, step: Tensor, slots: Iterable[Tensor]) -> list[int]:
-    """Return a row of kernel arguments: number of reals, row of scalars, random stream, then the addresses."""
+    """Return a row of kernel arguments: number of real elements, index of the scalar row, random stream, addresses."""
     row = [0] * FIRST_SLOT
     row[0] = p.numel() * (2 if p.is_complex() else 1)
     row[2], row[WEIGHT], row[STEP] = rng_stream, p.data_ptr(), step.data_ptr()
@@ -99,7 +99,7 @@ def kernel_row(rng_stream: int, p: Tensor, step: Tensor, slots: Iterable[Tensor]
 
 
 def signature_of(p: Tensor, g: Tensor, count: Tensor, slots: Mapping[Slot, Tensor]) -> list[int]:
-    """Return the types, dtypes, dispatch keys, sizes and strides to validate; the order is that of tables.h."""
+    """Return the types, dtypes, dispatch keys, sizes and strides to validate, in the order of tables.h."""
     signature: list[int] = []
     for x in (p, g, count, *slots.values()):
         signature += id(type(x)), dispatch_keys(x), dtype_code(x.dtype)

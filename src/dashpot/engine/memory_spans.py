@@ -1,4 +1,4 @@
-"""Overlap detection for the memory that a step writes."""
+"""Detection of overlaps in the memory that a step writes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["WrittenMemory", "memory_span"]
 
 
 def memory_span(x: Tensor) -> tuple[int, int]:
-    """Return the addresses of the first element and past the last element of a tensor."""
+    """Return the address of the first element of a tensor and the address past its last element."""
     extent = sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True)) + 1
     return x.data_ptr(), x.data_ptr() + extent * x.element_size()
 
@@ -19,17 +19,17 @@ def memory_span(x: Tensor) -> tuple[int, int]:
 class WrittenMemory:
     """The spans of memory that a step writes, sorted by start.
 
-    If no two tensors that were ever prepared overlap, no subset does: their spans are then computed once and serve
-    every step (`use_all`). Otherwise they are computed for the tensors of the step (`use_exact`).
+    If no two prepared tensors overlap, neither do the tensors of any step, so the spans are computed once and used at
+    every step (`use_all`). Otherwise they are computed at each step for the tensors of that step (`use_exact`).
 
     Attributes:
-        arguments: (number of spans, address of the starts, address of the ends), as kernels read them.
+        arguments: The triple (number of spans, address of the starts, address of the ends) that kernels read.
         all_disjoint: Whether the spans of all prepared tensors are known to be disjoint.
     """
 
     def __init__(self) -> None:
         self.arguments = 0, 0, 0
-        self._spans = np.zeros((3, 0), dtype=np.int64)  # starts, largest end so far, owners
+        self._spans = np.zeros((3, 0), dtype=np.int64)  # rows: starts, largest end so far, owners
         self._all: np.ndarray | None = None
         self._all_version = -1
 
@@ -38,7 +38,10 @@ class WrittenMemory:
         return self._all is not None
 
     def use_all(self, version: int, spans: Iterable[np.ndarray]) -> bool:
-        """Use the spans of all prepared tensors, recomputed for a new `version`; False if any two overlap."""
+        """Use the spans of all prepared tensors, and return False if any two overlap.
+
+        The spans are computed again if `version` has changed.
+        """
         if version != self._all_version:
             sorted_spans = np.concatenate([np.zeros((0, 2), dtype=np.int64), *spans])
             sorted_spans = sorted_spans[np.argsort(sorted_spans[:, 0])]
@@ -50,11 +53,11 @@ class WrittenMemory:
         return self._all is not None
 
     def drop_all(self) -> None:
-        """Use exact spans until the prepared tensors change."""
+        """Use exact spans until the set of prepared tensors changes."""
         self._all = None
 
     def use_exact(self, spans: np.ndarray, owners: np.ndarray) -> set[int]:
-        """Use the given spans; return the owners of those that overlap."""
+        """Use the given spans, and return the owners of those that overlap."""
         order = np.argsort(spans[:, 0])
         starts, ends, owners = spans[order, 0], spans[order, 1], owners[order]
         reach = np.maximum.accumulate(ends)

@@ -1,8 +1,8 @@
-"""One step of one tensor as a pure function; the program that every engine runs.
+"""One step of one tensor as a pure function, the program that every engine runs.
 
-The eager engine calls it on tensors, the native engine traces it, and Inductor compiles it, so that the maths exist
-once, here and in the stages. Stored values are converted to the compute precision, the gradient is scaled and clipped,
-the stages are applied, and the results are rounded back.
+The eager engine calls it on tensors, the native engine traces it, and Inductor compiles it, so that the maths are
+implemented only once, here and in the stages. Stored values are converted to the compute precision, the gradient is
+scaled and clipped, the stages are applied, and the results are rounded to the storage format.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ __all__ = [
 ]
 
 COMPENSATION = "compensation"
-"""State key of the rounding error of a weight (`rounding="kahan"`)."""
+"""State key for the rounding error of a weight (`rounding="kahan"`)."""
 
 
 class StorageFormat(NamedTuple):
-    """The storage format of a weight and its state between steps.
+    """The format in which a weight and its state are stored between steps.
 
     Attributes:
         weight: Rounding of the weight: "nearest", "stochastic" or "kahan".
         state: Rounding of the state: "nearest" or "stochastic".
-        state_dtype: Dtype of elementwise state; None for the compute precision.
+        state_dtype: Dtype of the elementwise state; None means the compute precision.
     """
 
     weight: str = "nearest"
@@ -52,7 +52,7 @@ class StorageFormat(NamedTuple):
     state_dtype: torch.dtype | None = None
 
     def slots(self, recipe: Recipe) -> tuple[Slot, ...]:
-        """Return the slots of the recipe and of the rounding."""
+        """Return the slots of the recipe and those that rounding requires."""
         return (*recipe.slots, elementwise(COMPENSATION)) if self.weight == "kahan" else recipe.slots
 
     @property
@@ -62,18 +62,18 @@ class StorageFormat(NamedTuple):
 
 
 DEFAULT_FORMAT = StorageFormat()
-"""Round weights and state to nearest; state in the compute precision."""
+"""Round weights and state to nearest, and store the state in the compute precision."""
 
 
 class StepScalars(NamedTuple):
-    """All scalars of a step. Every engine treats them as data, so that new values compile nothing.
+    """All scalars of a step. Every engine treats them as data, so that new values do not cause a recompilation.
 
     Attributes:
         clock: Step number and learning rate.
         stages: The scalars of each stage.
-        scale: Factor on the gradient: clip factor, loss scale and sign.
+        scale: Factor on the gradient, which combines clip factor, loss scale and sign.
         clip_value: Bound on the elements of the gradient, or None.
-        rng_key: Key of the stochastic rounding.
+        rng_key: RNG key of the step, for stochastic rounding.
     """
 
     clock: Clock
@@ -86,15 +86,15 @@ class StepScalars(NamedTuple):
 class WholeTensor:
     """Reductions over a tensor that is not sharded.
 
-    They accumulate in float64, as kernels do: a float32 sum of large numbers, or of their squares, may overflow.
+    They accumulate in float64, as kernels do, because a float32 sum of large numbers or of their squares may overflow.
     """
 
     def mean(self, x: Tensor) -> Tensor:
-        """Return the mean of all elements, 0-d."""
+        """Return the mean of all elements as a 0-d tensor."""
         return x.mean(dtype=wide_dtype(x)).to(x.dtype)
 
     def norm(self, x: Tensor) -> Tensor:
-        """Return the Frobenius norm, 0-d."""
+        """Return the Frobenius norm as a 0-d tensor."""
         return torch.linalg.vector_norm(x, dtype=wide_dtype(x)).to(x.dtype)
 
 
@@ -119,7 +119,7 @@ def advance(
     state: Mapping[str, Tensor],
     context: Context = WHOLE_TENSOR,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Apply the stages in order, in one precision; return the new weight and the new slots by key."""
+    """Apply the stages in order, in a single precision; return the new weight and the new slots by key."""
     clock = scalars.clock
     x = Signal(w=w, g=g, d=1.0, v=g, rate=clock.lr, shrink=None)
     slots: dict[str, Tensor] = {}
@@ -137,7 +137,7 @@ def observe_product(
     state: Mapping[str, Tensor],
     context: Context = WHOLE_TENSOR,
 ) -> dict[str, Tensor]:
-    """Apply the observing stages to a Hessian-vector product; return their new slots by key."""
+    """Apply the stages that observe Hessian-vector products to one; return their new slots by key."""
     slots: dict[str, Tensor] = {}
     for (stage, keys, state_type, _), c in zip(stages, scalars.stages, strict=True):
         if stage.observes:
@@ -147,7 +147,7 @@ def observe_product(
 
 
 def _check_shape(owner: str, direction: Any, w: Tensor) -> None:
-    if not issubclass(type(w), Tensor):  # a symbol, without a shape
+    if not issubclass(type(w), Tensor):  # a symbol, which has no shape
         if not getattr(direction, "vector", False):
             raise ArgumentError(f"{owner}: the direction must keep the weight's shape.")
     elif getattr(direction, "shape", None) != w.shape:
@@ -166,7 +166,7 @@ def one_step(
     index: Tensor | None = None,
     context: Context = WHOLE_TENSOR,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the new weight and slots, in the dtypes of `w` and `state`.
+    """Return the new weight and the new slots, in the dtypes of `w` and `state`.
 
     Args:
         stages: The stages.
@@ -189,7 +189,7 @@ def one_step(
         for number, (key, value) in enumerate(slots.items())
     }
     given = {id(value) for value in state.values()}
-    for key, value in stored.items():  # an unchanged slot returned under another key must not alias it
+    for key, value in stored.items():  # a slot returned under a different key must not alias the original
         if id(value) in given and value is not state[key]:
             stored[key] = value.clone()
     if compensation is not None:
@@ -208,7 +208,10 @@ def one_observation(
     index: Tensor | None = None,
     context: Context = WHOLE_TENSOR,
 ) -> dict[str, Tensor]:
-    """Return the slots that a Hessian-vector product updates, in the dtypes of `state`; arguments as in `one_step`."""
+    """Return the slots that a Hessian-vector product updates, in the dtypes of `state`.
+
+    The arguments are those of `one_step`.
+    """
     wide = {key: value.to(dtype) for key, value in state.items() if key != COMPENSATION}
     observation = observation._replace(v=observation.v.to(dtype), hv=observation.hv.to(dtype))
     slots = observe_product(stages, scalars, observation, wide, context)
@@ -220,7 +223,7 @@ def one_observation(
 
 
 def _prepared(g: Tensor, scalars: StepScalars) -> Tensor:
-    """Return the gradient scaled and clipped."""
+    """Return the scaled and clipped gradient."""
     if type(scalars.scale) is not float or scalars.scale != 1.0:  # symbols cannot be compared
         g = g * scalars.scale
     if scalars.clip_value is None:
@@ -235,7 +238,7 @@ class _Draw(NamedTuple):
 
 
 def _rounded(x: Tensor, dtype: torch.dtype, mode: str, draw: _Draw, number: int) -> Tensor:
-    """Round `x` to a dtype. Two consecutive slot numbers share a hash."""
+    """Round `x` to a dtype. Pairs of consecutive slot numbers share a hash."""
     if mode == "stochastic" and dtype == torch.bfloat16:
         pair, half = divmod(number, 2)
         return rounding.stochastic(x, rounding.noise(draw.index, rounding.stream(draw.rng_key, pair), half))

@@ -1,4 +1,4 @@
-"""Rollback of a failed or skipped step: weights, state and counts as before it."""
+"""Rollback of a failed or skipped step, which restores weights, state and step counts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Rollback"]
 
 
 class Rollback:
-    """Undo log of one step; call it to restore.
+    """Undo log of one step. Call it to restore the values from before the step.
 
     Args:
         states: The state of the optimizer.
@@ -29,13 +29,14 @@ class Rollback:
         self._saved_values: list[tuple[Tensor, Tensor]] = []
 
     def save_state(self, p: Tensor) -> None:
-        """Record the entries in the state of `p`, before slots are created."""
+        """Record the entries in the state of `p` before slots are created."""
         self._saved_states.append((p, dict(self._states[p]) if p in self._states else None))
 
     def save_values(self, step: Step, positions: Sequence[int]) -> None:
-        """Copy weights and state of `positions` if one of their steps can fail halfway.
+        """Copy the weights and state at `positions` if any of their steps can fail before it is complete.
 
-        Only custom stages and tensor subclasses can: the copies need as much memory as the tensors.
+        Only steps with custom stages or tensor subclasses can fail. Others are not copied, because the copies need as
+        much memory as the tensors.
         """
         groups = step.group_of()
         if any(not is_plain(type(step.params[i])) or has_custom_stages(groups[i].plan.recipe) for i in positions):

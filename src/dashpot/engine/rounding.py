@@ -1,13 +1,14 @@
-"""Rounding to bfloat16: stochastic (unbiased), or compensated by a second number (nearly lossless).
+"""Rounding to bfloat16: stochastic (unbiased), or compensated with a second number (nearly lossless).
 
-A bfloat16 number has 8 significant bits, so a weight of 1 rounded to nearest ignores every step below 2^-9. There are
-two known remedies, both computed in float32: rounding up or down at random with the correct mean, or storing the
-rounding error in a second bfloat16 number and adding it before the next step. Zamirai et al. compare them in training.
+A bfloat16 number has 8 significant bits. If a weight of 1 is rounded to nearest, every step smaller than 2^-9 is
+therefore lost. There are two known remedies, both computed in float32: rounding up or down at random with the correct
+mean, or storing the rounding error in a second bfloat16 number and adding it before the next step. Zamirai et al.
+compare them in training.
 
-All operations are elementwise int32 and float32 arithmetic on bit patterns. The noise is stateless, a hash of (seed,
-step, tensor, slot, element), so a resumed run continues bit for bit, and all engines and devices give the same bits.
-int32 arithmetic is modulo 2^32. No operation relies on a cast from float32 to bfloat16 and back, because compilers may
-remove such pairs.
+All operations are elementwise int32 and float32 arithmetic on bit patterns. The noise is stateless: it is a hash of
+(seed, step, tensor, slot, element). Therefore a resumed run continues bit for bit, and all engines and devices produce
+the same bits. int32 arithmetic is modulo 2^32. No operation relies on a cast from float32 to bfloat16 and back, because
+compilers may remove such pairs of casts.
 
 Source: Zamirai et al., "Revisiting BFloat16 Training", arXiv 2010.06192; Kahan, "Further remarks on reducing
 truncation errors", Communications of the ACM 8(1), 1965.
@@ -35,11 +36,11 @@ def _signed(value: int) -> int:
     return (value + 2**31) % 2**32 - 2**31
 
 
-_GOLDEN = _signed(0x9E3779B9)  # 2^32 / golden ratio, odd: its multiples are equidistributed
+_GOLDEN = _signed(0x9E3779B9)  # 2^32 / golden ratio; it is odd, and its multiples are equidistributed
 _FACTORS = _signed(0xED5AD4BB), _signed(0xAC4C1B51), _signed(0x31848BAB)
 _MULTIPLIER = 0x7FEB352D
 _WORD, _NEXT = _signed(0x846CA68B), 0x42F6FBD2  # _WORD + k _NEXT is odd and a good multiplier for each k
-_BLOCK, _QUARTER = 9, 7  # log2: blocks of 512 elements share 128 hashes
+_BLOCK, _QUARTER = 9, 7  # log2 of sizes: a block of 512 elements shares 128 hashes
 _UPPER_HALF = _signed(0xFFFF0000)
 _LOWER_HALF = 0x0000FFFF
 _TIE = 0x8000
@@ -48,7 +49,7 @@ _NAN = 0x7FC00000
 
 
 def _primitive(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Mark an operation that kernels implement as a primitive: tracing records one node, as for torch functions."""
+    """Mark an operation as a primitive of kernels: tracing records it as a single node, as it does torch functions."""
 
     @functools.wraps(function)
     def dispatched(x: Any, *others: Any) -> Any:
@@ -60,7 +61,7 @@ def _primitive(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _check_dtype(owner: str, name: str, value: Tensor, dtype: torch.dtype) -> None:
-    """Raise `ArgumentError` unless `value` has this dtype, as others would silently change the arithmetic."""
+    """Raise `ArgumentError` unless `value` has this dtype, because others would silently change the arithmetic."""
     if value.dtype != dtype:
         raise ArgumentError(f"{owner}: {name} must be a tensor of {dtype}, got {value.dtype}.")
 
@@ -81,11 +82,12 @@ def _last_rounds(x: Tensor) -> Tensor:
 def mix(word: Tensor, salt: int | Tensor) -> Tensor:
     """Return `hash(word + (salt + 1) * golden)`, modulo 2^32.
 
-    For a fixed word this is injective in the salt, as the hash and the multiplication are bijective.
+    For a fixed word, the result is an injective function of the salt, because the hash and the multiplication are
+    bijective.
 
     Args:
         word: int32 tensor of any shape.
-        salt: A Python integer or an int32 tensor that broadcasts with `word`; reduced modulo 2^32.
+        salt: A Python integer, or an int32 tensor that broadcasts with `word`. It is reduced modulo 2^32.
 
     Returns:
         An int32 tensor.
@@ -110,7 +112,7 @@ def mix(word: Tensor, salt: int | Tensor) -> Tensor:
 def seed_word(seed: int) -> int:
     """Hash a seed on the host to a signed 32-bit integer, from which the random streams of a run are derived.
 
-    Adjacent seeds give uncorrelated words. Two given seeds collide with probability 2^-32.
+    Adjacent seeds result in uncorrelated words. Two given seeds collide with probability 2^-32.
 
     Args:
         seed: Integer in [0, 2^63).
@@ -131,14 +133,14 @@ def seed_word(seed: int) -> int:
 
 
 def stream(word: int | Tensor, *numbers: int | Tensor) -> Tensor:
-    """Return the word of a noise stream: `mix(mix(mix(word, step), tensor), slot)` and so on, in the given order.
+    """Return the word of a noise stream, `mix(mix(mix(word, step), tensor), slot)` for three numbers.
 
-    Streams with different numbers are uncorrelated. Two given streams coincide with probability 2^-32; in a long run
-    some do, which causes no bias.
+    Streams with different numbers are uncorrelated. Two given streams coincide with probability 2^-32. In a long run
+    some streams coincide, but this does not cause a bias.
 
     Args:
-        word: `seed_word(seed)`, or a 0-d int32 tensor with it.
-        numbers: Python integers or 0-d int32 tensors, such as the indices of step, tensor and slot.
+        word: `seed_word(seed)`, or a 0-d int32 tensor with this value.
+        numbers: Python integers or 0-d int32 tensors, such as the indices of the step, the tensor and the slot.
 
     Returns:
         A 0-d int32 tensor.
@@ -157,7 +159,7 @@ def stream(word: int | Tensor, *numbers: int | Tensor) -> Tensor:
 
 
 def bits(index: Tensor, word: Tensor) -> Tensor:
-    """Return 32 random bits: element `index` of the stream `word`.
+    """Return 32 random bits for each element `index` of the stream `word`.
 
     A second word, mixed from `word`, is added after the first round of the hash, so that streams with the same set of
     counters `index ^ word` differ.
@@ -182,15 +184,16 @@ def bits(index: Tensor, word: Tensor) -> Tensor:
 
 @_primitive
 def dither(index: Tensor, word: Tensor, key: Tensor) -> Tensor:
-    """Return 32 bits, for two numbers of `noise`: element `index` of the stream `word` with second word `key`.
+    """Return 32 random bits for each element `index` of the stream `word`, enough for two numbers of `noise`.
 
-    Four elements of a block of 512, 128 apart, share one hash of their counter, multiplied by a different factor each.
-    Products of a uniform word with two of the factors form a lattice whose shortest vector is within 7% of the longest
-    possible, so any two of the four elements are practically independent. The variance of a sum of roundings depends on
-    pairs only. `bits` shares no hashes and costs twice as much.
+    `key` is the second word of the stream. In a block of 512 elements, each four elements at a distance of 128 share
+    one hash of their counter, which is multiplied by a different factor for each. The products of a uniform word with
+    two of the factors form a lattice whose shortest vector is within 7% of the maximum possible length, so any two of
+    the four elements are practically independent. The variance of a sum of roundings depends only on pairs. `bits` does
+    not share hashes and costs twice as much.
 
-    Source: shifts and the first two factors of C. Wellons' hash prospector (`lowbias32`); the choice of multipliers by
-    the shortest lattice vector, the spectral test, of Knuth, "Seminumerical Algorithms", section 3.3.4.
+    Source: the shifts and the first two factors are those of C. Wellons' hash prospector (`lowbias32`); the multipliers
+    are chosen by the shortest lattice vector, the spectral test in Knuth, "Seminumerical Algorithms", section 3.3.4.
     """
     counter = (index >> _BLOCK) * (1 << _QUARTER) + (index & ((1 << _QUARTER) - 1))
     quarter = (index >> _QUARTER) & 3
@@ -199,14 +202,14 @@ def dither(index: Tensor, word: Tensor, key: Tensor) -> Tensor:
 
 
 def noise(index: Tensor, word: Tensor, half: int = 0) -> Tensor:
-    """Return uniform integers in [0, 65535]: element `index` of the stream `word`.
+    """Return a uniform integer in [0, 65535] for each element `index` of the stream `word`.
 
-    Each element of a stream has 32 bits, hence two independent numbers, for two slots.
+    Each element of a stream has 32 bits, which make two independent numbers, for two slots.
 
     Args:
         index: int32 tensor, index of each element in its tensor.
         word: 0-d int32 tensor from `stream` (or one that broadcasts with `index`).
-        half: 0 for the lower 16 bits of the hash, 1 for the upper ones.
+        half: 0 for the lower 16 bits of the hash, 1 for the upper 16 bits.
 
     Returns:
         An int32 tensor shaped like `index`.
@@ -222,20 +225,20 @@ def noise(index: Tensor, word: Tensor, half: int = 0) -> Tensor:
 
 
 def _half(x: Tensor) -> Tensor:
-    """Return the addend for rounding to nearest, ties to even."""
+    """Return the addend for rounding to nearest, with ties to even."""
     return ((x.view(torch.int32) >> 16) & 1) + (_TIE - 1)
 
 
 def _rounded(x: Tensor, addend: Tensor) -> Tensor:
-    """Return bits whose upper half is the rounded number: a carry from the lower half rounds away from 0.
+    """Return bits whose upper half is the rounded number. A carry from the lower half rounds away from 0.
 
-    Nans are replaced, as a carry could turn one into zero, and truncation into infinity.
+    Nans are replaced, because a carry could turn a nan into zero, and truncation could turn it into infinity.
     """
     return torch.where(torch.isnan(x), _NAN, x.view(torch.int32) + addend)
 
 
 def _upper(bits: Tensor) -> Tensor:
-    """Return the upper halves as bfloat16 numbers."""
+    """Return the upper halves of the bits as bfloat16 numbers."""
     return (bits >> 16).to(torch.int16).view(torch.bfloat16)
 
 
@@ -244,17 +247,19 @@ def stochastic(x: Tensor, noise: Tensor) -> Tensor:
     """Round `x` to one of the two adjacent bfloat16 numbers, with mean exactly `x`.
 
     Let `f` be the lower 16 bits of `x`, so that `f / 65536` is the relative position of `x` between the neighbor
-    towards 0 and the one away from 0. Adding `noise` carries into the upper bits for exactly `f` of its 65536 values.
-    The result is the neighbor away from 0 with probability `f / 65536`, so the mean is `x`, also for subnormals.
+    towards 0 and the neighbor away from 0. For exactly `f` of the 65536 values of `noise`, adding it carries into the
+    upper bits. Thus the result is the neighbor away from 0 with probability `f / 65536`, and its mean is `x`, even for
+    subnormals.
 
-    Numbers representable in bfloat16 are unchanged: signed zeros, infinities, and every number up to the largest finite
-    one, 3.3895e38. No `|x|` up to that number becomes infinite. A larger finite number becomes that number or infinity
-    by the same rule, as if infinity were 2^128 (to nearest, it would become infinite from halfway on). A nan stays a
-    nan, with unspecified payload. The rule is odd: `stochastic(-x, noise) == -stochastic(x, noise)`.
+    Numbers representable in bfloat16, including signed zeros and infinities, are unchanged. No `|x|` up to the largest
+    finite bfloat16 number, 3.3895e38, becomes infinite. A larger finite number is rounded to that number or to infinity
+    by the same rule, as if infinity were 2^128 (rounding to nearest would make it infinite from the midpoint upwards).
+    A nan remains a nan, with unspecified payload. The function is odd:
+    `stochastic(-x, noise) == -stochastic(x, noise)`.
 
     Args:
         x: float32 tensor.
-        noise: int32 tensor that broadcasts with `x`, uniform in [0, 65535], from `noise`.
+        noise: int32 tensor that broadcasts with `x`, uniform in [0, 65535], as returned by the function `noise`.
 
     Returns:
         A bfloat16 tensor shaped like `x`.
@@ -274,22 +279,23 @@ def stochastic(x: Tensor, noise: Tensor) -> Tensor:
 
 
 def split(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Split `x` into a bfloat16 number and remainder: `high = nearest(x)`, `low = nearest(x - high)`.
+    """Split `x` into a bfloat16 number and a remainder: `high = nearest(x)`, `low = nearest(x - high)`.
 
-    Ties round to even in `high`, as in torch, and away from zero in `low`, which is cheaper and equally accurate.
+    Ties are rounded to even in `high`, as in torch, and away from zero in `low`, which is cheaper and equally accurate.
 
     For `2^e <= |x| < 2^(e+1)` the remainder is at most `2^(e-8)` and exact in float32. Rounding it to 8 significant
     bits errs by at most `2^(e-17)`, and the sum in `join` is exact. Thus
 
         |join(*split(x)) - x| <= max(2^-17 |x|, 2^-134),
 
-    with the second term for a subnormal remainder (`|x| < 2^-117`). bfloat16 alone errs by up to `2^(e-8)`: 16 more
-    bits of memory give 9 more significant bits, 17 in all, and a step below `2^-17 |x|` can still be lost. This is
-    Kahan's compensated summation: a step computed as `split(join(high, low) + step)` adds the rounding error of `high`
-    to the next step.
+    where the second term applies to subnormal remainders (`|x| < 2^-117`). The error of bfloat16 alone is up to
+    `2^(e-8)`: the 16 additional bits of memory provide 9 more significant bits, 17 in all, and a step smaller than
+    `2^-17 |x|` can still be lost. This is Kahan's compensated summation: if a step is computed as `split(join(high,
+    low) + step)`, the rounding error of `high` is added to the next step.
 
-    `high` is always `x.to(torch.bfloat16)`. If it is infinite or nan, `low` is 0, so that `join` returns `high`; finite
-    `x` from 3.3962e38 on become infinite, as in any rounding to nearest. `join` returns +0 for -0.
+    `high` always equals `x.to(torch.bfloat16)`. If `high` is infinite or nan, `low` is 0, so that `join` returns
+    `high`. Finite `x` of magnitude 3.3962e38 or more become infinite, as in any rounding to nearest. For -0, `join`
+    returns +0.
 
     Args:
         x: float32 tensor.
@@ -312,10 +318,10 @@ def split(x: Tensor) -> tuple[Tensor, Tensor]:
 
 @_primitive
 def high_and_low(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Split a float32 tensor, as `split` without the check."""
+    """Split a float32 tensor as `split` does, without checking its dtype."""
     bits = _rounded(x, _half(x))
     remainder = x - (bits & _UPPER_HALF).view(torch.float32)
-    # If `high` is infinite or nan, so is the remainder, which becomes 0.
+    # If `high` is infinite or nan, so is the remainder, which is replaced by 0.
     low = torch.where(remainder.abs() < torch.inf, remainder.view(torch.int32) + _TIE, 0)
     return _upper(bits), _upper(low)
 

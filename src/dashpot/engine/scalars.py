@@ -1,6 +1,6 @@
-"""The scalar row: all scalars of one step in a fixed order, as compiled steps read them.
+"""The scalar row: all scalars of one step, in the fixed order in which compiled steps read them.
 
-`pack` writes the row, `unpack` reads it back from symbols or tensors. Only this module defines the layout.
+`pack` writes the row, and `unpack` reads it from symbols or tensors. Only this module defines the order.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["CLIP_VALUE", "SCALE", "example_records", "numeric_settings", "pack",
 
 
 class _Leading(NamedTuple):
-    """The scalars in front of those of the stages; `clip_value` is infinite for no bound."""
+    """The scalars that precede those of the stages. An infinite `clip_value` means no bound."""
 
     scale: Any
     clip_value: Any
@@ -30,16 +30,16 @@ class _Leading(NamedTuple):
 
 
 SCALE, CLIP_VALUE = map(_Leading._fields.index, ("scale", "clip_value"))
-"""Positions in the row of the gradient's scale and of its elementwise bound."""
+"""Positions in the row of the gradient's scale and of the bound on its elements."""
 _EXAMPLE = Clock(t=1, lr=1.0)
 
 
 def pack(stages: Sequence[BoundStage], scalars: StepScalars) -> list[Any]:
-    """Return the scalar row of a step: numbers or 0-d tensors.
+    """Return the scalar row of a step, which consists of numbers and 0-d tensors.
 
     Args:
         stages: Active stages.
-        scalars: Scalars of the step, with one record per stage.
+        scalars: Scalars of the step, with one record for each stage.
     """
     clip_value = math.inf if scalars.clip_value is None else scalars.clip_value
     row = list(_Leading(scalars.scale, clip_value, scalars.rng_key, scalars.clock.lr, scalars.clock.factor))
@@ -52,12 +52,12 @@ def pack(stages: Sequence[BoundStage], scalars: StepScalars) -> list[Any]:
 def unpack(
     stages: Sequence[BoundStage], records: Sequence[Any], row: Iterator[Any]
 ) -> tuple[list[BoundStage], StepScalars]:
-    """Return stages and scalars of a step whose numbers are the entries of `row`; the inverse of `pack`.
+    """Return the stages and scalars of a step, with the entries of `row` as their numbers; the inverse of `pack`.
 
     Args:
         stages: Active stages.
-        records: Scalars of the stages at any step, as from `example_records`.
-        row: Entries of the row; trailing ones are not consumed.
+        records: Scalars of the stages at any step, such as those from `example_records`.
+        row: Entries of the row. Trailing entries are not consumed.
 
     Returns:
         The stages with settings from the row, and the scalars. The clock has no step number.
@@ -74,12 +74,12 @@ def unpack(
 
 
 def example_records(stages: Iterable[BoundStage]) -> tuple[Any, ...]:
-    """Return the scalars of each stage at the first step: types and lengths are equal at every step."""
+    """Return the scalars of each stage at the first step; their types and lengths are the same at every step."""
     return tuple(bound.stage.prepare(_EXAMPLE) for bound in stages)
 
 
 def width(stages: Sequence[BoundStage], records: Sequence[Any]) -> int:
-    """Return the number of entries of the row."""
+    """Return the number of entries in the row."""
     return len(pack(stages, StepScalars(_EXAMPLE, tuple(records))))
 
 
@@ -89,14 +89,14 @@ def to_buffer(rows: Iterable[Iterable[Any]]) -> array[float]:
 
 
 def numeric_settings(stage: Stage) -> list[str]:
-    """Return the names of the numeric settings that are not None; their values are `BoundStage.settings`."""
+    """Return the names of the numeric settings that are not None; `BoundStage.settings` contains their values."""
     return [name for name in stage.numeric() if getattr(stage, name) is not None]
 
 
 def _with_settings(stage: Stage, values: Mapping[str, Any]) -> Stage:
-    """Return a copy of a stage with unchecked settings, so that a kernel contains none of its numbers.
+    """Return a copy of a stage with other, unchecked settings, so that its numbers are not constants of a kernel.
 
-    Attributes other than fields are omitted, as they may be derived from the settings.
+    Attributes other than fields are omitted, because they may be derived from the settings.
     """
     copy = object.__new__(type(stage))
     for field in dataclasses.fields(stage):  # pyright: ignore[reportArgumentType] - every stage is a dataclass

@@ -1,6 +1,6 @@
-"""Sharding of tensors over mesh dimensions, and reductions over it: means, norms and finiteness.
+"""Sharding of tensors over the dimensions of a mesh, and reductions over shards: means, norms and finiteness.
 
-All ranks must take the same decisions, so none depends on the local shard, not even whether to communicate.
+All ranks must make the same decisions, so no decision depends on the local shard, not even whether to communicate.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ __all__ = ["ShardSpec", "ShardedTensorContext", "Sharding", "global_norm_and_fin
 
 
 class ShardSpec(NamedTuple):
-    """Sharding of a tensor over the dimensions `dims` of a mesh; it is replicated over the others."""
+    """Sharding of a tensor over the dimensions `dims` of a mesh. The tensor is replicated over all other dimensions."""
 
     mesh: DeviceMesh
     dims: tuple[int, ...]
 
     def all_reduce(self, x: Tensor) -> Tensor:
-        """Sum `x` over the ranks with the shards of one replica, in place."""
+        """Sum `x` in place over the ranks that hold the shards of one replica."""
         return _all_reduce(x, self.mesh, self.dims)
 
     def shard_index(self) -> int:
-        """Return the number of the local shard, equal for all replicas."""
+        """Return the index of the local shard, which is the same in all replicas."""
         index, coordinate = 0, self.mesh.get_coordinate() or ()
         for dim in self.dims if coordinate else ():
             index = index * self.mesh.size(dim) + coordinate[dim]
@@ -44,14 +44,14 @@ class ShardSpec(NamedTuple):
 def _all_reduce(x: Tensor, mesh: DeviceMesh, dims: Sequence[int]) -> Tensor:
     from torch.distributed import all_reduce
 
-    if mesh.get_coordinate() is not None:  # ranks outside the mesh do not take part
+    if mesh.get_coordinate() is not None:  # ranks outside the mesh do not participate
         for dim in dims:
             all_reduce(x, group=mesh.get_group(dim))
     return x
 
 
 def shard_spec(p: Tensor) -> ShardSpec | None:
-    """Return the sharding of a DTensor; None for a plain tensor."""
+    """Return the sharding of a DTensor, or None for a plain tensor."""
     if not is_dtensor(p):
         return None
     x = cast(Any, p)
@@ -61,53 +61,53 @@ def shard_spec(p: Tensor) -> ShardSpec | None:
 def shard_rng_stream(ordinal: int, spec: ShardSpec | None) -> int:
     """Return the stream number of the local shard, for stochastic rounding.
 
-    Elements are indexed within their shard, so each shard has a different number; replicas have the same. After a
-    change of the world size a tensor draws different numbers: rounding stays unbiased, but is not reproduced bit for
-    bit.
+    Elements are indexed within their shard, so each shard needs a different stream number; replicas of a shard have the
+    same number. If the world size changes, the random numbers of a tensor change: rounding remains unbiased, but is not
+    reproduced bit for bit.
 
     Args:
         ordinal: Stream number of the whole tensor.
-        spec: Its sharding; None for a plain tensor.
+        spec: Sharding of the tensor; None for a plain tensor.
     """
     return int(stream(ordinal, spec.shard_index())) if spec is not None and spec.dims else ordinal
 
 
 class ShardedTensorContext:
-    """Reductions over a sharded tensor, in float64 until the last rounding; 0-d values are equal on all ranks.
+    """Reductions over a sharded tensor, in float64 up to the final rounding. The results are equal on all ranks.
 
     Args:
-        spec: Sharding.
-        count: Real numbers in the whole tensor.
+        spec: Sharding of the tensor.
+        count: Number of real elements in the whole tensor.
     """
 
     def __init__(self, spec: ShardSpec, count: int) -> None:
         self._shard_spec, self._count = spec, count
 
     def mean(self, x: Tensor) -> Tensor:
-        """Return the mean over all elements, 0-d."""
+        """Return the mean of all elements as a 0-d tensor."""
         if x.dim() == 0:
             return x
         return (self._shard_spec.all_reduce(x.sum(dtype=torch.float64)) / self._count).to(x.dtype)
 
     def norm(self, x: Tensor) -> Tensor:
-        """Return the Frobenius norm, 0-d."""
+        """Return the Frobenius norm as a 0-d tensor."""
         if x.dim() == 0:
             return x.abs()
         return self._shard_spec.all_reduce(x.to(torch.float64).square().sum()).sqrt().to(x.dtype)
 
 
 class Sharding:
-    """Sharding of all tensors of a step; without arguments, of plain tensors.
+    """Sharding of all tensors of a step. Without arguments, all tensors are plain.
 
     Attributes:
-        specs: Distinct shardings in the order of the tensors, which is the same on all ranks.
-        contexts: Reductions over the tensors with an entry in `eager_reasons`, by position.
-        eager_reasons: Why a tensor has no kernel, by position: kernels do not communicate.
-        remote_elements: Real numbers that kernels of other ranks may update.
+        specs: The distinct shardings, in the order of the tensors, which is the same on all ranks.
+        contexts: Reductions for the tensors with an entry in `eager_reasons`, by position.
+        eager_reasons: The reason why a tensor has no kernel, by position. Kernels do not communicate.
+        remote_elements: Number of real elements that kernels on other ranks may update.
 
     Args:
-        params: Parameters.
-        recipes: Recipe of each.
+        params: The parameters.
+        recipes: The recipe of each parameter.
     """
 
     def __init__(self, params: Sequence[Tensor] = (), recipes: Sequence[Recipe] = ()) -> None:
@@ -121,7 +121,7 @@ class Sharding:
             if spec is None or not spec.dims or spec.mesh.get_coordinate() is None:
                 continue
             reduces = reducing[id(recipe)]
-            # Empty shards step too, to update per-tensor slots.
+            # Empty shards are stepped too, to update per-tensor slots.
             if reduces or local(p).numel() == 0:
                 self.contexts[i] = ShardedTensorContext(spec, _reals(p))
                 self.eager_reasons[i] = (
@@ -134,7 +134,7 @@ class Sharding:
         return self._by_param[i] if self._by_param else None
 
     def group_by_spec(self, positions: Sequence[int]) -> Iterator[tuple[ShardSpec | None, list[int]]]:
-        """Yield each sharding with its positions."""
+        """Yield each distinct sharding with the positions of its tensors."""
         for spec in self.specs:
             if group := [i for i in positions if self.spec(i) == spec]:
                 yield spec, group
@@ -145,17 +145,17 @@ def _reals(p: Tensor) -> int:
 
 
 def _reduces(recipe: Recipe) -> bool:
-    """Check for means or norms in any stage, active or not; true if a stage cannot be traced."""
+    """Check for means or norms in any stage, active or not. Return True if a stage cannot be traced."""
     found = trace_float32(recipe, active=False)
     return found is None or any(x.level > 0 for x in (*found.arrays.values(), *found.per_tensor.values()))
 
 
 def global_norm_and_finite(local_values: Mapping[ShardSpec | None, tuple[Tensor, Any]]) -> tuple[Tensor, Any]:
-    """Reduce norm and finiteness over ranks, with one all-reduce if all tensors have the same sharding.
+    """Reduce the norm and finiteness over ranks, with a single all-reduce if all tensors have the same sharding.
 
     Args:
-        local_values: Norm of the local shards and whether they are finite, by sharding in the order of the parameters;
-            None for plain tensors, which are equal on all ranks.
+        local_values: The norm of the local shards and whether they are finite, by sharding, in the order of the
+            parameters. The key None is for plain tensors, which are equal on all ranks.
 
     Returns:
         The norm and whether all elements are finite, equal on all ranks.
@@ -163,7 +163,7 @@ def global_norm_and_finite(local_values: Mapping[ShardSpec | None, tuple[Tensor,
     specs = [spec for spec in local_values if spec is not None]
     device = torch.device(specs[0].mesh.device_type)
     pairs = {spec: _square_and_nonfinite(*values, device) for spec, values in local_values.items()}
-    last = max(specs, key=lambda spec: len(spec.dims))  # its reduction also distributes the flags of the others
+    last = max(specs, key=lambda spec: len(spec.dims))  # this reduction also distributes the others' flags
     for spec in specs:
         if spec is not last:
             spec.all_reduce(pairs[spec])
@@ -178,7 +178,7 @@ def global_norm_and_finite(local_values: Mapping[ShardSpec | None, tuple[Tensor,
 
 
 def _square_and_nonfinite(norm: Tensor, finite: Any, device: torch.device) -> Tensor:
-    """Return (norm squared, 1 if anything is not finite) in float64."""
+    """Return the float64 tensor (norm squared, 0 if all elements are finite and otherwise 1)."""
     finite = finite if isinstance(finite, Tensor) else torch.tensor(finite, device="cpu")
     wide = norm.detach().to(device, torch.float64)
     return torch.stack([wide.square(), 1.0 - finite.to(device, torch.float64)])

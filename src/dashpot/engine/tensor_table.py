@@ -1,9 +1,9 @@
 """Kernel arguments for the parameters of an optimizer, prepared once and validated at every step.
 
-A kernel dereferences raw addresses without checks, so its preconditions are checked here: tensors are plain, dense and
-on the CPU, weight and state have the same memory order, and no two overlap. A parameter is prepared when it first has a
-gradient, and again when the type, form or address of one of its tensors has changed. No tensor is kept alive from one
-step to the next.
+A kernel dereferences raw addresses without checks, so its preconditions are checked here: all tensors are plain, dense
+and on the CPU, the weight and the state have the same memory order, and no two tensors overlap. A parameter is prepared
+when it first has a gradient, and again whenever the type, layout or address of one of its tensors has changed. No
+tensor is kept alive from one step to the next.
 """
 
 from __future__ import annotations
@@ -29,20 +29,21 @@ from dashpot.engine.sharding import ShardSpec, shard_rng_stream
 __all__ = ["KernelArgs", "TensorTable", "step_count"]
 
 _CHANGED, _TO_COPY, _OVERLAPS = 1, 2, 3  # `Status` of tables.h
-_MAX_ATTEMPTS = 2  # after these, tensors that are still invalid or overlapping use the eager engine
+_MAX_ATTEMPTS = 2  # tensors that are still invalid or overlapping then use the eager engine
 SHARED = "shares memory with another tensor"
 
 
 def step_count(state: Mapping[str, Any]) -> int:
-    """Return the steps taken by a parameter.
+    """Return the number of steps of a parameter.
 
-    Old torch checkpoints hold a plain number. The state of torch.optim.SGD has no count: any buffer counts as a step.
+    In old torch checkpoints the count is a plain number. The state of torch.optim.SGD has no count; if it has a buffer,
+    the result is 1.
     """
     return int(state["step"]) if "step" in state else int(any(isinstance(v, Tensor) for v in state.values()))
 
 
 class _PreparedTensor(NamedTuple):
-    """A parameter's row of kernel arguments, the signature it is validated against, and the memory it writes."""
+    """A parameter's row of kernel arguments, its signature for validation, and the memory that its steps write."""
 
     row: list[int]
     signature: list[int]
@@ -54,10 +55,10 @@ class PreparedGroup:
 
     Args:
         kernel: The kernel.
-        active: Mask of the stages that are not no-ops.
-        keys: Keys of the state that the kernel writes: the step count, then the slots.
-        spec: How the parameters are sharded.
-        width: Bytes of an element of a gradient.
+        active: For each stage, whether it is active, that is, not a no-op.
+        keys: Keys of the state that the kernel writes: the step count, followed by the slots.
+        spec: Sharding of the parameters.
+        width: Size of a gradient element in bytes.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class PreparedGroup:
     ) -> None:
         self.kernel, self.active, self.keys, self.spec, self.width = kernel, active, keys, spec, width
         self.version = 0  # incremented when a parameter is added or removed
-        self._tensors: dict[int, _PreparedTensor] = {}  # by index among the parameters
+        self._tensors: dict[int, _PreparedTensor] = {}  # by index of the parameter in the optimizer
         self._places: dict[int, int] | None = None
         self._arrays: tuple[np.ndarray, ...] = ()
 
@@ -82,12 +83,12 @@ class PreparedGroup:
         self.version += 1
 
     def memory_spans(self) -> np.ndarray:
-        """Return the memory that steps of all parameters write, shape (n, 2)."""
+        """Return the memory spans that steps of all parameters write, an array of shape (n, 2)."""
         spans = [span for tensor in self._tensors.values() for span in tensor.spans]
         return np.array(spans, dtype=np.int64).reshape(-1, 2)
 
     def select(self, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Return (rows, offsets of the signatures, signatures of all, memory spans) of some parameters."""
+        """Return rows, signature offsets, the signatures of all parameters, and memory spans, for some parameters."""
         if self._places is None:
             tensors = list(self._tensors.values())
             self._places = {index: place for place, index in enumerate(self._tensors)}
@@ -104,12 +105,12 @@ class PreparedGroup:
 
 
 class KernelArgs:
-    """The arguments of one kernel in a step, with one row for each tensor.
+    """The arguments of one kernel in a step, with one row per tensor.
 
     Attributes:
         positions: Positions of the tensors in the lists of the step.
         rows: The argument rows.
-        counts: Step count of each tensor.
+        counts: The step count of each tensor.
     """
 
     def __init__(
@@ -127,15 +128,15 @@ class KernelArgs:
         self._has_mismatch = False
 
     def elements(self) -> int:
-        """Return the number of elements of all tensors."""
+        """Return the total number of elements of the tensors."""
         return int(self.rows[:, 0].sum())
 
     def groups(self, step: Step) -> list[GroupStep]:
-        """Return the groups of the step that have tensors here."""
+        """Return the groups of the step that have tensors among these arguments."""
         return [step.groups[number] for number in self._group_numbers]
 
     def refresh(self, step: Step, written: tuple[int, int, int]) -> dict[int, int]:
-        """Read the gradients' addresses and the step counts; return the status of each position that is invalid."""
+        """Read the addresses of the gradients and the step counts; return the status of each invalid position."""
         params, grads, states = map(self._select, (step.params, step.grads, step.states))
         try:
             kept = list(chain.from_iterable(map(self._get, states)))
@@ -157,7 +158,7 @@ class KernelArgs:
         return values if len(values) == len(self._at) else [values[i] for i in self._at]
 
     def copy_gradients(self, step: Step) -> list[Tensor]:
-        """Copy gradients that are lazy views or differ from their weights in memory order, and use the copies."""
+        """Use copies of the gradients that are lazy views or have a different memory order than their weights."""
         copies: list[Tensor] = []
         for n in np.flatnonzero(self._status == _TO_COPY).tolist() if self._has_mismatch else ():
             i = self._at[n]
@@ -172,7 +173,7 @@ class KernelArgs:
         torch.autograd.graph.increment_version(step.written[id(self)])
 
     def _scalar_rows(self, step: Step) -> list[list[Any]]:
-        """Return the distinct rows of scalars, and write the index of its row into the arguments of each tensor."""
+        """Return the distinct rows of scalars, and write the index of each tensor's row into its arguments."""
         begins: dict[int, int] = {}
         rows: list[list[Any]] = []
         for group in self.groups(step):
@@ -196,10 +197,10 @@ class TensorTable:
     """Kernel support and kernel arguments of the tensors of an optimizer.
 
     Attributes:
-        kernel_args: Arguments of the current step, one entry for each kernel.
-        fallbacks: The reason for each position in the current step that no kernel supports.
-        group_indices: Parameter group of each position.
-        untraceable: The causes for which recipes have no kernel, by message.
+        kernel_args: Kernel arguments for the current step, one entry per kernel.
+        fallbacks: For each position of the current step that no kernel supports, the reason.
+        group_indices: Index of the parameter group of each position.
+        untraceable: Errors that prevented the compilation of recipes, by message.
     """
 
     def __init__(self) -> None:
@@ -208,33 +209,34 @@ class TensorTable:
         self.group_indices: list[int] = []
         self.untraceable: dict[str, UntraceableError] = {}
         self._prepared: dict[Any, PreparedGroup] = {}
-        self._placement: dict[int, PreparedGroup | str] = {}  # by index: prepared group, or reason for the fallback
-        self._keys: dict[int, Any] = {}  # identity and kernel key when prepared; the rest is validated at each step
-        self._layout: Any = None  # of the last step: tensors and groups
+        self._placement: dict[int, PreparedGroup | str] = {}  # index -> prepared group, or reason for the fallback
+        self._keys: dict[int, Any] = {}  # identity and kernel key at preparation; the rest is validated at each step
+        self._layout: Any = None  # tensors and groups of the last step
         self._written = WrittenMemory()
 
     def usable(self) -> list[KernelArgs]:
-        """Return the arguments of kernels that have not failed their first comparison with the eager engine."""
+        """Return the arguments of all kernels except those that failed their comparison with the eager engine."""
         return [args for args in self.kernel_args if args.kernel.failed is None]
 
     def eager_positions(self) -> list[int]:
-        """Return the positions that no kernel steps."""
+        """Return the positions that are not stepped by a kernel."""
         failed = (args for args in self.kernel_args if args.kernel.failed is not None)
         return sorted(chain(self.fallbacks, *(args.positions.tolist() for args in failed)))
 
     def update(self, step: Step, complete_state: Callable[[int], None], eager: str | None) -> None:
-        """Prepare new and changed tensors, and validate the rest.
+        """Prepare new and changed tensors, and validate all others.
 
         Args:
             step: The step.
-            complete_state: Called with a position before it is prepared; checks the parameter and completes its state.
-            eager: Reason to use no kernels at all, or None.
+            complete_state: Function that checks the parameter at a position and completes its state. It is called
+                before the parameter is prepared.
+            eager: The reason why kernels are not used at all, or None.
         """
         identities = list(map(id, step.params))
         layout = identities, [(g.index, g.plan.structure, g.plan.active, g.start) for g in step.groups]
         changed = layout != self._layout or len(self.usable()) < len(self.kernel_args)
         stale = self._unprepared(step, identities) if changed else sorted(self.fallbacks)
-        self._layout = None  # until all tensors are valid
+        self._layout = None  # set once all tensors are valid
         for attempt in count():
             for i in stale:
                 complete_state(i)
@@ -260,12 +262,12 @@ class TensorTable:
         self._layout = layout
 
     def _with_owners(self, step: Step, positions: Sequence[int]) -> set[int]:
-        """Return `positions` and those whose weight or state their gradients overlap: all must step in order."""
+        """Return `positions` and those whose weight or state overlaps their gradients: all must be stepped in order."""
         owners = (self._written.owners_of(memory_span(step.grads[i])) for i in positions)
         return set(positions) | (set().union(*owners) - self.fallbacks.keys())
 
     def _unprepared(self, step: Step, identities: list[int]) -> list[int]:
-        """Return the positions that have no prepared tensor for their kernel."""
+        """Return the positions whose tensor has not been prepared for its kernel."""
         plans = (group.plan for group in step.group_of())
         wanted = [(i, plan.structure, plan.active) for i, plan in zip(identities, plans, strict=True)]
         known = list(map(self._keys.get, step.indices))
@@ -290,7 +292,7 @@ class TensorTable:
         try:
             kernel = kernel_for(plan.recipe, storage, kernel_layout(plan.recipe, storage, p, g, state))
         except UntraceableError as error:
-            self.untraceable[str(error)] = error.with_traceback(None)  # its frames hold the tensors
+            self.untraceable[str(error)] = error.with_traceback(None)  # the frames of the traceback keep tensors alive
             return f"{error} cannot be compiled", None
         if not kernel.ready():
             return str(kernel.failed), None
@@ -305,7 +307,7 @@ class TensorTable:
         return self._prepared[key], _PreparedTensor(row, signature_of(p, g, steps, slots), spans)
 
     def _arrange(self, step: Step) -> None:
-        """Collect the arguments of the kernels for the tensors of a step."""
+        """Collect the kernel arguments for the tensors of a step."""
         placements = list(map(self._placement.__getitem__, step.indices))
         members: dict[PreparedGroup, list[int]] = {}
         self.fallbacks = {}
@@ -337,7 +339,7 @@ class TensorTable:
         self.group_indices = [group.index for group in step.group_of()]
 
     def _overlapping(self, step: Step, members: Mapping[PreparedGroup, tuple[list[int], np.ndarray]]) -> set[int]:
-        """Return the positions that kernels cannot step because their memory overlaps other memory of the step."""
+        """Return the positions that kernels cannot step because their memory overlaps with other memory of the step."""
         spans = [found.reshape(-1, 2) for _, found in members.values()]
         owners = [np.repeat(at, found.shape[1]) for at, found in members.values()]
         rest = [i for i in self.fallbacks if _has_memory(step.params[i])]

@@ -1,1 +1,1 @@
-"""Kernels in C++: one source text per recipe, compiled once per machine, kept in a per-user cache."""
+"""Kernels in C++: one source text per recipe, compiled once per machine and stored in a per-user cache."""

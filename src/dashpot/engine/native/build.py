@@ -1,4 +1,4 @@
-"""Kernel libraries by source text: from memory, from the disk cache, or compiled."""
+"""Kernel libraries by source text, from memory, from the disk cache, or newly compiled."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ UNCACHED = "Until then every process recompiles its kernels."
 
 _log = logging.getLogger("dashpot")
 _libraries: dict[str, ctypes.CDLL] = {}
-_accepted: dict[Compiler, Compiler] = {}  # by compiler with rejected flags, the same with the flags it accepts
+_accepted: dict[Compiler, Compiler] = {}  # compiler with rejected flags -> with accepted flags
 _warned: set[str] = set()
 _logged = False
 _lock = threading.Lock()
@@ -38,13 +38,13 @@ _source_locks: dict[str, threading.Lock] = {}
 
 
 def load_cached(source: str) -> ctypes.CDLL | None:
-    """Return a kernel's library from memory or the disk cache, else None. Takes about a millisecond.
+    """Return a kernel's library from memory or the disk cache, or None, within about a millisecond.
 
     Args:
         source: C++ source text.
 
     Warns:
-        RuntimeWarning: Once, if the cache folder cannot be used; libraries are then lost at exit.
+        RuntimeWarning: Once, if the cache folder cannot be used. Libraries are then lost when the process exits.
     """
     if source in _libraries:
         return _libraries[source]
@@ -63,13 +63,14 @@ def load_cached(source: str) -> ctypes.CDLL | None:
 def library(source: str) -> ctypes.CDLL:
     """Return a kernel's library, compiling it if necessary.
 
-    Concurrent calls compile a source once: other threads wait, and other processes for up to `PEER_TIMEOUT` seconds.
+    A source is compiled only once, even if calls are concurrent: other threads wait for the result, and other processes
+        wait for up to `PEER_TIMEOUT` seconds.
 
     Args:
         source: C++ source text.
 
     Raises:
-        BuildError: If no compiler is found, it fails, or its output cannot be loaded.
+        BuildError: If no compiler is found, the compiler fails, or its output cannot be loaded.
 
     Warns:
         RuntimeWarning: Once, if the compiler rejects an optimization flag.
@@ -98,7 +99,7 @@ def _wait_for(lock: cache.CompileLock) -> None:
 
 
 class _AttemptError(Exception):
-    """A compilation that failed, and may succeed with fewer flags."""
+    """A failed compilation that may succeed with fewer flags."""
 
 
 def _compile(source: str, compiler: Compiler) -> ctypes.CDLL:
@@ -124,7 +125,7 @@ def _compile(source: str, compiler: Compiler) -> ctypes.CDLL:
                 _accepted[compiler] = used
                 _warn(_rejected_flags_message(compiler, used, errors[0]))
             return found
-    # The last attempt has the fewest flags, so its error concerns the source.
+    # The last attempt uses the fewest flags, so its error must be due to the source.
     raise BuildError(
         f"The C++ compiler {compiler.path} cannot compile a kernel ({errors[-1]}): "
         "update it, or set CXX to another compiler."
@@ -132,7 +133,7 @@ def _compile(source: str, compiler: Compiler) -> ctypes.CDLL:
 
 
 def _attempt(job: CompileJob, compiler: Compiler, name: str) -> ctypes.CDLL:
-    """Run the compiler with these flags, cache its library as `name`, and load it."""
+    """Run the compiler with its current flags, cache the library as `name`, and load it."""
     try:
         job.launch(compiler)
         while job.running():
@@ -148,7 +149,7 @@ def _attempt(job: CompileJob, compiler: Compiler, name: str) -> ctypes.CDLL:
 
 
 def _store_and_load(built: Path, name: str) -> ctypes.CDLL:
-    """Write the library `built` to the cache and load it from there, or in place if that fails.
+    """Write the library `built` to the cache and load it from there. If that fails, load it in place.
 
     The file of a loaded library may be deleted.
     """
@@ -190,7 +191,7 @@ def _without_path(error: OSError) -> str:
 
 
 def _folder() -> Path | None:
-    """Return the cache folder, or None with one warning if it cannot be used."""
+    """Return the cache folder, or None if it cannot be used, with a warning the first time."""
     try:
         return cache.folder()
     except cache.CacheError as error:
@@ -208,7 +209,7 @@ def _rejected_flags_message(wanted: Compiler, used: Compiler, error: str) -> str
 
 
 def _log_compilation() -> None:
-    """Log a running compilation, once per process."""
+    """Log that a compilation is running, once per process."""
     global _logged  # noqa: PLW0603
     with _lock:
         if _logged:
@@ -216,12 +217,12 @@ def _log_compilation() -> None:
         _logged = True
     place = _folder()
     once = "" if place is None else f" (once; cached in {place})"
-    # WARNING is the lowest level shown without logging configuration, which is the common case.
+    # WARNING is the lowest level shown if logging is not configured, which is the usual case.
     _log.warning("Compiling a kernel for this machine%s ...", once)
 
 
 def _warn(message: str) -> None:
-    """Warn once per process and message."""
+    """Issue a warning, once per process for each message."""
     with _lock:
         if message in _warned:
             return
@@ -230,7 +231,7 @@ def _warn(message: str) -> None:
 
 
 def _after_fork() -> None:
-    """Replace the locks in a forked child, as a thread of the parent may hold them."""
+    """Replace the locks in a forked child, because threads of the parent may hold them."""
     global _lock  # noqa: PLW0603
     _lock = threading.Lock()
     _source_locks.clear()

@@ -39,19 +39,21 @@ class CacheError(DashpotError, RuntimeError):
 
 
 def folder() -> Path:
-    """Return the cache folder, created if missing: `DASHPOT_CACHE`, else `kernels` in dashpot's per-user cache.
+    """Return the cache folder: `DASHPOT_CACHE` if set, otherwise `kernels` in dashpot's per-user cache folder.
 
-    It holds native code that runs as this user, so only this user may be able to write to it.
+    The folder is created if it does not exist. It contains native code that runs as this user, so no other user may
+    have write access.
 
     Raises:
-        CacheError: If it cannot be created, has a different owner, or can be written to or replaced by others.
+        CacheError: If the folder cannot be created, has a different owner, or can be modified or replaced by other
+            users.
     """
     try:
         named = os.environ.get(VARIABLE)
         place = (Path(named).expanduser() if named else cache_folder() / "kernels").absolute()
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
         reason = _reject_reason(place)
-    except (OSError, RuntimeError) as error:  # RuntimeError if there is no home directory
+    except (OSError, RuntimeError) as error:  # RuntimeError if the home directory is unknown
         at = f" {str(error.filename)!r}" if isinstance(error, OSError) and error.filename else ""
         cause = error.strerror if isinstance(error, OSError) else error
         raise CacheError(
@@ -64,10 +66,10 @@ def folder() -> Path:
 
 
 def _reject_reason(place: Path) -> str:
-    """Return why native code in `place` cannot be trusted; empty if it can."""
+    """Return the reason why native code in `place` cannot be trusted, or an empty string if it can."""
     name = f"The folder {str(place)!r} for compiled kernels"
     elsewhere = f"set {VARIABLE} to a folder that only you can write to"
-    if sys.platform == "win32":  # user profiles are private by default, and have no modes
+    if sys.platform == "win32":  # user profiles are private by default and have no mode bits
         return ""
     status = place.stat()
     if status.st_uid != os.geteuid():
@@ -83,9 +85,9 @@ def _reject_reason(place: Path) -> str:
 
 
 def key(source: str, compiler: Compiler) -> str:
-    """Return the name of a kernel: a checksum of everything its code or its compatibility depends on.
+    """Return the name of a kernel: a checksum of everything that affects its code or its compatibility.
 
-    That is the source, the compiler, its version and flags, torch's version, the system and the processor.
+    The inputs are the source, the compiler with its version and flags, torch's version, the system and the processor.
     """
     command = compiler.command("source", "library")
     parts = (source, compiler.version, *command, torch.__version__, sys.platform, platform.machine(), processor())
@@ -98,13 +100,13 @@ def key(source: str, compiler: Compiler) -> str:
 
 @functools.lru_cache(maxsize=1)
 def processor() -> str:
-    """Return the name and the instruction sets of the first core."""
+    """Return the model name and the instruction sets of the first core."""
     fields = {"model name", "flags", "Features", "CPU implementer", "CPU architecture", "CPU part"}
     lines: list[str] = []
     with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as cores:  # noqa: PTH123
         for line in cores:
             if not line.strip() and lines:
-                break  # next core; reading the whole file takes tens of milliseconds on large machines
+                break  # the next core; on large machines, reading the whole file takes tens of milliseconds
             if line.partition(":")[0].strip() in fields:
                 lines.append(line.strip())
     return "\n".join(lines) or platform.processor()
@@ -113,8 +115,8 @@ def processor() -> str:
 def read(place: Path, name: str) -> Path | None:
     """Return the path of the library `name` in `place`, or None if it is missing, corrupt or not private.
 
-    Only this user can change the file between this check and loading it. Processes that have it loaded are unaffected
-    by a rebuild, which writes a new file under the same name.
+    Between this check and loading, only this user can change the file. A rebuild writes a new file under the same name,
+    so it does not affect processes that have already loaded the library.
     """
     path = _path(place, name)
     try:
@@ -131,10 +133,11 @@ def read(place: Path, name: str) -> Path | None:
 def write(place: Path, name: str, built: Path) -> Path:
     """Copy the shared library `built` to `place` as `name`, atomically, and return its path.
 
-    The checksum follows the last section, where loaders ignore it: one file, replaced by one rename.
+    The checksum is appended after the last section, where loaders ignore it, so that a single rename replaces both
+    library and checksum.
 
     Raises:
-        OSError: If the folder is not writable or the disk is full.
+        OSError: If the folder is not writable, or if the disk is full.
     """
     body = built.read_bytes()
 
@@ -149,13 +152,13 @@ def write(place: Path, name: str, built: Path) -> Path:
 
 
 class CompileLock:
-    """Advisory lock with which concurrent processes compile a kernel once.
+    """Advisory lock that prevents concurrent processes from compiling the same kernel.
 
-    It is released when its process ends. Without support for locks, every process acquires it.
+    The lock is released when the process that holds it ends. On file systems without locks, every process acquires it.
 
     Args:
-        place: Cache folder; None for no cache, hence no lock.
-        name: Kernel.
+        place: Cache folder; None if there is no cache and therefore no lock.
+        name: Name of the kernel.
     """
 
     def __init__(self, place: Path | None, name: str) -> None:
@@ -167,11 +170,11 @@ class CompileLock:
                 self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
 
     def try_acquire(self) -> bool:
-        """Acquire the lock without waiting; return whether this process holds it."""
+        """Try to acquire the lock without waiting, and return whether this process holds it."""
         if sys.platform == "win32" or self._file is None:
             return True
         try:
-            # POSIX lock: unlike a BSD lock, it is not inherited by forked children.
+            # A POSIX lock, because forked children do not inherit it, unlike a BSD lock.
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
             return False
@@ -183,8 +186,8 @@ class CompileLock:
     def release(self) -> None:
         """Release the lock and delete its file.
 
-        A waiting process still acquires the lock of the deleted file; a later one creates a new file. By then the
-        kernel is cached; otherwise both compile it.
+        A process that is already waiting acquires the lock of the deleted file, and a later process creates a new file.
+        Normally the kernel is cached by then; otherwise both processes compile it.
         """
         if self._file is None:
             return
@@ -200,25 +203,25 @@ def _path(place: Path, name: str) -> Path:
 
 
 def _open_nofollow(path: str, flags: int) -> int:
-    """Open a file without following a final symlink and without blocking on a pipe."""
+    """Open a file without following a symlink in the last path component and without blocking on a pipe."""
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
 
 
 def _is_private(status: os.stat_result) -> bool:
-    """Check for a regular file that only this user can write."""
+    """Check for a regular file that only this user can write to."""
     if not stat.S_ISREG(status.st_mode):
         return False
     return sys.platform == "win32" or (status.st_uid == os.geteuid() and not status.st_mode & WRITABLE_BY_OTHERS)
 
 
 def _trailer(name: str, body: bytes) -> bytes:
-    """Return the bytes after the library; the name is hashed too, so that entries cannot be swapped."""
+    """Return the bytes to append to the library. The checksum includes the name, so that entries cannot be swapped."""
     return MAGIC + hashlib.sha256(name.encode() + body).digest()
 
 
 @functools.lru_cache(maxsize=64)
 def _remove_stale(place: Path) -> None:
-    """Remove files that dead processes left in `place` more than a day ago; once per process."""
+    """Remove files older than a day that terminated processes left in `place`; once per process."""
     oldest = time.time() - DAY
     for pattern in (".*.part", "*.lock"):
         for path in place.glob(pattern):

@@ -1,4 +1,4 @@
-"""A C++ compiler as a child process with a temporary folder."""
+"""Running a C++ compiler as a child process with a temporary folder."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from dashpot.engine.native.compiler import Compiler
 __all__ = ["CompileJob", "compilations"]
 
 TIMEOUT = 120.0
-"""Seconds after which a compiler is killed."""
+"""Time in seconds after which a compiler is killed."""
 
 _launches = itertools.count()
 _launched = 0
 
 
 def compilations() -> int:
-    """Return the number of compilers started by this process, and by its parents before a fork.
+    """Return the number of compilers started by this process and, before it was forked, by its parents.
 
     >>> compilations() >= 0
     True
@@ -34,26 +34,26 @@ def compilations() -> int:
 
 
 class CompileJob:
-    """One source text in a temporary folder, and the compilers that run on it, one at a time.
+    """A temporary folder with one source text, on which compilers run one at a time.
 
-    The compiler is killed and the folder removed on exit from the context manager, or at the end of the process.
+    On exit from the context manager or at the end of the process, the compiler is killed and the folder is removed.
 
     Args:
         source: C++ source text.
 
     Raises:
-        OSError: If no temporary folder is writable.
+        OSError: If there is no writable temporary folder.
     """
 
     def __init__(self, source: str) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="dashpot-build-"))
         self.built = self.folder / "kernel.so"
         self.kill_reason: str | None = None
-        """Why the compiler was killed."""
+        """The reason why the compiler was killed."""
         self._process: subprocess.Popen[bytes] | None = None
         self._start = 0.0
-        # Unlike atexit, this also runs in processes forked by multiprocessing. It does nothing in a plain forked child:
-        # the compiler and the folder belong to the parent.
+        # Unlike atexit, this also runs in processes forked by multiprocessing. It does nothing in other forked
+        # children, because the compiler and the folder belong to the parent.
         self._close = util.Finalize(None, self._cleanup, exitpriority=10)
         try:
             (self.folder / "kernel.cpp").write_text(source, encoding="utf-8")
@@ -70,8 +70,8 @@ class CompileJob:
     def launch(self, compiler: Compiler) -> None:
         """Start the compiler without waiting for it.
 
-        It runs in a new session, so that its subprocesses can be killed with it, and its temporary files are in the
-        job's folder.
+        The compiler runs in a new session, so that its subprocesses can be killed together with it. Its temporary files
+        are written to the job's folder.
 
         Raises:
             OSError: If the compiler cannot be started.
@@ -101,11 +101,11 @@ class CompileJob:
         return False
 
     def elapsed(self) -> float:
-        """Return the seconds since the compiler was started."""
+        """Return the number of seconds since the compiler was started."""
         return time.monotonic() - self._start
 
     def error(self) -> str | None:
-        """Return the first error line of the finished compiler, or None if it wrote a library."""
+        """Return the first error message of the finished compiler, or None if it wrote a library."""
         code = None if self._process is None else self._process.returncode
         if code == 0 and self.built.is_file():
             return None

@@ -1,4 +1,4 @@
-"""C++ compiler discovery, and the flags for kernels with the rounding of the eager engine."""
+"""Discovery of a C++ compiler, and the flags with which kernels round as the eager engine does."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ __all__ = ["BuildError", "Compiler", "find"]
 NAMES = ("c++", "g++", "clang++")
 BASE_FLAGS = (
     "-std=c++17",
-    # -O3 compiles 20 % longer without faster kernels: their loops are marked for vectorization.
+    # -O3 takes 20 % longer and does not make kernels faster: their loops are marked for vectorization.
     "-O2",
     "-ftree-vectorize",
     "-fopenmp-simd",
     "-fPIC",
     "-shared",
-    # errno and floating-point traps are unused, and prevent vectorized square roots and selections.
+    # errno and floating-point traps are not used, and would prevent vectorized square roots and selections.
     "-fno-math-errno",
     "-fno-trapping-math",
-    # No implicit fused multiply-add: the eager engine rounds after each operation.
+    # No implicit fused multiply-add, because the eager engine rounds after each operation.
     "-ffp-contract=off",
 )
 INSTALL = "install one (Debian, Ubuntu: apt install g++; Fedora: dnf install gcc-c++; macOS: xcode-select --install)"
@@ -43,15 +43,15 @@ class BuildError(DashpotError, RuntimeError):
 
 @dataclass(frozen=True)
 class Compiler:
-    """A C++ compiler and every part of its command that affects the library.
+    """A C++ compiler, with all parts of its command line that affect the library.
 
     Args:
-        path: Executable.
-        version: Output of `--version`.
-        flags: Arguments of `CXX` after the executable, then the flags of every kernel.
-        tuning: Flags for this processor; empty if unsupported.
+        path: Path of the executable.
+        version: Output of the compiler for `--version`.
+        flags: Arguments in `CXX` after the executable, followed by the flags common to all kernels.
+        tuning: Flags that optimize for this processor; empty if the compiler does not support them.
         openmp: Flags that enable OpenMP; empty if torch's OpenMP runtime cannot be shared.
-        libraries: Linker arguments, after the source.
+        libraries: Linker arguments, which follow the source on the command line.
     """
 
     path: str
@@ -66,7 +66,7 @@ class Compiler:
         return [self.path, *self.flags, *self.tuning, *self.openmp, source, "-o", library, *self.libraries]
 
     def with_fallbacks(self) -> list[Compiler]:
-        """Return this compiler, then copies with fewer optional flags, without duplicates.
+        """Return this compiler, followed by copies with fewer optional flags, without duplicates.
 
         An assembler older than the processor rejects the tuning flags, and some systems package OpenMP separately.
         """
@@ -75,12 +75,12 @@ class Compiler:
 
 
 def find() -> Compiler:
-    """Return the compiler of `CXX`, else the first of c++, g++ and clang++ on the search path.
+    """Return the compiler in `CXX` if set, otherwise the first of c++, g++ and clang++ on the search path.
 
-    Cached by the values of `CXX` and `PATH`.
+    The result is cached for each pair of values of `CXX` and `PATH`.
 
     Raises:
-        BuildError: If no compiler is found, or it does not run.
+        BuildError: If no compiler is found, or if the compiler does not run.
 
     >>> "-ffp-contract=off" in find().flags
     True
@@ -107,7 +107,7 @@ def _from_cxx(cxx: str, search: str | None) -> list[str]:
     """Split `CXX` into the executable and its arguments, as in `ccache g++`."""
     try:
         splits = [[cxx], shlex.split(cxx)]
-    except ValueError:  # an unclosed quote
+    except ValueError:  # an unclosed quotation mark
         splits = [[cxx]]
     for words in splits:
         if words and (path := shutil.which(words[0], path=search)):
@@ -133,7 +133,7 @@ def _version(words: list[str]) -> str:
 
 
 def _tuning() -> tuple[str, ...]:
-    """Return the flag that enables every instruction of this processor."""
+    """Return the flag that enables all instructions of this processor."""
     machine = platform.machine().lower()
     if machine in {"x86_64", "amd64", "i386", "i686", "s390x"}:
         return ("-march=native",)
@@ -143,19 +143,19 @@ def _tuning() -> tuple[str, ...]:
 
 
 def _openmp(version: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return flags and libraries for OpenMP on the runtime that torch has loaded; both empty if that is impossible.
+    """Return flags and libraries for OpenMP with the runtime that torch has loaded, or nothing if that is impossible.
 
-    A second runtime would add a second thread pool and ignore `torch.set_num_threads`. So the kernel is linked against
-    torch's file, whatever its name: the dynamic loader resolves its SONAME to the library already loaded. GNU compilers
-    call `GOMP_parallel`, LLVM and Intel compilers `__kmpc_fork_call`; libgomp has only the former, libomp and libiomp
-    have both on Linux.
+    A second runtime would create a second thread pool and ignore `torch.set_num_threads`. Therefore the kernel is
+    linked against the file that torch uses, whatever its name, and the dynamic loader resolves its SONAME to the
+    library that is already loaded. GNU compilers call `GOMP_parallel`; LLVM and Intel compilers call
+    `__kmpc_fork_call`. libgomp has only the former; on Linux, libomp and libiomp have both.
     """
     gnu = "Free Software Foundation" in version
     runtime = _find_library("GOMP_parallel" if gnu else "__kmpc_fork_call")
     if runtime is None:
         return (), ()
     if gnu:
-        # The compiler appends its own -lgomp, which --as-needed then drops.
+        # The compiler appends -lgomp for its own runtime, which --as-needed then drops.
         return ("-fopenmp",), (runtime, "-Wl,--as-needed")
     # -Xclang enables the pragmas without linking the compiler's own runtime.
     library = "-Wl,-undefined,dynamic_lookup" if sys.platform == "darwin" else runtime
@@ -163,7 +163,7 @@ def _openmp(version: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 class _DlInfo(ctypes.Structure):
-    """`Dl_info` of dladdr(3)."""
+    """The struct `Dl_info` of dladdr(3)."""
 
     _fields_ = (
         ("file", ctypes.c_char_p),
@@ -174,9 +174,9 @@ class _DlInfo(ctypes.Structure):
 
 
 def _find_library(function: str) -> str | None:
-    """Return the file that provides `function` to torch, in the loader's order: global scope, then torch's libraries.
+    """Return the file that provides `function` to torch, or None if it is not found.
 
-    None if it is not found.
+    The search order is that of the loader: the global scope, then torch's libraries.
     """
     if sys.platform == "win32":
         return None

@@ -1,4 +1,4 @@
-"""C++ code generation: one struct per variant of a recipe, and the exported functions of the library."""
+"""Generation of C++ code: one struct for each variant of a recipe, and the exported functions of the library."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["FIRST_SLOT", "GRADIENT", "STEP", "WEIGHT", "columns", "source"]
 TYPES = {"f32": "float", "f64": "double", "number": "double", "bf16": "bf16", "f16": "_Float16"}
 TYPES |= {"i32": "int32_t", "i16": "int16_t", "bool": "bool"}
 
-# Columns of a table row: element count, scalar row, stream number, then addresses; as in tables.h.
+# The columns of a table row are element count, scalar row, stream number, and addresses, as in tables.h.
 WEIGHT, GRADIENT, STEP, FIRST_SLOT = 3, 4, 5, 6
 
 _INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
@@ -34,7 +34,7 @@ _CALLS["round"] = "maths::nearbyint"  # half to even, as in torch
 
 
 def columns(slots: Sequence[str]) -> int:
-    """Return the number of columns of a table for these slots."""
+    """Return the number of columns of a table with the given slots."""
     return FIRST_SLOT + len(slots)
 
 
@@ -111,7 +111,7 @@ def _struct(name: str, trace: Trace) -> str:
 
 
 class _Writer:
-    """Generates the statements of one variant."""
+    """Writer of the statements of one variant."""
 
     def __init__(self, trace: Trace, sums: Mapping[int, int]) -> None:
         self._kinds, self._per_tensor, self._sums = trace.kinds, trace.per_tensor, sums
@@ -212,11 +212,11 @@ _TEMPLATES = {
     "rsqrt": "{kind}(1) / maths::sqrt({0})",
     "sigmoid": "{kind}(1) / ({kind}(1) + maths::exp(-{0}))",
 }
-_ARITHMETIC = ("add", "sub", "mul", "div", "sqrt")  # never a signaling nan
+_ARITHMETIC = ("add", "sub", "mul", "div", "sqrt")  # these never return a signaling nan
 
 
 def _form(symbol: Symbol) -> str:
-    """Return the template of an operation; some have a faster one for certain operands."""
+    """Return the template of an operation; some operations have a faster template for certain operands."""
     if symbol.op == "not" and symbol.kind == "i32":
         return "flip"
     if symbol.op in ("stochastic", "high") and symbol.args[0].op not in _ARITHMETIC:
@@ -227,7 +227,7 @@ def _form(symbol: Symbol) -> str:
 
 
 def _never_nan(bound: Symbol) -> bool:
-    """Check for a constant or `clip_value`, which is validated when set."""
+    """Check for a constant or `clip_value`, which is never nan because it is validated when set."""
     while bound.op in ("cast", "neg"):
         bound = bound.args[0]
     if bound.op == "constant":

@@ -1,6 +1,6 @@
 """Functions and methods of torch on symbols, with torch's type promotion and special values.
 
-They are listed in docs/own-stage.md, which a test compares with this module.
+They are listed in docs/own-stage.md; a test compares the list with this module.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _check_condition(name: str, condition: Any) -> None:
 
 
 def _kind_of_numbers(*values: Any) -> str:
-    """Return the kind of a tensor of Python numbers; i32 suffices for torch's int64."""
+    """Return the kind of a tensor made from Python numbers; i32 suffices in place of torch's int64."""
     if all(isinstance(value, bool) for value in values):
         return "bool"
     return "i32" if all(isinstance(value, int) for value in values) else default_kind()
@@ -88,7 +88,7 @@ def _bounded(op: str, x: Symbol, bound: Any) -> Symbol:
 
 
 def _larger(op: str, a: Any, b: Any) -> Symbol:
-    if type(b) is not Symbol:  # torch interprets a number as a dimension
+    if type(b) is not Symbol:  # torch interprets a number as the dimension argument
         raise unsupported("max", f"{op} along a dimension")
     return float_only(op, a, b)
 
@@ -141,7 +141,7 @@ def _signbit(x: Symbol) -> Symbol:
 
 
 def _remainder(a: Any, b: Any) -> Symbol:
-    """Record the remainder with the sign of the divisor."""
+    """Record the remainder that has the sign of the divisor."""
     rest = float_only("fmod", a, b)
     b = rest.graph.symbol(b)
     other_sign = compare("ne", compare("lt", b, 0), compare("lt", rest, 0))
@@ -170,7 +170,7 @@ def _compared(op: str) -> Callable[..., Symbol]:
 
 
 def _reduce(op: str, x: Symbol, dtype: torch.dtype | None) -> Symbol:
-    """Record a reduction over the whole tensor, summed in double, in kind `dtype`."""
+    """Record a reduction over the whole tensor, accumulated in double; the result has kind `dtype`."""
     if not x.vector or x.kind not in FLOATS:
         hint = "convert it first, as in .to(x.v)" if x.vector else "it is a single number already"
         raise UntraceableError(f"{op} of {'a vector' if x.vector else 'a number'} of {x.kind}", hint)
@@ -194,7 +194,7 @@ def _norm(x: Symbol, ord: Any = 2, *, p: Any = None, dtype: torch.dtype | None =
     order = ord if p is None else p
     if order not in (2, "fro", None):
         raise unsupported("norm", f"a norm of order {order}")
-    wide = cast(x, "f64")  # squares of large float32 numbers overflow
+    wide = cast(x, "f64")  # squares of large numbers overflow in float32
     return _reduce("norm", wide * wide, dtype or DTYPES[x.kind])
 
 
@@ -259,7 +259,7 @@ _MATHS += "erf erfc sigmoid floor ceil trunc round"
 _TWO = "maximum minimum fmax fmin atan2 hypot copysign fmod"
 _COMPARED = ("lt", "le", "gt", "ge", "eq", "ne")
 
-# Functions and methods by name; a method that differs from the function is under "Tensor.name".
+# Functions and methods by name. A method that differs from the function of its name has the key "Tensor.name".
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     **{name: _function(name) for name in _MATHS.split()},
     **{name: _of_two(name) for name in _TWO.split()},

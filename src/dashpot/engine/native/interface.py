@@ -1,8 +1,9 @@
-"""torch's stable C interface, with which a kernel library reads tensor metadata without torch's headers.
+"""torch's stable C interface, through which kernel libraries read tensor metadata without torch's headers.
 
-The functions are those of ahead-of-time compiled models (torch/csrc/inductor/aoti_torch/c/shim.h). They take an
-`at::Tensor*`, which every Python tensor holds. Its offset in the Python object is found by searching for the address of
-the `TensorImpl`, and verified on several tensors; so is the offset of the dispatch keys in the `TensorImpl`.
+The functions are those that ahead-of-time compiled models use (torch/csrc/inductor/aoti_torch/c/shim.h). Their argument
+is the `at::Tensor` inside a Python tensor. Its offset in the Python object is found by searching for the address of the
+`TensorImpl`, and is verified on several tensors. The offset of the dispatch keys in the `TensorImpl` is found and
+verified in the same way.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from dashpot.engine.native.compiler import BuildError
 __all__ = ["dtype_code", "functions", "lazy_keys"]
 
 _FUNCTIONS = ("data_ptr", "dtype", "dim", "sizes", "strides")
-_WORDS = 22  # searched in a `TensorImpl`, which is larger
+_WORDS = 22  # number of words to search in a `TensorImpl`, which is larger
 _CODES = {
     torch.float32: "float32",
     torch.float64: "float64",
@@ -67,13 +68,13 @@ def lazy_keys() -> int:
 
 @cache
 def dtype_code(dtype: torch.dtype) -> int:
-    """Return the C interface's code of a floating or complex dtype."""
+    """Return the code for a floating-point or complex dtype in the C interface."""
     return int(getattr(_library(), f"aoti_torch_dtype_{_CODES[dtype]}")())
 
 
 @cache
 def _library() -> ctypes.CDLL:
-    """Return the library of torch that exports the functions; it is already loaded."""
+    """Return the torch library that exports the functions, which is already loaded."""
     name = {"win32": "torch_cpu.dll", "darwin": "libtorch_cpu.dylib"}.get(sys.platform, "libtorch_cpu.so")
     try:
         return ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / name))
@@ -82,7 +83,7 @@ def _library() -> ctypes.CDLL:
 
 
 def _offsets(x: torch.Tensor) -> tuple[int, int, int]:
-    """Return the offsets of type and `TensorImpl` pointer in a Python tensor, and of the keys in the `TensorImpl`."""
+    """Return offsets: the type and the `TensorImpl` pointer in a Python tensor, and the keys in the `TensorImpl`."""
     size = object.__sizeof__(x) // 8
     return (
         _offset(id(x), size, id(type(x))),
@@ -92,13 +93,13 @@ def _offsets(x: torch.Tensor) -> tuple[int, int, int]:
 
 
 def _offset(address: int, size: int, word: int) -> int:
-    """Return the byte offset of the first equal word among `size` words at an address; -1 if there is none."""
+    """Return the byte offset of the first word equal to `word` among `size` words at an address, or -1."""
     words: Any = (ctypes.c_uint64 * size).from_address(address)
     return next((8 * i for i in range(size) if words[i] == word), -1)
 
 
 def _agrees(library: ctypes.CDLL, x: torch.Tensor) -> bool:
-    """Check that the C functions and Python report the same metadata."""
+    """Check that the C functions and Python report the same metadata for `x`."""
     handle = ctypes.byref(ctypes.c_void_p(impl_address(x)))
     address, code, dim = ctypes.c_void_p(), ctypes.c_int32(-1), ctypes.c_int64(-1)
     failed = [

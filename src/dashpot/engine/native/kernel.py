@@ -1,4 +1,4 @@
-"""Kernels: one compiled library per recipe structure and dtypes, independent of the values of settings."""
+"""Kernels: one compiled library per recipe structure and combination of dtypes, for all values of the settings."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ _CHECK_SIGNATURE = _I, (_P, _I, _I, _P, _P, _P, _P, _P, _P, _I, _I, _P, _P)
 
 
 class Kernel:
-    """The source of a recipe's kernels, and their library once built.
+    """The source of a recipe's kernels and, once built, their library.
 
-    A stage that is a no-op for some settings, such as zero weight decay, makes two variants. The library contains both,
-    so that enabling or disabling the stage does not recompile.
+    A stage that is a no-op for some settings, such as zero weight decay, results in two variants. The library contains
+    both, so that enabling or disabling the stage does not cause a recompilation.
 
     Args:
-        recipe: Recipe; only its structure and its active stages matter.
-        storage: Rounding of weight and state.
-        layout: Dtypes.
+        recipe: The recipe. Only its structure and its active stages matter.
+        storage: Storage format of the weight and the state.
+        layout: The dtypes.
 
     Raises:
         UntraceableError: If a stage cannot be traced.
@@ -60,7 +60,7 @@ class Kernel:
         self.source = cpp.source(traces, kind_of(layout.gradient), kind_of(layout.compute))
         self.bytes_per_element = traffic(traces[self._variants.index(active_stages(recipe))])
         self.failed: str | None = None
-        """Why the kernel is not used; None if it is, or if that is not known yet."""
+        """The reason why the kernel is not used; None if it is used or not built yet."""
         self._library: ctypes.CDLL | None = None
         self._functions: dict[str, Any] = {}
         self._torch = 0
@@ -76,29 +76,29 @@ class Kernel:
         return self.failed is None
 
     def fail(self, reason: str) -> None:
-        """Disable this kernel, with one warning per reason."""
+        """Disable this kernel, and warn once for each reason."""
         self.failed = reason
         _warn_once(reason)
 
     def check_function(self) -> Callable[..., int]:
-        """Return `look` of tables.h without its first argument."""
+        """Return the function `look` of tables.h with its first argument bound."""
         return partial(self._function("look", _CHECK_SIGNATURE), self._torch)
 
     def step_function(self, active: tuple[bool, ...]) -> Callable[[int, int, int, int], None]:
-        """Return the function that steps a table, for a set of active stages.
+        """Return the function that steps all tensors of a table, for a set of active stages.
 
-        Its arguments are the number of rows, the addresses of the table and of the scalar rows, and the number of
-        threads. The second column of the table is the scalar row of a tensor. Addresses are not checked.
+        Its arguments are the number of rows, the address of the table, the address of the scalar rows, and the number
+        of threads. The second column of the table is the index of a tensor's scalar row. Addresses are not checked.
         """
         return self._function(f"step_{self._variants.index(active)}", _STEP_SIGNATURE)
 
     def verify(self, recipe: Recipe, active: tuple[bool, ...], step_scalars: StepScalars) -> None:
-        """Check the names of the stages' scalars; before the first step of a variant, also compare it with the stages.
+        """Check the names of the stages' scalars and, before the first step of a variant, the results of the kernel.
 
-        Sets `failed` if the kernel and the stages disagree.
+        If the results of the kernel and of the stages differ, `failed` is set.
 
         Raises:
-            ArgumentError: If a stage returns different scalars than at the first step.
+            ArgumentError: If the names of a stage's scalars differ from those at the first step.
         """
         number = self._variants.index(active)
         _check_fields(recipe.bound_stages, step_scalars, self._record_fields[number])
@@ -123,7 +123,7 @@ class Kernel:
             )
 
     def measure(self, table: np.ndarray, threads: int) -> tuple[float, bool]:
-        """Return the sum of squares of all gradients in a table, and whether all elements are finite."""
+        """Return the sum of squares of all gradients in a table, and whether all their elements are finite."""
         out = np.zeros(2)
         self._function("measure_gradients", _STEP_SIGNATURE)(len(table), table.ctypes.data, out.ctypes.data, threads)
         return float(out[0]), bool(out[1] == 0)
@@ -138,7 +138,7 @@ class Kernel:
 
 
 def _check_fields(stages: Sequence[BoundStage], scalars: StepScalars, fields: Sequence[tuple[str, ...]]) -> None:
-    """Raise `ArgumentError` for changed names of scalars, as kernels read them by position."""
+    """Raise `ArgumentError` if the names of scalars have changed, because kernels read scalars by position."""
     for bound, values, names in zip(stages, scalars.stages, fields, strict=True):
         if values._fields != names:
             raise ArgumentError(
@@ -153,7 +153,7 @@ _KERNELS: dict[Hashable, Kernel | UntraceableError] = {}
 
 
 def kernel_for(recipe: Recipe, storage: StorageFormat, layout: Layout) -> Kernel:
-    """Return the kernel for a recipe's structure, created once per process.
+    """Return the kernel for a recipe's structure, which is created once per process.
 
     Raises:
         UntraceableError: If a stage cannot be traced.
@@ -181,7 +181,7 @@ def check_hashable(key: Any) -> None:
 
 
 def structure(recipe: Recipe) -> Hashable:
-    """Return the stages and their non-numeric settings: the part of a recipe that its kernels depend on."""
+    """Return the stages and their non-numeric settings, the part of a recipe on which its kernels depend."""
     shape = tuple(_shape(stage) for stage in recipe.stages)
     return shape if len(_variants(recipe)) > 1 else (shape, active_stages(recipe))
 
@@ -203,12 +203,12 @@ def _field_names(kind: type[Stage]) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def active_stages(recipe: Recipe) -> tuple[bool, ...]:
-    """Return for each stage whether it is active, that is, not a no-op with its current settings."""
+    """Return whether each stage is active, that is, not a no-op with its current settings."""
     return tuple(not stage.is_noop() for stage in recipe.stages)
 
 
 def _variants(recipe: Recipe) -> list[tuple[bool, ...]]:
-    """Return the sets of active stages to compile: all possible ones, or the current one if they are many."""
+    """Return the sets of active stages to compile: all possible sets, or only the current set if there are too many."""
     options = [(True, False) if type(stage).is_noop is not Stage.is_noop else (True,) for stage in recipe.stages]
     every = list(product(*options))
     return every if len(every) <= _MAX_VARIANTS else [active_stages(recipe)]

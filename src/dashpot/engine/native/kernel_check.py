@@ -1,7 +1,7 @@
 """Comparison of a kernel with the eager engine before its first use.
 
-Tracing does not detect every branch: `isinstance(x.d, Tensor)` is false for a symbol and true for a tensor. So each
-kernel is compared with the stages on random elements, which also covers compiler bugs.
+Tracing does not detect every branch in a stage: `isinstance(x.d, Tensor)` is false for a symbol and true for a tensor.
+Therefore each kernel is compared with the stages on random elements, which also detects compiler bugs.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from dashpot.recipes.recipe import Recipe
 __all__ = ["Sample"]
 
 _ELEMENTS = 97
-_MAX_MISMATCHES = 0.1  # fraction of elements: comparisons in a stage can flip by one rounding
+_MAX_MISMATCHES = 0.1  # fraction of elements: a rounding error can change the result of a comparison in a stage
 
 
 class Sample:
-    """Random weights, gradients and nonnegative state increments of one layout."""
+    """Random weights, random gradients and a state with nonnegative random increments, in one layout."""
 
     def __init__(self, recipe: Recipe, storage: StorageFormat, layout: Layout) -> None:
         generator = torch.Generator("cpu").manual_seed(0)
@@ -39,7 +39,7 @@ class Sample:
             self.state[slot.key] = (slot.initial + increment * torch.ones(size, device="cpu")).to(dtypes[slot.key])
 
     def row(self) -> np.ndarray:
-        """Return a one-row kernel table of these tensors, which the kernel then updates in place."""
+        """Return a kernel table with one row for these tensors, which the kernel updates in place."""
         row = np.zeros((1, columns(list(self.state))), dtype=np.int64)
         row[0, 0] = _ELEMENTS
         row[0, WEIGHT], row[0, GRADIENT], row[0, STEP] = (x.data_ptr() for x in (self.w, self.g, self.count))
@@ -58,7 +58,7 @@ class Sample:
         return {key: value.clone() for key, value in {"w": w, **slots}.items()}
 
     def matches(self, expected: dict[str, Tensor]) -> bool:
-        """Check these tensors, after the kernel's step, against the eager result within rounding."""
+        """Check that these tensors, after the kernel's step, equal the eager result up to rounding."""
         found = {"w": self.w, **self.state}
         return all(_close(found[key], value) for key, value in expected.items())
 

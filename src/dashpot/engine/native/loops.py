@@ -1,9 +1,10 @@
-"""C++ of one phase, the implementation of a pass: statements before the loop over a chunk, the loop, and after it.
+"""C++ code of one phase, which implements a pass: the loop over a chunk, with the statements before and after it.
 
-The plain loop processes one element per iteration and is vectorized by the compiler. With stochastic rounding it runs
-in blocks whose random bits are generated first; with scaled or clipped gradients, in blocks whose gradients are
-prepared first. If all arrays are bfloat16, an iteration processes two adjacent elements as one 32-bit word, which
-avoids vectors of 16-bit numbers and instructions that pack and unpack them.
+The plain loop processes one element per iteration and is vectorized by the compiler. With stochastic rounding, the loop
+is split into blocks, and the random bits of a block are generated before its elements are processed. If gradients are
+scaled or clipped, those of a block are likewise prepared first. If all arrays are bfloat16, an iteration processes two
+adjacent elements as one 32-bit word, which avoids vectors of 16-bit numbers and the instructions that pack and unpack
+them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ __all__ = ["Array", "Body", "indented", "phase"]
 
 
 class Array(NamedTuple):
-    """An array in a table row: its column, its C++ type, and whether the phase writes it."""
+    """An array in a table row: its column, its C++ type, and whether the phase writes to it."""
 
     column: int
     kind: str
@@ -34,13 +35,14 @@ class Body(NamedTuple):
     """The statements of a phase.
 
     Args:
-        arrays: Arrays that are read or written.
-        before: Statements that are equal for all elements.
-        inside: Statements of an element, with its values `e3`, `e4`, ... by column, and its random bits `b0`, `b1`, ...
-        sums: Numbers of the sums: the statements add to `total0`, ...
-        draws: Names of the two words that each set of random bits is computed from.
+        arrays: Arrays that the phase reads or writes.
+        before: Statements that do not depend on the element, executed before the loop.
+        inside: Statements for one element. `e3`, `e4`, ... are its values by column, and `b0`, `b1`, ... its random
+            bits.
+        sums: Numbers of the sums. The statements for an element add to `total0`, ...
+        draws: For each set of random bits, the names of the two words from which it is computed.
         gradient: Column of the gradient.
-        prepared: Expressions of scale and clip value if they are applied ahead of the loop, else None.
+        prepared: Expressions for the scale and the clip value if they are applied before the loop, otherwise None.
     """
 
     arrays: Sequence[Array]
@@ -121,7 +123,7 @@ def phase(number: int, body: Body) -> str:
 
 
 def paired(arrays: Sequence[Array]) -> bool:
-    """Check whether two elements are processed as one word."""
+    """Check whether pairs of elements are processed as one word."""
     return all(array.kind == "bf16" for array in arrays)
 
 
@@ -191,7 +193,7 @@ def _words(body: Body, *, limited: bool) -> str:
 
 
 def _wide(body: Body, array: Array) -> bool:
-    """Check for the gradient if it is scaled and clipped when loaded."""
+    """Check whether `array` is a gradient that is scaled and clipped when loaded."""
     return body.prepared is not None and array.column == body.gradient
 
 

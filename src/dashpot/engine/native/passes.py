@@ -1,8 +1,8 @@
-"""Scheduling of a kernel: in which pass over a tensor each sum is computed and each array is written.
+"""Scheduling of a kernel: the passes over a tensor in which each sum is computed and each array is written.
 
-A sum over the tensor ends a pass, because operations that depend on it need all elements. Only sums are kept between
-passes; later passes recompute the rest, which costs arithmetic but no memory traffic. So an array must not be
-overwritten before the last pass that reads its old value.
+A sum over the tensor ends a pass, because operations that depend on the sum need all elements. Only sums are kept
+between passes. Later passes recompute everything else, which costs arithmetic but no memory traffic. Therefore an array
+must not be overwritten before the last pass that reads its old value.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["Pass", "passes", "reached", "reads", "traffic"]
 
 
 class Pass(NamedTuple):
-    """One pass over the elements: the sums it computes and the arrays it writes."""
+    """One pass over the elements, with the sums that it computes and the arrays that it writes."""
 
     sums: tuple[Symbol, ...]
     stores: Mapping[str, Symbol]
@@ -28,7 +28,7 @@ class Pass(NamedTuple):
 
 
 def passes(trace: Trace) -> list[Pass]:
-    """Return the minimal passes of a step."""
+    """Return the passes of a step, as few as possible."""
     sums = [
         s for s in reached([*trace.arrays.values(), *trace.per_tensor.values()], through_sums=True) if s.op == "sum"
     ]
@@ -52,22 +52,22 @@ def passes(trace: Trace) -> list[Pass]:
 
 
 def traffic(trace: Trace) -> int:
-    """Return the bytes read and written per element in all passes."""
+    """Return the number of bytes per element that all passes read and write."""
     size = {"f64": 8, "f32": 4, "i32": 4, "bf16": 2, "f16": 2}
     touched = [key for work in passes(trace) for key in (*reads(work.roots()), *work.stores)]
     return sum(size[trace.kinds[key]] for key in touched)
 
 
 def reads(roots: Iterable[Symbol]) -> set[str]:
-    """Return the arrays whose old values are read."""
+    """Return the arrays whose old values are read to compute `roots`."""
     return {s.args[0] for s in reached(roots) if s.op == "load"}
 
 
 def reached(roots: Iterable[Symbol], *, through_sums: bool = False) -> list[Symbol]:
-    """Return all operands of `roots`, transitively, operands first; stop at sums unless `through_sums`."""
+    """Return `roots` and all their operands, direct or indirect, operands first; stop at sums unless `through_sums`."""
     order: dict[int, Symbol] = {}
     waiting = list(roots)[::-1]
-    while waiting:  # no recursion: a stage may chain a thousand operations
+    while waiting:  # not recursive, because a stage may chain a thousand operations
         symbol = waiting[-1]
         known = symbol.op == "sum" and not through_sums
         needed = [a for a in symbol.args if isinstance(a, Symbol) and id(a) not in order]

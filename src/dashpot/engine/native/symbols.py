@@ -1,11 +1,12 @@
-"""Symbols: stand-ins for tensors that record the operations of a stage.
+"""Symbols: placeholders for tensors that record the operations of a stage.
 
-A symbol is a vector (one value per element of a tensor) or uniform (one value per tensor). Its kind is its type: `f32`,
-`f64`, `bf16`, `f16`, `i32`, `bool`, or `number` for a step's scalar, which is promoted like a Python number: to the
-tensor's precision in an operation with a tensor, and to double with other numbers. So results have the same precision
-as in the eager engine.
+A symbol is a vector (one value per element of a tensor) or uniform (one value per tensor). The kind of a symbol is its
+type: `f32`, `f64`, `bf16`, `f16`, `i32`, `bool`, or `number` for a scalar of the step. A `number` is promoted like a
+Python number: to the precision of the tensor in an operation with a tensor, and to double in an operation with other
+numbers. Thus results have the same precision as in the eager engine.
 
-Operations that depend on shapes or on values in Python raise `UntraceableError`, and the eager engine is used.
+Operations that depend on shapes, or on tensor values in Python, raise `UntraceableError`; the eager engine is then
+used.
 """
 
 from __future__ import annotations
@@ -52,11 +53,11 @@ KINDS = {
 }
 DTYPES = {kind: dtype for dtype, kind in KINDS.items()}
 FLOATS = ("f32", "f64")
-_STORED = ("bf16", "f16", "i16")  # no arithmetic
+_STORED = ("bf16", "f16", "i16")  # these have no arithmetic
 
 
 def kind_of(dtype: torch.dtype) -> str:
-    """Return the kind of a dtype; raise `UntraceableError` for an unsupported one."""
+    """Return the kind of a dtype; raise `UntraceableError` if the dtype is not supported."""
     if dtype not in KINDS:
         raise UntraceableError(f"tensors of {dtype}", "use float16, bfloat16, float32 or float64")
     return KINDS[dtype]
@@ -69,7 +70,7 @@ class Graph:
         self._nodes: dict[tuple[Any, ...], Symbol] = {}
 
     def node(self, op: str, args: tuple[Any, ...], kind: str, *, vector: bool, level: int | None = None) -> Symbol:
-        """Return the symbol of an operation; `level` is the number of reductions to complete before it."""
+        """Return the symbol of an operation. `level` is the number of reductions that must be complete before it."""
         key = (op, kind, *(id(a) if isinstance(a, Symbol) else repr(a) for a in args))
         if key not in self._nodes:
             if level is None:
@@ -78,7 +79,7 @@ class Graph:
         return self._nodes[key]
 
     def operations(self) -> tuple[Any, ...]:
-        """Return all operations with their constants, in the order of recording."""
+        """Return all operations with their constants, in the order in which they were recorded."""
         return tuple(
             (s.op, s.kind, *(repr(a) for a in s.args if not isinstance(a, Symbol))) for s in self._nodes.values()
         )
@@ -111,7 +112,7 @@ class Symbol:
 
     @property
     def device(self) -> torch.device:
-        """The CPU, as kernels run there only."""
+        """The CPU, because kernels run only there."""
         return torch.device("cpu")
 
     @property
@@ -270,12 +271,12 @@ class Symbol:
 
 
 def graph_of(*values: Any) -> Graph:
-    """Return the graph of the first symbol among `values`."""
+    """Return the graph that contains the first symbol among `values`."""
     return next(value.graph for value in values if isinstance(value, Symbol))
 
 
 def common(symbols: Iterable[Symbol]) -> str:
-    """Return torch's type promotion: vectors take precedence over uniform tensors, tensors over numbers."""
+    """Return the promoted kind, as in torch: vectors take precedence over uniform tensors, and tensors over numbers."""
     symbols = list(symbols)
     for kind in _STORED:
         if any(s.kind == kind for s in symbols):
@@ -293,7 +294,7 @@ def common(symbols: Iterable[Symbol]) -> str:
 
 
 def default_kind() -> str:
-    """Return the kind of torch's default dtype, for operations without a floating operand."""
+    """Return the kind of torch's default dtype, for operations without floating-point operands."""
     kind = kind_of(torch.get_default_dtype())
     if kind not in FLOATS:
         raise UntraceableError(f"arithmetic in {kind}; convert to float32 first")
@@ -301,7 +302,7 @@ def default_kind() -> str:
 
 
 def _is_scalar_expression(symbol: Symbol) -> bool:
-    """Check for a function of scalars and constants only."""
+    """Check whether a symbol depends only on scalars and constants."""
     operands = [a for a in symbol.args if isinstance(a, Symbol)]
     return symbol.op in ("scalar", "constant") or (bool(operands) and all(map(_is_scalar_expression, operands)))
 
@@ -318,7 +319,7 @@ def cast(x: Symbol, kind: str) -> Symbol:
 
 
 def combine(op: str, values: Iterable[Any], kind: str | None = None) -> Symbol:
-    """Record an operation on operands promoted to a common kind; that of the result unless `kind` is given."""
+    """Record an operation on operands promoted to a common kind, which is also the result's unless `kind` is given."""
     values = list(values)
     graph = graph_of(*values)
     symbols = [graph.symbol(value) for value in values]
@@ -328,7 +329,7 @@ def combine(op: str, values: Iterable[Any], kind: str | None = None) -> Symbol:
 
 
 def arithmetic(op: str, a: Any, b: Any, *, alpha: Any = 1) -> Symbol:
-    """Record `a op (alpha b)`, except for booleans."""
+    """Record `a op (alpha * b)`; booleans are not supported."""
     if type(alpha) is Symbol or not isinstance(alpha, (int, float)) or alpha != 1:
         b = combine("mul", (b, alpha))
     result = combine(op, (a, b))
@@ -338,7 +339,7 @@ def arithmetic(op: str, a: Any, b: Any, *, alpha: Any = 1) -> Symbol:
 
 
 def float_only(op: str, *values: Any) -> Symbol:
-    """Record an operation on floating kinds; kernels do not support torch's integer variants."""
+    """Record an operation on floating-point kinds; kernels do not support torch's integer variants."""
     result = combine(op, values)
     if result.kind not in (*FLOATS, "number"):
         raise UntraceableError(f"{op} of {result.kind}")
@@ -346,7 +347,7 @@ def float_only(op: str, *values: Any) -> Symbol:
 
 
 def compare(op: str, a: Any, b: Any) -> Symbol:
-    """Record a comparison, of kind bool."""
+    """Record a comparison, whose result has kind bool."""
     return combine(op, (a, b), kind="bool")
 
 
@@ -359,8 +360,8 @@ def bits(op: str, a: Any, b: Any) -> Symbol:
 
 
 def unary(op: str, x: Symbol) -> Symbol:
-    """Record a unary operation on a floating kind."""
-    if x.kind not in (*FLOATS, "number"):  # negating the least integer is undefined in C++
+    """Record a unary operation on a floating-point kind."""
+    if x.kind not in (*FLOATS, "number"):  # in C++, negating the smallest integer is undefined
         raise UntraceableError(f"{op} of {x.kind}")
     return x.graph.node(op, (x,), x.kind, vector=x.vector)
 
@@ -382,7 +383,7 @@ def power(base: Any, exponent: Any) -> Symbol:
 
 
 def divide(a: Any, b: Any) -> Symbol:
-    """Record true division, in the default kind for integers."""
+    """Record true division; integers are converted to the default kind."""
     graph = graph_of(a, b)
     operands = graph.symbol(a), graph.symbol(b)
     if common(operands) in ("i32", "bool"):

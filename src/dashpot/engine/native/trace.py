@@ -1,4 +1,4 @@
-"""Tracing: the operations of one step of a recipe, recorded by running the step on symbols."""
+"""Tracing: recording the operations of one step of a recipe by running the step on symbols."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["Layout", "Trace", "trace", "trace_float32"]
 
 
 class Layout(NamedTuple):
-    """Dtypes of a kernel: compute precision, weight, gradient, and slots by key."""
+    """Dtypes of a kernel: the compute precision and those of the weight, of the gradient and, by key, of the slots."""
 
     compute: torch.dtype
     weight: torch.dtype
@@ -32,14 +32,14 @@ class Trace(NamedTuple):
     """The operations of one step.
 
     Args:
-        arrays: New value of `w` and of the elementwise slots by key; unchanged ones are omitted.
-        per_tensor: New value of the per-tensor slots by key; unchanged ones are omitted.
-        kinds: Kind of `w`, `g` and all slots by key.
+        arrays: New values of `w` and of the elementwise slots, by key. Unchanged values are omitted.
+        per_tensor: New values of the per-tensor slots, by key. Unchanged values are omitted.
+        kinds: Kinds of `w`, `g` and all slots, by key.
         scalars: Width of the scalar row.
-        record_fields: Field names of each stage's scalars.
-        operations: All operations and constants in the order of recording.
-        prepared: Whether `g` is the gradient after scaling and clipping, in the compute precision. Kernels do that
-            ahead of the loop over elements, since most steps need neither.
+        record_fields: For each stage, the names of its scalars.
+        operations: All operations and constants, in the order in which they were recorded.
+        prepared: Whether `g` is the gradient after scaling and clipping, in the compute precision. Kernels then scale
+            and clip before the loop over elements, because most steps need neither.
     """
 
     arrays: Mapping[str, Symbol]
@@ -52,13 +52,15 @@ class Trace(NamedTuple):
 
 
 def trace(stages: Sequence[BoundStage], slots: Sequence[Slot], storage: StorageFormat, layout: Layout) -> Trace:
-    """Record one step by running it on symbols, twice: a kernel would repeat a constant drawn at random.
+    """Record one step by running it on symbols.
+
+    The step is run twice to detect constants drawn at random, which a kernel would repeat at every step.
 
     Args:
-        stages: Active stages.
-        slots: All slots of a parameter.
-        storage: Rounding of weight and state.
-        layout: Dtypes.
+        stages: The active stages.
+        slots: All slots of a parameter, including those of inactive stages.
+        storage: Storage format of the weight and the state.
+        layout: The dtypes.
 
     Raises:
         UntraceableError: If a kernel cannot perform the step.
@@ -79,7 +81,7 @@ def trace(stages: Sequence[BoundStage], slots: Sequence[Slot], storage: StorageF
 
 
 def trace_float32(recipe: Recipe, *, active: bool) -> Trace | None:
-    """Trace the active stages of a recipe, or all, in float32, to inspect operations; None if that is impossible."""
+    """Trace a recipe's active stages, or all stages, in float32 to inspect their operations; return None on failure."""
     stages = recipe.bound_stages if active else [BoundStage.of(stage) for stage in recipe.stages]
     dtype = torch.float32
     layout = Layout(dtype, dtype, dtype, tuple((slot.key, dtype) for slot in recipe.slots))
@@ -129,7 +131,10 @@ def _trace(stages: Sequence[BoundStage], slots: Sequence[Slot], storage: Storage
 
 
 def _is_prepared(layout: Layout, per_tensor: Collection[str]) -> bool:
-    """Check whether gradients are scaled and clipped ahead of the loop: in the compute precision, or all bfloat16."""
+    """Check whether gradients are scaled and clipped before the loop.
+
+    This is the case if they have the compute precision, or if all arrays are bfloat16.
+    """
     arrays = [layout.weight, layout.gradient, *(dtype for key, dtype in layout.slots if key not in per_tensor)]
     return layout.gradient == layout.compute or set(arrays) == {torch.bfloat16}
 
@@ -151,6 +156,6 @@ def _check_result(key: str, value: Symbol, kind: str, *, vector: bool) -> None:
 
 
 def _tensor_key(graph: Graph, rng_key: Symbol) -> Any:
-    """Combine the step's RNG key with the stream number of the tensor, which each row of the table contains."""
+    """Combine the RNG key of the step with the stream number of the tensor, which is in the tensor's table row."""
     seed = graph.node("cast", (rng_key,), "i32", vector=False)
     return rounding.stream(seed, graph.node("ordinal", (), "i32", vector=False))  # pyright: ignore[reportArgumentType]

@@ -1,4 +1,4 @@
-"""The error for operations that cannot be compiled, with a hint on what to use instead."""
+"""The error raised for operations that cannot be compiled, with a hint at a replacement."""
 
 from __future__ import annotations
 
@@ -34,12 +34,13 @@ _HINTS = {
 class UntraceableError(BaseException):
     """An operation that kernels do not support.
 
-    Not an `Exception`, so that a stage's own `except` clause does not hide it and trace a fallback of the stage.
+    It does not derive from `Exception`, so that an `except` clause in a stage cannot hide it and cause the stage's
+    fallback to be traced.
 
     Args:
         operation: Name or description of the operation.
-        hint: Replacement to suggest, in the imperative.
-        frame: Line of the stage, if known.
+        hint: Suggested replacement, phrased in the imperative.
+        frame: Source line of the stage that caused the error, if known.
     """
 
     def __init__(self, operation: str, hint: str = _LISTED, frame: StageFrame | None = None) -> None:
@@ -51,7 +52,7 @@ class UntraceableError(BaseException):
 
 
 def unsupported(name: str, text: str | None = None) -> UntraceableError:
-    """Return the error for a function or method of torch, described by `text`."""
+    """Return the error for an unsupported function or method of torch, described by `text`."""
     if name.endswith("_") and not name.startswith("_"):
         hint = f"use {name[:-1]}, which returns a new tensor"
     else:
