@@ -9,8 +9,6 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-__all__ = ["main"]
-
 TRAINING = ("compare", "demo", "lr-find", "reproduce", "train", "verify")
 POLICY = "OMP_WAIT_POLICY"
 

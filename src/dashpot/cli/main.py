@@ -32,8 +32,6 @@ from dashpot.errors import ArgumentError, DashpotError
 from dashpot.optimizers import registry
 from dashpot.runs.entries import RATE_SCHEDULES
 
-__all__ = ["run"]
-
 app = App(
     name="dashpot",
     help="Stochastic-gradient methods for PyTorch: train, compare, verify, report.",

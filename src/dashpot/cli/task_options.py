@@ -10,8 +10,6 @@ from cyclopts import Parameter
 from dashpot import tasks
 from dashpot.errors import ArgumentError
 
-__all__ = ["DataDir", "TaskName", "TaskOption", "select_task"]
-
 TaskName = Annotated[str | None, Parameter(help="Name of a task (see `dashpot tasks`), or path/to/file.py:function.")]
 TaskOption = Annotated[str | None, Parameter(name="--task", help="The task, as an option instead of an argument.")]
 DataDir = Annotated[Path | None, Parameter(help="First folder to search for data sets.")]

@@ -25,8 +25,6 @@ from dashpot.training.run.plan import RunPlan
 from dashpot.training.run.resume import merge_settings
 from dashpot.training.run.settings import Settings, is_none, parse_value, read_settings, setting_names
 
-__all__ = ["DIVERGED", "command_line", "integer", "lr_find", "number", "parse_pairs", "train"]
-
 DIVERGED = 3
 """Exit code of a run with a non-finite loss or gradient."""
 UNSET = object()

@@ -17,8 +17,6 @@ from dashpot.runs.environment import torch_threads
 from dashpot.utils.strict_json import encode
 from dashpot.verification.counterparts import factory_from_path, is_import_path, reference_factory
 
-__all__ = ["DISAGREES", "verify"]
-
 DISAGREES = 5
 """Exit code if weights or checkpoints deviate by more than the tolerance."""
 DTYPES = ("float64", "float32", "bfloat16", "float16")

@@ -11,8 +11,6 @@ import numpy.typing as npt
 from dashpot.runs.records import Run
 from dashpot.utils.smoothing import smooth
 
-__all__ = ["Band", "change_points", "downsample", "score_band", "smooth", "smoothed_loss"]
-
 Array = npt.NDArray[np.float64]
 
 

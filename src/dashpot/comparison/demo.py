@@ -10,8 +10,6 @@ from dashpot.runs.default_lr import DEFAULT_METHODS
 from dashpot.runs.entries import entry
 from dashpot.runs.study import Study
 
-__all__ = ["demo_study"]
-
 EPOCHS = {"fashion-mnist": 2, "digits": 12}
 """Epochs of each run; all methods together take at most two minutes on two cores."""
 

@@ -19,8 +19,6 @@ from dashpot.runs.records import Run
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-__all__ = ["loss_figure", "lr_figure", "score_figure"]
-
 MAX_POINTS = 400
 MIN_RATIO = 1e-12  # a logarithmic axis omits values below this fraction of the maximum
 HOVER = "%{y:.4g}"

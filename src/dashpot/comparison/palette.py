@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-__all__ = ["STYLES", "Style", "styles_for"]
-
 
 class Style(NamedTuple):
     """Line color on light and on dark pages, and plotly name of the dash."""

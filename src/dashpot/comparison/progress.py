@@ -14,8 +14,6 @@ from dashpot.utils.format import duration
 if TYPE_CHECKING:
     from dashpot.runs.study import StudyRun
 
-__all__ = ["LineProgress", "LiveProgress", "SilentProgress", "StudyProgress", "progress_for"]
-
 
 class StudyProgress:
     """Base class of progress reports; estimates the remaining time.

@@ -17,8 +17,6 @@ import dashpot
 from dashpot.schedules import Cosine, MultiStep, OneCycle, OneCycleMomentum
 from dashpot.stages import Filter, SecondMoment
 
-__all__ = ["ROWS", "PublishedRow"]
-
 Figures = tuple[tuple[float, float, float, float], ...]
 
 

@@ -17,8 +17,6 @@ from dashpot.runs.files import write_text
 from dashpot.runs.records import Run
 from dashpot.utils.format import duration
 
-__all__ = ["write_report"]
-
 
 class Chart(NamedTuple):
     """Chart of the report: key of its HTML element, title, note and plotly figure."""

@@ -19,8 +19,6 @@ from dashpot.runs.records import Run
 from dashpot.runs.study import Study
 from dashpot.runs.table import markdown_table
 
-__all__ = ["reproduce"]
-
 HEADER = ("row", "epoch", "train accuracy (loss)", "published", "eval accuracy (loss)", "published", "difference")
 
 

@@ -23,8 +23,6 @@ from dashpot.training.state import checkpoint_file
 from dashpot.utils.rng_state import preserve_rng_state, seed_all
 from dashpot.utils.strict_json import encode
 
-__all__ = ["run_study"]
-
 
 def run_study(
     study: Study, out: Path, *, progress: StudyProgress | None = None, command: str | None = None

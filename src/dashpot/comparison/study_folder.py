@@ -15,8 +15,6 @@ from dashpot.runs.lock import locked
 from dashpot.runs.records import Run, read_run
 from dashpot.utils.strict_json import encode
 
-__all__ = ["StudyFolder"]
-
 MAX_DIFFERENCES = 6
 
 

@@ -12,8 +12,6 @@ from dashpot.runs.table import markdown_table, text_table
 from dashpot.tasks import Target
 from dashpot.utils.format import duration
 
-__all__ = ["Score", "Summary", "SummaryRow", "summarise"]
-
 
 @dataclass(frozen=True)
 class SummaryRow:

@@ -14,8 +14,6 @@ from dashpot.engine.dtensor import is_dtensor, local
 from dashpot.engine.eager import real_view
 from dashpot.engine.sharding import shard_spec
 
-__all__ = ["AccumulatedProducts", "PendingProducts", "any_rank", "is_multiprocess", "reduced_products"]
-
 
 class AccumulatedProducts:
     """H v of each parameter, summed over micro-batches like `p.grad`, and the probes v.

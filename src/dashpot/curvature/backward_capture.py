@@ -15,8 +15,6 @@ from dashpot.curvature.forward_over_reverse import without_tangents
 from dashpot.errors import CurvatureError
 from dashpot.utils.scalars import is_number
 
-__all__ = ["BackwardCall", "Evaluation", "check_loss", "coarser", "evaluate"]
-
 BackwardCall = Callable[[Tensor, dict[str, Any]], None]
 """Replacement of `loss.backward(**kwargs)`."""
 

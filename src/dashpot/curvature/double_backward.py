@@ -10,8 +10,6 @@ from torch import Tensor
 
 from dashpot.curvature.unsupported import naming_unsupported
 
-__all__ = ["differentiable_gradients", "product_of_gradients"]
-
 _SHARES = (1.0, 2.0**-6, 2.0**-12)
 """Factors on the probe, tried in order: float16 products overflow before gradients, in particular for scaled losses."""
 

@@ -33,8 +33,6 @@ from dashpot.engine.dtensor import local
 from dashpot.engine.eager import real_view
 from dashpot.engine.sharding import ShardSpec, shard_spec
 
-__all__ = ["central_difference", "relative_step_for", "step_length"]
-
 
 def relative_step_for(dtype: torch.dtype) -> float:
     """Return the cube root of the unit roundoff of a dtype.

@@ -19,8 +19,6 @@ from torch.autograd import forward_ad
 from dashpot._torch_private import preserve_version_counters, without_forward_ad
 from dashpot.curvature.unsupported import naming_unsupported
 
-__all__ = ["forward_tangents", "gradients_and_products", "without_tangents"]
-
 
 @contextmanager
 def forward_tangents(params: Sequence[Tensor], probes: Sequence[Tensor]) -> Iterator[None]:

@@ -11,8 +11,6 @@ from torch.utils.checkpoint import CheckpointFunction
 
 from dashpot._torch_private import autograd_function
 
-__all__ = ["custom_function", "has_reentrant_checkpoint", "leaves", "once_differentiable_function"]
-
 
 def _nodes(roots: Iterable[Tensor]) -> Iterator[Any]:
     seen: set[Any] = set()

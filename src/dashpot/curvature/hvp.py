@@ -22,8 +22,6 @@ from dashpot.curvature.unsupported import reject_once_differentiable, reject_spa
 from dashpot.engine.dtensor import has_dtensor, local
 from dashpot.errors import CurvatureError
 
-__all__ = ["HvpComputer"]
-
 Tensors = Sequence[Tensor]
 Closure = Callable[[], Any]
 

@@ -13,8 +13,6 @@ from dashpot.curvature.probes import DISTRIBUTIONS
 from dashpot.errors import ArgumentError
 from dashpot.utils.scalars import read
 
-__all__ = ["ROUTES", "Probing", "ProbingOptions", "Products"]
-
 Products = Callable[[Sequence[Tensor], Sequence[Tensor]], Sequence["Tensor | None"]]
 """User-defined products: (parameters, probes) -> H v for each parameter; None denotes zero."""
 

@@ -19,8 +19,6 @@ from dashpot.engine.program import compute_dtype
 from dashpot.engine.rounding import bits, mix, seed_word, stream
 from dashpot.errors import ArgumentError
 
-__all__ = ["DISTRIBUTIONS", "draw", "draw_probes", "scaled_probes"]
-
 DISTRIBUTIONS = OneOf(("rademacher", "gaussian"))
 
 _PROBES = 0x50524F42  # separates these streams from those of stochastic rounding, which start with a step count

@@ -14,8 +14,6 @@ from dashpot.curvature.forward_over_reverse import gradients_and_products, witho
 from dashpot.curvature.graph import leaves
 from dashpot.curvature.unsupported import reject_once_differentiable, reject_reentrant_checkpoint, reject_sparse
 
-__all__ = ["Found", "accumulate", "double", "forward", "plain_backward", "requires_backward"]
-
 
 class Found(NamedTuple):
     """Gradients and H v in the order of the parameters; both None for parameters outside the graph of the loss."""

@@ -15,8 +15,6 @@ from dashpot.engine.dtensor import is_dtensor, to_local
 from dashpot.errors import CurvatureError
 from dashpot.recipes.recipe import Recipe
 
-__all__ = ["check_spatial_sharding", "local_gradients", "reshard_before_forward"]
-
 
 @contextmanager
 def reshard_before_forward() -> Iterator[None]:

@@ -16,8 +16,6 @@ from dashpot._torch_private import tensor_hooks
 from dashpot.curvature.accumulated import is_multiprocess
 from dashpot.curvature.graph import leaves
 
-__all__ = ["RngSnapshot", "disable_hooks", "module_pre_hook", "preserve_buffers", "preserve_gradients"]
-
 
 class RngSnapshot:
     """Snapshot of torch's generator states on the CPU and on the devices of the given tensors."""

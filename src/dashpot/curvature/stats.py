@@ -7,8 +7,6 @@ from collections import deque
 from statistics import median
 from typing import NamedTuple
 
-__all__ = ["CurvatureStats", "StepTimer"]
-
 _REMEMBERED = 256
 
 

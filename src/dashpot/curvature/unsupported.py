@@ -12,8 +12,6 @@ from torch import Tensor
 from dashpot.curvature.graph import custom_function, has_reentrant_checkpoint, once_differentiable_function
 from dashpot.errors import CurvatureError
 
-__all__ = ["naming_unsupported", "reject_once_differentiable", "reject_reentrant_checkpoint", "reject_sparse"]
-
 _OPERATION = re.compile(r"(?:derivative for|forward AD with|forward-mode AD for|jvp for) '?((?:aten::)?[\w:.]+)'?")
 _SIGNS = (
     "derivative for",

@@ -15,8 +15,6 @@ from dashpot.constraints import Interval, OneOf, check, check_fields, field
 from dashpot.data.seeding import SEED, generator
 from dashpot.errors import ArgumentError
 
-__all__ = ["Batches", "Stream"]
-
 
 class Stream(Protocol):
     """Training data of fixed length with reproducible epochs."""

@@ -9,8 +9,6 @@ from urllib.parse import urlsplit
 from dashpot.data.idx_dataset import IdxDataset, IdxFile
 from dashpot.errors import DataError
 
-__all__ = ["download"]
-
 _TIMEOUT = (3.0, 30.0)
 """Connect and read timeouts in seconds."""
 

@@ -13,8 +13,6 @@ from dashpot.data.idx_dataset import IdxDataset, IdxFile
 from dashpot.data.images import Images
 from dashpot.data.loading import load_idx
 
-__all__ = ["DATASET", "load"]
-
 DATASET = IdxDataset(
     name="fashion-mnist",
     title="Fashion-MNIST",

@@ -9,8 +9,6 @@ from pathlib import Path
 from dashpot.data.idx_dataset import IdxDataset
 from dashpot.errors import DataError
 
-__all__ = ["ENV_VARIABLE", "find", "user_folder"]
-
 ENV_VARIABLE = "DASHPOT_DATA"
 """Environment variable with the path of the data folder."""
 

@@ -11,8 +11,6 @@ import struct
 
 import numpy as np
 
-__all__ = ["IdxError", "decode", "encode"]
-
 _UNSIGNED_BYTES = 0x08
 
 

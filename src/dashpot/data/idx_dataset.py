@@ -14,8 +14,6 @@ from dashpot.data import idx
 from dashpot.errors import DataError
 from dashpot.utils.atomic_files import keep_aside, sha256
 
-__all__ = ["IdxDataset", "IdxFile", "read"]
-
 
 @dataclass(frozen=True)
 class IdxFile:

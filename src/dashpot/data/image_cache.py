@@ -14,8 +14,6 @@ from dashpot.data.images import Images
 from dashpot.data.warn_once import warn_once
 from dashpot.utils.atomic_files import keep_aside, sha256, write_atomically
 
-__all__ = ["load", "store"]
-
 _log = logging.getLogger(__name__)
 
 

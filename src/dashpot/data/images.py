@@ -6,8 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["Images"]
-
 
 class Images(NamedTuple):
     """A labelled image data set of unsigned bytes, split into training and evaluation data.

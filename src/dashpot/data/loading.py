@@ -17,8 +17,6 @@ from dashpot.data.warn_once import warn_once
 from dashpot.errors import DataError
 from dashpot.utils.cache_dir import cache_folder
 
-__all__ = ["load_idx"]
-
 
 def load_idx(dataset: IdxDataset, data_dir: str | os.PathLike[str] | None = None) -> Images:
     """Load `dataset` from the user's folder, the cache, the system package, or a download, in this order.

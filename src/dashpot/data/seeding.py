@@ -10,8 +10,6 @@ import torch
 
 from dashpot.constraints import Interval, check
 
-__all__ = ["SEED", "generator", "seeded"]
-
 SEED = Interval(0, 2**32 - 1, "both", integer=True)
 """Allowed seeds. torch's CPU generator uses 32 bits of a seed, so that larger ones would repeat smaller ones."""
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 import logging
 
-__all__ = ["warn_once"]
-
 _log = logging.getLogger("dashpot.data")
 
 

@@ -22,8 +22,6 @@ from dashpot.recipes.recipe import Recipe
 from dashpot.stages.base import Context
 from dashpot.utils.warn import warn
 
-__all__ = ["MIN_ELEMENTS", "Backend"]
-
 MIN_ELEMENTS = 1 << 20
 """Minimum number of elements on an accelerator for `engine="auto"` to compile, which takes many seconds."""
 

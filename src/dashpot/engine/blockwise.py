@@ -21,8 +21,6 @@ from dashpot.engine.program import StepScalars, StorageFormat, compute_dtype, on
 from dashpot.engine.stage_errors import has_custom_stages
 from dashpot.recipes.recipe import Recipe
 
-__all__ = ["ELEMENTS_PER_THREAD", "block_size", "step_in_blocks"]
-
 ELEMENTS_PER_THREAD = 1 << 15
 """Number of elements of a block per thread: the grain size of torch."""
 _SMALL = 1 << 15

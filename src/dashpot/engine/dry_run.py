@@ -28,8 +28,6 @@ from dashpot.errors import ArgumentError
 from dashpot.recipes.recipe import BoundStage, Recipe
 from dashpot.stages.base import Clock, Observation, Signal, Slot, Stage
 
-__all__ = ["dry_run_stages"]
-
 _MAX_ELEMENTS = 1 << 14  # of a parameter in a dry run; larger parameters are cropped
 _MAX_CACHED = 1 << 12
 

@@ -17,19 +17,6 @@ from torch import Tensor
 from dashpot._torch_private import local_tensor
 from dashpot.errors import ArgumentError
 
-__all__ = [
-    "LocalState",
-    "check_sharding",
-    "check_state_sharding",
-    "has_dtensor",
-    "increment_versions",
-    "is_dtensor",
-    "local",
-    "local_states",
-    "reject_dtensors",
-    "to_local",
-]
-
 
 def is_dtensor(x: Any) -> bool:
     """Check whether `x` is a DTensor."""

@@ -24,8 +24,6 @@ from dashpot.engine.program import (
 from dashpot.recipes.recipe import Recipe
 from dashpot.stages.base import Context, Observation
 
-__all__ = ["new_slots", "observe_tensor", "real_view", "step_tensor"]
-
 
 def step_tensor(
     recipe: Recipe,

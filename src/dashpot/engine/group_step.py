@@ -13,8 +13,6 @@ from dashpot.engine.program import StepScalars, StorageFormat
 from dashpot.engine.sharding import Sharding, shard_rng_stream
 from dashpot.recipes.recipe import Recipe
 
-__all__ = ["GroupPlan", "GroupStep", "Step", "TensorStep"]
-
 
 class TensorStep(NamedTuple):
     """The step of one tensor.

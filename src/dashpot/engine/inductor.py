@@ -25,8 +25,6 @@ from dashpot.recipes.recipe import BoundStage, Recipe
 from dashpot.utils.scalars import scalar_dtype
 from dashpot.utils.warn import warn
 
-__all__ = ["ACCELERATORS", "Inductor"]
-
 ACCELERATORS = frozenset({"cuda", "xpu", "mps"})
 """Device types with compiled steps. The CPU has kernels instead."""
 _MAX_INDEXED = 2**31  # stochastic rounding indexes elements in int32

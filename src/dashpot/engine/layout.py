@@ -17,8 +17,6 @@ from dashpot.engine.program import StorageFormat, compute_dtype
 from dashpot.recipes.recipe import Recipe
 from dashpot.stages.base import Slot
 
-__all__ = ["is_plain", "kernel_layout", "kernel_row", "signature_of", "unsupported_reason"]
-
 _MAX_INDEXED = 2**31  # stochastic rounding indexes elements in int32
 
 

@@ -7,8 +7,6 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from torch import Tensor
 
-__all__ = ["WrittenMemory", "memory_span"]
-
 
 def memory_span(x: Tensor) -> tuple[int, int]:
     """Return the address of the first element of a tensor and the address past its last element."""

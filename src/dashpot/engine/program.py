@@ -21,19 +21,6 @@ from dashpot.stages.update import updated
 from dashpot.stages.wide import wide_dtype
 from dashpot.utils.scalars import bound
 
-__all__ = [
-    "COMPENSATION",
-    "DEFAULT_FORMAT",
-    "StepScalars",
-    "StorageFormat",
-    "WholeTensor",
-    "advance",
-    "compute_dtype",
-    "observe_product",
-    "one_observation",
-    "one_step",
-]
-
 COMPENSATION = "compensation"
 """State key for the rounding error of a weight (`rounding="kahan"`)."""
 

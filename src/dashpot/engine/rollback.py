@@ -13,8 +13,6 @@ from dashpot.engine.group_step import Step
 from dashpot.engine.layout import is_plain
 from dashpot.engine.stage_errors import has_custom_stages
 
-__all__ = ["Rollback"]
-
 
 class Rollback:
     """Undo log of one step. Call it to restore the values from before the step.

@@ -26,8 +26,6 @@ from torch import Tensor
 from dashpot.constraints import Interval, check
 from dashpot.errors import ArgumentError
 
-__all__ = ["bits", "dither", "high_and_low", "join", "mix", "noise", "seed_word", "split", "stochastic", "stream"]
-
 _SEED = Interval(0, 2**63, "left", integer=True)
 
 

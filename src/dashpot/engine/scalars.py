@@ -16,8 +16,6 @@ from dashpot.engine.program import StepScalars
 from dashpot.recipes.recipe import BoundStage
 from dashpot.stages.base import Clock, Stage
 
-__all__ = ["CLIP_VALUE", "SCALE", "example_records", "numeric_settings", "pack", "to_buffer", "unpack", "width"]
-
 
 class _Leading(NamedTuple):
     """The scalars that precede those of the stages. An infinite `clip_value` means no bound."""

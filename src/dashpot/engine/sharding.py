@@ -20,8 +20,6 @@ from dashpot.stages.base import Context
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
-__all__ = ["ShardSpec", "ShardedTensorContext", "Sharding", "global_norm_and_finite", "shard_rng_stream", "shard_spec"]
-
 
 class ShardSpec(NamedTuple):
     """Sharding of a tensor over the dimensions `dims` of a mesh. The tensor is replicated over all other dimensions."""

@@ -15,8 +15,6 @@ from dashpot.errors import ArgumentError, DashpotError
 from dashpot.recipes.recipe import Recipe
 from dashpot.stages.base import Stage
 
-__all__ = ["StageFrame", "find_stage_frame", "has_custom_stages", "is_custom_stage", "wrap_stage_errors"]
-
 
 class StageFrame(NamedTuple):
     """A source line in a method of a stage."""

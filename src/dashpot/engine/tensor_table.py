@@ -26,8 +26,6 @@ from dashpot.engine.native.symbols import UntraceableError
 from dashpot.engine.scalars import pack, to_buffer
 from dashpot.engine.sharding import ShardSpec, shard_rng_stream
 
-__all__ = ["KernelArgs", "TensorTable", "step_count"]
-
 _CHANGED, _TO_COPY, _OVERLAPS = 1, 2, 3  # `Status` of tables.h
 _MAX_ATTEMPTS = 2  # tensors that are still invalid or overlapping then use the eager engine
 SHARED = "shares memory with another tensor"

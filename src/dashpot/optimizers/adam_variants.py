@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from typing_extensions import Unpack
+
 from dashpot.constraints import Scalar
 from dashpot.optimizers import presets
 from dashpot.optimizers.base import Optimizer
-from dashpot.optimizers.options import Options, Unpack
-
-__all__ = ["CenteredAdam", "QHAdam"]
+from dashpot.optimizers.options import Options
 
 
 class QHAdam(Optimizer):

@@ -11,10 +11,12 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from typing_extensions import Unpack
+
 from dashpot.constraints import FLAG, NONNEGATIVE, POLE, ZERO, Constraint, OneOf, Scalar, check, shown, unknown
 from dashpot.errors import ArgumentError
 from dashpot.optimizers.base import Optimizer
-from dashpot.optimizers.options import Options, Unpack
+from dashpot.optimizers.options import Options
 from dashpot.recipes.recipe import Recipe
 from dashpot.schedules import Window
 from dashpot.stages import (
@@ -32,8 +34,6 @@ from dashpot.stages import (
 )
 from dashpot.stages.filter import unit_gain
 from dashpot.utils.scalars import is_number
-
-__all__ = ["AutoSGM", "autosgm"]
 
 QUIRKS = {
     "pole_only_debias": "bias correction by 1 - pole^t for any zero: AutoSGM's default, so this has no effect",

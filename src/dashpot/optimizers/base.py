@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
+from typing_extensions import Unpack
 
 from dashpot.constraints import FLAG, Interval, check
 from dashpot.engine.backend import Backend
@@ -19,7 +20,7 @@ from dashpot.optimizers.grad_check import StepDecision
 from dashpot.optimizers.group_keys import check_params
 from dashpot.optimizers.group_settings import STORED_AS, GroupSettings, constructor_arguments
 from dashpot.optimizers.initial_state import init_state, is_state_init_step
-from dashpot.optimizers.options import Options, ResolvedOptions, StepOptions, Unpack, check_option_names
+from dashpot.optimizers.options import Options, ResolvedOptions, StepOptions, check_option_names
 from dashpot.optimizers.param_check import check_gradient
 from dashpot.optimizers.state_dict import (
     AcceptedGroup,
@@ -38,8 +39,6 @@ from dashpot.recipes.recipe import Recipe
 from dashpot.schedules import Schedule
 from dashpot.schedules.resolve import lr_in_force, schedules_by_name
 from dashpot.utils.scalars import is_numeric, read
-
-__all__ = ["Optimizer"]
 
 _MAX_COUNT = 2**53  # schedules compute with floats, exact for integers below
 

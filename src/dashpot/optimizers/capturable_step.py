@@ -13,8 +13,6 @@ from dashpot.optimizers.initial_state import complete_state, reject_state_init_i
 from dashpot.optimizers.step import UNSHARDED
 from dashpot.optimizers.steppable import Steppable
 
-__all__ = ["CapturableStepper"]
-
 
 class CapturableStepper:
     """The capturable step of one optimizer, with the step counts on the devices of its parameters."""

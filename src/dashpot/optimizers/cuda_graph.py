@@ -24,15 +24,6 @@ from dashpot.optimizers.options import ResolvedOptions
 from dashpot.stages.base import Clock
 from dashpot.utils.scalars import scalar_dtype
 
-__all__ = [
-    "DeviceStepCounts",
-    "capturing",
-    "check_gradients_on_device",
-    "run_group_on_device",
-    "scalars_on_device",
-    "step_count_on_device",
-]
-
 
 class DeviceStepCounts:
     """The step counts of several parameters in one tensor; each `state["step"]` becomes a view of its entry.

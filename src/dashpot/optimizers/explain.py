@@ -12,8 +12,6 @@ from dashpot.errors import ArgumentError
 if TYPE_CHECKING:
     from dashpot.optimizers.base import Optimizer
 
-__all__ = ["Explanation", "explain_engine"]
-
 
 class Explanation(NamedTuple):
     """The engine of an optimizer.

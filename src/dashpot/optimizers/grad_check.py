@@ -20,8 +20,6 @@ from dashpot.engine.sharding import global_norm_and_finite
 from dashpot.errors import NonFiniteError
 from dashpot.optimizers.options import ResolvedOptions
 
-__all__ = ["StepDecision", "check_gradients", "norm_dtype"]
-
 
 class StepDecision(NamedTuple):
     """Whether and how to take a step. Off the CPU `scale`, `norm` and `clipped` are 0-d tensors.

@@ -14,8 +14,6 @@ import torch
 
 from dashpot.errors import ArgumentError
 
-__all__ = ["CARRIED", "check_keys", "check_params", "edit_distance", "nearest"]
-
 _OWN = ("params", "name", "param_names", "extra", "lr_scale")
 _SCHEDULERS = ("initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr")
 _TORCH = (

@@ -26,8 +26,6 @@ from dashpot.stages import AdaptiveClip
 from dashpot.utils.scalars import is_immutable, is_number, minimum, read, typed_key
 from dashpot.utils.warn import warn
 
-__all__ = ["STORED_AS", "GroupSettings", "constructor_arguments"]
-
 STORED_AS = {"pole": "momentum"}
 """Arguments that groups store under the name that torch's schedulers write to."""
 

@@ -24,16 +24,6 @@ from dashpot.recipes.recipe import Recipe
 from dashpot.stages.base import Slot
 from dashpot.utils.scalars import is_number, read
 
-__all__ = [
-    "complete_state",
-    "init_state",
-    "is_state_init_step",
-    "reject_state_init_in_graph",
-    "set_step_count",
-    "with_gradients",
-]
-
-
 # ---- the step of torch.distributed.checkpoint ------------------------------------------------------------------------
 
 

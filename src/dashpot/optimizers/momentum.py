@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from typing_extensions import Unpack
+
 from dashpot.constraints import Scalar
 from dashpot.optimizers import presets
 from dashpot.optimizers.base import Optimizer
-from dashpot.optimizers.options import Options, Unpack
-
-__all__ = ["NAG", "QHM", "HeavyBall"]
+from dashpot.optimizers.options import Options
 
 
 class HeavyBall(Optimizer):

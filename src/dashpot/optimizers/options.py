@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
-from typing_extensions import TypedDict, Unpack
+from typing_extensions import TypedDict
 
 from dashpot.constraints import ARGUMENTS, FLAG, POSITIVE, Constraint, Interval, OneOf, Optional, check, shown, similar
 from dashpot.engine.program import StorageFormat
@@ -17,17 +17,6 @@ from dashpot.errors import ArgumentError
 from dashpot.optimizers.group_keys import nearest
 from dashpot.schedules import Schedule
 from dashpot.utils.scalars import read
-
-__all__ = [
-    "OPTION_NAMES",
-    "BaseOptions",
-    "Options",
-    "ResolvedOptions",
-    "Schedules",
-    "StepOptions",
-    "Unpack",
-    "check_option_names",
-]
 
 Schedules: TypeAlias = "Schedule | Mapping[str, Schedule] | None"
 """Type of the option `schedule`."""

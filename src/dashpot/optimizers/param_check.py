@@ -10,8 +10,6 @@ from torch import Tensor
 
 from dashpot.errors import ArgumentError
 
-__all__ = ["check_gradient"]
-
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 

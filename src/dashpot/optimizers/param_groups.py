@@ -16,8 +16,6 @@ from dashpot.optimizers.param_owners import OwnedParam, shape_of, trainable_para
 from dashpot.optimizers.param_roles import Role, role_of
 from dashpot.utils.warn import warn
 
-__all__ = ["ParamGroups", "param_groups"]
-
 _FLAGS = ("decay_norms", "decay_biases", "decay_embeddings", "allow_tied")
 _MAX_SHOWN = 5  # kinds of uncertain tensors named in a warning
 

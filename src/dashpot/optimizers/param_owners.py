@@ -9,8 +9,6 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
-__all__ = ["OwnedParam", "class_of", "is_container", "shape_of", "trainable_params"]
-
 
 class OwnedParam(NamedTuple):
     """A parameter under one of its names, with its owner.

@@ -13,8 +13,6 @@ from torch.nn.utils import parametrize
 from dashpot._torch_private import NormBase
 from dashpot.optimizers.param_owners import OwnedParam, class_of, is_container, shape_of
 
-__all__ = ["Role", "RoleDecision", "role_of"]
-
 Classes = tuple[type[nn.Module], ...]
 
 _NORMS: Classes = (NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)

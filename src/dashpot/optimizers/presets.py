@@ -22,22 +22,6 @@ from dashpot.stages import (
 )
 from dashpot.utils.scalars import is_number
 
-__all__ = [
-    "adahessian",
-    "adam",
-    "adamw",
-    "centered_adam",
-    "esgd",
-    "heavy_ball",
-    "nadam",
-    "nag",
-    "qhadam",
-    "qhm",
-    "rmsprop",
-    "sgd",
-    "sophia",
-]
-
 
 def sgd(
     lr: Scalar = 1e-3,

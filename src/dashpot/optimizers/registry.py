@@ -14,8 +14,6 @@ from dashpot.optimizers.momentum import NAG, QHM, HeavyBall
 from dashpot.optimizers.second_order import ESGD, AdaHessian, Sophia
 from dashpot.optimizers.torch_compatible import SGD, Adam, AdamW, NAdam, RMSprop
 
-__all__ = ["METHODS", "VARIANTS", "Method", "get"]
-
 
 @dataclass(frozen=True)
 class Method:

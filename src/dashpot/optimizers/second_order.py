@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from typing_extensions import Unpack
+
 from dashpot.constraints import POLE, Scalar, check, shown
 from dashpot.curvature.hvp_options import Products
 from dashpot.errors import ArgumentError
 from dashpot.optimizers import presets
-from dashpot.optimizers.options import Options, Unpack
+from dashpot.optimizers.options import Options
 from dashpot.optimizers.second_order_base import SecondOrder
 from dashpot.utils.scalars import read
-
-__all__ = ["ESGD", "AdaHessian", "Sophia"]
 
 
 class ESGD(SecondOrder):

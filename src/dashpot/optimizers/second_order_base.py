@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from dashpot.constraints import ARGUMENTS, check
 from dashpot.curvature.accumulated import AccumulatedProducts, PendingProducts, any_rank, reduced_products
@@ -25,11 +26,9 @@ from dashpot.engine.rounding import stream
 from dashpot.engine.tensor_table import step_count
 from dashpot.errors import ArgumentError, CurvatureError
 from dashpot.optimizers.base import Optimizer
-from dashpot.optimizers.options import Options, Unpack
+from dashpot.optimizers.options import Options
 from dashpot.stages.base import Observation
 from dashpot.utils.scalars import read
-
-__all__ = ["SecondOrder"]
 
 _OBSERVATION = 0x0B5E  # RNG stream of the rounding in observations, separate from that of the step
 

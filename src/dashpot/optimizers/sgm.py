@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from typing_extensions import Unpack
+
 from dashpot.constraints import Scalar, shown
 from dashpot.curvature.hvp_options import ProbingOptions
 from dashpot.errors import ArgumentError
-from dashpot.optimizers.options import Options, Unpack
+from dashpot.optimizers.options import Options
 from dashpot.optimizers.second_order_base import SecondOrder
 from dashpot.recipes.recipe import Recipe
 from dashpot.stages.base import Stage
 from dashpot.utils.scalars import is_number
-
-__all__ = ["SGM"]
 
 _STAGE_ARGUMENTS = ("filter", "rate", "decay", "robust")
 _CHECKED = ("lr", "maximize", "differentiable", "capturable", "seed", "update_d_every", "d_warmup")

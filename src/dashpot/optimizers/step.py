@@ -30,8 +30,6 @@ from dashpot.recipes.recipe import Recipe
 from dashpot.stages.base import Clock, Stage
 from dashpot.utils.scalars import is_immutable
 
-__all__ = ["UNSHARDED", "Stepper"]
-
 UNSHARDED = Sharding()
 _NONE = type(None)
 

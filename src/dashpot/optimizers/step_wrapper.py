@@ -10,8 +10,6 @@ import torch
 
 from dashpot._torch_private import has_step_hooks, is_dynamo_active, is_profiling
 
-__all__ = ["hook_step_if_needed", "is_dynamo_tracing"]
-
 
 def hook_step_if_needed(step: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap `step` to run hooks and annotate the profile, as torch does, but only if there are hooks or a profiler.

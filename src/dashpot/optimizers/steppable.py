@@ -11,8 +11,6 @@ from dashpot.engine.backend import Backend
 from dashpot.engine.group_step import GroupPlan, Step
 from dashpot.optimizers.options import ResolvedOptions
 
-__all__ = ["Steppable"]
-
 
 class Steppable(Protocol):
     """An optimizer as `step`, `capturable_step` and `initial_state` use it; `Optimizer` implements it."""

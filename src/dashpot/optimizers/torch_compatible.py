@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from typing_extensions import Unpack
+
 from dashpot.constraints import Scalar, shown
 from dashpot.errors import ArgumentError
 from dashpot.optimizers import presets
 from dashpot.optimizers.base import Optimizer
-from dashpot.optimizers.options import BaseOptions, Unpack
+from dashpot.optimizers.options import BaseOptions
 from dashpot.optimizers.state_dict import AcceptedGroup
-
-__all__ = ["SGD", "Adam", "AdamW", "NAdam", "RMSprop"]
 
 
 class SGD(Optimizer):

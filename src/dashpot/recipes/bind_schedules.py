@@ -15,8 +15,6 @@ from dashpot.schedules import Schedule, hyperparams
 if TYPE_CHECKING:
     from dashpot.recipes.recipe import Recipe
 
-__all__ = ["bind_schedules", "check_schedules"]
-
 
 def check_schedules(owner: str, settings: Mapping[str, Any], schedules: Mapping[str, Schedule]) -> None:
     """Raise `ArgumentError` if a scheduled setting does not exist, is not a number, or is scheduled twice."""

@@ -15,8 +15,6 @@ from dashpot.schedules.resolve import lr_in_force, schedules_by_name
 from dashpot.stages.base import Clock, Slot, Stage, check_slots, replaced
 from dashpot.utils.scalars import read
 
-__all__ = ["Diff", "Recipe", "diff"]
-
 # torch's names of stage settings, accepted as schedule keys
 _TORCH_NAMES = {"momentum": "pole", "betas[0]": "pole", "betas[1]": "beta", "alpha": "beta"}
 

@@ -10,8 +10,6 @@ from collections.abc import Mapping
 
 from dashpot.optimizers.registry import METHODS, VARIANTS
 
-__all__ = ["DEFAULT_METHODS", "TUNED_LR", "default_lr"]
-
 DEFAULT_METHODS: tuple[str, ...] = (
     "sgd",
     "heavy-ball",

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-__all__ = ["diff_data"]
-
 
 def diff_data(saved: Any, current: Any, path: str = "") -> list[str]:
     """Return one phrase for each differing value of two nested dicts.

@@ -20,8 +20,6 @@ from dashpot.runs.default_lr import default_lr
 from dashpot.schedules import OneCycle, OneCycleMomentum
 from dashpot.utils.warn import warn
 
-__all__ = ["RATE_SCHEDULES", "Entry", "entry", "known_entries", "one_cycle"]
-
 RATE_SCHEDULES = tuple(name for name in schedules.NAMES if name not in ("window", "1cycle-momentum"))
 """Learning-rate schedules available by name; windows need a shape, and 1cycle-momentum is for the momentum."""
 

@@ -14,8 +14,6 @@ import torch
 
 from dashpot.constraints import Interval, Optional, check
 
-__all__ = ["machine", "torch_threads", "versions"]
-
 
 def versions() -> dict[str, str]:
     """Return the versions of all software that can change a result.

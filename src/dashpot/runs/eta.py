@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import time
 
-__all__ = ["ProgressEstimate"]
-
 
 class ProgressEstimate:
     """Progress of a study in steps; steps of earlier sessions count as progress, but not for the speed.

@@ -8,8 +8,6 @@ from pathlib import Path
 from dashpot.errors import RunError
 from dashpot.utils.atomic_files import write_atomically
 
-__all__ = ["append_line", "check_writable", "make_folder", "truncate", "write_bytes", "write_error", "write_text"]
-
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
     """Write a file atomically: an existing one is replaced once the new one is complete.

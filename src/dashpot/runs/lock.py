@@ -9,8 +9,6 @@ from pathlib import Path
 
 from dashpot.errors import RunError
 
-__all__ = ["locked"]
-
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:

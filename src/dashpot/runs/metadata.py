@@ -15,8 +15,6 @@ from dashpot.runs.records import FORMAT
 from dashpot.runs.study import Study, StudyRun, describe
 from dashpot.tasks import Problem
 
-__all__ = ["fingerprint", "run_metadata"]
-
 
 def run_metadata(
     study: Study, run: StudyRun, problem: Problem, optimizer: Optimizer, command: str | None

@@ -21,8 +21,6 @@ from typing import Any
 from dashpot.errors import RunError
 from dashpot.utils.strict_json import encode
 
-__all__ = ["FORMAT", "Divergence", "Epoch", "Run", "epoch_lines", "read_run"]
-
 FORMAT = 1
 
 

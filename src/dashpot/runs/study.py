@@ -14,8 +14,6 @@ from dashpot.runs.entries import Entry
 from dashpot.runs.environment import THREADS
 from dashpot.tasks import Problem, Target, Task
 
-__all__ = ["Study", "StudyRun", "describe"]
-
 COUNT = Interval(1, math.inf, "left", integer=True)
 SEED = Interval(0, 2**32, "left", integer=True)
 

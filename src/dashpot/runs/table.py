@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-__all__ = ["markdown_table", "score_text", "text_table"]
-
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Format a table with aligned columns: the first one left-aligned, the others right-aligned.

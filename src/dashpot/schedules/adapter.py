@@ -15,8 +15,6 @@ from dashpot.errors import ArgumentError
 from dashpot.schedules.hyperparams import locate, read, write
 from dashpot.schedules.schedule import Schedule
 
-__all__ = ["Scheduler"]
-
 NUMBER = Interval()
 LAST_EPOCH = Interval(-1, math.inf, "left", integer=True)
 

@@ -13,8 +13,6 @@ from dashpot.schedules.decay import Constant
 from dashpot.schedules.ranges import Increasing
 from dashpot.schedules.schedule import Schedule
 
-__all__ = ["Product", "Sequence"]
-
 
 @dataclass(frozen=True)
 class _Parts:

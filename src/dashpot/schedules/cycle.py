@@ -12,8 +12,6 @@ from dashpot.schedules.ease import EASES, linear
 from dashpot.schedules.ranges import EASE, FACTOR, FLAG, FRACTION, POLE, STEPS
 from dashpot.schedules.schedule import Schedule
 
-__all__ = ["Cyclic", "OneCycle", "OneCycleMomentum"]
-
 
 @dataclass(frozen=True)
 class OneCycle(Schedule):

@@ -11,8 +11,6 @@ from dashpot.errors import ArgumentError
 from dashpot.schedules.ranges import FACTOR, STEPS, Increasing
 from dashpot.schedules.schedule import Schedule
 
-__all__ = ["Constant", "Exponential", "InverseTime", "MultiStep", "StepDecay"]
-
 
 @dataclass(frozen=True)
 class Constant(Schedule):

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 
-__all__ = ["EASES", "cosine", "linear"]
-
 
 def linear(start: float, end: float, q: float) -> float:
     """Interpolate linearly from `start` (q = 0) to `end` (q = 1), exact at both ends.

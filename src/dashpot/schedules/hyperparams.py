@@ -13,8 +13,6 @@ from typing import Any
 
 from dashpot.errors import ArgumentError
 
-__all__ = ["is_pair", "locate", "read", "write"]
-
 _ENTRY = re.compile(r"(\w+)\[(\d)\]")
 
 

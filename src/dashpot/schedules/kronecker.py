@@ -7,8 +7,6 @@ from functools import lru_cache
 
 import numpy as np
 
-__all__ = ["PHI", "point", "sorted_point"]
-
 PHI = (math.sqrt(5) - 1) / 2
 
 

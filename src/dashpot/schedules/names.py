@@ -17,8 +17,6 @@ from dashpot.schedules.schedule import Schedule
 from dashpot.schedules.window import Window
 from dashpot.utils.format import typed
 
-__all__ = ["NAMES", "from_name", "split_name"]
-
 
 def _constant(steps: int) -> Schedule:
     return Constant()

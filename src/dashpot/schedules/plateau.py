@@ -10,8 +10,6 @@ from dashpot.constraints import Interval, OneOf, check_fields, field, shown
 from dashpot.errors import ArgumentError
 from dashpot.schedules.ranges import FRACTION, PLACE
 
-__all__ = ["Plateau"]
-
 
 @dataclass(frozen=True)
 class Plateau:

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from dashpot.schedules.schedule import Schedule
 
-__all__ = ["figure"]
-
 
 def figure(schedule: Schedule, steps: int, base: float) -> Figure:
     """Return a figure that shows the values of the first `steps` steps as a step function."""

@@ -15,8 +15,6 @@ from dashpot.schedules.ranges import FLAG
 from dashpot.schedules.shapes import LATE, logistic, polynomial, staircase
 from dashpot.schedules.window import Window
 
-__all__ = ["QUIRKS", "OriginalWindow"]
-
 QUIRKS: Mapping[str, str] = {
     "late_logistic_unnormalised": (
         "the late logistic is scaled by the end values of the mid one: order 4 runs from 1.058 to .311, not from 1 to 0"

@@ -10,8 +10,6 @@ from dashpot.schedules import ease
 from dashpot.schedules.ranges import FACTOR, FRACTION, POLE, STEPS
 from dashpot.schedules.schedule import Schedule
 
-__all__ = ["Cosine", "CosineRestarts", "ExponentialWarmup", "Linear", "LinearWarmup", "Polynomial"]
-
 
 @dataclass(frozen=True)
 class Linear(Schedule):

@@ -9,8 +9,6 @@ from typing import Any
 
 from dashpot.constraints import Interval, OneOf
 
-__all__ = ["EASE", "FACTOR", "FLAG", "FRACTION", "PLACE", "POLE", "STEPS", "Increasing"]
-
 PLACE = Interval(0, math.inf, "left", integer=True)
 """A step, counted from 0."""
 

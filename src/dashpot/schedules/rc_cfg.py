@@ -14,8 +14,6 @@ from dashpot.schedules.schedule import Schedule
 from dashpot.schedules.shapes import SHAPES
 from dashpot.schedules.window import Window
 
-__all__ = ["SLOTS", "from_rc_cfg"]
-
 SLOTS: Mapping[str, Constraint] = {
     "rcm": OneOf(tuple(range(len(SHAPES)))),
     "inseq": OneOf((0, 1)),

@@ -9,8 +9,6 @@ from dashpot.constraints import NONNEGATIVE, Interval, Scalar, check, shown
 from dashpot.errors import ArgumentError
 from dashpot.schedules.schedule import Schedule
 
-__all__ = ["lr_in_force", "schedules_by_name"]
-
 
 def lr_in_force(schedule: Schedule | None, lr: Scalar, step: int) -> tuple[float, Scalar]:
     """Return (factor, base rate) at `step`; an absolute schedule replaces the base rate and has factor 1."""

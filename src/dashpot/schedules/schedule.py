@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from dashpot.schedules.combine import Product
 
-__all__ = ["Schedule"]
-
 
 @dataclass(frozen=True)
 class Schedule:

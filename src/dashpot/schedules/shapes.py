@@ -13,8 +13,6 @@ from dataclasses import dataclass
 
 from dashpot.constraints import Interval
 
-__all__ = ["SHAPES", "Shape", "logistic", "stacked"]
-
 LATE = 7 / 8
 """Inflection point of the late logistic; that of the mid logistic is 1/2."""
 

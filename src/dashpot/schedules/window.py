@@ -14,8 +14,6 @@ from dashpot.schedules.ranges import FLAG, FRACTION, STEPS
 from dashpot.schedules.schedule import Schedule
 from dashpot.schedules.shapes import SHAPES, stacked
 
-__all__ = ["Window"]
-
 
 @dataclass(frozen=True)
 class Window(Schedule):

@@ -14,8 +14,6 @@ from torch import Tensor
 
 from dashpot._torch_private import is_forward_ad_active
 
-__all__ = ["nonzero", "over", "power", "root"]
-
 
 def _differentiated(x: Any) -> bool:
     """Return True if torch may differentiate `x`, in reverse or forward mode; False for symbols of a trace."""

@@ -12,8 +12,6 @@ from dashpot.constraints import ARGUMENTS, Scalar, field
 from dashpot.stages.base import Clock, Context, Signal, Stage
 from dashpot.utils.scalars import where
 
-__all__ = ["Negate", "NudgeSmallWeights"]
-
 
 @dataclass(frozen=True)
 class NudgeSmallWeights(Stage):

@@ -19,8 +19,6 @@ from typing import Any, NamedTuple
 from dashpot.constraints import Scalar
 from dashpot.utils.scalars import minimum, where
 
-__all__ = ["AVERAGES", "Weights", "correction", "running_pole", "weights"]
-
 AVERAGES = ("debiased", "plain", "first", "running")
 
 

@@ -19,8 +19,6 @@ from torch import Tensor
 from dashpot.constraints import Interval, Scalar, check, check_fields, shown, unknown
 from dashpot.errors import ArgumentError
 
-__all__ = ["Clock", "Context", "Observation", "Signal", "Slot", "Stage", "elementwise", "per_tensor"]
-
 
 class Signal(NamedTuple):
     """The signal passed from stage to stage. A stage replaces only the fields it changes.

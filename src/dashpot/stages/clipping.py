@@ -13,8 +13,6 @@ from dashpot.stages.base import Context, Signal, Stage, per_tensor
 from dashpot.stages.wide import narrow, wide
 from dashpot.utils.scalars import bound
 
-__all__ = ["AdaptiveClip", "ClipElements", "HuberClip"]
-
 _TINY = 1e-6  # keeps the quotient finite for a zero gradient
 
 

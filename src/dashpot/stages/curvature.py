@@ -34,8 +34,6 @@ from dashpot.stages.denominator import divided
 from dashpot.stages.wide import wide_dtype
 from dashpot.utils.scalars import bound, is_number
 
-__all__ = ["Curvature"]
-
 
 @dataclass(frozen=True)
 class Curvature(Stage):

@@ -12,8 +12,6 @@ from dashpot.stages.base import Clock, Context, Signal, Stage
 from dashpot.utils.scalars import is_number
 from dashpot.utils.warn import warn
 
-__all__ = ["ChangeDecay", "CoupledDecay", "DecoupledDecay"]
-
 
 class _Decay(Stage):
     def is_noop(self) -> bool:

@@ -15,9 +15,6 @@ from dashpot.stages.averages import AVERAGES, correction, weights
 from dashpot.stages.base import Clock, Context, Signal, Slot, Stage, elementwise
 from dashpot.utils.scalars import is_number, where
 
-__all__ = ["CenteredMoment", "SecondMoment", "divided"]
-
-
 _TINY = 1e-30  # this and its square root are normal float32 numbers
 
 

@@ -25,8 +25,6 @@ from dashpot.stages.averages import running_pole
 from dashpot.stages.base import Clock, Context, Signal, Slot, Stage, elementwise, per_tensor
 from dashpot.utils.scalars import is_number, where
 
-__all__ = ["Filter", "NesterovMoment", "carry", "step_response", "unit_gain"]
-
 
 def unit_gain(pole: Scalar, zero: Scalar) -> Scalar:
     """Return the gain for a DC gain of 1: (1 - pole)/(1 - zero).

@@ -20,8 +20,6 @@ from dashpot.stages.at_zero import over
 from dashpot.stages.base import Clock, Context, Signal, Stage, elementwise, per_tensor
 from dashpot.utils.scalars import bound
 
-__all__ = ["HuberParcor", "MomentRate", "Parcor"]
-
 _SMOOTHING = Interval(0, 1, "left")
 
 

@@ -7,8 +7,6 @@ from torch import Tensor
 from dashpot.constraints import Scalar
 from dashpot.stages.base import Signal
 
-__all__ = ["updated"]
-
 
 def updated(x: Signal, factor: Scalar) -> Tensor:
     """Return w - (rate factor) v - shrink w, where `factor` is the current factor of the schedule."""

@@ -9,8 +9,6 @@ from typing import Any
 from dashpot.constraints import POLE, OneOf, Scalar, field
 from dashpot.stages.base import Clock, Context, Observation, Signal, Slot, Stage, per_tensor
 
-__all__ = ["Warmup"]
-
 
 @dataclass(frozen=True)
 class Warmup(Stage):

@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["narrow", "wide", "wide_dtype"]
-
 
 def wide_dtype(x: Tensor) -> torch.dtype:
     """Return the dtype for sums over `x`: float64, or the dtype of `x` on devices without float64."""

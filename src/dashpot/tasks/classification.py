@@ -12,8 +12,6 @@ from dashpot.data import Batches, Images, seeded
 from dashpot.tasks.evaluation import accuracy
 from dashpot.tasks.task import Problem, Target, Task
 
-__all__ = ["classification"]
-
 _EVALUATION_BATCH = 512
 
 

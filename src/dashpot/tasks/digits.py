@@ -9,8 +9,6 @@ from dashpot.tasks.classification import classification
 from dashpot.tasks.option_checks import check_options
 from dashpot.tasks.task import Target, Task
 
-__all__ = ["network", "task"]
-
 
 def network() -> nn.Sequential:
     """Return the network: 14 538 parameters, input (N, 1, 8, 8), output (N, 10).

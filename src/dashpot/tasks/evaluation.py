@@ -12,8 +12,6 @@ from dashpot.errors import ArgumentError
 from dashpot.tasks.running_means import RunningMeans
 from dashpot.tasks.task import Problem
 
-__all__ = ["accuracy", "evaluate"]
-
 
 def accuracy(output: Tensor, target: Tensor) -> Tensor:
     """Return the number of correct predictions, the argmax of `output` of shape (batch, classes).

@@ -16,8 +16,6 @@ from dashpot.tasks.norm import DetachedBatchNorm2d
 from dashpot.tasks.option_checks import check_options
 from dashpot.tasks.task import Target, Task
 
-__all__ = ["SLOPE", "network", "statistics", "task"]
-
 SLOPE = 0.1
 """Negative slope of the leaky ReLU, also used by the initialization."""
 

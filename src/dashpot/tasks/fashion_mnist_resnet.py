@@ -13,8 +13,6 @@ from dashpot.tasks.fashion_mnist import statistics
 from dashpot.tasks.option_checks import check_options
 from dashpot.tasks.task import Target, Task
 
-__all__ = ["SMOOTHING", "network", "smoothed_cross_entropy", "task"]
-
 SMOOTHING = 0.1
 """Label smoothing of the training loss."""
 

@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from dashpot.constraints import Interval, Optional, check
 from dashpot.errors import ArgumentError
 
-__all__ = ["DetachedBatchNorm2d"]
-
 
 class DetachedBatchNorm2d(nn.BatchNorm2d):
     """Batch normalization with detached mean and variance of the batch.

@@ -11,8 +11,6 @@ import torch
 from dashpot.constraints import Constraint, Interval, OneOf, check
 from dashpot.errors import ArgumentError
 
-__all__ = ["check_options"]
-
 _ALLOWED: Mapping[str, Constraint] = {
     "batch_size": Interval(1, math.inf, "left", integer=True),
     "shuffle": OneOf((False, True)),

@@ -13,8 +13,6 @@ from dashpot.tasks import digits, fashion_mnist, fashion_mnist_resnet, synthetic
 from dashpot.tasks.task import Task
 from dashpot.tasks.user_file import is_file_spec, load_task
 
-__all__ = ["get", "names"]
-
 _FACTORIES: Mapping[str, Callable[..., Task]] = {
     "digits": digits.task,
     "fashion-mnist": fashion_mnist.task,

@@ -10,8 +10,6 @@ from torch import Tensor
 
 from dashpot.errors import ArgumentError
 
-__all__ = ["SYNC_INTERVAL", "RunningMeans"]
-
 SYNC_INTERVAL = 32
 """Batches between host syncs: frequent enough to detect divergence early, rare enough to cost little."""
 

@@ -8,8 +8,6 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Quadratic", "Rosenbrock", "Saddle", "Surface", "spectrum"]
-
 
 class Surface(nn.Module, ABC):
     """A function f of the point `w` with gradient noise.

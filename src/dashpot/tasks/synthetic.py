@@ -19,8 +19,6 @@ from dashpot.tasks.option_checks import check_options
 from dashpot.tasks.surfaces import Quadratic, Rosenbrock, Saddle, Surface, spectrum
 from dashpot.tasks.task import Problem, Target, Task
 
-__all__ = ["GradientNoise", "noisy_quadratic", "quadratic", "rosenbrock", "saddle"]
-
 
 @dataclass(frozen=True)
 class GradientNoise:

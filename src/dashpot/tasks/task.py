@@ -15,8 +15,6 @@ from dashpot.constraints import Interval, OneOf, check_fields, field
 from dashpot.data.batches import Stream
 from dashpot.errors import ArgumentError
 
-__all__ = ["Problem", "Target", "Task"]
-
 
 @dataclass(frozen=True)
 class Target:

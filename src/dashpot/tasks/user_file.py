@@ -16,8 +16,6 @@ from typing import Any
 from dashpot.errors import ArgumentError
 from dashpot.tasks.task import Problem, Task
 
-__all__ = ["is_file_spec", "load_object", "load_task"]
-
 
 def is_file_spec(spec: str) -> bool:
     """Return whether `spec` is a Python file, `file.py` or `file.py:function`.

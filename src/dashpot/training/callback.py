@@ -16,8 +16,6 @@ from typing import Any, ClassVar
 
 from dashpot.errors import ArgumentError
 
-__all__ = ["ACTIONS", "EVENTS", "Callback", "CallbackList", "CancelBatch", "CancelEpoch", "CancelFit"]
-
 ACTIONS = ("predict", "get_loss", "backward", "step", "zero_grad")
 EVENTS = (
     *(f"{moment}_{scope}" for scope in ("fit", "epoch", "batch") for moment in ("before", "after", "cleanup")),

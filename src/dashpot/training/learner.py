@@ -25,8 +25,6 @@ from dashpot.training.losses import scalar_loss
 from dashpot.training.state import fit_state
 from dashpot.utils.warn import warn
 
-__all__ = ["Learner"]
-
 EPOCHS = Interval(1, math.inf, "left", integer=True)
 OptimizerFactory = Callable[..., Optimizer]
 

@@ -22,8 +22,6 @@ from dashpot.training.loop_state import Batch
 from dashpot.training.state.loader_state import loader_state, non_resumable_reason, set_epoch, set_loader_state
 from dashpot.utils.rng_state import random_state, set_random_state
 
-__all__ = ["ResumableLoader"]
-
 
 class ResumableLoader:
     """Loader of the batches of a phase, starting at any position in an epoch.

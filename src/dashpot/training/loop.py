@@ -19,8 +19,6 @@ from dashpot.training.distributed.single_device import SingleDevice
 from dashpot.training.learner import EPOCHS, Learner
 from dashpot.training.stopwatch import Stopwatch
 
-__all__ = ["EpochStats", "current_lr", "single_device_learner", "train"]
-
 
 def current_lr(optimizer: Optimizer) -> float:
     """Return the learning rate of the next step, schedule included, for the first parameter group.

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from dashpot.training.callback import CallbackList
     from dashpot.training.loader import ResumableLoader
 
-__all__ = ["Batch", "LoopState"]
-
 
 @dataclass
 class Batch:

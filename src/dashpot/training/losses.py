@@ -9,8 +9,6 @@ from torch import Tensor
 
 from dashpot.errors import ArgumentError
 
-__all__ = ["scalar_loss"]
-
 IGNORE_INDEX = -100
 """Default `ignore_index` of `torch.nn.functional.cross_entropy`."""
 

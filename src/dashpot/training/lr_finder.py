@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from dashpot.training.learner import Learner
 
-__all__ = ["LRCurve", "Suggestion", "find_lr"]
-
 FACTOR = 1.3
 SPAN = 3.0
 """Ratio of the largest to the smallest rate in a smoothing window."""

@@ -12,8 +12,6 @@ from dashpot.errors import ArgumentError
 from dashpot.training.loader import ResumableLoader
 from dashpot.utils.rng_state import preserve_rng_state
 
-__all__ = ["check_initialized", "reshard", "side_pass"]
-
 
 @contextmanager
 def side_pass(loader: ResumableLoader) -> Iterator[None]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-__all__ = ["Stopwatch"]
-
 
 class Stopwatch:
     """Accumulated CPU and wall time between `start` and `stop`, in seconds.

@@ -10,8 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["keep_aside", "sha256", "write_atomically"]
-
 
 def sha256(content: bytes) -> str:
     """Return the SHA-256 checksum of `content` in hexadecimal.

@@ -6,8 +6,6 @@ import os
 import sys
 from pathlib import Path
 
-__all__ = ["cache_folder"]
-
 
 def cache_folder() -> Path:
     """Return the per-user cache directory: `~/.cache/dashpot`, or the platform's or `XDG_CACHE_HOME`'s equivalent.

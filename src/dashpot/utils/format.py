@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["clock", "decimals", "duration", "short_time", "size", "typed"]
-
 
 def duration(seconds: float) -> str:
     """Format a duration in seconds with units.

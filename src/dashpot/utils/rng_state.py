@@ -10,8 +10,6 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-__all__ = ["preserve_rng_state", "random_state", "seed_all", "set_random_state"]
-
 
 def random_state() -> dict[str, Any]:
     """Return the current generator states of torch (all devices), Python and NumPy.

@@ -17,8 +17,6 @@ from torch import Tensor
 
 from dashpot.constraints import Scalar, is_numeric_tensor, is_unreadable
 
-__all__ = ["bound", "is_immutable", "is_number", "is_numeric", "minimum", "read", "scalar_dtype", "typed_key", "where"]
-
 _MOST = 2**63 - 1  # largest integer torch can represent
 _PLAIN = (float, int, bool, str, type(None))
 

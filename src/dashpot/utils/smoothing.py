@@ -7,8 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["smooth"]
-
 
 def smooth(values: Sequence[float], window: int) -> npt.NDArray[np.float64]:
     """Return the centred moving average; the window is truncated at both ends.

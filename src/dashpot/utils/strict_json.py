@@ -6,8 +6,6 @@ import json
 import math
 from typing import Any
 
-__all__ = ["encode"]
-
 
 def encode(line: dict[str, Any]) -> str:
     """Encode an object on one line without spaces; nan and infinities become "nan", "inf" and "-inf".

@@ -12,8 +12,6 @@ from types import FrameType
 
 import torch
 
-__all__ = ["warn"]
-
 _INNER = tuple(f"{folder}{os.sep}" for folder in (Path(__file__).parents[1], Path(str(torch.__file__)).parent))
 _HELPERS = (contextlib.__file__, functools.__file__)
 

@@ -12,8 +12,6 @@ from dashpot.verification.replica import Factory, Replica
 from dashpot.verification.replica_check import ReplicaCheck
 from dashpot.verification.workload import Workload
 
-__all__ = ["ResumedRun", "resume_all"]
-
 
 class ResumedRun(NamedTuple):
     """A run of class `target`, resumed from a checkpoint of class `source`; both are indices of a replica."""

@@ -15,8 +15,6 @@ from dashpot.verification.replica import Factory, Replica
 from dashpot.verification.result import Cost
 from dashpot.verification.workload import Workload
 
-__all__ = ["measure_costs"]
-
 MEDIAN_RADIUS = 5
 """The time of a step is the median over the steps up to this distance from it."""
 

@@ -15,8 +15,6 @@ from dashpot.errors import ArgumentError
 from dashpot.optimizers import registry
 from dashpot.optimizers.options import ResolvedOptions
 
-__all__ = ["TORCH_COUNTERPARTS", "factory_from_path", "is_import_path", "reference_factory"]
-
 ENGINES = ("eager", "compiled")
 CLIPPING = {"max_norm", "clip_value", "adaptive_clip"}
 """Options that are not settings of the method but change the results."""

@@ -9,8 +9,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Distance", "UlpScale", "is_finite"]
-
 Weights = Mapping[str, Tensor]
 
 

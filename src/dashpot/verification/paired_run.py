@@ -15,8 +15,6 @@ from dashpot.verification.replica import Factory, Replica
 from dashpot.verification.replica_check import ReplicaCheck
 from dashpot.verification.workload import Workload
 
-__all__ = ["PairedRun", "run_pair"]
-
 ULPS = 16.0
 """Tolerance after one step; docs/verify.md lists measured deviations."""
 

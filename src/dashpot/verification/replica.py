@@ -15,8 +15,6 @@ from dashpot.errors import ArgumentError
 from dashpot.optimizers.second_order_base import SecondOrder
 from dashpot.verification.workload import Workload
 
-__all__ = ["ARGUMENTS", "Factory", "Replica"]
-
 ARGUMENTS = ("parameters", "named_parameters", "model")
 """Possible arguments of an optimizer factory."""
 

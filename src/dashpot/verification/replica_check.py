@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from dashpot.verification.deviation import Distance
 from dashpot.verification.replica import Replica
 
-__all__ = ["FirstDeviation", "ReplicaCheck"]
-
 
 @dataclass(frozen=True)
 class FirstDeviation:

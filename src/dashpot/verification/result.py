@@ -11,8 +11,6 @@ from typing import Any
 from dashpot.utils.format import short_time, size
 from dashpot.verification.replica_check import FirstDeviation
 
-__all__ = ["Checkpoint", "Cost", "Deviation", "Verification", "number"]
-
 WIDTH = 80
 ROWS = 5
 """Maximum number of lines in the table of tensors."""

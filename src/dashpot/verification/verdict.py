@@ -10,8 +10,6 @@ import torch
 from dashpot.verification.paired_run import PairedRun
 from dashpot.verification.result import Checkpoint, number
 
-__all__ = ["dtype_name", "format_verdict", "mismatched_settings"]
-
 _IGNORED_KEYS = {"params", "param_names", "foreach", "fused", "capturable", "differentiable", "initial_lr", "seed"}
 
 

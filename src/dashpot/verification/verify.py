@@ -25,8 +25,6 @@ from dashpot.verification.result import Checkpoint, Deviation, Verification
 from dashpot.verification.verdict import dtype_name, format_verdict, mismatched_settings
 from dashpot.verification.workload import Workload
 
-__all__ = ["verify"]
-
 _DTYPES = (None, torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _ALLOWED = {
     "steps": Interval(2, math.inf, "left", integer=True),

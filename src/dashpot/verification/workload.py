@@ -17,8 +17,6 @@ from torch.nn.parameter import is_lazy
 from dashpot.errors import ArgumentError
 from dashpot.utils.rng_state import seed_all
 
-__all__ = ["Workload"]
-
 _SEEDS = 2**32
 
 

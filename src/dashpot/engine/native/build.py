@@ -14,11 +14,9 @@ import time
 from pathlib import Path
 
 from dashpot.engine.native import cache
-from dashpot.engine.native.compile_job import CompileJob, compilations
+from dashpot.engine.native.compile_job import CompileJob, compilations  # noqa: F401 - imported from here
 from dashpot.engine.native.compiler import BuildError, Compiler, find
 from dashpot.utils.warn import warn
-
-__all__ = ["BuildError", "compilations", "library", "load_cached"]
 
 PEER_TIMEOUT = 5.0
 """Seconds to wait for another process that compiles the same kernel."""

@@ -23,8 +23,6 @@ from dashpot.utils.cache_dir import cache_folder
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["VARIABLE", "CacheError", "CompileLock", "folder", "key", "read", "write"]
-
 VARIABLE = "DASHPOT_CACHE"
 """Environment variable with the path of the cache folder."""
 

@@ -15,8 +15,6 @@ from pathlib import Path
 
 from dashpot.engine.native.compiler import Compiler
 
-__all__ = ["CompileJob", "compilations"]
-
 TIMEOUT = 120.0
 """Time in seconds after which a compiler is killed."""
 

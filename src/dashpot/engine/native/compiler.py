@@ -16,8 +16,6 @@ from pathlib import Path
 from dashpot._torch_private import EXTENSION_FILE
 from dashpot.errors import DashpotError
 
-__all__ = ["BuildError", "Compiler", "find"]
-
 NAMES = ("c++", "g++", "clang++")
 BASE_FLAGS = (
     "-std=c++17",

@@ -12,8 +12,6 @@ from dashpot.engine.native.symbols import Symbol
 from dashpot.engine.native.trace import Trace
 from dashpot.engine.scalars import CLIP_VALUE, SCALE
 
-__all__ = ["FIRST_SLOT", "GRADIENT", "STEP", "WEIGHT", "columns", "source"]
-
 TYPES = {"f32": "float", "f64": "double", "number": "double", "bf16": "bf16", "f16": "_Float16"}
 TYPES |= {"i32": "int32_t", "i16": "int16_t", "bool": "bool"}
 

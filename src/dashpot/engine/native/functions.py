@@ -32,8 +32,6 @@ from dashpot.engine.native.symbols import (
 )
 from dashpot.engine.native.untraceable import unsupported
 
-__all__ = ["ALIASES", "FUNCTIONS"]
-
 _SAME_SIZE = ({"f32", "i32"}, {"bf16", "i16"})
 
 

@@ -19,8 +19,6 @@ import torch
 from dashpot._torch_private import dispatch_keys, impl_address, neg_view
 from dashpot.engine.native.compiler import BuildError
 
-__all__ = ["dtype_code", "functions", "lazy_keys"]
-
 _FUNCTIONS = ("data_ptr", "dtype", "dim", "sizes", "strides")
 _WORDS = 22  # number of words to search in a `TensorImpl`, which is larger
 _CODES = {

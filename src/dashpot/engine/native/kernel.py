@@ -25,8 +25,6 @@ from dashpot.recipes.recipe import BoundStage, Recipe
 from dashpot.stages.base import Stage
 from dashpot.utils.warn import warn
 
-__all__ = ["Kernel", "active_stages", "check_hashable", "kernel_for", "structure"]
-
 _MAX_VARIANTS = 4
 _I, _P = ctypes.c_int64, ctypes.c_void_p
 _STEP_SIGNATURE = None, (_I, _P, _P, _I)

@@ -16,8 +16,6 @@ from dashpot.engine.program import COMPENSATION, StepScalars, StorageFormat, one
 from dashpot.engine.rounding import stream
 from dashpot.recipes.recipe import Recipe
 
-__all__ = ["Sample"]
-
 _ELEMENTS = 97
 _MAX_MISMATCHES = 0.1  # fraction of elements: a rounding error can change the result of a comparison in a stage
 

@@ -12,8 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-__all__ = ["Array", "Body", "indented", "phase"]
-
 
 class Array(NamedTuple):
     """An array in a table row: its column, its C++ type, and whether the phase writes to it."""

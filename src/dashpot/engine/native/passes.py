@@ -13,8 +13,6 @@ from typing import NamedTuple
 from dashpot.engine.native.symbols import Symbol
 from dashpot.engine.native.trace import Trace
 
-__all__ = ["Pass", "passes", "reached", "reads", "traffic"]
-
 
 class Pass(NamedTuple):
     """One pass over the elements, with the sums that it computes and the arrays that it writes."""

@@ -7,8 +7,6 @@ from typing import Any
 
 from dashpot.engine.native.symbols import Symbol, UntraceableError
 
-__all__ = ["PRIMITIVES"]
-
 
 def _dither(index: Symbol, word: Symbol, key: Symbol) -> Symbol:
     return index.graph.node("dither", (index, word, key), "i32", vector=True)

@@ -20,28 +20,6 @@ import torch
 from dashpot.constraints import plain
 from dashpot.engine.native.untraceable import UntraceableError, unsupported
 
-__all__ = [
-    "DTYPES",
-    "FLOATS",
-    "KINDS",
-    "Graph",
-    "Symbol",
-    "UntraceableError",
-    "arithmetic",
-    "bits",
-    "cast",
-    "combine",
-    "common",
-    "compare",
-    "default_kind",
-    "divide",
-    "float_only",
-    "graph_of",
-    "kind_of",
-    "power",
-    "unary",
-]
-
 KINDS = {
     torch.float32: "f32",
     torch.float64: "f64",

@@ -16,8 +16,6 @@ from dashpot.engine.stage_errors import find_stage_frame
 from dashpot.recipes.recipe import BoundStage, Recipe
 from dashpot.stages.base import Slot, Stage
 
-__all__ = ["Layout", "Trace", "trace", "trace_float32"]
-
 
 class Layout(NamedTuple):
     """Dtypes of a kernel: the compute precision and those of the weight, of the gradient and, by key, of the slots."""

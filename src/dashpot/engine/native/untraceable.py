@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dashpot.engine.stage_errors import StageFrame
 
-__all__ = ["UntraceableError", "unsupported"]
-
 _LISTED = "use the operations listed in docs/own-stage.md"
 _NO_SHAPE = (
     "kernels are independent of shapes: use elementwise operations, and ctx.mean or ctx.norm for the whole tensor"

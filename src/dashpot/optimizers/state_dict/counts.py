@@ -10,8 +10,6 @@ from torch import Tensor
 
 from dashpot.errors import ArgumentError
 
-__all__ = ["COUNT_BITS", "as_number", "checked_count", "is_dense", "short"]
-
 COUNT_BITS = 53
 """Counts are below 2^53: schedules compute in Python floats, which represent integers up to there exactly."""
 

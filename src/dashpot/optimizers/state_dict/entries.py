@@ -17,8 +17,6 @@ from dashpot.optimizers.state_dict.plain import plain_data
 from dashpot.optimizers.state_dict.slots import Slots, is_known_key
 from dashpot.stages.base import Slot
 
-__all__ = ["Target", "convert_entry"]
-
 _REAL = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _COMPLEX = (torch.complex128, torch.complex64, torch.complex32)
 

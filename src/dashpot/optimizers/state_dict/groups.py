@@ -13,8 +13,6 @@ from dashpot.optimizers.group_keys import CARRIED
 from dashpot.optimizers.state_dict.counts import checked_count, short
 from dashpot.optimizers.state_dict.plain import plain_data
 
-__all__ = ["check_form", "check_known_settings", "normalize_group"]
-
 _ABSENT = {
     "amsgrad": False,
     "centered": False,

@@ -17,8 +17,6 @@ from dashpot.optimizers.state_dict.names import match_names
 from dashpot.optimizers.state_dict.plain import plain_data
 from dashpot.optimizers.state_dict.slots import Slots
 
-__all__ = ["AcceptedGroup", "checked_load"]
-
 
 class AcceptedGroup(NamedTuple):
     """A validated saved group: its settings, and a function from a parameter to its slots."""

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 
 from dashpot.errors import ArgumentError
 
-__all__ = ["match_names"]
-
 _WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 """Attributes under which torch's wrappers (compile, FSDP, activation checkpointing) keep the wrapped module."""
 

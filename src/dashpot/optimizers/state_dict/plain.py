@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-__all__ = ["plain_data"]
-
 _SCALARS = (int, float, complex, str, bytes)
 _PLAIN = frozenset({bool, type(None), Tensor, *_SCALARS})
 

@@ -13,8 +13,6 @@ from dashpot.errors import ArgumentError
 from dashpot.recipes.recipe import Recipe
 from dashpot.stages.base import Slot, Stage
 
-__all__ = ["Slots", "is_known_key", "slots_of"]
-
 
 class Slots(NamedTuple):
     """The state of one parameter by key.

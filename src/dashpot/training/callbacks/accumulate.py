@@ -11,8 +11,6 @@ from dashpot.training.callback import Callback
 if TYPE_CHECKING:
     from dashpot.training.learner import Learner
 
-__all__ = ["Accumulate"]
-
 
 class Accumulate(Callback):
     """Gradient accumulation over `batches` micro-batches per optimizer step.

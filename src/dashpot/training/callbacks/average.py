@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from dashpot.training.learner import Learner
 
-__all__ = ["EMA", "SWA", "AveragedWeights", "evaluated_weights"]
-
 AVERAGES = "its averages"
 
 

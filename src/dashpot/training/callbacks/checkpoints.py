@@ -19,8 +19,6 @@ from dashpot.training.state import checkpoint_file
 from dashpot.utils.atomic_files import keep_aside
 from dashpot.utils.warn import warn
 
-__all__ = ["Checkpoints", "best", "damaged", "latest", "read_newest"]
-
 COUNT = Optional(Interval(1, math.inf, "left", integer=True))
 SECONDS = Optional(Interval(0, math.inf, "neither"))
 BEST = "best.json"

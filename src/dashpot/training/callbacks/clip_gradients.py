@@ -18,8 +18,6 @@ from dashpot.utils.scalars import is_number
 if TYPE_CHECKING:
     from dashpot.training.learner import Learner
 
-__all__ = ["ClipGradients"]
-
 
 class ClipGradients(Callback):
     """Gradient clipping by total norm, then by value, before every optimizer step.

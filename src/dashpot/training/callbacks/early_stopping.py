@@ -16,8 +16,6 @@ from dashpot.training.state import weights
 if TYPE_CHECKING:
     from dashpot.training.learner import Learner
 
-__all__ = ["EarlyStopping"]
-
 
 class EarlyStopping(Callback):
     """Early stopping after `patience` consecutive epochs without an improvement of `metric`.

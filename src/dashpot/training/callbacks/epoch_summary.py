@@ -16,8 +16,6 @@ from dashpot.training.stopwatch import Stopwatch
 if TYPE_CHECKING:
     from dashpot.training.learner import Learner
 
-__all__ = ["EpochCallback", "EpochSummary"]
-
 
 @dataclass(frozen=True)
 class EpochSummary:

@@ -21,8 +21,6 @@ from dashpot.utils.warn import warn
 if TYPE_CHECKING:
     from dashpot.training.learner import Learner
 
-__all__ = ["CSV", "JSONLines"]
-
 
 class FileLogger(Logger):
     """Base class of text file loggers. On resume, the file is truncated to its length at the checkpoint."""

@@ -11,8 +11,6 @@ from dashpot.training.callback import Callback
 if TYPE_CHECKING:
     from dashpot.training.learner import Learner
 
-__all__ = ["GracefulStop"]
-
 POLL_STEPS = 8
 """Number of steps between exchanges of stop requests among ranks."""
 

@@ -12,8 +12,6 @@ from torch.nn.utils import get_total_norm
 if TYPE_CHECKING:
     from dashpot.training.learner import Learner
 
-__all__ = ["grad_norm", "gradients", "total_norm"]
-
 
 def gradients(learner: Learner) -> list[Tensor]:
     """Return the unscaled gradients of the optimizer step. Must be called within the action `step`."""

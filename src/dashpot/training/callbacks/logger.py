@@ -15,8 +15,6 @@ from dashpot.training.callbacks.recorder import Recorder
 if TYPE_CHECKING:
     from dashpot.training.learner import Learner
 
-__all__ = ["Logger"]
-
 EVERY = Optional(Interval(1, math.inf, "left", integer=True))
 
 

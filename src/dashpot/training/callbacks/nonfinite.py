@@ -25,8 +25,6 @@ from dashpot.utils.warn import warn
 if TYPE_CHECKING:
     from dashpot.training.learner import Learner
 
-__all__ = ["NonFinite"]
-
 ACTIONS = OneOf(("stop", "skip", "raise"))
 CHECKS = OneOf(("gradients", "loss"))
 KEEP = Interval(1, math.inf, "left", integer=True)

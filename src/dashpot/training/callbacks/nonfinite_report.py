@@ -16,8 +16,6 @@ from dashpot.utils.rng_state import preserve_rng_state
 if TYPE_CHECKING:
     from dashpot.training.learner import Learner
 
-__all__ = ["Diagnosis", "diagnose", "label"]
-
 MAX_NAMES = 4
 """Maximum number of parameters listed in a report."""
 

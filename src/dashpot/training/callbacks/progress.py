@@ -15,8 +15,6 @@ from dashpot.utils.format import clock, decimals, duration
 if TYPE_CHECKING:
     from dashpot.training.learner import Learner
 
-__all__ = ["Progress"]
-
 GAP = "  "
 EVAL_TO_TRAIN_TIME = 1 / 3
 """Assumed ratio of evaluation to training time of a batch until both are measured: backward costs twice the forward."""

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from dashpot.training.learner import Learner
 
-__all__ = ["Recorder"]
-
 GROUP_SUFFIX = re.compile(r"(?P<name>.+):(?P<index>\d+)")
 
 

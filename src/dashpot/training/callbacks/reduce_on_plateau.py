@@ -10,8 +10,6 @@ from torch.optim import Optimizer
 from dashpot.errors import ArgumentError
 from dashpot.schedules import Plateau
 
-__all__ = ["ReduceOnPlateau"]
-
 
 class ReduceOnPlateau:
     """Scheduler that multiplies every group's initial learning rate by the factor of a `Plateau`.

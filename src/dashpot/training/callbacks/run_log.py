@@ -23,8 +23,6 @@ from dashpot.utils.strict_json import encode
 if TYPE_CHECKING:
     from dashpot.training.learner import Learner
 
-__all__ = ["RunLog"]
-
 
 class RunLog(Callback):
     """Write the record of a run, and end the fit if it diverges.

@@ -23,8 +23,6 @@ from dashpot.training.callbacks.reduce_on_plateau import ReduceOnPlateau
 if TYPE_CHECKING:
     from dashpot.training.learner import Learner
 
-__all__ = ["Schedule", "one_cycle"]
-
 SCHEDULER_KEYS = ("initial_", "max_", "min_", "base_")
 """Prefixes of the keys that schedulers add to parameter groups."""
 

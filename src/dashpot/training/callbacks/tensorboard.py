@@ -16,8 +16,6 @@ from dashpot.training.callbacks.logger import Logger
 if TYPE_CHECKING:
     from dashpot.training.learner import Learner
 
-__all__ = ["TensorBoard"]
-
 
 class TensorBoard(Logger):
     """Logger that writes TensorBoard event files.

@@ -10,16 +10,6 @@ from torch import Tensor
 
 from dashpot.errors import ArgumentError
 
-__all__ = [
-    "ShardedBatchSampler",
-    "count_examples",
-    "map_tensors",
-    "shard_loader",
-    "shard_slice",
-    "slice_rows",
-    "unshardable_reason",
-]
-
 
 def shard_slice(size: int, rank: int, world_size: int) -> slice:
     """Return the contiguous slice of `size` examples that belongs to `rank`; lower ranks get the remainder.

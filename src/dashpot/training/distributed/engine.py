@@ -17,8 +17,6 @@ from dashpot.constraints import Interval, OneOf, check
 from dashpot.errors import ArgumentError, RunError
 from dashpot.training.distributed import process_group
 
-__all__ = ["PRECISIONS", "STRATEGIES", "Engine", "check_devices"]
-
 PRECISIONS = OneOf(("fp32", "bf16", "fp16"))
 STRATEGIES = OneOf(("auto", "ddp", "fsdp"))
 DEVICES = Interval(1, math.inf, "left", integer=True)

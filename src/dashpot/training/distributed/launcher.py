@@ -24,8 +24,6 @@ from dashpot.runs.signals import TERMINATION_SIGNALS
 from dashpot.training.distributed.engine import DEVICES
 from dashpot.training.distributed.process_group import SUPERVISOR, loopback_interface
 
-__all__ = ["PROCESS_FAILED", "launch"]
-
 PROCESS_FAILED = 4
 """Exit code if a process was killed or failed without a one-sentence message."""
 REPORTED_CODES = (2, 3, 130)

@@ -22,17 +22,6 @@ from torch import nn
 from dashpot.data.seeding import generator
 from dashpot.errors import RunError
 
-__all__ = [
-    "SUPERVISOR",
-    "Ranks",
-    "broadcast_weights",
-    "exit_with_supervisor",
-    "join",
-    "launcher_ranks",
-    "loopback_interface",
-    "seed_ranks",
-]
-
 SUPERVISOR = "DASHPOT_SUPERVISOR"
 """Environment variable with the process id of the launcher; a process exits once its launcher has died."""
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)

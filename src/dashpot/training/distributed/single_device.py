@@ -7,8 +7,6 @@ from torch import nn
 
 from dashpot.training.distributed.engine import Engine
 
-__all__ = ["SingleDevice"]
-
 
 class SingleDevice(Engine):
     """Engine of one process that leaves the model on its current device, in float32.

@@ -16,8 +16,6 @@ from dashpot.runs.records import Run, read_run
 from dashpot.tasks.user_file import is_file_spec
 from dashpot.training.run.settings import LOGS, Settings, read_made_by, read_settings, write_settings
 
-__all__ = ["RunFolder", "default_folder_name", "exists", "list_names", "path_argument", "shell_quoted"]
-
 
 @dataclass(frozen=True)
 class RunFolder:

@@ -15,8 +15,6 @@ from dashpot.runs.study import Study
 from dashpot.tasks import Problem, Task
 from dashpot.training.run.settings import Settings
 
-__all__ = ["RunPlan"]
-
 
 @dataclass(frozen=True)
 class RunPlan:

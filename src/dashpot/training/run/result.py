@@ -10,8 +10,6 @@ from dashpot.runs.table import score_text
 from dashpot.training.run.folder import RunFolder
 from dashpot.utils.format import duration
 
-__all__ = ["RunResult", "counted"]
-
 
 @dataclass(frozen=True)
 class RunResult:

@@ -18,8 +18,6 @@ from dashpot.training.run.plan import RunPlan
 from dashpot.training.run.settings import Settings, diff_settings
 from dashpot.utils.warn import warn
 
-__all__ = ["check_recorded_identity", "check_task", "latest_state", "merge_settings"]
-
 FIXED = ("task", "optimizer", "seed")
 """Settings that cannot change once a run has started."""
 MAX_LISTED = 6

@@ -48,8 +48,6 @@ from dashpot.training.run.settings import Settings
 from dashpot.utils.rng_state import random_state, set_random_state
 from dashpot.utils.strict_json import encode
 
-__all__ = ["lr_range_test", "resume", "start"]
-
 Value = TypeVar("Value")
 
 

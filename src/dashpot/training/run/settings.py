@@ -22,19 +22,6 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
-__all__ = [
-    "LOGS",
-    "MADE_BY",
-    "Settings",
-    "diff_settings",
-    "is_none",
-    "parse_value",
-    "read_made_by",
-    "read_settings",
-    "setting_names",
-    "write_settings",
-]
-
 LOGS = {"csv": "log.csv", "jsonl": "log.jsonl", "tensorboard": "tensorboard"}
 """Kinds of logs, and the path of each in the folder of a run."""
 UNSET = object()

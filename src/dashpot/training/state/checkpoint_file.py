@@ -21,8 +21,6 @@ from dashpot.errors import RunError
 from dashpot.runs.files import write_error
 from dashpot.utils.atomic_files import write_atomically
 
-__all__ = ["FORMAT", "DamagedError", "read", "write"]
-
 FORMAT = 1
 """Format written by this version, and the highest format it reads."""
 

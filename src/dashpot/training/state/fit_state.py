@@ -16,8 +16,6 @@ from dashpot.utils.rng_state import random_state, set_random_state
 if TYPE_CHECKING:
     from dashpot.training.learner import Learner
 
-__all__ = ["defaults", "restore", "restore_random", "take"]
-
 FIXED_WITHIN_EPOCH = ("batches", "batch size", "number of examples", "data", "accumulate", "metrics")
 """Settings that must not change within an epoch, even with `override`."""
 

@@ -8,8 +8,6 @@ from typing import Any
 
 import torch
 
-__all__ = ["loader_state", "non_resumable_reason", "set_epoch", "set_loader_state"]
-
 _GENERATORS = ("generator", "sampler.generator", "batch_sampler.generator", "batch_sampler.sampler.generator")
 _COMPONENTS = ("", "sampler", "batch_sampler", "batch_sampler.sampler", "dataset")
 

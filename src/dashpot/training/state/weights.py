@@ -12,18 +12,6 @@ from torch.optim import Optimizer
 
 from dashpot.errors import RunError
 
-__all__ = [
-    "check_model",
-    "cpu_copy",
-    "extra_state",
-    "load_extra_state",
-    "load_model",
-    "load_optimizer",
-    "model_state",
-    "optimizer_state",
-    "shard_like",
-]
-
 MAX_SHOWN = 6
 """Number of differences that an error message lists."""
 
