@@ -14,13 +14,14 @@ RECIPES |= {
     f"autosgm-{n}": dp.AutoSGM.recipe_for(numerator=n, zero=0.5, decay="change", weight_decay=0.1) for n in range(5)
 }
 RECIPES["centred rmsprop with momentum"] = dp.RMSprop.recipe_for(centered=True, momentum=0.9, weight_decay=0.1)
+FAST = ("sgd", "adamw", "nadam", "autosgm-3", "sophia", "centred rmsprop with momentum")
 
 
 def as_tensors(record):
     return type(record)(*(torch.tensor(float(value), dtype=torch.float64) for value in record))
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in FAST else pytest.mark.slow) for n in RECIPES])
 def test_changed_scalars_and_sizes_trace_nothing_new(name):
     recipe = RECIPES[name]
     graphs = []
