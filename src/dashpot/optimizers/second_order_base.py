@@ -150,7 +150,7 @@ class SecondOrder(Optimizer):
             >>> w = torch.ones(1, requires_grad=True)
             >>> opt = dp.ESGD([w])
             >>> opt.backward((w**4).sum()); opt.step(); opt.curvature_stats[:4]
-            ('closure', 'a loss was given', 1, 0)
+            ('closure', 'a loss was passed', 1, 0)
         """
         skipped = self._counter("products_skipped")
         route, reason = self._hvp.route or (None, None)
