@@ -73,7 +73,7 @@ def test_second_run_gets_a_new_folder(dashpot, my_task):
     assert {path: Path(path).read_bytes() for path in before} == before
     code, _, err = dashpot("train", my_task, *WORDS, "--out", "runs/mine-adamw-seed0")
     assert (code, err.count("\n")) == (2, 1)
-    assert "runs/mine-adamw-seed0 holds a run; resume it with --resume" in err
+    assert "runs/mine-adamw-seed0 contains a run; resume it with --resume" in err
     assert {path: Path(path).read_bytes() for path in before} == before
 
 

@@ -1,4 +1,4 @@
-"""Data sharding: slices of identical batches, or per-rank parts of the batches of a `DataLoader`."""
+"""Data sharding: slices of batches that all ranks draw, or per-rank parts of the batches of a `DataLoader`."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _slice_tensor(tensor: Any, part: slice) -> Any:
 
 
 def unshardable_reason(source: Any) -> str | None:
-    """Return why the batches of `source` cannot be sharded, as a noun phrase; None if they can."""
+    """Return the feature of `source` that prevents sharding, as a noun phrase; None if its batches can be sharded."""
     from torch.utils.data import DataLoader, IterableDataset
     from torch.utils.data.distributed import DistributedSampler
 
@@ -97,11 +97,11 @@ def unshardable_reason(source: Any) -> str | None:
 class ShardedBatchSampler:
     """Batch sampler that yields the part of every batch that belongs to this rank.
 
-    Rank 0 draws the batches of an epoch and broadcasts them. A batch with fewer examples than processes leaves some
-    ranks without any; these load its first example with weight 0, because every rank has to run every step.
+    Rank 0 draws the batches of an epoch and broadcasts them. If a batch has fewer examples than there are processes,
+    the ranks without an example load the first one with weight 0, because every rank must run every step.
 
     Attributes:
-        sizes: For each batch of the epoch, its number of examples and how many of them belong to this rank.
+        sizes: Number of examples in each batch of the epoch, in total and on this rank.
     """
 
     def __init__(self, batches: Any, engine: Any) -> None:

@@ -1,4 +1,4 @@
-"""Engine of a learner: device, precision and processes, through lightning-fabric."""
+"""Engine of a learner: device, precision and processes, based on lightning-fabric."""
 
 from __future__ import annotations
 
@@ -25,17 +25,18 @@ DEVICES = Interval(1, math.inf, "left", integer=True)
 class Engine:
     """Device, precision and process group of a training run.
 
-    With several processes, the constructor joins the process group, so every process has to create an engine.
+    With several processes, the constructor joins the process group, so every process must create an engine.
 
     Args:
         accelerator: "auto", "cpu", "cuda", "mps" or another accelerator of lightning-fabric.
         devices: Number of processes, each with its own device, at least 1. `dashpot train --devices` or `torchrun`
-            starts them; 1 means the number that the launcher has started.
-        strategy: "ddp" (replicated weights), "fsdp" (FSDP2: sharded weights), or "auto", which is ddp.
-        precision: "fp32", or "bf16" or "fp16": autocast with float32 weights. fp16 scales the loss.
+            starts the processes. Under a launcher, 1 means the number of processes that the launcher has started.
+        strategy: "ddp" (replicated weights), "fsdp" (FSDP2: sharded weights), or "auto", which is the same as "ddp".
+        precision: "fp32", or "bf16" or "fp16" for autocast with float32 weights. With "fp16", the loss is scaled.
 
     Raises:
-        ArgumentError: If a choice does not exist, or `devices` differs from the number of launched processes.
+        ArgumentError: If an argument has an unsupported value, or `devices` differs from the number of processes that
+            the launcher has started.
         RunError: If lightning-fabric is not installed, or the accelerator is not available.
     """
 
@@ -71,7 +72,7 @@ class Engine:
 
     @property
     def is_rank_zero(self) -> bool:
-        """Whether this process writes files and prints."""
+        """Whether this process has rank 0, which writes files and prints."""
         return self.global_rank == 0
 
     @property
@@ -82,7 +83,7 @@ class Engine:
     # ---- the model --------------------------------------------------------------------------------------------------
 
     def setup(self, model: nn.Module) -> nn.Module:
-        """Move `model` to the device, wrap it for the strategy and return the module to call.
+        """Move `model` to the device, wrap it for the strategy, and return the wrapped module for forward passes.
 
         With several processes, the weights of rank 0 are broadcast, and the global generators of the other ranks are
         seeded from the state of rank 0, so that noise such as dropout differs between ranks.
@@ -106,7 +107,7 @@ class Engine:
 
     @contextmanager
     def no_sync(self, module: nn.Module) -> Iterator[None]:
-        """Skip gradient reduction inside the block; the first backward pass after it reduces the sum."""
+        """Skip gradient reduction inside the block; the next backward pass reduces the accumulated gradients."""
         if self.world_size == 1:
             yield
         elif self.sharded:
@@ -122,13 +123,13 @@ class Engine:
     # ---- a step -----------------------------------------------------------------------------------------------------
 
     def backward(self, loss: Tensor, optimizer: Optimizer, recompute: Callable[[], Tensor] | None) -> None:
-        """Backpropagate `loss`; a second-order method also computes its Hessian-vector product if one is due.
+        """Backpropagate `loss`; for a second-order method, also compute a Hessian-vector product if one is due.
 
         Args:
             loss: Loss of a micro-batch.
             optimizer: Optimizer of the next step.
             recompute: Closure that recomputes and backpropagates the losses of all micro-batches of this step, for
-                methods with `recomputes_loss`; None except with the last micro-batch.
+                optimizers for which `recomputes_loss` is True. None for all micro-batches except the last.
         """
         own = getattr(optimizer, "backward", None)
         separate = self.recomputes_loss(optimizer)
@@ -152,7 +153,10 @@ class Engine:
                 grad.mul_(scale)
 
     def recomputes_loss(self, optimizer: Optimizer) -> bool:
-        """Return whether products need the losses recomputed: sharded weights, probe "forward" or "differences"."""
+        """Return whether Hessian-vector products recompute the losses.
+
+        They do with sharded weights and with the probes "forward" and "differences".
+        """
         probe = getattr(getattr(optimizer, "probing", None), "probe", None)
         return isinstance(probe, str) and (self.sharded or probe in ("forward", "differences"))
 
@@ -168,7 +172,7 @@ class Engine:
             optimizer.step()
         else:
             before = self.scaler.get_scale()
-            self._unscaled = True  # by scaler.step; `reset` relies on it if the optimizer raises
+            self._unscaled = True  # by scaler.step; `reset` requires this flag if the optimizer raises
             self.scaler.step(optimizer)
             self.scaler.update()
             self._unscaled = False
@@ -177,7 +181,7 @@ class Engine:
         return getattr(optimizer, "last_step", None) != "skipped"
 
     def reset(self) -> None:
-        """Reset the scaler after gradients were unscaled and the step was not taken."""
+        """Reset the scaler if the gradients were unscaled but no step was taken."""
         if self.scaler is not None and self._unscaled:
             self.scaler.update()
             self._unscaled = False
@@ -296,8 +300,8 @@ def _shard(model: nn.Module, mesh: Any) -> nn.Module:
     from torch.distributed.fsdp import fully_shard
 
     data_parallel = mesh["data_parallel"]
-    # The root unit reshards, too: otherwise an evaluation leaves the model with gathered tensors, while the optimizer
-    # holds the sharded ones.
+    # The root unit must reshard too: otherwise, an evaluation leaves gathered tensors in the model, while the optimizer
+    # refers to the sharded ones.
     for unit in [*_fsdp_units(model), model]:
         fully_shard(unit, mesh=data_parallel, reshard_after_forward=True)
     return model

@@ -1,7 +1,7 @@
-"""Launcher of several processes of one command on this machine: start, supervision, shutdown.
+"""Launcher of several processes of one command on this machine: start, supervision and shutdown.
 
-The processes get the environment variables of `torchrun`, so the same command also runs under it. The parent hosts the
-rendezvous store on the loopback interface for its whole lifetime.
+The processes get the same environment variables as under `torchrun`, so `torchrun` can start the same command. The
+parent hosts the rendezvous store on the loopback interface for its whole lifetime.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from dashpot.training.distributed.engine import DEVICES
 from dashpot.training.distributed.process_group import SUPERVISOR, loopback_interface
 
 PROCESS_FAILED = 4
-"""Exit code if a process was killed or failed without a one-sentence message."""
+"""Exit code if a process was killed, or failed without printing a message of its own."""
 REPORTED_CODES = (2, 3, 130)
-"""Exit codes of processes that have printed their own message: usage error, divergence, Ctrl-C."""
+"""Exit codes of processes that have printed a message of their own: usage error, divergence, Ctrl-C."""
 FAILURE_GRACE, TERMINATE_GRACE = 3.0, 5.0
 """Seconds between the first failure and SIGTERM for the other processes, and between SIGTERM and SIGKILL."""
 STDERR_DELAY, POLL_INTERVAL, STDERR_LINES = 0.5, 0.05, 400
 LOST_PEER = re.compile("closed by peer|reset by peer|Broken pipe|Connection refused|Timed out|DistNetworkError")
-"""Pattern on stderr of a process that failed because it lost its connection to another one."""
+"""Pattern in the stderr of a process that failed because it lost the connection to another process."""
 
 
 def launch(argv: Sequence[str], devices: int, resume_command: Callable[[], str | None]) -> int:
@@ -45,12 +45,13 @@ def launch(argv: Sequence[str], devices: int, resume_command: Callable[[], str |
     Args:
         argv: Command line, program first.
         devices: Number of processes, at least 1.
-        resume_command: Called after a process was killed or crashed; the command it returns is printed.
+        resume_command: Function that returns the command for resuming the run, or None. After a process was killed or
+            crashed, the function is called and the command is printed.
 
     Returns:
-        0 if all processes succeeded; the exit code of a process that printed the reason (2 usage error, 3 divergence,
-        130 Ctrl-C); 4 if one was killed or failed otherwise, with a line that names it; 128 + signal number if the
-        parent received a signal and the processes ended because of it.
+        0 if all processes succeeded; the exit code of a process that printed the reason itself (2 usage error, 3
+        divergence, 130 Ctrl-C); 4 if a process was killed or failed for another reason, after a line that names the
+        process; 128 + signal number if the parent received a signal and the processes ended because of it.
 
     Raises:
         ArgumentError: If `devices` is out of range.
@@ -106,7 +107,7 @@ class _Process:
             stdin=subprocess.DEVNULL,
             stdout=None if rank == 0 else subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C reaches it once, through the parent
+            start_new_session=True,  # Ctrl-C reaches the process only once, through the parent
             text=True,
             errors="replace",
         )
@@ -132,7 +133,7 @@ class _Process:
             self.popen.send_signal(number)
 
     def drain(self) -> None:
-        """Read stderr to its end, for at most a second: a grandchild may hold the pipe open."""
+        """Read the rest of stderr, for at most one second, because a grandchild may keep the pipe open."""
         self._reader.join(timeout=1.0)
 
     def show(self, older_than: float = 0.0) -> None:
@@ -153,7 +154,7 @@ class _Process:
 
 
 def _environment(rank: int, world_size: int, port: int) -> dict[str, str]:
-    """Return the environment of torchrun for one rank, plus the process id of this supervisor."""
+    """Return the environment variables that torchrun sets for one rank, plus the process id of this supervisor."""
     ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
     store = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": "True"}
     run = {"GROUP_RANK": 0, "TORCHELASTIC_RESTART_COUNT": 0, "TORCHELASTIC_RUN_ID": f"dashpot-{os.getpid()}"}
@@ -165,7 +166,7 @@ def _environment(rank: int, world_size: int, port: int) -> dict[str, str]:
 
 @contextmanager
 def _forward_signals(processes: Sequence[_Process]) -> Iterator[list[int]]:
-    """Forward termination signals to all processes as SIGINT, after which they save; yield the received signals."""
+    """Forward termination signals to all processes as SIGINT, so that they save; yield the list of received signals."""
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield received
@@ -185,7 +186,11 @@ def _forward_signals(processes: Sequence[_Process]) -> Iterator[list[int]]:
 
 
 def _wait(processes: Sequence[_Process], received: list[int]) -> _Process | None:
-    """Wait until all processes have ended, or `FAILURE_GRACE` after a failure; return the process to blame, if any."""
+    """Wait until all processes have ended, or for `FAILURE_GRACE` seconds after a failure.
+
+    Returns:
+        The process that caused the failure, or None.
+    """
     first_failure: float | None = None
     while True:
         codes = [process.poll() for process in processes]
@@ -203,7 +208,7 @@ def _wait(processes: Sequence[_Process], received: list[int]) -> _Process | None
 
 
 def _blame_order(process: _Process) -> tuple[bool, bool, bool, float]:
-    """Sort key of failed processes: killed ones, then reported errors, then those that did not merely lose a peer."""
+    """Sort key of failed processes: killed ones, then those with a reported error, and last those that lost a peer."""
     code, ended = process.poll() or 0, process.ended_at or 0.0
     process.drain()
     return code >= 0, code not in REPORTED_CODES, bool(LOST_PEER.search(process.stderr)), ended

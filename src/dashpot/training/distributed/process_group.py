@@ -1,4 +1,4 @@
-"""The process group of distributed training: launcher variables, initialization, shutdown and initial weights."""
+"""Process group of distributed training: variables of the launcher, initialization, shutdown and initial weights."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from dashpot.errors import RunError
 SUPERVISOR = "DASHPOT_SUPERVISOR"
 """Environment variable with the process id of the launcher; a process exits once its launcher has died."""
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
-"""Timeout of a collective for a peer that is alive but silent; a dead peer is detected at once."""
+"""Timeout of a collective if a peer is alive but does not respond; a dead peer is detected immediately."""
 SHUTDOWN_TIMEOUT, THREAD_EXIT_DELAY = 5.0, 0.5
 """Seconds to wait at exit for pending collectives, and then for gloo's threads to release their tensors."""
 
 
 class Ranks(NamedTuple):
-    """Rank of this process and number of processes, in total and on this machine."""
+    """Rank of this process and number of processes, globally and on this machine."""
 
     rank: int
     world_size: int
@@ -71,18 +71,18 @@ def launcher_ranks(environment: Mapping[str, str] | None = None) -> Ranks | None
 
 
 def join(ranks: Ranks, device_type: str) -> None:
-    """Initialize the default process group, once: gloo, plus nccl for CUDA tensors. It is destroyed at exit."""
+    """Initialize the default process group once, with gloo, plus nccl for CUDA tensors; it is destroyed at exit."""
     exit_with_supervisor()
     if dist.is_initialized():
         return
-    if ranks.local_world_size == ranks.world_size:  # a single machine: no traffic leaves it
+    if ranks.local_world_size == ranks.world_size:  # single machine: no network required
         os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback_interface())
         os.environ.setdefault("NCCL_SOCKET_IFNAME", loopback_interface())
-    # Python objects go through gloo even if the weights go through nccl: no synchronization with a GPU.
+    # Python objects use gloo even if the weights use nccl, which avoids synchronization with the GPU.
     backend = "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo"
     dist.init_process_group(backend, rank=ranks.rank, world_size=ranks.world_size, timeout=COLLECTIVE_TIMEOUT)
     exiting = threading.Event()
-    thread = threading.Thread(target=_destroy_group_after, args=(exiting,), daemon=True)  # none can be started at exit
+    thread = threading.Thread(target=_destroy_group_after, args=(exiting,), daemon=True)  # cannot start at exit
     thread.start()
     atexit.register(_shut_down, exiting, thread)
 
@@ -107,7 +107,7 @@ def _shut_down(exiting: threading.Event, thread: threading.Thread) -> None:
     gc.collect()  # a learner is a reference cycle that holds the group; the last release joins the group's threads
     exiting.set()
     thread.join(SHUTDOWN_TIMEOUT)  # bounded, as a collective with a hanging peer never completes
-    time.sleep(THREAD_EXIT_DELAY)  # caches of torch keep the group alive after FSDP, and its threads with it
+    time.sleep(THREAD_EXIT_DELAY)  # after FSDP, caches of torch keep the group and its threads alive
 
 
 def exit_with_supervisor() -> None:

@@ -14,7 +14,7 @@ class SingleDevice(Engine):
     It needs no set-up, so lightning-fabric is not imported.
 
     Args:
-        device: Device of the model, any device of torch.
+        device: Device of the model, any torch device.
 
     >>> SingleDevice(torch.device("cpu")).world_size
     1

@@ -1,4 +1,4 @@
-"""Folder of one training run: its files, and the checks that keep runs apart."""
+"""Folder of one training run: its files, and checks that prevent overwriting other runs."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class RunFolder:
 
     @property
     def settings_file(self) -> Path:
-        """Settings file, an argument of `dashpot train --config`."""
+        """Settings file, which can be passed to `dashpot train --config`."""
         return self.path / "run.toml"
 
     @property
     def record(self) -> Path:
-        """Record, as read by `dashpot.comparison.read_run`."""
+        """Record of the run, in the format read by `dashpot.comparison.read_run`."""
         return self.path / "run.jsonl"
 
     @property
@@ -65,9 +65,9 @@ class RunFolder:
         """Create the folder of a new run and write its settings.
 
         Args:
-            out: Folder, missing or empty; None creates a numbered one under `runs/`.
+            out: Path of the folder, which must be missing or empty; None creates a numbered folder under `runs/`.
             settings: Settings of the run.
-            command: Command line, stored in `run.toml`.
+            command: Command line that starts the run, stored in `run.toml`.
 
         Raises:
             RunError: If `out` is not empty or cannot be written.
@@ -81,7 +81,7 @@ class RunFolder:
         """Open the folder of an existing run.
 
         Raises:
-            RunError: If it has no `run.toml` or cannot be read.
+            RunError: If the folder has no `run.toml` or cannot be read.
         """
         folder = cls(path)
         if not exists(folder.settings_file):
@@ -93,12 +93,12 @@ class RunFolder:
         return Settings.of(read_settings(self.settings_file))
 
     def command(self) -> str | None:
-        """Read the command line from `run.toml`; None if it is missing."""
+        """Read the command line from `run.toml`; return None if it is missing."""
         command = read_made_by(self.settings_file).get("command")
         return command if isinstance(command, str) else None
 
     def write(self, settings: Settings, *, command: str | None) -> None:
-        """Write `run.toml`, after a copy of an existing one to a numbered file."""
+        """Write `run.toml`, after copying an existing one to a numbered file."""
         if exists(self.settings_file):
             _back_up(self.settings_file)
         write_settings(self.settings_file, settings, made_by(command))
@@ -108,12 +108,12 @@ class RunFolder:
         return _back_up(self.record)
 
     def run(self) -> Run | None:
-        """Read the record; None if there is none."""
+        """Read the record; return None if it does not exist."""
         return read_run(self.record, advice=f"{self.repeat_command} starts a new run") if exists(self.record) else None
 
 
 def default_folder_name(settings: Settings) -> str:
-    """Return the name of a run's folder if `--out` is not given.
+    """Return the name of the folder of a run that is started without `--out`.
 
     >>> default_folder_name(Settings(task="my tasks/mine.py:build", optimizer="sgd", seed=3))
     'mine-sgd-seed3'
@@ -127,13 +127,13 @@ def default_folder_name(settings: Settings) -> str:
 
 
 def made_by(command: str | None) -> dict[str, Any]:
-    """Return the table of a settings file with versions, time and command."""
+    """Return the provenance table of a settings file, with the versions, the time and the command."""
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     return {**versions(), "written": now, **({"command": command} if command else {})}
 
 
 def path_argument(path: Path) -> str:
-    """Format a path as a command-line argument; one with a leading dash would be parsed as an option."""
+    """Format a path as a command-line argument; `./` before a leading dash prevents parsing it as an option."""
     text = str(path)
     return f"./{text}" if text.startswith("-") else text
 
@@ -151,7 +151,7 @@ def exists(path: Path) -> bool:
     """Return whether a file or folder exists.
 
     Raises:
-        RunError: If it cannot be determined, for example for lack of search permission.
+        RunError: If this cannot be determined, for example because of missing search permission.
     """
     try:
         path.stat()
@@ -163,10 +163,10 @@ def exists(path: Path) -> bool:
 
 
 def list_names(path: Path) -> list[str] | None:
-    """Return the names in a folder; None if it does not exist.
+    """Return the names of the items in a folder, or None if the folder does not exist.
 
     Raises:
-        RunError: If it is not a folder or cannot be read.
+        RunError: If `path` is not a folder or cannot be read.
     """
     try:
         return [item.name for item in path.iterdir()]
@@ -192,16 +192,18 @@ def _back_up(path: Path) -> Path:
 
 
 def _make_empty(path: Path) -> Path:
-    """Create the folder `path` if it is missing; check that it is empty."""
+    """Create the folder `path` if it is missing, and check that it is empty."""
     if exists(path / "run.toml"):
-        raise RunError(f"{path} holds a run; resume it with --resume {shell_quoted(path)}, or choose another folder.")
+        raise RunError(
+            f"{path} contains a run; resume it with --resume {shell_quoted(path)}, or choose another folder."
+        )
     if path.is_dir() and list_names(path):
         raise RunError(f"{path} is neither empty nor the folder of a run; choose another folder.")
     return make_folder(path)
 
 
 def _make_numbered(path: Path) -> Path:
-    """Create the first of `path`, `path-2`, `path-3`, ... that does not exist; safe with concurrent runs."""
+    """Create the first of `path`, `path-2`, `path-3`, ... that does not exist; concurrent runs get different ones."""
     make_folder(path.parent)
     for number in count(1):
         candidate = path if number == 1 else path.with_name(f"{path.name}-{number}")

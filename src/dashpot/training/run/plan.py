@@ -27,7 +27,7 @@ class RunPlan:
 
     @classmethod
     def of(cls, settings: Settings) -> RunPlan:
-        """Look up task and method, and fill in the settings that default to the task's or the machine's.
+        """Look up the task and the method, and fill in settings whose defaults depend on the task or the machine.
 
         Raises:
             ArgumentError: If the task or method does not exist, or a value is out of range.
@@ -54,13 +54,13 @@ class RunPlan:
 
     @property
     def steps(self) -> int:
-        """Optimizer steps of the whole run."""
+        """Number of optimizer steps in the whole run."""
         assert self.settings.epochs is not None
         return self.settings.epochs * self.steps_per_epoch
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps of one epoch."""
+        """Number of optimizer steps per epoch."""
         return -(-len(self.problem.train) // self.settings.accumulate)
 
     def optimizer(self, params: Any) -> torch.optim.Optimizer:
@@ -68,7 +68,7 @@ class RunPlan:
         return self.entry.optimizer(params, self.steps)
 
     def metadata(self, command: str | None) -> dict[str, Any]:
-        """Return the first line of the record."""
+        """Return the header of the record, its first line."""
         study = self._study()
         [run] = study.runs()
         optimizer = self.optimizer(self.problem.model.parameters())

@@ -20,7 +20,7 @@ class RunResult:
 
     @property
     def status(self) -> str:
-        """`done` or `diverged`; a run with early stopping is `done`."""
+        """`done` or `diverged`; a run that was stopped early is `done`."""
         return self.run.status
 
     def text(self) -> str:
@@ -40,7 +40,7 @@ class RunResult:
 
 
 def counted(number: int, noun: str, plural: str = "s") -> str:
-    """Format a count with its noun, to which `plural` is appended for any number but 1.
+    """Format a number with its noun; `plural` is appended to the noun unless the number is 1.
 
     >>> counted(1, "epoch"), counted(2, "batch", "es"), counted(0, "epoch")
     ('1 epoch', '2 batches', '0 epochs')

@@ -27,7 +27,7 @@ def merge_settings(saved: Settings, given: Mapping[str, Any], path: Path, *, ove
     """Return the saved settings of the run in `path`, updated with the `given` ones.
 
     Raises:
-        RunError: If a setting differs without `override`, or cannot be changed.
+        RunError: If a setting differs and `override` is False, or if a setting that differs cannot be changed.
     """
     found = diff_settings(saved, given)
     if not found:
@@ -45,11 +45,11 @@ def merge_settings(saved: Settings, given: Mapping[str, Any], path: Path, *, ove
 
 
 def latest_state(folder: RunFolder, run: Run | None) -> dict[str, Any] | None:
-    """Load the latest undamaged checkpoint; None if the run has not written one yet.
+    """Load the latest undamaged checkpoint; return None if the run has not written a checkpoint yet.
 
     Raises:
-        RunError: If checkpoints existed but are missing or all damaged, their record is missing, or the folder cannot
-            be read.
+        RunError: If checkpoints were written but are missing or all damaged, if their record is missing, or if the
+            folder cannot be read.
     """
     list_names(folder.checkpoints)  # raises for an unreadable folder, which would look empty below
     newest, unusable = latest(folder.checkpoints), damaged(folder.checkpoints)
@@ -73,8 +73,8 @@ def latest_state(folder: RunFolder, run: Run | None) -> dict[str, Any] | None:
 def _had_checkpoint(folder: RunFolder, run: Run) -> bool:
     """Return whether the record shows that a checkpoint was written.
 
-    A single epoch does not: its checkpoint is written after its line in the record, so the run may have been killed in
-    between. The folder of the checkpoints exists by then.
+    A record of a single epoch is not sufficient: the checkpoint of an epoch is written after its line in the record, so
+    the run may have been killed in between. The folder of the checkpoints exists by then, so it was deleted if missing.
     """
     written = run.end is not None or len(run.epochs) > 1 or bool(run.resumed)
     return written or (len(run.epochs) == 1 and list_names(folder.checkpoints) is None)
@@ -84,7 +84,7 @@ def check_recorded_identity(saved: Settings, run: Run | None, folder: RunFolder)
     """Check that `run.toml` has the task, optimizer and seed of the record.
 
     Raises:
-        RunError: If one of them was edited.
+        RunError: If one of them was edited in `run.toml`.
     """
     recorded: dict[str, Any] = {} if run is None else run.header.get("run", {})
     for name in FIXED:
@@ -107,7 +107,7 @@ def check_task(plan: RunPlan, run: Run | None, path: Path, *, override: bool) ->
     """Check that the task has not changed since the run was started, and warn about different versions.
 
     Raises:
-        RunError: If the settings, file or data of the task differ and `override` is false.
+        RunError: If the settings, file or data of the task differ and `override` is False.
     """
     if run is None:
         return

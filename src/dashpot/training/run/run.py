@@ -62,15 +62,15 @@ def start(
 
     Args:
         settings: Settings of the run.
-        out: Folder, missing or empty; None creates a numbered one under `runs/`.
-        command: Command line, stored in the folder.
-        write_line: Output function for each line, except for the table of epochs, which goes to stdout.
+        out: Path of the folder, which must be missing or empty; None creates a numbered folder under `runs/`.
+        command: Command line that starts the run, stored in the folder.
+        write_line: Function that outputs a line; the table of epochs is always printed to stdout.
 
     Returns:
         The folder and the record of the run.
 
     Raises:
-        ArgumentError, DataError: If the settings are invalid; nothing has been written then.
+        ArgumentError, DataError: If the settings are invalid; in this case, nothing is written.
         RunError: If the folder is not empty or not writable, or the device is not available.
         Interrupted: On SIGINT, SIGTERM or SIGHUP, after a checkpoint of the last step.
 
@@ -103,19 +103,20 @@ def resume(
 
     Args:
         path: Folder of the run.
-        given: Settings from the command line.
-        override: Use the `given` settings where they differ from the saved ones, instead of raising.
-        command: As for `start`.
-        write_line: As for `start`.
+        given: Settings given on the command line.
+        override: Whether to use the given settings where they differ from the saved ones, instead of raising an error.
+        command: Command line, as for `start`.
+        write_line: Function that outputs a line, as for `start`.
 
     Returns:
         The folder and the record of the run; a run that has ended is left unchanged.
 
     Raises:
-        RunError: If the folder holds no run, its settings differ, its checkpoints do not match the model, are missing
-            or all damaged, its record is missing, `run.toml` was edited to another task, method or seed, or another
-            process has locked it. Nothing is changed then, except that a damaged checkpoint is renamed.
-        Interrupted: As for `start`.
+        RunError: If the folder does not contain a run, the settings differ, the checkpoints do not match the model, are
+            missing or are all damaged, the record is missing, `run.toml` was edited to a different task, method or
+            seed, or another process has locked the folder. In these cases, nothing is changed, except that a damaged
+            checkpoint is renamed.
+        Interrupted: On a signal, as for `start`.
     """
     folder = RunFolder.open(path)
     saved, run = folder.settings(), folder.run()
@@ -167,7 +168,10 @@ def _train(
     changed: bool = False,
     override: bool = False,
 ) -> RunResult:
-    """Train in a folder, from its latest checkpoint if any; write `changed` settings once the fit accepts them."""
+    """Train in a folder, starting from its latest checkpoint if there is one.
+
+    If `changed` is True, the settings are written once the fit has accepted them.
+    """
     settings = plan.settings
     output = write_line if engine.is_rank_zero else lambda _: None
     with ExitStack() as stack:
@@ -192,7 +196,7 @@ def _train(
         except DashpotError as error:
             raise _command_error(error, folder.resume_command if accepted.done else None) from error.__cause__
         except Exception:
-            if engine.is_rank_zero and SUPERVISOR not in os.environ:  # else the launcher prints this line
+            if engine.is_rank_zero and SUPERVISOR not in os.environ:  # otherwise, the launcher prints this line
                 print(f"Resume with: {folder.resume_command}", file=sys.stderr)
             raise
     recorded = _on_rank_zero(engine, folder.run)
@@ -206,11 +210,12 @@ class _OnAccepted(Callback):
     """Run actions once the fit has accepted the state to resume, before its first batch.
 
     Args:
-        write: Writes the changed settings.
-        save: Writes a checkpoint with the changed settings, from which the run resumes without `--override`.
+        write: Function that writes the changed settings, or None.
+        save: Function that writes a checkpoint with the changed settings, from which the run can be resumed without
+            `--override`, or None.
     """
 
-    order: ClassVar[int] = -1000  # before any callback draws: the checkpoint keeps the restored random state
+    order: ClassVar[int] = -1000  # first: no callback may change the random state before the checkpoint
 
     def __init__(self, write: Callable[[], object] | None, save: Callable[[Learner], object] | None) -> None:
         self.write, self.save, self.done = write, save, False
@@ -235,7 +240,7 @@ def _command_error(error: DashpotError, resume_command: str | None) -> DashpotEr
 
 
 def _stop_signals() -> tuple[int, ...]:
-    """Return the signals that save and stop; under a launcher only SIGINT, because SIGTERM ends hanging ranks."""
+    """Return the signals that stop the run after a checkpoint; under a launcher, SIGTERM ends hanging ranks instead."""
     return (signal.SIGINT,) if SUPERVISOR in os.environ else TERMINATION_SIGNALS
 
 
@@ -243,7 +248,7 @@ def _start_record(plan: RunPlan, folder: RunFolder, run: Run | None, command: st
     """Write the first line of the record and remove logs of a run that was killed before its first checkpoint.
 
     Returns:
-        Name of the backup of an earlier record with at least one epoch, if any.
+        Name of the backup of an earlier record with at least one epoch, or None.
     """
     backup = folder.back_up_record().name if run is not None and run.epochs else None
     for path in folder.logs.values():
@@ -264,7 +269,7 @@ def _remove(path: Path) -> None:
 
 
 def _first_line(folder: RunFolder, run: Run | None, state: Mapping[str, Any] | None, backup: str | None) -> str:
-    """Return the line that names the folder and the starting point; `backup` is the copy of an earlier record."""
+    """Return a line with the folder and the starting point of the run; `backup` is the copy of an earlier record."""
     if state is not None:
         epoch, batch = state["progress"]["position"]
         batches = f" and {counted(batch, 'batch', 'es')}" if batch else ""
@@ -276,7 +281,7 @@ def _first_line(folder: RunFolder, run: Run | None, state: Mapping[str, Any] | N
 
 
 def _checkpoints(plan: RunPlan, folder: RunFolder) -> Checkpoints:
-    """Return the callback that saves checkpoints: after every epoch, the latest ones and the best."""
+    """Return the callback that saves a checkpoint after every epoch and keeps the latest ones and the best."""
     settings = plan.settings
     return Checkpoints(
         folder.checkpoints,
@@ -288,7 +293,7 @@ def _checkpoints(plan: RunPlan, folder: RunFolder) -> Checkpoints:
 
 
 def _callbacks(plan: RunPlan, folder: RunFolder, check: Callable[[], None], checkpoints: Checkpoints) -> list[Callback]:
-    """Return the callbacks of a run: record, table, checkpoints, graceful stop, and those that the settings request."""
+    """Return the callbacks of a run: record, table, checkpoints, graceful stop, and those enabled by the settings."""
     settings, (metric, mode) = plan.settings, plan.score
     phase = "train" if plan.problem.evaluation is None else "eval"
     skipping = settings.nonfinite == "skip" or settings.precision == "fp16"

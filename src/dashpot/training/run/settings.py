@@ -23,7 +23,7 @@ else:
     import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
 LOGS = {"csv": "log.csv", "jsonl": "log.jsonl", "tensorboard": "tensorboard"}
-"""Kinds of logs, and the path of each in the folder of a run."""
+"""Kinds of logs, and their paths relative to the folder of a run."""
 UNSET = object()
 MADE_BY = "made_by"
 """Table of a settings file with its provenance; ignored by `read_settings`."""
@@ -108,7 +108,7 @@ class Settings:
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Settings:
-        """Create settings from a mapping.
+        """Create settings from a mapping of names to values.
 
         Raises:
             ArgumentError: If a name is unknown, task or optimizer is missing, or a value is out of range.
@@ -126,7 +126,7 @@ class Settings:
         return cls(**given)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings other than None as plain data, in field order."""
+        """Return the settings that are not None as plain data, in field order."""
         values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
         return {name: _convert(value, list) for name, value in values.items() if value is not None}
 
@@ -137,7 +137,7 @@ def setting_names() -> tuple[str, ...]:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """Read a settings file as an argument of `Settings.of`, with lists as tuples.
+    """Read a settings file into a dict for `Settings.of`, with lists converted to tuples.
 
     Raises:
         ArgumentError: If the file cannot be read, is not valid TOML, or has an unknown name.
@@ -153,7 +153,7 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def read_made_by(path: Path) -> dict[str, Any]:
-    """Read the provenance table of a settings file; empty if it has none.
+    """Read the provenance table of a settings file; return an empty dict if it has none.
 
     Raises:
         ArgumentError: If the file cannot be read or is not valid TOML.
@@ -176,7 +176,7 @@ def write_settings(path: Path, settings: Settings, made_by: Mapping[str, Any]) -
     """Write a settings file atomically.
 
     Raises:
-        RunError: If it cannot be written.
+        RunError: If the file cannot be written.
     """
     import tomli_w
 
@@ -200,7 +200,7 @@ def parse_value(text: str) -> Any:
 
 
 def is_none(text: str) -> bool:
-    """Return whether `text` means None, on the command line or in the table `set` of a file: TOML has no null."""
+    """Return whether `text` denotes None on the command line or in the table `set` of a file, as TOML has no null."""
     return text.lower() in ("none", "null")
 
 

@@ -28,22 +28,22 @@ _PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.
 
 
 class DamagedError(RunError):
-    """A checkpoint is truncated or corrupt."""
+    """Error raised for a truncated or corrupt checkpoint."""
 
 
 def write(path: Path, state: Mapping[str, Any], header: Mapping[str, Any] | None = None) -> None:
-    """Write a checkpoint atomically: the file has its name once its content is on the disk.
+    """Write a checkpoint atomically: the file gets its name once its content has been synced to disk.
 
     The content is `torch.save({"format", "dashpot", "torch", "python", "written", **header, "state"})`;
     `torch.load(path, weights_only=True)` reads it without dashpot.
 
     Args:
         path: Path of the file; a missing folder is created.
-        state: Plain data and tensors.
-        header: Metadata of the run, such as its settings; plain data.
+        state: State to save, as plain data and tensors.
+        header: Metadata of the run, such as its settings, as plain data.
 
     Raises:
-        RunError: If the file cannot be written, or `state` contains other types than `read` accepts.
+        RunError: If the file cannot be written, or `state` contains types that `read` does not accept.
 
     Example:
         >>> import tempfile

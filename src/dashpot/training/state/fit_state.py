@@ -24,8 +24,8 @@ def take(learner: Learner) -> dict[str, Any]:
     """Return the state of the fit, as plain data and CPU tensors, with sharded tensors gathered.
 
     Raises:
-        RunError: If called during an evaluation, before all callbacks are notified of the end of an epoch, or while
-            the model holds other weights than the optimizer's.
+        RunError: If called during an evaluation, before all callbacks have been notified of the end of an epoch, or
+            while the model contains weights other than the optimizer's.
     """
     _check_moment(learner)
     engine, callbacks = learner.engine, learner.loop.callbacks.by_name()
@@ -53,20 +53,20 @@ def restore(learner: Learner, state: Mapping[str, Any], override: bool = False) 
     """Load `state` into `learner`, at the start of a fit.
 
     Args:
-        learner: A learner with the same model, data and callbacks.
+        learner: Learner with the same model, data and callbacks as the saved one.
         state: The result of `take`; not modified.
         override: Whether to keep the learner's settings where they differ from the saved ones.
 
     Raises:
-        RunError: If the model, optimizer, data or callbacks do not match, or, without `override`, the settings. The
-            message lists the differences; weights and optimizer are left unchanged.
+        RunError: If the model, optimizer, data or callbacks do not match, or if the settings do not match and
+            `override` is False. The message lists the differences; weights and optimizer are left unchanged.
     """
     _check_structure(state)
     _check_settings(learner, state, override)
     weights.check_model(learner.model, state["model"])
     changed = [name for name, _ in _differences(state["settings"]["defaults"], settings(learner)["defaults"])]
     undo = weights.load_optimizer(learner.model, learner.opt, state["optimizer"], keep=changed if override else ())
-    # Compared after loading: flags in the groups have their saved values by now.
+    # Compare recipes after loading, when the flags in the groups have their saved values.
     saved, current = state["settings"]["recipe"], _recipe(learner.opt)
     if _differs(saved, current) and not override:
         undo()
@@ -92,15 +92,15 @@ def restore(learner: Learner, state: Mapping[str, Any], override: bool = False) 
 def restore_random(learner: Learner, states: Sequence[Mapping[str, Any]]) -> None:
     """Restore the RNG states of this rank.
 
-    A rank without a saved state, after a resume with more processes, keeps its own. The order of a shuffled loader is
-    drawn on rank 0, so it does not depend on the number of processes.
+    After a resume with more processes, a rank without a saved state keeps its current state. The order of a shuffled
+    loader is drawn on rank 0, so it does not depend on the number of processes.
     """
     if learner.engine.global_rank < len(states):
         set_random_state(states[learner.engine.global_rank])
 
 
 def settings(learner: Learner) -> dict[str, Any]:
-    """Return the settings of a fit that its state does not contain: strings and numbers, compared on resume."""
+    """Return the settings of a fit that are compared on resume but not part of its state, as strings and numbers."""
     opt = learner.opt
     options = getattr(opt, "options", None)
     sizes = {"batch size": learner.train.batch_size, "number of examples": learner.train.all_examples}
@@ -121,7 +121,7 @@ def settings(learner: Learner) -> dict[str, Any]:
 
 
 def defaults(optimizer: Optimizer) -> dict[str, str]:
-    """Return the default settings of an optimizer as strings, before a tensor among them is changed in place."""
+    """Return the default settings of an optimizer as strings, so that later in-place changes do not affect them."""
     return {name: repr(value) for name, value in optimizer.defaults.items()}
 
 
@@ -143,14 +143,14 @@ def _restore_progress(learner: Learner, progress: Mapping[str, Any]) -> None:
         return
     if len(progress["means"]) == engine.world_size:
         loop.means.load_state_dict(progress["means"][engine.global_rank])
-    elif engine.is_rank_zero:  # the sums of all ranks, to be counted once
+    elif engine.is_rank_zero:  # adds the sums of all ranks on one rank only
         rows = progress["means"]
         total = [sum(column) for column in zip(*(row["sums"] for row in rows), strict=True)]
         loop.means.load_state_dict({"count": sum(row["count"] for row in rows), "sums": total})
 
 
 def _check_moment(learner: Learner) -> None:
-    """Check that the model holds the optimizer's weights, and that no phase or event is incomplete."""
+    """Check that the model contains the optimizer's weights, and that no phase or event is incomplete."""
     loop = learner.loop
     for callback in loop.callbacks:
         if callback.in_model is not None:
@@ -222,7 +222,7 @@ def _settings_error(found: Sequence[str]) -> str:
 
 
 def _differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return (name, description) of the settings that both sides have and that differ."""
+    """Return (name, description) for each setting that is defined on both sides and differs."""
     return [
         (name, f"{name}: saved {_shown(saved[name])}, current {_shown(current[name])}")
         for name in saved
@@ -231,7 +231,7 @@ def _differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[t
 
 
 def _differs(saved: Any, current: Any) -> bool:
-    """Return whether two settings differ; those that show a memory address are never compared."""
+    """Return whether two settings differ; settings whose text contains a memory address are considered equal."""
     return saved != current and " at 0x" not in f"{saved} {current}"
 
 
@@ -244,14 +244,14 @@ def _comparable(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _title(optimizer: Optimizer) -> str:
-    """Return the optimizer's class, prefixed by `torch` or `dashpot`, which share class names."""
+    """Return the class name of the optimizer, prefixed by `torch` or `dashpot`, because some names are in both."""
     kind = type(optimizer)
     origin = kind.__module__.partition(".")[0]
     return f"{origin}.{kind.__name__}" if origin in ("torch", "dashpot") else kind.__name__
 
 
 def _recipe(optimizer: Optimizer) -> str:
-    """Return the stages of a dashpot optimizer without numbers, which are in its groups; empty if it has none."""
+    """Return the stages of a dashpot optimizer without the numbers, which are in its groups; "" if it has no recipe."""
     try:
         recipe = getattr(optimizer, "recipe", None)
     except ArgumentError:  # a schedule that recipes cannot represent

@@ -1,4 +1,4 @@
-"""State of a data loader: its generators, and the samplers and data sets with a `state_dict` or an epoch."""
+"""State of a data loader: the states of its generators, its samplers and its data set."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def loader_state(loader: Any) -> dict[str, Any]:
     """Return the states of the generators and of the components of a `DataLoader`, by attribute path.
 
     Components are the loader, its samplers and its data set, if they define `state_dict` and `load_state_dict`. A
-    stream, whose epochs are pure functions of their index, has none.
+    stream has no such state, because its epochs are pure functions of their index.
 
     >>> from torch.utils.data import DataLoader
     >>> state = loader_state(DataLoader([1, 2], shuffle=True, generator=torch.Generator()))
@@ -47,7 +47,7 @@ def set_epoch(loader: Any, epoch: int) -> None:
 
 
 def non_resumable_reason(loader: Any) -> str | None:
-    """Return why no saved state could reproduce the batches of `loader`, or None."""
+    """Return the reason why a saved state cannot reproduce the batches of `loader`, or None if it can."""
     if getattr(loader, "persistent_workers", False):
         return "with persistent_workers=True, the RNG states of the workers cannot be read"
     return None

@@ -20,9 +20,9 @@ MAX_SHOWN = 6
 
 
 def model_state(model: nn.Module) -> dict[str, Any]:
-    """Return `model.state_dict()` as CPU copies; with sharded parameters, call it on all ranks."""
+    """Return `model.state_dict()` as CPU copies. With sharded parameters, all ranks must call it."""
     state = model.state_dict(keep_vars=True)
-    once = {id(value): cpu_copy(value) for value in state.values()}  # tied parameters stay one tensor
+    once = {id(value): cpu_copy(value) for value in state.values()}  # one copy for tied parameters
     return {name: once[id(value)] for name, value in state.items()}
 
 
@@ -48,7 +48,7 @@ def load_model(model: nn.Module, state: Mapping[str, Any]) -> None:
         RunError: If names, shapes or dtypes differ; the model is left unchanged.
     """
     check_model(model, state)
-    own = model.state_dict()  # has the version metadata of the modules, which load_state_dict reads
+    own = model.state_dict()  # contains the version metadata that load_state_dict reads
     for name, value in own.items():
         own[name] = shard_like(state[name], value) if isinstance(value, Tensor) else state[name]
     model.load_state_dict(own)
@@ -57,7 +57,8 @@ def load_model(model: nn.Module, state: Mapping[str, Any]) -> None:
 def extra_state(model: nn.Module) -> dict[str, Any]:
     """Return the state that `model.state_dict()` omits, as CPU copies.
 
-    Non-persistent buffers, gradients kept from one step to the next, and the names of frozen parameters.
+    This state consists of non-persistent buffers, gradients kept from one step to the next, and the names of frozen
+    parameters.
     """
     persistent, params = model.state_dict(), list(model.named_parameters())
     return {
@@ -115,21 +116,22 @@ def optimizer_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
 def load_optimizer(
     model: nn.Module, optimizer: Optimizer, state: Mapping[str, Any], *, keep: Iterable[str] = ()
 ) -> Callable[[], None]:
-    """Load optimizer state, matched by parameter names, in any order of the groups.
+    """Load optimizer state; parameters are matched by name, and the groups may be in any order.
 
-    State is loaded in its saved dtypes, also where `Optimizer.load_state_dict` would cast it.
+    The state keeps its saved dtypes, even where `Optimizer.load_state_dict` would cast it.
 
     Args:
-        model: The model, which names the parameters.
-        optimizer: An optimizer over the model's parameters.
-        state: The result of `optimizer_state`; neither modified nor referenced afterwards.
-        keep: Group settings that keep their current values.
+        model: Model that defines the names of the parameters.
+        optimizer: Optimizer over the model's parameters.
+        state: Result of `optimizer_state`; neither modified nor referenced afterwards.
+        keep: Names of group settings that keep their current values.
 
     Returns:
         A function that undoes the load.
 
     Raises:
-        RunError: If parameters or groups do not match, or the optimizer rejects the state; it is left unchanged.
+        RunError: If parameters or groups do not match, or the optimizer rejects the state. The optimizer is left
+            unchanged.
     """
     names = _names(model, optimizer)
     index_of = {name: index for index, name in enumerate(names)}
@@ -164,7 +166,7 @@ def load_optimizer(
 def _settings(
     saved: Mapping[str, Any], own: Mapping[str, Any], params: list[int], keep: Iterable[str]
 ) -> dict[str, Any]:
-    """Return a saved group with the optimizer's order of parameters."""
+    """Return a saved group with its parameters in the optimizer's order."""
     group = {key: _on_device_of(own.get(key), value) for key, value in saved.items()}
     group |= {key: own[key] for key in keep if key in own}
     return {**group, "params": params}  # without param_names, torch keeps the current ones
@@ -175,9 +177,10 @@ def _on_device_of(own: Any, value: Any) -> Any:
 
 
 def _names(model: nn.Module, optimizer: Optimizer) -> list[str]:
-    """Return the name of every optimizer parameter, in order; "parameter N" for one outside the model.
+    """Return the names of the optimizer's parameters, in order; a parameter outside the model is "parameter N".
 
-    A tied parameter has several names; the first in alphabetical order does not depend on the order of modules.
+    Of the names of a tied parameter, the alphabetically first one is returned, because it does not depend on the order
+    of the modules.
     """
     known: dict[int, str] = {}
     for name, p in model.named_parameters(remove_duplicate=False):
@@ -192,7 +195,7 @@ def _own_groups(names: Sequence[str], optimizer: Optimizer) -> list[list[str]]:
 
 
 def _matched(saved: Sequence[Mapping[str, Any]], own: Sequence[Sequence[str]]) -> list[Mapping[str, Any]]:
-    """Return the saved group with the same parameters for each group of names.
+    """Return, for each group of names, the saved group with the same parameters.
 
     Raises:
         RunError: If the groups do not match one to one.
@@ -267,7 +270,7 @@ def _is_sharded(value: Tensor) -> bool:
 
 
 def shard_like(value: Tensor, other: Tensor) -> Tensor:
-    """Shard a full tensor, equal on every rank, as `other` is sharded."""
+    """Shard a full tensor, which must be equal on every rank, in the same way as `other`."""
     if not _is_sharded(other):
         return value
     from torch.distributed.tensor import distribute_tensor
@@ -277,5 +280,5 @@ def shard_like(value: Tensor, other: Tensor) -> Tensor:
 
 
 def _shard_state(value: Tensor, p: Tensor) -> Tensor:
-    """Return a copy: elementwise state is sharded like its parameter, scalar state is not."""
+    """Return a copy of `value`; elementwise state is sharded like its parameter, scalar state is not sharded."""
     return shard_like(value.clone(), p) if value.shape == p.shape and p.dim() else value.clone()
