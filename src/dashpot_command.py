@@ -1,4 +1,4 @@
-"""Entry point of the command `dashpot`: set the thread policy, then load torch and the command line.
+"""Entry point of the command `dashpot`, which sets the thread policy before it loads torch and the command line.
 
 This module is outside the package because importing any part of the package loads torch.
 """
@@ -24,7 +24,7 @@ def main() -> int:
 
 
 def _load() -> Callable[[Sequence[str]], int] | None:
-    """Return the function that runs a command line; None, after an error message, if packages are missing."""
+    """Return the function that runs a command line; if packages are missing, print an error and return None."""
     try:
         import cyclopts  # noqa: F401
         import rich  # noqa: F401
@@ -32,7 +32,7 @@ def _load() -> Callable[[Sequence[str]], int] | None:
         print("The command line requires additional packages: pip install 'dashpot[cli]'.", file=sys.stderr)
         return None
     if _uses_passive_waiting(sys.argv[1:]):
-        if "torch" in sys.modules:  # `python -m dashpot` has loaded torch: replace the process once
+        if "torch" in sys.modules:  # `python -m dashpot` has already loaded torch: restart the process
             os.execve(sys.executable, sys.orig_argv, {**os.environ, POLICY: "PASSIVE"})
         os.environ[POLICY] = "PASSIVE"
     from dashpot.cli.main import run
@@ -41,12 +41,12 @@ def _load() -> Callable[[Sequence[str]], int] | None:
 
 
 def _uses_passive_waiting(words: Sequence[str]) -> bool:
-    """Return whether OpenMP threads should sleep while waiting: in training commands, unless the environment decides.
+    """Return whether OpenMP threads should sleep while waiting: in training commands, unless a policy is configured.
 
     By default, threads of GNU OpenMP, which torch uses on Linux, spin while waiting. On a machine with other load, they
-    spin for a thread that has no core: on two cores with one other busy process, an epoch of Fashion-MNIST took 37 s
-    with two spinning threads, 6 s with two sleeping threads, and 9 s with one thread. OpenMP reads the policy when
-    torch is loaded.
+    may spin while the thread they wait for has no core: on two cores with one other busy process, an epoch of
+    Fashion-MNIST took 37 s with two spinning threads, 6 s with two sleeping threads, and 9 s with one thread. OpenMP
+    reads the policy when torch is loaded.
     """
     configured = {POLICY, "GOMP_SPINCOUNT"} & set(os.environ)
     return sys.platform == "linux" and not configured and any(word in TRAINING for word in words)

@@ -1,4 +1,4 @@
-"""Commands of the command line; each parses its options and calls one function of the library."""
+"""Commands of the command line, each of which parses its options and calls one function of the library."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def run(argv: Sequence[str]) -> int:
         print(error, file=sys.stderr)
         return 2
     except BrokenPipeError:
-        # The reader of the output has exited, as `head` does; files on disk are complete.
+        # The process that reads the output has exited, as `head` does; files on disk are complete.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except (Interrupted, KeyboardInterrupt) as stop:
@@ -184,14 +184,14 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _sentence(error: CycloptsError) -> str:
-    """Return a parser error on one line; cyclopts would print it in a box of the terminal's width."""
+    """Format a parser error on one line; cyclopts would print it in a box as wide as the terminal."""
     text = " ".join(str(error).split())
     return text if text.endswith((".", "?", "...")) else f"{text}."
 
 
 @contextmanager
 def _plain_warnings() -> Iterator[None]:
-    """Print warnings as plain sentences, without their source line."""
+    """Print warnings inside the block as plain sentences, without the source line."""
     before = warnings.formatwarning
     warnings.formatwarning = lambda message, *_, **__: f"Note: {message}\n"
     try:
@@ -214,7 +214,7 @@ def _compare(study: Study, out: Path) -> None:
 
 
 def _rates(items: Sequence[str], names: Sequence[str]) -> dict[str, float]:
-    """Parse `METHOD=VALUE` items; the methods must be in `names`."""
+    """Parse `METHOD=VALUE` items, whose methods must be in `names`."""
     rates = {}
     for item in items:
         method, _, value = item.partition("=")

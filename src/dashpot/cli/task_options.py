@@ -1,4 +1,4 @@
-"""Options that select the task of a command."""
+"""Command-line options that select the task."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DataDir = Annotated[Path | None, Parameter(help="First folder to search for data
 
 
 def select_task(name: str | None, option: str | None, data_dir: Path | None) -> tasks.Task:
-    """Return the task that is given either as an argument or as an option."""
+    """Return the task, which must be given either as an argument or as an option."""
     if (name is None) == (option is None):
         raise ArgumentError("Give one task, such as digits or --task path/to/file.py:function.")
     return tasks.get(name or option or "", data_dir=data_dir)

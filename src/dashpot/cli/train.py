@@ -1,4 +1,4 @@
-"""`dashpot train` and `dashpot lr-find`: settings of a run as command-line options."""
+"""The commands `dashpot train` and `dashpot lr-find`, with the settings of a run as options."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from dashpot.training.run.resume import merge_settings
 from dashpot.training.run.settings import Settings, is_none, parse_value, read_settings, setting_names
 
 DIVERGED = 3
-"""Exit code of a run with a non-finite loss or gradient."""
+"""Exit code of a run that ended at a non-finite loss or gradient."""
 UNSET = object()
-"""Value of an option given as none; distinct from None, an option that is not given."""
+"""Value of an option that is given as none, whereas None denotes an option that is not given."""
 
 
 def parse_token(kind: type, _: type, tokens: Sequence[Token]) -> Any:
-    """Parse an option as `kind`; cyclopts itself would parse "none" as an option that is not given."""
+    """Parse the value of an option as `kind`; cyclopts itself would treat "none" as an option that is not given."""
     text = tokens[0].value
     try:
         return kind(text)
@@ -45,7 +45,7 @@ number = partial(parse_token, float)
 
 
 def options(class_name: str, chosen: Sequence[str]) -> type:
-    """Return a dataclass with the chosen settings as options of a command; None means not given."""
+    """Return a dataclass whose fields are the chosen settings as options of a command; None means not given."""
     hints = get_type_hints(Settings)
     fields = {item.name: item for item in dataclasses.fields(Settings)}
     made = [(name, _annotation(hints[name], fields[name]), dataclasses.field(default=None)) for name in chosen]
@@ -54,7 +54,7 @@ def options(class_name: str, chosen: Sequence[str]) -> type:
 
 
 def _annotation(hint: Any, item: dataclasses.Field[Any]) -> Any:
-    """Return the annotation of an option: type, help and converter."""
+    """Return the annotation of an option, with its type, help and converter."""
     nullable = NoneType in get_args(hint)
     kinds = [kind for kind in get_args(hint) if kind is not NoneType] if nullable else [hint]
     kind = kinds[0] if kinds[0] in (int, float, str) else str
@@ -68,7 +68,7 @@ def _annotation(hint: Any, item: dataclasses.Field[Any]) -> Any:
 
 
 def _nullable(kind: type) -> Callable[[type, Sequence[Token]], Any]:
-    """Return a converter that parses none as `UNSET` and other values as `kind`."""
+    """Return a converter that parses "none" as `UNSET` and other values as `kind`."""
     return lambda hint, tokens: UNSET if is_none(tokens[0].value) else parse_token(kind, hint, tokens)
 
 
@@ -76,7 +76,7 @@ LR_FIND_SETTINGS = (
     *("task", "optimizer", "seed", "precision", "accumulate", "max_norm", "clip_value"),
     *("accelerator", "threads", "data_dir", "set"),
 )
-"""Settings of `dashpot lr-find`."""
+"""Settings that are options of `dashpot lr-find`."""
 if TYPE_CHECKING:
     TrainOptions = LRFindOptions = Settings
 else:
@@ -127,7 +127,7 @@ def train(
 
 
 def _launch(settings: Settings, resume: Path | None, out: Path | None) -> int:
-    """Launch the processes of a distributed run, each with --resume; a new run's folder is created first."""
+    """Launch the processes of a distributed run, each with --resume; the folder of a new run is created first."""
     check_devices(settings.accelerator, settings.devices)
     words = [word for word in sys.argv[1:] if word != "--debug"]
     folder = RunFolder(resume) if resume is not None else None
@@ -164,7 +164,7 @@ def command_line() -> str:
 
 
 def _settings(config: Path | None, name: str | None, options: Any) -> dict[str, Any]:
-    """Return the settings of the file and of the command line, which takes precedence, with absolute paths."""
+    """Return the settings from the file and the command line, which takes precedence, with absolute paths."""
     given = {key: value for key, value in (vars(options) if options is not None else {}).items() if value is not None}
     if name is not None and "task" in given:
         raise ArgumentError("Give one task, such as digits or --task path/to/file.py:function.")

@@ -1,4 +1,4 @@
-"""`dashpot verify`: comparison of a method with a reference on a task's model and batches."""
+"""The command `dashpot verify`, which compares a method with a reference on the model and batches of a task."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dashpot.utils.strict_json import encode
 from dashpot.verification.counterparts import factory_from_path, is_import_path, reference_factory
 
 DISAGREES = 5
-"""Exit code if weights or checkpoints deviate by more than the tolerance."""
+"""Exit code if weights or checkpoints differ by more than the tolerance."""
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 
 

@@ -1,7 +1,7 @@
 """Comparison of methods: paired runs, records, summary and report.
 
-A comparison is a `Study`. `run_study` trains the runs missing from its folder; `summarise` and `write_report` only read
-records.
+A comparison is a `Study`. `run_study` trains those runs that are missing from its folder; `summarise` and
+`write_report` only read records.
 """
 
 from dashpot.comparison.progress import LineProgress, LiveProgress, SilentProgress, StudyProgress

@@ -15,7 +15,7 @@ Array = npt.NDArray[np.float64]
 
 
 class Band(NamedTuple):
-    """Mean, minimum and maximum over seeds, against steps."""
+    """Mean, minimum and maximum of a metric over seeds at each of `steps`."""
 
     steps: Array
     mean: Array
@@ -24,13 +24,13 @@ class Band(NamedTuple):
 
 
 def smoothed_loss(runs: Sequence[Run], window: int) -> Array:
-    """Return the mean of the smoothed training losses, up to the length of the shortest run."""
+    """Return the mean over runs of the smoothed training loss, up to the length of the shortest run."""
     length = min(len(run.loss) for run in runs)
     return np.mean([smooth(run.loss, window)[:length] for run in runs], axis=0)
 
 
 def score_band(runs: Sequence[Run], phase: str, metric: str) -> Band:
-    """Return mean, minimum and maximum of `metric` after each epoch that all runs have finished."""
+    """Return the mean, minimum and maximum over runs of `metric` after each epoch that all runs have finished."""
     length = min(len(run.epochs) for run in runs)
     values = np.array([[epoch[phase][metric] for epoch in run.epochs[:length]] for run in runs])
     steps = np.array([epoch["steps"] for epoch in runs[0].epochs[:length]], dtype=float)
@@ -38,7 +38,7 @@ def score_band(runs: Sequence[Run], phase: str, metric: str) -> Band:
 
 
 def downsample(values: Array, points: int) -> tuple[Array, Array]:
-    """Return steps (from 1) and values at `points` or fewer evenly spaced positions, endpoints included.
+    """Return steps (from 1) and values at `points` or fewer evenly spaced positions, including the endpoints.
 
     >>> steps, values = downsample(np.arange(5.0), points=3)
     >>> steps.tolist(), values.tolist()
@@ -49,7 +49,7 @@ def downsample(values: Array, points: int) -> tuple[Array, Array]:
 
 
 def change_points(values: Sequence[float]) -> tuple[Array, Array]:
-    """Return steps (from 1) and values on both sides of each change, endpoints included; a constant has two points.
+    """Return the steps (from 1) and values on both sides of each change of `values`, and at the endpoints.
 
     >>> steps, values = change_points([0.1, 0.1, 0.1, 0.05])
     >>> steps.tolist(), values.tolist()

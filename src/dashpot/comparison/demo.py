@@ -1,4 +1,4 @@
-"""Study of `dashpot demo`: the default comparison, shortened."""
+"""Study of `dashpot demo`, a shorter version of the default comparison."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dashpot.runs.entries import entry
 from dashpot.runs.study import Study
 
 EPOCHS = {"fashion-mnist": 2, "digits": 12}
-"""Epochs of each run; all methods together take at most two minutes on two cores."""
+"""Number of epochs per run, by task; all methods together take at most two minutes on two cores."""
 
 
 def demo_study(data_dir: Path | None = None) -> tuple[Study, str]:
@@ -20,7 +20,7 @@ def demo_study(data_dir: Path | None = None) -> tuple[Study, str]:
     The task is Fashion-MNIST if its files are found or can be downloaded, else the digits included in the package.
 
     Args:
-        data_dir: Folder searched first for Fashion-MNIST.
+        data_dir: First folder to search for Fashion-MNIST.
     """
     try:
         task = tasks.get("fashion-mnist", data_dir=data_dir)

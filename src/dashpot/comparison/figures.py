@@ -1,6 +1,6 @@
 """Charts of a comparison as plotly figures, for a report or a notebook.
 
-Every trace has `meta = {"method": ..., "role": ...}`, by which a page selects colors and visibility.
+Every trace has `meta = {"method": ..., "role": ...}`, from which a page determines its color and visibility.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ HOVER = "%{y:.4g}"
 
 
 def loss_figure(runs: Sequence[Run]) -> Figure:
-    """Return the chart of the training loss: seed means of a moving average over 1/30 of the run, and single steps."""
+    """Return the chart of the training loss: a moving average over 1/30 of the run, and the loss of single steps.
+
+    The moving average is the mean over seeds.
+    """
     figure = _figure("steps", "training loss")
     _log_axis(figure, [loss for run in runs for loss in run.loss])
     methods, styles = _by_method(runs), _styles(runs)
@@ -43,7 +46,7 @@ def loss_figure(runs: Sequence[Run]) -> Figure:
 
 
 def score_figure(runs: Sequence[Run], phase: str, metric: str) -> Figure:
-    """Return the chart of `metric` after each epoch: mean over seeds with a band from minimum to maximum."""
+    """Return the chart of `metric` after each epoch: the mean over seeds, in a band from minimum to maximum."""
     figure = _figure("steps", f"{phase} {metric}")
     methods, styles = _by_method([run for run in runs if run.epochs and run.status != "diverged"]), _styles(runs)
     if metric == "loss":
@@ -86,9 +89,9 @@ def _figure(x: str, y: str) -> Figure:
 
 
 def _log_axis(figure: Figure, values: Sequence[float]) -> None:
-    """Make the y axis logarithmic, with ticks at decades and, for at most four decades, at 2 and 5.
+    """Make the y axis logarithmic, with ticks at decades and, if there are at most four decades, at 2 and 5.
 
-    The axis stays linear if a value is negative or all positive values are within a factor of five.
+    The axis remains linear if a value is negative or if all positive values are within a factor of five.
     """
     positive = [value for value in values if 0 < value < math.inf]
     if not positive or min(values) < 0 or max(positive) < 5 * min(positive):

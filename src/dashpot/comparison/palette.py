@@ -1,7 +1,8 @@
 """Color and line style of each method, the same in every chart and report.
 
-Hues follow Okabe and Ito's color-blind-safe set, darkened for light pages and lightened for dark ones. Methods of one
-family share a hue and differ in dash, so that no two methods differ only by similar colors.
+The hues follow the color-blind-safe palette of Okabe and Ito, darkened for light pages and lightened for dark pages.
+Methods of the same family share a hue and differ in dash, so similar colors are never the only difference between two
+methods.
 
 Source: M. Okabe and K. Ito, Color Universal Design, 2008.
 """
@@ -13,7 +14,7 @@ from typing import NamedTuple
 
 
 class Style(NamedTuple):
-    """Line color on light and on dark pages, and plotly name of the dash."""
+    """Line color on light and on dark pages, and the dash, by its plotly name."""
 
     light: str
     dark: str
@@ -55,7 +56,7 @@ FALLBACK_STYLES = [
 
 
 def styles_for(names: Iterable[str]) -> dict[str, Style]:
-    """Return a style for each name: the fixed one, or the next fallback style for other methods.
+    """Return a style for each name: the fixed style of a dashpot method, or the next fallback style for other methods.
 
     >>> styles_for(["adam", "mine"])["mine"].dash
     'longdashdot'

@@ -1,4 +1,4 @@
-"""Progress reports of a study: none, plain lines, or live bars in a terminal."""
+"""Progress reports of a study: silent, as plain lines, or as live bars in a terminal."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 class StudyProgress:
-    """Base class of progress reports; estimates the remaining time.
+    """Base class of progress reports, which estimates the remaining time.
 
-    A study calls `begin`, then for each run either `skip` or `start`, `step` and `epoch` (repeatedly) and `finish`, and
-    at the end `close`.
+    A study calls `begin` first and `close` at the end. In between, it calls, for each run, either `skip` or `start`,
+    then `step` and `epoch` repeatedly, then `finish`.
     """
 
     def begin(self, runs: int, steps: int, epochs: int) -> None:
-        """Start a study of `runs` runs with `steps` steps in `epochs` epochs each."""
+        """Start the report of a study with `runs` runs, each with `steps` steps in `epochs` epochs."""
         self.estimate, self.epochs = ProgressEstimate(runs, steps), epochs
 
     def skip(self, plan: StudyRun, run: Run) -> None:
@@ -35,11 +35,11 @@ class StudyProgress:
         self.estimate.start_run(epochs_done * (self.estimate.steps // self.epochs))
 
     def step(self, steps_done: int) -> None:
-        """Report that the current run has done `steps_done` steps."""
+        """Report that `steps_done` steps of the current run are done."""
         self.estimate.step(steps_done)
 
     def epoch(self, plan: StudyRun, epoch: Epoch) -> None:
-        """Report a recorded epoch."""
+        """Report an epoch that has been recorded."""
 
     def finish(self, plan: StudyRun, run: Run) -> None:
         """Report a run that is complete or has diverged."""
@@ -55,11 +55,11 @@ class StudyProgress:
 
 
 class SilentProgress(StudyProgress):
-    """Report nothing."""
+    """Progress report without output."""
 
 
 class LineProgress(StudyProgress):
-    """Print one line per epoch, for logs and pipes."""
+    """Progress report that prints one line per epoch, for logs and pipes."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self.stream = stream or sys.stdout
@@ -83,7 +83,7 @@ class LineProgress(StudyProgress):
 
 
 class LiveProgress(StudyProgress):
-    """Show bars for the current run and the study in a terminal, and print a line per finished run."""
+    """Progress report with bars for the current run and the study in a terminal, and a line per finished run."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -136,7 +136,7 @@ class LiveProgress(StudyProgress):
 
 
 def progress_for(stream: TextIO) -> StudyProgress:
-    """Return live bars if `stream` is a terminal and rich is installed, else plain lines."""
+    """Return a report with live bars if `stream` is a terminal and rich is installed, else one with plain lines."""
     if stream.isatty():
         try:
             return LiveProgress()

@@ -1,6 +1,6 @@
 """Published Fashion-MNIST table: settings and results of the runs that `dashpot reproduce` repeats.
 
-Each result is (train accuracy, train loss, evaluation accuracy, evaluation loss) after one epoch of a single run.
+Each result is a tuple (train accuracy, train loss, evaluation accuracy, evaluation loss) after one epoch of one run.
 
 Source: SlowAI notebook, jeremyadamsfisher/SlowAI on GitHub.
 """
@@ -28,8 +28,8 @@ class PublishedRow:
         label: Description of the settings.
         make: Optimizer class.
         lr: Learning rate.
-        figures: Results after each epoch.
-        options: Further arguments of `make`.
+        figures: Published results after each epoch.
+        options: Additional arguments of `make`.
         schedule: Function from the number of steps to the `schedule` argument of `make`, or None.
     """
 
@@ -42,7 +42,7 @@ class PublishedRow:
 
     @property
     def epochs(self) -> int:
-        """Number of epochs."""
+        """Number of epochs of the run."""
         return len(self.figures)
 
 
@@ -114,4 +114,4 @@ ROWS: Mapping[str, PublishedRow] = {
         schedule=_one_cycle,
     ),
 }
-"""Rows by name."""
+"""Rows of the table, by name."""

@@ -1,4 +1,4 @@
-"""Report: one self-contained HTML file, made from records only."""
+"""Report of a comparison: a self-contained HTML file, generated only from the records."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dashpot.utils.format import duration
 
 
 class Chart(NamedTuple):
-    """Chart of the report: key of its HTML element, title, note and plotly figure."""
+    """Chart of the report, with the key of its HTML element, its title, a note and a plotly figure."""
 
     key: str
     title: str
@@ -37,8 +37,8 @@ def write_report(out: Path) -> Path:
         Path of `report.html`.
 
     Raises:
-        RunError: If `out` is not a readable comparison, has no finished epoch or cannot be written, or if jinja2 or
-            plotly is not installed.
+        RunError: If `out` does not contain a readable comparison with a finished epoch or cannot be written, or if
+            jinja2 or plotly is not installed.
     """
     folder = StudyFolder(Path(out))
     study, runs = folder.study(), folder.runs()
@@ -104,7 +104,7 @@ def _render(study: dict[str, Any], runs: Sequence[Run], summary: Summary, charts
 
 
 def headline(summary: Summary) -> str:
-    """Return the result in one or two sentences: best method, its mean and deviation, the next method, divergence."""
+    """Return the result in one or two sentences: the best method with its mean, the next one, and diverged runs."""
     ranked = [row for row in summary.rows if row.mean is not None]
     diverged = [row.name for row in summary.rows if row.diverged]
     divergence = f" Runs diverged: {', '.join(diverged)}." if diverged else ""
@@ -119,7 +119,7 @@ def headline(summary: Summary) -> str:
 
 
 def _facts(settings: dict[str, Any], runs: Sequence[Run]) -> list[tuple[str, str]]:
-    """Return name and value of the fields required to repeat the study; all values if they differ between runs."""
+    """Return (name, value) of the fields required to repeat the study; a value that differs between runs lists all."""
     headers = [run.header for run in runs]
     config = "; ".join(f"{key} {_plain(value)}" for key, value in settings["config"].items())
     wall = sum(epoch["wall_s"] for run in runs for epoch in run.epochs)
@@ -145,5 +145,5 @@ def _plain(value: Any) -> str:
 
 
 def _json(value: Any) -> str:
-    """Return JSON for a script element: without `<`, so that it cannot close the element."""
+    """Return JSON for a script element, with `<` escaped so that the text cannot close the element."""
     return json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")

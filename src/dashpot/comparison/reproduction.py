@@ -1,4 +1,4 @@
-"""Reproduction of the published Fashion-MNIST table with several seeds of dashpot's optimizers."""
+"""Reproduction of the published Fashion-MNIST table with dashpot's optimizers and several seeds."""
 
 from __future__ import annotations
 
@@ -33,18 +33,19 @@ def reproduce(
     log: Callable[[str], None] = print,
     command: str | None = None,
 ) -> Path:
-    """Train rows of the published table and write `results.md` with published and own results.
+    """Train rows of the published table, and write `results.md` with the published and the reproduced results.
 
-    Each row is a study in a subfolder of `out`; an interrupted reproduction resumes there.
+    Each row is a study in a subfolder of `out`. An interrupted reproduction resumes if it is called with the same
+    `out`.
 
     Args:
         out: Folder for the records and `results.md`.
         rows: Keys of `dashpot.comparison.published.ROWS`.
-        seeds: Number of seeds, counted from 0.
-        data_dir: Folder searched first for Fashion-MNIST.
-        threads: Number of torch threads; None keeps torch's setting.
-        progress: Factory of the progress report of each row; default: none.
-        log: Function called with the title and the table of each row.
+        seeds: Number of seeds; the seeds are 0, 1, ...
+        data_dir: First folder to search for Fashion-MNIST.
+        threads: Number of torch threads; None leaves the number unchanged.
+        progress: Function that creates the progress report of a row. Default: no report.
+        log: Function that is called with the title and with the table of each row.
         command: Command line that repeats the reproduction, recorded in `results.md`.
 
     Returns:
@@ -73,7 +74,7 @@ def reproduce(
 
 
 def table_rows(key: str, row: PublishedRow, runs: Sequence[Run]) -> list[list[str]]:
-    """Return a table row per epoch: mean and deviation over seeds, published results, difference in accuracy."""
+    """Return one table row per epoch: mean and deviation over seeds, published results, difference in accuracy."""
     lines = []
     for index, (train_accuracy, train_loss, accuracy, loss) in enumerate(row.figures):
         epochs = [run.epochs[index] for run in runs if len(run.epochs) > index]

@@ -1,4 +1,4 @@
-"""Execution of a study: records each run, skips finished runs and resumes interrupted ones."""
+"""Execution of a study, which records each run, skips finished runs and resumes interrupted ones."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ def run_study(
 ) -> list[Run]:
     """Train the runs of `study` that are missing from `out`, and return all records.
 
-    An interrupted run resumes after its last finished epoch. Its results equal those of an uninterrupted run bit for
-    bit on the same machine with the same versions and number of threads. Each run seeds the global generators of torch,
-    Python and numpy; their previous states are restored afterwards.
+    An interrupted run resumes after its last finished epoch. On the same machine, with the same versions and number of
+    threads, its results are bit-identical to those of an uninterrupted run. Each run seeds the global generators of
+    torch, Python and numpy; their previous states are restored afterwards.
 
     Args:
         study: Study to run.
         out: Folder for `study.json` and the records, created if missing.
-        progress: Progress report; default: none.
+        progress: Progress report. Default: no report.
         command: Command line that repeats the study, stored in the records.
 
     Returns:
-        Runs of the study, by method and seed.
+        The records of the study, ordered by method and then by seed.
 
     Raises:
-        ArgumentError: If an optimizer rejects its settings; nothing is written.
+        ArgumentError: If an optimizer rejects its settings; in this case, nothing is written.
         RunError: If the folder belongs to a different study or program, is locked, or cannot be written.
-        Interrupted: After Ctrl-C. All finished epochs are kept.
+        Interrupted: If Ctrl-C was pressed. All finished epochs are kept.
     """
     progress = progress or SilentProgress()
     folder = StudyFolder(Path(out))
@@ -116,7 +116,7 @@ class _StudyRunner:
 
 
 class _RecordedEpochs(EpochStats):
-    """`Epochs` whose state includes the length of the record, so that a resume truncates it."""
+    """`EpochStats` whose state includes the length of the record, to which a resume truncates the record."""
 
     state_name: ClassVar[str | None] = "_Recorded"  # the key in existing checkpoints
 
@@ -152,7 +152,7 @@ def _read_checkpoint(checkpoint: Path) -> dict[str, Any]:
 
 
 def _interrupted_message(folder: StudyFolder, total: int, epochs: int, command: str | None) -> str:
-    """Return a message about the saved runs and how to resume."""
+    """Return a message that describes the saved runs and how to resume."""
     runs = folder.runs()
     finished = sum(run.end is not None for run in runs)
     started = next((run for run in runs if run.end is None), None)

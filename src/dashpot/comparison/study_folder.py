@@ -1,4 +1,4 @@
-"""Output folder of a comparison: layout, settings and lock."""
+"""Output folder of a comparison, with its layout, settings and lock."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class StudyFolder:
         return self.path / "runs" / f"{entry}-seed{seed}.ckpt"
 
     def prepare(self, settings: dict[str, Any], command: str | None) -> None:
-        """Create the folder and write `study.json`, or check that an existing one has the same settings.
+        """Create the folder and write `study.json`; if it exists, check that it has the same settings.
 
         Args:
             settings: Settings of the study, as plain data.
@@ -86,7 +86,7 @@ class StudyFolder:
         return study
 
     def runs(self) -> list[Run]:
-        """Return all started runs in the order of the study: by method as listed, then by seed.
+        """Return all runs that have been started, ordered by method and then by seed, as in the settings.
 
         Raises:
             RunError: If a record is damaged.
@@ -96,7 +96,7 @@ class StudyFolder:
         return [read_run(path) for path in paths if path.exists()]
 
     def locked(self) -> AbstractContextManager[None]:
-        """Return a context manager that locks the folder against other processes; no-op if it does not exist.
+        """Return a context manager that locks the folder against other processes, or a no-op if it does not exist.
 
         Raises:
             RunError: If another process has locked the folder.
@@ -105,12 +105,12 @@ class StudyFolder:
 
 
 def _is_ours(item: Path) -> bool:
-    """Check for a remainder of a killed start: an empty `runs` folder or a partial `study.json`."""
+    """Return whether `item` remains from a killed start: an empty `runs` folder or a partial `study.json`."""
     empty = item.name == "runs" and item.is_dir() and not any(item.iterdir())
     return empty or (item.name.startswith(".study.json") and item.name.endswith(".part"))
 
 
 def _without_redundant_recipes(found: list[str]) -> list[str]:
-    """Drop differences of recipes if the calls that build the recipes also differ."""
+    """Drop differences between recipes if the calls that build the recipes also differ."""
     calls = [phrase for phrase in found if phrase.startswith("methods.")]
     return [phrase for phrase in found if not (calls and phrase.startswith("recipes."))]

@@ -1,4 +1,4 @@
-"""Summary of a study: one row per method, computed from records only."""
+"""Summary of a study, with one row per method, computed only from the records."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ class SummaryRow:
         name: Name of the entry.
         lr: Base learning rate.
         finals: Scores after the last epoch of the completed runs, in seed order.
-        mean: Mean of `finals`; None without completed runs.
+        mean: Mean of `finals`; None if no run is complete.
         sd: Sample standard deviation of `finals` (divisor n - 1); None for fewer than two values.
-        best: Best value of `finals`; None without completed runs.
-        steps_to_target: Steps until the first evaluation that meets the target, as the median over all completed and
-            diverged runs. A run that never meets it counts as infinite. None without a target.
+        best: Best value of `finals`; None if no run is complete.
+        steps_to_target: Number of steps until the first evaluation that meets the target, as the median over all
+            completed and diverged runs. A run that never meets the target counts as infinite. None if the task has no
+            target.
         reached: Number of runs that met the target.
-        budget: Steps of a complete run, the largest finite value of `steps_to_target`.
+        budget: Number of steps in a complete run, which is the largest finite value of `steps_to_target`.
         cpu_s: Mean CPU seconds of training over the completed runs.
         done: Number of completed runs.
         diverged: Number of diverged runs.
@@ -51,7 +52,7 @@ class SummaryRow:
 
 @dataclass(frozen=True)
 class Score:
-    """Score of a study: metric, direction ("max" or "min"), phase ("train" or "eval"), and target value or None."""
+    """Score of a study: metric, direction ("max" or "min"), phase ("train" or "eval"), and target value, if any."""
 
     metric: str
     direction: str
@@ -61,13 +62,13 @@ class Score:
 
 @dataclass(frozen=True)
 class Summary:
-    """Rows of all methods, best mean first; methods without completed runs are last."""
+    """Rows of all methods, ordered from the best to the worst mean; methods without completed runs are last."""
 
     score: Score
     rows: tuple[SummaryRow, ...]
 
     def header(self) -> list[str]:
-        """Return the column titles; columns without any value are omitted."""
+        """Return the column titles; columns that have no values are omitted."""
         score = self.score
         target = [] if score.target is None else [f"steps to {score.target:g}"]
         return ["method", "lr", f"{score.phase} {score.metric}", "sd", "best", *target, "CPU time", *self._notes()]
@@ -103,8 +104,8 @@ class Summary:
 def summarise(runs: Sequence[Run]) -> Summary:
     """Summarise the runs of one study.
 
-    The score is defined in the records: the metric of the task's target, else the accuracy, else the loss, from the
-    evaluation phase, or from the training phase if the task has no evaluation set.
+    The records define the score: the metric of the task's target, else the accuracy if it is measured, else the loss.
+    It is measured in the evaluation phase, or in the training phase if the task has no evaluation set.
 
     Args:
         runs: Runs of the study, at least one.
@@ -141,7 +142,7 @@ def _row(name: str, runs: list[Run], score: Score) -> SummaryRow:
 
 
 def steps_to_target(run: Run, score: Score) -> float:
-    """Return the steps until the first evaluation that meets the target, or infinity."""
+    """Return the number of steps until the first evaluation that meets the target, or infinity if none does."""
     assert score.target is not None
     target = Target(score.metric, score.target, score.direction)
     reached = (epoch["steps"] for epoch in run.epochs if target.reached(epoch[score.phase][score.metric]))
@@ -149,7 +150,7 @@ def steps_to_target(run: Run, score: Score) -> float:
 
 
 def _number(value: float | None, like: float | None = None) -> str:
-    """Format with four decimals if significant at the scale of `like` (default: `value`), else three digits."""
+    """Format `value` with four decimals if `like` (default: `value`) is of moderate size, else with three digits."""
     if value is None:
         return "-"
     size = abs(value if like is None else like)

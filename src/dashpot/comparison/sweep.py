@@ -18,16 +18,16 @@ from dashpot.training import train
 __all__ = ["SWEEP_SEED", "Trial", "sweep"]
 
 SWEEP_SEED = 1000
-"""Seed of sweeps. Comparisons use seeds from 0, so that learning rates are not tuned on compared runs."""
+"""Seed of sweeps. Comparisons use the seeds 0, 1, ..., so learning rates are not tuned on the compared runs."""
 
 
 class Trial(NamedTuple):
     """Result of a run with one learning rate.
 
     Attributes:
-        lr: Learning rate.
+        lr: Learning rate of the run.
         score: Score after the last epoch; the worst possible value if the run diverged.
-        epochs_to_target: Epochs until the target was first met; infinite if the last epoch does not meet it.
+        epochs_to_target: Number of epochs until the target was first met; infinite if the last epoch does not meet it.
     """
 
     lr: float
@@ -46,15 +46,16 @@ def sweep(
 ) -> list[Trial]:
     """Train `method` with learning rates of the grid ..., 0.1, 0.3, 1, 3, ... and return the trials, best first.
 
-    The search starts at the method's default rate and trains the neighbors of the best rate until both are done. While
-    all runs diverge, it moves to lower rates.
+    The search starts at the method's default rate and trains with the neighbors of the best rate so far, until both
+    neighbors have been tried. While all runs diverge, the search moves to lower rates.
 
     Args:
         task: Task to train.
-        method: Name of a method, see `dashpot.comparison.known_entries`.
-        by: Criterion: "score", the final score; or "target", the number of epochs to the task's target, ties broken by
-            the score, for noiseless tasks whose final loss is rounding error at every good rate.
-        epochs: Epochs of each run; default: those of the task.
+        method: Name of a method; see `dashpot.comparison.known_entries`.
+        by: Criterion of the ranking. "score" ranks by the final score. "target" ranks by the number of epochs to the
+            task's target, with ties broken by the score; it is for noiseless tasks, whose final loss is a rounding
+            error at every good rate.
+        epochs: Number of epochs of each run. Default: that of the task.
         seed: Seed of each run.
         max_runs: Maximum number of runs, at least 1.
 
@@ -85,7 +86,7 @@ def sweep(
 
 
 def grid(place: int) -> float:
-    """Return element `place` of the grid: 10^(place/2), rounded to one digit.
+    """Return the element of the grid with index `place`: 10^(place/2), rounded to one digit.
 
     >>> [grid(place) for place in (-3, -2, -1, 0, 1)]
     [0.03, 0.1, 0.3, 1.0, 3.0]

@@ -1,1 +1,1 @@
-"""Records, entries and studies, shared by training and comparison."""
+"""Records, entries and studies, used in both training and comparison."""

@@ -1,7 +1,8 @@
 """Default methods of a comparison, and the tuned learning rate of each method and task.
 
-The rates come from the sweep recorded in docs/compare.md: one seed that comparisons do not use by default, and a grid
-with a spacing of about 3. Other tasks use the generic rate of `dashpot.optimizers.registry`.
+The rates come from the sweep recorded in docs/compare.md. The sweep uses one seed that comparisons do not use by
+default, and a grid in which each rate is about 3 times the previous one. Other tasks use the generic rate from
+`dashpot.optimizers.registry`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ DEFAULT_METHODS: tuple[str, ...] = (
     "autosgm-1",
     "autosgm-3",
 )
-"""The methods of a comparison without an explicit choice."""
+"""Methods that are compared if none are given."""
 
 TUNED_LR: Mapping[str, Mapping[str, float]] = {
     "digits": {
@@ -145,11 +146,11 @@ TUNED_LR: Mapping[str, Mapping[str, float]] = {
         "sophia": 0.03,
     },
 }
-"""Task name -> method -> rate from the sweep, without the methods that did not train at any rate of the grid."""
+"""Rates from the sweep by task and method; methods that did not train at any rate of the grid are omitted."""
 
 
 def default_lr(task: str, method: str) -> float:
-    """Return the tuned learning rate of a method or variant for `task`, or the method's generic rate.
+    """Return the learning rate of a method or variant that is tuned for `task`, else the generic rate of the method.
 
     Example:
         >>> default_lr("digits", "autosgm-3"), default_lr("unknown task", "autosgm-3")

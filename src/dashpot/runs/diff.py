@@ -7,7 +7,7 @@ from typing import Any
 
 
 def diff_data(saved: Any, current: Any, path: str = "") -> list[str]:
-    """Return one phrase for each differing value of two nested dicts.
+    """Return one phrase for each value that differs between two nested dicts.
 
     >>> diff_data({"epochs": 2, "seeds": [0]}, {"epochs": 3, "seeds": [0], "lr": 0.1})
     ['epochs: saved 2, current 3', 'lr: saved nothing, current 0.1']

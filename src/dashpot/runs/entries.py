@@ -1,4 +1,4 @@
-"""Entries of a comparison: a method with name, learning rate, options and schedule."""
+"""Entries of a comparison: methods with a name, a learning rate, options and a schedule."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dashpot.schedules import OneCycle, OneCycleMomentum
 from dashpot.utils.warn import warn
 
 RATE_SCHEDULES = tuple(name for name in schedules.NAMES if name not in ("window", "1cycle-momentum"))
-"""Learning-rate schedules available by name; windows need a shape, and 1cycle-momentum is for the momentum."""
+"""Learning-rate schedules available by name: all except windows, which require a shape, and 1cycle-momentum."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,13 @@ class Entry:
     """Named optimizer configuration of a comparison.
 
     Args:
-        name: Name of the files and of the line in charts: letters, digits, `-`, `_` and `.`, not starting with `.`.
+        name: Name used for files and in charts. It may contain letters, digits, `-`, `_` and `.`, and must not start
+            with `.`.
         make: Optimizer class or factory, called as `make(params, lr=lr, **options)`.
         lr: Base learning rate, at least 0.
-        options: Further keyword arguments of `make`.
-        schedule: Function from the total number of steps to the keyword argument `schedule`; None omits the argument.
+        options: Additional keyword arguments of `make`.
+        schedule: Function from the total number of steps to the keyword argument `schedule` of `make`; None omits the
+            argument.
 
     Raises:
         ArgumentError: If the name is invalid or `lr` is out of range.
@@ -83,15 +85,16 @@ def entry(
     schedule: str | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Entry:
-    """Create an entry by name, by default with the learning rate tuned for `task`.
+    """Create an entry for a method given by name; by default, with the learning rate tuned for `task`.
 
     Args:
-        name: Method from `dashpot methods`, or `autosgm-K`: AutoSGM with numerator K in 0 to 4.
-        task: Name of the task; a task without tuned learning rates uses generic ones.
-        lr: Base learning rate, at least 0; None means the default of the task.
-        schedule: Name from `dashpot.schedules.from_name`, with options as in "warmup-cosine:warmup=0.05"; None keeps
-            the learning rate constant. "1cycle" also schedules the momentum if the method has one, see `one_cycle`.
-        options: Further keyword arguments of the method.
+        name: Name of a method listed by `dashpot methods`, or `autosgm-K` for AutoSGM with numerator K from 0 to 4.
+        task: Name of the task. For a task without tuned learning rates, generic ones are used.
+        lr: Base learning rate, at least 0; None means the default for the task.
+        schedule: Name of a schedule as for `dashpot.schedules.from_name`, optionally with options as in
+            "warmup-cosine:warmup=0.05"; None keeps the learning rate constant. "1cycle" also schedules the momentum if
+            the method has one; see `one_cycle`.
+        options: Additional keyword arguments of the method.
 
     Raises:
         ArgumentError: If the method, an option or the schedule does not exist, or `lr` is out of range.
@@ -116,11 +119,12 @@ def entry(
 
 
 def one_cycle(make: Callable[..., Optimizer], options: Mapping[str, Any], steps: int) -> dict[str, schedules.Schedule]:
-    """Return the 1cycle policy of a method: learning rate up and down, and momentum down and up if it has one.
+    """Return the 1cycle schedules of a method: of the learning rate, and of the momentum if the method has one.
 
-    The momentum (`betas[0]` or `momentum` of the groups) follows .95 -> .85 -> .95, regardless of its own value. Only
-    the learning rate is scheduled if the momentum is 0, and for NAG, QHM, QHAdam and ESGD, whose recipes derive other
-    constants from the momentum and therefore do not support its schedule.
+    The learning rate rises and falls. The momentum (`betas[0]` or `momentum` in the parameter groups) changes from 0.95
+    to 0.85 and back, regardless of its configured value. Only the learning rate is scheduled if the momentum is 0, and
+    for NAG, QHM, QHAdam and ESGD: their recipes derive other constants from the momentum and therefore do not support a
+    momentum schedule.
 
     Source: Smith and Topin, "Super-Convergence", 2018; the defaults of torch.optim.lr_scheduler.OneCycleLR.
 
@@ -139,14 +143,14 @@ def one_cycle(make: Callable[..., Optimizer], options: Mapping[str, Any], steps:
 
 
 def _momentum(make: Callable[..., Optimizer], options: Mapping[str, Any]) -> str | None:
-    """Return the group key of a method's momentum; None if it is zero or missing."""
+    """Return the key of a method's momentum in the parameter groups; None if the momentum is zero or missing."""
     [group] = make([torch.zeros(1, requires_grad=True)], lr=1.0, **options).param_groups
     name, value = ("betas[0]", group["betas"][0]) if "betas" in group else ("momentum", group.get("momentum", 0.0))
     return name if value else None
 
 
 def _supports(make: Callable[..., Optimizer], options: Mapping[str, Any], both: Mapping[str, Any]) -> bool:
-    """Return whether the method's recipe can express these schedules."""
+    """Return whether the method's recipe supports the schedules `both`."""
     optimizer = make([torch.zeros(1, requires_grad=True)], lr=1.0, **options, schedule=both)
     try:
         optimizer.recipe  # pyright: ignore[reportAttributeAccessIssue]  # noqa: B018
@@ -177,7 +181,7 @@ def _check_schedule(text: str) -> None:
 
 
 def _check_options(name: str, make: Callable[..., Optimizer], options: Mapping[str, Any]) -> None:
-    """Check that the method has these arguments."""
+    """Check that the method accepts these options."""
     parameters = inspect.signature(make).parameters.values()
     known = {item.name for item in parameters if item.kind is not inspect.Parameter.VAR_KEYWORD} | set(
         Options.__annotations__
@@ -189,7 +193,7 @@ def _check_options(name: str, make: Callable[..., Optimizer], options: Mapping[s
 
 
 def _origin(make: Callable[..., Optimizer]) -> str:
-    """Return the package that re-exports `make`, else its module."""
+    """Return the package that re-exports `make`, or its module if there is none."""
     for package in ("dashpot", "torch.optim"):
         if getattr(sys.modules.get(package), make.__name__, None) is make:
             return package

@@ -1,4 +1,4 @@
-"""Environment of a run: versions and machine, as plain data for its record."""
+"""Environment of a run: software versions and machine, as plain data for the record."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dashpot.constraints import Interval, Optional, check
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of all software that can change a result.
+    """Return the versions of all software that can affect results.
 
     >>> sorted(versions())
     ['dashpot', 'numpy', 'python', 'torch']
@@ -30,7 +30,7 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, str | int]:
-    """Return processor, cores, torch threads and operating system; no user or host name.
+    """Return the processor, its cores, the torch threads and the operating system, without user and host names.
 
     >>> sorted(machine())
     ['cores', 'processor', 'system', 'threads']
@@ -44,12 +44,12 @@ def machine() -> dict[str, str | int]:
 
 
 THREADS = Optional(Interval(1, max(64, 4 * (os.cpu_count() or 1)), "both", integer=True))
-"""Allowed numbers of threads; the maximum is far above a useful one, and OpenMP crashes on huge numbers."""
+"""Allowed numbers of threads. The maximum is far above useful numbers; OpenMP crashes if the number is huge."""
 
 
 @contextmanager
 def torch_threads(count: int | None) -> Iterator[None]:
-    """Set the number of torch threads inside the block; None leaves it unchanged.
+    """Set the number of torch threads inside the block; None leaves the number unchanged.
 
     >>> with torch_threads(1):
     ...     torch.get_num_threads()
@@ -72,7 +72,7 @@ def _dashpot() -> str:
 
 
 def _processor() -> str:
-    """Return the model name of the processor if available, else its architecture."""
+    """Return the model name of the processor if it is available, else the architecture."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text(errors="replace").splitlines():

@@ -6,7 +6,7 @@ import time
 
 
 class ProgressEstimate:
-    """Progress of a study in steps; steps of earlier sessions count as progress, but not for the speed.
+    """Progress of a study in steps. Steps of earlier sessions count as progress, but are not used for the speed.
 
     >>> estimate = ProgressEstimate(runs=2, steps=100)
     >>> estimate.remaining() is None
@@ -25,7 +25,7 @@ class ProgressEstimate:
 
     @property
     def fraction(self) -> float:
-        """Fraction of all steps that are done, in [0, 1]."""
+        """Fraction of the steps of the study that are done, in [0, 1]."""
         return (self.finished * self.steps + self._current_steps) / (self.runs * self.steps)
 
     def start_run(self, steps_done: int) -> None:
@@ -38,14 +38,14 @@ class ProgressEstimate:
         self._current_steps = steps_done
 
     def finish_run(self) -> None:
-        """Count the current run as finished, also if it diverged before its last step."""
+        """Count the current run as finished, even if it diverged before its last step."""
         self.finished += 1
         self._current_steps = 0
 
     skip_run = finish_run
 
     def remaining(self) -> float | None:
-        """Return the remaining seconds at the average speed of this session; None before its first step."""
+        """Return the remaining seconds at the average speed of this session; None before the first step."""
         if self._timed_steps == 0:
             return None
         steps = (self.runs - self.finished) * self.steps - self._current_steps

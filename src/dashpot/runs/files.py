@@ -1,4 +1,4 @@
-"""File writes that raise `RunError`: atomic, or appended and flushed to disk."""
+"""Functions that write files, atomically or by appending and syncing, and raise `RunError` on failure."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from dashpot.utils.atomic_files import write_atomically
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
-    """Write a file atomically: an existing one is replaced once the new one is complete.
+    """Write a file atomically: an existing file is replaced once the new one is complete.
 
     Raises:
-        RunError: If it cannot be written.
+        RunError: If the file cannot be written.
     """
     try:
         write_atomically(path, lambda stream: stream.write(content))
@@ -27,10 +27,10 @@ def write_text(path: Path, text: str) -> None:
 
 
 def append_line(path: Path, line: str) -> int:
-    """Append a line, flush it to disk, and return the length of the file in bytes.
+    """Append a line to a file, sync it to disk, and return the length of the file in bytes.
 
     Raises:
-        RunError: If it cannot be written; the file may then end in a part of the line.
+        RunError: If the line cannot be written; the file may then end with a part of the line.
     """
     try:
         with path.open("ab") as stream:
@@ -46,7 +46,7 @@ def truncate(path: Path, length: int) -> None:
     """Truncate a file to `length` bytes.
 
     Raises:
-        RunError: If it cannot be written.
+        RunError: If the file cannot be written.
     """
     try:
         os.truncate(path, length)
@@ -58,7 +58,7 @@ def make_folder(path: Path) -> Path:
     """Create a folder and its parents if they are missing.
 
     Raises:
-        RunError: If it cannot be created.
+        RunError: If the folder cannot be created.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ def make_folder(path: Path) -> Path:
 
 
 def check_writable(path: Path) -> None:
-    """Check that a file can be written at `path`, before its content is computed.
+    """Check that a file can be written to `path`, for use before an expensive computation of its content.
 
     Raises:
         RunError: If `path` is a folder, or its closest existing parent is not a writable folder.

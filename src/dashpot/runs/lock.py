@@ -1,4 +1,4 @@
-"""Lock of a folder: one process at a time."""
+"""Lock that restricts a folder to one process at a time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def locked(folder: Path) -> Iterator[None]:
     """
     try:
         import fcntl
-    except ImportError:  # Windows has no flock: no locking there
+    except ImportError:  # no locking on Windows, which has no flock
         yield
         return
     try:

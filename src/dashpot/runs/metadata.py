@@ -1,4 +1,4 @@
-"""Metadata of a run: the first line of its record."""
+"""Metadata of a run, stored in the first line of its record."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def run_metadata(
     """Return the first line of the record of `run`, as plain data.
 
     Args:
-        study: Study of the run.
-        run: Entry and seed.
-        problem: Problem of the task for that seed, before training.
+        study: Study that contains the run.
+        run: Entry and seed of the run.
+        problem: Problem that the task builds for this seed, before training.
         optimizer: Optimizer of the run.
         command: Command line that started the study, or None.
     """

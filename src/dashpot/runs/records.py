@@ -5,8 +5,8 @@ Each line is an object with a `kind`. The lines are, in order:
 * `header`: format version, entry, seed, optimizer (call, recipe), task and its settings, versions, machine, command;
 * `steps`: loss and learning rate of every step of an epoch (`lr` is a single number if it was constant);
 * `epoch`: number of steps so far, means of training and evaluation, CPU and wall seconds of training;
-* `resumed`: position, versions and task settings at which an interrupted run was resumed;
-* `end`: `status` `done` or `diverged`, the latter with step and loss.
+* `resumed`: position at which an interrupted run was resumed, with the versions and task settings at that time;
+* `end`: `status`, which is `done` or `diverged`; if it is `diverged`, also the step and the loss.
 
 Non-finite numbers are written as the strings "nan", "inf" and "-inf", so that every line is strict JSON.
 """
@@ -26,7 +26,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Divergence:
-    """Step of a run, from 0, with a non-finite loss; `label` is `"nan"` or `"inf"`."""
+    """First step of a run (from 0) with a non-finite loss, and the kind of loss as a label, `"nan"` or `"inf"`."""
 
     step: int
     label: str
@@ -38,9 +38,10 @@ class Epoch:
 
     Attributes:
         number: Number of the epoch, from 1.
-        steps: Steps since the start of the run.
-        train: Means over the training batches, computed while the weights change.
-        evaluation: Means after the epoch; empty without an evaluation set and for a diverged epoch.
+        steps: Number of steps since the start of the run.
+        train: Mean loss and metrics over the training batches, computed while the weights change.
+        evaluation: Mean loss and metrics over the evaluation set after the epoch; empty if there is no evaluation set
+            or the epoch diverged.
         loss: Loss of each step.
         lr: Learning rate of each step.
         cpu_s: CPU seconds of training, without evaluation.
@@ -61,7 +62,7 @@ class Epoch:
 
 @dataclass
 class Run:
-    """Content of a record; `end` is None for an unfinished run."""
+    """Contents of a record; `end` is None if the run is unfinished."""
 
     path: Path
     header: dict[str, Any]
@@ -73,7 +74,7 @@ class Run:
 
     @property
     def task(self) -> dict[str, Any]:
-        """Settings of the task at the last resume, else at the start."""
+        """Settings of the task at the last resume, or at the start if the run was not resumed."""
         known = [line["task"] for line in self.resumed if "task" in line]
         return known[-1] if known else self.header["task"]["config"]
 
@@ -89,12 +90,12 @@ class Run:
 
     @property
     def status(self) -> str:
-        """`done`, `diverged` or `unfinished`."""
+        """Status of the run: `done`, `diverged` or `unfinished`."""
         return "unfinished" if self.end is None else self.end["status"]
 
 
 def epoch_lines(epoch: Epoch) -> str:
-    """Return the `steps` and `epoch` lines of an epoch; `steps` and `end` if it diverged, as it has no means then."""
+    """Return the `steps` and `epoch` lines of an epoch; if it diverged, an `end` line replaces the `epoch` line."""
     steps = {
         "kind": "steps",
         "first": epoch.steps - len(epoch.loss),
@@ -117,11 +118,11 @@ def epoch_lines(epoch: Epoch) -> str:
 
 
 def read_run(path: Path, *, advice: str = "delete it to repeat that run") -> Run:
-    """Read a record; an incomplete last line is ignored.
+    """Read a record, ignoring an incomplete last line.
 
     Args:
         path: Path of the record.
-        advice: End of the error message for a damaged record: what to do about it.
+        advice: Advice at the end of the error message for a damaged record.
 
     Raises:
         RunError: If the file cannot be read, is damaged before its last line, or has a different format version.
@@ -142,7 +143,7 @@ def read_run(path: Path, *, advice: str = "delete it to repeat that run") -> Run
 
 
 REQUIRED = ("entry", "seed")
-"""Required keys of the header."""
+"""Keys that a header must contain."""
 
 
 def _add_line(run: Run, line: dict[str, Any]) -> None:

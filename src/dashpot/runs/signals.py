@@ -1,4 +1,4 @@
-"""Signals during training: the first one stops between two steps, the second one ends the process at once."""
+"""Signals during training: the first one stops it between two steps, the second one ends the process immediately."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 TERMINATION_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
-"""Ctrl-C, termination by a cluster or container, and loss of the terminal."""
+"""Signals sent by Ctrl-C, by a cluster or container on termination, and on loss of the terminal."""
 
 
 class Interrupted(Exception):  # noqa: N818 - control flow, not an error
-    """Training was stopped by a signal; the message states what was saved and how to resume.
+    """Exception raised if a signal has stopped training; the message describes saved data and how to resume.
 
     Attributes:
-        code: Exit code of the command: 128 + signal number, for example 130 for Ctrl-C.
+        code: Exit code of the command, 128 + signal number; for example, 130 for Ctrl-C.
     """
 
     def __init__(self, message: str = "", code: int = 130) -> None:
@@ -25,10 +25,10 @@ class Interrupted(Exception):  # noqa: N818 - control flow, not an error
 
 @contextmanager
 def interruptible(signals: Sequence[int] = (signal.SIGINT,)) -> Iterator[Callable[[], None]]:
-    """Record `signals` inside the block, and yield a function that raises `Interrupted` once one was received.
+    """Record `signals` inside the block, and yield a function that raises `Interrupted` if one has been received.
 
-    A second signal has its default action. Outside the main thread, to which Python delivers all signals, this is a
-    no-op. An ignored signal other than SIGINT, such as SIGHUP under `nohup`, stays ignored.
+    A second signal has its default effect. Outside the main thread, to which Python delivers all signals, the context
+    manager is a no-op. An ignored signal other than SIGINT, such as SIGHUP under `nohup`, remains ignored.
 
     >>> with interruptible() as check:
     ...     check()

@@ -20,7 +20,7 @@ SEED = Interval(0, 2**32, "left", integer=True)
 
 @dataclass(frozen=True)
 class StudyRun:
-    """One run of a study: an entry and a seed."""
+    """Run of a study, defined by an entry and a seed."""
 
     entry: Entry
     seed: int
@@ -31,17 +31,19 @@ class StudyRun:
 
 @dataclass(frozen=True)
 class Study:
-    """Settings of a comparison. Runs with the same seed are paired: same initial weights, batches and training noise.
+    """Settings of a comparison.
+
+    Runs with the same seed are paired: they have the same initial weights, batches and training noise.
 
     Args:
-        task: Task, from `dashpot.tasks.get` or user-defined.
-        entries: Methods to compare, at least one, with unique names.
-        seeds: Seeds, at least one, unique integers in [0, 2**32).
-        epochs: Epochs of every run, at least 1.
-        threads: Number of torch threads, at least 1; None leaves it unchanged.
+        task: Task to train, from `dashpot.tasks.get` or user-defined.
+        entries: Methods to compare; at least one, with unique names.
+        seeds: Seeds of the runs; at least one, unique integers in [0, 2**32).
+        epochs: Number of epochs in every run, at least 1.
+        threads: Number of torch threads, at least 1; None leaves the number unchanged.
 
     Raises:
-        ArgumentError: If a value is out of range or a name or seed is repeated.
+        ArgumentError: If a value is out of range, or if a name or seed is repeated.
 
     >>> from dashpot import tasks
     >>> from dashpot.comparison import entry
@@ -68,11 +70,11 @@ class Study:
         check("Study", "threads", self.threads, THREADS)
 
     def runs(self) -> list[StudyRun]:
-        """Return all runs, ordered by seed, so that an interrupted study has all methods for its first seeds."""
+        """Return all runs, ordered by seed, so that an interrupted study contains all methods for the first seeds."""
         return [StudyRun(entry, seed) for seed in self.seeds for entry in self.entries]
 
     def settings(self) -> dict[str, Any]:
-        """Return the identity of the study as plain data; creating every optimizer rejects invalid settings."""
+        """Return the settings that identify the study, as plain data; creates every optimizer to detect errors."""
         problem = self.task.build(self.seeds[0])
         steps = len(problem.train)
         total = steps * self.epochs
@@ -90,7 +92,10 @@ class Study:
         }
 
     def score(self, problem: Problem) -> dict[str, Any]:
-        """Return the metric that ranks methods: the task's target, else the accuracy if measured, else the loss."""
+        """Return the metric that ranks methods: that of the task's target, else the accuracy if measured, or the loss.
+
+        The result also has the direction, the phase and the target value.
+        """
         target = self.task.target
         if target is None:
             accuracy = "accuracy" in problem.metrics
@@ -106,7 +111,7 @@ class Study:
 
 
 def describe(optimizer: Optimizer) -> dict[str, Any]:
-    """Return the optimizer's recipe as an expression and as plain data; class and defaults if it has no recipe.
+    """Return the optimizer's recipe, or its class and defaults if it has no recipe, as an expression and plain data.
 
     >>> import torch
     >>> describe(torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.5))["recipe"].split(", ")[:2]

@@ -1,4 +1,4 @@
-"""Text tables: aligned columns for a terminal, or Markdown."""
+"""Text tables, with aligned columns for a terminal or in Markdown."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Format a table with aligned columns: the first one left-aligned, the others right-aligned.
+    """Format a table whose first column is left-aligned and whose other columns are right-aligned.
 
     >>> print(text_table(["method", "accuracy"], [["adam", "0.8771"], ["sgd", "0.84"]]))
     method  accuracy

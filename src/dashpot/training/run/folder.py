@@ -194,9 +194,7 @@ def _back_up(path: Path) -> Path:
 def _make_empty(path: Path) -> Path:
     """Create the folder `path` if it is missing, and check that it is empty."""
     if exists(path / "run.toml"):
-        raise RunError(
-            f"{path} contains a run; resume it with --resume {shell_quoted(path)}, or choose another folder."
-        )
+        raise RunError(f"{path} contains a run; resume it with --resume {shell_quoted(path)}, or use another folder.")
     if path.is_dir() and list_names(path):
         raise RunError(f"{path} is neither empty nor the folder of a run; choose another folder.")
     return make_folder(path)
