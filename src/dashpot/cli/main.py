@@ -1,4 +1,4 @@
-"""Commands of the command line, each of which parses its options and calls one function of the library."""
+"""Commands of the command line. Each command parses its options and calls one function of the library."""
 
 from __future__ import annotations
 
