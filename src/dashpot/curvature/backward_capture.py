@@ -1,4 +1,4 @@
-"""Interception of `Tensor.backward` inside a closure, to compute products at the call."""
+"""Interception of `Tensor.backward` calls inside a closure, to compute Hessian-vector products during the call."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Evaluation(NamedTuple):
 
 
 class _BackwardCapture(TorchFunctionMode):
-    """Redirect `Tensor.backward` of this thread to a function, and count the calls."""
+    """Redirect calls of `Tensor.backward` in the current thread to a function, and count them."""
 
     def __init__(self, on_backward: BackwardCall) -> None:
         super().__init__()
@@ -64,11 +64,11 @@ def _arguments(args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
 def evaluate(closure: Callable[[], Any], on_backward: BackwardCall, *, may_return: bool) -> Evaluation:
     """Call `closure` with gradients enabled and redirect its backward calls to `on_backward`.
 
-    Without a backward call, the closure may return a loss, passed to `on_backward` (with `may_return`), or None, for a
-    closure without effect (otherwise).
+    If the closure does not call backward, it must return a loss, which is passed to `on_backward`, if `may_return` is
+    True. Otherwise, it must have no effect and return None.
 
     Raises:
-        CurvatureError: If the closure returns no loss.
+        CurvatureError: If the closure does not return the required loss or does not call backward.
     """
     with torch.enable_grad():
         with _BackwardCapture(on_backward) as capture:

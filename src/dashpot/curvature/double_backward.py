@@ -11,13 +11,14 @@ from torch import Tensor
 from dashpot.curvature.unsupported import naming_unsupported
 
 _SHARES = (1.0, 2.0**-6, 2.0**-12)
-"""Factors on the probe, tried in order: float16 products overflow before gradients, in particular for scaled losses."""
+"""Factors on the probe, tried in order: in float16, products overflow earlier than gradients, especially with a scaled
+loss."""
 
 
 def differentiable_gradients(
     loss: Tensor, params: Sequence[Tensor], gradient: Tensor | None = None
 ) -> list[Tensor | None]:
-    """Return differentiable gradients of a loss; None for parameters outside its graph."""
+    """Return differentiable gradients of a loss, with None for parameters outside its graph."""
     with torch.enable_grad(), naming_unsupported([loss]):
         return list(torch.autograd.grad(loss, params, gradient, create_graph=True, allow_unused=True))
 
@@ -32,8 +33,8 @@ def product_of_gradients(
 ) -> list[Tensor | None]:
     """Return H v for each parameter from differentiable gradients; None denotes zero.
 
-    The product is joint and includes the off-diagonal blocks between parameters. Gradients without a graph do not
-    depend on the weights and contribute nothing.
+    H is the Hessian with respect to all parameters, including the off-diagonal blocks between parameters. Gradients
+    without a graph do not depend on the weights and contribute nothing.
 
     Args:
         grads: Gradients, in the order of `params`.
@@ -43,7 +44,7 @@ def product_of_gradients(
         patient: If True, retry non-finite products with smaller probes.
 
     Raises:
-        CurvatureError: If an operation has no double backward.
+        CurvatureError: If an operation does not support double backward.
     """
     pairs = [(g, v) for g, v in zip(grads, probes, strict=True) if g is not None and g.requires_grad]
     if not pairs:

@@ -2,19 +2,19 @@
 
     H v = (g(w + e v) - g(w - e v))/(2 e) + O(e^2 |third derivative|) + O(u |g|/e)
 
-with u the roundoff of the gradients. The errors balance for e near the cube root of u, in units of the length over
-which gradients change, estimated by the norm of the weights:
+where u is the roundoff of the gradients. The two errors are balanced if e is near the cube root of u times the length
+over which gradients change. This length is estimated by the norm of the weights:
 
     e = cbrt(u) (1 + |w|)/|v|
 
-with norms over all parameters. Products of smooth networks have about ten correct digits in float64 and four in
-float32. u is the roundoff of the gradient computation, which may be coarser than that of the weights: under bfloat16
-autocast, the float32 step has errors of 30 to 60 %, the bfloat16 step 2 to 25 %.
+where the norms are over all parameters. Products of smooth networks have about ten correct digits in float64 and four
+in float32. u is the roundoff of the gradient computation, which may be larger than that of the weights: under bfloat16
+autocast, products have errors of 30 to 60 % with the step for float32, and of 2 to 25 % with the step for bfloat16.
 
-If this is insufficient, set `relative_step`: the default is too large for weights in units with |w| far below 1, and
-for large weights in functions that vary over a length of 1. For discontinuous gradients (ReLU), the difference includes
-the jumps it crosses. This is curvature of the expected loss which the second derivative misses, but its variance grows
-as 1/e; steps of about 0.1 are preferable.
+If this accuracy is insufficient, set `relative_step`. The default is too large for weights with |w| far below 1, and
+for large weights of functions that vary over a length of 1. For discontinuous gradients (ReLU), the difference includes
+all jumps between the two points. They contribute curvature of the expected loss that the second derivative omits, but
+the variance of this contribution grows as 1/e; steps of about 0.1 are preferable.
 
 Source: Nocedal and Wright, Numerical Optimization (2006), section 8.1; Andrei, Accelerated conjugate gradient algorithm
 with finite difference Hessian/vector product approximation, J. Comput. Appl. Math. 230 (2009).
@@ -49,7 +49,7 @@ def step_length(params: Sequence[Tensor], probes: Sequence[Tensor], relative_ste
 
 
 def _norm(params: Sequence[Tensor], values: Sequence[Tensor]) -> float:
-    """Return the joint norm of values sharded like the parameters."""
+    """Return the norm over all `values`, which are sharded like the parameters."""
     squares: dict[ShardSpec | None, list[Tensor]] = {}
     for p, value in zip(params, values, strict=True):
         square = real_view(local(value).detach()).to(torch.float64).square().sum()
@@ -67,16 +67,16 @@ def central_difference(
     probes: Sequence[Tensor],
     length: float,
 ) -> list[Tensor | None]:
-    """Return H v from the gradients at two points; the weights are restored bit for bit, also on errors.
+    """Return H v from the gradients at two points; the weights are restored bit for bit, even after an error.
 
     Args:
-        gradients_here: Evaluates the gradients at the current weights.
+        gradients_here: Function that returns the gradients at the current weights.
         params: Parameters.
         probes: Local shards of the probes.
         length: Step length along the probes.
 
     Returns:
-        Local shards of the products; None for parameters without a gradient.
+        Local shards of the products, with None for parameters without a gradient.
     """
     with _moved(params, probes, length):
         ahead = gradients_here()
@@ -91,7 +91,7 @@ def _moved(params: Sequence[Tensor], probes: Sequence[Tensor], length: float) ->
     # Write through `data`, so that existing graphs of these weights remain valid.
     pieces = [local(p).data for p in params]
     kept = [piece.detach().clone() for piece in pieces]
-    torch.clear_autocast_cache()  # it may hold casts of the previous weights
+    torch.clear_autocast_cache()  # it may contain casts of the previous weights
     try:
         with torch.no_grad():
             for piece, v in zip(pieces, probes, strict=True):

@@ -1,8 +1,8 @@
 """Forward-over-reverse Hessian-vector products: the forward-mode derivative of the gradient along v.
 
-Equivalent to `torch.func.jvp(torch.func.grad(f), ...)`, which requires a function of the parameters. Here, the weights
-are dual tensors with tangent v during one evaluation, so that any closure works and no graph of the backward pass is
-retained.
+The method is equivalent to `torch.func.jvp(torch.func.grad(f), ...)`, which requires a function of the parameters. In
+this module, the weights are instead dual tensors with tangent v during one evaluation, so that any closure works and no
+graph of the backward pass is retained.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from dashpot.curvature.unsupported import naming_unsupported
 
 @contextmanager
 def forward_tangents(params: Sequence[Tensor], probes: Sequence[Tensor]) -> Iterator[None]:
-    """Make each parameter a dual tensor with its probe as tangent; values are unchanged bit for bit."""
-    torch.clear_autocast_cache()  # it may hold casts of the weights without tangents
+    """Make each parameter a dual tensor with its probe as tangent; the values remain bit-identical."""
+    torch.clear_autocast_cache()  # it may contain casts of the weights without tangents
     try:
         with forward_ad.dual_level(), naming_unsupported(way="forward-mode derivative"):
             with torch.no_grad(), preserve_version_counters(params):
@@ -44,7 +44,7 @@ def _dual(value: Tensor, tangent: Tensor) -> Tensor:
 def without_tangents() -> AbstractContextManager[Any]:
     """Disable forward-mode tangents, as `torch.no_grad` disables gradients.
 
-    torch's forward mode ignores `no_grad`, double backward does not; both must compute the same Hessian.
+    torch's forward mode ignores `no_grad`, whereas double backward respects it; both must compute the same Hessian.
     """
     return without_forward_ad()
 

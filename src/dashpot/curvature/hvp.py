@@ -1,4 +1,4 @@
-"""Computation of Hessian-vector products: choice of the route and its errors."""
+"""Computation of Hessian-vector products, including the choice of the route and its error messages."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ Closure = Callable[[], Any]
 
 
 class HvpComputer:
-    """Computes the Hessian-vector products of one optimizer.
+    """Hessian-vector products of one optimizer.
 
     Attributes:
         owner: Class name of the optimizer, for messages.
-        probing: Options.
-        route: (route, reason) of the last product.
-        fallback_reason: Reason for which "auto" does not use double backward.
-        inside: Destination of products during the evaluation of a closure.
+        probing: Options for the products.
+        route: Route of the last product and the reason for it, or None.
+        fallback_reason: Reason why "auto" does not use double backward, or None if it does.
+        inside: Destination of the products while a closure is evaluated, otherwise None.
     """
 
     def __init__(self, owner: str, probing: Probing) -> None:
@@ -50,10 +50,10 @@ class HvpComputer:
     def with_gradients(self, closure: Closure, pending: AccumulatedProducts, params: Tensors, probes: Tensors) -> Any:
         """Evaluate a closure that calls backward, and accumulate its products in `pending`.
 
-        Gradients, buffers and RNG state are left as by the closure.
+        Gradients, buffers and RNG state are the same as after a single call of the closure.
 
         Returns:
-            The loss; None from a closure without effect.
+            The loss, or None if the closure has no effect.
         """
         before, route = RngSnapshot(params), self.route
         with self._inside(pending):
@@ -106,7 +106,8 @@ class HvpComputer:
     ) -> Evaluation:
         """Evaluate a closure and compute products at its backward calls.
 
-        With `keep_others`, for evaluations without gradients, the closure may return a loss without calling backward.
+        If `keep_others` is given (for evaluations without gradients), the closure may return a loss without calling
+        backward.
         """
         differentiate = self.differentiate(pending, params, probes, raw=keep_others is None, keep_others=keep_others)
         with forward_tangents(params, probes) if self.probing.probe == "forward" else nullcontext():
@@ -124,10 +125,10 @@ class HvpComputer:
         scale: float = 1.0,
         keep_others: Callable[[Tensor], set[Tensor]] | None = None,
     ) -> BackwardCall:
-        """Return the replacement of `loss.backward()`: accumulates a product divided by `scale`, and gradients.
+        """Return a replacement of `loss.backward()` that accumulates gradients, and a product divided by `scale`.
 
-        With `keep_others`, gradients are discarded; a backward pass is then made only for the collectives of other
-        ranks.
+        If `keep_others` is given, gradients are discarded. A backward pass then runs only to take part in the
+        collectives of the other ranks.
         """
         several = is_multiprocess(self.probing.process_group)
         route = routes.forward if self.probing.probe == "forward" else routes.double
@@ -140,7 +141,7 @@ class HvpComputer:
             if keep_others is None:
                 pending.forget(p for p in params if p.grad is None)
             wait = several or (keep_others is None and routes.requires_backward(loss, call, params))
-            if several:  # first: DDP reduces in the first backward pass
+            if several:  # before the product, since DDP reduces in the first backward pass
                 backward(loss, {**call, "retain_graph": True})
             keep = (wait and not several) or bool(call.get("retain_graph"))
             found = self._found(route, loss, call, params, probes, keep=keep, raw=raw)
@@ -166,7 +167,7 @@ class HvpComputer:
         keep: bool,
         raw: bool,
     ) -> routes.Found | None:
-        """Return the result of a route, or None if "auto" must fall back to differences."""
+        """Return the gradients and products of a route, or None if "auto" must fall back to differences."""
         if self.fallback_reason is not None and self.inside is not None:
             return None
         may_fall_back = self._may_fall_back()
@@ -182,7 +183,7 @@ class HvpComputer:
         return found
 
     def _may_fall_back(self) -> bool:
-        """Return True for the first double backward of "auto" in a closure, which can be called again."""
+        """Return True for the first double backward of "auto" in a closure, since a closure can be called again."""
         return self.probing.probe == "auto" and not self._proven and self.inside is not None
 
     def _differences(
@@ -190,7 +191,7 @@ class HvpComputer:
     ) -> Evaluation:
         """Accumulate products from gradients at two points, and return the evaluation at the first one.
 
-        Both evaluations start from the same RNG state, which is left as after one evaluation.
+        Both evaluations start from the same RNG state. The final RNG state is the same as after one evaluation.
         """
         if self.fallback_reason is not None:
             self._note("differences", self.fallback_reason)
@@ -219,7 +220,7 @@ class HvpComputer:
             def on_backward(loss: Tensor, call: dict[str, Any]) -> None:
                 with disable_hooks({*params, *keep_others(loss)}):
                     loss.backward(**call)
-                grads[:] = local_gradients(self.owner, params)  # immediately: the closure may clip them
+                grads[:] = local_gradients(self.owner, params)  # immediately, since the closure may clip them
 
             found = evaluate(closure, on_backward, may_return=True)
         reject_sparse(grads)
@@ -227,7 +228,7 @@ class HvpComputer:
         return found, grads
 
     def _record_dtype(self, found: Evaluation) -> None:
-        """Record the coarsest dtype of the computation, which autocast makes coarser than the weights."""
+        """Record the coarsest dtype of the computation; under autocast, it is coarser than the dtype of the weights."""
         if found.coarsest is not None:
             self._coarsest_seen = coarser(self._coarsest_seen, found.coarsest)
 
@@ -252,10 +253,10 @@ class HvpComputer:
             probes: Probes, in the order of `params`.
             raw: True if the loss may be scaled.
             scale: Divisor of the products.
-            replaced: True if the gradients replaced others that had products.
+            replaced: True if the gradients replaced earlier ones for which products were computed.
 
         Raises:
-            CurvatureError: If a gradient has no graph, or the graph is local to one rank.
+            CurvatureError: If a gradient has no graph, or the graph covers only one of several ranks.
         """
         self._check_graphs(params, replaced)
         self._note("graph", "the gradients have a graph")

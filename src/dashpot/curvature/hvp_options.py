@@ -14,7 +14,7 @@ from dashpot.errors import ArgumentError
 from dashpot.utils.scalars import read
 
 Products = Callable[[Sequence[Tensor], Sequence[Tensor]], Sequence["Tensor | None"]]
-"""User-defined products: (parameters, probes) -> H v for each parameter; None denotes zero."""
+"""User-defined function (parameters, probes) -> products H v, one for each parameter; None denotes zero."""
 
 ROUTES = ("auto", "graph", "closure", "forward", "differences")
 
@@ -23,19 +23,19 @@ class ProbingOptions(TypedDict, total=False):
     """Keywords of second-order methods for the frequency and route of Hessian-vector products.
 
     Args:
-        update_d_every: Integer >= 1: interval between products in steps, after the warm-up. Stored in the parameter
-            groups; the value of the first group applies.
-        d_warmup: Integer >= 1: number of initial steps with a product each. Stored like `update_d_every`.
-        probe: Route to a product. "auto": the first route that works, reported in `curvature_stats`; "graph": from
-            gradients with a graph, as after `loss.backward(create_graph=True)`; "closure": double backward of the loss
-            of a closure or of `opt.backward(loss)`; "forward": forward over reverse, of a closure; "differences":
-            central differences of two gradients of a closure, for models without double backward and sharded models.
-            Alternatively a callable (parameters, probes) -> products.
+        update_d_every: Integer >= 1: number of steps between products after the warm-up. The value is stored in the
+            parameter groups; that of the first group applies.
+        d_warmup: Integer >= 1: number of initial steps that all compute a product. Stored like `update_d_every`.
+        probe: Route by which products are computed. "auto": the first route that works, reported in `curvature_stats`;
+            "graph": from gradients with a graph, as after `loss.backward(create_graph=True)`; "closure": double
+            backward of the loss of a closure or of `opt.backward(loss)`; "forward": forward over reverse in a closure;
+            "differences": central differences of two gradients of a closure, for sharded models and models without
+            double backward. Alternatively, a callable (parameters, probes) -> products.
         distribution: Distribution of the probes: "rademacher", or "gaussian" (same mean, larger variance).
-        relative_step: > 0, or None: step length of "differences" relative to 1 + the norm of the weights. None is the
-            cube root of the roundoff.
-        process_group: Ranks over which products of plain parameters are averaged, as under DDP; None is the default
-            group of torch.distributed, if initialized.
+        relative_step: Step length of "differences" relative to 1 + the norm of the weights, > 0. None selects the cube
+            root of the roundoff.
+        process_group: Ranks over which products of plain parameters are averaged, as under DDP. None selects the
+            default group of torch.distributed, if initialized.
     """
 
     update_d_every: int
@@ -66,7 +66,7 @@ class Probing(NamedTuple):
 
     @staticmethod
     def of(owner: str, options: Mapping[str, Any]) -> Probing:
-        """Create from keywords; raise `ArgumentError` for values out of range."""
+        """Create from keyword arguments; raise `ArgumentError` if a value is out of range."""
         probing = Probing(**{name: read(value) for name, value in options.items()})
         for name, allowed in _ALLOWED.items():
             check(owner, name, getattr(probing, name), allowed)
@@ -78,7 +78,9 @@ class Probing(NamedTuple):
         return probing
 
     def due(self, done: int, last: int | None) -> bool:
-        """Return True if the step after `done` steps computes a product; `last` is `done` of the last such step.
+        """Return True if the step after `done` completed steps computes a product.
+
+        `last` is the value of `done` at the previous step with a product, or None.
 
         >>> last, steps = None, []
         >>> for k in range(50):

@@ -1,7 +1,8 @@
 """Counter-based random probes: a pure function of (seed, product number, tensor number, element).
 
-Without generator state, a resumed run draws the same probes as an uninterrupted one, all ranks of a distributed run
-draw the same probes without communication, and the shard of a tensor receives the corresponding shard of its probe.
+Since there is no generator state, a resumed run draws the same probes as an uninterrupted one, all ranks of a
+distributed run draw the same probes without communication, and the shard of a tensor receives the corresponding shard
+of its probe.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ def draw_probes(
         distribution: "rademacher", +1 or -1 with equal probability, or "gaussian". Rademacher probes have the smaller
             variance.
         seed: Integer in [0, 2^63).
-        number: Number of the draw in this run: 0, 1, ...
-        params: Real or complex parameters; for a DTensor, the local shard is drawn.
+        number: Index of the draw in this run: 0, 1, ...
+        params: Real or complex parameters. For a DTensor, only the local shard of the probe is drawn.
         ordinals: Index of each parameter among all parameters of the optimizer.
 
     Returns:
@@ -72,10 +73,10 @@ def _drawn(distribution: str, words: Sequence[Tensor], params: Sequence[Tensor])
 
 
 def scaled_probes(probes: Sequence[Tensor], scale: float) -> tuple[list[Tensor], float]:
-    """Return (probes divided by most of a loss scale, remaining factor to divide products by).
+    """Return probes divided by a part of the loss scale, and the rest of the scale, by which products must be divided.
 
-    Products of a scaled loss contain the scale and would overflow in float16. The division is limited to 1024 in half
-    precision, to avoid underflow of the probes.
+    Products of a scaled loss contain the scale and would overflow in float16. In half precision, probes are divided by
+    at most 1024, to avoid underflow.
     """
     half = any(v.dtype.itemsize < 4 and not v.is_complex() for v in probes)
     share = min(scale, 1024.0) if half else scale
@@ -85,7 +86,7 @@ def scaled_probes(probes: Sequence[Tensor], scale: float) -> tuple[list[Tensor],
 def draw(distribution: str, word: Tensor, p: Tensor) -> Tensor:
     """Draw the probe of one parameter from its RNG key `word`, an int32 tensor.
 
-    A `word` with additional leading dimensions yields one probe per key.
+    If `word` has additional leading dimensions, one probe is drawn for each key.
 
     Raises:
         ArgumentError: If the parameter has 2^31 numbers or more.
@@ -115,7 +116,7 @@ def _uniform(words: Tensor, dtype: torch.dtype) -> Tensor:
 def _indices(p: Tensor) -> Tensor:
     """Return the row-major int32 index of each number (real and imaginary parts separately) in the whole parameter.
 
-    For a DTensor, the indices of the local shard.
+    For a DTensor, only the indices of the local shard are returned.
     """
     shape = (*p.shape, 2) if p.is_complex() else tuple(p.shape)
     device = local(p).device

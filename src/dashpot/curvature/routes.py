@@ -1,4 +1,4 @@
-"""Routes: gradients and products of a loss, computed in place of `loss.backward()`."""
+"""Routes, which compute gradients and products of a loss in place of `loss.backward()`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from dashpot.curvature.unsupported import reject_once_differentiable, reject_ree
 
 
 class Found(NamedTuple):
-    """Gradients and H v in the order of the parameters; both None for parameters outside the graph of the loss."""
+    """Gradients and products H v in the order of the parameters.
+
+    Both are None for parameters outside the graph of the loss.
+    """
 
     grads: list[Tensor | None]
     products: list[Tensor | None]
@@ -48,7 +51,7 @@ def double(
 def forward(
     loss: Tensor, call: dict[str, Any], params: Sequence[Tensor], probes: Sequence[Tensor], *, keep: bool, raw: bool
 ) -> Found:
-    """Compute products from the tangents of the gradients, inside `forward_tangents`; arguments as in `double`."""
+    """Compute products from the tangents of the gradients, inside `forward_tangents`. Arguments are as in `double`."""
     del probes, raw
     reject_reentrant_checkpoint(loss)
     mine = _wanted(params, call)
@@ -70,18 +73,18 @@ def accumulate(params: Sequence[Tensor], grads: Sequence[Tensor | None]) -> None
 
 
 def plain_backward(loss: Tensor, call: dict[str, Any]) -> None:
-    """Call `loss.backward()` without tangents, which must not reach `p.grad` and DDP's buckets."""
+    """Call `loss.backward()` without tangents, since tangents must not reach `p.grad` or the buckets of DDP."""
     with without_tangents():
         loss.backward(**call)
 
 
 def requires_backward(loss: Tensor, call: dict[str, Any], params: Sequence[Tensor]) -> bool:
-    """Return True if a regular backward pass is required: other leaves, hooks, or `create_graph`."""
+    """Return True if a regular backward pass is required because of other leaves, hooks, or `create_graph`."""
     return any(map(tensor_hooks, params)) or bool(call.get("create_graph")) or not leaves(loss) <= set(params)
 
 
 def _wanted(params: Sequence[Tensor], call: dict[str, Any]) -> list[Tensor]:
-    """Return the parameters selected by `inputs`."""
+    """Return the parameters selected by the argument `inputs` of the backward call."""
     inputs = call.get("inputs")
     if inputs is None:
         return list(params)
@@ -95,7 +98,7 @@ def _found(
     grads: Sequence[Tensor | None],
     products: Sequence[Tensor | None],
 ) -> Found:
-    """Return the results in the order of `params`; gradients independent of the weights have a zero product."""
+    """Return the results in the order of `params`; a gradient that does not depend on the weights has product zero."""
     by_param = dict(zip(mine, zip(grads, products, strict=True), strict=True))
     pairs = [by_param.get(p, (None, None)) for p in params]
     zeros = (torch.zeros_like(g) if g is not None and hv is None else hv for g, hv in pairs)

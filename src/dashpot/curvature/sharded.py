@@ -18,9 +18,9 @@ from dashpot.recipes.recipe import Recipe
 
 @contextmanager
 def reshard_before_forward() -> Iterator[None]:
-    """Reshard FSDP2 modules before their forward pass, so that moved weights are gathered again.
+    """Reshard FSDP2 modules before their forward pass, so that changed weights are gathered again.
 
-    FSDP2 keeps gathered weights after a forward pass without a backward pass.
+    After a forward pass without a backward pass, FSDP2 keeps the previously gathered weights.
     """
     seen: set[nn.Module] = set()
     kind = getattr(sys.modules.get("torch.distributed.fsdp"), "FSDPModule", ())
@@ -45,7 +45,7 @@ def local_gradients(owner: str, params: Sequence[Tensor]) -> list[Tensor | None]
 
 
 def check_spatial_sharding(owner: str, params: Sequence[Tensor], recipe: Recipe) -> None:
-    """Raise `CurvatureError` if a kernel window is sharded, which would average each shard separately."""
+    """Raise `CurvatureError` if a kernel window is sharded, since each shard would be averaged separately."""
     if not any(getattr(stage, "spatial", False) for stage in recipe.active()):
         return
     for p in filter(is_dtensor, params):

@@ -1,4 +1,4 @@
-"""Context managers that make additional evaluations of a closure free of side effects."""
+"""Context managers that prevent side effects of additional evaluations of a closure."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def module_pre_hook(hook: Callable[[nn.Module, Any], None]) -> Iterator[None]:
 
 @contextmanager
 def preserve_buffers() -> Iterator[None]:
-    """Restore module buffers on exit, such as the running statistics of BatchNorm."""
+    """Restore module buffers, such as the running statistics of BatchNorm, on exit."""
     kept: dict[tuple[nn.Module, str], tuple[Tensor, Tensor]] = {}
     seen: set[nn.Module] = set()
     thread = threading.get_ident()
@@ -78,8 +78,8 @@ def preserve_gradients(params: Sequence[Tensor]) -> Iterator[Callable[[Tensor], 
     """Clear the gradients of `params`, and restore them on exit.
 
     Yields:
-        A function to call with a loss before its backward pass. It also saves the gradients of the other leaves of the
-        loss, and returns all leaves.
+        A function to call with a loss before its backward pass. It additionally saves and clears the gradients of all
+        other leaves of the loss, and returns the set of all leaves.
     """
     mine = [(p, p.grad) for p in params]
     # Under DDP, gradients may be views of buckets, which every backward pass overwrites.
@@ -108,7 +108,7 @@ def preserve_gradients(params: Sequence[Tensor]) -> Iterator[Callable[[Tensor], 
 
 @contextmanager
 def disable_hooks(tensors: Iterable[Tensor]) -> Iterator[None]:
-    """Disable user hooks on these tensors, which are meant for training gradients."""
+    """Disable user hooks on these tensors, since such hooks are intended only for training gradients."""
     found = [hooks for x in tensors for hooks in tensor_hooks(x)]
     kept = [(hooks, dict(hooks)) for hooks in found]
     for hooks in found:  # in place: torch holds references to these dictionaries

@@ -16,11 +16,12 @@ class CurvatureStats(NamedTuple):
     Attributes:
         route: Route of the last product; None before the first.
         reason: Reason for the route; None before the first product.
-        products: Number of products used, including those before a resume.
-        skipped: Number of non-finite products, which leave the estimate unchanged, including those before a resume.
-        with_product: Median time in seconds between the ends of successive steps, for steps with a product, including
-            data loading and evaluation; None before such a step in this process.
-        without: Likewise for steps without a product.
+        products: Number of products used, including those before the run was resumed.
+        skipped: Number of non-finite products, including those before the run was resumed; they leave the curvature
+            estimate unchanged.
+        with_product: Median duration in seconds of steps with a product, measured between the ends of successive steps
+            and thus including data loading and evaluation; None before the first such step in this process.
+        without: Median duration in seconds of steps without a product, measured in the same way.
         share: Fraction of the time spent on products; None unless both medians are known.
     """
 
@@ -50,7 +51,7 @@ class StepTimer:
         self._last = now
 
     def medians(self) -> tuple[float | None, float | None]:
-        """Return the median seconds of steps (with a product, without)."""
+        """Return the median durations in seconds of steps with and without a product; None if unknown."""
         with_product, without = (median(self._times[kind]) if self._times[kind] else None for kind in (True, False))
         return with_product, without
 

@@ -1,4 +1,4 @@
-"""Errors for models without a second derivative: the operation, and the remaining route."""
+"""Errors for models without a second derivative, which name the operation and suggest a supported route."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def naming_unsupported(outputs: Sequence[Tensor] = (), way: str = "double backwa
 
 
 def _applied(error: BaseException) -> str | None:
-    """Return the `torch.autograd.Function` whose `apply` raised the error."""
+    """Return the name of the `torch.autograd.Function` whose `apply` raised the error, or None."""
     place = error.__traceback__
     while place is not None:
         cls = place.tb_frame.f_locals.get("cls")
@@ -57,7 +57,7 @@ def _applied(error: BaseException) -> str | None:
 
 
 def _described(text: str) -> str:
-    """Describe an operation that torch does not name by torch's message."""
+    """Describe an operation by torch's error message, if the message does not contain its name."""
     first = text.strip().splitlines()[0]
     return f"an operation of the model ({first if len(first) < 200 else first[:200] + '...'})"
 

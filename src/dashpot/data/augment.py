@@ -1,7 +1,7 @@
 """Random augmentation of image batches, as pure functions of the batch and a generator.
 
 Random numbers are drawn on the CPU from the given generator, so that results are the same on every device. The global
-random state is neither read nor changed. `Batches(augment=...)` passes a new generator for every step.
+random state is neither read nor changed. `Batches(augment=...)` passes a new generator at every step.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def flip(images: Tensor, generator: torch.Generator, share: float = 0.5) -> Tens
     Args:
         images: Images of shape (examples, channels, height, width).
         generator: A CPU generator; one number is drawn for each image.
-        share: Probability, in [0, 1].
+        share: Probability of a flip, in [0, 1].
 
     Returns:
         A new tensor of the same shape.
@@ -48,7 +48,7 @@ def crop(images: Tensor, generator: torch.Generator, padding: int = 2, fill: flo
     Args:
         images: Images of shape (examples, channels, height, width).
         generator: A CPU generator; two numbers are drawn for each image.
-        padding: Pixels on each side; >= 0.
+        padding: Number of pixels added on each side; >= 0.
         fill: Value of the padded pixels; for normalized images, the normalized background.
 
     Returns:

@@ -32,20 +32,21 @@ class Stream(Protocol):
 class Batches:
     """A data set of two tensors, split into batches.
 
-    Without shuffling, a batch is a view of the tensors; with shuffling, a gather on their device. The order of an epoch
-    depends only on (seed, epoch), and the augmentation of a batch on (seed, epoch, step), so a resumed run gets the
-    same batches as an uninterrupted one, on every device. The global random state is neither read nor changed.
+    Without shuffling, a batch is a view of the tensors; with shuffling, it is gathered on their device. The order of an
+    epoch depends only on (seed, epoch), and the augmentation of a batch only on (seed, epoch, step). A resumed run thus
+    gets the same batches as an uninterrupted one, on every device. The global random state is neither read nor changed.
 
     Args:
         x: Inputs of shape (examples, ...).
         y: Targets of shape (examples, ...), on the device of `x`.
-        batch_size: Examples per batch; >= 1. The last batch of an epoch may be smaller.
-        shuffle: Draw a new order for every epoch; otherwise keep the order of `x`.
+        batch_size: Number of examples per batch; >= 1. The last batch of an epoch may be smaller.
+        shuffle: If True, draw a new order for every epoch; otherwise, keep the order of `x`.
         seed: Seed of the order and the augmentation, an integer in [0, 2**32 - 1].
-        drop_last: Omit the last batch if it is smaller.
-        augment: Maps x of a batch and a CPU generator to the augmented x, e.g. with functions of
-            `dashpot.data.augment`. Every (seed, epoch, step) has a new generator.
-        augment_from: First augmented epoch, counted from 0. The first epochs learn faster without augmentation.
+        drop_last: If True, omit the last batch of an epoch if it is smaller than the others.
+        augment: Function of the inputs x of a batch and a CPU generator that returns the augmented x, e.g. with
+            functions of `dashpot.data.augment`. A new generator is created for every (seed, epoch, step).
+        augment_from: Index of the first augmented epoch, counted from 0. Training is faster at first if the first
+            epochs are not augmented.
 
     Raises:
         ArgumentError: If an argument is out of range, the tensors differ in length or device or are too short, or
@@ -86,7 +87,7 @@ class Batches:
         return full + (rest > 0 and not self.drop_last)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Return the batches of epoch 0; training loops call `epoch(k)`."""
+        """Return the batches of epoch 0. Training loops call `epoch(k)` instead."""
         return self.epoch(0)
 
     def epoch(self, index: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -24,10 +24,11 @@ def download(dataset: IdxDataset, keys: Iterable[str], folder: Path) -> dict[str
         folder: Destination.
 
     Returns:
-        Path of each key.
+        Path of the downloaded file for each key.
 
     Raises:
-        DataError: If pooch is not installed, or all mirrors fail for a file; the message ends with alternatives.
+        DataError: If pooch is not installed, or if all mirrors fail for a file. The message suggests alternatives to a
+            download.
     """
     return {key: _fetch(dataset, dataset.files[key], folder) for key in keys}
 
@@ -59,7 +60,7 @@ def _fetch(dataset: IdxDataset, file: IdxFile, folder: Path) -> Path:
 
 
 def _summary(error: Exception) -> str:
-    """Return type and status of a network error, whose text is long, or the first sentence of other errors."""
+    """Return the type and status of a network error, whose text is long, or the first sentence of any other error."""
     if type(error).__module__.partition(".")[0] != "requests":
         return str(error).partition(". ")[0].rstrip(".")
     response = getattr(error, "response", None)

@@ -50,19 +50,19 @@ DATASET = IdxDataset(
         "its four idx .gz files, or use the task digits, which needs no download"
     ),
 )
-"""The published files. Mirrors need not be trusted, because downloads are verified."""
+"""The published files. The mirrors need not be trusted, since downloads are verified."""
 
 
 def load(data_dir: str | os.PathLike[str] | None = None) -> Images:
     """Load Fashion-MNIST from the first available source.
 
-    Sources, in order: `data_dir`, or the folder in the environment variable `DASHPOT_DATA`; the per-user cache; the
-    system package (/usr/share/datasets/fashion-mnist); a download. The user's folder may contain the files directly, in
-    `fashion-mnist/`, or in `FashionMNIST/raw/` (torchvision's layout), compressed (.gz) or not. Data from the system
-    package or a download are decoded once into a cached file.
+    The sources are tried in this order: the user's folder, i.e. `data_dir` or the environment variable `DASHPOT_DATA`;
+    the per-user cache; the system package (/usr/share/datasets/fashion-mnist); a download. The user's folder may
+    contain the files directly, in `fashion-mnist/`, or in `FashionMNIST/raw/` (torchvision's layout). The files may be
+    compressed (.gz) or not. Data from the system package or a download are decoded once into a cached file.
 
     Args:
-        data_dir: Folder searched first.
+        data_dir: Folder to search first, or None.
 
     Returns:
         Images of shape (60000, 28, 28) and (10000, 28, 28) with values 0 to 255, and their labels 0 to 9.

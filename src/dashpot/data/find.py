@@ -14,7 +14,7 @@ ENV_VARIABLE = "DASHPOT_DATA"
 
 
 def user_folder(data_dir: str | os.PathLike[str] | None) -> Path | None:
-    """Return the user's data folder: `data_dir`, else the environment variable `DASHPOT_DATA`, else None.
+    """Return the user's data folder: `data_dir`, the environment variable `DASHPOT_DATA`, or None if neither is set.
 
     Raises:
         DataError: If the folder cannot be read.
@@ -35,7 +35,7 @@ def user_folder(data_dir: str | os.PathLike[str] | None) -> Path | None:
 def find(dataset: IdxDataset, folder: Path, subfolders: Iterable[str] = ("",)) -> dict[str, Path]:
     """Return the files of `dataset` in the first subfolder of `folder` that contains any of them.
 
-    A file may be compressed (`name.gz`) or not (`name`). The result may be incomplete or empty.
+    Files may be compressed (`name.gz`) or not (`name`). Files that are not found are missing from the result.
     """
     for subfolder in subfolders:
         found: dict[str, Path] = {}

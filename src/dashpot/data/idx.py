@@ -1,7 +1,7 @@
 """The idx format of MNIST: a header of big-endian integers, followed by the values in row-major order.
 
-Bytes 0 and 1 are zero, byte 2 is the type (0x08: unsigned bytes), byte 3 the number of dimensions; one unsigned 32-bit
-integer per dimension follows. Source: format description at http://yann.lecun.com/exdb/mnist/.
+Bytes 0 and 1 are zero, byte 2 is the type (0x08: unsigned bytes), and byte 3 is the number of dimensions. The size of
+each dimension follows as an unsigned 32-bit integer. Source: format description at http://yann.lecun.com/exdb/mnist/.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _UNSIGNED_BYTES = 0x08
 
 
 class IdxError(ValueError):
-    """Invalid idx data; the message is a clause without the name of the file."""
+    """Invalid idx data. The message is a clause to be inserted into an error message with the name of the file."""
 
 
 def decode(content: bytes) -> np.ndarray:

@@ -19,12 +19,13 @@ from dashpot.utils.atomic_files import keep_aside, sha256
 class IdxFile:
     """A file of a data set.
 
-    Files compressed again, as by Linux distributions, have a different `gzip_sha256` and are valid.
+    A file that was compressed again, for example by a Linux distribution, is valid although its compressed checksum
+    differs from `gzip_sha256`.
 
     Args:
         name: File name without ".gz".
         sha256: Checksum of the decompressed content.
-        gzip_sha256: Checksum of the published `name.gz`, required of downloads.
+        gzip_sha256: Checksum of the published `name.gz`, which downloads must match.
     """
 
     name: str
@@ -37,13 +38,13 @@ class IdxDataset:
     """A data set of idx files and its sources.
 
     Args:
-        name: Name of its folder in the cache.
-        title: Name in messages.
-        files: File for each field of `Images`.
-        folders: Subfolders of a data folder to search, in order.
-        system: Folder of the system package.
+        name: Name of the data set's folder in the cache.
+        title: Name of the data set in messages.
+        files: Published file for each field of `Images`.
+        folders: Subfolders of the user's data folder to search, in order.
+        system: Folder in which the system package installs the files.
         mirrors: URLs ending in "/", tried in order.
-        advice: Alternatives, as the last clause of an error message.
+        advice: Alternatives to a download, as the last clause of an error message.
     """
 
     name: str
@@ -59,13 +60,13 @@ def read(path: Path, file: IdxFile, *, in_cache: bool) -> np.ndarray:
     """Read an idx file and verify its checksum.
 
     Args:
-        path: Path of the file; decompressed if it ends in `.gz`.
+        path: Path of the file, which is decompressed if the name ends in `.gz`.
         file: Expected checksums.
-        in_cache: Whether the file is in dashpot's cache, where damaged files are renamed to `*.damaged`; others are
-            left unchanged.
+        in_cache: Whether the file is in dashpot's cache. Damaged files in the cache are renamed to `*.damaged`; other
+            damaged files are left unchanged.
 
     Raises:
-        DataError: If the file cannot be read, is truncated or not an idx file, or has a different checksum.
+        DataError: If the file cannot be read, is truncated, is not an idx file, or has a different checksum.
     """
     try:
         raw = path.read_bytes()
@@ -90,7 +91,7 @@ def read(path: Path, file: IdxFile, *, in_cache: bool) -> np.ndarray:
 
 
 def _mismatch_reason(content: bytes) -> str:
-    """Return why content with a wrong checksum is invalid."""
+    """Return the reason why content with a wrong checksum is invalid."""
     try:
         idx.decode(content)
     except idx.IdxError as error:

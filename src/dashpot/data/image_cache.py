@@ -1,4 +1,4 @@
-"""Decoded data sets in the cache: one file each, written atomically and verified on every read."""
+"""Cache of decoded data sets, each stored in one file that is written atomically and verified on every read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 
 
 def store(path: Path, images: Images) -> None:
-    """Write `images` to `path` atomically; log a warning, once, if that fails (read-only folder, full disk)."""
+    """Write `images` to `path` atomically. If this fails (read-only folder, full disk), log a warning once."""
     try:
         write_atomically(path, lambda file: np.savez(file, **images._asdict()))
     except OSError as error:

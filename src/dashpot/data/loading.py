@@ -21,7 +21,7 @@ from dashpot.utils.cache_dir import cache_folder
 def load_idx(dataset: IdxDataset, data_dir: str | os.PathLike[str] | None = None) -> Images:
     """Load `dataset` from the user's folder, the cache, the system package, or a download, in this order.
 
-    Files in the user's folder are verified by every call, so that a damaged file is always reported.
+    Files in the user's folder are verified in every call, so that a damaged file is always reported.
 
     Raises:
         DataError: As in `dashpot.data.fashion_mnist.load`.
@@ -61,7 +61,7 @@ def _read(dataset: IdxDataset, paths: Mapping[str, Path], *, in_cache: bool) -> 
 
 @contextmanager
 def _writable_folder(folder: Path) -> Iterator[Path]:
-    """Yield `folder` if it is writable, else a temporary folder."""
+    """Yield `folder` if it is writable, otherwise a temporary folder."""
     reason = _write_error(folder)
     if reason is None:
         yield folder
@@ -72,7 +72,7 @@ def _writable_folder(folder: Path) -> Iterator[Path]:
 
 
 def _write_error(folder: Path) -> str | None:
-    """Return why `folder` is not writable, or None."""
+    """Return the reason why `folder` is not writable, or None if it is writable."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -11,7 +11,8 @@ import torch
 from dashpot.constraints import Interval, check
 
 SEED = Interval(0, 2**32 - 1, "both", integer=True)
-"""Allowed seeds. torch's CPU generator uses 32 bits of a seed, so that larger ones would repeat smaller ones."""
+"""Allowed seeds. torch's CPU generator uses only 32 bits of a seed, so larger seeds would be equivalent to smaller
+ones."""
 
 
 def generator(*key: int | str) -> torch.Generator:
@@ -31,8 +32,8 @@ def generator(*key: int | str) -> torch.Generator:
 def seeded(seed: int) -> Iterator[None]:
     """Seed the global CPU generator for a block, and restore its state afterwards.
 
-    For code that draws from the global generator, such as the initialization of `torch.nn` layers. Generators of other
-    devices are unaffected: initialize modules on the CPU, then move them.
+    Use it for code that draws from the global generator, such as the initialization of `torch.nn` layers. Generators of
+    other devices are not affected: initialize modules on the CPU, then move them to the device.
 
     Args:
         seed: An integer in [0, 2**32 - 1].

@@ -10,5 +10,5 @@ _log = logging.getLogger("dashpot.data")
 
 @functools.cache
 def warn_once(message: str) -> None:
-    """Log a warning once per process; a study loads its data many times."""
+    """Log a warning once per process, since a process may load the same data many times."""
     _log.warning(message)

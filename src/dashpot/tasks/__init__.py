@@ -1,4 +1,4 @@
-"""Tasks by name: model, data, loss, metrics and target, created from a seed."""
+"""Tasks by name: the model, data, loss, metrics and target of a training problem, created from a seed."""
 
 from __future__ import annotations
 

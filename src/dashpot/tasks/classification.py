@@ -34,25 +34,25 @@ def classification(
 ) -> Task:
     """Return a task that minimizes `loss` and reports cross-entropy and accuracy.
 
-    All problems share one copy of the data on `device`. The seed of a problem determines the weights, drawn by
-    `network` from torch's global CPU generator and hence the same on every device, the order of the images with
-    `shuffle`, and the random numbers of `augment`. Other arguments are those of `Batches` and `Task`.
+    All problems share one copy of the data on `device`. The seed of a problem determines the initial weights, the order
+    of the images (with `shuffle`), and the random numbers of `augment`. The weights are the same on every device, since
+    `network` draws them from torch's global CPU generator.
 
     Args:
         images: The data set.
-        scale: Maps float32 pixel values of shape (examples, 1, height, width) to the input of the network.
-        network: Returns a newly initialized model.
+        scale: Function from float32 pixel values of shape (examples, 1, height, width) to the input of the network.
+        network: Function that returns a newly initialized model.
         name: Name of the task in records and reports.
-        batch_size: Images per training batch.
-        shuffle: Draw a new order every epoch.
-        device: Device of data and model.
+        batch_size: Number of images per training batch.
+        shuffle: If True, draw a new order every epoch.
+        device: Device of the data and the model.
         epochs: Default number of epochs.
         target: Target metric and value.
-        description: One sentence.
-        config: Further entries of `Task.config`.
+        description: One-sentence description of the task.
+        config: Additional entries of `Task.config`.
         loss: Training loss, a function of (output, labels); evaluation reports plain cross-entropy.
-        augment: Augmentation of training batches, or None.
-        augment_from: First augmented epoch, counted from 0.
+        augment: Augmentation of training batches, as in `Batches`, or None.
+        augment_from: Index of the first augmented epoch, counted from 0.
     """
     inputs = [
         scale(torch.tensor(pixels, dtype=torch.float32, device=device).unsqueeze(1))

@@ -11,11 +11,11 @@ from dashpot.tasks.task import Target, Task
 
 
 def network() -> nn.Sequential:
-    """Return the network: 14 538 parameters, input (N, 1, 8, 8), output (N, 10).
+    """Return the network, with 14 538 parameters, input (N, 1, 8, 8) and output (N, 10).
 
-    Three blocks of 3 x 3 convolution, batch normalization and ReLU, with 1, 16, 32 and 32 channels, 2 x 2 max pooling
-    after the second block and 4 x 4 average pooling after the third; then a linear layer. torch's default
-    initialization, from its global generator.
+    It consists of three blocks of 3 x 3 convolution, batch normalization and ReLU, with 1, 16, 32 and 32 channels, and
+    a linear layer. The second block is followed by 2 x 2 max pooling, the third by 4 x 4 average pooling. The weights
+    have torch's default initialization and are drawn from its global generator.
     """
     features = (*_block(1, 16), *_block(16, 32), nn.MaxPool2d(2), *_block(32, 32), nn.AvgPool2d(4))
     return nn.Sequential(*features, nn.Flatten(), nn.Linear(32, 10))
@@ -26,20 +26,21 @@ def _block(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
 
 
 def task(*, batch_size: int = 50, shuffle: bool = True, device: str = "cpu") -> Task:
-    """Return the digits task: cross-entropy and accuracy on 297 digits from mostly unseen forms, without download.
+    """Return the digits task, evaluated by cross-entropy and accuracy on 297 digits from mostly unseen forms.
 
-    Pixel values 0 to 16 are scaled to [-1, 1]. The seed determines the initial weights and, with `shuffle`, the order.
+    The data are included in dashpot. Pixel values 0 to 16 are scaled to [-1, 1]. The seed determines the initial
+    weights and, with `shuffle`, the order of the images.
 
     Args:
-        batch_size: Images per batch; >= 1. The 1500 training images give 30 batches of 50.
-        shuffle: Draw a new order every epoch.
-        device: Device of data and model.
+        batch_size: Number of images per batch; >= 1. The 1500 training images give 30 batches of 50.
+        shuffle: If True, draw a new order every epoch.
+        device: Device of the data and the model.
 
     Raises:
         ArgumentError: If an option is out of range.
         DataError: If the installed data file is damaged.
 
-    Source: data set of `dashpot.data.digits.load`; the network is our own.
+    Source: The data set is that of `dashpot.data.digits.load`; the network was designed for dashpot.
 
     >>> problem = task().build(seed=0)
     >>> len(problem.train), sum(p.numel() for p in problem.model.parameters())

@@ -23,12 +23,12 @@ _WIDTHS = (1, 8, 16, 32, 64)
 
 
 def network() -> nn.Sequential:
-    """Return the network: 30 522 parameters, input (N, 1, 28, 28), output (N, 10).
+    """Return the network, with 30 522 parameters, input (N, 1, 28, 28) and output (N, 10).
 
-    Four blocks of convolution (stride 2; first 5 x 5 with padding 2, then 3 x 3 with padding 1), leaky ReLU and
-    `DetachedBatchNorm2d`, with 1, 8, 16, 32 and 64 channels; then a 3 x 3 convolution to ten classes. Convolution
-    weights are Kaiming normal for the negative slope, biases have torch's default initialization, both from torch's
-    global generator.
+    It consists of four blocks of convolution, leaky ReLU and `DetachedBatchNorm2d`, with 1, 8, 16, 32 and 64 channels,
+    and a 3 x 3 convolution to ten classes. Convolutions have stride 2; the first is 5 x 5 with padding 2, and the
+    others are 3 x 3 with padding 1. Convolution weights have the Kaiming normal initialization for the negative slope,
+    and biases have torch's default initialization. Both are drawn from torch's global generator.
     """
     layers: list[nn.Module] = []
     for index, (inputs, outputs) in enumerate(pairwise(_WIDTHS)):
@@ -44,10 +44,10 @@ def _convolution(inputs: int, outputs: int, kernel: int) -> nn.Conv2d:
 
 
 def statistics(images: np.ndarray) -> tuple[float, float]:
-    """Return mean and standard deviation of the pixels, scaled to [0, 1], of 100 images.
+    """Return the mean and standard deviation of the pixels of 100 images, scaled to [0, 1].
 
-    The images are drawn with a fixed seed, so that the data are the same in every run. Sums of integers are exact, so
-    that the results are the same on every machine.
+    The images are drawn with a fixed seed, so the normalization is the same in every run. Sums of integers are exact,
+    so the results are the same on every machine.
     """
     chosen = torch.randperm(len(images), generator=generator("fashion-mnist statistics"))[:100]
     pixels = images[chosen.numpy()].astype(np.int64)
@@ -63,23 +63,23 @@ def task(
     shuffle: bool = False,
     device: str = "cpu",
 ) -> Task:
-    """Return the Fashion-MNIST task: cross-entropy and accuracy on the 10 000 test images, in 10 classes.
+    """Return the Fashion-MNIST task, evaluated by cross-entropy and accuracy on the 10 000 test images.
 
-    Images are scaled to [0, 1] and normalized by the `statistics` of 100 training images, without augmentation. An
-    epoch has 118 steps of up to 512 images. The seed determines the initial weights and, with `shuffle`, the order. All
-    problems share one float32 copy of the data (220 MB).
+    Images are scaled to [0, 1] and normalized by the `statistics` of 100 training images; there is no augmentation. An
+    epoch has 118 steps with up to 512 images each. The seed determines the initial weights and, with `shuffle`, the
+    order of the images. All problems share one float32 copy of the data (220 MB).
 
     Args:
-        data_dir: Data folder searched first, see `dashpot.data.fashion_mnist.load`.
-        batch_size: Images per batch; >= 1.
-        shuffle: Draw a new order every epoch; False in the published experiment.
-        device: Device of data and model.
+        data_dir: Data folder to search first; see `dashpot.data.fashion_mnist.load`.
+        batch_size: Number of images per batch; >= 1.
+        shuffle: If True, draw a new order every epoch. The published experiment does not shuffle.
+        device: Device of the data and the model.
 
     Raises:
         ArgumentError: If an option is out of range.
         DataError: If the data set is damaged, or is not found and cannot be downloaded.
 
-    Source: model and data of the optimizer comparison in the SlowAI notebooks (part 10).
+    Source: The model and the data are those of the optimizer comparison in the SlowAI notebooks (part 10).
     """
     check_options("fashion-mnist", batch_size=batch_size, shuffle=shuffle, device=device)
     images = fashion_mnist.load(data_dir)

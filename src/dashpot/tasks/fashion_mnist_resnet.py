@@ -20,13 +20,14 @@ _WIDTH = 64
 
 
 def network() -> nn.Sequential:
-    """Return the network: 464 874 parameters, input (N, 1, 28, 28), output (N, 10).
+    """Return the network, with 464 874 parameters, input (N, 1, 28, 28) and output (N, 10).
 
-    Convolutions to 32 channels at 28 x 28 and, with stride 2, to 64 at 14 x 14; a residual block; a convolution with
-    stride 2 to 128 channels at 7 x 7; a residual block; concatenated global max and average pooling; a linear layer.
-    Every convolution is 3 x 3 without bias, followed by batch normalization and, except for the last one of a residual
-    block, by ReLU. The weight of the last normalization of a block is initialized to zero, so that the block is the
-    identity. Other weights have torch's default initialization, from its global generator.
+    The layers are: a convolution to 32 channels at 28 x 28; a convolution with stride 2 to 64 channels at 14 x 14; a
+    residual block; a convolution with stride 2 to 128 channels at 7 x 7; a residual block; concatenated global max and
+    average pooling; a linear layer. Every convolution is 3 x 3 without bias and is followed by batch normalization and,
+    except for the last one of a residual block, by ReLU. The weight of the last normalization of a residual block is
+    initialized to zero, so that the block is initially the identity. All other weights have torch's default
+    initialization and are drawn from its global generator.
     """
     return nn.Sequential(
         _ChannelsLast(),
@@ -41,7 +42,7 @@ def network() -> nn.Sequential:
 
 
 class _Residual(nn.Module):
-    """ReLU of the sum of the input and two convolutions."""
+    """ReLU of the sum of the input and a branch of two convolutions."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -60,7 +61,7 @@ class _Pool(nn.Module):
 
 
 class _ChannelsLast(nn.Module):
-    """Conversion to channels-last memory format; convolutions on a CPU are then about a third faster."""
+    """Conversion to channels-last memory format, which makes convolutions on a CPU about a third faster."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.contiguous(memory_format=torch.channels_last)
@@ -82,18 +83,19 @@ def task(
     shuffle: bool = True,
     device: str = "cpu",
 ) -> Task:
-    """Return the task of a residual network on Fashion-MNIST, with loss and accuracy on the 10 000 test images.
+    """Return the task that trains a residual network on Fashion-MNIST and evaluates it on the 10 000 test images.
 
-    Images are scaled and normalized as in the task `fashion-mnist`. From the second epoch on, each training image is
-    flipped horizontally with probability 1/2, drawn again every epoch; the first epoch learns faster without flips.
-    Training minimizes `smoothed_cross_entropy`; evaluation reports plain cross-entropy. The seed determines the initial
-    weights, the flips and, with `shuffle`, the order. All problems share one float32 copy of the data (220 MB).
+    Images are scaled and normalized as in the task `fashion-mnist`. Starting with the second epoch, each training image
+    is flipped horizontally with probability 1/2, independently in every epoch; without flips, the first epoch learns
+    faster. Training minimizes `smoothed_cross_entropy`; evaluation reports plain cross-entropy and accuracy. The seed
+    determines the initial weights, the flips and, with `shuffle`, the order of the images. All problems share one
+    float32 copy of the data (220 MB).
 
     Args:
-        data_dir: Data folder searched first, see `dashpot.data.fashion_mnist.load`.
-        batch_size: Images per batch; >= 1.
-        shuffle: Draw a new order every epoch.
-        device: Device of data and model.
+        data_dir: Data folder to search first; see `dashpot.data.fashion_mnist.load`.
+        batch_size: Number of images per batch; >= 1.
+        shuffle: If True, draw a new order every epoch.
+        device: Device of the data and the model.
 
     Raises:
         ArgumentError: If an option is out of range.

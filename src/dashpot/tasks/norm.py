@@ -12,25 +12,25 @@ from dashpot.errors import ArgumentError
 
 
 class DetachedBatchNorm2d(nn.BatchNorm2d):
-    """Batch normalization with detached mean and variance of the batch.
+    """Batch normalization that detaches the mean and variance of the batch from the graph.
 
-    In training mode, with mean m and unbiased variance v of each channel over the batch and its pixels,
+    In training mode, m and v are the mean and the unbiased variance of each channel over the batch and its pixels, and
 
-        y = weight * (x - m) / sqrt(v + eps) + bias,      running <- (1 - momentum) * running + momentum * (m, v),
+        y = weight * (x - m) / sqrt(v + eps) + bias,      running <- (1 - momentum) * running + momentum * (m, v).
 
-    and in evaluation mode m and v are the running values (initially 0 and 1). No gradient flows through m and v:
-    dy/dx = weight / sqrt(v + eps), elementwise. `torch.nn.BatchNorm2d`, in contrast, differentiates through the
-    statistics, and normalizes by the biased variance (its running variance is unbiased).
+    In evaluation mode, m and v are the running values (initially 0 and 1). No gradient flows through m and v:
+    dy/dx = weight / sqrt(v + eps), elementwise. In contrast, `torch.nn.BatchNorm2d` differentiates through the
+    statistics and normalizes by the biased variance (its running variance is unbiased).
 
     Args:
-        num_features: Channels C of an input of shape (N, C, H, W); >= 1.
-        eps: Added to the variance; >= 0.
+        num_features: Number of channels C of an input of shape (N, C, H, W); >= 1.
+        eps: Constant >= 0 added to the variance.
         momentum: Weight of the current batch in the running averages, in (0, 1]; None for the mean of all batches.
 
     Raises:
-        ArgumentError: If an argument is out of range, or a channel has fewer than two values in training mode.
+        ArgumentError: If an argument is out of range, or if a channel has fewer than two values in training mode.
 
-    Source: layer of the SlowAI notebooks (part 10); see `dashpot.tasks.fashion_mnist`.
+    Source: Normalization layer of the SlowAI notebooks (part 10); see `dashpot.tasks.fashion_mnist`.
 
     >>> norm = DetachedBatchNorm2d(1)
     >>> x = torch.tensor([1.0, 3.0]).reshape(2, 1, 1, 1).requires_grad_()

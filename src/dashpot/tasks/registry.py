@@ -1,4 +1,4 @@
-"""Tasks by name."""
+"""Registry of built-in tasks by name."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def get(spec: str, *, data_dir: str | os.PathLike[str] | None = None, **options:
     """Return a task with its data loaded.
 
     Args:
-        spec: One of `names()`, or `path/to/file.py:function` for a function of the options that returns a `Task`;
-            the default function is `build`.
-        data_dir: Data folder searched first; ignored by tasks without data.
-        options: Options of the task, see `dashpot.tasks.digits.task`, `dashpot.tasks.fashion_mnist.task`,
+        spec: One of `names()`, or `path/to/file.py:function` for a function that takes the options and returns a
+            `Task`; the default function is `build`.
+        data_dir: Data folder to search first; ignored by tasks without data.
+        options: Options of the task; see `dashpot.tasks.digits.task`, `dashpot.tasks.fashion_mnist.task`,
             `dashpot.tasks.fashion_mnist_resnet.task`, and the functions of `dashpot.tasks.synthetic`.
 
     Raises:

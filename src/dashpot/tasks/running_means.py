@@ -11,14 +11,14 @@ from torch import Tensor
 from dashpot.errors import ArgumentError
 
 SYNC_INTERVAL = 32
-"""Batches between host syncs: frequent enough to detect divergence early, rare enough to cost little."""
+"""Number of batches between host syncs, small enough to detect divergence early and large enough to cost little."""
 
 
 class RunningMeans:
     """Means of the loss and of metrics over examples.
 
     Args:
-        metrics: Functions of (output, target) that return the *sum* of the metric over the batch, as a number or a
+        metrics: Functions by name that map (output, target) to the *sum* of the metric over the batch, as a number or a
             tensor with one element.
 
     >>> means = RunningMeans({"accuracy": lambda output, target: (output.argmax(1) == target).sum()})
@@ -41,10 +41,10 @@ class RunningMeans:
             output: Output of the model.
             target: Target of the batch.
             loss: Mean loss over the batch.
-            size: Number of examples.
+            size: Number of examples in the batch.
 
         Raises:
-            ArgumentError: If a metric does not return one number.
+            ArgumentError: If a metric does not return a single number.
         """
         output = output.detach() if isinstance(output, Tensor) else output
         sums = (_scalar_tensor(name, metric(output, target)) for name, metric in self.metrics.items())
@@ -69,7 +69,7 @@ class RunningMeans:
         self._sizes.clear()
 
     def values(self, total: Callable[[list[float]], list[float]] = list) -> dict[str, float]:
-        """Return the means so far, {} without batches; `total` reduces the sums over ranks."""
+        """Return the means so far, or {} if there were no batches; `total` reduces the sums over ranks."""
         self.flush()
         count, *sums = total([float(self.count), *self.sums])
         return {name: s / count for name, s in zip(["loss", *self.metrics], sums, strict=True)} if count else {}

@@ -1,4 +1,4 @@
-"""Loss surfaces with a known minimum, as modules with a single parameter, the point `w`."""
+"""Loss surfaces with a known minimum, as modules whose only parameter is the point `w`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class Surface(nn.Module, ABC):
-    """A function f of the point `w` with gradient noise.
+    """A function f of the point `w`, with gradient noise.
 
     `forward(noise)` maps noise of shape (batch, dimension) to f(w) + noise @ w of shape (batch,). The mean over the
     batch has the gradient f'(w) + mean(noise). The minimum of every surface in this module is 0.
@@ -33,7 +33,7 @@ class Surface(nn.Module, ABC):
 
 
 def spectrum(dimension: int, condition: float) -> Tensor:
-    """Return logarithmically spaced eigenvalues from 1 / condition to 1; [1] in one dimension.
+    """Return logarithmically spaced eigenvalues from 1 / condition to 1, or [1] in one dimension.
 
     >>> spectrum(3, 100.0)
     tensor([0.0100, 0.1000, 1.0000])
@@ -74,7 +74,7 @@ class Rosenbrock(Surface):
 
 
 class Saddle(Surface):
-    """f(a, b) = a^2 / 2 + (b^2 - 1)^2 / 4, with a saddle at (0, 0), f = 1/4, and minima at (0, 1) and (0, -1).
+    """f(a, b) = a^2 / 2 + (b^2 - 1)^2 / 4, with a saddle at (0, 0), where f = 1/4, and minima at (0, 1) and (0, -1).
 
     The second derivatives are 1 along a and -1 along b at the saddle, and 1 and 2 at the minima.
 

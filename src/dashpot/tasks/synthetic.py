@@ -22,16 +22,16 @@ from dashpot.tasks.task import Problem, Target, Task
 
 @dataclass(frozen=True)
 class GradientNoise:
-    """A `Stream` of independent normal gradient noise, x of shape (1, dimension); y is an unused zero.
+    """A `Stream` of independent normal gradient noise: x has the shape (1, dimension), and y is an unused zero.
 
     The noise of an epoch is a pure function of (seed, epoch), like the order of `Batches`.
 
     Args:
-        dimension: Elements of the gradient.
-        steps: Steps per epoch.
+        dimension: Number of elements of the gradient.
+        steps: Number of steps per epoch.
         variance: Variance of every element in every step; >= 0.
-        seed: An integer in [0, 2**32 - 1].
-        device: Device of the noise, which is drawn on the CPU and hence the same on every device.
+        seed: Seed of the noise, an integer in [0, 2**32 - 1].
+        device: Device of the noise. The noise is drawn on the CPU and is therefore the same on every device.
     """
 
     dimension: int
@@ -81,7 +81,8 @@ def _task(
 def quadratic(*, dimension: int = 20, condition: float = 100.0, steps: int = 50, device: str = "cpu") -> Task:
     """Return a task that minimizes f(w) = 1/2 sum_i h_i w_i^2, with eigenvalues h from 1 / condition to 1.
 
-    The initial w is standard normal. Gradient descent converges for lr < 2, fastest for lr = 2 / (1 + 1 / condition).
+    The initial w is standard normal. Gradient descent converges for lr < 2, and fastest for
+    lr = 2 / (1 + 1 / condition).
 
     Args:
         dimension: Elements of w; >= 1.
@@ -111,7 +112,7 @@ def noisy_quadratic(
     """Return the `quadratic` task with independent normal gradient noise.
 
     Gradient descent with a constant lr reaches E[f] = variance * lr / 4 * sum_i 1 / (1 - lr h_i / 2) in equilibrium: a
-    lower lr reaches a lower value, but later.
+    smaller lr reaches a lower value, but takes longer.
 
     Args:
         dimension: Elements of w; >= 1.
@@ -138,7 +139,9 @@ def noisy_quadratic(
 
 
 def rosenbrock(*, steps: int = 50, device: str = "cpu") -> Task:
-    """Return a task on Rosenbrock's function; w starts at (-1.2, 1) plus 0.1 times standard normal noise.
+    """Return a task that minimizes Rosenbrock's function.
+
+    The initial w is (-1.2, 1) plus normal noise with a standard deviation of 0.1.
 
     Args:
         steps: Steps per epoch; >= 1.
@@ -161,7 +164,9 @@ def rosenbrock(*, steps: int = 50, device: str = "cpu") -> Task:
 
 
 def saddle(*, steps: int = 50, device: str = "cpu") -> Task:
-    """Return a task that has to escape a saddle; w starts at (1, 0) plus 0.01 times standard normal noise.
+    """Return a task that requires the optimizer to escape a saddle.
+
+    The initial w is (1, 0) plus normal noise with a standard deviation of 0.01.
 
     Args:
         steps: Steps per epoch; >= 1.

@@ -1,4 +1,4 @@
-"""Tasks and their problems: model, data, loss and target, created from a seed."""
+"""Tasks and their problems, which consist of a model, data, a loss and a target and are created from a seed."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Target:
 
     Args:
         metric: "loss" or a key of `Problem.metrics`.
-        value: Value to reach; finite.
-        direction: "max" if larger values are better, "min" if smaller ones are.
+        value: Value to reach, a finite number.
+        direction: "max" if larger values are better, "min" if smaller values are better.
 
     >>> Target("accuracy", 0.95, "max").reached(0.96), Target("loss", 1e-3, "min").reached(float("nan"))
     (True, False)
@@ -51,12 +51,12 @@ class Problem:
     Args:
         model: Module to train.
         train: Training data.
-        loss: Maps (output, y) to the mean loss over the batch, a 0-d tensor.
-        evaluation: Evaluation data (epoch 0 of the stream), or None.
-        metrics: Functions by name that map (output, y) to the *sum* of the metric over the batch, a 0-d tensor; for the
-            accuracy, the number of correct predictions.
-        evaluation_loss: Loss of the evaluation, of the same signature; None for `loss`. With label smoothing, for
-            example, plain cross-entropy keeps the evaluation comparable with runs without smoothing.
+        loss: Function from (output, y) to the mean loss over the batch, a 0-d tensor.
+        evaluation: Evaluation data, or None. Only epoch 0 is used.
+        metrics: Functions by name that map (output, y) to the *sum* of the metric over the batch, a 0-d tensor. For the
+            accuracy, this is the number of correct predictions.
+        evaluation_loss: Loss reported by the evaluation, with the signature of `loss`; None selects `loss`. If training
+            uses label smoothing, for example, plain cross-entropy remains comparable with runs without smoothing.
 
     Raises:
         ArgumentError: If an argument has the wrong type, or a metric has the name "loss".
@@ -87,14 +87,14 @@ class Task:
     """A named training problem for the comparison of methods.
 
     Args:
-        name: Name in records and reports.
-        build: Maps a seed, an integer in [0, 2**32 - 1], to a new `Problem`. The same seed gives the same problem;
-            torch's global random state is unchanged.
+        name: Name of the task in records and reports.
+        build: Function from a seed, an integer in [0, 2**32 - 1], to a new `Problem`. The same seed gives the same
+            problem, and torch's global random state is unchanged.
         epochs: Default number of epochs; >= 1.
         target: Target metric and value, or None.
-        description: One sentence.
-        config: Everything that distinguishes this task from others of the same name, as plain JSON: batch size,
-            options, checksum of the data. Part of every record.
+        description: One-sentence description of the task.
+        config: All settings that distinguish this task from others of the same name, as plain JSON: batch size,
+            options, checksum of the data. It is part of every record.
 
     Raises:
         ArgumentError: If an argument is out of range or has the wrong type.

@@ -1,4 +1,4 @@
-"""User-defined tasks: functions in Python files, run by path."""
+"""User-defined tasks, created by functions in Python files given by path."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dashpot.tasks.task import Problem, Task
 
 
 def is_file_spec(spec: str) -> bool:
-    """Return whether `spec` is a Python file, `file.py` or `file.py:function`.
+    """Return whether `spec` refers to a Python file, as `file.py` or `file.py:function`.
 
     >>> is_file_spec("my_task.py:build"), is_file_spec("my_task.py"), is_file_spec("digits")
     (True, True, False)
@@ -29,16 +29,16 @@ def is_file_spec(spec: str) -> bool:
 def load_task(spec: str, *, data_dir: str | os.PathLike[str] | None = None, **options: Any) -> Task:
     """Return the task created by a function in a Python file.
 
-    The file is executed as a new module by every call. No bytecode is written, and its folder is not added to the
+    Every call executes the file as a new module. No bytecode is written, and the folder of the file is not added to the
     import path.
 
     Args:
         spec: `path/to/file.py:function`; the default function is `build`.
-        data_dir: Passed to the function if it has a parameter of this name.
+        data_dir: Data folder, passed to the function if it has a parameter with this name.
         options: Keyword arguments of the function.
 
     Raises:
-        ArgumentError: If the file or the function is missing, either of them raises, or the function does not return a
+        ArgumentError: If the file or the function is missing or raises an error, or if the function does not return a
             `Task`.
     """
     name, function = _split_spec(spec)
@@ -60,10 +60,10 @@ def load_task(spec: str, *, data_dir: str | os.PathLike[str] | None = None, **op
 
 
 def load_object(spec: str) -> Any:
-    """Return the object `name` of the file in `path/to/file.py:name`, executed as in `load_task`.
+    """Return the object given by `path/to/file.py:name`; the file is executed as in `load_task`.
 
     Raises:
-        ArgumentError: If the file cannot be read or raises, or does not define `name`.
+        ArgumentError: If the file cannot be read, raises an error, or does not define `name`.
     """
     file, separator, name = spec.rpartition(":")
     if not separator or not file.endswith(".py") or not name:
@@ -76,7 +76,7 @@ def load_object(spec: str) -> Any:
 
 
 def _checked_build(path: Path, build: Callable[[int], Problem]) -> Callable[[int], Problem]:
-    """Return `build` with its exceptions converted and its result checked."""
+    """Wrap `build` to convert its exceptions and check its result."""
 
     def checked(seed: int) -> Problem:
         problem = _wrap_errors(path, "Task.build", lambda: build(seed))

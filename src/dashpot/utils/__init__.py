@@ -1,1 +1,1 @@
-"""Helpers without knowledge of optimizers."""
+"""General helpers that do not depend on optimizers."""

@@ -23,13 +23,13 @@ def sha256(content: bytes) -> str:
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Write a file atomically and durably.
 
-    The data is written to a temporary file in the same folder, flushed to disk and renamed to `path`; the rename is
-    flushed too, so the file survives a crash after this call returns. On failure, including a full disk, the temporary
-    file is removed and an existing `path` is unchanged.
+    The data is written to a temporary file in the same folder, flushed to disk and renamed to `path`. The rename is
+    flushed as well, so that the file survives a crash after this call returns. On failure, for example due to a full
+    disk, the temporary file is removed and an existing file at `path` is unchanged.
 
     Args:
         path: Destination; missing parent folders are created.
-        write: Called with the open binary file; the return value is ignored.
+        write: Function that writes the content; called with the open binary file, its return value is ignored.
 
     Raises:
         OSError: If the folder or the file cannot be written.
@@ -71,7 +71,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def keep_aside(path: Path) -> Path:
-    """Rename a damaged file to `NAME.damaged`, or `NAME.damaged-N` if taken, and return the new path.
+    """Rename a damaged file to `NAME.damaged`, or `NAME.damaged-N` if that name is taken, and return the new path.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:

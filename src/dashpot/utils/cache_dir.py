@@ -8,9 +8,10 @@ from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """Return the per-user cache directory: `~/.cache/dashpot`, or the platform's or `XDG_CACHE_HOME`'s equivalent.
+    """Return the per-user cache directory.
 
-    Equals `pooch.os_cache("dashpot")`; computed here since the base install does not include pooch.
+    It is `$XDG_CACHE_HOME/dashpot` or `~/.cache/dashpot`, or the equivalent on macOS and Windows. The path equals
+    `pooch.os_cache("dashpot")`, which is not called because the base install does not include pooch.
     """
     home = Path.home()
     if sys.platform == "darwin":

@@ -32,7 +32,7 @@ def clock(seconds: float) -> str:
 
 
 def decimals(value: float) -> str:
-    """Format with three decimals, or in scientific notation for very small and very large values.
+    """Format a number with three decimals, or in scientific notation if it is very small or very large.
 
     >>> decimals(0.4567), decimals(0.0), decimals(0.00042), decimals(-123456.0), decimals(float("nan"))
     ('0.457', '0.000', '4.20e-04', '-1.23e+05', 'nan')
@@ -42,7 +42,7 @@ def decimals(value: float) -> str:
 
 
 def typed(text: str) -> bool | int | float | str:
-    """Parse a typed value as a bool, int or float, else return the text.
+    """Parse text entered by the user as a bool, int or float; return any other text unchanged.
 
     >>> [typed(text) for text in ("5e-4", "3", "true", "False", "coupled")]
     [0.0005, 3, True, False, 'coupled']
@@ -58,7 +58,7 @@ def typed(text: str) -> bool | int | float | str:
 
 
 def size(count: int) -> str:
-    """Format a number of bytes.
+    """Format a number of bytes in B, KiB, MiB or GiB.
 
     >>> size(12), size(116_304), size(12_000_012)
     ('12 B', '114 KiB', '11.4 MiB')
@@ -73,7 +73,7 @@ def size(count: int) -> str:
 
 
 def short_time(seconds: float) -> str:
-    """Format a short duration with three significant digits.
+    """Format a short duration in s or ms with three significant digits.
 
     >>> short_time(0.0000312), short_time(0.1204), short_time(2.5)
     ('0.0312 ms', '120 ms', '2.5 s')

@@ -1,4 +1,4 @@
-"""States of all global random number generators, as plain data and tensors."""
+"""States of all global random number generators, represented as plain data and tensors."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def seed_all(seed: int) -> None:
     if torch.accelerator.is_available():
         torch.manual_seed(seed)
     else:
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed formats the stack for every accelerator type
+        torch.default_generator.manual_seed(seed)  # faster: torch.manual_seed formats the stack per accelerator type
     random.seed(seed)
     np.random.seed(seed)
 
@@ -80,7 +80,7 @@ def _device_states() -> dict[str, list[torch.Tensor]]:
 
 
 def _set_device_states(states: Mapping[str, list[torch.Tensor]]) -> None:
-    """Restore the states of the device types and devices available here."""
+    """Restore the states of the device types and devices that are available on this machine."""
     for kind, words in states.items():
         there = torch.accelerator.current_accelerator(check_available=True)
         if there is None or there.type != kind:

@@ -1,7 +1,7 @@
 """Scalar arithmetic on Python numbers and 0-d tensors.
 
-The scalars of a stage are Python floats in the eager engine, and tensors if a setting is vmapped (`torch.func.vmap`) or
-differentiated. Comparisons therefore use `where`, not `if`.
+In the eager engine, the scalars of a stage are Python floats, or tensors if a setting is vmapped (`torch.func.vmap`) or
+differentiated. Comparisons therefore use `where` instead of `if`.
 """
 
 from __future__ import annotations
@@ -49,11 +49,12 @@ def scalar_dtype(device: torch.device) -> torch.dtype:
 
 
 def read(value: Any, keep: bool = False) -> Any:
-    """Convert a setting to a number in double precision, whatever its dtype and number of dimensions.
+    """Convert a setting of any dtype and number of dimensions to a number in double precision.
 
-    A one-element CPU tensor becomes a Python number. Device tensors, vmapped tensors and, with `keep` (differentiable
-    steps), all tensors become 0-d float64 tensors connected to the original by autograd. NumPy scalars and entries of
-    pairs are converted likewise, integers outside torch's range become floats, and other values are returned unchanged.
+    A one-element CPU tensor becomes a Python number. Device tensors, vmapped tensors and, with `keep` (for
+    differentiable steps), all tensors become 0-d float64 tensors connected to the original by autograd. NumPy scalars
+    become Python numbers, entries of pairs are converted individually, integers outside torch's range become floats,
+    and other values are returned unchanged.
 
     >>> read(torch.full((1, 1), 0.5)), read((0.5, torch.tensor([3]))), read(torch.tensor(0.5), keep=True)
     (0.5, (0.5, 3), tensor(0.5000, dtype=torch.float64))
@@ -76,7 +77,9 @@ def _read_tensor(value: Tensor, keep: bool) -> Any:
 
 
 def bound(value: Any, x: Any) -> Any:
-    """Return `value` as a clamp bound for `x`: infinite if it exceeds the range of the dtype, which torch rejects.
+    """Return `value` as a clamp bound for `x`.
+
+    A value outside the range of the dtype, which torch rejects, becomes infinite.
 
     >>> bound(1e300, torch.ones(1)), bound(1e300, torch.ones(1, dtype=torch.float64))
     (inf, 1e+300)
@@ -87,7 +90,7 @@ def bound(value: Any, x: Any) -> Any:
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Return True for a Python number, whose value is available without a host sync."""
+    """Return True for a Python number, i.e. a value available without a host sync; False for a bool."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
@@ -99,12 +102,12 @@ def typed_key(value: Any) -> Any:
 
 
 def is_numeric(value: Any) -> bool:
-    """Return True for a number or a pair of numbers; other settings may be missing in older checkpoints."""
+    """Return True for a number or a pair of numbers. Settings of other types may be missing in older checkpoints."""
     if isinstance(value, tuple):
         return value != () and all(is_numeric(item) for item in value)
     return is_number(value) or isinstance(value, Tensor)
 
 
 def is_immutable(value: Any) -> bool:
-    """Check for a number, string, None or a tuple of them, which cannot change in place."""
+    """Return True for a number, string, None, or a tuple of these, since such values cannot change in place."""
     return isinstance(value, _PLAIN) or (isinstance(value, tuple) and all(map(is_immutable, value)))

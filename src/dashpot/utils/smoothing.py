@@ -9,7 +9,9 @@ import numpy.typing as npt
 
 
 def smooth(values: Sequence[float], window: int) -> npt.NDArray[np.float64]:
-    """Return the centred moving average; the window is truncated at both ends.
+    """Return the centred moving average over `window` values, rounded up to an odd number.
+
+    The window is truncated at both ends of the curve.
 
     >>> smooth([0.0, 3.0, 6.0, 3.0], window=3).tolist()
     [1.5, 3.0, 4.0, 4.5]

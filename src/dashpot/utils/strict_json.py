@@ -8,7 +8,7 @@ from typing import Any
 
 
 def encode(line: dict[str, Any]) -> str:
-    """Encode an object on one line without spaces; nan and infinities become "nan", "inf" and "-inf".
+    """Encode an object on one line without spaces; NaN and infinities become "nan", "inf" and "-inf".
 
     >>> encode({"kind": "steps", "loss": [0.5, float("nan")]})
     '{"kind":"steps","loss":[0.5,"nan"]}'

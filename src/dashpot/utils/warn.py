@@ -17,7 +17,7 @@ _HELPERS = (contextlib.__file__, functools.__file__)
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
-    """Issue a warning located at the innermost frame outside dashpot and torch."""
+    """Issue a warning that points to the innermost frame outside dashpot and torch."""
     if torch.compiler.is_compiling():  # Dynamo cannot trace sys._getframe
         warnings.warn(message, category, stacklevel=2)
         return

@@ -1,4 +1,4 @@
-"""Run two optimizers on copies of a user's model and report whether, and at what cost, they agree."""
+"""Comparison of two optimizers on copies of a user's model: whether they agree, and the cost of each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoint exchange: new optimizers that resume from their own and from the other class's state."""
+"""Checkpoint exchange: new optimizers resume from the state of their own class and of the other class."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dashpot.verification.workload import Workload
 
 
 class ResumedRun(NamedTuple):
-    """A run of class `target`, resumed from a checkpoint of class `source`; both are indices of a replica."""
+    """A run of class `target`, resumed from a checkpoint of class `source`; both are indices of replicas."""
 
     source: int
     target: int
@@ -22,11 +22,11 @@ class ResumedRun(NamedTuple):
 
 
 RESUME_PAIRS = ((0, 1), (1, 0), (0, 0))
-"""Optimizer to reference, reference to optimizer, optimizer to itself."""
+"""Pairs (source, target): optimizer to reference, reference to optimizer, and optimizer to itself."""
 
 
 def resume_all(workload: Workload, factories: Sequence[Factory], replicas: Sequence[Replica]) -> list[ResumedRun]:
-    """Return a resumed run for each of `RESUME_PAIRS`, with the current weights and optimizer state."""
+    """Return a resumed run for each of `RESUME_PAIRS`, starting from the current weights and optimizer state."""
     runs = []
     for source, target in RESUME_PAIRS:
         check = ReplicaCheck(Replica(workload, factories[target], init_from=replicas[source]))

@@ -1,4 +1,4 @@
-"""Cost of a step: time of the first and of a late step, bytes of state, and temporary memory."""
+"""Cost of an optimizer: time of the first step and of a late step, bytes of state, and temporary memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dashpot.verification.result import Cost
 from dashpot.verification.workload import Workload
 
 MEDIAN_RADIUS = 5
-"""The time of a step is the median over the steps up to this distance from it."""
+"""The time of the late step is the median over the steps within this distance from it."""
 
 
 def measure_costs(
@@ -24,8 +24,9 @@ def measure_costs(
 ) -> list[Cost]:
     """Return the costs of the optimizer and of the reference.
 
-    If a step needs only gradients, both take `timed` steps in turn on new replicas, always with the gradients of the
-    first batch, so that no forward pass disturbs the caches. Otherwise, use the times of the paired run.
+    If a step needs only gradients, both optimizers take `timed` steps in turn on new replicas, always with the
+    gradients of the first batch, so that no forward pass affects the CPU caches. Otherwise, the times of the paired run
+    are used.
     """
     first, last = run.first_seconds, run.last_seconds
     if not run.shared_gradients:
@@ -43,7 +44,7 @@ def measure_costs(
 
 
 def _interleaved_seconds(replicas: Sequence[Replica], timed: int) -> list[float]:
-    """Return the seconds of step `timed` of each replica."""
+    """Return the time in seconds of step `timed` for each replica."""
     table: list[list[float]] = []
     for _ in range(timed + MEDIAN_RADIUS):
         for replica in replicas:
@@ -58,7 +59,7 @@ def _state_bytes(optimizer: Any) -> int:
 
 
 def _temporary_bytes(replica: Replica) -> int:
-    """Return the peak of torch's allocations during a step, minus those before it."""
+    """Return the peak memory in bytes allocated by torch during a step, minus the memory allocated before it."""
     if replica.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(replica.device)
         before = torch.cuda.memory_allocated(replica.device)
@@ -68,7 +69,7 @@ def _temporary_bytes(replica: Replica) -> int:
 
 
 def _profiled_peak(step: Callable[[], object]) -> int:
-    """Return the peak of the cumulative allocations and frees recorded by torch's profiler."""
+    """Return the peak memory in bytes, computed from the allocations and frees recorded by torch's profiler."""
     before = os.environ.get("KINETO_LOG_LEVEL")
     os.environ["KINETO_LOG_LEVEL"] = "99"  # suppresses start and stop messages on stderr
     try:

@@ -1,4 +1,4 @@
-"""References by name: counterparts in torch.optim, and other classes by path."""
+"""Reference optimizers: counterparts in torch.optim by name, and other classes by path."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from dashpot.optimizers.options import ResolvedOptions
 
 ENGINES = ("eager", "compiled")
 CLIPPING = {"max_norm", "clip_value", "adaptive_clip"}
-"""Options that are not settings of the method but change the results."""
+"""Options that change the results although they are not settings of the method."""
 
 
 class Counterpart(NamedTuple):
-    """A class of torch.optim, its names of dashpot's settings, and fixed settings of the method."""
+    """A class of torch.optim, a mapping from dashpot's setting names to torch's, and fixed settings of the method."""
 
     factory: Callable[..., Any]
     names: Mapping[str, str] = {}
@@ -49,10 +49,10 @@ def is_import_path(name: str) -> bool:
 
 
 def factory_from_path(option: str, path: str, settings: Mapping[str, Any]) -> Callable[[Any], Any]:
-    """Return a function from parameters to an optimizer of the class at a path.
+    """Return a function from parameters to an optimizer of the class given by a path.
 
     Args:
-        option: Command-line option in messages, such as "--optimizer".
+        option: Command-line option to name in messages, such as "--optimizer".
         path: `package.Class` or `path/to/file.py:Class`.
         settings: Keyword arguments of the class.
 
@@ -70,12 +70,12 @@ def reference_factory(against: str, method: str, lr: float | None, options: Mapp
             engine), a different method, `torch.optim.NAME`, an importable `package.Class`, or `path/to/file.py:Class`.
         method: A name in `dashpot.optimizers.registry`, `autosgm-K` with the numerator among the options, or the path
             of a class.
-        lr: Learning rate of both; None for the default.
-        options: Keyword arguments of the method. The reference gets the same, except for dashpot options that do not
-            change results, such as `engine`.
+        lr: Learning rate of both optimizers; None for the default.
+        options: Keyword arguments of the method. The reference receives the same arguments, except for dashpot options
+            that do not change results, such as `engine`.
 
     Raises:
-        ArgumentError: If the class does not exist or does not support a setting.
+        ArgumentError: If the class does not exist or does not support one of the options.
 
     >>> [group] = reference_factory("torch", "nag", 0.1, {"pole": 0.8})([torch.zeros(1)]).param_groups
     >>> group["momentum"], group["nesterov"]
@@ -96,7 +96,7 @@ def reference_factory(against: str, method: str, lr: float | None, options: Mapp
 
 
 def _wrap_errors(name: str, factory: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return `factory` with its errors converted to an ArgumentError."""
+    """Wrap `factory` to convert its errors to an ArgumentError."""
 
     def wrapped(params: Any) -> Any:
         try:
@@ -125,7 +125,7 @@ def _counterpart(against: str, method: str) -> Counterpart:
 
 
 def _resolve(option: str, path: str) -> Callable[..., Any]:
-    """Return the class or function at a path."""
+    """Return the class or function given by a path."""
     if ".py:" in path:
         from dashpot.tasks.user_file import load_object
 
@@ -153,7 +153,7 @@ def _import(option: str, path: str) -> Any:
 
 
 def _supported_settings(against: str, factory: Callable[..., Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that `factory` supports; missing ones must be options that do not change results."""
+    """Return the settings that `factory` supports; all others must be options that do not change results."""
     parameters = inspect.signature(factory).parameters
     if any(item.kind is inspect.Parameter.VAR_KEYWORD for item in parameters.values()):
         return dict(settings)

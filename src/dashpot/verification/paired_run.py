@@ -1,4 +1,4 @@
-"""Steps of two optimizers in parallel: weights compared after each step, checkpoints exchanged halfway."""
+"""Paired run of two optimizers: weights are compared after each step, and checkpoints are exchanged halfway."""
 
 from __future__ import annotations
 
@@ -16,28 +16,30 @@ from dashpot.verification.replica_check import ReplicaCheck
 from dashpot.verification.workload import Workload
 
 ULPS = 16.0
-"""Tolerance after one step; docs/verify.md lists measured deviations."""
+"""Tolerance in ulps after one step; docs/verify.md lists measured deviations."""
 
 
 @dataclass
 class PairedRun:
-    """Results of `run_pair`. Pairs hold a value for the optimizer and one for the reference.
+    """Results of `run_pair`. Pairs contain a value for the optimizer and a value for the reference.
 
     Args:
         replicas: Both replicas after the last step.
         main: Deviations of the optimizer from the reference.
-        tolerance: Ulps allowed after the last step.
-        saved: Step of the checkpoint exchange.
+        tolerance: Largest deviation in ulps allowed after the last step.
+        saved: Step after which checkpoints are exchanged.
         resumed: Runs resumed from these checkpoints.
-        compared: Number of steps with finite weights in both replicas.
-        moved: Distance that the reference has moved each tensor, in ulps.
+        compared: Number of steps after which both replicas had finite weights and were compared.
+        moved: Distance in ulps that each tensor of the reference has moved from its initial value.
         diverged: First step with infinite or NaN weights, or None.
         nonfinite: Whether each replica has infinite or NaN weights.
-        drift: Worst tensor of a run of the optimizer on its own gradients; None if `main` is that run.
-        noise: Worst tensor of a run of the reference, perturbed by one ulp, on its own gradients.
-        losses: Loss of the last step, each on its own gradients.
-        first_seconds: Seconds of the first step.
-        last_seconds: Seconds of the last step.
+        drift: Name and deviation of the worst tensor in a run of the optimizer on its own gradients; None if `main` is
+            that run.
+        noise: Name and deviation of the worst tensor in a run of the reference on its own gradients, after its initial
+            weights were perturbed by one ulp.
+        losses: Losses at the last step of runs in which each optimizer uses its own gradients.
+        first_seconds: Time of the first step in seconds.
+        last_seconds: Time of the last step in seconds.
     """
 
     replicas: tuple[Replica, Replica]
@@ -57,7 +59,7 @@ class PairedRun:
 
     @property
     def shared_gradients(self) -> bool:
-        """Whether both optimizers step on the gradients of the reference."""
+        """Whether both optimizers use the gradients of the reference."""
         return all(replica.needs_only_gradients for replica in self.replicas)
 
     @property
@@ -67,7 +69,7 @@ class PairedRun:
 
     @property
     def deviates(self) -> bool:
-        """Whether any run, resumed ones included, exceeded the tolerance."""
+        """Whether any run, including the resumed ones, exceeded the tolerance."""
         return any(check.first is not None for check in self.checks)
 
 
@@ -78,10 +80,10 @@ def run_pair(workload: Workload, factories: Sequence[Factory], steps: int, toler
         workload: Model, batches and loss.
         factories: Factories of the optimizer and of the reference.
         steps: Number of steps; at least 2.
-        tolerance: Ulps allowed after the last step; None for the default, see `dashpot.verify`.
+        tolerance: Largest deviation in ulps allowed after the last step; None for the default, see `dashpot.verify`.
 
     Raises:
-        ArgumentError: If no weight moves, or weights are not finite after the first step.
+        ArgumentError: If no weight moves, or if weights are not finite after the first step.
     """
     _warm_up()
     ours, theirs = (Replica(workload, factory) for factory in factories)
@@ -109,11 +111,11 @@ def run_pair(workload: Workload, factories: Sequence[Factory], steps: int, toler
 
 
 def _default_tolerance(run: PairedRun, steps: int) -> float:
-    """Return the ulps allowed after all steps.
+    """Return the largest deviation in ulps allowed after all steps.
 
-    On the same gradients, two implementations of one formula differ by a few roundings per step, which add up like a
-    random walk. On independent gradients, training amplifies the difference by an unknown factor; half of the digits
-    must then agree.
+    With the same gradients, two implementations of a formula differ by a few rounding errors per step, which add up
+    like a random walk. With independent gradients, training amplifies the difference by an unknown factor; half of the
+    digits must then agree.
     """
     if run.shared_gradients:
         return ULPS * math.sqrt(steps)
@@ -121,7 +123,7 @@ def _default_tolerance(run: PairedRun, steps: int) -> float:
 
 
 def _warm_up() -> None:
-    """Trigger the lazy initialization of torch.optim, which would count as time of the first replica."""
+    """Trigger the lazy initialization of torch.optim, which would otherwise be included in the time of one replica."""
     p = torch.zeros(1, requires_grad=True)
     p.grad = torch.zeros(1)
     torch.optim.SGD([p]).step()
@@ -161,7 +163,7 @@ def _record_deviations(run: PairedRun, scale: UlpScale, step: int, steps: int) -
 
 
 def _moved(workload: Workload, run: PairedRun, scale: UlpScale) -> dict[str, float]:
-    """Return the distance that the reference has moved each tensor; raise if neither replica moved any."""
+    """Return the distance in ulps that each tensor of the reference has moved; raise if no tensor moved."""
     start = {name: p for name, p in workload.model.named_parameters() if p.requires_grad}
     if all(torch.equal(start[name], p) for replica in run.replicas for name, p in replica.params.items()):
         raise ArgumentError(f"verify: at least one weight must move, got no change in {run.compared} steps.")
@@ -170,7 +172,7 @@ def _moved(workload: Workload, run: PairedRun, scale: UlpScale) -> dict[str, flo
 
 
 def _run_independently(run: PairedRun, workload: Workload, factories: Sequence[Factory], scale: UlpScale) -> None:
-    """Run the optimizer, and the reference perturbed by one ulp, on their own gradients."""
+    """Run the optimizer and a reference with weights perturbed by one ulp, each on its own gradients."""
     ours, theirs = run.replicas
     if run.shared_gradients:
         ours = Replica(workload, factories[0])
@@ -184,7 +186,7 @@ def _run_independently(run: PairedRun, workload: Workload, factories: Sequence[F
 
 
 def _worst_tensor(replica: Replica, theirs: Replica, scale: UlpScale, steps: int) -> tuple[str, Distance]:
-    """Train a replica on its own gradients and return its worst tensor."""
+    """Train a replica on its own gradients and return the name and deviation of its worst tensor."""
     for step in range(1, steps + 1):
         replica.train_step(step)
     distances = scale.distances(replica.params, theirs.params)

@@ -1,4 +1,4 @@
-"""One optimizer on its own copy of the model."""
+"""A copy of the model together with the optimizer that trains it."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ Gradients = Mapping[str, Tensor]
 
 
 class Factory:
-    """User function that creates an optimizer, with checks of every result.
+    """User function that creates an optimizer; every result is checked.
 
     Args:
         argument: Name of the function in messages, such as "make_optimizer".
         function: An optimizer class, or a function that returns an optimizer.
-        takes: Argument of the function, one of `ARGUMENTS`.
+        takes: Kind of argument that the function takes, one of `ARGUMENTS`.
 
     Raises:
-        ArgumentError: If `function` is not callable; when called, if it does not return an optimizer of the parameters
+        ArgumentError: If `function` is not callable or, when called, does not return an optimizer of the parameters
             that it received.
     """
 
@@ -62,8 +62,8 @@ class Replica:
 
     Attributes:
         params: Trainable parameters by name.
-        seconds: Time of the optimizer in the last step.
-        loss: Loss of the last batch, before its step.
+        seconds: Time in seconds that the optimizer needed for the last step.
+        loss: Loss of the last batch, computed before the step.
     """
 
     def __init__(self, workload: Workload, factory: Factory, init_from: Replica | None = None) -> None:
@@ -83,27 +83,27 @@ class Replica:
         return not self._has_backward and not _requires_closure(self.optimizer)
 
     def compute_gradients(self, step: int) -> dict[str, Tensor]:
-        """Compute the gradients of step 1, 2, ... and also leave them in `p.grad`."""
+        """Return the gradients of step 1, 2, ... by parameter name; they are stored in `p.grad` as well."""
         self._compute_loss(step).backward()
         return {name: p.grad for name, p in self.params.items() if p.grad is not None}
 
     def set_gradients(self, gradients: Gradients) -> None:
-        """Set `p.grad` to copies of these gradients, or None if missing."""
+        """Set `p.grad` of each parameter to a copy of its gradient, or to None if it is missing."""
         for name, p in self.params.items():
             p.grad = gradients[name].clone() if name in gradients else None
 
     def step(self) -> None:
-        """Take a step on the gradients in `p.grad`."""
+        """Take a step with the gradients in `p.grad`."""
         self._timed(self.optimizer.step)
 
     def step_with(self, gradients: Gradients) -> None:
-        """Take a step on copies of these gradients."""
+        """Take a step with copies of the given gradients."""
         self.set_gradients(gradients)
         self.step()
         self.model.zero_grad(set_to_none=True)
 
     def train_step(self, step: int) -> None:
-        """Take step 1, 2, ... on the replica's own gradients, through a closure or `optimizer.backward` if needed."""
+        """Take step 1, 2, ... with the replica's own gradients, using a closure or `optimizer.backward` if required."""
         if _requires_closure(self.optimizer):
             self._timed(self.optimizer.step, lambda: self._closure(step))
             return
@@ -146,14 +146,14 @@ def _copy_tensors(source: nn.Module, target: nn.Module) -> None:
 
 
 def _has_backward(optimizer: Any) -> bool:
-    """Return whether an optimizer without steps runs the backward pass itself."""
-    if isinstance(optimizer, SecondOrder):  # some recipes of SGM observe no products
+    """Return whether a new optimizer runs the backward pass itself."""
+    if isinstance(optimizer, SecondOrder):  # some recipes of SGM use no products
         return optimizer.should_create_graph()
     return callable(getattr(optimizer, "backward", None))
 
 
 def _requires_closure(optimizer: Any) -> bool:
-    """Return whether the closure of `step` is mandatory, as for LBFGS."""
+    """Return whether `step` requires a closure, as for LBFGS."""
     # torch wraps the step of the instance for hooks; functools.wraps keeps the signature.
     parameters = list(inspect.signature(optimizer.step).parameters.values())
     return any(p.name == "closure" and p.default is inspect.Parameter.empty for p in parameters)

@@ -1,4 +1,4 @@
-"""Deviations of one replica from the reference, recorded step by step."""
+"""Deviations of a replica from the reference, recorded at each step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dashpot.verification.replica import Replica
 
 @dataclass(frozen=True)
 class FirstDeviation:
-    """First step and tensor with a deviation above the tolerance of that step, both in ulps."""
+    """First step and tensor with a deviation above the tolerance. Deviation and tolerance (`allowed`) are in ulps."""
 
     step: int
     name: str
@@ -26,8 +26,8 @@ class ReplicaCheck:
     Args:
         replica: The replica under test; None after a failure.
         distances: Distance of each tensor after the last recorded step.
-        first: First deviation above the tolerance.
-        failure: Exception that stopped the replica, as text.
+        first: First deviation above the tolerance, or None.
+        failure: Type and message of the exception that stopped the replica, or None.
     """
 
     replica: Replica | None
@@ -37,7 +37,7 @@ class ReplicaCheck:
 
     @property
     def ulps(self) -> float:
-        """Largest deviation after the last recorded step."""
+        """Largest deviation in ulps after the last recorded step."""
         return max((distance.ulps for distance in self.distances.values()), default=0.0)
 
     def attempt(self, action: Callable[[Replica], object]) -> None:
@@ -46,12 +46,12 @@ class ReplicaCheck:
             return
         try:
             action(self.replica)
-        except Exception as error:  # foreign classes may raise anything
+        except Exception as error:  # optimizers of other libraries may raise any exception
             reason = str(error).partition("\n")[0].rstrip(".")
             self.replica, self.failure = None, f"{type(error).__name__}: {reason}"
 
     def record(self, step: int, allowed: float, distances: Mapping[str, Distance], *, finite: bool) -> None:
-        """Record the deviations after a step; if weights are not finite, only a deviation above the tolerance."""
+        """Record the deviations after a step; if weights are not finite, do so only if the tolerance is exceeded."""
         name = max(distances, key=lambda name: distances[name].ulps)
         excess = distances[name].ulps > allowed
         if self.first is None and excess:

@@ -1,4 +1,4 @@
-"""Results of a verification, as data and as a report of one screen."""
+"""Results of a verification, as data and as a one-screen report."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Deviation:
     """Deviation of a tensor from the reference.
 
     Args:
-        name: Name in `named_parameters`.
+        name: Name of the tensor in `named_parameters`.
         shape: Shape of the tensor.
         ulps: Largest deviation, in units of the floating-point spacing at the largest magnitude this weight has had.
         relative: Largest deviation divided by the largest weight of the tensor.
-        moved: Distance that the reference has moved the tensor, in ulps; None if not reported.
+        moved: Distance in ulps that the tensor of the reference has moved from its initial value; None if not reported.
     """
 
     name: str
@@ -45,8 +45,8 @@ class Checkpoint:
         target: Class that loaded the state.
         outcome: "agrees", "deviates", "not applicable" (the target does not support the state of the other class), or
             "fails" (the class does not support its own state).
-        ulps: Largest deviation from the saved run, after the last step; None without a resumed run.
-        reason: Error that prevented the resumed run, else empty.
+        ulps: Largest deviation in ulps from the saved run after the last step; None if the run could not be resumed.
+        reason: Error that prevented the run from being resumed, otherwise empty.
     """
 
     source: str
@@ -58,16 +58,16 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Cost:
-    """Cost of a step of one optimizer.
+    """Time and memory of one optimizer.
 
     Args:
-        name: Class of the optimizer.
-        first_seconds: Seconds of the first step, including the creation of state and kernels.
+        name: Class name of the optimizer.
+        first_seconds: Time of the first step in seconds, including the creation of state and kernels.
         late: Number of the late step, counted from 1.
-        late_seconds: Seconds of the late step: the median over ten steps around it.
-        state_bytes: Bytes of the tensors in the state.
-        step_bytes: Peak of torch's allocations in a step, beyond weights, gradients and state; None if a step includes
-            a backward pass.
+        late_seconds: Time of the late step in seconds, as the median over ten steps around it.
+        state_bytes: Size of all tensors in the optimizer state, in bytes.
+        step_bytes: Peak memory in bytes that torch allocates during a step, in addition to weights, gradients and
+            state; None if a step includes a backward pass.
     """
 
     name: str
@@ -80,28 +80,30 @@ class Cost:
 
 @dataclass(frozen=True, repr=False)
 class Verification:
-    """Result of `dashpot.verify`; prints as a report of one screen and is true if the optimizers agree.
+    """Result of `dashpot.verify`, which prints as a one-screen report and is true if the optimizers agree.
 
     Args:
-        optimizer: Name of the optimizer's class.
-        reference: Name of the reference's class.
-        agrees: Whether weights and checkpoints are within the tolerance.
+        optimizer: Class name of the optimizer.
+        reference: Class name of the reference.
+        agrees: Whether all deviations of weights, including those of resumed runs, are within the tolerance.
         verdict: The result in words.
         steps: Requested number of steps.
-        compared: Number of steps with finite weights in both, which were compared.
+        compared: Number of steps after which both optimizers had finite weights and were compared.
         dtype: Dtype of the weights.
         device: Device type of the weights.
-        shared_gradients: Whether both stepped on the gradients of the reference; otherwise each on its own.
-        tolerance: Ulps allowed after all steps.
-        tensors: Deviation of each tensor after the last step, worst first.
+        shared_gradients: Whether both optimizers used the gradients of the reference; otherwise, each used its own.
+        tolerance: Largest deviation in ulps allowed after all steps.
+        tensors: Deviation of each tensor after the last step, in descending order.
         first: First deviation above the tolerance, or None.
-        drift: Worst tensor after a run of the optimizer on its own gradients, or None.
-        noise: Worst tensor after a run of the reference, perturbed by one ulp, on its own gradients, or None.
-        losses: Losses of optimizer and reference at the last step, each on its own gradients; None after a divergence.
-        saved: Step of the checkpoints.
+        drift: Deviation of the worst tensor in a run of the optimizer on its own gradients, or None.
+        noise: Deviation of the worst tensor in a run of the reference on its own gradients, after its initial weights
+            were perturbed by one ulp, or None.
+        losses: Losses of the optimizer and the reference at the last step, each computed in a run on its own gradients;
+            None after a divergence.
+        saved: Step after which the checkpoints were saved.
         checkpoints: Results of the resumed runs.
-        costs: Costs of optimizer and reference; empty with `timed_steps=0`.
-        settings: Parameter group settings with different values; empty if the weights agree.
+        costs: Costs of the optimizer and the reference; empty with `timed_steps=0`.
+        settings: Parameter group settings whose values differ; empty if the weights agree.
     """
 
     optimizer: str
@@ -135,7 +137,7 @@ class Verification:
         return _plain(dataclasses.asdict(self))
 
     def text(self) -> str:
-        """Return the report: one screen of 80 columns."""
+        """Return the report, which fits on one screen with 80 columns."""
         parts = [self._head(), self._tensors(), self._checkpoints(), self._costs()]
         return "\n\n".join("\n".join(lines) for lines in parts if lines)
 

@@ -1,4 +1,4 @@
-"""The verdict in words: the first deviating tensor and step, and possible causes."""
+"""The verdict in words, with the first deviating tensor and step, and possible causes."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def format_verdict(
 
     Args:
         names: Names of the optimizer and of the reference.
-        run: The run that decides.
-        checkpoints: Results of its resumed runs.
-        float64_run: Repetition in float64 after a deviation; None if there was none.
-        low_precision_run: Run in the model's dtype if that deviates and `run`, in float64, agrees.
+        run: The run on which the verdict is based.
+        checkpoints: Results of the runs resumed from its checkpoints.
+        float64_run: Repetition in float64 after a deviation; None if the run was not repeated.
+        low_precision_run: Run in the model's dtype, if that run deviates and `run`, its repetition in float64, agrees.
     """
     ours, theirs = names
     first = run.main.first
@@ -58,7 +58,7 @@ def format_verdict(
 
 
 def dtype_name(run: PairedRun) -> str:
-    """Return the dtypes of the weights."""
+    """Return the names of the dtypes of the weights."""
     return " and ".join(sorted({str(p.dtype).removeprefix("torch.") for p in run.replicas[1].params.values()}))
 
 
@@ -85,7 +85,7 @@ def _float64_sentences(float64_run: PairedRun | None) -> list[str]:
 
 
 def mismatched_settings(run: PairedRun) -> tuple[str, ...]:
-    """Return the common parameter group settings with different values, such as "eps 0.001 and 1e-08"."""
+    """Return the parameter group settings of both optimizers whose values differ, such as "eps 0.001 and 1e-08"."""
     ours, theirs = (replica.optimizer.param_groups for replica in run.replicas)
     texts = []
     for index, (a, b) in enumerate(zip(ours, theirs)):  # noqa: B905  the number of groups may differ

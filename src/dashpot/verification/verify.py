@@ -1,4 +1,4 @@
-"""Public function `dashpot.verify`: from arguments to the result."""
+"""The public function `dashpot.verify`."""
 
 from __future__ import annotations
 
@@ -53,37 +53,42 @@ def verify(
 ) -> Verification:
     """Compare an optimizer with a reference on copies of your model: weights, checkpoints, time and memory.
 
-    Both optimizers step on the reference's gradients, so that deviations come from the optimizer alone and training
-    cannot amplify them. Halfway, each saves a checkpoint; the other class resumes from it, and so does the optimizer
-    itself. An independent run of the optimizer on its own gradients is reported but does not affect the result. The
-    model, its gradients and the random number generators are left unchanged. Peak memory is about 22 times that of the
-    weights, and three times as much if a disagreement is repeated in float64.
+    Both optimizers use the gradients of the reference, so that deviations come from the optimizer alone and are not
+    amplified by training. Halfway, each optimizer saves a checkpoint, from which a new optimizer of the other class
+    resumes; a new optimizer of the first class resumes from its own checkpoint as well. An independent run of the
+    optimizer on its own gradients is reported but does not affect the result. The model, its gradients and the random
+    number generators are left unchanged. Peak memory is about 22 times the size of the weights, and three times as much
+    if a run that disagrees is repeated in float64.
 
     Args:
         make_optimizer: An optimizer class, or a function from parameters to an optimizer; called several times.
-        make_reference: Likewise, for the reference.
-        model_or_loss: One of: a module, with `loss` and `batches` of (input, target); a module that returns its loss,
-            or an output with a field `loss`, when called as `model(*batch)` or, for a mapping, `model(**batch)`; a
-            `dashpot.tasks.Problem`; a function of tensors that returns a loss, with `params`.
+        make_reference: An optimizer class or a function that creates the reference, like `make_optimizer`.
+        model_or_loss: One of the following. A module, together with `loss` and `batches` of (input, target). A module
+            that returns its loss, or an output with a field `loss`, when called as `model(*batch)` or, if the batch is
+            a mapping, as `model(**batch)`. A `dashpot.tasks.Problem`. A function of tensors that returns a loss,
+            together with `params`.
         steps: Number of steps; at least 2.
-        batches: An iterable such as a `DataLoader`; the first `steps` batches are used, and repeated if there are
-            fewer.
-        loss: A function of (output, target).
-        params: Initial arguments of a function of tensors.
-        takes: Argument of the two functions: "parameters", "named_parameters", or "model" (the copy itself).
-        dtype: Convert the copies and floating-point batches; float64 reveals differences that float32 rounding hides.
-        tolerance: Largest deviation allowed after all steps, in ulps; sqrt(k/steps) of it after step k. Default: 16
-            sqrt(steps). One ulp is the spacing of floating-point numbers at the largest magnitude the weight has had.
-            Optimizers that need a closure or Hessian-vector products run on their own gradients; the default is then
-            1/sqrt(eps) ulps (half of the digits) at every step, and if lower precision exceeds it, float64 decides.
-        timed_steps: The late step to time; 0 skips the measurement of time and memory.
-        seed: Seed of the model's random numbers; step k draws the same ones on all copies.
+        batches: An iterable such as a `DataLoader`. The first `steps` batches are used; if there are fewer, they are
+            repeated.
+        loss: A function of (output, target) that returns the loss.
+        params: Initial arguments, if `model_or_loss` is a function of tensors.
+        takes: Argument passed to the two functions: "parameters", "named_parameters", or "model" (the copy itself).
+        dtype: Dtype to which the copies and floating-point batches are converted, or None. float64 reveals differences
+            that rounding errors in float32 hide.
+        tolerance: Largest deviation in ulps allowed after all steps; after step k, sqrt(k/steps) times as much. The
+            default is 16 sqrt(steps). One ulp is the spacing of floating-point numbers at the largest magnitude that
+            the weight has had. Optimizers that need a closure or Hessian-vector products run on their own gradients.
+            The default is then 1/sqrt(eps) ulps (half of the digits) at every step; if a run in lower precision exceeds
+            it, the run is repeated in float64, which decides.
+        timed_steps: Number of the late step whose time is measured; 0 skips the measurement of time and memory.
+        seed: Seed of the model's random numbers. At each step, all copies draw the same random numbers.
 
     Returns:
-        Deviations, checkpoint results and costs; true if the optimizers agree.
+        Deviations, checkpoint results and costs, as a value that is true if the optimizers agree.
 
     Raises:
-        ArgumentError: If arguments are inconsistent, no weight moves, or weights are not finite after the first step.
+        ArgumentError: If arguments are inconsistent, if no weight moves, or if weights are not finite after the first
+            step.
 
     Example:
 
@@ -141,7 +146,7 @@ def verify(
 
 @contextmanager
 def _default_dtype(dtype: torch.dtype | None) -> Iterator[None]:
-    """Set the default dtype to float64 if that is `dtype`, for tensors that a model or an optimizer creates."""
+    """Set the default dtype to float64 if `dtype` is float64, for tensors that a model or an optimizer creates."""
     before = torch.get_default_dtype()
     if dtype == torch.float64:
         torch.set_default_dtype(torch.float64)
@@ -152,7 +157,7 @@ def _default_dtype(dtype: torch.dtype | None) -> Iterator[None]:
 
 
 def _run_in_float64(workload: Workload, factories: Sequence[Factory], steps: int) -> PairedRun | None:
-    """Repeat the run in float64; None for models in float64, complex models, and models that fail in float64."""
+    """Repeat the run in float64; return None for float64 or complex models, and for models that fail in float64."""
     dtypes = {p.dtype for p in workload.model.parameters()}
     if torch.float64 in dtypes or any(dtype.is_complex for dtype in dtypes):
         return None
@@ -175,7 +180,7 @@ def _names(run: PairedRun) -> tuple[str, str]:
 
 
 def _options_text(optimizer: Any) -> str:
-    """Return the options with other values than the defaults, as keyword arguments."""
+    """Return the options that differ from their defaults, formatted as keyword arguments."""
     if isinstance(optimizer, Optimizer):
         return optimizer.options.text()
     flags = {name: getattr(optimizer, "defaults", {}).get(name) for name in ("foreach", "fused")}

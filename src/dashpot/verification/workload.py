@@ -1,4 +1,4 @@
-"""Training workload of a verification: a model that is copied, its batches, and the loss of a step."""
+"""Training workload of a verification: a model to copy, its batches, and the loss of a step."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Workload:
     """A model in its initial state, its batches and its loss.
 
     Args:
-        model: Initial model; never trained, see `copy`.
-        batches: Batch of each step; repeated if there are fewer batches than steps.
-        loss: Maps a model and a batch to a loss.
+        model: Initial model; only copies of it are trained.
+        batches: Batches of the steps, which are repeated if there are fewer batches than steps.
+        loss: Function from a model and a batch to a loss.
         seed: Seed of the model's random numbers, such as dropout masks.
     """
 
@@ -77,7 +77,7 @@ class Workload:
         return _copy_model(self.model)
 
     def compute_loss(self, model: nn.Module, step: int) -> Tensor:
-        """Compute the loss of step 1, 2, ...; batch and random numbers are the same for every copy of the model.
+        """Return the loss of step 1, 2, ...; the batch and the random numbers are the same for all copies of the model.
 
         Raises:
             ArgumentError: If the loss is not a tensor with one element that depends on the parameters.
@@ -95,7 +95,7 @@ class Workload:
         return loss.reshape(())
 
     def converted(self, dtype: torch.dtype) -> Workload:
-        """Return a copy with floating-point parameters, buffers and batches in `dtype`; complex buffers are unchanged.
+        """Return a copy with floating-point parameters, buffers and batches in `dtype`, and complex buffers unchanged.
 
         Raises:
             ArgumentError: If a parameter is complex.
@@ -105,7 +105,7 @@ class Workload:
 
 
 class _FunctionModule(nn.Module):
-    """A function of tensors as a module; its parameters are copies of these tensors."""
+    """A function of tensors as a module, whose parameters are copies of the initial tensors."""
 
     def __init__(self, function: Callable[..., Any], params: Any) -> None:
         super().__init__()
