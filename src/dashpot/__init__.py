@@ -128,7 +128,7 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
-    """Import on first access the names that need more than the optimizers, to keep `import dashpot` fast."""
+    """Import names that require more than the optimizers when first accessed, to keep `import dashpot` fast."""
     if name in ("Verification", "verify"):
         from dashpot import verification
 
@@ -137,7 +137,7 @@ def __getattr__(name: str) -> Any:
 
 
 def _suggestion(name: str) -> str:
-    """The end of the message for a missing public name: a similar name, torch's class, or a custom stage."""
+    """Return the end of the message for a missing name: a similar public name, or a page on custom stages."""
     if name.startswith("_"):
         return ""
     public = {item.lower(): item for item in __all__ if not item.startswith("_")}

@@ -1,7 +1,7 @@
-"""All private names of torch that dashpot uses, each with its reason and its fallback.
+"""All private names of torch that dashpot uses, each with the reason for its use and its fallback.
 
-Other modules import them from here, so that a change in torch is handled in one place. A missing name
-without a fallback raises on import or in the tests.
+Other modules import them from here, so that a change in torch is handled in a single place. If a name without a
+fallback is missing, the import or a test fails.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-# Base class of all batch and instance norms, for parameter roles. Part of `torch.nn` since 0.4; no fallback.
+# Base class of all batch and instance norms, for parameter roles. It is part of `torch.nn` since 0.4. No fallback.
 from torch.nn.modules.batchnorm import _NormBase as NormBase
 
-# Hooks on the steps of all optimizers, which decide whether `step` runs inside torch's wrapper. No fallback.
+# Hooks on the steps of all optimizers, which determine whether `step` runs inside torch's wrapper. No fallback.
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 __all__ = [
@@ -49,29 +49,29 @@ __all__ = [
 
 # ---- operations ------------------------------------------------------------------------------------------------------
 
-# One call for a list of tensors; there is no public form. No fallback: `torch.optim` is built on them.
+# Operations on lists of tensors, without a public equivalent. No fallback: `torch.optim` is built on them.
 foreach_add_: Callable[..., None] = torch._foreach_add_  # pyright: ignore[reportPrivateImportUsage]
 foreach_copy_: Callable[..., None] = torch._foreach_copy_  # pyright: ignore[reportPrivateImportUsage]
 foreach_lerp_: Callable[..., None] = torch._foreach_lerp_  # pyright: ignore[reportPrivateImportUsage]
 
 
 def neg_view(x: Tensor) -> Tensor:
-    """Return a view of `x` with the negative bit set; used once to determine that dispatch key. No fallback."""
+    """Return a view of `x` with the negative bit set, to determine the dispatch key of such views. No fallback."""
     return torch.ops.aten._neg_view(x)
 
 
 # ---- tensors and modules ---------------------------------------------------------------------------------------------
 
-# A subclass with these implementations behaves as a plain tensor. No public predicate; no fallback.
+# A subclass with these implementations behaves like a plain tensor. There is no public predicate. No fallback.
 DEFAULT_TORCH_FUNCTIONS = (Tensor.__torch_function__.__func__, torch._C._disabled_torch_function_impl)  # pyright: ignore[reportFunctionMemberAccess]
 DEFAULT_TORCH_DISPATCH = torch._C._disabled_torch_dispatch_impl
 
-# Writes to the memory of any tensor subclass; documented, but only exported here. No fallback.
+# Allows writing to the memory of any tensor subclass. It is documented, but exported only here. No fallback.
 disable_torch_function: Callable[[], AbstractContextManager[Any]] = torch._C.DisableTorchFunctionSubclass
 
 
 def dispatch_keys(x: Tensor) -> int:
-    """Return the dispatch keys of a tensor as a bit set; kernels compare them. No fallback."""
+    """Return the dispatch keys of a tensor as a bit set, which kernels compare. No fallback."""
     return torch._C._dispatch_keys(x).raw_repr()
 
 
@@ -81,32 +81,32 @@ def impl_address(x: Tensor) -> int:
 
 
 def write_count(x: Tensor) -> int:
-    """Return the number of in-place writes to `x`, to detect stages that write to their input. No fallback."""
+    """Return the number of in-place writes to `x`, to detect stages that modify their input. No fallback."""
     return x._version
 
 
 def local_tensor(x: Any, default: Any) -> Any:
     """Return the local tensor of a DTensor, or `default`.
 
-    `to_local` returns a parameter's shard as a new view at each call, and the engines identify tensors by identity.
+    `to_local` returns a new view of a parameter's shard at each call, but the engines require the same object.
     """
     return getattr(x, "_local_tensor", default)
 
 
 def is_functorch_wrapped(x: Tensor) -> bool:
-    """Check for a tensor inside `torch.func.vmap` or `grad`. False without this function: its value is then read."""
+    """Check for a tensor inside `torch.func.vmap` or `grad`. Fallback: False, so that the tensor's value is read."""
     functorch = getattr(torch._C, "_functorch", None)
     return functorch is not None and functorch.is_functorch_wrapped_tensor(x)
 
 
 def tensor_hooks(x: Tensor) -> list[dict[int, Any]]:
-    """Return the hook dictionaries of a tensor that hold hooks; torch has no public query. Empty without them."""
+    """Return the nonempty hook dictionaries of a tensor. There is no public query. Fallback: an empty list."""
     names = ("_backward_hooks", "_post_accumulate_grad_hooks")
     return [hooks for name in names if (hooks := getattr(x, name, None))]
 
 
 def module_buffers(module: nn.Module) -> dict[str, Tensor | None]:
-    """Return a module's own buffers, unset ones included, which `named_buffers` omits. No fallback."""
+    """Return a module's own buffers, including unset buffers, which `named_buffers` omits. No fallback."""
     return module._buffers
 
 
@@ -114,50 +114,50 @@ def module_buffers(module: nn.Module) -> dict[str, Tensor | None]:
 
 
 def autograd_function(node: Any) -> type[torch.autograd.Function] | None:
-    """Return the `torch.autograd.Function` of a graph node, or None if it has none, also without this attribute."""
+    """Return the `torch.autograd.Function` of a graph node, or None if it has none. Fallback: None."""
     return getattr(node, "_forward_cls", None)
 
 
 def is_forward_ad_active() -> bool:
-    """Check whether a level of forward-mode differentiation is open. False without this attribute."""
+    """Check whether a level of forward-mode differentiation is open. Fallback: False."""
     return getattr(forward_ad, "_current_level", -1) >= 0
 
 
 def without_forward_ad() -> AbstractContextManager[Any]:
-    """Disable tangents in a block. A no-op without this function: tangents then propagate."""
+    """Disable tangents in a block. Fallback: a no-op, so that tangents propagate."""
     switch = getattr(forward_ad, "_set_fwd_grad_enabled", None)
     return nullcontext() if switch is None else switch(False)
 
 
 def preserve_version_counters(tensors: Sequence[Tensor]) -> AbstractContextManager[Any]:
-    """Hide writes in a block from autograd graphs; FSDP uses the same. A no-op without it: such graphs then raise."""
+    """Hide writes in a block from autograd graphs, as FSDP does. Fallback: a no-op, so that such graphs raise."""
     preserve = getattr(torch.autograd, "_unsafe_preserve_version_counter", None)
     return nullcontext() if preserve is None else preserve(tuple(tensors))
 
 
 # ---- optimizers, Dynamo, libraries -----------------------------------------------------------------------------------
 
-# Checked at every step; a public alternative costs a small model a measurable share of it. No fallback.
+# Checked at every step. For small models, a public alternative would slow down the step measurably. No fallback.
 is_profiling: Callable[[], bool] = torch.autograd._profiler_enabled  # pyright: ignore[reportPrivateImportUsage]
 
 
 def has_step_hooks(optimizer: torch.optim.Optimizer) -> bool:
-    """Check for step hooks on this optimizer or on all."""
+    """Check for step hooks of this optimizer or of all optimizers."""
     own = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
     return bool(own or _global_optimizer_pre_hooks or _global_optimizer_post_hooks)
 
 
 def is_dynamo_active() -> bool:
-    """Check whether Dynamo would trace a frame that starts now. True without this function, as a precaution."""
+    """Check whether Dynamo would trace a frame that starts now. Fallback: True, as a precaution."""
     frames = getattr(getattr(torch._C, "_dynamo", None), "eval_frame", None)
     callback = getattr(frames, "get_eval_frame_callback", None)
     return callback is None or callback() is not None
 
 
 def mark_static(x: Tensor) -> None:
-    """Exclude the sizes of `x` from dynamic shapes; documented under this private path. No fallback."""
+    """Exclude the sizes of `x` from dynamic shapes. The function is documented under this private path. No fallback."""
     torch._dynamo.mark_static(x)
 
 
-# Shared library of torch, to find the OpenMP runtime that it loads. No fallback.
+# The shared library of torch, to find the OpenMP runtime that it loads. No fallback.
 EXTENSION_FILE: str = torch._C.__file__

@@ -1,7 +1,7 @@
-"""Functional form of the optimizers: pure functions of recipe, parameters, gradients and state.
+"""Functional form of the optimizers, as pure functions of recipe, parameters, gradients and state.
 
-They compose with `torch.func.vmap` (many learning rates in one process) and `torch.func.grad` (derivatives of a whole
-training run).
+The functions can be combined with `torch.func.vmap`, for example to train with many learning rates in one process, and
+with `torch.func.grad`, for example to differentiate a whole training run.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ __all__ = ["init", "observe", "update"]
 
 
 def init(recipe: Recipe, params: Mapping[str, Tensor] | Sequence[Tensor] | Tensor) -> Any:
-    """Return the initial state, structured like `params`, with a dict of slots for each tensor.
+    """Return the initial state, which has the structure of `params` with a dict of slots for each tensor.
 
     Args:
         recipe: The method.
-        params: Real tensors: one, a sequence, or a mapping by name. Half-precision tensors are updated in float32 and
-            rounded once.
+        params: A real tensor, a sequence of real tensors, or a mapping from names to real tensors. Half-precision
+            tensors are updated in float32 and rounded once.
 
     Raises:
         ArgumentError: If a tensor is complex.
@@ -52,20 +52,20 @@ def init(recipe: Recipe, params: Mapping[str, Tensor] | Sequence[Tensor] | Tenso
 
 
 def update(recipe: Recipe, params: Any, grads: Any, state: Any, step: int | Tensor) -> tuple[Any, Any]:
-    """Return (new params, new state) after one step, without modifying the arguments.
+    """Return the pair (new params, new state) after one step, without modifying the arguments.
 
     Args:
-        recipe: The method; `lr` and other settings may be vmapped or differentiated tensors.
-        params: One tensor, a sequence or a mapping.
-        grads: Gradients, structured like `params`.
+        recipe: The method. `lr` and other settings may be tensors that are vmapped or differentiated.
+        params: A tensor, or a sequence or mapping of tensors.
+        grads: Gradients, with the structure of `params`.
         state: As returned by `init` or `update`.
-        step: Number of completed steps: 0, 1, 2, ... A 0-d tensor lets `torch.compile` compile the update once for all
-            steps, but cannot be combined with schedules, which are functions of a Python number.
+        step: Number of completed steps: 0, 1, 2, ... With a 0-d tensor, `torch.compile` compiles the update only once
+            for all steps, but schedules are not supported, because they are functions of a Python number.
 
     Raises:
-        ArgumentError: If the structures or shapes differ, or `step` is not a nonnegative integer.
+        ArgumentError: If the structures or shapes differ, or if `step` is not a nonnegative integer.
 
-    Example: sixteen learning rates in parallel.
+    Example: one step with sixteen learning rates in parallel.
 
     >>> import torch, dashpot as dp
     >>> recipe = dp.AdamW.recipe_for(lr=1e-3)
@@ -79,13 +79,13 @@ def update(recipe: Recipe, params: Any, grads: Any, state: Any, step: int | Tens
 
 
 def observe(recipe: Recipe, state: Any, probes: Any, products: Any, step: int | Tensor) -> Any:
-    """Return the state after a Hessian-vector product; call it before `update` of the same step.
+    """Return the state after observing a Hessian-vector product. Call this before `update` in the same step.
 
     Args:
-        recipe: A second-order method, with a stage such as `Curvature`; other methods leave the state unchanged.
+        recipe: A second-order method, which has a stage such as `Curvature`. Other methods leave the state unchanged.
         state: As returned by `init` or `update`.
-        probes: Probes v, structured like the parameters, with independent entries of mean 0 and variance 1.
-        products: Products H v, structured like the parameters.
+        probes: Probes v, with the structure of the parameters and independent entries of mean 0 and variance 1.
+        products: Products H v, with the structure of the parameters.
         step: As in `update`.
 
     >>> import torch, dashpot as dp
@@ -98,7 +98,7 @@ def observe(recipe: Recipe, state: Any, probes: Any, products: Any, step: int | 
 
 
 def _at(owner: str, recipe: Recipe, step: int | Tensor) -> tuple[Recipe, StepScalars]:
-    """Return the recipe with schedules resolved, and the scalars of the step after `step` completed steps."""
+    """Return the recipe with its schedules resolved, and the scalars of the step after `step` completed steps."""
     recipe = recipe.widened()
     if isinstance(step, Tensor):
         _check_step(owner, recipe, step)
@@ -125,7 +125,7 @@ def _observe(recipe: Recipe, scalars: StepScalars, state: Any, probes: Any, prod
 
 
 def _check_step(owner: str, recipe: Recipe, step: Tensor) -> None:
-    """Validate the type of a tensor `step`; its value may be unknown during tracing."""
+    """Validate the type of a tensor `step`, whose value may be unknown during tracing."""
     if step.dim() != 0 or step.is_complex() or step.dtype == torch.bool:
         raise ArgumentError(f"{owner}: step must be an integer or a 0-d tensor, got {shown(step)}.")
     if recipe.schedule:

@@ -1,1 +1,1 @@
-"""Optimizers: torch.optim-compatible classes, each a recipe run by the engine."""
+"""Optimizers: classes compatible with torch.optim. Each is a recipe that the engine runs."""

@@ -1,4 +1,4 @@
-"""Variants of Adam that torch.optim does not have."""
+"""Variants of Adam that are not in torch.optim."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dashpot.optimizers.options import Options
 
 
 class QHAdam(Optimizer):
-    """QHAdam: Adam with quasi-hyperbolic averages in numerator and denominator.
+    """QHAdam: Adam with quasi-hyperbolic averages in the numerator and the denominator.
 
         m <- beta1 m + (1 - beta1) g,     m^ = m/(1 - beta1^t)
         s <- beta2 s + (1 - beta2) g^2,   s^ = s/(1 - beta2^t)
@@ -23,10 +23,11 @@ class QHAdam(Optimizer):
         params: Parameters, parameter groups or (name, parameter) pairs.
         lr: Learning rate, >= 0.
         betas: Decay rates of the two moving averages, both in [0, 1).
-        nus: Weights of the two moving averages, both in [0, 1]. (1, 1) is AdamW; (beta1, 1) has Nesterov's zero.
+        nus: Weights of the two moving averages, both in [0, 1]. (1, 1) is AdamW; with (beta1, 1) the gradient filter
+            has Nesterov's zero.
         eps: Term added to the denominator, >= 0.
         weight_decay: Decoupled weight decay as in `AdamW`, >= 0.
-        options: Options of every optimizer, see `dashpot.Options`.
+        options: Options common to all optimizers, see `dashpot.Options`.
 
     Raises:
         ArgumentError: If a value is outside its range.
@@ -64,7 +65,7 @@ class CenteredAdam(Optimizer):
         m <- beta1 m + (1 - beta1) g,   s <- beta2 s + (1 - beta2) g^2,   a <- beta2 a + (1 - beta2) g
         w <- w (1 - lr weight_decay) - lr m^ / (sqrt(max(s^ - a^^2, 0)) + eps)
 
-    with m^, s^ and a^ bias corrected as in Adam.
+    where m^, s^ and a^ are bias corrected as in Adam.
 
     Args:
         params: Parameters, parameter groups or (name, parameter) pairs.
@@ -72,13 +73,13 @@ class CenteredAdam(Optimizer):
         betas: Decay rates of m and of s, both in [0, 1).
         eps: Term added to the denominator, >= 0.
         weight_decay: Decoupled weight decay as in `AdamW`, >= 0.
-        mean: The mean a. "average": the moving average of the gradient with the pole of s, in its own slot
-            `grad_avg`; s^ - a^^2 is then a variance. "direction": m, as in the source. m has a shorter memory than s,
-            so s^ - m^^2 is negative after every change of the gradient and clamped at zero, the step is m^/eps, and
-            training requires a large eps.
+        mean: The mean a that is subtracted. "average" is the moving average of the gradient with the decay rate of s,
+            stored in a slot `grad_avg` of its own; s^ - a^^2 is then a variance. "direction" is m, as in the source.
+            Because m has a shorter memory than s, s^ - m^^2 is negative after every change of the gradient and is then
+            clamped to zero, so that the step is m^/eps. Training then requires a large eps.
         uncentered_steps: Number of the first step with a centered denominator, an integer >= 0. Earlier steps use the
             root mean square, because s^ = a^^2 at t = 1.
-        options: Options of every optimizer, see `dashpot.Options`.
+        options: Options common to all optimizers, see `dashpot.Options`.
 
     Raises:
         ArgumentError: If a value is outside its range.

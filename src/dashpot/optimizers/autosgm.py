@@ -1,8 +1,8 @@
-"""AutoSGM: moment and correlation learning rates over a pole-zero filter.
+"""AutoSGM: learning rates from moments or correlations, applied to a pole-zero filtered gradient.
 
-Source: Somefun, AutoSGM (README for the arguments; the formulas are re-derived). The original code deviates from its
-documentation in several places. The deviations are off by default; those that affect the published results can be
-enabled by name (`quirks`).
+Source: Somefun, AutoSGM. The arguments are those in its README, and the formulas are derived independently. The
+original code deviates from its documentation in several places. The deviations are disabled by default; those that
+affect the published results can be enabled by name (`quirks`).
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def autosgm(
     maximize: bool = False,
     quirks: Sequence[str] = (),
 ) -> Recipe:
-    """AutoSGM's recipe; the arguments are those of `AutoSGM`, with the pole under torch's name `momentum`."""
+    """Return AutoSGM's recipe. The arguments are those of `AutoSGM`, with the pole under torch's name `momentum`."""
     stages: list[Stage] = [
         *([NudgeSmallWeights(eps)] if "eps_nudge_small_weights" in quirks else []),
         *([CoupledDecay(weight_decay)] if decay == "coupled" else []),
@@ -133,40 +133,42 @@ class AutoSGM(Optimizer):
         v = filtered gradient / (sqrt(E[(g + eps)^2]) + eps)  (+ unit gain times weight_decay w, if decay is "change")
         w <- w - numerator F(t) v
 
-    F(t) is the schedule. Every setting can be given in a tuple, as in AutoSGM's README, or as a keyword, but not in
-    both.
+    F(t) is the schedule. Every setting can be given either in a tuple, as in AutoSGM's README, or as a keyword
+    argument.
 
     Args:
         params: Parameters, parameter groups or (name, parameter) pairs.
-        lr_cfg: (adaptive, lr, numerator).
-        beta_cfg: (beta_n, beta_a, pole, zero, gain, debias).
-        rc_cfg: (shape, sequence, floor, order, half, epochs, steps per epoch, unit, flat top), the window that
-            `schedule` sets otherwise; see `dashpot.Window.from_rc_cfg`.
-        wd_cfg: (weight_decay, level), with level 0 for `decay="coupled"` and 1 for "change".
-        eps_cfg: (eps,).
+        lr_cfg: The tuple (adaptive, lr, numerator).
+        beta_cfg: The tuple (beta_n, beta_a, pole, zero, gain, debias).
+        rc_cfg: The tuple (shape, sequence, floor, order, half, epochs, steps per epoch, unit, flat top), which
+            describes a window and replaces `schedule`; see `dashpot.Window.from_rc_cfg`.
+        wd_cfg: The tuple (weight_decay, level). Level 0 means `decay="coupled"`, and level 1 means "change".
+        eps_cfg: The tuple (eps,).
         lr: Learning rate and trust region, >= 0. Default: 1e-3.
-        adaptive: Divide by the second moment and use the numerator; False is a constant rate. Default: True.
-        numerator: 0 constant, 1 partial correlation, 2 partial correlation with Huber weights, 3 moment, 4 constant
-            with Huber clipping of the filtered gradient. Default: 0.
-        pole, zero: Pole in [0, 1) and zero < 1 of the gradient filter. The pole is stored in the groups under torch's
-            key `momentum`. Default: 0.9, 0.
-        gain: Input constant of the filter, >= 0; 0 selects 1 - pole. No effect with `debias`. Default: 0.
-        debias: True divides by 1 - pole^t, as the original does; for zero != 0 this overshoots by up to
-            1/(1 - pole^2) at t = 2. "exact" does not overshoot. False applies the plain linear filter. Default: True.
-        beta_n, beta_a: Poles of the numerator's and the denominator's moving averages, in [0, 1). Default: 0.9999,
-            0.999.
-        weight_decay: >= 0. Default: 0.
-        decay: "coupled" adds weight_decay w to the gradient. "change" adds it to the filtered and divided gradient,
-            times (1 - pole)/(1 - zero): for pole 0.9 and zero 0, weight_decay 1e-2 corresponds to AdamW's 1e-3.
-            Default: "coupled".
-        eps: Term of the denominator, >= 0. Default: 1e-8.
-        decay_scale: Scale of a decay at change level: "lr" as in AutoSGM, or "schedule" or "constant" for a decay
-            independent of lr.
-        quirks: Names of deviations of the original code to reproduce, keys of `AutoSGM.QUIRKS`.
-        options: Options of every optimizer, see `dashpot.Options`.
+        adaptive: Whether to divide by the root of the second moment and use the numerator. False means a constant rate.
+            Default: True.
+        numerator: 0 for a constant, 1 for partial correlation, 2 for partial correlation with Huber weights, 3 for a
+            moment, 4 for a constant with Huber clipping of the filtered gradient. Default: 0.
+        pole, zero: Pole, in [0, 1), and zero, < 1, of the gradient filter. Parameter groups store the pole under
+            torch's key `momentum`. Defaults: 0.9 and 0.
+        gain: Input constant of the filter, >= 0. 0 means 1 - pole. It has no effect if `debias` is set. Default: 0.
+        debias: If True, divide the filtered gradient by 1 - pole^t, as the original does. For zero != 0 this overshoots
+            by a factor of up to 1/(1 - pole^2) at t = 2. "exact" does not overshoot. If False, apply the plain linear
+            filter. Default: True.
+        beta_n, beta_a: Poles of the moving averages in the numerator and the denominator, both in [0, 1). Defaults:
+            0.9999 and 0.999.
+        weight_decay: Coefficient of the weight decay, >= 0. Default: 0.
+        decay: "coupled" adds weight_decay w to the gradient. "change" multiplies it by (1 - pole)/(1 - zero) and adds
+            it to the filtered and divided gradient: for pole 0.9 and zero 0, a weight_decay of 1e-2 corresponds to 1e-3
+            in AdamW. Default: "coupled".
+        eps: Term added to the denominator and, before squaring, to the gradient, >= 0. Default: 1e-8.
+        decay_scale: Scale of the decay for `decay="change"`: "lr", as in AutoSGM, or "schedule" or "constant" for a
+            decay that does not depend on lr.
+        quirks: Deviations of the original code to reproduce, as keys of `AutoSGM.QUIRKS`.
+        options: Options common to all optimizers, see `dashpot.Options`.
 
     Raises:
-        ArgumentError: If a value is out of range, a tuple has the wrong length, or a setting is given twice.
+        ArgumentError: If a value is outside its range, a tuple has the wrong length, or a setting is given twice.
 
     Source:
         Somefun, AutoSGM.
@@ -226,13 +228,13 @@ class AutoSGM(Optimizer):
         super().__init__(params, {**_DEFAULTS, **given, "decay_scale": decay_scale, "quirks": tuple(quirks)}, **options)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a parameter group; its settings may be given as README tuples, except for rc_cfg.
+        """Add a parameter group. Its settings may be given in tuples, as in AutoSGM's README, except for rc_cfg.
 
         Args:
-            param_group: A dict with `params` and any settings.
+            param_group: A dict with the key `params` and any settings.
 
         Raises:
-            ArgumentError: If a setting is out of range, unknown or given twice. The optimizer is unchanged then.
+            ArgumentError: If a setting is out of range, unknown or given twice. The optimizer is then unchanged.
         """
         if not isinstance(param_group, dict):
             raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
@@ -262,7 +264,7 @@ def _check_quirks(quirks: Any) -> None:
 
 
 def _from_tuples(keywords: Mapping[str, Any], tuples: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings given in README tuples; an error if one is a keyword as well."""
+    """Return the settings given in README tuples. Raise `ArgumentError` if a setting is also given as a keyword."""
     settings: dict[str, Any] = {}
     for name, value in tuples.items():
         if value is None:
@@ -275,7 +277,7 @@ def _from_tuples(keywords: Mapping[str, Any], tuples: Mapping[str, Any]) -> dict
 
 
 def _parse_tuple(name: str, value: Any) -> dict[str, Any]:
-    """The settings in a README tuple by name, each entry checked."""
+    """Return the settings in a README tuple by name, after checking each entry."""
     entries = _TUPLES[name]
     if not isinstance(value, (tuple, list)) or len(value) != len(entries):
         expected = ", ".join(entry for entry, _ in entries)

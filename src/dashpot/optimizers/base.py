@@ -1,4 +1,4 @@
-"""The `torch.optim.Optimizer` subclass: options, closure, hooks, state. No maths."""
+"""The subclass of `torch.optim.Optimizer`, with options, closure, hooks and state, but without any maths."""
 
 from __future__ import annotations
 
@@ -40,26 +40,27 @@ from dashpot.schedules import Schedule
 from dashpot.schedules.resolve import lr_in_force, schedules_by_name
 from dashpot.utils.scalars import is_numeric, read
 
-_MAX_COUNT = 2**53  # schedules compute with floats, exact for integers below
+_MAX_COUNT = 2**53  # schedules compute with floats, which represent integers up to this exactly
 
 
 class Optimizer(GroupSettings):
-    """Base of all dashpot optimizers: a method, that is a function from settings to a `Recipe`, with parameter groups.
+    """Base class of all dashpot optimizers, which applies a method to parameter groups.
 
-    Settings are read from the groups at every step, so that groups can differ and change while training.
+    A method is a function from settings to a `Recipe`. Settings are read from the groups at every step, so groups can
+    have different settings, and settings can change during training.
 
     Args:
-        params: Parameters, parameter groups or (name, parameter) pairs, as in torch. With names, state is matched by
-            name when loaded.
-        defaults: Settings of groups that do not have their own.
-        options: See `dashpot.Options`.
+        params: Parameters, parameter groups or (name, parameter) pairs, as in torch. If names are given, state is
+            matched by name when it is loaded.
+        defaults: Settings for groups that do not specify their own.
+        options: Options common to all optimizers, see `dashpot.Options`.
 
     Raises:
-        ArgumentError: If a setting or option is invalid. `step` raises it before anything is written if a gradient is
-            sparse or differs from its parameter in dtype, device or shape.
+        ArgumentError: If a setting or option is invalid. `step` raises this error, before anything is written, if a
+            gradient is sparse or differs from its parameter in dtype, device or shape.
     """
 
-    _step_supports_amp_scaling = True  # GradScaler then passes its scale to `step` and leaves the gradients scaled
+    _step_supports_amp_scaling = True  # GradScaler then passes its scale to `step` and does not unscale gradients
 
     def __init__(
         self,
@@ -89,7 +90,7 @@ class Optimizer(GroupSettings):
 
     @classmethod
     def recipe_for(cls, **settings: Any) -> Recipe:
-        """Return the recipe of this method without an optimizer; settings not given have their defaults.
+        """Return the recipe of this method without creating an optimizer. Omitted settings have their default values.
 
         >>> import dashpot as dp
         >>> dp.RMSprop.recipe_for(lr=0.01, momentum=0.9).stages[-1]
@@ -99,18 +100,18 @@ class Optimizer(GroupSettings):
 
     @property
     def options(self) -> ResolvedOptions:
-        """The resolved options; `set_options` changes those of clipping and `nonfinite`."""
+        """The resolved options. `set_options` can change the clipping options and `nonfinite`."""
         return self._options
 
     def set_options(self, **options: Unpack[StepOptions]) -> None:
-        """Change options between steps: `max_norm`, `clip_value`, `adaptive_clip` and `nonfinite`.
+        """Change the options `max_norm`, `clip_value`, `adaptive_clip` and `nonfinite` between steps.
 
         Args:
-            options: New values, as in `dashpot.Options`. Options not named keep their values.
+            options: New values, see `dashpot.Options`. Omitted options keep their values.
 
         Raises:
-            ArgumentError: If a value is out of range, or an option does not exist or is fixed at construction. The
-                optimizer is unchanged then.
+            ArgumentError: If a value is out of range, or if an option does not exist or cannot be changed after
+                construction. The optimizer is then unchanged.
 
         Example:
             >>> import torch, dashpot as dp
@@ -131,11 +132,11 @@ class Optimizer(GroupSettings):
 
     @property
     def recipe(self) -> Recipe:
-        """The recipe of the first parameter group, with its schedules.
+        """The recipe of the first parameter group, including its schedules.
 
         Raises:
             ArgumentError: If a recipe cannot represent a schedule because other settings are derived from the scheduled
-                one: the zero and gain of NAG from its pole.
+                setting, as NAG derives its zero and gain from its pole.
         """
         return self._recipe_with_schedules(self.param_groups[0])
 
@@ -145,7 +146,7 @@ class Optimizer(GroupSettings):
         return dict(self._schedule)
 
     def current_lr(self, group: int = 0) -> float:
-        """Return the learning rate of the next step of a parameter group, including its schedule.
+        """Return the learning rate of a parameter group in the next step, including its schedule.
 
         >>> import torch, dashpot as dp
         >>> dp.SGD([torch.zeros(1, requires_grad=True)], lr=0.5).current_lr()
@@ -155,10 +156,10 @@ class Optimizer(GroupSettings):
         return float(lr) * factor
 
     def steps_done(self) -> int:
-        """Return the number of steps that updated any parameter; schedules are functions of it.
+        """Return the number of steps that updated any parameter. Schedules are functions of this count.
 
-        The groups store the count, so that it is saved, and continues while some parameters are frozen. Checkpoints of
-        torch do not have it; the largest count of a parameter is used instead.
+        The groups store the count, so that it is saved and keeps increasing while some parameters are frozen.
+        Checkpoints of torch do not contain it; the largest step count of any parameter is used instead.
         """
         counts = [self._count(group, "steps_done") for group in self.param_groups if "steps_done" in group]
         states = (self.state[p] for group in self.param_groups for p in group["params"] if p in self.state)
@@ -180,8 +181,8 @@ class Optimizer(GroupSettings):
         """Take one step. Parameters without a gradient are not updated.
 
         Args:
-            closure: Clears the gradients, computes the loss, calls backward and returns the loss. Gradients are enabled
-                while it runs, and `step` returns its value.
+            closure: Function that clears the gradients, computes the loss, calls backward and returns the loss.
+                Gradients are enabled while it runs, and `step` returns its value.
         """
         loss = None
         if closure is not None:
@@ -195,7 +196,7 @@ class Optimizer(GroupSettings):
 
     @staticmethod
     def profile_hook_step(func: Callable[..., Any]) -> Callable[..., Any]:
-        """Wrap `step` as torch does, but use the wrapper only if a hook or a profiler is active."""
+        """Wrap `step` as torch does, but call the wrapper only if a hook or a profiler is active."""
         return hook_step_if_needed(func)
 
     def _step(self) -> None:
@@ -211,7 +212,7 @@ class Optimizer(GroupSettings):
             self._decision = stepper.take(self, self.steps_done())
 
     def _is_state_init_step(self) -> bool:
-        """Check for the step by which torch.distributed.checkpoint creates the state; see `initial_state`."""
+        """Check whether torch.distributed.checkpoint takes this step to create the state; see `initial_state.py`."""
         return is_state_init_step(self)
 
     def _has_products(self) -> bool:
@@ -222,7 +223,7 @@ class Optimizer(GroupSettings):
 
     def _reset_caches(self) -> None:
         super()._reset_caches()
-        # A graph of `torch.compile` breaks before the step and resumes after it. This does not import Dynamo.
+        # A graph of `torch.compile` breaks before the step and resumes after it. This call does not import Dynamo.
         self._untraced: Any = torch.compiler.disable(type(self)._step)
         self._stepper, self._capturable_stepper = Stepper(), CapturableStepper()
         self._backend = Backend(self.options.engine)
@@ -237,21 +238,21 @@ class Optimizer(GroupSettings):
 
     @property
     def last_step(self) -> str | None:
-        """Outcome of the last step: "applied", "clipped" or "skipped"; None before the first."""
+        """The outcome of the last step: "applied", "clipped" or "skipped", or None before the first step."""
         return None if self._decision is None else self._decision.outcome()
 
     @property
     def last_grad_norm(self) -> Tensor | None:
-        """Norm of all gradients before clipping at the last step, a 0-d tensor; None if not measured.
+        """The norm of all gradients at the last step, before clipping, as a 0-d tensor, or None if it was not measured.
 
-        It is measured if `max_norm` is given or `nonfinite` is not "allow", without host synchronization.
+        The norm is measured if `max_norm` is given or `nonfinite` is not "allow". This does not require a host sync.
         """
         return None if self._decision is None else self._decision.norm
 
     # ---- state and text ---------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state as tensors and plain Python values; NumPy scalars, as schedulers write, are converted.
+        """Return the state as tensors and plain Python values. NumPy scalars, which schedulers may set, are converted.
 
         >>> import numpy as np, torch, dashpot as dp
         >>> opt = dp.SGD([torch.zeros(1, requires_grad=True)], lr=0.5)
@@ -265,26 +266,27 @@ class Optimizer(GroupSettings):
         """Load state that this class or its torch counterpart saved.
 
         Args:
-            state_dict: As returned by `state_dict()`. State is matched by parameter name if both sides have names, else
-                by position. Names may differ by a common prefix and by the prefixes of torch's wrappers. Groups with
-                names take the settings of the group their parameters were saved in. State keeps its saved dtype.
+            state_dict: The result of `state_dict()`. State is matched by parameter name if both sides have names, and
+                by position otherwise. Names may differ by a common prefix and by the prefixes of torch's wrappers. A
+                group with names takes its settings from the group in which its parameters were saved. State keeps the
+                dtype in which it was saved.
 
         Raises:
-            ArgumentError: If names, shapes, slots, counts or settings do not match, as for a different method. The
-                optimizer is unchanged then.
+            ArgumentError: If names, shapes, slots, counts or settings do not match, for example because the method
+                differs. The optimizer is then unchanged.
         """
         if isinstance(state_dict, Mapping):
             state_dict = dict(state_dict)
         check_form(type(self).__name__, state_dict)
-        # Tensors created in inference mode could not be written by a step outside it.
+        # A step outside inference mode cannot write to tensors that were created in it.
         with torch.inference_mode(False), checked_load(self, self._accept):
             super().load_state_dict(state_dict)
         for group in self.param_groups:
-            if group.get("capturable"):  # read now: a step must not synchronize
+            if group.get("capturable"):  # read now, because a step must not cause a host sync
                 group.setdefault("steps_done", self.steps_done())
 
     def _accept(self, saved: Mapping[str, Any], own: Mapping[str, Any]) -> AcceptedGroup:
-        """Convert a saved group for the group `own`, and reject a group of a different method."""
+        """Convert a saved group for loading into the group `own`. Reject a group of a different method."""
         owner = type(self).__name__
         saved = normalize_group(owner, saved, own, self._SAVED_COUNTERS)
         numbers = [name for name, value in self._settings(self.defaults).items() if is_numeric(value)]
@@ -303,7 +305,7 @@ class Optimizer(GroupSettings):
         return AcceptedGroup(saved, lambda p: possible.with_needed(self.options.storage(p.dtype).slots(recipe)))
 
     def _possible_slots(self) -> Slots:
-        """Return the slots of the method with any settings."""
+        """Return the slots that the method can have under any settings."""
         return slots_of(self._built, self._settings(self.defaults))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -330,7 +332,7 @@ class Optimizer(GroupSettings):
 
 
 def _size(group: Mapping[str, Any]) -> str:
-    """Return the number of tensors and elements of a group, and `maximize=True` if set."""
+    """Describe the number of tensors and elements in a group, and `maximize=True` if set."""
     params = group["params"]
     lazy = sum(map(is_lazy, params))
     count = sum(p.numel() for p in params if not is_lazy(p))

@@ -15,17 +15,17 @@ from dashpot.optimizers.steppable import Steppable
 
 
 class CapturableStepper:
-    """The capturable step of one optimizer, with the step counts on the devices of its parameters."""
+    """The capturable step of one optimizer, with step counts on the devices of the parameters."""
 
     def __init__(self) -> None:
         self._counts: dict[tuple[int, torch.device], cuda_graph.DeviceStepCounts] = {}
 
     def take(self, optimizer: Steppable, done: int) -> StepDecision:
-        """Step every parameter with a gradient. A skip is decided on the device.
+        """Step every parameter that has a gradient. Whether to skip the step is decided on the device.
 
         Args:
             optimizer: The optimizer.
-            done: Steps taken before this one.
+            done: Number of steps taken before this one.
         """
         if cuda_graph.capturing() and optimizer.schedule:
             raise ArgumentError(
@@ -62,7 +62,7 @@ class CapturableStepper:
         return decision
 
     def _complete_group(self, optimizer: Steppable, step: Step, group: GroupStep) -> cuda_graph.DeviceStepCounts:
-        """Complete the state of a group's parameters on one device, and compute their scalars."""
+        """Complete the state of the parameters of a group on one device, and compute their scalars."""
         params, device = step.params[group.start : group.stop], step.params[group.start].device
         counts = self._counts.get((group.index, device))
         if counts is None or not counts.is_valid_for([optimizer.state.get(p, {}) for p in params]):

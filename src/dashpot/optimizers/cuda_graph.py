@@ -1,7 +1,7 @@
-"""Steps that a CUDA graph can record: counted, scaled and, if necessary, skipped on the device.
+"""Steps that a CUDA graph can record: counting, scaling and skipping take place on the device.
 
-No tensor's value is read on the host. Scalars are computed from a tensor of step counts, for all parameters of a group
-at once, and a skipped step writes the old values back.
+The host never reads the value of a tensor. Scalars are computed from a tensor of step counts, for all parameters of a
+group at once. A skipped step writes back the old values.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from dashpot.utils.scalars import scalar_dtype
 
 
 class DeviceStepCounts:
-    """The step counts of several parameters in one tensor; each `state["step"]` becomes a view of its entry.
+    """The step counts of several parameters in one tensor. Each `state["step"]` becomes a view of one entry.
 
     Args:
-        counts: Step counts, 0-d tensors on one device.
+        counts: Step counts, as 0-d tensors on one device.
         states: States of the parameters.
 
     Attributes:
-        steps: The counts, shape (n,).
+        steps: The step counts, a tensor of shape (n,).
     """
 
     def __init__(self, counts: Sequence[Tensor], states: Sequence[dict[str, Any]]) -> None:
@@ -43,7 +43,7 @@ class DeviceStepCounts:
             state["step"] = view
 
     def is_valid_for(self, states: Sequence[dict[str, Any]]) -> bool:
-        """Check that these states still hold the views."""
+        """Check that these states still contain the views."""
         return len(states) == len(self._views) and all(
             state.get("step") is view for state, view in zip(states, self._views, strict=True)
         )
@@ -64,13 +64,13 @@ def step_count_on_device(state: Mapping[str, Any], device: torch.device) -> Tens
 def scalars_on_device(plan: GroupPlan, steps: Tensor, clip_value: float | None, seed: int | None) -> list[StepScalars]:
     """Return the scalars of the next step of each parameter.
 
-    A stage computes its scalars once, from a vector of step numbers.
+    Each stage computes its scalars only once, from a vector of step numbers.
 
     Args:
         plan: The plan of the group.
-        steps: Steps taken by each parameter, shape (n,).
+        steps: Number of steps taken by each parameter, a tensor of shape (n,).
         clip_value: Bound on the elements of the gradient, or None.
-        seed: Seed of the stochastic rounding, or None.
+        seed: Seed for stochastic rounding, or None.
     """
     t = (steps + 1).to(scalar_dtype(steps.device))
     recipe, n = plan.recipe, len(steps)
@@ -90,7 +90,7 @@ def scalars_on_device(plan: GroupPlan, steps: Tensor, clip_value: float | None, 
 
 
 def _unbind(value: Any, n: int) -> Sequence[Any]:
-    """Return n numbers, from a tensor of shape (n,) or one number for all."""
+    """Return n numbers, which are the entries of a tensor of shape (n,) or all the same number."""
     if isinstance(value, Tensor) and value.shape == (n,):
         return value.unbind()
     return [value] * n
@@ -99,7 +99,7 @@ def _unbind(value: Any, n: int) -> Sequence[Any]:
 def check_gradients_on_device(
     options: ResolvedOptions, grads: Sequence[Tensor], scaler: tuple[Any, Any]
 ) -> StepDecision:
-    """`check_gradients` without host synchronization: `skip` is a 0-d tensor if the step may be skipped."""
+    """Check gradients like `check_gradients`, but without a host sync: `skip` is a 0-d tensor if a skip is possible."""
     loss_scale, found_inf = scaler
     inverse = 1.0 if loss_scale is None else loss_scale.to(scalar_dtype(loss_scale.device)).reciprocal()
     skip: Any = found_inf.to(torch.bool).reshape(()) if isinstance(found_inf, Tensor) else False
@@ -120,15 +120,15 @@ def check_gradients_on_device(
 def run_group_on_device(
     step: Step, group: GroupStep, counts: DeviceStepCounts, decision: StepDecision, inductor: Inductor, elements: int
 ) -> None:
-    """Step the parameters of a group on one device, or leave them unchanged if the decision is to skip.
+    """Step the parameters of a group on one device, or leave them unchanged if the step is skipped.
 
     Args:
         step: The step.
         group: The group.
-        counts: The step counts of its parameters.
+        counts: The step counts of the group's parameters.
         decision: Factor on the gradients, and whether to skip.
-        inductor: The compiled programs.
-        elements: Number of elements in the whole step on accelerators.
+        inductor: The compiled steps.
+        elements: Number of elements of all tensors of the step on accelerators.
     """
     recipe, scale = group.plan.recipe, decision.scale
     scale = scale.to(counts.steps.device) if isinstance(scale, Tensor) else scale
@@ -142,5 +142,5 @@ def run_group_on_device(
 
 
 def capturing() -> bool:
-    """Return whether the current stream records into a CUDA graph."""
+    """Return whether the current stream is being recorded into a CUDA graph."""
     return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()

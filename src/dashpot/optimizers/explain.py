@@ -1,4 +1,4 @@
-"""Description of the engine that steps each tensor of an optimizer."""
+"""Description of the engines that step the tensors of an optimizer."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Explanation(NamedTuple):
     """The engine of an optimizer.
 
     Attributes:
-        mode: "auto", "eager" or "compiled".
-        rows: One line for each set of tensors stepped in the same way.
+        mode: The engine option: "auto", "eager" or "compiled".
+        rows: One line for each set of tensors that are stepped in the same way.
     """
 
     mode: str
@@ -39,10 +39,10 @@ _RULES = {
 
 
 def explain_engine(optimizer: Optimizer) -> Explanation:
-    """Describe which engine steps which tensors of an optimizer, with the reasons.
+    """Describe which engine steps which tensors of an optimizer, and why.
 
     Args:
-        optimizer: A dashpot optimizer. Before its first step only the rule is known.
+        optimizer: A dashpot optimizer. Before its first step, the result contains only the rule for choosing engines.
 
     Raises:
         ArgumentError: If `optimizer` is not a dashpot optimizer.

@@ -1,7 +1,7 @@
 """Gradient checks before a step: global norm, clip factor, finiteness, and whether to skip the step.
 
-The clip factor of gradients on a device stays there, without host synchronization. Only a step that may be skipped
-synchronizes.
+The clip factor of gradients on an accelerator remains there, without a host sync. Only steps that may be skipped cause
+a host sync.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from dashpot.optimizers.options import ResolvedOptions
 
 
 class StepDecision(NamedTuple):
-    """Whether and how to take a step. Off the CPU `scale`, `norm` and `clipped` are 0-d tensors.
+    """Whether and how to take a step. On accelerators, `scale`, `norm` and `clipped` are 0-d tensors.
 
     Attributes:
         scale: Factor on every gradient.
-        skip: Whether to leave parameters, state and counts unchanged.
-        norm: Norm of the gradients before clipping; None if not measured.
+        skip: Whether to skip the step, which leaves parameters, state and step counts unchanged.
+        norm: Norm of the gradients before clipping, or None if it was not measured.
         clipped: Whether `max_norm` reduces the gradients.
     """
 
@@ -48,7 +48,7 @@ def check_gradients(options: ResolvedOptions, backend: Backend, step: Step, scal
         options: The options of the optimizer.
         backend: The engine, which measures gradients with kernels.
         step: The step.
-        scaler: (loss scale, whether an infinity was found) of a `torch.amp.GradScaler`, each or None.
+        scaler: The loss scale of a `torch.amp.GradScaler` and whether it found an infinity. Either may be None.
 
     Raises:
         NonFiniteError: If `nonfinite="raise"` and a gradient is not finite.
@@ -72,13 +72,13 @@ def check_gradients(options: ResolvedOptions, backend: Backend, step: Step, scal
 
 
 def _global_norm(backend: Backend, step: Step) -> tuple[Tensor, Any]:
-    """Return (norm of all gradients, whether all are finite), equal on every rank."""
+    """Return the norm of all gradients and whether they are all finite; the results are equal on every rank."""
     found = {spec: _combined(*measured) for spec, measured in backend.measure_gradients(step)}
     return global_norm_and_finite(found) if found.keys() - {None} else found[None]
 
 
 def _combined(squares: float, finite: Any, rest: list[Tensor]) -> tuple[Tensor, Any]:
-    """Combine the measurements of kernels with the remaining gradients."""
+    """Combine the measurements by kernels with those of the remaining gradients."""
     norms = [torch.tensor(math.sqrt(squares) if squares >= 0 else math.nan, dtype=torch.float64, device="cpu")]
     for device in dict.fromkeys(g.device for g in rest):
         grads = [g if torch.is_grad_enabled() else g.detach() for g in rest if g.device == device]
@@ -89,9 +89,9 @@ def _combined(squares: float, finite: Any, rest: list[Tensor]) -> tuple[Tensor, 
 
 
 def norm_dtype(g: Tensor) -> torch.dtype:
-    """Return the dtype to measure a gradient in.
+    """Return the dtype in which to measure a gradient.
 
-    On the CPU this is float64, as in kernels, so that squares of large float32 numbers are finite.
+    On the CPU this is float64, as in kernels, so that the squares of large float32 numbers are finite.
     """
     if g.device.type == "cpu":
         return torch.complex128 if g.is_complex() else torch.float64

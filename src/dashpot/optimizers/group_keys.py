@@ -1,7 +1,7 @@
-"""Validation of parameter-group keys.
+"""Validation of the keys of parameter groups.
 
-torch ignores unknown keys, so a misspelt setting trains with the default. Here a key is rejected if it is a constructor
-argument that groups do not have, or close to the name of a setting.
+torch ignores unknown keys, so a model with a misspelt setting is trained with the default. Here a key is rejected if it
+is a constructor argument that groups do not have, or if it is similar to the name of a setting.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ _TORCH = (
     *("etas", "step_sizes"),
 )
 CARRIED = frozenset((*_OWN, *_SCHEDULERS, *_TORCH))
-"""Keys allowed in every group: reserved names, those of torch's schedulers and those of torch's optimizers."""
+"""Keys allowed in every group: reserved names, and the keys of torch's schedulers and optimizers."""
 
 _SYNONYMS = {"learning_rate": "lr", "epsilon": "eps"}
-_LONG = 7  # names of this length or more may differ by two edits; "bias" is two edits from "debias" and "betas"
-_SHORT = 4  # names up to this length must share the first letter: "role" is not a misspelt "pole"
+_LONG = 7  # minimum length of names that may differ by two edits; "bias" is two edits from "debias" and "betas"
+_SHORT = 4  # maximum length of names that must share the first letter: "role" is not a misspelling of "pole"
 
 
 def check_keys(owner: str, group: Mapping[str, Any], readable: Collection[str], arguments: Collection[str]) -> None:
-    """Check that no key of a group looks like a setting but would be ignored.
+    """Check that no key of a group that would be ignored resembles a setting.
 
     Args:
-        owner: Class name, for the message.
+        owner: Class name of the optimizer, for the message.
         group: The parameter group.
         readable: Keys that the method reads from a group.
-        arguments: Arguments of the constructor.
+        arguments: Names of the constructor's arguments.
 
     Raises:
-        ArgumentError: If a key is an argument of the constructor only, or a misspelt setting.
+        ArgumentError: If a key is an argument of the constructor only, or if it is a misspelt setting.
     """
     for key in group:
         if not isinstance(key, str) or key in readable or key in CARRIED:
@@ -60,7 +60,7 @@ def check_keys(owner: str, group: Mapping[str, Any], readable: Collection[str], 
 
 
 def check_params(owner: str, params: Any) -> None:
-    """Raise `ArgumentError` if `params` is a module or a method that was not called."""
+    """Raise `ArgumentError` if `params` is a module, or a method that should have been called."""
     expected = f"{owner}: params must be parameters, as in model.parameters()"
     if isinstance(params, torch.nn.Module):
         raise ArgumentError(f"{expected}, got a {type(params).__name__}.")
@@ -97,7 +97,7 @@ def _is_misspelling(word: str, name: str, distance: int) -> bool:
 
 
 def edit_distance(a: str, b: str) -> int:
-    """Return the number of insertions, deletions, replacements and swaps of neighbours that turn `a` into `b`.
+    """Return the number of insertions, deletions, replacements and swaps of adjacent letters that turn `a` into `b`.
 
     Example:
         >>> edit_distance("weigth", "weight"), edit_distance("bta", "betas")

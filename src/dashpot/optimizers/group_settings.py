@@ -1,4 +1,4 @@
-"""Parameter groups: their settings are checked here and resolved to the recipe of a step."""
+"""Parameter groups, whose settings are checked here and resolved to the recipe of a step."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from dashpot.utils.scalars import is_immutable, is_number, minimum, read, typed_
 from dashpot.utils.warn import warn
 
 STORED_AS = {"pole": "momentum"}
-"""Arguments that groups store under the name that torch's schedulers write to."""
+"""Arguments that groups store under the key to which torch's schedulers write."""
 
-_LR_TOLERANCE = 1e-12  # relative to the peak rate: torch's recursive schedulers end a ramp to zero this close below it
+_LR_TOLERANCE = 1e-12  # relative to the peak rate; torch's recursive schedulers may end a ramp this far below zero
 
 
 class _CachedPlan(NamedTuple):
-    """A plan, and the values of the group that it depends on; `values` is None if it must not be reused."""
+    """A plan and the values of the group on which it depends. `values` is None if the plan must not be reused."""
 
     names: tuple[str, ...]
     values: list[Any] | None
@@ -41,20 +41,20 @@ class _CachedPlan(NamedTuple):
 
 
 class GroupSettings(torch.optim.Optimizer):
-    """Parameter groups whose settings define a recipe; the base of `Optimizer`."""
+    """Parameter groups whose settings define a recipe; the base class of `Optimizer`."""
 
     preset: ClassVar[Callable[..., Recipe]]
     _OPTIONS: ClassVar[tuple[str, ...]] = OPTION_NAMES
     _FLAGS = ("maximize", "seed")  # entries of a group that are not settings of the method
     _FIXED: ClassVar[Mapping[str, Any]] = {}  # settings of the torch counterpart that the class fixes
-    _SAVED_COUNTERS = ("steps_done",)  # counters saved in the groups; a group passed in by the user starts without
-    _GROUP_WORDS: ClassVar[tuple[str, ...]] = ()  # alternative keys, converted when a group is added
-    _SHARED: ClassVar[tuple[str, ...]] = ()  # settings that the first group determines for all
+    _SAVED_COUNTERS = ("steps_done",)  # counters saved in the groups, removed from groups that the user passes
+    _GROUP_WORDS: ClassVar[tuple[str, ...]] = ()  # alternative keys, which are converted when a group is added
+    _SHARED: ClassVar[tuple[str, ...]] = ()  # settings for which the first group's value applies to all groups
     _options: ResolvedOptions
     _schedule: Mapping[str, Schedule]
 
     def _reset_caches(self) -> None:
-        """Drop everything cached about settings, tensors and kernels."""
+        """Clear all caches of settings, tensors and kernels."""
         self._recipes: dict[Any, Recipe] = {}
         self._plans: dict[int, _CachedPlan] = {}
 
@@ -63,7 +63,7 @@ class GroupSettings(torch.optim.Optimizer):
     def _plan_group(self, index: int, done: int) -> GroupPlan:
         """Resolve the settings of a group for the step after `done` steps.
 
-        The plan of the last step is reused while the group holds the same objects, unless one of them is mutable.
+        The plan of the last step is reused as long as the group contains the same objects and none of them is mutable.
         """
         group, last = self.param_groups[index], self._plans.get(index)
         if last and last.values is not None and all(map(operator.is_, last.values, map(group.get, last.names))):
@@ -83,7 +83,7 @@ class GroupSettings(torch.optim.Optimizer):
         return plan
 
     def _resolve(self, group: Mapping[str, Any], settings: dict[str, Any], done: int) -> tuple[Recipe, Any, Any]:
-        """Return (recipe, factor of the schedule, window) as in `Clock`; applies the schedules to `settings`."""
+        """Apply the schedules to `settings`, and return (recipe, factor, window); the last two are those of `Clock`."""
         for name, schedule in self._schedule.items():
             if name != "lr":
                 hyperparams.write(settings, name, schedule.value(hyperparams.read(settings, name), done))
@@ -99,7 +99,7 @@ class GroupSettings(torch.optim.Optimizer):
         return recipe, factor, factor * relative
 
     def _recipe_of(self, group: Mapping[str, Any], settings: dict[str, Any] | None = None) -> Recipe:
-        """Return the recipe for the settings of a group, cached by all settings but lr."""
+        """Return the recipe for the settings of a group, cached by all settings except lr."""
         settings = self._settings(group) if settings is None else settings
         lr, tensors = settings["lr"], tensor_settings(settings)
         if tensors:
@@ -107,7 +107,7 @@ class GroupSettings(torch.optim.Optimizer):
         key = (self._options.adaptive_clip, *(typed_key(v) for name, v in settings.items() if name != "lr"))
         try:
             known = self._recipes.get(key)
-        except TypeError:  # an unhashable value: the check below names the setting
+        except TypeError:  # an unhashable value; the check below raises an error that names the setting
             known = None
         if known is None or tensors.keys() - {"lr"}:
             self._check_settings(settings)
@@ -121,11 +121,11 @@ class GroupSettings(torch.optim.Optimizer):
         return known
 
     def _settings(self, group: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the settings of the method from a group."""
+        """Return the settings of the method that a group contains."""
         return self._read(group, _argument_names(type(self).preset))
 
     def _read(self, group: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
-        """Return settings of a group as numbers, or as tensors if the step is differentiated."""
+        """Return settings of a group as numbers, or as tensors if the step is differentiable."""
         keep = bool(self.defaults["differentiable"])
         return {name: read(group[name], keep) for name in names}
 
@@ -133,12 +133,12 @@ class GroupSettings(torch.optim.Optimizer):
         return type(self).preset(**settings)
 
     def _built(self, settings: dict[str, Any]) -> Recipe:
-        """Return the recipe for settings, with the clipping that the options define."""
+        """Return the recipe for `settings`, with the clipping that the options define."""
         recipe, share = self._build(settings), self._options.adaptive_clip
         return recipe if share is None else Recipe(AdaptiveClip(share), *recipe.stages, lr=recipe.lr)
 
     def _recipe_with_schedules(self, group: Mapping[str, Any]) -> Recipe:
-        """Return the recipe of a group with its schedules."""
+        """Return the recipe of a group, including its schedules."""
         return bind_schedules(type(self).__name__, self._built, self._settings(group), self._schedule)
 
     def _maximizes(self, group: Mapping[str, Any]) -> bool:
@@ -177,7 +177,7 @@ class GroupSettings(torch.optim.Optimizer):
             )
 
     def _refuse_meta(self, tensors: Mapping[str, Tensor], params: Sequence[Tensor]) -> None:
-        """Reject settings on the meta device, which have no value, unless all parameters are there too."""
+        """Reject settings on the meta device, which have no value, unless all parameters are also on it."""
         for name, value in tensors.items():
             if value.device.type == "meta" and any(p.device.type != "meta" for p in params):
                 raise ArgumentError(
@@ -185,21 +185,22 @@ class GroupSettings(torch.optim.Optimizer):
                 )
 
     def _argument(self, name: str) -> str:
-        """Return the constructor argument for a setting: `pole` for `momentum` in some classes."""
+        """Return the name of the constructor argument for a setting; in some classes it is `pole` for `momentum`."""
         taken = inspect.signature(type(self).__init__).parameters
         return next((given for given, kept in STORED_AS.items() if kept == name and given in taken), name)
 
     # ---- adding a group ---------------------------------------------------------------------------------------------
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a parameter group with its own settings.
+        """Add a parameter group, which may have settings of its own.
 
         Args:
-            param_group: A dict with `params` and any settings; `pole` may be written for `momentum`. Other keys are
-                kept, unless they resemble a setting; `extra` may be a dict with arbitrary contents.
+            param_group: A dict with the key `params` and any settings; `pole` is accepted in place of `momentum`. Other
+                keys are kept, but a key that resembles a setting is an error. `extra` may be a dict with arbitrary
+                contents.
 
         Raises:
-            ArgumentError: If a key, setting or parameter is invalid. The optimizer is unchanged then.
+            ArgumentError: If a key, setting or parameter is invalid. The optimizer is then unchanged.
         """
         if not isinstance(param_group, dict):
             raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
@@ -233,13 +234,13 @@ class GroupSettings(torch.optim.Optimizer):
         self._refuse_meta(tensor_settings(self._settings(group)), group["params"])
 
     def _check_keys(self, group: Mapping[str, Any]) -> None:
-        """Reject keys that look like settings and would be ignored."""
+        """Reject keys that resemble settings but would be ignored."""
         alias = ("pole",) if {"momentum", "betas"} & self.defaults.keys() else ()
         readable = (*self.defaults, *alias, *self._GROUP_WORDS, *self._SAVED_COUNTERS)
         check_keys(type(self).__name__, group, readable, (*constructor_arguments(type(self)), *self._OPTIONS))
 
     def _check_shared(self, group: Mapping[str, Any]) -> None:
-        """Reject a value that differs from that of the other groups if it applies to all."""
+        """Reject a setting that must be equal in all groups but differs from that of the other groups."""
         agreed = {"differentiable": self.defaults["differentiable"]}
         if self.param_groups:
             agreed |= {name: self.param_groups[0][name] for name in self._SHARED if name in self.param_groups[0]}
@@ -252,7 +253,7 @@ class GroupSettings(torch.optim.Optimizer):
 
 
 def tensor_settings(settings: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the settings that are tensors, or pairs with a tensor."""
+    """Return the settings that are tensors or pairs containing a tensor."""
     found: dict[str, Tensor] = {}
     for name, value in settings.items():
         for item in value if isinstance(value, (tuple, list)) else (value,):
@@ -263,7 +264,7 @@ def tensor_settings(settings: Mapping[str, Any]) -> dict[str, Tensor]:
 
 @cache
 def constructor_arguments(cls: type[GroupSettings]) -> tuple[str, ...]:
-    """Return the names of the explicit arguments after `params`."""
+    """Return the names of the constructor's explicit arguments after `params`."""
     taken = inspect.signature(cls.__init__).parameters.values()
     return tuple(item.name for item in taken if item.kind in (item.POSITIONAL_OR_KEYWORD, item.KEYWORD_ONLY))[2:]
 

@@ -1,8 +1,8 @@
-"""Creation and checks of the per-parameter state.
+"""Creation and validation of the state of parameters.
 
-`torch.distributed.checkpoint` creates the state of a fresh optimizer before it loads into it: it sets every gradient
-and every learning rate to zero and calls `step()`. Such a step only creates the state: no parameter or count changes
-and no Hessian-vector product is computed, so that the run equals one without it.
+`torch.distributed.checkpoint` creates the state of a new optimizer before loading into it: it sets all gradients and
+learning rates to zero and calls `step()`. Such a step only creates the state. It does not change parameters or counts
+and does not compute a Hessian-vector product, so that it has no effect on the run.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from dashpot.utils.scalars import is_number, read
 
 
 def is_state_init_step(optimizer: Steppable) -> bool:
-    """Check for a step without state, with zero learning rates and with zero gradients; the same on every rank."""
+    """Check for a step without state, with zero learning rates and zero gradients; all ranks return the same result."""
     if optimizer.state or cuda_graph.capturing() or not all(_is_zero(group["lr"]) for group in optimizer.param_groups):
         return False
     params = [p for group in optimizer.param_groups for p in with_gradients(group["params"])[0]]
@@ -36,7 +36,7 @@ def is_state_init_step(optimizer: Steppable) -> bool:
 
 
 def init_state(optimizer: Steppable) -> None:
-    """Create the initial state of every parameter with a gradient, and the counts of the groups."""
+    """Create the initial state of every parameter that has a gradient, and the counts of the groups."""
     found = []
     for index, group in enumerate(optimizer.param_groups):
         recipe = optimizer._plan_group(index, 0).recipe
@@ -71,10 +71,10 @@ def _all_zero(params: Sequence[Tensor]) -> bool:
 
 
 def complete_state(optimizer: Steppable, recipe: Recipe, p: Tensor, storage: StorageFormat) -> dict[str, Any]:
-    """Return the state of a parameter after creating its missing slots.
+    """Create the missing slots of a parameter, and return its state.
 
     Raises:
-        ArgumentError: If an existing slot cannot be used, or a CUDA graph is recorded and a slot is missing.
+        ArgumentError: If an existing slot cannot be used, or if a slot is missing while a CUDA graph is being recorded.
     """
     state = optimizer.state[p]
     for slot in storage.slots(recipe):
@@ -82,7 +82,7 @@ def complete_state(optimizer: Steppable, recipe: Recipe, p: Tensor, storage: Sto
             _check_slot(type(optimizer).__name__, slot, state[slot.key], p)
     if any(slot.key not in state for slot in storage.slots(recipe)):
         reject_state_init_in_graph(optimizer)
-        with torch.inference_mode(False):  # the state must be writable outside inference mode
+        with torch.inference_mode(False):  # state must be writable outside inference mode
             for key, value in new_slots(recipe, p, storage).items():
                 state.setdefault(key, value)
     return state
@@ -117,7 +117,7 @@ def _is_expanded(x: Tensor) -> bool:
 
 
 def set_step_count(state: dict[str, Any], count: int) -> None:
-    """Store the step count as torch does: a 0-d float32 CPU tensor, here with memory of its own."""
+    """Store the step count as in torch, as a 0-d float32 CPU tensor, which does not share its memory."""
     step = state.get("step")
     fits = type(step) is Tensor and step.dim() == 0 and step.dtype == torch.float32 and step.device.type == "cpu"
     if not fits or step.is_inference() or step.untyped_storage().nbytes() > step.nbytes:  # pyright: ignore[reportOptionalMemberAccess]
@@ -126,7 +126,7 @@ def set_step_count(state: dict[str, Any], count: int) -> None:
 
 
 def reject_state_init_in_graph(optimizer: Steppable) -> None:
-    """Raise `ArgumentError` while a CUDA graph is recorded: state must exist before."""
+    """Raise `ArgumentError` if a CUDA graph is being recorded, because the state must be created before."""
     if cuda_graph.capturing():
         raise ArgumentError(
             f"{type(optimizer).__name__}: a CUDA graph cannot record the step that creates the state; "
@@ -135,7 +135,7 @@ def reject_state_init_in_graph(optimizer: Steppable) -> None:
 
 
 def with_gradients(params: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """Return the parameters that have a gradient, and the gradients."""
+    """Return the parameters that have a gradient, and their gradients."""
     grads = [p.grad for p in params]
     if type(None) in map(type, grads):  # `None in grads` would compare tensors
         params = [p for p, g in zip(params, grads, strict=True) if g is not None]

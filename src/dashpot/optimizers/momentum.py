@@ -1,4 +1,4 @@
-"""Momentum methods parametrized by the pole of their gradient filter."""
+"""Momentum methods, parametrized by the pole of their gradient filter."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class HeavyBall(Optimizer):
     Args:
         params: Parameters, parameter groups or (name, parameter) pairs.
         lr: Learning rate, >= 0.
-        pole: Decay rate of the velocity, in [0, 1). Stored in the groups under torch's key `momentum`, so that torch's
-            schedulers can cycle it.
-        weight_decay: L2 penalty added to the gradient, >= 0.
-        options: Options of every optimizer (`schedule`, `maximize`, `engine`, `max_norm`, ...), see `dashpot.Options`.
+        pole: Decay rate of the velocity, in [0, 1). Parameter groups store it under torch's key `momentum`, so that
+            torch's schedulers can cycle it.
+        weight_decay: Coefficient of the L2 penalty, >= 0.
+        options: Options common to all optimizers (`schedule`, `maximize`, `engine`, ...), see `dashpot.Options`.
 
     Raises:
         ArgumentError: If a value is outside its range.
@@ -69,9 +69,9 @@ class NAG(Optimizer):
     Args:
         params: Parameters, parameter groups or (name, parameter) pairs.
         lr: Learning rate, >= 0.
-        pole: Decay rate of the buffer, in [0, 1). Stored in the groups under torch's key `momentum`.
-        weight_decay: L2 penalty added to the gradient, >= 0.
-        options: Options of every optimizer, see `dashpot.Options`.
+        pole: Decay rate of the buffer, in [0, 1). Parameter groups store it under torch's key `momentum`.
+        weight_decay: Coefficient of the L2 penalty, >= 0.
+        options: Options common to all optimizers, see `dashpot.Options`.
 
     Raises:
         ArgumentError: If a value is outside its range.
@@ -109,17 +109,18 @@ class QHM(Optimizer):
         m <- pole m + (1 - pole) g
         w <- w - lr ((1 - nu) g + nu m)
 
-    The filter has unit DC gain, so the effective learning rate is lr. nu = 1 is an exponential moving average, nu =
-    pole has Nesterov's zero, and nu = 0 is plain gradient descent.
+    The filter has unit DC gain, so the effective learning rate is lr. With nu = 1 the direction is an exponential
+    moving average, with nu = pole the filter has Nesterov's zero, and with nu = 0 the direction is the plain gradient.
 
     Args:
         params: Parameters, parameter groups or (name, parameter) pairs.
-        lr: Learning rate, >= 0. To match a heavy ball, multiply its rate by 1/(1 - pole).
-        pole: Decay rate of the moving average, in [0, 1). Stored in the groups under torch's key `momentum`.
+        lr: Learning rate, >= 0. To match a heavy ball with rate r, use r/(1 - pole).
+        pole: Decay rate of the moving average, in [0, 1). Parameter groups store it under torch's key `momentum`.
         nu: Weight of the moving average, in [0, 1].
-        weight_decay: L2 penalty added to the gradient, >= 0.
-        debias: Divide the direction by 1 - nu pole^t, so that a constant gradient passes unchanged from the first step.
-        options: Options of every optimizer, see `dashpot.Options`.
+        weight_decay: Coefficient of the L2 penalty, >= 0.
+        debias: Whether to divide the direction by 1 - nu pole^t, so that a constant gradient is unchanged from the
+            first step.
+        options: Options common to all optimizers, see `dashpot.Options`.
 
     Raises:
         ArgumentError: If a value is outside its range.

@@ -1,4 +1,4 @@
-"""Options common to every optimizer: execution, clipping, precision, group flags and schedules."""
+"""Options common to all optimizers: execution, clipping, precision, group flags and schedules."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Schedules: TypeAlias = "Schedule | Mapping[str, Schedule] | None"
 
 
 class StepOptions(TypedDict, total=False):
-    """The part of `Options` that `Optimizer.set_options` can change between steps."""
+    """The options that `Optimizer.set_options` can change between steps."""
 
     max_norm: float | None
     clip_value: float | None
@@ -32,7 +32,7 @@ class StepOptions(TypedDict, total=False):
 
 
 class BaseOptions(StepOptions, total=False):
-    """The part of `Options` without the flags that torch's classes take as explicit arguments."""
+    """All options except the flags that torch's classes accept as explicit arguments."""
 
     schedule: Schedules
     engine: str
@@ -42,34 +42,35 @@ class BaseOptions(StepOptions, total=False):
 
 
 class Options(BaseOptions, total=False):
-    """Keyword arguments of every optimizer.
+    """Keyword arguments common to all optimizers.
 
     Args:
         schedule: A `dashpot.Schedule` for lr, a mapping from setting names to schedules, or None. A schedule is a
-            function of the optimizer's step count, so resuming and rebuilding need no further state. torch schedulers
-            work as well, on the parameter groups.
-        maximize: Ascend: negate the gradient, but not the decay. Default: False. May differ between groups.
-        differentiable: Record the step for autograd. Default: False.
+            function of the optimizer's step count, so resuming requires no further state. torch's schedulers, which
+            modify the parameter groups, are supported as well.
+        maximize: Maximize the objective by negating the gradient, but not the decay. May differ between groups.
+            Default: False.
+        differentiable: Record the step in the autograd graph. Default: False.
         capturable: Count steps on the parameters' device and avoid host syncs, so that a CUDA graph can record a
-            training step and replay it. Excludes `nonfinite="raise"`. Stored in the groups; loading a checkpoint does
-            not change it. Default: False.
-        engine: "auto" (compiled kernels where they are faster, see `dashpot.explain_engine`), "eager" or "compiled".
-            Default: the environment variable `DASHPOT_ENGINE`, else "auto".
-        max_norm: Positive, or None: scale the gradients of all groups jointly down to this norm inside the step,
-            leaving `p.grad` unchanged. `optimizer.last_grad_norm` is the norm before clipping; `math.inf` measures it
-            without clipping.
-        clip_value: Positive, or None: clamp every element of a gradient to [-clip_value, clip_value], after `max_norm`.
-        adaptive_clip: Positive, or None: limit each gradient's norm to this multiple of its weight's norm
-            (`AdaptiveClip`).
-        nonfinite: Treatment of gradients with nan or inf: "allow" (as in torch: apply the step), "skip" (leave
-            weights, state and step counts unchanged, and set `optimizer.last_step` to "skipped") or "raise"
-            (`NonFiniteError`, with nothing changed). Default: "allow".
-        rounding: Rounding of bfloat16 weights: "nearest", "stochastic" (unbiased) or "kahan" (a second bfloat16 number
-            holds the rounding error). No effect on wider dtypes. Default: "nearest".
-        state_dtype: `torch.bfloat16` halves the elementwise state of float32 and bfloat16 weights, with stochastic
-            rounding; None keeps float32.
-        seed: Integer in [0, 2^63), seed of stochastic rounding. The random numbers depend only on the seed, the step
-            and the element. Default: 0.
+            training step and replay it. Cannot be combined with `nonfinite="raise"`. The flag is stored in the groups,
+            and loading a checkpoint does not change it. Default: False.
+        engine: "auto" (compiled kernels if they are faster, see `dashpot.explain_engine`), "eager" or "compiled".
+            Default: the environment variable `DASHPOT_ENGINE` if set, otherwise "auto".
+        max_norm: Maximum norm of the gradients of all groups taken together, > 0, or None. Larger gradients are scaled
+            down inside the step; `p.grad` is unchanged. `optimizer.last_grad_norm` is the norm before clipping;
+            `math.inf` measures it without clipping.
+        clip_value: Bound on the magnitude of gradient elements, > 0, or None. Every element is clamped to [-clip_value,
+            clip_value], after `max_norm` is applied.
+        adaptive_clip: Maximum ratio of a gradient's norm to its weight's norm, > 0, or None (`AdaptiveClip`).
+        nonfinite: Treatment of gradients with nan or inf: "allow" (apply the step, as in torch), "skip" (leave weights,
+            state and step counts unchanged, and set `optimizer.last_step` to "skipped") or "raise" (raise
+            `NonFiniteError` without changing anything). Default: "allow".
+        rounding: Rounding of bfloat16 weights: "nearest", "stochastic" (unbiased) or "kahan" (the rounding error is
+            stored in a second bfloat16 number). It has no effect on wider dtypes. Default: "nearest".
+        state_dtype: `torch.bfloat16` halves the memory for the elementwise state of float32 and bfloat16 weights, with
+            stochastic rounding. None keeps the state in float32.
+        seed: Seed for stochastic rounding, an integer in [0, 2^63). The random numbers depend only on the seed, the
+            step and the element. Default: 0.
     """
 
     maximize: bool
@@ -95,7 +96,7 @@ _ALLOWED: Mapping[str, Constraint] = {
 
 
 def check_option_names(owner: str, options: Mapping[str, Any], arguments: Sequence[str] = ()) -> None:
-    """Raise `TypeError` for a keyword that is neither an option nor one of the constructor's `arguments`."""
+    """Raise `TypeError` if a keyword is neither an option nor one of the constructor's `arguments`."""
     known = [*(name for name in arguments if name not in OPTION_NAMES), *OPTION_NAMES]
     for name in options:
         if name not in OPTION_NAMES:
@@ -108,7 +109,7 @@ def check_option_names(owner: str, options: Mapping[str, Any], arguments: Sequen
 
 
 class ResolvedOptions(NamedTuple):
-    """The validated execution options of an optimizer, with defaults filled in."""
+    """The validated options of an optimizer, with defaults filled in."""
 
     engine: str = "auto"
     max_norm: float | None = None
@@ -122,7 +123,7 @@ class ResolvedOptions(NamedTuple):
 
     @staticmethod
     def of(owner: str, options: Mapping[str, Any]) -> ResolvedOptions:
-        """Resolve keyword arguments.
+        """Validate keyword arguments and fill in defaults.
 
         Raises:
             ArgumentError: If a value is out of range.
@@ -138,13 +139,13 @@ class ResolvedOptions(NamedTuple):
         return ResolvedOptions(**values)
 
     def storage(self, dtype: torch.dtype) -> StorageFormat:
-        """The storage of a parameter of `dtype`: only dtypes narrower than the compute dtype are rounded."""
+        """Return the storage format of a parameter of `dtype`. Only dtypes narrower than the compute dtype round."""
         weight = self.rounding if dtype == torch.bfloat16 else "nearest"
         if self.state_dtype is None or dtype not in (torch.float32, torch.bfloat16):
             return StorageFormat(weight)
         return StorageFormat(weight, "stochastic", self.state_dtype)
 
     def text(self) -> str:
-        """The options that differ from their defaults, as keyword arguments."""
+        """Return the options that differ from their defaults, formatted as keyword arguments."""
         defaults = self._field_defaults
         return ", ".join(f"{name}={value!r}" for name, value in self._asdict().items() if value != defaults[name])

@@ -1,4 +1,4 @@
-"""Checks of one parameter before a step: its gradient, and that its tensors can be read and written."""
+"""Checks of one parameter before a step: of its gradient, and of whether its tensors can be read and written."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ def check_gradient(owner: str, p: Tensor, state: Mapping[str, Any], *, different
     """Check that a gradient matches its parameter, and that all tensors can be written.
 
     Args:
-        owner: Class of the optimizer, for messages.
-        p: The parameter, with a gradient.
-        state: Its state.
+        owner: Class name of the optimizer, for messages.
+        p: The parameter, which has a gradient.
+        state: The state of the parameter.
         differentiable: Whether autograd records the step.
 
     Raises:
-        ArgumentError: If the gradient differs in layout, dtype, device or shape, or a tensor cannot be written.
+        ArgumentError: If the gradient differs from the parameter in layout, dtype, device or shape, or if a tensor
+            cannot be written.
     """
     grad = p.grad
     assert grad is not None
@@ -55,7 +56,7 @@ def check_gradient(owner: str, p: Tensor, state: Mapping[str, Any], *, different
 
 
 def _is_without_memory(x: Tensor) -> bool:
-    """Check for a tensor whose storage was resized to zero bytes: reading it is undefined."""
+    """Check for a tensor whose storage was resized to zero bytes; reading it is undefined behavior."""
     if type(x) not in _PLAIN or x.layout != torch.strided or x.data_ptr() != 0:
         return False
     return x.numel() > 0 and x.device.type != "meta" and not torch.compiler.is_compiling()

@@ -1,4 +1,4 @@
-"""Parameter groups with and without weight decay, from a model."""
+"""Creation of parameter groups with and without weight decay from a model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dashpot.optimizers.param_roles import Role, role_of
 from dashpot.utils.warn import warn
 
 _FLAGS = ("decay_norms", "decay_biases", "decay_embeddings", "allow_tied")
-_MAX_SHOWN = 5  # kinds of uncertain tensors named in a warning
+_MAX_SHOWN = 5  # maximum number of kinds of uncertain tensors in a warning
 
 
 class _Decision(NamedTuple):
@@ -34,7 +34,7 @@ class _Row(NamedTuple):
 
 
 class ParamGroups(list[dict[str, Any]]):
-    """Parameter groups for an optimizer; prints as a table of parameters, decay and reasons."""
+    """Parameter groups for an optimizer. The `repr` is a table of parameters, with decay and reasons."""
 
     rows: tuple[_Row, ...] = ()
 
@@ -72,31 +72,32 @@ def param_groups(
     """Split the trainable parameters of a model into a group with weight decay and a group without.
 
     Every trainable parameter is in exactly one group, together with its name, so that optimizer state is saved by name.
-    Weights and embeddings decay; biases, parameters of normalization layers and other vectors, such as scales, do not,
-    nor do parameters with a true attribute `_no_weight_decay`. Normalization layers are torch's, and modules that own
-    only vectors and are named norm, by class or attribute, or have an epsilon. A parametrized tensor is classified as
-    the tensor it computes. A warning lists tensors whose role neither class nor name determines. The printed result
-    shows the reason for each decision.
+    Weights and embeddings decay. Biases, parameters of normalization layers and other vectors, such as scales, do not
+    decay, nor do parameters whose attribute `_no_weight_decay` is true. Normalization layers are those of torch, and
+    modules that own only vectors and either have "norm" in their class or attribute name or have an epsilon. A
+    parametrization is classified like the tensor that it computes. A warning lists the tensors whose role cannot be
+    determined from class or name. The printed result shows the reason for each decision.
 
     Args:
         model: Any module. Parameters that do not require gradients are excluded.
-        weight_decay: Decay of the first group, >= 0. The second has 0.
+        weight_decay: Weight decay of the first group, >= 0. The second group has no decay.
         decay_norms: Whether parameters of normalization layers decay.
         decay_biases: Whether biases decay.
         decay_embeddings: Whether embeddings decay.
-        norms: Normalization classes, in addition to the recognized ones.
-        overrides: Explicit choices, True to decay, keyed by module class or by a pattern of parameter names such as
-            "*.gain". The first matching key decides; every key must match a parameter.
-        allow_tied: Classify a parameter registered under two names by the first. By default it is an error, because
-            the two roles may differ. A module used twice by the model is not tied.
-        settings: Further settings of both groups, such as `lr=1e-3`.
+        norms: Normalization classes in addition to those that are recognized.
+        overrides: Explicit choices, with True for decay, by module class or by a pattern of parameter names such as
+            "*.gain". The first matching key applies, and every key must match a parameter.
+        allow_tied: Whether to classify a parameter that is registered under two names by its first name. By default
+            this is an error, because the two roles may differ. The parameters of a module that the model uses twice are
+            not tied.
+        settings: Additional settings for both groups, such as `lr=1e-3`.
 
     Returns:
-        One or two parameter groups, without empty ones.
+        One or two parameter groups; empty groups are omitted.
 
     Raises:
-        ArgumentError: If a parameter is tied, the model has no trainable parameters, or a setting is a misspelt
-            argument.
+        ArgumentError: If a parameter is tied, the model has no trainable parameters, or the name of a setting is a
+            misspelt argument.
 
     Example:
         >>> import dashpot as dp
@@ -157,7 +158,7 @@ def _is_module_class(x: Any) -> bool:
 
 
 def _registrations(model: nn.Module) -> list[list[OwnedParam]]:
-    """Return, for every trainable parameter, its registrations, each under its first name."""
+    """Return the registrations of every trainable parameter, each under its first name."""
     found: dict[int, dict[tuple[int, str], OwnedParam]] = {}
     for owned in trainable_params(model):
         found.setdefault(id(owned.parameter), {}).setdefault(owned.registration, owned)
@@ -173,7 +174,7 @@ def _check_ties(owned: OwnedParam, ties: list[OwnedParam], allow_tied: bool) -> 
 
 
 class _Overrides:
-    """User-defined decisions, and which of them are still unused."""
+    """The decisions of the user, and which of them have not been used yet."""
 
     def __init__(self, given: Mapping[Any, bool]) -> None:
         for key, decays in given.items():
@@ -201,7 +202,7 @@ def _text(key: Any) -> str:
 
 
 def _marked(owned: OwnedParam) -> _Decision | None:
-    """Return the decision for a parameter with the `_no_weight_decay` attribute that models such as Mamba set."""
+    """Return the decision for a parameter with the attribute `_no_weight_decay`, which models such as Mamba set."""
     return _Decision(False, "_no_weight_decay") if getattr(owned.parameter, "_no_weight_decay", False) else None
 
 
@@ -211,7 +212,7 @@ def _decision(owned: OwnedParam, norms: tuple[type[nn.Module], ...], by_role: Ma
 
 
 def _warning(uncertain: list[tuple[OwnedParam, _Decision]]) -> str:
-    """Return the warning about uncertain tensors, with one example for each class and attribute."""
+    """Return the text of the warning about uncertain tensors, with one example for each class and attribute."""
     kinds: dict[tuple[str, str], list[tuple[OwnedParam, _Decision]]] = {}
     for owned, decision in uncertain:
         kinds.setdefault((owned.class_name, owned.attribute), []).append((owned, decision))

@@ -1,4 +1,4 @@
-"""Trainable parameters of a model, each with the module and attribute it belongs to."""
+"""Trainable parameters of a model, each with the module and the attribute to which it belongs."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from torch.nn.utils import parametrize
 class OwnedParam(NamedTuple):
     """A parameter under one of its names, with its owner.
 
-    The owner is usually the module that registers the parameter. The original of a parametrized tensor belongs to the
-    parametrized tensor, and an entry of a `ParameterList` or `ParameterDict` to the module that contains the list.
+    The owner is usually the module that registers the parameter. The owner of the original of a parametrized tensor is
+    the parametrized module, and the owner of an entry of a `ParameterList` or `ParameterDict` is the module that
+    contains the list or dict.
 
     Attributes:
         name: Qualified name of the parameter.
         parameter: The parameter.
         module: The owner.
-        attribute: Attribute of the owner.
+        attribute: Name of the owner's attribute that contains the parameter.
         module_name: Qualified name of the owner.
-        registration: Identity of the registering module, and the parameter's name there. The same for a module that
-            the model uses twice.
-        parametrized: True for the original of a parametrized tensor.
-        outer: The parametrized tensor that a parametrization's own parameter contributes to, or None.
+        registration: Identity of the registering module, and the parameter's name in that module. It is the same for
+            all uses of a module that the model uses several times.
+        parametrized: Whether the parameter is the original of a parametrized tensor.
+        outer: The parametrized tensor to which a parameter of a parametrization contributes, or None.
     """
 
     name: str
@@ -39,22 +40,22 @@ class OwnedParam(NamedTuple):
 
     @property
     def class_name(self) -> str:
-        """Name of the owner's class, without the prefix of parametrized classes."""
+        """The class name of the owner, without the prefix of parametrized classes."""
         return class_of(self.module).__name__
 
 
 def class_of(module: nn.Module) -> type[nn.Module]:
-    """Return the class of a module before parametrization."""
+    """Return the class that a module had before parametrization."""
     return parametrize.type_before_parametrizations(module)
 
 
 def is_container(module: nn.Module) -> bool:
-    """Return True for a container of parameters."""
+    """Return True if a module is a container of parameters."""
     return isinstance(module, (nn.ParameterList, nn.ParameterDict))
 
 
 def shape_of(parameter: nn.Parameter) -> tuple[int, ...] | None:
-    """Return the shape; None for an uninitialized parameter of a lazy module."""
+    """Return the shape, or None for an uninitialized parameter of a lazy module."""
     return None if is_lazy(parameter) else tuple(parameter.shape)
 
 

@@ -1,4 +1,4 @@
-"""Roles of parameters in a model: weight, bias, normalization, embedding or other vector."""
+"""The roles of parameters in a model: weight, bias, normalization, embedding or other vector."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _EMBEDDINGS: Classes = (nn.Embedding, nn.EmbeddingBag)
 _ROOTS: Classes = (nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 
 _BIAS = re.compile(r"(?<!un)(?<!de)bias(?!ed)", re.IGNORECASE)
-_NORM = r"[Nn]orm(?!al(?!i[sz]))"  # "Normalize", not "Normal"
+_NORM = r"[Nn]orm(?!al(?!i[sz]))"  # matches "Normalize" but not "Normal"
 _NORM_CLASS = re.compile(rf"{_NORM}|(?<![A-Z])(LN|BN|GN|GRN)(?![A-Za-z])")
 _NORM_CLASS_ENDING = re.compile(r"(Norm|Normali[sz]ation|(?<![A-Z])(LN|BN|GN|GRN))(\dd)?$")
 _NORM_ATTRIBUTE = re.compile(rf"{_NORM}|(^|_)(ln|bn|gn)(?![a-z])")
@@ -39,7 +39,7 @@ class Role(Enum):
 
 
 class RoleDecision(NamedTuple):
-    """A parameter's role, the reason, and a doubt if the evidence is weak."""
+    """The role of a parameter, the reason, and a statement of doubt if the evidence is weak."""
 
     role: Role
     reason: str
@@ -47,13 +47,13 @@ class RoleDecision(NamedTuple):
 
 
 def role_of(owned: OwnedParam, norms: Classes = ()) -> RoleDecision:
-    """Determine the role of a parameter: torch's layers by class, other modules by structure and name.
+    """Determine the role of a parameter, by class in torch's layers, and by structure and name in other modules.
 
     Args:
         owned: The parameter and its owner.
-        norms: Further normalization classes.
+        norms: Additional normalization classes.
     """
-    if owned.outer is not None:  # parameters that compute a norm or a bias share its role
+    if owned.outer is not None:  # parameters from which a norm or bias is computed share its role
         decision = _role(owned.outer, norms)
         if decision.role in (Role.NORM, Role.BIAS):
             return decision
@@ -94,7 +94,10 @@ def _by_structure(owned: OwnedParam) -> RoleDecision:
 
 
 def _norm_evidence(owned: OwnedParam) -> str | None:
-    """Return the evidence that a module is a normalization (only vectors, and a name or an epsilon), or None."""
+    """Return the evidence that a module is a normalization layer, or None.
+
+    A normalization layer owns only vectors, and has a corresponding name or an epsilon.
+    """
     module, own = owned.module, _own_params(owned.module)
     if _is_layer_of_torch(module) or all(map(_BIAS.search, own)):
         return None
@@ -110,7 +113,7 @@ def _norm_evidence(owned: OwnedParam) -> str | None:
 
 
 def _own_params(module: nn.Module) -> dict[str, nn.Parameter]:
-    """Return a module's own parameters, including those in containers and parametrizations."""
+    """Return the parameters that a module owns, including those in containers and parametrizations."""
     own = dict(module.named_parameters(recurse=False))
     parts = [*module.named_children(), *getattr(module, "parametrizations", {}).items()]
     for name, part in parts:
@@ -120,17 +123,17 @@ def _own_params(module: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def _may_be_vector(parameter: nn.Parameter, class_name: str) -> bool:
-    """Return True for the shape of a vector; for an uninitialized parameter, the class name decides."""
+    """Return True if a parameter has the shape of a vector; if it is uninitialized, the class name decides."""
     shape = shape_of(parameter)
     return bool(_NORM_CLASS_ENDING.search(class_name)) if shape is None else _is_vector(shape)
 
 
 def _is_vector(shape: tuple[int, ...]) -> bool:
-    """Return True for at most one dimension, and for broadcast shapes such as (1, 8, 1, 1), but not for matrices."""
+    """Return True for shapes with at most one dimension and broadcast shapes such as (1, 8, 1, 1), but not matrices."""
     return len(shape) < 2 or (len(shape) > 2 and math.prod(shape) == max(shape))
 
 
 def _is_layer_of_torch(module: nn.Module) -> bool:
-    """Return True for torch's layers and their subclasses."""
+    """Return True if a module is a layer of torch or a subclass of one."""
     ancestors = [cls for cls in class_of(module).__mro__ if cls.__module__.startswith(("torch.nn.", "torch.ao."))]
     return bool(ancestors) and ancestors[0] not in _ROOTS

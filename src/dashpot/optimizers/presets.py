@@ -1,4 +1,4 @@
-"""The recipe of each named method, as one expression: its stages in the order in which they act.
+"""The recipe of each named method as one expression, with the stages in the order in which they are applied.
 
 In the docstrings, g is the gradient, v the direction, and the step is w <- w - lr v.
 """
@@ -30,12 +30,12 @@ def sgd(
     weight_decay: Scalar = 0.0,
     nesterov: bool = False,
 ) -> Recipe:
-    """torch.optim.SGD: v = momentum v + (1 - dampening) g, first v = g; Nesterov steps along g + momentum v."""
+    """torch.optim.SGD: v = momentum v + (1 - dampening) g, with v = g at first; Nesterov steps use g + momentum v."""
     return Recipe(CoupledDecay(weight_decay), *_torch_momentum(momentum, dampening, nesterov), lr=lr)
 
 
 def _torch_momentum(momentum: Scalar, dampening: Scalar, is_nesterov: bool) -> tuple[Stage, ...]:
-    """Return torch's momentum buffer; no stage, and so no state, for a momentum of exactly zero."""
+    """Return torch's momentum buffer. If the momentum is exactly zero, there is no stage and therefore no state."""
     if is_number(momentum) and momentum == 0:
         return ()
     if is_nesterov:
@@ -63,7 +63,7 @@ def qhm(
     weight_decay: Scalar = 0.0,
     debias: bool = False,
 ) -> Recipe:
-    """Quasi-hyperbolic momentum: m = beta m + (1 - beta) g, v = (1 - nu) g + nu m (over 1 - nu beta^t if debiased)."""
+    """Quasi-hyperbolic momentum: m = beta m + (1 - beta) g, v = (1 - nu) g + nu m (/ (1 - nu beta^t) if debiased)."""
     return Recipe(CoupledDecay(weight_decay), _quasi_hyperbolic(momentum, nu, debias), lr=lr)
 
 
@@ -80,7 +80,7 @@ def rmsprop(
     momentum: Scalar = 0.0,
     centered: bool = False,
 ) -> Recipe:
-    """torch.optim.RMSprop: g/(sqrt(s) + eps), s = alpha s + (1 - alpha) g^2 not debiased; then heavy ball."""
+    """torch.optim.RMSprop: g/(sqrt(s) + eps) with s = alpha s + (1 - alpha) g^2, not debiased, then a heavy ball."""
     if centered:
         denominator = CenteredMoment(alpha, eps, average="plain", uncentered_steps=0, slot="square_avg")
     else:
@@ -96,7 +96,7 @@ def adam(
     amsgrad: bool = False,
     decoupled_weight_decay: bool = False,
 ) -> Recipe:
-    """Adam: debiased first moment over the root of the debiased second moment, with coupled decay."""
+    """Adam: the debiased first moment over the root of the debiased second moment, with coupled decay."""
     if decoupled_weight_decay:
         return adamw(lr, betas, eps, weight_decay, amsgrad)
     return Recipe(CoupledDecay(weight_decay), *_adam_ratio(betas, eps, amsgrad), lr=lr)
@@ -110,7 +110,7 @@ def adamw(
     amsgrad: bool = False,
     decay_scale: str = "lr",
 ) -> Recipe:
-    """AdamW: Adam with decoupled decay, w (1 - lr weight_decay) minus the step."""
+    """AdamW: Adam with decoupled decay; the step is subtracted from w (1 - lr weight_decay)."""
     return Recipe(*_adam_ratio(betas, eps, amsgrad), DecoupledDecay(weight_decay, decay_scale), lr=lr)
 
 
@@ -154,7 +154,7 @@ def centered_adam(
     mean: str = "average",
     uncentered_steps: int = 10,
 ) -> Recipe:
-    """Adam over the standard deviation, sqrt(s^ - a^^2) + eps; over the root mean square in the first steps."""
+    """Adam with the denominator sqrt(s^ - a^^2) + eps, the standard deviation, except for the first steps."""
     denominator = CenteredMoment(betas[1], eps, mean=mean, uncentered_steps=uncentered_steps)
     return Recipe(Filter(betas[0], slot="exp_avg"), denominator, DecoupledDecay(weight_decay), lr=lr)
 
@@ -183,7 +183,7 @@ def adahessian(
     hessian_power: Scalar = 1.0,
     spatial_averaging: bool = True,
 ) -> Recipe:
-    """AdaHessian: AdamW with the squared gradient replaced by u H u, averaged over each kernel's window."""
+    """AdaHessian: AdamW with u H u, averaged over each kernel's window, for the gradient in the second moment."""
     power = None if is_number(hessian_power) and hessian_power == 1 else hessian_power
     denominator = Curvature(betas[1], eps, "diagonal", power=power, spatial=spatial_averaging)
     return Recipe(Filter(betas[0], slot="exp_avg"), denominator, DecoupledDecay(weight_decay), lr=lr)
@@ -196,7 +196,7 @@ def sophia(
     eps: Scalar = 1e-12,
     weight_decay: Scalar = 0.1,
 ) -> Recipe:
-    """Sophia-H: the mean gradient over the mean of u H u, bounded below by eps, clipped elementwise at 1."""
+    """Sophia-H: the mean gradient over the mean of u H u (at least eps), clipped elementwise at 1."""
     average = Filter(betas[0], normalise="none", slot="exp_avg")
     denominator = Curvature(betas[1], eps, "diagonal", "mean", gamma=gamma)
     return Recipe(average, denominator, ClipElements(1.0), DecoupledDecay(weight_decay), lr=lr)

@@ -1,4 +1,4 @@
-"""Table of the named methods, with the names that the command line and comparisons use."""
+"""Table of the named methods, with their names on the command line and in comparisons."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Method:
 
     Args:
         cls: The optimizer class.
-        lr: Learning rate for tasks without a tuned one.
-        variants: Settings of further entries of a comparison, by name.
+        lr: Learning rate for tasks without a tuned learning rate.
+        variants: Settings for additional entries of a comparison, by name.
     """
 
     cls: type[Optimizer]
@@ -57,7 +57,7 @@ def get(name: str) -> type[Optimizer]:
     """Return the optimizer class of a method.
 
     Raises:
-        ArgumentError: If the method does not exist; the message suggests the nearest name.
+        ArgumentError: If the method does not exist. The message suggests the most similar name.
 
     Example:
         >>> get("adamw").__name__

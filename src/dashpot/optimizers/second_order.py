@@ -1,4 +1,4 @@
-"""Second-order methods: a filtered gradient divided by a curvature estimate from Hessian-vector products."""
+"""Second-order methods, which divide a filtered gradient by a curvature estimate from Hessian-vector products."""
 
 from __future__ import annotations
 
@@ -22,34 +22,35 @@ class ESGD(SecondOrder):
         m = beta1 m + (1 - beta1) g,        e = (v m + (1 - v) g)/(1 - v beta1^t)
         w <- w (1 - a weight_decay) - a e/d
 
-    A Hessian-vector product H u with a random probe u is taken every few steps. Its elementwise square estimates the
-    squared norms of the Hessian's rows, diag(H^2), and d is the root of their average. For a diagonal Hessian d is
-    |H_ii|, and the step is Newton's.
+    A Hessian-vector product H u with a random probe u is computed every few steps. Its elementwise square is an
+    estimate of diag(H^2), the squared norms of the Hessian's rows, and d is the root of the average of these estimates.
+    For a diagonal Hessian, d is |H_ii|, and the step is a Newton step.
 
         version 1:  D = beta2 D + (1 - beta2) (H u)^2,   d = sqrt(D/(1 - beta2^h)) + eps,   a = lr (1 - lr_warmup^t)
         version 2:  D = max(beta2 D, (H u)^2),           d = sqrt(D) + eps,                 a = lr (1 - lr_warmup^h)
 
-    t counts steps and h products. The learning rate is dimensionless: with eps = 0 the trajectory does not depend on
-    the units of the loss or on a common scale of the weights. Usual rates are 1e-3 to 1.
+    Here t is the number of steps, and h is the number of products. The learning rate is dimensionless: with eps = 0 the
+        trajectory depends neither on the units of the loss nor on a common scale of the weights. Typical learning rates
+        are 1e-3 to 1.
 
     Args:
         params: Parameters, parameter groups or (name, parameter) pairs.
         lr: Learning rate, >= 0.
-        betas: Decay rates of m, per step, and of D, per product, both in [0, 1). In version 2, betas[1] may be 1: D is
-            then the maximum over all products.
-        v: Weight of the moving average in the direction, in [0, 1]. None is beta1, Nesterov's momentum; 1 is the
-            average alone; 0.7 with betas[0] = 0.999 is the quasi-hyperbolic default. Must be None in version 2, which
-            uses beta1.
-        lr_warmup: Decay rate of the warm-up, in [0, 1); 0 disables it.
+        betas: Decay rates of m (per step) and D (per product), both in [0, 1). In version 2, betas[1] may be 1, so that
+            D is the maximum over all products.
+        v: Weight of the moving average in the direction, in [0, 1]. None means beta1, which is Nesterov momentum; 1
+            means the average alone; 0.7 with betas[0] = 0.999 is the default of quasi-hyperbolic momentum. It must be
+            None in version 2, which uses beta1.
+        lr_warmup: Decay rate of the learning-rate warm-up, in [0, 1). 0 disables the warm-up.
         eps: Term added to d, >= 0, in units of curvature.
         weight_decay: Decoupled weight decay as in `AdamW`, >= 0.
-        update_d_every: Steps between products, an integer >= 1.
-        d_warmup: Number of initial steps that all have a product, an integer >= 1.
+        update_d_every: Interval between products in steps, an integer >= 1.
+        d_warmup: Number of initial steps that all compute a product, an integer >= 1.
         version: 1 or 2.
-        probe, distribution, relative_step, process_group: Computation of the products, see
+        probe, distribution, relative_step, process_group: How the products are computed, see
             `dashpot.curvature.ProbingOptions`.
-        options: Options of every optimizer, see `dashpot.Options`; `capturable` must be False. `seed` also
-            seeds the probes. With `differentiable`, products are constants.
+        options: Options common to all optimizers, see `dashpot.Options`; `capturable` must be False. `seed` is also the
+            seed of the probes. With `differentiable=True`, products are treated as constants.
 
     Raises:
         ArgumentError: If a value is outside its range.
@@ -113,13 +114,13 @@ def _is_one(value: Any) -> bool:
 
 
 class AdaHessian(SecondOrder):
-    """AdaHessian: Adam with Hutchinson's estimate of the Hessian diagonal in the denominator.
+    """AdaHessian: Adam with Hutchinson's estimate of the Hessian's diagonal in the denominator.
 
         m = beta1 m + (1 - beta1) g
         z = mean over the kernel's window of (u H u),    D = beta2 D + (1 - beta2) z^2       (at each product)
         w <- w (1 - lr weight_decay) - lr m^/(sqrt(D^)^hessian_power + eps)
 
-    with m^ = m/(1 - beta1^t) and D^ = D/(1 - beta2^h) after t steps and h products with random probes u.
+    where m^ = m/(1 - beta1^t) and D^ = D/(1 - beta2^h) after t steps and h products with random probes u.
 
     Args:
         params: Parameters, parameter groups or (name, parameter) pairs.
@@ -127,16 +128,18 @@ class AdaHessian(SecondOrder):
         betas: Decay rates of m, per step, and of D, per product, both in [0, 1).
         eps: Term added to the denominator, >= 0.
         weight_decay: Decoupled weight decay as in `AdamW`, >= 0.
-        hessian_power: Exponent of the curvature, in [0, 1]: 1 is Newton's scaling, 0 plain gradient descent.
-        spatial_averaging: Average u H u over the third and later dimensions, the window of a convolution kernel. The
-            signed estimate is averaged, as in the paper's formula; the authors' code averages its absolute value.
-        update_d_every: Steps between products, an integer >= 1. 1, a product at every step, is the paper's choice. D
-            changes only at products, whereas other implementations with rarer products reuse the last estimate at
+        hessian_power: Exponent of the curvature, in [0, 1]. 1 means Newton's scaling, and 0 means plain gradient
+            descent.
+        spatial_averaging: Whether to average u H u over the third and later dimensions, which are the window of a
+            convolution kernel. The average is taken of the signed estimate, as in the paper's formula; the authors'
+            code averages its absolute value.
+        update_d_every: Interval between products in steps, an integer >= 1. The paper computes a product at every step.
+            For larger intervals, D changes only at products, whereas other implementations reuse the last estimate at
             every step.
-        d_warmup: Number of initial steps that all have a product, an integer >= 1.
-        probe, distribution, relative_step, process_group: Computation of the products, see
+        d_warmup: Number of initial steps that all compute a product, an integer >= 1.
+        probe, distribution, relative_step, process_group: How the products are computed, see
             `dashpot.curvature.ProbingOptions`.
-        options: Options of every optimizer, see `dashpot.Options`; `capturable` must be False.
+        options: Options common to all optimizers, see `dashpot.Options`; `capturable` must be False.
 
     Raises:
         ArgumentError: If a value is outside its range.
@@ -181,35 +184,35 @@ class AdaHessian(SecondOrder):
 
 
 class Sophia(SecondOrder):
-    """Sophia-H: the averaged gradient divided by the averaged Hessian diagonal, clipped elementwise.
+    """Sophia-H: the averaged gradient divided by the averaged diagonal of the Hessian, clipped elementwise.
 
         m = beta1 m + (1 - beta1) g
         h = beta2 h + (1 - beta2) u H u                                                      (at each product)
         w <- w (1 - lr weight_decay) - lr clip(m/max(gamma h, eps), -1, 1)
 
-    Neither average is bias corrected. Where the curvature is negative or small, the step is lr times the sign of m, so
-    lr bounds every element's step. `maximize` negates the Hessian together with the gradient.
+    Neither average is bias corrected. For elements with negative or small curvature, the step is lr times the sign of
+    m; no element of a step exceeds lr. `maximize` negates the Hessian together with the gradient.
 
     Args:
         params: Parameters, parameter groups or (name, parameter) pairs.
         lr: Learning rate, >= 0.
         betas: Decay rates of m, per step, and of h, per product, both in [0, 1).
-        gamma: Scale of the curvature, >= 0. Smaller values clip more elements; 0 is sign descent.
-        eps: Lower bound of gamma h, >= 0.
+        gamma: Scale of the curvature, >= 0. With smaller values, more elements are clipped; 0 means sign descent.
+        eps: Lower bound on gamma h, >= 0.
         weight_decay: Decoupled weight decay as in `AdamW`, >= 0.
-        update_d_every: Steps between products, an integer >= 1.
-        d_warmup: Number of initial steps that all have a product, an integer >= 1.
-        probe, distribution, relative_step, process_group: Computation of the products, see
+        update_d_every: Interval between products in steps, an integer >= 1.
+        d_warmup: Number of initial steps that all compute a product, an integer >= 1.
+        probe, distribution, relative_step, process_group: How the products are computed, see
             `dashpot.curvature.ProbingOptions`.
-        options: Options of every optimizer, see `dashpot.Options`; `capturable` must be False.
+        options: Options common to all optimizers, see `dashpot.Options`; `capturable` must be False.
 
     Raises:
         ArgumentError: If a value is outside its range.
         CurvatureError: If a product cannot be computed.
 
     Source:
-        Liu et al., arXiv 2305.14342. Its first version clips m/max(h, eps') at rho with the rate lr'; this is the same
-        with gamma = rho, lr = rho lr', eps = rho eps' and weight_decay/rho.
+        Liu et al., arXiv 2305.14342. The first version of the paper clips m/max(h, eps') at rho and uses the rate lr'.
+        This is equivalent with gamma = rho, lr = rho lr', eps = rho eps' and weight_decay/rho.
 
     Example:
         >>> import torch, dashpot as dp

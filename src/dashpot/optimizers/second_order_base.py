@@ -1,4 +1,4 @@
-"""Base class of the second-order optimizers: scheduling, computation and use of Hessian-vector products."""
+"""Base class of the second-order optimizers, which schedules, computes and applies Hessian-vector products."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from dashpot.optimizers.options import Options
 from dashpot.stages.base import Observation
 from dashpot.utils.scalars import read
 
-_OBSERVATION = 0x0B5E  # RNG stream of the rounding in observations, separate from that of the step
+_OBSERVATION = 0x0B5E  # RNG stream for rounding in observations, separate from that of the step
 
 Closure = Callable[[], Any]
 
@@ -38,27 +38,28 @@ Closure = Callable[[], Any]
 class SecondOrder(Optimizer):
     """Base class of the second-order methods: `dashpot.Optimizer` with Hessian-vector products.
 
-    A product H v with a random probe v is computed in each of the first `d_warmup` steps, then every `update_d_every`
-    steps, and in the next step if a parameter has no product yet; such a parameter is not updated before. H is the
-    Hessian of the mean loss, unaffected by clipping and loss scaling. Ways to provide the loss, most convenient first:
+    A product H v with a random probe v is computed in each of the first `d_warmup` steps and then every
+    `update_d_every` steps. If a parameter does not have a product yet, one is also computed in the next step, and the
+    parameter is not updated before. H is the Hessian of the mean loss, without clipping and loss scaling. The loss can
+    be provided in several ways, with the most convenient listed first:
 
         opt.backward(loss); opt.step()                      # in place of loss.backward(), also per micro-batch
         loss.backward(create_graph=opt.should_create_graph()); opt.step()
         opt.step(closure)                                   # the closure zeroes gradients and calls backward
         opt.curvature_step(closure); opt.step()             # the product alone, for example of a part of the batch
 
-    Steps without a product are those of a first-order optimizer. A product with nan or inf is skipped and counted in
-    `curvature_stats`.
+    Steps without a product are the same as in a first-order optimizer. A product that contains nan or inf is skipped
+    and counted in `curvature_stats`.
 
     Args:
         params: Parameters, parameter groups or (name, parameter) pairs.
         defaults: Default settings of the groups.
-        probing: Options of `dashpot.curvature.ProbingOptions`.
-        options: Options of every optimizer, see `dashpot.Options`.
+        probing: Options for probing, see `dashpot.curvature.ProbingOptions`.
+        options: Options common to all optimizers, see `dashpot.Options`.
 
     Raises:
         ArgumentError: If a value is outside its range.
-        CurvatureError: If a product cannot be computed in the requested way; weights and state are unchanged then.
+        CurvatureError: If a product cannot be computed in the requested way. Weights and state are then unchanged.
     """
 
     _FLAGS = (*Optimizer._FLAGS, "update_d_every", "d_warmup")
@@ -87,7 +88,7 @@ class SecondOrder(Optimizer):
     # ---- scheduling of products --------------------------------------------------------------------------------------
 
     def should_create_graph(self) -> bool:
-        """Return True if the next step uses gradients with a graph. Has no side effect.
+        """Return True if the next step requires gradients with a graph. This call has no side effects.
 
         Example:
             >>> import torch, dashpot as dp
@@ -110,7 +111,7 @@ class SecondOrder(Optimizer):
         return self._current_probing().due(self.steps_done(), None if last < 0 else last)
 
     def _current_probing(self) -> Probing:
-        """Return the probing options with the current values of the first group."""
+        """Return the probing options, with the current values in the first group."""
         group, values = self.param_groups[0], {}
         for name in _STORED:
             values[name] = read(group.get(name, getattr(self._probing, name)))
@@ -123,16 +124,16 @@ class SecondOrder(Optimizer):
         return max((self._count(group, name, lowest) for group in self.param_groups if name in group), default=lowest)
 
     def _due_params(self) -> set[Tensor]:
-        """Return the parameters without a product that have a gradient, or had one in an earlier step."""
+        """Return the parameters without a product that have a gradient or had one in an earlier step."""
         return {p for p in self._without_product() if p.requires_grad and (p.grad is not None or self._has_stepped(p))}
 
     def _has_stepped(self, p: Tensor) -> bool:
         return step_count(self.state.get(p, {})) > 0
 
     def _without_product(self) -> set[Tensor]:
-        """Return the parameters without a product so far."""
+        """Return the parameters that do not have a product yet."""
         every = [p for group in self.param_groups for p in group["params"]]
-        if self._pending.unobserved is None:  # read from the state initially and after loading
+        if self._pending.unobserved is None:  # read from the state at the start and after loading
             self._pending.unobserved = {p for p in every if not _has_product(self.state.get(p, {}))}
         return self._pending.unobserved | {
             p for p in every if p not in self.state
@@ -143,7 +144,7 @@ class SecondOrder(Optimizer):
 
     @property
     def curvature_stats(self) -> CurvatureStats:
-        """Route, number and cost of the products, see `dashpot.curvature.CurvatureStats`.
+        """Statistics of the products: route, number and cost, see `dashpot.curvature.CurvatureStats`.
 
         Example:
             >>> import torch, dashpot as dp
@@ -162,12 +163,13 @@ class SecondOrder(Optimizer):
     def backward(self, loss: Tensor, scaler: Any = None, **kwargs: Any) -> None:
         """Call `loss.backward()` and compute the Hessian-vector product if one is due.
 
-        Gradients and products accumulate over calls. With micro-batches, divide each loss by their number.
+        Gradients and products accumulate over calls. With micro-batches, divide each loss by the number of
+        micro-batches.
 
         Args:
             loss: The mean loss, a 0-d tensor.
-            scaler: A `torch.amp.GradScaler`, or None. The method scales the loss; gradients are scaled, the product is
-                not.
+            scaler: A `torch.amp.GradScaler`, or None. This method scales the loss, so pass the unscaled loss. Gradients
+                are then scaled, but the product is not.
             kwargs: Keyword arguments of `torch.Tensor.backward`.
 
         Raises:
@@ -192,7 +194,7 @@ class SecondOrder(Optimizer):
         self._pending.from_gradients.stamp(params)
 
     def _accumulates(self, loss: Tensor, params: list[Tensor]) -> bool:
-        """Return True if this step's backward passes accumulate products, as decided at the first micro-batch."""
+        """Return True if backward passes of this step accumulate products. This is decided at the first micro-batch."""
         from_gradients = self._pending.from_gradients
         fresh = [p for p in params if p.grad is None]
         if len(fresh) == len(params):
@@ -208,21 +210,21 @@ class SecondOrder(Optimizer):
         return from_gradients.due
 
     def _any_rank(self, wanted: bool) -> bool:
-        """Return True if any rank requires a product; all ranks then compute it."""
+        """Return True if any rank requires a product, in which case all ranks compute it."""
         return any_rank(wanted, self._probing.process_group, self._params())
 
     def step(self, closure: Closure | None = None) -> Any:
-        """Take one step. Parameters without a gradient are unchanged.
+        """Take one step. Parameters without a gradient are not updated.
 
         Args:
-            closure: A function that zeroes the gradients, computes the loss, calls backward (once, or for each of
-                several micro-batches, with losses divided by their number) and returns the loss. It provides the
-                product if one is due. With `probe="differences"` it is called twice more, with the same random numbers
-                and without effect on gradients and module buffers. A closure without a backward pass and a return
-                value, as in Lightning's manual optimization, is ignored.
+            closure: A function that zeroes the gradients, computes the loss, calls backward (once, or once for each
+                micro-batch, with losses divided by the number of micro-batches) and returns the loss. If a product is
+                due, it is computed from the closure. With `probe="differences"`, the closure is called twice more, with
+                the same random numbers and without an effect on gradients and module buffers. A closure without a
+                backward pass and a return value, as in Lightning's manual optimization, is ignored.
 
         Returns:
-            The closure's return value, or None.
+            The return value of the closure, or None without a closure.
         """
         loss = None
         if closure is not None:
@@ -245,7 +247,7 @@ class SecondOrder(Optimizer):
         return loss
 
     def _late_product(self, closure: Closure) -> None:
-        """Compute a product if a parameter receives its first gradient in a step without one."""
+        """Compute a product if a parameter receives its first gradient in a step without a product."""
         missing = self._without_product() - self._pending.from_gradients.held.keys()
         if self._any_rank(any(p.grad is not None and p.requires_grad for p in missing)):
             random_state = RngSnapshot(self._params())
@@ -253,16 +255,16 @@ class SecondOrder(Optimizer):
             random_state.restore()
 
     def curvature_step(self, closure: Closure) -> Any:
-        """Compute the product of the next step, whether due or not, replacing an earlier one.
+        """Compute the product of the next step, even if none is due, and replace any product computed before.
 
-        Gradients and module buffers are unchanged. torch's RNG advances by one evaluation of the closure.
+        Gradients and module buffers are unchanged. torch's RNG advances as in one evaluation of the closure.
 
         Args:
-            closure: A function that returns the unscaled mean loss of a batch or a part of it. It may call backward
-                itself, also for several micro-batches with losses divided by their number.
+            closure: A function that returns the unscaled mean loss of a batch or of a part of it. It may call backward
+                itself, even for several micro-batches, with losses divided by their number.
 
         Returns:
-            The closure's loss.
+            The loss returned by the closure.
 
         Raises:
             ArgumentError: If no stage of the method uses products.
@@ -296,7 +298,7 @@ class SecondOrder(Optimizer):
             self._hvp.inside.restart()
 
     def _probes(self, pending: AccumulatedProducts, params: Sequence[Tensor]) -> list[Tensor]:
-        """Return the probes of the next product, identical on every rank and after resuming."""
+        """Return the probes of the next product, which are identical on every rank and after resuming."""
         if missing := [p for p in params if p not in pending.probes]:
             indices = {p: i for i, p in enumerate(p for group in self.param_groups for p in group["params"])}
             seed, number = self.param_groups[0]["probe_seed"], self._counter("products")
@@ -333,7 +335,7 @@ class SecondOrder(Optimizer):
         return from_curvature_step is None and not from_gradients.taken and super()._is_state_init_step()
 
     def _select_products(self, params: list[Tensor]) -> bool:
-        """Select the products of this step and detach the gradients; return True if there are any, even nan."""
+        """Select the products of this step and detach the gradients; return True if there are products, even if nan."""
         if replaced := self._pending.from_gradients.stale():  # the gradients of these products were cleared
             self._pending.from_gradients.clear()
         pending = self._pending.from_curvature_step or self._pending.from_gradients
@@ -349,7 +351,7 @@ class SecondOrder(Optimizer):
         return pending.taken
 
     def _product_from_gradients(self, params: list[Tensor], replaced: bool) -> AccumulatedProducts:
-        """Compute a product from gradients with a graph, or by the user's function."""
+        """Compute a product from gradients with a graph, or with the user's function."""
         pending, missing = AccumulatedProducts(), self._without_product() & set(params)
         if not self._is_scheduled() and not missing:
             return pending
@@ -358,7 +360,7 @@ class SecondOrder(Optimizer):
             return pending
         has_graphs = all(p.grad is not None and p.grad.requires_grad for p in params)
         if not has_graphs and not self._is_scheduled() and not any(map(self._has_stepped, missing)):
-            return pending  # a new parameter is not updated, and the next step computes a product
+            return pending  # new parameters are not updated until the next step, which computes a product
         scale, _ = self._scaler()
         probes, rest = scaled_probes(self._probes(pending, params), 1.0 if scale is None else float(scale))
         self._hvp.from_gradients(pending, params, probes, raw=scale is None, scale=rest, replaced=replaced)
@@ -367,7 +369,7 @@ class SecondOrder(Optimizer):
     def _reduced_products(
         self, pending: AccumulatedProducts, params: list[Tensor]
     ) -> dict[Tensor, tuple[Tensor, Tensor]] | None:
-        """Return (probe, product) for each parameter with a gradient; None if a product is not finite."""
+        """Return (probe, product) for each parameter with a gradient, or None if a product is not finite."""
         scale, found = self._scaler()
         if pending.raw and scale is None and found is not None:
             raise CurvatureError(
@@ -437,18 +439,18 @@ class SecondOrder(Optimizer):
         return {**super().__getstate__(), "_probing": self._probing}
 
 
-_STORED = ("update_d_every", "d_warmup")  # stored in the groups and in checkpoints; the first group's values apply
+_STORED = ("update_d_every", "d_warmup")  # stored in all groups and in checkpoints; the values of the first group apply
 
 _INITIAL_COUNTERS = {"product_at": -1, "products": 0, "products_skipped": 0}
 
 
 def _has_product(state: Mapping[str, Any]) -> bool:
-    """Return whether a parameter has a product; if its stages do not count products, whether it has a step."""
+    """Return whether a parameter has a product or, if its stages do not count products, whether it has been stepped."""
     return float(state["products"].detach()) > 0 if "products" in state else step_count(state) > 0
 
 
 def _detach_gradients(params: Sequence[Tensor]) -> None:
-    """Detach gradients: a gradient with a graph is in a reference cycle with its parameter, which keeps the graph."""
+    """Detach gradients, because a gradient with a graph is in a reference cycle that keeps the graph alive."""
     for p in params:
         if p.grad is not None and p.grad.requires_grad:
             p.grad = p.grad.detach()

@@ -1,4 +1,4 @@
-"""SGM, the general optimizer: any sequence of stages."""
+"""SGM, the general optimizer, which runs any sequence of stages."""
 
 from __future__ import annotations
 
@@ -22,31 +22,35 @@ _RESERVED = {*_CHECKED, "params", "param_names", "initial_lr", "max_lr", "probe_
 
 
 class SGMOptions(Options, ProbingOptions, total=False):
-    """Keyword arguments of `SGM` besides lr and its stages."""
+    """Keyword arguments of `SGM` other than lr and the stages."""
 
 
 class SGM(SecondOrder):
-    """The general optimizer: any stages, in the canonical order.
+    """The general optimizer, which runs any stages in the canonical order.
 
         g -> coupled decay -> filter -> denominator -> change-level decay -> robust clip -> numerator
           -> decoupled decay -> w
 
-    The parameter groups hold every numeric setting of the stages under its own name (`zero`, `eps`, `beta`, ...; the
-    pole under torch's `momentum`), so groups can differ in them and schedulers can change them.
+    The parameter groups contain every numeric setting of the stages under its own name (`zero`, `eps`, `beta`, ...),
+    except for the pole, which has torch's key `momentum`. Thus groups can have different values, and schedulers can
+    change them.
 
     Args:
         params: Parameters, parameter groups or (name, parameter) pairs.
         lr: Learning rate, >= 0.
-        filter: Stage or sequence of stages that filter the gradient (`dashpot.Filter`, ...), or None.
+        filter: Stage or sequence of stages for filtering the gradient (`dashpot.Filter`, ...), or None.
         rate: Stage or sequence of stages for the denominator and numerator (`dashpot.SecondMoment`, ...), or None.
         decay: Stage or sequence of stages for weight decay (`dashpot.DecoupledDecay`, ...), or None.
-        robust: Stage or sequence of stages for robust clipping (`dashpot.HuberClip`, ...), or None. The four arguments
-            only group the stages: all are sorted into the canonical order. `SGM.from_recipe` keeps the given order.
-        options: Options of every optimizer, see `dashpot.Options`. With a stage that uses Hessian-vector products, such
-            as `dashpot.Curvature`, also those of `dashpot.curvature.ProbingOptions` (`update_d_every`, `probe`, ...).
+        robust: Stage or sequence of stages for robust clipping (`dashpot.HuberClip`, ...), or None. The division into
+            four arguments has no effect, because all stages are sorted into the canonical order. `SGM.from_recipe`
+            keeps the given order.
+        options: Options common to all optimizers, see `dashpot.Options`. If a stage uses Hessian-vector products, as
+            `dashpot.Curvature` does, the options of `dashpot.curvature.ProbingOptions` (`update_d_every`, `probe`, ...)
+            are accepted as well.
 
     Raises:
-        ArgumentError: If a value is outside its range, or an argument for stages contains anything else.
+        ArgumentError: If a value is outside its range, or if an argument for stages contains an object that is not a
+            stage.
 
     Example:
         >>> import torch, dashpot as dp
@@ -72,15 +76,15 @@ class SGM(SecondOrder):
 
     @classmethod
     def from_recipe(cls, params: Any, recipe: Recipe, **options: Unpack[SGMOptions]) -> SGM:
-        """Build an optimizer from a recipe, with its order of stages, its lr and its schedules.
+        """Create an optimizer from a recipe, with the recipe's order of stages, lr and schedules.
 
         Args:
             params: Parameters, parameter groups or (name, parameter) pairs.
             recipe: The method.
-            options: As for `SGM`; `schedule` replaces the recipe's schedules.
+            options: The options of `SGM`. `schedule` replaces the schedules of the recipe.
 
         Raises:
-            ArgumentError: If `recipe` is not a `Recipe`, or an option is out of range.
+            ArgumentError: If `recipe` is not a `Recipe`, or if an option is out of range.
 
         Example:
             >>> import torch, dashpot as dp
@@ -99,7 +103,7 @@ class SGM(SecondOrder):
         names = self._template.settings()
         for name in names.keys() & _RESERVED:
             raise ArgumentError(f"SGM: a stage must not have a setting {name!r}, a reserved key of parameter groups.")
-        # The pole is stored under torch's key, which schedulers write to, unless another setting has that name.
+        # The pole is stored under torch's key, to which schedulers write, unless a different setting has that name.
         self._keys = {name: "momentum" if name == "pole" and "momentum" not in names else name for name in names}
         settings = {"lr": recipe.lr, **{self._keys[name]: value for name, value in recipe.settings().items()}}
         probing = {name: options.pop(name) for name in ProbingOptions.__annotations__ if name in options}
@@ -132,7 +136,7 @@ class SGM(SecondOrder):
         super()._check_keys(group)
 
     def _check_settings(self, settings: Mapping[str, Any]) -> None:
-        # Stages check their own settings; the shared table has the ranges of the named methods' arguments.
+        # Stages check their own settings; the shared table contains the ranges of arguments of named methods.
         super()._check_settings({name: settings[name] for name in _CHECKED if name in settings})
 
 
@@ -145,7 +149,7 @@ _EXAMPLES = {
 
 
 def _suggestion(name: str, given: Any) -> str:
-    """The intended stage, for a number or a class given in place of a stage."""
+    """Suggest the intended stage for a number or a class that is given in place of a stage."""
     if is_number(given):
         return f"; use {_EXAMPLES[name].format(shown(given))}"
     if isinstance(given, type) and issubclass(given, Stage):

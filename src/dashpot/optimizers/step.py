@@ -1,7 +1,7 @@
-"""One step of an optimizer: plan, check, decide, run.
+"""One step of an optimizer: planning, checks, the decision whether to skip, and the update.
 
 The optimizer provides the settings of its groups. This module collects the tensors, completes their state, and runs
-everything that can raise before the first write.
+everything that can raise an exception before the first write.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ class Stepper:
     """The step of one optimizer, with the scalars cached from its last step."""
 
     def __init__(self) -> None:
-        self._recent: dict[Any, tuple[tuple[Stage, ...], StepScalars]] = {}  # of the last step: most counts recur
+        self._recent: dict[Any, tuple[tuple[Stage, ...], StepScalars]] = {}  # from the last step: most counts recur
 
     def take(self, optimizer: Steppable, done: int) -> StepDecision:
-        """Step every parameter with a gradient. Nothing is changed if this raises or the step is skipped.
+        """Step every parameter that has a gradient. If this raises, or if the step is skipped, nothing is changed.
 
         Args:
             optimizer: The optimizer.
-            done: Steps taken before this one.
+            done: Number of steps taken before this one.
         """
         if cuda_graph.capturing():
             raise ArgumentError(f"{type(optimizer).__name__}: a CUDA graph can record a step only if capturable=True.")
@@ -66,7 +66,7 @@ class Stepper:
         return decision
 
     def _collect(self, optimizer: Steppable, done: int) -> Step:
-        """Collect the parameters with a gradient and the plans of their groups."""
+        """Collect the parameters that have a gradient and the plans of their groups."""
         groups: list[GroupStep] = []
         owners: list[Tensor] = []
         wholes: list[Any] = []
@@ -100,7 +100,7 @@ class Stepper:
         )
 
     def _states(self, optimizer: Steppable, owners: list[Tensor]) -> list[dict[str, Any]]:
-        """Return the state of each parameter, an empty dict if it has none."""
+        """Return the state of each parameter, or an empty dict if it has none."""
         states = optimizer.state
         if len(states) == len(owners) and list(map(id, states)) == list(map(id, owners)):
             found = list(states.values())
@@ -130,7 +130,7 @@ class Stepper:
         optimizer._backend.check(step)
 
     def _compute_scalars(self, optimizer: Steppable, step: Step) -> None:
-        """Compute the scalars of each group, one set for each distinct step count."""
+        """Compute the scalars of each group, with one set for each distinct step count."""
         counts, everywhere = _step_counts(optimizer, step)
         for count in everywhere:
             _checked_count(type(optimizer).__name__, count)
@@ -153,7 +153,7 @@ class Stepper:
         self._recent = recent if len(everywhere) > 1 else {}
 
     def _scalars(self, group: GroupStep, key: tuple[Any, ...], recent: dict[Any, Any]) -> StepScalars:
-        """Return the scalars for one step count, from the last step if computed from the same values."""
+        """Return the scalars for one step count, reusing those of the last step if all inputs are equal."""
         found = self._recent.get(key)
         if found is None:
             recipe, (seed, limit, count) = group.plan.recipe, key[-3:]
@@ -162,11 +162,11 @@ class Stepper:
             found = recipe.stages, StepScalars(clock, recipe.scalars(clock), clip_value=limit, rng_key=rng_key)
             if not _is_pure(recipe):
                 return found[1]
-        recent[key] = found  # the stages stay alive, so that their id is not reused
+        recent[key] = found  # keeps the stages alive, so that their id is not reused
         return found[1]
 
     def _run(self, optimizer: Steppable, step: Step, decision: StepDecision, rollback: Rollback) -> None:
-        """Update the tensors: first the steps that can raise, then the kernels."""
+        """Update the tensors: first with the steps that can raise, then with kernels."""
         backend, observes = optimizer._backend, optimizer._has_products()
         eager = backend.tensor_table.eager_positions()
         rollback.save_values(step, range(len(step.params)) if observes else eager)
@@ -181,7 +181,7 @@ class Stepper:
 
 
 def _step_counts(optimizer: Steppable, step: Step) -> tuple[np.ndarray, list[float]]:
-    """Return (the step count of each parameter, the distinct counts); the former is only valid for several."""
+    """Return the step counts of the parameters, which are only valid if they differ, and the distinct counts."""
     table = optimizer._backend.tensor_table
     others = {i: float(step_count(step.states[i])) for i in table.fallbacks}
     everywhere = set(others.values()).union(*(args.counts.tolist() for args in table.kernel_args))
@@ -194,13 +194,13 @@ def _step_counts(optimizer: Steppable, step: Step) -> tuple[np.ndarray, list[flo
 
 
 def _is_pure(recipe: Recipe) -> bool:
-    """Check that the scalars of a recipe depend on the clock alone: no custom stage, no tensor among the settings."""
+    """Check that the scalars of a recipe depend only on the clock: no stage is custom, and no setting is a tensor."""
     values = (recipe.lr, *(value for stage in recipe.bound_stages for value in stage.settings))
     return all(map(is_immutable, values)) and not has_custom_stages(recipe)
 
 
 def _scale(step: Step, scale: Any) -> None:
-    """Set the factor on the gradients of every group, negative to maximize."""
+    """Set the factor on the gradients of every group, which is negative if the group maximizes."""
     is_one = type(scale) is float and scale == 1.0
     for group in {id(g.scalars): g for g in step.groups if g.plan.maximize or not is_one}.values():
         group.scalars[:] = [s._replace(scale=-scale if group.plan.maximize else scale) for s in group.scalars]

@@ -1,4 +1,4 @@
-"""Wrapping of `step` by torch and Dynamo only if needed, as the overhead matters for small models."""
+"""Wrapping of `step` by torch and Dynamo only if necessary, because the overhead is significant for small models."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dashpot._torch_private import has_step_hooks, is_dynamo_active, is_profilin
 def hook_step_if_needed(step: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap `step` to run hooks and annotate the profile, as torch does, but only if there are hooks or a profiler.
 
-    The annotation takes a fifth of the step of a small model even without a profiler.
+    Even without a profiler, the annotation would take a fifth of the time of a step of a small model.
     """
     annotated = torch.optim.Optimizer.profile_hook_step(step)
 
@@ -28,5 +28,5 @@ def hook_step_if_needed(step: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def is_dynamo_tracing() -> bool:
-    """Check whether Dynamo would trace a call; `torch.compiler.disable` costs a tenth of a small step otherwise."""
+    """Check whether Dynamo would trace a call; if not, `torch.compiler.disable` would waste a tenth of a small step."""
     return torch.compiler.is_dynamo_compiling() or is_dynamo_active()

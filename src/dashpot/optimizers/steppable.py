@@ -1,4 +1,4 @@
-"""The members of an optimizer that a step uses."""
+"""The members of an optimizer that a step accesses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dashpot.optimizers.options import ResolvedOptions
 
 
 class Steppable(Protocol):
-    """An optimizer as `step`, `capturable_step` and `initial_state` use it; `Optimizer` implements it."""
+    """The interface of an optimizer for `step`, `capturable_step` and `initial_state`, which `Optimizer` implements."""
 
     param_groups: list[dict[str, Any]]
     state: defaultdict[Tensor, Any]
@@ -30,11 +30,11 @@ class Steppable(Protocol):
         ...
 
     def _check_gradient(self, p: Tensor) -> None:
-        """Check the gradient of a parameter, and that its tensors can be written."""
+        """Check the gradient of a parameter, and that the parameter's tensors can be written."""
         ...
 
     def _scaler(self) -> tuple[Any, Any]:
-        """Return (loss scale, whether an infinity was found) of a `GradScaler`, each or None."""
+        """Return the loss scale of a `GradScaler` and whether it found an infinity. Either may be None."""
         ...
 
     def _has_products(self) -> bool:
@@ -42,5 +42,5 @@ class Steppable(Protocol):
         ...
 
     def _observe_products(self, step: Step) -> None:
-        """Update state from Hessian-vector products, before anything else is written."""
+        """Update the state from Hessian-vector products before anything else is written."""
         ...

@@ -1,7 +1,7 @@
 """The methods of torch.optim, with torch's signatures, state keys and numerical results.
 
-`foreach` and `fused` select an implementation in torch without changing the result. Here the engine makes that choice;
-both arguments are accepted and have no effect.
+In torch, `foreach` and `fused` select an implementation without changing the result. Here the engine selects the
+implementation, so both arguments are accepted but have no effect.
 """
 
 from __future__ import annotations
@@ -29,21 +29,22 @@ class SGD(Optimizer):
     Args:
         params: Parameters, parameter groups or (name, parameter) pairs.
         lr: Learning rate, >= 0.
-        momentum: Pole of the filter, in [0, 1). 0 keeps no state.
-        dampening: In [0, 1]; must be 0 with `nesterov`.
-        weight_decay: L2 penalty added to the gradient, >= 0.
-        nesterov: Move the filter's zero to momentum/(1 + momentum); requires momentum > 0.
-        maximize: Ascend: negate the gradient, but not the decay.
-        foreach, fused: No effect: they select an implementation in torch, as the engine does here.
+        momentum: Pole of the filter, in [0, 1). With 0, no state is stored.
+        dampening: Dampening of the gradient in the momentum buffer, in [0, 1]; must be 0 with `nesterov`.
+        weight_decay: Coefficient of the L2 penalty, >= 0.
+        nesterov: Whether to use Nesterov momentum, a filter with the zero momentum/(1 + momentum); requires momentum >
+            0.
+        maximize: Maximize the objective by negating the gradient, but not the decay.
+        foreach, fused: No effect. In torch they select an implementation, which the engine does here.
         capturable: Support CUDA graphs, see `dashpot.Options`.
         differentiable: Record the step for autograd.
-        options: Options of every optimizer (`schedule`, `engine`, `max_norm`, ...), see `dashpot.Options`.
+        options: Options common to all optimizers (`schedule`, `engine`, `max_norm`, ...), see `dashpot.Options`.
 
     Raises:
         ArgumentError: If a value is outside its range.
 
     Source:
-        torch.optim.SGD; equal to a relative 1e-11 in float64.
+        torch.optim.SGD; the results agree to a relative 1e-11 in float64.
 
     Example:
         >>> import torch, dashpot as dp
@@ -97,21 +98,21 @@ class RMSprop(Optimizer):
         lr: Learning rate, >= 0.
         alpha: Decay rate of the mean square, in [0, 1). The mean square is not bias corrected, as in torch.
         eps: Term added to the denominator, >= 0.
-        weight_decay: L2 penalty added to the gradient, >= 0.
-        momentum: Pole of the heavy-ball filter, in [0, 1). 0 keeps no buffer.
-        centered: Divide by the standard deviation, d = sqrt(s - a^2) + eps, where a is the moving average of the
-            gradient. Differences rounded below zero are clamped to zero.
-        maximize: Ascend: negate the gradient, but not the decay.
-        foreach: No effect: they select an implementation in torch, as the engine does here.
+        weight_decay: Coefficient of the L2 penalty, >= 0.
+        momentum: Pole of the heavy-ball filter, in [0, 1). With 0, no buffer is stored.
+        centered: Whether to divide by the standard deviation, d = sqrt(s - a^2) + eps, where a is the moving average of
+            the gradient. If rounding makes s - a^2 negative, it is clamped to zero.
+        maximize: Maximize the objective by negating the gradient, but not the decay.
+        foreach: No effect. In torch it selects an implementation, which the engine does here.
         capturable: Support CUDA graphs, see `dashpot.Options`.
         differentiable: Record the step for autograd.
-        options: Options of every optimizer, see `dashpot.Options`.
+        options: Options common to all optimizers, see `dashpot.Options`.
 
     Raises:
         ArgumentError: If a value is outside its range.
 
     Source:
-        torch.optim.RMSprop; equal to a relative 1e-11 in float64.
+        torch.optim.RMSprop; the results agree to a relative 1e-11 in float64.
 
     Example:
         >>> import torch, dashpot as dp
@@ -142,11 +143,11 @@ class RMSprop(Optimizer):
         super().__init__(params, settings, **options)
 
     def _accept(self, saved: Mapping[str, Any], own: Mapping[str, Any]) -> AcceptedGroup:
-        return super()._accept({"momentum": 0, **saved}, own)  # torch.optim.RMSprop's default for old checkpoints
+        return super()._accept({"momentum": 0, **saved}, own)  # the default of torch.optim.RMSprop for old checkpoints
 
 
 class Adam(Optimizer):
-    """Adam: the bias-corrected mean gradient divided by the root of the bias-corrected mean square.
+    """Adam: the bias-corrected mean of the gradient divided by the root of its bias-corrected mean square.
 
         g <- g + weight_decay w
         m <- beta1 m + (1 - beta1) g,       s <- beta2 s + (1 - beta2) g^2
@@ -157,20 +158,20 @@ class Adam(Optimizer):
         lr: Learning rate, >= 0.
         betas: Decay rates of m and s, both in [0, 1).
         eps: Term added to the denominator, >= 0.
-        weight_decay: L2 penalty added to the gradient, >= 0.
+        weight_decay: Coefficient of the L2 penalty, >= 0.
         amsgrad: Divide by the root of the largest s so far, stored as `max_exp_avg_sq`.
-        maximize: Ascend: negate the gradient, but not the decay.
-        foreach, fused: No effect: they select an implementation in torch, as the engine does here.
+        maximize: Maximize the objective by negating the gradient, but not the decay.
+        foreach, fused: No effect. In torch they select an implementation, which the engine does here.
         capturable: Support CUDA graphs, see `dashpot.Options`.
         differentiable: Record the step for autograd.
         decoupled_weight_decay: Decay the weight as `AdamW` does, instead of the gradient.
-        options: Options of every optimizer, see `dashpot.Options`.
+        options: Options common to all optimizers, see `dashpot.Options`.
 
     Raises:
         ArgumentError: If a value is outside its range.
 
     Source:
-        Kingma and Ba, arXiv 1412.6980; torch.optim.Adam, equal to a relative 1e-11 in float64.
+        Kingma and Ba, arXiv 1412.6980; torch.optim.Adam, whose results agree to a relative 1e-11 in float64.
 
     Example:
         >>> import torch, dashpot as dp
@@ -208,7 +209,7 @@ class AdamW(Optimizer):
 
         w <- w (1 - lr weight_decay) - lr m^/(sqrt(s^) + eps)
 
-    with the bias-corrected averages m^ and s^ of `Adam`.
+    where m^ and s^ are the bias-corrected averages of `Adam`.
 
     Args:
         params: Parameters, parameter groups or (name, parameter) pairs.
@@ -217,19 +218,19 @@ class AdamW(Optimizer):
         eps: Term added to the denominator, >= 0.
         weight_decay: Fraction of the weight removed per unit of lr, >= 0.
         amsgrad: Divide by the root of the largest s so far, stored as `max_exp_avg_sq`.
-        maximize: Ascend: negate the gradient, but not the decay.
-        foreach, fused: No effect: they select an implementation in torch, as the engine does here.
+        maximize: Maximize the objective by negating the gradient, but not the decay.
+        foreach, fused: No effect. In torch they select an implementation, which the engine does here.
         capturable: Support CUDA graphs, see `dashpot.Options`.
         differentiable: Record the step for autograd.
-        decay_scale: Factor of `weight_decay`: "lr" (torch), "schedule" (the schedule's factor without the base lr;
-            includes the factor of a torch scheduler) or "constant".
-        options: Options of every optimizer, see `dashpot.Options`.
+        decay_scale: Factor that multiplies `weight_decay`: "lr" (as in torch), "schedule" (the factor of the schedule,
+            without the base lr; this includes the factor of a torch scheduler) or "constant".
+        options: Options common to all optimizers, see `dashpot.Options`.
 
     Raises:
         ArgumentError: If a value is outside its range.
 
     Source:
-        Loshchilov and Hutter, arXiv 1711.05101; torch.optim.AdamW, equal to a relative 1e-11 in float64.
+        Loshchilov and Hutter, arXiv 1711.05101; torch.optim.AdamW, whose results agree to a relative 1e-11 in float64.
 
     Example:
         >>> import torch, dashpot as dp
@@ -238,7 +239,7 @@ class AdamW(Optimizer):
     """
 
     preset = staticmethod(presets.adamw)
-    _FIXED: ClassVar[Mapping[str, Any]] = {"decoupled_weight_decay": True}  # a flag of both Adam classes
+    _FIXED: ClassVar[Mapping[str, Any]] = {"decoupled_weight_decay": True}  # a flag in the groups of both Adam classes
     _FLAGS = (*Optimizer._FLAGS, *_FIXED)
 
     def __init__(
@@ -264,7 +265,7 @@ class AdamW(Optimizer):
         super().__init__(params, settings, **options)
 
     def _accept(self, saved: Mapping[str, Any], own: Mapping[str, Any]) -> AcceptedGroup:
-        return super()._accept({**saved, **self._FIXED}, own)  # like torch.optim.AdamW
+        return super()._accept({**saved, **self._FIXED}, own)  # as torch.optim.AdamW does
 
 
 class NAdam(Optimizer):
@@ -273,28 +274,29 @@ class NAdam(Optimizer):
         mu_t = beta1 (1 - 0.96^(t momentum_decay)/2),        P_t = mu_1 ... mu_t
         v_t = (1 - mu_t)/(1 - P_t) g_t + mu_{t+1}/(1 - P_{t+1}) m_t,        w <- w - lr v_t/(sqrt(s^) + eps)
 
-    with the averages m and s^ of `Adam`.
+    where m and s^ are the averages of `Adam`.
 
     Args:
         params: Parameters, parameter groups or (name, parameter) pairs.
         lr: Learning rate, >= 0.
         betas: Decay rates of m and s, both in [0, 1).
         eps: Term added to the denominator, >= 0.
-        weight_decay: L2 penalty added to the gradient, >= 0.
+        weight_decay: Coefficient of the L2 penalty, >= 0.
         momentum_decay: Speed of the momentum's growth, >= 0.
         decoupled_weight_decay: Decay the weight as `AdamW` does, instead of the gradient.
-        maximize: Ascend: negate the gradient, but not the decay.
-        foreach: No effect: they select an implementation in torch, as the engine does here.
+        maximize: Maximize the objective by negating the gradient, but not the decay.
+        foreach: No effect. In torch it selects an implementation, which the engine does here.
         capturable: Support CUDA graphs, see `dashpot.Options`.
         differentiable: Record the step for autograd.
-        options: Options of every optimizer, see `dashpot.Options`.
+        options: Options common to all optimizers, see `dashpot.Options`.
 
     Raises:
         ArgumentError: If a value is outside its range.
 
     Source:
-        Dozat (2016); torch.optim.NAdam, equal to a relative 1e-11 in float64. This requires float64 as torch's default
-        dtype, in which torch stores the product of momenta; with float32, torch's rounding error is about 1e-9.
+        Dozat (2016); torch.optim.NAdam, whose results agree to a relative 1e-11 in float64. This requires float64 as
+        torch's default dtype, because torch stores the product of momenta in the default dtype; with float32, torch's
+        rounding error is about 1e-9.
 
     Example:
         >>> import torch, dashpot as dp
@@ -327,6 +329,6 @@ class NAdam(Optimizer):
 
 
 def _flags(maximize: bool, foreach: bool | None, differentiable: bool, *fused: bool | None) -> dict[str, bool | None]:
-    """torch's flags under torch's keys, so that groups can be exchanged with torch in both directions."""
+    """Return torch's flags under torch's keys, so that groups can be exchanged with torch in both directions."""
     flags = {"maximize": maximize, "foreach": foreach, "differentiable": differentiable}
     return {**flags, "fused": fused[0]} if fused else flags

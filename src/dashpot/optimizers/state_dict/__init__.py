@@ -1,4 +1,4 @@
-"""Optimizer state: plain data when saved; matched by name, checked and converted when loaded."""
+"""Optimizer state: converted to plain data when saved; matched by name, checked and converted when loaded."""
 
 from dashpot.optimizers.state_dict.groups import check_form, check_known_settings, normalize_group
 from dashpot.optimizers.state_dict.loading import AcceptedGroup, checked_load

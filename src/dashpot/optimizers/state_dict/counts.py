@@ -1,4 +1,4 @@
-"""Counts of steps and products, in parameter groups and in the state of parameters."""
+"""Counts of steps and products in parameter groups and in the state of parameters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from dashpot.errors import ArgumentError
 
 COUNT_BITS = 53
-"""Counts are below 2^53: schedules compute in Python floats, which represent integers up to there exactly."""
+"""Counts must be below 2^53, the range in which Python floats, used by schedules, represent integers exactly."""
 
 
 def checked_count(owner: str, name: str, value: Any, low: int = 0, bits: int = COUNT_BITS) -> int:
@@ -27,7 +27,7 @@ def checked_count(owner: str, name: str, value: Any, low: int = 0, bits: int = C
 
 
 def as_number(value: Any) -> int | float | None:
-    """Return the value of a number or of a tensor of shape () or (1,); None for anything else, bools included."""
+    """Return the value of a number or of a tensor of shape () or (1,), or None for other objects, including bools."""
     if isinstance(value, Tensor):
         if not _is_number_tensor(value):
             return None
@@ -38,7 +38,7 @@ def as_number(value: Any) -> int | float | None:
 
 
 def is_dense(x: Tensor) -> bool:
-    """Return True for a strided tensor that is neither quantized nor nested, including meta tensors."""
+    """Return True if `x` is a strided tensor, possibly on the meta device, that is neither quantized nor nested."""
     return x.layout == torch.strided and not x.is_quantized and not x.is_nested
 
 

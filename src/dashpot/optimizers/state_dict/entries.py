@@ -22,13 +22,13 @@ _COMPLEX = (torch.complex128, torch.complex64, torch.complex32)
 
 
 class Target(NamedTuple):
-    """The parameter that an entry is loaded for.
+    """The parameter for which an entry is loaded.
 
     Attributes:
         owner: Class name of the optimizer, for messages.
         name: Description of the parameter, for messages.
         p: The parameter.
-        counts_on_device: True if its step count is on its device (`capturable`).
+        counts_on_device: Whether the step count is stored on the parameter's device (`capturable`).
     """
 
     owner: str
@@ -38,14 +38,15 @@ class Target(NamedTuple):
 
 
 def convert_entry(target: Target, entry: Any, slots: Slots) -> dict[str, Any]:
-    """Convert the saved state of one parameter; the result is a new dict.
+    """Convert the saved state of one parameter to a new dict.
 
-    Counts and per-tensor slots may be numbers or tensors of one element, and become 0-d tensors. Elementwise slots keep
-    their dtype and take the parameter's device and memory format. Other keys are kept unchanged, as in torch.
+    Counts and per-tensor slots may be numbers or tensors with one element, and are converted to 0-d tensors.
+    Elementwise slots keep their dtype, and are converted to the device and memory format of the parameter. Other keys
+    are kept unchanged, as in torch.
 
     Args:
-        target: The parameter.
-        entry: Its saved state.
+        target: The parameter for which the state is loaded.
+        entry: The saved state of the parameter.
         slots: The slots of the optimizer.
 
     Raises:
@@ -59,7 +60,7 @@ def convert_entry(target: Target, entry: Any, slots: Slots) -> dict[str, Any]:
 
 
 def _is_absent(key: Any, value: Any, slots: Slots) -> bool:
-    """Return True for a None in target of absent state, which torch.optim.SGD saved without momentum."""
+    """Return True if `value` is a None that denotes missing state, as saved by torch.optim.SGD without momentum."""
     return value is None and key in slots.known and (key not in slots.needed or key == "momentum_buffer")
 
 
@@ -87,7 +88,7 @@ def _value(target: Target, key: Any, value: Any, slot: Slot | None) -> Any:
 
 
 def _step(target: Target, value: Any) -> Tensor:
-    """Return a step count as in torch: a 0-d float32 tensor, on the CPU or, if capturable, on the device."""
+    """Return a step count as in torch, a 0-d float32 tensor on the CPU or, if capturable, on the parameter's device."""
     device = target.p.device if target.counts_on_device else torch.device("cpu")
     if isinstance(value, Tensor) and value.device.type == "meta" and device.type == "meta":
         return torch.empty((), dtype=torch.float32, device=device)
@@ -139,7 +140,7 @@ def _is_usable(value: Tensor, p: Tensor) -> bool:
 
 
 def _moved(value: Tensor, p: Tensor) -> Tensor:
-    """Return a copy on the parameter's device; a meta tensor stays on the meta device."""
+    """Return a copy on the device of the parameter; a meta tensor remains on the meta device."""
     value = value.detach().clone()
     return value if value.device.type == "meta" else value.to(p.device)
 

@@ -20,10 +20,10 @@ _ABSENT = {
     "maximize": False,
     "nesterov": False,
 }
-"""Defaults of torch's classes for flags that old checkpoints lack."""
+"""The defaults in torch's classes for flags that are missing in old checkpoints."""
 
 _NEUTRAL = {"decay_scale": "lr"}
-"""Values at which a setting unknown to a class has no effect."""
+"""Values of settings, unknown to a class, that have no effect."""
 
 _SEEDS = ("seed", "probe_seed")
 
@@ -65,7 +65,7 @@ def _are_names(names: Any, count: int) -> bool:
 def normalize_group(
     owner: str, group: Mapping[str, Any], own: Mapping[str, Any], counters: Sequence[str]
 ) -> dict[str, Any]:
-    """Return a saved group as plain data, with counts and rates checked and missing flags of `own` filled in."""
+    """Return a saved group as plain data, with counts and rates checked and missing flags filled in from `own`."""
     saved = {**plain_data(dict(group))}
     saved |= {name: value for name, value in _ABSENT.items() if name in own and name not in saved}
     if saved.get("param_names", ()) is None:
@@ -80,7 +80,7 @@ def normalize_group(
 
 
 def check_known_settings(owner: str, saved: Mapping[str, Any], own: Mapping[str, Any]) -> None:
-    """Raise `ArgumentError` for an effective saved setting that the group `own` does not have."""
+    """Raise `ArgumentError` if a saved setting that has an effect is missing in the group `own`."""
     for name in saved.keys() & ARGUMENTS.keys() - own.keys() - CARRIED:
         if name not in _NEUTRAL or saved[name] != _NEUTRAL[name]:
             raise ArgumentError(

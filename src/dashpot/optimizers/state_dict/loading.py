@@ -1,4 +1,4 @@
-"""Loading of optimizer state: matched by name if possible, checked and converted before anything changes."""
+"""Loading of optimizer state, which is matched by name if possible, checked and converted before anything changes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dashpot.optimizers.state_dict.slots import Slots
 
 
 class AcceptedGroup(NamedTuple):
-    """A validated saved group: its settings, and a function from a parameter to its slots."""
+    """A validated saved group: its settings, and a function that returns the slots of a parameter."""
 
     settings: dict[str, Any]
     slots: Callable[[Tensor], Slots]
@@ -29,16 +29,17 @@ class AcceptedGroup(NamedTuple):
 def checked_load(
     optimizer: torch.optim.Optimizer, accept: Callable[[Mapping[str, Any], Mapping[str, Any]], AcceptedGroup]
 ) -> Iterator[None]:
-    """Make `optimizer.load_state_dict` match by name, validate, and keep dtypes while the context is open.
+    """Make `optimizer.load_state_dict` match by name, validate, and keep dtypes inside this context.
 
-    torch matches by position, casts state to the parameter's dtype and validates nothing. Two of its hooks change that:
-    the last pre-hook validates and converts everything and removes the parameters' state from the dictionary that torch
-    loads; the first post-hook adds it to the optimizer. The optimizer keeps its own `capturable`, which determines the
-    device of step counts.
+    torch matches by position, casts state to the dtype of the parameter and validates nothing. Two hooks change this:
+        the last pre-hook validates and converts everything, and removes the state of the parameters from the dictionary
+        that torch loads; the first post-hook adds it to the optimizer. The optimizer keeps its own value of
+        `capturable`, which determines the device of step counts.
 
     Args:
         optimizer: The optimizer.
-        accept: Validates a saved group, given that group and the optimizer's group to replace.
+        accept: Function that validates a saved group. Its arguments are that group and the group of the optimizer to
+            replace.
     """
     owner = type(optimizer).__name__
     loaded: dict[Tensor, dict[str, Any]] = {}
@@ -48,7 +49,7 @@ def checked_load(
         check_form(owner, state_dict)
         ordered = _reorder(owner, optimizer.param_groups, state_dict)
         state, groups = dict(ordered["state"]), list(ordered["param_groups"])
-        # torch reports a different number of groups or parameters.
+        # torch raises an error if the number of groups or parameters differs.
         for number, (group, theirs) in enumerate(zip(optimizer.param_groups, groups, strict=False)):
             groups[number], slots = accept(theirs, group)
             names = group.get("param_names") or theirs.get("param_names") or [None] * len(theirs["params"])
@@ -80,7 +81,7 @@ def checked_load(
 
 
 def _reorder(owner: str, groups: list[dict[str, Any]], state_dict: dict[str, Any]) -> dict[str, Any]:
-    """Return the state dict in the order of `groups`, matched by name if both sides have unique names."""
+    """Return the state dict in the order of `groups`, matched by name if the names on both sides are unique."""
     theirs = state_dict["param_groups"]
     if not all(group.get("param_names") is not None for group in [*groups, *theirs]):
         return state_dict
@@ -92,7 +93,7 @@ def _reorder(owner: str, groups: list[dict[str, Any]], state_dict: dict[str, Any
         return state_dict  # ambiguous names, such as those of two models
     saved_as = match_names(owner, wanted, list(index_of))
     if len(groups) != len(theirs):
-        return state_dict  # torch reports this
+        return state_dict  # torch raises the error
     ordered = []
     for position, group in enumerate(groups):
         names = list(group["param_names"])
@@ -103,7 +104,7 @@ def _reorder(owner: str, groups: list[dict[str, Any]], state_dict: dict[str, Any
 
 
 def _settings_of(owner: str, names: list[str], theirs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the saved group of the named parameters; several such groups must have equal settings."""
+    """Return the saved group of the named parameters. If there are several, their settings must be equal."""
     sources = [group for group in theirs if set(names) & set(group["param_names"])]
     for key in sources[0].keys() - {"params", "param_names"}:
         if any(_differ(group.get(key), sources[0][key]) for group in sources[1:]):

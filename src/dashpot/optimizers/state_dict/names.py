@@ -1,4 +1,4 @@
-"""Matching of saved parameter names with an optimizer's, across module wrappers."""
+"""Matching of saved parameter names with those of an optimizer, despite module wrappers."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from dashpot.errors import ArgumentError
 
 _WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
-"""Attributes under which torch's wrappers (compile, FSDP, activation checkpointing) keep the wrapped module."""
+"""Attributes in which torch's wrappers (compile, FSDP, activation checkpointing) store the wrapped module."""
 
-_MAX_SHOWN = 4  # names of each kind in a message
+_MAX_SHOWN = 4  # maximum number of names of each kind in a message
 
 
 def match_names(owner: str, wanted: Sequence[str], saved: Sequence[str]) -> dict[str, str]:
-    """Map each wanted name to its saved name, up to wrapper names and a prefix shared by all names of one side.
+    """Map each wanted name to its saved name, ignoring wrapper names and a prefix common to all names of one side.
 
     Raises:
         ArgumentError: If a name has no counterpart.
@@ -34,7 +34,7 @@ def match_names(owner: str, wanted: Sequence[str], saved: Sequence[str]) -> dict
 
 
 def _unwrapped(names: Sequence[str]) -> list[str]:
-    """Return the names without wrappers, or unchanged if two would coincide."""
+    """Return the names without wrappers, or the unchanged names if two of them would then be equal."""
     bare = [".".join(part for part in name.split(".") if part not in _WRAPPERS) for name in names]
     while bare and all(name.startswith("module.") for name in bare):
         bare = [name.removeprefix("module.") for name in bare]
@@ -42,7 +42,7 @@ def _unwrapped(names: Sequence[str]) -> list[str]:
 
 
 def _without_prefix(own: list[str], theirs: list[str]) -> tuple[list[str], list[str]]:
-    """Return both lists, one without the prefix whose removal makes the most names match."""
+    """Return both lists, one of them without the prefix whose removal makes the largest number of names match."""
     pairs = [(own, theirs)]
     pairs += [(own, cut) for cut in _cuts(theirs)]
     pairs += [(cut, theirs) for cut in _cuts(own)]
@@ -50,20 +50,20 @@ def _without_prefix(own: list[str], theirs: list[str]) -> tuple[list[str], list[
 
 
 def _cuts(names: list[str]) -> list[list[str]]:
-    """Return the lists of names without each dotted prefix that all names share."""
+    """Return a copy of the names without the prefix, for each dotted prefix common to all names."""
     parts = [name.split(".") for name in names]
     return [[".".join(part[count:]) for part in parts] for count in range(1, len(_shared(names)) + 1)]
 
 
 def _shared(names: list[str]) -> list[str]:
-    """Return the modules, outermost first, that contain all named parameters."""
+    """Return the names of the modules that contain all named parameters, outermost first."""
     parts = [name.split(".")[:-1] for name in names]
     pairs = zip(min(parts), max(parts), strict=False) if parts else ()
     return [a for a, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)]
 
 
 def _mismatch(owner: str, own: list[str], theirs: list[str]) -> ArgumentError:
-    """Return the error for names without a counterpart, in at most ten lines."""
+    """Return the error for names without a counterpart, with a message of at most ten lines."""
     missing, unknown = sorted(set(own) - set(theirs)), sorted(set(theirs) - set(own))
     lines = [
         f"{owner}: saved parameter names must match the optimizer's: {len(missing)} of {len(own)} names are not saved, "
@@ -80,7 +80,7 @@ def _mismatch(owner: str, own: list[str], theirs: list[str]) -> ArgumentError:
 
 
 def _prefixes(own: list[str], theirs: list[str]) -> list[tuple[str, str]]:
-    """Return the dotted prefix of each side with several names, if the prefixes differ."""
+    """Return the common dotted prefix of each side that has several names, if these prefixes differ."""
     both = [("names of the optimizer", own), ("saved names", theirs)]
     found = [(text, ".".join(_shared(names))) for text, names in both if len(names) > 1]
     return [(text, f"{p}.") for text, p in found if p and len({q for _, q in found}) > 1]

@@ -1,4 +1,4 @@
-"""Conversion to plain data, readable by `torch.load(weights_only=True)`."""
+"""Conversion to plain data, which `torch.load(weights_only=True)` can read."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _PLAIN = frozenset({bool, type(None), Tensor, *_SCALARS})
 
 
 def plain_data(value: Any) -> Any:
-    """Replace numpy numbers, arrays and subclasses of built-in types by built-in types.
+    """Convert NumPy numbers, NumPy arrays and instances of subclasses of built-in types to built-in types.
 
-    Tensors and other objects are unchanged. A container without replacements is returned itself.
+    Tensors and other objects are unchanged. A container in which nothing is replaced is returned as is.
 
     Example:
         >>> import numpy as np
@@ -40,7 +40,7 @@ def plain_data(value: Any) -> Any:
 
 def _numpy_item(value: np.generic) -> Any:
     item = value.item()
-    if isinstance(item, np.generic):  # Python has no extended precision
+    if isinstance(item, np.generic):  # an extended-precision number, which Python does not have
         return complex(item) if isinstance(item, np.complexfloating) else float(item)
     return item
 

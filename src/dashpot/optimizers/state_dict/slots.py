@@ -1,4 +1,4 @@
-"""State keys that a method can have, in its current and other settings."""
+"""State keys that a method can have under its current and other settings."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from dashpot.stages.base import Slot, Stage
 
 
 class Slots(NamedTuple):
-    """The state of one parameter by key.
+    """The slots that the state of one parameter can contain.
 
     Attributes:
-        known: Slots of the method in any settings.
-        lasting: Keys that exist in all settings. Others depend on a setting, such as a nonzero momentum, and may be
-            missing.
-        needed: Keys of the current settings.
+        known: Slots of the method under any settings, by key.
+        lasting: Keys that exist under all settings. Other keys depend on a setting, such as a nonzero momentum, and may
+            be missing.
+        needed: Keys that the current settings require.
     """
 
     known: Mapping[str, Slot]
@@ -29,13 +29,13 @@ class Slots(NamedTuple):
     needed: frozenset[str] = frozenset()
 
     def with_needed(self, needed: Iterable[Slot]) -> Slots:
-        """Return the slots with the current settings' slots `needed`."""
+        """Return a copy in which the keys of the slots `needed` are required."""
         present = {slot.key: slot for slot in needed}
         return Slots({**self.known, **present}, self.lasting & present.keys(), frozenset(present))
 
 
 def slots_of(build: Callable[[dict[str, Any]], Recipe], settings: Mapping[str, Any]) -> Slots:
-    """Return the slots of the recipes for `settings` and for settings that differ from them in one choice."""
+    """Return the slots of the recipes for `settings` and for all settings that differ from them in one choice."""
     recipes = [list(recipe.slots) for recipe in _variations(build, settings)]
     known = {slot.key: slot for slots in recipes for slot in slots}
     return Slots(known, frozenset(key for key in known if all(key in {s.key for s in slots} for slots in recipes)))
@@ -47,12 +47,12 @@ def _variations(build: Callable[[dict[str, Any]], Recipe], settings: Mapping[str
         for value in _choices(name):
             try:
                 yield build({**settings, name: value})
-            except ArgumentError:  # excluded by the other settings
+            except ArgumentError:  # this choice cannot be combined with the other settings
                 continue
 
 
 def _choices(name: str) -> tuple[Any, ...]:
-    """Return the values of a setting that can affect the slots: every choice, or zero and a nonzero number."""
+    """Return the values of a setting that may affect the slots: all choices, or zero and a nonzero number."""
     allowed = ARGUMENTS.get(name)
     if isinstance(allowed, OneOf):
         return allowed.values
@@ -60,7 +60,7 @@ def _choices(name: str) -> tuple[Any, ...]:
 
 
 def is_known_key(key: str) -> bool:
-    """Return True for a state key of any named method or registered stage."""
+    """Return True if `key` is a state key of any named method or registered stage."""
     return key != COMPENSATION and (key in _keys_of_methods() or any(key in _keys(s) for s in Stage.registry.values()))
 
 
@@ -80,6 +80,6 @@ def _defaults(cls: Any) -> dict[str, Any]:
 
 
 def _keys(stage: type[Stage]) -> frozenset[str]:
-    """Return the keys of a stage's slots if they do not depend on its settings."""
+    """Return the keys of a stage's slots if they do not depend on the settings of the stage."""
     slots = stage.slots
     return frozenset(slot.key for slot in slots) if isinstance(slots, tuple) else frozenset()
