@@ -1,4 +1,4 @@
-"""Runs of the command in tests: results, and interruptions at a chosen step."""
+"""Runs of the command for tests: their results, and interruptions at a chosen step."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dashpot.training.callbacks.checkpoints import read_newest
 from dashpot.training.callbacks.run_log import RunLog
 
 WORDS = ("--optimizer", "adamw", "--lr", 0.1, "--threads", 1)
-"""Options of a fast run of the task in the fixture `my_task`, which has three steps per epoch."""
+"""Options for a fast run of the task in the fixture `my_task`, which has three steps per epoch."""
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -42,7 +42,7 @@ def same_weights(a: str | Path, b: str | Path) -> bool:
 
 
 def interrupt_at(monkeypatch, step: int) -> None:
-    """Send SIGINT to runs within a step, counted from 1."""
+    """Send SIGINT to runs within a step; steps count from 1."""
     original = Learner.step
 
     def interrupting_step(self):
@@ -70,7 +70,7 @@ def complete_run(dashpot: Command, my_task: str, *options: object, out: str = "a
 
 
 def interrupted_run(dashpot: Command, my_task: str, monkeypatch, step: int, *options: object, out: str = "a") -> Path:
-    """Interrupt a run of three epochs of three steps within a step, and return the folder."""
+    """Interrupt a run of three epochs with three steps each within a step, and return the folder."""
     with monkeypatch.context() as patch:
         interrupt_at(patch, step)
         assert dashpot("train", my_task, *WORDS, "--epochs", 3, *options, "--out", out)[0] == 130

@@ -1,4 +1,4 @@
-"""The command line in this process, and a small user-defined task."""
+"""Fixtures that run the command line in this process, and a small user-defined task."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def build():
 def dashpot(monkeypatch, tmp_path, capsys):
     """Return a function that runs a command in an empty folder and returns (exit code, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # without it, the command would replace this process
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # otherwise, the command would replace this process
 
     def run(*words: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["dashpot", *map(str, words)])
@@ -50,7 +50,7 @@ def my_task(tmp_path) -> str:
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """Resume is bit-identical for a fixed number of threads."""
+    """Use one thread, because resume is bit-identical only for a fixed number of threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -1,4 +1,4 @@
-"""The command as a process: exit codes, Ctrl-C and closed pipes."""
+"""Command in a separate process: exit codes, Ctrl-C and closed pipes."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from dashpot_command import main
 
 
 class ProcessReplaced(Exception):  # noqa: N818 - control flow, not an error
-    """Raised in place of `os.execve`, which does not return."""
+    """Exception raised in place of `os.execve`, which does not return."""
 
 
 @pytest.mark.needs_linux

@@ -72,7 +72,7 @@ def test_run_of_one_epoch_without_checkpoint_folder_is_not_restarted(dashpot, my
 
 
 def test_run_killed_before_its_first_checkpoint_is_restarted_and_its_record_copied(dashpot, my_task, monkeypatch):
-    """Indistinguishable from a run in its second epoch whose checkpoints were deleted."""
+    """This state cannot be distinguished from a run in its second epoch whose checkpoints were deleted."""
     dashpot("train", my_task, *WORDS, "--epochs", 3, "--log", "csv", "--out", "uninterrupted")
 
     def die(*_):
@@ -118,7 +118,7 @@ def test_logs_without_record_are_left_unchanged(dashpot, my_task):
 def test_unreadable_checkpoint_folder_raises(dashpot, my_task, monkeypatch, finished):
     folder = complete_run(dashpot, my_task) if finished else interrupted_run(dashpot, my_task, monkeypatch, 1)
     remove_folder(folder / "checkpoints")
-    (folder / "checkpoints").symlink_to("checkpoints")  # a symlink loop; permissions do not stop a superuser
+    (folder / "checkpoints").symlink_to("checkpoints")  # a symlink loop: permissions do not restrict root
     before = (folder / "run.jsonl").read_bytes()
     sentence = refused(dashpot("train", "--resume", "a", "--keep", 2, "--override"))
     assert sentence == f"Cannot read a/checkpoints: {os.strerror(errno.ELOOP)}."

@@ -1,4 +1,4 @@
-"""Input errors of `dashpot train`: one sentence, exit code 2, no files."""
+"""Input errors of `dashpot train`, which print one sentence, exit with code 2 and write no files."""
 
 from __future__ import annotations
 

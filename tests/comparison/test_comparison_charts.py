@@ -24,7 +24,7 @@ VALUES = st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=40)
 def test_smooth_equals_mean_of_available_neighbors(values, window):
     half = (window | 1) // 2
     expected = [np.mean(values[max(0, i - half) : i + half + 1]) for i in range(len(values))]
-    # Sums of up to 40 numbers below 1e3 in float64.
+    # The tolerance allows for float64 sums of up to 40 numbers below 1e3.
     np.testing.assert_allclose(smooth(values, window), expected, rtol=0, atol=1e-9)
 
 
@@ -125,7 +125,7 @@ def test_styles_of_unknown_methods_are_unique():
     assert len({*own.values(), *STYLES.values()}) == 8 + len(set(STYLES.values()))
 
 
-# Simulated color blindness as matrices on linear RGB. Source: Machado, Oliveira and Fernandes (2009), severity 1.
+# Matrices on linear RGB that simulate color blindness. Source: Machado, Oliveira and Fernandes (2009), severity 1.
 VISION = {
     "normal": np.eye(3),
     "protan": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
@@ -152,7 +152,7 @@ def test_default_methods_differ_in_dash_or_color_under_color_blindness(theme, vi
         if a.dash != b.dash:
             continue
         seen = [lab(np.asarray(VISION[vision]) @ linear(getattr(style, theme))) for style in (a, b)]
-        # A CIELAB distance of 2.3 is just noticeable; lines need several times that.
+        # A CIELAB distance of 2.3 is just noticeable; lines require a distance several times larger.
         assert np.linalg.norm(seen[0] - seen[1]) > 12, (one, two)
 
 

@@ -1,4 +1,4 @@
-"""Report: one self-contained file, made from records only."""
+"""Report: a self-contained file, generated only from the records."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ VOID = {"meta", "link", "br", "hr", "img", "input"}
 
 
 class Page(HTMLParser):
-    """Elements of a page with attributes and text; asserts that elements are closed in order."""
+    """Parser that collects the elements of a page with attributes and text, and checks the order of closing tags."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ def test_report_loads_nothing_external(page, text):
 
 def test_report_contains_plotly_once(text):
     assert len(re.findall(r"\* plotly\.js v\d", text)) == 1
-    # Three of data, plotly, the page's own, and one within plotly's text.
+    # Three with data, one with plotly, one with the code of the page, and one within the text of plotly.
     assert len(re.findall(r"<script", text)) - text.count('"<script') <= 6
 
 

@@ -1,4 +1,4 @@
-"""Published table: settings of its rows, and their reproduction on a small task."""
+"""Published table: settings of the rows, and reproduction of the table on a small task."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_rows_have_the_published_results():
 
 
 class FromEpoch:
-    """A stream of batches that starts at a later epoch."""
+    """Stream of batches that starts at a later epoch."""
 
     def __init__(self, stream, first):
         self.stream, self.first = stream, first
@@ -72,7 +72,7 @@ def test_row_a2_equals_a1_resumed_with_new_optimizer_and_quarter_lr():
     theirs.train = FromEpoch(theirs.train, 3)
     train(theirs, torch.optim.SGD(theirs.model.parameters(), lr=0.05), 2)
     for mine, other in zip(ours.model.parameters(), theirs.model.parameters(), strict=True):
-        # float32: 0.25 * 0.2 has one more rounding than 0.05.
+        # In float32, 0.25 * 0.2 has one more rounding error than 0.05.
         torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-7)
 
 
@@ -107,7 +107,7 @@ def test_row_d_has_eps_inside_the_root_and_bias_corrections():
 
 
 def scheduled(key: str, steps: int) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler, torch.Tensor]:
-    """Return torch's optimizer and scheduler for the row, and the weight."""
+    """Return the torch optimizer and scheduler of the row, and the weight."""
     w = weight()
     if key == "E":
         optimizer = torch.optim.Adam([w], lr=1e-2)
@@ -133,7 +133,7 @@ def test_scheduled_rows_match_torch(key):
 
 @pytest.fixture
 def toy_task(monkeypatch):
-    """Replace Fashion-MNIST by the toy task; return the list of seeds of built problems."""
+    """Replace Fashion-MNIST by the toy task, and return a list that collects the seeds of the problems built."""
     built = []
 
     def counted(seed: int) -> Problem:
@@ -170,7 +170,7 @@ def test_reproduce_does_not_repeat_finished_runs(tmp_path, toy_task):
     first = reproduce(tmp_path / "out", ["C"], seeds=1, log=lambda _: None).read_text(encoding="utf-8")
     toy_task.clear()
     assert reproduce(tmp_path / "out", ["C"], seeds=1, log=lambda _: None).read_text(encoding="utf-8") == first
-    assert toy_task == [0]  # once, to compare the settings
+    assert toy_task == [0]  # only once, to compare the settings
 
 
 def test_reproduce_rejects_unknown_row_before_loading_data(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Resuming: an interrupted run has the same results as an uninterrupted one."""
+"""Resume of a study: an interrupted run gives the same results as an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ STEPS = 12
 
 
 class Killed(BaseException):
-    """Simulates a killed process: ends the loop without cleanup."""
+    """Exception that simulates a killed process by ending the loop without cleanup."""
 
 
 class KillAt(StudyProgress):
-    """Kills the study after a total number of steps."""
+    """Progress report that kills the study after a total number of steps."""
 
     def __init__(self, steps: int) -> None:
         self.left = steps
@@ -59,7 +59,7 @@ def test_study_killed_repeatedly_completes_with_identical_results(tmp_path):
     whole = numbers(finished(tmp_path / "whole", *names, seeds=seeds))
     for kills in itertools.count():
         try:
-            # Epochs have four steps, so every attempt of five finishes at least one.
+            # An epoch has four steps, so each attempt of five steps finishes at least one epoch.
             runs = run_study(study(*names, seeds=seeds), tmp_path / "out", progress=KillAt(5))
             break
         except Killed:

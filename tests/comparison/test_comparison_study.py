@@ -1,4 +1,4 @@
-"""Studies: paired runs and checks of their settings."""
+"""Studies: paired runs, and checks of the settings."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ def test_locked_empty_folder_is_rejected_unchanged(tmp_path):
 
 
 def test_only_one_of_two_concurrent_studies_gets_a_new_folder(tmp_path):
-    """The second study finds the lock or different settings, and writes nothing."""
+    """The second study finds the folder locked or with different settings, and writes nothing."""
     for attempt in range(30):
         folder, start, owners = StudyFolder(tmp_path / str(attempt)), threading.Barrier(2), []
 

@@ -14,7 +14,7 @@ SCORE = {"metric": "accuracy", "direction": "max", "phase": "eval", "target": 0.
 
 
 def run(entry: str, seed: int, scores: list[float], status: str | None = "done", score: dict | None = None) -> Run:
-    """Return a run with the given scores after its epochs of ten steps and 0.5 CPU seconds, of four planned epochs."""
+    """Return a run with the given scores, one per epoch of ten steps and 0.5 CPU seconds; four epochs are planned."""
     score = SCORE if score is None else score
     header = {"entry": entry, "seed": seed, "lr": 0.1, "score": score, "epochs": 4, "steps_per_epoch": 10}
     epochs = [
@@ -32,7 +32,7 @@ def test_row_of_three_seeds():
     assert row.mean == pytest.approx(0.84, abs=1e-15)
     assert row.sd == pytest.approx(0.06, abs=1e-15)  # sqrt((0.0036 + 0 + 0.0036) / 2)
     assert row.best == 0.9
-    assert row.steps_to_target == 20  # median of 20, 30 and 10, the first evaluations that meet the target
+    assert row.steps_to_target == 20  # median of 20, 30 and 10, the steps at which the target is met
     assert (row.reached, row.done, row.diverged, row.unfinished) == (3, 3, 0, 0)
     assert row.cpu_s == 1.5
 

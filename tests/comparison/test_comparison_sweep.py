@@ -1,4 +1,4 @@
-"""Learning rate sweeps."""
+"""Learning-rate sweeps."""
 
 from __future__ import annotations
 

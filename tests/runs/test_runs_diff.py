@@ -1,4 +1,4 @@
-"""Differences of plain data."""
+"""Differences between plain data."""
 
 from dashpot.runs.diff import diff_data
 

@@ -15,15 +15,15 @@ def test_estimate_uses_the_speed_of_this_session_only(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(eta_module.time, "perf_counter", lambda: now[0])
     estimate = ProgressEstimate(runs=4, steps=10)
-    estimate.skip_run()  # finished in an earlier session: does not count towards the speed
-    estimate.start_run(4)  # resumes after four steps
+    estimate.skip_run()  # finished in an earlier session, so not used for the speed
+    estimate.start_run(4)  # resumed after four steps
     assert estimate.remaining() is None
     now[0] += 6.0
     for step in range(5, 8):
         estimate.step(step)
     assert estimate.fraction == 17 / 40
     assert estimate.remaining() == pytest.approx(23 * 6.0 / 3)  # 23 steps to go, 3 steps in 6 seconds
-    estimate.finish_run()  # diverged early: its remaining steps no longer count
+    estimate.finish_run()  # diverged early, so its remaining steps are not needed
     assert estimate.remaining() == pytest.approx(20 * 6.0 / 3)
 
 

@@ -1,4 +1,4 @@
-"""Files of runs: appended lines and write errors."""
+"""Files of runs: appending of lines, and write errors."""
 
 from __future__ import annotations
 

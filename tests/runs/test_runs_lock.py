@@ -1,4 +1,4 @@
-"""Lock of a folder between processes."""
+"""Lock of a folder against other processes."""
 
 import subprocess
 import sys

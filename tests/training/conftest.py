@@ -1,4 +1,4 @@
-"""Fixtures of the tests of training."""
+"""Fixtures for the tests of training."""
 
 import pytest
 from loop_frameworks import forget_accelerate
@@ -17,7 +17,7 @@ def clean_frameworks(monkeypatch):
 
 @pytest.fixture
 def settings(tmp_path) -> Settings:
-    """Settings of a run of the small task in `run_support`."""
+    """Return settings of a run of the small task in `run_support`."""
     path = tmp_path / "small.py"
     path.write_text(TASK)
     return Settings(task=f"{path}:build", optimizer="adamw", lr=0.05, threads=1, accelerator="cpu")

@@ -64,7 +64,7 @@ def loader_learner(strategy: str | None, workers: int, noise: bool = False) -> L
 
 
 def loader_is_sharded(strategy: str, workers: int) -> None:
-    """The batches are those of one process, and every example is read once, by one of the ranks."""
+    """The batches equal those of a single process, and every example is read exactly once, by one of the ranks."""
     actual = loader_learner(strategy, workers)
     actual.fit(2)
     expected = loader_learner(None, workers)
@@ -90,7 +90,7 @@ def loader_resumes(strategy: str, workers: int) -> None:
 
 
 def loader_resumes_with_other_world_size(saved_by: str | None, resumed_by: str | None) -> None:
-    """Save within an epoch with one or two processes, and resume with the other number in the same order."""
+    """A fit saved within an epoch by one or two processes resumes with the other number in the same data order."""
     stop, expected = StopAt(4), loader_learner(None, 0)
     expected.fit(3)
     loader_learner(saved_by, 0).fit(3, callbacks=[stop])

@@ -1,4 +1,4 @@
-"""Learners of the distributed checks, and comparisons of their results."""
+"""Learners for the distributed checks, and comparisons of their results."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from dashpot.tasks import Problem, accuracy
 from dashpot.training import Callback, CancelFit, Engine, Learner
 
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
-"""Tolerance per step for means over examples that are summed in a different order."""
+"""Tolerance per step for means whose examples are summed in a different order."""
 EXAMPLES, BATCH_SIZE = 11, 5
-"""Batches of 5, 5 and 1 examples: rank 0 gets 3, 3 and 1 of them, rank 1 gets 2, 2 and none."""
+"""Numbers of examples, for batches of 5, 5 and 1: rank 0 gets 3, 3 and 1 of them, and rank 1 gets 2, 2 and 0."""
 LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 PRODUCTS: dict[str, Any] = {
     "ESGD-1": partial(dp.ESGD, lr=0.1, lr_warmup=0.5, eps=0.1, update_d_every=2, d_warmup=1),
@@ -36,7 +36,7 @@ _GROUPS: list[Any] = []
 
 @contextlib.contextmanager
 def without_launcher():
-    """Remove the launcher's variables inside the block."""
+    """Remove the environment variables of the launcher inside the block."""
     saved = {name: os.environ.pop(name) for name in LAUNCHER}
     try:
         yield
@@ -45,20 +45,20 @@ def without_launcher():
 
 
 def engine(strategy: str | None, **options: Any) -> Engine:
-    """Create an engine of all processes, or of this process alone for strategy None."""
+    """Create an engine over all processes, or over this process only if the strategy is None."""
     with contextlib.nullcontext() if strategy else without_launcher():
         return Engine("cpu", strategy=strategy or "auto", **options)
 
 
 def own_group() -> Any:
-    """Return a process group of this rank only."""
+    """Return a process group that contains only this rank."""
     if not _GROUPS:
         _GROUPS.extend(dist.new_group([rank]) for rank in range(dist.get_world_size()))
     return _GROUPS[dist.get_rank()]
 
 
 def network(dtype: torch.dtype, noisy: bool = False, seed: int = 0) -> nn.Module:
-    """Return a network whose rows do not divide evenly; `noisy` adds batch norm and dropout, which differ by rank."""
+    """Return a network whose rows cannot be sharded evenly; `noisy` adds batch norm and dropout, which vary by rank."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         layers = [nn.BatchNorm1d(7), nn.Dropout(0.3)] if noisy else []
@@ -85,7 +85,7 @@ def problem(
 
 
 class AccumulateBatches(Callback):
-    """Accumulate the gradients of `batches` batches."""
+    """Accumulate the gradients of `batches` micro-batches per step."""
 
     def __init__(self, batches: int) -> None:
         self.batches = batches
@@ -95,7 +95,7 @@ class AccumulateBatches(Callback):
 
 
 class StopAt(Callback):
-    """Copy the state after `batches` training batches and cancel the fit."""
+    """Copy the state after `batches` training batches, and cancel the fit."""
 
     order = 1000
 
@@ -147,7 +147,7 @@ def assert_same(actual: Learner, expected: Learner, tolerance: float) -> None:
         assert actual.opt.state[p].keys() == expected.opt.state[q].keys()
         for key, value in actual.opt.state[p].items():
             wanted = full_tensor(expected.opt.state[q][key])
-            scale = max(1.0, float(wanted.abs().max()))  # a momentum of g/sqrt(v) is ten times as large as g
+            scale = max(1.0, float(wanted.abs().max()))  # a momentum of g/sqrt(v) is ten times larger
             torch.testing.assert_close(
                 full_tensor(value) / scale, wanted / scale, **limits, msg=partial("{}: {}".format, key)
             )

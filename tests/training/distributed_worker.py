@@ -58,7 +58,7 @@ def every_method(name: str, strategy: str, accumulate: int, dtype: torch.dtype, 
 
 
 def hessian_vector_products(name: str, strategy: str, accumulate: int) -> None:
-    """Products of the learner's own loss; finite differences use a step of 1e-3, at which their error is small."""
+    """Compute products of the learner's own loss; finite differences have a small error at their step of 1e-3."""
     probe = "differences" if strategy == "fsdp" else "auto"
     make = partial(PRODUCTS[name], relative_step=1e-3)
     actual = learner(make, strategy, accumulate, dtype=torch.float64)
@@ -80,7 +80,7 @@ def finite_differences_use_all_batches_of_a_step() -> None:
         each.fit(3)
     assert [each.opt.curvature_stats.route for each in learners] == ["closure", "differences"]
     exact, approximate = map(weights, learners)
-    # The truncation error e^2 = 1e-11 times third derivatives, divided by small curvatures.
+    # The truncation error is e^2 = 1e-11 times third derivatives, divided by small curvatures.
     torch.testing.assert_close(exact, approximate, rtol=1e-6, atol=1e-6)
 
 
@@ -96,7 +96,7 @@ def weights_are_broadcast(strategy: str) -> None:
 
 
 def noise_differs_between_ranks(strategy: str) -> None:
-    """Rank 0 keeps its random state, from which the other ranks are seeded."""
+    """Rank 0 keeps its random state, and the other ranks are seeded from this state."""
     torch.manual_seed(3)
     random.seed(3)
     np.random.seed(3)
@@ -115,7 +115,7 @@ MEANS: list[torch.Tensor] = []
 
 
 def buffers_are_broadcast(strategy: str) -> None:
-    """Batch norm uses the statistics of each rank; the running ones are those of rank 0, in both DDP and FSDP2."""
+    """Batch norm uses the batch statistics of each rank and, in DDP and FSDP2, the running statistics of rank 0."""
     actual = learner(dp.SGD, strategy, noisy=True, examples=10)
     actual.fit(1)
     mean = full_tensor(actual.model.get_submodule("2").running_mean)
@@ -144,7 +144,7 @@ def gradients_are_reduced_once_per_step() -> None:
 
 
 class SharedWeights(nn.Module):
-    """A module list, a tied weight, and a parameter without a module."""
+    """Model with a module list, a tied weight, and a parameter that belongs to no submodule."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -160,7 +160,7 @@ class SharedWeights(nn.Module):
 
 
 def parameters_survive_evaluation(strategy: str) -> None:
-    """After an evaluation, the model still holds the tensors of the optimizer."""
+    """After an evaluation, the model still contains the tensors of the optimizer."""
     actual = learner(dp.AdamW, strategy, custom=dataclasses.replace(problem(), model=SharedWeights()))
     actual.fit(1)
     optimized = {id(p) for group in actual.opt.param_groups for p in group["params"]}
@@ -222,7 +222,7 @@ METHODS: dict[str, Any] = {
 
 
 def resumes(name: str, strategy: str) -> None:
-    """Resuming with the same number of processes is bit-identical, dropout and batch norm included."""
+    """Resuming with the same number of processes is bit-identical, including dropout and batch norm."""
     options = {"noisy": True, "examples": 10, "dtype": torch.float32}
     torch.manual_seed(1)
     uninterrupted = learner(METHODS[name], strategy, **options)
@@ -237,7 +237,7 @@ def resumes(name: str, strategy: str) -> None:
 
 
 def resumes_with_other_world_size(name: str, saved_by: str | None, resumed_by: str | None, accumulate: int) -> None:
-    """Resuming with a different number of processes agrees with an uninterrupted single process."""
+    """Resuming with a different number of processes gives the results of an uninterrupted single process."""
     make, options = METHODS[name], {"accumulate": accumulate, "dtype": torch.float64}
     if name == "ESGD" and "fsdp" in (saved_by, resumed_by):
         make = partial(make, probe="differences")

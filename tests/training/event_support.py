@@ -1,4 +1,4 @@
-"""A callback that logs all events and actions, and their expected order."""
+"""Callback that logs all events and actions, and their expected order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ END = ["after_epoch", "cleanup_epoch"]
 
 
 class EventLog(Callback):
-    """Logs every event and action."""
+    """Log every event and action."""
 
     def __init__(self, events=None, name=""):
         self.events, self.name = [] if events is None else events, name
@@ -39,7 +39,7 @@ for _name in ACTIONS:
 
 
 def events_of(change=None, **options):
-    """Return the events of one epoch of two batches, with `change` as a later callback."""
+    """Return the events of an epoch with two batches, with `change` as an additional callback after the log."""
     log = EventLog()
     learner(examples=8, callbacks=[log, *([] if change is None else [change])]).fit(1, **options)
     return log.events

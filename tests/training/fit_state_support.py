@@ -1,4 +1,4 @@
-"""States taken at the ends of phases."""
+"""States of a fit taken at the ends of phases."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from learner_support import At
 
 
 def states_taken(order, training):
-    """Return a list, and a callback of an order that appends the states taken at the ends of phases."""
+    """Return a list, and a callback with the given order that appends to it the states at the ends of phases."""
     found = []
 
     def take(learner):

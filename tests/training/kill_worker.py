@@ -1,4 +1,4 @@
-"""Processes that train and are killed at a chosen point; each resumes from the files of its predecessor.
+"""Processes that train and are killed at a chosen point; each one resumes from the files of the previous one.
 
     python kill_worker.py FOLDER "batch 4" "write 2 4000" "rename 1" "best 1" "end"
 
@@ -33,7 +33,7 @@ EPOCHS = 3
 
 
 class Augmented(TensorDataset):
-    """Digits with random shifts and noise, from the generators of torch, numpy and Python."""
+    """Digits with random shifts and noise, drawn from the generators of torch, numpy and Python."""
 
     def __getitem__(self, index):
         x, y = super().__getitem__(index)
@@ -62,7 +62,7 @@ def make() -> Learner:
 
 
 def train(folder: Path, *more: Callback) -> Learner:
-    """Fit in `folder`, from its latest checkpoint if any."""
+    """Fit in `folder`, starting from its latest checkpoint if there is one."""
     learner = make()
     saving = Checkpoints(folder, every_steps=1, keep=2, best=("loss", "min"))
     state = read_newest(folder) if latest(folder) else None
@@ -75,7 +75,7 @@ def die(*_: Any) -> None:
 
 
 class DieAfterBatches(Callback):
-    """Dies after a number of training batches of this fit."""
+    """Kill the process after a number of training batches of this fit."""
 
     order = 1000
 
@@ -89,7 +89,7 @@ class DieAfterBatches(Callback):
 
 
 class PartialFile:
-    """Stream that dies after a number of written bytes."""
+    """Stream that kills the process after a number of written bytes."""
 
     def __init__(self, stream: Any, size: int) -> None:
         self.stream, self.remaining = stream, size
@@ -108,7 +108,7 @@ class PartialFile:
 
 
 def train_and_die(folder: Path, event: str) -> None:
-    """Train, and die at "batch N", "write N BYTES", "rename N", "best 1" or not at all ("end")."""
+    """Train, and kill the process at "batch N", "write N BYTES", "rename N" or "best 1", or not at all ("end")."""
     kind, *numbers = event.split()
     count = itertools.count(1)
     more: list[Callback] = []

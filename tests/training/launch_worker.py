@@ -1,4 +1,4 @@
-"""Process of test_launch.py: `launch_worker.py BEHAVIOUR FOLDER`, with the name of a function below."""
+"""Process of test_launch.py: `launch_worker.py BEHAVIOUR FOLDER`, where BEHAVIOUR is the name of a function below."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ RANK, WORLD = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE",
 
 
 def mark(folder: Path, event: str) -> None:
-    """Atomically create FOLDER/EVENT-RANK with the process id."""
+    """Atomically create the file FOLDER/EVENT-RANK, which contains the process id."""
     (folder / f"{event}-{RANK}.new").write_text(str(os.getpid()))
     (folder / f"{event}-{RANK}.new").rename(folder / f"{event}-{RANK}")
 
@@ -36,7 +36,7 @@ def error_on_all_ranks(_: Path) -> int:
 
 
 def error_on_one_rank(folder: Path) -> int:
-    """Print an error on rank 1; rank 0 only loses the connection."""
+    """Print an error on rank 1, while rank 0 only loses the connection."""
     if RANK == 1:
         print("The data are damaged.", file=sys.stderr)
         mark(folder, "ended")
@@ -109,7 +109,7 @@ def pending_collective(folder: Path) -> int:
         globals()["HOLDER"] = references
     else:
         gc.disable()
-        references.append(references)  # a reference cycle, as between a learner and its model
+        references.append(references)  # a reference cycle, as in a learner
     dist.barrier()
     if RANK == 0:
         time.sleep(0.1)
@@ -119,7 +119,7 @@ def pending_collective(folder: Path) -> int:
 
 
 def train(folder: Path) -> int:
-    """Train on digits; kill rank 1 at step 40 if FOLDER/kill exists."""
+    """Train on digits, and kill rank 1 at step 40 if FOLDER/kill exists."""
     import torch
 
     import dashpot as dp

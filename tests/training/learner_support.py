@@ -1,4 +1,4 @@
-"""Small problems, learners and callbacks for the tests of the training loop."""
+"""Small problems, learners and callbacks for tests of the training loop."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Y = torch.arange(12) % 2
 
 
 def problem(examples: int = 10, batch_size: int = 4, seed: int = 0, dtype: torch.dtype = torch.float32) -> Problem:
-    """Three classes, four inputs, dropout and batch norm; batches of 4, 4 and 2, shuffled every epoch."""
+    """Return a problem of 3 classes and 4 inputs with dropout, batch norm, and shuffled batches of 4, 4 and 2."""
     draw = torch.Generator().manual_seed(seed)
     x, y = torch.randn(examples, 4, generator=draw, dtype=dtype), torch.randint(0, 3, (examples,), generator=draw)
     with torch.random.fork_rng():
@@ -38,7 +38,7 @@ def learner(make=dp.AdamW, lr=0.01, callbacks=(), engine=None, **shape) -> Learn
 
 
 def linear_learner(train, make: Any = torch.optim.SGD, *, model: Any = None, lr: float | None = 0.1, **options):
-    """A linear model of three inputs and two classes on any training data."""
+    """Return a learner of a linear model with three inputs and two classes, on any training data."""
     torch.manual_seed(3)
     model = nn.Linear(3, 2) if model is None else model
     options = {"loss": nn.functional.cross_entropy, **options}
@@ -46,7 +46,7 @@ def linear_learner(train, make: Any = torch.optim.SGD, *, model: Any = None, lr:
 
 
 def pairs(size=4):
-    """`X` and `Y` as a list of batches."""
+    """Return `X` and `Y` as a list of batches."""
     return [(X[i : i + size], Y[i : i + size]) for i in range(0, 12, size)]
 
 
@@ -57,7 +57,7 @@ def fp16(scale=2.0**10, interval=2000):
 
 
 class StopAt(Callback):
-    """Copies the learner's state after a number of training batches, and cancels the fit."""
+    """Copy the state of the learner after a number of training batches, and cancel the fit."""
 
     order = 1000
 
@@ -73,7 +73,7 @@ class StopAt(Callback):
 
 
 class At(Callback):
-    """Calls `function(learner)` at one event."""
+    """Call `function(learner)` at one event."""
 
     def __init__(self, event, function, order=0):
         self.order = order  # pyright: ignore[reportAttributeAccessIssue]
@@ -81,7 +81,7 @@ class At(Callback):
 
 
 class KeepGradients(Callback):
-    """Scales the gradients by 0.85 instead of clearing them."""
+    """Scale the gradients by 0.85 instead of clearing them."""
 
     def zero_grad(self, learner, proceed):
         for p in learner.model.parameters():
@@ -89,7 +89,7 @@ class KeepGradients(Callback):
 
 
 def raise_if(error, condition):
-    """Return a hook that raises `error` if `condition(learner)`."""
+    """Return a hook that raises `error` if `condition(learner)` is true."""
 
     def hook(learner):
         if condition(learner):
@@ -99,12 +99,12 @@ def raise_if(error, condition):
 
 
 def call_if(function, condition):
-    """Return a hook that calls `function(learner)` if `condition(learner)`."""
+    """Return a hook that calls `function(learner)` if `condition(learner)` is true."""
     return lambda learner: function(learner) if condition(learner) else None
 
 
 def on_batch(*indices):
-    """Return a condition: whether a training batch with one of these indices is current."""
+    """Return a condition that is true for training batches with one of these indices."""
     return lambda learner: learner.training and learner.batch.index in indices
 
 

@@ -13,13 +13,13 @@ LIGHTNING_WARNINGS = (
 
 
 def needs(*names):
-    """Return a mark that skips tests of frameworks that are not installed."""
+    """Return a mark that skips the tests of a framework that is not installed."""
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     return pytest.mark.skipif(bool(missing), reason=f"{', '.join(missing)} not installed: pip install 'dashpot[loops]'")
 
 
 def forget_accelerate():
-    """Reset Accelerate's class attributes, which the next Accelerator would inherit."""
+    """Reset the class attributes of Accelerate, which the next Accelerator would reuse."""
     if importlib.util.find_spec("accelerate") is None:
         return
     state = importlib.import_module("accelerate.state")

@@ -1,4 +1,4 @@
-"""The plain PyTorch loop with which the frameworks' loops are compared."""
+"""Plain PyTorch loop with which the loops of the frameworks are compared."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import dashpot as dp
 from dashpot.schedules import Cosine, OneCycle, OneCycleMomentum, Scheduler
 
 MICRO, SIZE, EPOCHS = 7, 8, 3
-"""Seven micro-batches per epoch: with two per step, the fourth step has only one, in every framework."""
+"""Micro-batches per epoch, their size, and epochs. With two micro-batches per step, the fourth step has only one."""
 
 
 def network():
@@ -31,13 +31,13 @@ def loss_of(model, batch):
 
 
 def adamw(params):
-    """With schedules for two micro-batches per step: 4 steps per epoch."""
+    """Return AdamW and a scheduler for two micro-batches per step, which give 4 steps per epoch."""
     opt = dp.AdamW(params, lr=0.05, weight_decay=0.1)
     return opt, Scheduler(opt, lr=OneCycle(4 * EPOCHS), momentum=OneCycleMomentum(4 * EPOCHS))
 
 
 def autosgm(params):
-    """With a schedule in the optimizer."""
+    """Return AutoSGM with its own schedule, and None as the scheduler."""
     return dp.AutoSGM(params, lr=0.05, numerator=1, schedule=Cosine(4 * EPOCHS), max_norm=0.5), None
 
 
@@ -47,7 +47,7 @@ accumulations = pytest.mark.parametrize("accumulate", [1, 2])
 
 
 def plain(make, accumulate=1, clip=None, epochs=EPOCHS):
-    """Return the weights of a plain loop that steps after `accumulate` micro-batches and at the end of an epoch."""
+    """Return the weights of a plain loop that steps after every `accumulate` micro-batches and after each epoch."""
     model = network()
     opt, scheduler = make(model.parameters())
     for _ in range(epochs):
@@ -64,7 +64,7 @@ def plain(make, accumulate=1, clip=None, epochs=EPOCHS):
 
 
 def sophia():
-    """Return a factory that records its optimizers: products at steps 0, 10, 20."""
+    """Return a factory that records its optimizers, which compute products at steps 0, 10, 20."""
 
     def make(params):
         made.append(dp.Sophia(params, lr=0.05))

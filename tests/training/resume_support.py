@@ -16,7 +16,7 @@ EPOCHS = 3
 
 
 class Resumed:
-    """A fit interrupted after each of `stops` batches, each part resumed from a file by a new learner."""
+    """Fit that is interrupted after each number of batches in `stops`, and resumed from a file by a new learner."""
 
     def __init__(self, make, folder, stops, callbacks=list, epochs=EPOCHS):
         torch.manual_seed(7)

@@ -1,4 +1,4 @@
-"""A small task, and runs of it that are interrupted at a chosen step."""
+"""Small task, and runs of it that are interrupted at a chosen step."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def build():
         return Problem(model, train, nn.functional.cross_entropy, Batches(x, y, 26), {"accuracy": accuracy})
     return Task("small", problem, epochs=3)
 """
-"""Three epochs of seven steps: six batches of 4 examples and one of 2."""
+"""Task file, for three epochs of seven steps each: six batches of 4 examples and one of 2."""
 
 
 def quiet(_: str) -> None:
-    """Discard a line."""
+    """Discard a line of output."""
 
 
 def contents(folder) -> dict[str, bytes]:
@@ -41,7 +41,7 @@ def contents(folder) -> dict[str, bytes]:
 
 
 def at_step(monkeypatch, number: int, action) -> None:
-    """Call `action` within a step, counted from 0."""
+    """Call `action` within a step; steps count from 0."""
     step = Learner.step
 
     def patched(self):

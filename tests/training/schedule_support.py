@@ -14,7 +14,7 @@ from dashpot.training import Callback
 
 
 class StepValues(Callback):
-    """Records a hyperparameter as used by each step."""
+    """Record the value of a hyperparameter that each step uses."""
 
     order = 45
 
@@ -29,7 +29,7 @@ class StepValues(Callback):
 
 
 def step_values(schedule, epochs=3, make=torch.optim.SGD, read=lambda group: group["lr"], lr=0.5, **options):
-    """Return the values used by the steps, three per epoch."""
+    """Return the values that the steps use, with three steps per epoch."""
     seen = StepValues(read)
     learner(make, lr, callbacks=[schedule, seen, *options.pop("others", [])]).fit(epochs, **options)
     return seen.values

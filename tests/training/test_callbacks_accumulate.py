@@ -43,9 +43,10 @@ def trained(make, batch_size, accumulate, examples=19, loader=False, epochs=3):
 )
 @pytest.mark.parametrize("make", [torch.optim.SGD, dp.AdamW, dp.SGD])
 def test_accumulated_batches_match_one_large_batch(make, examples, loader):
-    """With 18 and 19 examples, the last step has fewer examples or a shorter micro-batch.
+    """With 18 or 19 examples, the last step has fewer examples or a shorter micro-batch.
 
-    Sums have a different order; the tolerance of 1e-12 is four orders of magnitude above their rounding.
+    The sums are computed in a different order; the tolerance of 1e-12 is four orders of magnitude above their rounding
+    errors.
     """
     small, of_small = trained(make, 2, 4, examples, loader)
     large, of_large = trained(make, 8, 1, examples, loader)
@@ -82,7 +83,7 @@ def test_batches_of_unknown_size_have_equal_weights():
 
     made = Problem(model=model, train=Unknown(pairs), loss=nn.functional.mse_loss)
     Learner.of(made, torch.optim.SGD, lr=0.0, engine=Engine("cpu")).fit(1, callbacks=[Accumulate(2), Look()])
-    per_example = 2 * torch.eye(3, dtype=torch.float64) / 2  # of the mean squared error over two outputs
+    per_example = 2 * torch.eye(3, dtype=torch.float64) / 2  # gradient of the mean squared error over two outputs
     expected = (per_example[:2].mean(0) + per_example[2]) / 2
     torch.testing.assert_close(gradients[0], expected.expand(2, 3), rtol=1e-15, atol=0)
 
@@ -107,7 +108,7 @@ def test_schedules_and_recorder_count_steps():
 
 @pytest.mark.parametrize("at", [2, 3, 5, 6, 8])
 def test_fit_resumes_between_any_two_steps(at):
-    """Batches of 4, 4 and 2 examples, with steps after the second and the third."""
+    """Test with batches of 4, 4 and 2 examples, and steps after the second and the third batch."""
 
     def fitted(callbacks, **options):
         subject = learner(dp.AdamW, callbacks=[Accumulate(2), Schedule(Cosine), Recorder("lr")])

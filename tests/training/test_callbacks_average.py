@@ -1,4 +1,4 @@
-"""Weight averages: values, evaluation, resumes, and unaffected training."""
+"""Weight averages: values, evaluation, resume, and the absence of effects on training."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from dashpot.training import Callback, CancelFit
 from dashpot.training.callbacks.average import EMA, SWA, evaluated_weights
 
 F64 = {"dtype": torch.float64}
-# Different order of float64 operations: a few roundings of 2e-16, for weights of size 1.
+# The order of float64 operations differs, which causes a few rounding errors of 2e-16 for weights of size 1.
 EXACT = {"rtol": 0, "atol": 1e-14}
 
 
 class RecordParameters(Callback):
-    """Records the parameters at the start, after every step and after every training epoch."""
+    """Record the parameters at the start, after every step and after every training phase."""
 
     order = 30
 
@@ -76,7 +76,7 @@ def test_ema_matches_torch():
     class Torch(Callback):
         def before_fit(self, learner):
             self.model = AveragedModel(learner.model, multi_avg_fn=get_ema_multi_avg_fn(0.95))
-            self.model.n_averaged += 1  # torch starts with the weights after the first step
+            self.model.n_averaged += 1  # torch would start with the weights after the first step
 
         def after_step(self, learner):
             self.model.update_parameters(learner.model)
@@ -149,7 +149,7 @@ def test_swa_recomputes_batch_norm_statistics():
     again = SWA(0)
     torch.manual_seed(7)
     unevaluated = learner(lr=0.05)
-    unevaluated.fit(3, callbacks=[again], evaluate=False)  # computed once, at the end of the fit
+    unevaluated.fit(3, callbacks=[again], evaluate=False)  # statistics are computed once, at the end of the fit
     assert all(torch.equal(again.statistics[name], value) for name, value in evaluated.items())
     assert torch.equal(unevaluated.model[1].running_mean, evaluated["1.running_mean"])
 

@@ -15,7 +15,7 @@ from dashpot.training import SWA, Callback, Checkpoints, Engine, Learner, read_n
 
 
 class TwoInputs(nn.Module):
-    """A model with two arguments."""
+    """Model with two arguments."""
 
     def __init__(self):
         super().__init__()
@@ -27,7 +27,7 @@ class TwoInputs(nn.Module):
 
 @pytest.mark.parametrize("evaluate", [True, False])
 def test_statistics_use_inputs_changed_by_callbacks(evaluate):
-    """Data divided in `before_batch` give the statistics of data divided beforehand; `predict` is called."""
+    """Dividing the data in `before_batch` or beforehand gives the same statistics; `predict` is called."""
 
     class Divide(Callback):
         def before_batch(self, learner):
@@ -48,7 +48,8 @@ def test_statistics_use_inputs_changed_by_callbacks(evaluate):
         one.fit(2, evaluate=evaluate)
         return one.model.norm.running_var
 
-    torch.testing.assert_close(statistics(1.0, Divide()), statistics(1 / 64), rtol=0, atol=0)  # a power of two
+    # Division by a power of two is exact.
+    torch.testing.assert_close(statistics(1.0, Divide()), statistics(1 / 64), rtol=0, atol=0)
 
 
 def test_statistics_of_finished_run_use_its_last_epoch(tmp_path):

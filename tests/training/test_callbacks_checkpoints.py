@@ -1,4 +1,4 @@
-"""Checkpoints in a folder: when they are written, which are kept, and which is resumed."""
+"""Checkpoints in a folder: when they are written, which ones are kept, and which one is used for a resume."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_fit_without_evaluation(tmp_path):
 
 
 class SetAccuracy(Callback):
-    """Replaces the evaluation accuracies in the history."""
+    """Replace the evaluation accuracies in the history."""
 
     def __init__(self, values):
         self.values = values

@@ -1,4 +1,4 @@
-"""Gradient clipping: golden cases, torch, and order among other callbacks."""
+"""Gradient clipping: comparison with golden cases and torch, and order relative to other callbacks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CASES = golden.load("clipping")["cases"]
 
 
 class LearnerStub:
-    """Attributes of a learner that clipping uses, with given gradients."""
+    """Stub with given gradients and the attributes of a learner that clipping uses."""
 
     def __init__(self, gradients):
         self.params = []
@@ -50,7 +50,7 @@ def tensor(values, shape):
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: f"max={c['max_norm']}-p={c['norm_type']}")
 def test_clipping_matches_golden_case(case):
-    """Tolerance 1e-14: a square root and a product in float64."""
+    """The tolerance of 1e-14 allows for a square root and a product in float64."""
     gradients = [tensor(g, shape) for g, shape in zip(case["grads"], case["shapes"], strict=True)]
     found, norm = clipped(gradients, norm=case["max_norm"], norm_type=float(case["norm_type"]))
     assert norm.item() == pytest.approx(case["total_norm"], rel=1e-14)
@@ -66,7 +66,7 @@ def test_clipping_by_value_and_by_both():
     gradient = torch.tensor([-3.0, 0.5, 4.0], dtype=torch.float64)
     [found], norm = clipped([gradient.clone()], value=1.0)
     assert (found.tolist(), norm) == ([-1.0, 0.5, 1.0], None)
-    [found], norm = clipped([gradient.clone()], norm=2.0, value=1.0)  # norm first
+    [found], norm = clipped([gradient.clone()], norm=2.0, value=1.0)  # by norm, then by value
     factor = 2.0 / (norm.item() + 1e-6)
     assert found.tolist() == pytest.approx([-1.0, 0.5 * factor, 1.0])
 
@@ -125,7 +125,7 @@ def test_clipping_matches_torch(norm_type):
 
 
 def test_clipping_matches_max_norm_of_the_optimizer():
-    """Equal up to rounding: the optimizer applies the factor within its step."""
+    """The results are equal up to rounding, because the optimizer applies the factor within its step."""
     inside = fitted(lambda params, lr: dp.SGD(params, lr=lr, max_norm=0.3), [])
     outside = fitted(dp.SGD, [ClipGradients(norm=0.3)])
     for a, b in zip(weights(inside), weights(outside), strict=True):

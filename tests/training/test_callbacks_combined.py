@@ -17,7 +17,7 @@ from dashpot.training import CSV, Callback, Checkpoints, Engine, JSONLines, NonF
 
 
 def test_skipped_step_resets_loss_scale_of_gradients():
-    """The next fp16 step must not use gradients still multiplied by the loss scale."""
+    """The next fp16 step must not use gradients that are still multiplied by the loss scale."""
 
     class SkipSteps(Callback):
         order = 45
@@ -35,7 +35,7 @@ def test_skipped_step_resets_loss_scale_of_gradients():
         one.fit(1, callbacks=[Recorder("grad_norm"), SkipSteps()])
         return (weights(one)[0] - before).norm().item()
 
-    assert moved("fp16") == pytest.approx(moved("fp32"), rel=0.05)  # half precision has 11 bits
+    assert moved("fp16") == pytest.approx(moved("fp32"), rel=0.05)  # half precision has 11 significant bits
 
 
 def test_skipped_step_keeps_stop_reason_of_other_callback():
@@ -49,7 +49,7 @@ def test_skipped_step_keeps_stop_reason_of_other_callback():
 
 @pytest.mark.parametrize("probe", ["graph", "differences", "forward"])
 def test_hessian_vector_products_use_loss_changed_by_actions(probe):
-    """Also for the routes that recompute the losses."""
+    """This includes the probes that recompute the losses."""
 
     class Tenfold(Callback):
         def get_loss(self, learner, proceed):
@@ -62,13 +62,13 @@ def test_hessian_vector_products_use_loss_changed_by_actions(probe):
         one.fit(1, evaluate=False)
         return torch.cat([state["hess"].flatten() for state in one.opt.state.values()])
 
-    # Differences of gradients: a relative step of 1e-3, and rounding by 1e-16 / 1e-3.
+    # Finite differences of gradients use a relative step of 1e-3, so rounding errors are about 1e-16 / 1e-3.
     torch.testing.assert_close(hessian(Tenfold()), 10 * hessian(), rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("kind", [JSONLines, CSV])
 def test_log_absent_from_some_sessions_keeps_its_lines(tmp_path, kind):
-    """Also if the run is killed just after a resume, and resumed from an earlier checkpoint."""
+    """This also holds if the run is killed just after a resume and then resumed from an earlier checkpoint."""
 
     def fit(epochs, *logs, resume=None):
         kept = Checkpoints(tmp_path / "kept")

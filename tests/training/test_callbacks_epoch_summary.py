@@ -1,4 +1,4 @@
-"""The learning rate in the summary of an epoch."""
+"""Learning rate in the summary of an epoch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def set_gradient_to_inf(learner):
 
 
 class Summaries(EpochCallback):
-    """Collects the epoch summaries."""
+    """Collect the epoch summaries."""
 
     def before_fit(self, learner):
         super().before_fit(learner)
@@ -52,7 +52,7 @@ def test_summary_has_lr_of_last_step_taken(callbacks):
     summaries, recorder = Summaries(), Recorder("lr")
     one = learner(scheduled)
     one.fit(2, callbacks=[*callbacks, summaries, recorder])
-    assert one.steps == 4  # two of the three batches of each epoch
+    assert one.steps == 4  # two of three batches in each of two epochs
     assert [summary.lr for summary in summaries.summaries] == recorder.values["lr"][1::2]
 
 
@@ -99,7 +99,7 @@ def test_tensor_lr_is_read_at_end_of_epoch(schedule):
 @pytest.mark.parametrize("schedule", [None, Cosine(12)], ids=["constant", "scheduled"])
 def test_step_does_not_read_lr_from_device(schedule):
     opt = dp.AdamW([torch.zeros(1, requires_grad=True)], lr=0.1, schedule=schedule)
-    opt.param_groups[0]["lr"] = torch.zeros((), device="meta")  # reading its value fails
+    opt.param_groups[0]["lr"] = torch.zeros((), device="meta")  # reading the value of a meta tensor fails
     summaries, one = Summaries(), cast(Any, SimpleNamespace(opt=opt, batch=SimpleNamespace(stepped=True)))
     summaries.before_fit(one)
     summaries.step(one, lambda: None)

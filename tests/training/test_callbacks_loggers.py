@@ -1,4 +1,4 @@
-"""Loggers: entries, and resumes without lost or repeated entries."""
+"""Loggers: entries, and resume without lost or repeated entries."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_jsonlines_entries_of_epochs_and_steps(tmp_path):
     ]
     for number, line in enumerate(line for line in lines if line["kind"] == "epoch"):
         assert {"train": line["train"], "eval": line["eval"]} == one.history[number]
-        assert line["lr"] == values["lr"][3 * number + 2]  # of the last step, not the next
+        assert line["lr"] == values["lr"][3 * number + 2]  # rate of the last step, not the next one
 
 
 def test_csv_rows_of_epochs(tmp_path):
@@ -97,7 +97,7 @@ def test_csv_rows_of_steps(tmp_path):
 
 @pytest.fixture(autouse=True)
 def reset_event_file_counter(monkeypatch):
-    """TensorBoard sorts files of the same second by a process-wide counter as text, with 10 before 9."""
+    """Reset the process-wide counter, by which TensorBoard sorts files of the same second as text (10 before 9)."""
     from tensorboard.summary.writer import event_file_writer
 
     monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
@@ -124,7 +124,7 @@ LOGS = {
 
 
 class AfterEpoch(Callback):
-    """Saves the state after the first epoch, like a checkpoint."""
+    """Save the state after the first epoch, like a checkpoint."""
 
     order = 90
 
@@ -143,7 +143,7 @@ def test_resumed_log_equals_uninterrupted_log(kind, at, tmp_path):
     torch.manual_seed(7)
     learner().fit(3, callbacks=[make(tmp_path / "whole")])
     stop = AfterEpoch() if at == "epoch" else StopAt(at)
-    if at != "epoch":  # the fit continues after its state is saved, as before a later kill
+    if at != "epoch":  # the fit continues after saving its state, like a fit that is killed later
         stop.after_batch = lambda one, kept=stop.after_batch: call_without_cancel(kept, one)
     torch.manual_seed(7)
     learner().fit(2 if at != 9 else 3, callbacks=[make(tmp_path / "cut"), stop])
@@ -167,7 +167,7 @@ def test_entries_with_accumulation_and_cancelled_evaluation(tmp_path):
             if learner.epoch == 1 and not learner.training:
                 raise CancelEpoch
 
-    one = learner(batch_size=2)  # five batches: steps of 2, 2 and 1
+    one = learner(batch_size=2)  # five batches, in steps of 2, 2 and 1
     one.fit(3, callbacks=[Accumulate(2), Cancels(), recorder := Recorder(), JSONLines(tmp_path / "log", every=3)])
     lines = read_lines(tmp_path / "log")
     assert [(line["kind"], line["step"]) for line in lines] == [(k, s) for s in (3, 6, 9) for k in ("step", "epoch")]

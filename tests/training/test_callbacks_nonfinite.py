@@ -24,7 +24,7 @@ from dashpot.training.callbacks.schedule import Schedule
 
 
 class SetGradients(Callback):
-    """Overwrites elements of gradients at one batch of the first epoch."""
+    """Overwrite elements of gradients at one batch of the first epoch."""
 
     def __init__(self, batch=1, **values):
         self.batch, self.values = batch, {name.replace("_", ".", 1): value for name, value in values.items()}
@@ -94,7 +94,7 @@ def test_missing_gradient_is_ignored():
 
 
 class PartialLog(nn.Module):
-    """Logarithm, NaN for negative inputs; identity in the first calls."""
+    """Logarithm, which is NaN for negative inputs; in the first calls, the identity."""
 
     def __init__(self, first):
         super().__init__()
@@ -160,7 +160,7 @@ def test_report_of_nonfinite_inputs_and_weights():
 
 def test_diagnosis_covers_all_accumulated_batches():
     subject = learner_with_log(first=0, watch=NonFinite(), callbacks=[Accumulate(3)])
-    subject.model[1][1].calls = -1  # identity for the first batch of the step only
+    subject.model[1][1].calls = -1  # identity only for the first batch of the step
     with pytest.warns(RuntimeWarning, match="non-finite"):
         subject.fit(1)
     assert subject.stop_reason.startswith("Step 1 (epoch 1, batch 3)")
@@ -215,7 +215,7 @@ def test_raise_raises_nonfinite_error():
 
 @pytest.mark.parametrize("make", [torch.optim.SGD, dp.AdamW])
 def test_skip_skips_the_step(make):
-    """The results equal those of a loop that skips the step manually."""
+    """The results are equal to those of a callback that skips the step manually."""
 
     class SkipSecondStep(Callback):
         def step(self, learner, proceed):
@@ -251,7 +251,7 @@ def test_skip_warns_once_and_collects_reports():
 
 def test_skip_clears_gradients():
     class Keep(Callback):
-        """Keeps part of the gradient, and so any NaN."""
+        """Keep a part of the gradient, including any NaN."""
 
         def zero_grad(self, learner, proceed):
             for p in learner.model.parameters():

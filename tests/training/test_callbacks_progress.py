@@ -1,4 +1,4 @@
-"""Progress of a fit: table, progress bar in a terminal, and cleanup."""
+"""Progress output of a fit: table, progress bar in a terminal, and cleanup."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_table_in_a_plain_stream():
         cells = line.split()
         numbers = [means[phase][name] for phase in ("train", "eval") for name in ("loss", "accuracy")]
         assert cells[:5] == [str(number), *(f"{value:.3f}" for value in numbers)]
-        assert cells[5] == f"{0.01 * Cosine(12)(3 * number - 1):.3g}"  # of the last step
+        assert cells[5] == f"{0.01 * Cosine(12)(3 * number - 1):.3g}"  # rate of the last step
         assert cells[7] == "s"
         assert len(line) == len(lines[1])
 
@@ -134,7 +134,7 @@ def test_terminal_has_a_progress_bar_below_the_table():
     assert seen[2][-1].count("━") > seen[1][-1].count("━") > seen[0][-1].count("━") > 0
     assert seen[2][-1].count("─") == 0
     assert f"loss {decimals(one.history[0]['train']['loss'])}" in seen[2][-1]
-    assert len([line for line in seen[-1] if line]) == 4  # two header lines, one epoch, the bar
+    assert len([line for line in seen[-1] if line]) == 4  # two header lines, one epoch and the bar
 
 
 @pytest.mark.parametrize("columns", [80, 60, 40, 20])
@@ -187,7 +187,7 @@ def test_cursor_stays_visible():
 
     class Look(Callback):
         def after_predict(self, learner):
-            assert terminal.screen()[1]  # also if the process is killed here
+            assert terminal.screen()[1]  # visible even if the process is killed here
 
     table_of(1, terminal, [Look()])
 
@@ -217,7 +217,7 @@ def test_resumed_table_starts_with_previous_epochs():
     lines = resumed.getvalue().splitlines()
     assert len(lines) == len(whole) == 5
     assert lines[:4] == stream.getvalue().splitlines()[:4]
-    assert float(lines[4].split()[6]) >= 0.0  # includes the time before the stop
+    assert float(lines[4].split()[6]) >= 0.0  # the time before the stop is included
     finished = learner(scheduled)
     state = None
 
@@ -274,7 +274,7 @@ def test_remaining_time_counts_both_phases(monkeypatch):
     assert estimate.remaining(one, 0) is None
     estimate.done, estimate.seconds = {"train": 5, "eval": 0}, {"train": 5.0, "eval": 0.0}
     estimate.since = time.perf_counter()
-    # One second per training batch, a third of it per evaluation batch.
+    # One second per training batch, and a third of a second per evaluation batch.
     assert estimate.remaining(one, 5) == pytest.approx(25 * 1.0 + 12 / 3)
     one.training, one.loop.phase, one.epoch = False, "eval", 2
     estimate.done, estimate.seconds = {"train": 30, "eval": 2}, {"train": 30.0, "eval": 4.0}

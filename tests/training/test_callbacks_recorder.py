@@ -1,4 +1,4 @@
-"""Recorder: one value per step, as used by the step."""
+"""Recorder: one value per step, equal to the value that the step uses."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_norms_and_losses_match_manual_values():
                 losses.append(learner.batch.loss.item())
 
     made = recorded("grad_norm", "state:exp_avg", loss=True, callbacks=[ByHand()])
-    assert made["grad_norm"] == pytest.approx(norms, rel=1e-6)  # different order of float32 sums
+    assert made["grad_norm"] == pytest.approx(norms, rel=1e-6)  # the order of float32 sums differs
     assert made["state:exp_avg"] == pytest.approx(states, rel=1e-6)
     assert made["loss"] == losses
     assert len(losses) == 9

@@ -45,7 +45,7 @@ def test_mapping_sets_any_hyperparameter():
 
 
 def test_scheduled_lr_is_used_by_the_step():
-    """The learning rate is 0 from the second step on, so that only the first step changes the weights."""
+    """Only the first step changes the weights, because the learning rate of all later steps is 0."""
     once, thrice = learner(torch.optim.SGD, 0.5), learner(torch.optim.SGD, 0.5)
     off = Schedule(lambda n: Exponential(1e-300))
     for subject, epochs in ((once, 1), (thrice, 3)):
@@ -70,7 +70,7 @@ def plain_loop_lrs(make, total):
     for _ in range(total):
         values.append(float(opt.param_groups[0]["lr"]))
         opt.step()
-        if len(values) < total:  # OneCycleLR rejects another step
+        if len(values) < total:  # OneCycleLR rejects an additional step
             scheduler.step()
     return values
 
@@ -116,7 +116,7 @@ def test_factory_gets_the_number_of_accumulated_steps():
 
 
 class SkipSteps(Callback):
-    """Skips the step of the second batch of every epoch."""
+    """Skip the step of the second batch in every epoch."""
 
     order = 5
 
@@ -152,7 +152,7 @@ def test_evaluation_only_fit_does_not_advance_the_schedule():
 
 
 class EpochLRs(Callback):
-    """Wraps a schedule and records the learning rate at the end of every epoch."""
+    """Record the learning rate of a wrapped schedule at the end of every epoch."""
 
     order = 55
 
@@ -171,7 +171,7 @@ class EpochLRs(Callback):
 
 
 class SetMetric(Callback):
-    """Replaces a metric in the history."""
+    """Replace a metric in the history."""
 
     order = 30
 
@@ -225,7 +225,7 @@ def test_plateau_of_a_metric():
     ids=["torch.AdamW", "torch.SGD", "AdamW", "SGD"],
 )
 def test_one_cycle_schedules_lr_and_momentum(make, momentum):
-    """Row G of the published table uses torch's OneCycleLR; equal to it within rounding."""
+    """The schedule equals torch's OneCycleLR, which row G of the published table uses, up to rounding."""
     assert step_values(one_cycle(0.05), make=make) == [OneCycle(9).value(0.05, step) for step in range(9)]
     assert step_values(one_cycle(0.05), make=make, read=momentum) == OneCycleMomentum(9).table(9)
     torchs = Schedule(partial(lr_scheduler.OneCycleLR, max_lr=0.05))

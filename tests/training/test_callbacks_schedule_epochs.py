@@ -21,7 +21,7 @@ HALVING = Exponential(0.5)
 
 
 class RecordRates(Callback):
-    """Records the learning rate of the first step of every epoch."""
+    """Record the learning rate of the first step in every epoch."""
 
     def __init__(self):
         self.rates = []
@@ -32,7 +32,7 @@ class RecordRates(Callback):
 
 
 class RaiseAfterEvaluation(Callback):
-    """Raises at the end of the evaluation of one epoch."""
+    """Raise an error at the end of the evaluation of one epoch."""
 
     def __init__(self, error: type[BaseException], epoch: int, order: int = 45):
         self.error, self.epoch, self.order = error, epoch, order  # pyright: ignore[reportAttributeAccessIssue]
@@ -43,7 +43,7 @@ class RaiseAfterEvaluation(Callback):
 
 
 def fit(folder, *more, schedule: Any = HALVING, resume=None):
-    """Fit for four epochs with a schedule per epoch; return the learner and the rates of the epochs."""
+    """Fit for four epochs with a per-epoch schedule, and return the learner and the rate of each epoch."""
     fitted, record = learner(SGD, lr=0.1), RecordRates()
     callbacks = [Schedule(schedule, per="epoch"), Checkpoints(folder), record, *more]
     torch.manual_seed(5)
@@ -66,7 +66,7 @@ def test_epoch_whose_end_the_schedule_missed_is_repeated(tmp_path, error):
 
 @pytest.mark.parametrize("schedule", [Exponential(0.5), Plateau(0.5, patience=0, threshold=10)])
 def test_cancelled_fit_counts_the_epoch_for_the_schedule(tmp_path, schedule):
-    """Also if the callback that cancels precedes the schedule."""
+    """This also holds if the callback that cancels the fit precedes the schedule."""
     uninterrupted, rates = fit(tmp_path / "uninterrupted", schedule=schedule)
     assert len(set(rates)) > 2
     fit(tmp_path / "cancelled", RaiseAfterEvaluation(CancelFit, 2), schedule=schedule)

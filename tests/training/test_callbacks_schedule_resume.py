@@ -31,7 +31,7 @@ REPEATED = {
 @pytest.mark.parametrize("name", sorted(REPEATED))
 @BOTH_SGD
 def test_second_fit_repeats_the_schedule_of_the_first(name, make):
-    """Both fits share an optimizer, whose hyperparameters and added keys are restored."""
+    """Both fits share an optimizer, whose hyperparameters are restored and whose added keys are removed."""
     made = problem()
     optimizer = make(made.model.parameters(), lr=0.5, momentum=0.9)
     subject = Learner.of(made, optimizer, engine=Engine("cpu"))
@@ -102,7 +102,7 @@ def test_resumed_fit_has_identical_values(name, per, at):
 
 @pytest.mark.parametrize("name", ["ours", "exponential", "plateau"])
 def test_state_after_a_fit_resumes(name):
-    """After a fit, the optimizer has its initial learning rates; those of the schedule are in the callback's state."""
+    """After a fit, the optimizer has its initial rates; the scheduled rates are in the state of the callback."""
     make = partial(Exponential, 0.9) if name == "ours" else None
     schedule = (lambda n: make()) if make else RESUMED[name]
     first = learner(torch.optim.SGD, 0.5, callbacks=[Schedule(schedule)])

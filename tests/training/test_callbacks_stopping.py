@@ -1,4 +1,4 @@
-"""Early stopping: improvements, completion of the last epoch, resumes and best weights."""
+"""Early stopping: improvements, completion of the last epoch, resume and best weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAN, INF = math.nan, math.inf
 
 
 class SetMetric(Callback):
-    """Replaces a metric in the history."""
+    """Replace a metric in the history."""
 
     order = 50
 
@@ -32,7 +32,7 @@ class SetMetric(Callback):
 
 
 def fit_with_metric(*values, **options):
-    """Return the number of epochs of a fit with the given metric values, the callback and the learner."""
+    """Fit with the given metric values; return the number of epochs, the callback and the learner."""
     one, stopping = learner(), EarlyStopping(**options)
     set_metric = SetMetric(*values, phase=options.get("phase", "eval"), metric=options.get("metric", "loss"))
     one.fit(len(values), callbacks=[stopping, set_metric])
@@ -97,7 +97,7 @@ def test_last_epoch_is_completed():
 
 
 class SaveStates(Callback):
-    """Saves the learner's state after every epoch, like a checkpoint."""
+    """Save the state of the learner after every epoch, like a checkpoint."""
 
     order = 90
 

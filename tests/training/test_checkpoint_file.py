@@ -97,13 +97,13 @@ def test_read_of_unreadable_paths_raises(tmp_path, monkeypatch):
 
 
 def test_flipped_byte_is_harmless_or_detected(file):
-    """torch.load reads a changed tensor silently; the checksums detect it."""
+    """The checksums detect a changed tensor, which torch.load would read without an error."""
     content = file.read_bytes()
     detected = 0
     for index in range(0, len(content), 11):
         file.write_bytes(content[:index] + bytes([content[index] ^ 16]) + content[index + 1 :])
         try:
-            assert same(read(file), STATE)  # padding and dates, which are not read
+            assert same(read(file), STATE)  # the byte is in padding or a date, which are not read
         except RunError:
             detected += 1
     assert detected > 50

@@ -1,7 +1,7 @@
-"""Distributed training: DDP and FSDP2 over gloo in two processes, against a single process.
+"""Distributed training: DDP and FSDP2 over gloo in two processes, compared with a single process.
 
-The checks are functions of distributed_worker.py. One pair of processes runs all of them, to start up only once; each
-outcome is a test.
+The checks are functions in distributed_worker.py. One pair of processes runs all checks, so that it starts up only
+once; the outcome of each check is a test.
 """
 
 from pathlib import Path
@@ -43,7 +43,7 @@ def test_check_passes_on_both_ranks(outcomes, name):
 @pytest.mark.slow
 @pytest.mark.needs_gloo
 def test_all_other_checks_pass_on_both_ranks(tmp_path):
-    """Every subject with and without accumulation in both precisions, and further methods and loaders."""
+    """These are all subjects with and without accumulation in both precisions, and additional methods and loaders."""
     for rank, found in enumerate(run_processes(WORKER, tmp_path, "^slow")):
         failed = {name: reason for name, reason in found.items() if reason != "passed"}
         assert not failed, (rank, failed)

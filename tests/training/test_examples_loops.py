@@ -1,4 +1,4 @@
-"""The examples for training frameworks run as scripts, reach their accuracy, and resume exactly."""
+"""Examples for training frameworks: they run as scripts, reach the expected accuracy, and resume exactly."""
 
 import runpy
 from pathlib import Path
@@ -51,7 +51,7 @@ def test_hf_trainer(capsys):
     assert len(capsys.readouterr().out.splitlines()) == 3
     results = example["results"]
     assert set(results) == {"by_instance", "by_class", "by_subclass"}
-    assert min(result[0] for result in results.values()) > 0.8  # chance is 0.2
+    assert min(result[0] for result in results.values()) > 0.8  # chance level is 0.2
     assert results["by_instance"][1]
     assert results["by_class"][1:] == (160, [0.01, 0.0])
     assert results["by_subclass"][1:] == (16, "differences")

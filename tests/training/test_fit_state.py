@@ -1,4 +1,4 @@
-"""The state of a fit: contents, and when it can be taken."""
+"""State of a fit: its contents, and the events in which it can be taken."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_state_with_averaged_weights_raises():
     one.fit(1)
     with pytest.raises(RunError, match="EMA has put its averages into the model"):
         one.state_dict()
-    one.fit(1, callbacks=[stop := StopAt(2)])  # cancelled: the optimizer's weights are in the model
+    one.fit(1, callbacks=[stop := StopAt(2)])  # a cancelled fit leaves the optimizer's weights
     assert stop.state is not None
     one.state_dict()
     plain = learner(callbacks=[EMA(0.9, keep=False)])

@@ -1,4 +1,4 @@
-"""Differences between a checkpoint and a fit: listed, rejected or overridden."""
+"""Differences between a checkpoint and a fit, which are listed, and rejected unless they are overridden."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from dashpot.training import (
 
 
 def assert_rejected(make, state, message, **options):
-    """Check that `fit(resume=state)` raises, and leaves model and optimizer unchanged."""
+    """Check that `fit(resume=state)` raises an error and leaves the model and the optimizer unchanged."""
     made = make()
     before = weights(made)
     with pytest.raises(RunError, match=message):

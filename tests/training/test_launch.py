@@ -1,4 +1,4 @@
-"""The launcher: messages, exit codes, signals and shutdown of several processes, and resume after a killed one."""
+"""Launcher: messages, exit codes, signals and shutdown of several processes, and resume after one was killed."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_signal_is_forwarded_and_graceful_stop_awaited(tmp_path, capfd, number):
 
 @pytest.mark.parametrize("held", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_exit_with_pending_collective_succeeds(tmp_path, capfd, held):
-    """A gloo thread that released a tensor during finalization of the interpreter aborted the process."""
+    """A process aborts if a gloo thread releases a tensor while the interpreter finalizes."""
     if held:
         (tmp_path / "held").touch()
     assert run("pending_collective", tmp_path) == 0

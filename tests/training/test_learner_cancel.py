@@ -41,7 +41,7 @@ from dashpot.training.callback import ACTIONS
 
 
 class Raise(Callback):
-    """Raises once, at an event or action of a training phase."""
+    """Raise an exception once, at an event or action of a training phase."""
 
     def __init__(self, where, error, order=100):
         self.error, self.order, self.done = error, order, False
@@ -116,7 +116,7 @@ def test_cancelled_batch_is_excluded_from_means_and_steps():
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("where", ["after_backward", "step"])
 def test_cancelled_step_discards_its_gradients(where, accumulate):
-    """The next step must not use the sum of both."""
+    """The next step must not use the sum of its own gradient and the discarded one."""
     norms = {}
 
     class Norms(Callback):
@@ -201,7 +201,7 @@ def test_cancelled_phase_counts_as_epoch(tmp_path, phase, evaluate):
     every = [0.8, 0.4, 0.2, 0.1]
     assert seen == (every if phase == "eval" else every[1::2])
     assert all(set(epoch) >= {"train"} for epoch in one.history)
-    # A checkpoint follows every epoch except a first one without training.
+    # A checkpoint follows every epoch, except the first one if it has no training.
     assert len(list(tmp_path.glob("step-*.ckpt"))) == (4 if phase == "eval" else 3)
     assert len((tmp_path / "log.csv").read_text().splitlines()) == 5
 
@@ -223,7 +223,7 @@ class CancelAt(Callback):
 
 @pytest.mark.parametrize("where", ["before_batch", "after_predict", "after_loss"])
 def test_step_uses_other_microbatches_if_last_is_cancelled_before_backward(where):
-    """Steps of 3 and 1 batches, the third cancelled: the first step is 2/3 of the mean gradient of the others."""
+    """If the third of 3 micro-batches is cancelled, the step uses 2/3 of the mean gradient of the other two."""
     data = [*pairs(4), (X[:4], Y[:4])]
     one = linear_learner(data, callbacks=[Accumulate(3), CancelAt(where, 2)])
     one.fit(1)
@@ -236,7 +236,7 @@ def test_step_uses_other_microbatches_if_last_is_cancelled_before_backward(where
                 p -= 0.1 * slope
     assert one.steps == 2
     for p, q in zip(one.model.parameters(), model.parameters(), strict=True):
-        assert torch.allclose(p, q, atol=1e-6)  # float32, sums in a different order
+        assert torch.allclose(p, q, atol=1e-6)  # the order of float32 sums differs
 
 
 @pytest.mark.parametrize("where", ["backward", "after_backward", "step"])
@@ -257,7 +257,7 @@ def test_recorded_loss_excludes_cancelled_microbatches(tmp_path, first):
     note = At("after_backward", lambda made: shares.append(made.batch.loss.item() * made.batch.weight))
     learner(batch_size=2, callbacks=[Accumulate(2), cancels, seen, JSONLines(tmp_path / "log", every=1), note]).fit(1)
     expected = {0: [shares[0], shares[1] + shares[2], shares[3]], 2: [shares[0] + shares[1], shares[2], shares[3]]}
-    assert seen.values["loss"] == pytest.approx(expected[first], rel=1e-6)  # sums of float32
+    assert seen.values["loss"] == pytest.approx(expected[first], rel=1e-6)  # float32 sums
 
 
 def test_nonfinite_report_excludes_cancelled_microbatches(tmp_path):

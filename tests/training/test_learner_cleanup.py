@@ -11,7 +11,7 @@ from dashpot.training import Callback, CancelBatch, CancelEpoch, CancelFit
 
 
 class FailingCleanup(Callback):
-    """Logs its cleanup events, and raises at the events in `fail`."""
+    """Log the cleanup events, and raise an error at the events in `fail`."""
 
     def __init__(self, fail=(), order=0):
         self.fail, self.order, self.cleaned = fail, order, []
@@ -92,7 +92,7 @@ def test_cancellation_in_cleanup_ends_enclosing_scope(cancel, cleanup, steps):
     ],
 )
 def test_unwinding_is_type_of_propagating_exception(error, seen):
-    """Also if the fit is started in an except block."""
+    """This also holds if the fit is started in an except block."""
     unwinding = []
 
     class RecordUnwinding(Callback):

@@ -1,4 +1,4 @@
-"""Order of events and actions, and the callbacks that wrap them."""
+"""Order of events and actions, and callbacks that wrap actions."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_optimizer_instance_is_shared_by_fits():
 
 
 def fitted(make, callbacks=(), **options):
-    """Fit a small smooth model in float64, without dropout and batch norm."""
+    """Fit a small smooth model in float64, without dropout or batch norm."""
     draw = torch.Generator().manual_seed(1)
     x = torch.randn(40, 3, generator=draw, dtype=torch.float64)
     y = torch.randint(0, 2, (40,), generator=draw)
@@ -136,7 +136,7 @@ def fitted(make, callbacks=(), **options):
 
 
 def test_scaling_gradients_in_zero_grad_is_heavy_ball():
-    """Tolerance: rounding of 15 float64 steps with sums in a different order."""
+    """The tolerance allows for the rounding errors of 15 float64 steps with sums in a different order."""
     with_callback = weights(fitted(torch.optim.SGD, [KeepGradients()]))
     without = weights(fitted(torch.optim.SGD))
     expected = weights(fitted(lambda params, lr: torch.optim.SGD(params, lr=lr, momentum=0.85)))

@@ -1,4 +1,4 @@
-"""Mixed precision: dtypes, and the order unscale, clip, step, update with a loss scale."""
+"""Mixed precision: dtypes, and the order of unscale, clip, step and update with a loss scale."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from dashpot.training.callbacks.recorder import Recorder
 from dashpot.training.callbacks.schedule import Schedule
 
 HALF = 2.0**-10
-"""Spacing of float16 around 1: relative error of one rounding."""
+"""Spacing of float16 numbers around 1, which bounds the relative error of one rounding."""
 
 
 def trained(engine, make=torch.optim.SGD, callbacks=(), epochs=2, lr=0.1, **options):
@@ -92,7 +92,7 @@ def test_unknown_precision_raises(bad):
 
 
 def reference_loop(scale, max_norm=None, epochs=2):
-    """The loop of torch's documentation of mixed precision."""
+    """Run the mixed-precision loop from the documentation of torch."""
     subject = learner_without_fit()
     model, opt = subject.model, torch.optim.SGD(subject.model.parameters(), lr=0.1, momentum=0.9)
     scaler = torch.amp.GradScaler("cpu", init_scale=scale)
@@ -121,7 +121,7 @@ def momentum(params, lr):
 @pytest.mark.parametrize("max_norm", [None, 0.05])
 @pytest.mark.parametrize("scale", [2.0**10, 2.0**40])
 def test_fp16_equals_documented_torch_loop(scale, max_norm):
-    """Bit for bit, also if the first steps overflow."""
+    """The results are bit-identical, even if the first steps overflow."""
     callbacks = [] if max_norm is None else [ClipGradients(norm=max_norm)]
     subject = trained(fp16(scale), momentum, callbacks)
     assert same(weights(subject), reference_loop(scale, max_norm))
@@ -143,9 +143,10 @@ def test_fp16_order_is_unscale_clip_step_update(monkeypatch):
 
 @pytest.mark.parametrize("make", [torch.optim.SGD, dp.SGD, dp.AdamW], ids=["torch", "SGD", "AdamW"])
 def test_clipping_applies_to_unscaled_gradients(make):
-    """Steps of fp16 and fp32 differ only by float16 rounding.
+    """The steps in fp16 and fp32 differ only by float16 rounding.
 
-    With clipping before unscaling, gradients would be 1024 times too small; without unscaling, 1024 times too large.
+    If gradients were clipped before unscaling, they would be 1024 times too small; without unscaling, 1024 times too
+    large.
     """
     recorders = [Recorder("grad_norm"), Recorder("grad_norm")]
     scaled, true = (
@@ -168,7 +169,7 @@ def test_accumulated_gradients_are_unscaled_once():
 
 
 class Overflow(Callback):
-    """Sets a gradient to infinity in the second batch of the first epoch, and records the changes by each step."""
+    """Set a gradient to infinity in the second batch of the first epoch, and record what each step changes."""
 
     order = 1
 
@@ -226,7 +227,7 @@ def test_steps_after_overflow_equal_those_without_that_batch():
     for make in (dp.AdamW, torch.optim.AdamW):
         overflown = trained(fp16(), make, [Overflow(), Schedule(Cosine)])
         left = trained(fp16(), make, [SkipStep(), Schedule(Cosine)])
-        # The scale is a power of two: it only affects values too small for float16.
+        # The scale is a power of two, so it only affects values that are too small for float16.
         assert distance(overflown, left) < 1e-3
 
 
@@ -237,7 +238,7 @@ def test_loss_scale_grows_after_overflow():
 
 
 def test_step_after_cancelled_step_is_unscaled():
-    """Otherwise the scaler assumes unscaled gradients, and the step is 1024 times too large."""
+    """Otherwise, the scaler assumes that the gradients are unscaled, and the step is 1024 times too large."""
 
     class CancelFirst(Callback):
         order = 20
@@ -272,7 +273,7 @@ def test_loss_scale_is_restored_on_resume(at):
 
 
 class Overflow2(Overflow):
-    """Without records."""
+    """Variant of `Overflow` that records no changes."""
 
     def step(self, learner, proceed):
         proceed()
@@ -284,7 +285,7 @@ class Overflow2(Overflow):
 @pytest.mark.parametrize("clip", [False, True], ids=["", "clipped"])
 @pytest.mark.parametrize("make", [dp.Sophia, dp.AdaHessian, dp.ESGD], ids=lambda make: make.__name__)
 def test_second_order_methods_with_loss_scale(make, clip):
-    """Products are unscaled with the gradients: the curvature equals that of fp32 up to float16 rounding."""
+    """Products are unscaled like the gradients, so the curvature equals that in fp32 up to float16 rounding."""
 
     def fitted(engine):
         callbacks = [ClipGradients(norm=0.5)] if clip else []
@@ -315,7 +316,7 @@ def test_gradients_kept_by_callback_are_rescaled():
         return torch.cat([value.flatten() for value in weights(one)])
 
     true = fitted(Engine("cpu"), [KeepGradients()])
-    # The weights move by 6 steps with gradients below 1, each rounded to the 11 bits of float16.
+    # The weights change in 6 steps with gradients below 1, each rounded to the 11 significant bits of float16.
     assert torch.allclose(fitted(fp16(), [KeepGradients()]), true, atol=5e-3)
     assert not torch.allclose(fitted(fp16(), []), true, atol=0.05)  # the effect of the kept gradients is much larger
 

@@ -1,4 +1,4 @@
-"""A fit that is interrupted between two steps and resumed ends with the same bits."""
+"""Exact resume: a fit that is interrupted between two steps and resumed gives bit-identical results."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_resume_is_exact_for_torch_optimizers_in_every_dtype(tmp_path, name, dty
 
 def test_resume_is_exact_with_accumulation(tmp_path):
     callbacks = lambda: [Accumulate(2)]  # noqa: E731
-    make = partial(learner, examples=20)  # five batches: the last window is short
+    make = partial(learner, examples=20)  # five batches, so the last step has only one
     assert_same(uninterrupted(make, callbacks), Resumed(make, tmp_path, [2, 5, 7], callbacks).learner)
 
 
@@ -203,7 +203,7 @@ def test_resume_from_state_of_after_epoch_is_exact():
 
 
 class TiedModel(nn.Module):
-    """Tied weights, a frozen module, persistent and other buffers; modules registered in either order."""
+    """Model with tied weights, a frozen module, a persistent and a non-persistent buffer, and modules in any order."""
 
     def __init__(self, reversed_order: bool) -> None:
         super().__init__()

@@ -20,7 +20,7 @@ from dashpot.training.state.checkpoint_file import read
 
 
 class Augmented(TensorDataset):
-    """Adds noise from torch's, numpy's and Python's global generators."""
+    """Data set that adds noise from the global generators of torch, numpy and Python."""
 
     def __getitem__(self, index):
         x, y = super().__getitem__(index)
@@ -28,7 +28,7 @@ class Augmented(TensorDataset):
 
 
 def loader_learner(workers=0, own=None, **options):
-    """A learner on a shuffling DataLoader of augmented examples, for training and evaluation."""
+    """Return a learner that trains and evaluates on shuffling DataLoaders of augmented examples."""
     given = problem(examples=14)
     data = Augmented(given.train.x, given.train.y)
     options = {"batch_size": 4, "num_workers": workers, **options}
@@ -55,7 +55,7 @@ def test_resume_is_exact_with_worker_processes(tmp_path, own):
 
 
 def test_every_checkpoint_of_a_run_resumes_exactly(tmp_path):
-    """Including those after an epoch, when the loader's generator has advanced."""
+    """This includes checkpoints after an epoch, when the generator of the loader has advanced."""
     make = partial(loader_learner, own=3)
     expected = uninterrupted(make, lambda: [Checkpoints(tmp_path / "all", every_steps=1, keep=None)])
     paths = sorted((tmp_path / "all").iterdir())

@@ -1,4 +1,4 @@
-"""Loaders of the learner: examples, lengths, samplers with state."""
+"""Loaders of the learner: numbers of examples, lengths, and samplers with state."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_wrong_number_of_batches_raises(length, got):
 
 
 class WithoutLength(IterableDataset):
-    """A data set without length, whose loader has a `__len__` that raises."""
+    """Data set without a length, so that `__len__` of its loader raises an error."""
 
     def __iter__(self):
         return iter([(torch.zeros(4), torch.tensor(0))] * 8)
@@ -87,7 +87,7 @@ def test_loader_without_length_raises(owner):
 
 
 class EpochAttribute(DataLoader):
-    """A loader with an attribute `epoch`, not a method."""
+    """Loader whose attribute `epoch` is not a method."""
 
     epoch = 0
 
@@ -108,7 +108,7 @@ def test_attribute_named_epoch_does_not_make_a_stream():
 
 
 class Orders:
-    """A different order for every `number`."""
+    """Sampler with a different order for every `number`."""
 
     number = 0
 
@@ -120,14 +120,14 @@ class Orders:
 
 
 class ByEpoch(Orders):
-    """Orders by the epoch passed to `set_epoch`."""
+    """Sampler whose order depends on the epoch passed to `set_epoch`."""
 
     def set_epoch(self, epoch):
         self.number = epoch
 
 
 class ByIteration(Orders):
-    """Orders by the number of iterations, which is its state."""
+    """Sampler whose order depends on the number of iterations, which is its state."""
 
     def __init__(self):
         self.state = {"count": 0}

@@ -1,4 +1,4 @@
-"""The function `train`: equality with a plain loop, recorded epochs, divergence."""
+"""Function `train`: equality with a plain loop, recorded epochs, and divergence."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dashpot.training.loop import EpochStats
 
 
 def problem(examples: int = 10, batch_size: int = 4, seed: int = 0) -> Problem:
-    """Three classes, four inputs; batches of 4, 4 and 2, shuffled every epoch."""
+    """Return a problem of three classes and four inputs, with batches of 4, 4 and 2 shuffled in every epoch."""
     draw = torch.Generator().manual_seed(seed)
     x, y = torch.randn(examples, 4, generator=draw), torch.randint(0, 3, (examples,), generator=draw)
     with torch.random.fork_rng():
@@ -37,7 +37,7 @@ def problem(examples: int = 10, batch_size: int = 4, seed: int = 0) -> Problem:
 
 
 def scripted_problem(losses: list[float]) -> Problem:
-    """A problem whose loss at step k is `losses[k]` for any weight; one example per step."""
+    """Return a problem whose loss at step k is `losses[k]` for any weight, with one example per step."""
 
     class Identity(nn.Module):
         def __init__(self) -> None:
@@ -81,7 +81,7 @@ def test_train_evaluates_after_every_epoch():
 
 
 def test_learner_evaluation_equals_evaluate():
-    """Also with more batches than are read from the device at once."""
+    """This also holds with more batches than are read from the device at once."""
     p = problem(examples=3 * SYNC_INTERVAL + 1)
     p.evaluation = Batches(p.train.x, p.train.y, 2)
     learner = Learner.of(p, dashpot.SGD(p.model.parameters(), lr=0.1), engine=Engine("cpu"))
@@ -96,7 +96,7 @@ def test_train_ignores_launcher_variables(monkeypatch):
         monkeypatch.setenv(name, "1")
     for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
         monkeypatch.setenv(name, "2")
-    monkeypatch.setitem(sys.modules, "lightning_fabric", None)  # not needed either
+    monkeypatch.setitem(sys.modules, "lightning_fabric", None)  # not required either
     p = problem()
     [epoch] = train(p, dashpot.SGD(p.model.parameters(), lr=0.1), 1)
     assert epoch.steps == 3
@@ -149,7 +149,7 @@ def test_training_means_are_weighted_by_batch_size():
     [epoch] = train(p, optimizer, 1)
     everything = evaluate(p)
     assert epoch.train["accuracy"] == everything["accuracy"]
-    # Constant weights: the weighted mean over batches is the mean over all examples, up to float32 rounding.
+    # The weights are constant, so the weighted mean over batches equals the mean over examples up to float32 rounding.
     assert epoch.train["loss"] == pytest.approx(everything["loss"], rel=1e-6)
     assert epoch.steps == 3 == len(epoch.loss)
 

@@ -1,4 +1,4 @@
-"""The loop benchmark at toy size, without a check of its timings."""
+"""Loop benchmark at toy size, without checks of the timings."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_different_numbers_of_steps_raise(monkeypatch):
 
 
 def test_learner_time_excludes_bare_loops(monkeypatch):
-    """Each clock read advances one second: the learner's turns, and its work after an epoch, take one second each."""
+    """The clock advances by one second per read, so each turn of the learner and its work after an epoch take 1 s."""
     ticks = iter(range(1000))
     monkeypatch.setattr(benchmark, "clocks", lambda: (float(next(ticks)),) * 2)
     x, y = torch.randn(8, 2), torch.zeros(8, dtype=torch.int64)

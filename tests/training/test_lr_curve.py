@@ -1,4 +1,4 @@
-"""Curve of the learning-rate range test: smoothing, suggestions, plots."""
+"""Curve of the learning-rate range test: smoothing, suggestions and plots."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def curve_of(function, start=1e-5, end=10.0, points=200):
 
 
 def test_steepest_of_a_sigmoid_is_its_center():
-    # L = 2 - 1 / (1 + (m / lr)^2) is steepest over log lr at lr = m, which a symmetric moving average preserves.
+    # As a function of log lr, L = 2 - 1 / (1 + (m / lr)^2) is steepest at lr = m; a symmetric average preserves this.
     curve = curve_of(lambda lr: 2 - 1 / (1 + (0.003 / lr) ** 2))
     step = (10 / 1e-5) ** (1 / 199)
     assert 0.003 / step <= curve.suggest().steepest <= 0.003 * step

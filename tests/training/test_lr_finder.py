@@ -28,7 +28,7 @@ def test_rates_and_losses_equal_those_of_a_plain_loop():
         opt, lrs, losses = torch.optim.SGD(model.parameters(), lr=1e-3), [], []
         model.train()
         for i in range(27):
-            x, y = list(one.train.source.epoch(i // 3))[i % 3]  # three batches an epoch: the data are repeated
+            x, y = list(one.train.source.epoch(i // 3))[i % 3]  # three batches per epoch: the data are repeated
             loss = nn.functional.cross_entropy(model(x), y)
             opt.param_groups[0]["lr"] = 1e-3 * 1.3**i
             lrs.append(opt.param_groups[0]["lr"])
@@ -48,7 +48,7 @@ def test_steps_replace_factor():
 
 
 def scripted_losses(*losses):
-    """Return a learner whose losses are these numbers, in order."""
+    """Return a learner whose losses are the given numbers, in order."""
     rest = iter(losses)
     data = problem()
     return Learner(
@@ -65,12 +65,12 @@ def scripted_losses(*losses):
 @pytest.mark.parametrize(
     ("losses", "stop_at", "kept"),
     [
-        ((2.0, 1.0, 2.9, 12.2, 1.0), 3.0, 3),  # means 2, 1.5, 1.97, 4.53, of five rates at most
+        ((2.0, 1.0, 2.9, 12.2, 1.0), 3.0, 3),  # means 2, 1.5, 1.97, 4.53, over at most five rates
         ((2.0, 1.0, 1.9, 7.2, 1.0), 2.0, 3),
         ((9.0, 1.0, 1.0, 1.0, 1.0, 1.0, 10.9, 1.0, 1.0, 1.0, 1.0, 30.0), 3.0, 11),  # a single outlier
         ((2.0, math.nan, 1.0), 3.0, 1),
         ((2.0, 1.0, math.inf), 3.0, 2),
-        ((-1.0, -2.0, 1.9, 7.2, 0.0), 3.0, 3),  # 3 times the way from the lowest mean, -1.5, to 0: up to 1.5
+        ((-1.0, -2.0, 1.9, 7.2, 0.0), 3.0, 3),  # limit: lowest mean -1.5 + 2 |-1.5| = 1.5
     ],
 )
 def test_ends_if_loss_grows_or_is_not_finite(losses, stop_at, kept):

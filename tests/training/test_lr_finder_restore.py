@@ -1,4 +1,4 @@
-"""The learning-rate range test restores the learner."""
+"""Restoration of the learner after the learning-rate range test."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dashpot.utils.rng_state import random_state
 
 
 class BufferLayer(nn.Module):
-    """A layer with a non-persistent buffer, and one that it replaces."""
+    """Layer with a non-persistent buffer and a buffer that `forward` replaces."""
 
     def __init__(self):
         super().__init__()
@@ -32,7 +32,7 @@ class BufferLayer(nn.Module):
 
 
 def snapshot(one):
-    """Return everything that a range test could change."""
+    """Return copies of all values that a range test could change."""
     opt = one.opt
     return copy.deepcopy(
         {
@@ -133,7 +133,7 @@ def test_later_training_is_unchanged():
 
 
 class Float32State(torch.optim.Optimizer):
-    """Keeps float32 state for weights of any dtype: a tensor, one in a list, and one outside the parameters' state."""
+    """Optimizer with float32 state for weights of any dtype: per parameter, in a list, and outside of parameters."""
 
     def __init__(self, params, lr):
         super().__init__(params, {"lr": lr})
@@ -173,6 +173,6 @@ def test_optimizer_state_is_restored_in_its_dtypes(make):
             assert equal(before, opt.state_dict())
         loss = data.model(cast(Any, data.train).x).square().mean()
         opt.backward(loss) if hasattr(opt, "backward") else loss.backward()
-        opt.step()  # without a fit, which would read the optimizer again
+        opt.step()  # directly, because a fit would read the optimizer again
         after.append([p.detach().clone() for p in data.model.parameters()])
     assert equal(*after)

@@ -1,4 +1,4 @@
-"""The plain PyTorch loop of the comparisons depends on every option compared."""
+"""Sensitivity of the plain PyTorch loop to every option of the comparisons."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import dashpot as dp
 
 
 def test_plain_loop_depends_on_every_option():
-    """Accumulation, clipping, either schedule and the number of epochs change the weights."""
+    """Accumulation, clipping, each of the schedules and the number of epochs change the weights."""
     without = {name: lambda params, make=make: (make(params)[0], None) for name, make in METHODS.items()}
     ends = [plain(adamw), plain(adamw, 2), plain(adamw, 2, 0.1), plain(autosgm, 2), plain(without["adamw"], 2)]
     ends += [plain(adamw, 2, epochs=1), plain(lambda params: (dp.AutoSGM(params, lr=0.05, numerator=1), None), 2)]

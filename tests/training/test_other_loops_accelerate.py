@@ -1,4 +1,4 @@
-"""dashpot's optimizers in Accelerate, against a plain PyTorch loop, bit for bit unless a tolerance is given."""
+"""dashpot's optimizers in Accelerate, compared with a plain PyTorch loop: bit for bit unless a tolerance is given."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class TestAccelerate:
         assert torch.equal(weights(run[1]), plain(make, 2, 0.1))
 
     def test_prepare_preserves_optimizer_state(self):
-        """`prepare` saves and loads the state, which must keep counts, dtypes and groups."""
+        """`prepare` saves and loads the state, which must preserve counts, dtypes and groups."""
         from accelerate import Accelerator
 
         model = network()
@@ -93,7 +93,7 @@ class TestAccelerate:
 
     @pytest.mark.parametrize(("options", "calls"), [({}, 3), ({"step_scheduler_with_optimizer": False}, 1)])
     def test_prepared_scheduler_steps_once_per_process(self, options, calls, monkeypatch):
-        """By default; a schedule in the optimizer advances with its steps."""
+        """This is the default of Accelerate; a schedule in the optimizer advances once per step instead."""
         held = []
 
         def make(params):
@@ -108,7 +108,7 @@ class TestAccelerate:
         assert held[0].current_lr() == pytest.approx(Cosine(100).value(0.05, MICRO), rel=1e-15)
 
     def test_skipped_step_advances_prepared_scheduler(self):
-        """The step is skipped inside the optimizer, as in torch's fused ones, which the wrapper does not detect."""
+        """The wrapper does not detect a step that is skipped inside the optimizer, as in torch's fused optimizers."""
         from accelerate import Accelerator
         from accelerate.optimizer import AcceleratedOptimizer
         from accelerate.scheduler import AcceleratedScheduler
@@ -132,7 +132,7 @@ class TestAccelerate:
     @pytest.mark.parametrize("route", ["closure", "graph", "separate"])
     @pytest.mark.filterwarnings("ignore:Using backward.. with create_graph=True:UserWarning")
     def test_second_order_with_accumulation(self, route):
-        """All routes against one batch of both micro-batches: equal up to rounding of the halves over four steps."""
+        """Compare every route with one batch of both micro-batches; they agree up to rounding over four steps."""
         accelerator, model, opt, batches = prepared(sophia(), gradient_accumulation_steps=2)
         ours = opt.optimizer
         assert not hasattr(opt, "backward")  # the wrapper has only torch's methods

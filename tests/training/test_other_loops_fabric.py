@@ -1,4 +1,4 @@
-"""dashpot's optimizers in Fabric, against a plain PyTorch loop, bit for bit unless a tolerance is given."""
+"""dashpot's optimizers in Fabric, compared with a plain PyTorch loop: bit for bit unless a tolerance is given."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""dashpot's optimizers in Lightning, against a plain PyTorch loop, bit for bit unless a tolerance is given."""
+"""dashpot's optimizers in Lightning, compared with a plain PyTorch loop: bit for bit unless a tolerance is given."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": 
 
 
 def module(make, manual=None):
-    """Return a LightningModule around the network; `manual` is its training step with manual optimization."""
+    """Return a LightningModule of the network; `manual` is its training step under manual optimization."""
     import lightning.pytorch as pl
 
     class Module(pl.LightningModule):
@@ -95,7 +95,7 @@ class TestLightning:
         assert make.made[0].curvature_stats[:3] == ("closure", "a closure was passed", 3)
 
     def test_second_order_with_closure_over_all_microbatches(self):
-        """Manual optimization with each batch split into two halves within the closure."""
+        """With manual optimization, the closure splits each batch into two halves."""
 
         def manual(self, batch):
             opt = self.optimizers()
@@ -114,11 +114,11 @@ class TestLightning:
         trainer = fit(model)
         assert trainer.global_step == MICRO * EPOCHS
         assert make.made[0].curvature_stats.products == 3
-        # The two halves equal the batch up to rounding, which propagates over 21 steps.
+        # The sum of the two halves equals the batch up to rounding errors, which propagate over 21 steps.
         torch.testing.assert_close(weights(model), plain_closures(make), rtol=0, atol=2e-6)
 
     def test_lightning_closure_covers_last_microbatch_only(self):
-        """As documented in docs/other-loops.md: with accumulation, the product is of half a micro-batch loss."""
+        """With accumulation, the product uses half the loss of one micro-batch, as docs/other-loops.md describes."""
         make = sophia()
         fit(module(make), epochs=1, accumulate_grad_batches=2, limit_train_batches=2)
         model, ours = network(), sophia()
@@ -148,7 +148,7 @@ class TestLightning:
         assert calls == [0, 0, 0, *range(1, MICRO)]
 
     def test_step_outside_the_wrapper_is_not_counted(self):
-        """As documented in docs/other-loops.md: training works, but a Trainer with max_steps does not end."""
+        """Training works, but a Trainer with max_steps does not end, as docs/other-loops.md describes."""
 
         def manual(self, batch):
             opt = self.optimizers().optimizer
@@ -162,7 +162,7 @@ class TestLightning:
         assert torch.equal(weights(model), plain_closures(make))
 
     def test_loss_scaling_supports_max_norm_only(self):
-        """GradScaler leaves unscaling to the step, as for torch's fused optimizers, so Lightning rejects clipping."""
+        """Unscaling happens within the step, as in torch's fused optimizers, so Lightning rejects gradient clipping."""
 
         def make(params):
             return dp.AdamW(params, lr=0.05, max_norm=0.1), None

@@ -28,7 +28,7 @@ def rows():
 
 
 def trainer(folder, model, accumulate=2, **options):
-    """Two epochs of 24 rows in micro-batches of four; with two micro-batches per step, STEPS steps."""
+    """Return a Trainer for two epochs of 24 rows, in micro-batches of four; two per step give STEPS steps."""
     import transformers
 
     named = {name: options.pop(name) for name in ("optimizers", "optimizer_cls_and_kwargs") if name in options}
@@ -53,11 +53,11 @@ STEPS = 6
 class TestTransformers:
     @accumulations
     def test_adamw_class_equals_torch_adamw(self, accumulate, tmp_path):
-        """With the Trainer's groups, linear schedule and clipping.
+        """The test uses the Trainer's parameter groups, linear schedule and clipping.
 
-        Tolerance 1e-6: float32 sums in a different order, weights of size 1, twelve steps. eps is large because the
-        gradients of attention key biases are pure rounding errors (softmax is invariant to them), which Adam would
-        amplify.
+        The tolerance of 1e-6 allows for float32 sums in a different order, over twelve steps with weights of size 1.
+        eps is large because the gradients of attention key biases are pure rounding errors (softmax is invariant to
+        these biases), which Adam would amplify.
         """
         settings = {"lr": 0.01, "betas": (0.9, 0.95), "eps": 1e-4}
         ends = []
@@ -73,7 +73,7 @@ class TestTransformers:
 
     @methods
     def test_resumed_run_equals_uninterrupted_run(self, make, tmp_path):
-        """With dropout: the Trainer also restores the RNG state."""
+        """The model has dropout, so the Trainer must also restore the RNG state."""
 
         def run(**options):
             model = gpt()
@@ -98,7 +98,7 @@ class TestTransformers:
         assert logged == pytest.approx([Cosine(STEPS).value(0.01, k) for k in range(STEPS)], rel=1e-12)
 
     def test_default_schedule_multiplies_optimizer_schedule(self, tmp_path):
-        """As documented in docs/other-loops.md: without a scheduler the Trainer adds a linear decay to zero."""
+        """Without a scheduler, the Trainer adds a linear decay to zero, as docs/other-loops.md describes."""
         rates = {}
         for name in ("linear", "constant"):
             model = gpt()
@@ -109,7 +109,7 @@ class TestTransformers:
         assert rates["constant"] == pytest.approx(Cosine(100).value(0.01, STEPS), rel=1e-12)
 
     def test_second_order_backward_requires_eager_attention(self):
-        """torch's fused attention, used without dropout, has no double backward.
+        """torch's fused attention, which is used without dropout, does not support double backward.
 
         A closure falls back to finite differences; `opt.backward(loss)` requires `attn_implementation="eager"`.
         """

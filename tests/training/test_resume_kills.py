@@ -1,4 +1,4 @@
-"""Processes killed at any point of training and of writing checkpoints resume bit-identically."""
+"""Bit-identical resume of processes that are killed during training or while writing a checkpoint."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dashpot.training.callbacks.checkpoints import best
 from dashpot.training.state import checkpoint_file
 
 KILLS = [
-    "batch 1",  # before the first checkpoint: a step has two batches
+    "batch 1",  # before the first checkpoint, as a step has two batches
     "batch 3",
     "write 2 0",  # an empty file
     "write 1 4000",  # a partial file
@@ -34,7 +34,7 @@ def test_run_killed_eight_times_resumes_bit_identically(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LIMIT)
     assert done.stdout.split() == [str(-signal.SIGKILL)] * len(KILLS) + ["0"], done.stderr
     uninterrupted = kill_worker.train(tmp_path / "uninterrupted")
-    resumed = kill_worker.train(tmp_path / "killed")  # complete: only loads the checkpoint
+    resumed = kill_worker.train(tmp_path / "killed")  # only loads the checkpoint, as the run is complete
     assert same(weights(uninterrupted), weights(resumed))
     assert uninterrupted.history == resumed.history
     names = sorted(path.name for path in (tmp_path / "killed").iterdir())

@@ -1,4 +1,4 @@
-"""Runs from Python: results, record, random state, folders and input errors."""
+"""Runs started from Python: results, record, random state, folders and input errors."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from dashpot.training.run.run import resume, start
 
 @pytest.fixture
 def default_sighup():
-    """Handle SIGHUP, also if the tests run under nohup, which ignores it."""
+    """Restore the default handler of SIGHUP, which is ignored if the tests run under nohup."""
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGHUP, before)

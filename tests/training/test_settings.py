@@ -1,4 +1,4 @@
-"""Settings of a run: validation, round trip through TOML, parsed values and differences."""
+"""Settings of a run: validation, round trip through TOML, parsing of values, and differences."""
 
 from __future__ import annotations
 
