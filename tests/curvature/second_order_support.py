@@ -157,3 +157,12 @@ def same(a, b):
     if isinstance(a, (list, tuple)):
         return isinstance(b, (list, tuple)) and len(a) == len(b) and all(map(same, a, b))
     return a == b
+
+
+def scalar_weights(*values):
+    return [torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in values]
+
+
+def diagonal(optimizer, p):
+    """Return the absolute value of AdaHessian's diagonal estimate for betas (0, 0)."""
+    return optimizer.state[p]["hess_sq"].sqrt()

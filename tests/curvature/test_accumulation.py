@@ -7,6 +7,7 @@ from curvature.second_order_support import (
     WAYS,
     backward_with_graph,
     batch,
+    diagonal,
     error,
     exact,
     leaves,
@@ -14,6 +15,7 @@ from curvature.second_order_support import (
     probes_of,
     quartic,
     residual,
+    scalar_weights,
     take_step,
     weights,
 )
@@ -236,10 +238,6 @@ def test_gradients_accumulate_onto_existing_ones(way):
     assert error([p.grad for p in params], [q.grad + 2 for q in twins]) < 1e-14
 
 
-def scalar_weights(*values):
-    return [torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in values]
-
-
 PLAIN = {"betas": (0.0, 0.0), "lr": 0.01}
 
 
@@ -253,11 +251,6 @@ def test_parameter_without_a_product_is_not_updated():
     assert opt.state[b]["products"] == 0
     assert b.tolist() == [1.0, 2.0]
     assert opt.should_create_graph()
-
-
-def diagonal(optimizer, p):
-    """Return the absolute value of AdaHessian's diagonal estimate for betas (0, 0)."""
-    return optimizer.state[p]["hess_sq"].sqrt()
 
 
 @pytest.mark.parametrize("probe", ["closure", "forward", "differences"])

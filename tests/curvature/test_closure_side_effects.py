@@ -10,6 +10,7 @@ from curvature.second_order_support import (
     probe_of,
     probes_of,
     quartic,
+    scalar_weights,
     take_step,
 )
 from curvature_closures_support import (
@@ -238,16 +239,12 @@ def test_buffers_of_a_compiled_model_change_once_a_step(probe):
     assert counts == [1, 2, 3, 4]
 
 
-def weights(*values):
-    return [torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in values]
-
-
 PLAIN = {"betas": (0.0, 0.0), "lr": 0.01}
 
 
 @pytest.mark.parametrize("probe", ["auto", "differences"])
 def test_gradients_of_other_leaves_keep_their_identity(probe):
-    a, b = weights([1.0, 2.0], [3.0, 4.0])
+    a, b = scalar_weights([1.0, 2.0], [3.0, 4.0])
     opt = dp.AdaHessian([a], **PLAIN, probe=probe)
     b.grad = held = torch.full_like(b, 7.0)
     opt.curvature_step(lambda: (a**2 * b).sum())  # noqa: PLW0108

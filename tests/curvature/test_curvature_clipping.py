@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from curvature.second_order_support import diagonal, scalar_weights
 from curvature_amp_support import (
     EACH,
     ROUTES,
@@ -105,21 +106,12 @@ def test_bfloat16_accumulator_is_unbiased():
     assert exact > 20 * deviation
 
 
-def weights(*values):
-    return [torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in values]
-
-
 PLAIN = {"betas": (0.0, 0.0), "lr": 0.01}
-
-
-def diagonal(optimizer, p):
-    """Return the absolute value of AdaHessian's diagonal estimate for betas (0, 0)."""
-    return optimizer.state[p]["hess_sq"].sqrt()
 
 
 @pytest.mark.parametrize("probe", ["closure", "forward", "differences"])
 def test_closure_may_clip_gradients(probe):
-    (w,) = weights([3.0, 4.0])
+    (w,) = scalar_weights([3.0, 4.0])
     opt = dp.AdaHessian([w], **PLAIN, probe=probe)
 
     def closure():

@@ -5,6 +5,7 @@ import torch
 from curvature.second_order_support import (
     WAYS,
     backward_with_graph,
+    diagonal,
     error,
     leaves,
     probe_of,
@@ -254,11 +255,6 @@ def test_sparse_gradients_raise(way):
 
     refused(optimizer, lambda: take_step(way, optimizer, [loss]), "dense", dp.DashpotError)
     assert not optimizer.state
-
-
-def diagonal(optimizer, p):
-    """Return the absolute value of AdaHessian's diagonal estimate for betas (0, 0)."""
-    return optimizer.state[p]["hess_sq"].sqrt()
 
 
 PLAIN = {"betas": (0.0, 0.0), "lr": 0.01}

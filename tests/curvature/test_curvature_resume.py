@@ -6,7 +6,18 @@ from typing import Any
 
 import pytest
 import torch
-from curvature.second_order_support import WAYS, batch, leaves, probe_of, quartic, residual, same, take_step, weights
+from curvature.second_order_support import (
+    WAYS,
+    batch,
+    leaves,
+    probe_of,
+    quartic,
+    residual,
+    same,
+    scalar_weights,
+    take_step,
+    weights,
+)
 
 import dashpot as dp
 from dashpot.schedules import Cosine
@@ -263,10 +274,6 @@ def test_named_parameters_in_different_order_resume_by_name(tmp_path):
     second.load_state_dict(saved["optimizer"])
     for p, q in zip(params, again, strict=True):
         assert same(dict(first.state[p]), dict(second.state[q]))
-
-
-def scalar_weights(*values):
-    return [torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in values]
 
 
 PLAIN = {"betas": (0.0, 0.0), "lr": 0.01}

@@ -16,6 +16,7 @@ from curvature.second_order_support import (
     probes_of,
     quartic,
     residual,
+    scalar_weights,
     take_step,
     weights,
 )
@@ -291,12 +292,8 @@ def test_half_precision_weights_stay_close_to_float32(name, dtype, rounding, bou
     assert runs[0].abs().max() < 4
 
 
-def weights(*values):
-    return [torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in values]
-
-
 def test_first_group_may_be_empty():
-    (w,) = weights([1.0, 2.0])
+    (w,) = scalar_weights([1.0, 2.0])
     opt = dp.ESGD([{"params": []}, {"params": [w]}], d_warmup=1)
     for _ in range(3):
         opt.zero_grad()
