@@ -35,7 +35,7 @@ def test_every_method_is_a_kind():
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_method_without_a_row_is_tested_in_its_default_settings(name):
+def test_method_without_a_row_is_tested_in_its_default_settings(name):
     row = METHODS[name]
     found = default_subject(name, row)
     [explicit, *_] = [subject for subject in SUBJECTS if subject.cls is row.cls]

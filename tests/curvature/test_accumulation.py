@@ -77,7 +77,7 @@ def test_micro_batches_equal_the_batch(way, cuts):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_the_product_is_that_of_the_mean_loss(way):
+def test_product_is_that_of_the_mean_loss(way):
     """v H v of the whole batch, not of the last micro-batch, nor a mean of squares."""
     params = weights()
     optimizer = optimizer_over(params, way, betas=(0.0, 0.0), spatial_averaging=False)
@@ -167,7 +167,7 @@ def test_products_of_a_skipped_step_are_not_kept():
     assert_alike((optimizer, params), expected, DOUBLE)
 
 
-def test_a_second_curvature_step_replaces_the_first():
+def test_second_curvature_step_replaces_the_first():
     params = leaves((3,), (2, 2))
     expected = reference(params, other)
     optimizer = dp.AdaHessian(params, lr=0.1)

@@ -61,7 +61,7 @@ def test_parameters_the_loss_does_not_depend_on_have_no_gradient(way):
 
 
 @pytest.mark.parametrize("way", [way for way in WAYS if way != "graph"])
-def test_a_parameter_in_which_the_loss_is_linear_has_the_product_zero(way):
+def test_parameter_in_which_the_loss_is_linear_has_the_product_zero(way):
     """A constant gradient has product zero; on the route "graph" it is indistinguishable from a gradient without a
     graph and raises."""
     params, (bias,) = leaves((3,)), leaves((2,))
@@ -142,7 +142,7 @@ def test_curvature_step_may_come_between_a_loss_and_its_backward_pass(probe):
 
 
 @pytest.mark.parametrize("way", IN_STEP)
-def test_a_closure_may_return_a_number(way):
+def test_closure_may_return_a_number(way):
     params = leaves((3,), (2,))
     optimizer = dp.AdaHessian(params, lr=0.1, probe=probe_of(way))
 
@@ -159,7 +159,7 @@ def test_a_closure_may_return_a_number(way):
 
 
 @pytest.mark.parametrize("way", IN_STEP)
-def test_a_training_framework_closure(way):
+def test_training_framework_closure(way):
     """Lightning-style closure: evaluate, clear, backward, with the optimizer wrapped by a scheduler."""
     params, twins = leaves((3,), (2,)), leaves((3,), (2,))
     optimizer = dp.AdaHessian(params, lr=0.1, update_d_every=2, probe=probe_of(way))
@@ -300,7 +300,7 @@ def test_products_from_a_callable():
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_the_stats_name_the_route(way):
+def test_stats_name_the_route(way):
     params = leaves((3,), (2,))
     optimizer = dp.AdaHessian(params, lr=0.1, probe=probe_of(way))
     assert optimizer.curvature_stats == (None, None, 0, 0, None, None, None)

@@ -67,7 +67,7 @@ def test_surrounding_autocast_has_no_effect(route, before):
 
 
 @EACH
-def test_the_loss_falls_under_autocast(name, route):
+def test_loss_falls_under_autocast(name, route):
     model = net()
     step = {"relative_step": 0.1} if route == "differences" else {}
     opt = make(name, model, probe=probe_of(route), **step)

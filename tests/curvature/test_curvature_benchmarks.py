@@ -28,7 +28,7 @@ def test_problem_derivatives_match_their_values(problem):
     assert problem.at(problem.start[None])[0] > 0.9
 
 
-def test_the_closed_form_of_gradient_descent_counts_its_steps():
+def test_closed_form_of_gradient_descent_counts_its_steps():
     problem, rate = convergence.quadratic(rotated=False), 0.5
     h = torch.tensor([1.0, 0.02], dtype=torch.float64)
     steps = convergence.descent_steps(h, rate)

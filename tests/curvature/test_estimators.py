@@ -267,7 +267,7 @@ def test_means_and_variances_are_those_of_the_formulas(name, distribution):
 
 
 @pytest.mark.parametrize("distribution", BOTH)
-def test_the_average_over_a_window_has_the_mean_of_the_diagonal_and_a_smaller_variance(distribution):
+def test_average_over_a_window_has_the_mean_of_the_diagonal_and_a_smaller_variance(distribution):
     problem = ConvolutionNetwork()
     mean, variance, _ = all_moments(AVERAGED, problem, distribution)
     diagonal = problem.H.diagonal()
@@ -308,7 +308,7 @@ def test_estimates_of_other_routes_have_the_theoretical_moments(route):
 
 @pytest.mark.parametrize("distribution", BOTH)
 @pytest.mark.parametrize("name", PROBLEMS)
-def test_the_routes_agree_draw_by_draw(name, distribution):
+def test_routes_agree_draw_by_draw(name, distribution):
     problem = PROBLEMS[name]()
     probes = probes_of(distribution, problem.params, 50)
     exact = torch.stack([problem.H @ joined(vs) for vs in probes])

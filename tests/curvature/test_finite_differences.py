@@ -134,12 +134,12 @@ def test_tiny_weights_require_a_custom_relative_step(name):
     assert case.error(case.rule(relative_step_for(torch.float64) * norm / (1 + norm))) < 1e-9
 
 
-def test_the_relative_step_is_the_cube_root_of_the_roundoff():
+def test_relative_step_is_the_cube_root_of_the_roundoff():
     for dtype, bits in ((torch.float64, 53), (torch.float32, 24), (torch.float16, 11), (torch.bfloat16, 8)):
         assert relative_step_for(dtype) == pytest.approx(2.0 ** (-bits / 3), rel=1e-15)
 
 
-def test_the_step_length_takes_norms_over_all_parameters():
+def test_step_length_takes_norms_over_all_parameters():
     params = [torch.tensor([3.0, 0.0]), torch.tensor(4.0), torch.empty(0), torch.tensor([12j])]
     probes = [torch.tensor([1.0, -1.0]), torch.tensor(1.0), torch.empty(0), torch.tensor([-1 + 0j])]
     assert step_length(params, probes, 0.5) == pytest.approx(0.5 * (1 + 13) / 2, rel=1e-15)
@@ -160,7 +160,7 @@ def test_error_scaling_with_the_step_length():
 # --- agreement and weights ------------------------------------------------------------------------------------------
 
 
-def test_a_quadratic_has_no_truncation():
+def test_quadratic_has_no_truncation():
     A = normal(12, 12, seed=6)
     H = A + A.T
     case = Case([normal(12, seed=7)], lambda params: params[0] @ H.to(params[0].dtype) @ params[0] / 2, torch.float64)
@@ -224,7 +224,7 @@ def test_gradients_are_evaluated_in_the_callers_mode(enabled):
     assert not product.requires_grad
 
 
-def test_a_parameter_without_a_gradient_has_no_product():
+def test_parameter_without_a_gradient_has_no_product():
     products = central_difference(lambda: [None, torch.ones(1)], [torch.ones(1)] * 2, [torch.ones(1)] * 2, 1.0)
     assert products[0] is None
     assert products[1] == 0

@@ -126,7 +126,7 @@ def test_rescaled_problem_with_rescaled_settings_has_the_same_path(name, loss):
 
 
 @pytest.mark.parametrize("name", LR_SEES_WEIGHTS)
-def test_the_unit_of_the_weights_changes_the_path_of_methods_whose_rate_has_it(name):
+def test_unit_of_the_weights_changes_the_path_of_methods_whose_rate_has_it(name):
     method = METHODS[name]
     assert (
         gap(path(method.method, method.settings, network), path(method.method, method.settings, network, n=8.0)) > OTHER
@@ -134,7 +134,7 @@ def test_the_unit_of_the_weights_changes_the_path_of_methods_whose_rate_has_it(n
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_the_unit_of_the_loss_changes_the_path_of_methods_whose_rate_has_it(name):
+def test_unit_of_the_loss_changes_the_path_of_methods_whose_rate_has_it(name):
     method = METHODS[name]
     settings = method.settings | ({"eps": method.settings["eps"] * 64} if name == "Sophia" else {})
     found = gap(path(method.method, method.settings, network), path(method.method, settings, network, c=64.0))
@@ -167,14 +167,14 @@ def test_sophia_needs_both_its_rate_and_its_gamma_scaled(setting):
 
 
 @pytest.mark.parametrize("name", ["ESGD 1", "ESGD 2", "AdaHessian"])
-def test_the_unit_must_be_the_same_for_all_weights(name):
+def test_unit_must_be_the_same_for_all_weights(name):
     # Rows of the Hessian mix the units of all weights; so does the scatter of a product's own element.
     method = METHODS[name]
     mixed = path(method.method, method.settings, network, n=[8.0, 1.0, 1.0])
     assert gap(path(method.method, method.settings, network), mixed) > OTHER
 
 
-def test_a_diagonal_hessian_lets_every_weight_have_its_own_unit():
+def test_diagonal_hessian_lets_every_weight_have_its_own_unit():
     def separate(weights):
         return sum((w**4).sum() / 4 + w.square().sum() / 2 - w.sum() for w in weights)
 

@@ -209,7 +209,7 @@ def test_late_parameter_is_not_updated_before_its_first_product(name, way):
 
 
 @pytest.mark.parametrize("way", ["backward", "graph", "closure", "curvature_step"])
-def test_a_late_parameter_gets_the_whole_product_from_micro_batches(way):
+def test_late_parameter_gets_the_whole_product_from_micro_batches(way):
     """The first gradient of a parameter must not lead to a product of only the remaining micro-batches."""
     a, b = leaves((3,), (2,))
     optimizer = dp.AdaHessian([a, b], lr=0.1, betas=(0.0, 0.0), d_warmup=1, update_d_every=10)
@@ -236,7 +236,7 @@ def test_parameter_with_intermittent_gradients_receives_a_product():
     assert optimizer.state[b]["products"] > 0
 
 
-def test_a_frozen_parameter_costs_no_products():
+def test_frozen_parameter_costs_no_products():
     a, b = leaves((3,), (2,))
     optimizer = dp.ESGD([a, b], lr=0.1, d_warmup=1, update_d_every=10)
     for k in range(31):

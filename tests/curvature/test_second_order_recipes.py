@@ -30,7 +30,7 @@ KEYS = {
 
 
 @EVERY_METHOD
-def test_the_state_has_the_documented_keys_and_each_parameter_its_own_counts(name):
+def test_state_has_the_documented_keys_and_each_parameter_its_own_counts(name):
     cls, _, fixed = ORACLES[name]
     a, b = leaves((3,), (2,))
     optimizer = cls([a, b], lr=0.01, update_d_every=10, d_warmup=4, **fixed)
@@ -146,7 +146,7 @@ def composed(name):
 
 
 @EVERY_METHOD
-def test_the_stages_compose_to_the_named_method(name):
+def test_stages_compose_to_the_named_method(name):
     cls, _, fixed = ORACLES[name]
     settings, stages = composed(name)
     first, second = weights(), weights()

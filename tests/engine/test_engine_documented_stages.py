@@ -93,7 +93,7 @@ def test_documented_stages_run_on_kernels():
 
 
 @pytest.mark.parametrize("dtype", [pytest.param(torch.float64, marks=pytest.mark.slow), torch.bfloat16], ids=str)
-def test_the_cautious_mask_compiles_by_every_way_to_write_it(dtype):
+def test_cautious_mask_compiles_by_every_way_to_write_it(dtype):
     """`.to(x.v)` and `torch.where` between numbers, as the page recommends both."""
 
     @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def test_the_cautious_mask_compiles_by_every_way_to_write_it(dtype):
     assert [value.tolist() for value in found[1]] == [value.tolist() for value in found[0]]
 
 
-def test_the_page_lists_the_operations_that_compile():
+def test_page_lists_the_operations_that_compile():
     page = (ROOT / "docs" / "own-stage.md").read_text()
     section = page.partition("## Compiled operations")[2].partition("\n## ")[0]
     rows = [line for line in section.splitlines() if line.startswith("| ") and "operations" not in line]
@@ -129,7 +129,7 @@ def test_the_page_lists_the_operations_that_compile():
 
 
 @pytest.mark.parametrize("engine", ["eager", pytest.param("compiled", marks=pytest.mark.slow)])
-def test_the_page_runs_in_both_engines(engine, monkeypatch):
+def test_page_runs_in_both_engines(engine, monkeypatch):
     monkeypatch.setenv("DASHPOT_ENGINE", engine)
     flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE | doctest.IGNORE_EXCEPTION_DETAIL
     result = doctest.testfile(str(ROOT / "docs" / "own-stage.md"), module_relative=False, optionflags=flags)

@@ -114,7 +114,7 @@ class TestCompiler:
             ("riscv64", ()),
         ],
     )
-    def test_the_flag_for_the_processor(self, machine, flag, monkeypatch):
+    def test_flag_for_the_processor(self, machine, flag, monkeypatch):
         monkeypatch.setattr(compiler.platform, "machine", lambda: machine)
         assert compiler._tuning() == flag
 

@@ -66,7 +66,7 @@ def test_autosgm_readme_configurations_are_the_methods_they_are_called():
     assert example["nesterov_zero"] == pytest.approx(0.9 / 1.9)
 
 
-def test_the_readmes_own_rmsprop_window_is_accepted_too():
+def test_readmes_own_rmsprop_window_is_accepted_too():
     """AutoSGM's README gives its RMSProp example a cosine window; ours is flat. Both run."""
     w = torch.ones(2, requires_grad=True)
     cosine = (1, 0, 0, 2, 1, 1, int(1e9), 1, 0)

@@ -62,7 +62,7 @@ def test_internal_modules_have_no_all():
     assert [name for name in internal if hasattr(importlib.import_module(name), "__all__")] == []
 
 
-def test_the_package_docstring_lists_the_public_modules():
+def test_package_docstring_lists_the_public_modules():
     listed = set(re.findall(r"`([a-z._]+)`", dp.__doc__))
     assert {module.removeprefix("dashpot.") for module in PUBLIC} - {"dashpot"} <= listed
 
@@ -80,7 +80,7 @@ def test_every_method_is_on_the_optimizers_page(name):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_the_documentation_uses_public_names(page):
+def test_documentation_uses_public_names(page):
     private = []
     for module, name in documented_names(page.read_text(encoding="utf-8")):
         if module not in PUBLIC or f"{module}.{name}" in PUBLIC:

@@ -135,7 +135,7 @@ def test_at_resolves_all_schedules_except_the_factor_on_lr():
     assert (still, one) == (dp.Recipe(dp.Filter()), 1.0)
 
 
-def test_an_absolute_schedule_replaces_the_value():
+def test_absolute_schedule_replaces_the_value():
     absolute = dp.schedules.OneCycleMomentum(steps=10)
     assert absolute.absolute
     recipe = dp.Recipe(dp.Filter(0.5), lr=3.0, schedule={"pole": absolute, "lr": absolute})

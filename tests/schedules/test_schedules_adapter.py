@@ -108,7 +108,7 @@ def test_momentum_and_pole_are_aliases(name):
     assert scheduler.get_last_lr() == scheduler.base_lrs == [0.1]
 
 
-def test_a_hyperparameter_of_any_name_can_be_scheduled():
+def test_hyperparameter_of_any_name_can_be_scheduled():
     optimizer = torch.optim.RMSprop([parameter()], lr=0.1, alpha=0.8)
     Scheduler(optimizer, alpha=sch.Constant(0.5))
     assert optimizer.param_groups[0]["alpha"] == 0.4

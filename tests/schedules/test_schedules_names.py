@@ -45,7 +45,7 @@ FINALS = [("exponential", 0.01), ("inverse-time", 0.1), ("cosine", 0.0), ("linea
 
 
 @pytest.mark.parametrize(("name", "final"), FINALS)
-def test_the_final_factor_is_reached_after_the_last_step(name, final):
+def test_final_factor_is_reached_after_the_last_step(name, final):
     assert sch.from_name(name, 60)(60) == pytest.approx(final, rel=1e-12)
 
 

@@ -50,7 +50,7 @@ def test_last_epoch_passes_the_end_from_the_second_window():
     assert [window(step) for step in regular] == [documented(step) for step in regular]
 
 
-def test_the_epoch_quirks_are_independent():
+def test_epoch_quirks_are_independent():
     cfg = (1, 0, 0, 2, 1, 4, 9, 0, 0)
     assert Window.from_rc_cfg(cfg, ["epoch_counts_tau_steps"]) == Window("raised-cosine", steps=16, hold=4)
     frame = Window.from_rc_cfg(cfg, ["epoch_window_second_frame"])
@@ -79,7 +79,7 @@ def test_inapplicable_quirks_have_no_effect(cfact):
     assert Window.from_rc_cfg(cfg, quirks=QUIRKS) == Window.from_rc_cfg(cfg)
 
 
-def test_an_original_window_without_quirks_is_a_window():
+def test_original_window_without_quirks_is_a_window():
     assert OriginalWindow("late-logistic", steps=8, hold=2).table(40) == Window("late-logistic", 8, hold=2).table(40)
 
 
