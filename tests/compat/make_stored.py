@@ -1,6 +1,6 @@
 """Write the files of `tests/golden/compat`: `python tests/compat/make_stored.py FOLDER`, with dashpot on the path.
 
-FOLDER holds `task.py` of this folder's golden files and nothing else.
+At the start, FOLDER must contain only `task.py` from the golden files.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def make_recipes(out: Path) -> None:
 
 
 def make_optimizers(out: Path) -> None:
-    """Store weights and state of every case before and after the last steps."""
+    """Store the weights and the state of every case before and after the last steps."""
     made = {}
     for name, case in stored.CASES.items():
         params = case.params()
@@ -48,7 +48,7 @@ def make_optimizers(out: Path) -> None:
 
 
 def make_fit(out: Path, name: str) -> None:
-    """Store the checkpoint of a fit that ended within an epoch, and the result of the whole fit."""
+    """Store the checkpoint of a fit that ended within an epoch, and the result of the complete fit."""
     checkpoints = Checkpoints(out / name, every_steps=2, keep=1)
     torch.manual_seed(0)
     stored.learner().fit(stored.EPOCHS, callbacks=[*stored.FITS[name](), checkpoints, stored.StopAt()])
@@ -59,7 +59,7 @@ def make_fit(out: Path, name: str) -> None:
 
 
 def stop_at(patch: pytest.MonkeyPatch, steps: int) -> None:
-    """Send SIGINT within the step of that number."""
+    """Send SIGINT during the step with this number."""
     step, done = Learner.step, [0]
 
     def interrupted(self):
@@ -72,7 +72,7 @@ def stop_at(patch: pytest.MonkeyPatch, steps: int) -> None:
 
 
 def make_command(out: Path, name: str, words: str, resume: str, steps: int, collect) -> None:
-    """Store the folder of an interrupted command, and the result of resuming it."""
+    """Store the folder of an interrupted command and the result of resuming it."""
     here = Path.cwd()
     os.chdir(out)
     with pytest.MonkeyPatch.context() as patch:
@@ -89,7 +89,7 @@ def make_command(out: Path, name: str, words: str, resume: str, steps: int, coll
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    platform.release = lambda: ""  # of no interest in a record that is kept
+    platform.release = lambda: ""  # not compared by the tests
     folder = Path(sys.argv[1]).absolute()
     make_recipes(folder)
     make_optimizers(folder)

@@ -1,7 +1,7 @@
 """Problems and settings of the files in `tests/golden/compat`, shared by `make_stored.py` and the tests that read them.
 
-Data and initial weights are multiples of 1/16, random numbers come from `torch.rand` only, and models are float64: what
-remains to differ between processors is the order of sums and the last bit of exp, log and sqrt.
+Data and initial weights are multiples of 1/16, random numbers come only from `torch.rand`, and models are float64. The
+only remaining differences between processors are the order of sums and the last bit of exp, log and sqrt.
 """
 
 from __future__ import annotations
@@ -43,23 +43,23 @@ STEPS_BEFORE, STEPS_AFTER = 4, 3
 
 
 def numbers(shape, index=0, step=0):
-    """Multiples of 1/16 in [-11/16, 11/16]."""
+    """Return multiples of 1/16 in [-11/16, 11/16]."""
     count = torch.Size(shape).numel()
     return (((torch.arange(count) * 7 + 11 * step + 3 * index) % 23 - 11).double() / 16).view(shape)
 
 
 def distance(found, expected):
-    """The largest |a - b| / max(1, |b|) over the tensors of two sequences of one length."""
+    """Return the largest |a - b| / max(1, |b|) over the tensors of two sequences of equal length."""
     pairs = [(a.detach().double(), b.double()) for a, b in zip(found, expected, strict=True)]
     return max(((a - b).abs() / b.abs().clamp_min(1)).max().item() for a, b in pairs if a.numel())
 
 
-# ---- recipes --------------------------------------------------------------------------------------------------------
+# ---- recipes ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class StoredSign(dp.Stage):
-    """A stage defined outside dashpot, with settings and state of both shapes."""
+    """A stage defined outside dashpot, with settings and with elementwise and per-tensor state."""
 
     damping: float = 0.5
     mode: str = "smooth"
@@ -72,7 +72,7 @@ class StoredSign(dp.Stage):
 
 
 def recipes() -> dict[str, dp.Recipe]:
-    """The recipes of several methods and of stages combined by hand."""
+    """Return recipes of several methods and of custom combinations of stages."""
     w = [torch.zeros(2, requires_grad=True)]
     cosine = Cosine(40, floor=0.1)
     return {
@@ -102,7 +102,7 @@ def recipes() -> dict[str, dp.Recipe]:
 
 
 def recipe_weights(recipe: dp.Recipe) -> list[torch.Tensor]:
-    """Weights after 5 steps with fixed gradients in float64."""
+    """Return the weights after 5 steps with fixed gradients in float64."""
     params = [numbers(shape, index).requires_grad_() for index, shape in enumerate(SHAPES)]
     probing = {"probe": products, "distribution": "rademacher"} if recipe.observes() else {}
     advance(dp.SGM.from_recipe(params, recipe, engine="eager", **probing), params, range(5))
@@ -110,22 +110,22 @@ def recipe_weights(recipe: dp.Recipe) -> list[torch.Tensor]:
 
 
 def products(weights, probes):
-    """Products with a diagonal Hessian: 1.5 at a positive weight, 1 elsewhere."""
+    """Return products with a diagonal Hessian, which is 1.5 for positive weights and 1 for others."""
     return [torch.where(w.detach() > 0, 1.5, 1.0).to(v.dtype) * v for w, v in zip(weights, probes, strict=True)]
 
 
-# ---- optimizers -----------------------------------------------------------------------------------------------------
+# ---- optimizers ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Case:
-    """An optimizer in one setting: its class, the dtype of the weights and the tolerance of a resumed run."""
+    """A configured optimizer: its class, the dtype of the weights and the tolerance for a resumed run."""
 
     cls: Any
     options: dict[str, Any]
     dtype: torch.dtype = torch.float64
     tolerance: float = 1e-12
-    """Relative. 0 where only additions and products of elements occur, which every processor rounds alike."""
+    """Relative tolerance; 0 if there are only elementwise sums and products, which all processors round identically."""
     quartic: bool = False
     """Whether the gradients are those of a loss, for Hessian-vector products by double backward."""
 
@@ -139,7 +139,7 @@ class Case:
 
 
 BF16 = {"state_dtype": torch.bfloat16}
-BF16_ULP = 2.0**-7  # a square root that differs in its last bit may round to the other neighbour
+BF16_ULP = 2.0**-7  # a square root that differs in its last bit may be rounded to a different bfloat16 number
 CASES = {
     "adamw": Case(dp.AdamW, {"lr": 0.05, "betas": (0.8, 0.95), "weight_decay": 0.1}),
     "adamw-amsgrad-maximize": Case(dp.AdamW, {"lr": 0.05, "amsgrad": True, "maximize": True}),
@@ -181,22 +181,22 @@ def advance(optimizer, params, steps, quartic=False) -> None:
         optimizer.step()
 
 
-# ---- a fit ----------------------------------------------------------------------------------------------------------
+# ---- a fit -----------------------------------------------------------------------------------------------------------
 
 EPOCHS = 3
 STOP = (1, 7)
-"""Epoch and batch at which the stored fit ended."""
+"""Epoch and batch after which the stored fit ended."""
 
 
 class Mask(nn.Module):
-    """Dropout drawn with `torch.rand`."""
+    """Dropout layer that draws its mask with `torch.rand`."""
 
     def forward(self, x):
         return x * (torch.rand(x.shape, dtype=x.dtype) < 0.75) if self.training else x
 
 
 def learner() -> Learner:
-    """200 digits, 10 batches an epoch, two of them a step."""
+    """Return 200 digits in 10 batches per epoch; a step uses two batches."""
     data = tasks.get("digits").build(seed=0)
     x, y = data.train.x[:300].double(), data.train.y[:300]
     layers = nn.AvgPool2d(2), nn.Flatten(), nn.Linear(16, 12), nn.ReLU(), Mask(), nn.Linear(12, 10)
@@ -224,17 +224,17 @@ def watched() -> list[Callback]:
 
 
 FITS = {"learner": averaged, "callbacks": watched}
-"""The callbacks of each stored fit."""
+"""Return the callbacks of each stored fit."""
 
 
 def fit_result(learner: Learner, callbacks: list[Callback]) -> dict[str, Any]:
-    """Weights, history and recorded values of a finished fit."""
+    """Return the weights, history and recorded values of a finished fit."""
     recorded = {name: value for c in callbacks if isinstance(c, Recorder) for name, value in c.values.items()}
     return {"model": learner.model.state_dict(), "history": learner.history, "recorded": recorded}
 
 
 class StopAt(Callback):
-    """Ends the fit after a batch."""
+    """Callback that ends the fit after a given batch."""
 
     order = 1000
     essential = False
@@ -244,7 +244,7 @@ class StopAt(Callback):
             raise CancelFit
 
 
-# ---- the command line -----------------------------------------------------------------------------------------------
+# ---- the command line ------------------------------------------------------------------------------------------------
 
 TRAIN = (
     "train task.py:build --optimizer adamw --lr 0.1 --schedule 1cycle --epochs 3 --seed 3 --accumulate 2 --max-norm 1 "
@@ -259,15 +259,15 @@ TIMES = ("cpu_s", "wall_s")
 
 
 def command(monkeypatch, words: str) -> int:
-    """The exit code of a command of dashpot in this process."""
+    """Run a dashpot command in this process and return its exit code."""
     monkeypatch.setenv("DASHPOT_ENGINE", "eager")
-    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # without it, the command starts this process again
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # without this variable, the command restarts the process
     monkeypatch.setattr(sys, "argv", ["dashpot", *words.split()])
     return main()
 
 
 def measured(record: Path) -> dict[str, Any]:
-    """Every number of a record but the times."""
+    """Return all numbers of a record except for times."""
     lines = [json.loads(line) for line in record.read_text().splitlines()]
     steps = [line for line in lines if line["kind"] == "steps"]
     epochs = [line for line in lines if line["kind"] == "epoch"]
@@ -280,12 +280,12 @@ def measured(record: Path) -> dict[str, Any]:
 
 
 def run_result(folder: Path) -> dict[str, Any]:
-    """The record and the final weights of a run folder."""
+    """Return the record and the final weights of a run folder."""
     model = read_newest(folder / "checkpoints")["model"]
     weights = {name: value.double().flatten().tolist() for name, value in model.items()}
     return {"record": measured(folder / "run.jsonl"), "weights": weights}
 
 
 def study_result(folder: Path) -> dict[str, Any]:
-    """The records of a comparison."""
+    """Return the records of a comparison."""
     return {path.stem: measured(path) for path in sorted((folder / "runs").glob("*.jsonl"))}

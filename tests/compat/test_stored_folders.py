@@ -8,11 +8,11 @@ import pytest
 from stored_support import COMPARE, STORED, command, run_result, study_result
 
 WHERE = "/stored/"
-"""The folder in which the files were made; `run.toml` holds the path of the task file."""
+"""Folder in which the files were created; `run.toml` contains the path of the task file."""
 REL = 1e-9
-"""In float64: sums in a different order on another processor, over at most 18 steps of a network."""
+"""Tolerance for float64 sums in a different order on other processors, over at most 18 steps of a network."""
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*versions")  # of torch, numpy and Python, stored and current
+pytestmark = pytest.mark.filterwarnings("ignore:.*versions")  # versions of torch, numpy and Python, stored and current
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def close(found, stored):
-    """Whether two pieces of plain data are equal, numbers to `REL`."""
+    """Return whether two values of plain data are equal, with tolerance `REL` for numbers."""
     if isinstance(stored, dict):
         return found.keys() == stored.keys() and all(close(found[key], value) for key, value in stored.items())
     if isinstance(stored, list):

@@ -1,4 +1,4 @@
-"""A learner's checkpoint written by an earlier version within an epoch: the fit resumes to the same weights."""
+"""A fit resumes from a learner checkpoint, written within an epoch by an earlier version, to the same weights."""
 
 import shutil
 
@@ -9,7 +9,7 @@ from stored_support import EPOCHS, FITS, STORED, StopAt, distance, fit_result, l
 from dashpot.training import Checkpoints, latest, read_newest
 
 REL = 1e-9
-"""In float64: sums in a different order on another processor, over at most 30 steps of a network."""
+"""Tolerance for float64 sums in a different order on other processors, over at most 30 steps of a network."""
 
 
 @pytest.fixture(params=FITS)
@@ -48,7 +48,7 @@ def test_new_checkpoint_has_the_stored_keys(name, checkpoints, tmp_path):
 
 
 def outline(state):
-    """The settings, and the keys of the nested mappings that are fixed names."""
+    """Return the settings, and the keys of those nested mappings whose keys are fixed names."""
     return {
         "": sorted(state),
         "callbacks": {name: sorted(kept) for name, kept in state["callbacks"].items()},

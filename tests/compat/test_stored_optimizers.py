@@ -9,7 +9,7 @@ EACH = pytest.mark.parametrize("name", CASES)
 
 
 def loaded(name):
-    """The stored weights, and an optimizer with the stored state."""
+    """Return the stored weights, and an optimizer with the stored state."""
     params = [p.clone().requires_grad_() for p in MADE[name]["params"]]
     optimizer = CASES[name].make(params)
     optimizer.load_state_dict(MADE[name]["state_dict"])

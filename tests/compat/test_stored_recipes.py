@@ -29,7 +29,7 @@ def test_stored_text_evaluates_to_an_equal_recipe(name):
 
 @EACH
 def test_stored_recipe_gives_the_stored_weights(name):
-    """1e-12 in float64: square roots and sums may differ in their last bits between processors."""
+    """Tolerance of 1e-12, since square roots and sums in float64 may differ in their last bits between processors."""
     recipe = dp.Recipe.from_dict(MADE[name]["recipe"])
     expected = [
         torch.tensor(values, dtype=torch.float64).view(shape)

@@ -60,7 +60,7 @@ def loss_of(model, cast=None):
 
 
 def twice_differentiably(loss, opt):
-    with warnings.catch_warnings():  # torch warns of a circle of references, which step breaks
+    with warnings.catch_warnings():  # torch warns about a reference cycle, which the step breaks
         warnings.filterwarnings("ignore", "Using backward", UserWarning)
         loss.backward(create_graph=opt.should_create_graph())
 
@@ -95,7 +95,7 @@ def probe_of(route):
 
 
 def product(route, cast=None, model=None, relative_step=None, around: Any = contextlib.nullcontext):
-    """Return u H u of one probe: Sophia's accumulator after one product with beta2 = 0."""
+    """Return u H u of one probe u, which is Sophia's accumulator after one product with beta2 = 0."""
     model = net() if model is None else model
     settings = {"betas": (0.0, 0.0), "distribution": "rademacher", "relative_step": relative_step}
     opt = dp.Sophia(model.parameters(), lr=0.0, probe=probe_of(route), **settings)
@@ -115,7 +115,7 @@ def tolerance(route, cast, relative_step):
     unit = BFLOAT16 if cast == torch.bfloat16 else FLOAT16
     if route != "differences":
         return 4 * unit
-    # Truncation: 1.2 e^2 measured in float32. Noise: the gradients' roundoff over the step, 0.3 to 0.6 u/e measured.
+    # Truncation error: 1.2 e^2, measured in float32. Noise: gradient roundoff over the step, measured 0.3 to 0.6 u/e.
     return 2.5 * relative_step**2 + 1.2 * unit / relative_step
 
 
@@ -126,7 +126,7 @@ EACH = pytest.mark.parametrize(
 
 
 def scaled_step(loss_of_model, opt, scaler, way):
-    """Take one step with a scaled loss, provided in one of several ways."""
+    """Take one step with a scaled loss that is provided in one of several ways."""
     if way == "curvature_step" and opt.should_create_graph():
         opt.curvature_step(loss_of_model)
     loss = loss_of_model()
@@ -146,7 +146,7 @@ def scaled_step(loss_of_model, opt, scaler, way):
 
 
 def kept(model, opt):
-    """Return copies of weights and state."""
+    """Return copies of the weights and the state."""
     return copy.deepcopy([[p.detach(), dict(opt.state.get(p, {}))] for p in model.parameters()])
 
 

@@ -11,13 +11,13 @@ import dashpot as dp
 DOUBLE = 1e-12
 
 
-DIFFERENCES = 1e-8  # the cube root of the roundoff squared, 2.3e-11, times third derivatives below 100
+DIFFERENCES = 1e-8  # square of the cube root of the roundoff, 2.3e-11, times third derivatives below 100
 
 
 PROBES = ("auto", "forward", "differences")
 
 
-ANSWERS = ("loss", "backward")  # what a closure given to curvature_step may do
+ANSWERS = ("loss", "backward")  # kinds of closures allowed in curvature_step
 
 
 def bound_of(way):
@@ -31,7 +31,7 @@ def methodical(params, way="auto", **changes):
 
 
 def products_held(optimizer, params):
-    """Return |v H v| from the state."""
+    """Return |v H v|, computed from the state."""
     return [optimizer.state[p]["hess_sq"].sqrt() for p in params]
 
 

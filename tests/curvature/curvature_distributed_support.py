@@ -18,12 +18,12 @@ import dashpot as dp
 from dashpot.engine import dtensor
 
 SAME = 1e-10
-"""float64 over STEPS steps: means are taken in another order, and a small denominator makes more of it."""
+"""Tolerance in float64 over STEPS steps: means are computed in a different order, amplified by small denominators."""
 STEPS, EVERY, WARMUP = 11, 3, 2
 PRODUCTS = 5
-"""Taken at the steps 0, 1, 4, 7, 10."""
+"""Products are computed at the steps 0, 1, 4, 7, 10."""
 BATCH = 4
-"""Examples of one process in one step."""
+"""Number of examples per process and step."""
 WORKER: dict[Any, Any] = {}
 SMALL_NOISE: dict[str, Any] = {"relative_step": 1e-3}
 """Of differences: the noise u/e of a product is 1e-13, and what is truncated is the same in both runs. Measured: 2e-13
@@ -40,11 +40,11 @@ METHODS: dict[str, Callable[..., Any]] = {
 ROUTES = ("backward", "step", "curvature_step", "forward", "differences")
 
 
-# ---- models and data ------------------------------------------------------------------------------------------------
+# ---- models and data -------------------------------------------------------------------------------------------------
 
 
 class Net(nn.Module):
-    """Two-rank model with uneven rows (3, 5, 3), a single row and empty shards; smooth, so that H exists."""
+    """Model for two ranks with uneven rows (3, 5, 3), a single row and empty shards; it is smooth, so that H exists."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ def net() -> Net:
 
 
 def batch(step: int, whole: bool) -> tuple[Tensor, Tensor]:
-    """Return the examples of all ranks or of this one, in equal shares."""
+    """Return the examples of all ranks, or the equal share of this rank."""
     generator = torch.Generator().manual_seed(1000 + step)
     count = BATCH * dist.get_world_size()
     x = torch.randn(count, 1, 3, 3, generator=generator, dtype=torch.float64)
@@ -75,7 +75,7 @@ def loss_of(model: nn.Module, data: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def alone() -> Any:
-    """Return a process group of this rank only, for optimizers without communication."""
+    """Return a process group that contains only this rank, for optimizers without communication."""
     groups = WORKER.setdefault("alone", [dist.new_group([r]) for r in range(dist.get_world_size())])
     return groups[dist.get_rank()]
 
@@ -84,7 +84,7 @@ def line() -> Any:
     return WORKER.setdefault("mesh", init_device_mesh("cpu", (dist.get_world_size(),)))
 
 
-# ---- training -------------------------------------------------------------------------------------------------------
+# ---- training --------------------------------------------------------------------------------------------------------
 
 
 def parts(data: tuple[Tensor, Tensor], micro: int) -> list[tuple[Tensor, Tensor]]:
@@ -131,7 +131,7 @@ def train(
         due = opt.should_create_graph()
         if way == "backward":
             loss_of_batch(model, data, micro, opt.backward)
-        else:  # a product before the gradients, or between them and the step
+        else:  # product before the gradients, or between the gradients and the step
             others = batch(500 + step, whole)
             if due and step % 2:
                 opt.curvature_step(lambda others=others: loss_of(model, others))
@@ -161,7 +161,7 @@ def reference(name: str, way: str = "step", steps: int = STEPS, **options: Any) 
     return WORKER[key]
 
 
-# ---- comparing ------------------------------------------------------------------------------------------------------
+# ---- comparing -------------------------------------------------------------------------------------------------------
 
 
 def full(x: Any) -> Tensor:

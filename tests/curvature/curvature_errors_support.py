@@ -18,12 +18,12 @@ each_class = pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name_
 
 
 def is_one_sentence(text):
-    """Check that a message starts with the method or operation, ends with a period and is one line."""
+    """Check that a message consists of one line, starts with the method or operation and ends with a period."""
     return text.endswith(".") and "\n" not in text and not re.search(r"\. [A-Z]", text)
 
 
 def refused(optimizer, act, match, kind: Any = dp.CurvatureError):
-    """Check that `act` raises without changing weights, state and groups; return the message."""
+    """Check that `act` raises an error without changing weights, state or groups; return the message."""
     before = snapshot(optimizer)
     with pytest.raises(kind, match=match) as caught:
         act()

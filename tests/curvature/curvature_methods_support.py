@@ -22,7 +22,7 @@ ORACLES = {
 EVERY_METHOD = pytest.mark.parametrize("name", ORACLES)
 
 
-# (method, settings of the method, settings of the second group, when products are taken)
+# (method, settings of the method, settings of the second group, schedule of products)
 CASES = [
     ("ESGD-1", {"lr": 0.3}, {}, {}),
     ("ESGD-1", {"lr": 0.5, "betas": (0.8, 0.9), "v": 1.0, "lr_warmup": 0.9}, {"v": 0.0}, {"update_d_every": 3}),
@@ -58,7 +58,7 @@ CASES = [
 
 
 class Timetable:
-    """Documented schedule of products: in each of the first steps, then periodically."""
+    """Documented schedule of products: at all steps of the warm-up, then periodically."""
 
     def __init__(self, every, warmup):
         self.every, self.warmup, self.last = every, warmup, 0

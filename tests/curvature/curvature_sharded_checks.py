@@ -36,7 +36,7 @@ import dashpot as dp
 from dashpot.curvature.probes import draw_probes
 from dashpot.engine import dtensor
 
-# ---- FSDP2 ----------------------------------------------------------------------------------------------------------
+# ---- FSDP2 -----------------------------------------------------------------------------------------------------------
 
 
 def sharded_net() -> Net:
@@ -57,12 +57,12 @@ def sharded_numbers_of_one_process(name: str, way: str, relative_step: float | N
     assert opt.curvature_stats.products == PRODUCTS
     assert opt.curvature_stats.route == "differences"
     other, expected = reference(name, way, probe="differences", relative_step=relative_step)
-    # The noise of the default step is some 2e-11 of a product; measured are 2e-12 to 5e-11 after all steps.
+    # With the default step, the relative noise of a product is about 2e-11; measured: 2e-12 to 5e-11 after all steps.
     assert_same(model, opt, other, expected, 1e-9 if relative_step is None else SAME)
 
 
 def late_sums(way: str, lazy: bool) -> None:
-    """Micro-batches; with `lazy`, gradients are reduced only in the last one."""
+    """Check micro-batches; with `lazy`, gradients are reduced only in the last one."""
 
     def sums(model: Any, data: Any, micro: int, backward: Callable[[Tensor], None]) -> Tensor:
         total = torch.zeros((), dtype=torch.float64)
@@ -81,7 +81,7 @@ def late_sums(way: str, lazy: bool) -> None:
 
 
 def after_an_evaluation() -> None:
-    """A forward pass without backward leaves the root's weights gathered; products require the moved weights."""
+    """A forward pass without backward leaves root weights gathered, but products require the changed weights."""
     model, other = sharded_net(), net()
     opt = make("ESGD-1", model.parameters(), **SMALL_NOISE)
     expected = make("ESGD-1", other.parameters(), process_group=alone(), probe="differences", **SMALL_NOISE)
@@ -117,9 +117,9 @@ def pieces_of_the_probes() -> None:
 
 
 def what_is_refused() -> None:
-    """Errors are raised before any change, and the suggested alternative works."""
+    """Check that errors are raised before any change and that the suggested alternative works."""
     model = sharded_net()
-    params = list(model.parameters())  # after a forward pass alone the model shows gathered weights in their place
+    params = list(model.parameters())  # after a forward pass alone, the model contains gathered weights
 
     def loss() -> Tensor:
         return loss_of(model, batch(0, False))
@@ -150,11 +150,11 @@ def what_is_refused() -> None:
     assert_same(model, opt, *reference("ESGD-1", "curvature_step", probe="differences"), 1e-9)
 
 
-# ---- DTensors of other kinds ----------------------------------------------------------------------------------------
+# ---- other kinds of DTensors -----------------------------------------------------------------------------------------
 
 
 def repeated_parameters(divide_batch: bool) -> None:
-    """Replicated weights; with a sharded batch, their gradients are `Partial`."""
+    """Check replicated weights; with a sharded batch, their gradients are `Partial`."""
     plain = nn.Sequential(nn.Linear(9, 5), nn.Tanh(), nn.Linear(5, 1)).double()
     model = copy.deepcopy(plain)
     for module in model:
@@ -199,7 +199,7 @@ def window(where: list[Any] | None) -> tuple[Any, Callable[[], Any]]:
 
 
 def averages_over_the_window() -> None:
-    """Unsharded windows are averaged correctly; sharded ones raise before any change."""
+    """Check that unsharded windows are averaged correctly and that sharded ones raise an error before any change."""
     expected = window(None)[1]()
     for kind in (Shard(0), Shard(1), Replicate()):
         torch.testing.assert_close(window([kind])[1](), expected, rtol=1e-14, atol=0)
@@ -211,7 +211,7 @@ def averages_over_the_window() -> None:
 
 
 def dropped_where_one_piece_is_not_finite() -> None:
-    """User-defined product with a nan in the shard of rank 1."""
+    """Check a user-defined product with a nan in the shard of rank 1."""
     w = torch.arange(1.0, 6.0, dtype=torch.float64)
     p = nn.Parameter(distribute_tensor(w, line(), [Shard(0)]))
     spoil = False

@@ -57,7 +57,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import dashpot as dp
 
-# ---- DistributedDataParallel ----------------------------------------------------------------------------------------
+# ---- DistributedDataParallel -----------------------------------------------------------------------------------------
 
 
 def ddp_net(**options: Any) -> DistributedDataParallel:
@@ -97,7 +97,7 @@ def gradients_stay(way: str, view: bool) -> None:
 
 
 def no_forward_mode(**options: Any) -> None:
-    """With these options DDP appends an operation without forward mode to the model."""
+    """With these options, DDP appends an operation without forward mode to the model."""
     model = ddp_net(**options)
     opt = make("ESGD-1", model.parameters(), probe="forward")
     text = "has no forward-mode derivative; use probe='differences'"
@@ -112,7 +112,7 @@ def falls_back_everywhere(view: bool) -> None:
     def attending(model: nn.Module, data: Any, micro: int, backward: Callable[[Tensor], None]) -> Tensor:
         del micro
         word = model(data[0])[:, :, None, None]
-        out = nn.functional.scaled_dot_product_attention(word, word, word)  # to itself alone, so examples do not mix
+        out = nn.functional.scaled_dot_product_attention(word, word, word)  # compared only with itself
         loss = (out[:, 0, 0, 0] - data[1]).square().mean()
         backward(loss)
         return loss
@@ -142,7 +142,7 @@ def a_graph_of_one_process() -> None:
     loss_of(model, batch(0, False)).backward()
     with pytest.raises(dp.CurvatureError, match=re.escape(text)) as found:
         opt.step()
-    assert "create_graph" not in str(found.value)  # that way is closed here
+    assert "create_graph" not in str(found.value)  # this route is not supported here
     assert not opt.state
     assert_unmoved(model)
     opt.zero_grad()
@@ -151,7 +151,7 @@ def a_graph_of_one_process() -> None:
 
 
 def not_finite_in_one_process(way: str) -> None:
-    """Non-finite product on rank 1 in step 4, with finite gradients."""
+    """Check a non-finite product on rank 1 in step 4, with finite gradients."""
 
     def spoiled(model: nn.Module, data: Any, micro: int, backward: Callable[[Tensor], None]) -> Tensor:
         del micro
@@ -159,7 +159,7 @@ def not_finite_in_one_process(way: str) -> None:
         its = any(torch.equal(data[0], batch(k, not ddp)[0]) for k in (4, 504))
         if its and (dist.get_rank() == 1 or not ddp):
             w: Any = model.get_parameter("module.last.bias" if ddp else "last.bias")
-            loss = loss + ((w - w.detach()).abs() ** 1.5).sum()  # at 0 the slope is 0 and the curvature infinite
+            loss = loss + ((w - w.detach()).abs() ** 1.5).sum()  # at 0, the slope is 0 and the curvature is infinite
         backward(loss)
         return loss
 
@@ -173,7 +173,7 @@ def not_finite_in_one_process(way: str) -> None:
 
 
 def resumed(name: str, sharded: bool) -> None:
-    """Save after 6 of 11 steps, two steps after the last product, and resume in new objects."""
+    """Check a run saved after 6 of 11 steps, two steps after the last product, and resumed in new objects."""
     fresh, way = (sharded_net, "step") if sharded else (ddp_net, "backward")
     through, first, second = fresh(), fresh(), fresh()
     straight, saving, going_on = (make(name, model.parameters()) for model in (through, first, second))
@@ -185,15 +185,15 @@ def resumed(name: str, sharded: bool) -> None:
     assert_same(second, going_on, through, straight, 0.0)
 
 
-# ---- the table ------------------------------------------------------------------------------------------------------
+# ---- table of checks -------------------------------------------------------------------------------------------------
 
 
 FAST = ("ESGD-1-step-None", "ESGD-1-curvature_step-0.001", "AdaHessian-step-0.001", "Sophia-step-0.001")
-"""Of the comparisons with FSDP2."""
+"""Optimizers of the comparisons with FSDP2."""
 
 
 def table() -> dict[str, tuple[Callable[..., None], dict[str, Any]]]:
-    """Return {name: (check, arguments)}; names starting with "slow" are excluded from the fast set."""
+    """Return a dict {name: (check, arguments)}; checks whose names start with "slow" are excluded from the fast set."""
     found: dict[str, tuple[Callable[..., None], dict[str, Any]]] = {}
     for i, name in enumerate(METHODS):
         for j, way in enumerate(ROUTES):

@@ -1,6 +1,6 @@
 """Losses of the golden ESGD cases as torch functions of their parameters.
 
-Each case holds its `problem`. Kind "quartic": with w all parameters flattened and joined,
+Each case contains its `problem`. Kind "quartic": with w all parameters flattened and joined,
 loss = w'Aw/2 - b'w + c/4 sum w^4. Kind "mlp": the mean over all entries of (W2 tanh(W1 x + b1) + b2 - y)^2.
 """
 
@@ -11,12 +11,12 @@ FILES = ("esgd_v1", "esgd_v1_gauss", "esgd_v2")
 
 
 def cases():
-    """Return all golden ESGD cases, each a dict with id, version, config, groups, problem and steps."""
+    """Return all golden ESGD cases as dicts with the keys id, version, config, groups, problem and steps."""
     return [case for name in FILES for case in golden_data.load(name)["cases"]]
 
 
 def start(problem):
-    """Return the initial parameters in float64, requiring gradients."""
+    """Return the initial parameters in float64, which require gradients."""
     shapes = [torch.Size(shape) for shape in problem["shapes"]]
     if problem["kind"] == "quartic":
         parts = _tensor(problem["init_vector"]).split([shape.numel() for shape in shapes])

@@ -1,4 +1,4 @@
-"""Small real losses, exact products by other means, and the ways of giving a second-order optimizer its loss."""
+"""Small realistic losses, exact reference products, and the ways to pass a loss to a second-order optimizer."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from torch.nn.functional import conv1d, conv2d
 
 from dashpot.curvature import draw_probes
 
-BATCHES = 3  # the batches go round
+BATCHES = 3  # batches repeat
 WAYS = ("backward", "graph", "closure", "forward", "differences", "curvature_step")
 EXACT_WAYS = tuple(way for way in WAYS if way != "differences")
 
 
 def batch(k, size=6):
-    """(inputs, targets) of step k."""
+    """Return (inputs, targets) of step k."""
     generator = torch.Generator().manual_seed(k % BATCHES)
     x = torch.randn(size, 2, 4, 4, generator=generator, dtype=torch.float64)
     return x, torch.randn(size, 3, generator=generator, dtype=torch.float64)
 
 
 def weights(dtype=torch.float64):
-    """The kernels of a convolution over images and of one over sequences, a matrix and a vector."""
+    """Return the kernels of a convolution over images and of a convolution over sequences, a matrix and a vector."""
     generator = torch.Generator().manual_seed(7)
     shapes = ((3, 2, 2, 2), (2, 3, 2), (3, 16), (3,))
     drawn = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
@@ -33,7 +33,7 @@ def weights(dtype=torch.float64):
 
 
 def residual(params, data) -> Any:
-    """The mean square error of a net with both kinds of convolution; smooth, so that it has a Hessian everywhere."""
+    """Mean squared error of a network with both kinds of convolution; it is smooth, so its Hessian always exists."""
     image, sequence, matrix, vector = params
     x, y = data
     h = torch.tanh(conv2d(x.to(image.dtype), image))
@@ -42,7 +42,7 @@ def residual(params, data) -> Any:
 
 
 def quartic(params) -> Any:
-    """A coupled loss whose Hessian is neither constant nor diagonal."""
+    """Coupled loss whose Hessian is neither constant nor diagonal."""
     total = sum(p.sum() for p in params)
     return sum((p**4).sum() / 4 + (p * p).sum() for p in params) + total**2 / 2
 
@@ -53,52 +53,52 @@ def leaves(*shapes, seed=0, dtype=torch.float64):
 
 
 def exact(loss, params, probes):
-    """(gradients, H v) by two backward passes, at copies of the parameters."""
+    """Return (gradients, H v) by two backward passes, at copies of the parameters."""
     point = [p.detach().clone().requires_grad_() for p in params]
     grads = torch.autograd.grad(loss(point), point, create_graph=True)
-    pairs = [(g, v) for g, v in zip(grads, probes, strict=True) if g.requires_grad]  # else g is a constant
+    pairs = [(g, v) for g, v in zip(grads, probes, strict=True) if g.requires_grad]  # otherwise, g is constant
     outputs, seeds = zip(*pairs, strict=True)
     products = torch.autograd.grad(outputs, point, seeds, materialize_grads=True)
     return [g.detach() for g in grads], list(products)
 
 
 def exact_forward(loss, params, probes):
-    """The same by torch.func, forward over reverse."""
+    """Return (gradients, H v) by forward over reverse with torch.func."""
     point = tuple(p.detach().clone() for p in params)
     gradient = torch.func.grad(lambda values: loss(list(values)))
-    # The first forward derivative loads formulas that torch scripts, against its own advice.
+    # The first forward derivative loads scripted formulas of torch, which trigger torch's deprecation warning.
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r".*torch\.jit", DeprecationWarning)
         return tuple(map(list, torch.func.jvp(gradient, (point,), (tuple(probes),))))
 
 
 def probes_of(optimizer, number, distribution="rademacher", seed=0):
-    """The draws of product `number` for all parameters of an optimizer, in order."""
+    """Return the probes of product `number` for all parameters of an optimizer, in order."""
     params = [p for group in optimizer.param_groups for p in group["params"]]
     return draw_probes(distribution, seed, number, params, range(len(params)))
 
 
 @contextmanager
 def ignoring_cycles():
-    """torch warns once of the reference cycles that create_graph=True makes; the step cuts them."""
+    """Silence torch's single warning about reference cycles created by create_graph=True, which the step breaks."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Using backward.. with create_graph=True", UserWarning)
         yield
 
 
 def backward_with_graph(loss, wanted):
-    """`loss.backward(create_graph=wanted)`."""
+    """Call `loss.backward(create_graph=wanted)`."""
     with ignoring_cycles():
         loss.backward(create_graph=wanted)
 
 
 def probe_of(way):
-    """The `probe` with which an optimizer goes this way."""
+    """Return the option `probe` that selects the given route."""
     return way if way in ("forward", "differences") else "auto"
 
 
 def take_step(way, optimizer, losses):
-    """One step of the given way; `losses` are functions that give the parts of the mean loss."""
+    """Take one step by the given route; `losses` are functions that return the parts of the mean loss."""
 
     def closure():
         optimizer.zero_grad()
@@ -130,7 +130,7 @@ def _gone_back(losses, backward):
 
 
 def error(got, expected):
-    """The largest |a - b| / max(1, |b|) over all elements; infinite where something is not finite."""
+    """Return the largest |a - b| / max(1, |b|) over all elements, or infinity if a value is not finite."""
     pairs = list(zip(got, expected, strict=True))
     errors = [((a - b).abs() / b.abs().clamp_min(1)).max().item() for a, b in pairs if b.numel()]
     return max(errors) if all(map(math.isfinite, errors)) else math.inf
@@ -149,7 +149,7 @@ def snapshot(optimizer):
 
 
 def same(a, b):
-    """Equality of snapshots and state dicts, bit for bit."""
+    """Return whether snapshots and state dicts are bit-identical."""
     if isinstance(a, torch.Tensor):
         return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
     if isinstance(a, dict):

@@ -1,4 +1,4 @@
-"""Micro-batches: their gradients and products add up to those of the whole batch, on every route."""
+"""Gradients and products of micro-batches add up to those of the whole batch, on every route."""
 
 import pytest
 import torch
@@ -78,7 +78,7 @@ def test_micro_batches_equal_the_batch(way, cuts):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_product_is_that_of_the_mean_loss(way):
-    """v H v of the whole batch, not of the last micro-batch, nor a mean of squares."""
+    """The result is v H v of the whole batch, not of the last micro-batch, and not a mean of squares."""
     params = weights()
     optimizer = optimizer_over(params, way, betas=(0.0, 0.0), spatial_averaging=False)
     probes = probes_of(optimizer, 0)
@@ -89,7 +89,7 @@ def test_product_is_that_of_the_mean_loss(way):
 
 
 def reference(params, loss):
-    """Return the state after one step on the loss."""
+    """Return the state after one step with the loss."""
     copies = [p.detach().clone().requires_grad_() for p in params]
     optimizer = dp.AdaHessian(copies, lr=0.1)
     optimizer.backward(loss(copies))
@@ -108,7 +108,7 @@ def other(values):
 @pytest.mark.parametrize("way", EXACT_WAYS)
 @pytest.mark.parametrize("clear", ["optimizer", "optimizer to zero", "model"])
 def test_clearing_the_gradients_discards_the_products(way, clear):
-    """A discarded loss has no effect on the next step by any route."""
+    """A discarded loss has no effect on the next step, on any route."""
     params = leaves((3,), (2, 2))
     optimizer = dp.AdaHessian(params, lr=0.1, probe=probe_of(way))
     expected = reference(params, other)
@@ -197,7 +197,7 @@ def test_curvature_step_product_survives_zero_grad():
 
 @pytest.mark.parametrize("way", EXACT_WAYS)
 def test_parameter_in_some_micro_batches_only(way):
-    """A parameter in half of the micro-batches has zero gradients and products in the others."""
+    """A parameter used in half of the micro-batches has zero gradients and products in the others."""
     results = []
     for pieces in (1, 4):
         params = leaves((3,), (2,))
@@ -215,7 +215,7 @@ def test_parameter_in_some_micro_batches_only(way):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_gradients_accumulate_onto_existing_ones(way):
-    """A closure may accumulate gradients over calls."""
+    """A closure may accumulate gradients over several calls."""
     params, twins = leaves((3,), (2,)), leaves((3,), (2,))
     optimizer = dp.AdaHessian(params, lr=0.1, probe=probe_of(way))
     held = [p.detach() * 0 + 2.0 for p in params]

@@ -141,7 +141,7 @@ def test_routes_share_dropout_masks_and_consume_one_rng_state(way):
     params = list(net.parameters())
     optimizer = methodical(params, way, eps=1.0)
     probes = probes_of(optimizer, 0)
-    # Without the first bias, whose gradient is zero but for roundoff.
+    # The first bias is excluded, since its gradient is zero except for roundoff.
     grads = torch.autograd.grad(loss, params, create_graph=True)
     products = torch.autograd.grad(grads, params, probes)
     expected = [(v * hv).abs() for v, hv in zip(probes, products, strict=True)]
@@ -191,12 +191,12 @@ def test_curvature_step_preserves_running_statistics(probe, answer):
     assert all(a is b for a, b in zip(net.buffers(), held, strict=True))
     assert not net.norm._forward_pre_hooks
     evaluations = net.evaluations
-    net(x)  # no hook is left behind
+    net(x)  # no hook remains
     assert net.evaluations == evaluations + 1
 
 
 class Remembering(nn.Module):
-    """Module that replaces its buffer by a new tensor."""
+    """Module that replaces its buffer with a new tensor."""
 
     def __init__(self):
         super().__init__()

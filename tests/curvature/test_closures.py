@@ -31,7 +31,7 @@ from torch import nn
 
 import dashpot as dp
 
-IN_STEP = ("closure", "forward", "differences")  # the ways that go through step(closure)
+IN_STEP = ("closure", "forward", "differences")  # routes that use step(closure)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -89,7 +89,7 @@ def test_curvature_step_preserves_gradients(probe, answer):
         return loss
 
     loss = optimizer.curvature_step(closure)
-    assert loss.item() == pytest.approx(quartic(params).item(), rel=1e-3)  # of the differences, nearby
+    assert loss.item() == pytest.approx(quartic(params).item(), rel=1e-3)  # by differences, at nearby points
     assert params[0].grad is held
     assert held._version == versions
     assert torch.equal(held, torch.full_like(held, 5.0))
@@ -123,7 +123,7 @@ def test_raising_closure_changes_nothing(probe):
         assert all(torch.equal(p, w) for p, w in zip(params, start, strict=True))
         assert torch.equal(layer.running_mean, torch.zeros(3, dtype=torch.float64))
         assert not torch.autograd.forward_ad.unpack_dual(params[0]).tangent
-    # The missing product is requested again.
+    # The missing product is requested again in the next step.
     assert optimizer.should_create_graph()
     optimizer.curvature_step(lambda: quartic(params))
     optimizer.step()
@@ -182,7 +182,7 @@ def test_training_framework_closure(way):
         for scheduler in schedulers:
             scheduler.step()
         assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
-    # Differences: 1e-9 of a product, magnified over 8 steps of ordinary size.
+    # Differences have a relative error of 1e-9 per product, magnified over 8 steps of ordinary size.
     assert error(params, [q.detach() for q in twins]) < (1e-7 if way == "differences" else DOUBLE)
     assert optimizer.param_groups[0]["lr"] == 0.025
 

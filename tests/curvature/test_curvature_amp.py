@@ -28,7 +28,7 @@ import dashpot as dp
 """Unit roundoffs."""
 
 
-"""A power of two, like every scale that torch's scaler uses by itself: scaling changes exponents only."""
+"""A power of two, like all scales that torch's scaler chooses, so that scaling changes only exponents."""
 
 
 @pytest.mark.parametrize("route", ROUTES)
@@ -63,7 +63,7 @@ def test_surrounding_autocast_has_no_effect(route, before):
     assert 0 < found < tolerance(route, torch.bfloat16, step)
 
 
-"""Every route and every method; what they share is the product."""
+"""All routes and all methods, which share the computation of products."""
 
 
 @EACH
@@ -82,7 +82,7 @@ SCALED = ("scaler", "scaled", "graph", "curvature_step", "unscaled first")
 @pytest.mark.parametrize("way", SCALED)
 @pytest.mark.parametrize("name", METHODS)
 def test_scaler_does_not_change_the_run(name, way):
-    """Weights and accumulators are bit-identical over a growing scale, with and without products."""
+    """Weights and accumulators are bit-identical while the scale grows, with and without products."""
     model, other = net(), net()
     opt, expected = make(name, model), make(name, other)
     scaler = torch.amp.GradScaler("cpu", init_scale=SCALE, growth_interval=3)
@@ -153,7 +153,7 @@ def test_unscaling_before_a_step_without_a_product():
 @pytest.mark.parametrize("first", [True, False])
 @pytest.mark.parametrize("way", SCALED)
 def test_overflow_defers_the_product_to_the_next_step(way, first):
-    """Overflow in the first and in the sixth step, with a product due."""
+    """Overflow occurs in the first and in the sixth step, in which a product is due."""
     model, other = net(), net()
     opt, expected = make("ESGD-1", model, d_warmup=1), make("ESGD-1", other, d_warmup=1)
     scaler = torch.amp.GradScaler("cpu", init_scale=SCALE)

@@ -95,7 +95,7 @@ def test_invalid_group_value_raises_in_step(cls):
     optimizer.param_groups[0]["betas"] = (0.9, 1.5)
     refused(optimizer, optimizer.step, "betas", dp.ArgumentError)
     optimizer.param_groups[0]["betas"] = (0.9, 0.99)
-    optimizer.step()  # the product has waited
+    optimizer.step()  # the product is still pending
     assert optimizer.steps_done() == 2
 
 

@@ -44,7 +44,7 @@ def test_clipping_does_not_change_the_product(name, clip, route):
 
 
 def test_clipping_a_scaled_loss():
-    """`max_norm` refers to the unscaled gradient; the product is unscaled, too."""
+    """`max_norm` refers to the unscaled gradient; the product is also unscaled."""
     model, other = net(), net()
     opt, expected = (make("ESGD-1", m, max_norm=0.05) for m in (model, other))
     scaler = torch.amp.GradScaler("cpu", init_scale=SCALE)
@@ -80,7 +80,7 @@ def test_products_of_bfloat16_weights(route):
 
 
 def test_bfloat16_accumulator_is_unbiased():
-    """Updates of D below half the resolution of bfloat16: rounding to nearest would never change D."""
+    """Updates of D are below half the resolution of bfloat16, so that rounding to nearest would never change D."""
     count, products = 1024, 200
     held = {}
     for dtype, options in (
@@ -122,4 +122,4 @@ def test_closure_may_clip_gradients(probe):
         return loss
 
     opt.step(closure)
-    assert diagonal(opt, w).tolist() == pytest.approx([2.0, 2.0], rel=1e-8)  # differences: ten digits
+    assert diagonal(opt, w).tolist() == pytest.approx([2.0, 2.0], rel=1e-8)  # ten digits for differences

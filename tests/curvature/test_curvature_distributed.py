@@ -15,7 +15,7 @@ pytestmark = pytest.mark.needs_gloo
 METHODS = ("ESGD-1", "ESGD-2", "AdaHessian", "Sophia")
 ROUTES = ("backward", "step", "curvature_step", "forward", "differences")
 SHARES = ("1-False", "2-True", "2-False", "1-True")
-"""Micro-batches, and whether gradients are views of DDP's buckets; by turns over methods and routes."""
+"""Number of micro-batches, and whether gradients are views of DDP buckets, alternating over methods and routes."""
 CHECKS = (
     *(f"ddp[{name}-{way}-{SHARES[(i + j) % 4]}]" for i, name in enumerate(METHODS) for j, way in enumerate(ROUTES)),
     *(f"ddp[{option}-backward]" for option in ("find_unused_parameters", "static_graph")),

@@ -103,7 +103,7 @@ def test_curvature_step_loss_without_graph_raises(probe, value):
 
 
 class CubeOnce(torch.autograd.Function):
-    """x^3 with a once-differentiable backward pass."""
+    """Function x^3 with a once-differentiable backward pass."""
 
     @staticmethod
     def forward(ctx, x):
@@ -165,7 +165,7 @@ def test_missing_double_backward_error_names_the_operation(way, loss, shapes, na
         "closure": lambda: optimizer.step(closure),
         "curvature_step": lambda: optimizer.curvature_step(closure),
     }[way]
-    named = "operation" if way == "graph" and name == "CubeOnce" else name  # gradients do not name their operation
+    named = "operation" if way == "graph" and name == "CubeOnce" else name  # no operation name
     text = refused(optimizer, act, f"{named}.* has no double backward")
     assert "probe='differences' with a closure" in text
     assert text.startswith("AdaHessian: ")
@@ -207,7 +207,7 @@ def test_gradients_are_correct_in_the_fallback_step():
 
 
 class CubeReverseOnly(torch.autograd.Function):
-    """x^3 with double backward and without forward mode."""
+    """Function x^3 with double backward but without forward mode."""
 
     @staticmethod
     def forward(ctx, x):

@@ -1,4 +1,4 @@
-"""Memory is constant on every route without the garbage collector: no graphs or reference cycles remain."""
+"""Memory remains constant on every route without the garbage collector: no graphs or reference cycles remain."""
 
 import gc
 from collections import Counter
@@ -16,12 +16,12 @@ METHODS = {"ESGD-1": (dp.ESGD, {}), "ESGD-2": (dp.ESGD, {"version": 2}), "Sophia
 
 @pytest.fixture
 def no_collector():
-    """Disable the garbage collector, and count only objects created from here on."""
+    """Disable the garbage collector, and count only objects created afterwards."""
     gc.collect()
     gc.freeze()
     gc.disable()
     yield
-    gc.enable()  # what is frozen stays so: the next test need not go through it again
+    gc.enable()  # objects remain frozen, so that the next test does not traverse them again
 
 
 def perceptron():
@@ -38,7 +38,7 @@ def perceptron():
 def alive():
     """Count the objects tracked by the collector by type, including those in reference cycles; tuples, which Python
     caches, are excluded."""
-    counts = Counter()  # not Counter(...) of an iterable, which asks every Mapping there is and remembers the answers
+    counts = Counter()  # Counter(iterable) would check all Mapping classes and cache the results
     for thing in gc.get_objects():
         if type(thing) is not tuple:
             counts[type(thing)] += 1
@@ -67,13 +67,13 @@ def run(optimizer, way, steps, loss):
 def check_flat(way, steps, **settings):
     net, loss = perceptron()
     optimizer = dp.AdaHessian(net.parameters(), lr=0.01, probe=probe_of(way), **settings)
-    run(optimizer, way, 20, loss)  # state, rosters and caches are made
+    run(optimizer, way, 20, loss)  # state, lists of parameters and caches are created
     before, memory = alive(), resident()
     run(optimizer, way, steps, loss)
     grown = {kind: count for kind, count in (alive() - before).items() if count > steps // 4}
     assert optimizer.curvature_stats.products > steps // 8
     assert alive()[torch.Tensor] == before[torch.Tensor]
-    assert grown == {}  # not even one for every second product
+    assert grown == {}  # not even one per two products
     return resident() - memory
 
 
@@ -85,7 +85,7 @@ def test_memory_is_flat_over_200_steps(way, no_collector):
 @pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_memory_is_flat_over_2000_steps(way, no_collector):
-    # A graph of this net that stays behind at each product has some 10 kB, 10 MB in all.
+    # If a graph of this network remained after each product, it would take about 10 kB, 10 MB in total.
     assert check_flat(way, 2000, update_d_every=2) < 4e6
 
 
@@ -102,7 +102,7 @@ def test_memory_is_flat_for_every_method(name, no_collector):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_rejected_product_is_freed(way, no_collector):
-    """A raising closure leaves no graph and no copies."""
+    """A closure that raises an error leaves no graph and no copies."""
     net, loss = perceptron()
     optimizer = dp.AdaHessian(net.parameters(), lr=0.01, probe=probe_of(way))
     run(optimizer, way, 3, loss)
@@ -131,7 +131,7 @@ def test_optimizer_and_parameters_are_freed(way, no_collector):
     optimizer.param_groups.clear()
     optimizer.state.clear()
     del optimizer
-    gc.collect()  # the optimizer itself may hold circles, tensors outside it may not
+    gc.collect()  # reference cycles are allowed within the optimizer, but not for tensors outside
     assert tensors_alive() <= before
 
 

@@ -33,14 +33,14 @@ def test_nonfinite_product_is_skipped_and_counted(cls, bad):
             each.zero_grad()
             quartic(ws).backward()
             each.step()
-    # The other one took no product at the last step, and went the same way.
+    # The other optimizer computed no product in the last step and took the same path.
     assert all(torch.equal(p, q) for p, q in zip(params, twins, strict=True))
     for p, q in zip(params, twins, strict=True):
         assert same(dict(optimizer.state[p]), dict(twin.state[q]))
     assert (optimizer.curvature_stats.products, optimizer.curvature_stats.skipped) == (1, 1)
     assert optimizer.last_step == "applied"
     bad_now = False
-    assert not optimizer.should_create_graph()  # the next on the timetable, not at once
+    assert not optimizer.should_create_graph()  # the next scheduled product, not immediately
 
 
 def test_product_of_a_nonfinite_loss_is_skipped():
@@ -49,7 +49,7 @@ def test_product_of_a_nonfinite_loss_is_skipped():
     with torch.no_grad():
         params[0][0] = 0.0
 
-    def loss():  # at 0 the first derivative of |x|^1.5 is 0, the second infinite
+    def loss():  # at 0, the first derivative of |x|^1.5 is 0 and the second is infinite
         return quartic(params) + (params[0][0].clamp_min(0) ** 1.5) + (params[0][0] ** 1.5)
 
     take_step("backward", optimizer, [loss])
@@ -68,7 +68,7 @@ def test_parameter_with_skipped_first_product_is_not_updated(cls):
 
     optimizer = cls(params, lr=0.01, probe=products, weight_decay=0.0, d_warmup=1, update_d_every=10)
     for k in range(3):
-        assert optimizer.should_create_graph()  # again and again, until there is one
+        assert optimizer.should_create_graph()  # retried until there is a product
         quartic(params).backward()
         optimizer.step()
         optimizer.zero_grad()

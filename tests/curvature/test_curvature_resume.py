@@ -124,7 +124,7 @@ def test_saved_after_a_skipped_product(tmp_path):
 
 
 def test_saved_with_a_skipped_first_product(tmp_path):
-    """All parameters still lack a product in the resumed run."""
+    """In the resumed run, no parameter has had a product yet."""
     params, straight = leaves((3,)), leaves((3,))
     spoil = True
 

@@ -8,7 +8,7 @@ import dashpot as dp
 from dashpot.optimizers import second_order_base as curvature_optimizer
 
 CASES = pytest.mark.parametrize("case", cases(), ids=lambda case: case["id"])
-RECORDED = 1e-10  # relative: the tolerance the recorded data are given with
+RECORDED = 1e-10  # relative tolerance stated with the recorded data
 ROUTES = ("backward", "graph", "closure", "forward")
 
 

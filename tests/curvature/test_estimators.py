@@ -41,10 +41,10 @@ from dashpot.stages.curvature import Curvature
 Z, Z_VARIANCE = 6.0, 9.0
 COUNT = 2000
 BOTH = ["rademacher", "gaussian"]
-PROBES = 0x50524F42  # what the streams of probes start with
+PROBES = 0x50524F42  # first key of the probe streams
 
 
-# --- problems with a known Hessian ----------------------------------------------------------------------------------
+# --- problems with a known Hessian ------------------------------------------------------------------------------------
 
 
 def normal(*shape, seed):
@@ -52,7 +52,7 @@ def normal(*shape, seed):
 
 
 class Quadratic:
-    """w'Hw/2 + b'w over two parameters joined, H symmetric with eigenvalues of both signs."""
+    """w'Hw/2 + b'w over two joined parameters, where H is symmetric with eigenvalues of both signs."""
 
     def __init__(self):
         M = normal(9, 9, seed=1)
@@ -66,7 +66,7 @@ class Quadratic:
 
 
 class _Model:
-    """A small model; the exact Hessian by torch.func, in the order of its parameters."""
+    """A small model, and its exact Hessian by torch.func in the order of the parameters."""
 
     def __init__(self, params):
         self.params = [p.requires_grad_() for p in params]
@@ -76,7 +76,7 @@ class _Model:
             pieces = w.split(sizes)
             return self.loss([x.view(p.shape) for x, p in zip(pieces, params, strict=True)])
 
-        with warnings.catch_warnings():  # torch scripts formulas of its own, against its own advice
+        with warnings.catch_warnings():  # torch scripts its formulas, which triggers its own deprecation warning
             warnings.filterwarnings("ignore", r".*torch\.jit", DeprecationWarning)
             self.H = hessian(of_vector)(torch.cat([p.detach().flatten() for p in params]))
 
@@ -85,7 +85,7 @@ class _Model:
 
 
 class TanhNetwork(_Model):
-    """2 inputs, 3 units, 1 output; a least-squares loss at weights that fit nothing."""
+    """2 inputs, 3 units, 1 output; a least-squares loss at weights far from a fit."""
 
     def __init__(self):
         self.inputs, self.targets = normal(16, 2, seed=5), normal(16, seed=6)
@@ -97,7 +97,7 @@ class TanhNetwork(_Model):
 
 
 class ConvolutionNetwork(_Model):
-    """Two kernels of 2 x 2 on one channel, tanh, the mean, one output."""
+    """Two 2 x 2 kernels on one channel, tanh, the mean, and one output."""
 
     def __init__(self):
         self.images, self.targets = normal(8, 1, 4, 4, seed=10), normal(8, seed=11)
@@ -113,7 +113,7 @@ class ConvolutionNetwork(_Model):
 PROBLEMS = {"quadratic": Quadratic, "tanh network": TanhNetwork, "convolution": ConvolutionNetwork}
 
 
-# --- products by the real routes ------------------------------------------------------------------------------------
+# --- products by the library's routes ---------------------------------------------------------------------------------
 
 
 def joined(tensors):
@@ -161,14 +161,14 @@ def probes_of(distribution, params, count):
 
 @cache
 def sample(name, distribution, route="double", count=COUNT):
-    """(problem, probes, products), the last two as lists over draws of lists over parameters."""
+    """Return (problem, probes, products), where probes and products are lists over draws of lists over parameters."""
     problem = PROBLEMS[name]()
     probes = probes_of(distribution, problem.params, count)
     return problem, probes, ROUTES[route](problem, probes)
 
 
 def estimates(stage, params, probes, products):
-    """Return the estimate of each draw, one per row: with beta = 0 the slot holds the last estimate."""
+    """Return the estimate of each draw, one per row; with beta = 0, the slot contains the last estimate."""
     line, settings = BoundStage.of(stage), SimpleNamespace(beta=0.0)
     columns = []
     for i, p in enumerate(params):
@@ -187,11 +187,11 @@ DIAGONAL = Curvature(beta=0.0, estimate="diagonal", accumulator="mean")
 AVERAGED = Curvature(beta=0.0, estimate="diagonal", accumulator="mean", spatial=True)
 
 
-# --- theory ---------------------------------------------------------------------------------------------------------
+# --- theory -----------------------------------------------------------------------------------------------------------
 
 
 def form(stage, H, i, window):
-    """A of the estimate of element i; `window` lists the elements it is averaged over."""
+    """Return the matrix A of the estimate of element i; `window` lists the elements over which it is averaged."""
     if stage.estimate == "row-norm":
         return torch.outer(H[i], H[i])
     A = torch.zeros_like(H)
@@ -202,7 +202,7 @@ def form(stage, H, i, window):
 
 
 def windows(params):
-    """For each element of all parameters, the elements of its window."""
+    """Return the elements of the window of each element of all parameters."""
     found, first = [], 0
     for p in params:
         places = torch.arange(p.numel()).view(p.shape) + first
@@ -218,7 +218,7 @@ def every_probe(n):
 
 
 def moments(A, distribution):
-    """(mean, variance, fourth central moment) of v'Av."""
+    """Return (mean, variance, fourth central moment) of v'Av."""
     if distribution == "gaussian":
         square = A @ A
         variance = 2 * square.trace()
@@ -235,7 +235,7 @@ def all_moments(stage, problem, distribution):
 
 
 def scores(found, theory):
-    """The largest z of the means and of the variances over all elements."""
+    """Return the largest z-scores of the means and of the variances over all elements."""
     mean, variance, fourth = theory
     count = len(found)
     of_means = (found.mean(dim=0) - mean) / (variance / count).sqrt()
@@ -276,12 +276,12 @@ def test_average_over_a_window_has_the_mean_of_the_diagonal_and_a_smaller_varian
         inside = problem.H[kernel, kernel]
         across = problem.H[kernel].square().sum() - inside.square().sum()
         pairs = inside.square().sum() - (0 if distribution == "gaussian" else inside.diagonal().square().sum())
-        # Pairs inside the window count twice in v'Av, those across its edge once.
+        # Pairs inside the window count twice in v'Av, and pairs across its edge once.
         assert torch.allclose(variance[kernel], ((2 * pairs + across) / 16).expand(4), rtol=1e-12)
     assert torch.equal(mean[8:], diagonal[8:])  # a vector has no window
 
 
-# --- draws ----------------------------------------------------------------------------------------------------------
+# --- draws ------------------------------------------------------------------------------------------------------------
 
 
 def check(stage, problem, probes, products, distribution):
@@ -331,7 +331,7 @@ def test_wrong_estimates_fail_the_moment_test(wrong):
         assert torch.allclose(joined(products[0]), sums, rtol=1e-12, atol=1e-12)
         stage = DIAGONAL if wrong == "row sums" else ROW_NORM
         probes, products = probes * 1000, products * 1000
-    elif wrong == "blocks apart":  # one product for each parameter: what lies between parameters is lost
+    elif wrong == "blocks apart":  # one product per parameter, which omits the blocks between parameters
         first, H = 0, torch.zeros_like(problem.H)
         for p in problem.params:
             block = slice(first, first := first + p.numel())
@@ -344,7 +344,7 @@ def test_wrong_estimates_fail_the_moment_test(wrong):
     elif wrong == "half the variance":  # means over two draws
         half = estimates(stage, problem.params, probes, products)
         found = (half[0::2] + half[1::2]) / 2
-        assert scores(found, all_moments(stage, problem, distribution))[0] < Z  # the mean is right
+        assert scores(found, all_moments(stage, problem, distribution))[0] < Z  # the mean is correct
         assert not passes(found, all_moments(stage, problem, distribution))
         return
     else:
@@ -353,7 +353,7 @@ def test_wrong_estimates_fail_the_moment_test(wrong):
     assert not passes(found, all_moments(stage, problem, distribution))
 
 
-# --- whole optimizers -----------------------------------------------------------------------------------------------
+# --- whole optimizers -------------------------------------------------------------------------------------------------
 
 
 def run(method, problem, count, **settings):
@@ -369,7 +369,7 @@ def run(method, problem, count, **settings):
 
 
 def average_z(found, theory, beta, count):
-    """z of an exponential average from 0, whose weights are (1 - beta) beta^k."""
+    """Return the z-score of an exponential average that starts at 0 and has the weights (1 - beta) beta^k."""
     mean, variance, _ = theory
     expected = (1 - beta**count) * mean
     spread = (1 - beta) / (1 + beta) * (1 - beta ** (2 * count)) * variance

@@ -14,7 +14,7 @@ from dashpot.curvature.finite_differences import central_difference, relative_st
 from dashpot.curvature.probes import draw_probes
 
 FLOATS = [torch.float64, torch.float32]
-DIGITS = {torch.float64: 1e-9, torch.float32: 1e-3}  # largest found: 3.4e-10 and 2.3e-4
+DIGITS = {torch.float64: 1e-9, torch.float32: 1e-3}  # largest measured: 3.4e-10 and 2.3e-4
 
 
 def normal(*shape, seed):
@@ -22,7 +22,7 @@ def normal(*shape, seed):
 
 
 def perceptron(activation):
-    """(weights of size 1 for three layers, loss): mean squared error over 32 random examples."""
+    """Return weights of size 1 for three layers, and the mean squared error over 32 random examples as loss."""
     widths = (8, 16, 16, 3)
     layers = list(pairwise(widths))
     params = [normal(b, a, seed=i) / math.sqrt(a) for i, (a, b) in enumerate(layers)]
@@ -80,7 +80,7 @@ def flat(tensors):
 
 
 class Case:
-    """A loss at some weights in a dtype, a probe, and the product by double backward in float64."""
+    """A loss with weights in a given dtype, a probe, and the product by double backward in float64."""
 
     def __init__(self, params, loss, dtype, number=0):
         self.loss = loss
@@ -97,12 +97,12 @@ class Case:
         return step_length(self.params, self.probes, relative or relative_step_for(self.params[0].dtype))
 
     def error(self, length):
-        """Relative error of the product by differences, in the norm."""
+        """Return the relative error of the product by differences, in the norm."""
         found = flat(central_difference(self.gradients, self.params, self.probes, length))
         return ((found - self.exact).norm() / self.exact.norm()).item()
 
 
-# --- the step -------------------------------------------------------------------------------------------------------
+# --- the step ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
@@ -112,8 +112,8 @@ def test_default_step_is_near_optimal(name, dtype, scale, unit):
     case = Case(*problem(name, scale, unit), dtype)
     length = case.rule()
     best = min(case.error(length * 2.0**k) for k in range(-12, 13, 2))
-    # Tiny weights make some networks nearly polynomial: much longer steps than is safe elsewhere are then better still.
-    assert case.error(length) < (150 if scale == 1e-3 else 10) * best  # largest found: 103 and 1.3
+    # With tiny weights, some networks are nearly polynomial, so that much longer steps than usual are more accurate.
+    assert case.error(length) < (150 if scale == 1e-3 else 10) * best  # largest measured: 103 and 1.3
     assert case.error(length) < DIGITS[dtype]
 
 
@@ -127,7 +127,7 @@ def test_default_step_for_large_weights_of_polynomials(name, dtype):
 
 @pytest.mark.parametrize("name", SMOOTH)
 def test_tiny_weights_require_a_custom_relative_step(name):
-    # The documented limit: 1 + |w| is 1, where the gradient changes over lengths of 1e-3.
+    # Documented limit: 1 + |w| is about 1, but the gradient changes over lengths of 1e-3.
     case = Case(*problem(name, unit=1e-3), torch.float64)
     assert case.error(case.rule()) > 1e-8
     norm = flat(case.params).norm().item()
@@ -152,12 +152,12 @@ def test_error_scaling_with_the_step_length():
     above = [case.error(length * 2.0**k) for k in (6, 7, 8)]
     below = [case.error(length * 2.0**-k) for k in (6, 9, 12)]
     for small, large in pairwise(above):
-        assert large / small == pytest.approx(4, rel=0.05)  # truncation is smooth: only the next order disturbs
+        assert large / small == pytest.approx(4, rel=0.05)  # truncation is smooth
     for small, large in pairwise(below):
-        assert 4 < large / small < 16  # roundoff scatters about the factor 8
+        assert 4 < large / small < 16  # roundoff varies randomly around the factor 8
 
 
-# --- agreement and weights ------------------------------------------------------------------------------------------
+# --- agreement and weights --------------------------------------------------------------------------------------------
 
 
 def test_quadratic_has_no_truncation():
@@ -165,7 +165,7 @@ def test_quadratic_has_no_truncation():
     H = A + A.T
     case = Case([normal(12, seed=7)], lambda params: params[0] @ H.to(params[0].dtype) @ params[0] / 2, torch.float64)
     assert torch.allclose(case.exact, H @ case.probes[0].double(), rtol=1e-12, atol=1e-12)
-    # Only roundoff is left, u |g|/e with u = 1e-16: a step as long as the weights leaves 14 digits.
+    # Only roundoff remains, u |g|/e with u = 1e-16: a step as long as the weights leaves 14 correct digits.
     assert case.error(1.0) < 1e-14
     assert case.error(case.rule()) < 1e-9
 
@@ -184,7 +184,7 @@ def test_weights_are_restored_bit_for_bit(dtype, call):
     def gradients():
         seen.append([p.detach().clone() for p in params])
         if len(seen) == call:
-            params[0].data.mul_(2)  # even what the closure does to them is undone
+            params[0].data.mul_(2)  # even changes by the closure are undone
             raise StopHereError
         return [p.detach().clone() for p in params]
 
@@ -195,7 +195,7 @@ def test_weights_are_restored_bit_for_bit(dtype, call):
         with pytest.raises(StopHereError):
             central_difference(gradients, params, probes, 10.0)
     assert len(seen) == (call or 2)
-    for moved in seen:  # they were away from home
+    for moved in seen:  # the weights were moved
         assert all(not torch.equal(m, b) for m, b in zip(moved, before, strict=True))
     for p, b in zip(params, before, strict=True):
         assert torch.equal(p.detach().view(torch.uint8), b.view(torch.uint8))
@@ -230,7 +230,7 @@ def test_parameter_without_a_gradient_has_no_product():
     assert products[1] == 0
 
 
-# --- coarser arithmetic than the weights' ---------------------------------------------------------------------------
+# --- arithmetic with a coarser dtype than the weights -----------------------------------------------------------------
 
 
 def classifier(kind):
@@ -259,15 +259,15 @@ def autocast_error(kind, dtype, relative, number):
 
 @pytest.mark.parametrize(("kind", "limit"), [("tanh", 0.06), ("gelu", 0.3)])
 def test_step_under_autocast_follows_the_coarser_dtype(kind, limit):
-    # bfloat16: weights of float32 are multiplied with 8 significant bits, and the step of float32 drowns in that.
+    # bfloat16: float32 weights are multiplied with 8 significant bits, whose roundoff exceeds the float32 step.
     coarse = autocast_error(kind, torch.bfloat16, relative_step_for(torch.bfloat16), 0)
     fine = autocast_error(kind, torch.bfloat16, relative_step_for(torch.float32), 0)
-    assert coarse < limit  # found 0.025 and 0.24: with layer norms, truncation is the larger part
-    assert fine > 0.2  # found 0.45 and 0.29
+    assert coarse < limit  # measured 0.025 and 0.24: with layer norms, truncation dominates
+    assert fine > 0.2  # measured 0.45 and 0.29
     assert coarse < fine
 
 
-# --- gradients that jump --------------------------------------------------------------------------------------------
+# --- discontinuous gradients ------------------------------------------------------------------------------------------
 
 
 def test_differences_include_curvature_of_kinks():
@@ -308,8 +308,8 @@ def test_on_a_relu_network_in_float32_products_agree_in_the_mean():
         sizes.append(v * case.exact)
     gaps, sizes = torch.stack(gaps), torch.stack(sizes)
     z = gaps.mean(dim=0) / (gaps.std(dim=0) / math.sqrt(count)).clamp_min(1e-12)
-    assert z.abs().max() < 6  # 64 elements, normal for 400 draws: beyond with chance 1e-7
-    # Single products do not agree: by the norms of all draws the jumps add this much to the estimates.
+    assert z.abs().max() < 6  # 64 elements, normal for 400 draws: exceeded with probability 1e-7
+    # Single products do not agree: in the norm over all draws, the jumps contribute this much to the estimates.
     assert gaps.norm() > 0.1 * sizes.norm()
-    # The limit on the mean is sharp enough to distinguish a product from zero.
+    # The limit on the mean is small enough to distinguish a product from zero.
     assert (sizes.mean(dim=0) / (gaps.std(dim=0) / math.sqrt(count)).clamp_min(1e-12)).abs().max() > 30

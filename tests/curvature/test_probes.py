@@ -17,11 +17,11 @@ from dashpot.curvature.probes import draw, draw_probes, scaled_probes
 from dashpot.engine.rounding import bits, mix, noise, seed_word, stream
 
 Z = 6.0
-Z_MANY = 7.5  # beyond: 6e-14, times 10^6 comparisons still below 1e-6
+Z_MANY = 7.5  # probability of exceedance 6e-14; for 10^6 comparisons, still below 1e-6
 N = 2**20
 BOTH = pytest.mark.parametrize("distribution", ["rademacher", "gaussian"])
-PROBES = 0x50524F42  # what the streams of probes start with
-SMALL = 0.6744897501960817  # a standard normal number is smaller in size with chance 1/2
+PROBES = 0x50524F42  # first key of the probe streams
+SMALL = 0.6744897501960817  # the absolute value of a standard normal number is smaller with probability 1/2
 
 
 def probe(distribution, *shape, seed=0, number=0, ordinal=0, dtype: torch.dtype = torch.float64):
@@ -34,7 +34,7 @@ def moment_z(values, expected, variance):
 
 
 def signs(values):
-    """Return the probe as columns of +1 and -1: its signs, and for Gaussian probes also whether entries are large."""
+    """Return the probe as columns of +1 and -1: its signs and, for Gaussian probes, whether the entries are large."""
     if (values.abs() == 1).all():
         return [values.double()]
     return [values.double().sign(), (values.double().abs() - SMALL).sign()]
@@ -42,13 +42,13 @@ def signs(values):
 
 def assert_unrelated(a, b):
     """Check the independence of all sign columns of `a` and `b`."""
-    assert abs(moment_z(a.double() * b.double(), 0, 1)) < Z  # both have variance 1, so has the product
+    assert abs(moment_z(a.double() * b.double(), 0, 1)) < Z  # both have variance 1, and so does the product
     for x in signs(a):
         for y in signs(b):
             assert abs(moment_z(x * y, 0, 1)) < Z
 
 
-# --- the distributions ----------------------------------------------------------------------------------------------
+# --- the distributions ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**62 + 1])
@@ -72,11 +72,11 @@ def test_gaussian_entries_are_standard_normal(seed, dtype):
     # The variances of x, x^2, x^3, x^4 are 1, 2, 15, 96 (moments 1, 3, 15, 105 of even order).
     for power, expected, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)):
         assert abs(moment_z(v**power, expected, variance)) < Z
-    for limit in (2.0, 3.0, 4.0):  # the tails, each side; beyond 4 there are 33 of 2^20
+    for limit in (2.0, 3.0, 4.0):  # both tails; 33 of 2^20 numbers are beyond 4
         chance = 0.5 * math.erfc(limit / math.sqrt(2))
         for tail in (v > limit, v < -limit):
             assert abs(moment_z(tail, chance, chance * (1 - chance))) < Z
-    # The radius comes from 31 bits and cannot exceed sqrt(2 log(2^32)): what is cut off has chance 3e-11.
+    # The radius comes from 31 bits and cannot exceed sqrt(2 log(2^32)): the truncated tail has probability 3e-11.
     assert 4.5 < v.abs().max() < math.sqrt(2 * math.log(2**32)) + 1e-6
 
 
@@ -85,7 +85,7 @@ def test_gaussian_entries_pass_kolmogorov_smirnov(dtype):
     p = normal_cdf(probe("gaussian", N, seed=3, dtype=dtype)).sort().values
     steps = torch.arange(N + 1, dtype=torch.float64) / N
     distance = torch.maximum((steps[1:] - p).max(), (p - steps[:-1]).max()).item()
-    # The chance of a larger distance is 2 exp(-2 x^2) (Kolmogorov), 1e-6 for this x.
+    # The probability of a larger distance is 2 exp(-2 x^2) (Kolmogorov), 1e-6 for this x.
     assert distance * math.sqrt(N) < math.sqrt(math.log(2e6) / 2)
 
 
@@ -95,12 +95,12 @@ def test_gaussian_entries_fill_equally_likely_bins_alone_and_in_pairs():
     for found, bins in ((places, 32), (pairs, 1024)):
         expected = len(found) / bins
         statistic = ((torch.bincount(found, minlength=bins).double() - expected) ** 2 / expected).sum()
-        # Chi-square of bins - 1 degrees of freedom, whose cube root is near normal (Wilson and Hilferty).
+        # Chi-square with bins - 1 degrees of freedom, whose cube root is nearly normal (Wilson and Hilferty).
         spread = 2 / (9 * (bins - 1))
         assert abs(((statistic.item() / (bins - 1)) ** (1 / 3) - (1 - spread)) / math.sqrt(spread)) < Z
 
 
-# --- independence ---------------------------------------------------------------------------------------------------
+# --- independence -----------------------------------------------------------------------------------------------------
 
 
 @BOTH
@@ -108,7 +108,7 @@ def test_gaussian_entries_fill_equally_likely_bins_alone_and_in_pairs():
 def test_neighbouring_elements_are_independent(distribution, lag):
     v = probe(distribution, N + lag, seed=5)
     assert_unrelated(v[:-lag], v[lag:])
-    # and their products, which are what an estimate's error consists of, at several distances
+    # and their products, which determine the error of an estimate, at several distances
     for coins in signs(v):
         pair = coins[:-lag] * coins[lag:]
         for distance in (1, 2, lag, lag + 1, 4096):
@@ -162,14 +162,14 @@ def test_few_elements_over_many_products_or_seeds_are_jointly_independent(distri
     width = coins.shape[1]
     assert coins.mean(dim=0).abs().max() * math.sqrt(count) < Z
     i, j = torch.triu_indices(width, width, offset=1)
-    pairs = coins[:, i] * coins[:, j]  # v_i v_j, over elements and tensors
+    pairs = coins[:, i] * coins[:, j]  # products v_i v_j over elements and tensors
     assert pairs.mean(dim=0).abs().max() * math.sqrt(count) < Z_MANY
     # Pairs of pairs, 18 000 different ones of 20 coins and 300 000 of 40: their correlation would change the variance
     # of an estimate.
     gram = pairs.T @ pairs / count
     gram.fill_diagonal_(0)
     assert gram.abs().max() * math.sqrt(count) < Z_MANY
-    for lag in (1, 2, 16):  # and runs are independent of later ones
+    for lag in (1, 2, 16):  # and runs are independent of later runs
         follow = coins[:-lag].T @ coins[lag:] / math.sqrt(count - lag)
         assert follow.abs().max() < Z_MANY
 
@@ -205,7 +205,7 @@ def test_probes_are_independent_of_stochastic_rounding(step):
                 assert abs(moment_z(scaled * sizes, 0, 1)) < Z
 
 
-# --- a pure function ------------------------------------------------------------------------------------------------
+# --- a pure function --------------------------------------------------------------------------------------------------
 
 
 @BOTH
@@ -306,12 +306,12 @@ def test_elements_depend_only_on_their_index(distribution, shape, dtype, seed, n
     if distribution == "rademacher":
         assert (real.abs() == 1).all()
     flat = probe(distribution, v.numel() + 3, seed=seed, number=number, ordinal=ordinal, dtype=dtype)
-    assert torch.equal(v.flatten(), flat[: v.numel()])  # row by row, whatever comes after
+    assert torch.equal(v.flatten(), flat[: v.numel()])  # row by row, regardless of later rows
 
 
 @pytest.mark.parametrize("distribution", ["rademacher", "gaussian"])
 def test_batched_draws_equal_single_draws(distribution):
-    """Batched draws of odd sizes and mixed dtypes, with one tensor too large to batch."""
+    """Draw batches of odd sizes and mixed dtypes, with one tensor that is too large to be batched."""
     shapes = ((3,), (5, 1), (), (0, 2), (7,), (300, 300), (2, 3), (3, 3))
     kinds = (torch.float32, torch.float64, torch.complex64, torch.float32, torch.bfloat16, torch.float32,
              torch.complex128, torch.float64)  # fmt: skip
@@ -321,7 +321,7 @@ def test_batched_draws_equal_single_draws(distribution):
     alone = [draw_probes(distribution, 3, 5, [p], [ordinal])[0] for p, ordinal in zip(params, ordinals, strict=True)]
     for p, one, other in zip(params, together, alone, strict=True):
         assert (one.dtype, one.shape) == (p.dtype, p.shape)
-        # Vectorised logarithms and cosines may round an element differently at another place of a tensor.
+        # Vectorised logarithms and cosines may round an element differently at a different position in a tensor.
         torch.testing.assert_close(one, other, rtol=1e-5 if distribution == "gaussian" else 0, atol=1e-5)
 
 

@@ -1,6 +1,6 @@
 """Dependence of methods on the units of weights and loss, and the compensating settings.
 
-The model with weights w and loss L(w) becomes one with parameters u = n w, which computes with u/n, and the loss c L.
+The model with weights w and loss L(w) is replaced by a model with parameters u = n w, weights u/n and loss c L.
 Gradients are scaled by c/n, the Hessian by c/n^2. The path is the same, u = n w at every step, for
 
     SGD                            lr n^2/c
@@ -9,9 +9,9 @@ Gradients are scaled by c/n, the Hessian by c/n^2. The path is the same, u = n w
     AdaHessian, hessian_power k    lr (n^2/c)^(1 - k)
     Sophia                         lr n, gamma n, eps c/n, weight_decay/n: clipped steps are lr, others lr m/(gamma h)
 
-and for no other rate. The first four are said in the README of ESGD-M. Decoupled weight decay, w (1 - lr weight_decay),
-keeps its setting where lr does. n and c are powers of two, so that nothing is rounded differently, and c is a power of
-four where its root is taken.
+and for no other learning rate. The first four rows are stated in the README of ESGD-M. The setting of decoupled weight
+decay, w (1 - lr weight_decay), is unchanged if lr is unchanged. n and c are powers of two, so that rounding is
+identical, and c is a power of four if its square root is needed.
 """
 
 import pytest
@@ -46,7 +46,7 @@ LOSSES = {"network": network, "quartic": quartic}
 
 
 def path(method, settings, loss, n: float | list[float] = 1.0, c=1.0):
-    """Return the weights after every step in the original unit, u/n; `n` is a number or one per tensor."""
+    """Return the weights after every step in the original unit, u/n; `n` is one number or a number per tensor."""
     factors = n if isinstance(n, list) else [n] * len(START)
     params = [(w * factor).requires_grad_() for w, factor in zip(START, factors, strict=True)]
     opt = method(params, **settings)
@@ -65,17 +65,17 @@ def path(method, settings, loss, n: float | list[float] = 1.0, c=1.0):
 
 
 def gap(one, other):
-    """Return the largest distance between the paths relative to their length."""
+    """Return the largest distance between the paths, relative to their length."""
     start = torch.cat([w.flatten() for w in START])
     return ((one - other).abs().max() / (one - start).abs().max()).item()
 
 
-SAME = 1e-12  # 0 is reached: powers of two are exact, but a root or an engine may round otherwise
+SAME = 1e-12  # measured 0, since powers of two are exact; other roots or engines may round differently
 OTHER = 1e-2
 
 
 class Method:
-    """A method with its settings, and the settings that compensate for different units."""
+    """A method with its settings and the settings that compensate for different units."""
 
     def __init__(self, method, settings, rule):
         self.method, self.settings, self.rule = method, settings, rule

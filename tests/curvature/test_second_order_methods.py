@@ -27,7 +27,7 @@ from dashpot.schedules import Cosine
 
 
 class Twin:
-    """A dashpot optimizer of two groups and one textbook method for each; settings hold dashpot's names."""
+    """A dashpot optimizer with two groups and a textbook method for each group; settings use dashpot's names."""
 
     def __init__(self, name, first, second, probing, start=weights, **changes):
         cls, oracle, fixed = ORACLES[name]
@@ -67,7 +67,7 @@ class Twin:
         return after
 
     def counts(self):
-        """Return the textbook's (steps, products) of each tensor."""
+        """Return (steps, products) of each tensor according to the textbook method."""
         steps = [n for oracle in self.oracles for n in oracle.steps]
         return steps, [n for oracle in self.oracles for n in oracle.products]
 
@@ -78,7 +78,7 @@ def _shared_defaults(name):
 
 def _textbook_names(settings):
     """Convert settings to the names of the textbook classes."""
-    settings = {key: value for key, value in settings.items() if key != "maximize"}  # it is given negatives
+    settings = {key: value for key, value in settings.items() if key != "maximize"}  # negated for the textbook method
     if "spatial_averaging" in settings:
         settings["average"] = "signed" if settings.pop("spatial_averaging") else "none"
     return settings
@@ -134,7 +134,7 @@ def test_schedule_changes_the_learning_rate(name):
 
 @EVERY_METHOD
 def test_settings_may_change_between_steps(name):
-    """lr, eps, decay and betas are read at each step; averages keep the weights of their entries."""
+    """lr, eps, decay and betas are read at each step; entries of averages keep their weights."""
     twin = Twin(name, {"lr": 0.02, "betas": (0.8, 0.9)}, {}, {"d_warmup": 2, "update_d_every": 3})
     squares = name in ("ESGD-1", "AdaHessian")
     share = 0.0  # sum of the weights of all products in the average
@@ -158,7 +158,7 @@ def test_settings_may_change_between_steps(name):
 
 
 class _Correction(float):
-    """A beta2 for which 1 - b2^h is the given value."""
+    """Return the beta2 for which 1 - b2^h is the given value."""
 
     share = 0.0
 
@@ -173,7 +173,7 @@ def _correct_by(oracle, share):
 
 
 def late_loss(twin, present):
-    """Return the loss at the optimizer's parameters, with absent ones constant."""
+    """Return the loss at the optimizer's parameters, where absent parameters are constant."""
     return lambda values: quartic([p if here else p.detach() for p, here in zip(values, present, strict=True)])
 
 
@@ -199,7 +199,7 @@ def test_late_parameter_is_not_updated_before_its_first_product(name, way):
             assert not twin.optimizer.state.get(twin.params[2])
         if k == first < forced:
             rate = 0.0 if name == "ESGD-2" else twin.oracles[1].lr
-            rate *= 1 - 0.99 if name == "ESGD-1" else 1.0  # its first step's warm-up
+            rate *= 1 - 0.99 if name == "ESGD-1" else 1.0  # the warm-up at its first step
             assert error([twin.params[2]], [start * (1 - 0.1 * rate)]) < DOUBLE
     assert taken == [0, 1, *range(forced, 22, 10)]
     counted = twin.counts()
@@ -210,7 +210,7 @@ def test_late_parameter_is_not_updated_before_its_first_product(name, way):
 
 @pytest.mark.parametrize("way", ["backward", "graph", "closure", "curvature_step"])
 def test_late_parameter_gets_the_whole_product_from_micro_batches(way):
-    """The first gradient of a parameter must not lead to a product of only the remaining micro-batches."""
+    """The first gradient of a parameter must not cause a product that covers only the remaining micro-batches."""
     a, b = leaves((3,), (2,))
     optimizer = dp.AdaHessian([a, b], lr=0.1, betas=(0.0, 0.0), d_warmup=1, update_d_every=10)
     taken = {a: 0, b: 0}
@@ -240,7 +240,7 @@ def test_frozen_parameter_costs_no_products():
     a, b = leaves((3,), (2,))
     optimizer = dp.ESGD([a, b], lr=0.1, d_warmup=1, update_d_every=10)
     for k in range(31):
-        if k == 3:  # its only gradient, on a step without a product
+        if k == 3:  # its only gradient, in a step without a product
             take_step("backward", optimizer, [lambda: quartic([a, b])])
             b.requires_grad_(False)
         else:
@@ -248,7 +248,7 @@ def test_frozen_parameter_costs_no_products():
     assert optimizer.curvature_stats.products == 4
 
 
-RECORDED = [x.detach() for x in leaves(*[(30,)] * 82, seed=3)]  # gradients and products in turn
+RECORDED = [x.detach() for x in leaves(*[(30,)] * 82, seed=3)]  # alternate gradients and products
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ RECORDED = [x.detach() for x in leaves(*[(30,)] * 82, seed=3)]  # gradients and 
         # bfloat16: the step is computed in float32, then each step rounds a weight of up to 4 by half a unit of 2^-7.
         (torch.bfloat16, "nearest", 40 * 2.0**-9 * 4),
         (torch.bfloat16, "stochastic", 40 * 2.0**-8 * 4),
-        # Kahan: one rounding to read the weight, and 40 of the two bfloat16 numbers together.
+        # Kahan: one rounding to read the weight, and 40 roundings of the sum of two bfloat16 numbers.
         (torch.bfloat16, "kahan", 2.0**-8 * 4),
     ],
     ids=str,
@@ -267,7 +267,7 @@ RECORDED = [x.detach() for x in leaves(*[(30,)] * 82, seed=3)]  # gradients and 
 @EVERY_METHOD
 def test_half_precision_weights_stay_close_to_float32(name, dtype, rounding, bound):
     cls, _, fixed = ORACLES[name]
-    # Numbers that are exact in every dtype, so that both runs are given the same.
+    # Numbers that are exact in every dtype, so that both runs receive the same values.
     given = [x.to(torch.bfloat16) for x in RECORDED]
     start, step = given[0], 0
 
@@ -288,7 +288,7 @@ def test_half_precision_weights_stay_close_to_float32(name, dtype, rounding, bou
         runs.append(w.detach().double())
     difference = (runs[0] - runs[1]).abs().max().item()
     assert difference <= bound
-    assert difference > 0  # another precision was at work
+    assert difference > 0  # a different precision was used
     assert runs[0].abs().max() < 4
 
 

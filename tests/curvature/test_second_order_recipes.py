@@ -156,7 +156,7 @@ def test_stages_compose_to_the_named_method(name):
     for k in range(STEPS):
         for optimizer, params in ((named, first), (general, second)):
             take_step("backward", optimizer, [lambda k=k, params=params: residual(params, batch(k))])
-    # Both feed back their own weights; the zero is the same number but for a rounding. Ten times as much as without.
+    # Both runs depend on their own weights, and their zeros differ by a rounding error: ten times the usual tolerance.
     assert error(first, [p.detach() for p in second]) < 10 * DOUBLE
 
 

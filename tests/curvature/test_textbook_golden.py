@@ -1,4 +1,4 @@
-"""Textbook methods against recorded runs, torch and closed forms."""
+"""Textbook implementations against recorded runs, torch and closed forms."""
 
 import pytest
 import torch
@@ -10,13 +10,13 @@ SCHEDULE = ("update_d_every", "d_warmup")  # product schedule, taken from the re
 
 
 def error(got, expected):
-    """Return the largest error relative to max(|expected|, 1e-3), for entries near zero."""
+    """Return the largest error relative to max(|expected|, 1e-3), where 1e-3 is for entries near zero."""
     pairs = zip(got, expected, strict=True)
     return max(((x - e).abs() / e.abs().clamp_min(1e-3)).max().item() for x, e in pairs)
 
 
 def textbooks(case, params):
-    """Return one ESGD per group: with two groups, the first parameter and the rest."""
+    """Return one ESGD per group; two groups contain the first parameter and the rest."""
     method = ESGDVersion2 if case["version"] == "v2" else ESGDVersion1
     groups = [params] if case["groups"] is None else [params[:1], params[1:]]
     settings = [case["config"] | overrides for overrides in case["groups"] or [{}]]
@@ -117,7 +117,7 @@ def test_adahessian_with_the_gradient_as_diagonal_is_adamw():
         for p, g in zip(theirs, grads, strict=True):
             p.grad = g.clone()
         adamw.step()
-        assert error(got, [p.detach() for p in theirs]) < 1e-12  # as many roundings as above
+        assert error(got, [p.detach() for p in theirs]) < 1e-12  # same number of roundings as above
 
 
 def test_adahessian_first_steps_by_hand():
@@ -154,7 +154,7 @@ def test_sophia_with_constant_gradient_and_curvature_has_a_closed_form():
 
 
 def test_sophia_as_in_the_first_version_of_its_paper():
-    # cut to [-rho, rho] after dividing by max(d, eps'), as the docstring translates it
+    # clipped to [-rho, rho] after division by max(d, eps'), as stated in the docstring
     params, run = random_run([(5,)], 40)
     rho, lr, eps, wd = 0.3, 0.05, 1e-3, 0.1
     method = SophiaH(params, lr=rho * lr, gamma=rho, eps=rho * eps, weight_decay=wd / rho)

@@ -66,7 +66,7 @@ def train(way, wrap, **options):
     opt = wrap(inner)
     for k in range(10):
         opt.zero_grad()
-        model[0].bias.requires_grad_(k > 1)  # it joins after the first product
+        model[0].bias.requires_grad_(k > 1)  # added after the first product
         way(opt, lambda: (model(x) - x.sum(1, keepdim=True)).square().mean())
     return torch.cat([p.detach().flatten() for p in model.parameters()]), inner.curvature_stats[:4]
 
@@ -79,7 +79,7 @@ def test_wrapped_optimizer_equals_the_bare_one(way, always_a_closure):
     through, its = train(way, lambda opt: Wrapped(opt, always_a_closure))
     assert torch.equal(bare, through)
     assert stats == its
-    assert stats[2] == 3  # step 0, the new parameter, four steps later
+    assert stats[2] == 3  # at step 0, for the new parameter, and four steps later
 
 
 @pytest.mark.parametrize("probe", ["auto", "forward", "differences"])

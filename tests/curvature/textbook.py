@@ -1,13 +1,13 @@
 """Reference implementations of ESGD, AdaHessian and Sophia-H in float64, from their formulas.
 
-Each class holds copies of its parameters. `step(grads, product)` takes one gradient per tensor and either None or
-a pair (probes, products): one probe v and one product H v per tensor, taken at the parameters before the step. It
-returns the parameters after the step. One instance is one parameter group: give groups with other settings an
-instance each. A gradient of None leaves its tensor, with its counts, as it was.
+Each class contains copies of its parameters. `step(grads, product)` takes one gradient per tensor and either None or
+a pair (probes, products): one probe v and one product H v per tensor, computed at the parameters before the step.
+It returns the parameters after the step. Each instance represents one parameter group: groups with different settings
+need separate instances. If a gradient is None, the tensor and its counts are unchanged.
 
-Notation: w parameter, g gradient, v probe, hv = H v, t steps and h products of this tensor, this step included.
-A tensor without a product so far has an infinite denominator: the averages and the decay run, the gradient has no say.
-For a maximum give -g and -hv (the sign of v hv counts in Sophia).
+Notation: w parameter, g gradient, v probe, hv = H v, t steps and h products of this tensor, including this step.
+A tensor without a product so far has an infinite denominator: averages and decay are applied, but
+the gradient has no effect. To maximize, pass -g and -hv (the sign of v hv matters in Sophia).
 """
 
 import math

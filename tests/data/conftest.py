@@ -1,4 +1,4 @@
-"""A tiny idx data set with its own system folder, cache and mirrors, isolated from those of the machine."""
+"""A tiny idx data set whose system folder, cache and mirrors are isolated from those of the machine."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def test_flip_mirrors_whole_images():
 
 @pytest.mark.parametrize("share", [0, 0.25, 0.5, 1])
 def test_flip_share_is_probability(share):
-    """4000 draws; the bound is four standard deviations, and 0 for shares of 0 and 1."""
+    """Take 4000 draws; the bound is four standard deviations, which are 0 for shares of 0 and 1."""
     images = torch.tensor([1.0, 2.0]).expand(4000, 1, 1, 2)
     actual = (flip(images, seeded_generator(), share)[:, 0, 0, 0] == 2).double().mean().item()
     assert abs(actual - share) <= 4 * math.sqrt(share * (1 - share) / 4000)
@@ -37,7 +37,7 @@ def test_flip_share_is_probability(share):
 
 @pytest.mark.parametrize("padding", [0, 1, 2, 6])
 def test_crop_shifts_and_fills(padding):
-    """Compare with all shifts of each image."""
+    """Compare each crop with all possible shifts of the image."""
     images = distinct_pixels()
     height, width = images.shape[2:]
     shifts = set()
@@ -52,7 +52,7 @@ def test_crop_shifts_and_fills(padding):
         assert matches if empty else len(matches) == 1
         if not empty:
             shifts.add(matches[0])
-    # In 200 draws of at most 25 shifts, each is missing with a probability of 3e-4.
+    # In 200 draws from at most 25 shifts, a given shift is missing with a probability of 3e-4.
     if padding <= 2:
         assert {
             (down, right) for down in range(-padding, padding + 1) for right in range(-padding, padding + 1)
@@ -72,7 +72,7 @@ def shifted(image: torch.Tensor, down: int, right: int) -> torch.Tensor:
 
 
 def test_crop_shifts_are_uniform():
-    """9000 draws of 9 shifts: each occurs 1000 times, within five standard deviations of 30."""
+    """In 9000 draws, each of 9 shifts occurs 1000 times, to within five standard deviations of 30 each."""
     images = torch.arange(9.0).reshape(1, 1, 3, 3).expand(9000, 1, 3, 3)
     centres = crop(images, seeded_generator(), 1)[:, 0, 1, 1].long()
     assert all(abs(count - 1000) < 150 for count in torch.bincount(centres, minlength=9).tolist())
@@ -92,7 +92,7 @@ def test_augmentation_is_pure_function_of_images_and_generator(change):
 
 @pytest.mark.parametrize("change", [flip, crop])
 def test_augmentation_keeps_device(change):
-    """The meta device represents any other device, as mixing devices raises there too."""
+    """The meta device represents all other devices, since mixing devices raises an error there as well."""
     assert change(torch.empty(3, 1, 4, 4, device="meta"), seeded_generator()).device.type == "meta"
 
 

@@ -129,7 +129,7 @@ def test_augmentation_is_pure_function_of_seed_epoch_and_step(shuffle):
 
 
 def test_augmentation_generators_differ_per_step_epoch_and_seed():
-    """Without shuffling, so that only the augmentation differs."""
+    """Batches are not shuffled, so that only the augmentation differs."""
     seen = []
 
     def record(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

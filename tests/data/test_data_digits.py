@@ -21,7 +21,7 @@ def test_digits_split_has_documented_sizes():
 
 
 def test_digits_values_match_published_ones():
-    """Source of class counts and first image: description of optdigits.tes at UCI."""
+    """Class counts and the first image are taken from the description of optdigits.tes at UCI."""
     images = digits.load()
     labels = np.concatenate([images.train_labels, images.eval_labels])
     assert np.bincount(labels).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]

@@ -39,7 +39,7 @@ def test_real_data_set_has_published_shapes_and_class_counts(system):
 
 
 def test_checksums_match_published_files(system):
-    """Debian's gzip headers lack name and time; restoring both must reproduce the published MD5."""
+    """Debian's gzip headers lack the name and time stamp; restoring both must reproduce the published MD5."""
     for file in FILES:
         md5, stamp = PUBLISHED[file.name]
         compressed = (system / f"{file.name}.gz").read_bytes()
@@ -53,7 +53,7 @@ def test_checksums_match_published_files(system):
 
 
 def test_load_different_data_set_with_same_names_raises(tmp_path):
-    """MNIST has the same file names."""
+    """MNIST files have the same names but different checksums."""
     for file in FILES:
         (tmp_path / f"{file.name}.gz").write_bytes(gzip.compress(b"\0\0\x08\x01\0\0\0\x01\x07"))
     with pytest.raises(DataError, match="it is a valid idx file with different values"):

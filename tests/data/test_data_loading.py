@@ -21,7 +21,7 @@ def names(folder: Path) -> list[str]:
 
 @pytest.fixture
 def read_from(monkeypatch):
-    """Folders of the files that were read, in order."""
+    """List of the folders of files that were read, in order."""
     seen, real = [], loading.read
 
     def recording(path, file, *, in_cache):
@@ -228,7 +228,7 @@ def test_load_with_unwritable_cache_warns(tiny, logged):
 
 
 def test_load_after_crash_during_caching(tiny, monkeypatch):
-    """A killed process cannot remove its temporary file, which must not be used as the decoded data set."""
+    """A killed process leaves its temporary file behind, which must not be used as the decoded data set."""
     tiny.write(tiny.dataset.system)
     with monkeypatch.context() as patch:
 

@@ -20,7 +20,7 @@ def test_generators_are_equal_if_and_only_if_keys_are(first, second):
 
 
 def test_generator_numbers_are_frozen():
-    """Later versions continue records of earlier ones, so that the numbers of a key must not change."""
+    """Later versions continue records of earlier ones, so the random numbers of a key must not change."""
     assert generator("order", 0, 0).initial_seed() == 2171595965
 
 

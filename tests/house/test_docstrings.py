@@ -1,4 +1,4 @@
-"""Docstrings of all public names, and of all optimizer arguments."""
+"""Docstrings of all public names and all optimizer arguments."""
 
 import importlib
 import inspect

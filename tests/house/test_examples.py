@@ -43,7 +43,7 @@ def test_autosgm_readme(capsys):
 
 
 def test_autosgm_readme_configurations_are_the_methods_they_are_called():
-    """Each tuple set against stages written out, the window left aside."""
+    """Each tuple is equivalent to explicit stages, apart from the window."""
     example = run("autosgm_readme")
     recipes = []
     for lr_cfg, beta_cfg, rc_cfg, wd_cfg in example["EXAMPLES"].values():
@@ -67,7 +67,7 @@ def test_autosgm_readme_configurations_are_the_methods_they_are_called():
 
 
 def test_readmes_own_rmsprop_window_is_accepted_too():
-    """AutoSGM's README gives its RMSProp example a cosine window; ours is flat. Both run."""
+    """The RMSProp example in AutoSGM's README has a cosine window; that of dashpot is flat. Both run."""
     w = torch.ones(2, requires_grad=True)
     cosine = (1, 0, 0, 2, 1, 1, int(1e9), 1, 0)
     opt = dp.AutoSGM([w], lr_cfg=(True, 1e-3, 0), beta_cfg=(0.9999, 0.999, 0, 0.0, 0, True), rc_cfg=cosine)
@@ -97,7 +97,7 @@ def test_own_rule(capsys):
 
 
 def test_own_rule_is_the_published_mask():
-    """v mask/mean(mask) with mask = [v g > 0], in Python floats; the mean has a floor."""
+    """Return v mask/mean(mask) with mask = [v g > 0], in Python floats; the mean has a lower bound."""
     Cautious = run("own_rule")["Cautious"]
     v, g = [1.0, -2.0, 3.0, -4.0], [0.5, -0.5, -0.5, 0.0]
     w = torch.zeros(4, requires_grad=True)
@@ -123,5 +123,5 @@ def test_second_order(capsys):
     assert len(capsys.readouterr().out.splitlines()) == 2
     (one, route, products), (other, other_route, others) = results.values()
     assert (route, other_route) == ("closure", "differences")
-    assert products == others == 27  # 20 to begin with, then at 29, 39, ... of 90 steps
+    assert products == others == 27  # 20 initial products, then products at steps 29, 39, ... of 90
     assert min(one, other) > 0.8

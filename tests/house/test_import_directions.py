@@ -1,4 +1,4 @@
-"""Imports between packages point down one order, lazy imports and those for type checkers included."""
+"""Imports between packages follow one order of layers, including lazy imports and imports for type checkers."""
 
 import ast
 from collections.abc import Iterator
@@ -24,14 +24,14 @@ LAYERS = (
     {"comparison"},
     {"cli"},
 )
-"""From the bottom up; packages of one layer do not import each other."""
+"""Layers from bottom to top; packages in the same layer do not import each other."""
 
 TOP = {"__init__", "__main__"}
 """Modules that may import everything; `from dashpot import __version__` is allowed everywhere."""
 
 
 def unit(parts: tuple[str, ...]) -> str:
-    """The package or root module that a path inside dashpot belongs to."""
+    """Return the package or root module to which a path inside dashpot belongs."""
     return parts[0].removesuffix(".py")
 
 

@@ -17,7 +17,7 @@ print(json.dumps({"new": sorted(set(sys.modules) - before), "all": sorted(sys.mo
 
 @pytest.fixture(scope="module")
 def imported():
-    """Modules of a new interpreter that imports torch, then dashpot, with warnings as errors."""
+    """Return the modules loaded by a new interpreter that imports torch, then dashpot, with warnings as errors."""
     done = subprocess.run([sys.executable, "-W", "error", "-c", SCRIPT], capture_output=True, text=True, check=True)
     assert done.stderr == ""
     return json.loads(done.stdout)

@@ -1,4 +1,4 @@
-"""Private names of torch are used in `dashpot._torch_private` alone."""
+"""Private names of torch are used only in `dashpot._torch_private`."""
 
 import ast
 import re
@@ -28,11 +28,11 @@ ATTRIBUTES = {
     "_spec",
     "_version",
 }
-"""Attributes of torch's tensors, modules and optimizers, which are private whatever the name in front of the dot."""
+"""Private attributes of torch's tensors, modules and optimizers, regardless of the object's name."""
 
 
 def private_names(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """Yield line and text of each private name of torch."""
+    """Yield the line number and text of each private name of torch."""
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "torch":
             names = (f"{node.module}.{alias.name}" for alias in node.names)

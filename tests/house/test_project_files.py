@@ -1,4 +1,4 @@
-"""Files for contributors and readers: one version, existing paths, a complete layout table."""
+"""Files for contributors and readers have one version, existing paths and a complete layout table."""
 
 import re
 from pathlib import Path

@@ -33,7 +33,7 @@ PUBLIC = (
 
 
 def documented_names(text: str) -> Iterator[tuple[str, str]]:
-    """(module, name) of every qualified or imported name in a page."""
+    """Return (module, name) of each qualified or imported name in a page."""
     for module, names in re.findall(r"from (dashpot[\w.]*) import ([\w, ]+)", text):
         yield from ((module, name.strip()) for name in names.split(","))
     for path in re.findall(r"(?<![\w/.-])(?:dashpot|dp)((?:\.\w+)+)", text):
@@ -56,7 +56,7 @@ def test_every_public_module_lists_names_that_resolve(module):
 
 
 def test_internal_modules_have_no_all():
-    exempt = {"dashpot._torch_private", "dashpot.recipes.momentum_forms"}  # read by a test; public as dp.momentum_forms
+    exempt = {"dashpot._torch_private", "dashpot.recipes.momentum_forms"}  # used by a test; public as dp.momentum_forms
     found = {item.name for item in pkgutil.walk_packages(dp.__path__, "dashpot.") if not item.ispkg}
     internal = sorted(found - set(PUBLIC) - exempt - {"dashpot.__main__"})
     assert [name for name in internal if hasattr(importlib.import_module(name), "__all__")] == []

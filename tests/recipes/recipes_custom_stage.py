@@ -8,7 +8,7 @@ from dashpot.constraints import Scalar
 
 @dataclass(frozen=True)
 class Softsign(dp.Stage):
-    """v <- v/(|v| + width), with the last direction as state, and all kinds of field annotations."""
+    """Stage v <- v/(|v| + width), with the last direction as state and all kinds of field annotations."""
 
     width: Scalar
     gain: float = 1.0

@@ -1,4 +1,4 @@
-"""Momentum methods in the form of their sources against the filter at the converted point, and back."""
+"""Momentum methods, as given in their sources, against the filter with converted parameters; inverse conversions."""
 
 import math
 
@@ -20,7 +20,7 @@ CLOSE = {"rtol": 1e-11, "atol": 1e-11}
 
 
 def at(point):
-    """Directions of the plain linear filter at a point, for the gradients above."""
+    """Return the directions of the plain linear filter at a point, for the gradients above."""
     return directions([Filter(*point, normalise="none")], GRADIENTS)
 
 
@@ -28,7 +28,7 @@ def close(actual, expected):
     torch.testing.assert_close(actual, tensor(expected), **CLOSE)
 
 
-# ---- every row of the table, against a loop in the method's own words ------------------------------------------------
+# ---- all rows of the table against a loop with the formulas of the method --------------------------------------------
 
 
 def test_plain_gradient():
@@ -67,7 +67,7 @@ def test_dampening_adds_a_transient_of_the_first_gradient(momentum, dampening):
 
 
 def test_dampening_equal_to_momentum_differs_from_ema():
-    """The filter is equal except for the undampened first gradient."""
+    """The filter gives the same directions except for the contribution of the undampened first gradient."""
     assert momentum_forms.heavy_ball(0.9, dampening=0.9) == pytest.approx(momentum_forms.ema(0.9))
     p = torch.zeros(1, dtype=torch.float64)
     torch_sgd = torch.optim.SGD([p], lr=1.0, momentum=0.9, dampening=0.9)
@@ -89,7 +89,7 @@ def test_nesterov_matches_torch(momentum):
 @few
 @given(st.floats(0.1, 0.95), st.floats(0.01, 0.2))
 def test_nesterov_look_ahead_form_has_the_same_filter(momentum, lr):
-    """On a quadratic: v = momentum v - lr g(w + momentum v), w = w + v. The look-ahead point is the stored weight."""
+    """On a quadratic: v = momentum v - lr g(w + momentum v), w = w + v. The stored weight is the look-ahead point."""
     curvature, w, v, ahead = 1.5, 2.0, 0.0, []
     for _ in range(10):
         v = momentum * v - lr * curvature * (w + momentum * v)
@@ -117,7 +117,7 @@ def test_quasi_hyperbolic_momentum(beta, nu):
 @few
 @given(POLES)
 def test_quasi_hyperbolic_special_points(beta):
-    """nu = 1 averaged momentum, nu = beta Nesterov's zero, nu = 0 plain."""
+    """nu = 1 gives averaged momentum, nu = beta gives Nesterov's zero, and nu = 0 gives plain gradients."""
     assert momentum_forms.qhm(beta, 1.0) == pytest.approx(momentum_forms.ema(beta), rel=1e-13)
     point, nesterov = momentum_forms.qhm(beta, beta), momentum_forms.nesterov(beta)
     assert point.zero == pytest.approx(nesterov.zero, rel=1e-13)
@@ -149,7 +149,7 @@ def test_low_noise_zero_noise_gain(pole):
     assert taps == pytest.approx((1 - pole) * (1 + zero) / (1 + pole), rel=1e-10)
 
 
-# ---- and back --------------------------------------------------------------------------------------------------------
+# ---- inverse conversions ---------------------------------------------------------------------------------------------
 
 
 @few
@@ -187,7 +187,7 @@ def test_qhm_round_trip(beta, nu):
 def test_zeros_up_to_the_pole_are_qhm_points(pole, share, gain):
     zero = share * pole
     beta, nu, factor = momentum_forms.to_qhm(Point(pole, zero, gain))
-    again = momentum_forms.qhm(beta, min(nu, 1.0))  # rounding can lift nu above 1
+    again = momentum_forms.qhm(beta, min(nu, 1.0))  # rounding errors can make nu exceed 1
     assert again.zero == pytest.approx(zero, abs=1e-9)
     assert again.gain * factor == pytest.approx(gain, rel=1e-9)
 
@@ -202,7 +202,7 @@ def test_nesterov_and_qhm_are_equivalent(beta):
 @few
 @given(POLES, FRACTIONS, st.floats(0.1, 3))
 def test_factor_multiplies_lr(beta, nu, gain):
-    """Same directions: the point, and its QHM form with lr times the factor."""
+    """Check that the point and its QHM form, with lr multiplied by the factor, give the same directions."""
     start = Point(beta, momentum_forms.qhm(beta, nu).zero, gain)
     back_beta, back_nu, factor = momentum_forms.to_qhm(start)
     point = momentum_forms.qhm(back_beta, min(max(back_nu, 0.0), 1.0))
@@ -221,7 +221,7 @@ def test_factor_multiplies_lr(beta, nu, gain):
     ],
 )
 def test_dc_gain_is_the_limit_of_the_step_response(point, gain):
-    """Formula, and the output for a constant gradient after 400 steps (0.9^400 is 5e-19)."""
+    """Compare the formula with the output for a constant gradient after 400 steps (0.9^400 is 5e-19)."""
     assert point.dc_gain == pytest.approx(gain, rel=1e-13)
     last = directions([Filter(*point, normalise="none")], [1.0] * 400)[-1].item()
     assert last == pytest.approx(gain, rel=1e-12)

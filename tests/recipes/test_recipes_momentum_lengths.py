@@ -14,7 +14,7 @@ POLES = st.floats(0.001, 0.999)
 GRADIENTS = noise(20).tolist()
 
 
-# ---- the slide form of heavy ball ------------------------------------------------------------------------------------
+# ---- heavy ball with lr in the buffer --------------------------------------------------------------------------------
 
 
 def slide(lrs, momentum, corrected):

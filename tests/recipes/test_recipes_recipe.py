@@ -101,7 +101,7 @@ def test_frozen():
     assert recipe == dp.Recipe(dp.Filter())
 
 
-# ---- a user's own stage ----------------------------------------------------------------------------------------------
+# ---- user-defined stages ---------------------------------------------------------------------------------------------
 
 
 def test_custom_stage_is_saved_with_its_module():
@@ -133,7 +133,7 @@ def test_custom_stage_runs_with_its_own_state_key():
     assert {"width", "gain"} < set(opt.param_groups[0])
 
 
-# ---- descriptions that are not one -----------------------------------------------------------------------------------
+# ---- invalid descriptions --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

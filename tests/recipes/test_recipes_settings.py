@@ -98,7 +98,7 @@ def test_unknown_and_invalid_settings_raise():
         recipe.with_settings(lr=-1)
 
 
-# ---- idle stages and cautions ----------------------------------------------------------------------------------------
+# ---- no-op stages and warnings ---------------------------------------------------------------------------------------
 
 
 def test_no_op_stages_are_not_bound():

@@ -1,4 +1,4 @@
-"""Golden files and one valid instance of every schedule."""
+"""Golden files, and a valid instance of each schedule."""
 
 import json
 from pathlib import Path

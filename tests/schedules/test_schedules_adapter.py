@@ -24,7 +24,7 @@ def adamw(lr=0.1, groups=1, **options):
 
 
 def train(optimizer, scheduler, steps, seen=None):
-    """A few steps downhill; `seen` collects the values of each step."""
+    """Take a few steps of gradient descent; `seen` collects the values at each step."""
     for _ in range(steps):
         for group in optimizer.param_groups:
             for p in group["params"]:
@@ -213,7 +213,7 @@ def test_optimizer_step_is_not_wrapped():
     optimizer = adamw()
     scheduler = Scheduler(optimizer, lr=sch.Exponential(0.5))
     assert "step" not in vars(optimizer)
-    scheduler.step()  # a gradient scaler may have skipped the step before; warnings are errors here
+    scheduler.step()  # a gradient scaler may have skipped the previous step; in this test, warnings are errors
     optimizer.step()
     assert scheduler.get_last_lr() == [0.05]
 

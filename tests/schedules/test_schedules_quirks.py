@@ -15,7 +15,7 @@ def flat(tensors):
 
 
 def directions(config, gradients):
-    """Step without rate and window: the filtered gradient over the root of its square."""
+    """Return the step divided by rate and window: the filtered gradient over the root of its mean square."""
     adaptive = config["lr_cfg"][0]
     _, decay, pole, zero, *_ = config["beta_cfg"]
     (eps,) = config["eps_cfg"]

@@ -1,4 +1,4 @@
-"""Half-window shapes against golden values, and their ends for all orders."""
+"""Half-window shapes against golden values, and their values at both ends for all orders."""
 
 import math
 
@@ -79,7 +79,7 @@ def test_steep_logistics_do_not_overflow(name):
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("repeats", [2, 3, 5])
 def test_staircase_is_continuous(name, repeats):
-    if name == "logistic":  # its copies overlap; they are a sum of falls, symmetric about the middle
+    if name == "logistic":  # the copies overlap: the shape is a sum of falling logistics, symmetric about the middle
         pairs = [stacked(name, u, 4, repeats) + stacked(name, 1 - u, 4, repeats) for u in (0.1, 0.3, 0.5)]
         assert pairs == pytest.approx([1.0] * 3, rel=1e-12)
         return

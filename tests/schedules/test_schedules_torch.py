@@ -17,7 +17,7 @@ from dashpot.errors import ArgumentError
 GOLDEN = golden("torch_schedules")["cases"]
 BASE = 0.1
 
-# torch reaches its values by recurrences or as base times factor: 1e-12 relative, and 1e-16 of the base near zero.
+# torch uses recurrences or base times factor. Tolerances: 1e-12 relative, and 1e-16 of the base near zero.
 CLOSE = {"rtol": 1e-12, "atol": 1e-17}
 
 
@@ -155,7 +155,7 @@ def test_one_cycle_equals_torch(steps, pct_start, div, final_div, anneal, three_
     }
     rate = sch.OneCycle(steps, div=div, final_div=final_div, anneal=anneal, **common)
     momentum = sch.OneCycleMomentum(steps, anneal=anneal, **common)
-    # torch evaluates end + (start - end) c, which leaves a rounding error of the peak: 1e-16 of it near the end.
+    # torch evaluates end + (start - end) c, whose rounding error near the end is 1e-16 of the peak.
     np.testing.assert_allclose(values(rate, 0.3, steps), seen["lr"], rtol=1e-12, atol=1e-16)
     np.testing.assert_allclose(values(momentum, math.nan, steps), seen["momentum"], rtol=1e-12)
 
@@ -184,9 +184,9 @@ def test_one_cycle_peak_is_reached_only_at_an_integer_step():
 @pytest.mark.parametrize(
     ("cycle", "expected"),
     [
-        (sch.OneCycle(1), [4e-6] * 3),  # the way up lies before the first step
+        (sch.OneCycle(1), [4e-6] * 3),  # the rising phase ends before the first step
         (sch.OneCycle(2, pct_start=0.5, anneal="linear"), [1.0, 4e-6, 4e-6]),  # up = 0: the first step is the peak
-        (sch.OneCycle(3, pct_start=1.0, anneal="linear"), [0.04, 0.52, 1.0, 1.0]),  # no way down: the peak stays
+        (sch.OneCycle(3, pct_start=1.0, anneal="linear"), [0.04, 0.52, 1.0, 1.0]),  # no falling phase
     ],
 )
 def test_one_cycle_of_few_steps(cycle, expected):

@@ -51,7 +51,7 @@ def test_window_equals_golden(case):
     sequence = {"uniform": 0, "kronecker": 1}[case["sequence"]]
     slots = {key: case[key] for key in GOOD if key in case}
     window = Window.from_rc_cfg(rc(**slots, inseq=sequence), quirks=case["quirks"])
-    # The originals subtract nearly equal numbers near the end of a shape: 1e-14 absolute on top of 1e-10 relative.
+    # The originals subtract nearly equal numbers near the end of a shape; hence 1e-14 absolute plus 1e-10 relative.
     np.testing.assert_allclose(window.table(len(case["values"])), case["values"], rtol=1e-10, atol=1e-14)
 
 
@@ -94,7 +94,7 @@ def test_half_window_never_rises_unless_unsorted(window):
 @settings(deadline=None, max_examples=100)
 @given(window=windows(half=False, uniform=True, lengths=st.sampled_from([2, 4, 8, 16, 32])))
 def test_full_window_starts_at_the_floor_peaks_in_the_middle_and_mirrors(window):
-    # A power of two makes |2 f - 1| exact, so the mirror image is exact too.
+    # With a power of two, |2 f - 1| is exact, and therefore also the mirror image.
     table = window.table(window.steps)[:: window.hold]
     assert table[0] == window.floor
     assert table[len(table) // 2] == 1.0

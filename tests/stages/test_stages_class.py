@@ -1,6 +1,6 @@
-"""Validation of stage classes at their first instance."""
+"""Validation of stage classes when their first instance is created."""
 
-# ruff: noqa: UP007, UP045 - the older spellings of an annotation are what is tested
+# ruff: noqa: UP007, UP045 - the test covers the older spellings of annotations
 import typing
 from dataclasses import dataclass
 from typing import ClassVar, Optional, Union
@@ -13,7 +13,7 @@ from dashpot.constraints import Scalar
 
 
 class Body:
-    """The methods of a stage."""
+    """Namespace with the methods of a stage."""
 
     def apply(self, x, s, c, ctx):
         return x._replace(v=x.v * 2), s

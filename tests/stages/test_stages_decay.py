@@ -1,4 +1,4 @@
-"""The three kinds of decay with the three scales."""
+"""The three kinds of weight decay, with all three scales."""
 
 import math
 import warnings
@@ -65,7 +65,7 @@ def factors(scale, lr, schedule):
 @pytest.mark.parametrize("scale", ["lr", "schedule", "constant"])
 @pytest.mark.parametrize("stage", [DecoupledDecay, ChangeDecay])
 def test_decay_scale_with_a_schedule(stage, scale):
-    """Zero gradients, so that only decay acts: w_t = w_0 prod(1 - s_t weight_decay)."""
+    """Gradients are zero, so that only decay acts: w_t = w_0 prod(1 - s_t weight_decay)."""
     lr, decay, schedule = 0.2, 0.3, dp.schedules.Exponential(0.5)
     p = weight([1.0])
     opt = dp.SGM([p], lr, decay=stage(decay, scale=scale), schedule=schedule)
@@ -80,7 +80,7 @@ def test_decay_scale_with_a_schedule(stage, scale):
 
 @pytest.mark.parametrize(("scale", "share"), [("lr", 0.2), ("schedule", 1.0), ("constant", 1.0)])
 def test_only_the_lr_scale_follows_the_base_rate(scale, share):
-    """Doubling lr doubles the decay with scale "lr" and does not change it with the other two."""
+    """Doubling lr doubles the decay with scale "lr" and does not change it with the other two scales."""
     for lr in (0.2, 0.4):
         p = weight([1.0])
         [[w]] = run(dp.SGM([p], lr, decay=DecoupledDecay(0.1, scale)), p, [[0.0]])
@@ -102,7 +102,7 @@ def test_schedule_scale_follows_a_torch_scheduler():
 
 
 def test_schedule_scale_is_relative_to_max_lr_under_one_cycle():
-    """OneCycleLR starts at max_lr/div_factor: that fraction of weight_decay acts, and all of it at the top."""
+    """OneCycleLR starts at max_lr/div_factor, so weight_decay is divided by div_factor first, but not at the peak."""
     p = weight([1.0])
     opt = dp.AdamW([p], lr=0.01, weight_decay=0.1, decay_scale="schedule")
     scheduler = torch.optim.lr_scheduler.OneCycleLR(opt, max_lr=0.5, total_steps=10, div_factor=5, pct_start=0.2)
@@ -122,7 +122,7 @@ def test_schedule_scale_is_relative_to_max_lr_under_one_cycle():
 @few
 @given(DECAYS, RATES)
 def test_decoupled_decay_is_torch_adamw(decay, lr):
-    """Multiply first, then step, both from the old weight; torch in float64."""
+    """Both the decay and the step are computed from the old weight, as in torch with float64."""
     p, q = weight(), weight()
     gradients = [[0.3, -0.2], [0.1, 0.4], [-0.5, 0.2]]
     ours = run(dp.AdamW([p], lr, weight_decay=decay), p, gradients)
@@ -139,12 +139,12 @@ def test_decoupled_decay_is_torch_adamw(decay, lr):
     ],
 )
 def test_decays_are_additive(stages):
-    """lr = 0.5: each pair takes a tenth of the old weight."""
+    """With lr = 0.5, each pair subtracts a tenth of the old weight."""
     p = weight([1.0])
     assert run(dp.SGM.from_recipe([p], dp.Recipe(*stages, lr=0.5)), p, [[0.0]]) == [[pytest.approx(0.9, rel=1e-15)]]
 
 
-# ---- at the level of the parameter change ----------------------------------------------------------------------------
+# ---- decay added to the parameter change -----------------------------------------------------------------------------
 
 
 @few
@@ -168,7 +168,7 @@ def test_autosgm_change_decay_is_a_tenth_of_the_constant():
 @few
 @given(DECAYS, RATES)
 def test_autosgm_decay_equals_adamw_with_a_tenth(rho, lr):
-    """Zero gradients after one: the decays agree when AdamW gets (1 - 0.9) rho. eps = 0 leaves the directions 0."""
+    """Gradients are zero after the first: the decays agree if AdamW gets (1 - 0.9) rho. With eps = 0, v is 0."""
     p, q = weight([1.0]), weight([1.0])
     ours = dp.AutoSGM([p], lr=lr, weight_decay=rho, decay="change", eps=0.0)
     adamw = torch.optim.AdamW([q], lr, weight_decay=0.1 * rho, eps=1e-300)
@@ -177,7 +177,7 @@ def test_autosgm_decay_equals_adamw_with_a_tenth(rho, lr):
 
 
 def test_change_decay_reaches_the_numerator_only_with_scale_lr():
-    """Parcor multiplies w with the direction: only decay that is part of the direction changes the rate."""
+    """Parcor multiplies w by the direction, so only decay that is part of the direction changes the rate."""
     plain, seen, beside = (
         float(signals([*stages, dp.Parcor(0.5)], [[0.5, 1.0]], weights=[tensor([2.0, 1.0])])[0].rate)
         for stages in ([], [ChangeDecay(0.5)], [ChangeDecay(0.5, scale="constant")])
@@ -186,7 +186,7 @@ def test_change_decay_reaches_the_numerator_only_with_scale_lr():
     assert beside == plain
 
 
-# ---- zero, and too much ----------------------------------------------------------------------------------------------
+# ---- zero decay and overshoot ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stage", [CoupledDecay, DecoupledDecay, ChangeDecay])
@@ -246,7 +246,7 @@ def test_decay_below_one_per_step_does_not_warn(share):
 
 
 def test_overshoot_check_includes_the_schedule():
-    """lr weight_decay F = 0.9 does not warn although lr weight_decay = 1.8."""
+    """There is no warning for lr weight_decay F = 0.9, although lr weight_decay = 1.8."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         DecoupledDecay(1.8).scalars(Clock(t=1, lr=1.0, factor=0.5))

@@ -23,7 +23,7 @@ def close(actual, expected):
 
 
 def averages(values, beta, kind):
-    """Running averages of a sequence, in the form of their sources."""
+    """Running averages of a sequence, as given in their sources."""
     s, out = 0.0, []
     for t, x in enumerate(values, start=1):
         if kind == "running":
@@ -42,7 +42,7 @@ def squares(beta, kind):
 
 
 def check_variance(x, numerators, variances, eps, inside):
-    """Compare in the variance, of size 1: a difference that cancels to rounding has no accurate root."""
+    """Compare variances, whose size is 1: the root of a difference that nearly cancels is inaccurate."""
     d = torch.stack([item.d for item in x])
     torch.testing.assert_close(d * d - eps if inside else (d - eps) ** 2, tensor(variances), rtol=0, atol=1e-12)
     assert (d >= (math.sqrt(eps) if inside else eps) * (1 - 1e-15)).all()
@@ -55,7 +55,7 @@ def check_variance(x, numerators, variances, eps, inside):
 @few
 @given(BETAS, EPS)
 def test_rmsprop_with_bias_correction(beta, eps):
-    """The blog's form: g/(sqrt(s^) + eps)."""
+    """Form of the blog: g/(sqrt(s^) + eps)."""
     expected = [g / (math.sqrt(s) + eps) for g, s in zip(GRADIENTS, squares(beta, "debiased"), strict=True)]
     close(directions([SecondMoment(beta, eps)], GRADIENTS), expected)
 
@@ -70,7 +70,7 @@ def test_torch_rmsprop_has_no_bias_correction(beta, eps):
 @few
 @given(BETAS, EPS)
 def test_rmsprop_initialized_with_the_first_square(beta, eps):
-    """The notebook's: s_1 = g_1^2."""
+    """Form of the notebook: s_1 = g_1^2."""
     expected = [g / (math.sqrt(s) + eps) for g, s in zip(GRADIENTS, squares(beta, "first"), strict=True)]
     close(directions([SecondMoment(beta, eps, average="first")], GRADIENTS), expected)
 
@@ -125,7 +125,7 @@ def test_lecture_notes_adam_uses_running_averages(n_g, n_s, eps):
 @few
 @given(BETAS, BETAS, EPS, st.integers(0, 16), st.sampled_from(["outside", "inside"]))
 def test_centred_adam_with_guard_and_clamp(beta1, beta2, eps, guard, eps_mode):
-    """sqrt(max(s^ - m^^2, 0)) and eps outside or inside; without the mean while t < guard."""
+    """sqrt(max(s^ - m^^2, 0)) with eps outside or inside; the mean is ignored while t < guard."""
     means = averages(GRADIENTS, beta1, "debiased")
     rows = enumerate(zip(means, squares(beta2, "debiased"), strict=True), start=1)
     variances = [max(s - m * m, 0) if t >= guard else s for t, (m, s) in rows]
@@ -138,7 +138,7 @@ def test_centred_adam_with_guard_and_clamp(beta1, beta2, eps, guard, eps_mode):
 @few
 @given(BETAS, st.floats(1e-3, 1))
 def test_variance_power_divides_by_the_variance(beta, eps):
-    """Step of a noise analysis: g/(sigma^2 + eps)."""
+    """Step obtained from a noise analysis: g/(sigma^2 + eps)."""
     means = averages(GRADIENTS, beta, "debiased")
     rows = zip(GRADIENTS, squares(beta, "debiased"), means, strict=True)
     expected = [g / (max(s - a * a, 0) + eps) for g, s, a in rows]
@@ -173,7 +173,7 @@ def test_scale_multiplies_the_mean_square(beta, eps, scale):
 @few
 @given(beta=st.floats(0, 0.99))
 def test_centred_mean_uses_the_average_of_the_square(kind, beta):
-    """One kind of average serves both, so that the variance is negative by rounding only."""
+    """Both moments use the same kind of average, so that only rounding errors can make the variance negative."""
     values = [g + 3 for g in GRADIENTS]
     means, mean_squares = averages(values, beta, kind), averages([g * g for g in values], beta, kind)
     expected = [g / (max(s - a * a, 0) + 0.1) for g, s, a in zip(values, mean_squares, means, strict=True)]
@@ -184,7 +184,7 @@ def test_centred_mean_uses_the_average_of_the_square(kind, beta):
 
 
 def test_eps_inside_acts_as_a_floor_of_its_root():
-    """For a vanishing gradient, d is sqrt(eps) inside and eps outside."""
+    """For a vanishing gradient, d is sqrt(eps) with eps inside the root and eps with eps outside."""
     tiny = [1e-12]
     inside = directions([SecondMoment(0.9, 1e-6, "inside")], tiny).item()
     outside = directions([SecondMoment(0.9, 1e-6)], tiny).item()
@@ -201,7 +201,7 @@ def test_zero_eps_with_zero_gradients_returns_a_zero_direction(mode, average):
 
 
 def test_zero_eps_centred_is_zero_only_for_a_zero_direction():
-    """0/0 = 0; x/0 is infinite, unless prevented by uncentered_steps or eps."""
+    """0/0 is 0, and x/0 is infinite unless prevented by uncentered_steps or eps."""
     stage = CenteredMoment(0.9, 0.0, uncentered_steps=0, average="first")
     out = directions([stage], [[0.0, 1.0]])
     assert out.tolist() == [[0.0, math.inf]]
@@ -227,7 +227,7 @@ def test_uncentered_steps_prevent_a_huge_first_step():
 
 
 def test_centring_starts_at_the_given_step():
-    """uncentered_steps = 3: t = 1, 2 without the mean, t = 3 with it."""
+    """With uncentered_steps = 3, the mean is ignored at t = 1, 2 and subtracted at t = 3."""
     plain = directions([SecondMoment(0.9)], GRADIENTS[:4])
     guarded = directions([CenteredMoment(0.9, uncentered_steps=3)], GRADIENTS[:4])
     torch.testing.assert_close(guarded[:2], plain[:2], rtol=1e-14, atol=0)
@@ -235,7 +235,7 @@ def test_centring_starts_at_the_given_step():
 
 
 def test_variance_with_different_poles_is_clamped_at_zero():
-    """Mean of the last gradient alone against a long mean square: s^ - m^^2 < 0, so d = eps."""
+    """The mean covers only the last gradient, the mean square many: s^ - m^^2 < 0, so d = eps."""
     gradients = [0.1] * 5 + [1.0]
     out = directions([Filter(0.0), CenteredMoment(0.999, 0.5, mean="direction", uncentered_steps=0)], gradients)
     s = averages([g * g for g in gradients], 0.999, "debiased")[-1]

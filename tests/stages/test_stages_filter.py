@@ -106,7 +106,7 @@ def test_autosgm_first_output_is_the_first_input(pole, zero):
     [(0.9, 0.9 / 1.9, 1.4263), (0.9, 1 - 0.2**0.5, 1.5855), (0.9, 0.9, 5.263), (0.8, -0.3, 0.897), (0.9, 0.0, 1.0)],
 )
 def test_autosgm_overshoot_at_the_second_step(pole, zero, excess):
-    """S_2/(1 - pole^2), four digits as tabulated in the specification; none for zero 0."""
+    """S_2/(1 - pole^2), to the four digits tabulated in the specification; there is no excess for zero 0."""
     outputs = directions([Filter(pole, zero, normalise="autosgm")], STEP)
     assert outputs[0].item() == pytest.approx(1, rel=1e-14)
     assert outputs[1].item() == pytest.approx(step_response(pole, zero, 2) / (1 - pole**2), rel=1e-13)
@@ -149,13 +149,13 @@ def test_running_is_the_arithmetic_mean_until_its_length(length, seed):
 
 
 def test_running_with_a_fractional_length():
-    """Length 2.5: coefficients 1, 1/2, then 1/2.5."""
+    """For length 2.5, the coefficients are 1, 1/2, then 1/2.5."""
     outputs = directions([Filter(1 - 1 / 2.5, normalise="running")], [1.0, 2.0, 4.0])
     close(outputs, [1.0, 1.5, 0.6 * 1.5 + 0.4 * 4.0])
 
 
 def test_running_and_debiased_averages_differ_between_the_limits():
-    """Weight of the newest sample for N = 10: 1/min(t, N) against (1 - beta)/(1 - beta^t)."""
+    """Compare the weights of the newest sample for N = 10: 1/min(t, N) and (1 - beta)/(1 - beta^t)."""
     running = [directions([Filter(0.9, normalise="running")], [0.0] * (t - 1) + [1.0])[-1].item() for t in (1, 5, 10)]
     debiased = [directions([Filter(0.9)], [0.0] * (t - 1) + [1.0])[-1].item() for t in (1, 5, 10)]
     assert running == pytest.approx([1, 0.2, 0.1], abs=1e-12)
@@ -176,7 +176,7 @@ def test_first_start_is_torch_dampening(momentum, dampening):
 
 @pytest.mark.parametrize("zero", [0.0, "nesterov"])
 def test_changing_the_pole_during_a_run_matches_torch(zero):
-    """Cycled momentum: the current value enters the state update, as in torch's SGD."""
+    """With cycled momentum, the state update uses the current value, as in torch's SGD."""
     poles, inputs = [0.9, 0.5, 0.95, 0.7, 0.85], noise(5).tolist()
 
     def stages(t):
@@ -210,7 +210,7 @@ def test_changing_a_debiased_pole_during_a_run_matches_torch():
 
 
 def test_state_is_one_tensor_and_equals_torch_buffers():
-    """The memory is `momentum_buffer` of SGD (Nesterov included) and `exp_avg` of Adam."""
+    """The memory equals `momentum_buffer` of SGD (including Nesterov) and `exp_avg` of Adam."""
     gradients = [[g] for g in noise(5, 3)]
     ours, theirs = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
     mine, other = dp.SGD([ours], momentum=0.9, nesterov=True), torch.optim.SGD([theirs], momentum=0.9, nesterov=True)
@@ -232,7 +232,7 @@ def test_filter_modifies_only_the_direction():
 
 
 def test_unit_gain_and_carry():
-    """Unit DC gain <=> gain = (1 - pole)/(1 - zero); carry is nu beta."""
+    """The DC gain is 1 if and only if gain = (1 - pole)/(1 - zero); carry is nu beta."""
     assert unit_gain(0.9, 0.0) == pytest.approx(0.1, rel=1e-15)
     assert unit_gain(0.9, 0.9 / 1.9) == pytest.approx(0.19, rel=1e-14)
     assert unit_gain(0.9, 1 - 0.2**0.5) == pytest.approx(0.2236, abs=5e-5)

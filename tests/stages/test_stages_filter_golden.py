@@ -18,7 +18,7 @@ DEBIASED = 1e-11
 
 
 def original(case):
-    """Stage for the original's four arguments, including its first-step quirk."""
+    """Return the stage for the four arguments of the original, including its first-step quirk."""
     pole, zero, eta = case["beta"], case["gamma"], case["eta"]
     if case["debias"]:
         return Filter(pole, zero, normalise="autosgm")

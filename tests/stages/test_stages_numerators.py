@@ -71,7 +71,7 @@ def test_moment_rate(beta, lr, smoothing, beta2):
         u = [x / (math.sqrt(s / (1 - beta2**t)) + 1e-8) for x, s in zip(g, square, strict=True)]
         moment = [beta * m + (1 - beta) * lr * x * x for m, x in zip(moment, u, strict=True)]
         steps.append([min(m, lr) for m in moment])
-    # u^2 divides by a debiased average: 1 - 0.999 loses three digits of the fifteen.
+    # u^2 contains a debiased average as divisor: 1 - 0.999 loses three of fifteen digits.
     got = rates(MomentRate(beta, smoothing), lr, before=[Filter(0.9), SecondMoment(beta2)])
     assert got == pytest.approx(smoothed(steps, smoothing), rel=1e-10)
 
@@ -91,7 +91,7 @@ def test_huber_clip(beta, cap, eps):
     torch.testing.assert_close(out, tensor(expected), rtol=CLOSE, atol=1e-15)
 
 
-# ---- what the averages' zero start does ------------------------------------------------------------------------------
+# ---- effects of averages that start from zero ------------------------------------------------------------------------
 
 
 def test_huber_clip_first_step_is_small():
@@ -128,11 +128,11 @@ def test_huber_parcor_clips_in_the_first_step():
 
 
 def test_parcor_reaches_its_bound_for_a_long_memory():
-    """rate = lr (1 + mean E[w^2]) once |A| has outgrown the limit: larger than lr."""
+    """Once |A| exceeds the limit, the rate is lr (1 + mean E[w^2]), which is larger than lr."""
     g, w = torch.full((40, 3), 1.0, dtype=torch.float64), torch.full((40, 3), 2.0, dtype=torch.float64)
     got = float(signals([Parcor(0.99)], g, weights=w, lr=0.1)[-1].rate)
     power = 4 * (1 - 0.99**40)
-    layer = 0.1 * (1 + power)  # q lags one step of slow growth behind
+    layer = 0.1 * (1 + power)  # q lags by one step of slow growth
     assert got == pytest.approx(layer, rel=5e-3)
     assert got > 0.1
 

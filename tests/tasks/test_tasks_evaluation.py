@@ -10,7 +10,7 @@ from dashpot.tasks import Problem, accuracy, evaluate
 
 
 class ModeDependent(nn.Module):
-    """Model with mode-dependent output and a submodule that stays in evaluation mode."""
+    """Model whose output depends on the mode, with a submodule that stays in evaluation mode."""
 
     def __init__(self):
         super().__init__()
@@ -31,7 +31,7 @@ def problem():
 
 
 def test_evaluate_matches_loop_over_examples(problem):
-    """Tolerance 1e-6: float32 sums in a different order."""
+    """The tolerance of 1e-6 allows for a different order of float32 sums."""
     losses, hits = [], []
     with torch.no_grad():
         for x, y in zip(problem.evaluation.x, problem.evaluation.y, strict=True):

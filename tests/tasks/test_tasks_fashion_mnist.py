@@ -45,7 +45,7 @@ def test_network_matches_published_architecture():
 
 
 def test_network_initialization_is_kaiming_normal():
-    """Kaiming normal: std = sqrt(2 / (1 + slope^2) / fan_in). 18 432 draws: 3 sigma of the std is 1.6 %."""
+    """Kaiming normal weights have std = sqrt(2 / (1 + slope^2) / fan_in). With 18 432 draws, 3 sigma of it is 1.6 %."""
     torch.manual_seed(0)
     layer = network()[9]
     fan_in = 32 * 9
@@ -58,7 +58,7 @@ def test_network_initialization_is_kaiming_normal():
 
 
 def test_statistics_match_pixels(images):
-    """Fewer than 100 images are all used: mean and unbiased std of all pixels, up to float64 rounding."""
+    """If there are fewer than 100 images, all are used: mean and unbiased std of all pixels, up to float64 rounding."""
     pixels = images.train_images[:60].astype(np.float64) / 255
     assert statistics(images.train_images[:60]) == pytest.approx((pixels.mean(), pixels.std(ddof=1)), rel=1e-12)
 
@@ -151,7 +151,7 @@ def test_task_passes_data_dir_to_loading(tmp_path):
 
 @pytest.mark.slow
 def test_one_epoch_on_real_data_reaches_published_accuracy():
-    """Adam(W) with lr 1e-2 after one epoch: .843 and .852 as published; .844 to .853 for three of our seeds."""
+    """Accuracy of Adam(W), lr 1e-2, after one epoch: .843 and .852 as published, .844 to .853 for three seeds here."""
     dataset = fashion_mnist.DATASET
     if len(find(dataset, dataset.system)) < len(dataset.files):
         pytest.skip(f"needs {dataset.system} (Debian package dataset-fashion-mnist)")

@@ -79,7 +79,7 @@ def test_smoothed_cross_entropy_matches_definition():
 def test_task_trains_on_smoothed_loss_and_evaluates_plain_cross_entropy(task):
     problem = task.build(0)
     with torch.no_grad():
-        # A confident prediction of a label of more than a tenth of the images makes the two losses differ.
+        # The two losses differ if a label is predicted confidently for more than a tenth of the images.
         problem.model[-1].bias[problem.evaluation.y.bincount().argmax()] += 20
     assert problem.loss is smoothed_cross_entropy
     problem.model.eval()

@@ -13,7 +13,7 @@ EPS, MOMENTUM = 1e-5, 0.1
 
 
 def reference(x, weight, bias, mean=None, variance=None):
-    """Return output, mean and variance by definition; statistics of the batch by default."""
+    """Return output, mean and variance by definition; by default, use the statistics of the batch."""
     if mean is None:
         count = x.numel() // x.shape[1]
         mean = x.sum((0, 2, 3)) / count
@@ -84,7 +84,7 @@ def test_norm_gradient_excludes_statistics(norm):
 
 
 def test_norm_gradient_differs_from_torch_batch_norm(norm):
-    """The two tests above would fail with gradients through the statistics."""
+    """Check that the two tests above would fail if gradients flowed through the statistics."""
     (x,) = batches(1)
     torchs = nn.BatchNorm2d(3).double()
     torchs.load_state_dict(norm.state_dict())
@@ -128,7 +128,7 @@ def test_norm_with_one_value_per_channel_raises(norm):
 
 
 def test_norm_under_autocast_keeps_float32_statistics():
-    """bfloat16 has 8 bits: statistics must be computed in float32; the relative error of the output is 2^-8."""
+    """bfloat16 has 8 bits, so statistics must be computed in float32; the relative error of the output is 2^-8."""
     norm, wide = DetachedBatchNorm2d(3), DetachedBatchNorm2d(3)
     x = batches(1)[0].bfloat16()
     with torch.autocast("cpu", dtype=torch.bfloat16):

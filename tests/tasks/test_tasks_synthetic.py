@@ -68,7 +68,7 @@ def test_saddle_has_documented_curvature():
 @settings(deadline=None, max_examples=30)
 @given(dimension=st.integers(1, 30), condition=st.floats(1, 1e6))
 def test_spectrum_has_given_condition_number(dimension, condition):
-    """Relative tolerance 1e-5: float32 rounding of the exponent."""
+    """The relative tolerance of 1e-5 allows for float32 rounding of the exponent."""
     eigenvalues = spectrum(dimension, condition)
     assert eigenvalues.shape == (dimension,)
     assert eigenvalues[-1].item() == 1

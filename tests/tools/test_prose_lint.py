@@ -1,4 +1,4 @@
-"""The prose lint: extraction of prose, the phrase list, and the falling budget."""
+"""The prose lint: extraction of prose, the list of phrases, and the budget, which may only decrease."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Gradient clipping against recorded cases and torch, and edge cases."""
+"""Gradient clipping against recorded cases and torch, including edge cases."""
 
 import math
 
@@ -21,7 +21,7 @@ def gradients(case):
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: f"max={c['max_norm']}-p={c['norm_type']}")
 def test_recorded_case(case):
-    """1e-14 relative: one root and one product of float64 numbers."""
+    """The relative tolerance of 1e-14 allows for one root and one product of float64 numbers."""
     clipped, norm = clip.clip_by_norm(gradients(case), case["max_norm"], float(case["norm_type"]))
     assert norm.item() == pytest.approx(case["total_norm"], rel=1e-14)
     assert [list(g.shape) for g in clipped] == case["shapes"]
@@ -71,7 +71,7 @@ def test_small_gradients_are_not_scaled_up():
 
 
 def test_zero_gradients_stay_zero():
-    """The guard of 1e-6 keeps the factor finite."""
+    """The constant 1e-6 in the denominator keeps the factor finite."""
     clipped, norm = clip.clip_by_norm([torch.zeros(3)], 1e-3)
     assert norm.item() == 0
     assert torch.equal(clipped[0], torch.zeros(3))

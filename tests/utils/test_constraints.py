@@ -113,7 +113,7 @@ def test_optional():
 
 @pytest.mark.parametrize("name", ARGUMENTS)
 def test_constraints_reject_invalid_values(name):
-    """These values are the source of the bad-input tests of all optimizers."""
+    """The bad-input tests of all optimizers use these values."""
     allowed = ARGUMENTS[name]
     refused = allowed.refused()
     assert len(refused) >= 3

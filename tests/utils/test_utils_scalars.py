@@ -16,7 +16,7 @@ def test_where_with_a_python_condition_returns_the_branch():
 @pytest.mark.parametrize("truth", [True, False])
 @pytest.mark.parametrize(("yes", "no"), [(0.9, 0.1), (HALF, 0.1), (0.9, HALF), (HALF, 2 * HALF)])
 def test_where_with_a_tensor_condition_keeps_double_precision(truth, yes, no):
-    """0.9 in float32 is wrong in the eighth digit, which would be the precision of a whole float64 run."""
+    """In float32, 0.9 is wrong in the eighth digit, which would limit the precision of a whole float64 run."""
     out = where(torch.tensor(truth), yes, no)
     assert isinstance(out, torch.Tensor)
     assert out.shape == ()

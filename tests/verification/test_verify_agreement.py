@@ -1,4 +1,4 @@
-"""`dashpot.verify` with equivalent optimizers: agreement, without side effects."""
+"""`dashpot.verify` with equivalent optimizers: they agree, and there are no side effects."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_verify_with_in_place_change_of_batches():
 
 
 class ReturnsLoss(nn.Module):
-    """Module that returns its loss, or an output with a loss."""
+    """Module that returns its loss or an output with a loss."""
 
     def __init__(self, wrap) -> None:
         super().__init__()

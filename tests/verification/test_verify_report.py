@@ -25,7 +25,7 @@ def measured():
 def test_report_fits_one_screen(measured):
     lines = repr(measured).splitlines()
     assert max(map(len, lines)) <= 80
-    assert len(lines) <= 23  # leaves a line for the command
+    assert len(lines) <= 23  # leaves one line of the screen for the command
     assert lines[0].startswith("dashpot.AdamW agrees with torch.optim.AdamW within ")
     assert "  4 more tensors, at most" in repr(measured)
     assert measured.text() == str(measured)
@@ -47,7 +47,7 @@ def test_costs_match_optimizer_state(measured):
     ours, theirs = measured.costs
     assert (ours.name, theirs.name) == ("dashpot.AdamW", "torch.optim.AdamW")
     elements = sum(p.numel() for p in tiny(nn.Linear(4, 4), nn.Linear(4, 4)).parameters())
-    assert theirs.state_bytes == 2 * 4 * elements + 8 * 4  # two moments, and a step count for each of 8 tensors
+    assert theirs.state_bytes == 2 * 4 * elements + 8 * 4  # two moments and a step count for each of 8 tensors
     assert all(cost.first_seconds > 0 and cost.late_seconds > 0 and cost.late == 8 for cost in measured.costs)
     assert theirs.step_bytes >= 4 * elements  # temporaries of foreach are as large as the weights
 
