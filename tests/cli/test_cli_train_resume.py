@@ -144,8 +144,8 @@ def test_task_optimizer_and_seed_cannot_be_overridden(dashpot, my_task, more, wh
 @pytest.mark.parametrize(
     ("old", "new", "what"),
     [
-        ("seed = 0", "seed = 5", "run.toml has seed 5, the record 0"),
-        ('"adamw"', '"sgd"', "run.toml has optimizer sgd, the record adamw"),
+        ("seed = 0", "seed = 5", "run.toml has seed 5, but the record has 0"),
+        ('"adamw"', '"sgd"', "run.toml has optimizer sgd, but the record has adamw"),
         (':build"', ':other"', "run.toml has task "),
     ],
 )

@@ -86,7 +86,7 @@ def test_study_rejects_invalid_seeds(value):
 def test_study_rejects_empty_or_repeated_seeds_and_entries():
     adam = study().entries
     for entries, seeds in ((adam, ()), (adam, (1, 1)), ((), (0,)), (adam * 2, (0,))):
-        with pytest.raises(ArgumentError, match=r"Study: (seeds|entries) must be at least one"):
+        with pytest.raises(ArgumentError, match=r"Study: (seeds|entries) must contain at least one"):
             Study(toy(), entries, seeds, 1)
 
 

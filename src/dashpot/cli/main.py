@@ -119,7 +119,7 @@ def reproduce(
     data_dir: DataDir = None,
     threads: Threads = None,
 ) -> None:
-    """Reproduce a published table with dashpot's optimizers and print both side by side."""
+    """Reproduce a published table with dashpot's optimizers; print both results side by side."""
     from dashpot.comparison.published import ROWS
     from dashpot.comparison.reproduction import reproduce as reproduce_table
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class StudyProgress:
     """Base class of progress reports, which estimates the remaining time.
 
-    A study calls `begin` first and `close` at the end. In between, it calls, for each run, either `skip` or `start`,
-    then `step` and `epoch` repeatedly, then `finish`.
+    A study calls `begin` first and `close` at the end. In between, it calls for each run either only `skip`, or
+    `start`, then `step` and `epoch` repeatedly, and finally `finish`.
     """
 
     def begin(self, runs: int, steps: int, epochs: int) -> None:

@@ -66,7 +66,7 @@ def run_study(
 
 @dataclass(frozen=True)
 class _StudyRunner:
-    """Arguments of one `run_study` call."""
+    """Runner for the runs of one `run_study` call."""
 
     study: Study
     folder: StudyFolder
@@ -136,7 +136,7 @@ class _RecordedEpochs(EpochStats):
         super().load_state_dict(state)
         if self.record.stat().st_size < state["bytes"]:
             raise RunError(
-                f"The record {self.record} is damaged: it is shorter than its checkpoint expects. "
+                f"The record {self.record} is damaged: it is shorter than at its checkpoint. "
                 "Delete it to repeat the run."
             )
         truncate(self.record, state["bytes"])

@@ -1,4 +1,4 @@
-"""Learning rate sweep of a method on a task, on a logarithmic grid."""
+"""Learning-rate sweep of a method on a task, on a logarithmic grid."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def grid(place: int) -> float:
 
 
 def _trial(study: Study) -> tuple[Trial, float]:
-    """Train the only run of `study`; return the trial and a sign such that smaller sign * score is better."""
+    """Train the only run of `study`; return the trial, and a sign such that a smaller sign * score is better."""
     [plan] = study.runs()
     problem = study.task.build(plan.seed)
     score = Score(**study.score(problem))

@@ -54,7 +54,7 @@ class Entry:
 
     def __post_init__(self) -> None:
         if not self.name or not all(c.isalnum() or c in "-_." for c in self.name) or self.name[0] == ".":
-            raise ArgumentError(f"Entry: name must be letters, digits, '-', '_' and '.', got {self.name!r}.")
+            raise ArgumentError(f"Entry: name must consist of letters, digits, '-', '_' and '.', got {self.name!r}.")
         check(self.name, "lr", self.lr, ARGUMENTS["lr"])
 
     def arguments(self, steps: int) -> dict[str, Any]:

@@ -149,7 +149,7 @@ REQUIRED = ("entry", "seed")
 def _add_line(run: Run, line: dict[str, Any]) -> None:
     kind = line["kind"]
     if (kind == "header") == bool(run.header) or run.end is not None:
-        raise ValueError("the header is not the first line, or the end not the last")
+        raise ValueError("the header is not the first line, or the end is not the last line")
     if kind == "header":
         _check_format(run.path, line["format"])
         missing = [key for key in REQUIRED if key not in line]

@@ -61,9 +61,9 @@ class Study:
     def __post_init__(self) -> None:
         names = [entry.name for entry in self.entries]
         if not names or len(set(names)) != len(names):
-            raise ArgumentError(f"Study: entries must be at least one, with unique names, got {names}.")
+            raise ArgumentError(f"Study: entries must contain at least one entry, with unique names, got {names}.")
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
-            raise ArgumentError(f"Study: seeds must be at least one, without repetition, got {self.seeds}.")
+            raise ArgumentError(f"Study: seeds must contain at least one seed, without repetition, got {self.seeds}.")
         for seed in self.seeds:
             check("Study", "seeds", seed, SEED)
         check("Study", "epochs", self.epochs, COUNT)
@@ -74,7 +74,7 @@ class Study:
         return [StudyRun(entry, seed) for seed in self.seeds for entry in self.entries]
 
     def settings(self) -> dict[str, Any]:
-        """Return the settings that identify the study, as plain data; creates every optimizer to detect errors."""
+        """Return the settings that identify the study as plain data; create every optimizer to check the settings."""
         problem = self.task.build(self.seeds[0])
         steps = len(problem.train)
         total = steps * self.epochs
@@ -92,9 +92,9 @@ class Study:
         }
 
     def score(self, problem: Problem) -> dict[str, Any]:
-        """Return the metric that ranks methods: that of the task's target, else the accuracy if measured, or the loss.
+        """Return the metric that ranks methods, with its direction, phase and target value.
 
-        The result also has the direction, the phase and the target value.
+        The metric is that of the task's target, else the accuracy if it is measured, else the loss.
         """
         target = self.task.target
         if target is None:

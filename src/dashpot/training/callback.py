@@ -1,4 +1,4 @@
-"""Callbacks: events, which notify each callback, and actions, which each callback may wrap.
+"""Callbacks of the learner, which are notified of events and may wrap actions.
 
 For an *event* (`before_batch`, `after_loss`, ...), the learner calls the method of the same name on each callback that
 defines it, in ascending `order`; callbacks of equal `order` are called in the order of the list. An *action*
@@ -55,7 +55,7 @@ def as_list(callbacks: Iterable[Callback]) -> list[Callback]:
     """Return the callbacks as a list.
 
     Raises:
-        ArgumentError: If `callbacks` is not iterable, such as a single callback.
+        ArgumentError: If `callbacks` is not iterable, for example because it is a single callback.
     """
     if not isinstance(callbacks, Iterable):
         raise ArgumentError(f"Learner: callbacks must be a list of callbacks, got {callbacks!r}.")
@@ -171,7 +171,7 @@ class CallbackList:
             raise max(raised, key=lambda error: _scope_level(type(error)))
 
     def wrap_action(self, action: str, learner: Any, perform: Callable[[], Any]) -> Callable[[], Any]:
-        """Return `perform` wrapped by the callbacks' methods for `action`, the first callback outermost."""
+        """Return `perform` wrapped by the callbacks' methods for `action`, with the first callback outermost."""
         chain = perform
         for hook in reversed(self._hooks[action]):
             chain = partial(hook, learner, chain)

@@ -154,7 +154,7 @@ class Learner:
         resume: Mapping[str, Any] | None = None,
         override: bool = False,
     ) -> None:
-        """Train and evaluate.
+        """Train and evaluate for a number of epochs.
 
         Args:
             epochs: Total number of epochs, including those already completed in `resume`.
@@ -299,7 +299,7 @@ class Learner:
         self.loop.pending_batches = 0
 
     def _step_without_cancelled(self) -> None:
-        """Take a step whose last micro-batch was cancelled before its backward pass, without its gradient."""
+        """Take a step with the remaining gradients if its last micro-batch was cancelled before the backward pass."""
         if self.engine.world_size > 1 or self.engine.recomputes_loss(self.opt):
             # The gradients are not reduced yet; the cancelled backward pass would have reduced them.
             warn(
@@ -322,7 +322,8 @@ class Learner:
     ) -> None:
         """Run `body` between the before and after events of a scope, and always call its cleanup event.
 
-        A cancellation of type `cancel` ends the scope: it skips the rest, calls `on_cancel`, and does not propagate.
+        A cancellation of type `cancel` ends the scope: the rest of `body` is skipped, `on_cancel` is called, and the
+        exception does not propagate.
         """
         unwinding = None
         try:
@@ -360,8 +361,8 @@ class Learner:
         batch = self.batch
         if not batch.loss.requires_grad:
             raise ArgumentError(
-                "Learner: the loss must depend on a trained parameter; all of them are frozen (requires_grad=False), "
-                "or it was computed without gradients."
+                "Learner: the loss must depend on a trained parameter; all parameters are frozen "
+                "(requires_grad=False), or the loss was computed without gradients."
             )
         if not self.loop.pending_batches:
             self.engine.rescale(self.opt)

@@ -41,7 +41,7 @@ class ResumableLoader:
 
     def __init__(self, source: Any, engine: Engine, owner: str) -> None:
         self.source, self.engine, self.owner = source, engine, owner
-        self._epoch_start: Mapping[str, Any] | None = None  # RNG and loader state there
+        self._epoch_start: Mapping[str, Any] | None = None  # RNG and loader state at that time
         if not hasattr(source, "__len__") or not (self.is_stream or hasattr(source, "__iter__")):
             raise self._type_error()
         try:
@@ -100,7 +100,7 @@ class ResumableLoader:
 
     @property
     def all_examples(self) -> int | None:
-        """Number of examples in an epoch, including those of a dropped last batch, or None if undefined."""
+        """Number of examples in an epoch, including a dropped last batch, or None if the source does not define it."""
         examples: Any = getattr(self.source, "x", getattr(self.source, "sampler", None))
         return count_examples(examples) if hasattr(examples, "__len__") else None
 

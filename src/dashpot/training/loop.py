@@ -21,7 +21,7 @@ from dashpot.training.stopwatch import Stopwatch
 
 
 def current_lr(optimizer: Optimizer) -> float:
-    """Return the learning rate of the next step, schedule included, for the first parameter group.
+    """Return the learning rate of the first parameter group in the next step, including the effect of a schedule.
 
     >>> import torch
     >>> current_lr(torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.5))
@@ -35,8 +35,8 @@ class EpochStats(Callback):
     """Callback that measures every epoch, and ends the fit at a non-finite loss.
 
     Args:
-        on_step: Called after every step with the number of steps taken.
-        on_epoch: Called with each `Epoch` after its evaluation.
+        on_step: Function that is called after every step with the number of steps taken.
+        on_epoch: Function that is called with each `Epoch` after its evaluation.
 
     Attributes:
         epochs: Measured epochs of the fit, including a diverged one.
@@ -142,7 +142,7 @@ class EpochStats(Callback):
 
 
 def single_device_learner(problem: Problem, optimizer: Optimizer) -> Learner:
-    """Return a learner of `problem` on the current device of the model, in this process only."""
+    """Return a learner for `problem` on the current device of the model, in this process only."""
     device = next(p for group in optimizer.param_groups for p in group["params"]).device
     return Learner.of(problem, optimizer, engine=SingleDevice(device))
 
@@ -165,8 +165,8 @@ def train(
         problem: Problem with the model, batches, loss and metrics.
         optimizer: A `torch.optim.Optimizer` over the model's parameters.
         epochs: Number of epochs, an integer >= 1.
-        on_step: Called after every step with the number of steps taken.
-        on_epoch: Called with each `Epoch` after its evaluation.
+        on_step: Function that is called after every step with the number of steps taken.
+        on_epoch: Function that is called with each `Epoch` after its evaluation.
 
     Returns:
         The measurements of each epoch.

@@ -161,7 +161,7 @@ def find_lr(
         end: Largest learning rate, > `start`.
         factor: Ratio of successive rates, > 1. Default: 1.3.
         steps: Number of rates from `start` to `end`, an integer >= 2, as an alternative to `factor`.
-        stop_at: Ratio of the mean loss to the lowest mean loss above which the test ends, > 1.
+        stop_at: Ratio of the current mean loss to the lowest mean loss at which the test ends, > 1.
         callbacks: Callbacks for the test, such as `Accumulate` or `ClipGradients`.
 
     Raises:

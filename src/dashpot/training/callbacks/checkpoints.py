@@ -83,9 +83,10 @@ class Checkpoints(Callback):
         every_steps: Number of optimizer steps between additional checkpoints, an integer >= 1, or None.
         every_seconds: Seconds between additional checkpoints, > 0, or None.
         keep: Number of latest checkpoints to keep, an integer >= 1, or None to keep all.
-        best: Pair of a metric and "max" or "min", such as `("accuracy", "max")`. The metric is that of the evaluation
-            phase, or of the training phase if there is no evaluation. The checkpoint of the best epoch is also kept,
-            and `best.json` contains its name. Of equal values, the earliest is the best; NaN is never the best.
+        best: Pair of a metric and "max" or "min", such as `("accuracy", "max")`. The metric is measured in the
+            evaluation phase, or in the training phase if there is no evaluation. The checkpoint of the best epoch is
+            also kept, and `best.json` contains its name. Of equal values, the earliest is the best; NaN is never the
+            best.
         config: Additional plain data stored in every checkpoint, such as the settings of the run.
 
     Raises:

@@ -32,11 +32,11 @@ class EarlyStopping(Callback):
         min_delta: Minimum change that counts as an improvement, >= 0.
         mode: Whether lower values ("min") or higher values ("max") of the metric are better.
         restore_best: Whether to load the weights of the best epoch into the model at the end of the fit. If a callback
-            averages the weights (`EMA`, `SWA`), these are the averages. They are stored in every checkpoint. A failed
-            or cancelled fit leaves the model unchanged.
+            averages the weights (`EMA`, `SWA`), the averages are loaded instead. The weights to load are stored in
+            every checkpoint. A failed or cancelled fit leaves the model unchanged.
 
     Attributes:
-        best: Best value so far, or None before the first epoch.
+        best: Best value so far, or None if there is none.
         best_epoch: Index of the epoch with the best value, from 0, or None.
         waited: Number of epochs since the best value.
 

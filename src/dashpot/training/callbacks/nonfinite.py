@@ -29,7 +29,7 @@ ACTIONS = OneOf(("stop", "skip", "raise"))
 CHECKS = OneOf(("gradients", "loss"))
 KEEP = Interval(1, math.inf, "left", integer=True)
 MIN_LOSS_SCALE = 2.0**-10
-"""With a loss scale below this, only gradients above 6e7 overflow in float16."""
+"""Loss scale below which only gradients above 6e7 overflow in float16."""
 
 
 class NonFinite(Callback):

@@ -1,4 +1,4 @@
-"""Diagnosis of non-finite values: the affected parameters and layers, and the first module with such an output."""
+"""Diagnosis of non-finite values: affected parameters and layers, and the first module with a non-finite output."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ class RunLog(Callback):
         self._end_written = True
 
     def cleanup_fit(self, learner: Learner) -> None:
-        """Record a fit that another callback has cancelled with a stop reason as diverged."""
+        """Record the run as diverged if another callback has cancelled the fit with a stop reason."""
         if learner.stop_reason is None or self._end_written:
             return
         self._flush()
@@ -188,7 +188,7 @@ class RunLog(Callback):
 
     def _truncate(self, length: int) -> None:
         if not self.path.exists() or self.path.stat().st_size < length:
-            raise RunError(f"The record {self.path} is damaged: it is shorter than its checkpoint expects.")
+            raise RunError(f"The record {self.path} is damaged: it is shorter than at its checkpoint.")
         truncate(self.path, length)
         steps = self._first_step + len(self._losses)
         append_line(self.path, encode({"kind": "resumed", "steps": steps, "versions": versions(), **self.resumed}))

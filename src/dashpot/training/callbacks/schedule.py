@@ -45,8 +45,8 @@ class Schedule(Callback):
               optional argument `total_steps`;
             * a `dashpot.schedules.Plateau` for lr, or a function from the optimizer to a `ReduceLROnPlateau`.
         per: "batch" to advance the schedule after each optimizer step, or "epoch" to advance it after each epoch.
-        metric: Metric of a plateau schedule, "loss" or the name of a metric. Its value is that of the evaluation phase,
-            or of the training phase in a fit without evaluation.
+        metric: Metric of a plateau schedule, "loss" or the name of a metric. It is measured in the evaluation phase, or
+            in the training phase of a fit without evaluation.
 
     Raises:
         ArgumentError: If `schedule` has an unsupported type, or if its hyperparameter does not exist or is already
@@ -338,7 +338,7 @@ class _GroupSnapshot:
         return {name: value.clone() if isinstance(value := group[name], Tensor) else value for name in names}
 
     def restore(self, locations: Collection[tuple[str, int | None]] | None = None) -> None:
-        """Restore all hyperparameters or those at `locations`, and the keys added by schedulers."""
+        """Restore all hyperparameters, or only those at `locations`, and remove keys that schedulers have added."""
         for group, values in zip(self.opt.param_groups, self.values, strict=False):
             for name in [name for name in group if name.startswith(SCHEDULER_KEYS) and name not in values]:
                 if name not in self.opt.defaults:

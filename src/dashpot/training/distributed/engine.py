@@ -227,7 +227,7 @@ def check_devices(accelerator: str, count: int) -> None:
     """Check that this machine has one device of `accelerator` for each process.
 
     Args:
-        accelerator: As for `Engine`; "auto" is resolved as lightning-fabric does.
+        accelerator: Accelerator as for `Engine`; "auto" selects the same one as in lightning-fabric.
         count: Number of processes on this machine.
 
     Raises:

@@ -40,7 +40,7 @@ def launch(argv: Sequence[str], devices: int, resume_command: Callable[[], str |
 
     Rank 0 inherits stdout; the stdout of the other ranks is discarded. A message that several ranks print to stderr is
     shown once. If one process fails, the others are terminated within seconds. SIGINT, SIGTERM and SIGHUP are forwarded
-    to every process as SIGINT; the parent then waits for their shutdown, and forwards a second signal as well.
+    to every process as SIGINT; the parent then waits for the processes to end, and also forwards a second signal.
 
     Args:
         argv: Command line, program first.

@@ -11,7 +11,7 @@ from dashpot.training.distributed.engine import Engine
 class SingleDevice(Engine):
     """Engine of one process that leaves the model on its current device, in float32.
 
-    It needs no set-up, so lightning-fabric is not imported.
+    No set-up is required, so lightning-fabric is not imported.
 
     Args:
         device: Device of the model, any torch device.

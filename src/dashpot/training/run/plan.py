@@ -91,7 +91,7 @@ class RunPlan:
 
 
 def _options(settings: Settings) -> dict[str, Any]:
-    """Return the optimizer's keyword arguments: `set`, and the options for clipping and non-finite gradients."""
+    """Return the optimizer's keyword arguments: those in `set`, and options for clipping and non-finite gradients."""
     clipping = {"max_norm": settings.max_norm, "clip_value": settings.clip_value}
     skip = {"nonfinite": "skip"} if settings.nonfinite == "skip" else {}
     return {**settings.set, **{name: value for name, value in clipping.items() if value is not None}, **skip}

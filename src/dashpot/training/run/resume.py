@@ -74,7 +74,8 @@ def _had_checkpoint(folder: RunFolder, run: Run) -> bool:
     """Return whether the record shows that a checkpoint was written.
 
     A record of a single epoch is not sufficient: the checkpoint of an epoch is written after its line in the record, so
-    the run may have been killed in between. The folder of the checkpoints exists by then, so it was deleted if missing.
+    the run may have been killed in between. By then, however, the folder of the checkpoints exists; if it is missing,
+    it was deleted.
     """
     written = run.end is not None or len(run.epochs) > 1 or bool(run.resumed)
     return written or (len(run.epochs) == 1 and list_names(folder.checkpoints) is None)
@@ -92,13 +93,13 @@ def check_recorded_identity(saved: Settings, run: Run | None, folder: RunFolder)
         old = recorded.get(name, new)
         if old != new and not (name == "task" and _is_moved(old, new)):
             raise RunError(
-                f"{folder.path}: a resumed run cannot change its {name}: run.toml has {name} {new}, the record {old}; "
-                f"restore the value, or start a new run with {folder.repeat_command}."
+                f"{folder.path}: a resumed run cannot change its {name}: run.toml has {name} {new}, but the record has "
+                f"{old}; restore the value, or start a new run with {folder.repeat_command}."
             )
 
 
 def _is_moved(old: str, new: str) -> bool:
-    """Return whether both tasks name the same function in files at different paths; `check_task` compares the files."""
+    """Return whether both tasks are the same function, possibly in a moved file; `check_task` compares the files."""
     functions = [task.rpartition(".py")[2] or ":build" for task in (old, new)]
     return is_file_spec(old) and is_file_spec(new) and functions[0] == functions[1]
 

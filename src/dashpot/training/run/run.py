@@ -72,7 +72,7 @@ def start(
     Raises:
         ArgumentError, DataError: If the settings are invalid; in this case, nothing is written.
         RunError: If the folder is not empty or not writable, or the device is not available.
-        Interrupted: On SIGINT, SIGTERM or SIGHUP, after a checkpoint of the last step.
+        Interrupted: If SIGINT, SIGTERM or SIGHUP is received. A checkpoint of the last step is written first.
 
     >>> import tempfile
     >>> lines = []
@@ -116,7 +116,7 @@ def resume(
             missing or are all damaged, the record is missing, `run.toml` was edited to a different task, method or
             seed, or another process has locked the folder. In these cases, nothing is changed, except that a damaged
             checkpoint is renamed.
-        Interrupted: On a signal, as for `start`.
+        Interrupted: If a signal is received, as for `start`.
     """
     folder = RunFolder.open(path)
     saved, run = folder.settings(), folder.run()

@@ -230,7 +230,7 @@ def _identity(value: Any) -> Any:
 
 
 def _convert(value: Any, sequence: Callable[[Iterable[Any]], Any], convert: Callable[[Any], Any] = _identity) -> Any:
-    """Convert nested tuples and lists to `sequence`, and their elements by `convert`."""
+    """Convert nested tuples and lists with `sequence`, and their elements with `convert`."""
     if isinstance(value, Mapping):
         return {key: _convert(item, sequence, convert) for key, item in value.items()}
     if isinstance(value, (tuple, list)):

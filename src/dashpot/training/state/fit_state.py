@@ -202,7 +202,7 @@ def _check_settings(learner: Learner, state: Mapping[str, Any], override: bool) 
 
 
 def _callback_differences(learner: Learner, state: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
-    """Return the differences between callbacks with settings or state, observers excluded."""
+    """Return the differences between callbacks with settings or state, excluding observers."""
     saved, callbacks = state["settings"]["callbacks"], learner.loop.callbacks.by_name()
     observers = {*state["observers"], *(name for name, callback in callbacks.items() if not callback.essential)}
     theirs = {name for name, kept in state["callbacks"].items() if kept or saved.get(name)} - observers
