@@ -1,7 +1,8 @@
 """dashpot with Accelerate: gradient accumulation, clipping, a schedule, `save_state` and `load_state`.
 
-The optimizer is a custom composition: the pole and zero of `dp.Filter`, a second moment, and a user-defined stage that
-bounds each element of the step. `prepare` wraps it; methods missing from the wrapper are available as `opt.optimizer`.
+The optimizer is a custom combination of stages: `dp.Filter` with a pole and a zero, a second moment, and a user-defined
+stage that bounds each element of the step. `prepare` wraps the optimizer; methods that the wrapper lacks are available
+on `opt.optimizer`.
 A run saved by Accelerate halfway and resumed ends with bit-identical weights.
 Requires `pip install 'dashpot[loops]'`. Run: python examples/accelerate_loop.py
 """
@@ -23,7 +24,7 @@ STEPS = EPOCHS * 1500 // (BATCH * MICRO_BATCHES)
 
 @dataclass(frozen=True)
 class SoftSign(dp.Stage):
-    """v <- v/(1 + |v|/limit): the identity for small elements, bounded by the limit."""
+    """Soft bound on each element, v <- v/(1 + |v|/limit), which hardly changes small elements."""
 
     limit: float = 2.0
     position = 4
@@ -33,7 +34,7 @@ class SoftSign(dp.Stage):
 
 
 def tensors():
-    """Return images and labels for training, and for evaluation."""
+    """Return the images and labels for training and for evaluation."""
     images = digits.load()
     pairs = (images.train_images, images.train_labels), (images.eval_images, images.eval_labels)
     return [(torch.tensor(x).float().flatten(1) / 16, torch.tensor(y).long()) for x, y in pairs]
@@ -49,11 +50,11 @@ def build(accelerator):
         rate=dp.SecondMoment(beta=0.99),
         robust=SoftSign(),
         decay=dp.DecoupledDecay(0.01),
-        engine="eager",  # equal rounding on machines with and without a C++ compiler
+        engine="eager",  # rounding is the same on machines with and without a C++ compiler
     )
-    # The schedule counts optimizer steps: Accelerate ignores scheduler calls between micro-batches. With n processes it
-    # makes n calls per step, unless Accelerator(step_scheduler_with_optimizer=False). A schedule passed to the
-    # optimizer, schedule=..., depends only on its own step count.
+    # The schedule counts optimizer steps: Accelerate ignores scheduler calls between micro-batches. With n processes,
+    # it makes n calls per step, unless Accelerator(step_scheduler_with_optimizer=False) is used. A schedule passed to
+    # the optimizer as schedule=... depends only on the optimizer's step count.
     scheduler = dp.schedules.Scheduler(
         opt, lr=dp.schedules.Cosine(STEPS), zero=dp.schedules.Linear(start=1.0, end=0.2, steps=STEPS)
     )
@@ -68,7 +69,7 @@ def train(accelerator, prepared, epochs):
         for x, y in batches:
             with accelerator.accumulate(model):
                 loss = torch.nn.functional.cross_entropy(model(x), y)
-                accelerator.backward(loss)  # divides by the number of micro-batches
+                accelerator.backward(loss)  # divides the loss by the number of micro-batches
                 if accelerator.sync_gradients:
                     accelerator.clip_grad_norm_(model.parameters(), 1.0)
                 opt.step()

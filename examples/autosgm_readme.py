@@ -1,7 +1,7 @@
-"""The optimizers of AutoSGM's README with unchanged tuples: only the import differs.
+"""The optimizers of AutoSGM's README with unchanged tuples; only the import is different.
 
-opt0 to opt7 range from plain stochastic gradients to a moment numerator; `setups` is the README's training example.
-Each runs for a few steps. Run: python examples/autosgm_readme.py
+opt0 to opt7 range from plain stochastic gradients to a moment numerator, and `setups` is the README's training example.
+Each optimizer runs for a few steps. Run: python examples/autosgm_readme.py
 """
 
 import math
@@ -45,7 +45,7 @@ def network():
 
 
 def train(model, opt, steps=3):
-    """Take a few least-squares steps on fixed random data and return the loss before each."""
+    """Take a few least-squares steps on fixed random data and return the loss before each step."""
     inputs = torch.randn(32, 10, generator=torch.Generator().manual_seed(1))
     losses = []
     for _ in range(steps):

@@ -1,12 +1,13 @@
-"""dashpot with the Trainer of Hugging Face transformers, in three ways.
+"""Three ways to use dashpot with the Trainer of Hugging Face transformers.
 
-A GPT-2 with one small layer, created from a configuration (no download), learns sequences in which each token is the
-sum of the previous two, modulo 5. From the third token on, every token is predictable.
+A GPT-2 with one small layer, created from a configuration without download, learns sequences in which each token is the
+sum of the previous two, modulo 5. All tokens except the first two are predictable.
 
-1. `optimizers=(opt, scheduler)`: instances. A second Trainer resumes from a checkpoint written halfway, and ends with
-   bit-identical weights.
-2. `optimizer_cls_and_kwargs=(dp.AutoSGM, {...})`: the Trainer creates the groups, without decay for biases and norms.
-3. A subclass with `create_optimizer`, and with `training_step` because Sophia needs the loss.
+1. `optimizers=(opt, scheduler)` passes instances. A second Trainer resumes from a checkpoint written halfway and ends
+   with bit-identical weights.
+2. With `optimizer_cls_and_kwargs=(dp.AutoSGM, {...})`, the Trainer creates the parameter groups, where biases and norms
+   have no weight decay.
+3. A subclass overrides `create_optimizer` and, because Sophia needs the loss, `training_step`.
 Requires `pip install 'dashpot[loops]'`. Run: python examples/hf_trainer.py
 """
 
@@ -42,7 +43,7 @@ def network():
 
 
 def accuracy(model):
-    """Return the share of correct predictions from the third token on."""
+    """Return the fraction of correct predictions, excluding the first two tokens."""
     rows = torch.stack([item["input_ids"] for item in sequences()[:128]])
     with torch.no_grad():
         predicted = model.eval()(input_ids=rows).logits[:, 1:-1].argmax(-1)
@@ -66,11 +67,11 @@ def train(trainer, **options):
 
 
 def by_instance(folder):
-    """1. The Trainer steps the scheduler once per optimizer step."""
+    """1. Pass instances; the Trainer steps the scheduler once per optimizer step."""
 
     def trainer(**options):
         model = network()
-        # The eager engine rounds equally on machines with and without a C++ compiler.
+        # In the eager engine, rounding is the same on machines with and without a C++ compiler.
         opt = dp.AdamW(model.parameters(), lr=1e-2, engine="eager")
         pair = opt, dp.schedules.Scheduler(opt, lr=SCHEDULE)
         return Trainer(model, arguments(folder, **options), train_dataset=sequences(), optimizers=pair)
@@ -86,8 +87,11 @@ def by_instance(folder):
 
 
 def by_class(folder):
-    """2. Two micro-batches per step. The optimizer has a schedule, so that of the Trainer must be "constant": its
-    default multiplies the rate by a linear decay."""
+    """2. Pass a class, and use two micro-batches per step.
+
+    The optimizer has its own schedule, so the Trainer's scheduler must be "constant": its default
+    multiplies the learning rate by a linear decay.
+    """
     options = {"per_device_train_batch_size": BATCH // 2, "gradient_accumulation_steps": 2}
     trainer = Trainer(
         network(),
@@ -104,7 +108,7 @@ def by_class(folder):
 
 
 class SophiaTrainer(Trainer):
-    """3. Create the optimizer, and compute a Hessian-vector product every tenth step."""
+    """3. Subclass that creates the optimizer and computes a Hessian-vector product every tenth step."""
 
     def create_optimizer(self, *args, **kwargs):
         if self.optimizer is None:

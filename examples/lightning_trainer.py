@@ -1,8 +1,9 @@
 """dashpot with Lightning's Trainer: first and second order, schedules, accumulation, clipping, checkpoints.
 
-AdamW uses automatic optimization: two micro-batches per step, clipping, and a dashpot schedule stepped by the Trainer.
-The run is stopped halfway and resumes from the Trainer's checkpoint to bit-identical weights.
-Sophia needs the loss: with `automatic_optimization = False`, its step gets a closure over both micro-batches.
+AdamW uses automatic optimization with two micro-batches per step, clipping, and a dashpot schedule stepped by the
+Trainer.
+The run is stopped halfway, resumes from the Trainer's checkpoint, and ends with bit-identical weights.
+Sophia needs the loss: with `automatic_optimization = False`, its step receives a closure over both micro-batches.
 Requires `pip install 'dashpot[loops]'`. Run: python examples/lightning_trainer.py
 """
 
@@ -22,7 +23,7 @@ STEPS = EPOCHS * 1500 // (BATCH * MICRO_BATCHES)
 
 
 def tensors():
-    """Return images and labels for training, and for evaluation."""
+    """Return the images and labels for training and for evaluation."""
     images = digits.load()
     pairs = (images.train_images, images.train_labels), (images.eval_images, images.eval_labels)
     return [(torch.tensor(x).float().flatten(1) / 16, torch.tensor(y).long()) for x, y in pairs]
@@ -54,17 +55,17 @@ class FirstOrder(Classifier):
         return self.loss(*batch)
 
     def configure_optimizers(self):
-        # The eager engine rounds equally on machines with and without a C++ compiler.
+        # In the eager engine, rounding is the same on machines with and without a C++ compiler.
         opt = dp.AdamW(self.parameters(), lr=1e-2, engine="eager")
         scheduler = dp.schedules.Scheduler(
             opt, lr=dp.schedules.OneCycle(STEPS), momentum=dp.schedules.OneCycleMomentum(STEPS)
         )
-        # "step" means optimizer steps, not micro-batches; the Trainer's default is one call per epoch.
+        # "step" refers to optimizer steps, not micro-batches; by default, the Trainer makes one call per epoch.
         return {"optimizer": opt, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
 class SecondOrder(Classifier):
-    """A closure over the whole batch: Lightning's closure covers only the last micro-batch."""
+    """Manual optimization with a closure over the whole batch; Lightning's closure covers only the last micro-batch."""
 
     def __init__(self):
         super().__init__()
@@ -86,8 +87,8 @@ class SecondOrder(Classifier):
         opt.step(closure=closure)
 
     def configure_optimizers(self):
-        # max_norm clips inside the step: the Trainer's gradient_clip_val requires automatic optimization. The schedule
-        # depends on the optimizer's step count, so no scheduler has to be stepped.
+        # max_norm clips inside the step, since the Trainer's gradient_clip_val requires automatic optimization. The
+        # schedule depends on the optimizer's step count, so no scheduler has to be stepped.
         schedule = dp.schedules.Cosine(STEPS)
         return dp.Sophia(self.parameters(), lr=2e-2, max_norm=1.0, update_d_every=5, schedule=schedule)
 
@@ -125,7 +126,7 @@ def second_order(folder):
 
 
 def main():
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # no hardware report and tips
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # no hardware report or tips
     with tempfile.TemporaryDirectory() as folder:
         return {"first": first_order(folder), "second": second_order(folder)}
 

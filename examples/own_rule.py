@@ -1,7 +1,7 @@
-"""A user-defined stage in ten lines, with checkpoints, schedules and diff.
+"""A user-defined stage in ten lines that supports checkpoints, schedules and diff.
 
 The stage is the mask of "Cautious Optimizers" (Liang et al., arXiv 2411.16085): elements whose direction and current
-gradient have different signs are not updated, and the others are scaled up to preserve the mean step.
+gradient have different signs are not updated, and the other elements are scaled up to preserve the mean step.
 Run: python examples/own_rule.py
 """
 
@@ -29,7 +29,7 @@ STEPS = 40
 
 
 def build():
-    """Return initial weights and an AdamW with the mask applied before the decay."""
+    """Return initial weights, and an AdamW that applies the mask before the weight decay."""
     torch.manual_seed(0)
     w = torch.randn(50, requires_grad=True)
     schedule = {"lr": dp.schedules.Cosine(STEPS), "floor": dp.schedules.Linear(start=1.0, end=0.1, steps=STEPS)}

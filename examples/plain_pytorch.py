@@ -1,7 +1,7 @@
-"""A training loop in plain PyTorch: gradient accumulation, clipping, a schedule, checkpoint and resume.
+"""A training loop in plain PyTorch with gradient accumulation, clipping, a schedule, checkpoints and resuming.
 
-AutoSGM on the 1797 bundled digits. The schedule is part of the optimizer and depends on its step count, so the loop
-does not step or save a scheduler. A run that is saved halfway, loaded into new objects and finished ends with
+AutoSGM trains on the 1797 bundled digits. The schedule is part of the optimizer and depends on its step count, so the
+loop does not step or save a scheduler. A run that is saved halfway, loaded into new objects and finished has
 bit-identical weights.
 Run: python examples/plain_pytorch.py
 """
@@ -19,7 +19,7 @@ TASK = tasks.get("digits", batch_size=50)
 
 
 def build(saved=None):
-    """Return the problem with initial weights and its optimizer, or restore both from `saved`."""
+    """Return the problem and its optimizer, either new or restored from `saved`."""
     problem = TASK.build(0)
     steps = EPOCHS * len(problem.train)
     opt = dp.AutoSGM(

@@ -1,7 +1,7 @@
-"""A second-order method in a plain loop: micro-batches, dropout, and products from differences of gradients.
+"""A second-order method in a plain loop with micro-batches, dropout, and products from differences of gradients.
 
-`opt.backward(loss)` replaces `loss.backward()` and also computes a Hessian-vector product every tenth step. For models
-without double backward, a closure and `probe="differences"` need only first-order gradients.
+`opt.backward(loss)` replaces `loss.backward()` and additionally computes a Hessian-vector product every tenth step. For
+models without double backward, a closure with `probe="differences"` requires only first-order gradients.
 Run: python examples/second_order.py
 """
 
@@ -20,7 +20,7 @@ def network():
 
 
 def with_backward(data):
-    """Train with micro-batches: gradients and products accumulate over both."""
+    """Train with two micro-batches per step, over which gradients and products accumulate."""
     model = network()
     opt = dp.ESGD(model.parameters(), lr=0.1)
     for epoch in range(EPOCHS):
@@ -33,7 +33,7 @@ def with_backward(data):
 
 
 def with_a_closure(data):
-    """Train without double backward; a product calls the closure again, with the same dropout masks."""
+    """Train without double backward; for a product, the closure is called again with the same dropout masks."""
     model = network()
     opt = dp.ESGD(model.parameters(), lr=0.1, probe="differences")
     for epoch in range(EPOCHS):

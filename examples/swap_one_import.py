@@ -1,4 +1,4 @@
-"""A plain PyTorch loop on 1797 real digits; only the line of the optimizer uses dashpot.
+"""A plain PyTorch loop on 1797 real digits in which only the line that creates the optimizer uses dashpot.
 
 Run: python examples/swap_one_import.py
 """
