@@ -1,6 +1,6 @@
-"""The table of test subjects: every method in several settings, over which every contract of tests/contracts runs.
+"""The table of test subjects: all methods in several settings, on which all contracts in tests/contracts are run.
 
-A method of `dashpot.optimizers.registry` without a row here is tested in its default settings.
+A method of `dashpot.optimizers.registry` that has no row here is tested with its default settings.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ NUMERATOR_KEYS = {
     3: " rate_moment rate",
     4: " norm_avg deviation_sq",
 }
-# Short averages make the numerators act within a few steps; the prefilter of 4 clips nothing below 0.94.
+# With short averages, the numerators have an effect within a few steps; below 0.94, the prefilter of 4 clips nothing.
 BETA_N = {0: 0.9, 1: 0.9, 2: 0.9, 3: 0.9, 4: 0.99}
 
 
@@ -295,16 +295,16 @@ SUBJECTS: tuple[Subject, ...] = (
     *(default_subject(name, row) for name, row in METHODS.items() if row.cls not in {item.cls for item in ROWS}),
 )
 KINDS = frozenset(item.name for item in SUBJECTS if item.kind)
-"""Names of subjects that cover every method, every stage and every choice of a stage (test_contract_registry.py)."""
+"""Names of subjects that together cover all methods, stages and choices of stages (see test_contract_registry.py)."""
 
 
 def each(condition: Callable[[Subject], Any] = lambda subject: True) -> Any:
-    """Parametrize a test over the subjects that meet a condition; those outside `KINDS` are slow tests."""
+    """Parametrize a test over the subjects that meet a condition. Those not in `KINDS` are slow tests."""
     return pytest.mark.parametrize("subject", marked(filter(condition, SUBJECTS)), ids=str)
 
 
 def marked(subjects: Iterable[Subject]) -> list[Any]:
-    """Return the subjects as parameters, those outside `KINDS` marked slow; at least one must be fast."""
+    """Return the subjects as parameters, with those not in `KINDS` marked slow. At least one must be fast."""
     found = [pytest.param(item, marks=() if item.kind else pytest.mark.slow) for item in subjects]
     assert not all(parameter.marks for parameter in found), "no fast subject meets the condition"
     return found

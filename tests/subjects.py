@@ -1,4 +1,4 @@
-"""Test subjects: a method in one setting, with the facts that the contract tests depend on."""
+"""Test subjects: a method with certain settings, and the facts on which the contract tests depend."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dashpot.optimizers.registry import Method
 
 @dataclass(frozen=True)
 class SignFlips(dp.Stage):
-    """A user-defined stage with one slot of each shape: the direction's sign, damped where it has just flipped."""
+    """A custom stage with one slot of each shape: the sign of the direction, damped for elements that just flipped."""
 
     damping: float = 0.5
     slots = (dp.elementwise("last"), dp.per_tensor("turned", "turned_share"))
@@ -28,9 +28,9 @@ class SignFlips(dp.Stage):
 
 
 def known_products(weights, probes):
-    """Return products with a diagonal Hessian: 1.5 for positive weights, 1 elsewhere; exact in every precision.
+    """Return products with a diagonal Hessian of 1.5 for positive weights and 1 otherwise, exact in every precision.
 
-    The contracts use recorded gradients, which have no loss to differentiate. Real and imaginary parts are separate.
+    The contracts use recorded gradients, so there is no loss to differentiate. Real and imaginary parts are separate.
     """
 
     def product(w, v):
@@ -43,35 +43,35 @@ def known_products(weights, probes):
 
 @dataclass(frozen=True)
 class Subject:
-    """A method in one setting."""
+    """A method with certain settings."""
 
     name: str
     cls: type[dp.Optimizer]
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Keyword arguments besides lr."""
+    """Keyword arguments other than lr."""
     lr: float = 0.02
-    """A learning rate that descends on the problems of test_contract_descent."""
+    """A learning rate with which the loss decreases in test_contract_descent.py."""
     keys: tuple[str, ...] = ()
-    """The documented state keys besides `step`."""
+    """The documented state keys other than `step`."""
     momentum_key: str | None = None
     """The group key in which torch's schedulers find the momentum: "momentum", "betas" or None."""
     recipe: dp.Recipe | None = None
-    """For `SGM.from_recipe`, instead of options."""
+    """A recipe for `SGM.from_recipe`, used instead of options."""
     counterpart: type[torch.optim.Optimizer] | None = None
     """The class of torch.optim with the same arguments and results."""
     kind: bool = False
-    """Representative of its method, stages and choices. In the other subjects, contracts are slow tests."""
+    """Whether the subject represents its method, stages and choices. For other subjects, contracts are slow tests."""
     inert: tuple[str, ...] = ()
-    """Group settings without effect on the first five steps."""
+    """Group settings that have no effect on the first five steps."""
     lr_moves_all: bool = True
-    """A learning rate of zero leaves the weights unchanged (not with a decay independent of lr)."""
+    """Whether weights are unchanged if the learning rate is zero; False with a decay that does not depend on lr."""
     steep: bool = False
-    """The step grows with the gradient, so Rosenbrock's function requires a smaller learning rate."""
+    """Whether the step grows with the gradient, so that Rosenbrock's function requires a smaller learning rate."""
     flips_decay: bool = False
-    """`maximize` negates the decay too (a quirk of AutoSGM)."""
+    """Whether `maximize` also negates the decay (a quirk of AutoSGM)."""
 
     def product_at(self, step: int) -> bool:
-        """Return True if an uninterrupted run takes a Hessian-vector product at `step` = 0, 1, ..."""
+        """Return True if an uninterrupted run computes a Hessian-vector product at `step` = 0, 1, ..."""
         optimizer = self.make([torch.zeros(1, requires_grad=True)])
         assert isinstance(optimizer, dp.SecondOrder)
         last = None
@@ -82,7 +82,7 @@ class Subject:
 
     @cached_property
     def probing(self) -> Mapping[str, Any]:
-        """The resolved probing options; empty for a method without products."""
+        """The resolved probing options, which are empty for a method without products."""
         optimizer = self.make([torch.zeros(1, requires_grad=True)])
         if not optimizer.recipe.observes():
             return {}
@@ -91,19 +91,19 @@ class Subject:
 
     @cached_property
     def captures(self) -> bool:
-        """A CUDA graph can record the step: it does not depend on products."""
+        """Whether a CUDA graph can record the step, which is the case if the step does not depend on products."""
         return not self.make([torch.zeros(1)]).recipe.observes()
 
     @property
     def spatial(self) -> bool:
-        """The step averages over kernel windows, so it depends on a parameter's shape."""
+        """Whether the step averages over kernel windows and thus depends on the shape of a parameter."""
         return self.cls is dp.AdaHessian and self.options.get("spatial_averaging", True)
 
     def __str__(self) -> str:
         return self.name
 
     def make(self, params: Any, lr: Any = None, **changes: Any) -> dp.Optimizer:
-        """Build the optimizer over `params`."""
+        """Create the optimizer for `params`."""
         lr = self.lr if lr is None else lr
         if self.recipe is None:
             return self.cls(params, lr=lr, **{**self.options, **changes})
@@ -111,7 +111,7 @@ class Subject:
         return dp.SGM.from_recipe(params, recipe, **changes)
 
     def make_torch(self, params: Any, lr: Any = None, **changes: Any) -> torch.optim.Optimizer:
-        """Build torch's optimizer of the same method."""
+        """Create torch's optimizer with the same method."""
         assert self.counterpart is not None
         return self.counterpart(params, lr=self.lr if lr is None else lr, **{**self.options, **changes})
 
@@ -120,13 +120,13 @@ FACTS = frozenset(item.name for item in dataclasses.fields(Subject))
 
 
 def subject(name: str, cls: type[dp.Optimizer], keys: str, momentum_key: str | None, **rest: Any) -> Subject:
-    """Return a subject: keywords that are fields of `Subject` are facts, the others are options of the optimizer."""
+    """Return a subject. Keywords that are fields of `Subject` are facts; all others are options of the optimizer."""
     facts = {key: rest.pop(key) for key in FACTS & rest.keys()}
     return Subject(name, cls, rest, keys=tuple(keys.split()), momentum_key=momentum_key, **facts)
 
 
 def default_subject(name: str, method: Method) -> Subject:
-    """Return the subject of a method without a row of its own: default settings, the facts read from the optimizer."""
+    """Return the subject of a method without a row: it has default settings, and facts are read from the optimizer."""
     options: dict[str, Any] = {"probe": known_products} if issubclass(method.cls, dp.SecondOrder) else {}
     optimizer = method.cls([torch.zeros(1, requires_grad=True)], **options)
     keys = " ".join(slot.key for slot in optimizer.recipe.slots)

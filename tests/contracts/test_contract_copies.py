@@ -1,4 +1,4 @@
-"""Contract: deep copies and pickles continue like the original, independently of it."""
+"""Contract: deep copies and pickles continue as the original would, and independently of it."""
 
 import copy
 import io

@@ -16,7 +16,7 @@ def rosenbrock(w):
 
 
 def descend(subject, loss, start, lr):
-    """Return the losses before each step and after the last."""
+    """Return the losses before each step and after the last step."""
     w = torch.tensor(start, dtype=torch.float64, requires_grad=True)
     optimizer = subject.make([w], lr=lr)
     losses = []
@@ -32,7 +32,7 @@ def descend(subject, loss, start, lr):
 @each()
 def test_quadratic_loss_falls_by_a_factor_of_ten(subject):
     losses = descend(subject, quadratic, [-1.0, -0.5, -0.25, 0.5, 1.5, 2.0], subject.lr)
-    assert losses[-1] < 0.1 * losses[0]  # measured: 0.08 for the slowest (a long warm-up), below 0.03 for most
+    assert losses[-1] < 0.1 * losses[0]  # measured: 0.08 for the slowest method (a long warm-up), below 0.03 for most
 
 
 @each()

@@ -45,7 +45,7 @@ def assert_equal(a, b):
 
 @each()
 def test_state_init_step_changes_only_the_state(subject):
-    """The state is complete afterwards, and training continues as without that step."""
+    """The state is complete after this step, and training continues as if the step had not been taken."""
     one, two = network(), network()
     made, fresh = subject.make(one.parameters()), subject.make(two.parameters())
     before = copied(one)
@@ -101,7 +101,7 @@ def test_resume_with_low_precision_state_is_exact(options):
 
 
 def test_saving_before_the_first_step_changes_nothing():
-    """torch's classes count the state initialization step."""
+    """In contrast, torch's classes count the state initialization step."""
     one, two = network(), network()
     saved, straight = dp.AdamW(one.parameters()), dp.AdamW(two.parameters())
     get_optimizer_state_dict(one, saved)
@@ -161,7 +161,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_similar_steps_still_require_a_product(change):
-    """A step needs no product only if all gradients and rates are zero and there is no state."""
+    """Only if all gradients and rates are zero and there is no state, a step does not require a product."""
     model = network()
     opt = dp.AdaHessian(model.parameters(), lr=0.0)
     for p in model.parameters():

@@ -9,16 +9,16 @@ from subjects import known_products
 import dashpot as dp
 from dashpot.functional import init, observe, update
 
-SAME = 1e-12  # stated bound for ten steps in float64
+SAME = 1e-12  # the stated bound for ten steps in float64
 
 
 def smooth(subject):
-    """Exclude the custom stage, whose sign has no useful derivative."""
+    """Exclude the custom stage, because the derivative of its sign function is not useful."""
     return "own-stage" not in subject.name
 
 
 def observed(recipe, params, state, step, subject):
-    """Return the state after the product of this step, if the class takes one."""
+    """Return the state after the product of this step, if the class computes one."""
     if not recipe.observes() or not subject.product_at(step):
         return state
     ones = [torch.ones_like(p) for p in params]  # with a diagonal Hessian, all sign probes are equivalent
@@ -139,7 +139,7 @@ def loss_after_steps(recipe, w0, subject, steps=3):
 
 @each(smooth)
 def test_lr_gradient_through_a_run_equals_finite_differences(subject):
-    """The derivative with respect to lr, as used by gradient-based tuning."""
+    """Gradient-based tuning uses the derivative with respect to lr."""
     recipe = subject.make(parameters()).recipe
     w0 = torch.tensor([0.7, -0.4, 1.3, -1.1], dtype=torch.float64)
 
@@ -150,7 +150,7 @@ def test_lr_gradient_through_a_run_equals_finite_differences(subject):
     h = 1e-6 * subject.lr
     slope = torch.func.grad(outcome)(lr)
     expected = (outcome(lr + h) - outcome(lr - h)) / (2 * h)
-    # Central differences: truncation h^2, cancellation 1e-16/h on a loss of order 1.
+    # Central differences have a truncation error of h^2 and a cancellation error of 1e-16/h for a loss of order 1.
     torch.testing.assert_close(slope, expected, rtol=1e-5, atol=1e-7)
     assert slope != 0
 
@@ -203,7 +203,7 @@ def test_functional_init_rejects_complex_parameters(subject):
 
 @each(smooth)
 def test_lr_gradient_through_two_differentiable_steps(subject):
-    """The in-place second step must not corrupt the recorded first step."""
+    """The second step, which is in place, must not corrupt the recorded first step."""
 
     def outcome(lr):
         p = torch.tensor([0.7, -0.4, 1.3], dtype=torch.float64).requires_grad_() * 1.0

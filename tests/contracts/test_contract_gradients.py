@@ -36,7 +36,7 @@ def test_step_without_any_gradient_does_nothing(subject):
 
 @each(unscheduled)
 def test_missing_gradient_skips_the_parameter(subject):
-    """Parameter 1 has no gradient at every third step and behaves as if these steps did not exist."""
+    """Parameter 1 has no gradient at every third step, and must behave as if these steps did not exist."""
     params = parameters()
     run(subject.make(params), params, 9, missing=lambda step, index: index == 1 and step % 3 == 0)
     (_, alone, _) = others = parameters()
@@ -92,11 +92,11 @@ def without_eps(optimizer):
 
 @each(lambda subject: moves_by_gradient_alone(subject) and "CenteredMoment" not in repr(stages(subject)))
 def test_zero_gradient_element_with_eps_zero_is_unchanged(subject):
-    """torch yields NaN (0/0), dashpot 0. Centered moments, which can be 0 for a nonzero gradient, are excluded."""
+    """torch yields NaN (0/0). Centered moments, which can be 0 for a nonzero gradient, are excluded."""
     params = [torch.ones(6, dtype=torch.float64, requires_grad=True)]
     optimizer = subject.make(params)
     without_eps(optimizer)
-    for step in range(5):  # odd, so that equal steps of both signs do not cancel
+    for step in range(5):  # an odd number, so that equal steps of both signs do not cancel
         grad = gradient(params[0], step)
         grad[::2] = 0.0
         params[0].grad = grad
@@ -115,7 +115,7 @@ def test_torch_zero_gradient_element_with_eps_zero_is_nan():
 
 @each()
 def test_zero_weights_with_zero_gradients_stay_zero(subject):
-    """Including decay; except for AutoSGM's quirk of raising small weights."""
+    """This includes decay, but not AutoSGM's quirk of increasing small weights."""
     params = [torch.zeros(shape, dtype=torch.float64, requires_grad=True) for shape in ((3, 2), ())]
     optimizer = subject.make(params)
     for _ in range(3):
@@ -145,7 +145,7 @@ def test_step_starts_from_edited_weights(subject):
 
 @each()
 def test_step_starts_from_weights_assigned_to_data(subject):
-    """`p.data = ...`, as used to swap in averaged weights."""
+    """Assigning `p.data` is a common way to swap in averaged weights."""
     params, others = parameters(), parameters()
     first, second = subject.make(params), subject.make(others)
     run(first, params, 3)

@@ -18,7 +18,7 @@ def unscheduled(subject):
 
 
 def edits_for(subject):
-    """Return the applicable settings of EDITS, one dict each; a running average has no zero."""
+    """Return a dict for each applicable setting in EDITS. A running average has no zero."""
     optimizer = subject.make(parameters())
     running = any(getattr(stage, "normalise", None) == "running" for stage in optimizer.recipe.stages)
     return [{name: EDITS[name]} for name in EDITS if name in optimizer.defaults and not (running and name == "zero")]
@@ -39,7 +39,7 @@ def test_groups_equal_separate_optimizers(subject):
 
 @each()
 def test_edited_group_equals_an_optimizer_with_those_settings(subject):
-    """Five steps before and after the edit, against a new optimizer with the same state and the new settings."""
+    """Five steps after the edit are compared with those of a new optimizer with the same state and the new settings."""
     for edit in edits_for(subject):
         params = parameters()
         optimizer = subject.make(params)
@@ -56,7 +56,7 @@ def test_edited_group_equals_an_optimizer_with_those_settings(subject):
 
 @each()
 def test_every_group_setting_has_an_effect(subject):
-    """A setting without effect would be stored but not read."""
+    """A setting without an effect would be stored but not read."""
     for edit in edits_for(subject):
         params, others = parameters(), parameters()
         run(subject.make(params), params, 5)

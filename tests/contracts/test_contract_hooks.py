@@ -25,7 +25,7 @@ def test_step_hooks_run_before_and_after(subject):
 
 @each()
 def test_step_pre_hook_can_change_gradients(subject):
-    """As in gradient clipping by a hook."""
+    """Hooks may be used for gradient clipping."""
     params, others = parameters(), parameters()
     first, second = subject.make(params), subject.make(others)
 
@@ -66,7 +66,7 @@ def test_load_hooks_can_replace_the_state_dict(subject):
 
     def loaded(optimizer):
         order.append("after")
-        # The state is final in a post-hook, including dtypes.
+        # In a post-hook the state is final, including dtypes.
         pairs = zip(params, others, strict=True)
         assert all(torch.equal(second.state[q][key], first.state[p][key]) for p, q in pairs for key in subject.keys)
 

@@ -1,11 +1,11 @@
-"""Contract: lr is a number or a 0-d tensor, can change at any step, and may be zero."""
+"""Contract: lr can be a number or a 0-d tensor, can change at any step, and can be zero."""
 
 import pytest
 import torch
 from contracts.trajectories import distance, identical, parameters, run, values
 from registry import each
 
-# Arithmetic with a tensor may be ordered differently: a few roundings of float64 in ten steps.
+# Arithmetic with a tensor may be in a different order, which causes a few roundings of float64 in ten steps.
 ROUNDINGS = 1e-14
 
 
@@ -73,7 +73,7 @@ def test_group_with_zero_lr_is_unchanged(subject):
 
 @each(lambda subject: not subject.lr_moves_all)
 def test_decay_independent_of_lr_applies_at_zero_lr(subject):
-    """The exception to the contract above: `lr_moves_all` is False."""
+    """This is the exception to the contract above, where `lr_moves_all` is False."""
     params = parameters()
     start = values(params)
     run(subject.make(params, lr=0.0), params, 1)

@@ -1,4 +1,4 @@
-"""Contract: derivatives through training are finite where gradients are exactly zero."""
+"""Contract: derivatives through training are finite even if gradients are exactly zero."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ MASKS = {"some": [1.0, 0.0, 1.0, 1.0, 0.0], "none": [0.0] * 5}
 
 
 def smooth(subject):
-    """Exclude a sign, and the root of a variance that is only rounding error."""
+    """Exclude subjects with a sign, or with the root of a variance that is only a rounding error."""
     return subject.name not in ("own-stage", "centered-adam-at-once")
 
 
@@ -46,11 +46,11 @@ def test_derivatives_through_zero_gradients_equal_finite_differences(subject, ma
     by_lr, by_weight = torch.func.grad(outcome, (0, 1))(lr, WEIGHTS)
     slope = by_lr * ahead[0] + (by_weight * ahead[1]).sum()
     expected = outcome(lr + h * ahead[0], WEIGHTS + h * ahead[1]) - outcome(lr - h * ahead[0], WEIGHTS - h * ahead[1])
-    # Central differences: truncation h^2, cancellation 1e-16/h on a loss of order 1.
+    # Central differences have a truncation error of h^2 and a cancellation error of 1e-16/h for a loss of order 1.
     torch.testing.assert_close(slope, expected / (2 * h), rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.slow  # importing forward mode takes seconds
+@pytest.mark.slow  # importing forward mode takes several seconds
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # raised by torch in forward mode
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
 @each(smooth)
@@ -65,7 +65,7 @@ def test_forward_mode_equals_reverse_mode(subject, mask):
 
 @each(lambda subject: subject.recipe is None)
 def test_derivatives_through_differentiable_steps_are_finite(subject):
-    """The parameters are non-leaf tensors; some elements have zero gradients."""
+    """The parameters are non-leaf tensors, and some elements have zero gradients."""
     lr = torch.tensor(subject.lr, dtype=torch.float64, requires_grad=True)
     start = WEIGHTS.clone().requires_grad_()
     w = start * 1.0
@@ -78,7 +78,7 @@ def test_derivatives_through_differentiable_steps_are_finite(subject):
 
 
 def test_adam_derivatives_with_a_zero_gradient():
-    """Three steps from [1, 2] with lr 0.1 and gradient p * [1, 0]."""
+    """The run takes three steps from [1, 2] with lr 0.1 and the gradient p * [1, 0]."""
 
     def outcome(lr, w):
         recipe, state = dp.Adam.recipe_for(), init(dp.Adam.recipe_for(), w)

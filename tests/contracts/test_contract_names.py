@@ -1,4 +1,4 @@
-"""Contract: state is matched by parameter name, or by position without names."""
+"""Contract: state is matched by parameter name, or by position if there are no names."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def named(params, names=NAMES):
 
 
 def feed(optimizer, params, steps, order=(0, 1, 2)):
-    """Run steps in which `params[i]` has the recorded gradients number order[i]."""
+    """Run steps in which `params[i]` has the recorded gradients of parameter order[i]."""
     for step in steps:
         for p, index in zip(params, order, strict=True):
             p.grad = gradient(p, step, index)
@@ -65,7 +65,7 @@ def test_state_is_matched_by_name_across_groups():
     second.load_state_dict(first.state_dict())
     for p, q in zip(params, others, strict=True):
         assert torch.equal(second.state[q]["exp_avg"], first.state[p]["exp_avg"])
-    assert [group["lr"] for group in second.param_groups] == [0.5, 1e-3]  # settings are matched by name too
+    assert [group["lr"] for group in second.param_groups] == [0.5, 1e-3]  # settings are also matched by name
 
 
 def test_merging_groups_with_different_settings_is_rejected():

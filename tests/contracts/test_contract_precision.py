@@ -11,7 +11,7 @@ HALVES = [torch.bfloat16, torch.float16]
 @each()
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 def test_half_precision_step_equals_a_rounded_float32_step(subject, dtype):
-    """Bitwise equal to a float32 run whose weights are rounded to half precision after every step."""
+    """The result is bitwise equal to a float32 run in which weights are rounded to half precision after every step."""
     params = parameters(dtype)
     wide = [p.detach().float().requires_grad_() for p in params]
     first, second = subject.make(params), subject.make(wide)

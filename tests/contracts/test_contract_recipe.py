@@ -1,4 +1,4 @@
-"""Contract: every optimizer's recipe evaluates from its repr, round-trips through JSON, and defines the method."""
+"""Contract: an optimizer's recipe can be evaluated from its repr, round-trips through JSON, and defines the method."""
 
 import copy
 import json

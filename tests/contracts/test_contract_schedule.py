@@ -15,7 +15,7 @@ CHANGING = Exponential(0.9)
 
 
 def scalar_settings(subject):
-    """Return the names of the schedulable numbers of a group; pairs by entry."""
+    """Return the names of the numbers in a group that can be scheduled, with pairs by entry."""
     optimizer = subject.make(parameters(), schedule=None)
     names = []
     for name, value in optimizer.defaults.items():
@@ -32,7 +32,7 @@ def scheduled(subject, params, schedule, **changes):
 
 
 def lr_is_a_plain_factor(subject):
-    """Exclude estimated numerators and decays scaled by the schedule, for which editing lr is not equivalent."""
+    """Exclude estimated numerators and decays scaled by the schedule, because editing lr is not equivalent for them."""
     estimated = any(hasattr(stage, "smoothing") for stage in subject.make(parameters()).recipe.stages)
     return subject.lr_moves_all and not estimated
 
@@ -64,7 +64,7 @@ def test_schedule_of_any_setting_equals_setting_it_before_every_step(subject):
 
 @each(lambda subject: not subject.flips_decay)
 def test_recipe_contains_the_schedule_or_rejects_it(subject):
-    """An optimizer built from a recipe with the schedule is equal."""
+    """An optimizer built from a recipe that contains the schedule is equal."""
     for name in scalar_settings(subject):
         params, others = parameters(), parameters()
         optimizer = scheduled(subject, params, {name: CHANGING})
@@ -92,7 +92,7 @@ MOVED_BY_FORMULA = {
 
 
 def moves_the_gain(subject, name):
-    """Return True for settings that AutoSGM's decay or gain, or Nesterov's zero, is computed from."""
+    """Return True for settings from which AutoSGM's decay or gain, or Nesterov's zero, is computed."""
     options = subject.options
     by_decay = options.get("decay") == "change" and name in ("momentum", "zero")
     plain = options.get("debias", True) is False
@@ -101,7 +101,7 @@ def moves_the_gain(subject, name):
 
 
 def without_effect(optimizer, name):
-    """Return True for a setting of a disabled part, which does not occur in the recipe."""
+    """Return True for a setting of a disabled part, which is not in the recipe."""
     group = optimizer.param_groups[0]
     unused = {
         "dampening": group.get("momentum") == 0 or group.get("nesterov"),
@@ -226,7 +226,7 @@ def test_schedule_counts_steps_of_all_parameters():
 
 @dataclass(frozen=True)
 class Sinking(dp.Schedule):
-    """A custom schedule 1, 0, -1, ..., which leaves the range of every setting."""
+    """A custom schedule 1, 0, -1, ..., which eventually is outside the range of every setting."""
 
     def _at(self, step):
         return float(1 - step)
@@ -250,7 +250,7 @@ def test_out_of_range_schedule_is_rejected_before_any_write(subject):
 
 @dataclass(frozen=True)
 class Broken(dp.Schedule):
-    """A custom schedule that is nan from the third step."""
+    """A custom schedule that is nan from the third step onwards."""
 
     def _at(self, step):
         return 1.0 if step < 2 else float("nan")

@@ -1,4 +1,4 @@
-"""Contract: state keys, shapes and step counts; equal to torch's for torch's methods."""
+"""Contract: state keys, shapes and step counts, which equal torch's in torch's methods."""
 
 import torch
 from contracts.trajectories import parameters, run

@@ -1,11 +1,11 @@
-"""Contract: 0-d, empty and complex parameters, views, and any memory layout."""
+"""Contract: 0-d, empty and complex parameters, views, and all memory layouts are supported."""
 
 import pytest
 import torch
 from contracts.trajectories import distance, gradient, identical, parameters, run, values
 from registry import each
 
-SUMMATION = 1e-13  # sums over a tensor follow its memory order: a few roundings of float64
+SUMMATION = 1e-13  # sums over a tensor depend on its memory order, by a few roundings of float64
 
 
 @each()
@@ -40,7 +40,7 @@ def test_empty_parameter_does_not_affect_others(subject):
 
 
 def ignores_shape(subject):
-    """Exclude averages over kernel windows: a pair of reals has one more dimension."""
+    """Exclude averages over kernel windows, because a pair of reals has an additional dimension."""
     return not subject.spatial
 
 
@@ -63,19 +63,19 @@ def test_complex_parameter_equals_a_pair_of_reals(subject):
 
 @each(lambda subject: subject.counterpart)
 def test_complex_parameter_equals_torch(subject):
-    torch.set_default_dtype(torch.float64)  # the dtype of torch's running product in NAdam
+    torch.set_default_dtype(torch.float64)  # torch stores NAdam's running product in this dtype
     try:
         params, others = parameters(torch.complex128), parameters(torch.complex128)
         run(subject.make(params), params, 20)
         run(subject.make_torch(others), others, 20)
     finally:
         torch.set_default_dtype(torch.float32)
-    assert distance(params, others) < 1e-11  # float64: the stated bound of parity with torch.optim
+    assert distance(params, others) < 1e-11  # the stated bound for parity with torch.optim in float64
 
 
 @each()
 def test_conjugate_view_gradient_is_resolved(subject):
-    """torch conjugates lazily, so the memory does not hold the values."""
+    """torch conjugates lazily, so the memory does not contain the actual values."""
     params, others = parameters(torch.complex64), parameters(torch.complex64)
     first, second = subject.make(params), subject.make(others)
     for index, (p, q) in enumerate(zip(params, others, strict=True)):
@@ -116,7 +116,7 @@ def test_result_is_independent_of_memory_layout(subject, layout):
 
 @each()
 def test_view_parameter_leaves_its_buffer_unchanged(subject):
-    """As for parameters in one flat buffer."""
+    """Parameters may be views into one flat buffer."""
     buffer = torch.ones(10, dtype=torch.float64)
     p = buffer[3:7].requires_grad_()
     optimizer = subject.make([p])

@@ -1,4 +1,4 @@
-"""Contract: checkpoints of torch.optim resume in dashpot, and vice versa."""
+"""Contract: checkpoints of torch.optim can be resumed in dashpot, and vice versa."""
 
 import copy
 import io
@@ -10,14 +10,14 @@ from registry import each
 
 import dashpot as dp
 
-TOLERANCE = 1e-11  # float64, 20 steps: the stated bound of parity with torch.optim
+TOLERANCE = 1e-11  # the stated bound for parity with torch.optim, for 20 steps in float64
 
 has_counterpart = each(lambda subject: subject.counterpart)
 
 
 @pytest.fixture(autouse=True)
 def float64_by_default():
-    """torch stores NAdam's running product in the default dtype; float32 has an error of 1e-8."""
+    """Use float64, because torch stores NAdam's running product in the default dtype; in float32 the error is 1e-8."""
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
@@ -31,7 +31,7 @@ def through_a_file(state_dict):
 
 
 def continued(first, second, start, other):
-    """Run ten steps with `first`, then ten with `second` from its checkpoint; return the weights."""
+    """Run ten steps with `first` and ten with `second` from the checkpoint of `first`, and return the weights."""
     run(first, start, 10)
     with torch.no_grad():
         for p, q in zip(other, start, strict=True):
@@ -89,7 +89,7 @@ def test_torch_checkpoint_with_parameters_without_state(subject):
 
 
 def test_torch_checkpoint_with_integer_steps():
-    """torch saved `step` as an int before version 1.12."""
+    """Before version 1.12, torch saved `step` as an int."""
     params, others = parameters(), parameters()
     first = torch.optim.Adam(params, lr=0.01)
     run(first, params, 3)

@@ -1,7 +1,7 @@
-"""torch's database of optimizer inputs: every configuration and every error input.
+"""All configurations and error inputs in torch's database of optimizer inputs.
 
-The database is private to torch and requires `expecttest`. If it cannot be imported, these tests are skipped;
-the parity tests of tests/methods remain.
+The database is private to torch and requires `expecttest`. If it cannot be imported, these tests are skipped, and only
+the parity tests in tests/methods are run.
 """
 
 import pytest
@@ -18,11 +18,11 @@ except ImportError as error:
 NAMES = ("SGD", "RMSprop", "Adam", "AdamW", "NAdam")
 INFOS = {info.optim_cls.__name__: info for info in optim_db if info.optim_cls.__name__ in NAMES}
 DEVICE = torch.device("cpu")
-TOLERANCE = 1e-11  # float64: the stated bound of parity with torch.optim
+TOLERANCE = 1e-11  # the stated bound for parity with torch.optim in float64
 
 
 def inputs(device):
-    """Return (name, description, keyword arguments), with tensors in float64 like the parameters."""
+    """Return triples (name, description, keyword arguments), with tensors in float64 like the parameters."""
     return [
         (name, item.desc, {key: wide(value) for key, value in item.kwargs.items()})
         for name, info in INFOS.items()
@@ -43,7 +43,7 @@ ERRORS = [(name, item) for name, info in INFOS.items() for item in info.optim_er
 
 @pytest.fixture(autouse=True)
 def float64_by_default():
-    """torch stores NAdam's product of momenta in the default dtype."""
+    """Use float64 as the default dtype, in which torch stores NAdam's product of momenta."""
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
@@ -64,12 +64,12 @@ def test_every_configuration_equals_torch(name, description, options, engine):
         return step == 3 or (index == 1 and step < 2)
 
     run(getattr(dp, name)(ours, engine=engine, **options), ours, 20, missing=skips_a_step)
-    on_cpu = {key: value for key, value in options.items() if key != "capturable"}  # torch: on accelerators only
+    on_cpu = {key: value for key, value in options.items() if key != "capturable"}  # in torch only on accelerators
     run(getattr(torch.optim, name)(theirs, **on_cpu), theirs, 20, missing=skips_a_step)
     assert distance(ours, theirs) < TOLERANCE, description
 
 
-# Limits of torch's foreach implementation; dashpot accepts any setting as a tensor.
+# These are limits of torch's foreach implementation; in dashpot any setting can be a tensor.
 ACCEPTED = (
     "lr as Tensor doesn't work with foreach & not capturable",
     "betas must be either both floats or both Tensors",
@@ -88,7 +88,7 @@ def test_every_error_input_of_torch_is_rejected(name, item):
         plain = {key: plain_number(value) for key, value in config.kwargs.items() if key != "foreach"}
         run(optimizer, params, 5)
         run(torch.optim.__dict__[name](reference, **plain), reference, 5)
-        assert distance(params, reference) < 1e-6  # the database's tensors are float32 numbers
+        assert distance(params, reference) < 1e-6  # the tensors in the database have float32 values
         return
     if item.error_type is UserWarning:
         with pytest.warns(UserWarning, match=item.error_regex):
@@ -106,7 +106,7 @@ def plain_number(value):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_database_flags_hold_for_dashpot(name):
-    """Complex parameters, differentiable and foreach steps, as in torch's tests."""
+    """The flags are for complex parameters, differentiable steps and foreach steps, as in torch's tests."""
     info, cls = INFOS[name], getattr(dp, name)
     assert info.supports_complex
     params, start = parameters(torch.complex128), parameters(torch.complex128)

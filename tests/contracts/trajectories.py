@@ -1,4 +1,4 @@
-"""Short deterministic runs with recorded gradients, and comparisons of their results."""
+"""Short deterministic runs with recorded gradients, and comparisons of the results."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SHAPES = ((3, 2), (4,), ())
 
 
 def parameters(dtype=torch.float64, shapes=SHAPES, seed=0):
-    """Return leaf tensors determined by the arguments; all dtypes are rounded from the same float64 values."""
+    """Return leaf tensors determined by the arguments. For every dtype, the same float64 values are rounded."""
     wide = torch.complex128 if dtype.is_complex else torch.float64
     generator = torch.Generator().manual_seed(seed)
     return [torch.randn(shape, generator=generator, dtype=wide).to(dtype).requires_grad_() for shape in shapes]
@@ -24,12 +24,12 @@ def _recorded(shape, dtype, step, index):
 
 
 def gradient(p, step, index=0):
-    """Return the gradient of parameter `index` at `step`, independent of its value, so that errors do not compound."""
+    """Return the gradient of parameter `index` at `step`. It does not depend on `p`, so that errors do not compound."""
     return _recorded(tuple(p.shape), p.dtype, step, index).clone()
 
 
 def run(optimizer, params, steps=10, missing=lambda step, index: False):
-    """Run `steps` (a number or a range) with recorded gradients, except for missing ones; return `params`."""
+    """Run `steps` (a number or a range) with recorded gradients, except for missing gradients, and return `params`."""
     for step in range(steps) if isinstance(steps, int) else steps:
         for index, p in enumerate(params):
             p.grad = None if missing(step, index) else gradient(p, step, index)
@@ -42,7 +42,7 @@ def values(params):
 
 
 def distance(params, expected):
-    """Return the largest |a - b| / max(1, |b|) over all elements; inf for nonfinite values."""
+    """Return the maximum of |a - b| / max(1, |b|) over all elements, or inf for nonfinite values."""
     pairs = list(zip(params, expected, strict=True))
     errors = [((a - b).abs() / b.abs().clamp_min(1)).max().item() for a, b in pairs if a.numel()]
     return max(errors, default=0.0) if all(torch.isfinite(a).all() for a, _ in pairs) else float("inf")
@@ -53,15 +53,15 @@ def identical(params, expected):
 
 
 def assert_same_method(first, second, tolerance=1e-12, steps=40):
-    """Check that two optimizer factories give equal weights for equal gradients.
+    """Check that the optimizers of two factories result in equal weights for equal gradients.
 
-    1e-12 in float64 allows for a different order of arithmetic.
+    The tolerance 1e-12 in float64 allows for a different order of arithmetic.
     """
     one, two = parameters(), parameters()
     assert distance(run(first(one), one, steps), run(second(two), two, steps)) < tolerance
 
 
 def assert_different_method(first, second):
-    """Check that two optimizer factories give different weights: a negative control of `assert_same_method`."""
+    """Check that the weights of two optimizer factories differ, as a negative control for `assert_same_method`."""
     one, two = parameters(), parameters()
     assert distance(run(first(one), one, 40), run(second(two), two, 40)) > 1e-6

@@ -1,4 +1,4 @@
-"""Shell scripts as compilers, a cache and a temporary folder per test, forked children."""
+"""Support for tests of builds: shell scripts as compilers, a cache and temporary folder per test, forked children."""
 
 import contextlib
 import gc
@@ -38,7 +38,7 @@ extern "C" int threads() {
 
 @pytest.fixture(autouse=True)
 def isolated_cache(tmp_path, monkeypatch):
-    """Empty caches, and a temporary folder per test that must be empty at its end."""
+    """Use empty caches, and a temporary folder that must be empty at the end of the test."""
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
@@ -54,7 +54,7 @@ def isolated_cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def scripted_compiler(tmp_path, monkeypatch):
-    """Set `CXX` to a shell script that runs commands and then the real compiler; `--version` skips the commands."""
+    """Set `CXX` to a shell script that runs commands and then the real compiler, or only the latter for `--version`."""
     real = compiler.find().path
 
     def use(commands):
@@ -71,7 +71,7 @@ def scripted_compiler(tmp_path, monkeypatch):
 
 @pytest.fixture
 def logged(scripted_compiler, tmp_path):
-    """A compiler that logs its process id; returns a function that reads the log."""
+    """Use a compiler that logs its process id. Return a function that reads the log."""
     log = tmp_path / "log"
     log.touch()
     scripted_compiler(f"echo $$ >> {log}")
@@ -80,7 +80,7 @@ def logged(scripted_compiler, tmp_path):
 
 @pytest.fixture
 def hanging(scripted_compiler, tmp_path):
-    """A compiler that hangs; returns a function that waits for its start and returns its process id."""
+    """Use a compiler that hangs. Return a function that waits until the compiler starts and returns its process id."""
     log = tmp_path / "log"
     scripted_compiler(f"echo $$ > {log}.part; mv {log}.part {log}; sleep 100")
 
@@ -101,7 +101,7 @@ def until(condition, seconds=300):
 def ended(compiler_process):
     """Check that the compiler has been reaped, and wait until its subprocesses have exited.
 
-    Those are reaped by init, which some containers lack, so zombies count as exited.
+    Subprocesses are reaped by init, which does not exist in some containers, so zombies count as exited.
     """
     try:
         os.kill(compiler_process, 0)
@@ -115,7 +115,7 @@ def states(group):
     """Return the states of the processes in a group."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # exited meanwhile
+        with contextlib.suppress(OSError):  # the process has exited in the meantime
             state, _, its_group, *_ = path.read_text().rpartition(")")[2].split()
             if int(its_group) == group:
                 found.append(state)
@@ -123,9 +123,9 @@ def states(group):
 
 
 def forked(work):
-    """Run `work` in a forked child and return its process id."""
+    """Run `work` in a forked child, and return the child's process id."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of threads at every fork
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns about threads at every fork
         child = os.fork()
     if child:
         return child
@@ -153,7 +153,7 @@ def entry(source):
 
 
 def other_process(script, **environment):
-    """Run Python lines in a new process with warnings as errors and return the output."""
+    """Run lines of Python in a new process, with warnings as errors, and return the output."""
     path = os.pathsep.join([ROOT, os.environ.get("PYTHONPATH", "")])
     lines = ["from dashpot.engine.native import build", textwrap.dedent(script)]
     done = subprocess.run(
@@ -169,7 +169,7 @@ def other_process(script, **environment):
 
 
 def together(*works):
-    """Run functions in concurrent threads and raise the first exception."""
+    """Run functions in concurrent threads, and raise the first exception."""
     barrier, faults = threading.Barrier(len(works)), []
 
     def run(work):
@@ -189,7 +189,7 @@ def together(*works):
 
 
 class Compiling:
-    """A thread that compiles a kernel: `with` waits for the start of the compiler, and on exit for the library."""
+    """A thread that compiles a kernel. `with` waits until the compiler starts, and exit waits for the library."""
 
     def __init__(self, source):
         self.library = None

@@ -1,4 +1,4 @@
-"""Equal parameters, gradients and settings under two engines."""
+"""Support for comparing engines with equal parameters, gradients and settings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SGD = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}
 
 @pytest.fixture
 def empty_cache(tmp_path, monkeypatch):
-    """Empty kernel caches in memory and on disk, so that every new kernel counts as a compilation."""
+    """Clear the kernel caches in memory and on disk, so that every new kernel counts as a compilation."""
     monkeypatch.setenv("DASHPOT_CACHE", str(tmp_path / "kernels"))
     monkeypatch.setattr(kernel, "_KERNELS", {})
     monkeypatch.setattr(build, "_libraries", {})
@@ -27,19 +27,19 @@ def clone_leaves(params):
 
 
 def eager_and_compiled(make, params):
-    """Return (parameters, optimizer) for the eager engine and for the compiled one."""
+    """Return a pair (parameters, optimizer) for the eager engine and one for the compiled engine."""
     first, second = clone_leaves(params), clone_leaves(params)
     return (first, make(first, engine="eager")), (second, make(second, engine="compiled"))
 
 
 def set_gradients(params, step, arrange=lambda g, index: g, missing=lambda step, index: False):
-    """Set the recorded gradient of a step on every parameter."""
+    """Set the recorded gradients of a step on all parameters."""
     for index, p in enumerate(params):
         p.grad = None if missing(step, index) else arrange(gradient(p, step, index), index)
 
 
 def run_steps(pairs, steps, **options):
-    """Take the same steps with several (parameters, optimizer) pairs."""
+    """Take the same steps with several pairs (parameters, optimizer)."""
     for step in steps:
         for params, optimizer in pairs:
             set_gradients(params, step, **options)
@@ -52,7 +52,7 @@ def explanation(optimizer):
 
 
 def is_compiled(optimizer):
-    """Check that kernels step every tensor with elements."""
+    """Check that every tensor with elements is stepped by a kernel."""
     rows = [row for row in dp.explain_engine(optimizer).rows if "no elements" not in row]
     return bool(rows) and all("compiled," in row for row in rows)
 
@@ -62,7 +62,7 @@ def state_of(optimizer, p):
 
 
 def snapshot(params, optimizer):
-    """Return a copy of everything that a step may change."""
+    """Return a copy of everything that a step can change."""
     groups = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
     return (
         [p.detach().clone() for p in params],
@@ -109,11 +109,11 @@ DYNAMO_SUBJECTS = frozenset(
         "sophia",
     ]
 )
-"""One or two methods of each family, for tests that run torch.compile for every subject."""
+"""One or two methods of each family, for tests that run torch.compile on every subject."""
 
 
 def each_for_dynamo(condition=lambda subject: True):
-    """Parametrize a test over the subjects that meet a condition; those outside `DYNAMO_SUBJECTS` are slow tests."""
+    """Parametrize a test over the subjects that meet a condition. Those not in `DYNAMO_SUBJECTS` are slow tests."""
     subjects = filter(condition, SUBJECTS)
     return pytest.mark.parametrize(
         "subject",

@@ -1,4 +1,4 @@
-"""Checks of sharded models, checkpoints and state initialization, for mesh_worker.py."""
+"""Checks of sharded models, checkpoints and state initialization, which mesh_worker.py runs."""
 
 import copy
 
@@ -68,7 +68,7 @@ def fully_sharded_model(name):
 
 
 def distributed_checkpoint(name, full):
-    """State saved after 5 of 10 steps and loaded into new objects continues the run bit for bit."""
+    """Check that state saved after 5 of 10 steps and loaded into new objects continues the run bit for bit."""
     through, first = net(True), net(True)
     straight, saving = METHODS[name](through.parameters()), METHODS[name](first.parameters())
     learn(through, straight, 10, sharded=True)
@@ -89,7 +89,7 @@ def distributed_checkpoint(name, full):
 
 
 def torch_state_dict_round_trip():
-    """torch's own `state_dict` holds DTensors and loads with equal sharding."""
+    """Check that torch's own `state_dict` contains DTensors, and can be loaded if the sharding is equal."""
     distributed = parameters(sharded(draw(0)))
     saving = dp.AdamW(distributed, lr=0.1)
     train(saving, distributed, 3, sharded)
@@ -107,7 +107,7 @@ def torch_state_dict_round_trip():
 
 
 def state_initialization_step():
-    """Zero gradients and rates only create the state; a nonzero gradient on one rank makes it a step on all."""
+    """Check that zero gradients and rates only create the state, unless one rank has a nonzero gradient."""
     for make in (dp.AdamW, dp.ESGD, dp.AutoSGM):
         distributed = parameters(sharded(draw(0)))
         before = [whole(p).clone() for p in distributed]

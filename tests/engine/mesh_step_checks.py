@@ -1,4 +1,4 @@
-"""Checks of single steps on DTensors, for mesh_worker.py."""
+"""Checks of single steps on DTensors, which mesh_worker.py runs."""
 
 import torch
 import torch.distributed as dist
@@ -41,7 +41,7 @@ def compiled(name):
 
 
 def hybrid_mesh(replicas):
-    """Return a mesh for replicas that are sharded (HSDP)."""
+    """Return a mesh for sharded replicas (HSDP)."""
     return init_device_mesh("cpu", (replicas, dist.get_world_size() // replicas), mesh_dim_names=("replicas", "shards"))
 
 
@@ -77,7 +77,7 @@ def global_norm_matches_single_process(engine):
 
 
 def nonfinite_decision_is_shared(engine, index, mode, replicas=1):
-    """Only the second rank has a nan."""
+    """Only the gradient on the second rank contains a nan."""
     where = hybrid_mesh(replicas)
     distributed = parameters(sharded(draw(0), where))
     optimizer = dp.AdamW(distributed, engine=engine, nonfinite=mode, max_norm=None if mode == "raise" else 1.0)
@@ -141,7 +141,7 @@ def differently_sharded_gradient_raises():
 
 
 def partial_gradients_are_reduced():
-    """For replicated and sharded parameters."""
+    """Check this for replicated and for sharded parameters."""
     where, (value, *_), (g, *_) = default_mesh(), draw(0), draw(1)
     world = dist.get_world_size()
     for kind in (Replicate(), Shard(0)):
@@ -206,7 +206,7 @@ def shards_round_independently():
             assert all(torch.equal(shard, shards[0]) for shard in shards)
         else:
             assert not any(torch.equal(shard, shards[0]) for shard in shards[1:])
-        # One element in four moves by 2^-8: the mean of n has standard deviation 2^-8 sqrt(3/16/n).
+        # One element in four moves by 2^-8, so the mean of n elements has standard deviation 2^-8 sqrt(3/16/n).
         mean = torch.stack(shards).double().mean()
         assert abs(mean - 0.999) < 5 * 2**-8 * (3 / 16 / 4096) ** 0.5 + 1e-6, mean
 
@@ -225,7 +225,7 @@ def replicas_round_equally():
 
 
 def low_precision_state():
-    """Twenty steps of 1e-3, each below half the spacing of bfloat16 at 1."""
+    """Take twenty steps of 1e-3, each smaller than half the spacing of bfloat16 at 1."""
     for options in ({"rounding": "kahan"}, {"rounding": "stochastic", "state_dtype": torch.bfloat16}):
         value = torch.ones(65, 8, dtype=torch.bfloat16)
         p = nn.Parameter(distribute_tensor(value, default_mesh(), [Shard(0)]))
@@ -251,7 +251,7 @@ def complex_parameters():
 
 
 def engine_choice_is_equal_on_all_ranks():
-    """Kernels from the first step for any shard size."""
+    """Kernels are used from the first step for shards of any size."""
     p = nn.Parameter(sharded(draw(0))[0])
     optimizer = dp.AdamW([p], engine="auto")
     p.grad = sharded(draw(1))[0]

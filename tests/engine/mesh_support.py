@@ -1,4 +1,4 @@
-"""Sharded and plain copies of parameters, for the checks of mesh_worker.py."""
+"""Sharded and plain copies of parameters for the checks that mesh_worker.py runs."""
 
 import copy
 import re
@@ -12,9 +12,9 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 
 from dashpot.engine import dtensor
 
-SAME = 1e-12  # float64 over ten steps; only the order of sums over elements differs
+SAME = 1e-12  # for ten steps in float64; only the order of summation over elements differs
 SHAPES = ((5, 3), (1, 4), (7,), (2, 2), (3,), ())
-"""On two ranks: uneven, empty on the second, uneven, replicated, plain, replicated 0-d."""
+"""Kinds on two ranks: uneven, empty on the second rank, uneven, replicated, plain, and replicated 0-d."""
 WORKER: dict = {}
 
 
@@ -27,7 +27,7 @@ def default_mesh():
 
 
 def placements(index, ndim=1):
-    """Return the placements of the tensor with SHAPES[index]; None for a plain tensor."""
+    """Return the placements of the tensor with shape SHAPES[index], or None for a plain tensor."""
     kinds = {0: Shard(0), 1: Shard(0), 2: Shard(0), 3: Replicate(), 4: None, 5: Replicate()}
     return None if kinds[index] is None else [*[Replicate()] * (ndim - 1), kinds[index]]
 
@@ -72,7 +72,7 @@ def assert_equal_on_all_ranks(x):
 
 
 def pair(make, steps=10, where=None, **options):
-    """Return (optimizer, parameters) after equal steps, sharded and in a single process."""
+    """Return (optimizer, parameters) after the same steps, for sharded parameters and for a single process."""
     distributed, plain = parameters(sharded(draw(0), where)), parameters(draw(0))
     mine, alone = make(distributed, **options), make(plain, **{**options, "engine": "eager"})
     train(mine, distributed, steps, lambda x: sharded(x, where))
@@ -101,7 +101,7 @@ def assert_raises(kind, text, act):
 
 
 def nan_on_one_rank(x, owner=1):
-    """Return a copy with a nan in the local shard of one rank."""
+    """Return a copy with a nan in the local shard of the rank `owner`."""
     x = copy.deepcopy(x)
     shard = dtensor.local(x)
     if rank() == owner:

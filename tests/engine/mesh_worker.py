@@ -1,7 +1,7 @@
-"""One rank of test_engine_mesh.py: runs all checks and writes the outcomes to a JSON file.
+"""One rank of test_engine_mesh.py, which runs all checks and writes the outcomes to a JSON file.
 
 Run as a script: `mesh_worker.py RANK WORLD FOLDER SUBJECTS`, with SUBJECTS "kinds" or "subjects". The process ends
-after a failed check, as the other ranks would wait for it.
+after a failed check, because the other ranks would otherwise wait for it.
 """
 
 import json

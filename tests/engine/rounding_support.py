@@ -1,7 +1,7 @@
 """Numbers and comparisons for the tests of rounding to bfloat16.
 
-Seeds are fixed, so each test always passes or always fails. Sampling limits are `Z` standard deviations for up to a few
-hundred comparisons; for true random numbers even the maximum of 10^4 passes.
+Seeds are fixed, so each test either always passes or always fails. Sampling limits are `Z` standard deviations for up
+to a few hundred comparisons; with truly random numbers, even the maximum of 10^4 comparisons would pass.
 """
 
 import struct
@@ -10,7 +10,7 @@ import torch
 from hypothesis import strategies as st
 
 Z = 5.0
-LARGEST = 3.3895313892515355e38  # the largest finite bfloat16
+LARGEST = 3.3895313892515355e38  # the largest finite bfloat16 number
 ALL_NOISE = torch.arange(65536, dtype=torch.int32)
 EVERY_BFLOAT16 = torch.arange(-32768, 32768, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)
 
@@ -40,7 +40,7 @@ def same_bits(x, y):
 
 
 def every_exponent():
-    """Return float32 numbers of every exponent and sign, with mantissas at, near and between bfloat16 numbers."""
+    """Return float32 numbers of every exponent and sign, with mantissas equal to, near and between bfloat16 numbers."""
     generator = torch.Generator().manual_seed(7)
     edges = [0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF, 0x17FFF, 0x18000, 0x7F7FFF, 0x7F8000, 0x7FFFFF]
     fractions = torch.cat([i32(edges), torch.randint(0, 2**23, (200,), generator=generator, dtype=torch.int32)])

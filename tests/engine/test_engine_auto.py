@@ -15,7 +15,7 @@ pytestmark = pytest.mark.needs_compiler
 
 @pytest.fixture
 def requested(monkeypatch):
-    """Record the sources passed to `build.library`, with no kernel known before."""
+    """Record the sources passed to `build.library`, starting without any known kernel."""
     sources = []
 
     def library(source):

@@ -1,4 +1,4 @@
-"""The benchmarks at toy size and without timing."""
+"""The benchmarks, run at a small size and without timing."""
 
 import sys
 from pathlib import Path
@@ -90,11 +90,11 @@ def test_each_parameter_has_its_own_group():
     ("make", "dtype", "per_parameter"),
     [
         (cases.fused, torch.float32, None),
-        (cases.adamw, torch.float32, 28),  # weight, two moments read and written, the gradient read
+        (cases.adamw, torch.float32, 28),  # weight and two moments read and written, gradient read
         (cases.halved, torch.float32, 20),
         (cases.kahan, torch.bfloat16, 18),
         (cases.sgd, torch.float32, 20),
-        (lambda p: cases.adamw(p, max_norm=1.0), torch.float32, 32),  # the gradient read twice
+        (lambda p: cases.adamw(p, max_norm=1.0), torch.float32, 32),  # gradient read twice
         (lambda p: cases.adamw(p, engine="eager"), torch.float32, None),
     ],
 )
@@ -165,7 +165,7 @@ def test_tables_state_conditions():
     firsts = table.firsts({"AdamW": first_step.First(0.1, 1.1, 0.04), first_step.AUTOSGM: first_step.First(0, 2, 0.2)})
     assert "| 1200 | 500 | 1100 | must |" in firsts
     assert "| 100 | 50 | 40 | aim |" in firsts
-    assert "|  |  | 2000 |  |" in firsts  # the limits are those of AdamW
+    assert "|  |  | 2000 |  |" in firsts  # limits exist only for AdamW
 
 
 @pytest.mark.skipif(not memory.measured(), reason="needs Linux with glibc")

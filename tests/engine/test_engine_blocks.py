@@ -1,4 +1,4 @@
-"""Blocks of the eager engine: results equal those of steps tensor by tensor."""
+"""Blocks of the eager engine: the results equal those of stepping each tensor separately."""
 
 from dataclasses import dataclass
 
@@ -26,7 +26,7 @@ def disable_blocks(monkeypatch):
 
 @pytest.fixture
 def block_sizes(monkeypatch):
-    """Record the number of tensors of each block, with blocks for two threads."""
+    """Record the number of tensors in each block, with blocks for two threads."""
     monkeypatch.setattr(blockwise, "block_size", lambda: 2 * blockwise.ELEMENTS_PER_THREAD)
     found = []
     concatenated, single = blockwise._Blocks._step_concatenated, blockwise._Blocks._step_block
@@ -80,7 +80,7 @@ def test_blocks_match_single_steps_bit_for_bit_for_every_storage(dtype, options,
 
 def test_small_tensors_are_concatenated_and_large_ones_split(block_sizes):
     results(lambda params: dp.AdamW(params, engine="eager"), steps=1)
-    assert block_sizes == [1, 1, 1, 4]  # two of the large tensor, one medium, four small ones; none for an empty one
+    assert block_sizes == [1, 1, 1, 4]  # large tensor twice, medium, four small tensors; not the empty one
 
 
 def test_tensors_with_different_step_counts_use_different_blocks(block_sizes, disable_blocks):
@@ -117,7 +117,7 @@ def test_custom_stage_uses_no_blocks(block_sizes):
 
 
 def test_overlapping_weights_are_stepped_in_order(block_sizes):
-    """The second weight is read after the first is written."""
+    """The second weight is read after the first weight is written."""
     memory = torch.ones(6)
     first, second = memory[:4].requires_grad_(), memory[2:].requires_grad_()
     optimizer = dp.SGD([first, second], lr=1.0, weight_decay=0.5, engine="eager")

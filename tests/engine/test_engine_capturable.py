@@ -1,4 +1,4 @@
-"""`capturable=True`: the results of the ordinary step, without host synchronization."""
+"""`capturable=True`: the same results as the ordinary step, without host syncs."""
 
 import copy
 
@@ -15,7 +15,7 @@ SAME = 1e-12  # float64 over twenty steps: torch computes the scalars with the s
 
 
 class ForbidReads(TorchDispatchMode):
-    """Raise when a tensor's value is read on the host."""
+    """Raises an exception when the value of a tensor is read on the host."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         assert func.overloadpacket not in (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero), func
@@ -23,7 +23,7 @@ class ForbidReads(TorchDispatchMode):
 
 
 def run_both(subject, steps=20, missing=lambda step, index: False, **options):
-    """Return ordinary and capturable parameters after the same gradients, and the capturable optimizer."""
+    """Return parameters of an ordinary and a capturable run with the same gradients, and the capturable optimizer."""
     ordinary, others = parameters(), parameters()
     run(subject.make(ordinary, **options), ordinary, steps, missing=missing)
     optimizer = subject.make(others, capturable=True, **options)
@@ -77,7 +77,7 @@ OPTIONS = (
 @each(lambda subject: subject.captures)
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_step_runs_on_meta_tensors(subject, options):
-    """On the meta device reading a value raises, and counts, slots and scalars must be there as well."""
+    """On the meta device, reading a value raises an exception, and counts, slots and scalars must be on it as well."""
     dtype = torch.bfloat16 if "rounding" in options else torch.float32
     params = [torch.zeros(shape, device="meta", dtype=dtype, requires_grad=True) for shape in ((3, 2), (4,), ())]
     optimizer = subject.make(params, lr=torch.tensor(0.1, device="meta"), capturable=True, **options)
@@ -98,7 +98,7 @@ def test_low_precision_matches_ordinary_step(subject):
     params, others = parameters(torch.bfloat16), parameters(torch.bfloat16)
     run(subject.make(params, **options), params, 3)
     run(subject.make(others, capturable=True, **options), others, 3)
-    # The scalars differ in their last bits (float64 tensors, Python numbers), which changes the rounding of one in
+    # The scalars (float64 tensors or Python numbers) differ in their last bits, which changes the rounding of one in
     # 65536 such differences, so a few elements may differ by a bfloat16 step, 2^-8 of their size.
     assert distance([p.float() for p in others], [p.float() for p in params]) <= 2**-7
 
@@ -141,7 +141,7 @@ def test_grad_scaler_scales_and_skips(finite, capturable):
     scaler.update()
     if finite:
         reference.step()
-    assert distance(params, plain) < 1e-6  # float32, one step
+    assert distance(params, plain) < 1e-6  # one step in float32
     assert optimizer.last_step == ("applied" if finite else "skipped")
     assert scaler.get_scale() == (8.0 if finite else 4.0)
     assert identical([p.grad for p in params], sent)
@@ -176,7 +176,7 @@ def test_checkpoint_loads_across_capturable(subject, to_capturable):
 
 
 def test_loaded_step_count_moves_to_parameter_device():
-    """The meta device represents an accelerator, as it is available on every machine."""
+    """The meta device represents an accelerator, because it is available on every machine."""
     cpu, away = [torch.zeros(2, requires_grad=True)], [torch.zeros(2, device="meta", requires_grad=True)]
     first, second, third = dp.Adam(cpu), dp.Adam(away, capturable=True), dp.Adam(away)
     run(first, cpu, 2)

@@ -1,4 +1,4 @@
-"""Sets of parameters with gradients that change at each step, as in mixtures of experts, dropped layers or GANs."""
+"""Sets of parameters with gradients that change at each step, as with mixtures of experts, dropped layers or GANs."""
 
 import pytest
 import torch
@@ -42,7 +42,7 @@ def test_engines_agree_for_changing_sets(missing, options):
 
 
 def test_gradient_in_memory_of_parameter_without_gradient():
-    """Memory that a step does not write may be read in it, with kernels."""
+    """Kernels may read memory in a step that does not write to this memory."""
     params = parameters(shapes=((4,), (4,)))
     optimizer = dp.SGD(params, lr=0.1, engine="compiled")
     run_steps([(params, optimizer)], range(2))

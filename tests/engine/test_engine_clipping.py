@@ -16,7 +16,7 @@ from dashpot.clip import total_norm
 pytestmark = pytest.mark.needs_compiler
 
 
-DOUBLE = 1e-12  # float64: the norm is summed in a different order than in torch
+DOUBLE = 1e-12  # in float64; torch sums the norm in a different order
 
 
 ENGINES = ("eager", "compiled")
@@ -29,7 +29,7 @@ engines = pytest.mark.parametrize("engine", ENGINES)
 
 
 def mixed():
-    """Return tensors for kernels and one that is not dense, for the eager engine."""
+    """Return tensors for kernels, and a tensor for the eager engine, which is not dense."""
     gapped = torch.randn(4, 2, dtype=torch.float64)[:, 0].requires_grad_()
     return [*parameters(shapes=((3, 2), (40000,), (), (0, 2))), gapped, *parameters(torch.complex128, ((3,),), seed=5)]
 
@@ -92,7 +92,7 @@ def test_max_norm_applies_before_clip_value(engine):
 
 
 def numpy_agc(weights, grads, momenta, share, lr, pole):
-    """Step with adaptive clipping and heavy ball, as in Brock et al. with the whole tensor as unit."""
+    """Step with adaptive clipping and a heavy ball, as in Brock et al. but with the whole tensor as one unit."""
     for w, g, m in zip(weights, grads, momenta, strict=True):
         allowed = share * max(np.sqrt((w * w).sum()), 1e-3)
         norm = max(np.sqrt((g * g).sum()), 1e-6)
@@ -104,7 +104,7 @@ def numpy_agc(weights, grads, momenta, share, lr, pole):
 def test_adaptive_clip_matches_paper(engine):
     params = parameters(shapes=((3, 2), (40,), (), (70000,)))
     with torch.no_grad():
-        params[1].zero_()  # a layer initialized to zero is updated
+        params[1].zero_()  # a layer initialized to zero must be updated
     weights = [p.detach().numpy().copy() for p in params]
     momenta = [np.zeros_like(w) for w in weights]
     optimizer = dp.SGD(params, lr=0.1, momentum=0.9, engine=engine, adaptive_clip=0.05)
@@ -121,7 +121,7 @@ def test_adaptive_clip_matches_paper(engine):
 
 @engines
 def test_norm_of_bfloat16_gradients_accumulates_in_float32(engine):
-    """In bfloat16 a sum of equal squares stops growing at 256 terms."""
+    """In bfloat16, a sum of equal squares stops growing at 256 terms."""
     p = torch.zeros(4096, dtype=torch.bfloat16, requires_grad=True)
     optimizer = dp.SGD([p], lr=1.0, engine=engine, max_norm=1.0)
     p.grad = torch.ones_like(p)

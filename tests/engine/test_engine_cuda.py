@@ -1,4 +1,4 @@
-"""On a GPU: eager, capturable and compiled steps, and a whole training step as a CUDA graph."""
+"""Eager, capturable and compiled steps on a GPU, and a whole training step as a CUDA graph."""
 
 import pytest
 import torch
@@ -9,8 +9,8 @@ import dashpot as dp
 
 pytestmark = pytest.mark.needs_gpu
 
-SAME = 1e-11  # float64: the GPU's own pow, exp and reductions
-NEAR = 1e-5  # float32 over ten steps, different orders of summation
+SAME = 1e-11  # in float64; the GPU has its own pow, exp and reductions
+NEAR = 1e-5  # for ten steps in float32; the order of summation differs
 
 CASES = [(subject, capturable) for subject in SUBJECTS for capturable in sorted({False, subject.captures})]
 
@@ -78,7 +78,7 @@ def test_captured_step_replays(subject):
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        optimizer.step()  # recorded, not done
+        optimizer.step()  # recorded, not executed
     for step in range(3, 8):
         set_gradients(step)
         graph.replay()
@@ -141,7 +141,7 @@ def test_compiled_bfloat16_rounding_matches_eager(rounding):
         params = on_gpu(torch.bfloat16)
         run_on_gpu(dp.AdamW(params, lr=0.01, rounding=rounding, engine=engine), params, range(10))
         results.append([p.float() for p in back(params)])
-    # float32 results that differ in the last bit occasionally round differently, by one bfloat16 step.
+    # float32 results that differ in the last bit are occasionally rounded differently, by one bfloat16 step.
     assert distance(*results) <= 2**-7
 
 

@@ -1,4 +1,4 @@
-"""Every stage that the documentation shows compiles, and the list of operations there is the one of the tracer."""
+"""Stages in the documentation compile, and the documented list of operations equals that of the tracer."""
 
 import ast
 import doctest
@@ -22,11 +22,11 @@ pytestmark = pytest.mark.needs_compiler
 ROOT = Path(__file__).parents[2]
 PAGES = ("README.md", "docs", "examples", "src/dashpot/stages/base.py")
 NOT_COMPILED = {"RowNorm", "Peak", "Repeated"}
-"""Shown for what they do wrong."""
+"""Stages that the documentation shows as mistakes."""
 
 
 def sources(path):
-    """The code of a script, or of the examples in a page or in docstrings."""
+    """Return the code of a script, or of the examples in a page or in docstrings."""
     text = path.read_text()
     if path.suffix == ".py" and ">>> " not in text:
         return [text]
@@ -34,7 +34,7 @@ def sources(path):
 
 
 def stages_of(path):
-    """The stages that a file of the documentation defines, each with its default settings."""
+    """Return the stages that a file of the documentation defines, with default settings."""
     space = {"__name__": __name__}
     exec("import torch; import dashpot as dp; from dataclasses import dataclass", space)
     for source in sources(path):
@@ -76,7 +76,7 @@ def test_every_documented_stage_can_be_compiled():
 
 @pytest.mark.slow
 def test_documented_stages_run_on_kernels():
-    """All in one line, as one kernel, compared with the eager engine."""
+    """All stages are combined in one recipe, as one kernel, and compared with the eager engine."""
     stages = {type(stage).__name__: stage for stage in documented() if type(stage).__name__ not in NOT_COMPILED}
     found = []
     for engine in ("eager", "compiled"):

@@ -1,4 +1,4 @@
-"""Invalid custom stages raise an error that names the stage, before anything is written, in both engines."""
+"""Invalid custom stages raise an error that names the stage before anything is written, in both engines."""
 
 import random
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ SLOTS = dp.elementwise("memory"), dp.per_tensor("level")
 
 
 def named(name, function):
-    """Rename a function as a method, in tracebacks as well."""
+    """Rename a function as a method, including its name in tracebacks."""
     if function is not None:
         function.__name__, function.__code__ = name, function.__code__.replace(co_name=name)
     return function
 
 
 def stage(apply, *, name="Mine", scalars=None, observe=None, slots=SLOTS):
-    """Return a stage with the settings `n: int` and `beta: float` and the given methods."""
+    """Return a stage with the given methods and the settings `n: int` and `beta: float`."""
     methods = {key: named(key, given) for key, given in (("apply", apply), ("scalars", scalars), ("observe", observe))}
     body = {key: method for key, method in methods.items() if method is not None}
     body |= {"__annotations__": {"beta": float, "n": int}, "beta": 0.5, "n": 2, "slots": slots}
@@ -171,7 +171,7 @@ INVALID_APPLY = {
 
 
 def check_rejected(params, grads, made, engine, message):
-    """Check that a step raises with `message` and changes nothing."""
+    """Check that a step raises an error with `message` and changes nothing."""
     optimizer = dp.SGM.from_recipe(params, dp.Recipe(made, dp.Filter(0.5), lr=0.1), engine=engine)
     for p, g in zip(params, grads, strict=True):
         p.grad = g.clone()
@@ -205,7 +205,7 @@ def test_gradients_of_any_shape_and_dtype_stay_unchanged(shape, dtype, engine):
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_error_for_one_shape_leaves_other_parameters_unchanged(engine):
-    """The second parameter fails; the first is not updated either."""
+    """The stage fails for the second parameter; the first is not updated either."""
     made = stage(lambda self, x, s, c, ctx: (x._replace(v=x.v.reshape(-1, 4).reshape(x.v.shape)), s))
     params = [torch.randn(shape, requires_grad=True) for shape in ((8,), (7,))]
     check_rejected(
@@ -231,7 +231,7 @@ def test_invalid_scalars_raise(name, engine):
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.filterwarnings("ignore:.* cannot be compiled, so engine=.compiled.:RuntimeWarning")
 def test_exception_at_later_step_is_converted(engine):
-    """The second parameter raises after the first was updated; both are restored."""
+    """The stage raises for the second parameter after the first was updated; both are restored."""
 
     def apply(self, x, s, c, ctx):
         level = s.level + 1
@@ -341,7 +341,7 @@ def test_stage_that_fails_cropped_runs_on_full_shape():
 
 @pytest.mark.filterwarnings("ignore:.* cannot be compiled, so engine=.compiled.:RuntimeWarning")
 def test_valid_stage_idioms_pass():
-    """Lists as settings, defaults for missing scalars, caught errors, in-place operations on own tensors."""
+    """These are lists as settings, defaults for missing scalars, caught errors, and in-place changes of new tensors."""
 
     def apply(self, x, s, c, ctx):
         assert not hasattr(c, "absent")

@@ -1,4 +1,4 @@
-"""Invalid user edits of the state raise before anything is written, in both engines."""
+"""Invalid edits of the state by users raise an error before anything is written, in both engines."""
 
 import pytest
 import torch

@@ -1,8 +1,8 @@
-"""The eager and the compiled engine agree for all methods, shapes and dtypes, and new scalars compile nothing.
+"""The eager and the compiled engine agree for all methods, shapes and dtypes; new scalars do not cause compilations.
 
-Bounds: in float64 1e-12 of max(1, |x|), as torch's vectorized square root is not correctly rounded (its last bit
-differs from the processor's) and reductions are summed in a different order. In narrower dtypes both engines are
-compared with the float64 trajectory, and neither may deviate much more from it than the other.
+In float64, the bound is 1e-12 of max(1, |x|), because torch's vectorized square root is not correctly rounded (its last
+bit differs from the processor's) and reductions are summed in a different order. In narrower dtypes, both engines are
+compared with the float64 trajectory, and neither may deviate from it much more than the other.
 """
 
 import pytest
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.needs_compiler
 
 DOUBLE = 1e-12
 SMALL = ((3, 2), (0, 3), (1,), (), (64,), (2, 3, 2, 2))
-# Kernels sum in chunks of 16384 elements, and all threads share a tensor of 65536 or more.
+# Kernels sum in chunks of 16384 elements, and a tensor of 65536 or more elements is split among all threads.
 LARGE = ((16384,), (16385,), (3, 5461), (65536,), (70000,), (1000, 70))
 NAMED = {subject.name: subject for subject in SUBJECTS}
 NARROW = [
@@ -62,7 +62,7 @@ def test_compiled_equals_eager_for_large_tensors_of_every_method(subject):
 
 
 def check_narrow(subject, dtype):
-    """Check that the error of the compiled engine is at most twice that of the eager one plus one rounding."""
+    """Check that the error of the compiled engine is at most twice that of the eager engine, plus one rounding."""
     first, second = pair_of(subject, parameters(dtype))
     exact = [p.detach().double().requires_grad_() for p in parameters(dtype)]
     reference = subject.make(exact, engine="eager")
@@ -145,7 +145,7 @@ def test_complex_parameters(name, dtype):
 
 
 def test_conjugated_and_negated_gradients():
-    """torch marks them with a bit only: address, strides and dtype are the same."""
+    """torch marks them only with a bit; address, strides and dtype are unchanged."""
     (p,) = parameters(torch.complex128, shapes=((4,),))
     (q,) = parameters(shapes=((4,),))
     first, second = pair_of(NAMED["adamw-decay"], [p, q])
@@ -281,7 +281,7 @@ def test_changed_settings_compile_nothing(kind):
 
 
 def test_float32_tensor_lr():
-    """Eager multiplies it with other settings in float32, kernels in float64: 2^-24 of each step of size 0.01."""
+    """The eager engine multiplies it in float32, kernels in float64: 2^-24 of each step of size 0.01."""
     first, second = eager_and_compiled(lambda ps, **how: dp.AdamW(ps, lr=torch.tensor(0.01), **how), parameters())
     run_steps((first, second), range(20))
     assert is_compiled(second[1])
@@ -319,7 +319,7 @@ def test_new_sizes_and_numbers_of_tensors_compile_nothing():
 
 @pytest.mark.usefixtures("empty_cache")
 def test_new_structure_compiles_once():
-    """The counter used by the tests above counts."""
+    """This checks that the counter used by the tests above works."""
     before = build.compilations()
     recipe = dp.Recipe(dp.Filter(0.5, slot="a slot of this test"), dp.SecondMoment(0.5), dp.Filter(0.25))
     params = parameters()
@@ -329,7 +329,7 @@ def test_new_structure_compiles_once():
 
 
 def test_gradient_at_reused_address_is_read_again():
-    """The tensor is the same with new values, as after zero_grad(set_to_none=False)."""
+    """The tensor is the same but has new values, as after zero_grad(set_to_none=False)."""
     first, second = pair_of(NAMED["adamw-decay"], parameters())
     for step in range(4):
         for params, optimizer in (first, second):

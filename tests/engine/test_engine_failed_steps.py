@@ -18,7 +18,7 @@ class FaultError(Exception):
 
 @dataclass(frozen=True)
 class Failing(dp.Stage):
-    """A running mean of directions that raises at the second parameter of the second step."""
+    """A running mean of directions that raises an exception for the second parameter of the second step."""
 
     rate: float = 0.5
     slots = (dp.elementwise("mean", "mean"),)

@@ -1,4 +1,4 @@
-"""Fallback to the eager engine without a kernel: equal results, one warning with cause and remedy."""
+"""Fallback to the eager engine if there is no kernel, with equal results and one warning with cause and remedy."""
 
 import stat
 import warnings
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.needs_compiler
 
 @pytest.fixture(autouse=True)
 def isolated_cache(tmp_path, monkeypatch):
-    """Empty caches and no past warnings."""
+    """Clear the caches and the record of past warnings."""
     monkeypatch.setenv("DASHPOT_CACHE", str(tmp_path / "cache"))
     for module, name, value in (
         (kernel, "_KERNELS", {}),
@@ -53,7 +53,7 @@ def warnings_of(action):
 
 
 def check_fallback(engine, steps, cause, remedy):
-    """Step two optimizers: eager results, one warning in all, and the reason in `explain_engine`."""
+    """Step two optimizers. Check for eager results, a single warning, and the reason in `explain_engine`."""
     optimizers = []
 
     def go():
@@ -132,7 +132,7 @@ def test_corrupt_cached_kernel_is_rebuilt(tmp_path, monkeypatch):
     (kept,) = (path for path in (tmp_path / "cache").rglob("*") if path.suffix in (".so", ".dylib"))
     damaged = tmp_path / "damaged"
     damaged.write_bytes(kept.read_bytes()[:-4096] + bytes(4096))
-    damaged.replace(kept)  # not in place: the old file is loaded
+    damaged.replace(kept)  # not in place, because the old file is loaded
     monkeypatch.setattr(kernel, "_KERNELS", {})
     monkeypatch.setattr(build, "_libraries", {})
     before = build.compilations()

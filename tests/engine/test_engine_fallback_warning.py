@@ -1,4 +1,4 @@
-"""`engine="compiled"` warns once, with a remedy, if a recipe has no kernel."""
+"""With `engine="compiled"`, there is one warning with a remedy if a recipe has no kernel."""
 
 import gc
 import warnings
@@ -58,7 +58,7 @@ def made(stage, engine, dtype=torch.float32, recipe=None):
 
 
 def line(kind, number):
-    """Return the pattern for line `number` of a stage's `apply`, counted from 1 after `def`."""
+    """Return the pattern for line `number` of a stage's `apply`, where line 1 follows `def`."""
     return rf"\(test_engine_fallback_warning\.py, line {kind.apply.__code__.co_firstlineno + number}\) .*; "
 
 
@@ -122,7 +122,7 @@ def test_reason_keeps_no_tensor_alive():
 
 
 def test_default_dtype_is_part_of_kernel_key():
-    """`torch.where` of two numbers has the default dtype, which can change."""
+    """The result of `torch.where` of two numbers has the default dtype, which can change."""
 
     @dataclass(frozen=True)
     class Tenth(dp.Stage):

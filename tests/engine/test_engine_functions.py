@@ -1,8 +1,8 @@
-"""Functions of kernels compared with torch, on special values of both precisions.
+"""Functions in kernels compared with torch, on special values in both precisions.
 
-Correctly rounded IEEE 754 arithmetic must agree bit for bit. Other functions come from two libraries (torch's
-vectorized one and the C++ standard library), each with an error of at most one ulp, so they differ by at most two. They
-include torch's square root, whose vectorized form is not always correctly rounded.
+Correctly rounded IEEE 754 arithmetic must agree bit for bit. Other functions are from two libraries (torch's vectorized
+library and the C++ standard library), each with an error of at most one ulp, so the results differ by at most two.
+These functions include torch's square root, whose vectorized form is not always correctly rounded.
 """
 
 import math
@@ -179,7 +179,7 @@ SIGN_OF_ZERO = (
     "relu",
     "clamp by another precision",
 )
-INTEGERS = {  # only float32 has an integer view
+INTEGERS = {  # an integer view exists only for float32
     "view": lambda a, b: (a.view(torch.int32) + 1).view(torch.float32),
     "bitwise_left_shift": lambda a, b: torch.bitwise_left_shift(a.view(torch.int32), 3).view(torch.float32),
     "bitwise_right_shift": lambda a, b: torch.bitwise_right_shift(a.view(torch.int32), 3).view(torch.float32),
@@ -190,7 +190,7 @@ INTEGERS = {  # only float32 has an integer view
     "integer to float": lambda a, b: a.view(torch.int32).to(torch.float32),
     "shift left": lambda a, b: ((a.view(torch.int32) << 31) >> 16).to(torch.float32),
 }
-FUSED = {  # sums in a different order; multiply-adds that torch rounds once and a kernel twice
+FUSED = {  # summation in a different order; multiply-adds that torch rounds once and kernels twice
     "mean": lambda a, b: a.mean() * b,
     "sum": lambda a, b: torch.sum(a) + b,
     "norm": lambda a, b: b / a.norm(),
@@ -206,7 +206,7 @@ FUSED = {  # sums in a different order; multiply-adds that torch rounds once and
 
 
 def stage_of(functions, suffix):
-    """Return a stage that stores the result of each function in a slot."""
+    """Return a stage that stores the result of each function in a separate slot."""
 
     @dataclass(frozen=True)
     class StoreResults(dp.Stage):
@@ -245,7 +245,7 @@ def grid(dtype):
 
 
 def ordered(x):
-    """Map floats to integers in the same order, adjacent ones one apart."""
+    """Map floats to integers in the same order, such that adjacent floats differ by one."""
     kind, sign = (torch.int32, 2**31) if x.dtype == torch.float32 else (torch.int64, 2**63)
     bits = x.contiguous().view(kind).to(torch.int64)
     return torch.where(bits < 0, -(bits & (sign - 1)), bits)
@@ -270,7 +270,7 @@ def test_functions_match_torch(dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_reductions_and_fused_functions_match_torch(dtype):
-    """Within a few roundings of numbers near 10."""
+    """The tolerance is a few roundings of numbers near 10."""
     a, b = (p.detach() for p in parameters(dtype, shapes=((999,), (999,))))
     bound = 1e-5 if dtype == torch.float32 else 1e-13
     for name, (eager, compiled) in results_of(FUSED, dtype, a, b, "reductions").items():
@@ -278,6 +278,6 @@ def test_reductions_and_fused_functions_match_torch(dtype):
 
 
 def test_all_functions_are_tested():
-    """Under their name or an alias."""
+    """A function may be tested under its name or under an alias."""
     tested = {FUNCTIONS[name] for name in {*EXACT, *ROUNDED, *INTEGERS, *FUSED} & FUNCTIONS.keys()}
     assert {name for name, function in FUNCTIONS.items() if function not in tested} == set()

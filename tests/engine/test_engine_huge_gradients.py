@@ -1,4 +1,4 @@
-"""Gradients whose squares or sums overflow float32: means and norms accumulate in float64."""
+"""Gradients whose squares or sums overflow in float32, because means and norms accumulate in float64."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ CLIPPED = {
 
 
 def trained(recipe, size, dtype, work, engine, steps=3):
-    """Return the weights after steps with gradients of `size`, rounded to `dtype` and stored as `work`."""
+    """Return the weights after steps with gradients of magnitude `size`, rounded to `dtype` and stored as `work`."""
     draw = torch.Generator().manual_seed(0)
     w = torch.randn(37, generator=draw, dtype=torch.float64).to(dtype).to(work).requires_grad_()
     optimizer = dp.SGM.from_recipe([w], recipe, engine=engine)
@@ -29,7 +29,7 @@ def trained(recipe, size, dtype, work, engine, steps=3):
 
 
 def cases():
-    """Return all combinations of recipe, dtype and engine; compiled ones are slow except one."""
+    """Return all combinations of recipe, dtype and engine. All with the compiled engine except one are slow tests."""
     for name, recipe in CLIPPED.items():
         for dtype in LARGEST:
             for engine in ("eager", "compiled"):
@@ -45,13 +45,13 @@ def test_clipped_huge_gradient_matches_float64(recipe, dtype, engine):
     for size in (size for size in [1.0, 1e4, *SIZES] if size <= LARGEST[dtype]):
         expected = trained(recipe, size, dtype, torch.float64, "eager", steps)
         got = trained(recipe, size, dtype, dtype, engine, steps)
-        # A denormal factor has fewer digits: at 1e-40 the relative error is 1e-5.
+        # A denormal factor has fewer significant digits: at 1e-40 its relative error is 1e-5.
         torch.testing.assert_close(got, expected, rtol=steps * unit, atol=steps * unit + (1e-5 if size > 1e30 else 0))
 
 
 @ENGINES
 def test_sgd_with_adaptive_clip(engine):
-    """The norm of the step is 0.9 * 0.01 of the weight's."""
+    """The norm of the step is 0.9 * 0.01 times that of the weight."""
     for size in SIZES:
         p = torch.ones(4, requires_grad=True)
         optimizer = dp.SGD([p], lr=0.9, adaptive_clip=0.01, engine=engine)
@@ -71,7 +71,7 @@ def test_huber_clip_of_first_direction_matches_float64(engine):
 
 @ENGINES
 def test_huber_clip_recovers_from_huge_gradient(engine):
-    """The stored average is at most the largest float32 number and decays; an infinity would persist."""
+    """The stored average is at most the largest float32 number and decays, whereas an infinity would persist."""
     w = torch.zeros(5, requires_grad=True)
     optimizer = dp.SGM.from_recipe([w], dp.Recipe(dp.HuberClip(0.5), lr=0.0), engine=engine)
     for size in (1e37, 1e37, *[1.0] * 300):

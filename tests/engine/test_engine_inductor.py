@@ -1,4 +1,4 @@
-"""Compiled steps of accelerators, tested on CPU tensors, as `Inductor` supports any device type.
+"""Compiled steps for accelerators, tested with CPU tensors because `Inductor` supports any device type.
 
 Backends: `CountingBackend` (fast), "aot_eager" (functionalized), "inductor" (slow).
 """
@@ -15,7 +15,7 @@ import dashpot as dp
 from dashpot.engine import inductor
 from dashpot.engine.inductor import Inductor
 
-SAME = 1e-12  # float64 over ten steps: the stated bound
+SAME = 1e-12  # the stated bound for ten steps in float64
 SHAPES = ((3, 2), (4,), (2, 3, 4), (), (1,), (0, 3), (5, 1, 2, 2))
 NAMED = {subject.name: subject for subject in SUBJECTS}
 
@@ -23,11 +23,11 @@ NAMED = {subject.name: subject for subject in SUBJECTS}
 @pytest.fixture(autouse=True)
 def fresh_compiler(monkeypatch):
     torch.compiler.reset()
-    monkeypatch.setattr(inductor, "_warned", set())  # every failure warns, and warnings are errors
+    monkeypatch.setattr(inductor, "_warned", set())  # every failure causes a warning, and warnings are errors
 
 
 def compiled(optimizer, backend):
-    """Compile the steps of the optimizer's CPU tensors with torch.compile."""
+    """Use torch.compile for the steps of the optimizer's CPU tensors."""
     optimizer._backend.inductor = Inductor("compiled", 0, backend, frozenset({"cpu"}))
     return optimizer
 
@@ -40,7 +40,7 @@ def pair(subject, backend, steps=6, dtype=torch.float64, **options):
     run(one, eager, steps)
     run(two, others, steps)
     programs = list(two._backend.inductor._programs.values())
-    assert programs  # not a comparison of eager with eager
+    assert programs  # otherwise this would compare the eager engine with itself
     assert all(program._succeeded and not program._failed for program in programs)
     return eager, others, one, two
 
@@ -143,7 +143,7 @@ def test_missing_gradients_and_memory_layouts_match_eager(capturable):
     def layouts():
         base = parameters(shapes=((6, 4), (4, 4), (2, 3, 4, 5), (4,)))
         views = [
-            base[0].detach()[:, ::2],  # not dense: eager
+            base[0].detach()[:, ::2],  # not dense, so stepped eagerly
             base[1].detach().t(),  # dense in a different order
             base[2].detach().contiguous(memory_format=torch.channels_last),
             base[3].detach(),
@@ -238,7 +238,7 @@ def test_out_of_memory_propagates(monkeypatch):
 
 def test_shape_dependent_stage_runs_eagerly():
     class Rows(dp.Stage):
-        """Depends on the shape, which a flat view lacks."""
+        """A stage that depends on the shape, which flat views do not preserve."""
 
         def apply(self, x, s, c, ctx):
             return x._replace(v=x.v / x.v.shape[0]), s
@@ -254,7 +254,7 @@ def test_shape_dependent_stage_runs_eagerly():
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # from the import of torch's compiler
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # raised by the import of torch's compiler
 @pytest.mark.parametrize("name", ["adamw", "sgm-all-stages", "autosgm-1-zero"])
 def test_inductor_kernels_match_eager(name):
     eager, others, *_ = pair(NAMED[name], "inductor", steps=20, max_norm=1.0)

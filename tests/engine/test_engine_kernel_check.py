@@ -1,4 +1,4 @@
-"""Kernels are compared with their stages before their first use."""
+"""The comparison of kernels with their stages before first use."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Exact fast forms of operations in kernels: clamping, rounding to bfloat16, gradient scaling and norms."""
+"""Fast and exact forms of operations in kernels: clamping, rounding to bfloat16, gradient scaling and norms."""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ import dashpot as dp
 
 @dataclass(frozen=True)
 class Bounded(dp.Stage):
-    """Bounds that are scalars for a whole tensor: a mean, possibly nan, and constants."""
+    """A stage whose bounds are scalars for a whole tensor: a mean, which may be nan, and constants."""
 
     slots = (dp.elementwise("below"), dp.elementwise("above"), dp.elementwise("constant"))
 
@@ -39,7 +39,7 @@ def test_clamp_by_scalar_propagates_nan_like_torch():
 
 @dataclass(frozen=True)
 class Kept(dp.Stage):
-    """State stored as loaded, and state computed by arithmetic."""
+    """A stage with a slot stored as loaded and a slot computed by arithmetic."""
 
     slots = (dp.elementwise("loaded"), dp.elementwise("sum"))
 
@@ -48,7 +48,7 @@ class Kept(dp.Stage):
 
 
 def floats_of_every_kind():
-    """Floats of every exponent and sign, with mantissas at and between bfloat16 numbers, and every kind of nan."""
+    """Return floats of every exponent and sign, both bfloat16 numbers and others between them, and all kinds of nan."""
     fractions = torch.tensor([0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF, 0x18000, 0x3FFFFF, 0x400000, 0x7F7FFF, 0x7FFFFF])
     positive = (torch.arange(256)[:, None] << 23) + fractions
     return torch.cat([positive, positive - 2**31]).flatten().to(torch.int32).view(torch.float32)
@@ -61,7 +61,7 @@ def same_numbers(a, b):
 
 
 def stepped(dtype, **options):
-    """Return pairs of all tensors that a step writes on the two engines."""
+    """Return all tensors that a step writes, in pairs from the two engines."""
     found = []
     for engine in ("eager", "compiled"):
         w = floats_of_every_kind().to(dtype)
@@ -131,7 +131,7 @@ def test_single_nonfinite_element_is_detected_anywhere(bad):
     ids=str,
 )
 def test_both_engines_scale_and_clip_gradients_equally(dtype, options):
-    """Kernels do that ahead of the loop in blocks of 512; decay reads weights, momentum reads gradients."""
+    """Kernels do this before the loop, in blocks of 512. Decay reads weights, and momentum reads gradients."""
     found = []
     for engine in ("eager", "compiled"):
         generator = torch.Generator().manual_seed(0)

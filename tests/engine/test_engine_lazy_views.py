@@ -1,4 +1,4 @@
-"""Tensors replaced at the same address: lazy views, inference tensors, views of other weights."""
+"""Tensors replaced at the same address, by lazy views, inference tensors or views of other weights."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ ENGINES = ("eager", "compiled")
 
 
 def _stepped(engine, edit, dtype=torch.float64, shape=(3, 3)):
-    """Return weights and state after a step, `edit`, and two more steps."""
+    """Return weights and state after one step, `edit`, and two more steps."""
     draw = torch.Generator().manual_seed(3)
     params = [torch.nn.Parameter(torch.randn(shape, dtype=dtype, generator=draw)) for _ in range(3)]
     optimizer = dp.AdamW(params, lr=0.1, engine=engine)
@@ -73,7 +73,7 @@ def test_inference_state_at_reused_address_raises(engine):
         p.grad = torch.ones_like(p)
     optimizer.step()
     state = optimizer.state[params[1]]
-    del state["exp_avg"]  # the allocator reuses its memory
+    del state["exp_avg"]  # the allocator then reuses the memory
     with torch.inference_mode():
         state["exp_avg"] = torch.zeros(64, 64)
     before = [p.detach().clone() for p in params]

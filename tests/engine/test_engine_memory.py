@@ -1,4 +1,4 @@
-"""Tensors are not kept alive between steps: freed at once, by reference counting alone."""
+"""Tensors are not kept alive between steps: reference counting alone frees them immediately."""
 
 import gc
 import weakref
@@ -63,7 +63,7 @@ def test_parameters_of_removed_groups_are_freed(options):
 
 
 def test_gradient_copy_is_freed(options):
-    """A gradient in a different memory order is copied for the duration of the step."""
+    """A gradient with a different memory order is copied for the duration of the step."""
     p = torch.ones(8, 4, requires_grad=True)
     optimizer = dp.SGD([p], lr=0.1, **options)
     p.grad = torch.ones(4, 8).t()

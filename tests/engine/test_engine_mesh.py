@@ -1,6 +1,7 @@
-"""DTensor parameters, as from FSDP2: several gloo processes compared with one.
+"""DTensor parameters, such as those of FSDP2: several gloo processes compared with a single process.
 
-The checks of mesh_worker.py share one set of processes, whose start dominates the time; each outcome is one test here.
+The checks of mesh_worker.py share one set of processes, because starting processes takes most of the time. Each outcome
+is one test here.
 """
 
 import subprocess
@@ -74,7 +75,7 @@ def test_all_checks_are_listed(outcomes):
 
 @pytest.mark.slow
 def test_four_ranks(tmp_path):
-    """All subjects; two replicas of two shards, two sharded dimensions, more empty shards."""
+    """The checks cover all subjects, two replicas of two shards, two sharded dimensions, and more empty shards."""
     for rank, found in enumerate(run_processes(WORKER, tmp_path, "subjects", world=4)):
         wrong = {name: reason for name, reason in found.items() if reason != "passed"}
         assert not wrong, (rank, wrong)

@@ -1,4 +1,4 @@
-"""`build.library` in one process: compiled once, logged if slow, errors reported."""
+"""`build.library` in one process: a kernel is compiled once, slow compilations are logged, and errors are reported."""
 # ruff: noqa: F401, F811 - imported fixtures
 
 import logging
@@ -55,7 +55,7 @@ class TestRoundTrip:
         scripted_compiler(
             f"if mkdir {first}; then other={second}; else mkdir {second}; other={first}; fi\n"
             "until [ -d $other ]; do sleep 0.01; done"
-        )  # each waits for the other
+        )  # each compiler waits for the other
         together(*(lambda number=number: build.library(source_returning(number)) for number in (2, 3)))
         assert [build.load_cached(source_returning(number)).answer() for number in (2, 3)] == [2, 3]
 
@@ -77,7 +77,7 @@ class TestAnnouncement:
             build.library(source_returning(number))
         (record,) = records
         assert record.getMessage() == f"Compiling a kernel for this machine (once; cached in {cache.folder()}) ..."
-        assert record.levelno >= logging.lastResort.level  # shown without logging configuration
+        assert record.levelno >= logging.lastResort.level  # shown if logging is not configured
 
     def test_log_without_cache_omits_folder(self, scripted_compiler, records, monkeypatch):
         monkeypatch.setattr(build, "ANNOUNCE_AFTER", 0.0)
@@ -118,7 +118,7 @@ class TestFaults:
         assert len(caught) == 1
         before = build.compilations()
         assert build.library(source_returning(22)).answer() == 22
-        assert build.compilations() == before + 1  # rejected flags are not tried again
+        assert build.compilations() == before + 1  # rejected flags are not used again
         clear_loaded()
         assert build.load_cached(PARALLEL).threads() == 1
 
@@ -150,7 +150,7 @@ class TestFaults:
 class TestInterrupt:
     @pytest.fixture
     def interrupting(self):
-        """A function that sends SIGINT from a thread after `wait()`."""
+        """Return a function that sends SIGINT from a thread after `wait()`."""
         before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
         def start(wait):

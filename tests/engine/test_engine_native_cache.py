@@ -150,7 +150,7 @@ class TestKey:
     def test_processor_lists_instruction_sets(self):
         known = cache.processor()
         assert re.search(r"^(flags|Features)\b", known, re.MULTILINE)
-        assert len(known.splitlines()) <= 6  # of one core
+        assert len(known.splitlines()) <= 6  # for one core
 
 
 class TestFolder:
@@ -194,7 +194,7 @@ class TestFolder:
         parent = tmp_path / "open"
         parent.mkdir()
         monkeypatch.setenv(cache.VARIABLE, str(parent / "cache"))
-        parent.chmod(0o1777)  # as /tmp: only owners can rename
+        parent.chmod(0o1777)  # as for /tmp: only owners can rename files
         place = cache.folder()
         parent.chmod(0o777)
         with pytest.raises(

@@ -38,7 +38,7 @@ class TestDamage:
         for number in (8, 9):
             build.library(source_returning(number))
         intact, other = (entry(source_returning(number)).read_bytes() for number in (8, 9))
-        # A new folder, because the loader does not reread a library that is loaded under the same path.
+        # Use a new folder, because the loader does not read a library again that is loaded under the same path.
         monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "damaged"))
         clear_loaded()
         path = entry(source_returning(8))
@@ -143,4 +143,4 @@ class TestFolder:
         assert sentence.endswith(
             f"is mounted noexec: set {cache.VARIABLE} to a private folder that allows executables."
         )
-        assert build.compilations() == before + 1  # fewer flags would not help
+        assert build.compilations() == before + 1  # fewer flags would not have helped

@@ -1,4 +1,4 @@
-"""Processes and threads with one cache: new, forked and killed ones."""
+"""New, forked and killed processes, and threads, that share one cache."""
 # ruff: noqa: F401, F811 - imported fixtures
 
 import errno
@@ -56,7 +56,7 @@ class TestOtherProcess:
     @pytest.mark.slow
     @pytest.mark.needs_linux
     def test_renamed_openmp_runtime_is_linked(self, tmp_path):
-        # Some torch wheels bundle libgomp under a different name: simulate that by preloading a renamed copy.
+        # Some torch wheels contain libgomp under a different name. Simulate this by preloading a renamed copy.
         (runtime,) = [name for name in compiler.find().libraries if name.startswith("/")]
         if Path(runtime).name != "libgomp.so.1":
             pytest.skip(f"torch uses {Path(runtime).name}")
@@ -73,7 +73,7 @@ class TestOtherProcess:
         (kept,) = cache.folder().iterdir()
         assert printed[0] == "2"
         mapped = {Path(name).resolve() for name in printed[1:]}
-        assert mapped == {renamed.resolve(), Path(runtime).resolve()}  # the copy and torch's, not the compiler's
+        assert mapped == {renamed.resolve(), Path(runtime).resolve()}  # the copy and torch's file, not the compiler's
         assert b"libgomq.so.1" in kept.read_bytes()
         assert b"libgomp.so.1" not in kept.read_bytes()
 
@@ -170,7 +170,7 @@ class TestConcurrency:
             together(*[ask] * 4)
 
         children = [forked(work) for _ in range(processes)]
-        codes = [succeeded(child) for child in children]  # wait for all of them, also after a failure
+        codes = [succeeded(child) for child in children]  # wait for all children, even after a failure
         assert all(codes)
         compilers = len(logged())
         assert compilers == 2 if locks else 2 <= compilers <= 2 * processes

@@ -10,7 +10,7 @@ import dashpot as dp
 pytestmark = pytest.mark.needs_compiler
 
 
-DOUBLE = 1e-12  # float64: the norm is summed in a different order than in torch
+DOUBLE = 1e-12  # in float64; torch sums the norm in a different order
 
 
 ENGINES = ("eager", "compiled")
@@ -23,7 +23,7 @@ engines = pytest.mark.parametrize("engine", ENGINES)
 
 
 def mixed():
-    """Return tensors for kernels and one that is not dense, for the eager engine."""
+    """Return tensors for kernels, and a tensor for the eager engine, which is not dense."""
     gapped = torch.randn(4, 2, dtype=torch.float64)[:, 0].requires_grad_()
     return [*parameters(shapes=((3, 2), (40000,), (), (0, 2))), gapped, *parameters(torch.complex128, ((3,),), seed=5)]
 
@@ -46,7 +46,7 @@ def spoil(params, index, value):
 @pytest.mark.parametrize("index", [0, 2, 3])
 @pytest.mark.parametrize("how", ["skip", "raise"])
 def test_skip_and_raise_leave_everything_unchanged(engine, value, index, how):
-    """Later steps equal those of a run without it."""
+    """Later steps equal those of a run without the skipped step."""
     ran = []
     for bad_at in (None, 0, 3):
         params = mixed()[:2] + mixed()[4:]
@@ -128,7 +128,7 @@ def test_error_without_names_gives_index_and_shape(engine):
 
 
 def test_overflowing_norm_of_finite_gradients_is_not_skipped():
-    """Every element is finite, but the sum of squares is not."""
+    """All elements are finite, but the sum of their squares is not."""
     for engine in ENGINES:
         p = torch.zeros(4, dtype=torch.float64, requires_grad=True)
         optimizer = dp.SGD([p], lr=1e-200, engine=engine, nonfinite="skip")
@@ -155,7 +155,7 @@ def test_nan_in_one_group_skips_all_groups(engine):
 @pytest.mark.parametrize("unscale", [False, True], ids=["scaled gradients", "unscaled by hand"])
 @pytest.mark.parametrize("max_norm", [None, 0.5])
 def test_grad_scaler_matches_unscaled_steps(engine, unscale, max_norm):
-    """Steps with a scaled loss equal steps without a scaler; one with an infinite gradient is skipped."""
+    """Steps with a scaled loss equal steps without a scaler. Steps with an infinite gradient are skipped."""
     params, others = parameters(torch.float32), parameters(torch.float32)
     ours = dp.AdamW(params, lr=0.1, engine=engine, max_norm=max_norm)
     theirs = dp.AdamW(others, lr=0.1, engine="eager", max_norm=max_norm)
@@ -188,7 +188,7 @@ def test_grad_scaler_matches_unscaled_steps(engine, unscale, max_norm):
     assert skipped == 2
     assert ours.steps_done() == theirs.steps_done() == 6
     assert scaler.get_scale() == 1024 / 2 * 2 / 2 * 2  # halved at steps 0 and 4, doubled after every two finite steps
-    assert distance(params, values(others)) < 2e-6  # float32: the unscaled gradient is exact, the norm is not
+    assert distance(params, values(others)) < 2e-6  # in float32; the unscaled gradient is exact, but the norm is not
 
 
 @engines

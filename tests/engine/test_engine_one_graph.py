@@ -1,4 +1,4 @@
-"""One graph per recipe for all scalars and sizes, as fused engines need it."""
+"""Each recipe has a single graph for all scalars and sizes, which fused engines require."""
 
 import pytest
 import torch

@@ -39,7 +39,7 @@ def after_1000_steps(engine, rounding, size=1e-3, count=4096, **how):
 
 @engines
 def test_nearest_rounding_loses_small_steps(engine):
-    """Below 1 the spacing is 2^-8, and half of it exceeds the step."""
+    """The spacing of numbers below 1 is 2^-8, and half the spacing exceeds the step."""
     p, _ = after_1000_steps(engine, "nearest")
     assert torch.equal(p, ones(4096))
 
@@ -66,7 +66,7 @@ def test_stochastic_rounding_is_unbiased(engine):
 @engines
 @pytest.mark.parametrize("rounding", ["kahan", "stochastic"])
 def test_decay_is_rounded_together_with_step(engine, rounding):
-    """Decoupled decay of 1e-4 per step would be lost if rounded separately."""
+    """A decoupled decay of 1e-4 per step would be lost if it were rounded separately."""
     p = ones(4096)
     optimizer = dp.AdamW([p], lr=0.01, weight_decay=0.01, engine=engine, rounding=rounding)
     for _ in range(1000):
@@ -81,7 +81,7 @@ def test_decay_is_rounded_together_with_step(engine, rounding):
 
 # ---- both engines ---------------------------------------------------------------------------------------------------
 
-SHAPES = ((3, 2), (64,), (), (20001,), (1,), (511,), (513,), (641,))  # 512 elements share their hashes
+SHAPES = ((3, 2), (64,), (), (20001,), (1,), (511,), (513,), (641,))  # hashes are shared within 512 elements
 
 
 def arranged(shape=(2, 3, 4, 5)):
@@ -100,7 +100,7 @@ PRECISE = {
 
 @pytest.mark.parametrize("how", PRECISE)
 def test_engines_agree_bit_for_bit_without_square_root(how):
-    """Elementwise arithmetic rounds equally, and random numbers depend on the element, not the memory format."""
+    """Elementwise arithmetic rounds identically, and random numbers depend on the element, not on the memory format."""
     options = {"lr": 0.01, "momentum": 0.9, "weight_decay": 0.01, "nesterov": True, **PRECISE[how]}
     first, second = eager_and_compiled(
         lambda ps, **engine: dp.SGD(ps, **options, **engine),
@@ -124,7 +124,7 @@ def test_bfloat16_state_of_float32_weights_agrees_bit_for_bit():
 
 @pytest.mark.parametrize("name", ["adamw-decay", pytest.param("autosgm-1-zero", marks=pytest.mark.slow)])
 def test_engines_agree_in_nearly_all_bits_with_square_root(name):
-    """A differing last bit changes the rounding of about one element in 2^15."""
+    """A difference in the last bit changes the rounding of about one element in 2^15."""
     first, second = eager_and_compiled(
         lambda ps, **engine: NAMED[name].make(ps, rounding="stochastic", state_dtype=HALF, **engine),
         parameters(HALF, shapes=((20000,),)),
@@ -159,7 +159,7 @@ def stochastic(params, **how):
 
 @engines
 def test_resumed_run_rounds_equally(engine):
-    """The seed is saved in the groups and replaces the one given at construction."""
+    """The seed is saved in the groups, and replaces the seed given at construction."""
     params = parameters(HALF, shapes=SHAPES)
     optimizer = stochastic(params, engine=engine, seed=11)
     run_steps([(params, optimizer)], range(5))
@@ -202,7 +202,7 @@ def test_different_seeds_round_differently(engine):
 
 
 def noise_of(engine, steps=1, tensors=1, **how):
-    """Return which of 20000 elements each step rounds up: the weight is halfway between two numbers."""
+    """Return which of 20000 elements each step rounds up, with a weight halfway between two numbers."""
     params = [torch.ones(20000, dtype=HALF, requires_grad=True) for _ in range(tensors)]
     optimizer = dp.SGD(params, lr=2.0**-9, engine=engine, rounding="stochastic", **how)
     seen = []
@@ -242,7 +242,7 @@ def test_frozen_parameter_does_not_change_rounding_of_others():
 
 @engines
 def test_slots_and_weight_round_independently(engine):
-    """The first step puts both averages and the weight halfway between two numbers."""
+    """After the first step, both averages and the weight are halfway between two numbers."""
     recipe = dp.Recipe(dp.Filter(0.5, normalise="none"), dp.Filter(0.5, normalise="none", slot="second"), lr=2.0**-9)
     p = torch.ones(20000, dtype=HALF, requires_grad=True)
     optimizer = dp.SGM.from_recipe([p], recipe, engine=engine, rounding="stochastic", state_dtype=HALF)
@@ -283,7 +283,7 @@ KEPT = [
 
 @pytest.mark.parametrize(("dtype", "options", "dtypes", "bytes_each"), KEPT)
 def test_state_memory(dtype, options, dtypes, bytes_each):
-    """The state is created before an engine is selected, so that both have the same."""
+    """The state is created before an engine is selected, so that it is the same for both engines."""
     p = torch.ones(1000, dtype=dtype, requires_grad=True)
     optimizer = dp.AdamW([p], engine="eager", **options)
     p.grad = torch.ones_like(p)
@@ -329,14 +329,14 @@ def trained(dtype, steps=300, **how):
 
 
 def test_bfloat16_state_trains_as_well_as_float32_state():
-    """The final losses agree to 5 percent, near the irreducible noise of 0.01."""
+    """The final losses, which are near the irreducible noise of 0.01, agree to 5 percent."""
     wide, narrow = trained(torch.float32), trained(torch.float32, state_dtype=HALF)
     assert wide < 0.02
     assert narrow == pytest.approx(wide, rel=0.05)
 
 
 def test_kahan_and_stochastic_weights_train_better_than_nearest():
-    """Nearest rounding loses small steps late in training; Kahan comes close to float32."""
+    """Rounding to nearest loses small steps late in training; Kahan summation is close to float32."""
     schedule = {"schedule": dp.schedules.Cosine(300)}
     plain, kahan = trained(HALF, **schedule), trained(HALF, rounding="kahan", **schedule)
     assert kahan <= plain

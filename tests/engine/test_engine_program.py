@@ -26,7 +26,7 @@ def weights_after(stage, engine, gradients, lr=1.0, **options):
 
 @dataclass(frozen=True)
 class Delay(dp.Stage):
-    """Return the direction of two steps ago: one slot is returned under another key."""
+    """A stage that returns the direction of two steps ago, with one slot returned under a different key."""
 
     slots = (dp.elementwise("last"), dp.elementwise("older"))
 

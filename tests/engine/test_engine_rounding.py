@@ -1,4 +1,4 @@
-"""Stochastic rounding and split bfloat16 weights: exact, unbiased, within stated error bounds."""
+"""Stochastic rounding and split bfloat16 weights: exactness, absence of bias, and error bounds."""
 
 import math
 
@@ -28,12 +28,12 @@ from dashpot.engine.rounding import join, noise, seed_word, split, stochastic, s
 @pytest.mark.parametrize("n", [0, 1, 32767, 32768, 65535])
 def test_stochastic_preserves_every_bfloat16(n):
     x = EVERY_BFLOAT16.to(torch.float32)
-    assert same_bits(stochastic(x, i32(n)), EVERY_BFLOAT16)  # with signed zeros and nans
+    assert same_bits(stochastic(x, i32(n)), EVERY_BFLOAT16)  # including signed zeros and nans
 
 
 def test_stochastic_preserves_bfloat16_for_all_noise():
     x = EVERY_BFLOAT16.to(torch.float32)
-    for shift in range(16):  # each element gets different noise in each round
+    for shift in range(16):  # the noise of each element differs between rounds
         assert same_bits(stochastic(x, (ALL_NOISE * 40503 + shift * 4099) & 0xFFFF), EVERY_BFLOAT16)
     for value in (0.0, -0.0, 1.0, -LARGEST, LARGEST, math.inf, -math.inf, 2.0**-133, -(2.0**-126)):
         expected = torch.full((65536,), value, dtype=torch.bfloat16)
@@ -90,7 +90,7 @@ def test_stochastic_with_noise_is_unbiased():
     chance = (x.double() - below) / (above - below)
     z = error / ((above - below).abs() * (chance * (1 - chance) / draws).sqrt())
     assert z.abs().max() < Z
-    assert abs((z**2).sum().item() - 64) < Z * math.sqrt(2 * 64)  # the variance matches too
+    assert abs((z**2).sum().item() - 64) < Z * math.sqrt(2 * 64)  # the variance is also correct
 
 
 def test_stochastic_accumulates_small_steps_unlike_nearest():
@@ -101,7 +101,7 @@ def test_stochastic_accumulates_small_steps_unlike_nearest():
     for step in range(steps):
         w = stochastic(w.float() + lr, noise(index, stream(word, step, 0, 0)))
         nearest = (nearest.float() + lr).to(torch.bfloat16)
-    # A step changes w by one ulp u or not at all, with mean lr: its variance is at most lr * u, and u <= 2^-6 below 4.
+    # A step changes w by one ulp u or not at all, with mean lr. Its variance is at most lr * u, with u <= 2^-6 below 4.
     deviation = math.sqrt(steps * lr * 2**-6 / count)
     float32_roundings = steps * 2**-23
     assert abs(w.double().mean().item() - 2.0) < Z * deviation + float32_roundings
@@ -121,12 +121,12 @@ def test_bfloat16_average_needs_stochastic_rounding():
         held = stochastic(beta * held.float() + (1 - beta) * g, noise(index, stream(word, step, 0, 1)))
         nearest = (beta * nearest.float() + (1 - beta) * g).to(torch.bfloat16)
     assert exact.max() < 1
-    # One rounding has variance u^2 / 4 at most, u = 2^-8 below 1; the average sums them with weights beta^(2 k).
+    # One rounding has variance u^2 / 4 at most, u = 2^-8 below 1; the average has weights beta^(2 k) for the variances.
     deviation = 2**-9 / math.sqrt(1 - beta**2)
     error = held.double() - exact.double()
     assert abs(error.mean().item()) < Z * deviation / math.sqrt(count)
     assert error.abs().max() < (Z + 1) * deviation  # 4096 elements; the bound on the variance is loose
-    assert (nearest.double() - exact.double()).mean() < -0.25  # stalled far below
+    assert (nearest.double() - exact.double()).mean() < -0.25  # it stalls far below the exact average
 
 
 # --- split and join --------------------------------------------------------------------------------------------------
@@ -168,7 +168,7 @@ def test_split_of_bfloat16_has_zero_low():
     assert same_bits(high, EVERY_BFLOAT16)
     assert (low == 0).all()
     zero = x == 0
-    assert same_bits(join(high, low)[~zero], x[~zero])  # nan and infinity included
+    assert same_bits(join(high, low)[~zero], x[~zero])  # including nan and infinity
     assert (join(high, low)[zero] == 0).all()
 
 
@@ -183,7 +183,7 @@ def test_split_accumulates_small_steps():
     w = split(torch.ones(16))
     for _ in range(1000):
         w = split(join(*w) + 1e-3)
-    # From 1 to 2 one step loses at most 2^-17 in the split and 2^-24 in the float32 sum; past 2 twice that.
+    # From 1 to 2, a step loses at most 2^-17 in the split and 2^-24 in the float32 sum; beyond 2, twice as much.
     assert (join(*w).double() - 2.0).abs().max() < 1000 * (2.0**-17 + 2.0**-24)
 
 

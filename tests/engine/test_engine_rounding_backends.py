@@ -52,7 +52,7 @@ def test_traced_graph_uses_portable_operations():
         "ne",
         "isnan",
         "scalar_tensor",  # a Python number in torch.where
-        "detach",  # recorded after each bitcast; a no-op
+        "detach",  # a no-op recorded after each bitcast
     }
     dtypes = {node.meta["val"].dtype for node in graph.nodes if "val" in node.meta}
     assert dtypes == {torch.int16, torch.int32, torch.float32, torch.bfloat16, torch.bool}
@@ -66,9 +66,9 @@ def test_dynamo_eager_matches_bit_for_bit():
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # from the import of torch's compiler
+@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # raised by the import of torch's compiler
 def test_inductor_matches_bit_for_bit():
-    # Inductor removes float32 -> bfloat16 -> float32 inside a kernel: split must not depend on that pair.
+    # Inductor removes the casts float32 -> bfloat16 -> float32 inside a kernel, so split must not depend on them.
     x, index, word = all_inputs()
     torch.compiler.reset()
     compiled = torch.compile(round_trip, fullgraph=True, dynamic=True)

@@ -1,4 +1,4 @@
-"""The hash and the noise of stochastic rounding: uniform and independent."""
+"""Uniformity and independence of the hash and the noise for stochastic rounding."""
 
 import math
 
@@ -43,7 +43,7 @@ def test_stream_chains_mix_for_integers_and_tensors():
     assert expected.shape == ()
     assert torch.equal(stream(word, 5, 3, 2), expected)
     assert torch.equal(stream(i32(word), i32(5), i32(3), 2), expected)
-    assert not torch.equal(stream(word, 3, 5, 2), expected)  # order matters
+    assert not torch.equal(stream(word, 3, 5, 2), expected)  # the order is significant
 
 
 @pytest.mark.parametrize("seed", [-1, 2**63, 1.0, True, "0", None])
@@ -55,10 +55,10 @@ def test_seed_out_of_range_raises(seed):
 def test_seed_words_are_signed_and_uncorrelated():
     words = [seed_word(seed) for seed in (*range(1000), *(2**k for k in range(10, 63)), 2**63 - 1)]
     assert all(-(2**31) <= word < 2**31 for word in words)
-    assert len(set(words)) == len(words)  # chance of a collision among 1054 of 2^32: 1.3e-4
+    assert len(set(words)) == len(words)  # a collision of 1054 words among 2^32 has probability 1.3e-4
     flips = ((seed_word(seed) ^ seed_word(seed + 1)) % 2**32 for seed in range(1000))
     flipped = sum(bin(word).count("1") for word in flips)
-    assert abs(flipped - 16 * 1000) < Z * math.sqrt(8 * 1000)  # each of 32 bits flips with chance 1/2
+    assert abs(flipped - 16 * 1000) < Z * math.sqrt(8 * 1000)  # each of 32 bits flips with probability 1/2
 
 
 # --- noise -----------------------------------------------------------------------------------------------------------
@@ -68,11 +68,11 @@ def chi_square_z(values, bins):
     counts = torch.bincount(values.long(), minlength=bins).double()
     expected = values.numel() / bins
     statistic = ((counts - expected) ** 2 / expected).sum().item()
-    return (statistic - (bins - 1)) / math.sqrt(2 * (bins - 1))  # normal for this many degrees of freedom
+    return (statistic - (bins - 1)) / math.sqrt(2 * (bins - 1))  # approximately normal for this many degrees of freedom
 
 
 def correlation_z(a, b):
-    """Standardize with the exact mean and variance of a uniform integer in [0, 65535]."""
+    """Return a correlation standardized with the exact mean and variance of uniform integers in [0, 65535]."""
     variance = (65536**2 - 1) / 12
     return ((a.double() - 32767.5) * (b.double() - 32767.5)).mean().item() / variance * math.sqrt(a.numel())
 
@@ -128,7 +128,7 @@ def test_streams_with_overlapping_counters_are_independent(change):
     word = stream(seed_word(3), *BASE)
     a, b = noise(indices(N), word), noise(indices(N), word ^ change)
     assert_independent(a, b)
-    if change < N:  # the same counters in a different order: without the second word this would be 1.0
+    if change < N:  # the counters are equal but in a different order; without the second word the mean would be 1.0
         assert (a == noise(indices(N) ^ change, word ^ change)).float().mean() < 1e-3
 
 

@@ -1,4 +1,4 @@
-"""Tensors that share memory: stepped by the eager engine, in order."""
+"""Tensors that share memory, which the eager engine steps in order."""
 
 import pytest
 import torch
@@ -87,7 +87,7 @@ ALIASES = {
 
 @pytest.mark.parametrize("name", ALIASES)
 def test_gradient_that_aliases_written_memory(name):
-    """The address of the gradient changes between steps, in both directions."""
+    """The address of the gradient changes between steps, and changes back."""
     first, second = eager_and_compiled(adamw, parameters(shapes=SHAPES))
     run_steps((first, second), range(2))
     for step in range(2, 8):

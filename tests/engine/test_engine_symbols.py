@@ -1,4 +1,4 @@
-"""Tracing: untraceable operations, settings that stay variable in a kernel, and passes over memory."""
+"""Tracing: untraceable operations, settings that remain variable in a kernel, and passes over memory."""
 
 import math
 import random
@@ -89,7 +89,7 @@ def test_untraceable_stage_runs_eagerly_with_reason(name):
 
 @pytest.mark.filterwarnings("ignore:.* cannot be compiled, so engine=.compiled.:RuntimeWarning")
 def test_random_constant_is_not_compiled():
-    """A kernel would repeat the number drawn during tracing."""
+    """A kernel would repeat the random number that was drawn during tracing."""
     p = torch.zeros(3, requires_grad=True)
     optimizer = by(lambda x, c, ctx: x.v * random.random())([p], engine="compiled", max_norm=1e9)
     moves = []
@@ -134,7 +134,7 @@ class FromItself(dp.Stage):
 
 @dataclass(frozen=True)
 class Derived(dp.Stage):
-    """Stores a number derived from its setting."""
+    """A stage that stores a number derived from its setting."""
 
     beta: float = 0.5
 
@@ -192,7 +192,7 @@ def test_changed_setting_reaches_kernel(kind):
 
 @dataclass(frozen=True)
 class Changing(dp.Stage):
-    """Returns different scalars after the first step."""
+    """A stage that returns different scalars after the first step."""
 
     def scalars(self, clock):
         return {"a": 1.0, "b": 2.0} if clock.t == 1 else {"b": 2.0, "a": 1.0, "c": 0.5}
@@ -214,7 +214,7 @@ def test_changed_scalar_names_raise_before_any_write():
 
 @dataclass(frozen=True)
 class TextScalar(dp.Stage):
-    """A scalar that is not a number."""
+    """A stage with a scalar that is not a number."""
 
     beta: float = 0.5
 
@@ -227,7 +227,7 @@ class TextScalar(dp.Stage):
 
 @dataclass(frozen=True)
 class Listing(dp.Stage):
-    """An unhashable setting."""
+    """A stage with an unhashable setting."""
 
     beta: float = 0.5
     weights: list = field(default_factory=lambda: [1.0, 2.0])

@@ -1,4 +1,4 @@
-"""Tensor subclasses, inference tensors, autograd and hooks with compiled steps."""
+"""Compiled steps with tensor subclasses, inference tensors, autograd and hooks."""
 
 import pytest
 import torch

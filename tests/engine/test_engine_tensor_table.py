@@ -1,4 +1,4 @@
-"""Tensors changed between steps: validated, prepared again, or rejected by name."""
+"""Tensors that change between steps: they are validated, prepared again, or rejected by name."""
 
 import copy
 import io
@@ -216,7 +216,7 @@ def test_checkpoint_continues_bit_for_bit():
 
 
 def test_shrunk_weight_raises_and_writes_nothing():
-    """The state has the old size; memory beyond the weight must not be written."""
+    """The state keeps the old size, but memory beyond the weight must not be written."""
     for engine in ("eager", "compiled"):
         memory = torch.ones(9, dtype=torch.float64)
         p = torch.zeros(9, dtype=torch.float64, requires_grad=True)
@@ -283,7 +283,7 @@ def test_invalid_tensor_raises_before_anything_is_written(fault, steps, engine):
     optimizer = adamw(params, engine=engine)
     run_steps([(params, optimizer)], range(steps))
     set_gradients(params, steps)
-    others = [params[0], params[2]]  # the memory of the second may be released
+    others = [params[0], params[2]]  # the memory of the second parameter may be released
     before = snapshot(others, optimizer), len(optimizer.state)
     fault(params, optimizer)
     with pytest.raises(dp.ArgumentError, match=f"AdamW: .*{REFUSED[fault]}"):

@@ -1,4 +1,4 @@
-"""Use in a user's torch.compile: the functional form is traced in full, `opt.step()` causes a graph break."""
+"""Use inside torch.compile: the functional form is traced completely, and `opt.step()` causes a graph break."""
 
 from unittest import mock
 
@@ -12,9 +12,9 @@ import dashpot as dp
 from dashpot.functional import init, update
 from dashpot.stages import Clock
 
-SAME = 1e-12  # float64 over five steps; the step number is a float64 tensor instead of a Python number
+SAME = 1e-12  # for five steps in float64; the step number is a float64 tensor instead of a Python number
 
-# Dynamo warns that it traces through the cache of record types, which is harmless as it is keyed by names. It also
+# Dynamo warns that it traces through the cache of record types, which is harmless: the keys are names. It also
 # reads the gradient of the loss, a non-leaf tensor, after `backward`.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*Dynamo detected a call to a .functools.lru_cache"),
@@ -45,7 +45,7 @@ def loss_of(w, x, y):
 
 
 def trainer(recipe):
-    """Return forward, backward and update as one function of tensors."""
+    """Return a function of tensors that performs the forward pass, the backward pass and the update."""
 
     def train_step(step, w, state, x, y):
         return update(recipe, w, torch.func.grad(loss_of)(w, x, y), state, step)
@@ -197,7 +197,7 @@ def test_compiled_engine_in_compiled_function():
 
 
 def test_optimizer_step_with_fullgraph_raises():
-    """docs/engine.md quotes this message."""
+    """The message is quoted in docs/engine.md."""
     w = torch.ones(2, requires_grad=True)
     w.grad = torch.ones(2)
     optimizer = dp.AdamW([w])
@@ -207,7 +207,7 @@ def test_optimizer_step_with_fullgraph_raises():
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # from the import of torch's compiler
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # raised by the import of torch's compiler
 def test_training_step_with_inductor_matches_plain():
     recipe = dp.AdamW.recipe_for(lr=0.05)
     plain, _ = trained(trainer(recipe), recipe, as_step=int)

@@ -1,4 +1,4 @@
-"""Random cases of settings, group edits and schedules, run by both engines.
+"""Random combinations of settings, group edits and schedules, run on both engines.
 
 A case passes if it raises an `ArgumentError` (or a `TypeError` of the package) with a one-line message, or if both
 engines take three steps to the same weights, including inf and NaN.
@@ -63,7 +63,7 @@ TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 2**-6}
 
 
 def random_value(rng: random.Random) -> Any:
-    """Return a number or another value, as a Python, numpy or torch object."""
+    """Return a number or a different value, as a Python, NumPy or torch object."""
     kind = rng.random()
     if kind < 0.3:
         return rng.choice(FLOATS)
@@ -107,7 +107,7 @@ def random_schedule(rng: random.Random, names: list[str]) -> Any:
 
 
 class Case:
-    """A case drawn from a seed. Each run draws it again, because runs may modify tensors."""
+    """A random case determined by a seed. Each run draws it again, because runs may modify tensors."""
 
     def __init__(self, seed: int, classes: tuple[type[dp.Optimizer], ...] = CLASSES) -> None:
         self.seed, self.classes = seed, classes
@@ -155,7 +155,7 @@ class Case:
         return dtype, [p.detach() for p in params]
 
     def outcome(self) -> str | None:
-        """Return the fault of the case, or None."""
+        """Return a description of the failure of the case, or None if it passes."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             eager, compiled = (self._result(engine) for engine in ("eager", "compiled"))
@@ -176,7 +176,7 @@ class Case:
 
 
 def is_package_message(error: Exception) -> bool:
-    """Return True for a one-line message raised by the package itself."""
+    """Return True if an error with a one-line message was raised by the package itself."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -185,7 +185,7 @@ def is_package_message(error: Exception) -> bool:
 
 
 def agree(dtype: torch.dtype, first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
-    """Return True if the weights are equal up to rounding, with the same inf and NaN."""
+    """Return True if the weights are equal up to rounding, with inf and NaN at the same positions."""
     for a, b in zip(first, second, strict=True):
         a, b = a.double(), b.double()
         finite = torch.isfinite(a) & torch.isfinite(b)

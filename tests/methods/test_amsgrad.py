@@ -1,4 +1,4 @@
-"""AMSGrad: the maximum of the second moment, in any recipe and enabled at any time."""
+"""AMSGrad: the maximum of the second moment in any recipe, which can be enabled at any time."""
 
 import math
 
@@ -73,7 +73,7 @@ def test_amsgrad_shows_in_recipe_and_diff():
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
 @pytest.mark.parametrize("name", ["Adam", "AdamW"])
 def test_amsgrad_of_one_group_equals_torch(name, dtype, engine):
-    """Only the second group uses amsgrad. torch also treats real and imaginary parts separately."""
+    """Only the second group uses amsgrad. Like dashpot, torch treats real and imaginary parts separately."""
 
     def trained(cls, **options):
         first, second = parameters(dtype), parameters(dtype, seed=1)
@@ -87,7 +87,7 @@ def test_amsgrad_of_one_group_equals_torch(name, dtype, engine):
 
 @ENGINES
 def test_amsgrad_enabled_later_starts_the_maximum_there(engine):
-    """torch raises KeyError; the result equals torch's with an initial maximum of zero."""
+    """torch raises KeyError here. The result equals that of torch with an initial maximum of zero."""
     params, others = parameters(), parameters()
     ours, theirs = dp.Adam(params, lr=0.1, engine=engine), torch.optim.Adam(others, lr=0.1)
     for optimizer, ps in ((ours, params), (theirs, others)):
@@ -122,7 +122,7 @@ def test_amsgrad_is_loaded_from_a_checkpoint():
 @ENGINES
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_amsgrad_bfloat16_state_follows_float32_state(dtype, engine):
-    """With 8 bits the averages fluctuate by a percent, and the maximum takes the upper end."""
+    """With 8 bits, the averages fluctuate by a percent, and the maximum is the upper end of this range."""
     wide, narrow = parameters(dtype, [(4096,)]), parameters(dtype, [(4096,)])
     start = values(wide)
     run(dp.AdamW(wide, lr=0.01, amsgrad=True, engine=engine), wide, 20)

@@ -1,4 +1,4 @@
-"""Invalid settings, generated from the constraints: one message with owner, name, range and value."""
+"""Invalid settings, generated from the constraints, raise one message with owner, name, range and value."""
 
 import copy
 import inspect
@@ -18,7 +18,7 @@ from dashpot.schedules import Schedule
 CLASSES = [row.cls for row in registry.METHODS.values()]
 KEPT_AS = {"pole": "momentum"}
 NOT_READ_IN_A_STEP = ("foreach", "fused", "differentiable")
-"""Settings without effect, or fixed at construction."""
+"""Settings that have no effect or are fixed at construction."""
 
 
 def arguments_of(cls):
@@ -29,7 +29,7 @@ def arguments_of(cls):
 
 
 def made(cls, params, **options):
-    """Return an optimizer with its defaults, and with known products if it uses any."""
+    """Return an optimizer with default settings and, if it uses products, with known products."""
     known = {"probe": known_products} if issubclass(cls, dp.SecondOrder) and cls is not dp.SGM else {}
     return cls(params, **known, **options)
 
@@ -40,7 +40,7 @@ each_argument = pytest.mark.parametrize(("cls", "name"), CASES, ids=IDS)
 
 
 def rejected_values(cls, name):
-    """Return values that the constraint rejects; in AutoSGM, None is an absent keyword."""
+    """Return values that the constraint rejects. In AutoSGM, None means that the keyword is omitted."""
     refused = ARGUMENTS[name].refused()
     assert len(refused) >= 3
     parameter = inspect.signature(cls.__init__).parameters.get(name)
@@ -49,7 +49,7 @@ def rejected_values(cls, name):
 
 
 def message(cls, name, value):
-    """Return the complete message as a pattern."""
+    """Return a pattern for the complete message."""
     return "^" + re.escape(f"{cls.__name__}: {name} must be {ARGUMENTS[name]}, got {value!r}.") + "$"
 
 

@@ -1,4 +1,4 @@
-"""Invalid gradients, checkpoints and parameters, and overshooting decays: rejected before any write."""
+"""Invalid gradients, checkpoints and parameters, and overshooting decays, are rejected before any write."""
 
 import copy
 
@@ -12,7 +12,7 @@ import dashpot as dp
 
 @each()
 def test_sparse_gradient_is_rejected_before_any_write(subject):
-    """The sparse gradient is the last one; the parameters before it are unchanged too."""
+    """The last gradient is sparse; the parameters before it are unchanged too."""
     params = parameters(shapes=((4,), (2,), (3, 2)))
     optimizer = subject.make([{"params": params[:1]}, {"params": params[1:]}])
     run(optimizer, params, 1)

@@ -1,4 +1,4 @@
-"""AutoSGM's tuples: wrong lengths, types and entries, and settings given twice."""
+"""AutoSGM's tuples with wrong lengths, types or entries, and settings given twice."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""AutoSGM against every recorded trajectory of the original implementation."""
+"""AutoSGM compared with all recorded trajectories of the original implementation."""
 
 import golden_data as golden
 import pytest
@@ -18,7 +18,7 @@ def optimizer(params, case):
 @pytest.mark.parametrize(("case_id", "problem", "case"), CASES, ids=IDS)
 def test_trajectory_equals_the_original(case_id, problem, case):
     params = golden.start(problem)
-    # Stated bound; the formulas reproduce the recordings to about 1e-14.
+    # This is the stated bound; the formulas reproduce the recordings to about 1e-14.
     assert golden.replay(optimizer(params, case), params, problem, case) < 1e-10
 
 
@@ -28,7 +28,7 @@ QUIRKY = [item for item in QUIRKY if item[0] != "window-15-original"]  # 6 epoch
 
 @pytest.mark.parametrize(("case_id", "problem", "case"), QUIRKY, ids=[item[0] for item in QUIRKY])
 def test_trajectory_without_its_quirks_differs(case_id, problem, case):
-    """A negative control: without its quirks, a recording is not reproduced."""
+    """This is a negative control: without its quirks, a recording is not reproduced."""
     params = golden.start(problem)
     plain = {**case, "quirks": []}
     assert golden.replay(optimizer(params, plain), params, problem, plain) > 1e-6

@@ -1,4 +1,4 @@
-"""Named methods and points of the design space against recorded trajectories of torch.optim and the SlowAI notebook."""
+"""Named methods and recipes compared with recorded trajectories of torch.optim and the SlowAI notebook."""
 
 import golden_data as golden
 import pytest
@@ -13,11 +13,11 @@ SLOWAI = golden.cases("slowai_optimizers")
 def test_trajectory_equals_torch(case_id, problem, case):
     params = golden.start(problem)
     optimizer = getattr(dp, case["optimizer"])(params, **case["config"])
-    assert golden.replay(optimizer, params, problem, case) < 1e-11  # stated bound
+    assert golden.replay(optimizer, params, problem, case) < 1e-11  # the stated bound
 
 
 def slowai_recipe(name, lr, wd=0.0, mom=0.9, sqr_mom=0.99, eps=1e-5, beta1=0.9, beta2=0.99):
-    """Return a class of the notebook as a recipe: decay scaled by lr, plain averages, eps inside Adam's root."""
+    """Return the recipe of a class in the notebook: decay scaled by lr, plain averages, eps inside Adam's root."""
     decay = dp.DecoupledDecay(wd)
     stages = {
         "SGD": (),

@@ -79,7 +79,7 @@ def test_error_message(build, message):
 
 
 def arguments_of(optimizer):
-    """Return every argument of the constructor and every option."""
+    """Return all arguments of the constructor and all options."""
     arguments = [*inspect.signature(type(optimizer).__init__).parameters][2:]
     return {name for name in arguments if name != "options"} | {*OPTION_NAMES}
 
@@ -102,7 +102,7 @@ def test_group_accepts_or_rejects_every_argument(subject):
 
 
 def misspelt(name):
-    """Yield misspellings: a letter dropped, doubled or swapped, capitals and dashes."""
+    """Yield misspellings, with a letter dropped, doubled or swapped, with capitals, and with dashes."""
     middle = len(name) // 2
     yield name[:middle] + name[middle] + name[middle:]
     yield name[: middle - 1] + name[middle] + name[middle - 1] + name[middle + 1 :]
@@ -154,7 +154,7 @@ def test_groups_of_torch_optimizers_are_accepted(cls):
     for other in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.RMSprop):
         theirs = other(weight(), lr=0.25)
         torch.optim.lr_scheduler.OneCycleLR(theirs, max_lr=0.5, total_steps=10)
-        if cls is dp.AdamW and other in (torch.optim.Adam, torch.optim.NAdam):  # their groups have coupled decay
+        if cls is dp.AdamW and other in (torch.optim.Adam, torch.optim.NAdam):  # groups of these have coupled decay
             with pytest.raises(dp.ArgumentError, match="AdamW: decoupled_weight_decay must be True, got False"):
                 cls(theirs.param_groups)
             continue

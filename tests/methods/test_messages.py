@@ -1,4 +1,4 @@
-"""Messages for common mistakes, with suggestions; warnings point to user code."""
+"""Messages for common mistakes contain suggestions, and warnings point to user code."""
 
 import warnings
 from pathlib import Path
@@ -128,7 +128,7 @@ def test_warnings_point_to_user_code():
 
 
 def test_package_warns_only_through_its_helper():
-    """`warnings.warn` with a fixed stacklevel would point into the package after a change of the call depth."""
+    """After a change of the call depth, `warnings.warn` with a fixed stacklevel would point into the package."""
     package = dp.__path__[0]
     pattern = "warnings.warn("
     files = [path for path in sorted(Path(package).rglob("*.py")) if path.name != "warn.py"]

@@ -1,4 +1,4 @@
-"""Options of every optimizer: validation, copies and representation."""
+"""Options common to all optimizers: validation, copies and representation."""
 
 import copy
 import pickle

@@ -1,4 +1,4 @@
-"""Equivalences of AutoSGM, Adam and their variants, each tested by two runs with the same gradients."""
+"""Equivalences between AutoSGM, Adam and their variants, each tested with two runs on the same gradients."""
 
 import math
 
@@ -12,7 +12,7 @@ import dashpot as dp
 from dashpot.recipes import momentum_forms
 
 SAME = 1e-12
-"""Tolerance in float64: both sides use the same arithmetic in a different order."""
+"""Tolerance in float64; both sides use the same arithmetic in a different order."""
 POLES = st.floats(0.01, 0.99)
 DRAWS = settings(max_examples=8)
 
@@ -22,13 +22,13 @@ def filtered(lr=0.05, **filter_settings):
 
 
 TINY = 1e-13
-"""AutoSGM adds eps to the gradient before squaring, a relative difference 2 eps/|g| to Adam, negligible here."""
+"""AutoSGM adds eps to the gradient before squaring. The relative difference to Adam is 2 eps/|g|, negligible here."""
 
 
 @DRAWS
 @given(pole=POLES, beta=st.floats(0.5, 0.9999), rho=st.floats(0, 0.5))
 def test_autosgm_at_change_level_equals_adamw_with_scaled_decay(pole, beta, rho):
-    """weight_decay = (1 - pole) rho: with pole 0.9 AutoSGM's 1e-2 is AdamW's 1e-3."""
+    """weight_decay = (1 - pole) rho: with pole 0.9, 1e-2 in AutoSGM corresponds to 1e-3 in AdamW."""
     tuples = {
         "lr_cfg": (True, 0.01, 0),
         "beta_cfg": (0.9999, beta, pole, 0.0, 0.0, True),
@@ -38,7 +38,7 @@ def test_autosgm_at_change_level_equals_adamw_with_scaled_decay(pole, beta, rho)
     assert_same_method(
         lambda p: dp.AutoSGM(p, **tuples),
         lambda p: dp.AdamW(p, lr=0.01, betas=(pole, beta), eps=TINY, weight_decay=(1 - pole) * rho),
-        tolerance=1e-11,  # eps in the square: 2e-13 over the smallest gradients of the run, about 1e-2
+        tolerance=1e-11,  # eps in the square: 2e-13 divided by the smallest gradients of the run, about 1e-2
     )
 
 
@@ -87,7 +87,7 @@ def test_autosgm_gain_has_no_effect_with_debias():
 
 
 def test_autosgm_numerators_1_and_2_coincide_with_a_large_cap():
-    """Without its cap and division by C, numerator 2 equals numerator 1 for small weights."""
+    """Without the cap and the division by C, numerator 2 equals numerator 1 for small weights."""
     small = [p.detach().mul(1e-9).requires_grad_() for p in parameters()]
     other = [p.detach().clone().requires_grad_() for p in small]
     one = dp.SGM(small, lr=1e-9, rate=dp.Parcor(0.9))
@@ -132,7 +132,7 @@ def test_adam_equals_sgm_with_its_stages():
 
 
 def test_rmsprop_equals_adam_without_momentum_and_debias():
-    """With Adam's lr divided by the correction sqrt(1 - beta^t) at each step."""
+    """At each step, Adam's lr is divided by the correction sqrt(1 - beta^t)."""
     beta, lr, steps = 0.9, 0.01, 20
     params, others = parameters(), parameters()
     rmsprop = dp.RMSprop(params, lr=lr, alpha=beta, eps=0.0)
@@ -146,7 +146,7 @@ def test_rmsprop_equals_adam_without_momentum_and_debias():
 
 @pytest.mark.parametrize("length", [1, 4, 10, 2.5])
 def test_running_average_is_the_arithmetic_mean_until_n(length):
-    """Afterwards it is the pole filter. N = 1 disables averaging; N can be fractional."""
+    """After N steps it equals the pole filter. N = 1 disables averaging, and N can be fractional."""
     params = [torch.zeros(4, dtype=torch.float64, requires_grad=True)]
     pole = momentum_forms.pole_of_length(length)
     optimizer = dp.SGM(params, lr=1.0, filter=dp.Filter(pole, normalise="running"))

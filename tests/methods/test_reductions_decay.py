@@ -1,4 +1,4 @@
-"""Equivalences and fixed points of the kinds of weight decay."""
+"""Equivalences between kinds of weight decay, and their fixed points."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ def test_decay_levels_coincide_with_the_zero_on_the_pole(pole, decay):
 
 
 def test_decay_levels_differ_with_momentum():
-    """A negative control of the test above."""
+    """This is a negative control for the test above."""
     common = {"lr": 0.05, "adaptive": False, "weight_decay": 0.5}
     assert_different_method(
         lambda p: dp.AutoSGM(p, decay="coupled", **common), lambda p: dp.AutoSGM(p, decay="change", **common)
@@ -79,7 +79,7 @@ def test_fixed_points_of_constant_decay(name):
         w.grad = CURVATURE * (w.detach() - 1)
         optimizer.step()
     expected = gain * CURVATURE / (gain * CURVATURE + strength)
-    torch.testing.assert_close(w.detach(), expected, rtol=1e-9, atol=0)  # the slowest mode contracts by 0.99
+    torch.testing.assert_close(w.detach(), expected, rtol=1e-9, atol=0)  # the slowest mode shrinks by a factor of 0.99
 
 
 def test_decay_is_not_applied_without_a_gradient():

@@ -1,4 +1,4 @@
-"""Forms of momentum as one filter: each row of the mapping table, tested by two runs with the same gradients."""
+"""Forms of momentum as one filter: each row of the mapping table, tested with two runs on the same gradients."""
 
 import math
 
@@ -12,7 +12,7 @@ import dashpot as dp
 from dashpot.recipes import momentum_forms
 
 SAME = 1e-12
-"""Tolerance in float64: both sides use the same arithmetic in a different order."""
+"""Tolerance in float64; both sides use the same arithmetic in a different order."""
 POLES = st.floats(0.01, 0.99)
 DRAWS = settings(max_examples=8)
 
@@ -27,7 +27,7 @@ def test_qhm_with_nu_equal_to_beta_equals_nag_with_scaled_lr(beta):
     assert_same_method(
         lambda p: dp.QHM(p, lr=0.1, pole=beta, nu=beta),
         lambda p: dp.NAG(p, lr=0.1 * (1 - beta), pole=beta),
-        tolerance=1e-11,  # pole and zero are rounded separately: a relative 1e-16/(1 - beta) per step
+        tolerance=1e-11,  # pole and zero are rounded separately, which causes a relative 1e-16/(1 - beta) per step
     )
 
 
@@ -46,7 +46,7 @@ def test_qhm_with_nu_zero_equals_sgd(beta):
 @DRAWS
 @given(beta=POLES, nu=st.floats(0, 1))
 def test_qhm_equals_the_pole_zero_filter(beta, nu):
-    """zero = (1 - nu) beta/(1 - nu beta), gain 1 - nu beta; also against the definition of QHM."""
+    """zero = (1 - nu) beta/(1 - nu beta), gain 1 - nu beta. The filter is also compared with the definition of QHM."""
     point = momentum_forms.qhm(beta, nu)
     assert_same_method(
         lambda p: dp.QHM(p, lr=0.1, pole=beta, nu=nu),
@@ -82,7 +82,7 @@ def test_filter_with_the_zero_on_the_pole_equals_sgd(normalise, beta):
 
 
 def test_autosgm_debias_overshoots_except_for_exact():
-    """The original corrects by the pole alone, 1/(1 - beta^2) too large at the second step."""
+    """The original corrects for the pole alone, which is too large by 1/(1 - beta^2) at the second step."""
 
     def second_step(debias):
         w = torch.zeros(1, dtype=torch.float64, requires_grad=True)
@@ -116,7 +116,7 @@ def test_averaged_momentum_equals_heavy_ball_with_scaled_lr(mu):
 
 
 def test_velocity_form_equals_heavy_ball_at_constant_lr():
-    """v = mu v + lr g, w -= v."""
+    """The velocity form is v = mu v + lr g, w -= v."""
     params = parameters()
     expected = [p.detach().clone() for p in params]
     velocity = [torch.zeros_like(p) for p in expected]
@@ -131,7 +131,7 @@ def test_velocity_form_equals_heavy_ball_at_constant_lr():
 @DRAWS
 @given(mu=POLES, tau=st.floats(0, 1))
 def test_dampening_is_a_gain_and_a_transient(mu, tau):
-    """torch does not dampen the first gradient: (mu, 0, 1 - tau) plus tau mu^(t-1) g_1."""
+    """torch does not dampen the first gradient: the filter is (mu, 0, 1 - tau), plus tau mu^(t-1) g_1."""
     params = [torch.zeros(4, dtype=torch.float64, requires_grad=True)]
     run(dp.SGD(params, lr=1.0, momentum=mu, dampening=tau), params, 20)
     others = [torch.zeros(4, dtype=torch.float64, requires_grad=True)]
@@ -154,7 +154,7 @@ def test_nesterov_is_a_zero_of_the_filter(mu):
 
 
 def test_autosgm_with_gain_one_equals_nesterov_after_the_first_step():
-    """With the quirk, the first step is shorter by lr mu g_1."""
+    """With the quirk, the first step is smaller by lr mu g_1."""
     mu, lr = 0.9, 0.02
     settings = {"adaptive": False, "pole": mu, "zero": mu / (1 + mu), "gain": 1.0, "debias": False, "lr": lr}
     assert_same_method(lambda p: dp.AutoSGM(p, **settings), lambda p: dp.NAG(p, lr=lr, pole=mu))
@@ -166,7 +166,7 @@ def test_autosgm_with_gain_one_equals_nesterov_after_the_first_step():
 
 
 def test_look_ahead_form_of_nesterov_is_the_same_filter():
-    """The gradient is evaluated at the look-ahead point theta; w = theta - mu v."""
+    """The gradient is evaluated at the look-ahead point theta, where w = theta - mu v."""
     mu, lr = 0.8, 0.05
     curvature = torch.tensor([0.5, 1.0, 3.0], dtype=torch.float64)
     w, v = torch.ones(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
@@ -182,7 +182,7 @@ def test_look_ahead_form_of_nesterov_is_the_same_filter():
 
 @pytest.mark.parametrize("beta", [0.5, 0.9, 0.99, 0.999])
 def test_low_noise_zero(beta):
-    """gamma = 1 - sqrt(2(1 - beta)): unit gain sqrt((1-beta)/2), nu = (1 - gain)/beta."""
+    """For gamma = 1 - sqrt(2(1 - beta)), the unit gain is sqrt((1-beta)/2), and nu = (1 - gain)/beta."""
     zero = momentum_forms.low_noise_zero(beta)
     gain = math.sqrt((1 - beta) / 2)
     assert zero == pytest.approx(1 - math.sqrt(2 * (1 - beta)), rel=1e-15)
@@ -194,6 +194,6 @@ def test_low_noise_zero(beta):
 
 
 def test_qhm_default_as_pole_and_zero():
-    """QHM (0.999, 0.7): zero 0.99667, gain 0.3007."""
+    """QHM with (0.999, 0.7) has the zero 0.99667 and the gain 0.3007."""
     point = momentum_forms.qhm(0.999, 0.7)
     assert (round(point.zero, 5), round(point.gain, 4)) == (0.99667, 0.3007)

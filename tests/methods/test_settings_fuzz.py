@@ -1,4 +1,4 @@
-"""Random settings, edits and schedules: rejected with a message, or three steps on which both engines agree."""
+"""Random settings, edits and schedules are rejected with a message, or both engines agree on three steps."""
 
 import pytest
 import torch
@@ -7,11 +7,11 @@ from settings_fuzz import Case, failures
 import dashpot as dp
 
 REGRESSIONS = (396, 2145, 4535, 5442, 12357, 14044, 15485, 25970, 35734, 60109, 90998)
-"""Seeds of cases that failed in the past."""
+"""Seeds of cases that failed in earlier versions."""
 
 
 def test_random_cases_of_two_methods():
-    """Two methods need few kernels; the slow test covers all methods."""
+    """Two methods require few kernels; the slow test covers all methods."""
     assert failures(range(150), (dp.AdamW, dp.SGD)) == []
 
 

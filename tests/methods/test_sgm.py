@@ -1,4 +1,4 @@
-"""SGM with custom stages: names of their settings, and invalid stages and recipes."""
+"""SGM with custom stages: names of settings, and invalid stages and recipes."""
 
 from dataclasses import dataclass
 

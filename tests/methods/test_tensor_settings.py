@@ -1,4 +1,4 @@
-"""Settings as one-element tensors of any shape and dtype, read in double precision."""
+"""Settings that are one-element tensors of any shape and dtype, which are read in double precision."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ def is_number(value):
 
 
 def numbers_of(optimizer):
-    """Return the numeric settings of the first group, including pairs, without structural choices."""
+    """Return the numeric settings of the first group, including pairs but without structural choices."""
     group = optimizer.param_groups[0]
     kept = {name: group[name] for name in optimizer._settings(group)}
     choices = {"numerator", "version"}
@@ -69,7 +69,7 @@ def test_float32_settings_are_read_in_double_precision(subject):
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_tensor_settings_update_every_parameter(engine):
-    """Regression: `lr=torch.full((1, 1), .1)` updated a matrix, then raised for a vector."""
+    """Regression test: `lr=torch.full((1, 1), .1)` updated a matrix and then raised for a vector."""
     params = parameters()
     tensors: dict[str, Any] = {
         name: torch.full((1, 1), value) for name, value in (("lr", 0.1), ("weight_decay", 0.5), ("eps", 1e-3))
@@ -110,7 +110,7 @@ def test_recipe_of_tensor_settings_has_numbers(subject):
 @pytest.mark.parametrize("shape", [(), (1, 1)], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_gradients_flow_to_settings_of_any_shape(shape, dtype):
-    """d/dlr of p - lr g is -g."""
+    """The derivative of p - lr g with respect to lr is -g."""
     lr = torch.full(shape, 0.5, dtype=dtype, requires_grad=True)
     p = torch.tensor([1.0, 2.0], dtype=torch.float64, requires_grad=True).clone()
     p.grad = torch.tensor([3.0, 4.0], dtype=torch.float64)
@@ -122,7 +122,7 @@ def test_gradients_flow_to_settings_of_any_shape(shape, dtype):
 
 
 def test_functional_update_reads_settings_in_double_precision():
-    """A float32 rate of 0.1 is 0.100000001490116; its products are rounded to double precision."""
+    """A float32 rate of 0.1 is 0.100000001490116, and its products are rounded to double precision."""
     recipe, w = dp.AdamW.recipe_for(lr=0.1), torch.ones(3, dtype=torch.float64)
     single: dict[str, Any] = {"lr": torch.full((1, 1), 0.1), "pole": torch.tensor(0.9), "beta": torch.tensor([0.99])}
     both = []

@@ -1,7 +1,7 @@
-"""Parity with torch.optim to 1e-11 over random settings and 100 steps in float64.
+"""Parity with torch.optim to 1e-11 for random settings, after 100 steps in float64.
 
-The error is relative to max(1, |w|), over all parameters at the end of the run. Gradients are recorded, so that errors
-do not compound; some are missing, and groups differ.
+The error is relative to max(1, |w|), for all parameters at the end of the run. Gradients are recorded, so that errors
+do not compound. Some gradients are missing, and groups differ.
 """
 
 import pytest
@@ -23,7 +23,7 @@ EPS = st.floats(1e-8, 1e-1)
 FLAGS = st.booleans()
 SIZES = st.floats(-3, 3).map(lambda exponent: 10.0**exponent)
 MISSING = st.sampled_from([None, 2, 3, 7])
-"""Parameter 1 has no gradient at every n-th step; None: at no step."""
+"""The n for which parameter 1 has no gradient at every n-th step, or None if it always has one."""
 
 SGD = st.fixed_dictionaries(
     {
@@ -43,7 +43,7 @@ SGD = st.fixed_dictionaries(
     }
 )
 RMSPROP = {"lr": RATES, "eps": EPS, "weight_decay": DECAYS, "momentum": POLES, "maximize": FLAGS}
-# For alpha near 0, the centered variance s - a^2 is a rounding error, and torch's root of it is noise or NaN.
+# For alpha near 0, the centered variance s - a^2 is a rounding error, and in torch its root is noise or NaN.
 UNCENTERED = st.fixed_dictionaries({**RMSPROP, "alpha": POLES})
 CENTERED = st.fixed_dictionaries({**RMSPROP, "centered": st.just(True), "alpha": st.floats(0.05, 0.999)})
 ADAM = {"lr": RATES, "betas": BETAS, "eps": EPS, "weight_decay": DECAYS, "maximize": FLAGS}
@@ -59,14 +59,14 @@ METHODS = {
 
 @pytest.fixture(autouse=True)
 def float64_by_default():
-    """torch stores NAdam's product of momenta in the default dtype."""
+    """Use float64 as the default dtype, in which torch stores NAdam's product of momenta."""
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
 
 
 def train(cls, groups, size, missing, nudge=0.0):
-    """Return the parameters after 100 steps, from a start shifted by `nudge`; each group has its own settings."""
+    """Return the parameters after 100 steps from a start shifted by `nudge`, where each group has its own settings."""
     params = [parameters(seed=seed) for seed, _ in enumerate(groups)]
     with torch.no_grad():
         for group in params:
@@ -83,10 +83,11 @@ def train(cls, groups, size, missing, nudge=0.0):
 
 
 def assert_parity(name, groups, size, missing):
-    """Compare with torch, except for draws that only compare rounding errors.
+    """Compare with torch, except for draws in which only rounding errors would be compared.
 
-    These are draws where torch yields NaN (a centered variance below zero), and where torch amplifies a shift of the
-    start more than 100 times (a strong coupled decay flips the sign of a tiny gradient under a memoryless denominator).
+    These are draws for which the result of torch is NaN (because a centered variance is below zero), or for which torch
+    amplifies a shift of the start more than 100 times (because a strong coupled decay flips the sign of a tiny
+    gradient, and the denominator has no memory).
     """
     cls, separate = getattr(torch.optim, name), [{**group, "foreach": False} for group in groups]
     theirs = train(cls, separate, size, missing)
@@ -124,7 +125,7 @@ def test_defaults_equal_torchs(name):
     ours = getattr(dp, name)(parameters()).defaults
     shared = set(ours) & set(theirs)
     assert {key: ours[key] for key in shared} == {key: theirs[key] for key in shared}
-    # AdamW's flag is always True in torch; decay_scale is not in torch.
+    # AdamW's flag is always True in torch, and decay_scale does not exist in torch.
     assert set(theirs) - shared <= {"decoupled_weight_decay"}
     assert set(ours) - shared <= {"decay_scale"}
 
@@ -141,7 +142,7 @@ def test_positional_order_equals_torchs(name):
 
 
 def test_variance_rounded_below_zero_is_finite_unlike_torch():
-    """An example of the excluded draws: a small alpha makes the variance a rounding error."""
+    """This is an example of the excluded draws: for a small alpha, the variance is a rounding error."""
     values = [torch.linspace(0.1, 1.0, 200, dtype=torch.float64).requires_grad_() for _ in range(2)]
     for cls, p in zip((torch.optim.RMSprop, dp.RMSprop), values, strict=True):
         optimizer = cls([p], centered=True, alpha=0.3)
@@ -156,7 +157,7 @@ def test_variance_rounded_below_zero_is_finite_unlike_torch():
 @pytest.mark.parametrize("flag", ["foreach", "fused"])
 def test_implementation_flags_have_no_effect(name, flag):
     cls = getattr(dp, name)
-    if flag == "fused" and name in ("RMSprop", "NAdam"):  # torch does not have the argument
+    if flag == "fused" and name in ("RMSprop", "NAdam"):  # torch does not have this argument
         with pytest.raises(TypeError, match="fused"):
             cls(parameters(), fused=True)
         return

@@ -1,4 +1,4 @@
-"""torch's schedulers have the same effect on dashpot's optimizers as on torch's."""
+"""torch's schedulers have the same effect on dashpot's optimizers as on torch's own."""
 
 import inspect
 
@@ -13,7 +13,7 @@ from torch.optim.swa_utils import SWALR
 import dashpot as dp
 
 STEPS = 9
-TOLERANCE = 1e-11  # float64: the stated bound of parity with torch.optim
+TOLERANCE = 1e-11  # the stated bound for parity with torch.optim in float64
 
 SCHEDULERS = {
     "LambdaLR": lambda opt: torch_schedulers.LambdaLR(opt, lambda step: 0.9**step),
@@ -64,13 +64,13 @@ REPRESENTATIVES = {
     "sgm-no-stage",
     "own-stage",
 }
-"""One subject for each use of the rate and the momentum by a method."""
+"""One subject for each way in which methods use the rate and the momentum."""
 
 each_scheduler = pytest.mark.parametrize("scheduler", SCHEDULERS)
 
 
 def drivable(subject: Subject, scheduler: str) -> bool:
-    """Return False for a cycling scheduler and a subject without momentum."""
+    """Return False if the scheduler cycles momentum but the subject has none."""
     return subject.momentum_key is not None or scheduler not in CYCLES_MOMENTUM
 
 
@@ -82,7 +82,7 @@ def advance(scheduler, step):
 
 
 def train(optimizer, params, scheduler, steps=STEPS):
-    """Return lr, momentum and betas of the group at each step, if it has them."""
+    """Return lr, momentum and betas of the group, if it has them, at each step."""
     history = []
     driver = SCHEDULERS[scheduler](optimizer)
     for step in range(steps):
@@ -91,7 +91,7 @@ def train(optimizer, params, scheduler, steps=STEPS):
         for index, p in enumerate(params):
             p.grad = gradient(p, step, index)
         optimizer.step()
-        if step + 1 < steps:  # OneCycleLR ends with its last step
+        if step + 1 < steps:  # OneCycleLR does not allow further steps
             advance(driver, step)
     return history
 
@@ -102,7 +102,7 @@ def test_table_contains_every_torch_scheduler():
 
 
 def is_representative(subject):
-    """True for the subjects named above, and for those of classes without any."""
+    """Return True for the subjects listed above, and for subjects of classes that are not listed."""
     if subject.name in REPRESENTATIVES:
         return True
     return not subject.counterpart and subject.cls not in {s.cls for s in SUBJECTS if s.name in REPRESENTATIVES}
@@ -115,7 +115,7 @@ def test_representatives_are_subjects():
 @each_scheduler
 @each(lambda subject: subject.counterpart)
 def test_scheduled_trajectory_equals_torch(subject, scheduler):
-    torch.set_default_dtype(torch.float64)  # the dtype of torch's running product in NAdam
+    torch.set_default_dtype(torch.float64)  # torch stores NAdam's running product in this dtype
     try:
         ours, theirs = parameters(), parameters()
         seen = train(subject.make(ours), ours, scheduler)
@@ -129,7 +129,7 @@ def test_scheduled_trajectory_equals_torch(subject, scheduler):
 @each_scheduler
 @each(is_representative)
 def test_scheduled_lr_and_momentum_equal_manual_edits(subject, scheduler):
-    """The scheduler writes the same values as for torch's SGD or Adam, and the step uses them."""
+    """The scheduler writes the same values as for SGD or Adam of torch, and the step uses them."""
     if not drivable(subject, scheduler):
         with pytest.raises(ValueError, match="momentum"):
             SCHEDULERS[scheduler](subject.make(parameters()))
@@ -194,7 +194,7 @@ def test_resumed_scheduler_equals_an_uninterrupted_run(scheduler):
 
 
 def test_decay_scale_schedule_follows_a_torch_scheduler():
-    """decay_scale="schedule" uses the factor of a torch scheduler, but not the base lr."""
+    """With decay_scale="schedule", the decay uses the factor of a torch scheduler, but not the base lr."""
 
     def shrink(lr, scheduler):
         w = torch.ones(1, dtype=torch.float64, requires_grad=True)
@@ -209,7 +209,7 @@ def test_decay_scale_schedule_follows_a_torch_scheduler():
             sizes.append(1 - w.item() / before)
         return sizes
 
-    # weight_decay times the current factor: 0.8^n, or OneCycleLR's fraction of its peak.
+    # weight_decay times the current factor, which is 0.8^n or, for OneCycleLR, the fraction of the peak.
     expected = [0.1 * 0.8**n for n in range(4)]
     assert shrink(1e-3, "ExponentialLR") == pytest.approx(expected, rel=1e-12)
     assert shrink(1e-1, "ExponentialLR") == pytest.approx(expected, rel=1e-12)
@@ -225,7 +225,7 @@ def test_decay_scale_schedule_follows_a_torch_scheduler():
 
 
 def test_lr_rounded_below_zero_counts_as_zero():
-    """The recursive formula of LinearLR ends slightly below zero."""
+    """With its recursive formula, LinearLR ends slightly below zero."""
     params = parameters()
     optimizer = dp.SGD(params, lr=0.1)
     scheduler = torch_schedulers.LinearLR(optimizer, 1 / 3, 0.0, 5)

@@ -1,4 +1,4 @@
-"""Mutations of a valid state dict that a loader must convert or reject."""
+"""Mutations of a valid state dict, which loading must convert or reject."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ NUMBERS = {
     "an integer tensor": torch.tensor(3),
     "shape (1,)": torch.tensor([3.0]),
 }
-"""Replacements of a count or a per-tensor slot."""
+"""Replacements for a count or a per-tensor slot."""
 
 GROUP_VALUES = {"a string": "x", "nothing": None, "a dict": {}}
 
 
 def element_values(value):
-    """Return replacements of an elementwise slot."""
+    """Return replacements for an elementwise slot."""
     return {
         "a float": 0.5,
         "a list": value.tolist(),
@@ -57,7 +57,7 @@ def element_values(value):
 
 
 def mutations(saved):
-    """Yield (description, mutated state dict) for many mutations of `saved`."""
+    """Yield pairs (description, mutated state dict) for many mutations of `saved`."""
     first = next(iter(saved["state"]), None)
     entry = saved["state"].get(first, {})
     for key, value in entry.items():

@@ -1,4 +1,4 @@
-"""Flags of saved groups, such as decoupled decay, Nesterov and amsgrad, are loaded with the state."""
+"""Flags of saved groups, such as decoupled decay, Nesterov and amsgrad, are loaded together with the state."""
 
 import copy
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ OURS_AND_TORCHS = (dp, torch.optim)
     ],
 )
 def test_kind_of_decay_is_kept_on_load(saving, loading, saved_by, loaded_into, first, second):
-    """lr 0.1, weight_decay 0.5, w = 1, gradient 1."""
+    """The values are lr 0.1, weight_decay 0.5, weight 1 and gradient 1."""
     one, two, optimizer = after_the_next_step(getattr(saving, saved_by), getattr(loading, loaded_into))
     assert one == pytest.approx(first, abs=1e-6)
     assert two == pytest.approx(second, abs=2e-5)
@@ -74,7 +74,7 @@ FLAGS = [
 @pytest.mark.parametrize(("name", "settings"), FLAGS, ids=str)
 @pytest.mark.parametrize(("saving", "loading"), [(torch.optim, dp), (dp, torch.optim), (dp, dp)])
 def test_flags_come_from_the_saved_group(saving, loading, name, settings):
-    """Conversely, loading a group without the flag disables it."""
+    """Conversely, loading a group without the flag disables the flag."""
     for mine, others in ((settings, {}), ({key: settings[key] for key in settings if key == "momentum"}, settings)):
         start, straight = parameters(torch.float64), parameters(torch.float64)
         first = getattr(saving, name)(start, lr=0.01, **mine)
@@ -158,7 +158,7 @@ def test_settings_of_a_different_method_are_rejected(saved_by, loaded_into, word
 
 @pytest.mark.parametrize("cls", [dp.ESGD, dp.AdaHessian, dp.Sophia, dp.NAdam, dp.CenteredAdam])
 def test_slots_of_a_different_method_are_rejected(cls):
-    """The saved group itself fits."""
+    """The saved group itself is valid."""
     w, v = one_weight(), one_weight()
     known = {"probe": lambda ws, us: us} if issubclass(cls, dp.SecondOrder) else {}
     first, second = stepped(cls([w], **known), w), stepped(dp.AdamW([v]), v)
@@ -211,7 +211,7 @@ def test_slots_of_a_custom_stage_are_rejected_elsewhere():
 
 
 def test_leftover_amsgrad_slot_is_accepted():
-    """After disabling amsgrad, torch still saves and loads its slot."""
+    """After amsgrad is disabled, torch still saves and loads its slot."""
     w = one_weight()
     first = stepped(torch.optim.Adam([w], amsgrad=True), w)
     first.param_groups[0]["amsgrad"] = False

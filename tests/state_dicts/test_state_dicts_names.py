@@ -1,4 +1,4 @@
-"""State is matched by name across module wrappers; a short message reports mismatches."""
+"""State is matched by name despite module wrappers, and a short message reports mismatches."""
 
 import pytest
 import torch

@@ -36,7 +36,7 @@ def assert_plain(value):
 
 
 def as_numpy(value):
-    """Return a setting as numpy numbers of the same value, including pairs."""
+    """Return a setting, which may be a pair, as NumPy numbers of the same value."""
     if isinstance(value, tuple):
         return tuple(map(as_numpy, value))
     if isinstance(value, bool):
@@ -46,7 +46,7 @@ def as_numpy(value):
 
 @each()
 def test_state_dict_converts_numpy_numbers(subject):
-    """numpy numbers in a new group, an edited group and from a scheduler; the resumed run is bitwise equal."""
+    """NumPy numbers are in a new group, in an edited group and from a scheduler. The resumed run is bitwise equal."""
     params, others, straight = (parameters(shapes=((3,),)) for _ in range(3))
     settings = {key: as_numpy(value) for key, value in subject.make(params).param_groups[0].items()}
     del settings["params"]
@@ -89,7 +89,7 @@ def test_loading_converts_numpy_numbers():
 
 
 def test_plain_state_dict_is_returned_without_copies():
-    """The entries are the optimizer's dictionaries, as in torch."""
+    """The entries are the dictionaries of the optimizer, as in torch."""
     params = parameters()
     optimizer = dp.Adam(params)
     run(optimizer, params, 1)
@@ -131,7 +131,7 @@ def test_plain_data_converts_to_builtin_types(value, expected):
 
 
 def test_saved_state_of_one_parameter_is_small():
-    """The counts of all parameters do not share a storage."""
+    """The counts of different parameters do not share a storage."""
     params = parameters(shapes=((2,),) * 300)
     optimizer = dp.AdamW(params)
     run(optimizer, params, 1)

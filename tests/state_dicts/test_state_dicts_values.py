@@ -1,4 +1,4 @@
-"""Values in loaded state dicts: converted as in torch, or rejected without changes."""
+"""Values in loaded state dicts are converted as in torch, or rejected without changes."""
 
 import copy
 import gc
@@ -21,7 +21,7 @@ ONE_OF_EACH_CLASS_MARKED = [
     pytest.param(subject, marks=() if subject.cls in QUICK else pytest.mark.slow) for subject in ONE_OF_EACH_CLASS
 ]
 DIVERGED = ("nan", "infinite", "negative", "2^53", "2^63")
-"""Numbers accepted by slots without a range; the next step need not be finite."""
+"""Numbers accepted in slots without a range, for which the next step need not be finite."""
 
 
 def made(subject, engine="eager", steps=2, dtype=torch.float32):
@@ -63,7 +63,7 @@ def test_mutated_state_dict_is_rejected_or_usable(subject):
 
 
 def load_error(optimizer, state):
-    """Return the error of loading `state`, or None."""
+    """Return the error that loading `state` raises, or None."""
     try:
         optimizer.load_state_dict(state)
     except ValueError as error:
@@ -168,12 +168,12 @@ def test_counts_are_converted_as_in_torch(step):
         if module is dp:
             state = optimizer.state[params[0]]
             assert [(state[key].shape, state[key].dtype) for key in ("step", "mu_product")] == [((), torch.float32)] * 2
-    torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-7)  # float32 arithmetic in a different order
+    torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-7)  # the order of float32 arithmetic differs
 
 
 @pytest.mark.parametrize("missing", ["step", "exp_avg_sq"])
 def test_incomplete_state_is_rejected(missing):
-    """torch.optim.Adam loads it and fails at the next step."""
+    """torch.optim.Adam loads such state and fails at the next step."""
     params = parameters(shapes=((2,),))
     optimizer = dp.Adam(params)
     run(optimizer, params, 1)
@@ -220,7 +220,7 @@ def test_loaded_tensors_have_their_own_storages():
 
 @pytest.mark.parametrize("engine", ["eager", "compiled"])
 def test_loading_keeps_no_references(engine):
-    """Previous and loaded state are freed with their last reference, without garbage collection."""
+    """The previous and the loaded state are freed when the last reference is deleted, without garbage collection."""
     [w] = params = parameters(shapes=((6,),))
     optimizer = dp.Adam(params, engine=engine)
     run(optimizer, params, 1)
@@ -237,7 +237,7 @@ def test_loading_keeps_no_references(engine):
 
 
 def test_none_momentum_buffer_is_ignored():
-    """torch.optim.SGD saved `momentum_buffer: None` without momentum."""
+    """Without momentum, torch.optim.SGD saved `momentum_buffer: None`."""
     [w] = params = parameters(shapes=((2,),))
     optimizer = dp.SGD(params, momentum=0.9)
     optimizer.load_state_dict({**optimizer.state_dict(), "state": {0: {"momentum_buffer": None}}})
