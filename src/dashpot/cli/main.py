@@ -54,7 +54,7 @@ Out = Annotated[
     Path | None, Parameter(help="Folder of records and report; rerun the command to resume an interrupted comparison.")
 ]
 Seeds = Annotated[
-    int, Parameter(converter=integer, help="Number of seeds; all methods share weights and batches of a seed.")
+    int, Parameter(converter=integer, help="Number of seeds; all runs of a seed share weights and batches.")
 ]
 
 

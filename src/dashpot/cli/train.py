@@ -98,7 +98,7 @@ def train(
         Path | None, Parameter(help="Folder of the run; defaults to a numbered runs/TASK-OPTIMIZER-seedN.")
     ] = None,
     resume: Annotated[Path | None, Parameter(help="Resume the run in this folder.")] = None,
-    override: Annotated[bool, Parameter(help="With --resume: change settings of the run.")] = False,
+    override: Annotated[bool, Parameter(help="With --resume, allow changes to the settings.")] = False,
 ) -> int:
     """Train one method; settings, record and checkpoints are written to a folder.
 

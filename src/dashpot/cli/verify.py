@@ -40,12 +40,12 @@ def verify(
     ] = "torch",
     lr: Annotated[
         float | None,
-        Parameter(converter=number, help="Learning rate of both; by default the one tuned for the task."),
+        Parameter(converter=number, help="Learning rate of both; defaults to the one tuned for the task."),
     ] = None,
     set: Annotated[
         list[str] | None,
         Parameter(
-            help="Arguments NAME=VALUE of both, e.g. weight_decay=5e-4 or betas=0.9,0.99.", consume_multiple=True
+            help="Arguments NAME=VALUE for both, e.g. weight_decay=5e-4 or betas=0.9,0.99.", consume_multiple=True
         ),
     ] = None,
     steps: Annotated[int, Parameter(converter=integer, help="Number of compared steps, at least 2.")] = 20,
@@ -65,7 +65,7 @@ def verify(
 ) -> int:
     """Compare the updates of a method and a reference on a task's model, and measure the cost of their steps.
 
-    Both get the same gradients and exchange checkpoints after half of the steps.
+    Both optimizers get the same gradients and exchange checkpoints after half of the steps.
 
     Exit codes: 0 agreement, 2 error, 5 deviation beyond the tolerance.
     """

@@ -52,12 +52,12 @@ class Settings:
     task: str = setting(dataclasses.MISSING, None, "Name of a task (see `dashpot tasks`), or path/to/file.py:function.")
     optimizer: str = setting(dataclasses.MISSING, None, "Name of a method (see `dashpot methods`).")
     lr: float | None = setting(
-        None, Optional(NONNEGATIVE), "Base learning rate; by default the one tuned for the task."
+        None, Optional(NONNEGATIVE), "Base learning rate; defaults to the one tuned for the task."
     )
     schedule: str | None = setting(None, None, "Learning-rate schedule over the whole run, e.g. cosine or 1cycle.")
     epochs: int | None = setting(None, Optional(COUNT), "Number of epochs; defaults to the task's.")
     seed: int = setting(0, Interval(0, 2**32, "left", integer=True), "Seed of weights, batch order and training noise.")
-    precision: str = setting("fp32", PRECISIONS, "fp32, or bf16 or fp16: autocast with float32 weights.")
+    precision: str = setting("fp32", PRECISIONS, "fp32, or bf16 or fp16 for autocast with float32 weights.")
     accumulate: int = setting(1, COUNT, "Number of batches per optimizer step (gradient accumulation).")
     max_norm: float | None = setting(None, Optional(POSITIVE), "Clip the gradients to this global norm.")
     clip_value: float | None = setting(
