@@ -81,7 +81,7 @@ def test_report_loads_nothing_external(page, text):
 
 def test_report_contains_plotly_once(text):
     assert len(re.findall(r"\* plotly\.js v\d", text)) == 1
-    # Three with data, one with plotly, one with the code of the page, and one within the text of plotly.
+    # Three elements contain data, one plotly, and one the code of the page; the last one is in the text of plotly.
     assert len(re.findall(r"<script", text)) - text.count('"<script') <= 6
 
 

@@ -22,7 +22,7 @@ from dashpot.training import Callback, CancelFit, Engine, Learner
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
 """Tolerance per step for means whose examples are summed in a different order."""
 EXAMPLES, BATCH_SIZE = 11, 5
-"""Numbers of examples, for batches of 5, 5 and 1: rank 0 gets 3, 3 and 1 of them, and rank 1 gets 2, 2 and 0."""
+"""Examples and batch size. Rank 0 gets 3, 3 and 1 examples of the batches of 5, 5 and 1; rank 1 gets 2, 2 and 0."""
 LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 PRODUCTS: dict[str, Any] = {
     "ESGD-1": partial(dp.ESGD, lr=0.1, lr_warmup=0.5, eps=0.1, update_d_every=2, d_warmup=1),
@@ -30,7 +30,7 @@ PRODUCTS: dict[str, Any] = {
     "AdaHessian": partial(dp.AdaHessian, lr=0.05, eps=0.1, update_d_every=2),
     "Sophia": partial(dp.Sophia, lr=0.01, gamma=1.0, eps=0.01, update_d_every=2),
 }
-"""Second-order methods."""
+"""Second-order methods, by name."""
 _GROUPS: list[Any] = []
 
 
@@ -147,7 +147,7 @@ def assert_same(actual: Learner, expected: Learner, tolerance: float) -> None:
         assert actual.opt.state[p].keys() == expected.opt.state[q].keys()
         for key, value in actual.opt.state[p].items():
             wanted = full_tensor(expected.opt.state[q][key])
-            scale = max(1.0, float(wanted.abs().max()))  # a momentum of g/sqrt(v) is ten times larger
+            scale = max(1.0, float(wanted.abs().max()))  # a momentum of g/sqrt(v) is ten times as large as g
             torch.testing.assert_close(
                 full_tensor(value) / scale, wanted / scale, **limits, msg=partial("{}: {}".format, key)
             )

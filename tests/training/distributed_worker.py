@@ -1,4 +1,4 @@
-"""One rank of test_distributed.py: `distributed_worker.py RANK WORLD FOLDER PATTERN` runs the checks of `table`."""
+"""Worker of test_distributed.py for one rank; `distributed_worker.py RANK WORLD FOLDER PATTERN` runs the checks."""
 
 from __future__ import annotations
 
@@ -259,7 +259,7 @@ def resumes_with_other_world_size(name: str, saved_by: str | None, resumed_by: s
 
 
 def table() -> dict[str, Any]:
-    """Return {name: check}; the names of checks outside the fast set start with "slow"."""
+    """Return a dict from names to checks; the names of checks outside the fast set start with "slow"."""
     checks: dict[str, Any] = {}
 
     def add(fast: bool, check: Any, *arguments: Any, name: str = "") -> None:

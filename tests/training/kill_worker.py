@@ -2,7 +2,7 @@
 
     python kill_worker.py FOLDER "batch 4" "write 2 4000" "rename 1" "best 1" "end"
 
-Prints the exit code of each process: the negative signal number, or 0.
+The command prints the exit code of each process, which is 0 or a negative signal number.
 """
 
 from __future__ import annotations

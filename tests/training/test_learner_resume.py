@@ -203,7 +203,7 @@ def test_resume_from_state_of_after_epoch_is_exact():
 
 
 class TiedModel(nn.Module):
-    """Model with tied weights, a frozen module, a persistent and a non-persistent buffer, and modules in any order."""
+    """Model with tied weights, a frozen module, two buffers (one non-persistent), and modules in either order."""
 
     def __init__(self, reversed_order: bool) -> None:
         super().__init__()

@@ -107,7 +107,7 @@ def test_group_rates_keep_their_ratio():
 
 
 def test_losses_are_those_of_accumulated_steps():
-    one = learner(dp.SGD, batch_size=2)  # five batches an epoch: steps of 2, 2 and 1
+    one = learner(dp.SGD, batch_size=2)  # five batches per epoch, in steps of 2, 2 and 1
     seen = Recorder()
     curve = find_lr(one, 1e-3, 1.0, steps=7, callbacks=[Accumulate(2), seen])
     assert curve.losses == pytest.approx(seen.values["loss"], rel=1e-6)
@@ -117,7 +117,7 @@ def test_losses_are_those_of_accumulated_steps():
 @pytest.mark.parametrize("batches", [(0,), (2,), (1,), (0, 2)], ids=str)
 def test_losses_exclude_cancelled_microbatches(batches):
     seen = Recorder()
-    one = learner(dp.SGD, batch_size=2)  # five batches an epoch: steps of 2, 2 and 1
+    one = learner(dp.SGD, batch_size=2)  # five batches per epoch, in steps of 2, 2 and 1
     without = At("before_batch", raise_if(CancelBatch, on_batch(*batches)), -1)
     curve = find_lr(one, 1e-3, 1e-2, steps=7, stop_at=1e3, callbacks=[Accumulate(2), without, seen])
     assert len(curve.losses) == 7
@@ -126,7 +126,7 @@ def test_losses_exclude_cancelled_microbatches(batches):
 
 def test_fp16_repeats_skipped_steps():
     one = learner(dp.SGD, engine=Engine("cpu", precision="fp16"))
-    one.engine.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**26)  # overflows: the scale must decrease
+    one.engine.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**26)  # overflows until the scale has decreased
     curve = find_lr(one, 1e-4, 1e-2, steps=6)
     assert len(curve.losses) == 6
     assert curve.lrs[0] == 1e-4

@@ -104,7 +104,7 @@ def _shut_down(exiting: threading.Event, thread: threading.Thread) -> None:
     gloo's threads acquire the GIL to release Python tensors. A thread that does so during finalization aborts the
     process (SIGABRT, "terminate called without an active exception"), even after a completed run.
     """
-    gc.collect()  # a learner is a reference cycle that holds the group; the last release joins the group's threads
+    gc.collect()  # a learner is a reference cycle that includes the group; the last release joins the group's threads
     exiting.set()
     thread.join(SHUTDOWN_TIMEOUT)  # bounded, as a collective with a hanging peer never completes
     time.sleep(THREAD_EXIT_DELAY)  # after FSDP, caches of torch keep the group and its threads alive
