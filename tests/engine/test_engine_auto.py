@@ -74,7 +74,7 @@ def test_explain_engine_in_auto():
     params = parameters(torch.float32)
     optimizer = dp.AdamW(params, engine="auto")
     assert repr(dp.explain_engine(optimizer)) == (
-        "engine='auto': kernels from the first step on if there is a C++ compiler or a filled cache; "
+        "engine='auto': kernels from the first step if a C++ compiler or cached kernels are available; "
         "on accelerators, torch.compile for 1048576 elements or more\n"
         "  no step taken yet"
     )

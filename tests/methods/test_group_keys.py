@@ -46,7 +46,7 @@ def is_one_line(text):
         (
             lambda: dp.SGM([{"params": weight(), "rate": dp.SecondMoment()}, {"params": weight()}], lr=0.1),
             "SGM: a parameter group must not have stages, got 'rate': groups share the stages and may differ "
-            "in numeric settings (none in this recipe); for different stages make a second SGM.",
+            "in numeric settings (none in this recipe); for different stages create a second SGM.",
         ),
         (
             lambda: dp.AdamW([{"params": weight(), "max_norm": 1.0}]),

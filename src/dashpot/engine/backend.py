@@ -45,7 +45,7 @@ class Backend:
         self.inductor = Inductor(mode, MIN_ELEMENTS)
 
     def prepare(self, step: Step, complete_state: Callable[[int], None]) -> None:
-        """Bring the tensor table up to date with a step; see `TensorTable.update`."""
+        """Update the tensor table for a step; see `TensorTable.update`."""
         reason = "engine='eager'" if self.mode == "eager" else None
         recorded = "step recorded by autograd" if torch.is_grad_enabled() else None
         self.tensor_table.update(step, complete_state, recorded or reason)

@@ -36,7 +36,7 @@ def block_size() -> int:
 
 
 def step_in_blocks(recipe: Recipe, steps: Sequence[TensorStep], scalars: Sequence[StepScalars]) -> list[TensorStep]:
-    """Perform the steps that can be blocked and return the others.
+    """Perform the steps that can be performed in blocks, and return the others.
 
     Args:
         recipe: Recipe of the parameter group.

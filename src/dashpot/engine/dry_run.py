@@ -37,8 +37,8 @@ _passed: set[Hashable] = set()
 def dry_run_stages(recipe: Recipe, p: Tensor, grad: Tensor | None = None) -> None:
     """Run a recipe with custom stages once on copies of a parameter, and check the results of every stage.
 
-    There is one dry run for each structure of a recipe, dtype and device. A recipe that cannot be compiled may depend
-    on the shape, and is run once for each shape as well.
+    There is one dry run for each combination of recipe structure, dtype and device. A recipe that cannot be compiled
+    may depend on the shape, and is run once for each shape as well.
 
     Args:
         recipe: The recipe. If it has no custom stages, nothing is run.

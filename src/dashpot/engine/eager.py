@@ -93,8 +93,11 @@ def observe_tensor(
 
 
 def new_slots(recipe: Recipe, p: Tensor, storage: StorageFormat = DEFAULT_FORMAT) -> dict[str, Tensor]:
-    """Return the initial slots of a parameter, elementwise ones in its precision, but at least float32, or in the dtype
-    of the storage format."""
+    """Return the initial slots of a parameter.
+
+    Elementwise slots have the dtype of the storage format if it specifies one, and otherwise the precision of the
+    parameter, but at least float32.
+    """
     dtype = compute_dtype(p.dtype)
     slots: dict[str, Tensor] = {}
     for slot in storage.slots(recipe):

@@ -64,7 +64,7 @@ class WrittenMemory:
         return _overlapping(starts.tolist(), ends.tolist(), owners.tolist()) if overlaps else set()
 
     def owners_of(self, span: tuple[int, int]) -> set[int]:
-        """Return the owners of the exact spans that overlap `span`."""
+        """Return the owners of the exact spans that overlap with `span`."""
         starts, ends, owners = self._spans
         return set(owners[(starts < span[1]) & (ends > span[0])].tolist())
 

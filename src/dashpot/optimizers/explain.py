@@ -29,10 +29,10 @@ class Explanation(NamedTuple):
 
 
 _RULES = {
-    "eager": "every operation by itself, one tensor at a time",
+    "eager": "one operation and one tensor at a time",
     "compiled": "kernels, compiled before the first step unless cached",
     "auto": (
-        "kernels from the first step on if there is a C++ compiler or a filled cache; "
+        "kernels from the first step if a C++ compiler or cached kernels are available; "
         f"on accelerators, torch.compile for {MIN_ELEMENTS} elements or more"
     ),
 }
@@ -53,7 +53,7 @@ def explain_engine(optimizer: Optimizer) -> Explanation:
         >>> opt = dp.AdamW([w], engine="eager")
         >>> w.grad = torch.ones(3); opt.step()
         >>> dp.explain_engine(opt)
-        engine='eager': every operation by itself, one tensor at a time
+        engine='eager': one operation and one tensor at a time
           group 0: 1 tensor, eager: engine='eager'
     """
     backend = getattr(optimizer, "_backend", None)

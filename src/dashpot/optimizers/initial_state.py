@@ -117,7 +117,7 @@ def _is_expanded(x: Tensor) -> bool:
 
 
 def set_step_count(state: dict[str, Any], count: int) -> None:
-    """Store the step count as in torch, as a 0-d float32 CPU tensor, which does not share its memory."""
+    """Store the step count as in torch: as a 0-d float32 CPU tensor, here with memory that is not shared."""
     step = state.get("step")
     fits = type(step) is Tensor and step.dim() == 0 and step.dtype == torch.float32 and step.device.type == "cpu"
     if not fits or step.is_inference() or step.untyped_storage().nbytes() > step.nbytes:  # pyright: ignore[reportOptionalMemberAccess]

@@ -63,7 +63,7 @@ def qhm(
     weight_decay: Scalar = 0.0,
     debias: bool = False,
 ) -> Recipe:
-    """Quasi-hyperbolic momentum: m = beta m + (1 - beta) g, v = (1 - nu) g + nu m (/ (1 - nu beta^t) if debiased)."""
+    """Quasi-hyperbolic momentum: m = beta m + (1 - beta) g, v = (1 - nu) g + nu m, over 1 - nu beta^t if debiased."""
     return Recipe(CoupledDecay(weight_decay), _quasi_hyperbolic(momentum, nu, debias), lr=lr)
 
 

@@ -131,8 +131,8 @@ class AdaHessian(SecondOrder):
         hessian_power: Exponent of the curvature, in [0, 1]. 1 means Newton's scaling, and 0 means plain gradient
             descent.
         spatial_averaging: Whether to average u H u over the third and later dimensions, which are the window of a
-            convolution kernel. The average is taken of the signed estimate, as in the paper's formula; the authors'
-            code averages its absolute value.
+            convolution kernel. The signed estimate is averaged, as in the paper's formula, whereas the authors' code
+            averages its absolute value.
         update_d_every: Interval between products in steps, an integer >= 1. The paper computes a product at every step.
             For larger intervals, D changes only at products, whereas other implementations reuse the last estimate at
             every step.

@@ -131,7 +131,7 @@ class SGM(SecondOrder):
                 raise ArgumentError(
                     f"SGM: a parameter group must not have stages, got {name!r}: groups share the stages and may "
                     f"differ in numeric settings ({', '.join(self._keys.values()) or 'none in this recipe'}); "
-                    "for different stages make a second SGM."
+                    "for different stages create a second SGM."
                 )
         super()._check_keys(group)
 

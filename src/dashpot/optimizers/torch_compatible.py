@@ -34,10 +34,10 @@ class SGD(Optimizer):
         weight_decay: Coefficient of the L2 penalty, >= 0.
         nesterov: Whether to use Nesterov momentum, a filter with the zero momentum/(1 + momentum); requires momentum >
             0.
-        maximize: Maximize the objective by negating the gradient, but not the decay.
-        foreach, fused: No effect. In torch they select an implementation, which the engine does here.
+        maximize: Whether to maximize the objective, by negating the gradient but not the decay.
+        foreach, fused: No effect. In torch they select an implementation; here the engine selects it.
         capturable: Support CUDA graphs, see `dashpot.Options`.
-        differentiable: Record the step for autograd.
+        differentiable: Whether to record the step in the autograd graph.
         options: Options common to all optimizers (`schedule`, `engine`, `max_norm`, ...), see `dashpot.Options`.
 
     Raises:
@@ -102,10 +102,10 @@ class RMSprop(Optimizer):
         momentum: Pole of the heavy-ball filter, in [0, 1). With 0, no buffer is stored.
         centered: Whether to divide by the standard deviation, d = sqrt(s - a^2) + eps, where a is the moving average of
             the gradient. If rounding makes s - a^2 negative, it is clamped to zero.
-        maximize: Maximize the objective by negating the gradient, but not the decay.
-        foreach: No effect. In torch it selects an implementation, which the engine does here.
+        maximize: Whether to maximize the objective, by negating the gradient but not the decay.
+        foreach: No effect. In torch it selects an implementation; here the engine selects it.
         capturable: Support CUDA graphs, see `dashpot.Options`.
-        differentiable: Record the step for autograd.
+        differentiable: Whether to record the step in the autograd graph.
         options: Options common to all optimizers, see `dashpot.Options`.
 
     Raises:
@@ -159,12 +159,12 @@ class Adam(Optimizer):
         betas: Decay rates of m and s, both in [0, 1).
         eps: Term added to the denominator, >= 0.
         weight_decay: Coefficient of the L2 penalty, >= 0.
-        amsgrad: Divide by the root of the largest s so far, stored as `max_exp_avg_sq`.
-        maximize: Maximize the objective by negating the gradient, but not the decay.
-        foreach, fused: No effect. In torch they select an implementation, which the engine does here.
+        amsgrad: Whether to divide by the root of the maximum of s so far, stored as `max_exp_avg_sq`.
+        maximize: Whether to maximize the objective, by negating the gradient but not the decay.
+        foreach, fused: No effect. In torch they select an implementation; here the engine selects it.
         capturable: Support CUDA graphs, see `dashpot.Options`.
-        differentiable: Record the step for autograd.
-        decoupled_weight_decay: Decay the weight as `AdamW` does, instead of the gradient.
+        differentiable: Whether to record the step in the autograd graph.
+        decoupled_weight_decay: Whether to decay the weight as `AdamW` does, instead of adding to the gradient.
         options: Options common to all optimizers, see `dashpot.Options`.
 
     Raises:
@@ -217,11 +217,11 @@ class AdamW(Optimizer):
         betas: Decay rates of m and s, both in [0, 1).
         eps: Term added to the denominator, >= 0.
         weight_decay: Fraction of the weight removed per unit of lr, >= 0.
-        amsgrad: Divide by the root of the largest s so far, stored as `max_exp_avg_sq`.
-        maximize: Maximize the objective by negating the gradient, but not the decay.
-        foreach, fused: No effect. In torch they select an implementation, which the engine does here.
+        amsgrad: Whether to divide by the root of the maximum of s so far, stored as `max_exp_avg_sq`.
+        maximize: Whether to maximize the objective, by negating the gradient but not the decay.
+        foreach, fused: No effect. In torch they select an implementation; here the engine selects it.
         capturable: Support CUDA graphs, see `dashpot.Options`.
-        differentiable: Record the step for autograd.
+        differentiable: Whether to record the step in the autograd graph.
         decay_scale: Factor that multiplies `weight_decay`: "lr" (as in torch), "schedule" (the factor of the schedule,
             without the base lr; this includes the factor of a torch scheduler) or "constant".
         options: Options common to all optimizers, see `dashpot.Options`.
@@ -283,11 +283,11 @@ class NAdam(Optimizer):
         eps: Term added to the denominator, >= 0.
         weight_decay: Coefficient of the L2 penalty, >= 0.
         momentum_decay: Speed of the momentum's growth, >= 0.
-        decoupled_weight_decay: Decay the weight as `AdamW` does, instead of the gradient.
-        maximize: Maximize the objective by negating the gradient, but not the decay.
-        foreach: No effect. In torch it selects an implementation, which the engine does here.
+        decoupled_weight_decay: Whether to decay the weight as `AdamW` does, instead of adding to the gradient.
+        maximize: Whether to maximize the objective, by negating the gradient but not the decay.
+        foreach: No effect. In torch it selects an implementation; here the engine selects it.
         capturable: Support CUDA graphs, see `dashpot.Options`.
-        differentiable: Record the step for autograd.
+        differentiable: Whether to record the step in the autograd graph.
         options: Options common to all optimizers, see `dashpot.Options`.
 
     Raises:

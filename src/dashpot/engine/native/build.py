@@ -149,7 +149,7 @@ def _attempt(job: CompileJob, compiler: Compiler, name: str) -> ctypes.CDLL:
 def _store_and_load(built: Path, name: str) -> ctypes.CDLL:
     """Write the library `built` to the cache and load it from there. If that fails, load it in place.
 
-    The file of a loaded library may be deleted.
+    Once the library is loaded, its file may be deleted.
     """
     place = _folder()
     fault = ""

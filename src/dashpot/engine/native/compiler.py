@@ -19,7 +19,7 @@ from dashpot.errors import DashpotError
 NAMES = ("c++", "g++", "clang++")
 BASE_FLAGS = (
     "-std=c++17",
-    # -O3 takes 20 % longer and does not make kernels faster: their loops are marked for vectorization.
+    # -O3 takes 20 % longer and does not make kernels faster, because their loops are marked for vectorization.
     "-O2",
     "-ftree-vectorize",
     "-fopenmp-simd",

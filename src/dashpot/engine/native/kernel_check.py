@@ -21,7 +21,7 @@ _MAX_MISMATCHES = 0.1  # fraction of elements: a rounding error can change the r
 
 
 class Sample:
-    """Random weights, random gradients and a state with nonnegative random increments, in one layout."""
+    """Random weights, random gradients, and state with nonnegative random increments, with the dtypes of one layout."""
 
     def __init__(self, recipe: Recipe, storage: StorageFormat, layout: Layout) -> None:
         generator = torch.Generator("cpu").manual_seed(0)

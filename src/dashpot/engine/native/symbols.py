@@ -297,7 +297,7 @@ def cast(x: Symbol, kind: str) -> Symbol:
 
 
 def combine(op: str, values: Iterable[Any], kind: str | None = None) -> Symbol:
-    """Record an operation on operands promoted to a common kind, which is also the result's unless `kind` is given."""
+    """Record an operation on operands promoted to a common kind. The result has this kind unless `kind` is given."""
     values = list(values)
     graph = graph_of(*values)
     symbols = [graph.symbol(value) for value in values]

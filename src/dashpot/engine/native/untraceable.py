@@ -1,4 +1,4 @@
-"""The error raised for operations that cannot be compiled, with a hint at a replacement."""
+"""The error raised for operations that cannot be compiled, which suggests a replacement."""
 
 from __future__ import annotations
 

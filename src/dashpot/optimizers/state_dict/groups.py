@@ -23,7 +23,7 @@ _ABSENT = {
 """The defaults in torch's classes for flags that are missing in old checkpoints."""
 
 _NEUTRAL = {"decay_scale": "lr"}
-"""Values of settings, unknown to a class, that have no effect."""
+"""Values at which settings that a class does not have would have no effect."""
 
 _SEEDS = ("seed", "probe_seed")
 

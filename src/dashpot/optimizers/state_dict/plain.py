@@ -40,7 +40,7 @@ def plain_data(value: Any) -> Any:
 
 def _numpy_item(value: np.generic) -> Any:
     item = value.item()
-    if isinstance(item, np.generic):  # an extended-precision number, which Python does not have
+    if isinstance(item, np.generic):  # Python has no numbers of extended precision
         return complex(item) if isinstance(item, np.complexfloating) else float(item)
     return item
 
