@@ -94,7 +94,7 @@ x, y = torch.zeros(3, 2), torch.zeros(3)
         ((torch.tensor(1.0), y, 1), r"^Batches: x must be a tensor with a row per example"),
         ((x[:0], y[:0], 1), r"^Batches: x and y must have at least 1 rows, got 0\.$"),
         ((x, y, 4, False, 0, True), r"at least 4 rows, got 3\.$"),
-        ((x, y.to("meta"), 1), r"^Batches: x and y must have the same device, got cpu, meta\.$"),
+        ((x, y.to("meta"), 1), r"^Batches: x and y must be on the same device, got cpu, meta\.$"),
     ],
 )
 def test_batches_with_invalid_argument_raise(arguments, message):

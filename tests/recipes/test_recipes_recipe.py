@@ -145,10 +145,10 @@ def test_custom_stage_runs_with_its_own_state_key():
         ({"stage": "Filter", "pole": 1.0}, r"^Filter: pole must be a number in \[0, 1\), got 1.0"),
         (
             {"stage": "recipes_custom_stage.Softsign"},
-            r"^recipes_custom_stage.Softsign: width is missing in the description",
+            r"^recipes_custom_stage.Softsign: width is missing from the description",
         ),
-        ({"pole": 0.9}, r'A stage is described by a mapping with the key "stage", got'),
-        (["Filter"], r'A stage is described by a mapping with the key "stage", got'),
+        ({"pole": 0.9}, r'Stage.from_dict: data must be a mapping with the key "stage", got'),
+        (["Filter"], r'Stage.from_dict: data must be a mapping with the key "stage", got'),
     ],
 )
 def test_invalid_stage_data_raises(data, sentence):
@@ -160,7 +160,7 @@ def test_invalid_stage_data_raises(data, sentence):
 def test_incomplete_recipe_data_raises(missing):
     data = dp.Recipe(dp.Filter()).to_dict()
     del data[missing]
-    with pytest.raises(ArgumentError, match=rf"^Recipe: {missing} is missing in the description"):
+    with pytest.raises(ArgumentError, match=rf"^Recipe: {missing} is missing from the description"):
         dp.Recipe.from_dict(data)
 
 

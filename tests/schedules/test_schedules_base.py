@@ -157,7 +157,7 @@ def test_invalid_data_raises(data, message):
 
 
 def test_missing_parameter_raises():
-    with pytest.raises(ArgumentError, match="Cosine: steps is missing in the description"):
+    with pytest.raises(ArgumentError, match="Cosine: steps is missing from the description"):
         sch.Schedule.from_dict({"schedule": "Cosine", "floor": 0.1})
 
 

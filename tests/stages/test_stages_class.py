@@ -85,7 +85,7 @@ def test_slots_property_is_checked_by_the_recipe(slots):
 def test_duplicate_slot_names_raise():
     slots = (dp.elementwise("a", "first"), dp.per_tensor("a", "second"))
     made = dataclass(frozen=True)(type("Kept", (Body, dp.Stage), {"slots": slots}))
-    with pytest.raises(dp.ArgumentError, match=r"^Kept: two slots have the same name, got a, a\.$"):
+    with pytest.raises(dp.ArgumentError, match=r"^Kept: slots must have distinct names, got a, a\.$"):
         made()
 
 

@@ -128,7 +128,7 @@ MODEL = user_model()
     [
         ((dp.AdamW(MODEL.parameters()), dp.AdamW, MODEL), {}, "make_optimizer must be a function from parameters"),
         ((dp.AdamW, lambda params: None, MODEL), {}, "make_reference must return an optimizer, got NoneType"),
-        ((dp.AdamW, lambda _: dp.AdamW(MODEL.parameters()), MODEL), {}, "must use the parameters it is called with"),
+        ((dp.AdamW, lambda _: dp.AdamW(MODEL.parameters()), MODEL), {}, "must use the parameters passed to it"),
         ((dp.AdamW, dp.AdamW, 3), {}, "model_or_loss must be a torch.nn.Module"),
         ((dp.AdamW, dp.AdamW, MODEL), {"steps": 1}, r"steps must be an integer in \[2, inf\), got 1"),
         ((dp.AdamW, dp.AdamW, MODEL), {"steps": [torch.ones(3)]}, "got list; give batches by keyword"),

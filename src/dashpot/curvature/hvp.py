@@ -322,7 +322,7 @@ class HvpComputer:
         if asked not in ("auto", "graph"):
             raise CurvatureError(
                 f"{self.owner}: probe={asked!r} requires a closure in this step; pass it to step, or to curvature_step "
-                "before."
+                "before the step."
             )
         if has_dtensor(params):
             raise CurvatureError(

@@ -74,7 +74,7 @@ class Batches:
         if len(self.x) != len(self.y):
             raise ArgumentError(f"Batches: x and y must have equal length, got {len(self.x)} and {len(self.y)}.")
         if self.x.device != self.y.device:
-            raise ArgumentError(f"Batches: x and y must have the same device, got {self.x.device}, {self.y.device}.")
+            raise ArgumentError(f"Batches: x and y must be on the same device, got {self.x.device}, {self.y.device}.")
         if self.augment is not None and not callable(self.augment):
             raise ArgumentError(f"Batches: augment must be a function of (x, generator) or None, got {self.augment!r}.")
         if len(self) == 0:

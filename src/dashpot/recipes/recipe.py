@@ -213,7 +213,7 @@ class Recipe:
         """Rebuild a recipe from `to_dict()`; raise `ArgumentError` if `data` is invalid."""
         for name in ("stages", "lr", "schedule"):
             if not isinstance(data, Mapping) or name not in data:
-                raise ArgumentError(f"Recipe: {name} is missing in the description {shown(data)}.")
+                raise ArgumentError(f"Recipe: {name} is missing from the description {shown(data)}.")
         stages = [Stage.from_dict(item) for item in data["stages"]]
         schedule = {name: Schedule.from_dict(item) for name, item in data["schedule"].items()}
         return Recipe(*stages, lr=data["lr"], schedule=schedule)

@@ -166,7 +166,7 @@ def _schedules(named: Mapping[str, Any], also: Mapping[str, Any]) -> dict[str, S
     """Return the schedules other than None, by hyperparameter name."""
     given = {name: schedule for name, schedule in named.items() if schedule is not None}
     for name in given.keys() & also.keys():
-        raise ArgumentError(f"Scheduler: {name} is given twice, as an argument and in also.")
+        raise ArgumentError(f"Scheduler: {name} is given twice, as an argument and in the mapping also.")
     given.update(also)
     for name, schedule in given.items():
         if not isinstance(schedule, Schedule):

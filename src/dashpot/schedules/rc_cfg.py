@@ -41,7 +41,7 @@ def from_rc_cfg(rc_cfg: Sequence[Any], quirks: Iterable[str] = ()) -> Schedule:
     if steps < 2 * hold:
         unit = {0: "tau >= 2 for cfact 0", 2: "spe >= 2 for cfact 2"}.get(slots["cfact"], "tau * spe >= 2")
         raise ArgumentError(
-            f"rc_cfg: a window needs {unit}, got tau={slots['tau']}, spe={slots['spe']}, cfact={slots['cfact']}."
+            f"rc_cfg: a window requires {unit}, got tau={slots['tau']}, spe={slots['spe']}, cfact={slots['cfact']}."
         )
     values = {
         "shape": shape,

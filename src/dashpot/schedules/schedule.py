@@ -128,7 +128,9 @@ class Schedule:
                 range.
         """
         if not isinstance(data, Mapping) or "schedule" not in data:
-            raise ArgumentError(f'A schedule is described by a mapping with the key "schedule", got {shown(data)}.')
+            raise ArgumentError(
+                f'Schedule.from_dict: data must be a mapping with the key "schedule", got {shown(data)}.'
+            )
         values = {key: _decode(value) for key, value in data.items() if key != "schedule"}
         cls = Schedule.registry.get(str(data["schedule"]))
         if cls is None:
@@ -139,7 +141,7 @@ class Schedule:
                 raise unknown(f"parameter of {cls.__name__}", name, fields)
         for name, item in fields.items():
             if name not in values and item.default is dataclasses.MISSING:
-                raise ArgumentError(f"{cls.__name__}: {name} is missing in the description {shown(dict(data))}.")
+                raise ArgumentError(f"{cls.__name__}: {name} is missing from the description {shown(dict(data))}.")
         return cls(**values)
 
 

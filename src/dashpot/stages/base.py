@@ -214,7 +214,7 @@ class Stage(ABC):
             ArgumentError: If the stage or a setting is unknown, a setting is missing, or a value is out of range.
         """
         if not isinstance(data, Mapping) or "stage" not in data:
-            raise ArgumentError(f'A stage is described by a mapping with the key "stage", got {shown(data)}.')
+            raise ArgumentError(f'Stage.from_dict: data must be a mapping with the key "stage", got {shown(data)}.')
         settings = {name: _tuples(value) for name, value in data.items()}
         label = settings.pop("stage")
         if label not in Stage.registry:
@@ -226,7 +226,7 @@ class Stage(ABC):
                 raise unknown(f"setting of {label}", name, fields)
         for name, item in fields.items():
             if name not in settings and item.default is item.default_factory is dataclasses.MISSING:
-                raise ArgumentError(f"{label}: {name} is missing in the description {shown(dict(data))}.")
+                raise ArgumentError(f"{label}: {name} is missing from the description {shown(dict(data))}.")
         return cls(**settings)
 
 
@@ -249,7 +249,7 @@ def check_slots(owner: str, slots: Any) -> None:
         raise ArgumentError(f"{owner}: slots must be a tuple of elementwise(...) and per_tensor(...), got {slots!r}.")
     names = [slot.name for slot in slots]
     if len(set(names)) < len(names):
-        raise ArgumentError(f"{owner}: two slots have the same name, got {', '.join(names)}.")
+        raise ArgumentError(f"{owner}: slots must have distinct names, got {', '.join(names)}.")
 
 
 def _numeric_fields(cls: type[Stage]) -> tuple[str, ...]:

@@ -51,8 +51,8 @@ class Factory:
         own = set(model.parameters())
         if not all(p in own for group in optimizer.param_groups for p in group["params"]):
             raise ArgumentError(
-                f"verify: {self.argument} must use the {self.takes.replace('_', ' ')} it is called with, which belong "
-                "to a copy of the model, got different ones."
+                f"verify: {self.argument} must use the {self.takes.replace('_', ' ')} passed to it, which belong to a "
+                "copy of the model, got different ones."
             )
         return optimizer
 

@@ -81,7 +81,7 @@ def _float64_sentences(float64_run: PairedRun | None) -> list[str]:
     if float64_run.main.first is None:
         return [f"In float64 they agree within {number(float64_run.main.ulps)} ulps, so this is rounding error."]
     worst = max(distance.relative for distance in float64_run.main.distances.values())
-    return [f"In float64 they differ as well, by {number(worst)} relative, so the method or its settings differ."]
+    return [f"In float64 they differ as well, by a relative {number(worst)}, so the method or its settings differ."]
 
 
 def mismatched_settings(run: PairedRun) -> tuple[str, ...]:
