@@ -1,4 +1,4 @@
-"""CPU load of other processes during a measurement, which invalidates it."""
+"""CPU load of other processes, which invalidates a measurement."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import os
 import time
 from pathlib import Path
 
-BUSY = 0.15  # cores; a higher load adds a warning to the tables
+BUSY = 0.15  # number of cores; a higher load adds a warning to the tables
 
 
 class BackgroundLoad:
-    """The load since construction; without /proc/stat, only the load average at construction."""
+    """The CPU load of other processes since construction; without /proc/stat, only the load average at construction."""
 
     def __init__(self) -> None:
         self.load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
@@ -34,7 +34,7 @@ class BackgroundLoad:
 
 
 def busy_seconds() -> float | None:
-    """Return the busy seconds of all cores since boot, steal time included; None if not available."""
+    """Return the busy seconds of all cores since boot, including steal time; None if /proc/stat is not available."""
     try:
         user, nice, system, _, _, *rest = map(int, Path("/proc/stat").read_text().splitlines()[0].split()[1:9])
     except (OSError, ValueError):

@@ -1,7 +1,7 @@
 """Benchmark cases: sets of tensors, dashpot and reference optimizers, and limits of the ratios.
 
-A maker takes parameters with gradients and returns an object with a `step` method. dashpot optimizers use the engine in
-the environment variable DASHPOT_ENGINE unless the row specifies one.
+A maker is a function that takes parameters with gradients and returns an object with a `step` method. dashpot
+optimizers use the engine named in the environment variable DASHPOT_ENGINE, unless the row specifies an engine.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class SupportsStep(Protocol):
 
 @runtime_checkable
 class Preparing(Protocol):
-    """A stepper with untimed preparation before each step."""
+    """An object with a `step` method, and with untimed preparation before each step."""
 
     def prepare(self) -> None: ...
 
@@ -62,13 +62,13 @@ SHAPES: dict[str, list[tuple[int, ...]]] = {
 
 
 class Case(NamedTuple):
-    """A row: the step time of `ours` relative to `reference`.
+    """A table row: the step time of `ours` relative to that of `reference`.
 
     Args:
         must: Required upper limit of the ratio; None for information only.
         aim: Desired upper limit of the ratio.
         package: Additional package that the row requires.
-        early: Time steps 2 to 50 of fresh optimizers instead of steps after a warm-up.
+        early: Whether to time steps 2 to 50 of fresh optimizers instead of steps after a warm-up.
     """
 
     name: str
@@ -86,14 +86,14 @@ class Case(NamedTuple):
         return self.package is None or find_spec(self.package) is not None
 
     def title(self) -> str:
-        """Return the name, with package and version if the row requires one."""
+        """Return the name of the row, followed by the package and its version if the row requires a package."""
         if self.package is None:
             return self.name
         return f"{self.package} {metadata.version(self.package) if self.installed() else ''}: {self.name}"
 
 
 def parameters(shapes: Sequence[tuple[int, ...]], dtype: torch.dtype, copies: int) -> list[list[Tensor]]:
-    """Return `copies` lists of separate tensors with equal parameters and gradients."""
+    """Return `copies` lists of separate parameter tensors with equal values and equal gradients."""
     generator = torch.Generator().manual_seed(0)
     weights = [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
     grads = [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
@@ -108,7 +108,7 @@ def parameters(shapes: Sequence[tuple[int, ...]], dtype: torch.dtype, copies: in
 
 
 class ClipThenStep:
-    """Clipping outside the step: scale the gradients, then step."""
+    """An optimizer with clipping outside the step: `step` scales the gradients, then updates the parameters."""
 
     def __init__(self, params: list[Tensor]) -> None:
         self.params, self.optimizer = params, torch.optim.AdamW(params, fused=True)
@@ -173,7 +173,7 @@ def moved(stepper: SupportsStep) -> int | None:
     if stepper.options.max_norm is None:
         return bytes_
     grads = (p.grad for group in stepper.param_groups for p in group["params"])
-    return bytes_ + sum(g.nbytes for g in grads if g is not None)  # the norm reads gradients again
+    return bytes_ + sum(g.nbytes for g in grads if g is not None)  # the norm reads the gradients a second time
 
 
 # ---- the rows -------------------------------------------------------------------------------------------------------
@@ -258,7 +258,7 @@ OTHERS = [
         Case(name, partial(peer, package=package, name=name), FUSED, fused, package=package)
         for package, name in (
             ("schedulefree", "AdamWScheduleFree"),
-            ("pytorch_optimizer", "StableAdamW"),  # its AdamW is torch's class
+            ("pytorch_optimizer", "StableAdamW"),  # AdamW of this package is torch's class
             ("heavyball", "AdamW"),
         )
     ),

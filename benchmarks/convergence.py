@@ -1,15 +1,16 @@
-"""Iterations to a loss of 1e-8 on small hard problems, each method with its best settings, as Markdown tables.
+"""Count iterations to a loss of 1e-8 on small hard problems, with the best settings of each method.
 
     python benchmarks/convergence.py                           # all tables, about ten minutes
-    python benchmarks/convergence.py --only Rosenbrock         # problems whose name contains a text
+    python benchmarks/convergence.py --only Rosenbrock         # only problems whose name contains the text
     python benchmarks/convergence.py --quick                   # at most 2000 iterations; not for publication
     python benchmarks/convergence.py --write docs/results.md   # also update the tables in the file
 
-All learning rates of a method run in parallel through the functional form and `torch.func.vmap` until one of them
-reaches the target; this rate is the best. A method with random probes has several runs per rate, and all of them must
-reach the target (most of them, if no rate achieves this). Momentum is selected in the same way from three values. The
-optimizer class then repeats the best pair with different probes, and the tables report these runs. All computations use
-float64 on one thread, without gradient noise.
+The results are Markdown tables. All learning rates of a method run in parallel, through the functional form and
+`torch.func.vmap`, until one of them reaches the target; this is the best rate. A method with random probes has several
+runs per rate, and all of them must reach the target (or most of them, if no rate achieves this). The momentum is
+selected in the same way from three values. The optimizer class then repeats the runs with the best rate and momentum
+and with different probes; the tables report these runs. All computations use float64 on one thread, without gradient
+noise.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ DIMENSION, CONDITION = 20, 1e6
 
 
 class Problem(NamedTuple):
-    """A function with minimum 0, evaluated at many points: the rows of a matrix.
+    """A function with minimum 0, evaluated at many points, which are the rows of a matrix.
 
     Args:
         at: Function that returns values of shape (rows,) and gradients of shape (rows, n).
@@ -62,9 +63,9 @@ class Problem(NamedTuple):
 
 
 class Method(NamedTuple):
-    """An optimizer class, its settings apart from the learning rate as a function of the pole, and candidate poles.
+    """An optimizer class, a function from the pole to its settings other than the learning rate, and candidate poles.
 
-    For a second-order method, `probing` sets the intervals of products; `Probing(1, 1)` means every step.
+    For a second-order method, `probing` sets the intervals between products; `Probing(1, 1)` means one in every step.
     """
 
     name: str
@@ -91,8 +92,8 @@ METHODS = [
 
 
 class Found(NamedTuple):
-    """The best rate: number of runs that reached the target, iterations of the last of them, and the lowest loss of any
-    run at any rate."""
+    """The best rate, the number of its runs that reached the target, the iterations of the slowest of them, and the
+    lowest loss of any run at any rate."""
 
     rate: float
     arrived: int
@@ -105,7 +106,7 @@ class Found(NamedTuple):
 
 
 def rosenbrock(dimension: int) -> Problem:
-    """sum_i 100 (x_{i+1} - x_i^2)^2 + (1 - x_i)^2 from (-1.2, 1, -1.2, 1, ...), least at (1, ..., 1)."""
+    """sum_i 100 (x_{i+1} - x_i^2)^2 + (1 - x_i)^2 from (-1.2, 1, -1.2, 1, ...), with minimum at (1, ..., 1)."""
 
     def at(x: Tensor) -> tuple[Tensor, Tensor]:
         a, b = x[:, :-1], x[:, 1:]
@@ -160,7 +161,7 @@ def main(arguments: Sequence[str]) -> None:
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Iterations until a loss of 1e-8, as Markdown tables.")
     parser.add_argument("--quick", action="store_true", help="at most 2000 iterations; not for publication")
-    parser.add_argument("--only", default="", metavar="TEXT", help="problems whose name contains TEXT")
+    parser.add_argument("--only", default="", metavar="TEXT", help="only problems whose name contains TEXT")
     parser.add_argument("--write", type=Path, metavar="FILE", help="also update the tables in FILE")
     return parser.parse_args(arguments)
 
@@ -230,12 +231,12 @@ def counted(iterations: float, budget: int) -> str:
 
 
 def rate_text(rate: float) -> str:
-    """Return the rate as text, marked if it is at the edge of the grid."""
+    """Return the rate as text, with a mark if it is at the edge of the grid."""
     return f"{rate:.2g}{' (at the edge)' if rate in (RATES[0], RATES[-1]) else ''}"
 
 
 def best(problem: Problem, method: Method, budget: int) -> Found:
-    """Return the best rate over all poles; the iterations of a successful pole limit the search of the others."""
+    """Return the best rate over all poles; the iterations needed with one pole limit the search with the next ones."""
     chosen, limit = None, budget
     for pole in method.poles:
         found = search(problem, method, pole, limit)
@@ -274,7 +275,7 @@ def search(problem: Problem, method: Method, pole: float, budget: int) -> Found:
 
 
 def at_best_rate(arrival: Tensor, least: float, pole: float) -> Found:
-    """Return the rate (row) with the most successful runs; among equals, the one whose last run was fastest."""
+    """Return the rate (row) with the most successful runs; in a tie, the rate whose slowest run was fastest."""
     each = zip(RATES, arrival.isfinite().sum(1).tolist(), arrival.nan_to_num(posinf=-1).amax(1).tolist(), strict=True)
     rate, arrived, last = min(each, key=lambda one: (-one[1], one[2]))
     return Found(rate, arrived, int(last), least, pole)
@@ -293,7 +294,7 @@ def build(method: Method, pole: float, lr: float, params: list[Tensor], **option
 
 
 class Steps:
-    """The functional form of a recipe, with a learning rate and state per row of the weights.
+    """The functional form of a recipe, with a separate learning rate and state for each row of the weights.
 
     The step is traced once into a list of tensor operations, which avoids the Python overhead of stages.
     """
@@ -309,7 +310,7 @@ class Steps:
             return observe(recipe, state, v, hv, 0)  # these methods do not depend on the step
 
         every = torch.func.vmap(one, in_dims=(0, 0, 0, 0, None))
-        other = torch.zeros_like(w)  # a tensor passed twice would be traced as one input
+        other = torch.zeros_like(w)  # if one tensor were passed twice, it would be traced as one input
         self._update = make_fx(lambda *args: every(rates, *args))(w, other, self.state, self.done)
         self._observe = make_fx(torch.func.vmap(seen))(w, other, self.state) if recipe.observes() else None
 
@@ -324,7 +325,7 @@ class Steps:
 
 
 def measure(problem: Problem, method: Method, pole: float, rate: float, budget: int) -> list[tuple[float, float]]:
-    """Return (iterations, products) of runs of the class: the rows of one parameter, each with its own probes."""
+    """Return (iterations, products) of runs of the class, which are rows of one parameter with their own probes."""
     w = problem.start.repeat(REPEATS if method.probing else 1, 1).requires_grad_()
     taken = 0
 
@@ -347,7 +348,7 @@ def measure(problem: Problem, method: Method, pole: float, rate: float, budget: 
 
 
 def spaced(number: float) -> str:
-    """Return a number with digits in groups of three."""
+    """Return a number with its digits in groups of three."""
     return f"{int(number):,}".replace(",", " ")
 
 

@@ -2,9 +2,9 @@
 
     python benchmarks/first_step.py "AdamW"     # seconds, as JSON
 
-torch is loaded, and parameters and gradients are allocated, before timing starts. `import` is the time of
-`import dashpot`. The first step includes state initialization, tracing, compiling or loading, and the step itself, on
-one thread. With a filled cache, CPU time is reported. Files are in the page cache.
+Before timing starts, torch is loaded and parameters and gradients are allocated. `import` is the time of
+`import dashpot`. The time of the first step includes state initialization, tracing, compiling or loading a kernel, and
+the step itself, on one thread. With a filled kernel cache, CPU time is reported. All files are in the page cache.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ COLD_RUNS, WARM_RUNS = 3, 3
 
 
 class First(NamedTuple):
-    """Median seconds of the import, of a step with an empty cache, and of CPU time with a filled cache."""
+    """Median seconds of the import, of a step with an empty cache, and of CPU time of a step with a filled cache."""
 
     imported: float
     cold: float | None
@@ -40,7 +40,7 @@ class First(NamedTuple):
 
 
 def first(name: str, *, quick: bool = False) -> First:
-    """Measure the first step of a subject in separate processes, each cold one with its own cache folder."""
+    """Measure the first step of a subject in separate processes; each cold run has its own cache folder."""
     with tempfile.TemporaryDirectory(prefix="dashpot-bench-") as folder:
         caches = [Path(folder, str(i)) for i in range(1 if quick else COLD_RUNS)]
         for cache in caches:

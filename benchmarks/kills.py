@@ -1,13 +1,14 @@
-"""Kill `dashpot train` at random moments, also during checkpoint writes, resume it, and compare the final state.
+"""Kill `dashpot train` at random moments, including checkpoint writes, resume it, and compare the final state.
 
     python benchmarks/kills.py                 # 50 kills over five methods
     python benchmarks/kills.py --kills 6 --seed 3
 
-The task is defined in this file: digits, noise and dropout in a small convolutional network, with averaged weights,
-gradient accumulation, a one-cycle schedule and a checkpoint every three steps. A kill is SIGKILL during start-up, at a
-random moment of training, or up to 20 ms after a partially written checkpoint appears. After its kills, a run finishes
-normally. Its last checkpoint must then be bit-identical to that of an uninterrupted run in weights, optimizer,
-averages, history and random states; all checkpoints must be readable, and no partial file may remain.
+The task is defined in this file: it trains a small convolutional network with dropout on noisy digits, with averaged
+weights, gradient accumulation, a one-cycle schedule and a checkpoint every three steps. Processes are killed by SIGKILL
+during start-up, at a random moment of training, or up to 20 ms after a partially written checkpoint appears. After its
+kills, a run finishes normally. Its last checkpoint must then be bit-identical to that of an uninterrupted run in
+weights, optimizer, averages, history and random states; all checkpoints must be readable, and no partial file may
+remain.
 """
 
 from __future__ import annotations
@@ -112,7 +113,7 @@ def finish(folder: Path, method: str) -> float:
 
 
 def partial_files(folder: Path) -> list[Path]:
-    """Return files that are being written, or were left by a killed writer."""
+    """Return temporary files that are being written, or that were left by a killed process."""
     return list(folder.rglob("*.part"))
 
 
@@ -182,7 +183,7 @@ def _feed(digest: Any, value: Any) -> None:
 
 
 def record(folder: Path) -> list[Any]:
-    """Return the lines of the record with measured values, without times."""
+    """Return the lines of the record that contain measured values, without times."""
     lines = [json.loads(line) for line in (folder / "run.jsonl").read_text().splitlines()]
     return [_timeless(line) for line in lines if line["kind"] not in ("header", "resumed")]
 

@@ -2,11 +2,12 @@
 
     python benchmarks/loop.py [--threads 1 2] [--rounds N] [--write docs/performance.md]
 
-Three sides train copies of one network with AdamW in one process, alternating every few steps: a plain PyTorch loop, a
+Three loops train copies of one network with AdamW in one process and alternate every few steps: a plain PyTorch loop, a
 plain loop that also sums loss and accuracy, and a fit of the learner with `Recorder` and `Progress`. The alternation is
-part of the learner's data source: it runs the steps of the plain loops before it yields the next batches. A round is an
-epoch of 32 batches, including the work of the learner between epochs. Its ratio is that of the total CPU times, and the
-result is the median over the rounds. The live line is redrawn per CPU time of the learner, as in a fit on its own.
+implemented in the data source of the learner, which runs the steps of the plain loops before it yields the next
+batches. A round is an epoch of 32 batches, including the work of the learner between epochs. The ratio of a round is
+that of the total CPU times, and the result is the median over the rounds. The intervals between redraws of the live
+line are measured in CPU time of the learner, so that it is redrawn as often as in a separate fit.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ from dashpot.training.callbacks.recorder import Recorder
 
 SECTION = Section("<!-- tables of benchmarks/loop.py -->", "<!-- end of tables of benchmarks/loop.py -->")
 MUST = 1.03
-STEPS = 32  # per round
-REFRESH = 0.125  # seconds between redraws of the live line in a fit on its own
+STEPS = 32  # number of steps per round
+REFRESH = 0.125  # seconds between redraws of the live line in a separate fit
 CASES = {"fashion-mnist": (512, 2), "digits": (46, 8)}
 """Batch size and steps per turn for each task."""
 SIDES = ("bare", "sums", "learner")
@@ -57,7 +58,7 @@ class Terminal(io.TextIOWrapper):
 
 
 class Row(NamedTuple):
-    """CPU and wall time relative to the plain loop, and additional CPU seconds per step."""
+    """CPU time and wall time relative to the plain loop, and additional CPU seconds per step."""
 
     task: str
     against: str
@@ -108,7 +109,7 @@ def adamw(problem: Problem) -> dp.AdamW:
 
 
 class Turns:
-    """Data source of the learner that runs the plain loops before each turn, and measures all sides."""
+    """Data source of the learner that runs the plain loops before each turn, and measures all three loops."""
 
     def __init__(self, batches: Batches, others: list[BareLoop], turn: int) -> None:
         self.batches, self.others, self.turn = batches, others, turn
@@ -119,7 +120,7 @@ class Turns:
         return len(self.batches)
 
     def epoch(self, index: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the batches of an epoch; time since the last batch of an epoch counts for that epoch."""
+        """Yield the batches of an epoch; time after the last batch of an epoch counts for that epoch."""
         self.stop()
         self.rounds.append([(0.0, 0.0)] * (1 + len(self.others)))
         for side, other in enumerate(self.others):
@@ -195,7 +196,7 @@ def row(name: str, against: str, shown: str, side: int, turns: Turns) -> Row:
 
 
 def check_same(learner: Learner, others: list[BareLoop]) -> None:
-    """Raise `RuntimeError` unless all sides have equal weights and means."""
+    """Raise `RuntimeError` unless all three loops have equal weights and means."""
     for other in others:
         pairs = zip(learner.model.parameters(), other.problem.model.parameters(), strict=True)
         if not all(torch.equal(a, b) for a, b in pairs):

@@ -1,4 +1,4 @@
-"""Temporary memory of a step: peak resident size during the step minus resident size before it.
+"""Temporary memory of a step: the peak resident size during the step minus the resident size before the step.
 
     python benchmarks/memory.py "dashpot AdamW"     # MiB, as JSON
 
@@ -32,7 +32,7 @@ SUBJECTS: dict[str, tuple[Make, torch.dtype]] = {
     "torch AdamW foreach": (foreach, torch.float32),
     "torch AdamW loop": (loop, torch.float32),
 }
-"""dashpot first; only these have a target."""
+"""Subjects; only the dashpot optimizers, which come first, have a target."""
 
 
 def measured() -> bool:

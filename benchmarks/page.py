@@ -1,4 +1,4 @@
-"""The section of a page that a benchmark writes, between two marker lines."""
+"""The section of a page between two marker lines, which a benchmark writes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Section(NamedTuple):
     end: str
 
     def check(self, page: Path | None) -> None:
-        """Exit if the page does not contain the markers; called before measuring."""
+        """Exit if the page does not contain the markers; call this before measuring."""
         if page is not None and not all(line in page.read_text() for line in self):
             sys.exit(f"{page} must contain the lines {self.begin} and {self.end}.")
 

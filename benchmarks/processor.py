@@ -1,4 +1,4 @@
-"""Processor name and vector instructions in use, and an environment without AVX-512."""
+"""Processor name, vector instructions in use, and an environment without AVX-512."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CAPABILITY = "ATEN_CPU_CAPABILITY"
 
 
 def flags() -> frozenset[str]:
-    """Return the flags of the first processor in /proc/cpuinfo; empty if the file does not exist."""
+    """Return the flags of the first processor in /proc/cpuinfo; an empty result if the file does not exist."""
     information = Path("/proc/cpuinfo")
     lines = information.read_text(errors="replace").splitlines() if information.exists() else []
     return frozenset(next((line.partition(":")[2] for line in lines if line.startswith("flags")), "").split())
@@ -27,13 +27,13 @@ def avx2_only() -> bool:
 
 
 def narrowed(cache: str) -> Mapping[str, str]:
-    """Return the environment of a process without AVX-512 in torch and in dashpot kernels, with its own cache."""
+    """Return the environment of a process without AVX-512 in torch and dashpot kernels, with its own kernel cache."""
     compiler = os.environ.get("CXX") or shlex.quote(find().path)
     return {**os.environ, CAPABILITY: "avx2", "CXX": f"{compiler} -mno-avx512f", "DASHPOT_CACHE": cache}
 
 
 def instructions() -> str:
-    """Return the widest vector instructions used by both sides."""
+    """Return the widest vector instructions that both torch and dashpot kernels use."""
     if avx2_only():
         return "AVX2 only"
     known = flags()

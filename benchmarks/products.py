@@ -2,9 +2,10 @@
 
     python benchmarks/products.py [--threads 1 2] [--budget SECONDS] [--write docs/performance.md]
 
-The network is that of the Fashion-MNIST task, with batches of 512 random images, which cost as much as real ones. Every
-tenth step computes a product. In each round AdamW takes ten steps, then ESGD takes ten on a separate copy, one of them
-with a product. The result is the median ratio over the rounds. Forward pass, backward pass and step are timed.
+The network is that of the Fashion-MNIST task. Batches contain 512 random images, which cost as much as real images.
+Every tenth step computes a product. In each round, AdamW takes ten steps, and then ESGD takes ten steps on a separate
+copy, one of them with a product. The result is the median ratio over the rounds. Forward pass, backward pass and step
+are timed.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ Step = Callable[[], None]
 
 
 class Row(NamedTuple):
-    """Median and quartiles of the ratio of a route to AdamW, and seconds per step of both."""
+    """Median and quartiles of the ratio of a route to AdamW, and the seconds per step of both optimizers."""
 
     route: str
     value: float

@@ -1,4 +1,4 @@
-"""Optimizers with a varying set of parameters with gradients, and with one group per parameter."""
+"""Optimizers for which the set of parameters with gradients varies, and optimizers with one group per parameter."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import dashpot as dp
 
 
 class Rotating:
-    """AdamW with gradients in two thirds of the parameters, a window that moves by `shift` parameters per step.
+    """AdamW with gradients in two thirds of the parameters: a window that moves by `shift` parameters per step.
 
-    All states exist before the first timed step. With `shift` 0 the set is constant.
+    All states are created before the first timed step. If `shift` is 0, the set is constant.
     """
 
     def __init__(self, params: list[Tensor], shift: int) -> None:
@@ -33,7 +33,7 @@ class Rotating:
 
 
 def grouped(params: list[Tensor], make: type[torch.optim.Optimizer], *, spread: bool, **options: Any) -> Any:
-    """Return an optimizer with one group per parameter, with different learning rates if `spread`."""
+    """Return an optimizer with one group per parameter, with different learning rates if `spread` is true."""
     count = len(params)
     rates = [1e-3 * (1 + i / count if spread else 1) for i in range(count)]
     return make([{"params": [p], "lr": lr} for p, lr in zip(params, rates, strict=True)], **options)

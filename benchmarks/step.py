@@ -1,15 +1,16 @@
-"""Step time relative to torch, memory of a step, and time of the first step, as Markdown tables.
+"""Measure step time relative to torch, memory of a step, and time of the first step, and print Markdown tables.
 
     python benchmarks/step.py                               # all tables, about five minutes
     python benchmarks/step.py --quick                       # the same rows with a tenth of the rounds
-    python benchmarks/step.py --only AutoSGM                # steps of cases whose name contains a text
-    python benchmarks/step.py --avx2                        # compute-bound rows without AVX-512
+    python benchmarks/step.py --only AutoSGM                # only steps of cases whose name contains the text
+    python benchmarks/step.py --avx2                        # only compute-bound rows, without AVX-512
     python benchmarks/step.py --write docs/performance.md   # also update the tables in the file
 
-In each round torch takes one step, then dashpot, on separate copies of the same parameters. A row reports the median
-ratio of the two times over the rounds. Only `optimizer.step()` is timed, with caches as the other side left them;
-garbage collection counts for the side during which it runs. Initial steps (state, kernels, compilers) are not timed. On
-processors with AVX-512, a full run includes `--avx2` in a separate process. Tests do not run these measurements.
+In each round, torch takes one step and then dashpot takes one, on separate copies of the same parameters. A row reports
+the median ratio of the two times over the rounds. Only `optimizer.step()` is timed; caches are not cleared after the
+step of the other side, and garbage collection counts for the side during whose step it runs. Initial steps (state,
+kernels, compilers) are not timed. On processors with AVX-512, a full run includes `--avx2` in a separate process. Tests
+do not run these measurements.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ SECTION = Section("<!-- tables of benchmarks/step.py -->", "<!-- end of tables -
 
 
 TARGET_BUDGET, BUDGET = 2.5, 1.0
-"""Seconds per row and number of threads, with and without a target."""
+"""Seconds of measurement per row and number of threads, for rows with and without a target."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -85,7 +86,7 @@ def sections(options: argparse.Namespace) -> list[str]:
     ends = [] if options.only or options.avx2 else slow_ends(options)
     again = all_bandwidths(counts)
     rates = {count: max(rates[count], again[count]) for count in counts}  # disturbances only lower the bandwidth
-    warning = None if options.avx2 else load.warning()  # do not count the parent process
+    warning = None if options.avx2 else load.warning()  # the parent process would count as load
     parts = [about(rates, quick=options.quick), *filter(None, [warning])]
     for count in counts:
         title = f"### {counted(count)}{', AVX2 only' if options.avx2 else ''}"
@@ -96,7 +97,7 @@ def sections(options: argparse.Namespace) -> list[str]:
 
 
 def without_avx512(arguments: Sequence[str]) -> str:
-    """Return the report of a new process without AVX-512: torch selects instructions at start-up."""
+    """Return the report of a new process without AVX-512; torch selects its instructions at start-up."""
     with tempfile.TemporaryDirectory(prefix="dashpot-bench-") as cache:
         Path(cache).chmod(0o700)
         command = [sys.executable, __file__, *arguments]

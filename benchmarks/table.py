@@ -28,7 +28,7 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def verdict(value: float, must: float | None, aim: float | None) -> str:
-    """Return which limit a value satisfies."""
+    """Return the name of the stricter limit that a value satisfies."""
     if must is None or aim is None:
         return ""
     return "aim" if value <= aim else "must" if value <= must else "**missed**"
@@ -45,7 +45,7 @@ def _step(row: Row, threads: int, bandwidths: tuple[float, float], targets: bool
     case, ratio = row.case, row.ratios[threads]
     limits = [_figure(case.must, "{:.2f}"), _figure(case.aim, "{:.2f}")] if targets else []
     judged = [verdict(ratio.value, case.must, case.aim)] if targets else []
-    rate = row.moved / ratio.ours if row.moved and case.tensors == LARGE else None  # smaller tensors fit in caches
+    rate = row.moved / ratio.ours if row.moved and case.tensors == LARGE else None  # smaller tensors fit in the caches
     return [
         _SHORT[case.tensors] + case.title(),
         case.against,
@@ -71,7 +71,7 @@ def memories(found: Mapping[str, float]) -> str:
                 name,
                 *((f"{limit:.0f}", "0") if _is_ours(name) else ("", "")),
                 f"{size:.1f}",
-                verdict(size, limit, 0.1) if _is_ours(name) else "",  # 0.1: page counters are approximate
+                verdict(size, limit, 0.1) if _is_ours(name) else "",  # 0.1 MiB: page counters are approximate
             ]
             for name, size in found.items()
         ),

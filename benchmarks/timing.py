@@ -1,4 +1,4 @@
-"""Step time relative to a reference, measured in alternation in one process, and memory bandwidth."""
+"""Step time relative to a reference, measured by alternating steps in one process, and memory bandwidth."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import torch
 from cases import Case, Preparing, SupportsStep, moved, parameters
 from torch import Tensor
 
-WARM_UP = 3  # steps that are not timed: state, kernels and compilers of both sides
+WARM_UP = 3  # untimed steps, in which both sides create state and compile or load kernels
 FEWEST, MOST = 9, 2001
 EARLY = 50  # last timed step of a fresh optimizer, for cases with `early`
 
 
 class Ratio(NamedTuple):
-    """Medians over the rounds; quartiles `low` and `high` of the ratio; times in seconds."""
+    """Medians over the rounds, with the quartiles `low` and `high` of the ratio; times are in seconds."""
 
     value: float
     low: float
@@ -30,7 +30,7 @@ class Ratio(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A measured case: ratio by number of threads, and bytes moved by a dashpot step, if known."""
+    """A measured case: the ratio by number of threads, and the bytes moved by a dashpot step, if known."""
 
     case: Case
     elements: int
@@ -93,7 +93,7 @@ def ratio(table: Sequence[tuple[float, float]]) -> Ratio:
 
 
 def timed(stepper: SupportsStep) -> float:
-    """Return the seconds of a step, without its preparation."""
+    """Return the time of a step in seconds, without its preparation."""
     if isinstance(stepper, Preparing):
         stepper.prepare()
     return seconds(stepper.step)

@@ -1,13 +1,13 @@
-"""Count phrases that are not standard technical English, and compare with a budget that only falls.
+"""Count phrases that are not standard technical English, and compare the counts with a budget that may only decrease.
 
     python tools/prose_lint.py             # fail if a folder has more findings than its budget
-    python tools/prose_lint.py --strict    # fail if it has fewer, too: the budget is the measured count
+    python tools/prose_lint.py --strict    # fail also if a folder has fewer findings than its budget
     python tools/prose_lint.py --update    # lower the budget to the measured counts
-    python tools/prose_lint.py --all       # print every finding, not only those of folders over budget
+    python tools/prose_lint.py --all       # print all findings, not only those in folders over budget
     python tools/prose_lint.py --rates     # print findings per 1000 words by folder
 
-Checked are docstrings, comments, names of tests, messages of errors and warnings, and Markdown outside of code. A
-phrase on the list can be right in its sentence; most often the suggested word is shorter and better known.
+The tool checks docstrings, comments, test names, messages of errors and warnings, and Markdown outside of code. A
+listed phrase can be appropriate in its context, but most often the suggested word is shorter and more common.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BUDGET = ROOT / "tools" / "prose_budget.json"
 CHECKED = ("src", "tests", "docs", "examples", "benchmarks", "tools", "*.md")
 
-# Subjects that execute code and have no mind.
+# Subjects that must not be personified.
 _CODE = "engine|stage|kernel|optimizer|learner|callback|group|recipe|loader|function|class|code|it"
 
 # Pattern and suggested replacement, by the kind of phrase. Patterns match whole words in any case.
@@ -115,7 +115,7 @@ class Finding:
 
 
 def markdown_prose(text: str) -> Iterator[tuple[int, str]]:
-    """Yield line number and text of every Markdown line, without code blocks and inline code."""
+    """Yield the line number and the text of every Markdown line, without code blocks and inline code."""
     fenced = False
     for number, line in enumerate(text.splitlines(), 1):
         if line.lstrip().startswith("```"):
@@ -125,7 +125,7 @@ def markdown_prose(text: str) -> Iterator[tuple[int, str]]:
 
 
 def python_prose(text: str) -> Iterator[tuple[int, str]]:
-    """Yield first line number and text of comments, docstrings without doctests, test names and messages."""
+    """Yield the first line number and the text of comments, docstrings without doctests, test names and messages."""
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.COMMENT:
             yield token.start[0], token.string.lstrip("#! ")
@@ -150,19 +150,19 @@ def _docstring(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunc
 
 
 def _reports(call: ast.Call) -> bool:
-    """Whether the call makes an error or a warning: `warnings.warn`, `warn_once`, `ArgumentError`, ..."""
+    """Return whether a call creates an error or issues a warning: `warnings.warn`, `warn_once`, `ArgumentError`, ..."""
     name = ast.unparse(call.func).rpartition(".")[2]
     return "warn" in name or name.endswith("Error")
 
 
 def prose(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield line number and text of the prose in a Python or Markdown file."""
+    """Yield the line numbers and texts of the prose in a Python or Markdown file."""
     text = path.read_text(encoding="utf-8")
     return markdown_prose(text) if path.suffix == ".md" else python_prose(text)
 
 
 def findings(path: Path, root: Path) -> list[Finding]:
-    """Return the findings of one file, in the order of lines."""
+    """Return the findings in one file, in the order of lines."""
     found: list[Finding] = []
     for line, text in prose(path):
         flat = re.sub(r"\s", " ", text)
@@ -183,7 +183,7 @@ def checked_files(root: Path) -> list[Path]:
 
 
 def by_folder(found: list[Finding]) -> dict[str, int]:
-    """Return the number of findings in each folder that has any."""
+    """Return the number of findings in each folder that contains any."""
     counts: dict[str, int] = {}
     for finding in found:
         folder = finding.path.parent.as_posix()
@@ -192,7 +192,7 @@ def by_folder(found: list[Finding]) -> dict[str, int]:
 
 
 def compare(counts: dict[str, int], budget: dict[str, int], *, strict: bool) -> tuple[list[str], set[str]]:
-    """Return the complaints about folders, and which folders are over budget."""
+    """Return messages about folders, and the set of folders over budget."""
     complaints: list[str] = []
     over = {folder for folder, count in counts.items() if count > budget.get(folder, 0)}
     for folder in sorted(counts.keys() | budget.keys()):
@@ -205,12 +205,12 @@ def compare(counts: dict[str, int], budget: dict[str, int], *, strict: bool) -> 
 
 
 def lowered(counts: dict[str, int], budget: dict[str, int]) -> dict[str, int]:
-    """Return the budget with every number lowered to the measured count; no number is raised or added."""
+    """Return the budget with every number lowered to the measured count; numbers are never raised or added."""
     return {folder: min(allowed, counts[folder]) for folder, allowed in sorted(budget.items()) if counts.get(folder)}
 
 
 def rates(files: list[Path], counts: dict[str, int], root: Path) -> list[str]:
-    """Return a line for each folder: findings per 1000 words, findings and words."""
+    """Return one line for each folder, with findings per 1000 words, findings and words."""
     words: dict[str, int] = {}
     for path in files:
         folder = path.relative_to(root).parent.as_posix()
