@@ -29,7 +29,7 @@ def trained(recipe, size, dtype, work, engine, steps=3):
 
 
 def cases():
-    """Return all combinations of recipe, dtype and engine. All with the compiled engine except one are slow tests."""
+    """Return all combinations of recipe, dtype and engine. All but one with the compiled engine are slow tests."""
     for name, recipe in CLIPPED.items():
         for dtype in LARGEST:
             for engine in ("eager", "compiled"):
