@@ -47,8 +47,8 @@ class Recipe:
             to schedules.
 
     Attributes:
-        slots: State variables per parameter.
-        bound_stages: Active stages with their state keys, for engines.
+        slots: State variables of each parameter.
+        bound_stages: Active stages with their state keys, as used by the engines.
 
     Raises:
         ArgumentError: If a positional argument is not a stage, lr is out of range, a scheduled setting does not exist,

@@ -30,7 +30,7 @@ class Scheduler(LRScheduler):
     Args:
         optimizer: Any `torch.optim.Optimizer`.
         lr: Schedule of the learning rate, or None to leave it unchanged; likewise for the following arguments.
-        momentum: Schedule of the momentum, or of the first of `betas` in groups without momentum (alias `pole`).
+        momentum: Schedule of the momentum, or of the first entry of `betas` in groups without momentum; alias `pole`.
         weight_decay: Schedule of the weight decay.
         zero: Schedule of the filter's zero.
         eps: Schedule of eps.

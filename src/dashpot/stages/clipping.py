@@ -51,7 +51,7 @@ class HuberClip(Stage):
 
     Args:
         beta: In [0, 1): pole of both averages.
-        cap: Positive; 4 bounds the probability of clipping by 1/16 (Chebyshev's inequality).
+        cap: Clipping threshold, > 0. With 4, the probability of clipping is at most 1/16 (Chebyshev's inequality).
         eps: Constant >= 0 added to the deviation and to its root mean square.
 
     Source: Somefun, AutoSGM (documented as numerator 4).

@@ -3,7 +3,7 @@
 E_b[x] denotes the average b E + (1 - b) x and A_b[x] = b A + x the sum with gain 1/(1 - b), both starting from zero
 without bias correction. The mean over the tensor is smoothed: q_t = 0.1 q_{t-1} + 0.9 mean_t with q_0 = 0.
 
-Source: Somefun, AutoSGM (arXiv and repository), re-derived as formulas.
+Source: Somefun, AutoSGM (arXiv and repository); the formulas were re-derived.
 """
 
 from __future__ import annotations
@@ -64,9 +64,9 @@ class HuberParcor(Stage):
 
     Args:
         beta: In [0, 1): pole of the correlation and of E[w^2].
-        beta_size: In [0, 1): pole m of the mean magnitude, which is biased towards zero at first, so that the clip is
-            active in the first steps.
-        cap: Positive; 4 bounds the probability of clipping by 1/4 (Markov's inequality).
+        beta_size: In [0, 1): pole m of the mean magnitude. The mean is biased towards zero at first, so that products
+            are clipped in the first steps.
+        cap: Clipping threshold, > 0. With 4, the probability of clipping is at most 1/4 (Markov's inequality).
         smoothing: In [0, 1): weight of the previous mean.
     """
 

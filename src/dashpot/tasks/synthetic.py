@@ -85,9 +85,9 @@ def quadratic(*, dimension: int = 20, condition: float = 100.0, steps: int = 50,
     lr = 2 / (1 + 1 / condition).
 
     Args:
-        dimension: Elements of w; >= 1.
+        dimension: Number of elements of w; >= 1.
         condition: Ratio of the largest to the smallest eigenvalue; >= 1. Eigenvalues are logarithmically spaced.
-        steps: Steps per epoch; >= 1.
+        steps: Number of steps per epoch; >= 1.
         device: Device of the model.
 
     Raises:
@@ -115,10 +115,10 @@ def noisy_quadratic(
     smaller lr reaches a lower value, but takes longer.
 
     Args:
-        dimension: Elements of w; >= 1.
+        dimension: Number of elements of w; >= 1.
         condition: Ratio of the largest to the smallest eigenvalue; >= 1.
         variance: Variance of every element of the gradient in every step; >= 0.
-        steps: Steps per epoch; >= 1.
+        steps: Number of steps per epoch; >= 1.
         device: Device of the model.
 
     Raises:
@@ -144,7 +144,7 @@ def rosenbrock(*, steps: int = 50, device: str = "cpu") -> Task:
     The initial w is (-1.2, 1) plus normal noise with a standard deviation of 0.1.
 
     Args:
-        steps: Steps per epoch; >= 1.
+        steps: Number of steps per epoch; >= 1.
         device: Device of the model.
 
     Raises:
@@ -169,7 +169,7 @@ def saddle(*, steps: int = 50, device: str = "cpu") -> Task:
     The initial w is (1, 0) plus normal noise with a standard deviation of 0.01.
 
     Args:
-        steps: Steps per epoch; >= 1.
+        steps: Number of steps per epoch; >= 1.
         device: Device of the model.
 
     Raises:
