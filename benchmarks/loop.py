@@ -6,8 +6,8 @@ Three loops train copies of one network with AdamW in one process and alternate 
 plain loop that also sums loss and accuracy, and a fit of the learner with `Recorder` and `Progress`. The alternation is
 implemented in the data source of the learner, which runs the steps of the plain loops before it yields the next
 batches. A round is an epoch of 32 batches, including the work of the learner between epochs. The ratio of a round is
-that of the total CPU times, and the result is the median over the rounds. The intervals between redraws of the live
-line are measured in CPU time of the learner, so that it is redrawn as often as in a separate fit.
+that of the total CPU times, and the result is the median over the rounds. The interval between redraws of the live line
+is multiplied by the number of loops, so that redraws per CPU time of the learner are as frequent as in a separate fit.
 """
 
 from __future__ import annotations
