@@ -129,7 +129,9 @@ def test_record_shorter_than_its_checkpoint_is_rejected(tmp_path):
         run_study(study(), tmp_path / "out", progress=KillAt(6))
     record = tmp_path / "out" / "runs" / "adam-seed0.jsonl"
     os.truncate(record, record.stat().st_size - 1)
-    with pytest.raises(RunError, match=r"adam-seed0\.jsonl is damaged: it is shorter than at its checkpoint"):
+    with pytest.raises(
+        RunError, match=r"adam-seed0\.jsonl is damaged: it is shorter than when the checkpoint was written"
+    ):
         finished(tmp_path / "out")
 
 

@@ -95,7 +95,10 @@ def probe_of(route):
 
 
 def product(route, cast=None, model=None, relative_step=None, around: Any = contextlib.nullcontext):
-    """Return u H u of one probe u, which is Sophia's accumulator after one product with beta2 = 0."""
+    """Return the elementwise product u * (H u) for one probe u.
+
+    This is Sophia's accumulator after one product with beta2 = 0.
+    """
     model = net() if model is None else model
     settings = {"betas": (0.0, 0.0), "distribution": "rademacher", "relative_step": relative_step}
     opt = dp.Sophia(model.parameters(), lr=0.0, probe=probe_of(route), **settings)
@@ -110,8 +113,8 @@ def distance(a, b):
 
 
 def tolerance(route, cast, relative_step):
-    """Of the relative distance. Roundings of the values that pass through the network are independent and add up to a
-    few units in the root mean square; measured: 1.2 u, plus the error of differences."""
+    """Bound on the relative distance: rounding errors of the activations are independent, so that their RMS is a few
+    units; measured: 1.2 u, plus the error of differences."""
     unit = BFLOAT16 if cast == torch.bfloat16 else FLOAT16
     if route != "differences":
         return 4 * unit

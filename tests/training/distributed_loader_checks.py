@@ -90,7 +90,7 @@ def loader_resumes(strategy: str, workers: int) -> None:
 
 
 def loader_resumes_with_other_world_size(saved_by: str | None, resumed_by: str | None) -> None:
-    """A fit saved within an epoch by one or two processes resumes with the other number in the same data order."""
+    """A fit saved mid-epoch by one process resumes with two in the same data order, and vice versa."""
     stop, expected = StopAt(4), loader_learner(None, 0)
     expected.fit(3)
     loader_learner(saved_by, 0).fit(3, callbacks=[stop])

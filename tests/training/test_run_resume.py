@@ -97,7 +97,7 @@ def test_record_shorter_than_its_checkpoint_raises(settings, tmp_path):
     start(settings, tmp_path / "run", write_line=quiet)
     record = tmp_path / "run" / "run.jsonl"
     record.write_text(record.read_text().splitlines(keepends=True)[0])
-    with pytest.raises(RunError, match="shorter than at its checkpoint"):
+    with pytest.raises(RunError, match="shorter than when the checkpoint was written"):
         resume(tmp_path / "run", write_line=quiet)
 
 

@@ -136,7 +136,7 @@ class _RecordedEpochs(EpochStats):
         super().load_state_dict(state)
         if self.record.stat().st_size < state["bytes"]:
             raise RunError(
-                f"The record {self.record} is damaged: it is shorter than at its checkpoint. "
+                f"The record {self.record} is damaged: it is shorter than when the checkpoint was written. "
                 "Delete it to repeat the run."
             )
         truncate(self.record, state["bytes"])

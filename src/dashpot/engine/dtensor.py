@@ -91,7 +91,10 @@ def reject_dtensors(owner: str, params: Sequence[Tensor]) -> None:
 
 
 class LocalState(MutableMapping[str, Any]):
-    """View of the state of a DTensor whose values are local shards. Assignments are forwarded to the original state."""
+    """View of a DTensor's optimizer state that returns the local shard of each value.
+
+    Assignments are forwarded to the original state.
+    """
 
     def __init__(self, state: dict[str, Any]) -> None:
         self._state = state

@@ -90,7 +90,7 @@ def scalars_on_device(plan: GroupPlan, steps: Tensor, clip_value: float | None, 
 
 
 def _unbind(value: Any, n: int) -> Sequence[Any]:
-    """Return n numbers, which are the entries of a tensor of shape (n,) or all the same number."""
+    """Split a tensor of shape (n,) into its n entries; repeat any other value n times."""
     if isinstance(value, Tensor) and value.shape == (n,):
         return value.unbind()
     return [value] * n

@@ -39,7 +39,7 @@ class Role(Enum):
 
 
 class RoleDecision(NamedTuple):
-    """The role of a parameter, the reason, and a statement of doubt if the evidence is weak."""
+    """Role of a parameter, the reason for it, and a caveat if the evidence is weak."""
 
     role: Role
     reason: str

@@ -1,4 +1,4 @@
-"""Records of runs: JSON Lines files, appended during a run and readable after any interruption.
+"""Records of runs: JSON Lines files, written line by line during a run and readable after any interruption.
 
 Each line is an object with a `kind`. The lines are, in order:
 

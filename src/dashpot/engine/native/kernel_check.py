@@ -56,7 +56,7 @@ class Sample:
         return {key: value.clone() for key, value in {"w": w, **slots}.items()}
 
     def matches(self, expected: dict[str, Tensor]) -> bool:
-        """Check that these tensors, after the kernel's step, equal the eager result up to rounding."""
+        """Return whether weight and state after the kernel's step match the eager result within tolerance."""
         found = {"w": self.w, **self.state}
         return all(_close(found[key], value) for key, value in expected.items())
 

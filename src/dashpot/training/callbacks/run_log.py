@@ -188,7 +188,7 @@ class RunLog(Callback):
 
     def _truncate(self, length: int) -> None:
         if not self.path.exists() or self.path.stat().st_size < length:
-            raise RunError(f"The record {self.path} is damaged: it is shorter than at its checkpoint.")
+            raise RunError(f"The record {self.path} is damaged: it is shorter than when the checkpoint was written.")
         truncate(self.path, length)
         steps = self._first_step + len(self._losses)
         append_line(self.path, encode({"kind": "resumed", "steps": steps, "versions": versions(), **self.resumed}))
