@@ -11,7 +11,7 @@ from learner_support import learner, problem, same, weights
 from torch import nn
 
 import dashpot as dp
-from dashpot.data import Batches
+from dashpot.data import Batches, generator
 from dashpot.errors import ArgumentError, NonFiniteError, RunError
 from dashpot.schedules import Cosine
 from dashpot.tasks import Problem
@@ -147,7 +147,8 @@ def test_diagnosis_changes_nothing():
 
 def test_report_of_nonfinite_inputs_and_weights():
     made = problem()
-    made.train.x[made.train._order(0)[5]] = math.inf
+    order = torch.randperm(len(made.train.x), generator=generator("order", made.train.seed, 0))
+    made.train.x[order[5]] = math.inf
     subject = Learner.of(made, torch.optim.SGD, lr=0.1, callbacks=[NonFinite()], engine=Engine("cpu"))
     with pytest.warns(RuntimeWarning, match="The input of batch 2 contains inf"):
         subject.fit(1)
