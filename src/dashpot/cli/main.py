@@ -174,7 +174,7 @@ def run(argv: Sequence[str]) -> int:
         print(error, file=sys.stderr)
         return 2
     except BrokenPipeError:
-        # The process that reads the output has exited, as `head` does; files on disk are complete.
+        # The process that reads the output, such as `head`, has exited; files on disk are complete.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except (Interrupted, KeyboardInterrupt) as stop:
@@ -214,7 +214,7 @@ def _compare(study: Study, out: Path) -> None:
 
 
 def _rates(items: Sequence[str], names: Sequence[str]) -> dict[str, float]:
-    """Parse `METHOD=VALUE` items, whose methods must be in `names`."""
+    """Parse `METHOD=VALUE` items; each METHOD must be in `names`."""
     rates = {}
     for item in items:
         method, _, value = item.partition("=")

@@ -1,6 +1,6 @@
 """Comparison of methods: paired runs, records, summary and report.
 
-A comparison is a `Study`. `run_study` trains those runs that are missing from its folder; `summarise` and
+A comparison is a `Study`. `run_study` trains the runs that are missing from the output folder; `summarise` and
 `write_report` only read records.
 """
 

@@ -24,7 +24,7 @@ class Band(NamedTuple):
 
 
 def smoothed_loss(runs: Sequence[Run], window: int) -> Array:
-    """Return the mean over runs of the smoothed training loss, up to the length of the shortest run."""
+    """Return the smoothed training loss, averaged over the runs, up to the last step of the shortest run."""
     length = min(len(run.loss) for run in runs)
     return np.mean([smooth(run.loss, window)[:length] for run in runs], axis=0)
 

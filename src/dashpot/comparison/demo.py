@@ -17,7 +17,7 @@ EPOCHS = {"fashion-mnist": 2, "digits": 12}
 def demo_study(data_dir: Path | None = None) -> tuple[Study, str]:
     """Return the study and a message that explains the choice of data.
 
-    The task is Fashion-MNIST if its files are found or can be downloaded, else the digits included in the package.
+    The task is Fashion-MNIST if its files are found or can be downloaded, else the digits data included in the package.
 
     Args:
         data_dir: First folder to search for Fashion-MNIST.

@@ -1,6 +1,7 @@
 """Charts of a comparison as plotly figures, for a report or a notebook.
 
-Every trace has `meta = {"method": ..., "role": ...}`, from which a page determines its color and visibility.
+Every trace has `meta = {"method": ..., "role": ...}`, from which a page determines the color and visibility of the
+trace.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Color and line style of each method, the same in every chart and report.
 
 The hues follow the color-blind-safe palette of Okabe and Ito, darkened for light pages and lightened for dark pages.
-Methods of the same family share a hue and differ in dash, so similar colors are never the only difference between two
-methods.
+Methods of the same family share a hue and differ in dash pattern, so similar colors are never the only difference
+between two methods.
 
 Source: M. Okabe and K. Ito, Color Universal Design, 2008.
 """
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 
 class Style(NamedTuple):
-    """Line color on light and on dark pages, and the dash, by its plotly name."""
+    """Line color on light pages, line color on dark pages, and plotly name of the dash pattern."""
 
     light: str
     dark: str

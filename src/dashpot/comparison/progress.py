@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class StudyProgress:
-    """Base class of progress reports, which estimates the remaining time.
+    """Base class of progress reports, with an estimate of the remaining time.
 
     A study calls `begin` first and `close` at the end. In between, it calls for each run either only `skip`, or
     `start`, then `step` and `epoch` repeatedly, and finally `finish`.
@@ -136,7 +136,7 @@ class LiveProgress(StudyProgress):
 
 
 def progress_for(stream: TextIO) -> StudyProgress:
-    """Return a report with live bars if `stream` is a terminal and rich is installed, else one with plain lines."""
+    """Return a `LiveProgress` if `stream` is a terminal and rich is installed, else a `LineProgress`."""
     if stream.isatty():
         try:
             return LiveProgress()

@@ -119,7 +119,7 @@ def headline(summary: Summary) -> str:
 
 
 def _facts(settings: dict[str, Any], runs: Sequence[Run]) -> list[tuple[str, str]]:
-    """Return (name, value) of the fields required to repeat a study; values that differ between runs are all listed."""
+    """Return (name, value) for each field needed to repeat a study; values that differ between runs are all listed."""
     headers = [run.header for run in runs]
     config = "; ".join(f"{key} {_plain(value)}" for key, value in settings["config"].items())
     wall = sum(epoch["wall_s"] for run in runs for epoch in run.epochs)

@@ -74,7 +74,7 @@ def reproduce(
 
 
 def table_rows(key: str, row: PublishedRow, runs: Sequence[Run]) -> list[list[str]]:
-    """Return one table row per epoch: mean and deviation over seeds, published results, difference in accuracy."""
+    """Return one table row per epoch: mean and standard deviation over seeds, published results, and accuracy gap."""
     lines = []
     for index, (train_accuracy, train_loss, accuracy, loss) in enumerate(row.figures):
         epochs = [run.epochs[index] for run in runs if len(run.epochs) > index]

@@ -1,4 +1,4 @@
-"""Output folder of a comparison, with its layout, settings and lock."""
+"""Output folder of a comparison: file layout, settings and lock."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class StudyFolder:
         return [read_run(path) for path in paths if path.exists()]
 
     def locked(self) -> AbstractContextManager[None]:
-        """Return a context manager that locks the folder against other processes, or a no-op if it does not exist.
+        """Return a context manager that locks the folder against other processes, or a no-op if there is no folder.
 
         Raises:
             RunError: If another process has locked the folder.

@@ -150,7 +150,7 @@ def _momentum(make: Callable[..., Optimizer], options: Mapping[str, Any]) -> str
 
 
 def _supports(make: Callable[..., Optimizer], options: Mapping[str, Any], both: Mapping[str, Any]) -> bool:
-    """Return whether the method's recipe supports the schedules `both`."""
+    """Return whether the method's recipe supports all schedules in `both`."""
     optimizer = make([torch.zeros(1, requires_grad=True)], lr=1.0, **options, schedule=both)
     try:
         optimizer.recipe  # pyright: ignore[reportAttributeAccessIssue]  # noqa: B018
@@ -162,7 +162,7 @@ def _supports(make: Callable[..., Optimizer], options: Mapping[str, Any], both: 
 def _scheduled(
     name: str, make: Callable[..., Optimizer], options: Mapping[str, Any], schedule: str | None
 ) -> Callable[[int], Any] | None:
-    """Return a function from the total number of steps to the argument `schedule`."""
+    """Return a function from the total number of steps to the argument `schedule` of `make`, or None."""
     if schedule is None:
         return None
     if schedule != "1cycle":
@@ -193,7 +193,7 @@ def _check_options(name: str, make: Callable[..., Optimizer], options: Mapping[s
 
 
 def _origin(make: Callable[..., Optimizer]) -> str:
-    """Return the package that re-exports `make`, or its module if there is none."""
+    """Return the package that re-exports `make`, or the module of `make` if no package does."""
     for package in ("dashpot", "torch.optim"):
         if getattr(sys.modules.get(package), make.__name__, None) is make:
             return package

@@ -74,7 +74,7 @@ class Run:
 
     @property
     def task(self) -> dict[str, Any]:
-        """Settings of the task at the last resume, or at the start if the run was not resumed."""
+        """Settings of the task at the last resume, or at the start if the run has never been resumed."""
         known = [line["task"] for line in self.resumed if "task" in line]
         return known[-1] if known else self.header["task"]["config"]
 

@@ -25,7 +25,7 @@ class Interrupted(Exception):  # noqa: N818 - control flow, not an error
 
 @contextmanager
 def interruptible(signals: Sequence[int] = (signal.SIGINT,)) -> Iterator[Callable[[], None]]:
-    """Record `signals` inside the block, and yield a function that raises `Interrupted` if one has been received.
+    """Record `signals` inside the block, and yield a function that raises `Interrupted` once a signal is received.
 
     A second signal has its default effect. Outside the main thread, to which Python delivers all signals, the context
     manager is a no-op. An ignored signal other than SIGINT, such as SIGHUP under `nohup`, remains ignored.

@@ -74,7 +74,7 @@ class Study:
         return [StudyRun(entry, seed) for seed in self.seeds for entry in self.entries]
 
     def settings(self) -> dict[str, Any]:
-        """Return the settings that identify the study as plain data; create every optimizer to check the settings."""
+        """Return the settings that identify the study as plain data, after creating every optimizer as a check."""
         problem = self.task.build(self.seeds[0])
         steps = len(problem.train)
         total = steps * self.epochs
@@ -94,7 +94,7 @@ class Study:
     def score(self, problem: Problem) -> dict[str, Any]:
         """Return the metric that ranks methods, with its direction, phase and target value.
 
-        The metric is that of the task's target, else the accuracy if it is measured, else the loss.
+        The metric is the metric of the task's target if it has one, else the accuracy if it is measured, else the loss.
         """
         target = self.task.target
         if target is None:

@@ -24,7 +24,7 @@ EVENTS = (
 
 
 class CancelBatch(Exception):  # noqa: N818 - control flow, not an error
-    """Skip the rest of this batch, including `after_batch`; `cleanup_batch` is still called.
+    """Exception that skips the rest of the batch, including `after_batch`; `cleanup_batch` is still called.
 
     If the last micro-batch of a step is cancelled before its backward pass, the optimizer steps with the gradients of
     the other micro-batches.
@@ -32,11 +32,11 @@ class CancelBatch(Exception):  # noqa: N818 - control flow, not an error
 
 
 class CancelEpoch(Exception):  # noqa: N818
-    """Skip the rest of this phase of the epoch, including `after_epoch`; `cleanup_epoch` is still called."""
+    """Exception that skips the rest of the phase, including `after_epoch`; `cleanup_epoch` is still called."""
 
 
 class CancelFit(Exception):  # noqa: N818
-    """Skip the rest of the fit, including `after_fit`; `cleanup_fit` is still called."""
+    """Exception that skips the rest of the fit, including `after_fit`; `cleanup_fit` is still called."""
 
 
 ERROR = 3
@@ -70,7 +70,7 @@ class Callback:
     (`before_`, `after_` or `cleanup_`) but is not the name of an event raises `ArgumentError`.
 
     Attributes:
-        order: Sort key of the callbacks; those with a lower `order` are called first.
+        order: Sort key of the callback; callbacks with a lower `order` are called first.
         essential: Whether a fit can only be resumed with this callback. False for observers such as loggers, which can
             be added or removed on resume.
         state_name: Name of the callback in checkpoints. Default: the name of its class.
@@ -105,7 +105,7 @@ class Callback:
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the result of `state_dict`; called after `before_fit` of a resumed fit."""
+        """Restore the state returned by `state_dict`; called after `before_fit` of a resumed fit."""
 
 
 class CallbackList:
@@ -143,7 +143,7 @@ class CallbackList:
         return [getattr(owner, name) for owner in owners]
 
     def notify(self, event: str, learner: Any) -> None:
-        """Call the hooks of an event."""
+        """Call the hook of each callback that defines one for `event`."""
         for number, hook in enumerate(self._hooks[event], 1):
             self._notified = number
             hook(learner)

@@ -44,8 +44,8 @@ class Learner:
         after_fit, cleanup_fit
 
     predict, get_loss, backward, step and zero_grad are actions; the others are events. `after_step` is called only if
-    the optimizer has stepped, so neither after a micro-batch that only accumulates its gradient nor after a step that
-    was skipped because of non-finite gradients. Cleanup events are always called, even after errors.
+    the optimizer has stepped. It is not called after a micro-batch that only accumulates its gradient or after a step
+    that was skipped because of non-finite gradients. Cleanup events are always called, even after errors.
 
     Args:
         model: Model, called as `model(x)`. The first fit moves it to the device of `engine`.
@@ -130,7 +130,7 @@ class Learner:
         self._loss, self._evaluation_loss = loss, loss if evaluation_loss is None else evaluation_loss
         self._optimizer, self._lr, self._callbacks = optimizer, lr, as_list(callbacks)
         self._defaults = {} if self.opt is None else fit_state.defaults(self.opt)
-        self._module: nn.Module | None = None  # the model as set up by the engine
+        self._module: nn.Module | None = None  # the model, wrapped by the engine
         self._step_batches: list[Batch] = []
         CallbackList(self._callbacks)
 
@@ -158,7 +158,7 @@ class Learner:
 
         Args:
             epochs: Total number of epochs, including those already completed in `resume`.
-            lr: Learning rate of this fit, which replaces that of the learner.
+            lr: Learning rate of this fit. Default: the learning rate `lr` of the learner.
             callbacks: Additional callbacks for this fit.
             train: Whether to run the training phases.
             evaluate: Whether to run the evaluation phases.
@@ -216,7 +216,7 @@ class Learner:
         if resume is not None:
             fit_state.restore(self, resume, loop.override)
             self._rng_state = resume["random"]
-            self.epoch = max(0, loop.position[0] - 1)  # if no epoch is left, the last finished one
+            self.epoch = max(0, loop.position[0] - 1)  # the last finished epoch, if none is left
         for epoch in range(loop.position[0], self.epochs):
             if self.stop_reason is not None:
                 break
@@ -299,7 +299,7 @@ class Learner:
         self.loop.pending_batches = 0
 
     def _step_without_cancelled(self) -> None:
-        """Take a step with the remaining gradients if its last micro-batch was cancelled before the backward pass."""
+        """Step with the gradients of the other micro-batches if the last one was cancelled before its backward pass."""
         if self.engine.world_size > 1 or self.engine.recomputes_loss(self.opt):
             # The gradients are not reduced yet; the cancelled backward pass would have reduced them.
             warn(
@@ -399,7 +399,7 @@ class Learner:
     # ---- for callbacks ----------------------------------------------------------------------------------------------
 
     def forward(self, *inputs: Any) -> Any:
-        """Call the model, as wrapped by the engine, under the engine's autocast."""
+        """Call the model, wrapped by the engine, under the engine's autocast."""
         assert self._module is not None
         with self.engine.autocast():
             return self._module(*inputs)
@@ -407,8 +407,8 @@ class Learner:
     def update_batchnorm(self, loader: ResumableLoader) -> None:
         """Run the batches of the current epoch through the model in training mode, to update batch-norm statistics.
 
-        Calls the event `before_batch`, with `training` False, and the action `predict`, so that callbacks may change
-        the model's input. The learner's attributes are restored afterwards.
+        The event `before_batch`, with `training` False, and the action `predict` are called, so that callbacks may
+        change the model's input. The learner's attributes are restored afterwards.
         """
         saved, event, training = dict(vars(self)), self.loop.event, self.model.training
         self._module, self.training = self.model, False  # without communication between ranks

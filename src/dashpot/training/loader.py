@@ -41,7 +41,7 @@ class ResumableLoader:
 
     def __init__(self, source: Any, engine: Engine, owner: str) -> None:
         self.source, self.engine, self.owner = source, engine, owner
-        self._epoch_start: Mapping[str, Any] | None = None  # RNG and loader state at that time
+        self._epoch_start: Mapping[str, Any] | None = None  # RNG and loader state at the start of the epoch
         if not hasattr(source, "__len__") or not (self.is_stream or hasattr(source, "__iter__")):
             raise self._type_error()
         try:
@@ -88,7 +88,7 @@ class ResumableLoader:
             raise RunError(f"Learner: {self.owner} must yield len({self.owner}) = {expected} batches, got {got}.")
 
     def examples(self, index: int) -> int:
-        """Return the number of examples in a batch, over all ranks; 1 if the source does not define it."""
+        """Return the number of examples in a batch, over all ranks; 1 if the source does not define the number."""
         size, every = self.batch_size, self.all_examples
         return 1 if size is None or every is None else max(1, min(size, every - index * size))
 
@@ -100,7 +100,7 @@ class ResumableLoader:
 
     @property
     def all_examples(self) -> int | None:
-        """Number of examples in an epoch, including a dropped last batch, or None if the source does not define it."""
+        """Number of examples in an epoch, including a dropped last batch; None if the source does not define it."""
         examples: Any = getattr(self.source, "x", getattr(self.source, "sampler", None))
         return count_examples(examples) if hasattr(examples, "__len__") else None
 
@@ -110,7 +110,7 @@ class ResumableLoader:
         return callable(getattr(self.source, "epoch", None))
 
     def _replay(self, epoch: int, start: int) -> Iterator[Any]:
-        """Return the batches of a loader from index `start`, replayed from its state at the start of the epoch."""
+        """Return the batches from index `start`, replayed from the state of the loader at the start of the epoch."""
         current = {**random_state(), **loader_state(self.source)}
         if start == 0 or self._epoch_start is None:
             self._epoch_start = current
@@ -133,14 +133,14 @@ class ResumableLoader:
         """Check that a saved state can reproduce the batches.
 
         Raises:
-            ArgumentError: If no saved state can reproduce them.
+            ArgumentError: If no saved state can reproduce the batches.
         """
         reason = None if self.is_stream else non_resumable_reason(self.source)
         if reason:
             raise ArgumentError(f"Learner: {self.owner} cannot be resumed exactly: {reason}.")
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the result of `state_dict`."""
+        """Restore the state returned by `state_dict`."""
         set_loader_state(self.source, state)
         # Rank 0 determines the order of the examples, whatever the number of ranks.
         epoch_start, rank = state["begun"], self.engine.global_rank

@@ -1,4 +1,4 @@
-"""Training of a problem with any optimizer, with the measurements of each epoch."""
+"""Training of a problem with any optimizer, and measurements of each epoch."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class EpochStats(Callback):
                 self._stop(learner)
         if not learner.training or not learner.loop.phases["eval"]:
             means = learner.history[learner.epoch]
-            # The mean of the recorded losses, without additional rounding.
+            # This is the mean of the recorded losses, without additional rounding.
             total = math.fsum(loss * size for loss, size in zip(self._losses, self._sizes, strict=True))
             trained = {**means["train"], "loss": total / sum(self._sizes)}
             self._emit(self._epoch(learner, train=trained, evaluation=means.get("eval", {})))
@@ -159,7 +159,7 @@ def train(
 
     The training is a fit of `Learner` on the model's device. It ends at a non-finite loss: the last `Epoch` then has
     `diverged` set, and its recorded steps end with that loss. Losses are read from the device every `SYNC_INTERVAL`
-    steps, so up to that many further steps may have been taken.
+    steps, so up to `SYNC_INTERVAL` steps may have been taken after the step with that loss.
 
     Args:
         problem: Problem with the model, batches, loss and metrics.

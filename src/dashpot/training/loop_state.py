@@ -51,8 +51,8 @@ class LoopState:
     Attributes:
         callbacks: Callbacks of the fit, in order.
         means: Running means of the loss and the metrics over the phase.
-        phases: Whether the fit has the phases "train" and "eval".
-        override: Whether the settings may differ from those of a resumed checkpoint.
+        phases: For each of the phases "train" and "eval", whether the fit has this phase.
+        override: Whether the settings may differ from the settings in the checkpoint to resume.
         accumulate: Number of micro-batches per optimizer step. A callback may set it in `before_fit`.
         pending_batches: Number of micro-batches whose gradients are accumulated for the next step.
         position: Indices (epoch, batch) of the next training batch.

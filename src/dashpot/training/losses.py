@@ -36,7 +36,7 @@ def scalar_loss(function: Callable[[Any, Any], Any], output: Any, y: Any) -> Ten
 
 
 def _check_labels(output: Any, y: Any, error: Exception) -> None:
-    """Raise `ArgumentError` for class labels out of range, for which torch raises an index error."""
+    """Raise `ArgumentError` if class labels are out of range; torch would raise an index error."""
     if not isinstance(error, IndexError) and "out of bounds" not in str(error):
         return
     if not isinstance(output, Tensor) or not isinstance(y, Tensor) or y.is_floating_point():

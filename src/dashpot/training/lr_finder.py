@@ -1,4 +1,4 @@
-"""Learning-rate range test: a short run with an increasing rate, whose effects are undone."""
+"""Learning-rate range test: a short run with an increasing rate; the run's effects are undone afterwards."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ STEPS = Optional(Interval(2, math.inf, "left", integer=True))
 
 
 class Suggestion(NamedTuple):
-    """Suggested learning rates; None if the loss never decreases."""
+    """Learning rates suggested by a range test; both are None if the loss never decreases."""
 
     steepest: float | None
     minimum: float | None
@@ -48,7 +48,7 @@ class LRCurve:
 
     Attributes:
         lrs: Learning rates, increasing.
-        losses: Loss before the step with each rate. All are finite, because a final NaN or infinity is excluded.
+        losses: Loss before the step with each rate. All losses are finite; a final NaN or infinity is excluded.
         ended: Reason why the test ended.
 
     >>> curve = LRCurve([1e-4, 1e-3, 1e-2, 1e-1, 1.0], [2.0, 1.9, 1.0, 0.5, 4.0], "by hand")
@@ -75,8 +75,8 @@ class LRCurve:
                       point and its neighbors, and at an end it is the difference quotient,
             minimum:  m / 10.
 
-        For many models, the two agree within a small factor. `steepest` is more conservative if the loss decreases
-        over a wide range of rates. Both are None if L is lowest at the first rate.
+        For many models, the two rates agree within a small factor. `steepest` is more conservative if the loss
+        decreases over a wide range of rates. Both are None if L is lowest at the first rate.
 
         Source: L. Smith, Cyclical learning rates for training neural networks, 2017 (the range test).
         """
@@ -144,16 +144,15 @@ def find_lr(
     """Run a learning-rate range test: train with a rate that grows by `factor` per step, then restore everything.
 
     The test ends when the rate reaches `end`, when the loss is not finite, or when the mean loss over the most recent
-    rates (those within a factor of 3) exceeds `stop_at` times the lowest such mean b so far (b + (stop_at - 1) |b| if
-    b < 0). Because of the mean, a single outlier batch does not end the test. With several parameter groups, the rates
-    of the curve are those of the first group, and the other groups keep their ratio to it. A schedule of the optimizer
-    is disabled. A step that is skipped, for example by the fp16 loss scaler, is repeated at the same rate. The data are
-    repeated as needed. No evaluation is run.
+    rates (within a factor of 3 of the current rate) exceeds `stop_at` times the lowest such mean b so far, or,
+    if b < 0, exceeds b + (stop_at - 1) |b|. Because of the mean, a single outlier batch does not end the test. With
+    several parameter groups, the rates of the curve are those of the first group, and the rates of the other groups
+    keep their ratio to these rates. A schedule of the optimizer is disabled. A step that is skipped, for example by the
+    fp16 loss scaler, is repeated at the same rate. The data are repeated as needed. No evaluation is run.
 
     Afterwards, even after an error or Ctrl-C, the weights, buffers, gradients, the state of an optimizer instance, the
     loss scale, the random generators, the position in the data, the modules' modes and the learner's attributes are
-    restored; only the device is not, because the model stays on the engine's device. The learner's own callbacks are
-    not called.
+    restored. The model stays on the engine's device. The learner's own callbacks are not called.
 
     Args:
         learner: Learner, set up as for training.
@@ -258,7 +257,7 @@ class _Finder(Callback):
             self._end(f"{PATIENCE} consecutive steps were skipped for non-finite gradients")
 
     def _check_loss(self, loss: float) -> None:
-        """End the test if the loss is not finite, or its mean over the window has grown too much."""
+        """End the test if the loss is not finite, or if the mean loss over the recent rates has grown too much."""
         if not math.isfinite(loss):
             self._end(f"loss is {loss}")
         recent = [*self.losses, loss][-self.window :]
@@ -278,7 +277,7 @@ class _Finder(Callback):
 @contextmanager
 def _restored(learner: Learner) -> Iterator[None]:
     """Restore learner, model and optimizer on exit."""
-    if learner._module is None:  # set up first, because moving the model replaces its buffers
+    if learner._module is None:  # before saving, because moving the model replaces its buffers
         learner._module = learner.engine.setup(learner.model)
     attributes, engine, optimizer = dict(vars(learner)), learner.engine, learner._optimizer
     loss_scale = None if engine.scaler is None else engine.scaler.state_dict()
@@ -320,7 +319,7 @@ def _restored_model(model: nn.Module, sharded: bool) -> Iterator[None]:
 
 @contextmanager
 def _restored_optimizer(optimizer: Any) -> Iterator[None]:
-    memo: dict[int, Any] = {}  # copies tensors that are in both only once
+    memo: dict[int, Any] = {}  # copies tensors that are in both `saved` and `state` only once
     saved = copy.deepcopy(optimizer.state_dict(), memo)
     state = {key: copy.deepcopy(own, memo) for key, own in optimizer.state.items()}
     schedule = getattr(optimizer, "_schedule", None)
@@ -337,7 +336,7 @@ def _restored_optimizer(optimizer: Any) -> Iterator[None]:
 
 
 def _window(losses: Sequence[float]) -> tuple[float, float]:
-    """Return the plotted range of losses: from the lowest loss to twice the height of the first loss above it."""
+    """Return the lowest and highest plotted loss; their gap is at most twice that between the first and lowest loss."""
     low, first, high = min(losses), losses[0], max(losses)
     return low, min(high, first + (first - low)) if first > low else high
 

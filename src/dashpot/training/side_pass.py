@@ -15,7 +15,7 @@ from dashpot.utils.rng_state import preserve_rng_state
 
 @contextmanager
 def side_pass(loader: ResumableLoader) -> Iterator[None]:
-    """Restore the loader and all random generators on exit, so that the fit is unaffected. Must run on all ranks."""
+    """Restore the loader and all random generators on exit, so that the fit is unaffected. All ranks must call it."""
     state = loader.state_dict()
     with preserve_rng_state():
         try:
@@ -28,7 +28,7 @@ def check_initialized(model: nn.Module, owner: str) -> None:
     """Check that a model has no uninitialized lazy parameters or buffers.
 
     Raises:
-        ArgumentError: If the model has any.
+        ArgumentError: If the model has uninitialized lazy parameters or buffers.
     """
     lazy = next((name for name, value in [*model.named_parameters(), *model.named_buffers()] if is_lazy(value)), None)
     if lazy is not None:

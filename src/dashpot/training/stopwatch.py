@@ -10,7 +10,7 @@ class Stopwatch:
     """Accumulated CPU and wall time between `start` and `stop`, in seconds.
 
     Args:
-        spent: CPU and wall seconds of earlier sessions.
+        spent: CPU and wall time of earlier sessions, in seconds.
 
     >>> watch = Stopwatch()
     >>> watch.start()
@@ -38,7 +38,7 @@ class Stopwatch:
 
     @property
     def seconds(self) -> tuple[float, float]:
-        """CPU and wall seconds so far; the CPU time includes all threads of this process."""
+        """CPU and wall time so far, in seconds; the CPU time includes all threads of this process."""
         if self._since is None:
             return self._spent
         (cpu, wall), (cpu_then, wall_then), (cpu_now, wall_now) = self._spent, self._since, _now()

@@ -122,7 +122,7 @@ class AveragedWeights(Callback):
         self.count += 1
 
     def _tensors(self) -> Mapping[str, Tensor]:
-        """Return the averaged tensors of the model by name."""
+        """Return those tensors of the model that are averaged, by name."""
         return self._params
 
     def _swap_in(self) -> None:
@@ -146,7 +146,7 @@ class AveragedWeights(Callback):
             foreach_copy_([_local(value) for value in tensors.values()], new)
 
     def _load_statistics(self) -> None:
-        """Load the batch norm statistics of the averages into the model."""
+        """Load the batch norm statistics that belong to the averaged weights into the model."""
 
     # ---- state ------------------------------------------------------------------------------------------------------
 
@@ -172,11 +172,11 @@ class EMA(AveragedWeights):
         a_t = d_t a_(t-1) + (1 - d_t) w_t,      d_t = decay, or min(decay, (1 + t) / (10 + t)) with `warmup`.
 
     Without warmup, a_t = decay^t w_0 + (1 - decay) sum_i decay^(t-i) w_i, which is dominated by the initial weights for
-    many steps. With warmup, the average has a time constant of about t / 9 steps until `decay` limits it. Skipped steps
-    are not counted.
+    many steps. With warmup, the average has a time constant of about t / 9 steps until `decay` limits it. Steps that
+    the optimizer has skipped are not counted in t.
 
-    The model contains the averages during evaluation and after the fit; see `AveragedWeights`. `weights()` returns them
-    as a state dict at any time.
+    The model contains the averages during evaluation and after the fit; see `AveragedWeights`. `weights()` returns the
+    averages as a state dict at any time.
 
     Args:
         decay: Decay in [0, 1).
@@ -226,7 +226,7 @@ class EMA(AveragedWeights):
     def _tensors(self) -> Mapping[str, Tensor]:
         if self.buffers == "copy":
             return self._params
-        # Not cached, because modules may replace their buffers.
+        # The buffers are not cached, because modules may replace them.
         buffers = self._learner.model.named_buffers()
         return self._params | {name: value for name, value in buffers if _is_averaged(value)}
 
@@ -294,7 +294,7 @@ class SWA(AveragedWeights):
     def after_fit(self, learner: Learner) -> None:
         super().after_fit(learner)
         if self.ready and not self.statistics:
-            self._swap_in()  # computes the statistics
+            self._swap_in()  # computes the batch norm statistics
             self._swap_out()
 
     def _swap_in(self) -> None:
@@ -349,7 +349,7 @@ def _buffers_of(model: nn.Module, norms: Iterable[nn.Module]) -> Iterator[tuple[
 
 
 def _update_batchnorm(learner: Learner, norms: Iterable[Any]) -> None:
-    """Recompute the running statistics as means over the training data."""
+    """Recompute the running statistics of the batch norm modules `norms` as means over the training data."""
     with side_pass(learner.train), _restored_momentum(norms), torch.no_grad():
         for norm in norms:
             norm.reset_running_stats()

@@ -28,25 +28,25 @@ _PARTIAL = re.compile(r"\.(step-\d{8,}-\d{5,}\.ckpt|best\.json)\.[0-9a-f]+\.part
 
 
 def latest(folder: str | os.PathLike[str]) -> Path | None:
-    """Return the newest checkpoint in `folder`, which may be damaged, or None if there is none."""
+    """Return the path of the newest checkpoint file in `folder`, even if the file is damaged; None if there is none."""
     return next(iter(_newest_first(Path(folder))), None)
 
 
 def best(folder: str | os.PathLike[str]) -> Path | None:
-    """Return the best checkpoint in `folder`, or None if none is marked as best."""
+    """Return the path of the checkpoint in `folder` that is marked as the best, or None if there is none."""
     found = _read_best(Path(folder))
     return None if found is None else Path(folder, found["file"])
 
 
 def damaged(folder: str | os.PathLike[str]) -> list[Path]:
-    """Return the checkpoints in `folder` that `read_newest` has renamed as damaged."""
+    """Return the paths of the damaged checkpoints in `folder`, which `read_newest` has renamed."""
     return sorted(Path(folder).glob("step-*.ckpt.damaged*"))
 
 
 def read_newest(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the state of the newest intact checkpoint in `folder`, for `Learner.fit(resume=...)`.
 
-    A damaged checkpoint is renamed to end in `.damaged`, with a warning, and the previous one is used.
+    A damaged checkpoint is renamed to end in `.damaged`, with a warning, and the next older checkpoint is used.
 
     Raises:
         RunError: If no checkpoint is intact, or the newest file is not a dashpot checkpoint, contains code, or was
@@ -132,9 +132,9 @@ class Checkpoints(Callback):
         self.every_epochs, self.every_steps, self.every_seconds = every_epochs, every_steps, every_seconds
         self.metric, self.direction = best or (None, "max")
         self._best: dict[str, Any] | None = None
-        self._saved_position: tuple[int, int] | None = None  # position of the last checkpoint, or of the start
+        self._saved_position: tuple[int, int] | None = None  # at the last checkpoint, or at the start of the fit
         self._saved_time = 0.0
-        self._epoch_ended = False  # whether `after_epoch` was called on this callback and all of lower order
+        self._epoch_ended = False  # whether all callbacks up to this one have completed `after_epoch`
 
     def before_fit(self, learner: Any) -> None:
         if self.metric is not None and self.metric not in ("loss", *learner.metrics):
@@ -168,7 +168,7 @@ class Checkpoints(Callback):
         self._epoch_ended = True
 
     def cleanup_epoch(self, learner: Any) -> None:
-        # Not in after_epoch, because averaged weights remain in the model until the cleanup.
+        # The checkpoint is not written in after_epoch, because averaged weights remain in the model until the cleanup.
         epoch, batch = learner.loop.position
         if batch or epoch != learner.epoch + 1 or self._saved_position is None or self._has_failed(learner):
             return  # before the evaluation, or after a failure
@@ -218,7 +218,7 @@ class Checkpoints(Callback):
         if found is not None and found["metric"] == self.metric:
             self._best = found
             if _read_best(self.folder) is None and (self.folder / found["file"]).exists():
-                self._write_best()  # killed between writing the checkpoint and best.json
+                self._write_best()  # the run was killed between writing the checkpoint and best.json
 
     # ---- conditions -------------------------------------------------------------------------------------------------
 
@@ -248,7 +248,7 @@ class Checkpoints(Callback):
     # ---- the folder -------------------------------------------------------------------------------------------------
 
     def _next_number(self) -> int:
-        """Return a number above those of all files, including damaged ones, so that names are never reused."""
+        """Return a number above the numbers of all checkpoint files, even damaged ones, so that no name is reused."""
         names = (_NAME.match(path.name) for path in self.folder.glob("step-*"))
         return 1 + max((int(name[1]) for name in names if name), default=0)
 

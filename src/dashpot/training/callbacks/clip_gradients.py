@@ -25,7 +25,8 @@ class ClipGradients(Callback):
         n = p-norm of all elements,    g <- g min(1, norm / (n + 1e-6)),    g <- min(max(g, -value), value)
 
     Clipping is applied once per step, after the gradients have been accumulated, reduced over all ranks and (in fp16)
-    unscaled. If the norm is infinite, infinite elements become NaN and finite elements 0; a NaN makes all elements NaN.
+    unscaled. If the norm is infinite, infinite elements become NaN and finite elements
+    become 0. If the norm is NaN, all elements become NaN.
     To detect such gradients, see `NonFinite`. Clipping requires no host sync.
 
     dashpot's optimizers can also clip inside their step (`max_norm`, `clip_value`).
@@ -36,8 +37,8 @@ class ClipGradients(Callback):
         norm_type: Exponent p > 0 of the norm; `math.inf` for the maximum norm.
 
     Attributes:
-        last_norm: Total norm before clipping in the last step, a 0-d tensor; None before the first step or without
-            `norm`.
+        last_norm: Total norm of the gradients before clipping in the last step, a 0-d tensor; None before the first
+            step or if `norm` is None.
 
     Raises:
         ArgumentError: If an argument is out of range, or neither `norm` nor `value` is given.

@@ -22,8 +22,8 @@ class EarlyStopping(Callback):
 
     A value is an improvement if it is below (mode "min") or above (mode "max") the best value by more than `min_delta`;
     NaN is never an improvement. The last epoch is completed, logged and saved as usual, `learner.stop_reason` is set,
-    and `after_fit` is called. If the fit is resumed after it was stopped, it ends immediately unless `patience` is
-    larger.
+    and `after_fit` is called. If a fit that was stopped early is resumed, the resumed fit ends immediately unless
+    `patience` has been increased.
 
     Args:
         metric: "loss" or the name of a metric.
@@ -37,8 +37,8 @@ class EarlyStopping(Callback):
 
     Attributes:
         best: Best value so far, or None if there is none.
-        best_epoch: Index of the epoch with the best value, from 0, or None.
-        waited: Number of epochs since the best value.
+        best_epoch: Index (from 0) of the epoch with the best value, or None if there is no best value.
+        waited: Number of epochs since the epoch with the best value.
 
     Raises:
         ArgumentError: If an argument is out of range, or if the learner does not have the metric or the phase when the

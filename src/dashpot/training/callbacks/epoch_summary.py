@@ -24,10 +24,10 @@ class EpochSummary:
     Attributes:
         number: Number of the epoch, from 1.
         steps: Number of optimizer steps up to the end of the epoch.
-        train: Means of the training phase; empty if it did not run.
-        evaluation: Means of the evaluation phase; empty if it did not run.
-        lr: Learning rate of the last step, or None.
-        seconds: Wall time including evaluation, or None.
+        train: Means of the loss and metrics in the training phase; empty if the phase did not run.
+        evaluation: Means of the loss and metrics in the evaluation phase; empty if the phase did not run.
+        lr: Learning rate of the last step of the epoch, or None if unknown.
+        seconds: Wall time of the epoch in seconds, including evaluation, or None if unknown.
     """
 
     number: int
@@ -39,7 +39,7 @@ class EpochSummary:
 
     @property
     def phases(self) -> dict[str, dict[str, float]]:
-        """Means of each phase, with the keys "train" and "eval"."""
+        """Means of the loss and metrics in each phase, with the keys "train" and "eval"."""
         return {"train": self.train, "eval": self.evaluation}
 
 
@@ -57,7 +57,7 @@ class EpochCallback(Callback):
     def before_fit(self, learner: Learner) -> None:
         self._step_lr: tuple[Any, float] | None = None
         self._stopwatch = Stopwatch()
-        self._last_reported = -1  # epoch
+        self._last_reported = -1  # index of the last reported epoch
 
     def before_epoch(self, learner: Learner) -> None:
         if not self._stopwatch.running:
@@ -78,7 +78,7 @@ class EpochCallback(Callback):
             self._report(learner)
 
     def cleanup_epoch(self, learner: Learner) -> None:
-        """Report the epoch if its last phase was cancelled, but not if it failed."""
+        """Report the epoch if its last phase was cancelled, but not if the phase failed."""
         if self._last_reported != learner.epoch and learner.loop.unwinding is None:
             self.after_epoch(learner)
 
@@ -96,7 +96,7 @@ class EpochCallback(Callback):
         self.on_epoch_summary(learner, summary)
 
     def _lr(self) -> float | None:
-        """Return the learning rate of the last step of this epoch, with a host sync if it is a device tensor."""
+        """Return the learning rate of the last step of this epoch, with a host sync if the rate is on a device."""
         return None if self._step_lr is None else float(self._step_lr[0]) * self._step_lr[1]
 
     def state_dict(self) -> dict[str, Any]:

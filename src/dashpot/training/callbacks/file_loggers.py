@@ -96,7 +96,7 @@ class FileLogger(Logger):
             raise write_error(self.path, error) from error
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the length of the file and the checksum of its contents on rank 0."""
+        """Return the logger's state, with the path of the file, and its length and checksum as of rank 0."""
         inherited = super().state_dict()  # writes pending entries
         place = {"path": str(self.path.resolve()), "bytes": self._length, "sha256": self._digest.hexdigest()}
         return {**inherited, **place}
@@ -128,14 +128,14 @@ class JSONLines(FileLogger):
         {"kind": "epoch", "epoch": 1, "step": 118, "train": {"loss": ..}, "eval": {..}, "lr": .., "seconds": ..}
         {"kind": "step", "epoch": 1, "step": 100, "loss": .., "lr": ..}
 
-    In an epoch entry, `step` is the number of steps up to the end of the epoch, and `lr` is the learning rate of its
-    last step. Non-finite numbers are written as the strings "nan", "inf" and "-inf". A resumed fit neither loses nor
-    repeats entries, whichever checkpoint it resumes from.
+    In an epoch entry, `step` is the number of steps up to the end of the epoch, and `lr` is the learning rate of the
+    last step in the epoch. Non-finite numbers are written as the strings "nan", "inf" and "-inf". A resumed fit neither
+    loses nor repeats entries, whichever checkpoint it resumes from.
 
     Args:
         path: Path of the file; missing parent folders are created.
         every: Number of steps between step entries, an integer >= 1; None for epoch entries only.
-        values: Values of step entries in addition to the loss, named as for `Recorder`.
+        values: Names of the values in step entries, in addition to the loss; the names are those of `Recorder`.
         replace: Whether to overwrite the file of a different run.
         append: Whether to append to the file of a different run.
 
@@ -178,7 +178,7 @@ class CSV(FileLogger):
     Args:
         path: Path of the file; missing parent folders are created.
         every: Number of steps between step rows, an integer >= 1; None for epoch rows only.
-        values: Values of step rows in addition to the loss, named as for `Recorder`.
+        values: Names of the values in step rows, in addition to the loss; the names are those of `Recorder`.
         replace: Whether to overwrite the file of a different run.
         append: Whether to append to the file of a different run.
 

@@ -18,8 +18,8 @@ POLL_STEPS = 8
 class GracefulStop(Callback):
     """Callback that, once a stop is requested, saves a checkpoint after the current step and raises `Interrupted`.
 
-    If the stop is requested during evaluation, the fit stops after the evaluation, with the checkpoint of the epoch; in
-    the last epoch, the fit completes. All ranks stop after the same step.
+    If the stop is requested during evaluation, the fit stops after the evaluation, with a checkpoint at the end of the
+    epoch; in the last epoch, the fit completes. All ranks stop after the same step.
 
     Args:
         check: Function that raises `Interrupted` once a stop is requested, such as the one that `interruptible` yields.
@@ -31,7 +31,7 @@ class GracefulStop(Callback):
 
     def __init__(self, check: Callable[[], None], save: Callable[[Learner], object]) -> None:
         self.check, self.save = check, save
-        self._exit_code = 0  # of the stop request on this rank; 0 without a request
+        self._exit_code = 0  # exit code of the stop request on this rank; 0 if there is no request
 
     def after_batch(self, learner: Learner) -> None:
         if learner.training and learner.batch.is_last_microbatch and self._stop_requested(learner):
@@ -58,5 +58,5 @@ class GracefulStop(Callback):
         return False
 
     def _interrupted(self, learner: Learner) -> Interrupted:
-        """Return the exception with the same exit code on every rank."""
+        """Return the `Interrupted` exception to raise, with the same exit code on every rank."""
         return Interrupted(code=max(learner.engine.all_gather(self._exit_code)))

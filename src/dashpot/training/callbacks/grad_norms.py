@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def gradients(learner: Learner) -> list[Tensor]:
-    """Return the unscaled gradients of the optimizer step. Must be called within the action `step`."""
+    """Return the unscaled gradients of the optimizer step. Call this function only within the action `step`."""
     learner.engine.unscale(learner.opt)
     return [p.grad for group in learner.opt.param_groups for p in group["params"] if p.grad is not None]
 
@@ -31,7 +31,7 @@ def grad_norm(learner: Learner) -> Tensor:
 
 
 def total_norm(tensors: Iterable[Tensor], norm_type: float = 2.0) -> Tensor:
-    """Return the norm over all elements of all tensors, a 0-d tensor; sharded tensors are included as a whole.
+    """Return the norm over all elements of all tensors, a 0-d tensor; a sharded tensor counts with all of its shards.
 
     >>> total_norm([torch.tensor([3.0]), torch.tensor([[4.0]])])
     tensor(5.)

@@ -1,4 +1,4 @@
-"""Base class of loggers, which write one entry per epoch and optionally one every n steps."""
+"""Base class of loggers, which write one entry per epoch and, optionally, one entry every n steps."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ EVERY = Optional(Interval(1, math.inf, "left", integer=True))
 
 
 class Logger(EpochCallback):
-    """Base class of loggers, which write one entry per epoch and, if `every` is given, one every `every` steps.
+    """Base class of loggers, which write one entry per epoch and, if `every` is given, one entry every `every` steps.
 
     Subclasses define `write_epoch` and `write_step`, and may define `open`, `sync` and `close`. These methods are
     called on rank 0 only. Values of steps are buffered on every rank to avoid host syncs.
 
     Args:
         every: Number of steps between step entries, an integer >= 1, or None for epoch entries only.
-        values: Names of the values in a step entry, as for `Recorder`.
+        values: Names of the values in a step entry, in addition to the loss; the names are those of `Recorder`.
 
     Raises:
         ArgumentError: If an argument is out of range.
@@ -77,7 +77,7 @@ class Logger(EpochCallback):
         self._open_once()
 
     def _open_once(self) -> None:
-        """Open the log before the first entry or the first checkpoint, which stores the state of the file."""
+        """Open the log before the first entry or the first checkpoint, because a checkpoint stores the file's state."""
         if not self._is_open and self._is_rank_zero:
             self.open()
         self._is_open = True
@@ -96,7 +96,7 @@ class Logger(EpochCallback):
             return
         super().step(learner, lambda: self._step_recorder.step(learner, proceed))
         if learner.batch.stepped:
-            # `learner.steps` is incremented after the action.
+            # `learner.steps` is incremented after the action `step`.
             self._pending_steps.append((learner.epoch + 1, learner.steps + 1))
         if len(self._pending_steps) == SYNC_INTERVAL:
             self._flush()

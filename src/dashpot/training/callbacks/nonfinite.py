@@ -40,8 +40,8 @@ class NonFinite(Callback):
     pass over the batches of the step. This pass does not change buffers or random states.
 
     The check costs one gradient norm and one host sync per step. With a loss scaler (fp16), occasional infinities are
-    normal, and the scaler skips these steps. This callback then acts only if the loss scale falls below 2^-10, because
-    at such scales the infinities cannot come from the scaling.
+    normal, and the scaler skips these steps. With a scaler, this callback acts only if the loss scale falls below
+    2^-10, because at such scales the infinities cannot be caused by the scaling.
 
     Args:
         then: Action to take: "stop" ends the fit with a warning and sets `learner.stop_reason` to the report; "skip"
@@ -131,7 +131,7 @@ class NonFinite(Callback):
         return not learner.engine.any(not finite)
 
     def _handle(self, learner: Learner, proceed: Callable[[], None] | None = None) -> None:
-        """Report the non-finite values and take the action; if only the norm overflowed, take the step instead."""
+        """Report the non-finite values and take the action `then`; if only the norm overflowed, take the step."""
         found = diagnose(learner, self._batches, self._losses)
         if proceed is not None and not (found.gradients or found.losses):
             proceed()
@@ -169,7 +169,7 @@ class NonFinite(Callback):
 
 
 def _to_plain(value: Any) -> Any:
-    """Return `value` with tensors on the CPU, and with strings for objects that `weights_only` cannot load."""
+    """Return `value` with tensors moved to the CPU, and objects that `weights_only` cannot load replaced by strings."""
     if isinstance(value, Tensor):
         return value.detach().cpu()
     if isinstance(value, dict):

@@ -76,7 +76,7 @@ class Diagnosis:
 
 
 def diagnose(learner: Learner, batches: Sequence[tuple[int, Any, Any]], losses: Iterable[Tensor]) -> Diagnosis:
-    """Find the non-finite values of the current step on all ranks. This is a collective."""
+    """Return a diagnosis of the non-finite values of the current step on all ranks. This is a collective."""
     named = {name: p for name, p in learner.model.named_parameters() if p.requires_grad}
     local = Diagnosis(
         gradients=_labels({name: p.grad for name, p in named.items() if p.grad is not None}),
@@ -117,7 +117,7 @@ def _labels(values: Mapping[str, Tensor]) -> dict[str, str]:
 
 
 def _merged(ranks: Sequence[Mapping[Any, str]]) -> dict[Any, str]:
-    """Merge the labels of all ranks; "nan" takes precedence over "inf"."""
+    """Return the merged labels of all ranks; "nan" takes precedence over "inf"."""
     keys = list(dict.fromkeys(key for found in ranks for key in found))
     return {key: "nan" if any(found.get(key) == "nan" for found in ranks) else "inf" for key in keys}
 
@@ -139,10 +139,10 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 def _first_module(learner: Learner, batches: Sequence[tuple[int, Any, Any]]) -> tuple[str, str, str, int] | None:
-    """Return name, class, label and batch index of the first module with a non-finite output in a new forward pass.
+    """Return the name, class, label and batch index of the first module with a non-finite output in a new forward pass.
 
-    Returns None if all outputs are finite, or if the model requires arguments other than x. Buffers and random states
-    are restored.
+    The result is None if all outputs are finite, or if the model requires arguments other than x. Buffers and random
+    states are restored.
     """
     found: list[tuple[str, str, str]] = []
 

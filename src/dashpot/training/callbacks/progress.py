@@ -24,11 +24,12 @@ class Progress(EpochCallback):
     """Print a table of finished epochs: the means of both phases, the learning rate of the last step, and the time.
 
     In a terminal, a progress bar of the current epoch shows the number of batches, the running loss, and the remaining
-    time of the fit. The bar is removed at the end of the fit. Pipes, log files, notebooks, and installations without
-    `rich` only show the table. In narrow terminals, the less important columns are omitted. After a resume, the table
-    starts with the previous epochs. Only rank 0 prints.
+    time of the fit. The bar is removed at the end of the fit. In pipes, log files and notebooks, or if `rich` is not
+    installed, only the table is shown. In narrow terminals, the less important columns are omitted. After a resume, the
+    table starts with the epochs that were finished before it. Only rank 0 prints.
 
-    Numbers have three decimals, or three significant digits in scientific notation if these are more informative.
+    Numbers have three decimals, or three significant digits in scientific notation if this notation is more
+    informative.
 
     Args:
         stream: Output stream. Default: the standard output at the start of the fit.
@@ -203,7 +204,7 @@ def _select_columns(columns: list[_Column], width: int | None) -> list[_Column]:
 
 
 def _header(columns: Sequence[_Column]) -> list[str]:
-    """Return the two lines of the header: phases, each above its first column, and column titles."""
+    """Return the two header lines: the name of each phase, above its first column, and the column titles."""
     phases = [c.phase if i == 0 or columns[i - 1].phase != c.phase else "" for i, c in enumerate(columns)]
     above = GAP.join(phase.rjust(column.width) for phase, column in zip(phases, columns, strict=True))
     return [above.rstrip(), GAP.join(column.name.rjust(column.width) for column in columns)]
@@ -225,7 +226,7 @@ class _TimeEstimate:
         self.phase, self.since = phase, time.perf_counter()
 
     def update(self) -> None:
-        """Add the time since the last update to that of the current phase."""
+        """Add the time since the last update to the time of the current phase."""
         now = time.perf_counter()
         self.seconds[self.phase] += now - self.since
         self.since = now
@@ -243,7 +244,7 @@ class _TimeEstimate:
         return sum(rest[phase] * self._seconds_per_batch(phase) for phase in rest if learner.loop.phases[phase])
 
     def _seconds_per_batch(self, phase: str) -> float:
-        """Return the measured or assumed seconds per batch."""
+        """Return the seconds per batch of a phase, estimated from the other phase if it has not been measured."""
         if self.done[phase]:
             return self.seconds[phase] / self.done[phase]
         other = "train" if phase == "eval" else "eval"
@@ -290,10 +291,10 @@ class _Table:
         print(*lines, sep="\n", file=self.stream, flush=True)
 
     def draw(self, bar: _Bar) -> None:
-        """Draw the progress bar."""
+        """Draw the progress bar, if the output has one."""
 
     def close(self) -> None:
-        """Remove the progress bar."""
+        """Remove the progress bar, if the output has one."""
 
 
 class _Terminal(_Table):
@@ -329,7 +330,7 @@ class _Terminal(_Table):
 
         if not self.bar.is_started:
             self.bar.start()
-            self.console.show_cursor(True)  # a killed process could not show it again
+            self.console.show_cursor(True)  # keep it visible, because a killed process could not show it again
         title, done, rest, notes = bar.parts(self.console.width, *self.signs)
         line = Text.assemble(title, (done, "cyan"), (rest, "bright_black"), notes, no_wrap=True, overflow="crop")
         self.bar.update(line, refresh=True)

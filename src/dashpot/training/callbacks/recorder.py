@@ -28,8 +28,8 @@ GROUP_SUFFIX = re.compile(r"(?P<name>.+):(?P<index>\d+)")
 class Recorder(Callback):
     """Record one number per optimizer step for each name; skipped steps are omitted.
 
-    Hyperparameters are recorded as used by the step, including the effect of the optimizer's own schedule. Values on
-    the device are buffered to avoid host syncs.
+    The recorded value of a hyperparameter is the one used by the step, including the effect of the optimizer's own
+    schedule. Values on the device are buffered to avoid host syncs.
 
     Args:
         names: Values to record:
@@ -75,7 +75,7 @@ class Recorder(Callback):
 
     @property
     def values(self) -> dict[str, list[float]]:
-        """Recorded numbers, one per step, by name. With several ranks, buffered steps are missing during a fit."""
+        """Recorded numbers, one per step, by name. During a fit with several ranks, buffered steps are missing."""
         if self._pending and self._engine.world_size == 1:
             self._flush()
         return {name: list(numbers) for name, numbers in self._values.items()}
@@ -142,7 +142,7 @@ class Recorder(Callback):
                 numbers = [number / self._engine.world_size for number in self._engine.all_reduce_sum(numbers)]
             self._values[name] += numbers
 
-    # ---- state and picture ------------------------------------------------------------------------------------------
+    # ---- state and plot ---------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         self._flush()
@@ -222,7 +222,7 @@ def _reader(opt: Optimizer, name: str) -> Callable[[], Any]:
 
 
 def _optimizer_schedule(opt: Optimizer, name: str, index: int) -> Any:
-    """Return the optimizer's own schedule of a hyperparameter ("lr" for that of the learning rate), or None."""
+    """Return the optimizer's own schedule of a hyperparameter or None; for the learning rate, return "lr"."""
     group = opt.param_groups[index]
     for scheduled, schedule in getattr(opt, "schedule", {}).items():
         if hyperparams.locate(group, scheduled) == hyperparams.locate(group, name):

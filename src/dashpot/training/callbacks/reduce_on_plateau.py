@@ -43,5 +43,5 @@ class ReduceOnPlateau:
         return {"history": list(self.history), "bases": list(self.base_lrs), "plateau": repr(self.plateau)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the metric values and initial learning rates; the optimizer's state has the current rates."""
+        """Restore the metric values and initial learning rates; the optimizer's state contains the current rates."""
         self.history, self.base_lrs = list(state["history"]), list(state["bases"])

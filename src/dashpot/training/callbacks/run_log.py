@@ -28,15 +28,15 @@ class RunLog(Callback):
     """Write the record of a run, and end the fit if it diverges.
 
     The lines have the format of `dashpot.runs.records`: the loss and learning rate of every step (with gradient
-    accumulation, the mean loss of its micro-batches), the means and seconds of every epoch, and the end. The file must
-    already contain the header. A run has diverged at the first non-finite loss or, if steps with non-finite gradients
-    are skipped, after `SYNC_INTERVAL` consecutive non-finite losses. Losses are buffered on the device, so divergence
-    is detected up to `SYNC_INTERVAL` steps late.
+    accumulation, the mean loss over the micro-batches of the step), the means and seconds of every epoch, and the end.
+    The file must already contain the header. A run has diverged at the first non-finite loss or, if steps with
+    non-finite gradients are skipped, after `SYNC_INTERVAL` consecutive non-finite losses. Losses are buffered on the
+    device, so divergence is detected up to `SYNC_INTERVAL` steps late.
 
     Args:
         path: Path of the record.
         skipping: Whether steps with non-finite gradients are skipped, by `NonFinite` or by a loss scaler.
-        resumed: Additional fields of the `resumed` line.
+        resumed: Additional fields of the line of kind `resumed`, which a resumed fit writes.
     """
 
     order: ClassVar[int] = 65
@@ -119,7 +119,7 @@ class RunLog(Callback):
         return list(zip(values, sizes, strict=True))
 
     def _divergence(self) -> Divergence:
-        """Return a divergence at the last step whose loss was read."""
+        """Return a `Divergence` at the last step whose loss has been read from the device."""
         loss = self._losses[-1]
         label = f"{loss:.4g}" if math.isfinite(loss) else "nan" if math.isnan(loss) else "inf"
         return Divergence(self._first_step + len(self._losses) - 1, label)
@@ -130,7 +130,7 @@ class RunLog(Callback):
             raise CancelFit
 
     def _write_divergence(self, learner: Learner, reason: str | None = None) -> None:
-        """Write the steps up to the divergence, and the end of the run."""
+        """Write the steps up to the divergence, and the `end` line of the run."""
         assert self.diverged is not None
         kept = self.diverged.step - self._first_step + 1
         steps, _ = epoch_lines(self._epoch(learner, self._losses[:kept], self._lrs[:kept])).splitlines()

@@ -1,4 +1,4 @@
-"""Hyperparameter schedules of a fit: those of dashpot and torch, and schedules driven by a metric."""
+"""Hyperparameter schedules of a fit: dashpot schedules, torch schedulers, and schedules driven by a metric."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ class Schedule(Callback):
 
     The first step uses the schedule's value at 0. Micro-batches without an optimizer step and steps skipped because of
     non-finite gradients do not advance the schedule. Plateau schedules are advanced once per epoch, after the
-    evaluation, unless `CancelEpoch` has ended the epoch; other schedules with `per="epoch"` are advanced even then. At
+    evaluation, unless `CancelEpoch` has ended the epoch; other schedules with `per="epoch"` also count such epochs. At
     the end of the fit, the initial hyperparameters are restored for the next fit.
 
     Args:
         schedule: One of
 
             * a `dashpot.schedules.Schedule` for lr, or a mapping from names of hyperparameters ("lr", "momentum",
-              "betas[1]", "weight_decay", ...) to such schedules; they work with any torch optimizer;
-            * a function from the total number of steps (or epochs, with `per="epoch"`) to one of these;
+              "betas[1]", "weight_decay", ...) to such schedules, for any torch optimizer;
+            * a function from the total number of steps (or epochs, with `per="epoch"`) to such a schedule or mapping;
             * a function from the optimizer to a torch `LRScheduler`, such as `partial(StepLR, step_size=30)`, with an
               optional argument `total_steps`;
             * a `dashpot.schedules.Plateau` for lr, or a function from the optimizer to a `ReduceLROnPlateau`.
@@ -89,8 +89,8 @@ class Schedule(Callback):
         self._learner, self._opt, self._final_state = learner, learner.opt, {}
         self._last_epoch = -1
         others = [other for other in learner.loop.callbacks if isinstance(other, Schedule) and other is not self]
-        others = [other for other in others if other.scheduler is not None]  # started before this one
-        # Reuse the snapshot of `others`, which may already have changed the groups.
+        others = [other for other in others if other.scheduler is not None]  # callbacks started before this one
+        # Reuse the snapshot of the other schedules, which may already have changed the groups.
         self._initial_groups = others[0]._initial_groups if others else _GroupSnapshot(learner.opt)
         self._metric_values: list[float] = []
         self._build()
@@ -119,7 +119,7 @@ class Schedule(Callback):
             self._step_scheduler()
 
     def cleanup_epoch(self, learner: Learner) -> None:
-        """Count a cancelled epoch, except for plateau schedules, but do not count a failed one.
+        """Count a cancelled epoch, unless this is a plateau schedule; a failed epoch is never counted.
 
         If a callback ends the fit after the last batch of the epoch but before this callback's `after_epoch`, the epoch
         is counted.
@@ -261,7 +261,7 @@ def _scheduler_of(opt: Optimizer, schedules: Mapping[str, ScheduleFunction]) -> 
 
 
 def _call_factory(function: Callable[..., Any], opt: Optimizer, total: int) -> Any:
-    """Call a user's function with the optimizer, the number of steps, or both."""
+    """Call a user's function with the optimizer, the total number of steps, or both."""
     opened, needed = _open_arguments(function)
     if "total_steps" in opened and needed != ["total_steps"]:
         return function(opt, total_steps=total)
@@ -269,7 +269,7 @@ def _call_factory(function: Callable[..., Any], opt: Optimizer, total: int) -> A
         return function(opt, total)
     if len(needed) > 1:
         raise ArgumentError(f"Schedule: {function!r} requires {', '.join(needed[1:])} in addition to the optimizer.")
-    # A function of one argument fails for the wrong one: torch schedulers reject numbers, and dashpot's schedules
+    # With one argument of the wrong kind, the function raises: torch schedulers reject numbers, and dashpot's schedules
     # reject optimizers.
     try:
         return function(total)
@@ -316,7 +316,7 @@ def _setting_differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -
 
 
 def _canonical(value: Any) -> str:
-    """Return a string that is the same for equal numpy and Python numbers, since files restore the latter."""
+    """Return a string that is equal for equal numpy and Python numbers, because loaded files contain the latter."""
     if isinstance(value, (list, tuple)):
         return f"{type(value).__name__}({', '.join(map(_canonical, value))})"
     return repr(value.item() if isinstance(value, np.generic) else value)
@@ -326,7 +326,7 @@ def _canonical(value: Any) -> str:
 
 
 class _GroupSnapshot:
-    """Snapshot of the hyperparameters in an optimizer's groups; by default, of the current ones."""
+    """Snapshot of the hyperparameters in an optimizer's groups: `values`, or the current hyperparameters by default."""
 
     def __init__(self, opt: Optimizer, values: list[dict[str, Any]] | None = None) -> None:
         self.opt, self.wrapped = opt, "step" in vars(opt)

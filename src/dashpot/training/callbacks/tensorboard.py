@@ -27,7 +27,7 @@ class TensorBoard(Logger):
     Args:
         folder: Folder of the event files, created if missing.
         every: Number of steps between step values, an integer >= 1; None for epoch values only.
-        values: Step values in addition to the loss, named as for `Recorder`.
+        values: Names of the step values, in addition to the loss; the names are those of `Recorder`.
         append: Whether the folder may contain events of a different run.
 
     Raises:
@@ -93,7 +93,7 @@ class TensorBoard(Logger):
         self.writer.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the last step and its values, which a purge at that step also drops."""
+        """Return the last step and its values, which are logged again after the purge at that step has dropped them."""
         inherited = super().state_dict()  # writes pending entries
         return {**inherited, "at": self._last_step, "last": dict(self._last_values)}
 

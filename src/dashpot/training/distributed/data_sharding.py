@@ -12,7 +12,7 @@ from dashpot.errors import ArgumentError
 
 
 def shard_slice(size: int, rank: int, world_size: int) -> slice:
-    """Return the contiguous slice of `size` examples that belongs to `rank`; lower ranks get the remainder.
+    """Return the contiguous slice of `size` examples that belongs to `rank`; the lowest ranks share the remainder.
 
     >>> [list(range(5)[shard_slice(5, rank, 3)]) for rank in range(3)]
     [[0, 1], [2, 3], [4]]
@@ -36,7 +36,7 @@ def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
 
 
 def count_examples(value: Any) -> int | None:
-    """Return the number of rows of the first tensor in `value` or the length of a plain list; None if undefined.
+    """Return the number of rows of the first tensor in `value` or the length of a plain list; None for other values.
 
     >>> import torch
     >>> count_examples({"labels": torch.zeros(4), "boxes": torch.zeros(4, 2)}), count_examples(["a", "b"])
@@ -98,10 +98,10 @@ class ShardedBatchSampler:
     """Batch sampler that yields the part of every batch that belongs to this rank.
 
     Rank 0 draws the batches of an epoch and broadcasts them. If a batch has fewer examples than there are processes,
-    the ranks without an example load the first one with weight 0, because every rank must run every step.
+    the ranks without an example load the first example with weight 0, because every rank must run every step.
 
     Attributes:
-        sizes: Number of examples in each batch of the epoch, in total and on this rank.
+        sizes: For each batch of the epoch, the number of examples on all ranks and on this rank.
     """
 
     def __init__(self, batches: Any, engine: Any) -> None:
@@ -121,8 +121,8 @@ class ShardedBatchSampler:
 
 
 def shard_loader(loader: Any, engine: Any) -> tuple[Any, ShardedBatchSampler]:
-    """Return a copy of a `DataLoader` that loads this rank's examples, and its batch sampler."""
+    """Return a copy of a `DataLoader` that loads this rank's examples, and the batch sampler of the copy."""
     sampler, copied = ShardedBatchSampler(loader.batch_sampler, engine), copy.copy(loader)
-    # DataLoader rejects assignment to these attributes, and a subclass may require constructor arguments.
+    # DataLoader rejects assignment to these attributes, and the constructor of a subclass may require other arguments.
     vars(copied).update(batch_sampler=sampler, _iterator=None)
     return copied, sampler

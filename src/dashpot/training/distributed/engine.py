@@ -129,7 +129,8 @@ class Engine:
             loss: Loss of a micro-batch.
             optimizer: Optimizer of the next step.
             recompute: Closure that recomputes and backpropagates the losses of all micro-batches of this step, for
-                optimizers for which `recomputes_loss` is True. None for all micro-batches except the last.
+                optimizers for which `recomputes_loss` is True. None for all micro-batches of the step except the last
+                one.
         """
         own = getattr(optimizer, "backward", None)
         separate = self.recomputes_loss(optimizer)
@@ -155,7 +156,7 @@ class Engine:
     def recomputes_loss(self, optimizer: Optimizer) -> bool:
         """Return whether Hessian-vector products recompute the losses.
 
-        They do with sharded weights and with the probes "forward" and "differences".
+        The losses are recomputed if the weights are sharded or if the probe is "forward" or "differences".
         """
         probe = getattr(getattr(optimizer, "probing", None), "probe", None)
         return isinstance(probe, str) and (self.sharded or probe in ("forward", "differences"))
@@ -193,7 +194,8 @@ class Engine:
         if self.world_size == 1:
             return values
         gathered = self.all_gather(values)
-        return [sum(column) for column in zip(*gathered, strict=True)]  # in rank order: bit-identical on every rank
+        # The sums are bit-identical on every rank, because the values are in rank order.
+        return [sum(column) for column in zip(*gathered, strict=True)]
 
     def all_gather(self, value: Any) -> list[Any]:
         """Return the picklable `value` of every process, in rank order."""
@@ -227,7 +229,7 @@ def check_devices(accelerator: str, count: int) -> None:
     """Check that this machine has one device of `accelerator` for each process.
 
     Args:
-        accelerator: Accelerator as for `Engine`; "auto" selects the same one as in lightning-fabric.
+        accelerator: Accelerator as for `Engine`; "auto" selects the same accelerator as in lightning-fabric.
         count: Number of processes on this machine.
 
     Raises:
@@ -296,7 +298,7 @@ def _create_fabric(accelerator: str, strategy: str, ranks: process_group.Ranks) 
 
 
 def _shard(model: nn.Module, mesh: Any) -> nn.Module:
-    """Apply FSDP2: one unit for each child with parameters of its own, and one for the remaining parameters."""
+    """Apply FSDP2: one unit for each child that has its own parameters, and one for the remaining parameters."""
     from torch.distributed.fsdp import fully_shard
 
     data_parallel = mesh["data_parallel"]

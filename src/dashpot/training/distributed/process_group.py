@@ -71,7 +71,7 @@ def launcher_ranks(environment: Mapping[str, str] | None = None) -> Ranks | None
 
 
 def join(ranks: Ranks, device_type: str) -> None:
-    """Initialize the default process group once, with gloo, plus nccl for CUDA tensors; it is destroyed at exit."""
+    """Initialize the default process group once, with gloo, and nccl for CUDA tensors; destroy the group at exit."""
     exit_with_supervisor()
     if dist.is_initialized():
         return
@@ -82,7 +82,8 @@ def join(ranks: Ranks, device_type: str) -> None:
     backend = "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo"
     dist.init_process_group(backend, rank=ranks.rank, world_size=ranks.world_size, timeout=COLLECTIVE_TIMEOUT)
     exiting = threading.Event()
-    thread = threading.Thread(target=_destroy_group_after, args=(exiting,), daemon=True)  # cannot start at exit
+    # The thread is started here, because a thread cannot be started at exit.
+    thread = threading.Thread(target=_destroy_group_after, args=(exiting,), daemon=True)
     thread.start()
     atexit.register(_shut_down, exiting, thread)
 

@@ -127,13 +127,13 @@ def default_folder_name(settings: Settings) -> str:
 
 
 def made_by(command: str | None) -> dict[str, Any]:
-    """Return the provenance table of a settings file, with the versions, the time and the command."""
+    """Return the provenance table of a settings file: software versions, current time and command line."""
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     return {**versions(), "written": now, **({"command": command} if command else {})}
 
 
 def path_argument(path: Path) -> str:
-    """Format a path as a command-line argument; `./` before a leading dash prevents parsing it as an option."""
+    """Format a path as a command-line argument; `./` before a leading dash marks it as a path, not an option."""
     text = str(path)
     return f"./{text}" if text.startswith("-") else text
 
@@ -201,7 +201,7 @@ def _make_empty(path: Path) -> Path:
 
 
 def _make_numbered(path: Path) -> Path:
-    """Create the first of `path`, `path-2`, `path-3`, ... that does not exist; concurrent runs get different ones."""
+    """Create the first of `path`, `path-2`, `path-3`, ... that does not exist; safe for concurrent runs."""
     make_folder(path.parent)
     for number in count(1):
         candidate = path if number == 1 else path.with_name(f"{path.name}-{number}")

@@ -68,7 +68,7 @@ class RunPlan:
         return self.entry.optimizer(params, self.steps)
 
     def metadata(self, command: str | None) -> dict[str, Any]:
-        """Return the header of the record, its first line."""
+        """Return the header of the record, which is the first line of the file."""
         study = self._study()
         [run] = study.runs()
         optimizer = self.optimizer(self.problem.model.parameters())
@@ -91,7 +91,7 @@ class RunPlan:
 
 
 def _options(settings: Settings) -> dict[str, Any]:
-    """Return the optimizer's keyword arguments: those in `set`, and options for clipping and non-finite gradients."""
+    """Return the optimizer's keyword arguments: the values in `set`, and options for clipping and non-finite values."""
     clipping = {"max_norm": settings.max_norm, "clip_value": settings.clip_value}
     skip = {"nonfinite": "skip"} if settings.nonfinite == "skip" else {}
     return {**settings.set, **{name: value for name, value in clipping.items() if value is not None}, **skip}

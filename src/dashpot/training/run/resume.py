@@ -24,10 +24,10 @@ MAX_LISTED = 6
 
 
 def merge_settings(saved: Settings, given: Mapping[str, Any], path: Path, *, override: bool) -> Settings:
-    """Return the saved settings of the run in `path`, updated with the `given` ones.
+    """Return the saved settings of the run in `path`, updated with the `given` settings.
 
     Raises:
-        RunError: If a setting differs and `override` is False, or if a setting that differs cannot be changed.
+        RunError: If a setting differs and `override` is False, or if a setting differs that cannot be changed.
     """
     found = diff_settings(saved, given)
     if not found:
@@ -48,8 +48,8 @@ def latest_state(folder: RunFolder, run: Run | None) -> dict[str, Any] | None:
     """Load the latest undamaged checkpoint; return None if the run has not written a checkpoint yet.
 
     Raises:
-        RunError: If checkpoints were written but are missing or all damaged, if their record is missing, or if the
-            folder cannot be read.
+        RunError: If checkpoints were written but are missing or all damaged, if the record of the run is missing, or if
+            the folder cannot be read.
     """
     list_names(folder.checkpoints)  # raises for an unreadable folder, which would look empty below
     newest, unusable = latest(folder.checkpoints), damaged(folder.checkpoints)
@@ -74,15 +74,15 @@ def _had_checkpoint(folder: RunFolder, run: Run) -> bool:
     """Return whether the record shows that a checkpoint was written.
 
     A record of a single epoch is not sufficient: the checkpoint of an epoch is written after its line in the record, so
-    the run may have been killed in between. By then, however, the folder of the checkpoints exists; if it is missing,
-    it was deleted.
+    the run may have been killed in between. At that time, the folder of the checkpoints already exists; if it is
+    missing, it was deleted.
     """
     written = run.end is not None or len(run.epochs) > 1 or bool(run.resumed)
     return written or (len(run.epochs) == 1 and list_names(folder.checkpoints) is None)
 
 
 def check_recorded_identity(saved: Settings, run: Run | None, folder: RunFolder) -> None:
-    """Check that `run.toml` has the task, optimizer and seed of the record.
+    """Check that the task, the optimizer and the seed in `run.toml` match the record.
 
     Raises:
         RunError: If one of them was edited in `run.toml`.
@@ -105,7 +105,7 @@ def _is_moved(old: str, new: str) -> bool:
 
 
 def check_task(plan: RunPlan, run: Run | None, path: Path, *, override: bool) -> None:
-    """Check that the task has not changed since the run was started, and warn about different versions.
+    """Check that the task has not changed since the run was started, and warn if software versions differ.
 
     Raises:
         RunError: If the settings, file or data of the task differ and `override` is False.

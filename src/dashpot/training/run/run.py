@@ -112,10 +112,10 @@ def resume(
         The folder and the record of the run; a run that has ended is left unchanged.
 
     Raises:
-        RunError: If the folder does not contain a run, the settings differ, the checkpoints do not match the model, are
-            missing or are all damaged, the record is missing, `run.toml` was edited to a different task, method or
-            seed, or another process has locked the folder. In these cases, nothing is changed, except that a damaged
-            checkpoint is renamed.
+        RunError: If the folder does not contain a run, the given settings are rejected, the checkpoints do not match
+            the model, are missing or are all damaged, the record is missing, `run.toml` was edited to a different task,
+            method or seed, or another process has locked the folder. In these cases, nothing is changed, except that a
+            damaged checkpoint is renamed.
         Interrupted: If a signal is received, as for `start`.
     """
     folder = RunFolder.open(path)
@@ -180,7 +180,7 @@ def _train(
         state = latest_state(folder, run)
         backup = None
         if state is None:
-            typed = command if changed else folder.command() or command  # ranks above 0 have a different command line
+            typed = command if changed else folder.command() or command  # the command lines of ranks above 0 differ
             backup = _on_rank_zero(engine, lambda: _start_record(plan, folder, run, typed))
         output(plan.entry.call(plan.steps))
         output(_first_line(folder, run, state, backup))
@@ -228,13 +228,13 @@ class _OnAccepted(Callback):
         self.done = True
 
     def after_fit(self, learner: Learner) -> None:
-        if not self.done and self.write is not None:  # no epoch was left
+        if not self.done and self.write is not None:  # the fit had no epoch left
             self.write()
         self.done = True
 
 
 def _command_error(error: DashpotError, resume_command: str | None) -> DashpotError:
-    """Return the error with command-line options in place of arguments, and with the command that resumes the run."""
+    """Return the error with command-line options in place of argument names, and with the command for resuming."""
     text = str(error).replace("override=True", "--override")
     return type(error)(text if resume_command is None else f"{text} Resume with: {resume_command}")
 

@@ -30,7 +30,7 @@ MADE_BY = "made_by"
 
 
 def setting(default: Any, allowed: Constraint | None, text: str) -> Any:
-    """Return a dataclass field with its allowed values and its help text on the command line."""
+    """Return a dataclass field for a setting, with its default, allowed values and help text on the command line."""
     return dataclasses.field(default=default, metadata={"allowed": allowed, "help": text})
 
 
@@ -189,7 +189,7 @@ def write_settings(path: Path, settings: Settings, made_by: Mapping[str, Any]) -
 
 
 def parse_value(text: str) -> Any:
-    """Parse a value from the command line: a number, true, false, none, a string, or a comma-separated tuple of these.
+    """Parse a value from the command line: a number, true, false, none, a string, or a comma-separated tuple.
 
     >>> [parse_value(text) for text in ("5e-4", "3", "true", "0.9,0.99", "coupled")]
     [0.0005, 3, True, (0.9, 0.99), 'coupled']
@@ -200,12 +200,12 @@ def parse_value(text: str) -> Any:
 
 
 def is_none(text: str) -> bool:
-    """Return whether `text` denotes None on the command line or in the table `set` of a file, as TOML has no null."""
+    """Return whether `text` denotes None on the command line or in the table `set` of a file (TOML has no null)."""
     return text.lower() in ("none", "null")
 
 
 def diff_settings(saved: Settings, given: Mapping[str, Any]) -> list[str]:
-    """Return one phrase for each given setting that differs from the saved one.
+    """Return one phrase for each given setting that differs from the saved setting.
 
     >>> diff_settings(Settings(task="digits", optimizer="sgd", epochs=6), {"epochs": 8, "optimizer": "sgd"})
     ['epochs: saved 6, given 8']

@@ -54,7 +54,7 @@ def restore(learner: Learner, state: Mapping[str, Any], override: bool = False) 
 
     Args:
         learner: Learner with the same model, data and callbacks as the saved one.
-        state: The result of `take`; not modified.
+        state: State returned by `take`. It is not modified.
         override: Whether to keep the learner's settings where they differ from the saved ones.
 
     Raises:
@@ -66,7 +66,7 @@ def restore(learner: Learner, state: Mapping[str, Any], override: bool = False) 
     weights.check_model(learner.model, state["model"])
     changed = [name for name, _ in _differences(state["settings"]["defaults"], settings(learner)["defaults"])]
     undo = weights.load_optimizer(learner.model, learner.opt, state["optimizer"], keep=changed if override else ())
-    # Compare recipes after loading, when the flags in the groups have their saved values.
+    # Recipes are compared after loading, when the flags in the groups have their saved values.
     saved, current = state["settings"]["recipe"], _recipe(learner.opt)
     if _differs(saved, current) and not override:
         undo()
@@ -121,7 +121,7 @@ def settings(learner: Learner) -> dict[str, Any]:
 
 
 def defaults(optimizer: Optimizer) -> dict[str, str]:
-    """Return the default settings of an optimizer as strings, so that later in-place changes do not affect them."""
+    """Return the default settings of an optimizer as strings, which later in-place changes do not affect."""
     return {name: repr(value) for name, value in optimizer.defaults.items()}
 
 
@@ -222,7 +222,7 @@ def _settings_error(found: Sequence[str]) -> str:
 
 
 def _differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return (name, description) for each setting that is defined on both sides and differs."""
+    """Return (name, description) for each setting that is in both mappings and differs."""
     return [
         (name, f"{name}: saved {_shown(saved[name])}, current {_shown(current[name])}")
         for name in saved
@@ -244,14 +244,14 @@ def _comparable(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _title(optimizer: Optimizer) -> str:
-    """Return the class name of the optimizer, prefixed by `torch` or `dashpot`, because some names are in both."""
+    """Return the class name of the optimizer after `torch` or `dashpot`, because some names are in both packages."""
     kind = type(optimizer)
     origin = kind.__module__.partition(".")[0]
     return f"{origin}.{kind.__name__}" if origin in ("torch", "dashpot") else kind.__name__
 
 
 def _recipe(optimizer: Optimizer) -> str:
-    """Return the stages of a dashpot optimizer without the numbers, which are in its groups; "" if it has no recipe."""
+    """Return the stages of a dashpot optimizer without the numbers stored in its groups; "" if it has no recipe."""
     try:
         recipe = getattr(optimizer, "recipe", None)
     except ArgumentError:  # a schedule that recipes cannot represent

@@ -15,7 +15,7 @@ _COMPONENTS = ("", "sampler", "batch_sampler", "batch_sampler.sampler", "dataset
 def loader_state(loader: Any) -> dict[str, Any]:
     """Return the states of the generators and of the components of a `DataLoader`, by attribute path.
 
-    Components are the loader, its samplers and its data set, if they define `state_dict` and `load_state_dict`. A
+    The components are the loader, its samplers and its data set, if they define `state_dict` and `load_state_dict`. A
     stream has no such state, because its epochs are pure functions of their index.
 
     >>> from torch.utils.data import DataLoader
@@ -30,7 +30,7 @@ def loader_state(loader: Any) -> dict[str, Any]:
 
 
 def set_loader_state(loader: Any, state: Mapping[str, Any]) -> None:
-    """Restore the result of `loader_state`."""
+    """Restore the state returned by `loader_state`."""
     for path, generator in _generators(loader):
         if path in state["own"]:
             generator.set_state(state["own"][path])
@@ -66,7 +66,7 @@ def _has_state(component: Any) -> bool:
 
 
 def _attributes(loader: Any, paths: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
-    """Yield (path, value) for each attribute path, each object once."""
+    """Yield (path, value) for each attribute path that exists; objects with several paths are yielded once."""
     seen: set[int] = set()
     for path in paths:
         found = loader

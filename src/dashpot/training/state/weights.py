@@ -69,7 +69,7 @@ def extra_state(model: nn.Module) -> dict[str, Any]:
 
 
 def load_extra_state(model: nn.Module, state: Mapping[str, Any]) -> None:
-    """Restore the result of `extra_state`, after `load_model`."""
+    """Restore the state returned by `extra_state`, after `load_model`."""
     buffers, frozen = dict(model.named_buffers()), set(state["frozen"])
     for name, value in state["buffers"].items():
         if name in buffers and buffers[name].shape == value.shape:
@@ -123,7 +123,7 @@ def load_optimizer(
     Args:
         model: Model that defines the names of the parameters.
         optimizer: Optimizer over the model's parameters.
-        state: Result of `optimizer_state`; neither modified nor referenced afterwards.
+        state: State returned by `optimizer_state`; it is neither modified nor referenced afterwards.
         keep: Names of group settings that keep their current values.
 
     Returns:
@@ -166,7 +166,7 @@ def load_optimizer(
 def _settings(
     saved: Mapping[str, Any], own: Mapping[str, Any], params: list[int], keep: Iterable[str]
 ) -> dict[str, Any]:
-    """Return a saved group with its parameters in the optimizer's order."""
+    """Return a saved group with its parameters in the order of the optimizer."""
     group = {key: _on_device_of(own.get(key), value) for key, value in saved.items()}
     group |= {key: own[key] for key in keep if key in own}
     return {**group, "params": params}  # without param_names, torch keeps the current ones
@@ -179,8 +179,8 @@ def _on_device_of(own: Any, value: Any) -> Any:
 def _names(model: nn.Module, optimizer: Optimizer) -> list[str]:
     """Return the names of the optimizer's parameters, in order; a parameter outside the model is "parameter N".
 
-    Of the names of a tied parameter, the alphabetically first one is returned, because it does not depend on the order
-    of the modules.
+    A tied parameter has several names; the alphabetically first name is returned, because this choice does not depend
+    on the order of the modules.
     """
     known: dict[int, str] = {}
     for name, p in model.named_parameters(remove_duplicate=False):
