@@ -1,7 +1,7 @@
-"""All private names of torch that dashpot uses, each with the reason for its use and its fallback.
+"""All private names of torch that dashpot uses, each with its purpose and its fallback.
 
-Other modules import them from here, so that a change in torch is handled in a single place. If a name without a
-fallback is missing, the import or a test fails.
+Other modules import these names from here, so that a change in torch is handled in a single place. If torch removes a
+name that has no fallback, importing this module or a test fails.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-# Base class of all batch and instance norms, for parameter roles. It is part of `torch.nn` since 0.4. No fallback.
+# Base class of all batch and instance norms, for parameter roles. It has existed since torch 0.4. No fallback.
 from torch.nn.modules.batchnorm import _NormBase as NormBase
 
 # Hooks on the steps of all optimizers, which determine whether `step` runs inside torch's wrapper. No fallback.
@@ -49,7 +49,7 @@ __all__ = [
 
 # ---- operations ------------------------------------------------------------------------------------------------------
 
-# Operations on lists of tensors, without a public equivalent. No fallback: `torch.optim` is built on them.
+# Operations on lists of tensors, which have no public equivalent. No fallback: `torch.optim` depends on them.
 foreach_add_: Callable[..., None] = torch._foreach_add_  # pyright: ignore[reportPrivateImportUsage]
 foreach_copy_: Callable[..., None] = torch._foreach_copy_  # pyright: ignore[reportPrivateImportUsage]
 foreach_lerp_: Callable[..., None] = torch._foreach_lerp_  # pyright: ignore[reportPrivateImportUsage]
@@ -62,21 +62,22 @@ def neg_view(x: Tensor) -> Tensor:
 
 # ---- tensors and modules ---------------------------------------------------------------------------------------------
 
-# A subclass with these implementations behaves like a plain tensor. There is no public predicate. No fallback.
+# A tensor subclass with one of these `__torch_function__` implementations behaves like a plain tensor. There is no
+# public predicate. No fallback.
 DEFAULT_TORCH_FUNCTIONS = (Tensor.__torch_function__.__func__, torch._C._disabled_torch_function_impl)  # pyright: ignore[reportFunctionMemberAccess]
 DEFAULT_TORCH_DISPATCH = torch._C._disabled_torch_dispatch_impl
 
-# Allows writing to the memory of any tensor subclass. It is documented, but exported only here. No fallback.
+# Function for writing to the memory of any tensor subclass. It is documented, but has no public name. No fallback.
 disable_torch_function: Callable[[], AbstractContextManager[Any]] = torch._C.DisableTorchFunctionSubclass
 
 
 def dispatch_keys(x: Tensor) -> int:
-    """Return the dispatch keys of a tensor as a bit set, which kernels compare. No fallback."""
+    """Return the dispatch keys of a tensor as a bit set. Kernels compare this bit set. No fallback."""
     return torch._C._dispatch_keys(x).raw_repr()
 
 
 def impl_address(x: Tensor) -> int:
-    """Return the address of the C++ `TensorImpl`, which kernels read. No fallback."""
+    """Return the address of the C++ `TensorImpl` of a tensor, from which kernels read metadata. No fallback."""
     return x._cdata
 
 
@@ -86,21 +87,21 @@ def write_count(x: Tensor) -> int:
 
 
 def local_tensor(x: Any, default: Any) -> Any:
-    """Return the local tensor of a DTensor, or `default`.
+    """Return the local tensor of a DTensor, or `default` for any other object.
 
-    `to_local` returns a new view of a parameter's shard at each call, but the engines require the same object.
+    The public method `to_local` returns a new view of the shard at each call, but the engines require the same object.
     """
     return getattr(x, "_local_tensor", default)
 
 
 def is_functorch_wrapped(x: Tensor) -> bool:
-    """Check for a tensor inside `torch.func.vmap` or `grad`. Fallback: False, so that the tensor's value is read."""
+    """Check for a tensor inside `torch.func.vmap` or `grad`. Fallback: False, so that the caller reads its value."""
     functorch = getattr(torch._C, "_functorch", None)
     return functorch is not None and functorch.is_functorch_wrapped_tensor(x)
 
 
 def tensor_hooks(x: Tensor) -> list[dict[int, Any]]:
-    """Return the nonempty hook dictionaries of a tensor. There is no public query. Fallback: an empty list."""
+    """Return the nonempty dictionaries of hooks on a tensor. There is no public query. Fallback: an empty list."""
     names = ("_backward_hooks", "_post_accumulate_grad_hooks")
     return [hooks for name in names if (hooks := getattr(x, name, None))]
 
@@ -114,35 +115,35 @@ def module_buffers(module: nn.Module) -> dict[str, Tensor | None]:
 
 
 def autograd_function(node: Any) -> type[torch.autograd.Function] | None:
-    """Return the `torch.autograd.Function` of a graph node, or None if it has none. Fallback: None."""
+    """Return the `torch.autograd.Function` of a graph node, or None for other nodes. Fallback: None."""
     return getattr(node, "_forward_cls", None)
 
 
 def is_forward_ad_active() -> bool:
-    """Check whether a level of forward-mode differentiation is open. Fallback: False."""
+    """Check whether code runs inside a level of forward-mode differentiation. Fallback: False."""
     return getattr(forward_ad, "_current_level", -1) >= 0
 
 
 def without_forward_ad() -> AbstractContextManager[Any]:
-    """Disable tangents in a block. Fallback: a no-op, so that tangents propagate."""
+    """Disable forward-mode tangents in a `with` block. Fallback: a no-op, so that tangents propagate."""
     switch = getattr(forward_ad, "_set_fwd_grad_enabled", None)
     return nullcontext() if switch is None else switch(False)
 
 
 def preserve_version_counters(tensors: Sequence[Tensor]) -> AbstractContextManager[Any]:
-    """Hide writes in a block from autograd graphs, as FSDP does. Fallback: a no-op, so that such graphs raise."""
+    """Hide writes in a `with` block from autograd, as FSDP does. Fallback: a no-op, so that backward may raise."""
     preserve = getattr(torch.autograd, "_unsafe_preserve_version_counter", None)
     return nullcontext() if preserve is None else preserve(tuple(tensors))
 
 
 # ---- optimizers, Dynamo, libraries -----------------------------------------------------------------------------------
 
-# Checked at every step. For small models, a public alternative would slow down the step measurably. No fallback.
+# This flag is checked at every step. A public alternative would slow down steps of small models. No fallback.
 is_profiling: Callable[[], bool] = torch.autograd._profiler_enabled  # pyright: ignore[reportPrivateImportUsage]
 
 
 def has_step_hooks(optimizer: torch.optim.Optimizer) -> bool:
-    """Check for step hooks of this optimizer or of all optimizers."""
+    """Check for step hooks that are registered for this optimizer or for all optimizers."""
     own = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
     return bool(own or _global_optimizer_pre_hooks or _global_optimizer_post_hooks)
 
@@ -155,9 +156,9 @@ def is_dynamo_active() -> bool:
 
 
 def mark_static(x: Tensor) -> None:
-    """Exclude the sizes of `x` from dynamic shapes. The function is documented under this private path. No fallback."""
+    """Exclude the sizes of `x` from dynamic shapes. torch documents it under this private path. No fallback."""
     torch._dynamo.mark_static(x)
 
 
-# The shared library of torch, to find the OpenMP runtime that it loads. No fallback.
+# The shared library of torch, used to find the OpenMP runtime that torch loads. No fallback.
 EXTENSION_FILE: str = torch._C.__file__

@@ -26,10 +26,10 @@ __all__ = ["init", "observe", "update"]
 
 
 def init(recipe: Recipe, params: Mapping[str, Tensor] | Sequence[Tensor] | Tensor) -> Any:
-    """Return the initial state, which has the structure of `params` with a dict of slots for each tensor.
+    """Return the initial state, which has the structure of `params` and contains a dict of slots for each tensor.
 
     Args:
-        recipe: The method.
+        recipe: The recipe of the method.
         params: A real tensor, a sequence of real tensors, or a mapping from names to real tensors. Half-precision
             tensors are updated in float32 and rounded once.
 
@@ -55,10 +55,10 @@ def update(recipe: Recipe, params: Any, grads: Any, state: Any, step: int | Tens
     """Return the pair (new params, new state) after one step, without modifying the arguments.
 
     Args:
-        recipe: The method. `lr` and other settings may be tensors that are vmapped or differentiated.
+        recipe: The recipe of the method. `lr` and other settings may be tensors that are vmapped or differentiated.
         params: A tensor, or a sequence or mapping of tensors.
         grads: Gradients, with the structure of `params`.
-        state: As returned by `init` or `update`.
+        state: The state returned by `init` or `update`.
         step: Number of completed steps: 0, 1, 2, ... With a 0-d tensor, `torch.compile` compiles the update only once
             for all steps, but schedules are not supported, because they are functions of a Python number.
 
@@ -82,11 +82,12 @@ def observe(recipe: Recipe, state: Any, probes: Any, products: Any, step: int | 
     """Return the state after observing a Hessian-vector product. Call this before `update` in the same step.
 
     Args:
-        recipe: A second-order method, which has a stage such as `Curvature`. Other methods leave the state unchanged.
-        state: As returned by `init` or `update`.
-        probes: Probes v, with the structure of the parameters and independent entries of mean 0 and variance 1.
-        products: Products H v, with the structure of the parameters.
-        step: As in `update`.
+        recipe: The recipe of a second-order method, which contains a stage such as `Curvature`. For other methods, the
+            state is unchanged.
+        state: The state returned by `init` or `update`.
+        probes: Probe vectors v, with the structure of the parameters and independent entries of mean 0 and variance 1.
+        products: Hessian-vector products H v, with the structure of the parameters.
+        step: Number of completed steps, as in `update`.
 
     >>> import torch, dashpot as dp
     >>> recipe, w, v = dp.Sophia.recipe_for(lr=0.1), torch.ones(2), torch.tensor([1.0, -1.0])

@@ -51,7 +51,7 @@ class Backend:
         self.tensor_table.update(step, complete_state, recorded or reason)
 
     def check(self, step: Step) -> None:
-        """Check the scalars that kernels read and, before the first use of a kernel, compare it with the eager engine.
+        """Check the scalars that kernels read, and compare each kernel with the eager engine before its first use.
 
         Warns if a recipe has no kernel despite `engine="compiled"`.
         """
@@ -100,7 +100,7 @@ class Backend:
             foreach_add_([step.states[i]["step"] for i in positions], 1)
 
     def run_kernels(self, step: Step) -> None:
-        """Step all other parameters with kernels. Their arguments are already validated, so this cannot fail."""
+        """Step the parameters that have a kernel. The kernel arguments are already validated, so this cannot fail."""
         threads = torch.get_num_threads()
         for args in self.tensor_table.usable():
             args.run(step, threads)
@@ -118,7 +118,7 @@ def _step_eager(
 
 
 def _warn_uncompiled(error: UntraceableError) -> None:
-    """Warn once per process for each cause."""
+    """Warn that a recipe has no kernel, once per process for each cause."""
     where = f" ({error.frame})" if error.frame else ""
     cause = f"{error}{where} cannot be compiled"
     if cause not in _warned:

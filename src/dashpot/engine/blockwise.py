@@ -31,12 +31,12 @@ _elementwise: dict[Hashable, bool] = {}
 
 
 def block_size() -> int:
-    """Return the number of elements in a block, at least enough for two threads, to amortize the overhead of calls."""
+    """Return the number of elements per block: large enough for two threads and to amortize the overhead of calls."""
     return ELEMENTS_PER_THREAD * max(2, torch.get_num_threads())
 
 
 def step_in_blocks(recipe: Recipe, steps: Sequence[TensorStep], scalars: Sequence[StepScalars]) -> list[TensorStep]:
-    """Perform the steps that can be performed in blocks, and return the others.
+    """Perform the steps that can be performed in blocks, and return the remaining steps.
 
     Args:
         recipe: Recipe of the parameter group.
@@ -67,8 +67,8 @@ def step_in_blocks(recipe: Recipe, steps: Sequence[TensorStep], scalars: Sequenc
 def _is_elementwise(recipe: Recipe) -> bool:
     """Check that no stage, active or not, is custom or uses means, norms or per-tensor slots.
 
-    Custom stages are excluded because their error messages must name the parameter, so they run on one tensor at a
-    time.
+    Custom stages are excluded because their error messages must name the parameter, so these stages run on one tensor
+    at a time.
     """
     if has_custom_stages(recipe):
         return False
@@ -90,7 +90,7 @@ _Flat = list[Tensor]
 
 
 def _flatten(step: TensorStep, keys: Sequence[str]) -> _Flat | None:
-    """Return flat views of the tensors of a step, or None if it cannot be performed in blocks."""
+    """Return flat views of the tensors of a step, or None if the step cannot be performed in blocks."""
     if step.storage.is_stochastic or step.p.numel() == 0:
         return None
     arrays = [step.p, step.grad, *map(step.state.__getitem__, keys)]
@@ -111,7 +111,7 @@ def _overlap(arrays: Iterator[Tensor]) -> bool:
 
 
 class _Blocks:
-    """Steps tensors that have the same storage format and scalars."""
+    """Blockwise steps of tensors that have the same storage format and scalars."""
 
     def __init__(self, recipe: Recipe, storage: StorageFormat, keys: Sequence[str], scalars: StepScalars) -> None:
         self._recipe, self._storage, self._keys, self._scalars = recipe, storage, keys, scalars
@@ -144,7 +144,7 @@ class _Blocks:
         foreach_copy_(list(targets), list(values))
 
     def _compute(self, w: Tensor, g: Tensor, slots: Sequence[Tensor]) -> list[Tensor]:
-        """Return the new slots and the new weight."""
+        """Return the new slots and the new weight of a block, computed from its weight, gradient and slots."""
         state = dict(zip(self._keys, slots, strict=True))
         new, kept = one_step(
             self._recipe.bound_stages, self._storage, compute_dtype(w.dtype), self._scalars, w, g, state

@@ -28,7 +28,7 @@ from dashpot.errors import ArgumentError
 from dashpot.recipes.recipe import BoundStage, Recipe
 from dashpot.stages.base import Clock, Observation, Signal, Slot, Stage
 
-_MAX_ELEMENTS = 1 << 14  # of a parameter in a dry run; larger parameters are cropped
+_MAX_ELEMENTS = 1 << 14  # maximum size of a parameter in a dry run; larger parameters are cropped
 _MAX_CACHED = 1 << 12
 
 _passed: set[Hashable] = set()
@@ -38,7 +38,7 @@ def dry_run_stages(recipe: Recipe, p: Tensor, grad: Tensor | None = None) -> Non
     """Run a recipe with custom stages once on copies of a parameter, and check the results of every stage.
 
     There is one dry run for each combination of recipe structure, dtype and device. A recipe that cannot be compiled
-    may depend on the shape, and is run once for each shape as well.
+    may depend on the shape of the parameter, so there is also a separate dry run for each shape.
 
     Args:
         recipe: The recipe. If it has no custom stages, nothing is run.
@@ -87,7 +87,7 @@ def _isolated(device: torch.device) -> Iterator[None]:
 
 
 def _run_cropped(recipe: Recipe, p: Tensor, grad: Tensor) -> None:
-    """Run on a crop of a large parameter, and on the whole parameter if that fails: a stage may depend on the shape."""
+    """Run on a crop of a large parameter. If that fails, run on all of it, because a stage may depend on the shape."""
     w, g = _working(p, p), _working(grad, p)
     sizes = _cropped_sizes(w.shape)
     try:
@@ -99,7 +99,7 @@ def _run_cropped(recipe: Recipe, p: Tensor, grad: Tensor) -> None:
 
 
 def _working(x: Tensor, p: Tensor) -> Tensor:
-    """Convert `x` as the engine does before the stages of `p`: to a real, at least 1-d tensor in compute precision."""
+    """Convert `x` to a real, at least 1-d tensor in the compute precision of `p`, as the engine does before stages."""
     real = real_view(x.resolve_conj())
     return (real.reshape(1) if real.dim() == 0 else real).to(compute_dtype(p.dtype))
 
@@ -142,7 +142,7 @@ class _StageRun:
         self._context = _Context(self._name)
 
     def run(self, x: Signal) -> Signal:
-        """Return the signal after the stage."""
+        """Run the stage on signal `x`, check its results, and return the signal after the stage."""
         scalars = self._call(self._stage.scalars, self._clock)
         if not isinstance(scalars, Mapping):
             raise self._error(f"scalars must return a mapping from names to numbers, got {_describe(scalars)}")
@@ -187,12 +187,12 @@ class _StageRun:
                 return method(*args)
         except _UndeclaredError as error:
             raise ArgumentError(str(error)) from error
-        except TypeError as error:  # raised by the call, not by the body of the method
+        except TypeError as error:  # raised by the call itself, not by the body of the method
             raise self._error(f"{method.__name__} has the wrong signature, {error}") from error
 
     @contextmanager
     def _unchanged(self, method: str, **records: Any) -> Iterator[None]:
-        """Reject in-place operations on the arguments of the stage."""
+        """Raise `ArgumentError` if the block modifies the arguments of the stage in place."""
         before = {
             f"{record}.{name}": (value, write_count(value), value.clone())
             for record, values in records.items()
@@ -273,7 +273,7 @@ def _copy_tensors(stage: Stage) -> Stage:
 
 
 class _Context(WholeTensor):
-    """Reductions over the tensor; other attributes raise `ArgumentError`."""
+    """Reductions over the tensor. Access to any other attribute raises `ArgumentError`."""
 
     def __init__(self, owner: str) -> None:
         self._owner = owner
@@ -285,11 +285,11 @@ class _Context(WholeTensor):
 
 
 class _UndeclaredError(ArgumentError, AttributeError):
-    """A missing name. It is an `AttributeError`, so that `hasattr` and `getattr` with a default work."""
+    """Access to a missing name. This is an `AttributeError`, so that `hasattr` and `getattr` with a default work."""
 
 
 def _strict(owner: str, kind: Any, message: Callable[[str], str]) -> Any:
-    """Return a subclass of the named tuple `kind` in which missing names and assignments cause an `ArgumentError`."""
+    """Return a subclass of the named tuple `kind` in which missing names and assignments raise errors."""
 
     def missing(self: Any, name: str) -> Any:
         if name.startswith("__"):
@@ -320,7 +320,7 @@ def _is_broadcastable(value: Any, w: Tensor) -> bool:
 
 
 def _changed(value: Tensor, version: int, before: Tensor) -> bool:
-    """Check whether a tensor was modified in place. Operations on `.data` change its values but not its version."""
+    """Check whether a tensor was modified in place. Operations on `.data` change the values but not the version."""
     try:
         return write_count(value) != version or not torch.allclose(value, before, rtol=0, atol=0, equal_nan=True)
     except RuntimeError:  # under vmap

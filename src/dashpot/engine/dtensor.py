@@ -1,8 +1,8 @@
 """Sharded parameters (DTensor), such as those created by FSDP2's `fully_shard`.
 
 The engines only process local shards, which are plain tensors. Reductions over whole tensors are in `sharding.py`.
-Importing torch.distributed.tensor is slow, so this module only uses it if it is already imported. If a DTensor exists,
-it is.
+Importing `torch.distributed.tensor` is slow, so this module does not import it and only uses it if it is already
+imported, which is always the case if a DTensor exists.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def _dtensor() -> type | tuple[()]:
 
 
 def has_dtensor(tensors: Sequence[Tensor]) -> bool:
-    """Check for DTensors. Each distinct type is checked once, because this function runs at every step."""
+    """Check for DTensors. For speed at every step, each distinct type is checked only once."""
     kind = _dtensor()
     return kind != () and any(issubclass(its, kind) for its in set(map(type, tensors)))
 
@@ -85,7 +85,7 @@ def _describe(x: Any) -> str:
 
 
 def reject_dtensors(owner: str, params: Sequence[Tensor]) -> None:
-    """Raise `ArgumentError` if any parameter is a DTensor: steps captured in a CUDA graph do not support them."""
+    """Raise `ArgumentError` for any DTensor, because steps captured in a CUDA graph do not support DTensors."""
     if has_dtensor(params):
         raise ArgumentError(f"{owner}: capturable=True requires plain tensors, got a DTensor.")
 
@@ -116,13 +116,13 @@ class LocalState(MutableMapping[str, Any]):
 
 
 def local_states(params: Sequence[Tensor], states: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the states of parameters, with local shards as values for DTensors."""
+    """Return the states of parameters. In the states of DTensors, the values are local shards."""
     pairs = zip(params, states, strict=True)
     return [cast(dict[str, Any], LocalState(state)) if is_dtensor(p) else state for p, state in pairs]
 
 
 def increment_versions(params: Sequence[Tensor]) -> None:
-    """Increment the version counters of DTensors, because their shards were written in place."""
+    """Increment the version counters of DTensors after their shards were written in place."""
     if has_dtensor(params):
         torch.autograd.graph.increment_version([p for p in params if is_dtensor(p)])
 

@@ -1,7 +1,7 @@
 """The eager engine, the reference for all others: it applies the stages in order to one tensor at a time.
 
-If the recipe allows it, `blockwise.py` runs the same operations on blocks, which are parts of tensors or several
-tensors.
+If the recipe allows it, `blockwise.py` runs the same operations on blocks. A block consists of several small tensors or
+of a part of a large tensor.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ def step_tensor(
         p: The parameter.
         grad: The gradient of the parameter; not modified.
         state: The state of the parameter.
-        skip: False or a 0-d tensor; if true, the old values are written back.
+        skip: False or a 0-d tensor; if its value is true, the old values are written back.
         context: Reductions over the whole tensor.
     """
-    if p.numel() == 0 and context is WHOLE_TENSOR:  # an empty shard must still take part in reductions
+    if p.numel() == 0 and context is WHOLE_TENSOR:  # an empty shard must still participate in reductions
         return
     copy = torch.Tensor.clone if torch.is_grad_enabled() else _identity
     targets = {slot.key: _working_view(state[slot.key], slot.shape == "per_tensor") for slot in storage.slots(recipe)}
@@ -95,8 +95,8 @@ def observe_tensor(
 def new_slots(recipe: Recipe, p: Tensor, storage: StorageFormat = DEFAULT_FORMAT) -> dict[str, Tensor]:
     """Return the initial slots of a parameter.
 
-    Elementwise slots have the dtype of the storage format if it specifies one, and otherwise the precision of the
-    parameter, but at least float32.
+    Elementwise slots have the `state_dtype` of the storage format if it is not None. Otherwise they have the precision
+    of the parameter, but at least float32.
     """
     dtype = compute_dtype(p.dtype)
     slots: dict[str, Tensor] = {}
@@ -113,7 +113,7 @@ def new_slots(recipe: Recipe, p: Tensor, storage: StorageFormat = DEFAULT_FORMAT
 
 
 def positions(x: Tensor) -> Tensor:
-    """Return the position of each element in memory as int32, or in contiguous order if `x` is not dense."""
+    """Return each element's position in memory as int32; if `x` is not dense, return positions in contiguous order."""
     flat = torch.arange(x.numel(), dtype=torch.int32, device=x.device)
     strided = torch.empty_like(x, dtype=torch.int32)
     return flat.as_strided(x.shape, strided.stride())
@@ -131,7 +131,7 @@ def real_view(x: Tensor) -> Tensor:
 def _working_view(x: Tensor, per_tensor: bool = False) -> Tensor:
     """View a weight or its state as a real tensor, with at least one dimension unless `per_tensor`.
 
-    In operations of a 0-d weight with scalars that are tensors, torch would use the precision of the scalars.
+    If the weight were 0-d, torch would compute its operations with scalar tensors in the precision of the scalars.
     """
     x = real_view(x)
     return x.view(1) if x.dim() == 0 and not per_tensor else x

@@ -37,9 +37,9 @@ class GroupPlan(NamedTuple):
 
     Attributes:
         recipe: The recipe for the current settings.
-        factor, window: The fields of the same names in `Clock`.
+        factor, window: The values of the fields `factor` and `window` of `Clock`.
         maximize: Whether the step maximizes the objective.
-        structure: The settings for which kernels are specialized.
+        structure: The stages and non-numeric settings for which kernels are specialized.
         active: For each stage, whether it is active, that is, not a no-op.
     """
 
@@ -58,9 +58,9 @@ class GroupStep:
     Attributes:
         index: Index of the group in the optimizer.
         group: The parameter group.
-        start, stop: Range of the group's parameters in the lists of the `Step`.
+        start, stop: The range of positions of the group's parameters in the lists of the `Step`.
         plan: The resolved settings of the group.
-        scalars: One entry for each distinct step count in the group. Groups with equal scalars share a list.
+        scalars: The scalars for each distinct step count in the group. Groups with equal scalars share a list.
     """
 
     index: int
@@ -79,18 +79,18 @@ class GroupStep:
 
 @dataclass
 class Step:
-    """All parameters that have a gradient, in the order of the groups.
+    """One step of an optimizer: all parameters that have a gradient, in the order of the groups.
 
     Attributes:
-        groups: The groups with at least one such parameter.
+        groups: The steps of the groups in which at least one parameter has a gradient.
         owners: The parameters as the optimizer holds them, which may be DTensors.
-        params, grads: The parameters and their gradients; local tensors in place of DTensors.
+        params, grads: The parameters and their gradients. DTensors are replaced by their local tensors.
         indices: Index of each parameter in the optimizer.
         states: Optimizer state of each parameter.
         storage: Function that returns the storage format for a parameter dtype.
         sharding: Sharding of the parameters.
         scalars_index: For each parameter, the index of its entry in the scalars of its group; an array or list.
-            Parameters that were added later have a smaller step count and therefore different scalars.
+            A parameter that was added later has a smaller step count and therefore different scalars.
         copies: Copies of gradients that kernels read, kept alive until the end of the step.
         written: Tensors that kernels write, keyed by the id of their `KernelArgs`.
     """

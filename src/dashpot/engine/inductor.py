@@ -49,11 +49,11 @@ class Inductor:
         self._streams: dict[tuple[int, torch.device], Tensor] = {}
 
     def elements(self, tensors: Iterable[Tensor]) -> int:
-        """Return the number of elements on `devices`."""
+        """Return the total number of elements of the tensors that are on `devices`."""
         return sum(x.numel() for x in tensors if x.device.type in self.devices)
 
     def fallback_reason(self, p: Tensor, storage: StorageFormat, elements: int) -> str | None:
-        """Return the reason why a tensor has no compiled step, or None.
+        """Return the reason why a tensor has no compiled step, or None if it has one.
 
         `elements` is the number of elements of all tensors of the step on `devices`.
         """
@@ -82,14 +82,14 @@ class Inductor:
         elements: int,
         skip: Any = False,
     ) -> list[TensorStep]:
-        """Perform the steps that can be compiled, large tensors first, and return the others.
+        """Perform the steps that can be compiled, large tensors first, and return the remaining steps.
 
         Args:
             recipe: Recipe of the parameter group.
             steps: Steps of the tensors in the group.
             scalars: Scalars, indexed by the `scalars_index` of each step, with the RNG key of the step.
             elements: Number of elements of all tensors of the step on `devices`.
-            skip: False or a 0-d tensor; if true, weights and state do not change.
+            skip: False or a 0-d tensor; if its value is true, weights and state do not change.
         """
         rest: list[TensorStep] = []
         rows: dict[torch.device, Tensor] = {}
@@ -149,7 +149,7 @@ class _Program:
     def run(self, inputs: list[Tensor]) -> bool:
         """Run on `inputs`, and return False if torch.compile failed.
 
-        The inputs are the row of scalars, the skip flag and the random stream if the step has them, the weight, the
+        The inputs are the row of scalars, the skip flag and the random stream (if the step uses them), the weight, the
         gradient and the slots.
         """
         if self._failed:
@@ -173,7 +173,7 @@ class _Program:
     def _compiled(self, inputs: list[Tensor]) -> Callable[..., Any]:
         from torch.fx.experimental.proxy_tensor import make_fx
 
-        size = self.width + 1  # differs from the static size of the row: equal sizes would become one symbol
+        size = self.width + 1  # not the static size of the row, because equal sizes would become one symbol
         examples = [x.new_empty(size) if x.dim() and x.numel() > 1 else x for x in inputs[1:]]
         graph = make_fx(self._step, tracing_mode="symbolic")(inputs[0], *examples)
         return torch.compile(graph, dynamic=True, fullgraph=True, backend=self._backend)
@@ -199,7 +199,7 @@ class _Program:
 
 
 def _inputs(recipe: Recipe, step: TensorStep) -> list[Tensor] | None:
-    """Return flat views of weight, gradient and slots in the same memory order, or None if that is impossible.
+    """Return flat views of weight, gradient and slots in the same memory order, or None if no such views exist.
 
     A gradient with a different memory order is copied.
     """
@@ -229,7 +229,7 @@ def _flat(x: Tensor, order: list[int]) -> Tensor | None:
 def _line(x: Tensor) -> Tensor:
     """Return the memory of a dense tensor as a 1-D tensor.
 
-    It is not a view, because torch.compile guards on the shape of a view's base.
+    The result is not a view, because torch.compile guards on the shape of a view's base.
     """
     start = x.storage_offset()
     return torch.empty(0, dtype=x.dtype, device=x.device).set_(x.untyped_storage(), start, (x.numel(),), (1,))  # pyright: ignore[reportArgumentType]

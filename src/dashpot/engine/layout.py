@@ -1,4 +1,4 @@
-"""Which tensors kernels support, and the rows of supported tensors in the kernel arguments."""
+"""Checks of whether kernels support a tensor, and the rows of kernel arguments for supported tensors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MAX_INDEXED = 2**31  # stochastic rounding indexes elements in int32
 
 @cache
 def is_plain(kind: type) -> bool:
-    """Check for `Tensor`, `Parameter`, or a subclass that overrides neither kind of torch dispatch."""
+    """Check for `Tensor`, `Parameter`, or a subclass without its own `__torch_function__` or `__torch_dispatch__`."""
     if kind in (Tensor, torch.nn.Parameter):
         return True
     if not issubclass(kind, Tensor):
@@ -35,7 +35,7 @@ def is_plain(kind: type) -> bool:
 def unsupported_reason(
     recipe: Recipe, storage: StorageFormat, p: Tensor, g: Tensor, state: Mapping[str, Any]
 ) -> str | None:
-    """Return the reason why kernels do not support a parameter, or None."""
+    """Return the reason why kernels do not support a parameter, or None if they support it."""
     checks = (
         (p.numel() == 0, "no elements"),
         (not is_plain(type(p)), f"tensor subclass {type(p).__name__}"),
@@ -62,7 +62,7 @@ def _is_usable(slot: Slot, value: Any, p: Tensor) -> bool:
 
 
 def _order(x: Tensor) -> list[int]:
-    """Return the strides of the dimensions with more than one element; the strides of the others are arbitrary."""
+    """Return the strides of all dimensions with more than one element. Strides of other dimensions are arbitrary."""
     return [stride for stride, size in zip(x.stride(), x.shape, strict=True) if size != 1]
 
 
@@ -97,7 +97,7 @@ def kernel_row(rng_stream: int, p: Tensor, step: Tensor, slots: Iterable[Tensor]
 
 
 def signature_of(p: Tensor, g: Tensor, count: Tensor, slots: Mapping[Slot, Tensor]) -> list[int]:
-    """Return the types, dtypes, dispatch keys, sizes and strides to validate, in the order of tables.h."""
+    """Return the types, dtypes, dispatch keys, sizes and strides to validate, in the order defined in `tables.h`."""
     signature: list[int] = []
     for x in (p, g, count, *slots.values()):
         signature += id(type(x)), dispatch_keys(x), dtype_code(x.dtype)

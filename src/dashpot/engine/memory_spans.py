@@ -17,8 +17,8 @@ def memory_span(x: Tensor) -> tuple[int, int]:
 class WrittenMemory:
     """The spans of memory that a step writes, sorted by start.
 
-    If no two prepared tensors overlap, neither do the tensors of any step, so the spans are computed once and used at
-    every step (`use_all`). Otherwise they are computed at each step for the tensors of that step (`use_exact`).
+    If no two prepared tensors overlap, no tensors of a step overlap either, so the spans are computed once and used at
+    every step (`use_all`). Otherwise the spans are computed at each step for the tensors of that step (`use_exact`).
 
     Attributes:
         arguments: The triple (number of spans, address of the starts, address of the ends) that kernels read.
@@ -36,7 +36,7 @@ class WrittenMemory:
         return self._all is not None
 
     def use_all(self, version: int, spans: Iterable[np.ndarray]) -> bool:
-        """Use the spans of all prepared tensors, and return False if any two overlap.
+        """Use the spans of all prepared tensors, and return False if any two spans overlap.
 
         The spans are computed again if `version` has changed.
         """
@@ -55,7 +55,7 @@ class WrittenMemory:
         self._all = None
 
     def use_exact(self, spans: np.ndarray, owners: np.ndarray) -> set[int]:
-        """Use the given spans, and return the owners of those that overlap."""
+        """Use the given spans, and return the owners of all spans that overlap another span."""
         order = np.argsort(spans[:, 0])
         starts, ends, owners = spans[order, 0], spans[order, 1], owners[order]
         reach = np.maximum.accumulate(ends)

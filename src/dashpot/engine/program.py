@@ -1,8 +1,8 @@
 """One step of one tensor as a pure function, the program that every engine runs.
 
-The eager engine calls it on tensors, the native engine traces it, and Inductor compiles it, so that the maths are
-implemented only once, here and in the stages. Stored values are converted to the compute precision, the gradient is
-scaled and clipped, the stages are applied, and the results are rounded to the storage format.
+The eager engine calls this function on tensors, the native engine traces it, and Inductor compiles it. The maths are
+therefore implemented only once, here and in the stages. Stored values are converted to the compute precision, the
+gradient is scaled and clipped, the stages are applied, and the results are rounded to the storage format.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class StorageFormat(NamedTuple):
     state_dtype: torch.dtype | None = None
 
     def slots(self, recipe: Recipe) -> tuple[Slot, ...]:
-        """Return the slots of the recipe and those that rounding requires."""
+        """Return the slots of the recipe and the additional slots that rounding requires."""
         return (*recipe.slots, elementwise(COMPENSATION)) if self.weight == "kahan" else recipe.slots
 
     @property
@@ -73,7 +73,7 @@ class StepScalars(NamedTuple):
 class WholeTensor:
     """Reductions over a tensor that is not sharded.
 
-    They accumulate in float64, as kernels do, because a float32 sum of large numbers or of their squares may overflow.
+    The reductions accumulate in float64, as kernels do, because a float32 sum of large numbers or squares may overflow.
     """
 
     def mean(self, x: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ WHOLE_TENSOR = WholeTensor()
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Return the real dtype in which a parameter of `dtype` is updated.
+    """Return the real dtype in which the update of a parameter of `dtype` is computed.
 
     >>> compute_dtype(torch.bfloat16), compute_dtype(torch.complex128)
     (torch.float32, torch.float64)
@@ -106,7 +106,7 @@ def advance(
     state: Mapping[str, Tensor],
     context: Context = WHOLE_TENSOR,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Apply the stages in order, in a single precision; return the new weight and the new slots by key."""
+    """Apply the stages in order to tensors of the same precision; return the new weight and the new slots by key."""
     clock = scalars.clock
     x = Signal(w=w, g=g, d=1.0, v=g, rate=clock.lr, shrink=None)
     slots: dict[str, Tensor] = {}
@@ -124,7 +124,7 @@ def observe_product(
     state: Mapping[str, Tensor],
     context: Context = WHOLE_TENSOR,
 ) -> dict[str, Tensor]:
-    """Apply the stages that observe Hessian-vector products to one; return their new slots by key."""
+    """Observe a Hessian-vector product in all stages that support it; return the new slots of these stages by key."""
     slots: dict[str, Tensor] = {}
     for (stage, keys, state_type, _), c in zip(stages, scalars.stages, strict=True):
         if stage.observes:
@@ -176,7 +176,7 @@ def one_step(
         for number, (key, value) in enumerate(slots.items())
     }
     given = {id(value) for value in state.values()}
-    for key, value in stored.items():  # a slot returned under a different key must not alias the original
+    for key, value in stored.items():  # a slot returned under a different key must not alias the original slot
         if id(value) in given and value is not state[key]:
             stored[key] = value.clone()
     if compensation is not None:
@@ -197,7 +197,7 @@ def one_observation(
 ) -> dict[str, Tensor]:
     """Return the slots that a Hessian-vector product updates, in the dtypes of `state`.
 
-    The arguments are those of `one_step`.
+    The arguments have the same meaning as in `one_step`.
     """
     wide = {key: value.to(dtype) for key, value in state.items() if key != COMPENSATION}
     observation = observation._replace(v=observation.v.to(dtype), hv=observation.hv.to(dtype))
@@ -225,7 +225,7 @@ class _Draw(NamedTuple):
 
 
 def _rounded(x: Tensor, dtype: torch.dtype, mode: str, draw: _Draw, number: int) -> Tensor:
-    """Round `x` to a dtype. Pairs of consecutive slot numbers share a hash."""
+    """Round `x` to a dtype. Two consecutive slot numbers share a hash."""
     if mode == "stochastic" and dtype == torch.bfloat16:
         pair, half = divmod(number, 2)
         return rounding.stochastic(x, rounding.noise(draw.index, rounding.stream(draw.rng_key, pair), half))

@@ -15,7 +15,7 @@ from dashpot.engine.stage_errors import has_custom_stages
 
 
 class Rollback:
-    """Undo log of one step. Call it to restore the values from before the step.
+    """Undo log of one step. Calling the object restores the values from before the step.
 
     Args:
         states: The state of the optimizer.
@@ -31,10 +31,10 @@ class Rollback:
         self._saved_states.append((p, dict(self._states[p]) if p in self._states else None))
 
     def save_values(self, step: Step, positions: Sequence[int]) -> None:
-        """Copy the weights and state at `positions` if any of their steps can fail before it is complete.
+        """Copy the weights and state at `positions` if any of these parameters' steps can fail partway.
 
-        Only steps with custom stages or tensor subclasses can fail. Others are not copied, because the copies need as
-        much memory as the tensors.
+        Only steps with custom stages or tensor subclasses can fail. Tensors of other steps are not copied, because the
+        copies need as much memory as the tensors.
         """
         groups = step.group_of()
         if any(not is_plain(type(step.params[i])) or has_custom_stages(groups[i].plan.recipe) for i in positions):

@@ -2,13 +2,13 @@
 
 A bfloat16 number has 8 significant bits. If a weight of 1 is rounded to nearest, every step smaller than 2^-9 is
 therefore lost. There are two known remedies, both computed in float32: rounding up or down at random with the correct
-mean, or storing the rounding error in a second bfloat16 number and adding it before the next step. Zamirai et al.
-compare them in training.
+mean, or storing the rounding error in a second bfloat16 number and adding this error before the next step. Zamirai et
+al. compare the two remedies in training.
 
 All operations are elementwise int32 and float32 arithmetic on bit patterns. The noise is stateless: it is a hash of
-(seed, step, tensor, slot, element). Therefore a resumed run continues bit for bit, and all engines and devices produce
-the same bits. int32 arithmetic is modulo 2^32. No operation relies on a cast from float32 to bfloat16 and back, because
-compilers may remove such pairs of casts.
+(seed, step, tensor, slot, element). Therefore a resumed run is bitwise identical to an uninterrupted run, and all
+engines and devices produce the same bits. int32 arithmetic is modulo 2^32. No operation relies on a cast from float32
+to bfloat16 and back, because compilers may remove such pairs of casts.
 
 Source: Zamirai et al., "Revisiting BFloat16 Training", arXiv 2010.06192; Kahan, "Further remarks on reducing
 truncation errors", Communications of the ACM 8(1), 1965.
@@ -34,11 +34,11 @@ def _signed(value: int) -> int:
     return (value + 2**31) % 2**32 - 2**31
 
 
-_GOLDEN = _signed(0x9E3779B9)  # 2^32 / golden ratio; it is odd, and its multiples are equidistributed
+_GOLDEN = _signed(0x9E3779B9)  # 2^32 / golden ratio; the number is odd, and its multiples are equidistributed
 _FACTORS = _signed(0xED5AD4BB), _signed(0xAC4C1B51), _signed(0x31848BAB)
 _MULTIPLIER = 0x7FEB352D
 _WORD, _NEXT = _signed(0x846CA68B), 0x42F6FBD2  # _WORD + k _NEXT is odd and a good multiplier for each k
-_BLOCK, _QUARTER = 9, 7  # log2 of sizes: a block of 512 elements shares 128 hashes
+_BLOCK, _QUARTER = 9, 7  # log2 of 512 and of 128: a block of 512 elements shares 128 hashes
 _UPPER_HALF = _signed(0xFFFF0000)
 _LOWER_HALF = 0x0000FFFF
 _TIE = 0x8000
@@ -47,7 +47,7 @@ _NAN = 0x7FC00000
 
 
 def _primitive(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Mark an operation as a primitive of kernels: tracing records it as a single node, as it does torch functions."""
+    """Mark an operation as a primitive: like a torch function, it is recorded as a single node during tracing."""
 
     @functools.wraps(function)
     def dispatched(x: Any, *others: Any) -> Any:
@@ -59,7 +59,7 @@ def _primitive(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _check_dtype(owner: str, name: str, value: Tensor, dtype: torch.dtype) -> None:
-    """Raise `ArgumentError` unless `value` has this dtype, because others would silently change the arithmetic."""
+    """Raise `ArgumentError` unless `value` has this dtype; other dtypes would silently change the arithmetic."""
     if value.dtype != dtype:
         raise ArgumentError(f"{owner}: {name} must be a tensor of {dtype}, got {value.dtype}.")
 
@@ -157,14 +157,14 @@ def stream(word: int | Tensor, *numbers: int | Tensor) -> Tensor:
 
 
 def bits(index: Tensor, word: Tensor) -> Tensor:
-    """Return 32 random bits for each element `index` of the stream `word`.
+    """Return 32 random bits for each element `index` of the noise stream `word`.
 
     A second word, mixed from `word`, is added after the first round of the hash, so that streams with the same set of
     counters `index ^ word` differ.
 
     Args:
         index: int32 tensor, index of each element in its tensor.
-        word: 0-d int32 tensor from `stream` (or one that broadcasts with `index`).
+        word: 0-d int32 tensor returned by `stream`, or an int32 tensor that broadcasts with `index`.
 
     Returns:
         An int32 tensor shaped like `index`.
@@ -182,15 +182,15 @@ def bits(index: Tensor, word: Tensor) -> Tensor:
 
 @_primitive
 def dither(index: Tensor, word: Tensor, key: Tensor) -> Tensor:
-    """Return 32 random bits for each element `index` of the stream `word`, enough for two numbers of `noise`.
+    """Return 32 random bits for each element `index` of the noise stream `word`, enough for two calls of `noise`.
 
-    `key` is the second word of the stream. In a block of 512 elements, each four elements at a distance of 128 share
-    one hash of their counter, which is multiplied by a different factor for each. The products of a uniform word with
-    two of the factors form a lattice whose shortest vector is within 7% of the maximum possible length, so any two of
-    the four elements are practically independent. The variance of a sum of roundings depends only on pairs. `bits` does
-    not share hashes and costs twice as much.
+    `key` is the second word of the stream. In a block of 512 elements, every four elements at a distance of 128 share
+    one hash of their counter. This hash is multiplied by a different factor for each of the four elements. The products
+    of a uniform word with two of the factors form a lattice whose shortest vector is within 7% of the maximum possible
+    length, so any two of the four elements are practically independent. The variance of a sum of roundings depends only
+    on pairs. The function `bits` does not share hashes and takes twice as long.
 
-    Source: the shifts and the first two factors are those of C. Wellons' hash prospector (`lowbias32`); the multipliers
+    Source: the shifts and the first two factors come from C. Wellons' hash prospector (`lowbias32`); the multipliers
     are chosen by the shortest lattice vector, the spectral test in Knuth, "Seminumerical Algorithms", section 3.3.4.
     """
     counter = (index >> _BLOCK) * (1 << _QUARTER) + (index & ((1 << _QUARTER) - 1))
@@ -200,13 +200,13 @@ def dither(index: Tensor, word: Tensor, key: Tensor) -> Tensor:
 
 
 def noise(index: Tensor, word: Tensor, half: int = 0) -> Tensor:
-    """Return a uniform integer in [0, 65535] for each element `index` of the stream `word`.
+    """Return a uniform integer in [0, 65535] for each element `index` of the noise stream `word`.
 
-    Each element of a stream has 32 bits, which make two independent numbers, for two slots.
+    The 32 bits of each element provide two independent numbers, which are used for two slots.
 
     Args:
         index: int32 tensor, index of each element in its tensor.
-        word: 0-d int32 tensor from `stream` (or one that broadcasts with `index`).
+        word: 0-d int32 tensor returned by `stream`, or an int32 tensor that broadcasts with `index`.
         half: 0 for the lower 16 bits of the hash, 1 for the upper 16 bits.
 
     Returns:
@@ -228,7 +228,7 @@ def _half(x: Tensor) -> Tensor:
 
 
 def _rounded(x: Tensor, addend: Tensor) -> Tensor:
-    """Return bits whose upper half is the rounded number. A carry from the lower half rounds away from 0.
+    """Add `addend` to the bits of `x`, so that their upper half is the rounded number. A carry rounds away from 0.
 
     Nans are replaced, because a carry could turn a nan into zero, and truncation could turn it into infinity.
     """
@@ -245,13 +245,13 @@ def stochastic(x: Tensor, noise: Tensor) -> Tensor:
     """Round `x` to one of the two adjacent bfloat16 numbers, with mean exactly `x`.
 
     Let `f` be the lower 16 bits of `x`, so that `f / 65536` is the relative position of `x` between the neighbor
-    towards 0 and the neighbor away from 0. For exactly `f` of the 65536 values of `noise`, adding it carries into the
-    upper bits. Thus the result is the neighbor away from 0 with probability `f / 65536`, and its mean is `x`, even for
-    subnormals.
+    towards 0 and the neighbor away from 0. For exactly `f` of the 65536 values of `noise`, adding the noise
+    carries into the upper bits. Thus the result is the neighbor away from 0 with probability `f / 65536`, and its mean
+    is `x`, even for subnormals.
 
     Numbers representable in bfloat16, including signed zeros and infinities, are unchanged. No `|x|` up to the largest
-    finite bfloat16 number, 3.3895e38, becomes infinite. A larger finite number is rounded to that number or to infinity
-    by the same rule, as if infinity were 2^128 (rounding to nearest would make it infinite from the midpoint upwards).
+    finite bfloat16 number, 3.3895e38, becomes infinite. A larger finite number is rounded to 3.3895e38 or to infinity
+    by the same rule, as if infinity were 2^128. (Rounding to nearest makes numbers from the midpoint upwards infinite.)
     A nan remains a nan, with unspecified payload. The function is odd:
     `stochastic(-x, noise) == -stochastic(x, noise)`.
 
@@ -291,9 +291,9 @@ def split(x: Tensor) -> tuple[Tensor, Tensor]:
     `2^-17 |x|` can still be lost. This is Kahan's compensated summation: if a step is computed as `split(join(high,
     low) + step)`, the rounding error of `high` is added to the next step.
 
-    `high` always equals `x.to(torch.bfloat16)`. If `high` is infinite or nan, `low` is 0, so that `join` returns
-    `high`. Finite `x` of magnitude 3.3962e38 or more become infinite, as in any rounding to nearest. For -0, `join`
-    returns +0.
+    The result `high` always equals `x.to(torch.bfloat16)`. If `high` is infinite or nan, `low` is 0, so that `join`
+    returns `high`. Finite `x` of magnitude 3.3962e38 or more become infinite, as in any rounding to nearest. For -0,
+    `join` returns +0.
 
     Args:
         x: float32 tensor.

@@ -18,7 +18,7 @@ from dashpot.stages.base import Clock, Stage
 
 
 class _Leading(NamedTuple):
-    """The scalars that precede those of the stages. An infinite `clip_value` means no bound."""
+    """The scalars that precede the scalars of the stages. An infinite `clip_value` means no bound."""
 
     scale: Any
     clip_value: Any
@@ -50,15 +50,15 @@ def pack(stages: Sequence[BoundStage], scalars: StepScalars) -> list[Any]:
 def unpack(
     stages: Sequence[BoundStage], records: Sequence[Any], row: Iterator[Any]
 ) -> tuple[list[BoundStage], StepScalars]:
-    """Return the stages and scalars of a step, with the entries of `row` as their numbers; the inverse of `pack`.
+    """Return the stages and scalars of a step, with numbers from `row`; the inverse of `pack`.
 
     Args:
         stages: Active stages.
         records: Scalars of the stages at any step, such as those from `example_records`.
-        row: Entries of the row. Trailing entries are not consumed.
+        row: Entries of the scalar row. Additional entries at the end are not consumed.
 
     Returns:
-        The stages with settings from the row, and the scalars. The clock has no step number.
+        The stages with settings from the row, and the scalars. The clock in the scalars has no step number.
     """
     leading = _Leading(*islice(row, len(_Leading._fields)))
     bound, scalars = [], []
@@ -77,7 +77,7 @@ def example_records(stages: Iterable[BoundStage]) -> tuple[Any, ...]:
 
 
 def width(stages: Sequence[BoundStage], records: Sequence[Any]) -> int:
-    """Return the number of entries in the row."""
+    """Return the number of entries in the scalar row."""
     return len(pack(stages, StepScalars(_EXAMPLE, tuple(records))))
 
 
@@ -87,14 +87,14 @@ def to_buffer(rows: Iterable[Iterable[Any]]) -> array[float]:
 
 
 def numeric_settings(stage: Stage) -> list[str]:
-    """Return the names of the numeric settings that are not None; `BoundStage.settings` contains their values."""
+    """Return the names of the numeric settings that are not None. `BoundStage.settings` contains the values."""
     return [name for name in stage.numeric() if getattr(stage, name) is not None]
 
 
 def _with_settings(stage: Stage, values: Mapping[str, Any]) -> Stage:
-    """Return a copy of a stage with other, unchecked settings, so that its numbers are not constants of a kernel.
+    """Return a copy of a stage with new, unchecked settings, so that its settings do not become constants of a kernel.
 
-    Attributes other than fields are omitted, because they may be derived from the settings.
+    The copy lacks all attributes other than fields, because such attributes may be derived from the old settings.
     """
     copy = object.__new__(type(stage))
     for field in dataclasses.fields(stage):  # pyright: ignore[reportArgumentType] - every stage is a dataclass

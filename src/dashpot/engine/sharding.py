@@ -1,6 +1,7 @@
 """Sharding of tensors over the dimensions of a mesh, and reductions over shards: means, norms and finiteness.
 
-All ranks must make the same decisions, so no decision depends on the local shard, not even whether to communicate.
+All ranks must make the same decisions, so no decision depends on the local shard. This includes the decision whether to
+communicate.
 """
 
 from __future__ import annotations
@@ -59,9 +60,9 @@ def shard_spec(p: Tensor) -> ShardSpec | None:
 def shard_rng_stream(ordinal: int, spec: ShardSpec | None) -> int:
     """Return the stream number of the local shard, for stochastic rounding.
 
-    Elements are indexed within their shard, so each shard needs a different stream number; replicas of a shard have the
-    same number. If the world size changes, the random numbers of a tensor change: rounding remains unbiased, but is not
-    reproduced bit for bit.
+    Elements are indexed within their shard, so each shard needs a different stream number. All replicas of a shard have
+    the same stream number. If the world size changes, the random numbers of a tensor change: rounding remains unbiased,
+    but is not reproduced bit for bit.
 
     Args:
         ordinal: Stream number of the whole tensor.
@@ -71,7 +72,7 @@ def shard_rng_stream(ordinal: int, spec: ShardSpec | None) -> int:
 
 
 class ShardedTensorContext:
-    """Reductions over a sharded tensor, in float64 up to the final rounding. The results are equal on all ranks.
+    """Reductions over a sharded tensor, computed in float64 and then rounded. The results are equal on all ranks.
 
     Args:
         spec: Sharding of the tensor.
@@ -99,9 +100,9 @@ class Sharding:
 
     Attributes:
         specs: The distinct shardings, in the order of the tensors, which is the same on all ranks.
-        contexts: Reductions for the tensors with an entry in `eager_reasons`, by position.
-        eager_reasons: The reason why a tensor has no kernel, by position. Kernels do not communicate.
-        remote_elements: Number of real elements that kernels on other ranks may update.
+        contexts: Reductions, by position, for the tensors that have an entry in `eager_reasons`.
+        eager_reasons: The reason why a sharded tensor has no kernel, by position. Kernels do not communicate.
+        remote_elements: Number of real elements on other ranks that kernels may update.
 
     Args:
         params: The parameters.
@@ -132,7 +133,7 @@ class Sharding:
         return self._by_param[i] if self._by_param else None
 
     def group_by_spec(self, positions: Sequence[int]) -> Iterator[tuple[ShardSpec | None, list[int]]]:
-        """Yield each distinct sharding with the positions of its tensors."""
+        """Yield each distinct sharding with the positions of the tensors that have this sharding."""
         for spec in self.specs:
             if group := [i for i in positions if self.spec(i) == spec]:
                 yield spec, group
@@ -143,17 +144,17 @@ def _reals(p: Tensor) -> int:
 
 
 def _reduces(recipe: Recipe) -> bool:
-    """Check for means or norms in any stage, active or not. Return True if a stage cannot be traced."""
+    """Check whether any stage, active or not, uses means or norms. If a stage cannot be traced, return True."""
     found = trace_float32(recipe, active=False)
     return found is None or any(x.level > 0 for x in (*found.arrays.values(), *found.per_tensor.values()))
 
 
 def global_norm_and_finite(local_values: Mapping[ShardSpec | None, tuple[Tensor, Any]]) -> tuple[Tensor, Any]:
-    """Reduce the norm and finiteness over ranks, with a single all-reduce if all tensors have the same sharding.
+    """Reduce the gradient norm and finiteness over ranks, with a single all-reduce if all shardings are equal.
 
     Args:
         local_values: The norm of the local shards and whether they are finite, by sharding, in the order of the
-            parameters. The key None is for plain tensors, which are equal on all ranks.
+            parameters. The key None is for plain tensors. Plain tensors are equal on all ranks.
 
     Returns:
         The norm and whether all elements are finite, equal on all ranks.
@@ -161,7 +162,7 @@ def global_norm_and_finite(local_values: Mapping[ShardSpec | None, tuple[Tensor,
     specs = [spec for spec in local_values if spec is not None]
     device = torch.device(specs[0].mesh.device_type)
     pairs = {spec: _square_and_nonfinite(*values, device) for spec, values in local_values.items()}
-    last = max(specs, key=lambda spec: len(spec.dims))  # this reduction also distributes the others' flags
+    last = max(specs, key=lambda spec: len(spec.dims))  # the last reduction also distributes the flags of the others
     for spec in specs:
         if spec is not last:
             spec.all_reduce(pairs[spec])
@@ -176,7 +177,7 @@ def global_norm_and_finite(local_values: Mapping[ShardSpec | None, tuple[Tensor,
 
 
 def _square_and_nonfinite(norm: Tensor, finite: Any, device: torch.device) -> Tensor:
-    """Return the float64 tensor (norm squared, 0 if all elements are finite and otherwise 1)."""
+    """Return a float64 tensor of two numbers: the squared norm, and 0 if all elements are finite or 1 otherwise."""
     finite = finite if isinstance(finite, Tensor) else torch.tensor(finite, device="cpu")
     wide = norm.detach().to(device, torch.float64)
     return torch.stack([wide.square(), 1.0 - finite.to(device, torch.float64)])

@@ -1,4 +1,4 @@
-"""Errors raised in custom stages: finding their location and converting them to `ArgumentError`."""
+"""Location of errors that custom stages raise, and conversion of these errors to `ArgumentError`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class StageFrame(NamedTuple):
 
 
 def find_stage_frame(error: BaseException) -> StageFrame | None:
-    """Return the innermost frame of a stage's method in a traceback, or None.
+    """Return the innermost frame of a stage's method in the traceback of `error`, or None if there is no such frame.
 
     The line may be in a function called by the method, if the function is in the same file.
     """
@@ -53,7 +53,7 @@ def is_custom_stage(kind: type) -> bool:
 
 
 def has_custom_stages(recipe: Recipe) -> bool:
-    """Check for a stage defined outside dashpot, which may raise exceptions or draw random numbers."""
+    """Check for stages defined outside dashpot. Such stages may raise exceptions or draw random numbers."""
     return any(is_custom_stage(type(stage)) for stage in recipe.stages)
 
 

@@ -27,21 +27,21 @@ from dashpot.engine.scalars import pack, to_buffer
 from dashpot.engine.sharding import ShardSpec, shard_rng_stream
 
 _CHANGED, _TO_COPY, _OVERLAPS = 1, 2, 3  # `Status` of tables.h
-_MAX_ATTEMPTS = 2  # tensors that are still invalid or overlapping then use the eager engine
+_MAX_ATTEMPTS = 2  # after this number, tensors that are still invalid or overlapping use the eager engine
 SHARED = "shares memory with another tensor"
 
 
 def step_count(state: Mapping[str, Any]) -> int:
     """Return the number of steps of a parameter.
 
-    In old torch checkpoints the count is a plain number. The state of torch.optim.SGD has no count; if it has a buffer,
-    the result is 1.
+    In old torch checkpoints the count is a plain number. The state of `torch.optim.SGD` has no count. For such a state,
+    the result is 1 if the state contains a momentum buffer.
     """
     return int(state["step"]) if "step" in state else int(any(isinstance(v, Tensor) for v in state.values()))
 
 
 class _PreparedTensor(NamedTuple):
-    """A parameter's row of kernel arguments, its signature for validation, and the memory that its steps write."""
+    """A parameter's row of kernel arguments, signature for validation, and spans of memory that its steps write."""
 
     row: list[int]
     signature: list[int]
@@ -86,7 +86,7 @@ class PreparedGroup:
         return np.array(spans, dtype=np.int64).reshape(-1, 2)
 
     def select(self, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Return rows, signature offsets, the signatures of all parameters, and memory spans, for some parameters."""
+        """Return rows, signature offsets, signatures and spans. The signatures are those of all parameters."""
         if self._places is None:
             tensors = list(self._tensors.values())
             self._places = {index: place for place, index in enumerate(self._tensors)}
@@ -130,11 +130,11 @@ class KernelArgs:
         return int(self.rows[:, 0].sum())
 
     def groups(self, step: Step) -> list[GroupStep]:
-        """Return the groups of the step that have tensors among these arguments."""
+        """Return the groups of the step to which these tensors belong."""
         return [step.groups[number] for number in self._group_numbers]
 
     def refresh(self, step: Step, written: tuple[int, int, int]) -> dict[int, int]:
-        """Read the addresses of the gradients and the step counts; return the status of each invalid position."""
+        """Read gradient addresses and step counts; return the positions of invalid tensors with the status of each."""
         params, grads, states = map(self._select, (step.params, step.grads, step.states))
         try:
             kept = list(chain.from_iterable(map(self._get, states)))
@@ -156,7 +156,7 @@ class KernelArgs:
         return values if len(values) == len(self._at) else [values[i] for i in self._at]
 
     def copy_gradients(self, step: Step) -> list[Tensor]:
-        """Use copies of the gradients that are lazy views or have a different memory order than their weights."""
+        """Copy gradients that are lazy views or differ from their weight in memory order, and use the copies."""
         copies: list[Tensor] = []
         for n in np.flatnonzero(self._status == _TO_COPY).tolist() if self._has_mismatch else ():
             i = self._at[n]
@@ -171,7 +171,7 @@ class KernelArgs:
         torch.autograd.graph.increment_version(step.written[id(self)])
 
     def _scalar_rows(self, step: Step) -> list[list[Any]]:
-        """Return the distinct rows of scalars, and write the index of each tensor's row into its arguments."""
+        """Return the distinct scalar rows, and write the index of each tensor's scalar row into its argument row."""
         begins: dict[int, int] = {}
         rows: list[list[Any]] = []
         for group in self.groups(step):
@@ -196,8 +196,8 @@ class TensorTable:
 
     Attributes:
         kernel_args: Kernel arguments for the current step, one entry per kernel.
-        fallbacks: For each position of the current step that no kernel supports, the reason.
-        group_indices: Index of the parameter group of each position.
+        fallbacks: The reason for the eager engine, by position, for the tensors of the current step without a kernel.
+        group_indices: For each position, the index of its parameter group.
         untraceable: Errors that prevented the compilation of recipes, by message.
     """
 
@@ -217,7 +217,7 @@ class TensorTable:
         return [args for args in self.kernel_args if args.kernel.failed is None]
 
     def eager_positions(self) -> list[int]:
-        """Return the positions that are not stepped by a kernel."""
+        """Return the positions of all tensors that are not stepped by a kernel."""
         failed = (args for args in self.kernel_args if args.kernel.failed is not None)
         return sorted(chain(self.fallbacks, *(args.positions.tolist() for args in failed)))
 
@@ -260,12 +260,12 @@ class TensorTable:
         self._layout = layout
 
     def _with_owners(self, step: Step, positions: Sequence[int]) -> set[int]:
-        """Return `positions` and those whose weight or state overlaps their gradients: all must be stepped in order."""
+        """Add the positions whose weight or state overlaps gradients of `positions`: all must be stepped in order."""
         owners = (self._written.owners_of(memory_span(step.grads[i])) for i in positions)
         return set(positions) | (set().union(*owners) - self.fallbacks.keys())
 
     def _unprepared(self, step: Step, identities: list[int]) -> list[int]:
-        """Return the positions whose tensor has not been prepared for its kernel."""
+        """Return the positions of tensors that have not been prepared for their current kernel."""
         plans = (group.plan for group in step.group_of())
         wanted = [(i, plan.structure, plan.active) for i, plan in zip(identities, plans, strict=True)]
         known = list(map(self._keys.get, step.indices))
@@ -337,7 +337,7 @@ class TensorTable:
         self.group_indices = [group.index for group in step.group_of()]
 
     def _overlapping(self, step: Step, members: Mapping[PreparedGroup, tuple[list[int], np.ndarray]]) -> set[int]:
-        """Return the positions that kernels cannot step because their memory overlaps with other memory of the step."""
+        """Return the positions that kernels cannot step because of an overlap with other memory of the step."""
         spans = [found.reshape(-1, 2) for _, found in members.values()]
         owners = [np.repeat(at, found.shape[1]) for at, found in members.values()]
         rest = [i for i in self.fallbacks if _has_memory(step.params[i])]

@@ -1,1 +1,1 @@
-"""Optimizers: classes compatible with torch.optim. Each is a recipe that the engine runs."""
+"""Optimizers: classes compatible with torch.optim. Each class defines a recipe, which an engine runs."""

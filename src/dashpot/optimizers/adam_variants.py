@@ -73,10 +73,10 @@ class CenteredAdam(Optimizer):
         betas: Decay rates of m and of s, both in [0, 1).
         eps: Term added to the denominator, >= 0.
         weight_decay: Decoupled weight decay as in `AdamW`, >= 0.
-        mean: The mean a that is subtracted. "average" is the moving average of the gradient with the decay rate of s,
-            stored in a slot `grad_avg` of its own; s^ - a^^2 is then a variance. "direction" is m, as in the source.
-            Because m has a shorter memory than s, s^ - m^^2 is negative after every change of the gradient and is then
-            clamped to zero, so that the step is m^/eps. Training then requires a large eps.
+        mean: The mean a that is subtracted. "average" means the moving average of the gradient with the decay rate of
+            s, stored in the separate slot `grad_avg`; s^ - a^^2 is then a variance. "direction" means m, as in the
+            source. Because m has a shorter memory than s, s^ - m^^2 is negative after every change of the gradient and
+            is then clamped to zero, so that the step is m^/eps. Training then requires a large eps.
         uncentered_steps: Number of the first step with a centered denominator, an integer >= 0. Earlier steps use the
             root mean square, because s^ = a^^2 at t = 1.
         options: Options common to all optimizers, see `dashpot.Options`.

@@ -1,6 +1,6 @@
 """AutoSGM: learning rates from moments or correlations, applied to a pole-zero filtered gradient.
 
-Source: Somefun, AutoSGM. The arguments are those in its README, and the formulas are derived independently. The
+Source: Somefun, AutoSGM. The arguments are those in AutoSGM's README, and the formulas are derived independently. The
 original code deviates from its documentation in several places. The deviations are disabled by default; those that
 affect the published results can be enabled by name (`quirks`).
 """
@@ -81,7 +81,7 @@ def autosgm(
     maximize: bool = False,
     quirks: Sequence[str] = (),
 ) -> Recipe:
-    """Return AutoSGM's recipe. The arguments are those of `AutoSGM`, with the pole under torch's name `momentum`."""
+    """Return AutoSGM's recipe. The arguments are those of `AutoSGM`, but the pole has torch's name `momentum`."""
     stages: list[Stage] = [
         *([NudgeSmallWeights(eps)] if "eps_nudge_small_weights" in quirks else []),
         *([CoupledDecay(weight_decay)] if decay == "coupled" else []),
@@ -145,8 +145,8 @@ class AutoSGM(Optimizer):
         wd_cfg: The tuple (weight_decay, level). Level 0 means `decay="coupled"`, and level 1 means "change".
         eps_cfg: The tuple (eps,).
         lr: Learning rate and trust region, >= 0. Default: 1e-3.
-        adaptive: Whether to divide by the root of the second moment and use the numerator. False means a constant rate.
-            Default: True.
+        adaptive: Whether to divide by the root of the second moment and use the numerator. False means a constant
+            learning rate. Default: True.
         numerator: 0 for a constant, 1 for partial correlation, 2 for partial correlation with Huber weights, 3 for a
             moment, 4 for a constant with Huber clipping of the filtered gradient. Default: 0.
         pole, zero: Pole, in [0, 1), and zero, < 1, of the gradient filter. Parameter groups store the pole under
@@ -158,8 +158,8 @@ class AutoSGM(Optimizer):
         beta_n, beta_a: Poles of the moving averages in the numerator and the denominator, both in [0, 1). Defaults:
             0.9999 and 0.999.
         weight_decay: Coefficient of the weight decay, >= 0. Default: 0.
-        decay: "coupled" adds weight_decay w to the gradient. "change" multiplies it by (1 - pole)/(1 - zero) and adds
-            it to the filtered and divided gradient: for pole 0.9 and zero 0, a weight_decay of 1e-2 corresponds to 1e-3
+        decay: "coupled" adds weight_decay w to the gradient. "change" adds weight_decay w (1 - pole)/(1 - zero) to the
+            filtered and divided gradient: for pole 0.9 and zero 0, a weight_decay of 1e-2 corresponds to 1e-3
             in AdamW. Default: "coupled".
         eps: Term added to the denominator and, before squaring, to the gradient, >= 0. Default: 1e-8.
         decay_scale: Scale of the decay for `decay="change"`: "lr", as in AutoSGM, or "schedule" or "constant" for a

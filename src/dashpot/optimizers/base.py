@@ -1,4 +1,4 @@
-"""The subclass of `torch.optim.Optimizer`, with options, closure, hooks and state, but without any maths."""
+"""The base class of all optimizers, with options, closures, hooks and state, but without any maths."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ _MAX_COUNT = 2**53  # schedules compute with floats, which represent integers up
 class Optimizer(GroupSettings):
     """Base class of all dashpot optimizers, which applies a method to parameter groups.
 
-    A method is a function from settings to a `Recipe`. Settings are read from the groups at every step, so groups can
-    have different settings, and settings can change during training.
+    A method is a function from settings to a `Recipe`. Settings are read from the groups at every step, so the settings
+    can differ between groups and can change during training.
 
     Args:
         params: Parameters, parameter groups or (name, parameter) pairs, as in torch. If names are given, state is
@@ -60,7 +60,7 @@ class Optimizer(GroupSettings):
             gradient is sparse or differs from its parameter in dtype, device or shape.
     """
 
-    _step_supports_amp_scaling = True  # GradScaler then passes its scale to `step` and does not unscale gradients
+    _step_supports_amp_scaling = True  # GradScaler passes its scale to `step` instead of unscaling gradients
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class Optimizer(GroupSettings):
 
     @classmethod
     def recipe_for(cls, **settings: Any) -> Recipe:
-        """Return the recipe of this method without creating an optimizer. Omitted settings have their default values.
+        """Return the recipe of this method without creating an optimizer. Omitted settings have default values.
 
         >>> import dashpot as dp
         >>> dp.RMSprop.recipe_for(lr=0.01, momentum=0.9).stages[-1]
@@ -159,14 +159,14 @@ class Optimizer(GroupSettings):
         """Return the number of steps that updated any parameter. Schedules are functions of this count.
 
         The groups store the count, so that it is saved and keeps increasing while some parameters are frozen.
-        Checkpoints of torch do not contain it; the largest step count of any parameter is used instead.
+        Checkpoints of torch do not contain the count, so the largest step count of any parameter is used instead.
         """
         counts = [self._count(group, "steps_done") for group in self.param_groups if "steps_done" in group]
         states = (self.state[p] for group in self.param_groups for p in group["params"] if p in self.state)
         return max(counts) if counts else max(map(step_count, states), default=0)
 
     def _count(self, group: Mapping[str, Any], name: str, lowest: int = 0) -> int:
-        """Return a counter of a group."""
+        """Return a counter stored in a group, after checking its value."""
         count = group[name]
         if type(count) is not int or not lowest <= count < _MAX_COUNT:
             count = read(count)
@@ -182,7 +182,7 @@ class Optimizer(GroupSettings):
 
         Args:
             closure: Function that clears the gradients, computes the loss, calls backward and returns the loss.
-                Gradients are enabled while it runs, and `step` returns its value.
+                Gradients are enabled while the closure runs. `step` returns the value of the closure.
         """
         loss = None
         if closure is not None:
@@ -212,7 +212,7 @@ class Optimizer(GroupSettings):
             self._decision = stepper.take(self, self.steps_done())
 
     def _is_state_init_step(self) -> bool:
-        """Check whether torch.distributed.checkpoint takes this step to create the state; see `initial_state.py`."""
+        """Check whether torch.distributed.checkpoint calls this step to create the state, see `initial_state.py`."""
         return is_state_init_step(self)
 
     def _has_products(self) -> bool:
@@ -245,7 +245,8 @@ class Optimizer(GroupSettings):
     def last_grad_norm(self) -> Tensor | None:
         """The norm of all gradients at the last step, before clipping, as a 0-d tensor, or None if it was not measured.
 
-        The norm is measured if `max_norm` is given or `nonfinite` is not "allow". This does not require a host sync.
+        The norm is measured if `max_norm` is given or `nonfinite` is not "allow". Measuring it does not require a host
+        sync.
         """
         return None if self._decision is None else self._decision.norm
 
@@ -278,7 +279,7 @@ class Optimizer(GroupSettings):
         if isinstance(state_dict, Mapping):
             state_dict = dict(state_dict)
         check_form(type(self).__name__, state_dict)
-        # A step outside inference mode cannot write to tensors that were created in it.
+        # A step outside inference mode cannot write to tensors that were created in inference mode.
         with torch.inference_mode(False), checked_load(self, self._accept):
             super().load_state_dict(state_dict)
         for group in self.param_groups:
@@ -286,7 +287,7 @@ class Optimizer(GroupSettings):
                 group.setdefault("steps_done", self.steps_done())
 
     def _accept(self, saved: Mapping[str, Any], own: Mapping[str, Any]) -> AcceptedGroup:
-        """Convert a saved group for loading into the group `own`. Reject a group of a different method."""
+        """Convert a saved group for loading into the group `own`. Reject a group saved by a different method."""
         owner = type(self).__name__
         saved = normalize_group(owner, saved, own, self._SAVED_COUNTERS)
         numbers = [name for name, value in self._settings(self.defaults).items() if is_numeric(value)]
@@ -296,7 +297,7 @@ class Optimizer(GroupSettings):
                 f"{owner}: a saved group must have {', '.join(lacking)}, got one of a different method."
             )
         check_known_settings(owner, saved, own)
-        if "capturable" in saved:  # not a property of the method
+        if "capturable" in saved:  # `capturable` is not a property of the method
             saved["capturable"] = own.get("capturable", False)
         settings = {**self.defaults, **saved, "params": own["params"]}
         settings.pop("capturable", None)
@@ -332,7 +333,7 @@ class Optimizer(GroupSettings):
 
 
 def _size(group: Mapping[str, Any]) -> str:
-    """Describe the number of tensors and elements in a group, and `maximize=True` if set."""
+    """Return a text with the number of tensors and elements in a group, and with `maximize=True` if this is set."""
     params = group["params"]
     lazy = sum(map(is_lazy, params))
     count = sum(p.numel() for p in params if not is_lazy(p))

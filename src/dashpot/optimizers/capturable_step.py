@@ -21,7 +21,7 @@ class CapturableStepper:
         self._counts: dict[tuple[int, torch.device], cuda_graph.DeviceStepCounts] = {}
 
     def take(self, optimizer: Steppable, done: int) -> StepDecision:
-        """Step every parameter that has a gradient. Whether to skip the step is decided on the device.
+        """Step every parameter that has a gradient. The device decides whether the step is skipped.
 
         Args:
             optimizer: The optimizer.

@@ -1,7 +1,7 @@
 """Steps that a CUDA graph can record: counting, scaling and skipping take place on the device.
 
-The host never reads the value of a tensor. Scalars are computed from a tensor of step counts, for all parameters of a
-group at once. A skipped step writes back the old values.
+The host never reads the value of a tensor. The scalars of all parameters in a group are computed at once from a tensor
+of step counts. A skipped step writes back the old values.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from dashpot.utils.scalars import scalar_dtype
 
 
 class DeviceStepCounts:
-    """The step counts of several parameters in one tensor. Each `state["step"]` becomes a view of one entry.
+    """One tensor with the step counts of several parameters. Each `state["step"]` becomes a view of one of its entries.
 
     Args:
         counts: Step counts, as 0-d tensors on one device.
@@ -43,7 +43,7 @@ class DeviceStepCounts:
             state["step"] = view
 
     def is_valid_for(self, states: Sequence[dict[str, Any]]) -> bool:
-        """Check that these states still contain the views."""
+        """Check that the step counts in `states` are still the views of this object."""
         return len(states) == len(self._views) and all(
             state.get("step") is view for state, view in zip(states, self._views, strict=True)
         )
@@ -99,7 +99,7 @@ def _unbind(value: Any, n: int) -> Sequence[Any]:
 def check_gradients_on_device(
     options: ResolvedOptions, grads: Sequence[Tensor], scaler: tuple[Any, Any]
 ) -> StepDecision:
-    """Check gradients like `check_gradients`, but without a host sync: `skip` is a 0-d tensor if a skip is possible."""
+    """Check gradients like `check_gradients`, but without a host sync. `skip` is a 0-d tensor if skips are enabled."""
     loss_scale, found_inf = scaler
     inverse = 1.0 if loss_scale is None else loss_scale.to(scalar_dtype(loss_scale.device)).reciprocal()
     skip: Any = found_inf.to(torch.bool).reshape(()) if isinstance(found_inf, Tensor) else False
@@ -126,7 +126,7 @@ def run_group_on_device(
         step: The step.
         group: The group.
         counts: The step counts of the group's parameters.
-        decision: Factor on the gradients, and whether to skip.
+        decision: Factor on the gradients, and whether to skip the step.
         inductor: The compiled steps.
         elements: Number of elements of all tensors of the step on accelerators.
     """

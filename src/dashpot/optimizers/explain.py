@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Explanation(NamedTuple):
-    """The engine of an optimizer.
+    """The result of `explain_engine`: which engine steps which tensors.
 
     Attributes:
         mode: The engine option: "auto", "eager" or "compiled".

@@ -1,7 +1,7 @@
 """Gradient checks before a step: global norm, clip factor, finiteness, and whether to skip the step.
 
-The clip factor of gradients on an accelerator remains there, without a host sync. Only steps that may be skipped cause
-a host sync.
+The clip factor of gradients on an accelerator remains on the accelerator. Only steps that may be skipped cause a host
+sync.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ def check_gradients(options: ResolvedOptions, backend: Backend, step: Step, scal
         options: The options of the optimizer.
         backend: The engine, which measures gradients with kernels.
         step: The step.
-        scaler: The loss scale of a `torch.amp.GradScaler` and whether it found an infinity. Either may be None.
+        scaler: The loss scale of a `torch.amp.GradScaler`, and whether the scaler found an infinity. Either may be
+            None.
 
     Raises:
         NonFiniteError: If `nonfinite="raise"` and a gradient is not finite.
@@ -78,7 +79,7 @@ def _global_norm(backend: Backend, step: Step) -> tuple[Tensor, Any]:
 
 
 def _combined(squares: float, finite: Any, rest: list[Tensor]) -> tuple[Tensor, Any]:
-    """Combine the measurements by kernels with those of the remaining gradients."""
+    """Combine the measurements by kernels with measurements of the other gradients; return (norm, finite)."""
     norms = [torch.tensor(math.sqrt(squares) if squares >= 0 else math.nan, dtype=torch.float64, device="cpu")]
     for device in dict.fromkeys(g.device for g in rest):
         grads = [g if torch.is_grad_enabled() else g.detach() for g in rest if g.device == device]
@@ -91,7 +92,7 @@ def _combined(squares: float, finite: Any, rest: list[Tensor]) -> tuple[Tensor, 
 def norm_dtype(g: Tensor) -> torch.dtype:
     """Return the dtype in which to measure a gradient.
 
-    On the CPU this is float64, as in kernels, so that the squares of large float32 numbers are finite.
+    On the CPU the result is float64, as in kernels, so that the squares of large float32 numbers are finite.
     """
     if g.device.type == "cpu":
         return torch.complex128 if g.is_complex() else torch.float64

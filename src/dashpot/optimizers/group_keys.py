@@ -1,7 +1,7 @@
 """Validation of the keys of parameter groups.
 
-torch ignores unknown keys, so a model with a misspelt setting is trained with the default. Here a key is rejected if it
-is a constructor argument that groups do not have, or if it is similar to the name of a setting.
+torch ignores unknown keys, so a model with a misspelt setting is trained with the default value. Here a key is rejected
+if it is an argument of the constructor that is not allowed in groups, or if it is similar to the name of a setting.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _SHORT = 4  # maximum length of names that must share the first letter: "role" i
 
 
 def check_keys(owner: str, group: Mapping[str, Any], readable: Collection[str], arguments: Collection[str]) -> None:
-    """Check that no key of a group that would be ignored resembles a setting.
+    """Check that no ignored key of a group resembles a setting or is an argument of the constructor.
 
     Args:
         owner: Class name of the optimizer, for the message.
@@ -40,7 +40,7 @@ def check_keys(owner: str, group: Mapping[str, Any], readable: Collection[str], 
         arguments: Names of the constructor's arguments.
 
     Raises:
-        ArgumentError: If a key is an argument of the constructor only, or if it is a misspelt setting.
+        ArgumentError: If a key is a constructor argument that is not allowed in groups, or a misspelt setting.
     """
     for key in group:
         if not isinstance(key, str) or key in readable or key in CARRIED:
@@ -60,7 +60,7 @@ def check_keys(owner: str, group: Mapping[str, Any], readable: Collection[str], 
 
 
 def check_params(owner: str, params: Any) -> None:
-    """Raise `ArgumentError` if `params` is a module, or a method that should have been called."""
+    """Raise `ArgumentError` if `params` is a module, or a method such as `model.parameters` that was not called."""
     expected = f"{owner}: params must be parameters, as in model.parameters()"
     if isinstance(params, torch.nn.Module):
         raise ArgumentError(f"{expected}, got a {type(params).__name__}.")
@@ -69,7 +69,7 @@ def check_params(owner: str, params: Any) -> None:
 
 
 def nearest(word: str, names: Iterable[str]) -> str | None:
-    """Return the name that `word` misspells, or None.
+    """Return the name that is most likely intended by `word`, or None if there is none.
 
     Example:
         >>> nearest("weight_decy", ["lr", "weight_decay"]), nearest("rl", ["lr"]), nearest("id", ["lr"])
@@ -91,7 +91,7 @@ def _is_misspelling(word: str, name: str, distance: int) -> bool:
         return distance <= 2
     if distance != 1 or len(name) == 1:
         return False
-    if len(name) == 2:  # swapped letters, or one extra letter
+    if len(name) == 2:  # accept two swapped letters, or one extra letter
         return sorted(word) == sorted(name) or (len(word) == 3 and set(name) <= set(word))
     return len(name) > _SHORT or word[0] == name[0] or sorted(word) == sorted(name)
 

@@ -1,4 +1,4 @@
-"""Parameter groups, whose settings are checked here and resolved to the recipe of a step."""
+"""Parameter groups: validation of their settings, and resolution of the settings to the recipe of a step."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from dashpot.utils.warn import warn
 STORED_AS = {"pole": "momentum"}
 """Arguments that groups store under the key to which torch's schedulers write."""
 
-_LR_TOLERANCE = 1e-12  # relative to the peak rate; torch's recursive schedulers may end a ramp this far below zero
+_LR_TOLERANCE = 1e-12  # relative to the peak lr; torch's recursive schedulers may end a ramp this far below zero
 
 
 class _CachedPlan(NamedTuple):
@@ -49,7 +49,7 @@ class GroupSettings(torch.optim.Optimizer):
     _FIXED: ClassVar[Mapping[str, Any]] = {}  # settings of the torch counterpart that the class fixes
     _SAVED_COUNTERS = ("steps_done",)  # counters saved in the groups, removed from groups that the user passes
     _GROUP_WORDS: ClassVar[tuple[str, ...]] = ()  # alternative keys, which are converted when a group is added
-    _SHARED: ClassVar[tuple[str, ...]] = ()  # settings for which the first group's value applies to all groups
+    _SHARED: ClassVar[tuple[str, ...]] = ()  # settings whose value in the first group applies to all groups
     _options: ResolvedOptions
     _schedule: Mapping[str, Schedule]
 
@@ -63,7 +63,8 @@ class GroupSettings(torch.optim.Optimizer):
     def _plan_group(self, index: int, done: int) -> GroupPlan:
         """Resolve the settings of a group for the step after `done` steps.
 
-        The plan of the last step is reused as long as the group contains the same objects and none of them is mutable.
+        The plan of the last step is reused as long as the group contains the same objects and none of these objects is
+        mutable.
         """
         group, last = self.param_groups[index], self._plans.get(index)
         if last and last.values is not None and all(map(operator.is_, last.values, map(group.get, last.names))):
@@ -83,7 +84,7 @@ class GroupSettings(torch.optim.Optimizer):
         return plan
 
     def _resolve(self, group: Mapping[str, Any], settings: dict[str, Any], done: int) -> tuple[Recipe, Any, Any]:
-        """Apply the schedules to `settings`, and return (recipe, factor, window); the last two are those of `Clock`."""
+        """Apply the schedules to `settings`, and return (recipe, factor, window); see `Clock` for the last two."""
         for name, schedule in self._schedule.items():
             if name != "lr":
                 hyperparams.write(settings, name, schedule.value(hyperparams.read(settings, name), done))
@@ -99,7 +100,7 @@ class GroupSettings(torch.optim.Optimizer):
         return recipe, factor, factor * relative
 
     def _recipe_of(self, group: Mapping[str, Any], settings: dict[str, Any] | None = None) -> Recipe:
-        """Return the recipe for the settings of a group, cached by all settings except lr."""
+        """Return the recipe for the settings of a group. Recipes are cached by all settings except lr."""
         settings = self._settings(group) if settings is None else settings
         lr, tensors = settings["lr"], tensor_settings(settings)
         if tensors:
@@ -121,11 +122,11 @@ class GroupSettings(torch.optim.Optimizer):
         return known
 
     def _settings(self, group: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the settings of the method that a group contains."""
+        """Return those entries of a group that are settings of the method."""
         return self._read(group, _argument_names(type(self).preset))
 
     def _read(self, group: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
-        """Return settings of a group as numbers, or as tensors if the step is differentiable."""
+        """Return the named settings of a group as numbers, or as tensors if the step is differentiable."""
         keep = bool(self.defaults["differentiable"])
         return {name: read(group[name], keep) for name in names}
 
@@ -177,7 +178,7 @@ class GroupSettings(torch.optim.Optimizer):
             )
 
     def _refuse_meta(self, tensors: Mapping[str, Tensor], params: Sequence[Tensor]) -> None:
-        """Reject settings on the meta device, which have no value, unless all parameters are also on it."""
+        """Reject settings on the meta device, which have no value, unless all parameters are on it too."""
         for name, value in tensors.items():
             if value.device.type == "meta" and any(p.device.type != "meta" for p in params):
                 raise ArgumentError(
@@ -185,14 +186,14 @@ class GroupSettings(torch.optim.Optimizer):
                 )
 
     def _argument(self, name: str) -> str:
-        """Return the name of the constructor argument for a setting; in some classes it is `pole` for `momentum`."""
+        """Return the name of the constructor argument for a setting. Some classes use `pole` for `momentum`."""
         taken = inspect.signature(type(self).__init__).parameters
         return next((given for given, kept in STORED_AS.items() if kept == name and given in taken), name)
 
     # ---- adding a group ---------------------------------------------------------------------------------------------
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a parameter group, which may have settings of its own.
+        """Add a parameter group. Its settings may differ from those of other groups.
 
         Args:
             param_group: A dict with the key `params` and any settings; `pole` is accepted in place of `momentum`. Other
@@ -240,7 +241,7 @@ class GroupSettings(torch.optim.Optimizer):
         check_keys(type(self).__name__, group, readable, (*constructor_arguments(type(self)), *self._OPTIONS))
 
     def _check_shared(self, group: Mapping[str, Any]) -> None:
-        """Reject a setting that must be equal in all groups but differs from that of the other groups."""
+        """Reject a group if a setting that must be equal in all groups differs from its value in the other groups."""
         agreed = {"differentiable": self.defaults["differentiable"]}
         if self.param_groups:
             agreed |= {name: self.param_groups[0][name] for name in self._SHARED if name in self.param_groups[0]}
@@ -253,7 +254,7 @@ class GroupSettings(torch.optim.Optimizer):
 
 
 def tensor_settings(settings: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the settings that are tensors or pairs containing a tensor."""
+    """Return all settings that are tensors or pairs that contain a tensor."""
     found: dict[str, Tensor] = {}
     for name, value in settings.items():
         for item in value if isinstance(value, (tuple, list)) else (value,):

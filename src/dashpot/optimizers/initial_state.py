@@ -1,8 +1,8 @@
 """Creation and validation of the state of parameters.
 
-`torch.distributed.checkpoint` creates the state of a new optimizer before loading into it: it sets all gradients and
-learning rates to zero and calls `step()`. Such a step only creates the state. It does not change parameters or counts
-and does not compute a Hessian-vector product, so that it has no effect on the run.
+Before loading a checkpoint, `torch.distributed.checkpoint` creates the state of a new optimizer: it sets all gradients
+and learning rates to zero and calls `step()`. Such a step only creates the state. It does not change parameters or
+counts and does not compute a Hessian-vector product, so that it has no effect on the run.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from dashpot.utils.scalars import is_number, read
 
 
 def is_state_init_step(optimizer: Steppable) -> bool:
-    """Check for a step without state, with zero learning rates and zero gradients; all ranks return the same result."""
+    """Check for a step without state, with zero learning rates and gradients. The result is equal on all ranks."""
     if optimizer.state or cuda_graph.capturing() or not all(_is_zero(group["lr"]) for group in optimizer.param_groups):
         return False
     params = [p for group in optimizer.param_groups for p in with_gradients(group["params"])[0]]
@@ -82,7 +82,7 @@ def complete_state(optimizer: Steppable, recipe: Recipe, p: Tensor, storage: Sto
             _check_slot(type(optimizer).__name__, slot, state[slot.key], p)
     if any(slot.key not in state for slot in storage.slots(recipe)):
         reject_state_init_in_graph(optimizer)
-        with torch.inference_mode(False):  # state must be writable outside inference mode
+        with torch.inference_mode(False):  # so that steps outside inference mode can write to the state
             for key, value in new_slots(recipe, p, storage).items():
                 state.setdefault(key, value)
     return state
@@ -117,7 +117,7 @@ def _is_expanded(x: Tensor) -> bool:
 
 
 def set_step_count(state: dict[str, Any], count: int) -> None:
-    """Store the step count as in torch: as a 0-d float32 CPU tensor, here with memory that is not shared."""
+    """Store the step count as a 0-d float32 CPU tensor, as in torch, but with memory that no other tensor shares."""
     step = state.get("step")
     fits = type(step) is Tensor and step.dim() == 0 and step.dtype == torch.float32 and step.device.type == "cpu"
     if not fits or step.is_inference() or step.untyped_storage().nbytes() > step.nbytes:  # pyright: ignore[reportOptionalMemberAccess]
@@ -126,7 +126,7 @@ def set_step_count(state: dict[str, Any], count: int) -> None:
 
 
 def reject_state_init_in_graph(optimizer: Steppable) -> None:
-    """Raise `ArgumentError` if a CUDA graph is being recorded, because the state must be created before."""
+    """Raise `ArgumentError` if a CUDA graph is being recorded, because state must be created before recording."""
     if cuda_graph.capturing():
         raise ArgumentError(
             f"{type(optimizer).__name__}: a CUDA graph cannot record the step that creates the state; "

@@ -1,4 +1,4 @@
-"""Kernel libraries by source text, from memory, from the disk cache, or newly compiled."""
+"""Loading of kernel libraries by source text: from memory, from the disk cache, or by compilation."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _source_locks: dict[str, threading.Lock] = {}
 
 
 def load_cached(source: str) -> ctypes.CDLL | None:
-    """Return a kernel's library from memory or the disk cache, or None, within about a millisecond.
+    """Return a kernel's library from memory or the disk cache, or None if it is in neither. Takes about a millisecond.
 
     Args:
         source: C++ source text.
@@ -62,7 +62,7 @@ def library(source: str) -> ctypes.CDLL:
     """Return a kernel's library, compiling it if necessary.
 
     A source is compiled only once, even if calls are concurrent: other threads wait for the result, and other processes
-        wait for up to `PEER_TIMEOUT` seconds.
+    wait for up to `PEER_TIMEOUT` seconds.
 
     Args:
         source: C++ source text.
@@ -123,7 +123,7 @@ def _compile(source: str, compiler: Compiler) -> ctypes.CDLL:
                 _accepted[compiler] = used
                 _warn(_rejected_flags_message(compiler, used, errors[0]))
             return found
-    # The last attempt uses the fewest flags, so its error must be due to the source.
+    # The last attempt uses the fewest flags, so the source must have caused its error.
     raise BuildError(
         f"The C++ compiler {compiler.path} cannot compile a kernel ({errors[-1]}): "
         "update it, or set CXX to another compiler."
@@ -147,9 +147,9 @@ def _attempt(job: CompileJob, compiler: Compiler, name: str) -> ctypes.CDLL:
 
 
 def _store_and_load(built: Path, name: str) -> ctypes.CDLL:
-    """Write the library `built` to the cache and load it from there. If that fails, load it in place.
+    """Write the library `built` to the cache and load it from there. If that fails, load it from `built`.
 
-    Once the library is loaded, its file may be deleted.
+    The file `built` may be deleted once the library is loaded.
     """
     place = _folder()
     fault = ""
@@ -189,7 +189,7 @@ def _without_path(error: OSError) -> str:
 
 
 def _folder() -> Path | None:
-    """Return the cache folder, or None if it cannot be used, with a warning the first time."""
+    """Return the cache folder. If it cannot be used, return None and, the first time, issue a warning."""
     try:
         return cache.folder()
     except cache.CacheError as error:
@@ -220,7 +220,7 @@ def _log_compilation() -> None:
 
 
 def _warn(message: str) -> None:
-    """Issue a warning, once per process for each message."""
+    """Issue each distinct warning once per process."""
     with _lock:
         if message in _warned:
             return

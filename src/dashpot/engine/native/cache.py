@@ -85,7 +85,8 @@ def _reject_reason(place: Path) -> str:
 def key(source: str, compiler: Compiler) -> str:
     """Return the name of a kernel: a checksum of everything that affects its code or its compatibility.
 
-    The inputs are the source, the compiler with its version and flags, torch's version, the system and the processor.
+    The checksum covers the source, the compiler with its version and flags, the version of torch, the system and the
+    processor.
     """
     command = compiler.command("source", "library")
     parts = (source, compiler.version, *command, torch.__version__, sys.platform, platform.machine(), processor())
@@ -98,13 +99,13 @@ def key(source: str, compiler: Compiler) -> str:
 
 @functools.lru_cache(maxsize=1)
 def processor() -> str:
-    """Return the model name and the instruction sets of the first core."""
+    """Return the model name and the instruction sets of the first core of the processor."""
     fields = {"model name", "flags", "Features", "CPU implementer", "CPU architecture", "CPU part"}
     lines: list[str] = []
     with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as cores:  # noqa: PTH123
         for line in cores:
             if not line.strip() and lines:
-                break  # the next core; on large machines, reading the whole file takes tens of milliseconds
+                break  # end of the first core; on large machines, reading the whole file takes tens of milliseconds
             if line.partition(":")[0].strip() in fields:
                 lines.append(line.strip())
     return "\n".join(lines) or platform.processor()
@@ -113,8 +114,8 @@ def processor() -> str:
 def read(place: Path, name: str) -> Path | None:
     """Return the path of the library `name` in `place`, or None if it is missing, corrupt or not private.
 
-    Between this check and loading, only this user can change the file. A rebuild writes a new file under the same name,
-    so it does not affect processes that have already loaded the library.
+    Between this check and loading, only the current user can change the file. A rebuild writes a new file of the same
+    name, so the rebuild does not affect processes that have already loaded the library.
     """
     path = _path(place, name)
     try:
@@ -176,7 +177,7 @@ class CompileLock:
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
             return False
-        except OSError:  # no locks on this file system
+        except OSError:  # the file system does not support locks
             return True
         self._held = True
         return True
@@ -185,7 +186,7 @@ class CompileLock:
         """Release the lock and delete its file.
 
         A process that is already waiting acquires the lock of the deleted file, and a later process creates a new file.
-        Normally the kernel is cached by then; otherwise both processes compile it.
+        Normally the kernel is already cached at this point; otherwise both processes compile it.
         """
         if self._file is None:
             return
@@ -213,13 +214,13 @@ def _is_private(status: os.stat_result) -> bool:
 
 
 def _trailer(name: str, body: bytes) -> bytes:
-    """Return the bytes to append to the library. The checksum includes the name, so that entries cannot be swapped."""
+    """Return the checksum to append to the library. It includes the name, so that cache entries cannot be swapped."""
     return MAGIC + hashlib.sha256(name.encode() + body).digest()
 
 
 @functools.lru_cache(maxsize=64)
 def _remove_stale(place: Path) -> None:
-    """Remove files older than a day that terminated processes left in `place`; once per process."""
+    """Remove files older than a day that terminated processes left in `place`. This is done once per process."""
     oldest = time.time() - DAY
     for pattern in (".*.part", "*.lock"):
         for path in place.glob(pattern):

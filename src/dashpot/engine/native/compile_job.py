@@ -1,4 +1,4 @@
-"""Running a C++ compiler as a child process with a temporary folder."""
+"""Execution of a C++ compiler as a child process with a temporary folder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _launched = 0
 
 
 def compilations() -> int:
-    """Return the number of compilers started by this process and, before it was forked, by its parents.
+    """Return the number of compilers started by this process, plus those that its parents started before the fork.
 
     >>> compilations() >= 0
     True
@@ -32,7 +32,7 @@ def compilations() -> int:
 
 
 class CompileJob:
-    """A temporary folder with one source text, on which compilers run one at a time.
+    """A temporary folder with one source file, which compilers process one at a time.
 
     On exit from the context manager or at the end of the process, the compiler is killed and the folder is removed.
 
@@ -50,8 +50,8 @@ class CompileJob:
         """The reason why the compiler was killed."""
         self._process: subprocess.Popen[bytes] | None = None
         self._start = 0.0
-        # Unlike atexit, this also runs in processes forked by multiprocessing. It does nothing in other forked
-        # children, because the compiler and the folder belong to the parent.
+        # Unlike atexit, this finalizer also runs in processes forked by multiprocessing. In other forked children it
+        # does nothing, because the compiler and the folder belong to the parent.
         self._close = util.Finalize(None, self._cleanup, exitpriority=10)
         try:
             (self.folder / "kernel.cpp").write_text(source, encoding="utf-8")
@@ -89,7 +89,7 @@ class CompileJob:
         _launched = next(_launches) + 1
 
     def running(self) -> bool:
-        """Check whether the compiler is running; kill it after `TIMEOUT`."""
+        """Check whether the compiler is running, and kill the compiler if it has exceeded `TIMEOUT`."""
         if self._process is None or self._process.poll() is not None:
             return False
         if self.elapsed() < TIMEOUT:
@@ -103,7 +103,7 @@ class CompileJob:
         return time.monotonic() - self._start
 
     def error(self) -> str | None:
-        """Return the first error message of the finished compiler, or None if it wrote a library."""
+        """Return the first error message of the finished compiler, or None if the compiler wrote a library."""
         code = None if self._process is None else self._process.returncode
         if code == 0 and self.built.is_file():
             return None
@@ -120,7 +120,7 @@ class CompileJob:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _kill(self) -> None:
-        """Kill the compiler and its subprocesses, and wait for it."""
+        """Kill the compiler and its subprocesses, and wait until the compiler has exited."""
         assert self._process is not None
         if sys.platform == "win32":
             self._process.kill()

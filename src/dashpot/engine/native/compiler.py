@@ -1,4 +1,4 @@
-"""Discovery of a C++ compiler, and the flags with which kernels round as the eager engine does."""
+"""Discovery of a C++ compiler, and the flags that make kernels round exactly as the eager engine does."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BASE_FLAGS = (
     "-fopenmp-simd",
     "-fPIC",
     "-shared",
-    # errno and floating-point traps are not used, and would prevent vectorized square roots and selections.
+    # Kernels use neither errno nor floating-point traps, which would prevent vectorized square roots and selections.
     "-fno-math-errno",
     "-fno-trapping-math",
     # No implicit fused multiply-add, because the eager engine rounds after each operation.
@@ -49,7 +49,7 @@ class Compiler:
         flags: Arguments in `CXX` after the executable, followed by the flags common to all kernels.
         tuning: Flags that optimize for this processor; empty if the compiler does not support them.
         openmp: Flags that enable OpenMP; empty if torch's OpenMP runtime cannot be shared.
-        libraries: Linker arguments, which follow the source on the command line.
+        libraries: Arguments for the linker. They follow the source on the command line.
     """
 
     path: str
@@ -66,7 +66,7 @@ class Compiler:
     def with_fallbacks(self) -> list[Compiler]:
         """Return this compiler, followed by copies with fewer optional flags, without duplicates.
 
-        An assembler older than the processor rejects the tuning flags, and some systems package OpenMP separately.
+        Flags can fail because the assembler is older than the processor, or because OpenMP is not installed.
         """
         serial = replace(self, openmp=(), libraries=())
         return list(dict.fromkeys([self, replace(self, tuning=()), serial, replace(serial, tuning=())]))
@@ -141,19 +141,19 @@ def _tuning() -> tuple[str, ...]:
 
 
 def _openmp(version: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return flags and libraries for OpenMP with the runtime that torch has loaded, or nothing if that is impossible.
+    """Return flags and libraries for OpenMP with torch's runtime; both are empty if torch's runtime cannot be used.
 
     A second runtime would create a second thread pool and ignore `torch.set_num_threads`. Therefore the kernel is
     linked against the file that torch uses, whatever its name, and the dynamic loader resolves its SONAME to the
     library that is already loaded. GNU compilers call `GOMP_parallel`; LLVM and Intel compilers call
-    `__kmpc_fork_call`. libgomp has only the former; on Linux, libomp and libiomp have both.
+    `__kmpc_fork_call`. libgomp provides only `GOMP_parallel`; on Linux, libomp and libiomp provide both functions.
     """
     gnu = "Free Software Foundation" in version
     runtime = _find_library("GOMP_parallel" if gnu else "__kmpc_fork_call")
     if runtime is None:
         return (), ()
     if gnu:
-        # The compiler appends -lgomp for its own runtime, which --as-needed then drops.
+        # The compiler appends -lgomp for its own runtime; --as-needed then drops this unused library.
         return ("-fopenmp",), (runtime, "-Wl,--as-needed")
     # -Xclang enables the pragmas without linking the compiler's own runtime.
     library = "-Wl,-undefined,dynamic_lookup" if sys.platform == "darwin" else runtime

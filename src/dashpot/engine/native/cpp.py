@@ -1,4 +1,4 @@
-"""Generation of C++ code: one struct for each variant of a recipe, and the exported functions of the library."""
+"""Generation of the C++ code of a kernel library: one struct per variant of a recipe, and the exported functions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dashpot.engine.scalars import CLIP_VALUE, SCALE
 TYPES = {"f32": "float", "f64": "double", "number": "double", "bf16": "bf16", "f16": "_Float16"}
 TYPES |= {"i32": "int32_t", "i16": "int16_t", "bool": "bool"}
 
-# The columns of a table row are element count, scalar row, stream number, and addresses, as in tables.h.
+# Columns of a table row, as in tables.h: element count, index of the scalar row, stream number, and addresses.
 WEIGHT, GRADIENT, STEP, FIRST_SLOT = 3, 4, 5, 6
 
 _INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
@@ -28,7 +28,7 @@ _MATHS = (
 )
 _MATHS += "floor ceil trunc pow atan2 hypot copysign fmod fmax fmin signbit"
 _CALLS |= {name: f"maths::{name}" for name in ("abs", *_MATHS.split())}
-_CALLS["round"] = "maths::nearbyint"  # half to even, as in torch
+_CALLS["round"] = "maths::nearbyint"  # rounds half to even, as in torch
 
 
 def columns(slots: Sequence[str]) -> int:

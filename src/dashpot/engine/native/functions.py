@@ -1,6 +1,6 @@
 """Functions and methods of torch on symbols, with torch's type promotion and special values.
 
-They are listed in docs/own-stage.md; a test compares the list with this module.
+The supported functions are listed in docs/own-stage.md; a test compares that list with this module.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _check_condition(name: str, condition: Any) -> None:
 
 
 def _kind_of_numbers(*values: Any) -> str:
-    """Return the kind of a tensor made from Python numbers; i32 suffices in place of torch's int64."""
+    """Return the kind of a tensor made from Python numbers. Integers have kind i32, which suffices here."""
     if all(isinstance(value, bool) for value in values):
         return "bool"
     return "i32" if all(isinstance(value, int) for value in values) else default_kind()
@@ -139,7 +139,7 @@ def _signbit(x: Symbol) -> Symbol:
 
 
 def _remainder(a: Any, b: Any) -> Symbol:
-    """Record the remainder that has the sign of the divisor."""
+    """Record `a % b`, the remainder with the sign of the divisor."""
     rest = float_only("fmod", a, b)
     b = rest.graph.symbol(b)
     other_sign = compare("ne", compare("lt", b, 0), compare("lt", rest, 0))
@@ -257,7 +257,7 @@ _MATHS += "erf erfc sigmoid floor ceil trunc round"
 _TWO = "maximum minimum fmax fmin atan2 hypot copysign fmod"
 _COMPARED = ("lt", "le", "gt", "ge", "eq", "ne")
 
-# Functions and methods by name. A method that differs from the function of its name has the key "Tensor.name".
+# Functions and methods by name. A method that differs from the function of the same name has the key "Tensor.name".
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     **{name: _function(name) for name in _MATHS.split()},
     **{name: _of_two(name) for name in _TWO.split()},

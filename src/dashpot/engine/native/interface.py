@@ -1,9 +1,9 @@
 """torch's stable C interface, through which kernel libraries read tensor metadata without torch's headers.
 
-The functions are those that ahead-of-time compiled models use (torch/csrc/inductor/aoti_torch/c/shim.h). Their argument
-is the `at::Tensor` inside a Python tensor. Its offset in the Python object is found by searching for the address of the
-`TensorImpl`, and is verified on several tensors. The offset of the dispatch keys in the `TensorImpl` is found and
-verified in the same way.
+Models compiled ahead of time use the same functions (torch/csrc/inductor/aoti_torch/c/shim.h). The argument of each
+function is the `at::Tensor` inside a Python tensor. The offset of the `at::Tensor` in the Python object is found by
+searching for the address of the `TensorImpl`, and is verified on several tensors. The offset of the dispatch keys in
+the `TensorImpl` is found and verified in the same way.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dashpot._torch_private import dispatch_keys, impl_address, neg_view
 from dashpot.engine.native.compiler import BuildError
 
 _FUNCTIONS = ("data_ptr", "dtype", "dim", "sizes", "strides")
-_WORDS = 22  # number of words to search in a `TensorImpl`, which is larger
+_WORDS = 22  # number of words to search in a `TensorImpl`; its size is larger than this
 _CODES = {
     torch.float32: "float32",
     torch.float64: "float64",
@@ -34,7 +34,7 @@ _CODES = {
 
 @cache
 def functions() -> ctypes.Array[ctypes.c_int64]:
-    """Return the struct `Torch` of tables.h.
+    """Return the contents of the struct `Torch` of `tables.h`.
 
     Raises:
         BuildError: If torch's C interface is missing or has changed.
@@ -66,13 +66,13 @@ def lazy_keys() -> int:
 
 @cache
 def dtype_code(dtype: torch.dtype) -> int:
-    """Return the code for a floating-point or complex dtype in the C interface."""
+    """Return the code that the C interface uses for a floating-point or complex dtype."""
     return int(getattr(_library(), f"aoti_torch_dtype_{_CODES[dtype]}")())
 
 
 @cache
 def _library() -> ctypes.CDLL:
-    """Return the torch library that exports the functions, which is already loaded."""
+    """Return the torch library that exports the functions. The process has already loaded this library."""
     name = {"win32": "torch_cpu.dll", "darwin": "libtorch_cpu.dylib"}.get(sys.platform, "libtorch_cpu.so")
     try:
         return ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / name))
@@ -81,7 +81,7 @@ def _library() -> ctypes.CDLL:
 
 
 def _offsets(x: torch.Tensor) -> tuple[int, int, int]:
-    """Return offsets: the type and the `TensorImpl` pointer in a Python tensor, and the keys in the `TensorImpl`."""
+    """Return three offsets: type and `TensorImpl` pointer in a Python tensor, and dispatch keys in the `TensorImpl`."""
     size = object.__sizeof__(x) // 8
     return (
         _offset(id(x), size, id(type(x))),

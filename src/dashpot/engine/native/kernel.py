@@ -38,9 +38,9 @@ class Kernel:
     both, so that enabling or disabling the stage does not cause a recompilation.
 
     Args:
-        recipe: The recipe. Only its structure and its active stages matter.
+        recipe: The recipe. The kernel depends only on the structure and the active stages of the recipe.
         storage: Storage format of the weight and the state.
-        layout: The dtypes.
+        layout: Dtypes of the weight, the gradient and the slots.
 
     Raises:
         UntraceableError: If a stage cannot be traced.
@@ -64,7 +64,7 @@ class Kernel:
         self._torch = 0
 
     def ready(self) -> bool:
-        """Load or compile the library; return False and set `failed` if that is impossible."""
+        """Load or compile the library; if that fails, set `failed` and return False."""
         if self._library is None and self.failed is None:
             try:
                 self._torch = ctypes.addressof(interface.functions())
@@ -79,24 +79,25 @@ class Kernel:
         _warn_once(reason)
 
     def check_function(self) -> Callable[..., int]:
-        """Return the function `look` of tables.h with its first argument bound."""
+        """Return the C++ function `look` of `tables.h` with its first argument bound."""
         return partial(self._function("look", _CHECK_SIGNATURE), self._torch)
 
     def step_function(self, active: tuple[bool, ...]) -> Callable[[int, int, int, int], None]:
         """Return the function that steps all tensors of a table, for a set of active stages.
 
-        Its arguments are the number of rows, the address of the table, the address of the scalar rows, and the number
-        of threads. The second column of the table is the index of a tensor's scalar row. Addresses are not checked.
+        The arguments of the returned function are the number of rows, the address of the table, the address of the
+        scalar rows, and the number of threads. The second column of the table contains the index of each tensor's
+        scalar row. Addresses are not checked.
         """
         return self._function(f"step_{self._variants.index(active)}", _STEP_SIGNATURE)
 
     def verify(self, recipe: Recipe, active: tuple[bool, ...], step_scalars: StepScalars) -> None:
         """Check the names of the stages' scalars and, before the first step of a variant, the results of the kernel.
 
-        If the results of the kernel and of the stages differ, `failed` is set.
+        If the results of the kernel differ from the results of the stages, `failed` is set.
 
         Raises:
-            ArgumentError: If the names of a stage's scalars differ from those at the first step.
+            ArgumentError: If the names of a stage's scalars differ from their names at the first step.
         """
         number = self._variants.index(active)
         _check_fields(recipe.bound_stages, step_scalars, self._record_fields[number])
@@ -121,7 +122,7 @@ class Kernel:
             )
 
     def measure(self, table: np.ndarray, threads: int) -> tuple[float, bool]:
-        """Return the sum of squares of all gradients in a table, and whether all their elements are finite."""
+        """Return the sum of squares of all gradients in a table, and whether all gradient elements are finite."""
         out = np.zeros(2)
         self._function("measure_gradients", _STEP_SIGNATURE)(len(table), table.ctypes.data, out.ctypes.data, threads)
         return float(out[0]), bool(out[1] == 0)
@@ -151,12 +152,12 @@ _KERNELS: dict[Hashable, Kernel | UntraceableError] = {}
 
 
 def kernel_for(recipe: Recipe, storage: StorageFormat, layout: Layout) -> Kernel:
-    """Return the kernel for a recipe's structure, which is created once per process.
+    """Return the kernel for a recipe's structure. Each kernel is created once per process.
 
     Raises:
         UntraceableError: If a stage cannot be traced.
     """
-    key = structure(recipe), storage, layout, torch.get_default_dtype()  # for type promotion of Python numbers
+    key = structure(recipe), storage, layout, torch.get_default_dtype()  # affects type promotion of Python numbers
     check_hashable(key)
     if key not in _KERNELS:
         try:
@@ -179,7 +180,7 @@ def check_hashable(key: Any) -> None:
 
 
 def structure(recipe: Recipe) -> Hashable:
-    """Return the stages and their non-numeric settings, the part of a recipe on which its kernels depend."""
+    """Return the stages with their non-numeric settings, which is the part of a recipe that its kernels depend on."""
     shape = tuple(_shape(stage) for stage in recipe.stages)
     return shape if len(_variants(recipe)) > 1 else (shape, active_stages(recipe))
 
@@ -201,12 +202,12 @@ def _field_names(kind: type[Stage]) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def active_stages(recipe: Recipe) -> tuple[bool, ...]:
-    """Return whether each stage is active, that is, not a no-op with its current settings."""
+    """Return, for each stage, whether it is active, that is, not a no-op with its current settings."""
     return tuple(not stage.is_noop() for stage in recipe.stages)
 
 
 def _variants(recipe: Recipe) -> list[tuple[bool, ...]]:
-    """Return the sets of active stages to compile: all possible sets, or only the current set if there are too many."""
+    """Return the sets of active stages to compile: all possible sets, or the current set if there are too many."""
     options = [(True, False) if type(stage).is_noop is not Stage.is_noop else (True,) for stage in recipe.stages]
     every = list(product(*options))
     return every if len(every) <= _MAX_VARIANTS else [active_stages(recipe)]

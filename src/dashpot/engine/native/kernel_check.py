@@ -1,7 +1,8 @@
 """Comparison of a kernel with the eager engine before its first use.
 
-Tracing does not detect every branch in a stage: `isinstance(x.d, Tensor)` is false for a symbol and true for a tensor.
-Therefore each kernel is compared with the stages on random elements, which also detects compiler bugs.
+Tracing does not detect every branch in a stage. For example, `isinstance(x.d, Tensor)` is false for a symbol and true
+for a tensor. Therefore the results of each kernel are compared with the results of the stages on random elements. This
+comparison also detects compiler bugs.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dashpot.engine.rounding import stream
 from dashpot.recipes.recipe import Recipe
 
 _ELEMENTS = 97
-_MAX_MISMATCHES = 0.1  # fraction of elements: a rounding error can change the result of a comparison in a stage
+_MAX_MISMATCHES = 0.1  # fraction of elements that may differ, because rounding can change a comparison in a stage
 
 
 class Sample:

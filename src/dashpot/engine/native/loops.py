@@ -1,10 +1,10 @@
-"""C++ code of one phase, which implements a pass: the loop over a chunk, with the statements before and after it.
+"""C++ code of one phase, the implementation of a pass: statements before, inside and after the loop over a chunk.
 
 The plain loop processes one element per iteration and is vectorized by the compiler. With stochastic rounding, the loop
 is split into blocks, and the random bits of a block are generated before its elements are processed. If gradients are
-scaled or clipped, those of a block are likewise prepared first. If all arrays are bfloat16, an iteration processes two
-adjacent elements as one 32-bit word, which avoids vectors of 16-bit numbers and the instructions that pack and unpack
-them.
+scaled or clipped, the gradients of a block are also prepared before its elements are processed. If all arrays are
+bfloat16, an iteration processes two adjacent elements as one 32-bit word, which avoids vectors of 16-bit numbers and
+the instructions that pack and unpack such vectors.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ class Body(NamedTuple):
     Args:
         arrays: Arrays that the phase reads or writes.
         before: Statements that do not depend on the element, executed before the loop.
-        inside: Statements for one element. `e3`, `e4`, ... are its values by column, and `b0`, `b1`, ... its random
-            bits.
-        sums: Numbers of the sums. The statements for an element add to `total0`, ...
-        draws: For each set of random bits, the names of the two words from which it is computed.
+        inside: Statements for one element. `e3`, `e4`, ... are the values of the element by column, and `b0`, `b1`, ...
+            are its random bits.
+        sums: Numbers of the sums. The statements for an element add its terms to `total0`, `total1`, ...
+        draws: For each set of random bits, the names of the two words from which the bits are computed.
         gradient: Column of the gradient.
-        prepared: Expressions for the scale and the clip value if they are applied before the loop, otherwise None.
+        prepared: Expressions for the scale and the clip value if gradients are prepared in blocks, otherwise None.
     """
 
     arrays: Sequence[Array]
@@ -121,7 +121,7 @@ def phase(number: int, body: Body) -> str:
 
 
 def paired(arrays: Sequence[Array]) -> bool:
-    """Check whether pairs of elements are processed as one word."""
+    """Check whether the loop processes pairs of elements as one word."""
     return all(array.kind == "bf16" for array in arrays)
 
 

@@ -26,7 +26,7 @@ class Pass(NamedTuple):
 
 
 def passes(trace: Trace) -> list[Pass]:
-    """Return the passes of a step, as few as possible."""
+    """Return the smallest possible sequence of passes for a step."""
     sums = [
         s for s in reached([*trace.arrays.values(), *trace.per_tensor.values()], through_sums=True) if s.op == "sum"
     ]
@@ -50,7 +50,7 @@ def passes(trace: Trace) -> list[Pass]:
 
 
 def traffic(trace: Trace) -> int:
-    """Return the number of bytes per element that all passes read and write."""
+    """Return the memory traffic of all passes together, in bytes per element."""
     size = {"f64": 8, "f32": 4, "i32": 4, "bf16": 2, "f16": 2}
     touched = [key for work in passes(trace) for key in (*reads(work.roots()), *work.stores)]
     return sum(size[trace.kinds[key]] for key in touched)
@@ -62,7 +62,7 @@ def reads(roots: Iterable[Symbol]) -> set[str]:
 
 
 def reached(roots: Iterable[Symbol], *, through_sums: bool = False) -> list[Symbol]:
-    """Return `roots` and all their operands, direct or indirect, operands first; stop at sums unless `through_sums`."""
+    """Return `roots` and their direct and indirect operands, operands first; stop at sums unless `through_sums`."""
     order: dict[int, Symbol] = {}
     waiting = list(roots)[::-1]
     while waiting:  # not recursive, because a stage may chain a thousand operations

@@ -1,4 +1,4 @@
-"""Primitive operations of `dashpot.engine.rounding` on symbols."""
+"""Implementations on symbols of the primitive operations in `dashpot.engine.rounding`."""
 
 from __future__ import annotations
 

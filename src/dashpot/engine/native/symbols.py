@@ -5,8 +5,8 @@ type: `f32`, `f64`, `bf16`, `f16`, `i32`, `bool`, or `number` for a scalar of th
 Python number: to the precision of the tensor in an operation with a tensor, and to double in an operation with other
 numbers. Thus results have the same precision as in the eager engine.
 
-Operations that depend on shapes, or on tensor values in Python, raise `UntraceableError`; the eager engine is then
-used.
+Operations that depend on shapes, and Python code that depends on tensor values, raise `UntraceableError`. The eager
+engine is then used.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ KINDS = {
 }
 DTYPES = {kind: dtype for dtype, kind in KINDS.items()}
 FLOATS = ("f32", "f64")
-_STORED = ("bf16", "f16", "i16")  # these have no arithmetic
+_STORED = ("bf16", "f16", "i16")  # kinds that are only stored; arithmetic on them is not supported
 
 
 def kind_of(dtype: torch.dtype) -> str:
@@ -48,7 +48,7 @@ class Graph:
         self._nodes: dict[tuple[Any, ...], Symbol] = {}
 
     def node(self, op: str, args: tuple[Any, ...], kind: str, *, vector: bool, level: int | None = None) -> Symbol:
-        """Return the symbol of an operation. `level` is the number of reductions that must be complete before it."""
+        """Return the symbol of an operation. `level` is the number of reductions that must precede it."""
         key = (op, kind, *(id(a) if isinstance(a, Symbol) else repr(a) for a in args))
         if key not in self._nodes:
             if level is None:
@@ -63,7 +63,7 @@ class Graph:
         )
 
     def constant(self, value: float) -> Symbol:
-        """Return a constant of the stage."""
+        """Return the symbol of a constant in a stage."""
         return self.node("constant", (value,), "number", vector=False)
 
     def symbol(self, value: Any) -> Symbol:
@@ -83,7 +83,7 @@ class Symbol:
     """One value of a trace, with the operators and functions of a tensor."""
 
     __slots__ = ("args", "graph", "kind", "level", "op", "vector")
-    __array_ufunc__ = None  # numpy scalars on the left defer to the symbol
+    __array_ufunc__ = None  # makes NumPy scalars on the left of an operator defer to the symbol
 
     def __init__(self, graph: Graph, op: str, args: tuple[Any, ...], kind: str, *, vector: bool, level: int) -> None:
         self.graph, self.op, self.args, self.kind, self.vector, self.level = graph, op, args, kind, vector, level
@@ -95,7 +95,7 @@ class Symbol:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the tensor."""
+        """The dtype of the tensor that the symbol represents."""
         if self.kind == "number":
             raise UntraceableError("the dtype of a number")
         return DTYPES[self.kind]
@@ -254,7 +254,7 @@ def graph_of(*values: Any) -> Graph:
 
 
 def common(symbols: Iterable[Symbol]) -> str:
-    """Return the promoted kind, as in torch: vectors take precedence over uniform tensors, and tensors over numbers."""
+    """Return the promoted kind, as in torch: vectors override uniform tensors, and uniform tensors override numbers."""
     symbols = list(symbols)
     for kind in _STORED:
         if any(s.kind == kind for s in symbols):
@@ -290,14 +290,14 @@ def _integral(symbol: Symbol) -> bool:
 
 
 def cast(x: Symbol, kind: str) -> Symbol:
-    """Convert `x` to a kind."""
+    """Return `x` converted to a kind."""
     if x.kind == kind:
         return x
     return x.graph.node("cast", (x,), kind, vector=x.vector)
 
 
 def combine(op: str, values: Iterable[Any], kind: str | None = None) -> Symbol:
-    """Record an operation on operands promoted to a common kind. The result has this kind unless `kind` is given."""
+    """Record an operation on operands promoted to a common kind, which is also the kind of the result by default."""
     values = list(values)
     graph = graph_of(*values)
     symbols = [graph.symbol(value) for value in values]
@@ -307,7 +307,7 @@ def combine(op: str, values: Iterable[Any], kind: str | None = None) -> Symbol:
 
 
 def arithmetic(op: str, a: Any, b: Any, *, alpha: Any = 1) -> Symbol:
-    """Record `a op (alpha * b)`; booleans are not supported."""
+    """Record `a op (alpha * b)`. Boolean operands are not supported."""
     if type(alpha) is Symbol or not isinstance(alpha, (int, float)) or alpha != 1:
         b = combine("mul", (b, alpha))
     result = combine(op, (a, b))
@@ -317,7 +317,7 @@ def arithmetic(op: str, a: Any, b: Any, *, alpha: Any = 1) -> Symbol:
 
 
 def float_only(op: str, *values: Any) -> Symbol:
-    """Record an operation on floating-point kinds; kernels do not support torch's integer variants."""
+    """Record an operation on floating-point operands; kernels do not support the integer variants of torch."""
     result = combine(op, values)
     if result.kind not in (*FLOATS, "number"):
         raise UntraceableError(f"{op} of {result.kind}")
@@ -338,8 +338,8 @@ def bits(op: str, a: Any, b: Any) -> Symbol:
 
 
 def unary(op: str, x: Symbol) -> Symbol:
-    """Record a unary operation on a floating-point kind."""
-    if x.kind not in (*FLOATS, "number"):  # in C++, negating the smallest integer is undefined
+    """Record a unary operation on a floating-point operand."""
+    if x.kind not in (*FLOATS, "number"):  # in C++, negating the smallest integer is undefined behavior
         raise UntraceableError(f"{op} of {x.kind}")
     return x.graph.node(op, (x,), x.kind, vector=x.vector)
 
@@ -370,7 +370,7 @@ def divide(a: Any, b: Any) -> Symbol:
 
 
 def _table() -> Mapping[str, Callable[..., Any]]:
-    from dashpot.engine.native.functions import FUNCTIONS  # imports this module
+    from dashpot.engine.native.functions import FUNCTIONS  # imported here because it imports this module
     from dashpot.engine.native.primitives import PRIMITIVES
 
     return ChainMap(FUNCTIONS, PRIMITIVES)

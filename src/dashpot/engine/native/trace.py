@@ -18,7 +18,7 @@ from dashpot.stages.base import Slot, Stage
 
 
 class Layout(NamedTuple):
-    """Dtypes of a kernel: the compute precision and those of the weight, of the gradient and, by key, of the slots."""
+    """The compute precision of a kernel, and the dtypes of the weight, of the gradient and, by key, of the slots."""
 
     compute: torch.dtype
     weight: torch.dtype
@@ -33,11 +33,11 @@ class Trace(NamedTuple):
         arrays: New values of `w` and of the elementwise slots, by key. Unchanged values are omitted.
         per_tensor: New values of the per-tensor slots, by key. Unchanged values are omitted.
         kinds: Kinds of `w`, `g` and all slots, by key.
-        scalars: Width of the scalar row.
+        scalars: Number of entries in the scalar row.
         record_fields: For each stage, the names of its scalars.
         operations: All operations and constants, in the order in which they were recorded.
         prepared: Whether `g` is the gradient after scaling and clipping, in the compute precision. Kernels then scale
-            and clip before the loop over elements, because most steps need neither.
+            and clip separately from the other operations, because most steps require neither scaling nor clipping.
     """
 
     arrays: Mapping[str, Symbol]
@@ -52,13 +52,13 @@ class Trace(NamedTuple):
 def trace(stages: Sequence[BoundStage], slots: Sequence[Slot], storage: StorageFormat, layout: Layout) -> Trace:
     """Record one step by running it on symbols.
 
-    The step is run twice to detect constants drawn at random, which a kernel would repeat at every step.
+    The step is run twice to detect random constants, because a kernel would reuse their values at every step.
 
     Args:
         stages: The active stages.
         slots: All slots of a parameter, including those of inactive stages.
         storage: Storage format of the weight and the state.
-        layout: The dtypes.
+        layout: Dtypes of the weight, the gradient and the slots.
 
     Raises:
         UntraceableError: If a kernel cannot perform the step.
@@ -79,7 +79,7 @@ def trace(stages: Sequence[BoundStage], slots: Sequence[Slot], storage: StorageF
 
 
 def trace_float32(recipe: Recipe, *, active: bool) -> Trace | None:
-    """Trace a recipe's active stages, or all stages, in float32 to inspect their operations; return None on failure."""
+    """Trace all stages of a recipe, or only active stages, in float32 to inspect them; return None on failure."""
     stages = recipe.bound_stages if active else [BoundStage.of(stage) for stage in recipe.stages]
     dtype = torch.float32
     layout = Layout(dtype, dtype, dtype, tuple((slot.key, dtype) for slot in recipe.slots))
@@ -131,7 +131,7 @@ def _trace(stages: Sequence[BoundStage], slots: Sequence[Slot], storage: Storage
 def _is_prepared(layout: Layout, per_tensor: Collection[str]) -> bool:
     """Check whether gradients are scaled and clipped before the loop.
 
-    This is the case if they have the compute precision, or if all arrays are bfloat16.
+    This is the case if gradients have the compute precision, or if all arrays are bfloat16.
     """
     arrays = [layout.weight, layout.gradient, *(dtype for key, dtype in layout.slots if key not in per_tensor)]
     return layout.gradient == layout.compute or set(arrays) == {torch.bfloat16}
@@ -154,6 +154,6 @@ def _check_result(key: str, value: Symbol, kind: str, *, vector: bool) -> None:
 
 
 def _tensor_key(graph: Graph, rng_key: Symbol) -> Any:
-    """Combine the RNG key of the step with the stream number of the tensor, which is in the tensor's table row."""
+    """Combine the RNG key of the step with the stream number of the tensor, which kernels read from the table row."""
     seed = graph.node("cast", (rng_key,), "i32", vector=False)
     return rounding.stream(seed, graph.node("ordinal", (), "i32", vector=False))  # pyright: ignore[reportArgumentType]

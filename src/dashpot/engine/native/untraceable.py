@@ -1,4 +1,4 @@
-"""The error raised for operations that cannot be compiled, which suggests a replacement."""
+"""The error that is raised for operations that cannot be compiled. Its message suggests a replacement."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ _HINTS = {
 class UntraceableError(BaseException):
     """An operation that kernels do not support.
 
-    It does not derive from `Exception`, so that an `except` clause in a stage cannot hide it and cause the stage's
-    fallback to be traced.
+    It does not derive from `Exception`, so that an `except Exception` clause in a stage cannot catch it and
+    continue with a fallback, which would then be traced.
 
     Args:
         operation: Name or description of the operation.
