@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 from dashpot.engine.native import cache
 from dashpot.engine.native.compiler import BuildError, find
 
-collect_ignore_glob = ["*conftest.py"]  # no doctests, and modules of equal name clash
+collect_ignore_glob = ["*conftest.py"]  # contain no doctests, and their module names would clash
 
 settings.register_profile(
     "dashpot",

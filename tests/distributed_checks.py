@@ -23,8 +23,8 @@ def run_checks(checks: Mapping[str, Callable[[], object]]) -> None:
     """Run the checks of a worker script `RANK WORLD FOLDER PATTERN` and write FOLDER/outcomes-RANK.json.
 
     PATTERN is a regular expression for the names of checks; an outcome is "passed" or a traceback. The process
-    continues after a check that failed on all ranks, and stops after one that failed on some, as their collectives no
-    longer match.
+    continues after a check that failed on all ranks, and stops after a check that failed on only some ranks, because
+    the collectives of the ranks no longer match.
     """
     rank, world, folder, pattern = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4]
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Reading tests/golden: numbers recorded from the original implementations in float64 (see its README)."""
+"""Functions that read tests/golden: float64 numbers recorded from the original implementations (see its README)."""
 
 import json
 from functools import cache
@@ -11,19 +11,19 @@ FOLDER = Path(__file__).parent / "golden"
 
 @cache
 def load(name):
-    """One golden file as plain data."""
+    """Return the contents of a golden file as plain data."""
     return json.loads((FOLDER / f"{name}.json").read_text())
 
 
 def cases(*names):
-    """(id, problem, case) of every case in the named files; a problem id belongs to its file."""
+    """Return (id, problem, case) for every case in the named files; problem ids are unique only within a file."""
     return [
         (case["id"], load(name)["problems"][case["problem"]], case) for name in names for case in load(name)["cases"]
     ]
 
 
 def start(problem):
-    """The initial parameters of a problem, float64, requiring gradients."""
+    """Return the initial parameters of a problem in float64, which require gradients."""
     shapes = problem["shapes"]
     if problem["kind"] == "quadratic":
         sizes = [int(torch.tensor(shape).prod()) for shape in shapes]
@@ -34,14 +34,14 @@ def start(problem):
 
 
 def gradients(problem, case):
-    """The gradients to feed at each step: recorded with the case for quadratics, with the problem otherwise."""
+    """Return the recorded gradients per step. Quadratics store them with the case, other problems with the problem."""
     return case["grads"] if problem["kind"] == "quadratic" else problem["grads"]
 
 
 def replay(optimizer, params, problem, case):
     """Feed the recorded gradients and return the largest relative error over all steps, elements and parameters.
 
-    Relative to max(|expected|, 1e-3): entries that pass through zero have no relative error of their own.
+    Errors are relative to max(|expected|, 1e-3), because the expected value of an entry may pass through zero.
     """
     worst = 0.0
     steps = gradients(problem, case)

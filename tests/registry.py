@@ -115,7 +115,8 @@ NUMERATOR_KEYS = {
     3: " rate_moment rate",
     4: " norm_avg deviation_sq",
 }
-# With short averages, the numerators have an effect within a few steps; below 0.94, the prefilter of 4 clips nothing.
+# With short averages, the numerators have an effect within a few steps. Below 0.94, the prefilter of numerator 4 would
+# clip nothing.
 BETA_N = {0: 0.9, 1: 0.9, 2: 0.9, 3: 0.9, 4: 0.99}
 
 

@@ -1,4 +1,4 @@
-"""Run stages over a sequence of gradients in float64, without an optimizer."""
+"""Functions that run stages over a sequence of gradients in float64, without an optimizer."""
 
 import torch
 from hypothesis import settings
@@ -19,8 +19,8 @@ def tensor(values):
 def signals(stages, gradients, *, weights=None, lr=0.1, factor=1.0, window=1.0):
     """Yield the signal after the last stage at t = 1, 2, ..., with the state handling of the engine.
 
-    `stages` is a sequence of stages, or a function from t to one (settings that change during a run). `weights` gives w
-    at each step; without it w is zero.
+    `stages` is a sequence of stages, or a function from t to such a sequence, for settings that change during a run.
+    `weights` contains w at each step; without `weights`, w is zero.
     """
     at = stages if callable(stages) else lambda t: stages
     gradients = [tensor(g) if not isinstance(g, torch.Tensor) else g for g in gradients]

@@ -1,4 +1,4 @@
-"""Runs of the command for tests: their results, and interruptions at a chosen step."""
+"""Helpers that run the command in tests, interrupt runs at a chosen step, and compare their results."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def same_weights(a: str | Path, b: str | Path) -> bool:
 
 
 def interrupt_at(monkeypatch, step: int) -> None:
-    """Send SIGINT to runs within a step; steps count from 1."""
+    """Send SIGINT to each run during the given step; steps count from 1."""
     original = Learner.step
 
     def interrupting_step(self):
@@ -64,13 +64,13 @@ def kill_at(monkeypatch, steps: int) -> None:
 
 
 def complete_run(dashpot: Command, my_task: str, *options: object, out: str = "a") -> Path:
-    """Run one epoch and return the folder."""
+    """Run one epoch and return the folder of the run."""
     assert dashpot("train", my_task, *WORDS, "--epochs", 1, *options, "--out", out)[0] == 0
     return Path(out)
 
 
 def interrupted_run(dashpot: Command, my_task: str, monkeypatch, step: int, *options: object, out: str = "a") -> Path:
-    """Interrupt a run of three epochs with three steps each within a step, and return the folder."""
+    """Start a run of three epochs with three steps each, interrupt it during a step, and return its folder."""
     with monkeypatch.context() as patch:
         interrupt_at(patch, step)
         assert dashpot("train", my_task, *WORDS, "--epochs", 3, *options, "--out", out)[0] == 130

@@ -37,7 +37,7 @@ def test_train_prints_call_folder_table_and_repeat_command(dashpot, my_task):
     assert found == ["checkpoints", "run.jsonl", "run.toml"]
     record = read_run(Path("runs/mine-adamw-seed0/run.jsonl"))
     assert (record.status, len(record.loss), len(record.epochs)) == ("done", 9, 3)
-    used = [0.1 * (1 - k / 9) for k in range(9)]  # the rates used in the steps, not those after the steps
+    used = [0.1 * (1 - k / 9) for k in range(9)]  # the learning rates that the steps use, not the ones set after them
     assert record.lr == pytest.approx(used, rel=1e-12)
 
 
@@ -91,7 +91,7 @@ def test_default_folder_is_named_after_the_task(task, name):
 
 
 def test_record_has_the_command_line(dashpot, my_task, monkeypatch):
-    """This also holds if a launched process writes the record."""
+    """The command line is also recorded if a launched process writes the record."""
     monkeypatch.setattr(launcher, "launch", lambda *_: 0)
     words = ("train", my_task, *WORDS, "--epochs", 1, "--out", "a", "--accelerator", "cpu", "--devices", 2)
     assert dashpot(*words)[0] == 0

@@ -118,7 +118,7 @@ def test_logs_without_record_are_left_unchanged(dashpot, my_task):
 def test_unreadable_checkpoint_folder_raises(dashpot, my_task, monkeypatch, finished):
     folder = complete_run(dashpot, my_task) if finished else interrupted_run(dashpot, my_task, monkeypatch, 1)
     remove_folder(folder / "checkpoints")
-    (folder / "checkpoints").symlink_to("checkpoints")  # a symlink loop: permissions do not restrict root
+    (folder / "checkpoints").symlink_to("checkpoints")  # a symlink loop, because root can read any folder
     before = (folder / "run.jsonl").read_bytes()
     sentence = refused(dashpot("train", "--resume", "a", "--keep", 2, "--override"))
     assert sentence == f"Cannot read a/checkpoints: {os.strerror(errno.ELOOP)}."
@@ -148,7 +148,7 @@ def test_checkpoint_of_a_different_model_is_rejected(dashpot, my_task):
 
 
 class Code:
-    """Malicious pickle."""
+    """Object that executes a command when it is unpickled."""
 
     def __reduce__(self):
         return os.system, ("touch executed",)
@@ -185,7 +185,7 @@ def test_damaged_checkpoint_warns_and_the_previous_one_is_used(dashpot, my_task)
     assert path is not None
     path.write_bytes(path.read_bytes()[:-100])
     lines = Path("run/run.jsonl").read_text().splitlines(keepends=True)
-    Path("run/run.jsonl").write_text("".join(lines[:-1]))  # killed before the line `end`
+    Path("run/run.jsonl").write_text("".join(lines[:-1]))  # killed before the line `end` was written
     with pytest.warns(UserWarning, match="the previous checkpoint is used"):
         code, out, _ = dashpot("train", "--resume", "run")
     assert code == 0

@@ -204,6 +204,6 @@ def test_override_accepts_one_version_of_the_task(dashpot, my_task, monkeypatch)
     Path("mine.py").write_text(original + "# edited\n")
     assert stopped(3, "--resume", "run", "--override")[0] == 130
     assert stopped(4, "--resume", "run")[0] == 130
-    Path("mine.py").write_text(original)  # changed after the override
+    Path("mine.py").write_text(original)  # differs from the edited file that the override accepted
     assert "The task of run has changed: " in refused(dashpot("train", "--resume", "run"))
     assert dashpot("train", "--resume", "run", "--override")[0] == 0

@@ -81,7 +81,8 @@ def test_report_loads_nothing_external(page, text):
 
 def test_report_contains_plotly_once(text):
     assert len(re.findall(r"\* plotly\.js v\d", text)) == 1
-    # Three elements contain data, one plotly, and one the code of the page; the last one is in the text of plotly.
+    # Three elements contain data, one contains plotly, and one contains the code of the page. The sixth match is in the
+    # text of plotly.
     assert len(re.findall(r"<script", text)) - text.count('"<script') <= 6
 
 

@@ -107,7 +107,7 @@ def test_row_d_has_eps_inside_the_root_and_bias_corrections():
 
 
 def scheduled(key: str, steps: int) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler, torch.Tensor]:
-    """Return the torch optimizer and scheduler of the row, and the weight."""
+    """Return the torch optimizer and the scheduler of a table row, and the weight that they train."""
     w = weight()
     if key == "E":
         optimizer = torch.optim.Adam([w], lr=1e-2)
@@ -170,7 +170,7 @@ def test_reproduce_does_not_repeat_finished_runs(tmp_path, toy_task):
     first = reproduce(tmp_path / "out", ["C"], seeds=1, log=lambda _: None).read_text(encoding="utf-8")
     toy_task.clear()
     assert reproduce(tmp_path / "out", ["C"], seeds=1, log=lambda _: None).read_text(encoding="utf-8") == first
-    assert toy_task == [0]  # only once, to compare the settings
+    assert toy_task == [0]  # one problem is built, only to compare the settings
 
 
 def test_reproduce_rejects_unknown_row_before_loading_data(tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ SCORE = {"metric": "accuracy", "direction": "max", "phase": "eval", "target": 0.
 
 
 def run(entry: str, seed: int, scores: list[float], status: str | None = "done", score: dict | None = None) -> Run:
-    """Return a run with the given scores, one per epoch of ten steps and 0.5 CPU seconds; four epochs are planned."""
+    """Return a run with one epoch per score, out of four planned epochs of ten steps and 0.5 CPU seconds each."""
     score = SCORE if score is None else score
     header = {"entry": entry, "seed": seed, "lr": 0.1, "score": score, "epochs": 4, "steps_per_epoch": 10}
     epochs = [

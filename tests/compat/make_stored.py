@@ -23,7 +23,7 @@ from dashpot.training import Checkpoints, Learner
 
 
 def make_recipes(out: Path) -> None:
-    """Store descriptions, texts and the weights after 5 steps."""
+    """Store the description, the text and the weights after 5 steps of each recipe."""
     made = {}
     for name, recipe in stored.recipes().items():
         weights = [p.flatten().tolist() for p in stored.recipe_weights(recipe)]

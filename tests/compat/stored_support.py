@@ -110,7 +110,7 @@ def recipe_weights(recipe: dp.Recipe) -> list[torch.Tensor]:
 
 
 def products(weights, probes):
-    """Return products with a diagonal Hessian, which is 1.5 for positive weights and 1 for others."""
+    """Return Hessian-vector products for a diagonal Hessian, which is 1.5 for positive weights and 1 for others."""
     return [torch.where(w.detach() > 0, 1.5, 1.0).to(v.dtype) * v for w, v in zip(weights, probes, strict=True)]
 
 
@@ -168,7 +168,7 @@ CASES = {
 
 
 def advance(optimizer, params, steps, quartic=False) -> None:
-    """Take steps with fixed gradients, or with those of a quartic loss that differs from step to step."""
+    """Take steps with fixed gradients, or with the gradients of a quartic loss that differs from step to step."""
     for step in steps:
         optimizer.zero_grad()
         slopes = [numbers(p.shape, index, step).to(p.dtype) for index, p in enumerate(params)]
@@ -196,7 +196,7 @@ class Mask(nn.Module):
 
 
 def learner() -> Learner:
-    """Return 200 digits in 10 batches per epoch; a step uses two batches."""
+    """Return a learner for 200 digits in 10 batches per epoch; each step uses two batches."""
     data = tasks.get("digits").build(seed=0)
     x, y = data.train.x[:300].double(), data.train.y[:300]
     layers = nn.AvgPool2d(2), nn.Flatten(), nn.Linear(16, 12), nn.ReLU(), Mask(), nn.Linear(12, 10)

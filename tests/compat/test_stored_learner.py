@@ -48,7 +48,7 @@ def test_new_checkpoint_has_the_stored_keys(name, checkpoints, tmp_path):
 
 
 def outline(state):
-    """Return the settings, and the keys of those nested mappings whose keys are fixed names."""
+    """Return the settings and observers in `state`, and the sorted keys of its other parts."""
     return {
         "": sorted(state),
         "callbacks": {name: sorted(kept) for name, kept in state["callbacks"].items()},

@@ -101,7 +101,7 @@ def test_resume_with_low_precision_state_is_exact(options):
 
 
 def test_saving_before_the_first_step_changes_nothing():
-    """In contrast, torch's classes count the state initialization step."""
+    """torch's own optimizers, in contrast, count the state initialization step."""
     one, two = network(), network()
     saved, straight = dp.AdamW(one.parameters()), dp.AdamW(two.parameters())
     get_optimizer_state_dict(one, saved)
@@ -161,7 +161,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_similar_steps_still_require_a_product(change):
-    """Only if all gradients and rates are zero and there is no state, a step does not require a product."""
+    """A step requires a product unless all gradients and rates are zero and there is no state."""
     model = network()
     opt = dp.AdaHessian(model.parameters(), lr=0.0)
     for p in model.parameters():

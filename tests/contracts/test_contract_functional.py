@@ -18,7 +18,7 @@ def smooth(subject):
 
 
 def observed(recipe, params, state, step, subject):
-    """Return the state after the product of this step, if the class computes one."""
+    """Return the state updated by the product of this step, or `state` if the step requires no product."""
     if not recipe.observes() or not subject.product_at(step):
         return state
     ones = [torch.ones_like(p) for p in params]  # with a diagonal Hessian, all sign probes are equivalent

@@ -96,7 +96,7 @@ def test_zero_gradient_element_with_eps_zero_is_unchanged(subject):
     params = [torch.ones(6, dtype=torch.float64, requires_grad=True)]
     optimizer = subject.make(params)
     without_eps(optimizer)
-    for step in range(5):  # an odd number, so that equal steps of both signs do not cancel
+    for step in range(5):  # an odd number of steps, so that equal steps of both signs do not cancel
         grad = gradient(params[0], step)
         grad[::2] = 0.0
         params[0].grad = grad
@@ -115,7 +115,7 @@ def test_torch_zero_gradient_element_with_eps_zero_is_nan():
 
 @each()
 def test_zero_weights_with_zero_gradients_stay_zero(subject):
-    """This includes decay, but not AutoSGM's quirk of increasing small weights."""
+    """Weight decay also keeps them zero; only AutoSGM's quirk of increasing small weights changes them."""
     params = [torch.zeros(shape, dtype=torch.float64, requires_grad=True) for shape in ((3, 2), ())]
     optimizer = subject.make(params)
     for _ in range(3):

@@ -18,7 +18,7 @@ def unscheduled(subject):
 
 
 def edits_for(subject):
-    """Return a dict for each applicable setting in EDITS. A running average has no zero."""
+    """Return a dict for each applicable setting in EDITS; the setting `zero` does not apply to running averages."""
     optimizer = subject.make(parameters())
     running = any(getattr(stage, "normalise", None) == "running" for stage in optimizer.recipe.stages)
     return [{name: EDITS[name]} for name in EDITS if name in optimizer.defaults and not (running and name == "zero")]

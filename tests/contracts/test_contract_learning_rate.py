@@ -73,7 +73,7 @@ def test_group_with_zero_lr_is_unchanged(subject):
 
 @each(lambda subject: not subject.lr_moves_all)
 def test_decay_independent_of_lr_applies_at_zero_lr(subject):
-    """This is the exception to the contract above, where `lr_moves_all` is False."""
+    """These subjects are the exception to the contract above: their `lr_moves_all` is False."""
     params = parameters()
     start = values(params)
     run(subject.make(params, lr=0.0), params, 1)

@@ -36,7 +36,7 @@ def test_maximize_raises_the_loss(subject):
     losses = []
     for _ in range(5):
         optimizer.zero_grad()
-        loss = 10 * w.sum()  # outweighs the decay in all subjects
+        loss = 10 * w.sum()  # steep enough to outweigh the decay in all subjects
         loss.backward()
         optimizer.step()
         losses.append(loss.item())

@@ -16,7 +16,7 @@ MASKS = {"some": [1.0, 0.0, 1.0, 1.0, 0.0], "none": [0.0] * 5}
 
 
 def smooth(subject):
-    """Exclude subjects with a sign, or with the root of a variance that is only a rounding error."""
+    """Exclude subjects that take a sign, or the root of a variance that is only a rounding error."""
     return subject.name not in ("own-stage", "centered-adam-at-once")
 
 

@@ -17,7 +17,7 @@ def named(params, names=NAMES):
 
 
 def feed(optimizer, params, steps, order=(0, 1, 2)):
-    """Run steps in which `params[i]` has the recorded gradients of parameter order[i]."""
+    """Run steps in which `params[i]` receives the gradients recorded for parameter `order[i]`."""
     for step in steps:
         for p, index in zip(params, order, strict=True):
             p.grad = gradient(p, step, index)

@@ -55,7 +55,7 @@ def test_optimizer_from_the_recipe_is_equal(subject):
     optimizer = subject.make(params)
     run(optimizer, params)
     run(dp.SGM.from_recipe(others, subject.make(parameters()).recipe, **subject.probing), others)
-    assert distance(others, params) < 1e-15  # the same arithmetic
+    assert distance(others, params) < 1e-15  # both run the same arithmetic
 
 
 @each()

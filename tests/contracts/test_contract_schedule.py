@@ -46,7 +46,7 @@ def test_lr_schedule_equals_setting_lr_before_every_step(subject):
         assert first.current_lr() == pytest.approx(second.current_lr(), rel=1e-15)
         run(first, params, [step])
         run(second, others, [step])
-    assert distance(params, others) < 1e-14  # (lr factor) v against lr (factor v): roundings
+    assert distance(params, others) < 1e-14  # (lr factor) v and lr (factor v) differ by rounding errors
 
 
 @each()
@@ -64,7 +64,7 @@ def test_schedule_of_any_setting_equals_setting_it_before_every_step(subject):
 
 @each(lambda subject: not subject.flips_decay)
 def test_recipe_contains_the_schedule_or_rejects_it(subject):
-    """An optimizer built from a recipe that contains the schedule is equal."""
+    """If the recipe contains the schedule, an optimizer built from the recipe gives the same weights."""
     for name in scalar_settings(subject):
         params, others = parameters(), parameters()
         optimizer = scheduled(subject, params, {name: CHANGING})
@@ -76,7 +76,7 @@ def test_recipe_contains_the_schedule_or_rejects_it(subject):
             continue
         run(optimizer, params, 4)
         run(dp.SGM.from_recipe(others, optimizer.recipe, **subject.probing), others, 4)
-        assert distance(others, params) < 1e-15  # the same arithmetic
+        assert distance(others, params) < 1e-15  # both run the same arithmetic
 
 
 MOVED_BY_FORMULA = {
@@ -101,7 +101,7 @@ def moves_the_gain(subject, name):
 
 
 def without_effect(optimizer, name):
-    """Return True for a setting of a disabled part, which is not in the recipe."""
+    """Return True for a setting of a disabled part; such a setting is not in the recipe."""
     group = optimizer.param_groups[0]
     unused = {
         "dampening": group.get("momentum") == 0 or group.get("nesterov"),

@@ -1,4 +1,4 @@
-"""Contract: state keys, shapes and step counts, which equal torch's in torch's methods."""
+"""Contract: state keys, shapes and step counts; for methods that torch also has, they equal those of torch."""
 
 import torch
 from contracts.trajectories import parameters, run

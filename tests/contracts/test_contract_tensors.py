@@ -40,7 +40,7 @@ def test_empty_parameter_does_not_affect_others(subject):
 
 
 def ignores_shape(subject):
-    """Exclude averages over kernel windows, because a pair of reals has an additional dimension."""
+    """Exclude averages over kernel windows, because real views of complex parameters have an additional dimension."""
     return not subject.spatial
 
 

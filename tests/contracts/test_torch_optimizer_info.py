@@ -64,7 +64,7 @@ def test_every_configuration_equals_torch(name, description, options, engine):
         return step == 3 or (index == 1 and step < 2)
 
     run(getattr(dp, name)(ours, engine=engine, **options), ours, 20, missing=skips_a_step)
-    on_cpu = {key: value for key, value in options.items() if key != "capturable"}  # in torch only on accelerators
+    on_cpu = {key: value for key, value in options.items() if key != "capturable"}  # torch requires an accelerator
     run(getattr(torch.optim, name)(theirs, **on_cpu), theirs, 20, missing=skips_a_step)
     assert distance(ours, theirs) < TOLERANCE, description
 

@@ -29,7 +29,7 @@ def gradient(p, step, index=0):
 
 
 def run(optimizer, params, steps=10, missing=lambda step, index: False):
-    """Run `steps` (a number or a range) with recorded gradients, except for missing gradients, and return `params`."""
+    """Take `steps` (a number or a range) with recorded gradients, or None if `missing`, and return `params`."""
     for step in range(steps) if isinstance(steps, int) else steps:
         for index, p in enumerate(params):
             p.grad = None if missing(step, index) else gradient(p, step, index)

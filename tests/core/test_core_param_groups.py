@@ -13,7 +13,7 @@ from dashpot.optimizers.registry import METHODS
 
 
 class Scaled(nn.Module):
-    """Direct parameters, nested modules, a list, a buffer and a custom norm class."""
+    """Model with direct parameters, nested modules, a list, a buffer and a custom norm class."""
 
     def __init__(self):
         super().__init__()
@@ -79,7 +79,7 @@ NETWORKS = {
 @pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
 @pytest.mark.parametrize("options", [{}, {"decay_norms": True, "decay_biases": True}, {"decay_embeddings": False}])
 def test_every_parameter_is_in_exactly_one_group(network, options):
-    """Compared with the model: the same tensors, names and number of elements."""
+    """The groups contain the same tensors, names and number of elements as the model."""
     model = network()
     groups = dp.param_groups(model, 0.1, **options)
     wanted = {name: id(p) for name, p in model.named_parameters() if p.requires_grad}
@@ -127,7 +127,7 @@ def test_norm_subclasses_and_the_norms_argument():
 
 
 def test_biases_do_not_decay_by_default():
-    """Linear, convolution, attention and recurrent biases."""
+    """This covers the biases of linear, convolution, attention and recurrent layers."""
     model = nn.ModuleDict({"lstm": nn.LSTM(2, 2), "attention": nn.MultiheadAttention(2, 1), "conv": nn.Conv1d(1, 1, 1)})
     assert names(dp.param_groups(model, 0.1), False) == [
         "lstm.bias_ih_l0",
@@ -234,7 +234,7 @@ def test_further_settings_apply_to_both_groups():
 
 
 def made(method, groups):
-    """Return the optimizer, with known products if it uses any."""
+    """Return the optimizer, with known Hessian-vector products if it uses products."""
     return method(groups, probe=known_products) if issubclass(method, dp.SecondOrder) else method(groups)
 
 

@@ -1,4 +1,4 @@
-"""`param_groups` on models of the transformers library, built from small configurations, against explicit lists."""
+"""`param_groups` on small models of the transformers library, compared with explicit lists."""
 
 import logging
 
@@ -22,7 +22,7 @@ CONFIGURATIONS = {
     "ViTForImageClassification": lambda: transformers.ViTConfig(image_size=8, patch_size=4, num_labels=3, **SMALL),
 }
 
-# Names that decay, and the endings of all others.
+# The names of parameters with decay, and the name endings of all other parameters.
 EMBEDDED = {
     "GPT2LMHeadModel": ["transformer.wte.weight", "transformer.wpe.weight"],
     "LlamaForCausalLM": ["model.embed_tokens.weight"],

@@ -12,7 +12,7 @@ import dashpot as dp
 
 
 def reasons(model, **options):
-    """Return (decays, reason) by name."""
+    """Return a dict from parameter names to (decays, reason)."""
     return {row.name: (row.decays, row.reason) for row in dp.param_groups(model, 0.1, **options).rows}
 
 

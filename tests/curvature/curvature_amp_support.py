@@ -113,8 +113,11 @@ def distance(a, b):
 
 
 def tolerance(route, cast, relative_step):
-    """Bound on the relative distance: rounding errors of the activations are independent, so that their RMS is a few
-    units; measured: 1.2 u, plus the error of differences."""
+    """Return the bound on the relative distance.
+
+    Rounding errors of the activations are independent, so that their RMS is a few unit roundoffs u; measured: 1.2 u,
+    plus the error of finite differences.
+    """
     unit = BFLOAT16 if cast == torch.bfloat16 else FLOAT16
     if route != "differences":
         return 4 * unit

@@ -11,7 +11,7 @@ import dashpot as dp
 DOUBLE = 1e-12
 
 
-DIFFERENCES = 1e-8  # square of the cube root of the roundoff, 2.3e-11, times third derivatives below 100
+DIFFERENCES = 1e-8  # the squared step, roundoff^(2/3) = 2.3e-11, times third derivatives below 100
 
 
 PROBES = ("auto", "forward", "differences")

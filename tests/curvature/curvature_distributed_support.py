@@ -60,7 +60,7 @@ def net() -> Net:
 
 
 def batch(step: int, whole: bool) -> tuple[Tensor, Tensor]:
-    """Return the examples of all ranks, or the equal share of this rank."""
+    """Return the examples of all ranks if `whole`, otherwise those of this rank; all ranks have equal shares."""
     generator = torch.Generator().manual_seed(1000 + step)
     count = BATCH * dist.get_world_size()
     x = torch.randn(count, 1, 3, 3, generator=generator, dtype=torch.float64)
@@ -92,7 +92,7 @@ def parts(data: tuple[Tensor, Tensor], micro: int) -> list[tuple[Tensor, Tensor]
 
 
 def passes(model: nn.Module, data: tuple[Tensor, Tensor], micro: int, backward: Callable[[Tensor], None]) -> Tensor:
-    """Run micro-batches with DDP communication in the last one, and return the mean loss."""
+    """Run all micro-batches, with DDP communication only in the last one, and return the mean loss."""
     total = torch.zeros((), dtype=torch.float64)
     for number, part in enumerate(parts(data, micro)):
         ddp = isinstance(model, DistributedDataParallel) and number < micro - 1
@@ -131,7 +131,7 @@ def train(
         due = opt.should_create_graph()
         if way == "backward":
             loss_of_batch(model, data, micro, opt.backward)
-        else:  # product before the gradients, or between the gradients and the step
+        else:  # the product is computed before the gradients, or between the gradients and the step
             others = batch(500 + step, whole)
             if due and step % 2:
                 opt.curvature_step(lambda others=others: loss_of(model, others))

@@ -62,7 +62,7 @@ def sharded_numbers_of_one_process(name: str, way: str, relative_step: float | N
 
 
 def late_sums(way: str, lazy: bool) -> None:
-    """Check micro-batches; with `lazy`, gradients are reduced only in the last one."""
+    """Check micro-batches; with `lazy`, gradients are reduced only in the last micro-batch."""
 
     def sums(model: Any, data: Any, micro: int, backward: Callable[[Tensor], None]) -> Tensor:
         total = torch.zeros((), dtype=torch.float64)
@@ -81,7 +81,7 @@ def late_sums(way: str, lazy: bool) -> None:
 
 
 def after_an_evaluation() -> None:
-    """A forward pass without backward leaves root weights gathered, but products require the changed weights."""
+    """A forward pass without backward leaves root weights gathered; products must not use these outdated weights."""
     model, other = sharded_net(), net()
     opt = make("ESGD-1", model.parameters(), **SMALL_NOISE)
     expected = make("ESGD-1", other.parameters(), process_group=alone(), probe="differences", **SMALL_NOISE)
@@ -104,7 +104,7 @@ def pieces_of_the_probes() -> None:
         for found, v, p in zip(
             draw_probes(distribution, 7, 3, list(sharded_net().parameters()), ordinals), whole, plain, strict=True
         ):
-            rows = -(-p.shape[0] // dist.get_world_size())  # the first pieces are the larger ones
+            rows = -(-p.shape[0] // dist.get_world_size())  # the first shards are the larger ones
             assert torch.equal(found, v[rows * rank : rows * (rank + 1)])
         for kind in (Shard(0), Shard(1), Replicate()):
             for p in plain:
@@ -184,7 +184,7 @@ def repeated_parameters(divide_batch: bool) -> None:
 
 
 def window(where: list[Any] | None) -> tuple[Any, Callable[[], Any]]:
-    """Return (parameter, first step) of AdaHessian on a sharded kernel with a known product."""
+    """Return a kernel, sharded as in `where`, and a function that takes a step of AdaHessian with a known product."""
     w, hv = (torch.randn(3, 2, 4, 3, generator=torch.Generator().manual_seed(k), dtype=torch.float64) for k in (0, 1))
     p = nn.Parameter(w if where is None else distribute_tensor(w, line(), where))
     piece = hv if where is None else distribute_tensor(hv, line(), where).to_local()

@@ -1,8 +1,8 @@
 """Worker of test_curvature_distributed.py: runs checks in order and writes the outcomes to a JSON file.
 
 Run as a script: `curvature_worker.py RANK WORLD FOLDER PATTERN`, with a regular expression for the names of the checks.
-The run continues after a check that failed on all ranks; after one that failed on some ranks, collectives may not
-match, and all ranks exit.
+The run continues after a check that failed on all ranks. After a check that failed on only some ranks, all ranks exit,
+because their collectives may not match.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def falls_back_everywhere(view: bool) -> None:
 
 
 def a_graph_of_one_process() -> None:
-    """`loss.backward(create_graph=True)` raises, in torch if DDP communicates, otherwise in dashpot."""
+    """`loss.backward(create_graph=True)` raises an error: in torch if DDP communicates, otherwise in dashpot."""
     model = ddp_net()
     opt = make("ESGD-1", model.parameters())
     text = "use opt.backward(loss), or pass a closure to step."
@@ -142,7 +142,7 @@ def a_graph_of_one_process() -> None:
     loss_of(model, batch(0, False)).backward()
     with pytest.raises(dp.CurvatureError, match=re.escape(text)) as found:
         opt.step()
-    assert "create_graph" not in str(found.value)  # this route is not supported here
+    assert "create_graph" not in str(found.value)  # the message must not suggest an unsupported route
     assert not opt.state
     assert_unmoved(model)
     opt.zero_grad()

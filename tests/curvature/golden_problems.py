@@ -1,6 +1,6 @@
 """Losses of the golden ESGD cases as torch functions of their parameters.
 
-Each case contains its `problem`. Kind "quartic": with w all parameters flattened and joined,
+Each case contains its `problem`. Kind "quartic": all parameters are flattened and joined into w, and
 loss = w'Aw/2 - b'w + c/4 sum w^4. Kind "mlp": the mean over all entries of (W2 tanh(W1 x + b1) + b2 - y)^2.
 """
 
@@ -43,7 +43,7 @@ def parameters_before(case):
 
 
 def derivatives(loss, params, draws=None):
-    """Return (loss, gradients, H draws by double backward, or None without draws)."""
+    """Return (loss, gradients, products H v of the draws by double backward, or None without draws)."""
     value = loss(params)
     grads = torch.autograd.grad(value, params, create_graph=draws is not None)
     products = None if draws is None else torch.autograd.grad(grads, params, grad_outputs=draws)

@@ -22,11 +22,11 @@ from curvature.second_order_support import (
 
 import dashpot as dp
 
-# Double precision: sums of four parts in a different order. Some ten roundings of 1e-16 a step, magnified by the
-# denominators over the 6 steps that feed back.
+# Double precision: the four parts are summed in a different order, with about ten rounding errors of 1e-16 per step.
+# These errors are magnified by the denominators and by the feedback over 6 steps.
 DOUBLE = 1e-10
-# Central differences with a step of 6e-6 (1 + |w|)/|v|: the gradients' roundoff of 1e-16 over that step, some 1e-10,
-# and the same again as the truncation error, which is the same for both; fed back over 6 steps.
+# Central differences with a step of 6e-6 (1 + |w|)/|v|: the roundoff of the gradients, 1e-16, divided by that step is
+# about 1e-10. The truncation error has the same size and is the same for both runs. Errors feed back over 6 steps.
 DIFFERENCES = 1e-7
 SIZE = 16
 WHOLE = [(0, SIZE)]
@@ -112,7 +112,7 @@ def test_clearing_the_gradients_discards_the_products(way, clear):
     params = leaves((3,), (2, 2))
     optimizer = dp.AdaHessian(params, lr=0.1, probe=probe_of(way))
     expected = reference(params, other)
-    if way != "forward":  # which requires a closure
+    if way != "forward":  # the route "forward" requires a closure
         optimizer.backward(one(params))
         optimizer.backward(one(params))
     if clear == "model":
@@ -142,7 +142,7 @@ def _back(optimizer, loss):
 
 
 def test_discarded_product_is_computed_again():
-    """After clearing the gradients, a backward pass without a product raises in the step."""
+    """If the gradients are cleared and the next backward pass computes no product, the step raises an error."""
     params = leaves((3,), (2, 2))
     optimizer = dp.AdaHessian(params, lr=0.1)
     optimizer.backward(one(params))

@@ -62,8 +62,8 @@ def test_hooks_do_not_run_in_curvature_step(probe, answer):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_gradient_hook_does_not_change_the_curvature(way):
-    """Curvature is that of the loss, independent of gradient hooks, except on the route "graph", which only has the
-    modified gradient."""
+    """The product is that of the loss, without the effect of gradient hooks. The route "graph" is an exception, because
+    only the modified gradient is available to it."""
     params = leaves((3,), (2,))
     start = [p.detach().clone() for p in params]
     optimizer = methodical(params, way)
@@ -78,7 +78,7 @@ def test_gradient_hook_does_not_change_the_curvature(way):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_leaves_of_other_optimizers_receive_one_gradient(way):
-    """Leaves of other optimizers (a critic, a shared encoder) receive one backward pass."""
+    """Leaves of other optimizers (a critic, a shared encoder) receive the gradient of one backward pass."""
     params, (outside,) = leaves((3,)), leaves((4,), seed=1)
     other = torch.optim.SGD([outside], lr=0.1)
     optimizer = methodical(params, way)

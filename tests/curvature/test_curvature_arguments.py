@@ -120,7 +120,7 @@ def test_sgm_without_curvature_computes_no_products():
     optimizer = dp.SGM(params, filter=dp.Filter(0.9))
     assert not optimizer.should_create_graph()
     refused(optimizer, lambda: optimizer.curvature_step(lambda: quartic(params)), "requires a stage", dp.ArgumentError)
-    optimizer.backward(quartic(params))  # the plain one
+    optimizer.backward(quartic(params))  # a plain backward pass
     optimizer.step()
     assert optimizer.should_create_graph() is False
     assert optimizer.curvature_stats == (None, None, 0, 0, None, None, None)

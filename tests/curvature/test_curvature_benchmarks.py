@@ -45,7 +45,7 @@ def test_vmapped_search_equals_the_optimizer_class(method, monkeypatch):
         "easy", torch.ones(2, dtype=torch.float64), lambda w: ((w * w * h).sum(1) / 2, w * h), lambda w, v: v * h, h
     )
     monkeypatch.setattr(convergence, "RATES", [0.03, 0.1, 0.3])
-    monkeypatch.setattr(convergence, "TARGET", 1e-4)  # reached early
+    monkeypatch.setattr(convergence, "TARGET", 1e-4)  # the search reaches this target early
     if method.probing:
         method = method._replace(probing=method.probing._replace(distribution="rademacher"))
     found = convergence.best(easy, method, 3000)

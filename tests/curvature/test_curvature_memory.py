@@ -67,13 +67,13 @@ def run(optimizer, way, steps, loss):
 def check_flat(way, steps, **settings):
     net, loss = perceptron()
     optimizer = dp.AdaHessian(net.parameters(), lr=0.01, probe=probe_of(way), **settings)
-    run(optimizer, way, 20, loss)  # state, lists of parameters and caches are created
+    run(optimizer, way, 20, loss)  # creates the state, the lists of parameters and the caches
     before, memory = alive(), resident()
     run(optimizer, way, steps, loss)
     grown = {kind: count for kind, count in (alive() - before).items() if count > steps // 4}
     assert optimizer.curvature_stats.products > steps // 8
     assert alive()[torch.Tensor] == before[torch.Tensor]
-    assert grown == {}  # not even one per two products
+    assert grown == {}  # not even one object per two products
     return resident() - memory
 
 

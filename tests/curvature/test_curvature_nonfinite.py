@@ -40,7 +40,7 @@ def test_nonfinite_product_is_skipped_and_counted(cls, bad):
     assert (optimizer.curvature_stats.products, optimizer.curvature_stats.skipped) == (1, 1)
     assert optimizer.last_step == "applied"
     bad_now = False
-    assert not optimizer.should_create_graph()  # the next scheduled product, not immediately
+    assert not optimizer.should_create_graph()  # the product is computed at its next scheduled step, not immediately
 
 
 def test_product_of_a_nonfinite_loss_is_skipped():

@@ -286,8 +286,8 @@ def test_differences_include_curvature_of_kinks():
 
 
 def test_on_a_relu_network_in_float32_products_agree_in_the_mean():
-    # The jumps of the gradient are multiples of the residuals. Where these have mean zero whatever the input (the
-    # network is the truth, the targets have noise), so has what the jumps add to a product.
+    # The jumps of the gradient are multiples of the residuals. If the residuals have mean zero for every input (the
+    # targets are outputs of the network plus noise), the contribution of the jumps to a product also has mean zero.
     count, params = 400, [normal(8, 6, seed=14) / 2, normal(8, seed=15) / 2, normal(8, seed=16) / 3]
     gaps, sizes = [], []
     for k in range(count):
@@ -308,7 +308,7 @@ def test_on_a_relu_network_in_float32_products_agree_in_the_mean():
         sizes.append(v * case.exact)
     gaps, sizes = torch.stack(gaps), torch.stack(sizes)
     z = gaps.mean(dim=0) / (gaps.std(dim=0) / math.sqrt(count)).clamp_min(1e-12)
-    assert z.abs().max() < 6  # 64 elements, normal for 400 draws: exceeded with probability 1e-7
+    assert z.abs().max() < 6  # 64 elements, nearly normal for 400 draws: the limit is exceeded with probability 1e-7
     # Single products do not agree: in the norm over all draws, the jumps contribute this much to the estimates.
     assert gaps.norm() > 0.1 * sizes.norm()
     # The limit on the mean is small enough to distinguish a product from zero.

@@ -1,8 +1,8 @@
 """Probes: distribution, independence, and dependence on their key only.
 
-Sampling limits: every seed is fixed, so a test either always passes or always fails. Z = 6 standard deviations: a
-normal number is beyond with chance 2e-9, and no test makes more than 500 comparisons, so true random numbers would miss
-a test with chance below 1e-6. Tests with more comparisons use Z_MANY.
+Sampling limits: every seed is fixed, so a test either always passes or always fails. A normal number exceeds Z = 6
+standard deviations with probability 2e-9, and no test makes more than 500 comparisons, so truly random numbers would
+fail a test with probability below 1e-6. Tests with more comparisons use Z_MANY.
 """
 
 import math
@@ -108,7 +108,7 @@ def test_gaussian_entries_fill_equally_likely_bins_alone_and_in_pairs():
 def test_neighbouring_elements_are_independent(distribution, lag):
     v = probe(distribution, N + lag, seed=5)
     assert_unrelated(v[:-lag], v[lag:])
-    # and their products, which determine the error of an estimate, at several distances
+    # Pairwise products, which determine the error of an estimate, are also independent at several distances.
     for coins in signs(v):
         pair = coins[:-lag] * coins[lag:]
         for distance in (1, 2, lag, lag + 1, 4096):
@@ -138,7 +138,7 @@ def test_tensors_products_and_seeds_are_independent(distribution, other):
 
 
 def many(distribution, over, count):
-    """Rows: `count` products, or seeds; columns: five elements of each of four tensors.
+    """Return one row per product or seed (`count` rows), with five elements of each of four tensors.
 
     All rows are drawn in one batch; the first rows are checked against `draw_probes`.
     """
@@ -164,12 +164,12 @@ def test_few_elements_over_many_products_or_seeds_are_jointly_independent(distri
     i, j = torch.triu_indices(width, width, offset=1)
     pairs = coins[:, i] * coins[:, j]  # products v_i v_j over elements and tensors
     assert pairs.mean(dim=0).abs().max() * math.sqrt(count) < Z_MANY
-    # Pairs of pairs, 18 000 different ones of 20 coins and 300 000 of 40: their correlation would change the variance
-    # of an estimate.
+    # Correlations between the pairs (18 000 for 20 coins, 300 000 for 40 coins) would change the variance of an
+    # estimate.
     gram = pairs.T @ pairs / count
     gram.fill_diagonal_(0)
     assert gram.abs().max() * math.sqrt(count) < Z_MANY
-    for lag in (1, 2, 16):  # and runs are independent of later runs
+    for lag in (1, 2, 16):  # rows are independent of later rows
         follow = coins[:-lag].T @ coins[lag:] / math.sqrt(count - lag)
         assert follow.abs().max() < Z_MANY
 
@@ -188,7 +188,7 @@ def test_real_and_imaginary_parts_are_independent_entries(distribution):
 
 @pytest.mark.parametrize("step", [0, 1, 7])
 def test_probes_are_independent_of_stochastic_rounding(step):
-    # Same seed, product number equal to the step, same tensor: only the purpose of the stream differs.
+    # Seed and tensor are the same, and the product number equals the step: only the purpose of the stream differs.
     seed, ordinal, count = 13, 2, 2**18
     v = probe("rademacher", count, seed=seed, number=step, ordinal=ordinal)
     sizes = probe("gaussian", count, seed=seed, number=step, ordinal=ordinal)
@@ -233,8 +233,8 @@ def test_rademacher_probes_are_equal_in_all_dtypes(dtype):
 def test_gaussian_probes_are_equal_in_all_dtypes_up_to_rounding():
     exact, single = probe("gaussian", N), probe("gaussian", N, dtype=torch.float32)
     error = (single.double() - exact).abs()
-    # r = sqrt(-2 log u): u near 1 is rounded by 2^-25, so r^2 errs by 2^-24 and r by 2^-12 at most, where it is that
-    # small itself; everywhere else r is good to a few units in the last place.
+    # r = sqrt(-2 log u): u near 1 is rounded by 2^-25, so the error of r^2 is at most 2^-24, and that of r is at most
+    # 2^-12 where r itself is that small; everywhere else r is accurate to a few units in the last place.
     assert error.max() < 2**-12
     assert error.quantile(0.999) < 2e-5
     for dtype, rounding in ((torch.bfloat16, 2**-8), (torch.float16, 2**-11)):  # the unit roundoffs

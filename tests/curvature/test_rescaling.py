@@ -1,7 +1,7 @@
 """Dependence of methods on the units of weights and loss, and the compensating settings.
 
 The model with weights w and loss L(w) is replaced by a model with parameters u = n w, weights u/n and loss c L.
-Gradients are scaled by c/n, the Hessian by c/n^2. The path is the same, u = n w at every step, for
+Gradients are scaled by c/n, the Hessian by c/n^2. Both models follow the same path, u = n w at every step, for
 
     SGD                            lr n^2/c
     Adam (eps = 0)                 lr n
@@ -154,7 +154,7 @@ def test_eps_scales_with_the_loss(name):
     n, c = 8.0, 16.0
     expected = path(method.method, method.settings | {"eps": 0.1}, network)
     assert gap(expected, path(method.method, method.scaled(n, c) | {"eps": 0.1}, network, n, c)) > OTHER
-    # It is that of the denominator: a gradient's for Adam, c/n, and a curvature's for the others, c/n^2.
+    # eps has the unit of the denominator: c/n for Adam (a gradient), and c/n^2 for the other methods (a curvature).
     unit = c / n if name == "Adam" else c / n**2
     assert gap(expected, path(method.method, method.scaled(n, c) | {"eps": 0.1 * unit}, network, n, c)) < SAME
 
@@ -168,7 +168,7 @@ def test_sophia_needs_both_its_rate_and_its_gamma_scaled(setting):
 
 @pytest.mark.parametrize("name", ["ESGD 1", "ESGD 2", "AdaHessian"])
 def test_unit_must_be_the_same_for_all_weights(name):
-    # Rows of the Hessian mix the units of all weights; so does the scatter of a product's own element.
+    # Each row of the Hessian mixes the units of all weights, and so does the random error of each element of a product.
     method = METHODS[name]
     mixed = path(method.method, method.settings, network, n=[8.0, 1.0, 1.0])
     assert gap(path(method.method, method.settings, network), mixed) > OTHER

@@ -1,7 +1,7 @@
 """ESGD, AdaHessian and Sophia against textbook implementations with the same draws.
 
-Each test steps both at the same gradients and products, those at the optimizer's weights, so errors cannot compound:
-1e-12 of max(1, |w|) in float64 allows for about 40 steps with a few roundings each."""
+In each test, both implementations use the gradients and products at the optimizer's weights, so errors cannot compound.
+The tolerance of 1e-12 max(1, |w|) in float64 allows for about 40 steps with a few rounding errors each."""
 
 from typing import Any
 
@@ -180,8 +180,8 @@ def late_loss(twin, present):
 @pytest.mark.parametrize("way", ["backward", "graph", "closure", "curvature_step"])
 @EVERY_METHOD
 def test_late_parameter_is_not_updated_before_its_first_product(name, way):
-    """The first gradient is in step 7, without a scheduled product: one is forced, at once
-    with a closure, otherwise in the next step. Until then, only decay is applied."""
+    """The first gradient is in step 7, without a scheduled product. Therefore a product is forced: with a closure in
+    the same step, otherwise in the next step. Until then, only decay is applied."""
     settings = {"lr": 0.02, "weight_decay": 0.1}
     twin = Twin(name, settings, {}, {"d_warmup": 2, "update_d_every": 10}, lambda: leaves((3, 2), (4,), (2,), ()))
     first, forced = 7, 7 if way == "closure" else 8
@@ -199,7 +199,7 @@ def test_late_parameter_is_not_updated_before_its_first_product(name, way):
             assert not twin.optimizer.state.get(twin.params[2])
         if k == first < forced:
             rate = 0.0 if name == "ESGD-2" else twin.oracles[1].lr
-            rate *= 1 - 0.99 if name == "ESGD-1" else 1.0  # the warm-up at its first step
+            rate *= 1 - 0.99 if name == "ESGD-1" else 1.0  # warm-up factor of the first step
             assert error([twin.params[2]], [start * (1 - 0.1 * rate)]) < DOUBLE
     assert taken == [0, 1, *range(forced, 22, 10)]
     counted = twin.counts()
@@ -215,7 +215,7 @@ def test_late_parameter_gets_the_whole_product_from_micro_batches(way):
     optimizer = dp.AdaHessian([a, b], lr=0.1, betas=(0.0, 0.0), d_warmup=1, update_d_every=10)
     taken = {a: 0, b: 0}
     for k in range(3):
-        # Diagonal: with Rademacher probes v H v is the second derivative itself.
+        # The Hessian is diagonal: with Rademacher probes, v H v equals the second derivative.
         curvature = {p: 12 * p.detach() ** 2 for p in (a, b)}
         take_step(way, optimizer, [lambda k=k: ((a**4).sum() + ((b**4).sum() if k else 0.0)) / 4] * 4)
         for p, count in taken.items():
@@ -240,7 +240,7 @@ def test_frozen_parameter_costs_no_products():
     a, b = leaves((3,), (2,))
     optimizer = dp.ESGD([a, b], lr=0.1, d_warmup=1, update_d_every=10)
     for k in range(31):
-        if k == 3:  # its only gradient, in a step without a product
+        if k == 3:  # the only gradient of the parameter is in a step without a product
             take_step("backward", optimizer, [lambda: quartic([a, b])])
             b.requires_grad_(False)
         else:
@@ -254,7 +254,7 @@ RECORDED = [x.detach() for x in leaves(*[(30,)] * 82, seed=3)]  # alternate grad
 @pytest.mark.parametrize(
     ("dtype", "rounding", "bound"),
     [
-        # float32: 40 steps of some ten roundings of 6e-8, in weights of up to 4; state is as wide as the weights.
+        # float32: 40 steps with about ten rounding errors of 6e-8, for weights of up to 4; the state is also float32.
         (torch.float32, "nearest", 40 * 10 * 2.0**-24 * 4),
         # bfloat16: the step is computed in float32, then each step rounds a weight of up to 4 by half a unit of 2^-7.
         (torch.bfloat16, "nearest", 40 * 2.0**-9 * 4),

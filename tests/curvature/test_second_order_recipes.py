@@ -112,7 +112,10 @@ def test_diff_of_second_order_methods():
 
 
 def composed(name):
-    """Return (class with settings, equivalent stages): zero (b - nu b)/(1 - nu b) leaves nu b of the memory."""
+    """Return (settings of the class, equivalent stages).
+
+    With the zero (b - nu b)/(1 - nu b), the previous memory of the filter has the weight nu b in the direction.
+    """
     nu, b = 0.7, 0.9
     decay, average = dp.DecoupledDecay(0.1), dp.Filter(b, slot="exp_avg")
     zero = (b - nu * b) / (1 - nu * b)
@@ -168,7 +171,7 @@ def test_compiled_kernels_step_as_the_eager_engine(case):
     step = 0
 
     def products(params, probes):
-        """Return products of a fixed Hessian."""
+        """Return the products of a fixed Hessian with the probes."""
         found = leaves(*[p.shape for p in params], seed=1000 + step)
         return [h.detach() * v for h, v in zip(found, probes, strict=True)]
 

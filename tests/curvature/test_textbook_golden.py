@@ -16,7 +16,7 @@ def error(got, expected):
 
 
 def textbooks(case, params):
-    """Return one ESGD per group; two groups contain the first parameter and the rest."""
+    """Return one ESGD per group; if there are two groups, the first contains only the first parameter."""
     method = ESGDVersion2 if case["version"] == "v2" else ESGDVersion1
     groups = [params] if case["groups"] is None else [params[:1], params[1:]]
     settings = [case["config"] | overrides for overrides in case["groups"] or [{}]]
@@ -50,10 +50,11 @@ def test_esgd_matches_the_recorded_run_from_gradients_and_products(case):
     for recorded in case["steps"]:
         params = step(methods, problems.shaped(recorded["grads"], problem), products(recorded, problem))
         squares = [D for method in methods for D in method.D]
-        # 1e-12 (6.4e-13 reached): up to 42 steps of a few roundings, entries near zero, and 1 - b^t from a power here
-        # but from a running product in the recording; the inputs are recorded, nothing feeds back.
+        # 1e-12 (largest measured: 6.4e-13): there are up to 42 steps with a few rounding errors each, some entries near
+        # zero, and 1 - b^t is computed from a power here but from a running product in the recording. The inputs are
+        # recorded, so that errors do not feed back.
         assert error(params, problems.shaped(recorded["params"], problem)) < 1e-12
-        # D sums positive terms: no cancellation, so each entry is exact to a few roundings however small it is.
+        # D is a sum of positive terms, so nothing cancels, and even small entries are accurate to a few roundings.
         expected = problems.shaped(recorded["d_state"], problem)
         assert all(torch.allclose(D, e, rtol=1e-12, atol=0) for D, e in zip(squares, expected, strict=True))
 
@@ -65,7 +66,7 @@ def test_rebuilt_loss_has_the_recorded_values_gradients_and_products(case):
     for recorded, params in zip(case["steps"], problems.parameters_before(case), strict=True):
         product = products(recorded, problem)
         value, grads, hvp = problems.derivatives(loss, params, None if product is None else product[0])
-        # 1e-12: the same arithmetic in perhaps another order of sums of at most 7 or 16 terms.
+        # 1e-12: the arithmetic is the same, but sums of at most 7 or 16 terms may be in a different order.
         assert value.item() == pytest.approx(recorded["loss"], rel=1e-12)
         assert error(grads, problems.shaped(recorded["grads"], problem)) < 1e-12
         if product is not None:
@@ -117,7 +118,7 @@ def test_adahessian_with_the_gradient_as_diagonal_is_adamw():
         for p, g in zip(theirs, grads, strict=True):
             p.grad = g.clone()
         adamw.step()
-        assert error(got, [p.detach() for p in theirs]) < 1e-12  # same number of roundings as above
+        assert error(got, [p.detach() for p in theirs]) < 1e-12  # as many rounding errors as above
 
 
 def test_adahessian_first_steps_by_hand():
@@ -140,7 +141,8 @@ def test_spatial_average_covers_the_window_of_a_convolution_and_signs_matter():
 
 
 def test_sophia_with_constant_gradient_and_curvature_has_a_closed_form():
-    # m = (1 - b1^t) g and d = (1 - b2^t) c: four entries below the cut, cut, cut below zero curvature, and at rest.
+    # m = (1 - b1^t) g and d = (1 - b2^t) c. The steps of the four entries are unclipped, clipped, clipped because of
+    # negative curvature, and zero.
     g = torch.tensor([0.01, 4.0, -0.1, 0.0], dtype=torch.float64)
     c = torch.tensor([7.0, 2.0, -3.0, 1.0], dtype=torch.float64)
     b1, b2, gamma, lr, wd = 0.8, 0.9, 0.5, 0.1, 0.3
@@ -148,7 +150,7 @@ def test_sophia_with_constant_gradient_and_curvature_has_a_closed_form():
     v, w = torch.tensor([1.0, -1.0, 1.0, -1.0]), torch.ones(4, dtype=torch.float64)
     for t in range(1, 20):
         ratio = (1 - b1**t) * g[0] / (gamma * (1 - b2**t) * c[0])
-        assert ratio < 1  # the first entry stays below the cut
+        assert ratio < 1  # the first entry is not clipped
         w = w * (1 - lr * wd) - lr * torch.stack([ratio, torch.tensor(1.0), torch.tensor(-1.0), torch.tensor(0.0)])
         assert error(method.step([g], ([v], [v * c])), [w]) < 1e-12
 

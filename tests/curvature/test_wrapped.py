@@ -9,8 +9,10 @@ from dashpot.errors import CurvatureError
 
 
 class Wrapped:
-    """Wrapper like Fabric's: inherited methods run on the wrapper, whose attributes the optimizer does not see; `step`
-    calls the optimizer with a closure, possibly one without effect."""
+    """Wrapper like Fabric's: inherited methods run on the wrapper, whose attributes are not set on the optimizer.
+
+    `step` passes a closure to the optimizer; this closure may have no effect.
+    """
 
     def __init__(self, optimizer, always_a_closure):
         self._wrapped, self._always = optimizer, always_a_closure

@@ -76,7 +76,7 @@ class ESGDVersion2(_Textbook):
 
         m   = b1 m + (1 - b1) g
         est = (b1 m + (1 - b1) g) / (1 - b1^(t + 1))
-        D   = max(b2 D, hv^2)                               on a product; b2 = 1 never forgets
+        D   = max(b2 D, hv^2)                               on a product; with b2 = 1, D never decreases
         a   = lr (1 - lr_warmup^h)
         w   = w (1 - wd a) - a est / (sqrt(D) + eps)
 
@@ -102,8 +102,8 @@ def spatial_average(z, kind):
     """Average over the kernel window of a convolution: the dimensions 2, 3, ...
 
     "signed" averages z = v hv (the formula of the AdaHessian paper), "absolute" averages |z| (the authors' code),
-    "none" leaves z alone. The authors' code averages 4 dimensions so (its instructive version 3 as well, and the rows
-    of matrices) and rejects more.
+    "none" leaves z unchanged. The authors' code averages tensors with 4 dimensions in this way (its instructive version
+    also averages tensors with 3 dimensions and the rows of matrices) and rejects tensors with more dimensions.
     """
     if kind == "none" or z.dim() < 3:
         return z
@@ -154,9 +154,10 @@ class SophiaH(_Textbook):
         D = b2 D + (1 - b2) v hv                            on a product
         w = w (1 - lr wd) - lr clip(m / max(gamma D, eps), -1, 1)
 
-    Where the curvature D is not positive the step is lr times the sign of m.
-    Source: Liu et al., "Sophia", arXiv 2305.14342, algorithm 3 with the Hutchinson estimator. Its first version cuts
-    m / max(D, eps) to [-rho, rho] instead: the same with gamma = rho, lr = rho lr', eps = rho eps', wd = wd' / rho.
+    Where the curvature D is not positive, the step is lr times the sign of m.
+    Source: Liu et al., "Sophia", arXiv 2305.14342, algorithm 3 with the Hutchinson estimator. The first version
+    of the paper clips m / max(D, eps) to [-rho, rho]; this is equivalent with gamma = rho, lr = rho lr', eps = rho eps'
+    and wd = wd' / rho, where primes mark the settings of the first version.
     """
 
     def __init__(self, params, lr, betas=(0.96, 0.99), gamma=0.01, eps=1e-12, weight_decay=0.0):

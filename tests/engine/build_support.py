@@ -54,7 +54,7 @@ def isolated_cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def scripted_compiler(tmp_path, monkeypatch):
-    """Set `CXX` to a shell script that runs commands and then the real compiler, or only the latter for `--version`."""
+    """Set `CXX` to a shell script that runs commands and then the real compiler; `--version` runs only the compiler."""
     real = compiler.find().path
 
     def use(commands):

@@ -141,7 +141,7 @@ def differently_sharded_gradient_raises():
 
 
 def partial_gradients_are_reduced():
-    """Check this for replicated and for sharded parameters."""
+    """Check the reduction for replicated and for sharded parameters."""
     where, (value, *_), (g, *_) = default_mesh(), draw(0), draw(1)
     world = dist.get_world_size()
     for kind in (Replicate(), Shard(0)):

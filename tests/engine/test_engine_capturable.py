@@ -77,7 +77,7 @@ OPTIONS = (
 @each(lambda subject: subject.captures)
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_step_runs_on_meta_tensors(subject, options):
-    """On the meta device, reading a value raises an exception, and counts, slots and scalars must be on it as well."""
+    """On the meta device, reading a value raises an exception. Counts, slots and scalars must be on this device."""
     dtype = torch.bfloat16 if "rounding" in options else torch.float32
     params = [torch.zeros(shape, device="meta", dtype=dtype, requires_grad=True) for shape in ((3, 2), (4,), ())]
     optimizer = subject.make(params, lr=torch.tensor(0.1, device="meta"), capturable=True, **options)

@@ -29,7 +29,7 @@ engines = pytest.mark.parametrize("engine", ENGINES)
 
 
 def mixed():
-    """Return tensors for kernels, and a tensor for the eager engine, which is not dense."""
+    """Return dense tensors for kernels, and a tensor that is not dense and is stepped eagerly."""
     gapped = torch.randn(4, 2, dtype=torch.float64)[:, 0].requires_grad_()
     return [*parameters(shapes=((3, 2), (40000,), (), (0, 2))), gapped, *parameters(torch.complex128, ((3,),), seed=5)]
 

@@ -94,7 +94,7 @@ def test_documented_stages_run_on_kernels():
 
 @pytest.mark.parametrize("dtype", [pytest.param(torch.float64, marks=pytest.mark.slow), torch.bfloat16], ids=str)
 def test_cautious_mask_compiles_by_every_way_to_write_it(dtype):
-    """`.to(x.v)` and `torch.where` between numbers, as the page recommends both."""
+    """The page recommends both `.to(x.v)` and `torch.where` between numbers."""
 
     @dataclass(frozen=True)
     class Written(dp.Stage):

@@ -18,7 +18,7 @@ SLOTS = dp.elementwise("memory"), dp.per_tensor("level")
 
 
 def named(name, function):
-    """Rename a function as a method, including its name in tracebacks."""
+    """Give a function the name of a method, including the name in tracebacks."""
     if function is not None:
         function.__name__, function.__code__ = name, function.__code__.replace(co_name=name)
     return function
@@ -341,7 +341,7 @@ def test_stage_that_fails_cropped_runs_on_full_shape():
 
 @pytest.mark.filterwarnings("ignore:.* cannot be compiled, so engine=.compiled.:RuntimeWarning")
 def test_valid_stage_idioms_pass():
-    """These are lists as settings, defaults for missing scalars, caught errors, and in-place changes of new tensors."""
+    """Examples: lists as settings, defaults for missing scalars, caught errors, and changing new tensors in place."""
 
     def apply(self, x, s, c, ctx):
         assert not hasattr(c, "absent")

@@ -145,7 +145,7 @@ def test_complex_parameters(name, dtype):
 
 
 def test_conjugated_and_negated_gradients():
-    """torch marks them only with a bit; address, strides and dtype are unchanged."""
+    """torch marks such gradients only with a bit; their address, strides and dtype are unchanged."""
     (p,) = parameters(torch.complex128, shapes=((4,),))
     (q,) = parameters(shapes=((4,),))
     first, second = pair_of(NAMED["adamw-decay"], [p, q])
@@ -281,7 +281,7 @@ def test_changed_settings_compile_nothing(kind):
 
 
 def test_float32_tensor_lr():
-    """The eager engine multiplies it in float32, kernels in float64: 2^-24 of each step of size 0.01."""
+    """The eager engine multiplies lr in float32, kernels in float64; they differ by 2^-24 of each step of size 0.01."""
     first, second = eager_and_compiled(lambda ps, **how: dp.AdamW(ps, lr=torch.tensor(0.01), **how), parameters())
     run_steps((first, second), range(20))
     assert is_compiled(second[1])

@@ -1,8 +1,8 @@
 """Functions in kernels compared with torch, on special values in both precisions.
 
-Correctly rounded IEEE 754 arithmetic must agree bit for bit. Other functions are from two libraries (torch's vectorized
-library and the C++ standard library), each with an error of at most one ulp, so the results differ by at most two.
-These functions include torch's square root, whose vectorized form is not always correctly rounded.
+Correctly rounded IEEE 754 arithmetic must agree bit for bit. For other functions, the engines use different libraries
+(torch's vectorized library and the C++ standard library), each with an error of at most one ulp, so the results differ
+by at most two ulps. These functions include torch's square root, whose vectorized form is not always correctly rounded.
 """
 
 import math

@@ -48,7 +48,7 @@ def test_set_options_of_adaptive_clip_applies_to_the_next_step(engine):
 @pytest.mark.parametrize("scale", [1.0, 1e30, 1e-30, 0.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_norm_of_extreme_gradients_matches_float64(dtype, scale):
-    """If safe, blocks of 256 squares are summed in float32, with 16 additions per lane and an error of at most 1e-6."""
+    """Blocks of 256 squares are summed in float32 where this is safe: 16 additions per lane, error at most 1e-6."""
     params = [torch.zeros(n, dtype=dtype, requires_grad=True) for n in (1, 255, 256, 257, 20000)]
     for p in params:
         p.grad = torch.randn_like(p) * scale

@@ -51,7 +51,7 @@ def test_clipped_huge_gradient_matches_float64(recipe, dtype, engine):
 
 @ENGINES
 def test_sgd_with_adaptive_clip(engine):
-    """The norm of the step is 0.9 * 0.01 times that of the weight."""
+    """The norm of the step is 0.9 * 0.01 times the norm of the weight."""
     for size in SIZES:
         p = torch.ones(4, requires_grad=True)
         optimizer = dp.SGD([p], lr=0.9, adaptive_clip=0.01, engine=engine)

@@ -11,7 +11,7 @@ ENGINES = ("eager", "compiled")
 
 
 def _stepped(engine, edit, dtype=torch.float64, shape=(3, 3)):
-    """Return weights and state after one step, `edit`, and two more steps."""
+    """Return weights and state after one step, a call of `edit`, and two more steps."""
     draw = torch.Generator().manual_seed(3)
     params = [torch.nn.Parameter(torch.randn(shape, dtype=dtype, generator=draw)) for _ in range(3)]
     optimizer = dp.AdamW(params, lr=0.1, engine=engine)

@@ -202,7 +202,7 @@ def test_different_seeds_round_differently(engine):
 
 
 def noise_of(engine, steps=1, tensors=1, **how):
-    """Return which of 20000 elements each step rounds up, with a weight halfway between two numbers."""
+    """Return the mask of elements that each step rounds up; exact results are halfway between two bfloat16 numbers."""
     params = [torch.ones(20000, dtype=HALF, requires_grad=True) for _ in range(tensors)]
     optimizer = dp.SGD(params, lr=2.0**-9, engine=engine, rounding="stochastic", **how)
     seen = []

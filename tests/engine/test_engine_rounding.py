@@ -126,7 +126,7 @@ def test_bfloat16_average_needs_stochastic_rounding():
     error = held.double() - exact.double()
     assert abs(error.mean().item()) < Z * deviation / math.sqrt(count)
     assert error.abs().max() < (Z + 1) * deviation  # 4096 elements; the bound on the variance is loose
-    assert (nearest.double() - exact.double()).mean() < -0.25  # it stalls far below the exact average
+    assert (nearest.double() - exact.double()).mean() < -0.25  # rounding to nearest stalls far below the exact average
 
 
 # --- split and join --------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from dashpot.stages import Clock
 
 SAME = 1e-12  # for five steps in float64; the step number is a float64 tensor instead of a Python number
 
-# Dynamo warns that it traces through the cache of record types, which is harmless: the keys are names. It also
+# Dynamo warns that it traces through the cache of record types, which is harmless: the keys are names. Dynamo also
 # reads the gradient of the loss, a non-leaf tensor, after `backward`.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*Dynamo detected a call to a .functools.lru_cache"),

@@ -23,7 +23,7 @@ def test_every_example_has_a_test():
         "own_rule",
         "second_order",
         "swap_one_import",
-        # in tests/training/test_examples_loops.py:
+        # These examples are tested in tests/training/test_examples_loops.py.
         "accelerate_loop",
         "hf_trainer",
         "lightning_trainer",

@@ -1,4 +1,4 @@
-"""Files for contributors and readers have one version, existing paths and a complete layout table."""
+"""Project files state the same version, refer to existing paths, and contain a complete layout table."""
 
 import re
 from pathlib import Path

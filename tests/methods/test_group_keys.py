@@ -154,7 +154,7 @@ def test_groups_of_torch_optimizers_are_accepted(cls):
     for other in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.RMSprop):
         theirs = other(weight(), lr=0.25)
         torch.optim.lr_scheduler.OneCycleLR(theirs, max_lr=0.5, total_steps=10)
-        if cls is dp.AdamW and other in (torch.optim.Adam, torch.optim.NAdam):  # groups of these have coupled decay
+        if cls is dp.AdamW and other in (torch.optim.Adam, torch.optim.NAdam):  # their groups have coupled decay
             with pytest.raises(dp.ArgumentError, match="AdamW: decoupled_weight_decay must be True, got False"):
                 cls(theirs.param_groups)
             continue

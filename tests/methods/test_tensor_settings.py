@@ -122,7 +122,7 @@ def test_gradients_flow_to_settings_of_any_shape(shape, dtype):
 
 
 def test_functional_update_reads_settings_in_double_precision():
-    """A float32 rate of 0.1 is 0.100000001490116, and its products are rounded to double precision."""
+    """A float32 rate of 0.1 is 0.100000001490116; results of multiplications are rounded to double precision."""
     recipe, w = dp.AdamW.recipe_for(lr=0.1), torch.ones(3, dtype=torch.float64)
     single: dict[str, Any] = {"lr": torch.full((1, 1), 0.1), "pole": torch.tensor(0.9), "beta": torch.tensor([0.99])}
     both = []

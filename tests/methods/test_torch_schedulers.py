@@ -82,7 +82,7 @@ def advance(scheduler, step):
 
 
 def train(optimizer, params, scheduler, steps=STEPS):
-    """Return lr, momentum and betas of the group, if it has them, at each step."""
+    """Return the values of lr, momentum and betas (if the group has them) at each step."""
     history = []
     driver = SCHEDULERS[scheduler](optimizer)
     for step in range(steps):

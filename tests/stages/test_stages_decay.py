@@ -58,7 +58,7 @@ def test_coupled_decay_passes_through_the_filter(decay, lr, pole):
 
 
 def factors(scale, lr, schedule):
-    """Factor on weight_decay at each step: lr F, F, or 1."""
+    """Return the factor on weight_decay at each step: lr F, F, or 1."""
     return [{"lr": lr * schedule(t), "schedule": schedule(t), "constant": 1.0}[scale] for t in range(4)]
 
 
@@ -150,7 +150,7 @@ def test_decays_are_additive(stages):
 @few
 @given(DECAYS, RATES, st.floats(0, 2))
 def test_change_decay_adds_to_the_direction(decay, lr, factor):
-    """v + factor weight_decay w, with the old w; the denominator does not divide it."""
+    """The direction becomes v + factor weight_decay w with the old w; the denominator does not divide the decay."""
     x = signals(
         [SecondMoment(0.0, 0.0), ChangeDecay(decay, factor)], [[0.5, -2.0]], weights=[tensor([3.0, 4.0])], lr=lr
     )[0]

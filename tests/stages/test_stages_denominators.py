@@ -23,7 +23,7 @@ def close(actual, expected):
 
 
 def averages(values, beta, kind):
-    """Running averages of a sequence, as given in their sources."""
+    """Return the running averages of a sequence, with the formulas of the sources."""
     s, out = 0.0, []
     for t, x in enumerate(values, start=1):
         if kind == "running":
@@ -42,7 +42,7 @@ def squares(beta, kind):
 
 
 def check_variance(x, numerators, variances, eps, inside):
-    """Compare variances, whose size is 1: the root of a difference that nearly cancels is inaccurate."""
+    """Compare variances of size 1 instead of roots: the root of a difference that nearly cancels is inaccurate."""
     d = torch.stack([item.d for item in x])
     torch.testing.assert_close(d * d - eps if inside else (d - eps) ** 2, tensor(variances), rtol=0, atol=1e-12)
     assert (d >= (math.sqrt(eps) if inside else eps) * (1 - 1e-15)).all()
@@ -55,7 +55,7 @@ def check_variance(x, numerators, variances, eps, inside):
 @few
 @given(BETAS, EPS)
 def test_rmsprop_with_bias_correction(beta, eps):
-    """Form of the blog: g/(sqrt(s^) + eps)."""
+    """This is the form in the blog: g/(sqrt(s^) + eps)."""
     expected = [g / (math.sqrt(s) + eps) for g, s in zip(GRADIENTS, squares(beta, "debiased"), strict=True)]
     close(directions([SecondMoment(beta, eps)], GRADIENTS), expected)
 
@@ -70,7 +70,7 @@ def test_torch_rmsprop_has_no_bias_correction(beta, eps):
 @few
 @given(BETAS, EPS)
 def test_rmsprop_initialized_with_the_first_square(beta, eps):
-    """Form of the notebook: s_1 = g_1^2."""
+    """This is the form in the notebook: s_1 = g_1^2."""
     expected = [g / (math.sqrt(s) + eps) for g, s in zip(GRADIENTS, squares(beta, "first"), strict=True)]
     close(directions([SecondMoment(beta, eps, average="first")], GRADIENTS), expected)
 
@@ -138,7 +138,7 @@ def test_centred_adam_with_guard_and_clamp(beta1, beta2, eps, guard, eps_mode):
 @few
 @given(BETAS, st.floats(1e-3, 1))
 def test_variance_power_divides_by_the_variance(beta, eps):
-    """Step obtained from a noise analysis: g/(sigma^2 + eps)."""
+    """The step g/(sigma^2 + eps) follows from a noise analysis."""
     means = averages(GRADIENTS, beta, "debiased")
     rows = zip(GRADIENTS, squares(beta, "debiased"), means, strict=True)
     expected = [g / (max(s - a * a, 0) + eps) for g, s, a in rows]
@@ -235,7 +235,7 @@ def test_centring_starts_at_the_given_step():
 
 
 def test_variance_with_different_poles_is_clamped_at_zero():
-    """The mean covers only the last gradient, the mean square many: s^ - m^^2 < 0, so d = eps."""
+    """The mean covers only the last gradient, but the mean square covers many gradients: s^ - m^^2 < 0, so d = eps."""
     gradients = [0.1] * 5 + [1.0]
     out = directions([Filter(0.0), CenteredMoment(0.999, 0.5, mean="direction", uncentered_steps=0)], gradients)
     s = averages([g * g for g in gradients], 0.999, "debiased")[-1]

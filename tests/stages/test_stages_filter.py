@@ -106,7 +106,7 @@ def test_autosgm_first_output_is_the_first_input(pole, zero):
     [(0.9, 0.9 / 1.9, 1.4263), (0.9, 1 - 0.2**0.5, 1.5855), (0.9, 0.9, 5.263), (0.8, -0.3, 0.897), (0.9, 0.0, 1.0)],
 )
 def test_autosgm_overshoot_at_the_second_step(pole, zero, excess):
-    """S_2/(1 - pole^2), to the four digits tabulated in the specification; there is no excess for zero 0."""
+    """The output is S_2/(1 - pole^2), compared with tabulated values of four digits; it is 1 for zero 0."""
     outputs = directions([Filter(pole, zero, normalise="autosgm")], STEP)
     assert outputs[0].item() == pytest.approx(1, rel=1e-14)
     assert outputs[1].item() == pytest.approx(step_response(pole, zero, 2) / (1 - pole**2), rel=1e-13)

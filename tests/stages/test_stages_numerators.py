@@ -36,7 +36,7 @@ def smoothed(elements, smoothing):
 @few
 @given(BETAS, RATES, st.floats(0, 0.9))
 def test_parcor(beta, lr, smoothing):
-    """a = min(|A[lr w v]|, lr (1 + E[w^2])), A the sum with gain 1/(1 - beta)."""
+    """a = min(|A[lr w v]|, lr (1 + E[w^2])), where A is the sum with gain 1/(1 - beta)."""
     power, total, steps = [0.0] * SIZE, [0.0] * SIZE, []
     for w, v in zip(WEIGHTS.tolist(), GRADIENTS.tolist(), strict=True):
         power = [beta * e + (1 - beta) * x * x for e, x in zip(power, w, strict=True)]
@@ -48,7 +48,7 @@ def test_parcor(beta, lr, smoothing):
 @few
 @given(BETAS, BETAS, st.floats(0.1, 10), RATES, st.floats(0, 0.9))
 def test_huber_parcor(beta, beta_size, cap, lr, smoothing):
-    """p = w v cut at cap E[|p|], over C = 1 + E[w^2], summed, limited by lr C."""
+    """p = w v is clipped at cap E[|p|], divided by C = 1 + E[w^2], summed, and limited by lr C."""
     power, size, total, steps = [0.0] * SIZE, [0.0] * SIZE, [0.0] * SIZE, []
     for w, v in zip(WEIGHTS.tolist(), GRADIENTS.tolist(), strict=True):
         products = [x * y for x, y in zip(w, v, strict=True)]
@@ -64,7 +64,7 @@ def test_huber_parcor(beta, beta_size, cap, lr, smoothing):
 @few
 @given(BETAS, RATES, st.floats(0, 0.9), st.floats(0, 0.999))
 def test_moment_rate(beta, lr, smoothing, beta2):
-    """a = min(E[lr u^2], lr) with u the raw gradient over the denominator, whatever the filter before it."""
+    """a = min(E[lr u^2], lr), where u is the raw gradient over the denominator, independent of the filter."""
     moment, square, steps = [0.0] * SIZE, [0.0] * SIZE, []
     for t, g in enumerate(GRADIENTS.tolist(), start=1):
         square = [beta2 * s + (1 - beta2) * x * x for s, x in zip(square, g, strict=True)]
@@ -115,13 +115,13 @@ def test_huber_clip_factor_reaches_one_after_645_steps():
 
 
 def test_moment_rate_starts_with_a_warm_up():
-    """0.9 (1 - beta) lr mean(u^2): with debiased u = sign(g) the mean is 1."""
+    """The first rate is 0.9 (1 - beta) lr mean(u^2), where the mean is 1 for the debiased u = sign(g)."""
     first = rates(MomentRate(0.9999), 0.5, before=[SecondMoment(eps=0.0)])[0]
     assert first == pytest.approx(0.9 * 1e-4 * 0.5, rel=1e-10)
 
 
 def test_huber_parcor_clips_in_the_first_step():
-    """M_1 = (1 - beta)|p|: the cap starts at 4 (1 - 0.999) = 0.004 of the product."""
+    """M_1 = (1 - beta)|p|: the cap starts at 4 (1 - 0.999) = 0.004 times |p|."""
     once = signals([HuberParcor(beta=0.0, smoothing=0.0)], tensor([[2.0]]), weights=tensor([[1.5]]), lr=0.1)[0]
     # beta = 0: C = 1 + w^2, the sum is one term; 0.004 p/C lies far below the limit C.
     assert float(once.rate) == pytest.approx(0.1 * 0.004 * 3.0 / (1 + 1.5**2), rel=1e-12)

@@ -45,7 +45,7 @@ def test_network_matches_published_architecture():
 
 
 def test_network_initialization_is_kaiming_normal():
-    """Kaiming normal weights have std = sqrt(2 / (1 + slope^2) / fan_in). With 18 432 draws, 3 sigma of it is 1.6 %."""
+    """The std is sqrt(2 / (1 + slope^2) / fan_in); for 18 432 draws, three standard errors of the std are 1.6 %."""
     torch.manual_seed(0)
     layer = network()[9]
     fan_in = 32 * 9
@@ -58,7 +58,7 @@ def test_network_initialization_is_kaiming_normal():
 
 
 def test_statistics_match_pixels(images):
-    """If there are fewer than 100 images, all are used: mean and unbiased std of all pixels, up to float64 rounding."""
+    """With fewer than 100 images, the statistics are mean and unbiased std of all pixels, up to float64 rounding."""
     pixels = images.train_images[:60].astype(np.float64) / 255
     assert statistics(images.train_images[:60]) == pytest.approx((pixels.mean(), pixels.std(ddof=1)), rel=1e-12)
 

@@ -44,7 +44,7 @@ def test_norm_is_initially_identity_in_evaluation_mode():
 
 
 def test_norm_in_training_mode_matches_reference(norm):
-    """Tolerance 1e-12: float64 rounding."""
+    """The tolerance of 1e-12 allows for float64 rounding."""
     running_mean, running_var = torch.zeros(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64)
     for x in batches(4):
         expected, mean, variance = reference(x, norm.weight, norm.bias)

@@ -105,7 +105,7 @@ def test_seed_determines_start_and_noise(name):
 
 
 def test_noise_is_independent_with_given_variance():
-    """Four sigma: with 40 000 normal draws, the standard error of the variance is 0.7 %, of a correlation 0.005."""
+    """The bounds are four standard errors. For 40 000 draws, one is 0.7 % of the variance or 0.005 in a correlation."""
     stream = GradientNoise(dimension=2, steps=20_000, variance=0.25, seed=0)
     noise = torch.cat([x for x, _ in stream.epoch(0)]).double()
     assert noise.var().item() == pytest.approx(0.25, rel=0.028)

@@ -58,7 +58,7 @@ def every_method(name: str, strategy: str, accumulate: int, dtype: torch.dtype, 
 
 
 def hessian_vector_products(name: str, strategy: str, accumulate: int) -> None:
-    """Compute products of the learner's own loss; finite differences have a small error at their step of 1e-3."""
+    """Check products of the learner's own loss; finite differences have a small error at their step of 1e-3."""
     probe = "differences" if strategy == "fsdp" else "auto"
     make = partial(PRODUCTS[name], relative_step=1e-3)
     actual = learner(make, strategy, accumulate, dtype=torch.float64)

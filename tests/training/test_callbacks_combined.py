@@ -68,7 +68,7 @@ def test_hessian_vector_products_use_loss_changed_by_actions(probe):
 
 @pytest.mark.parametrize("kind", [JSONLines, CSV])
 def test_log_absent_from_some_sessions_keeps_its_lines(tmp_path, kind):
-    """This also holds if the run is killed just after a resume and then resumed from an earlier checkpoint."""
+    """No line is lost even if the run is killed just after a resume and then resumed from an earlier checkpoint."""
 
     def fit(epochs, *logs, resume=None):
         kept = Checkpoints(tmp_path / "kept")

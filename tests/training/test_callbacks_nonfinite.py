@@ -94,7 +94,7 @@ def test_missing_gradient_is_ignored():
 
 
 class PartialLog(nn.Module):
-    """Logarithm, which is NaN for negative inputs; in the first calls, the identity."""
+    """Identity in the first calls, then the logarithm, which is NaN for negative inputs."""
 
     def __init__(self, first):
         super().__init__()

@@ -66,7 +66,7 @@ def test_epoch_whose_end_the_schedule_missed_is_repeated(tmp_path, error):
 
 @pytest.mark.parametrize("schedule", [Exponential(0.5), Plateau(0.5, patience=0, threshold=10)])
 def test_cancelled_fit_counts_the_epoch_for_the_schedule(tmp_path, schedule):
-    """This also holds if the callback that cancels the fit precedes the schedule."""
+    """The epoch is also counted if the callback that cancels the fit precedes the schedule."""
     uninterrupted, rates = fit(tmp_path / "uninterrupted", schedule=schedule)
     assert len(set(rates)) > 2
     fit(tmp_path / "cancelled", RaiseAfterEvaluation(CancelFit, 2), schedule=schedule)

@@ -43,7 +43,7 @@ def test_check_passes_on_both_ranks(outcomes, name):
 @pytest.mark.slow
 @pytest.mark.needs_gloo
 def test_all_other_checks_pass_on_both_ranks(tmp_path):
-    """These are all subjects with and without accumulation in both precisions, and additional methods and loaders."""
+    """The checks cover all subjects in both precisions, with and without accumulation, and more methods and loaders."""
     for rank, found in enumerate(run_processes(WORKER, tmp_path, "^slow")):
         failed = {name: reason for name, reason in found.items() if reason != "passed"}
         assert not failed, (rank, failed)

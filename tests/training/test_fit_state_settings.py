@@ -1,4 +1,4 @@
-"""Differences between a checkpoint and a fit, which are listed, and rejected unless they are overridden."""
+"""Differences between a checkpoint and a fit: the error lists them, and an override accepts them."""
 
 from __future__ import annotations
 

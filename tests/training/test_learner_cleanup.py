@@ -92,7 +92,7 @@ def test_cancellation_in_cleanup_ends_enclosing_scope(cancel, cleanup, steps):
     ],
 )
 def test_unwinding_is_type_of_propagating_exception(error, seen):
-    """This also holds if the fit is started in an except block."""
+    """`unwinding` does not depend on whether the fit is started in an except block."""
     unwinding = []
 
     class RecordUnwinding(Callback):

@@ -81,7 +81,7 @@ def test_train_evaluates_after_every_epoch():
 
 
 def test_learner_evaluation_equals_evaluate():
-    """This also holds with more batches than are read from the device at once."""
+    """The evaluations are also equal with more batches than are read from the device at once."""
     p = problem(examples=3 * SYNC_INTERVAL + 1)
     p.evaluation = Batches(p.train.x, p.train.y, 2)
     learner = Learner.of(p, dashpot.SGD(p.model.parameters(), lr=0.1), engine=Engine("cpu"))
@@ -96,7 +96,7 @@ def test_train_ignores_launcher_variables(monkeypatch):
         monkeypatch.setenv(name, "1")
     for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
         monkeypatch.setenv(name, "2")
-    monkeypatch.setitem(sys.modules, "lightning_fabric", None)  # not required either
+    monkeypatch.setitem(sys.modules, "lightning_fabric", None)  # `train` does not require Fabric either
     p = problem()
     [epoch] = train(p, dashpot.SGD(p.model.parameters(), lr=0.1), 1)
     assert epoch.steps == 3

@@ -132,7 +132,7 @@ class TestAccelerate:
     @pytest.mark.parametrize("route", ["closure", "graph", "separate"])
     @pytest.mark.filterwarnings("ignore:Using backward.. with create_graph=True:UserWarning")
     def test_second_order_with_accumulation(self, route):
-        """Compare every route with one batch of both micro-batches; they agree up to rounding over four steps."""
+        """On every route, two micro-batches equal one batch of both, up to rounding errors over four steps."""
         accelerator, model, opt, batches = prepared(sophia(), gradient_accumulation_steps=2)
         ours = opt.optimizer
         assert not hasattr(opt, "backward")  # the wrapper has only torch's methods
