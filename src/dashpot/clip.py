@@ -64,7 +64,7 @@ def clip_by_norm(
 
     Args:
         gradients: Tensors of any shape.
-        max_norm: Upper bound on the total norm, > 0; infinity leaves gradients unchanged, including infinite entries.
+        max_norm: Upper bound on the total norm, > 0. Infinity leaves all gradients unchanged, even infinite entries.
         norm_type: p > 0, or infinity.
         error_if_nonfinite: If True, raise `ArgumentError` for a nan or infinite norm. Otherwise, as in torch, an
             infinite norm maps finite entries to 0 and infinite ones to nan, and a nan norm maps all entries to nan.
@@ -73,7 +73,7 @@ def clip_by_norm(
     >>> [round(g.item(), 4) for g in clipped], norm.item()
     ([1.5, 2.0], 5.0)
     """
-    gradients = list(gradients)  # read twice
+    gradients = list(gradients)  # an iterator could be read only once
     norm = total_norm(gradients, norm_type)
     if error_if_nonfinite and not math.isfinite(norm.item()):
         raise ArgumentError(f"clip_by_norm: the norm of the gradients must be finite, got {norm.item()}.")

@@ -1,7 +1,7 @@
-"""Allowed values as data: the source of validation, error messages and bad-input tests.
+"""Constraints on arguments, used by validation, error messages and tests of invalid input.
 
-A constraint checks a value, describes the allowed range as text, and lists examples of rejected values. Constraints are
-attached to dataclass fields (`field`). `ARGUMENTS` contains those of the hyperparameters shared by all optimizers.
+A constraint checks a value, describes the allowed range as text, and lists examples of rejected values. `field`
+attaches a constraint to a dataclass field. `ARGUMENTS` contains the constraints of the hyperparameters, by name.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ __all__ = [
 ]
 
 Scalar: TypeAlias = "float | Tensor"
-"""A hyperparameter: a Python number, or a 0-d tensor if it lives on a device or is vmapped."""
+"""Value of a hyperparameter: a Python number, or a 0-d tensor if the value is on a device or vmapped."""
 
 
 _LONGEST = 500
-_LARGEST = sys.float_info.max  # larger integers overflow float; inf and nan fail the comparison
+_LARGEST = sys.float_info.max  # excludes integers that overflow a float, as well as inf and nan
 
 
 def plain(value: Any) -> Any:
-    """Convert a NumPy scalar to a Python number, so that recipes print and checkpoints load with `weights_only`."""
+    """Convert a NumPy scalar to a Python number, for the `repr` of recipes and for loading with `weights_only=True`."""
     return value.item() if isinstance(value, np.generic) else value
 
 
 class Constraint(Protocol):
-    """Interface of a constraint; `str()` prints the allowed range."""
+    """Interface of a constraint; `str()` returns a description of the allowed values."""
 
     def allows(self, value: Any) -> bool: ...
 
@@ -163,19 +163,19 @@ def is_numeric_tensor(value: Tensor) -> bool:
 
 
 def is_unreadable(value: Tensor) -> bool:
-    """Return True if reading the value would fail (traced, vmapped or meta tensors) or synchronize a device."""
+    """Return True if reading the value would fail (traced, vmapped or meta tensors) or require a host sync."""
     return torch.compiler.is_compiling() or value.device.type != "cpu" or is_functorch_wrapped(value)
 
 
 def shown(value: Any) -> str:
-    """Format a value for a message: its `repr` on one line, truncated, or a description if `repr` fails.
+    """Format a value for a message as its truncated `repr` on one line, or as a description if `repr` fails.
 
     >>> shown(0.5), shown(10**5000)
     ('0.5', 'an integer of 16610 bits')
     """
     try:
         text = " ".join(repr(value).split())
-    except Exception:  # integers above Python's digit limit, or a class with a broken `repr`
+    except Exception:  # an integer above Python's digit limit, or an object with a broken `repr`
         is_integer = isinstance(value, int)
         return f"an integer of {value.bit_length()} bits" if is_integer else f"a {type(value).__name__}"
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
@@ -200,7 +200,7 @@ def field(default: Any, allowed: Constraint) -> Any:
 
 
 def check_fields(value: Any) -> None:
-    """Check all constrained fields of a dataclass instance; error messages begin with the name of its class."""
+    """Check all constrained fields of a dataclass instance; error messages begin with the name of the dataclass."""
     for item in dataclasses.fields(value):
         allowed = item.metadata.get("allowed")
         if allowed is not None:
@@ -220,7 +220,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> ArgumentError:
 
 
 def similar(name: Any, names: Iterable[str]) -> str | None:
-    """Return the closest match for `name`, or None."""
+    """Return the element of `names` that is most similar to `name`, or None if no element is similar."""
     near = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5) if isinstance(name, str) else []
     return near[0] if near else None
 
@@ -274,4 +274,4 @@ ARGUMENTS: Mapping[str, Constraint] = {
     "seed": Interval(0, 2**63, "left", integer=True),
     "uncentered_steps": Interval(0, math.inf, "left", integer=True),
 }
-"""Allowed values of every hyperparameter, by the name shared by all methods."""
+"""Constraints on all hyperparameters, by names that are common to all methods."""

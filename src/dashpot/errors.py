@@ -6,7 +6,7 @@ __all__ = ["ArgumentError", "CurvatureError", "DashpotError", "DataError", "NonF
 
 
 class DashpotError(Exception):
-    """Base class of errors caused by the caller; the command line prints the message and exits with code 2."""
+    """Base class of errors caused by the caller. The command line prints the message and exits with code 2."""
 
 
 class ArgumentError(DashpotError, ValueError):
@@ -14,7 +14,7 @@ class ArgumentError(DashpotError, ValueError):
 
 
 class DataError(DashpotError, RuntimeError):
-    """A data set is missing, corrupt or cannot be downloaded."""
+    """A data set is missing, is corrupt or cannot be downloaded."""
 
 
 class RunError(DashpotError, RuntimeError):

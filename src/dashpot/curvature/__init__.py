@@ -1,4 +1,4 @@
-"""Curvature: random probes and Hessian-vector products by four routes."""
+"""Curvature: random probes, and four routes that compute Hessian-vector products."""
 
 from dashpot.curvature.double_backward import differentiable_gradients, product_of_gradients
 from dashpot.curvature.finite_differences import central_difference, relative_step_for, step_length

@@ -1,4 +1,4 @@
-"""Accumulation of Hessian-vector products from the backward passes until the optimizer step."""
+"""Accumulation of Hessian-vector products over the backward passes before an optimizer step."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from dashpot.engine.sharding import shard_spec
 
 
 class AccumulatedProducts:
-    """Products H v of all parameters, summed over micro-batches like `p.grad`, and the probes v.
+    """Hessian-vector products H v of all parameters, summed over micro-batches like `p.grad`, and the probes v.
 
-    `taken` is True after a backward pass with products. `raw` is True if the products may contain the factor of a
-    gradient scaler. `due` is True if the current step accumulates products, and None if this is not yet decided.
+    `taken` is True after a backward pass that computed products. `raw` is True if the products may contain the factor
+    of a gradient scaler. `due` is True if the current step accumulates products, and None if this is not yet decided.
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class AccumulatedProducts:
     def add(
         self, params: Sequence[Tensor], products: Iterable[Tensor | None], *, raw: bool, scale: float = 1.0
     ) -> None:
-        """Add the products of one backward pass, divided by `scale`; products outside its graph are None."""
+        """Add the products of one backward pass, divided by `scale`; None for parameters outside its graph."""
         self.taken, self.raw = True, self.raw or raw
         for p, product in zip(params, products, strict=True):
             if product is not None:
@@ -57,26 +57,26 @@ class AccumulatedProducts:
             self.held.pop(p, None)
 
     def stamp(self, params: Iterable[Tensor]) -> None:
-        """Record the current gradients as those that belong to the products."""
+        """Record that the products belong to the current gradients."""
         self._grads = [(p, weakref.ref(p.grad)) for p in params if p.grad is not None]
 
     def stale(self) -> bool:
-        """Return True if a gradient was replaced since the last `stamp`."""
+        """Return True if a gradient was replaced since the last call of `stamp`."""
         return any(grad() is not p.grad for p, grad in self._grads)
 
 
 @dataclass
 class PendingProducts:
-    """Products accumulated for the next step.
+    """Hessian-vector products accumulated for the next step.
 
-    They are stored in one object because wrappers that subclass the optimizer (Fabric, Lightning) forward attribute
-    reads but not attribute writes.
+    The products are attributes of this object, not of the optimizer, because wrappers that subclass the optimizer
+    (Fabric, Lightning) forward attribute reads but not attribute writes.
 
     Attributes:
         from_gradients: Products accumulated together with gradients.
         from_curvature_step: Products computed by `curvature_step`.
-        ready: Reduced (probe, product) pairs for the current step.
-        unobserved: Parameters that have not had a product yet; None if unknown.
+        ready: Pairs (probe, product) for the current step, reduced over the ranks.
+        unobserved: Parameters for which no product has been computed yet; None if unknown.
     """
 
     from_gradients: AccumulatedProducts = field(default_factory=AccumulatedProducts)
@@ -86,7 +86,7 @@ class PendingProducts:
 
 
 def is_multiprocess(group: Any) -> bool:
-    """Return True if torch.distributed is initialized and the group has several ranks; None is the default group."""
+    """Return True if torch.distributed is initialized and `group` (None: the default group) has several ranks."""
     dist = torch.distributed
     return dist.is_available() and dist.is_initialized() and dist.get_world_size(group) > 1
 
@@ -118,7 +118,7 @@ def _averaged(products: Mapping[Tensor, Tensor], group: Any) -> dict[Tensor, Ten
 
 
 def _all_finite(products: Mapping[Tensor, Tensor]) -> bool:
-    """Return True if all elements are finite on all ranks that have a shard."""
+    """Return True if all elements of the products are finite on all ranks that have a shard."""
     nonfinite: dict[Any, Tensor] = {}
     for p, product in products.items():
         count = (~real_view(product).isfinite()).sum().to(torch.float64)
@@ -131,10 +131,10 @@ def _all_finite(products: Mapping[Tensor, Tensor]) -> bool:
 def reduced_products(
     pending: AccumulatedProducts, params: Sequence[Tensor], scale: Tensor | None, group: Any, negated: set[Tensor]
 ) -> dict[Tensor, Tensor] | None:
-    """Return the unscaled, averaged product of each parameter that has one, or None if any is not finite.
+    """Return the unscaled, averaged product of each parameter that has a product; None if a product is not finite.
 
-    Products are divided by the loss scale, averaged over the ranks of `group` (False: no averaging), and negated for
-    parameters in `negated`, whose objective is maximized.
+    Products are divided by the loss scale and averaged over the ranks of `group` (False: no averaging). For the
+    parameters in `negated`, whose objective is maximized, the products are negated.
     """
     products = {p: pending.held[p] for p in params if p in pending.held}
     if scale is not None and pending.raw:
@@ -147,7 +147,7 @@ def reduced_products(
 
 
 def _reached_anywhere(products: Mapping[Tensor, Tensor], params: Sequence[Tensor], group: Any) -> dict[Tensor, Tensor]:
-    """Add zero products for parameters that have a product only on other ranks."""
+    """Return `products` and, for parameters that have a product only on other ranks, zeros."""
     reached = torch.tensor([float(p in products) for p in params], device=local(params[0]).device)
     torch.distributed.all_reduce(reached, torch.distributed.ReduceOp.MAX, group=group)
     chosen = [p for p, flag in zip(params, reached.tolist(), strict=True) if flag]

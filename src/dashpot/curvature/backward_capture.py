@@ -20,14 +20,14 @@ BackwardCall = Callable[[Tensor, dict[str, Any]], None]
 
 
 class Evaluation(NamedTuple):
-    """Return value of a closure and the coarsest dtype of its differentiable results, or None."""
+    """Return value of a closure, and the coarsest dtype of its differentiable results (None without such results)."""
 
     loss: Any
     coarsest: torch.dtype | None
 
 
 class _BackwardCapture(TorchFunctionMode):
-    """Redirect calls of `Tensor.backward` in the current thread to a function, and count them."""
+    """Redirect calls of `Tensor.backward` in the current thread to a function, and count these calls."""
 
     def __init__(self, on_backward: BackwardCall) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class _BackwardCapture(TorchFunctionMode):
 
 
 def coarser(a: torch.dtype | None, b: torch.dtype) -> torch.dtype:
-    """Return the real dtype with the larger rounding error.
+    """Return the dtype, `a` or `b`, with the larger rounding error, as a real dtype.
 
     >>> coarser(torch.float16, torch.float32), coarser(None, torch.float64)
     (torch.float16, torch.float64)
@@ -64,8 +64,8 @@ def _arguments(args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
 def evaluate(closure: Callable[[], Any], on_backward: BackwardCall, *, may_return: bool) -> Evaluation:
     """Call `closure` with gradients enabled and redirect its backward calls to `on_backward`.
 
-    If the closure does not call backward, it must return a loss, which is passed to `on_backward`, if `may_return` is
-    True. Otherwise, it must have no effect and return None.
+    A closure that does not call backward must return a loss if `may_return` is True; the loss is passed to
+    `on_backward`. If `may_return` is False, such a closure must return None and have no effect.
 
     Raises:
         CurvatureError: If the closure does not return the required loss or does not call backward.

@@ -11,8 +11,8 @@ from torch import Tensor
 from dashpot.curvature.unsupported import naming_unsupported
 
 _SHARES = (1.0, 2.0**-6, 2.0**-12)
-"""Factors on the probe, tried in order: in float16, products overflow earlier than gradients, especially with a scaled
-loss."""
+"""Factors on the probe, tried in order, because Hessian-vector products overflow in float16 earlier than gradients do,
+especially if the loss is scaled."""
 
 
 def differentiable_gradients(
@@ -31,10 +31,10 @@ def product_of_gradients(
     retain_graph: bool = False,
     patient: bool = False,
 ) -> list[Tensor | None]:
-    """Return H v for each parameter from differentiable gradients; None denotes zero.
+    """Return the product H v for each parameter, computed from differentiable gradients; None denotes zero.
 
     H is the Hessian with respect to all parameters, including the off-diagonal blocks between parameters. Gradients
-    without a graph do not depend on the weights and contribute nothing.
+    without a graph do not depend on the weights and contribute nothing to the products.
 
     Args:
         grads: Gradients, in the order of `params`.

@@ -7,14 +7,15 @@ over which gradients change. This length is estimated by the norm of the weights
 
     e = cbrt(u) (1 + |w|)/|v|
 
-where the norms are over all parameters. Products of smooth networks have about ten correct digits in float64 and four
-in float32. u is the roundoff of the gradient computation, which may be larger than that of the weights: under bfloat16
-autocast, products have errors of 30 to 60 % with the step for float32, and of 2 to 25 % with the step for bfloat16.
+where the norms are over all parameters. The Hessian-vector products of smooth networks have about ten correct digits in
+float64 and four in float32. u is the roundoff of the gradient computation, which may be larger than the roundoff of the
+weights: under bfloat16 autocast, products have errors of 30 to 60 % with the step length for float32, and of 2 to 25 %
+with the step length for bfloat16.
 
-If this accuracy is insufficient, set `relative_step`. The default is too large for weights with |w| far below 1, and
-for large weights of functions that vary over a length of 1. For discontinuous gradients (ReLU), the difference includes
-all jumps between the two points. They contribute curvature of the expected loss that the second derivative omits, but
-the variance of this contribution grows as 1/e; steps of about 0.1 are preferable.
+If this accuracy is insufficient, set `relative_step`. The default step is too long if |w| is far below 1, or if |w| is
+large but the function varies over a length of 1. For discontinuous gradients (ReLU), the difference includes all jumps
+between the two points. The jumps contribute curvature of the expected loss that the second derivative omits, but the
+variance of this contribution grows as 1/e; a `relative_step` of about 0.1 is then preferable.
 
 Source: Nocedal and Wright, Numerical Optimization (2006), section 8.1; Andrei, Accelerated conjugate gradient algorithm
 with finite difference Hessian/vector product approximation, J. Comput. Appl. Math. 230 (2009).
@@ -44,7 +45,7 @@ def relative_step_for(dtype: torch.dtype) -> float:
 
 
 def step_length(params: Sequence[Tensor], probes: Sequence[Tensor], relative_step: float) -> float:
-    """Return the step length along the probes, `relative_step` (1 + |w|)/|v|."""
+    """Return the factor e = `relative_step` (1 + |w|)/|v| by which the probes are multiplied to move the weights."""
     return relative_step * (1 + _norm(params, params)) / max(_norm(params, probes), 1e-30)
 
 
@@ -67,13 +68,13 @@ def central_difference(
     probes: Sequence[Tensor],
     length: float,
 ) -> list[Tensor | None]:
-    """Return H v from the gradients at two points; the weights are restored bit for bit, even after an error.
+    """Return the products H v from the gradients at two points; the weights are restored exactly, even after an error.
 
     Args:
         gradients_here: Function that returns the gradients at the current weights.
         params: Parameters.
         probes: Local shards of the probes.
-        length: Step length along the probes.
+        length: Factor on the probes, as returned by `step_length`.
 
     Returns:
         Local shards of the products, with None for parameters without a gradient.

@@ -1,8 +1,8 @@
 """Forward-over-reverse Hessian-vector products: the forward-mode derivative of the gradient along v.
 
 The method is equivalent to `torch.func.jvp(torch.func.grad(f), ...)`, which requires a function of the parameters. In
-this module, the weights are instead dual tensors with tangent v during one evaluation, so that any closure works and no
-graph of the backward pass is retained.
+this module, the weights are instead dual tensors with tangent v during one evaluation of a closure. Any closure works,
+and no graph of the backward pass is retained.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def _dual(value: Tensor, tangent: Tensor) -> Tensor:
 def without_tangents() -> AbstractContextManager[Any]:
     """Disable forward-mode tangents, as `torch.no_grad` disables gradients.
 
-    torch's forward mode ignores `no_grad`, whereas double backward respects it; both must compute the same Hessian.
+    torch's forward mode ignores `no_grad`, whereas double backward respects it. Tangents are therefore disabled under
+    `no_grad`, so that both methods compute the same Hessian.
     """
     return without_forward_ad()
 

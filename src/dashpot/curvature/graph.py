@@ -1,4 +1,4 @@
-"""Traversal of autograd graphs to find reachable leaves and nodes without a second derivative."""
+"""Traversal of autograd graphs, to find the leaves of a loss and the operations without a second derivative."""
 
 from __future__ import annotations
 
@@ -38,14 +38,15 @@ _ONCE = once_differentiable(lambda ctx: None).__code__
 
 
 def has_reentrant_checkpoint(roots: Iterable[Tensor]) -> bool:
-    """Return True if the graph contains reentrant checkpointing, which hides its parameters from the outer graph."""
+    """Return True if the graph contains reentrant checkpointing, whose parameters are not part of the outer graph."""
     return any(autograd_function(node) is CheckpointFunction for node in _nodes(roots))
 
 
 def once_differentiable_function(roots: Iterable[Tensor]) -> str | None:
     """Return the name of a function in the graph of the tensors that has no second derivative, or None.
 
-    torch silently omits such functions from a product, since their gradients are disconnected from the graph.
+    torch silently omits the contribution of such a function to a Hessian-vector product, since the gradients that the
+    function returns are disconnected from the graph.
     """
     for node in _nodes(roots):
         function = autograd_function(node)

@@ -1,4 +1,4 @@
-"""Computation of Hessian-vector products, including the choice of the route and its error messages."""
+"""Computation of Hessian-vector products, including the choice of a route and the resulting error messages."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class HvpComputer:
         probing: Options for the products.
         route: Route of the last product and the reason for it, or None.
         fallback_reason: Reason why "auto" does not use double backward, or None if it does.
-        inside: Destination of the products while a closure is evaluated, otherwise None.
+        inside: While a closure is evaluated, the object that accumulates its products; otherwise None.
     """
 
     def __init__(self, owner: str, probing: Probing) -> None:
@@ -71,7 +71,7 @@ class HvpComputer:
     def without_gradients(
         self, closure: Closure, pending: AccumulatedProducts, params: Tensors, probes: Tensors
     ) -> Any:
-        """Return the loss of a closure and accumulate its products; gradients and buffers are preserved."""
+        """Return the loss of a closure and accumulate its products, without changing gradients and buffers."""
         before, found = RngSnapshot(params), None
         with self._inside(pending), preserve_gradients(params) as keep_others, preserve_buffers():
             if self._route_for_closure(params) != "differences":
@@ -125,9 +125,9 @@ class HvpComputer:
         scale: float = 1.0,
         keep_others: Callable[[Tensor], set[Tensor]] | None = None,
     ) -> BackwardCall:
-        """Return a replacement of `loss.backward()` that accumulates gradients, and a product divided by `scale`.
+        """Return a replacement of `loss.backward()` that accumulates gradients, and products divided by `scale`.
 
-        If `keep_others` is given, gradients are discarded. A backward pass then runs only to take part in the
+        If `keep_others` is given, gradients are discarded. A regular backward pass then runs only to take part in the
         collectives of the other ranks.
         """
         several = is_multiprocess(self.probing.process_group)
@@ -167,7 +167,7 @@ class HvpComputer:
         keep: bool,
         raw: bool,
     ) -> routes.Found | None:
-        """Return the gradients and products of a route, or None if "auto" must fall back to differences."""
+        """Return the gradients and products of a route, or None if "auto" must fall back to "differences"."""
         if self.fallback_reason is not None and self.inside is not None:
             return None
         may_fall_back = self._may_fall_back()
@@ -183,13 +183,13 @@ class HvpComputer:
         return found
 
     def _may_fall_back(self) -> bool:
-        """Return True for the first double backward of "auto" in a closure, since a closure can be called again."""
+        """Return True for the first double backward of "auto", if it runs in a closure, which can be called again."""
         return self.probing.probe == "auto" and not self._proven and self.inside is not None
 
     def _differences(
         self, closure: Closure, pending: AccumulatedProducts, params: Tensors, probes: Tensors, random: RngSnapshot
     ) -> Evaluation:
-        """Accumulate products from gradients at two points, and return the evaluation at the first one.
+        """Accumulate products from gradients at two points, and return the closure's evaluation at the first point.
 
         Both evaluations start from the same RNG state. The final RNG state is the same as after one evaluation.
         """
@@ -208,7 +208,7 @@ class HvpComputer:
             length = step_length(params, probes, self.probing.relative_step or relative_step_for(dtype))
             products = central_difference(gradients_here, params, probes, length)
             if self._coarsest(params) == dtype or self.probing.relative_step is not None:
-                break  # otherwise the closure computes in a coarser dtype and requires a longer step
+                break  # otherwise, the closure computes in a coarser dtype, which requires a longer step
         pending.add(params, products, raw=False)
         return found[0]
 
@@ -228,7 +228,7 @@ class HvpComputer:
         return found, grads
 
     def _record_dtype(self, found: Evaluation) -> None:
-        """Record the coarsest dtype of the computation; under autocast, it is coarser than the dtype of the weights."""
+        """Record the coarsest dtype of the computation, which under autocast is coarser than that of the weights."""
         if found.coarsest is not None:
             self._coarsest_seen = coarser(self._coarsest_seen, found.coarsest)
 
@@ -248,12 +248,12 @@ class HvpComputer:
         """Accumulate products, divided by `scale`, from gradients with a graph.
 
         Args:
-            pending: Destination of the products.
+            pending: Object that accumulates the products.
             params: Parameters.
             probes: Probes, in the order of `params`.
             raw: True if the loss may be scaled.
             scale: Divisor of the products.
-            replaced: True if the gradients replaced earlier ones for which products were computed.
+            replaced: True if products were already computed for earlier gradients, which the current ones replaced.
 
         Raises:
             CurvatureError: If a gradient has no graph, or the graph covers only one of several ranks.

@@ -24,16 +24,16 @@ class ProbingOptions(TypedDict, total=False):
 
     Args:
         update_d_every: Integer >= 1: number of steps between products after the warm-up. The value is stored in the
-            parameter groups; that of the first group applies.
-        d_warmup: Integer >= 1: number of initial steps that all compute a product. Stored like `update_d_every`.
+            parameter groups; the value in the first group applies.
+        d_warmup: Integer >= 1: number of initial steps, each of which computes a product. Stored like `update_d_every`.
         probe: Route by which products are computed. "auto": the first route that works, reported in `curvature_stats`;
             "graph": from gradients with a graph, as after `loss.backward(create_graph=True)`; "closure": double
             backward of the loss of a closure or of `opt.backward(loss)`; "forward": forward over reverse in a closure;
             "differences": central differences of two gradients of a closure, for sharded models and models without
-            double backward. Alternatively, a callable (parameters, probes) -> products.
+            double backward. Alternatively, a callable that maps (parameters, probes) to products.
         distribution: Distribution of the probes: "rademacher", or "gaussian" (same mean, larger variance).
-        relative_step: Step length of "differences" relative to 1 + the norm of the weights, > 0. None selects the cube
-            root of the roundoff.
+        relative_step: Distance by which the route "differences" moves the weights, divided by 1 + the norm of the
+            weights; > 0. None selects the cube root of the roundoff.
         process_group: Ranks over which products of plain parameters are averaged, as under DDP. None selects the
             default group of torch.distributed, if initialized.
     """

@@ -1,8 +1,8 @@
-"""Counter-based random probes: a pure function of (seed, product number, tensor number, element).
+"""Counter-based random probes: pure functions of (seed, index of the draw, index of the tensor, index of the element).
 
-Since there is no generator state, a resumed run draws the same probes as an uninterrupted one, all ranks of a
-distributed run draw the same probes without communication, and the shard of a tensor receives the corresponding shard
-of its probe.
+Since there is no generator state, a resumed run draws the same probes as an uninterrupted run, all ranks of a
+distributed run draw the same probes without communication, and each shard of a tensor receives the corresponding shard
+of the probe.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dashpot.errors import ArgumentError
 
 DISTRIBUTIONS = OneOf(("rademacher", "gaussian"))
 
-_PROBES = 0x50524F42  # separates these streams from those of stochastic rounding, which start with a step count
+_PROBES = 0x50524F42  # separates these streams from the streams for stochastic rounding, whose keys begin with a step
 _SMALL = 2**16
 _UNIT = 2.0**-31
 _MAGNITUDE = 0x7FFFFFFF
@@ -50,7 +50,7 @@ def draw_probes(
     base = stream(seed_word(seed), _PROBES, number)
     words = mix(base, torch.tensor(ordinals, dtype=torch.int32, device="cpu")).unbind()
     alike: dict[Any, list[int]] = {}
-    for i, p in enumerate(params):  # batch small tensors, which are dominated by call overhead
+    for i, p in enumerate(params):  # draw small tensors in batches, since call overhead dominates their cost
         small = not is_dtensor(p) and not p.is_complex() and p.numel() <= _SMALL
         alike.setdefault((p.device, compute_dtype(p.dtype)) if small else i, []).append(i)
     found: dict[int, Tensor] = {}
@@ -73,10 +73,10 @@ def _drawn(distribution: str, words: Sequence[Tensor], params: Sequence[Tensor])
 
 
 def scaled_probes(probes: Sequence[Tensor], scale: float) -> tuple[list[Tensor], float]:
-    """Return probes divided by a part of the loss scale, and the rest of the scale, by which products must be divided.
+    """Return probes divided by one factor of the loss scale, and the remaining factor, by which to divide products.
 
-    Products of a scaled loss contain the scale and would overflow in float16. In half precision, probes are divided by
-    at most 1024, to avoid underflow.
+    Hessian-vector products of a scaled loss contain the scale and would overflow in float16. In half precision, probes
+    are divided by at most 1024, to avoid underflow.
     """
     half = any(v.dtype.itemsize < 4 and not v.is_complex() for v in probes)
     share = min(scale, 1024.0) if half else scale
@@ -109,7 +109,7 @@ def _like(p: Tensor, values: Tensor) -> Tensor:
 
 
 def _uniform(words: Tensor, dtype: torch.dtype) -> Tensor:
-    """Convert 31 random bits to numbers in (0, 1], excluding 0, whose logarithm is infinite."""
+    """Convert words of 31 random bits to numbers in (0, 1]; 0 is excluded because its logarithm is infinite."""
     return ((words & _MAGNITUDE).to(dtype) + 0.5) * _UNIT
 
 

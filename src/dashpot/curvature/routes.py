@@ -16,9 +16,9 @@ from dashpot.curvature.unsupported import reject_once_differentiable, reject_ree
 
 
 class Found(NamedTuple):
-    """Gradients and products H v in the order of the parameters.
+    """Gradients and Hessian-vector products in the order of the parameters.
 
-    Both are None for parameters outside the graph of the loss.
+    For a parameter outside the graph of the loss, the gradient and the product are None.
     """
 
     grads: list[Tensor | None]
@@ -51,7 +51,7 @@ def double(
 def forward(
     loss: Tensor, call: dict[str, Any], params: Sequence[Tensor], probes: Sequence[Tensor], *, keep: bool, raw: bool
 ) -> Found:
-    """Compute products from the tangents of the gradients, inside `forward_tangents`. Arguments are as in `double`."""
+    """Compute products as tangents of the gradients; call it inside `forward_tangents`, with arguments as `double`."""
     del probes, raw
     reject_reentrant_checkpoint(loss)
     mine = _wanted(params, call)
@@ -61,7 +61,7 @@ def forward(
 
 
 def accumulate(params: Sequence[Tensor], grads: Sequence[Tensor | None]) -> None:
-    """Accumulate into `p.grad` like a backward pass."""
+    """Accumulate `grads` into `p.grad`, as a backward pass does."""
     with torch.no_grad():
         for p, g in zip(params, grads, strict=True):
             if g is None:

@@ -45,7 +45,7 @@ def local_gradients(owner: str, params: Sequence[Tensor]) -> list[Tensor | None]
 
 
 def check_spatial_sharding(owner: str, params: Sequence[Tensor], recipe: Recipe) -> None:
-    """Raise `CurvatureError` if a kernel window is sharded, since each shard would be averaged separately."""
+    """Raise `CurvatureError` if a convolution window is sharded, since each shard would be averaged separately."""
     if not any(getattr(stage, "spatial", False) for stage in recipe.active()):
         return
     for p in filter(is_dtensor, params):

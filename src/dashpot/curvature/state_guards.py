@@ -26,7 +26,7 @@ class RngSnapshot:
         self._others = [torch.get_device_module(d).get_rng_state(d) for d in self._devices]
 
     def restore(self) -> None:
-        """Restore the snapshot, so that an evaluation repeats the same dropout masks."""
+        """Restore the generator states, so that another evaluation draws the same dropout masks."""
         torch.set_rng_state(self._cpu)
         for device, state in zip(self._devices, self._others, strict=True):
             torch.get_device_module(device).set_rng_state(state, device)
@@ -38,7 +38,7 @@ def module_pre_hook(hook: Callable[[nn.Module, Any], None]) -> Iterator[None]:
     handle = nn.modules.module.register_module_forward_pre_hook(hook)
     try:
         with warnings.catch_warnings():
-            # An additional call for compiled modules is harmless.
+            # Compiled modules may call the hook a second time, which is harmless.
             warnings.filterwarnings("ignore", r"Using `torch\.compile\(module\)` when there are global", UserWarning)
             yield
     finally:
@@ -55,7 +55,7 @@ def preserve_buffers() -> Iterator[None]:
     def before(module: nn.Module, _: Any) -> None:
         if module in seen or threading.get_ident() != thread:
             return
-        # Include submodules: a compiled module does not call their hooks.
+        # Include submodules, because a compiled module does not call the hooks of its submodules.
         for part in module.modules():
             seen.add(part)
             for name, buffer in part.named_buffers(recurse=False):
@@ -108,7 +108,7 @@ def preserve_gradients(params: Sequence[Tensor]) -> Iterator[Callable[[Tensor], 
 
 @contextmanager
 def disable_hooks(tensors: Iterable[Tensor]) -> Iterator[None]:
-    """Disable user hooks on these tensors, since such hooks are intended only for training gradients."""
+    """Disable user hooks on `tensors`, since such hooks are intended only for training gradients."""
     found = [hooks for x in tensors for hooks in tensor_hooks(x)]
     kept = [(hooks, dict(hooks)) for hooks in found]
     for hooks in found:  # in place: torch holds references to these dictionaries

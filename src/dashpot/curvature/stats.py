@@ -14,11 +14,11 @@ class CurvatureStats(NamedTuple):
     """Cost of an optimizer's Hessian-vector products.
 
     Attributes:
-        route: Route of the last product; None before the first.
+        route: Route of the last product; None before the first product.
         reason: Reason for the route; None before the first product.
-        products: Number of products used, including those before the run was resumed.
-        skipped: Number of non-finite products, including those before the run was resumed; they leave the curvature
-            estimate unchanged.
+        products: Number of products that updated the curvature estimate, including those from before a resume.
+        skipped: Number of products that were skipped because they were not finite, including those from before a
+            resume.
         with_product: Median duration in seconds of steps with a product, measured between the ends of successive steps
             and thus including data loading and evaluation; None before the first such step in this process.
         without: Median duration in seconds of steps without a product, measured in the same way.

@@ -1,4 +1,4 @@
-"""Errors for models without a second derivative, which name the operation and suggest a supported route."""
+"""Errors for models without a second derivative; each message names the operation and suggests a supported route."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _applied(error: BaseException) -> str | None:
 
 
 def _described(text: str) -> str:
-    """Describe an operation by torch's error message, if the message does not contain its name."""
+    """Describe an operation by the text of torch's error message, for messages that do not name the operation."""
     first = text.strip().splitlines()[0]
     return f"an operation of the model ({first if len(first) < 200 else first[:200] + '...'})"
 

@@ -1,4 +1,4 @@
-"""In-memory data sets, which are located or downloaded, verified, decoded once, and split into batches."""
+"""In-memory data sets: search, download, verification and decoding of the data files, and batches."""
 
 from __future__ import annotations
 

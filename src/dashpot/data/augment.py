@@ -1,4 +1,4 @@
-"""Random augmentation of image batches, as pure functions of the batch and a generator.
+"""Random augmentation of image batches, by pure functions of the batch and a generator.
 
 Random numbers are drawn on the CPU from the given generator, so that results are the same on every device. The global
 random state is neither read nor changed. `Batches(augment=...)` passes a new generator at every step.
@@ -70,7 +70,8 @@ def crop(images: Tensor, generator: torch.Generator, padding: int = 2, fill: flo
     rows = (top + torch.arange(height, device=images.device))[:, :, None]
     columns = (left + torch.arange(width, device=images.device))[:, None, :]
     example = torch.arange(count, device=images.device)[:, None, None]
-    # Advanced indices separated by a slice come first: (examples, height, width, channels).
+    # Advanced indices that are separated by a slice become the first dimensions of the result, which therefore has the
+    # shape (examples, height, width, channels).
     return padded[example, :, rows, columns].permute(0, 3, 1, 2)
 
 

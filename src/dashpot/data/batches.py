@@ -1,4 +1,4 @@
-"""In-memory data set with batches that are pure functions of (seed, epoch, step)."""
+"""In-memory data set whose batches are pure functions of (seed, epoch, step)."""
 
 from __future__ import annotations
 
@@ -32,9 +32,10 @@ class Stream(Protocol):
 class Batches:
     """A data set of two tensors, split into batches.
 
-    Without shuffling, a batch is a view of the tensors; with shuffling, it is gathered on their device. The order of an
-    epoch depends only on (seed, epoch), and the augmentation of a batch only on (seed, epoch, step). A resumed run thus
-    gets the same batches as an uninterrupted one, on every device. The global random state is neither read nor changed.
+    Without shuffling, a batch is a view of the tensors; with shuffling, the batch is gathered on the device of the
+    tensors. The order of the examples in an epoch depends only on (seed, epoch), and the augmentation of a batch only
+    on (seed, epoch, step). A resumed run therefore gets the same batches as an uninterrupted run, on every device. The
+    global random state is neither read nor changed.
 
     Args:
         x: Inputs of shape (examples, ...).
@@ -43,10 +44,10 @@ class Batches:
         shuffle: If True, draw a new order for every epoch; otherwise, keep the order of `x`.
         seed: Seed of the order and the augmentation, an integer in [0, 2**32 - 1].
         drop_last: If True, omit the last batch of an epoch if it is smaller than the others.
-        augment: Function of the inputs x of a batch and a CPU generator that returns the augmented x, e.g. with
-            functions of `dashpot.data.augment`. A new generator is created for every (seed, epoch, step).
-        augment_from: Index of the first augmented epoch, counted from 0. Training is faster at first if the first
-            epochs are not augmented.
+        augment: Function that takes the inputs x of a batch and a CPU generator, and returns the augmented inputs, for
+            example by functions of `dashpot.data.augment`. A new generator is created for every (seed, epoch, step).
+        augment_from: Index of the first augmented epoch, counted from 0. Training progresses faster at first if the
+            first epochs are not augmented.
 
     Raises:
         ArgumentError: If an argument is out of range, the tensors differ in length or device or are too short, or

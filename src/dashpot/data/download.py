@@ -16,7 +16,7 @@ _TIMEOUT = (3.0, 30.0)
 def download(dataset: IdxDataset, keys: Iterable[str], folder: Path) -> dict[str, Path]:
     """Download files of a data set into `folder`, trying the mirrors in order.
 
-    A file appears in `folder` only once it is complete and verified.
+    A file appears in `folder` only after it has been downloaded completely and verified.
 
     Args:
         dataset: The data set.
@@ -27,8 +27,8 @@ def download(dataset: IdxDataset, keys: Iterable[str], folder: Path) -> dict[str
         Path of the downloaded file for each key.
 
     Raises:
-        DataError: If pooch is not installed, or if all mirrors fail for a file. The message suggests alternatives to a
-            download.
+        DataError: If pooch is not installed, or if a file cannot be downloaded from any mirror. The message suggests
+            alternatives to a download.
     """
     return {key: _fetch(dataset, dataset.files[key], folder) for key in keys}
 
@@ -51,7 +51,7 @@ def _fetch(dataset: IdxDataset, file: IdxFile, folder: Path) -> Path:
                 downloader=pooch.HTTPDownloader(timeout=_TIMEOUT),  # pyright: ignore[reportArgumentType]
             )
             return Path(path)
-        except (OSError, ValueError) as error:  # errors of requests; wrong checksums
+        except (OSError, ValueError) as error:  # OSError: errors of requests; ValueError: wrong checksums
             failures.append(f"{urlsplit(mirror).netloc}: {_summary(error)}")
             cause = error
     raise DataError(
@@ -60,7 +60,7 @@ def _fetch(dataset: IdxDataset, file: IdxFile, folder: Path) -> Path:
 
 
 def _summary(error: Exception) -> str:
-    """Return the type and status of a network error, whose text is long, or the first sentence of any other error."""
+    """Return a short description of an error: type and status of a network error, else the first sentence."""
     if type(error).__module__.partition(".")[0] != "requests":
         return str(error).partition(". ")[0].rstrip(".")
     response = getattr(error, "response", None)

@@ -50,7 +50,7 @@ DATASET = IdxDataset(
         "its four idx .gz files, or use the task digits, which needs no download"
     ),
 )
-"""The published files. The mirrors need not be trusted, since downloads are verified."""
+"""The published files and their mirrors, which need not be trusted, since downloads are verified."""
 
 
 def load(data_dir: str | os.PathLike[str] | None = None) -> Images:
@@ -59,7 +59,8 @@ def load(data_dir: str | os.PathLike[str] | None = None) -> Images:
     The sources are tried in this order: the user's folder, i.e. `data_dir` or the environment variable `DASHPOT_DATA`;
     the per-user cache; the system package (/usr/share/datasets/fashion-mnist); a download. The user's folder may
     contain the files directly, in `fashion-mnist/`, or in `FashionMNIST/raw/` (torchvision's layout). The files may be
-    compressed (.gz) or not. Data from the system package or a download are decoded once into a cached file.
+    compressed (.gz) or not. Files from the system package or a download are decoded once, and the decoded data are
+    stored in the cache.
 
     Args:
         data_dir: Folder to search first, or None.

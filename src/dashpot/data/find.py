@@ -35,7 +35,8 @@ def user_folder(data_dir: str | os.PathLike[str] | None) -> Path | None:
 def find(dataset: IdxDataset, folder: Path, subfolders: Iterable[str] = ("",)) -> dict[str, Path]:
     """Return the files of `dataset` in the first subfolder of `folder` that contains any of them.
 
-    Files may be compressed (`name.gz`) or not (`name`). Files that are not found are missing from the result.
+    The result maps the key of each file to its path. Files may be compressed (`name.gz`) or not (`name`). Files that
+    are not found are omitted from the result.
     """
     for subfolder in subfolders:
         found: dict[str, Path] = {}

@@ -15,11 +15,11 @@ _UNSIGNED_BYTES = 0x08
 
 
 class IdxError(ValueError):
-    """Invalid idx data. The message is a clause to be inserted into an error message with the name of the file."""
+    """Invalid idx data. The message is a clause that callers insert into an error message with the name of the file."""
 
 
 def decode(content: bytes) -> np.ndarray:
-    """Decode an array of unsigned bytes, as a read-only view of `content`.
+    """Decode an array of unsigned bytes. The result is a read-only view of `content`.
 
     Raises:
         IdxError: If the magic number, the number of dimensions or the length is wrong.

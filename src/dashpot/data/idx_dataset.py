@@ -19,8 +19,8 @@ from dashpot.utils.atomic_files import keep_aside, sha256
 class IdxFile:
     """A file of a data set.
 
-    A file that was compressed again, for example by a Linux distribution, is valid although its compressed checksum
-    differs from `gzip_sha256`.
+    A file that was compressed again, for example by a Linux distribution, is valid although the checksum of the
+    compressed file differs from `gzip_sha256`.
 
     Args:
         name: File name without ".gz".
@@ -43,7 +43,7 @@ class IdxDataset:
         files: Published file for each field of `Images`.
         folders: Subfolders of the user's data folder to search, in order.
         system: Folder in which the system package installs the files.
-        mirrors: URLs ending in "/", tried in order.
+        mirrors: URLs of the folders that contain the files, each ending in "/", tried in order.
         advice: Alternatives to a download, as the last clause of an error message.
     """
 
@@ -60,8 +60,8 @@ def read(path: Path, file: IdxFile, *, in_cache: bool) -> np.ndarray:
     """Read an idx file and verify its checksum.
 
     Args:
-        path: Path of the file, which is decompressed if the name ends in `.gz`.
-        file: Expected checksums.
+        path: Path of the file, whose content is decompressed if the name ends in `.gz`.
+        file: Description of the file, with the expected checksum.
         in_cache: Whether the file is in dashpot's cache. Damaged files in the cache are renamed to `*.damaged`; other
             damaged files are left unchanged.
 

@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 
 
 def store(path: Path, images: Images) -> None:
-    """Write `images` to `path` atomically. If this fails (read-only folder, full disk), log a warning once."""
+    """Write `images` to `path` atomically. If the write fails (read-only folder, full disk), log a warning once."""
     try:
         write_atomically(path, lambda file: np.savez(file, **images._asdict()))
     except OSError as error:
@@ -26,7 +26,7 @@ def store(path: Path, images: Images) -> None:
 
 
 def load(path: Path, dataset: IdxDataset) -> Images | None:
-    """Return the decoded data set at `path`, or None if it is missing or damaged.
+    """Return the decoded data set stored at `path`, or None if the file is missing or damaged.
 
     Every array is verified against the published checksum. A damaged file is renamed to `*.damaged`.
     """

@@ -1,4 +1,4 @@
-"""Format of image data sets."""
+"""Data type of image data sets."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 class Images(NamedTuple):
     """A labelled image data set of unsigned bytes, split into training and evaluation data.
 
-    Images have shape (examples, height, width), labels (examples,). Arrays may be read-only.
+    Images have the shape (examples, height, width), and labels have the shape (examples,). Arrays may be read-only.
     """
 
     train_images: np.ndarray

@@ -19,7 +19,7 @@ from dashpot.utils.cache_dir import cache_folder
 
 
 def load_idx(dataset: IdxDataset, data_dir: str | os.PathLike[str] | None = None) -> Images:
-    """Load `dataset` from the user's folder, the cache, the system package, or a download, in this order.
+    """Load `dataset` from the first available source: the user's folder, the cache, the system package, or a download.
 
     Files in the user's folder are verified in every call, so that a damaged file is always reported.
 

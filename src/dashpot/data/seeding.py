@@ -11,8 +11,8 @@ import torch
 from dashpot.constraints import Interval, check
 
 SEED = Interval(0, 2**32 - 1, "both", integer=True)
-"""Allowed seeds. torch's CPU generator uses only 32 bits of a seed, so larger seeds would be equivalent to smaller
-ones."""
+"""Allowed seeds. torch's CPU generator uses only 32 bits of a seed, so each larger seed would be equivalent to an
+allowed one."""
 
 
 def generator(*key: int | str) -> torch.Generator:
@@ -30,10 +30,10 @@ def generator(*key: int | str) -> torch.Generator:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed the global CPU generator for a block, and restore its state afterwards.
+    """Seed torch's global CPU generator for the duration of a `with` block, and restore its state afterwards.
 
-    Use it for code that draws from the global generator, such as the initialization of `torch.nn` layers. Generators of
-    other devices are not affected: initialize modules on the CPU, then move them to the device.
+    Use this context manager for code that draws from the global generator, such as the initialization of `torch.nn`
+    layers. Generators of other devices are not affected: initialize modules on the CPU, then move them to the device.
 
     Args:
         seed: An integer in [0, 2**32 - 1].

@@ -1,4 +1,4 @@
-"""Warnings that are logged once per process."""
+"""Warnings that are logged only once per process."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ _log = logging.getLogger("dashpot.data")
 
 @functools.cache
 def warn_once(message: str) -> None:
-    """Log a warning once per process, since a process may load the same data many times."""
+    """Log a warning only once per process, since a process may load the same data many times."""
     _log.warning(message)

@@ -38,7 +38,8 @@ def bind_schedules(
 ) -> Recipe:
     """Return the recipe `build(settings)` with schedules attached to the corresponding recipe settings.
 
-    The correspondence is found by passing a distinct tensor for each scheduled number and locating it in the recipe.
+    To find the recipe setting that corresponds to a scheduled number, `build` is called with a distinct tensor instead
+    of each scheduled number, and this tensor is located in the recipe.
 
     Raises:
         ArgumentError: If `build` applies a formula to a scheduled setting, so that the recipe does not contain the

@@ -11,8 +11,8 @@ The filter is H(z) = gain (1 - zero z^-1)/(1 - pole z^-1), and the step is w <- 
 | Nesterov, torch             | mu           | mu   | mu/(1 + mu)                | 1 + mu   |
 | QHM                         | beta, nu     | beta | (1-nu) beta/(1 - nu beta)  | 1-nu beta|
 
-With dampening, torch weights the first gradient by 1. The resulting transient, tau mu^(t-1) g_1, cannot be described by
-a gain.
+With dampening tau, torch weights the first gradient by 1 instead of 1 - tau. The resulting transient,
+tau mu^(t-1) g_1, cannot be described by a gain.
 
 Sources: Ma and Yarats, arXiv 1810.06801; torch.optim.SGD; Somefun, AutoSGM.
 """
@@ -54,7 +54,7 @@ class Point(NamedTuple):
 
     @property
     def dc_gain(self) -> Scalar:
-        """DC gain, gain (1 - zero)/(1 - pole); the effective learning rate is lr times this value.
+        """DC gain of the filter, gain (1 - zero)/(1 - pole); the effective learning rate is lr times the DC gain.
 
         >>> heavy_ball(0.75).dc_gain, ema(0.75).dc_gain
         (4.0, 1.0)
@@ -96,7 +96,7 @@ def nesterov(momentum: Scalar) -> Point:
 def qhm(beta: Scalar, nu: Scalar) -> Point:
     """Return the filter of quasi-hyperbolic momentum, (1 - nu) g + nu m.
 
-    It equals `ema` for nu = 1, and Nesterov momentum for nu = beta.
+    Here, m is the averaged momentum of `ema`. The filter equals `ema` for nu = 1, and Nesterov momentum for nu = beta.
 
     >>> qhm(0.5, 0.5)
     Point(pole=0.5, zero=0.3333333333333333, gain=0.75)
@@ -195,7 +195,7 @@ def low_noise_zero(pole: float) -> float:
 
 
 def momentum_correction(lr: float, previous_lr: float) -> float:
-    """Return the buffer correction lr/previous_lr after a change of lr, for v = mu v + lr g.
+    """Return lr/previous_lr, the factor by which to multiply the buffer v = mu v + lr g after a change of lr.
 
     With this correction, the form v = mu v + lr g, w = w - v is equivalent to torch's v = mu v + g, w = w - lr v even
     if lr varies.

@@ -20,13 +20,13 @@ _TORCH_NAMES = {"momentum": "pole", "betas[0]": "pole", "betas[1]": "beta", "alp
 
 
 class BoundStage(NamedTuple):
-    """A stage with its state keys, the named-tuple type of its slots and its numeric settings."""
+    """A stage together with its state keys, the named-tuple type of its slots, and its numeric settings."""
 
     stage: Stage
     keys: tuple[str, ...]
     state_type: Any
     settings: tuple[Any, ...]
-    """Numeric settings other than None; a stage may read them directly instead of from its scalars."""
+    """Numeric settings that are not None; a stage may read these fields directly, without `scalars`."""
 
     @staticmethod
     def of(stage: Stage) -> BoundStage:
@@ -38,7 +38,7 @@ class BoundStage(NamedTuple):
 class Recipe:
     """Ordered stages, a learning rate and schedules: the complete definition of a method.
 
-    A recipe is immutable, hashable, has an evaluable `repr`, and is serializable to plain data.
+    A recipe is immutable and hashable, has an evaluable `repr`, and is serializable to plain data.
 
     Args:
         stages: Stages applied to the gradient, in order; see `dashpot.stages`.
@@ -154,7 +154,7 @@ class Recipe:
         return places
 
     def with_settings(self, **changes: Any) -> Recipe:
-        """Return a copy with changed settings: any name from `settings()`, `lr` or `schedule`."""
+        """Return a copy with changed settings. The names may be `lr`, `schedule`, and any key of `settings()`."""
         lr, schedule = changes.pop("lr", self.lr), changes.pop("schedule", dict(self.schedule))
         places = self._places()
         stages = list(self.stages)
@@ -166,7 +166,7 @@ class Recipe:
         return Recipe(*stages, lr=lr, schedule=schedule)
 
     def at_lr(self, lr: Scalar) -> Recipe:
-        """Return a copy with a different learning rate, which must be valid; the stages are shared."""
+        """Return a copy with the learning rate `lr`, which must be valid; the copy shares the stages."""
         other = object.__new__(Recipe)
         for name in ("stages", "slots", "bound_stages", "schedule"):
             object.__setattr__(other, name, getattr(self, name))
@@ -174,7 +174,7 @@ class Recipe:
         return other
 
     def at(self, step: int) -> tuple[Recipe, float]:
-        """Return the recipe with all schedules evaluated after `step` completed steps, and the factor on lr."""
+        """Return the recipe with the scheduled values after `step` completed steps, and the schedule's factor on lr."""
         if not self.schedule:
             return self, 1.0
         schedule = dict(self.schedule)
@@ -262,7 +262,7 @@ def _text(value: Any) -> str:
 
 
 def diff(a: Any, b: Any) -> Diff:
-    """Compare two recipes or optimizers: list differing settings and the stages that only one of them has.
+    """Return the settings that differ between two recipes or optimizers, and the stages that only one of them has.
 
     >>> import torch, dashpot as dp
     >>> w = [torch.zeros(2, requires_grad=True)]

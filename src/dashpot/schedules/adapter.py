@@ -1,4 +1,4 @@
-"""Schedules of optimizer hyperparameters behind the interface of a torch scheduler."""
+"""A scheduler with torch's interface that applies schedules to the hyperparameters of an optimizer."""
 
 from __future__ import annotations
 
@@ -23,28 +23,31 @@ class Scheduler(LRScheduler):
     """Set hyperparameters of every parameter group from schedules; call `step()` after each `optimizer.step()`.
 
     Works with any torch optimizer. At step n = 0, 1, ... a hyperparameter is `schedule.value(base, n)`, where `base` is
-    its value when the first scheduler was created. As in torch, each group stores the base value under "initial_lr",
-    "initial_momentum", "initial_betas[0]" and so on. The factors of successive schedulers therefore do not compound,
-    and groups added later are included. Tensor hyperparameters are written in place.
+    the value of the hyperparameter when the first scheduler was created. As in torch, each group stores base values
+    under "initial_lr", "initial_momentum", "initial_betas[0]" and so on. The factors of successive schedulers therefore
+    do not compound. Parameter groups added later are scheduled as well. Tensor hyperparameters are written in place.
 
     Args:
         optimizer: Any `torch.optim.Optimizer`.
-        lr: Schedule of the learning rate, or None to leave it unchanged; likewise for the following arguments.
-        momentum: Schedule of the momentum, or of the first entry of `betas` in groups without momentum; alias `pole`.
+        lr: Schedule of the learning rate, or None to leave it unchanged. None has the same meaning for all following
+            schedules.
+        momentum: Schedule of the momentum, or of the first entry of `betas` in groups without momentum. The argument
+            may also be named `pole`.
         weight_decay: Schedule of the weight decay.
         zero: Schedule of the filter's zero.
         eps: Schedule of eps.
         also: Schedules of hyperparameters whose names are not identifiers, such as {"betas[1]": schedule}.
-        last_epoch: -1 for a new run; n - 1 to resume after n steps, with the optimizer state already loaded.
+        last_epoch: -1 for a new run. To resume after n steps, load the optimizer state first and pass n - 1.
         others: Schedules of other hyperparameters of the groups, by name.
 
-    To resume, load the optimizer state and pass `last_epoch`, or call `load_state_dict`. Unlike torch's schedulers,
-    this class does not wrap `optimizer.step` and does not warn about the order of calls.
+    To resume a run, load the optimizer state and then either pass `last_epoch` or call `load_state_dict` of the
+    scheduler. Unlike torch's schedulers, this class does not wrap `optimizer.step` and does not warn if `step()` is
+    called in the wrong order.
 
     Raises:
         ArgumentError: If `optimizer` is not an optimizer or a schedule is not a `Schedule`; if a hyperparameter is
-            missing from a group, is not a number, or is named twice; or if `last_epoch` >= 0 and a group has no initial
-            values.
+            missing from a group, is not a number, or is named twice; or if `last_epoch` >= 0 and a group does not
+            store the base values.
 
     >>> import torch
     >>> from dashpot.schedules import OneCycle, OneCycleMomentum
@@ -109,8 +112,8 @@ class Scheduler(LRScheduler):
         To resume with different schedules, pass `last_epoch` to the constructor instead.
 
         Raises:
-            ArgumentError: If the schedules or the number of groups differ from those in `state_dict`. The scheduler and
-                the optimizer are then unchanged.
+            ArgumentError: If the schedules or the number of groups differ from the saved ones. The scheduler and the
+                optimizer are then unchanged.
         """
         missing = {"last_epoch", "schedules", "bases"} - set(state_dict)
         if missing:
@@ -128,7 +131,7 @@ class Scheduler(LRScheduler):
                 group[_base_key(group, name)] = base
         self._update_lr(state_dict["last_epoch"])
 
-    # Called by torch's SequentialLR on the schedulers it holds.
+    # torch's SequentialLR calls this method on its schedulers.
     def _update_lr(self, epoch: int | None = None) -> None:
         self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
         groups = self.optimizer.param_groups
@@ -163,7 +166,7 @@ class Scheduler(LRScheduler):
 
 
 def _schedules(named: Mapping[str, Any], also: Mapping[str, Any]) -> dict[str, Schedule]:
-    """Return the schedules other than None, by hyperparameter name."""
+    """Return a mapping from hyperparameter names to the schedules that are not None."""
     given = {name: schedule for name, schedule in named.items() if schedule is not None}
     for name in given.keys() & also.keys():
         raise ArgumentError(f"Scheduler: {name} is given twice, as an argument and in the mapping also.")
@@ -175,13 +178,13 @@ def _schedules(named: Mapping[str, Any], also: Mapping[str, Any]) -> dict[str, S
 
 
 def _base_key(group: Mapping[str, Any], name: str) -> str:
-    """Return the group key of a hyperparameter's base value, identical for all its aliases."""
+    """Return the group key that stores the base value of a hyperparameter; all aliases have the same key."""
     key, index = locate(group, name)
     return f"initial_{key}" if index is None else f"initial_{key}[{index}]"
 
 
 def _base(group: dict[str, Any], name: str) -> float:
-    """Return the base value, which is stored on first access; a torch scheduler may have stored a tensor."""
+    """Return the base value as a float, and store it on first access; a torch scheduler may have stored a tensor."""
     key = _base_key(group, name)
     if key not in group:
         group[key] = float(read(group, name))

@@ -1,4 +1,4 @@
-"""Composition of schedules: sequences and products."""
+"""Composition of schedules by concatenation and multiplication."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Sequence(Schedule):
 
     Args:
         parts: Two or more schedules, either all factors or all absolute.
-        milestones: First step of each part after the first; positive and increasing.
+        milestones: Steps at which the second and all later parts start; positive and increasing.
 
     Source: torch.optim.lr_scheduler.SequentialLR.
 
@@ -71,7 +71,7 @@ class Product(Schedule):
     """Product of schedules, also written `a * b`.
 
     Args:
-        parts: Two or more schedules, at most one of them absolute; the product is then absolute.
+        parts: Two or more schedules. At most one part may be absolute, which makes the product absolute.
 
     Source: torch.optim.lr_scheduler.ChainedScheduler.
 

@@ -25,8 +25,8 @@ class OneCycle(Schedule):
         steps: Total number of steps N.
         pct_start: In [0, 1]: fraction of the steps with a rising rate; at most 1/2 with `three_phase`.
         div: In [1, inf): ratio of the peak to the initial value.
-        final_div: > 0: ratio of the initial to the final value.
-        anneal: "cosine" or "linear": curve of each phase.
+        final_div: > 0: ratio of the initial value to the final value.
+        anneal: Shape of the curve in each phase, "cosine" or "linear".
         three_phase: If True, descend to the initial value first and then to the final value.
 
     Source: Smith and Topin, "Super-Convergence", 2018; torch.optim.lr_scheduler.OneCycleLR with `max_lr` as the base
@@ -55,12 +55,13 @@ class OneCycle(Schedule):
 
 @dataclass(frozen=True)
 class OneCycleMomentum(Schedule):
-    """Momentum of the 1cycle policy, which falls from `high` to `low` while the learning rate rises, then rises again.
+    """Momentum of the 1cycle policy, which falls from `high` to `low` while the learning rate rises, and then returns.
 
     The schedule is *absolute*: its values replace the momentum (the pole of the filter), regardless of the base value.
 
     Args:
-        steps: Total number of steps. Pass the same `steps`, `pct_start`, `anneal` and `three_phase` as to `OneCycle`.
+        steps: Total number of steps. `OneCycle` and `OneCycleMomentum` must be given the same values of `steps`,
+            `pct_start`, `anneal` and `three_phase`.
         high: In [0, 1): momentum at the start and at the end.
         low: In [0, 1), at most `high`: momentum at the peak of the learning rate.
         pct_start: See `OneCycle`.
@@ -98,12 +99,12 @@ class OneCycleMomentum(Schedule):
 
 @dataclass(frozen=True)
 class Cyclic(Schedule):
-    """Triangular wave between `floor` and 1, relative to the maximum.
+    """Triangular wave that rises from `floor` to 1, the maximum, and falls again.
 
     Args:
         up: Number of rising steps.
         down: Number of falling steps; None means `up`.
-        floor: In [0, 1]: minimum, as a factor of the maximum.
+        floor: In [0, 1]: smallest factor.
 
     Source: Smith, "Cyclical Learning Rates", 2017; torch.optim.lr_scheduler.CyclicLR in its mode "triangular".
 
@@ -131,7 +132,7 @@ def _check_phases(cycle: OneCycle | OneCycleMomentum) -> None:
 
 
 def _through(cycle: OneCycle | OneCycleMomentum, values: tuple[float, ...], step: int) -> float:
-    """Interpolate between `values` at the knots of the cycle; phases without steps are skipped."""
+    """Interpolate at `step` between `values`, the values at the ends of the phases; skip phases without steps."""
     up = cycle.pct_start * cycle.steps - 1
     last = cycle.steps - 1
     step = min(step, last)

@@ -1,4 +1,4 @@
-"""Constant and decaying schedules without an end: inverse time, steps, exponential."""
+"""Constant and decaying schedules without a final step: inverse time, steps, exponential."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class InverseTime(Schedule):
         rate: Decay rate in [0, inf), per step or, if `interval` is given, per interval.
         interval: Number of steps between changes; None changes the factor at every step.
 
-    F multiplies the *initial* value; multiplying the current value would compound.
+    F is relative to the *initial* value of the hyperparameter, not to the current value.
 
     Source: Robbins and Monro, "A Stochastic Approximation Method", 1951.
 

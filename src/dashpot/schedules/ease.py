@@ -1,4 +1,4 @@
-"""Interpolation between two values, shared by ramps and cosines."""
+"""Linear and cosine interpolation between two values."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 
 def linear(start: float, end: float, q: float) -> float:
-    """Interpolate linearly from `start` (q = 0) to `end` (q = 1), exact at both ends.
+    """Interpolate linearly from `start` (q = 0) to `end` (q = 1); the results at both ends are exact.
 
     >>> linear(1.0, 0.1, 0.5)
     0.55
@@ -16,7 +16,7 @@ def linear(start: float, end: float, q: float) -> float:
 
 
 def cosine(start: float, end: float, q: float) -> float:
-    """Interpolate along half a cosine period: end + (start - end) (1 + cos(pi q)) / 2, q in [0, 1].
+    """Interpolate along half a cosine period for q in [0, 1]: end + (start - end) (1 + cos(pi q)) / 2.
 
     >>> round(cosine(1.0, 0.0, 0.25), 4)
     0.8536

@@ -17,7 +17,7 @@ _ENTRY = re.compile(r"(\w+)\[(\d)\]")
 
 
 def locate(group: Mapping[str, Any], name: str) -> tuple[str, int | None]:
-    """Return the group key of `name` and, for an entry of a pair, its index.
+    """Return the key of the hyperparameter `name` in `group`, and its index if it is an entry of a pair (else None).
 
     >>> locate({"lr": 0.1, "betas": (0.9, 0.999)}, "pole"), locate({"momentum": 0.9}, "pole")
     (('betas', 0), ('momentum', None))
@@ -37,7 +37,7 @@ def locate(group: Mapping[str, Any], name: str) -> tuple[str, int | None]:
 
 
 def _written(group: Mapping[str, Any], key: str) -> str:
-    """Return the names under which a key can be scheduled; for a pair, the names of its entries."""
+    """Return the names under which a schedule may refer to a group key; for a pair, these name the two entries."""
     return f"{key}[0], {key}[1]" if is_pair(group[key]) else key
 
 

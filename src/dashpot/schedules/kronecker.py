@@ -20,7 +20,7 @@ def point(k: int) -> float:
 
 
 def sorted_point(k: int, count: int) -> float:
-    """Return the k-th smallest of the first `count` points.
+    """Return the k-th smallest of the first `count` points of the sequence, k = 0, 1, ...
 
     >>> [round(sorted_point(k, 5), 4) for k in range(5)]
     [0.0, 0.2361, 0.4721, 0.618, 0.8541]

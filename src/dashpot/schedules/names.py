@@ -1,4 +1,4 @@
-"""Schedules by name for a given number of steps, for the command line."""
+"""Schedules that the command line creates by name for a given number of steps."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _warmup_cosine(steps: int, warmup: float = 0.1, start: float = 0.01, floor: 
 
 
 def _warmed(steps: int, warmup: float, start: float, then: Callable[[int], Schedule]) -> Schedule:
-    """Return a linear warm-up over the fraction `warmup` of the steps, followed by `then(remaining steps)`."""
+    """Return a linear warm-up over the fraction `warmup` of the steps, then the schedule `then(remaining steps)`."""
     check("warm-up", "warmup", warmup, FRACTION)
     length = round(warmup * steps)
     if length == 0:
@@ -85,11 +85,11 @@ NAMES: Mapping[str, Callable[..., Schedule]] = {
     "warmup-linear": _warmup_linear,
     "warmup-cosine": _warmup_cosine,
 }
-"""Factories of the named schedules; their parameters after `steps` are the options."""
+"""Functions that create the named schedules; their parameters after `steps` are the options of a schedule."""
 
 
 def from_name(name: str, steps: int, **options: Any) -> Schedule:
-    """Return the schedule `name` for a run of `steps` steps.
+    """Return the schedule with the given name for a run of `steps` steps.
 
     | name | options (defaults) | schedule |
     |---|---|---|

@@ -1,4 +1,4 @@
-"""Reduction on a plateau: a function of the recorded metric, not of the step."""
+"""Reduction of a factor on a plateau, as a function of the recorded metric instead of the step."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from dashpot.schedules.ranges import FRACTION, PLACE
 class Plateau:
     """Factor that is reduced when a metric stops improving.
 
-    A value is bad if it does not improve on the best value so far. After more than `patience` bad values in a row, the
-    factor is multiplied by `factor`, and the next `cooldown` values are ignored. NaN is never an improvement. The
-    factor depends only on the recorded history, which is therefore sufficient to resume.
+    A value of the metric is bad if it does not improve on the best value so far. After more than `patience` bad values
+    in a row, the current factor is multiplied by `factor`, and the next `cooldown` values are ignored. NaN is never an
+    improvement. The current factor depends only on the recorded history, which is therefore sufficient to resume a run.
 
     Args:
         factor: In (0, 1): multiplier applied at each reduction.
         patience: Integer >= 0: number of bad values tolerated in a row.
         threshold: Minimum improvement, >= 0.
         mode: "min" if smaller values are better, "max" if larger values are better.
-        threshold_mode: "rel": the threshold is a fraction of the best value; "abs": an absolute amount.
+        threshold_mode: "rel" if `threshold` is a fraction of the best value, "abs" if it is an absolute amount.
         cooldown: Integer >= 0: number of values ignored after a reduction.
         floor: In [0, 1]: smallest factor.
         eps: Minimum reduction of the factor, >= 0; smaller reductions are skipped.
 
-    Source: torch.optim.lr_scheduler.ReduceLROnPlateau, with `floor` and `eps` relative to the base value. As in torch,
-    "rel" assumes positive metrics: for negative ones, a slightly worse value counts as an improvement.
+    Source: torch.optim.lr_scheduler.ReduceLROnPlateau, but `floor` and `eps` are relative to the base value. As in
+    torch, "rel" assumes a positive metric: for a negative metric, a slightly worse value counts as an improvement.
 
     >>> Plateau(factor=0.5, patience=1).factor_after([1.0, 0.9, 0.9, 0.9])
     0.5
@@ -49,7 +49,7 @@ class Plateau:
         check_fields(self)
 
     def factor_after(self, history: Iterable[float]) -> float:
-        """Return the factor after the values of `history`, oldest first; 1.0 for an empty history.
+        """Return the factor after all metric values in `history` (oldest first); 1.0 for an empty history.
 
         Raises:
             ArgumentError: If a value is not a number.

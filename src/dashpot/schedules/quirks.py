@@ -33,10 +33,10 @@ class OriginalWindow(Window):
 
     Args:
         unnormalised: Quirk `late_logistic_unnormalised`: W(u) = (L(u; 7/8) - L(1; 1/2)) / (L(0; 1/2) - L(1; 1/2)).
-        second_frame: Quirk `epoch_window_second_frame`: in window r = 0, 1, ..., all steps of the last hold except the
-            first use f = i / T + r. Staircase shapes continue to descend by one unit per stair, so that F becomes
-            negative; the polynomial and the mid logistic are extrapolated. A polynomial of fractional order is
-            rejected, since it is undefined at these values.
+        second_frame: Quirk `epoch_window_second_frame`: in window r = 0, 1, ..., the last `hold` steps, except for the
+            first of these, use f = i / T + r. Staircase shapes continue to descend by one unit per stair, so that F
+            becomes negative; the polynomial and the mid logistic are extrapolated. A polynomial of fractional order is
+            rejected, since it is undefined at these values of f.
 
     >>> window = OriginalWindow("raised-cosine", steps=8, hold=2, second_frame=True)
     >>> [round(factor, 3) for factor in window.table(16)[6:8] + window.table(16)[14:]]
@@ -55,7 +55,7 @@ class OriginalWindow(Window):
 
     @property
     def signed(self) -> bool:
-        """True with `second_frame`, which makes the last epochs negative."""
+        """True if `second_frame` is set, which makes the factors of the last epochs negative."""
         return self.second_frame
 
     def _height(self, u: float) -> float:

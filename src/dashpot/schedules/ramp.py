@@ -40,7 +40,7 @@ class LinearWarmup(Schedule):
 
     Args:
         steps: Length of the warm-up in steps.
-        start: In [0, 1]: factor at the first step; with 0, the first step has no effect.
+        start: In [0, 1]: factor at the first step. If it is 0, the first step does not change the weights.
 
     Source: Goyal et al., "Accurate, Large Minibatch SGD", 2017.
 
@@ -101,8 +101,9 @@ class Cosine(Schedule):
     Args:
         steps: Number of steps until the floor is reached.
         floor: Smallest factor, in [0, 1].
-        after: Behaviour after reaching the floor. "hold": constant; "rise": periodic with period 2 `steps`, as in
-            torch.optim.lr_scheduler.CosineAnnealingLR. See `CosineRestarts` for jumps back to 1.
+        after: Behaviour after reaching the floor. "hold": the factor remains at the floor; "rise": the factor follows
+            the cosine with period 2 `steps`, as in torch.optim.lr_scheduler.CosineAnnealingLR. For jumps back to 1, use
+            `CosineRestarts`.
 
     Source: Loshchilov and Hutter, "SGDR", 2017.
 
@@ -127,7 +128,7 @@ class CosineRestarts(Schedule):
 
     Args:
         first: Number of steps of the first cycle.
-        mult: Integer >= 1: ratio of successive cycle lengths. With 1, the schedule equals
+        mult: Integer >= 1: ratio of the lengths of successive cycles. With 1, the schedule equals
             `Window("raised-cosine", first)`.
         floor: In [0, 1]: lower limit of the factor; each cycle ends one step before reaching it.
 

@@ -1,4 +1,4 @@
-"""Allowed values shared by the schedules."""
+"""Constraints on arguments that several schedules have in common."""
 
 from __future__ import annotations
 
@@ -40,5 +40,5 @@ class Increasing:
         return all(a < b for a, b in itertools.pairwise(value))
 
     def refused(self) -> list[Any]:
-        """Return rejected values, for tests."""
+        """Return examples of rejected values, for tests."""
         return [None, 5, "5", (), (0,), (-1, 2), (3, 3), (4, 2), *[(1, bad) for bad in STEPS.refused()]]

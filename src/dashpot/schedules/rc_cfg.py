@@ -25,7 +25,7 @@ SLOTS: Mapping[str, Constraint] = {
     "cfact": PLACE,
     "e": Interval(0, 1, "left"),
 }
-"""Names of the entries in order, with their allowed values; the range of n additionally depends on the shape."""
+"""Names and allowed values of the nine entries, in order; the range of n additionally depends on the shape."""
 
 
 def from_rc_cfg(rc_cfg: Sequence[Any], quirks: Iterable[str] = ()) -> Schedule:
@@ -77,7 +77,7 @@ def _quirks(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def _lengths(tau: int, spe: int, cfact: int, quirks: tuple[str, ...]) -> tuple[int, int]:
-    """Return the number of steps of a window and the number of steps per value."""
+    """Return the number of steps in a window and the number of steps for which each value is held."""
     epoch = tau if cfact == 0 and "epoch_counts_tau_steps" in quirks else spe
     if cfact == 2:
         return spe, 1

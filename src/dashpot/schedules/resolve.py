@@ -1,4 +1,4 @@
-"""Evaluation of the schedules of settings at a step."""
+"""Evaluation of an optimizer's schedules at a step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from dashpot.schedules.schedule import Schedule
 
 
 def lr_in_force(schedule: Schedule | None, lr: Scalar, step: int) -> tuple[float, Scalar]:
-    """Return (factor, base rate) at `step`; an absolute schedule replaces the base rate and has factor 1."""
+    """Return the factor and the base learning rate at `step`.
+
+    The values of an absolute schedule replace the base learning rate; the factor is then 1.
+    """
     if schedule is None:
         return 1.0, lr
     if schedule.absolute:

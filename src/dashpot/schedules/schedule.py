@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Pure function of the step: a factor on a base value or, for an *absolute* schedule, the value itself.
+    """Pure function of the step that returns a factor on a base value (or, if *absolute*, replaces this value).
 
     `schedule(s)` applies to the step after `s` completed steps (s = 0, 1, ...), as in
-    `torch.optim.lr_scheduler.LambdaLR`, so that `LambdaLR(optimizer, schedule)` works. Schedules are stateless:
-    resuming a run requires no schedule state.
+    `torch.optim.lr_scheduler.LambdaLR`, so that `LambdaLR(optimizer, schedule)` works. Schedules are stateless: to
+    resume a run, no state of a schedule needs to be restored.
 
     A subclass is a frozen dataclass that defines `_at(step)`. It is hashable, has an evaluable `repr`, and can be
     multiplied, plotted, and serialized to and from plain data:
@@ -76,7 +76,7 @@ class Schedule:
 
     @property
     def signed(self) -> bool:
-        """True if the factor may be negative; otherwise optimizers reject negative factors on lr."""
+        """True if the factor may be negative. Optimizers reject negative factors on lr unless this property is True."""
         return False
 
     def _at(self, step: int) -> float:
@@ -100,7 +100,7 @@ class Schedule:
         """Return a plotly figure of the values over the first `steps` steps.
 
         Args:
-            steps: Number of steps; by default the `steps` of the schedule, or 100 if it has no such setting.
+            steps: Number of steps; by default the field `steps` of the schedule, or 100 if it has no such field.
             base: Base value that the factors multiply.
 
         Raises:

@@ -1,8 +1,8 @@
 """Half-window shapes W(u), which fall from 1 at u = 0 to 0 at u = 1 (except `flat`, which is 1).
 
-Each entry of `SHAPES` contains the function, the allowed orders, the default order and, if it is not a staircase of
-copies, the function for repeated copies. All formulas avoid overflow and cancellation for all allowed orders. Source:
-AutoSGM, README, except that the late logistic is normalized by its own end values.
+Each entry of `SHAPES` contains the function W, the allowed orders, the default order and, for a shape whose repeats are
+not a staircase of copies, the function that computes the repeats. All formulas avoid overflow and cancellation for all
+allowed orders. Source: AutoSGM, README, except that the late logistic is normalized by its own end values.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from dashpot.constraints import Interval
 
 LATE = 7 / 8
-"""Inflection point of the late logistic; that of the mid logistic is 1/2."""
+"""Inflection point of the late logistic; the mid logistic has its inflection point at 1/2."""
 
 
 def flat(u: float, order: float) -> float:
@@ -23,7 +23,7 @@ def flat(u: float, order: float) -> float:
 
 
 def raised_cosine(u: float, order: float) -> float:
-    """W = cos(pi u / 2)^order, evaluated as a sine to be exactly 0 at u = 1; order 2 is the usual cosine."""
+    """W = cos(pi u / 2)^order, evaluated as a sine to be exactly 0 at u = 1; order 2 gives the usual cosine decay."""
     return math.sin(math.pi * (1 - u) / 2) ** order
 
 
@@ -64,7 +64,7 @@ def late_logistic(u: float, order: float) -> float:
 
 
 def logistic(u: float, order: float, centre: float) -> float:
-    """L(u; c) = 1 / (1 + 2^(2 order (u - c))), decreasing, 1/2 at the inflection c."""
+    """L(u; c) = 1 / (1 + 2^(2 order (u - c))), a decreasing function of u that is 1/2 at its inflection point c."""
     exponent = 2 * order * (u - centre)
     small = 2.0 ** -abs(exponent)
     return small / (1 + small) if exponent > 0 else 1 / (1 + small)
@@ -75,13 +75,13 @@ def _rate(order: float) -> float:
 
 
 def _fall(u: float, rate: float) -> float:
-    """(1 - exp(-rate (1 - u))) / (1 - exp(-rate)): factor that brings an exponential or a logistic to 0 at u = 1."""
+    """Factor (1 - exp(-rate (1 - u))) / (1 - exp(-rate)) that makes an exponential or a logistic fall to 0 at u = 1."""
     return math.expm1(-rate * (1 - u)) / math.expm1(-rate)
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A half-window shape; `orders` is the allowed range of the order, or None for a shape without an order."""
+    """A half-window shape; `orders` is the allowed range of the order, or None if the shape has no order."""
 
     height: Callable[[float, float], float]
     orders: Interval | None

@@ -25,8 +25,8 @@ class Window(Schedule):
         F = 1                           for f < flat_top
         F = floor + (1 - floor) W(u)    otherwise, u = (f - flat_top) / (1 - flat_top)
 
-    A half window starts at 1 and ends one value before the floor (reached at i = T). A full window starts exactly at
-    the floor, so that with `floor=0` the first step has no effect.
+    A half window starts at 1 and ends one value before the floor, which would be reached at i = T. A full window starts
+    exactly at the floor, so that with `floor=0` the first step does not change the weights.
 
     Args:
         shape: "flat", "raised-cosine", "polynomial", "exponential", "simple-polynomial", "logistic" or
@@ -38,10 +38,11 @@ class Window(Schedule):
         half: True for a half window, False for a full one.
         flat_top: In [0, 1): fraction of the (half) window with factor 1.
         repeats: Integer M >= 1: number of copies of the shape per window, arranged as a staircase.
-        hold: Number of steps per value, a divisor of `steps`. If it is the number of steps per epoch, the factor
-            changes only between epochs.
-        sequence: "uniform"; "kronecker": sample the shape at golden-ratio points in descending order;
-            "kronecker-unsorted": sample in the order of the sequence, with flat-top values at the top of the window.
+        hold: Number of steps for which each value is held, a divisor of `steps`. If `hold` is the number of steps per
+            epoch, the factor changes only between epochs.
+        sequence: Points at which the shape is sampled. "uniform": equidistant points; "kronecker": golden-ratio points,
+            sorted so that the factors descend; "kronecker-unsorted": golden-ratio points in the order of the sequence,
+            with flat-top values at the top of the window.
 
     Raises:
         ArgumentError: If a value is out of range.
@@ -84,10 +85,11 @@ class Window(Schedule):
         """Convert AutoSGM's window tuple (rcm, inseq, x, n, m, tau, spe, cfact, e) to a schedule.
 
         rcm = 0 to 6 selects the shape, where 0 gives `Constant()`; inseq = 1 selects the Kronecker sequence. x is the
-        floor and n the order; m is 1 for a half window and 0 for a full window; tau is the number of epochs, spe the
-        number of steps per epoch, and e the flat top. cfact selects the unit: with 0, a window covers tau epochs with
-        one value per epoch; with 1, tau epochs with one value per step; with 2, one epoch. M >= 3 is equivalent to 1
-        with M repeats (except for the polynomial, rcm = 2).
+        floor and n is the order; m is 1 for a half window and 0 for a full window; tau is the number of epochs, spe is
+        the number of steps per epoch, and e is the flat top. cfact selects the length of a window: with cfact = 0, a
+        window covers tau epochs with one value per epoch; with 1, it covers tau epochs with one value per step; with 2,
+        it covers one epoch. cfact = M >= 3 is equivalent to cfact = 1 with M repeats (except for the polynomial,
+        rcm = 2).
 
         Args:
             rc_cfg: Tuple of 9 numbers.
@@ -111,7 +113,7 @@ class Window(Schedule):
         return stacked(self.shape, u, self.order, self.repeats)
 
     def _depth(self, step: int) -> float | None:
-        """Return the position u in [0, 1] on the shape, or None on the flat top."""
+        """Return the argument u in [0, 1] of the shape at `step`, or None on the flat top."""
         values = self.steps // self.hold
         i = step // self.hold % values
         return self._uniform(i / values) if self.sequence == "uniform" else self._kronecker(i, values)
@@ -124,7 +126,8 @@ class Window(Schedule):
     def _kronecker(self, i: int, values: int) -> float | None:
         """Return u from the Kronecker sequence, or None for a value on the flat top.
 
-        Each side of the window has `top` flat values and `count` points; the first side of a full window is mirrored.
+        A half window has one side and a full window has two sides, the first of which is mirrored. Each side has `top`
+        flat values and `count` points.
         """
         sides = 1 if self.half else 2
         top = math.floor(self.flat_top * values / sides)

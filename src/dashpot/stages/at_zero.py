@@ -43,7 +43,7 @@ def power(x: Tensor, exponent: Any) -> Tensor:
 
 
 def nonzero(x: Tensor) -> Tensor:
-    """Return `x` with zeros replaced by 1 if derivatives are required. It is used for masked denominators."""
+    """Return `x` with zeros replaced by 1 if derivatives are required, for use as a masked denominator."""
     return torch.where(x == 0, 1.0, x) if _differentiated(x) else x
 
 

@@ -23,7 +23,7 @@ AVERAGES = ("debiased", "plain", "first", "running")
 
 
 class Weights(NamedTuple):
-    """Scalars of one averaging step: `keep` and `add` update the state, `hold` and `direct` give the average."""
+    """Weights of one averaging step: `keep` and `add` update the state; `hold` and `direct` define the average."""
 
     keep: Scalar
     add: Scalar

@@ -28,7 +28,7 @@ class Signal(NamedTuple):
         g: Gradient, after coupled decay.
         d: Product of the denominators applied so far.
         v: Direction: the gradient after the filter and the denominator.
-        rate: Learning-rate numerator, a single number per tensor, not yet multiplied by the schedule's factor.
+        rate: Learning rate, including the numerator but not the schedule's factor; a single number per tensor.
         shrink: Fraction of `w` subtracted by decoupled decay; None without decoupled decay.
     """
 
@@ -47,8 +47,8 @@ class Clock(NamedTuple):
         t: Number of optimizer steps of this parameter, including the current one: 1, 2, ...
         lr: Base learning rate.
         factor: Factor by which the schedule multiplies `lr`.
-        window: Current learning rate divided by its peak, at most 1. It equals `factor`, multiplied by lr / max_lr
-            (OneCycleLR) or lr / initial_lr (other schedulers) if a torch scheduler changes lr.
+        window: Ratio of the current learning rate to its peak, at most 1. It equals `factor`; if a torch scheduler
+            changes lr, it is additionally multiplied by lr / max_lr (OneCycleLR) or lr / initial_lr (other schedulers).
     """
 
     t: Any
@@ -58,7 +58,7 @@ class Clock(NamedTuple):
 
 
 class Observation(NamedTuple):
-    """A probe `v` and its Hessian-vector product `hv` for one parameter.
+    """The entries of a probe `v` and of the Hessian-vector product `hv` that belong to one parameter.
 
     Both have the shape of the parameter, which has `dims` dimensions. For a complex parameter, both are real views with
     an additional trailing dimension of size 2.
@@ -70,7 +70,7 @@ class Observation(NamedTuple):
 
 
 class Context(Protocol):
-    """Reductions over a whole tensor; an engine implements them as segment or mesh reductions."""
+    """Reductions over a whole tensor; each engine implements these as segment or mesh reductions."""
 
     def mean(self, x: Tensor) -> Tensor: ...
 
@@ -133,7 +133,7 @@ class Stage(ABC):
     """
 
     slots: ClassVar[tuple[Slot, ...]] | Any = ()
-    """State variables of the stage: a class attribute, or a property if they depend on the settings."""
+    """State variables of the stage, declared as a class attribute, or as a property if they depend on the settings."""
 
     position: ClassVar[int] = 2
     """Position of the stage in `SGM`: -1 adaptive clip, 0 coupled decay, 1 filter, 2 denominator, 3 change-level
@@ -162,7 +162,7 @@ class Stage(ABC):
 
     @classmethod
     def label(cls) -> str:
-        """Return the name in saved recipes: the class name, qualified by the module for user-defined stages."""
+        """Return the name of the class in saved recipes, which includes the module for user-defined stages."""
         return cls.__name__ if cls.__module__.startswith("dashpot.") else f"{cls.__module__}.{cls.__qualname__}"
 
     @classmethod
@@ -188,7 +188,7 @@ class Stage(ABC):
         """Return the new signal and slots, given signal `x`, slots `s` and the scalars `c` of this step."""
 
     def observe(self, o: Observation, s: Any, c: Any, ctx: Context) -> Any:
-        """Return the new slots after a Hessian-vector product, before `apply`. Called only if `observes`."""
+        """Return the slots updated by a Hessian-vector product. Called before `apply`, only if `observes` is True."""
         del o, c, ctx
         return s
 

@@ -46,13 +46,14 @@ class HuberClip(Stage):
 
         mu = E_b[ |v| ],    dev = |v - mu| + eps,    sd = sqrt(E_b[dev^2]) + eps,    v <- v min(dev, cap sd)/dev
 
-    Norms are over the whole tensor, in float64; mu is subtracted from every element. The averages start from zero
-    without bias correction, so that the first steps are small: beta = 0.9999 scales the first one by 0.04.
+    Norms are computed over the whole tensor in float64; mu is subtracted from every element. The averages start from
+    zero without bias correction, so that the first steps are small: with beta = 0.9999, the first step is scaled by
+    0.04.
 
     Args:
         beta: In [0, 1): pole of both averages.
         cap: Clipping threshold, > 0. With 4, the probability of clipping is at most 1/16 (Chebyshev's inequality).
-        eps: Constant >= 0 added to the deviation and to its root mean square.
+        eps: Constant >= 0 added to the deviation dev and to the standard deviation sd.
 
     Source: Somefun, AutoSGM (documented as numerator 4).
     """

@@ -1,8 +1,8 @@
 """Curvature estimates from Hessian-vector products as a denominator.
 
-A stage with `observes = True` implements `observe` in addition to `apply`. On steps that compute a product, `observe`
-accumulates the probe v and the product H v in the slots of the stage. `apply` only reads these slots, so that all other
-steps, and fused kernels, cost as much as those of Adam.
+A stage with `observes = True` implements `observe` in addition to `apply`. On steps that compute a Hessian-vector
+product, `observe` uses the probe v and the product H v to update the slots of the stage. `apply` only reads these
+slots. Steps without a product, and fused kernels, therefore cost as much as those of Adam.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ class Curvature(Stage):
         estimate "row-norm":  q = (H v)_i,      E[q^2] = (H^2)_ii, the squared norm of row i of H (equilibration)
         estimate "diagonal":  q = v_i (H v)_i,  E[q] = H_ii (Hutchinson's estimator)
 
-    accumulated at the h-th product as
+    The values of q are accumulated. At the h-th Hessian-vector product,
 
         "squares":  D = beta D + (1 - beta) q^2,     d = sqrt(D/(1 - beta^h))^power + eps
         "maximum":  D = max(beta D, q^2),            d = sqrt(D)^power + eps
         "mean":     D = beta D + (1 - beta) q,       d = max(gamma D, eps)
 
     Args:
-        beta: Decay factor in [0, 1), or in [0, 1] for "maximum"; it is applied per product, not per step.
+        beta: Decay factor in [0, 1), or in [0, 1] for "maximum"; applied once per Hessian-vector product, not per step.
         eps: Constant >= 0 added to the root; for "mean", the lower bound of the denominator.
         estimate: "row-norm" or "diagonal", as above.
         accumulator: "squares", "maximum" or "mean", as above.
@@ -61,9 +61,9 @@ class Curvature(Stage):
             "mean".
         spatial: If True, average q over the dimensions 2, 3, ... (the window of a convolution kernel) before squaring.
 
-    Until its first product, a parameter has an infinite denominator and is not updated. `products` counts h;
-    `hess_weight` is 1 - beta^h, kept as a running sum so that beta may change between products and no cancellation
-    occurs.
+    Before its first Hessian-vector product, a parameter has an infinite denominator and is not updated. The slot
+    `products` contains h, and `hess_weight` contains 1 - beta^h, computed as a running sum, so that beta may change
+    between products and no cancellation occurs.
 
     Source: Dauphin et al., arXiv 1502.04390 (equilibration); Crowson, ESGD-M (moving averages and maximum); Yao et al.,
     arXiv 2006.00719 (AdaHessian); Liu et al., arXiv 2305.14342 (Sophia).
@@ -128,6 +128,6 @@ class Curvature(Stage):
 
 
 def _over_the_window(q: Tensor, dims: int) -> Tensor:
-    """Average over the dimensions 2, 3, ... of the parameter and expand to its shape."""
+    """Average `q` over the dimensions 2, 3, ... of the parameter, and expand the result to the shape of `q`."""
     window = tuple(range(2, dims))
     return q.mean(window, keepdim=True, dtype=wide_dtype(q)).to(q.dtype).expand_as(q) if window else q

@@ -40,7 +40,7 @@ class CoupledDecay(_Decay):
 
 @dataclass(frozen=True)
 class DecoupledDecay(_Decay):
-    """Decoupled weight decay: w <- w (1 - s weight_decay), where the step is computed from the old w.
+    """Decoupled weight decay: w <- w (1 - s weight_decay), where all other stages use w before the decay.
 
     Args:
         weight_decay: Coefficient >= 0.
@@ -77,9 +77,9 @@ class ChangeDecay(_Decay):
         factor: Factor >= 0 on `weight_decay`. In AutoSGM, it is the unit gain of the filter, (1 - pole)/(1 - zero).
             With pole 0.9 and zero 0, the effective decay is a tenth of `weight_decay`: 1e-2 in AutoSGM corresponds to
             1e-3 in AdamW.
-        scale: "lr": scaled by the effective learning rate and included in the direction seen by the numerators
-            (AutoSGM); "schedule", "constant": subtracted from w independently of lr, scaled by the schedule's factor
-            or by 1.
+        scale: Scale of the decay. "lr": the decay is scaled by the effective learning rate and included in the
+            direction from which the numerators are computed (AutoSGM); "schedule" or "constant": the decay is
+            subtracted from w independently of lr, scaled by the schedule's factor or by 1, respectively.
 
     Source: Somefun, AutoSGM (level 1).
     """

@@ -15,14 +15,14 @@ from dashpot.stages.averages import AVERAGES, correction, weights
 from dashpot.stages.base import Clock, Context, Signal, Slot, Stage, elementwise
 from dashpot.utils.scalars import is_number, where
 
-_TINY = 1e-30  # this and its square root are normal float32 numbers
+_TINY = 1e-30  # both this number and its square root are normal float32 numbers
 
 
 def divided(x: Signal, d: Tensor, eps: Scalar = 0.0) -> Signal:
-    """Divide the direction by `d` and multiply `d` into the signal's denominator.
+    """Divide the direction by `d`, and multiply the signal's product of denominators by `d`.
 
-    Every element of `d` must be at least `eps` or the square root of `eps`. Unless `eps` is tiny, 0/0 is impossible and
-    is not checked.
+    Every element of `d` must be at least `eps` or the square root of `eps`. The case 0/0 is handled only if `eps` is
+    tiny, since it cannot occur otherwise.
     """
     v = x.v / d if is_number(eps) and eps > _TINY else over(x.v, d)
     return x._replace(d=d if is_number(x.d) and x.d == 1 else x.d * d, v=v)
@@ -47,10 +47,10 @@ class SecondMoment(Stage):
         average: Initial behaviour of the average: "debiased" (Adam), "plain" (torch's RMSprop), "first" (initialized
             with g_1^2), "running" (arithmetic mean until t = 1/(1 - beta)).
         nu: Weight of the average in the mean square, in [0, 1]; the current g^2 has the weight 1 - nu (QHAdam).
-        scale: Factor on the mean square; differs from 1 only to reproduce AutoSGM's `eta_in_second_moment`.
+        scale: Factor on the mean square; use 1, except to reproduce AutoSGM's quirk `eta_in_second_moment`.
         slot: State key of the average.
-        maximum: If True, use the maximum max(s_1, ..., s_t) instead of s_t, with the same bias correction (AMSGrad);
-            its state key is `max_` followed by `slot`.
+        maximum: If True, use the maximum max(s_1, ..., s_t) instead of s_t, with the same bias correction (AMSGrad).
+            The state key of the maximum is `max_` followed by `slot`.
 
     With eps = 0, elements whose gradients were all zero are not updated, whereas torch returns NaN.
 
@@ -102,14 +102,14 @@ class CenteredMoment(Stage):
 
     Args:
         beta, eps, eps_mode, average: As in `SecondMoment`; `eps_mode` must be "outside" or "inside".
-        mean: Estimate of E[g]. "average": an average with the same pole, in the slot `grad_avg`; "direction": the
-            incoming direction, which needs no extra state and is the debiased first moment after a `Filter` with
-            zero 0.
+        mean: Estimate of E[g]. "average": an average with pole `beta`, stored in the slot `grad_avg`; "direction": the
+            incoming direction, which needs no extra state. After a `Filter` with zero 0, the incoming direction is the
+            debiased first moment.
         power: "std": divide by the standard deviation; "variance": divide by the variance + eps, the scaling obtained
             from a noise analysis of stochastic gradients.
-        uncentered_steps: The mean is ignored while t < uncentered_steps, since E[g^2] - E[g]^2 is close to zero in the
-            first steps and the update would be huge. With 0, the mean is always subtracted, as in torch's centred
-            RMSprop.
+        uncentered_steps: Step from which the mean is subtracted. Earlier steps (t < uncentered_steps) ignore the mean,
+            since E[g^2] - E[g]^2 is close to zero at first, which would make the update huge. With 0, the mean is
+            always subtracted, as in torch's centred RMSprop.
 
     Source: torch.optim.RMSprop(centered=True); the TTIC 31230 lecture notes.
     """

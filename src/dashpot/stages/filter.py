@@ -7,8 +7,9 @@ The state is one tensor m, the output of the pole-only filter with the same DC g
     v_t = gain x_t + carry m_{t-1},        carry = (pole - zero)/(1 - zero)
     m_t = pole m_{t-1} + gain (1 - zero) x_t
 
-In this form, m equals the buffer in torch: `momentum_buffer` in SGD (heavy ball and Nesterov) and `exp_avg` in Adam.
-Checkpoints are therefore interchangeable. The form also avoids cancellation of nearly equal numbers.
+In this form, m equals the buffer of torch's optimizers: `momentum_buffer` in SGD (heavy ball and Nesterov) and
+`exp_avg` in Adam. Checkpoints of dashpot and torch are therefore interchangeable. The form also avoids cancellation of
+nearly equal numbers.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def unit_gain(pole: Scalar, zero: Scalar) -> Scalar:
 
 
 def carry(pole: Scalar, zero: Scalar) -> Scalar:
-    """Return the weight of the memory in the output, (pole - zero)/(1 - zero); nu beta in QHM's notation."""
+    """Return the weight of the memory in the output, (pole - zero)/(1 - zero). In QHM's notation, it is nu beta."""
     return (pole - zero) / (1 - zero)
 
 
@@ -54,18 +55,18 @@ class Filter(Stage):
     """First-order lowpass filter of the direction.
 
     Args:
-        pole: In [0, 1): the memory covers about 1/(1 - pole) steps; 0 disables it.
+        pole: In [0, 1): the memory covers about 1/(1 - pole) steps; 0 disables the memory.
         zero: Below 1, normally at most `pole`: 0 for heavy ball, pole/(1 + pole) for Nesterov, `pole` for the identity.
         gain: Weight of the newest gradient. None: unit DC gain, (1 - pole)/(1 - zero); 1: torch's heavy ball. Must be
             None unless `normalise="none"`.
-        normalise: Bias correction. "exact": divide by the step response, so that a constant gradient is unchanged from
-            the first step (Adam, QHM); "none": plain linear filter; "autosgm": divide by 1 - pole^t for every zero,
-            with the first output equal to the first input (AutoSGM; too large by a factor of up to 1/(1 - pole^2) at
-            t = 2);
-            "memory": divide only the memory term by 1 - pole^t (QHAdam); "running": pole 1 - 1/min(t, N) with
-            N = 1/(1 - pole), an arithmetic mean until t = N (requires zero = 0).
-        start: Initial state. "zero": memory 0; "first": memory and output equal to the first input (torch's
-            dampening); "unscaled": first output multiplied by 1 - zero (AutoSGM without debias).
+        normalise: Bias correction. "exact": divide by the step response, so that the output equals a constant input
+            from the first step (Adam, QHM); "none": plain linear filter; "autosgm": divide by 1 - pole^t regardless of
+            the zero, with the first output equal to the first input (AutoSGM; at t = 2, the output is too large by a
+            factor of up to 1/(1 - pole^2)); "memory": divide only the memory term by 1 - pole^t (QHAdam); "running":
+            use the pole 1 - 1/min(t, N) with N = 1/(1 - pole), which gives an arithmetic mean until t = N (requires
+            zero = 0).
+        start: Initial state. "zero": the memory is 0; "first": the memory and the first output equal the first input
+            (torch's dampening); "unscaled": the first output is multiplied by 1 - zero (AutoSGM without debias).
         slot: State key of the memory.
 
     Source: Somefun, AutoSGM; Ma and Yarats, arXiv 1810.06801 (QHM); torch.optim.SGD and Adam.
@@ -132,7 +133,7 @@ class Filter(Stage):
 
 
 def _scaled(factor: Scalar, x: Tensor) -> Tensor:
-    """Return factor x, without the product for a factor of 1 (heavy ball)."""
+    """Return `x` multiplied by `factor`; skip the multiplication if the factor is 1 (heavy ball)."""
     return x if is_number(factor) and factor == 1 else factor * x
 
 

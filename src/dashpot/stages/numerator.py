@@ -64,9 +64,10 @@ class HuberParcor(Stage):
 
     Args:
         beta: In [0, 1): pole of the correlation and of E[w^2].
-        beta_size: In [0, 1): pole m of the mean magnitude. The mean is biased towards zero at first, so that products
-            are clipped in the first steps.
-        cap: Clipping threshold, > 0. With 4, the probability of clipping is at most 1/4 (Markov's inequality).
+        beta_size: In [0, 1): pole m of the mean magnitude M. At first, M is biased towards zero, so that p is clipped
+            in the first steps.
+        cap: Clipping threshold as a multiple of M, > 0. With 4, the probability of clipping is at most 1/4 (Markov's
+            inequality).
         smoothing: In [0, 1): weight of the previous mean.
     """
 

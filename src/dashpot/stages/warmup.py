@@ -16,12 +16,12 @@ class Warmup(Stage):
 
     Args:
         rho: In [0, 1): the rate reaches 63 % of its final value at about n = 1/(1 - rho). 0 disables the warm-up.
-        counts: Definition of n: the number of optimizer "steps", or of Hessian-vector "products" that updated the
-            curvature estimate.
+        counts: Definition of n. "steps": number of optimizer steps; "products": number of Hessian-vector products that
+            updated the curvature estimate.
 
     The first curvature estimates are too noisy for the full learning rate.
 
-    Source: Crowson, ESGD-M (the first version counts steps, the later one counts products).
+    Source: Crowson, ESGD-M (the first version counts steps; the later version counts Hessian-vector products).
 
     >>> Warmup(0.99).scalars(Clock(t=100, lr=1.0))["share"].__round__(2)
     0.63

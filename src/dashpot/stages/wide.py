@@ -21,5 +21,5 @@ def wide(x: Tensor) -> Tensor:
 
 
 def narrow(x: Tensor, like: Tensor) -> Tensor:
-    """Clamp `x` >= 0 to the largest finite value of the dtype of `like`, its storage dtype."""
+    """Clamp `x` >= 0 to the largest finite value of the dtype of `like`, in which `x` will be stored."""
     return x.clamp_max(torch.finfo(like.dtype).max)

@@ -1,4 +1,4 @@
-"""Tasks by name: the model, data, loss, metrics and target of a training problem, created from a seed."""
+"""Tasks, selected by name; a task creates the model, data, loss, metrics and target of a training problem."""
 
 from __future__ import annotations
 

@@ -11,11 +11,12 @@ from dashpot.tasks.task import Target, Task
 
 
 def network() -> nn.Sequential:
-    """Return the network, with 14 538 parameters, input (N, 1, 8, 8) and output (N, 10).
+    """Return the network, which has 14 538 parameters, inputs of shape (N, 1, 8, 8) and outputs of shape (N, 10).
 
-    It consists of three blocks of 3 x 3 convolution, batch normalization and ReLU, with 1, 16, 32 and 32 channels, and
-    a linear layer. The second block is followed by 2 x 2 max pooling, the third by 4 x 4 average pooling. The weights
-    have torch's default initialization and are drawn from its global generator.
+    The network consists of three blocks and a linear layer. Each block consists of a 3 x 3 convolution, batch
+    normalization and ReLU; the numbers of channels are 1 (input), 16, 32 and 32. The second block is followed by 2 x 2
+    max pooling, and the third block by 4 x 4 average pooling. The weights have torch's default initialization and are
+    drawn from torch's global generator.
     """
     features = (*_block(1, 16), *_block(16, 32), nn.MaxPool2d(2), *_block(32, 32), nn.AvgPool2d(4))
     return nn.Sequential(*features, nn.Flatten(), nn.Linear(32, 10))
@@ -26,7 +27,9 @@ def _block(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
 
 
 def task(*, batch_size: int = 50, shuffle: bool = True, device: str = "cpu") -> Task:
-    """Return the digits task, evaluated by cross-entropy and accuracy on 297 digits from mostly unseen forms.
+    """Return the digits task, evaluated by cross-entropy and accuracy on 297 digits.
+
+    Most of these digits come from forms without training images.
 
     The data are included in dashpot. Pixel values 0 to 16 are scaled to [-1, 1]. The seed determines the initial
     weights and, with `shuffle`, the order of the images.
@@ -40,7 +43,7 @@ def task(*, batch_size: int = 50, shuffle: bool = True, device: str = "cpu") -> 
         ArgumentError: If an option is out of range.
         DataError: If the installed data file is damaged.
 
-    Source: The data set is that of `dashpot.data.digits.load`; the network was designed for dashpot.
+    Source: The data set is described in `dashpot.data.digits.load`; the network was designed for dashpot.
 
     >>> problem = task().build(seed=0)
     >>> len(problem.train), sum(p.numel() for p in problem.model.parameters())

@@ -14,7 +14,9 @@ from dashpot.tasks.task import Problem
 
 
 def accuracy(output: Tensor, target: Tensor) -> Tensor:
-    """Return the number of correct predictions, given by the argmax of `output` of shape (batch, classes).
+    """Return the number of correct predictions; a prediction is the argmax over the classes.
+
+    The shape of `output` is (batch, classes).
 
     >>> accuracy(torch.tensor([[0.1, 0.9], [0.8, 0.2]]), torch.tensor([1, 1]))
     tensor(1)
@@ -25,15 +27,15 @@ def accuracy(output: Tensor, target: Tensor) -> Tensor:
 def evaluate(problem: Problem, model: nn.Module | None = None) -> dict[str, float]:
     """Return the means of the loss and the metrics over the evaluation examples.
 
-    The loss is `problem.evaluation_loss`, or `problem.loss` if that is None. The model runs in evaluation mode without
-    gradients; afterwards, the mode of every submodule is restored. There is one host sync per 32 batches.
+    The loss is `problem.evaluation_loss`, or `problem.loss` if `evaluation_loss` is None. The model runs in evaluation
+    mode without gradients; afterwards, the mode of every submodule is restored. There is one host sync per 32 batches.
 
     Args:
         problem: Problem with the data, the loss, the metrics and the default model.
         model: Model to evaluate instead of `problem.model`, such as one with averaged weights.
 
     Returns:
-        Mean values as Python floats, under the keys "loss" and those of `problem.metrics`.
+        A mapping from "loss" and the keys of `problem.metrics` to mean values as Python floats.
 
     Raises:
         ArgumentError: If the problem has no evaluation data.

@@ -17,18 +17,19 @@ from dashpot.tasks.option_checks import check_options
 from dashpot.tasks.task import Target, Task
 
 SLOPE = 0.1
-"""Negative slope of the leaky ReLU, also used by the initialization."""
+"""Negative slope of the leaky ReLU. The initialization of the weights uses the same slope."""
 
 _WIDTHS = (1, 8, 16, 32, 64)
 
 
 def network() -> nn.Sequential:
-    """Return the network, with 30 522 parameters, input (N, 1, 28, 28) and output (N, 10).
+    """Return the network, which has 30 522 parameters, inputs of shape (N, 1, 28, 28) and outputs of shape (N, 10).
 
-    It consists of four blocks of convolution, leaky ReLU and `DetachedBatchNorm2d`, with 1, 8, 16, 32 and 64 channels,
-    and a 3 x 3 convolution to ten classes. Convolutions have stride 2; the first is 5 x 5 with padding 2, and the
-    others are 3 x 3 with padding 1. Convolution weights have the Kaiming normal initialization for the negative slope,
-    and biases have torch's default initialization. Both are drawn from torch's global generator.
+    The network consists of four blocks and a 3 x 3 convolution to ten classes. Each block consists of a convolution,
+    leaky ReLU and `DetachedBatchNorm2d`; the numbers of channels are 1 (input), 8, 16, 32 and 64. All convolutions have
+    stride 2; the first is 5 x 5 with padding 2, and the others are 3 x 3 with padding 1. Convolution weights have the
+    Kaiming normal initialization for the slope of the leaky ReLU, and biases have torch's default initialization. Both
+    are drawn from torch's global generator.
     """
     layers: list[nn.Module] = []
     for index, (inputs, outputs) in enumerate(pairwise(_WIDTHS)):
@@ -79,7 +80,7 @@ def task(
         ArgumentError: If an option is out of range.
         DataError: If the data set is damaged, or is not found and cannot be downloaded.
 
-    Source: The model and the data are those of the optimizer comparison in the SlowAI notebooks (part 10).
+    Source: The optimizer comparison in the SlowAI notebooks (part 10), which uses the same model and data.
     """
     check_options("fashion-mnist", batch_size=batch_size, shuffle=shuffle, device=device)
     images = fashion_mnist.load(data_dir)

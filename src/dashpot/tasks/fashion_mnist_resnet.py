@@ -20,14 +20,14 @@ _WIDTH = 64
 
 
 def network() -> nn.Sequential:
-    """Return the network, with 464 874 parameters, input (N, 1, 28, 28) and output (N, 10).
+    """Return the network, which has 464 874 parameters, inputs of shape (N, 1, 28, 28) and outputs of shape (N, 10).
 
     The layers are: a convolution to 32 channels at 28 x 28; a convolution with stride 2 to 64 channels at 14 x 14; a
     residual block; a convolution with stride 2 to 128 channels at 7 x 7; a residual block; concatenated global max and
     average pooling; a linear layer. Every convolution is 3 x 3 without bias and is followed by batch normalization and,
     except for the last one of a residual block, by ReLU. The weight of the last normalization of a residual block is
-    initialized to zero, so that the block is initially the identity. All other weights have torch's default
-    initialization and are drawn from its global generator.
+    initialized to zero, so that the block initially has the output ReLU(input). All other weights have torch's default
+    initialization and are drawn from torch's global generator.
     """
     return nn.Sequential(
         _ChannelsLast(),
@@ -42,7 +42,7 @@ def network() -> nn.Sequential:
 
 
 class _Residual(nn.Module):
-    """ReLU of the sum of the input and a branch of two convolutions."""
+    """Residual block: the ReLU of the sum of the input and the output of a branch with two convolutions."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

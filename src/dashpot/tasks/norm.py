@@ -1,4 +1,4 @@
-"""Batch normalization without gradients through its statistics."""
+"""Batch normalization without gradients through the batch statistics."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class DetachedBatchNorm2d(nn.BatchNorm2d):
     Args:
         num_features: Number of channels C of an input of shape (N, C, H, W); >= 1.
         eps: Constant >= 0 added to the variance.
-        momentum: Weight of the current batch in the running averages, in (0, 1]; None for the mean of all batches.
+        momentum: Weight of the current batch in the running averages, in (0, 1]; None gives all batches equal weight.
 
     Raises:
         ArgumentError: If an argument is out of range, or if a channel has fewer than two values in training mode.
@@ -51,7 +51,7 @@ class DetachedBatchNorm2d(nn.BatchNorm2d):
         mean, variance = self.running_mean, self.running_var
         if self.training:
             mean, variance = self._update_statistics(input)
-        # With given statistics, torch's kernel differentiates only with respect to the input.
+        # Since the statistics are passed as arguments, torch's kernel does not differentiate through them.
         return nn.functional.batch_norm(input, mean, variance, self.weight, self.bias, training=False, eps=self.eps)
 
     @torch.no_grad()

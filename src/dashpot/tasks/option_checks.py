@@ -1,4 +1,4 @@
-"""Range checks for the options of built-in tasks, made before any data are loaded."""
+"""Range checks for the options of built-in tasks, which run before any data are loaded."""
 
 from __future__ import annotations
 

@@ -34,11 +34,11 @@ def names() -> tuple[str, ...]:
 
 
 def get(spec: str, *, data_dir: str | os.PathLike[str] | None = None, **options: Any) -> Task:
-    """Return a task with its data loaded.
+    """Load the data of a task and return the task.
 
     Args:
         spec: One of `names()`, or `path/to/file.py:function` for a function that takes the options and returns a
-            `Task`; the default function is `build`.
+            `Task`. Without `:function`, the function is `build`.
         data_dir: Data folder to search first; ignored by tasks without data.
         options: Options of the task; see `dashpot.tasks.digits.task`, `dashpot.tasks.fashion_mnist.task`,
             `dashpot.tasks.fashion_mnist_resnet.task`, and the functions of `dashpot.tasks.synthetic`.

@@ -11,15 +11,15 @@ from torch import Tensor
 from dashpot.errors import ArgumentError
 
 SYNC_INTERVAL = 32
-"""Number of batches between host syncs, small enough to detect divergence early and large enough to cost little."""
+"""Number of batches between host syncs: small enough to detect divergence early, but large enough to cost little."""
 
 
 class RunningMeans:
     """Means of the loss and of metrics over examples.
 
     Args:
-        metrics: Functions by name that map (output, target) to the *sum* of the metric over the batch, as a number or a
-            tensor with one element.
+        metrics: A mapping from names to functions. A function takes (output, target) and returns the *sum* of the
+            metric over the batch, as a number or a tensor with one element.
 
     >>> means = RunningMeans({"accuracy": lambda output, target: (output.argmax(1) == target).sum()})
     >>> means.add(torch.eye(2), torch.tensor([0, 0]), torch.tensor(0.5), size=2)
@@ -58,7 +58,7 @@ class RunningMeans:
         if not self._pending:
             return
         columns = [torch.stack(column) for column in zip(*self._pending, strict=True)]
-        wide = torch.promote_types(columns[0].dtype, torch.float32)  # exact for counts of examples
+        wide = torch.promote_types(columns[0].dtype, torch.float32)  # represents numbers of examples exactly
         columns = [column.to(columns[0].device, wide) for column in columns]
         columns[0] = columns[0] * torch.tensor(self._sizes, dtype=wide, device=columns[0].device)
         # Python floats, because a float32 sum over many batches would lose digits.

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 class Surface(nn.Module, ABC):
     """A function f of the point `w`, with gradient noise.
 
-    `forward(noise)` maps noise of shape (batch, dimension) to f(w) + noise @ w of shape (batch,). The mean over the
-    batch has the gradient f'(w) + mean(noise). The minimum of every surface in this module is 0.
+    `forward(noise)` maps noise of shape (batch, dimension) to f(w) + noise @ w of shape (batch,). The mean of the
+    result over the batch has the gradient f'(w) + mean(noise). The minimum value of every surface in this module is 0.
 
     Args:
         start: Initial value of `w`.

@@ -1,6 +1,7 @@
 """Synthetic tasks: surfaces with a known minimum, with or without gradient noise of known variance.
 
-An epoch is a fixed number of steps. The evaluation loss is the value of the surface without noise; its minimum is 0.
+An epoch is a fixed number of steps. The evaluation loss is the value of the surface without noise. The minimum of the
+evaluation loss is 0.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from dashpot.tasks.task import Problem, Target, Task
 
 @dataclass(frozen=True)
 class GradientNoise:
-    """A `Stream` of independent normal gradient noise: x has the shape (1, dimension), and y is an unused zero.
+    """A `Stream` of independent normal gradient noise.
+
+    Each step is a pair (x, y): the noise x has the shape (1, dimension), and y is an unused zero.
 
     The noise of an epoch is a pure function of (seed, epoch), like the order of `Batches`.
 
@@ -111,8 +114,8 @@ def noisy_quadratic(
 ) -> Task:
     """Return the `quadratic` task with independent normal gradient noise.
 
-    Gradient descent with a constant lr reaches E[f] = variance * lr / 4 * sum_i 1 / (1 - lr h_i / 2) in equilibrium: a
-    smaller lr reaches a lower value, but takes longer.
+    Gradient descent with a constant lr reaches E[f] = variance * lr / 4 * sum_i 1 / (1 - lr h_i / 2) in equilibrium. A
+    smaller lr reaches a lower value of f, but takes more steps.
 
     Args:
         dimension: Number of elements of w; >= 1.

@@ -1,4 +1,4 @@
-"""Tasks and their problems, which consist of a model, data, a loss and a target and are created from a seed."""
+"""Tasks, which create problems from a seed. A problem consists of a model, data, a loss and metrics."""
 
 from __future__ import annotations
 
@@ -53,10 +53,11 @@ class Problem:
         train: Training data.
         loss: Function from (output, y) to the mean loss over the batch, a 0-d tensor.
         evaluation: Evaluation data, or None. Only epoch 0 is used.
-        metrics: Functions by name that map (output, y) to the *sum* of the metric over the batch, a 0-d tensor. For the
-            accuracy, this is the number of correct predictions.
-        evaluation_loss: Loss reported by the evaluation, with the signature of `loss`; None selects `loss`. If training
-            uses label smoothing, for example, plain cross-entropy remains comparable with runs without smoothing.
+        metrics: A mapping from names to functions. A function takes (output, y) and returns the *sum* of the metric
+            over the batch, a 0-d tensor. For the accuracy, the sum is the number of correct predictions.
+        evaluation_loss: Loss reported by the evaluation, with the signature of `loss`; None selects `loss`. For
+            example, if training uses label smoothing, an evaluation by plain cross-entropy is comparable with runs
+            without smoothing.
 
     Raises:
         ArgumentError: If an argument has the wrong type, or a metric has the name "loss".
@@ -92,9 +93,9 @@ class Task:
             problem, and torch's global random state is unchanged.
         epochs: Default number of epochs; >= 1.
         target: Target metric and value, or None.
-        description: One-sentence description of the task.
-        config: All settings that distinguish this task from others of the same name, as plain JSON: batch size,
-            options, checksum of the data. It is part of every record.
+        description: Description of the task in one sentence.
+        config: All settings that distinguish this task from others with the same name, such as the batch size, the
+            options and the checksum of the data, as JSON-serializable data. `config` is part of every record.
 
     Raises:
         ArgumentError: If an argument is out of range or has the wrong type.

@@ -1,4 +1,4 @@
-"""User-defined tasks, created by functions in Python files given by path."""
+"""User-defined tasks, created by functions in the user's Python files."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def load_task(spec: str, *, data_dir: str | os.PathLike[str] | None = None, **op
     import path.
 
     Args:
-        spec: `path/to/file.py:function`; the default function is `build`.
+        spec: `path/to/file.py:function`. Without `:function`, the function is `build`.
         data_dir: Data folder, passed to the function if it has a parameter with this name.
         options: Keyword arguments of the function.
 
@@ -101,7 +101,7 @@ def _execute(path: Path) -> ModuleType:
         source = path.read_bytes()
     except OSError as error:
         raise ArgumentError(f"Task file {path} cannot be read: {error.strerror or error}.") from error
-    # The digest distinguishes files with the same name. dataclasses and pickle need the module in sys.modules.
+    # The digest distinguishes files with the same name. dataclasses and pickle require the module in sys.modules.
     module = ModuleType(f"{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}")
     module.__file__ = str(path)
     sys.modules[module.__name__] = module
@@ -114,7 +114,7 @@ def _execute(path: Path) -> ModuleType:
 
 
 def _wrap_errors(path: Path, label: str, run: Callable[[], Any]) -> Any:
-    """Return `run()`; convert its exceptions, including SystemExit, to an ArgumentError with the line number."""
+    """Call `run` and return its result; convert exceptions and SystemExit to an ArgumentError with the line number."""
     try:
         return run()
     except (Exception, SystemExit) as error:

@@ -24,12 +24,12 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Write a file atomically and durably.
 
     The data is written to a temporary file in the same folder, flushed to disk and renamed to `path`. The rename is
-    flushed as well, so that the file survives a crash after this call returns. On failure, for example due to a full
-    disk, the temporary file is removed and an existing file at `path` is unchanged.
+    flushed to disk as well, so that the file survives a crash after this function returns. On failure, for example due
+    to a full disk, the temporary file is removed and an existing file at `path` is unchanged.
 
     Args:
         path: Destination; missing parent folders are created.
-        write: Function that writes the content; called with the open binary file, its return value is ignored.
+        write: Function that writes the content to its argument, the open binary file. Its return value is ignored.
 
     Raises:
         OSError: If the folder or the file cannot be written.
@@ -41,7 +41,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     (b'whole', 1)
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # tempfile.mkstemp would restrict permissions to the owner; use those of any new file.
+    # tempfile.mkstemp is not used, because it would restrict the permissions of the file to the owner.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     try:
         with temporary.open("xb") as file:
@@ -59,7 +59,7 @@ def _sync_folder(folder: Path) -> None:
     """Flush the directory entries of a folder to disk, if the system supports it."""
     try:
         handle = os.open(folder, os.O_RDONLY)
-    except PermissionError:  # Windows, and folders that are writable but not readable
+    except PermissionError:  # on Windows, or if the folder is writable but not readable
         return
     try:
         os.fsync(handle)
@@ -71,7 +71,9 @@ def _sync_folder(folder: Path) -> None:
 
 
 def keep_aside(path: Path) -> Path:
-    """Rename a damaged file to `NAME.damaged`, or `NAME.damaged-N` if that name is taken, and return the new path.
+    """Rename a damaged file and return the new path.
+
+    The new name is `NAME.damaged`, or `NAME.damaged-N` with N = 2, 3, ... if that file exists.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:

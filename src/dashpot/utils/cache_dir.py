@@ -10,8 +10,9 @@ from pathlib import Path
 def cache_folder() -> Path:
     """Return the per-user cache directory.
 
-    It is `$XDG_CACHE_HOME/dashpot` or `~/.cache/dashpot`, or the equivalent on macOS and Windows. The path equals
-    `pooch.os_cache("dashpot")`, which is not called because the base install does not include pooch.
+    On Linux, the directory is `$XDG_CACHE_HOME/dashpot`, or `~/.cache/dashpot` if this variable is not set. The path
+    equals `pooch.os_cache("dashpot")` on all systems; this function is not called because the base install does not
+    include pooch.
     """
     home = Path.home()
     if sys.platform == "darwin":

@@ -20,7 +20,7 @@ def duration(seconds: float) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Format a duration in seconds as `[h:]mm:ss`, or in seconds below one minute.
+    """Format a duration in seconds as `[h:]mm:ss`, or with the unit s if it is shorter than one minute.
 
     >>> clock(4.25), clock(59.96), clock(185), clock(4000)
     ('4.2 s', '1:00', '3:05', '1:06:40')

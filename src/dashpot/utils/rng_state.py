@@ -80,7 +80,7 @@ def _device_states() -> dict[str, list[torch.Tensor]]:
 
 
 def _set_device_states(states: Mapping[str, list[torch.Tensor]]) -> None:
-    """Restore the states of the device types and devices that are available on this machine."""
+    """Restore the generator states of accelerators; ignore devices that are not available on this machine."""
     for kind, words in states.items():
         there = torch.accelerator.current_accelerator(check_available=True)
         if there is None or there.type != kind:

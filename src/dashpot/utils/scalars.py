@@ -49,12 +49,12 @@ def scalar_dtype(device: torch.device) -> torch.dtype:
 
 
 def read(value: Any, keep: bool = False) -> Any:
-    """Convert a setting of any dtype and number of dimensions to a number in double precision.
+    """Convert a setting to a number in double precision.
 
-    A one-element CPU tensor becomes a Python number. Device tensors, vmapped tensors and, with `keep` (for
-    differentiable steps), all tensors become 0-d float64 tensors connected to the original by autograd. NumPy scalars
-    become Python numbers, entries of pairs are converted individually, integers outside torch's range become floats,
-    and other values are returned unchanged.
+    A CPU tensor with one element becomes a Python number. Device tensors, vmapped tensors and, if `keep` is True (for
+    differentiable steps), all tensors become 0-d float64 tensors that are connected to the original by autograd. NumPy
+    scalars become Python numbers, the entries of a pair are converted individually, integers outside torch's range
+    become floats, and all other values are returned unchanged.
 
     >>> read(torch.full((1, 1), 0.5)), read((0.5, torch.tensor([3]))), read(torch.tensor(0.5), keep=True)
     (0.5, (0.5, 3), tensor(0.5000, dtype=torch.float64))
@@ -77,9 +77,9 @@ def _read_tensor(value: Tensor, keep: bool) -> Any:
 
 
 def bound(value: Any, x: Any) -> Any:
-    """Return `value` as a clamp bound for `x`.
+    """Return `value` as a bound for clamping `x`.
 
-    A value outside the range of the dtype, which torch rejects, becomes infinite.
+    torch rejects a bound outside the range of the dtype of `x`; such a value is replaced by infinity.
 
     >>> bound(1e300, torch.ones(1)), bound(1e300, torch.ones(1, dtype=torch.float64))
     (inf, 1e+300)
@@ -90,24 +90,24 @@ def bound(value: Any, x: Any) -> Any:
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Return True for a Python number, i.e. a value available without a host sync; False for a bool."""
+    """Return True for a Python number, which can be read without a host sync. A bool does not count as a number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def typed_key(value: Any) -> Any:
-    """Return a dictionary key that distinguishes True from 1."""
+    """Return a dictionary key for `value` that distinguishes True from 1."""
     if isinstance(value, (tuple, list)):
         return tuple(map(typed_key, value))
     return (bool, value) if isinstance(value, bool) else value
 
 
 def is_numeric(value: Any) -> bool:
-    """Return True for a number or a pair of numbers. Settings of other types may be missing in older checkpoints."""
+    """Return True for a number or a pair of numbers. Older checkpoints may lack settings of other types."""
     if isinstance(value, tuple):
         return value != () and all(is_numeric(item) for item in value)
     return is_number(value) or isinstance(value, Tensor)
 
 
 def is_immutable(value: Any) -> bool:
-    """Return True for a number, string, None, or a tuple of these, since such values cannot change in place."""
+    """Return True if `value` cannot change in place: a number, a string, None, or a tuple of immutable values."""
     return isinstance(value, _PLAIN) or (isinstance(value, tuple) and all(map(is_immutable, value)))

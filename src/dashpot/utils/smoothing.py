@@ -9,9 +9,10 @@ import numpy.typing as npt
 
 
 def smooth(values: Sequence[float], window: int) -> npt.NDArray[np.float64]:
-    """Return the centred moving average over `window` values, rounded up to an odd number.
+    """Return the centred moving average of `values`.
 
-    The window is truncated at both ends of the curve.
+    The average covers `window` values; an even `window` is increased by 1. At both ends of the curve, the window is
+    truncated.
 
     >>> smooth([0.0, 3.0, 6.0, 3.0], window=3).tolist()
     [1.5, 3.0, 4.0, 4.5]

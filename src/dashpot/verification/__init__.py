@@ -1,4 +1,4 @@
-"""Comparison of two optimizers on copies of a user's model: whether they agree, and the cost of each."""
+"""Comparison of two optimizers on copies of a user's model: agreement of the weights, and cost of each optimizer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoint exchange: new optimizers resume from the state of their own class and of the other class."""
+"""Checkpoint exchange: a new optimizer resumes from the state of an optimizer of its own or of the other class."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ from dashpot.verification.workload import Workload
 
 
 class ResumedRun(NamedTuple):
-    """A run of class `target`, resumed from a checkpoint of class `source`; both are indices of replicas."""
+    """A run resumed from a checkpoint.
+
+    `source` is the index of the replica that saved the checkpoint, and `target` is the index of the replica whose class
+    of optimizer loaded the checkpoint.
+    """
 
     source: int
     target: int
@@ -26,7 +30,7 @@ RESUME_PAIRS = ((0, 1), (1, 0), (0, 0))
 
 
 def resume_all(workload: Workload, factories: Sequence[Factory], replicas: Sequence[Replica]) -> list[ResumedRun]:
-    """Return a resumed run for each of `RESUME_PAIRS`, starting from the current weights and optimizer state."""
+    """Return a resumed run for each of `RESUME_PAIRS`, starting from the source's current weights and state."""
     runs = []
     for source, target in RESUME_PAIRS:
         check = ReplicaCheck(Replica(workload, factories[target], init_from=replicas[source]))

@@ -16,7 +16,7 @@ from dashpot.verification.result import Cost
 from dashpot.verification.workload import Workload
 
 MEDIAN_RADIUS = 5
-"""The time of the late step is the median over the steps within this distance from it."""
+"""Half-width, in steps, of the window around the late step; the time of the late step is the median over the window."""
 
 
 def measure_costs(
@@ -24,9 +24,9 @@ def measure_costs(
 ) -> list[Cost]:
     """Return the costs of the optimizer and of the reference.
 
-    If a step needs only gradients, both optimizers take `timed` steps in turn on new replicas, always with the
-    gradients of the first batch, so that no forward pass affects the CPU caches. Otherwise, the times of the paired run
-    are used.
+    If both optimizers need only gradients for a step, each takes `timed` steps on a new replica; the steps of the two
+    optimizers alternate. All of these steps use the gradients of the first batch, so that no forward pass affects the
+    CPU caches. Otherwise, the times of the paired run are used.
     """
     first, last = run.first_seconds, run.last_seconds
     if not run.shared_gradients:
@@ -44,7 +44,7 @@ def measure_costs(
 
 
 def _interleaved_seconds(replicas: Sequence[Replica], timed: int) -> list[float]:
-    """Return the time in seconds of step `timed` for each replica."""
+    """Return, for each replica, the time of step `timed` in seconds."""
     table: list[list[float]] = []
     for _ in range(timed + MEDIAN_RADIUS):
         for replica in replicas:

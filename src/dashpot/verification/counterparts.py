@@ -21,7 +21,7 @@ CLIPPING = {"max_norm", "clip_value", "adaptive_clip"}
 
 
 class Counterpart(NamedTuple):
-    """A class of torch.optim, a mapping from dashpot's setting names to torch's, and fixed settings of the method."""
+    """A class of torch.optim, the mapping from dashpot's setting names to torch's names, and fixed settings."""
 
     factory: Callable[..., Any]
     names: Mapping[str, str] = {}
@@ -49,10 +49,10 @@ def is_import_path(name: str) -> bool:
 
 
 def factory_from_path(option: str, path: str, settings: Mapping[str, Any]) -> Callable[[Any], Any]:
-    """Return a function from parameters to an optimizer of the class given by a path.
+    """Return a function that takes parameters and creates an optimizer of the class at `path`.
 
     Args:
-        option: Command-line option to name in messages, such as "--optimizer".
+        option: Command-line option that error messages mention, such as "--optimizer".
         path: `package.Class` or `path/to/file.py:Class`.
         settings: Keyword arguments of the class.
 
@@ -63,14 +63,15 @@ def factory_from_path(option: str, path: str, settings: Mapping[str, Any]) -> Ca
 
 
 def reference_factory(against: str, method: str, lr: float | None, options: Mapping[str, Any]) -> Callable[[Any], Any]:
-    """Return a function from parameters to the reference optimizer of a method.
+    """Return a function that takes parameters and creates the reference optimizer for a method.
 
     Args:
-        against: "torch" (counterpart of the method in torch.optim), "eager" or "compiled" (the method itself on that
-            engine), a different method, `torch.optim.NAME`, an importable `package.Class`, or `path/to/file.py:Class`.
-        method: A name in `dashpot.optimizers.registry`, `autosgm-K` with the numerator among the options, or the path
-            of a class.
-        lr: Learning rate of both optimizers; None for the default.
+        against: Reference: "torch" (the method's counterpart in torch.optim), "eager" or "compiled" (the method itself
+            on the eager or compiled engine), the name of a different method, `torch.optim.NAME`, an importable
+            `package.Class`, or `path/to/file.py:Class`.
+        method: Method that is compared with the reference: a name in `dashpot.optimizers.registry`, `autosgm-K` if the
+            numerator is among the options, or the path of a class.
+        lr: Learning rate of both optimizers; None selects the default.
         options: Keyword arguments of the method. The reference receives the same arguments, except for dashpot options
             that do not change results, such as `engine`.
 
@@ -153,7 +154,7 @@ def _import(option: str, path: str) -> Any:
 
 
 def _supported_settings(against: str, factory: Callable[..., Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that `factory` supports; all others must be options that do not change results."""
+    """Return the settings that `factory` supports; all other settings must be options that do not change results."""
     parameters = inspect.signature(factory).parameters
     if any(item.kind is inspect.Parameter.VAR_KEYWORD for item in parameters.values()):
         return dict(settings)

@@ -13,17 +13,17 @@ Weights = Mapping[str, Tensor]
 
 
 class Distance(NamedTuple):
-    """Largest difference between two tensors, in ulps and relative to the largest weight of the tensor."""
+    """Largest difference between two tensors of weights, in ulps and as a fraction of the largest weight."""
 
     ulps: float
     relative: float
 
 
 class UlpScale:
-    """Unit of distances, based on the largest magnitude that each weight of the reference has had so far.
+    """Unit of distances (ulp), based on the largest magnitude that each weight of the reference has had so far.
 
-    An ulp is the spacing of floating-point numbers at this magnitude. The spacing at the current magnitude would not
-    bound rounding errors, since a weight that crosses zero was previously rounded at a larger magnitude.
+    An ulp is the spacing of floating-point numbers at this largest magnitude. The spacing at the current magnitude
+    would not bound rounding errors, since a weight near zero may previously have been rounded at a larger magnitude.
     """
 
     def __init__(self, weights: Weights) -> None:
@@ -35,7 +35,7 @@ class UlpScale:
             torch.maximum(self._largest[name], _real(w).abs(), out=self._largest[name])
 
     def distances(self, actual: Weights, expected: Weights) -> dict[str, Distance]:
-        """Return the distances between the tensors by name."""
+        """Return a mapping from the name of each tensor to the distance between its actual and expected values."""
         return {name: self._distance(name, actual[name], w) for name, w in expected.items()}
 
     def _distance(self, name: str, actual: Tensor, expected: Tensor) -> Distance:
@@ -73,7 +73,10 @@ def _max(x: Tensor) -> float:
 
 
 def _power_of_two(magnitude: Tensor) -> Tensor:
-    """Return the largest normal power of two <= each number; its product with eps is the spacing of numbers."""
+    """Return, for each number, the largest normal power of two <= the number.
+
+    This power multiplied by the eps of the dtype is the spacing of floating-point numbers.
+    """
     bits = {16: torch.int16, 32: torch.int32, 64: torch.int64}[torch.finfo(magnitude.dtype).bits]
     exponent = torch.tensor(math.inf, dtype=magnitude.dtype, device=magnitude.device).view(bits)
     power = (magnitude.view(bits) & exponent).view(magnitude.dtype)

@@ -1,4 +1,4 @@
-"""Paired run of two optimizers: weights are compared after each step, and checkpoints are exchanged halfway."""
+"""Run of two optimizers whose weights are compared after each step and whose checkpoints are exchanged halfway."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ ULPS = 16.0
 
 @dataclass
 class PairedRun:
-    """Results of `run_pair`. Pairs contain a value for the optimizer and a value for the reference.
+    """Results of `run_pair`. Each pair contains a value for the optimizer and a value for the reference.
 
     Args:
         replicas: Both replicas after the last step.
         main: Deviations of the optimizer from the reference.
         tolerance: Largest deviation in ulps allowed after the last step.
         saved: Step after which checkpoints are exchanged.
-        resumed: Runs resumed from these checkpoints.
+        resumed: Runs resumed from the exchanged checkpoints.
         compared: Number of steps after which both replicas had finite weights and were compared.
         moved: Distance in ulps that each tensor of the reference has moved from its initial value.
         diverged: First step with infinite or NaN weights, or None.
         nonfinite: Whether each replica has infinite or NaN weights.
-        drift: Name and deviation of the worst tensor in a run of the optimizer on its own gradients; None if `main` is
-            that run.
-        noise: Name and deviation of the worst tensor in a run of the reference on its own gradients, after its initial
-            weights were perturbed by one ulp.
+        drift: Name and deviation of the worst tensor in a run of the optimizer on its own gradients; None if the main
+            run already uses the optimizer's own gradients.
+        noise: Name and deviation of the worst tensor in a run of the reference on its own gradients, starting from
+            initial weights perturbed by one ulp.
         losses: Losses at the last step of runs in which each optimizer uses its own gradients.
         first_seconds: Time of the first step in seconds.
         last_seconds: Time of the last step in seconds.
@@ -113,9 +113,9 @@ def run_pair(workload: Workload, factories: Sequence[Factory], steps: int, toler
 def _default_tolerance(run: PairedRun, steps: int) -> float:
     """Return the largest deviation in ulps allowed after all steps.
 
-    With the same gradients, two implementations of a formula differ by a few rounding errors per step, which add up
-    like a random walk. With independent gradients, training amplifies the difference by an unknown factor; half of the
-    digits must then agree.
+    If both optimizers use the same gradients, two implementations of a formula differ by a few rounding errors per
+    step, which add up like a random walk. If each optimizer uses its own gradients, training amplifies the difference
+    by an unknown factor; half of the digits must then agree.
     """
     if run.shared_gradients:
         return ULPS * math.sqrt(steps)
@@ -123,7 +123,7 @@ def _default_tolerance(run: PairedRun, steps: int) -> float:
 
 
 def _warm_up() -> None:
-    """Trigger the lazy initialization of torch.optim, which would otherwise be included in the time of one replica."""
+    """Trigger the lazy initialization of torch.optim, so that its time is not included in the time of a replica."""
     p = torch.zeros(1, requires_grad=True)
     p.grad = torch.zeros(1)
     torch.optim.SGD([p]).step()
@@ -146,7 +146,7 @@ def _advance(run: PairedRun, step: int) -> None:
 
 
 def _record_deviations(run: PairedRun, scale: UlpScale, step: int, steps: int) -> None:
-    """Record the deviations of the optimizer after a step, and those of resumed runs after the last step."""
+    """Record the optimizer's deviations after a step and, after the last step, the deviations of the resumed runs."""
     weights = ours, theirs = run.replicas[0].params, run.replicas[1].params
     allowed = run.tolerance * math.sqrt(step / steps) if run.shared_gradients else run.tolerance
     run.nonfinite = not is_finite(ours), not is_finite(theirs)

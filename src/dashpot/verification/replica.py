@@ -22,7 +22,7 @@ Gradients = Mapping[str, Tensor]
 
 
 class Factory:
-    """User function that creates an optimizer; every result is checked.
+    """Wrapper of a user function that creates optimizers; every optimizer that the function returns is checked.
 
     Args:
         argument: Name of the function in messages, such as "make_optimizer".
@@ -83,7 +83,7 @@ class Replica:
         return not self._has_backward and not _requires_closure(self.optimizer)
 
     def compute_gradients(self, step: int) -> dict[str, Tensor]:
-        """Return the gradients of step 1, 2, ... by parameter name; they are stored in `p.grad` as well."""
+        """Return the gradients of step 1, 2, ... by parameter name, and store these gradients in `p.grad`."""
         self._compute_loss(step).backward()
         return {name: p.grad for name, p in self.params.items() if p.grad is not None}
 
@@ -146,8 +146,8 @@ def _copy_tensors(source: nn.Module, target: nn.Module) -> None:
 
 
 def _has_backward(optimizer: Any) -> bool:
-    """Return whether a new optimizer runs the backward pass itself."""
-    if isinstance(optimizer, SecondOrder):  # some recipes of SGM use no products
+    """Return whether a newly created optimizer runs the backward pass itself."""
+    if isinstance(optimizer, SecondOrder):  # some recipes of SGM do not use Hessian-vector products
         return optimizer.should_create_graph()
     return callable(getattr(optimizer, "backward", None))
 

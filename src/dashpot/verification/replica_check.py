@@ -11,7 +11,7 @@ from dashpot.verification.replica import Replica
 
 @dataclass(frozen=True)
 class FirstDeviation:
-    """First step and tensor with a deviation above the tolerance. Deviation and tolerance (`allowed`) are in ulps."""
+    """First step and tensor with a deviation above the tolerance `allowed`. `ulps` and `allowed` are in ulps."""
 
     step: int
     name: str
@@ -41,7 +41,7 @@ class ReplicaCheck:
         return max((distance.ulps for distance in self.distances.values()), default=0.0)
 
     def attempt(self, action: Callable[[Replica], object]) -> None:
-        """Call `action`, which may fail because state of a different class was loaded."""
+        """Call `action` with the replica, and record a failure, which loading the state of another class may cause."""
         if self.replica is None:
             return
         try:
@@ -51,7 +51,7 @@ class ReplicaCheck:
             self.replica, self.failure = None, f"{type(error).__name__}: {reason}"
 
     def record(self, step: int, allowed: float, distances: Mapping[str, Distance], *, finite: bool) -> None:
-        """Record the deviations after a step; if weights are not finite, do so only if the tolerance is exceeded."""
+        """Record the deviations after a step. With non-finite weights, record only deviations above the tolerance."""
         name = max(distances, key=lambda name: distances[name].ulps)
         excess = distances[name].ulps > allowed
         if self.first is None and excess:

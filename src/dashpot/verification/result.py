@@ -1,4 +1,4 @@
-"""Results of a verification, as data and as a one-screen report."""
+"""Results of a verification, as data and as a report that fits on one screen."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ class Deviation:
     Args:
         name: Name of the tensor in `named_parameters`.
         shape: Shape of the tensor.
-        ulps: Largest deviation, in units of the floating-point spacing at the largest magnitude this weight has had.
-        relative: Largest deviation divided by the largest weight of the tensor.
+        ulps: Largest deviation of a weight in ulps, i.e. divided by the floating-point spacing at the largest magnitude
+            that the weight has had.
+        relative: Largest deviation of a weight, divided by the largest weight of the tensor.
         moved: Distance in ulps that the tensor of the reference has moved from its initial value; None if not reported.
     """
 
@@ -41,10 +42,10 @@ class Checkpoint:
     """Result of a run resumed from a checkpoint.
 
     Args:
-        source: Class that saved its state.
-        target: Class that loaded the state.
+        source: Class of the optimizer that saved its state.
+        target: Class of the optimizer that loaded the state.
         outcome: "agrees", "deviates", "not applicable" (the target does not support the state of the other class), or
-            "fails" (the class does not support its own state).
+            "fails" (an optimizer does not support the state of its own class).
         ulps: Largest deviation in ulps from the saved run after the last step; None if the run could not be resumed.
         reason: Error that prevented the run from being resumed, otherwise empty.
     """
@@ -80,7 +81,7 @@ class Cost:
 
 @dataclass(frozen=True, repr=False)
 class Verification:
-    """Result of `dashpot.verify`, which prints as a one-screen report and is true if the optimizers agree.
+    """Result of `dashpot.verify`. Its `repr` is a report for one screen; it is true if the optimizers agree.
 
     Args:
         optimizer: Class name of the optimizer.
@@ -94,7 +95,7 @@ class Verification:
         shared_gradients: Whether both optimizers used the gradients of the reference; otherwise, each used its own.
         tolerance: Largest deviation in ulps allowed after all steps.
         tensors: Deviation of each tensor after the last step, in descending order.
-        first: First deviation above the tolerance, or None.
+        first: First deviation above the tolerance; None if no deviation exceeds it.
         drift: Deviation of the worst tensor in a run of the optimizer on its own gradients, or None.
         noise: Deviation of the worst tensor in a run of the reference on its own gradients, after its initial weights
             were perturbed by one ulp, or None.
@@ -103,7 +104,8 @@ class Verification:
         saved: Step after which the checkpoints were saved.
         checkpoints: Results of the resumed runs.
         costs: Costs of the optimizer and the reference; empty with `timed_steps=0`.
-        settings: Parameter group settings whose values differ; empty if the weights agree.
+        settings: Parameter-group settings whose values differ between the optimizer and the reference; empty if the
+            weights agree.
     """
 
     optimizer: str

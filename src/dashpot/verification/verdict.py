@@ -1,4 +1,4 @@
-"""The verdict in words, with the first deviating tensor and step, and possible causes."""
+"""The verdict in words, which names the first deviating tensor and step, and possible causes of the deviation."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ def format_verdict(
     Args:
         names: Names of the optimizer and of the reference.
         run: The run on which the verdict is based.
-        checkpoints: Results of the runs resumed from its checkpoints.
-        float64_run: Repetition in float64 after a deviation; None if the run was not repeated.
-        low_precision_run: Run in the model's dtype, if that run deviates and `run`, its repetition in float64, agrees.
+        checkpoints: Results of the runs resumed from the checkpoints of `run`.
+        float64_run: Repetition of `run` in float64 after a deviation; None if `run` was not repeated.
+        low_precision_run: If `run` is a repetition in float64 that agrees, the original run in the model's dtype, which
+            deviates; otherwise None.
     """
     ours, theirs = names
     first = run.main.first
@@ -63,7 +64,7 @@ def dtype_name(run: PairedRun) -> str:
 
 
 def _movement_sentences(run: PairedRun) -> list[str]:
-    """Warn if weights have moved so little that the tolerance may hide a different method."""
+    """Return warnings if weights have moved so little that the tolerance may hide a different method."""
     deviations = {name: distance.ulps for name, distance in run.main.distances.items()}
     count = sum(0 < ulps <= run.tolerance and 10 * deviations[name] > ulps for name, ulps in run.moved.items())
     if not count:
@@ -85,7 +86,7 @@ def _float64_sentences(float64_run: PairedRun | None) -> list[str]:
 
 
 def mismatched_settings(run: PairedRun) -> tuple[str, ...]:
-    """Return the parameter group settings of both optimizers whose values differ, such as "eps 0.001 and 1e-08"."""
+    """Return the parameter-group settings whose values differ, such as "eps 0.001 and 1e-08", as text."""
     ours, theirs = (replica.optimizer.param_groups for replica in run.replicas)
     texts = []
     for index, (a, b) in enumerate(zip(ours, theirs)):  # noqa: B905  the number of groups may differ

@@ -51,40 +51,41 @@ def verify(
     timed_steps: int = 100,
     seed: int = 0,
 ) -> Verification:
-    """Compare an optimizer with a reference on copies of your model: weights, checkpoints, time and memory.
+    """Compare the weights, checkpoints, time and memory of an optimizer and a reference on copies of your model.
 
     Both optimizers use the gradients of the reference, so that deviations come from the optimizer alone and are not
     amplified by training. Halfway, each optimizer saves a checkpoint, from which a new optimizer of the other class
-    resumes; a new optimizer of the first class resumes from its own checkpoint as well. An independent run of the
-    optimizer on its own gradients is reported but does not affect the result. The model, its gradients and the random
-    number generators are left unchanged. Peak memory is about 22 times the size of the weights, and three times as much
-    if a run that disagrees is repeated in float64.
+    resumes. In addition, a new optimizer of the same class as the tested optimizer resumes from the tested optimizer's
+    checkpoint. An independent run of the optimizer on its own gradients is reported but does not affect the result. The
+    model, its gradients and the random number generators are left unchanged. Peak memory is about 22 times the size of
+    the weights, and three times as much if a run with deviations is repeated in float64.
 
     Args:
         make_optimizer: An optimizer class, or a function from parameters to an optimizer; called several times.
         make_reference: An optimizer class or a function that creates the reference, like `make_optimizer`.
-        model_or_loss: One of the following. A module, together with `loss` and `batches` of (input, target). A module
-            that returns its loss, or an output with a field `loss`, when called as `model(*batch)` or, if the batch is
-            a mapping, as `model(**batch)`. A `dashpot.tasks.Problem`. A function of tensors that returns a loss,
-            together with `params`.
+        model_or_loss: One of the following: (1) a module, together with `loss` and with `batches` of (input, target);
+            (2) a module that returns its loss, or an output with a field `loss`, when called as `model(*batch)` or, if
+            the batch is a mapping, as `model(**batch)`; (3) a `dashpot.tasks.Problem`; (4) a function of tensors that
+            returns a loss, together with `params`.
         steps: Number of steps; at least 2.
         batches: An iterable such as a `DataLoader`. The first `steps` batches are used; if there are fewer, they are
             repeated.
         loss: A function of (output, target) that returns the loss.
         params: Initial arguments, if `model_or_loss` is a function of tensors.
-        takes: Argument passed to the two functions: "parameters", "named_parameters", or "model" (the copy itself).
-        dtype: Dtype to which the copies and floating-point batches are converted, or None. float64 reveals differences
-            that rounding errors in float32 hide.
-        tolerance: Largest deviation in ulps allowed after all steps; after step k, sqrt(k/steps) times as much. The
-            default is 16 sqrt(steps). One ulp is the spacing of floating-point numbers at the largest magnitude that
-            the weight has had. Optimizers that need a closure or Hessian-vector products run on their own gradients.
-            The default is then 1/sqrt(eps) ulps (half of the digits) at every step; if a run in lower precision exceeds
-            it, the run is repeated in float64, which decides.
+        takes: Argument passed to `make_optimizer` and `make_reference`: "parameters", "named_parameters", or "model"
+            (the copy of the model).
+        dtype: Dtype to which the copies of the model and floating-point batches are converted; None keeps their dtypes.
+            float64 reveals differences that rounding errors in float32 hide.
+        tolerance: Largest deviation in ulps allowed after all steps; after step k, sqrt(k/steps) times as much is
+            allowed. The default is 16 sqrt(steps). One ulp is the spacing of floating-point numbers at the largest
+            magnitude that the weight has had. Optimizers that need a closure or Hessian-vector products run on their
+            own gradients. The default is then 1/sqrt(eps) ulps (half of the digits) at every step; if a run in lower
+            precision exceeds the tolerance, the run is repeated in float64, and the repetition determines the result.
         timed_steps: Number of the late step whose time is measured; 0 skips the measurement of time and memory.
         seed: Seed of the model's random numbers. At each step, all copies draw the same random numbers.
 
     Returns:
-        Deviations, checkpoint results and costs, as a value that is true if the optimizers agree.
+        A `Verification` with the deviations, checkpoint results and costs, which is true if the optimizers agree.
 
     Raises:
         ArgumentError: If arguments are inconsistent, if no weight moves, or if weights are not finite after the first
@@ -146,7 +147,7 @@ def verify(
 
 @contextmanager
 def _default_dtype(dtype: torch.dtype | None) -> Iterator[None]:
-    """Set the default dtype to float64 if `dtype` is float64, for tensors that a model or an optimizer creates."""
+    """Set torch's default dtype, for tensors that a model or an optimizer creates, to float64 if `dtype` is float64."""
     before = torch.get_default_dtype()
     if dtype == torch.float64:
         torch.set_default_dtype(torch.float64)
@@ -180,7 +181,7 @@ def _names(run: PairedRun) -> tuple[str, str]:
 
 
 def _options_text(optimizer: Any) -> str:
-    """Return the options that differ from their defaults, formatted as keyword arguments."""
+    """Return the options of the optimizer that differ from their defaults, formatted as keyword arguments."""
     if isinstance(optimizer, Optimizer):
         return optimizer.options.text()
     flags = {name: getattr(optimizer, "defaults", {}).get(name) for name in ("foreach", "fused")}
@@ -200,7 +201,7 @@ def _name(optimizer: Any) -> str:
     module = sys.modules.get(kind.__module__)
     if kind.__module__ == "__main__" or module is None:
         return kind.__qualname__
-    if module.__spec__ is None and module.__file__ is not None:  # a file run by path
+    if module.__spec__ is None and module.__file__ is not None:  # a file that was executed by its path
         return f"{Path(module.__file__).name}:{kind.__qualname__}"
     return f"{kind.__module__}.{kind.__qualname__}"
 

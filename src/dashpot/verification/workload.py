@@ -1,4 +1,4 @@
-"""Training workload of a verification: a model to copy, its batches, and the loss of a step."""
+"""Training workload of a verification: a model to copy, its batches, and its loss."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Workload:
 
     Args:
         model: Initial model; only copies of it are trained.
-        batches: Batches of the steps, which are repeated if there are fewer batches than steps.
+        batches: Batches for the steps; they are repeated if there are fewer batches than steps.
         loss: Function from a model and a batch to a loss.
         seed: Seed of the model's random numbers, such as dropout masks.
     """
@@ -105,7 +105,7 @@ class Workload:
 
 
 class _FunctionModule(nn.Module):
-    """A function of tensors as a module, whose parameters are copies of the initial tensors."""
+    """Module that evaluates a function of tensors; its parameters are copies of the initial tensors."""
 
     def __init__(self, function: Callable[..., Any], params: Any) -> None:
         super().__init__()
@@ -150,7 +150,7 @@ def _first_batches(batches: Iterable[Any] | None, loss: Any, steps: int) -> tupl
 
 
 def _pair_loss(loss: Callable[[Any, Any], Any]) -> Callable[[nn.Module, Any], Any]:
-    """Return the loss of a model and a pair (input, target)."""
+    """Return a function that computes the loss of a model for a batch (input, target)."""
     if not callable(loss):
         raise ArgumentError(f"verify: loss must be a function of (output, target), got {loss!r}.")
 
@@ -166,7 +166,7 @@ def _pair_loss(loss: Callable[[Any, Any], Any]) -> Callable[[nn.Module, Any], An
 
 
 def _model_loss(model: nn.Module, batch: Any) -> Any:
-    """Return the output of a model that returns its loss, or the field `loss` of the output."""
+    """Return the loss that a model computes for a batch: the output itself, or the field `loss` of the output."""
     if isinstance(batch, Mapping):
         output = model(**batch)
     else:

@@ -25,8 +25,8 @@ def load() -> Images:
 
     The split is fixed: the first 1500 images are training data, and the last 297 are evaluation data. The labels repeat
     the pattern of one form about every 130 images, so most evaluation images come from forms without training images.
-    This makes the split harder than a random one: the nearest training image has the correct label for 94.6 % of the
-    evaluation images, compared with 99 % after shuffling. The data set does not identify the writers.
+    The split is therefore harder than a random split: the nearest training image has the correct label for 94.6 % of
+    the evaluation images, compared with 99 % after shuffling. The data set does not identify the writers.
 
     Returns:
         Images of shape (1500, 8, 8) and (297, 8, 8) with values 0 to 16, and their labels 0 to 9.
