@@ -164,7 +164,7 @@ def command_line() -> str:
 
 
 def _settings(config: Path | None, name: str | None, options: Any) -> dict[str, Any]:
-    """Return the settings from the file, overridden by those from the command line, with absolute paths."""
+    """Return the settings from the file, overridden by the command line, with absolute paths."""
     given = {key: value for key, value in (vars(options) if options is not None else {}).items() if value is not None}
     if name is not None and "task" in given:
         raise ArgumentError("Give one task, such as digits or --task path/to/file.py:function.")

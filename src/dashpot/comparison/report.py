@@ -104,7 +104,7 @@ def _render(study: dict[str, Any], runs: Sequence[Run], summary: Summary, charts
 
 
 def headline(summary: Summary) -> str:
-    """Return the result in one or two sentences: the best method with its mean, the next one, and diverged runs."""
+    """Return the result in one or two sentences: the best and the second-best method, and diverged runs."""
     ranked = [row for row in summary.rows if row.mean is not None]
     diverged = [row.name for row in summary.rows if row.diverged]
     divergence = f" Runs diverged: {', '.join(diverged)}." if diverged else ""

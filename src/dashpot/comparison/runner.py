@@ -30,8 +30,8 @@ def run_study(
     """Train the runs of `study` that are missing from `out`, and return all records.
 
     An interrupted run resumes after its last finished epoch. On the same machine, with the same versions and number of
-    threads, its results are bit-identical to those of an uninterrupted run. Each run seeds the global generators of
-    torch, Python and numpy; their previous states are restored afterwards.
+    threads, the results of a resumed run are bit-identical to those of an uninterrupted run. Each run seeds the global
+    generators of torch, Python and numpy; their previous states are restored afterwards.
 
     Args:
         study: Study to run.
@@ -116,7 +116,7 @@ class _StudyRunner:
 
 
 class _RecordedEpochs(EpochStats):
-    """`EpochStats` whose state includes the length of the record, to which a resume truncates the record."""
+    """`EpochStats` whose state includes the length of the record, so that a resume can truncate the record."""
 
     state_name: ClassVar[str | None] = "_Recorded"  # the key in existing checkpoints
 
@@ -132,7 +132,7 @@ class _RecordedEpochs(EpochStats):
         self._learner = learner
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Truncate the record to its length at the checkpoint and append a `resumed` line."""
+        """Truncate the record to the length that it had at the checkpoint and append a `resumed` line."""
         super().load_state_dict(state)
         if self.record.stat().st_size < state["bytes"]:
             raise RunError(

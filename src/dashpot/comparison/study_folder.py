@@ -33,7 +33,7 @@ class StudyFolder:
         return self.path / "runs" / f"{entry}-seed{seed}.ckpt"
 
     def prepare(self, settings: dict[str, Any], command: str | None) -> None:
-        """Create the folder and write `study.json`; if it exists, check that it has the same settings.
+        """Create the folder and write `study.json`; an existing file must contain the same settings.
 
         Args:
             settings: Settings of the study, as plain data.

@@ -53,8 +53,8 @@ def sweep(
         task: Task to train.
         method: Name of a method; see `dashpot.comparison.known_entries`.
         by: Criterion of the ranking. "score" ranks by the final score. "target" ranks by the number of epochs to the
-            task's target, with ties broken by the score; use it for noiseless tasks, where the final loss is only a
-            rounding error at every good rate.
+            task's target, with ties broken by the score; use "target" for noiseless tasks, where the final loss is only
+            a rounding error at every good rate.
         epochs: Number of epochs of each run. Default: the number of epochs of the task.
         seed: Seed of each run.
         max_runs: Maximum number of runs, at least 1.

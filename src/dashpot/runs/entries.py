@@ -89,7 +89,7 @@ def entry(
 
     Args:
         name: Name of a method listed by `dashpot methods`, or `autosgm-K` for AutoSGM with numerator K from 0 to 4.
-        task: Name of the task. For a task without tuned learning rates, generic ones are used.
+        task: Name of the task. For a task without tuned learning rates, the generic rates are used.
         lr: Base learning rate, at least 0; None means the default for the task.
         schedule: Name of a schedule as for `dashpot.schedules.from_name`, optionally with options as in
             "warmup-cosine:warmup=0.05"; None keeps the learning rate constant. "1cycle" also schedules the momentum if
@@ -181,7 +181,7 @@ def _check_schedule(text: str) -> None:
 
 
 def _check_options(name: str, make: Callable[..., Optimizer], options: Mapping[str, Any]) -> None:
-    """Check that the method accepts these options."""
+    """Check that the method `name` accepts the options."""
     parameters = inspect.signature(make).parameters.values()
     known = {item.name for item in parameters if item.kind is not inspect.Parameter.VAR_KEYWORD} | set(
         Options.__annotations__

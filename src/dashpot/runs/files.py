@@ -10,7 +10,7 @@ from dashpot.utils.atomic_files import write_atomically
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
-    """Write a file atomically: an existing file is replaced once the new one is complete.
+    """Write a file atomically: an existing file is replaced once the new file is complete.
 
     Raises:
         RunError: If the file cannot be written.
@@ -68,7 +68,7 @@ def make_folder(path: Path) -> Path:
 
 
 def check_writable(path: Path) -> None:
-    """Check that a file can be written to `path`, for use before an expensive computation of its content.
+    """Check that a file can be written to `path`, for use before an expensive computation of the content.
 
     Raises:
         RunError: If `path` is a folder, or its closest existing parent is not a writable folder.

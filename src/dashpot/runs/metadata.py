@@ -1,4 +1,4 @@
-"""Metadata of a run, stored in the first line of its record."""
+"""Metadata of a run, stored in the first line of the run's record."""
 
 from __future__ import annotations
 

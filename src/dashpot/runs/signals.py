@@ -1,4 +1,4 @@
-"""Signals during training: the first one stops it between two steps, the second one ends the process immediately."""
+"""Signals during training: the first stops training between two steps, and the second ends the process immediately."""
 
 from __future__ import annotations
 

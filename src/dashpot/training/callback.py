@@ -73,9 +73,9 @@ class Callback:
         order: Sort key of the callback; callbacks with a lower `order` are called first.
         essential: Whether a fit can only be resumed with this callback. False for observers such as loggers, which can
             be added or removed on resume.
-        state_name: Name of the callback in checkpoints. Default: the name of its class.
+        state_name: Name of the callback in checkpoints. Default: the name of the callback's class.
         in_model: Description of the values that the callback has put into the model in place of the optimizer's
-            weights, or None. While it is not None, no checkpoint can be taken.
+            weights, or None. No checkpoint can be taken unless `in_model` is None.
 
     >>> class Momentum(Callback):
     ...     def zero_grad(self, learner, proceed):          # keeps 0.85 of the gradient instead of clearing it

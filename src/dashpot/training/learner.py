@@ -48,7 +48,7 @@ class Learner:
     that was skipped because of non-finite gradients. Cleanup events are always called, even after errors.
 
     Args:
-        model: Model, called as `model(x)`. The first fit moves it to the device of `engine`.
+        model: Model, called as `model(x)`. The first fit moves the model to the device of `engine`.
         train: Training data: `dashpot.data.Batches` or another stream, or a `DataLoader` of pairs (x, y).
         evaluation: Evaluation data, of the same types as `train`, or None for fits without evaluation.
         loss: Function from (output, y) to the mean loss of the batch, a 0-d tensor.
@@ -71,7 +71,7 @@ class Learner:
         epochs: Number of epochs of the fit.
         epoch: Index of the current epoch, from 0.
         training: True in training phases, False in evaluation phases.
-        batch: Current `Batch`, with its index, x, y, output and loss.
+        batch: Current `Batch`, with the attributes `index`, `x`, `y`, `output` and `loss`.
         steps: Number of optimizer steps taken since the start of the run.
         total_steps: Number of optimizer steps in the whole fit, including skipped steps.
         history: Mean loss and metrics of each epoch, `{"train": {...}, "eval": {...}}`.
@@ -157,7 +157,7 @@ class Learner:
         """Train and evaluate for a number of epochs.
 
         Args:
-            epochs: Total number of epochs, including those already completed in `resume`.
+            epochs: Total number of epochs, including the epochs already completed in `resume`.
             lr: Learning rate of this fit. Default: the learning rate `lr` of the learner.
             callbacks: Additional callbacks for this fit.
             train: Whether to run the training phases.
@@ -320,7 +320,7 @@ class Learner:
     def _run_scope(
         self, name: str, cancel: type[Exception], body: Callable[[], None], on_cancel: Callable[[], None] | None = None
     ) -> None:
-        """Run `body` between the before and after events of a scope, and always call its cleanup event.
+        """Run `body` between the before and after events of a scope, and always call the cleanup event of the scope.
 
         A cancellation of type `cancel` ends the scope: the rest of `body` is skipped, `on_cancel` is called, and the
         exception does not propagate.

@@ -46,7 +46,7 @@ class ResumableLoader:
             raise self._type_error()
         try:
             size = len(source)
-        except TypeError as error:  # DataLoader always defines __len__, but its dataset may not
+        except TypeError as error:  # DataLoader always defines __len__, but the dataset may not
             raise self._type_error(", which has no length") from error
         if size == 0:
             raise ArgumentError(
@@ -94,7 +94,7 @@ class ResumableLoader:
 
     @property
     def batch_size(self) -> int | None:
-        """Number of examples in a full batch, or None if the source does not define it."""
+        """Number of examples in a full batch, or None if the source does not define the number."""
         size = getattr(self.source, "batch_size", None)
         return size if isinstance(size, int) else None
 

@@ -39,7 +39,7 @@ class EpochStats(Callback):
         on_epoch: Function that is called with each `Epoch` after its evaluation.
 
     Attributes:
-        epochs: Measured epochs of the fit, including a diverged one.
+        epochs: Measurements of the epochs of the fit, including a diverged epoch.
     """
 
     order = 100  # on_step runs after all other callbacks
@@ -158,8 +158,8 @@ def train(
     """Train `problem.model` in place and evaluate it after every epoch.
 
     The training is a fit of `Learner` on the model's device. It ends at a non-finite loss: the last `Epoch` then has
-    `diverged` set, and its recorded steps end with that loss. Losses are read from the device every `SYNC_INTERVAL`
-    steps, so up to `SYNC_INTERVAL` steps may have been taken after the step with that loss.
+    `diverged` set, and the recorded losses of this epoch end with the non-finite loss. Losses are read from the device
+    every `SYNC_INTERVAL` steps, so up to `SYNC_INTERVAL` steps may have been taken after the step with that loss.
 
     Args:
         problem: Problem with the model, batches, loss and metrics.

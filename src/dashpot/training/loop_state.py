@@ -28,8 +28,7 @@ class Batch:
         output: Output of the model.
         loss: Mean loss, a 0-d tensor.
         stepped: Whether the optimizer has stepped after this batch; False if the step was skipped.
-        grad_norm: 2-norm of the gradient of the step before clipping, a 0-d tensor; None if no callback has computed
-            it.
+        grad_norm: 2-norm of the gradient of the step before clipping, a 0-d tensor; None if not computed yet.
     """
 
     x: Any

@@ -71,12 +71,12 @@ class LRCurve:
     def suggest(self) -> Suggestion:
         """Suggest two learning rates, based on the smoothed loss L at rates up to m, the rate with the lowest L.
 
-            steepest: argmin of dL / d(log lr); the derivative at an inner point is that of the parabola through the
-                      point and its neighbors, and at an end it is the difference quotient,
+            steepest: argmin of dL / d(log lr); at an inner point, the derivative is that of the parabola through the
+                      point and its neighbors; at an end point, it is the difference quotient,
             minimum:  m / 10.
 
         For many models, the two rates agree within a small factor. `steepest` is more conservative if the loss
-        decreases over a wide range of rates. Both are None if L is lowest at the first rate.
+        decreases over a wide range of rates. Both rates are None if L is lowest at the first rate.
 
         Source: L. Smith, Cyclical learning rates for training neural networks, 2017 (the range test).
         """
@@ -336,7 +336,7 @@ def _restored_optimizer(optimizer: Any) -> Iterator[None]:
 
 
 def _window(losses: Sequence[float]) -> tuple[float, float]:
-    """Return the lowest and highest plotted loss; their gap is at most twice that between the first and lowest loss."""
+    """Return the lowest and highest plotted loss; very high losses are cut off relative to the first loss."""
     low, first, high = min(losses), losses[0], max(losses)
     return low, min(high, first + (first - low)) if first > low else high
 

@@ -43,4 +43,4 @@ class Accumulate(Callback):
         self.batches = int(batches)
 
     def before_fit(self, learner: Learner) -> None:
-        learner.loop.accumulate = self.batches  # reset to 1 at the start of each fit, not at its end
+        learner.loop.accumulate = self.batches  # `fit` resets it to 1 at the start, not at the end

@@ -57,7 +57,7 @@ class AveragedWeights(Callback):
     def weights(self) -> dict[str, Any]:
         """Return a state dict of the averaged model, with unsharded CPU tensors.
 
-        With `strategy="fsdp"`, this is a collective: every rank must call it.
+        With `strategy="fsdp"`, this method is a collective: every rank must call it.
 
         Raises:
             RunError: If no weights have been averaged yet.
@@ -234,7 +234,7 @@ class EMA(AveragedWeights):
 class SWA(AveragedWeights):
     """Stochastic weight averaging: the mean of the weights at the ends of epochs.
 
-    After epoch `first_epoch` (counted from 0), and every `every` epochs after it, the average a is updated with the
+    After epoch `first_epoch` (counted from 0), and then after every `every` epochs, the average a is updated with the
     current weights w, where n is the number of previous updates:
 
         a <- a + (w - a) / (n + 1).
@@ -331,7 +331,7 @@ def _is_averaged(value: Tensor) -> bool:
 
 
 def _to_float32(value: Tensor) -> Tensor:
-    """Return `value`, detached and converted to float32 unless its dtype is wider."""
+    """Return `value` detached, and converted to float32 unless the dtype of `value` is wider."""
     return value.detach().to(torch.promote_types(value.dtype, torch.float32))
 
 

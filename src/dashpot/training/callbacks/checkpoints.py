@@ -85,8 +85,8 @@ class Checkpoints(Callback):
         keep: Number of latest checkpoints to keep, an integer >= 1, or None to keep all.
         best: Pair of a metric and "max" or "min", such as `("accuracy", "max")`. The metric is measured in the
             evaluation phase, or in the training phase if there is no evaluation. The checkpoint of the best epoch is
-            also kept, and `best.json` contains its name. Of equal values, the earliest is the best; NaN is never the
-            best.
+            also kept, and `best.json` contains the name of this checkpoint. Of equal values, the earliest is the best;
+            NaN is never the best.
         config: Additional plain data stored in every checkpoint, such as the settings of the run.
 
     Raises:
@@ -279,7 +279,7 @@ def _newest_first(folder: Path) -> list[Path]:
 
 
 def _read_best(folder: Path) -> dict[str, Any] | None:
-    """Return the contents of best.json if its checkpoint exists, else None."""
+    """Return the contents of `best.json` if the checkpoint that it names exists, else None."""
     try:
         found = json.loads((folder / BEST).read_text(encoding="utf-8"))
         return found if _NAME.fullmatch(found["file"]) and (folder / found["file"]).exists() else None

@@ -112,7 +112,7 @@ class EpochCallback(Callback):
 def _next_lr(opt: Any) -> tuple[Any, float]:
     """Return the learning rate of the next step as (base learning rate, factor).
 
-    If the base learning rate is a tensor, it is cloned instead of read, to avoid a host sync.
+    If the base learning rate is a tensor, the tensor is cloned instead of read, to avoid a host sync.
     """
     lr, factor = opt.param_groups[0]["lr"], 1.0
     if not isinstance(lr, Tensor):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class FileLogger(Logger):
-    """Base class of text file loggers. On resume, the file is truncated to its length at the checkpoint."""
+    """Base class of text file loggers. A resumed fit truncates the file to the length stored in the checkpoint."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Accumulated, unscaled gradients of the current step, and their norms, for callbacks."""
+"""Functions for callbacks that return the unscaled gradients of the current step, or norms of tensors."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def gradients(learner: Learner) -> list[Tensor]:
 def grad_norm(learner: Learner) -> Tensor:
     """Return the 2-norm of all gradients before clipping, computed once per step and cached in `learner.batch`.
 
-    This is a collective: every rank must call it. Callbacks that scale gradients by their norm must use `total_norm`
-    instead, because a previous callback may have changed the gradients.
+    This function is a collective: every rank must call it. Callbacks that scale gradients by their norm must use
+    `total_norm` instead, because a previous callback may have changed the gradients.
     """
     if learner.batch.grad_norm is None:
         learner.batch.grad_norm = total_norm(gradients(learner))

@@ -1,4 +1,4 @@
-"""Detection and diagnosis of non-finite gradients and losses before they reach the weights."""
+"""Detection and diagnosis of non-finite gradients and losses before an optimizer step applies them to the weights."""
 
 from __future__ import annotations
 

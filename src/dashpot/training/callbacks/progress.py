@@ -244,7 +244,7 @@ class _TimeEstimate:
         return sum(rest[phase] * self._seconds_per_batch(phase) for phase in rest if learner.loop.phases[phase])
 
     def _seconds_per_batch(self, phase: str) -> float:
-        """Return the seconds per batch of a phase, estimated from the other phase if it has not been measured."""
+        """Return the seconds per batch of a phase, estimated from the other phase before its first batch."""
         if self.done[phase]:
             return self.seconds[phase] / self.done[phase]
         other = "train" if phase == "eval" else "eval"

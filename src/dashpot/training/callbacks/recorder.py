@@ -26,7 +26,7 @@ GROUP_SUFFIX = re.compile(r"(?P<name>.+):(?P<index>\d+)")
 
 
 class Recorder(Callback):
-    """Record one number per optimizer step for each name; skipped steps are omitted.
+    """Record one number per optimizer step for each of `names`; skipped steps are omitted.
 
     The recorded value of a hyperparameter is the one used by the step, including the effect of the optimizer's own
     schedule. Values on the device are buffered to avoid host syncs.

@@ -96,7 +96,7 @@ class RunLog(Callback):
     # ---- steps ------------------------------------------------------------------------------------------------------
 
     def _flush(self) -> None:
-        """Read the buffered losses and average those of each step."""
+        """Read the buffered losses and average the losses of each step."""
         pairs, size = self._pending_means(), self._learner.loop.accumulate
         self._pending.clear()
         for at in range(0, len(pairs), size):
@@ -179,7 +179,7 @@ class RunLog(Callback):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the unwritten steps, and truncate the record to its length at the checkpoint."""
+        """Restore the unwritten steps, and truncate the record to the length that it had at the checkpoint."""
         self._first_step, self._nonfinite_steps = state["first"], state["bad"]
         self._losses, self._lrs = list(state["losses"]), list(state["rates"])
         self._stopwatch = Stopwatch(state["spent"])

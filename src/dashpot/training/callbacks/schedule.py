@@ -49,7 +49,7 @@ class Schedule(Callback):
             in the training phase of a fit without evaluation.
 
     Raises:
-        ArgumentError: If `schedule` has an unsupported type, or if its hyperparameter does not exist or is already
+        ArgumentError: If `schedule` has an unsupported type, or if a hyperparameter does not exist or is already
             scheduled by the optimizer or by another `Schedule` of the fit.
         RunError: If a resumed checkpoint has a different schedule, such as one with a different number of steps, and
             `override` is False. With `override=True`, this schedule is advanced to the current step.
@@ -316,7 +316,7 @@ def _setting_differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -
 
 
 def _canonical(value: Any) -> str:
-    """Return a string that is equal for equal numpy and Python numbers, because loaded files contain the latter."""
+    """Return a string that is the same for a numpy and an equal Python number; loaded files contain Python numbers."""
     if isinstance(value, (list, tuple)):
         return f"{type(value).__name__}({', '.join(map(_canonical, value))})"
     return repr(value.item() if isinstance(value, np.generic) else value)

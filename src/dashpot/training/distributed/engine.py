@@ -129,8 +129,7 @@ class Engine:
             loss: Loss of a micro-batch.
             optimizer: Optimizer of the next step.
             recompute: Closure that recomputes and backpropagates the losses of all micro-batches of this step, for
-                optimizers for which `recomputes_loss` is True. None for all micro-batches of the step except the last
-                one.
+                optimizers for which `recomputes_loss` is True. None unless `loss` is that of the last micro-batch.
         """
         own = getattr(optimizer, "backward", None)
         separate = self.recomputes_loss(optimizer)
@@ -255,7 +254,7 @@ def check_devices(accelerator: str, count: int) -> None:
 
 
 def _resolve_ranks(ranks: process_group.Ranks | None, devices: int) -> process_group.Ranks:
-    """Return the launcher's ranks, or those of a single process; check them against `devices`."""
+    """Return the launcher's ranks, or the ranks of a single process, after a check against `devices`."""
     if ranks is None and devices > 1:
         raise ArgumentError(
             f"Engine: devices={devices} needs a launcher: torchrun --nproc-per-node {devices} SCRIPT, or dashpot train "

@@ -49,10 +49,10 @@ def launch(argv: Sequence[str], devices: int, resume_command: Callable[[], str |
             killed or has crashed, the function is called and the command is printed.
 
     Returns:
-        0 if all processes succeeded. If a process failed and printed the reason itself, its exit code: 2 for a usage
-        error, 3 for divergence, 130 for Ctrl-C. 4 if a process was killed or failed for another reason; a line that
-        names the process is then printed. 128 + signal number if the parent received a signal and the processes ended
-        because of this signal.
+        0 if all processes succeeded. If a process failed and printed the reason itself, the exit code of that
+        process: 2 for a usage error, 3 for divergence, 130 for Ctrl-C. 4 if a process was killed or failed for another
+        reason; a line that names the process is then printed. 128 + signal number if the parent received a signal and
+        the processes ended because of this signal.
 
     Raises:
         ArgumentError: If `devices` is out of range.
@@ -209,7 +209,7 @@ def _wait(processes: Sequence[_Process], received: list[int]) -> _Process | None
 
 
 def _blame_order(process: _Process) -> tuple[bool, bool, bool, float]:
-    """Return the sort key of a failed process: killed ones first, then reported errors, and lost connections last."""
+    """Return the sort key of a failed process: killed first, then with a reported error, and lost connections last."""
     code, ended = process.poll() or 0, process.ended_at or 0.0
     process.drain()
     return code >= 0, code not in REPORTED_CODES, bool(LOST_PEER.search(process.stderr)), ended

@@ -133,7 +133,7 @@ def broadcast_weights(model: nn.Module) -> None:
 
 
 def seed_ranks(rank: int) -> None:
-    """Seed the global generators of every rank above 0 from the state of rank 0, which keeps its own state."""
+    """Seed the global generators of every rank above 0 from the state of rank 0; rank 0 keeps its own state."""
     seed: list[Any] = [None]
     if rank == 0:
         with torch.random.fork_rng(devices=[]):

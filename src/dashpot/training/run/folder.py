@@ -93,7 +93,7 @@ class RunFolder:
         return Settings.of(read_settings(self.settings_file))
 
     def command(self) -> str | None:
-        """Read the command line from `run.toml`; return None if it is missing."""
+        """Read the command line from `run.toml`; return None if the command line is missing."""
         command = read_made_by(self.settings_file).get("command")
         return command if isinstance(command, str) else None
 
@@ -108,7 +108,7 @@ class RunFolder:
         return _back_up(self.record)
 
     def run(self) -> Run | None:
-        """Read the record; return None if it does not exist."""
+        """Read the record; return None if the record does not exist."""
         return read_run(self.record, advice=f"{self.repeat_command} starts a new run") if exists(self.record) else None
 
 
@@ -133,7 +133,7 @@ def made_by(command: str | None) -> dict[str, Any]:
 
 
 def path_argument(path: Path) -> str:
-    """Format a path as a command-line argument; `./` before a leading dash marks it as a path, not an option."""
+    """Format a path as a command-line argument; `./` is put before a leading dash, which would mark an option."""
     text = str(path)
     return f"./{text}" if text.startswith("-") else text
 

@@ -73,9 +73,9 @@ def latest_state(folder: RunFolder, run: Run | None) -> dict[str, Any] | None:
 def _had_checkpoint(folder: RunFolder, run: Run) -> bool:
     """Return whether the record shows that a checkpoint was written.
 
-    A record of a single epoch is not sufficient: the checkpoint of an epoch is written after its line in the record, so
-    the run may have been killed in between. At that time, the folder of the checkpoints already exists; if it is
-    missing, it was deleted.
+    A record of a single epoch is not sufficient: the checkpoint of an epoch is written after the epoch's line in the
+    record, so the run may have been killed in between. At that time, the folder of the checkpoints already exists; if
+    it is missing, it was deleted.
     """
     written = run.end is not None or len(run.epochs) > 1 or bool(run.resumed)
     return written or (len(run.epochs) == 1 and list_names(folder.checkpoints) is None)
@@ -85,7 +85,7 @@ def check_recorded_identity(saved: Settings, run: Run | None, folder: RunFolder)
     """Check that the task, the optimizer and the seed in `run.toml` match the record.
 
     Raises:
-        RunError: If one of them was edited in `run.toml`.
+        RunError: If the task, the optimizer or the seed differs.
     """
     recorded: dict[str, Any] = {} if run is None else run.header.get("run", {})
     for name in FIXED:

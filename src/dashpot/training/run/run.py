@@ -104,7 +104,7 @@ def resume(
     Args:
         path: Folder of the run.
         given: Settings given on the command line.
-        override: Whether to use the given settings where they differ from the saved ones, instead of raising an error.
+        override: Whether to accept given settings that differ from the saved settings, instead of raising an error.
         command: Command line, as for `start`.
         write_line: Function that outputs a line, as for `start`.
 
@@ -281,7 +281,7 @@ def _first_line(folder: RunFolder, run: Run | None, state: Mapping[str, Any] | N
 
 
 def _checkpoints(plan: RunPlan, folder: RunFolder) -> Checkpoints:
-    """Return the callback that saves a checkpoint after every epoch and keeps the latest ones and the best."""
+    """Return the callback that saves a checkpoint after every epoch and keeps the latest and the best checkpoints."""
     settings = plan.settings
     return Checkpoints(
         folder.checkpoints,
@@ -293,7 +293,7 @@ def _checkpoints(plan: RunPlan, folder: RunFolder) -> Checkpoints:
 
 
 def _callbacks(plan: RunPlan, folder: RunFolder, check: Callable[[], None], checkpoints: Checkpoints) -> list[Callback]:
-    """Return the callbacks of a run: record, table, checkpoints, graceful stop, and those enabled by the settings."""
+    """Return the callbacks of a run: record, table, checkpoints, graceful stop, and those enabled in the settings."""
     settings, (metric, mode) = plan.settings, plan.score
     phase = "train" if plan.problem.evaluation is None else "eval"
     skipping = settings.nonfinite == "skip" or settings.precision == "fp16"

@@ -153,7 +153,7 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def read_made_by(path: Path) -> dict[str, Any]:
-    """Read the provenance table of a settings file; return an empty dict if it has none.
+    """Read the provenance table of a settings file; return an empty dict if the file has no such table.
 
     Raises:
         ArgumentError: If the file cannot be read or is not valid TOML.

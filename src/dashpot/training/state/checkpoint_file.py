@@ -35,7 +35,7 @@ def write(path: Path, state: Mapping[str, Any], header: Mapping[str, Any] | None
     """Write a checkpoint atomically: the file gets its name once its content has been synced to disk.
 
     The content is `torch.save({"format", "dashpot", "torch", "python", "written", **header, "state"})`;
-    `torch.load(path, weights_only=True)` reads it without dashpot.
+    `torch.load(path, weights_only=True)` reads the file without dashpot.
 
     Args:
         path: Path of the file; a missing folder is created.

@@ -53,9 +53,9 @@ def restore(learner: Learner, state: Mapping[str, Any], override: bool = False) 
     """Load `state` into `learner`, at the start of a fit.
 
     Args:
-        learner: Learner with the same model, data and callbacks as the saved one.
+        learner: Learner with the same model, data and callbacks as the learner whose state was saved.
         state: State returned by `take`. It is not modified.
-        override: Whether to keep the learner's settings where they differ from the saved ones.
+        override: Whether to keep settings of the learner that differ from the saved settings.
 
     Raises:
         RunError: If the model, optimizer, data or callbacks do not match, or if the settings do not match and
@@ -93,14 +93,14 @@ def restore_random(learner: Learner, states: Sequence[Mapping[str, Any]]) -> Non
     """Restore the RNG states of this rank.
 
     After a resume with more processes, a rank without a saved state keeps its current state. The order of a shuffled
-    loader is drawn on rank 0, so it does not depend on the number of processes.
+    loader is drawn on rank 0, so the order does not depend on the number of processes.
     """
     if learner.engine.global_rank < len(states):
         set_random_state(states[learner.engine.global_rank])
 
 
 def settings(learner: Learner) -> dict[str, Any]:
-    """Return the settings of a fit that are compared on resume but not part of its state, as strings and numbers."""
+    """Return the settings of a fit that are compared on resume but not part of the state, as strings and numbers."""
     opt = learner.opt
     options = getattr(opt, "options", None)
     sizes = {"batch size": learner.train.batch_size, "number of examples": learner.train.all_examples}
@@ -244,7 +244,7 @@ def _comparable(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _title(optimizer: Optimizer) -> str:
-    """Return the class name of the optimizer after `torch` or `dashpot`, because some names are in both packages."""
+    """Return the class name of the optimizer, qualified by `torch` or `dashpot`, which share some class names."""
     kind = type(optimizer)
     origin = kind.__module__.partition(".")[0]
     return f"{origin}.{kind.__name__}" if origin in ("torch", "dashpot") else kind.__name__

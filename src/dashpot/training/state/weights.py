@@ -20,7 +20,7 @@ MAX_SHOWN = 6
 
 
 def model_state(model: nn.Module) -> dict[str, Any]:
-    """Return `model.state_dict()` as CPU copies. With sharded parameters, all ranks must call it."""
+    """Return a CPU copy of `model.state_dict()`. With sharded parameters, all ranks must call this function."""
     state = model.state_dict(keep_vars=True)
     once = {id(value): cpu_copy(value) for value in state.values()}  # one copy for tied parameters
     return {name: once[id(value)] for name, value in state.items()}
@@ -118,7 +118,7 @@ def load_optimizer(
 ) -> Callable[[], None]:
     """Load optimizer state; parameters are matched by name, and the groups may be in any order.
 
-    The state keeps its saved dtypes, even where `Optimizer.load_state_dict` would cast it.
+    The state keeps its saved dtypes, even where `Optimizer.load_state_dict` would cast the state.
 
     Args:
         model: Model that defines the names of the parameters.
@@ -227,7 +227,7 @@ def _difference(saved: Sequence[Sequence[str]], own: Sequence[Sequence[str]]) ->
 
 
 def _as_saved(loaded: Any, saved: Any) -> Any:
-    """Return loaded state in its saved dtypes."""
+    """Return the loaded state, in which tensors with a changed dtype are replaced by the saved tensors."""
     if isinstance(loaded, Tensor) and isinstance(saved, Tensor):
         return loaded if loaded.dtype == saved.dtype else saved.to(loaded.device)
     if isinstance(loaded, dict) and isinstance(saved, Mapping):
