@@ -1,4 +1,4 @@
-"""Momentum methods, parametrized by the pole of their gradient filter."""
+"""Momentum methods, which are parametrized by the pole of the gradient filter."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class HeavyBall(Optimizer):
         ArgumentError: If a value is outside its range.
 
     Source:
-        Polyak (1964). Equal to `torch.optim.SGD(momentum=pole)`.
+        Polyak (1964). The method is equal to `torch.optim.SGD(momentum=pole)`.
 
     Example:
         >>> import torch, dashpot as dp
@@ -77,7 +77,7 @@ class NAG(Optimizer):
         ArgumentError: If a value is outside its range.
 
     Source:
-        Nesterov (1983). Equal to `torch.optim.SGD(momentum=pole, nesterov=True)`.
+        Nesterov (1983). The method is equal to `torch.optim.SGD(momentum=pole, nesterov=True)`.
 
     Example:
         >>> import torch, dashpot as dp
@@ -118,8 +118,8 @@ class QHM(Optimizer):
         pole: Decay rate of the moving average, in [0, 1). Parameter groups store it under torch's key `momentum`.
         nu: Weight of the moving average, in [0, 1].
         weight_decay: Coefficient of the L2 penalty, >= 0.
-        debias: Whether to divide the direction by 1 - nu pole^t, so that a constant gradient is unchanged from the
-            first step.
+        debias: Whether to divide the direction by 1 - nu pole^t, so that for a constant gradient the direction equals
+            the gradient from the first step.
         options: Options common to all optimizers, see `dashpot.Options`.
 
     Raises:

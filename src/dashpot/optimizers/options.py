@@ -48,19 +48,19 @@ class Options(BaseOptions, total=False):
         schedule: A `dashpot.Schedule` for lr, a mapping from setting names to schedules, or None. A schedule is a
             function of the optimizer's step count, so resuming requires no further state. torch's schedulers, which
             modify the parameter groups, are supported as well.
-        maximize: Maximize the objective by negating the gradient, but not the decay. May differ between groups.
-            Default: False.
+        maximize: Maximize the objective by negating the gradient, but not the decay. The value can differ between
+            groups. Default: False.
         differentiable: Record the step in the autograd graph. Default: False.
         capturable: Count steps on the parameters' device and avoid host syncs, so that a CUDA graph can record a
-            training step and replay it. Cannot be combined with `nonfinite="raise"`. The flag is stored in the groups,
-            and loading a checkpoint does not change it. Default: False.
-        engine: "auto" (compiled kernels if they are faster, see `dashpot.explain_engine`), "eager" or "compiled".
+            training step and replay it. The option cannot be combined with `nonfinite="raise"`. It is stored in the
+            groups, and loading a checkpoint does not change it. Default: False.
+        engine: "auto" (compiled kernels where they are faster, see `dashpot.explain_engine`), "eager" or "compiled".
             Default: the environment variable `DASHPOT_ENGINE` if set, otherwise "auto".
         max_norm: Maximum norm of the gradients of all groups taken together, > 0, or None. Larger gradients are scaled
             down inside the step; `p.grad` is unchanged. `optimizer.last_grad_norm` is the norm before clipping;
-            `math.inf` measures it without clipping.
+            `math.inf` measures this norm without clipping.
         clip_value: Bound on the magnitude of gradient elements, > 0, or None. Every element is clamped to [-clip_value,
-            clip_value], after `max_norm` is applied.
+            clip_value] after `max_norm` has been applied.
         adaptive_clip: Maximum ratio of a gradient's norm to its weight's norm, > 0, or None (`AdaptiveClip`).
         nonfinite: Treatment of gradients with nan or inf: "allow" (apply the step, as in torch), "skip" (leave weights,
             state and step counts unchanged, and set `optimizer.last_step` to "skipped") or "raise" (raise
@@ -68,7 +68,7 @@ class Options(BaseOptions, total=False):
         rounding: Rounding of bfloat16 weights: "nearest", "stochastic" (unbiased) or "kahan" (the rounding error is
             stored in a second bfloat16 number). It has no effect on wider dtypes. Default: "nearest".
         state_dtype: `torch.bfloat16` halves the memory for the elementwise state of float32 and bfloat16 weights, with
-            stochastic rounding. None keeps the state in float32.
+            stochastic rounding. None means that the state is stored in float32.
         seed: Seed for stochastic rounding, an integer in [0, 2^63). The random numbers depend only on the seed, the
             step and the element. Default: 0.
     """
@@ -139,7 +139,7 @@ class ResolvedOptions(NamedTuple):
         return ResolvedOptions(**values)
 
     def storage(self, dtype: torch.dtype) -> StorageFormat:
-        """Return the storage format of a parameter of `dtype`. Only dtypes narrower than the compute dtype round."""
+        """Return the storage format of a parameter of `dtype`. Dtypes as wide as the compute dtype are not rounded."""
         weight = self.rounding if dtype == torch.bfloat16 else "nearest"
         if self.state_dtype is None or dtype not in (torch.float32, torch.bfloat16):
             return StorageFormat(weight)

@@ -1,4 +1,4 @@
-"""Checks of one parameter before a step: of its gradient, and of whether its tensors can be read and written."""
+"""Checks of one parameter before a step: its gradient is valid, and its tensors can be read and written."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def check_gradient(owner: str, p: Tensor, state: Mapping[str, Any], *, different
 
     Args:
         owner: Class name of the optimizer, for messages.
-        p: The parameter, which has a gradient.
+        p: The parameter, which must have a gradient.
         state: The state of the parameter.
         differentiable: Whether autograd records the step.
 
@@ -56,7 +56,7 @@ def check_gradient(owner: str, p: Tensor, state: Mapping[str, Any], *, different
 
 
 def _is_without_memory(x: Tensor) -> bool:
-    """Check for a tensor whose storage was resized to zero bytes; reading it is undefined behavior."""
+    """Check for a tensor whose storage was resized to zero bytes; reading such a tensor is undefined behavior."""
     if type(x) not in _PLAIN or x.layout != torch.strided or x.data_ptr() != 0:
         return False
     return x.numel() > 0 and x.device.type != "meta" and not torch.compiler.is_compiling()

@@ -17,7 +17,7 @@ from dashpot.optimizers.param_roles import Role, role_of
 from dashpot.utils.warn import warn
 
 _FLAGS = ("decay_norms", "decay_biases", "decay_embeddings", "allow_tied")
-_MAX_SHOWN = 5  # maximum number of kinds of uncertain tensors in a warning
+_MAX_SHOWN = 5  # maximum number of kinds of uncertain tensors that a warning lists
 
 
 class _Decision(NamedTuple):
@@ -34,7 +34,7 @@ class _Row(NamedTuple):
 
 
 class ParamGroups(list[dict[str, Any]]):
-    """Parameter groups for an optimizer. The `repr` is a table of parameters, with decay and reasons."""
+    """Parameter groups for an optimizer. The `repr` is a table of the parameters with decay and reason."""
 
     rows: tuple[_Row, ...] = ()
 
@@ -73,10 +73,11 @@ def param_groups(
 
     Every trainable parameter is in exactly one group, together with its name, so that optimizer state is saved by name.
     Weights and embeddings decay. Biases, parameters of normalization layers and other vectors, such as scales, do not
-    decay, nor do parameters whose attribute `_no_weight_decay` is true. Normalization layers are those of torch, and
-    modules that own only vectors and either have "norm" in their class or attribute name or have an epsilon. A
-    parametrization is classified like the tensor that it computes. A warning lists the tensors whose role cannot be
-    determined from class or name. The printed result shows the reason for each decision.
+    decay, nor do parameters whose attribute `_no_weight_decay` is true. Normalization layers are the
+    normalization modules of torch and other modules that own only vectors and either have "norm" in their class or
+    attribute name or have an epsilon. Parameters of a parametrization are classified like the tensor that it computes.
+    A warning lists the tensors whose role cannot be determined from a class or name. The printed result shows the
+    reason for each decision.
 
     Args:
         model: Any module. Parameters that do not require gradients are excluded.
@@ -84,9 +85,9 @@ def param_groups(
         decay_norms: Whether parameters of normalization layers decay.
         decay_biases: Whether biases decay.
         decay_embeddings: Whether embeddings decay.
-        norms: Normalization classes in addition to those that are recognized.
-        overrides: Explicit choices, with True for decay, by module class or by a pattern of parameter names such as
-            "*.gain". The first matching key applies, and every key must match a parameter.
+        norms: Additional classes to treat as normalization layers.
+        overrides: Explicit choices, where True means decay. A key is a module class or a pattern of parameter names
+            such as "*.gain". The first matching key applies, and every key must match a parameter.
         allow_tied: Whether to classify a parameter that is registered under two names by its first name. By default
             this is an error, because the two roles may differ. The parameters of a module that the model uses twice are
             not tied.
@@ -158,7 +159,7 @@ def _is_module_class(x: Any) -> bool:
 
 
 def _registrations(model: nn.Module) -> list[list[OwnedParam]]:
-    """Return the registrations of every trainable parameter, each under its first name."""
+    """Return one list for each trainable parameter, which contains its registrations, each under its first name."""
     found: dict[int, dict[tuple[int, str], OwnedParam]] = {}
     for owned in trainable_params(model):
         found.setdefault(id(owned.parameter), {}).setdefault(owned.registration, owned)
@@ -174,7 +175,7 @@ def _check_ties(owned: OwnedParam, ties: list[OwnedParam], allow_tied: bool) -> 
 
 
 class _Overrides:
-    """The decisions of the user, and which of them have not been used yet."""
+    """The decisions of the user, with a record of the decisions that have not been used yet."""
 
     def __init__(self, given: Mapping[Any, bool]) -> None:
         for key, decays in given.items():

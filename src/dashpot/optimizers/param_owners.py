@@ -45,22 +45,22 @@ class OwnedParam(NamedTuple):
 
 
 def class_of(module: nn.Module) -> type[nn.Module]:
-    """Return the class that a module had before parametrization."""
+    """Return the class that a module had before it was parametrized."""
     return parametrize.type_before_parametrizations(module)
 
 
 def is_container(module: nn.Module) -> bool:
-    """Return True if a module is a container of parameters."""
+    """Return True if a module is a `ParameterList` or `ParameterDict`."""
     return isinstance(module, (nn.ParameterList, nn.ParameterDict))
 
 
 def shape_of(parameter: nn.Parameter) -> tuple[int, ...] | None:
-    """Return the shape, or None for an uninitialized parameter of a lazy module."""
+    """Return the shape of a parameter, or None for an uninitialized parameter of a lazy module."""
     return None if is_lazy(parameter) else tuple(parameter.shape)
 
 
 def trainable_params(model: nn.Module) -> Iterator[OwnedParam]:
-    """Yield every parameter that requires a gradient, under each of its names."""
+    """Yield every parameter that requires a gradient, once for each of its names."""
     modules = dict(model.named_modules(remove_duplicate=False))
     for prefix, module in modules.items():
         for key, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
@@ -92,7 +92,7 @@ def _parametrized_tensor(modules: Mapping[str, nn.Module], prefix: str) -> tuple
 
 
 def _ancestors(name: str) -> Iterator[str]:
-    """Yield the name of a module and of its ancestors, innermost first, without the root."""
+    """Yield the name of a module and the names of its ancestors, innermost first, without the root."""
     while name:
         yield name
         name = name.rpartition(".")[0]

@@ -47,13 +47,13 @@ class RoleDecision(NamedTuple):
 
 
 def role_of(owned: OwnedParam, norms: Classes = ()) -> RoleDecision:
-    """Determine the role of a parameter, by class in torch's layers, and by structure and name in other modules.
+    """Return the role of a parameter, determined by class in layers of torch and by structure and name elsewhere.
 
     Args:
         owned: The parameter and its owner.
         norms: Additional normalization classes.
     """
-    if owned.outer is not None:  # parameters from which a norm or bias is computed share its role
+    if owned.outer is not None:  # parameters from which a norm weight or bias is computed have the same role
         decision = _role(owned.outer, norms)
         if decision.role in (Role.NORM, Role.BIAS):
             return decision
@@ -94,9 +94,9 @@ def _by_structure(owned: OwnedParam) -> RoleDecision:
 
 
 def _norm_evidence(owned: OwnedParam) -> str | None:
-    """Return the evidence that a module is a normalization layer, or None.
+    """Return the evidence that a parameter belongs to a normalization layer, or None if it does not.
 
-    A normalization layer owns only vectors, and has a corresponding name or an epsilon.
+    A normalization layer owns only vectors, and has either a corresponding name or an epsilon.
     """
     module, own = owned.module, _own_params(owned.module)
     if _is_layer_of_torch(module) or all(map(_BIAS.search, own)):
@@ -123,13 +123,13 @@ def _own_params(module: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def _may_be_vector(parameter: nn.Parameter, class_name: str) -> bool:
-    """Return True if a parameter has the shape of a vector; if it is uninitialized, the class name decides."""
+    """Return True if a parameter has the shape of a vector. For uninitialized parameters, the class name decides."""
     shape = shape_of(parameter)
     return bool(_NORM_CLASS_ENDING.search(class_name)) if shape is None else _is_vector(shape)
 
 
 def _is_vector(shape: tuple[int, ...]) -> bool:
-    """Return True for shapes with at most one dimension and broadcast shapes such as (1, 8, 1, 1), but not matrices."""
+    """Return True for shapes with at most one dimension and for broadcast shapes such as (1, 8, 1, 1)."""
     return len(shape) < 2 or (len(shape) > 2 and math.prod(shape) == max(shape))
 
 

@@ -30,12 +30,12 @@ def sgd(
     weight_decay: Scalar = 0.0,
     nesterov: bool = False,
 ) -> Recipe:
-    """torch.optim.SGD: v = momentum v + (1 - dampening) g, with v = g at first; Nesterov steps use g + momentum v."""
+    """torch.optim.SGD: v = momentum v + (1 - dampening) g, first v = g; Nesterov steps use g + momentum v."""
     return Recipe(CoupledDecay(weight_decay), *_torch_momentum(momentum, dampening, nesterov), lr=lr)
 
 
 def _torch_momentum(momentum: Scalar, dampening: Scalar, is_nesterov: bool) -> tuple[Stage, ...]:
-    """Return torch's momentum buffer. If the momentum is exactly zero, there is no stage and therefore no state."""
+    """Return the stage of torch's momentum buffer. For a momentum of exactly zero there is no stage and no state."""
     if is_number(momentum) and momentum == 0:
         return ()
     if is_nesterov:
@@ -183,7 +183,7 @@ def adahessian(
     hessian_power: Scalar = 1.0,
     spatial_averaging: bool = True,
 ) -> Recipe:
-    """AdaHessian: AdamW with u H u, averaged over each kernel's window, for the gradient in the second moment."""
+    """AdaHessian: AdamW with u H u, averaged over kernel windows, in place of the gradient in the second moment."""
     power = None if is_number(hessian_power) and hessian_power == 1 else hessian_power
     denominator = Curvature(betas[1], eps, "diagonal", power=power, spatial=spatial_averaging)
     return Recipe(Filter(betas[0], slot="exp_avg"), denominator, DecoupledDecay(weight_decay), lr=lr)

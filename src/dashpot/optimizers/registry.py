@@ -1,4 +1,4 @@
-"""Table of the named methods, with their names on the command line and in comparisons."""
+"""Table of the named methods, by the names that the command line and comparisons use."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dashpot.optimizers.torch_compatible import SGD, Adam, AdamW, NAdam, RMSprop
 
 @dataclass(frozen=True)
 class Method:
-    """A row of the table.
+    """A row of the table of methods.
 
     Args:
         cls: The optimizer class.
@@ -57,7 +57,7 @@ def get(name: str) -> type[Optimizer]:
     """Return the optimizer class of a method.
 
     Raises:
-        ArgumentError: If the method does not exist. The message suggests the most similar name.
+        ArgumentError: If no method has this name. The message suggests the most similar name.
 
     Example:
         >>> get("adamw").__name__

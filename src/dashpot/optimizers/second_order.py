@@ -29,32 +29,32 @@ class ESGD(SecondOrder):
         version 1:  D = beta2 D + (1 - beta2) (H u)^2,   d = sqrt(D/(1 - beta2^h)) + eps,   a = lr (1 - lr_warmup^t)
         version 2:  D = max(beta2 D, (H u)^2),           d = sqrt(D) + eps,                 a = lr (1 - lr_warmup^h)
 
-    Here t is the number of steps, and h is the number of products. The learning rate is dimensionless: with eps = 0 the
-        trajectory depends neither on the units of the loss nor on a common scale of the weights. Typical learning rates
-        are 1e-3 to 1.
+    Here t is the number of steps, and h is the number of Hessian-vector products. The learning rate is dimensionless:
+    with eps = 0 the trajectory depends neither on the units of the loss nor on a common scale of the weights. Typical
+    learning rates are 1e-3 to 1.
 
     Args:
         params: Parameters, parameter groups or (name, parameter) pairs.
         lr: Learning rate, >= 0.
-        betas: Decay rates of m (per step) and D (per product), both in [0, 1). In version 2, betas[1] may be 1, so that
-            D is the maximum over all products.
+        betas: Decay rates of m (per step) and D (per Hessian-vector product), both in [0, 1). In version 2, betas[1]
+            may be 1, so that D is the maximum over all Hessian-vector products.
         v: Weight of the moving average in the direction, in [0, 1]. None means beta1, which is Nesterov momentum; 1
-            means the average alone; 0.7 with betas[0] = 0.999 is the default of quasi-hyperbolic momentum. It must be
-            None in version 2, which uses beta1.
+            means the moving average alone; 0.7 with betas[0] = 0.999 is the default of quasi-hyperbolic momentum. It
+            must be None in version 2, which uses beta1.
         lr_warmup: Decay rate of the learning-rate warm-up, in [0, 1). 0 disables the warm-up.
         eps: Term added to d, >= 0, in units of curvature.
         weight_decay: Decoupled weight decay as in `AdamW`, >= 0.
-        update_d_every: Interval between products in steps, an integer >= 1.
-        d_warmup: Number of initial steps that all compute a product, an integer >= 1.
+        update_d_every: Number of steps between Hessian-vector products, an integer >= 1.
+        d_warmup: Number of initial steps that all compute a Hessian-vector product, an integer >= 1.
         version: 1 or 2.
-        probe, distribution, relative_step, process_group: How the products are computed, see
+        probe, distribution, relative_step, process_group: Options for computing the Hessian-vector products, see
             `dashpot.curvature.ProbingOptions`.
         options: Options common to all optimizers, see `dashpot.Options`; `capturable` must be False. `seed` is also the
-            seed of the probes. With `differentiable=True`, products are treated as constants.
+            seed of the probes. With `differentiable=True`, Hessian-vector products are treated as constants.
 
     Raises:
         ArgumentError: If a value is outside its range.
-        CurvatureError: If a product cannot be computed.
+        CurvatureError: If a Hessian-vector product cannot be computed.
 
     Source:
         Crowson, ESGD-M (its documentation and later version); Dauphin et al., arXiv 1502.04390; Ma and Yarats,
@@ -120,30 +120,31 @@ class AdaHessian(SecondOrder):
         z = mean over the kernel's window of (u H u),    D = beta2 D + (1 - beta2) z^2       (at each product)
         w <- w (1 - lr weight_decay) - lr m^/(sqrt(D^)^hessian_power + eps)
 
-    where m^ = m/(1 - beta1^t) and D^ = D/(1 - beta2^h) after t steps and h products with random probes u.
+    where m^ = m/(1 - beta1^t) and D^ = D/(1 - beta2^h) after t steps and h Hessian-vector products H u with random
+    probes u.
 
     Args:
         params: Parameters, parameter groups or (name, parameter) pairs.
         lr: Learning rate, >= 0.
-        betas: Decay rates of m, per step, and of D, per product, both in [0, 1).
+        betas: Decay rates of m (per step) and D (per Hessian-vector product), both in [0, 1).
         eps: Term added to the denominator, >= 0.
         weight_decay: Decoupled weight decay as in `AdamW`, >= 0.
         hessian_power: Exponent of the curvature, in [0, 1]. 1 means Newton's scaling, and 0 means plain gradient
             descent.
-        spatial_averaging: Whether to average u H u over the third and later dimensions, which are the window of a
+        spatial_averaging: Whether to average u H u over the third and later dimensions, which form the window of a
             convolution kernel. The signed estimate is averaged, as in the paper's formula, whereas the authors' code
             averages its absolute value.
-        update_d_every: Interval between products in steps, an integer >= 1. The paper computes a product at every step.
-            For larger intervals, D changes only at products, whereas other implementations reuse the last estimate at
-            every step.
-        d_warmup: Number of initial steps that all compute a product, an integer >= 1.
-        probe, distribution, relative_step, process_group: How the products are computed, see
+        update_d_every: Number of steps between Hessian-vector products, an integer >= 1. The paper computes a product
+            at every step. For larger intervals, D changes only in steps with a product, whereas other implementations
+            reuse the last estimate at every step.
+        d_warmup: Number of initial steps that all compute a Hessian-vector product, an integer >= 1.
+        probe, distribution, relative_step, process_group: Options for computing the Hessian-vector products, see
             `dashpot.curvature.ProbingOptions`.
         options: Options common to all optimizers, see `dashpot.Options`; `capturable` must be False.
 
     Raises:
         ArgumentError: If a value is outside its range.
-        CurvatureError: If a product cannot be computed.
+        CurvatureError: If a Hessian-vector product cannot be computed.
 
     Source:
         Yao et al., arXiv 2006.00719.
@@ -190,25 +191,25 @@ class Sophia(SecondOrder):
         h = beta2 h + (1 - beta2) u H u                                                      (at each product)
         w <- w (1 - lr weight_decay) - lr clip(m/max(gamma h, eps), -1, 1)
 
-    Neither average is bias corrected. For elements with negative or small curvature, the step is lr times the sign of
+    Neither m nor h is bias corrected. For elements with negative or small curvature, the step is lr times the sign of
     m; no element of a step exceeds lr. `maximize` negates the Hessian together with the gradient.
 
     Args:
         params: Parameters, parameter groups or (name, parameter) pairs.
         lr: Learning rate, >= 0.
-        betas: Decay rates of m, per step, and of h, per product, both in [0, 1).
+        betas: Decay rates of m (per step) and h (per Hessian-vector product), both in [0, 1).
         gamma: Scale of the curvature, >= 0. With smaller values, more elements are clipped; 0 means sign descent.
         eps: Lower bound on gamma h, >= 0.
         weight_decay: Decoupled weight decay as in `AdamW`, >= 0.
-        update_d_every: Interval between products in steps, an integer >= 1.
-        d_warmup: Number of initial steps that all compute a product, an integer >= 1.
-        probe, distribution, relative_step, process_group: How the products are computed, see
+        update_d_every: Number of steps between Hessian-vector products, an integer >= 1.
+        d_warmup: Number of initial steps that all compute a Hessian-vector product, an integer >= 1.
+        probe, distribution, relative_step, process_group: Options for computing the Hessian-vector products, see
             `dashpot.curvature.ProbingOptions`.
         options: Options common to all optimizers, see `dashpot.Options`; `capturable` must be False.
 
     Raises:
         ArgumentError: If a value is outside its range.
-        CurvatureError: If a product cannot be computed.
+        CurvatureError: If a Hessian-vector product cannot be computed.
 
     Source:
         Liu et al., arXiv 2305.14342. The first version of the paper clips m/max(h, eps') at rho and uses the rate lr'.

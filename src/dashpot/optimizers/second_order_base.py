@@ -30,7 +30,7 @@ from dashpot.optimizers.options import Options
 from dashpot.stages.base import Observation
 from dashpot.utils.scalars import read
 
-_OBSERVATION = 0x0B5E  # RNG stream for rounding in observations, separate from that of the step
+_OBSERVATION = 0x0B5E  # RNG stream for rounding in observations, separate from the stream of the step
 
 Closure = Callable[[], Any]
 
@@ -40,8 +40,8 @@ class SecondOrder(Optimizer):
 
     A product H v with a random probe v is computed in each of the first `d_warmup` steps and then every
     `update_d_every` steps. If a parameter does not have a product yet, one is also computed in the next step, and the
-    parameter is not updated before. H is the Hessian of the mean loss, without clipping and loss scaling. The loss can
-    be provided in several ways, with the most convenient listed first:
+    parameter is not updated until then. H is the Hessian of the mean loss, without clipping and loss scaling. The loss
+    can be provided in several ways; the most convenient way is listed first:
 
         opt.backward(loss); opt.step()                      # in place of loss.backward(), also per micro-batch
         loss.backward(create_graph=opt.should_create_graph()); opt.step()
@@ -88,7 +88,7 @@ class SecondOrder(Optimizer):
     # ---- scheduling of products --------------------------------------------------------------------------------------
 
     def should_create_graph(self) -> bool:
-        """Return True if the next step requires gradients with a graph. This call has no side effects.
+        """Return True if the next step requires gradients with an autograd graph. This call has no side effects.
 
         Example:
             >>> import torch, dashpot as dp
@@ -103,7 +103,7 @@ class SecondOrder(Optimizer):
         )
 
     def _observes(self) -> bool:
-        """Return True if a stage of the method uses products."""
+        """Return True if a stage of the method uses Hessian-vector products."""
         return True
 
     def _is_scheduled(self) -> bool:
@@ -111,7 +111,7 @@ class SecondOrder(Optimizer):
         return self._current_probing().due(self.steps_done(), None if last < 0 else last)
 
     def _current_probing(self) -> Probing:
-        """Return the probing options, with the current values in the first group."""
+        """Return the probing options, with the values that the first group currently contains."""
         group, values = self.param_groups[0], {}
         for name in _STORED:
             values[name] = read(group.get(name, getattr(self._probing, name)))
@@ -124,14 +124,14 @@ class SecondOrder(Optimizer):
         return max((self._count(group, name, lowest) for group in self.param_groups if name in group), default=lowest)
 
     def _due_params(self) -> set[Tensor]:
-        """Return the parameters without a product that have a gradient or had one in an earlier step."""
+        """Return the parameters without a Hessian-vector product that have or previously had a gradient."""
         return {p for p in self._without_product() if p.requires_grad and (p.grad is not None or self._has_stepped(p))}
 
     def _has_stepped(self, p: Tensor) -> bool:
         return step_count(self.state.get(p, {})) > 0
 
     def _without_product(self) -> set[Tensor]:
-        """Return the parameters that do not have a product yet."""
+        """Return the parameters that do not have a Hessian-vector product yet."""
         every = [p for group in self.param_groups for p in group["params"]]
         if self._pending.unobserved is None:  # read from the state at the start and after loading
             self._pending.unobserved = {p for p in every if not _has_product(self.state.get(p, {}))}
@@ -144,7 +144,7 @@ class SecondOrder(Optimizer):
 
     @property
     def curvature_stats(self) -> CurvatureStats:
-        """Statistics of the products: route, number and cost, see `dashpot.curvature.CurvatureStats`.
+        """Statistics of the Hessian-vector products: route, number and cost, see `dashpot.curvature.CurvatureStats`.
 
         Example:
             >>> import torch, dashpot as dp
@@ -163,13 +163,13 @@ class SecondOrder(Optimizer):
     def backward(self, loss: Tensor, scaler: Any = None, **kwargs: Any) -> None:
         """Call `loss.backward()` and compute the Hessian-vector product if one is due.
 
-        Gradients and products accumulate over calls. With micro-batches, divide each loss by the number of
-        micro-batches.
+        Gradients and Hessian-vector products accumulate over calls. With micro-batches, divide each loss by the number
+        of micro-batches.
 
         Args:
             loss: The mean loss, a 0-d tensor.
-            scaler: A `torch.amp.GradScaler`, or None. This method scales the loss, so pass the unscaled loss. Gradients
-                are then scaled, but the product is not.
+            scaler: A `torch.amp.GradScaler`, or None. This method scales the loss, so pass the unscaled loss. The
+                gradients are then scaled, but the Hessian-vector product is not.
             kwargs: Keyword arguments of `torch.Tensor.backward`.
 
         Raises:
@@ -194,7 +194,7 @@ class SecondOrder(Optimizer):
         self._pending.from_gradients.stamp(params)
 
     def _accumulates(self, loss: Tensor, params: list[Tensor]) -> bool:
-        """Return True if backward passes of this step accumulate products. This is decided at the first micro-batch."""
+        """Return True if backward passes of this step accumulate products. The first micro-batch decides this."""
         from_gradients = self._pending.from_gradients
         fresh = [p for p in params if p.grad is None]
         if len(fresh) == len(params):
@@ -210,7 +210,7 @@ class SecondOrder(Optimizer):
         return from_gradients.due
 
     def _any_rank(self, wanted: bool) -> bool:
-        """Return True if any rank requires a product, in which case all ranks compute it."""
+        """Return True if any rank requires a Hessian-vector product, in which case all ranks compute one."""
         return any_rank(wanted, self._probing.process_group, self._params())
 
     def step(self, closure: Closure | None = None) -> Any:
@@ -218,10 +218,11 @@ class SecondOrder(Optimizer):
 
         Args:
             closure: A function that zeroes the gradients, computes the loss, calls backward (once, or once for each
-                micro-batch, with losses divided by the number of micro-batches) and returns the loss. If a product is
-                due, it is computed from the closure. With `probe="differences"`, the closure is called twice more, with
-                the same random numbers and without an effect on gradients and module buffers. A closure without a
-                backward pass and a return value, as in Lightning's manual optimization, is ignored.
+                micro-batch, with losses divided by the number of micro-batches) and returns the loss. If a
+                Hessian-vector product is due, it is computed from the closure. With `probe="differences"`, the closure
+                is called twice more, with the same random numbers and without an effect on gradients and module
+                buffers. A closure without a backward pass and a return value, as in Lightning's manual optimization, is
+                ignored.
 
         Returns:
             The return value of the closure, or None without a closure.
@@ -234,7 +235,7 @@ class SecondOrder(Optimizer):
                 loss = self._hvp.with_gradients(closure, pending, params, self._probes(pending, params))
                 if pending.taken:
                     self._pending.from_gradients = (
-                        pending  # after the call, because the closure clears accumulated products
+                        pending  # assigned after the call, because the closure clears accumulated products
                     )
             else:
                 with torch.enable_grad():
@@ -247,7 +248,7 @@ class SecondOrder(Optimizer):
         return loss
 
     def _late_product(self, closure: Closure) -> None:
-        """Compute a product if a parameter receives its first gradient in a step without a product."""
+        """Compute a Hessian-vector product if a parameter gets its first gradient in a step without a product."""
         missing = self._without_product() - self._pending.from_gradients.held.keys()
         if self._any_rank(any(p.grad is not None and p.requires_grad for p in missing)):
             random_state = RngSnapshot(self._params())
@@ -255,19 +256,19 @@ class SecondOrder(Optimizer):
             random_state.restore()
 
     def curvature_step(self, closure: Closure) -> Any:
-        """Compute the product of the next step, even if none is due, and replace any product computed before.
+        """Compute the Hessian-vector product of the next step, even if none is due, and replace any earlier product.
 
-        Gradients and module buffers are unchanged. torch's RNG advances as in one evaluation of the closure.
+        Gradients and module buffers are unchanged. torch's RNG advances as in a single evaluation of the closure.
 
         Args:
             closure: A function that returns the unscaled mean loss of a batch or of a part of it. It may call backward
-                itself, even for several micro-batches, with losses divided by their number.
+                itself, even for several micro-batches, with losses divided by the number of micro-batches.
 
         Returns:
             The loss returned by the closure.
 
         Raises:
-            ArgumentError: If no stage of the method uses products.
+            ArgumentError: If no stage of the method uses Hessian-vector products.
             CurvatureError: If the product cannot be computed.
 
         Example:
@@ -291,7 +292,7 @@ class SecondOrder(Optimizer):
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Clear the gradients and the products accumulated by `backward`."""
+        """Clear the gradients and the Hessian-vector products that `backward` has accumulated."""
         super().zero_grad(set_to_none)
         self._pending.from_gradients.clear()
         if self._hvp.inside is not None:
@@ -335,7 +336,7 @@ class SecondOrder(Optimizer):
         return from_curvature_step is None and not from_gradients.taken and super()._is_state_init_step()
 
     def _select_products(self, params: list[Tensor]) -> bool:
-        """Select the products of this step and detach the gradients; return True if there are products, even if nan."""
+        """Select the products of this step and detach the gradients; return True if products, even nonfinite, exist."""
         if replaced := self._pending.from_gradients.stale():  # the gradients of these products were cleared
             self._pending.from_gradients.clear()
         pending = self._pending.from_curvature_step or self._pending.from_gradients
@@ -351,7 +352,7 @@ class SecondOrder(Optimizer):
         return pending.taken
 
     def _product_from_gradients(self, params: list[Tensor], replaced: bool) -> AccumulatedProducts:
-        """Compute a product from gradients with a graph, or with the user's function."""
+        """Compute a product from gradients with an autograd graph, or with the function that the user provides."""
         pending, missing = AccumulatedProducts(), self._without_product() & set(params)
         if not self._is_scheduled() and not missing:
             return pending
@@ -402,7 +403,7 @@ class SecondOrder(Optimizer):
             observe_tensor(recipe, tensor.storage, scalars, tensor.p, seen, tensor.state, context)
 
     def _update_counters(self, done: int, attempted: bool, ready: dict[Tensor, tuple[Tensor, Tensor]] | None) -> None:
-        """Update the counters after an applied step."""
+        """Update the counters of products after a step that was not skipped."""
         self._watch.lap(attempted)
         if not attempted:
             return
@@ -445,12 +446,12 @@ _INITIAL_COUNTERS = {"product_at": -1, "products": 0, "products_skipped": 0}
 
 
 def _has_product(state: Mapping[str, Any]) -> bool:
-    """Return whether a parameter has a product or, if its stages do not count products, whether it has been stepped."""
+    """Return whether a parameter has a product or, if stages do not count products, whether it has taken a step."""
     return float(state["products"].detach()) > 0 if "products" in state else step_count(state) > 0
 
 
 def _detach_gradients(params: Sequence[Tensor]) -> None:
-    """Detach gradients, because a gradient with a graph is in a reference cycle that keeps the graph alive."""
+    """Detach gradients, because a gradient with an autograd graph is in a reference cycle that keeps it alive."""
     for p in params:
         if p.grad is not None and p.grad.requires_grad:
             p.grad = p.grad.detach()

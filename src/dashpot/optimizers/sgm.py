@@ -31,8 +31,8 @@ class SGM(SecondOrder):
         g -> coupled decay -> filter -> denominator -> change-level decay -> robust clip -> numerator
           -> decoupled decay -> w
 
-    The parameter groups contain every numeric setting of the stages under its own name (`zero`, `eps`, `beta`, ...),
-    except for the pole, which has torch's key `momentum`. Thus groups can have different values, and schedulers can
+    The parameter groups contain every numeric setting of the stages under its name (`zero`, `eps`, `beta`, ...). Only
+    the pole has a different key, torch's key `momentum`. Thus groups can have different values, and schedulers can
     change them.
 
     Args:
@@ -41,9 +41,9 @@ class SGM(SecondOrder):
         filter: Stage or sequence of stages for filtering the gradient (`dashpot.Filter`, ...), or None.
         rate: Stage or sequence of stages for the denominator and numerator (`dashpot.SecondMoment`, ...), or None.
         decay: Stage or sequence of stages for weight decay (`dashpot.DecoupledDecay`, ...), or None.
-        robust: Stage or sequence of stages for robust clipping (`dashpot.HuberClip`, ...), or None. The division into
-            four arguments has no effect, because all stages are sorted into the canonical order. `SGM.from_recipe`
-            keeps the given order.
+        robust: Stage or sequence of stages for robust clipping (`dashpot.HuberClip`, ...), or None. The division of
+            stages into four arguments has no effect, because all stages are sorted into the canonical order.
+            `SGM.from_recipe` keeps the given order.
         options: Options common to all optimizers, see `dashpot.Options`. If a stage uses Hessian-vector products, as
             `dashpot.Curvature` does, the options of `dashpot.curvature.ProbingOptions` (`update_d_every`, `probe`, ...)
             are accepted as well.
@@ -76,11 +76,11 @@ class SGM(SecondOrder):
 
     @classmethod
     def from_recipe(cls, params: Any, recipe: Recipe, **options: Unpack[SGMOptions]) -> SGM:
-        """Create an optimizer from a recipe, with the recipe's order of stages, lr and schedules.
+        """Create an optimizer from a recipe. The order of stages, lr and schedules are those of the recipe.
 
         Args:
             params: Parameters, parameter groups or (name, parameter) pairs.
-            recipe: The method.
+            recipe: The recipe of the method.
             options: The options of `SGM`. `schedule` replaces the schedules of the recipe.
 
         Raises:
@@ -103,7 +103,7 @@ class SGM(SecondOrder):
         names = self._template.settings()
         for name in names.keys() & _RESERVED:
             raise ArgumentError(f"SGM: a stage must not have a setting {name!r}, a reserved key of parameter groups.")
-        # The pole is stored under torch's key, to which schedulers write, unless a different setting has that name.
+        # The pole is stored under torch's key, to which schedulers write, unless another setting is called `momentum`.
         self._keys = {name: "momentum" if name == "pole" and "momentum" not in names else name for name in names}
         settings = {"lr": recipe.lr, **{self._keys[name]: value for name, value in recipe.settings().items()}}
         probing = {name: options.pop(name) for name in ProbingOptions.__annotations__ if name in options}
@@ -149,7 +149,7 @@ _EXAMPLES = {
 
 
 def _suggestion(name: str, given: Any) -> str:
-    """Suggest the intended stage for a number or a class that is given in place of a stage."""
+    """Return a hint that names the intended stage if a number or a class is given in place of a stage."""
     if is_number(given):
         return f"; use {_EXAMPLES[name].format(shown(given))}"
     if isinstance(given, type) and issubclass(given, Stage):

@@ -35,13 +35,13 @@ _NONE = type(None)
 
 
 class Stepper:
-    """The step of one optimizer, with the scalars cached from its last step."""
+    """The step of one optimizer, with a cache of the scalars of the last step."""
 
     def __init__(self) -> None:
         self._recent: dict[Any, tuple[tuple[Stage, ...], StepScalars]] = {}  # from the last step: most counts recur
 
     def take(self, optimizer: Steppable, done: int) -> StepDecision:
-        """Step every parameter that has a gradient. If this raises, or if the step is skipped, nothing is changed.
+        """Step every parameter that has a gradient. If the step raises or is skipped, nothing is changed.
 
         Args:
             optimizer: The optimizer.
@@ -153,7 +153,7 @@ class Stepper:
         self._recent = recent if len(everywhere) > 1 else {}
 
     def _scalars(self, group: GroupStep, key: tuple[Any, ...], recent: dict[Any, Any]) -> StepScalars:
-        """Return the scalars for one step count, reusing those of the last step if all inputs are equal."""
+        """Return the scalars for one step count. The scalars of the last step are reused if all inputs are equal."""
         found = self._recent.get(key)
         if found is None:
             recipe, (seed, limit, count) = group.plan.recipe, key[-3:]
@@ -162,11 +162,11 @@ class Stepper:
             found = recipe.stages, StepScalars(clock, recipe.scalars(clock), clip_value=limit, rng_key=rng_key)
             if not _is_pure(recipe):
                 return found[1]
-        recent[key] = found  # keeps the stages alive, so that their id is not reused
+        recent[key] = found  # keeps the stages alive, so that no other object gets the same id
         return found[1]
 
     def _run(self, optimizer: Steppable, step: Step, decision: StepDecision, rollback: Rollback) -> None:
-        """Update the tensors: first with the steps that can raise, then with kernels."""
+        """Update the tensors: first by the steps that can raise an error, then by kernels."""
         backend, observes = optimizer._backend, optimizer._has_products()
         eager = backend.tensor_table.eager_positions()
         rollback.save_values(step, range(len(step.params)) if observes else eager)
@@ -181,7 +181,7 @@ class Stepper:
 
 
 def _step_counts(optimizer: Steppable, step: Step) -> tuple[np.ndarray, list[float]]:
-    """Return the step counts of the parameters, which are only valid if they differ, and the distinct counts."""
+    """Return the step count of each parameter, which is only valid if counts differ, and the distinct step counts."""
     table = optimizer._backend.tensor_table
     others = {i: float(step_count(step.states[i])) for i in table.fallbacks}
     everywhere = set(others.values()).union(*(args.counts.tolist() for args in table.kernel_args))
@@ -200,7 +200,7 @@ def _is_pure(recipe: Recipe) -> bool:
 
 
 def _scale(step: Step, scale: Any) -> None:
-    """Set the factor on the gradients of every group, which is negative if the group maximizes."""
+    """Set the factor on the gradients of every group. The factor is negative if the group maximizes."""
     is_one = type(scale) is float and scale == 1.0
     for group in {id(g.scalars): g for g in step.groups if g.plan.maximize or not is_one}.values():
         group.scalars[:] = [s._replace(scale=-scale if group.plan.maximize else scale) for s in group.scalars]

@@ -1,4 +1,4 @@
-"""Wrapping of `step` by torch and Dynamo only if necessary, because the overhead is significant for small models."""
+"""Conditional wrapping of `step` for hooks, profiler and Dynamo, because wrappers are slow for small models."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from dashpot._torch_private import has_step_hooks, is_dynamo_active, is_profilin
 
 
 def hook_step_if_needed(step: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap `step` to run hooks and annotate the profile, as torch does, but only if there are hooks or a profiler.
+    """Wrap `step` to run hooks and annotate profiles as torch does, but only if a hook or a profiler exists.
 
-    Even without a profiler, the annotation would take a fifth of the time of a step of a small model.
+    Even without a profiler, the annotation would take a fifth of the step time of a small model.
     """
     annotated = torch.optim.Optimizer.profile_hook_step(step)
 

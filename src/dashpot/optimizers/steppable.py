@@ -13,7 +13,7 @@ from dashpot.optimizers.options import ResolvedOptions
 
 
 class Steppable(Protocol):
-    """The interface of an optimizer for `step`, `capturable_step` and `initial_state`, which `Optimizer` implements."""
+    """The interface of `Optimizer` that the modules `step`, `capturable_step` and `initial_state` use."""
 
     param_groups: list[dict[str, Any]]
     state: defaultdict[Tensor, Any]
@@ -34,7 +34,7 @@ class Steppable(Protocol):
         ...
 
     def _scaler(self) -> tuple[Any, Any]:
-        """Return the loss scale of a `GradScaler` and whether it found an infinity. Either may be None."""
+        """Return the loss scale of a `GradScaler`, and whether the scaler found an infinity. Either may be None."""
         ...
 
     def _has_products(self) -> bool:

@@ -30,10 +30,10 @@ class SGD(Optimizer):
         params: Parameters, parameter groups or (name, parameter) pairs.
         lr: Learning rate, >= 0.
         momentum: Pole of the filter, in [0, 1). With 0, no state is stored.
-        dampening: Dampening of the gradient in the momentum buffer, in [0, 1]; must be 0 with `nesterov`.
+        dampening: Dampening of the gradient in the momentum buffer, in [0, 1]; must be 0 if `nesterov` is set.
         weight_decay: Coefficient of the L2 penalty, >= 0.
-        nesterov: Whether to use Nesterov momentum, a filter with the zero momentum/(1 + momentum); requires momentum >
-            0.
+        nesterov: Whether to use Nesterov momentum, that is, a filter with a zero at momentum/(1 + momentum). Requires
+            momentum > 0.
         maximize: Whether to maximize the objective, by negating the gradient but not the decay.
         foreach, fused: No effect. In torch they select an implementation; here the engine selects it.
         capturable: Support CUDA graphs, see `dashpot.Options`.
@@ -143,7 +143,7 @@ class RMSprop(Optimizer):
         super().__init__(params, settings, **options)
 
     def _accept(self, saved: Mapping[str, Any], own: Mapping[str, Any]) -> AcceptedGroup:
-        return super()._accept({"momentum": 0, **saved}, own)  # the default of torch.optim.RMSprop for old checkpoints
+        return super()._accept({"momentum": 0, **saved}, own)  # same default as in torch.optim.RMSprop
 
 
 class Adam(Optimizer):
@@ -239,7 +239,7 @@ class AdamW(Optimizer):
     """
 
     preset = staticmethod(presets.adamw)
-    _FIXED: ClassVar[Mapping[str, Any]] = {"decoupled_weight_decay": True}  # a flag in the groups of both Adam classes
+    _FIXED: ClassVar[Mapping[str, Any]] = {"decoupled_weight_decay": True}  # stored in groups, as in torch
     _FLAGS = (*Optimizer._FLAGS, *_FIXED)
 
     def __init__(
@@ -294,9 +294,9 @@ class NAdam(Optimizer):
         ArgumentError: If a value is outside its range.
 
     Source:
-        Dozat (2016); torch.optim.NAdam, whose results agree to a relative 1e-11 in float64. This requires float64 as
-        torch's default dtype, because torch stores the product of momenta in the default dtype; with float32, torch's
-        rounding error is about 1e-9.
+        Dozat (2016); torch.optim.NAdam, whose results agree to a relative 1e-11 in float64. This agreement
+        requires float64 as torch's default dtype, because torch stores the product of momenta in the default dtype.
+        With float32 as the default, torch's rounding error is about 1e-9.
 
     Example:
         >>> import torch, dashpot as dp
@@ -329,6 +329,6 @@ class NAdam(Optimizer):
 
 
 def _flags(maximize: bool, foreach: bool | None, differentiable: bool, *fused: bool | None) -> dict[str, bool | None]:
-    """Return torch's flags under torch's keys, so that groups can be exchanged with torch in both directions."""
+    """Return torch's flags with torch's keys, so that groups can be exchanged with torch in both directions."""
     flags = {"maximize": maximize, "foreach": foreach, "differentiable": differentiable}
     return {**flags, "fused": fused[0]} if fused else flags

@@ -1,4 +1,4 @@
-"""Optimizer state: converted to plain data when saved; matched by name, checked and converted when loaded."""
+"""Saving and loading of optimizer state. Saved state is plain data; loaded state is matched by name and checked."""
 
 from dashpot.optimizers.state_dict.groups import check_form, check_known_settings, normalize_group
 from dashpot.optimizers.state_dict.loading import AcceptedGroup, checked_load

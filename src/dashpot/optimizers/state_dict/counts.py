@@ -1,4 +1,4 @@
-"""Counts of steps and products in parameter groups and in the state of parameters."""
+"""Validation of the counts of steps and Hessian-vector products in parameter groups and in the state of parameters."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COUNT_BITS = 53
 
 
 def checked_count(owner: str, name: str, value: Any, low: int = 0, bits: int = COUNT_BITS) -> int:
-    """Return `value` as a Python integer.
+    """Return the count `value` as a Python integer.
 
     Raises:
         ArgumentError: If `value` is not an integral number in [low, 2^bits).

@@ -22,7 +22,7 @@ _COMPLEX = (torch.complex128, torch.complex64, torch.complex32)
 
 
 class Target(NamedTuple):
-    """The parameter for which an entry is loaded.
+    """The parameter for which saved state is loaded.
 
     Attributes:
         owner: Class name of the optimizer, for messages.
@@ -47,7 +47,7 @@ def convert_entry(target: Target, entry: Any, slots: Slots) -> dict[str, Any]:
     Args:
         target: The parameter for which the state is loaded.
         entry: The saved state of the parameter.
-        slots: The slots of the optimizer.
+        slots: The slots that the state of the parameter can contain.
 
     Raises:
         ArgumentError: If the entry is malformed or belongs to a different method.
@@ -60,7 +60,7 @@ def convert_entry(target: Target, entry: Any, slots: Slots) -> dict[str, Any]:
 
 
 def _is_absent(key: Any, value: Any, slots: Slots) -> bool:
-    """Return True if `value` is a None that denotes missing state, as saved by torch.optim.SGD without momentum."""
+    """Return True if `value` is None and denotes missing state, as saved by torch.optim.SGD without momentum."""
     return value is None and key in slots.known and (key not in slots.needed or key == "momentum_buffer")
 
 
@@ -88,7 +88,7 @@ def _value(target: Target, key: Any, value: Any, slot: Slot | None) -> Any:
 
 
 def _step(target: Target, value: Any) -> Tensor:
-    """Return a step count as in torch, a 0-d float32 tensor on the CPU or, if capturable, on the parameter's device."""
+    """Return a step count as a 0-d float32 tensor, on the parameter's device if capturable and otherwise on the CPU."""
     device = target.p.device if target.counts_on_device else torch.device("cpu")
     if isinstance(value, Tensor) and value.device.type == "meta" and device.type == "meta":
         return torch.empty((), dtype=torch.float32, device=device)
@@ -140,7 +140,7 @@ def _is_usable(value: Tensor, p: Tensor) -> bool:
 
 
 def _moved(value: Tensor, p: Tensor) -> Tensor:
-    """Return a copy on the device of the parameter; a meta tensor remains on the meta device."""
+    """Return a copy of `value` on the device of the parameter. A meta tensor remains on the meta device."""
     value = value.detach().clone()
     return value if value.device.type == "meta" else value.to(p.device)
 

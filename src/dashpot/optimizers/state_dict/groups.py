@@ -65,7 +65,7 @@ def _are_names(names: Any, count: int) -> bool:
 def normalize_group(
     owner: str, group: Mapping[str, Any], own: Mapping[str, Any], counters: Sequence[str]
 ) -> dict[str, Any]:
-    """Return a saved group as plain data, with counts and rates checked and missing flags filled in from `own`."""
+    """Return a saved group as plain data, after checking counts and rates. Missing flags are copied from `own`."""
     saved = {**plain_data(dict(group))}
     saved |= {name: value for name, value in _ABSENT.items() if name in own and name not in saved}
     if saved.get("param_names", ()) is None:

@@ -1,4 +1,4 @@
-"""Loading of optimizer state, which is matched by name if possible, checked and converted before anything changes."""
+"""Loading of optimizer state: matched by name if possible, and validated and converted before any modification."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ class AcceptedGroup(NamedTuple):
 def checked_load(
     optimizer: torch.optim.Optimizer, accept: Callable[[Mapping[str, Any], Mapping[str, Any]], AcceptedGroup]
 ) -> Iterator[None]:
-    """Make `optimizer.load_state_dict` match by name, validate, and keep dtypes inside this context.
+    """Within this context, make `optimizer.load_state_dict` match state by name, validate it, and keep dtypes.
 
-    torch matches by position, casts state to the dtype of the parameter and validates nothing. Two hooks change this:
-        the last pre-hook validates and converts everything, and removes the state of the parameters from the dictionary
-        that torch loads; the first post-hook adds it to the optimizer. The optimizer keeps its own value of
-        `capturable`, which determines the device of step counts.
+    torch matches by position, casts state to the dtype of the parameter and validates nothing. Two hooks change this.
+    The last pre-hook validates and converts everything, and removes the state of the parameters from the dictionary
+    that torch loads. The first post-hook adds this state to the optimizer. The optimizer keeps its own value of
+    `capturable`, which determines the device of step counts.
 
     Args:
         optimizer: The optimizer.
-        accept: Function that validates a saved group. Its arguments are that group and the group of the optimizer to
-            replace.
+        accept: Function that validates a saved group. Its arguments are the saved group and the group of the optimizer
+            to replace.
     """
     owner = type(optimizer).__name__
     loaded: dict[Tensor, dict[str, Any]] = {}
@@ -93,7 +93,7 @@ def _reorder(owner: str, groups: list[dict[str, Any]], state_dict: dict[str, Any
         return state_dict  # ambiguous names, such as those of two models
     saved_as = match_names(owner, wanted, list(index_of))
     if len(groups) != len(theirs):
-        return state_dict  # torch raises the error
+        return state_dict  # torch raises the error for a different number of groups
     ordered = []
     for position, group in enumerate(groups):
         names = list(group["param_names"])
@@ -104,7 +104,7 @@ def _reorder(owner: str, groups: list[dict[str, Any]], state_dict: dict[str, Any
 
 
 def _settings_of(owner: str, names: list[str], theirs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the saved group of the named parameters. If there are several, their settings must be equal."""
+    """Return the saved group of the named parameters. If there are several groups, their settings must be equal."""
     sources = [group for group in theirs if set(names) & set(group["param_names"])]
     for key in sources[0].keys() - {"params", "param_names"}:
         if any(_differ(group.get(key), sources[0][key]) for group in sources[1:]):

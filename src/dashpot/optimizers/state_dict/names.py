@@ -1,4 +1,4 @@
-"""Matching of saved parameter names with those of an optimizer, despite module wrappers."""
+"""Matching of saved parameter names with the names in an optimizer, ignoring module wrappers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MAX_SHOWN = 4  # maximum number of names of each kind in a message
 
 
 def match_names(owner: str, wanted: Sequence[str], saved: Sequence[str]) -> dict[str, str]:
-    """Map each wanted name to its saved name, ignoring wrapper names and a prefix common to all names of one side.
+    """Map each wanted name to its saved name, ignoring module wrappers and a prefix common to all names of one side.
 
     Raises:
         ArgumentError: If a name has no counterpart.
@@ -42,7 +42,7 @@ def _unwrapped(names: Sequence[str]) -> list[str]:
 
 
 def _without_prefix(own: list[str], theirs: list[str]) -> tuple[list[str], list[str]]:
-    """Return both lists, one of them without the prefix whose removal makes the largest number of names match."""
+    """Return both lists, after removing from one list the common prefix whose removal makes the most names match."""
     pairs = [(own, theirs)]
     pairs += [(own, cut) for cut in _cuts(theirs)]
     pairs += [(cut, theirs) for cut in _cuts(own)]
@@ -50,7 +50,7 @@ def _without_prefix(own: list[str], theirs: list[str]) -> tuple[list[str], list[
 
 
 def _cuts(names: list[str]) -> list[list[str]]:
-    """Return a copy of the names without the prefix, for each dotted prefix common to all names."""
+    """For each dotted prefix common to all names, return a copy of the names without this prefix."""
     parts = [name.split(".") for name in names]
     return [[".".join(part[count:]) for part in parts] for count in range(1, len(_shared(names)) + 1)]
 

@@ -1,4 +1,4 @@
-"""State keys that a method can have under its current and other settings."""
+"""State keys that a method can have, under its current settings and under other settings."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Slots(NamedTuple):
 
     Attributes:
         known: Slots of the method under any settings, by key.
-        lasting: Keys that exist under all settings. Other keys depend on a setting, such as a nonzero momentum, and may
-            be missing.
+        lasting: Keys that exist under all settings. All other keys depend on a setting, such as a nonzero momentum, and
+            may be missing.
         needed: Keys that the current settings require.
     """
 
@@ -35,7 +35,7 @@ class Slots(NamedTuple):
 
 
 def slots_of(build: Callable[[dict[str, Any]], Recipe], settings: Mapping[str, Any]) -> Slots:
-    """Return the slots of the recipes for `settings` and for all settings that differ from them in one choice."""
+    """Return the slots of the recipes for `settings` and for all variants that differ from `settings` in one choice."""
     recipes = [list(recipe.slots) for recipe in _variations(build, settings)]
     known = {slot.key: slot for slots in recipes for slot in slots}
     return Slots(known, frozenset(key for key in known if all(key in {s.key for s in slots} for slots in recipes)))
@@ -47,7 +47,7 @@ def _variations(build: Callable[[dict[str, Any]], Recipe], settings: Mapping[str
         for value in _choices(name):
             try:
                 yield build({**settings, name: value})
-            except ArgumentError:  # this choice cannot be combined with the other settings
+            except ArgumentError:  # this value cannot be combined with the other settings
                 continue
 
 
