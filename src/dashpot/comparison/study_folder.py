@@ -86,7 +86,7 @@ class StudyFolder:
         return study
 
     def runs(self) -> list[Run]:
-        """Return all runs that have been started, ordered by method and then by seed, as in the settings.
+        """Return all runs that have been started, ordered by method and then by seed, in the order of the settings.
 
         Raises:
             RunError: If a record is damaged.

@@ -24,8 +24,8 @@ class SummaryRow:
         mean: Mean of `finals`; None if no run is complete.
         sd: Sample standard deviation of `finals` (divisor n - 1); None for fewer than two values.
         best: Best value of `finals`; None if no run is complete.
-        steps_to_target: Number of steps until the first evaluation that meets the target, as the median over all
-            completed and diverged runs. A run that never meets the target counts as infinite. None if the task has no
+        steps_to_target: Median, over all completed and diverged runs, of the number of steps until the first evaluation
+            that meets the target. A run that never meets the target counts as infinite. None if the task has no
             target.
         reached: Number of runs that met the target.
         budget: Number of steps in a complete run, which is the largest finite value of `steps_to_target`.

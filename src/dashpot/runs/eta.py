@@ -6,7 +6,7 @@ import time
 
 
 class ProgressEstimate:
-    """Progress of a study in steps. Steps of earlier sessions count as progress, but not for the speed.
+    """Progress of a study in steps. Steps of earlier sessions count as progress, but the speed excludes them.
 
     >>> estimate = ProgressEstimate(runs=2, steps=100)
     >>> estimate.remaining() is None

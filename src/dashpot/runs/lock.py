@@ -12,7 +12,7 @@ from dashpot.errors import RunError
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold an exclusive lock on `folder` inside the block; the system releases it if the process dies.
+    """Hold an exclusive lock on `folder` inside the block; the system releases the lock if the process dies.
 
     Raises:
         RunError: If another process holds the lock, or the folder cannot be opened.

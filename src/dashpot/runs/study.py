@@ -37,8 +37,8 @@ class Study:
 
     Args:
         task: Task to train, from `dashpot.tasks.get` or user-defined.
-        entries: Methods to compare; at least one, with unique names.
-        seeds: Seeds of the runs; at least one, unique integers in [0, 2**32).
+        entries: Methods to compare, at least one; names must be unique.
+        seeds: Seeds of the runs, at least one; unique integers in [0, 2**32).
         epochs: Number of epochs in every run, at least 1.
         threads: Number of torch threads, at least 1; None leaves the number unchanged.
 
@@ -111,7 +111,7 @@ class Study:
 
 
 def describe(optimizer: Optimizer) -> dict[str, Any]:
-    """Return the optimizer's recipe, or its class and defaults if it has no recipe, as an expression and plain data.
+    """Return the optimizer's recipe, or its class and defaults if there is no recipe, as an expression and plain data.
 
     >>> import torch
     >>> describe(torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.5))["recipe"].split(", ")[:2]

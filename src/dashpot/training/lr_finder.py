@@ -141,14 +141,15 @@ def find_lr(
     stop_at: float = 3.0,
     callbacks: Sequence[Callback] = (),
 ) -> LRCurve:
-    """Run a learning-rate range test: train with a rate that grows by `factor` per step, then restore everything.
+    """Run a learning-rate range test: train with a rate that grows by `factor` per step, then restore the learner.
 
     The test ends when the rate reaches `end`, when the loss is not finite, or when the mean loss over the most recent
-    rates (within a factor of 3 of the current rate) exceeds `stop_at` times the lowest such mean b so far, or,
-    if b < 0, exceeds b + (stop_at - 1) |b|. Because of the mean, a single outlier batch does not end the test. With
-    several parameter groups, the rates of the curve are those of the first group, and the rates of the other groups
-    keep their ratio to these rates. A schedule of the optimizer is disabled. A step that is skipped, for example by the
-    fp16 loss scaler, is repeated at the same rate. The data are repeated as needed. No evaluation is run.
+    rates (within a factor of 3 of the current rate) exceeds `stop_at` times b, the lowest such mean so far (or,
+    if b < 0, exceeds b + (stop_at - 1) |b|). Because of the mean, a single outlier batch does not end the test.
+    With several parameter groups, the curve contains the rates of the first group, and the rates of the other groups
+    keep their ratio to the rates of the first group. A schedule of the optimizer is disabled. A step that is skipped,
+    for example by the fp16 loss scaler, is repeated at the same rate. The data are repeated as needed. No evaluation is
+    run.
 
     Afterwards, even after an error or Ctrl-C, the weights, buffers, gradients, the state of an optimizer instance, the
     loss scale, the random generators, the position in the data, the modules' modes and the learner's attributes are

@@ -23,7 +23,7 @@ class EpochSummary:
 
     Attributes:
         number: Number of the epoch, from 1.
-        steps: Number of optimizer steps up to the end of the epoch.
+        steps: Number of optimizer steps from the start of the run to the end of the epoch.
         train: Means of the loss and metrics in the training phase; empty if the phase did not run.
         evaluation: Means of the loss and metrics in the evaluation phase; empty if the phase did not run.
         lr: Learning rate of the last step of the epoch, or None if unknown.

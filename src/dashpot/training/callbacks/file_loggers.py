@@ -135,7 +135,7 @@ class JSONLines(FileLogger):
     Args:
         path: Path of the file; missing parent folders are created.
         every: Number of steps between step entries, an integer >= 1; None for epoch entries only.
-        values: Names of the values in step entries, in addition to the loss; the names are those of `Recorder`.
+        values: Names of the values in step entries, in addition to the loss; see `Recorder` for the names.
         replace: Whether to overwrite the file of a different run.
         append: Whether to append to the file of a different run.
 
@@ -178,7 +178,7 @@ class CSV(FileLogger):
     Args:
         path: Path of the file; missing parent folders are created.
         every: Number of steps between step rows, an integer >= 1; None for epoch rows only.
-        values: Names of the values in step rows, in addition to the loss; the names are those of `Recorder`.
+        values: Names of the values in step rows, in addition to the loss; see `Recorder` for the names.
         replace: Whether to overwrite the file of a different run.
         append: Whether to append to the file of a different run.
 

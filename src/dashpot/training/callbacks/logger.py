@@ -26,7 +26,7 @@ class Logger(EpochCallback):
 
     Args:
         every: Number of steps between step entries, an integer >= 1, or None for epoch entries only.
-        values: Names of the values in a step entry, in addition to the loss; the names are those of `Recorder`.
+        values: Names of the values in a step entry, in addition to the loss; see `Recorder` for the names.
 
     Raises:
         ArgumentError: If an argument is out of range.

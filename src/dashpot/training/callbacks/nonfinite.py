@@ -45,8 +45,8 @@ class NonFinite(Callback):
 
     Args:
         then: Action to take: "stop" ends the fit with a warning and sets `learner.stop_reason` to the report; "skip"
-            skips the step, discards its gradient, does not advance schedules, and warns about the first skipped step;
-            "raise" raises `NonFiniteError`.
+            skips the step, discards its gradient, does not advance schedules, and warns once, at the first skipped
+            step; "raise" raises `NonFiniteError`.
         folder: Folder for files that contain the report, the state of the fit before the step, the gradients and the
             batches, readable with `torch.load(file, weights_only=True)`. None writes no files.
         check: "gradients" to check the gradients, or "loss" to check only the losses of the batches of the step.

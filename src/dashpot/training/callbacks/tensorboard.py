@@ -27,8 +27,8 @@ class TensorBoard(Logger):
     Args:
         folder: Folder of the event files, created if missing.
         every: Number of steps between step values, an integer >= 1; None for epoch values only.
-        values: Names of the step values, in addition to the loss; the names are those of `Recorder`.
-        append: Whether the folder may contain events of a different run.
+        values: Names of the step values, in addition to the loss; see `Recorder` for the names.
+        append: Whether events may be added to a folder with events of a different run.
 
     Raises:
         ArgumentError: If an argument has the wrong type or is out of range.

@@ -49,10 +49,11 @@ def launch(argv: Sequence[str], devices: int, resume_command: Callable[[], str |
             killed or has crashed, the function is called and the command is printed.
 
     Returns:
-        0 if all processes succeeded. If a process failed and printed the reason itself, the exit code of that
-        process: 2 for a usage error, 3 for divergence, 130 for Ctrl-C. 4 if a process was killed or failed for another
-        reason; a line that names the process is then printed. 128 + signal number if the parent received a signal and
-        the processes ended because of this signal.
+        * 0 if all processes succeeded;
+        * the exit code of a failed process that has printed the reason itself: 2 for a usage error, 3 for divergence,
+          130 for Ctrl-C;
+        * 4 if a process was killed or failed for another reason; a line that names the process is then printed;
+        * 128 + signal number if the parent received a signal and the processes ended because of this signal.
 
     Raises:
         ArgumentError: If `devices` is out of range.

@@ -99,7 +99,7 @@ def check_recorded_identity(saved: Settings, run: Run | None, folder: RunFolder)
 
 
 def _is_moved(old: str, new: str) -> bool:
-    """Return whether both tasks are the same function, possibly in a moved file; `check_task` compares the files."""
+    """Return whether two task files define a function of the same name; `check_task` compares the file contents."""
     functions = [task.rpartition(".py")[2] or ":build" for task in (old, new)]
     return is_file_spec(old) and is_file_spec(new) and functions[0] == functions[1]
 

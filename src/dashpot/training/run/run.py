@@ -71,7 +71,7 @@ def start(
 
     Raises:
         ArgumentError, DataError: If the settings are invalid; in this case, nothing is written.
-        RunError: If the folder is not empty or not writable, or the device is not available.
+        RunError: If the folder is not empty or not writable, or if the device is not available.
         Interrupted: If SIGINT, SIGTERM or SIGHUP is received. A checkpoint of the last step is written first.
 
     >>> import tempfile
