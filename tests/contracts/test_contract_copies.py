@@ -1,4 +1,4 @@
-"""Contract: deep copies and pickles continue as the original would, and independently of it."""
+"""Contract: deep copies and unpickled copies continue like the original, and independently of the original."""
 
 import copy
 import io

@@ -9,7 +9,7 @@ from subjects import known_products
 import dashpot as dp
 from dashpot.functional import init, observe, update
 
-SAME = 1e-12  # the stated bound for ten steps in float64
+SAME = 1e-12  # bound for ten steps in float64
 
 
 def smooth(subject):

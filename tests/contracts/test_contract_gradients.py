@@ -36,7 +36,7 @@ def test_step_without_any_gradient_does_nothing(subject):
 
 @each(unscheduled)
 def test_missing_gradient_skips_the_parameter(subject):
-    """Parameter 1 has no gradient at every third step, and must behave as if these steps did not exist."""
+    """At every third step, parameter 1 has no gradient; it must behave as if these steps did not exist."""
     params = parameters()
     run(subject.make(params), params, 9, missing=lambda step, index: index == 1 and step % 3 == 0)
     (_, alone, _) = others = parameters()

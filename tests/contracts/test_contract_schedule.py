@@ -15,7 +15,7 @@ CHANGING = Exponential(0.9)
 
 
 def scalar_settings(subject):
-    """Return the names of the numbers in a group that can be scheduled, with pairs by entry."""
+    """Return the names of the numeric group settings that can be scheduled; each entry of a pair has its own name."""
     optimizer = subject.make(parameters(), schedule=None)
     names = []
     for name, value in optimizer.defaults.items():

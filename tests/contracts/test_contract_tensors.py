@@ -70,7 +70,7 @@ def test_complex_parameter_equals_torch(subject):
         run(subject.make_torch(others), others, 20)
     finally:
         torch.set_default_dtype(torch.float32)
-    assert distance(params, others) < 1e-11  # the stated bound for parity with torch.optim in float64
+    assert distance(params, others) < 1e-11  # the documented bound for parity with torch.optim in float64
 
 
 @each()

@@ -10,7 +10,7 @@ from registry import each
 
 import dashpot as dp
 
-TOLERANCE = 1e-11  # the stated bound for parity with torch.optim, for 20 steps in float64
+TOLERANCE = 1e-11  # the documented bound for parity with torch.optim, for 20 steps in float64
 
 has_counterpart = each(lambda subject: subject.counterpart)
 

@@ -18,7 +18,7 @@ except ImportError as error:
 NAMES = ("SGD", "RMSprop", "Adam", "AdamW", "NAdam")
 INFOS = {info.optim_cls.__name__: info for info in optim_db if info.optim_cls.__name__ in NAMES}
 DEVICE = torch.device("cpu")
-TOLERANCE = 1e-11  # the stated bound for parity with torch.optim in float64
+TOLERANCE = 1e-11  # the documented bound for parity with torch.optim in float64
 
 
 def inputs(device):

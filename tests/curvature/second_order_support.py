@@ -63,7 +63,7 @@ def exact(loss, params, probes):
 
 
 def exact_forward(loss, params, probes):
-    """Return (gradients, H v) by forward over reverse with torch.func."""
+    """Return (gradients, H v) by forward-over-reverse differentiation with torch.func."""
     point = tuple(p.detach().clone() for p in params)
     gradient = torch.func.grad(lambda values: loss(list(values)))
     # The first forward derivative loads scripted formulas of torch, which trigger torch's deprecation warning.

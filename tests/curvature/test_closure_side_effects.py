@@ -62,8 +62,8 @@ def test_hooks_do_not_run_in_curvature_step(probe, answer):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_gradient_hook_does_not_change_the_curvature(way):
-    """The product is that of the loss, without the effect of gradient hooks. The route "graph" is an exception, because
-    only the modified gradient is available to it."""
+    """Gradient hooks do not affect the product. The route "graph" is an exception, because it only has
+    the modified gradient."""
     params = leaves((3,), (2,))
     start = [p.detach().clone() for p in params]
     optimizer = methodical(params, way)

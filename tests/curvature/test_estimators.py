@@ -6,17 +6,17 @@ With h the row i of a symmetric Hessian H, both estimates are quadratic forms q 
         mean H_ii; variance sum_(j != i) H_ij^2 for Rademacher probes, 2 H_ii^2 more for Gaussian ones
     "row-norm"   q = (H v)_i^2      A = h h'
         mean s = sum_j H_ij^2 = (H^2)_ii; variance 2 (s^2 - sum_j H_ij^4) for Rademacher probes, 2 s^2 for Gaussian ones
-    "diagonal" averaged over a window of elements: A is the mean of their matrices
+    "diagonal" averaged over a window of elements: A is the mean of the matrices of these elements
         mean of H_ii over the window
 
 For any A: E q = tr A; the variance is 2 sum A_jk^2 over all j, k for Gaussian probes, over j != k for Rademacher ones
-(v_j^2 = 1 has none). Gaussian probes have the fourth central moment 48 tr A^4 + 3 variance^2 (fourth cumulant
+(v_j^2 = 1 has no variance). Gaussian probes have the fourth central moment 48 tr A^4 + 3 variance^2 (fourth cumulant
 2^3 3! tr A^4); for Rademacher probes, all moments are computed as exact sums over all 2^n probes.
 
-Sampling limits: seeds are fixed, so a test either always passes or always fails. Means must lie within Z of
-their exact standard deviations, and sample variances within Z_VARIANCE of theirs, which follow from the fourth moment.
-A normal number exceeds Z = 6 with probability 2e-9. Sample variances of chi-square numbers are skewed (13 before
-averaging), so Z_VARIANCE is 9.
+Sampling limits: seeds are fixed, so a test either always passes or always fails. The limit for means is Z exact
+standard deviations; the limit for sample variances is Z_VARIANCE of their standard deviations, which follow from the
+fourth moment. A normal number exceeds Z = 6 with probability 2e-9. Sample variances of chi-square numbers are skewed
+(13 before averaging), so Z_VARIANCE is 9.
 """
 
 import math

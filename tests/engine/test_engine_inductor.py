@@ -15,7 +15,7 @@ import dashpot as dp
 from dashpot.engine import inductor
 from dashpot.engine.inductor import Inductor
 
-SAME = 1e-12  # the stated bound for ten steps in float64
+SAME = 1e-12  # bound for ten steps in float64
 SHAPES = ((3, 2), (4,), (2, 3, 4), (), (1,), (0, 3), (5, 1, 2, 2))
 NAMED = {subject.name: subject for subject in SUBJECTS}
 

@@ -18,7 +18,7 @@ def optimizer(params, case):
 @pytest.mark.parametrize(("case_id", "problem", "case"), CASES, ids=IDS)
 def test_trajectory_equals_the_original(case_id, problem, case):
     params = golden.start(problem)
-    # This is the stated bound; the formulas reproduce the recordings to about 1e-14.
+    # This is the tolerance in tests/golden/README.md; the formulas reproduce the recordings to about 1e-14.
     assert golden.replay(optimizer(params, case), params, problem, case) < 1e-10
 
 

@@ -13,7 +13,7 @@ SLOWAI = golden.cases("slowai_optimizers")
 def test_trajectory_equals_torch(case_id, problem, case):
     params = golden.start(problem)
     optimizer = getattr(dp, case["optimizer"])(params, **case["config"])
-    assert golden.replay(optimizer, params, problem, case) < 1e-11  # the stated bound
+    assert golden.replay(optimizer, params, problem, case) < 1e-11  # the documented bound for parity with torch.optim
 
 
 def slowai_recipe(name, lr, wd=0.0, mom=0.9, sqr_mom=0.99, eps=1e-5, beta1=0.9, beta2=0.99):

@@ -46,7 +46,7 @@ def test_qhm_with_nu_zero_equals_sgd(beta):
 @DRAWS
 @given(beta=POLES, nu=st.floats(0, 1))
 def test_qhm_equals_the_pole_zero_filter(beta, nu):
-    """zero = (1 - nu) beta/(1 - nu beta), gain 1 - nu beta. The filter is also compared with the definition of QHM."""
+    """The filter, with zero (1 - nu) beta/(1 - nu beta) and gain 1 - nu beta, also equals the definition of QHM."""
     point = momentum_forms.qhm(beta, nu)
     assert_same_method(
         lambda p: dp.QHM(p, lr=0.1, pole=beta, nu=nu),

@@ -13,7 +13,7 @@ from torch.optim.swa_utils import SWALR
 import dashpot as dp
 
 STEPS = 9
-TOLERANCE = 1e-11  # the stated bound for parity with torch.optim in float64
+TOLERANCE = 1e-11  # the documented bound for parity with torch.optim in float64
 
 SCHEDULERS = {
     "LambdaLR": lambda opt: torch_schedulers.LambdaLR(opt, lambda step: 0.9**step),

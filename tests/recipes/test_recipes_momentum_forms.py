@@ -131,7 +131,7 @@ def test_recommended_quasi_hyperbolic_point_of_esgd():
 
 
 def test_low_noise_zero():
-    """zero 0.5528, unit gain sqrt((1-beta)/2), nu = (1 - sqrt((1-beta)/2))/beta for beta 0.9."""
+    """For beta 0.9, the zero is 0.5528, the unit gain sqrt((1-beta)/2), and nu = (1 - sqrt((1-beta)/2))/beta."""
     zero = momentum_forms.low_noise_zero(0.9)
     point = Point(0.9, zero, math.sqrt(0.05))
     assert zero == pytest.approx(0.5528, abs=5e-5)
@@ -142,7 +142,7 @@ def test_low_noise_zero():
 @few
 @given(st.floats(0.5, 0.99))
 def test_low_noise_zero_noise_gain(pole):
-    """sum h_k^2 of the unit-DC filter is (1 - pole)(1 + zero)/(1 + pole)."""
+    """For the filter with unit DC gain, the sum of h_k^2 is (1 - pole)(1 + zero)/(1 + pole)."""
     zero = momentum_forms.low_noise_zero(pole)
     gain = (1 - pole) / (1 - zero)
     taps = gain**2 * (1 + (pole - zero) ** 2 / (1 - pole**2))  # the sum of the geometric series of h_k^2

@@ -18,7 +18,7 @@ GRADIENTS = noise(20).tolist()
 
 
 def slide(lrs, momentum, corrected):
-    """v = momentum v + lr g, w = w - v; Goyal's correction rescales the buffer when lr changes."""
+    """Iterate v = momentum v + lr g, w = w - v; Goyal's correction rescales the buffer when lr changes."""
     v, w, path, last = 0.0, 0.0, [], lrs[0]
     for lr, g in zip(lrs, GRADIENTS, strict=False):
         if corrected:

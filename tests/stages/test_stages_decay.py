@@ -88,7 +88,7 @@ def test_only_the_lr_scale_follows_the_base_rate(scale, share):
 
 
 def test_schedule_scale_follows_a_torch_scheduler():
-    """AdamW(decay_scale="schedule") under LambdaLR: the decay follows the factor, not the rate."""
+    """With `AdamW(decay_scale="schedule")` and LambdaLR, the decay follows the factor, not the rate."""
     p = weight([1.0])
     opt = dp.AdamW([p], lr=0.01, weight_decay=0.1, decay_scale="schedule")
     scheduler = torch.optim.lr_scheduler.LambdaLR(opt, lambda t: 0.5**t)
@@ -158,7 +158,7 @@ def test_change_decay_adds_to_the_direction(decay, lr, factor):
 
 
 def test_autosgm_change_decay_is_a_tenth_of_the_constant():
-    """Factor (1 - pole)/(1 - zero): 0.1 for pole 0.9, zero 0; 0.19 at Nesterov's zero; 0.2236 at 0.5528."""
+    """The factor (1 - pole)/(1 - zero) is .1 for pole 0.9, zero 0; .19 for Nesterov's zero; .2236 for zero 0.5528."""
     for zero, factor in [(0.0, 0.1), (0.9 / 1.9, 0.19), (1 - math.sqrt(0.2), 0.2236)]:
         stage = dp.AutoSGM.recipe_for(zero=zero, decay="change", weight_decay=0.5).stages[-1]
         assert isinstance(stage, ChangeDecay)

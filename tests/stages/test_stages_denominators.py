@@ -104,7 +104,7 @@ def test_adam(beta1, beta2, eps):
 @few
 @given(BETAS, BETAS, EPS, st.sampled_from(["debiased", "plain"]))
 def test_adam_with_eps_inside_the_root(beta1, beta2, eps, kind):
-    """sqrt(s + eps): corrected in the notebook, uncorrected in the lecture notes' first form and the blog's formula."""
+    """In sqrt(s + eps), the notebook corrects s; the lecture notes' first form and the blog's formula do not."""
     rows = zip(averages(GRADIENTS, beta1, kind), squares(beta2, kind), strict=True)
     stages = [
         Filter(beta1, normalise="exact" if kind == "debiased" else "none"),
@@ -125,7 +125,7 @@ def test_lecture_notes_adam_uses_running_averages(n_g, n_s, eps):
 @few
 @given(BETAS, BETAS, EPS, st.integers(0, 16), st.sampled_from(["outside", "inside"]))
 def test_centred_adam_with_guard_and_clamp(beta1, beta2, eps, guard, eps_mode):
-    """sqrt(max(s^ - m^^2, 0)) with eps outside or inside; the mean is ignored while t < guard."""
+    """The denominator is sqrt(max(s^ - m^^2, 0)) with eps outside or inside; the mean is ignored while t < guard."""
     means = averages(GRADIENTS, beta1, "debiased")
     rows = enumerate(zip(means, squares(beta2, "debiased"), strict=True), start=1)
     variances = [max(s - m * m, 0) if t >= guard else s for t, (m, s) in rows]
@@ -156,7 +156,7 @@ def test_autosgm_adds_eps_to_the_signed_gradient_and_after_the_root(beta, eps):
 @few
 @given(BETAS, EPS, st.floats(0, 1))
 def test_weight_of_the_current_square(beta, eps, nu):
-    """QHAdam: sqrt((1 - nu) g^2 + nu s^) + eps."""
+    """The denominator of QHAdam is sqrt((1 - nu) g^2 + nu s^) + eps."""
     rows = zip(GRADIENTS, squares(beta, "debiased"), strict=True)
     expected = [g / (math.sqrt((1 - nu) * g * g + nu * s) + eps) for g, s in rows]
     close(directions([SecondMoment(beta, eps, nu=nu)], GRADIENTS), expected)

@@ -25,7 +25,7 @@ def close(actual, expected):
 @few
 @given(POLES, ZEROS, st.floats(0.01, 5))
 def test_impulse_response(pole, zero, gain):
-    """h_0 = gain, h_k = gain (pole - zero) pole^(k-1)."""
+    """The impulse response is h_0 = gain, h_k = gain (pole - zero) pole^(k-1)."""
     response = directions([Filter(pole, zero, gain, normalise="none")], IMPULSE)
     close(response, [gain] + [gain * (pole - zero) * pole ** (k - 1) for k in range(1, 12)])
 
@@ -33,7 +33,7 @@ def test_impulse_response(pole, zero, gain):
 @few
 @given(POLES, ZEROS)
 def test_step_response(pole, zero):
-    """S_t = 1 - (pole - zero)/(1 - zero) pole^(t-1), the filter's output for a constant 1 and the sum of its taps."""
+    """The output for a constant 1, and the sum of the taps, is S_t = 1 - (pole - zero)/(1 - zero) pole^(t-1)."""
     stage = Filter(pole, zero, normalise="none")
     expected = [1 - (pole - zero) / (1 - zero) * pole ** (t - 1) for t in range(1, 13)]
     close(directions([stage], STEP), expected)
@@ -44,7 +44,7 @@ def test_step_response(pole, zero):
 @few
 @given(POLES, ZEROS, st.floats(0.01, 5))
 def test_equals_the_direct_recursion_of_the_transfer_function(pole, zero, gain):
-    """y_t = pole y_{t-1} + gain (x_t - zero x_{t-1}), with two stored values."""
+    """The recursion y_t = pole y_{t-1} + gain (x_t - zero x_{t-1}) has two stored values."""
     inputs = noise(12).tolist()
     expected, y, last = [], 0.0, 0.0
     for x in inputs:
@@ -72,7 +72,7 @@ def test_exact_divides_the_linear_filter_by_its_step_response(pole, zero):
 @few
 @given(POLES, st.floats(0, 1))
 def test_exact_is_the_bias_correction_of_quasi_hyperbolic_momentum(beta, nu):
-    """(nu m_t + (1 - nu) g_t)/(1 - nu beta^t) with m from zero."""
+    """The output is (nu m_t + (1 - nu) g_t)/(1 - nu beta^t), where m starts from zero."""
     inputs = noise(12).tolist()
     m, expected = 0.0, []
     for t, g in enumerate(inputs, start=1):
@@ -85,7 +85,7 @@ def test_exact_is_the_bias_correction_of_quasi_hyperbolic_momentum(beta, nu):
 @few
 @given(POLES, st.floats(0, 1))
 def test_memory_debiases_the_memory_only(beta, nu):
-    """QHAdam's numerator, (1 - nu) g_t + nu m_t/(1 - beta^t)."""
+    """The output is QHAdam's numerator, (1 - nu) g_t + nu m_t/(1 - beta^t)."""
     inputs = noise(12).tolist()
     m, expected = 0.0, []
     for t, g in enumerate(inputs, start=1):

@@ -25,7 +25,7 @@ def rates(stage, lr, before=()):
 
 
 def smoothed(elements, smoothing):
-    """q_t = smoothing q_{t-1} + (1 - smoothing) mean_t from q_0 = 0; `elements` yields the values of one step."""
+    """Return q_t = smoothing q_{t-1} + (1 - smoothing) mean_t, q_0 = 0; `elements` yields the values of one step."""
     q, out = 0.0, []
     for values in elements:
         q = smoothing * q + (1 - smoothing) * sum(values) / len(values)
@@ -79,7 +79,7 @@ def test_moment_rate(beta, lr, smoothing, beta2):
 @few
 @given(BETAS, st.floats(0.1, 8), st.floats(0, 1e-2))
 def test_huber_clip(beta, cap, eps):
-    """v min(dev, cap sd)/dev with dev = |v - mu| + eps, mu = E[|v|], sd = sqrt(E[dev^2]) + eps."""
+    """The output is v min(dev, cap sd)/dev with dev = |v - mu| + eps, mu = E[|v|], sd = sqrt(E[dev^2]) + eps."""
     centre, spread, expected = 0.0, 0.0, []
     for v in GRADIENTS.tolist():
         centre = beta * centre + (1 - beta) * math.sqrt(sum(x * x for x in v))
@@ -95,7 +95,7 @@ def test_huber_clip(beta, cap, eps):
 
 
 def test_huber_clip_first_step_is_small():
-    """sd_1 = sqrt(1 - beta) dev: beta 0.9999 passes 4 sqrt(1e-4) = 0.04 of the first direction."""
+    """Since sd_1 = sqrt(1 - beta) dev, only 4 sqrt(1e-4) = 0.04 of the first direction passes for beta = 0.9999."""
     first = signals([HuberClip(eps=0.0)], GRADIENTS[:1])[0].v
     torch.testing.assert_close(first, 0.04 * GRADIENTS[0], rtol=1e-9, atol=0)
 
@@ -121,7 +121,7 @@ def test_moment_rate_starts_with_a_warm_up():
 
 
 def test_huber_parcor_clips_in_the_first_step():
-    """M_1 = (1 - beta)|p|: the cap starts at 4 (1 - 0.999) = 0.004 times |p|."""
+    """Since M_1 = (1 - beta)|p|, the cap starts at 4 (1 - 0.999) = 0.004 times |p|."""
     once = signals([HuberParcor(beta=0.0, smoothing=0.0)], tensor([[2.0]]), weights=tensor([[1.5]]), lr=0.1)[0]
     # beta = 0: C = 1 + w^2, the sum is one term; 0.004 p/C lies far below the limit C.
     assert float(once.rate) == pytest.approx(0.1 * 0.004 * 3.0 / (1 + 1.5**2), rel=1e-12)
@@ -161,13 +161,13 @@ def test_zero_gradients_do_not_produce_nan():
 
 
 def test_zero_directions_are_clipped_to_zero_without_eps():
-    """mu = 0 and dev = 0: the factor is 1, not 0/0."""
+    """If mu = 0 and dev = 0, the factor is 1, not 0/0."""
     zero = torch.zeros(3, 2, dtype=torch.float64)
     assert torch.equal(signals([HuberClip(eps=0.0)], zero)[-1].v, zero[0])
 
 
 def test_state_per_weight():
-    """Slots per weight: two for Parcor, three for HuberParcor, one for MomentRate, none for HuberClip."""
+    """Parcor has two slots per weight, HuberParcor three, MomentRate one, and HuberClip none."""
     stages = (Parcor(), HuberParcor(), MomentRate(), HuberClip())
     counts = [sum(slot.shape == "elementwise" for slot in stage.slots) for stage in stages]
     assert counts == [2, 3, 1, 0]

@@ -8,7 +8,7 @@ from learner_support import At
 
 
 def states_taken(order, training):
-    """Return a list, and a callback with the given order that appends to it the states at the ends of phases."""
+    """Return a list, and a callback with the given order that appends the states at the ends of phases to this list."""
     found = []
 
     def take(learner):

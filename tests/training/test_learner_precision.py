@@ -238,7 +238,7 @@ def test_loss_scale_grows_after_overflow():
 
 
 def test_step_after_cancelled_step_is_unscaled():
-    """Otherwise, the scaler assumes that the gradients are unscaled, and the step is 1024 times too large."""
+    """If the scaler assumed that the gradients are already unscaled, the step would be 1024 times too large."""
 
     class CancelFirst(Callback):
         order = 20

@@ -78,7 +78,7 @@ def test_zero_gradients_stay_zero():
 
 
 def test_guard_equals_torch():
-    """max_norm/(norm + 1e-6): a norm of exactly max_norm is scaled down by 1e-6."""
+    """The factor is max_norm/(norm + 1e-6), so a norm of exactly max_norm is reduced by 1e-6."""
     assert clip.norm_factor(tensor(1.0), 1.0).item() == pytest.approx(1 / (1 + 1e-6), rel=1e-15)
 
 
