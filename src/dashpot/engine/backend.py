@@ -23,7 +23,7 @@ from dashpot.stages.base import Context
 from dashpot.utils.warn import warn
 
 MIN_ELEMENTS = 1 << 20
-"""Minimum number of elements on an accelerator for `engine="auto"` to compile, which takes many seconds."""
+"""Minimum number of elements on an accelerator for `engine="auto"` to compile. Compilation takes many seconds."""
 
 _warned: set[str] = set()
 

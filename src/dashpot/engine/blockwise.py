@@ -22,9 +22,9 @@ from dashpot.engine.stage_errors import has_custom_stages
 from dashpot.recipes.recipe import Recipe
 
 ELEMENTS_PER_THREAD = 1 << 15
-"""Number of elements of a block per thread: the grain size of torch."""
+"""Number of elements of a block that each thread processes, equal to the grain size of torch."""
 _SMALL = 1 << 15
-"""Tensors with fewer elements than this are concatenated."""
+"""Tensors with fewer elements than this number are concatenated."""
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 _elementwise: dict[Hashable, bool] = {}

@@ -26,7 +26,7 @@ from dashpot.utils.scalars import scalar_dtype
 from dashpot.utils.warn import warn
 
 ACCELERATORS = frozenset({"cuda", "xpu", "mps"})
-"""Device types with compiled steps. The CPU has kernels instead."""
+"""Device types for which steps are compiled by torch.compile. On the CPU, native kernels are used instead."""
 _MAX_INDEXED = 2**31  # stochastic rounding indexes elements in int32
 _PLAIN = (Tensor, torch.nn.Parameter)
 

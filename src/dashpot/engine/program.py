@@ -49,7 +49,7 @@ class StorageFormat(NamedTuple):
 
 
 DEFAULT_FORMAT = StorageFormat()
-"""Round weights and state to nearest, and store the state in the compute precision."""
+"""The default format: weights and state are rounded to nearest, and the state has the compute precision."""
 
 
 class StepScalars(NamedTuple):

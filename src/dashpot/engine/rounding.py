@@ -185,10 +185,10 @@ def dither(index: Tensor, word: Tensor, key: Tensor) -> Tensor:
     """Return 32 random bits for each element `index` of the noise stream `word`, enough for two calls of `noise`.
 
     `key` is the second word of the stream. In a block of 512 elements, every four elements at a distance of 128 share
-    one hash of their counter. This hash is multiplied by a different factor for each of the four elements. The products
-    of a uniform word with two of the factors form a lattice whose shortest vector is within 7% of the maximum possible
-    length, so any two of the four elements are practically independent. The variance of a sum of roundings depends only
-    on pairs. The function `bits` does not share hashes and takes twice as long.
+    one hash of their counter. This hash is multiplied by a different factor for each of the four elements. The
+    multiples of a uniform word by two of the factors form a lattice whose shortest vector is within 7% of the maximum
+    possible length, so any two of the four elements are practically independent. The variance of a sum of roundings
+    depends only on pairs. The function `bits` does not share hashes and takes twice as long.
 
     Source: the shifts and the first two factors come from C. Wellons' hash prospector (`lowbias32`); the multipliers
     are chosen by the shortest lattice vector, the spectral test in Knuth, "Seminumerical Algorithms", section 3.3.4.

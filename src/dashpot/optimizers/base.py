@@ -269,7 +269,7 @@ class Optimizer(GroupSettings):
         Args:
             state_dict: The result of `state_dict()`. State is matched by parameter name if both sides have names, and
                 by position otherwise. Names may differ by a common prefix and by the prefixes of torch's wrappers. A
-                group with names takes its settings from the group in which its parameters were saved. State keeps the
+                group with names takes its settings from the saved group that contains its parameters. State keeps the
                 dtype in which it was saved.
 
         Raises:

@@ -50,7 +50,7 @@ METHODS: Mapping[str, Method] = {
 VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     variant: (name, settings) for name, method in METHODS.items() for variant, settings in method.variants.items()
 }
-"""Variant name -> (method name, settings)."""
+"""For each name of a variant, the pair (method name, settings)."""
 
 
 def get(name: str) -> type[Optimizer]:

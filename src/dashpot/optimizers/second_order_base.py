@@ -38,7 +38,7 @@ Closure = Callable[[], Any]
 class SecondOrder(Optimizer):
     """Base class of the second-order methods: `dashpot.Optimizer` with Hessian-vector products.
 
-    A product H v with a random probe v is computed in each of the first `d_warmup` steps and then every
+    A Hessian-vector product H v with a random probe v is computed in each of the first `d_warmup` steps and then every
     `update_d_every` steps. If a parameter does not have a product yet, one is also computed in the next step, and the
     parameter is not updated until then. H is the Hessian of the mean loss, without clipping and loss scaling. The loss
     can be provided in several ways; the most convenient way is listed first:
@@ -46,10 +46,10 @@ class SecondOrder(Optimizer):
         opt.backward(loss); opt.step()                      # in place of loss.backward(), also per micro-batch
         loss.backward(create_graph=opt.should_create_graph()); opt.step()
         opt.step(closure)                                   # the closure zeroes gradients and calls backward
-        opt.curvature_step(closure); opt.step()             # the product alone, for example of a part of the batch
+        opt.curvature_step(closure); opt.step()             # computes only the product, for example on part of a batch
 
-    Steps without a product are the same as in a first-order optimizer. A product that contains nan or inf is skipped
-    and counted in `curvature_stats`.
+    Steps without a product are identical to steps of a first-order optimizer. A product that contains nan or inf is
+    skipped and counted in `curvature_stats`.
 
     Args:
         params: Parameters, parameter groups or (name, parameter) pairs.
@@ -85,7 +85,7 @@ class SecondOrder(Optimizer):
         """The resolved probing options."""
         return self._current_probing() if self._observes() else self._probing
 
-    # ---- scheduling of products --------------------------------------------------------------------------------------
+    # ---- scheduling of Hessian-vector products -----------------------------------------------------------------------
 
     def should_create_graph(self) -> bool:
         """Return True if the next step requires gradients with an autograd graph. This call has no side effects.
@@ -158,7 +158,7 @@ class SecondOrder(Optimizer):
         taken = self._counter("products") - skipped
         return CurvatureStats(route, reason, taken, skipped, *self._watch.medians(), self._watch.share())
 
-    # ---- computation of products -------------------------------------------------------------------------------------
+    # ---- computation of Hessian-vector products ----------------------------------------------------------------------
 
     def backward(self, loss: Tensor, scaler: Any = None, **kwargs: Any) -> None:
         """Call `loss.backward()` and compute the Hessian-vector product if one is due.
@@ -299,7 +299,7 @@ class SecondOrder(Optimizer):
             self._hvp.inside.restart()
 
     def _probes(self, pending: AccumulatedProducts, params: Sequence[Tensor]) -> list[Tensor]:
-        """Return the probes of the next product, which are identical on every rank and after resuming."""
+        """Return the probes of the next Hessian-vector product. They are identical on every rank and after resuming."""
         if missing := [p for p in params if p not in pending.probes]:
             indices = {p: i for i, p in enumerate(p for group in self.param_groups for p in group["params"])}
             seed, number = self.param_groups[0]["probe_seed"], self._counter("products")
@@ -331,12 +331,12 @@ class SecondOrder(Optimizer):
             self._update_counters(done, attempted, ready)
 
     def _is_state_init_step(self) -> bool:
-        """Return False if products were computed for this step."""
+        """Return False if Hessian-vector products were computed for this step."""
         from_curvature_step, from_gradients = self._pending.from_curvature_step, self._pending.from_gradients
         return from_curvature_step is None and not from_gradients.taken and super()._is_state_init_step()
 
     def _select_products(self, params: list[Tensor]) -> bool:
-        """Select the products of this step and detach the gradients; return True if products, even nonfinite, exist."""
+        """Select the Hessian-vector products of this step, detach the gradients, and return whether any exist."""
         if replaced := self._pending.from_gradients.stale():  # the gradients of these products were cleared
             self._pending.from_gradients.clear()
         pending = self._pending.from_curvature_step or self._pending.from_gradients
@@ -352,7 +352,7 @@ class SecondOrder(Optimizer):
         return pending.taken
 
     def _product_from_gradients(self, params: list[Tensor], replaced: bool) -> AccumulatedProducts:
-        """Compute a product from gradients with an autograd graph, or with the function that the user provides."""
+        """Compute a Hessian-vector product from gradients with an autograd graph, or with the user's function."""
         pending, missing = AccumulatedProducts(), self._without_product() & set(params)
         if not self._is_scheduled() and not missing:
             return pending
@@ -370,7 +370,7 @@ class SecondOrder(Optimizer):
     def _reduced_products(
         self, pending: AccumulatedProducts, params: list[Tensor]
     ) -> dict[Tensor, tuple[Tensor, Tensor]] | None:
-        """Return (probe, product) for each parameter with a gradient, or None if a product is not finite."""
+        """Return the pair (probe, product) for each parameter with a gradient, or None if any product is not finite."""
         scale, found = self._scaler()
         if pending.raw and scale is None and found is not None:
             raise CurvatureError(

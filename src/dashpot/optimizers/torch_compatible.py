@@ -35,7 +35,7 @@ class SGD(Optimizer):
         nesterov: Whether to use Nesterov momentum, that is, a filter with a zero at momentum/(1 + momentum). Requires
             momentum > 0.
         maximize: Whether to maximize the objective, by negating the gradient but not the decay.
-        foreach, fused: No effect. In torch they select an implementation; here the engine selects it.
+        foreach, fused: No effect. In torch, these arguments select an implementation; here the engine does so.
         capturable: Support CUDA graphs, see `dashpot.Options`.
         differentiable: Whether to record the step in the autograd graph.
         options: Options common to all optimizers (`schedule`, `engine`, `max_norm`, ...), see `dashpot.Options`.
@@ -44,7 +44,7 @@ class SGD(Optimizer):
         ArgumentError: If a value is outside its range.
 
     Source:
-        torch.optim.SGD; the results agree to a relative 1e-11 in float64.
+        torch.optim.SGD; the results agree to a relative error of 1e-11 in float64.
 
     Example:
         >>> import torch, dashpot as dp
@@ -103,7 +103,7 @@ class RMSprop(Optimizer):
         centered: Whether to divide by the standard deviation, d = sqrt(s - a^2) + eps, where a is the moving average of
             the gradient. If rounding makes s - a^2 negative, it is clamped to zero.
         maximize: Whether to maximize the objective, by negating the gradient but not the decay.
-        foreach: No effect. In torch it selects an implementation; here the engine selects it.
+        foreach: No effect. In torch, this argument selects an implementation; here the engine does so.
         capturable: Support CUDA graphs, see `dashpot.Options`.
         differentiable: Whether to record the step in the autograd graph.
         options: Options common to all optimizers, see `dashpot.Options`.
@@ -112,7 +112,7 @@ class RMSprop(Optimizer):
         ArgumentError: If a value is outside its range.
 
     Source:
-        torch.optim.RMSprop; the results agree to a relative 1e-11 in float64.
+        torch.optim.RMSprop; the results agree to a relative error of 1e-11 in float64.
 
     Example:
         >>> import torch, dashpot as dp
@@ -159,19 +159,20 @@ class Adam(Optimizer):
         betas: Decay rates of m and s, both in [0, 1).
         eps: Term added to the denominator, >= 0.
         weight_decay: Coefficient of the L2 penalty, >= 0.
-        amsgrad: Whether to divide by the root of the maximum of s so far, stored as `max_exp_avg_sq`.
+        amsgrad: Whether to divide by the root of the maximum of s so far, which is stored as `max_exp_avg_sq`.
         maximize: Whether to maximize the objective, by negating the gradient but not the decay.
-        foreach, fused: No effect. In torch they select an implementation; here the engine selects it.
+        foreach, fused: No effect. In torch, these arguments select an implementation; here the engine does so.
         capturable: Support CUDA graphs, see `dashpot.Options`.
         differentiable: Whether to record the step in the autograd graph.
-        decoupled_weight_decay: Whether to decay the weight as `AdamW` does, instead of adding to the gradient.
+        decoupled_weight_decay: Whether to decay the weight as `AdamW` does, instead of adding the decay to the
+            gradient.
         options: Options common to all optimizers, see `dashpot.Options`.
 
     Raises:
         ArgumentError: If a value is outside its range.
 
     Source:
-        Kingma and Ba, arXiv 1412.6980; torch.optim.Adam, whose results agree to a relative 1e-11 in float64.
+        Kingma and Ba, arXiv 1412.6980; torch.optim.Adam, whose results agree to a relative error of 1e-11 in float64.
 
     Example:
         >>> import torch, dashpot as dp
@@ -217,9 +218,9 @@ class AdamW(Optimizer):
         betas: Decay rates of m and s, both in [0, 1).
         eps: Term added to the denominator, >= 0.
         weight_decay: Fraction of the weight removed per unit of lr, >= 0.
-        amsgrad: Whether to divide by the root of the maximum of s so far, stored as `max_exp_avg_sq`.
+        amsgrad: Whether to divide by the root of the maximum of s so far, which is stored as `max_exp_avg_sq`.
         maximize: Whether to maximize the objective, by negating the gradient but not the decay.
-        foreach, fused: No effect. In torch they select an implementation; here the engine selects it.
+        foreach, fused: No effect. In torch, these arguments select an implementation; here the engine does so.
         capturable: Support CUDA graphs, see `dashpot.Options`.
         differentiable: Whether to record the step in the autograd graph.
         decay_scale: Factor that multiplies `weight_decay`: "lr" (as in torch), "schedule" (the factor of the schedule,
@@ -230,7 +231,8 @@ class AdamW(Optimizer):
         ArgumentError: If a value is outside its range.
 
     Source:
-        Loshchilov and Hutter, arXiv 1711.05101; torch.optim.AdamW, whose results agree to a relative 1e-11 in float64.
+        Loshchilov and Hutter, arXiv 1711.05101; torch.optim.AdamW, whose results agree to a relative error of 1e-11 in
+        float64.
 
     Example:
         >>> import torch, dashpot as dp
@@ -283,9 +285,10 @@ class NAdam(Optimizer):
         eps: Term added to the denominator, >= 0.
         weight_decay: Coefficient of the L2 penalty, >= 0.
         momentum_decay: Speed of the momentum's growth, >= 0.
-        decoupled_weight_decay: Whether to decay the weight as `AdamW` does, instead of adding to the gradient.
+        decoupled_weight_decay: Whether to decay the weight as `AdamW` does, instead of adding the decay to the
+            gradient.
         maximize: Whether to maximize the objective, by negating the gradient but not the decay.
-        foreach: No effect. In torch it selects an implementation; here the engine selects it.
+        foreach: No effect. In torch, this argument selects an implementation; here the engine does so.
         capturable: Support CUDA graphs, see `dashpot.Options`.
         differentiable: Whether to record the step in the autograd graph.
         options: Options common to all optimizers, see `dashpot.Options`.
@@ -294,7 +297,7 @@ class NAdam(Optimizer):
         ArgumentError: If a value is outside its range.
 
     Source:
-        Dozat (2016); torch.optim.NAdam, whose results agree to a relative 1e-11 in float64. This agreement
+        Dozat (2016); torch.optim.NAdam, whose results agree to a relative error of 1e-11 in float64. This agreement
         requires float64 as torch's default dtype, because torch stores the product of momenta in the default dtype.
         With float32 as the default, torch's rounding error is about 1e-9.
 

@@ -19,11 +19,11 @@ from dashpot.engine.native.compiler import BuildError, Compiler, find
 from dashpot.utils.warn import warn
 
 PEER_TIMEOUT = 5.0
-"""Seconds to wait for another process that compiles the same kernel."""
+"""Maximum time in seconds to wait for another process that compiles the same kernel."""
 POLL_INTERVAL = 0.005
-"""Seconds between checks of the compiler or of another process."""
+"""Time in seconds between checks of whether the compiler or another process has finished."""
 ANNOUNCE_AFTER = 1.0
-"""Seconds after which a compilation is logged."""
+"""Time in seconds after which a running compilation is logged."""
 UNCACHED = "Until then every process recompiles its kernels."
 
 _log = logging.getLogger("dashpot")

@@ -58,7 +58,7 @@ class Kernel:
         self.source = cpp.source(traces, kind_of(layout.gradient), kind_of(layout.compute))
         self.bytes_per_element = traffic(traces[self._variants.index(active_stages(recipe))])
         self.failed: str | None = None
-        """The reason why the kernel is not used; None if it is used or not built yet."""
+        """The reason why the kernel is not used, or None if the kernel is used or has not been built yet."""
         self._library: ctypes.CDLL | None = None
         self._functions: dict[str, Any] = {}
         self._torch = 0

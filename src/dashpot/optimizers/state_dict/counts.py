@@ -11,7 +11,7 @@ from torch import Tensor
 from dashpot.errors import ArgumentError
 
 COUNT_BITS = 53
-"""Counts must be below 2^53, the range in which Python floats, used by schedules, represent integers exactly."""
+"""Counts must be below 2^53, because schedules use Python floats, which represent integers exactly up to 2^53."""
 
 
 def checked_count(owner: str, name: str, value: Any, low: int = 0, bits: int = COUNT_BITS) -> int:

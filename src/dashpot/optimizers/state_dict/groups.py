@@ -20,10 +20,10 @@ _ABSENT = {
     "maximize": False,
     "nesterov": False,
 }
-"""The defaults in torch's classes for flags that are missing in old checkpoints."""
+"""The default values in torch's classes for flags that are missing in old checkpoints."""
 
 _NEUTRAL = {"decay_scale": "lr"}
-"""Values at which settings that a class does not have would have no effect."""
+"""Values at which a setting has no effect. A saved setting that the class lacks may only have this value."""
 
 _SEEDS = ("seed", "probe_seed")
 
