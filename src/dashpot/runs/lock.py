@@ -23,7 +23,7 @@ def locked(folder: Path) -> Iterator[None]:
     """
     try:
         import fcntl
-    except ImportError:  # no locking on Windows, which has no flock
+    except ImportError:  # Windows has no flock, so the folder is not locked
         yield
         return
     try:

@@ -216,7 +216,7 @@ class Learner:
         if resume is not None:
             fit_state.restore(self, resume, loop.override)
             self._rng_state = resume["random"]
-            self.epoch = max(0, loop.position[0] - 1)  # the last finished epoch, if none is left
+            self.epoch = max(0, loop.position[0] - 1)  # the last finished epoch, if no epoch is left
         for epoch in range(loop.position[0], self.epochs):
             if self.stop_reason is not None:
                 break
@@ -411,7 +411,7 @@ class Learner:
         change the model's input. The learner's attributes are restored afterwards.
         """
         saved, event, training = dict(vars(self)), self.loop.event, self.model.training
-        self._module, self.training = self.model, False  # without communication between ranks
+        self._module, self.training = self.model, False  # the unwrapped model, to avoid communication between ranks
         self.model.train()
         try:
             for index, batch in enumerate(loader.batches(self.epoch)):

@@ -142,7 +142,7 @@ class ResumableLoader:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the state returned by `state_dict`."""
         set_loader_state(self.source, state)
-        # Rank 0 determines the order of the examples, whatever the number of ranks.
+        # The state of rank 0 determines the order of the examples, for any number of ranks.
         epoch_start, rank = state["begun"], self.engine.global_rank
         self._epoch_start = epoch_start[rank] if rank < len(epoch_start) else None
 

@@ -41,7 +41,7 @@ def _check_labels(output: Any, y: Any, error: Exception) -> None:
         return
     if not isinstance(output, Tensor) or not isinstance(y, Tensor) or y.is_floating_point():
         return
-    if y.ndim != output.ndim - 1 or output.ndim < 2 or output.shape[1] < 2:  # not class labels and scores
+    if y.ndim != output.ndim - 1 or output.ndim < 2 or output.shape[1] < 2:  # these are not class labels and scores
         return
     classes = output.shape[1]
     bad = y[((y < 0) | (y >= classes)) & (y != IGNORE_INDEX)]

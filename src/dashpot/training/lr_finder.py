@@ -278,7 +278,7 @@ class _Finder(Callback):
 @contextmanager
 def _restored(learner: Learner) -> Iterator[None]:
     """Restore learner, model and optimizer on exit."""
-    if learner._module is None:  # before saving, because moving the model replaces its buffers
+    if learner._module is None:  # before the state is saved, because moving the model replaces buffers
         learner._module = learner.engine.setup(learner.model)
     attributes, engine, optimizer = dict(vars(learner)), learner.engine, learner._optimizer
     loss_scale = None if engine.scaler is None else engine.scaler.state_dict()

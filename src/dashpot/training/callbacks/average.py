@@ -353,7 +353,7 @@ def _update_batchnorm(learner: Learner, norms: Iterable[Any]) -> None:
     with side_pass(learner.train), _restored_momentum(norms), torch.no_grad():
         for norm in norms:
             norm.reset_running_stats()
-            norm.momentum = None  # cumulative mean
+            norm.momentum = None  # torch then computes a cumulative mean
         learner.update_batchnorm(learner.train)
     if learner.engine.world_size > 1:
         for _, value in _buffers_of(learner.model, norms):

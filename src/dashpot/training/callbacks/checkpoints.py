@@ -62,7 +62,7 @@ def read_newest(folder: str | os.PathLike[str]) -> dict[str, Any]:
         except RunError:
             if path.exists():
                 raise
-            continue  # renamed by another rank
+            continue  # another rank has renamed the file
         return state
     if not renamed:
         raise RunError(f"{folder} contains no checkpoint.")
@@ -291,7 +291,7 @@ def _rename_damaged(path: Path, error: RunError) -> str:
     """Rename a damaged checkpoint with a warning, and return its new name."""
     try:
         renamed = keep_aside(path)
-    except FileNotFoundError:  # renamed by another rank
+    except FileNotFoundError:  # another rank has renamed the file
         return path.name
     except OSError as reason:
         raise write_error(path, reason) from error

@@ -59,7 +59,7 @@ class FileLogger(Logger):
         if exists and self.append:
             self._resume_at(self.path.read_bytes().rfind(b"\n") + 1)  # drops an incomplete last line
         if self._resumed:
-            truncate(self.path, self._length)  # only after all callbacks have accepted their states
+            truncate(self.path, self._length)  # at this time, all callbacks have accepted their states
         else:
             self._append("", fresh=True)
         if self._length == 0:

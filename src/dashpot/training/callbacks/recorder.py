@@ -100,7 +100,7 @@ class Recorder(Callback):
             self._measure_grad_norm(learner)
 
     def cleanup_batch(self, learner: Learner) -> None:
-        # If this batch was cancelled, the step may use the gradients of the other micro-batches.
+        # If the last micro-batch was cancelled, the step may use the gradients of the other micro-batches.
         if learner.training and learner.batch.is_last_microbatch and learner.loop.pending_batches:
             self._measure_grad_norm(learner)
 

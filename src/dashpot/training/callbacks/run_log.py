@@ -111,7 +111,7 @@ class RunLog(Callback):
             return []
         values = torch.stack([loss.double() for loss, _ in self._pending]).tolist()
         sizes = [float(size) for _, size in self._pending]
-        if self._learner.engine.world_size > 1:  # each rank has a part of each batch
+        if self._learner.engine.world_size > 1:  # each rank has only a part of each batch
             sums = [value * size if size else 0.0 for value, size in zip(values, sizes, strict=True)]
             totals = self._learner.engine.all_reduce_sum([*sums, *sizes])
             sizes = totals[len(sums) :]

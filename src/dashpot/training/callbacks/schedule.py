@@ -333,7 +333,7 @@ class _GroupSnapshot:
         self.values = [self._snapshot(group) for group in opt.param_groups] if values is None else values
 
     def _snapshot(self, group: dict[str, Any]) -> dict[str, Any]:
-        # Counters such as steps_done are not hyperparameters, and are not among the defaults.
+        # Counters such as `steps_done` are not hyperparameters; they are not in the defaults.
         names = [name for name in group if name in self.opt.defaults or name.startswith(SCHEDULER_KEYS)]
         return {name: value.clone() if isinstance(value := group[name], Tensor) else value for name in names}
 
@@ -349,11 +349,11 @@ class _GroupSnapshot:
                 for index in [index for key, index in locations or () if key == name and index is not None]:
                     hyperparams.write(group, f"{name}[{index}]", value[index])
         if not self.wrapped:
-            vars(self.opt).pop("step", None)  # the wrapper with which torch's schedulers count steps
+            vars(self.opt).pop("step", None)  # the wrapper that torch's schedulers install to count steps
 
 
 def _assign(group: dict[str, Any], name: str, value: Any) -> None:
     if isinstance(held := group.get(name), Tensor):
-        held.fill_(value)  # in place, for captured CUDA graphs
+        held.fill_(value)  # in place, because captured CUDA graphs use this tensor
     else:
         group[name] = value

@@ -172,7 +172,7 @@ class Engine:
             optimizer.step()
         else:
             before = self.scaler.get_scale()
-            self._unscaled = True  # by scaler.step; `reset` requires this flag if the optimizer raises
+            self._unscaled = True  # in scaler.step; `reset` requires this flag if the optimizer raises
             self.scaler.step(optimizer)
             self.scaler.update()
             self._unscaled = False
@@ -215,7 +215,7 @@ class Engine:
         """Return whether `condition` holds on any process; the result is the same on every process."""
         if self.world_size == 1:
             return condition
-        votes = torch.tensor(int(condition))  # on the CPU: no host sync
+        votes = torch.tensor(int(condition))  # on the CPU, to avoid a host sync
         dist.all_reduce(votes)
         return bool(votes)
 
@@ -302,7 +302,7 @@ def _shard(model: nn.Module, mesh: Any) -> nn.Module:
 
     data_parallel = mesh["data_parallel"]
     # The root unit must reshard too: otherwise, an evaluation leaves gathered tensors in the model, while the optimizer
-    # refers to the sharded ones.
+    # refers to the sharded tensors.
     for unit in [*_fsdp_units(model), model]:
         fully_shard(unit, mesh=data_parallel, reshard_after_forward=True)
     return model

@@ -75,7 +75,7 @@ def join(ranks: Ranks, device_type: str) -> None:
     exit_with_supervisor()
     if dist.is_initialized():
         return
-    if ranks.local_world_size == ranks.world_size:  # single machine: no network required
+    if ranks.local_world_size == ranks.world_size:  # a single machine requires no network
         os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback_interface())
         os.environ.setdefault("NCCL_SOCKET_IFNAME", loopback_interface())
     # Python objects use gloo even if the weights use nccl, which avoids synchronization with the GPU.
@@ -107,7 +107,7 @@ def _shut_down(exiting: threading.Event, thread: threading.Thread) -> None:
     """
     gc.collect()  # a learner is a reference cycle that includes the group; the last release joins the group's threads
     exiting.set()
-    thread.join(SHUTDOWN_TIMEOUT)  # bounded, as a collective with a hanging peer never completes
+    thread.join(SHUTDOWN_TIMEOUT)  # with a timeout, because a collective with a hanging peer never completes
     time.sleep(THREAD_EXIT_DELAY)  # after FSDP, caches of torch keep the group and its threads alive
 
 

@@ -51,10 +51,10 @@ def latest_state(folder: RunFolder, run: Run | None) -> dict[str, Any] | None:
         RunError: If checkpoints were written but are missing or all damaged, if the record of the run is missing, or if
             the folder cannot be read.
     """
-    list_names(folder.checkpoints)  # raises for an unreadable folder, which would look empty below
+    list_names(folder.checkpoints)  # raises if the folder is unreadable, because it would appear empty below
     newest, unusable = latest(folder.checkpoints), damaged(folder.checkpoints)
     if newest is not None:
-        exists(newest)  # raises for a folder with read but without search permission
+        exists(newest)  # raises if the folder has read permission but no search permission
     restart = f"{folder.repeat_command} starts a new run"
     found = "checkpoints" if newest or unusable else "logs" if any(map(exists, folder.logs.values())) else None
     if run is None and found:

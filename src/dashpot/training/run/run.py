@@ -215,7 +215,7 @@ class _OnAccepted(Callback):
             `--override`, or None.
     """
 
-    order: ClassVar[int] = -1000  # first: no callback may change the random state before the checkpoint
+    order: ClassVar[int] = -1000  # the lowest order, so that no callback changes the random state before the checkpoint
 
     def __init__(self, write: Callable[[], object] | None, save: Callable[[Learner], object] | None) -> None:
         self.write, self.save, self.done = write, save, False

@@ -145,7 +145,7 @@ def _unsafe_globals(path: Path) -> list[str]:
     """Return the globals that the pickle refers to, without executing it."""
     try:
         return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    except Exception:  # unreadable
+    except Exception:  # the file is unreadable
         return []
 
 
@@ -178,7 +178,7 @@ def _scalar(value: Any, where: str) -> Any:
         return value
     if isinstance(value, np.generic):
         return value.item()
-    for kind in (int, float, str):  # subclasses, such as enumerations
+    for kind in (int, float, str):  # converts instances of subclasses, such as enumerations
         if isinstance(value, kind):
             return kind(value)
     raise RunError(f"A checkpoint must contain only plain data and tensors, got {type(value).__name__} at {where}.")

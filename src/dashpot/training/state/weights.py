@@ -169,7 +169,7 @@ def _settings(
     """Return a saved group with its parameters in the order of the optimizer."""
     group = {key: _on_device_of(own.get(key), value) for key, value in saved.items()}
     group |= {key: own[key] for key in keep if key in own}
-    return {**group, "params": params}  # without param_names, torch keeps the current ones
+    return {**group, "params": params}  # without `param_names`, torch keeps the current names
 
 
 def _on_device_of(own: Any, value: Any) -> Any:
@@ -265,7 +265,7 @@ def _full_cpu_copy(value: Tensor) -> Tensor:
 
 
 def _is_sharded(value: Tensor) -> bool:
-    # isinstance would import torch.distributed.tensor in single-process runs.
+    # A check with isinstance would import torch.distributed.tensor in single-process runs.
     return hasattr(value, "full_tensor") and hasattr(value, "placements")
 
 
