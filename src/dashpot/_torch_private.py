@@ -95,7 +95,7 @@ def local_tensor(x: Any, default: Any) -> Any:
 
 
 def is_functorch_wrapped(x: Tensor) -> bool:
-    """Check for a tensor inside `torch.func.vmap` or `grad`. Fallback: False, so that the caller reads its value."""
+    """Check for a tensor inside `torch.func.vmap` or `grad`. Fallback: False, so that the caller reads the value."""
     functorch = getattr(torch._C, "_functorch", None)
     return functorch is not None and functorch.is_functorch_wrapped_tensor(x)
 
@@ -156,7 +156,7 @@ def is_dynamo_active() -> bool:
 
 
 def mark_static(x: Tensor) -> None:
-    """Exclude the sizes of `x` from dynamic shapes. torch documents it under this private path. No fallback."""
+    """Exclude the sizes of `x` from dynamic shapes. torch documents this function under this path. No fallback."""
     torch._dynamo.mark_static(x)
 
 

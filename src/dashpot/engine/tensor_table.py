@@ -86,7 +86,7 @@ class PreparedGroup:
         return np.array(spans, dtype=np.int64).reshape(-1, 2)
 
     def select(self, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Return rows, signature offsets, signatures and spans. The signatures are those of all parameters."""
+        """Return (rows, signature offsets, signatures, memory spans). Only the signatures cover all parameters."""
         if self._places is None:
             tensors = list(self._tensors.values())
             self._places = {index: place for place, index in enumerate(self._tensors)}

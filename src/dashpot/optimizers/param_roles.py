@@ -94,7 +94,7 @@ def _by_structure(owned: OwnedParam) -> RoleDecision:
 
 
 def _norm_evidence(owned: OwnedParam) -> str | None:
-    """Return the evidence that a parameter belongs to a normalization layer, or None if it does not.
+    """Return the evidence that the owner of a parameter is a custom normalization layer, or None without evidence.
 
     A normalization layer owns only vectors, and has either a corresponding name or an epsilon.
     """

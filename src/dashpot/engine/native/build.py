@@ -36,7 +36,7 @@ _source_locks: dict[str, threading.Lock] = {}
 
 
 def load_cached(source: str) -> ctypes.CDLL | None:
-    """Return a kernel's library from memory or the disk cache, or None if it is in neither. Takes about a millisecond.
+    """Return a kernel's library from memory or the disk cache, or None if it is in neither. This takes about 1 ms.
 
     Args:
         source: C++ source text.

@@ -214,7 +214,7 @@ def _is_private(status: os.stat_result) -> bool:
 
 
 def _trailer(name: str, body: bytes) -> bytes:
-    """Return the checksum to append to the library. It includes the name, so that cache entries cannot be swapped."""
+    """Return the bytes to append to a library. Their checksum covers the name, so that entries cannot be swapped."""
     return MAGIC + hashlib.sha256(name.encode() + body).digest()
 
 

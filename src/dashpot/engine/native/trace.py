@@ -79,7 +79,7 @@ def trace(stages: Sequence[BoundStage], slots: Sequence[Slot], storage: StorageF
 
 
 def trace_float32(recipe: Recipe, *, active: bool) -> Trace | None:
-    """Trace all stages of a recipe, or only active stages, in float32 to inspect them; return None on failure."""
+    """Trace all stages or only the active stages of a recipe in float32 to inspect them. Return None on failure."""
     stages = recipe.bound_stages if active else [BoundStage.of(stage) for stage in recipe.stages]
     dtype = torch.float32
     layout = Layout(dtype, dtype, dtype, tuple((slot.key, dtype) for slot in recipe.slots))
