@@ -49,7 +49,7 @@ class StudyProgress:
         """End the report of a finished or interrupted study."""
 
     def time_left(self) -> str:
-        """Return the estimated remaining time as text; empty before the first step."""
+        """Return the estimated remaining time as text, or an empty string before the first step."""
         seconds = self.estimate.remaining()
         return "" if seconds is None else f"about {duration(seconds)} left"
 

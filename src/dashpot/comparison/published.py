@@ -28,7 +28,7 @@ class PublishedRow:
         label: Description of the settings.
         make: Optimizer class.
         lr: Learning rate.
-        figures: Published results after each epoch.
+        figures: Published results, one tuple per epoch.
         options: Additional arguments of `make`.
         schedule: Function from the number of steps to the `schedule` argument of `make`, or None.
     """

@@ -119,7 +119,7 @@ def entry(
 
 
 def one_cycle(make: Callable[..., Optimizer], options: Mapping[str, Any], steps: int) -> dict[str, schedules.Schedule]:
-    """Return the 1cycle schedules of a method: of the learning rate, and of the momentum if the method has one.
+    """Return the 1cycle schedules of a method, for the learning rate and, if the method has one, the momentum.
 
     The learning rate rises and falls. The momentum (`betas[0]` or `momentum` in the parameter groups) changes from 0.95
     to 0.85 and back, regardless of its configured value. Only the learning rate is scheduled if the momentum is 0, and

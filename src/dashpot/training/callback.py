@@ -105,7 +105,7 @@ class Callback:
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the state returned by `state_dict`; called after `before_fit` of a resumed fit."""
+        """Restore the state returned by `state_dict`; a resumed fit calls this method after `before_fit`."""
 
 
 class CallbackList:

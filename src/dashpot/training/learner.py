@@ -229,7 +229,7 @@ class Learner:
             loop.position = (epoch + 1, 0)
 
     def _run_phase(self, phase: str, loader: Any, start: int = 0) -> None:
-        """Run one phase of an epoch from batch `start`."""
+        """Run one phase of an epoch, starting at batch `start`."""
         self.training, self.loop.phase, self.loop.loader = phase == "train", phase, loader
         if start == 0:
             self.loop.means = RunningMeans(self.metrics)

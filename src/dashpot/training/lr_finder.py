@@ -44,10 +44,10 @@ class Suggestion(NamedTuple):
 
 @dataclass(frozen=True)
 class LRCurve:
-    """Result of the range test.
+    """Result of a learning-rate range test.
 
     Attributes:
-        lrs: Learning rates, increasing.
+        lrs: Learning rates of the steps, in increasing order.
         losses: Loss before the step with each rate. All losses are finite; a final NaN or infinity is excluded.
         ended: Reason why the test ended.
 

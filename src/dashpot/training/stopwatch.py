@@ -28,7 +28,7 @@ class Stopwatch:
         self._since = _now()
 
     def stop(self) -> None:
-        """Stop, and add the time since `start`."""
+        """Stop timing, and add the time since `start`."""
         self._spent, self._since = self.seconds, None
 
     @property

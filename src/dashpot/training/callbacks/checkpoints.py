@@ -185,7 +185,7 @@ class Checkpoints(Callback):
 
         Args:
             learner: Learner between two steps, for example in `after_batch` if `learner.batch.is_last_microbatch`.
-            better: Whether to mark the checkpoint as the best one.
+            better: Whether to mark the checkpoint as the best checkpoint so far.
 
         Raises:
             RunError: If the checkpoint cannot be written.
@@ -256,7 +256,7 @@ class Checkpoints(Callback):
         write_text(self.folder / BEST, json.dumps(self._best) + "\n")
 
     def _remove_old(self, newest: Path) -> None:
-        """Remove checkpoints older than the latest `keep`, except `newest` and the best one."""
+        """Remove checkpoints older than the latest `keep` checkpoints, except `newest` and the best checkpoint."""
         if self.keep is None:
             return
         best = [found["file"] for found in (_read_best(self.folder), self._best) if found is not None]
@@ -273,7 +273,7 @@ class Checkpoints(Callback):
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    """Return the checkpoints in a folder, newest first."""
+    """Return the paths of the checkpoints in a folder, newest first."""
     found = [(int(name[1]), path) for path in folder.glob("step-*.ckpt") if (name := _NAME.fullmatch(path.name))]
     return [path for _, path in sorted(found, reverse=True)]
 

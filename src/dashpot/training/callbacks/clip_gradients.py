@@ -32,8 +32,8 @@ class ClipGradients(Callback):
     dashpot's optimizers can also clip inside their step (`max_norm`, `clip_value`).
 
     Args:
-        norm: Maximum total norm, positive, or None.
-        value: Maximum absolute value of an element, positive, or None.
+        norm: Maximum total norm, positive; None for no clipping by norm.
+        value: Maximum absolute value of a gradient element, positive; None for no clipping by value.
         norm_type: Exponent p > 0 of the norm; `math.inf` for the maximum norm.
 
     Attributes:

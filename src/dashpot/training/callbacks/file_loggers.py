@@ -96,7 +96,7 @@ class FileLogger(Logger):
             raise write_error(self.path, error) from error
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the logger's state, with the path of the file, and its length and checksum as of rank 0."""
+        """Return the state of the logger, with the path, length and checksum of the file, which rank 0 writes."""
         inherited = super().state_dict()  # writes pending entries
         place = {"path": str(self.path.resolve()), "bytes": self._length, "sha256": self._digest.hexdigest()}
         return {**inherited, **place}

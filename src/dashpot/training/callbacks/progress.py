@@ -165,7 +165,7 @@ class _Column(NamedTuple):
         phase: Phase of the values, "train" or "eval"; "" for columns without a phase.
         name: Column title.
         width: Width in characters.
-        rank: Priority; columns with the highest rank are omitted first.
+        rank: Sort key for omission; columns with the highest rank are omitted first.
         text: Function from the summary of an epoch to the text of the cell.
     """
 

@@ -38,7 +38,7 @@ class Recorder(Callback):
               "weight_decay", ...; "lr:1" is the learning rate of the group with index 1;
             * "grad_norm": the 2-norm of all unscaled gradients before clipping;
             * "state:exp_avg": the 2-norm of the optimizer state `exp_avg` over all parameters, after the step.
-        loss: Whether to record the loss of the step as "loss", the mean over the examples of all its micro-batches.
+        loss: Whether to record the loss of the step as "loss", the mean over all examples of the step.
 
     Raises:
         ArgumentError: If a name is not a string or is repeated; at the start of a fit, if a parameter group or a
@@ -157,7 +157,7 @@ class Recorder(Callback):
         self._values = {name: state[name].tolist() for name in self._values}
 
     def plot(self, *names: str) -> Figure:
-        """Return a plotly figure with one panel per name, with the recorded values against the step.
+        """Return a plotly figure with one panel per name, which shows the recorded values against the step.
 
         Args:
             names: Recorded names to plot. Default: all.

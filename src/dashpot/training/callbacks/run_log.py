@@ -106,7 +106,7 @@ class RunLog(Callback):
                 self.diverged = self._divergence()
 
     def _pending_means(self) -> list[tuple[float, float]]:
-        """Return the mean loss and the number of examples of each buffered batch, over all ranks."""
+        """Return, for each buffered batch, the mean loss and the number of examples over all ranks."""
         if not self._pending:
             return []
         values = torch.stack([loss.double() for loss, _ in self._pending]).tolist()

@@ -150,7 +150,7 @@ class _Process:
 
     @property
     def stderr(self) -> str:
-        """The last lines of stderr."""
+        """The last lines that the process has written to stderr."""
         with self._lock:
             return "".join(self._lines).strip()
 

@@ -40,7 +40,7 @@ class RunResult:
 
 
 def counted(number: int, noun: str, plural: str = "s") -> str:
-    """Format a number with its noun; `plural` is appended to the noun unless the number is 1.
+    """Format a number with a noun; `plural` is appended to the noun unless the number is 1.
 
     >>> counted(1, "epoch"), counted(2, "batch", "es"), counted(0, "epoch")
     ('1 epoch', '2 batches', '0 epochs')

@@ -105,7 +105,7 @@ def resume(
         path: Folder of the run.
         given: Settings given on the command line.
         override: Whether to accept given settings that differ from the saved settings, instead of raising an error.
-        command: Command line, as for `start`.
+        command: Command line of this call, as for `start`.
         write_line: Function that outputs a line, as for `start`.
 
     Returns:

@@ -280,5 +280,5 @@ def shard_like(value: Tensor, other: Tensor) -> Tensor:
 
 
 def _shard_state(value: Tensor, p: Tensor) -> Tensor:
-    """Return a copy of `value`; elementwise state is sharded like its parameter, scalar state is not sharded."""
+    """Return a copy of `value`; elementwise state is sharded like the parameter `p`; scalar state is not sharded."""
     return shard_like(value.clone(), p) if value.shape == p.shape and p.dim() else value.clone()
