@@ -115,7 +115,7 @@ def test_option_none_unsets_a_setting_of_the_file(dashpot, my_task, word):
     given = read_settings(Path("a/run.toml"))
     off = ("schedule", "max_norm", "clip_value", "ema", "patience", "checkpoint_every", "data_dir")
     assert [name for name in off if name in given] == []
-    assert (given["epochs"], given["log"]) == (2, ())  # defaults of the task
+    assert (given["epochs"], given["log"]) == (2, ())  # the default settings of the task
     assert given["lr"] != 0.3
     assert dashpot("train", my_task, "--optimizer", "adamw", "--out", "b")[0] == 0
     assert given == read_settings(Path("b/run.toml"))

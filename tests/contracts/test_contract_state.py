@@ -1,4 +1,4 @@
-"""Contract: state keys, shapes and step counts; for methods that torch also has, they equal those of torch."""
+"""Contract: state keys, shapes and step counts, which equal those of torch for methods that torch also has."""
 
 import torch
 from contracts.trajectories import parameters, run

@@ -89,7 +89,7 @@ def test_curvature_step_preserves_gradients(probe, answer):
         return loss
 
     loss = optimizer.curvature_step(closure)
-    assert loss.item() == pytest.approx(quartic(params).item(), rel=1e-3)  # by differences, at nearby points
+    assert loss.item() == pytest.approx(quartic(params).item(), rel=1e-3)  # evaluated at nearby points
     assert params[0].grad is held
     assert held._version == versions
     assert torch.equal(held, torch.full_like(held, 5.0))
@@ -293,7 +293,7 @@ def test_products_from_a_callable():
     assert error(products_held(optimizer, params), [torch.full((3,), 3.0), torch.zeros(2)]) < DOUBLE
     assert optimizer.curvature_stats[:4] == ("callable", "requested", 2, 0)
     optimizer.zero_grad()
-    optimizer.backward(quartic(params))  # plain: the callable provides products
+    optimizer.backward(quartic(params))  # a plain backward pass, because the callable provides products
     optimizer.step()
     optimizer.step(lambda: _backward(quartic(params)))
     assert optimizer.curvature_stats[:4] == ("callable", "requested", 3, 0)

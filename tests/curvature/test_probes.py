@@ -306,7 +306,7 @@ def test_elements_depend_only_on_their_index(distribution, shape, dtype, seed, n
     if distribution == "rademacher":
         assert (real.abs() == 1).all()
     flat = probe(distribution, v.numel() + 3, seed=seed, number=number, ordinal=ordinal, dtype=dtype)
-    assert torch.equal(v.flatten(), flat[: v.numel()])  # row by row, regardless of later rows
+    assert torch.equal(v.flatten(), flat[: v.numel()])  # a row does not depend on later rows
 
 
 @pytest.mark.parametrize("distribution", ["rademacher", "gaussian"])

@@ -184,7 +184,7 @@ def test_loaded_step_count_moves_to_parameter_device():
     third.load_state_dict(first.state_dict())
     assert second.state[away[0]]["step"].device.type == "meta"
     assert third.state[away[0]]["step"].device.type == "cpu"
-    assert second.steps_done() == 2  # read when loaded, not at the next step
+    assert second.steps_done() == 2  # the count is read from the device on load, not at the next step
 
 
 def test_capturable_torch_checkpoint_loads():

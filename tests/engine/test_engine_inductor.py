@@ -98,7 +98,7 @@ def test_functionalized_graph_matches_eager_in_every_dtype(subject, dtype):
 def test_rounding_matches_eager(options, capturable):
     count = CountingBackend()
     eager, others, *_ = pair(NAMED["adamw"], count, dtype=torch.bfloat16, capturable=capturable, **options)
-    assert distance([p.float() for p in others], [p.float() for p in eager]) <= 2**-7  # as above
+    assert distance([p.float() for p in others], [p.float() for p in eager]) <= 2**-7  # bound as above
     assert len(count.graphs) == 1
 
 

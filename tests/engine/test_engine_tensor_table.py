@@ -24,7 +24,7 @@ import dashpot as dp
 pytestmark = pytest.mark.needs_compiler
 
 
-DOUBLE = 1e-12  # float64, as in test_engine_equality
+DOUBLE = 1e-12  # bound for float64, as in test_engine_equality
 
 
 SHAPES = ((3, 3), (4,), ())

@@ -20,7 +20,7 @@ CLOSE = {"rtol": 1e-11, "atol": 1e-11}
 
 
 def at(point):
-    """Return the directions of the plain linear filter at a point, for the gradients above."""
+    """Return the directions of the plain linear filter for the gradients above; `point` is its parameters."""
     return directions([Filter(*point, normalise="none")], GRADIENTS)
 
 
@@ -202,7 +202,7 @@ def test_nesterov_and_qhm_are_equivalent(beta):
 @few
 @given(POLES, FRACTIONS, st.floats(0.1, 3))
 def test_factor_multiplies_lr(beta, nu, gain):
-    """Check that the point and its QHM form, with lr multiplied by the factor, give the same directions."""
+    """Check that a filter and its QHM form, with lr multiplied by the factor, give the same directions."""
     start = Point(beta, momentum_forms.qhm(beta, nu).zero, gain)
     back_beta, back_nu, factor = momentum_forms.to_qhm(start)
     point = momentum_forms.qhm(back_beta, min(max(back_nu, 0.0), 1.0))

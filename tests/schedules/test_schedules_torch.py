@@ -17,7 +17,7 @@ from dashpot.errors import ArgumentError
 GOLDEN = golden("torch_schedules")["cases"]
 BASE = 0.1
 
-# torch uses recurrences or base times factor. Tolerances: 1e-12 relative, and 1e-16 of the base near zero.
+# torch uses recurrences or multiplies a base value. Tolerances: 1e-12 relative, and 1e-16 of the base near zero.
 CLOSE = {"rtol": 1e-12, "atol": 1e-17}
 
 

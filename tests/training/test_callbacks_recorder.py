@@ -152,7 +152,7 @@ def test_values_are_available_during_a_fit():
     class ReadValues(Callback):
         def after_step(self, learner):
             seen.append(len(recorder.values["loss"]))
-            recorder.values["loss"].clear()  # a copy
+            recorder.values["loss"].clear()  # `values` is a copy
 
     recorder = Recorder()
     learner(callbacks=[ReadValues(), recorder]).fit(1)

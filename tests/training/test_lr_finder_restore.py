@@ -173,6 +173,6 @@ def test_optimizer_state_is_restored_in_its_dtypes(make):
             assert equal(before, opt.state_dict())
         loss = data.model(cast(Any, data.train).x).square().mean()
         opt.backward(loss) if hasattr(opt, "backward") else loss.backward()
-        opt.step()  # directly, because a fit would read the optimizer again
+        opt.step()  # without a fit, because a fit would read the optimizer again
         after.append([p.detach().clone() for p in data.model.parameters()])
     assert equal(*after)
