@@ -25,7 +25,7 @@ class ProbingOptions(TypedDict, total=False):
     Args:
         update_d_every: Integer >= 1: number of steps between products after the warm-up. The value is stored in the
             parameter groups; the value in the first group applies.
-        d_warmup: Integer >= 1: number of initial steps, each of which computes a product. Stored like `update_d_every`.
+        d_warmup: Integer >= 1: number of initial steps that all compute a product. Stored like `update_d_every`.
         probe: Route by which products are computed. "auto": the first route that works, reported in `curvature_stats`;
             "graph": from gradients with a graph, as after `loss.backward(create_graph=True)`; "closure": double
             backward of the loss of a closure or of `opt.backward(loss)`; "forward": forward over reverse in a closure;

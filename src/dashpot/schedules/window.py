@@ -126,7 +126,7 @@ class Window(Schedule):
     def _kronecker(self, i: int, values: int) -> float | None:
         """Return u from the Kronecker sequence, or None for a value on the flat top.
 
-        A half window has one side and a full window has two sides, the first of which is mirrored. Each side has `top`
+        A half window has one side. A full window has two sides, and its first side is mirrored. Each side has `top`
         flat values and `count` points.
         """
         sides = 1 if self.half else 2

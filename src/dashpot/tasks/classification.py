@@ -48,7 +48,7 @@ def classification(
         device: Device of the data and the model.
         epochs: Default number of epochs.
         target: Target metric and value.
-        description: Description of the task in one sentence.
+        description: One-sentence description of the task.
         config: Additional entries of `Task.config`.
         loss: Training loss, a function of (output, labels); evaluation reports plain cross-entropy.
         augment: Augmentation of training batches, as in `Batches`, or None.

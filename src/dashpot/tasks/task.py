@@ -93,7 +93,7 @@ class Task:
             problem, and torch's global random state is unchanged.
         epochs: Default number of epochs; >= 1.
         target: Target metric and value, or None.
-        description: Description of the task in one sentence.
+        description: One-sentence description of the task.
         config: All settings that distinguish this task from others with the same name, such as the batch size, the
             options and the checksum of the data, as JSON-serializable data. `config` is part of every record.
 

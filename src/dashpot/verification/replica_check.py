@@ -41,7 +41,7 @@ class ReplicaCheck:
         return max((distance.ulps for distance in self.distances.values()), default=0.0)
 
     def attempt(self, action: Callable[[Replica], object]) -> None:
-        """Call `action` with the replica, and record a failure, which loading the state of another class may cause."""
+        """Call `action` with the replica, and record an exception, since a state from a different class may fail."""
         if self.replica is None:
             return
         try:
