@@ -228,7 +228,7 @@ class HvpComputer:
         return found, grads
 
     def _record_dtype(self, found: Evaluation) -> None:
-        """Record the coarsest dtype of the computation, which under autocast is coarser than that of the weights."""
+        """Record the coarsest dtype of the computation; autocast may use a coarser dtype than the weights have."""
         if found.coarsest is not None:
             self._coarsest_seen = coarser(self._coarsest_seen, found.coarsest)
 

@@ -73,7 +73,7 @@ def _drawn(distribution: str, words: Sequence[Tensor], params: Sequence[Tensor])
 
 
 def scaled_probes(probes: Sequence[Tensor], scale: float) -> tuple[list[Tensor], float]:
-    """Return probes divided by one factor of the loss scale, and the remaining factor, by which to divide products.
+    """Return probes divided by one factor of the loss scale, and the other factor, which must divide the products.
 
     Hessian-vector products of a scaled loss contain the scale and would overflow in float16. In half precision, probes
     are divided by at most 1024, to avoid underflow.

@@ -174,7 +174,7 @@ class Recipe:
         return other
 
     def at(self, step: int) -> tuple[Recipe, float]:
-        """Return the recipe with the scheduled values after `step` completed steps, and the schedule's factor on lr."""
+        """Return the recipe with its scheduled values after `step` completed steps, and the factor of lr's schedule."""
         if not self.schedule:
             return self, 1.0
         schedule = dict(self.schedule)

@@ -81,7 +81,7 @@ class Cost:
 
 @dataclass(frozen=True, repr=False)
 class Verification:
-    """Result of `dashpot.verify`. Its `repr` is a report for one screen; it is true if the optimizers agree.
+    """Result of `dashpot.verify`. A result is true if the optimizers agree, and prints as a report on one screen.
 
     Args:
         optimizer: Class name of the optimizer.
