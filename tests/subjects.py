@@ -30,7 +30,7 @@ class SignFlips(dp.Stage):
 def known_products(weights, probes):
     """Return products with a diagonal Hessian of 1.5 for positive weights and 1 otherwise, exact in every precision.
 
-    The contracts use recorded gradients, so there is no loss to differentiate. Real and imaginary parts are treated as
+    The contracts use recorded gradients, without a loss to differentiate. Real and imaginary parts are treated as
     separate elements.
     """
 

@@ -62,7 +62,7 @@ def neg_view(x: Tensor) -> Tensor:
 
 # ---- tensors and modules ---------------------------------------------------------------------------------------------
 
-# A tensor subclass with one of these `__torch_function__` implementations behaves like a plain tensor. There is no
+# A tensor subclass with one of these `__torch_function__` implementations behaves like a plain tensor. torch has no
 # public predicate. No fallback.
 DEFAULT_TORCH_FUNCTIONS = (Tensor.__torch_function__.__func__, torch._C._disabled_torch_function_impl)  # pyright: ignore[reportFunctionMemberAccess]
 DEFAULT_TORCH_DISPATCH = torch._C._disabled_torch_dispatch_impl

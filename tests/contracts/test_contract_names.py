@@ -1,4 +1,4 @@
-"""Contract: state is matched by parameter name, or by position if there are no names."""
+"""Contract: state is matched by parameter name, or by position without names."""
 
 import pytest
 import torch

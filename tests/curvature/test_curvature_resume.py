@@ -124,7 +124,7 @@ def test_saved_after_a_skipped_product(tmp_path):
 
 
 def test_saved_with_a_skipped_first_product(tmp_path):
-    """In the resumed run, no parameter has had a product yet."""
+    """When the run is resumed, no product has been computed for any parameter yet."""
     params, straight = leaves((3,)), leaves((3,))
     spoil = True
 

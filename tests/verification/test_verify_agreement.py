@@ -1,4 +1,4 @@
-"""`dashpot.verify` with equivalent optimizers: they agree, and there are no side effects."""
+"""`dashpot.verify` with equivalent optimizers: they agree, without side effects."""
 
 from __future__ import annotations
 

@@ -251,7 +251,7 @@ class HvpComputer:
             pending: Object that accumulates the products.
             params: Parameters.
             probes: Probes, in the order of `params`.
-            raw: True if the loss may be scaled.
+            raw: True if the loss may already have been multiplied by the scale of a `GradScaler`.
             scale: Divisor of the products.
             replaced: True if products were already computed for earlier gradients, which the current ones replaced.
 

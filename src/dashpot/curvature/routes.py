@@ -36,7 +36,7 @@ def double(
         params: Parameters.
         probes: Probes, in the order of `params`.
         keep: If True, retain the graph.
-        raw: True if the loss may be scaled for float16.
+        raw: True if the loss may already have been multiplied by the scale of a `GradScaler`.
     """
     reject_once_differentiable([loss])
     reject_reentrant_checkpoint(loss)

@@ -1,4 +1,4 @@
-"""Ramps over a given number of steps, cosines and the exponential warm-up."""
+"""Schedules over a given number of steps (linear, polynomial, cosine), and the exponential warm-up."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
 
 
 def _user_frame(frame: FrameType) -> FrameType:
-    """Return the innermost frame of the user's code, or the outermost frame if there is no user frame."""
+    """Return the innermost frame of the user's code, or the outermost frame without any."""
     while frame.f_back is not None and _is_inner(frame.f_code.co_filename):
         frame = frame.f_back
     return frame
