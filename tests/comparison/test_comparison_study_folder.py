@@ -96,7 +96,7 @@ def test_entry_names_are_safe_file_names(tmp_path):
     folder = StudyFolder(tmp_path)
     assert folder.record("adam", 1) == Path(tmp_path, "runs", "adam-seed1.jsonl")
     for name in ("", "a/b", "..", ".hidden", "a b", "a\0"):
-        with pytest.raises(ArgumentError, match="Entry: name must be"):
+        with pytest.raises(ArgumentError, match="Entry: name must consist of"):
             Entry(name, torch.optim.SGD, 0.1)
 
 
