@@ -17,13 +17,13 @@ from dashpot.constraints import Interval, check
 from dashpot.errors import ArgumentError, RunError
 from dashpot.tasks import Problem
 from dashpot.tasks.running_means import RunningMeans
-from dashpot.training.callback import ACTIONS, Callback, CallbackList, CancelBatch, CancelEpoch, CancelFit, as_list
+from dashpot.training.callback import Callback, CallbackList, CancelBatch, as_list
 from dashpot.training.distributed.engine import Engine
+from dashpot.training.fit_loop import FitLoop
 from dashpot.training.loader import ResumableLoader
 from dashpot.training.loop_state import Batch, LoopState
 from dashpot.training.losses import scalar_loss
 from dashpot.training.state import fit_state
-from dashpot.utils.warn import warn
 
 EPOCHS = Interval(1, math.inf, "left", integer=True)
 OptimizerFactory = Callable[..., Optimizer]
@@ -178,12 +178,8 @@ class Learner:
         self.loop = LoopState(all_callbacks, RunningMeans(self.metrics), phases, override)
         self.epochs, self.epoch, self.training = epochs, 0, True
         self.history, self.steps, self.stop_reason = [], 0, None
-        self._actions = {name: all_callbacks.wrap_action(name, self, getattr(self, name)) for name in ACTIONS}
-        try:
-            self._run_scope("fit", CancelFit, lambda: self._run_epochs(resume))
-        except (CancelBatch, CancelEpoch) as cancel:
-            scope = "batch" if isinstance(cancel, CancelBatch) else "epoch"
-            raise RunError(f"Learner: {type(cancel).__name__} must be raised within a {scope}.") from cancel
+        self._fit_loop = FitLoop(self)
+        self._fit_loop.run(resume)
 
     def _prepare(self, lr: float | None) -> None:
         """Set up the model and the optimizer."""
@@ -210,139 +206,6 @@ class Learner:
             self.opt, self._defaults = opt, fit_state.defaults(opt)
         self.engine.reset()
         self.opt.zero_grad()
-
-    def _run_epochs(self, resume: Mapping[str, Any] | None) -> None:
-        loop = self.loop
-        if resume is not None:
-            fit_state.restore(self, resume, loop.override)
-            self._rng_state = resume["random"]
-            self.epoch = max(0, loop.position[0] - 1)  # the last finished epoch, if no epoch is left
-        for epoch in range(loop.position[0], self.epochs):
-            if self.stop_reason is not None:
-                break
-            self.epoch = epoch
-            if loop.phases["train"]:
-                self._run_phase("train", self.train, loop.position[1])
-            if loop.phases["eval"]:
-                with torch.no_grad():
-                    self._run_phase("eval", self.evaluation)
-            loop.position = (epoch + 1, 0)
-
-    def _run_phase(self, phase: str, loader: Any, start: int = 0) -> None:
-        """Run one phase of an epoch, starting at batch `start`."""
-        self.training, self.loop.phase, self.loop.loader = phase == "train", phase, loader
-        if start == 0:
-            self.loop.means = RunningMeans(self.metrics)
-        if len(self.history) <= self.epoch:
-            self.history.append({})
-        self.model.train(self.training)
-
-        def run() -> None:
-            self._run_batches(start)
-            self._end_phase()
-
-        self._run_scope("epoch", CancelEpoch, run, on_cancel=self._end_phase)
-
-    def _run_batches(self, start: int) -> None:
-        loop = self.loop
-        if start:  # undo random draws of before_epoch, which the saved state already includes
-            fit_state.restore_random(self, self._rng_state)
-        for index, batch in enumerate(loop.loader.batches(self.epoch, start), start):
-            self.batch = batch
-            loop.locate(batch, index)
-            if self.training and loop.pending_batches and index % loop.accumulate == 0:
-                self._discard_gradients()
-            before = loop.pending_batches
-            self._run_scope("batch", CancelBatch, self._run_batch)
-            if self.training and before and loop.pending_batches == before and batch.is_last_microbatch:
-                self._step_without_cancelled()
-            if self.training:
-                loop.position = (self.epoch, index + 1)
-
-    def _end_phase(self) -> None:
-        """Record the means of the phase, even if the phase was cancelled."""
-        if self.training and self.loop.pending_batches:
-            self._discard_gradients()
-        self.history[self.epoch][self.loop.phase] = self.loop.means.values(self.engine.all_reduce_sum)
-        if self.loop.phase == "eval" or not self.loop.phases["eval"]:
-            self.loop.position = (self.epoch + 1, 0)
-
-    def _run_batch(self) -> None:
-        batch, accumulates = self.batch, self.training and not self.batch.is_last_microbatch
-        with self.engine.no_sync(self._module) if accumulates else nullcontext():  # pyright: ignore[reportArgumentType]
-            self._actions["predict"]()
-            self._notify("after_predict")
-            self._actions["get_loss"]()
-            self._notify("after_loss")
-            if self.training:
-                try:
-                    self._actions["backward"]()
-                finally:  # gradients may exist even if a callback raised after the backward pass
-                    self.loop.pending_batches += 1
-                self._notify("after_backward")
-        if self.training:
-            if batch.is_last_microbatch:
-                self._run_step()
-            self.loop.position = (self.epoch, batch.index + 1)
-        if batch.size:
-            self.loop.means.add(batch.output, batch.y, batch.loss.detach(), batch.size)
-
-    def _run_step(self) -> None:
-        try:
-            self._actions["step"]()
-        finally:  # a callback may have replaced the step, or cancelled the batch after it
-            self.engine.reset()
-            self.steps += self.batch.stepped
-        if self.batch.stepped:
-            self._notify("after_step")
-        self._actions["zero_grad"]()
-        self.loop.pending_batches = 0
-
-    def _step_without_cancelled(self) -> None:
-        """Step with the gradients of the other micro-batches if the last one was cancelled before its backward pass."""
-        if self.engine.world_size > 1 or self.engine.recomputes_loss(self.opt):
-            # The gradients are not reduced yet; the cancelled backward pass would have reduced them.
-            warn(
-                f"Learner: batch {self.batch.index + 1} of epoch {self.epoch + 1}, the last micro-batch of a step, was "
-                f"cancelled; discarding the gradients of {self.loop.pending_batches} micro-batches."
-            )
-            self._discard_gradients()
-        else:
-            with suppress(CancelBatch):
-                self._run_step()
-
-    def _discard_gradients(self) -> None:
-        """Clear the gradients accumulated for a step that was cancelled."""
-        self.engine.reset()
-        self.opt.zero_grad()
-        self.loop.pending_batches = 0
-
-    def _run_scope(
-        self, name: str, cancel: type[Exception], body: Callable[[], None], on_cancel: Callable[[], None] | None = None
-    ) -> None:
-        """Run `body` between the before and after events of a scope, and always call the cleanup event of the scope.
-
-        A cancellation of type `cancel` ends the scope: the rest of `body` is skipped, `on_cancel` is called, and the
-        exception does not propagate.
-        """
-        unwinding = None
-        try:
-            self._notify(f"before_{name}")
-            body()
-            self._notify(f"after_{name}")
-        except cancel:
-            if on_cancel is not None:
-                on_cancel()
-        except BaseException as error:
-            unwinding = type(error)
-            raise
-        finally:
-            self.loop.unwinding, self.loop.event = unwinding, f"cleanup_{name}"
-            self.loop.callbacks.notify_cleanup(self.loop.event, self, within=cancel)
-
-    def _notify(self, event: str) -> None:
-        self.loop.event = event
-        self.loop.callbacks.notify(event, self)
 
     # ---- actions ----------------------------------------------------------------------------------------------------
 
@@ -388,8 +251,8 @@ class Learner:
         for batch in self._step_batches:
             self.batch = replace(batch)
             with nullcontext() if batch.is_last_microbatch else self.engine.no_sync(self._module):
-                self._actions["predict"]()
-                self._actions["get_loss"]()
+                self._fit_loop.actions["predict"]()
+                self._fit_loop.actions["get_loss"]()
                 loss = self.batch.loss * batch.weight
                 loss.backward()
                 total = total + loss.detach()
@@ -417,8 +280,8 @@ class Learner:
             for index, batch in enumerate(loader.batches(self.epoch)):
                 self.batch, batch.index = batch, index
                 with suppress(CancelBatch):
-                    self._notify("before_batch")
-                    self._actions["predict"]()
+                    self._fit_loop.notify("before_batch")
+                    self._fit_loop.actions["predict"]()
         finally:
             self.model.train(training)
             vars(self).clear()
