@@ -18,7 +18,7 @@ from dashpot.tasks import Problem
 from dashpot.training import Callback, Engine, Learner
 from dashpot.training.callbacks.accumulate import Accumulate
 from dashpot.training.callbacks.nonfinite import NonFinite
-from dashpot.training.callbacks.nonfinite_report import label
+from dashpot.training.callbacks.nonfinite_trace import label
 from dashpot.training.callbacks.recorder import Recorder
 from dashpot.training.callbacks.schedule import Schedule
 
@@ -55,9 +55,9 @@ def stopped(*callbacks, watch=None, make=torch.optim.SGD, epochs=2, **options):
 )
 def test_report_has_label_parameter_and_layer(values, kind):
     subject, report = stopped(SetGradients(**{"1_weight": values}))
-    assert report == (
+    assert report.startswith(
         f"Step 2 (epoch 1, batch 2) has non-finite gradients: {kind} in 1.weight (BatchNorm1d). "
-        "All outputs of the model are finite; the origin is in the backward pass."
+        "All outputs of the model are finite; the origin is in the backward pass. Sums of the parameters: 0.weight "
     )
     assert subject.stop_reason == report
 
@@ -120,7 +120,7 @@ def test_report_has_the_first_module_with_nonfinite_output():
         subject.fit(1)
     assert subject.stop_reason.startswith("Step 2 (epoch 1, batch 2) has non-finite gradients: nan in 0.weight")
     assert (
-        "The loss is nan. The first module with nan in its output is 1.1 (PartialLog), in batch 2."
+        "The loss is nan. The first module with finite inputs and nan in its output is 1.1 (PartialLog), in batch 2."
         in subject.stop_reason
     )
 
@@ -150,7 +150,7 @@ def test_report_of_nonfinite_inputs_and_weights():
     order = torch.randperm(len(made.train.x), generator=generator("order", made.train.seed, 0))
     made.train.x[order[5]] = math.inf
     subject = Learner.of(made, torch.optim.SGD, lr=0.1, callbacks=[NonFinite()], engine=Engine("cpu"))
-    with pytest.warns(RuntimeWarning, match="The input of batch 2 contains inf"):
+    with pytest.warns(RuntimeWarning, match="In batch 2, x contains inf"):
         subject.fit(1)
     subject = learner(torch.optim.SGD, 0.1, callbacks=[NonFinite()])
     with torch.no_grad():
@@ -165,11 +165,11 @@ def test_diagnosis_covers_all_accumulated_batches():
     with pytest.warns(RuntimeWarning, match="non-finite"):
         subject.fit(1)
     assert subject.stop_reason.startswith("Step 1 (epoch 1, batch 3)")
-    assert "The first module with nan in its output is 1.1 (PartialLog), in batch 1." in subject.stop_reason
+    assert "finite inputs and nan in its output is 1.1 (PartialLog), in batch 1." in subject.stop_reason
     assert subject.steps == 0
 
 
-def test_report_without_module_if_the_model_requires_more_than_x():
+def test_report_with_predict_callback_has_the_tensor_of_the_batch():
     class Pair(Callback):
         def predict(self, learner, proceed):
             learner.batch.output = learner.model(learner.batch.x["data"])
@@ -185,7 +185,7 @@ def test_report_without_module_if_the_model_requires_more_than_x():
         callbacks=[Pair(), NonFinite()],
         engine=Engine("cpu"),
     )
-    with pytest.warns(RuntimeWarning, match="The input of batch 1 contains nan"):
+    with pytest.warns(RuntimeWarning, match=r'In batch 1, x\["data"\] contains nan'):
         subject.fit(1)
     assert "nan in weight (Linear)" in subject.stop_reason
 

@@ -1,4 +1,4 @@
-"""Detection and diagnosis of non-finite gradients and losses before an optimizer step applies them to the weights."""
+"""Detection and diagnosis of non-finite gradients and losses, before an optimizer step applies them to the weights."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import io
 import math
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -18,7 +19,9 @@ from dashpot.errors import ArgumentError, NonFiniteError
 from dashpot.runs.files import make_folder, write_bytes
 from dashpot.training.callback import Callback, CancelFit
 from dashpot.training.callbacks.grad_norms import grad_norm
+from dashpot.training.callbacks.nonfinite_evaluation import first_nonfinite_batch
 from dashpot.training.callbacks.nonfinite_report import Diagnosis, diagnose
+from dashpot.training.loop_state import Batch
 from dashpot.training.state import fit_state
 from dashpot.utils.warn import warn
 
@@ -36,17 +39,25 @@ class NonFinite(Callback):
     """Check for non-finite gradients before every optimizer step, and diagnose their origin.
 
     The report lists the parameters with non-finite gradients ("nan" if any element is NaN, else "inf"), the layers of
-    these parameters, non-finite weights, and the first module with a non-finite output, found in an additional forward
-    pass over the batches of the step. This pass does not change buffers or random states.
+    these parameters, the first non-finite tensor of the batches, such as `y[2]["boxes"]`, non-finite weights, and the
+    sum of the elements of each parameter. It also names the origin, found by repeating the actions `predict` and
+    `get_loss`: the first module with finite inputs and a non-finite output, code outside of modules, the loss function,
+    or, if all outputs and losses are finite, the first module of the backward pass with finite gradients of its output
+    and non-finite gradients of its inputs or parameters. The repetition changes neither gradients nor buffers nor
+    random states.
+
+    A non-finite mean loss of an evaluation is diagnosed in the same way, once per fit, in an additional pass over the
+    evaluation data up to the first batch with a non-finite loss. The fit continues after a warning, because an
+    evaluation does not change the weights; only with `then="raise"`, `NonFiniteError` is raised.
 
     The check costs one gradient norm and one host sync per step. With a loss scaler (fp16), occasional infinities are
     normal, and the scaler skips these steps. With a scaler, this callback acts only if the loss scale falls below
     2^-10, because at such scales the infinities cannot be caused by the scaling.
 
     Args:
-        then: Action to take: "stop" ends the fit with a warning and sets `learner.stop_reason` to the report; "skip"
-            skips the step, discards its gradient, does not advance schedules, and warns once, at the first skipped
-            step; "raise" raises `NonFiniteError`.
+        then: Action for a non-finite step: "stop" ends the fit with a warning and sets `learner.stop_reason` to the
+            report; "skip" skips the step, discards its gradient, does not advance schedules, and warns once, at the
+            first skipped step; "raise" raises `NonFiniteError`.
         folder: Folder for files that contain the report, the state of the fit before the step, the gradients and the
             batches, readable with `torch.load(file, weights_only=True)`. None writes no files.
         check: "gradients" to check the gradients, or "loss" to check only the losses of the batches of the step.
@@ -54,6 +65,7 @@ class NonFinite(Callback):
 
     Attributes:
         reports: Reports of all non-finite steps of the fit.
+        evaluation_report: Report of the first evaluation with a non-finite loss, or None.
 
     Raises:
         ArgumentError: If an argument is out of range.
@@ -88,23 +100,42 @@ class NonFinite(Callback):
         self.then, self.check, self.keep = then, check, keep
         self.folder = None if folder is None else Path(folder)
         self.reports: list[str] = []
+        self.evaluation_report: str | None = None
+        self._batches: list[Batch] = []
+        self._losses: list[Tensor] = []
 
     def settings(self) -> dict[str, Any]:
         return {"then": self.then, "check": self.check}
 
     def before_fit(self, learner: Learner) -> None:
-        self.reports, self._batches = [], []
-        self._losses: list[Tensor] = []
+        self.reports, self.evaluation_report = [], None
+        self._forget()
         if self.folder is not None and learner.engine.is_rank_zero:
             make_folder(self.folder)
 
     def after_backward(self, learner: Learner) -> None:
         if learner.loop.pending_batches == 1:
-            self._batches, self._losses = [], []
-        self._batches.append((learner.batch.index, learner.batch.x, learner.batch.y))
+            self._forget()
+        self._batches.append(replace(learner.batch, output=None, loss=None))
         self._losses.append(learner.batch.loss.detach())
 
     def step(self, learner: Learner, proceed: Callable[[], None]) -> None:
+        try:
+            self._checked_step(learner, proceed)
+        finally:
+            self._forget()
+
+    def after_epoch(self, learner: Learner) -> None:
+        loss = 0.0 if learner.training else learner.history[learner.epoch]["eval"].get("loss", 0.0)
+        if math.isfinite(loss) or self.evaluation_report is not None:
+            return
+        self.evaluation_report = report = _evaluation_report(learner, loss)
+        if self.then == "raise":
+            raise NonFiniteError(report)
+        if learner.engine.is_rank_zero:
+            warn(report, RuntimeWarning)
+
+    def _checked_step(self, learner: Learner, proceed: Callable[[], None]) -> None:
         scaler = learner.engine.scaler
         if scaler is not None:
             proceed()
@@ -116,13 +147,17 @@ class NonFinite(Callback):
             self._handle(learner, proceed)
 
     def cleanup_fit(self, learner: Learner) -> None:
-        self._batches, self._losses = [], []
+        self._forget()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"reports": list(self.reports)}
+        return {"reports": list(self.reports), "evaluation_report": self.evaluation_report}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.reports = list(state["reports"])
+        self.evaluation_report = state.get("evaluation_report")
+
+    def _forget(self) -> None:
+        self._batches, self._losses = [], []
 
     def _is_finite(self, learner: Learner) -> bool:
         if self.check == "gradients":
@@ -136,7 +171,8 @@ class NonFinite(Callback):
         if proceed is not None and not (found.gradients or found.losses):
             proceed()
             return
-        report = found.text(learner)
+        place = f"Step {learner.steps + 1} (epoch {learner.epoch + 1}, batch {learner.batch.index + 1})"
+        report = found.text(place)
         if self.folder is not None and len(self.reports) < self.keep:
             report += f" State and batches are saved in {self._write(learner, found, report)}."
         self.reports.append(report)
@@ -157,7 +193,7 @@ class NonFinite(Callback):
         path = self.folder / f"nonfinite-step-{learner.steps + 1}-epoch-{epoch + 1}-batch-{batch + 1}.pt"
         state = fit_state.take(learner)
         if learner.engine.is_rank_zero:
-            batches = [{"batch": number, "x": _to_plain(x), "y": _to_plain(y)} for number, x, y in self._batches]
+            batches = [{"batch": b.index, "x": _to_plain(b.x), "y": _to_plain(b.y)} for b in self._batches]
             # The gradients are stored outside the state, so that a fit can resume from the state.
             values, state["besides"]["gradients"] = state["besides"]["gradients"], {}
             state["progress"]["position"] = [epoch, batch - batch % learner.loop.accumulate]
@@ -166,6 +202,17 @@ class NonFinite(Callback):
             torch.save(content, buffer)
             write_bytes(path, buffer.getbuffer())
         return path
+
+
+def _evaluation_report(learner: Learner, loss: float) -> str:
+    """Return the report of an evaluation with the non-finite mean `loss`. This is a collective."""
+    place = f"The evaluation of epoch {learner.epoch + 1}"
+    found = first_nonfinite_batch(learner)
+    if found is None:
+        kind = "nan" if math.isnan(loss) else "inf"
+        return f"{place} has a non-finite loss: {kind}. It was not reproduced in a second pass over the data."
+    batch, value = found
+    return diagnose(learner, [batch], [value]).text(f"{place} (batch {batch.index + 1})")
 
 
 def _to_plain(value: Any) -> Any:

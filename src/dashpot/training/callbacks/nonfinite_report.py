@@ -1,23 +1,43 @@
-"""Diagnosis of non-finite values: affected parameters and layers, and the first module with a non-finite output."""
+"""Diagnosis of non-finite values: affected parameters and batch tensors, and the origin in a repeated pass."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from dashpot._torch_private import local_tensor
-from dashpot.utils.rng_state import preserve_rng_state
+from dashpot.training.callbacks.nonfinite_trace import Origin, find_origin, labels
+from dashpot.training.loop_state import Batch
+from dashpot.utils.named_tensors import named_tensors
 
 if TYPE_CHECKING:
     from dashpot.training.learner import Learner
 
 MAX_NAMES = 4
-"""Maximum number of parameters listed in a report."""
+"""Maximum number of non-finite parameters listed in a report."""
+
+MAX_SUMS = 12
+"""Maximum number of parameters whose sums are listed in a report."""
+
+SENTENCES = {
+    "output": "The first module with finite inputs and {label} in its output is {owner}{own}, in batch {batch}.",
+    "prediction": "The outputs of all modules are finite; {label} originates outside of the modules, in batch {batch}.",
+    "loss": "All outputs of the model are finite; {label} originates in the loss function, in batch {batch}.",
+    "gradient": "All outputs of the model are finite; the first module in the backward pass with finite gradients of "
+    "its output and {label} in its other gradients is {owner}, in batch {batch}.",
+    "loss gradient": "All outputs of the model are finite; {label} originates in the backward pass of the loss "
+    "function, in batch {batch}.",
+    "failed": "The forward pass could not be repeated to find the first module: {label}.",
+    "lost": "In a repeated forward pass, with other random numbers, all outputs and losses are finite.",
+    "backward": "All outputs of the model are finite; the origin is in the backward pass.",
+    "none": "",
+}
+"""Sentences about the origin, by its kind; for "none", with non-finite losses "lost", with gradients "backward"."""
 
 
 @dataclass(frozen=True)
@@ -28,45 +48,60 @@ class Diagnosis:
         gradients: Labels of gradients, by parameter name.
         weights: Labels of weights, by parameter name.
         losses: Labels of losses, by batch index.
-        inputs: Labels of model inputs, by batch index.
+        inputs: Labels of the tensors of the batches, by batch index and expression, such as `(0, 'x["ids"]')`.
+        sums: Sum of the elements of each parameter, by parameter name.
         layers: Class of the module that owns the parameter, by parameter name.
-        first: Name, class, label and batch index of the first module with a non-finite output, or None.
+        origin: First non-finite value of a repeated pass.
     """
 
     gradients: dict[str, str] = field(default_factory=dict)
     weights: dict[str, str] = field(default_factory=dict)
     losses: dict[int, str] = field(default_factory=dict)
-    inputs: dict[int, str] = field(default_factory=dict)
+    inputs: dict[tuple[int, str], str] = field(default_factory=dict)
+    sums: dict[str, float] = field(default_factory=dict)
     layers: dict[str, str] = field(default_factory=dict)
-    first: tuple[str, str, str, int] | None = None
+    origin: Origin = field(default_factory=Origin)
 
     def plain(self) -> dict[str, Any]:
         """Return the diagnosis as plain data."""
-        first = (
-            None if self.first is None else dict(zip(("module", "class", "label", "batch"), self.first, strict=True))
-        )
-        return {"gradients": self.gradients, "weights": self.weights, "losses": self.losses, "first": first}
+        origin, first = self.origin, None
+        if origin.kind == "output":
+            first = {"module": origin.module, "class": origin.layer, "label": origin.label, "batch": origin.batch}
+        return {
+            "gradients": self.gradients,
+            "weights": self.weights,
+            "losses": self.losses,
+            "first": first,
+            "inputs": [{"batch": batch, "tensor": name, "label": kind} for (batch, name), kind in self.inputs.items()],
+            "origin": {**asdict(origin), "own": dict(origin.own or {})},
+            "sums": self.sums,
+        }
 
-    def text(self, learner: Learner) -> str:
-        """Return the report as one paragraph."""
-        place = f"Step {learner.steps + 1} (epoch {learner.epoch + 1}, batch {learner.batch.index + 1})"
+    def text(self, place: str) -> str:
+        """Return the report as one paragraph that begins with `place`."""
         kinds = {"gradients": self.gradients, "losses": self.losses, "inputs": self.inputs, "weights": self.weights}
         text = f"{place} has non-finite {next((kind for kind, found in kinds.items() if found), 'weights')}"
-        text += f": {self._list_names(self.gradients)}." if self.gradients else "."
+        parts = [f"{text}: {self._list_names(self.gradients)}." if self.gradients else f"{text}."]
         if self.losses:
-            text += f" The loss is {next(iter(self.losses.values()))}."
+            parts.append(f"The loss is {next(iter(self.losses.values()))}.")
         if self.inputs:
-            number, kind = next(iter(self.inputs.items()))
-            text += f" The input of batch {number + 1} contains {kind}."
+            (number, name), kind = next(iter(self.inputs.items()))
+            parts.append(f"In batch {number + 1}, {name} contains {kind}.")
         if self.weights:
-            text += f" Non-finite weights: {self._list_names(self.weights)}."
-        if self.first is not None:
-            name, kind, found, number = self.first
-            owner = f"{name} ({kind})" if name else f"the model itself ({kind})"
-            text += f" The first module with {found} in its output is {owner}, in batch {number + 1}."
-        elif self.gradients and not (self.losses or self.weights or self.inputs):
-            text += " All outputs of the model are finite; the origin is in the backward pass."
-        return text
+            parts.append(f"Non-finite weights: {self._list_names(self.weights)}.")
+        parts += [sentence] if (sentence := self._origin_sentence()) else []
+        return " ".join([*parts, f"Sums of the parameters: {self._list_sums()}."])
+
+    def _origin_sentence(self) -> str:
+        found = self.origin
+        if found.kind not in ("output", "gradient", "failed") and (self.inputs or self.weights):
+            return ""  # a value that is already listed is the origin
+        kind = found.kind
+        if kind == "none":
+            kind = "lost" if self.losses else "backward" if self.gradients else "none"
+        owner = f"{found.module} ({found.layer})" if found.module else f"the model itself ({found.layer})"
+        own = "".join(f", whose {name} contains {label}" for name, label in list((found.own or {}).items())[:1])
+        return SENTENCES[kind].format(label=found.label, owner=owner, own=own, batch=found.batch + 1)
 
     def _list_names(self, found: Mapping[str, str]) -> str:
         shown = list(found.items())[:MAX_NAMES]
@@ -74,46 +109,60 @@ class Diagnosis:
         more = f" and {len(found) - MAX_NAMES} more" if len(found) > MAX_NAMES else ""
         return ", ".join(parts) + more
 
-
-def diagnose(learner: Learner, batches: Sequence[tuple[int, Any, Any]], losses: Iterable[Tensor]) -> Diagnosis:
-    """Return a diagnosis of the non-finite values of the current step on all ranks. This is a collective."""
-    named = {name: p for name, p in learner.model.named_parameters() if p.requires_grad}
-    local = Diagnosis(
-        gradients=_labels({name: p.grad for name, p in named.items() if p.grad is not None}),
-        weights=_labels(named),
-        losses={b[0]: found for b, loss in zip(batches, losses, strict=True) if (found := label(loss)) is not None},
-        inputs={number: found for number, x, _ in batches for t in _tensors(x) if (found := label(t)) is not None},
-        first=_first_module(learner, batches),
-    )
-    ranks = [Diagnosis(**found) for found in learner.engine.all_gather(vars(local))]
-    merged = {
-        name: _merged([getattr(found, name) for found in ranks])
-        for name in ("gradients", "weights", "losses", "inputs")
-    }
-    layers = {name: _layer(learner.model, name) for name in (*merged["gradients"], *merged["weights"])}
-    first = next((found.first for found in ranks if found.first is not None), None)
-    return Diagnosis(**merged, layers=layers, first=first)
+    def _list_sums(self) -> str:
+        shown = [f"{name} {value:.4g}" for name, value in list(self.sums.items())[:MAX_SUMS]]
+        more = f" and {len(self.sums) - MAX_SUMS} more" if len(self.sums) > MAX_SUMS else ""
+        return f"{', '.join(shown)}{more}; total {sum(self.sums.values()):.4g}"
 
 
-def label(value: Tensor) -> str | None:
-    """Return "nan" if any element is NaN, else "inf" if any is infinite, else None.
+def diagnose(learner: Learner, batches: Sequence[Batch], losses: Sequence[Tensor]) -> Diagnosis:
+    """Return a diagnosis of the non-finite values of `batches` on all ranks. This is a collective.
 
-    >>> label(torch.tensor([1.0, torch.inf])), label(torch.tensor([torch.inf, torch.nan])), label(torch.tensor([1.0]))
-    ('inf', 'nan', None)
+    Args:
+        learner: Learner whose gradients, if any, are those of `batches`.
+        batches: Batches of one step, or a batch of an evaluation.
+        losses: Loss of each batch.
     """
-    return next(iter(_labels({"": value}).values()), None)
-
-
-def _labels(values: Mapping[str, Tensor]) -> dict[str, str]:
-    """Return the labels of the tensors with non-finite elements, using a single device transfer."""
-    local = {name: local_tensor(value, value).detach() for name, value in values.items()}
-    local = {
-        name: v for name, v in local.items() if (v.is_floating_point() or v.is_complex()) and v.device.type != "meta"
+    named = dict(learner.model.named_parameters())
+    tensors = {
+        (batch.index, name): tensor
+        for batch in batches
+        for path, value in (("x", batch.x), ("y", batch.y))
+        for name, tensor in named_tensors(value, path)
     }
-    if not local:
-        return {}
-    rows = torch.stack([torch.stack((v.isnan().any(), v.isinf().any())) for v in local.values()]).tolist()
-    return {name: "nan" if nan else "inf" for name, (nan, infinite) in zip(local, rows, strict=True) if nan or infinite}
+    local = {
+        "gradients": labels(_gradients(named)) if learner.training else {},
+        "weights": labels(named),
+        "losses": labels({batch.index: loss for batch, loss in zip(batches, losses, strict=True)}),
+        "inputs": labels(tensors),
+        "sums": _sums(named),
+        "origin": find_origin(learner, batches),
+    }
+    ranks = learner.engine.all_gather(local)
+    merged = {name: _merged([rank[name] for rank in ranks]) for name in ("gradients", "weights", "losses", "inputs")}
+    owners = ranks if learner.engine.sharded else ranks[:1]
+    sums = {name: math.fsum(rank["sums"][name] for rank in owners) for name in named}
+    layers = {name: _layer(learner.model, name) for name in (*merged["gradients"], *merged["weights"])}
+    origins = [rank["origin"] for rank in ranks]
+    origin = next((found for found in origins if found.kind not in ("none", "failed")), None)
+    origin = next((found for found in origins if found.kind == "failed"), origins[0]) if origin is None else origin
+    return Diagnosis(**merged, sums=sums, layers=layers, origin=origin)
+
+
+def _gradients(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: p.grad for name, p in named.items() if p.grad is not None}
+
+
+def _sums(named: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return the sums of this rank's elements, in float64."""
+    local = {name: local_tensor(p, p).detach() for name, p in named.items()}
+    return {name: 0.0 if p.device.type == "meta" else _sum(p) for name, p in local.items()}
+
+
+def _sum(p: Tensor) -> float:
+    wide = torch.complex128 if p.is_complex() else torch.float32 if p.device.type == "mps" else torch.float64
+    total = p.sum(dtype=wide)
+    return float((total.real if p.is_complex() else total).item())
 
 
 def _merged(ranks: Sequence[Mapping[Any, str]]) -> dict[Any, str]:
@@ -125,51 +174,3 @@ def _merged(ranks: Sequence[Mapping[Any, str]]) -> dict[Any, str]:
 def _layer(model: nn.Module, parameter: str) -> str:
     name = parameter.rpartition(".")[0]
     return type(model.get_submodule(name)).__name__.removeprefix("FSDP")
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _tensors(item)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _tensors(item)
-
-
-def _first_module(learner: Learner, batches: Sequence[tuple[int, Any, Any]]) -> tuple[str, str, str, int] | None:
-    """Return the name, class, label and batch index of the first module with a non-finite output in a new forward pass.
-
-    The result is None if all outputs are finite, or if the model requires arguments other than x. Buffers and random
-    states are restored.
-    """
-    found: list[tuple[str, str, str]] = []
-
-    def watch(name: str, module: nn.Module) -> Any:
-        def hook(_: nn.Module, __: Any, output: Any) -> None:
-            labels = [kind for tensor in _tensors(output) if (kind := label(tensor)) is not None]
-            if labels and not found:
-                kind = "nan" if "nan" in labels else "inf"
-                found.append((name, type(module).__name__.removeprefix("FSDP"), kind))
-
-        return module.register_forward_hook(hook)
-
-    buffers = {name: buffer.clone() for name, buffer in learner.model.named_buffers()}
-    try:
-        with ExitStack() as stack:
-            stack.enter_context(preserve_rng_state())
-            for name, module in learner.model.named_modules():
-                stack.callback(watch(name, module).remove)
-            stack.enter_context(torch.no_grad())
-            for number, x, _ in batches:
-                learner.forward(x)
-                if learner.engine.any(bool(found)):
-                    return (*found[0], number) if found else None
-    except Exception:  # for example, the model requires arguments other than x
-        return None
-    finally:
-        with torch.no_grad():
-            for name, buffer in learner.model.named_buffers():
-                buffer.copy_(buffers[name])
-    return None

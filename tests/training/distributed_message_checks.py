@@ -1,0 +1,60 @@
+"""Distributed checks of reports and error messages."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from distributed_support import engine, problem
+from torch import nn
+
+import dashpot as dp
+from dashpot.training import Learner, NonFinite
+
+
+class LogOnRank(nn.Module):
+    """Logarithm of negative numbers on one rank, identity on the others."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        self.rank = rank
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (-x.abs() - 1).log() if dist.get_rank() == self.rank else x
+
+
+def report(watch: NonFinite, strategy: str, custom: Any, **options: Any) -> str:
+    actual = Learner.of(custom, dp.SGD, callbacks=[watch], engine=engine(strategy), **options)
+    try:
+        actual.fit(1)
+    except dp.NonFiniteError as error:
+        return str(error)
+    raise AssertionError("no report")
+
+
+def nonfinite_values_are_diagnosed(strategy: str) -> None:
+    """Every rank raises the same report, even if only rank 1 has non-finite values."""
+    custom = problem(noisy=True, examples=10)
+    model: Any = custom.model
+    sums = {name: p.double().sum().item() for name, p in model.named_parameters()}
+    bad = dataclasses.replace(custom, model=nn.Sequential(*model, LogOnRank(1)))
+    found = report(NonFinite("raise"), strategy, bad)
+    assert found.startswith("Step 1 (epoch 1, batch 1) has non-finite gradients: nan in 0.weight (Linear)"), found
+    assert "finite inputs and nan in its output is 5 (LogOnRank), in batch 1. Sums" in found, found
+    shown = [float(part.split(" ")[1]) for part in found.partition("parameters: ")[2].partition(";")[0].split(", ")]
+    # four significant digits
+    torch.testing.assert_close(shown, list(sums.values()), rtol=1e-3, atol=1e-5)
+
+
+def nonfinite_evaluation_is_diagnosed(strategy: str) -> None:
+    """The last example of the second batch belongs to rank 1."""
+    custom = problem()
+    evaluation: Any = custom.evaluation
+    x = evaluation.x.clone()
+    x[7, 2] = math.nan
+    custom = dataclasses.replace(custom, evaluation=dataclasses.replace(evaluation, x=x))
+    found = report(NonFinite("raise"), strategy, custom)
+    assert found.startswith("The evaluation of epoch 1 (batch 2) has non-finite losses. The loss is nan. In batch 2, x")
