@@ -31,9 +31,9 @@ def first_nonfinite_batch(learner: Learner) -> tuple[Batch, Tensor] | None:
             for index, batch in enumerate(loader.batches(learner.epoch)):
                 learner.batch, batch.index = batch, index
                 with suppress(CancelBatch):
-                    learner._notify("before_batch")
-                    learner._actions["predict"]()
-                    learner._actions["get_loss"]()
+                    learner._fit_loop.notify("before_batch")
+                    learner._fit_loop.actions["predict"]()
+                    learner._fit_loop.actions["get_loss"]()
                 bad = batch.size > 0 and batch.loss is not None and label(batch.loss) is not None
                 if learner.engine.any(bad):
                     return replace(batch, output=None, loss=None), batch.loss.detach()

@@ -107,8 +107,8 @@ def _restored(learner: Learner) -> Iterator[None]:
 def _run(learner: Learner, batch: Batch) -> Batch:
     """Repeat the actions `predict` and `get_loss`."""
     learner.batch = replace(batch, output=None, loss=None)
-    learner._actions["predict"]()
-    learner._actions["get_loss"]()
+    learner._fit_loop.actions["predict"]()
+    learner._fit_loop.actions["get_loss"]()
     return learner.batch
 
 
