@@ -109,7 +109,8 @@ def test_non_callable_hook_raises():
 
 
 def test_factory_without_optimizer_raises():
-    assert "optimizer must return a torch.optim.Optimizer, got 7" in fit_error(optimizer=lambda params, lr: 7)
+    message = fit_error(optimizer=lambda params, lr: 7)
+    assert "must return a torch.optim.Optimizer or an object with step and zero_grad, got 7" in message
 
 
 @pytest.mark.parametrize("made", [True, False])

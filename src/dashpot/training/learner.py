@@ -23,10 +23,10 @@ from dashpot.training.fit_loop import FitLoop
 from dashpot.training.loader import ResumableLoader
 from dashpot.training.loop_state import Batch, LoopState
 from dashpot.training.losses import scalar_loss
+from dashpot.training.plain_optimizer import OptimizerFactory, SupportsStep, adapt, make_optimizer
 from dashpot.training.state import fit_state
 
 EPOCHS = Interval(1, math.inf, "left", integer=True)
-OptimizerFactory = Callable[..., Optimizer]
 
 
 class Learner:
@@ -53,7 +53,10 @@ class Learner:
         evaluation: Evaluation data, of the same types as `train`, or None for fits without evaluation.
         loss: Function from (output, y) to the mean loss of the batch, a 0-d tensor.
         optimizer: A torch optimizer over the model's parameters, shared by all fits, or a factory, called as
-            `optimizer(model.parameters(), lr=lr)` (without lr if none is given) at the start of every fit.
+            `optimizer(params, lr=lr)` (without lr if none is given) at the start of every fit, with the list of the
+            model's parameters. If its second argument is required and has a name other than lr, the factory is called
+            as `optimizer(params, lr)`. An object of any other class with methods `step()` and `zero_grad()` is an
+            optimizer too; its state is saved only if it has `state_dict` and `load_state_dict`.
         lr: Learning rate for the factory.
         metrics: Mapping from the name of a metric to a function of (output, y) that returns the *sum* of the metric
             over the batch.
@@ -99,7 +102,7 @@ class Learner:
         evaluation: Any = None,
         *,
         loss: Callable[[Any, Any], Tensor],
-        optimizer: Optimizer | OptimizerFactory,
+        optimizer: SupportsStep | OptimizerFactory,
         lr: float | None = None,
         metrics: Mapping[str, Callable[[Any, Any], Tensor]] | None = None,
         evaluation_loss: Callable[[Any, Any], Tensor] | None = None,
@@ -108,6 +111,7 @@ class Learner:
     ) -> None:
         if not isinstance(model, nn.Module):
             raise ArgumentError(f"Learner: model must be a torch.nn.Module, got {model!r}.")
+        optimizer = adapt(optimizer, model.parameters())
         if not isinstance(optimizer, Optimizer) and not callable(optimizer):
             raise ArgumentError(f"Learner: optimizer must be a torch optimizer or a factory, got {optimizer!r}.")
         for name, function in (("loss", loss), ("evaluation_loss", evaluation_loss)):
@@ -135,7 +139,7 @@ class Learner:
         CallbackList(self._callbacks)
 
     @classmethod
-    def of(cls, problem: Problem, optimizer: Optimizer | OptimizerFactory, **options: Any) -> Learner:
+    def of(cls, problem: Problem, optimizer: SupportsStep | OptimizerFactory, **options: Any) -> Learner:
         """Return a learner for the problem of a task; `options` are arguments of `Learner`."""
         losses = {"loss": problem.loss, "evaluation_loss": problem.evaluation_loss}
         given = {**losses, "metrics": problem.metrics, "optimizer": optimizer}
@@ -194,9 +198,12 @@ class Learner:
             self._module = self.engine.setup(self.model)
         opt: Any = self._optimizer
         if not given:
-            opt = opt(self.model.parameters(), **({} if lr is None else {"lr": lr}))
+            opt = make_optimizer(opt, self.model.parameters(), lr)
         if not isinstance(opt, Optimizer):
-            raise ArgumentError(f"Learner: optimizer must return a torch.optim.Optimizer, got {opt!r}.")
+            raise ArgumentError(
+                "Learner: optimizer must return a torch.optim.Optimizer or an object with step and zero_grad, got "
+                f"{opt!r}."
+            )
         if _needs_closure(opt):
             raise ArgumentError(
                 f"Learner: optimizer must support step() without a closure, got {type(opt).__name__}, which requires "

@@ -17,18 +17,21 @@ from dashpot.tasks.running_means import SYNC_INTERVAL
 from dashpot.training.callback import Callback, CancelFit
 from dashpot.training.distributed.single_device import SingleDevice
 from dashpot.training.learner import EPOCHS, Learner
+from dashpot.training.plain_optimizer import adapt
 from dashpot.training.stopwatch import Stopwatch
 
 
 def current_lr(optimizer: Optimizer) -> float:
     """Return the learning rate of the first parameter group in the next step, including the effect of a schedule.
 
+    The result is NaN for an optimizer without a known learning rate.
+
     >>> import torch
     >>> current_lr(torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.5))
     0.5
     """
     scheduled = getattr(optimizer, "current_lr", None)
-    return float(optimizer.param_groups[0]["lr"] if scheduled is None else scheduled())
+    return float(optimizer.param_groups[0].get("lr", math.nan) if scheduled is None else scheduled())
 
 
 class EpochStats(Callback):
@@ -143,6 +146,7 @@ class EpochStats(Callback):
 
 def single_device_learner(problem: Problem, optimizer: Optimizer) -> Learner:
     """Return a learner for `problem` on the current device of the model, in this process only."""
+    optimizer = adapt(optimizer, problem.model.parameters())
     device = next(p for group in optimizer.param_groups for p in group["params"]).device
     return Learner.of(problem, optimizer, engine=SingleDevice(device))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -19,6 +18,7 @@ from dashpot._torch_private import module_buffers
 from dashpot.constraints import POSITIVE, Interval, Optional, check
 from dashpot.errors import ArgumentError, RunError
 from dashpot.training.callback import Callback, CancelFit
+from dashpot.training.plain_optimizer import accepts_lr, check_savable
 from dashpot.training.side_pass import check_initialized, reshard, side_pass
 from dashpot.utils.smoothing import smooth
 
@@ -184,7 +184,8 @@ def find_lr(
     check_initialized(learner.model, "find_lr")
     with _restored(learner):
         learner._callbacks = []
-        lr = learner._lr if learner._lr is not None or not _accepts_lr(learner._optimizer) else start
+        takes_lr = not isinstance(learner._optimizer, Optimizer) and accepts_lr(learner._optimizer)
+        lr = learner._lr if learner._lr is not None or not takes_lr else start
         learner.fit(len(rates) + PATIENCE, lr=lr, callbacks=[finder, *callbacks], evaluate=False)
     curve = LRCurve(rates[: len(finder.losses)], finder.losses, finder.ended)
     if not curve.losses:
@@ -202,17 +203,6 @@ def _rates(start: float, end: float, factor: float | None, steps: int | None) ->
     ratio = (end / start) ** (1 / (steps - 1)) if steps else FACTOR if factor is None else factor
     count = steps or 1 + math.floor(math.log(end / start) / math.log(ratio) * (1 + 1e-12))
     return [start * ratio**i for i in range(count)]
-
-
-def _accepts_lr(optimizer: Any) -> bool:
-    """Return whether `optimizer` is a factory with the argument lr."""
-    if isinstance(optimizer, Optimizer):
-        return False
-    try:
-        parameters = inspect.signature(optimizer).parameters
-    except (TypeError, ValueError):
-        return False
-    return "lr" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 class _Finder(Callback):
@@ -299,6 +289,8 @@ def _restored_model(model: nn.Module, sharded: bool) -> Iterator[None]:
     params = [(p, p.detach().clone(), p.grad, p.requires_grad) for p in model.parameters()]
     modules = [(m, m.training, dict(module_buffers(m))) for m in model.modules()]
     buffers = [(b, b.detach().clone()) for b in model.buffers()]
+    # Plain optimizers may keep their state in attributes of the parameters.
+    attributes = [(p, {k: (v, _clone(v)) for k, v in vars(p).items()}) for p in model.parameters()]
     for p in model.parameters():
         p.grad = None
     try:
@@ -312,14 +304,24 @@ def _restored_model(model: nn.Module, sharded: bool) -> Iterator[None]:
                 module_buffers(module).update(own)
             for old, value in buffers:
                 old.copy_(value)
+            for p, own in attributes:
+                for name in vars(p).keys() - own:
+                    delattr(p, name)
+                for name, (held, value) in own.items():
+                    setattr(p, name, held.copy_(value) if isinstance(held, Tensor) else held)
             for p, value, grad, requires_grad in params:
                 p.copy_(value)
                 p.grad = grad
                 p.requires_grad_(requires_grad)
 
 
+def _clone(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, Tensor) else None
+
+
 @contextmanager
 def _restored_optimizer(optimizer: Any) -> Iterator[None]:
+    check_savable(optimizer, "find_lr")
     memo: dict[int, Any] = {}  # copies tensors that are in both `saved` and `state` only once
     saved = copy.deepcopy(optimizer.state_dict(), memo)
     state = {key: copy.deepcopy(own, memo) for key, own in optimizer.state.items()}

@@ -15,6 +15,7 @@ from dashpot.constraints import Interval, Optional, check
 from dashpot.errors import ArgumentError, RunError
 from dashpot.runs.files import make_folder, write_error, write_text
 from dashpot.training.callback import Callback, CancelFit
+from dashpot.training.plain_optimizer import check_savable
 from dashpot.training.state import checkpoint_file
 from dashpot.utils.atomic_files import keep_aside
 from dashpot.utils.warn import warn
@@ -92,7 +93,7 @@ class Checkpoints(Callback):
     Raises:
         ArgumentError: If an argument is out of range or the metric does not exist.
         RunError: If the folder cannot be written or contains checkpoints of a different fit, or if the data loader
-            cannot be resumed.
+            cannot be resumed, or the state of the optimizer cannot be saved.
 
     Example:
         >>> import tempfile
@@ -140,6 +141,7 @@ class Checkpoints(Callback):
         if self.metric is not None and self.metric not in ("loss", *learner.metrics):
             known = ", ".join(["loss", *learner.metrics])
             raise ArgumentError(f"Checkpoints: best must name one of {known}, got {self.metric!r}.")
+        check_savable(learner.opt, "Checkpoints")
         learner.train.check_resumable()
         if learner.loop.phases["eval"]:
             learner.evaluation.check_resumable()

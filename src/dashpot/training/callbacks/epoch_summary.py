@@ -109,12 +109,14 @@ class EpochCallback(Callback):
         self._stopwatch = Stopwatch((0.0, state["seconds"]))
 
 
-def _next_lr(opt: Any) -> tuple[Any, float]:
-    """Return the learning rate of the next step as (base learning rate, factor).
+def _next_lr(opt: Any) -> tuple[Any, float] | None:
+    """Return the learning rate of the next step as (base learning rate, factor), or None if it is unknown.
 
     If the base learning rate is a tensor, the tensor is cloned instead of read, to avoid a host sync.
     """
-    lr, factor = opt.param_groups[0]["lr"], 1.0
+    lr, factor = opt.param_groups[0].get("lr"), 1.0
+    if lr is None:
+        return None
     if not isinstance(lr, Tensor):
         return current_lr(opt), factor
     if hasattr(opt, "current_lr"):  # a dashpot optimizer, possibly with its own schedule

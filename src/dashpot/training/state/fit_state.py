@@ -245,7 +245,7 @@ def _comparable(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _title(optimizer: Optimizer) -> str:
     """Return the class name of the optimizer, qualified by `torch` or `dashpot`, which share some class names."""
-    kind = type(optimizer)
+    kind = type(getattr(optimizer, "wrapped", optimizer))
     origin = kind.__module__.partition(".")[0]
     return f"{origin}.{kind.__name__}" if origin in ("torch", "dashpot") else kind.__name__
 
