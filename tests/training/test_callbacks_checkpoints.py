@@ -251,7 +251,7 @@ def test_read_newest_without_intact_checkpoint_raises(tmp_path):
 
 def test_checkpoint_of_newer_format_is_rejected(tmp_path):
     fitted(tmp_path, 2)
-    torch.save({"format": 2, "dashpot": "9.0.0", "state": {}}, latest(tmp_path))
+    torch.save({"format": 3, "dashpot": "9.0.0", "state": {}}, latest(tmp_path))
     with pytest.raises(RunError, match=r"dashpot 9\.0\.0"):
         read_newest(tmp_path)
     assert len(names(tmp_path)) == 2

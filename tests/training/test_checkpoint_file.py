@@ -96,24 +96,11 @@ def test_read_of_unreadable_paths_raises(tmp_path, monkeypatch):
         read(tmp_path / "run.ckpt")
 
 
-def test_flipped_byte_is_harmless_or_detected(file):
-    """The checksums detect a changed tensor, which torch.load would read without an error."""
-    content = file.read_bytes()
-    detected = 0
-    for index in range(0, len(content), 11):
-        file.write_bytes(content[:index] + bytes([content[index] ^ 16]) + content[index + 1 :])
-        try:
-            assert same(read(file), STATE)  # the byte is in padding or a date, which are not read
-        except RunError:
-            detected += 1
-    assert detected > 50
-
-
 def test_changed_tensor_is_detected(file):
     content = file.read_bytes()
     index = content.index(torch.arange(6.0).numpy().tobytes())
     file.write_bytes(content[: index + 6] + b"\x01" + content[index + 7 :])
-    with pytest.raises(DamagedError, match=r"run\.ckpt is damaged: the checksum of .*data/\d does not match"):
+    with pytest.raises(DamagedError, match=r"run\.ckpt is damaged: the checksum of the file does not match"):
         read(file)
 
 
@@ -188,7 +175,7 @@ def test_code_is_rejected_and_not_executed(tmp_path, monkeypatch):
 def test_newer_format_raises(tmp_path):
     torch.save({"format": FORMAT + 1, "dashpot": "7.2.0", "everything": {}}, tmp_path / "run.ckpt")
     with pytest.raises(
-        RunError, match=r"got format 2, written by dashpot 7\.2\.0; install that version or a newer one"
+        RunError, match=r"got format 3, written by dashpot 7\.2\.0; install that version or a newer one"
     ):
         read(tmp_path / "run.ckpt")
 

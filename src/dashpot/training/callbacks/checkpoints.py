@@ -47,17 +47,18 @@ def damaged(folder: str | os.PathLike[str]) -> list[Path]:
 def read_newest(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the state of the newest intact checkpoint in `folder`, for `Learner.fit(resume=...)`.
 
-    A damaged checkpoint is renamed to end in `.damaged`, with a warning, and the next older checkpoint is used.
+    A damaged checkpoint, or a different file in its place, is renamed to end in `.damaged`, with a warning, and the
+    next older checkpoint is used.
 
     Raises:
-        RunError: If no checkpoint is intact, or the newest file is not a dashpot checkpoint, contains code, or was
-            written by a newer version of dashpot.
+        RunError: If no checkpoint is intact, or the newest file contains code or was written by a newer version of
+            dashpot.
     """
     folder, renamed = Path(folder), []
     for path in _newest_first(folder):
         try:
             state = checkpoint_file.read(path)
-        except checkpoint_file.DamagedError as error:
+        except (checkpoint_file.DamagedError, checkpoint_file.ForeignError) as error:
             renamed.append(_rename_damaged(path, error))
             continue
         except RunError:
