@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from dashpot.constraints import FLAG, check
 from dashpot.errors import ArgumentError, RunError
-from dashpot.runs.files import make_folder, truncate, write_error
+from dashpot.runs.files import make_folder, truncate, write_bytes, write_error
+from dashpot.training.callbacks.csv_columns import add_columns, first_columns, read_header, to_line
 from dashpot.training.callbacks.epoch_summary import EpochSummary
 from dashpot.training.callbacks.logger import Logger
 from dashpot.utils.strict_json import encode
@@ -45,7 +44,7 @@ class FileLogger(Logger):
 
     def before_fit(self, learner: Learner) -> None:
         super().before_fit(learner)
-        self._resumed = False
+        self._resumed, self._reverted = False, None
         self._length, self._digest = 0, hashlib.sha256()
 
     def open(self) -> None:
@@ -57,22 +56,32 @@ class FileLogger(Logger):
                 "replace=True."
             )
         if exists and self.append:
-            self._resume_at(self.path.read_bytes().rfind(b"\n") + 1)  # drops an incomplete last line
-        if self._resumed:
-            truncate(self.path, self._length)  # at this time, all callbacks have accepted their states
+            content = self.path.read_bytes()
+            self._continue_after(content[: content.rfind(b"\n") + 1])  # drops an incomplete last line
+        if self._reverted is not None:  # at this time, all callbacks have accepted their states
+            write_bytes(self.path, self._reverted)
+        elif self._resumed:
+            truncate(self.path, self._length)
         else:
             self._append("", fresh=True)
-        if self._length == 0:
-            self.write_header()
+        self._reverted = None
+        self.write_header()
 
-    def _resume_at(self, length: int) -> None:
-        """Continue after the first `length` bytes of the file."""
-        with self.path.open("rb") as file:
-            self._digest.update(file.read(length))
-        self._length, self._resumed = length, True
+    def _continue_after(self, content: bytes) -> None:
+        """Append entries to the given contents of the file.
+
+        Raises:
+            RunError: If entries of this fit cannot be appended to `content`.
+        """
+        self._length, self._digest, self._resumed = len(content), hashlib.sha256(content), True
+
+    def _rewrite(self, content: bytes) -> None:
+        """Replace the contents of the file atomically."""
+        write_bytes(self.path, content)
+        self._continue_after(content)
 
     def write_header(self) -> None:
-        """Write the header, if the format has one."""
+        """Write the header, if the format has one, before the first entry of a fit."""
 
     def write_line(self, line: str) -> None:
         """Append a line to the file."""
@@ -114,12 +123,19 @@ class FileLogger(Logger):
             if state["bytes"]:
                 warn(f"{self.path} is missing; its entries before the checkpoint are lost.")
             return
-        self._resume_at(state["bytes"])
-        if self._digest.hexdigest() != state["sha256"]:
+        content = self.path.read_bytes()
+        kept = self._contents_at(state, content)
+        if hashlib.sha256(kept).hexdigest() != state["sha256"]:
             raise RunError(
                 f"{self.path} does not start with the entries at the checkpoint; move the file away to resume without "
                 "them."
             )
+        self._continue_after(kept)
+        self._reverted = None if content.startswith(kept) else kept
+
+    def _contents_at(self, state: dict[str, Any], content: bytes) -> bytes:
+        """Return the contents that the file had at a checkpoint, computed from its present contents."""
+        return content[: state["bytes"]]
 
 
 class JSONLines(FileLogger):
@@ -175,6 +191,11 @@ class CSV(FileLogger):
     columns contain the loss and the values of the step. Cells without a value are empty. A resumed fit neither loses
     nor repeats rows, whichever checkpoint it resumes from.
 
+    The header always describes every row of the file. Names without a column are added at the end of the header, with
+    empty cells in earlier rows: a metric, `every` or `values` that differ from those of the fit that began the file,
+    or a name that is logged for the first time after the first row. Columns that are no longer measured remain, with
+    empty cells in later rows.
+
     Args:
         path: Path of the file; missing parent folders are created.
         every: Number of steps between step rows, an integer >= 1; None for epoch rows only.
@@ -203,6 +224,9 @@ class CSV(FileLogger):
     @property
     def columns(self) -> list[str]:
         """Names of the columns; available once a fit has begun."""
+        return list(self._header) or self._initial_columns()
+
+    def _initial_columns(self) -> list[str]:
         phases = [phase for phase in ("train", "eval") if self._phases[phase]]
         means = [f"{phase}_{name}" for phase in phases for name in ("loss", *self._metrics)]
         own = ["loss", *(name for name in self.values if name not in ("lr", "loss"))]
@@ -214,30 +238,55 @@ class CSV(FileLogger):
             *("lr", "seconds"),
         ]
 
+    def before_fit(self, learner: Learner) -> None:
+        super().before_fit(learner)
+        self._header: list[str] = []
+
     def write_header(self) -> None:
-        self._write_csv(self.columns)
+        if self._length == 0:
+            self._header = self._initial_columns()
+            self.write_line(to_line(self._header))
+        self._add_columns(self._initial_columns())
+
+    def _continue_after(self, content: bytes) -> None:
+        header = read_header(content)
+        if header and not {"epoch", "step"} <= set(header):
+            raise RunError(
+                f"CSV: {self.path} must have a header with the columns epoch and step, such as "
+                f"{to_line(self._initial_columns())!r}, got {to_line(header)!r}; use a different path or replace=True."
+            )
+        super()._continue_after(content)
+        self._header = header
+
+    def _contents_at(self, state: dict[str, Any], content: bytes) -> bytes:
+        return first_columns(content, state.get("columns", ()), state["bytes"])
+
+    def state_dict(self) -> dict[str, Any]:
+        inherited = super().state_dict()  # opens the file
+        return {**inherited, "columns": list(self._header)}
 
     def write_epoch(self, summary: EpochSummary) -> None:
         means = {f"{phase}_{name}": value for phase, values in summary.phases.items() for name, value in values.items()}
-        own = {
-            "kind": "epoch",
-            "epoch": summary.number,
-            "step": summary.steps,
-            "lr": summary.lr,
-            "seconds": _seconds(summary),
-        }
-        self._write_cells({**means, **own})
+        own = {"epoch": summary.number, "step": summary.steps, "lr": summary.lr, "seconds": _seconds(summary)}
+        self._write_cells({"kind": "epoch", **means, **own})
 
     def write_step(self, epoch: int, step: int, values: Mapping[str, float]) -> None:
         self._write_cells({"kind": "step", "epoch": epoch, "step": step, **values})
 
     def _write_cells(self, cells: Mapping[str, Any]) -> None:
-        self._write_csv([cells.get(name) for name in self.columns])
+        self._add_columns(name for name in cells if name != "kind")
+        self.write_line(to_line(cells.get(name) for name in self._header))
 
-    def _write_csv(self, cells: Iterable[Any]) -> None:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="").writerow(["" if cell is None else cell for cell in cells])
-        self.write_line(text.getvalue())
+    def _add_columns(self, names: Iterable[str]) -> None:
+        """Add the columns that the header does not contain; cells of earlier rows are empty."""
+        new = [name for name in names if name not in self._header]
+        if not new:
+            return
+        try:
+            content = add_columns(self.path.read_bytes()[: self._length], new)
+        except ValueError as error:
+            raise RunError(f"CSV: {self.path} must be a CSV file, to which {', '.join(new)} can be added.") from error
+        self._rewrite(content)
 
 
 def _seconds(summary: EpochSummary) -> float | None:

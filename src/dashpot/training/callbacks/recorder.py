@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -39,10 +40,15 @@ class Recorder(Callback):
             * "grad_norm": the 2-norm of all unscaled gradients before clipping;
             * "state:exp_avg": the 2-norm of the optimizer state `exp_avg` over all parameters, after the step.
         loss: Whether to record the loss of the step as "loss", the mean over all examples of the step.
+        functions: Functions of the learner by the name of the recorded value, such as
+            `rate=lambda learner: learner.opt.param_groups[0]["lr"]`. A function is called on every rank, immediately
+            before the step, and returns a number or a 0-d tensor, which is read later to avoid a host sync. Checkpoints
+            contain the values of rank 0.
 
     Raises:
-        ArgumentError: If a name is not a string or is repeated; at the start of a fit, if a parameter group or a
-            hyperparameter does not exist; at the first step, if an optimizer state does not exist.
+        ArgumentError: If a name is not a string or is repeated, or a function is not callable; at the start of a fit,
+            if a parameter group or a hyperparameter does not exist; at the first step, if an optimizer state does not
+            exist; at a step, if a function does not return a number or a 0-d tensor.
 
     Example:
         >>> from dashpot import AdamW, tasks
@@ -55,21 +61,30 @@ class Recorder(Callback):
         >>> learner.fit(1, callbacks=[recorder])
         >>> sorted(recorder.values), len(recorder.values["loss"]), recorder.values["lr"][:1]
         (['betas[1]', 'grad_norm', 'loss', 'lr', 'state:exp_avg'], 30, [0.01])
+        >>> recorder = Recorder(loss=False, bias=lambda learner: learner.model[-1].bias.norm())
+        >>> learner.fit(1, callbacks=[recorder])
+        >>> len(recorder.values["bias"])
+        30
     """
 
     order: ClassVar[int] = 40
     essential: ClassVar[bool] = False
 
-    def __init__(self, *names: str, loss: bool = True) -> None:
+    def __init__(self, *names: str, loss: bool = True, **functions: Callable[[Learner], Any]) -> None:
+        if callable(loss):
+            raise ArgumentError("Recorder: loss must be one of False, True; choose another name for a function.")
         check("Recorder", "loss", loss, OneOf((False, True)))
         for name in names:
             if not isinstance(name, str) or not name:
                 raise ArgumentError(f"Recorder: names must be strings such as 'lr', got {name!r}.")
-        every = [*(["loss"] if loss else []), *names]
+        for name, function in functions.items():
+            if not callable(function):
+                raise ArgumentError(f"Recorder: {name} must be a function of the learner, got {function!r}.")
+        every = [*(["loss"] if loss else []), *names, *functions]
         for name in every:
             if every.count(name) > 1:
                 raise ArgumentError(f"Recorder: names must be distinct, got {name!r} twice.")
-        self.names, self.loss = tuple(names), loss
+        self.names, self.loss, self.functions = tuple(names), loss, functions
         self._values: dict[str, list[float]] = {name: [] for name in every}
         self._pending: list[dict[str, Any]] = []
 
@@ -113,6 +128,7 @@ class Recorder(Callback):
         row: dict[str, Any] = {name: read() for name, read in self._hyperparameters.items()}
         if "grad_norm" in self.names:
             row["grad_norm"] = grad_norm(learner)
+        row |= {name: recorded_value(name, function(learner)) for name, function in self.functions.items()}
         proceed()
         if not learner.batch.stepped:
             return
@@ -193,6 +209,20 @@ class Recorder(Callback):
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
 
+def recorded_value(name: str, value: Any) -> float | Tensor:
+    """Return the value of a function as a float or a clone of a tensor.
+
+    Raises:
+        ArgumentError: If the value is not a real number or a 0-d tensor.
+    """
+    if isinstance(value, Real):
+        return float(value)
+    if isinstance(value, Tensor) and value.dim() == 0 and not value.is_complex():
+        return value.detach().clone()
+    got = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"{value!r:.80}"
+    raise ArgumentError(f"Recorder: the function {name} must return a number or a 0-d tensor, got {got}.")
+
+
 def _reader(opt: Optimizer, name: str) -> Callable[[], Any]:
     """Return a function that reads a hyperparameter of the next step, as a number or a clone of a tensor.
 
@@ -240,7 +270,14 @@ def _state_norm(opt: Optimizer, name: str) -> Tensor:
 
 
 def _to_floats(values: list[Any]) -> list[float]:
-    """Convert numbers and 0-d tensors to floats, using a single device transfer."""
-    tensors = [value.reshape(()) for value in values if isinstance(value, Tensor)]
-    read = iter(torch.stack(tensors).tolist() if tensors else [])
-    return [next(read) if isinstance(value, Tensor) else float(value) for value in values]
+    """Convert numbers and 0-d tensors to floats, using one device transfer per device and dtype."""
+    read: list[Any] = [None if isinstance(value, Tensor) else float(value) for value in values]
+    places: dict[Any, list[int]] = {}
+    for place, value in enumerate(values):
+        if isinstance(value, Tensor):
+            places.setdefault((value.device, value.dtype), []).append(place)
+    for group in places.values():
+        numbers = torch.stack([values[place].reshape(()) for place in group]).tolist()
+        for place, number in zip(group, numbers, strict=True):
+            read[place] = float(number)
+    return read
