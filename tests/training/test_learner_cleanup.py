@@ -38,14 +38,47 @@ class FailingCleanup(Callback):
             raise ZeroDivisionError(f"{event} of {self.order}")
 
 
-@pytest.mark.parametrize(
-    ("where", "cleaned"), [("before_fit", ["fit"]), ("after_loss", ["batch", "epoch", "fit"])], ids=str
-)
-def test_cleanup_events_follow_errors(where, cleaned):
-    faulty, other = FailingCleanup([where], order=1), FailingCleanup(order=2)
-    with pytest.raises(ZeroDivisionError, match=f"{where} of 1"):
+def test_cleanup_events_follow_errors():
+    faulty, other = FailingCleanup(["after_loss"], order=1), FailingCleanup(order=2)
+    with pytest.raises(ZeroDivisionError, match="after_loss of 1"):
         learner(callbacks=[faulty, other]).fit(1)
-    assert faulty.cleaned == other.cleaned == cleaned
+    assert faulty.cleaned == other.cleaned == ["batch", "epoch", "fit"]
+
+
+@pytest.mark.parametrize(
+    ("scope", "error", "skipped"),
+    [
+        ("fit", ZeroDivisionError, True),
+        ("fit", CancelFit, True),
+        ("epoch", ZeroDivisionError, True),
+        ("epoch", CancelFit, True),
+        ("epoch", CancelEpoch, False),  # such an epoch counts, for example for schedules and checkpoints
+        ("batch", ZeroDivisionError, True),
+        ("batch", CancelEpoch, True),
+        ("batch", CancelBatch, False),
+    ],
+)
+def test_cleanup_after_exception_in_before_event_runs_only_for_callbacks_that_began(scope, error, skipped):
+    first, last = FailingCleanup(order=1), FailingCleanup(order=3)
+    faulty = At(f"before_{scope}", raise_if(error, lambda learner: learner.training and learner.epoch == 0), order=2)
+    faulty.cleaned = 0
+    setattr(faulty, f"cleanup_{scope}", lambda _: setattr(faulty, "cleaned", faulty.cleaned + 1))
+    with suppress(ZeroDivisionError):
+        learner(callbacks=[first, faulty, last]).fit(1, evaluate=False)
+    missing = first.cleaned.count(scope) - last.cleaned.count(scope)
+    assert missing == (1 if skipped else 0)
+    assert faulty.cleaned == first.cleaned.count(scope) > 0
+
+
+def test_all_callbacks_begin_again_after_a_failed_fit():
+    first, last, failing = FailingCleanup(order=1), FailingCleanup(order=3), [True]
+    faulty = At("before_fit", raise_if(ZeroDivisionError, lambda _: failing.pop()), order=2)
+    made = learner(callbacks=[first, faulty, last])
+    with pytest.raises(ZeroDivisionError):
+        made.fit(1)
+    failing.append(False)
+    made.fit(1)
+    assert (first.cleaned.count("fit"), last.cleaned.count("fit")) == (2, 1)
 
 
 def test_cleanup_runs_for_all_callbacks_if_one_raises():

@@ -21,6 +21,7 @@ EVENTS = (
     *(f"{moment}_{scope}" for scope in ("fit", "epoch", "batch") for moment in ("before", "after", "cleanup")),
     *("after_predict", "after_loss", "after_backward", "after_step"),
 )
+_CLEANUP_OF = {f"before_{scope}": f"cleanup_{scope}" for scope in ("fit", "epoch", "batch")}
 
 
 class CancelBatch(Exception):  # noqa: N818 - control flow, not an error
@@ -129,7 +130,13 @@ class CallbackList:
                 )
         self._ordered = sorted(given, key=lambda callback: callback.order)
         self._hooks = {name: self._hooks_of(name) for name in (*EVENTS, *ACTIONS)}
+        self._positions = {
+            name: [index for index, callback in enumerate(self._ordered) if hasattr(callback, name)] for name in EVENTS
+        }
         self._notified = 0  # number of hooks of the current event called so far, including the running one
+        self._failed_before: dict[
+            str | None, int
+        ] = {}  # by cleanup event, the callback that raised in the before event
 
     def __iter__(self) -> Iterator[Callback]:
         return iter(self._ordered)
@@ -144,9 +151,16 @@ class CallbackList:
 
     def notify(self, event: str, learner: Any) -> None:
         """Call the hook of each callback that defines one for `event`."""
-        for number, hook in enumerate(self._hooks[event], 1):
-            self._notified = number
-            hook(learner)
+        cleanup = _CLEANUP_OF.get(event)
+        self._failed_before.pop(cleanup, None)
+        try:
+            for number, hook in enumerate(self._hooks[event], 1):
+                self._notified = number
+                hook(learner)
+        except BaseException:
+            if cleanup is not None:
+                self._failed_before[cleanup] = self._positions[event][self._notified - 1]
+            raise
 
     def pending(self, event: str) -> list[Callback]:
         """Return the callbacks that have not been notified yet of `event`, which must be the event in progress."""
@@ -154,13 +168,21 @@ class CallbackList:
         return [callback for callback in self._ordered if getattr(callback, event, None) in hooks]
 
     def notify_cleanup(self, event: str, learner: Any, within: type[Exception]) -> None:
-        """Call all hooks of a cleanup event, even if some raise, and then raise the exception of the widest scope.
+        """Call the hooks of a cleanup event, even if some raise, and then raise the exception of the widest scope.
+
+        If a callback has raised an exception in the before event of the scope, the callbacks after it have not begun
+        and are not called. `CancelEpoch` and `CancelBatch` end their own scopes regularly, for all callbacks.
 
         A cancellation is raised only if its scope is wider than the ending scope, which `within` cancels, and wider
         than the scope of an exception that is already propagating.
         """
         raised: list[BaseException] = []
-        for hook in self._hooks[event]:
+        last = self._failed_before.pop(event, len(self._ordered))
+        if learner.loop.unwinding is None and event != "cleanup_fit":
+            last = len(self._ordered)
+        for position, hook in zip(self._positions[event], self._hooks[event], strict=True):
+            if position > last:
+                break
             try:
                 hook(learner)
             except BaseException as error:
