@@ -54,6 +54,7 @@ def evaluate(problem: Problem, model: nn.Module | None = None) -> dict[str, floa
         for x, y in problem.evaluation.epoch(0):
             output = model(x)
             means.add(output, y, loss(output, y), len(x))
+            del output  # otherwise it would occupy memory during the next forward pass
     return means.values()
 
 

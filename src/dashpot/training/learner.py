@@ -24,6 +24,7 @@ from dashpot.training.loader import ResumableLoader
 from dashpot.training.loop_state import Batch, LoopState
 from dashpot.training.losses import scalar_loss
 from dashpot.training.plain_optimizer import OptimizerFactory, SupportsStep, adapt, make_optimizer
+from dashpot.training.side_pass import release_output
 from dashpot.training.state import fit_state
 
 EPOCHS = Interval(1, math.inf, "left", integer=True)
@@ -263,6 +264,7 @@ class Learner:
                 loss = self.batch.loss * batch.weight
                 loss.backward()
                 total = total + loss.detach()
+                del loss  # otherwise it would occupy memory during the next forward pass
         self.batch = current
         return total
 
@@ -278,8 +280,10 @@ class Learner:
         """Run the batches of the current epoch through the model in training mode, to update batch-norm statistics.
 
         The event `before_batch`, with `training` False, and the action `predict` are called, so that callbacks may
-        change the model's input. The learner's attributes are restored afterwards.
+        change the model's input. The learner's attributes are restored afterwards, but the output and the loss of the
+        current batch are released.
         """
+        release_output(self)
         saved, event, training = dict(vars(self)), self.loop.event, self.model.training
         self._module, self.training = self.model, False  # the unwrapped model, to avoid communication between ranks
         self.model.train()

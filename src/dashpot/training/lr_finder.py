@@ -19,7 +19,7 @@ from dashpot.constraints import POSITIVE, Interval, Optional, check
 from dashpot.errors import ArgumentError, RunError
 from dashpot.training.callback import Callback, CancelFit
 from dashpot.training.plain_optimizer import accepts_lr, check_savable
-from dashpot.training.side_pass import check_initialized, reshard, side_pass
+from dashpot.training.side_pass import check_initialized, release_output, reshard, side_pass
 from dashpot.utils.smoothing import smooth
 
 if TYPE_CHECKING:
@@ -270,6 +270,7 @@ def _restored(learner: Learner) -> Iterator[None]:
     """Restore learner, model and optimizer on exit."""
     if learner._module is None:  # before the state is saved, because moving the model replaces buffers
         learner._module = learner.engine.setup(learner.model)
+    release_output(learner)
     attributes, engine, optimizer = dict(vars(learner)), learner.engine, learner._optimizer
     loss_scale = None if engine.scaler is None else engine.scaler.state_dict()
     restored_optimizer = _restored_optimizer(optimizer) if isinstance(optimizer, Optimizer) else nullcontext()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch import nn
 from torch.nn.parameter import is_lazy
@@ -11,6 +12,13 @@ from torch.nn.parameter import is_lazy
 from dashpot.errors import ArgumentError
 from dashpot.training.loader import ResumableLoader
 from dashpot.utils.rng_state import preserve_rng_state
+
+
+def release_output(learner: Any) -> None:
+    """Free the output and the loss of the current batch, if any, so that they do not occupy memory in other passes."""
+    batch = getattr(learner, "batch", None)
+    if batch is not None:
+        batch.output = batch.loss = None
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from dashpot.errors import DashpotError
 from dashpot.training.callback import CancelBatch
 from dashpot.training.callbacks.nonfinite_trace import label
 from dashpot.training.loop_state import Batch
-from dashpot.training.side_pass import side_pass
+from dashpot.training.side_pass import release_output, side_pass
 
 if TYPE_CHECKING:
     from dashpot.training.learner import Learner
@@ -22,10 +22,11 @@ def first_nonfinite_batch(learner: Learner) -> tuple[Batch, Tensor] | None:
     """Repeat the evaluation up to the first non-finite loss, and return the batch without its output, and its loss.
 
     The event `before_batch` and the actions `predict` and `get_loss` are called; other events are not. The learner, the
-    loader and the random states are restored. The result is None if the data cannot be read again, or all losses are
-    finite. All ranks must call this function.
+    loader and the random states are restored, but the output and the loss of the current batch are released. The result
+    is None if the data cannot be read again, or all losses are finite. All ranks must call this function.
     """
     current, event, loader = learner.batch, learner.loop.event, learner.loop.loader
+    release_output(learner)
     try:
         with side_pass(loader):
             for index, batch in enumerate(loader.batches(learner.epoch)):
