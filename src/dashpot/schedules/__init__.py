@@ -14,6 +14,7 @@ from dashpot.schedules.cycle import Cyclic, OneCycle, OneCycleMomentum
 from dashpot.schedules.decay import Constant, Exponential, InverseTime, MultiStep, StepDecay
 from dashpot.schedules.names import NAMES, from_name, split_name
 from dashpot.schedules.plateau import Plateau
+from dashpot.schedules.plotting import plot
 from dashpot.schedules.quirks import QUIRKS, OriginalWindow
 from dashpot.schedules.ramp import Cosine, CosineRestarts, ExponentialWarmup, Linear, LinearWarmup, Polynomial
 from dashpot.schedules.schedule import Schedule
@@ -46,5 +47,6 @@ __all__ = [
     "StepDecay",
     "Window",
     "from_name",
+    "plot",
     "split_name",
 ]

@@ -110,7 +110,7 @@ class Schedule:
         >>> Cosine(steps=100).plot(steps=100, base=0.1).layout.xaxis.title.text
         'steps done'
         """
-        from dashpot.schedules.plot import figure
+        from dashpot.schedules.interactive import figure
 
         return figure(self, getattr(self, "steps", 100) if steps is None else steps, base)
 

@@ -1,4 +1,4 @@
-"""Plot of a schedule."""
+"""Interactive plot of a schedule."""
 
 from __future__ import annotations
 
