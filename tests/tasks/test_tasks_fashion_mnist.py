@@ -44,17 +44,29 @@ def test_network_matches_published_architecture():
     assert model(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
 
 
-def test_network_initialization_is_kaiming_normal():
-    """The std is sqrt(2 / (1 + slope^2) / fan_in); for 18 432 draws, three standard errors of the std are 1.6 %."""
+@pytest.mark.parametrize("leak", [SLOPE, 0.0, 0.7])
+def test_network_initialization_is_kaiming_normal(leak):
+    """The std is sqrt(2 / (1 + leak^2) / fan_in); for 18 432 draws, three standard errors of the std are 1.6 %."""
     torch.manual_seed(0)
-    layer = network()[9]
+    model = network(leak)
+    assert {layer.negative_slope for layer in model if isinstance(layer, nn.LeakyReLU)} == {leak}
+    layer = model[9]
     fan_in = 32 * 9
-    assert layer.weight.std().item() == pytest.approx(math.sqrt(2 / (1 + SLOPE**2) / fan_in), rel=0.016)
+    assert layer.weight.std().item() == pytest.approx(math.sqrt(2 / (1 + leak**2) / fan_in), rel=0.016)
     assert layer.weight.abs().max() > 3 * layer.weight.std(), (
         "a uniform distribution has a maximum of 1.7 standard deviations"
     )
     bound = 1 / math.sqrt(fan_in)
     assert 0.8 * bound < layer.bias.abs().max() <= bound
+
+
+def test_task_leak_is_that_of_the_network(task):
+    leaky = get("fashion-mnist", leak=0.3)
+    assert leaky.config["leak"] == 0.3
+    assert leaky.build(0).model[1].negative_slope == 0.3  # pyright: ignore[reportIndexIssue]
+    assert "leak" not in task.config
+    with pytest.raises(ArgumentError, match=r"fashion-mnist: leak must be a number in \[0, 1\), got 1"):
+        get("fashion-mnist", leak=1)
 
 
 def test_statistics_match_pixels(images):

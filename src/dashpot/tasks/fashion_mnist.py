@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -17,30 +18,31 @@ from dashpot.tasks.option_checks import check_options
 from dashpot.tasks.task import Target, Task
 
 SLOPE = 0.1
-"""Negative slope of the leaky ReLU. The initialization of the weights uses the same slope."""
+"""Default negative slope of the leaky ReLU. The initialization of the weights uses the same slope."""
 
 _WIDTHS = (1, 8, 16, 32, 64)
 
 
-def network() -> nn.Sequential:
+def network(leak: float = SLOPE) -> nn.Sequential:
     """Return the network, which has 30 522 parameters, inputs of shape (N, 1, 28, 28) and outputs of shape (N, 10).
 
     The network consists of four blocks and a 3 x 3 convolution to ten classes. Each block consists of a convolution,
     leaky ReLU and `DetachedBatchNorm2d`; the numbers of channels are 1 (input), 8, 16, 32 and 64. All convolutions have
     stride 2; the first is 5 x 5 with padding 2, and the others are 3 x 3 with padding 1. Convolution weights have the
-    Kaiming normal initialization for the slope of the leaky ReLU, and biases have torch's default initialization. Both
-    are drawn from torch's global generator.
+    Kaiming normal initialization for the slope `leak` of the leaky ReLU, with standard deviation
+    sqrt(2 / (1 + leak^2) / fan_in), and biases have torch's default initialization. Both are drawn from torch's global
+    generator.
     """
     layers: list[nn.Module] = []
     for index, (inputs, outputs) in enumerate(pairwise(_WIDTHS)):
         kernel = 5 if index == 0 else 3
-        layers += [_convolution(inputs, outputs, kernel), nn.LeakyReLU(SLOPE), DetachedBatchNorm2d(outputs)]
-    return nn.Sequential(*layers, _convolution(_WIDTHS[-1], 10, 3), nn.Flatten())
+        layers += [_convolution(inputs, outputs, kernel, leak), nn.LeakyReLU(leak), DetachedBatchNorm2d(outputs)]
+    return nn.Sequential(*layers, _convolution(_WIDTHS[-1], 10, 3, leak), nn.Flatten())
 
 
-def _convolution(inputs: int, outputs: int, kernel: int) -> nn.Conv2d:
+def _convolution(inputs: int, outputs: int, kernel: int, leak: float) -> nn.Conv2d:
     layer = nn.Conv2d(inputs, outputs, kernel, stride=2, padding=kernel // 2)
-    nn.init.kaiming_normal_(layer.weight, a=SLOPE)
+    nn.init.kaiming_normal_(layer.weight, a=leak)
     return layer
 
 
@@ -63,6 +65,7 @@ def task(
     batch_size: int = 512,
     shuffle: bool = False,
     device: str = "cpu",
+    leak: float = SLOPE,
 ) -> Task:
     """Return the Fashion-MNIST task, evaluated by cross-entropy and accuracy on the 10 000 test images.
 
@@ -75,6 +78,7 @@ def task(
         batch_size: Number of images per batch; >= 1.
         shuffle: If True, draw a new order every epoch. The published experiment does not shuffle.
         device: Device of the data and the model.
+        leak: Negative slope of the leaky ReLU, in [0, 1); the initialization of the weights uses the same slope.
 
     Raises:
         ArgumentError: If an option is out of range.
@@ -82,13 +86,13 @@ def task(
 
     Source: The optimizer comparison in the SlowAI notebooks (part 10), which uses the same model and data.
     """
-    check_options("fashion-mnist", batch_size=batch_size, shuffle=shuffle, device=device)
+    check_options("fashion-mnist", batch_size=batch_size, shuffle=shuffle, device=device, leak=leak)
     images = fashion_mnist.load(data_dir)
     mean, std = statistics(images.train_images)
     return classification(
         images,
         lambda pixels: pixels.div_(255).sub_(mean).div_(std),
-        network,
+        partial(network, leak),
         name="fashion-mnist",
         batch_size=batch_size,
         shuffle=shuffle,
@@ -99,6 +103,7 @@ def task(
         config={
             "mean": mean,
             "std": std,
+            **({} if leak == SLOPE else {"leak": leak}),  # records of the default task have no such entry
             "data_sha256": {file.name: file.sha256 for file in fashion_mnist.DATASET.files.values()},
         },
     )

@@ -13,6 +13,7 @@ from dashpot.errors import ArgumentError
 
 _ALLOWED: Mapping[str, Constraint] = {
     "batch_size": Interval(1, math.inf, "left", integer=True),
+    "leak": Interval(0, 1, "left"),
     "shuffle": OneOf((False, True)),
     "dimension": Interval(1, math.inf, "left", integer=True),
     "condition": Interval(1, math.inf, "left"),
