@@ -37,7 +37,8 @@ def loss(output, target):
     ("arguments", "message"),
     [
         ({"model": "net"}, r"^Problem: model must be a torch\.nn\.Module, got 'net'\.$"),
-        ({"train": [1]}, r"^Problem: train must be Batches or another Stream, got \[1\]\.$"),
+        ({"train": 1}, r"^Problem: train must be Batches, another Stream or a DataLoader, got 1\.$"),
+        ({"callbacks": 1}, r"^Problem: callbacks must be a sequence of callbacks, got 1\.$"),
         ({"loss": "mse"}, r"^Problem: loss must be a function of \(output, target\), got 'mse'\.$"),
         ({"metrics": {"accuracy": 1}}, r"^Problem: accuracy must be a function of \(output, target\), got 1\.$"),
         ({"metrics": {"loss": loss}}, r"^Problem: metrics must have names other than 'loss'"),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dashpot.tasks.evaluation import accuracy, evaluate
+from dashpot.tasks.model_call import call_model
 from dashpot.tasks.norm import DetachedBatchNorm2d
 from dashpot.tasks.registry import get, names
 from dashpot.tasks.task import Problem, Target, Task
 
-__all__ = ["DetachedBatchNorm2d", "Problem", "Target", "Task", "accuracy", "evaluate", "get", "names"]
+__all__ = ["DetachedBatchNorm2d", "Problem", "Target", "Task", "accuracy", "call_model", "evaluate", "get", "names"]

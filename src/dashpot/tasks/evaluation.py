@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dashpot.errors import ArgumentError
+from dashpot.tasks.model_call import call_model
 from dashpot.tasks.running_means import RunningMeans
 from dashpot.tasks.task import Problem
 
@@ -51,11 +53,15 @@ def evaluate(problem: Problem, model: nn.Module | None = None) -> dict[str, floa
     loss = problem.loss if problem.evaluation_loss is None else problem.evaluation_loss
     means = RunningMeans(problem.metrics)
     with torch.no_grad(), _evaluation_mode(model):
-        for x, y in problem.evaluation.epoch(0):
-            output = model(x)
+        for x, y in _first_epoch(problem.evaluation):
+            output = call_model(model, x)
             means.add(output, y, loss(output, y), len(x))
             del output  # otherwise it would occupy memory during the next forward pass
     return means.values()
+
+
+def _first_epoch(source: Any) -> Iterator[tuple[Any, Any]]:
+    return source.epoch(0) if callable(getattr(source, "epoch", None)) else iter(source)
 
 
 @contextmanager

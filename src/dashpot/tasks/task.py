@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from dashpot.constraints import Interval, OneOf, check_fields, field
 from dashpot.data.batches import Stream
@@ -45,12 +46,13 @@ class Target:
 class Problem:
     """One instance of a task, ready to train.
 
-    A step minimizes `loss(model(x), y)` for a pair (x, y) of `train`. In synthetic problems, x is the gradient noise
-    and the output of the model is the value of the surface.
+    A step minimizes `loss(model(x), y)` for a pair (x, y) of `train`; see `call_model` for an x of several tensors. In
+    synthetic problems, x is the gradient noise and the output of the model is the value of the surface.
 
     Args:
         model: Module to train.
-        train: Training data.
+        train: Training data: `Batches` or another stream, or a `DataLoader` of pairs (x, y). If the loader shuffles or
+            augments, give it a generator seeded in `build`, so that the order depends only on the seed.
         loss: Function from (output, y) to the mean loss over the batch, a 0-d tensor.
         evaluation: Evaluation data, or None. Only epoch 0 is used.
         metrics: A mapping from names to functions. A function takes (output, y) and returns the *sum* of the metric
@@ -58,23 +60,27 @@ class Problem:
         evaluation_loss: Loss reported by the evaluation, with the signature of `loss`; None selects `loss`. For
             example, if training uses label smoothing, an evaluation by plain cross-entropy is comparable with runs
             without smoothing.
+        callbacks: Callbacks of every fit of the problem, instances of `dashpot.training.Callback`.
 
     Raises:
         ArgumentError: If an argument has the wrong type, or a metric has the name "loss".
     """
 
     model: nn.Module
-    train: Stream
+    train: Stream | DataLoader[Any]
     loss: Callable[[Tensor, Tensor], Tensor]
-    evaluation: Stream | None = None
+    evaluation: Stream | DataLoader[Any] | None = None
     metrics: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = dataclasses.field(default_factory=dict)
     evaluation_loss: Callable[[Tensor, Tensor], Tensor] | None = None
+    callbacks: Sequence[Any] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, nn.Module):
             raise ArgumentError(f"Problem: model must be a torch.nn.Module, got {self.model!r}.")
-        if not hasattr(self.train, "epoch"):
-            raise ArgumentError(f"Problem: train must be Batches or another Stream, got {self.train!r}.")
+        if not hasattr(self.train, "epoch") and not hasattr(self.train, "__iter__"):
+            raise ArgumentError(f"Problem: train must be Batches, another Stream or a DataLoader, got {self.train!r}.")
+        if not isinstance(self.callbacks, Sequence) or isinstance(self.callbacks, str):
+            raise ArgumentError(f"Problem: callbacks must be a sequence of callbacks, got {self.callbacks!r}.")
         evaluation_loss = self.loss if self.evaluation_loss is None else self.evaluation_loss
         for name, function in {"loss": self.loss, "evaluation_loss": evaluation_loss, **self.metrics}.items():
             if not callable(function):

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from dashpot.constraints import Interval, check
 from dashpot.errors import ArgumentError, RunError
-from dashpot.tasks import Problem
+from dashpot.tasks import Problem, call_model
 from dashpot.tasks.running_means import RunningMeans
 from dashpot.training.callback import Callback, CallbackList, CancelBatch, as_list
 from dashpot.training.distributed.engine import Engine
@@ -49,7 +49,9 @@ class Learner:
     that was skipped because of non-finite gradients. Cleanup events are always called, even after errors.
 
     Args:
-        model: Model, called as `model(x)`. The first fit moves the model to the device of `engine`.
+        model: Model, called as `model(x)`. The entries of a dict or a tuple x become the arguments of the model if
+            they match its signature (`dashpot.tasks.call_model`). The first fit moves the model to the device of
+            `engine`.
         train: Training data: `dashpot.data.Batches` or another stream, or a `DataLoader` of pairs (x, y).
         evaluation: Evaluation data, of the same types as `train`, or None for fits without evaluation.
         loss: Function from (output, y) to the mean loss of the batch, a 0-d tensor.
@@ -141,9 +143,13 @@ class Learner:
 
     @classmethod
     def of(cls, problem: Problem, optimizer: SupportsStep | OptimizerFactory, **options: Any) -> Learner:
-        """Return a learner for the problem of a task; `options` are arguments of `Learner`."""
+        """Return a learner for the problem of a task; `options` are arguments of `Learner`.
+
+        The callbacks of the problem precede those in `options`.
+        """
         losses = {"loss": problem.loss, "evaluation_loss": problem.evaluation_loss}
         given = {**losses, "metrics": problem.metrics, "optimizer": optimizer}
+        options["callbacks"] = [*problem.callbacks, *as_list(options.get("callbacks", ()))]
         return cls(problem.model, problem.train, problem.evaluation, **given, **options)
 
     # ---- the loop ---------------------------------------------------------------------------------------------------
@@ -218,8 +224,8 @@ class Learner:
     # ---- actions ----------------------------------------------------------------------------------------------------
 
     def predict(self) -> None:
-        """Compute `batch.output` from `batch.x`."""
-        self.batch.output = self.forward(self.batch.x)
+        """Compute `batch.output` from `batch.x`; see `dashpot.tasks.call_model` for inputs of several tensors."""
+        self.batch.output = call_model(self.model, self.batch.x, self.forward)
 
     def get_loss(self) -> None:
         """Compute `batch.loss`, the mean over the batch, from `batch.output` and `batch.y`."""
@@ -270,11 +276,11 @@ class Learner:
 
     # ---- for callbacks ----------------------------------------------------------------------------------------------
 
-    def forward(self, *inputs: Any) -> Any:
+    def forward(self, *inputs: Any, **named: Any) -> Any:
         """Call the model, wrapped by the engine, under the engine's autocast."""
         assert self._module is not None
         with self.engine.autocast():
-            return self._module(*inputs)
+            return self._module(*inputs, **named)
 
     def update_batchnorm(self, loader: ResumableLoader) -> None:
         """Run the batches of the current epoch through the model in training mode, to update batch-norm statistics.
