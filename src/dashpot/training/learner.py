@@ -26,6 +26,7 @@ from dashpot.training.losses import scalar_loss
 from dashpot.training.plain_optimizer import OptimizerFactory, SupportsStep, adapt, make_optimizer
 from dashpot.training.side_pass import release_output
 from dashpot.training.state import fit_state
+from dashpot.training.state.group_settings import initial_groups
 
 EPOCHS = Interval(1, math.inf, "left", integer=True)
 
@@ -137,6 +138,7 @@ class Learner:
         self._loss, self._evaluation_loss = loss, loss if evaluation_loss is None else evaluation_loss
         self._optimizer, self._lr, self._callbacks = optimizer, lr, as_list(callbacks)
         self._defaults = {} if self.opt is None else fit_state.defaults(self.opt)
+        self._initial_groups = [] if self.opt is None else initial_groups(self.opt)
         self._module: nn.Module | None = None  # the model, wrapped by the engine
         self._step_batches: list[Batch] = []
         CallbackList(self._callbacks)
@@ -217,7 +219,7 @@ class Learner:
                 "one."
             )
         if not given:
-            self.opt, self._defaults = opt, fit_state.defaults(opt)
+            self.opt, self._defaults, self._initial_groups = opt, fit_state.defaults(opt), initial_groups(opt)
         self.engine.reset()
         self.opt.zero_grad()
 

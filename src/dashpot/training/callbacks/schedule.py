@@ -19,12 +19,10 @@ from dashpot.schedules import OneCycle, OneCycleMomentum, Plateau, Scheduler, hy
 from dashpot.schedules import Schedule as ScheduleFunction
 from dashpot.training.callback import Callback, CancelFit
 from dashpot.training.callbacks.reduce_on_plateau import ReduceOnPlateau
+from dashpot.training.state.group_settings import SCHEDULER_KEYS, is_scheduler_key
 
 if TYPE_CHECKING:
     from dashpot.training.learner import Learner
-
-SCHEDULER_KEYS = ("initial_", "max_", "min_", "base_")
-"""Prefixes of the keys that schedulers add to parameter groups."""
 
 
 class Schedule(Callback):
@@ -84,10 +82,11 @@ class Schedule(Callback):
         self._final_state: dict[str, Any] = {}
         self._scheduled: set[Any] = set()
         self._last_epoch = -1  # last counted epoch
+        self._resumed = False  # whether the schedule is at the step of the fit
 
     def before_fit(self, learner: Learner) -> None:
         self._learner, self._opt, self._final_state = learner, learner.opt, {}
-        self._last_epoch = -1
+        self._last_epoch, self._resumed = -1, False
         others = [other for other in learner.loop.callbacks if isinstance(other, Schedule) and other is not self]
         others = [other for other in others if other.scheduler is not None]  # callbacks started before this one
         # Reuse the snapshot of the other schedules, which may already have changed the groups.
@@ -102,6 +101,14 @@ class Schedule(Callback):
             key, index = shared[0]
             name = key if index is None else f"{key}[{index}]"
             raise ArgumentError(f"Schedule: {name} has two schedules; remove one of them.")
+
+    def before_epoch(self, learner: Learner) -> None:
+        """Advance to the current step if the fit has been resumed from a checkpoint without this schedule."""
+        if not self._resumed and (learner.steps or learner.epoch):
+            epochs = learner.history[: learner.loop.position[0]]
+            phase = "eval" if learner.loop.phases["eval"] else "train"
+            self._fast_forward([e[phase][self.metric] for e in epochs if self.metric in e.get(phase, {})])
+        self._resumed = True
 
     def after_step(self, learner: Learner) -> None:
         if self.per == "batch" and not self._needs_metric:
@@ -145,9 +152,11 @@ class Schedule(Callback):
             "scheduler": self.scheduler.state_dict(),
             "measured": list(self._metric_values),
             "groups": _GroupSnapshot(self._opt).values,
+            "scheduled": sorted([key, index] for key, index in self._scheduled),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._resumed = True
         current = {"per": self.per, "metric": self.metric, "scheduler": self._initial_state}
         differences = _setting_differences(state["settings"], current)
         if not differences:
@@ -176,7 +185,7 @@ class Schedule(Callback):
     def _fast_forward(self, measured: list[float]) -> None:
         """Advance a new schedule from its start to the current step."""
         assert self._initial_groups is not None
-        self._initial_groups.restore()
+        self._initial_groups.restore(self._scheduled)
         self._build()
         if self._needs_metric:
             self._metric_values = list(measured)
@@ -339,12 +348,16 @@ class _GroupSnapshot:
 
     def restore(self, locations: Collection[tuple[str, int | None]] | None = None) -> None:
         """Restore all hyperparameters, or only those at `locations`, and remove keys that schedulers have added."""
+
+        def is_added(name: str) -> bool:
+            scheduler_key = name.startswith(SCHEDULER_KEYS) if locations is None else is_scheduler_key(name, locations)
+            return scheduler_key and name not in self.opt.defaults
+
         for group, values in zip(self.opt.param_groups, self.values, strict=False):
-            for name in [name for name in group if name.startswith(SCHEDULER_KEYS) and name not in values]:
-                if name not in self.opt.defaults:
-                    del group[name]
+            for name in [name for name in group if is_added(name) and name not in values]:
+                del group[name]
             for name, value in values.items():
-                if locations is None or name not in self.opt.defaults or (name, None) in locations:
+                if locations is None or is_added(name) or (name, None) in locations:
                     _assign(group, name, value)
                 for index in [index for key, index in locations or () if key == name and index is not None]:
                     hyperparams.write(group, f"{name}[{index}]", value[index])

@@ -11,6 +11,7 @@ from dashpot.errors import ArgumentError, RunError
 from dashpot.optimizers.options import ResolvedOptions
 from dashpot.tasks.running_means import RunningMeans
 from dashpot.training.state import weights
+from dashpot.training.state.group_settings import Kept, changed_in_groups, scheduled_by
 from dashpot.utils.rng_state import random_state, set_random_state
 
 if TYPE_CHECKING:
@@ -64,8 +65,8 @@ def restore(learner: Learner, state: Mapping[str, Any], override: bool = False) 
     _check_structure(state)
     _check_settings(learner, state, override)
     weights.check_model(learner.model, state["model"])
-    changed = [name for name, _ in _differences(state["settings"]["defaults"], settings(learner)["defaults"])]
-    undo = weights.load_optimizer(learner.model, learner.opt, state["optimizer"], keep=changed if override else ())
+    keep = _current_settings(learner, state) if override else Kept()
+    undo = weights.load_optimizer(learner.model, learner.opt, state["optimizer"], keep=keep)
     # Recipes are compared after loading, when the flags in the groups have their saved values.
     saved, current = state["settings"]["recipe"], _recipe(learner.opt)
     if _differs(saved, current) and not override:
@@ -115,6 +116,7 @@ def settings(learner: Learner) -> dict[str, Any]:
         "accumulate": learner.loop.accumulate,
         "metrics": ", ".join(learner.metrics),
         "defaults": learner._defaults,
+        "groups": dict(zip(weights.group_names(learner.model, opt), learner._initial_groups, strict=True)),
         "recipe": _recipe(opt),
         "callbacks": {name: callback.settings() for name, callback in learner.loop.callbacks.by_name().items()},
     }
@@ -192,13 +194,41 @@ def _check_settings(learner: Learner, state: Mapping[str, Any], override: bool) 
             f"{learner.epochs}."
         )
     own = _differences(_comparable(saved), _comparable(current))
-    differences = own + _differences(saved["defaults"], current["defaults"])
+    differences = own + _differences(saved["defaults"], current["defaults"]) + _group_differences(saved, current)
     fixed = [text for name, text in differences if batch and name in FIXED_WITHIN_EPOCH]
     if fixed:
         raise RunError(f"Settings that must not change within an epoch differ: {'; '.join(fixed)}.")
     found = [text for _, text in differences] + _callback_differences(learner, state, current["callbacks"])
     if found and not override:
         raise RunError(_settings_error(found))
+
+
+def _group_differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return (name, description) for each setting of a group that differs; earlier checkpoints have no groups."""
+    found = []
+    for group, names in changed_in_groups(saved.get("groups", current["groups"]), current["groups"]).items():
+        for name in sorted(names):
+            values = [
+                side.get("groups", {}).get(group, {}).get(name, side["defaults"].get(name)) for side in (saved, current)
+            ]
+            if _differs(*values):
+                text = f"{name} of the group of {group}: saved {_shown(values[0])}, current {_shown(values[1])}"
+                found.append((name, text))
+    return found
+
+
+def _current_settings(learner: Learner, state: Mapping[str, Any]) -> Kept:
+    """Return the settings of groups that an overriding fit keeps.
+
+    These are the settings that differ from those of the checkpoint, and the hyperparameters that the schedules of the
+    checkpoint have changed. A schedule that the fit shares with the checkpoint restores its hyperparameters afterwards.
+    """
+    saved, current = state["settings"], settings(learner)
+    return Kept(
+        [name for name, _ in _differences(saved["defaults"], current["defaults"])],
+        list(changed_in_groups(saved.get("groups", current["groups"]), current["groups"]).values()),
+        scheduled_by(state["callbacks"]),
+    )
 
 
 def _callback_differences(learner: Learner, state: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
@@ -240,7 +270,7 @@ def _shown(value: Any) -> str:
 
 
 def _comparable(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if name not in ("defaults", "recipe", "callbacks")}
+    return {name: value for name, value in values.items() if name not in ("defaults", "groups", "recipe", "callbacks")}
 
 
 def _title(optimizer: Optimizer) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,7 +11,9 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from dashpot.errors import RunError
+from dashpot.training.state.group_settings import Kept
 
+NOTHING = Kept()
 MAX_SHOWN = 6
 """Number of differences that an error message lists."""
 
@@ -114,7 +116,7 @@ def optimizer_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
 
 
 def load_optimizer(
-    model: nn.Module, optimizer: Optimizer, state: Mapping[str, Any], *, keep: Iterable[str] = ()
+    model: nn.Module, optimizer: Optimizer, state: Mapping[str, Any], *, keep: Kept = NOTHING
 ) -> Callable[[], None]:
     """Load optimizer state; parameters are matched by name, and the groups may be in any order.
 
@@ -124,7 +126,7 @@ def load_optimizer(
         model: Model that defines the names of the parameters.
         optimizer: Optimizer over the model's parameters.
         state: State returned by `optimizer_state`; it is neither modified nor referenced afterwards.
-        keep: Names of group settings that keep their current values.
+        keep: Settings of the groups that keep their current values.
 
     Returns:
         A function that undoes the load.
@@ -142,10 +144,11 @@ def load_optimizer(
         for key, item in full.items()
     }
     saved = _matched(state["param_groups"], _own_groups(names, optimizer))
+    own = zip(saved, optimizer.param_groups, _own_groups(names, optimizer), strict=True)
     groups = [
-        _settings(group, own, [index_of[name] for name in mine], keep)
-        for group, own, mine in zip(saved, optimizer.param_groups, _own_groups(names, optimizer), strict=True)
-    ]
+        {**keep.merged(_on_device_of(group, mine), mine, index), "params": [index_of[name] for name in theirs]}
+        for index, (group, mine, theirs) in enumerate(own)
+    ]  # without `param_names`, torch keeps the current names
     before = optimizer.state, [dict(group) for group in optimizer.param_groups]
 
     def undo() -> None:
@@ -163,17 +166,19 @@ def load_optimizer(
     return undo
 
 
-def _settings(
-    saved: Mapping[str, Any], own: Mapping[str, Any], params: list[int], keep: Iterable[str]
-) -> dict[str, Any]:
-    """Return a saved group with its parameters in the order of the optimizer."""
-    group = {key: _on_device_of(own.get(key), value) for key, value in saved.items()}
-    group |= {key: own[key] for key in keep if key in own}
-    return {**group, "params": params}  # without `param_names`, torch keeps the current names
+def group_names(model: nn.Module, optimizer: Optimizer) -> list[str]:
+    """Return a name for each parameter group: the alphabetically first name of its parameters."""
+    return [min(names, default="no parameters") for names in _own_groups(_names(model, optimizer), optimizer)]
 
 
-def _on_device_of(own: Any, value: Any) -> Any:
-    return value.clone().to(own.device) if isinstance(value, Tensor) and isinstance(own, Tensor) else value
+def _on_device_of(group: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a saved group, with tensors copied to the devices of the tensors in the current group."""
+    moved = {
+        key: value.clone().to(own[key].device)
+        for key, value in group.items()
+        if isinstance(value, Tensor) and isinstance(own.get(key), Tensor)
+    }
+    return {**_without(group, {"param_names"}), **moved}
 
 
 def _names(model: nn.Module, optimizer: Optimizer) -> list[str]:
