@@ -26,14 +26,14 @@ def match_names(owner: str, wanted: Sequence[str], saved: Sequence[str]) -> dict
     """
     if set(wanted) == set(saved):
         return {name: name for name in wanted}
-    own, theirs = _without_prefix(_unwrapped(wanted), _unwrapped(saved))
+    own, theirs = _without_prefix(unwrapped(wanted), unwrapped(saved))
     if set(own) != set(theirs):
         raise _mismatch(owner, own, theirs)
     saved_name = dict(zip(theirs, saved, strict=True))
     return {name: saved_name[bare] for name, bare in zip(wanted, own, strict=True)}
 
 
-def _unwrapped(names: Sequence[str]) -> list[str]:
+def unwrapped(names: Sequence[str]) -> list[str]:
     """Return the names without wrappers, or the unchanged names if two of them would then be equal."""
     bare = [".".join(part for part in name.split(".") if part not in _WRAPPERS) for name in names]
     while bare and all(name.startswith("module.") for name in bare):

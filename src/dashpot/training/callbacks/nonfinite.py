@@ -153,7 +153,8 @@ class NonFinite(Callback):
         self._forget()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"reports": list(self.reports), "evaluation_report": self.evaluation_report}
+        evaluation = {} if self.evaluation_report is None else {"evaluation_report": self.evaluation_report}
+        return {"reports": list(self.reports), **evaluation}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.reports = list(state["reports"])

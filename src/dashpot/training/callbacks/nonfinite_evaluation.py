@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -37,7 +37,8 @@ def first_nonfinite_batch(learner: Learner) -> tuple[Batch, Tensor] | None:
                     learner._fit_loop.actions["get_loss"]()
                 bad = batch.size > 0 and batch.loss is not None and label(batch.loss) is not None
                 if learner.engine.any(bad):
-                    return replace(batch, output=None, loss=None), batch.loss.detach()
+                    loss: Any = batch.loss
+                    return replace(batch, output=None, loss=None), loss.detach()
     except DashpotError:  # an iterator without a second pass
         return None
     finally:

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from dashpot.errors import ArgumentError, RunError
 from dashpot.optimizers.options import ResolvedOptions
 from dashpot.tasks.running_means import RunningMeans
-from dashpot.training.state import weights
+from dashpot.training.state import tensor_names, weights
 from dashpot.training.state.group_settings import Kept, changed_in_groups, scheduled_by
 from dashpot.utils.rng_state import random_state, set_random_state
 
@@ -64,6 +64,7 @@ def restore(learner: Learner, state: Mapping[str, Any], override: bool = False) 
     """
     _check_structure(state)
     _check_settings(learner, state, override)
+    state = tensor_names.matched_state(learner.model, state)
     weights.check_model(learner.model, state["model"])
     keep = _current_settings(learner, state) if override else Kept()
     undo = weights.load_optimizer(learner.model, learner.opt, state["optimizer"], keep=keep)

@@ -11,6 +11,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from dashpot.errors import RunError
+from dashpot.training.state import tensor_names
 from dashpot.training.state.group_settings import Kept
 
 NOTHING = Kept()
@@ -29,12 +30,12 @@ def model_state(model: nn.Module) -> dict[str, Any]:
 
 
 def check_model(model: nn.Module, state: Mapping[str, Any]) -> None:
-    """Check that saved weights match the model.
+    """Check that saved weights match the model; names are matched without the prefixes of wrappers.
 
     Raises:
         RunError: If names, shapes or dtypes differ; the message lists the differences.
     """
-    own = model.state_dict()
+    own, state = model.state_dict(), tensor_names.matched(model, state)
     found = [f"{name} is only in the checkpoint" for name in state if name not in own]
     found += [f"{name} is only in the model" for name in own if name not in state]
     found += [text for name in state if name in own if (text := _mismatch(name, state[name], own[name]))]
@@ -44,11 +45,12 @@ def check_model(model: nn.Module, state: Mapping[str, Any]) -> None:
 
 
 def load_model(model: nn.Module, state: Mapping[str, Any]) -> None:
-    """Load weights and buffers.
+    """Load weights and buffers; names are matched without the prefixes of wrappers.
 
     Raises:
         RunError: If names, shapes or dtypes differ; the model is left unchanged.
     """
+    state = tensor_names.matched(model, state)
     check_model(model, state)
     own = model.state_dict()  # contains the version metadata that load_state_dict reads
     for name, value in own.items():
