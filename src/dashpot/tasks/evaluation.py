@@ -52,7 +52,7 @@ def evaluate(problem: Problem, model: nn.Module | None = None) -> dict[str, floa
     model = problem.model if model is None else model
     loss = problem.loss if problem.evaluation_loss is None else problem.evaluation_loss
     means = RunningMeans(problem.metrics)
-    with torch.no_grad(), _evaluation_mode(model):
+    with torch.no_grad(), evaluation_mode(model):
         for x, y in _first_epoch(problem.evaluation):
             output = call_model(model, x)
             means.add(output, y, loss(output, y), len(x))
@@ -65,7 +65,8 @@ def _first_epoch(source: Any) -> Iterator[tuple[Any, Any]]:
 
 
 @contextmanager
-def _evaluation_mode(model: nn.Module) -> Iterator[None]:
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Set a model to evaluation mode inside the block, and restore the mode of every submodule afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

@@ -31,7 +31,9 @@ class FitLoop:
     def __init__(self, learner: Learner) -> None:
         self.learner = learner
         wrap = learner.loop.callbacks.wrap_action
-        self.actions = {name: wrap(name, learner, getattr(learner, name)) for name in ACTIONS}
+        performed_by = {"predict": "_predict_batch"}  # `Learner.predict` is the method for any data
+        actions = {name: getattr(learner, performed_by.get(name, name)) for name in ACTIONS}
+        self.actions = {name: wrap(name, learner, perform) for name, perform in actions.items()}
 
     def run(self, resume: Mapping[str, Any] | None) -> None:
         """Run the fit, from the state `resume` if given."""
@@ -70,12 +72,13 @@ class FitLoop:
         learner.model.train(learner.training)
 
         def run() -> None:
-            self._run_batches(start)
+            self.run_batches(start)
             self._end_phase()
 
         self._run_scope("epoch", CancelEpoch, run, on_cancel=self._end_phase)
 
-    def _run_batches(self, start: int) -> None:
+    def run_batches(self, start: int = 0) -> None:
+        """Run the batches of the current phase, from index `start`."""
         learner = self.learner
         loop = learner.loop
         if start:  # undo random draws of before_epoch, which the saved state already includes
@@ -92,12 +95,16 @@ class FitLoop:
             if learner.training:
                 loop.position = (learner.epoch, index + 1)
 
+    def phase_means(self) -> dict[str, float]:
+        """Return the means of the loss and the metrics over the phase so far, over all ranks."""
+        return self.learner.loop.means.values(self.learner.engine.all_reduce_sum)
+
     def _end_phase(self) -> None:
         """Record the means of the phase, even if the phase was cancelled."""
         learner = self.learner
         if learner.training and learner.loop.pending_batches:
             self._discard_gradients()
-        learner.history[learner.epoch][learner.loop.phase] = learner.loop.means.values(learner.engine.all_reduce_sum)
+        learner.history[learner.epoch][learner.loop.phase] = self.phase_means()
         if learner.loop.phase == "eval" or not learner.loop.phases["eval"]:
             learner.loop.position = (learner.epoch + 1, 0)
 

@@ -17,6 +17,7 @@ from dashpot.constraints import Interval, check
 from dashpot.errors import ArgumentError, RunError
 from dashpot.tasks import Problem, call_model
 from dashpot.tasks.running_means import RunningMeans
+from dashpot.training import inference
 from dashpot.training.callback import Callback, CallbackList, CancelBatch, as_list
 from dashpot.training.distributed.engine import Engine
 from dashpot.training.fit_loop import FitLoop
@@ -141,6 +142,7 @@ class Learner:
         self._initial_groups = [] if self.opt is None else initial_groups(self.opt)
         self._module: nn.Module | None = None  # the model, wrapped by the engine
         self._step_batches: list[Batch] = []
+        self._calls: list[tuple[str, int]] = []  # running methods that exclude each other, with their threads
         CallbackList(self._callbacks)
 
     @classmethod
@@ -156,6 +158,7 @@ class Learner:
 
     # ---- the loop ---------------------------------------------------------------------------------------------------
 
+    @inference.exclusive
     def fit(
         self,
         epochs: int,
@@ -182,7 +185,8 @@ class Learner:
         Raises:
             ArgumentError: If an argument is out of range, or the loss is not a scalar.
             RunError: If `resume` does not match the model, optimizer or data, or if it does not match the settings and
-                `override` is False. The message lists the differences.
+                `override` is False; the message lists the differences. Also if a fit or an evaluation of this learner
+                is running; the running fit is not affected.
         """
         check("fit", "epochs", epochs, EPOCHS)
         all_callbacks = CallbackList([*self._callbacks, *as_list(callbacks)])
@@ -223,10 +227,83 @@ class Learner:
         self.engine.reset()
         self.opt.zero_grad()
 
+    @inference.exclusive
+    def evaluate(self, data: Any = None) -> dict[str, float]:
+        """Return the means of the loss and the metrics over any data, before, during or after a fit.
+
+        The means are those of an evaluation phase: with `evaluation_loss`, in the engine's precision, over the whole
+        data and all ranks, and during a fit with averaged weights (`EMA`, `SWA`). A running fit is not affected: random
+        states, loaders, the current batch, history, metrics and the modes of all modules are restored.
+
+        For each batch, the actions `predict` and `get_loss` and the events of a batch are called, with `training`
+        False, for the callbacks of the running fit (or the last one, or else those of the learner), except observers
+        (`essential = False`). Events of epochs and fits are not called. With several processes, every rank must call
+        this method.
+
+        Args:
+            data: Data of the same types as `evaluation`. Default: the evaluation data of the learner. A stream yields
+                the batches of the current epoch, or else of the last one.
+
+        Returns:
+            A mapping from "loss" and the names of the metrics to means.
+
+        Raises:
+            ArgumentError: If `data` has an unsupported type, or is missing and the learner has no evaluation data.
+            RunError: If called in a thread other than that of the running fit, during another evaluation, or, with
+                averaged weights, between the forward and the backward pass of a batch.
+
+        Example:
+            >>> from dashpot import SGD, tasks
+            >>> from dashpot.training import Engine
+            >>> problem = tasks.get("digits").build(seed=0)
+            >>> learner = Learner.of(problem, SGD, lr=0.1, engine=Engine("cpu"))
+            >>> learner.fit(1)
+            >>> learner.evaluate() == learner.history[-1]["eval"], sorted(learner.evaluate(problem.train))
+            (True, ['accuracy', 'loss'])
+        """
+        return inference.evaluate(self, data)
+
+    @inference.exclusive
+    def predict(self, data: Any, *, labelled: bool | None = None) -> Any:
+        """Return the outputs of the model for any data, in order and on the CPU, before, during or after a fit.
+
+        The model is in evaluation mode, without gradients, in the engine's precision, and during a fit with averaged
+        weights. A running fit is not affected, as for `evaluate`. For each batch, the action `predict` and the events
+        `before_batch`, `after_predict` and `cleanup_batch` are called, with `batch.y` None; a callback that defines
+        `predict` can therefore change the input of the model. With several processes, every rank must call this method,
+        and every rank returns all outputs.
+
+        Args:
+            data: A stream, a `DataLoader`, a list of batches or another sized iterable of batches, with or without
+                targets. A batch of one element, such as that of a `TensorDataset` of one tensor, is this element.
+            labelled: Whether the batches are pairs (x, y). Targets are ignored. If None, tuples and lists of two
+                elements are pairs; pass False if such a batch is the input of the model.
+
+        Returns:
+            The outputs of all batches, with the structure of the model's output. Tensors are concatenated along their
+            first dimension (0-d tensors are stacked); if they differ in their other dimensions, a list with a tensor
+            per example is returned instead. Tuples and mappings are kept. Lists with an item per example are
+            concatenated.
+
+        Raises:
+            ArgumentError: If `data` has an unsupported type, the outputs of the batches have different structures, or,
+                with several processes, an output is a 0-d tensor.
+            RunError: As for `evaluate`, or if a callback cancels a batch.
+
+        Example:
+            >>> from dashpot import SGD, tasks
+            >>> from dashpot.training import Engine
+            >>> problem = tasks.get("digits").build(seed=0)
+            >>> learner = Learner.of(problem, SGD, lr=0.1, engine=Engine("cpu"))
+            >>> learner.predict(problem.evaluation).shape, learner.predict([problem.evaluation.x[:2]]).shape
+            (torch.Size([297, 10]), torch.Size([2, 10]))
+        """
+        return inference.predict(self, data, labelled)
+
     # ---- actions ----------------------------------------------------------------------------------------------------
 
-    def predict(self) -> None:
-        """Compute `batch.output` from `batch.x`; see `dashpot.tasks.call_model` for inputs of several tensors."""
+    def _predict_batch(self) -> None:
+        """Perform the action `predict`: compute `batch.output` from `batch.x` (see `dashpot.tasks.call_model`)."""
         self.batch.output = call_model(self.model, self.batch.x, self.forward)
 
     def get_loss(self) -> None:

@@ -18,6 +18,7 @@ from dashpot._torch_private import module_buffers
 from dashpot.constraints import POSITIVE, Interval, Optional, check
 from dashpot.errors import ArgumentError, RunError
 from dashpot.training.callback import Callback, CancelFit
+from dashpot.training.inference import check_idle
 from dashpot.training.plain_optimizer import accepts_lr, check_savable
 from dashpot.training.side_pass import check_initialized, release_output, reshard, side_pass
 from dashpot.utils.smoothing import smooth
@@ -166,7 +167,7 @@ def find_lr(
 
     Raises:
         ArgumentError: If an argument is out of range.
-        RunError: If no step could be taken.
+        RunError: If no step could be taken, or a fit of the learner is running.
 
     Source: The loop of the SlowAI notebooks; L. Smith, Cyclical learning rates for training neural networks, 2017.
 
@@ -178,6 +179,7 @@ def find_lr(
         >>> curve.lrs[0], 1e-4 < curve.suggest().steepest < 1e-1
         (1e-05, True)
     """
+    check_idle(learner, "find_lr")
     rates = _rates(start, end, factor, steps)
     check("find_lr", "stop_at", stop_at, Interval(1, math.inf))
     finder = _Finder(rates, float(stop_at))

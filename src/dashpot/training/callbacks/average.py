@@ -326,6 +326,29 @@ def evaluated_weights(learner: Learner) -> dict[str, Any]:
     return weights.model_state(learner.model)
 
 
+def unloaded_averages(learner: Learner) -> list[AveragedWeights]:
+    """Return the callback of the running fit whose averages an evaluation would load into the model, if any."""
+    if learner.loop.event == "before_fit":
+        return []  # the callback may not have been reset yet; no step has been taken
+    found = [callback for callback in learner.loop.callbacks if isinstance(callback, AveragedWeights)]
+    return [callback for callback in found if callback.ready and callback.in_model is None]
+
+
+@contextmanager
+def averages_in_model(learner: Learner) -> Iterator[None]:
+    """Load the averages of the running fit into the model inside the block, as in an evaluation phase."""
+    callbacks = unloaded_averages(learner)
+    statistics = [callback.statistics for callback in callbacks]
+    try:
+        for callback in callbacks:
+            callback._swap_in()
+        yield
+    finally:
+        for callback, own in zip(callbacks, statistics, strict=True):
+            callback._swap_out()
+            callback.statistics = own  # the end of the fit may compute them from the batches of a different epoch
+
+
 def _is_averaged(value: Tensor) -> bool:
     return value.is_floating_point() or value.is_complex()
 
