@@ -17,6 +17,7 @@ from dashpot.tasks.running_means import RunningMeans
 from dashpot.training.callback import CallbackList, CancelBatch, CancelEpoch, CancelFit
 from dashpot.training.callbacks.average import averages_in_model, unloaded_averages
 from dashpot.training.fit_loop import FitLoop
+from dashpot.training.fit_plan import FitPlan
 from dashpot.training.loader import ResumableLoader
 from dashpot.training.loop_state import LoopState
 from dashpot.training.predictions import concatenate, cpu_outputs
@@ -91,7 +92,7 @@ def predict(learner: Learner, data: Any, labelled: bool | None) -> Any:
     with _inference(learner, loader, "predict") as loop:
         for index, batch in enumerate(loader.batches(learner.epoch)):
             learner.batch = batch
-            learner.loop.locate(batch, index)
+            batch.index = index
             _predict_batch(learner, loop)
             parts.append((batch.size, cpu_outputs(batch.output)))
     ranks = learner.engine.all_gather(parts)
@@ -185,7 +186,6 @@ def _inference(learner: Learner, loader: ResumableLoader, owner: str) -> Iterato
         try:
             learner.loop = _loop_state(learner, loader)
             learner.training, learner.epoch = False, getattr(learner, "epoch", 0)
-            learner.epochs = getattr(learner, "epochs", learner.epoch + 1)
             learner._fit_loop = FitLoop(learner)
             yield learner._fit_loop
         finally:
@@ -200,10 +200,9 @@ def _loop_state(learner: Learner, loader: ResumableLoader) -> LoopState:
     before = getattr(learner, "loop", None)
     callbacks = learner._callbacks if before is None else before.callbacks
     taking_part = CallbackList([callback for callback in callbacks if callback.essential])
-    phases = {"train": False, "eval": True}
-    state = LoopState(taking_part, RunningMeans(learner.metrics), phases, override=False, phase="eval", loader=loader)
-    state.accumulate = 1 if before is None else before.accumulate
-    return state
+    plan = FitPlan(learner.train, 1) if before is None else before.plan
+    means, phases = RunningMeans(learner.metrics), {"train": False, "eval": True}
+    return LoopState(taking_part, means, phases, override=False, plan=plan, phase="eval", loader=loader)
 
 
 def _check_moment(learner: Learner, owner: str) -> None:

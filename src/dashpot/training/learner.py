@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import replace
@@ -13,14 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dashpot.constraints import Interval, check
 from dashpot.errors import ArgumentError, RunError
 from dashpot.tasks import Problem, call_model
 from dashpot.tasks.running_means import RunningMeans
 from dashpot.training import inference
 from dashpot.training.callback import Callback, CallbackList, CancelBatch, as_list
+from dashpot.training.callbacks.time_limit import TimeLimit
 from dashpot.training.distributed.engine import Engine
 from dashpot.training.fit_loop import FitLoop
+from dashpot.training.intervals import make_plan
 from dashpot.training.loader import ResumableLoader
 from dashpot.training.loop_state import Batch, LoopState
 from dashpot.training.losses import scalar_loss
@@ -29,7 +29,6 @@ from dashpot.training.side_pass import release_output
 from dashpot.training.state import fit_state
 from dashpot.training.state.group_settings import initial_groups
 
-EPOCHS = Interval(1, math.inf, "left", integer=True)
 
 
 class Learner:
@@ -54,7 +53,8 @@ class Learner:
         model: Model, called as `model(x)`. The entries of a dict or a tuple x become the arguments of the model if
             they match its signature (`dashpot.tasks.call_model`). The first fit moves the model to the device of
             `engine`.
-        train: Training data: `dashpot.data.Batches` or another stream, or a `DataLoader` of pairs (x, y).
+        train: Training data: `dashpot.data.Batches` or another stream, or a `DataLoader` or another iterable of pairs
+            (x, y).
         evaluation: Evaluation data, of the same types as `train`, or None for fits without evaluation.
         loss: Function from (output, y) to the mean loss of the batch, a 0-d tensor.
         optimizer: A torch optimizer over the model's parameters, shared by all fits, or a factory, called as
@@ -76,7 +76,8 @@ class Learner:
         train: Training data, a `ResumableLoader`.
         evaluation: Evaluation data, a `ResumableLoader` or None.
         metrics: Metric functions by name.
-        epochs: Number of epochs of the fit.
+        epochs: Number of epochs of the fit. In a fit with `steps` or `evaluate_every`, an epoch is an interval between
+            two evaluations.
         epoch: Index of the current epoch, from 0.
         training: True in training phases, False in evaluation phases.
         batch: Current `Batch`, with the attributes `index`, `x`, `y`, `output` and `loss`.
@@ -161,8 +162,11 @@ class Learner:
     @inference.exclusive
     def fit(
         self,
-        epochs: int,
+        epochs: int | None = None,
         *,
+        steps: int | None = None,
+        max_time: float | None = None,
+        evaluate_every: int | None = None,
         lr: float | None = None,
         callbacks: Sequence[Callback] = (),
         train: bool = True,
@@ -170,10 +174,20 @@ class Learner:
         resume: Mapping[str, Any] | None = None,
         override: bool = False,
     ) -> None:
-        """Train and evaluate for a number of epochs.
+        """Train and evaluate for a number of epochs or steps.
+
+        With `steps` or `evaluate_every`, an epoch of events, history, schedules and logs is an interval of
+        `evaluate_every` steps, after which the model is evaluated. The passes over the data continue from interval to
+        interval.
 
         Args:
-            epochs: Total number of epochs, including the epochs already completed in `resume`.
+            epochs: Total number of passes over the training data, including the epochs already completed in `resume`.
+            steps: Total number of optimizer steps, including those completed in `resume` and skipped steps, as an
+                alternative to `epochs`. A step may use micro-batches of two passes.
+            max_time: Limit of the wall-clock time in seconds, > 0, including the time spent before `resume`. The fit
+                ends after the step that exceeds it, with an evaluation.
+            evaluate_every: Number of optimizer steps between evaluations, an integer >= 1. Default: one pass over the
+                training data; all `steps` if the data have no length.
             lr: Learning rate of this fit. Default: the learning rate `lr` of the learner.
             callbacks: Additional callbacks for this fit.
             train: Whether to run the training phases.
@@ -188,12 +202,13 @@ class Learner:
                 `override` is False; the message lists the differences. Also if a fit or an evaluation of this learner
                 is running; the running fit is not affected.
         """
-        check("fit", "epochs", epochs, EPOCHS)
-        all_callbacks = CallbackList([*self._callbacks, *as_list(callbacks)])
+        plan = make_plan(self.train, epochs, steps, evaluate_every, resume=resume, train=train)
+        limits = [] if max_time is None else [TimeLimit(max_time)]
+        all_callbacks = CallbackList([*self._callbacks, *as_list(callbacks), *limits])
         self._prepare(self._lr if lr is None else lr)
         phases = {"train": train, "eval": evaluate and self.evaluation is not None}
-        self.loop = LoopState(all_callbacks, RunningMeans(self.metrics), phases, override)
-        self.epochs, self.epoch, self.training = epochs, 0, True
+        self.loop = LoopState(all_callbacks, RunningMeans(self.metrics), phases, override, plan)
+        self.epoch, self.training = 0, True
         self.history, self.steps, self.stop_reason = [], 0, None
         self._fit_loop = FitLoop(self)
         self._fit_loop.run(resume)
@@ -373,7 +388,7 @@ class Learner:
         self._module, self.training = self.model, False  # the unwrapped model, to avoid communication between ranks
         self.model.train()
         try:
-            for index, batch in enumerate(loader.batches(self.epoch)):
+            for index, batch in enumerate(self.loop.plan.side_pass(loader, self.epoch)):
                 self.batch, batch.index = batch, index
                 with suppress(CancelBatch):
                     self._fit_loop.notify("before_batch")
@@ -385,9 +400,18 @@ class Learner:
             self.loop.event = event
 
     @property
+    def epochs(self) -> int:
+        """Number of epochs of the fit."""
+        return self.loop.plan.epochs
+
+    @property
     def total_steps(self) -> int:
-        """Number of optimizer steps in the whole fit, including skipped steps."""
-        return self.epochs * -(-len(self.train) // self.loop.accumulate)
+        """Number of optimizer steps in the whole fit, including skipped steps.
+
+        Raises:
+            ArgumentError: If the number is unknown, because the training data have no length.
+        """
+        return self.loop.plan.total_steps
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for resuming the fit at `loop.position`, as plain data and tensors.

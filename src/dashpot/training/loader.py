@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from dashpot.errors import ArgumentError, RunError
@@ -20,7 +21,7 @@ from dashpot.training.distributed.data_sharding import (
 from dashpot.training.distributed.engine import Engine
 from dashpot.training.loop_state import Batch
 from dashpot.training.state.loader_state import loader_state, non_resumable_reason, set_epoch, set_loader_state
-from dashpot.utils.rng_state import random_state, set_random_state
+from dashpot.utils.rng_state import OwnGenerators, random_state, set_random_state
 
 
 class ResumableLoader:
@@ -29,26 +30,29 @@ class ResumableLoader:
     Each batch of the source is a global batch, which is split over the ranks. For a stream, every rank draws all
     batches and keeps its slice. For a `DataLoader`, every rank loads only its part, in the order drawn on rank 0.
 
+    A source without a length is read to its end in every epoch. Unless it is a stream, it draws its random numbers from
+    generators that are seeded at the start of the epoch, so that a replay does not depend on the random numbers that
+    the model draws between two batches.
+
     Args:
-        source: A `dashpot.data.Stream` such as `Batches`, or a sized iterable of pairs (x, y) such as
-            `torch.utils.data.DataLoader`.
+        source: A `dashpot.data.Stream` such as `Batches`, or an iterable of pairs (x, y), with or without a length, such
+            as `torch.utils.data.DataLoader`.
         engine: Device and processes.
         owner: Name of the source in error messages, such as "train".
 
     Raises:
-        ArgumentError: If the source has an unsupported type, is empty, or cannot be sharded over several ranks.
+        ArgumentError: If the source has an unsupported type, is empty, can be read only once, or cannot be sharded over
+            several ranks.
     """
 
     def __init__(self, source: Any, engine: Engine, owner: str) -> None:
         self.source, self.engine, self.owner = source, engine, owner
         self._epoch_start: Mapping[str, Any] | None = None  # RNG and loader state at the start of the epoch
-        if not hasattr(source, "__len__") or not (self.is_stream or hasattr(source, "__iter__")):
+        if not (self.is_stream or hasattr(source, "__iter__")):
             raise self._type_error()
-        try:
-            size = len(source)
-        except TypeError as error:  # DataLoader always defines __len__, but the dataset may not
-            raise self._type_error(", which has no length") from error
-        if size == 0:
+        if isinstance(source, Iterator):
+            raise self._type_error(", which can be read only once; its __iter__ must return a new iterator")
+        if self.size == 0:
             raise ArgumentError(
                 f"Learner: {owner} must contain at least one batch, got an empty {type(source).__name__}."
             )
@@ -63,27 +67,44 @@ class ResumableLoader:
     def __len__(self) -> int:
         return len(self.source)
 
+    @property
+    def size(self) -> int | None:
+        """Number of batches per epoch, or None if the source does not define it."""
+        if not hasattr(self.source, "__len__"):
+            return None
+        try:
+            return len(self.source)
+        except TypeError:  # DataLoader always defines __len__, but the dataset may not
+            return None
+
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch, starting at index `start`.
 
         Raises:
-            RunError: If the number of batches differs from `len(source)`.
+            RunError: If the number of batches is 0 or differs from `len(source)`.
         """
         items = islice(self.source.epoch(epoch), start, None) if self.is_stream else self._replay(epoch, start)
-        expected, count, world_size = len(self), start, self.engine.world_size
+        expected, count, world_size = self.size, start, self.engine.world_size
+        sizes = None
         for index, item in enumerate(items, start):
             count = index + 1
-            if count > expected:
+            if expected is not None and count > expected:
                 break
             x, y = self._pair(item)
             if self._sampler is not None:
-                size, own_size = self._sampler.sizes[index]
+                # A side pass over the same loader replaces the sizes of the sampler.
+                sizes = self._sampler.sizes if sizes is None else sizes
+                size, own_size = sizes[index]
             else:
                 x, y, size, own_size = self._own_slice(x, y)
             # With these weights, averages over ranks are averages over examples.
             weight = 1.0 if world_size == 1 else own_size * world_size / size
-            yield Batch(map_tensors(self._to_device, x), map_tensors(self._to_device, y), own_size, weight)
-        if count != expected:
+            yield Batch(
+                map_tensors(self._to_device, x), map_tensors(self._to_device, y), own_size, weight, examples=size
+            )
+        if count == 0:
+            raise RunError(f"Learner: {self.owner} must yield at least one batch, got none in epoch {epoch + 1}.")
+        if expected is not None and count != expected:
             got = "more" if count > expected else str(count)
             raise RunError(f"Learner: {self.owner} must yield len({self.owner}) = {expected} batches, got {got}.")
 
@@ -118,7 +139,7 @@ class ResumableLoader:
             set_random_state(self._epoch_start)
             set_loader_state(self.source, self._epoch_start)
         set_epoch(self.source, epoch)
-        batches = iter(self._loader)
+        batches = iter(self._loader) if self.size is not None else _independent(self._loader)
         for _ in islice(batches, start):
             pass
         if start:
@@ -148,8 +169,8 @@ class ResumableLoader:
 
     def _type_error(self, detail: str = "") -> ArgumentError:
         return ArgumentError(
-            f"Learner: {self.owner} must be dashpot.data.Batches, a DataLoader or another sized iterable of pairs "
-            f"(x, y), got {self.source!r}{detail}."
+            f"Learner: {self.owner} must be dashpot.data.Batches, a DataLoader or another iterable of pairs (x, y), got "
+            f"{self.source!r}{detail}."
         )
 
     def _pair(self, item: Any) -> tuple[Any, Any]:
@@ -180,3 +201,24 @@ class ResumableLoader:
         own_size = part.stop - part.start
         part = part if own_size else slice(1)  # an empty rank computes one example with weight 0
         return slice_rows(x, part), slice_rows(y, part), size, own_size
+
+
+def _independent(source: Any) -> Iterator[Any]:
+    """Return the items of `source`, computed with generator states of their own, seeded by the global generator.
+
+    The seed is drawn before the iterator is returned.
+    """
+    generators = OwnGenerators(int(torch.randint(2**32, (), dtype=torch.int64)))
+    with generators:
+        items = iter(source)
+
+    def iterate() -> Iterator[Any]:
+        while True:
+            with generators:
+                try:
+                    item = next(items)
+                except StopIteration:
+                    return
+            yield item
+
+    return iterate()

@@ -16,7 +16,8 @@ from dashpot.tasks import Problem
 from dashpot.tasks.running_means import SYNC_INTERVAL
 from dashpot.training.callback import Callback, CancelFit
 from dashpot.training.distributed.single_device import SingleDevice
-from dashpot.training.learner import EPOCHS, Learner
+from dashpot.training.intervals import COUNT
+from dashpot.training.learner import Learner
 from dashpot.training.plain_optimizer import adapt
 from dashpot.training.stopwatch import Stopwatch
 
@@ -55,7 +56,7 @@ class EpochStats(Callback):
 
     def before_fit(self, learner: Learner) -> None:
         """Reset all measurements; in a resumed fit, `load_state_dict` is called afterwards."""
-        self.epochs = []
+        self.epochs, self._steps_before = [], 0
         self._start_epoch()
 
     def _start_epoch(self) -> None:
@@ -69,6 +70,8 @@ class EpochStats(Callback):
         """Start timing the training phase."""
         if learner.training:
             self._stopwatch.start()
+            size = learner.train.size
+            self._steps_before = learner.epoch * size if size else self.epochs[-1].steps if self.epochs else 0
 
     def before_batch(self, learner: Learner) -> None:
         """Record the learning rate of the step."""
@@ -84,7 +87,7 @@ class EpochStats(Callback):
         if len(self._pending) == SYNC_INTERVAL:
             self._flush()
         if self.on_step is not None:
-            self.on_step(learner.epoch * len(learner.train) + learner.batch.index + 1)
+            self.on_step(self._steps_before + learner.batch.index + 1)
         if self._diverged:
             self._stop(learner)
 
@@ -115,14 +118,14 @@ class EpochStats(Callback):
 
     def _epoch(self, learner: Learner, **measured: Any) -> Epoch:
         (cpu, wall), done = self._stopwatch.seconds, len(self._losses)
-        steps = learner.epoch * len(learner.train) + done
+        steps = self._steps_before + done
         means = {"train": {}, "evaluation": {}, **measured}
         return Epoch(learner.epoch + 1, steps, loss=self._losses, lr=self._lrs[:done], cpu_s=cpu, wall_s=wall, **means)
 
     def _stop(self, learner: Learner) -> None:
         """Emit the diverged epoch, and end the fit."""
         label = "nan" if math.isnan(self._losses[-1]) else "inf"
-        step = learner.epoch * len(learner.train) + len(self._losses) - 1
+        step = self._steps_before + len(self._losses) - 1
         self._emit(self._epoch(learner, diverged=Divergence(step, label)))
         raise CancelFit
 
@@ -186,7 +189,7 @@ def train(
         >>> epoch.steps == len(problem.train), sorted(epoch.evaluation)
         (True, ['accuracy', 'loss'])
     """
-    check("train", "epochs", epochs, EPOCHS)
+    check("train", "epochs", epochs, COUNT)
     stats = EpochStats(on_step, on_epoch)
     single_device_learner(problem, optimizer).fit(epochs, callbacks=[stats])
     problem.model.train()

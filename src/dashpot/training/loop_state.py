@@ -11,6 +11,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from dashpot.tasks.running_means import RunningMeans
     from dashpot.training.callback import CallbackList
+    from dashpot.training.fit_plan import FitPlan
     from dashpot.training.loader import ResumableLoader
 
 
@@ -24,6 +25,8 @@ class Batch:
         size: Number of examples on this rank.
         weight: Weight of the mean loss of this batch in the loss of its optimizer step.
         index: Index within the phase, from 0.
+        examples: Number of examples on all ranks.
+        first_microbatch: Index of the first micro-batch of the optimizer step.
         is_last_microbatch: Whether the optimizer steps after this batch.
         output: Output of the model.
         loss: Mean loss, a 0-d tensor.
@@ -36,6 +39,8 @@ class Batch:
     size: int
     weight: float
     index: int = 0
+    examples: int = 0
+    first_microbatch: int = 0
     is_last_microbatch: bool = True
     output: Any = None
     loss: Any = None
@@ -52,9 +57,10 @@ class LoopState:
         means: Running means of the loss and the metrics over the phase.
         phases: For each of the phases "train" and "eval", whether the fit has this phase.
         override: Whether the settings may differ from the settings in the checkpoint to resume.
-        accumulate: Number of micro-batches per optimizer step. A callback may set it in `before_fit`.
+        plan: Epochs of the fit and their batches.
         pending_batches: Number of micro-batches whose gradients are accumulated for the next step.
         position: Indices (epoch, batch) of the next training batch.
+        cut_at: Position at which a time limit has ended the training phase of the last epoch early, or None.
         phase: Current phase, "train" or "eval".
         loader: Loader of the current phase.
         event: Name of the event in progress.
@@ -66,21 +72,20 @@ class LoopState:
     means: RunningMeans
     phases: Mapping[str, bool]
     override: bool
-    accumulate: int = 1
+    plan: FitPlan
     pending_batches: int = 0
     position: tuple[int, int] = (0, 0)
+    cut_at: tuple[int, int] | None = None
     phase: str = "train"
     loader: ResumableLoader | Any = None
     event: str = ""
     unwinding: type[BaseException] | None = None
 
-    def locate(self, batch: Batch, index: int) -> None:
-        """Set the fields of `batch` that depend on its index within the phase."""
-        batch.index = index
-        batch.is_last_microbatch = (index + 1) % self.accumulate == 0 or index + 1 == len(self.loader)
-        if self.accumulate > 1:
-            first = index - index % self.accumulate
-            window = range(first, min(first + self.accumulate, len(self.loader)))
-            if len(window) > 1:
-                examples = self.loader.examples
-                batch.weight = batch.weight * examples(index) / sum(map(examples, window))
+    @property
+    def accumulate(self) -> int:
+        """Number of micro-batches per optimizer step. A callback may set it in `before_fit`."""
+        return self.plan.accumulate
+
+    @accumulate.setter
+    def accumulate(self, batches: int) -> None:
+        self.plan.accumulate = batches

@@ -188,7 +188,7 @@ def find_lr(
         learner._callbacks = []
         takes_lr = not isinstance(learner._optimizer, Optimizer) and accepts_lr(learner._optimizer)
         lr = learner._lr if learner._lr is not None or not takes_lr else start
-        learner.fit(len(rates) + PATIENCE, lr=lr, callbacks=[finder, *callbacks], evaluate=False)
+        learner.fit(steps=len(rates) * PATIENCE, lr=lr, callbacks=[finder, *callbacks], evaluate=False)
     curve = LRCurve(rates[: len(finder.losses)], finder.losses, finder.ended)
     if not curve.losses:
         raise RunError(f"find_lr: no step could be taken: {curve.ended}.")
