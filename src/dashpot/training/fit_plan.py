@@ -124,8 +124,8 @@ class FitPlan:
         """
         if progress.get("interval") is not None:
             raise RunError(
-                f"fit: {progress['interval']['by']} and evaluate_every must be given, because the checkpoint is of a fit "
-                "with evaluations every n steps."
+                f"fit: {progress['interval']['by']} and evaluate_every must be those of the checkpoint, whose fit is "
+                f"evaluated every {progress['interval']['every']} steps; got only epochs."
             )
         epoch, batch = progress["position"]
         if epoch + bool(batch) > self.epochs:

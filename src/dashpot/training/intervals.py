@@ -8,13 +8,12 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any, ClassVar
 
-from dashpot.constraints import Interval, Optional, check
+from dashpot.constraints import Interval, check
 from dashpot.errors import ArgumentError, RunError
 from dashpot.training.fit_plan import FitPlan
 from dashpot.training.loader import ResumableLoader
 from dashpot.training.loop_state import Batch
 from dashpot.training.state import fit_state
-
 
 COUNT = Interval(1, math.inf, "left", integer=True)
 
@@ -179,8 +178,8 @@ class Intervals(FitPlan):
         saved = progress.get("interval")
         if saved is None or saved["by"] != self._unit:
             raise RunError(
-                f"fit: {self._unit} must be None, because the checkpoint is of a fit with a number of "
-                f"{'epochs' if self._unit == 'steps' or saved is None else 'steps'}."
+                f"fit: the length must be given as in the fit of the checkpoint, by "
+                f"{'epochs' if saved is None else saved['by']}, got {self._unit} with evaluations every n steps."
             )
         if self._steps_until(self._drawn) > self.total_steps:
             raise RunError(
@@ -209,7 +208,8 @@ def make_plan(
         RunError: If `resume` is not the state of a fit.
     """
     for name, value in (("epochs", epochs), ("steps", steps), ("evaluate_every", every)):
-        check("fit", name, value, Optional(COUNT))
+        if value is not None:
+            check("fit", name, value, COUNT)
     if (epochs is None) == (steps is None):
         got = "neither" if steps is None else f"epochs={epochs} and steps={steps}"
         raise ArgumentError(f"fit: exactly one of epochs and steps must be given, got {got}.")

@@ -30,7 +30,6 @@ from dashpot.training.state import fit_state
 from dashpot.training.state.group_settings import initial_groups
 
 
-
 class Learner:
     """Training loop with evaluation after every epoch.
 

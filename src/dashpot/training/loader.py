@@ -35,8 +35,8 @@ class ResumableLoader:
     the model draws between two batches.
 
     Args:
-        source: A `dashpot.data.Stream` such as `Batches`, or an iterable of pairs (x, y), with or without a length, such
-            as `torch.utils.data.DataLoader`.
+        source: A `dashpot.data.Stream` such as `Batches`, or an iterable of pairs (x, y) such as
+            `torch.utils.data.DataLoader`, with or without a length.
         engine: Device and processes.
         owner: Name of the source in error messages, such as "train".
 
@@ -169,8 +169,8 @@ class ResumableLoader:
 
     def _type_error(self, detail: str = "") -> ArgumentError:
         return ArgumentError(
-            f"Learner: {self.owner} must be dashpot.data.Batches, a DataLoader or another iterable of pairs (x, y), got "
-            f"{self.source!r}{detail}."
+            f"Learner: {self.owner} must be dashpot.data.Batches, a DataLoader or another iterable of pairs (x, y), "
+            f"got {self.source!r}{detail}."
         )
 
     def _pair(self, item: Any) -> tuple[Any, Any]:

@@ -164,9 +164,9 @@ class Checkpoints(Callback):
         self._saved_position = self._saved_position or learner.loop.position
 
     def after_batch(self, learner: Any) -> None:
-        if learner.training and learner.batch.is_last_microbatch:
-            if learner.loop.cut_at is not None or self._is_due(learner):
-                self.save(learner)
+        between_steps = learner.training and learner.batch.is_last_microbatch
+        if between_steps and (learner.loop.cut_at is not None or self._is_due(learner)):
+            self.save(learner)
 
     def after_epoch(self, learner: Any) -> None:
         self._epoch_ended = True

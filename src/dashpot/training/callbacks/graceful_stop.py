@@ -33,10 +33,10 @@ class GracefulStop(Callback):
         self._exit_code = 0  # exit code of the stop request on this rank; 0 if there is no request
 
     def after_batch(self, learner: Learner) -> None:
-        if learner.training and learner.batch.is_last_microbatch and self._polling.is_due(learner):
-            if self._stop_requested(learner):
-                self.save(learner)
-                raise self._interrupted(learner)
+        due = learner.training and learner.batch.is_last_microbatch and self._polling.is_due(learner)
+        if due and self._stop_requested(learner):
+            self.save(learner)
+            raise self._interrupted(learner)
 
     def after_epoch(self, learner: Learner) -> None:
         if not learner.training and learner.epoch + 1 < learner.epochs and self._stop_requested(learner):
