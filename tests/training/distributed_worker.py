@@ -19,6 +19,7 @@ from distributed_loader_checks import (
     loader_resumes_with_other_world_size,
     unshardable_sources_raise,
 )
+from distributed_log_checks import logged_values_are_means_over_all_examples, logged_values_resume
 from distributed_message_checks import nonfinite_evaluation_is_diagnosed, nonfinite_values_are_diagnosed
 from distributed_support import (
     PRODUCTS,
@@ -295,6 +296,9 @@ def table() -> dict[str, Any]:
         add(True, overflow_skips_the_step_on_all_ranks, strategy)
         add(True, nonfinite_values_are_diagnosed, strategy)
         add(True, nonfinite_evaluation_is_diagnosed, strategy)
+        add(True, logged_values_are_means_over_all_examples, strategy)
+        for resumed_by in (strategy, None):
+            add(strategy == "ddp", logged_values_resume, strategy, resumed_by)
         for workers in (0, 2):
             add(workers == 0 or strategy == "ddp", loader_is_sharded, strategy, workers)
             add(workers == 0 or strategy == "ddp", loader_resumes, strategy, workers)

@@ -11,6 +11,7 @@ import torch
 from dashpot.errors import RunError
 from dashpot.tasks.running_means import RunningMeans
 from dashpot.training.callback import ACTIONS, CancelBatch, CancelEpoch, CancelFit
+from dashpot.training.logged_values import LoggedValues
 from dashpot.training.state import fit_state
 from dashpot.utils.warn import warn
 
@@ -71,7 +72,7 @@ class FitLoop:
         learner = self.learner
         learner.training, learner.loop.phase, learner.loop.loader = phase == "train", phase, loader
         if start == 0:
-            learner.loop.means = RunningMeans(learner.metrics)
+            learner.loop.means, learner.loop.logged = RunningMeans(learner.metrics), LoggedValues()
         if len(learner.history) <= learner.epoch:
             learner.history.append({})
         learner.model.train(learner.training)
@@ -111,8 +112,9 @@ class FitLoop:
         return learner.loop.plan.batches(learner.epoch, start)
 
     def phase_means(self) -> dict[str, float]:
-        """Return the means of the loss and the metrics over the phase so far, over all ranks."""
-        return self.learner.loop.means.values(self.learner.engine.all_reduce_sum)
+        """Return the means of the loss, the metrics and the logged values over the phase so far, over all ranks."""
+        loop, engine = self.learner.loop, self.learner.engine
+        return {**loop.means.values(engine.all_reduce_sum), **loop.logged.means(engine.all_gather)}
 
     def _end_phase(self) -> None:
         """Record the means of the phase, even if the phase was cancelled."""

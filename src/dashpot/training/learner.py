@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from dashpot.errors import ArgumentError, RunError
 from dashpot.tasks import Problem, call_model
 from dashpot.tasks.running_means import RunningMeans
-from dashpot.training import inference
+from dashpot.training import inference, logged_values
 from dashpot.training.callback import Callback, CallbackList, CancelBatch, as_list
 from dashpot.training.callbacks.time_limit import TimeLimit
 from dashpot.training.distributed.engine import Engine
@@ -357,7 +357,8 @@ class Learner:
         current = self.batch
         for batch in self._step_batches:
             self.batch = replace(batch)
-            with nullcontext() if batch.is_last_microbatch else self.engine.no_sync(self._module):
+            synced = nullcontext() if batch.is_last_microbatch else self.engine.no_sync(self._module)
+            with synced, self.loop.logged.paused():
                 self._fit_loop.actions["predict"]()
                 self._fit_loop.actions["get_loss"]()
                 loss = self.batch.loss * batch.weight
@@ -368,6 +369,37 @@ class Learner:
         return total
 
     # ---- for callbacks ----------------------------------------------------------------------------------------------
+
+    def log(self, name: str, value: float | Tensor) -> None:
+        """Log a value, whose mean over the current phase becomes `history[epoch][phase][name]`.
+
+        All loggers, the table and the record of a run show the values in `history`. The mean is weighted by the
+        examples of the batches in which the value was logged, over all ranks; a value logged in `before_epoch` or
+        `after_epoch` has the weight of one example. In `after_epoch`, all ranks must call this method, from callbacks
+        with an `order` below that of loggers, 60. A resumed fit has the same means as an uninterrupted fit, if values
+        are logged before the checkpoint of their batch, by callbacks with an `order` below 90.
+
+        Args:
+            name: Name of the value, which must not be "loss" or the name of a metric.
+            value: A number, or a 0-d tensor on any device, which is read later to avoid a host sync.
+
+        Raises:
+            ArgumentError: If the name is reserved, or the value is neither a number nor a 0-d tensor.
+            RunError: If called outside of a phase of a fit.
+
+        Example:
+            >>> import dashpot as dp
+            >>> from dashpot import tasks
+            >>> class LogMargin(Callback):
+            ...     def after_predict(self, learner):
+            ...         top = learner.batch.output.topk(2).values
+            ...         learner.log("margin", (top[:, 0] - top[:, 1]).mean())
+            >>> learner = Learner.of(tasks.get("digits").build(seed=0), dp.AdamW, lr=0.01, engine=Engine("cpu"))
+            >>> learner.fit(1, callbacks=[LogMargin()])
+            >>> sorted(learner.history[0]["eval"])
+            ['accuracy', 'loss', 'margin']
+        """
+        logged_values.log(self, name, value)
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """Call the model, wrapped by the engine, under the engine's autocast."""
@@ -389,7 +421,7 @@ class Learner:
         try:
             for index, batch in enumerate(self.loop.plan.side_pass(loader, self.epoch)):
                 self.batch, batch.index = batch, index
-                with suppress(CancelBatch):
+                with suppress(CancelBatch), self.loop.logged.paused():
                     self._fit_loop.notify("before_batch")
                     self._fit_loop.actions["predict"]()
         finally:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
+
+from dashpot.training.logged_values import LoggedValues
 
 if TYPE_CHECKING:
     from dashpot.tasks.running_means import RunningMeans
@@ -55,6 +57,7 @@ class LoopState:
     Attributes:
         callbacks: Callbacks of the fit, in order.
         means: Running means of the loss and the metrics over the phase.
+        logged: Means of the values logged by `Learner.log` in the phase.
         phases: For each of the phases "train" and "eval", whether the fit has this phase.
         override: Whether the settings may differ from the settings in the checkpoint to resume.
         plan: Epochs of the fit and their batches.
@@ -73,6 +76,7 @@ class LoopState:
     phases: Mapping[str, bool]
     override: bool
     plan: FitPlan
+    logged: LoggedValues = field(default_factory=LoggedValues)
     pending_batches: int = 0
     position: tuple[int, int] = (0, 0)
     cut_at: tuple[int, int] | None = None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -16,6 +15,7 @@ from dashpot.schedules import hyperparams
 from dashpot.tasks.running_means import SYNC_INTERVAL
 from dashpot.training.callback import Callback
 from dashpot.training.callbacks.grad_norms import grad_norm, total_norm
+from dashpot.training.logged_values import number_or_tensor, to_floats
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -41,7 +41,7 @@ class Recorder(Callback):
             * "state:exp_avg": the 2-norm of the optimizer state `exp_avg` over all parameters, after the step.
         loss: Whether to record the loss of the step as "loss", the mean over all examples of the step.
         functions: Functions of the learner by the name of the recorded value, such as
-            `rate=lambda learner: learner.opt.param_groups[0]["lr"]`. A function is called on every rank, immediately
+            `rate=lambda learner: ...`. A function is called on every rank, immediately
             before the step, and returns a number or a 0-d tensor, which is read later to avoid a host sync. Checkpoints
             contain the values of rank 0.
 
@@ -128,7 +128,8 @@ class Recorder(Callback):
         row: dict[str, Any] = {name: read() for name, read in self._hyperparameters.items()}
         if "grad_norm" in self.names:
             row["grad_norm"] = grad_norm(learner)
-        row |= {name: recorded_value(name, function(learner)) for name, function in self.functions.items()}
+        for name, function in self.functions.items():
+            row[name] = number_or_tensor(f"Recorder: the value of function {name}", function(learner))
         proceed()
         if not learner.batch.stepped:
             return
@@ -153,7 +154,7 @@ class Recorder(Callback):
         """Read the buffered values, with one device transfer per name."""
         rows, self._pending = self._pending, []
         for name in self._values if rows else ():
-            numbers = _to_floats([row[name] for row in rows])
+            numbers = to_floats([row[name] for row in rows])
             if name == "loss" and self._engine.world_size > 1:
                 numbers = [number / self._engine.world_size for number in self._engine.all_reduce_sum(numbers)]
             self._values[name] += numbers
@@ -209,20 +210,6 @@ class Recorder(Callback):
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
 
-def recorded_value(name: str, value: Any) -> float | Tensor:
-    """Return the value of a function as a float or a clone of a tensor.
-
-    Raises:
-        ArgumentError: If the value is not a real number or a 0-d tensor.
-    """
-    if isinstance(value, Real):
-        return float(value)
-    if isinstance(value, Tensor) and value.dim() == 0 and not value.is_complex():
-        return value.detach().clone()
-    got = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"{value!r:.80}"
-    raise ArgumentError(f"Recorder: the function {name} must return a number or a 0-d tensor, got {got}.")
-
-
 def _reader(opt: Optimizer, name: str) -> Callable[[], Any]:
     """Return a function that reads a hyperparameter of the next step, as a number or a clone of a tensor.
 
@@ -267,17 +254,3 @@ def _state_norm(opt: Optimizer, name: str) -> Tensor:
         known = sorted({k for state in opt.state.values() for k, v in state.items() if isinstance(v, Tensor)})
         raise ArgumentError(f"Recorder: the optimizer has no state {key!r}; known are {', '.join(known) or 'none'}.")
     return total_norm([value.to(torch.float32) if not value.is_floating_point() else value for value in values])
-
-
-def _to_floats(values: list[Any]) -> list[float]:
-    """Convert numbers and 0-d tensors to floats, using one device transfer per device and dtype."""
-    read: list[Any] = [None if isinstance(value, Tensor) else float(value) for value in values]
-    places: dict[Any, list[int]] = {}
-    for place, value in enumerate(values):
-        if isinstance(value, Tensor):
-            places.setdefault((value.device, value.dtype), []).append(place)
-    for group in places.values():
-        numbers = torch.stack([values[place].reshape(()) for place in group]).tolist()
-        for place, number in zip(group, numbers, strict=True):
-            read[place] = float(number)
-    return read

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from dashpot.errors import ArgumentError, RunError
 from dashpot.optimizers.options import ResolvedOptions
 from dashpot.tasks.running_means import RunningMeans
+from dashpot.training.logged_values import LoggedValues, of_rank
 from dashpot.training.state import tensor_names, weights
 from dashpot.training.state.group_settings import Kept, changed_in_groups, scheduled_by
 from dashpot.utils.rng_state import random_state, set_random_state
@@ -47,6 +48,7 @@ def take(learner: Learner) -> dict[str, Any]:
             "epochs": learner.epochs,
             "history": [{phase: dict(means) for phase, means in epoch.items()} for epoch in learner.history],
             "means": engine.all_gather(learner.loop.means.state_dict()) if learner.loop.position[1] else None,
+            "logged": engine.all_gather(learner.loop.logged.state_dict()) if learner.loop.position[1] else None,
             **({} if interval is None else {"interval": interval}),
         },
         "callbacks": {name: weights.cpu_copy(callback.state_dict()) for name, callback in callbacks.items()},
@@ -159,9 +161,10 @@ def _restore_progress(learner: Learner, progress: Mapping[str, Any]) -> None:
     engine, loop = learner.engine, learner.loop
     loop.position, learner.steps = tuple(progress["position"]), progress["steps"]
     learner.history = [{phase: dict(means) for phase, means in epoch.items()} for epoch in progress["history"]]
-    loop.means = RunningMeans(learner.metrics)
+    loop.means, loop.logged = RunningMeans(learner.metrics), LoggedValues()
     if progress["means"] is None:
         return
+    loop.logged.load_state_dict(of_rank(progress.get("logged") or [], engine.global_rank, engine.world_size))
     if len(progress["means"]) == engine.world_size:
         loop.means.load_state_dict(progress["means"][engine.global_rank])
     elif engine.is_rank_zero:  # adds the sums of all ranks on one rank only
