@@ -13,12 +13,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dashpot.constraints import Interval, OneOf, check
+from dashpot.constraints import Interval, check
 from dashpot.errors import ArgumentError, RunError
+from dashpot.runs.choices import PRECISIONS, STRATEGIES
 from dashpot.training.distributed import process_group
 
-PRECISIONS = OneOf(("fp32", "bf16", "fp16"))
-STRATEGIES = OneOf(("auto", "ddp", "fsdp"))
 DEVICES = Interval(1, math.inf, "left", integer=True)
 
 
