@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from dashpot.errors import ArgumentError, RunError
-from dashpot.runs.settings import (
+from dashpot.training.run.settings import (
     Settings,
     diff_settings,
     parse_value,

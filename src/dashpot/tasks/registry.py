@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import inspect
 import os
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from dashpot.constraints import unknown
 from dashpot.errors import ArgumentError
-from dashpot.names import TASKS, load
+from dashpot.tasks import digits, fashion_mnist, fashion_mnist_resnet, synthetic
 from dashpot.tasks.task import Task
-from dashpot.tasks.user_file import load_task
-from dashpot.utils.file_spec import is_file_spec
+from dashpot.tasks.user_file import is_file_spec, load_task
+
+_FACTORIES: Mapping[str, Callable[..., Task]] = {
+    "digits": digits.task,
+    "fashion-mnist": fashion_mnist.task,
+    "fashion-mnist-resnet": fashion_mnist_resnet.task,
+    "quadratic": synthetic.quadratic,
+    "noisy-quadratic": synthetic.noisy_quadratic,
+    "rosenbrock": synthetic.rosenbrock,
+    "saddle": synthetic.saddle,
+}
 
 
 def names() -> tuple[str, ...]:
@@ -20,7 +30,7 @@ def names() -> tuple[str, ...]:
     >>> names()
     ('digits', 'fashion-mnist', 'fashion-mnist-resnet', 'quadratic', 'noisy-quadratic', 'rosenbrock', 'saddle')
     """
-    return tuple(TASKS)
+    return tuple(_FACTORIES)
 
 
 def get(spec: str, *, data_dir: str | os.PathLike[str] | None = None, **options: Any) -> Task:
@@ -46,9 +56,9 @@ def get(spec: str, *, data_dir: str | os.PathLike[str] | None = None, **options:
         raise ArgumentError(f"get: spec must be a string, got {spec!r}.")
     if is_file_spec(spec):
         return load_task(spec, data_dir=data_dir, **options)
-    if spec not in TASKS:
-        raise unknown("task", spec, TASKS)
-    factory = load(TASKS[spec])
+    if spec not in _FACTORIES:
+        raise unknown("task", spec, _FACTORIES)
+    factory = _FACTORIES[spec]
     known = inspect.signature(factory).parameters
     for name in options:
         if name not in known:
