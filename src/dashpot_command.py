@@ -1,7 +1,4 @@
-"""Entry point of the command `dashpot`, which sets the thread policy before it loads torch and the command line.
-
-This module is outside the package because importing any part of the package loads torch.
-"""
+"""Entry point of the command `dashpot`, which sets the thread policy before torch is loaded."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ def main() -> int:
     """Run the command in `sys.argv` and return its exit code; docs/compare.md lists the codes."""
     try:
         run = _load()
-    except KeyboardInterrupt:  # importing torch takes seconds
+    except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
         return 130
     return 2 if run is None else run(sys.argv[1:])
@@ -32,8 +29,6 @@ def _load() -> Callable[[Sequence[str]], int] | None:
         print("The command line requires additional packages: pip install 'dashpot[cli]'.", file=sys.stderr)
         return None
     if _uses_passive_waiting(sys.argv[1:]):
-        if "torch" in sys.modules:  # `python -m dashpot` has already loaded torch: restart the process
-            os.execve(sys.executable, sys.orig_argv, {**os.environ, POLICY: "PASSIVE"})
         os.environ[POLICY] = "PASSIVE"
     from dashpot.cli.main import run
 

@@ -10,50 +10,13 @@ The public API is the `__all__` of this package and of `clip`, `comparison`, `co
 `verification`. Every other module is internal and may change without notice.
 """
 
+from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from dashpot import clip, curvature, functional, schedules, stages
-from dashpot.errors import ArgumentError, CurvatureError, DashpotError, DataError, NonFiniteError, RunError
-from dashpot.optimizers.adam_variants import CenteredAdam, QHAdam
-from dashpot.optimizers.autosgm import AutoSGM
-from dashpot.optimizers.base import Optimizer
-from dashpot.optimizers.explain import explain_engine
-from dashpot.optimizers.group_keys import nearest
-from dashpot.optimizers.momentum import NAG, QHM, HeavyBall
-from dashpot.optimizers.options import Options
-from dashpot.optimizers.param_groups import ParamGroups, param_groups
-from dashpot.optimizers.second_order import ESGD, AdaHessian, Sophia
-from dashpot.optimizers.second_order_base import SecondOrder
-from dashpot.optimizers.sgm import SGM
-from dashpot.optimizers.torch_compatible import SGD, Adam, AdamW, NAdam, RMSprop
-from dashpot.recipes import momentum_forms
-from dashpot.recipes.recipe import Diff, Recipe, diff
-from dashpot.schedules import Schedule, Scheduler, Window
-from dashpot.stages import (
-    AdaptiveClip,
-    CenteredMoment,
-    ChangeDecay,
-    ClipElements,
-    CoupledDecay,
-    Curvature,
-    DecoupledDecay,
-    Filter,
-    HuberClip,
-    HuberParcor,
-    MomentRate,
-    NesterovMoment,
-    Observation,
-    Parcor,
-    SecondMoment,
-    Stage,
-    Warmup,
-    elementwise,
-    per_tensor,
-)
-
 if TYPE_CHECKING:
+    from dashpot import clip, curvature, functional, schedules, stages
+    from dashpot._exports import *
     from dashpot.verification import Verification, verify
 
 __version__ = "0.1.0"
@@ -128,18 +91,25 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
-    """Import names that require more than the optimizers when first accessed, to keep `import dashpot` fast."""
+    """Import public names when first accessed: `import dashpot` does not load torch, which takes seconds."""
     if name in ("Verification", "verify"):
-        from dashpot import verification
-
-        return getattr(verification, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{_suggestion(name)}")
+        return getattr(import_module("dashpot.verification"), name)
+    if name in __all__ and not find_spec(f"dashpot.{name}"):
+        exports = vars(import_module("dashpot._exports"))
+        globals().update({key: exports[key] for key in __all__ if key in exports})
+        return globals()[name]
+    if name in __all__:
+        return import_module(f"dashpot.{name}")
+    suggestion = "" if name.startswith("_") or find_spec(f"dashpot.{name}") else _suggestion(name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{suggestion}")
 
 
 def _suggestion(name: str) -> str:
     """Return the end of the message for a missing name: a similar public name, or a page on custom stages."""
-    if name.startswith("_"):
-        return ""
+    import torch
+
+    from dashpot.optimizers.group_keys import nearest
+
     public = {item.lower(): item for item in __all__ if not item.startswith("_")}
     near = nearest(name, public) or (name.lower() if name.lower() in public else None)
     if near:

@@ -12,14 +12,12 @@ import math
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeGuard
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from dashpot._torch_private import is_functorch_wrapped
 from dashpot.errors import ArgumentError
+
+if TYPE_CHECKING:  # the command line checks its options before it loads torch
+    from torch import Tensor
 
 __all__ = [
     "ARGUMENTS",
@@ -46,7 +44,14 @@ _LARGEST = sys.float_info.max  # excludes integers that overflow a float, as wel
 
 def plain(value: Any) -> Any:
     """Convert a NumPy scalar to a Python number, for the `repr` of recipes and for loading with `weights_only=True`."""
-    return value.item() if isinstance(value, np.generic) else value
+    numpy = sys.modules.get("numpy")
+    return value.item() if numpy is not None and isinstance(value, numpy.generic) else value
+
+
+def is_tensor(value: Any) -> TypeGuard[Tensor]:
+    """Return whether `value` is a tensor; without torch, no value is."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
 
 
 class Constraint(Protocol):
@@ -77,7 +82,7 @@ class Interval:
         return f"{noun} in {left}{self.low:g}, {self.high:g}{right}"
 
     def allows(self, value: Any) -> bool:
-        if isinstance(value, Tensor):
+        if is_tensor(value):
             if not is_numeric_tensor(value) or (self.integer and value.is_meta):
                 return False
             return is_unreadable(value) or self.allows(value.item())
@@ -157,6 +162,8 @@ class Optional:
 
 def is_numeric_tensor(value: Tensor) -> bool:
     """Return True for a real-valued tensor with exactly one element and any number of dimensions."""
+    import torch
+
     if value.layout != torch.strided or value.is_nested or value.is_quantized:
         return False
     return value.numel() == 1 and not value.is_complex() and value.dtype != torch.bool
@@ -164,6 +171,10 @@ def is_numeric_tensor(value: Tensor) -> bool:
 
 def is_unreadable(value: Tensor) -> bool:
     """Return True if reading the value would fail (traced, vmapped or meta tensors) or require a host sync."""
+    import torch
+
+    from dashpot._torch_private import is_functorch_wrapped
+
     return torch.compiler.is_compiling() or value.device.type != "cpu" or is_functorch_wrapped(value)
 
 

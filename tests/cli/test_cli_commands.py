@@ -20,7 +20,7 @@ from dashpot.comparison import demo, known_entries
 from dashpot.comparison.demo import demo_study
 from dashpot.errors import DataError
 from dashpot.optimizers.registry import METHODS
-from dashpot.runs.entries import RATE_SCHEDULES
+from dashpot.schedules import NAMES
 
 
 def test_compare_writes_all_files_and_prints_the_summary(dashpot, my_task):
@@ -64,7 +64,7 @@ def test_report_is_regenerated_from_the_records(dashpot, my_task):
     before = page.read_text()
     page.unlink()
     code, out, _ = dashpot("report", "out")
-    assert (code, out) == (0, "Report: out/report.html\n")
+    assert (code, out) == (0, "Reading out.\nReport: out/report.html\n")
     assert page.read_text() == before
 
 
@@ -74,7 +74,7 @@ def test_methods_tasks_and_schedules_are_listed(dashpot):
     assert all(len(line.split()) > 2 for line in out.splitlines())
     assert all(name in out for name in known_entries())
     assert dashpot("tasks")[1].splitlines()[: len(tasks.names())] == list(tasks.names())
-    assert dashpot("schedules")[1].split() == list(RATE_SCHEDULES)
+    assert [line.split()[0] for line in dashpot("schedules")[1].splitlines()] == list(NAMES)
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ def test_closed_stdout_ends_the_command_silently(tmp_path):
 def test_debug_prints_the_traceback_of_an_error(tmp_path):
     with start(tmp_path, "compare", "digits", "--lr", "sgd=-1") as process:
         out, err = process.communicate(timeout=LIMIT)
-    assert (process.returncode, out) == (2, "")
+    assert (process.returncode, out) == (2, "Comparing the standard methods on digits.\n")
     assert err == "sgd: lr must be a number in [0, inf), got -1.0.\n"
     with start(tmp_path, "--debug", "compare", "digits", "--lr", "sgd=-1") as process:
         _, err = process.communicate(timeout=LIMIT)

@@ -1,20 +1,131 @@
-"""Start-up of the command: OpenMP wait policy, and Ctrl-C during imports."""
+"""Start-up of the command: no torch before the first line, OpenMP wait policy, and Ctrl-C during imports."""
 
 from __future__ import annotations
 
 import builtins
+import inspect
+import json
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
+from processes import LIMIT
 
-from dashpot import __main__
+from dashpot import __main__, names, schedules, tasks
+from dashpot.cli.main import app
+from dashpot.comparison import known_entries
+from dashpot.optimizers import registry
+from dashpot.utils.format import typed
 from dashpot_command import main
 
+WITHOUT_TORCH = """
+import contextlib, io, json, sys
 
-class ProcessReplaced(Exception):  # noqa: N818 - control flow, not an error
-    """Exception raised in place of `os.execve`, which does not return."""
+class Loaded(BaseException):
+    pass
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"torch", "numpy"}:
+            raise Loaded
+
+sys.meta_path.insert(0, Refuse())
+import dashpot
+from dashpot.__main__ import main
+
+results = []
+for words in json.loads(sys.argv[1]):
+    sys.argv = ["dashpot", *words]
+    out, err, code = io.StringIO(), io.StringIO(), "loads torch"
+    with contextlib.suppress(Loaded), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main()
+    results.append((code, out.getvalue(), err.getvalue()))
+print(json.dumps(results))
+"""
+
+COMMANDS = sorted(name for name in app if not name.startswith("-"))
+FIRST_LINES = {
+    "compare": (["digits", "--methods", "sgd,adam"], "Comparing sgd,adam on digits."),
+    "demo": ([], "Looking for Fashion-MNIST (downloads 30 MB if it is not on this machine) ..."),
+    "lr-find": (["digits", "--optimizer", "sgd"], "Increasing the learning rate of sgd on digits."),
+    "report": (["some/folder"], "Reading some/folder."),
+    "reproduce": (["fashion-mnist"], "Reproducing the table fashion-mnist."),
+    "train": (["digits", "--optimizer", "sgd"], "Training sgd on digits."),
+    "verify": (["digits", "--optimizer", "sgd"], "Comparing sgd with torch on digits."),
+}
+"""Arguments with which a command loads torch, and the line that it prints before."""
+LISTINGS = {"methods", "schedules", "tasks"}
+
+
+def run_without_torch(commands: Sequence[Sequence[str]]) -> list[tuple[int | str, str, str]]:
+    """Run commands in a process without torch; return (exit code or "loads torch", stdout, stderr) of each."""
+    source = str(Path(__file__).parents[2] / "src")
+    script = [sys.executable, "-c", WITHOUT_TORCH, json.dumps(commands)]
+    environment = {**os.environ, "PYTHONPATH": source}
+    done = subprocess.run(script, check=True, stdout=subprocess.PIPE, text=True, timeout=LIMIT, env=environment)
+    return [tuple(result) for result in json.loads(done.stdout)]
+
+
+def test_help_and_listings_do_not_load_torch():
+    commands = [["--help"], ["--version"], [], *([name, "--help"] for name in COMMANDS), *([name] for name in LISTINGS)]
+    for words, (code, out, err) in zip(commands, run_without_torch(commands), strict=True):
+        assert (words, code, err) == (words, 0, "")
+        assert out.strip()
+
+
+def test_commands_print_the_first_line_before_they_load_torch():
+    names = [name for name in COMMANDS if name not in LISTINGS]
+    results = run_without_torch([[name, *FIRST_LINES[name][0]] for name in names])
+    for name, result in zip(names, results, strict=True):
+        assert (name, *result) == (name, "loads torch", FIRST_LINES[name][1] + "\n", "")
+
+
+def test_option_errors_do_not_load_torch():
+    words = [["train", "digits", "--optimizer", "sgd", "--lr", "-1"], ["compare"], ["trian"]]
+    sentences = ["lr must be None or a number in [0, inf), got -1.0.", "Give one task", "Unknown command"]
+    for sentence, (code, out, err) in zip(sentences, run_without_torch(words), strict=True):
+        assert (code, out) == (2, "")
+        assert sentence in err
+
+
+def test_only_the_first_process_prints_the_first_line(dashpot, monkeypatch):
+    for variable, value, expected in [
+        ("RANK", "1", ""),
+        ("RANK", "0", "Reading gone.\n"),
+        ("DASHPOT_SUPERVISOR", "1", ""),
+    ]:
+        with monkeypatch.context() as patch:
+            patch.setenv(variable, value)
+            assert dashpot("report", "gone")[1] == expected
+
+
+def test_names_equal_the_registries():
+    assert {name: method.summary for name, method in names.METHODS.items()} == {
+        name: (method.cls.__doc__ or "").strip().splitlines()[0] for name, method in registry.METHODS.items()
+    }
+    assert list(names.TASKS) == list(tasks.names())
+    assert names.known_methods() == known_entries()
+    assert list(names.SCHEDULES) == list(schedules.NAMES)
+
+
+@pytest.mark.parametrize("name", schedules.NAMES)
+def test_listed_schedule_options_equal_the_parameters(name):
+    """A listed default, such as `floor=0`, is the default of the parameter; options without default are optional."""
+    parameters = [item for item in inspect.signature(schedules.NAMES[name]).parameters.values() if item.name != "steps"]
+    _, _, text = names.SCHEDULES[name].partition("; ")
+    listed = [item.partition(" ")[0] for item in re.sub(r" \(.*?\)", "", text).split(", ") if item]
+    assert sorted(item.partition("=")[0] for item in listed) == sorted(item.name for item in parameters)
+    defaults = {item.name: item.default for item in parameters}
+    for item in listed:
+        option, equals, value = item.partition("=")
+        if equals:
+            assert typed(value) == defaults[option]
+        else:
+            assert defaults[option] in (None, inspect.Parameter.empty)
 
 
 @pytest.mark.needs_linux
@@ -32,27 +143,6 @@ def test_training_command_sets_passive_waiting_before_torch_is_loaded(monkeypatc
     assert found == ["PASSIVE"]
 
 
-@pytest.mark.needs_linux
-@pytest.mark.parametrize("words", [["train", "digits"], ["--debug", "compare", "digits"], ["demo"]])
-def test_python_m_dashpot_restarts_with_passive_waiting_and_the_same_arguments(monkeypatch, words):
-    calls = []
-
-    def execve(*call):
-        calls.append(call)
-        raise ProcessReplaced
-
-    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(sys, "argv", ["dashpot", *words])
-    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "dashpot", *words])
-    monkeypatch.setattr(os, "execve", execve)
-    with pytest.raises(ProcessReplaced):
-        main()
-    [(program, line, environment)] = calls
-    assert (program, line) == (sys.executable, ["python", "-m", "dashpot", *words])
-    assert environment == {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
-
-
 @pytest.mark.parametrize(("words", "setting"), [(["methods"], None), (["demo", "--help"], "OMP_WAIT_POLICY")])
 def test_other_commands_and_configured_policies_are_unchanged(monkeypatch, capsys, words, setting):
     for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
@@ -60,7 +150,6 @@ def test_other_commands_and_configured_policies_are_unchanged(monkeypatch, capsy
     if setting:
         monkeypatch.setenv(setting, "ACTIVE")
     monkeypatch.setattr(sys, "argv", ["dashpot", *words])
-    monkeypatch.setattr(os, "execve", lambda *_: pytest.fail("restarted"))
     assert main() == 0
     assert capsys.readouterr().out
     assert os.environ.get("OMP_WAIT_POLICY") == ("ACTIVE" if setting else None)
@@ -79,37 +168,3 @@ def test_ctrl_c_during_imports_prints_no_traceback(monkeypatch, capsys, module):
     monkeypatch.setattr(builtins, "__import__", interrupted)
     assert __main__.main() == 130
     assert capsys.readouterr().err == "\nStopped.\n"
-
-
-def test_ctrl_c_before_restart_prints_no_traceback(monkeypatch, capsys):
-    def interrupted(*_):
-        raise KeyboardInterrupt
-
-    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(os, "execve", interrupted)
-    monkeypatch.setattr(sys, "argv", ["dashpot", "train"])
-    monkeypatch.setattr(sys, "platform", "linux")
-    assert __main__.main() == 130
-    assert capsys.readouterr().err == "\nStopped.\n"
-
-
-COMMAND = """
-import os, signal, sys
-import dashpot_command
-
-class Interrupt:
-    def find_spec(name, *_):
-        if name == "torch":
-            os.kill(os.getpid(), signal.SIGINT)
-
-assert "torch" not in sys.modules
-signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
-sys.meta_path.insert(0, Interrupt)
-sys.exit(dashpot_command.main())
-"""
-
-
-def test_ctrl_c_while_torch_is_loaded_prints_no_traceback():
-    found = subprocess.run([sys.executable, "-c", COMMAND, "train"], capture_output=True, text=True, check=False)
-    assert (found.returncode, found.stdout, found.stderr) == (130, "", "\nStopped.\n")

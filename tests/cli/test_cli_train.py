@@ -17,20 +17,21 @@ from cli_support import (
 )
 
 from dashpot.comparison import read_run
+from dashpot.runs.settings import Settings, read_settings
 from dashpot.training import Learner
 from dashpot.training.distributed import launcher
 from dashpot.training.run.folder import default_folder_name
-from dashpot.training.run.settings import Settings, read_settings
 
 
 def test_train_prints_call_folder_table_and_repeat_command(dashpot, my_task):
     code, out, err = dashpot("train", my_task, *WORDS, "--schedule", "linear", "--epochs", 3)
     lines = out.splitlines()
     assert (code, err) == (0, "")
-    assert lines[0].startswith("dashpot.AdamW(model.parameters(), lr=0.1, schedule=Polynomial(steps=9")
-    assert lines[1] == "Writing to runs/mine-adamw-seed0."
-    assert lines[3].split() == ["epoch", "loss", "loss", "lr", "time"]
-    assert [line.split()[0] for line in lines[4:7]] == ["1", "2", "3"]
+    assert lines[0] == "Training adamw on mine.py:build."
+    assert lines[1].startswith("dashpot.AdamW(model.parameters(), lr=0.1, schedule=Polynomial(steps=9")
+    assert lines[2] == "Writing to runs/mine-adamw-seed0."
+    assert lines[4].split() == ["epoch", "loss", "loss", "lr", "time"]
+    assert [line.split()[0] for line in lines[5:8]] == ["1", "2", "3"]
     assert lines[-1].endswith("Repeat with: dashpot train --config runs/mine-adamw-seed0/run.toml")
     assert "after 3 epochs" in lines[-1]
     found = sorted(path.name for path in Path("runs/mine-adamw-seed0").iterdir())
@@ -125,7 +126,7 @@ def test_divergence_exits_with_3(dashpot, my_task, words):
     assert record.end["step"] + 1 == len(record.loss)
     code, out, _ = dashpot("train", "--resume", "run")
     assert code == 3
-    assert out.splitlines()[0] == "run has diverged; nothing to resume."
+    assert out.splitlines()[1] == "run has diverged; nothing to resume."
 
 
 def test_nonfinite_skip_ends_the_run_after_32_skipped_steps(dashpot, my_task, monkeypatch):
@@ -159,12 +160,12 @@ def test_patience_stops_early_with_status_done(dashpot, my_task):
     end = read_run(Path("r/run.jsonl")).end
     assert end is not None
     assert end["status"] == "done"
-    assert dashpot("train", "--resume", "r")[1].splitlines()[0] == "r is complete; nothing to resume."
+    assert dashpot("train", "--resume", "r")[1].splitlines()[1] == "r is complete; nothing to resume."
 
 
 def test_one_cycle_schedules_the_momentum_or_warns(dashpot, my_task, monkeypatch):
     _, out, _ = dashpot("train", my_task, *WORDS, "--schedule", "1cycle", "--epochs", 1)
-    assert "'betas[0]': OneCycleMomentum(steps=3" in out.splitlines()[0]
+    assert "'betas[0]': OneCycleMomentum(steps=3" in out.splitlines()[1]
     monkeypatch.setattr(
         warnings, "showwarning", lambda *parts, **_: sys.stderr.write(warnings.formatwarning(*parts[:4]))
     )

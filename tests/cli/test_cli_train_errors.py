@@ -13,9 +13,9 @@ from cli_support import (
 )
 
 from dashpot.errors import ArgumentError, RunError
+from dashpot.runs.settings import Settings, read_settings
 from dashpot.training import Engine
 from dashpot.training.distributed import launcher
-from dashpot.training.run.settings import Settings, read_settings
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@ from cli_support import (
 )
 
 from dashpot.comparison import read_run
+from dashpot.runs.settings import read_settings
 from dashpot.training.callbacks.checkpoints import read_newest
-from dashpot.training.run.settings import read_settings
 from dashpot.training.state import checkpoint_file
 
 ALL_FEATURES = ("--epochs", 3, "--accumulate", 2, "--ema", 0.9, "--schedule", "1cycle", "--checkpoint-every", 1)
@@ -90,7 +90,7 @@ def test_complete_run_is_left_unchanged(dashpot, my_task):
     before = contents("run")
     code, out, err = dashpot("train", "--resume", "run", "--epochs", 1)
     assert (code, err) == (0, "")
-    assert out.splitlines()[0] == "run is complete; nothing to resume."
+    assert out.splitlines()[:2] == ["Opening run.", "run is complete; nothing to resume."]
     assert contents("run") == before
 
 

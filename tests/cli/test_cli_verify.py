@@ -29,7 +29,7 @@ def test_report_fits_one_screen(dashpot, my_task):
     assert len(out.splitlines()) < 24
     assert max(map(len, out.splitlines())) <= 80
     assert "step 100" in out
-    assert out.startswith("dashpot.AdamW agrees with torch.optim.AdamW")
+    assert out.splitlines()[1].startswith("dashpot.AdamW agrees with torch.optim.AdamW")
 
 
 def test_disagreement_exits_with_code_5(dashpot, my_task):

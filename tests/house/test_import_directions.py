@@ -9,7 +9,7 @@ import dashpot
 SOURCE = Path(dashpot.__file__).parent
 
 LAYERS = (
-    {"errors", "_torch_private"},
+    {"errors", "names", "_torch_private"},
     {"constraints"},
     {"utils"},
     {"schedules", "stages"},
@@ -26,7 +26,7 @@ LAYERS = (
 )
 """Layers from bottom to top; packages in the same layer do not import each other."""
 
-TOP = {"__init__", "__main__"}
+TOP = {"__init__", "__main__", "_exports"}
 """Modules that may import everything; `from dashpot import __version__` is allowed everywhere."""
 
 

@@ -4,7 +4,7 @@ import pytest
 from loop_frameworks import forget_accelerate
 from run_support import TASK
 
-from dashpot.training.run.settings import Settings
+from dashpot.runs.settings import Settings
 
 
 @pytest.fixture

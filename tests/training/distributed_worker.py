@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from distributed_checks import run_checks
+from distributed_lesson_checks import activations_equal_those_of_one_process, plain_optimizer_equals_one_process
 from distributed_loader_checks import (
     list_of_batches_is_sharded,
     loader_is_sharded,
@@ -19,6 +20,7 @@ from distributed_loader_checks import (
     loader_resumes_with_other_world_size,
     unshardable_sources_raise,
 )
+from distributed_log_checks import logged_values_are_means_over_all_examples, logged_values_resume
 from distributed_message_checks import nonfinite_evaluation_is_diagnosed, nonfinite_values_are_diagnosed
 from distributed_support import (
     PRODUCTS,
@@ -293,8 +295,13 @@ def table() -> dict[str, Any]:
         add(True, parameters_survive_evaluation, strategy)
         add(True, module_lists_and_tied_weights, strategy)
         add(True, overflow_skips_the_step_on_all_ranks, strategy)
+        add(True, plain_optimizer_equals_one_process, strategy)
+        add(True, activations_equal_those_of_one_process, strategy)
         add(True, nonfinite_values_are_diagnosed, strategy)
         add(True, nonfinite_evaluation_is_diagnosed, strategy)
+        add(True, logged_values_are_means_over_all_examples, strategy)
+        for resumed_by in (strategy, None):
+            add(strategy == "ddp", logged_values_resume, strategy, resumed_by)
         for workers in (0, 2):
             add(workers == 0 or strategy == "ddp", loader_is_sharded, strategy, workers)
             add(workers == 0 or strategy == "ddp", loader_resumes, strategy, workers)

@@ -135,7 +135,7 @@ def test_append_to_a_file_with_other_columns(tmp_path):
     assert [bool(row["train_accuracy"]) for row in rows] == [True, False, False]
 
 
-def test_append_to_a_file_of_another_kind_is_rejected_unchanged(tmp_path):
+def test_append_to_a_file_that_is_not_a_log_is_rejected_unchanged(tmp_path):
     path = tmp_path / "log.csv"
     for content in ("name,score\na,1\n", '{"kind":"epoch"}\n', "a\x00b\n", '"open\n'):
         path.write_text(content)

@@ -16,7 +16,7 @@ from dashpot.schedules import Exponential
 from dashpot.tasks import Problem, accuracy, evaluate
 from dashpot.tasks.running_means import SYNC_INTERVAL
 from dashpot.training import Callback, CancelFit, Divergence, Engine, Learner, train
-from dashpot.training.learner import EPOCHS
+from dashpot.training.intervals import COUNT as EPOCHS
 from dashpot.training.loop import EpochStats
 
 

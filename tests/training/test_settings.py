@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from dashpot.errors import ArgumentError, RunError
-from dashpot.training.run.settings import (
+from dashpot.runs.settings import (
     Settings,
     diff_settings,
     parse_value,

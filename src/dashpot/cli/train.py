@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -13,35 +12,19 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 from cyclopts import Parameter, Token
 
+from dashpot.cli.command_words import command_line
+from dashpot.cli.first_line import print_first_line
 from dashpot.cli.task_options import TaskName
+from dashpot.cli.values import parse_pairs, parse_token
 from dashpot.errors import ArgumentError
 from dashpot.runs.files import check_writable, write_text
-from dashpot.tasks.user_file import is_file_spec
-from dashpot.training.distributed import launcher, process_group
-from dashpot.training.distributed.engine import check_devices
-from dashpot.training.run import run
-from dashpot.training.run.folder import RunFolder, path_argument
-from dashpot.training.run.plan import RunPlan
-from dashpot.training.run.resume import merge_settings
-from dashpot.training.run.settings import Settings, is_none, parse_value, read_settings, setting_names
+from dashpot.runs.settings import Settings, is_none, read_settings, setting_names
+from dashpot.utils.file_spec import is_file_spec
 
 DIVERGED = 3
 """Exit code of a run that ended at a non-finite loss or gradient."""
 UNSET = object()
 """Value of an option that is given as none, whereas None denotes an option that is not given."""
-
-
-def parse_token(kind: type, _: type, tokens: Sequence[Token]) -> Any:
-    """Parse the value of an option as `kind`; cyclopts itself would treat "none" as an option that is not given."""
-    text = tokens[0].value
-    try:
-        return kind(text)
-    except ValueError as error:
-        raise ValueError(f"must be {'an integer' if kind is int else 'a number'}, got {text!r}.") from error
-
-
-integer = partial(parse_token, int)
-number = partial(parse_token, float)
 
 
 def options(class_name: str, chosen: Sequence[str]) -> type:
@@ -113,6 +96,21 @@ def train(
         raise ArgumentError("train: --override requires --resume.")
     if resume is not None and out is not None:
         raise ArgumentError("train: --out cannot be combined with --resume, which writes to the folder of the run.")
+    if resume is None:
+        settings = Settings.of(values)
+        print_first_line(f"Training {settings.optimizer} on {name or settings.task}.")
+    else:
+        print_first_line(f"Opening {resume}.")
+    return _train(values, resume, out, override)
+
+
+def _train(values: Mapping[str, Any], resume: Path | None, out: Path | None, override: bool) -> int:
+    """Start or resume a run in this process or, with several devices, in new ones; return the exit code."""
+    from dashpot.training.distributed import process_group
+    from dashpot.training.run import run
+    from dashpot.training.run.folder import RunFolder
+    from dashpot.training.run.resume import merge_settings
+
     if resume is not None:
         settings = merge_settings(RunFolder.open(resume).settings(), values, resume, override=override)
     else:
@@ -128,6 +126,11 @@ def train(
 
 def _launch(settings: Settings, resume: Path | None, out: Path | None) -> int:
     """Launch the processes of a distributed run, each with --resume; the folder of a new run is created first."""
+    from dashpot.training.distributed import launcher
+    from dashpot.training.distributed.engine import check_devices
+    from dashpot.training.run.folder import RunFolder, path_argument
+    from dashpot.training.run.plan import RunPlan
+
     check_devices(settings.accelerator, settings.devices)
     words = [word for word in sys.argv[1:] if word != "--debug"]
     folder = RunFolder(resume) if resume is not None else None
@@ -151,16 +154,15 @@ def lr_find(
     if out is not None:
         check_writable(out)
     values = {key: value for key, value in _settings(config, name, given).items() if key in LR_FIND_SETTINGS}
-    curve = run.lr_range_test(Settings.of(values))
+    settings = Settings.of(values)
+    print_first_line(f"Increasing the learning rate of {settings.optimizer} on {name or settings.task}.")
+    from dashpot.training.run import run
+
+    curve = run.lr_range_test(settings)
     print(curve.text())
     if out is not None:
         write_text(out, curve.plot().to_html(include_plotlyjs=True))
         print(f"Plot: {out}")
-
-
-def command_line() -> str:
-    """Return the command line of this process."""
-    return shlex.join(["dashpot", *sys.argv[1:]])
 
 
 def _settings(config: Path | None, name: str | None, options: Any) -> dict[str, Any]:
@@ -177,17 +179,6 @@ def _settings(config: Path | None, name: str | None, options: Any) -> dict[str, 
         given["set"] = parse_pairs(given["set"])
     values = {} if config is None else read_settings(config)
     return _absolute_paths({**values, **{key: None if value is UNSET else value for key, value in given.items()}})
-
-
-def parse_pairs(items: Sequence[str]) -> dict[str, Any]:
-    """Parse `NAME=VALUE` items."""
-    parsed = {}
-    for item in items or [""]:  # empty for `--set` without a value
-        key, sign, value = item.partition("=")
-        if not key or not sign or not value:
-            raise ArgumentError(f"--set must be NAME=VALUE, such as weight_decay=5e-4, got {item!r}.")
-        parsed[key] = parse_value(value)
-    return parsed
 
 
 def _absolute_paths(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,17 +5,13 @@ from __future__ import annotations
 from functools import partial
 from typing import Annotated
 
-import torch
 from cyclopts import Parameter
 
-from dashpot.cli.task_options import DataDir, TaskName, TaskOption, select_task
-from dashpot.cli.train import integer, number, parse_pairs
+from dashpot.cli.first_line import print_first_line
+from dashpot.cli.task_options import DataDir, TaskName, TaskOption, select_task, task_spec
+from dashpot.cli.values import integer, number, parse_pairs
 from dashpot.constraints import OneOf, check
 from dashpot.errors import ArgumentError
-from dashpot.runs.entries import entry
-from dashpot.runs.environment import torch_threads
-from dashpot.utils.strict_json import encode
-from dashpot.verification.counterparts import factory_from_path, is_import_path, reference_factory
 
 DISAGREES = 5
 """Exit code if weights or checkpoints differ by more than the tolerance."""
@@ -69,11 +65,20 @@ def verify(
 
     Exit codes: 0 agreement, 2 error, 5 deviation beyond the tolerance.
     """
-    import dashpot as dp
-
     if optimizer is None:
         raise ArgumentError("verify: optimizer is missing; give one, such as --optimizer adamw.")
     check("verify", "dtype", dtype, OneOf((None, *DTYPES)))
+    spec = task_spec(name, task)
+    if not json:  # the output is a single line of JSON
+        print_first_line(f"Comparing {optimizer} with {against} on {spec}.")
+    import torch
+
+    import dashpot as dp
+    from dashpot.runs.entries import entry
+    from dashpot.runs.environment import torch_threads
+    from dashpot.utils.strict_json import encode
+    from dashpot.verification.counterparts import factory_from_path, is_import_path, reference_factory
+
     chosen = select_task(name, task, data_dir)
     options = parse_pairs(set) if set is not None else {}
     if is_import_path(optimizer):

@@ -1,4 +1,4 @@
-"""Table of the named methods, by the names that the command line and comparisons use."""
+"""Classes of the named methods; `dashpot.names` contains the table."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from dashpot import names
 from dashpot.constraints import unknown
-from dashpot.optimizers.adam_variants import CenteredAdam, QHAdam
-from dashpot.optimizers.autosgm import AutoSGM
 from dashpot.optimizers.base import Optimizer
-from dashpot.optimizers.momentum import NAG, QHM, HeavyBall
-from dashpot.optimizers.second_order import ESGD, AdaHessian, Sophia
-from dashpot.optimizers.torch_compatible import SGD, Adam, AdamW, NAdam, RMSprop
+
+VARIANTS = names.VARIANTS
 
 
 @dataclass(frozen=True)
@@ -31,26 +29,8 @@ class Method:
 
 
 METHODS: Mapping[str, Method] = {
-    "sgd": Method(SGD, lr=0.1),
-    "heavy-ball": Method(HeavyBall, lr=0.01),
-    "nag": Method(NAG, lr=0.01),
-    "qhm": Method(QHM, lr=0.1),
-    "rmsprop": Method(RMSprop, lr=1e-3),
-    "adam": Method(Adam, lr=1e-3),
-    "adamw": Method(AdamW, lr=1e-3),
-    "nadam": Method(NAdam, lr=1e-3),
-    "qhadam": Method(QHAdam, lr=1e-3),
-    "centered-adam": Method(CenteredAdam, lr=1e-3),
-    "autosgm": Method(AutoSGM, lr=1e-3, variants={f"autosgm-{n}": {"numerator": n} for n in range(5)}),
-    "esgd": Method(ESGD, lr=0.1),
-    "adahessian": Method(AdaHessian, lr=0.03),
-    "sophia": Method(Sophia, lr=1e-3),
+    name: Method(names.load(row.path), row.lr, row.variants) for name, row in names.METHODS.items()
 }
-
-VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-    variant: (name, settings) for name, method in METHODS.items() for variant, settings in method.variants.items()
-}
-"""For each name of a variant, the pair (method name, settings)."""
 
 
 def get(name: str) -> type[Optimizer]:

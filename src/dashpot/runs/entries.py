@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from dashpot import schedules
 from dashpot.constraints import ARGUMENTS, check, unknown
 from dashpot.errors import ArgumentError
+from dashpot.names import known_methods
 from dashpot.optimizers import registry
 from dashpot.optimizers.options import Options
 from dashpot.runs.default_lr import default_lr
@@ -74,7 +75,7 @@ class Entry:
 
 def known_entries() -> tuple[str, ...]:
     """Return the names that `entry` accepts: all methods, and `autosgm-K` for each numerator K."""
-    return (*registry.METHODS, *registry.VARIANTS)
+    return known_methods()
 
 
 def entry(

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dashpot.constraints import Interval, Optional, check
+from dashpot.constraints import check
+from dashpot.runs.choices import THREADS
 
 
 def versions() -> dict[str, str]:
@@ -41,10 +42,6 @@ def machine() -> dict[str, str | int]:
         "threads": torch.get_num_threads(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
     }
-
-
-THREADS = Optional(Interval(1, max(64, 4 * (os.cpu_count() or 1)), "both", integer=True))
-"""Allowed numbers of threads. The maximum is far above useful numbers; OpenMP crashes if the number is huge."""
 
 
 @contextmanager

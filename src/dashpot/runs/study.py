@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +9,10 @@ from torch.optim import Optimizer
 
 from dashpot.constraints import Interval, check, unknown
 from dashpot.errors import ArgumentError
+from dashpot.runs.choices import COUNT, THREADS
 from dashpot.runs.entries import Entry
-from dashpot.runs.environment import THREADS
 from dashpot.tasks import Problem, Target, Task
 
-COUNT = Interval(1, math.inf, "left", integer=True)
 SEED = Interval(0, 2**32, "left", integer=True)
 
 

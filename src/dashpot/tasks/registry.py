@@ -4,24 +4,14 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Mapping
 from typing import Any
 
 from dashpot.constraints import unknown
 from dashpot.errors import ArgumentError
-from dashpot.tasks import digits, fashion_mnist, fashion_mnist_resnet, synthetic
+from dashpot.names import TASKS, load
 from dashpot.tasks.task import Task
-from dashpot.tasks.user_file import is_file_spec, load_task
-
-_FACTORIES: Mapping[str, Callable[..., Task]] = {
-    "digits": digits.task,
-    "fashion-mnist": fashion_mnist.task,
-    "fashion-mnist-resnet": fashion_mnist_resnet.task,
-    "quadratic": synthetic.quadratic,
-    "noisy-quadratic": synthetic.noisy_quadratic,
-    "rosenbrock": synthetic.rosenbrock,
-    "saddle": synthetic.saddle,
-}
+from dashpot.tasks.user_file import load_task
+from dashpot.utils.file_spec import is_file_spec
 
 
 def names() -> tuple[str, ...]:
@@ -30,7 +20,7 @@ def names() -> tuple[str, ...]:
     >>> names()
     ('digits', 'fashion-mnist', 'fashion-mnist-resnet', 'quadratic', 'noisy-quadratic', 'rosenbrock', 'saddle')
     """
-    return tuple(_FACTORIES)
+    return tuple(TASKS)
 
 
 def get(spec: str, *, data_dir: str | os.PathLike[str] | None = None, **options: Any) -> Task:
@@ -56,9 +46,9 @@ def get(spec: str, *, data_dir: str | os.PathLike[str] | None = None, **options:
         raise ArgumentError(f"get: spec must be a string, got {spec!r}.")
     if is_file_spec(spec):
         return load_task(spec, data_dir=data_dir, **options)
-    if spec not in _FACTORIES:
-        raise unknown("task", spec, _FACTORIES)
-    factory = _FACTORIES[spec]
+    if spec not in TASKS:
+        raise unknown("task", spec, TASKS)
+    factory = load(TASKS[spec])
     known = inspect.signature(factory).parameters
     for name in options:
         if name not in known:

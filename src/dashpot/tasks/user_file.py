@@ -15,15 +15,7 @@ from typing import Any
 
 from dashpot.errors import ArgumentError
 from dashpot.tasks.task import Problem, Task
-
-
-def is_file_spec(spec: str) -> bool:
-    """Return whether `spec` refers to a Python file, as `file.py` or `file.py:function`.
-
-    >>> is_file_spec("my_task.py:build"), is_file_spec("my_task.py"), is_file_spec("digits")
-    (True, True, False)
-    """
-    return _split_spec(spec)[0].endswith(".py")
+from dashpot.utils.file_spec import split_spec
 
 
 def load_task(spec: str, *, data_dir: str | os.PathLike[str] | None = None, **options: Any) -> Task:
@@ -41,7 +33,7 @@ def load_task(spec: str, *, data_dir: str | os.PathLike[str] | None = None, **op
         ArgumentError: If the file or the function is missing or raises an error, or if the function does not return a
             `Task`.
     """
-    name, function = _split_spec(spec)
+    name, function = split_spec(spec)
     path = Path(name).expanduser()
     module = _execute(path)
     build = getattr(module, function, None)
@@ -89,11 +81,6 @@ def _checked_build(path: Path, build: Callable[[int], Problem]) -> Callable[[int
 
 def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _split_spec(spec: str) -> tuple[str, str]:
-    path, separator, function = spec.rpartition(":")
-    return (path, function or "build") if separator and path.endswith(".py") else (spec, "build")
 
 
 def _execute(path: Path) -> ModuleType:

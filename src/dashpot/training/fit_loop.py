@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +11,13 @@ import torch
 from dashpot.errors import RunError
 from dashpot.tasks.running_means import RunningMeans
 from dashpot.training.callback import ACTIONS, CancelBatch, CancelEpoch, CancelFit
+from dashpot.training.logged_values import LoggedValues
 from dashpot.training.state import fit_state
 from dashpot.utils.warn import warn
 
 if TYPE_CHECKING:
     from dashpot.training.learner import Learner
+    from dashpot.training.loop_state import Batch
 
 
 class FitLoop:
@@ -42,6 +44,8 @@ class FitLoop:
         except (CancelBatch, CancelEpoch) as cancel:
             scope = "batch" if isinstance(cancel, CancelBatch) else "epoch"
             raise RunError(f"Learner: {type(cancel).__name__} must be raised within a {scope}.") from cancel
+        finally:
+            self.learner.loop.plan.close()
 
     def _run_epochs(self, resume: Mapping[str, Any] | None) -> None:
         learner = self.learner
@@ -51,7 +55,7 @@ class FitLoop:
             self._rng_state = resume["random"]
             learner.epoch = max(0, loop.position[0] - 1)  # the last finished epoch, if no epoch is left
         for epoch in range(loop.position[0], learner.epochs):
-            if learner.stop_reason is not None:
+            if learner.stop_reason is not None and loop.cut_at is None:
                 break
             learner.epoch = epoch
             if loop.phases["train"]:
@@ -60,13 +64,15 @@ class FitLoop:
                 with torch.no_grad():
                     self._run_phase("eval", learner.evaluation)
             loop.position = (epoch + 1, 0)
+            if loop.cut_at is not None:
+                break
 
     def _run_phase(self, phase: str, loader: Any, start: int = 0) -> None:
         """Run one phase of an epoch, starting at batch `start`."""
         learner = self.learner
         learner.training, learner.loop.phase, learner.loop.loader = phase == "train", phase, loader
         if start == 0:
-            learner.loop.means = RunningMeans(learner.metrics)
+            learner.loop.means, learner.loop.logged = RunningMeans(learner.metrics), LoggedValues()
         if len(learner.history) <= learner.epoch:
             learner.history.append({})
         learner.model.train(learner.training)
@@ -83,27 +89,40 @@ class FitLoop:
         loop = learner.loop
         if start:  # undo random draws of before_epoch, which the saved state already includes
             fit_state.restore_random(learner, self._rng_state)
-        for index, batch in enumerate(loop.loader.batches(learner.epoch, start), start):
+        for batch in self._batches(start):
             learner.batch = batch
-            loop.locate(batch, index)
-            if learner.training and loop.pending_batches and index % loop.accumulate == 0:
+            if learner.training and loop.pending_batches and batch.index == batch.first_microbatch:
                 self._discard_gradients()
             before = loop.pending_batches
             self._run_scope("batch", CancelBatch, self._run_batch)
             if learner.training and before and loop.pending_batches == before and batch.is_last_microbatch:
                 self._step_without_cancelled()
             if learner.training:
-                loop.position = (learner.epoch, index + 1)
+                loop.position = (learner.epoch, batch.index + 1)
+                if loop.cut_at is not None:
+                    break
+
+    def _batches(self, start: int) -> Iterator[Batch]:
+        """Return the batches of the phase from index `start`."""
+        learner = self.learner
+        if not learner.training:
+            return _indexed(learner.loop.loader.batches(learner.epoch))
+        if learner.loop.cut_at is not None:  # a time limit had passed before the fit was resumed
+            return iter(())
+        return learner.loop.plan.batches(learner.epoch, start)
 
     def phase_means(self) -> dict[str, float]:
-        """Return the means of the loss and the metrics over the phase so far, over all ranks."""
-        return self.learner.loop.means.values(self.learner.engine.all_reduce_sum)
+        """Return the means of the loss, the metrics and the logged values over the phase so far, over all ranks."""
+        loop, engine = self.learner.loop, self.learner.engine
+        return {**loop.means.values(engine.all_reduce_sum), **loop.logged.means(engine.all_gather)}
 
     def _end_phase(self) -> None:
         """Record the means of the phase, even if the phase was cancelled."""
         learner = self.learner
         if learner.training and learner.loop.pending_batches:
             self._discard_gradients()
+        if learner.training and learner.loop.cut_at is not None:
+            learner.loop.plan.cut(learner.epoch)
         learner.history[learner.epoch][learner.loop.phase] = self.phase_means()
         if learner.loop.phase == "eval" or not learner.loop.phases["eval"]:
             learner.loop.position = (learner.epoch + 1, 0)
@@ -127,7 +146,7 @@ class FitLoop:
                 self._run_step()
             learner.loop.position = (learner.epoch, batch.index + 1)
         if batch.size:
-            learner.loop.means.add(batch.output, batch.y, batch.loss.detach(), batch.size, batch.counted)
+            learner.loop.means.add(batch.output, batch.y, batch.loss.detach(), batch.size)
 
     def _run_step(self) -> None:
         learner = self.learner
@@ -153,7 +172,6 @@ class FitLoop:
             )
             self._discard_gradients()
         else:
-            learner._scale_gradients()
             with suppress(CancelBatch):
                 self._run_step()
 
@@ -193,3 +211,9 @@ class FitLoop:
         learner = self.learner
         learner.loop.event = event
         learner.loop.callbacks.notify(event, learner)
+
+
+def _indexed(batches: Iterator[Batch]) -> Iterator[Batch]:
+    for index, batch in enumerate(batches):
+        batch.index = index
+        yield batch

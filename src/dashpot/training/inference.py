@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from dashpot.errors import ArgumentError, RunError
-from dashpot.tasks.batch_size import batch_size
 from dashpot.tasks.evaluation import evaluation_mode
 from dashpot.tasks.running_means import RunningMeans
 from dashpot.training.callback import CallbackList, CancelBatch, CancelEpoch, CancelFit
 from dashpot.training.callbacks.average import averages_in_model, unloaded_averages
 from dashpot.training.fit_loop import FitLoop
+from dashpot.training.fit_plan import FitPlan
 from dashpot.training.loader import ResumableLoader
 from dashpot.training.loop_state import LoopState
 from dashpot.training.predictions import concatenate, cpu_outputs
@@ -92,7 +92,7 @@ def predict(learner: Learner, data: Any, labelled: bool | None) -> Any:
     with _inference(learner, loader, "predict") as loop:
         for index, batch in enumerate(loader.batches(learner.epoch)):
             learner.batch = batch
-            learner.loop.locate(batch, index)
+            batch.index = index
             _predict_batch(learner, loop)
             parts.append((batch.size, cpu_outputs(batch.output)))
     ranks = learner.engine.all_gather(parts)
@@ -130,15 +130,6 @@ class _InputLoader(ResumableLoader):
 
     labelled: bool | None = None
 
-    def _count(self, x: Any, y: Any, known: int | None) -> int:
-        """Return the number of examples; if one process cannot count them, the length of a list, or else 1."""
-        try:
-            return batch_size(x, y, None, known, f"Learner: {self.owner}")  # `size` requires a target
-        except ArgumentError:
-            if self.engine.world_size > 1:
-                raise
-            return len(x) if isinstance(x, list) else 1
-
     def _pair(self, item: Any) -> tuple[Any, Any]:
         is_sequence = isinstance(item, (tuple, list)) and not hasattr(item, "_fields")
         if self.labelled:
@@ -168,7 +159,7 @@ def _loader(owner: str, kind: type[Any], data: Any, learner: Learner) -> Any:
             f"{owner}: data must not be the DataLoader of the running phase if persistent_workers=True, because its "
             "workers would be restarted; use a second DataLoader."
         )
-    return kind(data, learner.engine, "data", learner.train.size)
+    return kind(data, learner.engine, "data")
 
 
 def _in_fit(learner: Learner) -> bool:
@@ -195,7 +186,6 @@ def _inference(learner: Learner, loader: ResumableLoader, owner: str) -> Iterato
         try:
             learner.loop = _loop_state(learner, loader)
             learner.training, learner.epoch = False, getattr(learner, "epoch", 0)
-            learner.epochs = getattr(learner, "epochs", learner.epoch + 1)
             learner._fit_loop = FitLoop(learner)
             yield learner._fit_loop
         finally:
@@ -210,10 +200,9 @@ def _loop_state(learner: Learner, loader: ResumableLoader) -> LoopState:
     before = getattr(learner, "loop", None)
     callbacks = learner._callbacks if before is None else before.callbacks
     taking_part = CallbackList([callback for callback in callbacks if callback.essential])
-    phases = {"train": False, "eval": True}
-    state = LoopState(taking_part, RunningMeans(learner.metrics), phases, override=False, phase="eval", loader=loader)
-    state.accumulate = 1 if before is None else before.accumulate
-    return state
+    plan = FitPlan(learner.train, 1) if before is None else before.plan
+    means, phases = RunningMeans(learner.metrics), {"train": False, "eval": True}
+    return LoopState(taking_part, means, phases, override=False, plan=plan, phase="eval", loader=loader)
 
 
 def _check_moment(learner: Learner, owner: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import replace
@@ -13,14 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dashpot.constraints import Interval, check
 from dashpot.errors import ArgumentError, RunError
 from dashpot.tasks import Problem, call_model
 from dashpot.tasks.running_means import RunningMeans
-from dashpot.training import inference
+from dashpot.training import inference, logged_values
 from dashpot.training.callback import Callback, CallbackList, CancelBatch, as_list
+from dashpot.training.callbacks.time_limit import TimeLimit
 from dashpot.training.distributed.engine import Engine
 from dashpot.training.fit_loop import FitLoop
+from dashpot.training.intervals import make_plan
 from dashpot.training.loader import ResumableLoader
 from dashpot.training.loop_state import Batch, LoopState
 from dashpot.training.losses import scalar_loss
@@ -28,9 +28,6 @@ from dashpot.training.plain_optimizer import OptimizerFactory, SupportsStep, ada
 from dashpot.training.side_pass import release_output
 from dashpot.training.state import fit_state
 from dashpot.training.state.group_settings import initial_groups
-from dashpot.training.step_loss import StepLoss, backpropagated, multiply_gradients
-
-EPOCHS = Interval(1, math.inf, "left", integer=True)
 
 
 class Learner:
@@ -55,10 +52,10 @@ class Learner:
         model: Model, called as `model(x)`. The entries of a dict or a tuple x become the arguments of the model if
             they match its signature (`dashpot.tasks.call_model`). The first fit moves the model to the device of
             `engine`.
-        train: Training data: `dashpot.data.Batches` or another stream, or a `DataLoader` of pairs (x, y).
+        train: Training data: `dashpot.data.Batches` or another stream, or a `DataLoader` or another iterable of pairs
+            (x, y).
         evaluation: Evaluation data, of the same types as `train`, or None for fits without evaluation.
-        loss: Function from (output, y) to the mean loss of the batch, a 0-d tensor, or to a pair (sum, count) of 0-d
-            tensors, for means over other counts than the number of examples, such as the number of tokens.
+        loss: Function from (output, y) to the mean loss of the batch, a 0-d tensor.
         optimizer: A torch optimizer over the model's parameters, shared by all fits, or a factory, called as
             `optimizer(params, lr=lr)` (without lr if none is given) at the start of every fit, with the list of the
             model's parameters. If its second argument is required and has a name other than lr, the factory is called
@@ -66,13 +63,8 @@ class Learner:
             optimizer too; its state is saved only if it has `state_dict` and `load_state_dict`.
         lr: Learning rate for the factory.
         metrics: Mapping from the name of a metric to a function of (output, y) that returns the *sum* of the metric
-            over the batch, or a pair (sum, count).
+            over the batch.
         evaluation_loss: Loss function for evaluation, for example without label smoothing. Default: `loss`.
-        size: Function from (x, y) to the number of examples of a batch. Default: the number that the data define, as
-            `Batches` and a `DataLoader` do, or else the number on which the shapes in the batch agree.
-        weight: Function from (output, y) to the number, a 0-d tensor, over which `loss` and `evaluation_loss` are
-            means, such as the sum of the class weights. Default: the number of examples. A loss that returns a pair
-            (sum, count) does not use it.
         callbacks: Callbacks used in every fit.
         engine: Device, precision and processes. Default: one process on the available accelerator.
 
@@ -83,7 +75,8 @@ class Learner:
         train: Training data, a `ResumableLoader`.
         evaluation: Evaluation data, a `ResumableLoader` or None.
         metrics: Metric functions by name.
-        epochs: Number of epochs of the fit.
+        epochs: Number of epochs of the fit. In a fit with `steps` or `evaluate_every`, an epoch is an interval between
+            two evaluations.
         epoch: Index of the current epoch, from 0.
         training: True in training phases, False in evaluation phases.
         batch: Current `Batch`, with the attributes `index`, `x`, `y`, `output` and `loss`.
@@ -113,13 +106,11 @@ class Learner:
         train: Any,
         evaluation: Any = None,
         *,
-        loss: Callable[[Any, Any], Any],
+        loss: Callable[[Any, Any], Tensor],
         optimizer: SupportsStep | OptimizerFactory,
         lr: float | None = None,
-        metrics: Mapping[str, Callable[[Any, Any], Any]] | None = None,
-        evaluation_loss: Callable[[Any, Any], Any] | None = None,
-        size: Callable[[Any, Any], int] | None = None,
-        weight: Callable[[Any, Any], Tensor] | None = None,
+        metrics: Mapping[str, Callable[[Any, Any], Tensor]] | None = None,
+        evaluation_loss: Callable[[Any, Any], Tensor] | None = None,
         callbacks: Sequence[Callback] = (),
         engine: Engine | None = None,
     ) -> None:
@@ -131,9 +122,6 @@ class Learner:
         for name, function in (("loss", loss), ("evaluation_loss", evaluation_loss)):
             if not callable(function) and not (function is None and name == "evaluation_loss"):
                 raise ArgumentError(f"Learner: {name} must be a function of (output, y), got {function!r}.")
-        for name, function, arguments in (("size", size, "x, y"), ("weight", weight, "output, y")):
-            if function is not None and not callable(function):
-                raise ArgumentError(f"Learner: {name} must be a function of ({arguments}) or None, got {function!r}.")
         if metrics is not None and not _are_metrics(metrics):
             raise ArgumentError(
                 f"Learner: metrics must be a mapping of names to functions of (output, y), got {metrics!r}."
@@ -142,14 +130,13 @@ class Learner:
             raise ArgumentError("Learner: metrics must not contain the reserved name 'loss'.")
         self.engine = Engine() if engine is None else engine
         self.model, self.metrics = model, dict(metrics or {})
-        self.train = ResumableLoader(train, self.engine, "train", size)
-        self.evaluation = None if evaluation is None else ResumableLoader(evaluation, self.engine, "evaluation", size)
+        self.train = ResumableLoader(train, self.engine, "train")
+        self.evaluation = None if evaluation is None else ResumableLoader(evaluation, self.engine, "evaluation")
         self.opt: Any = optimizer if isinstance(optimizer, Optimizer) else None
         self.history: list[dict[str, dict[str, float]]] = []
         self.steps = 0
         self.stop_reason: str | None = None
         self._loss, self._evaluation_loss = loss, loss if evaluation_loss is None else evaluation_loss
-        self._weight = weight
         self._optimizer, self._lr, self._callbacks = optimizer, lr, as_list(callbacks)
         self._defaults = {} if self.opt is None else fit_state.defaults(self.opt)
         self._initial_groups = [] if self.opt is None else initial_groups(self.opt)
@@ -165,17 +152,20 @@ class Learner:
         The callbacks of the problem precede those in `options`.
         """
         losses = {"loss": problem.loss, "evaluation_loss": problem.evaluation_loss}
-        given = {**losses, "metrics": problem.metrics, "size": problem.size, "weight": problem.weight}
+        given = {**losses, "metrics": problem.metrics, "optimizer": optimizer}
         options["callbacks"] = [*problem.callbacks, *as_list(options.get("callbacks", ()))]
-        return cls(problem.model, problem.train, problem.evaluation, optimizer=optimizer, **given, **options)
+        return cls(problem.model, problem.train, problem.evaluation, **given, **options)
 
     # ---- the loop ---------------------------------------------------------------------------------------------------
 
     @inference.exclusive
     def fit(
         self,
-        epochs: int,
+        epochs: int | None = None,
         *,
+        steps: int | None = None,
+        max_time: float | None = None,
+        evaluate_every: int | None = None,
         lr: float | None = None,
         callbacks: Sequence[Callback] = (),
         train: bool = True,
@@ -183,10 +173,20 @@ class Learner:
         resume: Mapping[str, Any] | None = None,
         override: bool = False,
     ) -> None:
-        """Train and evaluate for a number of epochs.
+        """Train and evaluate for a number of epochs or steps.
+
+        With `steps` or `evaluate_every`, an epoch of events, history, schedules and logs is an interval of
+        `evaluate_every` steps, after which the model is evaluated. The passes over the data continue from interval to
+        interval.
 
         Args:
-            epochs: Total number of epochs, including the epochs already completed in `resume`.
+            epochs: Total number of passes over the training data, including the epochs already completed in `resume`.
+            steps: Total number of optimizer steps, including those completed in `resume` and skipped steps, as an
+                alternative to `epochs`. A step may use micro-batches of two passes.
+            max_time: Limit of the wall-clock time in seconds, > 0, including the time spent before `resume`. The fit
+                ends after the step that exceeds it, with an evaluation.
+            evaluate_every: Number of optimizer steps between evaluations, an integer >= 1. Default: one pass over the
+                training data; all `steps` if the data have no length.
             lr: Learning rate of this fit. Default: the learning rate `lr` of the learner.
             callbacks: Additional callbacks for this fit.
             train: Whether to run the training phases.
@@ -201,12 +201,13 @@ class Learner:
                 `override` is False; the message lists the differences. Also if a fit or an evaluation of this learner
                 is running; the running fit is not affected.
         """
-        check("fit", "epochs", epochs, EPOCHS)
-        all_callbacks = CallbackList([*self._callbacks, *as_list(callbacks)])
+        plan = make_plan(self.train, epochs, steps, evaluate_every, resume=resume, train=train)
+        limits = [] if max_time is None else [TimeLimit(max_time)]
+        all_callbacks = CallbackList([*self._callbacks, *as_list(callbacks), *limits])
         self._prepare(self._lr if lr is None else lr)
         phases = {"train": train, "eval": evaluate and self.evaluation is not None}
-        self.loop = LoopState(all_callbacks, RunningMeans(self.metrics), phases, override)
-        self.epochs, self.epoch, self.training = epochs, 0, True
+        self.loop = LoopState(all_callbacks, RunningMeans(self.metrics), phases, override, plan)
+        self.epoch, self.training = 0, True
         self.history, self.steps, self.stop_reason = [], 0, None
         self._fit_loop = FitLoop(self)
         self._fit_loop.run(resume)
@@ -320,49 +321,26 @@ class Learner:
         self.batch.output = call_model(self.model, self.batch.x, self.forward)
 
     def get_loss(self) -> None:
-        """Compute `batch.loss`, a mean over `batch.count`, from `batch.output` and `batch.y`."""
+        """Compute `batch.loss`, the mean over the batch, from `batch.output` and `batch.y`."""
         with self.engine.autocast():
             function = self._loss if self.training else self._evaluation_loss
-            loss, counted = scalar_loss(function, self.batch.output, self.batch.y, self._weight)
-        if counted is not None and not self.batch.size:  # the example of an empty rank has weight 0
-            counted = torch.zeros_like(counted)
-        self.batch.loss, self.batch.counted = loss, counted
+            self.batch.loss = scalar_loss(function, self.batch.output, self.batch.y)
 
     def backward(self) -> None:
-        """Accumulate the gradients of `batch.loss` in the parameters, weighted as in the mean loss of the step."""
+        """Accumulate the gradients of `batch.loss`, times `batch.weight`, in the parameters."""
         batch = self.batch
         if not batch.loss.requires_grad:
             raise ArgumentError(
                 "Learner: the loss must depend on a trained parameter; all parameters are frozen "
                 "(requires_grad=False), or the loss was computed without gradients."
             )
-        loop, remaining = self.loop, self.loop.remaining(batch)
-        if not loop.pending_batches:
+        if not self.loop.pending_batches:
             self.engine.rescale(self.opt)
-            loop.step_loss = StepLoss(self.engine)
-            if remaining > 1:
-                loop.kept.hold(self._params())
-        weight = loop.step_loss.add(batch, remaining)
         if self.engine.recomputes_loss(self.opt):
-            earlier = self._step_batches if loop.pending_batches else []
+            earlier = self._step_batches if self.loop.pending_batches else []
             self._step_batches = [*earlier, replace(batch, output=None, loss=None)]
         recompute = self._recompute_losses if batch.is_last_microbatch else None
-        self.engine.backward(backpropagated(batch.loss, weight), self.opt, recompute)
-        if batch.is_last_microbatch and loop.pending_batches:
-            self._scale_gradients()
-
-    def _scale_gradients(self) -> None:
-        """Turn the accumulated gradients into those of the mean loss of the step."""
-        factor = self.loop.step_loss.factor
-        if isinstance(factor, Tensor) or factor != 1:
-            multiply_gradients([p.grad for p in self._params() if p.grad is not None], factor)
-            if hasattr(self.opt, "_scale_products"):
-                self.opt._scale_products(factor)
-        self.loop.kept.add_back()
-
-    def _params(self) -> set[Tensor]:
-        """Return the parameters of the model and of the optimizer."""
-        return {*self.model.parameters(), *(p for group in self.opt.param_groups for p in group["params"])}
+        self.engine.backward(batch.loss if batch.weight == 1 else batch.loss * batch.weight, self.opt, recompute)
 
     def step(self) -> None:
         """Run the optimizer step, and set `batch.stepped`."""
@@ -379,11 +357,11 @@ class Learner:
         current = self.batch
         for batch in self._step_batches:
             self.batch = replace(batch)
-            with nullcontext() if batch.is_last_microbatch else self.engine.no_sync(self._module):
+            synced = nullcontext() if batch.is_last_microbatch else self.engine.no_sync(self._module)
+            with synced, self.loop.logged.paused():
                 self._fit_loop.actions["predict"]()
                 self._fit_loop.actions["get_loss"]()
-                step = self.loop.step_loss
-                loss = backpropagated(self.batch.loss, step.weight(batch.count, step.total))
+                loss = self.batch.loss * batch.weight
                 loss.backward()
                 total = total + loss.detach()
                 del loss  # otherwise it would occupy memory during the next forward pass
@@ -391,6 +369,37 @@ class Learner:
         return total
 
     # ---- for callbacks ----------------------------------------------------------------------------------------------
+
+    def log(self, name: str, value: float | Tensor) -> None:
+        """Log a value, whose mean over the current phase becomes `history[epoch][phase][name]`.
+
+        All loggers, the table and the record of a run show the values in `history`. The mean is weighted by the
+        examples of the batches in which the value was logged, over all ranks; a value logged in `before_epoch` or
+        `after_epoch` has the weight of one example. In `after_epoch`, all ranks must call this method, from callbacks
+        with an `order` below that of loggers, 60. A resumed fit has the same means as an uninterrupted fit, if values
+        are logged before the checkpoint of their batch, by callbacks with an `order` below 90.
+
+        Args:
+            name: Name of the value, which must not be "loss" or the name of a metric.
+            value: A number, or a 0-d tensor on any device, which is read later to avoid a host sync.
+
+        Raises:
+            ArgumentError: If the name is reserved, or the value is neither a number nor a 0-d tensor.
+            RunError: If called outside of a phase of a fit.
+
+        Example:
+            >>> import dashpot as dp
+            >>> from dashpot import tasks
+            >>> class LogMargin(Callback):
+            ...     def after_predict(self, learner):
+            ...         top = learner.batch.output.topk(2).values
+            ...         learner.log("margin", (top[:, 0] - top[:, 1]).mean())
+            >>> learner = Learner.of(tasks.get("digits").build(seed=0), dp.AdamW, lr=0.01, engine=Engine("cpu"))
+            >>> learner.fit(1, callbacks=[LogMargin()])
+            >>> sorted(learner.history[0]["eval"])
+            ['accuracy', 'loss', 'margin']
+        """
+        logged_values.log(self, name, value)
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """Call the model, wrapped by the engine, under the engine's autocast."""
@@ -410,9 +419,9 @@ class Learner:
         self._module, self.training = self.model, False  # the unwrapped model, to avoid communication between ranks
         self.model.train()
         try:
-            for index, batch in enumerate(loader.batches(self.epoch)):
+            for index, batch in enumerate(self.loop.plan.side_pass(loader, self.epoch)):
                 self.batch, batch.index = batch, index
-                with suppress(CancelBatch):
+                with suppress(CancelBatch), self.loop.logged.paused():
                     self._fit_loop.notify("before_batch")
                     self._fit_loop.actions["predict"]()
         finally:
@@ -422,9 +431,18 @@ class Learner:
             self.loop.event = event
 
     @property
+    def epochs(self) -> int:
+        """Number of epochs of the fit."""
+        return self.loop.plan.epochs
+
+    @property
     def total_steps(self) -> int:
-        """Number of optimizer steps in the whole fit, including skipped steps."""
-        return self.epochs * -(-len(self.train) // self.loop.accumulate)
+        """Number of optimizer steps in the whole fit, including skipped steps.
+
+        Raises:
+            ArgumentError: If the number is unknown, because the training data have no length.
+        """
+        return self.loop.plan.total_steps
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for resuming the fit at `loop.position`, as plain data and tensors.

@@ -16,10 +16,10 @@ from dashpot.tasks import Problem
 from dashpot.tasks.running_means import SYNC_INTERVAL
 from dashpot.training.callback import Callback, CancelFit
 from dashpot.training.distributed.single_device import SingleDevice
-from dashpot.training.learner import EPOCHS, Learner
+from dashpot.training.intervals import COUNT
+from dashpot.training.learner import Learner
 from dashpot.training.plain_optimizer import adapt
 from dashpot.training.stopwatch import Stopwatch
-from dashpot.utils.scalars import read_all
 
 
 def current_lr(optimizer: Optimizer) -> float:
@@ -56,13 +56,13 @@ class EpochStats(Callback):
 
     def before_fit(self, learner: Learner) -> None:
         """Reset all measurements; in a resumed fit, `load_state_dict` is called afterwards."""
-        self.epochs = []
+        self.epochs, self._steps_before = [], 0
         self._start_epoch()
 
     def _start_epoch(self) -> None:
         self._losses: list[float] = []
         self._lrs: list[float] = []
-        self._sizes: list[Any] = []  # numbers of examples or other counts, as tensors until the next flush
+        self._sizes: list[int] = []
         self._pending: list[Tensor] = []  # losses not yet read from the device
         self._stopwatch = Stopwatch()
 
@@ -70,6 +70,8 @@ class EpochStats(Callback):
         """Start timing the training phase."""
         if learner.training:
             self._stopwatch.start()
+            size = learner.train.size
+            self._steps_before = learner.epoch * size if size else self.epochs[-1].steps if self.epochs else 0
 
     def before_batch(self, learner: Learner) -> None:
         """Record the learning rate of the step."""
@@ -81,11 +83,11 @@ class EpochStats(Callback):
         if not learner.training:
             return
         self._pending.append(learner.batch.loss.detach())
-        self._sizes.append(learner.batch.count)
+        self._sizes.append(learner.batch.size)
         if len(self._pending) == SYNC_INTERVAL:
             self._flush()
         if self.on_step is not None:
-            self.on_step(learner.epoch * len(learner.train) + learner.batch.index + 1)
+            self.on_step(self._steps_before + learner.batch.index + 1)
         if self._diverged:
             self._stop(learner)
 
@@ -99,16 +101,14 @@ class EpochStats(Callback):
         if not learner.training or not learner.loop.phases["eval"]:
             means = learner.history[learner.epoch]
             # This is the mean of the recorded losses, without additional rounding.
-            total = math.fsum(loss * size for loss, size in zip(self._losses, self._sizes, strict=True) if size)
-            size = math.fsum(self._sizes)
-            trained = {**means["train"], "loss": total / size if size else math.nan}
+            total = math.fsum(loss * size for loss, size in zip(self._losses, self._sizes, strict=True))
+            trained = {**means["train"], "loss": total / sum(self._sizes)}
             self._emit(self._epoch(learner, train=trained, evaluation=means.get("eval", {})))
 
     def _flush(self) -> None:
         """Read the pending losses from the device, up to the first non-finite one."""
         losses = torch.stack(self._pending).tolist() if self._pending else []
         self._pending.clear()
-        self._sizes = read_all(self._sizes)
         bad = next((i for i, loss in enumerate(losses) if not math.isfinite(loss)), len(losses))
         self._losses += losses[: bad + 1]
 
@@ -118,14 +118,14 @@ class EpochStats(Callback):
 
     def _epoch(self, learner: Learner, **measured: Any) -> Epoch:
         (cpu, wall), done = self._stopwatch.seconds, len(self._losses)
-        steps = learner.epoch * len(learner.train) + done
+        steps = self._steps_before + done
         means = {"train": {}, "evaluation": {}, **measured}
         return Epoch(learner.epoch + 1, steps, loss=self._losses, lr=self._lrs[:done], cpu_s=cpu, wall_s=wall, **means)
 
     def _stop(self, learner: Learner) -> None:
         """Emit the diverged epoch, and end the fit."""
         label = "nan" if math.isnan(self._losses[-1]) else "inf"
-        step = learner.epoch * len(learner.train) + len(self._losses) - 1
+        step = self._steps_before + len(self._losses) - 1
         self._emit(self._epoch(learner, diverged=Divergence(step, label)))
         raise CancelFit
 
@@ -189,7 +189,7 @@ def train(
         >>> epoch.steps == len(problem.train), sorted(epoch.evaluation)
         (True, ['accuracy', 'loss'])
     """
-    check("train", "epochs", epochs, EPOCHS)
+    check("train", "epochs", epochs, COUNT)
     stats = EpochStats(on_step, on_epoch)
     single_device_learner(problem, optimizer).fit(epochs, callbacks=[stats])
     problem.model.train()

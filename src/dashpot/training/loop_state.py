@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from dashpot.training.step_loss import KeptGradients, StepLoss
+from dashpot.training.logged_values import LoggedValues
 
 if TYPE_CHECKING:
     from dashpot.tasks.running_means import RunningMeans
     from dashpot.training.callback import CallbackList
+    from dashpot.training.fit_plan import FitPlan
     from dashpot.training.loader import ResumableLoader
 
 
@@ -24,13 +25,13 @@ class Batch:
         x: Model input, on the engine's device.
         y: Target, on the engine's device.
         size: Number of examples on this rank.
-        total: Number of examples on all ranks, or None if unknown.
+        weight: Weight of the mean loss of this batch in the loss of its optimizer step.
         index: Index within the phase, from 0.
+        examples: Number of examples on all ranks.
+        first_microbatch: Index of the first micro-batch of the optimizer step.
         is_last_microbatch: Whether the optimizer steps after this batch.
         output: Output of the model.
         loss: Mean loss, a 0-d tensor.
-        counted: Number over which `loss` is a mean, a 0-d tensor, given by the loss or by the learner's `weight`; None
-            for a mean over the examples.
         stepped: Whether the optimizer has stepped after this batch; False if the step was skipped.
         grad_norm: 2-norm of the gradient of the step before clipping, a 0-d tensor; None if not computed yet.
     """
@@ -38,19 +39,15 @@ class Batch:
     x: Any
     y: Any
     size: int
-    total: int | None = None
+    weight: float
     index: int = 0
+    examples: int = 0
+    first_microbatch: int = 0
     is_last_microbatch: bool = True
     output: Any = None
     loss: Any = None
-    counted: Tensor | None = None
     stepped: bool = False
     grad_norm: Tensor | None = None
-
-    @property
-    def count(self) -> Any:
-        """Number, or 0-d tensor, over which `loss` is a mean: the number of examples unless `counted` is given."""
-        return self.size if self.counted is None else self.counted
 
 
 @dataclass
@@ -60,13 +57,13 @@ class LoopState:
     Attributes:
         callbacks: Callbacks of the fit, in order.
         means: Running means of the loss and the metrics over the phase.
+        logged: Means of the values logged by `Learner.log` in the phase.
         phases: For each of the phases "train" and "eval", whether the fit has this phase.
         override: Whether the settings may differ from the settings in the checkpoint to resume.
-        accumulate: Number of micro-batches per optimizer step. A callback may set it in `before_fit`.
+        plan: Epochs of the fit and their batches.
         pending_batches: Number of micro-batches whose gradients are accumulated for the next step.
-        step_loss: Sum and count of the losses of these micro-batches, and the scale of their gradients.
-        kept: Gradients that a callback has kept from the previous step.
         position: Indices (epoch, batch) of the next training batch.
+        cut_at: Position at which a time limit has ended the training phase of the last epoch early, or None.
         phase: Current phase, "train" or "eval".
         loader: Loader of the current phase.
         event: Name of the event in progress.
@@ -78,23 +75,21 @@ class LoopState:
     means: RunningMeans
     phases: Mapping[str, bool]
     override: bool
-    accumulate: int = 1
+    plan: FitPlan
+    logged: LoggedValues = field(default_factory=LoggedValues)
     pending_batches: int = 0
-    step_loss: StepLoss | Any = None
-    kept: KeptGradients = field(default_factory=KeptGradients)
     position: tuple[int, int] = (0, 0)
+    cut_at: tuple[int, int] | None = None
     phase: str = "train"
     loader: ResumableLoader | Any = None
     event: str = ""
     unwinding: type[BaseException] | None = None
 
-    def locate(self, batch: Batch, index: int) -> None:
-        """Set the fields of `batch` that depend on its index within the phase."""
-        batch.index = index
-        batch.is_last_microbatch = (index + 1) % self.accumulate == 0 or index + 1 == len(self.loader)
+    @property
+    def accumulate(self) -> int:
+        """Number of micro-batches per optimizer step. A callback may set it in `before_fit`."""
+        return self.plan.accumulate
 
-    def remaining(self, batch: Batch) -> int:
-        """Return the number of micro-batches of the step of `batch` from `batch` on."""
-        if batch.is_last_microbatch:
-            return 1
-        return min(self.accumulate - batch.index % self.accumulate, len(self.loader) - batch.index)
+    @accumulate.setter
+    def accumulate(self, batches: int) -> None:
+        self.plan.accumulate = batches

@@ -188,7 +188,7 @@ def find_lr(
         learner._callbacks = []
         takes_lr = not isinstance(learner._optimizer, Optimizer) and accepts_lr(learner._optimizer)
         lr = learner._lr if learner._lr is not None or not takes_lr else start
-        learner.fit(len(rates) + PATIENCE, lr=lr, callbacks=[finder, *callbacks], evaluate=False)
+        learner.fit(steps=len(rates) * PATIENCE, lr=lr, callbacks=[finder, *callbacks], evaluate=False)
     curve = LRCurve(rates[: len(finder.losses)], finder.losses, finder.ended)
     if not curve.losses:
         raise RunError(f"find_lr: no step could be taken: {curve.ended}.")
@@ -227,9 +227,13 @@ class _Finder(Callback):
         first = float(learner.opt.param_groups[0]["lr"])
         self.ratios = [float(group["lr"]) / first if first else 1.0 for group in learner.opt.param_groups]
 
+    def after_loss(self, learner: Learner) -> None:
+        loss = learner.batch.loss.detach() * learner.batch.weight
+        self.loss = self.loss + loss if learner.loop.pending_batches else loss
+
     def step(self, learner: Learner, proceed: Callable[[], None]) -> None:
-        [loss] = learner.engine.all_reduce_sum([float(learner.loop.step_loss.mean)])
-        lr = self.rates[len(self.losses)]
+        [total] = learner.engine.all_reduce_sum([float(self.loss)])
+        loss, lr = total / learner.engine.world_size, self.rates[len(self.losses)]
         self._check_loss(loss)
         for group, ratio in zip(learner.opt.param_groups, self.ratios, strict=True):
             if isinstance(group["lr"], Tensor):

@@ -69,6 +69,59 @@ def preserve_rng_state() -> Iterator[None]:
         set_random_state(before)
 
 
+class OwnGenerators:
+    """States of the CPU generators of torch, Python and NumPy that apply only within `with` statements.
+
+    Args:
+        seed: Seed of the states, an integer in [0, 2**32 - 1].
+
+    >>> own = OwnGenerators(3)
+    >>> with own:
+    ...     first = random.random()
+    >>> drawn = random.random()
+    >>> with own:
+    ...     second = random.random()
+    >>> random.seed(3)
+    >>> (first, second) == (random.random(), random.random())
+    True
+    """
+
+    def __init__(self, seed: int) -> None:
+        with _preserve_cpu_generators():
+            torch.default_generator.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed)
+            self._own = _cpu_states()
+
+    def __enter__(self) -> None:
+        self._outer = _cpu_states()
+        _set_cpu_states(self._own)
+
+    def __exit__(self, *_: object) -> None:
+        self._own = _cpu_states()
+        _set_cpu_states(self._outer)
+
+
+@contextmanager
+def _preserve_cpu_generators() -> Iterator[None]:
+    """Restore the states of the CPU generators on exit, without a host sync."""
+    before = _cpu_states()
+    try:
+        yield
+    finally:
+        _set_cpu_states(before)
+
+
+def _cpu_states() -> tuple[Any, Any, Any]:
+    return torch.get_rng_state(), random.getstate(), np.random.get_state(legacy=False)
+
+
+def _set_cpu_states(states: tuple[Any, Any, Any]) -> None:
+    torch.set_rng_state(states[0])
+    random.setstate(states[1])
+    np.random.set_state(states[2])
+
+
 def _device_states() -> dict[str, list[torch.Tensor]]:
     """Return the generator states of the available accelerators, by device type."""
     kind = torch.accelerator.current_accelerator(check_available=True)

@@ -1,6 +1,7 @@
 """Callbacks for the learner, one per file."""
 
 from dashpot.training.callbacks.accumulate import Accumulate
+from dashpot.training.callbacks.activations import Activations
 from dashpot.training.callbacks.average import EMA, SWA
 from dashpot.training.callbacks.checkpoints import Checkpoints, best, latest, read_newest
 from dashpot.training.callbacks.clip_gradients import ClipGradients
@@ -17,6 +18,7 @@ __all__ = [
     "EMA",
     "SWA",
     "Accumulate",
+    "Activations",
     "Checkpoints",
     "ClipGradients",
     "EarlyStopping",

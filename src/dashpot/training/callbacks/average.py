@@ -287,7 +287,8 @@ class SWA(AveragedWeights):
     def after_epoch(self, learner: Learner) -> None:
         super().after_epoch(learner)
         since = learner.epoch - self.first_epoch
-        if learner.training and since >= 0 and since % self.every == 0:
+        complete = learner.training and learner.loop.cut_at is None
+        if complete and since >= 0 and since % self.every == 0:
             self.update(1.0 / (self.count + 1))
             self.statistics = {}
 

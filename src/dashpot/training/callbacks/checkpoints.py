@@ -7,7 +7,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -164,7 +164,8 @@ class Checkpoints(Callback):
         self._saved_position = self._saved_position or learner.loop.position
 
     def after_batch(self, learner: Any) -> None:
-        if learner.training and learner.batch.is_last_microbatch and self._is_due(learner):
+        between_steps = learner.training and learner.batch.is_last_microbatch
+        if between_steps and (learner.loop.cut_at is not None or self._is_due(learner)):
             self.save(learner)
 
     def after_epoch(self, learner: Any) -> None:
@@ -176,11 +177,14 @@ class Checkpoints(Callback):
         if batch or epoch != learner.epoch + 1 or self._saved_position is None or self._has_failed(learner):
             return  # before the evaluation, or after a failure
         better = self._is_better(learner)
-        if better or (self.every_epochs is not None and epoch % self.every_epochs == 0) or epoch == learner.epochs:
+        if learner.loop.cut_at is not None:  # a higher time limit continues from the checkpoint before the evaluation
+            if better:
+                self._mark_best(learner)
+        elif better or (self.every_epochs is not None and epoch % self.every_epochs == 0) or epoch == learner.epochs:
             self.save(learner, better)
 
     def after_fit(self, learner: Any) -> None:
-        if self._saved_position is not None:
+        if self._saved_position is not None and learner.loop.cut_at is None:
             self.save(learner)
 
     def save(self, learner: Any, better: bool = False) -> None:
@@ -197,21 +201,28 @@ class Checkpoints(Callback):
             return
         path = self.folder / f"step-{learner.steps:08d}-{self._next_number():05d}.ckpt"
         if better:
-            self._best = {"file": path.name, "metric": self.metric, "value": self._value(learner)}
-            self._best["epoch"] = learner.loop.position[0]
-        state, fault = learner.state_dict(), None
-        if learner.engine.is_rank_zero:
-            try:
-                checkpoint_file.write(path, state, {"config": self.config})
-                if better:
-                    self._write_best()
-                self._remove_old(path)
-            except RunError as error:
-                fault = str(error)
-        fault = learner.engine.broadcast(fault)
-        if fault is not None:
-            raise RunError(fault)
+            self._best = self._best_of(learner, path)
+        state = learner.state_dict()
+
+        def write() -> None:
+            checkpoint_file.write(path, state, {"config": self.config})
+            if better:
+                self._write_best()
+            self._remove_old(path)
+
+        _on_rank_zero(learner, write)
         self._saved_position, self._saved_time = learner.loop.position, time.monotonic()
+
+    def _mark_best(self, learner: Any) -> None:
+        """Mark the checkpoint that was written before the evaluation as the best, because it has the same weights."""
+        path = learner.engine.broadcast(latest(self.folder))
+        if path is not None:
+            self._best = self._best_of(learner, path)
+            _on_rank_zero(learner, self._write_best)
+
+    def _best_of(self, learner: Any, path: Path) -> dict[str, Any]:
+        epoch = learner.loop.position[0]
+        return {"file": path.name, "metric": self.metric, "value": self._value(learner), "epoch": epoch}
 
     def state_dict(self) -> dict[str, Any]:
         return {} if self._best is None else {"best": self._best}
@@ -300,6 +311,19 @@ def _rename_damaged(path: Path, error: RunError) -> str:
         raise write_error(path, reason) from error
     warn(f"{error} It is renamed to {renamed.name}, and the previous checkpoint is used.")
     return renamed.name
+
+
+def _on_rank_zero(learner: Any, action: Callable[[], None]) -> None:
+    """Run `action` on rank 0; if it raises a `RunError`, raise it on every rank."""
+    fault = None
+    if learner.engine.is_rank_zero:
+        try:
+            action()
+        except RunError as error:
+            fault = str(error)
+    fault = learner.engine.broadcast(fault)
+    if fault is not None:
+        raise RunError(fault)
 
 
 def _remove(path: Path) -> None:

@@ -193,8 +193,8 @@ class CSV(FileLogger):
 
     The header always describes every row of the file. Names without a column are added at the end of the header, with
     empty cells in earlier rows: a metric, `every` or `values` that differ from those of the fit that began the file,
-    or a name that is logged for the first time after the first row. Columns that are no longer measured remain, with
-    empty cells in later rows.
+    or a name that is logged for the first time after the first row. Columns without new values remain, with empty
+    cells in later rows.
 
     Args:
         path: Path of the file; missing parent folders are created.

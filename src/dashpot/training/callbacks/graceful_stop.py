@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 from dashpot.runs.signals import Interrupted
 from dashpot.training.callback import Callback
+from dashpot.training.callbacks.polling import Polling
 
 if TYPE_CHECKING:
     from dashpot.training.learner import Learner
-
-POLL_STEPS = 8
-"""Number of steps between exchanges of stop requests among ranks."""
 
 
 class GracefulStop(Callback):
@@ -31,10 +29,12 @@ class GracefulStop(Callback):
 
     def __init__(self, check: Callable[[], None], save: Callable[[Learner], object]) -> None:
         self.check, self.save = check, save
+        self._polling = Polling()
         self._exit_code = 0  # exit code of the stop request on this rank; 0 if there is no request
 
     def after_batch(self, learner: Learner) -> None:
-        if learner.training and learner.batch.is_last_microbatch and self._stop_requested(learner):
+        due = learner.training and learner.batch.is_last_microbatch and self._polling.is_due(learner)
+        if due and self._stop_requested(learner):
             self.save(learner)
             raise self._interrupted(learner)
 
@@ -43,10 +43,6 @@ class GracefulStop(Callback):
             raise self._interrupted(learner)
 
     def _stop_requested(self, learner: Learner) -> bool:
-        done = learner.batch.index + 1
-        between = done % (POLL_STEPS * learner.loop.accumulate) and done < len(learner.train)
-        if learner.engine.world_size > 1 and learner.training and between:
-            return False
         return learner.engine.any(self._stop_requested_here())
 
     def _stop_requested_here(self) -> bool:

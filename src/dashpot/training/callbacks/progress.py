@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TextIO
 
 from dashpot.constraints import NONNEGATIVE, check
@@ -26,7 +26,8 @@ class Progress(EpochCallback):
     In a terminal, a progress bar of the current epoch shows the number of batches, the running loss, and the remaining
     time of the fit. The bar is removed at the end of the fit. In pipes, log files and notebooks, or if `rich` is not
     installed, only the table is shown. In narrow terminals, the less important columns are omitted. After a resume, the
-    table starts with the epochs that were finished before it. Only rank 0 prints.
+    table starts with the epochs that were finished before it. The header is printed again when a name is logged for the
+    first time. Only rank 0 prints.
 
     Numbers have three decimals, or three significant digits in scientific notation if this notation is more
     informative.
@@ -65,6 +66,7 @@ class Progress(EpochCallback):
         self._measured: dict[int, tuple[float | None, float | None]] = {}  # learning rate and seconds, by epoch
         self._printed, self._next_draw = 0, 0.0
         self._columns: list[_Column] = []
+        self._names: dict[str, list[str]] = {"train": [], "eval": []}  # names of the columns of each phase
         self._estimate = _TimeEstimate()
         self._out = _make_table(self.stream or sys.stdout) if learner.engine.is_rank_zero else None
 
@@ -109,15 +111,25 @@ class Progress(EpochCallback):
         """Print those rows of the first `epochs` epochs that have not been printed yet."""
         if self._out is None or epochs <= self._printed:
             return
-        if not self._columns:
-            self._columns = _select_columns(_columns(learner), self._out.width)
-            self._write(lambda out: out.write(*_header(self._columns)))
         for number, means in enumerate(learner.history[self._printed : epochs], self._printed + 1):
+            self._update_columns(learner, means)
             lr, seconds = self._measured.get(number, (None, None))
             row = EpochSummary(number, 0, means.get("train", {}), means.get("eval", {}), lr, seconds)
             line = GAP.join(column.text(row).rjust(column.width) for column in self._columns)
             self._write(lambda out, line=line: out.write(line))
         self._printed = epochs
+
+    def _update_columns(self, learner: Learner, means: Mapping[str, Mapping[str, float]]) -> None:
+        """Print the header before the first row, and again if a row has names without a column."""
+        names = {}
+        for phase, before in self._names.items():
+            measured = ["loss", *learner.metrics] if learner.loop.phases[phase] else []
+            names[phase] = list(dict.fromkeys([*before, *measured, *means.get(phase, {})]))
+        if self._out is None or (self._columns and names == self._names):
+            return
+        self._names = names
+        self._columns = _select_columns(_columns(learner, names), self._out.width)
+        self._write(lambda out: out.write(*_header(self._columns)))
 
     def _draw_bar(self, learner: Learner, done: int) -> None:
         """Draw the progress bar of the current epoch after `done` batches."""
@@ -152,7 +164,7 @@ def _format_running_loss(learner: Learner) -> str:
     means = learner.loop.means
     if learner.engine.device.type == "cpu":
         means.flush()
-    return f"loss {decimals(means.sums[0] / means.counts[0])}" if means.counts[0] else ""
+    return f"loss {decimals(means.sums[0] / means.count)}" if means.count else ""
 
 
 # ---- columns --------------------------------------------------------------------------------------------------------
@@ -176,11 +188,10 @@ class _Column(NamedTuple):
     text: Callable[[EpochSummary], str]
 
 
-def _columns(learner: Learner) -> list[_Column]:
+def _columns(learner: Learner, names: Mapping[str, Sequence[str]]) -> list[_Column]:
     columns = [_Column("", "epoch", max(5, len(str(learner.epochs))), 0, lambda row: str(row.number))]
     for phase in ("train", "eval"):
-        if learner.loop.phases[phase]:
-            columns += [_mean_column(phase, name, place) for place, name in enumerate(["loss", *learner.metrics])]
+        columns += [_mean_column(phase, name, place) for place, name in enumerate(names[phase])]
     if learner.loop.phases["train"]:
         columns.append(_Column("", "lr", 8, 30, lambda row: "" if row.lr is None else f"{row.lr:.3g}"))
     columns.append(_Column("", "time", 7, 20, lambda row: "" if row.seconds is None else clock(row.seconds)))

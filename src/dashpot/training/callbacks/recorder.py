@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -16,7 +15,7 @@ from dashpot.schedules import hyperparams
 from dashpot.tasks.running_means import SYNC_INTERVAL
 from dashpot.training.callback import Callback
 from dashpot.training.callbacks.grad_norms import grad_norm, total_norm
-from dashpot.utils.scalars import read_all
+from dashpot.training.logged_values import number_or_tensor, to_floats
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -42,7 +41,7 @@ class Recorder(Callback):
             * "state:exp_avg": the 2-norm of the optimizer state `exp_avg` over all parameters, after the step.
         loss: Whether to record the loss of the step as "loss", the mean over all examples of the step.
         functions: Functions of the learner by the name of the recorded value, such as
-            `rate=lambda learner: learner.opt.param_groups[0]["lr"]`. A function is called on every rank, immediately
+            `rate=lambda learner: ...`. A function is called on every rank, immediately
             before the step, and returns a number or a 0-d tensor, which is read later to avoid a host sync. Checkpoints
             contain the values of rank 0.
 
@@ -100,7 +99,7 @@ class Recorder(Callback):
 
     def before_fit(self, learner: Learner) -> None:
         self._engine = learner.engine
-        self._pending = []
+        self._pending, self._loss = [], torch.zeros(())
         self._values = {name: [] for name in self._values}
         self._hyperparameters = {
             name: _reader(learner.opt, name)
@@ -109,6 +108,9 @@ class Recorder(Callback):
         }
 
     def after_backward(self, learner: Learner) -> None:
+        if self.loss:
+            part = learner.batch.loss.detach() * learner.batch.weight
+            self._loss = part if learner.loop.pending_batches == 1 else self._loss + part
         if learner.batch.is_last_microbatch:
             self._measure_grad_norm(learner)
 
@@ -126,7 +128,8 @@ class Recorder(Callback):
         row: dict[str, Any] = {name: read() for name, read in self._hyperparameters.items()}
         if "grad_norm" in self.names:
             row["grad_norm"] = grad_norm(learner)
-        row |= {name: recorded_value(name, function(learner)) for name, function in self.functions.items()}
+        for name, function in self.functions.items():
+            row[name] = number_or_tensor(f"Recorder: the value of function {name}", function(learner))
         proceed()
         if not learner.batch.stepped:
             return
@@ -134,7 +137,7 @@ class Recorder(Callback):
             if name.startswith("state:"):
                 row[name] = _state_norm(learner.opt, name)
         if self.loss:
-            row["loss"] = learner.loop.step_loss.mean
+            row["loss"] = self._loss
         self._pending.append(row)
         if len(self._pending) >= SYNC_INTERVAL:
             self._flush()
@@ -151,9 +154,9 @@ class Recorder(Callback):
         """Read the buffered values, with one device transfer per name."""
         rows, self._pending = self._pending, []
         for name in self._values if rows else ():
-            numbers = [float(number) for number in read_all([row[name] for row in rows])]
+            numbers = to_floats([row[name] for row in rows])
             if name == "loss" and self._engine.world_size > 1:
-                numbers = self._engine.all_reduce_sum(numbers)
+                numbers = [number / self._engine.world_size for number in self._engine.all_reduce_sum(numbers)]
             self._values[name] += numbers
 
     # ---- state and plot ---------------------------------------------------------------------------------------------
@@ -205,20 +208,6 @@ class Recorder(Callback):
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------
-
-
-def recorded_value(name: str, value: Any) -> float | Tensor:
-    """Return the value of a function as a float or a clone of a tensor.
-
-    Raises:
-        ArgumentError: If the value is not a real number or a 0-d tensor.
-    """
-    if isinstance(value, Real):
-        return float(value)
-    if isinstance(value, Tensor) and value.dim() == 0 and not value.is_complex():
-        return value.detach().clone()
-    got = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"{value!r:.80}"
-    raise ArgumentError(f"Recorder: the function {name} must return a number or a 0-d tensor, got {got}.")
 
 
 def _reader(opt: Optimizer, name: str) -> Callable[[], Any]:

@@ -21,9 +21,8 @@ from torch import nn
 
 from dashpot.data.seeding import generator
 from dashpot.errors import RunError
+from dashpot.runs.supervisor import SUPERVISOR
 
-SUPERVISOR = "DASHPOT_SUPERVISOR"
-"""Environment variable with the process id of the launcher; a process exits once its launcher has died."""
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 """Timeout of a collective if a peer is alive but does not respond; a dead peer is detected immediately."""
 SHUTDOWN_TIMEOUT, THREAD_EXIT_DELAY = 5.0, 0.5

@@ -13,8 +13,8 @@ from dashpot.errors import RunError
 from dashpot.runs.environment import versions
 from dashpot.runs.files import make_folder, write_bytes
 from dashpot.runs.records import Run, read_run
-from dashpot.tasks.user_file import is_file_spec
-from dashpot.training.run.settings import LOGS, Settings, read_made_by, read_settings, write_settings
+from dashpot.runs.settings import LOGS, Settings, read_made_by, read_settings, write_settings
+from dashpot.utils.file_spec import is_file_spec
 
 
 @dataclass(frozen=True)

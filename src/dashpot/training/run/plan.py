@@ -11,9 +11,9 @@ import torch
 from dashpot import tasks
 from dashpot.runs.entries import Entry, entry
 from dashpot.runs.metadata import run_metadata
+from dashpot.runs.settings import Settings
 from dashpot.runs.study import Study
 from dashpot.tasks import Problem, Task
-from dashpot.training.run.settings import Settings
 
 
 @dataclass(frozen=True)

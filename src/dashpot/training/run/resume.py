@@ -11,11 +11,11 @@ from dashpot.errors import RunError
 from dashpot.runs.diff import diff_data
 from dashpot.runs.environment import versions
 from dashpot.runs.records import Run
-from dashpot.tasks.user_file import is_file_spec
+from dashpot.runs.settings import Settings, diff_settings
 from dashpot.training.callbacks.checkpoints import damaged, latest, read_newest
 from dashpot.training.run.folder import RunFolder, exists, list_names
 from dashpot.training.run.plan import RunPlan
-from dashpot.training.run.settings import Settings, diff_settings
+from dashpot.utils.file_spec import is_file_spec
 from dashpot.utils.warn import warn
 
 FIXED = ("task", "optimizer", "seed")

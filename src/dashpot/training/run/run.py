@@ -21,6 +21,7 @@ from dashpot.runs.environment import torch_threads
 from dashpot.runs.files import write_error, write_text
 from dashpot.runs.lock import locked
 from dashpot.runs.records import Run
+from dashpot.runs.settings import Settings
 from dashpot.runs.signals import TERMINATION_SIGNALS, Interrupted, interruptible
 from dashpot.training.callback import Callback
 from dashpot.training.callbacks import (
@@ -44,7 +45,6 @@ from dashpot.training.run.folder import RunFolder
 from dashpot.training.run.plan import RunPlan
 from dashpot.training.run.result import RunResult, counted
 from dashpot.training.run.resume import check_recorded_identity, check_task, latest_state, merge_settings
-from dashpot.training.run.settings import Settings
 from dashpot.utils.rng_state import random_state, set_random_state
 from dashpot.utils.strict_json import encode
 

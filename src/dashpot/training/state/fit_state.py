@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from dashpot.errors import ArgumentError, RunError
 from dashpot.optimizers.options import ResolvedOptions
 from dashpot.tasks.running_means import RunningMeans
+from dashpot.training.logged_values import LoggedValues, of_rank
 from dashpot.training.state import tensor_names, weights
 from dashpot.training.state.group_settings import Kept, changed_in_groups, scheduled_by
 from dashpot.utils.rng_state import random_state, set_random_state
@@ -17,7 +18,9 @@ from dashpot.utils.rng_state import random_state, set_random_state
 if TYPE_CHECKING:
     from dashpot.training.learner import Learner
 
-FIXED_WITHIN_EPOCH = ("batches", "batch size", "number of examples", "data", "accumulate", "metrics")
+FIXED_WITHIN_EPOCH = (
+    *("batches", "batch size", "number of examples", "data", "accumulate", "metrics", "evaluate every"),
+)
 """Settings that must not change within an epoch, even with `override`."""
 
 
@@ -30,6 +33,7 @@ def take(learner: Learner) -> dict[str, Any]:
     """
     _check_moment(learner)
     engine, callbacks = learner.engine, learner.loop.callbacks.by_name()
+    interval = learner.loop.plan.state_dict(learner.loop.position)
     return {
         "model": weights.model_state(learner.model),
         "besides": weights.extra_state(learner.model),
@@ -44,6 +48,8 @@ def take(learner: Learner) -> dict[str, Any]:
             "epochs": learner.epochs,
             "history": [{phase: dict(means) for phase, means in epoch.items()} for epoch in learner.history],
             "means": engine.all_gather(learner.loop.means.state_dict()) if learner.loop.position[1] else None,
+            "logged": engine.all_gather(learner.loop.logged.state_dict()) if learner.loop.position[1] else None,
+            **({} if interval is None else {"interval": interval}),
         },
         "callbacks": {name: weights.cpu_copy(callback.state_dict()) for name, callback in callbacks.items()},
         "observers": [name for name, callback in callbacks.items() if not callback.essential],
@@ -101,18 +107,32 @@ def restore_random(learner: Learner, states: Sequence[Mapping[str, Any]]) -> Non
         set_random_state(states[learner.engine.global_rank])
 
 
+def progress(state: Any) -> Mapping[str, Any]:
+    """Return the saved progress of a fit.
+
+    Raises:
+        RunError: If `state` is not the state of a fit.
+    """
+    _check_structure(state)
+    return state["progress"]
+
+
 def settings(learner: Learner) -> dict[str, Any]:
     """Return the settings of a fit that are compared on resume but not part of the state, as strings and numbers."""
     opt = learner.opt
     options = getattr(opt, "options", None)
-    sizes = {"batch size": learner.train.batch_size, "number of examples": learner.train.all_examples}
+    sizes = {
+        "batches": learner.train.size,
+        "batch size": learner.train.batch_size,
+        "number of examples": learner.train.all_examples,
+    }
     return {
         "optimizer": _title(opt),
         "schedule": repr(getattr(opt, "schedule", None) or None),
         "options": options.text() if isinstance(options, ResolvedOptions) else "",
         "precision": learner.engine.precision,
-        "batches": len(learner.train),
         **{name: size for name, size in sizes.items() if size is not None},
+        **learner.loop.plan.settings(),
         "data": _source(learner.train.source),
         "accumulate": learner.loop.accumulate,
         "metrics": ", ".join(learner.metrics),
@@ -141,13 +161,16 @@ def _restore_progress(learner: Learner, progress: Mapping[str, Any]) -> None:
     engine, loop = learner.engine, learner.loop
     loop.position, learner.steps = tuple(progress["position"]), progress["steps"]
     learner.history = [{phase: dict(means) for phase, means in epoch.items()} for epoch in progress["history"]]
-    loop.means = RunningMeans(learner.metrics)
+    loop.means, loop.logged = RunningMeans(learner.metrics), LoggedValues()
     if progress["means"] is None:
         return
+    loop.logged.load_state_dict(of_rank(progress.get("logged") or [], engine.global_rank, engine.world_size))
     if len(progress["means"]) == engine.world_size:
         loop.means.load_state_dict(progress["means"][engine.global_rank])
     elif engine.is_rank_zero:  # adds the sums of all ranks on one rank only
-        loop.means.load_state_dict(RunningMeans.merged(progress["means"]))
+        rows = progress["means"]
+        total = [sum(column) for column in zip(*(row["sums"] for row in rows), strict=True)]
+        loop.means.load_state_dict({"count": sum(row["count"] for row in rows), "sums": total})
 
 
 def _check_moment(learner: Learner) -> None:
@@ -185,16 +208,10 @@ def _check_structure(state: Any) -> None:
 def _check_settings(learner: Learner, state: Mapping[str, Any], override: bool) -> None:
     """Check the saved progress and settings, before anything is changed."""
     progress, saved, current = state["progress"], state["settings"], settings(learner)
-    epoch, batch = progress["position"]
-    if epoch + bool(batch) > learner.epochs:
-        within = f" and {batch} batches of the next" if batch else ""
-        raise RunError(
-            f"fit: epochs must be at least those of the checkpoint, {epoch} finished epochs{within}, got "
-            f"{learner.epochs}."
-        )
+    learner.loop.plan.check_progress(progress)
     own = _differences(_comparable(saved), _comparable(current))
     differences = own + _differences(saved["defaults"], current["defaults"]) + _group_differences(saved, current)
-    fixed = [text for name, text in differences if batch and name in FIXED_WITHIN_EPOCH]
+    fixed = [text for name, text in differences if progress["position"][1] and name in FIXED_WITHIN_EPOCH]
     if fixed:
         raise RunError(f"Settings that must not change within an epoch differ: {'; '.join(fixed)}.")
     found = [text for _, text in differences] + _callback_differences(learner, state, current["callbacks"])

@@ -11,10 +11,8 @@ from typing import Any
 
 from dashpot.constraints import NONNEGATIVE, POSITIVE, Constraint, Interval, OneOf, Optional, check, unknown
 from dashpot.errors import ArgumentError
-from dashpot.runs.environment import THREADS
+from dashpot.runs.choices import COUNT, PRECISIONS, STRATEGIES, THREADS
 from dashpot.runs.files import write_text
-from dashpot.runs.study import COUNT
-from dashpot.training.distributed.engine import PRECISIONS, STRATEGIES
 from dashpot.utils.format import typed
 
 if sys.version_info >= (3, 11):

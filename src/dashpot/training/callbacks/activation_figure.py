@@ -1,0 +1,76 @@
+"""Figure of recorded activation statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dashpot.utils.figures import new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+LABELS = {
+    "mean": "mean",
+    "std": "standard deviation",
+    "zeros": "share of outputs near zero",
+    "dead": "share of dead units",
+}
+COLUMNS = 2
+
+
+def draw(
+    steps: Sequence[int],
+    values: Mapping[str, Mapping[str, Sequence[float]]],
+    histograms: Mapping[str, np.ndarray],
+    limits: tuple[float, float],
+) -> Figure:
+    """Return a figure with four panels of statistics, and one histogram panel per layer.
+
+    Args:
+        steps: Recorded steps in ascending order.
+        values: Statistics by layer and name, with one value per step.
+        histograms: Counts by layer, of shape (bins, steps).
+        limits: Lower and upper limit of the histograms.
+    """
+    rows = 2 + -(-len(histograms) // COLUMNS)
+    figure, axes = new_figure("Activations.plot", rows, COLUMNS, size=(9.6, 2.3 * rows))
+    _draw_statistics(axes[:4], steps, values)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", frameon=False, title="layer")
+    for ax, (layer, counts) in zip(axes[4:], histograms.items(), strict=False):
+        _draw_histogram(ax, layer, steps, counts, limits)
+    for ax in axes[4 + len(histograms) :]:
+        ax.set_visible(False)
+    return figure
+
+
+def _draw_statistics(
+    axes: Sequence[Axes], steps: Sequence[int], values: Mapping[str, Mapping[str, Sequence[float]]]
+) -> None:
+    from matplotlib import colormaps
+
+    colors = colormaps["viridis"](np.linspace(0.0, 0.9, len(values)))
+    for ax, (name, label) in zip(axes, LABELS.items(), strict=True):
+        for color, (layer, statistics) in zip(colors, values.items(), strict=True):
+            ax.plot(
+                steps, statistics[name], color=color, linewidth=1.2, label=layer, marker="." if len(steps) == 1 else ""
+            )
+        ax.set_title(label, fontsize="medium")
+        ax.set_xlabel("step")
+        if name in ("zeros", "dead"):
+            ax.set_ylim(-0.02, 1.02)
+
+
+def _draw_histogram(
+    ax: Axes, layer: str, steps: Sequence[int], counts: np.ndarray, limits: tuple[float, float]
+) -> None:
+    width = (steps[-1] - steps[0]) / max(len(steps) - 1, 1) or 1
+    extent = (steps[0] - width / 2, steps[-1] + width / 2, *limits)
+    ax.imshow(np.log1p(counts), origin="lower", aspect="auto", extent=extent, interpolation="nearest", cmap="viridis")
+    ax.grid(visible=False)
+    ax.set_title(f"histogram of layer {layer}", fontsize="medium")
+    ax.set_xlabel("step")
+    ax.set_ylabel("output")

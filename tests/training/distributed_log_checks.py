@@ -1,0 +1,51 @@
+"""Distributed checks of logged values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from distributed_support import TOLERANCE, StopAt, assert_equal_on_all_ranks, learner, state_of_rank_zero
+
+import dashpot as dp
+from dashpot.training import Callback
+
+
+class LogValues(Callback):
+    """Log sums over the examples of each batch, a name that only one rank logs, and a value of the whole phase."""
+
+    def after_loss(self, learner: Any) -> None:
+        if learner.batch.size:
+            learner.log("x", learner.batch.x.double().sum() / learner.batch.size)
+
+    def after_batch(self, learner: Any) -> None:
+        if learner.engine.global_rank == learner.engine.world_size - 1 and learner.batch.index == 0:
+            learner.log("last rank", 2.5)
+
+    def after_epoch(self, learner: Any) -> None:
+        learner.log("rank", learner.engine.global_rank)
+
+
+def logged_values_are_means_over_all_examples(strategy: str) -> None:
+    """The last batch has a single example, so that the slice of rank 1 is empty."""
+    actual, expected = (learner(dp.AdamW, where) for where in (strategy, None))
+    for one in (actual, expected):
+        one.fit(2, callbacks=[LogValues()])
+    assert_equal_on_all_ranks(actual)
+    for means, wanted in zip(actual.history, expected.history, strict=True):
+        for phase in ("train", "eval"):
+            torch.testing.assert_close(means[phase]["x"], wanted[phase]["x"], rtol=1e-12, atol=1e-12)
+            assert (means[phase]["last rank"], means[phase]["rank"]) == (2.5, 0.5)
+
+
+def logged_values_resume(strategy: str, resumed_by: str | None) -> None:
+    uninterrupted, stop = learner(dp.AdamW, strategy), StopAt(4)
+    uninterrupted.fit(2, callbacks=[LogValues()])
+    learner(dp.AdamW, strategy).fit(2, callbacks=[LogValues(), stop])
+    resumed = learner(dp.AdamW, resumed_by, seed=4)
+    resumed.fit(2, callbacks=[LogValues()], resume=state_of_rank_zero(stop.state))
+    tolerance = 0.0 if resumed_by == strategy else TOLERANCE[torch.float64]
+    for means, wanted in zip(resumed.history, uninterrupted.history, strict=True):
+        torch.testing.assert_close(means["train"]["x"], wanted["train"]["x"], rtol=tolerance, atol=tolerance)
+    dist.barrier()
