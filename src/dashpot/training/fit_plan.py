@@ -51,6 +51,10 @@ class FitPlan:
         """Return the number of training batches of an epoch, or None if it is unknown."""
         return self.loader.size
 
+    def batches_left(self, epoch: int, done: int) -> int | None:
+        """Return the number of batches left after `done` batches of an epoch, or None if it is unknown."""
+        return None if self.loader.size is None else (self.epochs - epoch) * self.loader.size - done
+
     def batches(self, epoch: int, start: int) -> Iterator[Batch]:
         """Return the training batches of an epoch from index `start`, with their places in the optimizer steps."""
         return self._placed(self.loader.batches(epoch, start), start, self.size(epoch))
@@ -115,6 +119,10 @@ class FitPlan:
     def state_dict(self, position: tuple[int, int]) -> dict[str, Any] | None:
         """Return the state at a position; None for epochs that are passes, whose state is the position."""
         return None
+
+    def rewind(self, state: dict[str, Any], epoch: int, batch: int) -> None:
+        """Change a state that was taken within an optimizer step to the state before the step, at (epoch, batch)."""
+        state["progress"]["position"] = [epoch, batch]
 
     def check_progress(self, progress: Mapping[str, Any]) -> None:
         """Check that the fit can continue from the saved progress.

@@ -60,7 +60,8 @@ class Intervals(FitPlan):
         self._first = (0, 0) if resume is None else (resume["position"][0], saved.get("start", 0))
         self._pass = tuple(saved.get("pass", (0, 0)))  # indices (pass, batch) of the next batch
         self._drawn = saved.get("drawn", 0)  # number of batches since the start of the fit
-        self._ahead: deque[tuple[int, int]] = deque()  # value of `_pass` after each batch that is drawn but not used
+        # For each batch that is drawn but not used: the value of `_pass` after it, and the start of its pass.
+        self._ahead: deque[tuple[tuple[int, int], Any]] = deque()
         self._items: Iterator[Batch] | None = None
 
     # ---- epochs and steps -------------------------------------------------------------------------------------------
@@ -83,6 +84,10 @@ class Intervals(FitPlan):
 
     def size(self, epoch: int) -> int:
         return self._batches_before(self.steps_before(epoch + 1)) - self._batches_before(self.steps_before(epoch))
+
+    def batches_left(self, epoch: int, done: int) -> int:
+        before = self._batches_before(self.steps_before(epoch))
+        return self._batches_before(self.total_steps) - before - done
 
     def steps_before(self, epoch: int) -> int:
         """Return the number of steps before an interval, including skipped steps."""
@@ -126,8 +131,10 @@ class Intervals(FitPlan):
         for _ in islice(self._items, self._offset + start - self._drawn):  # the previous interval was cancelled
             self._use(1)
         size = self.size(epoch)
-        for batch in self._placed(islice(self._items, size - start), start, size):
+        for index, batch in enumerate(self._placed(islice(self._items, size - start), start, size), start):
             self._use(1)
+            if index == batch.first_microbatch:
+                self._step_start = self._drawn - 1, (self._pass[0], self._pass[1] - 1), self._pass_start
             yield batch
 
     def _passes(self) -> Iterator[Batch]:
@@ -135,14 +142,14 @@ class Intervals(FitPlan):
         index, start = self._pass
         while True:
             for done, batch in enumerate(self.loader.batches(index, start), start + 1):
-                self._ahead.append((index, done))
+                self._ahead.append(((index, done), self.loader.epoch_start))
                 yield batch
             index, start = index + 1, 0
 
     def _use(self, batches: int) -> None:
         """Advance the position in the data by a number of batches that have been drawn."""
         for _ in range(batches):
-            self._pass = self._ahead.popleft()
+            self._pass, self._pass_start = self._ahead.popleft()
         self._drawn += batches
 
     def side_pass(self, loader: ResumableLoader, epoch: int) -> Iterator[Batch]:
@@ -173,6 +180,12 @@ class Intervals(FitPlan):
             "drawn": self._drawn,
             "pass": [index + 1, 0] if done == self.loader.size else [index, done],
         }
+
+    def rewind(self, state: dict[str, Any], epoch: int, batch: int) -> None:
+        super().rewind(state, epoch, batch)
+        drawn, (index, done), pass_start = self._step_start
+        state["progress"]["interval"] |= {"drawn": drawn, "pass": [index, done]}
+        state["data"]["train"]["begun"] = self.loader.engine.all_gather(pass_start)
 
     def check_progress(self, progress: Mapping[str, Any]) -> None:
         saved = progress.get("interval")

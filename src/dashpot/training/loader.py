@@ -47,7 +47,7 @@ class ResumableLoader:
 
     def __init__(self, source: Any, engine: Engine, owner: str) -> None:
         self.source, self.engine, self.owner = source, engine, owner
-        self._epoch_start: Mapping[str, Any] | None = None  # RNG and loader state at the start of the epoch
+        self.epoch_start: Mapping[str, Any] | None = None  # RNG and loader state at the start of the epoch
         if not (self.is_stream or hasattr(source, "__iter__")):
             raise self._type_error()
         if isinstance(source, Iterator):
@@ -133,11 +133,11 @@ class ResumableLoader:
     def _replay(self, epoch: int, start: int) -> Iterator[Any]:
         """Return the batches from index `start`, replayed from the state of the loader at the start of the epoch."""
         current = {**random_state(), **loader_state(self.source)}
-        if start == 0 or self._epoch_start is None:
-            self._epoch_start = current
+        if start == 0 or self.epoch_start is None:
+            self.epoch_start = current
         else:
-            set_random_state(self._epoch_start)
-            set_loader_state(self.source, self._epoch_start)
+            set_random_state(self.epoch_start)
+            set_loader_state(self.source, self.epoch_start)
         set_epoch(self.source, epoch)
         batches = iter(self._loader) if self.size is not None else _independent(self._loader)
         for _ in islice(batches, start):
@@ -148,7 +148,7 @@ class ResumableLoader:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for resuming in the current or the next epoch, gathered over ranks."""
-        return {"begun": self.engine.all_gather(self._epoch_start), **loader_state(self.source)}
+        return {"begun": self.engine.all_gather(self.epoch_start), **loader_state(self.source)}
 
     def check_resumable(self) -> None:
         """Check that a saved state can reproduce the batches.
@@ -165,7 +165,7 @@ class ResumableLoader:
         set_loader_state(self.source, state)
         # The state of rank 0 determines the order of the examples, for any number of ranks.
         epoch_start, rank = state["begun"], self.engine.global_rank
-        self._epoch_start = epoch_start[rank] if rank < len(epoch_start) else None
+        self.epoch_start = epoch_start[rank] if rank < len(epoch_start) else None
 
     def _type_error(self, detail: str = "") -> ArgumentError:
         return ArgumentError(

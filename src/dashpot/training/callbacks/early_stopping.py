@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 class EarlyStopping(Callback):
     """Early stopping after `patience` consecutive epochs without an improvement of `metric`.
 
+    In a fit with `steps` or `evaluate_every`, an epoch is an interval between two evaluations.
+
     A value is an improvement if it is below (mode "min") or above (mode "max") the best value by more than `min_delta`;
     NaN is never an improvement. The last epoch is completed, logged and saved as usual, `learner.stop_reason` is set,
     and `after_fit` is called. If a fit that was stopped early is resumed, the resumed fit ends immediately unless
@@ -116,7 +118,8 @@ class EarlyStopping(Callback):
     def _stop_if_exhausted(self) -> None:
         if self.waited >= self.patience:
             best = "" if self.best is None else f" from {self.best:.4g}"
-            self._learner.stop_reason = f"{self.phase} {self.metric} has not improved{best} for {self.waited} epochs"
+            waited = f"{self.waited} {self._learner.loop.plan.noun}s"
+            self._learner.stop_reason = f"{self.phase} {self.metric} has not improved{best} for {waited}"
 
     def after_fit(self, learner: Learner) -> None:
         self._completed = True

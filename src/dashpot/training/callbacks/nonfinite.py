@@ -196,11 +196,11 @@ class NonFinite(Callback):
         epoch, batch = learner.epoch, learner.batch.index
         path = self.folder / f"nonfinite-step-{learner.steps + 1}-epoch-{epoch + 1}-batch-{batch + 1}.pt"
         state = fit_state.take(learner)
+        learner.loop.plan.rewind(state, epoch, learner.batch.first_microbatch)
         if learner.engine.is_rank_zero:
             batches = [{"batch": b.index, "x": _to_plain(b.x), "y": _to_plain(b.y)} for b in self._batches]
             # The gradients are stored outside the state, so that a fit can resume from the state.
             values, state["besides"]["gradients"] = state["besides"]["gradients"], {}
-            state["progress"]["position"] = [epoch, batch - batch % learner.loop.accumulate]
             content = {"report": report, **found.plain(), "values": values, "state": state, "batches": batches}
             buffer = io.BytesIO()
             torch.save(content, buffer)

@@ -24,7 +24,8 @@ class Progress(EpochCallback):
     """Print a table of finished epochs: the means of both phases, the learning rate of the last step, and the time.
 
     In a terminal, a progress bar of the current epoch shows the number of batches, the running loss, and the remaining
-    time of the fit. The bar is removed at the end of the fit. In pipes, log files and notebooks, or if `rich` is not
+    time of the fit, if the data have a length. The bar is removed at the end of the fit. In a fit with `steps` or
+    `evaluate_every`, the table has a row per interval, with the number of steps in place of the epoch. In pipes, log files and notebooks, or if `rich` is not
     installed, only the table is shown. In narrow terminals, the less important columns are omitted. After a resume, the
     table starts with the epochs that were finished before it. The header is printed again when a name is logged for the
     first time. Only rank 0 prints.
@@ -64,6 +65,7 @@ class Progress(EpochCallback):
     def before_fit(self, learner: Learner) -> None:
         super().before_fit(learner)
         self._measured: dict[int, tuple[float | None, float | None]] = {}  # learning rate and seconds, by epoch
+        self._steps: dict[int, int] = {}  # number of steps until the end of each epoch
         self._printed, self._next_draw = 0, 0.0
         self._columns: list[_Column] = []
         self._names: dict[str, list[str]] = {"train": [], "eval": []}  # names of the columns of each phase
@@ -83,6 +85,7 @@ class Progress(EpochCallback):
 
     def on_epoch_summary(self, learner: Learner, summary: EpochSummary) -> None:
         self._measured[summary.number] = summary.lr, summary.seconds
+        self._steps[summary.number] = summary.steps
         self._print_epochs(learner, summary.number)
 
     def cleanup_epoch(self, learner: Learner) -> None:
@@ -114,7 +117,8 @@ class Progress(EpochCallback):
         for number, means in enumerate(learner.history[self._printed : epochs], self._printed + 1):
             self._update_columns(learner, means)
             lr, seconds = self._measured.get(number, (None, None))
-            row = EpochSummary(number, 0, means.get("train", {}), means.get("eval", {}), lr, seconds)
+            steps = self._steps.get(number, 0)
+            row = EpochSummary(number, steps, means.get("train", {}), means.get("eval", {}), lr, seconds)
             line = GAP.join(column.text(row).rjust(column.width) for column in self._columns)
             self._write(lambda out, line=line: out.write(line))
         self._printed = epochs
@@ -136,12 +140,16 @@ class Progress(EpochCallback):
         if self._out is None or not self._out.live:
             self._next_draw = float("inf")
             return
-        size, seconds = len(learner.loop.loader), self._estimate.remaining(learner, done)
-        phase = "train" if learner.training else "eval "
+        plan, evaluation = learner.loop.plan, learner.evaluation
+        size = plan.size(learner.epoch) if learner.training else evaluation and evaluation.size
+        seconds = self._estimate.remaining(learner, done)
+        place = f"epoch {learner.epoch + 1}/{learner.epochs}"
+        if plan.noun == "interval":
+            place = f"step {learner.steps:>{len(str(learner.total_steps))}}/{learner.total_steps}"
         bar = _Bar(
-            title=f"epoch {learner.epoch + 1}/{learner.epochs}  {phase}",
-            fraction=done / size,
-            batches=f"{done:>{len(str(size))}}/{size}",
+            title=f"{place}  {'train' if learner.training else 'eval '}",
+            fraction=done / size if size else 0.0,
+            batches=f"{done:>{len(str(size))}}/{size}" if size else f"batch {done}",
             loss=_format_running_loss(learner),
             time_left="" if seconds is None else f"{duration(seconds)} left",
         )
@@ -152,11 +160,13 @@ class Progress(EpochCallback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the learning rates and times of the epochs, which `learner.history` does not contain."""
-        return {**super().state_dict(), "measured": [[n, lr, s] for n, (lr, s) in self._measured.items()]}
+        measured = [[n, lr, s] for n, (lr, s) in self._measured.items()]
+        return {**super().state_dict(), "measured": measured, "steps": [list(item) for item in self._steps.items()]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         self._measured = {number: (lr, seconds) for number, lr, seconds in state.get("measured", [])}
+        self._steps = {number: steps for number, steps in state.get("steps", [])}
 
 
 def _format_running_loss(learner: Learner) -> str:
@@ -190,6 +200,8 @@ class _Column(NamedTuple):
 
 def _columns(learner: Learner, names: Mapping[str, Sequence[str]]) -> list[_Column]:
     columns = [_Column("", "epoch", max(5, len(str(learner.epochs))), 0, lambda row: str(row.number))]
+    if learner.loop.plan.noun == "interval":
+        columns = [_Column("", "step", max(5, len(str(learner.total_steps))), 0, lambda row: str(row.steps))]
     for phase in ("train", "eval"):
         columns += [_mean_column(phase, name, place) for place, name in enumerate(names[phase])]
     if learner.loop.phases["train"]:
@@ -243,16 +255,15 @@ class _TimeEstimate:
         self.since = now
 
     def remaining(self, learner: Learner, done: int) -> float | None:
-        """Return the remaining seconds at the measured speed; None before the first batch."""
+        """Return the remaining seconds at the measured speed; None before the first batch, or for unknown lengths."""
         self.update()
         if not self.done["train"] and not self.done["eval"]:
             return None
-        size = {"train": len(learner.train), "eval": len(learner.evaluation or ())}
-        rest = {phase: size[phase] * (learner.epochs - learner.epoch - 1) for phase in size}
-        rest[learner.loop.phase] += size[learner.loop.phase] - done
-        if learner.training:
-            rest["eval"] += size["eval"]
-        return sum(rest[phase] * self._seconds_per_batch(phase) for phase in rest if learner.loop.phases[phase])
+        phases = {phase: _batches_left(learner, phase, done) for phase, runs in learner.loop.phases.items() if runs}
+        known = {phase: batches for phase, batches in phases.items() if batches is not None}
+        if known.keys() != phases.keys():
+            return None
+        return sum(batches * self._seconds_per_batch(phase) for phase, batches in known.items())
 
     def _seconds_per_batch(self, phase: str) -> float:
         """Return the seconds per batch of a phase, estimated from the other phase before its first batch."""
@@ -262,6 +273,18 @@ class _TimeEstimate:
         return (
             self.seconds[other] / self.done[other] * (EVAL_TO_TRAIN_TIME if phase == "eval" else 1 / EVAL_TO_TRAIN_TIME)
         )
+
+
+def _batches_left(learner: Learner, phase: str, done: int) -> int | None:
+    """Return the number of batches left in all phases `phase` of the fit, or None if it is unknown.
+
+    `done` is the number of batches done in the current phase.
+    """
+    if phase == "train":
+        return learner.loop.plan.batches_left(*((learner.epoch, done) if learner.training else (learner.epoch + 1, 0)))
+    if learner.evaluation is None or learner.evaluation.size is None:
+        return None
+    return learner.evaluation.size * (learner.epochs - learner.epoch) - (0 if learner.training else done)
 
 
 class _Bar(NamedTuple):

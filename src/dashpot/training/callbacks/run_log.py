@@ -52,6 +52,7 @@ class RunLog(Callback):
         self._losses: list[float] = []
         self._lrs: list[float] = []
         self._pending: list[tuple[Tensor, int]] = []
+        self._ends_step: list[bool] = []  # whether the optimizer steps after each pending batch
         self._first_step, self._nonfinite_steps = 0, 0
         self._stopwatch = Stopwatch()
 
@@ -62,6 +63,7 @@ class RunLog(Callback):
     def after_loss(self, learner: Learner) -> None:
         if learner.training:
             self._pending.append((learner.batch.loss.detach(), learner.batch.size))
+            self._ends_step.append(learner.batch.is_last_microbatch)
             if learner.batch.is_last_microbatch:  # recorded even if the step is skipped
                 self._lrs.append(current_lr(learner.opt))
 
@@ -97,10 +99,15 @@ class RunLog(Callback):
 
     def _flush(self) -> None:
         """Read the buffered losses and average the losses of each step."""
-        pairs, size = self._pending_means(), self._learner.loop.accumulate
+        pairs, ends = self._pending_means(), self._ends_step
         self._pending.clear()
-        for at in range(0, len(pairs), size):
-            self._losses.append(_window_mean(pairs[at : at + size]))
+        self._ends_step = []
+        first = 0
+        for number, ends_step in enumerate(ends, 1):
+            if not ends_step and number < len(ends):
+                continue
+            self._losses.append(_window_mean(pairs[first:number]))
+            first = number
             self._nonfinite_steps = 0 if math.isfinite(self._losses[-1]) else self._nonfinite_steps + 1
             if self.diverged is None and self._nonfinite_steps == (SYNC_INTERVAL if self.skipping else 1):
                 self.diverged = self._divergence()

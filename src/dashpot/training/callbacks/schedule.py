@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 class Schedule(Callback):
     """Schedule of optimizer hyperparameters, advanced after each optimizer step or each epoch.
 
+    In a fit with `steps` or `evaluate_every`, an epoch is an interval between two evaluations.
+
     The first step uses the schedule's value at 0. Micro-batches without an optimizer step and steps skipped because of
     non-finite gradients do not advance the schedule. Plateau schedules are advanced once per epoch, after the
     evaluation, unless `CancelEpoch` has ended the epoch; other schedules with `per="epoch"` also count such epochs. At
@@ -38,7 +40,8 @@ class Schedule(Callback):
 
             * a `dashpot.schedules.Schedule` for lr, or a mapping from names of hyperparameters ("lr", "momentum",
               "betas[1]", "weight_decay", ...) to such schedules, for any torch optimizer;
-            * a function from the total number of steps (or epochs, with `per="epoch"`) to such a schedule or mapping;
+            * a function from the total number of steps (or epochs, with `per="epoch"`) to such a schedule or mapping.
+              The number of steps is unknown in a fit of `epochs` with data without a length, but not with `steps`;
             * a function from the optimizer to a torch `LRScheduler`, such as `partial(StepLR, step_size=30)`, with an
               optional argument `total_steps`;
             * a `dashpot.schedules.Plateau` for lr, or a function from the optimizer to a `ReduceLROnPlateau`.
@@ -172,7 +175,8 @@ class Schedule(Callback):
             )
 
     def _build(self) -> None:
-        total = self._learner.epochs if self.per == "epoch" else self._learner.total_steps
+        learner = self._learner
+        total = partial(getattr, learner, "epochs" if self.per == "epoch" else "total_steps")
         self.scheduler = _make_scheduler(self.schedule, self._opt, total)
         self._needs_metric = isinstance(self.scheduler, (ReduceLROnPlateau, ReduceOnPlateau))
 
@@ -240,8 +244,11 @@ def one_cycle(max_lr: float | None = None, **shape: Any) -> Schedule:
 # ---- scheduler construction -----------------------------------------------------------------------------------------
 
 
-def _make_scheduler(schedule: Any, opt: Optimizer, total: int) -> Any:
-    """Return the scheduler of a fit, an object with `step`, `state_dict` and `load_state_dict`."""
+def _make_scheduler(schedule: Any, opt: Optimizer, total: Callable[[], int]) -> Any:
+    """Return the scheduler of a fit, an object with `step`, `state_dict` and `load_state_dict`.
+
+    `total` returns the number of steps or epochs, or raises an `ArgumentError` if it is unknown.
+    """
     direct = isinstance(schedule, (ScheduleFunction, Mapping, Plateau))
     result = schedule if direct else _call_factory(schedule, opt, total)
     if isinstance(result, LRScheduler):
@@ -269,19 +276,26 @@ def _scheduler_of(opt: Optimizer, schedules: Mapping[str, ScheduleFunction]) -> 
     return Scheduler(opt, also=schedules)
 
 
-def _call_factory(function: Callable[..., Any], opt: Optimizer, total: int) -> Any:
+def _call_factory(function: Callable[..., Any], opt: Optimizer, total: Callable[[], int]) -> Any:
     """Call a user's function with the optimizer, the total number of steps, or both."""
     opened, needed = _open_arguments(function)
     if "total_steps" in opened and needed != ["total_steps"]:
-        return function(opt, total_steps=total)
+        return function(opt, total_steps=total())
     if len(needed) == 2 and not isinstance(function, (type, partial)):
-        return function(opt, total)
+        return function(opt, total())
     if len(needed) > 1:
         raise ArgumentError(f"Schedule: {function!r} requires {', '.join(needed[1:])} in addition to the optimizer.")
     # With one argument of the wrong kind, the function raises: torch schedulers reject numbers, and dashpot's schedules
     # reject optimizers.
     try:
-        return function(total)
+        steps = total()
+    except ArgumentError as unknown_length:
+        try:
+            return function(opt)
+        except Exception:
+            raise unknown_length from None
+    try:
+        return function(steps)
     except Exception as of_steps:
         try:
             return function(opt)
