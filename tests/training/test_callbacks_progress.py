@@ -6,6 +6,7 @@ import io
 import re
 import time
 from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from dashpot.training import Callback, CancelEpoch
 from dashpot.training.callbacks import progress as module
 from dashpot.training.callbacks.early_stopping import EarlyStopping
 from dashpot.training.callbacks.progress import Progress, _Bar, _TimeEstimate
+from dashpot.training.fit_plan import FitPlan
 from dashpot.utils.format import clock, decimals
 
 SEQUENCE = re.compile(r"\x1b\[(\??[\d;]*)([A-Za-z])")
@@ -267,8 +269,9 @@ def test_remaining_time_counts_both_phases(monkeypatch):
 
     class Fit:
         epochs, epoch, training = 3, 0, True
-        train, evaluation = range(10), range(4)
-        loop = SimpleNamespace(phase="train", phases={"train": True, "eval": True})
+        evaluation = SimpleNamespace(size=4)
+        plan = FitPlan(cast(Any, SimpleNamespace(size=10)), 3)
+        loop = SimpleNamespace(phase="train", phases={"train": True, "eval": True}, plan=plan)
 
     estimate, one = _TimeEstimate(), Fit()
     assert estimate.remaining(one, 0) is None

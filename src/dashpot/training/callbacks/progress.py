@@ -25,10 +25,10 @@ class Progress(EpochCallback):
 
     In a terminal, a progress bar of the current epoch shows the number of batches, the running loss, and the remaining
     time of the fit, if the data have a length. The bar is removed at the end of the fit. In a fit with `steps` or
-    `evaluate_every`, the table has a row per interval, with the number of steps in place of the epoch. In pipes, log files and notebooks, or if `rich` is not
-    installed, only the table is shown. In narrow terminals, the less important columns are omitted. After a resume, the
-    table starts with the epochs that were finished before it. The header is printed again when a name is logged for the
-    first time. Only rank 0 prints.
+    `evaluate_every`, the table has a row per interval, with the number of steps in place of the epoch. In pipes, log
+    files and notebooks, or if `rich` is not installed, only the table is shown. In narrow terminals, the less important
+    columns are omitted. After a resume, the table starts with the epochs that were finished before it. The header is
+    printed again when a name is logged for the first time. Only rank 0 prints.
 
     Numbers have three decimals, or three significant digits in scientific notation if this notation is more
     informative.
@@ -166,7 +166,7 @@ class Progress(EpochCallback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         self._measured = {number: (lr, seconds) for number, lr, seconds in state.get("measured", [])}
-        self._steps = {number: steps for number, steps in state.get("steps", [])}
+        self._steps = dict(state.get("steps", []))
 
 
 def _format_running_loss(learner: Learner) -> str:
