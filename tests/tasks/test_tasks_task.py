@@ -40,8 +40,8 @@ def loss(output, target):
         ({"train": 1}, r"^Problem: train must be Batches, another Stream or a DataLoader, got 1\.$"),
         ({"callbacks": 1}, r"^Problem: callbacks must be a sequence of callbacks, got 1\.$"),
         ({"loss": "mse"}, r"^Problem: loss must be a function of \(output, target\), got 'mse'\.$"),
-        ({"metrics": {"accuracy": 1}}, r"^Problem: accuracy must be a function of \(output, target\), got 1\.$"),
-        ({"metrics": {"loss": loss}}, r"^Problem: metrics must have names other than 'loss'"),
+        ({"metrics": {"accuracy": 1}}, r"^Problem: metric 'accuracy' must be a function of .*, got int\.$"),
+        ({"metrics": {"loss": loss}}, r"^Problem: metrics must have names other than 'loss', got 'loss'\.$"),
     ],
 )
 def test_problem_with_invalid_argument_raises(arguments, message):

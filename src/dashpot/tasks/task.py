@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from dashpot.constraints import Interval, OneOf, check_fields, field
 from dashpot.data.batches import Stream
 from dashpot.errors import ArgumentError
+from dashpot.tasks.metric_checks import checked_metrics
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ class Problem:
         loss: Function from (output, y) to the mean loss over the batch, a 0-d tensor.
         evaluation: Evaluation data, or None. Only epoch 0 is used.
         metrics: A mapping from names to functions. A function takes (output, y) and returns the *sum* of the metric
-            over the batch, a 0-d tensor. For the accuracy, the sum is the number of correct predictions.
+            over the batch, a 0-d tensor. For the accuracy, the sum is the number of correct predictions. Metric
+            objects such as those of torchmetrics are also accepted; see `Learner`.
         evaluation_loss: Loss reported by the evaluation, with the signature of `loss`; None selects `loss`. For
             example, if training uses label smoothing, an evaluation by plain cross-entropy is comparable with runs
             without smoothing.
@@ -70,7 +72,7 @@ class Problem:
     train: Stream | DataLoader[Any]
     loss: Callable[[Tensor, Tensor], Tensor]
     evaluation: Stream | DataLoader[Any] | None = None
-    metrics: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = dataclasses.field(default_factory=dict)
+    metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     evaluation_loss: Callable[[Tensor, Tensor], Tensor] | None = None
     callbacks: Sequence[Any] = ()
 
@@ -82,11 +84,10 @@ class Problem:
         if not isinstance(self.callbacks, Sequence) or isinstance(self.callbacks, str):
             raise ArgumentError(f"Problem: callbacks must be a sequence of callbacks, got {self.callbacks!r}.")
         evaluation_loss = self.loss if self.evaluation_loss is None else self.evaluation_loss
-        for name, function in {"loss": self.loss, "evaluation_loss": evaluation_loss, **self.metrics}.items():
+        for name, function in {"loss": self.loss, "evaluation_loss": evaluation_loss}.items():
             if not callable(function):
                 raise ArgumentError(f"Problem: {name} must be a function of (output, target), got {function!r}.")
-        if "loss" in self.metrics:
-            raise ArgumentError("Problem: metrics must have names other than 'loss', got 'loss'.")
+        self.metrics = checked_metrics(self.metrics, "Problem")
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,8 @@ class FitLoop:
     def phase_means(self) -> dict[str, float]:
         """Return the means of the loss, the metrics and the logged values over the phase so far, over all ranks."""
         loop, engine = self.learner.loop, self.learner.engine
-        return {**loop.means.values(engine.all_reduce_sum), **loop.logged.means(engine.all_gather)}
+        means = loop.means.values(engine.all_reduce_sum, engine.all_gather)
+        return {**means, **loop.logged.means(engine.all_gather)}
 
     def _end_phase(self) -> None:
         """Record the means of the phase, even if the phase was cancelled."""

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from dashpot.errors import ArgumentError, RunError
 from dashpot.tasks import Problem, call_model
+from dashpot.tasks.metric_checks import check_synced, checked_metrics
 from dashpot.tasks.running_means import RunningMeans
 from dashpot.training import inference, logged_values
 from dashpot.training.callback import Callback, CallbackList, CancelBatch, as_list
@@ -63,7 +64,9 @@ class Learner:
             optimizer too; its state is saved only if it has `state_dict` and `load_state_dict`.
         lr: Learning rate for the factory.
         metrics: Mapping from the name of a metric to a function of (output, y) that returns the *sum* of the metric
-            over the batch.
+            over the batch, or to a metric object with the methods `update(output, y)`, `compute()` and `reset()`, such
+            as those of torchmetrics, or `dashpot.tasks.WholeEpoch`. The value of an object after a phase is that of its
+            `compute`. Collections such as `torchmetrics.MetricCollection` are replaced by their members.
         evaluation_loss: Loss function for evaluation, for example without label smoothing. Default: `loss`.
         callbacks: Callbacks used in every fit.
         engine: Device, precision and processes. Default: one process on the available accelerator.
@@ -74,7 +77,7 @@ class Learner:
         engine: Device, precision and processes.
         train: Training data, a `ResumableLoader`.
         evaluation: Evaluation data, a `ResumableLoader` or None.
-        metrics: Metric functions by name.
+        metrics: Metric functions and objects by name.
         epochs: Number of epochs of the fit. In a fit with `steps` or `evaluate_every`, an epoch is an interval between
             two evaluations.
         epoch: Index of the current epoch, from 0.
@@ -109,7 +112,7 @@ class Learner:
         loss: Callable[[Any, Any], Tensor],
         optimizer: SupportsStep | OptimizerFactory,
         lr: float | None = None,
-        metrics: Mapping[str, Callable[[Any, Any], Tensor]] | None = None,
+        metrics: Mapping[str, Any] | None = None,
         evaluation_loss: Callable[[Any, Any], Tensor] | None = None,
         callbacks: Sequence[Callback] = (),
         engine: Engine | None = None,
@@ -122,14 +125,9 @@ class Learner:
         for name, function in (("loss", loss), ("evaluation_loss", evaluation_loss)):
             if not callable(function) and not (function is None and name == "evaluation_loss"):
                 raise ArgumentError(f"Learner: {name} must be a function of (output, y), got {function!r}.")
-        if metrics is not None and not _are_metrics(metrics):
-            raise ArgumentError(
-                f"Learner: metrics must be a mapping of names to functions of (output, y), got {metrics!r}."
-            )
-        if "loss" in (metrics or {}):
-            raise ArgumentError("Learner: metrics must not contain the reserved name 'loss'.")
         self.engine = Engine() if engine is None else engine
-        self.model, self.metrics = model, dict(metrics or {})
+        self.model, self.metrics = model, checked_metrics({} if metrics is None else metrics, "Learner")
+        check_synced(self.metrics, self.engine.world_size, "Learner")
         self.train = ResumableLoader(train, self.engine, "train")
         self.evaluation = None if evaluation is None else ResumableLoader(evaluation, self.engine, "evaluation")
         self.opt: Any = optimizer if isinstance(optimizer, Optimizer) else None
@@ -462,12 +460,6 @@ class Learner:
                 "accumulated micro-batches; call it in after_batch if batch.is_last_microbatch."
             )
         return fit_state.take(self)
-
-
-def _are_metrics(metrics: Any) -> bool:
-    return isinstance(metrics, Mapping) and all(
-        isinstance(name, str) and callable(function) for name, function in metrics.items()
-    )
 
 
 def _needs_closure(optimizer: Optimizer) -> bool:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dashpot.errors import ArgumentError
-from dashpot.training.distributed.data_sharding import map_tensors
+from dashpot.utils.nested import map_tensors
 
 
 def cpu_outputs(output: Any) -> Any:

@@ -167,6 +167,11 @@ def _restore_progress(learner: Learner, progress: Mapping[str, Any]) -> None:
     loop.logged.load_state_dict(of_rank(progress.get("logged") or [], engine.global_rank, engine.world_size))
     if len(progress["means"]) == engine.world_size:
         loop.means.load_state_dict(progress["means"][engine.global_rank])
+    elif any("objects" in row for row in progress["means"]):
+        raise RunError(
+            f"With metric objects, a fit saved within an epoch by {len(progress['means'])} processes must be resumed "
+            f"with the same number, got {engine.world_size}."
+        )
     elif engine.is_rank_zero:  # adds the sums of all ranks on one rank only
         rows = progress["means"]
         total = [sum(column) for column in zip(*(row["sums"] for row in rows), strict=True)]
