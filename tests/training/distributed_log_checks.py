@@ -1,7 +1,11 @@
-"""Distributed checks of logged values."""
+"""Distributed checks of logged values, and of checkpoints on a signal."""
 
 from __future__ import annotations
 
+import os
+import signal
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,7 +13,7 @@ import torch.distributed as dist
 from distributed_support import TOLERANCE, StopAt, assert_equal_on_all_ranks, learner, state_of_rank_zero
 
 import dashpot as dp
-from dashpot.training import Callback
+from dashpot.training import Callback, Checkpoints, SaveOnSignal
 
 
 class LogValues(Callback):
@@ -48,4 +52,24 @@ def logged_values_resume(strategy: str, resumed_by: str | None) -> None:
     tolerance = 0.0 if resumed_by == strategy else TOLERANCE[torch.float64]
     for means, wanted in zip(resumed.history, uninterrupted.history, strict=True):
         torch.testing.assert_close(means["train"]["x"], wanted["train"]["x"], rtol=tolerance, atol=tolerance)
+    dist.barrier()
+
+
+class SendOnRankOne(Callback):
+    """Send SIGUSR1 to rank 1 at the second step."""
+
+    def after_step(self, learner: Any) -> None:
+        if learner.steps == 2 and dist.get_rank() == 1:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+
+def signal_on_one_rank_saves_on_all(strategy: str) -> None:
+    """Ranks communicate at every 8th step and at the end of an epoch, here after the third step."""
+    actual, expected = learner(dp.AdamW, strategy), learner(dp.AdamW, strategy)
+    expected.fit(2)
+    folder = Path(actual.engine.broadcast(tempfile.mkdtemp()))
+    checkpoints = Checkpoints(folder, every_epochs=None)
+    actual.fit(2, callbacks=[checkpoints, SaveOnSignal(checkpoints), SendOnRankOne()])
+    assert [path.name[5:13] for path in sorted(folder.glob("*.ckpt"))] == ["00000003", "00000006"]
+    assert actual.history == expected.history
     dist.barrier()

@@ -20,7 +20,11 @@ from distributed_loader_checks import (
     loader_resumes_with_other_world_size,
     unshardable_sources_raise,
 )
-from distributed_log_checks import logged_values_are_means_over_all_examples, logged_values_resume
+from distributed_log_checks import (
+    logged_values_are_means_over_all_examples,
+    logged_values_resume,
+    signal_on_one_rank_saves_on_all,
+)
 from distributed_message_checks import nonfinite_evaluation_is_diagnosed, nonfinite_values_are_diagnosed
 from distributed_support import (
     PRODUCTS,
@@ -300,6 +304,7 @@ def table() -> dict[str, Any]:
         add(True, nonfinite_values_are_diagnosed, strategy)
         add(True, nonfinite_evaluation_is_diagnosed, strategy)
         add(True, logged_values_are_means_over_all_examples, strategy)
+        add(strategy == "ddp", signal_on_one_rank_saves_on_all, strategy)
         for resumed_by in (strategy, None):
             add(strategy == "ddp", logged_values_resume, strategy, resumed_by)
         for workers in (0, 2):

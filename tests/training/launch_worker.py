@@ -53,6 +53,15 @@ def exception_on_one_rank(folder: Path) -> int:
     raise RuntimeError("Connection closed by peer")
 
 
+def save_signal(folder: Path) -> int:
+    """Wait for SIGUSR1, which is ignored before it is handled."""
+    ignored = signal.getsignal(signal.SIGUSR1) is signal.SIG_IGN
+    signal.signal(signal.SIGUSR1, lambda *_: mark(folder, "saved"))
+    mark(folder, "started")
+    wait_for(folder / f"saved-{RANK}")
+    return 0 if ignored else 1
+
+
 def killed(folder: Path) -> int:
     """Kill rank 1, while rank 0 ignores SIGTERM."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -120,6 +120,15 @@ def test_signal_is_forwarded_and_graceful_stop_awaited(tmp_path, capfd, number):
     assert signal.getsignal(number) == before
 
 
+def test_save_signal_is_forwarded_and_processes_continue(tmp_path):
+    before = signal.getsignal(signal.SIGUSR1)
+    thread = send_once_started(tmp_path, signal.SIGUSR1)
+    assert run("save_signal", tmp_path) == 0
+    thread.join()
+    assert len(process_ids(tmp_path, "saved")) == 2
+    assert signal.getsignal(signal.SIGUSR1) == before
+
+
 @pytest.mark.parametrize("held", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_exit_with_pending_collective_succeeds(tmp_path, capfd, held):
     """A process aborts if a gloo thread releases a tensor while the interpreter finalizes."""

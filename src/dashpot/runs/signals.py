@@ -1,4 +1,7 @@
-"""Signals during training: the first stops training between two steps, and the second ends the process immediately."""
+"""Signals during training: requests to stop between two steps, or to save a checkpoint and continue.
+
+The second request to stop ends the process immediately.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ from contextlib import contextmanager
 
 TERMINATION_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 """Signals sent by Ctrl-C, by a cluster or container on termination, and on loss of the terminal."""
+SAVE_SIGNAL = "SIGUSR1" if hasattr(signal, "SIGUSR1") else None
+"""Name of the signal that requests a checkpoint, as sent by `scancel --signal=USR1`; None on Windows."""
 
 
 class Interrupted(Exception):  # noqa: N818 - control flow, not an error
@@ -56,3 +61,31 @@ def interruptible(signals: Sequence[int] = (signal.SIGINT,)) -> Iterator[Callabl
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def recorded_signal(name: str | None) -> Iterator[Callable[[], bool]]:
+    """Record a signal inside the block, and yield a function that returns whether it was received since the last call.
+
+    If `name` is None, and outside the main thread, to which Python delivers all signals, no signal is recorded.
+
+    >>> with recorded_signal(SAVE_SIGNAL) as requested:
+    ...     requested()
+    False
+    """
+    received: list[int] = []
+
+    def requested() -> bool:
+        pending = bool(received)
+        received.clear()
+        return pending
+
+    if name is None or threading.current_thread() is not threading.main_thread():
+        yield requested
+        return
+    number = signal.Signals[name]
+    previous = signal.signal(number, lambda number, _: received.append(number))
+    try:
+        yield requested
+    finally:
+        signal.signal(number, signal.SIG_DFL if previous is None else previous)

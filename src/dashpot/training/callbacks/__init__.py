@@ -10,6 +10,7 @@ from dashpot.training.callbacks.file_loggers import CSV, JSONLines
 from dashpot.training.callbacks.nonfinite import NonFinite
 from dashpot.training.callbacks.progress import Progress
 from dashpot.training.callbacks.recorder import Recorder
+from dashpot.training.callbacks.save_on_signal import SaveOnSignal
 from dashpot.training.callbacks.schedule import Schedule, one_cycle
 from dashpot.training.callbacks.tensorboard import TensorBoard
 
@@ -26,6 +27,7 @@ __all__ = [
     "NonFinite",
     "Progress",
     "Recorder",
+    "SaveOnSignal",
     "Schedule",
     "TensorBoard",
     "best",

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from dashpot.constraints import check
-from dashpot.runs.signals import TERMINATION_SIGNALS
+from dashpot.runs.signals import SAVE_SIGNAL, TERMINATION_SIGNALS
 from dashpot.training.distributed.engine import DEVICES
 from dashpot.training.distributed.process_group import SUPERVISOR, loopback_interface
 
@@ -41,6 +41,7 @@ def launch(argv: Sequence[str], devices: int, resume_command: Callable[[], str |
     Rank 0 inherits stdout; the stdout of the other ranks is discarded. A message that several ranks print to stderr is
     shown once. If one process fails, the others are terminated within seconds. SIGINT, SIGTERM and SIGHUP are forwarded
     to every process as SIGINT; the parent then waits for the processes to end, and also forwards a second signal.
+    SIGUSR1, which requests a checkpoint, is forwarded as it is; the processes ignore it until the fit handles it.
 
     Args:
         argv: Command line, program first.
@@ -60,7 +61,8 @@ def launch(argv: Sequence[str], devices: int, resume_command: Callable[[], str |
     """
     check("launch", "devices", devices, DEVICES)
     with _rendezvous() as port:
-        processes = [_Process(argv, rank, devices, port) for rank in range(devices)]
+        with _ignored(SAVE_SIGNAL):  # inherited by the processes
+            processes = [_Process(argv, rank, devices, port) for rank in range(devices)]
         try:
             with _forward_signals(processes) as received:
                 failed = _wait(processes, received)
@@ -167,6 +169,20 @@ def _environment(rank: int, world_size: int, port: int) -> dict[str, str]:
 
 
 @contextmanager
+def _ignored(name: str | None) -> Iterator[None]:
+    """Ignore a signal inside the block."""
+    if name is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    number = signal.Signals[name]
+    previous = signal.signal(number, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(number, previous)
+
+
+@contextmanager
 def _forward_signals(processes: Sequence[_Process]) -> Iterator[list[int]]:
     """Forward termination signals to all processes as SIGINT, so that they save; yield the list of received signals."""
     received: list[int] = []
@@ -179,7 +195,14 @@ def _forward_signals(processes: Sequence[_Process]) -> Iterator[list[int]]:
         for process in processes:
             process.send(signal.SIGINT)
 
+    def forward_unchanged(number: int, _: Any) -> None:
+        for process in processes:
+            process.send(number)
+
     previous = {number: signal.signal(number, forward) for number in TERMINATION_SIGNALS}
+    if SAVE_SIGNAL is not None:
+        number = signal.Signals[SAVE_SIGNAL]
+        previous[number] = signal.signal(number, forward_unchanged)
     try:
         yield received
     finally:

@@ -22,7 +22,7 @@ from dashpot.runs.files import write_error, write_text
 from dashpot.runs.lock import locked
 from dashpot.runs.records import Run
 from dashpot.runs.settings import Settings
-from dashpot.runs.signals import TERMINATION_SIGNALS, Interrupted, interruptible
+from dashpot.runs.signals import SAVE_SIGNAL, TERMINATION_SIGNALS, Interrupted, interruptible, recorded_signal
 from dashpot.training.callback import Callback
 from dashpot.training.callbacks import (
     CSV,
@@ -33,6 +33,7 @@ from dashpot.training.callbacks import (
     JSONLines,
     NonFinite,
     Progress,
+    SaveOnSignal,
     TensorBoard,
 )
 from dashpot.training.callbacks.graceful_stop import GracefulStop
@@ -176,6 +177,7 @@ def _train(
     output = write_line if engine.is_rank_zero else lambda _: None
     with ExitStack() as stack:
         check = stack.enter_context(interruptible(_stop_signals()))
+        stack.enter_context(recorded_signal(SAVE_SIGNAL))  # before the fit, there is nothing to save
         _on_rank_zero(engine, lambda: stack.enter_context(locked(folder.path)))
         state = latest_state(folder, run)
         backup = None
@@ -309,6 +311,8 @@ def _callbacks(plan: RunPlan, folder: RunFolder, check: Callable[[], None], chec
         callbacks.append(EarlyStopping(metric, phase=phase, patience=settings.patience, mode=mode))
     loggers = {"csv": CSV, "jsonl": JSONLines, "tensorboard": TensorBoard}
     callbacks += [loggers[name](folder.logs[name], append=True) for name in settings.log]
+    if SAVE_SIGNAL is not None:
+        callbacks.append(SaveOnSignal(checkpoints, SAVE_SIGNAL))
     return [*callbacks, GracefulStop(check, checkpoints.save)]
 
 
