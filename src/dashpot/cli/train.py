@@ -10,7 +10,7 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
-from cyclopts import Parameter, Token
+from cyclopts import Parameter
 
 from dashpot.cli.command_words import command_line
 from dashpot.cli.first_line import print_first_line
@@ -46,13 +46,19 @@ def _annotation(hint: Any, item: dataclasses.Field[Any]) -> Any:
     text = item.metadata["help"] + known
     if item.name == "set":
         return Annotated[list[str] | None, Parameter(help=text, consume_multiple=True)]
-    converter = _nullable(kind) if nullable or item.name == "log" else partial(parse_token, kind)
+    convert = _parser(item.metadata["parse"]) if item.metadata["parse"] is not None else partial(parse_token, kind)
+    converter = _nullable(convert) if nullable or item.name == "log" else convert
     return Annotated[kind | None, Parameter(help=text, converter=converter)]
 
 
-def _nullable(kind: type) -> Callable[[type, Sequence[Token]], Any]:
-    """Return a converter that parses "none" as `UNSET` and other values as `kind`."""
-    return lambda hint, tokens: UNSET if is_none(tokens[0].value) else parse_token(kind, hint, tokens)
+def _nullable(convert: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a converter that parses "none" as `UNSET` and other values by `convert`."""
+    return lambda hint, tokens: UNSET if is_none(tokens[0].value) else convert(hint, tokens)
+
+
+def _parser(parse: Callable[[str], Any]) -> Callable[..., Any]:
+    """Return a converter that applies `parse` to the text of an option."""
+    return lambda hint, tokens: parse(tokens[0].value)
 
 
 LR_FIND_SETTINGS = (
@@ -88,7 +94,7 @@ def train(
     --config FOLDER/run.toml repeats a run, and --resume FOLDER resumes an
     interrupted one from its latest checkpoint, bit for bit.
 
-    Exit codes: 0 success, 2 error, 3 training diverged, 4 a training process
+    Exit codes: 0 success, --max-time included, 2 error, 3 training diverged, 4 a training process
     died, 130 stopped by Ctrl-C (143 SIGTERM, 129 SIGHUP).
     """
     values = _settings(config, name, given)
@@ -178,6 +184,9 @@ def _settings(config: Path | None, name: str | None, options: Any) -> dict[str, 
     if "set" in given:
         given["set"] = parse_pairs(given["set"])
     values = {} if config is None else read_settings(config)
+    for length, alternative in (("steps", "epochs"), ("epochs", "steps")):
+        if length in given:
+            values.pop(alternative, None)
     return _absolute_paths({**values, **{key: None if value is UNSET else value for key, value in given.items()}})
 
 

@@ -95,7 +95,10 @@ class _StudyRunner:
         seed_all(plan.seed)
         state = _read_checkpoint(checkpoint) if record.exists() and checkpoint.exists() else None
         if state is None:
-            write_text(record, encode(run_metadata(self.study, plan, problem, optimizer, self.command)) + "\n")
+            steps = len(problem.train)
+            call = plan.entry.call(epochs * steps)
+            header = run_metadata(self.study, plan, problem, optimizer, self.command, call=call, steps_per_epoch=steps)
+            write_text(record, encode(header) + "\n")
         self.progress.start(plan, 0 if state is None else state["progress"]["position"][0])
         learner = single_device_learner(problem, optimizer)
 

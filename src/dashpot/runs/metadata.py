@@ -17,7 +17,14 @@ from dashpot.tasks import Problem
 
 
 def run_metadata(
-    study: Study, run: StudyRun, problem: Problem, optimizer: Optimizer, command: str | None
+    study: Study,
+    run: StudyRun,
+    problem: Problem,
+    optimizer: Optimizer,
+    command: str | None,
+    *,
+    call: str,
+    steps_per_epoch: int | None,
 ) -> dict[str, Any]:
     """Return the first line of the record of `run`, as plain data.
 
@@ -27,15 +34,16 @@ def run_metadata(
         problem: Problem that the task builds for this seed, before training.
         optimizer: Optimizer of the run.
         command: Command line that started the study, or None.
+        call: Expression that creates the optimizer.
+        steps_per_epoch: Number of steps per epoch, or None if it is unknown.
     """
-    steps = len(problem.train)
     return {
         "kind": "header",
         "format": FORMAT,
         "entry": run.entry.name,
         "seed": run.seed,
         "lr": run.entry.lr,
-        "call": run.entry.call(study.epochs * steps),
+        "call": call,
         **describe(optimizer),
         "task": {
             "name": study.task.name,
@@ -46,7 +54,7 @@ def run_metadata(
         },
         "score": study.score(problem),
         "epochs": study.epochs,
-        "steps_per_epoch": steps,
+        "steps_per_epoch": steps_per_epoch,
         "versions": versions(),
         "machine": machine(),
         "command": command,

@@ -6,6 +6,7 @@ import dataclasses
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from dashpot.constraints import NONNEGATIVE, POSITIVE, Constraint, Interval, One
 from dashpot.errors import ArgumentError
 from dashpot.runs.choices import COUNT, PRECISIONS, STRATEGIES, THREADS
 from dashpot.runs.files import write_text
+from dashpot.utils.durations import parse_duration
 from dashpot.utils.format import typed
 
 if sys.version_info >= (3, 11):
@@ -27,9 +29,12 @@ MADE_BY = "made_by"
 """Table of a settings file with its provenance; ignored by `read_settings`."""
 
 
-def setting(default: Any, allowed: Constraint | None, text: str) -> Any:
-    """Return a dataclass field for a setting, with its default, allowed values and help text on the command line."""
-    return dataclasses.field(default=default, metadata={"allowed": allowed, "help": text})
+def setting(default: Any, allowed: Constraint | None, text: str, parse: Callable[[str], Any] | None = None) -> Any:
+    """Return a dataclass field for a setting, with its default, allowed values and help text on the command line.
+
+    `parse` converts a string on the command line or in a settings file; it raises `ValueError`.
+    """
+    return dataclasses.field(default=default, metadata={"allowed": allowed, "help": text, "parse": parse})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +58,17 @@ class Settings:
         None, Optional(NONNEGATIVE), "Base learning rate; defaults to the one tuned for the task."
     )
     schedule: str | None = setting(None, None, "Learning-rate schedule over the whole run, e.g. cosine or 1cycle.")
-    epochs: int | None = setting(None, Optional(COUNT), "Number of epochs; defaults to the task's.")
+    epochs: int | None = setting(None, Optional(COUNT), "Number of epochs; defaults to the task's, without --steps.")
+    steps: int | None = setting(None, Optional(COUNT), "Number of optimizer steps, as an alternative to --epochs.")
+    evaluate_every: int | None = setting(
+        None, Optional(COUNT), "Steps between evaluations; defaults to one pass over the data."
+    )
+    max_time: float | None = setting(
+        None,
+        Optional(POSITIVE),
+        "Time limit in seconds, or e.g. 90s, 30m or 1h30m; the run then ends with an evaluation and a checkpoint.",
+        parse_duration,
+    )
     seed: int = setting(0, Interval(0, 2**32, "left", integer=True), "Seed of weights, batch order and training noise.")
     precision: str = setting("fp32", PRECISIONS, "fp32, or bf16 or fp16 for autocast with float32 weights.")
     accumulate: int = setting(1, COUNT, "Number of batches per optimizer step (gradient accumulation).")
@@ -82,7 +97,11 @@ class Settings:
     data_dir: str | None = setting(None, None, "First folder to search for data sets.")
     set: Mapping[str, Any] = dataclasses.field(
         default_factory=dict,
-        metadata={"allowed": None, "help": "Optimizer arguments NAME=VALUE, e.g. weight_decay=5e-4 or betas=0.9,0.99."},
+        metadata={
+            "allowed": None,
+            "parse": None,
+            "help": "Optimizer arguments NAME=VALUE, e.g. weight_decay=5e-4 or betas=0.9,0.99.",
+        },
     )
 
     def __post_init__(self) -> None:
@@ -90,6 +109,8 @@ class Settings:
             value, allowed = getattr(self, item.name), item.metadata["allowed"]
             if allowed is not None:
                 check("train", item.name, value, allowed)
+        if self.epochs is not None and self.steps is not None:
+            raise ArgumentError(f"train: epochs must be None with steps={self.steps}, got {self.epochs}.")
         for name in ("task", "optimizer", "schedule", "data_dir"):
             value = getattr(self, name)
             if not isinstance(value, str) and not (value is None and name in ("schedule", "data_dir")):
@@ -146,8 +167,20 @@ def read_settings(path: Path) -> dict[str, Any]:
         if name not in setting_names():
             raise unknown(f"setting in {path}:", name, setting_names())
     return {
-        name: _convert(value, tuple, _none_from_text if name == "set" else _identity) for name, value in given.items()
+        name: _convert(value, tuple, _none_from_text if name == "set" else partial(_parsed, name))
+        for name, value in given.items()
     }
+
+
+def _parsed(name: str, value: Any) -> Any:
+    """Return the value of a setting in a file, parsed if the setting has a parser and the value is a string."""
+    [parse] = [item.metadata["parse"] for item in dataclasses.fields(Settings) if item.name == name]
+    if parse is None or not isinstance(value, str):
+        return value
+    try:
+        return parse(value)
+    except ValueError as error:
+        raise ArgumentError(f"train: {name} {error}") from error
 
 
 def read_made_by(path: Path) -> dict[str, Any]:

@@ -74,6 +74,10 @@ class Study:
     def settings(self) -> dict[str, Any]:
         """Return the settings that identify the study as plain data, after creating every optimizer as a check."""
         problem = self.task.build(self.seeds[0])
+        if not hasattr(problem.train, "__len__"):
+            raise ArgumentError(
+                f"Study: the training data of {self.task.name} must have a length, the number of steps per epoch."
+            )
         steps = len(problem.train)
         total = steps * self.epochs
         built = {entry.name: entry.optimizer(problem.model.parameters(), total) for entry in self.entries}

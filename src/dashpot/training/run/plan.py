@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from dashpot import tasks
+from dashpot.errors import ArgumentError
 from dashpot.runs.entries import Entry, entry
 from dashpot.runs.metadata import run_metadata
 from dashpot.runs.settings import Settings
@@ -45,7 +46,7 @@ class RunPlan:
         complete = dataclasses.replace(
             settings,
             lr=method.lr,
-            epochs=task.epochs if settings.epochs is None else settings.epochs,
+            epochs=task.epochs if settings.epochs is None and settings.steps is None else settings.epochs,
             threads=threads if settings.threads is None else settings.threads,
         )
         plan = cls(complete, task, method, task.build(complete.seed))
@@ -53,19 +54,55 @@ class RunPlan:
         return plan
 
     @property
-    def steps(self) -> int:
-        """Number of optimizer steps in the whole run."""
+    def steps(self) -> int | None:
+        """Number of optimizer steps in the whole run; None if the data have no length and `epochs` is set."""
+        if self.settings.steps is not None:
+            return self.settings.steps
         assert self.settings.epochs is not None
-        return self.settings.epochs * self.steps_per_epoch
+        return None if self._steps_per_pass is None else self.settings.epochs * self._steps_per_pass
 
     @property
-    def steps_per_epoch(self) -> int:
-        """Number of optimizer steps per epoch."""
-        return -(-len(self.problem.train) // self.settings.accumulate)
+    def steps_per_epoch(self) -> int | None:
+        """Number of optimizer steps per epoch, or between two evaluations; None if it is unknown."""
+        if self.settings.evaluate_every is not None:
+            return self.settings.evaluate_every
+        return self.settings.steps if self._steps_per_pass is None else self._steps_per_pass
+
+    @property
+    def _steps_per_pass(self) -> int | None:
+        train = self.problem.train
+        return -(-len(train) // self.settings.accumulate) if hasattr(train, "__len__") else None
+
+    @property
+    def epochs(self) -> int:
+        """Number of epochs, or of evaluations if the length of the run is given in steps."""
+        if self.settings.steps is None and self.settings.evaluate_every is None:
+            assert self.settings.epochs is not None
+            return self.settings.epochs
+        return -(-(self.steps or 1) // (self.steps_per_epoch or 1))
+
+    @property
+    def call(self) -> str:
+        """Expression that creates the optimizer."""
+        return self.entry.call(self._schedule_steps)
 
     def optimizer(self, params: Any) -> torch.optim.Optimizer:
         """Create an optimizer over `params`."""
-        return self.entry.optimizer(params, self.steps)
+        return self.entry.optimizer(params, self._schedule_steps)
+
+    @property
+    def _schedule_steps(self) -> int:
+        """Number of steps of the schedule; any number if the number is unknown and there is no schedule.
+
+        Raises:
+            ArgumentError: If the number of steps is unknown and there is a schedule.
+        """
+        if self.steps is None and self.entry.schedule is not None:
+            raise ArgumentError(
+                f"train: steps must be given with schedule={self.settings.schedule}, because the training data of "
+                f"{self.task.name} have no length."
+            )
+        return self.steps or 1
 
     def metadata(self, command: str | None) -> dict[str, Any]:
         """Return the header of the record, which is the first line of the file."""
@@ -73,9 +110,9 @@ class RunPlan:
         [run] = study.runs()
         optimizer = self.optimizer(self.problem.model.parameters())
         return {
-            **run_metadata(study, run, self.problem, optimizer, command),
-            "call": self.entry.call(self.steps),
-            "steps_per_epoch": self.steps_per_epoch,
+            **run_metadata(
+                study, run, self.problem, optimizer, command, call=self.call, steps_per_epoch=self.steps_per_epoch
+            ),
             "run": self.settings.to_dict(),
         }
 
@@ -86,8 +123,7 @@ class RunPlan:
         return score["metric"], score["direction"]
 
     def _study(self) -> Study:
-        assert self.settings.epochs is not None
-        return Study(self.task, (self.entry,), (self.settings.seed,), self.settings.epochs, self.settings.threads)
+        return Study(self.task, (self.entry,), (self.settings.seed,), self.epochs, self.settings.threads)
 
 
 def _options(settings: Settings) -> dict[str, Any]:

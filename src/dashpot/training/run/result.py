@@ -35,8 +35,10 @@ class RunResult:
         seconds = duration(math.fsum(epoch["wall_s"] for epoch in self.run.epochs))
         phase = "eval" if last["eval"] else "train"
         reason = f" Stopped early: {end['reason']}." if "reason" in end else ""
-        epochs = counted(last["epoch"], "epoch")
-        return f"{phase} {score_text(last[phase])} after {epochs}, {seconds} of training.{reason} {repeat}"
+        settings = self.run.header.get("run", {})
+        by_steps = any(name in settings for name in ("steps", "evaluate_every", "max_time"))
+        length = counted(last["steps"], "step") if by_steps else counted(last["epoch"], "epoch")
+        return f"{phase} {score_text(last[phase])} after {length}, {seconds} of training.{reason} {repeat}"
 
 
 def counted(number: int, noun: str, plural: str = "s") -> str:

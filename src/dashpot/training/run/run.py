@@ -184,7 +184,7 @@ def _train(
         if state is None:
             typed = command if changed else folder.command() or command  # the command lines of ranks above 0 differ
             backup = _on_rank_zero(engine, lambda: _start_record(plan, folder, run, typed))
-        output(plan.entry.call(plan.steps))
+        output(plan.call)
         output(_first_line(folder, run, state, backup))
         learner = Learner.of(plan.problem, plan.optimizer, engine=engine)
         write = (lambda: _on_rank_zero(engine, lambda: folder.write(settings, command=command))) if changed else None
@@ -192,7 +192,15 @@ def _train(
         accepted = _OnAccepted(write, checkpoints.save if state is not None and override else None)
         callbacks = [*_callbacks(plan, folder, check, checkpoints), accepted]
         try:
-            learner.fit(settings.epochs or 1, callbacks=callbacks, resume=state, override=override)
+            learner.fit(
+                settings.epochs,
+                steps=settings.steps,
+                max_time=settings.max_time,
+                evaluate_every=settings.evaluate_every,
+                callbacks=callbacks,
+                resume=state,
+                override=override,
+            )
         except Interrupted as stop:
             raise Interrupted(f"Stopped. Resume with: {folder.resume_command}", stop.code) from None
         except DashpotError as error:
@@ -237,7 +245,7 @@ class _OnAccepted(Callback):
 
 def _command_error(error: DashpotError, resume_command: str | None) -> DashpotError:
     """Return the error with command-line options in place of argument names, and with the command for resuming."""
-    text = str(error).replace("override=True", "--override")
+    text = str(error).replace("override=True", "--override").replace("steps=N", "--steps N")
     return type(error)(text if resume_command is None else f"{text} Resume with: {resume_command}")
 
 
@@ -274,6 +282,8 @@ def _first_line(folder: RunFolder, run: Run | None, state: Mapping[str, Any] | N
     """Return a line with the folder and the starting point of the run; `backup` is the copy of an earlier record."""
     if state is not None:
         epoch, batch = state["progress"]["position"]
+        if "interval" in state["progress"]:
+            return f"Resuming {folder.path} after {counted(state['progress']['steps'], 'step')}."
         batches = f" and {counted(batch, 'batch', 'es')}" if batch else ""
         return f"Resuming {folder.path} after {counted(epoch, 'epoch')}{batches}."
     if run is None:
@@ -299,7 +309,7 @@ def _callbacks(plan: RunPlan, folder: RunFolder, check: Callable[[], None], chec
     settings, (metric, mode) = plan.settings, plan.score
     phase = "train" if plan.problem.evaluation is None else "eval"
     skipping = settings.nonfinite == "skip" or settings.precision == "fp16"
-    resumed = {"call": plan.entry.call(plan.steps), "task": dict(plan.task.config)}
+    resumed = {"call": plan.call, "task": dict(plan.task.config)}
     callbacks: list[Callback] = [RunLog(folder.record, skipping=skipping, resumed=resumed), Progress(), checkpoints]
     if settings.accumulate > 1:
         callbacks.append(Accumulate(settings.accumulate))
