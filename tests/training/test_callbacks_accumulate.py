@@ -30,9 +30,9 @@ def trained(make, batch_size, accumulate, examples=19, loader=False, epochs=3):
     batches = Batches(x, y, batch_size, shuffle=True, seed=3)
     made = Problem(model=model, train=batches, loss=nn.functional.cross_entropy)
     recorder = Recorder("lr", "grad_norm")
-    subject = Learner.of(made, make, lr=0.05, engine=Engine("cpu"))
     if loader:
-        subject.train.source = DataLoader(TensorDataset(x, y), batch_size)
+        made.train = DataLoader(TensorDataset(x, y), batch_size)
+    subject = Learner.of(made, make, lr=0.05, engine=Engine("cpu"))
     subject.fit(epochs, callbacks=[Accumulate(accumulate), Schedule(Cosine), recorder])
     return subject, recorder.values
 
@@ -59,7 +59,7 @@ def test_accumulated_batches_match_one_large_batch(make, examples, loader):
         assert len(of_small[name]) == small.steps
 
 
-def test_batches_of_unknown_size_have_equal_weights():
+def test_stream_without_batch_size_is_weighted_by_examples():
     class Unknown:
         def __init__(self, pairs):
             self.pairs = pairs
@@ -84,7 +84,7 @@ def test_batches_of_unknown_size_have_equal_weights():
     made = Problem(model=model, train=Unknown(pairs), loss=nn.functional.mse_loss)
     Learner.of(made, torch.optim.SGD, lr=0.0, engine=Engine("cpu")).fit(1, callbacks=[Accumulate(2), Look()])
     per_example = 2 * torch.eye(3, dtype=torch.float64) / 2  # gradient of the mean squared error over two outputs
-    expected = (per_example[:2].mean(0) + per_example[2]) / 2
+    expected = per_example.mean(0)
     torch.testing.assert_close(gradients[0], expected.expand(2, 3), rtol=1e-15, atol=0)
 
 

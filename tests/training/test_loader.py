@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-import numpy as np
 import pytest
 import torch
 from learner_support import StopAt, X, Y, linear_learner, pairs, problem, same, weights
@@ -14,7 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 import dashpot as dp
 from dashpot.errors import ArgumentError, RunError
 from dashpot.training import Engine, Learner
-from dashpot.training.distributed.data_sharding import count_examples
+from dashpot.training.distributed.data_sharding import slice_examples
 
 # ---- number of examples ---------------------------------------------------------------------------------------------
 
@@ -40,21 +39,13 @@ def test_examples_are_counted_in_x_if_y_has_none():
     one = linear_learner([(X[:5], None), (X[5:], torch.tensor(0.0))], loss=lambda output, y: output.square().mean())
     one.fit(1)
     assert one.loop.means.count == 12
-    with pytest.raises(ArgumentError, match="countable x or y"):
+    with pytest.raises(ArgumentError, match="x and y countable, got x: None, y: None; pass size="):
         linear_learner([(None, None)]).fit(1)
 
 
-def test_count_examples():
-    assert count_examples(np.zeros(3)) == 3
-    assert count_examples(torch.tensor(1.0)) is None
-    assert count_examples([None, (torch.zeros(4, 2),)]) == 4
-
-
-def test_slice_rows_of_0d_tensor_raises():
-    from dashpot.training.distributed.data_sharding import slice_rows
-
-    with pytest.raises(ArgumentError, match="must have a batch dimension, got a 0-d tensor"):
-        slice_rows((torch.zeros(3), torch.tensor(1.0)), slice(0, 1))
+def test_slice_examples_of_0d_tensor_raises():
+    with pytest.raises(ArgumentError, match="a row for each example, got a 0-d tensor; with several processes, use"):
+        slice_examples((torch.zeros(3), torch.tensor(1.0)), slice(0, 1), 3)
 
 
 # ---- lengths --------------------------------------------------------------------------------------------------------

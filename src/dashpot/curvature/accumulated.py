@@ -46,6 +46,10 @@ class AccumulatedProducts:
                 product = product if scale == 1 else product / scale
                 self.held[p] = self.held[p] + product if p in self.held else product
 
+    def multiply(self, factor: Any) -> None:
+        """Multiply the products by a number or a 0-d tensor, as their gradients were multiplied."""
+        self.held = {p: product * _like(factor, product) for p, product in self.held.items()}
+
     def restart(self) -> None:
         """Discard the products and keep the probes."""
         self.held.clear()
@@ -63,6 +67,10 @@ class AccumulatedProducts:
     def stale(self) -> bool:
         """Return True if a gradient was replaced since the last call of `stamp`."""
         return any(grad() is not p.grad for p, grad in self._grads)
+
+
+def _like(factor: Any, product: Tensor) -> Any:
+    return factor.to(product.device, product.dtype) if isinstance(factor, Tensor) else factor
 
 
 @dataclass

@@ -17,7 +17,11 @@ from dashpot.errors import ArgumentError
 
 
 class Stream(Protocol):
-    """Training data of fixed length with reproducible epochs."""
+    """Training data of fixed length with reproducible epochs.
+
+    A stream may also define `size_of(index)`, the number of examples of batch `index` of an epoch. Otherwise, the
+    examples of each batch are counted.
+    """
 
     def __len__(self) -> int:
         """Return the number of steps per epoch."""
@@ -86,6 +90,10 @@ class Batches:
         """Return the number of steps per epoch."""
         full, rest = divmod(len(self.x), self.batch_size)
         return full + (rest > 0 and not self.drop_last)
+
+    def size_of(self, index: int) -> int:
+        """Return the number of examples of batch `index` of an epoch, counted from 0."""
+        return min(self.batch_size, len(self.x) - index * self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Return the batches of epoch 0. Training loops call `epoch(k)` instead."""

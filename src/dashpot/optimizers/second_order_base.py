@@ -193,6 +193,10 @@ class SecondOrder(Optimizer):
         )
         self._pending.from_gradients.stamp(params)
 
+    def _scale_products(self, factor: Any) -> None:
+        """Multiply the products accumulated by `backward`, after the gradients were multiplied by the same factor."""
+        self._pending.from_gradients.multiply(factor)
+
     def _accumulates(self, loss: Tensor, params: list[Tensor]) -> bool:
         """Return True if backward passes of this step accumulate products. The first micro-batch decides this."""
         from_gradients = self._pending.from_gradients

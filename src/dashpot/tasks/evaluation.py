@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from dashpot.errors import ArgumentError
+from dashpot.tasks.batch_size import batch_size, stream_batch_size
+from dashpot.tasks.loss_value import mean_and_count
 from dashpot.tasks.model_call import call_model
 from dashpot.tasks.running_means import RunningMeans
 from dashpot.tasks.task import Problem
@@ -53,10 +55,12 @@ def evaluate(problem: Problem, model: nn.Module | None = None) -> dict[str, floa
     loss = problem.loss if problem.evaluation_loss is None else problem.evaluation_loss
     means = RunningMeans(problem.metrics)
     with torch.no_grad(), evaluation_mode(model):
-        for x, y in _first_epoch(problem.evaluation):
+        for index, (x, y) in enumerate(_first_epoch(problem.evaluation)):
             output = call_model(model, x)
-            means.add(output, y, loss(output, y), len(x))
-            del output  # otherwise it would occupy memory during the next forward pass
+            mean, count = mean_and_count(loss(output, y), output, y, problem.weight, "evaluate")
+            size = batch_size(x, y, problem.size, stream_batch_size(problem.evaluation, index), "evaluate: evaluation")
+            means.add(output, y, mean, size, count)
+            del output, mean  # otherwise they would occupy memory during the next forward pass
     return means.values()
 
 

@@ -54,15 +54,21 @@ class Problem:
         model: Module to train.
         train: Training data: `Batches` or another stream, or a `DataLoader` of pairs (x, y). If the loader shuffles or
             augments, give it a generator seeded in `build`, so that the order depends only on the seed.
-        loss: Function from (output, y) to the mean loss over the batch, a 0-d tensor.
+        loss: Function from (output, y) to the mean loss over the batch, a 0-d tensor, or to a pair (sum, count) of 0-d
+            tensors, for means over other counts than the number of examples, such as the number of tokens.
         evaluation: Evaluation data, or None. Only epoch 0 is used.
         metrics: A mapping from names to functions. A function takes (output, y) and returns the *sum* of the metric
-            over the batch, a 0-d tensor. For the accuracy, the sum is the number of correct predictions. Metric
-            objects such as those of torchmetrics are also accepted; see `Learner`.
+            over the batch, a 0-d tensor, or a pair (sum, count). For the accuracy, the sum is the number of correct
+            predictions. Metric objects such as those of torchmetrics are also accepted; see `Learner`.
         evaluation_loss: Loss reported by the evaluation, with the signature of `loss`; None selects `loss`. For
             example, if training uses label smoothing, an evaluation by plain cross-entropy is comparable with runs
             without smoothing.
         callbacks: Callbacks of every fit of the problem, instances of `dashpot.training.Callback`.
+        size: Function from (x, y) to the number of examples of a batch, for data in which it cannot be counted; see
+            "How examples are counted" in docs/training.md.
+        weight: Function from (output, y) to the number, a 0-d tensor, over which `loss` and `evaluation_loss` are
+            means, such as the sum of the class weights. None selects the number of examples. A loss that returns a
+            pair (sum, count) does not use it.
 
     Raises:
         ArgumentError: If an argument has the wrong type, or a metric has the name "loss".
@@ -70,11 +76,13 @@ class Problem:
 
     model: nn.Module
     train: Stream | DataLoader[Any]
-    loss: Callable[[Tensor, Tensor], Tensor]
+    loss: Callable[[Any, Any], Any]
     evaluation: Stream | DataLoader[Any] | None = None
     metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    evaluation_loss: Callable[[Tensor, Tensor], Tensor] | None = None
+    evaluation_loss: Callable[[Any, Any], Any] | None = None
     callbacks: Sequence[Any] = ()
+    size: Callable[[Any, Any], int] | None = None
+    weight: Callable[[Any, Any], Tensor] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, nn.Module):
@@ -88,6 +96,9 @@ class Problem:
             if not callable(function):
                 raise ArgumentError(f"Problem: {name} must be a function of (output, target), got {function!r}.")
         self.metrics = checked_metrics(self.metrics, "Problem")
+        for name, function, arguments in (("size", self.size, "x, y"), ("weight", self.weight, "output, y")):
+            if function is not None and not callable(function):
+                raise ArgumentError(f"Problem: {name} must be a function of ({arguments}) or None, got {function!r}.")
 
 
 @dataclass(frozen=True)

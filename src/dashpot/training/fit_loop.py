@@ -147,7 +147,7 @@ class FitLoop:
                 self._run_step()
             learner.loop.position = (learner.epoch, batch.index + 1)
         if batch.size:
-            learner.loop.means.add(batch.output, batch.y, batch.loss.detach(), batch.size)
+            learner.loop.means.add(batch.output, batch.y, batch.loss.detach(), batch.size, batch.counted)
 
     def _run_step(self) -> None:
         learner = self.learner
@@ -173,6 +173,7 @@ class FitLoop:
             )
             self._discard_gradients()
         else:
+            learner._scale_gradients()
             with suppress(CancelBatch):
                 self._run_step()
 

@@ -89,26 +89,20 @@ class FitPlan:
             if self.accumulate > 1:
                 assert size is not None
                 window = self._window(index, size)
-                batch.first_microbatch, batch.is_last_microbatch = window[0], index == window[-1]
-                if len(window) > 1:
-                    batch.weight = batch.weight * self._examples(index) / sum(map(self._examples, window))
+                batch.first_microbatch, batch.microbatches = window[0], len(window)
+                batch.is_last_microbatch = index == window[-1]
             yield batch
 
     def _drawn_steps(self, items: Iterator[Batch], start: int) -> Iterator[Batch]:
         """Yield `items`, drawn one step at a time: without a length, only their iterator ends the last step."""
         index = start
         while window := list(islice(items, self.accumulate - index % self.accumulate)):
-            examples, first = sum(batch.examples for batch in window), index - index % self.accumulate
+            first, last = index - index % self.accumulate, index + len(window)
             for batch in window:
-                batch.index, batch.first_microbatch, batch.is_last_microbatch = index, first, batch is window[-1]
-                if len(window) > 1:
-                    batch.weight = batch.weight * batch.examples / examples
+                batch.index, batch.first_microbatch, batch.microbatches = index, first, last - first
+                batch.is_last_microbatch = batch is window[-1]
                 yield batch
                 index += 1
-
-    def _examples(self, index: int) -> int:
-        """Return the number of examples in a batch of the epoch, over all ranks."""
-        return self.loader.examples(index)
 
     # ---- state ------------------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dashpot.errors import ArgumentError, RunError
+from dashpot.tasks.batch_size import batch_size
 from dashpot.tasks.evaluation import evaluation_mode
 from dashpot.tasks.running_means import RunningMeans
 from dashpot.training.callback import CallbackList, CancelBatch, CancelEpoch, CancelFit
@@ -130,6 +131,15 @@ class _InputLoader(ResumableLoader):
 
     labelled: bool | None = None
 
+    def _count(self, x: Any, y: Any, known: int | None) -> int:
+        """Return the number of examples; if one process cannot count them, the length of a list, or else 1."""
+        try:
+            return batch_size(x, y, None, known, f"Learner: {self.owner}")  # `size` requires a target
+        except ArgumentError:
+            if self.engine.world_size > 1:
+                raise
+            return len(x) if isinstance(x, list) else 1
+
     def _pair(self, item: Any) -> tuple[Any, Any]:
         is_sequence = isinstance(item, (tuple, list)) and not hasattr(item, "_fields")
         if self.labelled:
@@ -159,7 +169,7 @@ def _loader(owner: str, kind: type[Any], data: Any, learner: Learner) -> Any:
             f"{owner}: data must not be the DataLoader of the running phase if persistent_workers=True, because its "
             "workers would be restarted; use a second DataLoader."
         )
-    return kind(data, learner.engine, "data")
+    return kind(data, learner.engine, "data", learner.train.size_function)
 
 
 def _in_fit(learner: Learner) -> bool:

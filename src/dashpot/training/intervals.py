@@ -115,9 +115,6 @@ class Intervals(FitPlan):
         within = super()._window(at, len(self.loader))
         return range(within.start - at + index, within.stop - at + index)
 
-    def _examples(self, index: int) -> int:
-        return self.loader.examples((self._offset + index) % len(self.loader))
-
     def cut(self, epoch: int) -> None:
         self._first = (epoch + 1, self._steps_until(self._drawn))
 

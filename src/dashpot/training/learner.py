@@ -29,6 +29,7 @@ from dashpot.training.plain_optimizer import OptimizerFactory, SupportsStep, ada
 from dashpot.training.side_pass import release_output
 from dashpot.training.state import fit_state
 from dashpot.training.state.group_settings import initial_groups
+from dashpot.training.step_loss import StepLoss, backpropagated, multiply_gradients
 
 
 class Learner:
@@ -56,7 +57,8 @@ class Learner:
         train: Training data: `dashpot.data.Batches` or another stream, or a `DataLoader` or another iterable of pairs
             (x, y).
         evaluation: Evaluation data, of the same types as `train`, or None for fits without evaluation.
-        loss: Function from (output, y) to the mean loss of the batch, a 0-d tensor.
+        loss: Function from (output, y) to the mean loss of the batch, a 0-d tensor, or to a pair (sum, count) of 0-d
+            tensors, for means over other counts than the number of examples, such as the number of tokens.
         optimizer: A torch optimizer over the model's parameters, shared by all fits, or a factory, called as
             `optimizer(params, lr=lr)` (without lr if none is given) at the start of every fit, with the list of the
             model's parameters. If its second argument is required and has a name other than lr, the factory is called
@@ -64,10 +66,16 @@ class Learner:
             optimizer too; its state is saved only if it has `state_dict` and `load_state_dict`.
         lr: Learning rate for the factory.
         metrics: Mapping from the name of a metric to a function of (output, y) that returns the *sum* of the metric
-            over the batch, or to a metric object with the methods `update(output, y)`, `compute()` and `reset()`, such
-            as those of torchmetrics, or `dashpot.tasks.WholeEpoch`. The value of an object after a phase is that of its
-            `compute`. Collections such as `torchmetrics.MetricCollection` are replaced by their members.
+            over the batch, or a pair (sum, count); or to a metric object with the methods `update(output, y)`,
+            `compute()` and `reset()`, such as those of torchmetrics, or `dashpot.tasks.WholeEpoch`. The value of an
+            object after a phase is that of its `compute`. Collections such as `torchmetrics.MetricCollection` are
+            replaced by their members.
         evaluation_loss: Loss function for evaluation, for example without label smoothing. Default: `loss`.
+        size: Function from (x, y) to the number of examples of a batch. Default: the number that the data define, as
+            `Batches` and a `DataLoader` do, or else the number on which the shapes in the batch agree.
+        weight: Function from (output, y) to the number, a 0-d tensor, over which `loss` and `evaluation_loss` are
+            means, such as the sum of the class weights. Default: the number of examples. A loss that returns a pair
+            (sum, count) does not use it.
         callbacks: Callbacks used in every fit.
         engine: Device, precision and processes. Default: one process on the available accelerator.
 
@@ -109,11 +117,13 @@ class Learner:
         train: Any,
         evaluation: Any = None,
         *,
-        loss: Callable[[Any, Any], Tensor],
+        loss: Callable[[Any, Any], Any],
         optimizer: SupportsStep | OptimizerFactory,
         lr: float | None = None,
         metrics: Mapping[str, Any] | None = None,
-        evaluation_loss: Callable[[Any, Any], Tensor] | None = None,
+        evaluation_loss: Callable[[Any, Any], Any] | None = None,
+        size: Callable[[Any, Any], int] | None = None,
+        weight: Callable[[Any, Any], Tensor] | None = None,
         callbacks: Sequence[Callback] = (),
         engine: Engine | None = None,
     ) -> None:
@@ -125,16 +135,20 @@ class Learner:
         for name, function in (("loss", loss), ("evaluation_loss", evaluation_loss)):
             if not callable(function) and not (function is None and name == "evaluation_loss"):
                 raise ArgumentError(f"Learner: {name} must be a function of (output, y), got {function!r}.")
+        for name, function, arguments in (("size", size, "x, y"), ("weight", weight, "output, y")):
+            if function is not None and not callable(function):
+                raise ArgumentError(f"Learner: {name} must be a function of ({arguments}) or None, got {function!r}.")
         self.engine = Engine() if engine is None else engine
         self.model, self.metrics = model, checked_metrics({} if metrics is None else metrics, "Learner")
         check_synced(self.metrics, self.engine.world_size, "Learner")
-        self.train = ResumableLoader(train, self.engine, "train")
-        self.evaluation = None if evaluation is None else ResumableLoader(evaluation, self.engine, "evaluation")
+        self.train = ResumableLoader(train, self.engine, "train", size)
+        self.evaluation = None if evaluation is None else ResumableLoader(evaluation, self.engine, "evaluation", size)
         self.opt: Any = optimizer if isinstance(optimizer, Optimizer) else None
         self.history: list[dict[str, dict[str, float]]] = []
         self.steps = 0
         self.stop_reason: str | None = None
         self._loss, self._evaluation_loss = loss, loss if evaluation_loss is None else evaluation_loss
+        self._weight = weight
         self._optimizer, self._lr, self._callbacks = optimizer, lr, as_list(callbacks)
         self._defaults = {} if self.opt is None else fit_state.defaults(self.opt)
         self._initial_groups = [] if self.opt is None else initial_groups(self.opt)
@@ -150,9 +164,9 @@ class Learner:
         The callbacks of the problem precede those in `options`.
         """
         losses = {"loss": problem.loss, "evaluation_loss": problem.evaluation_loss}
-        given = {**losses, "metrics": problem.metrics, "optimizer": optimizer}
+        given = {**losses, "metrics": problem.metrics, "size": problem.size, "weight": problem.weight}
         options["callbacks"] = [*problem.callbacks, *as_list(options.get("callbacks", ()))]
-        return cls(problem.model, problem.train, problem.evaluation, **given, **options)
+        return cls(problem.model, problem.train, problem.evaluation, optimizer=optimizer, **given, **options)
 
     # ---- the loop ---------------------------------------------------------------------------------------------------
 
@@ -319,26 +333,49 @@ class Learner:
         self.batch.output = call_model(self.model, self.batch.x, self.forward)
 
     def get_loss(self) -> None:
-        """Compute `batch.loss`, the mean over the batch, from `batch.output` and `batch.y`."""
+        """Compute `batch.loss`, a mean over `batch.count`, from `batch.output` and `batch.y`."""
         with self.engine.autocast():
             function = self._loss if self.training else self._evaluation_loss
-            self.batch.loss = scalar_loss(function, self.batch.output, self.batch.y)
+            loss, counted = scalar_loss(function, self.batch.output, self.batch.y, self._weight)
+        if counted is not None and not self.batch.size:  # the example of an empty rank has weight 0
+            counted = torch.zeros_like(counted)
+        self.batch.loss, self.batch.counted = loss, counted
 
     def backward(self) -> None:
-        """Accumulate the gradients of `batch.loss`, times `batch.weight`, in the parameters."""
+        """Accumulate the gradients of `batch.loss` in the parameters, weighted as in the mean loss of the step."""
         batch = self.batch
         if not batch.loss.requires_grad:
             raise ArgumentError(
                 "Learner: the loss must depend on a trained parameter; all parameters are frozen "
                 "(requires_grad=False), or the loss was computed without gradients."
             )
-        if not self.loop.pending_batches:
+        loop = self.loop
+        if not loop.pending_batches:
             self.engine.rescale(self.opt)
+            loop.step_loss = StepLoss(self.engine)
+            if batch.remaining > 1:
+                loop.kept.hold(self._params())
+        weight = loop.step_loss.add(batch)
         if self.engine.recomputes_loss(self.opt):
-            earlier = self._step_batches if self.loop.pending_batches else []
+            earlier = self._step_batches if loop.pending_batches else []
             self._step_batches = [*earlier, replace(batch, output=None, loss=None)]
         recompute = self._recompute_losses if batch.is_last_microbatch else None
-        self.engine.backward(batch.loss if batch.weight == 1 else batch.loss * batch.weight, self.opt, recompute)
+        self.engine.backward(backpropagated(batch.loss, weight), self.opt, recompute)
+        if batch.is_last_microbatch and loop.pending_batches:
+            self._scale_gradients()
+
+    def _scale_gradients(self) -> None:
+        """Turn the accumulated gradients into those of the mean loss of the step."""
+        factor = self.loop.step_loss.factor
+        if isinstance(factor, Tensor) or factor != 1:
+            multiply_gradients([p.grad for p in self._params() if p.grad is not None], factor)
+            if hasattr(self.opt, "_scale_products"):
+                self.opt._scale_products(factor)
+        self.loop.kept.add_back()
+
+    def _params(self) -> set[Tensor]:
+        """Return the parameters of the model and of the optimizer."""
+        return {*self.model.parameters(), *(p for group in self.opt.param_groups for p in group["params"])}
 
     def step(self) -> None:
         """Run the optimizer step, and set `batch.stepped`."""
@@ -359,7 +396,8 @@ class Learner:
             with synced, self.loop.logged.paused():
                 self._fit_loop.actions["predict"]()
                 self._fit_loop.actions["get_loss"]()
-                loss = self.batch.loss * batch.weight
+                step = self.loop.step_loss
+                loss = backpropagated(self.batch.loss, step.weight(batch.count, step.total))
                 loss.backward()
                 total = total + loss.detach()
                 del loss  # otherwise it would occupy memory during the next forward pass

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, default_collate
 
 from dashpot.errors import ArgumentError, RunError
+from dashpot.tasks.batch_size import SizeFunction, batch_size, columns_counts, describe, row_counts, stream_batch_size
 from dashpot.training.distributed.data_sharding import (
-    count_examples,
-    map_tensors,
-    shard_loader,
+    counting_loader,
+    draws_indices,
+    move_batch,
     shard_slice,
-    slice_rows,
+    slice_examples,
     unshardable_reason,
 )
 from dashpot.training.distributed.engine import Engine
@@ -39,14 +42,17 @@ class ResumableLoader:
             `torch.utils.data.DataLoader`, with or without a length.
         engine: Device and processes.
         owner: Name of the source in error messages, such as "train".
+        size: Function from (x, y) to the number of examples of a batch. Default: the number that the source defines, as
+            `Batches`, streams with `size_of(index)`, and loaders with a batch sampler do; else the number on which the
+            shapes in the batch agree.
 
     Raises:
         ArgumentError: If the source has an unsupported type, is empty, can be read only once, or cannot be sharded over
             several ranks.
     """
 
-    def __init__(self, source: Any, engine: Engine, owner: str) -> None:
-        self.source, self.engine, self.owner = source, engine, owner
+    def __init__(self, source: Any, engine: Engine, owner: str, size: SizeFunction | None = None) -> None:
+        self.source, self.engine, self.owner, self.size_function = source, engine, owner, size
         self.epoch_start: Mapping[str, Any] | None = None  # RNG and loader state at the start of the epoch
         if not (self.is_stream or hasattr(source, "__iter__")):
             raise self._type_error()
@@ -61,8 +67,10 @@ class ResumableLoader:
                 f"Learner: {owner} must be dashpot.data.Batches or a map-style DataLoader to be sharded over "
                 f"{engine.world_size} processes, got {reason}."
             )
-        shards = engine.world_size > 1 and not self.is_stream and not isinstance(source, (list, tuple))
-        self._loader, self._sampler = shard_loader(source, engine) if shards else (source, None)
+        shards = engine.world_size > 1 and isinstance(source, DataLoader)
+        counts = shards or (not self.is_stream and draws_indices(source))
+        self._loader, self._sampler = counting_loader(source, engine) if counts else (source, None)
+        self._custom_collate = counts and source.collate_fn is not default_collate
 
     def __len__(self) -> int:
         return len(self.source)
@@ -84,34 +92,18 @@ class ResumableLoader:
             RunError: If the number of batches is 0 or differs from `len(source)`.
         """
         items = islice(self.source.epoch(epoch), start, None) if self.is_stream else self._replay(epoch, start)
-        expected, count, world_size = self.size, start, self.engine.world_size
-        sizes = None
+        drawn = None if self._sampler is None else self._sampler.sizes  # of this iteration
+        expected, count = self.size, start
         for index, item in enumerate(items, start):
             count = index + 1
             if expected is not None and count > expected:
                 break
-            x, y = self._pair(item)
-            if self._sampler is not None:
-                # A side pass over the same loader replaces the sizes of the sampler.
-                sizes = self._sampler.sizes if sizes is None else sizes
-                size, own_size = sizes[index]
-            else:
-                x, y, size, own_size = self._own_slice(x, y)
-            # With these weights, averages over ranks are averages over examples.
-            weight = 1.0 if world_size == 1 else own_size * world_size / size
-            yield Batch(
-                map_tensors(self._to_device, x), map_tensors(self._to_device, y), own_size, weight, examples=size
-            )
+            yield self._batch(*self._pair(item), index, drawn)
         if count == 0:
             raise RunError(f"Learner: {self.owner} must yield at least one batch, got none in epoch {epoch + 1}.")
         if expected is not None and count != expected:
             got = "more" if count > expected else str(count)
             raise RunError(f"Learner: {self.owner} must yield len({self.owner}) = {expected} batches, got {got}.")
-
-    def examples(self, index: int) -> int:
-        """Return the number of examples in a batch, over all ranks; 1 if the source does not define the number."""
-        size, every = self.batch_size, self.all_examples
-        return 1 if size is None or every is None else max(1, min(size, every - index * size))
 
     @property
     def batch_size(self) -> int | None:
@@ -123,7 +115,10 @@ class ResumableLoader:
     def all_examples(self) -> int | None:
         """Number of examples in an epoch, including a dropped last batch; None if the source does not define it."""
         examples: Any = getattr(self.source, "x", getattr(self.source, "sampler", None))
-        return count_examples(examples) if hasattr(examples, "__len__") else None
+        if isinstance(examples, (Mapping, tuple)) or hasattr(examples, "shape"):
+            [count, *more] = row_counts(examples) or (None,)
+            return None if more else count
+        return len(examples) if hasattr(examples, "__len__") else None
 
     @property
     def is_stream(self) -> bool:
@@ -141,7 +136,8 @@ class ResumableLoader:
         set_epoch(self.source, epoch)
         batches = iter(self._loader) if self.size is not None else _independent(self._loader)
         for _ in islice(batches, start):
-            pass
+            if self._sampler is not None:
+                self._sampler.sizes.popleft()
         if start:
             set_random_state(current)
         return batches
@@ -189,18 +185,43 @@ class ResumableLoader:
             raise ArgumentError(f"Learner: {self.owner} must yield tensors on {allowed}, got {tensor.device}.")
         return tensor.to(device, non_blocking=True)
 
-    def _own_slice(self, x: Any, y: Any) -> tuple[Any, Any, int, int]:
-        """Return (x, y, global size, own size) for this rank's slice of a global batch."""
-        size, world_size = count_examples(y), self.engine.world_size
-        size = count_examples(x) if size is None else size
-        if size is None:
-            raise ArgumentError(f"Learner: {self.owner} must yield batches with a countable x or y, got {y!r}.")
-        if world_size == 1:
-            return x, y, size, size
-        part = shard_slice(size, self.engine.global_rank, world_size)
-        own_size = part.stop - part.start
-        part = part if own_size else slice(1)  # an empty rank computes one example with weight 0
-        return slice_rows(x, part), slice_rows(y, part), size, own_size
+    def _batch(self, x: Any, y: Any, index: int, drawn: deque[tuple[int, int] | None] | None) -> Batch:
+        """Return this rank's part of batch `index`, on the device of the engine."""
+        name = f"Learner: {self.owner}"
+        sizes = None if drawn is None else drawn.popleft()
+        if sizes is not None:
+            total, own = self._loaded_sizes(x, y, *sizes)
+        else:
+            total = own = self._count(x, y, stream_batch_size(self.source, index))
+            if self.engine.world_size > 1:
+                part = shard_slice(total, self.engine.global_rank, self.engine.world_size)
+                own = part.stop - part.start
+                part = part if own else slice(1)  # an empty rank computes one example with weight 0
+                x, y = (slice_examples(value, part, total, name) for value in (x, y))
+        return Batch(self._moved(x), self._moved(y), own, total)
+
+    def _count(self, x: Any, y: Any, known: int | None) -> int:
+        """Return the number of examples of a batch; `known` is the number according to the source, or None."""
+        return batch_size(x, y, self.size_function, known, f"Learner: {self.owner}")
+
+    def _loaded_sizes(self, x: Any, y: Any, total: int, own: int) -> tuple[int | None, int]:
+        """Return the numbers of examples of a loaded batch on all ranks (None if unknown) and on this rank."""
+        name = f"Learner: {self.owner}"
+        if self.size_function is not None:
+            own = self._count(x, y, own) if own else 0
+            return (None if self.engine.world_size > 1 else own), own
+        if self._custom_collate and own and isinstance(x, (Tensor, Mapping)):
+            rows = columns_counts((x, y)) or {own}
+            if len(rows) == 1 and max(rows) < own:
+                raise ArgumentError(
+                    f"{name} must yield batches with all examples of the sampler, got {max(rows)} rows for {own} "
+                    f"indices, x: {describe(x)}, y: {describe(y)}; pass size=, a function from (x, y) to the number "
+                    "of examples, if the collate function omits examples."
+                )
+        return total, own
+
+    def _moved(self, value: Any) -> Any:
+        return move_batch(value, self._to_device, self.engine.device)
 
 
 def _independent(source: Any) -> Iterator[Any]:

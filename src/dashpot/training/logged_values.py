@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from numbers import Real
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from dashpot.errors import ArgumentError, RunError
 from dashpot.tasks.running_means import SYNC_INTERVAL
+from dashpot.utils.scalars import read_all
 
 BATCH_EVENTS = ("before_batch", "after_predict", "after_loss", "after_backward", "after_step", "after_batch")
 """Events in which a value belongs to the current batch."""
@@ -144,13 +144,4 @@ def number_or_tensor(source: str, value: Any) -> float | Tensor:
 
 def to_floats(values: Sequence[Any]) -> list[float]:
     """Convert numbers and 0-d tensors to floats, with one device transfer per device and dtype."""
-    read: list[Any] = [None if isinstance(value, Tensor) else float(value) for value in values]
-    places: dict[Any, list[int]] = {}
-    for place, value in enumerate(values):
-        if isinstance(value, Tensor):
-            places.setdefault((value.device, value.dtype), []).append(place)
-    for group in places.values():
-        numbers = torch.stack([values[place].reshape(()) for place in group]).tolist()
-        for place, number in zip(group, numbers, strict=True):
-            read[place] = float(number)
-    return read
+    return [float(value) for value in read_all(values)]

@@ -20,6 +20,7 @@ from dashpot.training.intervals import COUNT
 from dashpot.training.learner import Learner
 from dashpot.training.plain_optimizer import adapt
 from dashpot.training.stopwatch import Stopwatch
+from dashpot.utils.scalars import read_all
 
 
 def current_lr(optimizer: Optimizer) -> float:
@@ -62,7 +63,7 @@ class EpochStats(Callback):
     def _start_epoch(self) -> None:
         self._losses: list[float] = []
         self._lrs: list[float] = []
-        self._sizes: list[int] = []
+        self._sizes: list[Any] = []  # numbers of examples or other counts, as tensors until the next flush
         self._pending: list[Tensor] = []  # losses not yet read from the device
         self._stopwatch = Stopwatch()
 
@@ -83,7 +84,7 @@ class EpochStats(Callback):
         if not learner.training:
             return
         self._pending.append(learner.batch.loss.detach())
-        self._sizes.append(learner.batch.size)
+        self._sizes.append(learner.batch.count)
         if len(self._pending) == SYNC_INTERVAL:
             self._flush()
         if self.on_step is not None:
@@ -101,14 +102,16 @@ class EpochStats(Callback):
         if not learner.training or not learner.loop.phases["eval"]:
             means = learner.history[learner.epoch]
             # This is the mean of the recorded losses, without additional rounding.
-            total = math.fsum(loss * size for loss, size in zip(self._losses, self._sizes, strict=True))
-            trained = {**means["train"], "loss": total / sum(self._sizes)}
+            total = math.fsum(loss * size for loss, size in zip(self._losses, self._sizes, strict=True) if size)
+            size = math.fsum(self._sizes)
+            trained = {**means["train"], "loss": total / size if size else math.nan}
             self._emit(self._epoch(learner, train=trained, evaluation=means.get("eval", {})))
 
     def _flush(self) -> None:
         """Read the pending losses from the device, up to the first non-finite one."""
         losses = torch.stack(self._pending).tolist() if self._pending else []
         self._pending.clear()
+        self._sizes = read_all(self._sizes)
         bad = next((i for i, loss in enumerate(losses) if not math.isfinite(loss)), len(losses))
         self._losses += losses[: bad + 1]
 

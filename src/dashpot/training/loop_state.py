@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from dashpot.training.logged_values import LoggedValues
+from dashpot.training.step_loss import KeptGradients, StepLoss
 
 if TYPE_CHECKING:
     from dashpot.tasks.running_means import RunningMeans
@@ -25,13 +26,15 @@ class Batch:
         x: Model input, on the engine's device.
         y: Target, on the engine's device.
         size: Number of examples on this rank.
-        weight: Weight of the mean loss of this batch in the loss of its optimizer step.
+        total: Number of examples on all ranks, or None if unknown.
         index: Index within the phase, from 0.
-        examples: Number of examples on all ranks.
         first_microbatch: Index of the first micro-batch of the optimizer step.
+        microbatches: Number of micro-batches of the optimizer step.
         is_last_microbatch: Whether the optimizer steps after this batch.
         output: Output of the model.
         loss: Mean loss, a 0-d tensor.
+        counted: Number over which `loss` is a mean, a 0-d tensor, given by the loss or by the learner's `weight`; None
+            for a mean over the examples.
         stepped: Whether the optimizer has stepped after this batch; False if the step was skipped.
         grad_norm: 2-norm of the gradient of the step before clipping, a 0-d tensor; None if not computed yet.
     """
@@ -39,15 +42,26 @@ class Batch:
     x: Any
     y: Any
     size: int
-    weight: float
+    total: int | None = None
     index: int = 0
-    examples: int = 0
     first_microbatch: int = 0
+    microbatches: int = 1
     is_last_microbatch: bool = True
     output: Any = None
     loss: Any = None
+    counted: Tensor | None = None
     stepped: bool = False
     grad_norm: Tensor | None = None
+
+    @property
+    def count(self) -> Any:
+        """Number, or 0-d tensor, over which `loss` is a mean: the number of examples unless `counted` is given."""
+        return self.size if self.counted is None else self.counted
+
+    @property
+    def remaining(self) -> int:
+        """Number of micro-batches of the optimizer step from this one on."""
+        return self.first_microbatch + self.microbatches - self.index
 
 
 @dataclass
@@ -62,6 +76,8 @@ class LoopState:
         override: Whether the settings may differ from the settings in the checkpoint to resume.
         plan: Epochs of the fit and their batches.
         pending_batches: Number of micro-batches whose gradients are accumulated for the next step.
+        step_loss: Sum and count of the losses of these micro-batches, and the scale of their gradients.
+        kept: Gradients that a callback has kept from the previous step.
         position: Indices (epoch, batch) of the next training batch.
         cut_at: Position at which a time limit has ended the training phase of the last epoch early, or None.
         phase: Current phase, "train" or "eval".
@@ -78,6 +94,8 @@ class LoopState:
     plan: FitPlan
     logged: LoggedValues = field(default_factory=LoggedValues)
     pending_batches: int = 0
+    step_loss: StepLoss | Any = None
+    kept: KeptGradients = field(default_factory=KeptGradients)
     position: tuple[int, int] = (0, 0)
     cut_at: tuple[int, int] | None = None
     phase: str = "train"

@@ -8,16 +8,20 @@ from typing import Any
 from torch import Tensor
 
 from dashpot.errors import ArgumentError
+from dashpot.tasks.loss_value import mean_and_count
 
 IGNORE_INDEX = -100
 """Default `ignore_index` of `torch.nn.functional.cross_entropy`."""
 
 
-def scalar_loss(function: Callable[[Any, Any], Any], output: Any, y: Any) -> Tensor:
-    """Return `function(output, y)` as a 0-d tensor.
+def scalar_loss(
+    function: Callable[[Any, Any], Any], output: Any, y: Any, weight: Callable[[Any, Any], Any] | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """Return the mean loss of a batch, and the count over which it is a mean; see `mean_and_count`.
 
     Raises:
-        ArgumentError: If the loss is not a tensor with one element, or labels are out of range.
+        ArgumentError: If the loss is neither a tensor with one element nor a pair (sum, count), or labels are out of
+            range.
 
     >>> import torch
     >>> scalar_loss(lambda output, y: output, torch.ones(2), None)
@@ -25,14 +29,11 @@ def scalar_loss(function: Callable[[Any, Any], Any], output: Any, y: Any) -> Ten
     dashpot.errors.ArgumentError: Learner: the loss of a batch must be a tensor with one element, got shape (2,).
     """
     try:
-        loss = function(output, y)
+        value = function(output, y)
     except (IndexError, RuntimeError) as error:
         _check_labels(output, y, error)
         raise
-    if not isinstance(loss, Tensor) or loss.numel() != 1:
-        got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
-        raise ArgumentError(f"Learner: the loss of a batch must be a tensor with one element, got {got}.")
-    return loss.reshape(())
+    return mean_and_count(value, output, y, weight)
 
 
 def _check_labels(output: Any, y: Any, error: Exception) -> None:

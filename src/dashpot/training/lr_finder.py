@@ -227,13 +227,9 @@ class _Finder(Callback):
         first = float(learner.opt.param_groups[0]["lr"])
         self.ratios = [float(group["lr"]) / first if first else 1.0 for group in learner.opt.param_groups]
 
-    def after_loss(self, learner: Learner) -> None:
-        loss = learner.batch.loss.detach() * learner.batch.weight
-        self.loss = self.loss + loss if learner.loop.pending_batches else loss
-
     def step(self, learner: Learner, proceed: Callable[[], None]) -> None:
-        [total] = learner.engine.all_reduce_sum([float(self.loss)])
-        loss, lr = total / learner.engine.world_size, self.rates[len(self.losses)]
+        [loss] = learner.engine.all_reduce_sum([float(learner.loop.step_loss.mean)])
+        lr = self.rates[len(self.losses)]
         self._check_loss(loss)
         for group, ratio in zip(learner.opt.param_groups, self.ratios, strict=True):
             if isinstance(group["lr"], Tensor):

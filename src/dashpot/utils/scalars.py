@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import operator
 import sys
+from collections.abc import Sequence
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -111,3 +112,20 @@ def is_numeric(value: Any) -> bool:
 def is_immutable(value: Any) -> bool:
     """Return True if `value` cannot change in place: a number, a string, None, or a tuple of immutable values."""
     return isinstance(value, _PLAIN) or (isinstance(value, tuple) and all(map(is_immutable, value)))
+
+
+def read_all(values: Sequence[Any]) -> list[Any]:
+    """Return `values` with tensors of one element as Python numbers, using one device transfer per device and dtype.
+
+    >>> read_all([torch.tensor(0.5), 2, torch.tensor(4)])
+    [0.5, 2, 4]
+    """
+    result, places = list(values), {}
+    for place, value in enumerate(values):
+        if isinstance(value, Tensor):
+            places.setdefault((value.device, value.dtype), []).append(place)
+    for group in places.values():
+        numbers = torch.stack([values[place].detach().reshape(()) for place in group]).tolist()
+        for place, number in zip(group, numbers, strict=True):
+            result[place] = number
+    return result

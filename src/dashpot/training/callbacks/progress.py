@@ -174,7 +174,7 @@ def _format_running_loss(learner: Learner) -> str:
     means = learner.loop.means
     if learner.engine.device.type == "cpu":
         means.flush()
-    return f"loss {decimals(means.sums[0] / means.count)}" if means.count else ""
+    return f"loss {decimals(means.sums[0] / means.counts[0])}" if means.counts[0] else ""
 
 
 # ---- columns --------------------------------------------------------------------------------------------------------

@@ -99,7 +99,7 @@ class Recorder(Callback):
 
     def before_fit(self, learner: Learner) -> None:
         self._engine = learner.engine
-        self._pending, self._loss = [], torch.zeros(())
+        self._pending = []
         self._values = {name: [] for name in self._values}
         self._hyperparameters = {
             name: _reader(learner.opt, name)
@@ -108,9 +108,6 @@ class Recorder(Callback):
         }
 
     def after_backward(self, learner: Learner) -> None:
-        if self.loss:
-            part = learner.batch.loss.detach() * learner.batch.weight
-            self._loss = part if learner.loop.pending_batches == 1 else self._loss + part
         if learner.batch.is_last_microbatch:
             self._measure_grad_norm(learner)
 
@@ -137,7 +134,7 @@ class Recorder(Callback):
             if name.startswith("state:"):
                 row[name] = _state_norm(learner.opt, name)
         if self.loss:
-            row["loss"] = self._loss
+            row["loss"] = learner.loop.step_loss.mean
         self._pending.append(row)
         if len(self._pending) >= SYNC_INTERVAL:
             self._flush()
@@ -156,7 +153,7 @@ class Recorder(Callback):
         for name in self._values if rows else ():
             numbers = to_floats([row[name] for row in rows])
             if name == "loss" and self._engine.world_size > 1:
-                numbers = [number / self._engine.world_size for number in self._engine.all_reduce_sum(numbers)]
+                numbers = self._engine.all_reduce_sum(numbers)
             self._values[name] += numbers
 
     # ---- state and plot ---------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from dashpot.tasks.running_means import SYNC_INTERVAL
 from dashpot.training.callback import Callback, CancelFit
 from dashpot.training.loop import current_lr
 from dashpot.training.stopwatch import Stopwatch
+from dashpot.utils.scalars import read_all
 from dashpot.utils.strict_json import encode
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class RunLog(Callback):
         self._learner, self.diverged, self._end_written = learner, None, False
         self._losses: list[float] = []
         self._lrs: list[float] = []
-        self._pending: list[tuple[Tensor, int]] = []
+        self._pending: list[tuple[Tensor, Any]] = []
         self._ends_step: list[bool] = []  # whether the optimizer steps after each pending batch
         self._first_step, self._nonfinite_steps = 0, 0
         self._stopwatch = Stopwatch()
@@ -62,7 +63,7 @@ class RunLog(Callback):
 
     def after_loss(self, learner: Learner) -> None:
         if learner.training:
-            self._pending.append((learner.batch.loss.detach(), learner.batch.size))
+            self._pending.append((learner.batch.loss.detach(), learner.batch.count))
             self._ends_step.append(learner.batch.is_last_microbatch)
             if learner.batch.is_last_microbatch:  # recorded even if the step is skipped
                 self._lrs.append(current_lr(learner.opt))
@@ -113,16 +114,16 @@ class RunLog(Callback):
                 self.diverged = self._divergence()
 
     def _pending_means(self) -> list[tuple[float, float]]:
-        """Return, for each buffered batch, the mean loss and the number of examples over all ranks."""
+        """Return, for each buffered batch, the mean loss and its count (of examples or others) over all ranks."""
         if not self._pending:
             return []
         values = torch.stack([loss.double() for loss, _ in self._pending]).tolist()
-        sizes = [float(size) for _, size in self._pending]
+        sizes = [float(size) for size in read_all([size for _, size in self._pending])]
         if self._learner.engine.world_size > 1:  # each rank has only a part of each batch
             sums = [value * size if size else 0.0 for value, size in zip(values, sizes, strict=True)]
             totals = self._learner.engine.all_reduce_sum([*sums, *sizes])
             sizes = totals[len(sums) :]
-            values = [s / n for s, n in zip(totals, sizes, strict=False)]
+            values = [s / n if n else 0.0 for s, n in zip(totals, sizes, strict=False)]
         return list(zip(values, sizes, strict=True))
 
     def _divergence(self) -> Divergence:
@@ -202,7 +203,8 @@ class RunLog(Callback):
 
 
 def _window_mean(pairs: list[tuple[float, float]]) -> float:
-    """Return the mean loss over all examples of a step, from pairs of mean loss and number of examples."""
+    """Return the mean loss of a step, from pairs of mean loss and count."""
     if len(pairs) == 1:
         return pairs[0][0]
-    return math.fsum(value * size for value, size in pairs) / math.fsum(size for _, size in pairs)
+    total = math.fsum(size for _, size in pairs)
+    return math.fsum(value * size for value, size in pairs if size) / total if total else 0.0

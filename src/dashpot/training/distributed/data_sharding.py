@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+import dataclasses
+import inspect
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from functools import lru_cache
+from numbers import Number
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from dashpot.errors import ArgumentError
+from dashpot.tasks.batch_size import (
+    columns_of,
+    describe,
+    is_dataclass,
+    is_list,
+    list_columns_counts,
+    row_counts,
+    shape_of,
+)
 
 
 def shard_slice(size: int, rank: int, world_size: int) -> slice:
@@ -22,57 +38,138 @@ def shard_slice(size: int, rank: int, world_size: int) -> slice:
     return slice(start, start + quotient + (rank < remainder))
 
 
-def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
     """Apply `function` to every tensor in nested tuples, lists and mappings."""
     if isinstance(value, Tensor):
         return function(value)
-    if isinstance(value, Mapping):
-        return {key: map_tensors(function, item) for key, item in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(map_tensors(function, item) for item in value))
-    if isinstance(value, (list, tuple)):
-        return type(value)(map_tensors(function, item) for item in value)
+    if isinstance(value, (list, tuple, Mapping)):
+        return map_columns(lambda item: map_tensors(function, item), value)
     return value
 
 
-def count_examples(value: Any) -> int | None:
-    """Return the number of rows of the first tensor in `value` or the length of a plain list; None for other values.
-
-    >>> import torch
-    >>> count_examples({"labels": torch.zeros(4), "boxes": torch.zeros(4, 2)}), count_examples(["a", "b"])
-    (4, 2)
-    """
-    shape = getattr(value, "shape", None)
-    if shape is not None:
-        return shape[0] if len(shape) else None
+def map_columns(function: Callable[[Any], Any], value: Any) -> Any:
+    """Return a copy of a tuple, list, mapping or dataclass with `function` applied to each item."""
+    if type(value) is dict:
+        return {key: function(item) for key, item in value.items()}
     if isinstance(value, Mapping):
-        value = list(value.values())
-    elif not isinstance(value, (list, tuple)):
-        return None if isinstance(value, str) or not hasattr(value, "__len__") else len(value)
-    elif not any(isinstance(item, (Mapping, list, tuple)) or hasattr(item, "shape") for item in value):
-        return len(value)
-    return next((found for item in value if (found := count_examples(item)) is not None), None)
+        return _with_items(value, {key: function(value[key]) for key in value})
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*map(function, value))
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(function, value))
+    copied = copy.copy(value)
+    for field in dataclasses.fields(value):
+        object.__setattr__(copied, field.name, function(getattr(value, field.name)))
+    return copied
 
 
-def slice_rows(value: Any, part: slice) -> Any:
-    """Slice the first dimension of every tensor in `value`.
+def _with_items(value: Mapping[Any, Any], items: dict[Any, Any]) -> Any:
+    """Return a copy of a mapping of any class with other items; a dict if the class does not allow it."""
+    if not isinstance(value, MutableMapping):
+        return items
+    copied = copy.copy(value)
+    for key, item in items.items():
+        copied[key] = item
+    return copied
+
+
+def move_batch(value: Any, move: Callable[[Tensor], Tensor], device: torch.device) -> Any:
+    """Move the tensors and the objects with a method `to` in nested tuples, lists, mappings and dataclasses.
+
+    Args:
+        value: A part of a batch.
+        move: Function that moves a tensor.
+        device: Destination of objects with a method `to`, such as `BatchEncoding`, `PackedSequence` and graphs.
+
+    >>> move_batch({"words": torch.zeros(2), "id": "a"}, torch.Tensor.double, torch.device("cpu"))
+    {'words': tensor([0., 0.], dtype=torch.float64), 'id': 'a'}
+    """
+    if isinstance(value, Tensor):
+        return move(value)
+    if callable(getattr(value, "to", None)) and not isinstance(value, (type, nn.Module)):
+        options = {"non_blocking": True} if _accepts_non_blocking(type(value)) else {}
+        moved = value.to(device, **options)
+        return value if moved is None else moved  # moved in place
+    if isinstance(value, (list, tuple, Mapping)) or is_dataclass(value):
+        return map_columns(lambda item: move_batch(item, move, device), value)
+    return value
+
+
+@lru_cache
+def _accepts_non_blocking(kind: type) -> bool:
+    try:
+        parameters = inspect.signature(kind.to).parameters.values()  # pyright: ignore[reportAttributeAccessIssue]
+    except (TypeError, ValueError):
+        return False
+    return any(p.name == "non_blocking" or p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+def slice_examples(value: Any, part: slice, size: int, owner: str = "Learner: train") -> Any:
+    """Return the examples `part` of a part of a batch of `size` examples.
+
+    Arrays are sliced by rows. A list of `size` items is sliced; its items are kept whole. Tuples, mappings, dataclasses
+    and lists of columns are sliced by column. Numbers and strings are kept.
 
     Raises:
-        ArgumentError: If a tensor has no dimensions.
+        ArgumentError: If a value has no examples that can be sliced, or if a list can be both a list of examples and a
+            list of columns.
 
-    >>> import torch
-    >>> slice_rows({"words": torch.arange(4), "mask": torch.ones(4, 1)}, slice(1, 2))
-    {'words': tensor([1]), 'mask': tensor([[1.]])}
+    >>> slice_examples({"words": torch.arange(2), "boxes": [torch.ones(3, 4), torch.ones(1, 4)]}, slice(1, 2), size=2)
+    {'words': tensor([1]), 'boxes': [tensor([[1., 1., 1., 1.]])]}
     """
-    return map_tensors(lambda tensor: _slice_tensor(tensor, part), value)
+    if isinstance(value, PackedSequence) or (isinstance(value, Tensor) and value.is_nested):
+        raise _unsliceable(value, owner)
+    if (shape := shape_of(value)) is not None:
+        if shape and shape[0] == size:
+            return value.iloc[part] if hasattr(value, "iloc") else value[part]
+        got = "a 0-d tensor" if not shape else f"shape {tuple(shape)} in a batch of {size}"
+        raise ArgumentError(f"{owner} must yield tensors with a row for each example, got {got}; {_CURE}")
+    if value is None or isinstance(value, (str, bytes, Number)):
+        return value
+    if columns_of(value) is not None:
+        return map_columns(lambda column: slice_examples(column, part, size, owner), value)
+    if isinstance(value, tuple) and len(value) != size:
+        return value  # constants
+    if isinstance(value, tuple) or is_list(value):
+        return _slice_list(value, part, size, owner)
+    return _slice_object(value, part, size, owner)
 
 
-def _slice_tensor(tensor: Any, part: slice) -> Any:
-    if tensor.ndim == 0:
+def _slice_list(value: Any, part: slice, size: int, owner: str) -> Any:
+    as_columns = size in (list_columns_counts(value) or ())
+    if len(value) == size and as_columns and size > 1:
         raise ArgumentError(
-            "Learner: with several processes, every tensor of a batch must have a batch dimension, got a 0-d tensor."
+            f"{owner} yields a list of {size} items with {size} rows each, which may be examples or columns: got "
+            f"{describe(value)}; for several inputs, yield a tuple in place of the list; else {_CURE}"
         )
-    return tensor[part]
+    if as_columns:
+        return [slice_examples(column, part, size, owner) for column in value]
+    if len(value) != size:
+        raise ArgumentError(
+            f"{owner} must yield lists with an item for each of the {size} examples, got {describe(value)}; {_CURE}"
+        )
+    return value[part]
+
+
+def _slice_object(value: Any, part: slice, size: int, owner: str) -> Any:
+    """Slice an object whose slices are objects of the same class with the expected number of examples."""
+    try:
+        sliced = value[part]
+    except Exception as error:
+        raise _unsliceable(value, owner) from error
+    expected = len(range(size)[part])
+    if type(sliced) is not type(value) or row_counts(value) != {size} or row_counts(sliced) != {expected}:
+        raise _unsliceable(value, owner)
+    return sliced
+
+
+def _unsliceable(value: Any, owner: str) -> ArgumentError:
+    return ArgumentError(f"{owner} yields {type(value).__name__}, which cannot be sliced into examples; {_CURE}")
+
+
+_CURE = (
+    "with several processes, use a map-style DataLoader, whose examples are divided by index before they are collated."
+)
 
 
 def unshardable_reason(source: Any) -> str | None:
@@ -94,35 +191,61 @@ def unshardable_reason(source: Any) -> str | None:
     return None
 
 
-class ShardedBatchSampler:
-    """Batch sampler that yields the part of every batch that belongs to this rank.
+class CountingBatchSampler:
+    """Batch sampler that counts the examples of each batch and yields the part that belongs to this rank.
 
-    Rank 0 draws the batches of an epoch and broadcasts them. If a batch has fewer examples than there are processes,
-    the ranks without an example load the first example with weight 0, because every rank must run every step.
+    With several processes, rank 0 draws the batches of an epoch and broadcasts them. If a batch has fewer examples than
+    there are processes, the ranks without an example load the first example with weight 0, because every rank must run
+    every step.
 
     Attributes:
-        sizes: For each batch of the epoch, the number of examples on all ranks and on this rank.
+        sizes: For each batch drawn and not yet used, the numbers of examples on all ranks and on this rank; None if the
+            batch of indices has no length. Every iteration has its own queue.
     """
 
     def __init__(self, batches: Any, engine: Any) -> None:
         self.batches, self.engine = batches, engine
-        self.sizes: list[tuple[int, int]] = []
+        self.sizes: deque[tuple[int, int] | None] = deque()
 
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __iter__(self) -> Iterator[list[Any]]:
+    def __iter__(self) -> Iterator[Any]:
+        self.sizes = sizes = deque()
+        if self.engine.world_size > 1:
+            return self._parts(sizes)
+        return self._counted(iter(self.batches), sizes)  # drawn at the same time as without counting
+
+    def _counted(self, batches: Iterator[Any], sizes: deque[Any]) -> Iterator[Any]:
+        for batch in batches:
+            sizes.append((len(batch), len(batch)) if hasattr(batch, "__len__") else None)
+            yield batch
+
+    def _parts(self, sizes: deque[Any]) -> Iterator[list[Any]]:
         engine = self.engine
         drawn = engine.broadcast([list(batch) for batch in self.batches] if engine.is_rank_zero else None)
-        parts = [batch[shard_slice(len(batch), engine.global_rank, engine.world_size)] for batch in drawn]
-        self.sizes = [(len(batch), len(part)) for batch, part in zip(drawn, parts, strict=True)]
-        for batch, part in zip(drawn, parts, strict=True):
+        for batch in drawn:
+            part = batch[shard_slice(len(batch), engine.global_rank, engine.world_size)]
+            sizes.append((len(batch), len(part)))
             yield part or batch[:1]
 
 
-def shard_loader(loader: Any, engine: Any) -> tuple[Any, ShardedBatchSampler]:
+def counting_loader(loader: Any, engine: Any) -> tuple[Any, CountingBatchSampler]:
     """Return a copy of a `DataLoader` that loads this rank's examples, and the batch sampler of the copy."""
-    sampler, copied = ShardedBatchSampler(loader.batch_sampler, engine), copy.copy(loader)
+    sampler, copied = CountingBatchSampler(loader.batch_sampler, engine), copy.copy(loader)
     # DataLoader rejects assignment to these attributes, and the constructor of a subclass may require other arguments.
     vars(copied).update(batch_sampler=sampler, _iterator=None)
     return copied, sampler
+
+
+def draws_indices(source: Any) -> bool:
+    """Return whether the batch sampler of `source`, a `DataLoader`, draws the indices of the examples of each batch."""
+    from torch.utils.data import DataLoader, IterableDataset
+
+    return (
+        isinstance(source, DataLoader)
+        and source.batch_sampler is not None
+        and not isinstance(source.dataset, IterableDataset)
+        and type(source).__iter__ is DataLoader.__iter__  # other iterators may omit or merge batches
+        and getattr(source, "in_order", True)
+    )

@@ -17,6 +17,7 @@ from dashpot.constraints import Interval, check
 from dashpot.errors import ArgumentError, RunError
 from dashpot.runs.choices import PRECISIONS, STRATEGIES
 from dashpot.training.distributed import process_group
+from dashpot.utils.scalars import scalar_dtype
 
 DEVICES = Interval(1, math.inf, "left", integer=True)
 
@@ -194,6 +195,18 @@ class Engine:
         gathered = self.all_gather(values)
         # The sums are bit-identical on every rank, because the values are in rank order.
         return [sum(column) for column in zip(*gathered, strict=True)]
+
+    def sum_count(self, count: Any) -> Any:
+        """Return the sum of a number or a 0-d tensor over all processes, without a host sync for a tensor."""
+        if self.world_size == 1:
+            return count
+        if isinstance(count, Tensor):
+            total = count.detach().to(scalar_dtype(count.device), copy=True)
+            dist.all_reduce(total)
+            return total
+        total = torch.tensor(float(count), dtype=torch.float64)  # on the CPU, to avoid a host sync
+        dist.all_reduce(total)
+        return float(total)
 
     def all_gather(self, value: Any) -> list[Any]:
         """Return the picklable `value` of every process, in rank order."""

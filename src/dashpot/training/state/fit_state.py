@@ -173,9 +173,7 @@ def _restore_progress(learner: Learner, progress: Mapping[str, Any]) -> None:
             f"with the same number, got {engine.world_size}."
         )
     elif engine.is_rank_zero:  # adds the sums of all ranks on one rank only
-        rows = progress["means"]
-        total = [sum(column) for column in zip(*(row["sums"] for row in rows), strict=True)]
-        loop.means.load_state_dict({"count": sum(row["count"] for row in rows), "sums": total})
+        loop.means.load_state_dict(RunningMeans.merged(progress["means"]))
 
 
 def _check_moment(learner: Learner) -> None:
