@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import copy
+import dataclasses
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
 from torch import Tensor
@@ -17,12 +19,35 @@ def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
     """
     if isinstance(value, Tensor):
         return function(value)
-    if isinstance(value, Mapping):
-        return {key: map_tensors(function, item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        items = [map_tensors(function, item) for item in value]
-        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    if isinstance(value, (list, tuple, Mapping)):
+        return map_columns(lambda item: map_tensors(function, item), value)
     return value
+
+
+def map_columns(function: Callable[[Any], Any], value: Any) -> Any:
+    """Return a copy of a tuple, list, mapping or dataclass with `function` applied to each item."""
+    if type(value) is dict:
+        return {key: function(item) for key, item in value.items()}
+    if isinstance(value, Mapping):
+        return _with_items(value, {key: function(value[key]) for key in value})
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*map(function, value))
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(function, value))
+    copied = copy.copy(value)
+    for field in dataclasses.fields(value):
+        object.__setattr__(copied, field.name, function(getattr(value, field.name)))
+    return copied
+
+
+def _with_items(value: Mapping[Any, Any], items: dict[Any, Any]) -> Any:
+    """Return a copy of a mapping of any class with other items; a dict if the class does not allow it."""
+    if not isinstance(value, MutableMapping):
+        return items
+    copied = copy.copy(value)
+    for key, item in items.items():
+        copied[key] = item
+    return copied
 
 
 def tensors(value: Any) -> list[Tensor]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import inspect
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from numbers import Number
 from typing import Any
@@ -25,6 +24,7 @@ from dashpot.tasks.batch_size import (
     row_counts,
     shape_of,
 )
+from dashpot.utils.nested import map_columns
 
 
 def shard_slice(size: int, rank: int, world_size: int) -> slice:
@@ -36,41 +36,6 @@ def shard_slice(size: int, rank: int, world_size: int) -> slice:
     quotient, remainder = divmod(size, world_size)
     start = rank * quotient + min(rank, remainder)
     return slice(start, start + quotient + (rank < remainder))
-
-
-def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
-    """Apply `function` to every tensor in nested tuples, lists and mappings."""
-    if isinstance(value, Tensor):
-        return function(value)
-    if isinstance(value, (list, tuple, Mapping)):
-        return map_columns(lambda item: map_tensors(function, item), value)
-    return value
-
-
-def map_columns(function: Callable[[Any], Any], value: Any) -> Any:
-    """Return a copy of a tuple, list, mapping or dataclass with `function` applied to each item."""
-    if type(value) is dict:
-        return {key: function(item) for key, item in value.items()}
-    if isinstance(value, Mapping):
-        return _with_items(value, {key: function(value[key]) for key in value})
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*map(function, value))
-    if isinstance(value, (list, tuple)):
-        return type(value)(map(function, value))
-    copied = copy.copy(value)
-    for field in dataclasses.fields(value):
-        object.__setattr__(copied, field.name, function(getattr(value, field.name)))
-    return copied
-
-
-def _with_items(value: Mapping[Any, Any], items: dict[Any, Any]) -> Any:
-    """Return a copy of a mapping of any class with other items; a dict if the class does not allow it."""
-    if not isinstance(value, MutableMapping):
-        return items
-    copied = copy.copy(value)
-    for key, item in items.items():
-        copied[key] = item
-    return copied
 
 
 def move_batch(value: Any, move: Callable[[Tensor], Tensor], device: torch.device) -> Any:
