@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from distributed_support import engine, problem
+from distributed_support import StopAt, assert_raises, data, engine, network, problem, state_of_rank_zero
 from torch import nn
 
 import dashpot as dp
@@ -58,3 +58,30 @@ def nonfinite_evaluation_is_diagnosed(strategy: str) -> None:
     custom = dataclasses.replace(custom, evaluation=dataclasses.replace(evaluation, x=x))
     found = report(NonFinite("raise"), strategy, custom)
     assert found.startswith("The evaluation of epoch 1 (batch 2) has non-finite losses. The loss is nan. In batch 2, x")
+
+
+def changed_data_are_refused_on_all_ranks(kind: str) -> None:
+    """The data of rank 1 have changed, in a list that all ranks read, or in its part of a `DataLoader`."""
+    x, y = data(torch.float32)
+    changed = x + 1 if dist.get_rank() == 1 else x
+    states = []
+    for values in (x, changed):
+        examples = torch.utils.data.TensorDataset(values, y)
+        batches = torch.utils.data.DataLoader(examples, batch_size=4)
+        source: Any = list(batches) if kind == "list" else batches
+        subject = Learner(
+            network(torch.float32),
+            source,
+            loss=nn.functional.cross_entropy,
+            optimizer=dp.SGD,
+            lr=0.1,
+            engine=engine("ddp"),
+        )
+        if not states:
+            stop = StopAt(4)
+            subject.fit(2, callbacks=[stop])
+            states.append(state_of_rank_zero(stop.state))
+            subject.fit(2, resume=states[0])
+        else:
+            text = "train must repeat the batches before the checkpoint, but batch 1 of epoch 2 differs"
+            assert_raises(dp.RunError, text, lambda fit=subject.fit: fit(2, resume=states[0]))

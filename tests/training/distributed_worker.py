@@ -25,7 +25,11 @@ from distributed_log_checks import (
     logged_values_resume,
     signal_on_one_rank_saves_on_all,
 )
-from distributed_message_checks import nonfinite_evaluation_is_diagnosed, nonfinite_values_are_diagnosed
+from distributed_message_checks import (
+    changed_data_are_refused_on_all_ranks,
+    nonfinite_evaluation_is_diagnosed,
+    nonfinite_values_are_diagnosed,
+)
 from distributed_support import (
     PRODUCTS,
     TOLERANCE,
@@ -315,6 +319,8 @@ def table() -> dict[str, Any]:
     add(True, finite_differences_use_all_batches_of_a_step)
     add(True, gradients_are_reduced_once_per_step)
     add(True, collectives)
+    add(True, changed_data_are_refused_on_all_ranks, "list")
+    add(True, changed_data_are_refused_on_all_ranks, "loader")
     add(True, unshardable_sources_raise)
     add(True, list_of_batches_is_sharded)
     return checks

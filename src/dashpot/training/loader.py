@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping
-from itertools import islice
 from typing import Any
 
 import torch
@@ -24,7 +23,8 @@ from dashpot.training.distributed.data_sharding import (
 from dashpot.training.distributed.engine import Engine
 from dashpot.training.loop_state import Batch
 from dashpot.training.state.loader_state import loader_state, non_resumable_reason, set_epoch, set_loader_state
-from dashpot.utils.rng_state import OwnGenerators, random_state, set_random_state
+from dashpot.training.state.replay_check import ReplayCheck
+from dashpot.utils.rng_state import OwnGenerators, preserve_rng_state, random_state, set_random_state
 
 
 class ResumableLoader:
@@ -71,6 +71,7 @@ class ResumableLoader:
         counts = shards or (not self.is_stream and draws_indices(source))
         self._loader, self._sampler = counting_loader(source, engine) if counts else (source, None)
         self._custom_collate = counts and source.collate_fn is not default_collate
+        self.replay_check = ReplayCheck(owner, engine, same_on_all_ranks=not shards)
 
     def __len__(self) -> int:
         return len(self.source)
@@ -91,7 +92,7 @@ class ResumableLoader:
         Raises:
             RunError: If the number of batches is 0 or differs from `len(source)`.
         """
-        items = islice(self.source.epoch(epoch), start, None) if self.is_stream else self._replay(epoch, start)
+        items = self._stream(epoch, start) if self.is_stream else self._replay(epoch, start)
         drawn = None if self._sampler is None else self._sampler.sizes  # of this iteration
         expected, count = self.size, start
         for index, item in enumerate(items, start):
@@ -125,22 +126,35 @@ class ResumableLoader:
         """Whether the source is a stream, whose epochs are pure functions of their index."""
         return callable(getattr(self.source, "epoch", None))
 
+    def _stream(self, epoch: int, start: int) -> Iterator[Any]:
+        """Return the batches of a stream from index `start`."""
+        with preserve_rng_state():
+            return self.replay_check.replay(lambda: iter(self.source.epoch(epoch)), epoch, start, self.source)
+
     def _replay(self, epoch: int, start: int) -> Iterator[Any]:
         """Return the batches from index `start`, replayed from the state of the loader at the start of the epoch."""
         current = {**random_state(), **loader_state(self.source)}
         if start == 0 or self.epoch_start is None:
             self.epoch_start = current
-        else:
-            set_random_state(self.epoch_start)
-            set_loader_state(self.source, self.epoch_start)
-        set_epoch(self.source, epoch)
-        batches = iter(self._loader) if self.size is not None else _independent(self._loader)
-        for _ in islice(batches, start):
-            if self._sampler is not None:
+        epoch_start = self.epoch_start
+
+        def restart() -> Iterator[Any]:
+            set_random_state(epoch_start)
+            set_loader_state(self.source, epoch_start)
+            set_epoch(self.source, epoch)
+            return iter(self._loader) if self.size is not None else _independent(self._loader)
+
+        batches = self.replay_check.replay(restart, epoch, start, self.source)
+        if self._sampler is not None:
+            for _ in range(start):
                 self._sampler.sizes.popleft()
         if start:
             set_random_state(current)
         return batches
+
+    def checked_state_dict(self) -> dict[str, Any]:
+        """Return the state for resuming, with a fingerprint of the last batch, which a resumed fit compares."""
+        return {**self.state_dict(), **self.replay_check.state_dict()}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for resuming in the current or the next epoch, gathered over ranks."""

@@ -11,6 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from dashpot.errors import ArgumentError
 from dashpot.training.loader import ResumableLoader
+from dashpot.training.state.replay_check import ReplayCheck
 from dashpot.utils.rng_state import preserve_rng_state
 
 
@@ -24,12 +25,14 @@ def release_output(learner: Any) -> None:
 @contextmanager
 def side_pass(loader: ResumableLoader) -> Iterator[None]:
     """Restore the loader and all random generators on exit, so that the fit is unaffected. All ranks must call it."""
-    state = loader.state_dict()
+    state, check = loader.state_dict(), loader.replay_check
+    loader.replay_check = ReplayCheck(check.owner, check.engine, check.same_on_all_ranks)
     with preserve_rng_state():
         try:
             yield
         finally:
             loader.load_state_dict(state)
+            loader.replay_check = check
 
 
 def check_initialized(model: nn.Module, owner: str) -> None:

@@ -40,7 +40,7 @@ def take(learner: Learner) -> dict[str, Any]:
         "optimizer": weights.optimizer_state(learner.model, learner.opt),
         "scaler": None if engine.scaler is None else engine.scaler.state_dict(),
         "random": engine.all_gather(random_state()),
-        "data": {"train": learner.train.state_dict(), "evaluation": _state_of(learner.evaluation)},
+        "data": {"train": learner.train.checked_state_dict(), "evaluation": _state_of(learner.evaluation)},
         "settings": settings(learner),
         "progress": {
             "position": list(learner.loop.position),
@@ -91,9 +91,11 @@ def restore(learner: Learner, state: Mapping[str, Any], override: bool = False) 
     weights.load_extra_state(learner.model, state["besides"])
     if learner.engine.scaler is not None and state["scaler"]:
         learner.engine.scaler.load_state_dict(state["scaler"])
-    learner.train.load_state_dict(state["data"]["train"])
-    if learner.evaluation is not None and state["data"]["evaluation"] is not None:
-        learner.evaluation.load_state_dict(state["data"]["evaluation"])
+    for name, loader in (("train", learner.train), ("evaluation", learner.evaluation)):
+        if loader is not None and state["data"][name] is not None:
+            loader.load_state_dict(state["data"][name])
+            if not override:
+                loader.replay_check.expect(state["data"][name])
     restore_random(learner, state["random"])
 
 

@@ -1,0 +1,71 @@
+"""Hash of nested data, to compare batches across processes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dashpot._torch_private import write_count
+from dashpot.utils.named_tensors import named_leaves
+
+_PLAIN = (bool, int, float, complex, str, bytes, type(None))
+
+
+def fingerprint(value: Any) -> str:
+    """Return a hash of the tensors, arrays, numbers and strings in nested data; of other objects, only of the type.
+
+    >>> batch = {"x": torch.ones(2), "y": ["cat", 3]}
+    >>> fingerprint(batch) == fingerprint({"x": torch.ones(2), "y": ["cat", 3]})
+    True
+    >>> fingerprint(batch) == fingerprint({"x": torch.zeros(2), "y": ["cat", 3]})
+    False
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for path, leaf in named_leaves(value, ""):
+        digest.update(repr(path).encode())
+        for part in _parts(leaf):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def write_counts(value: Any) -> list[int] | None:
+    """Return the write counts of the tensors in nested lists, tuples and dicts, to detect data changed in place.
+
+    The result is None if torch does not count the writes, as in inference mode.
+    """
+    counts: list[int] = []
+    try:
+        _append_write_counts(value, counts)
+    except RuntimeError:
+        return None
+    return counts
+
+
+def _append_write_counts(value: Any, counts: list[int]) -> None:
+    if isinstance(value, Tensor):
+        counts.append(write_count(value))
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            _append_write_counts(item, counts)
+    elif isinstance(value, dict):
+        for item in value.values():
+            _append_write_counts(item, counts)
+
+
+def _parts(leaf: Any) -> Iterable[Any]:
+    if isinstance(leaf, Tensor):
+        dense = leaf.detach().to("cpu") if leaf.layout == torch.strided and not leaf.is_quantized else None
+        yield f"{leaf.dtype} {tuple(leaf.shape)}".encode()
+        if dense is not None and dense.numel():
+            flat = dense.resolve_conj().resolve_neg().contiguous().reshape(-1)
+            yield flat.view(torch.uint8).numpy().data
+    elif isinstance(leaf, np.ndarray) and not leaf.dtype.hasobject:
+        yield f"{leaf.dtype} {leaf.shape}".encode()
+        yield np.ascontiguousarray(leaf).tobytes()
+    else:
+        yield repr(leaf).encode() if isinstance(leaf, _PLAIN) else type(leaf).__qualname__.encode()
