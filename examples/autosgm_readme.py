@@ -14,28 +14,27 @@ num_epochs = 1
 iters_epoch = int(1e9)
 pole = 0.9
 nesterov_zero = pole / (1 + pole)
-low_noise_zero = 1 - math.sqrt(2 * (1 - pole))
+autosgm_zero = 1 - math.sqrt(2 * (1 - pole))
 
-flat = (0, 0, 0, 2, 1, num_epochs, iters_epoch, 1, 0)
 cosine = (1, 0, 0, 2, 1, num_epochs, iters_epoch, 1, 0)
 linear = (2, 0, 0, 1, 1, num_epochs, iters_epoch, 1, 0)
 unfiltered = (0.9999, 0.999, 0, 0.0, 0, True)
 heavy_ball = (0.9999, 0.999, pole, 0.0, 0, True)
 nesterov = (0.9999, 0.999, pole, nesterov_zero, 0, True)
-low_noise = (0.9999, 0.999, pole, low_noise_zero, 0, True)
+recommended = (0.9999, 0.999, pole, autosgm_zero, 0, True)
 coupled, change_level = (1e-4, 0), (1e-2, 1)
 
 # name: (lr_cfg, beta_cfg, rc_cfg, wd_cfg)
 EXAMPLES = {
     "opt0, plain, constant rate": ((False, 1e-3, 0), unfiltered, None, coupled),
-    "opt1, RMSProp": ((True, 1e-3, 0), unfiltered, flat, coupled),
+    "opt1, RMSProp": ((True, 1e-3, 0), unfiltered, cosine, coupled),
     "opt2, cosine annealing": ((True, 1e-3, 0), unfiltered, cosine, coupled),
     "opt3, heavy ball and change-level decay": ((True, 1e-3, 0), heavy_ball, cosine, change_level),
     "opt4, Nesterov's zero": ((True, 1e-3, 0), nesterov, cosine, change_level),
     "opt5, linear decay": ((True, 1e-3, 0), nesterov, linear, change_level),
-    "opt6, partial correlation": ((True, 1e-3, 1), low_noise, linear, change_level),
-    "opt6, Huberized partial correlation": ((True, 1e-3, 2), low_noise, linear, change_level),
-    "opt7, moment numerator": ((True, 1e-2, 3), low_noise, linear, change_level),
+    "opt6, partial correlation": ((True, 1e-3, 1), recommended, linear, change_level),
+    "opt6, Huberized partial correlation": ((True, 1e-3, 2), recommended, linear, change_level),
+    "opt7, moment numerator": ((True, 1e-2, 3), recommended, linear, change_level),
 }
 
 

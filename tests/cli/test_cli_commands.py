@@ -92,7 +92,7 @@ def test_methods_tasks_and_schedules_are_listed(dashpot):
         (("compare", "digits", "--epochs", "0"), "epochs must be an integer in [1, inf), got 0."),
         (("compare", "digits", "--threads", "0"), "threads must be None or an integer in [1, "),
         (("compare", "digits", "--threads", "100000"), "threads must be None or an integer in [1, "),
-        (("compare", "digits", "--schedule", "window"), "Unknown schedule 'window'"),
+        (("compare", "digits", "--schedule", "windw"), "Unknown schedule 'windw': did you mean 'window'?"),
         (("compare", "digits", "--methods", "sgd,sgd"), "with unique names"),
         (("compare",), "Give one task"),
         (("compare", "digits", "--task", "digits"), "Give one task"),

@@ -62,18 +62,17 @@ def test_autosgm_readme_configurations_are_the_methods_they_are_called():
         [*ratio, "HuberParcor"],
         [*ratio, "MomentRate"],
     ]
-    assert example["low_noise_zero"] == pytest.approx(0.5528, abs=5e-5)
+    assert example["autosgm_zero"] == pytest.approx(0.5528, abs=5e-5)
     assert example["nesterov_zero"] == pytest.approx(0.9 / 1.9)
 
 
-def test_readmes_own_rmsprop_window_is_accepted_too():
-    """The RMSProp example in AutoSGM's README has a cosine window; that of dashpot is flat. Both run."""
-    w = torch.ones(2, requires_grad=True)
-    cosine = (1, 0, 0, 2, 1, 1, int(1e9), 1, 0)
-    opt = dp.AutoSGM([w], lr_cfg=(True, 1e-3, 0), beta_cfg=(0.9999, 0.999, 0, 0.0, 0, True), rc_cfg=cosine)
-    w.sum().backward()
-    opt.step()
-    assert w.tolist() == pytest.approx([1 - 1e-3] * 2, rel=1e-6)
+def test_autosgm_readme_tuples_are_those_of_the_readme():
+    """The README gives opt1, RMSProp, the cosine window that it introduces with opt2."""
+    examples = list(run("autosgm_readme")["EXAMPLES"].values())
+    assert examples[0] == ((False, 1e-3, 0), (0.9999, 0.999, 0, 0.0, 0, True), None, (1e-4, 0))
+    window = (1, 0, 0, 2, 1, 1, int(1e9), 1, 0)
+    assert examples[1] == ((True, 1e-3, 0), (0.9999, 0.999, 0, 0.0, 0, True), window, (1e-4, 0))
+    assert examples[2] == examples[1]
 
 
 def test_swap_one_import(capsys):

@@ -181,9 +181,9 @@ def test_look_ahead_form_of_nesterov_is_the_same_filter():
 
 
 @pytest.mark.parametrize("beta", [0.5, 0.9, 0.99, 0.999])
-def test_low_noise_zero(beta):
+def test_autosgm_zero(beta):
     """For gamma = 1 - sqrt(2(1 - beta)), the unit gain is sqrt((1-beta)/2), and nu = (1 - gain)/beta."""
-    zero = momentum_forms.low_noise_zero(beta)
+    zero = momentum_forms.autosgm_zero(beta)
     gain = math.sqrt((1 - beta) / 2)
     assert zero == pytest.approx(1 - math.sqrt(2 * (1 - beta)), rel=1e-15)
     assert_same_method(

@@ -130,9 +130,9 @@ def test_recommended_quasi_hyperbolic_point_of_esgd():
     assert (point.zero, point.gain) == (pytest.approx(0.99667, abs=5e-6), pytest.approx(0.3007, abs=5e-5))
 
 
-def test_low_noise_zero():
+def test_autosgm_zero():
     """For beta 0.9, the zero is 0.5528, the unit gain sqrt((1-beta)/2), and nu = (1 - sqrt((1-beta)/2))/beta."""
-    zero = momentum_forms.low_noise_zero(0.9)
+    zero = momentum_forms.autosgm_zero(0.9)
     point = Point(0.9, zero, math.sqrt(0.05))
     assert zero == pytest.approx(0.5528, abs=5e-5)
     assert point.dc_gain == pytest.approx(1, rel=1e-14)
@@ -141,12 +141,22 @@ def test_low_noise_zero():
 
 @few
 @given(st.floats(0.5, 0.99))
-def test_low_noise_zero_noise_gain(pole):
+def test_autosgm_zero_noise_gain(pole):
     """For the filter with unit DC gain, the sum of h_k^2 is (1 - pole)(1 + zero)/(1 + pole)."""
-    zero = momentum_forms.low_noise_zero(pole)
+    zero = momentum_forms.autosgm_zero(pole)
     gain = (1 - pole) / (1 - zero)
     taps = gain**2 * (1 + (pole - zero) ** 2 / (1 - pole**2))  # the sum of the geometric series of h_k^2
     assert taps == pytest.approx((1 - pole) * (1 + zero) / (1 + pole), rel=1e-10)
+
+
+def test_autosgm_zero_has_a_higher_noise_gain_than_nesterov_and_heavy_ball():
+    """The gains are sums of squared taps of filters with unit DC gain."""
+
+    def noise_gain(zero, pole=0.9):
+        return (1 - pole) ** 2 / (1 - zero) ** 2 * (1 + (pole - zero) ** 2 / (1 - pole**2))
+
+    gains = [noise_gain(zero) for zero in (momentum_forms.autosgm_zero(0.9), 0.9 / 1.9, 0.0)]
+    assert gains == pytest.approx([0.0817, 0.0706, 0.0526], abs=5e-5)
 
 
 # ---- inverse conversions ---------------------------------------------------------------------------------------------

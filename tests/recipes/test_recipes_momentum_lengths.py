@@ -85,7 +85,7 @@ def test_length_one_disables_averaging():
         (lambda: momentum_forms.to_qhm(Point(0.0, 0.0, 1.0)), r"to_qhm: pole must be a number in \(0, 1\), got 0.0"),
         (lambda: momentum_forms.pole_of_length(0.5), r"pole_of_length: length must be a number in \[1, inf\), got 0.5"),
         (lambda: momentum_forms.averaging_length(1), r"averaging_length: pole must be a number in \[0, 1\), got 1"),
-        (lambda: momentum_forms.low_noise_zero(0.4), r"low_noise_zero: pole must be a number in \[0.5, 1\), got 0.4"),
+        (lambda: momentum_forms.autosgm_zero(0.4), r"autosgm_zero: pole must be a number in \[0.5, 1\), got 0.4"),
         (lambda: momentum_forms.momentum_correction(0.1, 0.0), r"previous_lr must be a number in \(0, inf\), got 0.0"),
         (
             lambda: momentum_forms.momentum_correction(-0.1, 0.1),

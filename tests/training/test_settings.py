@@ -39,6 +39,8 @@ ALL = Settings(
     strategy="fsdp",
     accelerator="cpu",
     threads=1,
+    batch_size=7,
+    task_options={"shuffle": False, "sizes": (1, 2), "name": None},
     data_dir='a "quoted" ä path\\',
     set={"betas": (0.9, 0.99), "eps": 1e-8, "debias": "exact", "nesterov": True},
 )

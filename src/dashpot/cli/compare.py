@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from dashpot.cli.command_words import command_line
 from dashpot.cli.first_line import print_first_line
-from dashpot.cli.task_options import DataDir, TaskName, TaskOption, select_task, task_spec
-from dashpot.cli.values import integer
+from dashpot.cli.task_options import BatchSize, DataDir, TaskName, TaskOption, TaskOptions, select_task, task_spec
+from dashpot.cli.values import integer, parse_pairs
 from dashpot.constraints import unknown
 from dashpot.errors import ArgumentError
+from dashpot.runs.method_specs import MethodSpec, parse_methods
 
 if TYPE_CHECKING:
+    from dashpot.runs.entries import Entry
     from dashpot.runs.study import Study
 
 TABLES = ("fashion-mnist",)
@@ -40,25 +43,39 @@ def compare(
     /,
     *,
     task: TaskOption = None,
-    methods: Annotated[str | None, Parameter(help="Comma-separated methods; defaults to a standard list.")] = None,
+    methods: Annotated[
+        str | None,
+        Parameter(
+            help="Comma-separated methods, each with optional settings, e.g. sgd,adamw:weight_decay=0.1; "
+            "defaults to a standard list."
+        ),
+    ] = None,
     seeds: Seeds = 3,
     epochs: Epochs = None,
     lr: Annotated[
         list[str] | None, Parameter(help="Learning rates METHOD=VALUE, repeatable.", consume_multiple=True)
     ] = None,
+    set: Annotated[
+        list[str] | None,
+        Parameter(help="Optimizer arguments NAME=VALUE of all methods, e.g. weight_decay=5e-4.", consume_multiple=True),
+    ] = None,
     schedule: Schedule = None,
+    batch_size: BatchSize = None,
+    task_options: TaskOptions = None,
     out: Out = None,
     data_dir: DataDir = None,
     threads: Threads = None,
 ) -> None:
     """Train several methods on one task over several seeds; write records, a summary and a report."""
+    specs = None if methods is None else parse_methods(methods)
+    common = {} if set is None else parse_pairs("--set", set)
     print_first_line(f"Comparing {methods or 'the standard methods'} on {task_spec(name, task)}.")
-    from dashpot.comparison import DEFAULT_METHODS, Study, entry
+    from dashpot.comparison import DEFAULT_METHODS, Study
 
-    chosen = select_task(name, task, data_dir)
-    names = list(DEFAULT_METHODS) if methods is None else methods.split(",")
-    rates = _rates(lr or [], names)
-    entries = tuple(entry(method, chosen.name, lr=rates.get(method), schedule=schedule) for method in names)
+    chosen = select_task(name, task, data_dir, batch_size, task_options)
+    specs = tuple(map(MethodSpec, DEFAULT_METHODS)) if specs is None else specs
+    rates = _rates(lr or [], specs)
+    entries = tuple(_entry(spec, chosen.name, common, rates, schedule) for spec in specs)
     if seeds < 1:
         raise ArgumentError(f"compare: --seeds must be an integer in [1, inf), got {seeds}.")
     study = Study(chosen, entries, tuple(range(seeds)), chosen.epochs if epochs is None else epochs, threads)
@@ -129,8 +146,24 @@ def _compare(study: Study, out: Path) -> None:
     print(f"Report: {write_report(out)}")
 
 
-def _rates(items: Sequence[str], names: Sequence[str]) -> dict[str, float]:
-    """Parse `METHOD=VALUE` items; each METHOD must be in `names`."""
+def _entry(
+    spec: MethodSpec, task: str, common: Mapping[str, Any], rates: Mapping[str, float], schedule: str | None
+) -> Entry:
+    """Return the entry of a method, named by its settings."""
+    from dashpot.comparison import entry
+
+    own, named = spec.options.get("lr"), rates.get(spec.name, rates.get(spec.method))
+    if own is not None and named is not None:
+        raise ArgumentError(f"{spec.method}: lr must be given once, got {own} in --methods and {named} in --lr.")
+    options = {**common, **{name: value for name, value in spec.options.items() if name != "lr"}}
+    rate = own if named is None else named
+    made = entry(spec.method, task, lr=rate, schedule=schedule, options=options)
+    return dataclasses.replace(made, name=spec.name)
+
+
+def _rates(items: Sequence[str], specs: Sequence[MethodSpec]) -> dict[str, float]:
+    """Parse `METHOD=VALUE` items; each METHOD must be the method or the name of an entry."""
+    known = {name for spec in specs for name in (spec.method, spec.name)}
     rates = {}
     for item in items:
         method, _, value = item.partition("=")
@@ -138,8 +171,8 @@ def _rates(items: Sequence[str], names: Sequence[str]) -> dict[str, float]:
             rates[method] = float(value)
         except ValueError as error:
             raise ArgumentError(f"--lr must be METHOD=VALUE with a number, got {item!r}.") from error
-        if method not in names:
-            raise unknown("method in --lr", method, names)
+        if method not in known:
+            raise unknown("method in --lr", method, known)
     return rates
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from dashpot.cli.values import integer, parse_pairs
 from dashpot.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -14,6 +16,10 @@ if TYPE_CHECKING:
 
 TaskName = Annotated[str | None, Parameter(help="Name of a task (see `dashpot tasks`), or path/to/file.py:function.")]
 TaskOption = Annotated[str | None, Parameter(name="--task", help="The task, as an option instead of an argument.")]
+BatchSize = Annotated[int | None, Parameter(converter=integer, help="Batch size; defaults to the task's.")]
+TaskOptions = Annotated[
+    list[str] | None, Parameter(help="Options NAME=VALUE of the task, e.g. shuffle=false.", consume_multiple=True)
+]
 DataDir = Annotated[Path | None, Parameter(help="First folder to search for data sets.")]
 
 
@@ -24,8 +30,19 @@ def task_spec(name: str | None, option: str | None) -> str:
     return name or option or ""
 
 
-def select_task(name: str | None, option: str | None, data_dir: Path | None) -> Task:
-    """Return the task, which must be given either as an argument or as an option."""
+def select_task(
+    name: str | None,
+    option: str | None,
+    data_dir: Path | None,
+    batch_size: int | None = None,
+    options: Sequence[str] | None = None,
+) -> Task:
+    """Return the task, which must be given either as an argument or as an option, with its options."""
+    given = {} if options is None else parse_pairs("--task-options", options)
+    if batch_size is not None and given.setdefault("batch_size", batch_size) != batch_size:
+        raise ArgumentError(
+            f"--batch-size must be given once, got {batch_size} and, in --task-options, {given['batch_size']}."
+        )
     from dashpot import tasks
 
-    return tasks.get(task_spec(name, option), data_dir=data_dir)
+    return tasks.get(task_spec(name, option), data_dir=data_dir, **given)

@@ -18,7 +18,7 @@ from dashpot.cli.task_options import TaskName
 from dashpot.cli.values import parse_pairs, parse_token
 from dashpot.errors import ArgumentError
 from dashpot.runs.files import check_writable, write_text
-from dashpot.runs.settings import Settings, is_none, read_settings, setting_names
+from dashpot.runs.settings import TABLES, Settings, is_none, read_settings, setting_names
 from dashpot.utils.file_spec import is_file_spec
 
 DIVERGED = 3
@@ -44,7 +44,7 @@ def _annotation(hint: Any, item: dataclasses.Field[Any]) -> Any:
     default = item.default
     known = "" if default in (None, (), dataclasses.MISSING) else f" [default: {default}]"
     text = item.metadata["help"] + known
-    if item.name == "set":
+    if item.name in TABLES:
         return Annotated[list[str] | None, Parameter(help=text, consume_multiple=True)]
     convert = _parser(item.metadata["parse"]) if item.metadata["parse"] is not None else partial(parse_token, kind)
     converter = _nullable(convert) if nullable or item.name == "log" else convert
@@ -63,7 +63,7 @@ def _parser(parse: Callable[[str], Any]) -> Callable[..., Any]:
 
 LR_FIND_SETTINGS = (
     *("task", "optimizer", "seed", "precision", "accumulate", "max_norm", "clip_value"),
-    *("accelerator", "threads", "data_dir", "set"),
+    *("accelerator", "threads", "data_dir", "batch_size", "task_options", "set"),
 )
 """Settings that are options of `dashpot lr-find`."""
 if TYPE_CHECKING:
@@ -181,8 +181,9 @@ def _settings(config: Path | None, name: str | None, options: Any) -> dict[str, 
     if "log" in given:
         text = "" if given["log"] is UNSET else given["log"]
         given["log"] = tuple(part for part in text.split(",") if part)
-    if "set" in given:
-        given["set"] = parse_pairs(given["set"])
+    for table in TABLES:
+        if table in given:
+            given[table] = parse_pairs(f"--{table.replace('_', '-')}", given[table])
     values = {} if config is None else read_settings(config)
     for length, alternative in (("steps", "epochs"), ("epochs", "steps")):
         if length in given:

@@ -25,12 +25,13 @@ integer = partial(parse_token, int)
 number = partial(parse_token, float)
 
 
-def parse_pairs(items: Sequence[str]) -> dict[str, Any]:
-    """Parse `NAME=VALUE` items."""
+def parse_pairs(option: str, items: Sequence[str]) -> dict[str, Any]:
+    """Parse the `NAME=VALUE` items of an option."""
+    example = "shuffle=false" if option == "--task-options" else "weight_decay=5e-4"
     parsed = {}
-    for item in items or [""]:  # empty for `--set` without a value
+    for item in items or [""]:  # empty for an option without a value
         key, sign, value = item.partition("=")
         if not key or not sign or not value:
-            raise ArgumentError(f"--set must be NAME=VALUE, such as weight_decay=5e-4, got {item!r}.")
+            raise ArgumentError(f"{option} must be NAME=VALUE, such as {example}, got {item!r}.")
         parsed[key] = parse_value(value)
     return parsed

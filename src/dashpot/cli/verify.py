@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from dashpot.cli.first_line import print_first_line
-from dashpot.cli.task_options import DataDir, TaskName, TaskOption, select_task, task_spec
+from dashpot.cli.task_options import BatchSize, DataDir, TaskName, TaskOption, TaskOptions, select_task, task_spec
 from dashpot.cli.values import integer, number, parse_pairs
 from dashpot.constraints import OneOf, check
 from dashpot.errors import ArgumentError
@@ -55,6 +55,8 @@ def verify(
         int, Parameter(converter=integer, help="Step whose time and memory are measured; 0 skips the measurement.")
     ] = 100,
     seed: Annotated[int, Parameter(converter=integer, help="Seed of weights, batch order and noise.")] = 0,
+    batch_size: BatchSize = None,
+    task_options: TaskOptions = None,
     data_dir: DataDir = None,
     threads: Annotated[int | None, Parameter(converter=integer, help="Number of torch threads.")] = None,
     json: Annotated[bool, Parameter(help="Print the result as a line of JSON.")] = False,
@@ -79,8 +81,8 @@ def verify(
     from dashpot.utils.strict_json import encode
     from dashpot.verification.counterparts import factory_from_path, is_import_path, reference_factory
 
-    chosen = select_task(name, task, data_dir)
-    options = parse_pairs(set) if set is not None else {}
+    chosen = select_task(name, task, data_dir, batch_size, task_options)
+    options = parse_pairs("--set", set) if set is not None else {}
     if is_import_path(optimizer):
         ours = factory_from_path("--optimizer", optimizer, options if lr is None else {"lr": lr, **options})
     else:

@@ -269,14 +269,14 @@ def _from_tuples(keywords: Mapping[str, Any], tuples: Mapping[str, Any]) -> dict
     for name, value in tuples.items():
         if value is None:
             continue
-        entries = _parse_tuple(name, value)
+        entries = parse_tuple(name, value)
         for repeated in keywords.keys() & entries.keys():
             raise ArgumentError(f"AutoSGM: {repeated} must be given once, got it in {name} and as a keyword.")
         settings |= entries
     return settings
 
 
-def _parse_tuple(name: str, value: Any) -> dict[str, Any]:
+def parse_tuple(name: str, value: Any) -> dict[str, Any]:
     """Return the settings in a README tuple by name, after checking each entry."""
     entries = _TUPLES[name]
     if not isinstance(value, (tuple, list)) or len(value) != len(entries):

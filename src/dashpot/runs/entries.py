@@ -16,13 +16,12 @@ from dashpot.constraints import ARGUMENTS, check, unknown
 from dashpot.errors import ArgumentError
 from dashpot.names import known_methods
 from dashpot.optimizers import registry
+from dashpot.optimizers.autosgm import AutoSGM, parse_tuple
 from dashpot.optimizers.options import Options
 from dashpot.runs.default_lr import default_lr
-from dashpot.schedules import OneCycle, OneCycleMomentum
+from dashpot.schedules import OneCycleMomentum
+from dashpot.utils.scalars import is_number
 from dashpot.utils.warn import warn
-
-RATE_SCHEDULES = tuple(name for name in schedules.NAMES if name not in ("window", "1cycle-momentum"))
-"""Learning-rate schedules available by name: all except windows, which require a shape, and 1cycle-momentum."""
 
 
 @dataclass(frozen=True)
@@ -114,18 +113,38 @@ def entry(
     make = registry.get(family)
     given = {**settings, **(options or {})}
     _check_options(name, make, given)
+    if make is AutoSGM:
+        lr, given = _without_lr_cfg(name, lr, given)
     return Entry(
         name, make, default_lr(task, name) if lr is None else lr, given, _scheduled(name, make, given, schedule)
     )
 
 
-def one_cycle(make: Callable[..., Optimizer], options: Mapping[str, Any], steps: int) -> dict[str, schedules.Schedule]:
+def _without_lr_cfg(name: str, lr: float | None, options: Mapping[str, Any]) -> tuple[float | None, dict[str, Any]]:
+    """Return the learning rate and the options of AutoSGM, with the tuple `lr_cfg` as separate settings.
+
+    The tuple `eps_cfg`, which has one element, may be given as a number.
+    """
+    given = {key: (value,) if key == "eps_cfg" and is_number(value) else value for key, value in options.items()}
+    if "lr_cfg" not in given:
+        return lr, given
+    settings = parse_tuple("lr_cfg", given.pop("lr_cfg"))
+    for key, value in {**given, **({} if lr is None else {"lr": lr})}.items():
+        if settings.get(key, value) != value:
+            raise ArgumentError(f"{name}: {key} must be given once, got {settings[key]} in lr_cfg and {value}.")
+    rate = settings.pop("lr")
+    return rate, {**given, **settings}
+
+
+def one_cycle(
+    make: Callable[..., Optimizer], options: Mapping[str, Any], steps: int, **shape: Any
+) -> dict[str, schedules.Schedule]:
     """Return the 1cycle schedules of a method, for the learning rate and, if the method has one, the momentum.
 
     The learning rate rises and falls. The momentum (`betas[0]` or `momentum` in the parameter groups) changes from 0.95
     to 0.85 and back, regardless of its configured value. Only the learning rate is scheduled if the momentum is 0, and
     for NAG, QHM, QHAdam and ESGD: their recipes derive other constants from the momentum and therefore do not support a
-    momentum schedule.
+    momentum schedule. `shape` are options of `OneCycle`; those of the phases apply to the momentum too.
 
     Source: Smith and Topin, "Super-Convergence", 2018; the defaults of torch.optim.lr_scheduler.OneCycleLR.
 
@@ -135,11 +154,12 @@ def one_cycle(make: Callable[..., Optimizer], options: Mapping[str, Any], steps:
     >>> list(one_cycle(dp.SGD, {}, steps=10))
     ['lr']
     """
-    rate: dict[str, schedules.Schedule] = {"lr": OneCycle(steps)}
+    rate: dict[str, schedules.Schedule] = {"lr": schedules.from_name("1cycle", steps, **shape)}
     momentum = _momentum(make, options)
     if momentum is None:
         return rate
-    both = {**rate, momentum: OneCycleMomentum(steps)}
+    phases = {name: value for name, value in shape.items() if name in ("pct_start", "anneal", "three_phase")}
+    both = {**rate, momentum: OneCycleMomentum(steps, **phases)}
     return both if _supports(make, options, both) else rate
 
 
@@ -166,19 +186,24 @@ def _scheduled(
     """Return a function from the total number of steps to the argument `schedule` of `make`, or None."""
     if schedule is None:
         return None
-    if schedule != "1cycle":
-        kind, given = schedules.split_name(schedule)
-        return lambda steps: schedules.from_name(kind, steps, **given)
-    if _momentum(make, options) is not None and len(one_cycle(make, options, 1)) == 1:
-        warn(f"1cycle schedules only the learning rate of {name}, not its momentum.")
-    return lambda steps: one_cycle(make, options, steps)
+    kind, given = schedules.split_name(schedule)
+    momentum = _momentum(make, options) if kind in ("1cycle", "1cycle-momentum") else None
+    if kind == "1cycle":
+        if momentum is not None and len(one_cycle(make, options, 1)) == 1:
+            warn(f"1cycle schedules only the learning rate of {name}, not its momentum.")
+        return lambda steps: one_cycle(make, options, steps, **given)
+    if kind == "1cycle-momentum":
+        if momentum is None or not _supports(make, options, {momentum: OneCycleMomentum(1)}):
+            raise ArgumentError(f"{name}: schedule must not be 1cycle-momentum, since the momentum is zero or fixed.")
+        return lambda steps: {momentum: schedules.from_name(kind, steps, **given)}
+    return lambda steps: schedules.from_name(kind, steps, **given)
 
 
 def _check_schedule(text: str) -> None:
     kind, given = schedules.split_name(text)
-    if kind not in RATE_SCHEDULES:
-        raise unknown("schedule", kind, RATE_SCHEDULES)
-    schedules.from_name(kind, 1, **given)
+    hold = given.get("hold", 1)
+    # The number of steps is not known yet; a window requires at least two values.
+    schedules.from_name(kind, 2 * hold if kind == "window" and isinstance(hold, int) and hold > 0 else 1, **given)
 
 
 def _check_options(name: str, make: Callable[..., Optimizer], options: Mapping[str, Any]) -> None:

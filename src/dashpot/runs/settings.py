@@ -25,6 +25,8 @@ else:
 LOGS = {"csv": "log.csv", "jsonl": "log.jsonl", "tensorboard": "tensorboard"}
 """Kinds of logs, and their paths relative to the folder of a run."""
 UNSET = object()
+TABLES = ("task_options", "set")
+"""Settings that are tables of names and values."""
 MADE_BY = "made_by"
 """Table of a settings file with its provenance; ignored by `read_settings`."""
 
@@ -35,6 +37,11 @@ def setting(default: Any, allowed: Constraint | None, text: str, parse: Callable
     `parse` converts a string on the command line or in a settings file; it raises `ValueError`.
     """
     return dataclasses.field(default=default, metadata={"allowed": allowed, "help": text, "parse": parse})
+
+
+def table(text: str) -> Any:
+    """Return a dataclass field for a setting that is a table of names and values."""
+    return dataclasses.field(default_factory=dict, metadata={"allowed": None, "help": text, "parse": None})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +64,10 @@ class Settings:
     lr: float | None = setting(
         None, Optional(NONNEGATIVE), "Base learning rate; defaults to the one tuned for the task."
     )
-    schedule: str | None = setting(None, None, "Learning-rate schedule over the whole run, e.g. cosine or 1cycle.")
+    schedule: str | None = setting(
+        None, None, "Schedule over the whole run, e.g. cosine or warmup-cosine:warmup=0.05 (see `dashpot schedules`)."
+    )
+    batch_size: int | None = setting(None, Optional(COUNT), "Batch size; defaults to the task's.")
     epochs: int | None = setting(None, Optional(COUNT), "Number of epochs; defaults to the task's, without --steps.")
     steps: int | None = setting(None, Optional(COUNT), "Number of optimizer steps, as an alternative to --epochs.")
     evaluate_every: int | None = setting(
@@ -95,14 +105,8 @@ class Settings:
     accelerator: str = setting("auto", OneOf(("auto", "cpu", "cuda", "mps")), "Device type: auto, cpu, cuda or mps.")
     threads: int | None = setting(None, THREADS, "Number of torch threads.")
     data_dir: str | None = setting(None, None, "First folder to search for data sets.")
-    set: Mapping[str, Any] = dataclasses.field(
-        default_factory=dict,
-        metadata={
-            "allowed": None,
-            "parse": None,
-            "help": "Optimizer arguments NAME=VALUE, e.g. weight_decay=5e-4 or betas=0.9,0.99.",
-        },
-    )
+    task_options: Mapping[str, Any] = table("Options NAME=VALUE of the task, e.g. shuffle=false.")
+    set: Mapping[str, Any] = table("Optimizer arguments NAME=VALUE, e.g. weight_decay=5e-4 or betas=0.9,0.99.")
 
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
@@ -122,8 +126,14 @@ class Settings:
                 raise unknown("log", log, LOGS)
         if len(set(self.log)) < len(self.log):
             raise ArgumentError(f"train: log must not repeat a name, got {', '.join(self.log)}.")
-        if not isinstance(self.set, Mapping):
-            raise ArgumentError(f"train: set must be a table of optimizer arguments, got {self.set!r}.")
+        for name, noun in (("set", "optimizer arguments"), ("task_options", "task options")):
+            if not isinstance(getattr(self, name), Mapping):
+                raise ArgumentError(f"train: {name} must be a table of {noun}, got {getattr(self, name)!r}.")
+        size = self.task_options.get("batch_size", self.batch_size)
+        if self.batch_size not in (None, size):
+            raise ArgumentError(
+                f"train: batch_size must be given once, got {self.batch_size} and, in task_options, {size}."
+            )
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Settings:
@@ -143,6 +153,11 @@ class Settings:
             if name not in given:
                 raise ArgumentError(f"train: {name} is missing; give one, such as {hint}.")
         return cls(**given)
+
+    def options_of_task(self) -> dict[str, Any]:
+        """Return the options of the task, including the batch size."""
+        size = {} if self.batch_size is None else {"batch_size": self.batch_size}
+        return {**self.task_options, **size}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings that are not None as plain data, in field order."""
@@ -167,7 +182,7 @@ def read_settings(path: Path) -> dict[str, Any]:
         if name not in setting_names():
             raise unknown(f"setting in {path}:", name, setting_names())
     return {
-        name: _convert(value, tuple, _none_from_text if name == "set" else partial(_parsed, name))
+        name: _convert(value, tuple, _none_from_text if name in TABLES else partial(_parsed, name))
         for name, value in given.items()
     }
 
@@ -213,8 +228,8 @@ def write_settings(path: Path, settings: Settings, made_by: Mapping[str, Any]) -
 
     # Tables come last: in TOML, keys after a table header belong to that table.
     plain = settings.to_dict()
-    values = {name: value for name, value in plain.items() if name != "set"}
-    tables = {"set": _convert(plain["set"], list, _none_to_text)} if plain["set"] else {}
+    values = {name: value for name, value in plain.items() if name not in TABLES}
+    tables = {name: _convert(plain[name], list, _none_to_text) for name in TABLES if plain[name]}
     head = f"# `dashpot train --config {path.name}` repeats this run; [{MADE_BY}] is ignored.\n"
     write_text(path, head + tomli_w.dumps({**values, **tables, MADE_BY: dict(made_by)}))
 
@@ -231,7 +246,7 @@ def parse_value(text: str) -> Any:
 
 
 def is_none(text: str) -> bool:
-    """Return whether `text` denotes None on the command line or in the table `set` of a file (TOML has no null)."""
+    """Return whether `text` denotes None on the command line or in a table of a settings file (TOML has no null)."""
     return text.lower() in ("none", "null")
 
 
@@ -244,7 +259,7 @@ def diff_settings(saved: Settings, given: Mapping[str, Any]) -> list[str]:
     found = []
     for name, value in given.items():
         own = getattr(saved, name)
-        if name == "set":
+        if name in TABLES:
             pairs = [(key, own.get(key, UNSET), item) for key, item in value.items()]
         else:
             pairs = [(name, *(UNSET if side is None else side for side in (own, value)))]

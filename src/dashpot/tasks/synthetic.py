@@ -25,16 +25,17 @@ from dashpot.tasks.task import Problem, Target, Task
 class GradientNoise:
     """A `Stream` of independent normal gradient noise.
 
-    Each step is a pair (x, y): the noise x has the shape (1, dimension), and y is an unused zero.
+    Each step is a pair (x, y): the noise x has the shape (batch_size, dimension), and y is an unused zero per example.
 
     The noise of an epoch is a pure function of (seed, epoch), like the order of `Batches`.
 
     Args:
         dimension: Number of elements of the gradient.
         steps: Number of steps per epoch.
-        variance: Variance of every element in every step; >= 0.
+        variance: Variance of every element for every example; >= 0. The gradient of a step is the mean over its batch.
         seed: Seed of the noise, an integer in [0, 2**32 - 1].
         device: Device of the noise. The noise is drawn on the CPU and is therefore the same on every device.
+        batch_size: Number of examples per step; >= 1.
     """
 
     dimension: int
@@ -42,6 +43,7 @@ class GradientNoise:
     variance: float
     seed: int
     device: str = "cpu"
+    batch_size: int = 1
 
     def __len__(self) -> int:
         """Return the number of steps per epoch."""
@@ -50,9 +52,11 @@ class GradientNoise:
     def epoch(self, index: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Return the steps of epoch `index`, counted from 0."""
         check("GradientNoise", "epoch", index, Interval(0, math.inf, "left", integer=True))
-        normal = torch.randn(self.steps, 1, self.dimension, generator=generator("noise", self.seed, index))
+        normal = torch.randn(
+            self.steps, self.batch_size, self.dimension, generator=generator("noise", self.seed, index)
+        )
         noise = normal.mul_(math.sqrt(self.variance)).to(self.device)
-        return zip(noise, torch.zeros(self.steps, 1, device=self.device), strict=True)
+        return zip(noise, torch.zeros(self.steps, self.batch_size, device=self.device), strict=True)
 
 
 def _task(
@@ -66,6 +70,7 @@ def _task(
 ) -> Task:
     check_options(name, **options)
     device, steps, variance = options["device"], options["steps"], options.get("variance", 0.0)
+    batch_size = options.get("batch_size", 1)
 
     def build(seed: int) -> Problem:
         check(name, "seed", seed, SEED)
@@ -73,12 +78,15 @@ def _task(
         dimension = len(model.w)
         return Problem(
             model=model,
-            train=GradientNoise(dimension, steps, variance, seed, device),
+            train=GradientNoise(dimension, steps, variance, seed, device, batch_size),
             evaluation=Batches(torch.zeros(1, dimension, device=device), torch.zeros(1, device=device), batch_size=1),
             loss=lambda output, _: output.mean(),
         )
 
-    return Task(name, build, epochs, Target("loss", target, "min"), description, {**options, "device": str(device)})
+    config = {**options, "device": str(device)}
+    if batch_size == 1:  # records of the default task have no such entry
+        config.pop("batch_size", None)
+    return Task(name, build, epochs, Target("loss", target, "min"), description, config)
 
 
 def quadratic(*, dimension: int = 20, condition: float = 100.0, steps: int = 50, device: str = "cpu") -> Task:
@@ -110,19 +118,26 @@ def quadratic(*, dimension: int = 20, condition: float = 100.0, steps: int = 50,
 
 
 def noisy_quadratic(
-    *, dimension: int = 20, condition: float = 100.0, variance: float = 0.01, steps: int = 50, device: str = "cpu"
+    *,
+    dimension: int = 20,
+    condition: float = 100.0,
+    variance: float = 0.01,
+    steps: int = 50,
+    device: str = "cpu",
+    batch_size: int = 1,
 ) -> Task:
     """Return the `quadratic` task with independent normal gradient noise.
 
-    Gradient descent with a constant lr reaches E[f] = variance * lr / 4 * sum_i 1 / (1 - lr h_i / 2) in equilibrium. A
-    smaller lr reaches a lower value of f, but takes more steps.
+    Gradient descent with a constant lr reaches E[f] = variance * lr / (4 batch_size) * sum_i 1 / (1 - lr h_i / 2) in
+    equilibrium. A smaller lr reaches a lower value of f, but takes more steps.
 
     Args:
         dimension: Number of elements of w; >= 1.
         condition: Ratio of the largest to the smallest eigenvalue; >= 1.
-        variance: Variance of every element of the gradient in every step; >= 0.
+        variance: Variance of every element of the gradient of an example; >= 0.
         steps: Number of steps per epoch; >= 1.
         device: Device of the model.
+        batch_size: Number of examples per step, whose gradients are averaged; >= 1.
 
     Raises:
         ArgumentError: If an option is out of range.
@@ -134,7 +149,14 @@ def noisy_quadratic(
     return _task(
         "noisy-quadratic",
         lambda g: Quadratic(torch.randn(dimension, generator=g), spectrum(dimension, condition)),
-        {"dimension": dimension, "condition": condition, "variance": variance, "steps": steps, "device": device},
+        {
+            "dimension": dimension,
+            "condition": condition,
+            "variance": variance,
+            "steps": steps,
+            "device": device,
+            "batch_size": batch_size,
+        },
         epochs=10,
         target=0.02,
         description="a convex quadratic with a known spectrum and normal gradient noise",

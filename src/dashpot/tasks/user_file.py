@@ -40,8 +40,14 @@ def load_task(spec: str, *, data_dir: str | os.PathLike[str] | None = None, **op
     if not callable(build):
         raise ArgumentError(f"Task file {path} has no `{function}`; define `def {function}() -> dashpot.tasks.Task`.")
 
+    known = inspect.signature(build).parameters
+    if not any(item.kind is item.VAR_KEYWORD for item in known.values()):
+        for option in options:
+            if option not in known:
+                raise ArgumentError(f"Task file {path}: {function}() has no parameter {option!r} for this task option.")
+
     def call() -> Any:
-        has_data_dir = "data_dir" in inspect.signature(build).parameters
+        has_data_dir = "data_dir" in known
         return build(**options, **({"data_dir": data_dir} if has_data_dir else {}))
 
     task = _wrap_errors(path, f"{function}()", call)

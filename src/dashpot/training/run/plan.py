@@ -38,7 +38,7 @@ class RunPlan:
         >>> plan.settings.lr, plan.settings.epochs, plan.steps
         (0.03, 12, 360)
         """
-        task = tasks.get(settings.task, data_dir=settings.data_dir)
+        task = tasks.get(settings.task, data_dir=settings.data_dir, **settings.options_of_task())
         method = entry(
             settings.optimizer, task.name, lr=settings.lr, schedule=settings.schedule, options=_options(settings)
         )

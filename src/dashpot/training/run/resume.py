@@ -11,7 +11,7 @@ from dashpot.errors import RunError
 from dashpot.runs.diff import diff_data
 from dashpot.runs.environment import versions
 from dashpot.runs.records import Run
-from dashpot.runs.settings import Settings, diff_settings
+from dashpot.runs.settings import TABLES, Settings, diff_settings
 from dashpot.training.callbacks.checkpoints import damaged, latest, read_newest
 from dashpot.training.run.folder import RunFolder, exists, list_names
 from dashpot.training.run.plan import RunPlan
@@ -41,7 +41,8 @@ def merge_settings(saved: Settings, given: Mapping[str, Any], path: Path, *, ove
             f"{path} was started with different settings: {_joined(found)}. Nothing was changed; --override resumes "
             "with the given ones."
         )
-    return dataclasses.replace(saved, **{**given, "set": {**saved.set, **given.get("set", {})}})
+    tables = {name: {**getattr(saved, name), **given.get(name, {})} for name in TABLES}
+    return dataclasses.replace(saved, **{**given, **tables})
 
 
 def latest_state(folder: RunFolder, run: Run | None) -> dict[str, Any] | None:
