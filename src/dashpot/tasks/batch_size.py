@@ -36,7 +36,7 @@ def batch_size(
 
     Raises:
         ArgumentError: If `size` does not return an integer >= 0; or, without `size`, if x and y do not agree on exactly
-            one number.
+            one number, or agree on a smaller number than `known`.
 
     >>> import torch
     >>> batch_size(torch.zeros(4, 2), {"label": torch.zeros(4), "boxes": torch.zeros(4, 3, 4)})
@@ -48,11 +48,17 @@ def batch_size(
     """
     if size is not None:
         return _checked(size(x, y), owner)
-    if known is not None:
+    if known is not None and isinstance(x, Tensor) and not x.is_nested and x.shape[:1] == (known,):
         return known
-    if isinstance(x, Tensor) and isinstance(y, Tensor) and x.ndim and y.ndim and len(x) == len(y):
-        return len(x)  # the same result as below, without sets
-    found = columns_counts((x, y))
+    found = _agreed_counts(x, y)
+    if known is not None:
+        if isinstance(x, (Tensor, Mapping)) and found and len(found) == 1 and max(found) < known:
+            raise ArgumentError(
+                f"{owner} must yield batches with all of their {known} examples, got {max(found)} rows, x: "
+                f"{describe(x)}, y: {describe(y)}; if the collate function omits examples, pass size=, a function from "
+                "(x, y) to the number of examples."
+            )
+        return known
     if found is not None and len(found) == 1:
         return next(iter(found))
     problem = "countable" if found is None else "that agree on the number of examples"
@@ -62,10 +68,10 @@ def batch_size(
     )
 
 
-def stream_batch_size(stream: Any, index: int) -> int | None:
-    """Return the number of examples of batch `index` if the stream defines `size_of(index)`, else None."""
-    method = getattr(stream, "size_of", None)
-    return int(method(index)) if callable(method) else None
+def _agreed_counts(x: Any, y: Any) -> set[int] | None:
+    if isinstance(x, Tensor) and isinstance(y, Tensor) and x.ndim and not x.is_nested and x.shape[:1] == y.shape[:1]:
+        return {x.shape[0]}  # the same result, faster
+    return columns_counts((x, y))
 
 
 def row_counts(value: Any) -> set[int] | None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dashpot.errors import ArgumentError
-from dashpot.tasks.batch_size import batch_size, stream_batch_size
+from dashpot.tasks.batch_size import batch_size
+from dashpot.tasks.counted_batches import first_epoch
 from dashpot.tasks.loss_value import mean_and_count
 from dashpot.tasks.model_call import call_model
 from dashpot.tasks.running_means import RunningMeans
@@ -55,17 +55,13 @@ def evaluate(problem: Problem, model: nn.Module | None = None) -> dict[str, floa
     loss = problem.loss if problem.evaluation_loss is None else problem.evaluation_loss
     means = RunningMeans(problem.metrics)
     with torch.no_grad(), evaluation_mode(model):
-        for index, (x, y) in enumerate(_first_epoch(problem.evaluation)):
+        for (x, y), known in first_epoch(problem.evaluation):
             output = call_model(model, x)
             mean, count = mean_and_count(loss(output, y), output, y, problem.weight, "evaluate")
-            size = batch_size(x, y, problem.size, stream_batch_size(problem.evaluation, index), "evaluate: evaluation")
+            size = batch_size(x, y, problem.size, known, "evaluate: evaluation")
             means.add(output, y, mean, size, count)
             del output, mean  # otherwise they would occupy memory during the next forward pass
     return means.values()
-
-
-def _first_epoch(source: Any) -> Iterator[tuple[Any, Any]]:
-    return source.epoch(0) if callable(getattr(source, "epoch", None)) else iter(source)
 
 
 @contextmanager

@@ -133,8 +133,10 @@ class _InputLoader(ResumableLoader):
 
     def _count(self, x: Any, y: Any, known: int | None) -> int:
         """Return the number of examples; if one process cannot count them, the length of a list, or else 1."""
+        if known is not None:
+            return known
         try:
-            return batch_size(x, y, None, known, f"Learner: {self.owner}")  # `size` requires a target
+            return batch_size(x, y, owner=f"Learner: {self.owner}")  # `size` requires a target
         except ArgumentError:
             if self.engine.world_size > 1:
                 raise

@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import DataLoader
 
 from dashpot.errors import ArgumentError, RunError
-from dashpot.tasks.batch_size import SizeFunction, batch_size, columns_counts, describe, row_counts, stream_batch_size
+from dashpot.tasks.batch_size import SizeFunction, batch_size, row_counts
+from dashpot.tasks.counted_batches import CountingBatchSampler, draws_indices, stream_batch_size, with_batch_sampler
 from dashpot.training.distributed.data_sharding import (
-    counting_loader,
-    draws_indices,
+    ShardedBatchSampler,
     move_batch,
     shard_slice,
     slice_examples,
@@ -67,11 +67,18 @@ class ResumableLoader:
                 f"Learner: {owner} must be dashpot.data.Batches or a map-style DataLoader to be sharded over "
                 f"{engine.world_size} processes, got {reason}."
             )
+        self._loader, self._sampler = source, self._counting_sampler()
+        if self._sampler is not None:
+            self._loader = with_batch_sampler(source, self._sampler)
         shards = engine.world_size > 1 and isinstance(source, DataLoader)
-        counts = shards or (not self.is_stream and draws_indices(source))
-        self._loader, self._sampler = counting_loader(source, engine) if counts else (source, None)
-        self._custom_collate = counts and source.collate_fn is not default_collate
         self.replay_check = ReplayCheck(owner, engine, same_on_all_ranks=not shards)
+
+    def _counting_sampler(self) -> CountingBatchSampler | None:
+        """Return a batch sampler that counts examples and, with several processes, yields those of this rank."""
+        source = self.source
+        if self.engine.world_size > 1 and isinstance(source, DataLoader):
+            return ShardedBatchSampler(source.batch_sampler, self.engine)
+        return CountingBatchSampler(source.batch_sampler) if not self.is_stream and draws_indices(source) else None
 
     def __len__(self) -> int:
         return len(self.source)
@@ -218,20 +225,11 @@ class ResumableLoader:
         """Return the number of examples of a batch; `known` is the number according to the source, or None."""
         return batch_size(x, y, self.size_function, known, f"Learner: {self.owner}")
 
-    def _loaded_sizes(self, x: Any, y: Any, total: int, own: int) -> tuple[int | None, int]:
+    def _loaded_sizes(self, x: Any, y: Any, total: int | None, own: int) -> tuple[int | None, int]:
         """Return the numbers of examples of a loaded batch on all ranks (None if unknown) and on this rank."""
-        name = f"Learner: {self.owner}"
+        own = self._count(x, y, own) if own else 0
         if self.size_function is not None:
-            own = self._count(x, y, own) if own else 0
-            return (None if self.engine.world_size > 1 else own), own
-        if self._custom_collate and own and isinstance(x, (Tensor, Mapping)):
-            rows = columns_counts((x, y)) or {own}
-            if len(rows) == 1 and max(rows) < own:
-                raise ArgumentError(
-                    f"{name} must yield batches with all examples of the sampler, got {max(rows)} rows for {own} "
-                    f"indices, x: {describe(x)}, y: {describe(y)}; pass size=, a function from (x, y) to the number "
-                    "of examples, if the collate function omits examples."
-                )
+            total = None if self.engine.world_size > 1 else own
         return total, own
 
     def _moved(self, value: Any) -> Any:

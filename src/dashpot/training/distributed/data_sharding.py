@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +23,7 @@ from dashpot.tasks.batch_size import (
     row_counts,
     shape_of,
 )
+from dashpot.tasks.counted_batches import CountingBatchSampler
 from dashpot.utils.nested import map_columns
 
 
@@ -156,61 +156,21 @@ def unshardable_reason(source: Any) -> str | None:
     return None
 
 
-class CountingBatchSampler:
-    """Batch sampler that counts the examples of each batch and yields the part that belongs to this rank.
+class ShardedBatchSampler(CountingBatchSampler):
+    """Batch sampler that yields the part of every batch that belongs to this rank.
 
-    With several processes, rank 0 draws the batches of an epoch and broadcasts them. If a batch has fewer examples than
-    there are processes, the ranks without an example load the first example with weight 0, because every rank must run
-    every step.
-
-    Attributes:
-        sizes: For each batch drawn and not yet used, the numbers of examples on all ranks and on this rank; None if the
-            batch of indices has no length. Every iteration has its own queue.
+    Rank 0 draws the batches of an epoch and broadcasts them. If a batch has fewer examples than there are processes,
+    the ranks without an example load the first example with weight 0, because every rank must run every step.
     """
 
     def __init__(self, batches: Any, engine: Any) -> None:
-        self.batches, self.engine = batches, engine
-        self.sizes: deque[tuple[int, int] | None] = deque()
+        super().__init__(batches)
+        self.engine = engine
 
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[Any]:
-        self.sizes = sizes = deque()
-        if self.engine.world_size > 1:
-            return self._parts(sizes)
-        return self._counted(iter(self.batches), sizes)  # drawn at the same time as without counting
-
-    def _counted(self, batches: Iterator[Any], sizes: deque[Any]) -> Iterator[Any]:
-        for batch in batches:
-            sizes.append((len(batch), len(batch)) if hasattr(batch, "__len__") else None)
-            yield batch
-
-    def _parts(self, sizes: deque[Any]) -> Iterator[list[Any]]:
+    def _drawn(self, sizes: deque[tuple[int, int] | None]) -> Iterator[Any]:
         engine = self.engine
         drawn = engine.broadcast([list(batch) for batch in self.batches] if engine.is_rank_zero else None)
         for batch in drawn:
             part = batch[shard_slice(len(batch), engine.global_rank, engine.world_size)]
             sizes.append((len(batch), len(part)))
             yield part or batch[:1]
-
-
-def counting_loader(loader: Any, engine: Any) -> tuple[Any, CountingBatchSampler]:
-    """Return a copy of a `DataLoader` that loads this rank's examples, and the batch sampler of the copy."""
-    sampler, copied = CountingBatchSampler(loader.batch_sampler, engine), copy.copy(loader)
-    # DataLoader rejects assignment to these attributes, and the constructor of a subclass may require other arguments.
-    vars(copied).update(batch_sampler=sampler, _iterator=None)
-    return copied, sampler
-
-
-def draws_indices(source: Any) -> bool:
-    """Return whether the batch sampler of `source`, a `DataLoader`, draws the indices of the examples of each batch."""
-    from torch.utils.data import DataLoader, IterableDataset
-
-    return (
-        isinstance(source, DataLoader)
-        and source.batch_sampler is not None
-        and not isinstance(source.dataset, IterableDataset)
-        and type(source).__iter__ is DataLoader.__iter__  # other iterators may omit or merge batches
-        and getattr(source, "in_order", True)
-    )
