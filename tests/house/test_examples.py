@@ -28,6 +28,8 @@ def test_every_example_has_a_test():
         "hf_trainer",
         "lightning_trainer",
         "plain_pytorch",
+        # This example is tested in tests/training/test_examples_lesson.py.
+        "lesson",
     }
 
 

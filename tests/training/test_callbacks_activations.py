@@ -275,4 +275,7 @@ def test_plot_draws_statistics_and_histograms():
     [image] = shown[4].images
     assert image.get_array().tolist() == torch.log1p(activations.histogram("0")).tolist()
     assert image.get_extent() == [0.5, 6.5, -7.0, 7.0]
+    used = activations.histogram("0").any(dim=1).nonzero().flatten().tolist()
+    edges = torch.linspace(-7, 7, 7).tolist()
+    assert shown[4].get_ylim() == pytest.approx((edges[used[0]], edges[used[-1] + 1]), rel=1e-6)
     assert figure._repr_png_().startswith(b"\x89PNG")  # pyright: ignore[reportAttributeAccessIssue]

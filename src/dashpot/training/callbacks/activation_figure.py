@@ -71,6 +71,9 @@ def _draw_histogram(
     extent = (steps[0] - width / 2, steps[-1] + width / 2, *limits)
     ax.imshow(np.log1p(counts), origin="lower", aspect="auto", extent=extent, interpolation="nearest", cmap="viridis")
     ax.grid(visible=False)
+    edges, used = np.linspace(*limits, len(counts) + 1).tolist(), np.flatnonzero(counts.any(axis=1)).tolist()
+    if used:
+        ax.set_ylim(edges[used[0]], edges[used[-1] + 1])
     ax.set_title(f"histogram of layer {layer}", fontsize="medium")
     ax.set_xlabel("step")
     ax.set_ylabel("output")
