@@ -12,5 +12,10 @@ def print_first_line(text: str) -> None:
 
     A process that `dashpot train --devices` has launched prints nothing: the launching command has printed the line.
     """
-    if os.environ.get("RANK", "0") == "0" and SUPERVISOR not in os.environ:
+    if is_first_process() and SUPERVISOR not in os.environ:
         print(text, flush=True)
+
+
+def is_first_process() -> bool:
+    """Return whether this process has rank 0 among the processes of a launcher, or has no launcher."""
+    return os.environ.get("RANK", "0") == "0"

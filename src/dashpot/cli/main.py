@@ -19,6 +19,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from dashpot.cli import listings
 from dashpot.cli.compare import compare, demo, report, reproduce
+from dashpot.cli.evaluate import evaluate, predict
 from dashpot.cli.train import lr_find, train
 from dashpot.cli.verify import verify
 from dashpot.errors import DashpotError
@@ -26,7 +27,7 @@ from dashpot.runs.signals import Interrupted
 
 app = App(
     name="dashpot",
-    help="Stochastic-gradient methods for PyTorch: train, compare, verify, report.",
+    help="Stochastic-gradient methods for PyTorch: train, evaluate, predict, compare, verify, report.",
     help_epilogue="With --debug, every command prints the traceback of an error.\n\n"
     "Exit codes: 0 success, 2 error, 3 training diverged, 4 a training process\n"
     "died, 5 verify found a deviation, 130 stopped by Ctrl-C (143 SIGTERM,\n"
@@ -38,7 +39,7 @@ app = App(
 
 DEBUG = "--debug"
 
-for command in (train, compare, verify, report, demo, reproduce):
+for command in (train, evaluate, predict, compare, verify, report, demo, reproduce):
     app.command(command)
 app.command(lr_find, name="lr-find")
 for listing in (listings.methods, listings.tasks, listings.schedules):

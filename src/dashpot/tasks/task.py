@@ -69,6 +69,9 @@ class Problem:
         weight: Function from (output, y) to the number, a 0-d tensor, over which `loss` and `evaluation_loss` are
             means, such as the sum of the class weights. None selects the number of examples. A loss that returns a
             pair (sum, count) does not use it.
+        splits: Further data by name, for `dashpot evaluate --split NAME` and `dashpot predict --split NAME`. The
+            batches of the split "predict" are inputs x without targets. The names "train" and "evaluation" are
+            reserved.
 
     Raises:
         ArgumentError: If an argument has the wrong type, or a metric has the name "loss".
@@ -83,6 +86,7 @@ class Problem:
     callbacks: Sequence[Any] = ()
     size: Callable[[Any, Any], int] | None = None
     weight: Callable[[Any, Any], Tensor] | None = None
+    splits: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, nn.Module):
@@ -91,6 +95,7 @@ class Problem:
             raise ArgumentError(f"Problem: train must be Batches, another Stream or a DataLoader, got {self.train!r}.")
         if not isinstance(self.callbacks, Sequence) or isinstance(self.callbacks, str):
             raise ArgumentError(f"Problem: callbacks must be a sequence of callbacks, got {self.callbacks!r}.")
+        _check_splits(self.splits)
         evaluation_loss = self.loss if self.evaluation_loss is None else self.evaluation_loss
         for name, function in {"loss": self.loss, "evaluation_loss": evaluation_loss}.items():
             if not callable(function):
@@ -99,6 +104,19 @@ class Problem:
         for name, function, arguments in (("size", self.size, "x, y"), ("weight", self.weight, "output, y")):
             if function is not None and not callable(function):
                 raise ArgumentError(f"Problem: {name} must be a function of ({arguments}) or None, got {function!r}.")
+
+
+def _check_splits(splits: Any) -> None:
+    if not isinstance(splits, Mapping) or not all(isinstance(name, str) for name in splits):
+        raise ArgumentError(f"Problem: splits must be a mapping of names to data, got {type(splits).__name__}.")
+    for name, source in splits.items():
+        if name in ("train", "evaluation"):
+            raise ArgumentError(f"Problem: splits must have names other than 'train' and 'evaluation', got {name!r}.")
+        if not hasattr(source, "epoch") and not hasattr(source, "__iter__"):
+            got = type(source).__name__
+            raise ArgumentError(
+                f"Problem: splits[{name!r}] must be Batches, another Stream or a DataLoader, got {got}."
+            )
 
 
 @dataclass(frozen=True)

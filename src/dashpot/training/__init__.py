@@ -27,6 +27,7 @@ from dashpot.training.distributed.engine import Engine
 from dashpot.training.learner import Learner
 from dashpot.training.loop import current_lr, train
 from dashpot.training.lr_finder import LRCurve, find_lr
+from dashpot.training.run.saved_model import load_model
 
 __all__ = [
     "CSV",
@@ -57,6 +58,7 @@ __all__ = [
     "current_lr",
     "find_lr",
     "latest",
+    "load_model",
     "one_cycle",
     "read_newest",
     "train",
