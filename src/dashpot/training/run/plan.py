@@ -38,7 +38,7 @@ class RunPlan:
         >>> plan.settings.lr, plan.settings.epochs, plan.steps
         (0.03, 12, 360)
         """
-        task = tasks.get(settings.task, data_dir=settings.data_dir, **settings.options_of_task())
+        task = load_task(settings)
         method = entry(
             settings.optimizer, task.name, lr=settings.lr, schedule=settings.schedule, options=_options(settings)
         )
@@ -124,6 +124,11 @@ class RunPlan:
 
     def _study(self) -> Study:
         return Study(self.task, (self.entry,), (self.settings.seed,), self.epochs, self.settings.threads)
+
+
+def load_task(settings: Settings) -> Task:
+    """Return the task of a run, with the options in its settings."""
+    return tasks.get(settings.task, data_dir=settings.data_dir, **settings.options_of_task())
 
 
 def _options(settings: Settings) -> dict[str, Any]:

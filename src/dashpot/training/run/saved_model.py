@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from dashpot import tasks
 from dashpot.constraints import OneOf, check
 from dashpot.errors import ArgumentError, RunError
 from dashpot.runs.diff import diff_data
@@ -19,6 +18,7 @@ from dashpot.runs.settings import Settings
 from dashpot.tasks import Problem
 from dashpot.training.callbacks.checkpoints import best, read_newest
 from dashpot.training.run.folder import RunFolder
+from dashpot.training.run.plan import load_task
 from dashpot.training.state import checkpoint_file, tensor_names, weights
 from dashpot.utils.file_spec import is_file_spec
 from dashpot.utils.warn import warn
@@ -106,7 +106,7 @@ def _read(folder: RunFolder, which: str) -> dict[str, Any]:
 def _problem(folder: RunFolder, settings: Settings) -> Problem:
     """Return the problem of the run's task, and warn if the task has changed since the run was started."""
     try:
-        task = tasks.get(settings.task, data_dir=settings.data_dir)
+        task = load_task(settings)
     except ArgumentError as error:
         if not is_file_spec(settings.task):
             raise
