@@ -65,6 +65,20 @@ def test_round_trip_covers_every_setting():
         assert {repr(getattr(settings, name)) for settings in (ALL, IN_STEPS)} != {repr(getattr(plain, name))}
 
 
+def test_epochs_and_steps_are_exclusive():
+    with pytest.raises(ArgumentError, match=r"^train: epochs must be None with steps=5, got 6\.$"):
+        dataclasses.replace(ALL, steps=5)
+
+
+def test_duration_in_a_file(tmp_path):
+    path = tmp_path / "run.toml"
+    path.write_text('max_time = "1h30m"\n')
+    assert read_settings(path) == {"max_time": 5400.0}
+    path.write_text('max_time = "soon"\n')
+    with pytest.raises(ArgumentError, match=r"^train: max_time must be a number of seconds or .* got 'soon'"):
+        read_settings(path)
+
+
 def test_numbers_are_stored_exactly(tmp_path):
     path = tmp_path / "run.toml"
     for lr in (0.1 + 0.2, 5e-324, 1.7976931348623157e308, 3.0):
