@@ -12,6 +12,14 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from distributed_checks import run_checks
+from distributed_inference_checks import (
+    evaluation_within_a_fit_changes_nothing,
+    metric_objects_agree,
+    metric_objects_resume,
+    objects_that_cannot_be_synchronized_raise,
+    objects_with_merged_statistics_agree,
+    predictions_are_in_order,
+)
 from distributed_lesson_checks import activations_equal_those_of_one_process, plain_optimizer_equals_one_process
 from distributed_loader_checks import (
     list_of_batches_is_sharded,
@@ -316,6 +324,12 @@ def table() -> dict[str, Any]:
             add(workers == 0 or strategy == "ddp", loader_resumes, strategy, workers)
         add(True, loader_resumes_with_other_world_size, strategy, None)
         add(True, loader_resumes_with_other_world_size, None, strategy)
+        add(True, metric_objects_agree, strategy)
+        add(strategy == "ddp", metric_objects_resume, strategy)
+        add(True, evaluation_within_a_fit_changes_nothing, strategy)
+        add(True, predictions_are_in_order, strategy)
+    add(True, objects_with_merged_statistics_agree)
+    add(True, objects_that_cannot_be_synchronized_raise)
     add(True, finite_differences_use_all_batches_of_a_step)
     add(True, gradients_are_reduced_once_per_step)
     add(True, collectives)
