@@ -175,6 +175,30 @@ def momentum(task):
     return train(task, MomentumSGD, lr=1.25)
 
 
+class Directions(Callback):
+    """Cosines between the gradients, and between their averages, of consecutive steps."""
+
+    def before_fit(self, learner):
+        self.previous, self.cosines = None, []
+
+    def after_step(self, learner):
+        parameters = list(learner.model.parameters())
+        vectors = [torch.cat([getattr(p, name).flatten() for p in parameters]) for name in ("grad", "grad_avg")]
+        if self.previous is not None:
+            pairs = zip(vectors, self.previous, strict=True)
+            self.cosines.append([torch.cosine_similarity(a, b, dim=0) for a, b in pairs])
+        self.previous = vectors
+
+
+def momentum_smooths_the_path(task):
+    """The gradients of consecutive batches point in different directions, and their averages in nearly the same."""
+    directions = Directions()
+    make_learner(task, MomentumSGD, lr=0.1).fit(steps=20, callbacks=[directions], evaluate=False)
+    gradients, averages = torch.tensor(directions.cosines).mean(0).tolist()
+    print(f"mean cosine between consecutive directions: gradients {gradients:.2f}, averages {averages:.2f}")
+    return gradients, averages
+
+
 def momentum_of_dashpot(task):
     """The same method in dashpot is quasi-hyperbolic momentum with nu = 1; the weights after 20 steps are equal."""
     learners = [make_learner(task, make, lr=0.05) for make in (MomentumSGD, partial(dp.QHM, pole=0.9, nu=1.0))]
@@ -327,6 +351,7 @@ PARTS = {
     "Weight decay": (weight_decay_is_a_penalty, None),
     "Moving averages": (moving_averages, None),
     "Momentum": (momentum, 0.866),
+    "Momentum smooths the path": (momentum_smooths_the_path, None),
     "The same method in dashpot": (momentum_of_dashpot, None),
     "RMSProp": (rmsprop, 0.822),
     "The first step of Adam": (first_step_of_adam, None),

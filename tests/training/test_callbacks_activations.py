@@ -9,7 +9,7 @@ from learner_support import At, StopAt, X, fp16, learner, linear_learner, pairs,
 from torch import nn
 
 from dashpot.errors import ArgumentError, RunError
-from dashpot.training import Accumulate, Activations, Engine, Learner
+from dashpot.training import Accumulate, Activations, Callback, Engine, Learner
 
 
 class Twice(nn.Module):
@@ -127,6 +127,18 @@ def test_evaluation_and_further_forward_passes_are_not_recorded():
     made.fit(1, callbacks=[activations, At("after_loss", lambda o: o.forward(o.batch.x))])
     assert activations.steps == [1, 2, 3]
     assert activations.histogram("0").sum(0).tolist() == [32, 32, 16]
+
+
+def test_outputs_of_a_replaced_action_are_recorded_once():
+    class Predict(Callback):
+        def predict(self, learner, proceed):
+            learner.batch.output = learner.forward(learner.batch.x)
+
+    activations = Activations("0")
+    linear_learner(pairs(), model=Linear()).fit(
+        1, callbacks=[activations, Predict(), At("after_loss", lambda o: o.forward(o.batch.x))]
+    )
+    assert activations.histogram("0").sum(0).tolist() == [8, 8, 8]
 
 
 def test_skipped_steps_are_not_recorded():

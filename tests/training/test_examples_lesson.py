@@ -57,6 +57,8 @@ def test_lesson_on_digits(tmp_path, monkeypatch, capsys):
     # w - lr (3 w^2 + wd w), with lr = .1 and wd = .5
     assert penalty.tolist() == pytest.approx([0.65, -3.1, 0.15], abs=1e-6)
     assert results["The same method in dashpot"] < 1e-6
+    gradients, averages = results["Momentum smooths the path"]
+    assert gradients < 0.6 < 0.9 < averages  # measured: .45 and .98
     assert results["The first step of Adam"] == pytest.approx([-0.01, 0.01, -0.01], rel=1e-3)  # eps 1e-5 against .01
     roughness = list(results["Moving averages"].values())
     assert roughness == sorted(roughness, reverse=True)

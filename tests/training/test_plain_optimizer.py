@@ -307,6 +307,17 @@ def test_find_lr_restores_attributes_of_parameters():
         find_lr(learner_of(MomentumSGD(model.parameters(), 0.1), lr=None, model=model))
 
 
+def test_find_lr_restores_an_instance_with_state_dict():
+    model = nn.Linear(3, 2)
+    given = Saved(model.parameters(), 0.1)
+    learner = learner_of(given, lr=None, model=model)
+    learner.fit(1)
+    before = copy.deepcopy(given.state_dict())
+    assert len(find_lr(learner).lrs) > 3
+    assert (given.lr, given.i) == (0.1, 3)
+    assert all(map(torch.equal, given.state_dict()["averages"], before["averages"]))
+
+
 # ---- errors ---------------------------------------------------------------------------------------------------------
 
 

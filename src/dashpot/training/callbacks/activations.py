@@ -203,11 +203,11 @@ class Activations(Callback):
             self._due = learner.steps % self._every == 0
         self._active = self._due and learner.batch.size > 0  # a rank without examples runs a placeholder
 
-    def predict(self, learner: Learner, proceed: Callable[[], None]) -> None:
-        try:
-            proceed()
-        finally:  # further forward passes over the batch are not recorded
-            self._active = False
+    def after_predict(self, learner: Learner) -> None:
+        self._active = False  # further forward passes over the batch are not recorded
+
+    def cleanup_batch(self, learner: Learner) -> None:
+        self._active = False
 
     def after_step(self, learner: Learner) -> None:
         if self._due:
