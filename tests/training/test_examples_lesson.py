@@ -88,14 +88,14 @@ def test_network_has_the_architecture_of_the_task(lesson):
 
 @pytest.mark.slow
 def test_lesson_on_fashion_mnist(tmp_path, monkeypatch, capsys):
-    """The accuracies are within .03 of the notebook's, whose RMSProp (.822) was unusually bad in the last epoch."""
+    """The accuracies are within .03 of the notebook's; with lr 1.25, they vary more (notebook: .590, .851, .866)."""
     try:
         fashion_mnist.load(None)
     except DataError as error:
         pytest.skip(str(error))
     results, accuracies = run("fashion-mnist", tmp_path, monkeypatch)
     for title, (accuracy, published) in accuracies.items():
-        assert published - 0.03 < accuracy < published + (0.07 if title == "RMSProp" else 0.03), title
+        assert accuracy == pytest.approx(published, abs=0.15 if title == "Momentum" else 0.03), title
     assert accuracies["1cycle, 6 epochs"][0] > 0.89
     shares = results["Dead units"]
     assert max(shares["constant"]) > 0.3 > 0.1 > max(shares["1cycle"])
