@@ -21,3 +21,12 @@ def settings(tmp_path) -> Settings:
     path = tmp_path / "small.py"
     path.write_text(TASK)
     return Settings(task=f"{path}:build", optimizer="adamw", lr=0.05, threads=1, accelerator="cpu")
+
+
+@pytest.fixture
+def xterm(monkeypatch):
+    """Set the variables of a terminal of 80 columns with colors."""
+    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "80")

@@ -1,7 +1,8 @@
-"""Distributed checks of logged values, and of checkpoints on a signal."""
+"""Distributed checks of logged values and loss curves, and of checkpoints on a signal."""
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import tempfile
@@ -13,7 +14,7 @@ import torch.distributed as dist
 from distributed_support import TOLERANCE, StopAt, assert_equal_on_all_ranks, learner, state_of_rank_zero
 
 import dashpot as dp
-from dashpot.training import Callback, Checkpoints, SaveOnSignal
+from dashpot.training import Callback, Checkpoints, Progress, SaveOnSignal
 
 
 class LogValues(Callback):
@@ -53,6 +54,17 @@ def logged_values_resume(strategy: str, resumed_by: str | None) -> None:
     for means, wanted in zip(resumed.history, uninterrupted.history, strict=True):
         torch.testing.assert_close(means["train"]["x"], wanted["train"]["x"], rtol=tolerance, atol=tolerance)
     dist.barrier()
+
+
+def loss_curve_is_of_all_examples(strategy: str) -> None:
+    curves = []
+    for where in (strategy, None):
+        progress = Progress(io.StringIO(), plot=True)
+        learner(dp.AdamW, where, dtype=torch.float64).fit(2, callbacks=[progress])
+        assert progress._curve is not None
+        curves.append([loss for _, loss in progress._curve.train + progress._curve.evaluation])
+    assert len(curves[0]) == 6 + 2
+    torch.testing.assert_close(*curves, rtol=1e-12, atol=1e-12)
 
 
 class SendOnRankOne(Callback):

@@ -31,6 +31,7 @@ from distributed_loader_checks import (
 from distributed_log_checks import (
     logged_values_are_means_over_all_examples,
     logged_values_resume,
+    loss_curve_is_of_all_examples,
     signal_on_one_rank_saves_on_all,
 )
 from distributed_message_checks import (
@@ -316,6 +317,7 @@ def table() -> dict[str, Any]:
         add(True, nonfinite_values_are_diagnosed, strategy)
         add(True, nonfinite_evaluation_is_diagnosed, strategy)
         add(True, logged_values_are_means_over_all_examples, strategy)
+        add(strategy == "ddp", loss_curve_is_of_all_examples, strategy)
         add(strategy == "ddp", signal_on_one_rank_saves_on_all, strategy)
         for resumed_by in (strategy, None):
             add(strategy == "ddp", logged_values_resume, strategy, resumed_by)

@@ -11,66 +11,21 @@ from typing import Any, cast
 import pytest
 import torch
 from learner_support import StopAt, learner
+from terminal_support import Terminal
 
 import dashpot as dp
 from dashpot.constraints import NONNEGATIVE
 from dashpot.errors import ArgumentError
 from dashpot.schedules import Cosine
 from dashpot.training import Callback, CancelEpoch
-from dashpot.training.callbacks import progress as module
+from dashpot.training.callbacks import progress_output as module
 from dashpot.training.callbacks.early_stopping import EarlyStopping
-from dashpot.training.callbacks.progress import Progress, _Bar, _TimeEstimate
+from dashpot.training.callbacks.progress import Progress, _TimeEstimate
+from dashpot.training.callbacks.progress_output import Bar
 from dashpot.training.fit_plan import FitPlan
 from dashpot.utils.format import clock, decimals
 
-SEQUENCE = re.compile(r"\x1b\[(\??[\d;]*)([A-Za-z])")
-
-
-class Terminal(io.StringIO):
-    """Text stream that emulates a terminal."""
-
-    encoding = "utf-8"
-
-    def isatty(self):
-        return True
-
-    def screen(self):
-        """Return the lines, whether the cursor is visible, and whether the style is reset."""
-        lines, row, column, visible, plain, at = [""], 0, 0, True, True, 0
-        text = self.getvalue()
-        while at < len(text):
-            if found := SEQUENCE.match(text, at):
-                argument, kind = found.groups()
-                if kind == "K":
-                    lines[row] = "" if argument == "2" else lines[row][:column]
-                elif kind == "A":
-                    row = max(0, row - int(argument or 1))
-                elif kind in "lh":
-                    visible = kind == "h" if argument == "?25" else visible
-                elif kind == "m":
-                    plain = argument in {"", "0"}
-                else:
-                    raise AssertionError(f"unknown sequence {found[0]!r}")
-                at = found.end()
-                continue
-            if text[at] == "\n":
-                row, column = row + 1, 0
-                lines += [""] * (row + 1 - len(lines))
-            elif text[at] == "\r":
-                column = 0
-            else:
-                lines[row] = lines[row][:column].ljust(column) + text[at] + lines[row][column + 1 :]
-                column += 1
-            at += 1
-        return [line.rstrip() for line in lines], visible, plain
-
-
-@pytest.fixture(autouse=True)
-def _xterm(monkeypatch):
-    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("TERM", "xterm-256color")
-    monkeypatch.setenv("COLUMNS", "80")
+pytestmark = pytest.mark.usefixtures("xterm")
 
 
 def scheduled(params, lr):
@@ -153,7 +108,7 @@ def test_narrow_terminal_omits_less_important_columns(columns, monkeypatch):
 
 
 def test_progress_bar_omits_notes_that_do_not_fit():
-    bar = _Bar("epoch 3/6  train", 0.5, "59/118", "loss 0.412", "1 min 20 s left")
+    bar = Bar("epoch 3/6  train", 0.5, "59/118", "loss 0.412", "1 min 20 s left")
     for width in range(30, 100):
         title, done, rest, notes = bar.parts(width)
         assert len(title + done + rest + notes) == width
@@ -287,7 +242,7 @@ def test_remaining_time_counts_both_phases(monkeypatch):
 
 def test_bar_is_redrawn_at_most_every_s(monkeypatch):
     drawn = []
-    monkeypatch.setattr(module._Terminal, "draw", lambda self, bar: drawn.append(bar))
+    monkeypatch.setattr(module.Terminal, "draw", lambda self, bar: drawn.append(bar))
     learner().fit(4, callbacks=[Progress(Terminal(), every_s=1000)])
     assert len(drawn) == 8  # at the start of each phase
     learner().fit(4, callbacks=[Progress(Terminal(), every_s=0)])

@@ -88,6 +88,7 @@ def train(
     ] = None,
     resume: Annotated[Path | None, Parameter(help="Resume the run in this folder.")] = None,
     override: Annotated[bool, Parameter(help="With --resume, allow changes to the settings.")] = False,
+    plot: Annotated[bool, Parameter(help="Draw the loss while the run trains.", negative="")] = False,
 ) -> int:
     """Train one method; settings, record and checkpoints are written to a folder.
 
@@ -107,10 +108,10 @@ def train(
         print_first_line(f"Training {settings.optimizer} on {name or settings.task}.")
     else:
         print_first_line(f"Opening {resume}.")
-    return _train(values, resume, out, override)
+    return _train(values, resume, out, override=override, plot=plot)
 
 
-def _train(values: Mapping[str, Any], resume: Path | None, out: Path | None, override: bool) -> int:
+def _train(values: Mapping[str, Any], resume: Path | None, out: Path | None, *, override: bool, plot: bool) -> int:
     """Start or resume a run in this process or, with several devices, in new ones; return the exit code."""
     from dashpot.training.distributed import process_group
     from dashpot.training.run import run
@@ -122,15 +123,15 @@ def _train(values: Mapping[str, Any], resume: Path | None, out: Path | None, ove
     else:
         settings = Settings.of(values)
     if settings.devices > 1 and process_group.launcher_ranks() is None:
-        return _launch(settings, resume, out)
+        return _launch(settings, resume, out, plot=plot)
     if resume is not None:
-        result = run.resume(resume, values, override=override, command=command_line())
+        result = run.resume(resume, values, override=override, plot=plot, command=command_line())
     else:
-        result = run.start(settings, out, command=command_line())
+        result = run.start(settings, out, plot=plot, command=command_line())
     return DIVERGED if result.status == "diverged" else 0
 
 
-def _launch(settings: Settings, resume: Path | None, out: Path | None) -> int:
+def _launch(settings: Settings, resume: Path | None, out: Path | None, *, plot: bool) -> int:
     """Launch the processes of a distributed run, each with --resume; the folder of a new run is created first."""
     from dashpot.training.distributed import launcher
     from dashpot.training.distributed.engine import check_devices
@@ -143,7 +144,7 @@ def _launch(settings: Settings, resume: Path | None, out: Path | None) -> int:
     if folder is None:
         plan = RunPlan.of(settings)  # rejects invalid settings before a process is started
         folder = RunFolder.create(out, plan.settings, command=command_line())
-        words = ["train", "--resume", path_argument(folder.path)]
+        words = ["train", "--resume", path_argument(folder.path), *(["--plot"] if plot else [])]
     command = [sys.executable, "-m", "dashpot_command", *words]
     return launcher.launch(command, settings.devices, lambda: folder.resume_command)
 

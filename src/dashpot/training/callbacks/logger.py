@@ -10,7 +10,7 @@ from dashpot.constraints import Interval, Optional, check
 from dashpot.errors import ArgumentError
 from dashpot.tasks.running_means import SYNC_INTERVAL
 from dashpot.training.callbacks.epoch_summary import EpochCallback, EpochSummary
-from dashpot.training.callbacks.recorder import Recorder
+from dashpot.training.callbacks.recorder import StepRecorder
 
 if TYPE_CHECKING:
     from dashpot.training.learner import Learner
@@ -40,7 +40,7 @@ class Logger(EpochCallback):
         if isinstance(values, str):
             raise ArgumentError(f"{type(self).__name__}: values must be a list of names, got the string {values!r}.")
         self.every, self.values = every, tuple(values)
-        self._step_recorder = _StepRecorder(*(name for name in self.values if name != "loss"))
+        self._step_recorder = StepRecorder(*(name for name in self.values if name != "loss"))
         self._is_open = False
 
     # ---- for subclasses ---------------------------------------------------------------------------------------------
@@ -132,13 +132,3 @@ class Logger(EpochCallback):
             if self._is_rank_zero:
                 self.sync()
         return super().state_dict()
-
-
-class _StepRecorder(Recorder):
-    """Recorder whose recorded rows can be removed."""
-
-    def pop_rows(self) -> list[dict[str, float]]:
-        """Return and remove the recorded rows."""
-        self._flush()
-        columns, self._values = self._values, {name: [] for name in self._values}
-        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]

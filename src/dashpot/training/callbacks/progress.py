@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TextIO
 
-from dashpot.constraints import NONNEGATIVE, check
+from dashpot.constraints import FLAG, NONNEGATIVE, check
 from dashpot.errors import ArgumentError
 from dashpot.training.callbacks.epoch_summary import EpochCallback, EpochSummary
+from dashpot.training.callbacks.loss_curve import LossCurve, draw_figure
+from dashpot.training.callbacks.progress_output import GAP, Bar, Table, make_table
 from dashpot.utils.format import clock, decimals, duration
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from dashpot.training.learner import Learner
 
-GAP = "  "
+PLOT_WAIT = 20
+"""Time between plots, relative to the time that a plot takes."""
 EVAL_TO_TRAIN_TIME = 1 / 3
 """Assumed ratio of evaluation to training time of a batch until both are measured: backward costs twice the forward."""
 
@@ -36,9 +40,16 @@ class Progress(EpochCallback):
     Args:
         stream: Output stream. Default: the standard output at the start of the fit.
         every_s: Minimum time between updates of the progress bar in seconds, >= 0.
+        plot: Whether to draw the loss while the fit runs: the training loss of every step, as means over groups of
+            steps in long fits, and the loss of every evaluation. A terminal shows a plot of characters above the
+            progress bar, and keeps it after the fit; a notebook shows a matplotlib figure, which is updated in place;
+            other streams contain the plot after the fit. A plot is redrawn at most every 4 `every_s` in a terminal and
+            every 8 `every_s` in a notebook, and takes at most a twentieth of the time. Losses are read in these
+            moments only; with several processes, every 32 steps.
 
     Raises:
-        ArgumentError: If `every_s` is out of range or `stream` is not writable.
+        ArgumentError: If an argument is out of range or `stream` is not writable; when the fit begins, if matplotlib is
+            not installed and the plot is shown in a notebook.
 
     Example:
         >>> from dashpot import AdamW, tasks
@@ -53,12 +64,14 @@ class Progress(EpochCallback):
     order: ClassVar[int] = 70
     essential: ClassVar[bool] = False
 
-    def __init__(self, stream: TextIO | None = None, every_s: float = 0.125) -> None:
+    def __init__(self, stream: TextIO | None = None, every_s: float = 0.125, *, plot: bool = False) -> None:
         check("Progress", "every_s", every_s, NONNEGATIVE)
+        check("Progress", "plot", plot, FLAG)
         if stream is not None and not hasattr(stream, "write"):
             raise ArgumentError(f"Progress: stream must be None or a writable text stream, got {stream!r}.")
-        self.stream, self.every_s = stream, float(every_s)
-        self._out: _Table | None = None
+        self.stream, self.every_s, self.plot = stream, float(every_s), plot
+        self._curve: LossCurve | None = None
+        self._out: Table | None = None
 
     # ---- events -----------------------------------------------------------------------------------------------------
 
@@ -70,7 +83,8 @@ class Progress(EpochCallback):
         self._columns: list[_Column] = []
         self._names: dict[str, list[str]] = {"train": [], "eval": []}  # names of the columns of each phase
         self._estimate = _TimeEstimate()
-        self._out = _make_table(self.stream or sys.stdout) if learner.engine.is_rank_zero else None
+        self._curve, self._next_plot = LossCurve(learner) if self.plot else None, 0.0
+        self._out = make_table(self.stream, plots=self.plot) if learner.engine.is_rank_zero else None
 
     def before_epoch(self, learner: Learner) -> None:
         super().before_epoch(learner)
@@ -80,12 +94,19 @@ class Progress(EpochCallback):
 
     def after_batch(self, learner: Learner) -> None:
         self._estimate.done[learner.loop.phase] += 1
+        if self._curve is not None and time.perf_counter() >= self._next_plot:
+            self._draw_plot(self._curve)
         if time.perf_counter() >= self._next_draw:
             self._draw_bar(learner, learner.batch.index + 1)
 
     def on_epoch_summary(self, learner: Learner, summary: EpochSummary) -> None:
         self._measured[summary.number] = summary.lr, summary.seconds
         self._steps[summary.number] = summary.steps
+        if self._curve is not None:
+            self._curve.read(reduce=True)
+            if "loss" in summary.evaluation:
+                self._curve.evaluation.append((summary.steps, summary.evaluation["loss"]))
+            self._draw_plot(self._curve)
         self._print_epochs(learner, summary.number)
 
     def cleanup_epoch(self, learner: Learner) -> None:
@@ -96,10 +117,44 @@ class Progress(EpochCallback):
         self._print_epochs(learner, learner.loop.position[0])
 
     def cleanup_fit(self, learner: Learner) -> None:
-        self._write(lambda out: out.close())
+        curve = self._curve if learner.loop.unwinding is None else None
+        if curve is not None:
+            curve.read(reduce=False)
+        self._write(lambda out: out.close(curve))
         self._out = None
 
-    def _write(self, action: Callable[[_Table], None]) -> None:
+    def after_backward(self, learner: Learner) -> None:
+        if self._curve is not None:
+            self._curve.after_backward(learner)
+
+    def step(self, learner: Learner, proceed: Callable[[], None]) -> None:
+        if self._curve is None:
+            super().step(learner, proceed)
+        else:
+            curve = self._curve
+            super().step(learner, lambda: curve.step(learner, proceed))
+
+    def figure(self) -> Figure:
+        """Return a matplotlib figure of the loss, of the current or the last fit.
+
+        Raises:
+            ArgumentError: If `plot` is False, no fit has begun, or matplotlib is not installed.
+
+        Example:
+            >>> import io
+            >>> from dashpot import AdamW, tasks
+            >>> from dashpot.training import Engine, Learner
+            >>> progress = Progress(io.StringIO(), plot=True)
+            >>> learner = Learner.of(tasks.get("digits").build(0), AdamW, lr=0.01, engine=Engine("cpu"))
+            >>> learner.fit(1, callbacks=[progress])
+            >>> [line.get_label() for line in progress.figure().axes[0].lines]
+            ['train', 'eval']
+        """
+        if self._curve is None:
+            raise ArgumentError("Progress: figure requires plot=True and a fit that has begun.")
+        return draw_figure(self._curve)
+
+    def _write(self, action: Callable[[Table], None]) -> None:
         """Perform an output action; continue without output if the terminal or pipe is closed."""
         if self._out is None:
             return
@@ -146,7 +201,7 @@ class Progress(EpochCallback):
         place = f"epoch {learner.epoch + 1}/{learner.epochs}"
         if plan.noun == "interval":
             place = f"step {learner.steps:>{len(str(learner.total_steps))}}/{learner.total_steps}"
-        bar = _Bar(
+        bar = Bar(
             title=f"{place}  {'train' if learner.training else 'eval '}",
             fraction=done / size if size else 0.0,
             batches=f"{done:>{len(str(size))}}/{size}" if size else f"batch {done}",
@@ -156,17 +211,33 @@ class Progress(EpochCallback):
         self._write(lambda out: out.draw(bar))
         self._next_draw = time.perf_counter() + self.every_s
 
+    def _draw_plot(self, curve: LossCurve) -> None:
+        """Draw the loss curve, unless the output is not live."""
+        if self._out is None or not self._out.plots_live:
+            self._next_plot = float("inf")
+            return
+        begin = time.perf_counter()
+        curve.read(reduce=False)
+        self._write(lambda out: out.plot(curve))
+        end = time.perf_counter()
+        wait = 0.0 if self._out is None else self._out.plot_interval * self.every_s
+        self._next_plot = end + max(wait, PLOT_WAIT * (end - begin) if wait else 0.0)
+
     # ---- state ------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """Return the learning rates and times of the epochs, which `learner.history` does not contain."""
         measured = [[n, lr, s] for n, (lr, s) in self._measured.items()]
-        return {**super().state_dict(), "measured": measured, "steps": [list(item) for item in self._steps.items()]}
+        steps = [list(item) for item in self._steps.items()]
+        curve = {} if self._curve is None else {"curve": self._curve.state_dict()}
+        return {**super().state_dict(), "measured": measured, "steps": steps, **curve}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         self._measured = {number: (lr, seconds) for number, lr, seconds in state.get("measured", [])}
         self._steps = dict(state.get("steps", []))
+        if self._curve is not None and "curve" in state:
+            self._curve.load_state_dict(state["curve"])
 
 
 def _format_running_loss(learner: Learner) -> str:
@@ -285,104 +356,3 @@ def _batches_left(learner: Learner, phase: str, done: int) -> int | None:
     if learner.evaluation is None or learner.evaluation.size is None:
         return None
     return learner.evaluation.size * (learner.epochs - learner.epoch) - (0 if learner.training else done)
-
-
-class _Bar(NamedTuple):
-    """Contents of the progress bar."""
-
-    title: str
-    fraction: float
-    batches: str
-    loss: str
-    time_left: str
-
-    def parts(self, width: int, full: str = "━", empty: str = "─") -> tuple[str, str, str, str]:
-        """Return the title, the full part, the empty part and the notes that fit into `width` characters."""
-        notes = [self.batches, self.loss, self.time_left]
-        for note in (self.batches, self.loss, self.time_left):
-            if len(self.title) + sum(len(GAP) + len(text) for text in notes if text) + len(GAP) + 6 <= width:
-                break
-            notes.remove(note)
-        tail = "".join(GAP + note for note in notes if note)
-        room = max(0, width - len(self.title) - len(GAP) - len(tail))
-        done = int(room * min(1.0, self.fraction))
-        return self.title + GAP, full * done, empty * (room - done), tail
-
-
-# ---- streams --------------------------------------------------------------------------------------------------------
-
-
-class _Table:
-    """Table printed to a stream, without a progress bar."""
-
-    live = False
-    width: int | None = None
-
-    def __init__(self, stream: TextIO) -> None:
-        self.stream = stream
-
-    def write(self, *lines: str) -> None:
-        print(*lines, sep="\n", file=self.stream, flush=True)
-
-    def draw(self, bar: _Bar) -> None:
-        """Draw the progress bar, if the output has one."""
-
-    def close(self) -> None:
-        """Remove the progress bar, if the output has one."""
-
-
-class _Terminal(_Table):
-    """Table printed to a terminal, above a progress bar."""
-
-    live = True
-
-    def __init__(self, stream: TextIO) -> None:
-        from rich.console import Console
-        from rich.live import Live
-
-        super().__init__(stream)
-        self.console = Console(file=stream, highlight=False, markup=False, emoji=False)
-        self.bar = Live(
-            console=self.console,
-            auto_refresh=False,
-            transient=True,
-            redirect_stdout=_is_terminal(sys.stdout),  # prints other output above the bar,
-            redirect_stderr=_is_terminal(sys.stderr),  # but not output redirected to a file
-        )
-        self.signs = ("#", "-") if self.console.options.ascii_only else ("━", "─")
-
-    @property
-    def width(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.console.width
-
-    def write(self, *lines: str) -> None:
-        for line in lines:
-            self.console.print(line, no_wrap=True, overflow="crop")
-
-    def draw(self, bar: _Bar) -> None:
-        from rich.text import Text
-
-        if not self.bar.is_started:
-            self.bar.start()
-            self.console.show_cursor(True)  # keep it visible, because a killed process could not show it again
-        title, done, rest, notes = bar.parts(self.console.width, *self.signs)
-        line = Text.assemble(title, (done, "cyan"), (rest, "bright_black"), notes, no_wrap=True, overflow="crop")
-        self.bar.update(line, refresh=True)
-
-    def close(self) -> None:
-        self.bar.stop()
-
-
-def _make_table(stream: TextIO) -> _Table:
-    if _is_terminal(stream):
-        try:
-            terminal = _Terminal(stream)
-        except ImportError:
-            return _Table(stream)
-        if not terminal.console.is_dumb_terminal:
-            return terminal
-    return _Table(stream)
-
-
-def _is_terminal(stream: Any) -> bool:
-    return bool(getattr(stream, "isatty", lambda: False)())

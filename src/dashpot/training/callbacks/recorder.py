@@ -204,6 +204,22 @@ class Recorder(Callback):
         return figure
 
 
+class StepRecorder(Recorder):
+    """Recorder whose recorded rows can be removed."""
+
+    def pop_rows(self, *, flush: bool = True) -> list[dict[str, float]]:
+        """Return and remove the recorded rows.
+
+        Args:
+            flush: Whether to read buffered values, which all ranks must do together. With a single rank, they are
+                always read.
+        """
+        if flush or self._engine.world_size == 1:
+            self._flush()
+        columns, self._values = self._values, {name: [] for name in self._values}
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
 

@@ -56,6 +56,7 @@ def start(
     settings: Settings,
     out: Path | None = None,
     *,
+    plot: bool = False,
     command: str | None = None,
     write_line: Callable[[str], None] = print,
 ) -> RunResult:
@@ -64,6 +65,7 @@ def start(
     Args:
         settings: Settings of the run.
         out: Path of the folder, which must be missing or empty; None creates a numbered folder under `runs/`.
+        plot: Whether to draw the loss while the run trains.
         command: Command line that starts the run, stored in the folder.
         write_line: Function that outputs a line; the table of epochs is always printed to stdout.
 
@@ -89,7 +91,7 @@ def start(
         engine = _engine(settings)
         plan = RunPlan.of(dataclasses.replace(settings, devices=engine.world_size))
         folder = _on_rank_zero(engine, lambda: RunFolder.create(out, plan.settings, command=command))
-        return _train(plan, folder, engine, None, command, write_line)
+        return _train(plan, folder, engine, None, command, write_line, plot=plot)
 
 
 def resume(
@@ -97,6 +99,7 @@ def resume(
     given: Mapping[str, Any] | None = None,
     *,
     override: bool = False,
+    plot: bool = False,
     command: str | None = None,
     write_line: Callable[[str], None] = print,
 ) -> RunResult:
@@ -106,6 +109,7 @@ def resume(
         path: Folder of the run.
         given: Settings given on the command line.
         override: Whether to accept given settings that differ from the saved settings, instead of raising an error.
+        plot: Whether to draw the loss while the run trains.
         command: Command line of this call, as for `start`.
         write_line: Function that outputs a line, as for `start`.
 
@@ -138,7 +142,7 @@ def resume(
         plan = RunPlan.of(dataclasses.replace(settings, devices=engine.world_size))
         check_task(plan, run, path, override=override)
         changed = plan.settings != saved
-        return _train(plan, folder, engine, run, command, write_line, changed=changed, override=override)
+        return _train(plan, folder, engine, run, command, write_line, changed=changed, override=override, plot=plot)
 
 
 def lr_range_test(settings: Settings) -> LRCurve:
@@ -168,6 +172,7 @@ def _train(
     *,
     changed: bool = False,
     override: bool = False,
+    plot: bool = False,
 ) -> RunResult:
     """Train in a folder, starting from its latest checkpoint if there is one.
 
@@ -190,7 +195,7 @@ def _train(
         write = (lambda: _on_rank_zero(engine, lambda: folder.write(settings, command=command))) if changed else None
         checkpoints = _checkpoints(plan, folder)
         accepted = _OnAccepted(write, checkpoints.save if state is not None and override else None)
-        callbacks = [*_callbacks(plan, folder, check, checkpoints), accepted]
+        callbacks = [*_callbacks(plan, folder, check, checkpoints), Progress(plot=plot), accepted]
         try:
             learner.fit(
                 settings.epochs,
@@ -310,7 +315,7 @@ def _callbacks(plan: RunPlan, folder: RunFolder, check: Callable[[], None], chec
     phase = "train" if plan.problem.evaluation is None else "eval"
     skipping = settings.nonfinite == "skip" or settings.precision == "fp16"
     resumed = {"call": plan.call, "task": dict(plan.task.config)}
-    callbacks: list[Callback] = [RunLog(folder.record, skipping=skipping, resumed=resumed), Progress(), checkpoints]
+    callbacks: list[Callback] = [RunLog(folder.record, skipping=skipping, resumed=resumed), checkpoints]
     if settings.accumulate > 1:
         callbacks.append(Accumulate(settings.accumulate))
     if settings.nonfinite == "stop":
