@@ -12,6 +12,7 @@ import math
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeGuard
 
 from dashpot.errors import ArgumentError
@@ -39,6 +40,8 @@ Scalar: TypeAlias = "float | Tensor"
 
 
 _LONGEST = 500
+_MOST_ITEMS = 8
+_CONTAINER_REPRS = (list.__repr__, tuple.__repr__, dict.__repr__)
 _LARGEST = sys.float_info.max  # excludes integers that overflow a float, as well as inf and nan
 
 
@@ -179,17 +182,56 @@ def is_unreadable(value: Tensor) -> bool:
 
 
 def shown(value: Any) -> str:
-    """Format a value for a message as its truncated `repr` on one line, or as a description if `repr` fails.
+    """Format a value for a message on one line, without the contents of tensors, arrays, modules and long containers.
 
-    >>> shown(0.5), shown(10**5000)
-    ('0.5', 'an integer of 16610 bits')
+    Other values are shown as their truncated `repr`, or as a description if `repr` fails.
+
+    >>> import torch
+    >>> shown(0.5), shown(10**5000), shown([1, torch.zeros(2, 3)])
+    ('0.5', 'an integer of 16610 bits', '[1, a tensor of shape (2, 3) and dtype float32]')
     """
+    return _brief(value, 2)
+
+
+def _brief(value: Any, depth: int) -> str:
+    """Return the text of `shown`, with the items of `depth` levels of nested containers."""
+    summary = _summary(value)
+    if summary is not None:
+        return summary
+    if isinstance(value, (list, tuple, Mapping)) and type(value).__repr__ in _CONTAINER_REPRS:
+        return _container(value, depth)
     try:
         text = " ".join(repr(value).split())
     except Exception:  # an integer above Python's digit limit, or an object with a broken `repr`
         is_integer = isinstance(value, int)
         return f"an integer of {value.bit_length()} bits" if is_integer else f"a {type(value).__name__}"
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+def _summary(value: Any) -> str | None:
+    """Describe a tensor or array with dimensions, a data frame or a module; return None for other values."""
+    if isinstance(value, type):
+        return None
+    shape, torch = getattr(value, "shape", None), sys.modules.get("torch")  # not imported for the command line
+    if isinstance(shape, tuple) and shape and not (torch and isinstance(value, torch.nn.Module)):
+        dtype = str(getattr(value, "dtype", "")).removeprefix("torch.")
+        kind = "tensor" if torch and isinstance(value, torch.Tensor) else type(value).__name__
+        return f"a {kind} of shape {tuple(shape)}" + (f" and dtype {dtype}" if dtype else "")
+    return f"a module {type(value).__name__}" if torch and isinstance(value, torch.nn.Module) else None
+
+
+def _container(value: Any, depth: int) -> str:
+    """Return the `repr` of a list, tuple or dict with at most eight brief items."""
+    if not depth and value:
+        return f"a {type(value).__name__} of {len(value)} items"
+    items = islice(value.items() if isinstance(value, Mapping) else value, _MOST_ITEMS)
+    if isinstance(value, Mapping):
+        parts = [f"{_brief(key, depth - 1)}: {_brief(item, depth - 1)}" for key, item in items]
+    else:
+        parts = [_brief(item, depth - 1) for item in items]
+    parts += [f"... ({len(value)} items)"] if len(value) > _MOST_ITEMS else []
+    first, last = "{}" if isinstance(value, Mapping) else "[]" if isinstance(value, list) else "()"
+    return f"{first}{', '.join(parts)}{',' if isinstance(value, tuple) and len(value) == 1 else ''}{last}"
 
 
 def check(owner: str, name: str, value: Any, allowed: Constraint) -> None:

@@ -8,7 +8,19 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from distributed_support import StopAt, assert_raises, data, engine, network, problem, state_of_rank_zero
+from distributed_support import (
+    AccumulateBatches,
+    StopAt,
+    assert_equal_on_all_ranks,
+    assert_raises,
+    data,
+    engine,
+    learner,
+    network,
+    problem,
+    state_of_rank_zero,
+    weights,
+)
 from torch import nn
 
 import dashpot as dp
@@ -85,3 +97,44 @@ def changed_data_are_refused_on_all_ranks(kind: str) -> None:
         else:
             text = "train must repeat the batches before the checkpoint, but batch 1 of epoch 2 differs"
             assert_raises(dp.RunError, text, lambda fit=subject.fit: fit(2, resume=states[0]))
+
+
+class Branches(nn.Module):
+    """Model with a branch that the loss does not depend on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.unused = nn.Linear(4, 3), nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.unused(x)
+        return self.used(x)
+
+
+def unused_parameters_are_named(accumulate: int) -> None:
+    custom = dataclasses.replace(problem(), model=Branches())
+    subject = learner(dp.SGD, "ddp", accumulate, custom=custom)
+    text = "must be used in the loss, but some were not: unused.weight, unused.bias; pass Engine(find_unused_parameters"
+    assert_raises(dp.ArgumentError, text, lambda: subject.fit(1))
+    assert subject.steps == 0
+
+
+def unused_parameters_are_found(accumulate: int) -> None:
+    """With `find_unused_parameters=True`, the results equal those of one process."""
+    learners = []
+    for where in ("ddp", None):
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            custom = dataclasses.replace(problem(torch.float64), model=Branches().double())
+        made = engine(where, find_unused_parameters=True)
+        callbacks = [AccumulateBatches(accumulate)]
+        learners.append(Learner.of(custom, dp.AdamW, lr=0.05, callbacks=callbacks, engine=made))
+        learners[-1].fit(2)
+    assert_equal_on_all_ranks(learners[0])
+    torch.testing.assert_close(weights(learners[0]), weights(learners[1]), rtol=1e-12, atol=1e-12)
+
+
+def batch_norm_of_one_example_per_rank() -> None:
+    custom = problem(noisy=True, examples=7)
+    subject = Learner.of(custom, dp.SGD, lr=0.1, engine=engine("ddp"))
+    assert_raises(dp.ArgumentError, "batch norm in training mode needs several examples", lambda: subject.fit(1))

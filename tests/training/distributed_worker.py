@@ -35,9 +35,12 @@ from distributed_log_checks import (
     signal_on_one_rank_saves_on_all,
 )
 from distributed_message_checks import (
+    batch_norm_of_one_example_per_rank,
     changed_data_are_refused_on_all_ranks,
     nonfinite_evaluation_is_diagnosed,
     nonfinite_values_are_diagnosed,
+    unused_parameters_are_found,
+    unused_parameters_are_named,
 )
 from distributed_support import (
     PRODUCTS,
@@ -337,6 +340,10 @@ def table() -> dict[str, Any]:
     add(True, collectives)
     add(True, changed_data_are_refused_on_all_ranks, "list")
     add(True, changed_data_are_refused_on_all_ranks, "loader")
+    for accumulate in (1, 2):
+        add(accumulate == 1, unused_parameters_are_named, accumulate)
+        add(True, unused_parameters_are_found, accumulate)
+    add(True, batch_norm_of_one_example_per_rank)
     add(True, unshardable_sources_raise)
     add(True, list_of_batches_is_sharded)
     return checks

@@ -166,9 +166,8 @@ def test_other_errors_of_the_loss_are_not_replaced():
         scalar_loss(entropy, output, torch.tensor([0, -100, 3, 1]))
     with pytest.raises(RuntimeError, match="weight tensor"):
         scalar_loss(lambda o, y: entropy(o, y, weight=torch.ones(2)), output, torch.tensor([0, -100, 2, 1]))
-    binary = nn.functional.binary_cross_entropy_with_logits
-    with pytest.raises(RuntimeError, match="Float"):
-        scalar_loss(binary, torch.randn(4, 1), torch.tensor([[0], [1], [1], [0]]))
+    with pytest.raises(KeyError, match="name"):
+        scalar_loss(lambda o, y: y["name"], output, {})
 
 
 def test_metric_named_loss_raises():

@@ -65,7 +65,7 @@ def test_predict_of_two_inputs_without_targets_needs_labelled_false():
 
 
 def test_predict_with_labelled_true_rejects_other_items():
-    with pytest.raises(ArgumentError, match=r"data must yield pairs \(x, y\), got Tensor"):
+    with pytest.raises(ArgumentError, match=r"data must yield pairs \(x, y\), got a tensor of shape"):
         linear_learner(pairs()).predict([X], labelled=True)
 
 

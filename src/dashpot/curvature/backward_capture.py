@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from dashpot.constraints import plain
+from dashpot.constraints import plain, shown
 from dashpot.curvature.forward_over_reverse import without_tangents
 from dashpot.errors import CurvatureError
 from dashpot.utils.scalars import is_number
@@ -82,7 +82,7 @@ def evaluate(closure: Callable[[], Any], on_backward: BackwardCall, *, may_retur
             if not isinstance(loss, Tensor) or not loss.requires_grad:
                 raise CurvatureError(
                     "the closure must call loss.backward() or return a loss that depends on the parameters, "
-                    f"got {loss!r}."
+                    f"got {shown(loss)}."
                 )
             on_backward(loss, {})
     return Evaluation(loss, capture.coarsest)

@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from dashpot.constraints import Interval, OneOf, check, check_fields, field
+from dashpot.constraints import Interval, OneOf, check, check_fields, field, shown
 from dashpot.data.seeding import SEED, generator
 from dashpot.errors import ArgumentError
 
@@ -75,13 +75,15 @@ class Batches:
         check_fields(self)
         for name, tensor in (("x", self.x), ("y", self.y)):
             if not isinstance(tensor, Tensor) or tensor.ndim == 0:
-                raise ArgumentError(f"Batches: {name} must be a tensor with a row per example, got {tensor!r}.")
+                raise ArgumentError(f"Batches: {name} must be a tensor with a row per example, got {shown(tensor)}.")
         if len(self.x) != len(self.y):
             raise ArgumentError(f"Batches: x and y must have equal length, got {len(self.x)} and {len(self.y)}.")
         if self.x.device != self.y.device:
             raise ArgumentError(f"Batches: x and y must be on the same device, got {self.x.device}, {self.y.device}.")
         if self.augment is not None and not callable(self.augment):
-            raise ArgumentError(f"Batches: augment must be a function of (x, generator) or None, got {self.augment!r}.")
+            raise ArgumentError(
+                f"Batches: augment must be a function of (x, generator) or None, got {shown(self.augment)}."
+            )
         if len(self) == 0:
             size = self.batch_size if self.drop_last else 1
             raise ArgumentError(f"Batches: x and y must have at least {size} rows, got {len(self.x)}.")

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from dashpot.constraints import FLAG, NONNEGATIVE, Scalar, check
+from dashpot.constraints import FLAG, NONNEGATIVE, Scalar, check, shown
 from dashpot.errors import ArgumentError
 from dashpot.optimizers.group_keys import CARRIED, nearest
 from dashpot.optimizers.param_owners import OwnedParam, shape_of, trainable_params
@@ -147,7 +147,7 @@ def _check(model: Any, norms: Any, settings: Mapping[str, Any]) -> None:
     if not isinstance(model, nn.Module):
         raise ArgumentError(f"param_groups: model must be a torch.nn.Module, got {type(model).__name__}.")
     if not isinstance(norms, (tuple, list)) or not all(map(_is_module_class, norms)):
-        raise ArgumentError(f"param_groups: norms must be a tuple of module classes, got {norms!r}.")
+        raise ArgumentError(f"param_groups: norms must be a tuple of module classes, got {shown(norms)}.")
     for key in settings:
         near = "model" if key == "params" else nearest(key, (*_FLAGS, "norms", "overrides"))
         if near and (key == "params" or key not in CARRIED):
@@ -180,9 +180,13 @@ class _Overrides:
     def __init__(self, given: Mapping[Any, bool]) -> None:
         for key, decays in given.items():
             if not isinstance(key, str) and not _is_module_class(key):
-                raise ArgumentError(f"param_groups: overrides must have names or module classes as keys, got {key!r}.")
+                raise ArgumentError(
+                    f"param_groups: overrides must have names or module classes as keys, got {shown(key)}."
+                )
             if not isinstance(decays, bool):
-                raise ArgumentError(f"param_groups: overrides[{_text(key)}] must be True or False, got {decays!r}.")
+                raise ArgumentError(
+                    f"param_groups: overrides[{_text(key)}] must be True or False, got {shown(decays)}."
+                )
         self._given, self._unused = given, set(given)
 
     def decision(self, owned: OwnedParam) -> _Decision | None:

@@ -129,7 +129,7 @@ class SGM(SecondOrder):
         for name in _STAGE_ARGUMENTS:
             if name in group and name not in self.defaults:
                 raise ArgumentError(
-                    f"SGM: a parameter group must not have stages, got {name!r}: groups share the stages and may "
+                    f"SGM: a parameter group must not have stages, got {shown(name)}: groups share the stages and may "
                     f"differ in numeric settings ({', '.join(self._keys.values()) or 'none in this recipe'}); "
                     "for different stages create a second SGM."
                 )

@@ -289,7 +289,7 @@ def diff(a: Any, b: Any) -> Diff:
 def _recipe_of(value: Any) -> Recipe:
     recipe = getattr(value, "recipe", value)
     if not isinstance(recipe, Recipe):
-        raise ArgumentError(f"diff: arguments must be Recipes or optimizers with a recipe, got {value!r}.")
+        raise ArgumentError(f"diff: arguments must be Recipes or optimizers with a recipe, got {shown(value)}.")
     return recipe
 
 

@@ -12,7 +12,7 @@ import torch
 from torch.optim import Optimizer
 
 from dashpot import schedules
-from dashpot.constraints import ARGUMENTS, check, unknown
+from dashpot.constraints import ARGUMENTS, check, shown, unknown
 from dashpot.errors import ArgumentError
 from dashpot.names import known_methods
 from dashpot.optimizers import registry
@@ -54,7 +54,9 @@ class Entry:
 
     def __post_init__(self) -> None:
         if not self.name or not all(c.isalnum() or c in "-_." for c in self.name) or self.name[0] == ".":
-            raise ArgumentError(f"Entry: name must consist of letters, digits, '-', '_' and '.', got {self.name!r}.")
+            raise ArgumentError(
+                f"Entry: name must consist of letters, digits, '-', '_' and '.', got {shown(self.name)}."
+            )
         check(self.name, "lr", self.lr, ARGUMENTS["lr"])
 
     def arguments(self, steps: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dashpot.constraints import NONNEGATIVE, POSITIVE, Constraint, Interval, OneOf, Optional, check, unknown
+from dashpot.constraints import NONNEGATIVE, POSITIVE, Constraint, Interval, OneOf, Optional, check, shown, unknown
 from dashpot.errors import ArgumentError
 from dashpot.runs.choices import COUNT, PRECISIONS, STRATEGIES, THREADS
 from dashpot.runs.files import write_text
@@ -118,9 +118,9 @@ class Settings:
         for name in ("task", "optimizer", "schedule", "data_dir"):
             value = getattr(self, name)
             if not isinstance(value, str) and not (value is None and name in ("schedule", "data_dir")):
-                raise ArgumentError(f"train: {name} must be a string, got {value!r}.")
+                raise ArgumentError(f"train: {name} must be a string, got {shown(value)}.")
         if not isinstance(self.log, tuple):
-            raise ArgumentError(f"train: log must be a list of names, got {self.log!r}.")
+            raise ArgumentError(f"train: log must be a list of names, got {shown(self.log)}.")
         for log in self.log:
             if log not in LOGS:
                 raise unknown("log", log, LOGS)
@@ -128,7 +128,7 @@ class Settings:
             raise ArgumentError(f"train: log must not repeat a name, got {', '.join(self.log)}.")
         for name, noun in (("set", "optimizer arguments"), ("task_options", "task options")):
             if not isinstance(getattr(self, name), Mapping):
-                raise ArgumentError(f"train: {name} must be a table of {noun}, got {getattr(self, name)!r}.")
+                raise ArgumentError(f"train: {name} must be a table of {noun}, got {shown(getattr(self, name))}.")
         size = self.task_options.get("batch_size", self.batch_size)
         if self.batch_size not in (None, size):
             raise ArgumentError(

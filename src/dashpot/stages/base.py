@@ -98,9 +98,9 @@ def per_tensor(name: str, key: str | None = None, initial: float = 0.0) -> Slot:
 
 def _slot(name: Any, key: Any, shape: Literal["elementwise", "per_tensor"], initial: Any) -> Slot:
     if not isinstance(name, str) or not name.isidentifier() or iskeyword(name) or name.startswith("_"):
-        raise ArgumentError(f"{shape}: name must be an identifier that does not begin with _, got {name!r}.")
+        raise ArgumentError(f"{shape}: name must be an identifier that does not begin with _, got {shown(name)}.")
     if not isinstance(key, (str, type(None))):
-        raise ArgumentError(f"{shape}: key must be a string or None, got {key!r}.")
+        raise ArgumentError(f"{shape}: key must be a string or None, got {shown(key)}.")
     check(shape, "initial", initial, Interval())
     return Slot(name, key or name, shape, initial)
 
@@ -246,7 +246,9 @@ def _check_class(cls: type[Stage]) -> None:
 def check_slots(owner: str, slots: Any) -> None:
     """Raise `ArgumentError` unless `slots` is a tuple of slots with distinct names."""
     if isinstance(slots, Slot) or not isinstance(slots, (tuple, list)) or not all(isinstance(s, Slot) for s in slots):
-        raise ArgumentError(f"{owner}: slots must be a tuple of elementwise(...) and per_tensor(...), got {slots!r}.")
+        raise ArgumentError(
+            f"{owner}: slots must be a tuple of elementwise(...) and per_tensor(...), got {shown(slots)}."
+        )
     names = [slot.name for slot in slots]
     if len(set(names)) < len(names):
         raise ArgumentError(f"{owner}: slots must have distinct names, got {', '.join(names)}.")

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from dashpot.constraints import Constraint, Interval, OneOf, check
+from dashpot.constraints import Constraint, Interval, OneOf, check, shown
 from dashpot.errors import ArgumentError
 
 _ALLOWED: Mapping[str, Constraint] = {
@@ -38,4 +38,4 @@ def check_options(owner: str, *, device: str, **options: Any) -> None:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
         reason = str(error).partition("\n")[0].rstrip(".")
-        raise ArgumentError(f"{owner}: device must be available to torch, got {device!r} ({reason}).") from error
+        raise ArgumentError(f"{owner}: device must be available to torch, got {shown(device)} ({reason}).") from error

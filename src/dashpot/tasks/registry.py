@@ -6,7 +6,7 @@ import inspect
 import os
 from typing import Any
 
-from dashpot.constraints import unknown
+from dashpot.constraints import shown, unknown
 from dashpot.errors import ArgumentError
 from dashpot.names import TASKS, load
 from dashpot.tasks.task import Task
@@ -43,7 +43,7 @@ def get(spec: str, *, data_dir: str | os.PathLike[str] | None = None, **options:
     ('quadratic', Target(metric='loss', value=0.001, direction='min'))
     """
     if not isinstance(spec, str):
-        raise ArgumentError(f"get: spec must be a string, got {spec!r}.")
+        raise ArgumentError(f"get: spec must be a string, got {shown(spec)}.")
     if is_file_spec(spec):
         return load_task(spec, data_dir=data_dir, **options)
     if spec not in TASKS:

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from dashpot.constraints import Interval, OneOf, check_fields, field
+from dashpot.constraints import Interval, OneOf, check_fields, field, shown
 from dashpot.data.batches import Stream
 from dashpot.errors import ArgumentError
 from dashpot.tasks.metric_checks import checked_metrics
@@ -90,20 +90,24 @@ class Problem:
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, nn.Module):
-            raise ArgumentError(f"Problem: model must be a torch.nn.Module, got {self.model!r}.")
+            raise ArgumentError(f"Problem: model must be a torch.nn.Module, got {shown(self.model)}.")
         if not hasattr(self.train, "epoch") and not hasattr(self.train, "__iter__"):
-            raise ArgumentError(f"Problem: train must be Batches, another Stream or a DataLoader, got {self.train!r}.")
+            raise ArgumentError(
+                f"Problem: train must be Batches, another Stream or a DataLoader, got {shown(self.train)}."
+            )
         if not isinstance(self.callbacks, Sequence) or isinstance(self.callbacks, str):
-            raise ArgumentError(f"Problem: callbacks must be a sequence of callbacks, got {self.callbacks!r}.")
+            raise ArgumentError(f"Problem: callbacks must be a sequence of callbacks, got {shown(self.callbacks)}.")
         _check_splits(self.splits)
         evaluation_loss = self.loss if self.evaluation_loss is None else self.evaluation_loss
         for name, function in {"loss": self.loss, "evaluation_loss": evaluation_loss}.items():
             if not callable(function):
-                raise ArgumentError(f"Problem: {name} must be a function of (output, target), got {function!r}.")
+                raise ArgumentError(f"Problem: {name} must be a function of (output, target), got {shown(function)}.")
         self.metrics = checked_metrics(self.metrics, "Problem")
         for name, function, arguments in (("size", self.size, "x, y"), ("weight", self.weight, "output, y")):
             if function is not None and not callable(function):
-                raise ArgumentError(f"Problem: {name} must be a function of ({arguments}) or None, got {function!r}.")
+                raise ArgumentError(
+                    f"Problem: {name} must be a function of ({arguments}) or None, got {shown(function)}."
+                )
 
 
 def _check_splits(splits: Any) -> None:
@@ -147,12 +151,12 @@ class Task:
     def __post_init__(self) -> None:
         check_fields(self)
         if not isinstance(self.name, str) or not self.name:
-            raise ArgumentError(f"Task: name must be a non-empty string, got {self.name!r}.")
+            raise ArgumentError(f"Task: name must be a non-empty string, got {shown(self.name)}.")
         if not callable(self.build):
-            raise ArgumentError(f"Task: build must be a function from a seed to a Problem, got {self.build!r}.")
+            raise ArgumentError(f"Task: build must be a function from a seed to a Problem, got {shown(self.build)}.")
         if not isinstance(self.target, (Target, type(None))):
-            raise ArgumentError(f"Task: target must be a Target or None, got {self.target!r}.")
+            raise ArgumentError(f"Task: target must be a Target or None, got {shown(self.target)}.")
         try:
             json.dumps(self.config, allow_nan=False)
         except (TypeError, ValueError) as error:
-            raise ArgumentError(f"Task: config must be plain JSON, got {self.config!r} ({error}).") from error
+            raise ArgumentError(f"Task: config must be plain JSON, got {shown(self.config)} ({error}).") from error

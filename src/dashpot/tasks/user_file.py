@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from dashpot.constraints import shown
 from dashpot.errors import ArgumentError
 from dashpot.tasks.task import Problem, Task
 from dashpot.utils.file_spec import split_spec
@@ -52,7 +53,7 @@ def load_task(spec: str, *, data_dir: str | os.PathLike[str] | None = None, **op
 
     task = _wrap_errors(path, f"{function}()", call)
     if not isinstance(task, Task):
-        raise ArgumentError(f"Task file {path}: {function}() must return a dashpot.tasks.Task, got {task!r}.")
+        raise ArgumentError(f"Task file {path}: {function}() must return a dashpot.tasks.Task, got {shown(task)}.")
     config = {**task.config, "file_sha256": _digest(path)}
     return dataclasses.replace(task, build=_checked_build(path, task.build), config=config)
 
@@ -65,7 +66,7 @@ def load_object(spec: str) -> Any:
     """
     file, separator, name = spec.rpartition(":")
     if not separator or not file.endswith(".py") or not name:
-        raise ArgumentError(f"Objects in Python files must be given as path/to/file.py:name, got {spec!r}.")
+        raise ArgumentError(f"Objects in Python files must be given as path/to/file.py:name, got {shown(spec)}.")
     path = Path(file).expanduser()
     module = _execute(path)
     if not hasattr(module, name):
@@ -79,7 +80,9 @@ def _checked_build(path: Path, build: Callable[[int], Problem]) -> Callable[[int
     def checked(seed: int) -> Problem:
         problem = _wrap_errors(path, "Task.build", lambda: build(seed))
         if not isinstance(problem, Problem):
-            raise ArgumentError(f"Task file {path}: Task.build must return a dashpot.tasks.Problem, got {problem!r}.")
+            raise ArgumentError(
+                f"Task file {path}: Task.build must return a dashpot.tasks.Problem, got {shown(problem)}."
+            )
         return problem
 
     return checked

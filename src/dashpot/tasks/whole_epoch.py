@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dashpot.constraints import shown
 from dashpot.errors import ArgumentError
 
 
@@ -39,7 +40,7 @@ class WholeEpoch:
 
     def __init__(self, function: Callable[[Any, Any], Any]) -> None:
         if not callable(function):
-            raise ArgumentError(f"WholeEpoch: function must be a function of (output, y), got {function!r}.")
+            raise ArgumentError(f"WholeEpoch: function must be a function of (output, y), got {shown(function)}.")
         self.function = function
         self.reset()
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, ClassVar
 
+from dashpot.constraints import shown
 from dashpot.errors import ArgumentError
 
 ACTIONS = ("predict", "get_loss", "backward", "step", "zero_grad")
@@ -59,7 +60,7 @@ def as_list(callbacks: Iterable[Callback]) -> list[Callback]:
         ArgumentError: If `callbacks` is not iterable, for example because it is a single callback.
     """
     if not isinstance(callbacks, Iterable):
-        raise ArgumentError(f"Learner: callbacks must be a list of callbacks, got {callbacks!r}.")
+        raise ArgumentError(f"Learner: callbacks must be a list of callbacks, got {shown(callbacks)}.")
     return list(callbacks)
 
 
@@ -122,7 +123,7 @@ class CallbackList:
         for index, callback in enumerate(given):
             if not isinstance(callback, Callback):
                 raise ArgumentError(
-                    f"Learner: callbacks must be instances of dashpot.training.Callback, got {callback!r}."
+                    f"Learner: callbacks must be instances of dashpot.training.Callback, got {shown(callback)}."
                 )
             if any(callback is other for other in given[:index]):
                 raise ArgumentError(
@@ -146,7 +147,7 @@ class CallbackList:
         for owner in owners:
             if not callable(hook := getattr(owner, name)):
                 kind = "action" if name in ACTIONS else "event"
-                raise ArgumentError(f"{type(owner).__name__}: {kind} {name!r} must be a method, got {hook!r}.")
+                raise ArgumentError(f"{type(owner).__name__}: {kind} {name!r} must be a method, got {shown(hook)}.")
         return [getattr(owner, name) for owner in owners]
 
     def notify(self, event: str, learner: Any) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
+from dashpot.constraints import shown
 from dashpot.errors import ArgumentError, RunError
 from dashpot.tasks.batch_size import batch_size
 from dashpot.tasks.evaluation import evaluation_mode
@@ -86,7 +87,7 @@ def evaluate(learner: Learner, data: Any) -> dict[str, float]:
 def predict(learner: Learner, data: Any, labelled: bool | None) -> Any:
     """Return the outputs of the model for `data`; see `Learner.predict`."""
     if not isinstance(labelled, (bool, type(None))):
-        raise ArgumentError(f"predict: labelled must be True, False or None, got {labelled!r}.")
+        raise ArgumentError(f"predict: labelled must be True, False or None, got {shown(labelled)}.")
     loader = _loader("predict", _InputLoader, data, learner)
     loader.labelled = labelled
     parts: list[tuple[int, Any]] = []  # number of examples and outputs of each batch on this rank

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from dashpot.constraints import shown
 from dashpot.errors import ArgumentError, RunError
 from dashpot.tasks import Problem, call_model
 from dashpot.tasks.metric_checks import check_synced, checked_metrics
 from dashpot.tasks.running_means import RunningMeans
-from dashpot.training import inference, logged_values
+from dashpot.training import error_hints, inference, logged_values
 from dashpot.training.callback import Callback, CallbackList, CancelBatch, as_list
 from dashpot.training.callbacks.time_limit import TimeLimit
 from dashpot.training.distributed.engine import Engine
@@ -128,16 +129,18 @@ class Learner:
         engine: Engine | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
-            raise ArgumentError(f"Learner: model must be a torch.nn.Module, got {model!r}.")
+            raise ArgumentError(f"Learner: model must be a torch.nn.Module, got {shown(model)}.")
         optimizer = adapt(optimizer, model.parameters())
         if not isinstance(optimizer, Optimizer) and not callable(optimizer):
-            raise ArgumentError(f"Learner: optimizer must be a torch optimizer or a factory, got {optimizer!r}.")
+            raise ArgumentError(f"Learner: optimizer must be a torch optimizer or a factory, got {shown(optimizer)}.")
         for name, function in (("loss", loss), ("evaluation_loss", evaluation_loss)):
             if not callable(function) and not (function is None and name == "evaluation_loss"):
-                raise ArgumentError(f"Learner: {name} must be a function of (output, y), got {function!r}.")
+                raise ArgumentError(f"Learner: {name} must be a function of (output, y), got {shown(function)}.")
         for name, function, arguments in (("size", size, "x, y"), ("weight", weight, "output, y")):
             if function is not None and not callable(function):
-                raise ArgumentError(f"Learner: {name} must be a function of ({arguments}) or None, got {function!r}.")
+                raise ArgumentError(
+                    f"Learner: {name} must be a function of ({arguments}) or None, got {shown(function)}."
+                )
         self.engine = Engine() if engine is None else engine
         self.model, self.metrics = model, checked_metrics({} if metrics is None else metrics, "Learner")
         check_synced(self.metrics, self.engine.world_size, "Learner")
@@ -237,11 +240,12 @@ class Learner:
             self._module = self.engine.setup(self.model)
         opt: Any = self._optimizer
         if not given:
+            error_hints.check_parameters(self.model)
             opt = make_optimizer(opt, self.model.parameters(), lr)
         if not isinstance(opt, Optimizer):
             raise ArgumentError(
                 "Learner: optimizer must return a torch.optim.Optimizer or an object with step and zero_grad, got "
-                f"{opt!r}."
+                f"{shown(opt)}."
             )
         if _needs_closure(opt):
             raise ArgumentError(
@@ -337,6 +341,7 @@ class Learner:
         with self.engine.autocast():
             function = self._loss if self.training else self._evaluation_loss
             loss, counted = scalar_loss(function, self.batch.output, self.batch.y, self._weight)
+        error_hints.check_device(loss, self.engine.device)
         if counted is not None and not self.batch.size:  # the example of an empty rank has weight 0
             counted = torch.zeros_like(counted)
         self.batch.loss, self.batch.counted = loss, counted
@@ -360,7 +365,13 @@ class Learner:
             earlier = self._step_batches if loop.pending_batches else []
             self._step_batches = [*earlier, replace(batch, output=None, loss=None)]
         recompute = self._recompute_losses if batch.is_last_microbatch else None
-        self.engine.backward(backpropagated(batch.loss, weight), self.opt, recompute)
+        try:
+            self.engine.backward(backpropagated(batch.loss, weight), self.opt, recompute)
+        except RuntimeError as error:
+            error_hints.explain_loss(batch.output, batch.y, error)
+            raise
+        if batch.is_last_microbatch:
+            error_hints.check_all_used(self)
         if batch.is_last_microbatch and loop.pending_batches:
             self._scale_gradients()
 
@@ -440,8 +451,12 @@ class Learner:
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """Call the model, wrapped by the engine, under the engine's autocast."""
         assert self._module is not None
-        with self.engine.autocast():
-            return self._module(*inputs, **named)
+        try:
+            with self.engine.autocast():
+                return self._module(*inputs, **named)
+        except error_hints.ERRORS as error:
+            error_hints.explain_forward(self, inputs, named, error)
+            raise
 
     def update_batchnorm(self, loader: ResumableLoader) -> None:
         """Run the batches of the current epoch through the model in training mode, to update batch-norm statistics.

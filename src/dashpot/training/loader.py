@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from dashpot.constraints import shown
 from dashpot.errors import ArgumentError, RunError
 from dashpot.tasks.batch_size import SizeFunction, batch_size, row_counts
 from dashpot.tasks.counted_batches import CountingBatchSampler, draws_indices, stream_batch_size, with_batch_sampler
@@ -187,12 +188,15 @@ class ResumableLoader:
     def _type_error(self, detail: str = "") -> ArgumentError:
         return ArgumentError(
             f"Learner: {self.owner} must be dashpot.data.Batches, a DataLoader or another iterable of pairs (x, y), "
-            f"got {self.source!r}{detail}."
+            f"got {shown(self.source)}{detail}."
         )
 
     def _pair(self, item: Any) -> tuple[Any, Any]:
         if not isinstance(item, (tuple, list)) or len(item) != 2:
-            raise ArgumentError(f"Learner: {self.owner} must yield pairs (x, y), got {type(item).__name__}.")
+            got = shown(item)
+            if isinstance(item, (tuple, list)):
+                got = f"a {type(item).__name__} of {len(item)} items; combine them, as in ((a, b), y)"
+            raise ArgumentError(f"Learner: {self.owner} must yield pairs (x, y), got {got}.")
         x, y = item
         return x, y
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from dashpot.constraints import shown
 from dashpot.errors import ArgumentError, RunError
 from dashpot.tasks.running_means import SYNC_INTERVAL
 from dashpot.utils.scalars import read_all
@@ -123,7 +124,7 @@ def _check_name(name: Any, metrics: Mapping[str, Any]) -> None:
         raise ArgumentError(f"Learner: log needs a name of printable characters, got {name!r:.80}.")
     if name == "loss" or name in metrics:
         reserved = ", ".join(["loss", *metrics])
-        raise ArgumentError(f"Learner: log needs a name other than {reserved}, got {name!r}.")
+        raise ArgumentError(f"Learner: log needs a name other than {reserved}, got {shown(name)}.")
 
 
 def number_or_tensor(source: str, value: Any) -> float | Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dashpot.errors import ArgumentError
 from dashpot.tasks.loss_value import mean_and_count
+from dashpot.training.error_hints import ERRORS, explain_loss
 
 IGNORE_INDEX = -100
 """Default `ignore_index` of `torch.nn.functional.cross_entropy`."""
@@ -30,8 +31,9 @@ def scalar_loss(
     """
     try:
         value = function(output, y)
-    except (IndexError, RuntimeError) as error:
+    except ERRORS as error:
         _check_labels(output, y, error)
+        explain_loss(output, y, error)
         raise
     return mean_and_count(value, output, y, weight)
 

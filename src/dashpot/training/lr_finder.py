@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dashpot._torch_private import module_buffers
-from dashpot.constraints import POSITIVE, Interval, Optional, check
+from dashpot.constraints import POSITIVE, Interval, Optional, check, shown
 from dashpot.errors import ArgumentError, RunError
 from dashpot.training.callback import Callback, CancelFit
 from dashpot.training.inference import check_idle
@@ -201,7 +201,7 @@ def _rates(start: float, end: float, factor: float | None, steps: int | None) ->
     check("find_lr", "factor", factor, Optional(Interval(1, math.inf)))
     check("find_lr", "steps", steps, STEPS)
     if factor is not None and steps is not None:
-        raise ArgumentError(f"find_lr: factor must be None if steps is given, got {factor!r}.")
+        raise ArgumentError(f"find_lr: factor must be None if steps is given, got {shown(factor)}.")
     ratio = (end / start) ** (1 / (steps - 1)) if steps else FACTOR if factor is None else factor
     count = steps or 1 + math.floor(math.log(end / start) / math.log(ratio) * (1 + 1e-12))
     return [start * ratio**i for i in range(count)]

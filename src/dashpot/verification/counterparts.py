@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from dashpot.constraints import unknown
+from dashpot.constraints import shown, unknown
 from dashpot.errors import ArgumentError
 from dashpot.optimizers import registry
 from dashpot.optimizers.options import ResolvedOptions
@@ -136,7 +136,7 @@ def _resolve(option: str, path: str) -> Callable[..., Any]:
     else:
         found = _import(option, path)
     if not callable(found):
-        raise ArgumentError(f"verify: {option} {path} must be an optimizer class or a function, got {found!r}.")
+        raise ArgumentError(f"verify: {option} {path} must be an optimizer class or a function, got {shown(found)}.")
     return found
 
 

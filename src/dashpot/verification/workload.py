@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from dashpot.constraints import shown
 from dashpot.errors import ArgumentError
 from dashpot.utils.rng_state import seed_all
 
@@ -111,7 +112,7 @@ class _FunctionModule(nn.Module):
         super().__init__()
         tensors = [params] if isinstance(params, Tensor) else list(params or ())
         if not tensors or not all(isinstance(tensor, Tensor) for tensor in tensors):
-            raise ArgumentError(f"verify: params must be the initial tensors of the function, got {params!r}.")
+            raise ArgumentError(f"verify: params must be the initial tensors of the function, got {shown(params)}.")
         self.function = function
         self.params = nn.ParameterList([nn.Parameter(tensor.detach().clone()) for tensor in tensors])
 
@@ -152,7 +153,7 @@ def _first_batches(batches: Iterable[Any] | None, loss: Any, steps: int) -> tupl
 def _pair_loss(loss: Callable[[Any, Any], Any]) -> Callable[[nn.Module, Any], Any]:
     """Return a function that computes the loss of a model for a batch (input, target)."""
     if not callable(loss):
-        raise ArgumentError(f"verify: loss must be a function of (output, target), got {loss!r}.")
+        raise ArgumentError(f"verify: loss must be a function of (output, target), got {shown(loss)}.")
 
     def compute(model: nn.Module, batch: Any) -> Any:
         if not isinstance(batch, Sequence) or len(batch) != 2:

@@ -167,7 +167,7 @@ class Activations(Callback):
             ArgumentError: If the layer is not recorded.
         """
         if layer not in self._names:
-            raise ArgumentError(f"Activations: layer must be one of {', '.join(self._names)}, got {layer!r}.")
+            raise ArgumentError(f"Activations: layer must be one of {', '.join(self._names)}, got {shown(layer)}.")
         count, index = len(self.steps), self._names.index(layer)
         rows = [row[index, 5:] for _, row in self._rows]
         return torch.stack(rows, dim=1) if count else torch.zeros(self.bins, 0)

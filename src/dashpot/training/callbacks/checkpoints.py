@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from dashpot.constraints import Interval, Optional, check
+from dashpot.constraints import Interval, Optional, check, shown
 from dashpot.errors import ArgumentError, RunError
 from dashpot.runs.files import make_folder, write_error, write_text
 from dashpot.training.callback import Callback, CancelFit
@@ -128,7 +128,7 @@ class Checkpoints(Callback):
         check("Checkpoints", "keep", keep, COUNT)
         if best is not None and not _is_metric_mode(best):
             raise ArgumentError(
-                f'Checkpoints: best must be None or a pair of a metric and "max" or "min", got {best!r}.'
+                f'Checkpoints: best must be None or a pair of a metric and "max" or "min", got {shown(best)}.'
             )
         self.folder, self.keep, self.config = Path(folder), keep, dict(config or {})
         self.every_epochs, self.every_steps, self.every_seconds = every_epochs, every_steps, every_seconds
@@ -141,7 +141,7 @@ class Checkpoints(Callback):
     def before_fit(self, learner: Any) -> None:
         if self.metric is not None and self.metric not in ("loss", *learner.metrics):
             known = ", ".join(["loss", *learner.metrics])
-            raise ArgumentError(f"Checkpoints: best must name one of {known}, got {self.metric!r}.")
+            raise ArgumentError(f"Checkpoints: best must name one of {known}, got {shown(self.metric)}.")
         check_savable(learner.opt, "Checkpoints")
         learner.train.check_resumable()
         if learner.loop.phases["eval"]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_
 
-from dashpot.constraints import POSITIVE, Optional, check
+from dashpot.constraints import POSITIVE, Optional, check, shown
 from dashpot.errors import ArgumentError
 from dashpot.training.callback import Callback
 from dashpot.training.callbacks.grad_norms import gradients, total_norm
@@ -61,7 +61,9 @@ class ClipGradients(Callback):
         check("ClipGradients", "norm", norm, Optional(POSITIVE))
         check("ClipGradients", "value", value, Optional(POSITIVE))
         if not (is_number(norm_type) and norm_type > 0):
-            raise ArgumentError(f"ClipGradients: norm_type must be a positive number or infinity, got {norm_type!r}.")
+            raise ArgumentError(
+                f"ClipGradients: norm_type must be a positive number or infinity, got {shown(norm_type)}."
+            )
         if norm is None and value is None:
             raise ArgumentError("ClipGradients: norm or value must be given.")
         self.norm, self.value, self.norm_type = norm, value, float(norm_type)

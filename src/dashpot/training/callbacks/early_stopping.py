@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
-from dashpot.constraints import FLAG, NONNEGATIVE, Interval, OneOf, check, unknown
+from dashpot.constraints import FLAG, NONNEGATIVE, Interval, OneOf, check, shown, unknown
 from dashpot.errors import ArgumentError
 from dashpot.training.callback import Callback
 from dashpot.training.callbacks.average import evaluated_weights
@@ -69,7 +69,7 @@ class EarlyStopping(Callback):
         restore_best: bool = False,
     ) -> None:
         if not isinstance(metric, str):
-            raise ArgumentError(f"EarlyStopping: metric must be the name of a metric, got {metric!r}.")
+            raise ArgumentError(f"EarlyStopping: metric must be the name of a metric, got {shown(metric)}.")
         check("EarlyStopping", "phase", phase, OneOf(("train", "eval")))
         check("EarlyStopping", "patience", patience, Interval(1, math.inf, "left", integer=True))
         check("EarlyStopping", "min_delta", min_delta, NONNEGATIVE)

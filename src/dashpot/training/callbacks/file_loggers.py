@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dashpot.constraints import FLAG, check
+from dashpot.constraints import FLAG, check, shown
 from dashpot.errors import ArgumentError, RunError
 from dashpot.runs.files import make_folder, truncate, write_bytes, write_error
 from dashpot.training.callbacks.csv_columns import add_columns, first_columns, read_header, to_line
@@ -39,7 +39,7 @@ class FileLogger(Logger):
         if replace and append:
             raise ArgumentError(f"{type(self).__name__}: append and replace must not both be True.")
         if not isinstance(path, (str, os.PathLike)):
-            raise ArgumentError(f"{type(self).__name__}: path must be a path, got {path!r}.")
+            raise ArgumentError(f"{type(self).__name__}: path must be a path, got {shown(path)}.")
         self.path, self.replace, self.append = Path(path), replace, append
 
     def before_fit(self, learner: Learner) -> None:

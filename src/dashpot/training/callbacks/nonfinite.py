@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dashpot import constraints
-from dashpot.constraints import Interval, OneOf
+from dashpot.constraints import Interval, OneOf, shown
 from dashpot.errors import ArgumentError, NonFiniteError
 from dashpot.runs.files import make_folder, write_bytes
 from dashpot.training.callback import Callback, CancelFit
@@ -97,7 +97,7 @@ class NonFinite(Callback):
         constraints.check("NonFinite", "check", check, CHECKS)
         constraints.check("NonFinite", "keep", keep, KEEP)
         if folder is not None and not isinstance(folder, (str, os.PathLike)):
-            raise ArgumentError(f"NonFinite: folder must be None or a path, got {folder!r}.")
+            raise ArgumentError(f"NonFinite: folder must be None or a path, got {shown(folder)}.")
         self.then, self.check, self.keep = then, check, keep
         self.folder = None if folder is None else Path(folder)
         self.reports: list[str] = []

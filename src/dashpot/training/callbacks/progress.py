@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TextIO
 
-from dashpot.constraints import FLAG, NONNEGATIVE, check
+from dashpot.constraints import FLAG, NONNEGATIVE, check, shown
 from dashpot.errors import ArgumentError
 from dashpot.training.callbacks.epoch_summary import EpochCallback, EpochSummary
 from dashpot.training.callbacks.loss_curve import LossCurve, draw_figure
@@ -68,7 +68,7 @@ class Progress(EpochCallback):
         check("Progress", "every_s", every_s, NONNEGATIVE)
         check("Progress", "plot", plot, FLAG)
         if stream is not None and not hasattr(stream, "write"):
-            raise ArgumentError(f"Progress: stream must be None or a writable text stream, got {stream!r}.")
+            raise ArgumentError(f"Progress: stream must be None or a writable text stream, got {shown(stream)}.")
         self.stream, self.every_s, self.plot = stream, float(every_s), plot
         self._curve: LossCurve | None = None
         self._out: Table | None = None

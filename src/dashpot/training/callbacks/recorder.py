@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from dashpot.constraints import OneOf, check
+from dashpot.constraints import OneOf, check, shown
 from dashpot.errors import ArgumentError, RunError
 from dashpot.schedules import hyperparams
 from dashpot.tasks.running_means import SYNC_INTERVAL
@@ -76,10 +76,10 @@ class Recorder(Callback):
         check("Recorder", "loss", loss, OneOf((False, True)))
         for name in names:
             if not isinstance(name, str) or not name:
-                raise ArgumentError(f"Recorder: names must be strings such as 'lr', got {name!r}.")
+                raise ArgumentError(f"Recorder: names must be strings such as 'lr', got {shown(name)}.")
         for name, function in functions.items():
             if not callable(function):
-                raise ArgumentError(f"Recorder: {name} must be a function of the learner, got {function!r}.")
+                raise ArgumentError(f"Recorder: {name} must be a function of the learner, got {shown(function)}.")
         every = [*(["loss"] if loss else []), *names, *functions]
         for name in every:
             if every.count(name) > 1:
@@ -237,7 +237,7 @@ def _reader(opt: Optimizer, name: str) -> Callable[[], Any]:
         )
     value = hyperparams.read(opt.param_groups[index], plain)
     if isinstance(value, bool) or not isinstance(value, (int, float, Tensor)):
-        raise ArgumentError(f"Recorder: {name!r} must be a number in the parameter group, got {value!r}.")
+        raise ArgumentError(f"Recorder: {name!r} must be a number in the parameter group, got {shown(value)}.")
     schedule = _optimizer_schedule(opt, plain, index)
     if schedule is not None and schedule == "lr":
         return lambda: opt.current_lr(index)  # pyright: ignore[reportAttributeAccessIssue]

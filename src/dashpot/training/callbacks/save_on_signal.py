@@ -6,7 +6,7 @@ import signal as signals
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, ClassVar
 
-from dashpot.constraints import OneOf, check
+from dashpot.constraints import OneOf, check, shown
 from dashpot.errors import ArgumentError
 from dashpot.runs.signals import recorded_signal
 from dashpot.training.callback import Callback
@@ -59,7 +59,7 @@ class SaveOnSignal(Callback):
 
     def __init__(self, checkpoints: Checkpoints, signal: str = "SIGUSR1") -> None:
         if not isinstance(checkpoints, Checkpoints):
-            raise ArgumentError(f"SaveOnSignal: checkpoints must be a Checkpoints callback, got {checkpoints!r}.")
+            raise ArgumentError(f"SaveOnSignal: checkpoints must be a Checkpoints callback, got {shown(checkpoints)}.")
         check("SaveOnSignal", "signal", signal, OneOf(NAMES))
         if not hasattr(signals, signal):
             raise ArgumentError(f"SaveOnSignal: this system has no signal {signal}.")

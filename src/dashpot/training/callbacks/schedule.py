@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from dashpot.constraints import POSITIVE, OneOf, Optional, check, unknown
+from dashpot.constraints import POSITIVE, OneOf, Optional, check, shown, unknown
 from dashpot.errors import ArgumentError, RunError
 from dashpot.schedules import OneCycle, OneCycleMomentum, Plateau, Scheduler, hyperparams
 from dashpot.schedules import Schedule as ScheduleFunction
@@ -71,13 +71,13 @@ class Schedule(Callback):
     def __init__(self, schedule: Any, per: str = "batch", metric: str = "loss") -> None:
         check("Schedule", "per", per, OneOf(("batch", "epoch")))
         if not isinstance(metric, str):
-            raise ArgumentError(f"Schedule: metric must be 'loss' or the name of a metric, got {metric!r}.")
+            raise ArgumentError(f"Schedule: metric must be 'loss' or the name of a metric, got {shown(metric)}.")
         if isinstance(schedule, (LRScheduler, Optimizer)) or not (
             callable(schedule) or isinstance(schedule, (Mapping, Plateau))
         ):
             raise ArgumentError(
                 "Schedule: schedule must be a dashpot Schedule, a mapping of names to Schedules, a Plateau, or a "
-                f"factory of one of these or of a torch scheduler, got {schedule!r}."
+                f"factory of one of these or of a torch scheduler, got {shown(schedule)}."
             )
         self.schedule, self.per, self.metric = schedule, per, metric
         self.scheduler: Any = None
@@ -264,7 +264,7 @@ def _make_scheduler(schedule: Any, opt: Optimizer, total: Callable[[], int]) -> 
         and all(isinstance(s, ScheduleFunction) for s in schedules.values())
     ):
         return _scheduler_of(opt, schedules)
-    raise ArgumentError(f"Schedule: the function must return a schedule or a torch scheduler, got {result!r}.")
+    raise ArgumentError(f"Schedule: the function must return a schedule or a torch scheduler, got {shown(result)}.")
 
 
 def _scheduler_of(opt: Optimizer, schedules: Mapping[str, ScheduleFunction]) -> Scheduler:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dashpot.constraints import FLAG, check
+from dashpot.constraints import FLAG, check, shown
 from dashpot.errors import ArgumentError, RunError
 from dashpot.runs.files import make_folder, write_error
 from dashpot.training.callbacks.epoch_summary import EpochSummary
@@ -47,7 +47,7 @@ class TensorBoard(Logger):
         super().__init__(every, values)
         check("TensorBoard", "append", append, FLAG)
         if not isinstance(folder, (str, os.PathLike)):
-            raise ArgumentError(f"TensorBoard: folder must be a path, got {folder!r}.")
+            raise ArgumentError(f"TensorBoard: folder must be a path, got {shown(folder)}.")
         self.folder, self.append = Path(folder), append
         self._make_writer = _summary_writer()
 

@@ -13,12 +13,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dashpot.constraints import Interval, check
+from dashpot.constraints import Interval, OneOf, check
 from dashpot.errors import ArgumentError, RunError
 from dashpot.runs.choices import PRECISIONS, STRATEGIES
 from dashpot.training.distributed import process_group
 from dashpot.utils.scalars import scalar_dtype
 
+FLAG = OneOf((False, True))
 DEVICES = Interval(1, math.inf, "left", integer=True)
 
 
@@ -33,6 +34,9 @@ class Engine:
             starts the processes. Under a launcher, 1 means the number of processes that the launcher has started.
         strategy: "ddp" (replicated weights), "fsdp" (FSDP2: sharded weights), or "auto", which is the same as "ddp".
         precision: "fp32", or "bf16" or "fp16" for autocast with float32 weights. With "fp16", the loss is scaled.
+        find_unused_parameters: Whether DDP searches the graph of every step for parameters that the loss does not
+            depend on, which takes time. Without this option, such parameters raise an error. It has no effect with one
+            process or with "fsdp".
 
     Raises:
         ArgumentError: If an argument has an unsupported value, or `devices` differs from the number of processes that
@@ -41,13 +45,22 @@ class Engine:
     """
 
     def __init__(
-        self, accelerator: str = "auto", devices: int = 1, strategy: str = "auto", precision: str = "fp32"
+        self,
+        accelerator: str = "auto",
+        devices: int = 1,
+        strategy: str = "auto",
+        precision: str = "fp32",
+        *,
+        find_unused_parameters: bool = False,
     ) -> None:
         check("Engine", "precision", precision, PRECISIONS)
         check("Engine", "strategy", strategy, STRATEGIES)
         check("Engine", "devices", devices, DEVICES)
-        self.precision, self.strategy = precision, strategy
-        self.fabric = _create_fabric(accelerator, strategy, _resolve_ranks(process_group.launcher_ranks(), devices))
+        check("Engine", "find_unused_parameters", find_unused_parameters, FLAG)
+        self.precision, self.strategy, self.find_unused_parameters = precision, strategy, find_unused_parameters
+        self.fabric = _create_fabric(
+            accelerator, strategy, _resolve_ranks(process_group.launcher_ranks(), devices), find_unused_parameters
+        )
         self.scaler: torch.amp.GradScaler | None = None
         self._unscaled = False
         if precision == "fp16":
@@ -279,10 +292,11 @@ def _resolve_ranks(ranks: process_group.Ranks | None, devices: int) -> process_g
     return ranks
 
 
-def _create_fabric(accelerator: str, strategy: str, ranks: process_group.Ranks) -> Any:
+def _create_fabric(accelerator: str, strategy: str, ranks: process_group.Ranks, find_unused: bool) -> Any:
     try:
         from lightning_fabric import Fabric
         from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+        from lightning_fabric.strategies.ddp import DDPStrategy
         from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
         from lightning_fabric.utilities.exceptions import MisconfigurationException
     except ImportError as error:
@@ -293,7 +307,7 @@ def _create_fabric(accelerator: str, strategy: str, ranks: process_group.Ranks) 
         chosen |= {
             "num_nodes": ranks.world_size // ranks.local_world_size,
             "plugins": TorchElasticEnvironment(),
-            "strategy": "ddp",
+            "strategy": DDPStrategy(find_unused_parameters=find_unused),
         }
     if ranks.world_size > 1 and strategy == "fsdp":
         chosen["strategy"] = ModelParallelStrategy(_shard, data_parallel_size=ranks.world_size, tensor_parallel_size=1)

@@ -22,7 +22,7 @@ class SingleDevice(Engine):
 
     def __init__(self, device: torch.device) -> None:  # Engine.__init__ would create a Fabric
         self.precision, self.strategy, self.scaler, self._unscaled = "fp32", "auto", None, False
-        self._device = device
+        self._device, self.find_unused_parameters = device, False
 
     @property
     def device(self) -> torch.device:
