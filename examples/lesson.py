@@ -27,6 +27,7 @@ FIGURES = Path("lesson")
 
 # Each layer halves the image, from 28 x 28 (or 8 x 8) down to one pixel with ten outputs, one per class.
 CHANNELS = {"fashion-mnist": (1, 8, 16, 32, 64), "digits": (1, 16, 32)}
+BATCH_SIZES = {"fashion-mnist": (512, 2048), "digits": (50, 200)}
 HIGH = {"fashion-mnist": 0.2, "digits": 0.5}  # a learning rate that is too high without normalization
 
 
@@ -52,6 +53,23 @@ def network(task, leak=0.1):
     return model.apply(partial(initialize, leak=leak))
 
 
+class MulticlassAccuracy:
+    """A metric of a whole epoch, with the interface of torchmetrics, whose objects the learner accepts as well."""
+
+    def __init__(self):
+        self.reset()
+
+    def reset(self):
+        self.correct, self.total = 0, 0
+
+    def update(self, output, y):
+        self.correct += (output.argmax(1) == y).sum()
+        self.total += len(y)
+
+    def compute(self):
+        return float(self.correct) / self.total
+
+
 def make_learner(task, optimizer=torch.optim.SGD, lr=None, model=None):
     problem = task.build(SEED)
     return Learner(
@@ -59,7 +77,7 @@ def make_learner(task, optimizer=torch.optim.SGD, lr=None, model=None):
         problem.train,
         problem.evaluation,
         loss=nn.functional.cross_entropy,
-        metrics=problem.metrics,
+        metrics={"accuracy": MulticlassAccuracy()},
         optimizer=optimizer,
         lr=lr,
     )
@@ -173,6 +191,17 @@ def momentum(task):
     statistics, so its accuracy varies from epoch to epoch (.590, .851 and .866 in the notebook).
     """
     return train(task, MomentumSGD, lr=1.25)
+
+
+def batch_sizes(task):
+    """The gradient of a larger batch is less noisy, but an epoch has fewer steps, so that it makes less progress."""
+    accuracies = {}
+    for size in BATCH_SIZES[task.name]:
+        learner = make_learner(tasks.get(task.name, batch_size=size), torch.optim.Adam, lr=1e-2)
+        learner.fit(1)
+        accuracies[size] = learner.history[-1]["eval"]["accuracy"]
+        print(f"batch size {size:4}: {learner.steps:3} steps, accuracy {accuracies[size]:.3f} after an epoch")
+    return accuracies
 
 
 class Directions(Callback):
@@ -353,6 +382,7 @@ PARTS = {
     "Momentum": (momentum, 0.866),
     "Momentum smooths the path": (momentum_smooths_the_path, None),
     "The same method in dashpot": (momentum_of_dashpot, None),
+    "Batch size": (batch_sizes, None),
     "RMSProp": (rmsprop, 0.822),
     "The first step of Adam": (first_step_of_adam, None),
     "Adam": (adam, 0.868),

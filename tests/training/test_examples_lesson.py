@@ -62,6 +62,7 @@ def test_lesson_on_digits(tmp_path, monkeypatch, capsys):
     assert results["The first step of Adam"] == pytest.approx([-0.01, 0.01, -0.01], rel=1e-3)  # eps 1e-5 against .01
     roughness = list(results["Moving averages"].values())
     assert roughness == sorted(roughness, reverse=True)
+    assert results["Batch size"][50] > results["Batch size"][200] + 0.05
     sizes = results["Initialization"]
     assert sizes["default"][-1] < 0.2 < 0.4 < sizes["for the leak"][-1]
 
@@ -97,5 +98,6 @@ def test_lesson_on_fashion_mnist(tmp_path, monkeypatch, capsys):
     for title, (accuracy, published) in accuracies.items():
         assert accuracy == pytest.approx(published, abs=0.15 if title == "Momentum" else 0.03), title
     assert accuracies["1cycle, 6 epochs"][0] > 0.89
+    assert results["Batch size"][512] > results["Batch size"][2048]
     shares = results["Dead units"]
     assert max(shares["constant"]) > 0.3 > 0.1 > max(shares["1cycle"])
