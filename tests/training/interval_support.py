@@ -6,7 +6,6 @@ import random
 
 import numpy as np
 import torch
-from learner_support import StopAt, X, Y, same, weights
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
@@ -124,6 +123,3 @@ def uninterrupted(make, **fit):
     made = make()
     made.fit(**fit)
     return made
-
-
-__all__ = ["StopAt", "X", "Y", "same", "weights"]
