@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dashpot.errors import ArgumentError
 from dashpot.tasks.loss_value import weighted
+from dashpot.tasks.mean_check import check_sum
 from dashpot.tasks.metric_objects import Gather, MetricObjects, is_metric_object
 
 SYNC_INTERVAL = 32
@@ -65,8 +66,11 @@ class RunningMeans:
             ArgumentError: If a metric returns neither a single number nor a pair of numbers.
         """
         output = output.detach() if isinstance(output, Tensor) else output
+        is_first = self.count == 0 and not self._sizes
         row, counts = [loss.detach().reshape(())], {} if count is None else {0: count}
         for column, (name, metric) in enumerate(self.metrics.items(), 1):
+            if is_first:
+                check_sum(name, metric, output, target)
             value = metric(output, target)
             if isinstance(value, tuple) and len(value) == 2:
                 value, counts[column] = value[0], _scalar_tensor(name, value[1])
