@@ -1,16 +1,14 @@
 """Classes with only a constructor, `step` and `zero_grad` as optimizers of the learner."""
 
 import copy
-import warnings
 
 import pytest
 import torch
-from learner_support import At, StopAt, fp16, linear_learner, pairs, problem, same, weights
+from learner_support import At, StopAt, fp16, pairs, problem, same, weights
+from plain_support import Lesson, MomentumSGD, Saved, learner_of
 from torch import nn
-from torch.optim.lr_scheduler import StepLR
 
 from dashpot.errors import ArgumentError, RunError
-from dashpot.schedules import Linear
 from dashpot.training import (
     EMA,
     Checkpoints,
@@ -18,71 +16,12 @@ from dashpot.training import (
     Engine,
     Learner,
     NonFinite,
-    Progress,
-    Recorder,
-    Schedule,
     find_lr,
     latest,
-    one_cycle,
     read_newest,
-    train,
 )
 
-
-class Lesson:
-    """The published base class: gradient descent with weight decay."""
-
-    def __init__(self, params, lr, wd=0):
-        params = list(params)
-        self.params, self.lr, self.wd, self.i = params, lr, wd, 0
-
-    def step(self):
-        with torch.no_grad():
-            for p in self.params:
-                self.reg_step(p)
-                self.opt_step(p)
-        self.i += 1
-
-    def opt_step(self, p):
-        p -= p.grad * self.lr
-
-    def reg_step(self, p):
-        if self.wd != 0:
-            p *= 1 - self.lr * self.wd
-
-    def zero_grad(self):
-        for p in self.params:
-            p.grad.data.zero_()
-
-
-class MomentumSGD(Lesson):
-    def __init__(self, params, lr, wd=0, mom=0.9):
-        super().__init__(params, lr, wd)
-        self.mom = mom
-
-    def opt_step(self, p):
-        grad_avg = getattr(p, "grad_avg", torch.zeros_like(p.grad))
-        p.grad_avg = grad_avg * self.mom + p.grad * (1 - self.mom)
-        p -= p.grad_avg * self.lr
-
-
-class Saved(MomentumSGD):
-    """MomentumSGD with a state."""
-
-    def state_dict(self):
-        return {"i": self.i, "averages": [getattr(p, "grad_avg", torch.zeros_like(p)) for p in self.params]}
-
-    def load_state_dict(self, state):
-        self.i = state["i"]
-        for p, average in zip(self.params, state["averages"], strict=True):
-            p.grad_avg = average
-
-
 pytestmark = pytest.mark.filterwarnings("ignore:.*is not a torch optimizer:UserWarning")
-
-
-def learner_of(make, lr=1.25, **options):
-    return linear_learner(pairs(), make, lr=lr, **options)
 
 
 # ---- steps ----------------------------------------------------------------------------------------------------------
@@ -159,81 +98,6 @@ def test_clipping_averages_and_loss_scale_apply():
         assert clip.last_norm > 1e-3
     for ours, theirs in zip(learner.model.parameters(), reference.model.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)
-
-
-# ---- hyperparameters ------------------------------------------------------------------------------------------------
-
-
-def test_schedule_and_recorder_use_attributes():
-    recorder = Recorder("lr", "mom", "wd")
-    schedules = Schedule({"lr": Linear(1.0, 0.5, steps=2), "mom": Linear(1.0, 0.0, steps=3)})
-    learner = learner_of(MomentumSGD, lr=0.1)
-    used = []
-    learner.fit(1, callbacks=[recorder, schedules, At("after_step", lambda o: used.append(o.opt.wrapped.lr), order=-1)])
-    assert recorder.values["lr"] == pytest.approx([0.1, 0.075, 0.05], rel=1e-12)
-    assert used == recorder.values["lr"]
-    assert recorder.values["mom"] == pytest.approx([0.9, 0.6, 0.3], rel=1e-12)
-    assert learner.opt.param_groups[0]["lr"] == learner.opt.wrapped.lr == 0.1  # restored after the fit
-
-
-def test_attribute_set_by_a_callback_is_used_and_recorded():
-    def halve(learner):
-        learner.opt.wrapped.lr /= 2
-
-    recorder = Recorder("lr")
-    learner = learner_of(Lesson, lr=0.8)
-    learner.fit(1, callbacks=[recorder, At("after_step", halve, order=100)])
-    assert recorder.values["lr"] == [0.8, 0.4, 0.2]
-
-
-def test_torch_scheduler_and_one_cycle_change_the_attribute():
-    for schedule, last in ((Schedule(lambda opt: StepLR(opt, 1, 0.1)), 1e-2), (one_cycle(max_lr=1.0), 4e-6)):
-        learner, used = learner_of(Lesson, lr=1.0), []
-        record = At("after_step", lambda o, used=used: used.append(o.opt.wrapped.lr), order=-1)
-        learner.fit(1, callbacks=[schedule, record])
-        assert used[-1] == pytest.approx(last, rel=1e-12)
-
-
-class NoRate:
-    def __init__(self, params, lr):
-        self.inner = torch.optim.SGD(params, lr)
-
-    def step(self):
-        self.inner.step()
-
-    def zero_grad(self):
-        self.inner.zero_grad()
-
-
-@pytest.mark.parametrize(
-    "callback",
-    [Recorder("lr"), Schedule(Linear(1.0, 0.5, steps=2)), Schedule(lambda opt: StepLR(opt, 1)), one_cycle(0.1)],
-)
-def test_unknown_learning_rate_cannot_be_scheduled_or_recorded(callback):
-    with pytest.raises(ArgumentError, match="'lr'"):
-        learner_of(NoRate).fit(1, callbacks=[callback])
-
-
-def test_unknown_learning_rate_is_omitted_from_table_and_nan_in_epochs(capsys):
-    learner = learner_of(NoRate, lr=0.1)
-    learner.fit(1, callbacks=[Progress()])
-    assert len(capsys.readouterr().out.splitlines()) == 3
-    given = problem()
-    [epoch] = train(given, NoRate(given.model.parameters(), 0.1), 1)  # pyright: ignore[reportArgumentType]
-    assert all(lr != lr for lr in epoch.lr)
-
-
-def test_limits_are_stated_once_for_each_class():
-    class Rate(NoRate):
-        pass
-
-    learner = learner_of(Rate)
-    with pytest.warns(UserWarning, match=r"state is not saved.*has no attribute lr"):
-        learner.fit(1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        learner.fit(1)
-        learner_of(Saved).fit(1)
 
 
 # ---- state ----------------------------------------------------------------------------------------------------------

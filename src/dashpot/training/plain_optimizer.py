@@ -37,8 +37,8 @@ class PlainOptimizer(Optimizer):
     The object is expected to hold the parameters that it updates. The adapter has one parameter group with these
     parameters and the object's *hyperparameters*: the arguments of its constructor that it stores as attributes of the
     same name, such as `self.lr = lr`. The values of the group and of the object are kept equal, so that schedules and
-    recorders work for such attributes. If the object has no `state_dict` and `load_state_dict`, its state cannot be
-    saved; a warning states this once.
+    recorders work for such attributes. If the object has `param_groups`, these groups are used instead. If it has no
+    `state_dict` and `load_state_dict`, its state cannot be saved; a warning states this once.
 
     Args:
         wrapped: Object with methods `step()` and `zero_grad()`.
@@ -54,8 +54,11 @@ class PlainOptimizer(Optimizer):
     def __init__(self, wrapped: Any, params: Iterable[Tensor]) -> None:
         _check_interface(wrapped)
         self.wrapped, self._previous = wrapped, None
-        self._seen: dict[str, Any] = {name: getattr(wrapped, name) for name in _hyperparameters(wrapped)}
-        super().__init__(_own_params(wrapped, params), dict(self._seen))
+        groups = getattr(wrapped, "param_groups", None)
+        names = () if groups else _hyperparameters(wrapped)
+        self._seen: dict[str, Any] = {name: getattr(wrapped, name) for name in names}
+        defaults = {name: value for name, value in groups[0].items() if name != "params"} if groups else self._seen
+        super().__init__(_own_params(wrapped, params), dict(defaults))
         self.param_groups = self.__dict__["param_groups"]
         self._warn_about_limits()
 
@@ -63,9 +66,9 @@ class PlainOptimizer(Optimizer):
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The single parameter group, with the current hyperparameters of the object."""
+        """The groups of the object, or one group with its current hyperparameters."""
         self._synchronize()
-        return self.__dict__["param_groups"]
+        return getattr(self.wrapped, "param_groups", None) or self.__dict__["param_groups"]
 
     @param_groups.setter
     def param_groups(self, groups: list[dict[str, Any]]) -> None:
@@ -77,9 +80,10 @@ class PlainOptimizer(Optimizer):
         return type(self.wrapped).__name__
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        if self.__dict__["param_groups"]:
+        own = self.__dict__["param_groups"]
+        if own:
             raise ArgumentError(f"{self.name}: parameter groups cannot be added, because it is not a torch optimizer.")
-        super().add_param_group(param_group)
+        own.append({**self.defaults, **param_group})
 
     def _synchronize(self) -> None:
         """Copy changed values from the group to the object, or from the object to the group."""
@@ -89,10 +93,21 @@ class PlainOptimizer(Optimizer):
                     continue
                 own = getattr(self.wrapped, name)
                 if not _same(group[name], seen):
-                    setattr(self.wrapped, name, group[name])
+                    self._set(name, group[name])
                 elif not _same(own, seen):
                     group[name] = own
                 self._seen[name] = group[name]
+
+    def _set(self, name: str, value: Any) -> None:
+        try:
+            setattr(self.wrapped, name, value)
+        except AttributeError as error:
+            raise ArgumentError(
+                f"{self.name}: attribute {name!r} must be writable to be scheduled ({error})."
+            ) from error
+
+    def _params(self) -> list[Tensor]:
+        return [p for group in self.param_groups for p in group["params"]]
 
     # ---- steps ------------------------------------------------------------------------------------------------------
 
@@ -106,14 +121,14 @@ class PlainOptimizer(Optimizer):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Call `zero_grad` of the object, if any parameter has a gradient."""
-        if any(p.grad is not None for p in self.param_groups[0]["params"]):
+        if any(p.grad is not None for p in self._params()):
             self._call(self.wrapped.zero_grad)
 
     def _call(self, method: Callable[[], Any]) -> None:
         try:
             method()
         except (AttributeError, TypeError) as error:
-            missing = sum(p.grad is None for p in self.param_groups[0]["params"])
+            missing = sum(p.grad is None for p in self._params())
             if not missing:
                 raise
             raise RunError(
@@ -138,14 +153,14 @@ class PlainOptimizer(Optimizer):
         check_savable(self)
         if "wrapped" not in state_dict:
             raise RunError(f"The state is not that of {self.name}, which is not a torch optimizer.")
-        device = self.param_groups[0]["params"][0].device
+        device = self._params()[0].device
         loaded = _to_device(copy.deepcopy(state_dict["wrapped"]), device)
         previous = copy.deepcopy(self._state_of_wrapped())
         super().load_state_dict({name: value for name, value in state_dict.items() if name != "wrapped"})
         self._previous = previous  # restored by __setstate__ if the load fails or is undone
         self.wrapped.load_state_dict(loaded)
         for name in self._seen:
-            setattr(self.wrapped, name, self.__dict__["param_groups"][0][name])
+            self._set(name, self.__dict__["param_groups"][0][name])
 
     def _state_of_wrapped(self) -> Mapping[str, Any]:
         state = self.wrapped.state_dict()
@@ -177,7 +192,7 @@ class PlainOptimizer(Optimizer):
         limits = []
         if not self.savable:
             limits.append("its state is not saved, since it has no state_dict and load_state_dict")
-        if "lr" not in self._seen:
+        if "lr" not in self.defaults:
             limits.append("its learning rate is unknown to schedules and recorders, since it has no attribute lr")
         if limits:
             warn(f"{self.name} is not a torch optimizer: {', and '.join(limits)}.")
@@ -262,7 +277,7 @@ def check_savable(optimizer: Any, owner: str = "Learner") -> None:
             f"{owner}: the state of {optimizer.name} cannot be saved; define the methods state_dict() and "
             "load_state_dict(state)."
         )
-    if any(hasattr(p, "placements") for p in optimizer.param_groups[0]["params"]):
+    if any(hasattr(p, "placements") for p in optimizer._params()):
         raise RunError(
             f"{owner}: the state of {optimizer.name} cannot be saved with strategy='fsdp'; use strategy='ddp'."
         )
@@ -306,7 +321,8 @@ def _check_interface(wrapped: Any) -> None:
 
 def _own_params(wrapped: Any, params: Iterable[Tensor]) -> list[Tensor]:
     """Return the parameters that the object updates."""
-    own = getattr(wrapped, "params", None)
+    groups = getattr(wrapped, "param_groups", None)
+    own = [p for group in groups for p in group["params"]] if groups else getattr(wrapped, "params", None)
     if isinstance(own, Iterator):
         raise ArgumentError(
             f"{type(wrapped).__name__}: params must be a list, got an iterator, which is exhausted after one step; "
