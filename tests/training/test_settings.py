@@ -37,6 +37,7 @@ ALL = Settings(
     log=("csv", "tensorboard"),
     devices=2,
     strategy="fsdp",
+    find_unused_parameters=True,
     accelerator="cpu",
     threads=1,
     batch_size=7,

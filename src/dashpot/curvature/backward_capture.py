@@ -91,7 +91,7 @@ def evaluate(closure: Callable[[], Any], on_backward: BackwardCall, *, may_retur
 def check_loss(owner: str, loss: Any) -> None:
     """Raise `CurvatureError` unless `loss` is a single number."""
     if not _is_loss(loss):
-        got = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
+        got = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else shown(loss)
         prefix = f"{owner}: " if owner else ""
         raise CurvatureError(f"{prefix}the closure must return the loss, a single number, got {got}.")
 

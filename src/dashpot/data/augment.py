@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from dashpot.constraints import SHARE, Interval, check
+from dashpot.constraints import SHARE, Interval, check, shown
 from dashpot.errors import ArgumentError
 
 __all__ = ["crop", "flip"]
@@ -77,5 +77,5 @@ def crop(images: Tensor, generator: torch.Generator, padding: int = 2, fill: flo
 
 def _check_images(owner: str, images: Tensor) -> None:
     if not isinstance(images, Tensor) or images.ndim != 4:
-        got = f"shape {tuple(images.shape)}" if isinstance(images, Tensor) else repr(images)
+        got = f"shape {tuple(images.shape)}" if isinstance(images, Tensor) else shown(images)
         raise ArgumentError(f"{owner}: images must have shape (examples, channels, height, width), got {got}.")

@@ -10,7 +10,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dashpot.constraints import NONNEGATIVE, POSITIVE, Constraint, Interval, OneOf, Optional, check, shown, unknown
+from dashpot.constraints import (
+    FLAG,
+    NONNEGATIVE,
+    POSITIVE,
+    Constraint,
+    Interval,
+    OneOf,
+    Optional,
+    check,
+    shown,
+    unknown,
+)
 from dashpot.errors import ArgumentError
 from dashpot.runs.choices import COUNT, PRECISIONS, STRATEGIES, THREADS
 from dashpot.runs.files import write_text
@@ -102,6 +113,9 @@ class Settings:
     log: tuple[str, ...] = setting((), None, "Logs to write, comma-separated: csv, jsonl, tensorboard.")
     devices: int = setting(1, Interval(1, 1024, "both", integer=True), "Number of processes, each with its own device.")
     strategy: str = setting("auto", STRATEGIES, "Distributed strategy: ddp, or fsdp (sharded weights).")
+    find_unused_parameters: bool = setting(
+        False, FLAG, "With ddp, true accepts parameters on which the loss does not depend, at a cost per step.", typed
+    )
     accelerator: str = setting("auto", OneOf(("auto", "cpu", "cuda", "mps")), "Device type: auto, cpu, cuda or mps.")
     threads: int | None = setting(None, THREADS, "Number of torch threads.")
     data_dir: str | None = setting(None, None, "First folder to search for data sets.")

@@ -72,7 +72,8 @@ def _unused(names: list[str]) -> ArgumentError:
     which = f": {', '.join(names[:MAX_NAMES])}{more}" if names else ""
     return ArgumentError(
         f"Learner: with several processes, all trained parameters must be used in the loss, but some were not{which}; "
-        "pass Engine(find_unused_parameters=True), or remove or freeze these parameters."
+        "pass Engine(find_unused_parameters=True) or --find-unused-parameters true, or remove or freeze these "
+        "parameters."
     )
 
 

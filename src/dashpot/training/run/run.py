@@ -332,7 +332,13 @@ def _callbacks(plan: RunPlan, folder: RunFolder, check: Callable[[], None], chec
 
 
 def _engine(settings: Settings) -> Engine:
-    return Engine(settings.accelerator, settings.devices, settings.strategy, settings.precision)
+    return Engine(
+        settings.accelerator,
+        settings.devices,
+        settings.strategy,
+        settings.precision,
+        find_unused_parameters=settings.find_unused_parameters,
+    )
 
 
 @contextmanager
