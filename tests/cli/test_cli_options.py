@@ -8,13 +8,15 @@ import warnings
 from pathlib import Path
 
 import pytest
-from cli_support import WORDS, refused, same_weights
+import torch
+from cli_support import WORDS, final_weights, interrupt_at, refused, same_weights
 
 from dashpot import tasks
 from dashpot.comparison import read_run
 from dashpot.runs.method_specs import parse_methods
 from dashpot.runs.settings import read_settings
 from dashpot.schedules import SHAPES
+from dashpot.training import read_newest
 
 CONFIGURABLE = """
 import torch
@@ -161,6 +163,86 @@ def test_names_of_methods_are_valid_file_names():
     [spec] = parse_methods("autosgm:quirks=none,lr_cfg=true,1e+20,1")
     assert spec.options == {"quirks": None, "lr_cfg": (True, 1e20, 1)}
     assert spec.name == "autosgm-quirks-none-lr_cfg-true-1e_20-1"
+
+
+# ---- groups and frozen parameters -----------------------------------------------------------------------------------
+
+DEEP = """
+import torch
+from torch import nn
+from dashpot.data import Batches
+from dashpot.tasks import Problem, Task
+
+def build():
+    def problem(seed):
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+        x = torch.randn(12, 2)
+        return Problem(model, Batches(x, x.sum(1, keepdim=True), 4), nn.functional.mse_loss, Batches(x, x[:, :1], 12))
+    return Task("deep", problem, epochs=2)
+"""
+
+
+@pytest.fixture
+def deep(tmp_path) -> str:
+    """Return a task whose model has norms and biases."""
+    (tmp_path / "deep.py").write_text(DEEP)
+    return "deep.py"
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "autosgm"])
+def test_no_decay_creates_two_groups_and_resumes(dashpot, deep, monkeypatch, optimizer):
+    words = ("train", deep, "--optimizer", optimizer, "--lr", 0.1, "--threads", 1, "--set", "weight_decay=0.25")
+    groups = ("--no-decay", "norms,bias")
+    _, out, _ = dashpot(*words, *groups, "--out", "a")
+    assert "(dashpot.param_groups(model, no_decay=('norms', 'bias'), allow_tied=True), lr=0.1" in out
+    saved = read_newest(Path("a/checkpoints"))["optimizer"]["param_groups"]
+    assert [(group["weight_decay"], sorted(group["params"])) for group in saved] == [
+        (0.25, ["0.weight", "2.weight"]),
+        (0.0, ["0.bias", "1.bias", "1.weight", "2.bias"]),
+    ]
+    assert read_settings(Path("a/run.toml"))["no_decay"] == ("norms", "bias")
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 4)
+        assert dashpot(*words, *groups, "--out", "b")[0] == 130
+    assert dashpot("train", "--resume", "b")[0] == 0
+    assert same_weights("a", "b")
+    assert dashpot(*words, "--out", "c")[0] == 0
+    assert not same_weights("a", "c")
+    assert dashpot("lr-find", deep, "--optimizer", optimizer, "--set", "weight_decay=0.25", *groups)[0] == 0
+
+
+def test_freeze_and_unfreeze_from_the_command_line(dashpot, deep):
+    words = ("train", deep, *WORDS, "--freeze", "0.*,1.*:1", "--frozen-batchnorm", "eval")
+    assert dashpot(*words, "--epochs", 1, "--out", "a")[0] == 0
+    assert dashpot(*words, "--epochs", 2, "--out", "b")[0] == 0
+    assert read_settings(Path("a/run.toml"))["freeze"] == ("0.*", "1.*:1")
+    first, second = (final_weights(folder) for folder in ("a", "b"))
+    start = tasks.get("deep.py").build(0).model.state_dict()
+    assert [name for name in first if not torch.equal(first[name], start[name])] == ["2.weight", "2.bias"]
+    assert [name for name in second if torch.equal(second[name], start[name])] == ["0.weight", "0.bias"]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--no-decay", "norm"), "no_decay must contain norms, biases, embeddings, vectors or patterns that match a"),
+        (("--no-decay", "9.*"), "patterns that match a parameter, got '9.*'."),
+        (("--freeze", "9.*"), "Freeze: patterns must match a parameter, got '9.*'."),
+        (("--freeze", "0.*:0"), "freeze must be PATTERN or PATTERN:EPOCHS, such as 0.*:2, got '0.*:0'."),
+        (("--freeze", ":2"), "freeze must be PATTERN or PATTERN:EPOCHS"),
+        (("--frozen-batchnorm", "off"), "frozen_batchnorm must be one of 'train', 'eval', got 'off'."),
+    ],
+)
+def test_invalid_groups_exit_with_2_and_write_nothing(dashpot, deep, words, sentence):
+    assert sentence in refused(dashpot("train", deep, *WORDS, *words))
+
+
+def test_no_decay_without_decay_raises(dashpot, deep):
+    sentence = refused(dashpot("train", deep, "--optimizer", "sgd", "--no-decay", "bias"))
+    assert sentence == (
+        "train: no_decay requires weight decay, which sgd lacks by default; add --set weight_decay=VALUE."
+    )
 
 
 # ---- AutoSGM's tuples -----------------------------------------------------------------------------------------------

@@ -286,9 +286,11 @@ def test_state_is_matched_by_name_for_a_reordered_model():
         assert torch.equal(one.state[p]["exp_avg"], two.state[other]["exp_avg"])
 
 
-@pytest.mark.parametrize("bad", [-0.1, float("nan"), float("inf"), "0.1", None, True])
+@pytest.mark.parametrize("bad", [-0.1, float("nan"), float("inf"), "0.1", True])
 def test_invalid_decay_is_rejected(bad):
-    with pytest.raises(ArgumentError, match=r"^param_groups: weight_decay must be a number in \[0, inf\), got "):
+    with pytest.raises(
+        ArgumentError, match=r"^param_groups: weight_decay must be None or a number in \[0, inf\), got "
+    ):
         dp.param_groups(nn.Linear(1, 1), bad)
 
 
@@ -307,3 +309,70 @@ def test_invalid_decay_is_rejected(bad):
 def test_invalid_arguments_are_rejected(arguments, message):
     with pytest.raises(ArgumentError, match=f"^param_groups: {message}"):
         dp.param_groups(**{"model": nn.Linear(1, 1), "weight_decay": 0.1, **arguments})
+
+
+# ---- no_decay -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("no_decay", "expected"),
+    [
+        ((), []),
+        (("norms",), ["blocks.1.gain"]),
+        (("bias",), ["bias", "blocks.0.bias"]),
+        (("norms", "biases", "vectors"), ["scale", "bias", "blocks.0.bias", "blocks.1.gain"]),
+        (("blocks.0.*", "extra.*"), ["blocks.0.weight", "blocks.0.bias", "extra.0"]),
+        (("norms", "scale"), ["scale", "blocks.1.gain"]),
+    ],
+)
+def test_no_decay_names_kinds_and_patterns(no_decay, expected):
+    groups = dp.param_groups(Scaled(), 0.25, no_decay=no_decay)
+    assert sorted(names(groups, False)) == sorted(expected)
+    assert [group["weight_decay"] for group in groups] == ([0.25, 0.0] if expected else [0.25])
+
+
+def test_biases_of_norms_are_norms_and_biases():
+    model = nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3))
+    assert names(dp.param_groups(model, no_decay=("bias",)), False) == ["0.bias", "1.bias"]
+    assert names(dp.param_groups(model, no_decay=("norms",)), False) == ["1.weight", "1.bias"]
+
+
+def test_no_decay_covers_embeddings_and_tied_parameters_once():
+    groups = dp.param_groups(Tied(), no_decay=("embeddings",), allow_tied=True)
+    assert names(groups, False) == ["embedding.weight"]
+    assert names(groups, True) == ["head.bias"]
+    assert len(members(groups)) == 2
+
+
+@pytest.mark.parametrize("make", [torch.optim.SGD, torch.optim.AdamW, dp.SGD, dp.AdamW, dp.AutoSGM, dp.ESGD])
+def test_groups_without_weight_decay_have_that_of_the_optimizer(make):
+    groups = dp.param_groups(nn.Linear(2, 2), no_decay=("bias",))
+    assert "weight_decay" not in groups[0]
+    assert "the optimizer's weight_decay: 1 tensors, 4 elements" in repr(groups)
+    opt = make(groups, lr=0.1, weight_decay=0.125)
+    assert [group["weight_decay"] for group in opt.param_groups] == [0.125, 0.0]
+
+
+def test_marked_parameters_never_decay():
+    model = nn.Linear(2, 2)
+    model.weight._no_weight_decay = True  # pyright: ignore[reportAttributeAccessIssue]
+    assert names(dp.param_groups(model, 0.1, no_decay=()), False) == ["weight"]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"no_decay": "bias"}, "no_decay must be a sequence of kinds and names, got 'bias'"),
+        ({"no_decay": (3,)}, r"no_decay must be a sequence of kinds and names, got \(3,\)"),
+        ({"no_decay": ("norm",)}, "got 'norm'; did you mean 'norms'"),
+        (
+            {"no_decay": ("head.*",)},
+            r"no_decay must contain norms, biases, .* got 'head\.\*'\.",
+        ),
+        ({"no_decay": ("bias",), "decay_norms": True}, "no_decay must be None if decay_norms, decay_biases"),
+        ({"weight_decay": -1.0, "no_decay": ("bias",)}, "weight_decay must be None or a number in"),
+    ],
+)
+def test_invalid_no_decay_raises(options, sentence):
+    with pytest.raises(ArgumentError, match=sentence):
+        dp.param_groups(Scaled(), **options)

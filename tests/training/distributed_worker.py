@@ -12,6 +12,11 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from distributed_checks import run_checks
+from distributed_freeze_checks import (
+    frozen_parameters_equal_those_of_one_process,
+    frozen_parameters_resume,
+    second_order_refuses_frozen_parameters,
+)
 from distributed_inference_checks import (
     evaluation_within_a_fit_changes_nothing,
     metric_objects_agree,
@@ -317,6 +322,11 @@ def table() -> dict[str, Any]:
         add(True, overflow_skips_the_step_on_all_ranks, strategy)
         add(True, plain_optimizer_equals_one_process, strategy)
         add(True, activations_equal_those_of_one_process, strategy)
+        for accumulate in (1, 2):
+            add(accumulate == 2, frozen_parameters_equal_those_of_one_process, strategy, accumulate)
+        for saved_by, resumed_by in ((strategy, None), (None, strategy)):
+            add(strategy == "ddp", frozen_parameters_resume, saved_by, resumed_by)
+        add(strategy == "ddp", second_order_refuses_frozen_parameters, strategy)
         add(True, nonfinite_values_are_diagnosed, strategy)
         add(True, nonfinite_evaluation_is_diagnosed, strategy)
         add(True, logged_values_are_means_over_all_examples, strategy)

@@ -41,6 +41,9 @@ ALL = Settings(
     accelerator="cpu",
     threads=1,
     batch_size=7,
+    no_decay=("norms", "bias"),
+    freeze=("0.*", "1.weight:3"),
+    frozen_batchnorm="eval",
     task_options={"shuffle": False, "sizes": (1, 2), "name": None},
     data_dir='a "quoted" ä path\\',
     set={"betas": (0.9, 0.99), "eps": 1e-8, "debias": "exact", "nesterov": True},
@@ -111,6 +114,12 @@ def test_invalid_value_raises_with_the_name(name, value):
         ({"task": "digits", "optimizer": None}, "optimizer must be a string"),
         ({"task": "digits", "optimizer": "sgd", "schedule": 1}, "schedule must be a string"),
         ({"task": "digits", "optimizer": "sgd", "set": ()}, "set must be a table"),
+        (
+            {"task": "digits", "optimizer": "sgd", "task_options": 3},
+            "task_options must be a table of task options, got 3",
+        ),
+        ({"task": "digits", "optimizer": "sgd", "no_decay": "bias"}, "no_decay must be a list of names, got 'bias'"),
+        ({"task": "digits", "optimizer": "sgd", "freeze": (3,)}, r"freeze must be a list of names, got \(3,\)"),
     ],
 )
 def test_missing_and_unknown_settings_and_wrong_types_raise(given, sentence):

@@ -18,7 +18,7 @@ from dashpot.cli.task_options import TaskName
 from dashpot.cli.values import parse_pairs, parse_token
 from dashpot.errors import ArgumentError
 from dashpot.runs.files import check_writable, write_text
-from dashpot.runs.settings import TABLES, Settings, is_none, read_settings, setting_names
+from dashpot.runs.settings import LISTS, TABLES, Settings, is_none, read_settings, setting_names
 from dashpot.utils.file_spec import is_file_spec
 
 DIVERGED = 3
@@ -47,7 +47,7 @@ def _annotation(hint: Any, item: dataclasses.Field[Any]) -> Any:
     if item.name in TABLES:
         return Annotated[list[str] | None, Parameter(help=text, consume_multiple=True)]
     convert = _parser(item.metadata["parse"]) if item.metadata["parse"] is not None else partial(parse_token, kind)
-    converter = _nullable(convert) if nullable or item.name == "log" else convert
+    converter = _nullable(convert) if nullable or item.name in LISTS else convert
     return Annotated[kind | None, Parameter(help=text, converter=converter)]
 
 
@@ -63,7 +63,7 @@ def _parser(parse: Callable[[str], Any]) -> Callable[..., Any]:
 
 LR_FIND_SETTINGS = (
     *("task", "optimizer", "seed", "precision", "accumulate", "max_norm", "clip_value"),
-    *("accelerator", "threads", "data_dir", "batch_size", "task_options", "set"),
+    *("accelerator", "threads", "data_dir", "batch_size", "task_options", "no_decay", "set"),
 )
 """Settings that are options of `dashpot lr-find`."""
 if TYPE_CHECKING:
@@ -179,9 +179,10 @@ def _settings(config: Path | None, name: str | None, options: Any) -> dict[str, 
         raise ArgumentError("Give one task, such as digits or --task path/to/file.py:function.")
     if name is not None:
         given["task"] = name
-    if "log" in given:
-        text = "" if given["log"] is UNSET else given["log"]
-        given["log"] = tuple(part for part in text.split(",") if part)
+    for key in LISTS:
+        if key in given:
+            text = "" if given[key] is UNSET else given[key]
+            given[key] = tuple(part for part in text.split(",") if part)
     for table in TABLES:
         if table in given:
             given[table] = parse_pairs(f"--{table.replace('_', '-')}", given[table])

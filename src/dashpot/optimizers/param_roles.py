@@ -60,6 +60,11 @@ def role_of(owned: OwnedParam, norms: Classes = ()) -> RoleDecision:
     return _role(owned, norms)
 
 
+def is_bias(owned: OwnedParam) -> bool:
+    """Return True for a bias by its name, of any layer."""
+    return _BIAS.search(owned.attribute) is not None
+
+
 def _role(owned: OwnedParam, norms: Classes) -> RoleDecision:
     decision = _by_class(owned, norms) or _by_structure(owned)
     return decision._replace(reason=f"{decision.reason}, parametrized") if owned.parametrized else decision

@@ -68,10 +68,10 @@ class Entry:
         """Create an optimizer over `params` for a run of `steps` steps."""
         return self.make(params, **self.arguments(steps))
 
-    def call(self, steps: int) -> str:
-        """Return the expression that creates the optimizer."""
+    def call(self, steps: int, params: str = "model.parameters()") -> str:
+        """Return the expression that creates the optimizer over the parameters given by the expression `params`."""
         arguments = "".join(f", {key}={value!r}" for key, value in self.arguments(steps).items())
-        return f"{_origin(self.make)}.{self.make.__name__}(model.parameters(){arguments})"
+        return f"{_origin(self.make)}.{self.make.__name__}({params}{arguments})"
 
 
 def known_entries() -> tuple[str, ...]:

@@ -36,6 +36,8 @@ else:
 LOGS = {"csv": "log.csv", "jsonl": "log.jsonl", "tensorboard": "tensorboard"}
 """Kinds of logs, and their paths relative to the folder of a run."""
 UNSET = object()
+LISTS = ("no_decay", "freeze", "log")
+"""Settings that are comma-separated on the command line and lists of strings in files."""
 TABLES = ("task_options", "set")
 """Settings that are tables of names and values."""
 MADE_BY = "made_by"
@@ -97,6 +99,17 @@ class Settings:
     clip_value: float | None = setting(
         None, Optional(POSITIVE), "Clip the elements of the gradients to this absolute value."
     )
+    no_decay: tuple[str, ...] = setting(
+        (),
+        None,
+        "Parameters without weight decay, comma-separated: norms, bias, embeddings, or patterns of names.",
+    )
+    freeze: tuple[str, ...] = setting(
+        (), None, "Patterns of names of frozen parameters, comma-separated; PATTERN:N freezes for the first N epochs."
+    )
+    frozen_batchnorm: str = setting(
+        "train", OneOf(("train", "eval")), "Mode of batch-norm layers whose parameters are frozen."
+    )
     nonfinite: str = setting(
         "stop", OneOf(("stop", "skip")), "On non-finite gradients: stop the run, or skip the step."
     )
@@ -133,13 +146,22 @@ class Settings:
             value = getattr(self, name)
             if not isinstance(value, str) and not (value is None and name in ("schedule", "data_dir")):
                 raise ArgumentError(f"train: {name} must be a string, got {shown(value)}.")
-        if not isinstance(self.log, tuple):
-            raise ArgumentError(f"train: log must be a list of names, got {shown(self.log)}.")
+        self._check_lists()
+        self._check_tables()
+
+    def _check_lists(self) -> None:
+        for name in LISTS:
+            value = getattr(self, name)
+            if not isinstance(value, tuple) or not all(isinstance(item, str) and item for item in value):
+                raise ArgumentError(f"train: {name} must be a list of names, got {shown(value)}.")
+        self.frozen()  # checks the numbers of epochs
         for log in self.log:
             if log not in LOGS:
                 raise unknown("log", log, LOGS)
         if len(set(self.log)) < len(self.log):
             raise ArgumentError(f"train: log must not repeat a name, got {', '.join(self.log)}.")
+
+    def _check_tables(self) -> None:
         for name, noun in (("set", "optimizer arguments"), ("task_options", "task options")):
             if not isinstance(getattr(self, name), Mapping):
                 raise ArgumentError(f"train: {name} must be a table of {noun}, got {shown(getattr(self, name))}.")
@@ -167,6 +189,23 @@ class Settings:
             if name not in given:
                 raise ArgumentError(f"train: {name} is missing; give one, such as {hint}.")
         return cls(**given)
+
+    def frozen(self) -> list[tuple[str, int | None]]:
+        """Return the patterns of frozen parameters, each with its number of epochs; None means all epochs.
+
+        Raises:
+            ArgumentError: If a number of epochs is not a positive integer.
+
+        >>> Settings(task="digits", optimizer="sgd", freeze=("0.*", "3.weight:2")).frozen()
+        [('0.*', None), ('3.weight', 2)]
+        """
+        found: list[tuple[str, int | None]] = []
+        for item in self.freeze:
+            pattern, colon, epochs = item.partition(":")
+            if not pattern or (colon and not (epochs.isdecimal() and int(epochs) > 0)):
+                raise ArgumentError(f"train: freeze must be PATTERN or PATTERN:EPOCHS, such as 0.*:2, got {item!r}.")
+            found.append((pattern, int(epochs) if colon else None))
+        return found
 
     def options_of_task(self) -> dict[str, Any]:
         """Return the options of the task, including the batch size."""

@@ -10,11 +10,13 @@ import torch
 
 from dashpot import tasks
 from dashpot.errors import ArgumentError
+from dashpot.optimizers.param_groups import param_groups
 from dashpot.runs.entries import Entry, entry
 from dashpot.runs.metadata import run_metadata
 from dashpot.runs.settings import Settings
 from dashpot.runs.study import Study
 from dashpot.tasks import Problem, Task
+from dashpot.training.callbacks.freeze import matching_params
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class RunPlan:
         )
         plan = cls(complete, task, method, task.build(complete.seed))
         plan.optimizer(plan.problem.model.parameters())  # rejects invalid settings before anything is written
+        matching_params(plan.problem.model, [pattern for pattern, _ in settings.frozen()])
         return plan
 
     @property
@@ -84,11 +87,23 @@ class RunPlan:
     @property
     def call(self) -> str:
         """Expression that creates the optimizer."""
-        return self.entry.call(self._schedule_steps)
+        if not self.settings.no_decay:
+            return self.entry.call(self._schedule_steps)
+        params = f"dashpot.param_groups(model, no_decay={self.settings.no_decay!r}, allow_tied=True)"
+        return self.entry.call(self._schedule_steps, params)
 
     def optimizer(self, params: Any) -> torch.optim.Optimizer:
-        """Create an optimizer over `params`."""
-        return self.entry.optimizer(params, self._schedule_steps)
+        """Create an optimizer over `params`, or with `no_decay` over groups of the parameters of the model."""
+        if not self.settings.no_decay:
+            return self.entry.optimizer(params, self._schedule_steps)
+        groups = param_groups(self.problem.model, no_decay=self.settings.no_decay, allow_tied=True)
+        optimizer = self.entry.optimizer(groups, self._schedule_steps)
+        if not any(group.get("weight_decay") for group in optimizer.param_groups):
+            raise ArgumentError(
+                f"train: no_decay requires weight decay, which {self.entry.name} lacks by default; add --set "
+                "weight_decay=VALUE."
+            )
+        return optimizer
 
     @property
     def _schedule_steps(self) -> int:

@@ -30,6 +30,7 @@ from dashpot.training.callbacks import (
     Accumulate,
     Checkpoints,
     EarlyStopping,
+    Freeze,
     JSONLines,
     NonFinite,
     Progress,
@@ -320,6 +321,10 @@ def _callbacks(plan: RunPlan, folder: RunFolder, check: Callable[[], None], chec
         callbacks.append(Accumulate(settings.accumulate))
     if settings.nonfinite == "stop":
         callbacks.append(NonFinite(then="stop", folder=folder.path))
+    callbacks += [
+        Freeze(pattern, until_epoch=epochs, batchnorm=settings.frozen_batchnorm)
+        for pattern, epochs in settings.frozen()
+    ]
     if settings.ema is not None:
         callbacks.append(EMA(settings.ema))
     if settings.patience is not None:

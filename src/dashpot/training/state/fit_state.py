@@ -36,7 +36,7 @@ def take(learner: Learner) -> dict[str, Any]:
     interval = learner.loop.plan.state_dict(learner.loop.position)
     return {
         "model": weights.model_state(learner.model),
-        "besides": weights.extra_state(learner.model),
+        "besides": weights.extra_state(learner.model, _frozen_by_callbacks(learner)),
         "optimizer": weights.optimizer_state(learner.model, learner.opt),
         "scaler": None if engine.scaler is None else engine.scaler.state_dict(),
         "random": engine.all_gather(random_state()),
@@ -148,6 +148,11 @@ def settings(learner: Learner) -> dict[str, Any]:
 def defaults(optimizer: Optimizer) -> dict[str, str]:
     """Return the default settings of an optimizer as strings, which later in-place changes do not affect."""
     return {name: repr(value) for name, value in optimizer.defaults.items()}
+
+
+def _frozen_by_callbacks(learner: Learner) -> set[int]:
+    """Return the ids of parameters that callbacks such as `Freeze` have frozen, and freeze again in a resumed fit."""
+    return {id(p) for callback in learner.loop.callbacks for p in getattr(callback, "frozen", ())}
 
 
 def _source(source: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -58,17 +58,17 @@ def load_model(model: nn.Module, state: Mapping[str, Any]) -> None:
     model.load_state_dict(own)
 
 
-def extra_state(model: nn.Module) -> dict[str, Any]:
+def extra_state(model: nn.Module, frozen_by_callbacks: Collection[int] = ()) -> dict[str, Any]:
     """Return the state that `model.state_dict()` omits, as CPU copies.
 
     This state consists of non-persistent buffers, gradients kept from one step to the next, and the names of frozen
-    parameters.
+    parameters, without those that callbacks have frozen.
     """
     persistent, params = model.state_dict(), list(model.named_parameters())
     return {
         "buffers": {name: _full_cpu_copy(b) for name, b in model.named_buffers() if name not in persistent},
         "gradients": {name: _full_cpu_copy(p.grad) for name, p in params if p.grad is not None},
-        "frozen": [name for name, p in params if not p.requires_grad],
+        "frozen": [name for name, p in params if not p.requires_grad and id(p) not in frozen_by_callbacks],
     }
 
 
