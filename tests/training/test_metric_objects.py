@@ -206,11 +206,47 @@ def test_classification_objects_resume_within_an_epoch():
     assert actual.history == expected.history
 
 
-def test_state_of_object_without_state_dict_within_an_epoch_raises():
-    stop = StopAt(1)
-    with pytest.raises(RunError, match=r"Metric 'count' must define state_dict and load_state_dict .* got Counter"):
-        metric_learner({"count": Counter()}).fit(1, callbacks=[stop])
-    metric_learner({"count": Counter()}).fit(1, callbacks=[At("cleanup_epoch", saved)])
+def test_attributes_of_an_object_without_state_dict_are_saved_within_an_epoch():
+    class Ratio(Counter):
+        def update(self, output, y):
+            super().update(output, y)
+            self.correct = getattr(self, "correct", torch.zeros(())) + (output.argmax(1) == y).sum()
+
+        def compute(self):
+            return self.correct / self.count
+
+    def make():
+        return metric_learner({"ratio": Ratio()})
+
+    stop, expected, actual = StopAt(2), make(), make()
+    expected.fit(2)
+    make().fit(2, callbacks=[stop])
+    actual.fit(2, resume=stop.state)
+    assert actual.history == expected.history
+    assert 0 < actual.history[0]["train"]["ratio"] < 1
+
+
+class Opaque(Counter):
+    def reset(self):
+        super().reset()
+        self.file = object()
+
+
+class Slots:
+    __slots__ = ()
+
+    def update(self, output, y): ...
+    def reset(self): ...
+    def compute(self):
+        return 0
+
+
+@pytest.mark.parametrize("metric", [Opaque(), Slots()])
+def test_other_attributes_of_an_object_without_state_dict_raise_within_an_epoch(metric):
+    stop, kind = StopAt(1), type(metric).__name__
+    with pytest.raises(RunError, match=rf"Metric 'own' must define state_dict and load_state_dict .* got {kind}"):
+        metric_learner({"own": metric}).fit(1, callbacks=[stop])
+    metric_learner({"own": metric}).fit(1, callbacks=[At("cleanup_epoch", saved)])
 
 
 def saved(learner):

@@ -70,17 +70,12 @@ class MetricObjects:
     def state_dict(self) -> dict[str, Any]:
         """Return the states of the metrics of this rank, under the key "objects"; {} without metric objects.
 
+        The state of an object without `state_dict` and `load_state_dict` consists of its attributes.
+
         Raises:
-            RunError: If a metric object has no `state_dict` and `load_state_dict`.
+            RunError: If these attributes contain other values than plain data and tensors.
         """
-        states = {}
-        for name, metric in self._ready().items():
-            if not hasattr(metric, "state_dict") or not hasattr(metric, "load_state_dict"):
-                raise RunError(
-                    f"Metric {name!r} must define state_dict and load_state_dict to save a fit within an epoch, got "
-                    f"{type(metric).__name__}."
-                )
-            states[name] = map_tensors(lambda value: value.detach().to("cpu", copy=True), dict(metric.state_dict()))
+        states = {name: _state(name, metric) for name, metric in self._ready().items()}
         return {"objects": states} if states else {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -93,7 +88,11 @@ class MetricObjects:
         for name, metric in self._ready().items():
             if name not in state.get("objects", {}):
                 raise RunError(f"The checkpoint, taken within an epoch, has no state of the metric object {name!r}.")
-            metric.load_state_dict(copy.deepcopy(state["objects"][name]))
+            own = copy.deepcopy(state["objects"][name])
+            if _has_state(metric):
+                metric.load_state_dict(own)
+            else:
+                vars(metric).update(own)
 
     def _ready(self) -> dict[str, Any]:
         """Return the copies, created at the first call."""
@@ -129,3 +128,29 @@ def _moved(metric: Any, device: torch.device) -> Any:
     """Return the metric on `device`, if it can be moved."""
     moved = metric.to(device) if callable(getattr(metric, "to", None)) else metric
     return metric if moved is None else moved
+
+
+# ---- state ----------------------------------------------------------------------------------------------------------
+
+
+def _has_state(metric: Any) -> bool:
+    return callable(getattr(metric, "state_dict", None)) and callable(getattr(metric, "load_state_dict", None))
+
+
+def _state(name: str, metric: Any) -> dict[str, Any]:
+    """Return a copy of the state of a metric, on the CPU."""
+    state = metric.state_dict() if _has_state(metric) else getattr(metric, "__dict__", {})
+    if not _has_state(metric) and (not state or not _is_plain(state)):
+        raise RunError(
+            f"Metric {name!r} must define state_dict and load_state_dict to save a fit within an epoch, or have only "
+            f"attributes with plain data and tensors, got {type(metric).__name__}."
+        )
+    return map_tensors(lambda value: value.detach().to("cpu", copy=True), dict(state))
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(map(_is_plain, [*value, *value.values()]))
+    if type(value) in (list, tuple):
+        return all(map(_is_plain, value))
+    return isinstance(value, (Tensor, bool, int, float, str, type(None)))
