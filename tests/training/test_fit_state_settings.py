@@ -98,7 +98,7 @@ def test_optimizer_differences_are_listed():
         r"groups of 6 parameters, current groups of 3.* \(only saved: 1\.bias, 4\.bias, 4",
     )
     state["optimizer"]["state"]["0.weight"]["exp_avg"] = torch.zeros(2)
-    assert_rejected(learner, state, "optimizer state of the checkpoint cannot be loaded: .*exp_avg")
+    assert_rejected(learner, state, "optimizer state of the checkpoint is damaged: .*exp_avg")
 
 
 def test_override_uses_current_settings():

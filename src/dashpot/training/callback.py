@@ -10,12 +10,13 @@ the action. The method may call `proceed` or replace the action.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, ClassVar
 
 from dashpot.constraints import shown
 from dashpot.errors import ArgumentError
+from dashpot.utils.schema import PLAIN, Rule, require
 
 ACTIONS = ("predict", "get_loss", "backward", "step", "zero_grad")
 EVENTS = (
@@ -76,6 +77,7 @@ class Callback:
         essential: Whether a fit can only be resumed with this callback. False for observers such as loggers, which can
             be added or removed on resume.
         state_name: Name of the callback in checkpoints. Default: the name of the callback's class.
+        state_schema: Rule (see `dashpot.utils.schema`) of the state that `state_dict` returns.
         in_model: Description of the values that the callback has put into the model in place of the optimizer's
             weights, or None. No checkpoint can be taken unless `in_model` is None.
 
@@ -88,6 +90,7 @@ class Callback:
     order: ClassVar[int] = 0
     essential: ClassVar[bool] = True
     state_name: ClassVar[str | None] = None
+    state_schema: ClassVar[Rule] = PLAIN
     in_model: str | None = None
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -106,8 +109,24 @@ class Callback:
         """Return the state for `load_state_dict`, as plain data and tensors."""
         return {}
 
+    def check_state(self, state: Mapping[str, Any], path: str) -> None:
+        """Check a saved state before any part of the learner is restored; by default, against `state_schema`.
+
+        Args:
+            state: State returned by `state_dict` of an earlier fit.
+            path: Path of the state in messages.
+
+        Raises:
+            SchemaError: If `load_state_dict` would reject the state.
+        """
+        require(self.state_schema, state, path)
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the state returned by `state_dict`; a resumed fit calls this method after `before_fit`."""
+        """Restore the state returned by `state_dict`; a resumed fit calls this method after `before_fit`.
+
+        If this method raises an exception, the whole restore is undone. It must not change files, because the state of
+        another callback may be rejected afterwards.
+        """
 
 
 class CallbackList:

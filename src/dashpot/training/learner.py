@@ -216,6 +216,8 @@ class Learner:
                 `override` is False; the message lists the differences. Also if a fit or an evaluation of this learner
                 is running; the running fit is not affected.
         """
+        if resume is not None:
+            fit_state.check_state(resume)
         plan = make_plan(self.train, epochs, steps, evaluate_every, resume=resume, train=train)
         limits = [] if max_time is None else [TimeLimit(max_time)]
         all_callbacks = CallbackList([*self._callbacks, *as_list(callbacks), *limits])

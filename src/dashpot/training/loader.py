@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from dashpot.training.distributed.engine import Engine
 from dashpot.training.loop_state import Batch
 from dashpot.training.state.loader_state import loader_state, non_resumable_reason, set_epoch, set_loader_state
 from dashpot.training.state.replay_check import ReplayCheck
+from dashpot.training.state.undo import attributes_of
 from dashpot.utils.rng_state import OwnGenerators, preserve_rng_state, random_state, set_random_state
 
 
@@ -184,6 +185,17 @@ class ResumableLoader:
         # The state of rank 0 determines the order of the examples, for any number of ranks.
         epoch_start, rank = state["begun"], self.engine.global_rank
         self.epoch_start = epoch_start[rank] if rank < len(epoch_start) else None
+
+    def snapshot(self) -> Callable[[], None]:
+        """Return a function that restores the current state, on this rank."""
+        begun, state, check = self.epoch_start, loader_state(self.source), attributes_of(self.replay_check)
+
+        def restore() -> None:
+            set_loader_state(self.source, state)
+            self.epoch_start = begun
+            check()
+
+        return restore
 
     def _type_error(self, detail: str = "") -> ArgumentError:
         return ArgumentError(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,13 +14,14 @@ from dashpot.constraints import check
 from dashpot.runs.records import Divergence, Epoch
 from dashpot.tasks import Problem
 from dashpot.tasks.running_means import SYNC_INTERVAL
+from dashpot.training import intervals
 from dashpot.training.callback import Callback, CancelFit
 from dashpot.training.distributed.single_device import SingleDevice
-from dashpot.training.intervals import COUNT
 from dashpot.training.learner import Learner
 from dashpot.training.plain_optimizer import adapt
 from dashpot.training.stopwatch import Stopwatch
 from dashpot.utils.scalars import read_all
+from dashpot.utils.schema import COUNT, REAL, SECONDS, ListOf, Record, Row, Rule, SchemaError
 
 
 def current_lr(optimizer: Optimizer) -> float:
@@ -138,11 +139,26 @@ class EpochStats(Callback):
         if self.on_epoch is not None:
             self.on_epoch(epoch)
 
+    state_schema: ClassVar[Rule] = Record(
+        {
+            "losses": ListOf(REAL),
+            "lrs": ListOf(REAL),
+            "sizes": ListOf(COUNT),
+            "spent": Row((SECONDS, SECONDS)),
+        }
+    )
+
     def state_dict(self) -> dict[str, Any]:
         """Return the measurements of the unfinished epoch; finished epochs have already been emitted."""
         self._flush()
         lists = {"losses": list(self._losses), "lrs": list(self._lrs), "sizes": list(self._sizes)}
         return {**lists, "spent": list(self._stopwatch.seconds)}
+
+    def check_state(self, state: Mapping[str, Any], path: str) -> None:
+        super().check_state(state, path)
+        lengths = {len(state[name]) for name in ("losses", "lrs", "sizes")}
+        if len(lengths) > 1:
+            raise SchemaError(f"{path}: losses, lrs and sizes must have the same length")
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the measurements of the unfinished epoch."""
@@ -192,7 +208,7 @@ def train(
         >>> epoch.steps == len(problem.train), sorted(epoch.evaluation)
         (True, ['accuracy', 'loss'])
     """
-    check("train", "epochs", epochs, COUNT)
+    check("train", "epochs", epochs, intervals.COUNT)
     stats = EpochStats(on_step, on_epoch)
     single_device_learner(problem, optimizer).fit(epochs, callbacks=[stats])
     problem.model.train()

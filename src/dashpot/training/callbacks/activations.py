@@ -15,6 +15,7 @@ from dashpot.errors import ArgumentError, RunError
 from dashpot.tasks.running_means import SYNC_INTERVAL
 from dashpot.training.callback import Callback
 from dashpot.utils.scalars import is_number, scalar_dtype
+from dashpot.utils.schema import COUNT, POSITIVE_COUNT, REAL, TEXT, ListOf, Record, Rule, TensorOf
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -105,6 +106,15 @@ class Activations(Callback):
 
     order: ClassVar[int] = 45
     essential: ClassVar[bool] = False
+    state_schema: ClassVar[Rule] = Record(
+        {
+            "layers": ListOf(TEXT),
+            "limits": ListOf(REAL),
+            "every": POSITIVE_COUNT,
+            "steps": ListOf(COUNT),
+            "rows": TensorOf(),
+        }
+    )
 
     def __init__(
         self,

@@ -17,6 +17,7 @@ from dashpot.errors import ArgumentError, RunError
 from dashpot.training.callback import Callback
 from dashpot.training.side_pass import check_initialized, reshard, side_pass
 from dashpot.training.state import weights
+from dashpot.utils.schema import COUNT, Like, MapOf, Record, Rule, TensorOf, require
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,6 +42,9 @@ class AveragedWeights(Callback):
     """
 
     order: ClassVar[int] = 20
+    state_schema: ClassVar[Rule] = Record(
+        {"count": COUNT, "averages": MapOf(TensorOf()), "statistics": MapOf(TensorOf())}
+    )
 
     def __init__(self, keep: bool) -> None:
         check(type(self).__name__, "keep", keep, FLAG)
@@ -153,12 +157,19 @@ class AveragedWeights(Callback):
     def state_dict(self) -> dict[str, Any]:
         return {"count": self.count, "averages": dict(self.averages), "statistics": dict(self.statistics)}
 
-    @torch.no_grad()
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def check_state(self, state: Mapping[str, Any], path: str) -> None:
+        super().check_state(state, path)
         if self.averages.keys() != state["averages"].keys():
             raise RunError(f"{type(self).__name__}: the checkpoint has averages of different parameters or buffers.")
-        for name, value in self.averages.items():
-            value.copy_(weights.shard_like(state["averages"][name], value))
+        buffers = dict(self._learner.model.named_buffers())
+        for kind, own in (("averages", self.averages), ("statistics", buffers)):
+            for name, value in state[kind].items():
+                require(Record({name: Like(own.get(name))}), {name: value}, f"{path}.{kind}")
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        saved = state["averages"]
+        self.averages = {n: weights.shard_like(saved[n], own).to(own.device) for n, own in self.averages.items()}
         buffers = dict(self._learner.model.named_buffers())
         self.count = state["count"]
         self.statistics = {name: value.to(buffers[name].device) for name, value in state["statistics"].items()}

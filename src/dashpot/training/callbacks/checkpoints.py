@@ -18,6 +18,7 @@ from dashpot.training.callback import Callback, CancelFit
 from dashpot.training.plain_optimizer import check_savable
 from dashpot.training.state import checkpoint_file
 from dashpot.utils.atomic_files import keep_aside
+from dashpot.utils.schema import POSITIVE_COUNT, REAL, TEXT, Record, Rule, Text
 from dashpot.utils.warn import warn
 
 COUNT = Optional(Interval(1, math.inf, "left", integer=True))
@@ -25,6 +26,15 @@ SECONDS = Optional(Interval(0, math.inf, "neither"))
 BEST = "best.json"
 
 _NAME = re.compile(r"step-\d{8,}-(\d{5,})\.ckpt")
+BEST_MARK = Record(
+    {
+        "file": Text(_NAME.pattern, "the name of a checkpoint"),
+        "metric": TEXT,
+        "value": REAL,
+        "epoch": POSITIVE_COUNT,
+    }
+)
+"""Rule of the mark of the best checkpoint, in `best.json` and in the state of `Checkpoints`."""
 _PARTIAL = re.compile(r"\.(step-\d{8,}-\d{5,}\.ckpt|best\.json)\.[0-9a-f]+\.part")
 
 
@@ -110,6 +120,7 @@ class Checkpoints(Callback):
 
     order: ClassVar[int] = 90
     essential: ClassVar[bool] = False
+    state_schema: ClassVar[Rule] = Record({}, optional={"best": BEST_MARK})
 
     def __init__(
         self,

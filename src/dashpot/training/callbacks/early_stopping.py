@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
@@ -12,9 +13,13 @@ from dashpot.errors import ArgumentError
 from dashpot.training.callback import Callback
 from dashpot.training.callbacks.average import evaluated_weights
 from dashpot.training.state import weights
+from dashpot.utils.schema import COUNT, PLAIN, REAL, TEXT, MapOf, Maybe, Record, Rule, SchemaError
 
 if TYPE_CHECKING:
     from dashpot.training.learner import Learner
+
+
+PHASE, MODE = OneOf(("train", "eval")), OneOf(("min", "max"))
 
 
 class EarlyStopping(Callback):
@@ -58,6 +63,15 @@ class EarlyStopping(Callback):
     """
 
     order: ClassVar[int] = 80
+    state_schema: ClassVar[Rule] = Record(
+        {
+            "best": Maybe(REAL),
+            "best_epoch": Maybe(COUNT),
+            "waited": COUNT,
+            "weights": Maybe(MapOf(PLAIN)),
+            "measured": Record({"metric": TEXT, "phase": PHASE, "mode": MODE, "min_delta": NONNEGATIVE}),
+        }
+    )
 
     def __init__(
         self,
@@ -70,10 +84,10 @@ class EarlyStopping(Callback):
     ) -> None:
         if not isinstance(metric, str):
             raise ArgumentError(f"EarlyStopping: metric must be the name of a metric, got {shown(metric)}.")
-        check("EarlyStopping", "phase", phase, OneOf(("train", "eval")))
+        check("EarlyStopping", "phase", phase, PHASE)
         check("EarlyStopping", "patience", patience, Interval(1, math.inf, "left", integer=True))
         check("EarlyStopping", "min_delta", min_delta, NONNEGATIVE)
-        check("EarlyStopping", "mode", mode, OneOf(("min", "max")))
+        check("EarlyStopping", "mode", mode, MODE)
         check("EarlyStopping", "restore_best", restore_best, FLAG)
         self.metric, self.phase, self.patience, self.min_delta = metric, phase, int(patience), float(min_delta)
         self.mode, self.restore_best = mode, restore_best
@@ -133,6 +147,17 @@ class EarlyStopping(Callback):
     def state_dict(self) -> dict[str, Any]:
         state = {"best": self.best, "best_epoch": self.best_epoch, "waited": self.waited, "weights": self._weights}
         return {**state, "measured": self.settings()}
+
+    def check_state(self, state: Mapping[str, Any], path: str) -> None:
+        super().check_state(state, path)
+        if state["measured"] != self.settings() and not self._learner.loop.override:
+            raise SchemaError(f"{path}.measured must equal the settings of the callback")
+        if (state["best"] is None) != (state["best_epoch"] is None):
+            raise SchemaError(f"{path}.best_epoch must be None if and only if best is None")
+        if self.restore_best and state["weights"] is not None:
+            weights.check_model(self._learner.model, state["weights"])
+        elif self.restore_best and state["best"] is not None and state["measured"] == self.settings():
+            raise SchemaError(f"{path}.weights must be a dict, got None")
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if state["measured"] != self.settings():  # values of a different metric or phase are not comparable

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
@@ -12,6 +12,7 @@ from dashpot.schedules import resolve
 from dashpot.training.callback import Callback
 from dashpot.training.loop import current_lr
 from dashpot.training.stopwatch import Stopwatch
+from dashpot.utils.schema import REAL, SECONDS, Maybe, Record, Rule
 
 if TYPE_CHECKING:
     from dashpot.training.learner import Learner
@@ -49,6 +50,8 @@ class EpochCallback(Callback):
     The hook is called once per epoch on every rank, in `after_epoch` of the last phase, or in `cleanup_epoch` if
     `CancelEpoch` has ended that phase. The time of a resumed epoch includes the time spent on it before the checkpoint.
     """
+
+    state_schema: ClassVar[Rule] = Record({"lr": Maybe(REAL), "seconds": SECONDS})
 
     def on_epoch_summary(self, learner: Learner, summary: EpochSummary) -> None:
         """Handle the summary of a finished epoch."""

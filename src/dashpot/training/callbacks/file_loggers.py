@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from dashpot.constraints import FLAG, check, shown
 from dashpot.errors import ArgumentError, RunError
@@ -14,6 +14,7 @@ from dashpot.runs.files import make_folder, truncate, write_bytes, write_error
 from dashpot.training.callbacks.csv_columns import add_columns, first_columns, read_header, to_line
 from dashpot.training.callbacks.epoch_summary import EpochSummary
 from dashpot.training.callbacks.logger import Logger
+from dashpot.utils.schema import COUNT, TEXT, Rule, Text, extended
 from dashpot.utils.strict_json import encode
 from dashpot.utils.warn import warn
 
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 class FileLogger(Logger):
     """Base class of text file loggers. A resumed fit truncates the file to the length stored in the checkpoint."""
+
+    state_schema: ClassVar[Rule] = extended(
+        Logger.state_schema, {"path": TEXT, "bytes": COUNT, "sha256": Text("[0-9a-f]{64}", "a SHA-256 checksum")}
+    )
 
     def __init__(
         self,

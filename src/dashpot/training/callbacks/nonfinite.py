@@ -24,6 +24,7 @@ from dashpot.training.callbacks.nonfinite_report import Diagnosis, diagnose
 from dashpot.training.loop_state import Batch
 from dashpot.training.plain_optimizer import check_savable
 from dashpot.training.state import fit_state
+from dashpot.utils.schema import TEXT, ListOf, Maybe, Record, Rule
 from dashpot.utils.warn import warn
 
 if TYPE_CHECKING:
@@ -151,6 +152,8 @@ class NonFinite(Callback):
 
     def cleanup_fit(self, learner: Learner) -> None:
         self._forget()
+
+    state_schema: ClassVar[Rule] = Record({"reports": ListOf(TEXT)}, {"evaluation_report": Maybe(TEXT)})
 
     def state_dict(self) -> dict[str, Any]:
         evaluation = {} if self.evaluation_report is None else {"evaluation_report": self.evaluation_report}

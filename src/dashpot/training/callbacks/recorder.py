@@ -16,6 +16,7 @@ from dashpot.tasks.running_means import SYNC_INTERVAL
 from dashpot.training.callback import Callback
 from dashpot.training.callbacks.grad_norms import grad_norm, total_norm
 from dashpot.training.logged_values import number_or_tensor, to_floats
+from dashpot.utils.schema import MapOf, Rule, TensorOf
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -69,6 +70,7 @@ class Recorder(Callback):
 
     order: ClassVar[int] = 40
     essential: ClassVar[bool] = False
+    state_schema: ClassVar[Rule] = MapOf(TensorOf(torch.float64, 1))
 
     def __init__(self, *names: str, loss: bool = True, **functions: Callable[[Learner], Any]) -> None:
         if callable(loss):

@@ -19,6 +19,7 @@ from dashpot.training.callback import Callback, CancelFit
 from dashpot.training.loop import current_lr
 from dashpot.training.stopwatch import Stopwatch
 from dashpot.utils.scalars import read_all
+from dashpot.utils.schema import COUNT, REAL, SECONDS, ListOf, Record, Row, Rule
 from dashpot.utils.strict_json import encode
 
 if TYPE_CHECKING:
@@ -43,6 +44,16 @@ class RunLog(Callback):
     order: ClassVar[int] = 65
     essential: ClassVar[bool] = False
     state_name: ClassVar[str | None] = "Record"  # the key in existing checkpoints
+    state_schema: ClassVar[Rule] = Record(
+        {
+            "bytes": COUNT,
+            "first": COUNT,
+            "bad": COUNT,
+            "losses": ListOf(REAL),
+            "rates": ListOf(REAL),
+            "spent": Row((SECONDS, SECONDS)),
+        }
+    )
 
     def __init__(self, path: Path, *, skipping: bool = False, resumed: Mapping[str, Any] | None = None) -> None:
         self.path, self.skipping, self.resumed = path, skipping, dict(resumed or {})
@@ -56,8 +67,10 @@ class RunLog(Callback):
         self._ends_step: list[bool] = []  # whether the optimizer steps after each pending batch
         self._first_step, self._nonfinite_steps = 0, 0
         self._stopwatch = Stopwatch()
+        self._resume_length: int | None = None  # length of the record at the checkpoint, until it is truncated
 
     def before_epoch(self, learner: Learner) -> None:
+        self._continue_record()
         if learner.training:
             self._stopwatch.start()
 
@@ -169,6 +182,7 @@ class RunLog(Callback):
         )
 
     def _append(self, line: str) -> None:
+        self._continue_record()
         if self._learner.engine.is_rank_zero:
             append_line(self.path, line)
 
@@ -176,6 +190,7 @@ class RunLog(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the steps that have not been written yet, reduced over all ranks, and the length of the file."""
+        self._continue_record()
         self._flush()
         return {
             "bytes": self.path.stat().st_size if self.path.exists() else 0,
@@ -187,17 +202,23 @@ class RunLog(Callback):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the unwritten steps, and truncate the record to the length that it had at the checkpoint."""
+        """Restore the unwritten steps; the record is truncated once all callbacks have accepted their states."""
         self._first_step, self._nonfinite_steps = state["first"], state["bad"]
         self._losses, self._lrs = list(state["losses"]), list(state["rates"])
         self._stopwatch = Stopwatch(state["spent"])
         if self._learner.engine.is_rank_zero:
-            self._truncate(state["bytes"])
+            if not self.path.exists() or self.path.stat().st_size < state["bytes"]:
+                raise RunError(
+                    f"The record {self.path} is damaged: it is shorter than when the checkpoint was written."
+                )
+            self._resume_length = state["bytes"]
 
-    def _truncate(self, length: int) -> None:
-        if not self.path.exists() or self.path.stat().st_size < length:
-            raise RunError(f"The record {self.path} is damaged: it is shorter than when the checkpoint was written.")
-        truncate(self.path, length)
+    def _continue_record(self) -> None:
+        """In a resumed fit, truncate the record to its length at the checkpoint and append a `resumed` line."""
+        if self._resume_length is None:
+            return
+        truncate(self.path, self._resume_length)
+        self._resume_length = None
         steps = self._first_step + len(self._losses)
         append_line(self.path, encode({"kind": "resumed", "steps": steps, "versions": versions(), **self.resumed}))
 

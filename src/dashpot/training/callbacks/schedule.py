@@ -20,6 +20,7 @@ from dashpot.schedules import Schedule as ScheduleFunction
 from dashpot.training.callback import Callback, CancelFit
 from dashpot.training.callbacks.reduce_on_plateau import ReduceOnPlateau
 from dashpot.training.state.group_settings import SCHEDULER_KEYS, is_scheduler_key
+from dashpot.utils.schema import COUNT, PLAIN, REAL, TEXT, Like, ListOf, MapOf, Maybe, Record, Row, Rule, require
 
 if TYPE_CHECKING:
     from dashpot.training.learner import Learner
@@ -67,6 +68,15 @@ class Schedule(Callback):
     """
 
     order: ClassVar[int] = 50
+    state_schema: ClassVar[Rule] = Record(
+        {
+            "settings": Record({"per": TEXT, "metric": TEXT, "scheduler": MapOf(PLAIN)}),
+            "scheduler": MapOf(PLAIN),
+            "measured": ListOf(REAL),
+            "groups": ListOf(MapOf(PLAIN)),
+        },
+        optional={"scheduled": ListOf(Row((TEXT, Maybe(COUNT))))},
+    )
 
     def __init__(self, schedule: Any, per: str = "batch", metric: str = "loss") -> None:
         check("Schedule", "per", per, OneOf(("batch", "epoch")))
@@ -151,20 +161,33 @@ class Schedule(Callback):
         if self.scheduler is None:
             return self._final_state
         return {
-            "settings": {"per": self.per, "metric": self.metric, "scheduler": self._initial_state},
+            "settings": self._settings(),
             "scheduler": self.scheduler.state_dict(),
             "measured": list(self._metric_values),
             "groups": _GroupSnapshot(self._opt).values,
             "scheduled": sorted([key, index] for key, index in self._scheduled),
         }
 
+    def check_state(self, state: Mapping[str, Any], path: str) -> None:
+        super().check_state(state, path)
+        if _setting_differences(state["settings"], self._settings()):
+            return
+        require(Like(self.scheduler.state_dict()), state["scheduler"], f"{path}.scheduler")
+        require(Record({}, {"last_epoch": COUNT, "_step_count": COUNT}), state["scheduler"], f"{path}.scheduler")
+        own = _GroupSnapshot(self._opt).values
+        require(Row((PLAIN,) * len(own)), state["groups"], f"{path}.groups")
+        for index, (group, saved) in enumerate(zip(own, state["groups"], strict=True)):
+            require(Like(group), saved, f"{path}.groups[{index}]")
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._resumed = True
-        current = {"per": self.per, "metric": self.metric, "scheduler": self._initial_state}
-        differences = _setting_differences(state["settings"], current)
+        differences = _setting_differences(state["settings"], self._settings())
         if not differences:
             _GroupSnapshot(self._opt, state["groups"]).restore(self._scheduled)
-            self.scheduler.load_state_dict(state["scheduler"])
+            try:
+                self.scheduler.load_state_dict(state["scheduler"])
+            except ArgumentError as error:
+                raise RunError(f"The schedule of the checkpoint cannot be loaded: {error}") from error
             self._metric_values = list(state["measured"])
         elif self._learner.loop.override:
             self._fast_forward(state["measured"])
@@ -173,6 +196,9 @@ class Schedule(Callback):
                 f"The schedules of the checkpoint and of this fit differ: {'; '.join(differences)}; pass override=True "
                 "to use the current schedule."
             )
+
+    def _settings(self) -> dict[str, Any]:
+        return {"per": self.per, "metric": self.metric, "scheduler": self._initial_state}
 
     def _build(self) -> None:
         learner = self._learner

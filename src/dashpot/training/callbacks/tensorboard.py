@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from dashpot.constraints import FLAG, check, shown
 from dashpot.errors import ArgumentError, RunError
 from dashpot.runs.files import make_folder, write_error
 from dashpot.training.callbacks.epoch_summary import EpochSummary
 from dashpot.training.callbacks.logger import Logger
+from dashpot.utils.schema import COUNT, REAL, MapOf, Rule, extended
 
 if TYPE_CHECKING:
     from dashpot.training.learner import Learner
@@ -35,6 +36,8 @@ class TensorBoard(Logger):
         RunError: If tensorboard is not installed, or if the folder cannot be written or contains events of a different
             run when the fit begins.
     """
+
+    state_schema: ClassVar[Rule] = extended(Logger.state_schema, {"at": COUNT, "last": MapOf(REAL)})
 
     def __init__(
         self,

@@ -9,6 +9,7 @@ from dashpot.constraints import POSITIVE, check
 from dashpot.training.callback import Callback
 from dashpot.training.callbacks.polling import Polling
 from dashpot.utils.format import duration
+from dashpot.utils.schema import SECONDS, Record, Rule
 
 if TYPE_CHECKING:
     from dashpot.training.learner import Learner
@@ -32,6 +33,7 @@ class TimeLimit(Callback):
 
     order: ClassVar[int] = 85
     essential: ClassVar[bool] = False
+    state_schema: ClassVar[Rule] = Record({"seconds": SECONDS})
 
     def __init__(self, seconds: float) -> None:
         check("fit", "max_time", seconds, POSITIVE)

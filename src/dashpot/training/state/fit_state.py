@@ -12,11 +12,16 @@ from dashpot.optimizers.options import ResolvedOptions
 from dashpot.tasks.running_means import RunningMeans
 from dashpot.training.logged_values import LoggedValues, of_rank
 from dashpot.training.state import tensor_names, weights
+from dashpot.training.state.fit_schema import check_state, damaged_state
 from dashpot.training.state.group_settings import Kept, changed_in_groups, scheduled_by
+from dashpot.training.state.loader_state import check_loader_state
+from dashpot.training.state.undo import attributes_of, object_state, undone_on_error
 from dashpot.utils.rng_state import random_state, set_random_state
+from dashpot.utils.schema import Like, SchemaError, brief, require
 
 if TYPE_CHECKING:
     from dashpot.training.learner import Learner
+    from dashpot.training.loader import ResumableLoader
 
 FIXED_WITHIN_EPOCH = (
     *("batches", "batch size", "number of examples", "data", "accumulate", "metrics", "evaluate every"),
@@ -65,38 +70,39 @@ def restore(learner: Learner, state: Mapping[str, Any], override: bool = False) 
         override: Whether to keep settings of the learner that differ from the saved settings.
 
     Raises:
-        RunError: If the model, optimizer, data or callbacks do not match, or if the settings do not match and
-            `override` is False. The message lists the differences; weights and optimizer are left unchanged.
+        RunError: If a value has the wrong type or range, if the model, optimizer, data or callbacks do not match, or if
+            the settings do not match and `override` is False. The message lists the differences. Nothing is changed.
     """
-    _check_structure(state)
+    check_state(state)
     _check_settings(learner, state, override)
     state = tensor_names.matched_state(learner.model, state)
-    weights.check_model(learner.model, state["model"])
+    _check_parts(learner, state, override)
     keep = _current_settings(learner, state) if override else Kept()
-    undo = weights.load_optimizer(learner.model, learner.opt, state["optimizer"], keep=keep)
-    # Recipes are compared after loading, when the flags in the groups have their saved values.
-    saved, current = state["settings"]["recipe"], _recipe(learner.opt)
-    if _differs(saved, current) and not override:
-        undo()
-        raise RunError(_settings_error([f"recipe: saved {saved}, current {current}"]))
-    try:
+    with undone_on_error() as undo:
+        undo.append(weights.load_optimizer(learner.model, learner.opt, state["optimizer"], keep=keep))
+        # Recipes are compared after loading, when the flags in the groups have their saved values.
+        saved, current = state["settings"]["recipe"], _recipe(learner.opt)
+        if _differs(saved, current) and not override:
+            raise RunError(_settings_error([f"recipe: saved {saved}, current {current}"]))
+        undo.append(attributes_of(learner, "history", "steps", "stop_reason"))
+        undo.append(attributes_of(learner.loop))
         _restore_progress(learner, state["progress"])
         for name, callback in learner.loop.callbacks.by_name().items():
             if name in state["callbacks"]:
+                undo.append(object_state(callback))
                 callback.load_state_dict(weights.cpu_copy(state["callbacks"][name]))
-    except BaseException:  # a callback may reject its state; the model is still unchanged
-        undo()
-        raise
-    weights.load_model(learner.model, state["model"])
-    weights.load_extra_state(learner.model, state["besides"])
-    if learner.engine.scaler is not None and state["scaler"]:
-        learner.engine.scaler.load_state_dict(state["scaler"])
-    for name, loader in (("train", learner.train), ("evaluation", learner.evaluation)):
-        if loader is not None and state["data"][name] is not None:
-            loader.load_state_dict(state["data"][name])
-            if not override:
-                loader.replay_check.expect(state["data"][name])
-    restore_random(learner, state["random"])
+        for phase, loader in _loaders(learner):
+            if (saved_loader := state["data"][phase]) is not None:
+                undo.append(loader.snapshot())
+                loader.load_state_dict(saved_loader)
+                if not override:
+                    loader.replay_check.expect(saved_loader)
+        undo.append(weights.model_snapshot(learner.model, state["model"]))
+        weights.load_model(learner.model, state["model"])
+        weights.load_extra_state(learner.model, state["besides"])
+        if learner.engine.scaler is not None and state["scaler"]:
+            learner.engine.scaler.load_state_dict(state["scaler"])
+        restore_random(learner, state["random"])
 
 
 def restore_random(learner: Learner, states: Sequence[Mapping[str, Any]]) -> None:
@@ -115,7 +121,7 @@ def progress(state: Any) -> Mapping[str, Any]:
     Raises:
         RunError: If `state` is not the state of a fit.
     """
-    _check_structure(state)
+    check_state(state)
     return state["progress"]
 
 
@@ -208,11 +214,53 @@ def _check_moment(learner: Learner) -> None:
                 )
 
 
-def _check_structure(state: Any) -> None:
-    """Reject objects that are not the state of a fit, such as a path or model weights."""
-    if not isinstance(state, Mapping) or not state.keys() >= {"model", "optimizer", "settings", "progress", "random"}:
-        got = "other keys" if isinstance(state, Mapping) else type(state).__name__
-        raise RunError(f"resume must be the result of learner.state_dict() or of read_newest(folder), got {got}.")
+def _check_parts(learner: Learner, state: Mapping[str, Any], override: bool) -> None:
+    """Check the parts of a state against the parts of the learner, before anything is changed."""
+    weights.check_model(learner.model, state["model"])
+    weights.check_extra_state(learner.model, state["besides"])
+    try:
+        _check_means(learner, state["progress"]["means"])
+        _check_scaler(learner, state)
+        for phase, loader in _loaders(learner):
+            if state["data"][phase] is not None:
+                check_loader_state(loader.source, state["data"][phase], f"data.{phase}", override)
+        for name, callback in learner.loop.callbacks.by_name().items():
+            if name in state["callbacks"]:
+                callback.check_state(state["callbacks"][name], f"callbacks.{name}")
+        _check_epoch_start(learner, state)
+    except SchemaError as error:
+        raise damaged_state(error) from error
+
+
+def _check_epoch_start(learner: Learner, state: Mapping[str, Any]) -> None:
+    """Check that the state at the start of the epoch is known within an epoch; streams do not need it."""
+    progress = state["progress"]
+    batch = progress["position"][1] if progress.get("interval") is None else progress["interval"]["pass"][1]
+    if batch and not learner.train.is_stream and None in state["data"]["train"]["begun"]:
+        raise SchemaError("data.train.begun must contain the state at the start of the epoch, got None")
+
+
+def _check_means(learner: Learner, saved: Sequence[Mapping[str, Any]] | None) -> None:
+    """Check that the running means have one sum for the loss and for each metric."""
+    for index, row in enumerate(saved or ()):
+        expected = len(RunningMeans(learner.metrics).sums)
+        for name in ("sums", "counts"):
+            if name in row and len(row[name]) != expected:
+                got = len(row[name])
+                raise SchemaError(f"progress.means[{index}].{name} must have {expected} items, got {got}")
+
+
+def _check_scaler(learner: Learner, state: Mapping[str, Any]) -> None:
+    scaler, saved = learner.engine.scaler, state["scaler"]
+    if (scaler is None) != (saved is None) and state["settings"]["precision"] == learner.engine.precision:
+        raise SchemaError(f"scaler must be {'None' if scaler is None else 'a dict'} with this precision")
+    if scaler is not None and saved is not None:
+        require(Like(scaler.state_dict()), saved, "scaler")
+
+
+def _loaders(learner: Learner) -> list[tuple[str, ResumableLoader]]:
+    pairs = (("train", learner.train), ("evaluation", learner.evaluation))
+    return [(phase, loader) for phase, loader in pairs if loader is not None]
 
 
 def _check_settings(learner: Learner, state: Mapping[str, Any], override: bool) -> None:
@@ -292,7 +340,7 @@ def _differs(saved: Any, current: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-    return str(value) or "none"
+    return value or "none" if isinstance(value, str) else brief(value)
 
 
 def _comparable(values: Mapping[str, Any]) -> dict[str, Any]:

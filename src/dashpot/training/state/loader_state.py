@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from dashpot.utils.schema import SchemaError
+
 _GENERATORS = ("generator", "sampler.generator", "batch_sampler.generator", "batch_sampler.sampler.generator")
 _COMPONENTS = ("", "sampler", "batch_sampler", "batch_sampler.sampler", "dataset")
 
@@ -27,6 +29,31 @@ def loader_state(loader: Any) -> dict[str, Any]:
         "own": {path: generator.get_state() for path, generator in _generators(loader)},
         "parts": {path: copy.deepcopy(part.state_dict()) for path, part in _components(loader) if _has_state(part)},
     }
+
+
+def check_loader_state(loader: Any, state: Mapping[str, Any], path: str, override: bool = False) -> None:
+    """Check that a saved state contains the states of the generators of a loader, now and at the start of the epoch.
+
+    Args:
+        loader: The loader.
+        state: State returned by `loader_state`, with the states at the start of the epoch on each rank as "begun".
+        path: Path of the state in messages.
+        override: Whether the generators may differ from the saved ones.
+
+    Raises:
+        SchemaError: If a generator has no valid state, or the loader lacks a generator.
+    """
+    own = dict(_generators(loader))
+    starts = {f"{path}.begun[{index}].own": row.get("own", {}) for index, row in enumerate(state["begun"]) if row}
+    for place, saved in {f"{path}.own": state["own"], **starts}.items():
+        if own.keys() != saved.keys() and not override:
+            names = [", ".join(names) or "none" for names in (saved, own)]
+            raise SchemaError(f"{place} must have the generators of the loader, {names[1]}, got {names[0]}")
+        for name in own.keys() & saved.keys():
+            try:
+                torch.Generator(own[name].device).set_state(saved[name])
+            except Exception as error:  # torch raises errors of several types
+                raise SchemaError(f"{place}.{name} must be the state of a generator") from error
 
 
 def set_loader_state(loader: Any, state: Mapping[str, Any]) -> None:

@@ -66,7 +66,8 @@ def _renamed(value: Any, new: Mapping[str, str]) -> Any:
 
 def _optimizer(state: Mapping[str, Any], new: Mapping[str, str]) -> dict[str, Any]:
     groups = [{**group, "params": _renamed(group["params"], new)} for group in state["param_groups"]]
-    return {**state, "state": _renamed(state["state"], new), "param_groups": groups}
+    named = {name: _renamed(state[name], new) for name in ("state", "forms") if name in state}
+    return {**state, **named, "param_groups": groups}
 
 
 def _tensors_by_name(value: Any, saved: set[str], new: Mapping[str, str]) -> Any:

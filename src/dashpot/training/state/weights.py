@@ -11,7 +11,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from dashpot.errors import RunError
-from dashpot.training.state import tensor_names
+from dashpot.training.state import optimizer_form, tensor_names
 from dashpot.training.state.group_settings import Kept
 
 NOTHING = Kept()
@@ -58,6 +58,23 @@ def load_model(model: nn.Module, state: Mapping[str, Any]) -> None:
     model.load_state_dict(own)
 
 
+def model_snapshot(model: nn.Module, state: Mapping[str, Any]) -> Callable[[], None]:
+    """Return a function that restores the model after a failed load of `state`.
+
+    Only modules with extra state of their own (`set_extra_state`) can reject a state that `check_model` accepts; for
+    other models, nothing is copied.
+    """
+    if all(isinstance(value, Tensor) for value in state.values()):
+        return lambda: None
+    before, besides = cpu_copy(model.state_dict()), extra_state(model)
+
+    def restore() -> None:
+        load_model(model, before)
+        load_extra_state(model, besides)
+
+    return restore
+
+
 def extra_state(model: nn.Module, frozen_by_callbacks: Collection[int] = ()) -> dict[str, Any]:
     """Return the state that `model.state_dict()` omits, as CPU copies.
 
@@ -76,9 +93,9 @@ def load_extra_state(model: nn.Module, state: Mapping[str, Any]) -> None:
     """Restore the state returned by `extra_state`, after `load_model`."""
     buffers, frozen = dict(model.named_buffers()), set(state["frozen"])
     for name, value in state["buffers"].items():
-        if name in buffers and buffers[name].shape == value.shape:
+        if name in buffers and (buffers[name].shape, buffers[name].dtype) == (value.shape, value.dtype):
             buffers[name].copy_(shard_like(value, buffers[name]))
-        elif name in buffers:  # a buffer that grows on demand
+        elif name in buffers:  # a buffer that is replaced on demand, for example by a longer one
             path, _, last = name.rpartition(".")
             setattr(model.get_submodule(path), last, value.to(buffers[name].device))
     for name, p in model.named_parameters():
@@ -87,10 +104,32 @@ def load_extra_state(model: nn.Module, state: Mapping[str, Any]) -> None:
         p.grad = None if grad is None else shard_like(grad.clone(), p).to(p.device)
 
 
+def check_extra_state(model: nn.Module, state: Mapping[str, Any]) -> None:
+    """Check that the state returned by `extra_state` matches the model.
+
+    Raises:
+        RunError: If a buffer is missing, or the gradient or the name of a parameter does not match the model.
+    """
+    persistent, params = model.state_dict(), dict(model.named_parameters())
+    missing = [name for name, _ in model.named_buffers() if name not in persistent and name not in state["buffers"]]
+    found = [f"the buffer {name} is only in the model" for name in missing]
+    for name, grad in state["gradients"].items():
+        if name not in params:
+            found.append(f"the gradient of {name} is only in the checkpoint")
+        elif params[name].shape != grad.shape:
+            found.append(f"the gradient of {name} has shape {tuple(grad.shape)} in the checkpoint")
+    unknown = [name for name in state["frozen"] if name not in params]
+    found += [f"the frozen parameter {name} is only in the checkpoint" for name in unknown]
+    if found:
+        raise RunError(f"The checkpoint does not match the model: {'; '.join(found[:MAX_SHOWN])}.")
+
+
 def _mismatch(name: str, saved: Any, current: Any) -> str | None:
-    """Describe how the shapes or dtypes of two values differ."""
-    if not isinstance(saved, Tensor) or not isinstance(current, Tensor) or is_lazy(current) or is_lazy(saved):
+    """Describe how the types, shapes or dtypes of two values differ."""
+    if not isinstance(current, Tensor) or is_lazy(current) or is_lazy(saved):
         return None
+    if not isinstance(saved, Tensor):
+        return f"{name} is a {type(saved).__name__} in the checkpoint, a tensor in the model"
     if saved.shape != current.shape:
         return f"{name} has shape {tuple(saved.shape)} in the checkpoint, {tuple(current.shape)} in the model"
     if saved.dtype != current.dtype:
@@ -105,10 +144,12 @@ def optimizer_state(model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
     """Return the optimizer's `state_dict` as CPU copies, with parameter names in place of indices."""
     plain, names = optimizer.state_dict(), _names(model, optimizer)
     own_names = {"params", "param_names"}
+    state = {names[key] if key in range(len(names)) else key: item for key, item in plain["state"].items()}
     return cpu_copy(
         {
             **plain,
-            "state": {names[key] if key in range(len(names)) else key: item for key, item in plain["state"].items()},
+            "state": state,
+            "forms": optimizer_form.forms(state),
             "param_groups": [
                 {**_without(group, own_names), "params": [names[i] for i in group["params"]]}
                 for group in plain["param_groups"]
@@ -139,6 +180,7 @@ def load_optimizer(
     """
     names = _names(model, optimizer)
     index_of = {name: index for index, name in enumerate(names)}
+    optimizer_form.check_state(optimizer, state)
     params = [p for group in optimizer.param_groups for p in group["params"]]
     full = {index_of.get(key, key): item for key, item in state["state"].items()}
     sharded = {
@@ -151,6 +193,7 @@ def load_optimizer(
         {**keep.merged(_on_device_of(group, mine), mine, index), "params": [index_of[name] for name in theirs]}
         for index, (group, mine, theirs) in enumerate(own)
     ]  # without `param_names`, torch keeps the current names
+    optimizer_form.check_groups(optimizer, groups)
     before = optimizer.state, [dict(group) for group in optimizer.param_groups]
 
     def undo() -> None:
@@ -158,10 +201,13 @@ def load_optimizer(
         optimizer.__setstate__({"state": before[0], "param_groups": before[1]})
 
     try:
-        optimizer.load_state_dict({**state, "state": sharded, "param_groups": groups})
+        optimizer.load_state_dict({**_without(state, {"forms"}), "state": sharded, "param_groups": groups})
     except Exception as error:
         undo()
         raise RunError(f"The optimizer state of the checkpoint cannot be loaded: {error}") from error
+    if lost := optimizer_form.lost_hyperparameter(optimizer, before[1]):
+        undo()
+        raise RunError(f"The optimizer state of the checkpoint is damaged: {lost} is missing.")
     for index, p in enumerate(params):
         if index in sharded:
             optimizer.state[p] = _as_saved(optimizer.state[p], sharded[index])
