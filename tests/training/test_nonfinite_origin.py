@@ -67,7 +67,7 @@ ONE, BAD = rows(1.0, 2.0), rows(1.0, math.nan)
         ([ONE, {"mask": BAD}], ONE, 'x[1]["mask"]'),
         (Graph(ONE, BAD), ONE, "x.weights"),
         (ONE, BAD, "y"),
-        (ONE, [{"boxes": ONE}, {"boxes": ONE}, {"boxes": BAD}], 'y[2]["boxes"]'),
+        (rows(1.0, 2.0, 3.0), [{"boxes": ONE}, {"boxes": ONE}, {"boxes": BAD}], 'y[2]["boxes"]'),
         (ONE, {"target": BAD.numpy()}, 'y["target"]'),
         ([ONE, BAD], [BAD], "x[1]"),
     ],
