@@ -188,9 +188,11 @@ def test_resumed_fit_records_the_same_steps():
     assert resumed.values == whole.values
     assert torch.equal(resumed.histogram("2"), whole.histogram("2"))
     for other, name in (
-        (Activations("0"), "layers"),
-        (Activations(bins=9), "bins"),
-        (Activations(limits=(0, 1)), "limits"),
+        (Activations("0", every=2), "layers"),
+        (Activations(every=2, bins=9), "bins"),
+        (Activations(every=2, limits=(0, 1)), "limits"),
+        (Activations(every=2, threshold=0.5), "threshold"),
+        (Activations(), "every"),
     ):
         with pytest.raises(RunError, match=f"Activations: {name} must be"):
             learner().fit(3, callbacks=[other], resume=stop.state)
@@ -256,6 +258,8 @@ def test_unknown_layers_are_rejected():
         Activations(3)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ArgumentError, match="the model has no layer 'act'; its layers are 0, 1, 2, 3, 4"):
         learner().fit(1, callbacks=[Activations("act")])
+    with pytest.raises(ArgumentError, match="the model must have submodules, got Linear without any"):
+        linear_learner(pairs()).fit(1, callbacks=[Activations()])
     with pytest.raises(ArgumentError, match="the model has no layer of class ReLU"):
         learner().fit(1, callbacks=[Activations(nn.ReLU)])
     recorded = Activations()

@@ -90,7 +90,7 @@ class Activations(Callback):
     Raises:
         ArgumentError: If an argument is out of range; at the start of a fit, if no layer matches; at the first step, if
             the output of a layer is not a floating-point tensor.
-        RunError: On resume, if layers or histograms differ from those of the checkpoint.
+        RunError: On resume, if layers or settings differ from those of the checkpoint.
 
     Source: Activation statistics and dead units in the SlowAI notebooks.
 
@@ -294,23 +294,23 @@ class Activations(Callback):
     def state_dict(self) -> dict[str, Any]:
         self._flush()
         return {
-            "layers": list(self._names),
-            "limits": list(self.limits),
-            "every": self._every,
+            **self._definition(),
+            "stride": self._every,
             "steps": [step for step, _ in self._rows],
             "rows": torch.stack([row for _, row in self._rows]) if self._rows else torch.zeros(0),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        rows = state["rows"]
-        bins = rows.shape[2] - 5 if state["steps"] else self.bins
-        saved = {"layers": state["layers"], "limits": state["limits"], "bins": bins}
-        current = {"layers": self._names, "limits": list(self.limits), "bins": self.bins}
-        for name, value in saved.items():
-            if value != current[name]:
-                raise RunError(f"Activations: {name} must be that of the checkpoint, {value}, got {current[name]}.")
-        self._every, self._pending = state["every"], []
-        self._rows = list(zip(state["steps"], rows, strict=True))
+        for name, value in self._definition().items():
+            if value != state[name]:
+                raise RunError(f"Activations: {name} must be that of the checkpoint, {state[name]}, got {value}.")
+        self._every, self._pending = state["stride"], []
+        self._rows = list(zip(state["steps"], state["rows"], strict=True))
+
+    def _definition(self) -> dict[str, Any]:
+        """Return the settings that determine the recorded numbers."""
+        settings = {"every": self.every, "threshold": self.threshold, "bins": self.bins}
+        return {"layers": list(self._names), "limits": list(self.limits), **settings}
 
 
 def _select(model: nn.Module, layers: Sequence[str | type[nn.Module]]) -> dict[str, nn.Module]:
@@ -321,6 +321,8 @@ def _select(model: nn.Module, layers: Sequence[str | type[nn.Module]]) -> dict[s
     """
     named = {name: module for name, module in model.named_modules() if name}
     if not layers:
+        if not named:
+            raise ArgumentError(f"Activations: the model must have submodules, got {type(model).__name__} without any.")
         return _activation_functions(named) or {n: m for n, m in named.items() if not any(m.children())}
     for layer in layers:
         if isinstance(layer, str) and layer not in named:
