@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,8 +32,9 @@ def accuracy(output: Tensor, target: Tensor) -> Tensor:
 def evaluate(problem: Problem, model: nn.Module | None = None) -> dict[str, float]:
     """Return the means of the loss and the metrics over the evaluation examples.
 
-    The loss is `problem.evaluation_loss`, or `problem.loss` if `evaluation_loss` is None. The model runs in evaluation
-    mode without gradients; afterwards, the mode of every submodule is restored. There is one host sync per 32 batches.
+    The loss is `problem.evaluation_loss`, or `problem.loss` if `evaluation_loss` is None; of several losses, their sum.
+    The model runs in evaluation mode without gradients; afterwards, the mode of every submodule is restored. There is
+    one host sync per 32 batches.
 
     Args:
         problem: Problem with the data, the loss, the metrics and the default model.
@@ -52,16 +54,27 @@ def evaluate(problem: Problem, model: nn.Module | None = None) -> dict[str, floa
     if problem.evaluation is None:
         raise ArgumentError("evaluate: problem.evaluation must be a Stream, got None.")
     model = problem.model if model is None else model
-    loss = problem.loss if problem.evaluation_loss is None else problem.evaluation_loss
     means = RunningMeans(problem.metrics)
     with torch.no_grad(), evaluation_mode(model):
         for (x, y), known in first_epoch(problem.evaluation):
-            output = call_model(model, x)
-            mean, count = mean_and_count(loss(output, y), output, y, problem.weight, "evaluate")
+            output, mean, count = _output_and_loss(problem, model, x, y)
             size = batch_size(x, y, problem.size, known, "evaluate: evaluation")
             means.add(output, y, mean, size, count)
             del output, mean  # otherwise they would occupy memory during the next forward pass
     return means.values()
+
+
+def _output_and_loss(problem: Problem, model: nn.Module, x: Any, y: Any) -> tuple[Any, Tensor, Tensor | None]:
+    """Return the output, the mean loss and its count; of several losses, their sum and the output for the last one."""
+    loss = problem.loss if problem.evaluation_loss is None else problem.evaluation_loss
+    if not isinstance(loss, Mapping):
+        output = call_model(model, x)
+        return output, *mean_and_count(loss(output, y), output, y, problem.weight, "evaluate")
+    output, total = None, torch.zeros(())
+    for part, function in loss.items():
+        output = call_model(model, x, part=part)
+        total = total + mean_and_count(function(output, y), output, y, None, "evaluate")[0]
+    return output, total, None
 
 
 @contextmanager

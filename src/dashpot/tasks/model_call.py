@@ -15,7 +15,7 @@ _POSITIONAL = (_Parameter.POSITIONAL_ONLY, _Parameter.POSITIONAL_OR_KEYWORD)
 _NAMED = (_Parameter.POSITIONAL_OR_KEYWORD, _Parameter.KEYWORD_ONLY)
 
 
-def call_model(model: nn.Module, x: Any, call: Callable[..., Any] | None = None) -> Any:
+def call_model(model: nn.Module, x: Any, call: Callable[..., Any] | None = None, part: str | None = None) -> Any:
     """Return the output of a model for the input `x` of a batch.
 
     * A mapping or a named tuple is passed as keyword arguments if `model.forward` accepts all of its names.
@@ -28,6 +28,8 @@ def call_model(model: nn.Module, x: Any, call: Callable[..., Any] | None = None)
         model: Model whose `forward` defines the arguments.
         x: Input of a batch.
         call: Module to call, such as `model` wrapped by `DistributedDataParallel`. Default: `model`.
+        part: Name of the loss for which the output is computed, if there are several. It is passed as the keyword
+            argument `part` if `model.forward` has this argument.
 
     Returns:
         The output of the call.
@@ -43,17 +45,23 @@ def call_model(model: nn.Module, x: Any, call: Callable[..., Any] | None = None)
     torch.Size([4, 1])
     """
     call = model if call is None else call
+    given = {} if part is None or not _has_part(model) else {"part": part}
     if isinstance(x, Tensor) or not isinstance(x, (Mapping, tuple, list)):
-        return call(x)
-    args, kwargs = _arguments(model, x)
-    return call(*args, **kwargs)
+        return call(x, **given)
+    args, kwargs = _arguments(model, x, given)
+    return call(*args, **kwargs, **given)
 
 
-def _arguments(model: nn.Module, x: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:
-    """Return the positional and the keyword arguments for `x`."""
+def _has_part(model: nn.Module) -> bool:
+    return any(p.name == "part" for p in _parameters(model) or ())
+
+
+def _arguments(model: nn.Module, x: Any, given: Mapping[str, Any]) -> tuple[Sequence[Any], Mapping[str, Any]]:
+    """Return the positional and the keyword arguments for `x`, in addition to the keyword arguments `given`."""
     parameters = _parameters(model)
     if parameters is None:
         return (x,), {}
+    parameters = [p for p in parameters if p.name not in given]
     required = [p for p in parameters if p.default is p.empty and p.kind in (*_POSITIONAL, _Parameter.KEYWORD_ONLY)]
     fields = _fields(x)
     if fields is not None and _accepts_names(parameters, required, fields):

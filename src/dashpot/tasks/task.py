@@ -55,7 +55,9 @@ class Problem:
         train: Training data: `Batches` or another stream, or a `DataLoader` of pairs (x, y). If the loader shuffles or
             augments, give it a generator seeded in `build`, so that the order depends only on the seed.
         loss: Function from (output, y) to the mean loss over the batch, a 0-d tensor, or to a pair (sum, count) of 0-d
-            tensors, for means over other counts than the number of examples, such as the number of tokens.
+            tensors, for means over other counts than the number of examples, such as the number of tokens. Or a mapping
+            from the names of children of the model to loss functions: each child is then trained by an optimizer of its
+            own, as in a GAN (see `Learner`).
         evaluation: Evaluation data, or None. Only epoch 0 is used.
         metrics: A mapping from names to functions. A function takes (output, y) and returns the *sum* of the metric
             over the batch, a 0-d tensor, or a pair (sum, count). For the accuracy, the sum is the number of correct
@@ -79,10 +81,10 @@ class Problem:
 
     model: nn.Module
     train: Stream | DataLoader[Any]
-    loss: Callable[[Any, Any], Any]
+    loss: Callable[[Any, Any], Any] | Mapping[str, Callable[[Any, Any], Any]]
     evaluation: Stream | DataLoader[Any] | None = None
     metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    evaluation_loss: Callable[[Any, Any], Any] | None = None
+    evaluation_loss: Callable[[Any, Any], Any] | Mapping[str, Callable[[Any, Any], Any]] | None = None
     callbacks: Sequence[Any] = ()
     size: Callable[[Any, Any], int] | None = None
     weight: Callable[[Any, Any], Tensor] | None = None
@@ -100,7 +102,8 @@ class Problem:
         _check_splits(self.splits)
         evaluation_loss = self.loss if self.evaluation_loss is None else self.evaluation_loss
         for name, function in {"loss": self.loss, "evaluation_loss": evaluation_loss}.items():
-            if not callable(function):
+            functions = list(function.values()) if isinstance(function, Mapping) else [function]
+            if not functions or not all(map(callable, functions)):
                 raise ArgumentError(f"Problem: {name} must be a function of (output, target), got {shown(function)}.")
         self.metrics = checked_metrics(self.metrics, "Problem")
         for name, function, arguments in (("size", self.size, "x, y"), ("weight", self.weight, "output, y")):

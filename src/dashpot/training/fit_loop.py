@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dashpot.errors import RunError
+from dashpot.errors import ArgumentError, RunError
 from dashpot.tasks.running_means import RunningMeans
 from dashpot.training.callback import ACTIONS, CancelBatch, CancelEpoch, CancelFit
 from dashpot.training.logged_values import LoggedValues
+from dashpot.training.optimizer_dict import turn
 from dashpot.training.state import fit_state
 from dashpot.utils.warn import warn
 
@@ -50,6 +51,8 @@ class FitLoop:
     def _run_epochs(self, resume: Mapping[str, Any] | None) -> None:
         learner = self.learner
         loop = learner.loop
+        if loop.optimizers and loop.accumulate > 1:  # the turns of a step would use weights of different steps
+            raise ArgumentError(f"Learner: accumulate must be 1 with several optimizers, got {loop.accumulate}.")
         if resume is not None:
             fit_state.restore(learner, resume, loop.override)
             self._rng_state = resume["random"]
@@ -130,7 +133,22 @@ class FitLoop:
 
     def _run_batch(self) -> None:
         learner = self.learner
-        batch, accumulates = learner.batch, learner.training and not learner.batch.is_last_microbatch
+        batch, loop = learner.batch, learner.loop
+        if isinstance(learner._loss, Mapping):
+            self._run_turns(list(learner._loss))
+        else:
+            self._compute_gradients()
+            if learner.training and batch.is_last_microbatch:
+                self._run_step()
+        if learner.training:
+            loop.position = (learner.epoch, batch.index + 1)
+        if batch.size:
+            loop.means.add(batch.output, batch.y, batch.loss.detach(), batch.size, batch.counted)
+
+    def _compute_gradients(self) -> None:
+        """Run the actions up to the backward pass; without a backward pass in an evaluation."""
+        learner = self.learner
+        accumulates = learner.training and not learner.batch.is_last_microbatch
         with learner.engine.no_sync(learner._module) if accumulates else nullcontext():  # pyright: ignore[reportArgumentType]
             self.actions["predict"]()
             self.notify("after_predict")
@@ -142,24 +160,50 @@ class FitLoop:
                 finally:  # gradients may exist even if a callback raised after the backward pass
                     learner.loop.pending_batches += 1
                 self.notify("after_backward")
-        if learner.training:
-            if batch.is_last_microbatch:
-                self._run_step()
-            learner.loop.position = (learner.epoch, batch.index + 1)
-        if batch.size:
-            learner.loop.means.add(batch.output, batch.y, batch.loss.detach(), batch.size, batch.counted)
+
+    def _run_turns(self, names: Sequence[str]) -> None:
+        """Run the actions once for each of several optimizers, with its own loss."""
+        learner = self.learner
+        batch, losses, stepped = learner.batch, {}, False
+        try:
+            for name in names:
+                batch.stepped, batch.grad_norm = False, None
+                with turn(learner, name):
+                    self._compute_gradients()
+                    losses[name] = batch.loss.detach()
+                    if learner.training:
+                        try:
+                            self._step()
+                        finally:
+                            stepped |= batch.stepped
+                        self._zero_grad()
+        finally:
+            learner.steps += stepped
+        batch.loss, batch.stepped = sum(losses.values()), stepped
+        for name, loss in losses.items():
+            learner.loop.logged.add(f"loss_{name}", loss, batch.size)
+        if stepped:
+            self.notify("after_step")
 
     def _run_step(self) -> None:
         learner = self.learner
         try:
-            self.actions["step"]()
+            self._step()
         finally:  # a callback may have replaced the step, or cancelled the batch after it
-            learner.engine.reset()
             learner.steps += learner.batch.stepped
         if learner.batch.stepped:
             self.notify("after_step")
+        self._zero_grad()
+
+    def _step(self) -> None:
+        try:
+            self.actions["step"]()
+        finally:
+            self.learner.engine.reset()
+
+    def _zero_grad(self) -> None:
         self.actions["zero_grad"]()
-        learner.loop.pending_batches = 0
+        self.learner.loop.pending_batches = 0
 
     def _step_without_cancelled(self) -> None:
         """Step with the gradients of the other micro-batches if the last one was cancelled before its backward pass."""

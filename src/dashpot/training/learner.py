@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import replace
@@ -26,10 +25,16 @@ from dashpot.training.intervals import make_plan
 from dashpot.training.loader import ResumableLoader
 from dashpot.training.loop_state import Batch, LoopState
 from dashpot.training.losses import scalar_loss
+from dashpot.training.optimizer_dict import (
+    OptimizerDict,
+    check_losses,
+    check_optimizer,
+    make_optimizers,
+    named_optimizers,
+)
 from dashpot.training.plain_optimizer import OptimizerFactory, SupportsStep, adapt, make_optimizer
 from dashpot.training.side_pass import release_output
 from dashpot.training.state import fit_state
-from dashpot.training.state.group_settings import initial_groups
 from dashpot.training.step_loss import StepLoss, backpropagated, multiply_gradients
 
 
@@ -59,13 +64,16 @@ class Learner:
             (x, y).
         evaluation: Evaluation data, of the same types as `train`, or None for fits without evaluation.
         loss: Function from (output, y) to the mean loss of the batch, a 0-d tensor, or to a pair (sum, count) of 0-d
-            tensors, for means over other counts than the number of examples, such as the number of tokens.
+            tensors, for means over other counts than the number of examples, such as the number of tokens. For several
+            optimizers, a mapping from their names to such functions; see "Several optimizers" in docs/training.md.
         optimizer: A torch optimizer over the model's parameters, shared by all fits, or a factory, called as
             `optimizer(params, lr=lr)` (without lr if none is given) at the start of every fit, with the list of the
             model's parameters. If its second argument is required and has a name other than lr, the factory is called
             as `optimizer(params, lr)`. An object of any other class with methods `step()` and `zero_grad()` is an
             optimizer too; its state is saved only if it has `state_dict` and `load_state_dict`.
-        lr: Learning rate for the factory.
+            For several losses, a mapping from their names to optimizers or factories. The name of a factory is that of
+            a child of the model, whose parameters are passed to the factory.
+        lr: Learning rate for the factory; for several, a number or a mapping from names to numbers.
         metrics: Mapping from the name of a metric to a function of (output, y) that returns the *sum* of the metric
             over the batch, or a pair (sum, count); or to a metric object with the methods `update(output, y)`,
             `compute()` and `reset()`, such as those of torchmetrics, or `dashpot.tasks.WholeEpoch`. The value of an
@@ -118,11 +126,11 @@ class Learner:
         train: Any,
         evaluation: Any = None,
         *,
-        loss: Callable[[Any, Any], Any],
-        optimizer: SupportsStep | OptimizerFactory,
-        lr: float | None = None,
+        loss: Callable[[Any, Any], Any] | Mapping[str, Callable[[Any, Any], Any]],
+        optimizer: SupportsStep | OptimizerFactory | Mapping[str, Any],
+        lr: float | Mapping[str, float] | None = None,
         metrics: Mapping[str, Any] | None = None,
-        evaluation_loss: Callable[[Any, Any], Any] | None = None,
+        evaluation_loss: Callable[[Any, Any], Any] | Mapping[str, Callable[[Any, Any], Any]] | None = None,
         size: Callable[[Any, Any], int] | None = None,
         weight: Callable[[Any, Any], Tensor] | None = None,
         callbacks: Sequence[Callback] = (),
@@ -131,11 +139,7 @@ class Learner:
         if not isinstance(model, nn.Module):
             raise ArgumentError(f"Learner: model must be a torch.nn.Module, got {shown(model)}.")
         optimizer = adapt(optimizer, model.parameters())
-        if not isinstance(optimizer, Optimizer) and not callable(optimizer):
-            raise ArgumentError(f"Learner: optimizer must be a torch optimizer or a factory, got {shown(optimizer)}.")
-        for name, function in (("loss", loss), ("evaluation_loss", evaluation_loss)):
-            if not callable(function) and not (function is None and name == "evaluation_loss"):
-                raise ArgumentError(f"Learner: {name} must be a function of (output, y), got {shown(function)}.")
+        check_losses(optimizer, loss, evaluation_loss, weight)
         for name, function, arguments in (("size", size, "x, y"), ("weight", weight, "output, y")):
             if function is not None and not callable(function):
                 raise ArgumentError(
@@ -153,20 +157,25 @@ class Learner:
         self._loss, self._evaluation_loss = loss, loss if evaluation_loss is None else evaluation_loss
         self._weight = weight
         self._optimizer, self._lr, self._callbacks = optimizer, lr, as_list(callbacks)
-        self._defaults = {} if self.opt is None else fit_state.defaults(self.opt)
-        self._initial_groups = [] if self.opt is None else initial_groups(self.opt)
+        self._defaults, self._initial_groups = {}, []
+        if self.opt is not None:
+            self._remember_settings()
         self._module: nn.Module | None = None  # the model, wrapped by the engine
         self._step_batches: list[Batch] = []
         self._calls: list[tuple[str, int]] = []  # running methods that exclude each other, with their threads
         CallbackList(self._callbacks)
 
     @classmethod
-    def of(cls, problem: Problem, optimizer: SupportsStep | OptimizerFactory, **options: Any) -> Learner:
+    def of(
+        cls, problem: Problem, optimizer: SupportsStep | OptimizerFactory | Mapping[str, Any], **options: Any
+    ) -> Learner:
         """Return a learner for the problem of a task; `options` are arguments of `Learner`.
 
         The callbacks of the problem precede those in `options`.
         """
         losses = {"loss": problem.loss, "evaluation_loss": problem.evaluation_loss}
+        if isinstance(problem.loss, Mapping) and not isinstance(optimizer, Mapping):
+            optimizer = dict.fromkeys(problem.loss, optimizer)
         given = {**losses, "metrics": problem.metrics, "size": problem.size, "weight": problem.weight}
         options["callbacks"] = [*problem.callbacks, *as_list(options.get("callbacks", ()))]
         return cls(problem.model, problem.train, problem.evaluation, optimizer=optimizer, **given, **options)
@@ -181,7 +190,7 @@ class Learner:
         steps: int | None = None,
         max_time: float | None = None,
         evaluate_every: int | None = None,
-        lr: float | None = None,
+        lr: float | Mapping[str, float] | None = None,
         callbacks: Sequence[Callback] = (),
         train: bool = True,
         evaluate: bool = True,
@@ -224,40 +233,39 @@ class Learner:
         self._prepare(self._lr if lr is None else lr)
         phases = {"train": train, "eval": evaluate and self.evaluation is not None}
         self.loop = LoopState(all_callbacks, RunningMeans(self.metrics), phases, override, plan)
+        self.loop.optimizers = self.opt if isinstance(self.opt, OptimizerDict) else {}
         self.epoch, self.training = 0, True
         self.history, self.steps, self.stop_reason = [], 0, None
         self._fit_loop = FitLoop(self)
         self._fit_loop.run(resume)
 
-    def _prepare(self, lr: float | None) -> None:
-        """Set up the model and the optimizer."""
-        given = isinstance(self._optimizer, Optimizer)
-        if given and lr is not None:
+    def _prepare(self, lr: Any) -> None:
+        """Set up the model and the optimizers."""
+        several = isinstance(self._optimizer, Mapping)
+        given = [isinstance(item, Optimizer) for item in (self._optimizer.values() if several else [self._optimizer])]
+        if lr is not None and all(given):
             raise ArgumentError("Learner: lr must be None if optimizer is an instance; set the lr of its groups.")
-        if given and self.engine.sharded:
+        if self.engine.sharded and (several or all(given)):
             raise ArgumentError(
-                "Learner: optimizer must be a factory with strategy='fsdp', which replaces the parameters."
+                "Learner: optimizer must be one factory with strategy='fsdp', which replaces the parameters."
             )
         if self._module is None:
             self._module = self.engine.setup(self.model)
-        opt: Any = self._optimizer
-        if not given:
+        if several:
+            self.opt = make_optimizers(self._optimizer, self.model, lr)
+        elif not all(given):
             error_hints.check_parameters(self.model)
-            opt = make_optimizer(opt, self.model.parameters(), lr)
-        if not isinstance(opt, Optimizer):
-            raise ArgumentError(
-                "Learner: optimizer must return a torch.optim.Optimizer or an object with step and zero_grad, got "
-                f"{shown(opt)}."
-            )
-        if _needs_closure(opt):
-            raise ArgumentError(
-                f"Learner: optimizer must support step() without a closure, got {type(opt).__name__}, which requires "
-                "one."
-            )
-        if not given:
-            self.opt, self._defaults, self._initial_groups = opt, fit_state.defaults(opt), initial_groups(opt)
+            self.opt = make_optimizer(self._optimizer, self.model.parameters(), lr)
+        for opt in named_optimizers(self.opt).values():
+            check_optimizer(opt)
+        if not self._defaults or not all(given):
+            self._remember_settings()
         self.engine.reset()
         self.opt.zero_grad()
+
+    def _remember_settings(self) -> None:
+        """Keep the settings of the optimizers that a resumed fit compares, before schedules change them."""
+        self._defaults, self._initial_groups = fit_state.defaults(self.opt), fit_state.initial_groups(self.opt)
 
     @inference.exclusive
     def evaluate(self, data: Any = None) -> dict[str, float]:
@@ -336,14 +344,20 @@ class Learner:
 
     def _predict_batch(self) -> None:
         """Perform the action `predict`: compute `batch.output` from `batch.x` (see `dashpot.tasks.call_model`)."""
-        self.batch.output = call_model(self.model, self.batch.x, self.forward)
+        self.batch.output = call_model(self.model, self.batch.x, self.forward, self.loop.part)
 
     def get_loss(self) -> None:
         """Compute `batch.loss`, a mean over `batch.count`, from `batch.output` and `batch.y`."""
         with self.engine.autocast():
-            function = self._loss if self.training else self._evaluation_loss
+            function: Any = self._loss if self.training else self._evaluation_loss
+            function = function if self.loop.part is None else function[self.loop.part]
             loss, counted = scalar_loss(function, self.batch.output, self.batch.y, self._weight)
         error_hints.check_device(loss, self.engine.device)
+        if counted is not None and self.loop.part is not None:
+            raise ArgumentError(
+                f"Learner: with several optimizers, a loss must be a mean over examples, got (sum, count) for "
+                f"{self.loop.part!r}."
+            )
         if counted is not None and not self.batch.size:  # the example of an empty rank has weight 0
             counted = torch.zeros_like(counted)
         self.batch.loss, self.batch.counted = loss, counted
@@ -515,9 +529,3 @@ class Learner:
                 "accumulated micro-batches; call it in after_batch if batch.is_last_microbatch."
             )
         return fit_state.take(self)
-
-
-def _needs_closure(optimizer: Optimizer) -> bool:
-    """Return whether `step` requires a closure, as in L-BFGS."""
-    closure = inspect.signature(optimizer.step).parameters.get("closure")
-    return closure is not None and closure.default is closure.empty

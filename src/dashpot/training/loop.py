@@ -18,6 +18,7 @@ from dashpot.training import intervals
 from dashpot.training.callback import Callback, CancelFit
 from dashpot.training.distributed.single_device import SingleDevice
 from dashpot.training.learner import Learner
+from dashpot.training.optimizer_dict import OptimizerDict
 from dashpot.training.plain_optimizer import adapt
 from dashpot.training.stopwatch import Stopwatch
 from dashpot.utils.scalars import read_all
@@ -27,12 +28,16 @@ from dashpot.utils.schema import COUNT, REAL, SECONDS, ListOf, Record, Row, Rule
 def current_lr(optimizer: Optimizer) -> float:
     """Return the learning rate of the first parameter group in the next step, including the effect of a schedule.
 
+    Of several optimizers, the rate of the first is returned.
+
     The result is NaN for an optimizer without a known learning rate.
 
     >>> import torch
     >>> current_lr(torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.5))
     0.5
     """
+    if isinstance(optimizer, OptimizerDict):
+        optimizer = next(iter(optimizer.values()))
     scheduled = getattr(optimizer, "current_lr", None)
     return float(optimizer.param_groups[0].get("lr", math.nan) if scheduled is None else scheduled())
 

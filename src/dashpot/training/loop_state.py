@@ -75,6 +75,8 @@ class LoopState:
         phases: For each of the phases "train" and "eval", whether the fit has this phase.
         override: Whether the settings may differ from the settings in the checkpoint to resume.
         plan: Epochs of the fit and their batches.
+        optimizers: Optimizers by name, if there are several.
+        part: Name of the optimizer whose actions are in progress, if there are several, or None.
         pending_batches: Number of micro-batches whose gradients are accumulated for the next step.
         step_loss: Sum and count of the losses of these micro-batches, and the scale of their gradients.
         kept: Gradients that a callback has kept from the previous step.
@@ -93,6 +95,8 @@ class LoopState:
     override: bool
     plan: FitPlan
     logged: LoggedValues = field(default_factory=LoggedValues)
+    optimizers: Mapping[str, Any] = field(default_factory=dict)
+    part: str | None = None
     pending_batches: int = 0
     step_loss: StepLoss | Any = None
     kept: KeptGradients = field(default_factory=KeptGradients)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -180,6 +180,8 @@ def find_lr(
         (1e-05, True)
     """
     check_idle(learner, "find_lr")
+    if isinstance(learner._optimizer, Mapping):
+        raise ArgumentError(f"find_lr: the learner must have one optimizer, got {len(learner._optimizer)}.")
     rates = _rates(start, end, factor, steps)
     check("find_lr", "stop_at", stop_at, Interval(1, math.inf))
     finder = _Finder(rates, float(stop_at))

@@ -224,7 +224,7 @@ def adapt(optimizer: Any, params: Iterable[Tensor]) -> Any:
     >>> adapt(opt, []) is opt
     True
     """
-    if isinstance(optimizer, (Optimizer, type)) or not _is_plain(optimizer):
+    if isinstance(optimizer, (Optimizer, type)) or not is_plain(optimizer):
         return optimizer
     return PlainOptimizer(optimizer, params)
 
@@ -300,7 +300,8 @@ def _lr_argument(factory: OptimizerFactory) -> tuple[str | None, bool]:
     return ("positional" if any(p.kind is p.VAR_POSITIONAL for p in parameters) else None), False
 
 
-def _is_plain(optimizer: Any) -> bool:
+def is_plain(optimizer: Any) -> bool:
+    """Return whether an object has a method of a plain optimizer."""
     return any(callable(getattr(optimizer, name, None)) for name in ("step", "zero_grad"))
 
 

@@ -7,6 +7,7 @@ from dashpot.training.callbacks.checkpoints import Checkpoints, best, latest, re
 from dashpot.training.callbacks.clip_gradients import ClipGradients
 from dashpot.training.callbacks.early_stopping import EarlyStopping
 from dashpot.training.callbacks.file_loggers import CSV, JSONLines
+from dashpot.training.callbacks.for_optimizer import ForOptimizer
 from dashpot.training.callbacks.freeze import Freeze
 from dashpot.training.callbacks.nonfinite import NonFinite
 from dashpot.training.callbacks.progress import Progress
@@ -24,6 +25,7 @@ __all__ = [
     "Checkpoints",
     "ClipGradients",
     "EarlyStopping",
+    "ForOptimizer",
     "Freeze",
     "JSONLines",
     "NonFinite",

@@ -15,6 +15,7 @@ from dashpot.constraints import Interval, Optional, check, shown
 from dashpot.errors import ArgumentError, RunError
 from dashpot.runs.files import make_folder, write_error, write_text
 from dashpot.training.callback import Callback, CancelFit
+from dashpot.training.optimizer_dict import named_optimizers
 from dashpot.training.plain_optimizer import check_savable
 from dashpot.training.state import checkpoint_file
 from dashpot.utils.atomic_files import keep_aside
@@ -153,7 +154,8 @@ class Checkpoints(Callback):
         if self.metric is not None and self.metric not in ("loss", *learner.metrics):
             known = ", ".join(["loss", *learner.metrics])
             raise ArgumentError(f"Checkpoints: best must name one of {known}, got {shown(self.metric)}.")
-        check_savable(learner.opt, "Checkpoints")
+        for opt in named_optimizers(learner.opt).values():
+            check_savable(opt, "Checkpoints")
         learner.train.check_resumable()
         if learner.loop.phases["eval"]:
             learner.evaluation.check_resumable()

@@ -25,9 +25,10 @@ class EpochSummary:
     Attributes:
         number: Number of the epoch, from 1.
         steps: Number of optimizer steps from the start of the run to the end of the epoch.
-        train: Means of the loss and metrics in the training phase; empty if the phase did not run.
+        train: Means of the loss and metrics in the training phase; empty if the phase did not run. With several
+            optimizers, also the learning rate of each in the last step, with the name `lr_NAME`.
         evaluation: Means of the loss and metrics in the evaluation phase; empty if the phase did not run.
-        lr: Learning rate of the last step of the epoch, or None if unknown.
+        lr: Learning rate of the last step of the epoch, or None if unknown. Of several optimizers, that of the first.
         seconds: Wall time of the epoch in seconds, including evaluation, or None if unknown.
     """
 
@@ -58,7 +59,7 @@ class EpochCallback(Callback):
         raise NotImplementedError
 
     def before_fit(self, learner: Learner) -> None:
-        self._step_lr: tuple[Any, float] | None = None
+        self._step_lrs: dict[str, tuple[Any, float] | None] = {}  # by name of the optimizer; "" for a single one
         self._stopwatch = Stopwatch()
         self._last_reported = -1  # index of the last reported epoch
 
@@ -73,7 +74,7 @@ class EpochCallback(Callback):
             proceed()
         finally:  # a callback may cancel the batch after the optimizer has stepped
             if learner.batch.stepped:
-                self._step_lr = lr
+                self._step_lrs[learner.loop.part or ""] = lr
 
     def after_epoch(self, learner: Learner) -> None:
         """Report the epoch after its last phase."""
@@ -90,26 +91,36 @@ class EpochCallback(Callback):
         summary = EpochSummary(
             learner.epoch + 1,
             learner.steps,
-            dict(means.get("train", {})),
+            {**means.get("train", {}), **self._named_lrs()},
             dict(means.get("eval", {})),
             self._lr() if learner.loop.phases["train"] else None,
             self._stopwatch.seconds[1],
         )
-        self._step_lr, self._stopwatch, self._last_reported = None, Stopwatch(), learner.epoch
+        self._step_lrs, self._stopwatch, self._last_reported = {}, Stopwatch(), learner.epoch
         self.on_epoch_summary(learner, summary)
 
     def _lr(self) -> float | None:
         """Return the learning rate of the last step of this epoch, with a host sync if the rate is on a device."""
-        return None if self._step_lr is None else float(self._step_lr[0]) * self._step_lr[1]
+        return next((_read_lr(lr) for lr in self._step_lrs.values()), None)
+
+    def _named_lrs(self) -> dict[str, float]:
+        """Return the learning rate of each of several optimizers."""
+        return {f"lr_{name}": _read_lr(lr) for name, lr in self._step_lrs.items() if name and lr is not None}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the learning rate and the time of the unfinished epoch."""
-        return {"lr": self._lr(), "seconds": self._stopwatch.seconds[1]}
+        lrs = {name: _read_lr(lr) for name, lr in self._step_lrs.items() if name}
+        return {"lr": self._lr(), "seconds": self._stopwatch.seconds[1], **({"lrs": lrs} if lrs else {})}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the learning rate and the time of the unfinished epoch."""
-        self._step_lr = None if state["lr"] is None else (state["lr"], 1.0)
+        lrs = state.get("lrs", {} if state["lr"] is None else {"": state["lr"]})
+        self._step_lrs = {name: None if lr is None else (lr, 1.0) for name, lr in lrs.items()}
         self._stopwatch = Stopwatch((0.0, state["seconds"]))
+
+
+def _read_lr(lr: tuple[Any, float] | None) -> Any:
+    return None if lr is None else float(lr[0]) * lr[1]
 
 
 def _next_lr(opt: Any) -> tuple[Any, float] | None:

@@ -22,6 +22,7 @@ from dashpot.training.callbacks.grad_norms import grad_norm
 from dashpot.training.callbacks.nonfinite_evaluation import first_nonfinite_batch
 from dashpot.training.callbacks.nonfinite_report import Diagnosis, diagnose
 from dashpot.training.loop_state import Batch
+from dashpot.training.optimizer_dict import named_optimizers
 from dashpot.training.plain_optimizer import check_savable
 from dashpot.training.state import fit_state
 from dashpot.utils.schema import TEXT, ListOf, Maybe, Record, Rule
@@ -113,7 +114,8 @@ class NonFinite(Callback):
         self.reports, self.evaluation_report = [], None
         self._forget()
         if self.folder is not None:
-            check_savable(learner.opt, "NonFinite with a folder")
+            for opt in named_optimizers(learner.opt).values():
+                check_savable(opt, "NonFinite with a folder")
         if self.folder is not None and learner.engine.is_rank_zero:
             make_folder(self.folder)
 

@@ -84,6 +84,16 @@ OPTIMIZER = Record(
     },
     optional={"forms": MapOf(PLAIN, key=_Key())},
 )
+
+
+class _Optimizers(Nested):
+    """State of one optimizer, or of several optimizers by name."""
+
+    def check(self, value: Any, path: str) -> None:
+        several = isinstance(value, Mapping) and "by_name" in value
+        require(Record({"by_name": MapOf(OPTIMIZER)}) if several else OPTIMIZER, value, path)
+
+
 SETTINGS = Record(
     {
         "optimizer": TEXT,
@@ -130,7 +140,7 @@ STATE = Record(
         "besides": Record(
             {"buffers": MapOf(TensorOf()), "gradients": MapOf(TensorOf()), "frozen": ListOf(TEXT)},
         ),
-        "optimizer": OPTIMIZER,
+        "optimizer": _Optimizers(),
         "scaler": Maybe(MapOf(REAL)),
         "random": ListOf(RANDOM, least=1),
         "data": Record({"train": LOADER, "evaluation": Maybe(LOADER)}),

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
 from torch.optim import Optimizer
 
 from dashpot.errors import ArgumentError, RunError
 from dashpot.optimizers.options import ResolvedOptions
 from dashpot.tasks.running_means import RunningMeans
 from dashpot.training.logged_values import LoggedValues, of_rank
-from dashpot.training.state import tensor_names, weights
+from dashpot.training.optimizer_dict import named_optimizers
+from dashpot.training.state import group_settings, tensor_names, weights
 from dashpot.training.state.fit_schema import check_state, damaged_state
 from dashpot.training.state.group_settings import Kept, changed_in_groups, scheduled_by
 from dashpot.training.state.loader_state import check_loader_state
@@ -42,7 +44,7 @@ def take(learner: Learner) -> dict[str, Any]:
     return {
         "model": weights.model_state(learner.model),
         "besides": weights.extra_state(learner.model, _frozen_by_callbacks(learner)),
-        "optimizer": weights.optimizer_state(learner.model, learner.opt),
+        "optimizer": _optimizer_state(learner),
         "scaler": None if engine.scaler is None else engine.scaler.state_dict(),
         "random": engine.all_gather(random_state()),
         "data": {"train": learner.train.checked_state_dict(), "evaluation": _state_of(learner.evaluation)},
@@ -77,11 +79,13 @@ def restore(learner: Learner, state: Mapping[str, Any], override: bool = False) 
     _check_settings(learner, state, override)
     state = tensor_names.matched_state(learner.model, state)
     _check_parts(learner, state, override)
-    keep = _current_settings(learner, state) if override else Kept()
     with undone_on_error() as undo:
-        undo.append(weights.load_optimizer(learner.model, learner.opt, state["optimizer"], keep=keep))
+        for name, opt in named_optimizers(learner.opt).items():
+            keep = _current_settings(learner, state, name) if override else Kept()
+            saved = state["optimizer"]["by_name"][name] if name else state["optimizer"]
+            undo.append(weights.load_optimizer(learner.model, opt, saved, keep=keep))
         # Recipes are compared after loading, when the flags in the groups have their saved values.
-        saved, current = state["settings"]["recipe"], _recipe(learner.opt)
+        saved, current = state["settings"]["recipe"], _of_each(named_optimizers(learner.opt), _recipe)
         if _differs(saved, current) and not override:
             raise RunError(_settings_error([f"recipe: saved {saved}, current {current}"]))
         undo.append(attributes_of(learner, "history", "steps", "stop_reason"))
@@ -127,17 +131,16 @@ def progress(state: Any) -> Mapping[str, Any]:
 
 def settings(learner: Learner) -> dict[str, Any]:
     """Return the settings of a fit that are compared on resume but not part of the state, as strings and numbers."""
-    opt = learner.opt
-    options = getattr(opt, "options", None)
+    opts = named_optimizers(learner.opt)
     sizes = {
         "batches": learner.train.size,
         "batch size": learner.train.batch_size,
         "number of examples": learner.train.all_examples,
     }
     return {
-        "optimizer": _title(opt),
-        "schedule": repr(getattr(opt, "schedule", None) or None),
-        "options": options.text() if isinstance(options, ResolvedOptions) else "",
+        "optimizer": _of_each(opts, _title),
+        "schedule": _of_each(opts, lambda opt: repr(getattr(opt, "schedule", None) or None)),
+        "options": _of_each(opts, _options),
         "precision": learner.engine.precision,
         **{name: size for name, size in sizes.items() if size is not None},
         **learner.loop.plan.settings(),
@@ -145,15 +148,50 @@ def settings(learner: Learner) -> dict[str, Any]:
         "accumulate": learner.loop.accumulate,
         "metrics": ", ".join(learner.metrics),
         "defaults": learner._defaults,
-        "groups": dict(zip(weights.group_names(learner.model, opt), learner._initial_groups, strict=True)),
-        "recipe": _recipe(opt),
+        "groups": dict(zip(_group_names(learner.model, opts), learner._initial_groups, strict=True)),
+        "recipe": _of_each(opts, _recipe),
         "callbacks": {name: callback.settings() for name, callback in learner.loop.callbacks.by_name().items()},
     }
 
 
-def defaults(optimizer: Optimizer) -> dict[str, str]:
-    """Return the default settings of an optimizer as strings, which later in-place changes do not affect."""
-    return {name: repr(value) for name, value in optimizer.defaults.items()}
+def defaults(opt: Any) -> dict[str, str]:
+    """Return the default settings of the optimizers as strings, which later in-place changes do not affect.
+
+    With several optimizers, the keys are `NAME.SETTING`.
+    """
+    return {
+        _qualified(name, key): repr(value)
+        for name, optimizer in named_optimizers(opt).items()
+        for key, value in optimizer.defaults.items()
+    }
+
+
+def initial_groups(opt: Any) -> list[dict[str, str]]:
+    """Return the settings of the groups of all optimizers; see `group_settings.initial_groups`."""
+    return [group for optimizer in named_optimizers(opt).values() for group in group_settings.initial_groups(optimizer)]
+
+
+def _qualified(name: str, key: str) -> str:
+    return f"{name}.{key}" if name else key
+
+
+def _of_each(opts: Mapping[str, Any], describe: Callable[[Any], str]) -> str:
+    """Return the description of a single optimizer, or those of several optimizers with their names."""
+    return "; ".join(f"{name}: {describe(opt)}" if name else describe(opt) for name, opt in opts.items())
+
+
+def _options(opt: Any) -> str:
+    options = getattr(opt, "options", None)
+    return options.text() if isinstance(options, ResolvedOptions) else ""
+
+
+def _group_names(model: nn.Module, opts: Mapping[str, Any]) -> list[str]:
+    return [name for opt in opts.values() for name in weights.group_names(model, opt)]
+
+
+def _optimizer_state(learner: Learner) -> dict[str, Any]:
+    states = {name: weights.optimizer_state(learner.model, opt) for name, opt in named_optimizers(learner.opt).items()}
+    return {"by_name": states} if learner.loop.optimizers else states[""]
 
 
 def _frozen_by_callbacks(learner: Learner) -> set[int]:
@@ -291,17 +329,24 @@ def _group_differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> 
     return found
 
 
-def _current_settings(learner: Learner, state: Mapping[str, Any]) -> Kept:
-    """Return the settings of groups that an overriding fit keeps.
+def _current_settings(learner: Learner, state: Mapping[str, Any], name: str) -> Kept:
+    """Return the settings of groups of the optimizer `name` that an overriding fit keeps.
 
     These are the settings that differ from those of the checkpoint, and the hyperparameters that the schedules of the
     checkpoint have changed. A schedule that the fit shares with the checkpoint restores its hyperparameters afterwards.
     """
     saved, current = state["settings"], settings(learner)
+    own, opt = _qualified(name, ""), named_optimizers(learner.opt)[name]
+    groups = changed_in_groups(saved.get("groups", current["groups"]), current["groups"])
+    callbacks = {key: item for key, item in state["callbacks"].items() if not name or f"[{name}]" in key}
     return Kept(
-        [name for name, _ in _differences(saved["defaults"], current["defaults"])],
-        list(changed_in_groups(saved.get("groups", current["groups"]), current["groups"]).values()),
-        scheduled_by(state["callbacks"]),
+        [
+            key.removeprefix(own)
+            for key, _ in _differences(saved["defaults"], current["defaults"])
+            if key.startswith(own)
+        ],
+        [groups[group] for group in weights.group_names(learner.model, opt)],
+        scheduled_by(callbacks),
     )
 
 

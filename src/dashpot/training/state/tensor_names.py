@@ -65,6 +65,8 @@ def _renamed(value: Any, new: Mapping[str, str]) -> Any:
 
 
 def _optimizer(state: Mapping[str, Any], new: Mapping[str, str]) -> dict[str, Any]:
+    if "by_name" in state:
+        return {"by_name": {name: _optimizer(item, new) for name, item in state["by_name"].items()}}
     groups = [{**group, "params": _renamed(group["params"], new)} for group in state["param_groups"]]
     named = {name: _renamed(state[name], new) for name in ("state", "forms") if name in state}
     return {**state, **named, "param_groups": groups}
