@@ -141,5 +141,5 @@ def test_command_line_length_replaces_that_of_the_file(dashpot, my_task):
         (("--max-time", 0), "train: max_time must be None or a number in (0, inf), got 0.0."),
     ],
 )
-def test_invalid_lengths_are_refused(dashpot, my_task, words, error):
+def test_invalid_lengths_raise(dashpot, my_task, words, error):
     assert error in refused(dashpot("train", my_task, *WORDS, *words))

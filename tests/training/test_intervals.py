@@ -140,7 +140,7 @@ def test_cancelled_interval_skips_its_remaining_batches():
 
 
 class Unsized:
-    """Stream with the batches of another stream, without its length."""
+    """Stream without a length, with the batches of `stream`."""
 
     def __init__(self, stream):
         self.epoch = stream.epoch

@@ -150,7 +150,16 @@ class Intervals(FitPlan):
         self._drawn += batches
 
     def side_pass(self, loader: ResumableLoader, epoch: int) -> Iterator[Batch]:
-        """Yield the batches of the current pass from its start; only as many as in an interval if it has no length."""
+        """Return the batches of the current pass from its start; only as many as in an interval if it has no length.
+
+        Raises:
+            ArgumentError: If a second iterator would restart the workers of the training data.
+        """
+        if getattr(loader.source, "persistent_workers", False):
+            raise ArgumentError(
+                "Learner: train must not have persistent_workers=True in a fit with steps or evaluate_every, because "
+                "an additional pass, such as that of SWA, would restart its workers."
+            )
         return islice(loader.batches(self._pass[0]), self.size(epoch) if loader.size is None else None)
 
     def close(self) -> None:
