@@ -19,8 +19,8 @@ from dashpot.errors import ArgumentError
 class Stream(Protocol):
     """Training data with reproducible epochs.
 
-    A stream of unknown or unlimited length does not define `__len__`; an epoch then ends with its iterator. Fits of such
-    data, and their schedules, are described in docs/training.md, section "Steps instead of epochs".
+    A stream of unknown or unlimited length does not define `__len__`; an epoch then ends with its iterator. Fits of
+    such data, and their schedules, are described in docs/training.md, section "Steps instead of epochs".
 
     A stream may also define `size_of(index)`, the number of examples of batch `index` of an epoch. Otherwise, the
     examples of each batch are counted.
