@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from dashpot.data import Batches
 from dashpot.errors import ArgumentError, RunError
+from dashpot.tasks import WholeEpoch
 from dashpot.training import EMA, Callback, CancelBatch, Engine, Learner
 from dashpot.training.predictions import concatenate
 
@@ -50,6 +51,24 @@ def test_predict_returns_outputs_in_order(data):
     # the matrix products of batches of different sizes may round differently
     torch.testing.assert_close(found, subject.model(X).detach(), rtol=1e-6, atol=1e-7)
     assert not found.requires_grad
+
+
+class Reused(nn.Module):
+    """Module that returns the same tensor for every batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("output", torch.zeros(4, 3))
+
+    def forward(self, x):
+        return self.output.copy_(x)
+
+
+def test_outputs_in_reused_memory_are_copied():
+    metrics = {"sum": WholeEpoch(lambda output, y: output.double().sum())}
+    subject = linear_learner(pairs(), model=Reused(), loss=lambda output, y: output.sum(), metrics=metrics)
+    assert torch.equal(subject.predict(pairs()), X)
+    assert subject.evaluate(pairs())["sum"] == pytest.approx(X.double().sum().item(), rel=1e-12)
 
 
 class Sum(nn.Module):

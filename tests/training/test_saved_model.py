@@ -21,11 +21,14 @@ from dashpot.training.run.inference import evaluate_run, predict_run
 from dashpot.training.run.run import start
 
 SPLITS = """
+from dashpot.training import SWA
+
 def splits():
     task = build()
     def problem(seed):
         made = task.build(seed)
         x, y = made.train.x, made.train.y
+        made.callbacks = [SWA(first_epoch=0)]
         made.splits = {"half": Batches(x[:13], y[:13], 5), "predict": list(x.split(7))}
         return made
     return Task("splits", problem, epochs=3)
@@ -34,12 +37,12 @@ def splits():
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> dict[str, Path]:
-    """Return a run whose weights are averaged, and a run of a task with splits."""
+    """Return a run with `EMA`, and a run in bfloat16 of a task with splits and the callback `SWA`."""
     folder = tmp_path_factory.mktemp("runs")
     (folder / "task.py").write_text(TASK + SPLITS)
     common: dict[str, Any] = {"optimizer": "adamw", "lr": 0.05, "accelerator": "cpu", "threads": 1}
     averaged = Settings(task=f"{folder}/task.py:build", ema=0.9, epochs=4, keep=1, **common)
-    split = Settings(task=f"{folder}/task.py:splits", epochs=1, precision="bf16", **common)
+    split = Settings(task=f"{folder}/task.py:splits", epochs=2, precision="bf16", **common)
     start(averaged, folder / "averaged", write_line=quiet)
     start(split, folder / "split", write_line=quiet)
     return {"averaged": folder / "averaged", "split": folder / "split", "file": folder / "task.py"}
@@ -81,8 +84,13 @@ def test_load_model_does_not_change_random_states(runs):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_evaluate_run_uses_the_precision_of_the_run(runs):
-    assert evaluate_run(runs["split"]).means == means_of(runs["split"])[-1]
+def test_evaluate_run_uses_the_precision_and_the_average_of_the_run(runs):
+    found = evaluate_run(runs["split"], which="last")
+    assert (found.epoch, found.means) == (2, means_of(runs["split"])[-1])
+    state = read_newest(runs["split"] / "checkpoints")
+    statistics = state["callbacks"]["SWA"]["statistics"]
+    assert torch.equal(load_model(runs["split"], "last").get_buffer("1.running_mean"), statistics["1.running_mean"])
+    assert not torch.equal(statistics["1.running_mean"], state["model"]["1.running_mean"])
 
 
 @pytest.mark.parametrize("split", ["half", "train"])

@@ -54,7 +54,8 @@ class WholeEpoch:
             if not isinstance(value, Tensor) or value.ndim == 0:
                 got = "a 0-d tensor" if isinstance(value, Tensor) else type(value).__name__
                 raise ArgumentError(f"WholeEpoch: {name} must be a tensor with a row per example, got {got}.")
-        self.parts.append((output.detach().to("cpu"), y.detach().to("cpu")))
+        # Copies, because the model or the loader may reuse the memory.
+        self.parts.append((output.detach().to("cpu", copy=True), y.detach().to("cpu", copy=True)))
 
     def compute(self) -> Any:
         """Return the value of the function for all batches."""

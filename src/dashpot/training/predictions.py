@@ -13,8 +13,8 @@ from dashpot.utils.nested import map_tensors
 
 
 def cpu_outputs(output: Any) -> Any:
-    """Return nested outputs with every tensor detached and on the CPU."""
-    return map_tensors(lambda value: value.detach().to("cpu"), output)
+    """Return nested outputs with every tensor detached and copied to the CPU; the model may reuse its memory."""
+    return map_tensors(lambda value: value.detach().to("cpu", copy=True), output)
 
 
 def concatenate(parts: Sequence[tuple[int, Any]], world_size: int) -> Any:
