@@ -123,7 +123,8 @@ def test_only_one_of_two_concurrent_studies_gets_a_new_folder(tmp_path):
         def prepare(seed, folder=folder, start=start, owners=owners):
             start.wait()
             with suppress(RunError):
-                StudyFolder(folder.path).prepare({"methods": {}, "seeds": [seed]}, None)
+                settings = {"task": "toy", "config": {}, "epochs": 1, "steps_per_epoch": 1, "methods": {"adam": ""}}
+                StudyFolder(folder.path).prepare({**settings, "seeds": [seed]}, None)
                 owners.append(seed)
 
         threads = [threading.Thread(target=prepare, args=(seed,)) for seed in (0, 1)]

@@ -20,6 +20,7 @@ from dashpot.runs.study import Study, StudyRun
 from dashpot.training import Epoch, Learner
 from dashpot.training.loop import EpochStats, single_device_learner
 from dashpot.training.state import checkpoint_file
+from dashpot.training.state.fit_schema import check_state
 from dashpot.utils.rng_state import preserve_rng_state, seed_all
 from dashpot.utils.schema import COUNT, Rule, extended
 from dashpot.utils.strict_json import encode
@@ -155,9 +156,11 @@ class _RecordedEpochs(EpochStats):
 
 def _read_checkpoint(checkpoint: Path) -> dict[str, Any]:
     try:
-        return checkpoint_file.read(checkpoint)
+        state = checkpoint_file.read(checkpoint)
+        check_state(state)
     except RunError as error:
         raise RunError(f"{error} Delete it to restart the run.") from error
+    return state
 
 
 def _interrupted_message(folder: StudyFolder, total: int, epochs: int, command: str | None) -> str:

@@ -12,10 +12,28 @@ from dashpot.errors import RunError
 from dashpot.runs.diff import diff_data
 from dashpot.runs.files import make_folder, write_text
 from dashpot.runs.lock import locked
-from dashpot.runs.records import Run, read_run
-from dashpot.utils.strict_json import encode
+from dashpot.runs.records import COMPARABLE, NAME, SCORE, SEED, Run, check_header, read_run
+from dashpot.utils.schema import PLAIN, POSITIVE_COUNT, TEXT, ListOf, MapOf, Maybe, Record, SchemaError, require
+from dashpot.utils.strict_json import decode, encode
 
 MAX_DIFFERENCES = 6
+STUDY = Record(
+    {
+        "command": Maybe(TEXT),
+        "settings": Record(
+            {
+                "task": TEXT,
+                "config": MapOf(PLAIN),
+                "epochs": POSITIVE_COUNT,
+                "steps_per_epoch": POSITIVE_COUNT,
+                "seeds": ListOf(SEED, least=1),
+                "methods": MapOf(TEXT, key=NAME, least=1),
+            },
+            optional={"score": SCORE, "recipes": MapOf(TEXT), "threads": PLAIN},
+        ),
+    }
+)
+"""Rule of `study.json`."""
 
 
 @dataclass(frozen=True)
@@ -73,16 +91,14 @@ class StudyFolder:
             RunError: If the file is missing or damaged.
         """
         path = self.path / "study.json"
-        damaged = f"{path} is damaged; restore it or use a different folder."
         try:
-            study = json.loads(path.read_text(encoding="utf-8"))
-            methods, seeds = study["settings"]["methods"], study["settings"]["seeds"]
+            study = decode(path.read_bytes())
+            require(STUDY, study)
         except OSError as error:
             raise RunError(f"{self.path} is not a comparison: cannot read study.json ({error.strerror}).") from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise RunError(damaged) from error
-        if not isinstance(methods, dict) or not isinstance(seeds, list):
-            raise RunError(damaged)
+        except ValueError as error:
+            reason = f": {error}" if isinstance(error, SchemaError) else ""
+            raise RunError(f"{path} is damaged{reason}; restore it or use a different folder.") from error
         return study
 
     def runs(self) -> list[Run]:
@@ -93,7 +109,23 @@ class StudyFolder:
         """
         settings = self.study()["settings"]
         paths = [self.record(name, seed) for name in settings["methods"] for seed in settings["seeds"]]
-        return [read_run(path) for path in paths if path.exists()]
+        return [self._read(path) for path in paths if path.exists()]
+
+    def _read(self, path: Path) -> Run:
+        """Read a record, and check that it contains what the summary and the report show."""
+        run = check_header(read_run(path), COMPARABLE)
+        score = run.header["score"]
+        for number, epoch in enumerate(run.epochs, start=1):
+            missing = [f"{phase} loss" for phase in ("train", "eval") if epoch[phase] and "loss" not in epoch[phase]]
+            missing += [name for name in ("cpu_s", "wall_s") if name not in epoch]
+            if score["metric"] not in epoch[score["phase"]]:
+                missing.append(f"{score['phase']} {score['metric']}")
+            if missing:
+                lost = ", ".join(missing)
+                raise RunError(
+                    f"The record {path} is damaged: epoch {number} lacks {lost}; delete it to repeat that run."
+                )
+        return run
 
     def locked(self) -> AbstractContextManager[None]:
         """Return a context manager that locks the folder against other processes, or a no-op if there is no folder.

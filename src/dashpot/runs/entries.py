@@ -19,6 +19,7 @@ from dashpot.optimizers import registry
 from dashpot.optimizers.autosgm import AutoSGM, parse_tuple
 from dashpot.optimizers.options import Options
 from dashpot.runs.default_lr import default_lr
+from dashpot.runs.records import NAME
 from dashpot.schedules import OneCycleMomentum
 from dashpot.utils.scalars import is_number
 from dashpot.utils.warn import warn
@@ -53,7 +54,7 @@ class Entry:
     schedule: Callable[[int], Any] | None = None
 
     def __post_init__(self) -> None:
-        if not self.name or not all(c.isalnum() or c in "-_." for c in self.name) or self.name[0] == ".":
+        if not NAME.allows(self.name):
             raise ArgumentError(
                 f"Entry: name must consist of letters, digits, '-', '_' and '.', got {shown(self.name)}."
             )

@@ -13,15 +13,73 @@ Non-finite numbers are written as the strings "nan", "inf" and "-inf", so that e
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dashpot.constraints import Interval, OneOf
 from dashpot.errors import RunError
-from dashpot.utils.strict_json import encode
+from dashpot.utils.schema import (
+    COUNT,
+    PLAIN,
+    POSITIVE_COUNT,
+    SECONDS,
+    TEXT,
+    ListOf,
+    MapOf,
+    Maybe,
+    Real,
+    Record,
+    Rule,
+    SchemaError,
+    Text,
+    require,
+)
+from dashpot.utils.strict_json import decode, encode
 
 FORMAT = 1
+
+NAME = Text(r"[\w-][\w.-]*", "a name of letters, digits, '-', '_' and '.'")
+"""Names of entries, which are parts of file names."""
+SEED = Interval(0, 2**32, "left", integer=True)
+NUMBER = Real(labels=True)
+MEANS = MapOf(NUMBER)
+TASK = Record({"config": MapOf(PLAIN)}, {"parameters": COUNT})
+SCORE = Record(
+    {
+        "metric": TEXT,
+        "direction": OneOf(("max", "min")),
+        "phase": OneOf(("train", "eval")),
+        "target": Maybe(NUMBER),
+    }
+)
+LINES: dict[str, Rule] = {
+    "header": Record({"entry": NAME, "seed": SEED}, {"run": MapOf(PLAIN)}),
+    "steps": Record({"first": COUNT, "loss": ListOf(NUMBER)}),
+    "epoch": Record(
+        {"epoch": POSITIVE_COUNT, "steps": COUNT, "train": MEANS, "eval": MEANS}, {"cpu_s": SECONDS, "wall_s": SECONDS}
+    ),
+    "end": Record({"status": OneOf(("done", "diverged"))}, {"step": COUNT, "loss": TEXT, "reason": TEXT}),
+    "resumed": Record({}, {"task": MapOf(PLAIN), "versions": MapOf(TEXT)}),
+}
+"""Rule of each kind of line; further keys are ignored."""
+RESUMABLE = Record({"versions": MapOf(TEXT), "task": TASK})
+"""Rule of the header of a run that can be resumed."""
+COMPARABLE = Record(
+    {
+        "lr": NUMBER,
+        "call": TEXT,
+        "recipe": TEXT,
+        "task": Record({"config": MapOf(PLAIN), "parameters": COUNT}, {"description": TEXT}),
+        "score": SCORE,
+        "epochs": POSITIVE_COUNT,
+        "steps_per_epoch": POSITIVE_COUNT,
+        "versions": MapOf(TEXT),
+        "machine": Record({"processor": TEXT, "threads": COUNT, "cores": PLAIN, "system": TEXT}),
+        "started": TEXT,
+    }
+)
+"""Rule of the header of a run in a comparison."""
 
 
 @dataclass(frozen=True)
@@ -134,43 +192,56 @@ def read_run(path: Path, *, advice: str = "delete it to repeat that run") -> Run
     run = Run(path, {})
     for number, line in enumerate(text[: text.rfind(b"\n") + 1].splitlines(), start=1):
         try:
-            _add_line(run, json.loads(line))
-        except (ValueError, KeyError, TypeError) as error:
+            _add_line(run, decode(line))
+        except (ValueError, OverflowError) as error:
             raise RunError(f"The record {path} is damaged at line {number}; {advice}.") from error
     if not run.header:
         raise RunError(f"The record {path} is damaged: it has no header; {advice}.")
     return run
 
 
-REQUIRED = ("entry", "seed")
-"""Keys that a header must contain."""
+def check_header(run: Run, rule: Rule, *, advice: str = "delete it to repeat that run") -> Run:
+    """Check that the header of a record has the keys that a command needs, and return the run.
+
+    Raises:
+        RunError: If a key is missing or has a wrong value, or the run is done without an epoch.
+    """
+    try:
+        require(rule, run.header, "header")
+    except SchemaError as error:
+        raise RunError(f"The record {run.path} is damaged: {error}; {advice}.") from error
+    if run.status == "done" and not run.epochs:
+        raise RunError(f"The record {run.path} is damaged: it is done without an epoch; {advice}.")
+    return run
 
 
-def _add_line(run: Run, line: dict[str, Any]) -> None:
+def _add_line(run: Run, line: Any) -> None:
+    require(Record({"kind": OneOf(tuple(LINES))}), line)
     kind = line["kind"]
     if (kind == "header") == bool(run.header) or run.end is not None:
         raise ValueError("the header is not the first line, or the end is not the last line")
     if kind == "header":
-        _check_format(run.path, line["format"])
-        missing = [key for key in REQUIRED if key not in line]
-        if missing:
-            raise ValueError(f"the header lacks {', '.join(missing)}")
+        _check_format(run.path, line.get("format"))
+    require(LINES[kind], line)
+    if kind == "header":
         run.header = line
     elif kind == "steps":
+        rates = line.get("lr")
+        require(ListOf(NUMBER) if isinstance(rates, list) else NUMBER, rates, "lr")
         if line["first"] != len(run.loss):
             raise ValueError("steps out of order")
-        run.loss += [float(loss) for loss in line["loss"]]
-        run.lr += line["lr"] if isinstance(line["lr"], list) else [line["lr"]] * len(line["loss"])
+        run.loss += map(float, line["loss"])
+        run.lr += map(float, rates if isinstance(rates, list) else [rates] * len(line["loss"]))
     elif kind == "epoch":
         for phase in ("train", "eval"):
             line[phase] = {name: float(value) for name, value in line[phase].items()}
         run.epochs.append(line)
     elif kind == "end":
+        if line["status"] == "diverged":
+            require(Record({"step": COUNT, "loss": TEXT}), line)
         run.end = line
-    elif kind == "resumed":
-        run.resumed.append(line)
     else:
-        raise ValueError(f"unknown kind {kind!r}")
+        run.resumed.append(line)
 
 
 def _check_format(path: Path, found: Any) -> None:

@@ -266,7 +266,7 @@ def _read(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ArgumentError(f"Cannot read the settings file {path}: {error.strerror or error}.") from error
-    except ValueError as error:  # invalid UTF-8 or invalid syntax
+    except (ValueError, RecursionError) as error:  # invalid UTF-8, invalid syntax, or deep nesting
         reason = str(error).partition("\n")[0].rstrip(".")
         raise ArgumentError(f"The settings file {path} is not valid TOML: {reason}.") from error
 

@@ -41,6 +41,8 @@ def score_text(means: Mapping[str, float]) -> str:
     >>> score_text({"loss": 0.3351, "accuracy": 0.8771}), score_text({"loss": 0.3351})
     ('.877 (.335)', '0.3351')
     """
+    if "loss" not in means:  # the phase was cancelled before its first batch
+        return "-"
     if "accuracy" in means:
         return f"{_short(means['accuracy'])} ({_short(means['loss'])})"
     return f"{means['loss']:.4g}"

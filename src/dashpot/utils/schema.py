@@ -175,14 +175,17 @@ class Row:
 
 @dataclass(frozen=True)
 class MapOf:
-    """A dict with any number of keys."""
+    """A dict with at least `least` keys."""
 
     value: Rule
     key: Rule = TEXT
+    least: int = 0
 
     def check(self, value: Any, path: str) -> None:
         if not isinstance(value, Mapping):
             raise violation(path, "a dict", value)
+        if len(value) < self.least:
+            raise violation(path, f"a dict with at least {self.least} keys", value)
         for key, item in value.items():
             require(self.key, key, f"a key of {path or 'the value'}")
             require(self.value, item, joined(path, key))

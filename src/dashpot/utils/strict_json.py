@@ -16,6 +16,25 @@ def encode(line: dict[str, Any]) -> str:
     return json.dumps(_strict(line), separators=(",", ":"), allow_nan=False)
 
 
+def decode(text: str | bytes) -> Any:
+    """Decode strict JSON: the constants NaN and Infinity are rejected.
+
+    Raises:
+        ValueError: If the text is not strict JSON, or is nested too deeply.
+
+    >>> decode('{"loss": ["nan", 0.5]}')
+    {'loss': ['nan', 0.5]}
+    """
+    try:
+        return json.loads(text, parse_constant=_reject)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def _reject(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
 def _strict(value: Any) -> Any:
     """Convert tuples to lists and non-finite numbers to strings."""
     if isinstance(value, float) and not math.isfinite(value):

@@ -8,6 +8,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,7 +20,8 @@ from dashpot.training.optimizer_dict import named_optimizers
 from dashpot.training.plain_optimizer import check_savable
 from dashpot.training.state import checkpoint_file
 from dashpot.utils.atomic_files import keep_aside
-from dashpot.utils.schema import POSITIVE_COUNT, REAL, TEXT, Record, Rule, Text
+from dashpot.utils.schema import POSITIVE_COUNT, REAL, TEXT, Record, Rule, SchemaError, Text, require
+from dashpot.utils.strict_json import decode
 from dashpot.utils.warn import warn
 
 COUNT = Optional(Interval(1, math.inf, "left", integer=True))
@@ -45,7 +47,11 @@ def latest(folder: str | os.PathLike[str]) -> Path | None:
 
 
 def best(folder: str | os.PathLike[str]) -> Path | None:
-    """Return the path of the checkpoint in `folder` that is marked as the best, or None if there is none."""
+    """Return the path of the checkpoint in `folder` that is marked as the best, or None if there is none.
+
+    Raises:
+        RunError: If `best.json` is damaged.
+    """
     found = _read_best(Path(folder))
     return None if found is None else Path(folder, found["file"])
 
@@ -244,7 +250,7 @@ class Checkpoints(Callback):
         found = state.get("best")
         if found is not None and found["metric"] == self.metric:
             self._best = found
-            if _read_best(self.folder) is None and (self.folder / found["file"]).exists():
+            if _intact_best(self.folder) is None and (self.folder / found["file"]).exists():
                 self._write_best()  # the run was killed between writing the checkpoint and best.json
 
     # ---- conditions -------------------------------------------------------------------------------------------------
@@ -286,7 +292,7 @@ class Checkpoints(Callback):
         """Remove checkpoints older than the latest `keep` checkpoints, except `newest` and the best checkpoint."""
         if self.keep is None:
             return
-        best = [found["file"] for found in (_read_best(self.folder), self._best) if found is not None]
+        best = [found["file"] for found in (_intact_best(self.folder), self._best) if found is not None]
         old = [path for path in _newest_first(self.folder) if path != newest][self.keep - 1 :]
         for path in old:
             if path.name not in best:
@@ -306,12 +312,27 @@ def _newest_first(folder: Path) -> list[Path]:
 
 
 def _read_best(folder: Path) -> dict[str, Any] | None:
-    """Return the contents of `best.json` if the checkpoint that it names exists, else None."""
+    """Return the contents of `best.json` if the checkpoint that it names exists, else None.
+
+    Raises:
+        RunError: If the file is damaged.
+    """
     try:
-        found = json.loads((folder / BEST).read_text(encoding="utf-8"))
-        return found if _NAME.fullmatch(found["file"]) and (folder / found["file"]).exists() else None
-    except (OSError, ValueError, KeyError, TypeError):
+        found = decode((folder / BEST).read_bytes())
+        require(BEST_MARK, found)
+    except OSError:
         return None
+    except ValueError as error:
+        reason = f": {error}" if isinstance(error, SchemaError) else ""
+        raise RunError(f"{folder / BEST} is damaged{reason}; delete it to continue without the mark.") from error
+    return found if (folder / found["file"]).exists() else None
+
+
+def _intact_best(folder: Path) -> dict[str, Any] | None:
+    """Return the contents of `best.json` as `_read_best`, or None if the file is damaged and will be replaced."""
+    with suppress(RunError):
+        return _read_best(folder)
+    return None
 
 
 def _rename_damaged(path: Path, error: RunError) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from dashpot.errors import RunError
 from dashpot.runs.environment import versions
 from dashpot.runs.files import make_folder, write_bytes
-from dashpot.runs.records import Run, read_run
+from dashpot.runs.records import RESUMABLE, Run, check_header, read_run
 from dashpot.runs.settings import LOGS, Settings, read_made_by, read_settings, write_settings
 from dashpot.utils.file_spec import is_file_spec
 
@@ -109,7 +109,10 @@ class RunFolder:
 
     def run(self) -> Run | None:
         """Read the record; return None if the record does not exist."""
-        return read_run(self.record, advice=f"{self.repeat_command} starts a new run") if exists(self.record) else None
+        if not exists(self.record):
+            return None
+        advice = f"{self.repeat_command} starts a new run"
+        return check_header(read_run(self.record, advice=advice), RESUMABLE, advice=advice)
 
 
 def default_folder_name(settings: Settings) -> str:

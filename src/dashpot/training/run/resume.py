@@ -15,6 +15,7 @@ from dashpot.runs.settings import TABLES, Settings, diff_settings
 from dashpot.training.callbacks.checkpoints import damaged, latest, read_newest
 from dashpot.training.run.folder import RunFolder, exists, list_names
 from dashpot.training.run.plan import RunPlan
+from dashpot.training.state.fit_schema import check_state
 from dashpot.utils.file_spec import is_file_spec
 from dashpot.utils.warn import warn
 
@@ -68,7 +69,11 @@ def latest_state(folder: RunFolder, run: Run | None) -> dict[str, Any] | None:
             f"The checkpoints of {folder.path} are missing, although its record {folder.record.name} shows that some "
             f"were written; {restart}."
         )
-    return None if newest is None else read_newest(folder.checkpoints)
+    if newest is None:
+        return None
+    state = read_newest(folder.checkpoints)
+    check_state(state)  # before the command prints the position
+    return state
 
 
 def _had_checkpoint(folder: RunFolder, run: Run) -> bool:

@@ -1,0 +1,139 @@
+"""Damaged study files and records of a comparison: one sentence instead of a traceback."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+
+import pytest
+from study_support import finished
+
+from dashpot.comparison.report import _charts, headline
+from dashpot.comparison.study_folder import StudyFolder
+from dashpot.comparison.summary import summarise
+from dashpot.errors import RunError
+
+
+def deep(levels=5_000):
+    return "[" * levels + "]" * levels
+
+
+VALUES = {
+    "none": None,
+    "text": "text",
+    "nan": math.nan,
+    "negative": -1,
+    "huge": 10**400,
+    "list": [],
+    "dict": {},
+    "true": True,
+    "traversal": "../../x",
+    "deep": "DEEP",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("study") / "out"
+    finished(path, "adam", "sgd")
+    return path
+
+
+def paths(value, prefix=()):
+    items = value.items() if isinstance(value, dict) else list(enumerate(value))[:2] if isinstance(value, list) else ()
+    for key, item in items:
+        yield (*prefix, key)
+        yield from paths(item, (*prefix, key))
+
+
+def changed(data, path, value=..., delete=False):
+    """Return a copy of JSON data in which the value at a path is replaced or deleted."""
+    copied = json.loads(json.dumps(data))
+    *parents, last = path
+    place = copied
+    for key in parents:
+        place = place[key]
+    if delete:
+        del place[last]
+    else:
+        place[last] = value
+    return copied
+
+
+def mutations(data):
+    """Yield a description and the text of each mutation; the last renames every key."""
+    for path in paths(data):
+        yield f"{path} deleted", json.dumps(changed(data, path, delete=True))
+        for name, value in VALUES.items():
+            yield f"{path} {name}", json.dumps(changed(data, path, value)).replace('"DEEP"', deep())
+        if isinstance(path[-1], str):
+            text = json.dumps(changed(data, path, "RENAMED"))
+            yield f"{path} renamed", text.replace(f'"{path[-1]}": "RENAMED"', '"../../x": 1')
+
+
+def read(folder):
+    """Read a study as `dashpot report` does, without rendering the page."""
+    study, runs = StudyFolder(folder).study(), StudyFolder(folder).runs()
+    summary = summarise(runs)
+    summary.markdown()
+    headline(summary)
+    _charts(runs, summary)
+    for run in runs:
+        "{processor}, {threads} of {cores} cores used, {system}".format(**run.header["machine"])
+    return study
+
+
+def faults(folder, name, line=None, step=1):
+    """Return the faults of the mutations of a file, or of one line of it."""
+    path = folder / name
+    content = path.read_bytes()
+    lines = content.decode().splitlines()
+    data = json.loads(content if line is None else lines[line])
+    found = []
+    for number, (text, mutation) in enumerate(mutations(data)):
+        if number % step:
+            continue
+        rest = [mutation] if line is None else [*lines[:line], mutation, *lines[line + 1 :]]
+        path.write_text("\n".join(rest) + "\n")
+        try:
+            read(folder)
+        except RunError as error:
+            if not re.fullmatch(r"[^\n]{1,600}\.", str(error)):
+                found.append(f"{text}: {error}")
+        except Exception as error:  # all faults are reported together
+            found.append(f"{text}: {type(error).__name__}: {str(error)[:100]}")
+    path.write_bytes(content)
+    return found
+
+
+def test_unchanged_study_is_read(folder):
+    assert read(folder)["settings"]["task"] == "toy"
+
+
+FILES = pytest.mark.parametrize(
+    ("name", "line"),
+    [("study.json", None), *(("runs/adam-seed0.jsonl", line) for line in (0, 1, 2, -1))],
+    ids=["study", "header", "steps", "epoch", "end"],
+)
+
+
+@FILES
+def test_malformed_values_are_rejected_or_harmless(folder, name, line):
+    assert faults(folder, name, line, step=13) == []
+
+
+@FILES
+@pytest.mark.slow
+def test_every_malformed_value_is_rejected_or_harmless(folder, name, line):
+    assert faults(folder, name, line) == []
+
+
+def test_name_outside_the_folder_is_rejected(folder, tmp_path):
+    study = json.loads((folder / "study.json").read_text())
+    for name in ("../../x", "/x", ".x", "a/b", "a\\b", "a\n", "", "a\x1b[31m", "<b>"):
+        study["settings"]["methods"] = {name: "call"}
+        (tmp_path / "study.json").write_text(json.dumps(study))
+        with pytest.raises(RunError, match=r"a key of settings\.methods must be a name of letters, digits"):
+            StudyFolder(tmp_path).runs()
