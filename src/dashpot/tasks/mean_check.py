@@ -17,19 +17,19 @@ ROWS = 32
 _checked: WeakSet[Callable[..., Any]] = WeakSet()
 
 
-def check_sum(name: str, metric: Callable[[Any, Any], Any], output: Any, target: Any) -> None:
-    """Warn if a metric has the same value, not zero, for some examples and for these examples repeated twice.
+def check_sum(name: str, metric: Callable[[Any, Any], Any], value: Any, output: Any, target: Any) -> None:
+    """Warn if a metric has the same value for some examples and for these examples repeated twice.
 
-    A sum over examples doubles. Each function is tested once, on the first batch of a phase on which its value is not
-    zero. Functions of data other than two tensors with the same number of rows, and functions that return a pair
-    (sum, count), are not tested.
+    A sum over examples doubles. A function is tested once, if its value for the first batch of a phase is in (0, 1],
+    like that of most means, and if the data are two tensors with the same number of rows. Other functions are not
+    called again, because they may have side effects.
 
-    >>> check_sum("accuracy", lambda output, y: (output == y).sum(), torch.arange(4), torch.arange(4))
+    >>> check_sum("accuracy", lambda output, y: (output == y).sum(), torch.tensor(1), torch.eye(2), torch.eye(2))
     """
-    if not isinstance(metric, Hashable):
+    if not isinstance(metric, Hashable) or metric in _checked:
         return
     tensors = isinstance(output, Tensor) and isinstance(target, Tensor) and min(output.ndim, target.ndim) > 0
-    if metric in _checked or not tensors or len(output) != len(target) or len(output) < 2:
+    if not tensors or len(output) != len(target) or len(output) < 2 or not 0 < _float(value) <= 1:
         return
     rows = [value[:ROWS].detach() for value in (output, target)]
     once, twice = (_number(metric, [torch.cat([row] * count) for row in rows]) for count in (1, 2))
@@ -47,7 +47,11 @@ def check_sum(name: str, metric: Callable[[Any, Any], Any], output: Any, target:
 def _number(metric: Callable[[Any, Any], Any], rows: list[Tensor]) -> float:
     """Return the value of a metric as a float, or NaN if it is not a single number."""
     try:
-        value = metric(*rows)
-        return float(value) if isinstance(value, (int, float, Tensor)) else math.nan
+        return _float(metric(*rows))
     except (RuntimeError, ValueError, TypeError, IndexError):  # the function may require whole batches
         return math.nan
+
+
+def _float(value: Any) -> float:
+    is_number = isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.numel() == 1)
+    return float(value) if is_number else math.nan

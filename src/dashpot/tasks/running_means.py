@@ -69,9 +69,9 @@ class RunningMeans:
         is_first = self.count == 0 and not self._sizes
         row, counts = [loss.detach().reshape(())], {} if count is None else {0: count}
         for column, (name, metric) in enumerate(self.metrics.items(), 1):
-            if is_first:
-                check_sum(name, metric, output, target)
             value = metric(output, target)
+            if is_first:
+                check_sum(name, metric, value, output, target)
             if isinstance(value, tuple) and len(value) == 2:
                 value, counts[column] = value[0], _scalar_tensor(name, value[1])
             row.append(_scalar_tensor(name, value))
