@@ -199,6 +199,29 @@ def test_resumed_fit_records_the_same_steps():
     learner().fit(3, resume=stop.state)  # observers are optional
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        (
+            "rows",
+            torch.zeros(1, 1, 85, dtype=torch.float64),
+            r"rows must have the shape \(4, 1, 85\), got \(1, 1, 85\)",
+        ),
+        ("rows", torch.zeros(4, 85, dtype=torch.float64), "rows must be a tensor of float64 with 3 dimensions"),
+        ("steps", [1, 2, 2, 3], "steps must be in ascending order"),
+        ("stride", 0, "stride must be an integer"),
+        ("threshold", None, "threshold must be a number"),
+    ],
+)
+def test_damaged_state_is_rejected(key, value, message):
+    stop = StopAt(4)
+    learner().fit(3, callbacks=[Activations(), stop])
+    assert stop.state is not None
+    stop.state["callbacks"]["Activations"][key] = value
+    with pytest.raises(RunError, match=f"callbacks.Activations.{message}"):
+        learner().fit(3, callbacks=[Activations()], resume=stop.state)
+
+
 def test_default_layers_are_activation_functions_or_all_leaves():
     activations = Activations()
     learner().fit(1, callbacks=[activations])

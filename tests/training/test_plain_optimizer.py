@@ -158,6 +158,16 @@ def test_resume_of_different_optimizer_is_rejected():
         learner_of(Saved).fit(1, resume=stop.state, override=True)
 
 
+def test_damaged_state_is_rejected():
+    stop = StopAt(2)
+    learner_of(Saved).fit(1, callbacks=[stop])
+    assert stop.state is not None
+    [saved] = stop.state["optimizer"]["state"].values()
+    saved["averages"][0] = saved["averages"][0][:1]
+    with pytest.raises(RunError, match=r"optimizer state of the checkpoint is damaged: optimizer\.state"):
+        learner_of(Saved).fit(1, resume=stop.state)
+
+
 def test_find_lr_restores_attributes_of_parameters():
     learner = learner_of(MomentumSGD)
     [p, _] = learner.model.parameters()

@@ -17,6 +17,9 @@ from dashpot.utils.warn import warn
 
 OptimizerFactory = Callable[..., Any]
 
+STATE = "wrapped object"
+"""Key of the object's state; it differs from the names of parameters, which have no spaces."""
+
 _WARNED: weakref.WeakSet[type] = weakref.WeakSet()
 """Classes whose limits have been stated in a warning."""
 
@@ -144,19 +147,19 @@ class PlainOptimizer(Optimizer):
         return all(callable(getattr(self.wrapped, name, None)) for name in ("state_dict", "load_state_dict"))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return torch's state dict of the group, and the state of the object under the key "wrapped"."""
+        """Return torch's state dict of the groups, whose state has a single entry, the state of the object."""
         check_savable(self)
-        return {**super().state_dict(), "wrapped": self._state_of_wrapped()}
+        return {**super().state_dict(), "state": {STATE: self._state_of_wrapped()}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load the state of the object, and then the hyperparameters of the group."""
         check_savable(self)
-        if "wrapped" not in state_dict:
+        if STATE not in state_dict["state"]:
             raise RunError(f"The state is not that of {self.name}, which is not a torch optimizer.")
         device = self._params()[0].device
-        loaded = _to_device(copy.deepcopy(state_dict["wrapped"]), device)
+        loaded = _to_device(copy.deepcopy(state_dict["state"][STATE]), device)
         previous = copy.deepcopy(self._state_of_wrapped())
-        super().load_state_dict({name: value for name, value in state_dict.items() if name != "wrapped"})
+        super().load_state_dict({**state_dict, "state": {}})
         self._previous = previous  # restored by __setstate__ if the load fails or is undone
         self.wrapped.load_state_dict(loaded)
         for name in self._seen:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -15,7 +16,7 @@ from dashpot.errors import ArgumentError, RunError
 from dashpot.tasks.running_means import SYNC_INTERVAL
 from dashpot.training.callback import Callback
 from dashpot.utils.scalars import is_number, scalar_dtype
-from dashpot.utils.schema import COUNT, POSITIVE_COUNT, REAL, TEXT, ListOf, Record, Rule, TensorOf
+from dashpot.utils.schema import POSITIVE_COUNT, REAL, TEXT, ListOf, Record, Row, Rule, SchemaError, TensorOf
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -109,10 +110,13 @@ class Activations(Callback):
     state_schema: ClassVar[Rule] = Record(
         {
             "layers": ListOf(TEXT),
-            "limits": ListOf(REAL),
+            "limits": Row((REAL, REAL)),
             "every": POSITIVE_COUNT,
-            "steps": ListOf(COUNT),
-            "rows": TensorOf(),
+            "threshold": REAL,
+            "bins": POSITIVE_COUNT,
+            "stride": POSITIVE_COUNT,
+            "steps": ListOf(POSITIVE_COUNT),
+            "rows": TensorOf(torch.float64, 3),
         }
     )
 
@@ -161,7 +165,7 @@ class Activations(Callback):
     def values(self) -> dict[str, dict[str, list[float]]]:
         """For each layer, the recorded `mean`, `std`, `zeros` and `dead`, one number per recorded step."""
         count = len(self.steps)  # flushes
-        rows = torch.stack([row for _, row in self._rows]) if count else torch.zeros(0, len(self._names), 5)
+        rows = torch.stack([row for _, row in self._rows]) if count else self._no_rows()
         number, total, squares, zeros, dead = rows[:, :, :5].unbind(2)
         mean = total / number
         statistics = mean, (squares / number - mean**2).clamp_min(0).sqrt(), zeros / number, dead
@@ -169,6 +173,9 @@ class Activations(Callback):
             layer: {name: column[:, i].tolist() for name, column in zip(STATISTICS, statistics, strict=True)}
             for i, layer in enumerate(self._names)
         }
+
+    def _no_rows(self) -> Tensor:
+        return torch.zeros(0, len(self._names), 5 + self.bins, dtype=torch.float64)
 
     def histogram(self, layer: str) -> Tensor:
         """Return the counts of a layer's outputs, of shape (bins, recorded steps).
@@ -297,8 +304,16 @@ class Activations(Callback):
             **self._definition(),
             "stride": self._every,
             "steps": [step for step, _ in self._rows],
-            "rows": torch.stack([row for _, row in self._rows]) if self._rows else torch.zeros(0),
+            "rows": torch.stack([row for _, row in self._rows]) if self._rows else self._no_rows(),
         }
+
+    def check_state(self, state: Mapping[str, Any], path: str) -> None:
+        super().check_state(state, path)
+        shape = (len(state["steps"]), len(state["layers"]), 5 + state["bins"])
+        if state["rows"].shape != shape:
+            raise SchemaError(f"{path}.rows must have the shape {shape}, got {tuple(state['rows'].shape)}")
+        if any(later <= earlier for earlier, later in pairwise(state["steps"])):
+            raise SchemaError(f"{path}.steps must be in ascending order")
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, value in self._definition().items():

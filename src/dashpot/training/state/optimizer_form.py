@@ -76,6 +76,8 @@ def lost_hyperparameter(optimizer: Optimizer, before: Sequence[Mapping[str, Any]
 def _form(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
+    if isinstance(value, (list, tuple)):
+        return f"{type(value).__name__}({', '.join(map(_form, value))})"
     return type(value).__name__
 
 
@@ -123,7 +125,7 @@ def _check_range(optimizer: Optimizer, name: str, value: Any) -> None:
     if kind.__module__.startswith("torch.optim.") and numeric and name in inspect.signature(kind).parameters:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            kind([torch.zeros(1, 1, requires_grad=True)], **{name: value})  # pyright: ignore[reportCallIssue]
+            kind([torch.zeros(1, 1, requires_grad=True)], **{name: value})  # pyright: ignore
 
 
 def _error(text: str) -> RunError:
