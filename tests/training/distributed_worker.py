@@ -47,6 +47,11 @@ from distributed_message_checks import (
     unused_parameters_are_found,
     unused_parameters_are_named,
 )
+from distributed_steps_checks import (
+    fit_by_steps_resumes,
+    steps_equal_those_of_one_process,
+    time_limit_ends_all_ranks_after_the_same_step,
+)
 from distributed_support import (
     PRODUCTS,
     TOLERANCE,
@@ -339,6 +344,10 @@ def table() -> dict[str, Any]:
             add(workers == 0 or strategy == "ddp", loader_resumes, strategy, workers)
         add(True, loader_resumes_with_other_world_size, strategy, None)
         add(True, loader_resumes_with_other_world_size, None, strategy)
+        for source in ("loader", "unsized"):
+            add((source == "loader") == (strategy == "ddp"), steps_equal_those_of_one_process, strategy, source)
+            add(source == "loader" and strategy == "ddp", fit_by_steps_resumes, strategy, source)
+        add(strategy == "ddp", time_limit_ends_all_ranks_after_the_same_step, strategy)
         add(True, metric_objects_agree, strategy)
         add(strategy == "ddp", metric_objects_resume, strategy)
         add(True, evaluation_within_a_fit_changes_nothing, strategy)
