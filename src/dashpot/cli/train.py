@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -23,6 +24,8 @@ from dashpot.utils.file_spec import is_file_spec
 
 DIVERGED = 3
 """Exit code of a run that ended at a non-finite loss or gradient."""
+SMOKE_ONLY = "DASHPOT_SMOKE_ONLY"
+"""Environment variable of launched processes that run a smoke test and nothing else."""
 UNSET = object()
 """Value of an option that is given as none, whereas None denotes an option that is not given."""
 
@@ -88,6 +91,9 @@ def train(
     ] = None,
     resume: Annotated[Path | None, Parameter(help="Resume the run in this folder.")] = None,
     override: Annotated[bool, Parameter(help="With --resume, allow changes to the settings.")] = False,
+    smoke: Annotated[
+        bool, Parameter(help="First run two steps, an evaluation, a checkpoint and a resume in a temporary folder.")
+    ] = False,
     plot: Annotated[bool, Parameter(help="Draw the loss while the run trains.", negative="")] = False,
 ) -> int:
     """Train one method; settings, record and checkpoints are written to a folder.
@@ -103,15 +109,19 @@ def train(
         raise ArgumentError("train: --override requires --resume.")
     if resume is not None and out is not None:
         raise ArgumentError("train: --out cannot be combined with --resume, which writes to the folder of the run.")
+    if resume is not None and smoke:
+        raise ArgumentError("train: --smoke cannot be combined with --resume.")
     if resume is None:
         settings = Settings.of(values)
         print_first_line(f"Training {settings.optimizer} on {name or settings.task}.")
     else:
         print_first_line(f"Opening {resume}.")
-    return _train(values, resume, out, override=override, plot=plot)
+    return _train(values, resume, out, override=override, smoke=smoke, plot=plot)
 
 
-def _train(values: Mapping[str, Any], resume: Path | None, out: Path | None, *, override: bool, plot: bool) -> int:
+def _train(
+    values: Mapping[str, Any], resume: Path | None, out: Path | None, *, override: bool, smoke: bool, plot: bool
+) -> int:
     """Start or resume a run in this process or, with several devices, in new ones; return the exit code."""
     from dashpot.training.distributed import process_group
     from dashpot.training.run import run
@@ -123,16 +133,22 @@ def _train(values: Mapping[str, Any], resume: Path | None, out: Path | None, *, 
     else:
         settings = Settings.of(values)
     if settings.devices > 1 and process_group.launcher_ranks() is None:
-        return _launch(settings, resume, out, plot=plot)
+        return _launch(settings, resume, out, smoke=smoke, plot=plot)
+    if SMOKE_ONLY in os.environ:
+        run.smoke_test(settings)
+        return 0
     if resume is not None:
         result = run.resume(resume, values, override=override, plot=plot, command=command_line())
     else:
-        result = run.start(settings, out, plot=plot, command=command_line())
+        result = run.start(settings, out, smoke=smoke, plot=plot, command=command_line())
     return DIVERGED if result.status == "diverged" else 0
 
 
-def _launch(settings: Settings, resume: Path | None, out: Path | None, *, plot: bool) -> int:
-    """Launch the processes of a distributed run, each with --resume; the folder of a new run is created first."""
+def _launch(settings: Settings, resume: Path | None, out: Path | None, *, smoke: bool, plot: bool) -> int:
+    """Launch the processes of a distributed run, each with --resume; the folder of a new run is created first.
+
+    The processes of a smoke test are launched before.
+    """
     from dashpot.training.distributed import launcher
     from dashpot.training.distributed.engine import check_devices
     from dashpot.training.run.folder import RunFolder, path_argument
@@ -140,13 +156,26 @@ def _launch(settings: Settings, resume: Path | None, out: Path | None, *, plot: 
 
     check_devices(settings.accelerator, settings.devices)
     words = [word for word in sys.argv[1:] if word != "--debug"]
+    program = [sys.executable, "-m", "dashpot_command"]
     folder = RunFolder(resume) if resume is not None else None
     if folder is None:
         plan = RunPlan.of(settings)  # rejects invalid settings before a process is started
+        if smoke and (code := _launch_smoke_test([*program, *words], settings.devices)):
+            return code
         folder = RunFolder.create(out, plan.settings, command=command_line())
         words = ["train", "--resume", path_argument(folder.path), *(["--plot"] if plot else [])]
-    command = [sys.executable, "-m", "dashpot_command", *words]
-    return launcher.launch(command, settings.devices, lambda: folder.resume_command)
+    return launcher.launch([*program, *words], settings.devices, lambda: folder.resume_command)
+
+
+def _launch_smoke_test(command: Sequence[str], devices: int) -> int:
+    """Run only the smoke test of a command in several processes; return the exit code."""
+    from dashpot.training.distributed import launcher
+
+    os.environ[SMOKE_ONLY] = "1"
+    try:
+        return launcher.launch(command, devices, lambda: None)
+    finally:
+        del os.environ[SMOKE_ONLY]
 
 
 def lr_find(

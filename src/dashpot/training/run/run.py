@@ -8,7 +8,7 @@ import random
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -47,6 +47,7 @@ from dashpot.training.run.folder import RunFolder
 from dashpot.training.run.plan import RunPlan
 from dashpot.training.run.result import RunResult, counted
 from dashpot.training.run.resume import check_recorded_identity, check_task, latest_state, merge_settings
+from dashpot.training.run.smoke import smoke_test as run_smoke_test
 from dashpot.utils.rng_state import random_state, set_random_state
 from dashpot.utils.strict_json import encode
 
@@ -57,6 +58,7 @@ def start(
     settings: Settings,
     out: Path | None = None,
     *,
+    smoke: bool = False,
     plot: bool = False,
     command: str | None = None,
     write_line: Callable[[str], None] = print,
@@ -66,6 +68,7 @@ def start(
     Args:
         settings: Settings of the run.
         out: Path of the folder, which must be missing or empty; None creates a numbered folder under `runs/`.
+        smoke: Whether to run a smoke test before the folder is created; see `smoke_test`.
         plot: Whether to draw the loss while the run trains.
         command: Command line that starts the run, stored in the folder.
         write_line: Function that outputs a line; the table of epochs is always printed to stdout.
@@ -91,6 +94,8 @@ def start(
     with _seeded(settings):
         engine = _engine(settings)
         plan = RunPlan.of(dataclasses.replace(settings, devices=engine.world_size))
+        if smoke:
+            _smoke_test(plan, engine, write_line)
         folder = _on_rank_zero(engine, lambda: RunFolder.create(out, plan.settings, command=command))
         return _train(plan, folder, engine, None, command, write_line, plot=plot)
 
@@ -146,6 +151,18 @@ def resume(
         return _train(plan, folder, engine, run, command, write_line, changed=changed, override=override, plot=plot)
 
 
+def smoke_test(settings: Settings, *, write_line: Callable[[str], None] = print) -> None:
+    """Run two optimizer steps, two evaluation batches, a checkpoint and a resume in a temporary folder.
+
+    Raises:
+        ArgumentError, DataError: If the settings are invalid.
+        RunError: If the fit diverges, or the device is not available.
+    """
+    with _seeded(settings):
+        engine = _engine(settings)
+        _smoke_test(RunPlan.of(dataclasses.replace(settings, devices=engine.world_size)), engine, write_line)
+
+
 def lr_range_test(settings: Settings) -> LRCurve:
     """Run `dashpot.training.lr_finder.find_lr` with the task and method of `settings`; no files are written.
 
@@ -163,6 +180,15 @@ def lr_range_test(settings: Settings) -> LRCurve:
 # ---- parts of a run -------------------------------------------------------------------------------------------------
 
 
+def _smoke_test(plan: RunPlan, engine: Engine, write_line: Callable[[str], None]) -> None:
+    def train(fresh: RunPlan, folder: RunFolder, own: Engine, run: Run | None, extra: list[Callback]) -> RunResult:
+        return _train(fresh, folder, own, run, None, lambda _: None, extra=extra)
+
+    line = run_smoke_test(plan, engine, train)
+    if engine.is_rank_zero:
+        write_line(line)
+
+
 def _train(
     plan: RunPlan,
     folder: RunFolder,
@@ -174,12 +200,14 @@ def _train(
     changed: bool = False,
     override: bool = False,
     plot: bool = False,
+    extra: Sequence[Callback] = (),
 ) -> RunResult:
     """Train in a folder, starting from its latest checkpoint if there is one.
 
-    If `changed` is True, the settings are written once the fit has accepted them.
+    If `changed` is True, the settings are written once the fit has accepted them. `extra` are the callbacks of a smoke
+    test, whose folder is temporary, so that messages do not contain the command for resuming.
     """
-    settings = plan.settings
+    settings, resume_command = plan.settings, None if extra else folder.resume_command
     output = write_line if engine.is_rank_zero else lambda _: None
     with ExitStack() as stack:
         check = stack.enter_context(interruptible(_stop_signals()))
@@ -196,7 +224,8 @@ def _train(
         write = (lambda: _on_rank_zero(engine, lambda: folder.write(settings, command=command))) if changed else None
         checkpoints = _checkpoints(plan, folder)
         accepted = _OnAccepted(write, checkpoints.save if state is not None and override else None)
-        callbacks = [*_callbacks(plan, folder, check, checkpoints), Progress(plot=plot), accepted]
+        own = _callbacks(plan, folder, check, checkpoints, snapshots=None if extra else folder.path)
+        callbacks = [*extra, *own, Progress(plot=plot), accepted]
         try:
             learner.fit(
                 settings.epochs,
@@ -210,10 +239,11 @@ def _train(
         except Interrupted as stop:
             raise Interrupted(f"Stopped. Resume with: {folder.resume_command}", stop.code) from None
         except DashpotError as error:
-            raise _command_error(error, folder.resume_command if accepted.done else None) from error.__cause__
+            raise _command_error(error, resume_command if accepted.done else None) from error.__cause__
         except Exception:
-            if engine.is_rank_zero and SUPERVISOR not in os.environ:  # otherwise, the launcher prints this line
-                print(f"Resume with: {folder.resume_command}", file=sys.stderr)
+            # A launcher prints this line itself.
+            if engine.is_rank_zero and resume_command is not None and SUPERVISOR not in os.environ:
+                print(f"Resume with: {resume_command}", file=sys.stderr)
             raise
     recorded = _on_rank_zero(engine, folder.run)
     assert recorded is not None
@@ -310,8 +340,17 @@ def _checkpoints(plan: RunPlan, folder: RunFolder) -> Checkpoints:
     )
 
 
-def _callbacks(plan: RunPlan, folder: RunFolder, check: Callable[[], None], checkpoints: Checkpoints) -> list[Callback]:
-    """Return the callbacks of a run: record, table, checkpoints, graceful stop, and those enabled in the settings."""
+def _callbacks(
+    plan: RunPlan,
+    folder: RunFolder,
+    check: Callable[[], None],
+    checkpoints: Checkpoints,
+    snapshots: Path | None,
+) -> list[Callback]:
+    """Return the callbacks of a run: record, checkpoints, graceful stop, and those enabled in the settings.
+
+    `snapshots` is the folder for the state at non-finite gradients.
+    """
     settings, (metric, mode) = plan.settings, plan.score
     phase = "train" if plan.problem.evaluation is None else "eval"
     skipping = settings.nonfinite == "skip" or settings.precision == "fp16"
@@ -320,7 +359,7 @@ def _callbacks(plan: RunPlan, folder: RunFolder, check: Callable[[], None], chec
     if settings.accumulate > 1:
         callbacks.append(Accumulate(settings.accumulate))
     if settings.nonfinite == "stop":
-        callbacks.append(NonFinite(then="stop", folder=folder.path))
+        callbacks.append(NonFinite(then="stop", folder=snapshots))
     callbacks += [
         Freeze(pattern, until_epoch=epochs, batchnorm=settings.frozen_batchnorm)
         for pattern, epochs in settings.frozen()
