@@ -18,14 +18,17 @@ class IdxError(ValueError):
     """Invalid idx data. The message is a clause that callers insert into an error message with the name of the file."""
 
 
-def decode(content: bytes) -> np.ndarray:
-    """Decode an array of unsigned bytes. The result is a read-only view of `content`.
+LONGEST_HEADER = 4 + 4 * 255
+
+
+def read_header(content: bytes) -> tuple[int, tuple[int, ...]]:
+    """Return the length of the header and the shape of the array.
+
+    Args:
+        content: Beginning of the data, of at least `LONGEST_HEADER` bytes or complete.
 
     Raises:
-        IdxError: If the magic number, the number of dimensions or the length is wrong.
-
-    >>> decode(b"\\0\\0\\x08\\x01" + b"\\0\\0\\0\\x03" + b"abc")
-    array([97, 98, 99], dtype=uint8)
+        IdxError: If the magic number, the type or the number of dimensions is wrong.
     """
     if len(content) < 4 or content[:2] != b"\0\0":
         raise IdxError(f"it does not start with the idx magic number (first bytes {content[:4].hex() or 'missing'})")
@@ -35,9 +38,35 @@ def decode(content: bytes) -> np.ndarray:
     start = 4 + 4 * dimensions
     if dimensions == 0 or len(content) < start:
         raise IdxError(f"its idx header of {dimensions} dimensions is incomplete")
-    shape = struct.unpack(f">{dimensions}I", content[4:start])
-    if len(content) != start + math.prod(shape):
-        raise IdxError(f"it contains {len(content) - start} values, not the {math.prod(shape)} of shape {shape}")
+    return start, struct.unpack(f">{dimensions}I", content[4:start])
+
+
+def check_size(head: bytes, size: int) -> None:
+    """Check the header and the size of data.
+
+    Args:
+        head: Beginning of the data, of at least `LONGEST_HEADER` bytes or complete.
+        size: Number of bytes of the data.
+
+    Raises:
+        IdxError: If the header is invalid or does not match the size.
+    """
+    start, shape = read_header(head)
+    if size != start + math.prod(shape):
+        raise IdxError(f"it contains {size - start} values, not the {math.prod(shape)} of shape {shape}")
+
+
+def decode(content: bytes) -> np.ndarray:
+    """Decode an array of unsigned bytes. The result is a read-only view of `content`.
+
+    Raises:
+        IdxError: If the magic number, the number of dimensions or the length is wrong.
+
+    >>> decode(b"\\0\\0\\x08\\x01" + b"\\0\\0\\0\\x03" + b"abc")
+    array([97, 98, 99], dtype=uint8)
+    """
+    check_size(content, len(content))
+    start, shape = read_header(content)
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 

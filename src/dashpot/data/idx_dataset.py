@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
+import io
+import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +16,10 @@ import numpy as np
 from dashpot.data import idx
 from dashpot.errors import DataError
 from dashpot.utils.atomic_files import keep_aside, sha256
+
+_CHUNK = 1 << 20
+_SURPLUS = 1 << 24
+"""Number of bytes beyond the expected size that are read for the checksum in the error message."""
 
 
 @dataclass(frozen=True)
@@ -73,27 +80,45 @@ def read(path: Path, file: IdxFile, *, in_cache: bool) -> np.ndarray:
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
     try:
-        content = gzip.decompress(raw) if path.suffix == ".gz" else raw
+        head, size, actual = _measured(raw, path.suffix == ".gz")
     except (OSError, EOFError, zlib.error) as error:
         reason = f"decompression failed: {str(error).rstrip('.')}"
         raise _corrupt_error(path, reason, "sha256", file.gzip_sha256, sha256(raw), in_cache=in_cache) from error
-    actual = sha256(content)
     if actual != file.sha256:
-        raise _corrupt_error(
-            path,
-            _mismatch_reason(content),
-            "sha256 of the decompressed content",
-            file.sha256,
-            actual,
-            in_cache=in_cache,
-        )
-    return idx.decode(content)
+        reason, label = _mismatch_reason(head, size), "sha256 of the decompressed content"
+        raise _corrupt_error(path, reason, label, file.sha256, actual, in_cache=in_cache)
+    return idx.decode(gzip.decompress(raw) if path.suffix == ".gz" else raw)
 
 
-def _mismatch_reason(content: bytes) -> str:
+def _measured(raw: bytes, compressed: bool) -> tuple[bytes, int, str]:
+    """Return the beginning, the size and the checksum of the content of a file, in constant memory.
+
+    A file that continues far beyond the size in its header is not read to its end, and has no checksum.
+    """
+    head, size, digest, limit = b"", 0, hashlib.sha256(), _SURPLUS
+    with gzip.GzipFile(fileobj=io.BytesIO(raw)) if compressed else io.BytesIO(raw) as stream:
+        while size <= limit and (chunk := stream.read(_CHUNK)):
+            if not head:
+                head = chunk[: idx.LONGEST_HEADER]
+                limit = _expected_size(head) + _SURPLUS
+            size += len(chunk)
+            digest.update(chunk)
+    return head, size, digest.hexdigest() if size <= limit else "a longer file"
+
+
+def _expected_size(head: bytes) -> int:
+    """Return the size of a file with this header, or 0 if the header is invalid."""
+    try:
+        start, shape = idx.read_header(head)
+    except idx.IdxError:
+        return 0
+    return start + math.prod(shape)
+
+
+def _mismatch_reason(head: bytes, size: int) -> str:
     """Return the reason why content with a wrong checksum is invalid."""
     try:
-        idx.decode(content)
+        idx.check_size(head, size)
     except idx.IdxError as error:
         return str(error)
     return "it is a valid idx file with different values"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,7 @@ def load(path: Path, dataset: IdxDataset) -> Images | None:
         return None
     reason = "a checksum differs"
     try:
+        _check_uncompressed(content)
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             images = Images(**{name: archive[name] for name in Images._fields})
         if all(sha256(idx.encode(getattr(images, key))) == file.sha256 for key, file in dataset.files.items()):
@@ -47,6 +49,13 @@ def load(path: Path, dataset: IdxDataset) -> Images | None:
         reason = f"{type(error).__name__}: {error}"
     _rename_damaged(path, reason)
     return None
+
+
+def _check_uncompressed(content: bytes) -> None:
+    """Check that no part is compressed, because the content of such a part can be of any size."""
+    with zipfile.ZipFile(io.BytesIO(content)) as parts:
+        if any(part.file_size != part.compress_size for part in parts.infolist()):
+            raise ValueError("a part is compressed")
 
 
 def _rename_damaged(path: Path, reason: str) -> None:
