@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from distributed_checks import run_checks
+from distributed_count_checks import add_checks as add_count_checks
 from distributed_freeze_checks import (
     frozen_parameters_equal_those_of_one_process,
     frozen_parameters_resume,
@@ -365,6 +366,7 @@ def table() -> dict[str, Any]:
     add(True, batch_norm_of_one_example_per_rank)
     add(True, unshardable_sources_raise)
     add(True, list_of_batches_is_sharded)
+    add_count_checks(add)
     return checks
 
 

@@ -67,7 +67,9 @@ class Ragged(nn.Module):
         self.layer = nn.Linear(4, 3)
 
     def forward(self, x: list[Tensor]) -> Tensor:
-        return torch.stack([self.layer(rows).tanh().mean(0) for rows in x])
+        # FSDP2 requires the same number of calls of a layer on every rank.
+        rows = self.layer(torch.cat(x)).tanh().split([len(rows) for rows in x])
+        return torch.stack([part.mean(0) for part in rows])
 
 
 class Tokens(nn.Module):
@@ -78,7 +80,9 @@ class Tokens(nn.Module):
         self.embed, self.layer = nn.Embedding(7, 5), nn.Linear(5, 7)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        return self.layer(torch.tanh(self.embed(ids) * mask[..., None])).transpose(1, 2)
+        hidden = torch.tanh(self.embed(ids) * mask[..., None])
+        scores = self.layer(hidden.flatten(0, 1)).unflatten(0, ids.shape)
+        return scores.transpose(1, 2).clone()  # FSDP2 warns about views
 
 
 @dataclass
