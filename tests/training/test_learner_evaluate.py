@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import random
 import threading
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from learner_support import At, X, Y, learner, linear_learner, on_batch, pairs, problem, same, weights
+from learner_support import At, X, Y, learner, linear_learner, pairs, problem, same, weights
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import dashpot as dp
 from dashpot.data import Batches
 from dashpot.errors import ArgumentError, RunError
 from dashpot.tasks import accuracy, evaluate
-from dashpot.training import EMA, SWA, Accumulate, Callback, CancelBatch, CancelEpoch, CancelFit, Recorder, find_lr
+from dashpot.training import EMA, SWA, Accumulate, Callback, CancelBatch, CancelEpoch, CancelFit, Recorder
 
 # ---- values ---------------------------------------------------------------------------------------------------------
 
@@ -165,6 +166,58 @@ def test_evaluate_on_the_training_loader_does_not_affect_the_fit():
     assert actual.history == expected.history
 
 
+class Endless(IterableDataset):
+    """Dataset without a length."""
+
+    def __iter__(self):
+        return iter(zip(X, Y, strict=True))
+
+
+@pytest.mark.parametrize("train", [pairs(), DataLoader(Endless(), 4)], ids=["list", "unknown length"])
+def test_evaluate_does_not_affect_a_fit_by_steps(train):
+    def fitted(*callbacks):
+        subject = linear_learner(train, evaluation=pairs(5), metrics={"accuracy": accuracy})
+        subject.fit(steps=7, evaluate_every=3, callbacks=[EMA(0.5), *callbacks])
+        return subject
+
+    found = []
+    probe = At("after_step", lambda learner: found.append(learner.evaluate()))
+    probe.order = 30
+    actual, expected = fitted(probe), fitted()
+    assert same(weights(actual), weights(expected))
+    assert actual.history == expected.history
+    assert [found[2], found[5], found[6]] == [epoch["eval"] for epoch in actual.history]
+    assert len(found) == 7
+    assert actual.evaluate(DataLoader(Endless(), 5)) == actual.evaluate(pairs(5))
+
+
+def test_evaluate_with_several_optimizers_returns_each_loss():
+    class Parts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 2), nn.Linear(3, 2)
+
+        def forward(self, x, part="b"):
+            return getattr(self, part)(x)
+
+    def fitted(*callbacks):
+        torch.manual_seed(1)
+        losses = dict.fromkeys("ab", nn.functional.cross_entropy)
+        optimizers = {name: partial(torch.optim.SGD, lr=0.1) for name in losses}
+        subject = dp.training.Learner(Parts(), pairs(), pairs(), loss=losses, optimizer=optimizers)
+        subject.fit(2, callbacks=callbacks)
+        return subject
+
+    probe = At("after_loss", lambda learner: learner.evaluate())
+    probe.essential = False
+    actual, expected = fitted(probe), fitted()
+    assert same(weights(actual), weights(expected))
+    assert actual.history == expected.history
+    assert actual.evaluate() == actual.history[-1]["eval"]
+    assert list(actual.evaluate()) == ["loss", "loss_a", "loss_b"]
+    assert torch.equal(actual.predict(pairs()), torch.cat([actual.model.b(x).detach() for x, _ in pairs()]))
+
+
 def test_evaluate_rejects_the_running_loader_with_persistent_workers():
     loader = DataLoader(TensorDataset(X, Y), 4, num_workers=1, persistent_workers=True)
     subject = linear_learner(loader)
@@ -297,56 +350,3 @@ def test_evaluate_with_unsupported_data_raises(data, message):
     with pytest.raises(ArgumentError, match=message):
         subject.evaluate(data)
     assert subject._calls == []
-
-
-def fit_again(learner):
-    with pytest.raises(RunError, match=r"fit must not be called during fit .*call learner.evaluate\(\)"):
-        learner.fit(1)
-    with pytest.raises(RunError, match=r"find_lr must not be called during fit"):
-        find_lr(learner)
-
-
-@pytest.mark.parametrize(
-    "event", ["before_fit", "after_loss", "after_batch", "after_epoch", "after_fit", "cleanup_fit"]
-)
-def test_fit_within_a_fit_raises_and_does_not_affect_it(event):
-    called = []
-
-    def hook(learner):
-        fit_again(learner)
-        called.append(event)
-
-    actual, expected = fitted([At(event, hook)]), fitted([])
-    assert called
-    assert same(weights(actual), weights(expected))
-    assert (actual.history, actual.steps) == (expected.history, expected.steps)
-
-
-def test_fit_in_another_thread_of_a_running_fit_raises():
-    outcomes = []
-
-    def call(learner):
-        thread = threading.Thread(target=lambda: outcomes.append(fit_again(learner)))
-        thread.start()
-        thread.join()
-
-    actual, expected = fitted([At("after_step", call)]), fitted([])
-    assert len(outcomes) == actual.steps
-    assert same(weights(actual), weights(expected))
-
-
-def test_fit_within_evaluate_raises():
-    def hook(learner):
-        with pytest.raises(RunError, match="fit must not be called during evaluate of the same learner; a callback"):
-            learner.fit(1)
-
-    hooked = learner(callbacks=[At("after_predict", hook)])
-    assert hooked.evaluate() == learner().evaluate()
-
-
-def test_fit_after_a_failed_fit_is_accepted():
-    subject = learner()
-    with pytest.raises(ZeroDivisionError):
-        subject.fit(1, callbacks=[At("after_batch", lambda learner: 1 / (not on_batch(1)(learner)))])
-    subject.fit(1)
-    assert subject.steps == 3

@@ -16,9 +16,10 @@ from dashpot.errors import ArgumentError, RunError
 from dashpot.runs.records import read_run
 from dashpot.runs.settings import Settings
 from dashpot.tasks import Problem
-from dashpot.training import load_model, read_newest
+from dashpot.training import latest, load_model, read_newest
 from dashpot.training.run.inference import evaluate_run, predict_run
 from dashpot.training.run.run import start
+from dashpot.training.state import checkpoint_file
 
 SPLITS = """
 from dashpot.training import SWA
@@ -179,6 +180,28 @@ def test_load_model_with_damaged_best_checkpoint_raises(runs, tmp_path):
         path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(RunError, match="is damaged"):
         load_model(run)
+
+
+def averages_of(state):
+    return state["callbacks"]["EMA"]["averages"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state["progress"].pop("position"), "is damaged: .*position"),
+        (lambda state: averages_of(state).update(w=torch.ones(1)), "it has a different average of w"),
+        (lambda state: averages_of(state).update({"0.bias": torch.ones(1)}), r"it has a different average of 0\.bias"),
+    ],
+)
+def test_load_model_with_malformed_state_raises(runs, tmp_path, change, message):
+    run = copied(runs["averaged"], tmp_path)
+    path = latest(run / "checkpoints")
+    assert path is not None
+    change(state := checkpoint_file.read(path))
+    checkpoint_file.write(path, state)
+    with pytest.raises(RunError, match=message):
+        load_model(run, "last")
 
 
 def test_load_model_with_moved_task_file_names_the_setting(runs, tmp_path):

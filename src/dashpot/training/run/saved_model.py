@@ -20,6 +20,7 @@ from dashpot.training.callbacks.checkpoints import best, read_newest
 from dashpot.training.run.folder import RunFolder
 from dashpot.training.run.plan import load_task
 from dashpot.training.state import checkpoint_file, tensor_names, weights
+from dashpot.training.state.fit_schema import check_state
 from dashpot.utils.file_spec import is_file_spec
 from dashpot.utils.warn import warn
 
@@ -84,6 +85,7 @@ def load_saved(run: str | os.PathLike[str], which: str) -> SavedModel:
         raise ArgumentError(f"load_model: run must be the path of a folder, got {run!r}.")
     folder = RunFolder.open(Path(run))
     settings, state = folder.settings(), _read(folder, which)
+    check_state(state)
     problem = _problem(folder, settings)
     _load(problem.model, state)
     progress = state["progress"]
@@ -126,6 +128,9 @@ def _load(model: nn.Module, state: Mapping[str, Any]) -> None:
     own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     for callback in state["callbacks"].values():
         if callback.get("count") and "averages" in callback:  # of `AveragedWeights`
-            for name, value in {**callback["averages"], **callback["statistics"]}.items():
+            averages = {**callback["averages"], **callback["statistics"]}
+            for name, value in averages.items():
+                if name not in own or own[name].shape != value.shape:
+                    raise RunError(f"The checkpoint does not match the model: it has a different average of {name}.")
                 own[name].copy_(value)
     model.to("cpu").eval()
