@@ -10,6 +10,7 @@ from torch import nn
 
 from dashpot.errors import ArgumentError, RunError
 from dashpot.training import Accumulate, Activations, Callback, Engine, Learner
+from dashpot.training.callbacks.activation_sums import histogram
 
 
 class Twice(nn.Module):
@@ -176,6 +177,17 @@ def test_nonfinite_outputs_are_visible():
         linear_learner([(x, torch.arange(3) % 2)], model=Linear()).fit(1, callbacks=[activations])
     assert math.isnan(activations.values["0"]["mean"][0])
     assert activations.histogram("0").sum() == 4
+
+
+def test_histograms_of_deterministic_algorithms_are_equal():
+    x = torch.cat([torch.linspace(-3, 4, 1001), torch.tensor([math.nan, math.inf])])
+    expected = histogram(x, 7, (-2.0, 3.0))
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert torch.equal(histogram(x, 7, (-2.0, 3.0)), expected)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert expected.sum() == 1002
 
 
 def test_resumed_fit_records_the_same_steps():

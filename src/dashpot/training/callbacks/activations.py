@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,7 +14,9 @@ from dashpot.constraints import Interval, check, shown
 from dashpot.errors import ArgumentError, RunError
 from dashpot.tasks.running_means import SYNC_INTERVAL
 from dashpot.training.callback import Callback
-from dashpot.utils.scalars import is_number, scalar_dtype
+from dashpot.training.callbacks.activation_layers import select
+from dashpot.training.callbacks.activation_sums import Sums, combine, measure, on_cpu
+from dashpot.utils.scalars import is_number
 from dashpot.utils.schema import POSITIVE_COUNT, REAL, TEXT, ListOf, Record, Row, Rule, SchemaError, TensorOf
 
 if TYPE_CHECKING:
@@ -28,36 +29,6 @@ POSITIVE_INTEGER = Interval(1, math.inf, "left", integer=True)
 SEVERAL = Interval(2, math.inf, "left", integer=True)
 STATISTICS = ("mean", "std", "zeros", "dead")
 """Names of the statistics of a layer."""
-
-_NOT_ACTIVATIONS = (nn.MultiheadAttention, nn.Softmax, nn.LogSoftmax, nn.Softmin, nn.Softmax2d)
-_CHUNK = 2**23
-"""Number of elements per call of `torch.histc`, whose float32 counts are exact up to 2^24."""
-
-
-@dataclass
-class _Sums:
-    """Statistics of one layer in one step, over all calls, micro-batches and ranks.
-
-    Attributes:
-        totals: Number of outputs, their sum, the sum of their squares, the number near zero, and the counts of the
-            histogram.
-        alive: For each unit, whether any of its outputs is not near zero; None if the outputs have no unit dimension.
-    """
-
-    totals: Tensor
-    alive: Tensor | None
-
-    def __add__(self, other: _Sums) -> _Sums:
-        alive = None
-        if self.alive is not None and other.alive is not None and self.alive.shape == other.alive.shape:
-            alive = self.alive | other.alive
-        return _Sums(self.totals + other.totals, alive)
-
-    def row(self) -> Tensor:
-        """Return the number, sum, sum of squares, zeros, share of dead units and histogram as one CPU tensor."""
-        dead = torch.tensor([math.nan if self.alive is None else 1 - float(self.alive.float().mean())])
-        totals = self.totals.to("cpu", torch.float64)
-        return torch.cat([totals[:4], dead.double(), totals[4:]])
 
 
 class Activations(Callback):
@@ -146,8 +117,8 @@ class Activations(Callback):
 
     def _reset(self, names: Sequence[str], every: int) -> None:
         self._names, self._every = list(names), every
-        self._current: dict[str, _Sums] = {}
-        self._pending: list[tuple[int, dict[str, _Sums]]] = []
+        self._current: dict[str, Sums] = {}
+        self._pending: list[tuple[int, dict[str, Sums]]] = []
         self._rows: list[tuple[int, Tensor]] = []  # steps, and tensors of shape (layers, 5 + bins)
         self._due = self._active = False
         self._handles: list[RemovableHandle] = []
@@ -207,7 +178,7 @@ class Activations(Callback):
     # ---- events -----------------------------------------------------------------------------------------------------
 
     def before_fit(self, learner: Learner) -> None:
-        modules = _select(learner.model, self.layers)
+        modules = select(learner.model, self.layers)
         self._reset(list(modules), self.every)
         self._engine = learner.engine
         self._handles = [module.register_forward_hook(self._hook(name)) for name, module in modules.items()]
@@ -247,38 +218,10 @@ class Activations(Callback):
     def _hook(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
         def record(module: nn.Module, inputs: Any, output: Any) -> None:
             if self._active:
-                measured = self._measure(name, output)
+                measured = measure(output, name, self.threshold, self.bins, self.limits)
                 self._current[name] = self._current[name] + measured if name in self._current else measured
 
         return record
-
-    @torch.no_grad()
-    def _measure(self, name: str, output: Any) -> _Sums:
-        """Return the sums over one output of a layer."""
-        x = output[0] if isinstance(output, (tuple, list)) and output else output
-        if not isinstance(x, Tensor) or not x.is_floating_point():
-            got = f"dtype {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
-            raise ArgumentError(f"Activations: the output of layer {name} must be a floating-point tensor, got {got}.")
-        x = x.detach()
-        x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-        size, number, wide = x.abs(), x.numel(), scalar_dtype(x.device)
-        alive = None
-        if x.dim() > 1:
-            largest = size.amax([0, *range(2, x.dim())]) if number else size.new_zeros(x.shape[1])
-            alive = ~(largest <= self.threshold)  # NaN is not near zero
-        mean = x.mean() if number else x.new_zeros(())
-        square = (x - mean).square().mean().to(wide) + mean.to(wide) ** 2 if number else mean.to(wide)
-        zeros = (size <= self.threshold).count_nonzero()
-        head = torch.stack([torch.full_like(square, number), mean.to(wide) * number, square * number, zeros.to(wide)])
-        return _Sums(torch.cat([head, self._count(x)]), alive)
-
-    def _count(self, x: Tensor) -> Tensor:
-        """Return the counts of the histogram of `x`; NaN is not counted."""
-        low, high = self.limits
-        counts = torch.zeros(self.bins, device=x.device, dtype=scalar_dtype(x.device))
-        for part in x.flatten().clamp(low, high).split(_CHUNK):
-            counts += torch.histc(part, self.bins, low, high)
-        return counts
 
     def _flush(self) -> None:
         """Combine the buffered steps of all ranks, and bound the number of recorded steps."""
@@ -286,7 +229,7 @@ class Activations(Callback):
         if not buffered:
             return
         if self._engine.world_size > 1:
-            buffered = _combine(self._engine.all_gather([(step, _on_cpu(sums)) for step, sums in buffered]))
+            buffered = combine(self._engine.all_gather([(step, on_cpu(sums)) for step, sums in buffered]))
         empty = torch.full((5 + self.bins,), math.nan, dtype=torch.float64)  # layers that were not called
         empty[0], empty[5:] = 0, 0
         for step, sums in buffered:
@@ -328,56 +271,6 @@ class Activations(Callback):
         return {"layers": list(self._names), "limits": list(self.limits), **settings}
 
 
-def _select(model: nn.Module, layers: Sequence[str | type[nn.Module]]) -> dict[str, nn.Module]:
-    """Return the chosen modules by name, in the order of the model.
-
-    Raises:
-        ArgumentError: If a name or class matches no module.
-    """
-    named = {name: module for name, module in model.named_modules() if name}
-    if not layers:
-        if not named:
-            raise ArgumentError(f"Activations: the model must have submodules, got {type(model).__name__} without any.")
-        return _activation_functions(named) or {n: m for n, m in named.items() if not any(m.children())}
-    for layer in layers:
-        if isinstance(layer, str) and layer not in named:
-            raise ArgumentError(f"Activations: the model has no layer {layer!r}; its layers are {_listed(named)}.")
-        if isinstance(layer, type) and not any(isinstance(module, layer) for module in named.values()):
-            raise ArgumentError(f"Activations: the model has no layer of class {layer.__name__}.")
-    names = {layer for layer in layers if isinstance(layer, str)}
-    kinds = tuple(layer for layer in layers if isinstance(layer, type))
-    return {name: module for name, module in named.items() if name in names or isinstance(module, kinds)}
-
-
-def _activation_functions(named: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
-    return {
-        name: module
-        for name, module in named.items()
-        if type(module).__module__ == nn.ReLU.__module__ and not isinstance(module, _NOT_ACTIVATIONS)
-    }
-
-
-def _listed(named: Mapping[str, nn.Module]) -> str:
-    names = list(named)
-    return ", ".join(names[:20]) + (f", and {len(names) - 20} more" if len(names) > 20 else "")
-
-
 def _are_numbers(limits: Any) -> bool:
     pair = isinstance(limits, (tuple, list)) and len(limits) == 2
     return pair and all(is_number(limit) and math.isfinite(limit) for limit in limits)
-
-
-def _on_cpu(sums: Mapping[str, _Sums]) -> dict[str, _Sums]:
-    return {
-        name: _Sums(item.totals.cpu(), None if item.alive is None else item.alive.cpu()) for name, item in sums.items()
-    }
-
-
-def _combine(ranks: Sequence[Sequence[tuple[int, dict[str, _Sums]]]]) -> Iterator[tuple[int, dict[str, _Sums]]]:
-    """Yield the steps with the sums over all ranks."""
-    for steps in zip(*ranks, strict=True):
-        combined: dict[str, _Sums] = {}
-        for _, sums in steps:
-            for name, item in sums.items():
-                combined[name] = combined[name] + item if name in combined else item
-        yield steps[0][0], combined
