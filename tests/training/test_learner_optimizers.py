@@ -14,6 +14,7 @@ from torch import nn
 import dashpot as dp
 from dashpot.data import Batches
 from dashpot.errors import ArgumentError
+from dashpot.runs.entries import entry
 from dashpot.tasks import Problem, evaluate
 from dashpot.training import (
     EMA,
@@ -28,6 +29,7 @@ from dashpot.training import (
     Schedule,
     find_lr,
     read_newest,
+    train,
 )
 
 X = torch.randn(24, 2, generator=torch.Generator().manual_seed(0)) + 3
@@ -313,3 +315,14 @@ def test_for_optimizer_unknown_name_raises(name, callback, message):
 def test_for_optimizer_invalid_callback_raises(callback):
     with pytest.raises(ArgumentError, match="ForOptimizer: callback must be a callback, got"):
         ForOptimizer("a", callback)
+
+
+def test_train_with_entry_creates_one_optimizer_for_each_loss():
+    problem = Problem(gan(), Batches(NOISE, X, 8, shuffle=True, seed=3), LOSSES)
+    optimizers = entry("adamw", "gan", lr=0.01).optimizers(problem, steps=9)
+    epochs = train(problem, optimizers, 3)
+    other = learner(dict.fromkeys(LOSSES, dp.AdamW), lr=0.01)
+    other.fit(3)
+    assert_equal_weights(problem.model, other.model.parameters())
+    assert epochs[-1].train["loss_generator"] == other.history[-1]["train"]["loss_generator"]
+    assert epochs[-1].lr == [0.01] * 3

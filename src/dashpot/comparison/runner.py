@@ -102,7 +102,7 @@ class _StudyRunner:
             header = run_metadata(self.study, plan, problem, optimizer, self.command, call=call, steps_per_epoch=steps)
             write_text(record, encode(header) + "\n")
         self.progress.start(plan, 0 if state is None else state["progress"]["position"][0])
-        learner = single_device_learner(problem, optimizer)
+        learner = single_device_learner(problem, plan.entry.optimizers(problem, epochs * len(problem.train)))
 
         def on_step(steps: int) -> None:
             self.progress.step(steps)

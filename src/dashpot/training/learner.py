@@ -156,7 +156,8 @@ class Learner:
         self.stop_reason: str | None = None
         self._loss, self._evaluation_loss = loss, loss if evaluation_loss is None else evaluation_loss
         self._weight = weight
-        self._optimizer, self._lr, self._callbacks = optimizer, lr, as_list(callbacks)
+        self._optimizer: Any = optimizer
+        self._lr, self._callbacks = lr, as_list(callbacks)
         self._defaults, self._initial_groups = {}, []
         if self.opt is not None:
             self._remember_settings()

@@ -171,16 +171,16 @@ class EpochStats(Callback):
         self._stopwatch = Stopwatch(state["spent"])
 
 
-def single_device_learner(problem: Problem, optimizer: Optimizer) -> Learner:
-    """Return a learner for `problem` on the current device of the model, in this process only."""
-    optimizer = adapt(optimizer, problem.model.parameters())
-    device = next(p for group in optimizer.param_groups for p in group["params"]).device
+def single_device_learner(problem: Problem, optimizer: Any) -> Learner:
+    """Return a learner for `problem` on the current device of its model, in this process only."""
+    first = next(iter(optimizer.values())) if isinstance(optimizer, Mapping) else optimizer
+    device = next(p for group in adapt(first, problem.model.parameters()).param_groups for p in group["params"]).device
     return Learner.of(problem, optimizer, engine=SingleDevice(device))
 
 
 def train(
     problem: Problem,
-    optimizer: Optimizer,
+    optimizer: Optimizer | Mapping[str, Optimizer],
     epochs: int,
     *,
     on_step: Callable[[int], None] | None = None,
@@ -194,7 +194,8 @@ def train(
 
     Args:
         problem: Problem with the model, batches, loss and metrics.
-        optimizer: A `torch.optim.Optimizer` over the model's parameters.
+        optimizer: A `torch.optim.Optimizer` over the model's parameters; for several losses, a mapping from their
+            names to optimizers.
         epochs: Number of epochs, an integer >= 1.
         on_step: Function that is called after every step with the number of steps taken.
         on_epoch: Function that is called with each `Epoch` after its evaluation.
