@@ -32,10 +32,10 @@ HIGH = {"fashion-mnist": 0.2, "digits": 0.5}  # a learning rate that is too high
 
 
 def initialize(module, leak):
-    """Initialize the weights so that a leaky ReLU with this leak preserves the variance of its input.
+    """Initialize the weights so that a leaky ReLU followed by a convolution preserves the mean square of its input.
 
-    A leaky ReLU scales the mean square by (1 + leak^2) / 2. The standard deviation sqrt(2 / (1 + leak^2) / inputs)
-    makes up for this, and for the number of inputs that each output sums.
+    The leaky ReLU scales the mean square by (1 + leak^2) / 2, and the convolution by the number of inputs of an output
+    times the variance of the weights.
     """
     if isinstance(module, nn.Conv2d):
         inputs = module.weight[0].numel()
