@@ -78,3 +78,11 @@ def test_traversal_in_the_names_of_a_study_is_rejected(dashpot):
     settings = {"task": "t", "config": {}, "epochs": 1, "steps_per_epoch": 1, "seeds": [0], "methods": {"../../x": "c"}}
     Path("study/study.json").write_text(json.dumps({"format": 1, "command": None, "settings": settings}))
     assert "a key of settings.methods must be a name" in refused(dashpot("report", "study"))
+
+
+def test_escape_codes_in_messages_are_printed_as_escapes(dashpot):
+    Path("\x1b[31mstudy").mkdir()
+    Path("\x1b[31mstudy/study.json").write_text("{}")
+    message = refused(dashpot("report", "\x1b[31mstudy"))
+    assert "\x1b" not in message
+    assert "\\x1b[31mstudy" in message

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 from study_support import finished
 
-from dashpot.comparison.report import _charts, headline
+from dashpot.comparison.report import _charts, headline, write_report
 from dashpot.comparison.study_folder import StudyFolder
 from dashpot.comparison.summary import summarise
 from dashpot.errors import RunError
@@ -137,3 +138,24 @@ def test_name_outside_the_folder_is_rejected(folder, tmp_path):
         (tmp_path / "study.json").write_text(json.dumps(study))
         with pytest.raises(RunError, match=r"a key of settings\.methods must be a name of letters, digits"):
             StudyFolder(tmp_path).runs()
+
+
+def test_html_and_escape_codes_in_a_study_are_harmless(folder, tmp_path):
+    script, code = "<script>alert(1)</script>", "\x1b[31mred"
+    shutil.copytree(folder, tmp_path / "out")
+    for path in (tmp_path / "out" / "runs").glob("*.jsonl"):
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        lines[0]["task"]["description"] = lines[0]["call"] = lines[0]["machine"]["processor"] = script
+        lines[0]["score"]["metric"] = name = f"{script}{code}"
+        for line in lines:
+            if line["kind"] == "epoch":
+                line["eval"][name] = line["train"][name] = 0.5
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    study = json.loads((tmp_path / "out" / "study.json").read_text())
+    study["command"], study["settings"]["config"] = script, {script: script}
+    (tmp_path / "out" / "study.json").write_text(json.dumps(study))
+    page = write_report(tmp_path / "out").read_text()
+    assert "&lt;script&gt;alert(1)" in page
+    assert script not in page
+    assert "\x1b" not in summarise(StudyFolder(tmp_path / "out").runs()).text()
+    assert "\x1b" not in (tmp_path / "out" / "summary.md").read_text()

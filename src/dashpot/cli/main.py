@@ -24,6 +24,7 @@ from dashpot.cli.train import lr_find, train
 from dashpot.cli.verify import verify
 from dashpot.errors import DashpotError
 from dashpot.runs.signals import Interrupted
+from dashpot.utils.terminal import printable
 
 app = App(
     name="dashpot",
@@ -54,19 +55,19 @@ def run(argv: Sequence[str]) -> int:
             words = [word for word in argv if word != DEBUG]
             code = app(words, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
-        print(_sentence(error), file=sys.stderr)
+        print(printable(_sentence(error)), file=sys.stderr)
         return 2
     except DashpotError as error:
         if debug:
             raise
-        print(error, file=sys.stderr)
+        print(printable(str(error)), file=sys.stderr)
         return 2
     except BrokenPipeError:
         # The process that reads the output, such as `head`, has exited; files on disk are complete.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except (Interrupted, KeyboardInterrupt) as stop:
-        print(f"\n{str(stop) or 'Stopped.'}", file=sys.stderr)
+        print(printable(f"\n{str(stop) or 'Stopped.'}"), file=sys.stderr)
         return stop.code if isinstance(stop, Interrupted) else 130
     return code if isinstance(code, int) else 0
 
@@ -81,7 +82,7 @@ def _sentence(error: CycloptsError) -> str:
 def _plain_warnings() -> Iterator[None]:
     """Print warnings inside the block as plain sentences, without the source line."""
     before = warnings.formatwarning
-    warnings.formatwarning = lambda message, *_, **__: f"Note: {message}\n"
+    warnings.formatwarning = lambda message, *_, **__: printable(f"Note: {message}\n")
     try:
         yield
     finally:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from dashpot.utils.terminal import printable
+
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Format a table whose first column is left-aligned and whose other columns are right-aligned.
@@ -14,6 +16,7 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     adam      0.8771
     sgd         0.84
     """
+    header, rows = [printable(cell) for cell in header], [[printable(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     lines = [header, ["-" * width for width in widths], *rows]
     return "\n".join(
@@ -30,6 +33,7 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     |:--|--:|
     | adam | 0.8771 |
     """
+    header, rows = [printable(cell) for cell in header], [[printable(cell) for cell in row] for row in rows]
     rule = "|:--|" + "--:|" * (len(header) - 1)
     lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in [header, *rows]]
     return "\n".join([lines[0], rule, *lines[1:]])

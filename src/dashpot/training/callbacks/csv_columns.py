@@ -7,18 +7,20 @@ import io
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from dashpot.utils.terminal import cell, cell_text
+
 FILL = {"kind": "epoch"}
 """Cells of an added column in earlier rows, which are empty for other columns; files without `kind` have no steps."""
 
 
 def to_line(cells: Iterable[Any]) -> str:
-    """Return one line without a line break; None is an empty cell.
+    """Return one line without a line break; None is an empty cell, and formulas are neutralised.
 
-    >>> to_line(["a,b", None, 0.5])
-    '"a,b",,0.5'
+    >>> print(to_line(["a,b", None, 0.5, "=1+1"]))
+    "a,b",,0.5,'=1+1
     """
-    text = io.StringIO()
-    csv.writer(text, lineterminator="").writerow(["" if cell is None else cell for cell in cells])
+    text, given = io.StringIO(), ["" if value is None else value for value in cells]
+    csv.writer(text, lineterminator="").writerow([cell(value) if isinstance(value, str) else value for value in given])
     return text.getvalue()
 
 
@@ -26,7 +28,7 @@ def read_header(content: bytes) -> list[str]:
     """Return the cells of the first line, which are the names of the columns in a CSV file with a header."""
     line, _, _ = content.partition(b"\n")
     try:
-        return next(_rows(line), [])
+        return [cell_text(name) for name in next(_rows(line), [])]
     except (csv.Error, UnicodeDecodeError):
         return [line.decode(errors="replace")]
 

@@ -9,6 +9,7 @@ from dashpot.runs.records import Run
 from dashpot.runs.table import score_text
 from dashpot.training.run.folder import RunFolder
 from dashpot.utils.format import duration
+from dashpot.utils.terminal import printable
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,9 @@ class RunResult:
 
     def text(self) -> str:
         """Return the summary line: score, duration, and the command that repeats the run."""
+        return printable(self._text())
+
+    def _text(self) -> str:
         end = self.run.end
         assert end is not None
         repeat = f"Repeat with: {self.folder.repeat_command}"
