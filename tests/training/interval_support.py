@@ -67,15 +67,15 @@ SOURCES = {
 """Data of 14 examples in batches of 4, 4, 4 and 2, or of varying length."""
 
 
-def interval_learner(source, *, callbacks=(), make=dp.AdamW, evaluation=True, **options):
-    """Return a learner with dropout and batch norm on the data `SOURCES[source]()`."""
+def interval_learner(source, *, callbacks=(), make=dp.AdamW, held_out=None, **options):
+    """Return a learner with dropout and batch norm on the data `SOURCES[source]()` or `source`."""
     torch.manual_seed(5)
     model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Dropout(0.2), nn.Linear(8, 3))
     torch.manual_seed(6)
     random.seed(6)
     np.random.seed(6)
     data = SOURCES[source]() if isinstance(source, str) else source
-    held_out = Batches(INPUTS, LABELS, 14) if evaluation else None
+    held_out = Batches(INPUTS, LABELS, 14) if held_out is None else held_out
     options = {"loss": nn.functional.cross_entropy, "lr": 0.01, "engine": Engine("cpu"), **options}
     return Learner(model, data, held_out, optimizer=make, callbacks=callbacks, **options)
 

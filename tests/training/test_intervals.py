@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from event_support import EventLog
-from interval_support import SOURCES, UnsizedStream, batches, interval_learner
+from interval_support import INPUTS, LABELS, SOURCES, UnsizedStream, batches, interval_learner
 from learner_support import same, weights
+from terminal_support import Terminal
 from torch import nn
 
+from dashpot.data import Batches
 from dashpot.errors import ArgumentError, RunError
 from dashpot.training import (
     SWA,
@@ -19,8 +21,10 @@ from dashpot.training import (
     EarlyStopping,
     Engine,
     Learner,
+    Progress,
     find_lr,
 )
+from dashpot.training.callbacks import progress_output
 
 
 class Places(Callback):
@@ -210,6 +214,28 @@ def test_checkpoints_after_intervals(tmp_path):
     fitted("Batches", Checkpoints(tmp_path, every_steps=5), steps=7, evaluate_every=3)
     names = sorted(path.name for path in tmp_path.glob("*.ckpt"))
     assert names == ["step-00000005-00002.ckpt", "step-00000006-00003.ckpt", "step-00000007-00004.ckpt"]
+
+
+@pytest.mark.usefixtures("xterm")
+def test_progress_shows_steps(monkeypatch):
+    bars, stream = [], Terminal()
+    monkeypatch.setattr(progress_output.Terminal, "draw", lambda self, bar: bars.append(bar))
+    one = interval_learner("Batches", held_out=Unsized(Batches(INPUTS, LABELS, 7)))
+    one.fit(steps=6, evaluate_every=4, callbacks=[Progress(stream, every_s=0)])
+    train, evaluation = ([bar for bar in bars if phase in bar.title] for phase in ("train", "eval"))
+    assert [bar.title for bar in train[:2]] == ["step 0/6  train", "step 1/6  train"]
+    assert [bar.batches for bar in train] == ["0/4", "1/4", "2/4", "3/4", "4/4", "0/2", "1/2", "2/2"]
+    assert [bar.batches for bar in evaluation[:3]] == ["batch 0", "batch 1", "batch 2"]
+    assert {bar.time_left for bar in bars} == {""}  # the evaluation data have no length
+    lines, _, _ = stream.screen()
+    assert [line.split()[0] for line in lines if line][-3:] == ["step", "4", "6"]
+
+
+def test_remaining_batches():
+    one = interval_learner("Batches")
+    one.fit(steps=10, evaluate_every=4, callbacks=[Accumulate(2)])
+    plan = one.loop.plan
+    assert [plan.batches_left(epoch, done) for epoch, done in ((0, 0), (0, 3), (1, 2), (2, 4))] == [20, 17, 10, 0]
 
 
 # ---- arguments ------------------------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from interval_support import SOURCES, UnsizedDataset, interval_learner, shuffled, stopped_and_resumed, uninterrupted
@@ -34,7 +36,7 @@ def test_fit_by_steps_resumes_exactly(source, at, at_end, tmp_path):
         callbacks = [EMA(0.9), one_cycle(), Schedule({"weight_decay": Cosine(4)}, per="epoch")]
         return interval_learner(source, callbacks=callbacks)
 
-    fit = {"steps": STEPS, "evaluate_every": 3}
+    fit: Any = {"steps": STEPS, "evaluate_every": 3}
     assert_same(uninterrupted(make, **fit), stopped_and_resumed(make, tmp_path, at, at_end=at_end, **fit))
 
 
@@ -46,7 +48,7 @@ def test_fit_by_steps_with_accumulation_resumes_exactly(source, at, at_end, tmp_
     def make():
         return interval_learner(source, callbacks=[Accumulate(3)])
 
-    fit = {"steps": 5, "evaluate_every": 2}
+    fit: Any = {"steps": 5, "evaluate_every": 2}
     assert_same(uninterrupted(make, **fit), stopped_and_resumed(make, tmp_path, at, at_end=at_end, **fit))
 
 
@@ -56,7 +58,7 @@ def test_epochs_of_data_without_length_resume_exactly(source, at, tmp_path):
     def make():
         return interval_learner(source, callbacks=[Accumulate(2)])
 
-    fit = {"epochs": 4}
+    fit: Any = {"epochs": 4}
     assert_same(uninterrupted(make, **fit), stopped_and_resumed(make, tmp_path, at, **fit))
 
 
@@ -65,7 +67,7 @@ def test_evaluate_every_with_epochs_resumes_exactly(at, at_end, tmp_path):
     def make():
         return interval_learner("DataLoader", callbacks=[Accumulate(3)])
 
-    fit = {"epochs": 4, "evaluate_every": 2}
+    fit: Any = {"epochs": 4, "evaluate_every": 2}
     assert_same(uninterrupted(make, **fit), stopped_and_resumed(make, tmp_path, at, at_end=at_end, **fit))
 
 
@@ -77,7 +79,7 @@ def test_loader_with_workers_resumes_exactly(sized, at, tmp_path):
         data = shuffled(workers=2) if sized else DataLoader(UnsizedDataset(), 4, num_workers=2, drop_last=True)
         return interval_learner(data)
 
-    fit = {"steps": 8, "evaluate_every": 3}
+    fit: Any = {"steps": 8, "evaluate_every": 3}
     assert_same(uninterrupted(make, **fit), stopped_and_resumed(make, tmp_path, at, **fit))
 
 

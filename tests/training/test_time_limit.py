@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from interval_support import interval_learner, uninterrupted
@@ -28,7 +29,7 @@ def clock(monkeypatch):
     return Clock
 
 
-FITS = {
+FITS: dict[str, Any] = {
     "epochs": {"epochs": 4},
     "steps": {"steps": 16, "evaluate_every": 5},
     "epochs and steps": {"epochs": 4, "evaluate_every": 5},

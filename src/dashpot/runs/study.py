@@ -8,6 +8,7 @@ from typing import Any
 from torch.optim import Optimizer
 
 from dashpot.constraints import Interval, check, unknown
+from dashpot.data.length import length
 from dashpot.errors import ArgumentError
 from dashpot.runs.choices import COUNT, THREADS
 from dashpot.runs.entries import Entry
@@ -74,11 +75,11 @@ class Study:
     def settings(self) -> dict[str, Any]:
         """Return the settings that identify the study as plain data, after creating every optimizer as a check."""
         problem = self.task.build(self.seeds[0])
-        if not hasattr(problem.train, "__len__"):
+        steps = length(problem.train)
+        if steps is None:
             raise ArgumentError(
                 f"Study: the training data of {self.task.name} must have a length, the number of steps per epoch."
             )
-        steps = len(problem.train)
         total = steps * self.epochs
         built = {entry.name: entry.optimizer(problem.model.parameters(), total) for entry in self.entries}
         return {

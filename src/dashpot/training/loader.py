@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from dashpot.constraints import shown
+from dashpot.data.length import length
 from dashpot.errors import ArgumentError, RunError
 from dashpot.tasks.batch_size import SizeFunction, batch_size, row_counts
 from dashpot.tasks.counted_batches import CountingBatchSampler, draws_indices, stream_batch_size, with_batch_sampler
@@ -88,12 +89,7 @@ class ResumableLoader:
     @property
     def size(self) -> int | None:
         """Number of batches per epoch, or None if the source does not define it."""
-        if not hasattr(self.source, "__len__"):
-            return None
-        try:
-            return len(self.source)
-        except TypeError:  # DataLoader always defines __len__, but the dataset may not
-            return None
+        return length(self.source)
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch, starting at index `start`.

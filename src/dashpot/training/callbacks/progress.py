@@ -199,8 +199,8 @@ class Progress(EpochCallback):
         if self._out is None or not self._out.live:
             self._next_draw = float("inf")
             return
-        plan, evaluation = learner.loop.plan, learner.evaluation
-        size = plan.size(learner.epoch) if learner.training else evaluation and evaluation.size
+        plan = learner.loop.plan
+        size = plan.size(learner.epoch) if learner.training else learner.loop.loader.size
         seconds = self._estimate.remaining(learner, done)
         place = f"epoch {learner.epoch + 1}/{learner.epochs}"
         if plan.noun == "interval":

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from dashpot import tasks
+from dashpot.data.length import length
 from dashpot.errors import ArgumentError
 from dashpot.optimizers.param_groups import param_groups
 from dashpot.runs.entries import Entry, entry
@@ -73,8 +74,8 @@ class RunPlan:
 
     @property
     def _steps_per_pass(self) -> int | None:
-        train = self.problem.train
-        return -(-len(train) // self.settings.accumulate) if hasattr(train, "__len__") else None
+        batches = length(self.problem.train)
+        return None if batches is None else -(-batches // self.settings.accumulate)
 
     @property
     def epochs(self) -> int:
