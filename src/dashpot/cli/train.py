@@ -26,7 +26,7 @@ DIVERGED = 3
 """Exit code of a run that ended at a non-finite loss or gradient."""
 SMOKE_ONLY = "DASHPOT_SMOKE_ONLY"
 """Environment variable of launched processes that run a smoke test and nothing else."""
-UNSET = object()
+UNSET: Any = type("Unset", (str,), {})("0")  # if pydantic is imported, cyclopts also checks that it is a number or text
 """Value of an option that is given as none, whereas None denotes an option that is not given."""
 
 

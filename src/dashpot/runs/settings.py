@@ -33,8 +33,10 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
-LOGS = {"csv": "log.csv", "jsonl": "log.jsonl", "tensorboard": "tensorboard"}
-"""Kinds of logs, and their paths relative to the folder of a run."""
+LOGS = {"csv": "log.csv", "jsonl": "log.jsonl", "tensorboard": "tensorboard", "wandb": "wandb"}
+"""Kinds of logs in the folder of a run, and their paths relative to this folder."""
+LOG_NAMES = (*LOGS, "trackio")
+"""Kinds of logs."""
 UNSET = object()
 LISTS = ("no_decay", "freeze", "log")
 """Settings that are comma-separated on the command line and lists of strings in files."""
@@ -123,7 +125,7 @@ class Settings:
         None, Optional(COUNT), "Steps between checkpoints, in addition to one after every epoch."
     )
     keep: int = setting(3, COUNT, "Number of latest checkpoints to keep, in addition to the best one.")
-    log: tuple[str, ...] = setting((), None, "Logs to write, comma-separated: csv, jsonl, tensorboard.")
+    log: tuple[str, ...] = setting((), None, f"Logs to write, comma-separated: {', '.join(LOG_NAMES)}.")
     devices: int = setting(1, Interval(1, 1024, "both", integer=True), "Number of processes, each with its own device.")
     strategy: str = setting("auto", STRATEGIES, "Distributed strategy: ddp, or fsdp (sharded weights).")
     find_unused_parameters: bool = setting(
@@ -156,8 +158,8 @@ class Settings:
                 raise ArgumentError(f"train: {name} must be a list of names, got {shown(value)}.")
         self.frozen()  # checks the numbers of epochs
         for log in self.log:
-            if log not in LOGS:
-                raise unknown("log", log, LOGS)
+            if log not in LOG_NAMES:
+                raise unknown("log", log, LOG_NAMES)
         if len(set(self.log)) < len(self.log):
             raise ArgumentError(f"train: log must not repeat a name, got {', '.join(self.log)}.")
 

@@ -15,6 +15,7 @@ from dashpot.training.callbacks.recorder import Recorder
 from dashpot.training.callbacks.save_on_signal import SaveOnSignal
 from dashpot.training.callbacks.schedule import Schedule, one_cycle
 from dashpot.training.callbacks.tensorboard import TensorBoard
+from dashpot.training.callbacks.tracking_loggers import Trackio, WandB
 
 __all__ = [
     "CSV",
@@ -34,6 +35,8 @@ __all__ = [
     "SaveOnSignal",
     "Schedule",
     "TensorBoard",
+    "Trackio",
+    "WandB",
     "best",
     "latest",
     "one_cycle",

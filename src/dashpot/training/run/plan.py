@@ -18,6 +18,7 @@ from dashpot.runs.settings import Settings
 from dashpot.runs.study import Study
 from dashpot.tasks import Problem, Task
 from dashpot.training.callbacks.freeze import matching_params
+from dashpot.training.run.loggers import check_packages
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,13 @@ class RunPlan:
         Raises:
             ArgumentError: If the task or method does not exist, or a value is out of range.
             DataError: If the data of the task are not available.
+            RunError: If the package of a log is not installed.
 
         >>> plan = RunPlan.of(Settings(task="digits", optimizer="adamw", threads=1))
         >>> plan.settings.lr, plan.settings.epochs, plan.steps
         (0.03, 12, 360)
         """
+        check_packages(settings.log)
         task = load_task(settings)
         method = entry(
             settings.optimizer, task.name, lr=settings.lr, schedule=settings.schedule, options=_options(settings)

@@ -25,17 +25,14 @@ from dashpot.runs.settings import Settings
 from dashpot.runs.signals import SAVE_SIGNAL, TERMINATION_SIGNALS, Interrupted, interruptible, recorded_signal
 from dashpot.training.callback import Callback
 from dashpot.training.callbacks import (
-    CSV,
     EMA,
     Accumulate,
     Checkpoints,
     EarlyStopping,
     Freeze,
-    JSONLines,
     NonFinite,
     Progress,
     SaveOnSignal,
-    TensorBoard,
 )
 from dashpot.training.callbacks.graceful_stop import GracefulStop
 from dashpot.training.callbacks.run_log import RunLog
@@ -44,6 +41,7 @@ from dashpot.training.distributed.process_group import SUPERVISOR
 from dashpot.training.learner import Learner
 from dashpot.training.lr_finder import LRCurve, find_lr
 from dashpot.training.run.folder import RunFolder
+from dashpot.training.run.loggers import make_logger
 from dashpot.training.run.plan import RunPlan
 from dashpot.training.run.result import RunResult, counted
 from dashpot.training.run.resume import check_recorded_identity, check_task, latest_state, merge_settings
@@ -368,8 +366,7 @@ def _callbacks(
         callbacks.append(EMA(settings.ema))
     if settings.patience is not None:
         callbacks.append(EarlyStopping(metric, phase=phase, patience=settings.patience, mode=mode))
-    loggers = {"csv": CSV, "jsonl": JSONLines, "tensorboard": TensorBoard}
-    callbacks += [loggers[name](folder.logs[name], append=True) for name in settings.log]
+    callbacks += [make_logger(name, folder, settings) for name in settings.log]
     if SAVE_SIGNAL is not None:
         callbacks.append(SaveOnSignal(checkpoints, SAVE_SIGNAL))
     return [*callbacks, GracefulStop(check, checkpoints.save)]
