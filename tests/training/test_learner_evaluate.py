@@ -17,7 +17,19 @@ import dashpot as dp
 from dashpot.data import Batches
 from dashpot.errors import ArgumentError, RunError
 from dashpot.tasks import accuracy, evaluate
-from dashpot.training import EMA, SWA, Accumulate, Callback, CancelBatch, CancelEpoch, CancelFit, Recorder
+from dashpot.training import (
+    EMA,
+    SWA,
+    Accumulate,
+    Activations,
+    Callback,
+    CancelBatch,
+    CancelEpoch,
+    CancelFit,
+    ForOptimizer,
+    Recorder,
+    one_cycle,
+)
 
 # ---- values ---------------------------------------------------------------------------------------------------------
 
@@ -166,6 +178,17 @@ def test_evaluate_on_the_training_loader_does_not_affect_the_fit():
     assert actual.history == expected.history
 
 
+def test_evaluate_in_before_batch_is_not_recorded_by_activations():
+    def recorded(*callbacks):
+        activations = Activations()
+        learner().fit(1, callbacks=[activations, *callbacks])
+        return activations.values
+
+    probe = At("before_batch", lambda learner: learner.evaluate(), order=1000)
+    probe.essential = False
+    assert recorded(probe) == recorded()
+
+
 class Endless(IterableDataset):
     """Dataset without a length."""
 
@@ -200,17 +223,26 @@ def test_evaluate_with_several_optimizers_returns_each_loss():
         def forward(self, x, part="b"):
             return getattr(self, part)(x)
 
+    class Shifted(Callback):
+        def after_predict(self, learner):
+            learner.batch.output = learner.batch.output + torch.tensor([0.5, 0.0])
+
     def fitted(*callbacks):
         torch.manual_seed(1)
         losses = dict.fromkeys("ab", nn.functional.cross_entropy)
         optimizers = {name: partial(torch.optim.SGD, lr=0.1) for name in losses}
         subject = dp.training.Learner(Parts(), pairs(), pairs(), loss=losses, optimizer=optimizers)
-        subject.fit(2, callbacks=callbacks)
+        bound = [ForOptimizer("a", EMA(0.5)), ForOptimizer("b", one_cycle(max_lr=0.2)), ForOptimizer("a", Shifted())]
+        subject.fit(2, callbacks=[*bound, *callbacks])
         return subject
 
-    probe = At("after_loss", lambda learner: learner.evaluate())
-    probe.essential = False
-    actual, expected = fitted(probe), fitted()
+    found = []
+    probes = [
+        At("after_backward", lambda learner: learner.evaluate()),
+        At("after_step", lambda learner: found.append(learner.evaluate()), order=-100),
+    ]
+    actual, expected = fitted(*probes), fitted()
+    assert found[3] != found[2]
     assert same(weights(actual), weights(expected))
     assert actual.history == expected.history
     assert actual.evaluate() == actual.history[-1]["eval"]

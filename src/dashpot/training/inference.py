@@ -215,7 +215,9 @@ def _loop_state(learner: Learner, loader: ResumableLoader) -> LoopState:
     taking_part = CallbackList([callback for callback in callbacks if callback.essential])
     plan = FitPlan(learner.train, 1) if before is None else before.plan
     means, phases = RunningMeans(learner.metrics), {"train": False, "eval": True}
-    return LoopState(taking_part, means, phases, override=False, plan=plan, phase="eval", loader=loader)
+    state = LoopState(taking_part, means, phases, override=False, plan=plan, phase="eval", loader=loader)
+    state.optimizers = {} if before is None else before.optimizers
+    return state
 
 
 def _check_moment(learner: Learner, owner: str) -> None:

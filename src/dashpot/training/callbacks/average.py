@@ -79,7 +79,7 @@ class AveragedWeights(Callback):
     # ---- events -----------------------------------------------------------------------------------------------------
 
     def before_fit(self, learner: Learner) -> None:
-        others = [c for c in learner.loop.callbacks if isinstance(c, AveragedWeights) and c is not self]
+        others = [c for c in _averages(learner.loop.callbacks) if c is not self]
         if others:
             raise ArgumentError(
                 f"Learner: callbacks must contain at most one weight average, got {type(self).__name__} and "
@@ -332,8 +332,8 @@ class SWA(AveragedWeights):
 
 def evaluated_weights(learner: Learner) -> dict[str, Any]:
     """Return a state dict of the weights used in evaluation (averages, if any), with unsharded CPU tensors."""
-    for callback in learner.loop.callbacks:
-        if isinstance(callback, AveragedWeights) and callback.ready:
+    for callback in _averages(learner.loop.callbacks):
+        if callback.ready:
             return callback.weights()
     return weights.model_state(learner.model)
 
@@ -342,8 +342,14 @@ def unloaded_averages(learner: Learner) -> list[AveragedWeights]:
     """Return the callback of the running fit whose averages an evaluation would load into the model, if any."""
     if learner.loop.event == "before_fit":
         return []  # the callback may not have been reset yet; no step has been taken
-    found = [callback for callback in learner.loop.callbacks if isinstance(callback, AveragedWeights)]
-    return [callback for callback in found if callback.ready and callback.in_model is None]
+    averages = _averages(learner.loop.callbacks)
+    return [callback for callback in averages if callback.ready and callback.in_model is None]
+
+
+def _averages(callbacks: Iterable[Callback]) -> list[AveragedWeights]:
+    """Return the weight averages among callbacks, including those bound by `ForOptimizer`."""
+    inner = (getattr(callback, "callback", callback) for callback in callbacks)
+    return [callback for callback in inner if isinstance(callback, AveragedWeights)]
 
 
 @contextmanager

@@ -76,7 +76,8 @@ class ForOptimizer(Callback):
             self._on_event("before_fit", learner)
 
     def before_batch(self, learner: Learner) -> None:
-        self._stepped = False
+        if learner.training:  # `learner.evaluate` may be called before `after_step`
+            self._stepped = False
         if hasattr(self.callback, "before_batch"):
             self._on_event("before_batch", learner)
 
