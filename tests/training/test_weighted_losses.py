@@ -227,7 +227,7 @@ def test_sums_do_not_overflow_in_fp16():
         one.fit(1, callbacks=[Accumulate(accumulate), Skips()])
         learned.append(torch.cat([p.detach().flatten() for p in one.model.parameters()]))
     assert not any(skipped)
-    # float16 has 11 bits of precision; the update is of the order of the weights.
+    # float16 has 11 bits of precision, and the update is about as large as the weights.
     torch.testing.assert_close(*learned, rtol=2e-3, atol=2e-3)
 
 

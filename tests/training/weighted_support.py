@@ -16,7 +16,7 @@ CLASS_WEIGHTS = torch.tensor([0.2, 1.7, 3.0], dtype=torch.float64)
 
 
 def data(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return inputs of shape (19, 6) and labels of shape (19, 5), of which about half are ignored."""
+    """Return inputs of shape (19, 6) and labels of shape (19, 5); about half of the labels are ignored."""
     draw = torch.Generator().manual_seed(0)
     x = torch.randn(EXAMPLES, 6, generator=draw, dtype=torch.float64).to(dtype)
     y = torch.randint(3, (EXAMPLES, 5), generator=draw)

@@ -16,10 +16,10 @@ class Accumulate(Callback):
     """Gradient accumulation over `batches` micro-batches per optimizer step.
 
     The last step of an epoch may have fewer micro-batches. The accumulated gradient is the gradient of the mean loss
-    over all examples of the step: 4 micro-batches of size b are equivalent to one batch of size 4 b, except for layers
-    with batch statistics, such as batch norm. If the data do not define a batch size (`dashpot.data.Batches` and a
-    `DataLoader` with a `batch_size` do), all micro-batches have equal weights. Schedules, `Recorder` and
-    `learner.steps` count optimizer steps. Checkpoints can only be taken between steps.
+    over all examples of the step, or over all counts of a loss that returns (sum, count): 4 micro-batches of size b are
+    equivalent to one batch of size 4 b. Exceptions are losses that depend on several examples of a batch, and layers
+    with batch statistics, such as batch norm. A micro-batch that is cancelled before its backward pass is excluded.
+    Schedules, `Recorder` and `learner.steps` count optimizer steps. Checkpoints can only be taken between steps.
 
     Args:
         batches: Number of micro-batches per step, an integer >= 1.
