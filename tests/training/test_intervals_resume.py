@@ -6,7 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-from interval_support import SOURCES, UnsizedDataset, interval_learner, shuffled, stopped_and_resumed, uninterrupted
+from interval_support import (
+    SOURCES,
+    StopAfter,
+    UnsizedDataset,
+    interval_learner,
+    shuffled,
+    stopped_and_resumed,
+    uninterrupted,
+)
 from resume_support import assert_same
 from torch.utils.data import DataLoader
 
@@ -114,6 +122,35 @@ def test_resume_with_a_different_length_raises(first, second, match):
     done.fit(**first)
     with pytest.raises(RunError, match=match):
         resumed.fit(**second, resume=done.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "match"),
+    [
+        ("drawn", 7, "drawn must be 6, got 7"),
+        ("drawn", 5, "drawn must be 6, got 5"),
+        ("pass", [0, 2], r"pass must be \[1, 2\], got \[0, 2\]"),
+        ("start", 5, "drawn must be 8, got 6"),
+        ("every", 0, "every must be an integer"),
+        ("by", "passes", "by must be"),
+    ],
+)
+def test_damaged_position_raises(key, value, match):
+    done, resumed = interval_learner("Batches"), interval_learner("Batches")
+    done.fit(steps=8, evaluate_every=3, callbacks=[stop := StopAfter(6)])
+    state = stop.state
+    state["progress"]["interval"][key] = value
+    with pytest.raises(RunError, match=match):
+        resumed.fit(steps=8, evaluate_every=3, resume=state)
+    assert resumed.steps == 0
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_accumulation_cannot_change(accumulate):
+    done, resumed = interval_learner("Batches"), interval_learner("Batches")
+    done.fit(steps=4, callbacks=[Accumulate(3 - accumulate)])
+    with pytest.raises(RunError, match=r"^Settings that must not change within an epoch differ: accumulate: saved"):
+        resumed.fit(steps=8, callbacks=[Accumulate(accumulate)], resume=done.state_dict(), override=True)
 
 
 def test_override_changes_the_interval_between_intervals():

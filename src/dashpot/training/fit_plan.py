@@ -10,6 +10,9 @@ from dashpot.errors import ArgumentError, RunError
 from dashpot.training.loader import ResumableLoader
 from dashpot.training.loop_state import Batch
 
+DATA_SETTINGS = ("batches", "batch size", "number of examples", "data")
+"""Settings on which the position within a pass depends."""
+
 
 class FitPlan:
     """Plan of a fit whose epochs are passes over the training data.
@@ -107,8 +110,12 @@ class FitPlan:
     # ---- state ------------------------------------------------------------------------------------------------------
 
     def settings(self) -> dict[str, Any]:
-        """Return the settings that a resumed fit must not change within an epoch."""
+        """Return the settings of the plan that are compared on resume."""
         return {}
+
+    def fixed_settings(self, progress: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return the settings that must not change at a saved position, even with `override`."""
+        return (*DATA_SETTINGS, "accumulate", "metrics") if progress["position"][1] else ()
 
     def state_dict(self, position: tuple[int, int]) -> dict[str, Any] | None:
         """Return the state at a position; None for epochs that are passes, whose state is the position."""
@@ -117,6 +124,13 @@ class FitPlan:
     def rewind(self, state: dict[str, Any], epoch: int, batch: int) -> None:
         """Change a state that was taken within an optimizer step to the state before the step, at (epoch, batch)."""
         state["progress"]["position"] = [epoch, batch]
+
+    def check_position(self, progress: Mapping[str, Any]) -> None:
+        """Check that the parts of a saved position agree.
+
+        Raises:
+            SchemaError: If they do not.
+        """
 
     def check_progress(self, progress: Mapping[str, Any]) -> None:
         """Check that the fit can continue from the saved progress.

@@ -10,10 +10,11 @@ from typing import Any, ClassVar
 
 from dashpot.constraints import Interval, check
 from dashpot.errors import ArgumentError, RunError
-from dashpot.training.fit_plan import FitPlan
+from dashpot.training.fit_plan import DATA_SETTINGS, FitPlan
 from dashpot.training.loader import ResumableLoader
 from dashpot.training.loop_state import Batch
 from dashpot.training.state import fit_state
+from dashpot.utils.schema import SchemaError
 
 COUNT = Interval(1, math.inf, "left", integer=True)
 
@@ -170,6 +171,13 @@ class Intervals(FitPlan):
     def settings(self) -> dict[str, Any]:
         return {"evaluate every": self.every}
 
+    def fixed_settings(self, progress: Mapping[str, Any]) -> tuple[str, ...]:
+        within_interval = ("metrics", "evaluate every") if progress["position"][1] else ()
+        within_pass = DATA_SETTINGS if progress["interval"]["pass"][1] else ()
+        # The number of batches before an interval depends on them.
+        always = ("accumulate",) if self._steps is not None else ("accumulate", "batches")
+        return (*always, *within_interval, *within_pass)
+
     def state_dict(self, position: tuple[int, int]) -> dict[str, Any]:
         epoch, batch = position
         if self._ahead and batch:
@@ -200,10 +208,19 @@ class Intervals(FitPlan):
                 f"fit: the length must be given as in the fit of the checkpoint, by "
                 f"{'epochs' if saved is None else saved['by']}, got {self._unit} with evaluations every n steps."
             )
-        if self._steps_until(self._drawn) > self.total_steps:
-            raise RunError(
-                f"fit: steps must be at least those of the checkpoint, {self._steps_until(self._drawn)}, got "
-                f"{self.total_steps}."
+        done = self._steps_until(self._drawn)
+        if done > self.total_steps:
+            raise RunError(f"fit: steps must be at least those of the checkpoint, {done}, got {self.total_steps}.")
+
+    def check_position(self, progress: Mapping[str, Any]) -> None:
+        batch, saved = progress["position"][1], progress["interval"]
+        expected = self._batches_before(saved["start"]) + batch
+        if saved["drawn"] > expected or (batch and saved["drawn"] < expected):
+            raise SchemaError(f"progress.interval.drawn must be {expected}, got {saved['drawn']}")
+        (index, done), size = saved["pass"], self.loader.size
+        if size is not None and done and size * index + done != saved["drawn"]:
+            raise SchemaError(
+                f"progress.interval.pass must be {list(divmod(saved['drawn'], size))}, got {[index, done]}"
             )
 
     @property

@@ -12,7 +12,7 @@ from dashpot.training.callbacks.epoch_summary import EpochCallback, EpochSummary
 from dashpot.training.callbacks.loss_curve import LossCurve, draw_figure
 from dashpot.training.callbacks.progress_output import GAP, Bar, Table, make_table
 from dashpot.utils.format import clock, decimals, duration
-from dashpot.utils.schema import POSITIVE_COUNT, REAL, ListOf, Maybe, Row, Rule, extended
+from dashpot.utils.schema import COUNT, POSITIVE_COUNT, REAL, ListOf, Maybe, Row, Rule, extended
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,7 +65,12 @@ class Progress(EpochCallback):
     order: ClassVar[int] = 70
     essential: ClassVar[bool] = False
     state_schema: ClassVar[Rule] = extended(
-        EpochCallback.state_schema, {}, {"measured": ListOf(Row((POSITIVE_COUNT, Maybe(REAL), Maybe(REAL))))}
+        EpochCallback.state_schema,
+        {},
+        {
+            "measured": ListOf(Row((POSITIVE_COUNT, Maybe(REAL), Maybe(REAL)))),
+            "steps": ListOf(Row((POSITIVE_COUNT, COUNT))),
+        },
     )
 
     def __init__(self, stream: TextIO | None = None, every_s: float = 0.125, *, plot: bool = False) -> None:

@@ -25,11 +25,6 @@ if TYPE_CHECKING:
     from dashpot.training.learner import Learner
     from dashpot.training.loader import ResumableLoader
 
-FIXED_WITHIN_EPOCH = (
-    *("batches", "batch size", "number of examples", "data", "accumulate", "metrics", "evaluate every"),
-)
-"""Settings that must not change within an epoch, even with `override`."""
-
 
 def take(learner: Learner) -> dict[str, Any]:
     """Return the state of the fit, as plain data and CPU tensors, with sharded tensors gathered.
@@ -266,6 +261,7 @@ def _check_parts(learner: Learner, state: Mapping[str, Any], override: bool) -> 
             if name in state["callbacks"]:
                 callback.check_state(state["callbacks"][name], f"callbacks.{name}")
         _check_epoch_start(learner, state)
+        learner.loop.plan.check_position(state["progress"])
     except SchemaError as error:
         raise damaged_state(error) from error
 
@@ -307,9 +303,9 @@ def _check_settings(learner: Learner, state: Mapping[str, Any], override: bool) 
     learner.loop.plan.check_progress(progress)
     own = _differences(_comparable(saved), _comparable(current))
     differences = own + _differences(saved["defaults"], current["defaults"]) + _group_differences(saved, current)
-    fixed = [text for name, text in differences if progress["position"][1] and name in FIXED_WITHIN_EPOCH]
-    if fixed:
-        raise RunError(f"Settings that must not change within an epoch differ: {'; '.join(fixed)}.")
+    fixed = learner.loop.plan.fixed_settings(progress)
+    if found := [text for name, text in differences if name in fixed]:
+        raise RunError(f"Settings that must not change within an epoch differ: {'; '.join(found)}.")
     found = [text for _, text in differences] + _callback_differences(learner, state, current["callbacks"])
     if found and not override:
         raise RunError(_settings_error(found))
