@@ -180,6 +180,7 @@ def test_evaluate_on_the_training_loader_does_not_affect_the_fit():
 
 def test_evaluate_in_before_batch_is_not_recorded_by_activations():
     def recorded(*callbacks):
+        torch.manual_seed(1)
         activations = Activations()
         learner().fit(1, callbacks=[activations, *callbacks])
         return activations.values

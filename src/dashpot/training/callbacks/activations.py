@@ -181,7 +181,7 @@ class Activations(Callback):
         modules = select(learner.model, self.layers)
         self._reset(list(modules), self.every)
         self._engine = learner.engine
-        self._handles = [module.register_forward_hook(self._hook(name)) for name, module in modules.items()]
+        self._handles = [module.register_forward_hook(self._hook(name, learner)) for name, module in modules.items()]
 
     def before_batch(self, learner: Learner) -> None:
         if not learner.training:
@@ -215,9 +215,9 @@ class Activations(Callback):
         if self._pending and (self._engine.world_size == 1 or learner.loop.unwinding is None):
             self._flush()
 
-    def _hook(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
+    def _hook(self, name: str, learner: Learner) -> Callable[[nn.Module, Any, Any], None]:
         def record(module: nn.Module, inputs: Any, output: Any) -> None:
-            if self._active:
+            if self._active and learner.training:  # not in `learner.evaluate`
                 measured = measure(output, name, self.threshold, self.bins, self.limits)
                 self._current[name] = self._current[name] + measured if name in self._current else measured
 
