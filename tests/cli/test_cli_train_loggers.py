@@ -60,6 +60,7 @@ def offline(monkeypatch, tmp_path):
     storage._close_all_persistent_connections()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 def test_runs_of_experiment_trackers_continue_after_a_resume(dashpot, my_task, monkeypatch, offline):
     from dashpot.training.callbacks.wandb_files import complete_records

@@ -101,9 +101,7 @@ def test_entries_of_epochs_and_steps(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(
-    "at", [4, pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow), "crash"]
-)
+@pytest.mark.parametrize("at", [4, *(pytest.param(at, marks=pytest.mark.slow) for at in (2, 3, "crash"))])
 @pytest.mark.usefixtures("trackio_folder")
 def test_resumed_run_has_every_entry_once(kind, at, tmp_path):
     """The first session continues after its checkpoint, for some more entries, unless `at` is "crash"."""

@@ -234,11 +234,11 @@ class CSV(FileLogger):
     def _initial_columns(self) -> list[str]:
         phases = [phase for phase in ("train", "eval") if self._phases[phase]]
         means = [f"{phase}_{name}" for phase in phases for name in ("loss", *self._metrics)]
-        own = ["loss", *(name for name in self.values if name not in ("lr", "loss"))]
+        own = [] if self._step_values is None else [name for name in self._step_values.names if name != "lr"]
         return [
             *(["kind"] if self.every else []),
             *("epoch", "step"),
-            *(own if self.every else []),
+            *own,
             *means,
             *("lr", "seconds"),
         ]

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from dashpot.constraints import Interval, Optional, check
 from dashpot.errors import ArgumentError
-from dashpot.tasks.running_means import SYNC_INTERVAL
 from dashpot.training.callbacks.epoch_summary import EpochCallback, EpochSummary
 from dashpot.training.callbacks.recorder import StepRecorder
+from dashpot.training.callbacks.step_values import StepValues
 
 if TYPE_CHECKING:
     from dashpot.training.learner import Learner
@@ -40,7 +40,7 @@ class Logger(EpochCallback):
         if isinstance(values, str):
             raise ArgumentError(f"{type(self).__name__}: values must be a list of names, got the string {values!r}.")
         self.every, self.values = every, tuple(values)
-        self._step_recorder = StepRecorder(*(name for name in self.values if name != "loss"))
+        StepRecorder(*(name for name in self.values if name != "loss"))  # rejects invalid names
         self._is_open = False
 
     # ---- for subclasses ---------------------------------------------------------------------------------------------
@@ -67,10 +67,8 @@ class Logger(EpochCallback):
     def before_fit(self, learner: Learner) -> None:
         super().before_fit(learner)
         self._is_rank_zero, self._is_open, self._finished = learner.engine.is_rank_zero, False, False
-        self._pending_steps: list[tuple[int, int]] = []
         self._metrics, self._phases = tuple(learner.metrics), dict(learner.loop.phases)
-        if self.every:
-            self._step_recorder.before_fit(learner)
+        self._step_values = StepValues(learner, self.values) if self.every else None
 
     def before_epoch(self, learner: Learner) -> None:
         super().before_epoch(learner)
@@ -83,26 +81,26 @@ class Logger(EpochCallback):
         self._is_open = True
 
     def after_backward(self, learner: Learner) -> None:
-        if self._is_due(learner):
-            self._step_recorder.after_backward(learner)
+        if values := self._due(learner):
+            values.after_backward(learner)
 
     def cleanup_batch(self, learner: Learner) -> None:
-        if self._is_due(learner):
-            self._step_recorder.cleanup_batch(learner)
+        if values := self._due(learner):
+            values.cleanup_batch(learner)
 
     def step(self, learner: Learner, proceed: Callable[[], None]) -> None:
-        if not self._is_due(learner):
+        if values := self._due(learner):
+            super().step(learner, lambda: values.step(learner, proceed))
+        else:
             super().step(learner, proceed)
-            return
-        super().step(learner, lambda: self._step_recorder.step(learner, proceed))
-        if learner.batch.stepped:
-            # `learner.steps` is incremented after the action `step`.
-            self._pending_steps.append((learner.epoch + 1, learner.steps + 1))
-        if len(self._pending_steps) == SYNC_INTERVAL:
+
+    def after_batch(self, learner: Learner) -> None:
+        if self._step_values is not None and self._step_values.full:
             self._flush()
 
-    def _is_due(self, learner: Learner) -> bool:
-        return self.every is not None and (learner.steps + 1) % self.every == 0
+    def _due(self, learner: Learner) -> StepValues | None:
+        """Return the recorder of step values if the next step has an entry."""
+        return self._step_values if self.every is not None and (learner.steps + 1) % self.every == 0 else None
 
     def on_epoch_summary(self, learner: Learner, summary: EpochSummary) -> None:
         self._open_once()  # `before_epoch` may have been cancelled
@@ -120,10 +118,9 @@ class Logger(EpochCallback):
         self._is_open, self._finished = False, True
 
     def _flush(self) -> None:
-        for (epoch, step), values in zip(self._pending_steps, self._step_recorder.pop_rows(), strict=True):
+        for epoch, step, values in self._step_values.pop() if self._step_values is not None else ():
             if self._is_rank_zero:
                 self.write_step(epoch, step, values)
-        self._pending_steps.clear()
 
     def state_dict(self) -> dict[str, Any]:
         if not self._finished:

@@ -93,8 +93,14 @@ class LossCurve:
     def step(self, learner: Learner, proceed: Callable[[], None]) -> None:
         """Record the loss of the step."""
         self._recorder.step(learner, proceed)
-        if learner.batch.stepped:
+        if learner.batch.stepped and not learner.loop.optimizers:
             self._steps.append(learner.steps + 1)  # `learner.steps` is incremented after the action
+
+    def after_step(self, learner: Learner) -> None:
+        """Record the sum of the losses of several optimizers, after the step of the last one."""
+        self._recorder.after_step(learner)
+        if learner.loop.optimizers:
+            self._steps.append(learner.steps)
 
     def read(self, *, reduce: bool) -> None:
         """Add the recorded losses to the curve; `reduce` includes those that all ranks must reduce first."""

@@ -143,6 +143,10 @@ class Progress(EpochCallback):
             curve = self._curve
             super().step(learner, lambda: curve.step(learner, proceed))
 
+    def after_step(self, learner: Learner) -> None:
+        if self._curve is not None:
+            self._curve.after_step(learner)
+
     def figure(self) -> Figure:
         """Return a matplotlib figure of the loss, of the current or the last fit.
 

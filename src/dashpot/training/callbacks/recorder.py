@@ -16,6 +16,7 @@ from dashpot.tasks.running_means import SYNC_INTERVAL
 from dashpot.training.callback import Callback
 from dashpot.training.callbacks.grad_norms import grad_norm, total_norm
 from dashpot.training.logged_values import number_or_tensor, to_floats
+from dashpot.training.optimizer_dict import OptimizerDict
 from dashpot.utils.schema import MapOf, Rule, TensorOf
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ class Recorder(Callback):
               "weight_decay", ...; "lr:1" is the learning rate of the group with index 1;
             * "grad_norm": the 2-norm of all unscaled gradients before clipping;
             * "state:exp_avg": the 2-norm of the optimizer state `exp_avg` over all parameters, after the step.
-        loss: Whether to record the loss of the step as "loss", the mean over all examples of the step.
+        loss: Whether to record the loss of the step as "loss", the mean over all examples of the step. With several
+            optimizers, it is the sum of their losses, unless `ForOptimizer` binds the recorder to one.
         functions: Functions of the learner by the name of the recorded value, such as
             `rate=lambda learner: ...`. A function is called on every rank, immediately
             before the step, and returns a number or a 0-d tensor, which is read later to avoid a host sync. Checkpoints
@@ -102,6 +104,9 @@ class Recorder(Callback):
     def before_fit(self, learner: Learner) -> None:
         self._engine = learner.engine
         self._pending = []
+        self._sums_turns = isinstance(learner.opt, OptimizerDict)  # several optimizers, and none is bound
+        if self._sums_turns and self.names:
+            _ = learner.opt.param_groups  # raises an error with a hint
         self._values = {name: [] for name in self._values}
         self._hyperparameters = {
             name: _reader(learner.opt, name)
@@ -123,12 +128,21 @@ class Recorder(Callback):
         if "grad_norm" in self.names:
             grad_norm(learner)
 
+    def _read_functions(self, learner: Learner) -> dict[str, Any]:
+        """Return the values of the functions."""
+        return {
+            name: number_or_tensor(f"Recorder: the value of function {name}", function(learner))
+            for name, function in self.functions.items()
+        }
+
     def step(self, learner: Learner, proceed: Callable[[], None]) -> None:
+        if self._sums_turns:
+            self._run_turn(learner, proceed)
+            return
         row: dict[str, Any] = {name: read() for name, read in self._hyperparameters.items()}
         if "grad_norm" in self.names:
             row["grad_norm"] = grad_norm(learner)
-        for name, function in self.functions.items():
-            row[name] = number_or_tensor(f"Recorder: the value of function {name}", function(learner))
+        row |= self._read_functions(learner)
         proceed()
         if not learner.batch.stepped:
             return
@@ -137,6 +151,21 @@ class Recorder(Callback):
                 row[name] = _state_norm(learner.opt, name)
         if self.loss:
             row["loss"] = learner.loop.step_loss.mean
+        self._append(row)
+
+    def _run_turn(self, learner: Learner, proceed: Callable[[], None]) -> None:
+        """Run the step of one of several optimizers; `after_step`, which follows the last one, adds the values."""
+        if learner.loop.part == next(iter(learner.loop.optimizers)):
+            self._row = {**self._read_functions(learner), **({"loss": 0.0} if self.loss else {})}
+        proceed()
+        if self.loss:
+            self._row["loss"] = self._row["loss"] + learner.loop.step_loss.mean
+
+    def after_step(self, learner: Learner) -> None:
+        if self._sums_turns:
+            self._append(self._row)
+
+    def _append(self, row: dict[str, Any]) -> None:
         self._pending.append(row)
         if len(self._pending) >= SYNC_INTERVAL:
             self._flush()
