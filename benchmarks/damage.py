@@ -13,6 +13,8 @@ text file with a different value, so that different values of text files are cou
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import shutil
 import sys
 import tempfile
@@ -24,9 +26,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from dashpot.comparison import Study, entry, run_study
+from dashpot.comparison.study_folder import StudyFolder
+from dashpot.data import Batches
 from dashpot.errors import DashpotError
+from dashpot.runs.records import Run
+from dashpot.runs.settings import Settings, read_settings
+from dashpot.tasks import Problem, Task, accuracy
+from dashpot.training.callbacks.checkpoints import best, latest
+from dashpot.training.run.folder import RunFolder
+from dashpot.training.run.run import start
 from dashpot.training.state import checkpoint_file
 
 STATE = {
@@ -135,18 +146,51 @@ def first_format(path: Path) -> Path:
     return path
 
 
+def build() -> Task:
+    """Return a task of one batch, for `dashpot train benchmarks/damage.py:build`."""
+
+    def problem(seed: int) -> Problem:
+        x, y = torch.arange(8.0).reshape(4, 2), torch.arange(4) % 2
+        data = {"train": Batches(x, y, 4), "evaluation": Batches(x, y, 4)}
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model = nn.Linear(2, 2)
+        return Problem(model, **data, loss=nn.functional.cross_entropy, metrics={"accuracy": accuracy})
+
+    return Task("damage", problem, epochs=1)
+
+
+def text_files(folder: Path) -> Iterator[tuple[Path, Callable[[Path], Any]]]:
+    """Write a run and a study, and yield their text files with the functions that read them."""
+    settings = Settings(task=f"{Path(__file__).resolve()}:build", optimizer="sgd", epochs=1, threads=1)
+    with contextlib.redirect_stdout(io.StringIO()):
+        start(settings, folder / "run")
+        run_study(Study(build(), (entry("sgd", "damage"),), (0,), 1), folder / "study")
+    yield folder / "run" / "run.toml", lambda path: Settings.of(read_settings(path)).to_dict()
+    yield folder / "run" / "run.jsonl", lambda path: _contents(RunFolder(path.parent).run())
+    yield folder / "run" / "checkpoints" / "best.json", lambda path: str(best(path.parent))
+    yield folder / "study" / "study.json", lambda path: StudyFolder(path.parent).study()
+    record = folder / "study" / "runs" / "sgd-seed0.jsonl"
+    yield record, lambda path: list(map(_contents, StudyFolder(path.parents[1]).runs()))
+
+
+def _contents(run: Run | None) -> list[Any]:
+    assert run is not None
+    return [run.header, run.loss, run.lr, run.epochs, run.end, run.resumed]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--step", type=int, default=1, help="distance between flipped bits")
     step, began, total, faults = parser.parse_args().step, time.perf_counter(), 0, 0
     folder = Path(tempfile.mkdtemp(prefix="dashpot-damage-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
     try:
-        print(f"{'file':<24}{'bytes':>7}" + "".join(f"{name:>11}" for name in OUTCOMES))
+        print(f"{'file':<26}{'bytes':>7}" + "".join(f"{name:>11}" for name in OUTCOMES))
         for path, read, text in files(folder):
             found = count(path, read, step)
             total += found.total()
             faults += found["raw"] + (0 if text else found["different"])
-            print(f"{path.name:<24}{path.stat().st_size:>7}" + "".join(f"{found[name]:>11}" for name in OUTCOMES))
+            print(f"{path.name:<26}{path.stat().st_size:>7}" + "".join(f"{found[name]:>11}" for name in OUTCOMES))
     finally:
         shutil.rmtree(folder)
     print(f"{total} damaged files in {time.perf_counter() - began:.0f} s, {faults} faults.")
@@ -157,6 +201,10 @@ def files(folder: Path) -> Iterator[tuple[Path, Callable[[Path], Any], bool]]:
     """Yield each file, the function that reads it, and whether it is a text file."""
     yield checkpoint(folder / "format-2.ckpt"), checkpoint_file.read, False
     yield first_format(folder / "format-1.ckpt"), checkpoint_file.read, False
+    yield from ((path, read, True) for path, read in text_files(folder))
+    newest = latest(folder / "run" / "checkpoints")
+    assert newest is not None
+    yield newest, checkpoint_file.read, False
 
 
 if __name__ == "__main__":
