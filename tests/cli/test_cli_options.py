@@ -212,6 +212,20 @@ def test_no_decay_creates_two_groups_and_resumes(dashpot, deep, monkeypatch, opt
     assert dashpot("lr-find", deep, "--optimizer", optimizer, "--set", "weight_decay=0.25", *groups)[0] == 0
 
 
+def test_changed_groups_and_frozen_parameters_at_a_resume(dashpot, deep):
+    """Frozen parameters can change with --override; groups cannot, because they are part of the optimizer's state."""
+    words = ("train", deep, *WORDS, "--no-decay", "bias", "--freeze", "0.*", "--epochs", 1, "--out", "a")
+    assert dashpot(*words)[0] == 0
+    more = ("train", "--resume", "a", "--epochs", 2)
+    for option, value in (("--no-decay", "norms"), ("--freeze", "2.*")):
+        assert "--override resumes with the given ones" in dashpot(*more, option, value)[2]
+    assert "groups of the checkpoint do not match" in dashpot(*more, "--no-decay", "norms", "--override")[2]
+    before = final_weights("a")
+    assert dashpot(*more, "--freeze", "2.*", "--override")[0] == 0
+    after = final_weights("a")
+    assert [name for name in ("0.weight", "2.weight") if torch.equal(before[name], after[name])] == ["2.weight"]
+
+
 def test_freeze_and_unfreeze_from_the_command_line(dashpot, deep):
     words = ("train", deep, *WORDS, "--freeze", "0.*,1.*:1", "--frozen-batchnorm", "eval")
     assert dashpot(*words, "--epochs", 1, "--out", "a")[0] == 0

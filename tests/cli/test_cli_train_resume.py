@@ -116,6 +116,22 @@ def test_changed_settings_require_override(dashpot, my_task):
     assert (read_settings(Path("run/run.toml"))["epochs"], read_settings(Path("run/run-1.toml"))["epochs"]) == (2, 1)
 
 
+@pytest.mark.parametrize(
+    ("schedule", "more", "lr"),
+    [
+        ("cosine", ("--schedule", "none"), [0.1] * 3),
+        ("1cycle", ("--schedule", "none", "--lr", 0.25), [0.25] * 3),
+        ("cosine", ("--schedule", "linear"), [0.1 * (1 - step / 6) for step in range(3, 6)]),
+    ],
+)
+def test_schedule_changed_at_a_resume_uses_the_rate_set_here(dashpot, my_task, schedule, more, lr):
+    assert dashpot("train", my_task, *WORDS, "--schedule", schedule, "--epochs", 1, "--out", "run")[0] == 0
+    assert dashpot("train", "--resume", "run", *more, "--epochs", 2, "--override")[0] == 0
+    assert read_run(Path("run/run.jsonl")).lr[3:] == pytest.approx(lr, rel=1e-12)
+    [group] = read_newest("run/checkpoints")["optimizer"]["param_groups"]
+    assert group["betas"] == (0.9, 0.999)
+
+
 def test_setting_changed_to_none_requires_override(dashpot, my_task):
     complete_run(dashpot, my_task, "--max-norm", 1, "--ema", 0.5)
     assert dashpot("train", "--resume", "a", "--patience", "none")[0] == 0

@@ -101,8 +101,8 @@ def train(
     --config FOLDER/run.toml repeats a run, and --resume FOLDER resumes an
     interrupted one from its latest checkpoint, bit for bit.
 
-    Exit codes: 0 success, --max-time included, 2 error, 3 training diverged, 4 a training process
-    died, 130 stopped by Ctrl-C (143 SIGTERM, 129 SIGHUP).
+    Exit codes: 0 success (also at --max-time), 2 error, 3 training diverged, 4 a
+    training process died, 130 stopped by Ctrl-C (143 SIGTERM, 129 SIGHUP).
     """
     values = _settings(config, name, given)
     if override and resume is None:
