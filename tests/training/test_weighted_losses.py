@@ -308,30 +308,3 @@ def test_number_as_count_is_accepted():
     by_number.fit(1)
     by_mean.fit(1)
     torch.testing.assert_close(weights(by_number), weights(by_mean), rtol=1e-6, atol=1e-7)
-
-
-def test_losses_of_several_optimizers_are_means_over_their_counts():
-    """The two losses count different labels; their names are those of the optimizers."""
-    x, y = data(torch.float64)
-    two = nn.ModuleDict({"a": model(torch.float64), "b": model(torch.float64)})
-
-    class Both(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.parts = two
-
-        def forward(self, x):
-            return self.parts["a"](x), self.parts["b"](x)
-
-    def only(output, y):
-        kept = torch.where(y == 1, y, IGNORED)
-        return nn.functional.cross_entropy(output[1], kept, reduction="sum"), (kept != IGNORED).sum()
-
-    options = {"loss": {"a": lambda output, y: sum_and_count(output[0], y), "b": only}, "engine": Engine("cpu")}
-    make = {name: partial(torch.optim.SGD, two[name].parameters(), lr=0.0) for name in two}
-    optimizers = {name: function() for name, function in make.items()}
-    one = Learner(Both(), Batches(x, y, 5), optimizer=optimizers, **options)
-    one.fit(1)
-    for name, function in options["loss"].items():
-        total, count = function(one.model(x), y)
-        assert one.history[0]["train"][f"loss_{name}"] == pytest.approx((total / count).item(), rel=1e-12)

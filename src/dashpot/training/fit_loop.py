@@ -164,13 +164,13 @@ class FitLoop:
     def _run_turns(self, names: Sequence[str]) -> None:
         """Run the actions once for each of several optimizers, with its own loss."""
         learner = self.learner
-        batch, losses, counts, stepped = learner.batch, {}, {}, False
+        batch, losses, stepped = learner.batch, {}, False
         try:
             for name in names:
                 batch.stepped, batch.grad_norm = False, None
                 with turn(learner, name):
                     self._compute_gradients()
-                    losses[name], counts[name] = batch.loss.detach(), batch.count
+                    losses[name] = batch.loss.detach()
                     if learner.training:
                         try:
                             self._step()
@@ -181,7 +181,7 @@ class FitLoop:
             learner.steps += stepped
         batch.loss, batch.stepped = sum(losses.values()), stepped
         for name, loss in losses.items():
-            learner.loop.logged.add(f"loss_{name}", loss, counts[name])
+            learner.loop.logged.add(f"loss_{name}", loss, batch.size)
         if stepped:
             self.notify("after_step")
 

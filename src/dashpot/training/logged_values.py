@@ -32,17 +32,17 @@ class LoggedValues:
 
     def __init__(self) -> None:
         self._sums: Sums = {}
-        self._pending: list[tuple[str, float | Tensor, int | Tensor]] = []
+        self._pending: list[tuple[str, float | Tensor, int]] = []
         self._paused = False
 
-    def add(self, name: str, value: Any, size: int | Tensor) -> None:
-        """Add a value with the weight `size`, a number or a 0-d tensor; nothing is added if `size` is 0.
+    def add(self, name: str, value: Any, size: int) -> None:
+        """Add a value with the weight `size`; nothing is added if `size` is 0.
 
         Raises:
             ArgumentError: If `value` is not a real number or a 0-d tensor.
         """
         number = number_or_tensor(f"Learner: the logged value {name!r}", value)
-        if self._paused or (not isinstance(size, Tensor) and size == 0):
+        if self._paused or size == 0:
             return
         self._sums.setdefault(name, (0.0, 0.0))
         self._pending.append((name, number, size))
@@ -77,11 +77,9 @@ class LoggedValues:
     def _flush(self) -> None:
         """Add the pending values to the sums, in the order of the calls, with one host sync per device and dtype."""
         pending, self._pending = self._pending, []
-        numbers, sizes = to_floats([value for _, value, _ in pending]), read_all([size for *_, size in pending])
-        for (name, *_), number, size in zip(pending, numbers, sizes, strict=True):
+        for (name, _, size), number in zip(pending, to_floats([value for _, value, _ in pending]), strict=True):
             total, weight = self._sums[name]
-            if size:
-                self._sums[name] = total + number * size, weight + size
+            self._sums[name] = total + number * size, weight + size
 
 
 def merged(rows: Sequence[Mapping[str, Sequence[float]]]) -> Sums:
