@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from cli_support import WORDS, kill_at, refused, same_weights
+from cli_support import WORDS, interrupt_at, kill_at, refused, same_weights
 
 from dashpot.comparison import read_run
 from dashpot.runs.settings import read_settings
@@ -64,7 +64,7 @@ def record(folder):
 @pytest.mark.parametrize("task", ["my_task", "unsized_task"])
 def test_killed_run_by_steps_resumes_bit_identically(dashpot, request, monkeypatch, task, at):
     words = (request.getfixturevalue(task), *WORDS, *STEPS, "--accumulate", 2, "--ema", 0.9, "--schedule", "1cycle")
-    words += ("--checkpoint-every", 1)
+    words += ("--checkpoint-every", 1, "--log", "csv")
     code, out, _ = dashpot("train", *words, "--out", "uninterrupted")
     assert code == 0
     assert [line.split()[0] for line in out.splitlines() if line.strip()[:1].isdigit()] == ["2", "4", "6", "7"]
@@ -79,6 +79,22 @@ def test_killed_run_by_steps_resumes_bit_identically(dashpot, request, monkeypat
     assert same_weights("uninterrupted", "interrupted")
     assert record("uninterrupted") == record("interrupted")
     assert [epoch["steps"] for epoch in record("interrupted")[2]] == [2, 4, 6, 7]
+    rows = [
+        [line.split(",")[:-1] for line in Path(name, "log.csv").read_text().splitlines()]  # all columns except the time
+        for name in ("uninterrupted", "interrupted")
+    ]
+    assert rows[0] == rows[1]
+    assert [row[:2] for row in rows[0]] == [["epoch", "step"], ["1", "2"], ["2", "4"], ["3", "6"], ["4", "7"]]
+
+
+def test_interrupted_run_by_steps_resumes_bit_identically(dashpot, my_task, monkeypatch):
+    dashpot("train", my_task, *WORDS, *STEPS, "--out", "uninterrupted")
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 5)
+        assert dashpot("train", my_task, *WORDS, *STEPS, "--out", "interrupted")[0] == 130
+    assert "after 5 steps." in dashpot("train", "--resume", "interrupted")[1]
+    assert same_weights("uninterrupted", "interrupted")
+    assert record("uninterrupted") == record("interrupted")
 
 
 def test_finished_run_resumes_with_more_steps(dashpot, my_task):
@@ -116,6 +132,8 @@ def test_time_limit_ends_the_run_and_a_higher_limit_continues_it(dashpot, my_tas
 def test_data_without_a_length(dashpot, unsized_task):
     error = refused(dashpot("train", unsized_task, *WORDS, "--epochs", 2, "--schedule", "cosine"))
     assert error.startswith("train: steps must be given with schedule=cosine, because the training data of")
+    error = refused(dashpot("train", unsized_task, *WORDS, "--epochs", 2, "--evaluate-every", 2))
+    assert error.startswith("train: steps must be given with evaluate_every=2, because the training data of")
     assert dashpot("train", unsized_task, *WORDS, "--epochs", 2, "--out", "a")[0] == 0
     header = json.loads(Path("a/run.jsonl").read_text().splitlines()[0])
     assert (header["epochs"], header["steps_per_epoch"]) == (2, None)

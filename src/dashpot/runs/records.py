@@ -8,6 +8,7 @@ Each line is an object with a `kind`. The lines are, in order:
 * `resumed`: position at which an interrupted run was resumed, with the versions and task settings at that time;
 * `end`: `status`, which is `done` or `diverged`; if it is `diverged`, also the step and the loss.
 
+In a run whose length is given in steps, or with `evaluate_every`, an epoch is the interval between two evaluations.
 Non-finite numbers are written as the strings "nan", "inf" and "-inf", so that every line is strict JSON.
 """
 
@@ -92,7 +93,7 @@ class Divergence:
 
 @dataclass(frozen=True)
 class Epoch:
-    """Measurements of one epoch.
+    """Measurements of one epoch, or of the interval between two evaluations in a run by steps.
 
     Attributes:
         number: Number of the epoch, from 1.

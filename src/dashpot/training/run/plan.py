@@ -56,6 +56,8 @@ class RunPlan:
             threads=threads if settings.threads is None else settings.threads,
         )
         plan = cls(complete, task, method, task.build(complete.seed))
+        if complete.steps is None and complete.evaluate_every is not None and plan._steps_per_pass is None:
+            raise plan._unknown_steps("evaluate_every")
         plan.optimizer(plan.problem.model.parameters())  # rejects invalid settings before anything is written
         matching_params(plan.problem.model, [pattern for pattern, _ in settings.frozen()])
         return plan
@@ -117,11 +119,15 @@ class RunPlan:
             ArgumentError: If the number of steps is unknown and there is a schedule.
         """
         if self.steps is None and self.entry.schedule is not None:
-            raise ArgumentError(
-                f"train: steps must be given with schedule={self.settings.schedule}, because the training data of "
-                f"{self.task.name} have no length."
-            )
+            raise self._unknown_steps("schedule")
         return self.steps or 1
+
+    def _unknown_steps(self, name: str) -> ArgumentError:
+        """Return the error for the setting `name`, which requires a number of steps."""
+        return ArgumentError(
+            f"train: steps must be given with {name}={getattr(self.settings, name)}, because the training data of "
+            f"{self.task.name} have no length."
+        )
 
     def metadata(self, command: str | None) -> dict[str, Any]:
         """Return the header of the record, which is the first line of the file."""
