@@ -151,11 +151,11 @@ def build() -> Task:
 
     def problem(seed: int) -> Problem:
         x, y = torch.arange(8.0).reshape(4, 2), torch.arange(4) % 2
-        data = {"train": Batches(x, y, 4), "evaluation": Batches(x, y, 4)}
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             model = nn.Linear(2, 2)
-        return Problem(model, **data, loss=nn.functional.cross_entropy, metrics={"accuracy": accuracy})
+        loss, metrics = nn.functional.cross_entropy, {"accuracy": accuracy}
+        return Problem(model, Batches(x, y, 4), evaluation=Batches(x, y, 4), loss=loss, metrics=metrics)
 
     return Task("damage", problem, epochs=1)
 

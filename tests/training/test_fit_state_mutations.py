@@ -13,6 +13,8 @@ import pytest
 import torch
 from learner_support import StopAt, learner, same, weights
 from resume_support import assert_equal
+from test_learner_optimizers import RATES
+from test_learner_optimizers import learner as several_optimizers
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -31,6 +33,7 @@ from dashpot.training import (
     Recorder,
     Schedule,
 )
+from dashpot.training.optimizer_dict import named_optimizers
 from dashpot.utils.rng_state import random_state
 
 EPOCHS = 3
@@ -114,7 +117,15 @@ def loader_learner():
     return Learner(model, data, loss=nn.functional.cross_entropy, optimizer=make, engine=Engine("cpu"))
 
 
-CASES = {"dashpot": (partial(learner, dp.AdamW), adamw), "torch": (loader_learner, plain)}
+def averaged(folder):
+    return [EMA(0.9)]
+
+
+CASES = {
+    "dashpot": (partial(learner, dp.AdamW), adamw),
+    "torch": (loader_learner, plain),
+    "several": (several_optimizers, averaged),
+}
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -172,8 +183,9 @@ def outcome(case, state, folder):
     assert_equal(made.train.state_dict()["own"], untouched.train.state_dict()["own"])
     assert (made.steps, made.history) == (0, [])
     if made.opt is not None:  # the optimizer is created after the check of the form
-        assert not made.opt.state
-        assert_equal(made.opt.param_groups[0]["lr"], 0.01)
+        for name, opt in named_optimizers(made.opt).items():
+            assert not opt.state
+            assert opt.param_groups[0]["lr"] == RATES.get(name, 0.01)
         assert made.loop.position == (0, 0)
         assert not any(getattr(callback, "count", 0) for callback in callbacks)
     assert not list(folder.rglob("*.ckpt"))

@@ -252,6 +252,7 @@ def _check_parts(learner: Learner, state: Mapping[str, Any], override: bool) -> 
     weights.check_model(learner.model, state["model"])
     weights.check_extra_state(learner.model, state["besides"])
     try:
+        _check_optimizer_names(learner, state["optimizer"])
         _check_means(learner, state["progress"]["means"])
         _check_scaler(learner, state)
         for phase, loader in _loaders(learner):
@@ -264,6 +265,13 @@ def _check_parts(learner: Learner, state: Mapping[str, Any], override: bool) -> 
         learner.loop.plan.check_position(state["progress"])
     except SchemaError as error:
         raise damaged_state(error) from error
+
+
+def _check_optimizer_names(learner: Learner, saved: Mapping[str, Any]) -> None:
+    own, theirs = ({*names} - {""} for names in (named_optimizers(learner.opt), saved.get("by_name", ())))
+    if own != theirs:
+        names = [", ".join(sorted(side)) or "one optimizer" for side in (own, theirs)]
+        raise SchemaError(f"optimizer must have the state of {names[0]}, got that of {names[1]}")
 
 
 def _check_epoch_start(learner: Learner, state: Mapping[str, Any]) -> None:

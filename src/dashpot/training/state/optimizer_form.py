@@ -114,8 +114,12 @@ def _has_state(optimizer: Optimizer) -> bool:
 
 def _check_flag(optimizer: Optimizer, own: Any, value: Any, path: str) -> None:
     """Check that a flag has its value; for dashpot's optimizers, the recipes are compared instead."""
-    if isinstance(own, bool) and own != value and not hasattr(type(optimizer), "recipe"):
+    if hasattr(type(optimizer), "recipe"):
+        return
+    if isinstance(own, bool) and own != value:
         raise violation(path, str(own), value)
+    if own is None and value is not None and not isinstance(value, bool):
+        raise violation(path, "None or a flag", value)
 
 
 def _check_range(optimizer: Optimizer, name: str, value: Any) -> None:
