@@ -115,6 +115,16 @@ def test_finished_runs_are_unchanged_and_have_no_checkpoint(tmp_path):
     assert {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in runs.iterdir()} == before
 
 
+def test_partial_files_of_a_killed_comparison_are_removed(tmp_path):
+    with pytest.raises(Killed):
+        run_study(study(), tmp_path / "out", progress=KillAt(6))
+    for name in ("study.json", "report.html", "runs/adam-seed0.jsonl", "runs/adam-seed0.ckpt"):
+        path = tmp_path / "out" / name
+        path.with_name(f".{path.name}.0123456789abcdef.part").write_bytes(b"{")
+    finished(tmp_path / "out")
+    assert not list((tmp_path / "out").rglob("*.part"))
+
+
 def test_record_has_a_resumed_line(tmp_path):
     with pytest.raises(Killed):
         run_study(study(), tmp_path / "out", progress=KillAt(6))

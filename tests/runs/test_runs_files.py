@@ -8,7 +8,7 @@ import os
 import pytest
 
 from dashpot.errors import RunError
-from dashpot.runs.files import append_line, make_folder, write_text
+from dashpot.runs.files import append_line, make_folder, remove_partial_files, write_text
 
 
 def no_space(*_: object) -> None:
@@ -34,3 +34,12 @@ def test_write_errors_name_the_path(tmp_path, monkeypatch):
     with pytest.raises(RunError, match="No space left"):
         write_text(tmp_path / "text", "text")
     assert not (tmp_path / "text").exists()
+
+
+def test_remove_partial_files_keeps_all_other_files(tmp_path):
+    kept = [".run.jsonl.part", "run.jsonl.0a1b.part", ".notes.txt.0a1b.part", ".run.jsonl.xyz.part", "run.jsonl"]
+    for name in [*kept, ".run.jsonl.0a1b.part", ".run-1.jsonl.0a1b.part"]:
+        (tmp_path / name).write_text("")
+    remove_partial_files(tmp_path, r"run(-\d+)?\.jsonl")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
+    remove_partial_files(tmp_path / "missing", ".+")

@@ -46,6 +46,21 @@ def test_changed_settings_of_a_complete_run_are_written(settings, tmp_path):
     assert "keep = 3" in (tmp_path / "run" / "run-1.toml").read_text()
 
 
+def test_partial_files_of_killed_processes_are_removed(settings, tmp_path, monkeypatch):
+    def leave(*names):
+        for name in names:
+            path = tmp_path / "run" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.with_name(f".{path.name}.0123456789abcdef.part").write_bytes(b"{")
+
+    leave("run.toml")
+    interrupted_start(settings, tmp_path / "run", monkeypatch, 4)  # the command that was killed is repeated
+    assert not list((tmp_path / "run").rglob("*.part"))
+    leave("run-1.toml", "run.jsonl", "log.csv", "nonfinite-step-4.pt", "checkpoints/best.json")
+    assert resume(tmp_path / "run", write_line=quiet).status == "done"
+    assert not list((tmp_path / "run").rglob("*.part"))
+
+
 @pytest.mark.parametrize("step", [6, 10], ids=["end of an epoch", "within an epoch"])
 def test_kill_after_an_accepted_override_needs_no_second_override(settings, tmp_path, monkeypatch, step):
     interrupted_start(settings, tmp_path / "unkilled", monkeypatch, step)

@@ -10,7 +10,7 @@ from typing import Any
 
 from dashpot.errors import RunError
 from dashpot.runs.diff import diff_data
-from dashpot.runs.files import make_folder, write_text
+from dashpot.runs.files import make_folder, remove_partial_files, write_text
 from dashpot.runs.lock import locked
 from dashpot.runs.records import COMPARABLE, NAME, SCORE, SEED, Run, check_header, read_run
 from dashpot.utils.schema import PLAIN, POSITIVE_COUNT, TEXT, ListOf, MapOf, Maybe, Record, SchemaError, require
@@ -79,6 +79,8 @@ class StudyFolder:
         elif self.path.is_dir() and any(not _is_ours(item) for item in self.path.iterdir()):
             raise RunError(f"{self.path} is not empty and has no study.json; use a different folder.")
         make_folder(self.path)  # rejects a path that is not a folder
+        remove_partial_files(self.path, r"study\.json|summary\.md|report\.html")
+        remove_partial_files(self.path / "runs", r".+\.(jsonl|ckpt)")
         if not (self.path / "study.json").exists():
             study = {"format": 1, "command": command, "settings": settings}
             write_text(self.path / "study.json", json.dumps(json.loads(encode(study)), indent=2) + "\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from dashpot.errors import RunError
@@ -52,6 +53,24 @@ def truncate(path: Path, length: int) -> None:
         os.truncate(path, length)
     except OSError as error:
         raise write_error(path, error) from error
+
+
+def remove_partial_files(folder: Path, names: str) -> None:
+    """Remove the temporary files of `write_bytes` that killed processes have left in a folder.
+
+    Args:
+        folder: Folder, which may be missing and must be locked by this process.
+        names: Regular expression for the names of the files that were being written.
+
+    Raises:
+        RunError: If a file cannot be removed.
+    """
+    for path in folder.glob(".*.part"):
+        if re.fullmatch(rf"\.({names})\.[0-9a-f]+\.part", path.name):
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise write_error(path, error) from error
 
 
 def make_folder(path: Path) -> Path:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from dashpot.constraints import Interval, Optional, check, shown
 from dashpot.errors import ArgumentError, RunError
-from dashpot.runs.files import make_folder, write_error, write_text
+from dashpot.runs.files import make_folder, remove_partial_files, write_error, write_text
 from dashpot.training.callback import Callback, CancelFit
 from dashpot.training.optimizer_dict import named_optimizers
 from dashpot.training.plain_optimizer import check_savable
@@ -38,7 +38,7 @@ BEST_MARK = Record(
     }
 )
 """Rule of the mark of the best checkpoint, in `best.json` and in the state of `Checkpoints`."""
-_PARTIAL = re.compile(r"\.(step-\d{8,}-\d{5,}\.ckpt|best\.json)\.[0-9a-f]+\.part")
+_FILES = rf"{_NAME.pattern}|{re.escape(BEST)}"
 
 
 def latest(folder: str | os.PathLike[str]) -> Path | None:
@@ -169,7 +169,7 @@ class Checkpoints(Callback):
         self._saved_time = time.monotonic()
         if learner.engine.is_rank_zero:
             make_folder(self.folder)
-            self._remove_partial_files()
+            remove_partial_files(self.folder, _FILES)
 
     def before_epoch(self, learner: Any) -> None:
         self._epoch_ended = False
@@ -296,12 +296,6 @@ class Checkpoints(Callback):
         old = [path for path in _newest_first(self.folder) if path != newest][self.keep - 1 :]
         for path in old:
             if path.name not in best:
-                _remove(path)
-
-    def _remove_partial_files(self) -> None:
-        """Remove partially written files of killed runs."""
-        for path in self.folder.glob(".*.part"):
-            if _PARTIAL.fullmatch(path.name):
                 _remove(path)
 
 

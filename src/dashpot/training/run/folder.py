@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 import shlex
 from dataclasses import dataclass
 from itertools import count
@@ -11,10 +12,13 @@ from typing import Any
 
 from dashpot.errors import RunError
 from dashpot.runs.environment import versions
-from dashpot.runs.files import make_folder, write_bytes
+from dashpot.runs.files import make_folder, remove_partial_files, write_bytes
 from dashpot.runs.records import RESUMABLE, Run, check_header, read_run
 from dashpot.runs.settings import LOGS, Settings, read_made_by, read_settings, write_settings
 from dashpot.utils.file_spec import is_file_spec
+
+_PARTIAL_SETTINGS = re.compile(r"\.run\.toml\.[0-9a-f]+\.part")
+"""Names of the files that a process leaves if it is killed while it writes the settings of a new run."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,10 @@ class RunFolder:
         """Copy the record to a numbered file in the same folder and return its path."""
         return _back_up(self.record)
 
+    def remove_partial_files(self) -> None:
+        """Remove files that a killed process has not completed; the folder must be locked."""
+        remove_partial_files(self.path, r"run(-\d+)?\.(toml|jsonl)|log\.(csv|jsonl)|nonfinite-.+\.pt")
+
     def run(self) -> Run | None:
         """Read the record; return None if the record does not exist."""
         if not exists(self.record):
@@ -195,10 +203,10 @@ def _back_up(path: Path) -> Path:
 
 
 def _make_empty(path: Path) -> Path:
-    """Create the folder `path` if it is missing, and check that it is empty."""
+    """Create the folder `path` if it is missing, and check that it is empty, except for files of a killed start."""
     if exists(path / "run.toml"):
         raise RunError(f"{path} contains a run; resume it with --resume {shell_quoted(path)}, or use another folder.")
-    if path.is_dir() and list_names(path):
+    if path.is_dir() and not all(map(_PARTIAL_SETTINGS.fullmatch, list_names(path) or [])):
         raise RunError(f"{path} is neither empty nor the folder of a run; choose another folder.")
     return make_folder(path)
 

@@ -211,6 +211,7 @@ def _train(
         check = stack.enter_context(interruptible(_stop_signals()))
         stack.enter_context(recorded_signal(SAVE_SIGNAL))  # before the fit, there is nothing to save
         _on_rank_zero(engine, lambda: stack.enter_context(locked(folder.path)))
+        _on_rank_zero(engine, folder.remove_partial_files)
         state = latest_state(folder, run)
         backup = None
         if state is None:
