@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,8 @@ from cli_support import (
 from dashpot.comparison import read_run
 from dashpot.runs.settings import read_settings
 from dashpot.training.callbacks.checkpoints import read_newest
+from dashpot.training.run.plan import RunPlan
+from dashpot.training.run.result import RunResult
 from dashpot.training.state import checkpoint_file
 
 ALL_FEATURES = ("--epochs", 3, "--accumulate", 2, "--ema", 0.9, "--schedule", "1cycle", "--checkpoint-every", 1)
@@ -69,6 +73,27 @@ def test_kill_between_record_and_checkpoint_repeats_the_epoch(dashpot, my_task, 
     one, other = (read_run(Path(name, "run.jsonl")) for name in ("uninterrupted", "interrupted"))
     assert (one.loss, len(other.epochs), other.status) == (other.loss, 3, "done")
     assert [len(Path(name, "log.csv").read_text().splitlines()) for name in ("uninterrupted", "interrupted")] == [4, 4]
+
+
+@pytest.mark.needs_posix
+def test_save_signal_before_and_after_the_fit_is_ignored(dashpot, my_task, monkeypatch):
+    sent = []
+
+    def sending(function):
+        def send(*arguments):
+            os.kill(os.getpid(), signal.SIGUSR1)
+            sent.append(function.__name__)
+            return function(*arguments)
+
+        return send
+
+    monkeypatch.setattr(RunPlan, "of", sending(RunPlan.of))
+    monkeypatch.setattr(RunResult, "text", sending(RunResult.text))
+    before = signal.getsignal(signal.SIGUSR1)
+    assert dashpot("train", my_task, *WORDS, "--out", "run")[0] == 0
+    assert sent == ["of", "text"]
+    assert signal.getsignal(signal.SIGUSR1) == before
+    assert len(list(Path("run/checkpoints").glob("*.ckpt"))) == 2  # only those of the two epochs
 
 
 def test_ctrl_c_stops_after_the_step_with_a_checkpoint(dashpot, my_task, monkeypatch):

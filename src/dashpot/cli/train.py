@@ -20,6 +20,7 @@ from dashpot.cli.values import parse_pairs, parse_token
 from dashpot.errors import ArgumentError
 from dashpot.runs.files import check_writable, write_text
 from dashpot.runs.settings import LISTS, TABLES, Settings, is_none, read_settings, setting_names
+from dashpot.runs.signals import SAVE_SIGNAL, ignored_signal
 from dashpot.utils.file_spec import is_file_spec
 
 DIVERGED = 3
@@ -111,12 +112,13 @@ def train(
         raise ArgumentError("train: --out cannot be combined with --resume, which writes to the folder of the run.")
     if resume is not None and smoke:
         raise ArgumentError("train: --smoke cannot be combined with --resume.")
-    if resume is None:
-        settings = Settings.of(values)
-        print_first_line(f"Training {settings.optimizer} on {name or settings.task}.")
-    else:
-        print_first_line(f"Opening {resume}.")
-    return _train(values, resume, out, override=override, smoke=smoke, plot=plot)
+    with ignored_signal(SAVE_SIGNAL):  # before and after the fit, there is nothing to save
+        if resume is None:
+            settings = Settings.of(values)
+            print_first_line(f"Training {settings.optimizer} on {name or settings.task}.")
+        else:
+            print_first_line(f"Opening {resume}.")
+        return _train(values, resume, out, override=override, smoke=smoke, plot=plot)
 
 
 def _train(

@@ -89,3 +89,23 @@ def recorded_signal(name: str | None) -> Iterator[Callable[[], bool]]:
         yield requested
     finally:
         signal.signal(number, signal.SIG_DFL if previous is None else previous)
+
+
+@contextmanager
+def ignored_signal(name: str | None) -> Iterator[None]:
+    """Ignore a signal inside the block, also in child processes unless they handle it.
+
+    If `name` is None, and outside the main thread, the context manager is a no-op.
+
+    >>> with ignored_signal(SAVE_SIGNAL):
+    ...     pass
+    """
+    if name is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    number = signal.Signals[name]
+    previous = signal.signal(number, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(number, signal.SIG_DFL if previous is None else previous)

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from dashpot.constraints import check
-from dashpot.runs.signals import SAVE_SIGNAL, TERMINATION_SIGNALS
+from dashpot.runs.signals import SAVE_SIGNAL, TERMINATION_SIGNALS, ignored_signal
 from dashpot.training.distributed.engine import DEVICES
 from dashpot.training.distributed.process_group import SUPERVISOR, loopback_interface
 
@@ -61,7 +61,7 @@ def launch(argv: Sequence[str], devices: int, resume_command: Callable[[], str |
     """
     check("launch", "devices", devices, DEVICES)
     with _rendezvous() as port:
-        with _ignored(SAVE_SIGNAL):  # inherited by the processes
+        with ignored_signal(SAVE_SIGNAL):  # inherited by the processes
             processes = [_Process(argv, rank, devices, port) for rank in range(devices)]
         try:
             with _forward_signals(processes) as received:
@@ -166,20 +166,6 @@ def _environment(rank: int, world_size: int, port: int) -> dict[str, str]:
     defaults = {"OMP_NUM_THREADS": threads, "GLOO_SOCKET_IFNAME": loopback_interface(), "PYTHONUNBUFFERED": 1}
     variables = {**defaults, **os.environ, **ranks, **store, **run, SUPERVISOR: os.getpid()}
     return {name: str(value) for name, value in variables.items()}
-
-
-@contextmanager
-def _ignored(name: str | None) -> Iterator[None]:
-    """Ignore a signal inside the block."""
-    if name is None or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    number = signal.Signals[name]
-    previous = signal.signal(number, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(number, previous)
 
 
 @contextmanager
