@@ -6,7 +6,7 @@ import math
 from collections import UserDict, namedtuple
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -218,12 +218,12 @@ def test_evaluate_uses_size_and_weight_of_problem():
 def test_problem_with_invalid_function_raises(name):
     data = Batches(z(4, 2), z(4), 2)
     with pytest.raises(ArgumentError, match=rf"Problem: {name} must be a function of \(.*, y\) or None, got 3"):
-        Problem(nn.Linear(2, 1), data, nn.functional.mse_loss, **{name: 3})
+        Problem(nn.Linear(2, 1), data, nn.functional.mse_loss, **cast(Any, {name: 3}))
 
 
 def test_draws_indices_requires_batches_of_the_sampler():
     class Skips(DataLoader):
-        def __iter__(self):
+        def __iter__(self) -> Any:
             return (batch for batch in super().__iter__() if len(batch[0]) > 1)
 
     data: Any = [(z(2), 0)] * 4

@@ -35,7 +35,7 @@ def task_of_the_table(name: str, strategy: str, batch_size: int) -> None:
     expected.fit(2)
     assert actual.steps == expected.steps == 6
     assert_equal_on_all_ranks(actual)
-    limits = {"rtol": TOLERANCE[torch.float32], "atol": TOLERANCE[torch.float32]}
+    limits: Any = {"rtol": TOLERANCE[torch.float32], "atol": TOLERANCE[torch.float32]}
     torch.testing.assert_close(weights(actual), weights(expected), **limits)
     torch.testing.assert_close(history_values(actual.history), history_values(expected.history), **limits)
 

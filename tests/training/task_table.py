@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from dashpot.data import Batches
 from dashpot.training import Accumulate, Engine, Learner
@@ -118,7 +118,7 @@ NEXT[8:12] = IGNORED  # with batches of 4, a micro-batch without a counted token
 A, B = _draw(EXAMPLES, 4), _draw(EXAMPLES, 2, seed=5)
 
 
-class Items:
+class Items(Dataset):
     """Map-style data set of a function of the index."""
 
     def __init__(self, item: Callable[[int], Any]) -> None:

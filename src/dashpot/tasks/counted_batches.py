@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 from collections import deque
 from collections.abc import Iterator
 from typing import Any
@@ -12,8 +13,9 @@ from torch.utils.data import DataLoader, IterableDataset
 
 def stream_batch_size(stream: Any, index: int) -> int | None:
     """Return the number of examples of batch `index` if the stream defines `size_of(index)`, else None."""
-    method = getattr(stream, "size_of", None)
-    return int(method(index)) if callable(method) else None
+    if not callable(getattr(stream, "size_of", None)):
+        return None
+    return operator.index(stream.size_of(index))
 
 
 def draws_indices(source: Any) -> bool:

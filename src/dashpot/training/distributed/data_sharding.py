@@ -86,7 +86,7 @@ def slice_examples(value: Any, part: slice, size: int, owner: str = "Learner: tr
         raise _unsliceable(value, owner)
     if (shape := shape_of(value)) is not None:
         if shape and shape[0] == size:
-            return value.iloc[part] if hasattr(value, "iloc") else value[part]
+            return getattr(value, "iloc", value)[part]  # by position in pandas
         got = "a 0-d tensor" if not shape else f"shape {tuple(shape)} in a batch of {size}"
         raise ArgumentError(f"{owner} must yield tensors with a row for each example, got {got}; {_CURE}")
     if value is None or isinstance(value, (str, bytes, Number)):
