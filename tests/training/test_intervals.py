@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any, cast
+
 import pytest
 import torch
 from event_support import EventLog
@@ -201,6 +204,13 @@ def test_side_pass_within_a_pass_does_not_change_the_data():
     fitted("DataLoader", without, steps=9, evaluate_every=3)
     assert with_swa.seen == without.seen
     assert one.steps == len(without.seen) == 9
+
+
+def test_side_pass_of_persistent_workers_raises():
+    one = fitted("Batches", steps=1)
+    loader = SimpleNamespace(source=SimpleNamespace(persistent_workers=True))
+    with pytest.raises(ArgumentError, match="^Learner: train must not have persistent_workers=True in a fit"):
+        one.loop.plan.side_pass(cast(Any, loader), 0)
 
 
 def test_early_stopping_counts_intervals():
