@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 from cli_support import WORDS, interrupt_at, refused
 
 from dashpot.runs.settings import read_settings
+from dashpot.training.run.plan import RunPlan
 
 
 def test_plot_is_drawn_after_the_table(dashpot, my_task):
@@ -37,6 +40,20 @@ def plot_of(out: str) -> list[str]:
     lines = out.splitlines()
     last = next(number for number, line in enumerate(lines) if line.endswith("step 6"))
     return lines[last - 12 : last + 1]
+
+
+@pytest.mark.needs_posix
+def test_save_signal_before_the_fit_is_ignored(dashpot, my_task, monkeypatch):
+    before, of = signal.getsignal(signal.SIGUSR1), RunPlan.of
+
+    def interrupted_of(settings):
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return of(settings)
+
+    monkeypatch.setattr(RunPlan, "of", interrupted_of)
+    assert dashpot("train", my_task, *WORDS, "--epochs", 1, "--out", "a")[0] == 0
+    assert [path.name[:13] for path in Path("a/checkpoints").glob("*.ckpt")] == ["step-00000003"]
+    assert signal.getsignal(signal.SIGUSR1) == before
 
 
 @pytest.fixture

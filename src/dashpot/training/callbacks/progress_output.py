@@ -166,15 +166,15 @@ def make_table(stream: TextIO | None, *, plots: bool) -> Table:
     if stream is None and plots and _is_notebook():
         new_figure("Progress(plot=True)")
         return Notebook(sys.stdout)
-    stream = stream or sys.stdout
-    if _is_terminal(stream):
+    chosen: TextIO = stream or sys.stdout
+    if _is_terminal(chosen):
         try:
-            terminal = Terminal(stream)
+            terminal = Terminal(chosen)
         except ImportError:
-            return Table(stream)
+            return Table(chosen)
         if not terminal.console.is_dumb_terminal:
             return terminal
-    return Table(stream)
+    return Table(chosen)
 
 
 def _is_terminal(stream: Any) -> bool:

@@ -301,7 +301,7 @@ class Trackio(TrackingLogger):
         """Return the number of stored entries of the run."""
         from trackio.sqlite_storage import SQLiteStorage
 
-        return len(SQLiteStorage.get_logs(self.project, self.run.name, run_id=self.run.id))
+        return len(SQLiteStorage.get_logs(self.run.project, self.run.name, run_id=self.run.id))
 
     def finish(self, failed: bool) -> None:
         self._trackio.finish()

@@ -79,7 +79,7 @@ def _parse(content: bytes) -> Any:
     from google.protobuf.message import DecodeError
     from wandb.proto import wandb_internal_pb2
 
-    record = wandb_internal_pb2.Record()
+    record: Any = vars(wandb_internal_pb2)["Record"]()
     try:
         record.ParseFromString(content)
     except DecodeError as error:
