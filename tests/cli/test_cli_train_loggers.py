@@ -12,6 +12,8 @@ import pytest
 from cli_support import WORDS, interrupt_at, refused
 
 from dashpot.runs.settings import read_settings
+from dashpot.training import Callback
+from dashpot.training.run import loggers
 from dashpot.training.run.plan import RunPlan
 
 
@@ -104,3 +106,10 @@ def test_log_whose_package_is_missing_raises_before_anything_is_written(dashpot,
     monkeypatch.setitem(sys.modules, name, None)
     error = refused(dashpot("train", my_task, *WORDS, "--log", name))
     assert error == f"train: --log {name} needs {name}: pip install 'dashpot[{name}]'."
+
+
+def test_smoke_test_does_not_use_experiment_trackers(dashpot, my_task, monkeypatch):
+    made = []
+    monkeypatch.setattr(loggers, "Trackio", lambda *args, **options: made.append(args) or Callback())
+    assert dashpot("train", my_task, *WORDS, "--epochs", 1, "--log", "csv,trackio", "--smoke", "--out", "a")[0] == 0
+    assert made == [("dashpot",)]  # for the run itself

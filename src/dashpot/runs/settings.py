@@ -37,6 +37,8 @@ LOGS = {"csv": "log.csv", "jsonl": "log.jsonl", "tensorboard": "tensorboard", "w
 """Kinds of logs in the folder of a run, and their paths relative to this folder."""
 LOG_NAMES = (*LOGS, "trackio")
 """Kinds of logs."""
+TRACKERS = ("wandb", "trackio")
+"""Kinds of logs in experiment trackers, outside of the folder of a run."""
 UNSET = object()
 LISTS = ("no_decay", "freeze", "log")
 """Settings that are comma-separated on the command line and lists of strings in files."""

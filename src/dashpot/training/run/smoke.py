@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import torch
 
 from dashpot.errors import RunError
+from dashpot.runs.settings import TRACKERS
 from dashpot.runs.signals import Interrupted
 from dashpot.training.callback import Callback, CancelEpoch
 from dashpot.training.callbacks.checkpoints import read_newest
@@ -55,8 +56,8 @@ class FirstBatches(Callback):
 def smoke_test(plan: RunPlan, engine: Engine, train: Callable[..., RunResult]) -> str:
     """Run a smoke test, which changes neither the random state nor any file outside of a temporary folder.
 
-    The first fit runs two optimizer steps and two evaluation batches, with all callbacks and logs of the run, and saves
-    a checkpoint after every step. The second fit resumes from the first checkpoint.
+    The first fit runs two optimizer steps and two evaluation batches, with all callbacks and logs of the run except
+    experiment trackers, and saves a checkpoint after every step. The second fit resumes from the first checkpoint.
 
     Args:
         plan: Plan of the run; its problem is not used.
@@ -107,7 +108,8 @@ def _fits(plan: RunPlan, engine: Engine, path: Path, train: Callable[..., RunRes
 def _fit(
     plan: RunPlan, folder: RunFolder, engine: Engine, train: Callable[..., RunResult], limit: FirstBatches
 ) -> None:
-    settings = dataclasses.replace(plan.settings, checkpoint_every=1, keep=BATCHES + 1)
+    logs = tuple(name for name in plan.settings.log if name not in TRACKERS)
+    settings = dataclasses.replace(plan.settings, checkpoint_every=1, keep=BATCHES + 1, log=logs)
     fresh = dataclasses.replace(plan, settings=settings, problem=plan.task.build(settings.seed))
     with contextlib.redirect_stdout(io.StringIO()):
         result = train(fresh, folder, _without_scale(engine), folder.run() if folder.record.exists() else None, [limit])
