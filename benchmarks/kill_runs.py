@@ -114,31 +114,26 @@ class Subject:
         """Wait for the end of the process and of its children, and return the exit code."""
         children = _children(self.process.pid)
         reached = self.until(lambda: False, LIMIT)
-        others_ended = self._until(lambda: not any(map(_is_running, children)), LIMIT)
+        others_ended = _wait(lambda: not any(map(_is_running, children)), LIMIT)
         if not (reached and others_ended):
             raise SystemExit(f"{self.folder.name} does not end:\n{self.output()[-3000:]}")
         return self.code()
 
-    def until(self, reached: Callable[[], Any], seconds: float = LIMIT) -> bool:
+    def until(self, reached: Callable[[], Any], seconds: float = LIMIT, every: float = 0.005) -> bool:
         """Wait until a condition is true, the process has ended, or a number of seconds has passed."""
-        return self._until(lambda: self.code() is not None or reached(), seconds)
+        return _wait(lambda: self.code() is not None or reached(), seconds, every)
 
-    @staticmethod
-    def _until(reached: Callable[[], Any], seconds: float) -> bool:
-        end = time.perf_counter() + seconds
-        while not reached():
-            if time.perf_counter() > end:
-                return False
-            time.sleep(0.0005)
-        return True
+    def pause(self, seconds: float) -> None:
+        """Wait for a number of seconds or until the process has ended."""
+        self.until(lambda: False, seconds, every=0.0005)
 
     def output(self) -> str:
         return self.log.read_text(errors="replace")
 
-    def finish(self) -> Times:
+    def finish(self, *, fresh: bool = False) -> Times:
         """Run to the end without interruption."""
         began, before = time.perf_counter(), self.checkpoints()
-        self.start(fresh=False)
+        self.start(fresh=fresh)
         self.until(lambda: self.checkpoints() - before)
         first = time.perf_counter()
         if self.wait() != 0:
@@ -149,15 +144,23 @@ class Subject:
 
     def checkpoints(self) -> set[tuple[str, int]]:
         """Return the names and times of the checkpoints."""
-        return _states(self.folder.rglob("*.ckpt"), lambda state: state.st_mtime_ns)
+        return _states(self._files(".ckpt"), lambda state: state.st_mtime_ns)
 
     def records(self) -> set[tuple[str, int]]:
         """Return the names and sizes of records and logs."""
-        return _states([*self.folder.rglob("*.jsonl"), *self.folder.rglob("*.csv")], lambda state: state.st_size)
+        return _states(self._files(".jsonl", ".csv"), lambda state: state.st_size)
 
     def partial(self) -> list[Path]:
         """Return the temporary files that are being written, or that were left by a killed process."""
-        return list(self.folder.rglob("*.part"))
+        return self._files(".part")
+
+    def _files(self, *endings: str) -> list[Path]:
+        """Return the files of the run with any of the endings; faster than `rglob`."""
+        found = []
+        for folder in (self.folder, self.folder / "checkpoints", self.folder / "runs"):
+            with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+                found += [Path(entry.path) for entry in entries if entry.name.endswith(endings)]
+        return found
 
     # ---- interruptions ----------------------------------------------------------------------------------------------
 
@@ -186,24 +189,24 @@ class Subject:
     def _reach(self, moment: str, before: set[Any], draw: random.Random, times: Times) -> None:
         """Wait for a moment of the run; the files of `before` belong to earlier processes."""
         if moment == "start":
-            self.until(lambda: False, draw.uniform(0, 1.1 * times.start))
+            self.pause(draw.uniform(0, 1.1 * times.start))
             return
         records = self.records()
         if moment != "record" or draw.random() < 0.7:  # otherwise, also the first lines of a resumed process
             self.until(lambda: self.checkpoints() - before)
             records = self.records()
         if moment == "training":
-            self.until(lambda: False, draw.uniform(0, 0.3 * times.active))
+            self.pause(draw.uniform(0, 0.3 * times.active))
         elif moment == "evaluation":
             marked = _changed(self.mark)
-            self.until(lambda: _changed(self.mark) != marked)
-            self.until(lambda: False, draw.uniform(0, 0.02))
+            self.until(lambda: _changed(self.mark) != marked, every=0.0005)
+            self.pause(draw.uniform(0, 0.02))
         elif moment == "checkpoint":
-            self.until(self.partial)
-            self.until(lambda: False, draw.uniform(0, 0.02))
+            self.until(self.partial, every=0.0005)
+            self.pause(draw.uniform(0, 0.02))
         else:
-            self.until(lambda: self.records() != records)
-            self.until(lambda: False, draw.uniform(0, 0.01))
+            self.until(lambda: self.records() != records, every=0.0005)
+            self.pause(draw.uniform(0, 0.01))
 
     def _signal(self, name: str, draw: random.Random, times: Times) -> tuple[int, ...]:
         """Send the named signal, and return the expected exit codes."""
@@ -224,7 +227,7 @@ class Subject:
         before = self.checkpoints()
         self.send(number)
         self.until(lambda: self.checkpoints() - before)
-        self.until(lambda: False, draw.uniform(0, 0.1 * times.active))
+        self.pause(draw.uniform(0, 0.1 * times.active))
         self.send(signal.SIGKILL)
         return (-signal.SIGKILL,)
 
@@ -244,6 +247,16 @@ def _run(words: list[str], environment: dict[str, str], log: Path) -> None:
     sys.stdout, sys.stderr = (os.fdopen(os.dup(descriptor), "w", buffering=1) for descriptor in (1, 2))
     sys.argv = ["dashpot", *words]
     sys.exit(dashpot_command.main())
+
+
+def _wait(reached: Callable[[], Any], seconds: float, every: float = 0.005) -> bool:
+    """Test a condition periodically until it is true or a number of seconds has passed; return whether it is true."""
+    end = time.perf_counter() + seconds
+    while not reached():
+        if time.perf_counter() > end:
+            return False
+        time.sleep(every)
+    return True
 
 
 def _children(parent: int) -> list[int]:

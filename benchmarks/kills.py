@@ -50,7 +50,7 @@ class Outcome:
 def interrupt(case: Case, kills: int, place: Path, draw: random.Random, outcome: Outcome) -> None:
     """Interrupt the runs of a case until it has been interrupted a number of times."""
     whole, subject = Subject(case, place / f"{case.name}-whole"), Subject(case, place / case.name)
-    times = whole.finish()
+    times = whole.finish(fresh=True)
     while kills:
         moment = draw.choices(list(MOMENTS), list(MOMENTS.values()))[0]
         hit = subject.interrupt(draw.choice(case.signals), moment, draw, times)
