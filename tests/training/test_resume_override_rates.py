@@ -85,7 +85,13 @@ def test_fit_after_the_resumed_one_starts_from_the_rate_set_here(make):
     assert seen.values == [Cosine(3).value(0.5, step) for step in range(3)]
 
 
-@pytest.mark.parametrize("schedule", [*TORCH_SCHEDULERS, "ours"])
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        name if name in ("ours", "onecycle", "sequential") else pytest.param(name, marks=pytest.mark.slow)
+        for name in (*TORCH_SCHEDULERS, "ours")
+    ],
+)
 def test_schedule_added_at_a_resume_starts_at_the_current_step(schedule):
     current = Schedule(TORCH_SCHEDULERS.get(schedule, Cosine))
     state = state_after(4, torch.optim.SGD, [])
