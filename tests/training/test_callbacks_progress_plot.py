@@ -148,7 +148,7 @@ def test_legend_shows_the_latest_losses_that_fit():
 @pytest.mark.parametrize(("smallest", "log"), [(0.05, True), (0.2, False), (0.0, False), (-1.0, False)])
 def test_axis_is_logarithmic_for_positive_losses_of_different_magnitudes(smallest, log):
     lines = text_of(plot_lines(curve([(1, 2.0), (2, smallest)]), 60, 5))
-    assert ("(log scale)" in lines[0]) == log
+    assert lines[0].startswith("loss (log)  ") == log
     middle = math.sqrt(2.0 * smallest) if log else (2.0 + smallest) / 2
     assert lines[3].lstrip().startswith(f"{middle:.3f}┤")
 

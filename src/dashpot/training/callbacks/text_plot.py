@@ -113,13 +113,11 @@ def _between(low: float, high: float, fraction: float, log: bool) -> float:
 
 def _legend(train: Points, evaluation: Points, log: bool, width: int, signs: Signs) -> Segments:
     """Return the legend with the latest losses, without the parts that exceed the width."""
-    parts: list[Segments] = [[("loss", PLAIN)]]
+    parts: list[Segments] = [[("loss (log)" if log else "loss", PLAIN)]]
     if train:
         parts.append([(signs.line, TRAIN), (f" train {decimals(train[-1][1])}", PLAIN)])
     if evaluation:
         parts.append([(signs.marker, EVAL), (f" eval {decimals(evaluation[-1][1])}", PLAIN)])
-    if log:
-        parts.append([("(log scale)", PLAIN)])
     line: Segments = []
     for part in parts:
         gap = [("  ", PLAIN)] if line else []
