@@ -14,7 +14,7 @@ from dashpot.runs.files import make_folder, truncate, write_bytes, write_error
 from dashpot.training.callbacks.csv_columns import add_columns, first_columns, read_header, to_line
 from dashpot.training.callbacks.epoch_summary import EpochSummary
 from dashpot.training.callbacks.logger import Logger
-from dashpot.utils.schema import COUNT, TEXT, Rule, Text, extended
+from dashpot.utils.schema import COUNT, TEXT, ListOf, Rule, Text, extended
 from dashpot.utils.strict_json import encode
 from dashpot.utils.warn import warn
 
@@ -225,6 +225,8 @@ class CSV(FileLogger):
         2,60,...,0.01,...
         <BLANKLINE>
     """
+
+    state_schema: ClassVar[Rule] = extended(FileLogger.state_schema, {}, {"columns": ListOf(TEXT)})
 
     @property
     def columns(self) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dashpot.training.callbacks.recorder import StepRecorder
+from dashpot.utils.schema import COUNT, POSITIVE_COUNT, REAL, ListOf, Record, Row
 
 if TYPE_CHECKING:
     from dashpot.training.learner import Learner
@@ -17,6 +18,13 @@ LOG_RATIO = 20
 """Smallest ratio between the largest and the smallest loss for a logarithmic axis."""
 
 Points = list[tuple[int, float]]
+CURVE_SCHEMA = Record(
+    {
+        "train": Record({"size": POSITIVE_COUNT, "groups": ListOf(Row((COUNT, POSITIVE_COUNT, COUNT, REAL)))}),
+        "eval": ListOf(Row((COUNT, REAL))),
+    }
+)
+"""Form of the state of a curve."""
 
 
 class ThinnedSeries:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TextIO
 from dashpot.constraints import FLAG, NONNEGATIVE, check, shown
 from dashpot.errors import ArgumentError
 from dashpot.training.callbacks.epoch_summary import EpochCallback, EpochSummary
-from dashpot.training.callbacks.loss_curve import LossCurve, draw_figure
+from dashpot.training.callbacks.loss_curve import CURVE_SCHEMA, LossCurve, draw_figure
 from dashpot.training.callbacks.progress_output import GAP, Bar, Table, make_table
 from dashpot.utils.format import clock, decimals, duration
 from dashpot.utils.schema import COUNT, POSITIVE_COUNT, REAL, ListOf, Maybe, Row, Rule, extended
@@ -70,6 +70,7 @@ class Progress(EpochCallback):
         {
             "measured": ListOf(Row((POSITIVE_COUNT, Maybe(REAL), Maybe(REAL)))),
             "steps": ListOf(Row((POSITIVE_COUNT, COUNT))),
+            "curve": CURVE_SCHEMA,
         },
     )
 

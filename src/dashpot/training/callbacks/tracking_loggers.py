@@ -7,12 +7,13 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from dashpot.errors import ArgumentError, RunError
 from dashpot.training.callbacks.epoch_summary import EpochSummary
 from dashpot.training.callbacks.logger import Logger
 from dashpot.training.callbacks.wandb_files import stored_entries
+from dashpot.utils.schema import COUNT, REAL, TEXT, ListOf, MapOf, Maybe, Record, Row, Rule, extended
 from dashpot.utils.warn import warn
 
 if TYPE_CHECKING:
@@ -40,6 +41,14 @@ class TrackingLogger(Logger):
         options: Further arguments of the tracker's function `init`.
     """
 
+    state_schema: ClassVar[Rule] = extended(
+        Logger.state_schema,
+        {
+            "run": Maybe(Record({"project": Maybe(TEXT), "name": Maybe(TEXT), "id": TEXT})),
+            "entries": COUNT,
+            "recent": ListOf(Row((COUNT, MapOf(REAL)))),
+        },
+    )
     reserved: tuple[str, ...] = ()
 
     def __init__(
