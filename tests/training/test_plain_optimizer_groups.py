@@ -66,7 +66,7 @@ def test_unknown_learning_rate_cannot_be_scheduled_or_recorded(callback):
 
 
 class Slow:
-    """A wrapper of a torch optimizer that is no torch optimizer itself: weights move half as far."""
+    """Wrapper of a torch optimizer that halves its steps and does not inherit from `Optimizer`."""
 
     def __init__(self, params, lr):
         self.inner = torch.optim.SGD(params, lr, momentum=0.9)

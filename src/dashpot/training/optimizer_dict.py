@@ -1,4 +1,4 @@
-"""Several optimizers by name, each of which minimizes its own loss over its own part of the model."""
+"""Several optimizers by name; each minimizes its own loss over its own part of the model."""
 
 from __future__ import annotations
 
