@@ -175,3 +175,28 @@ def test_stateless_optimizer_of_an_earlier_version_is_resumed():
     del state["optimizer"]["forms"]
     *_, last = fitted(make, list, LookupError(), state)
     assert "LookupError" in str(last)  # the callback was reached
+
+
+class Scaled(nn.Linear):
+    """Layer with a parameter of no dimensions, which changes its sign."""
+
+    def __init__(self):
+        super().__init__(3, 2)
+        self.scale = nn.Parameter(torch.tensor(0.01))
+
+    def forward(self, x):
+        return super().forward(x) * self.scale
+
+
+def test_average_of_a_scalar_that_changes_its_sign_is_resumed():
+    data = DataLoader(TensorDataset(torch.randn(12, 3), torch.arange(12) % 2), 4)
+    made, stop = linear_learner(data, model=Scaled()), StopAt(2)
+    made.fit(1, callbacks=[EMA(0.1), stop])
+    stop.state["callbacks"]["EMA"]["averages"]["scale"].fill_(-0.5)
+    ema = EMA(0.1)
+    fresh = linear_learner(data, model=Scaled())
+    fresh.fit(1, callbacks=[ema], resume=stop.state)
+    assert ema.count == 3
+    stop.state["callbacks"]["EMA"]["averages"]["scale"] = torch.zeros(2)
+    with pytest.raises(RunError, match=r"callbacks\.EMA\.averages\.scale must have the shape and dtype"):
+        linear_learner(data, model=Scaled()).fit(1, callbacks=[EMA(0.1)], resume=stop.state)

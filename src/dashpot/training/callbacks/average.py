@@ -17,7 +17,7 @@ from dashpot.errors import ArgumentError, RunError
 from dashpot.training.callback import Callback
 from dashpot.training.side_pass import check_initialized, reshard, side_pass
 from dashpot.training.state import weights
-from dashpot.utils.schema import COUNT, Like, MapOf, Record, Rule, TensorOf, require
+from dashpot.utils.schema import COUNT, MapOf, Record, Rule, SchemaError, TensorOf
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -164,7 +164,8 @@ class AveragedWeights(Callback):
         buffers = dict(self._learner.model.named_buffers())
         for kind, own in (("averages", self.averages), ("statistics", buffers)):
             for name, value in state[kind].items():
-                require(Record({name: Like(own.get(name))}), {name: value}, f"{path}.{kind}")
+                if name not in own or (own[name].shape, own[name].dtype) != (value.shape, value.dtype):
+                    raise SchemaError(f"{path}.{kind}.{name} must have the shape and dtype of the model's tensor")
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
