@@ -100,10 +100,10 @@ def test_csv_of_one_dimension_has_one_column(tmp_path):
     [
         (
             torch.ones(2, 1, 1),
-            r"outputs of at most two dimensions, got shape \(2, 1, 1\) for output; write a .npz file",
+            r"at most two dimensions, got shape \(2, 1, 1\) for output; choose a .npz file",
         ),
         ((torch.ones(2), torch.ones(3)), "the columns of a .csv file must have equal lengths, got 2, 3"),
-        ([torch.ones(2)], "a file holds tensors of equal shapes, got a list for output"),
+        ([torch.ones(2)], "outputs in a file must be tensors of equal shapes, got a list for output"),
     ],
 )
 def test_csv_of_other_outputs_raises_and_writes_nothing(tmp_path, outputs, message):

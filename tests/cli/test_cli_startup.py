@@ -52,7 +52,7 @@ FIRST_LINES = {
     "compare": (["digits", "--methods", "sgd,adam"], "Comparing sgd,adam on digits."),
     "demo": ([], "Looking for Fashion-MNIST (downloads 30 MB if it is not on this machine) ..."),
     "evaluate": (["some/folder"], "Evaluating the best checkpoint of some/folder."),
-    "lr-find": (["digits", "--optimizer", "sgd"], "Increasing the learning rate of sgd on digits."),
+    "lr-find": (["digits", "--optimizer", "sgd"], "Running a learning-rate range test of sgd on digits."),
     "predict": (
         ["some/folder", "--out", "p.csv", "--which", "last"],
         "Predicting with the last checkpoint of some/folder.",

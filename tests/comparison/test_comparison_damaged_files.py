@@ -1,4 +1,4 @@
-"""Damaged study files and records of a comparison: one sentence instead of a traceback."""
+"""Damaged study files and records of a comparison: one-line errors instead of tracebacks."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def test_batch_size_is_the_number_on_which_x_and_y_agree(x, y, expected):
         ([z(3, 8)] * 4, None, r"got x: list of 4 (3, 8), y: None"),
         ((z(5), z(3)), z(5), r"got x: ((5,), (3,)), y: (5,)"),
         ({"a": z(5), "b": [z(2), z(3)]}, z(3), r"got x: {'a': (5,), 'b': list of 2 (2,), (3,)}, y: (3,)"),
-        (None, 0.5, "x and y countable, got x: None, y: float; pass size="),
+        (None, 0.5, "batches with countable examples, got x: None, y: float; pass size="),
         (tuple(z(2) for _ in range(6)), z(6), "got x: ((2,), (2,), (2,), (2,), ...), y: (6,)"),
     ],
 )

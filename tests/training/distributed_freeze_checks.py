@@ -1,4 +1,4 @@
-"""Checks of frozen parameters in several processes."""
+"""Checks of frozen parameters with several processes."""
 
 from __future__ import annotations
 
@@ -53,4 +53,4 @@ def frozen_parameters_resume(saved_by: str | None, resumed_by: str | None) -> No
 def second_order_refuses_frozen_parameters(strategy: str) -> None:
     made = learner(partial(dp.ESGD, lr=0.1, probe="differences"), strategy)
     made._callbacks.append(Freeze("*"))
-    assert_raises(dp.ArgumentError, "the optimizer must be of first order in several processes", lambda: made.fit(1))
+    assert_raises(dp.ArgumentError, "with several processes, the optimizer must be of first order", lambda: made.fit(1))

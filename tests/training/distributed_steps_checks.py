@@ -85,7 +85,7 @@ def fit_by_steps_resumes(strategy: str, source: str) -> None:
 
 
 def time_limit_ends_all_ranks_after_the_same_step(strategy: str) -> None:
-    """The clock of rank 0 is decisive, although that of rank 1 exceeds the limit at once."""
+    """The limit applies to the time on rank 0; that on rank 1 exceeds the limit at once."""
     clock = itertools.count(0.0, 1.0 if dist.get_rank() == 0 else 1000.0)
     one = _learner(strategy, "unsized")
     with mock.patch.object(time_limit.time, "monotonic", side_effect=clock):

@@ -1,4 +1,4 @@
-"""Errors of torch in models, losses and loaders, replaced by sentences with the fix."""
+"""Errors of torch in models, losses and loaders, replaced by messages that state the fix."""
 
 from __future__ import annotations
 

@@ -265,7 +265,7 @@ def test_evaluate_within_a_fit_uses_averaged_weights():
     subject = learner(callbacks=[ema])
     record = At("after_step", lambda learner: found.append((learner.evaluate(), ema.weights())), order=30)
     subject.fit(1, callbacks=[record])
-    values, state = found[2]  # after the last training batch; the evaluation phase sees the same averages
+    values, state = found[2]  # after the last training batch; the evaluation phase uses the same averages
     assert values == subject.history[0]["eval"]
     other = problem()
     other.model.load_state_dict(state)

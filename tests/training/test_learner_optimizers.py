@@ -303,7 +303,7 @@ def test_find_lr_with_several_optimizers_raises():
 @pytest.mark.parametrize(
     ("name", "callback", "message"),
     [
-        ("critic", Recorder("lr"), "name must be that of an optimizer, 'discriminator', 'generator', got 'critic'"),
+        ("critic", Recorder("lr"), "name must be one of discriminator, generator, got 'critic'"),
     ],
 )
 def test_for_optimizer_unknown_name_raises(name, callback, message):

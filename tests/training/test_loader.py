@@ -39,7 +39,7 @@ def test_examples_are_counted_in_x_if_y_has_none():
     one = linear_learner([(X[:5], None), (X[5:], torch.tensor(0.0))], loss=lambda output, y: output.square().mean())
     one.fit(1)
     assert one.loop.means.count == 12
-    with pytest.raises(ArgumentError, match="x and y countable, got x: None, y: None; pass size="):
+    with pytest.raises(ArgumentError, match="batches with countable examples, got x: None, y: None; pass size="):
         linear_learner([(None, None)]).fit(1)
 
 

@@ -131,7 +131,7 @@ def test_resume_with_unsaved_state_raises(kind, batches):
     message = str(caught.value)
     assert message.startswith("Learner: train ")
     assert "state that is not saved" in message
-    assert "define state_dict and load_state_dict on it, use dashpot.data.Batches or another Stream" in message
+    assert "define state_dict and load_state_dict on the source, use dashpot.data.Batches or another Stream" in message
     assert message.endswith("or pass override=True to continue with other batches.")
 
 

@@ -1,4 +1,4 @@
-"""Hyperparameters of a fit that resumes with `override=True`: those set here win over decayed and saved ones."""
+"""Hyperparameters of a fit resumed with `override=True`: current values, and not decayed or saved ones."""
 
 from __future__ import annotations
 

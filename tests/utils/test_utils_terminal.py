@@ -9,7 +9,7 @@ from dashpot.utils.terminal import cell, cell_text, printable
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1+1", "-1+1", "@SUM(A1)", "\tx", "\rx", '=HYPERLINK("http://x")'])
-def test_formula_in_csv_cell_is_neutralised(text):
+def test_formula_in_csv_cell_gets_an_apostrophe(text):
     assert cell(text) == f"'{text}"
     assert cell_text(cell(text)) == text
     assert cell(cell(text)) == cell(text)

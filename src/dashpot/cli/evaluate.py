@@ -13,7 +13,7 @@ from dashpot.errors import ArgumentError
 from dashpot.runs.prediction_file import check_prediction_file
 
 RunArgument = Annotated[Path, Parameter(help="Folder of a run of `dashpot train`.")]
-Which = Annotated[str, Parameter(help="Checkpoint: best, or last.")]
+Which = Annotated[str, Parameter(help="Checkpoint to load: best or last.")]
 Accelerator = Annotated[
     str | None, Parameter(help="Device type: auto, cpu, cuda or mps; defaults to the setting of the run.")
 ]

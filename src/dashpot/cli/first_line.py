@@ -8,7 +8,7 @@ from dashpot.runs.supervisor import SUPERVISOR
 
 
 def print_first_line(text: str) -> None:
-    """Print what a command does, since loading torch takes seconds; of several processes, only the first one prints.
+    """Print a line that describes the command, on rank 0 only; loading torch, which follows, takes seconds.
 
     A process that `dashpot train --devices` has launched prints nothing: the launching command has printed the line.
     """

@@ -14,7 +14,7 @@ def methods() -> None:
 
 
 def tasks() -> None:
-    """List the tasks of dashpot."""
+    """List the built-in tasks."""
     print("\n".join(TASKS))
     print("path/to/file.py:function  a user-defined task: a function that returns a dashpot.tasks.Task")
 

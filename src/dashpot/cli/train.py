@@ -193,7 +193,7 @@ def lr_find(
         check_writable(out)
     values = {key: value for key, value in _settings(config, name, given).items() if key in LR_FIND_SETTINGS}
     settings = Settings.of(values)
-    print_first_line(f"Increasing the learning rate of {settings.optimizer} on {name or settings.task}.")
+    print_first_line(f"Running a learning-rate range test of {settings.optimizer} on {name or settings.task}.")
     from dashpot.training.run import run
 
     curve = run.lr_range_test(settings)

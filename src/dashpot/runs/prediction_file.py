@@ -73,7 +73,7 @@ def _arrays(name: str, value: Any) -> Iterator[tuple[str, np.ndarray]]:
             yield from _arrays(f"{name}.{key}", item)
     elif value is not None:
         raise ArgumentError(
-            f"predict: a file holds tensors of equal shapes, got a {type(value).__name__} for {name}; use "
+            f"predict: outputs in a file must be tensors of equal shapes, got a {type(value).__name__} for {name}; use "
             "learner.predict or dashpot.training.load_model in Python for other outputs."
         )
 
@@ -88,14 +88,14 @@ def _csv_text(arrays: Mapping[str, np.ndarray]) -> str:
             columns |= {f"{name}_{index}": column for index, column in enumerate(array.T)}
         else:
             raise ArgumentError(
-                f"predict: a .csv file holds outputs of at most two dimensions, got shape {array.shape} for {name}; "
-                "write a .npz file."
+                f"predict: outputs in a .csv file must have at most two dimensions, got shape {array.shape} for "
+                f"{name}; choose a .npz file."
             )
     lengths = sorted({len(column) for column in columns.values()})
     if len(lengths) > 1:
         raise ArgumentError(
-            f"predict: the columns of a .csv file must have equal lengths, got {', '.join(map(str, lengths))}; write a "
-            ".npz file."
+            f"predict: the columns of a .csv file must have equal lengths, got {', '.join(map(str, lengths))}; choose "
+            "a .npz file."
         )
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")

@@ -61,9 +61,9 @@ def batch_size(
         return known
     if found is not None and len(found) == 1:
         return next(iter(found))
-    problem = "countable" if found is None else "that agree on the number of examples"
+    expected = "batches with countable examples" if found is None else "x and y that agree on the number of examples"
     raise ArgumentError(
-        f"{owner} must yield batches with x and y {problem}, got x: {describe(x)}, y: {describe(y)}; pass "
+        f"{owner} must yield {expected}, got x: {describe(x)}, y: {describe(y)}; pass "
         "size=, a function from (x, y) to the number of examples."
     )
 
@@ -75,7 +75,7 @@ def _agreed_counts(x: Any, y: Any) -> set[int] | None:
 
 
 def row_counts(value: Any) -> set[int] | None:
-    """Return the possible numbers of examples of `value`; None if `value` has no number, as a scalar.
+    """Return the possible numbers of examples of `value`; None if `value` has no number, such as a scalar.
 
     Arrays have their first dimension, lists their length and, if they contain arrays with a common first dimension,
     also this dimension. Tuples, mappings and dataclasses are columns: their items must agree.

@@ -61,7 +61,7 @@ class CountingBatchSampler:
 
 
 def with_batch_sampler(loader: Any, sampler: Any) -> Any:
-    """Return a copy of a `DataLoader` with another batch sampler."""
+    """Return a copy of a `DataLoader` with a different batch sampler."""
     copied = copy.copy(loader)
     # DataLoader rejects assignment to these attributes, and the constructor of a subclass may require other arguments.
     vars(copied).update(batch_sampler=sampler, _iterator=None)

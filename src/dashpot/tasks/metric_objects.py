@@ -54,7 +54,7 @@ class MetricObjects:
             metric.update(output, target)
 
     def values(self, gather: Gather) -> dict[str, float]:
-        """Return the values of the metrics over all ranks; `gather` returns its argument of each rank."""
+        """Return the values of the metrics over all ranks; `gather` returns the argument of every rank."""
         if not self:
             return {}
         copies = self._ready()

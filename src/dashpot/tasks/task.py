@@ -68,7 +68,7 @@ class Problem:
         callbacks: Callbacks of every fit of the problem, instances of `dashpot.training.Callback`.
         size: Function from (x, y) to the number of examples of a batch, for data in which it cannot be counted; see
             "How examples are counted" in docs/training.md.
-        weight: Function from (output, y) to the number, a 0-d tensor, over which `loss` and `evaluation_loss` are
+        weight: Function from (output, y) to the count, a 0-d tensor, over which `loss` and `evaluation_loss` are
             means, such as the sum of the class weights. None selects the number of examples. A loss that returns a
             pair (sum, count) does not use it.
         splits: Further data by name, for `dashpot evaluate --split NAME` and `dashpot predict --split NAME`. The

@@ -82,7 +82,7 @@ class Learner:
         evaluation_loss: Loss function for evaluation, for example without label smoothing. Default: `loss`.
         size: Function from (x, y) to the number of examples of a batch. Default: the number that the data define, as
             `Batches` and a `DataLoader` do, or else the number on which the shapes in the batch agree.
-        weight: Function from (output, y) to the number, a 0-d tensor, over which `loss` and `evaluation_loss` are
+        weight: Function from (output, y) to the count, a 0-d tensor, over which `loss` and `evaluation_loss` are
             means, such as the sum of the class weights. Default: the number of examples. A loss that returns a pair
             (sum, count) does not use it.
         callbacks: Callbacks used in every fit.

@@ -121,10 +121,10 @@ def log(learner: Any, name: str, value: Any) -> None:
 
 def _check_name(name: Any, metrics: Mapping[str, Any]) -> None:
     if not isinstance(name, str) or not name.strip() or not name.isprintable():
-        raise ArgumentError(f"Learner: log needs a name of printable characters, got {name!r:.80}.")
+        raise ArgumentError(f"Learner: the name of a logged value must be a printable string, got {name!r:.80}.")
     if name == "loss" or name in metrics:
         reserved = ", ".join(["loss", *metrics])
-        raise ArgumentError(f"Learner: log needs a name other than {reserved}, got {shown(name)}.")
+        raise ArgumentError(f"Learner: the name of a logged value must not be one of {reserved}, got {shown(name)}.")
 
 
 def number_or_tensor(source: str, value: Any) -> float | Tensor:

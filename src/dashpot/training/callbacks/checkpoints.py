@@ -318,7 +318,9 @@ def _read_best(folder: Path) -> dict[str, Any] | None:
         return None
     except ValueError as error:
         reason = f": {error}" if isinstance(error, SchemaError) else ""
-        raise RunError(f"{folder / BEST} is damaged{reason}; delete it to continue without the mark.") from error
+        raise RunError(
+            f"{folder / BEST} is damaged{reason}; delete it to continue without a best checkpoint."
+        ) from error
     return found if (folder / found["file"]).exists() else None
 
 

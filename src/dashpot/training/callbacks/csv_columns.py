@@ -14,7 +14,7 @@ FILL = {"kind": "epoch"}
 
 
 def to_line(cells: Iterable[Any]) -> str:
-    """Return one line without a line break; None is an empty cell, and formulas are neutralised.
+    """Return one line without a line break; None is an empty cell, and formulas get an apostrophe.
 
     >>> print(to_line(["a,b", None, 0.5, "=1+1"]))
     "a,b",,0.5,'=1+1

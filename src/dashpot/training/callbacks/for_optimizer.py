@@ -69,8 +69,12 @@ class ForOptimizer(Callback):
     def before_fit(self, learner: Learner) -> None:
         optimizers = learner.loop.optimizers
         if self.name not in optimizers:
-            known = ", ".join(map(repr, optimizers)) or "none, as the learner has one optimizer"
-            raise ArgumentError(f"ForOptimizer: name must be that of an optimizer, {known}, got {self.name!r}.")
+            if not optimizers:
+                raise ArgumentError(
+                    f"ForOptimizer: the learner must have several optimizers, got one; pass the "
+                    f"{type(self.callback).__name__} itself."
+                )
+            raise ArgumentError(f"ForOptimizer: name must be one of {', '.join(optimizers)}, got {self.name!r}.")
         self._stepped = False
         if hasattr(self.callback, "before_fit"):
             self._on_event("before_fit", learner)

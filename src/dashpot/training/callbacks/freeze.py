@@ -34,9 +34,9 @@ class Freeze(Callback):
     Args:
         patterns: Patterns of parameter names such as "backbone.*"; `*` matches any characters. Every pattern must match
             a parameter.
-        from_epoch: First epoch, counted from 0, in which the parameters are frozen; >= 0. In a fit by steps, epochs are
-            the intervals between evaluations.
-        until_epoch: First epoch in which they are trained again, larger than `from_epoch`; None means never.
+        from_epoch: First epoch, counted from 0, in which the parameters are frozen; >= 0. In a fit with `steps`
+            or `evaluate_every`, an epoch is an interval between two evaluations.
+        until_epoch: First epoch in which the parameters are trained again, larger than `from_epoch`; None means never.
         batchnorm: Mode of batch-norm layers whose parameters are frozen: "train" uses the statistics of the batch
             and updates the running statistics, as without this callback; "eval" uses the running statistics and leaves
             them unchanged.
@@ -81,8 +81,8 @@ class Freeze(Callback):
     def before_fit(self, learner: Learner) -> None:
         if learner.engine.world_size > 1 and isinstance(learner.opt, SecondOrder):
             raise ArgumentError(
-                f"Freeze: the optimizer must be of first order in several processes, got {type(learner.opt).__name__}; "
-                "its Hessian-vector products would include frozen parameters."
+                "Freeze: with several processes, the optimizer must be of first order, got "
+                f"{type(learner.opt).__name__}; its Hessian-vector products would include frozen parameters."
             )
         self._params = matching_params(learner.model, self.patterns)
         self._trained = {name for name, p in self._params.items() if p.requires_grad}

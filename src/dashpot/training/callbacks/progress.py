@@ -45,8 +45,8 @@ class Progress(EpochCallback):
             steps in long fits, and the loss of every evaluation. A terminal shows a plot of characters above the
             progress bar, and keeps it after the fit; a notebook shows a matplotlib figure, which is updated in place;
             other streams contain the plot after the fit. A plot is redrawn at most every 4 `every_s` in a terminal and
-            every 8 `every_s` in a notebook, and takes at most a twentieth of the time. Losses are read in these
-            moments only; with several processes, every 32 steps.
+            every 8 `every_s` in a notebook, and takes at most a twentieth of the time. Losses are read from the device
+            only when a plot is drawn or, with several processes, every 32 steps.
 
     Raises:
         ArgumentError: If an argument is out of range or `stream` is not writable; when the fit begins, if matplotlib is

@@ -21,8 +21,8 @@ class TimeLimit(Callback):
     The time runs from the start of the fit, including evaluation and checkpoints. It is saved, so that a resumed fit
     continues to count. If the limit is exceeded within an epoch, `learner.loop.cut_at` is set: the training phase ends
     after the step, `Checkpoints` writes a checkpoint, the evaluation runs, and the fit ends. A fit that resumes from
-    this checkpoint with a higher limit continues with the next batch. With several processes, the clock of rank 0 is
-    decisive.
+    this checkpoint with a higher limit continues with the next batch. With several processes, the limit applies to the
+    time on rank 0.
 
     Args:
         seconds: Time limit in seconds, > 0.

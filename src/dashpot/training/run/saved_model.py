@@ -99,8 +99,8 @@ def _read(folder: RunFolder, which: str) -> dict[str, Any]:
     path = best(folder.checkpoints)
     if path is None:
         raise RunError(
-            f"{folder.path} has no best checkpoint: no epoch was completed, or the metric of every epoch was NaN. The "
-            "latest checkpoint is selected by last."
+            f"{folder.path} has no best checkpoint: no epoch was completed, or the metric of every epoch was NaN; "
+            "choose last for the latest checkpoint."
         )
     return checkpoint_file.read(path)
 

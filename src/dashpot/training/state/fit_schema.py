@@ -37,7 +37,7 @@ from dashpot.utils.schema import (
 
 
 class _RandomState(Nested):
-    """State of the global generators, which is tried out on generators of its own."""
+    """State of the global generators, checked by loading it into separate generators."""
 
     form = Record(
         {

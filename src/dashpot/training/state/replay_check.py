@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 Restart = Callable[[], Iterator[Any]]
 
 CURE = (
-    "define state_dict and load_state_dict on it, use dashpot.data.Batches or another Stream, or pass override=True to "
-    "continue with other batches"
+    "define state_dict and load_state_dict on the source, use dashpot.data.Batches or another Stream, or pass "
+    "override=True to continue with other batches"
 )
 
 

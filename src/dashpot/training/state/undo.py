@@ -51,8 +51,8 @@ def attributes_of(owner: Any, *names: str) -> Undo:
 def object_state(owner: Any) -> Undo:
     """Return a function that restores all attributes of an object.
 
-    Lists, dicts and sets get their contents back, and objects with `state_dict` and `load_state_dict`, such as
-    schedulers, their states. Models, optimizers, learners and other callbacks are not restored.
+    This includes the contents of lists, dicts and sets, and the states of objects with `state_dict` and
+    `load_state_dict`, such as schedulers. Models, optimizers, learners and other callbacks are not restored.
     """
     before = dict(vars(owner))
     contents = [(value, copy.copy(value)) for value in before.values() if isinstance(value, (list, dict, set))]
