@@ -28,9 +28,11 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import lightning_fabric  # noqa: F401 - loaded once, for all forks
 from kill_checks import differences
 from kill_runs import CASES, MOMENTS, Case, Subject
+
+import dashpot.comparison
+import dashpot.training.run.run  # noqa: F401 - loaded once, for all forks
 
 
 class Outcome:
@@ -45,6 +47,13 @@ class Outcome:
     def check(self, subject: Subject, whole: Path) -> None:
         self.runs += 1
         self.faults += differences(subject.folder, whole)
+
+    def print(self, seconds: float) -> None:
+        for counts in (self.cases, self.hits):
+            for name, count in sorted(counts.items()):
+                print(f"{count:4d}  {name}")
+        print(f"{self.hits.total()} kills of {self.runs} runs in {seconds:.0f} s, {len(self.faults)} faults.")
+        print(*self.faults, sep="\n")
 
 
 def interrupt(case: Case, kills: int, place: Path, draw: random.Random, outcome: Outcome) -> None:
@@ -83,11 +92,7 @@ def main() -> None:
             print(f"{case.name}: {outcome.cases.total()} kills so far, {len(outcome.faults)} faults", flush=True)
     finally:
         print(f"The runs are in {place}.") if given.keep else shutil.rmtree(place)
-    for counts in (outcome.cases, outcome.hits):
-        for name, count in sorted(counts.items()):
-            print(f"{count:4d}  {name}")
-    print(f"{outcome.hits.total()} kills of {outcome.runs} runs in {time.perf_counter() - began:.0f} s", end="")
-    print(f", {len(outcome.faults)} faults.", *outcome.faults, sep="\n")
+        outcome.print(time.perf_counter() - began)
     sys.exit(1 if outcome.faults else 0)
 
 
