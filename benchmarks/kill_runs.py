@@ -21,7 +21,7 @@ import kill_tasks
 import dashpot_command
 
 FORK = multiprocessing.get_context("fork")
-MOMENTS = {"start": 2, "training": 3, "evaluation": 2, "checkpoint": 3, "record": 2}
+MOMENTS = {"start": 1, "training": 3, "evaluation": 2, "checkpoint": 3, "record": 2}
 """Moments of interruptions, and their relative numbers."""
 LIMIT = 1800.0
 """Seconds after which a process is considered to hang."""
@@ -40,7 +40,8 @@ _COMMON = "--lr 0.01 --threads 1 --checkpoint-every 3 --keep 3 --log csv,jsonl"
 _DIGITS = f"{_COMMON} --ema 0.99 --accumulate 2 --schedule 1cycle --epochs 8"
 _TOKENS = f"{_COMMON} --ema 0.99 --accumulate 2 --schedule 1cycle --steps 80 --evaluate-every 12"
 _TRAIN = ("SIGKILL", "SIGKILL", "SIGTERM", "SIGINT", "SIGUSR1")
-_DEVICES = ("SIGKILL of rank 0", "SIGKILL of rank 1", "SIGTERM of rank 1", "SIGKILL", "SIGTERM", "SIGUSR1")
+_LOADER = ("SIGKILL of child 0", "SIGKILL of child 0", "SIGKILL", "SIGTERM", "SIGINT")
+_DEVICES = ("SIGKILL of child 0", "SIGKILL of child 1", "SIGTERM of child 1", "SIGKILL", "SIGTERM", "SIGUSR1")
 
 
 def _train(name: str, options: str, signals: tuple[str, ...] = _TRAIN) -> Case:
@@ -57,6 +58,7 @@ CASES = [
     *(_train(f"digits-{method}", _DIGITS) for method in ("adamw", "autosgm", "esgd", "nadam", "sgd")),
     *(_train(f"tokens-{method}", _TOKENS) for method in ("adamw", "nadam")),
     *(_train(f"gan-{method}", f"{_COMMON} --epochs 6") for method in ("adamw", "autosgm")),
+    _train("loader-adamw", f"{_COMMON} --ema 0.99 --accumulate 2 --epochs 6", _LOADER),
     _compare("digits"),
     _compare("tokens"),
     _train("tokens-adamw-devices", f"{_TOKENS} --devices 2", _DEVICES),
@@ -181,7 +183,7 @@ class Subject:
             return None
         if code not in expected:
             raise SystemExit(f"{self.folder.name} ended with {code} after {name}:\n{self.output()[-3000:]}")
-        if code == 4:
+        if code in (1, 4):
             self._check_resume_command()
         left = ", partial file left" if self.partial() else ""
         return f"{name}, {moment}{left}"
@@ -210,15 +212,11 @@ class Subject:
 
     def _signal(self, name: str, draw: random.Random, times: Times) -> tuple[int, ...]:
         """Send the named signal, and return the expected exit codes."""
-        kind, _, rank = name.partition(" of rank ")
+        kind, _, child = name.partition(" of child ")
         number = signal.Signals[kind]
-        if rank:
-            self.until(lambda: len(_children(self.process.pid)) == 2)
-            ids = _children(self.process.pid)
-            if len(ids) == 2:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(ids[int(rank)], number)
-            return (4,)
+        if child:
+            self._signal_child(int(child), number)
+            return (4,) if "--devices" in self.case.words else (1,)
         if number != signal.SIGUSR1:
             self.send(number)
             stopped = {signal.SIGTERM: (143,), signal.SIGINT: (130,)}.get(number, ())
@@ -231,8 +229,18 @@ class Subject:
         self.send(signal.SIGKILL)
         return (-signal.SIGKILL,)
 
+    def _signal_child(self, index: int, number: int) -> None:
+        """Send a signal to a child of the process, as soon as there is one."""
+        while self.code() is None:
+            children = _children(self.process.pid)
+            if len(children) > index:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(children[index], number)
+                    return
+            time.sleep(0.0005)
+
     def _check_resume_command(self) -> None:
-        """Check that the launcher has printed the command that resumes the run."""
+        """Check that the process has printed the command that resumes the run."""
         found = re.search(r"Resume with: (.*)", self.output())
         if found is None or shlex.split(found[1]) != ["dashpot", "train", "--resume", str(self.folder)]:
             raise SystemExit(f"{self.folder.name} printed no command that resumes it:\n{self.output()[-3000:]}")

@@ -12,8 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from dashpot.data import Batches
 from dashpot.data import digits as digit_images
@@ -63,6 +65,26 @@ def digits_problem(seed: int) -> Problem:
     evaluation = Batches(x[:200], y[:200], 50)
     loss, metrics = nn.functional.cross_entropy, {"accuracy": accuracy}
     return Problem(model, Batches(x, y, 50, shuffle=True, seed=seed), loss, evaluation, metrics)
+
+
+# ---- loader: a DataLoader that augments in a worker process --------------------------------------------------------
+
+
+class Augmented(TensorDataset):
+    """Images with noise, drawn from the global generators of torch and numpy."""
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        x, y = super().__getitem__(index)
+        return x + 0.1 * torch.randn_like(x) + 0.1 * float(np.random.rand()), y
+
+
+def loader_problem(seed: int) -> Problem:
+    """Return a problem with 20 batches from a shuffled loader."""
+    made = digits_problem(seed)
+    draw = torch.Generator().manual_seed(seed)
+    data = Augmented(made.train.x, made.train.y)
+    train = DataLoader(data, batch_size=50, shuffle=True, generator=draw, num_workers=1)
+    return Problem(made.model, train, made.loss, made.evaluation, made.metrics)
 
 
 # ---- tokens: batches of dicts, padding, a loss and a metric with their counts --------------------------------------
@@ -186,6 +208,10 @@ def gan_problem(seed: int) -> Problem:
 
 def digits() -> Task:
     return Task("kill-digits", digits_problem, epochs=8)
+
+
+def loader() -> Task:
+    return Task("kill-loader", loader_problem, epochs=6)
 
 
 def tokens() -> Task:

@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -67,6 +68,7 @@ def interrupt(case: Case, kills: int, place: Path, draw: random.Random, outcome:
             outcome.hits[hit] += 1
             outcome.cases[case.name] += 1
             kills -= 1
+            print(f"{case.name}: {hit}", flush=True)
         else:  # the run is complete; the next one starts from the beginning
             outcome.check(subject, whole.folder)
             shutil.rmtree(subject.folder)
@@ -84,6 +86,7 @@ def main() -> None:
     known = {case.name: case for case in CASES}
     cases = [known[name] for name in given.cases.split(",")]
     draw, outcome = random.Random(given.seed), Outcome()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it in background processes
     began = time.perf_counter()
     place = Path(tempfile.mkdtemp(prefix="dashpot-kills-"))
     try:
