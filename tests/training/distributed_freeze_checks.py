@@ -50,7 +50,7 @@ def frozen_parameters_resume(saved_by: str | None, resumed_by: str | None) -> No
     assert_same(resumed, uninterrupted, TOLERANCE[torch.float64])
 
 
-def second_order_refuses_frozen_parameters(strategy: str) -> None:
+def second_order_rejects_frozen_parameters(strategy: str) -> None:
     made = learner(partial(dp.ESGD, lr=0.1, probe="differences"), strategy)
     made._callbacks.append(Freeze("*"))
     assert_raises(dp.ArgumentError, "with several processes, the optimizer must be of first order", lambda: made.fit(1))

@@ -16,7 +16,7 @@ from distributed_count_checks import add_checks as add_count_checks
 from distributed_freeze_checks import (
     frozen_parameters_equal_those_of_one_process,
     frozen_parameters_resume,
-    second_order_refuses_frozen_parameters,
+    second_order_rejects_frozen_parameters,
 )
 from distributed_inference_checks import (
     evaluation_within_a_fit_changes_nothing,
@@ -332,7 +332,7 @@ def table() -> dict[str, Any]:
             add(accumulate == 2, frozen_parameters_equal_those_of_one_process, strategy, accumulate)
         for saved_by, resumed_by in ((strategy, None), (None, strategy)):
             add(strategy == "ddp", frozen_parameters_resume, saved_by, resumed_by)
-        add(strategy == "ddp", second_order_refuses_frozen_parameters, strategy)
+        add(strategy == "ddp", second_order_rejects_frozen_parameters, strategy)
         add(True, nonfinite_values_are_diagnosed, strategy)
         add(True, nonfinite_evaluation_is_diagnosed, strategy)
         add(True, logged_values_are_means_over_all_examples, strategy)
