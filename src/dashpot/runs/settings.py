@@ -26,7 +26,7 @@ from dashpot.errors import ArgumentError
 from dashpot.runs.choices import COUNT, PRECISIONS, STRATEGIES, THREADS
 from dashpot.runs.files import write_text
 from dashpot.utils.durations import parse_duration
-from dashpot.utils.format import typed
+from dashpot.utils.format import reason, typed
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -271,8 +271,7 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ArgumentError(f"Cannot read the settings file {path}: {error.strerror or error}.") from error
     except (ValueError, RecursionError) as error:  # invalid UTF-8, invalid syntax, or deep nesting
-        reason = str(error).partition("\n")[0].rstrip(".")
-        raise ArgumentError(f"The settings file {path} is not valid TOML: {reason}.") from error
+        raise ArgumentError(f"The settings file {path} is not valid TOML: {reason(error)}.") from error
 
 
 def write_settings(path: Path, settings: Settings, made_by: Mapping[str, Any]) -> None:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from dashpot.errors import ArgumentError, RunError
 from dashpot.tasks.metric_sync import compute, sent_values, synced_parts
-from dashpot.utils.nested import map_tensors, tensors
+from dashpot.utils.nested import cpu_copies, map_tensors, tensors
+from dashpot.utils.stateful import is_stateful
 
 Gather = Callable[[Any], list[Any]]
 
@@ -89,7 +90,7 @@ class MetricObjects:
             if name not in state.get("objects", {}):
                 raise RunError(f"The checkpoint, taken within an epoch, has no state of the metric object {name!r}.")
             own = copy.deepcopy(state["objects"][name])
-            if _has_state(metric):
+            if is_stateful(metric):
                 metric.load_state_dict(own)
             else:
                 vars(metric).update(own)
@@ -133,19 +134,15 @@ def _moved(metric: Any, device: torch.device) -> Any:
 # ---- state ----------------------------------------------------------------------------------------------------------
 
 
-def _has_state(metric: Any) -> bool:
-    return callable(getattr(metric, "state_dict", None)) and callable(getattr(metric, "load_state_dict", None))
-
-
 def _state(name: str, metric: Any) -> dict[str, Any]:
     """Return a copy of the state of a metric, on the CPU."""
-    state = metric.state_dict() if _has_state(metric) else getattr(metric, "__dict__", {})
-    if not _has_state(metric) and (not state or not _is_plain(state)):
+    state = metric.state_dict() if is_stateful(metric) else getattr(metric, "__dict__", {})
+    if not is_stateful(metric) and (not state or not _is_plain(state)):
         raise RunError(
             f"Metric {name!r} must define state_dict and load_state_dict to save a fit within an epoch, or have only "
             f"attributes with plain data and tensors, got {type(metric).__name__}."
         )
-    return map_tensors(lambda value: value.detach().to("cpu", copy=True), dict(state))
+    return cpu_copies(dict(state))
 
 
 def _is_plain(value: Any) -> bool:

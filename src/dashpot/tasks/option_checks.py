@@ -10,6 +10,7 @@ import torch
 
 from dashpot.constraints import Constraint, Interval, OneOf, check, shown
 from dashpot.errors import ArgumentError
+from dashpot.utils.format import reason
 
 _ALLOWED: Mapping[str, Constraint] = {
     "batch_size": Interval(1, math.inf, "left", integer=True),
@@ -37,5 +38,6 @@ def check_options(owner: str, *, device: str, **options: Any) -> None:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
-        reason = str(error).partition("\n")[0].rstrip(".")
-        raise ArgumentError(f"{owner}: device must be available to torch, got {shown(device)} ({reason}).") from error
+        raise ArgumentError(
+            f"{owner}: device must be available to torch, got {shown(device)} ({reason(error)})."
+        ) from error

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from dashpot.errors import ArgumentError
+from dashpot.utils.format import reason
+from dashpot.utils.group_params import group_params
 from dashpot.utils.named_tensors import named_tensors
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ def explain_forward(learner: Learner, args: Sequence[Any], kwargs: Mapping[str, 
         raise ArgumentError(
             f"Learner: the model must use tensors on one device; its input and parameters are on "
             f"{learner.engine.device}. Register other tensors of the model as buffers, or create them on the device of "
-            f"its input. torch reports: {_first_line(text)}"
+            f"its input. torch reports: {reason(error)}"
         ) from error
     inputs = args[0] if len(args) == 1 and not kwargs else [*args, kwargs] if args else kwargs
     if message := _dtype_message(model, inputs, text):
@@ -61,7 +63,7 @@ def check_all_used(learner: Learner) -> None:
     engine = learner.engine
     if engine.world_size == 1 or engine.sharded or engine.find_unused_parameters:
         return
-    if any(p.grad is None for group in learner.opt.param_groups for p in group["params"]):
+    if any(p.grad is None for p in group_params(learner.opt)):
         unused = [name for name, p in learner.model.named_parameters() if p.requires_grad and p.grad is None]
         if unused:
             raise _unused(unused)
@@ -108,7 +110,7 @@ def explain_loss(output: Any, y: Any, error: Exception) -> None:
         devices = {str(tensor.device) for _, tensor in named_tensors((output, y), "")}
         raise ArgumentError(
             f"Learner: the loss must use tensors on one device; output and y are on {', '.join(sorted(devices))}. Move "
-            f"other tensors there, as in weight.to(output.device). torch reports: {_first_line(text)}"
+            f"other tensors there, as in weight.to(output.device). torch reports: {reason(error)}"
         ) from error
     output = next((tensor for _, tensor in named_tensors(output, "") if tensor.is_floating_point()), None)
     if output is None or not isinstance(y, Tensor):
@@ -158,7 +160,3 @@ def _target_message(output: Tensor, y: Tensor, text: str) -> str | None:
 
 def _is_device_error(text: str) -> bool:
     return "same device" in text or "on the expected device" in text
-
-
-def _first_line(text: str) -> str:
-    return text.partition("\n")[0]

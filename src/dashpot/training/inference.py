@@ -22,8 +22,9 @@ from dashpot.training.fit_loop import FitLoop
 from dashpot.training.fit_plan import FitPlan
 from dashpot.training.loader import ResumableLoader
 from dashpot.training.loop_state import LoopState
-from dashpot.training.predictions import concatenate, cpu_outputs
+from dashpot.training.predictions import concatenate
 from dashpot.training.side_pass import side_pass
+from dashpot.utils.nested import cpu_copies
 
 if TYPE_CHECKING:
     from dashpot.training.learner import Learner
@@ -96,7 +97,7 @@ def predict(learner: Learner, data: Any, labelled: bool | None) -> Any:
             learner.batch = batch
             batch.index = index
             _predict_batch(learner, loop)
-            parts.append((batch.size, cpu_outputs(batch.output)))
+            parts.append((batch.size, cpu_copies(batch.output)))  # the model may reuse the memory
     ranks = learner.engine.all_gather(parts)
     # Within a batch, the first ranks have the first examples; a rank without examples computes one that is discarded.
     return concatenate([rank[index] for index in range(len(parts)) for rank in ranks if rank[index][0]], len(ranks))

@@ -36,6 +36,7 @@ from dashpot.training.plain_optimizer import OptimizerFactory, SupportsStep, ada
 from dashpot.training.side_pass import release_output
 from dashpot.training.state import fit_state
 from dashpot.training.step_loss import StepLoss, backpropagated, multiply_gradients
+from dashpot.utils.group_params import group_params
 
 
 class Learner:
@@ -403,7 +404,7 @@ class Learner:
 
     def _params(self) -> set[Tensor]:
         """Return the parameters of the model and of the optimizer."""
-        return {*self.model.parameters(), *(p for group in self.opt.param_groups for p in group["params"])}
+        return {*self.model.parameters(), *group_params(self.opt)}
 
     def step(self) -> None:
         """Run the optimizer step, and set `batch.stepped`."""

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from dashpot.errors import ArgumentError
 from dashpot.training.plain_optimizer import adapt, is_plain, make_optimizer
+from dashpot.utils.group_params import group_params
 
 if TYPE_CHECKING:
     from dashpot.training.learner import Learner
@@ -34,7 +35,7 @@ class OptimizerDict(Mapping[str, Optimizer]):
 
     def __init__(self, optimizers: Mapping[str, Optimizer], model: nn.Module) -> None:
         self._optimizers = dict(optimizers)
-        self._params = {name: _params(optimizer) for name, optimizer in self._optimizers.items()}
+        self._params = {name: group_params(optimizer) for name, optimizer in self._optimizers.items()}
         owners: dict[Tensor, str] = {}
         for name, params in self._params.items():
             for p in params:
@@ -99,10 +100,6 @@ def turn(learner: Learner, name: str) -> Iterator[None]:
             yield
     finally:
         learner.opt, loop.part = optimizers, None
-
-
-def _params(optimizer: Optimizer) -> list[Tensor]:
-    return [p for group in optimizer.param_groups for p in group["params"]]
 
 
 def make_optimizers(optimizers: Mapping[str, Any], model: nn.Module, lr: Any) -> OptimizerDict:

@@ -12,7 +12,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from dashpot.errors import ArgumentError, RunError
+from dashpot.utils.group_params import group_params
+from dashpot.utils.nested import map_tensors
 from dashpot.utils.scalars import is_immutable
+from dashpot.utils.stateful import is_stateful
 from dashpot.utils.warn import warn
 
 OptimizerFactory = Callable[..., Any]
@@ -109,9 +112,6 @@ class PlainOptimizer(Optimizer):
                 f"{self.name}: attribute {name!r} must be writable to be scheduled ({error})."
             ) from error
 
-    def _params(self) -> list[Tensor]:
-        return [p for group in self.param_groups for p in group["params"]]
-
     # ---- steps ------------------------------------------------------------------------------------------------------
 
     def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -124,14 +124,14 @@ class PlainOptimizer(Optimizer):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Call `zero_grad` of the object, if any parameter has a gradient."""
-        if any(p.grad is not None for p in self._params()):
+        if any(p.grad is not None for p in group_params(self)):
             self._call(self.wrapped.zero_grad)
 
     def _call(self, method: Callable[[], Any]) -> None:
         try:
             method()
         except (AttributeError, TypeError) as error:
-            missing = sum(p.grad is None for p in self._params())
+            missing = sum(p.grad is None for p in group_params(self))
             if not missing:
                 raise
             raise RunError(
@@ -144,7 +144,7 @@ class PlainOptimizer(Optimizer):
     @property
     def savable(self) -> bool:
         """Whether the object has `state_dict` and `load_state_dict`."""
-        return all(callable(getattr(self.wrapped, name, None)) for name in ("state_dict", "load_state_dict"))
+        return is_stateful(self.wrapped)
 
     def state_dict(self) -> dict[str, Any]:
         """Return torch's state dict of the groups, whose state has a single entry, the state of the object."""
@@ -156,8 +156,9 @@ class PlainOptimizer(Optimizer):
         check_savable(self)
         if STATE not in state_dict["state"]:
             raise RunError(f"The state is not that of {self.name}, which is not a torch optimizer.")
-        device = self._params()[0].device
-        loaded = _to_device(copy.deepcopy(state_dict["state"][STATE]), device)
+        device = group_params(self)[0].device
+        # 0-d tensors, such as step counts, stay on the CPU.
+        loaded = map_tensors(lambda x: x.to(device) if x.dim() else x, copy.deepcopy(state_dict["state"][STATE]))
         previous = copy.deepcopy(self._state_of_wrapped())
         super().load_state_dict({**state_dict, "state": {}})
         self._previous = previous  # restored by __setstate__ if the load fails or is undone
@@ -280,7 +281,7 @@ def check_savable(optimizer: Any, owner: str = "Learner") -> None:
             f"{owner}: the state of {optimizer.name} cannot be saved; define the methods state_dict() and "
             "load_state_dict(state)."
         )
-    if any(hasattr(p, "placements") for p in optimizer._params()):
+    if any(hasattr(p, "placements") for p in group_params(optimizer)):
         raise RunError(
             f"{owner}: the state of {optimizer.name} cannot be saved with strategy='fsdp'; use strategy='ddp'."
         )
@@ -358,14 +359,3 @@ def _parameters(function: Any) -> list[inspect.Parameter]:
 
 def _same(a: Any, b: Any) -> bool:
     return a is b or (not isinstance(a, Tensor) and not isinstance(b, Tensor) and a == b)
-
-
-def _to_device(value: Any, device: Any) -> Any:
-    """Move the tensors in nested plain data to a device, except 0-d tensors such as step counts."""
-    if isinstance(value, Tensor):
-        return value.to(device) if value.dim() else value
-    if isinstance(value, dict):
-        return {key: _to_device(item, device) for key, item in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(_to_device(item, device) for item in value)
-    return value

@@ -1,4 +1,4 @@
-"""Outputs of a model for several batches, moved to the CPU and concatenated."""
+"""Outputs of a model for several batches, concatenated."""
 
 from __future__ import annotations
 
@@ -9,12 +9,6 @@ import torch
 from torch import Tensor
 
 from dashpot.errors import ArgumentError
-from dashpot.utils.nested import map_tensors
-
-
-def cpu_outputs(output: Any) -> Any:
-    """Return nested outputs with every tensor detached and copied to the CPU; the model may reuse its memory."""
-    return map_tensors(lambda value: value.detach().to("cpu", copy=True), output)
 
 
 def concatenate(parts: Sequence[tuple[int, Any]], world_size: int) -> Any:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dashpot._torch_private import write_count
 from dashpot.utils.named_tensors import named_leaves
+from dashpot.utils.nested import tensors
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 
@@ -34,27 +35,14 @@ def fingerprint(value: Any) -> str:
 
 
 def write_counts(value: Any) -> list[int] | None:
-    """Return the write counts of the tensors in nested lists, tuples and dicts, to detect data changed in place.
+    """Return the write counts of the tensors in nested lists, tuples and mappings, to detect data changed in place.
 
     The result is None if torch does not count the writes, as in inference mode.
     """
-    counts: list[int] = []
     try:
-        _append_write_counts(value, counts)
+        return [write_count(tensor) for tensor in tensors(value)]
     except RuntimeError:
         return None
-    return counts
-
-
-def _append_write_counts(value: Any, counts: list[int]) -> None:
-    if isinstance(value, Tensor):
-        counts.append(write_count(value))
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            _append_write_counts(item, counts)
-    elif isinstance(value, dict):
-        for item in value.values():
-            _append_write_counts(item, counts)
 
 
 def _parts(leaf: Any) -> Iterable[Any]:

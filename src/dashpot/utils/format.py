@@ -1,4 +1,4 @@
-"""Human-readable formats of numbers, sizes and durations."""
+"""Human-readable formats of numbers, sizes, durations and errors."""
 
 from __future__ import annotations
 
@@ -79,3 +79,12 @@ def short_time(seconds: float) -> str:
     ('0.0312 ms', '120 ms', '2.5 s')
     """
     return f"{seconds:.3g} s" if seconds >= 0.9995 else f"{seconds * 1e3:.3g} ms"
+
+
+def reason(error: BaseException) -> str:
+    """Return the first line of the message of an error without its final period; the class if there is no message.
+
+    >>> reason(ValueError("invalid size.\\nSee the documentation.")), reason(KeyError())
+    ('invalid size', 'KeyError')
+    """
+    return str(error).partition("\n")[0].rstrip(".") or type(error).__name__

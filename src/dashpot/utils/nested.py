@@ -52,6 +52,12 @@ def _with_items(value: Mapping[Any, Any], items: dict[Any, Any]) -> Any:
 
 def tensors(value: Any) -> list[Tensor]:
     """Return every tensor in nested tuples, lists and mappings."""
-    found: list[Tensor] = []
-    map_tensors(lambda tensor: found.append(tensor) or tensor, value)
-    return found
+    if isinstance(value, Tensor):
+        return [value]
+    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
+    return [tensor for item in items for tensor in tensors(item)]
+
+
+def cpu_copies(value: Any) -> Any:
+    """Return nested data with every tensor detached and copied to the CPU."""
+    return map_tensors(lambda tensor: tensor.detach().to("cpu", copy=True), value)

@@ -14,6 +14,7 @@ from dashpot.constraints import shown, unknown
 from dashpot.errors import ArgumentError
 from dashpot.optimizers import registry
 from dashpot.optimizers.options import ResolvedOptions
+from dashpot.utils.format import reason
 
 ENGINES = ("eager", "compiled")
 CLIPPING = {"max_norm", "clip_value", "adaptive_clip"}
@@ -103,8 +104,7 @@ def _wrap_errors(name: str, factory: Callable[[Any], Any]) -> Callable[[Any], An
         try:
             return factory(params)
         except (TypeError, ValueError) as error:
-            reason = str(error).partition("\n")[0].rstrip(".")
-            raise ArgumentError(f"verify: {name} cannot be created ({reason}).") from error
+            raise ArgumentError(f"verify: {name} cannot be created ({reason(error)}).") from error
 
     return wrapped
 

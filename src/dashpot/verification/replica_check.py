@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from dashpot.utils.format import reason
 from dashpot.verification.deviation import Distance
 from dashpot.verification.replica import Replica
 
@@ -47,8 +48,7 @@ class ReplicaCheck:
         try:
             action(self.replica)
         except Exception as error:  # optimizers of other libraries may raise any exception
-            reason = str(error).partition("\n")[0].rstrip(".")
-            self.replica, self.failure = None, f"{type(error).__name__}: {reason}"
+            self.replica, self.failure = None, f"{type(error).__name__}: {reason(error)}"
 
     def record(self, step: int, allowed: float, distances: Mapping[str, Distance], *, finite: bool) -> None:
         """Record the deviations after a step. With non-finite weights, record only deviations above the tolerance."""

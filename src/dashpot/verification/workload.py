@@ -16,6 +16,7 @@ from torch.nn.parameter import is_lazy
 
 from dashpot.constraints import shown
 from dashpot.errors import ArgumentError
+from dashpot.utils.format import reason
 from dashpot.utils.rng_state import seed_all
 
 _SEEDS = 2**32
@@ -196,8 +197,7 @@ def _deepcopy(name: str, value: Any) -> Any:
     try:
         return copy.deepcopy(value)
     except Exception as error:
-        reason = str(error).partition("\n")[0].rstrip(".")
-        raise ArgumentError(f"verify: {name} cannot be copied ({reason}).") from error
+        raise ArgumentError(f"verify: {name} cannot be copied ({reason(error)}).") from error
 
 
 def _convert_model(model: nn.Module, dtype: torch.dtype) -> nn.Module:

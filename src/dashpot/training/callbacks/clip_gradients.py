@@ -13,6 +13,7 @@ from dashpot.constraints import POSITIVE, Optional, check, shown
 from dashpot.errors import ArgumentError
 from dashpot.training.callback import Callback
 from dashpot.training.callbacks.grad_norms import gradients, total_norm
+from dashpot.utils.group_params import group_params
 from dashpot.utils.scalars import is_number
 
 if TYPE_CHECKING:
@@ -76,8 +77,7 @@ class ClipGradients(Callback):
         grads = gradients(learner)
         if self.norm is not None:
             self.last_norm = total_norm(grads, self.norm_type)
-            params = [p for group in learner.opt.param_groups for p in group["params"]]
-            clip_grads_with_norm_(params, self.norm, self.last_norm)
+            clip_grads_with_norm_(group_params(learner.opt), self.norm, self.last_norm)
         if self.value is not None:
             with torch.no_grad():
                 for grad in grads:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
+from dashpot.utils.group_params import group_params
+
 if TYPE_CHECKING:
     from dashpot.training.learner import Learner
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 def gradients(learner: Learner) -> list[Tensor]:
     """Return the unscaled gradients of the optimizer step. Call this function only within the action `step`."""
     learner.engine.unscale(learner.opt)
-    return [p.grad for group in learner.opt.param_groups for p in group["params"] if p.grad is not None]
+    return [p.grad for p in group_params(learner.opt) if p.grad is not None]
 
 
 def grad_norm(learner: Learner) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dashpot._torch_private import local_tensor
 from dashpot.training.loop_state import Batch
+from dashpot.utils.format import reason
 from dashpot.utils.named_tensors import named_tensors
 from dashpot.utils.rng_state import preserve_rng_state
 
@@ -113,7 +114,7 @@ def _run(learner: Learner, batch: Batch) -> Batch:
 
 
 def _failed(error: Exception, batch: Batch) -> Origin:
-    return Origin("failed", batch.index, label=f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
+    return Origin("failed", batch.index, label=f"{type(error).__name__}: {reason(error)}")
 
 
 def _name(name: str, module: nn.Module) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from dashpot.errors import ArgumentError, RunError
 from dashpot.training.callbacks.epoch_summary import EpochSummary
 from dashpot.training.callbacks.logger import Logger
 from dashpot.training.callbacks.wandb_files import stored_entries
+from dashpot.utils.format import reason
 from dashpot.utils.schema import COUNT, REAL, TEXT, ListOf, MapOf, Maybe, Record, Row, Rule, extended
 from dashpot.utils.warn import warn
 
@@ -213,9 +214,9 @@ class WandB(TrackingLogger):
                 **self.options,
             )
         except self._wandb.errors.Error as error:
-            reason = str(error).partition("\n")[0].rstrip(".")
             raise RunError(
-                f"WandB: the run cannot be started: {reason}; set WANDB_MODE=offline to log without network access."
+                f"WandB: the run cannot be started: {reason(error)}; set WANDB_MODE=offline to log without "
+                "network access."
             ) from error
         self.run.define_metric("*", step_metric="step")
         if saved is None or self.run.disabled:

@@ -17,6 +17,8 @@ from dashpot.constraints import Interval, OneOf, check
 from dashpot.errors import ArgumentError, RunError
 from dashpot.runs.choices import PRECISIONS, STRATEGIES
 from dashpot.training.distributed import process_group
+from dashpot.utils.format import reason
+from dashpot.utils.group_params import group_params
 from dashpot.utils.scalars import scalar_dtype
 
 FLAG = OneOf((False, True))
@@ -159,7 +161,7 @@ class Engine:
         """Multiply accumulated, unscaled gradients by the loss scale, to match the next scaled gradients."""
         if self.scaler is None:
             return
-        kept = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        kept = [p.grad for p in group_params(optimizer) if p.grad is not None]
         if kept:
             scale = self.scaler.get_scale()
             for grad in kept:
@@ -314,8 +316,7 @@ def _create_fabric(accelerator: str, strategy: str, ranks: process_group.Ranks, 
     try:
         fabric = Fabric(accelerator=accelerator, **chosen)
     except (RuntimeError, ValueError, MisconfigurationException) as error:
-        reason = str(error).partition("\n")[0].rstrip(".")
-        raise RunError(f"Engine: accelerator {accelerator!r} cannot be used: {reason}.") from error
+        raise RunError(f"Engine: accelerator {accelerator!r} cannot be used: {reason(error)}.") from error
     if ranks.world_size > 1:
         process_group.join(ranks, fabric.device.type)
     fabric.launch()

@@ -21,6 +21,7 @@ from dashpot.training.state.pickle_scan import CodeError, ScanError, check_pickl
 from dashpot.training.state.sealed_zip import SealingWriter, seal_state
 from dashpot.training.state.zip_parts import ZipPartsError, check_parts, read_pickle, starts_like_torch
 from dashpot.utils.atomic_files import write_atomically
+from dashpot.utils.format import reason
 
 FORMAT = 2
 """Format written by this version, and the highest format it reads. Format 1 has no checksum of the whole file."""
@@ -74,12 +75,10 @@ def write(path: Path, state: Mapping[str, Any], header: Mapping[str, Any] | None
     except OSError as error:
         raise write_error(path, error) from error
     except RuntimeError as error:  # torch's writer wraps the OSError of a full disk
-        reason = error.__cause__ if isinstance(error.__cause__, OSError) else error.__context__
-        if isinstance(reason, OSError):
-            raise write_error(path, reason) from error
-        raise RunError(
-            f"Cannot write {path}: {str(error).splitlines()[0]}; earlier checkpoints are unchanged."
-        ) from error
+        cause = error.__cause__ if isinstance(error.__cause__, OSError) else error.__context__
+        if isinstance(cause, OSError):
+            raise write_error(path, cause) from error
+        raise RunError(f"Cannot write {path}: {reason(error)}; earlier checkpoints are unchanged.") from error
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -148,8 +147,7 @@ def _load(path: Path, stream: BinaryIO) -> Any:
     except OSError:
         raise
     except Exception as error:  # corrupt content can raise almost any exception in torch.load
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DamagedError(f"The checkpoint {path} is damaged: {reason.rstrip('.')}.") from error
+        raise DamagedError(f"The checkpoint {path} is damaged: {reason(error)}.") from error
 
 
 def _check_tree(path: Path, content: Any) -> None:
@@ -164,8 +162,8 @@ def _check_tree(path: Path, content: Any) -> None:
                 _check_tensor(path, value)
             elif isinstance(value, (dict, list, tuple, set)) and value:
                 if id(value) in seen or depth > MAX_DEPTH:
-                    reason = "a container occurs twice" if id(value) in seen else f"nesting exceeds {MAX_DEPTH} levels"
-                    raise DamagedError(f"The checkpoint {path} is damaged: {reason}.")
+                    problem = "a container occurs twice" if id(value) in seen else f"nesting exceeds {MAX_DEPTH} levels"
+                    raise DamagedError(f"The checkpoint {path} is damaged: {problem}.")
                 seen.add(id(value))
                 below += [*value.keys(), *value.values()] if isinstance(value, dict) else value
         level = below

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from dashpot.utils.schema import SchemaError
+from dashpot.utils.stateful import is_stateful
 
 _GENERATORS = ("generator", "sampler.generator", "batch_sampler.generator", "batch_sampler.sampler.generator")
 _COMPONENTS = ("", "sampler", "batch_sampler", "batch_sampler.sampler", "dataset")
@@ -27,7 +28,7 @@ def loader_state(loader: Any) -> dict[str, Any]:
     """
     return {
         "own": {path: generator.get_state() for path, generator in _generators(loader)},
-        "parts": {path: copy.deepcopy(part.state_dict()) for path, part in _components(loader) if _has_state(part)},
+        "parts": {path: copy.deepcopy(part.state_dict()) for path, part in _components(loader) if is_stateful(part)},
     }
 
 
@@ -62,7 +63,7 @@ def set_loader_state(loader: Any, state: Mapping[str, Any]) -> None:
         if path in state["own"]:
             generator.set_state(state["own"][path])
     for path, component in _components(loader):
-        if path in state.get("parts", {}) and _has_state(component):
+        if path in state.get("parts", {}) and is_stateful(component):
             component.load_state_dict(copy.deepcopy(state["parts"][path]))
 
 
@@ -86,10 +87,6 @@ def _generators(loader: Any) -> Iterator[tuple[str, torch.Generator]]:
 
 def _components(loader: Any) -> Iterator[tuple[str, Any]]:
     return iter(()) if callable(getattr(loader, "epoch", None)) else _attributes(loader, _COMPONENTS)
-
-
-def _has_state(component: Any) -> bool:
-    return callable(getattr(component, "state_dict", None)) and callable(getattr(component, "load_state_dict", None))
 
 
 def _attributes(loader: Any, paths: tuple[str, ...]) -> Iterator[tuple[str, Any]]:

@@ -11,6 +11,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from dashpot.errors import DashpotError, RunError
+from dashpot.utils.format import reason
+from dashpot.utils.stateful import is_stateful
 
 Undo = Callable[[], None]
 
@@ -38,8 +40,7 @@ def undone_on_error() -> Iterator[list[Undo]]:
             function()
         if isinstance(error, DashpotError) or not isinstance(error, Exception):
             raise
-        reason = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
-        raise RunError(f"The state to resume from cannot be loaded: {reason}. Nothing was changed.") from error
+        raise RunError(f"The state to resume from cannot be loaded: {reason(error)}. Nothing was changed.") from error
 
 
 def attributes_of(owner: Any, *names: str) -> Undo:
@@ -56,7 +57,7 @@ def object_state(owner: Any) -> Undo:
     """
     before = dict(vars(owner))
     contents = [(value, copy.copy(value)) for value in before.values() if isinstance(value, (list, dict, set))]
-    states = [(value, copy.deepcopy(value.state_dict())) for value in before.values() if _is_stateful(value)]
+    states = [(value, copy.deepcopy(value.state_dict())) for value in before.values() if _has_own_state(value)]
 
     def restore() -> None:
         vars(owner).clear()
@@ -70,6 +71,6 @@ def object_state(owner: Any) -> Undo:
     return restore
 
 
-def _is_stateful(value: Any) -> bool:
+def _has_own_state(value: Any) -> bool:
     own = isinstance(value, (nn.Module, Optimizer)) or hasattr(value, "fit") or hasattr(value, "state_schema")
-    return not own and all(callable(getattr(value, name, None)) for name in ("state_dict", "load_state_dict"))
+    return not own and is_stateful(value)

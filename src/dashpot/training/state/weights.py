@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from dashpot.errors import RunError
 from dashpot.training.state import optimizer_form, tensor_names
 from dashpot.training.state.group_settings import Kept
+from dashpot.utils.group_params import group_params
 
 NOTHING = Kept()
 MAX_SHOWN = 6
@@ -181,7 +182,7 @@ def load_optimizer(
     names = _names(model, optimizer)
     index_of = {name: index for index, name in enumerate(names)}
     optimizer_form.check_state(optimizer, state)
-    params = [p for group in optimizer.param_groups for p in group["params"]]
+    params = group_params(optimizer)
     full = {index_of.get(key, key): item for key, item in state["state"].items()}
     sharded = {
         key: _map(item, lambda value, p=params[key]: _shard_state(value, p)) if isinstance(key, int) else cpu_copy(item)
@@ -238,8 +239,7 @@ def _names(model: nn.Module, optimizer: Optimizer) -> list[str]:
     known: dict[int, str] = {}
     for name, p in model.named_parameters(remove_duplicate=False):
         known[id(p)] = min(name, known.get(id(p), name))
-    params = [p for group in optimizer.param_groups for p in group["params"]]
-    return [known.get(id(p), f"parameter {index}") for index, p in enumerate(params)]
+    return [known.get(id(p), f"parameter {index}") for index, p in enumerate(group_params(optimizer))]
 
 
 def _own_groups(names: Sequence[str], optimizer: Optimizer) -> list[list[str]]:
