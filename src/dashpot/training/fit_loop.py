@@ -161,6 +161,11 @@ class FitLoop:
                     learner.loop.pending_batches += 1
                 self.notify("after_backward")
 
+    def compute_loss(self) -> None:
+        """Perform the actions `predict` and `get_loss` without their events."""
+        self.actions["predict"]()
+        self.actions["get_loss"]()
+
     def _run_turns(self, names: Sequence[str]) -> None:
         """Run the actions once for each of several optimizers, with its own loss."""
         learner = self.learner

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
@@ -23,7 +23,7 @@ from dashpot.training.fit_plan import FitPlan
 from dashpot.training.loader import ResumableLoader
 from dashpot.training.loop_state import LoopState
 from dashpot.training.predictions import concatenate
-from dashpot.training.side_pass import side_pass
+from dashpot.training.side_pass import restored_attributes, side_pass
 from dashpot.utils.nested import cpu_copies
 
 if TYPE_CHECKING:
@@ -189,24 +189,30 @@ def _inference(learner: Learner, loader: ResumableLoader, owner: str) -> Iterato
     in_fit = _in_fit(learner)
     if in_fit:
         _check_moment(learner, owner)
-    if learner._module is None:
-        learner._module = learner.engine.setup(learner.model)
-    saved, module = dict(vars(learner)), learner._module
-    buffer_sync = getattr(
-        module, "require_forward_param_sync", None
-    )  # of DDP; a forward pass without gradients sets it
-    average = averages_in_model(learner) if in_fit else nullcontext()
-    with average, side_pass(loader), evaluation_mode(learner.model), torch.no_grad():
-        try:
-            learner.loop = _loop_state(learner, loader)
-            learner.training, learner.epoch = False, getattr(learner, "epoch", 0)
-            learner._fit_loop = FitLoop(learner)
-            yield learner._fit_loop
-        finally:
-            vars(learner).clear()
-            vars(learner).update(saved)
-            if buffer_sync is not None:
-                module.require_forward_param_sync = buffer_sync  # pyright: ignore[reportAttributeAccessIssue]
+    learner._set_up_model()
+    with ExitStack() as restored:
+        if in_fit:
+            restored.enter_context(averages_in_model(learner))
+        restored.enter_context(side_pass(loader))
+        restored.enter_context(evaluation_mode(learner.model))
+        restored.enter_context(torch.no_grad())
+        restored.enter_context(_restored_buffer_sync(learner._module))
+        restored.enter_context(restored_attributes(learner))
+        learner.loop = _loop_state(learner, loader)
+        learner.training, learner.epoch = False, getattr(learner, "epoch", 0)
+        learner.loop.fit_loop = FitLoop(learner)
+        yield learner.loop.fit_loop
+
+
+@contextmanager
+def _restored_buffer_sync(module: Any) -> Iterator[None]:
+    """Restore the flag of DDP that a forward pass without gradients sets."""
+    saved = getattr(module, "require_forward_param_sync", None)
+    try:
+        yield
+    finally:
+        if saved is not None:
+            module.require_forward_param_sync = saved
 
 
 def _loop_state(learner: Learner, loader: ResumableLoader) -> LoopState:

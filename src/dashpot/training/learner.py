@@ -33,7 +33,7 @@ from dashpot.training.optimizer_dict import (
     named_optimizers,
 )
 from dashpot.training.plain_optimizer import OptimizerFactory, SupportsStep, adapt, make_optimizer
-from dashpot.training.side_pass import release_output
+from dashpot.training.side_pass import release_output, restored_attributes
 from dashpot.training.state import fit_state
 from dashpot.training.step_loss import StepLoss, backpropagated, multiply_gradients
 from dashpot.utils.group_params import group_params
@@ -238,8 +238,8 @@ class Learner:
         self.loop.optimizers = self.opt if isinstance(self.opt, OptimizerDict) else {}
         self.epoch, self.training = 0, True
         self.history, self.steps, self.stop_reason = [], 0, None
-        self._fit_loop = FitLoop(self)
-        self._fit_loop.run(resume)
+        self.loop.fit_loop = FitLoop(self)
+        self.loop.fit_loop.run(resume)
 
     def _prepare(self, lr: Any) -> None:
         """Set up the model and the optimizers."""
@@ -251,8 +251,7 @@ class Learner:
             raise ArgumentError(
                 "Learner: optimizer must be one factory with strategy='fsdp', which replaces the parameters."
             )
-        if self._module is None:
-            self._module = self.engine.setup(self.model)
+        self._set_up_model()
         if several:
             self.opt = make_optimizers(self._optimizer, self.model, lr)
         elif not all(given):
@@ -264,6 +263,11 @@ class Learner:
             self._remember_settings()
         self.engine.reset()
         self.opt.zero_grad()
+
+    def _set_up_model(self) -> None:
+        """Move the model to the device and wrap it, before the first pass."""
+        if self._module is None:
+            self._module = self.engine.setup(self.model)
 
     def _remember_settings(self) -> None:
         """Keep the settings of the optimizers that a resumed fit compares, before schedules change them."""
@@ -423,8 +427,7 @@ class Learner:
             self.batch = replace(batch)
             synced = nullcontext() if batch.is_last_microbatch else self.engine.no_sync(self._module)
             with synced, self.loop.logged.paused():
-                self._fit_loop.actions["predict"]()
-                self._fit_loop.actions["get_loss"]()
+                self.loop.fit_loop.compute_loss()
                 step = self.loop.step_loss
                 loss = backpropagated(self.batch.loss, step.weight(batch.count, step.total))
                 loss.backward()
@@ -484,19 +487,18 @@ class Learner:
         current batch are released.
         """
         release_output(self)
-        saved, event, training = dict(vars(self)), self.loop.event, self.model.training
-        self._module, self.training = self.model, False  # the unwrapped model, to avoid communication between ranks
-        self.model.train()
+        loop, event, training = self.loop.fit_loop, self.loop.event, self.model.training
         try:
-            for index, batch in enumerate(self.loop.plan.side_pass(loader, self.epoch)):
-                self.batch, batch.index = batch, index
-                with suppress(CancelBatch), self.loop.logged.paused():
-                    self._fit_loop.notify("before_batch")
-                    self._fit_loop.actions["predict"]()
+            with restored_attributes(self, unwrapped=True), self.loop.logged.paused():
+                self.training = False
+                self.model.train()
+                for index, batch in enumerate(self.loop.plan.side_pass(loader, self.epoch)):
+                    self.batch, batch.index = batch, index
+                    with suppress(CancelBatch):
+                        loop.notify("before_batch")
+                        loop.actions["predict"]()
         finally:
             self.model.train(training)
-            vars(self).clear()
-            vars(self).update(saved)
             self.loop.event = event
 
     @property

@@ -14,6 +14,7 @@ from dashpot.training.step_loss import KeptGradients, StepLoss
 if TYPE_CHECKING:
     from dashpot.tasks.running_means import RunningMeans
     from dashpot.training.callback import CallbackList
+    from dashpot.training.fit_loop import FitLoop
     from dashpot.training.fit_plan import FitPlan
     from dashpot.training.loader import ResumableLoader
 
@@ -85,6 +86,7 @@ class LoopState:
         phase: Current phase, "train" or "eval".
         loader: Loader of the current phase.
         event: Name of the event in progress.
+        fit_loop: Loop that performs the actions of the learner and notifies the callbacks.
         unwinding: During cleanup events, the type of the exception that propagates beyond the scope (an error, or a
             cancellation of a wider scope), or None.
     """
@@ -105,6 +107,7 @@ class LoopState:
     phase: str = "train"
     loader: ResumableLoader | Any = None
     event: str = ""
+    fit_loop: FitLoop | Any = None
     unwinding: type[BaseException] | None = None
 
     @property

@@ -20,7 +20,7 @@ from dashpot.errors import ArgumentError, RunError
 from dashpot.training.callback import Callback, CancelFit
 from dashpot.training.inference import check_idle
 from dashpot.training.plain_optimizer import accepts_lr, check_savable
-from dashpot.training.side_pass import check_initialized, release_output, reshard, side_pass
+from dashpot.training.side_pass import check_initialized, release_output, reshard, restored_attributes, side_pass
 from dashpot.utils.smoothing import smooth
 
 if TYPE_CHECKING:
@@ -268,18 +268,16 @@ class _Finder(Callback):
 @contextmanager
 def _restored(learner: Learner) -> Iterator[None]:
     """Restore learner, model and optimizer on exit."""
-    if learner._module is None:  # before the state is saved, because moving the model replaces buffers
-        learner._module = learner.engine.setup(learner.model)
+    learner._set_up_model()  # before the state is saved, because moving the model replaces buffers
     release_output(learner)
-    attributes, engine, optimizer = dict(vars(learner)), learner.engine, learner._optimizer
+    engine, optimizer = learner.engine, learner._optimizer
     loss_scale = None if engine.scaler is None else engine.scaler.state_dict()
     restored_optimizer = _restored_optimizer(optimizer) if isinstance(optimizer, Optimizer) else nullcontext()
     try:
-        with side_pass(learner.train), _restored_model(learner.model, engine.sharded), restored_optimizer:
+        restored = _restored_model(learner.model, engine.sharded)
+        with restored_attributes(learner), side_pass(learner.train), restored, restored_optimizer:
             yield
     finally:
-        vars(learner).clear()
-        vars(learner).update(attributes)
         if engine.scaler is not None and loss_scale is not None:
             engine.reset()
             engine.scaler.load_state_dict(loss_scale)

@@ -1,10 +1,10 @@
-"""Additional passes over the training data, after which the RNG and loader states are restored."""
+"""Additional passes over the data, after which the learner and the RNG and loader states are restored."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import nn
 from torch.nn.parameter import is_lazy
@@ -14,12 +14,32 @@ from dashpot.training.loader import ResumableLoader
 from dashpot.training.state.replay_check import ReplayCheck
 from dashpot.utils.rng_state import preserve_rng_state
 
+if TYPE_CHECKING:
+    from dashpot.training.learner import Learner
 
-def release_output(learner: Any) -> None:
+
+def release_output(learner: Learner) -> None:
     """Free the output and the loss of the current batch, if any, so that they do not occupy memory in other passes."""
     batch = getattr(learner, "batch", None)
     if batch is not None:
         batch.output = batch.loss = None
+
+
+@contextmanager
+def restored_attributes(learner: Learner, *, unwrapped: bool = False) -> Iterator[None]:
+    """Restore the attributes of the learner on exit.
+
+    With `unwrapped`, the learner calls the model without the wrapper of the engine inside the block, so that ranks do
+    not communicate.
+    """
+    saved = dict(vars(learner))
+    if unwrapped:
+        learner._module = learner.model
+    try:
+        yield
+    finally:
+        vars(learner).clear()
+        vars(learner).update(saved)
 
 
 @contextmanager

@@ -32,9 +32,8 @@ def first_nonfinite_batch(learner: Learner) -> tuple[Batch, Tensor] | None:
             for index, batch in enumerate(loader.batches(learner.epoch)):
                 learner.batch, batch.index = batch, index
                 with suppress(CancelBatch):
-                    learner._fit_loop.notify("before_batch")
-                    learner._fit_loop.actions["predict"]()
-                    learner._fit_loop.actions["get_loss"]()
+                    learner.loop.fit_loop.notify("before_batch")
+                    learner.loop.fit_loop.compute_loss()
                 bad = batch.size > 0 and batch.loss is not None and label(batch.loss) is not None
                 if learner.engine.any(bad):
                     loss: Any = batch.loss

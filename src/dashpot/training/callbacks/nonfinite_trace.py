@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dashpot._torch_private import local_tensor
 from dashpot.training.loop_state import Batch
+from dashpot.training.side_pass import restored_attributes
 from dashpot.utils.format import reason
 from dashpot.utils.named_tensors import named_tensors
 from dashpot.utils.rng_state import preserve_rng_state
@@ -88,17 +89,17 @@ def find_origin(learner: Learner, batches: Sequence[Batch]) -> Origin:
 
 @contextmanager
 def _restored(learner: Learner) -> Iterator[None]:
-    """Restore buffers, random states and the learner's batch; use the unwrapped model if it is not sharded."""
-    batch, module = learner.batch, learner._module
+    """Restore buffers, random states and the learner; use the unwrapped model if it is not sharded."""
     buffers = {name: buffer.clone() for name, buffer in learner.model.named_buffers()}
     try:
         # Compiled regions would not call the hooks.
-        with preserve_rng_state(), torch.compiler.set_stance("force_eager"):
-            if not learner.engine.sharded:
-                learner._module = learner.model  # without communication between ranks
+        with (
+            preserve_rng_state(),
+            torch.compiler.set_stance("force_eager"),
+            restored_attributes(learner, unwrapped=not learner.engine.sharded),
+        ):
             yield
     finally:
-        learner.batch, learner._module = batch, module
         with torch.no_grad():
             for name, buffer in learner.model.named_buffers():
                 if name in buffers and buffers[name].shape == buffer.shape:
@@ -108,8 +109,7 @@ def _restored(learner: Learner) -> Iterator[None]:
 def _run(learner: Learner, batch: Batch) -> Batch:
     """Repeat the actions `predict` and `get_loss`."""
     learner.batch = replace(batch, output=None, loss=None)
-    learner._fit_loop.actions["predict"]()
-    learner._fit_loop.actions["get_loss"]()
+    learner.loop.fit_loop.compute_loss()
     return learner.batch
 
 

@@ -205,7 +205,7 @@ def _train(
     If `changed` is True, the settings are written once the fit has accepted them. `extra` are the callbacks of a smoke
     test, whose folder is temporary, so that messages do not contain the command for resuming.
     """
-    settings, resume_command = plan.settings, None if extra else folder.resume_command
+    settings = plan.settings
     output = write_line if engine.is_rank_zero else lambda _: None
     with ExitStack() as stack:
         check = stack.enter_context(interruptible(_stop_signals()))
@@ -225,7 +225,7 @@ def _train(
         accepted = _OnAccepted(write, checkpoints.save if state is not None and override else None)
         own = _callbacks(plan, folder, check, checkpoints, snapshots=None if extra else folder.path)
         callbacks = [*extra, *own, Progress(plot=plot), accepted]
-        try:
+        with _with_resume_command(folder, engine, accepted, messages=not extra):
             learner.fit(
                 settings.epochs,
                 steps=settings.steps,
@@ -235,20 +235,28 @@ def _train(
                 resume=state,
                 override=override,
             )
-        except Interrupted as stop:
-            raise Interrupted(f"Stopped. Resume with: {folder.resume_command}", stop.code) from None
-        except DashpotError as error:
-            raise _command_error(error, resume_command if accepted.done else None) from error.__cause__
-        except Exception:
-            # A launcher prints this line itself.
-            if engine.is_rank_zero and resume_command is not None and SUPERVISOR not in os.environ:
-                print(f"Resume with: {resume_command}", file=sys.stderr)
-            raise
     recorded = _on_rank_zero(engine, folder.run)
     assert recorded is not None
     result = RunResult(folder, recorded)
     output(result.text())
     return result
+
+
+@contextmanager
+def _with_resume_command(folder: RunFolder, engine: Engine, accepted: _OnAccepted, *, messages: bool) -> Iterator[None]:
+    """Add the command for resuming to an interruption and, if `messages` is True, to the errors of the fit."""
+    command = folder.resume_command if messages else None
+    try:
+        yield
+    except Interrupted as stop:
+        raise Interrupted(f"Stopped. Resume with: {folder.resume_command}", stop.code) from None
+    except DashpotError as error:
+        raise _command_error(error, command if accepted.done else None) from error.__cause__
+    except Exception:
+        # A launcher prints this line itself.
+        if engine.is_rank_zero and command is not None and SUPERVISOR not in os.environ:
+            print(f"Resume with: {command}", file=sys.stderr)
+        raise
 
 
 class _OnAccepted(Callback):
