@@ -121,7 +121,7 @@ def log(learner: Any, name: str, value: Any) -> None:
 
 def _check_name(name: Any, metrics: Mapping[str, Any]) -> None:
     if not isinstance(name, str) or not name.strip() or not name.isprintable():
-        raise ArgumentError(f"Learner: the name of a logged value must be a printable string, got {name!r:.80}.")
+        raise ArgumentError(f"Learner: the name of a logged value must be a printable string, got {shown(name)}.")
     if name == "loss" or name in metrics:
         reserved = ", ".join(["loss", *metrics])
         raise ArgumentError(f"Learner: the name of a logged value must not be one of {reserved}, got {shown(name)}.")
@@ -137,7 +137,7 @@ def number_or_tensor(source: str, value: Any) -> float | Tensor:
         return float(value)
     if isinstance(value, Tensor) and value.dim() == 0 and not value.is_complex():
         return value.detach().clone()
-    got = f"{value!r:.80}"
+    got = shown(value)
     if isinstance(value, Tensor):
         got = f"a tensor of shape {tuple(value.shape)} and dtype {value.dtype}"
     raise ArgumentError(f"{source} must be a number or a 0-d tensor, got {got}.")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from dashpot.constraints import shown
 from dashpot.errors import ArgumentError
 from dashpot.training.plain_optimizer import adapt, is_plain, make_optimizer
 from dashpot.utils.group_params import group_params
@@ -148,7 +149,7 @@ def check_optimizer(opt: Any) -> None:
     if not isinstance(opt, Optimizer):
         raise ArgumentError(
             "Learner: optimizer must return a torch.optim.Optimizer or an object with step and zero_grad, got "
-            f"{opt!r:.200}."
+            f"{shown(opt)}."
         )
     closure = inspect.signature(opt.step).parameters.get("closure")
     if closure is not None and closure.default is closure.empty:  # as in L-BFGS
@@ -169,10 +170,10 @@ def check_losses(optimizer: Any, loss: Any, evaluation_loss: Any, weight: Any) -
         _check_names(optimizer, functions, name)
         for function in functions.values() if isinstance(functions, Mapping) else [functions]:
             if not callable(function):
-                raise ArgumentError(f"Learner: {name} must be a function of (output, y), got {function!r:.200}.")
+                raise ArgumentError(f"Learner: {name} must be a function of (output, y), got {shown(function)}.")
     for item in optimizer.values() if isinstance(optimizer, Mapping) else [optimizer]:
         if not isinstance(item, Optimizer) and not callable(item) and not is_plain(item):
-            raise ArgumentError(f"Learner: optimizer must be a torch optimizer or a factory, got {item!r:.200}.")
+            raise ArgumentError(f"Learner: optimizer must be a torch optimizer or a factory, got {shown(item)}.")
     if isinstance(optimizer, Mapping) and weight is not None:
         raise ArgumentError(
             "Learner: weight must be None with several optimizers, whose losses are means over examples."

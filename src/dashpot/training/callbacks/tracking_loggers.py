@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from dashpot.constraints import shown
 from dashpot.errors import ArgumentError, RunError
 from dashpot.training.callbacks.epoch_summary import EpochSummary
 from dashpot.training.callbacks.logger import Logger
@@ -67,7 +68,9 @@ class TrackingLogger(Logger):
             if text is not None and (not isinstance(text, str) or not text):
                 raise ArgumentError(f"{kind}: {label} must be None or a non-empty string, got {text!r}.")
         if config is not None and not isinstance(config, Mapping):
-            raise ArgumentError(f"{kind}: config must be None or a mapping of names to plain data, got {config!r:.80}.")
+            raise ArgumentError(
+                f"{kind}: config must be None or a mapping of names to plain data, got {shown(config)}."
+            )
         for option in options:
             if option in self.reserved:
                 raise ArgumentError(f"{kind}: {option} must not be given, because {kind} sets it.")
