@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from learner_support import StopAt
+from learner_support import At, StopAt, fp16, raise_if
 from torch import nn
 
 import dashpot as dp
@@ -19,6 +19,7 @@ from dashpot.tasks import Problem, evaluate
 from dashpot.training import (
     EMA,
     Accumulate,
+    CancelBatch,
     Checkpoints,
     ClipGradients,
     Engine,
@@ -326,3 +327,18 @@ def test_train_with_entry_creates_one_optimizer_for_each_loss():
     assert_equal_weights(problem.model, other.model.parameters())
     assert epochs[-1].train["loss_generator"] == other.history[-1]["train"]["loss_generator"]
     assert epochs[-1].lr == [0.01] * 3
+
+
+def test_turn_cancelled_under_loss_scale_with_recorder_of_the_other_optimizer():
+    def in_second_batch(one):
+        return one.loop.part == "generator" and one.batch.index == 1
+
+    def fitted(*callbacks):
+        one = learner(engine=fp16())
+        one.fit(2, callbacks=[At("after_backward", raise_if(CancelBatch, in_second_batch), order=15), *callbacks])
+        return one
+
+    recorder = Recorder("grad_norm")
+    one = fitted(ForOptimizer("discriminator", recorder))
+    assert (one.steps, len(recorder.values["grad_norm"])) == (6, 6)  # the discriminator steps in all six batches
+    assert_equal_weights(one.model, fitted().model.parameters())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from typing import ClassVar
 
 import pytest
@@ -15,9 +16,10 @@ from dashpot.data import Batches
 from dashpot.errors import ArgumentError
 from dashpot.schedules import Cosine
 from dashpot.tasks import Problem
-from dashpot.training import Callback, CancelBatch, Engine, Learner
+from dashpot.training import CSV, Callback, CancelBatch, Engine, Learner
 from dashpot.training.callbacks.accumulate import Accumulate
 from dashpot.training.callbacks.clip_gradients import ClipGradients
+from dashpot.training.callbacks.freeze import Freeze
 from dashpot.training.callbacks.recorder import Recorder
 from dashpot.training.callbacks.schedule import Schedule
 
@@ -341,3 +343,29 @@ def test_fit_after_failed_step_under_loss_scale():
     one.fit(1, callbacks=[ClipGradients(norm=1.0)])
     assert one.steps == 3
     assert max((p - q).abs().max().item() for p, q in zip(model.parameters(), before, strict=True)) <= 0.3  # 3 steps
+
+
+def test_step_without_gradients_under_loss_scale():
+    """The loss scale rejects such a step; without a loss scale, it is a step that changes nothing."""
+
+    def fitted(engine):
+        torch.manual_seed(4)
+        model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+        one = linear_learner(pairs(), torch.optim.SGD(model[1].parameters(), lr=0.1), model=model, lr=None)
+        one.engine = one.train.engine = engine
+        one.fit(2, callbacks=[Freeze("1.*", until_epoch=1), ClipGradients(norm=5.0), recorder := Recorder("grad_norm")])
+        return one, recorder.values["grad_norm"]
+
+    (half, norms), (full, expected) = fitted(fp16()), fitted(Engine("cpu"))
+    assert half.steps == full.steps == 6
+    assert norms[:3] == expected[:3] == [0.0, 0.0, 0.0]
+    assert norms[3:] == pytest.approx(expected[3:], rel=8 * HALF)  # a few roundings
+    torch.testing.assert_close(half.model[1].weight, full.model[1].weight, rtol=0, atol=8 * HALF)
+
+
+@pytest.mark.parametrize("recorder", [Recorder("grad_norm"), CSV(os.devnull, every=1, values=["grad_norm"], append=True)])
+def test_error_in_first_backward_pass_is_not_replaced_by_one_of_recorder(recorder):
+    one = linear_learner(pairs())
+    one.engine = one.train.engine = fp16()
+    with pytest.raises(ArgumentError, match="all parameters are frozen"):
+        one.fit(1, callbacks=[Freeze("*"), recorder])

@@ -119,8 +119,11 @@ class Recorder(Callback):
             self._measure_grad_norm(learner)
 
     def cleanup_batch(self, learner: Learner) -> None:
-        # If the last micro-batch was cancelled, the step may use the gradients of the other micro-batches.
-        if learner.training and learner.batch.is_last_microbatch and learner.loop.pending_batches:
+        # If the last micro-batch was cancelled, the step may use the gradients of the other micro-batches. After an
+        # error, there is no step, and several optimizers do not accumulate.
+        loop = learner.loop
+        cancelled = learner.training and loop.unwinding is None and learner.batch.is_last_microbatch
+        if cancelled and loop.pending_batches and not loop.optimizers:
             self._measure_grad_norm(learner)
 
     def _measure_grad_norm(self, learner: Learner) -> None:

@@ -176,14 +176,14 @@ class Engine:
         return isinstance(probe, str) and (self.sharded or probe in ("forward", "differences"))
 
     def unscale(self, optimizer: Optimizer) -> None:
-        """Unscale the gradients, at most once per step; a no-op without a scaler."""
-        if self.scaler is not None and not self._unscaled:
+        """Unscale the gradients, at most once per step; a no-op without a scaler or without gradients."""
+        if self.scaler is not None and not self._unscaled and _has_gradients(optimizer):
             self.scaler.unscale_(optimizer)
             self._unscaled = True
 
     def step(self, optimizer: Optimizer) -> bool:
         """Step the optimizer; return False if the step was skipped because of non-finite gradients."""
-        if self.scaler is None:
+        if self.scaler is None or not _has_gradients(optimizer):  # the scaler rejects steps without gradients
             optimizer.step()
         else:
             before = self.scaler.get_scale()
@@ -249,6 +249,10 @@ class Engine:
     def barrier(self) -> None:
         """Block until every process has reached this call."""
         self.fabric.barrier()
+
+
+def _has_gradients(optimizer: Optimizer) -> bool:
+    return any(p.grad is not None for group in optimizer.param_groups for p in group["params"])
 
 
 def check_devices(accelerator: str, count: int) -> None:
