@@ -114,14 +114,14 @@ class Everywhere(Callback):
         assert [module.training for module in learner.model.modules()] == modes
 
 
-def fitted(callbacks, train=None, **options):
+def fitted(callbacks, train=None, evaluate=True, **options):
     torch.manual_seed(1)
     random.seed(1)
     np.random.seed(1)
     subject = learner(callbacks=callbacks, **options)
     if train is not None:
         subject.train = train(subject)
-    subject.fit(3)
+    subject.fit(3, evaluate=evaluate)
     return subject
 
 
@@ -150,6 +150,18 @@ def test_evaluate_at_each_event_does_not_affect_the_fit(make, skipped):
     for one, other in zip(actual._callbacks, expected._callbacks, strict=False):
         torch.testing.assert_close(one.state_dict(), other.state_dict(), rtol=0, atol=0)
     assert torch.equal(torch.rand(3), fresh_draw(make))
+
+
+@pytest.mark.parametrize("event", ["after_backward", "after_step"])
+def test_evaluate_within_a_batch_computes_statistics_of_swa_without_effect_on_the_fit(event):
+    """Without evaluation phases, every evaluation computes the batch norm statistics of the averaged weights."""
+    swa = [SWA(first_epoch=0)]
+    expected = fitted(swa, evaluate=False)
+    values = []
+    actual = fitted([*swa, At(event, lambda one: values.append(one.evaluate()["loss"]), order=90)], evaluate=False)
+    assert len(set(values)) > 3
+    assert same(weights(actual), weights(expected))
+    assert actual.history == expected.history
 
 
 def fresh_draw(make):

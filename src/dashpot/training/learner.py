@@ -484,9 +484,10 @@ class Learner:
 
         The event `before_batch`, with `training` False, and the action `predict` are called, so that callbacks may
         change the model's input. The learner's attributes are restored afterwards, but the output and the loss of the
-        current batch are released.
+        last batch are released.
         """
-        release_output(self)
+        if self.loop.event.endswith(("_epoch", "_fit")):  # within a batch, the fit still needs them
+            release_output(self)
         loop, event, training = self.loop.fit_loop, self.loop.event, self.model.training
         try:
             with restored_attributes(self, unwrapped=True), self.loop.logged.paused():
