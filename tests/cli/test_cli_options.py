@@ -152,7 +152,10 @@ def test_set_of_compare_applies_to_all_methods(dashpot, my_task):
         (("--methods", "sgd:lr=1", "--lr", "sgd=2"), "sgd: lr must be given once, got 1 in --methods and 2.0 in --lr."),
         (("--methods", "sgd:lr=1,sgd:lr=1"), "with unique names"),
         (("--methods", "sgd", "--set", "betas=1,2"), "Unknown setting of sgd 'betas'"),
-        (("--methods", "sgd", "--set", "lr=1"), "Unknown setting of sgd 'lr'"),
+        (
+            ("--methods", "sgd", "--set", "lr=1"),
+            "The settings of sgd must not contain lr; give the learning rate by lr (--lr).",
+        ),
     ],
 )
 def test_invalid_settings_of_methods_exit_with_2(dashpot, my_task, words, sentence):
@@ -242,7 +245,7 @@ def test_freeze_and_unfreeze_from_the_command_line(dashpot, deep):
     [
         (("--no-decay", "norm"), "no_decay must contain norms, biases, embeddings, vectors or patterns that match a"),
         (("--no-decay", "9.*"), "patterns that match a parameter, got '9.*'."),
-        (("--freeze", "9.*"), "Freeze: patterns must match a parameter, got '9.*'."),
+        (("--freeze", "9.*"), "Freeze: patterns must match a parameter, got '9.*'; the parameters are 0.weight,"),
         (("--freeze", "0.*:0"), "freeze must be PATTERN or PATTERN:EPOCHS, such as 0.*:2, got '0.*:0'."),
         (("--freeze", ":2"), "freeze must be PATTERN or PATTERN:EPOCHS"),
         (("--frozen-batchnorm", "off"), "frozen_batchnorm must be one of 'train', 'eval', got 'off'."),

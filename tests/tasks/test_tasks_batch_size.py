@@ -20,6 +20,7 @@ from dashpot.errors import ArgumentError
 from dashpot.tasks import Problem, evaluate
 from dashpot.tasks.batch_size import batch_size, describe, row_counts
 from dashpot.tasks.counted_batches import draws_indices
+from dashpot.training import Engine, Learner
 
 Pair = namedtuple("Pair", ["image", "mask"])
 z = torch.zeros
@@ -231,3 +232,31 @@ def test_draws_indices_requires_batches_of_the_sampler():
     assert not draws_indices(Skips(data, 2))
     assert not draws_indices(DataLoader(data, batch_size=None))
     assert not draws_indices([(z(2, 2), z(2))])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_tuple_of_one_example_is_no_argument_of_the_model(channels):
+    """The last batch of 5 examples in batches of 2 has one; the model got the image instead of a tuple of images."""
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(self, images, targets=None):
+            assert targets is None
+            return self.scale * torch.stack([image.sum() for image in images])
+
+    images = [torch.full((channels, 2, 2), float(i)) for i in range(5)]
+    examples: Any = [(image, {"value": image.sum()}) for image in images]
+    data: Any = DataLoader(examples, 2, collate_fn=lambda items: tuple(zip(*items, strict=True)))
+
+    def loss(output, y):
+        return (output - torch.stack([target["value"] for target in y]) - 1).abs().mean()
+
+    assert evaluate(Problem(Model(), data, loss, data)) == {"loss": 1.0}
+    learner = Learner(Model(), data, data, loss=loss, optimizer=torch.optim.SGD, lr=0.0, engine=Engine("cpu"))
+    learner.fit(1)
+    assert learner.history == [{"train": {"loss": 1.0}, "eval": {"loss": 1.0}}]
+    output = learner.predict(data)
+    assert output.tolist() == [4.0 * channels * i for i in range(5)]

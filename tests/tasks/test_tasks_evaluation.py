@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -72,6 +73,8 @@ def test_evaluate_with_different_model(problem):
 
 
 def test_evaluate_syncs_with_device_once(problem, monkeypatch):
+    """The value for the first batch is read as well, to detect metric functions that return a mean."""
+    problem.metrics = {"accuracy": lambda output, y: accuracy(output, y) + 2 * len(y)}  # a sum beyond (0, 1]
     reads = []
     for name in ("item", "tolist", "__float__", "__bool__", "__int__"):
         real = getattr(torch.Tensor, name)
@@ -82,7 +85,7 @@ def test_evaluate_syncs_with_device_once(problem, monkeypatch):
 
         monkeypatch.setattr(torch.Tensor, name, recording)
     evaluate(problem)
-    assert reads == ["tolist"]
+    assert reads == ["__float__", "tolist"]
 
 
 def test_evaluate_counts_exactly_in_half_precision():
@@ -100,3 +103,21 @@ def test_evaluate_without_evaluation_data_raises(problem):
     problem.evaluation = None
     with pytest.raises(ArgumentError, match=r"problem\.evaluation must be a Stream, got None"):
         evaluate(problem)
+
+
+@pytest.mark.parametrize(
+    ("output", "target"),
+    [((4, 5, 6, 6), (4, 6, 6)), ((4, 7, 5), (4, 7)), ((4, 5), (4, 1)), ((4, 5), (3,))],
+    ids=["pixels", "tokens", "column", "rows"],
+)
+def test_accuracy_of_other_shapes_raises(output, target):
+    with pytest.raises(ArgumentError) as caught:
+        accuracy(torch.zeros(output), torch.zeros(target, dtype=torch.int64))
+    assert f"(batch, classes) and (batch,), got {output} and {target}; with several labels per" in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.float32, np.float64, int])
+def test_metric_with_numpy_scalar_equals_tensor(problem, kind):
+    problem.metrics["numpy"] = lambda output, y: kind((output.argmax(1) == y).numpy().sum())
+    means = evaluate(problem)
+    assert means["numpy"] == means["accuracy"] > 0

@@ -13,8 +13,9 @@ from torch.utils.data import DataLoader, TensorDataset
 import dashpot as dp
 from dashpot.data import Batches
 from dashpot.errors import ArgumentError
-from dashpot.training import Engine
+from dashpot.training import Engine, Learner
 from dashpot.training.error_hints import check_device, explain_forward
+from dashpot.training.losses import scalar_loss
 
 
 def message(train, **options):
@@ -222,3 +223,38 @@ def test_messages_have_no_contents_of_large_values(call, value):
     assert len(str(caught.value)) < 700
     assert "tensor(" not in str(caught.value)
     assert "array(" not in str(caught.value)
+
+
+# ---- arguments ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shape", "flat"),
+    [((2, 6, 5), (2, 6)), ((2, 3, 4, 5), (2, 3, 4))],
+    ids=["tokens", "pixels"],
+)
+def test_class_scores_in_last_dimension(shape, flat):
+    output, y = torch.zeros(shape), torch.zeros(flat, dtype=torch.int64)
+    with pytest.raises(ArgumentError) as caught:
+        scalar_loss(functional.cross_entropy, output, y)
+    assert str(caught.value) == (
+        f"Learner: class scores must be in dimension 1 of the output, not in the last, for y of shape {flat}, got an "
+        f"output of shape {shape}; flatten both in the loss, as in cross_entropy(output.flatten(0, {len(flat) - 1}), "
+        "y.flatten()), or use output.movedim(-1, 1)."
+    )
+    flattened = functional.cross_entropy(output.flatten(0, len(flat) - 1), y.flatten())
+    torch.testing.assert_close(functional.cross_entropy(output.movedim(-1, 1), y), flattened)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"loss": nn.MSELoss}, "Learner: loss must be an instance, such as MSELoss(), got the class MSELoss."),
+        ({"engine": "cpu"}, "Learner: engine must be a dashpot.training.Engine or None, got 'cpu'."),
+    ],
+)
+def test_arguments_of_wrong_type(options, expected):
+    given = {"loss": functional.mse_loss, "engine": Engine("cpu")} | options
+    with pytest.raises(ArgumentError) as caught:
+        Learner(nn.Linear(3, 2), batches(), optimizer=dp.SGD, **given)
+    assert str(caught.value) == expected

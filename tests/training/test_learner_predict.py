@@ -193,6 +193,7 @@ def test_predict_with_cancelled_batch_raises_and_restores_the_learner():
     ("arguments", "message"),
     [
         ({"data": X}, r"predict: data must yield batches, .* got a tensor of shape \(12, 3\)"),
+        ({"data": X.numpy()}, r"predict: data must yield batches, .* got an array of shape \(12, 3\); convert it"),
         ({"data": (X, Y)}, "predict: data must yield batches, .* got a tuple of 2 tensors"),
         ({"data": []}, "data must contain at least one batch"),
         ({"data": 3}, "data must be dashpot.data.Batches"),

@@ -224,6 +224,8 @@ def _check_options(name: str, make: Callable[..., Optimizer], options: Mapping[s
         Options.__annotations__
     )
     known -= {"self", "params", "lr", "schedule"}
+    if "lr" in options:
+        raise ArgumentError(f"The settings of {name} must not contain lr; give the learning rate by lr (--lr).")
     for option in options:
         if option not in known:
             raise unknown(f"setting of {name}", option, known)

@@ -68,6 +68,27 @@ def batch_size(
     )
 
 
+def as_examples(x: Any, y: Any, known: int) -> Any:
+    """Return `x` as a list if it is a tuple of examples, as made by `tuple(zip(*examples))`, and not of columns.
+
+    The last batch of a loader may have a single example, whose tuple would otherwise be one argument of the model.
+
+    Args:
+        x: Model input.
+        y: Target.
+        known: Number of examples according to the source.
+
+    >>> import torch
+    >>> type(as_examples((torch.zeros(3, 8, 8),), ({},), known=1)), type(as_examples((torch.zeros(1, 8),), 0, known=1))
+    (<class 'list'>, <class 'tuple'>)
+    """
+    if type(x) is not tuple or len(x) != known:
+        return x
+    counts = columns_counts(x)
+    examples = (counts is not None and known not in counts) or (known == 1 and type(y) is tuple and len(y) == 1)
+    return list(x) if examples else x
+
+
 def _agreed_counts(x: Any, y: Any) -> set[int] | None:
     if isinstance(x, Tensor) and isinstance(y, Tensor) and x.ndim and not x.is_nested and x.shape[:1] == y.shape[:1]:
         return {x.shape[0]}  # the same result, faster

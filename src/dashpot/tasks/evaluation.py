@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dashpot.errors import ArgumentError
-from dashpot.tasks.batch_size import batch_size
+from dashpot.tasks.batch_size import as_examples, batch_size
 from dashpot.tasks.counted_batches import first_epoch
 from dashpot.tasks.loss_value import mean_and_count
 from dashpot.tasks.model_call import call_model
@@ -21,11 +21,22 @@ from dashpot.tasks.task import Problem
 def accuracy(output: Tensor, target: Tensor) -> Tensor:
     """Return the number of correct predictions; a prediction is the argmax over the classes.
 
-    The shape of `output` is (batch, classes).
+    Args:
+        output: Scores of shape (batch, classes).
+        target: Class indices of shape (batch,).
+
+    Raises:
+        ArgumentError: If `output` or `target` has another shape, such as that of a segmentation or a language model.
 
     >>> accuracy(torch.tensor([[0.1, 0.9], [0.8, 0.2]]), torch.tensor([1, 1]))
     tensor(1)
     """
+    if output.ndim != 2 or target.shape != output.shape[:1]:
+        raise ArgumentError(
+            "tasks.accuracy: output and target must have shapes (batch, classes) and (batch,), got "
+            f"{tuple(output.shape)} and {tuple(target.shape)}; with several labels per example, use a function that "
+            "returns a pair (number of correct predictions, number of labels)."
+        )
     return (output.argmax(dim=1) == target).sum()
 
 
@@ -34,7 +45,7 @@ def evaluate(problem: Problem, model: nn.Module | None = None) -> dict[str, floa
 
     The loss is `problem.evaluation_loss`, or `problem.loss` if `evaluation_loss` is None; of several losses, their sum.
     The model runs in evaluation mode without gradients; afterwards, the mode of every submodule is restored. There is
-    one host sync per 32 batches.
+    one host sync per 32 batches, and one per metric function for the check of its first value.
 
     Args:
         problem: Problem with the data, the loss, the metrics and the default model.
@@ -57,6 +68,7 @@ def evaluate(problem: Problem, model: nn.Module | None = None) -> dict[str, floa
     means = RunningMeans(problem.metrics)
     with torch.no_grad(), evaluation_mode(model):
         for (x, y), known in first_epoch(problem.evaluation):
+            x = x if known is None else as_examples(x, y, known)
             output, mean, count = _output_and_loss(problem, model, x, y)
             size = batch_size(x, y, problem.size, known, "evaluate: evaluation")
             means.add(output, y, mean, size, count)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import torch
@@ -157,8 +158,8 @@ class RunningMeans:
 
 def _scalar_tensor(name: str, value: Any) -> Tensor:
     """Return the value of a metric as a 0-d tensor."""
-    if isinstance(value, (int, float)):
-        return torch.tensor(value, dtype=torch.float64)
+    if isinstance(value, Real):  # also numbers of NumPy
+        return torch.tensor(float(value), dtype=torch.float64)
     if not isinstance(value, Tensor) or value.numel() != 1:
         got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise ArgumentError(

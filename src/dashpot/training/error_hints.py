@@ -138,6 +138,12 @@ def _label_message(output: Tensor, y: Tensor, text: str) -> str | None:
         return f"Learner: class labels must have shape ({output.shape[0]},) {shapes}; {cure}."
     if "to match target batch_size" in text:
         return f"Learner: y must have one label per row of the output, {output.shape[0]} {shapes}."
+    if output.shape[:-1] == y.shape and ("Expected target size" in text or "size mismatch" in text):
+        return (
+            f"Learner: class scores must be in dimension 1 of the output, not in the last, for y of shape "
+            f"{tuple(y.shape)}, got an output of shape {tuple(output.shape)}; flatten both in the loss, as in "
+            f"cross_entropy(output.flatten(0, {y.ndim - 1}), y.flatten()), or use output.movedim(-1, 1)."
+        )
     if "target with class probabilities" in text:
         return (
             f"Learner: class probabilities must have dtype {output.dtype}, got {y.dtype}; convert them or pass indices."

@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -160,6 +161,11 @@ def _loader(owner: str, kind: type[Any], data: Any, learner: Learner) -> Any:
         ArgumentError: If `data` is not a source of batches, or is the source of the running phase, whose only iterator
             would be restarted.
     """
+    if isinstance(data, np.ndarray):
+        raise ArgumentError(
+            f"{owner}: data must yield batches, such as dashpot.data.Batches(x, y, batch_size=64) or a DataLoader, got "
+            f"an array of shape {data.shape}; convert it, as in torch.from_numpy(x)."
+        )
     is_pair = isinstance(data, (tuple, list) if kind is ResumableLoader else tuple) and len(data) > 0
     if isinstance(data, Tensor) or (is_pair and all(isinstance(item, Tensor) for item in data)):
         count = f"{type(data).__name__} of {len(data)} tensors"

@@ -139,6 +139,8 @@ class Learner:
     ) -> None:
         if not isinstance(model, nn.Module):
             raise ArgumentError(f"Learner: model must be a torch.nn.Module, got {shown(model)}.")
+        if engine is not None and not isinstance(engine, Engine):
+            raise ArgumentError(f"Learner: engine must be a dashpot.training.Engine or None, got {shown(engine)}.")
         optimizer = adapt(optimizer, model.parameters())
         check_losses(optimizer, loss, evaluation_loss, weight)
         for name, function, arguments in (("size", size, "x, y"), ("weight", weight, "output, y")):

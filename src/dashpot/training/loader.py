@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from dashpot.constraints import shown
 from dashpot.data.length import length
 from dashpot.errors import ArgumentError, RunError
-from dashpot.tasks.batch_size import SizeFunction, batch_size, row_counts
+from dashpot.tasks.batch_size import SizeFunction, as_examples, batch_size, row_counts
 from dashpot.tasks.counted_batches import CountingBatchSampler, draws_indices, stream_batch_size, with_batch_sampler
 from dashpot.training.distributed.data_sharding import (
     ShardedBatchSampler,
@@ -223,6 +223,7 @@ class ResumableLoader:
         name = f"Learner: {self.owner}"
         sizes = None if drawn is None else drawn.popleft()
         if sizes is not None:
+            x = as_examples(x, y, sizes[1] or 1)  # an empty rank loads one example
             total, own = self._loaded_sizes(x, y, *sizes)
         else:
             total = own = self._count(x, y, stream_batch_size(self.source, index))

@@ -171,6 +171,9 @@ def check_losses(optimizer: Any, loss: Any, evaluation_loss: Any, weight: Any) -
         for function in functions.values() if isinstance(functions, Mapping) else [functions]:
             if not callable(function):
                 raise ArgumentError(f"Learner: {name} must be a function of (output, y), got {shown(function)}.")
+            if isinstance(function, type) and issubclass(function, nn.Module):
+                kind = function.__name__
+                raise ArgumentError(f"Learner: {name} must be an instance, such as {kind}(), got the class {kind}.")
     for item in optimizer.values() if isinstance(optimizer, Mapping) else [optimizer]:
         if not isinstance(item, Optimizer) and not callable(item) and not is_plain(item):
             raise ArgumentError(f"Learner: optimizer must be a torch optimizer or a factory, got {shown(item)}.")

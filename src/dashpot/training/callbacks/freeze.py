@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import nn
@@ -131,7 +132,10 @@ def matching_params(model: nn.Module, patterns: Sequence[str]) -> dict[str, nn.P
     named = dict(model.named_parameters(remove_duplicate=False))
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in named):
-            raise ArgumentError(f"Freeze: patterns must match a parameter, got {pattern!r}.")
+            is_module = any(name.startswith(f"{pattern}.") for name in named)
+            known = ", ".join(islice(named, 4)) + (", ..." if len(named) > 4 else "")
+            hint = f"; did you mean '{pattern}.*'?" if is_module else f"; the parameters are {known}."
+            raise ArgumentError(f"Freeze: patterns must match a parameter, got {pattern!r}{hint}")
     return {name: p for name, p in named.items() if any(fnmatchcase(name, pattern) for pattern in patterns)}
 
 
