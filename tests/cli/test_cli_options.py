@@ -193,7 +193,9 @@ def deep(tmp_path) -> str:
     return "deep.py"
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "autosgm"])
+@pytest.mark.parametrize(
+    "optimizer", ["adamw", pytest.param("sgd", marks=pytest.mark.slow), pytest.param("autosgm", marks=pytest.mark.slow)]
+)
 def test_no_decay_creates_two_groups_and_resumes(dashpot, deep, monkeypatch, optimizer):
     words = ("train", deep, "--optimizer", optimizer, "--lr", 0.1, "--threads", 1, "--set", "weight_decay=0.25")
     groups = ("--no-decay", "norms,bias")

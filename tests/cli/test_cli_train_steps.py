@@ -60,8 +60,15 @@ def record(folder):
     return run.loss, run.lr, epochs, run.end
 
 
-@pytest.mark.parametrize("at", [3, 4])
-@pytest.mark.parametrize("task", ["my_task", "unsized_task"])
+@pytest.mark.parametrize(
+    ("task", "at"),
+    [
+        ("my_task", 4),
+        ("unsized_task", 3),
+        pytest.param("my_task", 3, marks=pytest.mark.slow),
+        pytest.param("unsized_task", 4, marks=pytest.mark.slow),
+    ],
+)
 def test_killed_run_by_steps_resumes_bit_identically(dashpot, request, monkeypatch, task, at):
     words = (request.getfixturevalue(task), *WORDS, *STEPS, "--accumulate", 2, "--ema", 0.9, "--schedule", "1cycle")
     words += ("--checkpoint-every", 1, "--log", "csv")
