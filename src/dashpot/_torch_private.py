@@ -64,7 +64,7 @@ def neg_view(x: Tensor) -> Tensor:
 
 # A tensor subclass with one of these `__torch_function__` implementations behaves like a plain tensor. torch has no
 # public predicate. No fallback.
-DEFAULT_TORCH_FUNCTIONS = (Tensor.__torch_function__.__func__, torch._C._disabled_torch_function_impl)  # pyright: ignore[reportFunctionMemberAccess]
+DEFAULT_TORCH_FUNCTIONS = (Tensor.__torch_function__.__func__, torch._C._disabled_torch_function_impl)
 DEFAULT_TORCH_DISPATCH = torch._C._disabled_torch_dispatch_impl
 
 # Function for writing to the memory of any tensor subclass. It is documented, but has no public name. No fallback.

@@ -232,7 +232,7 @@ def _line(x: Tensor) -> Tensor:
     The result is not a view, because torch.compile guards on the shape of a view's base.
     """
     start = x.storage_offset()
-    return torch.empty(0, dtype=x.dtype, device=x.device).set_(x.untyped_storage(), start, (x.numel(),), (1,))  # pyright: ignore[reportArgumentType]
+    return torch.empty(0, dtype=x.dtype, device=x.device).set_(x.untyped_storage(), start, (x.numel(),), (1,))
 
 
 # ---- scalars --------------------------------------------------------------------------------------------------------

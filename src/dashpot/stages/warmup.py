@@ -32,7 +32,7 @@ class Warmup(Stage):
     position = 5
 
     @property
-    def observes(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride] - depends on the settings
+    def observes(self) -> bool:
         return self.counts == "products"
 
     @property

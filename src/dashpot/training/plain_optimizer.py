@@ -71,7 +71,7 @@ class PlainOptimizer(Optimizer):
     # ---- parameter groups -------------------------------------------------------------------------------------------
 
     @property
-    def param_groups(self) -> list[dict[str, Any]]:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def param_groups(self) -> list[dict[str, Any]]:
         """The groups of the object, or one group with its current hyperparameters."""
         self._synchronize()
         return getattr(self.wrapped, "param_groups", None) or self.__dict__["param_groups"]

@@ -108,7 +108,7 @@ class Symbol:
     def __float__(self) -> float:
         raise self._value_error("a Python conversion of", "use the function of torch")
 
-    __int__ = __index__ = __complex__ = __float__  # type: ignore[assignment]
+    __int__ = __index__ = __complex__ = __float__
 
     def _value_error(self, operation: str, hint: str) -> UntraceableError:
         if self.level == 0 and _is_scalar_expression(self):

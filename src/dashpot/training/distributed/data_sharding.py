@@ -63,7 +63,7 @@ def move_batch(value: Any, move: Callable[[Tensor], Tensor], device: torch.devic
 @lru_cache
 def _accepts_non_blocking(kind: type) -> bool:
     try:
-        parameters = inspect.signature(kind.to).parameters.values()  # pyright: ignore[reportAttributeAccessIssue]
+        parameters = inspect.signature(kind.to).parameters.values()
     except (TypeError, ValueError):
         return False
     return any(p.name == "non_blocking" or p.kind is p.VAR_KEYWORD for p in parameters)

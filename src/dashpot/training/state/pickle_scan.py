@@ -84,7 +84,7 @@ class _Stub:
 
 
 # The Python implementation keeps its memo in a dict; a large index makes the C implementation allocate gigabytes.
-class _Scan(pickle._Unpickler):  # pyright: ignore[reportAttributeAccessIssue]
+class _Scan(pickle._Unpickler):
     """Unpickler that records storages and globals, and constructs only stubs and plain data."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
