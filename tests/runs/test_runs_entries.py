@@ -89,7 +89,11 @@ def test_entry_accepts_options_of_the_method_and_rejects_unknown_ones():
     assert line.options == {"numerator": 3, "weight_decay": 0.1, "max_norm": 1.0}
     with pytest.raises(ArgumentError, match="Unknown setting of adamw 'weigt_decay': did you mean 'weight_decay'"):
         entry("adamw", "toy", options={"weigt_decay": 0.1})
-    for name in ("lr", "schedule", "params", "self"):
+    with pytest.raises(
+        ArgumentError, match=r"^The settings of adamw must not contain lr; give the learning rate by lr"
+    ):
+        entry("adamw", "toy", options={"lr": 1})
+    for name in ("schedule", "params", "self"):
         with pytest.raises(ArgumentError, match="Unknown setting of adamw"):
             entry("adamw", "toy", options={name: 1})
 

@@ -235,7 +235,7 @@ def test_draws_indices_requires_batches_of_the_sampler():
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_tuple_of_one_example_is_no_argument_of_the_model(channels):
+def test_tuple_of_one_example_is_passed_as_list(channels):
     """The last batch of 5 examples in batches of 2 has one; the model got the image instead of a tuple of images."""
 
     class Model(nn.Module):

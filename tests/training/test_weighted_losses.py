@@ -308,3 +308,23 @@ def test_number_as_count_is_accepted():
     by_number.fit(1)
     by_mean.fit(1)
     torch.testing.assert_close(weights(by_number), weights(by_mean), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("loss", "count"),
+    [
+        (nn.CrossEntropyLoss(weight=torch.tensor([1.0, 3.0])), "loss.weight[y].sum()."),
+        (nn.NLLLoss(ignore_index=255), "(y != 255).sum()."),
+        (nn.CrossEntropyLoss(torch.ones(2), ignore_index=0), "loss.weight[y].sum(), without ignored labels."),
+    ],
+    ids=["class weights", "ignored labels", "both"],
+)
+def test_learner_with_weighted_mean_of_torch_warns(loss, count):
+    data = [(torch.zeros(2, 2), torch.tensor([0, 1]))]
+    options = {"optimizer": torch.optim.SGD, "lr": 0.1, "engine": Engine("cpu")}
+    with pytest.warns(UserWarning, match="is not over examples, so results depend on the batch size") as caught:
+        Learner(nn.Linear(2, 2), data, loss=loss, **options)
+    assert str(caught[0].message).endswith(f"Pass weight=lambda output, y: {count}")
+    Learner(nn.Linear(2, 2), data, loss=loss, weight=lambda output, y: len(y), **options)  # warnings are errors
+    for exact in (nn.CrossEntropyLoss(), nn.CrossEntropyLoss(torch.ones(2), reduction="sum")):
+        Learner(nn.Linear(2, 2), data, loss=exact, **options)

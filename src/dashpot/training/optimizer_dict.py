@@ -12,8 +12,10 @@ from torch.optim import Optimizer
 
 from dashpot.constraints import shown
 from dashpot.errors import ArgumentError
+from dashpot.training.losses import IGNORE_INDEX
 from dashpot.training.plain_optimizer import adapt, is_plain, make_optimizer
 from dashpot.utils.group_params import group_params
+from dashpot.utils.warn import warn
 
 if TYPE_CHECKING:
     from dashpot.training.learner import Learner
@@ -174,6 +176,8 @@ def check_losses(optimizer: Any, loss: Any, evaluation_loss: Any, weight: Any) -
             if isinstance(function, type) and issubclass(function, nn.Module):
                 kind = function.__name__
                 raise ArgumentError(f"Learner: {name} must be an instance, such as {kind}(), got the class {kind}.")
+            if weight is None and not isinstance(functions, Mapping):
+                _warn_of_weighted_mean(function)
     for item in optimizer.values() if isinstance(optimizer, Mapping) else [optimizer]:
         if not isinstance(item, Optimizer) and not callable(item) and not is_plain(item):
             raise ArgumentError(f"Learner: optimizer must be a torch optimizer or a factory, got {shown(item)}.")
@@ -181,6 +185,21 @@ def check_losses(optimizer: Any, loss: Any, evaluation_loss: Any, weight: Any) -
         raise ArgumentError(
             "Learner: weight must be None with several optimizers, whose losses are means over examples."
         )
+
+
+def _warn_of_weighted_mean(loss: Any) -> None:
+    """Warn if a loss module of torch returns a mean over class weights or labels that are not ignored."""
+    if not isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss)) or loss.reduction != "mean":
+        return
+    kind, ignores = type(loss).__name__, loss.ignore_index != IGNORE_INDEX
+    if loss.weight is None and not ignores:
+        return
+    option = "class weights" if loss.weight is not None else f"ignore_index={loss.ignore_index}"
+    count = "loss.weight[y].sum()" if loss.weight is not None else f"(y != {loss.ignore_index}).sum()"
+    warn(
+        f"Learner: the mean of {kind} with {option} is not over examples, so results depend on the batch size. Pass "
+        f"weight=lambda output, y: {count}{', without ignored labels' if loss.weight is not None and ignores else ''}."
+    )
 
 
 def _check_names(optimizers: Any, losses: Any, owner: str) -> None:
