@@ -89,7 +89,7 @@ def records(path: Path) -> list[Any] | None:
 
 
 def rows(path: Path) -> list[Any] | None:
-    """Return the rows of a CSV file without times."""
+    """Return the rows of a CSV file without the columns of times."""
     if not path.exists():
         return None
     with path.open(newline="") as stream:

@@ -221,7 +221,8 @@ class Subject:
             self.send(number)
             stopped = {signal.SIGTERM: (143,), signal.SIGINT: (130,)}.get(number, ())
             return (-number, *stopped)
-        self.until(lambda: "Training" in self.output() or "Opening" in self.output())  # from here on it is handled
+        # Afterwards, the process handles the signal.
+        self.until(lambda: "Training" in self.output() or "Opening" in self.output())
         before = self.checkpoints()
         self.send(number)
         self.until(lambda: self.checkpoints() - before)

@@ -114,7 +114,7 @@ class StudyFolder:
         return [self._read(path) for path in paths if path.exists()]
 
     def _read(self, path: Path) -> Run:
-        """Read a record, and check that it contains what the summary and the report show."""
+        """Read a record, and check that it contains the values in the summary and the report."""
         run = check_header(read_run(path), COMPARABLE)
         score = run.header["score"]
         for number, epoch in enumerate(run.epochs, start=1):

@@ -202,7 +202,7 @@ def read_run(path: Path, *, advice: str = "delete it to repeat that run") -> Run
 
 
 def check_header(run: Run, rule: Rule, *, advice: str = "delete it to repeat that run") -> Run:
-    """Check that the header of a record has the keys that a command needs, and return the run.
+    """Check that the header of a record has the keys that a command requires, and return the run.
 
     Raises:
         RunError: If a key is missing or has a wrong value, or the run is done without an epoch.

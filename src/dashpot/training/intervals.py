@@ -205,8 +205,8 @@ class Intervals(FitPlan):
         saved = progress.get("interval")
         if saved is None or saved["by"] != self._unit:
             raise RunError(
-                f"fit: the length must be given as in the fit of the checkpoint, by "
-                f"{'epochs' if saved is None else saved['by']}, got {self._unit} with evaluations every n steps."
+                f"fit: the length must be given in {'epochs' if saved is None else saved['by']}, as for the "
+                f"checkpoint, got {self._unit} with evaluations every n steps."
             )
         done = self._steps_until(self._drawn)
         if done > self.total_steps:

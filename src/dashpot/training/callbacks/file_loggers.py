@@ -197,8 +197,8 @@ class CSV(FileLogger):
     nor repeats rows, whichever checkpoint it resumes from.
 
     The header always describes every row of the file. Names without a column are added at the end of the header, with
-    empty cells in earlier rows: a metric, `every` or `values` that differ from those of the fit that began the file,
-    or a name that is logged for the first time after the first row. Columns without new values remain, with empty
+    empty cells in earlier rows: metrics and `values` that the fit that began the file did not have, the columns of
+    step entries, and names logged for the first time after the first row. Columns without new values remain, with empty
     cells in later rows.
 
     Args:

@@ -41,7 +41,7 @@ def stored_entries(folder: Path, run_id: str, own: Path | None = None) -> int:
 
 
 def complete_records(path: Path) -> list[Any]:
-    """Return the records of a file, once the file has an end, or after `LIMIT` seconds.
+    """Return the records of a file once it is complete, or after `LIMIT` seconds.
 
     Raises:
         OSError: If the file cannot be read.

@@ -31,12 +31,12 @@ def check_packages(names: Iterable[str]) -> None:
 
 
 def make_logger(name: str, folder: RunFolder, settings: Settings) -> Callback:
-    """Return the logger with a name of the setting `log`."""
+    """Return the logger for a name in the setting `log`."""
     if name == "wandb":
         project = os.environ.get("WANDB_PROJECT", PROJECT)
         return WandB(project, name=folder.path.name, folder=folder.path, config=settings.to_dict())
     if name == "trackio":
-        # trackio finds a run to resume by its name, and folders of different runs may have equal names.
+        # trackio identifies a resumed run by its name, and folders of different runs may have equal names.
         unique = f"{folder.path.name}-{uuid.uuid4().hex[:8]}"
         return Trackio(os.environ.get("TRACKIO_PROJECT", PROJECT), name=unique, config=settings.to_dict())
     files = {"csv": CSV, "jsonl": JSONLines, "tensorboard": TensorBoard}

@@ -1,4 +1,4 @@
-"""Schema of the state of a fit, checked before the learner is touched.
+"""Schema of the state of a fit, checked before the learner is changed.
 
 `STATE` contains one rule for each key that `fit_state.take` returns; a key that is added there needs its rule here. A
 key that files of earlier versions lack belongs in `optional`. The state of a callback is checked by the callback's own
