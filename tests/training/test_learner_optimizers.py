@@ -24,6 +24,7 @@ from dashpot.training import (
     ClipGradients,
     Engine,
     ForOptimizer,
+    Freeze,
     JSONLines,
     Learner,
     Recorder,
@@ -342,3 +343,9 @@ def test_turn_cancelled_under_loss_scale_with_recorder_of_the_other_optimizer():
     one = fitted(ForOptimizer("discriminator", recorder))
     assert (one.steps, len(recorder.values["grad_norm"])) == (6, 6)  # the discriminator steps in all six batches
     assert_equal_weights(one.model, fitted().model.parameters())
+
+
+def test_frozen_part_of_the_model_is_named():
+    message = "must depend on a trained parameter of the optimizer 'generator'; all parameters of the optimizer"
+    with pytest.raises(ArgumentError, match=message):
+        learner().fit(1, callbacks=[Freeze("generator.*")])

@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from interval_support import INPUTS, LABELS, StopAfter, interval_learner
 from learner_support import At, StopAt, X, Y, linear_learner, pairs, same, weights
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
@@ -239,3 +240,18 @@ def test_fingerprint_of_different_data_differs(other):
 )
 def test_fingerprint_of_any_data_is_reproducible(value):
     assert fingerprint([value]) == fingerprint([copy.deepcopy(value)])
+
+
+def test_checkpoint_after_a_resume_without_batches_keeps_the_fingerprint():
+    """The first checkpoint is taken before the evaluation of an interval, and the second one after it."""
+
+    def fit(stop=None, state=None, inputs=INPUTS):
+        one = interval_learner([(inputs[i : i + 4], LABELS[i : i + 4]) for i in range(0, 12, 4)])
+        one.fit(steps=6, evaluate_every=2, callbacks=[] if stop is None else [stop], resume=state)
+
+    before, after = StopAfter(2), StopAfter(2, at_end=True)
+    fit(before)
+    fit(after, before.state)
+    assert after.state["data"]["train"]["last"] == before.state["data"]["train"]["last"]
+    with pytest.raises(RunError, match="must repeat the batches before the checkpoint, but batch 2 of epoch 1 differs"):
+        fit(state=after.state, inputs=-INPUTS)

@@ -374,8 +374,9 @@ class Learner:
         """Accumulate the gradients of `batch.loss` in the parameters, weighted as in the mean loss of the step."""
         batch = self.batch
         if not batch.loss.requires_grad:
+            own = "" if self.loop.part is None else f" of the optimizer {self.loop.part!r}"
             raise ArgumentError(
-                "Learner: the loss must depend on a trained parameter; all parameters are frozen "
+                f"Learner: the loss must depend on a trained parameter{own}; all parameters{own} are frozen "
                 "(requires_grad=False), or the loss was computed without gradients."
             )
         loop = self.loop

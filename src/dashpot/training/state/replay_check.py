@@ -35,6 +35,7 @@ class ReplayCheck:
         self.owner, self.engine, self.same_on_all_ranks = owner, engine, same_on_all_ranks
         self._last: tuple[int, int, Any, list[int] | None] | None = None  # epoch, index, item and its write counts
         self._expected: tuple[int, int, str] | None = None
+        self._saved: dict[str, Any] = {}  # the state of `expect`, until items are read again
         self._resumed = False
 
     def replay(self, restart: Restart, epoch: int, start: int, source: Any) -> Iterator[Any]:
@@ -53,7 +54,7 @@ class ReplayCheck:
             RunError: If other items follow than without the interruption.
         """
         resumed, self._resumed = self._resumed, False
-        expected, self._expected = self._expected, None
+        expected, self._expected, self._saved = self._expected, None, {}
         if resumed and not start:
             self._check_restart(restart, source)
         items = restart()
@@ -75,13 +76,18 @@ class ReplayCheck:
     # ---- state ------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the position and the fingerprints of the last item, or {} if it does not exist or was changed."""
+        """Return the position and the fingerprints of the last item, or {} if it does not exist or was changed.
+
+        After `expect`, until items are read, the last item is that of the checkpoint.
+        """
         own = None
         if self._last is not None:
             _, _, item, counts = self._last
             own = fingerprint(item) if counts is not None and counts == write_counts(item) else None
         every = self.engine.all_gather(own)[: 1 if self.same_on_all_ranks else None]
-        if self._last is None or None in every:
+        if self._last is None:
+            return dict(self._saved)
+        if None in every:
             return {}
         return {"last": {"epoch": self._last[0], "batch": self._last[1], "fingerprints": every}}
 
@@ -89,9 +95,10 @@ class ReplayCheck:
         """Compare the next items with `state`, the saved state of the loader."""
         rank, last = self.engine.global_rank, state.get("last")
         self._resumed, self._expected = any(start is not None for start in state["begun"]), None
+        self._saved = {}
         if last is not None and len(last["fingerprints"]) == (1 if self.same_on_all_ranks else self.engine.world_size):
             mine = last["fingerprints"][0 if self.same_on_all_ranks else rank]
-            self._expected = (last["epoch"], last["batch"], mine)
+            self._expected, self._saved = (last["epoch"], last["batch"], mine), {"last": last}
 
     # ---- comparison -------------------------------------------------------------------------------------------------
 
