@@ -34,7 +34,7 @@ from dashpot.training.optimizer_dict import (
 )
 from dashpot.training.plain_optimizer import OptimizerFactory, SupportsStep, adapt, make_optimizer
 from dashpot.training.side_pass import release_output, restored_attributes
-from dashpot.training.state import fit_state
+from dashpot.training.state import fit_settings, fit_state
 from dashpot.training.step_loss import StepLoss, backpropagated, multiply_gradients
 from dashpot.utils.group_params import group_params
 
@@ -273,7 +273,7 @@ class Learner:
 
     def _remember_settings(self) -> None:
         """Keep the settings of the optimizers that a resumed fit compares, before schedules change them."""
-        self._defaults, self._initial_groups = fit_state.defaults(self.opt), fit_state.initial_groups(self.opt)
+        self._defaults, self._initial_groups = fit_settings.defaults(self.opt), fit_settings.initial_groups(self.opt)
 
     @inference.exclusive
     def evaluate(self, data: Any = None) -> dict[str, float]:
