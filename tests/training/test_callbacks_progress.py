@@ -20,8 +20,9 @@ from dashpot.schedules import Cosine
 from dashpot.training import Callback, CancelEpoch
 from dashpot.training.callbacks import progress_output as module
 from dashpot.training.callbacks.early_stopping import EarlyStopping
-from dashpot.training.callbacks.progress import Progress, _TimeEstimate
+from dashpot.training.callbacks.progress import Progress
 from dashpot.training.callbacks.progress_output import Bar
+from dashpot.training.callbacks.time_estimate import TimeEstimate
 from dashpot.training.fit_plan import FitPlan
 from dashpot.utils.format import clock, decimals
 
@@ -228,7 +229,7 @@ def test_remaining_time_counts_both_phases(monkeypatch):
         plan = FitPlan(cast(Any, SimpleNamespace(size=10)), 3)
         loop = SimpleNamespace(phase="train", phases={"train": True, "eval": True}, plan=plan)
 
-    estimate, one = _TimeEstimate(), Fit()
+    estimate, one = TimeEstimate(), Fit()
     assert estimate.remaining(one, 0) is None
     estimate.done, estimate.seconds = {"train": 5, "eval": 0}, {"train": 5.0, "eval": 0.0}
     estimate.since = time.perf_counter()

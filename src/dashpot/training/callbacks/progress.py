@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TextIO
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, TextIO
 
 from dashpot.constraints import FLAG, NONNEGATIVE, check, shown
 from dashpot.errors import ArgumentError
 from dashpot.training.callbacks.epoch_summary import EpochCallback, EpochSummary
 from dashpot.training.callbacks.loss_curve import CURVE_SCHEMA, LossCurve, draw_figure
+from dashpot.training.callbacks.progress_columns import Column, header, make_columns, select_columns
 from dashpot.training.callbacks.progress_output import GAP, Bar, Table, make_table
-from dashpot.utils.format import clock, decimals, duration
+from dashpot.training.callbacks.time_estimate import TimeEstimate
+from dashpot.utils.format import decimals, duration
 from dashpot.utils.schema import COUNT, POSITIVE_COUNT, REAL, ListOf, Maybe, Row, Rule, extended
 
 if TYPE_CHECKING:
@@ -21,8 +23,6 @@ if TYPE_CHECKING:
 
 PLOT_WAIT = 20
 """Time between plots, relative to the time that a plot takes."""
-EVAL_TO_TRAIN_TIME = 1 / 3
-"""Assumed ratio of evaluation to training time of a batch until both are measured: backward costs twice the forward."""
 
 
 class Progress(EpochCallback):
@@ -90,9 +90,9 @@ class Progress(EpochCallback):
         self._measured: dict[int, tuple[float | None, float | None]] = {}  # learning rate and seconds, by epoch
         self._steps: dict[int, int] = {}  # number of steps until the end of each epoch
         self._printed, self._next_draw = 0, 0.0
-        self._columns: list[_Column] = []
+        self._columns: list[Column] = []
         self._names: dict[str, list[str]] = {"train": [], "eval": []}  # names of the columns of each phase
-        self._estimate = _TimeEstimate()
+        self._estimate = TimeEstimate()
         self._curve, self._next_plot = LossCurve(learner) if self.plot else None, 0.0
         self._out = make_table(self.stream, plots=self.plot) if learner.engine.is_rank_zero else None
 
@@ -201,8 +201,8 @@ class Progress(EpochCallback):
         if self._out is None or (self._columns and names == self._names):
             return
         self._names = names
-        self._columns = _select_columns(_columns(learner, names), self._out.width)
-        self._write(lambda out: out.write(*_header(self._columns)))
+        self._columns = select_columns(make_columns(learner, names), self._out.width)
+        self._write(lambda out: out.write(*header(self._columns)))
 
     def _draw_bar(self, learner: Learner, done: int) -> None:
         """Draw the progress bar of the current epoch after `done` batches."""
@@ -260,113 +260,3 @@ def _format_running_loss(learner: Learner) -> str:
     if learner.engine.device.type == "cpu":
         means.flush()
     return f"loss {decimals(means.sums[0] / means.counts[0])}" if means.counts[0] else ""
-
-
-# ---- columns --------------------------------------------------------------------------------------------------------
-
-
-class _Column(NamedTuple):
-    """Column of the table.
-
-    Attributes:
-        phase: Phase of the values, "train" or "eval"; "" for columns without a phase.
-        name: Column title.
-        width: Width in characters.
-        rank: Sort key for omission; columns with the highest rank are omitted first.
-        text: Function from the summary of an epoch to the text of the cell.
-    """
-
-    phase: str
-    name: str
-    width: int
-    rank: int
-    text: Callable[[EpochSummary], str]
-
-
-def _columns(learner: Learner, names: Mapping[str, Sequence[str]]) -> list[_Column]:
-    columns = [_Column("", "epoch", max(5, len(str(learner.epochs))), 0, lambda row: str(row.number))]
-    if learner.loop.plan.noun == "interval":
-        columns = [_Column("", "step", max(5, len(str(learner.total_steps))), 0, lambda row: str(row.steps))]
-    for phase in ("train", "eval"):
-        columns += [_mean_column(phase, name, place) for place, name in enumerate(names[phase])]
-    if learner.loop.phases["train"]:
-        columns.append(_Column("", "lr", 8, 30, lambda row: "" if row.lr is None else f"{row.lr:.3g}"))
-    columns.append(_Column("", "time", 7, 20, lambda row: "" if row.seconds is None else clock(row.seconds)))
-    return columns
-
-
-def _mean_column(phase: str, name: str, place: int) -> _Column:
-    def text(row: EpochSummary) -> str:
-        means = row.phases[phase]
-        return decimals(means[name]) if name in means else ""
-
-    rank = 1 + place if phase == "eval" else 40 + place if place else 2
-    return _Column(phase, name, max(6, len(name)), rank, text)
-
-
-def _select_columns(columns: list[_Column], width: int | None) -> list[_Column]:
-    """Return the most important columns that fit into the width."""
-    while width is not None and len(columns) > 1 and sum(len(GAP) + c.width for c in columns) - len(GAP) > width:
-        columns = [column for column in columns if column.rank < max(c.rank for c in columns)]
-    return columns
-
-
-def _header(columns: Sequence[_Column]) -> list[str]:
-    """Return the two header lines: the name of each phase, above its first column, and the column titles."""
-    phases = [c.phase if i == 0 or columns[i - 1].phase != c.phase else "" for i, c in enumerate(columns)]
-    above = GAP.join(phase.rjust(column.width) for phase, column in zip(phases, columns, strict=True))
-    return [above.rstrip(), GAP.join(column.name.rjust(column.width) for column in columns)]
-
-
-# ---- progress bar ---------------------------------------------------------------------------------------------------
-
-
-class _TimeEstimate:
-    """Estimate of the remaining time of the fit, from the batches and seconds of each phase in this session."""
-
-    def __init__(self) -> None:
-        self.done = {"train": 0, "eval": 0}
-        self.seconds = {"train": 0.0, "eval": 0.0}
-        self.begin("train")
-
-    def begin(self, phase: str) -> None:
-        """Start the clock of a phase; time between phases is not counted."""
-        self.phase, self.since = phase, time.perf_counter()
-
-    def update(self) -> None:
-        """Add the time since the last update to the time of the current phase."""
-        now = time.perf_counter()
-        self.seconds[self.phase] += now - self.since
-        self.since = now
-
-    def remaining(self, learner: Learner, done: int) -> float | None:
-        """Return the remaining seconds at the measured speed; None before the first batch, or for unknown lengths."""
-        self.update()
-        if not self.done["train"] and not self.done["eval"]:
-            return None
-        phases = {phase: _batches_left(learner, phase, done) for phase, runs in learner.loop.phases.items() if runs}
-        known = {phase: batches for phase, batches in phases.items() if batches is not None}
-        if known.keys() != phases.keys():
-            return None
-        return sum(batches * self._seconds_per_batch(phase) for phase, batches in known.items())
-
-    def _seconds_per_batch(self, phase: str) -> float:
-        """Return the seconds per batch of a phase, estimated from the other phase before its first batch."""
-        if self.done[phase]:
-            return self.seconds[phase] / self.done[phase]
-        other = "train" if phase == "eval" else "eval"
-        return (
-            self.seconds[other] / self.done[other] * (EVAL_TO_TRAIN_TIME if phase == "eval" else 1 / EVAL_TO_TRAIN_TIME)
-        )
-
-
-def _batches_left(learner: Learner, phase: str, done: int) -> int | None:
-    """Return the number of batches left in all phases `phase` of the fit, or None if it is unknown.
-
-    `done` is the number of batches done in the current phase.
-    """
-    if phase == "train":
-        return learner.loop.plan.batches_left(*((learner.epoch, done) if learner.training else (learner.epoch + 1, 0)))
-    if learner.evaluation is None or learner.evaluation.size is None:
-        return None
-    return learner.evaluation.size * (learner.epochs - learner.epoch) - (0 if learner.training else done)
