@@ -13,7 +13,7 @@ import dashpot as dp
 from dashpot.errors import RunError
 from dashpot.training import EMA, SWA, EarlyStopping, Engine, Learner
 from dashpot.training.state.tensor_names import renames
-from dashpot.training.state.weights import check_model, load_model
+from dashpot.training.state.weights import check_model, load_model_state
 
 # Dynamo reads this attribute of the inputs of a compiled submodule.
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
@@ -103,7 +103,7 @@ def test_weights_are_loaded_in_both_directions():
         with torch.no_grad():
             for p in first.parameters():
                 p.add_(1.0)
-        load_model(second, first.state_dict())
+        load_model_state(second, first.state_dict())
         assert same(list(first.state_dict().values()), list(second.state_dict().values()))
 
 

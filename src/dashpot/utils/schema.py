@@ -92,7 +92,6 @@ def joined(path: str, key: Any) -> str:
 COUNT = Interval(0, 2**53, "both", integer=True)
 """Number of epochs, batches, steps or bytes."""
 POSITIVE_COUNT = Interval(1, 2**53, "both", integer=True)
-FINITE = Interval(-math.inf, math.inf)
 SECONDS = Interval(0, math.inf, "left")
 
 

@@ -140,7 +140,7 @@ class EarlyStopping(Callback):
 
     def cleanup_fit(self, learner: Learner) -> None:
         if self._completed and self._weights is not None:
-            weights.load_model(learner.model, self._weights)
+            weights.load_model_state(learner.model, self._weights)
             self.in_model = f"the weights of epoch {(self.best_epoch or 0) + 1}"
         self._completed = False
 

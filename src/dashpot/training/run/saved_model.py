@@ -123,7 +123,7 @@ def _problem(folder: RunFolder, settings: Settings) -> Problem:
 def _load(model: nn.Module, state: Mapping[str, Any]) -> None:
     """Load the evaluated weights into a model, and set it to evaluation mode."""
     state = tensor_names.matched_state(model, state)
-    weights.load_model(model, state["model"])
+    weights.load_model_state(model, state["model"])
     weights.load_extra_state(model, {**state["besides"], "gradients": {}})
     own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     for callback in state["callbacks"].values():

@@ -92,7 +92,7 @@ def restore(learner: Learner, state: Mapping[str, Any], override: bool = False) 
                 if not override:
                     loader.replay_check.expect(saved_loader)
         undo.append(weights.model_snapshot(learner.model, state["model"]))
-        weights.load_model(learner.model, state["model"])
+        weights.load_model_state(learner.model, state["model"])
         weights.load_extra_state(learner.model, state["besides"])
         if learner.engine.scaler is not None and state["scaler"]:
             learner.engine.scaler.load_state_dict(state["scaler"])

@@ -45,7 +45,7 @@ def check_model(model: nn.Module, state: Mapping[str, Any]) -> None:
         raise RunError(f"The checkpoint does not match the model: {'; '.join(found[:MAX_SHOWN])}{more}.")
 
 
-def load_model(model: nn.Module, state: Mapping[str, Any]) -> None:
+def load_model_state(model: nn.Module, state: Mapping[str, Any]) -> None:
     """Load weights and buffers; names are matched without the prefixes of wrappers.
 
     Raises:
@@ -70,7 +70,7 @@ def model_snapshot(model: nn.Module, state: Mapping[str, Any]) -> Callable[[], N
     before, besides = cpu_copy(model.state_dict()), extra_state(model)
 
     def restore() -> None:
-        load_model(model, before)
+        load_model_state(model, before)
         load_extra_state(model, besides)
 
     return restore
