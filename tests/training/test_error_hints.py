@@ -181,9 +181,13 @@ def test_loss_on_other_device():
     ("item", "got"),
     [
         ((X, X, Y), "a tuple of 3 items; combine them, as in ((a, b), y)"),
-        ([X], "a list of 1 items; combine them, as in ((a, b), y)"),
+        ([X], "a list of 1 item; add the targets."),
         (X, "a tensor of shape (12, 3) and dtype float32"),
-        ({"x": X, "y": Y}, "{'x': a tensor of shape (12, 3) and dtype float32, 'y': a tensor of shape (12,) and dtype"),
+        (
+            {"input_ids": X, "labels": Y},
+            "a mapping with the keys input_ids, labels; separate the targets in the collate function, as in (x, "
+            "x.pop('labels')).",
+        ),
     ],
     ids=["triple", "single", "tensor", "dict"],
 )
@@ -194,6 +198,11 @@ def test_items_other_than_pairs(item, got):
 def test_triples_of_a_loader():
     loader = DataLoader(TensorDataset(X, X, Y), batch_size=4)
     assert "got a list of 3 items" in message(loader)
+
+
+def test_dataset_without_loader():
+    with pytest.raises(ArgumentError, match=r"TensorDataset.*; pass DataLoader\(dataset, batch_size=\.\.\.\)\.$"):
+        linear_learner(TensorDataset(X, Y))
 
 
 LARGE = [torch.randn(50, 50), np.zeros((60, 60)), [torch.randn(9, 9)] * 100, list(range(10**5)), nn.Linear(9, 9)]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from dashpot.constraints import shown
 from dashpot.data.length import length
@@ -28,6 +29,9 @@ from dashpot.training.state.loader_state import loader_state, non_resumable_reas
 from dashpot.training.state.replay_check import ReplayCheck
 from dashpot.training.state.undo import attributes_of
 from dashpot.utils.rng_state import OwnGenerators, preserve_rng_state, random_state, set_random_state
+
+LABEL_KEYS = ("labels", "label", "targets", "target", "y")
+"""Usual keys of the targets in a batch that is a mapping."""
 
 
 class ResumableLoader:
@@ -194,6 +198,8 @@ class ResumableLoader:
         return restore
 
     def _type_error(self, detail: str = "") -> ArgumentError:
+        if isinstance(self.source, Dataset) and not detail:
+            detail = "; pass DataLoader(dataset, batch_size=...)"
         return ArgumentError(
             f"Learner: {self.owner} must be dashpot.data.Batches, a DataLoader or another iterable of pairs (x, y), "
             f"got {shown(self.source)}{detail}."
@@ -201,10 +207,7 @@ class ResumableLoader:
 
     def _pair(self, item: Any) -> tuple[Any, Any]:
         if not isinstance(item, (tuple, list)) or len(item) != 2:
-            got = shown(item)
-            if isinstance(item, (tuple, list)):
-                got = f"a {type(item).__name__} of {len(item)} items; combine them, as in ((a, b), y)"
-            raise ArgumentError(f"Learner: {self.owner} must yield pairs (x, y), got {got}.")
+            raise ArgumentError(f"Learner: {self.owner} must yield pairs (x, y), got {_shown_item(item)}.")
         x, y = item
         return x, y
 
@@ -268,3 +271,17 @@ def _independent(source: Any) -> Iterator[Any]:
             yield item
 
     return iterate()
+
+
+def _shown_item(item: Any) -> str:
+    """Describe a batch that is not a pair, with the change that makes it one."""
+    if isinstance(item, Mapping):
+        label = next((key for key in LABEL_KEYS if key in item), "labels")
+        keys = ", ".join(map(str, islice(item, 8))) + (", ..." if len(item) > 8 else "")
+        return (
+            f"a mapping with the keys {keys}; separate the targets in the collate function, as in (x, x.pop({label!r}))"
+        )
+    if isinstance(item, (tuple, list)):
+        cure = "combine them, as in ((a, b), y)" if len(item) > 2 else "add the targets"
+        return f"a {type(item).__name__} of {len(item)} item{'' if len(item) == 1 else 's'}; {cure}"
+    return shown(item)

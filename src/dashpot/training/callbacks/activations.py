@@ -37,7 +37,7 @@ class Activations(Callback):
     For each layer and each recorded step, over all outputs of the step (all micro-batches, ranks, and calls of the
     layer):
 
-    * `mean` and `std` of the outputs;
+    * `mean` and `std` of the outputs, with divisor n (`correction=0`);
     * `zeros`: share of outputs x with |x| <= `threshold`, about 1/2 for a ReLU with a symmetric input;
     * `dead`: share of units whose outputs are all near zero. A unit is an index of dimension 1, such as a channel of a
       convolution or a feature of a linear layer;
