@@ -115,7 +115,7 @@ def test_finished_fit_resumes_with_more_steps(source):
         ({"steps": 6}, {"steps": 5}, "steps must be at least those of the checkpoint, 6, got 5"),
         ({"steps": 6}, {"epochs": 2}, "steps and evaluate_every must be those of the checkpoint, .* got only epochs"),
         ({"epochs": 1}, {"steps": 5}, "the length must be given in epochs, as for the checkpoint, got steps"),
-        ({"steps": 6}, {"epochs": 2, "evaluate_every": 3}, "by steps, got epochs with evaluations every n steps"),
+        ({"steps": 6}, {"epochs": 2, "evaluate_every": 3}, "in steps, as for the checkpoint, got epochs with"),
         ({"steps": 6}, {"steps": 8, "evaluate_every": 3}, "evaluate every: saved 4, current 3"),
     ],
 )

@@ -58,7 +58,7 @@ def complete_records(path: Path) -> list[Any]:
 
 
 def split_records(content: bytes) -> Iterator[bytes]:
-    """Yield the complete records of a file. The last bytes of a block, if less than 7, are unused."""
+    """Yield the complete records of a file. The last bytes of a block, if fewer than 7, are unused."""
     at, record = MAGIC, b""
     while at + FRAME.size <= len(content):
         left = BLOCK - at % BLOCK
