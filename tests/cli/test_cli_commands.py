@@ -224,6 +224,10 @@ def test_demo_runs_without_arguments(dashpot, monkeypatch):
     monkeypatch.setattr(demo, "DEFAULT_METHODS", ("sgd", "adam"))
     code, out, _ = dashpot("demo")
     assert code == 0
-    assert out.index("Looking for Fashion-MNIST") < out.index("No data.") < out.index("Comparing 2 methods on digits")
+    assert (
+        out.index("Looking for Fashion-MNIST")
+        < out.index("No data.")
+        < out.index("2 methods on digits: 1 epoch, 2 seeds, 4 runs, written")
+    )
     assert "Report: demo/digits/report.html" in out
     assert Path("demo/digits/report.html").exists()

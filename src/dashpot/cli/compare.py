@@ -137,13 +137,17 @@ def _compare(study: Study, out: Path) -> None:
 
     methods, seeds = len(study.entries), len(study.seeds)
     print(
-        f"Comparing {methods} methods on {study.task.name}: {study.epochs} epochs, {seeds} seeds, "
-        f"{methods * seeds} runs, written to {out}.",
+        f"Comparing {_counted(methods, 'method')} on {study.task.name}: {_counted(study.epochs, 'epoch')}, "
+        f"{_counted(seeds, 'seed')}, {_counted(methods * seeds, 'run')}, written to {out}.",
         flush=True,
     )
     runs = run_study(study, out, progress=progress_for(sys.stdout), command=command_line())
     print(f"\n{summarise(runs).text()}\n", flush=True)
     print(f"Report: {write_report(out)}")
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _entry(
