@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from learner_support import problem, same, weights
+from learner_support import At, problem, same, weights
 from torch import nn
 
 from dashpot.data import Batches
@@ -65,3 +65,32 @@ def test_statistics_of_finished_run_use_its_last_epoch(tmp_path):
     uninterrupted.fit(3)
     resumed.fit(3, resume=read_newest(tmp_path))
     assert same(weights(uninterrupted), weights(resumed))
+
+
+class TwoParts(nn.Module):
+    """Model whose batch norm has a different input for each of two optimizers."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.last = nn.BatchNorm1d(4), nn.Linear(4, 3)
+
+    def forward(self, x, part):
+        return self.last(self.norm(x if part == "last" else 3 * x + 1))
+
+
+def test_statistics_with_several_optimizers_use_the_inputs_of_each():
+    def fitted(*callbacks):
+        torch.manual_seed(0)
+        train = problem(examples=12).train
+        losses = dict.fromkeys(["norm", "last"], nn.functional.cross_entropy)
+        one = Learner(TwoParts(), train, Batches(train.x, train.y, 12), loss=losses, lr=0.1, engine=Engine("cpu"),
+                      optimizer=dict.fromkeys(losses, torch.optim.SGD), callbacks=[SWA(0), *callbacks])  # fmt: skip
+        one.fit(2)
+        return one
+
+    one = fitted()
+    inputs = torch.cat([one.train.source.x, 3 * one.train.source.x + 1]).double()
+    # The mean of the means of six inputs of four examples each, in float32.
+    torch.testing.assert_close(one.model.norm.running_mean, inputs.mean(0).float(), rtol=1e-5, atol=1e-6)
+    probed = fitted(At("after_backward", lambda learner: learner.evaluate(), order=90))
+    assert same(weights(probed), weights(one))

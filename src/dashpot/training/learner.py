@@ -31,6 +31,7 @@ from dashpot.training.optimizer_dict import (
     check_optimizer,
     make_optimizers,
     named_optimizers,
+    turn,
 )
 from dashpot.training.plain_optimizer import OptimizerFactory, SupportsStep, adapt, make_optimizer
 from dashpot.training.side_pass import release_output, restored_attributes
@@ -485,9 +486,9 @@ class Learner:
     def update_batchnorm(self, loader: ResumableLoader) -> None:
         """Run the batches of the current epoch through the model in training mode, to update batch-norm statistics.
 
-        The event `before_batch`, with `training` False, and the action `predict` are called, so that callbacks may
-        change the model's input. The learner's attributes are restored afterwards, but the output and the loss of the
-        last batch are released.
+        The event `before_batch`, with `training` False, and the action `predict`, once for each of several optimizers,
+        are called, so that callbacks may change the model's input. The learner's attributes are restored afterwards,
+        but the output and the loss of the last batch are released.
         """
         if self.loop.event.endswith(("_epoch", "_fit")):  # within a batch, the fit still needs them
             release_output(self)
@@ -500,7 +501,9 @@ class Learner:
                     self.batch, batch.index = batch, index
                     with suppress(CancelBatch):
                         loop.notify("before_batch")
-                        loop.actions["predict"]()
+                        for part in self.loop.optimizers or [None]:
+                            with turn(self, part):
+                                loop.actions["predict"]()
         finally:
             self.model.train(training)
             self.loop.event = event

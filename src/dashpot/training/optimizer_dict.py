@@ -90,19 +90,19 @@ class OptimizerDict(Mapping[str, Optimizer]):
 
 
 @contextmanager
-def turn(learner: Learner, name: str) -> Iterator[None]:
+def turn(learner: Learner, name: str | None) -> Iterator[None]:
     """Make `name` the current part of the loss inside the block, and its optimizer that of the learner."""
     optimizers, loop = learner.opt, learner.loop
-    loop.part = name
+    outer, loop.part = loop.part, name
     try:
-        if isinstance(optimizers, OptimizerDict) and learner.training:
+        if isinstance(optimizers, OptimizerDict) and name is not None and learner.training:
             learner.opt = optimizers[name]
             with optimizers.frozen_except(name):
                 yield
         else:
             yield
     finally:
-        learner.opt, loop.part = optimizers, None
+        learner.opt, loop.part = optimizers, outer
 
 
 def make_optimizers(optimizers: Mapping[str, Any], model: nn.Module, lr: Any) -> OptimizerDict:
