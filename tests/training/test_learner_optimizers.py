@@ -278,9 +278,10 @@ def test_shared_parameter_raises():
         fitted.fit(1)
 
 
-def test_unknown_rate_raises():
-    with pytest.raises(ArgumentError, match="lr must have the names of the optimizers"):
-        learner(lr={"critic": 0.1}).fit(1)
+@pytest.mark.parametrize("rates", [{"critic": 0.1}, {"discriminator": 0.1}, {**RATES, "critic": 0.1}])
+def test_unknown_or_missing_rate_raises(rates):
+    with pytest.raises(ArgumentError, match="lr must be a number or have the names of the optimizers, 'disc"):
+        learner(lr=rates).fit(1)
 
 
 @pytest.mark.parametrize("callback", [Recorder("lr"), Schedule(lambda opt: None), ClipGradients(norm=1.0)])

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dashpot.errors import ArgumentError, RunError
+from dashpot.tasks.metric_errors import evaluated
 from dashpot.tasks.metric_sync import compute, sent_values, synced_parts
 from dashpot.utils.nested import cpu_copies, map_tensors, tensors
 from dashpot.utils.stateful import is_stateful
@@ -51,8 +52,8 @@ class MetricObjects:
         if device != self._device:
             self._copies = copies = {name: _moved(metric, device) for name, metric in copies.items()}
             self._device = device
-        for metric in copies.values():
-            metric.update(output, target)
+        for name, metric in copies.items():
+            evaluated(name, metric.update, output, target)
 
     def values(self, gather: Gather) -> dict[str, float]:
         """Return the values of the metrics over all ranks; `gather` returns the argument of every rank."""

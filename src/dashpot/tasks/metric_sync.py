@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from dashpot.errors import RunError
+from dashpot.tasks.metric_errors import evaluated
 from dashpot.tasks.whole_epoch import WholeEpoch
 
 
@@ -46,7 +47,7 @@ def compute(name: str, metric: Any, ranks: Sequence[Any]) -> Any:
         every = WholeEpoch(metric.function)
         rounds = range(max(map(len, ranks)))
         every.parts = [parts[index] for index in rounds for parts in ranks if index < len(parts)]
-        return every.compute()
+        return evaluated(name, every.compute)
     for path, part in synced_parts(metric).items():
         columns = [sent[path] for sent in ranks]
         if len({len(column) for column in columns}) > 1:
@@ -57,7 +58,7 @@ def compute(name: str, metric: Any, ranks: Sequence[Any]) -> Any:
         # Only these ranks exchange values, even if torch's default process group contains more.
         part.distributed_available_fn = lambda: len(ranks) > 1
         part.dist_sync_fn = partial(_replay, columns, count())
-    return metric.compute()
+    return evaluated(name, metric.compute)
 
 
 def _replay(

@@ -13,6 +13,7 @@ from torch import Tensor
 from dashpot.errors import ArgumentError
 from dashpot.tasks.loss_value import weighted
 from dashpot.tasks.mean_check import check_sum
+from dashpot.tasks.metric_errors import evaluated
 from dashpot.tasks.metric_objects import Gather, MetricObjects, is_metric_object
 
 SYNC_INTERVAL = 32
@@ -70,7 +71,7 @@ class RunningMeans:
         is_first = self.count == 0 and not self._sizes
         row, counts = [loss.detach().reshape(())], {} if count is None else {0: count}
         for column, (name, metric) in enumerate(self.metrics.items(), 1):
-            value = metric(output, target)
+            value = evaluated(name, metric, output, target)
             if is_first:
                 check_sum(name, metric, value, output, target)
             if isinstance(value, tuple) and len(value) == 2:

@@ -118,8 +118,11 @@ def make_optimizers(optimizers: Mapping[str, Any], model: nn.Module, lr: Any) ->
         ArgumentError: If the model has no such child, or `lr` has other names.
     """
     rates = lr if isinstance(lr, Mapping) else dict.fromkeys(optimizers, lr)
-    if unknown := sorted(map(str, rates.keys() - optimizers.keys())):
-        raise ArgumentError(f"Learner: lr must have the names of the optimizers, {_names(optimizers)}, got {unknown}.")
+    if rates.keys() != optimizers.keys():
+        raise ArgumentError(
+            f"Learner: lr must be a number or have the names of the optimizers, {_names(optimizers)}, got "
+            f"{_names(rates)}."
+        )
     made = {name: _make(name, item, model, rates.get(name)) for name, item in optimizers.items()}
     return OptimizerDict(made, model)
 
