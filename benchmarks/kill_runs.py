@@ -183,7 +183,7 @@ class Subject:
             return None
         if code not in expected:
             raise SystemExit(f"{self.folder.name} ended with {code} after {name}:\n{self.output()[-3000:]}")
-        if code in (1, 4):
+        if code in (1, 2, 4):
             self._check_resume_command()
         left = ", partial file left" if self.partial() else ""
         return f"{name}, {moment}{left}"
@@ -216,7 +216,7 @@ class Subject:
         number = signal.Signals[kind]
         if child:
             self._signal_child(int(child), number)
-            return (4,) if "--devices" in self.case.words else (1,)
+            return (4,) if "--devices" in self.case.words else (1, 2)  # 2 if a checkpoint was being written
         if number != signal.SIGUSR1:
             self.send(number)
             stopped = {signal.SIGTERM: (143,), signal.SIGINT: (130,)}.get(number, ())
