@@ -5,12 +5,12 @@
 
 The cases (kill_runs.py) train the tasks of kill_tasks.py: a convolutional network with dropout, batch norm, averaged
 weights, gradient accumulation and a one-cycle schedule, for five methods; a language model on batches of dicts with
-padding, whose loss returns (sum, count), by `--steps` and `--evaluate-every`; a GAN with two optimizers; comparisons of
-two methods; and training in two processes. An interruption is SIGKILL, SIGTERM, SIGINT, SIGUSR1 followed by SIGKILL, or
-a signal to a child of the process. It occurs during start-up, at a random moment of training, within an evaluation, up
-to 20 ms after a partially written checkpoint appears, or up to 10 ms after a record or log has grown. For interruptions
-during start-up, and for training in two processes, the command is started in a new process; otherwise, it runs in a
-fork of the benchmark, which has already loaded torch.
+padding, whose loss returns (sum, count), by `--steps` and `--evaluate-every`; a GAN with two optimizers; a `DataLoader`
+with a worker; comparisons of two methods; and training in two processes. An interruption is SIGKILL, SIGTERM, SIGINT,
+SIGUSR1 followed by SIGKILL, or a signal to a child of the process. It occurs during start-up, at a random moment of
+training, within an evaluation, up to 20 ms after a partially written checkpoint appears, or up to 10 ms after a record
+or log has grown. For interruptions during start-up, and for training in two processes, the command is started in a new
+process; otherwise, it runs in a fork of the benchmark, which has already loaded torch. The benchmark needs Linux.
 
 After its interruptions, a run finishes normally. Its last checkpoint must then be bit-identical to that of an
 uninterrupted run in weights, optimizer, averages, history and random states. The same holds for records, logs and the
