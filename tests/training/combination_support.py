@@ -84,6 +84,8 @@ def drawn(seed: int) -> dict[str, Any]:
     chosen["after"] = draw.randint(3, 9)  # calls of `interrupted` before the interruption
     if chosen["loss"] == "mapping":
         chosen["accumulate"] = 1
+    if chosen["accumulate"] == 3 and chosen["cancelled"] is CancelEpoch:  # every epoch would end before its first step
+        chosen["cancelled"] = None
     if chosen["optimizer"] is Saved:  # requires every gradient
         chosen["freeze"] = None
     if chosen["data"] in ("iterable", "stream") and "epochs" in chosen["length"]:
