@@ -66,7 +66,6 @@ class Sample:
         (SimpleNamespace(batch_size=3, num_graphs=8), {3}),
         (SimpleNamespace(x=z(9)), None),
     ],
-    ids=str,
 )
 def test_row_counts(value, expected):
     assert row_counts(value) == expected
