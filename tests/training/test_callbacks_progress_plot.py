@@ -161,6 +161,13 @@ def test_plot_of_a_constant_and_of_no_finite_loss():
     assert len(plot_lines(curve([(1, 0.5)]), 40, 5)) == 8
 
 
+def test_plot_of_a_fit_without_steps_shows_the_evaluations():
+    stream = io.StringIO()
+    learner().fit(2, train=False, callbacks=[Progress(stream, plot=True)])
+    assert "step 0" in stream.getvalue()
+    assert "eval" in stream.getvalue()
+
+
 def test_ascii_plot_has_only_ascii_characters():
     assert all(line.isascii() for line in text_of(plot_lines(FALLING, 40, 5, ASCII)))
 

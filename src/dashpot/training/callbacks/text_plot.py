@@ -66,11 +66,11 @@ def plot_lines(curve: LossCurve, width: int, height: int, signs: Signs = UNICODE
     texts = {row: decimals(value) for row, value in labels.items()} if high > low else {height // 2: decimals(low)}
     margin = max(map(len, texts.values()))
     canvas = _Canvas(width - margin - 1, height, signs)
-    last = max(step for step, _ in train + evaluation)
+    last = max(step for step, _ in train + evaluation)  # 0 in a fit without steps
 
     def place(point: tuple[int, float]) -> tuple[float, float]:
         step, loss = point
-        return step / last, _fraction(loss, low, high, log)
+        return step / max(last, 1), _fraction(loss, low, high, log)
 
     canvas.draw_line([place(point) for point in train])
     for point in evaluation:
