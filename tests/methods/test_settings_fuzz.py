@@ -58,7 +58,7 @@ def test_lr_beyond_float32_overflows_equally(engine, value):
 
 @pytest.mark.parametrize("cls", [dp.Adam, dp.AdamW])
 def test_tensor_flag_is_rejected(cls):
-    with pytest.raises(dp.ArgumentError, match=rf"^{cls.__name__}: amsgrad must be one of False, True, got tensor"):
+    with pytest.raises(dp.ArgumentError, match=rf"^{cls.__name__}: amsgrad must be one of False, True, got a tensor"):
         cls(weights(), amsgrad=torch.tensor([0.1, 0.2]))
 
 

@@ -100,7 +100,8 @@ def test_tensor_lr_is_read_at_end_of_epoch(schedule):
 def test_step_does_not_read_lr_from_device(schedule):
     opt = dp.AdamW([torch.zeros(1, requires_grad=True)], lr=0.1, schedule=schedule)
     opt.param_groups[0]["lr"] = torch.zeros((), device="meta")  # reading the value of a meta tensor fails
-    summaries, one = Summaries(), cast(Any, SimpleNamespace(opt=opt, batch=SimpleNamespace(stepped=True)))
+    parts = {"opt": opt, "batch": SimpleNamespace(stepped=True), "loop": SimpleNamespace(part=None)}
+    summaries, one = Summaries(), cast(Any, SimpleNamespace(**parts))
     summaries.before_fit(one)
     summaries.step(one, lambda: None)
 

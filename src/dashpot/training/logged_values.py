@@ -23,6 +23,7 @@ Sums = dict[str, tuple[float, float]]
 class LoggedValues:
     """Means of logged values by name, weighted by examples; tensors are buffered to avoid host syncs.
 
+    >>> import torch
     >>> values = LoggedValues()
     >>> values.add("a", 0.5, size=3)
     >>> values.add("a", torch.tensor(1.0), size=1)
