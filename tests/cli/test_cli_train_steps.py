@@ -160,7 +160,7 @@ def test_command_line_length_replaces_that_of_the_file(dashpot, my_task):
 @pytest.mark.parametrize(
     ("words", "error"),
     [
-        (("--steps", 2, "--epochs", 1), "train: epochs must be None with steps=2, got 1."),
+        (("--steps", 2, "--epochs", 1), "train: give either epochs or steps, got epochs=1 and steps=2."),
         (("--steps", 0), "train: steps must be None or an integer in [1, inf), got 0."),
         (("--max-time", "1 hour"), "max-time: must be a number of seconds or a duration such as 90s, 30m, 2h or 1h30m"),
         (("--max-time", 0), "train: max_time must be None or a number in (0, inf), got 0.0."),

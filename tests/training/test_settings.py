@@ -70,7 +70,7 @@ def test_round_trip_covers_every_setting():
 
 
 def test_epochs_and_steps_are_exclusive():
-    with pytest.raises(ArgumentError, match=r"^train: epochs must be None with steps=5, got 6\.$"):
+    with pytest.raises(ArgumentError, match=r"^train: give either epochs or steps, got epochs=6 and steps=5\.$"):
         dataclasses.replace(ALL, steps=5)
 
 

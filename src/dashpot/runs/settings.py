@@ -145,7 +145,7 @@ class Settings:
             if allowed is not None:
                 check("train", item.name, value, allowed)
         if self.epochs is not None and self.steps is not None:
-            raise ArgumentError(f"train: epochs must be None with steps={self.steps}, got {self.epochs}.")
+            raise ArgumentError(f"train: give either epochs or steps, got epochs={self.epochs} and steps={self.steps}.")
         for name in ("task", "optimizer", "schedule", "data_dir"):
             value = getattr(self, name)
             if not isinstance(value, str) and not (value is None and name in ("schedule", "data_dir")):
