@@ -13,7 +13,6 @@ from dashpot.errors import ArgumentError, RunError
 from dashpot.training.fit_plan import DATA_SETTINGS, FitPlan
 from dashpot.training.loader import ResumableLoader
 from dashpot.training.loop_state import Batch
-from dashpot.training.state import fit_state
 from dashpot.utils.schema import SchemaError
 
 COUNT = Interval(1, math.inf, "left", integer=True)
@@ -241,7 +240,6 @@ def make_plan(
 
     Raises:
         ArgumentError: If an argument is out of range, or not exactly one of `epochs` and `steps` is given.
-        RunError: If `resume` is not the state of a fit.
     """
     for name, value in (("epochs", epochs), ("steps", steps), ("evaluate_every", every)):
         if value is not None:
@@ -254,5 +252,5 @@ def make_plan(
     if steps is None and every is None:
         assert epochs is not None
         return FitPlan(loader, epochs)
-    progress = None if resume is None else fit_state.progress(resume)
+    progress = None if resume is None else resume["progress"]
     return Intervals(loader, steps=steps, epochs=epochs, every=every, resume=progress)

@@ -36,6 +36,7 @@ from dashpot.training.optimizer_dict import (
 from dashpot.training.plain_optimizer import OptimizerFactory, SupportsStep, adapt, make_optimizer
 from dashpot.training.side_pass import release_output, restored_attributes
 from dashpot.training.state import fit_settings, fit_state
+from dashpot.training.state.fit_schema import check_state
 from dashpot.training.step_loss import StepLoss, backpropagated, multiply_gradients
 from dashpot.utils.group_params import group_params
 
@@ -231,7 +232,7 @@ class Learner:
                 is running; the running fit is not affected.
         """
         if resume is not None:
-            fit_state.check_state(resume)
+            check_state(resume)
         plan = make_plan(self.train, epochs, steps, evaluate_every, resume=resume, train=train)
         limits = [] if max_time is None else [TimeLimit(max_time)]
         all_callbacks = CallbackList([*self._callbacks, *as_list(callbacks), *limits])

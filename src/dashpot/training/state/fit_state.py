@@ -10,7 +10,7 @@ from dashpot.tasks.running_means import RunningMeans
 from dashpot.training.logged_values import LoggedValues, of_rank
 from dashpot.training.optimizer_dict import named_optimizers
 from dashpot.training.state import fit_settings, tensor_names, weights
-from dashpot.training.state.fit_schema import check_state, damaged_state
+from dashpot.training.state.fit_schema import damaged_state
 from dashpot.training.state.group_settings import Kept
 from dashpot.training.state.loader_state import check_loader_state
 from dashpot.training.state.undo import attributes_of, object_state, undone_on_error
@@ -59,14 +59,13 @@ def restore(learner: Learner, state: Mapping[str, Any], override: bool = False) 
 
     Args:
         learner: Learner with the same model, data and callbacks as the learner whose state was saved.
-        state: State returned by `take`. It is not modified.
+        state: State returned by `take`, after `check_state`. It is not modified.
         override: Whether to keep settings of the learner that differ from the saved settings.
 
     Raises:
-        RunError: If a value has the wrong type or range, if the model, optimizer, data or callbacks do not match, or if
-            the settings do not match and `override` is False. The message lists the differences. Nothing is changed.
+        RunError: If the model, optimizer, data or callbacks do not match, or if the settings do not match and
+            `override` is False. The message lists the differences. Nothing is changed.
     """
-    check_state(state)
     fit_settings.check_settings(learner, state, override)
     state = tensor_names.matched_state(learner.model, state)
     _check_parts(learner, state, override)
@@ -107,16 +106,6 @@ def restore_random(learner: Learner, states: Sequence[Mapping[str, Any]]) -> Non
     """
     if learner.engine.global_rank < len(states):
         set_random_state(states[learner.engine.global_rank])
-
-
-def progress(state: Any) -> Mapping[str, Any]:
-    """Return the saved progress of a fit.
-
-    Raises:
-        RunError: If `state` is not the state of a fit.
-    """
-    check_state(state)
-    return state["progress"]
 
 
 def _optimizer_state(learner: Learner) -> dict[str, Any]:
