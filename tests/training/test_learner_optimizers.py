@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from functools import partial
 from typing import Any
 
 import pytest
@@ -320,10 +321,9 @@ def test_for_optimizer_invalid_callback_raises(callback):
         ForOptimizer("a", callback)
 
 
-def test_train_with_entry_creates_one_optimizer_for_each_loss():
+def test_train_with_factory_creates_one_optimizer_for_each_loss():
     problem = Problem(gan(), Batches(NOISE, X, 8, shuffle=True, seed=3), LOSSES)
-    optimizers = entry("adamw", "gan", lr=0.01).optimizers(problem, steps=9)
-    epochs = train(problem, optimizers, 3)
+    epochs = train(problem, partial(entry("adamw", "gan", lr=0.01).optimizer, steps=9), 3)
     other = learner(dict.fromkeys(LOSSES, dp.AdamW), lr=0.01)
     other.fit(3)
     assert_equal_weights(problem.model, other.model.parameters())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -93,16 +94,16 @@ class _StudyRunner:
         """Start a run, or resume it if both record and checkpoint exist."""
         epochs = self.study.epochs
         problem = self.study.task.build(plan.seed)
-        optimizer = plan.entry.optimizer(problem.model.parameters(), epochs * len(problem.train))
+        steps = len(problem.train)
         seed_all(plan.seed)
         state = _read_checkpoint(checkpoint) if record.exists() and checkpoint.exists() else None
         if state is None:
-            steps = len(problem.train)
+            optimizer = plan.entry.optimizer(problem.model.parameters(), epochs * steps)
             call = plan.entry.call(epochs * steps)
             header = run_metadata(self.study, plan, problem, optimizer, self.command, call=call, steps_per_epoch=steps)
             write_text(record, encode(header) + "\n")
         self.progress.start(plan, 0 if state is None else state["progress"]["position"][0])
-        learner = single_device_learner(problem, plan.entry.optimizers(problem, epochs * len(problem.train)))
+        learner = single_device_learner(problem, partial(plan.entry.optimizer, steps=epochs * steps))
 
         def on_step(steps: int) -> None:
             self.progress.step(steps)

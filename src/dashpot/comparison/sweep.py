@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -100,7 +101,7 @@ def _trial(study: Study) -> tuple[Trial, float]:
     problem = study.task.build(plan.seed)
     score = Score(**study.score(problem))
     sign = -1.0 if score.direction == "max" else 1.0
-    optimizer = plan.entry.optimizers(problem, study.epochs * len(problem.train))
+    optimizer = partial(plan.entry.optimizer, steps=study.epochs * len(problem.train))
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(plan.seed)
         history = train(problem, optimizer, study.epochs)

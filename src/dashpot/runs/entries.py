@@ -21,7 +21,6 @@ from dashpot.optimizers.options import Options
 from dashpot.runs.default_lr import default_lr
 from dashpot.runs.records import NAME
 from dashpot.schedules import OneCycleMomentum
-from dashpot.tasks import Problem
 from dashpot.utils.scalars import is_number
 from dashpot.utils.warn import warn
 
@@ -69,13 +68,6 @@ class Entry:
     def optimizer(self, params: Iterable[Any], steps: int) -> Optimizer:
         """Create an optimizer over `params` for a run of `steps` steps."""
         return self.make(params, **self.arguments(steps))
-
-    def optimizers(self, problem: Problem, steps: int) -> Any:
-        """Create the optimizer of a problem; with several losses, one for each, by name."""
-        if not isinstance(problem.loss, Mapping):
-            return self.optimizer(problem.model.parameters(), steps)
-        parts = {name: problem.model.get_submodule(name) for name in problem.loss}
-        return {name: self.optimizer(part.parameters(), steps) for name, part in parts.items()}
 
     def call(self, steps: int, params: str = "model.parameters()") -> str:
         """Return the expression that creates the optimizer over the parameters given by the expression `params`."""

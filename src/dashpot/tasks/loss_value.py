@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dashpot.constraints import shown
 from dashpot.errors import ArgumentError
 from dashpot.utils.scalars import scalar_dtype
 
@@ -90,10 +91,6 @@ def wide(value: Tensor) -> Tensor:
 
 def _loss_tensor(value: Any, owner: str) -> Tensor:
     if not isinstance(value, Tensor) or value.numel() != 1:
-        got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else _shown(value)
+        got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else shown(value)
         raise ArgumentError(f"{owner}: the loss of a batch must be a tensor with one element, got {got}.")
     return value.reshape(())
-
-
-def _shown(value: Any) -> str:
-    return repr(value) if isinstance(value, (int, float, str, type(None))) else type(value).__name__

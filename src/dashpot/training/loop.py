@@ -17,9 +17,10 @@ from dashpot.tasks.running_means import SYNC_INTERVAL
 from dashpot.training import intervals
 from dashpot.training.callback import Callback, CancelFit
 from dashpot.training.distributed.single_device import SingleDevice
+from dashpot.training.error_hints import check_parameters
 from dashpot.training.learner import Learner
 from dashpot.training.optimizer_dict import OptimizerDict
-from dashpot.training.plain_optimizer import adapt
+from dashpot.training.plain_optimizer import OptimizerFactory, SupportsStep
 from dashpot.training.stopwatch import Stopwatch
 from dashpot.utils.scalars import read_all
 from dashpot.utils.schema import COUNT, REAL, SECONDS, ListOf, Record, Row, Rule, SchemaError
@@ -173,14 +174,13 @@ class EpochStats(Callback):
 
 def single_device_learner(problem: Problem, optimizer: Any) -> Learner:
     """Return a learner for `problem` on the current device of its model, in this process only."""
-    first = next(iter(optimizer.values())) if isinstance(optimizer, Mapping) else optimizer
-    device = next(p for group in adapt(first, problem.model.parameters()).param_groups for p in group["params"]).device
-    return Learner.of(problem, optimizer, engine=SingleDevice(device))
+    check_parameters(problem.model)
+    return Learner.of(problem, optimizer, engine=SingleDevice(next(problem.model.parameters()).device))
 
 
 def train(
     problem: Problem,
-    optimizer: Optimizer | Mapping[str, Optimizer],
+    optimizer: OptimizerFactory | SupportsStep | Mapping[str, Any],
     epochs: int,
     *,
     on_step: Callable[[int], None] | None = None,
@@ -194,8 +194,7 @@ def train(
 
     Args:
         problem: Problem with the model, batches, loss and metrics.
-        optimizer: A `torch.optim.Optimizer` over the model's parameters; for several losses, a mapping from their
-            names to optimizers.
+        optimizer: An optimizer over the model's parameters or a factory, as for `Learner`.
         epochs: Number of epochs, an integer >= 1.
         on_step: Function that is called after every step with the number of steps taken.
         on_epoch: Function that is called with each `Epoch` after its evaluation.
