@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import shutil
 from pathlib import Path
 
 import pytest
+from mutations import VALUES, mutated, paths
 from study_support import finished
 
 from dashpot.comparison.report import _charts, headline, write_report
@@ -21,18 +21,7 @@ def deep(levels=5_000):
     return "[" * levels + "]" * levels
 
 
-VALUES = {
-    "none": None,
-    "text": "text",
-    "nan": math.nan,
-    "negative": -1,
-    "huge": 10**400,
-    "list": [],
-    "dict": {},
-    "true": True,
-    "traversal": "../../x",
-    "deep": "DEEP",
-}
+MUTATIONS = {**VALUES, "traversal": "../../x", "deep": "DEEP"}
 
 
 @pytest.fixture(scope="module")
@@ -42,35 +31,14 @@ def folder(tmp_path_factory) -> Path:
     return path
 
 
-def paths(value, prefix=()):
-    items = value.items() if isinstance(value, dict) else list(enumerate(value))[:2] if isinstance(value, list) else ()
-    for key, item in items:
-        yield (*prefix, key)
-        yield from paths(item, (*prefix, key))
-
-
-def changed(data, path, value=..., delete=False):
-    """Return a copy of JSON data in which the value at a path is replaced or deleted."""
-    copied = json.loads(json.dumps(data))
-    *parents, last = path
-    place = copied
-    for key in parents:
-        place = place[key]
-    if delete:
-        del place[last]
-    else:
-        place[last] = value
-    return copied
-
-
 def mutations(data):
     """Yield a description and the text of each mutation; the last renames every key."""
-    for path in paths(data):
-        yield f"{path} deleted", json.dumps(changed(data, path, delete=True))
-        for name, value in VALUES.items():
-            yield f"{path} {name}", json.dumps(changed(data, path, value)).replace('"DEEP"', deep())
+    for path in paths(data, items_of_long_lists=2):
+        yield f"{path} deleted", json.dumps(mutated(data, path, delete=True))
+        for name, value in MUTATIONS.items():
+            yield f"{path} {name}", json.dumps(mutated(data, path, value)).replace('"DEEP"', deep())
         if isinstance(path[-1], str):
-            text = json.dumps(changed(data, path, "RENAMED"))
+            text = json.dumps(mutated(data, path, "RENAMED"))
             yield f"{path} renamed", text.replace(f'"{path[-1]}": "RENAMED"', '"../../x": 1')
 
 

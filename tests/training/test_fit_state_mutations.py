@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 import re
 from functools import partial
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from learner_support import StopAt, learner, same, weights
+from mutations import VALUES, mutated, paths
 from resume_support import assert_equal
 from test_learner_optimizers import RATES
 from test_learner_optimizers import learner as several_optimizers
@@ -46,17 +46,7 @@ def deep(levels=2000):
     return value
 
 
-VALUES = {
-    "none": None,
-    "text": "text",
-    "nan": math.nan,
-    "negative": -1,
-    "huge": 10**400,
-    "list": [],
-    "dict": {},
-    "deep": deep(),
-    "true": True,
-}
+MUTATIONS = {**VALUES, "deep": deep()}
 
 
 def seed():
@@ -133,36 +123,10 @@ def case(request, tmp_path_factory):
     return Case(*CASES[request.param], tmp_path_factory.mktemp(request.param))
 
 
-def paths(value, prefix=()):
-    """Yield the path of every value in a nested state; of long lists, only the first item."""
-    if isinstance(value, dict):
-        items = list(value.items())
-    elif isinstance(value, (list, tuple)):
-        items = list(enumerate(value))[:1] if len(value) > 5 else list(enumerate(value))
-    else:
-        return
-    for key, item in items:
-        yield (*prefix, key)
-        yield from paths(item, (*prefix, key))
-
-
-def mutated(state, path, value=..., delete=False):
-    """Return a shallow copy of a state in which the value at a path is replaced or deleted."""
-    key, *rest = path
-    new = dict(state) if isinstance(state, dict) else list(state)
-    if rest:
-        new[key] = mutated(state[key], rest, value, delete)
-    elif delete:
-        del new[key]
-    else:
-        new[key] = value
-    return tuple(new) if isinstance(state, tuple) else new
-
-
 def mutations(state):
-    for path in paths(state):
+    for path in paths(state, items_of_long_lists=1):
         yield path, "deleted", mutated(state, path, delete=True)
-        for name, value in VALUES.items():
+        for name, value in MUTATIONS.items():
             yield path, name, mutated(state, path, value)
 
 
