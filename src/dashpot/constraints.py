@@ -217,6 +217,8 @@ def _summary(value: Any) -> str | None:
         dtype = str(getattr(value, "dtype", "")).removeprefix("torch.")
         kind = "tensor" if torch and isinstance(value, torch.Tensor) else type(value).__name__
         return f"a {kind} of shape {tuple(shape)}" + (f" and dtype {dtype}" if dtype else "")
+    if torch and isinstance(value, torch.Tensor) and value.grad_fn is not None:
+        return "a 0-d tensor"
     return f"a module {type(value).__name__}" if torch and isinstance(value, torch.nn.Module) else None
 
 

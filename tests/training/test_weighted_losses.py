@@ -292,7 +292,10 @@ def test_running_means_restore_counts_and_read_states_without_counts():
             {"loss": lambda output, y: (output.sum(), None)},
             r"count of a loss \(sum, count\) must be .* NoneType",
         ),
-        ({"loss": lambda output, y: (output.sum(), 4, 4)}, r"loss of a batch must be a tensor .* got tuple\.$"),
+        (
+            {"loss": lambda output, y: (output.sum(), 4, 4)},
+            r"loss of a batch must be .* got \(a 0-d tensor, 4, 4\)\.$",
+        ),
         ({"size": 4}, r"Learner: size must be a function of \(x, y\) or None, got 4"),
         ({"weight": 4}, r"Learner: weight must be a function of \(output, y\) or None, got 4"),
     ],
