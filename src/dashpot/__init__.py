@@ -5,9 +5,9 @@
 Import as `dp`. Optimizers are classes (`dp.AdamW`), methods are values (`dp.Recipe`, a sequence of stages), and
 schedules are pure functions of the step (`dp.schedules`).
 
-The public API is the `__all__` of this package and of `clip`, `comparison`, `comparison.sweep`, `constraints`,
-`curvature`, `data`, `data.augment`, `errors`, `functional`, `schedules`, `stages`, `tasks`, `training` and
-`verification`. Every other module is internal and may change without notice.
+The public API is the `__all__` of this package and of `analysis`, `clip`, `comparison`, `comparison.sweep`,
+`constraints`, `curvature`, `data`, `data.augment`, `errors`, `experiments`, `figures`, `functional`, `schedules`,
+`stages`, `tasks`, `training` and `verification`. Every other module is internal and may change without notice.
 """
 
 from importlib import import_module
@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dashpot import clip, curvature, functional, schedules, stages
+    from dashpot import analysis, clip, curvature, functional, schedules, stages
     from dashpot._exports import *
     from dashpot.verification import Verification, verify
 
@@ -71,6 +71,7 @@ __all__ = [
     "Warmup",
     "Window",
     "__version__",
+    "analysis",
     "clip",
     "curvature",
     "diff",

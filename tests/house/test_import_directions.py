@@ -11,17 +11,19 @@ SOURCE = Path(dashpot.__file__).parent
 LAYERS = (
     {"errors", "names", "_torch_private"},
     {"constraints"},
-    {"utils"},
+    {"figures", "utils"},
     {"schedules", "stages"},
     {"recipes"},
     {"clip", "engine"},
     {"curvature", "functional"},
     {"optimizers"},
+    {"analysis"},
     {"data"},
     {"tasks"},
     {"runs", "verification"},
     {"training"},
     {"comparison"},
+    {"experiments"},
     {"cli"},
 )
 """Layers from bottom to top; packages in the same layer do not import each other."""

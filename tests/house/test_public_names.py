@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 PUBLIC = (
     "dashpot",
+    "dashpot.analysis",
     "dashpot.clip",
     "dashpot.comparison",
     "dashpot.comparison.sweep",
@@ -23,6 +24,8 @@ PUBLIC = (
     "dashpot.data",
     "dashpot.data.augment",
     "dashpot.errors",
+    "dashpot.experiments",
+    "dashpot.figures",
     "dashpot.functional",
     "dashpot.schedules",
     "dashpot.stages",

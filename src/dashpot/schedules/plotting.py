@@ -13,10 +13,10 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from dashpot.constraints import Interval, check, shown
 from dashpot.errors import ArgumentError
+from dashpot.figures.axes import new_figure
 from dashpot.schedules.hyperparams import is_pair, read
 from dashpot.schedules.plateau import Plateau
 from dashpot.schedules.schedule import Schedule
-from dashpot.utils.figures import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dashpot.utils.figures import new_figure
+from dashpot.figures.axes import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

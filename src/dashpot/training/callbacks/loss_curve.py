@@ -135,7 +135,7 @@ def is_logarithmic(losses: list[float]) -> bool:
 
 def draw_figure(curve: LossCurve) -> Any:
     """Return a matplotlib figure of the curve."""
-    from dashpot.utils.figures import new_figure
+    from dashpot.figures.axes import new_figure
 
     figure, [axes] = new_figure("Progress")
     evaluation = [(step, loss) for step, loss in curve.evaluation if math.isfinite(loss)]

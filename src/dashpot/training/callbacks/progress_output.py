@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
+from dashpot.figures.axes import new_figure
 from dashpot.training.callbacks.loss_curve import LossCurve, draw_figure
 from dashpot.training.callbacks.text_plot import ASCII, UNICODE, plot_lines
-from dashpot.utils.figures import new_figure
 
 if TYPE_CHECKING:
     from rich.text import Text

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import io
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from dashpot.constraints import shown
 from dashpot.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -14,7 +16,13 @@ if TYPE_CHECKING:
 
 
 def new_figure(
-    owner: str, rows: int = 1, columns: int = 1, *, size: tuple[float, float] = (6.4, 3.2), sharex: bool = False
+    owner: str,
+    rows: int = 1,
+    columns: int = 1,
+    *,
+    size: tuple[float, float] = (6.4, 3.2),
+    sharex: bool = False,
+    ax: Axes | Sequence[Axes] | None = None,
 ) -> tuple[Figure, list[Axes]]:
     """Return a figure with a grid of axes, and the axes in row-major order.
 
@@ -26,23 +34,34 @@ def new_figure(
         columns: Number of columns of axes.
         size: Width and height in inches.
         sharex: Whether the axes of a column share their x axis.
+        ax: Axes to draw on, `rows * columns` of them, in place of a new figure; their figure is returned.
 
     Raises:
-        ArgumentError: If matplotlib is not installed.
+        ArgumentError: If matplotlib is not installed, or the number of `ax` differs from `rows * columns`.
 
     >>> figure, axes = new_figure("plot", rows=2)
     >>> len(axes), figure.get_size_inches().tolist()
     (2, [6.4, 3.2])
     """
+    if ax is not None:
+        return _given(owner, rows * columns, ax)
     try:
         figure = _figure_class()(figsize=size, layout="constrained")
     except ImportError as error:
         raise ArgumentError(f"{owner} needs matplotlib: pip install 'dashpot[plot]'.") from error
     axes = list(figure.subplots(rows, columns, sharex=sharex, squeeze=False).flat)
-    for ax in axes:
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.grid(alpha=0.25)
+    for panel in axes:
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.grid(alpha=0.25)
     return figure, axes
+
+
+def _given(owner: str, count: int, ax: Any) -> tuple[Figure, list[Axes]]:
+    axes = list(ax.flat) if hasattr(ax, "flat") else list(ax) if isinstance(ax, Sequence) else [ax]
+    if len(axes) != count or not all(hasattr(item, "plot") for item in axes):
+        expected = "matplotlib axes" if count == 1 else f"a sequence of {count} matplotlib axes"
+        raise ArgumentError(f"{owner}: ax must be {expected}, got {shown(ax)}.")
+    return axes[0].figure, axes
 
 
 @functools.cache

@@ -1,0 +1,9 @@
+"""Effect of the settings of a method, in closed form.
+
+Every function returns an `Analysis`: a summary in words, the numbers behind it, and a figure. The closed forms require
+numpy; figures require matplotlib.
+"""
+
+from dashpot.analysis.result import Analysis, Quantity
+
+__all__ = ["Analysis", "Quantity"]

@@ -1,0 +1,79 @@
+"""Result of an analysis: a summary in words, quantities, and a figure."""
+
+from __future__ import annotations
+
+import html
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+class Quantity(NamedTuple):
+    """A number of an analysis.
+
+    Attributes:
+        name: Identifier, such as "noise_gain"; equals the attribute of the result.
+        value: A number, a boolean, a text, a list of numbers, or None if undefined.
+        meaning: Explanation in a few words, with the unit.
+    """
+
+    name: str
+    value: Any
+    meaning: str
+
+
+class Analysis(ABC):
+    """Base class of the results of `dashpot.analysis`."""
+
+    @abstractmethod
+    def summary(self) -> str:
+        """Return the result in one to three sentences."""
+
+    @abstractmethod
+    def quantities(self) -> list[Quantity]:
+        """Return the numbers of the result, most important first."""
+
+    @abstractmethod
+    def plot(self, ax: Axes | Sequence[Axes] | None = None) -> Figure:
+        """Draw the result on `ax`, or on a new figure, and return the figure."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the summary and the quantities as JSON-serializable data."""
+        return {"summary": self.summary(), **{item.name: item.value for item in self.quantities()}}
+
+    def __str__(self) -> str:
+        """Return the summary, and a table of the quantities."""
+        rows = [(item.name, text_of(item.value), item.meaning) for item in self.quantities()]
+        widths = [max((len(row[column]) for row in rows), default=0) for column in range(2)]
+        table = [f"  {name:<{widths[0]}}  {value:<{widths[1]}}  {meaning}".rstrip() for name, value, meaning in rows]
+        return "\n".join([self.summary(), "", *table])
+
+    def _repr_html_(self) -> str:
+        """Return the summary and the table for notebooks."""
+        rows = "".join(
+            f"<tr><td>{html.escape(item.name)}</td><td>{html.escape(text_of(item.value))}</td>"
+            f"<td>{html.escape(item.meaning)}</td></tr>"
+            for item in self.quantities()
+        )
+        return f"<div><p>{html.escape(self.summary())}</p><table>{rows}</table></div>"
+
+
+def text_of(value: Any) -> str:
+    """Format a value with at most four significant digits.
+
+    >>> text_of(0.052631578), text_of(None), text_of([1.0, 2.5]), text_of(12345.6)
+    ('0.05263', '-', '1, 2.5', '12350')
+    """
+    if value is None:
+        return "-"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(text_of, value))
+    if isinstance(value, float):
+        text = f"{value:.4g}"
+        return f"{float(text):.0f}" if "e+0" in text and abs(value) < 1e6 else text
+    return str(value)

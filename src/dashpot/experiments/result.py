@@ -1,0 +1,85 @@
+"""Outcome of an experiment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+HOLDS = "holds"
+HOLDS_WITH_LIMITS = "holds with limits"
+FAILS = "does not hold here"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement of a source document.
+
+    Args:
+        source: Document and section, such as "TTIC 31230, slides on SGD, Gibbs distribution".
+        text: The statement in our words.
+    """
+
+    source: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A measured number next to its prediction.
+
+    Args:
+        name: Identifier, unique in the experiment.
+        statement: Measured quantity in words, with its unit.
+        measured: Mean over seeds.
+        low: Lower end of the 95 % interval over seeds; equals `measured` for deterministic results.
+        high: Upper end of the interval.
+        predicted: Prediction of theory or source; None without a prediction.
+        holds: Whether the measurement supports the claim.
+        limits: Condition under which it holds, for the verdict "holds with limits".
+    """
+
+    name: str
+    statement: str
+    measured: float
+    low: float
+    high: float
+    predicted: float | None = None
+    holds: bool = True
+    limits: str = ""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A figure of the page: `draw()` returns the matplotlib figure, drawn only when the page is written."""
+
+    key: str
+    title: str
+    note: str
+    draw: Callable[[], Figure]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Result of an experiment.
+
+    Args:
+        claims: Tested statements.
+        findings: Measurements.
+        verdict: `HOLDS`, `HOLDS_WITH_LIMITS` or `FAILS`.
+        reason: One or two sentences that justify the verdict.
+        panels: Figures.
+        settings: All settings needed to repeat the experiment, seeds included.
+        data: Plotted numbers, as JSON-serializable data.
+    """
+
+    claims: tuple[Claim, ...]
+    findings: tuple[Finding, ...]
+    verdict: str
+    reason: str
+    panels: tuple[Panel, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
