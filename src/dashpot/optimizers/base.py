@@ -331,6 +331,12 @@ class Optimizer(GroupSettings):
                 lines += [f"    {self._recipe_of(group)!r}", f"    schedule={self._schedule!r}"]
         return "\n".join([*lines, ")"])
 
+    def _repr_html_(self) -> str:
+        """Return the recipe and the groups for notebooks."""
+        from dashpot.optimizers.notebook import optimizer_html
+
+        return optimizer_html(self)
+
 
 def _size(group: Mapping[str, Any]) -> str:
     """Return a text with the number of tensors and elements in a group, and with `maximize=True` if this is set."""

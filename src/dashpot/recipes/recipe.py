@@ -124,6 +124,12 @@ class Recipe:
             parts.append(f"schedule={schedule['lr']!r}" if set(schedule) == {"lr"} else f"schedule={schedule!r}")
         return f"Recipe({', '.join(parts)})"
 
+    def _repr_html_(self) -> str:
+        """Return the stages and schedules for notebooks."""
+        from dashpot.recipes.notebook import recipe_html
+
+        return recipe_html(self)
+
     def active(self) -> Iterator[Stage]:
         """Iterate over the stages that are not no-ops with their current settings."""
         return (line.stage for line in self.bound_stages)
@@ -254,10 +260,17 @@ class Diff(NamedTuple):
     def __repr__(self) -> str:
         if not self.rows:
             return "no difference"
-        return "\n".join(f"{name}: {_text(a)} | {_text(b)}" for name, a, b in self.rows)
+        return "\n".join(f"{name}: {text_of_value(a)} | {text_of_value(b)}" for name, a, b in self.rows)
+
+    def _repr_html_(self) -> str:
+        """Return the differences as a table for notebooks."""
+        from dashpot.recipes.notebook import diff_html
+
+        return diff_html(self)
 
 
-def _text(value: Any) -> str:
+def text_of_value(value: Any) -> str:
+    """Return the text of a stage, a setting, or a missing value."""
     return "-" if value is None else _stage_text(value) if isinstance(value, Stage) else repr(_number(value))
 
 

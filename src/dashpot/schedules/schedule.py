@@ -114,6 +114,12 @@ class Schedule:
 
         return figure(self, getattr(self, "steps", 100) if steps is None else steps, base)
 
+    def _repr_html_(self) -> str:
+        """Return a small curve and the `repr` for notebooks."""
+        from dashpot.schedules.notebook import schedule_html
+
+        return schedule_html(self)
+
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-serializable data: the class name under the key "schedule", then the fields."""
         values = {item.name: _encode(getattr(self, item.name)) for item in dataclasses.fields(self)}
