@@ -4,6 +4,7 @@ Every function returns an `Analysis`: a summary in words, the numbers behind it,
 numpy; figures require matplotlib.
 """
 
+from dashpot.analysis.rational_filter import RationalFilter
 from dashpot.analysis.result import Analysis, Quantity
 
-__all__ = ["Analysis", "Quantity"]
+__all__ = ["Analysis", "Quantity", "RationalFilter"]
