@@ -286,6 +286,9 @@ POLE = Interval(0, 1, "left")
 ZERO = Interval(-math.inf, 1)
 SHARE = Interval(0, 1, "both")
 FLAG = OneOf((False, True))
+SEED = Interval(0, 2**32 - 1, "both", integer=True)
+"""Allowed seeds. torch's CPU generator uses only 32 bits of a seed, so each larger seed would be equivalent to an
+allowed one."""
 
 ARGUMENTS: Mapping[str, Constraint] = {
     "lr": NONNEGATIVE,

@@ -129,6 +129,28 @@ SCHEDULES: Mapping[str, str] = {
 """For each schedule, a description and its options with their defaults."""
 
 
+@dataclass(frozen=True)
+class ExperimentName:
+    """A row of the table of experiments.
+
+    Args:
+        path: Function from (seeds, quick) to the outcome, as `module:function`.
+        summary: Tested statement in one line.
+    """
+
+    path: str
+    summary: str
+
+
+EXPERIMENTS: Mapping[str, ExperimentName] = {
+    "averages": ExperimentName(
+        "dashpot.experiments.averages:run",
+        "Moving averages of noisy points: noise, delay, initial bias and its corrections.",
+    ),
+}
+"""For each name of an experiment, its function and a summary."""
+
+
 def known_methods() -> tuple[str, ...]:
     """Return the names of all methods, and of their variants, `autosgm-K` for each numerator K."""
     return (*METHODS, *VARIANTS)

@@ -52,6 +52,7 @@ FIRST_LINES = {
     "compare": (["digits", "--methods", "sgd,adam"], "Comparing sgd,adam on digits."),
     "demo": ([], "Looking for Fashion-MNIST (downloads 30 MB if it is not on this machine) ..."),
     "evaluate": (["some/folder"], "Evaluating the best checkpoint of some/folder."),
+    "experiment": (["averages"], "Running the experiment averages with seeds 0 to 4."),
     "lr-find": (["digits", "--optimizer", "sgd"], "Running a learning-rate range test of sgd on digits."),
     "predict": (
         ["some/folder", "--out", "p.csv", "--which", "last"],
@@ -77,6 +78,7 @@ def run_without_torch(commands: Sequence[Sequence[str]]) -> list[tuple[int | str
 
 def test_help_and_listings_do_not_load_torch():
     commands = [["--help"], ["--version"], [], *([name, "--help"] for name in COMMANDS), *([name] for name in LISTINGS)]
+    commands.append(["experiment", "--list"])
     for words, (code, out, err) in zip(commands, run_without_torch(commands), strict=True):
         assert (words, code, err) == (words, 0, "")
         assert out.strip()
@@ -90,8 +92,20 @@ def test_commands_print_the_first_line_before_they_load_torch():
 
 
 def test_option_errors_do_not_load_torch():
-    words = [["train", "digits", "--optimizer", "sgd", "--lr", "-1"], ["compare"], ["trian"]]
-    sentences = ["lr must be None or a number in [0, inf), got -1.0.", "Give one task", "Unknown command"]
+    words = [
+        ["train", "digits", "--optimizer", "sgd", "--lr", "-1"],
+        ["compare"],
+        ["trian"],
+        ["experiment", "averges"],
+        ["experiment", "averages", "--seeds", "1"],
+    ]
+    sentences = [
+        "lr must be None or a number in [0, inf), got -1.0.",
+        "Give one task",
+        "Unknown command",
+        "Unknown experiment 'averges': did you mean 'averages'?",
+        "experiment: seeds must be an integer in [2, inf), got 1.",
+    ]
     for sentence, (code, out, err) in zip(sentences, run_without_torch(words), strict=True):
         assert (code, out) == (2, "")
         assert sentence in err

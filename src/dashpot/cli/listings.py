@@ -9,7 +9,7 @@ from dashpot.names import METHODS, SCHEDULES, TASKS, VARIANTS
 
 def methods() -> None:
     """List the methods."""
-    _print_table({name: method.summary for name, method in METHODS.items()})
+    print_table({name: method.summary for name, method in METHODS.items()})
     print(f"Variants: {', '.join(VARIANTS)} (AutoSGM with this learning-rate numerator).")
 
 
@@ -21,10 +21,11 @@ def tasks() -> None:
 
 def schedules() -> None:
     """List the names for --schedule, each with its options, as in --schedule warmup-cosine:warmup=0.05,floor=0.1."""
-    _print_table(SCHEDULES)
+    print_table(SCHEDULES)
 
 
-def _print_table(rows: Mapping[str, str]) -> None:
+def print_table(rows: Mapping[str, str]) -> None:
+    """Print names and descriptions in two columns."""
     width = max(map(len, rows))
     for name, text in rows.items():
         print(f"{name:<{width}}  {text}")

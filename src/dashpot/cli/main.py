@@ -20,6 +20,7 @@ from cyclopts import App, CycloptsError, Parameter
 from dashpot.cli import listings
 from dashpot.cli.compare import compare, demo, report, reproduce
 from dashpot.cli.evaluate import evaluate, predict
+from dashpot.cli.experiment import experiment
 from dashpot.cli.train import lr_find, train
 from dashpot.cli.verify import verify
 from dashpot.errors import DashpotError
@@ -40,7 +41,7 @@ app = App(
 
 DEBUG = "--debug"
 
-for command in (train, evaluate, predict, compare, verify, report, demo, reproduce):
+for command in (train, evaluate, predict, compare, verify, report, demo, reproduce, experiment):
     app.command(command)
 app.command(lr_find, name="lr-find")
 for listing in (listings.methods, listings.tasks, listings.schedules):

@@ -8,11 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-from dashpot.constraints import Interval, check
-
-SEED = Interval(0, 2**32 - 1, "both", integer=True)
-"""Allowed seeds. torch's CPU generator uses only 32 bits of a seed, so each larger seed would be equivalent to an
-allowed one."""
+from dashpot.constraints import SEED, check
 
 
 def generator(*key: int | str) -> torch.Generator:

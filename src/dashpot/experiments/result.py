@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ class Finding:
         predicted: Prediction of theory or source; None without a prediction.
         holds: Whether the measurement supports the claim.
         limits: Condition under which it holds, for the verdict "holds with limits".
+        claim: Index of the tested claim in `Outcome.claims`.
     """
 
     name: str
@@ -50,6 +51,11 @@ class Finding:
     predicted: float | None = None
     holds: bool = True
     limits: str = ""
+    claim: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the finding as JSON-serializable data."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,7 @@ class Outcome:
         panels: Figures.
         settings: All settings needed to repeat the experiment, seeds included.
         data: Plotted numbers, as JSON-serializable data.
+        name: Name of the experiment, set by `dashpot.experiments.run`.
     """
 
     claims: tuple[Claim, ...]
@@ -83,3 +90,16 @@ class Outcome:
     panels: tuple[Panel, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
+    name: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the outcome without its figures as JSON-serializable data."""
+        return {
+            "name": self.name,
+            "claims": [asdict(claim) for claim in self.claims],
+            "findings": [finding.to_dict() for finding in self.findings],
+            "verdict": self.verdict,
+            "reason": self.reason,
+            "settings": dict(self.settings),
+            "data": dict(self.data),
+        }

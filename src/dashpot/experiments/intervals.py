@@ -1,0 +1,126 @@
+"""Means over seeds, their confidence intervals, and the verdicts that follow from them."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from dashpot.constraints import shown
+from dashpot.errors import ArgumentError
+from dashpot.experiments.result import FAILS, HOLDS, HOLDS_WITH_LIMITS, Finding
+
+
+class MeanInterval(NamedTuple):
+    """Mean over seeds and the ends of its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def mean_interval(values: Iterable[float]) -> MeanInterval:
+    """Return the mean and its 95 % interval, mean -+ t s / sqrt(n).
+
+    s is the sample standard deviation and t the 0.975 quantile of Student's distribution with n - 1 degrees of freedom.
+
+    Args:
+        values: Results of n >= 2 seeds, finite numbers.
+
+    Raises:
+        ArgumentError: If there are fewer than two values, or a value is not finite.
+
+    >>> mean_interval([1.0, 2.0, 3.0])
+    MeanInterval(mean=2.0, low=-0.484..., high=4.484...)
+    """
+    numbers = [float(value) for value in values]
+    if len(numbers) < 2:
+        raise ArgumentError(f"mean_interval: values must contain at least two numbers, got {shown(numbers)}.")
+    if not all(map(math.isfinite, numbers)):
+        raise ArgumentError(f"mean_interval: values must be finite, got {shown(numbers)}.")
+    mean, half = statistics.fmean(numbers), statistics.stdev(numbers) / math.sqrt(len(numbers))
+    half *= t_quantile(len(numbers) - 1)
+    return MeanInterval(mean, mean - half, mean + half)
+
+
+def compared(
+    name: str,
+    statement: str,
+    values: Sequence[float],
+    predicted: float,
+    *,
+    tolerance: float = 0.0,
+    limits: str = "",
+    claim: int = 0,
+) -> Finding:
+    """Return the finding that compares the mean over seeds with a prediction.
+
+    It holds if the prediction lies in the 95 % interval, widened on both sides by `tolerance * abs(predicted)`.
+
+    Args:
+        name: Identifier of the finding.
+        statement: Measured quantity in words, with its unit.
+        values: Results of at least two seeds.
+        predicted: Prediction.
+        tolerance: Relative error of the prediction itself, for predictions that are approximations; >= 0.
+        limits: Condition under which it holds.
+        claim: Index of the claim.
+
+    >>> compared("gain", "noise gain", [0.9, 1.0, 1.1], 1.05).holds
+    True
+    """
+    mean, low, high = mean_interval(values)
+    slack = tolerance * abs(predicted)
+    holds = low - slack <= predicted <= high + slack
+    return Finding(name, statement, mean, low, high, predicted, holds, limits, claim)
+
+
+def verdict_of(findings: Iterable[Finding]) -> str:
+    """Return the verdict that follows from the findings of one or several claims.
+
+    A claim fails if one of its findings does not hold, holds with limits if one of them has limits, and holds
+    otherwise. Several claims with different verdicts give "holds with limits".
+
+    >>> good = Finding("a", "a", 1.0, 1.0, 1.0)
+    >>> bad = Finding("b", "b", 1.0, 1.0, 1.0, holds=False, claim=1)
+    >>> verdict_of([good]), verdict_of([bad]), verdict_of([good, bad])
+    ('holds', 'does not hold here', 'holds with limits')
+    """
+    by_claim: dict[int, list[Finding]] = {}
+    for finding in findings:
+        by_claim.setdefault(finding.claim, []).append(finding)
+    verdicts = {_claim_verdict(group) for group in by_claim.values()}
+    return verdicts.pop() if len(verdicts) == 1 else HOLDS_WITH_LIMITS
+
+
+def _claim_verdict(findings: Sequence[Finding]) -> str:
+    if not all(finding.holds for finding in findings):
+        return FAILS
+    return HOLDS_WITH_LIMITS if any(finding.limits for finding in findings) else HOLDS
+
+
+def t_quantile(degrees: int) -> float:
+    """Return the 0.975 quantile of Student's distribution with integer degrees of freedom, by bisection.
+
+    Source: Abramowitz and Stegun, Handbook of Mathematical Functions, 26.7.3 and 26.7.4.
+
+    >>> [round(t_quantile(degrees), 3) for degrees in (1, 2, 4, 30)]
+    [12.706, 4.303, 2.776, 2.042]
+    """
+    low, high = 0.0, 20.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _central_probability(middle, degrees) < 0.95 else (low, middle)
+    return low
+
+
+def _central_probability(t: float, degrees: int) -> float:
+    """Return P(abs(T) <= t)."""
+    angle = math.atan(t / math.sqrt(degrees))
+    odd = degrees % 2
+    term, total = (math.cos(angle) if odd else 1.0), 0.0
+    for k in range(odd, degrees - 1, 2):  # powers k of the cosine
+        total += term
+        term *= math.cos(angle) ** 2 * (k + 1) / (k + 2)
+    return 2 / math.pi * (angle + math.sin(angle) * total) if odd else math.sin(angle) * total

@@ -1,0 +1,101 @@
+"""Page of an experiment: claims, verdict, measurements, figures and the command that repeats it."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dashpot.experiments.intervals import verdict_of
+from dashpot.experiments.result import Outcome
+from dashpot.experiments.text import HEADER, finding_cells
+from dashpot.names import EXPERIMENTS
+
+if TYPE_CHECKING:
+    from dashpot.figures import Page, Section
+
+
+def write_page(outcome: Outcome, path: str | Path, *, command: str | None = None) -> Path:
+    """Write the page of an experiment as one HTML file, atomically; an existing file is replaced.
+
+    Args:
+        outcome: Result of `dashpot.experiments.run`.
+        path: Path of the file; missing folders are created.
+        command: Command shown on the page; None derives it from the name and the seeds.
+
+    Returns:
+        The path.
+
+    Raises:
+        ArgumentError: If matplotlib or jinja2 is not installed.
+        RunError: If the file cannot be written.
+    """
+    from dashpot.figures import render_page
+    from dashpot.runs.files import write_text
+
+    write_text(Path(path), render_page(page(outcome, command or command_of(outcome))))
+    return Path(path)
+
+
+def page(outcome: Outcome, command: str) -> Page:
+    """Return the page of an outcome."""
+    from dashpot.figures import Page
+
+    lead = f"Verdict: {outcome.verdict}. {outcome.reason}"
+    row = EXPERIMENTS.get(outcome.name)
+    title = f"{outcome.name.capitalize()}: {row.summary.rstrip('.')}" if row else "Experiment"
+    return Page(title=title, lead=lead, command=command, sections=list(_sections(outcome)))
+
+
+def command_of(outcome: Outcome) -> str:
+    """Return the command that repeats the experiment.
+
+    >>> command_of(Outcome((), (), "holds", "", settings={"seeds": [3, 4]}, name="paths"))
+    'dashpot experiment paths --seeds 2 --seed 3'
+    """
+    seeds = outcome.settings["seeds"]
+    return f"dashpot experiment {outcome.name} --seeds {len(seeds)} --seed {seeds[0]}"
+
+
+def _sections(outcome: Outcome) -> Iterator[Section]:
+    from dashpot.figures import Section
+
+    for index, claim in enumerate(outcome.claims):
+        name = f"Claim {index + 1}" if len(outcome.claims) > 1 else "Claim"
+        yield Section(title=name, html=_claim(outcome, index), note=f"Source: {claim.source}.", key=f"claim-{index}")
+    for panel in outcome.panels:
+        yield Section(title=panel.title, figure=panel.draw(), note=panel.note, key=panel.key)
+    yield Section(title="Settings and software", html=_settings(outcome.settings), key="settings")
+
+
+def _claim(outcome: Outcome, index: int) -> str:
+    """Return a claim, its verdict and its measurements."""
+    found = [finding for finding in outcome.findings if finding.claim == index]
+    verdict = f"<p>Verdict: <strong>{verdict_of(found)}</strong>.</p>" if found else ""
+    limits = "".join(
+        f"<li>{html.escape(finding.statement)}: {html.escape(finding.limits)}</li>"
+        for finding in found
+        if finding.limits
+    )
+    text = f"<blockquote>{html.escape(outcome.claims[index].text)}</blockquote>{verdict}"
+    return (
+        text + (_table(HEADER, map(finding_cells, found)) if found else "") + (f"<ul>{limits}</ul>" if limits else "")
+    )
+
+
+def _settings(settings: Mapping[str, Any]) -> str:
+    from dashpot.runs.environment import machine, versions
+
+    rows = {**settings, **versions(), **machine()}
+    return _table(("setting", "value"), ([str(name), _text(value)] for name, value in rows.items()))
+
+
+def _text(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def _table(header: tuple[str, ...], rows: Any) -> str:
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
