@@ -6,5 +6,15 @@ numpy; figures require matplotlib.
 
 from dashpot.analysis.rational_filter import RationalFilter
 from dashpot.analysis.result import Analysis, Quantity
+from dashpot.analysis.step_conditions import StepConditions, robbins_monro
+from dashpot.analysis.travel import Reach, reach
 
-__all__ = ["Analysis", "Quantity", "RationalFilter"]
+__all__ = [
+    "Analysis",
+    "Quantity",
+    "RationalFilter",
+    "Reach",
+    "StepConditions",
+    "reach",
+    "robbins_monro",
+]
