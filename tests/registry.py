@@ -44,6 +44,19 @@ TORCH_METHODS = (
     _torch(
         "rmsprop-centered", dp.RMSprop, "square_avg grad_avg", "momentum", centered=True, alpha=0.9, eps=0.1, kind=True
     ),
+    _torch("adagrad", dp.Adagrad, "sum", None, lr=0.2, kind=True),
+    _torch(
+        "adagrad-decay",
+        dp.Adagrad,
+        "sum",
+        None,
+        lr=0.2,
+        lr_decay=0.05,
+        weight_decay=0.1,
+        initial_accumulator_value=0.25,
+        eps=1e-3,
+        kind=True,
+    ),
     _torch("adam", dp.Adam, MOMENTS, kind=True),
     _torch("adam-decay", dp.Adam, MOMENTS, betas=(0.8, 0.95), weight_decay=0.1),
     _torch("adam-decoupled", dp.Adam, MOMENTS, weight_decay=0.1, decoupled_weight_decay=True),

@@ -11,7 +11,7 @@ from dashpot.optimizers.param_groups import ParamGroups, param_groups
 from dashpot.optimizers.second_order import ESGD, AdaHessian, Sophia
 from dashpot.optimizers.second_order_base import SecondOrder
 from dashpot.optimizers.sgm import SGM
-from dashpot.optimizers.torch_compatible import SGD, Adam, AdamW, NAdam, RMSprop
+from dashpot.optimizers.torch_compatible import SGD, Adagrad, Adam, AdamW, NAdam, RMSprop
 from dashpot.recipes import momentum_forms
 from dashpot.recipes.recipe import Diff, Recipe, diff
 from dashpot.schedules import Schedule, Scheduler, Window
@@ -30,6 +30,7 @@ from dashpot.stages import (
     NesterovMoment,
     Observation,
     Parcor,
+    RateDecay,
     SecondMoment,
     Stage,
     Warmup,

@@ -292,6 +292,8 @@ allowed one."""
 
 ARGUMENTS: Mapping[str, Constraint] = {
     "lr": NONNEGATIVE,
+    "lr_decay": NONNEGATIVE,
+    "initial_accumulator_value": NONNEGATIVE,
     "betas": Pair(POLE),
     "momentum": POLE,
     "pole": POLE,

@@ -47,6 +47,11 @@ METHODS: Mapping[str, MethodName] = {
         1e-3,
         "The gradient divided by its root mean square, with optional heavy-ball momentum.",
     ),
+    "adagrad": MethodName(
+        "dashpot.optimizers.torch_compatible:Adagrad",
+        0.01,
+        "AdaGrad: the gradient divided by the root of the sum of its squares over all steps.",
+    ),
     "adam": MethodName(
         "dashpot.optimizers.torch_compatible:Adam",
         1e-3,

@@ -46,7 +46,7 @@ def test_method_without_a_row_is_tested_in_its_default_settings(name):
 
 
 def test_every_torch_compatible_class_has_a_subject():
-    assert {subject.cls for subject in TORCH_METHODS} == {dp.SGD, dp.RMSprop, dp.Adam, dp.AdamW, dp.NAdam}
+    assert {subject.cls for subject in TORCH_METHODS} == {dp.SGD, dp.RMSprop, dp.Adagrad, dp.Adam, dp.AdamW, dp.NAdam}
 
 
 @pytest.mark.parametrize("stages", [ALL, FEW], ids=["subjects", "kinds"])

@@ -24,7 +24,7 @@ def scalar_settings(subject):
         elif isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool)):
             names.append(name)
     whole = ("numerator", "uncentered_steps", "version", "probe_seed", "update_d_every", "d_warmup")
-    return [name for name in names if name not in ("lr", *whole)]
+    return [name for name in names if name not in ("lr", "initial_accumulator_value", *whole)]
 
 
 def scheduled(subject, params, schedule, **changes):
@@ -117,6 +117,7 @@ CARRIED = {
     dp.Adam: {"betas[0]": "pole", "betas[1]": "beta", "pole": "pole", "eps": "eps", "weight_decay": "weight_decay"},
     dp.NAdam: {"betas[0]": "beta", "betas[1]": "beta_2"},
     dp.RMSprop: {"alpha": "beta", "momentum": "pole"},
+    dp.Adagrad: {"lr_decay": "lr_decay", "eps": "eps"},
     dp.HeavyBall: {"pole": "pole", "momentum": "pole"},
     dp.QHAdam: {"nus[1]": "nu"},
     dp.AutoSGM: {"beta_a": "beta", "zero": "zero", "momentum": "pole"},

@@ -15,7 +15,7 @@ try:
 except ImportError as error:
     pytest.skip(f"torch's private optimizer database cannot be imported: {error}", allow_module_level=True)
 
-NAMES = ("SGD", "RMSprop", "Adam", "AdamW", "NAdam")
+NAMES = ("SGD", "RMSprop", "Adagrad", "Adam", "AdamW", "NAdam")
 INFOS = {info.optim_cls.__name__: info for info in optim_db if info.optim_cls.__name__ in NAMES}
 DEVICE = torch.device("cpu")
 TOLERANCE = 1e-11  # the documented bound for parity with torch.optim in float64

@@ -95,7 +95,7 @@ def test_unknown_keyword_suggests_the_nearest(cls, word, near):
     [
         ("Lion", "; write the rule as a custom stage, see README.md"),
         ("LAMB", "; write the rule as a custom stage, see docs/own-stage.md"),
-        ("Adagrad", "; torch.optim.Adagrad exists"),
+        ("Adadelta", "; torch.optim.Adadelta exists"),
         ("adamw", ": did you mean 'AdamW'?"),
         ("AdmW", ": did you mean 'AdamW'?"),
         ("parm_groups", ": did you mean 'param_groups'?"),

@@ -47,10 +47,18 @@ RMSPROP = {"lr": RATES, "eps": EPS, "weight_decay": DECAYS, "momentum": POLES, "
 UNCENTERED = st.fixed_dictionaries({**RMSPROP, "alpha": POLES})
 CENTERED = st.fixed_dictionaries({**RMSPROP, "centered": st.just(True), "alpha": st.floats(0.05, 0.999)})
 ADAM = {"lr": RATES, "betas": BETAS, "eps": EPS, "weight_decay": DECAYS, "maximize": FLAGS}
+ADAGRAD = {
+    "lr": RATES,
+    "lr_decay": st.one_of(st.just(0.0), st.floats(1e-4, 1.0)),
+    "weight_decay": DECAYS,
+    "eps": EPS,
+    "maximize": FLAGS,
+}
 NADAM = {**ADAM, "momentum_decay": st.floats(0, 0.1), "decoupled_weight_decay": FLAGS}
 METHODS = {
     "SGD": SGD,
     "RMSprop": UNCENTERED | CENTERED,
+    "Adagrad": st.fixed_dictionaries(ADAGRAD),
     "Adam": st.fixed_dictionaries({**ADAM, "amsgrad": FLAGS, "decoupled_weight_decay": FLAGS}),
     "AdamW": st.fixed_dictionaries({**ADAM, "amsgrad": FLAGS}),
     "NAdam": st.fixed_dictionaries(NADAM),

@@ -57,7 +57,7 @@ SCHEDULED_MOMENTUM = {
     "adahessian": "betas[0]",
     "sophia": "betas[0]",
 }
-NO_MOMENTUM = ("sgd", "rmsprop")
+NO_MOMENTUM = ("sgd", "rmsprop", "adagrad")
 
 
 @pytest.mark.parametrize("name", METHODS)

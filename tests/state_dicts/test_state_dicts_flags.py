@@ -68,6 +68,7 @@ FLAGS = [
     ("SGD", {"momentum": 0.9, "maximize": True}),
     ("RMSprop", {"centered": True}),
     ("RMSprop", {"momentum": 0.5, "centered": True, "maximize": True}),
+    ("Adagrad", {"maximize": True, "lr_decay": 0.1, "initial_accumulator_value": 0.5}),
 ]
 
 

@@ -20,6 +20,7 @@ EQUIVALENT = {
     "adamw": (dp.AdamW, torch.optim.AdamW, {"weight_decay": 0.1}),
     "sgd": (dp.SGD, torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
     "nadam": (dp.NAdam, torch.optim.NAdam, {}),
+    "adagrad": (dp.Adagrad, torch.optim.Adagrad, {"lr_decay": 0.1, "initial_accumulator_value": 0.1}),
     "rmsprop": (dp.RMSprop, torch.optim.RMSprop, {"centered": True, "momentum": 0.5}),
 }
 

@@ -108,7 +108,8 @@ def new_slots(recipe: Recipe, p: Tensor, storage: StorageFormat = DEFAULT_FORMAT
             value = torch.empty_like(p, dtype=kind, memory_format=torch.preserve_format, requires_grad=False)
         else:
             value = torch.empty((), dtype=dtype, device=p.device)
-        slots[slot.key] = value.fill_(slot.initial)
+        real_view(value).fill_(slot.initial)  # in torch, too, both parts of complex state have the initial value
+        slots[slot.key] = value
     return slots
 
 

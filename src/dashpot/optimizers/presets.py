@@ -5,6 +5,8 @@ In the docstrings, g is the gradient, v the direction, and the step is w <- w - 
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from dashpot.constraints import Scalar
 from dashpot.recipes import momentum_forms
 from dashpot.recipes.recipe import Recipe
@@ -16,6 +18,7 @@ from dashpot.stages import (
     DecoupledDecay,
     Filter,
     NesterovMoment,
+    RateDecay,
     SecondMoment,
     Stage,
     Warmup,
@@ -86,6 +89,20 @@ def rmsprop(
     else:
         denominator = SecondMoment(alpha, eps, average="plain", slot="square_avg")
     return Recipe(CoupledDecay(weight_decay), denominator, *_torch_momentum(momentum, 0.0, False), lr=lr)
+
+
+def adagrad(
+    lr: Scalar = 1e-2,
+    lr_decay: Scalar = 0.0,
+    weight_decay: Scalar = 0.0,
+    initial_accumulator_value: Scalar = 0.0,
+    eps: Scalar = 1e-10,
+) -> Recipe:
+    """torch.optim.Adagrad: g/(sqrt(s) + eps) with s = s + g^2, and the rate lr/(1 + (t - 1) lr_decay)."""
+    initial = initial_accumulator_value
+    initial = initial.item() if isinstance(initial, Tensor) and not initial.is_meta else initial
+    denominator = SecondMoment(1.0, eps, average="sum", slot="sum", initial=initial)  # pyright: ignore[reportArgumentType]
+    return Recipe(CoupledDecay(weight_decay), denominator, RateDecay(lr_decay), lr=lr)
 
 
 def adam(

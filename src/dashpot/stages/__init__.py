@@ -8,6 +8,7 @@ from dashpot.stages.decay import ChangeDecay, CoupledDecay, DecoupledDecay
 from dashpot.stages.denominator import CenteredMoment, SecondMoment
 from dashpot.stages.filter import Filter, NesterovMoment
 from dashpot.stages.numerator import HuberParcor, MomentRate, Parcor
+from dashpot.stages.rate_decay import RateDecay
 from dashpot.stages.warmup import Warmup
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "NudgeSmallWeights",
     "Observation",
     "Parcor",
+    "RateDecay",
     "SecondMoment",
     "Signal",
     "Slot",

@@ -1,4 +1,4 @@
-"""Weights of four exponential averages at one step.
+"""Weights of four exponential averages and of a sum at one step.
 
     q_t = keep q_{t-1} + add x_t,        average_t = hold q_{t-1} + direct x_t
 
@@ -8,8 +8,12 @@
 | "plain"    | beta            | 1 - beta      | q_t              | biased towards 0 for about 1/(1-beta) steps  |
 | "first"    | beta (0 at t=1) | 1-beta (1)    | q_t              | initialized with the first sample            |
 | "running"  | 1 - 1/min(t, N) | 1/min(t, N)   | q_t              | arithmetic mean until t = N = 1/(1-beta)     |
+| "sum"      | beta            | 1             | q_t              | grows to 1/(1 - beta) times the average      |
 
-Sources: Kingma and Ba, arXiv 1412.6980 ("debiased"); the TTIC 31230 lecture notes ("running").
+For the sum, `beta` may be 1: the sum of all samples, which does not approach a limit.
+
+Sources: Kingma and Ba, arXiv 1412.6980 ("debiased"); the TTIC 31230 lecture notes ("running"); Duchi et al., JMLR 12
+(2011) ("sum").
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from dashpot.constraints import Scalar
 from dashpot.utils.scalars import minimum, where
 
 AVERAGES = ("debiased", "plain", "first", "running")
+SUM = "sum"
 
 
 class Weights(NamedTuple):
@@ -32,13 +37,15 @@ class Weights(NamedTuple):
 
 
 def weights(kind: str, beta: Scalar, t: Any) -> Weights:
-    """Return the weights at step `t` = 1, 2, ... for a pole `beta` in [0, 1).
+    """Return the weights at step `t` = 1, 2, ... for a pole `beta` in [0, 1), or in [0, 1] for the sum.
 
     >>> weights("debiased", 0.5, 1)
     Weights(keep=0.5, add=0.5, hold=1.0, direct=1.0)
     >>> weights("running", 0.5, 3)
     Weights(keep=0.5, add=0.5, hold=0.5, direct=0.5)
     """
+    if kind == SUM:
+        return Weights(beta, 1.0, beta, 1.0)
     keep, add = beta, 1 - beta
     if kind == "debiased":
         return Weights(keep, add, keep / (1 - beta**t), add / (1 - beta**t))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dashpot.constraints import ARGUMENTS, OneOf, Scalar, field
+from dashpot.constraints import ARGUMENTS, NONNEGATIVE, POLE, SHARE, OneOf, Scalar, field, shown
+from dashpot.errors import ArgumentError
 from dashpot.stages.at_zero import over, root
-from dashpot.stages.averages import AVERAGES, correction, weights
+from dashpot.stages.averages import AVERAGES, SUM, correction, weights
 from dashpot.stages.base import Clock, Context, Signal, Slot, Stage, elementwise
 from dashpot.utils.scalars import is_number, where
 
@@ -34,42 +36,64 @@ def _root(square: Tensor, eps: Scalar, inside: bool) -> Tensor:
 
 @dataclass(frozen=True)
 class SecondMoment(Stage):
-    """Root-mean-square normalization of the gradient: RMSProp, Adam.
+    """Root-mean-square normalization of the gradient: RMSProp, Adam, AdaGrad.
 
         s_t = beta s_{t-1} + (1 - beta) g_t^2,        d_t = sqrt(s_t) + eps
 
     Args:
-        beta: In [0, 1): the average covers about 1/(1 - beta) steps.
+        beta: In [0, 1): the average covers about 1/(1 - beta) steps. For `average="sum"`, in [0, 1].
         eps: Constant >= 0 in the denominator.
         eps_mode: Placement of eps. "outside": added to the root (torch); "inside": added to the mean square, which
             corresponds to "outside" with sqrt(eps); "gradient": added to g before squaring and again to the root
             (AutoSGM).
         average: Initial behaviour of the average: "debiased" (Adam), "plain" (torch's RMSprop), "first" (initialized
-            with g_1^2), "running" (arithmetic mean until t = 1/(1 - beta)).
+            with g_1^2), "running" (arithmetic mean until t = 1/(1 - beta)). "sum": s_t = beta s_{t-1} + g_t^2, which
+            for beta = 1 is the sum over all steps (AdaGrad).
         nu: Weight of the average in the mean square, in [0, 1]; the current g^2 has the weight 1 - nu (QHAdam).
         scale: Factor on the mean square; use 1, except to reproduce AutoSGM's quirk `eta_in_second_moment`.
         slot: State key of the average.
         maximum: If True, use the maximum max(s_1, ..., s_t) instead of s_t, with the same bias correction (AMSGrad).
             The state key of the maximum is `max_` followed by `slot`.
+        initial: Initial value of s, >= 0; 0 unless `average` is "plain" or "sum". It belongs to the state, and changes
+            have no effect on existing state.
 
     With eps = 0, elements whose gradients were all zero are not updated, whereas torch returns NaN.
 
-    Source: Kingma and Ba, arXiv 1412.6980; Reddi et al., arXiv 1904.09237 (AMSGrad); torch.optim.Adam and RMSprop.
+    Source: Kingma and Ba, arXiv 1412.6980; Reddi et al., arXiv 1904.09237 (AMSGrad); Duchi et al., JMLR 12 (2011)
+    (AdaGrad); torch.optim.Adam, RMSprop and Adagrad.
     """
 
-    beta: Scalar = field(0.999, ARGUMENTS["beta"])
+    beta: Scalar = field(0.999, SHARE)
     eps: Scalar = field(1e-8, ARGUMENTS["eps"])
     eps_mode: str = field("outside", OneOf(("outside", "inside", "gradient")))
-    average: str = field("debiased", OneOf(AVERAGES))
+    average: str = field("debiased", OneOf((*AVERAGES, SUM)))
     nu: Scalar = field(1.0, ARGUMENTS["nu"])
     scale: Scalar = field(1.0, ARGUMENTS["lr"])
     slot: str = "exp_avg_sq"
     maximum: bool = field(False, ARGUMENTS["amsgrad"])
+    initial: Real = field(0.0, NONNEGATIVE)  # not a `Scalar`, because kernels do not read it
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.average != SUM and is_number(self.beta) and self.beta == 1:
+            raise ArgumentError(
+                f"SecondMoment: beta must be {POLE} with average={self.average!r}, got {shown(self.beta)}."
+            )
+        if self.average not in ("plain", SUM) and self.initial != 0:
+            raise ArgumentError(
+                f"SecondMoment: initial must be 0 with average={self.average!r}, got {shown(self.initial)}."
+            )
 
     @property
     def slots(self) -> tuple[Slot, ...]:
-        square = elementwise("square", self.slot)
+        square = elementwise("square", self.slot, self.initial)
         return (square, elementwise("largest", f"max_{self.slot}")) if self.maximum else (square,)
+
+    def to_dict(self) -> dict[str, Any]:
+        data = super().to_dict()
+        if data["initial"] == 0:  # earlier versions do not have this setting
+            del data["initial"]
+        return data
 
     def scalars(self, clock: Clock) -> Mapping[str, Any]:
         w = weights(self.average, self.beta, clock.t)

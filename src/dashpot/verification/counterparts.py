@@ -34,6 +34,7 @@ TORCH_COUNTERPARTS: Mapping[str, Counterpart] = {
     "heavy-ball": Counterpart(torch.optim.SGD, {"pole": "momentum"}, {"momentum": 0.9}),
     "nag": Counterpart(torch.optim.SGD, {"pole": "momentum"}, {"momentum": 0.9, "nesterov": True}),
     "rmsprop": Counterpart(torch.optim.RMSprop),
+    "adagrad": Counterpart(torch.optim.Adagrad),
     "adam": Counterpart(torch.optim.Adam),
     "adamw": Counterpart(torch.optim.AdamW),
     "nadam": Counterpart(torch.optim.NAdam),
