@@ -1,6 +1,7 @@
 """`dp.Adagrad` and `SecondMoment(average="sum")` against plain loops and torch."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -40,9 +41,9 @@ GRADIENTS = [math.sin(3 * k) + 0.2 for k in range(20)]
     "settings", [{}, {"lr_decay": 0.3, "initial": 0.5, "decay": 0.1}, {"initial": 2.0, "eps": 0.1}], ids=str
 )
 def test_adagrad_equals_the_textbook_recursion(engine, settings):
-    names = {"initial": "initial_accumulator_value", "decay": "weight_decay"}
+    names: dict[str, str] = {"initial": "initial_accumulator_value", "decay": "weight_decay"}
     w = torch.ones(1, dtype=torch.float64, requires_grad=True)
-    options = {names.get(name, name): value for name, value in settings.items()}
+    options: dict[str, Any] = {names.get(name, name): value for name, value in settings.items()}
     optimizer = dp.Adagrad([w], lr=0.1, engine=engine, **options)
     assert steps(optimizer, w, GRADIENTS) == pytest.approx(trajectory(GRADIENTS, 0.1, **settings), rel=ROUNDING)
     assert set(optimizer.state[w]) == {"step", "sum"}
@@ -51,7 +52,7 @@ def test_adagrad_equals_the_textbook_recursion(engine, settings):
 @pytest.mark.parametrize("beta", [0.0, 0.7, 1.0])
 def test_sum_with_any_pole_equals_the_recursion(beta):
     w = torch.ones(1, dtype=torch.float64, requires_grad=True)
-    recipe = dp.Recipe(dp.SecondMoment(beta, 1e-3, average="sum", initial=0.3), lr=0.1)  # pyright: ignore
+    recipe = dp.Recipe(dp.SecondMoment(beta, 1e-3, average="sum", initial=0.3), lr=0.1)
     expected = trajectory(GRADIENTS, 0.1, initial=0.3, eps=1e-3, beta=beta)
     assert steps(dp.SGM.from_recipe([w], recipe), w, GRADIENTS) == pytest.approx(expected, rel=ROUNDING)
 
@@ -89,7 +90,7 @@ def test_initial_value_of_a_group_applies_to_its_parameters():
 @pytest.mark.parametrize(("saving", "loading"), [(torch.optim, dp), (dp, torch.optim)])
 def test_checkpoints_of_torch_and_dashpot_are_interchangeable(saving, loading, steps_before):
     """torch creates the state at construction, so that its checkpoints contain state before the first step."""
-    settings = {"lr": 0.1, "lr_decay": 0.1, "initial_accumulator_value": 0.2, "weight_decay": 0.1}
+    settings: dict[str, Any] = {"lr": 0.1, "lr_decay": 0.1, "initial_accumulator_value": 0.2, "weight_decay": 0.1}
     params, straight = parameters(torch.float64), parameters(torch.float64)
     first = saving.Adagrad(params, **settings)
     run(first, params, steps_before)
@@ -101,7 +102,7 @@ def test_checkpoints_of_torch_and_dashpot_are_interchangeable(saving, loading, s
 
 
 def test_complex_initial_value_applies_to_real_and_imaginary_part():
-    settings = {"lr": 0.1, "initial_accumulator_value": 0.5}
+    settings: dict[str, Any] = {"lr": 0.1, "initial_accumulator_value": 0.5}
     params, others = parameters(torch.complex128), parameters(torch.complex128)
     run(dp.Adagrad(params, **settings), params, 4)
     run(torch.optim.Adagrad(others, **settings), others, 4)

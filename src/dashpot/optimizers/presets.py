@@ -5,6 +5,8 @@ In the docstrings, g is the gradient, v the direction, and the step is w <- w - 
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import Tensor
 
 from dashpot.constraints import Scalar
@@ -100,8 +102,9 @@ def adagrad(
 ) -> Recipe:
     """torch.optim.Adagrad: g/(sqrt(s) + eps) with s = s + g^2, and the rate lr/(1 + (t - 1) lr_decay)."""
     initial = initial_accumulator_value
-    initial = initial.item() if isinstance(initial, Tensor) and not initial.is_meta else initial
-    denominator = SecondMoment(1.0, eps, average="sum", slot="sum", initial=initial)  # pyright: ignore[reportArgumentType]
+    if isinstance(initial, Tensor) and not initial.is_meta:
+        initial = initial.item()
+    denominator = SecondMoment(1.0, eps, average="sum", slot="sum", initial=cast(float, initial))
     return Recipe(CoupledDecay(weight_decay), denominator, RateDecay(lr_decay), lr=lr)
 
 

@@ -182,8 +182,9 @@ class Adagrad(Optimizer):
         >>> for _ in range(2):
         ...     opt.zero_grad(); w.sum().backward(); opt.step()
         >>> torch.testing.assert_close(w, torch.full((1,), 1 - 0.5 - 0.5 / 2**0.5))
-        >>> opt.recipe.stages[1]
-        SecondMoment(beta=1.0, eps=1e-10, average='sum', slot='sum')
+        >>> opt.recipe
+        Recipe(CoupledDecay(weight_decay=0), SecondMoment(beta=1.0, eps=1e-10, average='sum', slot='sum'),
+               RateDecay(lr_decay=0), lr=0.5)
     """
 
     preset = staticmethod(presets.adagrad)

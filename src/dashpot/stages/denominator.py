@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from numbers import Real
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,6 +15,9 @@ from dashpot.stages.at_zero import over, root
 from dashpot.stages.averages import AVERAGES, SUM, correction, weights
 from dashpot.stages.base import Clock, Context, Signal, Slot, Stage, elementwise
 from dashpot.utils.scalars import is_number, where
+
+StateValue: TypeAlias = float
+"""Annotation of numbers that only initialize state. Unlike `float`, it does not declare a setting that kernels read."""
 
 _TINY = 1e-30  # both this number and its square root are normal float32 numbers
 
@@ -71,7 +73,7 @@ class SecondMoment(Stage):
     scale: Scalar = field(1.0, ARGUMENTS["lr"])
     slot: str = "exp_avg_sq"
     maximum: bool = field(False, ARGUMENTS["amsgrad"])
-    initial: Real = field(0.0, NONNEGATIVE)  # not a `Scalar`, because kernels do not read it
+    initial: StateValue = field(0.0, NONNEGATIVE)
 
     def __post_init__(self) -> None:
         super().__post_init__()
