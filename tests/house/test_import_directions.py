@@ -11,7 +11,8 @@ SOURCE = Path(dashpot.__file__).parent
 LAYERS = (
     {"errors", "names", "_torch_private"},
     {"constraints"},
-    {"figures", "utils"},
+    {"utils"},
+    {"figures"},
     {"schedules", "stages"},
     {"recipes"},
     {"clip", "engine"},

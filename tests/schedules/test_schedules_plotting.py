@@ -155,9 +155,9 @@ def test_wrong_metrics_and_lengths_are_rejected():
 
 
 def test_without_matplotlib_the_error_names_the_extra(monkeypatch):
-    from dashpot.utils import figures
+    from dashpot.figures import axes
 
-    figures._figure_class.cache_clear()
+    axes._figure_class.cache_clear()
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ArgumentError, match=r"plot needs matplotlib: pip install 'dashpot\[plot\]'"):
         sch.plot(sch.Cosine(10))

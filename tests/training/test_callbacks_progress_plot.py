@@ -277,9 +277,9 @@ def test_notebook_figure_is_throttled(displayed):
 
 
 def test_notebook_without_matplotlib_raises_before_training(displayed, monkeypatch):
-    from dashpot.utils import figures
+    from dashpot.figures import axes
 
-    figures._figure_class.cache_clear()
+    axes._figure_class.cache_clear()
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     one = learner(callbacks=[Progress(plot=True)])
     with pytest.raises(ArgumentError, match=r"Progress\(plot=True\) needs matplotlib: pip install 'dashpot\[plot\]'"):

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from dashpot.constraints import shown
 from dashpot.errors import ArgumentError
+from dashpot.figures.palette import INK
+from dashpot.figures.style import TEXT_SIZE, TITLE_SIZE, style_settings, style_ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,9 +26,10 @@ def new_figure(
     sharex: bool = False,
     ax: Axes | Sequence[Axes] | None = None,
 ) -> tuple[Figure, list[Axes]]:
-    """Return a figure with a grid of axes, and the axes in row-major order.
+    """Return a figure with a grid of axes in the house style, and the axes in row-major order.
 
-    Notebooks display the figure; `figure.savefig(path)` writes it.
+    Notebooks display the figure; `save` writes it to a file, and `svg` returns it for a page. The settings of
+    matplotlib are unchanged, and given axes keep their own style.
 
     Args:
         owner: Name of the calling function, for error messages.
@@ -39,20 +42,26 @@ def new_figure(
     Raises:
         ArgumentError: If matplotlib is not installed, or the number of `ax` differs from `rows * columns`.
 
-    >>> figure, axes = new_figure("plot", rows=2)
-    >>> len(axes), figure.get_size_inches().tolist()
-    (2, [6.4, 3.2])
+    Example:
+        >>> figure, axes = new_figure("plot", rows=2)
+        >>> len(axes), figure.get_size_inches().tolist()
+        (2, [6.4, 3.2])
     """
     if ax is not None:
         return _given(owner, rows * columns, ax)
     try:
-        figure = _figure_class()(figsize=size, layout="constrained")
+        from matplotlib import rc_context
+
+        new = _figure_class()
     except ImportError as error:
         raise ArgumentError(f"{owner} needs matplotlib: pip install 'dashpot[plot]'.") from error
-    axes = list(figure.subplots(rows, columns, sharex=sharex, squeeze=False).flat)
-    for panel in axes:
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.grid(alpha=0.25)
+    settings: Any = style_settings()
+    with rc_context(settings):
+        figure = new(figsize=size, layout="constrained")
+        grid = figure.subplots(rows, columns, sharex=sharex, squeeze=False, subplot_kw={"axes_class": _axes_class()})
+        axes = list(grid.flat)
+        for panel in axes:
+            style_ticks(panel)
     return figure, axes
 
 
@@ -77,3 +86,21 @@ def _figure_class() -> Any:
             return buffer.getvalue()
 
     return NotebookFigure
+
+
+@functools.cache
+def _axes_class() -> Any:
+    from matplotlib.axes import Axes
+
+    class HouseAxes(Axes):
+        """Axes whose titles and legends, which are created later, follow the house style."""
+
+        def set_title(self, label: str, fontdict: Any = None, loc: Any = "left", *args: Any, **options: Any) -> Any:
+            defaults = {"fontsize": TITLE_SIZE, "color": INK.light}
+            return super().set_title(label, fontdict, loc, *args, **{**defaults, **options})
+
+        def legend(self, *args: Any, **options: Any) -> Any:
+            defaults = {"frameon": False, "fontsize": TEXT_SIZE, "labelcolor": INK.light}
+            return super().legend(*args, **{**defaults, **options})
+
+    return HouseAxes

@@ -1,0 +1,140 @@
+"""Labels of lines at their right ends."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dashpot.figures.style import TEXT_SIZE
+from dashpot.figures.tags import LABEL, Tag, label_of, slug, tag
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+LINE_HEIGHT = 1.25
+"""Distance between the baselines of two labels, in units of the text size."""
+LONGEST = 28
+"""Number of characters above which a label takes too much of the width of a figure."""
+AT_END = 0.85
+"""Position along the x axis, from 0 to 1, beyond which a line counts as ending at the right."""
+
+
+def label_lines(ax: Axes) -> None:
+    """Label each labelled line at its right end, in the color of the line.
+
+    The labels are placed when the figure is drawn, and moved apart if they overlap. Axes have a legend instead if a
+    line ends in the left or middle part, if a label is long, or if the labels are higher than the axes. On pages, a
+    click on a label toggles its series.
+
+    Args:
+        ax: Axes whose lines have been drawn.
+
+    Example:
+        >>> from dashpot.figures import new_figure
+        >>> figure, [ax] = new_figure("plot")
+        >>> for name, values in {"SGD": [3, 2, 1], "Adam": [3, 1, 0]}.items():
+        ...     _ = ax.plot(values, label=name)
+        >>> label_lines(ax)
+        >>> [text.get_text() for text in ax.texts]
+        ['SGD', 'Adam']
+    """
+    lines = [line for line in ax.lines if label_of(line) and np.size(line.get_xydata())]
+    others = [artist for artist in (*ax.collections, *ax.patches) if label_of(artist)]
+    if not lines and not others:
+        return
+    if others or not _fits(ax, lines):
+        ax.legend()
+        return
+    group: list[Any] = []
+    for line in lines:
+        label = _label_class()(ax, line, group)
+        found = getattr(line, "_dashpot_tag", None) or Tag(slug(label_of(line)), label_of(line), LABEL)
+        ax.add_artist(tag(label, found.key, found.name, role=LABEL))
+        group.append(label)
+
+
+def _fits(ax: Axes, lines: Sequence[Any]) -> bool:
+    if any(len(label_of(line)) > LONGEST or not np.isfinite(line.get_xydata()).all(axis=1).any() for line in lines):
+        return False
+    ax.get_xlim()  # computes the limits from the data
+    to_axes = ax.transAxes.inverted()
+    ends = [float(to_axes.transform(line.get_transform().transform(_end(line)))[0]) for line in lines]
+    height = ax.get_window_extent().height / ax.figure.dpi * 72
+    return min(ends) >= AT_END and len(lines) * LINE_HEIGHT * TEXT_SIZE <= height
+
+
+def _end(line: Any) -> tuple[float, float]:
+    """Return the last finite point of a line."""
+    points = np.asarray(line.get_xydata(), dtype=np.float64)
+    x, y = points[np.isfinite(points).all(axis=1)][-1].tolist()
+    return x, y
+
+
+def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Return positions that are at least `gap` apart, with the least squared distance from the wanted positions.
+
+    If the range from `low` to `high` is long enough, all positions are in it.
+
+    >>> spread([0.0, 0.5, 10.0], gap=1.0, low=0.0, high=20.0)
+    [0.0, 1.0, 10.0]
+    """
+    order = np.argsort(wanted, kind="stable")
+    # With the gaps subtracted, the positions must only be in ascending order (isotonic regression). Blocks of equal
+    # positions are merged until their means ascend.
+    blocks: list[tuple[float, int]] = []
+    for rank, index in enumerate(order):
+        mean, count = wanted[index] - gap * rank, 1
+        while blocks and blocks[-1][0] >= mean:
+            before, size = blocks.pop()
+            mean, count = (before * size + mean * count) / (size + count), size + count
+        blocks.append((mean, count))
+    flat = np.clip([mean for mean, count in blocks for _ in range(count)], low, max(low, high - gap * (len(order) - 1)))
+    placed = np.empty(len(order))
+    placed[order] = flat + gap * np.arange(len(order))
+    return placed.tolist()
+
+
+@functools.cache
+def _label_class() -> Any:
+    from matplotlib.text import Annotation
+
+    class EndLabel(Annotation):
+        """Text at the end of a line; before it is drawn, all labels of its group are placed without overlaps."""
+
+        def __init__(self, ax: Any, line: Any, group: list[Any]) -> None:
+            super().__init__(
+                label_of(line),
+                xy=_end(line),
+                xytext=(5.0, 0.0),
+                textcoords="offset points",
+                annotation_clip=False,
+                clip_on=False,
+                verticalalignment="center",
+                color=line.get_color(),
+                fontsize=TEXT_SIZE,
+            )
+            self.axes = ax
+            self.line, self.group = line, group
+
+        def update_positions(self, renderer: Any) -> None:
+            place(self.group)
+            super().update_positions(renderer)
+
+    return EndLabel
+
+
+def place(group: Sequence[Any]) -> None:
+    """Set the vertical offsets of the labels of one axes."""
+    ax = group[0].axes
+    point = ax.figure.dpi / 72
+    ends = np.array([ax.transData.transform(_end(label.line)) for label in group])
+    half = LINE_HEIGHT * TEXT_SIZE * point / 2
+    box = ax.bbox
+    wanted = np.clip(ends[:, 1], box.y0, box.y1).tolist()
+    heights = spread(wanted, 2 * half, box.y0, box.y1)
+    for label, end, height in zip(group, ends, heights, strict=True):
+        label.xy = _end(label.line)
+        label.xyann = (5.0 + max(0.0, float(box.x1 - end[0])) / point, float(height - end[1]) / point)
