@@ -169,7 +169,7 @@ def one_step(
     compensation = state.get(COMPENSATION) if storage.weight == "kahan" else None
     wide = {key: value.to(dtype) for key, value in state.items() if key != COMPENSATION}
     weight = w.to(dtype) if compensation is None else rounding.join(w, compensation)
-    new, slots = advance(stages, scalars, weight, _prepared(g.to(dtype), scalars), wide, context)
+    new, slots = advance(stages, scalars, weight, prepared_gradient(g.to(dtype), scalars), wide, context)
     draw = _Draw(scalars.rng_key, index)
     stored = {
         key: _rounded(value, state[key].dtype, storage.state, draw, number)
@@ -209,7 +209,7 @@ def one_observation(
     }
 
 
-def _prepared(g: Tensor, scalars: StepScalars) -> Tensor:
+def prepared_gradient(g: Tensor, scalars: StepScalars) -> Tensor:
     """Return the scaled and clipped gradient."""
     if type(scalars.scale) is not float or scalars.scale != 1.0:  # symbols cannot be compared
         g = g * scalars.scale
