@@ -5,8 +5,13 @@ numpy; figures require matplotlib.
 """
 
 from dashpot.analysis.change_dynamics import Dynamics, TensorDynamics, dynamics
+from dashpot.analysis.equivalents import Equivalent
+from dashpot.analysis.filter_response import Response, response
+from dashpot.analysis.quadratic_stability import Stability, stability
 from dashpot.analysis.rational_filter import RationalFilter
 from dashpot.analysis.result import Analysis, Quantity
+from dashpot.analysis.stability_regions import StabilityRegion, stability_region
+from dashpot.analysis.stationary_variance import Temperature, temperature
 from dashpot.analysis.step_conditions import StepConditions, robbins_monro
 from dashpot.analysis.step_recording import StepRecording, record_steps
 from dashpot.analysis.travel import Reach, reach
@@ -14,14 +19,23 @@ from dashpot.analysis.travel import Reach, reach
 __all__ = [
     "Analysis",
     "Dynamics",
+    "Equivalent",
     "Quantity",
     "RationalFilter",
     "Reach",
+    "Response",
+    "Stability",
+    "StabilityRegion",
     "StepConditions",
     "StepRecording",
+    "Temperature",
     "TensorDynamics",
     "dynamics",
     "reach",
     "record_steps",
+    "response",
     "robbins_monro",
+    "stability",
+    "stability_region",
+    "temperature",
 ]

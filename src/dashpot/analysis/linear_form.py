@@ -29,6 +29,7 @@ from dashpot.stages import (
     NesterovMoment,
     NudgeSmallWeights,
     Parcor,
+    RateDecay,
     SecondMoment,
     Stage,
     Warmup,
@@ -54,6 +55,7 @@ class LinearForm:
         filter_first: Whether a filter precedes the denominators.
         correction: Bias correction of the filter, the `normalise` of `Filter`; "none" without a filter.
         limits: Conditions under which the form holds, as sentences.
+        filter_limits: Those of them that concern the filter alone.
         reasons: Reasons why the filter or the rate are undefined, as sentences.
     """
 
@@ -66,6 +68,7 @@ class LinearForm:
     filter_first: bool = True
     correction: str = "none"
     limits: tuple[str, ...] = ()
+    filter_limits: tuple[str, ...] = ()
     reasons: tuple[str, ...] = ()
 
     @property
@@ -102,7 +105,9 @@ def linear_form(recipe: Any, owner: str = "linear_form", step: int | None = None
             "an optimizer has its recipe in the attribute `recipe`."
         )
     numbers, factor, limits = _evaluated(recipe, owner, step)
-    walk = _Walk(rate=float(numbers.lr) * factor, factor=factor, limits=limits)
+    walk = _Walk(
+        rate=float(numbers.lr) * factor, factor=factor, filter_limits=limits, t=None if step is None else step + 1
+    )
     for stage in numbers.active():
         _READERS.get(type(stage), _unknown)(walk, stage)
     return walk.form()
@@ -129,11 +134,13 @@ def _evaluated(recipe: Recipe, owner: str, step: int | None) -> tuple[Recipe, fl
 
 @dataclass
 class _Walk:
-    """Linear form of the stages read so far."""
+    """Linear form of the stages read so far; `t` is the step of the parameter, or None for the limit."""
 
     rate: float | None
     factor: float
-    limits: list[str]
+    filter_limits: list[str]
+    t: int | None
+    limits: list[str] = dataclasses.field(default_factory=list)
     reasons: list[str] = dataclasses.field(default_factory=list)
     filter: RationalFilter | None = dataclasses.field(default_factory=RationalFilter)
     filters: int = 0
@@ -167,7 +174,8 @@ class _Walk:
             denominators=tuple(self.denominators),
             filter_first=self.filter_first,
             correction=self.correction,
-            limits=tuple(self.limits),
+            limits=(*self.filter_limits, *self.limits),
+            filter_limits=tuple(self.filter_limits),
             reasons=tuple(self.reasons),
         )
 
@@ -184,7 +192,7 @@ def _nesterov_moment(walk: _Walk, stage: NesterovMoment) -> None:
     walk.multiply(RationalFilter((float(point.zero),), (float(point.pole),), float(point.gain)), "exact")
     if stage.momentum_decay and stage.beta:
         steps = 1 / (_NADAM_DECAY * float(stage.momentum_decay))
-        walk.limits.append(
+        walk.filter_limits.append(
             f"The momentum of NesterovMoment rises from {stage.beta / 2:g} to {stage.beta:g} over about {steps:.0f} "
             "steps; the filter is the limit."
         )
@@ -217,6 +225,8 @@ def _denominator(walk: _Walk, stage: Stage) -> None:
     if not walk.denominators:
         walk.limits.append("The denominator d is treated as constant.")
     walk.denominators.append(type(stage).__name__)
+    if isinstance(stage, SecondMoment) and stage.average == "sum" and stage.beta == 1:
+        walk.limits.append("d is the root of a sum over all steps, so that h/d decreases.")
 
 
 def _curvature(walk: _Walk, stage: Curvature) -> None:
@@ -230,8 +240,24 @@ def _curvature(walk: _Walk, stage: Curvature) -> None:
 
 
 def _warmup(walk: _Walk, stage: Warmup) -> None:
+    if stage.counts == "steps" and walk.t is not None:
+        _scale_rate(walk, 1 - float(stage.rho) ** walk.t)
+        return
     unit = "steps" if stage.counts == "steps" else "Hessian-vector products"
     walk.limits.append(f"Warmup multiplies the rate by 1 - {stage.rho:g}^n, with n in {unit}; the rate is the limit.")
+
+
+def _rate_decay(walk: _Walk, stage: RateDecay) -> None:
+    if walk.t is not None:
+        _scale_rate(walk, 1 / (1 + (walk.t - 1) * float(stage.lr_decay)))
+        return
+    walk.limits.append(
+        f"RateDecay halves the rate after {1 / float(stage.lr_decay):.4g} steps; the rate is that of the first step."
+    )
+
+
+def _scale_rate(walk: _Walk, share: float) -> None:
+    walk.rate = None if walk.rate is None else walk.rate * share
 
 
 def _numerator(walk: _Walk, stage: Parcor | HuberParcor | MomentRate) -> None:
@@ -282,6 +308,7 @@ _READERS: Mapping[type[Stage], Callable[[_Walk, Any], None]] = {
     NesterovMoment: _nesterov_moment,
     NudgeSmallWeights: _ignored,
     Parcor: _numerator,
+    RateDecay: _rate_decay,
     SecondMoment: _denominator,
     Warmup: _warmup,
 }

@@ -71,6 +71,19 @@ class RationalFilter:
         pole, zero = (*self.poles, 0.0)[0], (*self.zeros, 0.0)[0]
         return float(pole.real), float(zero.real), self.gain
 
+    def reduced(self) -> RationalFilter:
+        """Return the filter without pairs of an equal pole and zero, which cancel.
+
+        >>> RationalFilter((0.9, 0.2), (0.9, 0.5)).reduced()
+        RationalFilter(zeros=(0.2,), poles=(0.5,), gain=1.0)
+        """
+        zeros, poles = list(self.zeros), list(self.poles)
+        for pole in self.poles:
+            if pole in zeros:
+                zeros.remove(pole)
+                poles.remove(pole)
+        return RationalFilter(tuple(zeros), tuple(poles), self.gain)
+
     def numerator(self) -> Coefficients:
         """Return the coefficients of gain prod(1 - zero x), x = z^-1, lowest power first."""
         return self.gain * polynomial(self.zeros)

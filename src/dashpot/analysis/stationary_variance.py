@@ -1,0 +1,222 @@
+"""Stationary variance, excess loss and temperature of a method on a quadratic with gradient noise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dashpot.analysis.closed_loop import by_product
+from dashpot.analysis.linear_form import LinearForm, linear_form
+from dashpot.analysis.quadratic_stability import check_denominator, stability, total_curvature
+from dashpot.analysis.rational_filter import RationalFilter, sum_of_squares
+from dashpot.analysis.result import Analysis, Quantity, text_of
+from dashpot.constraints import POSITIVE, Interval, check
+from dashpot.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True, repr=False)
+class Temperature(Analysis):
+    """Result of `temperature`. Numbers that the theory does not define are None, with the reason in `reasons`.
+
+    Attributes:
+        form: Linear form of the recipe.
+        curvature, noise, batch, denominator: The arguments.
+        variance: Stationary variance of the weight.
+        excess_loss: Mean of (h/2) w^2, the loss above the minimum, without decay terms.
+        temperature: T with which exp(-energy/T) has this variance, for energy = loss plus the potential of the decay.
+        small_rate_temperature: Limit of T for small rates, effective_lr * noise/(2 batch).
+        effective_lr: lr times the DC gain of the filter.
+        influence: Total change of the weight by one gradient of 1 on a flat loss, equal to `effective_lr`: the sum of
+            lr h_k over all later steps.
+        reasons: Reasons why numbers are undefined, as sentences.
+    """
+
+    form: LinearForm
+    curvature: float
+    noise: float
+    batch: int
+    denominator: float | None
+    variance: float | None = None
+    excess_loss: float | None = None
+    temperature: float | None = None
+    small_rate_temperature: float | None = None
+    effective_lr: float | None = None
+    influence: float | None = None
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def limits(self) -> tuple[str, ...]:
+        """Conditions under which the result holds, as sentences."""
+        return self.form.limits
+
+    def density(self, w: ArrayLike) -> NDArray[np.float64]:
+        """Return the stationary probability density of the weight, relative to the minimum.
+
+            exp(-w^2/(2 variance))/sqrt(2 pi variance)
+
+        It is exact on a quadratic with Gaussian noise of any rate, and equals the Gibbs density with `temperature`.
+
+        Raises:
+            ArgumentError: If there is no stationary distribution.
+        """
+        variance = self._defined("density", self.variance)
+        points = np.asarray(w, dtype=float)
+        return np.exp(-(points**2) / (2 * variance)) / math.sqrt(2 * math.pi * variance)
+
+    def gibbs(self, loss: Callable[[NDArray[np.float64]], ArrayLike], w: ArrayLike) -> NDArray[np.float64]:
+        """Return the Gibbs density exp(-loss(w)/T)/Z of any loss of one weight, with the temperature of small rates.
+
+        It is the limit of the distribution for small rates and noise that does not depend on w. `curvature` has no
+        effect.
+
+        Args:
+            loss: Function of an array of weights.
+            w: Increasing weights that cover the region of low loss; Z is a trapezoidal sum over them.
+
+        Raises:
+            ArgumentError: If the temperature is undefined, or w has fewer than two increasing numbers.
+        """
+        temperature = self._defined("gibbs", self.small_rate_temperature)
+        points = np.asarray(w, dtype=float)
+        if points.ndim != 1 or len(points) < 2 or not (np.diff(points) > 0).all():
+            raise ArgumentError("gibbs: w must be an increasing sequence of at least two numbers.")
+        losses = np.asarray(loss(points), dtype=float)
+        weights = np.exp(-(losses - losses.min()) / temperature)
+        total = float(np.sum((weights[1:] + weights[:-1]) / 2 * np.diff(points)))
+        return weights / total
+
+    def _defined(self, owner: str, value: float | None) -> float:
+        if value is None:
+            raise ArgumentError(f"{owner}: the temperature is undefined. {' '.join(self.reasons)}")
+        return value
+
+    def summary(self) -> str:
+        """Return the variance and temperature in one to three sentences."""
+        if self.variance is None or self.temperature is None or self.small_rate_temperature is None:
+            return " ".join(f"Undefined: {text}" for text in self.reasons)
+        ratio = self.temperature / self.small_rate_temperature
+        return (
+            f"The weight fluctuates around the minimum with variance {text_of(self.variance)}; the mean excess loss is "
+            f"{text_of(self.excess_loss)}. The temperature is {text_of(self.temperature)}, {ratio:.4g} times its limit "
+            "for small rates."
+        )
+
+    def quantities(self) -> list[Quantity]:
+        """Return the numbers of the result, most important first."""
+        rows = [
+            ("variance", "stationary variance of the weight"),
+            ("excess_loss", "mean loss above the minimum"),
+            ("temperature", "T of the Gibbs density with this variance"),
+            ("small_rate_temperature", "effective_lr noise/(2 batch), the limit of T for small rates"),
+            ("effective_lr", "learning rate times DC gain"),
+            ("influence", "total change of the weight by one gradient of 1"),
+        ]
+        items = [Quantity(name, getattr(self, name), meaning) for name, meaning in rows]
+        notes = [("reasons", "why numbers are undefined"), ("limits", "conditions of the result")]
+        return items + [Quantity(name, list(getattr(self, name)), text) for name, text in notes if getattr(self, name)]
+
+    def plot(self, ax: Axes | Sequence[Axes] | None = None) -> Figure:
+        """Draw the stationary density, and the density of the limit of small rates."""
+        from dashpot.analysis.density_figure import draw
+
+        return draw(self, ax)
+
+
+def temperature(
+    recipe: Any,
+    curvature: float,
+    noise: float = 1.0,
+    batch: int = 1,
+    *,
+    denominator: float | None = None,
+    step: int | None = None,
+) -> Temperature:
+    """Compute the stationary variance of a weight under gradient noise, and the corresponding temperature.
+
+    With gradients h w + n, where n is white noise of variance noise/batch, filter gain k, pole p, zero q, rate lr and
+    a = lr k h,
+
+        Var w = (lr k noise/(batch h)) ((1+p)(1-q) + a q (1+q)) / ((1 - p + a q)(2 (1+p) - a (1+q)))
+
+    without decay; coupled and decoupled decay and filters of higher order are included as well. The Gibbs density
+    exp(-h w^2/(2 T)) with T = h Var w has the same variance. For small rates, T = effective_lr noise/(2 batch),
+    independent of the curvature and, at fixed effective rate, of pole and zero.
+
+    Args:
+        recipe: A recipe, a filter stage or a `RationalFilter`; the latter two with a learning rate of 1.
+        curvature: Second derivative h > 0 of the loss.
+        noise: Variance > 0 of the gradient of one example.
+        batch: Number of examples >= 1 whose gradients are averaged.
+        denominator: Value d > 0 of the denominators of an adaptive method. None: `curvature` is (h + coupled decay)/d,
+            `noise` is the variance of g/d, and the excess loss and temperatures are those of loss/d.
+        step: Number of completed steps at which schedules are evaluated. None: settings without their schedules.
+
+    Returns:
+        Variance, excess loss and temperature. They are None for an unstable or undefined recipe, with the reason.
+
+    Raises:
+        ArgumentError: If an argument is out of range, or `denominator` is given for a recipe without a denominator.
+
+    Source: TTIC 31230 lecture notes (temperature); Somefun, learning dynamics of AutoSGM.
+
+    Example:
+        >>> import dashpot as dp
+        >>> result = temperature(dp.SGD.recipe_for(lr=0.02), curvature=1.0)
+        >>> round(result.excess_loss, 5), round(result.small_rate_temperature, 5)
+        (0.00505, 0.01)
+    """
+    check("temperature", "curvature", curvature, POSITIVE)
+    check("temperature", "noise", noise, POSITIVE)
+    check("temperature", "batch", batch, Interval(1, math.inf, "left", integer=True))
+    form = linear_form(recipe, "temperature", step)
+    check_denominator("temperature", form, denominator)
+    given = {"form": form, "curvature": curvature, "noise": noise, "batch": batch, "denominator": denominator}
+    behaviour = stability(recipe, curvature, denominator=denominator, step=step)
+    if form.filter is None or not form.rate or behaviour.stable is None:
+        return Temperature(**given, reasons=behaviour.reasons)
+    d = 1.0 if denominator is None else denominator
+    variance_of_input = noise / batch
+    effective = form.rate * form.filter.dc_gain / d
+    given |= {"effective_lr": effective, "influence": effective}
+    given["small_rate_temperature"] = effective * variance_of_input / 2
+    if not behaviour.stable:
+        reason = f"There is no stationary distribution at {behaviour.unit} {text_of(curvature)}: {behaviour.regime}."
+        return Temperature(**given, reasons=(reason,))
+    shrink = form.shrink or 0.0
+    product = form.rate * total_curvature(form, curvature, denominator)
+    gain = variance_gain(form.filter.reduced(), product, shrink) * (form.rate / d) ** 2
+    variance = gain * variance_of_input
+    # Decoupled decay adds the potential (shrink/effective_lr) w^2/2 to the loss, and coupled decay (decay) w^2/2.
+    decay = 0.0 if form.adaptive and denominator is None else form.coupled_decay
+    energy = curvature + decay + (shrink / effective if effective else 0.0)
+    return Temperature(**given, variance=variance, excess_loss=curvature * variance / 2, temperature=energy * variance)
+
+
+def variance_gain(section: RationalFilter, product: float, shrink: float) -> float:
+    """Return Var w/(rate^2 noise) for white noise and a stable product rate * (h + coupled decay)."""
+    form = section.first_order
+    if form is None:
+        return general_variance_gain(section, product, shrink)
+    pole, zero, gain = form
+    a = product * gain
+    top = (1 + pole) * (1 - zero) ** 2 + a * zero * (1 - zero**2) + shrink * (2 * zero - pole * (1 + zero**2))
+    at_one = shrink * (1 - pole) + a * (1 - zero)
+    at_minus_one = (2 - shrink) * (1 + pole) - a * (1 + zero)
+    return gain**2 * top / ((1 - pole * (1 - shrink) + a * zero) * at_one * at_minus_one)
+
+
+def general_variance_gain(section: RationalFilter, product: float, shrink: float) -> float:
+    """Return the same as `variance_gain` for a filter of any order, by a discrete Lyapunov equation."""
+    loop = by_product(section, shrink).at(product)
+    return sum_of_squares(np.concatenate(([0.0], section.numerator())), loop)
