@@ -292,15 +292,21 @@ def check(stage, problem, probes, products, distribution):
     assert of_variances < Z_VARIANCE
 
 
-@pytest.mark.parametrize("distribution", BOTH)
-@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize(
+    ("name", "distribution"),
+    [
+        pytest.param(name, distribution, marks=pytest.mark.slow if fast != distribution else ())
+        for name, fast in zip(PROBLEMS, ["gaussian", "rademacher", "gaussian", "rademacher"], strict=False)
+        for distribution in BOTH
+    ],
+)
 def test_estimates_have_the_mean_and_the_variance_of_theory(name, distribution):
     problem, probes, products = sample(name, distribution)
     for stage in (ROW_NORM, DIAGONAL, *([AVERAGED] if name == "convolution" else [])):
         check(stage, problem, probes, products, distribution)
 
 
-@pytest.mark.parametrize("route", ["forward", "differences"])
+@pytest.mark.parametrize("route", [pytest.param("forward", marks=pytest.mark.slow), "differences"])
 def test_estimates_of_other_routes_have_the_theoretical_moments(route):
     problem, probes, products = sample("tanh network", "rademacher", route, 800)
     for stage in (ROW_NORM, DIAGONAL):

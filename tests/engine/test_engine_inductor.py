@@ -91,10 +91,23 @@ def test_functionalized_graph_matches_eager_in_every_dtype(subject, dtype):
     )
 
 
+STOCHASTIC, KAHAN, STATE = {"rounding": "stochastic"}, {"rounding": "kahan"}, {"state_dtype": torch.bfloat16}
+
+
 @pytest.mark.parametrize(
-    "options", [{"rounding": "stochastic"}, {"rounding": "kahan"}, {"state_dtype": torch.bfloat16}], ids=str
+    ("options", "capturable"),
+    [
+        pytest.param(options, capturable, marks=marks, id=f"{options}-{capturable}")
+        for options, capturable, marks in (
+            (STOCHASTIC, True, ()),
+            (KAHAN, False, ()),
+            (STATE, False, ()),
+            (STOCHASTIC, False, pytest.mark.slow),
+            (KAHAN, True, pytest.mark.slow),
+            (STATE, True, pytest.mark.slow),
+        )
+    ],
 )
-@pytest.mark.parametrize("capturable", [False, True])
 def test_rounding_matches_eager(options, capturable):
     count = CountingBackend()
     eager, others, *_ = pair(NAMED["adamw"], count, dtype=torch.bfloat16, capturable=capturable, **options)

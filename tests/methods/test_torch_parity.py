@@ -105,7 +105,7 @@ def assert_parity(name, groups, size, missing):
     assert distance(ours, theirs) < TOLERANCE
 
 
-@pytest.mark.parametrize("examples", [8, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [4, pytest.param(100, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", METHODS)
 def test_random_settings_equal_torch(name, examples):
     @settings(max_examples=examples)
@@ -116,7 +116,7 @@ def test_random_settings_equal_torch(name, examples):
     one_group()
 
 
-@pytest.mark.parametrize("examples", [3, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [2, pytest.param(30, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", METHODS)
 def test_random_group_settings_equal_torch(name, examples):
     @settings(max_examples=examples)
