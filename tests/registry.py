@@ -44,7 +44,7 @@ TORCH_METHODS = (
     _torch(
         "rmsprop-centered", dp.RMSprop, "square_avg grad_avg", "momentum", centered=True, alpha=0.9, eps=0.1, kind=True
     ),
-    _torch("adagrad", dp.Adagrad, "sum", None, lr=0.2, kind=True),
+    _torch("adagrad", dp.Adagrad, "sum", None, lr=0.2),
     _torch(
         "adagrad-decay",
         dp.Adagrad,
@@ -273,6 +273,7 @@ SECOND_ORDER = (
         lr=0.1,
         steep=True,
     ),
+    _second_order("esgd-0", dp.ESGD, "exp_avg hess_sq products", lr_warmup=0.5, version=0, steep=True, kind=True),
     _second_order(
         "esgd-2", dp.ESGD, "exp_avg hess_sq products warmup", lr_warmup=0.5, version=2, steep=True, kind=True
     ),

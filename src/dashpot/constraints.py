@@ -325,7 +325,7 @@ ARGUMENTS: Mapping[str, Constraint] = {
     "mean": OneOf(("average", "direction")),
     "v": Optional(SHARE),
     "lr_warmup": POLE,
-    "version": OneOf((1, 2)),
+    "version": OneOf((0, 1, 2)),
     "hessian_power": SHARE,
     "spatial_averaging": FLAG,
     "gamma": NONNEGATIVE,

@@ -109,6 +109,7 @@ def without_effect(optimizer, name):
         "beta_n": group.get("numerator") == 0 or not group.get("adaptive"),
         "beta_a": not group.get("adaptive"),
         "eps": not group.get("adaptive"),
+        "betas[1]": group.get("version") == 0,
     }
     return unused.get(name, False)
 

@@ -12,6 +12,7 @@ STEPS = 42
 
 
 ORACLES = {
+    "ESGD-0": (dp.ESGD, textbook.PlainMean, {"version": 0}),
     "ESGD-1": (dp.ESGD, textbook.ESGDVersion1, {"version": 1}),
     "ESGD-2": (dp.ESGD, textbook.ESGDVersion2, {"version": 2}),
     "AdaHessian": (dp.AdaHessian, textbook.AdaHessian, {}),
@@ -31,6 +32,13 @@ CASES = [
         {"lr": 0.2, "betas": (0.99, 0.9), "v": 0.7, "weight_decay": 0.1, "lr_warmup": 0.0},
         {"lr": 0.1, "betas": (0.5, 0.99), "v": None, "lr_warmup": 0.95, "eps": 1e-2, "weight_decay": 0.0},
         {"update_d_every": 7, "d_warmup": 1, "distribution": "gaussian", "seed": 5},
+    ),
+    ("ESGD-0", {"lr": 0.3}, {}, {}),
+    (
+        "ESGD-0",
+        {"lr": 0.2, "betas": (0.0, 0.5), "lr_warmup": 0.0},
+        {"lr": 0.1, "eps": 1e-2, "weight_decay": 0.1},
+        {"update_d_every": 3, "d_warmup": 2, "distribution": "gaussian"},
     ),
     ("ESGD-2", {"lr": 0.5}, {}, {"update_d_every": 4, "d_warmup": 2}),
     (

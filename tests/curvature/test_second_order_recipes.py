@@ -22,6 +22,7 @@ from engine.engine_support import eager_and_compiled, is_compiled
 import dashpot as dp
 
 KEYS = {
+    "ESGD-0": {"step", "exp_avg", "hess_sq", "products"},
     "ESGD-1": {"step", "exp_avg", "hess_sq", "hess_weight", "products"},
     "ESGD-2": {"step", "exp_avg", "hess_sq", "products", "warmup"},
     "AdaHessian": {"step", "exp_avg", "hess_sq", "hess_weight", "products"},
@@ -120,6 +121,14 @@ def composed(name):
     decay, average = dp.DecoupledDecay(0.1), dp.Filter(b, slot="exp_avg")
     zero = (b - nu * b) / (1 - nu * b)
     return {
+        "ESGD-0": (
+            {"lr": 0.3, "v": nu, "eps": 1e-3},
+            {
+                "filter": dp.Filter(b, zero=zero),
+                "rate": (dp.Curvature(1.0, 1e-3, accumulator="running"), dp.Warmup(0.99)),
+                "decay": decay,
+            },
+        ),
         "ESGD-1": (
             {"lr": 0.3, "betas": (b, 0.99), "v": nu, "eps": 1e-3},
             {"filter": dp.Filter(b, zero=zero), "rate": (dp.Curvature(0.99, 1e-3), dp.Warmup(0.99)), "decay": decay},

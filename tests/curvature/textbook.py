@@ -71,6 +71,21 @@ class ESGDVersion1(_Textbook):
         return self.params[i] * (1 - self.wd * rate) - rate * estimate / denominator
 
 
+class PlainMean(ESGDVersion1):
+    """The first version with the denominator of plain ESGD: sqrt(sum of hv^2 over all products / h) + eps.
+
+    Source: Dauphin et al., "Equilibrated adaptive learning rates for non-convex optimization", algorithm 1.
+    """
+
+    def _update(self, i, g, v, hv):
+        self.b2 = 0.0  # so that D of the first version, divided by 1 - b2^h = 1, is replaced by the mean below
+        if hv is not None:
+            self.sums = getattr(self, "sums", {})
+            self.sums[i] = self.sums.get(i, 0.0) + hv**2
+            hv = (self.sums[i] / self.products[i]).sqrt()
+        return super()._update(i, g, v, hv)
+
+
 class ESGDVersion2(_Textbook):
     """ESGD-M, current version: Nesterov momentum, a decaying maximum of squared products, warmup counted in products.
 

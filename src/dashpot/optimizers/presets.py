@@ -190,8 +190,8 @@ def esgd(
 ) -> Recipe:
     """ESGD-M: debiased quasi-hyperbolic momentum over the Hessian's row norms, with warm-up of lr and decay."""
     momentum = _quasi_hyperbolic(betas[0], betas[0] if v is None else v, True)
-    accumulator, counts = ("squares", "steps") if version == 1 else ("maximum", "products")
-    denominator = Curvature(betas[1], eps, accumulator=accumulator)
+    accumulator, counts = (("running", "steps"), ("squares", "steps"), ("maximum", "products"))[version]
+    denominator = Curvature(1.0 if version == 0 else betas[1], eps, accumulator=accumulator)
     return Recipe(momentum, denominator, Warmup(lr_warmup, counts), DecoupledDecay(weight_decay), lr=lr)
 
 

@@ -29,9 +29,13 @@ class ESGD(SecondOrder):
         version 1:  D = beta2 D + (1 - beta2) (H u)^2,   d = sqrt(D/(1 - beta2^h)) + eps,   a = lr (1 - lr_warmup^t)
         version 2:  D = max(beta2 D, (H u)^2),           d = sqrt(D) + eps,                 a = lr (1 - lr_warmup^h)
 
-    Here t is the number of steps, and h is the number of Hessian-vector products. The learning rate is dimensionless:
-    with eps = 0 the trajectory depends neither on the units of the loss nor on a common scale of the weights. Typical
-    learning rates are 1e-3 to 1.
+    Here t is the number of steps, and h is the number of Hessian-vector products. Version 0 is version 1 with the
+    denominator of plain ESGD, in which D is the mean over all products:
+
+        version 0:  D = D + ((H u)^2 - D)/h,             d = sqrt(D) + eps,                 a = lr (1 - lr_warmup^t)
+
+    The learning rate is dimensionless: with eps = 0 the trajectory depends neither on the units of the loss nor on a
+    common scale of the weights. Typical learning rates are 1e-3 to 1.
 
     Args:
         params: Parameters, parameter groups or (name, parameter) pairs.
@@ -46,7 +50,8 @@ class ESGD(SecondOrder):
         weight_decay: Decoupled weight decay as in `AdamW`, >= 0.
         update_d_every: Number of steps between Hessian-vector products, an integer >= 1.
         d_warmup: Number of initial steps that all compute a Hessian-vector product, an integer >= 1.
-        version: 1 or 2.
+        version: 1 or 2, the versions of ESGD-M, or 0, in which betas[1] has no effect. Plain ESGD is version 0 without
+            momentum and warm-up: betas=(0, 0), lr_warmup=0.
         probe, distribution, relative_step, process_group: Options for computing the Hessian-vector products, see
             `dashpot.curvature.ProbingOptions`.
         options: Options common to all optimizers, see `dashpot.Options`; `capturable` must be False. `seed` is also the

@@ -47,14 +47,16 @@ class Curvature(Stage):
     The values of q are accumulated. At the h-th Hessian-vector product,
 
         "squares":  D = beta D + (1 - beta) q^2,     d = sqrt(D/(1 - beta^h))^power + eps
+        "running":  D = D + (q^2 - D)/n,             d = sqrt(D)^power + eps,   n = min(h, 1/(1 - beta))
         "maximum":  D = max(beta D, q^2),            d = sqrt(D)^power + eps
         "mean":     D = beta D + (1 - beta) q,       d = max(gamma D, eps)
 
     Args:
-        beta: Decay factor in [0, 1), or in [0, 1] for "maximum"; applied once per Hessian-vector product, not per step.
+        beta: Decay factor in [0, 1), or in [0, 1] for "running" and "maximum"; applied once per Hessian-vector product,
+            not per step. With 1, "running" is the mean over all products (plain ESGD).
         eps: Constant >= 0 added to the root; for "mean", the lower bound of the denominator.
         estimate: "row-norm" or "diagonal", as above.
-        accumulator: "squares", "maximum" or "mean", as above.
+        accumulator: "squares", "running", "maximum" or "mean", as above.
         power: Exponent in [0, 1] (AdaHessian's Hessian power): 1 gives Newton's scaling, 0 gives gradient descent. None
             is equivalent to 1 but skips the computation of the power; it is required for "mean".
         gamma: Factor >= 0 on the mean (Sophia). None is equivalent to 1 and is required unless the accumulator is
@@ -65,8 +67,8 @@ class Curvature(Stage):
     `products` contains h, and `hess_weight` contains 1 - beta^h, computed as a running sum, so that beta may change
     between products and no cancellation occurs.
 
-    Source: Dauphin et al., arXiv 1502.04390 (equilibration); Crowson, ESGD-M (moving averages and maximum); Yao et al.,
-    arXiv 2006.00719 (AdaHessian); Liu et al., arXiv 2305.14342 (Sophia).
+    Source: Dauphin et al., arXiv 1502.04390 (equilibration, mean over all products); Crowson, ESGD-M (moving average,
+    maximum); Yao et al., arXiv 2006.00719 (AdaHessian); Liu et al., arXiv 2305.14342 (Sophia).
 
     >>> Curvature(beta=0.99).slots[0]
     Slot(name='hessian', key='hess_sq', shape='elementwise', initial=0.0)
@@ -75,7 +77,7 @@ class Curvature(Stage):
     beta: Scalar = field(0.999, SHARE)
     eps: Scalar = field(1e-4, ARGUMENTS["eps"])
     estimate: str = field("row-norm", OneOf(("row-norm", "diagonal")))
-    accumulator: str = field("squares", OneOf(("squares", "maximum", "mean")))
+    accumulator: str = field("squares", OneOf(("squares", "running", "maximum", "mean")))
     power: Scalar | None = field(None, Optional(SHARE))
     gamma: Scalar | None = field(None, Optional(NONNEGATIVE))
     spatial: bool = field(False, FLAG)
@@ -83,7 +85,7 @@ class Curvature(Stage):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.accumulator != "maximum" and is_number(self.beta) and self.beta == 1:
+        if self.accumulator not in ("running", "maximum") and is_number(self.beta) and self.beta == 1:
             raise ArgumentError(
                 f"Curvature: beta must be {POLE} with accumulator={self.accumulator!r}, got {shown(self.beta)}."
             )
@@ -113,6 +115,9 @@ class Curvature(Stage):
         s = s._replace(products=s.products + 1)
         if self.accumulator == "maximum":
             return s._replace(hessian=torch.maximum(c.beta * s.hessian, q * q))
+        if self.accumulator == "running":
+            share = (1 / s.products).clamp_min(1 - c.beta)
+            return s._replace(hessian=s.hessian + share * (q * q - s.hessian))
         if self.accumulator == "mean":
             return s._replace(hessian=c.beta * s.hessian + (1 - c.beta) * q)
         return s._replace(hessian=c.beta * s.hessian + (1 - c.beta) * (q * q), weight=c.beta * s.weight + (1 - c.beta))
