@@ -9,6 +9,7 @@ from torch.nn.parameter import is_lazy
 
 from dashpot.errors import ArgumentError
 from dashpot.recipes.notebook import pipeline
+from dashpot.utils.format import ranges
 from dashpot.utils.html import element, escape, page_part, table
 from dashpot.utils.scalars import typed_key
 
@@ -46,7 +47,7 @@ def _groups(optimizer: Optimizer) -> str:
     varying = [name for name in firsts[0] if len({repr(own[name]) for own in firsts}) > 1 and name != "lr"]
     lines = [
         [
-            _numbers(members),
+            ranges(members),
             *_sizes([optimizer.param_groups[i] for i in members]),
             f"{optimizer.current_lr(members[0]):.6g}",
             *(own[name] for name in varying),
@@ -59,17 +60,6 @@ def _groups(optimizer: Optimizer) -> str:
 
 def _settings(optimizer: Optimizer, group: Mapping[str, Any]) -> dict[str, Any]:
     return {**optimizer._settings(group), "maximize": group.get("maximize", False)}
-
-
-def _numbers(members: Sequence[int]) -> str:
-    """Return group numbers with ranges: 0, 2-5."""
-    runs: list[list[int]] = []
-    for number in members:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
 def _sizes(groups: Sequence[Mapping[str, Any]]) -> tuple[int, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 def duration(seconds: float) -> str:
     """Format a duration in seconds with units.
@@ -88,3 +90,18 @@ def reason(error: BaseException) -> str:
     ('invalid size', 'KeyError')
     """
     return str(error).partition("\n")[0].rstrip(".") or type(error).__name__
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Format increasing integers with ranges.
+
+    >>> ranges([0, 2, 3, 4, 7])
+    '0, 2-4, 7'
+    """
+    runs: list[list[int]] = []
+    for item in numbers:
+        if runs and item == runs[-1][-1] + 1:
+            runs[-1].append(item)
+        else:
+            runs.append([item])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)

@@ -1,0 +1,163 @@
+"""Recipes in force: the settings of a recipe or optimizer at a step, without schedules."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from dashpot.constraints import Interval, check, shown
+from dashpot.errors import ArgumentError
+from dashpot.names import VARIANTS
+from dashpot.optimizers.base import Optimizer
+from dashpot.optimizers.registry import METHODS
+from dashpot.recipes.recipe import Recipe
+from dashpot.schedules import Schedule
+from dashpot.schedules.notebook import span
+from dashpot.stages.base import Stage, replaced
+from dashpot.utils.format import ranges
+from dashpot.utils.scalars import read
+
+COUNT = Interval(0, 2**53, "left", integer=True)
+
+
+class Subject(NamedTuple):
+    """A recipe to explain.
+
+    Attributes:
+        label: The parameter groups with this recipe; empty for a single recipe.
+        name: Subject of sentences, such as AdamW.
+        recipe: Settings in force, without schedules.
+        source: Recipe with its schedules, or None if it cannot represent them.
+        notes: Circumstances of the settings, as sentences.
+    """
+
+    label: str
+    name: str
+    recipe: Recipe
+    source: Recipe | None
+    notes: tuple[str, ...] = ()
+
+
+def subjects(x: Any, step: int | None, settings: Mapping[str, Any]) -> list[Subject]:
+    """Return the distinct recipes of a recipe, an optimizer, or a method given by name and settings."""
+    if step is not None:
+        check("explain", "step", step, COUNT)
+    if isinstance(x, str):
+        return _of_groups(_optimizer(x, settings), _peak_step if step is None else lambda _: step, "step")
+    if settings:
+        raise ArgumentError(f"explain: settings are accepted only with the name of a method, got {', '.join(settings)}.")
+    if isinstance(x, Recipe):
+        return [_of_recipe(x, _peak_step(dict(x.schedule)) if step is None else step)]
+    if isinstance(x, Optimizer):
+        return _of_groups(x, lambda _: x.steps_done() if step is None else step, "present step")
+    if isinstance(x, torch.optim.Optimizer):
+        return _of_torch(x)
+    raise ArgumentError(
+        "explain: x must be a Recipe, an optimizer, a Schedule, or the name of a method or schedule, "
+        f"got {shown(x)}."
+    )
+
+
+def _optimizer(name: str, settings: Mapping[str, Any]) -> Optimizer:
+    """Create the optimizer of a method for a single weight."""
+    family, variant = VARIANTS.get(name, (name, {}))
+    given = {**variant, **settings}
+    try:
+        return METHODS[family].cls([torch.zeros(1, requires_grad=True)], **given)
+    except TypeError as error:
+        raise ArgumentError(str(error)) from error
+
+
+def _of_recipe(recipe: Recipe, step: int) -> Subject:
+    in_force, factor = recipe.at(step)
+    return Subject("", "The method", _folded(in_force, factor, factor), recipe, _scheduled(dict(recipe.schedule), step))
+
+
+def _of_groups(optimizer: Optimizer, at: Any, kind: str) -> list[Subject]:
+    step = at(optimizer.schedule)
+    found: dict[Any, tuple[list[int], Subject]] = {}
+    name = type(optimizer).__name__
+    notes = (*_scheduled(optimizer.schedule, step), *_clipping(optimizer))
+    for index, group in enumerate(optimizer.param_groups):
+        in_force, factor, window = optimizer._resolve(group, optimizer._settings(group), step)
+        recipe = _folded(in_force, factor, window)
+        subject = Subject("", name, recipe, _source(optimizer, group), notes)
+        found.setdefault(recipe, ([], subject))[0].append(index)
+    return _labelled(list(found.values()))
+
+
+def _labelled(found: Sequence[tuple[list[int], Subject]]) -> list[Subject]:
+    if len(found) == 1:
+        return [found[0][1]]
+    return [subject._replace(label=f"group{'s' * (len(of) > 1)} {ranges(of)}") for of, subject in found]
+
+
+def _source(optimizer: Optimizer, group: Mapping[str, Any]) -> Recipe | None:
+    try:
+        return optimizer._recipe_with_schedules(group)
+    except ArgumentError:  # a recipe cannot represent the schedule
+        return None
+
+
+def _folded(recipe: Recipe, factor: Any, window: Any) -> Recipe:
+    """Return a recipe with the factor of the schedule included in lr and in decays that are scaled by the schedule."""
+    stages = [_with_window(stage, window) for stage in recipe.stages]
+    folded = Recipe(*stages, lr=read(recipe.lr) * float(factor))
+    values = {name: read(value) for name, value in folded.settings().items()}
+    return folded.with_settings(**values)
+
+
+def _with_window(stage: Stage, window: Any) -> Stage:
+    fields = {field.name for field in dataclasses.fields(stage)}  # pyright: ignore[reportArgumentType]
+    if {"scale", "weight_decay"} <= fields and stage.scale == "schedule":  # pyright: ignore[reportAttributeAccessIssue]
+        decay = stage.weight_decay  # pyright: ignore[reportAttributeAccessIssue]
+        return replaced(stage, weight_decay=read(decay) * float(window), scale="constant")
+    return stage
+
+
+def _peak_step(schedules: Mapping[str, Schedule]) -> int:
+    """Return the step with the highest learning rate within the span of its schedule; 0 without a schedule of lr."""
+    schedule = schedules.get("lr")
+    if schedule is None:
+        return 0
+    steps = span(schedule)
+    places = sorted({round(i * steps / 1000) for i in range(1001)})
+    return max(places, key=schedule)
+
+
+def _scheduled(schedules: Mapping[str, Schedule], step: int) -> tuple[str, ...]:
+    if not schedules:
+        return ()
+    peak = ", where the learning rate is highest" if "lr" in schedules and step and step == _peak_step(schedules) else ""
+    return (f"Values after {step} step{'s' * (step != 1)}{peak}; the schedules change {', '.join(schedules)}.",)
+
+
+def _clipping(optimizer: Optimizer) -> tuple[str, ...]:
+    options = optimizer.options
+    limits = [f"{name}={getattr(options, name):g}" for name in ("max_norm", "clip_value") if getattr(options, name)]
+    return (f"{' and '.join(limits)} clips gradients; the results hold while no gradient is clipped.",) if limits else ()
+
+
+# ---- optimizers of torch ---------------------------------------------------------------------------------------------
+
+
+def _of_torch(optimizer: torch.optim.Optimizer) -> list[Subject]:
+    kind = type(optimizer)
+    counterparts = {row.cls.__name__: row.cls for row in METHODS.values()}
+    known = [name for name in counterparts if hasattr(torch.optim, name)]
+    if kind.__name__ not in known or kind is not getattr(torch.optim, kind.__name__):
+        raise ArgumentError(
+            f"explain: optimizer must be of dashpot or one of torch.optim's {', '.join(known)}, "
+            f"got {kind.__module__}.{kind.__qualname__}."
+        )
+    preset = counterparts[kind.__name__].preset
+    names = inspect.signature(preset).parameters
+    found: dict[Any, tuple[list[int], Subject]] = {}
+    for index, group in enumerate(optimizer.param_groups):
+        recipe = preset(**{name: read(group[name]) for name in names if name in group})
+        found.setdefault(recipe, ([], Subject("", kind.__name__, recipe, recipe)))[0].append(index)
+    return _labelled(list(found.values()))
