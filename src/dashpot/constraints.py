@@ -335,3 +335,25 @@ ARGUMENTS: Mapping[str, Constraint] = {
     "uncentered_steps": Interval(0, math.inf, "left", integer=True),
 }
 """Constraints on all hyperparameters, by names that are common to all methods."""
+
+EXPLAIN_ARGUMENTS: Mapping[str, Constraint] = {
+    "curvature": Optional(POSITIVE),
+    "noise": Optional(POSITIVE),
+    "batch_size": Optional(Interval(1, 2**53, "left", integer=True)),
+    "to_batch": Optional(Interval(1, 2**53, "left", integer=True)),
+    "step": Optional(Interval(0, 2**53, "left", integer=True)),
+    "steps": Optional(Interval(1, 2**53, "left", integer=True)),
+}
+"""Constraints on the arguments of `dashpot.explain`, which the command line checks before it loads torch."""
+
+
+def check_explain_arguments(**values: Any) -> None:
+    """Check arguments of `dashpot.explain` that are not settings of a method."""
+    for name, value in values.items():
+        check("explain", name, value, EXPLAIN_ARGUMENTS[name])
+    if values.get("to_batch") is not None and values.get("batch_size") is None:
+        raise ArgumentError("explain: batch_size must be given with to_batch, got None.")
+    if values.get("to_batch") is not None and values["to_batch"] == values["batch_size"]:
+        raise ArgumentError(f"explain: to_batch must differ from batch_size, got {values['to_batch']} for both.")
+    if values.get("noise") is not None and values.get("curvature") is None:
+        raise ArgumentError("explain: curvature must be given with noise, got None.")
